@@ -12,7 +12,6 @@ without a model), and has no `rngs`.
 """
 
 import ast
-import dataclasses
 import difflib
 import inspect
 import math
@@ -25,7 +24,9 @@ from typing import Any
 import jax
 from flax import nnx
 
+from posenc_jax.core.calls import Chain, Node, written
 from posenc_jax.core.conflicts import chain
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.memory import bytes_of, readable
 from posenc_jax.core.registry import LARGEST, Entry, Kind, SpecError, lookup, nearest, quoted
 
@@ -44,32 +45,6 @@ class _Context:
 
 
 CONTEXT: Any = _Context()
-
-
-@dataclasses.dataclass(frozen=True)
-class Node:
-    """A checked call: the registered entry and its arguments (nested calls are Nodes)."""
-
-    entry: Entry
-    arguments: dict[str, Any]
-
-    def __str__(self):
-        def show(value):
-            if isinstance(value, Chain):
-                return str(value)
-            return str(value) if isinstance(value, Node) else repr(value)
-
-        return f'{self.entry.key}({", ".join(f"{k}={show(v)}" for k, v in self.arguments.items())})'
-
-
-@dataclasses.dataclass(frozen=True)
-class Chain:
-    """Nodes joined by `|`."""
-
-    nodes: tuple[Node, ...]
-
-    def __str__(self):
-        return ' | '.join(map(str, self.nodes))
 
 
 def parse(spec: str, kinds: tuple[Kind, ...] = ('encoding',)) -> Chain:
@@ -364,11 +339,27 @@ def build(node: Node, context: dict[str, Any]) -> Any:
             given
         ):
             _check_bytes(node.entry, given, jax.eval_shape(shapes))
-        return node.entry.build(**{name: made(value, context) for name, value in given.items()})
+        built = node.entry.build(**{name: made(value, context) for name, value in given.items()})
     except SpecError:
         raise
     except ValueError as error:
         raise SpecError(f'{quoted(str(node))[1:-1]}: {error}') from error
+    if isinstance(built, Encoding):
+        _leave_out_context(built, node)
+    return built
+
+
+def _leave_out_context(built: Encoding, node: Node) -> None:
+    """Takes what the model supplied out of the spec string of an encoding, except the encoding that
+    an extension wraps.
+    """
+    own, parameters = node.arguments, node.entry.parameters
+    supplied = {n for n, p in parameters.items() if p.default is CONTEXT and n not in own}
+    built._spec_arguments = tuple(
+        (name, written(own[name]) if isinstance(own.get(name), Node) else text)
+        for name, text in built._spec_arguments
+        if name not in supplied or name == 'encoding'
+    )
 
 
 def _sizes(given: dict[str, Any]) -> dict[str, int]:

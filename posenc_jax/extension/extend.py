@@ -3,6 +3,7 @@
 import dataclasses
 
 from posenc_jax.core import spec as spec_language
+from posenc_jax.core.calls import written
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.conflicts import chain
 from posenc_jax.core.encoding import Encoding
@@ -47,6 +48,10 @@ def extend(encoding: Encoding, spec: str, **context) -> Encoding:
         if node.entry.kind == 'frequencies':
             freqs = spec_language.build(node, context)
             extended = Rotary(part.base, part.layout, part.partial, freqs, part.head_dim)
+            extended._spec_arguments = (
+                *(shown for shown in part._spec_arguments if shown[0] != 'freqs'),
+                ('freqs', written(node)),
+            )
         else:
             extended = spec_language.build(node, {**context, 'encoding': part})
         encoding = chain(*(extended if other is part else other for other in parts))
