@@ -94,8 +94,8 @@ def call(name: str, arguments: tuple[tuple[str, str], ...]) -> str:
 
 
 def remembering(init: Callable) -> Callable:
-    """An `__init__` that also sets `_spec_arguments`, those that differ from their defaults,
-    as text. Where a subclass calls the `__init__` of its base class, that of the base sets nothing.
+    """An `__init__` that also sets `_spec_arguments`, the changed arguments and their texts.
+    Where a subclass calls the `__init__` of its base class, that of the base sets nothing.
     """
     signature = inspect.signature(init)
 

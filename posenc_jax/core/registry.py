@@ -13,6 +13,7 @@ extension that gives this rule to a rotary encoding.
 import dataclasses
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -199,11 +200,22 @@ def lookup(key: str, kinds: tuple[Kind, ...]) -> Entry:
 
 def nearest(name: str, choices) -> str:
     """The ending of an error message: the nearest valid choices, or all of them when none is
-    near.
+    near. Capitals count for nothing, and neither do the characters between words: the choice that
+    differs in these alone is the only one named.
+
+    Example:
+      >>> nearest('RoPE', ['rope', 'p_rope', 'alibi']), nearest('T5-RPE', ['rpe', 't5_rpe'])
+      ("did you mean 'rope'?", "did you mean 't5_rpe'?")
     """
     choices = sorted(set(choices))
     # The name is cut because the time of the search grows with the square of its length.
-    close = difflib.get_close_matches(name[:_LONGEST_NAME], choices, n=3, cutoff=0.5)
+    plain = name[:_LONGEST_NAME].lower()
+    letters = lambda text: re.sub(r'[\W_]', '', text.lower())
+    close = [choice for choice in choices if letters(choice) == letters(plain) != '']
+    if not close:
+        spelled = {choice.lower(): choice for choice in choices}
+        found = difflib.get_close_matches(plain, spelled, n=3, cutoff=0.5)
+        close = [spelled[choice] for choice in found]
     if close:
         return 'did you mean ' + ' or '.join(repr(c) for c in close) + '?'
     shown = choices[:_MOST_SHOWN]
