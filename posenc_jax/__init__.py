@@ -26,5 +26,6 @@ from posenc_jax.core.encoding import TOKEN_STAGE, Constant, Encoding
 from posenc_jax.core.per_head import PerHead
 from posenc_jax.core.registry import Card, Promises, SpecError, register
 from posenc_jax.core.tokens import Tokens
+from posenc_jax.extension.extend import extend
 from posenc_jax.model.attention import Attention, attention_layer
 from posenc_jax.version import __version__

@@ -10,6 +10,16 @@ from typing import Any
 from posenc_jax.core.registry import Entry
 
 
+class _Context:
+    """Default of a parameter that the surrounding model supplies."""
+
+    def __repr__(self):
+        return 'CONTEXT'
+
+
+CONTEXT: Any = _Context()
+
+
 @dataclasses.dataclass(frozen=True)
 class Node:
     """A checked call: the registered entry and its arguments (nested calls are Nodes)."""
@@ -34,6 +44,33 @@ class Chain:
 
     def __str__(self):
         return ' | '.join(map(str, self.nodes))
+
+
+def with_defaults(chain: Chain, **context) -> Chain:
+    """The chain with these values as arguments wherever a parameter would take them from the model,
+    also in nested calls.
+
+    Example:
+      >>> from posenc_jax.core.spec import parse
+      >>> str(with_defaults(parse('rope(freqs=yarn(factor=4.0))'), train_len=64))
+      'rope(freqs=yarn(factor=4.0, train_len=64))'
+    """
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, Chain):
+            return with_defaults(value, **context)
+        if not isinstance(value, Node):
+            return value
+        parameters, arguments = (
+            value.entry.parameters,
+            {name: filled(v) for name, v in value.arguments.items()},
+        )
+        asked = {
+            n: v for n, v in context.items() if n in parameters and parameters[n].default is CONTEXT
+        }
+        return Node(value.entry, arguments | {n: v for n, v in asked.items() if n not in arguments})
+
+    return Chain(tuple(filled(node) for node in chain.nodes))
 
 
 def written(value: Any) -> str:

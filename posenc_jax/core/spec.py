@@ -16,6 +16,7 @@ import difflib
 import inspect
 import math
 import numbers
+import re
 import types
 import typing
 import warnings
@@ -24,27 +25,26 @@ from typing import Any
 import jax
 from flax import nnx
 
-from posenc_jax.core.calls import Chain, Node, written
+from posenc_jax.core.calls import CONTEXT, Chain, Node, written
 from posenc_jax.core.conflicts import chain
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.memory import bytes_of, readable
-from posenc_jax.core.registry import LARGEST, Entry, Kind, SpecError, lookup, nearest, quoted
+from posenc_jax.core.registry import (
+    LARGEST,
+    Entry,
+    Kind,
+    SpecError,
+    entries,
+    lookup,
+    nearest,
+    quoted,
+)
 
 MAX_SPEC_CHARS = 4000
 # Of the variables that one call makes: a table of 65,536 positions in a model of width 4,096.
 MAX_BYTES = 2**30
 MAX_SIZE = 2**20  # of each of SIZES
 SIZES = ('heads', 'kv_heads', 'head_dim', 'model_dim')
-
-
-class _Context:
-    """Default of a parameter that the surrounding model supplies."""
-
-    def __repr__(self):
-        return 'CONTEXT'
-
-
-CONTEXT: Any = _Context()
 
 
 def parse(spec: str, kinds: tuple[Kind, ...] = ('encoding',)) -> Chain:
@@ -75,7 +75,19 @@ def parse(spec: str, kinds: tuple[Kind, ...] = ('encoding',)) -> Chain:
         if isinstance(error, SpecError):
             raise
         why = error.msg if isinstance(error, SyntaxError) else error or type(error).__name__
-        raise SpecError(f'cannot read spec {quoted(spec)}: {why}') from None
+        near = _near_names(spec, kinds)
+        raise SpecError(f'cannot read spec {quoted(spec)}: {near or why}') from None
+
+
+def _near_names(spec: str, kinds: tuple[Kind, ...]) -> str:
+    """What to write in the place of the first name that no name can be, such as 'rope-2d'; '' if
+    there is none, or if no name is near.
+    """
+    names = [entry.key for kind in kinds for entry in entries(kind)]
+    for word in re.findall(r'(?:^|\|)\s*(\w[\w.-]*)', spec):
+        if not word.isidentifier() and (near := nearest(word, names)).startswith('did you mean'):
+            return f'{quoted(word)} is not a name; {near}'
+    return ''
 
 
 def _split(tree: ast.expr) -> list[ast.expr]:
@@ -93,11 +105,9 @@ def _call(tree: ast.expr, spec: str, kinds: tuple[Kind, ...]) -> Node:
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
             pass
         case _:
-            raise SpecError(
-                f'{_shown(tree)} in {quoted(spec)} is not a name or a call; expected e.g. '
-                '"rope(base=10000.0)"'
-            )
-    entry = lookup(name, kinds)
+            expected = _near_names(spec, kinds) or 'expected e.g. "rope(base=10000.0)"'
+            raise SpecError(f'{_shown(tree)} in {quoted(spec)} is not a name or a call; {expected}')
+    entry = lookup(name, kinds, ast.unparse(tree))
     parameters = {n: p for n, p in entry.parameters.items() if n != 'rngs'}
     usage = f'{name}({", ".join(str(p) for p in parameters.values())})'
     hints = _hints(entry)
@@ -269,32 +279,6 @@ def _show(hint, value) -> str:
     return getattr(hint, '__name__', str(hint)) if not typing.get_args(hint) else str(hint)
 
 
-def with_defaults(chain: Chain, **context) -> Chain:
-    """The chain with these values as arguments wherever a parameter would take them from the model,
-    also in nested calls.
-
-    Example:
-      >>> str(with_defaults(parse('rope(freqs=yarn(factor=4.0))'), train_len=64))
-      'rope(freqs=yarn(factor=4.0, train_len=64))'
-    """
-
-    def filled(value: Any) -> Any:
-        if isinstance(value, Chain):
-            return with_defaults(value, **context)
-        if not isinstance(value, Node):
-            return value
-        parameters, arguments = (
-            value.entry.parameters,
-            {name: filled(v) for name, v in value.arguments.items()},
-        )
-        asked = {
-            n: v for n, v in context.items() if n in parameters and parameters[n].default is CONTEXT
-        }
-        return Node(value.entry, arguments | {n: v for n, v in asked.items() if n not in arguments})
-
-    return Chain(tuple(filled(node) for node in chain.nodes))
-
-
 def build(node: Node, context: dict[str, Any]) -> Any:
     """Builds a checked node; parameters with default `CONTEXT` are taken from `context`.
 
@@ -325,9 +309,12 @@ def build(node: Node, context: dict[str, Any]) -> Any:
             )
         if name not in given:
             if name not in context:
+                key = node.entry.key
                 raise SpecError(
-                    f'{node.entry.key} needs {name!r}: give it in the spec, or to make(..., '
-                    f'{name}=...)'
+                    f'{key} extends another encoding: write {key}(encoding=rope()), or '
+                    f'extend(encoding, "{key}()")'
+                    if name == 'encoding'
+                    else f'{key} needs {name!r}: give it in the spec, or as argument {name}=...'
                 )
             given[name] = context[name]
         if name in SIZES and not 1 <= given[name] <= MAX_SIZE:
