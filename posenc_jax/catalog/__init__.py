@@ -4,11 +4,26 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from posenc_jax.catalog.cells import COLUMNS as COLUMNS
-from posenc_jax.catalog.cells import HEADINGS, KINDS, promise_text, reference_text, row
+from posenc_jax.catalog.cells import COLUMNS, HEADINGS, KINDS, promise_text, reference_text, row
 from posenc_jax.catalog.screen import Catalog, Entries
 from posenc_jax.core.registry import Card, Entry, Kind, SpecError, entries, nearest, quoted
 from posenc_jax.core.spec import Chain, Node, parse
+
+__all__ = [
+    'COLUMNS',
+    'KINDS',
+    'PICTURED',
+    'Catalog',
+    'bibtex',
+    'catalog',
+    'catalog_markdown',
+    'cite',
+    'markdown_table',
+    'picture_name',
+    'promise_text',
+    'reference_text',
+]
+__dir__ = __all__.copy
 
 PICTURED: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension')
 
