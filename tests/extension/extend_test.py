@@ -98,11 +98,7 @@ def test_a_spec_string_is_an_encoding_too():
     'arguments, context, message',
     [
         ((3, 'yarn(factor=4.0)'), {}, 'the encoding is 3'),
-        (
-            ('rope()', 4.0),
-            CONTEXT,
-            'an extension as a spec string like .*, got 4.0$',
-        ),
+        (('rope()', 4.0), CONTEXT, 'an extension as a spec string like .*, got 4.0$'),
         (('rope()', 'yarn(factor=4.0)'), dict(train_len=64), "rope needs 'head_dim'"),
         (('yarn(factor=4.0)', 'rope()'), CONTEXT, "'yarn' is registered as frequencies"),
         (('roep()', 'yarn(factor=4.0)'), CONTEXT, "did you mean 'rope'"),
