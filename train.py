@@ -3,9 +3,10 @@
     python train.py --config=configs/quickstart.py [--config.encoding='alibi()']
     [--config.train.steps=1000]
 
-posenc_jax/run/defaults.py lists every field. To train with several processes, start this program
-once for each, with --coordinator=HOST:PORT --processes=N --process_id=I. Where JAX finds the
-processes itself (TPU pods, Slurm, Open MPI), --coordinator=auto is enough.
+`--help` lists every field of a config, which posenc_jax/run/defaults.py defines. To train with
+several processes, start this program once for each, with --coordinator=HOST:PORT --processes=N
+--process_id=I. Where JAX finds the processes itself (TPU pods, Slurm, Open MPI), --coordinator=auto
+is enough.
 """
 
 import re
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from posenc_jax.run import config_file
+from posenc_jax.run.listing import field_help
 
 CONFIG = flags.DEFINE_string(
     'config', None, 'a Python file with get_config(); --config.NAME=VALUE changes a field'
@@ -41,6 +43,10 @@ def stop(error: object, status: int, leave: Callable[[int], None] = sys.exit) ->
 
 def parse(argv: list[str]) -> list[str]:
     """Reads the flags and the config. Errors in them end the program with one message."""
+    if {'-h', '-help', '--help', '-helpshort', '--helpshort'} & set(argv[1:]):
+        app.usage(shorthelp=True, writeto_stdout=True)
+        print(f'\n{field_help()}')
+        sys.exit()
     fields = [argument for argument in argv[1:] if re.match(r'--?config\.', argument)]
     try:
         rest = flags.FLAGS([argument for argument in argv if argument not in fields])

@@ -1,4 +1,15 @@
-"""posenc_jax: positional encodings for JAX as values that plug into one streaming attention."""
+"""Positional encodings for JAX, as values that plug into one attention.
+
+Where to begin, after `import posenc_jax as pj` and `from flax import nnx`:
+
+    pj.catalog()                                          all methods; catalog('rope') shows one
+    pj.Attention('rope()', 64, 4, rngs=nnx.Rngs(0))       a layer of width 64 with 4 heads
+    pj.make('rope() | alibi()', heads=4, head_dim=16)     an encoding, for your own attention
+    pj.extend(encoding, 'yarn(factor=4)', train_len=512)  the encoding for longer texts
+    pj.cite('rope()')                                     its BibTeX
+
+`posenc_jax.functional` has the encodings as pure functions, and `posenc_jax.model` a transformer.
+"""
 
 from posenc_jax import (
     analysis,
@@ -15,6 +26,7 @@ from posenc_jax import (
     logits,
     mask,
     mixers,
+    model,
     positions,
     rotation,
 )
@@ -26,5 +38,45 @@ from posenc_jax.core.encoding import TOKEN_STAGE, Constant, Encoding
 from posenc_jax.core.per_head import PerHead
 from posenc_jax.core.registry import Card, Promises, SpecError, register
 from posenc_jax.core.tokens import Tokens
+from posenc_jax.extension.extend import extend
 from posenc_jax.model.attention import Attention, attention_layer
 from posenc_jax.version import __version__
+
+__all__ = [
+    'Attention',
+    'Card',
+    'Constant',
+    'Encoding',
+    'PerHead',
+    'Promises',
+    'SpecError',
+    'TOKEN_STAGE',
+    'Tokens',
+    'analysis',
+    'attend',
+    'attention_layer',
+    'catalog',
+    'chain',
+    'cite',
+    'collect',
+    'conversion',
+    'coordinates',
+    'decoding',
+    'embedding',
+    'extend',
+    'extension',
+    'fields',
+    'functional',
+    'graph',
+    'linen',
+    'logits',
+    'make',
+    'mask',
+    'mixers',
+    'model',
+    'positions',
+    'register',
+    'rotation',
+    '__version__',
+]
+__dir__ = __all__.copy

@@ -11,6 +11,9 @@ from flax import nnx
 
 from posenc_jax.model.attention import Attention as _Attention
 
+__all__ = ['Attention']
+__dir__ = __all__.copy
+
 
 def Attention(*args, **kwargs):  # noqa: N802 (the name of a module)
     """`posenc_jax.Attention` as a Linen module; the arguments are the same, without `rngs`.

@@ -47,18 +47,73 @@ def test_every_registered_method_has_a_row():
             assert entry.card is not None, f'{kind} {entry.key} has no Card'
             assert entry.card in rows and entry.card.key == entry.key
     assert len(rows) == sum(len(catalog(kind)) for kind in KINDS)
-    with pytest.raises(SpecError, match="'task'"):
-        catalog('task')
 
 
-def test_it_prints_as_a_table():
-    header, rule, *rows = str(catalog('encoding')).splitlines()
-    assert header.split() == list(COLUMNS) and set(rule) == {'-'}
-    assert len(rows) == len(entries('encoding'))
-    assert any(row.startswith('alibi ') and 'arXiv:2108.12409 (2022)' in row for row in rows)
-    assert {row[header.index('name') - 1] for row in rows} == {' '} and {
-        row[header.index('name')] == ' ' for row in rows
-    } == {False}
+def test_the_whole_catalogue_fits_a_screen():
+    text = repr(catalog())
+    assert max(map(len, text.splitlines())) <= 100 and len(text.splitlines()) <= 60
+    words = set(text.split())
+    for kind in KINDS:
+        assert {entry.key for entry in entries(kind)} <= words and repr(kind) in text, kind
+    assert "catalog('rope') shows one entry" in text
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_kind_has_a_line_for_each_method(kind):
+    heading, header, *rows, more = str(catalog(kind)).splitlines()
+    assert heading.endswith(f'({len(rows)})') and 'shows one entry' in more
+    assert header.split() == ['key', 'doors', 'reference', 'title']
+    assert [row.split()[0] for row in rows] == [card.key for card in catalog(kind)]
+    assert max(map(len, [heading, *rows])) <= 100
+
+
+def test_a_key_shows_the_whole_entry():
+    text = repr(catalog('rope'))
+    assert text.splitlines()[0] == 'rope: RoPE (encoding)'
+    for line in (
+        'what            Rotates queries and keys by angles',
+        "in a spec       rope(base=10000.0, layout='half', partial=1.0, freqs=None)",
+        'from the model  head_dim',
+        'example         rope()',
+        'promises        relative,',
+        'arXiv:2104.09864',
+        'more            help(posenc_jax.rotation.rope.Rotary)',
+    ):
+        assert line in text, line
+    assert 'per_head(first, second, heads_of_first)' in str(catalog('per_head'))
+    assert 'in Python       posenc_jax.decoding.pie.edit' in str(catalog('pie'))
+    both = str(catalog('alibi_pi'))
+    assert '(encoding)' in both and '(extension)' in both
+
+
+def test_every_entry_fits_the_width():
+    for card in catalog():
+        assert max(map(len, str(catalog(card.key)).splitlines())) <= 100, card.key
+
+
+def test_it_is_a_table_in_a_notebook():
+    table = catalog('extension')._repr_html_()
+    assert table.count('<tr>') == len(catalog('extension')) + 1
+    assert table.count('<td') == len(COLUMNS) * len(catalog('extension'))
+    assert '<a href="https://arxiv.org/abs/2402.17463">' in table
+    assert catalog()._repr_html_().count('<table>') == len(KINDS)
+    assert '&lt;' in catalog()._repr_html_() and '<pre>rope: RoPE' in catalog('rope')._repr_html_()
+
+
+@pytest.mark.parametrize(
+    'what, near',
+    [
+        ('ropee', "did you mean 'rope'"),
+        ('RoPE', "did you mean 'rope'?"),
+        ('encodings', "did you mean 'encoding'"),
+        ('task', "no kind and no method is 'task'"),
+        (3, 'is 3; valid: '),
+    ],
+)
+def test_unknown_names_are_refused(what, near):
+    with pytest.raises(SpecError) as error:
+        catalog(what)
+    assert near in str(error.value) and '\n' not in str(error.value)
 
 
 def test_rows_follow_the_pipeline():

@@ -70,11 +70,12 @@ def plan(how: Measurement) -> Plan:
 
 
 def _settings(sweep: Sweep, options: Sequence[str]) -> dict[str, Any]:
-    runs = sweep.runs(sweep.parse(options))
+    asked = sweep.parse(options)
+    runs = sweep.runs(asked)
     return {
         'runs': {f'{name}_{seed}': _bound(run) for (name, seed), run in runs.items()},
         'extended': sweep.extended,
-        'evaluation': {folder: list(fields) for folder, fields in sweep.evaluation.items()},
+        'evaluation': sweep.evaluations(asked),
     }
 
 

@@ -26,9 +26,10 @@ class Extended(Sweep):
 
     def main(self, arguments=None):
         options = self.parse(arguments)
+        evaluations = self.evaluations(options)
         trained = train_runs(self.runs(options))
         evaluated = [f'{run} | {ext}' for run in trained.values() for _, ext in self.extended]
-        for folder, fields in self.evaluation.items():
+        for folder, fields in evaluations.items():
             evaluate_once(evaluated, pathlib.Path(options.workdir, folder), fields)
         return trained
 

@@ -20,6 +20,7 @@ from posenc_jax.run.safe import finished_steps
 
 Key = TypeVar('Key')
 WRONG_INPUT = 2
+EVALUATED = 'eval.'  # fields of the evaluation, which training does not read
 
 
 @contextlib.contextmanager
@@ -266,7 +267,7 @@ class Sweep:
             action='extend',
             default=[],
             metavar='FIELD=VALUE',
-            help='more config fields, e.g. train.steps=200',
+            help='more config fields, e.g. train.steps=200; those of eval are for the evaluation',
         )
         return parser.parse_args(arguments)
 
@@ -283,24 +284,44 @@ class Sweep:
         differ = {'seed', *(field for fields in own.values() for field in fields)}
         if wrong := sorted(differ & {_field(item) for item in options.set}):
             refuse(f'--set cannot give {", ".join(wrong)}: the runs of this sweep differ in it')
+        trained = [item for item in options.set if not item.startswith(EVALUATED)]
         made = {}
         for seed in options.seeds:
             for name in options.only or own:
                 more = [item for item in self.settings if _field(item) not in own[name]]
                 directory = pathlib.Path(options.workdir, f'{name}_{seed}')
                 fields = {**own[name], 'seed': seed}
-                made[name, seed] = Run(directory, options.config, fields, [*more, *options.set])
+                made[name, seed] = Run(directory, options.config, fields, [*more, *trained])
         return made
+
+    def evaluations(self, options: argparse.Namespace) -> dict[str, list[str]]:
+        """Folder within --workdir -> fields of its evaluation, where --set precedes the sweep.
+
+        Raises:
+          SystemExit: --set gives a field of eval that does not exist, or a value of another type.
+        """
+        asked = [item for item in options.set if item.startswith(EVALUATED)]
+        own = {_field(item) for item in asked}
+        if asked:
+            try:
+                Run(pathlib.Path(options.workdir), options.config, {}, asked).asked()
+            except (ValueError, OSError) as error:
+                refuse(error)
+        return {
+            folder: [*(item for item in fields if _field(item) not in own), *asked]
+            for folder, fields in self.evaluation.items()
+        }
 
     def main(self, arguments: Sequence[str] | None = None) -> dict[tuple[str, int], str]:
         """The command line: trains every encoding with every seed, and evaluates all runs. Returns
         their directories by name and seed.
         """
         options = self.parse(arguments)
+        evaluations = self.evaluations(options)  # before anything is trained
         evaluated, trained = [], train_runs(self.runs(options))
         for (name, _), run in trained.items():
             evaluated += [run, *(f'{run} | {ext}' for which, ext in self.extended if which == name)]
-        for folder, fields in self.evaluation.items():
+        for folder, fields in evaluations.items():
             evaluate_once(list(map(str, evaluated)), pathlib.Path(options.workdir, folder), fields)
         return trained
 

@@ -1,119 +1,75 @@
 """The catalogue of registered methods, made from their Cards: a table, Markdown, and BibTeX."""
 
-import dataclasses
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from posenc_jax.core.registry import NAMED_ONLY, Card, Entry, Kind, SpecError, entries
+from posenc_jax.catalog.cells import COLUMNS, HEADINGS, KINDS, promise_text, reference_text, row
+from posenc_jax.catalog.screen import Catalog, Entries
+from posenc_jax.core.registry import Card, Entry, Kind, SpecError, entries, nearest, quoted
 from posenc_jax.core.spec import Chain, Node, parse
 
-KINDS: tuple[Kind, ...] = (
-    'encoding',
-    'frequencies',
-    'extension',
-    'coordinates',
-    'graph',
-    'field',
-    'mixer',
-    *NAMED_ONLY,
-)
-COLUMNS = ('key', 'name', 'door', 'equation', 'promises', 'example', 'reference')
+__all__ = [
+    'COLUMNS',
+    'KINDS',
+    'PICTURED',
+    'Catalog',
+    'bibtex',
+    'catalog',
+    'catalog_markdown',
+    'cite',
+    'markdown_table',
+    'picture_name',
+    'promise_text',
+    'reference_text',
+]
+__dir__ = __all__.copy
+
 PICTURED: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension')
 
 _PIPELINE = ('place', 'embed', 'qkv', 'project', 'match', 'score', 'mask', 'collect', 'none')
-_HEADINGS = {
-    'encoding': 'Encodings',
-    'frequencies': 'Frequency rules, for `freqs=` of a rotary encoding',
-    'extension': 'Extensions, which turn an encoding into another encoding',
-    'coordinates': 'Encoders of coordinates',
-    'graph': 'Encoders of graphs, and codes of their nodes and edges',
-    'field': 'Fields: networks from coordinates, or their features, to values',
-    'mixer': 'Mixers, which replace attention',
-    'cache': 'Caches: methods that edit, join, shorten or read a decode cache',
-    'conversion': 'Conversions, which turn a model into another model',
-    'analysis': 'Analyses of a model or an encoding',
-}
 
 
-class Catalog(tuple[Card, ...]):
-    """Cards that print as a table."""
+def catalog(what: str | None = None) -> Catalog:
+    """The Cards of all registered methods, of one kind, or of one key.
 
-    def __str__(self):
-        rows = [COLUMNS, *(_row(card) for card in self)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-        lines = [
-            '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-            for row in rows
-        ]
-        return '\n'.join([lines[0], '-' * max(map(len, lines)), *lines[1:]])
-
-    __repr__ = __str__
-
-
-def catalog(kind: Kind | None = None) -> Catalog:
-    """The Cards of all registered methods, ordered by their first door; they print as a table.
+    They print within 100 columns: all keys, a line for each method of the kind, or the whole entry.
+    In a notebook they are tables. Within a kind they are ordered by their first door.
 
     Args:
-      kind: 'encoding', 'frequencies', 'extension', 'coordinates', 'graph', 'field', 'mixer',
-        'cache', 'conversion' or 'analysis'; None for all kinds, in this order.
+      what: a kind, which is 'encoding', 'frequencies', 'extension', 'coordinates', 'graph',
+        'field', 'mixer', 'cache', 'conversion' or 'analysis'; or the key of a method, such as
+        'rope'; None for all kinds, in this order.
 
     Raises:
-      SpecError: another kind.
+      SpecError: neither a kind nor a key; names the nearest ones.
 
     Example:
       >>> [card.name for card in catalog('encoding') if card.key == 'alibi']
       ['ALiBi']
+      >>> str(catalog('alibi')).splitlines()[0]
+      'alibi: ALiBi (encoding)'
     """
-    if kind is not None and kind not in KINDS:
-        raise SpecError(f'catalog kind is {kind!r}; valid: {", ".join(map(repr, KINDS))}')
-    return Catalog(card for k in KINDS if kind in (None, k) for card in _cards(k))
+    if what is None or what in KINDS:
+        return Catalog([_of_kind(kind) for kind in KINDS if what in (None, kind)])
+    everything = [entry for kind in KINDS for entry in entries(kind)]
+    if found := [[entry] for entry in everything if entry.key == what]:
+        return Entries(found)
+    names = [*KINDS, *(entry.key for entry in everything)]
+    raise SpecError(
+        f'catalog: no kind and no method is {quoted(what)}; {nearest(str(what), names)}'
+    )
 
 
-def _cards(kind: Kind) -> list[Card]:
-    def place(card):
-        first = re.split(r'\W+', card.door)[0]
+def _of_kind(kind: Kind) -> list[Entry]:
+    def place(entry):
+        first = re.split(r'\W+', entry.card.door)[0]
         return _PIPELINE.index(first) if first in _PIPELINE else len(_PIPELINE)
 
     return sorted(
-        (entry.card for entry in entries(kind) if entry.card is not None),
-        key=lambda card: (place(card), card.key),
+        (entry for entry in entries(kind) if entry.card is not None),
+        key=lambda entry: (place(entry), entry.key),
     )
-
-
-def _row(card: Card) -> tuple[str, ...]:
-    return (
-        card.key,
-        card.name,
-        card.door,
-        card.equation,
-        promise_text(card),
-        card.example,
-        reference_text(card),
-    )
-
-
-def promise_text(card: Card) -> str:
-    """The promises of a Card as words. `cached` is named only if a cache does not keep the keys as
-    encoded, which is the default.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> promise_text(pj.make('nope()').card)
-      'relative, sweep free, blockwise, fused'
-    """
-    made = [
-        field.name
-        for field in dataclasses.fields(card.promises)
-        if getattr(card.promises, field.name) is True
-    ]
-    made += [f'cached {card.promises.cached}'] if card.promises.cached != 'encoded' else []
-    return ', '.join(name.replace('_', ' ') for name in made)
-
-
-def reference_text(card: Card) -> str:
-    """The reference of a method: `arXiv:2108.12409 (2022)`, or its source if there is no paper."""
-    return f'arXiv:{card.arxiv} ({card.year})' if card.arxiv else f'{card.source} ({card.year})'
 
 
 def picture_name(kind: Kind, key: str) -> str:
@@ -149,7 +105,7 @@ def catalog_markdown(
             names.insert(1, 'picture')
             for card, row in zip(cards, rows):
                 row.insert(1, f'![{card.key}]({pictures}/{picture_name(k, card.key)})')
-        heading = [] if kind else [f'**{_HEADINGS[k]}**', '']
+        heading = [] if kind else [f'**{HEADINGS[k]}**', '']
         sections.append('\n'.join([*heading, markdown_table(names, rows)]))
     return '\n\n'.join(sections) + '\n'
 
@@ -170,7 +126,7 @@ def markdown_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _markdown_row(card: Card) -> tuple[str, ...]:
     code = lambda text: '`' + text.replace('|', '\\|') + '`'
-    key, name, door, equation, promises, example, reference = _row(card)
+    key, name, door, equation, promises, example, reference = row(card)
     if card.arxiv:
         reference = f'[{reference}](https://arxiv.org/abs/{card.arxiv})'
     return code(key), name, door, code(equation), promises, code(example), reference

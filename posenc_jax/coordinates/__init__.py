@@ -9,3 +9,16 @@ from posenc_jax.coordinates import (
     shifted_basis,
 )
 from posenc_jax.coordinates.encoder import CoordinateEncoder, JoinedFeatures, make_features
+
+__all__ = [
+    'CoordinateEncoder',
+    'JoinedFeatures',
+    'fourier_features',
+    'geo',
+    'learnable_fourier',
+    'make_features',
+    'mspe',
+    'recombiner_lpe',
+    'shifted_basis',
+]
+__dir__ = __all__.copy

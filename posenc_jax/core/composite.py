@@ -171,6 +171,11 @@ class ChainedEncoding(Composite):
     def __init__(self, parts):
         self.parts = nnx.List(parts)
 
+    def __repr__(self):
+        return ' | '.join(map(repr, self.parts))
+
+    __str__ = __repr__
+
     @property
     def children(self):
         return tuple(self.parts)

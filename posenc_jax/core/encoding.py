@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from posenc_jax.core.calls import call, remembering
 from posenc_jax.core.products import scaled_dot_product, weighted_sum
 from posenc_jax.core.registry import Card
 from posenc_jax.core.tokens import Bounds, Tokens
@@ -97,6 +98,9 @@ class PositionRange:
 class Encoding(nnx.Module):
     """A positional encoding as a value. It overrides the doors it opens; all others stay shut.
 
+    It prints as its spec string, with the arguments that differ from their defaults. What `make`
+    got from the model (`heads`, ...) is left out. Variables are shown where a model is printed.
+
     Class attributes:
       card: the catalogue entry, set by `register`; an unregistered encoding has none.
       spec_kind: lets a spec string give encodings as arguments of others.
@@ -112,6 +116,18 @@ class Encoding(nnx.Module):
     traits: ClassVar[frozenset[str]] = frozenset()
     lookback: ClassVar[int] = 0
     depth: int | Literal['every'] = 0
+    _spec_arguments: tuple[tuple[str, str], ...] = ()
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if '__init__' in vars(cls):
+            cls.__init__ = remembering(cls.__init__)
+
+    def __repr__(self):
+        card = vars(type(self)).get('card')
+        return call(type(self).__name__ if card is None else card.key, self._spec_arguments)
+
+    __str__ = __repr__
 
     @property
     def position_range(self) -> PositionRange:

@@ -13,6 +13,7 @@ extension that gives this rule to a rotary encoding.
 import dataclasses
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -177,8 +178,24 @@ def entries(kind: Kind | None = None) -> list[Entry]:
     return [entry for (k, _), entry in sorted(_ENTRIES.items()) if kind is None or k == kind]
 
 
-def lookup(key: str, kinds: tuple[Kind, ...]) -> Entry:
+# How a name of these kinds is written where an encoding is expected.
+_INSTEAD = {
+    'frequencies': 'write rope(freqs={call}), or extend(encoding, {quoted})',
+    'extension': 'write extend(encoding, {quoted})',
+    'mixer': 'a mixer is a layer of a model, in its pattern',
+    'coordinates': 'make_features(...) in posenc_jax.coordinates builds it',
+    'graph': 'make_graph_features(...) in posenc_jax.graph builds it',
+    'field': 'make_field(...) in posenc_jax.fields builds it',
+}
+
+
+def lookup(key: str, kinds: tuple[Kind, ...], call: str = '') -> Entry:
     """The entry registered under `key` in the first of `kinds` that has it.
+
+    Args:
+      key: the name.
+      kinds: the kinds that are looked through, in this order.
+      call: the call with its arguments, for the error message.
 
     Raises:
       SpecError: unknown key; names the nearest ones and, if the key exists in another kind, says
@@ -190,26 +207,50 @@ def lookup(key: str, kinds: tuple[Kind, ...]) -> Entry:
     wanted = ' or '.join(kinds)
     elsewhere = [k for (k, name) in _ENTRIES if name == key]
     if elsewhere:
-        raise SpecError(f'{key!r} is registered as {" and ".join(elsewhere)}, not as {wanted}')
-    raise SpecError(
-        f'unknown {wanted} {quoted(key)}; '
-        f'{nearest(key, [name for (k, name) in _ENTRIES if k in kinds])}'
-    )
+        call = call if '(' in call else f'{key}()'
+        instead = ''.join(
+            f'; {_INSTEAD[kind].format(call=call, quoted=quoted(call))}'
+            for kind in elsewhere[:1]
+            if 'encoding' in kinds and kind in _INSTEAD
+        )
+        raise SpecError(
+            f'{key!r} is registered as {" and ".join(elsewhere)}, not as {wanted}{instead}'
+        )
+    names = [name for (k, name) in _ENTRIES if k in kinds]
+    if not _same_letters(key, names) and 'encoding' in kinds:
+        names = _same_letters(key, {name for _, name in _ENTRIES}) or names
+    raise SpecError(f'unknown {wanted} {quoted(key)}; {nearest(key, names)}')
 
 
 def nearest(name: str, choices) -> str:
     """The ending of an error message: the nearest valid choices, or all of them when none is
-    near.
+    near. Capitals count for nothing, and neither do the characters between words: the choice that
+    differs in these alone is the only one named.
+
+    Example:
+      >>> nearest('RoPE', ['rope', 'p_rope', 'alibi']), nearest('T5-RPE', ['rpe', 't5_rpe'])
+      ("did you mean 'rope'?", "did you mean 't5_rpe'?")
     """
     choices = sorted(set(choices))
     # The name is cut because the time of the search grows with the square of its length.
-    close = difflib.get_close_matches(name[:_LONGEST_NAME], choices, n=3, cutoff=0.5)
+    name = name[:_LONGEST_NAME]
+    close = _same_letters(name, choices)
+    if not close:
+        spelled = {choice.lower(): choice for choice in choices}
+        found = difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=0.5)
+        close = [spelled[choice] for choice in found]
     if close:
         return 'did you mean ' + ' or '.join(repr(c) for c in close) + '?'
     shown = choices[:_MOST_SHOWN]
     more = len(choices) - len(shown)
     text = 'valid: ' + ', '.join(repr(c) for c in shown)
     return text + (f' and {more} more (docs/catalog.md)' if more else '')
+
+
+def _same_letters(name: str, choices) -> list[str]:
+    """The choices that differ from a name in capitals and in what stands between words alone."""
+    letters = lambda text: re.sub(r'[\W_]', '', text.lower())
+    return [choice for choice in choices if letters(choice) == letters(name) != '']
 
 
 def shortened(text: str, longest: int = 48) -> str:

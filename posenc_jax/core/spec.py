@@ -12,11 +12,11 @@ without a model), and has no `rngs`.
 """
 
 import ast
-import dataclasses
 import difflib
 import inspect
 import math
 import numbers
+import re
 import types
 import typing
 import warnings
@@ -25,51 +25,26 @@ from typing import Any
 import jax
 from flax import nnx
 
+from posenc_jax.core.calls import CONTEXT, Chain, Node, written
 from posenc_jax.core.conflicts import chain
+from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.memory import bytes_of, readable
-from posenc_jax.core.registry import LARGEST, Entry, Kind, SpecError, lookup, nearest, quoted
+from posenc_jax.core.registry import (
+    LARGEST,
+    Entry,
+    Kind,
+    SpecError,
+    entries,
+    lookup,
+    nearest,
+    quoted,
+)
 
 MAX_SPEC_CHARS = 4000
 # Of the variables that one call makes: a table of 65,536 positions in a model of width 4,096.
 MAX_BYTES = 2**30
 MAX_SIZE = 2**20  # of each of SIZES
 SIZES = ('heads', 'kv_heads', 'head_dim', 'model_dim')
-
-
-class _Context:
-    """Default of a parameter that the surrounding model supplies."""
-
-    def __repr__(self):
-        return 'CONTEXT'
-
-
-CONTEXT: Any = _Context()
-
-
-@dataclasses.dataclass(frozen=True)
-class Node:
-    """A checked call: the registered entry and its arguments (nested calls are Nodes)."""
-
-    entry: Entry
-    arguments: dict[str, Any]
-
-    def __str__(self):
-        def show(value):
-            if isinstance(value, Chain):
-                return str(value)
-            return str(value) if isinstance(value, Node) else repr(value)
-
-        return f'{self.entry.key}({", ".join(f"{k}={show(v)}" for k, v in self.arguments.items())})'
-
-
-@dataclasses.dataclass(frozen=True)
-class Chain:
-    """Nodes joined by `|`."""
-
-    nodes: tuple[Node, ...]
-
-    def __str__(self):
-        return ' | '.join(map(str, self.nodes))
 
 
 def parse(spec: str, kinds: tuple[Kind, ...] = ('encoding',)) -> Chain:
@@ -100,7 +75,19 @@ def parse(spec: str, kinds: tuple[Kind, ...] = ('encoding',)) -> Chain:
         if isinstance(error, SpecError):
             raise
         why = error.msg if isinstance(error, SyntaxError) else error or type(error).__name__
-        raise SpecError(f'cannot read spec {quoted(spec)}: {why}') from None
+        near = _near_names(spec, kinds)
+        raise SpecError(f'cannot read spec {quoted(spec)}: {near or why}') from None
+
+
+def _near_names(spec: str, kinds: tuple[Kind, ...]) -> str:
+    """What to write in the place of the first name that no name can be, such as 'rope-2d'; '' if
+    there is none, or if no name is near.
+    """
+    names = [entry.key for kind in kinds for entry in entries(kind)]
+    for word in re.findall(r'(?:^|\|)\s*(\w[\w.-]*)', spec):
+        if not word.isidentifier() and (near := nearest(word, names)).startswith('did you mean'):
+            return f'{quoted(word)} is not a name; {near}'
+    return ''
 
 
 def _split(tree: ast.expr) -> list[ast.expr]:
@@ -118,11 +105,9 @@ def _call(tree: ast.expr, spec: str, kinds: tuple[Kind, ...]) -> Node:
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
             pass
         case _:
-            raise SpecError(
-                f'{_shown(tree)} in {quoted(spec)} is not a name or a call; expected e.g. '
-                '"rope(base=10000.0)"'
-            )
-    entry = lookup(name, kinds)
+            expected = _near_names(spec, kinds) or 'expected e.g. "rope(base=10000.0)"'
+            raise SpecError(f'{_shown(tree)} in {quoted(spec)} is not a name or a call; {expected}')
+    entry = lookup(name, kinds, ast.unparse(tree))
     parameters = {n: p for n, p in entry.parameters.items() if n != 'rngs'}
     usage = f'{name}({", ".join(str(p) for p in parameters.values())})'
     hints = _hints(entry)
@@ -294,32 +279,6 @@ def _show(hint, value) -> str:
     return getattr(hint, '__name__', str(hint)) if not typing.get_args(hint) else str(hint)
 
 
-def with_defaults(chain: Chain, **context) -> Chain:
-    """The chain with these values as arguments wherever a parameter would take them from the model,
-    also in nested calls.
-
-    Example:
-      >>> str(with_defaults(parse('rope(freqs=yarn(factor=4.0))'), train_len=64))
-      'rope(freqs=yarn(factor=4.0, train_len=64))'
-    """
-
-    def filled(value: Any) -> Any:
-        if isinstance(value, Chain):
-            return with_defaults(value, **context)
-        if not isinstance(value, Node):
-            return value
-        parameters, arguments = (
-            value.entry.parameters,
-            {name: filled(v) for name, v in value.arguments.items()},
-        )
-        asked = {
-            n: v for n, v in context.items() if n in parameters and parameters[n].default is CONTEXT
-        }
-        return Node(value.entry, arguments | {n: v for n, v in asked.items() if n not in arguments})
-
-    return Chain(tuple(filled(node) for node in chain.nodes))
-
-
 def build(node: Node, context: dict[str, Any]) -> Any:
     """Builds a checked node; parameters with default `CONTEXT` are taken from `context`.
 
@@ -350,9 +309,12 @@ def build(node: Node, context: dict[str, Any]) -> Any:
             )
         if name not in given:
             if name not in context:
+                key = node.entry.key
                 raise SpecError(
-                    f'{node.entry.key} needs {name!r}: give it in the spec, or to make(..., '
-                    f'{name}=...)'
+                    f'{key} extends another encoding: write {key}(encoding=rope()), or '
+                    f'extend(encoding, "{key}()")'
+                    if name == 'encoding'
+                    else f'{key} needs {name!r}: give it in the spec, or as argument {name}=...'
                 )
             given[name] = context[name]
         if name in SIZES and not 1 <= given[name] <= MAX_SIZE:
@@ -364,11 +326,27 @@ def build(node: Node, context: dict[str, Any]) -> Any:
             given
         ):
             _check_bytes(node.entry, given, jax.eval_shape(shapes))
-        return node.entry.build(**{name: made(value, context) for name, value in given.items()})
+        built = node.entry.build(**{name: made(value, context) for name, value in given.items()})
     except SpecError:
         raise
     except ValueError as error:
         raise SpecError(f'{quoted(str(node))[1:-1]}: {error}') from error
+    if isinstance(built, Encoding):
+        _leave_out_context(built, node)
+    return built
+
+
+def _leave_out_context(built: Encoding, node: Node) -> None:
+    """Takes what the model supplied out of the spec string of an encoding, except the encoding that
+    an extension wraps.
+    """
+    own, parameters = node.arguments, node.entry.parameters
+    supplied = {n for n, p in parameters.items() if p.default is CONTEXT and n not in own}
+    built._spec_arguments = tuple(
+        (name, written(own[name]) if isinstance(own.get(name), Node) else text)
+        for name, text in built._spec_arguments
+        if name not in supplied or name == 'encoding'
+    )
 
 
 def _sizes(given: dict[str, Any]) -> dict[str, int]:

@@ -8,3 +8,13 @@ from posenc_jax.decoding import (
     parallel_context_entropy,
     pie,
 )
+
+__all__ = [
+    'ape_parallel',
+    'double_sparsity',
+    'duo_attention',
+    'graph_kv',
+    'parallel_context_entropy',
+    'pie',
+]
+__dir__ = __all__.copy

@@ -11,3 +11,17 @@ from posenc_jax.extension import (
     string,
 )
 from posenc_jax.extension.extend import extend, extended_spec
+
+__all__ = [
+    'alibi_pi',
+    'dca',
+    'extend',
+    'extended_spec',
+    'gali',
+    'hirope',
+    'lm_infinite',
+    'ms_poe',
+    'self_extend',
+    'string',
+]
+__dir__ = __all__.copy

@@ -3,40 +3,57 @@
 import dataclasses
 
 from posenc_jax.core import spec as spec_language
+from posenc_jax.core.calls import written
+from posenc_jax.core.compose import CONTEXT_NAMES, make
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.conflicts import chain
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import Bias
 from posenc_jax.core.layer_spec import parse_layer
-from posenc_jax.core.registry import SpecError, lookup
+from posenc_jax.core.registry import SpecError, lookup, nearest, quoted
 from posenc_jax.extension.parts import is_relative_bias
 from posenc_jax.rotation.rope import Rotary
 
 
-def extend(encoding: Encoding, spec: str, **context) -> Encoding:
-    """Extends the rotary part (or the relative bias) of an encoding; all other parts and all
-    variables are kept.
+def extend(encoding: Encoding | str, spec: str, **context) -> Encoding:
+    """An encoding for longer texts: its rotary part or its relative bias is extended. All other
+    parts and all variables are kept, and the given encoding stays as it is.
 
     A frequency rule (`yarn`) replaces the rule of the rotary part. An extension (`dca`) wraps the
     part. An extension with an attribute `extends` wraps only a part of one of these classes
     (`alibi_pi`). Several extensions, joined by `|`, are applied from left to right.
 
     Args:
-      encoding: a single encoding or a chain.
+      encoding: a single encoding or a chain, or a spec string of one.
       spec: e.g. 'yarn(factor=4.0)', 'lm_infinite()', 'pi(factor=2.0) | dca()'.
-      **context: arguments that the spec leaves to the model, above all `train_len`.
+      **context: arguments that the spec strings leave to the model, above all `train_len`, the
+        trained length in tokens. A spec string of an encoding needs those of `make`.
 
     Raises:
-      SpecError: the spec is wrong, or the encoding does not have exactly one part to extend.
+      SpecError: a spec is wrong or lacks something, the first argument is no encoding, or the
+        encoding does not have exactly one part to extend.
 
     Example:
       >>> import posenc_jax as pj
-      >>> long = extend(
-      ...     pj.make('rope()', head_dim=64, causal=True), 'yarn(factor=4.0)', train_len=64
-      ... )
-      >>> long.parts[0].freqs.factor
-      4.0
+      >>> encoding = pj.make('rope() | alibi()', heads=4, head_dim=64)
+      >>> pj.extend(encoding, 'yarn(factor=4.0)', train_len=512)
+      rope(freqs=yarn(factor=4.0)) | alibi()
     """
+    for name in context:
+        if name not in CONTEXT_NAMES:
+            raise SpecError(f'extend() has no argument {name!r}; {nearest(name, CONTEXT_NAMES)}')
+    if isinstance(encoding, str):
+        encoding = make(encoding, **context)
+    if not isinstance(encoding, Encoding):
+        raise SpecError(
+            'extend() takes an encoding, or its spec string, and the spec string of an extension; '
+            f'the encoding is {quoted(encoding)}'
+        )
+    if not isinstance(spec, str):
+        raise SpecError(
+            'extend() takes an extension as a spec string like "yarn(factor=4.0)", got '
+            f'{quoted(spec)}'
+        )
     for node in _calls(spec):
         parts, own = parts_of(encoding), _extends(node)
         relative = lambda part: (
@@ -47,6 +64,10 @@ def extend(encoding: Encoding, spec: str, **context) -> Encoding:
         if node.entry.kind == 'frequencies':
             freqs = spec_language.build(node, context)
             extended = Rotary(part.base, part.layout, part.partial, freqs, part.head_dim)
+            extended._spec_arguments = (
+                *(shown for shown in part._spec_arguments if shown[0] != 'freqs'),
+                ('freqs', written(node)),
+            )
         else:
             extended = spec_language.build(node, {**context, 'encoding': part})
         encoding = chain(*(extended if other is part else other for other in parts))

@@ -2,3 +2,18 @@
 
 from posenc_jax.fields import bit_plane_inr, doh, fcnet, linear, mlp, pins, poly_inr, siren, spder
 from posenc_jax.fields.network import FieldNetwork, make_field
+
+__all__ = [
+    'FieldNetwork',
+    'bit_plane_inr',
+    'doh',
+    'fcnet',
+    'linear',
+    'make_field',
+    'mlp',
+    'pins',
+    'poly_inr',
+    'siren',
+    'spder',
+]
+__dir__ = __all__.copy

@@ -8,3 +8,17 @@ from posenc_jax.graph.encoder import (
     feature_scale,
     make_graph_features,
 )
+
+__all__ = [
+    'GraphEncoder',
+    'GraphNetwork',
+    'JoinedGraphFeatures',
+    'feature_scale',
+    'lap_pe',
+    'lcp',
+    'make_graph_features',
+    'rfp',
+    'rope_reading_order',
+    'rwse',
+]
+__dir__ = __all__.copy

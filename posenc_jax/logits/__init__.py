@@ -27,3 +27,32 @@ from posenc_jax.logits import (
     tra,
     transformer_xl,
 )
+
+__all__ = [
+    'alibi',
+    'alibi_symmetric',
+    'bam',
+    'cable',
+    'cope',
+    'cope_complex',
+    'fire',
+    'irpe',
+    'kernelized_rpe',
+    'kerple',
+    'nope',
+    'nope_temperature',
+    'path',
+    'positional_attention',
+    'randomized_alibi',
+    'randomized_transformer_xl',
+    'rcmha',
+    'rope_alibi_harmonic',
+    'rpe_convergent',
+    'sandwich',
+    'shaw',
+    'ssmax',
+    't5_rpe',
+    'tra',
+    'transformer_xl',
+]
+__dir__ = __all__.copy

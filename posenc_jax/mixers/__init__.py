@@ -22,3 +22,27 @@ from posenc_jax.mixers import (
     rmat,
     spatial_reduction,
 )
+
+__all__ = [
+    'box_pe',
+    'cheems',
+    'cmc_pe',
+    'encoder_decoder',
+    'gin',
+    'gmu_hybrid',
+    'graph_attention',
+    'gru',
+    'htr_attention',
+    'lavo',
+    'lightnet',
+    'lightnet_whole',
+    'md_tpe',
+    'monotonic_location',
+    'number_network',
+    'pcm_layer',
+    'peg_causal',
+    'recurrent_baselines',
+    'rmat',
+    'spatial_reduction',
+]
+__dir__ = __all__.copy

@@ -2,3 +2,6 @@
 
 from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.transformer import Transformer
+
+__all__ = ['Transformer', 'TransformerConfig']
+__dir__ = __all__.copy

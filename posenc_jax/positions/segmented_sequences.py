@@ -204,6 +204,9 @@ def segmented_sequences(factor: int, encoding: Encoding = CONTEXT) -> LearnedAbs
         )
     longer = nnx.clone(encoding)
     longer.max_len = encoding.max_len * factor
+    longer._spec_arguments = tuple(
+        {**dict(encoding._spec_arguments), 'max_len': str(longer.max_len)}.items()
+    )
     longer.vectors = nnx.Param(
         stretched_table(encoding.vectors[...], factor), axes=('positions', 'width')
     )

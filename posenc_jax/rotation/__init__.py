@@ -12,3 +12,17 @@ from posenc_jax.rotation import (
     tape,
     xpos,
 )
+
+__all__ = [
+    'axial_rope2d',
+    'carope',
+    'conflator',
+    'frequencies',
+    'md_lrpe',
+    'psc',
+    'rope',
+    'tapa',
+    'tape',
+    'xpos',
+]
+__dir__ = __all__.copy

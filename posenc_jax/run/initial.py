@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from posenc_jax.core import spec as spec_language
+from posenc_jax.core.calls import with_defaults
 from posenc_jax.core.layer_spec import parse_layer
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension import extended_spec
@@ -206,7 +207,7 @@ def resolve(config: ConfigDict, initial: Initial | None) -> ConfigDict:
 
 def _filled(spec: str, train_len: int) -> str:
     """A spec with the trained length written out wherever it would be taken from the model."""
-    return str(spec_language.with_defaults(parse_layer(spec), train_len=train_len))
+    return str(with_defaults(parse_layer(spec), train_len=train_len))
 
 
 def _written(encodings: tuple[str, ...], extend: str, lengths: Sequence[int]) -> tuple[str, ...]:

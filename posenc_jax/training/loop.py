@@ -275,7 +275,8 @@ def _run(
                 if first:
                     speed = progress.report(step, values['loss'])
                     log.write(step, {**values, 'tokens_per_second': speed, 'time': time.time()})
-            if settings.eval_every and (end or step % settings.eval_every == 0):
+            validates = settings.eval_every and (end or step % settings.eval_every == 0)
+            if validates:
                 found = validate(trainer, state, data['validation'], settings.eval_batches)
                 if first:
                     log.write(step, found)
@@ -284,6 +285,8 @@ def _run(
             if saves:
                 checkpoints.save(step, state, batches.get_state(), log.written if first else None)
                 saved = step
+            if first and (saves or validates):
+                progress.resume(step)
             if stopping:
                 if first:
                     progress.say(

@@ -117,21 +117,30 @@ class Progress(LiveLine):
         # Step and time of the last report. None before the first, whose time includes compilation.
         self._clock = None
         self._speed = 0.0
+        self._trained = self._seconds = 0.0  # tokens and time of all reports with a speed
 
     def report(self, step: int, loss: float) -> float:
         """Shows the loss of a step. Returns the tokens per second since the last report, 0 at the
-        first.
+        first. The time left follows from the mean speed so far, so that it does not jump.
         """
         now = time.perf_counter()
         if self._clock is not None and step > self._clock[0]:
-            self._speed = (step - self._clock[0]) * self._tokens / (now - self._clock[1])
+            tokens, seconds = (step - self._clock[0]) * self._tokens, now - self._clock[1]
+            self._speed = tokens / seconds
+            self._trained, self._seconds = self._trained + tokens, self._seconds + seconds
         self._clock = (step, now)
-        left = _duration((self._steps - step) * self._tokens / self._speed) if self._speed else '?'
+        rest = (self._steps - step) * self._tokens
+        left = _duration(rest * self._seconds / self._trained) if self._trained else '?'
         text = f'loss {loss:.4f}  {self._speed:,.0f} tokens/s  {left} left'
         if self._bar is None:
             self.say(f'step {step}/{self._steps}  {text}')
         self.show(completed=step, text=text)
         return self._speed
+
+    def resume(self, step: int) -> None:
+        """Starts the clock anew after work that is no training: a validation, or a checkpoint."""
+        if self._clock is not None:
+            self._clock = (step, time.perf_counter())
 
 
 def _duration(seconds: float) -> str:

@@ -440,3 +440,44 @@ def test_errors_come_before_anything_is_built():
     """
     with pytest.raises(SpecError, match='unknown encoding'):
         pj.make('probe(width=0) | nonsense()', heads=4)
+
+
+@pytest.mark.parametrize(
+    'spec, near',
+    [
+        *((f'{name}()', 'rope') for name in ('RoPE', 'ROPE', 'Rope', 'ropee')),
+        ('RoPE', 'rope'),
+        ('Alibi()', 'alibi'),
+        ('ALiBi', 'alibi'),
+        ('NoPE', 'nope'),
+        ('T5-RPE()', 't5_rpe'),
+        ('rope-2d', 'rope'),
+        ('rope-2d()', 'rope'),
+        ('alibi() | rope-2d()', 'rope'),
+        ('2d_rope', 'rope'),
+        ('pj.rope()', 'rope'),
+        ('rope() | Yarn(factor=4)', 'yarn'),
+    ],
+)
+def test_other_spellings_name_the_nearest_key(spec, near):
+    with pytest.raises(SpecError) as error:
+        pj.make(spec, heads=2, head_dim=8)
+    assert f"did you mean '{near}'" in str(error.value)
+    assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize(
+    'spec, message',
+    [
+        ('rope() | yarn(factor=4)', "write rope(freqs=yarn(factor=4)), or extend(encoding, 'yarn"),
+        ('rope() | yarn', 'write rope(freqs=yarn()), or'),
+        ('rope() | dca(chunk=8)', 'write dca(encoding=rope()), or extend(encoding, "dca()")'),
+        ('rope() | segmented_sequences(4)', "write extend(encoding, 'segmented_sequences(4)')"),
+        ('rope() | gru()', 'a mixer is a layer of a model'),
+        ('siren()', 'make_field(...)'),
+    ],
+)
+def test_what_is_no_encoding_says_how_it_is_written(spec, message):
+    with pytest.raises(SpecError) as error:
+        pj.make(spec, heads=2, head_dim=8)
+    assert message in str(error.value) and len(str(error.value).splitlines()) == 1

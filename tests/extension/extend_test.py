@@ -86,3 +86,31 @@ def test_causal_extensions_refuse_an_encoder():
 def test_what_the_context_lacks_is_an_error():
     with pytest.raises(SpecError, match="yarn needs 'train_len'"):
         extend(pj.make('rope()', **CONTEXT), 'yarn(factor=4.0)')
+
+
+def test_a_spec_string_is_an_encoding_too():
+    longer = pj.extend('rope(base=500.0)', 'yarn(factor=4.0)', head_dim=8, train_len=64)
+    assert repr(longer) == 'rope(base=500.0, freqs=yarn(factor=4.0))'
+    assert longer.freqs == pj.make('rope(freqs=yarn(4))', head_dim=8, train_len=64).freqs
+
+
+@pytest.mark.parametrize(
+    'arguments, context, message',
+    [
+        ((3, 'yarn(factor=4.0)'), {}, 'the encoding is 3'),
+        (('rope()', 4.0), CONTEXT, 'an extension as a spec string like .*, got 4.0$'),
+        (('rope()', 'yarn(factor=4.0)'), dict(train_len=64), "rope needs 'head_dim'"),
+        (('yarn(factor=4.0)', 'rope()'), CONTEXT, "'yarn' is registered as frequencies"),
+        (('roep()', 'yarn(factor=4.0)'), CONTEXT, "did you mean 'rope'"),
+        (('rope()', 'YaRN(factor=4.0)'), CONTEXT, "did you mean 'yarn'[?]$"),
+        (
+            ('rope()', 'yarn(factor=4.0)'),
+            dict(trainlen=64),
+            "no argument 'trainlen'; .*'train_len'",
+        ),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_line(arguments, context, message):
+    with pytest.raises(SpecError, match=message) as error:
+        pj.extend(*arguments, **context)
+    assert len(str(error.value).splitlines()) == 1

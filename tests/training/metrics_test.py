@@ -216,6 +216,29 @@ def test_progress(capsys):
     assert lines[1].startswith('step 11/100  loss 1.5000  ') and lines[1].endswith(' left')
 
 
+def test_progress_counts_neither_validations_nor_checkpoints(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr('time.perf_counter', lambda: now[0])
+    with Progress(0, 100, 10) as progress:
+        progress.report(1, 2.0)
+        now[0] = 10.0
+        assert progress.report(11, 2.0) == 10.0  # tokens per second
+        now[0] = 500.0  # a validation
+        progress.resume(11)
+        now[0] = 510.0
+        assert progress.report(21, 2.0) == 10.0
+        now[0] = 525.0
+        assert progress.report(31, 2.0) == pytest.approx(20 / 3)
+    left = [line.split('  ')[-1] for line in capsys.readouterr().out.splitlines()]
+    assert left == ['? left', '1:29 left', '1:19 left', '1:20 left']  # 69 steps of 35 / 30 seconds
+
+
+def test_a_run_that_goes_on_measures_from_its_first_report():
+    with Progress(50, 100, 10) as progress:
+        progress.resume(55)  # a validation before any report, whose time includes compilation
+        assert progress.report(60, 2.0) == 0
+
+
 @pytest.mark.parametrize('seconds, text', [(0, '0:00'), (61.4, '1:01'), (3600, '1:00:00')])
 def test_duration(seconds, text):
     assert _duration(seconds) == text

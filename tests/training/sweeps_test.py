@@ -94,6 +94,31 @@ def test_what_a_run_has_of_its_own_precedes_the_settings_of_all(capsys):
         assert f'--set cannot give {field}: the runs of this sweep differ in it' in found
 
 
+def test_fields_of_the_evaluation_can_be_set(capsys):
+    made = shared.Sweep(
+        'A sweep.',
+        {'rope': 'rope()'},
+        settings=('train.steps=5',),
+        evaluation={'near': ('eval.lengths=8', 'eval.samples=4'), 'far': ()},
+    )
+    options = made.parse(['--set', 'eval.samples=2', 'train.lr=0.5', '--seeds', '0'])
+    assert made.evaluations(options) == {
+        'near': ['eval.lengths=8', 'eval.samples=2'],
+        'far': ['eval.samples=2'],
+    }
+    assert made.runs(options)['rope', 0].more == ['train.steps=5', 'train.lr=0.5']
+    plain = made.parse(['--seeds', '0'])
+    assert made.evaluations(plain) == {'near': ['eval.lengths=8', 'eval.samples=4'], 'far': []}
+    for item, message in (
+        ('eval.sample=2', "'eval.samples'"),
+        ('eval.samples=many', 'eval.samples'),
+        ('eval.samples', 'expected FIELD=VALUE'),
+    ):
+        with pytest.raises(SystemExit):
+            made.evaluations(made.parse(['--set', item]))
+        assert message in capsys.readouterr().err, item
+
+
 def test_an_evaluation_of_the_same_runs_and_settings_is_made_once(tmp_path, trained, monkeypatch):
     monkeypatch.setattr(shared, 'evaluate_runs', lambda *what: trained.append(what))
     call = lambda *settings: shared.evaluate_once(['runs/a_0'], tmp_path / 'out', settings)

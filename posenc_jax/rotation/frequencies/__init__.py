@@ -13,3 +13,16 @@ from posenc_jax.rotation.frequencies import (
     pi,
     yarn,
 )
+
+__all__ = [
+    'abf',
+    'dynamic_ntk',
+    'giraffe',
+    'llama3_rope',
+    'longrope',
+    'ntk_aware',
+    'p_rope',
+    'pi',
+    'yarn',
+]
+__dir__ = __all__.copy

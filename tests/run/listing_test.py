@@ -1,0 +1,46 @@
+"""The list of fields of `train.py --help`: every field, its default, and the comment on it."""
+
+import ast
+
+import pytest
+
+import train
+from posenc_jax.run import defaults
+from posenc_jax.run.listing import described, field_help
+
+
+def leaves(config, prefix=''):
+    for name, value in config.items():
+        if hasattr(value, 'items'):
+            yield from leaves(value, f'{prefix}{name}.')
+        else:
+            yield prefix + name, value
+
+
+def test_every_field_is_there_with_its_default():
+    shown = {name: ast.literal_eval(value) for name, value, _ in described() if value is not None}
+    assert shown == dict(leaves(defaults.get_config()))
+
+
+def test_comments_before_and_behind_a_field_are_its_own():
+    said = {name: comment for name, _, comment in described()}
+    assert said['workdir'] == 'folder that holds the runs'
+    assert said['share'].startswith('parameters of the encoding: one set per')
+    assert (
+        said['init'] == 'where the weights come from' and said['train.steps'] == 'optimizer steps'
+    )
+    without = [name for name, value, comment in described() if value is not None and not comment]
+    assert without == [
+        'model.overlap',
+        'model.lower',
+        'model.layers',
+    ]  # of the field above, or plain
+
+
+def test_help_is_readable(capsys):
+    with pytest.raises(SystemExit) as ended:
+        train.parse(['train.py', '--help'])
+    text = capsys.readouterr().out
+    assert not ended.value.code and field_help() in text
+    assert '  --config.train.lr=0.001\n' in text or '  --config.train.lr=1e-3\n' in text
+    assert max(map(len, field_help().splitlines())) <= 100
