@@ -17,6 +17,7 @@ from posenc_jax import (
     mixers,
     positions,
     rotation,
+    testing,
 )
 from posenc_jax.catalog import catalog, cite
 from posenc_jax.core.attention import attend

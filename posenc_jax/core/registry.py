@@ -154,15 +154,23 @@ _ENTRIES: dict[tuple[Kind, str], Entry] = {}
 def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Built], Built]:
     """Decorator that makes a class or function available to spec strings under `key`.
 
+    A definition that is executed again, such as a cell of a notebook, has the module and the
+    qualified name of the entry that exists. It replaces this entry, and one line says so. Encodings
+    that were made before keep the earlier definition.
+
     Raises:
-      ValueError: the key is taken within its kind.
+      ValueError: the key is taken within its kind by another definition.
     """
 
     def add(build):
-        if (kind, key) in _ENTRIES:
+        there = _ENTRIES.get((kind, key))
+        if there is not None and _place(there.build) != _place(build):
             raise ValueError(
-                f'{kind} {key!r} is registered twice: {_ENTRIES[kind, key].build} and {build}'
+                f'{kind} {key!r} is registered already, by {_place(there.build)}; register '
+                f'{_place(build)} under another name'
             )
+        if there is not None:
+            print(f'{kind} {key!r} is registered again; the new {_place(build)} replaces the old')
         named = None if card is None else dataclasses.replace(card, key=key)
         if named is not None:
             build.card = named
@@ -170,6 +178,11 @@ def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Bui
         return build
 
     return add
+
+
+def _place(build: Any) -> str:
+    """Where a class or function is defined: its module and its qualified name."""
+    return f'{build.__module__}.{build.__qualname__}'
 
 
 def entries(kind: Kind | None = None) -> list[Entry]:
