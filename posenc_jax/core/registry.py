@@ -10,10 +10,11 @@ no layers, and codes of graphs that need more than the graph. A key may exist on
 extension that gives this rule to a rotary encoding.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 NAMED_ONLY = ('cache', 'conversion', 'analysis')
@@ -183,6 +184,18 @@ def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Bui
 def _place(build: Any) -> str:
     """Where a class or function is defined: its module and its qualified name."""
     return f'{build.__module__}.{build.__qualname__}'
+
+
+@contextlib.contextmanager
+def restored_after_errors() -> Iterator[None]:
+    """A scope whose registrations are undone if an error ends it."""
+    before = dict(_ENTRIES)
+    try:
+        yield
+    except BaseException:
+        _ENTRIES.clear()
+        _ENTRIES.update(before)
+        raise
 
 
 def entries(kind: Kind | None = None) -> list[Entry]:
