@@ -200,8 +200,13 @@ def test_the_commands_for_an_encoding_of_ones_own_work(tmp_path):
         (tmp_path / name).symlink_to(ROOT / name)
     small = dict(steps=2, warmup=0, batch=2, length=16, eval_every=0)
     fields = [f'--config.train.{name}={value}' for name, value in small.items()]
-    fields += ['--config.eval.at_end=False', '--config.model.layers=1', '--config.model.width=32']
-    few = ['--config.eval.lengths=16', '--config.eval.tokens=64', '--config.eval.protocols=sliding']
+    fields += ['--config.eval.at_end=False', '--config.model.layers=1', '--config.model.width=40']
+    few = [
+        '--config.eval.lengths=16',
+        '--config.eval.stride=8',
+        '--config.eval.tokens=64',
+        '--config.eval.protocols=sliding',
+    ]
     more = {'train.py': fields, 'eval.py': few, 'posenc_jax.generate': ['--tokens=2']}
     for line in commands.strip().splitlines():
         words = shlex.split(line)
