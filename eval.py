@@ -37,6 +37,7 @@ def arguments(
         metavar='DIR',
         help='output of an earlier evaluation, to compare with',
     )
+    parser.add_imports()
     known, rest = parser.parse_known_args(argv)
     from posenc_jax.run.overrides import read_overrides
 

@@ -1,10 +1,11 @@
 """Trains a run, or continues it if it exists, and evaluates it at the end.
 
     python train.py --config=configs/quickstart.py [--config.encoding='alibi()']
-    [--config.train.steps=1000]
+    [--config.train.steps=1000] [--import=MODULE]
 
-`--help` lists every field of a config, which posenc_jax/run/defaults.py defines. To train with
-several processes, start this program once for each, with --coordinator=HOST:PORT --processes=N
+`--help` lists every field of a config, which posenc_jax/run/defaults.py defines. --import=root.py
+imports a file that registers encodings or tasks; the run keeps a copy of it. To train with several
+processes, start this program once for each, with --coordinator=HOST:PORT --processes=N
 --process_id=I. Where JAX finds the processes itself (TPU pods, Slurm, Open MPI), --coordinator=auto
 is enough.
 """
@@ -23,6 +24,11 @@ CONFIG = flags.DEFINE_string(
 )
 COORDINATOR = flags.DEFINE_string(
     'coordinator', '', 'HOST:PORT of process 0, or auto where JAX finds it'
+)
+IMPORT = flags.DEFINE_multi_string(
+    'import',
+    [],
+    "a module that registers encodings or tasks of one's own: a dotted name or a .py file",
 )
 PROCESSES = flags.DEFINE_integer('processes', 1, 'how many processes train together')
 PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'the number of this process, 0 .. processes - 1')
@@ -52,7 +58,9 @@ def parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS([argument for argument in argv if argument not in fields])
         if not CONFIG.value:
             stop('give a config, e.g. --config=configs/quickstart.py', WRONG_INPUT)
-        flags.FLAGS['config'].value = config_file.read(CONFIG.value, fields)
+        config = config_file.read(CONFIG.value, fields)
+        config.imports = (*config.imports, *IMPORT.value)
+        flags.FLAGS['config'].value = config
     except (flags.Error, ValueError, OSError) as error:
         stop(error, WRONG_INPUT)
     return rest

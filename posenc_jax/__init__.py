@@ -29,6 +29,7 @@ from posenc_jax import (
     model,
     positions,
     rotation,
+    testing,
 )
 from posenc_jax.catalog import catalog, cite
 from posenc_jax.core.attention import attend

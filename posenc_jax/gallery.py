@@ -266,6 +266,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument('--heads', type=int, default=8)
     parser.add_argument('--head_dim', type=int, default=64)
+    parser.add_imports()
     known = parser.parse_args(argv)
     try:
         for name in ('train_len', 'heads', 'head_dim'):

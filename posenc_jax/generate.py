@@ -291,6 +291,7 @@ def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
         action='store_true',
         help='read the text again where its length changes frequencies',
     )
+    parser.add_imports()
     known, rest = parser.parse_known_args(argv)
     given = vars(known)
     file, extend = given.pop('prompt_file'), given.pop('extend')

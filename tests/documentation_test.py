@@ -3,9 +3,11 @@
 import doctest
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -184,6 +186,46 @@ def test_training_commands_name_fields_that_exist(page):
                 fields = [word for word in words if word.startswith('--config.')]
                 (path,) = [w.removeprefix('--config=') for w in words if w.startswith('--config=')]
                 config_file.read(str(ROOT / path), fields)
+
+
+@pytest.mark.full
+def test_the_commands_for_an_encoding_of_ones_own_work(tmp_path):
+    """The commands of CONTRIBUTING.md on its example, in a folder of its own, at small sizes."""
+    text = (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+    (code,) = [b for b in blocks('CONTRIBUTING.md', 'python') if '@register' in b]
+    (commands,) = [b for b in blocks('CONTRIBUTING.md', 'bash') if '--import' in b]
+    assert 'save it as `root.py`' in text
+    (tmp_path / 'root.py').write_text(code)
+    for name in ('train.py', 'eval.py', 'configs'):
+        (tmp_path / name).symlink_to(ROOT / name)
+    small = dict(steps=2, warmup=0, batch=2, length=16, eval_every=0)
+    fields = [f'--config.train.{name}={value}' for name, value in small.items()]
+    fields += ['--config.eval.at_end=False', '--config.model.layers=1', '--config.model.width=40']
+    few = [
+        '--config.eval.lengths=16',
+        '--config.eval.stride=8',
+        '--config.eval.tokens=64',
+        '--config.eval.protocols=sliding',
+    ]
+    more = {'train.py': fields, 'eval.py': few, 'posenc_jax.generate': ['--tokens=2']}
+    for line in commands.strip().splitlines():
+        words = shlex.split(line)
+        program = words[2] if words[1] == '-m' else words[1]
+        if program == 'posenc_jax.generate':
+            (tmp_path / 'root.py').rename(tmp_path / 'moved.txt')
+        if program == 'posenc_jax.gallery':
+            (tmp_path / 'moved.txt').rename(tmp_path / 'root.py')
+        done = subprocess.run(
+            [sys.executable, *words[1:], *more.get(program, [])],
+            cwd=tmp_path,
+            env={**os.environ, 'PYTHONPATH': str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, (line, done.stderr[-2000:])
+        if program == 'posenc_jax.testing':
+            assert done.stdout.startswith('root(): 2') and 'laws hold' in done.stdout
+    assert list((tmp_path / 'runs' / 'root' / 'imports').glob('root-*.py'))
 
 
 def test_the_made_up_method_of_the_contributing_guide_works(monkeypatch):

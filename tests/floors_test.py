@@ -17,7 +17,7 @@ FLOORS = (
         *('coordinates', 'fields', 'graph'),
     ),
     ('model',),
-    ('mixers', 'decoding', 'conversion', 'tasks'),
+    ('mixers', 'decoding', 'conversion', 'tasks', 'testing'),
     ('run',),
     ('training', 'evaluation'),
     ('analysis', 'search', 'gallery', 'catalog', 'generate'),

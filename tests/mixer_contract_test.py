@@ -25,7 +25,7 @@ from posenc_jax.decoding.generate import continue_cache, generate
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.recurrent_mixer import RecurrentMixer
 from posenc_jax.model.sharding import make_mesh, param_shardings
-from tests.jaxprs import largest_array
+from posenc_jax.testing.jaxprs import largest_array
 
 LAYERS = [entry for entry in entries('mixer') if entry.is_layer]
 # These read whole rows, later tokens too, so they refuse to decode; their own tests do the rest.

@@ -16,6 +16,7 @@ from posenc_jax.core import disk
 from posenc_jax.core.command import Parser
 from posenc_jax.run import config_file, entries, initial, stored
 from posenc_jax.run.overrides import replaced
+from posenc_jax.run.plan import imported
 from posenc_jax.run.safe import finished_steps
 
 Key = TypeVar('Key')
@@ -89,7 +90,7 @@ class Run:
         Raises:
           ValueError, OSError: a field does not exist or has another type, or a file does not exist.
         """
-        return replaced(config_file.read(self.config), self.overrides)
+        return imported(replaced(config_file.read(self.config), self.overrides))
 
     def complete(self) -> bool:
         """Whether the newest checkpoint is that of the last step."""

@@ -124,6 +124,7 @@ def main(argv: list[str]) -> int:
         metavar='N',
         help='tokens that are measured, at the end; default: a quarter of a window',
     )
+    parser.add_imports()
     known, rest = parser.parse_known_args(argv)
     try:
         for path in run(known, rest):

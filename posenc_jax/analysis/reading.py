@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from posenc_jax.core import imports
 from posenc_jax.core.registry import check_choice
 from posenc_jax.model.pretrained import is_pretrained
 from posenc_jax.model.transformer import Transformer
@@ -40,6 +41,7 @@ def task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:
     """
     path = pathlib.Path(run.partition('|')[0].strip(), stored.FILE)
     config = stored.from_json(path) if path.is_file() else None
+    imports.load(config.imports if config else (), path.parent)
     if config is None or make_task(config).is_language:
         return {}
     return {'eval.lengths': (known.length or config.train.length,)}

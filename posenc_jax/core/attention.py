@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from posenc_jax.core.arguments import check_arrays, check_doors, check_offset, missing_features
-from posenc_jax.core.derivatives import by_jax, reverse_mode_only
+from posenc_jax.core.derivatives import by_jax, forward_mode_refused, reverse_mode_only
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.meshes import explicit_spec, vary, varying_axes, with_auto_axes
 from posenc_jax.core.registry import check_choice
@@ -249,7 +249,8 @@ def _dense(plan, params, constants, *arrays):
 
 
 def _tiled(plan, *arrays):
-    return _attend_tiles(plan, *reverse_mode_only(arrays))
+    with forward_mode_refused():
+        return _attend_tiles(plan, *reverse_mode_only(arrays))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

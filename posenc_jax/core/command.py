@@ -26,10 +26,30 @@ class Parser(argparse.ArgumentParser):
         self.register('type', int, functools.partial(_number, int, 'a whole number of 32 bits'))
         self.register('type', float, functools.partial(_number, float, 'a finite number'))
 
+    def add_imports(self) -> None:
+        """Adds the argument `--import=MODULE`, which imports a module of one's own at once."""
+        self.add_argument(
+            '--import',
+            action=_Import,
+            default=argparse.SUPPRESS,
+            metavar='MODULE',
+            help='a dotted name or a .py file that registers encodings or tasks; may be repeated',
+        )
+
     def error(self, message: str) -> NoReturn:
         self.exit(
             2, f'{self.prog}: error: {shortened(message, 800)}\n'.replace('\n', ' ').rstrip() + '\n'
         )
+
+
+class _Import(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        from posenc_jax.core import imports
+
+        try:
+            imports.load([values])
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
 
 
 def _number(kind: type, wanted: str, text: str) -> Any:

@@ -47,6 +47,20 @@ def reverse_mode_only(tree: Any) -> Any:
     return jax.tree.map(lambda a: _guarded(a) if is_float(a) else a, tree)
 
 
+@contextlib.contextmanager
+def forward_mode_refused() -> Iterator[None]:
+    """A scope of a call of a `jax.custom_vjp`. Under `vmap` within `jit`, as in a compiled
+    `jax.hessian`, JAX refuses a forward-mode derivative itself; its error becomes that of this
+    module.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if 'custom_vjp' in str(error):
+            _refuse()
+        raise
+
+
 def own_gradient(function: Callable, nondiff_argnums: tuple[int, ...] = ()) -> Any:
     """`jax.custom_vjp`, except inside `by_jax`, where JAX differentiates the function itself.
 
@@ -65,7 +79,8 @@ def own_gradient(function: Callable, nondiff_argnums: tuple[int, ...] = ()) -> A
         arrays = {n: a for n, a in enumerate(arguments) if n not in nondiff_argnums}
         # `jax.shard_map` demands that a gradient varies over the axes over which its argument does.
         arrays = reverse_mode_only(vary(arrays, varying_axes(arrays)))
-        return custom(*(arrays.get(n, a) for n, a in enumerate(arguments)))
+        with forward_mode_refused():
+            return custom(*(arrays.get(n, a) for n, a in enumerate(arguments)))
 
     marked: Any = call
     marked.defvjp = custom.defvjp

@@ -10,11 +10,12 @@ no layers, and codes of graphs that need more than the graph. A key may exist on
 extension that gives this rule to a rotary encoding.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 NAMED_ONLY = ('cache', 'conversion', 'analysis')
@@ -155,15 +156,23 @@ _ENTRIES: dict[tuple[Kind, str], Entry] = {}
 def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Built], Built]:
     """Decorator that makes a class or function available to spec strings under `key`.
 
+    A definition that is executed again, such as a cell of a notebook, has the module and the
+    qualified name of the entry that exists. It replaces this entry, and one line says so. Encodings
+    that were made before keep the earlier definition.
+
     Raises:
-      ValueError: the key is taken within its kind.
+      ValueError: the key is taken within its kind by another definition.
     """
 
     def add(build):
-        if (kind, key) in _ENTRIES:
+        there = _ENTRIES.get((kind, key))
+        if there is not None and _place(there.build) != _place(build):
             raise ValueError(
-                f'{kind} {key!r} is registered twice: {_ENTRIES[kind, key].build} and {build}'
+                f'{kind} {key!r} is registered already, by {_place(there.build)}; register '
+                f'{_place(build)} under another name'
             )
+        if there is not None:
+            print(f'{kind} {key!r} is registered again; the new {_place(build)} replaces the old')
         named = None if card is None else dataclasses.replace(card, key=key)
         if named is not None:
             build.card = named
@@ -171,6 +180,23 @@ def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Bui
         return build
 
     return add
+
+
+def _place(build: Any) -> str:
+    """Where a class or function is defined: its module and its qualified name."""
+    return f'{build.__module__}.{build.__qualname__}'
+
+
+@contextlib.contextmanager
+def restored_after_errors() -> Iterator[None]:
+    """A scope whose registrations are undone if an error ends it."""
+    before = dict(_ENTRIES)
+    try:
+        yield
+    except BaseException:
+        _ENTRIES.clear()
+        _ENTRIES.update(before)
+        raise
 
 
 def entries(kind: Kind | None = None) -> list[Entry]:

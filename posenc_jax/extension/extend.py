@@ -91,7 +91,8 @@ def extended_spec(encoding: str, spec: str) -> str:
     nodes = list(parse_layer(encoding).nodes)
     for node in _calls(spec):
         kinds = _extends(node) or ((Rotary, Bias) if node.entry.kind == 'extension' else (Rotary,))
-        relative = lambda n: issubclass(n.entry.build, Rotary) or n.entry.card.promises.relative
+        stated = lambda n: n.entry.card is not None and n.entry.card.promises.relative
+        relative = lambda n: issubclass(n.entry.build, Rotary) or stated(n)
         fits = lambda n: (
             issubclass(n.entry.build, kinds)
             and (hasattr(node.entry.build, 'written') or relative(n))

@@ -12,6 +12,7 @@ def is_relative_bias(encoding: Encoding) -> bool:
     """
     return (
         isinstance(encoding, Bias)
+        and hasattr(encoding, 'card')
         and encoding.card.promises.relative
         and not encoding.opens('mask')
     )

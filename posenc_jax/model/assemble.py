@@ -96,10 +96,11 @@ def _check_direction(cfg, node: spec_language.Node) -> None:
 
 def _in_layer(cfg, node: spec_language.Node, parts: tuple[Encoding, ...]) -> bool:
     """Whether every layer has its own copy of the parts that a call builds. Parts that act at the
-    stem, and parts without variables, exist once.
+    stem, and parts without variables, exist once. Without a Card, 'auto' is one copy in each layer.
     """
-    card: Any = node.entry.card
-    share = card.share if cfg.share == 'auto' else cfg.share
+    card = node.entry.card
+    usual = 'layer' if card is None else card.share
+    share = usual if cfg.share == 'auto' else cfg.share
     at_stem = any(part.opens(door) for part in parts for door in STEM_DOORS)
     has_variables = any(jax.tree.leaves(nnx.state(part)) for part in parts)
     return share == 'layer' and not at_stem and has_variables

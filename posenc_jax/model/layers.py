@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.core.derivatives import own_gradient
+from posenc_jax.core.meshes import explicit_spec, with_auto_axes
 from posenc_jax.core.tokens import Tokens
 
 NORMS = ('rmsnorm', 'layernorm', 'layernorm_scale')
@@ -62,7 +63,11 @@ def linear(x: Float[Array, '... D'], w: Float[Array, 'D F']) -> Float[Array, '..
 def _linear_bwd(operands, g):
     x, w = operands
     rows = lambda a: a.reshape(-1, a.shape[-1])
-    d_w = rows(x).T @ rows(g) if w.shape[0] <= w.shape[1] else (rows(g).T @ rows(x)).T
+    narrow = w.shape[0] <= w.shape[1]
+    product = lambda x, g: rows(x).T @ rows(g) if narrow else (rows(g).T @ rows(x)).T
+    # On a mesh with Explicit axes, which may cut the rows, the gradient is placed like `w`.
+    spec = explicit_spec(w)
+    d_w = product(x, g) if spec is None else with_auto_axes(product, spec, x, g)
     return g @ w.astype(x.dtype).T, d_w.astype(w.dtype)
 
 

@@ -2,12 +2,12 @@
 
 import os
 import runpy
-import traceback
 from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from posenc_jax.core.imports import described
 from posenc_jax.core.registry import quoted
 from posenc_jax.run.fields import check_fields
 from posenc_jax.run.overrides import read_overrides, replaced
@@ -63,21 +63,6 @@ def _executed(path: str) -> Any:
             return made()
     except (Exception, SystemExit) as error:  # a config file may raise anything
         raise ValueError(
-            f'{_named(path)} cannot be read as a config: {_described(error, path)}'
+            f'{_named(path)} cannot be read as a config: {described(error, path)}'
         ) from None
     raise ValueError(f'{_named(path)} has no function get_config()')
-
-
-def _described(error: BaseException, path: str) -> str:
-    """The line of the file where an error arose, with its type and message on one line."""
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == path
-    ]
-    if isinstance(error, SyntaxError) and error.filename == path:
-        lines, error = [error.lineno], SyntaxError(error.msg)
-    where = f'line {lines[-1]}: ' if lines and lines[-1] else ''
-    return (
-        where + type(error).__name__ + (f': {quoted(str(error), 200)[1:-1]}' if str(error) else '')
-    )

@@ -14,6 +14,10 @@ def get_config() -> ConfigDict:
     # parameters, batches, dropout and random positions all derive from it (0 .. 2**32 - 1)
     config.seed = 0
 
+    # Modules that register encodings or tasks of one's own, imported before specs are read: dotted
+    # names or paths of Python files, e.g. 'examples/root.py'. The run keeps copies of the files.
+    config.imports = ()
+
     config.encoding = 'rope()'  # spec string, e.g. 'rope() | alibi()'; all of them: docs/catalog.md
     # parameters of the encoding: one set per 'model', per 'layer', or 'auto' as in its paper
     config.share = 'auto'

@@ -49,11 +49,13 @@ class Initial:
       load: mesh -> that model with its weights, placed on the mesh.
       resized: the extensions, already applied, that change the sizes of variables
         (`segmented_sequences`).
+      imports: the modules that a training run imports, as its config stores them.
     """
 
     cfg: TransformerConfig
     load: Callable[[Mesh], Transformer]
     resized: tuple[spec_language.Node, ...] = ()
+    imports: tuple[str, ...] = ()
 
 
 def open_initial(path: str, extend: str = '') -> Initial | None:
@@ -104,7 +106,7 @@ def _resized(initial: Initial, nodes: tuple[spec_language.Node, ...]) -> Initial
                     )
         return model
 
-    return Initial(cfg, load, nodes)
+    return Initial(cfg, load, nodes, initial.imports)
 
 
 def _open(path):
@@ -117,12 +119,14 @@ def _open(path):
     if not is_folder(directory):
         raise FileNotFoundError(f'init.source: no such run or checkpoint: {directory}')
     try:
-        cfg = read_run(directory).model_config
+        saved = read_run(directory)
+        cfg = saved.model_config
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f'init.source: {error}') from error
     if not isinstance(cfg, TransformerConfig):
         raise SpecError(f'init.source: {path} is a field, whose weights no other run continues')
-    return Initial(dataclasses.replace(cfg, lora_rank=0), lambda mesh: _merged(directory, mesh))
+    cfg = dataclasses.replace(cfg, lora_rank=0)
+    return Initial(cfg, lambda mesh: _merged(directory, mesh), imports=saved.config.imports)
 
 
 def _merged(directory: pathlib.Path, mesh: Mesh) -> Transformer:
@@ -133,7 +137,7 @@ def _merged(directory: pathlib.Path, mesh: Mesh) -> Transformer:
 
 def resolve(config: ConfigDict, initial: Initial | None) -> ConfigDict:
     """Fills in the fields of a config that its `init.source` determines. Returns a copy, or the
-    config itself where there is no source.
+    config itself where there is no source. The modules that the source imports are imported too.
 
     `model` is set to that of the source, and so is `encoding`, unless the config sets another than
     the default. `init.extend` is written into the encoding and then emptied. It may hold context
@@ -154,6 +158,7 @@ def resolve(config: ConfigDict, initial: Initial | None) -> ConfigDict:
             )
         return config
     config = ConfigDict(config.to_dict(), convert_dict=True)
+    config.imports = tuple(dict.fromkeys((*initial.imports, *config.imports)))
     usual = defaults.get_config()
     for name in config.model:
         if name in RUN_FIELDS:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from posenc_jax.core import imports
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.checks import about
 from posenc_jax.core.layer_spec import parse_layer
@@ -71,7 +72,7 @@ def resolve(config: ConfigDict) -> Plan:
       FileNotFoundError: the text does not exist.
     """
     check_fields(config)
-    config = ConfigDict(config.to_dict(), convert_dict=True)
+    config = imported(config)
     check_numbers(config)
     check_choice('model.kind', config.model.kind, (*KINDS, FieldConfig.kind))
     field_settings.check_applies(config)
@@ -110,6 +111,17 @@ def resolve(config: ConfigDict) -> Plan:
                 '--config.eval.at_end=False'
             ) from error
     return plan
+
+
+def imported(config: ConfigDict) -> ConfigDict:
+    """A copy of a config with the names under which its modules are stored; they are imported.
+
+    Raises:
+      ValueError, FileNotFoundError: as `core.imports.load`.
+    """
+    config = ConfigDict(config.to_dict(), convert_dict=True)
+    config.imports = imports.load(config.imports)
+    return config
 
 
 def check_training(plan: Plan) -> None:

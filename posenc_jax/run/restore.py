@@ -8,6 +8,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from posenc_jax.core import imports
 from posenc_jax.model.kinds import Model, abstract_model
 from posenc_jax.model.sharding import dict_shapes, make_mesh
 from posenc_jax.run import stored
@@ -18,7 +19,8 @@ from posenc_jax.run.state import take_apart
 def restore_model(
     run_dir: str | os.PathLike, step: int | None = None, *, mesh: Mesh | None = None
 ) -> tuple[ConfigDict, Model, int]:
-    """Reads a trained model from the directory of its run alone.
+    """Reads a trained model from the directory of its run alone. The modules that the run imports
+    are executed.
 
     Args:
       run_dir: the directory that training wrote.
@@ -38,6 +40,7 @@ def restore_model(
       logits = model(tokens)
     """
     saved = stored.read_saved(pathlib.Path(run_dir, stored.FILE))
+    imports.load(saved.config.imports, run_dir)
     with Checkpoints(run_dir, saved=saved) as checkpoints:
         checkpoints.confirm(step)  # before a model is built from sizes that may be wrong
         graphdef, params, constants = take_apart(abstract_model(saved.model_config))
@@ -48,13 +51,15 @@ def restore_model(
 
 
 def read_run(run_dir: str | os.PathLike) -> stored.Saved:
-    """Reads the config of a run and compares it with the newest checkpoint. No arrays are read.
+    """Reads the config of a run and compares it with the newest checkpoint. No arrays are read. The
+    modules that the run imports are executed.
 
     Raises:
       FileNotFoundError: `run_dir` is not the directory of a run.
       CheckpointError: there is no checkpoint, or it has another config.
     """
     saved = stored.read_saved(pathlib.Path(run_dir, stored.FILE))
+    imports.load(saved.config.imports, run_dir)
     with Checkpoints(run_dir, saved=saved) as checkpoints:
         checkpoints.confirm()
     return saved

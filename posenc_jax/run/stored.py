@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from posenc_jax.core import disk
+from posenc_jax.core import disk, imports
 from posenc_jax.core.registry import quoted
 from posenc_jax.model.config import STAGE
 from posenc_jax.model.field import FieldConfig
@@ -36,8 +36,8 @@ FURTHER = (
 EARLIER = 'resumed_changed'
 # Types of the items of the lists in that file; a stage of a pyramid is a list itself.
 ITEMS = {
-    'pattern': str, 'source_pattern': str, 'eval.lengths': int, 'eval.protocols': str,
-    'eval.depths': float, 'model.lower': STAGE,
+    'imports': str, 'pattern': str, 'source_pattern': str, 'eval.lengths': int,
+    'eval.protocols': str, 'eval.depths': float, 'model.lower': STAGE,
 }  # fmt: skip
 
 
@@ -81,12 +81,13 @@ def save(config: ConfigDict, path: pathlib.Path) -> None:
 
 
 def write(saved: Saved, path: pathlib.Path) -> None:
-    """Writes what `saved_of` returned, as `save` does."""
+    """Writes what `saved_of` returned, as `save` does, and the copies of the files it imports."""
     fields = (
         saved.config.to_dict()
         | {SHAPE: saved.shape}
         | ({EARLIER: saved.earlier} if saved.earlier else {})
     )
+    imports.store(saved.config.imports, path.parent)
     disk.write(path, json.dumps(fields, indent=2) + '\n')
 
 

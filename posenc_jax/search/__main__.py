@@ -67,6 +67,7 @@ def arguments(argv: list[str] | None) -> dict[str, Any]:
     parser.add_argument('--seed', type=int, default=0, metavar='N')
     parser.add_argument('--variant', default='free', metavar='|'.join(VARIANTS))
     parser.add_argument('--out', type=pathlib.Path, metavar='FILE.json')
+    parser.add_imports()
     known, rest = parser.parse_known_args(argv)
     try:
         overrides = read_overrides(rest)

@@ -23,7 +23,7 @@ from posenc_jax.run.checkpoint import Checkpoints, everywhere
 from posenc_jax.run.fields import encoding_label
 from posenc_jax.run.json_file import listed
 from posenc_jax.run.lock import HeldError, hold
-from posenc_jax.run.plan import Plan, resolve
+from posenc_jax.run.plan import Plan, imported, resolve
 from posenc_jax.run.room import run_told
 from posenc_jax.run.safe import finished_steps
 from posenc_jax.run.state import TrainState
@@ -122,6 +122,7 @@ def train(
       config.train.steps = 100
       directory = train(config)
     """
+    config = imported(config)
     source = initial.open_initial(config.init.source, config.init.extend)
     plan = resolve(initial.resolve(config, source))
     config, directory = plan.config, plan.directory

@@ -51,10 +51,31 @@ def test_a_key_is_taken_once_per_kind(empty):
 
     register('a', kind='encoding')(First)
     register('a', kind='extension')(Second)
-    with pytest.raises(ValueError, match="encoding 'a' is registered twice: .*First.*Second"):
+    with pytest.raises(
+        ValueError, match="'a' is registered already, by .*First; register .*Second u"
+    ):
         register('a', kind='encoding')(Second)
     assert lookup('a', ('encoding',)).build is First
     assert lookup('a', ('extension', 'encoding')).build is Second
+
+
+def test_the_same_definition_replaces_itself_and_says_so(empty, capsys):
+    cell = """
+@register('a', kind='encoding', card=card)
+class A(Encoding):
+    number = {}
+"""
+    names = dict(register=register, card=card(), Encoding=Encoding, __name__='__main__')
+    exec(cell.format(1), names)
+    first = lookup('a', ('encoding',)).build
+    assert capsys.readouterr().out == ''
+    exec(cell.format(2), names)
+    assert (first.number, lookup('a', ('encoding',)).build.number) == (1, 2)
+    line = "encoding 'a' is registered again; the new __main__.A replaces the old\n"
+    assert capsys.readouterr().out == line
+    with pytest.raises(ValueError, match='by __main__.A; register own.A under another name'):
+        exec(cell.format(3), {**names, '__name__': 'own'})
+    assert lookup('a', ('encoding',)).build.number == 2
 
 
 def test_the_card_learns_its_key(empty):

@@ -15,7 +15,7 @@ from posenc_jax.mixers.lightnet import PIECE
 from posenc_jax.mixers.lightnet_whole import lightnet_whole
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.sharding import make_mesh
-from tests.jaxprs import largest_array
+from posenc_jax.testing.jaxprs import largest_array
 from tests.methods import recurrent
 from tests.methods.lightnet_test import averaged
 from tests.methods.recurrent import MODEL, draw, make

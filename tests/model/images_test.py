@@ -11,7 +11,7 @@ from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.config import TransformerConfig, pixels_per_patch
 from posenc_jax.model.input_layer import PatchInput
 from posenc_jax.model.transformer import Transformer
-from tests.jaxprs import largest_array
+from posenc_jax.testing.jaxprs import largest_array
 
 SIZES = dict(
     vocab_size=0, train_len=6, layers=2, width=8, heads=2, kind='encoder', output_size=3, channels=2

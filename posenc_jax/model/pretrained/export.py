@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from posenc_jax.core import disk
-from posenc_jax.core.composite import parts_of
+from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.model.pretrained.architectures import describe
 from posenc_jax.model.pretrained.load import leaf_of, name_of_variable
@@ -112,9 +112,9 @@ def _config(model: Transformer) -> dict[str, Any]:
     if cfg.embedding_norm:
         raise PretrainedError('a norm behind the embedding (model.embedding_norm) is not exported')
     parts: list[Any] = [
-        part for part in parts_of(_encoding(model)) if part.card.key not in ('causal', 'document')
+        part for part in parts_of(_encoding(model)) if name_of(part) not in ('causal', 'document')
     ]
-    keys = [part.card.key for part in parts if part.card.key != 'nope']
+    keys = [name_of(part) for part in parts if name_of(part) != 'nope']
     if (
         cfg.mlp == 'swiglu'
         and cfg.norm == 'rmsnorm'

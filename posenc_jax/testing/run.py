@@ -1,0 +1,148 @@
+"""`check` runs all laws on one encoding."""
+
+import dataclasses
+
+from flax import nnx
+
+from posenc_jax.core.compose import make
+from posenc_jax.core.composite import name_of, parts_of
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.registry import Card, Promises, SpecError
+from posenc_jax.testing import forms, promises, sequences
+from posenc_jax.testing.compare import BrokenLaw
+from posenc_jax.testing.subject import CONTEXT, HEADS, KV_HEADS, Subject, moved
+
+# From the cheapest to those that presuppose others.
+LAWS = (
+    forms.shapes,
+    forms.roles,
+    promises.needs_training,
+    promises.determinism,
+    promises.relative,
+    promises.sweep_free,
+    sequences.distances,
+    sequences.heads,
+    forms.one_tile,
+    forms.tiles,
+    forms.tiles_of_few_queries,
+    forms.trained,
+    sequences.decoding,
+    sequences.causality,
+    sequences.padding,
+    sequences.packing,
+    forms.jit,
+    forms.bfloat16,
+    forms.vmap,
+    forms.one_trace,
+    promises.fused,
+    promises.blockwise,
+    promises.chains,
+    promises.checkpoints,
+    forms.mesh,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `check` has checked.
+
+    Attributes:
+      subject: the spec string, or the name of the encoding.
+      kept: the names of the laws that hold.
+      skipped: name -> why a law was not checked.
+    """
+
+    subject: str
+    kept: tuple[str, ...]
+    skipped: dict[str, str]
+
+    def __str__(self):
+        lines = [f'{self.subject}: {len(self.kept)} laws hold: {", ".join(self.kept)}']
+        return '\n'.join(lines + [f'  not checked: {k} ({why})' for k, why in self.skipped.items()])
+
+
+def check(
+    encoding: str | Encoding, *, promises: Promises | None = None, gain: float = 2.0
+) -> Report:
+    """Checks that an encoding keeps the laws of attention: streaming equals dense evaluation,
+    decoding with a cache equals one pass, gradients are finite, packing and padding change nothing,
+    `jit`, `vmap` and bfloat16 work, and the encoding has exactly the properties that its Card
+    promises. It takes half a minute on a CPU.
+
+    The layer that is checked is causal; its sizes are `CONTEXT`. Random numbers are added to all
+    parameters, because some start at zero.
+
+    Args:
+      encoding: a spec string, or an encoding that was made with the sizes `CONTEXT`. Where it needs
+        positions from a task, chain a part before it that places them.
+      promises: what the encoding promises; None takes the promises of its Card. A chain of several
+        encodings with Cards promises nothing unless they are given.
+      gain: scale of the projections to queries, keys and values. Lower it if a law fails by little
+        more than rounding, because the encoding enlarges the rounding error of its inputs.
+
+    Raises:
+      BrokenLaw: a law does not hold; the message says which one, and the largest difference.
+      SpecError: a wrong spec string.
+      ValueError: an encoding of other sizes, or one that reads whole grids.
+
+    Example:
+      >>> report = check('nope()')
+      >>> 'decoding' in report.kept
+      True
+    """
+    name = encoding if isinstance(encoding, str) else name_of(encoding)
+    subject = Subject(_maker(encoding), *_named(encoding, promises), gain=gain)
+    kept, skipped = [], {}
+    for law in LAWS:
+        try:
+            reason = law(subject)
+        except BrokenLaw as error:
+            raise BrokenLaw(f'{name} breaks the law {law.__name__!r}: {error}') from None
+        except Exception as error:
+            error.add_note(f'while the law {law.__name__!r} was checked on {name}')
+            raise
+        if reason:
+            skipped[law.__name__] = reason
+        else:
+            kept.append(law.__name__)
+    return Report(name, tuple(kept), skipped)
+
+
+def _maker(given: str | Encoding):
+    if not isinstance(given, (str, Encoding)):
+        raise SpecError(f'check() takes a spec string or an encoding, got {type(given).__name__}')
+    if isinstance(given, Encoding):
+        _check_sizes(given)
+
+    def build(seed: int) -> Encoding:
+        context = dict(CONTEXT, rngs=nnx.Rngs(seed)) if isinstance(given, str) else {}
+        return moved(make(given, causal=True, **context), seed)
+
+    return build
+
+
+def _check_sizes(encoding: Encoding) -> None:
+    sizes = {'heads': HEADS, 'kv_heads': KV_HEADS}
+    for _, variable in nnx.to_flat_state(nnx.state(encoding)):
+        for size, role in zip(variable.shape, variable.get_metadata().get('axes') or ()):
+            if size != sizes.get(role, size):
+                raise ValueError(
+                    f'{name_of(encoding)} was made for {size} {role}; make it with '
+                    f'**posenc_jax.testing.CONTEXT, which has {sizes[role]}'
+                )
+
+
+def _named(encoding, promises) -> tuple[str, Promises | None]:
+    """The name for the laws, and the promises of the only part with a Card that is no mask of every
+    model.
+    """
+    parts = parts_of(make(encoding, **CONTEXT) if isinstance(encoding, str) else encoding)
+    if any('reads_grid' in part.traits for part in parts):
+        raise ValueError(
+            f'{name_of(parts[0])} reads whole grids, so that it has no causal form to check'
+        )
+    cards: list[Card] = [part.card for part in parts if getattr(part, 'card', None) is not None]
+    masks = ('causal', 'document')
+    (card, *more) = [card for card in cards if card.key not in masks] or cards or [None]
+    stated = card.promises if card is not None and not more else None
+    return ('' if card is None else card.key), promises or stated

@@ -1,0 +1,45 @@
+"""A module of one's own, and the fixture `own`, which forgets such modules after a test."""
+
+import sys
+
+import pytest
+
+from posenc_jax.core import imports, registry
+
+TEXT = """
+from posenc_jax import Encoding, register
+
+@register('own_root', kind='encoding')
+class Root(Encoding):
+    number = {number}
+"""
+
+
+@pytest.fixture(autouse=True)
+def own(monkeypatch):
+    """What a test imports and registers is forgotten after it."""
+    monkeypatch.setattr(registry, '_ENTRIES', dict(registry._ENTRIES))
+    monkeypatch.setattr(imports, '_TEXTS', {})
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith('own_'):
+            del sys.modules[name]
+
+
+def forget():
+    """As in another process."""
+    for key in [key for key in registry._ENTRIES if key[1].startswith('own_')]:
+        del registry._ENTRIES[key]
+    for name in [name for name in sys.modules if name.startswith('own_')]:
+        del sys.modules[name]
+    imports._TEXTS.clear()
+
+
+def write(path, text=TEXT, number=1):
+    path.write_text(text.replace('{number}', str(number)))
+    return str(path)
+
+
+def found():
+    return registry.lookup('own_root', ('encoding',)).build
