@@ -62,7 +62,8 @@ def test_gradients_on_a_mesh(kind, spec):
 @every_spec
 def test_gradients_inside_shard_map(spec):
     function, state = apart(spec)
-    mesh = jax.make_mesh((2,), ('rows',), devices=jax.devices()[:2])
+    auto = (AxisType.Auto,)  # Explicit axes need inputs that lie on the mesh
+    mesh = jax.make_mesh((2,), ('rows',), axis_types=auto, devices=jax.devices()[:2])
     rows, whole = PartitionSpec('rows'), PartitionSpec()
 
     def loss(state, x):

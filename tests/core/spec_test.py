@@ -160,7 +160,7 @@ def test_context_fills_and_the_spec_may_repeat_it():
     assert made('probe()').given['heads'] == made('probe(heads=4)').given['heads'] == 4
     with pytest.raises(SpecError, match='heads=2, but the model has heads=4'):
         made('probe(heads=2)')
-    with pytest.raises(SpecError, match='heads.*make'):
+    with pytest.raises(SpecError, match='heads.*as argument'):
         build(parse('probe()').nodes[0], {'rngs': None})
 
 
