@@ -6,6 +6,7 @@ from typing import Any
 from posenc_jax.core.registry import nearest
 from posenc_jax.model.pretrained.config_fields import checked
 from posenc_jax.model.pretrained.fields import PretrainedError, shown
+from posenc_jax.model.pretrained.gemma import gemma
 from posenc_jax.model.pretrained.gpt import bloom, gpt2, gpt_neox, mpt
 from posenc_jax.model.pretrained.layout import Architecture
 from posenc_jax.model.pretrained.llama import llama
@@ -49,7 +50,12 @@ ARCHITECTURES: dict[str, Callable[[dict[str, Any], object], Architecture]] = {
     'llama': llama,
     'mistral': llama,
     'qwen2': llama,
+    'qwen3': llama,
     'phi3': llama,
+    'smollm3': llama,
+    'olmo2': llama,
+    'gemma2': gemma,
+    'gemma3_text': gemma,
     'gpt_neox': gpt_neox,
     'gpt2': gpt2,
     'bloom': bloom,
