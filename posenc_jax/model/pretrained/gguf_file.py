@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from posenc_jax.core.registry import nearest
+from posenc_jax.model.pretrained.chat import LONGEST, ChatTemplate
 from posenc_jax.model.pretrained.config_fields import FIELDS, ROPE
 from posenc_jax.model.pretrained.fields import (
     FLAG,
@@ -286,6 +287,15 @@ class GGUF:
                 f'{self.path}: the tensor {name!r} is of type {tensor.kind.name}, expected e.g. '
                 'F32 or Q8_0'
             ) from None
+
+    def chat_template(self):
+        template = self._field('tokenizer.chat_template', text(LONGEST, least=1), None)
+        tokens, texts = {}, self._field('tokenizer.ggml.tokens', _TEXTS)
+        for name in ('bos', 'eos'):
+            number = self._field(f'tokenizer.ggml.{name}_token_id', _TOKEN, None)
+            if number is not None and number < len(texts):
+                tokens[f'{name}_token'] = texts[number]
+        return None if template is None else ChatTemplate(template, tokens, self.path)
 
     def tokenizer(self):
         kind, style = (
