@@ -44,9 +44,8 @@ def load_pretrained(
     """Reads a public checkpoint from disk. Nothing is downloaded.
 
     Args:
-      path: a Hugging Face directory (Llama, Mistral, Qwen2, Phi-3, GPT-NeoX, GPT-2, BLOOM, MPT)
-        with `config.json` and safetensors in one file or in shards, or a `.gguf` file of llama
-        architecture.
+      path: a Hugging Face directory of an architecture in docs/pretrained.md with `config.json` and
+        safetensors in one file or in shards, or a `.gguf` file.
       mesh: devices for the weights; None is the first device.
       dtype: dtype of activations; weights are float32.
       **changes: other fields of the `TransformerConfig`, e.g. `remat='full'`.

@@ -1,5 +1,5 @@
-"""Chat templates: the texts and tokens of `transformers`, the places where a checkpoint has one, and
-refused templates.
+"""Chat templates: the texts and tokens of `transformers`, the places where a checkpoint has one,
+and refused templates.
 """
 
 import builtins
