@@ -4,6 +4,7 @@ their Hugging Face directory. `transformers` reads the same files.
 """
 
 import pathlib
+import unicodedata
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def model_of(kind):
     return model
 
 
-def write(file: pathlib.Path, kind, model, **changes):
+def write(file: pathlib.Path, kind, model, general=(), **changes):
     """The model as llama.cpp converts it: tensors under its names, in float32, with 1 added to the
     scales of norms of gemma; the heads keep their order.
     """
@@ -95,8 +96,9 @@ def write(file: pathlib.Path, kind, model, **changes):
     writer.add_token_list([f'{i}' for i in range(VOCABULARY)])
     writer.add_bos_token_id(2), writer.add_eos_token_id(1)
     kinds = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
-    for key, value in {**FILES[kind][2], **changes}.items():
-        kinds[type(value)](f'{kind}.{key}', value)
+    own = {f'{kind}.{key}': value for key, value in {**FILES[kind][2], **changes}.items()}
+    for key, value in {**own, **dict(general)}.items():
+        kinds[type(value)](key, value)
     arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
     names = gguf.get_tensor_name_map(arch, LAYERS)
     for name, tensor in model.state_dict().items():
@@ -135,6 +137,45 @@ def test_transformers_reads_the_same_from_these_files(kind, tmp_path):
     assert read.keys() >= wanted.keys() - {'lm_head.weight'}
     for name, tensor in read.items():
         np.testing.assert_allclose(tensor, wanted[name].numpy(), atol=3e-7, err_msg=name)
+
+
+def test_a_file_may_have_a_chat_template(tmp_path):
+    model, texts = model_of('qwen2'), {'tokenizer.chat_template': '{{ bos_token }}|{{ eos_token }}'}
+    assert open_source(write(tmp_path / 'a.gguf', 'qwen2', model)).chat_template() is None
+    source = open_source(write(tmp_path / 'b.gguf', 'qwen2', model, general=texts))
+    assert source.chat_template().render([]) == '2|1'  # the tokens are called by their numbers
+
+
+TEXTS = [
+    "I'll pay 12345 DM,\n\n  now\tand   then…",
+    'café cafe\u0301  \n x',
+    '汉字 and 12 ١٢ !?\r\n',
+]
+
+
+def test_the_tokenizer_of_qwen2_is_that_of_transformers(tmp_path):
+    """Every pair of letters of a text that may be joined is, so that the pieces tell."""
+    from tokenizers import pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [(a, b) for a in letters for b in letters]
+    tokens = [*letters, *(a + b for a, b in merges), '<|im_end|>']
+    theirs = transformers.Qwen2Tokenizer(
+        vocab={token: i for i, token in enumerate(tokens)}, merges=merges, unk_token=None
+    )
+    writer = gguf.GGUFWriter(tmp_path / 'a.gguf', 'qwen2')
+    writer.add_context_length(64), writer.add_embedding_length(16), writer.add_block_count(1)
+    writer.add_feed_forward_length(24), writer.add_head_count(4)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_tokenizer_model('gpt2'), writer.add_tokenizer_pre('qwen2')
+    writer.add_token_list(tokens), writer.add_token_types([1] * (len(tokens) - 1) + [3])
+    writer.add_token_merges([' '.join(merge) for merge in merges])
+    writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file()
+    writer.close()
+    ours = open_source(tmp_path / 'a.gguf').tokenizer()
+    for text in TEXTS:
+        assert ours.encode(text).ids == theirs.encode(text, add_special_tokens=False)
+        assert ours.decode(ours.encode(text).ids) == unicodedata.normalize('NFC', text)
 
 
 def test_what_a_gemma_file_leaves_out_is_what_llama_cpp_takes(tmp_path):
