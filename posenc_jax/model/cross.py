@@ -15,6 +15,7 @@ from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.masks import Document, Full
 from posenc_jax.core.registry import SpecError
 from posenc_jax.core.tokens import Tokens
+from posenc_jax.model.layers import branch_norms
 from posenc_jax.model.projections import Projections
 from posenc_jax.model.sharding import sharded_attend
 
