@@ -136,7 +136,7 @@ def _environment() -> Any:
         raise jinja2.TemplateError(message)
 
     def to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-        form = dict(indent=indent, separators=separators, sort_keys=sort_keys)
+        form: dict[str, Any] = dict(indent=indent, separators=separators, sort_keys=sort_keys)
         return json.dumps(value, ensure_ascii=ensure_ascii, **form)
 
     environment = ImmutableSandboxedEnvironment(
