@@ -106,6 +106,7 @@ from posenc_jax.logits.rope_alibi_harmonic import harmonic_number, harmonic_pena
 from posenc_jax.logits.rpe_convergent import convergent_bias
 from posenc_jax.logits.sandwich import sandwich_bias, sandwich_curve, sandwich_slopes
 from posenc_jax.logits.shaw import shaw_index, shaw_logits, shaw_terms, shaw_values
+from posenc_jax.logits.soft_cap import soft_capped
 from posenc_jax.logits.ssmax import ssmax_factor
 from posenc_jax.logits.t5_rpe import t5_bias, t5_bucket, t5_thresholds
 from posenc_jax.logits.tra import tra_logits
@@ -225,7 +226,7 @@ __all__ = [
     'self_extend_capacity', 'self_extend_distance', 'shaw_index', 'shaw_logits', 'shaw_terms',
     'shaw_values', 'shuffled_documents', 'sigma_gpt_sinusoid', 'sign_invariant', 'signed_distance',
     'sincos2d_detr', 'sincos2d_table', 'sine_features', 'sine_map', 'sinusoidal_frequencies',
-    'sinusoidal_table', 'slot_shares', 'slot_weights', 'soft_stair', 'spaced_ids',
+    'sinusoidal_table', 'slot_shares', 'slot_weights', 'soft_capped', 'soft_stair', 'spaced_ids',
     'spherical_harmonics', 'ssd_chunks', 'ssd_scan', 'ssmax_factor', 'step_size', 'stretched_table',
     'string_distance', 'switching_ids', 'switching_points', 't5_bias', 't5_bucket', 't5_thresholds',
     'tapa_distance', 'tapa_logits', 'tape_attended', 'tape_fed', 'tape_start', 'tape_turn',

@@ -3,11 +3,13 @@ its continuation. A run of translation() translates its prompts, and a run of ma
 the places `[MASK]` of its prompts.
 
     python -m posenc_jax.generate --run=runs/rope --prompt='The ' [--tokens=64]
-        [--temperature=0.8] [--samples=3]
+        [--temperature=0.8] [--samples=3] [--chat]
 
 --run takes the same runs as eval.py, also 'RUN | EXTENSION'. --prompt may be repeated: all prompts
 are one batch, padded on the left. A continuation ends at the end-of-text token of the checkpoint,
-if it has one. `--config.NAME=VALUE` changes a field of the config, as in eval.py.
+if it has one. With --chat the prompts are what a user says: they are written into the chat template
+of the checkpoint, and the answers are printed alone. `--config.NAME=VALUE` changes a field of the
+config, as in eval.py.
 """
 
 import pathlib
@@ -51,6 +53,7 @@ def continue_text(
     samples: int = 1,
     constant_cache: int | None = None,
     recompute: bool = False,
+    chat: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> list[list[str]]:
     """Continues each prompt `samples` times. Returns for each prompt the list of its continuations,
@@ -72,6 +75,8 @@ def continue_text(
       recompute: reads the text again after every step in which its length changes the frequencies
         of the encoding, so that each token equals that of a full pass. `longrope` with two lists
         does so by default.
+      chat: each prompt is what a user says, and is written into the chat template of the public
+        checkpoint that the run is or whose tokenizer it uses.
       overrides: as for `evaluate`, e.g. {'extend': 'yarn(factor=2.0)'}.
 
     Raises:
@@ -84,7 +89,7 @@ def continue_text(
       continue_text('runs/rope', ['The '], tokens=16)[0][0]
     """
     given = dict(tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    given |= dict(samples=samples, constant_cache=constant_cache, recompute=recompute)
+    given |= dict(samples=samples, constant_cache=constant_cache, recompute=recompute, chat=chat)
     return _texts(run, prompts, overrides or {}, **given)[0]
 
 
@@ -111,9 +116,11 @@ def _texts(run, prompts, overrides, **given) -> tuple[list[list[str]], bool]:
     if not prompts or not all(prompts):
         raise SpecError('a prompt is empty; expected at least one character')
     job = prepare(run, {**overrides, **UNASKED})
-    if isinstance(job.task, (Translation, MaskedText)) and (constant_cache or recompute):
+    if isinstance(job.task, (Translation, MaskedText)) and (
+        constant_cache or recompute or given['chat']
+    ):
         raise SpecError(
-            'constant_cache and recompute are for runs of language(); '
+            'constant_cache, recompute and chat are for runs of language(); '
             f'{job.directory} was trained on {job.config.task}'
         )
     if isinstance(job.task, Translation):
@@ -128,7 +135,7 @@ def _texts(run, prompts, overrides, **given) -> tuple[list[list[str]], bool]:
             f'{job.directory} was trained on {job.config.task}, which is {found}; expected a '
             'run of language(), translation() or masked_text()'
         )
-    return _continued(job, prompts, **given), True
+    return _continued(job, prompts, **given), not given['chat']
 
 
 def _drawn(model: Transformer, ids, given: Mapping[str, Any], **more) -> np.ndarray:
@@ -185,7 +192,12 @@ def _filled(job: Job, task: MaskedText, prompts, temperature: float) -> list[lis
 
 def _continued(job: Job, prompts, **given) -> list[list[str]]:
     tokens, samples, constant_cache = given['tokens'], given['samples'], given['constant_cache']
-    encoded = [job.task.encode(prompt) for prompt in prompts]
+    encoded = [
+        job.task.vocabulary.encode(_in_chat(job, prompt).encode(), begins=False)
+        if given['chat']
+        else job.task.encode(prompt)
+        for prompt in prompts
+    ]
     _check_memory(
         job.cfg, len(prompts) * samples, max(map(len, encoded)) + (constant_cache or tokens)
     )
@@ -236,12 +248,34 @@ def _check_memory(cfg: TransformerConfig, rows: int, capacity: int) -> None:
         )
 
 
-def _ends(job: Job) -> tuple[int, ...]:
-    """The ids of the end-of-text tokens of the public checkpoint whose model or tokenizer the run
-    uses; () if there is none. A text ends at the first one that occurs.
-    """
+def _public(job: Job) -> Any:
+    """The public checkpoint whose model or tokenizer the run uses; None if there is none."""
     path = job.directory if is_pretrained(job.directory) else job.config.data.tokenizer
-    config = open_source(path).config if path else {}
+    return open_source(path) if path else None
+
+
+def _in_chat(job: Job, prompt: str) -> str:
+    """A prompt in the chat template of the public checkpoint."""
+    if (source := _public(job)) is None:
+        raise SpecError(
+            f'chat needs a chat template, and {job.directory} was trained on bytes; expected a '
+            'public checkpoint, or a run with the tokenizer of one'
+        )
+    if (template := source.chat_template()) is None:
+        raise SpecError(
+            f'{source.path} has no chat template; expected chat_template in '
+            'tokenizer_config.json, a file chat_template.jinja, or tokenizer.chat_template in '
+            'GGUF; leave out chat to continue the prompt as it is'
+        )
+    return template.render([{'role': 'user', 'content': prompt}])
+
+
+def _ends(job: Job) -> tuple[int, ...]:
+    """The ids of the end-of-text tokens of that checkpoint; () if there is none. A text ends at the
+    first one that occurs.
+    """
+    source = _public(job)
+    config = source.config if source else {}
     return special_ids('eos_token_id', config, config)
 
 
@@ -292,6 +326,11 @@ def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
         help='read the text again where its length changes frequencies',
     )
     parser.add_imports()
+    parser.add_argument(
+        '--chat',
+        action='store_true',
+        help='write each prompt into the chat template of the checkpoint',
+    )
     known, rest = parser.parse_known_args(argv)
     given = vars(known)
     file, extend = given.pop('prompt_file'), given.pop('extend')

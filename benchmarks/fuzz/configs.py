@@ -15,7 +15,8 @@ import numpy as np
 from benchmarks.fuzz import specs
 from benchmarks.fuzz.target import Target
 from posenc_jax.core.registry import entries
-from posenc_jax.model.layers import BIASES, MLPS, NORMS
+from posenc_jax.model.layers import BIASES, MLPS, NORM_PLACES, NORMS
+from posenc_jax.model.projections import QK_NORMS
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.run import config_file, defaults, settings
 from posenc_jax.run.fields import fields_of
@@ -47,6 +48,8 @@ CHOICES = {
     'model.mlp': MLPS,
     'model.bias': BIASES,
     'model.norm': NORMS,
+    'model.norm_place': NORM_PLACES,
+    'model.qk_norm': QK_NORMS,
     'model.dtype': ('float32', 'bfloat16'),
     'model.remat': ('none', 'full', 'dots'),
     'model.implementation': ('', 'dense', 'blocked'),

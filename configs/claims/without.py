@@ -43,6 +43,7 @@ WITHOUT = {
     'randomized_transformer_xl': 'a form of `randomized_pe`, claim A9',
     'self_extend': 'a baseline of claim R26',
     'ssmax': 'a part of the method of claim B12',
+    'soft_cap': 'a part of public checkpoints; its paper makes no claim of positions',
     'xpos_abf': 'a baseline of claim R25',
     'dynamic_ntk': 'a baseline of claim R9',
     'ntk_aware': 'a baseline of claim R9',

@@ -28,8 +28,9 @@ from configs.sweeps.tables import report
 from posenc_jax.core.command import Parser
 from posenc_jax.core.compose import make
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.model.block import Block, Norm
+from posenc_jax.model.block import Block
 from posenc_jax.model.config import TransformerConfig
+from posenc_jax.model.layers import Norm
 
 LENGTH, LENGTHS, NOISE = 16, (8, 12, 16, 24), 0.1
 ENCODINGS = {'forward': 'sinusoidal()', 'reverse': 'reverse_pe() | sinusoidal()'}

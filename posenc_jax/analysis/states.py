@@ -42,7 +42,7 @@ def layer_states(
       tokens: ids of S sequences.
       parts: 'hidden' [layers + 1, S, T, D], whose first entry is the input of the first layer;
         'attention', 'residual' [layers, S, T, D], what attention adds and the sum with its input;
-        'mlp' [layers, S, T, F], the input of the non-linearity (of the gate, in a swiglu).
+        'mlp' [layers, S, T, F], the input of the non-linearity (of the gate, where there is one).
       batch: sequences that are read at a time.
 
     Raises:
@@ -111,7 +111,7 @@ def _states(static, state, tokens):
             return seen['attention']
 
         seen['hidden'] = block.around(x, mix)
-        seen['residual'] = x + seen['attention']
+        seen['residual'] = x + block.attention_norm_after(seen['attention'])
         if 'mlp' in parts:
             if isinstance(block.mlp, MixFFN):
                 raise ValueError('mix_ffn is a network of images, whose neurons are not read')

@@ -22,6 +22,7 @@ from posenc_jax.logits import (
     rpe_convergent,
     sandwich,
     shaw,
+    soft_cap,
     ssmax,
     t5_rpe,
     tra,

@@ -60,11 +60,15 @@ def assemble(
                 chain_links.append(shared_link((type(mask).__name__, 0, 0), mask))
         blocks.append(_stacked_block(cfg, own if mixer is None else [mixer], rngs))
         links.append(tuple(chain_links))
-    if cfg.lora_rank and all(block.own_mixer is not None for block in blocks):
-        raise SpecError(
-            f'lora_rank is {cfg.lora_rank}, but adapters stand beside the projections of '
-            f'attention, which no layer of {", ".join(cfg.specs)} has; set it to 0'
-        )
+    if all(block.own_mixer is not None for block in blocks):
+        for name, found, none in (
+            ('lora_rank', cfg.lora_rank, 0), ('qk_norm', cfg.qk_norm, 'none')
+        ):  # fmt: skip
+            if found != none:
+                raise SpecError(
+                    f'{name} is {found!r}, but it acts on the projections of attention, which no '
+                    f'layer of {", ".join(cfg.specs)} has; set it to {none!r}'
+                )
     return shared, blocks, tuple(links)
 
 

@@ -1,4 +1,4 @@
-"""The pre-norm block: mixers and a feed-forward network, each behind a norm."""
+"""The block: mixers and a feed-forward network, each with its norms."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.cross import CrossAttention, Source
-from posenc_jax.model.layers import MLP, Norm, dropout
+from posenc_jax.model.layers import MLP, branch_norms, dropout
 from posenc_jax.model.mix_ffn import MixFFN
 from posenc_jax.model.mixer import AttentionMixer
 from posenc_jax.model.projections import Projections
@@ -24,7 +24,8 @@ class Block(nnx.Module):
     owns, or the mixer that takes the place of attention.
 
     With `cfg.parallel` attention and network read the same x:
-    `x + attention(norm(x)) + mlp(norm'(x))`.
+    `x + attention(norm(x)) + mlp(norm'(x))`. With `cfg.norm_place` 'after' a branch is
+    `x + norm(attention(x))`, and with 'both' it is `x + norm'(attention(norm(x)))`.
 
     Args:
       cfg: a `TransformerConfig`.
@@ -47,7 +48,7 @@ class Block(nnx.Module):
     ):
         # With this gain the residual stream is of order one at any depth.
         drawn: dict[str, Any] = dict(gain=(2 * cfg.layers) ** -0.5, stack=stack, rngs=rngs)
-        self.attention_norm = Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon, stack=stack)
+        self.attention_norm, self.attention_norm_after = branch_norms(cfg, stack)
         self.own_mixer: Any = own_mixer
         self.cross: Any = cross
         self.attention: Any = (
@@ -57,6 +58,9 @@ class Block(nnx.Module):
                 cfg.kv_heads,
                 cfg.head_dim,
                 bias=cfg.bias,
+                qk_norm=cfg.qk_norm,
+                norm=cfg.norm,
+                epsilon=cfg.epsilon,
                 rank=cfg.lora_rank,
                 alpha=cfg.lora_alpha,
                 **drawn,
@@ -64,7 +68,7 @@ class Block(nnx.Module):
             if own_mixer is None
             else None
         )
-        self.mlp_norm = Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon, stack=stack)
+        self.mlp_norm, self.mlp_norm_after = branch_norms(cfg, stack)
         self.mlp: Any = (
             MixFFN(cfg.width, cfg.mlp_width, stack=stack, rngs=rngs)
             if cfg.mlp == 'mix_ffn'
@@ -181,11 +185,12 @@ class Block(nnx.Module):
         add = lambda x, out, key: constrain(
             x + dropout(out, self.dropout, key), 'batch', 'sequence', None
         )
-        before, x = x, add(x, mix(self.attention_norm(x)), mix_key)
+        before = x
+        x = add(x, self.attention_norm_after(mix(self.attention_norm(x))), mix_key)
         if cross is not None:
             x = add(x, cross(x), cross_key)
         h = self.mlp_norm(before if self.parallel else x)
         out = self.mlp(h, grid) if isinstance(self.mlp, MixFFN) else self.mlp(h)
         if fed is not None:
             fed(out)
-        return add(x, out, mlp_key)
+        return add(x, self.mlp_norm_after(out), mlp_key)

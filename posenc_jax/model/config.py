@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from posenc_jax.core.attention import IMPLEMENTATIONS
 from posenc_jax.core.checks import about
 from posenc_jax.core.memory import readable
 from posenc_jax.core.registry import check_choice, quoted
-from posenc_jax.model.layers import BIASES, MLPS, NORMS
+from posenc_jax.model.layers import BIASES, GATES, MLPS, NORM_PLACES, NORMS
+from posenc_jax.model.projections import QK_NORMS
+from posenc_jax.model.pyramid import pixels_per_patch
 
 KINDS = {'decoder': True, 'encoder': False, 'encoder_decoder': True}  # kind -> causal
 POOLS = ('', 'mean', 'first', 'last', 'token')
@@ -19,35 +20,6 @@ DTYPES = ('float32', 'bfloat16')
 MAX_BYTES = 2**44  # of all weights in float32, more than those of the largest known models
 SOURCE = ('source_size', 'source_len', 'source_layers')
 SIZES = ('layers', 'width', 'heads', 'kv_heads', 'head_dim', 'mlp_width', 'lora_rank')
-STAGE = (int, int, int, int, str)  # of a pyramid: layers, width, heads, patch, spec
-
-
-def pixels_per_patch(patch: int, lower: Sequence[Sequence]) -> int:
-    """The side, in pixels of the image, of what a patch of the last stage stands for.
-
-    Args:
-      patch: side of its patches in cells of the stage before.
-      lower: the stages before, see `TransformerConfig`.
-
-    Raises:
-      ValueError: a stage that is not (layers, width, heads, patch, spec).
-
-    Example:
-      >>> pixels_per_patch(2, [(2, 32, 1, 4, 'nope()')])
-      8
-    """
-    for number, stage in enumerate(lower):
-        if (
-            not isinstance(stage, (tuple, list))
-            or len(stage) != len(STAGE)
-            or not all(map(isinstance, stage, STAGE))
-            or min(stage[:4]) < 1
-        ):
-            raise ValueError(
-                'a stage in lower is (layers, width, heads, patch, spec), e.g. (2, 32, 1, 4, '
-                f"'rope()'); stage {number} is {quoted(stage)}"
-            )
-    return patch * math.prod(stage[3] for stage in lower)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,14 +56,18 @@ class TransformerConfig:
       kv_heads: key/value heads of attention, a divisor of heads; 0 = heads. A mixer in the place of
         attention says itself which of kv_heads, bias and share it follows.
       head_dim: 0 = width // heads.
-      mlp, mlp_width: 'gelu' (tanh form), 'gelu_erf', 'swiglu' or, for images, 'mix_ffn', and the
-        hidden width; 0 = 4 * width.
-      bias: of projections: 'none', 'qkv', or 'all' (not with swiglu).
+      mlp, mlp_width: 'gelu' (tanh form), 'gelu_erf', 'swiglu', 'geglu' (a gate by the tanh form of
+        gelu) or, for images, 'mix_ffn', and the hidden width; 0 = 4 * width.
+      bias: of projections: 'none', 'qkv', or 'all' (not with a gate).
       norm, epsilon: 'rmsnorm', 'layernorm' or 'layernorm_scale' (no bias), and what is added to the
         mean square.
+      norm_place: whether a norm stands 'before' each branch of a block, 'after' it, or at 'both'.
+      qk_norm: a norm of the projected queries and keys: 'none', of every 'head', or over the
+        'width' of all heads together.
       parallel: whether attention and feed-forward of a block read the same input.
       tie: whether the output uses the embedding table. Then every token at first predicts itself,
         with a logit of about sqrt(width).
+      output_cap: c, by which the output is `c tanh(logits / c)`; 0 for none.
       embedding_scale: factor of the token vectors at the input; 0 = sqrt(width), the inverse of
         their initial standard deviation, so that positions are added to vectors of unit variance.
       embedding_norm: whether the token vectors are normed at the input.
@@ -137,8 +113,11 @@ class TransformerConfig:
     bias: str = 'none'
     norm: str = 'rmsnorm'
     epsilon: float = 1e-6
+    norm_place: str = 'before'
+    qk_norm: str = 'none'
     parallel: bool = False
     tie: bool = False
+    output_cap: float = 0.0
     embedding_scale: float = 0.0
     embedding_norm: bool = False
     lora_rank: int = 0
@@ -179,20 +158,24 @@ class TransformerConfig:
             ('share', SHARES),
             ('mlp', MLPS),
             ('norm', NORMS),
+            ('norm_place', NORM_PLACES),
+            ('qk_norm', QK_NORMS),
             ('bias', BIASES),
             ('remat', REMATS),
             ('dtype', DTYPES),
             ('implementation', ('', *IMPLEMENTATIONS)),
         ):
             check_choice(name, getattr(self, name), choices)
-        if self.bias == 'all' and self.mlp == 'swiglu':
-            raise ValueError("bias='all' is not defined for mlp='swiglu'; use bias='qkv'")
+        if self.bias == 'all' and self.mlp in GATES:
+            raise ValueError(f"bias='all' is not defined for mlp={self.mlp!r}; use bias='qkv'")
         if not self.epsilon > 0:
             raise ValueError(f'epsilon must be positive, got {self.epsilon}')
         if not self.embedding_scale >= 0:
             raise ValueError(
                 f'embedding_scale must be positive, or 0 to derive it, got {self.embedding_scale}'
             )
+        if not 0.0 <= self.output_cap < math.inf:
+            raise ValueError(f'output_cap must be positive, or 0 for none, got {self.output_cap}')
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f'dropout must lie in [0, 1), got {self.dropout}')
         derive = lambda name, value: object.__setattr__(self, name, getattr(self, name) or value)
@@ -240,7 +223,7 @@ class TransformerConfig:
           1648
         """
         heads = self.head_dim * 2 * (self.heads + self.kv_heads)
-        mlp = self.mlp_width * (3 if self.mlp == 'swiglu' else 2)
+        mlp = self.mlp_width * (3 if self.mlp in GATES else 2)
         adapters = self.lora_rank * (4 * self.width + heads)
         mixers = 1
         if self.kind == 'encoder_decoder':

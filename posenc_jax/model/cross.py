@@ -15,7 +15,7 @@ from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.masks import Document, Full
 from posenc_jax.core.registry import SpecError
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.model.layers import Norm
+from posenc_jax.model.layers import branch_norms
 from posenc_jax.model.projections import Projections
 from posenc_jax.model.sharding import sharded_attend
 
@@ -115,13 +115,16 @@ class CrossAttention(nnx.Module):
     def __init__(
         self, cfg, encodings: list[Encoding], *, stack: tuple[int, ...] = (), rngs: nnx.Rngs
     ):
-        self.norm = Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon, stack=stack)
+        self.norm, self.norm_after = branch_norms(cfg, stack)
         self.attention = Projections(
             cfg.width,
             cfg.heads,
             cfg.kv_heads,
             cfg.head_dim,
             bias=cfg.bias,
+            qk_norm=cfg.qk_norm,
+            norm=cfg.norm,
+            epsilon=cfg.epsilon,
             gain=(3 * cfg.layers) ** -0.5,
             stack=stack,
             rngs=rngs,
@@ -161,7 +164,7 @@ class CrossAttention(nnx.Module):
         q, _, _, tq, _ = self.encoding.project(q, own_k, own_v, tok, tok, None)
         own = dict(block=self.block, implementation=self.implementation)
         out = sharded_attend(self.encoding, q, k, v, tq, known, **{**own, **options})
-        return self.attention.output(out)
+        return self.norm_after(self.attention.output(out))
 
 
 def stacked_cross(cfg, groups: int, rngs: nnx.Rngs) -> CrossAttention:

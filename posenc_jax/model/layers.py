@@ -1,6 +1,7 @@
 """Parts of a transformer block: norms, feed-forward networks, matrix products, initial weights."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ from posenc_jax.core.meshes import explicit_spec, with_auto_axes
 from posenc_jax.core.tokens import Tokens
 
 NORMS = ('rmsnorm', 'layernorm', 'layernorm_scale')
-MLPS = ('gelu', 'gelu_erf', 'swiglu', 'mix_ffn')
+NORM_PLACES = ('before', 'after', 'both')
+GATES = {'swiglu': jax.nn.silu, 'geglu': jax.nn.gelu}  # gelu in its tanh form
+MLPS = ('gelu', 'gelu_erf', *GATES, 'mix_ffn')
 BIASES = ('none', 'qkv', 'all')
 
 
@@ -125,14 +128,16 @@ def shifted(
     return x if bias is None else x + bias.astype(x.dtype)
 
 
-def swiglu_mlp(
+def gated_mlp(
     x: Float[Array, '... D'],
     w_gate: Float[Array, 'D F'],
     w_in: Float[Array, 'D F'],
     w_out: Float[Array, 'F D'],
+    *,
+    kind: str = 'swiglu',
 ) -> Float[Array, '... D']:
-    """`(silu(x w_gate) * x w_in) w_out`."""
-    return _output(lambda gate, h: jax.nn.silu(gate) * h, w_out, linear(x, w_gate), linear(x, w_in))
+    """`(silu(x w_gate) * x w_in) w_out`; with the kind 'geglu', the tanh form of gelu for silu."""
+    return _output(lambda gate, h: GATES[kind](gate) * h, w_out, linear(x, w_gate), linear(x, w_in))
 
 
 def _output(activation, w_out, *hidden):
@@ -175,6 +180,11 @@ def pooled(x: Float[Array, 'B T D'], tok: Tokens | None, pool: str) -> Float[Arr
     at = jnp.argmax(order, axis=1)
     at = at if pool != 'last' else x.shape[1] - 1 - at
     return jnp.take_along_axis(x, at[:, None, None], axis=1)
+
+
+def unchanged(x: Array) -> Array:
+    """What stands where a model has no norm."""
+    return x
 
 
 def zeros(
@@ -228,8 +238,18 @@ class Norm(nnx.Module):
         return layer_norm(x, self.scale[...], bias, epsilon=self.epsilon)
 
 
+def branch_norms(cfg, stack: tuple[int, ...]) -> tuple[Any, Any]:
+    """The norms before and after a branch of a block, by `cfg.norm_place`."""
+    make = lambda place: (
+        Norm(cfg.norm, cfg.width, epsilon=cfg.epsilon, stack=stack)
+        if cfg.norm_place in (place, 'both')
+        else unchanged
+    )
+    return make('before'), make('after')
+
+
 class MLP(nnx.Module):
-    """`gelu_mlp` or `swiglu_mlp` with their variables. `gain` scales the initial output."""
+    """`gelu_mlp` or `gated_mlp` with their variables. `gain` scales the initial output."""
 
     def __init__(
         self,
@@ -246,7 +266,7 @@ class MLP(nnx.Module):
         self.w_in = normal(rngs, (width, hidden), width, ('width', 'mlp'), stack=stack)
         self.w_gate = (
             normal(rngs, (width, hidden), width, ('width', 'mlp'), stack=stack)
-            if kind == 'swiglu'
+            if kind in GATES
             else None
         )
         self.w_out = normal(rngs, (hidden, width), hidden, ('mlp', 'width'), gain=gain, stack=stack)
@@ -265,21 +285,21 @@ class MLP(nnx.Module):
         return mlp
 
     def before(self, x: Float[Array, '... D']) -> Float[Array, '... F']:
-        """The input of the non-linearity, of the gate in a swiglu; not of a `joined` network."""
+        """The input of the non-linearity, or of the gate; not of a `joined` network."""
         w = self.w_in if self.w_gate is None else self.w_gate
         return shifted(linear(x, w[...]), value(self.b_in))
 
     def __call__(self, x):
         if self.rows_in is not None and self.rows_out is not None:
             h = linear_rows(x, self.rows_in[...])
-            if self.kind == 'swiglu':
+            if self.kind in GATES:
                 gate, h = jnp.split(h, 2, axis=-1)
-                h = jax.nn.silu(gate) * h
+                h = GATES[self.kind](gate) * h
             else:
                 h = jax.nn.gelu(shifted(h, value(self.b_in)), approximate=self.kind == 'gelu')
             return shifted(linear_rows(h, self.rows_out[...]), value(self.b_out))
         if self.w_gate is not None:
-            return swiglu_mlp(x, self.w_gate[...], self.w_in[...], self.w_out[...])
+            return gated_mlp(x, self.w_gate[...], self.w_in[...], self.w_out[...], kind=self.kind)
         approximate = self.kind == 'gelu'
         out = gelu_mlp(
             x, self.w_in[...], self.w_out[...], value(self.b_in), approximate=approximate

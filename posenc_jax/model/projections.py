@@ -6,8 +6,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.model.layers import as_rows, linear, linear_rows, normal, shifted, value, zeros
+from posenc_jax.model.layers import (
+    Norm,
+    as_rows,
+    linear,
+    linear_rows,
+    normal,
+    shifted,
+    unchanged,
+    value,
+    zeros,
+)
 from posenc_jax.model.sharding import constrain
+
+QK_NORMS = ('none', 'head', 'width')
 
 
 class Adapter(nnx.Module):
@@ -63,7 +75,8 @@ def merge_adapters(attention: 'Projections') -> 'Projections':
 
 class Projections(nnx.Module):
     """The projections before and behind `attend`: from x to q, k, v, and from its result to x. With
-    `rank`, there is an `Adapter` beside each.
+    `rank`, there is an `Adapter` beside each. With `qk_norm`, queries and keys are normed, every
+    'head' by itself or over the 'width' of all heads, by a norm of the kind `norm`.
     """
 
     def __init__(
@@ -79,6 +92,9 @@ class Projections(nnx.Module):
         rngs: nnx.Rngs,
         rank: int = 0,
         alpha: float = 16.0,
+        qk_norm: str = 'none',
+        norm: str = 'rmsnorm',
+        epsilon: float = 1e-6,
     ):
         into = lambda count, role: normal(
             rngs, (width, count, head_dim), width, ('width', role, 'head_dim'), stack=stack
@@ -102,6 +118,15 @@ class Projections(nnx.Module):
         )
         self.b_out = zeros((width,), ('width',), stack=stack) if bias == 'all' else None
         self.width, self.sizes = width, (heads, kv_heads, head_dim)
+        self.qk_norm = qk_norm
+        self.q_norm, self.k_norm = (
+            unchanged
+            if qk_norm == 'none'
+            else Norm(
+                norm, head_dim * (count if qk_norm == 'width' else 1), epsilon=epsilon, stack=stack
+            )
+            for count in (heads, kv_heads)
+        )
         self.rows_in = self.rows_out = None
         self.adapters = nnx.Dict() if rank else None
         if self.adapters is not None:
@@ -129,8 +154,8 @@ class Projections(nnx.Module):
             )
             q, k, v = jnp.split(out, [heads, heads + kv_heads], axis=2)
             return (
-                shifted(q, value(self.b_q)),
-                shifted(k, value(self.b_k)),
+                self._normed(self.q_norm, shifted(q, value(self.b_q))),
+                self._normed(self.k_norm, shifted(k, value(self.b_k))),
                 shifted(v, value(self.b_v)),
             )
 
@@ -138,8 +163,8 @@ class Projections(nnx.Module):
             out = self._adapted(name, x, linear(x, w.reshape(w.shape[0], -1)))
             return shifted(out.reshape(*x.shape[:2], *w.shape[1:]), value(bias))
 
-        q = projected('q', self.w_q[...], self.b_q)
-        k = projected('k', self.w_k[...], self.b_k)
+        q = self._normed(self.q_norm, projected('q', self.w_q[...], self.b_q))
+        k = self._normed(self.k_norm, projected('k', self.w_k[...], self.b_k))
         v = projected('v', self.w_v[...], self.b_v)
         return (
             constrain(q, 'batch', 'sequence', 'heads', None),
@@ -156,6 +181,11 @@ class Projections(nnx.Module):
         return shifted(
             self._adapted('out', flat, linear(flat, w.reshape(-1, w.shape[-1]))), value(self.b_out)
         )
+
+    def _normed(self, norm, x: Float[Array, 'B T heads H']) -> Float[Array, 'B T heads H']:
+        if self.qk_norm == 'width':
+            return norm(x.reshape(*x.shape[:2], -1)).reshape(x.shape)
+        return norm(x)
 
     def _adapted(self, name, x, out):
         return out if self.adapters is None else out + self.adapters[name](x)

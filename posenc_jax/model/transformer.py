@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.core.checks import about
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tokens import Tokens
+from posenc_jax.logits.soft_cap import soft_capped
 from posenc_jax.model import change_parts
 from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.cross import Source
@@ -165,6 +166,7 @@ class Transformer(LayerStack):
         out = jnp.einsum(
             axes, hidden, table[...].astype(hidden.dtype), preferred_element_type=jnp.float32
         )
+        out = soft_capped(out, self.cfg.output_cap) if self.cfg.output_cap else out
         return constrain(out, 'batch', 'sequence', None)
 
     def __call__(

@@ -76,14 +76,18 @@ def get_config() -> ConfigDict:
     model.heads = 8  # N, query heads
     model.kv_heads = 0  # K, key and value heads, a divisor of heads; 0 means heads
     model.head_dim = 0  # H; 0 means width // heads
-    model.mlp = 'gelu'  # 'gelu' (tanh form), 'gelu_erf', 'swiglu' or, for images, 'mix_ffn'
+    # 'gelu' (tanh form), 'gelu_erf', 'swiglu', 'geglu' or, for images, 'mix_ffn'
+    model.mlp = 'gelu'
     model.mlp_width = 0  # hidden width; 0 means 4 * width
     model.bias = 'none'  # which projections have biases: 'none', 'qkv', 'all'
-    # 'rmsnorm', 'layernorm' or 'layernorm_scale' (without bias), before each branch
-    model.norm = 'rmsnorm'
+    model.norm = 'rmsnorm'  # 'rmsnorm', 'layernorm' or 'layernorm_scale' (without bias)
     model.epsilon = 1e-6  # added to the mean square in the norms
+    model.norm_place = 'before'  # where norms stand: 'before' each branch, 'after' it or at 'both'
+    # norm of queries and keys: 'none', of every 'head', or over the 'width' of all heads
+    model.qk_norm = 'none'
     model.parallel = False  # attention and feed-forward of a block read the same input
     model.tie = False  # whether the output uses the embedding table
+    model.output_cap = 0.0  # c of `c tanh(logits / c)` at the output; 0 for none
     # factor of the token vectors at the input; 0 means sqrt(width), which gives them unit variance
     model.embedding_scale = 0.0
     model.embedding_norm = False  # a norm of the token vectors at the input

@@ -16,9 +16,10 @@ from posenc_jax.core import spec as spec_language
 from posenc_jax.core.checks import about
 from posenc_jax.core.layer_spec import parse_layer
 from posenc_jax.core.registry import SpecError, check_choice, quoted
-from posenc_jax.model.config import KINDS, POOLS, TransformerConfig, pixels_per_patch
+from posenc_jax.model.config import KINDS, POOLS, TransformerConfig
 from posenc_jax.model.field import Field, FieldConfig
 from posenc_jax.model.kinds import Model, ModelConfig, abstract_model
+from posenc_jax.model.pyramid import pixels_per_patch
 from posenc_jax.run import field_settings, settings
 from posenc_jax.run.fields import check_fields, check_numbers, fields_of
 from posenc_jax.tasks import FieldTask, Task

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 
 from posenc_jax.core import disk, imports
 from posenc_jax.core.registry import quoted
-from posenc_jax.model.config import STAGE
 from posenc_jax.model.field import FieldConfig
 from posenc_jax.model.kinds import ModelConfig
+from posenc_jax.model.pyramid import STAGE
 from posenc_jax.run import defaults
 from posenc_jax.run.fields import fields_of
 from posenc_jax.run.json_file import listed, read_object, typed

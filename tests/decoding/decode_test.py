@@ -138,6 +138,8 @@ def test_without_stacks_the_model_is_the_same(toys):
         dict(mlp='swiglu', bias='qkv', norm='rmsnorm'),
         dict(bias='all', mlp='gelu_erf', norm='layernorm', parallel=True),
         dict(lora_rank=2),
+        dict(qk_norm='head', norm_place='both', mlp='geglu', output_cap=3.0),
+        dict(qk_norm='width', norm_place='after', bias='qkv'),
     ],
 )
 def test_joined_projections_decode_the_same(toys, fields):

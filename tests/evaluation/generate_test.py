@@ -4,6 +4,7 @@ end-of-text, clear refusals.
 
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -204,3 +205,22 @@ def test_smollm2_continues_a_text():
         32,
         33,
     ]
+
+
+def test_a_prompt_is_written_into_the_chat_template(checkpoint, tmp_path, capsys):  # noqa: F811
+    run = tmp_path / 'chat'
+    shutil.copytree(checkpoint[0] / 'model', run)
+    with pytest.raises(ValueError, match='has no chat template; expected chat_template in'):
+        continue_text(str(run), ['the'], tokens=4, chat=True)
+    template = '{{ messages[0].role }}: {{ messages[0].content }}|'
+    (run / 'tokenizer_config.json').write_text(json.dumps({'chat_template': template}))
+    assert main([f'--run={run}', '--prompt=the', '--tokens=4', '--chat']) == 0
+    answer = continue_text(str(run), ['user: the|'], tokens=4)[0][0]
+    assert capsys.readouterr().out == f'{answer}\n'
+
+
+def test_a_run_on_bytes_has_no_chat_template(runs):
+    with pytest.raises(ValueError, match='chat needs a chat template, and .* trained on bytes'):
+        continue_text(str(runs / 'rope'), ['a'], chat=True)
+    with pytest.raises(ValueError, match=r'recompute and chat are for runs of language\(\)'):
+        continue_text(str(runs / 'masked'), ['a [MASK]'], chat=True)

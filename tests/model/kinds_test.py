@@ -250,6 +250,8 @@ def test_the_layers_of_a_source_have_a_pattern():
     assert model.encoded(TEXT, UNEQUAL).x.shape == every.encoded(TEXT, UNEQUAL).x.shape
 
 
-def test_adapters_need_a_layer_with_attention():
-    with pytest.raises(SpecError, match='lora_rank is 2, .* no layer of cheems'):
+def test_adapters_and_norms_of_queries_need_a_layer_with_attention():
+    with pytest.raises(SpecError, match='lora_rank is 2, .* no layer of cheems.* set it to 0'):
         model_of(encoding='cheems(chunk=4)', lora_rank=2)
+    with pytest.raises(SpecError, match="qk_norm is 'head', .* no layer of .* set it to 'none'"):
+        model_of(encoding='cheems(chunk=4)', qk_norm='head')

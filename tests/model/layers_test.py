@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from posenc_jax.model.layers import dropout, gelu_mlp, layer_norm, rms_norm, swiglu_mlp
+from posenc_jax.model.layers import dropout, gated_mlp, gelu_mlp, layer_norm, rms_norm
 from posenc_jax.model.mixer import layer_rows
 
 RNG = np.random.default_rng(0)
@@ -36,8 +36,9 @@ def test_mlps_are_those_of_numpy():
     np.testing.assert_allclose(gelu_mlp(X, A, C), gelu @ C, atol=1e-5)
     gate = X @ B
     np.testing.assert_allclose(
-        swiglu_mlp(X, B, A, C), (gate / (1 + np.exp(-gate)) * h) @ C, atol=1e-5
+        gated_mlp(X, B, A, C), (gate / (1 + np.exp(-gate)) * h) @ C, atol=1e-5
     )
+    np.testing.assert_allclose(gated_mlp(X, A, B, C, kind='geglu'), (gelu * gate) @ C, atol=1e-5)
 
 
 def test_dropout_drops_the_asked_share_and_keeps_the_mean():

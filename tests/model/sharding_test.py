@@ -48,6 +48,7 @@ def loss_and_gradients(graphdef):
         ('toy_table() | toy_gate() | toy_shift()', dict(mlp='swiglu', norm='layernorm', tie=False)),
         ('toy_path()', dict(implementation='blocked', block=4)),
         ('', dict(pattern=('alibi()', 'toy_slope()'), remat='full')),
+        ('alibi()', dict(qk_norm='width', norm_place='both', mlp='geglu', output_cap=2.0)),
     ],
 )
 def test_logits_and_gradients_equal_those_of_one_device(toys, mesh, spec, extra):

@@ -18,6 +18,7 @@ from posenc_jax.core.tokens import Tokens
 from posenc_jax.embedding.sinusoidal import Sinusoidal
 from posenc_jax.logits.alibi import ALiBi
 from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.model.layers import unchanged
 
 BASE = dict(vocab_size=11, train_len=8, layers=4, width=16, heads=4, encoding='alibi()')
 TOKENS = jax.random.randint(jax.random.key(1), (2, 9), 0, 11)
@@ -37,6 +38,8 @@ def plain_forward(model, tokens):
     cfg, block = model.cfg, model.blocks[0]
 
     def norm(x, module, layer):
+        if module is unchanged:
+            return x
         scale = f(module.scale)
         scale = scale if layer is None else scale[layer]
         if module.bias is None:
@@ -46,6 +49,11 @@ def plain_forward(model, tokens):
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale + (
             bias if layer is None else bias[layer]
         )
+
+    def qk_normed(x, module, layer):  # [B, heads, T, H]
+        rows = np.swapaxes(x, 1, 2)
+        flat = rows.reshape(*rows.shape[:2], -1) if cfg.qk_norm == 'width' else rows
+        return np.swapaxes(norm(flat, module, layer).reshape(rows.shape), 1, 2)
 
     x = f(model.embedding)[np.asarray(tokens)] * cfg.width**0.5
     length, group = tokens.shape[1], cfg.heads // cfg.kv_heads
@@ -59,21 +67,30 @@ def plain_forward(model, tokens):
             np.einsum('btd,dnh->bnth', h, f(w)[layer])
             for w in (block.attention.w_q, block.attention.w_k, block.attention.w_v)
         )
+        q, k = (
+            qk_normed(q, block.attention.q_norm, layer),
+            qk_normed(k, block.attention.k_norm, layer),
+        )
         k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
         s = np.einsum('bnth,bnsh->bnts', q, k) / np.sqrt(cfg.head_dim) + bias
         w = np.exp(s - s.max(-1, keepdims=True))
         out = np.einsum('bnts,bnsh->btnh', w / w.sum(-1, keepdims=True), v)
-        x = x + np.einsum('btnh,nhd->btd', out, f(block.attention.w_out)[layer])
+        out = np.einsum('btnh,nhd->btd', out, f(block.attention.w_out)[layer])
+        x = x + norm(out, block.attention_norm_after, layer)
         h = norm(x, block.mlp_norm, layer)
         up = h @ f(block.mlp.w_in)[layer]
-        if cfg.mlp == 'swiglu':
+        if cfg.mlp == 'geglu':
+            up = up * np.asarray(jax.nn.gelu(h @ f(block.mlp.w_gate)[layer]))
+        elif cfg.mlp == 'swiglu':
             gate = h @ f(block.mlp.w_gate)[layer]
             up = gate / (1 + np.exp(-gate)) * up
         else:
             up = 0.5 * up * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3)))
-        x = x + up @ f(block.mlp.w_out)[layer]
+        x = x + norm(up @ f(block.mlp.w_out)[layer], block.mlp_norm_after, layer)
     x = norm(x, model.norm, None)
-    return x @ (f(model.embedding).T if model.output is None else f(model.output))
+    logits = x @ (f(model.embedding).T if model.output is None else f(model.output))
+    cap = cfg.output_cap
+    return cap * np.tanh(logits / cap) if cap else logits
 
 
 @pytest.mark.full_but_one
@@ -91,10 +108,15 @@ def plain_forward(model, tokens):
             mlp_width=20,
         ),
         dict(kv_heads=1, mlp='swiglu'),
+        dict(norm_place='both', qk_norm='head', mlp='geglu', output_cap=2.0),
+        dict(norm_place='after', qk_norm='width', kv_heads=2),
     ],
 )
 def test_logits_are_those_of_a_plain_forward_pass(fields):
     model = model_of(**fields)
+    # Weights of norms are ones at first, which would hide where they stand.
+    noisy = lambda a: a * (1 + 0.3 * jax.random.normal(jax.random.key(a.size), a.shape))
+    nnx.update(model, jax.tree.map(noisy, nnx.state(model, nnx.Param)))
     logits = model(TOKENS)
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, plain_forward(model, TOKENS), atol=2e-5)
@@ -359,6 +381,11 @@ def test_parts_that_are_not_there_or_exist_once_cannot_be_mapped():
         (dict(width=18), 'width 18 is not a multiple of 4 heads'),
         (dict(norm='rms_norm'), "norm is 'rms_norm'; did you mean 'rmsnorm'"),
         (dict(mlp='swigelu'), "mlp is 'swigelu'; did you mean 'swiglu'"),
+        (dict(norm_place='behind'), "norm_place is 'behind'"),
+        (dict(qk_norm='heads'), "qk_norm is 'heads'; did you mean 'head'"),
+        (dict(output_cap=-1.0), 'output_cap must be positive, or 0 for none, got -1.0'),
+        (dict(output_cap=float('nan')), 'output_cap must be positive, or 0 for none, got nan'),
+        (dict(mlp='geglu', bias='all'), "bias='all' is not defined for mlp='geglu'"),
         (dict(kind='decodr'), "did you mean 'decoder'"),
         (dict(share='models'), "did you mean 'model'"),
         (dict(remat='ful'), "did you mean 'full'"),

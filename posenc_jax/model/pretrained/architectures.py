@@ -1,11 +1,12 @@
 """The architectures of public checkpoints that a `Transformer` can have, by `model_type`."""
 
+import difflib
 from collections.abc import Callable
 from typing import Any
 
-from posenc_jax.core.registry import nearest
 from posenc_jax.model.pretrained.config_fields import checked
 from posenc_jax.model.pretrained.fields import PretrainedError, shown
+from posenc_jax.model.pretrained.gemma import gemma
 from posenc_jax.model.pretrained.gpt import bloom, gpt2, gpt_neox, mpt
 from posenc_jax.model.pretrained.layout import Architecture
 from posenc_jax.model.pretrained.llama import llama
@@ -23,11 +24,7 @@ def describe(config: dict[str, Any], where: object) -> Architecture:
         not support.
     """
     kind = config.get('model_type')
-    if not isinstance(kind, str) or kind not in ARCHITECTURES:
-        raise PretrainedError(
-            f'{where}: unknown architecture {shown(kind)}; '
-            f'{nearest(str(kind)[:100], ARCHITECTURES)}'
-        )
+    _check_supported(config, kind, where)
     if config.get('quantization_config'):
         raise PretrainedError(
             f'{where}: quantization_config is not supported, expected weights in floating point'
@@ -45,11 +42,52 @@ def describe(config: dict[str, Any], where: object) -> Architecture:
         ) from error
 
 
+def _check_supported(config: dict[str, Any], kind: Any, where: object) -> None:
+    """Refuses an architecture that is not read, with what is missing if that is known."""
+    if isinstance(kind, str) and kind in ARCHITECTURES:
+        return
+    mixture = any(config.get(name) for name in _EXPERTS)
+    missing = _MISSING.get(str(kind)) or (MIXTURE if mixture else '')
+    if missing:
+        raise PretrainedError(
+            f'{where}: architecture {shown(kind)} is not supported yet: it has {missing}; '
+            f'supported: {", ".join(ARCHITECTURES)}'
+        )
+    close = difflib.get_close_matches(str(kind)[:100], ARCHITECTURES, n=1, cutoff=0)
+    raise PretrainedError(
+        f'{where}: unknown architecture {shown(kind)}; supported: {", ".join(ARCHITECTURES)}; '
+        f'the nearest is {close[0]!r}'
+    )
+
+
+MIXTURE = 'feed-forward networks that are mixtures of experts, and every layer here has one network'
+# Fields of a config that count the experts of a mixture.
+_EXPERTS = ('num_local_experts', 'num_experts', 'n_routed_experts', 'moe_num_experts')
+_CHUNKS = 'layers that attend within chunks of the text'
+# What architectures have that a `Transformer` has not.
+_MISSING = {
+    'llama4_text': f'{_CHUNKS}, and {MIXTURE}',
+    'llama4': f'images, {_CHUNKS}, and {MIXTURE}',
+    'gemma3': 'images; its text model alone has the model_type gemma3_text',
+    **dict.fromkeys(
+        ('mixtral', 'phimoe', 'dbrx', 'olmoe', 'gpt_oss', 'granitemoe', 'qwen2_moe', 'qwen3_moe'),
+        MIXTURE,
+    ),
+    **dict.fromkeys(
+        ('deepseek_v2', 'deepseek_v3'),
+        f'keys and values from a shared latent vector, and {MIXTURE}',
+    ),
+}
 ARCHITECTURES: dict[str, Callable[[dict[str, Any], object], Architecture]] = {
     'llama': llama,
     'mistral': llama,
     'qwen2': llama,
+    'qwen3': llama,
     'phi3': llama,
+    'smollm3': llama,
+    'olmo2': llama,
+    'gemma2': gemma,
+    'gemma3_text': gemma,
     'gpt_neox': gpt_neox,
     'gpt2': gpt2,
     'bloom': bloom,

@@ -60,29 +60,46 @@ def rotary_spec(config, head_dim: int, where) -> str:
     return spec
 
 
-def windowed_pattern(config, spec: str, layers: int, where) -> tuple[str, ...]:
-    """The spec of each layer of one period, with a sliding window where the config has one."""
-    size, kind = config.get('sliding_window'), config['model_type']
+def layer_kinds(config, layers: int, where, usual: list[str]) -> list[str]:
+    """The kind of attention of every layer, 'full_attention' or 'sliding_attention'.
+
+    Args:
+      config: the config of the checkpoint, whose `layer_types` has them.
+      layers: number of layers.
+      where: name of the file, for error messages.
+      usual: the kinds where the config has none.
+
+    Raises:
+      PretrainedError: an unknown kind, or not one for every layer.
+    """
     kinds = config.get('layer_types')
-    if unknown := sorted(set(kinds or ()) - {'full_attention', 'sliding_attention'}):
+    if kinds is None:
+        return usual
+    if unknown := sorted(set(kinds) - {'full_attention', 'sliding_attention'}):
         raise PretrainedError(
             f'{where}: layer_types has {shown(unknown[0])}, expected full_attention or '
             'sliding_attention'
         )
-    if kinds is not None and len(kinds) != layers:
+    return one_per_layer(kinds, 'layer_types', layers, where)
+
+
+def one_per_layer(found: list, name: str, layers: int, where) -> list:
+    """The entries of a field, after a check that there is one for every layer."""
+    if len(found) != layers:
         raise PretrainedError(
-            f'{where}: layer_types has {len(kinds)} entries, expected one for each of {layers} '
-            'layers'
+            f'{where}: {name} has {len(found)} entries, expected one for each of {layers} layers'
         )
-    # The Llama family has no sliding windows, so the field is ignored there.
-    used = config.get('use_sliding_window', kind != 'qwen2') and kind != 'llama'
-    if size is None or not used:
-        return (spec,)
-    windowed = f'{spec} | window(size={size})'
-    if kinds is None:  # Qwen2: the first max_window_layers layers have full attention
-        first = min(config.get('max_window_layers', 0), layers) if kind == 'qwen2' else 0
-        kinds = ['full_attention'] * first + ['sliding_attention'] * (layers - first)
-    specs = [windowed if kind == 'sliding_attention' else spec for kind in kinds]
+    return found
+
+
+def windowed(config, specs: list[str], kinds: list[str]) -> tuple[str, ...]:
+    """The spec of each layer of one period: `specs`, with a sliding window in the layers of the
+    kind 'sliding_attention' if the config gives its size.
+    """
+    if (size := config.get('sliding_window')) is not None:
+        sliding = [kind == 'sliding_attention' for kind in kinds]
+        specs = [f'{spec} | window(size={size})' if s else spec for spec, s in zip(specs, sliding)]
+    layers = len(specs)
     for period in range(1, layers + 1):
         if layers % period == 0 and specs == specs[:period] * (layers // period):
             return tuple(specs[:period])

@@ -3,7 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from posenc_jax.model.pretrained.fields import FLAG, Kind, check, number, several, text, whole
+from posenc_jax.model.pretrained.fields import (
+    FLAG,
+    Kind,
+    check,
+    number,
+    one_of,
+    several,
+    text,
+    whole,
+)
 
 # The bounds are far above those of published models. They are low enough that a config within them
 # does not exhaust the memory before its tensors are compared with the file. Positions have 32 bits.
@@ -42,12 +51,18 @@ FIELDS: dict[str, Kind] = {
         LENGTH,
     ),
     **dict.fromkeys(('rms_norm_eps', 'layer_norm_eps', 'layer_norm_epsilon'), EPSILON),
-    **dict.fromkeys(('rope_theta', 'rotary_emb_base'), BASE),
+    **dict.fromkeys(('rope_theta', 'rotary_emb_base', 'rope_local_base_freq'), BASE),
     **dict.fromkeys(('partial_rotary_factor', 'rotary_pct'), PARTIAL),
     **dict.fromkeys(('tie_word_embeddings', 'use_sliding_window', 'use_parallel_residual'), FLAG),
     **dict.fromkeys(('rope_scaling', 'rope_parameters'), _nested(16)),
     'attn_config': _nested(64),
-    **dict.fromkeys(('hidden_act', 'activation_function'), text(100)),
+    **dict.fromkeys(('hidden_act', 'hidden_activation', 'activation_function'), text(100)),
+    **dict.fromkeys(
+        ('attn_logit_softcapping', 'final_logit_softcapping', 'query_pre_attn_scalar'),
+        number(1e-6, 1e6),
+    ),
+    **dict.fromkeys(('no_rope_layer_interval', 'sliding_window_pattern'), whole(1, 2**12)),
+    'no_rope_layers': several(one_of(0, 1), 2**12),
     'vocab_size': VOCABULARY,
     'sliding_window': LENGTH,
     'max_window_layers': whole(0, 2**12),
@@ -104,4 +119,9 @@ def checked(config: Mapping[str, Any], where: object) -> dict[str, Any]:
         for inner, value in found.get(name, {}).items():
             if value is not None:
                 check(value, kinds.get(inner, UNREAD), where, f'{name}.{inner}')
+            if isinstance(value, dict):  # the rope of one kind of layers
+                check(value, _nested(16), where, f'{name}.{inner}')
+                for own, given in value.items():
+                    if given is not None:
+                        check(given, kinds.get(own, UNREAD), where, f'{name}.{inner}.{own}')
     return found

@@ -109,6 +109,11 @@ def _config(model: Transformer) -> dict[str, Any]:
         raise PretrainedError(
             f'adapters (model.lora_rank={cfg.lora_rank}) are not exported; export model.merged()'
         )
+    for name, usual in (('norm_place', 'before'), ('qk_norm', 'none'), ('output_cap', 0.0)):
+        if (found := getattr(cfg, name)) != usual:
+            raise PretrainedError(
+                f'a model with model.{name}={found!r} is not exported, expected {usual!r}'
+            )
     if cfg.embedding_norm:
         raise PretrainedError('a norm behind the embedding (model.embedding_norm) is not exported')
     parts: list[Any] = [

@@ -21,11 +21,14 @@ class Leaf:
       shape: shape of the tensor in the checkpoint.
       change: function from the stored layout to ours. It only selects and reorders numbers, so
         export can find its inverse by applying it to indices.
+      plus, factor: the variable is `factor (plus + stored)`, in float32.
     """
 
     name: str
     shape: tuple[int, ...]
     change: Change
+    plus: float = 0.0
+    factor: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,9 +44,8 @@ def load_pretrained(
     """Reads a public checkpoint from disk. Nothing is downloaded.
 
     Args:
-      path: a Hugging Face directory (Llama, Mistral, Qwen2, Phi-3, GPT-NeoX, GPT-2, BLOOM, MPT)
-        with `config.json` and safetensors in one file or in shards, or a `.gguf` file of llama
-        architecture.
+      path: a Hugging Face directory of an architecture in docs/pretrained.md with `config.json` and
+        safetensors in one file or in shards, or a `.gguf` file.
       mesh: devices for the weights; None is the first device.
       dtype: dtype of activations; weights are float32.
       **changes: other fields of the `TransformerConfig`, e.g. `remat='full'`.
@@ -133,7 +132,7 @@ def _readers(
         stacked = numbers != [None]
         made = leaf.change(np.broadcast_to(np.zeros((), np.int8), leaf.shape)).shape
         assert made == (shape[1:] if stacked else shape), (name, made, shape)
-        readers[name] = functools.partial(_read, source, leaf.change, stored, stacked)
+        readers[name] = functools.partial(_read, source, leaf, stored, stacked)
     return readers
 
 
@@ -190,15 +189,15 @@ def _of_base(name: str) -> str:
     return name.split('.', 1)[1]
 
 
-def _read(source: Source, change, names: list[str], stacked: bool, index) -> np.ndarray:
+def _read(source: Source, leaf: Leaf, names: list[str], stacked: bool, index) -> np.ndarray:
     """The part `index` of a variable; its stored tensors are read one after the other."""
-    one = lambda name: _finite(source, name, change)
+    one = lambda name: _finite(source, name, leaf)
     if not stacked:
         return one(names[0])[index]
     return np.stack([one(name)[index[1:]] for name in names[index[0]]])
 
 
-def _finite(source: Source, name: str, change) -> np.ndarray:
+def _finite(source: Source, name: str, leaf: Leaf) -> np.ndarray:
     """A stored tensor in our layout, in float32, after a check that it is finite."""
     stored = source.read(name)
     if not jnp.issubdtype(stored.dtype, jnp.floating):
@@ -207,7 +206,9 @@ def _finite(source: Source, name: str, change) -> np.ndarray:
             'floating point'
         )
     with np.errstate(all='ignore'):  # overflow is an error below
-        array = np.asarray(change(stored), np.float32)
+        array = np.asarray(leaf.change(stored), np.float32)
+        if (leaf.plus, leaf.factor) != (0.0, 1.0):
+            array = np.float32(leaf.factor) * (np.float32(leaf.plus) + array)
     # Minimum and maximum are NaN if any number is. np.isfinite(array) would need a second array.
     for extreme in (array.min(), array.max()):
         if not np.isfinite(extreme):

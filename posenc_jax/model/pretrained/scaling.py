@@ -92,6 +92,39 @@ def parameters(config: dict[str, Any], where: object = 'the checkpoint') -> dict
     return found
 
 
+def rope_of_kind(config: dict[str, Any], kind: str, base: float, where: object) -> dict[str, Any]:
+    """The config as layers of one kind read it, in a model whose kinds of layers differ in their
+    rotary encoding: with the rope parameters of that kind alone. An older config scales the rope of
+    layers with full attention only.
+
+    Args:
+      config: the config of the checkpoint.
+      kind: 'full_attention' or 'sliding_attention'.
+      base: of the rope, where the parameters have none.
+      where: name of the file, for error messages.
+
+    Raises:
+      PretrainedError: rope parameters that are not given by kind.
+
+    Example:
+      >>> config = {'rope_parameters': {'full_attention': {'rope_theta': 7.0}}}
+      >>> rope_of_kind(config, 'full_attention', 1e6, '')
+      {'rope_parameters': {'rope_theta': 7.0}}
+    """
+    given = config.get('rope_parameters') or {}
+    if not all(isinstance(value, dict) or value is None for value in given.values()):
+        raise PretrainedError(
+            f'{where}: rope_parameters of a {config["model_type"]} model has the fields '
+            f'{", ".join(given)}, expected an object for full_attention and one for '
+            'sliding_attention'
+        )
+    others = ('rope_parameters', 'rope_scaling', 'rope_theta')
+    kept = {name: value for name, value in config.items() if name not in others}
+    scaling = config.get('rope_scaling') if kind == 'full_attention' else None
+    own = {**(scaling or {}), **(given.get(kind) or {})}
+    return {**kept, 'rope_parameters': {'rope_theta': base, **own}}
+
+
 def rope_spec(config: dict[str, Any], where: object) -> str:
     """The spec string of the rotary encoding that a config declares.
 

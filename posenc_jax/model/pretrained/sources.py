@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from posenc_jax.model.pretrained.chat import ChatTemplate, directory_template
 from posenc_jax.model.pretrained.fields import (
     OBJECT,
     PretrainedError,
@@ -49,6 +50,11 @@ class Source(Protocol):
 
     def tokenizer(self) -> Any:
         """A `tokenizers.Tokenizer`, or None where the checkpoint has none."""
+        ...
+
+    def chat_template(self) -> ChatTemplate | None:
+        """The chat template, or None where the checkpoint has none."""
+        ...
 
 
 def open_source(path: str | pathlib.Path) -> Source:
@@ -134,6 +140,9 @@ class HuggingFace:
     def tokenizer(self):
         file = self.path / 'tokenizer.json'
         return read_tokenizer(file) if is_file(file) else None
+
+    def chat_template(self):
+        return directory_template(self.path)
 
     def _open(self, file: pathlib.Path) -> Safetensors:
         if file not in self._opened:

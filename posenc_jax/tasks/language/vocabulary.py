@@ -15,7 +15,9 @@ class Vocabulary(Protocol):
     size: int
     bytes_of: Int[np.ndarray, ' V'] | None
 
-    def encode(self, text: bytes) -> Int[np.ndarray, ' L']: ...
+    def encode(self, text: bytes, *, begins: bool = True) -> Int[np.ndarray, ' L']:
+        """The token ids of a text, behind those that begin a document unless `begins` is false."""
+        ...
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str: ...
 
@@ -31,8 +33,8 @@ class Bytes:
     size = BOS + 1
     bytes_of = np.append(np.ones(BOS, np.int64), 0)
 
-    def encode(self, text):
-        return np.append(BOS, np.frombuffer(text, np.uint8)).astype(np.int32)
+    def encode(self, text, *, begins=True):
+        return np.append([BOS] * begins, np.frombuffer(text, np.uint8)).astype(np.int32)
 
     def decode(self, ids):
         return b''.join(b'<bos>' if i == BOS else bytes([i]) for i in map(int, ids)).decode(
@@ -78,8 +80,9 @@ class Tokens:
             : next(i for i in range(len(around)) if around[i : i + len(plain)] == plain)
         ]
 
-    def encode(self, text):
-        return np.asarray(self._front + self._reader.encode(text.decode()).ids, np.int32)
+    def encode(self, text, *, begins=True):
+        front = self._front if begins else []
+        return np.asarray(front + self._reader.encode(text.decode()).ids, np.int32)
 
     def decode(self, ids):
         return self._reader.decode([int(i) for i in ids])

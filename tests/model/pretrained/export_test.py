@@ -116,6 +116,16 @@ def test_the_extended_length_of_a_model_that_was_extended(tmp_path):
 
 
 @pytest.mark.parametrize(
+    'choice',
+    [dict(norm_place='after'), dict(qk_norm='head'), dict(output_cap=30.0), dict(mlp='geglu')],
+)
+def test_a_choice_that_llama_lacks_is_refused(choice, tmp_path):
+    ((name, value),) = choice.items()
+    with pytest.raises(PretrainedError, match=f'{name}={value!r}'):
+        export_pretrained(model_of(**{**LLAMA, **choice}), tmp_path / 'refused')
+
+
+@pytest.mark.parametrize(
     'rule',
     [
         'giraffe(factor=2.0)',

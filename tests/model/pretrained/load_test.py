@@ -163,7 +163,23 @@ UP = 'model.layers.1.mlp.up_proj.weight'
     [
         (
             lambda path: change(path, model_type='lama'),
-            "unknown architecture 'lama'; did you mean 'llama'",
+            "unknown architecture 'lama'; supported: llama, mistral, .*; the nearest is 'llama'",
+        ),
+        (
+            lambda path: change(path, model_type='mixtral'),
+            "'mixtral' is not supported yet: it has .* mixtures of experts, .*; supported: llama",
+        ),
+        (
+            lambda path: change(path, model_type='newest', num_experts=8),
+            "'newest' is not supported yet: it has .* mixtures of experts",
+        ),
+        (
+            lambda path: change(path, model_type='llama4_text'),
+            "'llama4_text' is not supported yet: it has layers that attend within chunks",
+        ),
+        (
+            lambda path: change(path, model_type='gemma3'),
+            'it has images; its text model alone has the model_type gemma3_text',
         ),
         (
             lambda path: change(path, rope_scaling={'type': 'yran', 'factor': 2.0}),

@@ -48,6 +48,18 @@ NEOX = dict(
     intermediate_size=96,
     initializer_range=0.4,
 )
+TODAY = {**GATED, 'initializer_range': 0.2, 'pad_token_id': 0, 'bos_token_id': 2, 'eos_token_id': 1}
+# Windows far below the length of the texts, caps that many logits reach, and a scale of queries
+# that is not that of a head.
+GEMMA = {
+    **TODAY,
+    'head_dim': 8,
+    'query_pre_attn_scalar': 12,
+    'sliding_window': 9,
+    'initializer_range': 0.1,
+}
+GEMMA_CAPS = dict(attn_logit_softcapping=2.0, final_logit_softcapping=5.0)
+TWO_TO_ONE = ['sliding_attention', 'sliding_attention', 'full_attention']
 FAMILIES = {
     'llama': ('LlamaConfig', GATED),
     'mistral': ('MistralConfig', {**GATED, 'sliding_window': None}),
@@ -57,6 +69,11 @@ FAMILIES = {
         {**GATED, 'pad_token_id': 0, 'original_max_position_embeddings': TRAINED},
     ),
     'gpt_neox': ('GPTNeoXConfig', {**NEOX, 'rotary_pct': 0.5}),
+    'qwen3': ('Qwen3Config', {**TODAY, 'head_dim': 8}),
+    'olmo2': ('Olmo2Config', TODAY),
+    'smollm3': ('SmolLM3Config', {**TODAY, 'num_hidden_layers': 4}),
+    'gemma2': ('Gemma2Config', GEMMA),
+    'gemma3': ('Gemma3TextConfig', {**GEMMA, 'num_hidden_layers': 3, 'layer_types': TWO_TO_ONE}),
 }
 
 
@@ -90,6 +107,11 @@ def of_family(name, *changes):
     kind, arguments = FAMILIES[name]
     for change in changes:
         arguments = {**arguments, **change}
+    if kind == 'Gemma3TextConfig' and 'rope_parameters' in arguments:
+        arguments['rope_parameters'] = {
+            'full_attention': arguments['rope_parameters'],
+            'sliding_attention': {'rope_type': 'default', 'rope_theta': 50.0},
+        }
     return kind, arguments
 
 
@@ -119,6 +141,20 @@ MODELS = {
         extended(
             'longrope', partial_rotary_factor=0.75, short_factor=SHORT[1:], long_factor=LONGER[1:]
         ),
+    ),
+    'qwen3-windows': of_family(
+        'qwen3',
+        ROPES['default'],
+        dict(use_sliding_window=True, sliding_window=7, max_window_layers=1),
+    ),
+    'smollm3-windows': of_family(
+        'smollm3',
+        ROPES['default'],
+        dict(use_sliding_window=True, sliding_window=7, no_rope_layers=[0, 1, 1, 0]),
+    ),
+    'gemma2-caps': of_family('gemma2', ROPES['default'], GEMMA_CAPS),
+    'gemma3-five-to-one': of_family(
+        'gemma3', ROPES['default'], dict(num_hidden_layers=6, layer_types=None)
     ),
     'gpt_neox-sequential': (
         'GPTNeoXConfig',
@@ -152,6 +188,22 @@ MODELS = {
         ),
     ),
 }
+
+
+# Every rope type of these is read by whole texts and token by token; padding and generation add
+# nothing to what the other models show of rope types.
+REST = [
+    name
+    for name in MODELS
+    if name.split('-')[0] not in ('qwen3', 'olmo2', 'smollm3', 'gemma2', 'gemma3')
+    or name.split('-', 1)[1] not in ROPES
+    or name.endswith('-default')
+]
+
+
+def check_close(ours, theirs):
+    """To five digits of the largest logit."""
+    assert np.abs(np.asarray(ours) - theirs).max() < 1e-5 * np.abs(theirs).max()
 
 
 class Pair:
@@ -255,11 +307,10 @@ def padded(length, *padding):
 @pytest.mark.parametrize('length', [TRAINED, LONG])
 def test_logits(pair, length):
     tokens = draw(2, length)
-    np.testing.assert_allclose(
-        forward(pair.ours, tokens), pair.their_logits(tokens), atol=1e-4, rtol=1e-4
-    )
+    check_close(forward(pair.ours, tokens), pair.their_logits(tokens))
 
 
+@pytest.mark.parametrize('pair', REST, indirect=True)
 @pytest.mark.full
 def test_left_padding(pair):
     tokens, valid = (
@@ -267,9 +318,7 @@ def test_left_padding(pair):
         padded(LONG, 0, 5, LONG - 20),
     )  # the last row is within the original length, the others are not
     ours = np.asarray(forward(pair.ours, tokens, Tokens.of(valid=valid)))
-    np.testing.assert_allclose(
-        ours[valid], pair.their_logits(tokens, valid)[valid], atol=1e-4, rtol=1e-4
-    )
+    check_close(ours[valid], pair.their_logits(tokens, valid)[valid])
 
 
 @pytest.mark.full
@@ -285,12 +334,13 @@ def test_token_by_token_equals_their_pass(pair):
     # One pass is enough unless the frequencies follow the length.
     passes = () if pair.follows else pair.their_logits(tokens).swapaxes(0, 1)
     theirs = lambda i: pair.their_logits(tokens[:, :i])[:, -1] if pair.follows else passes[i - 1]
-    np.testing.assert_allclose(logits[:, -1], theirs(first), atol=1e-4, rtol=1e-4)
+    check_close(logits[:, -1], theirs(first))
     for i in range(first, length):
         logits, cache = following(pair.ours, cache, tokens[:, i])
-        np.testing.assert_allclose(logits, theirs(i + 1), atol=1e-4, rtol=1e-4)
+        check_close(logits, theirs(i + 1))
 
 
+@pytest.mark.parametrize('pair', REST, indirect=True)
 @pytest.mark.full
 def test_greedy_generation(pair):
     tokens, valid = draw(2, 6), padded(6, 0, 2)
@@ -303,7 +353,7 @@ def test_greedy_generation(pair):
     )
 
 
-@pytest.mark.parametrize('pair', [name for name in MODELS if 'longrope' in name], indirect=True)
+@pytest.mark.parametrize('pair', [name for name in REST if 'longrope' in name], indirect=True)
 @pytest.mark.full
 def test_greedy_generation_beyond_the_original_length(pair):
     """With the long list from the first token on, so that all layers and their cache agree."""

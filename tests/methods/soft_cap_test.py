@@ -1,0 +1,47 @@
+"""Soft caps: the values, refused keys, the place in a chain, and refused limits."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.logits.soft_cap import soft_capped
+
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'soft_cap.json').read_text())
+T = pj.Tokens.of(length=6)
+
+
+def scored(spec, s):
+    encoding = pj.make(spec, heads=1, head_dim=4)
+    return np.asarray(encoding.score(s, T, T, None, encoding.init_carry(s, T))[0])
+
+
+def test_the_values():
+    found = soft_capped(jnp.array(GOLDEN['logits']), GOLDEN['limit'])
+    np.testing.assert_allclose(found, GOLDEN['capped'], rtol=1e-6)
+
+
+def test_a_refused_key_stays_refused_and_has_no_gradient():
+    s = jnp.array([-jnp.inf, 1.0])
+    assert np.isneginf(soft_capped(s, 2.0)[0])
+    gradient = jax.grad(lambda s: soft_capped(s, 2.0)[1])(s)
+    assert gradient[0] == 0 and 0 < gradient[1] < 1
+
+
+def test_what_stands_before_it_is_capped_and_what_stands_behind_it_is_not():
+    s = 30 * jax.random.normal(jax.random.key(0), (1, 1, 6, 6))
+    bias = scored('alibi()', jnp.zeros_like(s))
+    np.testing.assert_allclose(scored('alibi() | soft_cap(2.0)', s), soft_capped(s + bias, 2.0))
+    np.testing.assert_allclose(
+        scored('soft_cap(2.0) | alibi()', s), soft_capped(s, 2.0) + bias, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize('limit', [0.0, -1.0, np.inf, np.nan])
+def test_wrong_limits_are_refused(limit):
+    with pytest.raises(ValueError, match='soft_cap limit'):
+        pj.make(pj.logits.soft_cap.SoftCap(limit))
