@@ -47,7 +47,7 @@ class _Import(argparse.Action):
         from posenc_jax.core import imports
 
         try:
-            imports.load([values])
+            imports.load([str(values)])
         except (ValueError, OSError) as error:
             parser.error(str(error))
 

@@ -23,8 +23,7 @@ def describe(config: dict[str, Any], where: object) -> Architecture:
       PretrainedError: an unknown architecture, a missing size, or a choice that `Transformer` does
         not support.
     """
-    kind = config.get('model_type')
-    _check_supported(config, kind, where)
+    kind = _supported(config, where)
     if config.get('quantization_config'):
         raise PretrainedError(
             f'{where}: quantization_config is not supported, expected weights in floating point'
@@ -42,10 +41,13 @@ def describe(config: dict[str, Any], where: object) -> Architecture:
         ) from error
 
 
-def _check_supported(config: dict[str, Any], kind: Any, where: object) -> None:
-    """Refuses an architecture that is not read, with what is missing if that is known."""
+def _supported(config: dict[str, Any], where: object) -> str:
+    """The name of the architecture. One that is not read is refused, with what is missing if that
+    is known.
+    """
+    kind = config.get('model_type')
     if isinstance(kind, str) and kind in ARCHITECTURES:
-        return
+        return kind
     mixture = any(config.get(name) for name in _EXPERTS)
     missing = _MISSING.get(str(kind)) or (MIXTURE if mixture else '')
     if missing:
