@@ -15,6 +15,7 @@ import pathlib
 import re
 import sys
 
+from posenc_jax.core import paths
 from posenc_jax.core.command import Parser
 
 
@@ -27,13 +28,13 @@ def arguments(
         '--run', action='append', required=True, metavar='DIR[,DIR...]', help='runs to evaluate'
     )
     parser.add_argument(
-        '--out', type=pathlib.Path, metavar='DIR', help='output; default: eval/ in the first run'
+        '--out', type=paths.path, metavar='DIR', help='output; default: eval/ in the first run'
     )
     parser.add_argument(
         '--also',
         action='append',
         default=[],
-        type=pathlib.Path,
+        type=paths.path,
         metavar='DIR',
         help='output of an earlier evaluation, to compare with',
     )
@@ -65,7 +66,6 @@ def _split(text: str) -> list[str]:
 
 def main(argv: list[str]) -> int:
     runs, out, earlier, overrides = arguments(argv)
-    from posenc_jax.core.disk import DiskFullError
     from posenc_jax.evaluation.results import print_tables, read
     from posenc_jax.evaluation.run import evaluate
     from posenc_jax.run.job import home_of
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
     def keep(found):
         try:
             found.write_numbers(out)
-        except DiskFullError:
+        except OSError:
             print_tables(found)
             raise
 

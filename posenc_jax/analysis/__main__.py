@@ -50,7 +50,7 @@ import sys
 from posenc_jax.analysis import of_models
 from posenc_jax.analysis.of_models import COMMANDS
 from posenc_jax.analysis.reading import folder_of, matching, prepared, task_length, windows
-from posenc_jax.core import disk
+from posenc_jax.core import disk, paths
 from posenc_jax.core.command import Parser
 from posenc_jax.core.registry import quoted
 
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
         metavar='A,B',
         help='of martingale_gap and collapse_and_oversquashing: two texts of one token',
     )
-    parser.add_argument('--out', type=pathlib.Path, metavar='DIR')
+    parser.add_argument('--out', type=paths.path, metavar='DIR')
     parser.add_argument(
         '--separator',
         default='',

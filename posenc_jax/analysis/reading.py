@@ -39,7 +39,7 @@ def task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:
 
     Without it `prepared` checks length 1, which every text has, but not every task.
     """
-    path = pathlib.Path(run.partition('|')[0].strip(), stored.FILE)
+    path = directory_of(run) / stored.FILE
     config = stored.from_json(path) if path.is_file() else None
     imports.load(config.imports if config else (), path.parent)
     if config is None or make_task(config).is_language:

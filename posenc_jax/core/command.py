@@ -3,14 +3,17 @@
 import argparse
 import functools
 import math
+import pathlib
 from typing import Any, NoReturn
 
+from posenc_jax.core import paths
 from posenc_jax.core.registry import quoted, shortened
 
 
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` that keeps the line breaks of its description, reports an error in one
-    line, and accepts integers of 32 bits and finite floats alone.
+    line, and accepts integers of 32 bits and finite floats alone. An argument of the type
+    `pathlib.Path` is a local path; one of the type `paths.path` may be in a bucket.
 
     Example:
       >>> parser = Parser('program')
@@ -25,6 +28,8 @@ class Parser(argparse.ArgumentParser):
         )
         self.register('type', int, functools.partial(_number, int, 'a whole number of 32 bits'))
         self.register('type', float, functools.partial(_number, float, 'a finite number'))
+        self.register('type', pathlib.Path, functools.partial(_path, False))
+        self.register('type', paths.path, functools.partial(_path, True))
 
     def add_imports(self) -> None:
         """Adds the argument `--import=MODULE`, which imports a module of one's own at once."""
@@ -50,6 +55,16 @@ class _Import(argparse.Action):
             imports.load([str(values)])
         except (ValueError, OSError) as error:
             parser.error(str(error))
+
+
+def _path(anywhere: bool, text: str) -> pathlib.Path:
+    try:
+        found = paths.path(text)
+    except (ValueError, ImportError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not anywhere and not paths.is_local(found):
+        raise argparse.ArgumentTypeError(f'expected a local path, got {text}')
+    return found
 
 
 def _number(kind: type, wanted: str, text: str) -> Any:

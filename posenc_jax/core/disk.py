@@ -1,4 +1,8 @@
-"""Files that are written completely or not at all, and a one-line error for a full disk."""
+"""Files that are written completely or not at all, and a one-line error for a full disk.
+
+Objects in a bucket (see `posenc_jax.core.paths`) are written completely or not at all by
+themselves. They have no temporary names, no folders and no limit of space.
+"""
 
 import contextlib
 import errno
@@ -7,13 +11,17 @@ import os
 import pathlib
 import shutil
 import sys
+import time
 from collections.abc import Iterator
+from typing import Any, cast
 
 import numpy as np
 
+from posenc_jax.core import paths
 from posenc_jax.core.memory import readable
 
 _CODES = (errno.ENOSPC, errno.EDQUOT)
+SECONDS = 20.0  # between two writings of an object to which pieces are appended
 # Some libraries keep only these words of an error of the operating system.
 _WORDS = tuple(os.strerror(code) for code in _CODES)
 
@@ -46,7 +54,11 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def free(path: pathlib.Path) -> int:
-    """Free bytes at `path`, which need not exist yet; 0 if no further file can be made there."""
+    """Free bytes at `path`, which need not exist yet; 0 if no further file can be made there. A
+    bucket has no limit.
+    """
+    if not paths.is_local(path):
+        return sys.maxsize
     place = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not hasattr(os, 'statvfs'):  # Windows
         return shutil.disk_usage(place).free
@@ -82,7 +94,7 @@ def told(path: pathlib.Path, needed: int | None = None) -> Iterator[None]:
     except DiskFullError:
         raise
     except Exception as error:
-        if not is_full(error):
+        if not is_full(error) or not paths.is_local(path):
             raise
         raise _error(path, needed) from error
 
@@ -103,7 +115,8 @@ def _error(path: pathlib.Path, needed: int | None) -> DiskFullError:
 def whole(path: pathlib.Path, needed: int | None = None) -> Iterator[pathlib.Path]:
     """A scope with a temporary path to write to, which replaces `path` at the end.
 
-    If anything fails, `path` stays as it was. The folder is made if need be.
+    If anything fails, `path` stays as it was. The folder is made if need be. In a bucket `path`
+    itself is given; it must be written by one call, as `write` does.
 
     Args: see `told`.
 
@@ -113,6 +126,9 @@ def whole(path: pathlib.Path, needed: int | None = None) -> Iterator[pathlib.Pat
     # The ending stays, because libraries read the format of a picture from it.
     partial = path.with_name(f'{path.stem}.partial{path.suffix}')
     with told(path, needed):
+        if not paths.is_local(path):
+            yield path
+            return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
@@ -123,15 +139,20 @@ def whole(path: pathlib.Path, needed: int | None = None) -> Iterator[pathlib.Pat
 
 
 def write(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a file completely or not at all, see `whole`."""
+    """Writes a file completely or not at all, see `whole`.
+
+    Raises:
+      DiskFullError: the disk is full.
+      OSError: the file cannot be written, or its bucket cannot be reached.
+    """
     content = content.encode() if isinstance(content, str) else content
-    with whole(path, len(content)) as partial:
+    with whole(path, len(content)) as partial, paths.reached(path):
         partial.write_bytes(content)
 
 
 def save_figure(figure, path: str | pathlib.Path, /, **options) -> None:
     """`figure.savefig` in the format of the path's ending, completely or not at all."""
-    path, content = pathlib.Path(path), io.BytesIO()
+    path, content = paths.path(path), io.BytesIO()
     figure.savefig(content, format=path.suffix[1:], **options)
     write(path, content.getvalue())
 
@@ -141,6 +162,36 @@ def save_arrays(path: pathlib.Path, /, **arrays) -> None:
     content = io.BytesIO()
     np.savez(content, **arrays)
     write(path, content.getvalue())
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Makes a folder with those above it. A bucket needs none, and asking for one could make the
+    bucket itself.
+    """
+    if paths.is_local(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def copy(path: pathlib.Path, to: pathlib.Path) -> pathlib.Path:
+    """Copies a file; returns `to`."""
+    if paths.is_local(path):
+        shutil.copy2(path, to)
+    else:
+        write(to, path.read_bytes())
+    return to
+
+
+def remove_folder(path: pathlib.Path) -> None:
+    """Removes a folder with everything in it."""
+    if paths.is_local(path):
+        shutil.rmtree(path)
+    else:
+        cast(Any, path).rmtree()
+
+
+def appended(path: pathlib.Path) -> 'Appended | AppendedObject':
+    """The file at `path`, to which pieces can be appended, on a disk or in a bucket."""
+    return Appended(path) if paths.is_local(path) else AppendedObject(path)
 
 
 class Appended:
@@ -169,5 +220,48 @@ class Appended:
                 self._file.truncate(end)
                 raise
 
+    def flush(self) -> None:
+        """Nothing is left to write: `write` does not wait."""
+
     def close(self) -> None:
         self._file.close()
+
+
+class AppendedObject:
+    """An object in a bucket to which pieces are appended.
+
+    A bucket can only replace an object, and takes about one write a second for it. So all pieces
+    are kept in memory, and the whole object is written again by `flush`, by `close`, and by the
+    first `write` that comes 20 seconds after the writing before (later where one writing takes
+    more than 0.4 seconds, so that at most a fiftieth of the time is spent). A process that is
+    killed loses the pieces since then.
+
+    Args:
+      path: the object; what it holds already is kept.
+
+    Raises:
+      OSError: the bucket cannot be reached; also from the methods.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        with paths.reached(path):
+            self._content = bytearray(path.read_bytes() if path.exists() else b'')
+        self._waits, self._due = False, time.monotonic() + SECONDS
+
+    def write(self, piece: bytes) -> None:
+        self._content += piece
+        self._waits = True
+        if time.monotonic() >= self._due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the object if a piece waits."""
+        if self._waits:
+            begin = time.monotonic()
+            write(self._path, bytes(self._content))
+            end = time.monotonic()
+            self._waits, self._due = False, end + max(SECONDS, 50 * (end - begin))
+
+    def close(self) -> None:
+        self.flush()

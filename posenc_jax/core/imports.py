@@ -19,7 +19,7 @@ import traceback
 import types
 from collections.abc import Iterable, Iterator
 
-from posenc_jax.core import disk
+from posenc_jax.core import disk, paths
 from posenc_jax.core.registry import entries, quoted, restored_after_errors
 
 FOLDER = 'imports'  # of the copies, in the directory of a run
@@ -79,7 +79,7 @@ def described(error: BaseException, inside: str) -> str:
 def _file(given: str, run_dir: str | os.PathLike | None) -> str:
     if given in _TEXTS:
         return given
-    path = pathlib.Path(run_dir, FOLDER, given) if run_dir else pathlib.Path(given).expanduser()
+    path = paths.path(run_dir) / FOLDER / given if run_dir else pathlib.Path(given).expanduser()
     if not path.is_file():
         if run_dir:
             raise FileNotFoundError(f'{path} does not exist; the run defines its names in it')

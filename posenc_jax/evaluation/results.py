@@ -8,7 +8,7 @@ import pathlib
 import sys
 from typing import Any
 
-from posenc_jax.core import disk
+from posenc_jax.core import disk, paths
 from posenc_jax.core.registry import shortened
 from posenc_jax.evaluation import field_maps, field_pictures, pictures, sample_pictures
 from posenc_jax.evaluation.measurement import BY_PLANE, Measurement, is_of_points, is_share
@@ -104,8 +104,10 @@ def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
       FileNotFoundError: there is no results.json.
       ValueError: the file was not written by an evaluation.
     """
-    path = pathlib.Path(directory, 'results.json')
-    if not path.is_file():
+    path = paths.path(directory) / 'results.json'
+    with paths.reached(path):
+        found = path.is_file()
+    if not found:
         raise FileNotFoundError(f'{directory} holds no results.json of an earlier evaluation')
     measured = [f.name for f in dataclasses.fields(Measurement)]
     try:

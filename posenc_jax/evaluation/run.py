@@ -10,6 +10,7 @@ import flax
 import jax
 from flax import nnx
 
+from posenc_jax.core import paths
 from posenc_jax.evaluation import field_points, language
 from posenc_jax.evaluation.measurement import Measurement
 from posenc_jax.evaluation.results import Results
@@ -60,9 +61,7 @@ def evaluate(
     """
     asked: dict[tuple, str] = {}
     for run in map(str, runs):  # a run that is named by two paths would pass for two seeds
-        asked.setdefault(
-            (directory_of(run).expanduser().resolve(), run.partition('|')[2].strip()), run
-        )
+        asked.setdefault((paths.resolved(directory_of(run)), run.partition('|')[2].strip()), run)
     jobs = [prepare(run, overrides or {}) for run in asked.values()]
     versions = {'posenc_jax': __version__, 'jax': jax.__version__, 'flax': flax.__version__}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')

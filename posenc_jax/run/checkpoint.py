@@ -6,19 +6,18 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from posenc_jax.core import disk
+from posenc_jax.core import disk, paths
 from posenc_jax.core.registry import quoted
 from posenc_jax.run import room, stored
 from posenc_jax.run.entries import digest, fingerprint, other_config, sealed, unsealed
 from posenc_jax.run.json_file import free_name
-from posenc_jax.run.lock import alone, sharing
+from posenc_jax.run.lock import alone, offer, sharing
 from posenc_jax.run.quiet import hush_orbax
 from posenc_jax.run.safe import FOLDER, finished_steps
 from posenc_jax.run.state import TrainState
@@ -64,7 +63,9 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         hush_orbax()
-        self.directory = pathlib.Path(directory, FOLDER).absolute()
+        directory = paths.path(directory)
+        room.check_place(directory)
+        self.directory = paths.absolute(directory) / FOLDER
         self.saved, self._keep, self._bytes = saved, keep, None
         if self.directory.exists() and not self.directory.is_dir():
             raise CheckpointError(
@@ -85,12 +86,13 @@ class Checkpoints:
             if keep is None:
                 stack.enter_context(sharing(self._readers))
             elif jax.process_index() == 0:
-                self.directory.mkdir(parents=True, exist_ok=True)
-                self._readers.touch()
+                disk.make_folder(self.directory)
+                offer(self._readers)
                 room.drop_unfinished(self.directory)  # left by a run that was killed
-            self._manager = ocp.CheckpointManager(
-                self.directory, options=options, item_handlers=handlers
-            )
+            with paths.reached(self.directory):
+                self._manager = ocp.CheckpointManager(
+                    self.directory, options=options, item_handlers=handlers
+                )
             self._until_closed = stack.pop_all()
 
     def __enter__(self) -> 'Checkpoints':
@@ -191,7 +193,7 @@ class Checkpoints:
         if old := self.steps()[: -self._keep]:
             with alone(self._readers) as unread:
                 for step in old if unread else ():
-                    shutil.rmtree(self.directory / str(step))
+                    room.remove(self.directory / str(step))
 
     def entries(self, step: int) -> dict[str, Any]:
         """The entries of a checkpoint beside its arrays: `iterator`, `fingerprints`, and (unless an

@@ -10,7 +10,8 @@ def get_config() -> ConfigDict:
 
     # folder of the run within workdir; '' composes a name from the task, the encoding and the seed
     config.name = ''
-    config.workdir = 'runs'  # folder that holds the runs
+    # folder that holds the runs, or gs://BUCKET/PATH, see docs/pods.md
+    config.workdir = 'runs'
     # parameters, batches, dropout and random positions all derive from it (0 .. 2**32 - 1)
     config.seed = 0
 

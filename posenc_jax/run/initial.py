@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from posenc_jax.core import paths
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.calls import with_defaults
 from posenc_jax.core.layer_spec import parse_layer
@@ -112,7 +113,7 @@ def _resized(initial: Initial, nodes: tuple[spec_language.Node, ...]) -> Initial
 def _open(path):
     if not path:
         return None
-    directory = pathlib.Path(path).expanduser()
+    directory = paths.path(path).expanduser()
     if is_pretrained(directory):
         cfg = architecture_of(open_source(directory)).cfg
         return Initial(cfg, lambda mesh: load_pretrained(directory, mesh=mesh).model)

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from posenc_jax.core import paths
 from posenc_jax.core.composite import parts_of
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension.ms_poe import MsPoE, probe_heads, reorder
@@ -52,7 +53,7 @@ def home_of(run: str) -> pathlib.Path:
 
 def directory_of(run: str) -> pathlib.Path:
     """The directory (or file) of the run in 'RUN' or 'RUN | EXTENSION'."""
-    return pathlib.Path(run.partition('|')[0].strip())
+    return paths.path(run.partition('|')[0].strip())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ that names the file and the field.
 import itertools
 import json
 import math
+import os
 import pathlib
 from typing import Any
 
@@ -47,10 +48,9 @@ def read_object(path: pathlib.Path, what: str) -> dict[str, Any]:
         raise ValueError(f'{path} is not {what}: it is not a file')
     with path.open('rb') as file:
         content = file.read(MOST + 1)
+        size = file.seek(0, os.SEEK_END)
     if len(content) > MOST:
-        raise ValueError(
-            f'{path} is not {what}: it has {path.stat().st_size} bytes, expected at most {MOST}'
-        )
+        raise ValueError(f'{path} is not {what}: it has {size} bytes, expected at most {MOST}')
     try:
         found = json.loads(content.decode(), object_pairs_hook=_without_doubles)
     except ValueError as error:

@@ -4,7 +4,8 @@ read there.
 The kernel releases a lock when the process that holds it ends, even if that process is killed. The
 lock file itself stays; while the lock is held, the file names the holder. Locks work across hosts
 if the file system supports it (NFS, Lustre mounted with `flock`). Where it has no locks, a line is
-printed and the work goes on without them.
+printed and the work goes on without them. A bucket has none: there the lock file is an object that
+names the process that writes, for people to read; nothing is refused.
 """
 
 import contextlib
@@ -15,6 +16,8 @@ import os
 import pathlib
 import socket
 from collections.abc import Iterator
+
+from posenc_jax.core import disk, paths
 
 try:
     import fcntl
@@ -61,15 +64,17 @@ def hold(path: pathlib.Path, doing: str, instead: str) -> Iterator[None]:
       ...     path.read_text()[:11]
       '{"process":'
     """
+    if not paths.is_local(path):
+        with _named(path):
+            yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     _held.add(descriptor)
     try:
         if not _lock(descriptor, path):
             raise HeldError(f'{doing} by {_holder(descriptor)}; wait for it, or {instead}')
-        now = datetime.datetime.now().astimezone().isoformat(sep=' ', timespec='seconds')
-        holder = {'process': os.getpid(), 'host': socket.gethostname(), 'since': now}
-        _write(descriptor, json.dumps(holder) + '\n')
+        _write(descriptor, _this_process())
         try:
             yield
         finally:
@@ -79,13 +84,23 @@ def hold(path: pathlib.Path, doing: str, instead: str) -> Iterator[None]:
         _close(descriptor)
 
 
+def offer(path: pathlib.Path) -> None:
+    """Makes the file that `sharing` looks for, whose folder exists."""
+    if paths.is_local(path):
+        path.touch()
+
+
 @contextlib.contextmanager
 def sharing(path: pathlib.Path) -> Iterator[None]:
     """Holds the shared lock of a file until the context ends. Several processes may hold it; waits
     while a process is `alone`.
 
-    The file is only read. Where it does not exist there is no lock, and nothing is waited for.
+    The file is only read. Where it does not exist, and in a bucket, there is no lock, and nothing
+    is waited for.
     """
+    if not paths.is_local(path):
+        yield
+        return
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -102,14 +117,43 @@ def sharing(path: pathlib.Path) -> Iterator[None]:
 @contextlib.contextmanager
 def alone(path: pathlib.Path) -> Iterator[bool]:
     """Tries to take the exclusive lock of a file, without waiting. Yields whether no process is
-    `sharing` it; if so, none can begin to until the context ends.
+    `sharing` it; if so, none can begin to until the context ends. In a bucket that is not known,
+    and True is yielded.
     """
+    if not paths.is_local(path):
+        yield True
+        return
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     _held.add(descriptor)
     try:
         yield _lock(descriptor, path)
     finally:
         _close(descriptor)
+
+
+@contextlib.contextmanager
+def _named(path: pathlib.Path) -> Iterator[None]:
+    """`hold` in a bucket: an object names this process until the context ends."""
+    with paths.reached(path):
+        found = path.read_bytes() if path.exists() else b''
+    before = f' {path.name} there names {_named_in(found)}, which may still run.' if found else ''
+    print(
+        f'{path.parent} is in a bucket, which has no locks.{before} Make sure that only one '
+        'process writes there',
+        flush=True,
+    )
+    disk.write(path, _this_process())
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):  # the error that ended the work is raised
+            path.unlink()
+
+
+def _this_process() -> str:
+    now = datetime.datetime.now().astimezone().isoformat(sep=' ', timespec='seconds')
+    holder = {'process': os.getpid(), 'host': socket.gethostname(), 'since': now}
+    return json.dumps(holder) + '\n'
 
 
 def _lock(descriptor: int, path: pathlib.Path, *, shared: bool = False) -> bool:
@@ -147,7 +191,14 @@ def _write(descriptor: int, text: str) -> None:
 def _holder(descriptor: int) -> str:
     """The holder of a lock, from the content of its file."""
     try:
-        found = json.loads(os.pread(descriptor, 4096, 0))
+        return _named_in(os.pread(descriptor, 4096, 0))
+    except OSError:
+        return _named_in(b'')
+
+
+def _named_in(content: bytes) -> str:
+    try:
+        found = json.loads(content)
         return f'process {found["process"]} on {found["host"]} since {found["since"]}'
-    except (ValueError, KeyError, TypeError, OSError):  # the holder has not written it yet
+    except (ValueError, KeyError, TypeError):  # the holder has not written it yet
         return 'another process'

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from posenc_jax.core import imports
+from posenc_jax.core import imports, paths
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.checks import about
 from posenc_jax.core.layer_spec import parse_layer
@@ -20,7 +20,7 @@ from posenc_jax.model.config import KINDS, POOLS, TransformerConfig
 from posenc_jax.model.field import Field, FieldConfig
 from posenc_jax.model.kinds import Model, ModelConfig, abstract_model
 from posenc_jax.model.pyramid import pixels_per_patch
-from posenc_jax.run import field_settings, settings
+from posenc_jax.run import field_settings, room, settings
 from posenc_jax.run.fields import check_fields, check_numbers, fields_of
 from posenc_jax.tasks import FieldTask, Task
 
@@ -100,7 +100,9 @@ def resolve(config: ConfigDict) -> Plan:
             f'name must be a folder within workdir, of at most {LONGEST_NAME} bytes, got '
             f'{quoted(config.name)}'
         )
-    plan = Plan(pathlib.Path(config.workdir, config.name), config.lock(), task, cfg)
+    directory = paths.path(config.workdir) / config.name
+    room.check_place(directory)
+    plan = Plan(directory, config.lock(), task, cfg)
     check_training(plan)
     if config.eval.at_end:
         try:

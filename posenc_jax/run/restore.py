@@ -1,14 +1,13 @@
 """Reads a run from its directory alone: its model, or its config as the checkpoints confirm it."""
 
 import os
-import pathlib
 
 import jax
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from posenc_jax.core import imports
+from posenc_jax.core import imports, paths
 from posenc_jax.model.kinds import Model, abstract_model
 from posenc_jax.model.sharding import dict_shapes, make_mesh
 from posenc_jax.run import stored
@@ -39,7 +38,7 @@ def restore_model(
       config, model, step = restore_model('runs/language-pydoc_topics-rope-s0')
       logits = model(tokens)
     """
-    saved = stored.read_saved(pathlib.Path(run_dir, stored.FILE))
+    saved = stored.read_saved(paths.path(run_dir) / stored.FILE)
     imports.load(saved.config.imports, run_dir)
     with Checkpoints(run_dir, saved=saved) as checkpoints:
         checkpoints.confirm(step)  # before a model is built from sizes that may be wrong
@@ -58,7 +57,7 @@ def read_run(run_dir: str | os.PathLike) -> stored.Saved:
       FileNotFoundError: `run_dir` is not the directory of a run.
       CheckpointError: there is no checkpoint, or it has another config.
     """
-    saved = stored.read_saved(pathlib.Path(run_dir, stored.FILE))
+    saved = stored.read_saved(paths.path(run_dir) / stored.FILE)
     imports.load(saved.config.imports, run_dir)
     with Checkpoints(run_dir, saved=saved) as checkpoints:
         checkpoints.confirm()

@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 
-from posenc_jax.core import disk
-from posenc_jax.run.safe import continues, finished_steps
+from posenc_jax.core import disk, paths
+from posenc_jax.run.safe import COMMITTED, continues, finished_steps, saved_steps
 
 _UNFINISHED = '*.orbax-checkpoint-tmp*'  # folders of unfinished saves
 # Estimated bytes beside the data of the arrays: for each array (shape, sharding, entry of the
@@ -42,7 +42,7 @@ def checkpoint_bytes(checkpoints: pathlib.Path, tree: Any) -> int:
       checkpoints: the folder of the checkpoints.
       tree: the arrays, or their shapes.
     """
-    if steps := finished_steps(checkpoints.parent):
+    if paths.is_local(checkpoints) and (steps := finished_steps(checkpoints.parent)):
         return sum(
             path.lstat().st_blocks * 512 for path in (checkpoints / str(steps[-1])).rglob('*')
         )
@@ -53,8 +53,30 @@ def checkpoint_bytes(checkpoints: pathlib.Path, tree: Any) -> int:
 def drop_unfinished(checkpoints: pathlib.Path) -> None:
     """Removes the folders of saves that were cut off or failed. No process reads them."""
     if jax.process_index() == 0:
-        for path in checkpoints.glob(_UNFINISHED):
-            shutil.rmtree(path, ignore_errors=True)
+        if paths.is_local(checkpoints):
+            for path in checkpoints.glob(_UNFINISHED):
+                shutil.rmtree(path, ignore_errors=True)
+            return
+        for step, finished in saved_steps(checkpoints).items():
+            if not finished:
+                with contextlib.suppress(Exception):  # orbax removes it before it saves this step
+                    disk.remove_folder(checkpoints / str(step))
+
+
+def remove(checkpoint: pathlib.Path) -> None:
+    """Removes a checkpoint. In a bucket it first stops being finished, in case this is cut off."""
+    if not paths.is_local(checkpoint):
+        (checkpoint / COMMITTED).unlink(missing_ok=True)
+    disk.remove_folder(checkpoint)
+
+
+def check_place(directory: pathlib.Path) -> None:
+    """Raises ValueError unless orbax can write checkpoints to the run directory."""
+    if not paths.is_local(directory) and not str(directory).startswith('gs://'):
+        raise ValueError(
+            f'{directory}: checkpoints cannot be in such a bucket; expected a local or mounted '
+            'folder, or gs://BUCKET/PATH'
+        )
 
 
 def wait_for_writers() -> None:

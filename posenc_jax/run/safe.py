@@ -2,26 +2,37 @@
 the watcher processes of training must start at once.
 """
 
-import os
 import pathlib
 
 FOLDER = 'checkpoints'  # in the run directory
+COMMITTED = 'commit_success.txt'  # in a checkpoint that is in a bucket
 
 
-def finished_steps(run_dir: str | os.PathLike) -> list[int]:
+def finished_steps(run_dir: pathlib.Path) -> list[int]:
     """Steps with a finished checkpoint, ascending; [] where there is no folder of checkpoints.
 
     Example:
-      >>> finished_steps('nowhere')
+      >>> finished_steps(pathlib.Path('nowhere'))
       []
     """
-    folder = pathlib.Path(run_dir, FOLDER)
-    found = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    return sorted(
-        int(name)
-        for name in found
-        if name.isascii() and name.isdecimal() and name == str(int(name))
+    return sorted(step for step, finished in saved_steps(run_dir / FOLDER).items() if finished)
+
+
+def saved_steps(folder: pathlib.Path) -> dict[int, bool]:
+    """The steps that a folder of checkpoints has -> whether the checkpoint is finished.
+
+    A local folder gets its name when it is finished. A bucket cannot rename, so there orbax writes
+    an object at the end.
+    """
+    local = isinstance(folder, pathlib.Path)
+    paths = (
+        [path for path in folder.iterdir() if not local or path.is_dir()] if folder.is_dir() else []
     )
+    return {
+        int(path.name): local or (path / COMMITTED).exists()
+        for path in paths
+        if path.name.isascii() and path.name.isdecimal() and path.name == str(int(path.name))
+    }
 
 
 def continues(directory: pathlib.Path, once: str) -> str:

@@ -28,10 +28,10 @@ For example, with a run BASE that was trained at length 128:
 
 import dataclasses
 import json
-import pathlib
 import sys
 from typing import Any
 
+from posenc_jax.core import paths
 from posenc_jax.core.command import Parser
 from posenc_jax.run.overrides import read_overrides
 from posenc_jax.search.evolution import Sizes
@@ -66,7 +66,7 @@ def arguments(argv: list[str] | None) -> dict[str, Any]:
     )
     parser.add_argument('--seed', type=int, default=0, metavar='N')
     parser.add_argument('--variant', default='free', metavar='|'.join(VARIANTS))
-    parser.add_argument('--out', type=pathlib.Path, metavar='FILE.json')
+    parser.add_argument('--out', type=paths.path, metavar='FILE.json')
     parser.add_imports()
     known, rest = parser.parse_known_args(argv)
     try:

@@ -89,7 +89,7 @@ def remembered(path: pathlib.Path, asked: Mapping[str, Any], objective: Objectiv
             known[Genome(tuple(factors), start)] = score
     rows = [json.dumps([score, genome.start, genome.factors]) for genome, score in known.items()]
     disk.write(path, '\n'.join([head, *rows, '']))
-    file = disk.Appended(path)
+    file = disk.appended(path)
 
     def scored(genome):
         if genome not in known:

@@ -30,9 +30,9 @@ class Board:
     def __init__(self, directory: pathlib.Path, step: int):
         from tensorboardX.proto import event_pb2
 
-        directory.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(directory)
         self._event = event_pb2.Event
-        self._file = disk.Appended(
+        self._file = disk.appended(
             directory / f'events.out.tfevents.{time.time():.3f}.{socket.gethostname()}'
         )
         self._add(file_version='brain.Event:2')
@@ -57,6 +57,9 @@ class Board:
         length = struct.pack('<Q', len(event))
         sums = [struct.pack('<I', masked_crc32c(part)) for part in (length, event)]
         self._file.write(length + sums[0] + event + sums[1])
+
+    def flush(self) -> None:
+        self._file.flush()
 
     def close(self) -> None:
         self._file.close()

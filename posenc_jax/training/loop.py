@@ -284,6 +284,8 @@ def _run(
                     numbers = '  '.join(f'{name} {value:.4f}' for name, value in found.items())
                     progress.say(f'step {step}/{settings.steps}  {numbers}')
             if saves:
+                if first:
+                    log.flush()  # a bucket then has every line up to this checkpoint
                 checkpoints.save(step, state, batches.get_state(), log.written if first else None)
                 saved = step
             if first and (saves or validates):

@@ -35,7 +35,7 @@ class MetricsLog:
     ):
         path = directory / FILE
         self._lines = repair(path, step, written, every)
-        self._file = disk.Appended(path)
+        self._file = disk.appended(path)
         self._board = Board(directory / 'tensorboard', step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -44,6 +44,11 @@ class MetricsLog:
         self._file.write(line + b'\n')
         self._lines.add(line)
         self._board.write(step, values)
+
+    def flush(self) -> None:
+        """Writes what waits, see `disk.AppendedObject`."""
+        self._file.flush()
+        self._board.flush()
 
     @property
     def written(self) -> dict[str, Any]:

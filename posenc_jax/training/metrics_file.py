@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import json
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -123,8 +122,8 @@ def repair(path: pathlib.Path, step: int, written: Mapping[str, Any] | None, eve
         bad.pop(len(lines), None)
     if problems := _problems(step, good, bad, kept.record(), written, every):
         aside = ''
-        if path.exists() and path.stat().st_size:
-            copy = shutil.copy2(path, free_name(path))
+        if lines:
+            copy = disk.copy(path, free_name(path))
             aside = f'; the file as it was is {copy}'
         print(
             f'{path}: {"; ".join(problems)}; the run goes on after step {step}{aside}', flush=True

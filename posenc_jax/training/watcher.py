@@ -45,7 +45,8 @@ class _Watcher:
     """
 
     def __init__(self, address, count, own, start, silence, directory, program, process, grace):
-        from safe import continues  # in run/, see the end of this file
+        from paths import path  # in core/ and run/, see the end of this file
+        from safe import continues
 
         self._address, self._count, self._own, self._start, self._silence = (
             tuple(address),
@@ -54,7 +55,7 @@ class _Watcher:
             start,
             silence,
         )
-        self._next = lambda: continues(pathlib.Path(directory), 'started again in every process')
+        self._next = lambda: continues(path(directory), 'started again in every process')
         self._program, self._process, self._grace = program, process, grace
         # In process 0 the connections to all others; in these the connection to process 0.
         self._others: dict[int, socket.socket] = {}
@@ -376,8 +377,8 @@ def _thread(function: Callable, *arguments) -> None:
 
 
 if __name__ == '__main__':
-    # Only the folder of `safe` is added to the path: importing the package takes seconds.
-    sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'run'))
+    # Only these folders are added to the path: importing the package takes seconds.
+    sys.path[:0] = [str(pathlib.Path(__file__).parents[1] / name) for name in ('run', 'core')]
     # A watcher ends with its process, which may still save a checkpoint after one of these signals.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

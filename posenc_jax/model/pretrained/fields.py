@@ -10,6 +10,8 @@ import reprlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from posenc_jax.core import paths
+
 
 class PretrainedError(ValueError):
     """A checkpoint that cannot be used. The message names the file and the field or tensor, the
@@ -146,7 +148,7 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
             f'{file} is missing: {file.parent} is not a Hugging Face checkpoint'
         )
     try:
-        if (size := file.stat().st_size) > LARGEST_JSON:
+        if (size := paths.size(file)) > LARGEST_JSON:
             raise PretrainedError(f'{file} has {size} bytes, expected at most {LARGEST_JSON}')
         return parse_json(file.read_bytes(), file)
     except OSError as error:
@@ -169,7 +171,12 @@ def parse_json(data: bytes, where: object) -> dict[str, Any]:
 
 
 def is_file(path: pathlib.Path) -> bool:
-    """Whether there is such a file. A name too long for the file system counts as no file."""
+    """Whether there is such a file. A name too long for the file system counts as no file. Raises
+    OSError for a bucket that cannot be reached.
+    """
+    if not paths.is_local(path):
+        with paths.reached(path):
+            return path.is_file()
     try:
         return path.is_file()
     except OSError:
@@ -178,6 +185,9 @@ def is_file(path: pathlib.Path) -> bool:
 
 def is_folder(path: pathlib.Path) -> bool:
     """Whether there is such a directory; names as for `is_file`."""
+    if not paths.is_local(path):
+        with paths.reached(path):
+            return path.is_dir()
     try:
         return path.is_dir()
     except OSError:

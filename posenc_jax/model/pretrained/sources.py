@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from posenc_jax.core import paths
 from posenc_jax.model.pretrained.chat import ChatTemplate, directory_template
 from posenc_jax.model.pretrained.fields import (
     OBJECT,
@@ -75,20 +76,31 @@ def open_source(path: str | pathlib.Path) -> Source:
 
 
 def is_pretrained(path: str | pathlib.Path) -> bool:
-    """Whether `path` is a public checkpoint rather than the directory of a training run."""
+    """Whether `path` is a public checkpoint rather than the directory of a training run.
+
+    Raises:
+      PretrainedError: a public checkpoint in a bucket.
+      OSError: a bucket cannot be reached.
+    """
     path = _expanded(path)
     if is_folder(path):
         config = path / 'config.json'
-        return is_file(config) and 'model_type' in read_json(config)
-    return path.suffix == '.gguf'
+        found = is_file(config) and 'model_type' in read_json(config)
+    else:
+        found = path.suffix == '.gguf'
+    if found and not paths.is_local(path):
+        raise PretrainedError(
+            f'{path} is in a bucket; copy the public checkpoint to a local folder'
+        )
+    return found
 
 
 def _expanded(path: str | pathlib.Path) -> pathlib.Path:
     """The path with ~ replaced by a home directory, if that user exists."""
     try:
-        return pathlib.Path(path).expanduser()
+        return paths.path(path).expanduser()
     except RuntimeError:
-        return pathlib.Path(path)
+        return paths.path(path)
 
 
 class HuggingFace:

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 
+from posenc_jax.core import paths
 from posenc_jax.core.registry import quoted
 from posenc_jax.tasks.language.documents import as_text, cuts_documents, split_documents
 
@@ -23,11 +24,14 @@ class TextFiles:
 
     Args:
       pattern: a glob pattern; `**` matches any number of folders; a leading `~` is the home folder.
-      root: folder that the pattern is relative to; default: the current one.
+        A pattern of objects in a bucket, such as 'gs://BUCKET/books/*.txt', has no `**`.
+      root: folder, or place in a bucket, that the pattern is relative to; default: the current
+        folder.
 
     Raises:
       FileNotFoundError: nothing matches.
-      ValueError: while reading, a file that is not text (NUL bytes, undecodable UTF-8).
+      ValueError: while reading, a file that is not text (NUL bytes, undecodable UTF-8); `**` in a
+        bucket.
     """
 
     pattern: str
@@ -44,15 +48,20 @@ class TextFiles:
 
     def _paths(self) -> list[pathlib.Path]:
         full = os.path.join(os.path.expanduser(self.root or ''), os.path.expanduser(self.pattern))
-        return [
-            path
-            for path in map(pathlib.Path, sorted(glob.glob(full, recursive=True)))
-            if path.is_file()
-        ]
+        if paths.is_local(place := paths.path(full)):
+            found = map(pathlib.Path, sorted(glob.glob(full, recursive=True)))
+            return [path for path in found if path.is_file()]
+        if '**' in full:
+            raise ValueError(f'{full[:200]}: a pattern of objects in a bucket has no **')
+        base = re.split(r'[*?\[]', full, maxsplit=1)[0].rpartition('/')[0]
+        with paths.reached(place):
+            return sorted(
+                path for path in paths.path(base).glob(full[len(base) + 1 :]) if path.is_file()
+            )
 
     @property
     def description(self) -> str:
-        sizes = {name: path.stat().st_size for name, path in self._named().items()}
+        sizes = {name: paths.size(path) for name, path in self._named().items()}
         how = ', each cut at 90 % and 95 %' if cuts_documents(sizes) else ', split by name'
         return f'text:{self.pattern}: {len(sizes)} files, {sum(sizes.values())} bytes{how}'
 
