@@ -73,7 +73,7 @@ def test_pages_have_an_entry_for_every_method():
     assert len(re.findall('^## ', pages['methods/encoding.md'], re.M)) == len(catalog('encoding'))
 
 
-def test_the_reference_has_all_public_names():
+def test_the_reference_and_the_navigation_are_complete():
     from website import reference
 
     pages = reference.pages()
@@ -82,6 +82,8 @@ def test_the_reference_has_all_public_names():
     assert '::: posenc_jax.logits\n' in pages['reference/posenc_jax.logits.md']
     navigation = (ROOT / 'mkdocs.yml').read_text(encoding='utf-8')
     assert all(f': {path}\n' in navigation for path in pages)
+    written = [path.relative_to(ROOT / 'docs') for path in ROOT.glob('docs/**/*.md')]
+    assert not [path for path in written if f': {path}\n' not in navigation]
 
 
 @pytest.mark.parametrize('entry', METHODS, ids=named)
@@ -168,6 +170,15 @@ def test_a_page_that_loads_from_another_host_is_refused():
     for loaded in ('<script src="https://a.b/c.js">', '<link rel="x" href="//a.b/c.css">'):
         with pytest.raises(errors.PluginError, match='a.md loads'):
             hooks.on_post_page(links + loaded, page)
+
+
+def test_shapes_keep_their_quotes():
+    griffe = pytest.importorskip('griffe')
+    extensions = griffe.load_extensions(str(ROOT / 'website' / 'docstrings.py'))
+    found = griffe.load('posenc_jax.logits.alibi', search_paths=[ROOT], extensions=extensions)
+    later = {p.name: str(p.annotation) for p in found['alibi_bias'].parameters}['later']
+    assert later == "Float[Array, 'N'] | None"
+    assert str(found['alibi_bias'].returns) == "Float[Array, '#B N T S']"
 
 
 def test_a_longer_trained_length_is_no_part_of_an_extension():

@@ -127,7 +127,7 @@ def papers_page() -> str:
             rows.append((card.title, _paper(card), link, code(card.example), code(line)))
     rows.sort(key=lambda row: row[1])
     table = markdown_table(('paper', 'reference', 'method', 'spec', 'command'), rows)
-    return PAPERS + table + '\n'
+    return f'{PAPERS}<div class="papers" markdown>\n\n{table}\n\n</div>\n'
 
 
 def _paper(card: Card) -> str:
@@ -135,7 +135,11 @@ def _paper(card: Card) -> str:
     return f'[{text}](https://arxiv.org/abs/{card.arxiv})' if card.arxiv else text
 
 
-PAPERS = """# From papers to commands
+PAPERS = """---
+hide: [toc]
+---
+
+# From papers to commands
 
 The table has one row for each method of a paper. It is made from the Cards of the methods.
 
