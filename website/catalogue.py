@@ -124,15 +124,17 @@ def papers_page() -> str:
         for card in catalog(kind):
             line = command(lookup(card.key, (kind,)))
             link = f'[{card.name}]({kind}.md#{card.key})'
-            rows.append((card.title, _paper(card), link, code(card.example), code(line)))
-    rows.sort(key=lambda row: row[1])
-    table = markdown_table(('paper', 'reference', 'method', 'spec', 'command'), rows)
+            rows.append((card.year, _paper(card), link, code(card.example), code(line)))
+    rows = [row[1:] for row in sorted(rows)]
+    table = markdown_table(('paper', 'method', 'spec', 'command'), rows)
     return f'{PAPERS}<div class="papers" markdown>\n\n{table}\n\n</div>\n'
 
 
 def _paper(card: Card) -> str:
-    text = reference_text(card).replace('|', '\\|')
-    return f'[{text}](https://arxiv.org/abs/{card.arxiv})' if card.arxiv else text
+    reference = reference_text(card)
+    if card.arxiv:
+        reference = f'[{reference}](https://arxiv.org/abs/{card.arxiv})'
+    return f'{card.title}, {reference}'.replace('|', '\\|')
 
 
 PAPERS = """---
