@@ -10,6 +10,8 @@ from posenc_jax.core.spec import Chain, Node, parse
 # Commands that do not follow from the kind.
 OTHER = {
     'longrope': 'python -m posenc_jax.search --run=runs/language-pydoc_topics-rope-s0 --length=512',
+    'md_tpe': 'python train.py --config=configs/vit.py '
+    """--config.pattern='("md_tpe(shape=(8,))",)' --config.eval.lengths=16""",  # a grid of 8 x 8
     'mix_ffn': 'python train.py --config=configs/vit.py --config.model.mlp=mix_ffn',
     'pcm': 'python train.py --config=configs/points.py '
     """--config.pattern='("pcm() | pcm_layer(gru())",)'""",
@@ -42,7 +44,6 @@ CONFIGS = {
     'irpe': 'vit',
     'learned_grid': 'vit',
     'lightnet_whole': 'masked_text',
-    'md_tpe': 'vit',
     'pcm_layer': 'points',
     'peg': 'vit',
     'polyphase_anchor': 'vit',
