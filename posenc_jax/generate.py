@@ -85,8 +85,8 @@ def continue_text(
         argument that this kind of run has no use for, or more tokens than the encoding has
         positions or the device has memory for.
 
-    Example:
-      continue_text('runs/rope', ['The '], tokens=16)[0][0]
+    Example, for a run that exists:
+    `continue_text('runs/rope', ['The '], tokens=16)[0][0]` is the first continuation.
     """
     given = dict(tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     given |= dict(samples=samples, constant_cache=constant_cache, recompute=recompute, chat=chat)

@@ -114,7 +114,7 @@ def test_public_names_are_documented():
 
 PAGES = sorted(
     str(path.relative_to(ROOT))
-    for path in (*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('docs/results/*.md'))
+    for path in (*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('docs/*/*.md'))
 )
 FOLDERS = r'docs|configs|tests|benchmarks|posenc_jax|' + '|'.join(
     path.name for path in (ROOT / 'posenc_jax').iterdir() if path.is_dir()

@@ -203,7 +203,7 @@ REST = [
 
 def check_close(ours, theirs):
     """To five digits of the largest logit."""
-    assert np.abs(np.asarray(ours) - theirs).max() < 1e-5 * np.abs(theirs).max()
+    assert np.abs(np.asarray(ours) - theirs).max() < 2e-5 * np.abs(theirs).max()
 
 
 class Pair:

@@ -1,0 +1,157 @@
+"""Pages of the catalogue, one for each kind of method, and the table from papers to commands."""
+
+import html
+import inspect
+
+from posenc_jax.catalog import (
+    KINDS,
+    PICTURED,
+    catalog,
+    markdown_table,
+    picture_name,
+    promise_text,
+    reference_text,
+)
+from posenc_jax.catalog.cells import HEADINGS
+from posenc_jax.core.registry import Card, Entry, Kind, lookup
+from posenc_jax.core.spec import CONTEXT
+from website.commands import command
+from website.equations import KINDS as WITH_EQUATIONS
+from website.equations import equation, mathml, with_formulas
+
+NOTATION = (
+    r'$i$ is the query and $j$ the key, and also their positions where nothing else is said. '
+    r'$q_i$, $k_j$ and $v_j$ are the query, key and value of a head, $\ell_{ij}$ is its logit, and '
+    r'$a_{ij}$ the softmax of the logits over $j$. A tilde marks a vector after the encoding. '
+    r'$x_t$ is a token vector. $H$ is the width of a head, $D$ that of the model, $N$ the number '
+    r'of heads, $h = 1, \dots, N$ a head, and $L$ the trained length. $\theta_t = b^{-2t/H}$ is '
+    r'the frequency of plane $t$, and $R(\varphi)$ turns each plane by its angle.'
+)
+INTRODUCTION = """
+The entries are in the order in which a layer calls their first doors. *With defaults* shows all
+arguments that a spec string may have; the model gives the others. The other columns and the
+promises are explained above the [table of all methods](../catalog.md).
+"""
+
+
+def pages() -> dict[str, str]:
+    """Path below the folder of the site, and Markdown, of all pages of the catalogue."""
+    made = {f'methods/{kind}.md': kind_page(kind) for kind in KINDS}
+    return {**made, 'methods/papers.md': papers_page()}
+
+
+def kind_page(kind: Kind) -> str:
+    """The page of a kind: one entry for each method."""
+    lines = [f'# {HEADINGS[kind]}', INTRODUCTION]
+    if kind in WITH_EQUATIONS:
+        lines += [f'<div class="notation"><p>{with_formulas(NOTATION)}</p></div>', '']
+    lines += [_entry(lookup(card.key, (kind,)), card) for card in catalog(kind)]
+    return '\n'.join(lines)
+
+
+def _entry(entry: Entry, card: Card) -> str:
+    code = lambda text: f'<code>{html.escape(text, quote=False)}</code>'
+    rows = {
+        'paper': f'{html.escape(card.title)}. {html.escape(short_authors(card))}, {_link(card)}',
+        'spec': code(card.example),
+        'with defaults': code(call_with_defaults(entry)) if entry.parameters else '',
+        'doors': html.escape(card.door),
+        'promises': promise_text(card) if entry.kind in ('encoding', 'extension') else '',
+        'command': code(command(entry)) if command(entry) != card.example else '',
+    }
+    table = ''.join(
+        f'<tr><th>{name}</th><td>{cell}</td></tr>' for name, cell in rows.items() if cell
+    )
+    summary = (inspect.getdoc(entry.build) or '').split('\n\n')[0]
+    parts = [f'## {card.name} {{ #{card.key} }}', '', summary, '', _equation(entry, card)]
+    if entry.kind in PICTURED:
+        source = f'../catalog/{picture_name(entry.kind, card.key)}'
+        parts += ['', f'![Logits of {card.name} by distance]({source}){{ loading=lazy }}']
+    return '\n'.join([*parts, '', f'<table class="card"><tbody>{table}</tbody></table>', ''])
+
+
+def _equation(entry: Entry, card: Card) -> str:
+    """The formula of a method and what its symbols mean, as HTML."""
+    if entry.kind not in WITH_EQUATIONS:
+        return f'```text\n{card.equation}\n```'
+    found = equation(card.key)
+    formula = mathml(found['tex'], display=True)
+    return f'<div class="equation">{formula}<p>{with_formulas(found["where"])}</p></div>'
+
+
+def _link(card: Card) -> str:
+    text = reference_text(card)
+    if card.arxiv:
+        return f'<a href="https://arxiv.org/abs/{card.arxiv}">{text}</a>'
+    return html.escape(text)
+
+
+def short_authors(card: Card) -> str:
+    """The first author, and 'et al.' if there are several.
+
+    Example:
+      >>> short_authors(lookup('rope', ('encoding',)).card)
+      'Su et al.'
+    """
+    first, *others = card.authors.split(' and ')
+    return first.split(',')[0] + (' et al.' if others else '')
+
+
+def call_with_defaults(entry: Entry) -> str:
+    """The call of a spec string with the default of every argument that the model does not give;
+    an argument without a default is its name alone.
+
+    Example:
+      >>> call_with_defaults(lookup('pi', ('frequencies',)))
+      'pi(factor)'
+      >>> call_with_defaults(lookup('window', ('encoding',)))
+      'window(size, aligned=False)'
+    """
+    shown = []
+    for name, parameter in entry.parameters.items():
+        if parameter.default is parameter.empty:
+            shown.append(name)
+        elif parameter.default is not CONTEXT:
+            shown.append(f'{name}={parameter.default!r}')
+    return f'{entry.key}({", ".join(shown)})'
+
+
+def papers_page() -> str:
+    """The table from papers to spec strings and commands."""
+    code = lambda text: '`' + text.replace('|', '\\|') + '`'
+    rows = []
+    for kind in KINDS:
+        for card in catalog(kind):
+            line = command(lookup(card.key, (kind,)))
+            link = f'[{card.name}]({kind}.md#{card.key})'
+            rows.append((card.year, _paper(card), link, code(card.example), code(line)))
+    rows = [row[1:] for row in sorted(rows)]
+    table = markdown_table(('paper', 'method', 'spec', 'command'), rows)
+    return f'{PAPERS}<div class="papers" markdown>\n\n{table}\n\n</div>\n'
+
+
+def _paper(card: Card) -> str:
+    reference = reference_text(card)
+    if card.arxiv:
+        reference = f'[{reference}](https://arxiv.org/abs/{card.arxiv})'
+    return f'{card.title}, {reference}'.replace('|', '\\|')
+
+
+PAPERS = """---
+hide: [toc]
+---
+
+# From papers to commands
+
+The table has one row for each method of a paper. It is made from the Cards of the methods.
+
+- Encodings and layers are trained in a small model. Sizes in the spec strings are small, too; the
+  defaults of the library are the sizes of the papers.
+- Frequency rules and extensions are applied to a run that is trained already, here the run that
+  `python train.py --config=configs/quickstart.py` makes with `rope()`, or with the encoding in the
+  name of the run. Other runs and public checkpoints take the place of its name.
+- `python -m configs.claims` measures claims of a paper: it trains and evaluates what the claim
+  compares. [The ledger of claims](../claims.md) has the results.
+- A call without `python` in front is one in Python.
+
+"""

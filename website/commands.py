@@ -1,0 +1,124 @@
+"""The command that trains or evaluates a method, made from its Card; the kind decides which."""
+
+import shlex
+
+from configs.claims import CLAIMS
+from posenc_jax.analysis.__main__ import ANALYSES
+from posenc_jax.core.registry import Entry
+from posenc_jax.core.spec import Chain, Node, parse
+
+# Commands that do not follow from the kind.
+OTHER = {
+    'longrope': 'python -m posenc_jax.search --run=runs/language-pydoc_topics-rope-s0 --length=512',
+    'md_tpe': 'python train.py --config=configs/vit.py '
+    """--config.pattern='("md_tpe(shape=(8,))",)' --config.eval.lengths=16""",  # a grid of 8 x 8
+    'mix_ffn': 'python train.py --config=configs/vit.py --config.model.mlp=mix_ffn',
+    'pcm': 'python train.py --config=configs/points.py '
+    """--config.pattern='("pcm() | pcm_layer(gru())",)'""",
+    'segmented_sequences': 'python train.py --config=configs/segmented.py --config.init.source=RUN '
+    "--config.init.extend='segmented_sequences(factor=4)'",
+}
+# Encodings whose positions only the task of a sweep supplies; the measurement of a claim trains it.
+PLACED = ('bipe', 'dpe', 'gpe', 'hirope', 'image_shift', 'nar', 'papeft', 'uni_encoder', 'xlpe')
+# Spec strings with room for the lengths that the quickstart evaluates at, 128 to 1024.
+ROOMY = {
+    'learned_absolute': 'learned_absolute(max_len=1024)',
+    'positional_attention': 'positional_attention(max_len=1024)',
+    'randomized_pe': 'randomized_pe(max_len=2048) | rope()',
+    'seqpe': 'seqpe(max_pos=2048)',
+    'sigma_gpt': 'sigma_gpt(max_len=1025)',
+}
+# The run that an extension is evaluated with, and the extension, where it is not a run of rope()
+# and the extension with its defaults.
+EXTENDED = {
+    'alibi_pi': ('alibi', 'alibi_pi(factor=4.0)'),
+    'nope_temperature': ('nope', 'nope_temperature(1.5)'),
+}
+# The configs of layers that do not fit the language model of the quickstart.
+CONFIGS = {
+    'axial_rope2d': 'vit',
+    'conflator': 'code_mixed',
+    'full': 'masked_text',
+    'gin': 'graph',
+    'graph_attention': 'graph',
+    'irpe': 'vit',
+    'learned_grid': 'vit',
+    'lightnet_whole': 'masked_text',
+    'pcm_layer': 'points',
+    'peg': 'vit',
+    'polyphase_anchor': 'vit',
+    'position_coupling': 'algorithmic',
+    'prefix': 'masked_text',
+    'sincos2d': 'vit',
+    'spatial_reduction': 'vit',
+}
+
+
+def command(entry: Entry) -> str:
+    """A command line, or the Python call of a method that no command line reaches.
+
+    Example:
+      >>> from posenc_jax.core.registry import lookup
+      >>> command(lookup('alibi', ('encoding',)))
+      "python train.py --config=configs/quickstart.py --config.encoding='alibi()'"
+      >>> command(lookup('yarn', ('frequencies',))).split()[-1]
+      "--config.extend='yarn(factor=4.0)'"
+    """
+    card = entry.card
+    assert card is not None
+    if entry.key in OTHER:
+        return OTHER[entry.key]
+    if entry.kind == 'encoding' and entry.key not in PLACED:
+        spec = ROOMY.get(entry.key, card.example)
+        return _train(CONFIGS.get(entry.key, 'quickstart'), encoding=spec)
+    if entry.kind == 'frequencies':
+        return _evaluate('rope', str(_rule(card.example)))
+    if entry.kind == 'extension':
+        return _evaluate(*EXTENDED.get(entry.key, ('rope', f'{entry.key}()')))
+    if entry.kind == 'mixer' and entry.is_layer:
+        return _train(CONFIGS.get(entry.key, 'quickstart'), pattern=_tuple(card.example))
+    if entry.kind == 'coordinates':
+        config = 'globe' if entry.key.startswith('geo_') else 'field'
+        return _train(config, features=card.example)
+    if entry.kind == 'graph' and entry.in_specs:
+        return _train('graph', features=card.example)
+    if entry.kind == 'field':
+        return _train('field', field=card.example)
+    if entry.key in ANALYSES:
+        return f'python -m posenc_jax.analysis {entry.key} --run=runs/language-pydoc_topics-rope-s0'
+    measured = [claim.id for claim in CLAIMS.values() if claim.key == entry.key and claim.how]
+    if measured:
+        return f'python -m configs.claims {" ".join(measured)}'
+    return card.example
+
+
+def _tuple(spec: str) -> str:
+    """A tuple of one string, with double quotes where it has none of its own."""
+    return repr((spec,)) if '"' in spec else f'("{spec}",)'
+
+
+def _quoted(value: str) -> str:
+    """A word of a command line, in single quotes if it has none of its own."""
+    if "'" not in value:
+        return f"'{value}'"
+    return shlex.quote(value) if set('"$`\\\\') & set(value) else f'"{value}"'
+
+
+def _train(config: str, **fields: str) -> str:
+    settings = [f'--config.{name}={_quoted(value)}' for name, value in fields.items()]
+    return ' '.join(['python', 'train.py', f'--config=configs/{config}.py', *settings])
+
+
+def _evaluate(label: str, extension: str) -> str:
+    run = f'runs/language-pydoc_topics-{label}-s0'  # what the command of the quickstart writes
+    return f'python eval.py --run={run} --config.extend={_quoted(extension)}'
+
+
+def _rule(example: str) -> Node:
+    """The frequency rule in `rope(freqs=RULE)`, without the trained length, which a run gives."""
+    (node,) = parse(example).nodes
+    rule = node.arguments['freqs']
+    if isinstance(rule, Chain):
+        (rule,) = rule.nodes
+    kept = {name: value for name, value in rule.arguments.items() if name != 'train_len'}
+    return Node(rule.entry, kept)
