@@ -246,3 +246,11 @@ def test_one_command_at_a_time_measures_in_a_folder(small, tmp_path, monkeypatch
     with lock.hold(tmp_path / 'claims.lock', 'claims are being measured', 'wait'):
         status, text = called(monkeypatch, capsys, '--workdir', str(tmp_path), 'X1')
     assert status == 2 and 'claims are being measured by' in text and 'give another --work' in text
+
+
+def test_every_contrary_claim_has_an_entry_on_its_page():
+    text = (ledger.ROOT / 'docs' / 'results' / 'contrary.md').read_text()
+    headings = [line.split(':')[0] for line in text.splitlines() if line.startswith('## ')]
+    named = {name for line in headings for name in line.removeprefix('## ').split(', ')}
+    verdicts = page.measured(claims.CLAIMS, MEASURED)
+    assert named == {name for name, verdict in verdicts.items() if verdict == 'contrary'}

@@ -233,6 +233,7 @@ MEASUREMENTS = {
         'of exact match',
         margin=0.1,
         minutes=6,
+        remark='All four copy every text, so that this task does not tell them apart.',
     ),
     'C17': Measurement(
         'A sum of three waves at the times of a stream, from another stream that has half as many '

@@ -23,7 +23,8 @@ claim, and each claim names the least effect that counts.
 
 - **holds**: the effect reaches this margin for every seed, of at least three.
 - **partly**: the mean over the seeds reaches it, but not every seed.
-- **contrary**: the mean is beyond the margin on the other side.
+- **contrary**: the mean is beyond the margin on the other side. [contrary.md](results/contrary.md)
+  says what was tried, and what the cause is.
 - **open**: the mean is between the margins, or there are fewer than three seeds.
 
 All models are small and trained for minutes, so a verdict is about this setting and not about the
@@ -132,13 +133,14 @@ def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
     command = ' '.join((how.sweep, *how.arguments))
     before = [found['date'] for found in record.get('earlier', [])]
     again = f' (before: {", ".join(ledger.verdicts(claim, record)[:-1])}, {", ".join(before)})'
+    word = '[contrary](results/contrary.md)' if verdict == 'contrary' else verdict
     return [
         claim.id,
         f'`{claim.key}`',
         _cited(claim),
         f'{how.test} (`{command}`)',
         effect_text(how, ledger.effects(record)),
-        f'**{verdict}**' + (again if before else '') + (f'. {how.remark}' if how.remark else ''),
+        f'**{word}**' + (again if before else '') + (f'. {how.remark}' if how.remark else ''),
     ]
 
 
