@@ -10,8 +10,7 @@ import sys
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # the package need not be installed
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Files of the repository that are pages of the site, by path below the folder of the site.
 BESIDE = {
     'README.md': 'index.md',
@@ -23,6 +22,8 @@ STYLE = 'site.css'
 
 def on_files(files, config):
     """Adds the pages that are not in docs/."""
+    if str(ROOT) not in sys.path:  # the package need not be installed
+        sys.path.insert(0, str(ROOT))
     from website import catalogue, reference
 
     made = {**catalogue.pages(), **reference.pages()}
