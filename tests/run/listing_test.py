@@ -24,7 +24,7 @@ def test_every_field_is_there_with_its_default():
 
 def test_comments_before_and_behind_a_field_are_its_own():
     said = {name: comment for name, _, comment in described()}
-    assert said['workdir'] == 'folder that holds the runs'
+    assert said['workdir'] == 'folder that holds the runs, or gs://BUCKET/PATH, see docs/pods.md'
     assert said['share'].startswith('parameters of the encoding: one set per')
     assert (
         said['init'] == 'where the weights come from' and said['train.steps'] == 'optimizer steps'
