@@ -78,6 +78,7 @@ __all__ = [
     'positions',
     'register',
     'rotation',
+    'testing',
     '__version__',
 ]
 __dir__ = __all__.copy

@@ -180,7 +180,10 @@ def test_training_commands_name_fields_that_exist(page):
     """Every `train.py` command of a page is read as train.py reads it, up to its placeholders."""
     for block in blocks(page, 'bash'):
         for line in re.sub(r'\\\n', ' ', block).splitlines():
-            words = shlex.split(line, comments=True)
+            try:
+                words = shlex.split(line, comments=True)
+            except ValueError:  # a quoted command of several lines
+                words = line.split()
             while 'train.py' in words:
                 _, words = words[: words.index('train.py')], words[words.index('train.py') + 1 :]
                 fields = [word for word in words if word.startswith('--config.')]

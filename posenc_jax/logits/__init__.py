@@ -51,6 +51,7 @@ __all__ = [
     'rpe_convergent',
     'sandwich',
     'shaw',
+    'soft_cap',
     'ssmax',
     't5_rpe',
     'tra',

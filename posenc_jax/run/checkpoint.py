@@ -1,6 +1,4 @@
-"""Checkpoints of a run: written asynchronously, verified when they are read, and independent of the
-number of devices.
-"""
+"""Checkpoints of a run: written asynchronously, verified when read, for any number of devices."""
 
 import contextlib
 import dataclasses

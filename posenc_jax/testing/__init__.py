@@ -5,3 +5,4 @@ from posenc_jax.testing.run import LAWS, Report, check
 from posenc_jax.testing.subject import CONTEXT
 
 __all__ = ['CONTEXT', 'LAWS', 'BrokenLaw', 'Report', 'check']
+__dir__ = __all__.copy

@@ -192,7 +192,7 @@ def test_bfloat16():
         ('dca(encoding=rope(), chunk=0)', 'chunk=0'),
         ('dca(encoding=rope(), chunk=2.5)', 'chunk=2.5'),
         ('dca(encoding=rope(), chunk=4, local=5)', 'between 0 and chunk=4, got 5'),
-        ('dca()', "needs 'encoding'"),
+        ('dca()', 'extends another encoding'),
     ],
 )
 def test_errors(spec, message):

@@ -303,7 +303,7 @@ def test_bfloat16():
         ('gali(encoding=rope(), chunk=0.01)', 'chunk=0.01 with train_len=64'),
         ('gali(encoding=rope(), chunk=2.6)', 'fraction below 1, got 2.6; the nearest is 3'),
         ('gali(encoding=rope(), noise=-1.0)', 'at least 0, got -1.0'),
-        ('gali()', "needs 'encoding'"),
+        ('gali()', 'extends another encoding'),
     ],
 )
 def test_errors(spec, message):

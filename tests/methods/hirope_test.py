@@ -406,7 +406,7 @@ def test_what_is_wrong_is_said(call, message):
         ('hirope(encoding=rope(), split=5)', 'between 0 and the 4 planes of the encoding, got 5'),
         ('hirope(encoding=rope(), split=-1)', 'got -1'),
         ('hirope(encoding=rope(), level="relative")', 'level'),
-        ('hirope()', "needs 'encoding'"),
+        ('hirope()', 'extends another encoding'),
     ],
 )
 def test_errors(spec, message):

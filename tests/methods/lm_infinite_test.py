@@ -243,7 +243,7 @@ def test_bfloat16():
             'lm_infinite(encoding=alibi(), top_k=2)',
             'top_k=2 needs a rotary encoding, got alibi; use top_k=0',
         ),
-        ('lm_infinite()', "needs 'encoding'"),
+        ('lm_infinite()', 'extends another encoding'),
     ],
 )
 def test_errors(spec, message):

@@ -313,7 +313,7 @@ def test_decoding_keeps_the_ratios_of_the_prompt():
         ('ms_poe(encoding=rope(), order=(0, 1, 2, 2))', 'once, got'),
         ('ms_poe(encoding=rope(), order=(0, 1, 2, 3), assign="normal")', 'takes no order'),
         ('ms_poe(encoding=rope(), assign="ranks")', "one of 'rank', 'code', 'normal'"),
-        ('ms_poe()', "needs 'encoding'"),
+        ('ms_poe()', 'extends another encoding'),
     ],
 )
 def test_errors(spec, message):

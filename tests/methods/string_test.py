@@ -147,7 +147,7 @@ def test_defaults(train_len, expected):
         ('string(encoding=rope(), train_len=2)', r'shift=0 \(train_len=2\)'),
         ('string(encoding=rope(), shift=4, local=5)', 'between 0 and shift=4, got 5'),
         ('string(encoding=rope(), attention_factor=0.0)', 'positive, got 0.0'),
-        ('string()', "needs 'encoding'"),
+        ('string()', 'extends another encoding'),
     ],
 )
 def test_errors(spec, message):
