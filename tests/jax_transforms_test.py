@@ -32,6 +32,11 @@ def close(a, b, tolerance=2e-5):
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=tolerance, atol=tolerance)
 
 
+def close_trees(found, expected):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        close(a, b, 1e-4)
+
+
 def run(state, x, *, graphdef):
     return nnx.merge(graphdef, state)(x)
 
@@ -53,8 +58,7 @@ def test_gradients_on_a_mesh(kind, spec):
     with jax.set_mesh(mesh):
         put = lambda a, spec: jax.device_put(a, jax.NamedSharding(mesh, spec))
         found = both(put(state, PartitionSpec()), put(X, PartitionSpec('rows')))
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(both(state, X)), strict=True):
-        close(a, b, 1e-4)
+    close_trees(found, both(state, X))
 
 
 @two_devices
@@ -72,8 +76,7 @@ def test_gradients_inside_shard_map(spec):
 
     found = jax.jit(jax.grad(loss))(state, X)
     expected = jax.jit(jax.grad(lambda state: (function(state, X) ** 2).sum()))(state)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        close(a, b, 1e-4)
+    close_trees(found, expected)
 
 
 @two_devices

@@ -1,7 +1,6 @@
 """Pages of the catalogue, one for each kind of method, and the table from papers to commands."""
 
 import html
-import inspect
 
 from posenc_jax.catalog import (
     KINDS,
@@ -12,9 +11,8 @@ from posenc_jax.catalog import (
     promise_text,
     reference_text,
 )
-from posenc_jax.catalog.cells import HEADINGS
+from posenc_jax.catalog.cells import HEADINGS, call_with_defaults, reference_markdown, summary
 from posenc_jax.core.registry import Card, Entry, Kind, lookup
-from posenc_jax.core.spec import CONTEXT
 from website.commands import command
 from website.equations import KINDS as WITH_EQUATIONS
 from website.equations import equation, mathml, with_formulas
@@ -62,8 +60,7 @@ def _entry(entry: Entry, card: Card) -> str:
     table = ''.join(
         f'<tr><th>{name}</th><td>{cell}</td></tr>' for name, cell in rows.items() if cell
     )
-    summary = (inspect.getdoc(entry.build) or '').split('\n\n')[0]
-    parts = [f'## {card.name} {{ #{card.key} }}', '', summary, '', _equation(entry, card)]
+    parts = [f'## {card.name} {{ #{card.key} }}', '', summary(entry), '', _equation(entry, card)]
     if entry.kind in PICTURED:
         source = f'../catalog/{picture_name(entry.kind, card.key)}'
         parts += ['', f'![Logits of {card.name} by distance]({source}){{ loading=lazy }}']
@@ -97,25 +94,6 @@ def short_authors(card: Card) -> str:
     return first.split(',')[0] + (' et al.' if others else '')
 
 
-def call_with_defaults(entry: Entry) -> str:
-    """The call of a spec string with the default of every argument that the model does not give;
-    an argument without a default is its name alone.
-
-    Example:
-      >>> call_with_defaults(lookup('pi', ('frequencies',)))
-      'pi(factor)'
-      >>> call_with_defaults(lookup('window', ('encoding',)))
-      'window(size, aligned=False)'
-    """
-    shown = []
-    for name, parameter in entry.parameters.items():
-        if parameter.default is parameter.empty:
-            shown.append(name)
-        elif parameter.default is not CONTEXT:
-            shown.append(f'{name}={parameter.default!r}')
-    return f'{entry.key}({", ".join(shown)})'
-
-
 def papers_page() -> str:
     """The table from papers to spec strings and commands."""
     code = lambda text: '`' + text.replace('|', '\\|') + '`'
@@ -131,10 +109,7 @@ def papers_page() -> str:
 
 
 def _paper(card: Card) -> str:
-    reference = reference_text(card)
-    if card.arxiv:
-        reference = f'[{reference}](https://arxiv.org/abs/{card.arxiv})'
-    return f'{card.title}, {reference}'.replace('|', '\\|')
+    return f'{card.title}, {reference_markdown(card)}'.replace('|', '\\|')
 
 
 PAPERS = """---

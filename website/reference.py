@@ -2,7 +2,6 @@
 docstrings.
 """
 
-import inspect
 import pkgutil
 
 import posenc_jax
@@ -27,11 +26,7 @@ def packages() -> list[str]:
 
 def top_level() -> list[str]:
     """The public classes and functions of `posenc_jax` itself."""
-    return sorted(
-        name
-        for name, value in vars(posenc_jax).items()
-        if callable(value) and not name.startswith('_') and not inspect.ismodule(value)
-    )
+    return [name for name in posenc_jax.__all__ if callable(getattr(posenc_jax, name))]
 
 
 def pages() -> dict[str, str]:

@@ -4,7 +4,15 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from posenc_jax.catalog.cells import COLUMNS, HEADINGS, KINDS, promise_text, reference_text, row
+from posenc_jax.catalog.cells import (
+    COLUMNS,
+    HEADINGS,
+    KINDS,
+    promise_text,
+    reference_markdown,
+    reference_text,
+    row,
+)
 from posenc_jax.catalog.screen import Catalog, Entries
 from posenc_jax.core.registry import Card, Entry, Kind, SpecError, entries, nearest, quoted
 from posenc_jax.core.spec import Chain, Node, parse
@@ -126,9 +134,8 @@ def markdown_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _markdown_row(card: Card) -> tuple[str, ...]:
     code = lambda text: '`' + text.replace('|', '\\|') + '`'
-    key, name, door, equation, promises, example, reference = row(card)
-    if card.arxiv:
-        reference = f'[{reference}](https://arxiv.org/abs/{card.arxiv})'
+    key, name, door, equation, promises, example, _ = row(card)
+    reference = reference_markdown(card)
     return code(key), name, door, code(equation), promises, code(example), reference
 
 

@@ -1,8 +1,11 @@
 """The cells of the catalogue: what a Card says, as text."""
 
 import dataclasses
+import inspect
+import re
 
-from posenc_jax.core.registry import NAMED_ONLY, Card, Kind
+from posenc_jax.core.calls import CONTEXT
+from posenc_jax.core.registry import NAMED_ONLY, Card, Entry, Kind
 
 KINDS: tuple[Kind, ...] = (
     'encoding',
@@ -64,3 +67,33 @@ def promise_text(card: Card) -> str:
 def reference_text(card: Card) -> str:
     """The reference of a method: `arXiv:2108.12409 (2022)`, or its source if there is no paper."""
     return f'arXiv:{card.arxiv} ({card.year})' if card.arxiv else f'{card.source} ({card.year})'
+
+
+def reference_markdown(card: Card) -> str:
+    """The reference as Markdown, with a link to the paper if there is one."""
+    text = reference_text(card)
+    return f'[{text}](https://arxiv.org/abs/{card.arxiv})' if card.arxiv else text
+
+
+def call_with_defaults(entry: Entry) -> str:
+    """The call of a spec string with the default of every argument that the model does not give;
+    an argument without a default is its name alone.
+
+    Example:
+      >>> from posenc_jax.core.registry import lookup
+      >>> call_with_defaults(lookup('pi', ('frequencies',)))
+      'pi(factor)'
+      >>> call_with_defaults(lookup('window', ('encoding',)))
+      'window(size, aligned=False)'
+    """
+    shown = (
+        name if p.default is p.empty else f'{name}={p.default!r}'
+        for name, p in entry.parameters.items()
+        if p.default is not CONTEXT
+    )
+    return f'{entry.key}({", ".join(shown)})'
+
+
+def summary(entry: Entry) -> str:
+    """The first paragraph of the docstring of a method."""
+    return re.split(r'\n\s*\n', inspect.getdoc(entry.build) or '')[0]

@@ -1,14 +1,20 @@
 """How the catalogue prints on a screen and in a notebook: all keys, a kind, or one entry."""
 
 import html
-import inspect
-import re
 import textwrap
 from collections.abc import Sequence
 
-from posenc_jax.catalog.cells import COLUMNS, HEADINGS, promise_text, reference_text, row
+from posenc_jax.catalog.cells import (
+    COLUMNS,
+    HEADINGS,
+    call_with_defaults,
+    promise_text,
+    reference_text,
+    row,
+    summary,
+)
+from posenc_jax.core.calls import CONTEXT
 from posenc_jax.core.registry import Card, Entry
-from posenc_jax.core.spec import CONTEXT
 
 WIDTH = 100  # columns of a screen
 
@@ -83,11 +89,12 @@ def _page(entry: Entry) -> str:
     """One entry: what it is, its reference, how it is written, its promises and an example."""
     card, build = entry.card, entry.build
     assert card is not None
-    named = ('in a spec', _usage(entry)) if entry.in_specs else ('in Python', _path(build))
+    named = (
+        ('in a spec', call_with_defaults(entry)) if entry.in_specs else ('in Python', _path(build))
+    )
     supplied = [n for n, p in entry.parameters.items() if p.default is CONTEXT and n != 'rngs']
-    first = re.split(r'\n\s*\n', inspect.getdoc(build) or '')[0]
     lines = [
-        ('what', ' '.join(first.split())),
+        ('what', ' '.join(summary(entry).split())),
         ('equation', card.equation),
         ('doors', card.door),
         named,
@@ -99,15 +106,6 @@ def _page(entry: Entry) -> str:
     ]
     heading = f'{card.key}: {card.name} ({entry.kind})'
     return '\n'.join([heading, *(_filled(name, text) for name, text in lines if text)])
-
-
-def _usage(entry: Entry) -> str:
-    """The call with its defaults, without what the model supplies."""
-    own = [
-        p.replace(annotation=p.empty) for p in entry.parameters.values() if p.default is not CONTEXT
-    ]
-    shown = (p.name if p.default is p.empty else f'{p.name}={p.default!r}' for p in own)
-    return f'{entry.key}({", ".join(shown)})'
 
 
 def _path(build) -> str:

@@ -230,11 +230,11 @@ class Appended:
 class AppendedObject:
     """An object in a bucket to which pieces are appended.
 
-    A bucket can only replace an object, and takes about one write a second for it. So all pieces
-    are kept in memory, and the whole object is written again by `flush`, by `close`, and by the
-    first `write` that comes 20 seconds after the writing before (later where one writing takes
-    more than 0.4 seconds, so that at most a fiftieth of the time is spent). A process that is
-    killed loses the pieces since then.
+    A bucket can only replace an object, and it takes about one write of an object a second. So all
+    pieces are kept in memory, and `flush` and `close` write the whole object again. `write` does so
+    too, once 20 seconds have passed since the object was written last. If writing it takes longer
+    than 0.4 seconds, the pause is 50 times as long as the writing. A process that is killed loses
+    the pieces that came after the last writing.
 
     Args:
       path: the object; what it holds already is kept.
