@@ -180,11 +180,11 @@ def test_claims_of_one_sweep_pay_for_it_once_and_an_empty_budget_ends_the_comman
     assert '1 claims have a sweep' in text
 
 
-def test_a_claim_that_is_measured_on_another_day_keeps_the_first_verdict(
+def test_a_claim_that_is_measured_again_keeps_the_first_verdict(
     small, tmp_path, monkeypatch, capsys
 ):
-    days = iter(['2026-01-01', '2026-01-01', '2026-02-02'])
-    monkeypatch.setattr(ledger, '_begun', lambda directory: next(days))
+    times = iter(['2026-01-01T10:00', '2026-01-01T10:00', '2026-01-01T12:00'])
+    monkeypatch.setattr(ledger, '_begun', lambda directory: next(times))
     call = lambda: called(monkeypatch, capsys, 'X1', '--workdir', str(tmp_path / 'runs'))
     assert call()[0] == 0 and call()[0] == 0  # the same runs, read twice
     assert 'earlier' not in ledger.read(ledger.MEASURED)['X1']
@@ -194,13 +194,12 @@ def test_a_claim_that_is_measured_on_another_day_keeps_the_first_verdict(
     assert [found['effects'] for found in record['earlier']] == [record['effects']]
     assert ledger.verdicts(claims.CLAIMS['X1'], record) == ['partly', 'partly']
     text = ' '.join(command.PAGE.read_text().split())
-    assert '1 claims were measured again on another day' in text
+    assert '1 claims were measured again, with runs' in text
     assert '1 of them have the same verdict' in text and '**partly** (before: partly, ' in text
 
 
-def test_the_day_of_runs_is_that_of_their_first_start(tmp_path):
-    today = datetime.date.today().isoformat()
-    assert ledger._begun(tmp_path / 'new') == today
+def test_the_time_of_runs_is_that_of_their_first_start(tmp_path):
+    assert datetime.datetime.fromisoformat(ledger._begun(tmp_path / 'new'))
     (tmp_path / 'new' / 'begun').write_text('2026-01-01\n')
     assert ledger._begun(tmp_path / 'new') == '2026-01-01'
     (tmp_path / 'old').mkdir()

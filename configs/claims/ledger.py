@@ -125,7 +125,7 @@ def effects(record: Mapping[str, Any]) -> dict[int, float]:
 def measure(claim: Claim, workdir: pathlib.Path) -> dict[str, Any]:
     """Runs the sweep of a claim, reads the effect, and writes it into the ledger.
 
-    If the ledger has a record of the same test, and its runs were begun on another day than those
+    If the ledger has a record of the same test, and its runs were begun at another time than those
     in `workdir`, that record is kept under 'earlier' in the new one.
 
     Raises:
@@ -168,19 +168,20 @@ def measure(claim: Claim, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _begun(directory: pathlib.Path) -> str:
-    """The day on which the runs in a directory were begun, which a file in it says."""
+    """The minute at which the runs in a directory were begun, which a file in it says."""
     path = directory / 'begun'
     if not path.is_file():
-        there = directory.exists()  # begun before such files were written
+        there = directory.exists()  # begun before such files were written: only the day is known
         date = datetime.date.fromtimestamp(directory.stat().st_mtime) if there else None
         directory.mkdir(parents=True, exist_ok=True)
-        disk.write(path, f'{(date or datetime.date.today()).isoformat()}\n')
+        now = datetime.datetime.now().isoformat(timespec='minutes')
+        disk.write(path, f'{date.isoformat() if date else now}\n')
     return path.read_text().strip()
 
 
 def verdicts(claim: Claim, record: Mapping[str, Any]) -> list[str]:
-    """The verdict of each day on which a claim was measured with its present settings, the last one
-    at the end.
+    """The verdict of each time that a claim was measured with its present settings and runs that
+    were trained anew, the last one at the end.
     """
     assert claim.how is not None
     return [claim.how.verdict(effects(found)) for found in (*record.get('earlier', []), record)]

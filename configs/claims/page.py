@@ -107,7 +107,7 @@ def markdown(claims: Claims, records: Records) -> str:
 
 
 def _repeated(claims: Claims, records: Records, measured: Iterable[str]) -> list[str]:
-    """How many claims were measured on several days, with runs of their own on each."""
+    """How many claims were measured several times, with runs of their own each time."""
     repeated = [name for name in measured if records[name].get('earlier')]
     same = [
         name for name in repeated if len(set(ledger.verdicts(claims[name], records[name]))) == 1
@@ -115,8 +115,8 @@ def _repeated(claims: Claims, records: Records, measured: Iterable[str]) -> list
     if not repeated:
         return []
     return [
-        f'\n{len(repeated)} claims were measured again on another day, with runs that were trained '
-        f'again. {len(same)} of them have the same verdict each time.'
+        f'\n{len(repeated)} claims were measured again, with runs that were trained anew. '
+        f'{len(same)} of them have the same verdict each time.'
     ]
 
 
