@@ -2,7 +2,7 @@
 
 import math
 
-from configs.claims.claim import Measurement, Results, above, below, by_seed
+from configs.claims.claim import Measurement, Results, above
 
 
 def represented(results: Results) -> dict[int, float]:
@@ -31,27 +31,5 @@ MEASUREMENTS = {
         'of tokens',
         margin=0.5,
         minutes=1,
-    ),
-    'B13': Measurement(
-        'Bytes of code in windows of 4096 after training with 256: 0.05 nats minus what BAM needs '
-        'more than ALiBi.',
-        'relative_bias',
-        ('--only', 'bam', 'alibi'),
-        by_seed(
-            lambda more: 0.05 + more, below('bam', 'alibi', length=4096, protocol='nonoverlapping')
-        ),
-        'nats a byte',
-        margin=0.005,
-        minutes=6,
-    ),
-    'B23': Measurement(
-        'Bytes of code in windows of 256: next bytes that RCMHA predicts right, minus those of '
-        'Transformer-XL attention.',
-        'relative_bias',
-        ('--only', 'rcmha', 'transformer_xl'),
-        above('rcmha', 'transformer_xl', 'token_accuracy', length=256, protocol='nonoverlapping'),
-        'of bytes',
-        margin=0.005,
-        minutes=8,
     ),
 }

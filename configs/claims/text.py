@@ -3,6 +3,7 @@
 from configs.claims.claim import (
     Measure,
     Measurement,
+    above,
     below,
     best,
     by_seed,
@@ -30,9 +31,11 @@ def on_text(test: str, measure: Measure, margin: float = 0.02, remark: str = '')
     )
 
 
-def on_biases(test: str, measure: Measure) -> Measurement:
+def on_biases(
+    test: str, measure: Measure, margin: float = 0.02, unit: str = 'nats a byte'
+) -> Measurement:
     """A measurement by more encodings of the logits in the same setting."""
-    return Measurement(test, 'text', BIASES, measure, 'nats a byte', margin=0.02, minutes=90)
+    return Measurement(test, 'text', BIASES, measure, unit, margin, minutes=110)
 
 
 def on_passkeys(test: str, measure: Measure, remark: str = '') -> Measurement:
@@ -115,6 +118,18 @@ MEASUREMENTS = {
         'The same bytes of text in windows of 128 and 1024 after training with 128: how much more '
         'the loss rises with a series that diverges (harmonic) than with one that converges (1).',
         minus(gain('rpe_type1', 128, 1024, **SAME), gain('rpe_harmonic', 128, 1024, **SAME)),
+    ),
+    'B13': on_biases(
+        'The same bytes of text in windows of 1024 after training with 128: 0.05 nats minus what '
+        'BAM needs more than ALiBi.',
+        by_seed(lambda more: 0.05 + more, below('bam', 'alibi', **FAR)),
+    ),
+    'B23': on_biases(
+        'Bytes of text in windows of 128, as in training: next bytes that RCMHA predicts right, '
+        'minus those of Transformer-XL attention.',
+        above('rcmha', 'transformer_xl', 'token_accuracy', **WINDOW),
+        margin=0.005,
+        unit='of bytes',
     ),
     'B12': on_passkeys(
         'Passkeys in 1024 tokens after training with 16 to 64: BAM with scalable softmax minus the '

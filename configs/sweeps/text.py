@@ -8,8 +8,8 @@ Command:   python -m configs.sweeps.text GROUP [--seeds 0 1 2] [--workdir DIR] [
   biases    more encodings of the logits in the same setting
   passkeys  a key of three digits in texts of 16 to 64 tokens, read to sixteen times that length,
             with the key at the start, in the middle and at the end
-Number:    docs/claims.md, claims B1, B2, B4 to B6, B9, B10, B12, B16, B19, B20, B22, C3
-           and C5
+Number:    docs/claims.md, claims B1, B2, B4 to B6, B8 to B10, B12, B13, B16, B19, B20, B22,
+           B23, C3 and C5
 Results:   WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep may
            be interrupted and started again.
 """
