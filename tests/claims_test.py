@@ -95,7 +95,10 @@ def test_page_ledger_and_cards_belong_together():
     assert command.PAGE.read_text() == made, 'run `python -m configs.claims`'
     chosen = choosing.markdown(claims.CLAIMS, MEASURED)
     assert command.PAGE.with_name('choosing.md').read_text() == chosen
-    assert not {name for ids in choosing.NEEDS.values() for name in ids} - claims.CLAIMS.keys()
+    verdicts = page.measured(claims.CLAIMS, MEASURED)
+    for title, need in choosing.NEEDS.items():
+        assert not set(need.claims) - claims.CLAIMS.keys()
+        assert need.stands(verdicts) == bool(need.take), f'the advice has to change: {title}'
     assert not MEASURED.keys() - claims.CLAIMS.keys()
     for claim in claims.CLAIMS.values():
         if claim.id in MEASURED:

@@ -18,10 +18,11 @@ from posenc_jax.core import disk
 HEADER = """# Claims of the papers, and what was measured of them
 
 `python -m configs.claims` makes this page from `configs/claims/` and `docs/claims/measured.json`.
-Nobody types a verdict; it follows from the measured effects. A larger effect speaks more for the
-claim, and each claim names the least effect that counts.
+A verdict follows from the measured effects, of which a row has the mean and the range over the
+seeds. A larger effect speaks more for the claim. Each claim names its margin, the least effect that
+counts.
 
-- **holds**: the effect reaches this margin for every seed, of at least three.
+- **holds**: the effect reaches the margin for every seed, of at least three.
 - **partly**: the mean over the seeds reaches it, but not every seed.
 - **contrary**: the mean is beyond the margin on the other side. [contrary.md](results/contrary.md)
   says what was tried, and what the cause is.
@@ -30,8 +31,8 @@ claim, and each claim names the least effect that counts.
 All models are small and trained for minutes, so a verdict is about this setting and not about the
 paper's. The margins of A9, C6 to C10, M2 to M5 and S1 to S4 were set when their numbers were known.
 Those of B3, B11, B17, C11, C13, C17, N6, N8, N9, X1, X4, X5 and X7 were set after a short pilot.
-An id measures a claim again, and a budget measures what is left: `python -m configs.claims B5`,
-`python -m configs.claims --budget 30`.
+`python -m configs.claims B5` measures claim B5 again, and `python -m configs.claims --budget 30`
+spends 30 minutes on claims that are not measured yet, those that take least time first.
 """
 
 PICTURE = 'claims/effects.png'
@@ -82,11 +83,7 @@ def counts(claims: Claims, records: Records) -> list[list[str]]:
 def markdown(claims: Claims, records: Records) -> str:
     """The whole page."""
     verdicts = measured(claims, records)
-    parts = [
-        HEADER,
-        _table(COLUMNS, counts(claims, records)),
-        *_repeated(claims, records, verdicts),
-    ]
+    parts = [HEADER, table(COLUMNS, counts(claims, records)), *_repeated(claims, records, verdicts)]
     if verdicts:
         parts.append(f'\n![Effects of the measured claims]({PICTURE})')
     for family in dict.fromkeys(claim.family for claim in claims.values()):
@@ -100,9 +97,9 @@ def markdown(claims: Claims, records: Records) -> str:
                 for c in waiting
             ]
             names = ('id', 'method', 'the paper says', 'the test would be', 'minutes')
-            parts += ['\nNot measured:\n', _table(names, rows)]
+            parts += ['\nNot measured:\n', table(names, rows)]
     rows = [[f'`{key}`', why] for key, why in sorted(WITHOUT.items())]
-    parts += ['\n## Methods without a claim\n', _table(('method', 'why'), rows)]
+    parts += ['\n## Methods without a claim\n', table(('method', 'why'), rows)]
     return '\n'.join(parts) + '\n'
 
 
@@ -124,7 +121,7 @@ def measured_table(done: Iterable[Claim], records: Records, verdicts: Mapping[st
     """A Markdown table of measured claims, those that hold first."""
     order = sorted(done, key=lambda claim: VERDICTS.index(verdicts[claim.id]))
     names = ('id', 'method', 'the paper says', 'compared here', 'effect', 'verdict')
-    return _table(names, [_row(c, records[c.id], verdicts[c.id]) for c in order])
+    return table(names, [_row(c, records[c.id], verdicts[c.id]) for c in order])
 
 
 def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
@@ -148,7 +145,7 @@ def _cited(claim: Claim) -> str:
     return f'{claim.statement} ([{claim.arxiv}](https://arxiv.org/abs/{claim.arxiv}))'
 
 
-def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return markdown_table(names, [[cell.replace('|', '\\|') for cell in row] for row in rows])
 
 
