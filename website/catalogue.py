@@ -18,12 +18,15 @@ from website.equations import KINDS as WITH_EQUATIONS
 from website.equations import equation, mathml, with_formulas
 
 NOTATION = (
-    r'$i$ is the query and $j$ the key, and also their positions where nothing else is said. '
-    r'$q_i$, $k_j$ and $v_j$ are the query, key and value of a head, $\ell_{ij}$ is its logit, and '
-    r'$a_{ij}$ the softmax of the logits over $j$. A tilde marks a vector after the encoding. '
-    r'$x_t$ is a token vector. $H$ is the width of a head, $D$ that of the model, $N$ the number '
-    r'of heads, $h = 1, \dots, N$ a head, and $L$ the trained length. $\theta_t = b^{-2t/H}$ is '
-    r'the frequency of plane $t$, and $R(\varphi)$ turns each plane by its angle.'
+    r'$i$ is the query and $j$ the key, and also their positions where nothing else is said; both '
+    r'count from 0. $q_i$, $k_j$ and $v_j$ are the query, key and value of a head, $\ell_{ij}$ is '
+    r'its logit, $a_{ij}$ the softmax of the logits over $j$, and $o_i$ the output. A tilde marks '
+    r'a vector after the encoding. $x_t$ is a token vector, $[x, y]$ joins two vectors, and '
+    r'$\odot$ multiplies them entry by entry. $H$ is the width of a head, $D$ that of the model, '
+    r'$N$ the number of heads, $h = 1, \dots, N$ a head, and $L$ the trained length. '
+    r'$\theta_t = b^{-2t/H}$ is the frequency of plane $t = 0, 1, \dots$ with the base $b$, and '
+    r'$R(\varphi)$ turns each plane by its angle; if a part of the head is rotated, $H$ is the '
+    r'width of that part.'
 )
 INTRODUCTION = """
 The entries are in the order in which a layer calls their first doors. *With defaults* shows all
