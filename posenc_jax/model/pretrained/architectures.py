@@ -23,7 +23,7 @@ def describe(config: dict[str, Any], where: object) -> Architecture:
       PretrainedError: an unknown architecture, a missing size, or a choice that `Transformer` does
         not support.
     """
-    kind = _supported(config, where)
+    kind = supported(config, where)
     if config.get('quantization_config'):
         raise PretrainedError(
             f'{where}: quantization_config is not supported, expected weights in floating point'
@@ -41,9 +41,12 @@ def describe(config: dict[str, Any], where: object) -> Architecture:
         ) from error
 
 
-def _supported(config: dict[str, Any], where: object) -> str:
-    """The name of the architecture. One that is not read is refused, with what is missing if that
-    is known.
+def supported(config: dict[str, Any], where: object) -> str:
+    """The name of the architecture; arguments are those of `describe`.
+
+    Raises:
+      PretrainedError: it is not read; the message has what is missing, if that is known, and the
+        architectures that are read.
     """
     kind = config.get('model_type')
     if isinstance(kind, str) and kind in ARCHITECTURES:
@@ -66,17 +69,33 @@ MIXTURE = 'feed-forward networks that are mixtures of experts, and every layer h
 # Fields of a config that count the experts of a mixture.
 _EXPERTS = ('num_local_experts', 'num_experts', 'n_routed_experts', 'moe_num_experts')
 _CHUNKS = 'layers that attend within chunks of the text'
+_MATRYOSHKA = (
+    'several streams of token vectors, vectors of the tokens for every layer, and layers that '
+    'share keys and values'
+)
 # What architectures have that a `Transformer` has not.
 _MISSING = {
     'llama4_text': f'{_CHUNKS}, and {MIXTURE}',
     'llama4': f'images, {_CHUNKS}, and {MIXTURE}',
     'gemma3': 'images; its text model alone has the model_type gemma3_text',
+    'gemma3n_text': _MATRYOSHKA,
+    'gemma3n': f'images and sound, {_MATRYOSHKA}',
     **dict.fromkeys(
-        ('mixtral', 'phimoe', 'dbrx', 'olmoe', 'gpt_oss', 'granitemoe', 'qwen2_moe', 'qwen3_moe'),
+        (
+            'mixtral',
+            'phimoe',
+            'dbrx',
+            'olmoe',
+            'gpt_oss',
+            'granitemoe',
+            'qwen2_moe',
+            'qwen3_moe',
+            'deepseek',
+        ),
         MIXTURE,
     ),
     **dict.fromkeys(
-        ('deepseek_v2', 'deepseek_v3'),
+        ('deepseek_v2', 'deepseek_v3', 'deepseek_v32'),
         f'keys and values from a shared latent vector, and {MIXTURE}',
     ),
 }

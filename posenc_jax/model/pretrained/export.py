@@ -12,8 +12,8 @@ from posenc_jax.core import disk
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.model.pretrained.architectures import describe
+from posenc_jax.model.pretrained.fields import PretrainedError
 from posenc_jax.model.pretrained.load import leaf_of, name_of_variable
-from posenc_jax.model.pretrained.sources import PretrainedError
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.frequencies.abf import ABF
 from posenc_jax.rotation.frequencies.dynamic_ntk import DynamicNTK

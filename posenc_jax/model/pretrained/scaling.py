@@ -4,7 +4,7 @@ from numbers import Real
 from typing import Any
 
 from posenc_jax.core.registry import nearest
-from posenc_jax.model.pretrained.sources import PretrainedError
+from posenc_jax.model.pretrained.fields import PretrainedError
 
 # The parameters of each rope type that are read.
 ROPE_TYPES = {

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from posenc_jax.core import paths
+from posenc_jax.model.pretrained.architectures import supported
 from posenc_jax.model.pretrained.chat import ChatTemplate, directory_template
 from posenc_jax.model.pretrained.fields import (
     OBJECT,
@@ -111,6 +112,7 @@ class HuggingFace:
     def __init__(self, path: pathlib.Path):
         self.path, self.described_in = path, path / 'config.json'
         self.config = read_json(self.described_in)
+        supported(self.config, self.described_in)  # before the tensors, whose files may be many
         self._opened: dict[pathlib.Path, Safetensors] = {}
         index = path / 'model.safetensors.index.json'
         if is_file(index):

@@ -3,9 +3,12 @@
 models.
 """
 
+import json
+
 import pytest
 
-from posenc_jax.model.pretrained.architectures import describe
+from posenc_jax.model.pretrained import load_pretrained
+from posenc_jax.model.pretrained.architectures import ARCHITECTURES, describe
 from posenc_jax.model.pretrained.sources import PretrainedError
 
 SIZES = dict(
@@ -141,4 +144,30 @@ def test_gemma_3_has_a_rope_for_every_kind_of_layers():
 def test_wrong_values_are_refused(kind, fields, message):
     with pytest.raises(PretrainedError, match=f'config.json: .*{message}') as found:
         cfg_of(kind, **fields)
+    assert '\n' not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    'kind, missing',
+    [
+        ('mixtral', '.* mixtures of experts'),
+        ('qwen3_moe', '.* mixtures of experts'),
+        ('llama4', 'images, layers that attend within chunks .*mixtures of experts'),
+        ('llama4_text', 'layers that attend within chunks .*mixtures of experts'),
+        ('gemma3n', 'images and sound, several streams of token vectors'),
+        ('gemma3n_text', 'several streams of token vectors'),
+        ('deepseek', '.* mixtures of experts'),
+        ('deepseek_v2', '.* a shared latent vector, and .*mixtures of experts'),
+        ('deepseek_v3', '.* a shared latent vector, and .*mixtures of experts'),
+    ],
+)
+def test_architectures_that_are_not_read_yet_are_refused_before_their_tensors(
+    kind, missing, tmp_path
+):
+    config = {'model_type': kind, 'text_config': SIZES}  # sizes may lie deeper, or be missing
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(PretrainedError) as found:
+        load_pretrained(tmp_path)
+    assert found.match(f"config.json: architecture '{kind}' is not supported yet: it has {missing}")
+    assert str(found.value).endswith(f'; supported: {", ".join(ARCHITECTURES)}')
     assert '\n' not in str(found.value)
