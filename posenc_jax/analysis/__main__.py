@@ -26,10 +26,13 @@ in the place of text, of any run over ids:
   permutation_symmetry: how much the last logits change with the order of the tokens before
   causal_mask_pattern: mean logits by query and key, and their part that is no distance
   rope_frequency_usage: shares of the rotary frequencies in norms and in logits
+  rope_usage: the most that each rotary frequency adds to a logit, by the norms of queries and keys
   positional_neurons: neurons that are active at some places of a text, and dead ones
   collapse_and_oversquashing: distances of the last vectors of (A, ..., A, B), and influences
   martingale_gap: predictions of coin flips A, B against those of Bayes, and their order
   embedding_position_bias: which part of a text its vector resembles
+
+pi_bound: both bounds of the paper of position interpolation, in the same form, without a run.
 
 receptive_field: for encodings, the theoretical receptive field (TRF), which needs no training; for
 a run, also the empirical receptive field (ERF) and the mean attention at each distance; for several
@@ -140,9 +143,11 @@ def run(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
         return of_models.run(known, rest)
     known.batches = 4 if known.batches is None else known.batches
     if known.analysis == 'pi_bound':
-        from posenc_jax.analysis.pi_bound import bound_plot
+        from posenc_jax.analysis.pi_bound import bound_report
 
-        return [bound_plot(folder_of(known) / 'pi_bound.png')]
+        report = bound_report()
+        print(report.text(), flush=True)
+        return report.write(folder_of(known))
     if known.analysis == 'receptive_field':
         return _receptive_field(known, rest)
     if not known.run:
@@ -334,16 +339,17 @@ def _fields_of_runs(known: argparse.Namespace, rest: list[str]) -> list[pathlib.
             Compared(label, np.nan if trf is None else float(trf.mean()), float(found.erf.mean()))
         )
         print(f'{run}: {label}: TRF {rows[-1].trf:.1f}, ERF {rows[-1].erf:.2f}', flush=True)
-    methods = by_method(rows)
+    methods, out = by_method(rows), folder_of(known)
+    numbers = out / 'receptive_field_ranks.npz'
+    labels, trf, erf = zip(*methods)
+    # Written before the rank correlation, which two methods with a TRF are needed for.
+    disk.save_arrays(numbers, labels=labels, trf=trf, erf=erf)
     agreement = rank_correlation(methods)
     ranked = sum(not np.isnan(row.trf) for row in methods)
     print(
         f'rank correlation of TRF and ERF over {ranked} methods: {agreement:.2f} (a TRF of nan: '
         'the encoding is not a bias of the positions, and is left out)'
     )
-    out = folder_of(known)
-    numbers = out / 'receptive_field_ranks.npz'
-    labels, trf, erf = zip(*methods)
     disk.save_arrays(numbers, labels=labels, trf=trf, erf=erf, rank_correlation=agreement)
     return [numbers, rank_plot(methods, out / 'receptive_field_ranks.png')]
 

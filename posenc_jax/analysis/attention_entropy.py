@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.analysis.capture import capture_encodings, over_queries
+from posenc_jax.analysis.report import by_layer
 from posenc_jax.core import disk
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
@@ -287,18 +288,12 @@ def entropy_plot(found: Mapping[str, AttentionEntropy], path: str | pathlib.Path
     """
     from matplotlib.figure import Figure
 
-    path, figure = pathlib.Path(path), Figure(figsize=(5.2, 3.4), layout='constrained')
+    path, figure = pathlib.Path(path), Figure(figsize=(5.6, 3.6), layout='constrained')
     axis = figure.subplots()
-    for label, entropy in found.items():
-        axis.plot(
-            entropy.heads.mean(-1),
-            marker='o',
-            markersize=3,
-            linewidth=1.2,
-            label=f'{label}: {entropy.mean:.2f}',
-        )
-    axis.set(xlabel='layer', ylabel='attention entropy (nats)', ylim=(0, None))
-    axis.legend(frameon=False, fontsize=7)
+    lines = {f'{name}: {one.mean:.2f}': one.heads.mean(-1) for name, one in found.items()}
+    by_layer(axis, lines, first=1, label='attention entropy, nats')
+    axis.set_ylim(0, None)
+    figure.suptitle('Attention entropy of the last tokens of a window', fontsize=10)
     disk.save_figure(figure, path, dpi=160)
     return path
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from posenc_jax.analysis.report import some
 from posenc_jax.core import disk
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tokens import Tokens
@@ -146,20 +147,66 @@ def over_queries(step: Callable[[Any, Array, Any], Any], sums: Any, rows: Any, b
     )[0]
 
 
+def draw_planes(
+    figure: Any,
+    axis: Any,
+    values: Float[np.ndarray, 'layers N F'],
+    *,
+    label: str,
+    low: float | None = 0.0,
+    first: int = 0,
+) -> None:
+    """Draws a heat map with a row for each head of each layer and a column for each plane.
+
+    Args:
+      figure, axis: of matplotlib.
+      values: one number for each layer, head and plane.
+      label: of the colour bar.
+      low: value at the lower end of the colours; None for the smallest of `values`.
+      first: number of the first layer.
+    """
+    layers, heads, count = values.shape
+    image = axis.imshow(
+        values.reshape(-1, count), aspect='auto', interpolation='nearest', cmap='viridis', vmin=low
+    )
+    shown = some(layers, 16)
+    places = [(layer + 0.5) * heads - 0.5 for layer in shown]
+    axis.set_yticks(places, [str(first + layer) for layer in shown], fontsize=7)
+    axis.hlines(
+        np.arange(1, layers) * heads - 0.5, -0.5, count - 0.5, colors='white', linewidth=0.6
+    )
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set_xlabel('plane (high to low frequency)')
+    axis.set_ylabel(f'layer, {heads} heads each')
+    figure.colorbar(image, ax=axis, label=label)
+
+
+def planes_size(shape: tuple[int, ...]) -> tuple[float, float]:
+    """Inches of the picture that `draw_planes` makes of [layers, N, F] values.
+
+    Example:
+      >>> planes_size((32, 32, 64))
+      (9.68, 12.0)
+    """
+    layers, heads, count = shape
+    return 2.0 + 0.12 * max(count, 20), min(1.6 + 0.12 * max(layers * heads, 10), 12.0)
+
+
 def plane_heatmap(
     values: Float[np.ndarray, 'layers N F'],
     path: str | pathlib.Path,
     *,
     label: str,
+    title: str = '',
     low: float | None = 0.0,
 ) -> pathlib.Path:
-    """Writes a heat map as a PNG, with a row for each head of each layer and a column for each
-    plane; needs matplotlib.
+    """Writes `draw_planes` of these values as a PNG; needs matplotlib.
 
     Args:
       values: one number for each layer, head and plane.
       path: of the PNG.
       label: of the colour bar.
+      title: above the picture.
       low: value at the lower end of the colours; None for the smallest of `values`.
 
     Example:
@@ -172,19 +219,8 @@ def plane_heatmap(
     """
     from matplotlib.figure import Figure
 
-    path = pathlib.Path(path)
-    layers, heads, count = values.shape
-    figure = Figure(figsize=(2.0 + 0.12 * count, 1.4 + 0.12 * layers * heads), layout='constrained')
-    axis = figure.subplots()
-    picture = axis.imshow(
-        values.reshape(-1, count), aspect='auto', interpolation='nearest', cmap='viridis', vmin=low
-    )
-    axis.set_yticks(np.arange(layers) * heads - 0.5, [f'layer {layer}' for layer in range(layers)])
-    axis.hlines(
-        np.arange(1, layers) * heads - 0.5, -0.5, count - 0.5, colors='white', linewidth=0.6
-    )
-    axis.set_xlabel('plane (high to low frequency)')
-    axis.set_ylabel('heads')
-    figure.colorbar(picture, label=label)
+    figure = Figure(figsize=planes_size(values.shape), layout='constrained')
+    draw_planes(figure, figure.subplots(), values, label=label, low=low)
+    figure.suptitle(title, fontsize=10)
     disk.save_figure(figure, path, dpi=160)
-    return path
+    return pathlib.Path(path)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.analysis.report import Report, by_layer, some
+from posenc_jax.analysis.report import Report, by_layer, few, some, titled
 from posenc_jax.analysis.states import check_causal, head_maps, over_layers, pieces
 from posenc_jax.core.composite import parts_of
 from posenc_jax.core.encoding import Encoding
@@ -194,15 +194,17 @@ def pattern_report(found: Mapping[str, MaskPattern]) -> Report:
     ]
 
     def draw(figure):
-        axes = figure.subplots(len(found), 5, squeeze=False)
-        for own, (name, one) in zip(axes, found.items()):
+        drawn = few(found)
+        axes = figure.subplots(len(drawn), 5, squeeze=False)
+        for own, (name, one) in zip(axes, drawn.items()):
             for axis, layer in zip(own, shown := some(len(one.score), 4)):
                 s = one.score[layer].mean(0)
                 s = np.where(np.tri(len(s), dtype=bool), s, np.nan)
-                drawn = axis.imshow(s, cmap='viridis')
+                image = axis.imshow(s, cmap='viridis')
                 axis.set_title(f'layer {layer + 1}: mean logit', fontsize=8)
                 axis.tick_params(labelsize=6)
-                figure.colorbar(drawn, ax=axis, shrink=0.7).ax.tick_params(labelsize=6)
+                axis.set_xlabel('key', fontsize=7)
+                figure.colorbar(image, ax=axis, shrink=0.7).ax.tick_params(labelsize=6)
             for axis in own[len(shown) : 4]:
                 axis.axis('off')
             own[0].set_ylabel(f'{name}\nquery', fontsize=7)
@@ -215,7 +217,7 @@ def pattern_report(found: Mapping[str, MaskPattern]) -> Report:
                 own[4],
                 {what: shares[name][kind].mean(-1) for what, kind in lines.items()},
                 first=1,
-                label='non-relative share',
+                label='share of the variance',
             )
             own[4].set_ylim(-0.03, 1.6)  # room for the legend
             own[4].set_yticks(np.linspace(0, 1, 6))
@@ -243,7 +245,8 @@ def pattern_report(found: Mapping[str, MaskPattern]) -> Report:
         rows,
         numbers,
         draw,
-        size=(13.0, 2.5 * len(found)),
+        title=titled('Mean logits, and the share of their variance that is no distance', found),
+        size=(13.0, 2.9 * len(few(found))),
         remarks=[
             'share: of the variance of the mean logits that is no function of the distance, mean '
             'over the heads',

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from posenc_jax.analysis.report import Report, tick_counts
+from posenc_jax.analysis.report import Report, few, tick_counts, titled
 from posenc_jax.analysis.states import check_causal, head_maps, over_layers, pieces
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.tokens import Tokens
@@ -228,7 +228,7 @@ def squashed_report(found: Mapping[str, Squashed]) -> Report:
 
     def draw(figure):
         left, right = figure.subplots(1, 2)
-        for number, (name, one) in enumerate(found.items()):
+        for number, (name, one) in enumerate(few(found).items()):
             colour = f'C{number}'
             left.loglog(one.counts, np.maximum(one.distance, 1e-12), 'o-', label=name, markersize=3)
             right.semilogy(one.paths, color=colour, label=f'{name}: paths')
@@ -252,7 +252,8 @@ def squashed_report(found: Mapping[str, Squashed]) -> Report:
         rows,
         numbers,
         draw,
-        size=(9.4, 3.6),
+        title=titled('The last vector of (A, ..., A, B), and what each token decides of it', found),
+        size=(9.4, 3.8),
         remarks=[
             f'{name}: slope {one.slope:.2f} (-2 for uniform attention), equal in bfloat16 from n = '
             f'{one.equal_in_bf16 or "none of these"} on; paths give the first token '

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from posenc_jax.analysis.report import Report
+from posenc_jax.analysis.report import Report, few, titled
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.layers import pooled
@@ -267,8 +267,9 @@ def bias_report(found: Mapping[str, Bias]) -> Report:
             ]
 
     def draw(figure):
-        axes = figure.subplots(len(found), 3, squeeze=False)
-        for (left, middle, right), (name, one) in zip(axes, found.items()):
+        drawn = few(found)
+        axes = figure.subplots(len(drawn), 3, squeeze=False)
+        for (left, middle, right), (name, one) in zip(axes, drawn.items()):
             for place, values in zip(PLACES, one.inserted.T):
                 left.plot(np.array(SHARES) * 100, values, 'o-', markersize=3, label=place)
             left.set(xlabel='inserted text, % of the document', ylabel='cosine with the original')
@@ -276,10 +277,15 @@ def bias_report(found: Mapping[str, Bias]) -> Report:
             left.legend(frameon=False, fontsize=7)
             place = np.linspace(0, 1, len(one.similarity))
             middle.plot(place, one.similarity, 'o-', markersize=3)
-            middle.set(xlabel='place of the segment', ylabel='cosine with the document')
+            middle.set(
+                xlabel='place of the segment, share of the text', ylabel='cosine with the document'
+            )
             middle.set_title(f'slope {one.slope:+.3f}, shuffled {one.shuffled:+.3f}', fontsize=8)
             right.plot(place, one.needle, 'o-', markersize=3, color='C3')
-            right.set(xlabel='place of the needle', ylabel='cosine of needle and document')
+            right.set(
+                xlabel='place of the needle, share of the text',
+                ylabel='cosine of needle and document',
+            )
 
     return Report(
         'embedding_position_bias',
@@ -290,7 +296,8 @@ def bias_report(found: Mapping[str, Bias]) -> Report:
             for name, one in found.items()
         },
         draw,
-        size=(10.5, 3.2 * len(found)),
+        title=titled('Which part of a text its vector resembles', found),
+        size=(10.5, 3.4 * len(few(found))),
         remarks=[
             f'{name}: slope {one.slope:+.4f}, of shuffled segments {one.shuffled:+.4f}; needle '
             f'{one.needle[0]:.3f} at the beginning, {one.needle[-1]:.3f} at the end'

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from posenc_jax.analysis.decay_kernel import relative_weights
 from posenc_jax.analysis.receptive_field import ReceptiveField
+from posenc_jax.analysis.report import LINES, doublings, some, tick_counts
 from posenc_jax.analysis.token_distance import spearman
 from posenc_jax.core import disk
 
@@ -77,8 +78,8 @@ def decay_plot(
 ) -> pathlib.Path:
     """Writes `exp(r(d) - max r)` against d + 1 as a PNG, with a dot at each finite TRF.
 
-    A single encoding has a line for each head; of several encodings, each has one line, the mean
-    over its heads. Needs matplotlib.
+    A single encoding has a line for each of at most eight heads; of several encodings, each has one
+    line, the mean over its heads. Needs matplotlib.
 
     Args:
       kernels, fields: decay kernel and TRF of each head, by the label of the encoding.
@@ -105,7 +106,8 @@ def decay_plot(
         if several:
             lines, trf = lines.mean(0, keepdims=True), trf.mean(keepdims=True)
         at = np.unique(np.geomspace(1, r.shape[-1], 400).astype(int)) - 1
-        for head, (line, field) in enumerate(zip(lines, trf)):
+        for head in some(len(lines), LINES):
+            line, field = lines[head], trf[head]
             name = label if several else f'head {head}'
             (drawn,) = axis.plot(
                 at + 1, np.maximum(line[at], 1e-30), label=f'{name}: TRF {field:.0f}', linewidth=1.2
@@ -119,17 +121,22 @@ def decay_plot(
                     markersize=4,
                 )
     axis.set(
-        xscale='log', yscale='log', ylim=(1e-8, 2.0), xlabel='distance d + 1', ylabel='exp(r(d))'
+        xscale='log',
+        yscale='log',
+        ylim=(1e-8, 2.0),
+        xlabel='distance d + 1, tokens',
+        ylabel='exp(r(d) - max r)',
     )
-    axis.set_title('decay of attention' if several else next(iter(kernels)), fontsize=10)
-    axis.legend(frameon=False, fontsize=7, ncols=1 + (len(axis.lines) > 12))
+    whose = 'mean over the heads' if several else next(iter(kernels))
+    axis.set_title(f'Decay of attention with the distance: {whose}', fontsize=10)
+    axis.legend(frameon=False, fontsize=7, title='dot: TRF in tokens', title_fontsize=7)
     disk.save_figure(figure, path, dpi=160)
     return path
 
 
 def profile_plot(found: ReceptiveField, path: str | pathlib.Path) -> pathlib.Path:
-    """Writes the mean attention at each distance as a PNG: a line for each layer, with a dot at the
-    ERF. Needs matplotlib.
+    """Writes the mean attention at each distance as a PNG: a line for each of at most eight layers,
+    with a dot at the ERF. Needs matplotlib.
 
     Example:
       >>> import tempfile
@@ -141,15 +148,19 @@ def profile_plot(found: ReceptiveField, path: str | pathlib.Path) -> pathlib.Pat
     """
     path, figure, axis = _axis(path)
     at = 1 + np.arange(found.profile.shape[-1])
-    for layer, (line, erf) in enumerate(zip(found.profile.mean(1), found.erf.mean(1))):
+    profiles, fields = found.profile.mean(1), found.erf.mean(1)
+    for layer in some(len(profiles), LINES):
+        line, erf = profiles[layer], fields[layer]
         (drawn,) = axis.plot(
             at, np.maximum(line, 1e-12), label=f'layer {layer}: ERF {erf:.1f}', linewidth=1.2
         )
         axis.plot(
             erf, max(np.interp(erf, at, line), 1e-12), 'o', color=drawn.get_color(), markersize=4
         )
-    axis.set(xscale='log', yscale='log', xlabel='distance d + 1', ylabel='mean attention')
-    axis.legend(frameon=False, fontsize=8)
+    axis.set(xscale='log', yscale='log', xlabel='distance d + 1, tokens', ylabel='mean attention')
+    tick_counts(axis, doublings(len(at)))
+    axis.set_title('Mean attention by the distance', fontsize=10)
+    axis.legend(frameon=False, fontsize=8, title='dot: ERF in tokens', title_fontsize=8)
     disk.save_figure(figure, path, dpi=160)
     return path
 
@@ -173,7 +184,9 @@ def rank_plot(rows: Sequence[Compared], path: str | pathlib.Path) -> pathlib.Pat
     for row in rows:
         at = row.trf if np.isfinite(row.trf) else end
         axis.plot(at, row.erf, 'o' if np.isfinite(row.trf) else '>', alpha=0.8, label=row.label)
-    axis.set(xscale='log', xlabel=f'TRF (inf at {end:.0f})', ylabel='ERF')
+    infinite = f' (triangles: infinite, drawn at {end:.0f})' if len(finite) < len(rows) else ''
+    axis.set(xscale='log', xlabel=f'TRF, tokens{infinite}', ylabel='ERF, tokens')
+    axis.set_title('Theoretical and empirical receptive fields', fontsize=10)
     figure.legend(loc='outside lower center', ncols=2, frameon=False, fontsize=7)
     disk.save_figure(figure, path, dpi=160)
     return path

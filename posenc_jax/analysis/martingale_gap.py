@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from posenc_jax.analysis.report import Report, tick_counts
+from posenc_jax.analysis.report import Report, few, tick_counts, titled
 from posenc_jax.analysis.states import check_causal, pieces
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.tokens import Tokens
@@ -227,7 +227,7 @@ def gap_report(found: Mapping[str, Gap]) -> Report:
 
     def draw(figure):
         axes = figure.subplots(1, 3)
-        for number, (name, one) in enumerate(found.items()):
+        for number, (name, one) in enumerate(few(found).items()):
             for axis, values in zip(axes, one[1:4]):
                 shown = np.where(values > 0, values, np.nan)
                 axis.loglog(one.counts, shown, 'o-', markersize=3, label=name, color=f'C{number}')
@@ -247,7 +247,8 @@ def gap_report(found: Mapping[str, Gap]) -> Report:
         rows,
         {name: one._asdict() for name, one in found.items()},
         draw,
-        size=(11.0, 3.3),
+        title=titled('Predictions of coin flips', found),
+        size=(11.0, 3.5),
         remarks=[
             f'{name}: gap ~ {one.fit[0]:.3g} ln(n) / n + {one.fit[1]:.3g} / n + {one.fit[2]:.3g}'
             for name, one in found.items()

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from posenc_jax.analysis.report import Report, by_layer, some
+from posenc_jax.analysis.report import Report, by_layer, few, some, titled
 from posenc_jax.analysis.states import layer_states, pieces
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.model.transformer import Transformer
@@ -128,20 +128,22 @@ def similarity_report(found: Mapping[str, Similarity]) -> Report:
     ]
 
     def draw(figure):
-        axes = figure.subplots(len(found), 5, squeeze=False)
-        for own, (name, one) in zip(axes, found.items()):
+        drawn = few(found)
+        axes = figure.subplots(len(drawn), 5, squeeze=False)
+        for own, (name, one) in zip(axes, drawn.items()):
             for axis, layer in zip(own, some(len(one.maps), 4)):
                 shown = axis.imshow(one.maps[layer], vmin=-1, vmax=1, cmap='RdBu_r')
                 axis.set_title(f'layer {layer}', fontsize=8)
                 axis.tick_params(labelsize=6)
-            own[0].set_ylabel(name, fontsize=7)
+                axis.set_xlabel('position', fontsize=7)
+            own[0].set_ylabel(f'{name}\nposition', fontsize=7)
             for axis in own[len(some(len(one.maps), 4)) : 4]:
                 axis.axis('off')
             figure.colorbar(shown, ax=list(own[:4]), shrink=0.7, label='mean cosine')
             by_layer(own[4], {'score': one.scores}, first=0, label='adjacency score')
-            own[4].axhline(0.5, color='0.5', linestyle='--', linewidth=1)
+            own[4].axhline(0.5, color='0.5', linestyle='--', linewidth=1, label='no order')
             own[4].set_ylim(0.4, 1.02)
-            own[4].get_legend().remove()
+            own[4].legend(frameon=False, fontsize=7)
 
     numbers = {
         name: {'scores': one.scores, 'by_distance': by_distance(one.maps)}
@@ -153,7 +155,8 @@ def similarity_report(found: Mapping[str, Similarity]) -> Report:
         rows,
         numbers,
         draw,
-        size=(11.0, 2.4 * len(found)),
+        title=titled('Similarity of the vectors of two positions', found),
+        size=(12.0, 2.7 * len(few(found))),
     )
 
 

@@ -121,6 +121,7 @@ COMMANDS = {
     'permutation_symmetry': Command('symmetry_report', 4, 128),
     'causal_mask_pattern': Command('pattern_report', 16, 128),
     'rope_frequency_usage': Command('usage_report', 4, 512),
+    'rope_usage': Command('usage_report', 4, 512),
     'positional_neurons': Command('neurons_report', 128, 128),
     'collapse_and_oversquashing': Command('squashed_report', 4, 0, measure=_squashed),
     'martingale_gap': Command('gap_report', 16, 0, measure=_gap),

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 from posenc_jax.analysis.nope_deep_lm import orders_of
-from posenc_jax.analysis.report import Report
+from posenc_jax.analysis.report import Report, few, titled
 from posenc_jax.analysis.states import layer_states, pieces
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.model.transformer import Transformer
@@ -133,14 +133,19 @@ def symmetry_report(found: Mapping[str, Symmetry]) -> Report:
 
     def draw(figure):
         left, right = figure.subplots(1, 2)
-        names = list(found)
-        for number, one in enumerate(found.values()):
+        names = list(few(found))
+        for number, one in enumerate(few(found).values()):
             left.semilogy(np.full(len(one.delta), number), np.maximum(one.delta, 1e-9), 'o')
             layers = np.arange(1, len(one.same) + 1)
             (line,) = right.plot(layers, one.same, marker='o', markersize=3, label=names[number])
             right.plot(layers, one.other, '--', color=line.get_color(), linewidth=1)
-        left.axhline(1e-5, color='0.5', linestyle=':', linewidth=1)
-        left.set(ylabel='change of the last logits', xlim=(-0.6, len(names) - 0.4), ylim=(1e-9, 10))
+        left.axhline(1e-5, color='0.5', linestyle=':', linewidth=1, label='rounding of float32')
+        left.legend(frameon=False, fontsize=7)
+        left.set(
+            ylabel='change of the last logits / the largest',
+            xlim=(-0.6, len(names) - 0.4),
+            ylim=(1e-9, 10),
+        )
         left.set_xticks(range(len(names)), names, fontsize=7, rotation=15)
         right.set(xlabel='layer', ylabel='mean cosine across the layer', ylim=(None, 1.02))
         right.xaxis.get_major_locator().set_params(integer=True)
@@ -154,5 +159,6 @@ def symmetry_report(found: Mapping[str, Symmetry]) -> Report:
         rows,
         {name: one._asdict() for name, one in found.items()},
         draw,
-        size=(8.4, 3.4),
+        title=titled('Change with the order of the tokens before the last one', found),
+        size=(8.4, 3.6),
     )

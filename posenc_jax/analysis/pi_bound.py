@@ -2,12 +2,10 @@
 beyond training, and how far it can deviate from a straight line between two trained distances.
 """
 
-import pathlib
-
 import numpy as np
 from jaxtyping import Float, Num
 
-from posenc_jax.core import disk
+from posenc_jax.analysis.report import Report, doublings
 from posenc_jax.rotation.rope import rope_frequencies
 
 
@@ -49,45 +47,64 @@ def interpolation_constant(theta: Float[np.ndarray, ' F']) -> float:
     return 0.5 * float((np.asarray(theta, np.float64) ** 2).sum())
 
 
-def bound_plot(
-    path: str | pathlib.Path,
-    head_dim: int = 128,
-    base: float = 10000.0,
-    train_len: int = 2048,
-    longest: int = 8192,
-) -> pathlib.Path:
-    """Writes both bounds, divided by `d max|h|`, against the distance as a PNG; needs matplotlib.
+def bound_report(
+    head_dim: int = 128, base: float = 10000.0, train_len: int = 2048, longest: int = 8192
+) -> Report:
+    """Both bounds, divided by `d max|h|`: the table has the extrapolation bound over ranges of
+    distances that double, the picture has it at every distance.
 
-    The bound between integers is drawn for the point halfway between them, where it is largest.
+    The bound between integers is that of the point halfway between them, where it is largest.
 
     Args:
-      path: of the PNG.
       head_dim, base: d, and the base of the frequencies.
       train_len: trained length, drawn as a dashed line.
       longest: number of distances.
 
     Example:
-      >>> import tempfile
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     bound_plot(folder + '/bound.png', longest=64).stat().st_size > 1000
-      True
+      >>> report = bound_report(longest=4)
+      >>> print(report.text().splitlines()[1])
+      0 to 0             32.5              32.5
     """
-    from matplotlib.figure import Figure
-
-    path, theta = pathlib.Path(path), rope_frequencies(head_dim, base)
+    theta = rope_frequencies(head_dim, base)
     distance = np.arange(longest)
-    figure = Figure(figsize=(6.0, 3.6), layout='constrained')
-    axis = figure.subplots()
-    axis.plot(distance, 2 * extrapolation_bound(distance, theta), label='extrapolation: 2 B(s) / d')
-    axis.axhline(
-        interpolation_constant(theta) / 4 / head_dim,
-        color='C1',
-        label='interpolation, halfway: C / (4 d)',
+    beyond = 2 * extrapolation_bound(distance, theta)
+    between = interpolation_constant(theta) / 4 / head_dim
+    starts = [0, *doublings(longest - 1)]
+    rows = [
+        (f'{first} to {end - 1}', float(beyond[first:end].max()), float(beyond[first:end].min()))
+        for first, end in zip(starts, [*starts[1:], longest])
+    ]
+
+    def draw(figure):
+        axis = figure.subplots()
+        axis.plot(distance, beyond, linewidth=0.8, label='extrapolation: 2 B(s) / d')
+        axis.axhline(between, color='C1', label='interpolation, halfway: C / (4 d)')
+        axis.axvline(
+            train_len, color='0.4', linestyle='--', linewidth=1, label=f'trained: {train_len}'
+        )
+        axis.set(xlabel='distance s, tokens', ylabel='deviation of a logit / (d max|h|)')
+        axis.set_yscale('log')
+        axis.spines[['top', 'right']].set_visible(False)
+        axis.legend(frameon=False, fontsize=8)
+
+    return Report(
+        'pi_bound',
+        ('distance', 'largest 2 B(s) / d', 'smallest 2 B(s) / d'),
+        rows,
+        {
+            'head_dim': head_dim,
+            'base': base,
+            'train_len': train_len,
+            'interpolation': between,
+            'extrapolation': beyond,
+        },
+        draw,
+        title=f'How far a logit may go, d = {head_dim}, base {base:g}',
+        size=(6.0, 3.8),
+        remarks=[
+            f'between integers at most C / (4 d) = {between:.4g}: from distance {train_len} on, '
+            f'extrapolation may go up to {beyond[train_len:].max() / between:.0f} times as far'
+            if train_len < longest
+            else f'between integers at most C / (4 d) = {between:.4g}'
+        ],
     )
-    axis.axvline(train_len, color='0.4', linestyle='--', linewidth=1, label=f'trained: {train_len}')
-    axis.set(xlabel='distance s', ylabel='largest deviation of a logit / (d max|h|)', yscale='log')
-    axis.set_title(f'PI: what a logit may do, d = {head_dim}, base {base:g}', fontsize=10)
-    axis.spines[['top', 'right']].set_visible(False)
-    axis.legend(frameon=False, fontsize=8)
-    disk.save_figure(figure, path, dpi=160)
-    return path

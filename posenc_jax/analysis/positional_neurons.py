@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from posenc_jax.analysis.report import Report
+from posenc_jax.analysis.report import Report, few, titled
 from posenc_jax.analysis.states import layer_states, pieces
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.model.transformer import Transformer
@@ -163,21 +163,30 @@ def neurons_report(found: Mapping[str, Neurons]) -> Report:
         }
 
     def draw(figure):
-        axes = figure.subplots(len(found), 2, squeeze=False)
-        for (left, right), (name, one) in zip(axes, found.items()):
+        drawn = few(found)
+        axes = figure.subplots(len(drawn), 2, squeeze=False)
+        for (left, right), (name, one) in zip(axes, drawn.items()):
             layers = np.arange(1, len(one.frequency) + 1)
             left.bar(layers - 0.2, one.positional.sum(-1), 0.4, label='positional')
             left.bar(layers + 0.2, one.dead.sum(-1), 0.4, label='dead')
             left.set(xlabel='layer', ylabel='neurons')
-            left.set_title(f'{name}: of {one.frequency.shape[1]}', fontsize=8)
-            left.xaxis.get_major_locator().set_params(integer=True)
+            left.set_title(f'{name}: of {one.frequency.shape[1]} in a layer', fontsize=8)
+            for axis in (left.xaxis, left.yaxis):
+                axis.get_major_locator().set_params(integer=True)
             left.legend(frameon=False, fontsize=7)
             best = np.argsort(-one.information, axis=None)[:5]
             for layer, neuron in zip(*np.unravel_index(best, one.information.shape)):
                 label = f'{layer + 1}.{neuron}: {one.information[layer, neuron]:.2f}'
                 right.plot(one.frequency[layer, neuron], linewidth=1, label=label)
             right.set(xlabel='position', ylabel='share of sequences active', ylim=(-0.03, 1.03))
-            right.legend(frameon=False, fontsize=7, title='layer.neuron: nats', title_fontsize=7)
+            right.legend(
+                frameon=False,
+                fontsize=7,
+                title='layer.neuron: nats',
+                title_fontsize=7,
+                loc='center left',
+                bbox_to_anchor=(1, 0.5),
+            )
 
     return Report(
         'positional_neurons',
@@ -185,7 +194,8 @@ def neurons_report(found: Mapping[str, Neurons]) -> Report:
         rows,
         numbers,
         draw,
-        size=(9.0, 3.2 * len(found)),
+        title=titled('Neurons that are active at some positions, and at none', found),
+        size=(10.0, 3.4 * len(few(found))),
         remarks=[
             f'{name}: {one.count} sequences, {int(one.positional.sum())} of '
             f'{one.positional.size} neurons are positional'

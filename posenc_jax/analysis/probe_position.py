@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from posenc_jax.analysis.report import Report, by_layer
+from posenc_jax.analysis.report import Report, by_layer, titled
 from posenc_jax.analysis.states import layer_states
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.model.transformer import Transformer
@@ -219,7 +219,7 @@ def probe_report(found: Mapping[str, Probed]) -> Report:
             axis,
             {name: one.mae for name, one in found.items()},
             first=0,
-            label='mean |predicted - true position|',
+            label='mean |predicted - true position|, tokens',
         )
         for guess, style, what in zip(
             guesses(lengths[-1]), ('--', ':'), ('median position', 'random position')
@@ -234,6 +234,7 @@ def probe_report(found: Mapping[str, Probed]) -> Report:
         rows,
         {name: one._asdict() for name, one in found.items()},
         draw,
+        title=titled('Error of a position read from the vector of a token', found),
         remarks=[
             f'{length} positions: the median position is {guesses(length)[0]:.2f} off, a random '
             f'one {guesses(length)[1]:.2f}'

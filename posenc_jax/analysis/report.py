@@ -11,6 +11,8 @@ import numpy as np
 
 from posenc_jax.core import disk
 
+LINES = 8  # the most lines, or models, of a picture
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -22,6 +24,7 @@ class Report:
       rows: its rows; floats are shown with four significant digits, None as '-'.
       numbers: what the JSON file holds; arrays become lists.
       draw: draws on a figure of matplotlib.
+      title: above the picture.
       size: of the figure, inches.
       remarks: lines below the table.
     """
@@ -31,6 +34,7 @@ class Report:
     rows: Sequence[Sequence[Any]]
     numbers: Mapping[str, Any]
     draw: Callable[[Any], None]
+    title: str = ''
     size: tuple[float, float] = (5.4, 3.4)
     remarks: Sequence[str] = ()
 
@@ -62,6 +66,7 @@ class Report:
         disk.write(numbers, json.dumps(content, indent=1) + '\n')
         figure = Figure(figsize=self.size, layout=ConstrainedLayoutEngine(w_pad=0.08))
         self.draw(figure)
+        figure.suptitle(self.title, fontsize=10)
         disk.save_figure(figure, picture, dpi=150)
         return [numbers, picture]
 
@@ -90,21 +95,57 @@ def plain(value: Any) -> Any:
 
 
 def by_layer(axis: Any, found: Mapping[str, np.ndarray], *, first: int, label: str) -> None:
-    """A line for each entry of `found`, its values over the layers from `first` on."""
-    for name, values in found.items():
+    """A line for each entry of `few(found)`, its values over the layers from `first` on; layer 0 is
+    the embedding.
+    """
+    for name, values in few(found).items():
         axis.plot(
             np.arange(first, first + len(values)), values, marker='o', markersize=3, label=name
         )
-    axis.set(xlabel='layer', ylabel=label)
+    axis.set(xlabel='layer' if first else 'layer (0: the embedding)', ylabel=label)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(frameon=False, fontsize=7)
 
 
+def few(found: Mapping[str, Any]) -> dict[str, Any]:
+    """At most eight entries, evenly spread, with both ends: as many as a picture can show.
+
+    Example:
+      >>> list(few(dict.fromkeys('abcdefghij')))
+      ['a', 'b', 'd', 'e', 'f', 'g', 'i', 'j']
+    """
+    names = list(found)
+    return {names[at]: found[names[at]] for at in some(len(names), LINES)}
+
+
+def titled(text: str, found: Mapping[str, Any]) -> str:
+    """A title that says so if the picture has only a part of the models.
+
+    Example:
+      >>> titled('Slopes', dict.fromkeys('abcdefghij')), titled('Slopes', {'a': 0})
+      ('Slopes (8 of 10 models; the table has all)', 'Slopes')
+    """
+    part = f' ({LINES} of {len(found)} models; the table has all)' if len(found) > LINES else ''
+    return text + part
+
+
 def tick_counts(axis: Any, counts: np.ndarray) -> None:
-    """Labels a logarithmic axis of counts with the counts themselves, at most seven of them."""
+    """Labels a logarithmic axis of counts with the counts themselves, at most seven of them; see
+    also `doublings`.
+    """
     shown = [int(counts[at]) for at in some(len(counts), 7)]
     axis.set_xticks(shown, [str(count) for count in shown])
     axis.set_xticks([], minor=True)
+
+
+def doublings(most: int) -> np.ndarray:
+    """1, 2, 4, ... up to `most`, the counts that label a logarithmic axis.
+
+    Example:
+      >>> doublings(9).tolist()
+      [1, 2, 4, 8]
+    """
+    return 2 ** np.arange(most.bit_length())
 
 
 def some(count: int, most: int) -> list[int]:

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from posenc_jax.analysis.capture import check_rotary, known, over_queries
-from posenc_jax.analysis.report import Report, some
-from posenc_jax.analysis.rope_usage import Usage, planes, rope_usage
+from posenc_jax.analysis.report import Report, few, some, titled
+from posenc_jax.analysis.rope_usage import Usage, planes, quarter, rope_usage
 from posenc_jax.analysis.states import check_causal, over_layers, pieces
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.model.transformer import Transformer
@@ -41,11 +41,6 @@ class FrequencyUsage(NamedTuple):
     def slowest(self) -> Float[np.ndarray, 'layers N']:
         """The share of the norms in the slowest quarter of the planes."""
         return self.norms[..., -quarter(self.norms.shape[-1]) :].sum(-1)
-
-
-def quarter(planes: int) -> int:
-    """A quarter of the planes, at least one."""
-    return max(1, planes // 4)
 
 
 def first_slow_plane(inv_freq: Float[np.ndarray, ' F'], length: int) -> int:
@@ -188,15 +183,17 @@ def usage_report(found: Mapping[str, FrequencyUsage]) -> Report:
         }
 
     def draw(figure):
-        axes = figure.subplots(len(found), 3, squeeze=False)
-        for own, (name, one) in zip(axes, found.items()):
+        drawn = few(found)
+        axes = figure.subplots(len(drawn), 3, squeeze=False)
+        for own, (name, one) in zip(axes, drawn.items()):
             for axis, shares, what in zip(own, one[:2], ('norms', 'logits')):
-                drawn = axis.imshow(shares.mean(1), aspect='auto', cmap='viridis', vmin=0)
+                image = axis.imshow(shares.mean(1), aspect='auto', cmap='viridis', vmin=0)
                 axis.set(xlabel='plane (high to low frequency)', ylabel='layer')
                 axis.set_yticks(ticks := some(len(shares), 8), [t + 1 for t in ticks], fontsize=7)
                 axis.set_title(f'{name}: share of the {what}', fontsize=8)
                 axis.axvline(one.slow - 0.5, color='white', linestyle=':', linewidth=1)
-                figure.colorbar(drawn, ax=axis)
+                axis.xaxis.get_major_locator().set_params(integer=True)
+                figure.colorbar(image, ax=axis)
             for layer, head in _fast_heads(one):
                 own[2].plot(
                     one.norms[layer, head], linewidth=1, label=f'layer {layer + 1}, head {head}'
@@ -204,6 +201,7 @@ def usage_report(found: Mapping[str, FrequencyUsage]) -> Report:
             own[2].plot(one.norms.mean((0, 1)), 'k--', linewidth=1, label='mean of all heads')
             own[2].set(xlabel='plane (high to low frequency)', ylabel='share of the norms')
             own[2].set_ylim(0, None)
+            own[2].xaxis.get_major_locator().set_params(integer=True)
             own[2].legend(frameon=False, fontsize=7)
 
     return Report(
@@ -220,7 +218,12 @@ def usage_report(found: Mapping[str, FrequencyUsage]) -> Report:
         rows,
         numbers,
         draw,
-        size=(12.0, 3.6 * len(found)),
+        title=titled(
+            'Shares of the rotary frequencies (dotted: from here on less than one turn within the '
+            'trained length)',
+            found,
+        ),
+        size=(12.0, 3.6 * len(few(found))),
         remarks=remarks,
     )
 

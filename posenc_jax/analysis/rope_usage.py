@@ -4,7 +4,7 @@ key for a head that attends by position alone.
 
 import dataclasses
 import functools
-import pathlib
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from posenc_jax.analysis.capture import capture_layers, check_rotary, plane_heatmap
+from posenc_jax.analysis.capture import capture_layers, check_rotary, draw_planes, planes_size
+from posenc_jax.analysis.report import Report, few, titled
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.transformer import Transformer
@@ -140,18 +141,46 @@ def _usage(graphdef, state, tokens, tok, valid):
     return capture_layers(nnx.merge(graphdef, state), tokens, tok, look)
 
 
-def usage_heatmap(usage: Usage, path: str | pathlib.Path) -> pathlib.Path:
-    """Writes `usage.product` as a PNG: a row for each head of each layer, a column for each plane;
-    needs matplotlib.
-
-    Example:
-      >>> import tempfile
-      >>> usage = Usage(np.ones((2, 2, 4)), np.ones((2, 1, 4)), 1, 8)
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     usage_heatmap(usage, folder + '/usage.png').stat().st_size > 1000
-      True
+def usage_report(found: Mapping[str, Usage]) -> Report:
+    """The table of the largest logit that a mean query and a mean key can have in the planes, by
+    layer, and the picture: the same of each plane, a row for each head of each layer.
     """
-    return plane_heatmap(usage.product, path, label='u_q u_k / sqrt(H)')
+    rows = []
+    for name, one in found.items():
+        count = quarter(one.product.shape[-1])
+        for layer, most in enumerate(one.product.mean(1)):
+            sums = most.sum(), most[:count].sum(), most[-count:].sum()
+            rows.append((name, layer + 1, *map(float, sums), int(most.argmax())))
+
+    def draw(figure):
+        drawn = few(found)
+        axes = figure.subplots(len(drawn), 1, squeeze=False)[:, 0]
+        for axis, (name, one) in zip(axes, drawn.items()):
+            draw_planes(figure, axis, one.product, label='u_q u_k / sqrt(H)', first=1)
+            axis.set_title(name, fontsize=8)
+
+    width, height = np.max([planes_size(one.product.shape) for one in found.values()], axis=0)
+    return Report(
+        'rope_usage',
+        ('model', 'layer', 'all planes', 'fastest 1/4', 'slowest 1/4', 'peak'),
+        rows,
+        {
+            name: {'q': one.q, 'k': one.k, 'product': one.product, 'tokens': one.count}
+            for name, one in found.items()
+        },
+        draw,
+        title=titled('The most that each rotary plane adds to a logit', found),
+        size=(float(width), float(height) * len(few(found))),
+        remarks=[
+            'u_q u_k / sqrt(H), mean over the heads: what a query and a key of mean norm add to '
+            'their logit at most; peak: the plane with the most'
+        ],
+    )
+
+
+def quarter(planes: int) -> int:
+    """A quarter of the planes, at least one."""
+    return max(planes // 4, 1)
 
 
 def positional_head(

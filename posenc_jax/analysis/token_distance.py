@@ -324,7 +324,13 @@ def distance_heatmap(found: TokenDistance, path: str | pathlib.Path) -> pathlib.
       ...     distance_heatmap(found, folder + '/corr.png').stat().st_size > 1000
       True
     """
-    return plane_heatmap(found.corr, path, label='correlation with the logit', low=None)
+    return plane_heatmap(
+        found.corr,
+        path,
+        label='correlation with the logit',
+        title='What each plane decides of far logits',
+        low=None,
+    )
 
 
 def positional_heads(

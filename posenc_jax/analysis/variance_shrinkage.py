@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from posenc_jax.analysis.report import Report, some
+from posenc_jax.analysis.report import Report, doublings, few, some, tick_counts, titled
 from posenc_jax.analysis.states import layer_states, pieces
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.model.transformer import Transformer
@@ -127,8 +127,9 @@ def shrinkage_report(found: Mapping[str, Shrinkage]) -> Report:
     ]
 
     def draw(figure):
+        drawn = few(found)
         for axis, (name, one) in zip(
-            figure.subplots(1, len(found), squeeze=False)[0], found.items()
+            figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items()
         ):
             shown = some(len(one.before), 6)
             m = np.arange(1, one.before.shape[1] + 1)
@@ -145,6 +146,7 @@ def shrinkage_report(found: Mapping[str, Shrinkage]) -> Report:
             )
             axis.set(xlabel='m, tokens seen', ylabel='variance of what attention adds')
             axis.set_title(name, fontsize=8)
+            tick_counts(axis, doublings(len(m)))
             axis.legend(frameon=False, fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5))
 
     return Report(
@@ -153,7 +155,8 @@ def shrinkage_report(found: Mapping[str, Shrinkage]) -> Report:
         rows,
         {name: {**one._asdict(), 'slopes': one.slopes} for name, one in found.items()},
         draw,
-        size=(5.6 * len(found), 3.4),
+        title=titled('Variance of what attention adds, by the tokens seen', found),
+        size=(5.6 * len(few(found)), 3.6),
     )
 
 

@@ -11,6 +11,7 @@ from posenc_jax.analysis.decay_kernel import trained_field
 from posenc_jax.analysis.martingale_gap import martingale_gap
 from posenc_jax.analysis.receptive_field import receptive_field
 from posenc_jax.analysis.rope_frequency_usage import rope_frequency_usage
+from posenc_jax.analysis.rope_usage import rope_usage
 from posenc_jax.run.job import prepare
 from tests.evaluation.run_test import make_run
 
@@ -38,6 +39,26 @@ def test_usage_is_that_of_the_function_over_all_windows(runs, capsys):
     found = json.loads(pathlib.Path(numbers).read_text())['rope()']
     np.testing.assert_allclose(found['logits'], expected.logits.mean(1), rtol=1e-4)
     assert table[0].split()[:2] == ['model', 'layer'] and table[1].startswith('rope()')
+    with open(picture, 'rb') as file:
+        assert file.read(4) == b'\x89PNG'
+
+
+@pytest.mark.full
+def test_what_planes_add_to_a_logit_has_a_table_and_numbers(runs, tmp_path, capsys):
+    arguments = [f'--run={runs / "rope"}', '--batches=2', f'--out={tmp_path}']
+    assert main(['rope_usage', *arguments]) == 0
+    job = prepare(str(runs / 'rope'), LEAST)
+    expected = rope_usage(job.load()[0], job.task.tokens('test')[:32].reshape(2, 16))
+    found = json.loads((tmp_path / 'rope_usage.json').read_text())['rope()']
+    np.testing.assert_allclose(found['product'], expected.product, rtol=1e-4)
+    assert 'fastest 1/4' in capsys.readouterr().out
+
+
+def test_bounds_need_no_run(tmp_path, capsys):
+    assert main(['pi_bound', f'--out={tmp_path}']) == 0
+    *table, numbers, picture = capsys.readouterr().out.splitlines()
+    assert table[0].split()[0] == 'distance' and '4096 to 8191' in table[-2]
+    assert len(json.loads(pathlib.Path(numbers).read_text())['extrapolation']) == 8192
     with open(picture, 'rb') as file:
         assert file.read(4) == b'\x89PNG'
 
@@ -114,6 +135,14 @@ def test_ranks_of_several_runs(runs, tmp_path, capsys):
         -1 <= found['rank_correlation'] <= 1
         and f'{found["rank_correlation"]:.2f}' in capsys.readouterr().out
     )
+
+
+@pytest.mark.full
+def test_fields_are_kept_where_no_ranks_can_be_compared(runs, tmp_path, capsys):
+    assert main(['receptive_field', f'--runs={runs / "rope"}', f'--out={tmp_path}']) == 2
+    assert 'needs two methods that have a TRF' in capsys.readouterr().err
+    found = np.load(tmp_path / 'receptive_field_ranks.npz')
+    assert found['labels'].tolist() == ['rope()'] and found['erf'][0] > 0
 
 
 @pytest.mark.full

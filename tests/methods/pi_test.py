@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.analysis.pi_bound import bound_plot, extrapolation_bound, interpolation_constant
+from posenc_jax.analysis.pi_bound import bound_report, extrapolation_bound, interpolation_constant
 from posenc_jax.core.registry import SpecError
 from posenc_jax.rotation.frequencies.pi import pi_frequencies
 from posenc_jax.rotation.rope import rope, rope_frequencies
@@ -118,5 +118,20 @@ def test_extrapolation_may_be_six_hundred_times_interpolation():
     assert extrapolation_bound(np.arange(1, 2049), rope_frequencies(128, 10000.0)).min() > 1
 
 
-def test_both_bounds_are_drawn(tmp_path):
-    assert bound_plot(tmp_path / 'bound.png', longest=128).read_bytes().startswith(b'\x89PNG')
+def test_report_has_both_bounds(tmp_path):
+    report = bound_report(longest=100, train_len=32)
+    bound = 2 * extrapolation_bound(np.arange(100), rope_frequencies(128, 10000.0))
+    ranges = ['0 to 0', '1 to 1', '2 to 3', '4 to 7', '8 to 15', '16 to 31', '32 to 63', '64 to 99']
+    assert [row[0] for row in report.rows] == ranges
+    assert report.rows[4][1:] == (bound[8:16].max(), bound[8:16].min())
+    assert report.rows[-1][1:] == (bound[64:].max(), bound[64:].min())
+    between = interpolation_constant(rope_frequencies(128, 10000.0)) / 512
+    assert f'at most C / (4 d) = {between:.4g}: from distance 32' in report.text()
+    assert f'up to {bound[32:].max() / between:.0f} times' in report.text()
+    assert 'from distance' not in bound_report(longest=100).text()  # none beyond the trained length
+    pytest.importorskip('matplotlib')
+    numbers, picture = report.write(tmp_path)
+    found = json.loads(numbers.read_text())
+    assert found['interpolation'] == pytest.approx(between, rel=1e-5)
+    np.testing.assert_allclose(found['extrapolation'], bound, rtol=1e-5)
+    assert picture.read_bytes().startswith(b'\x89PNG')

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.analysis.rope_usage import _usage, positional_head, rope_usage, usage_heatmap
+from posenc_jax.analysis.rope_usage import _usage, positional_head, rope_usage, usage_report
 from posenc_jax.core.products import scaled_dot_product
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.rotation.rope import rope, rope_frequencies
@@ -161,10 +161,21 @@ def test_memory_grows_with_the_length_and_not_with_its_square():
     assert size(1024) < 2.5 * size(512)
 
 
-def test_a_heat_map_is_written(tmp_path):
+def test_report_has_the_most_that_planes_add_by_layer(tmp_path):
+    usage = rope_usage(model_of(), TOKENS)
+    report = usage_report({'rope()': usage})
+    assert [row[:2] for row in report.rows] == [('rope()', n + 1) for n in range(len(usage.q))]
+    all_planes, fastest, slowest, peak = report.rows[1][2:]
+    mean, count = usage.product[1].mean(0), usage.product.shape[-1] // 4
+    assert all_planes == pytest.approx(mean.sum()) and peak == mean.argmax()
+    assert fastest == pytest.approx(mean[:count].sum())
+    assert slowest == pytest.approx(mean[-count:].sum())
+    assert report.text().splitlines()[0].split()[:2] == ['model', 'layer']
     pytest.importorskip('matplotlib')
-    path = usage_heatmap(rope_usage(model_of(), TOKENS), tmp_path / 'usage.png')
-    assert path.read_bytes().startswith(b'\x89PNG')
+    numbers, picture = report.write(tmp_path)
+    found = json.loads(numbers.read_text())['rope()']
+    np.testing.assert_allclose(found['product'], usage.product, rtol=1e-5)
+    assert found['tokens'] == TOKENS.size and picture.read_bytes().startswith(b'\x89PNG')
 
 
 def test_errors():
