@@ -195,7 +195,8 @@ def pattern_report(found: Mapping[str, MaskPattern]) -> Report:
 
     def draw(figure):
         drawn = few(found)
-        axes = figure.subplots(len(drawn), 5, squeeze=False)
+        columns = max(len(some(len(one.score), 4)) for one in drawn.values())
+        axes = figure.subplots(len(drawn), columns + 1, squeeze=False)
         for own, (name, one) in zip(axes, drawn.items()):
             for axis, layer in zip(own, shown := some(len(one.score), 4)):
                 s = one.score[layer].mean(0)
@@ -205,7 +206,7 @@ def pattern_report(found: Mapping[str, MaskPattern]) -> Report:
                 axis.tick_params(labelsize=6)
                 axis.set_xlabel('key', fontsize=7)
                 figure.colorbar(image, ax=axis, shrink=0.7).ax.tick_params(labelsize=6)
-            for axis in own[len(shown) : 4]:
+            for axis in own[len(shown) : -1]:
                 axis.axis('off')
             own[0].set_ylabel(f'{name}\nquery', fontsize=7)
             lines = {
@@ -214,14 +215,14 @@ def pattern_report(found: Mapping[str, MaskPattern]) -> Report:
                 'positions alone': 'mean_content',
             }
             by_layer(
-                own[4],
+                own[-1],
                 {what: shares[name][kind].mean(-1) for what, kind in lines.items()},
                 first=1,
                 label='share of the variance',
             )
-            own[4].set_ylim(-0.03, 1.6)  # room for the legend
-            own[4].set_yticks(np.linspace(0, 1, 6))
-            own[4].legend(frameon=False, fontsize=7, loc='upper center')
+            own[-1].set_ylim(-0.03, 1.6)  # room for the legend
+            own[-1].set_yticks(np.linspace(0, 1, 6))
+            own[-1].legend(frameon=False, fontsize=7, loc='upper center')
 
     numbers = {
         name: {

@@ -129,7 +129,8 @@ def similarity_report(found: Mapping[str, Similarity]) -> Report:
 
     def draw(figure):
         drawn = few(found)
-        axes = figure.subplots(len(drawn), 5, squeeze=False)
+        columns = max(len(some(len(one.maps), 4)) for one in drawn.values())
+        axes = figure.subplots(len(drawn), columns + 1, squeeze=False)
         for own, (name, one) in zip(axes, drawn.items()):
             for axis, layer in zip(own, some(len(one.maps), 4)):
                 shown = axis.imshow(one.maps[layer], vmin=-1, vmax=1, cmap='RdBu_r')
@@ -137,13 +138,13 @@ def similarity_report(found: Mapping[str, Similarity]) -> Report:
                 axis.tick_params(labelsize=6)
                 axis.set_xlabel('position', fontsize=7)
             own[0].set_ylabel(f'{name}\nposition', fontsize=7)
-            for axis in own[len(some(len(one.maps), 4)) : 4]:
+            for axis in own[len(some(len(one.maps), 4)) : -1]:
                 axis.axis('off')
-            figure.colorbar(shown, ax=list(own[:4]), shrink=0.7, label='mean cosine')
-            by_layer(own[4], {'score': one.scores}, first=0, label='adjacency score')
-            own[4].axhline(0.5, color='0.5', linestyle='--', linewidth=1, label='no order')
-            own[4].set_ylim(0.4, 1.02)
-            own[4].legend(frameon=False, fontsize=7)
+            figure.colorbar(shown, ax=list(own[:-1]), shrink=0.7, label='mean cosine')
+            by_layer(own[-1], {'score': one.scores}, first=0, label='adjacency score')
+            own[-1].axhline(0.5, color='0.5', linestyle='--', linewidth=1, label='no order')
+            own[-1].set_ylim(0.4, 1.02)
+            own[-1].legend(frameon=False, fontsize=7)
 
     numbers = {
         name: {'scores': one.scores, 'by_distance': by_distance(one.maps)}
