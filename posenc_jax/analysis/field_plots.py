@@ -185,7 +185,9 @@ def rank_plot(rows: Sequence[Compared], path: str | pathlib.Path) -> pathlib.Pat
         at = row.trf if np.isfinite(row.trf) else end
         axis.plot(at, row.erf, 'o' if np.isfinite(row.trf) else '>', alpha=0.8, label=row.label)
     infinite = f' (triangles: infinite, drawn at {end:.0f})' if len(finite) < len(rows) else ''
-    axis.set(xscale='log', xlabel=f'TRF, tokens{infinite}', ylabel='ERF, tokens')
+    axis.set(xlabel=f'TRF, tokens{infinite}', ylabel='ERF, tokens')
+    axis.set_xscale('log', base=2)
+    axis.xaxis.set_major_formatter(lambda x, _: f'{x:g}')
     axis.set_title('Theoretical and empirical receptive fields', fontsize=10)
     figure.legend(loc='outside lower center', ncols=2, frameon=False, fontsize=7)
     disk.save_figure(figure, path, dpi=160)
