@@ -116,7 +116,7 @@ PAGES = sorted(
     str(path.relative_to(ROOT))
     for path in (*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('docs/*/*.md'))
 )
-FOLDERS = r'docs|configs|tests|benchmarks|posenc_jax|' + '|'.join(
+FOLDERS = r'docs|configs|tests|benchmarks|notebooks|posenc_jax|' + '|'.join(
     path.name for path in (ROOT / 'posenc_jax').iterdir() if path.is_dir()
 )
 

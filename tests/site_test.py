@@ -152,7 +152,8 @@ def test_the_manifest_of_the_page_on_pods_can_be_read():
 
 @pytest.mark.parametrize('name', [m.name for m in pkgutil.iter_modules(website.__path__)])
 def test_examples_of_the_site_run(name):
-    for needed in {'hooks': ['mkdocs'], 'docstrings': ['griffe']}.get(name, []):
+    needs = {'hooks': ['mkdocs'], 'docstrings': ['griffe'], 'notebooks': ['nbconvert']}
+    for needed in needs.get(name, []):
         pytest.importorskip(needed)
     module = importlib.import_module(f'website.{name}')
     assert module.__doc__ and not doctest.testmod(module).failed

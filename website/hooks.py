@@ -24,9 +24,9 @@ def on_files(files, config):
     """Adds the pages that are not in docs/."""
     if str(ROOT) not in sys.path:  # the package need not be installed
         sys.path.insert(0, str(ROOT))
-    from website import catalogue, reference
+    from website import catalogue, notebooks, reference
 
-    made = {**catalogue.pages(), **reference.pages()}
+    made = {**catalogue.pages(), **reference.pages(), **notebooks.pages()}
     for source, target in BESIDE.items():
         text = (ROOT / source).read_text(encoding='utf-8')
         made[target] = relinked(text, source)
@@ -64,15 +64,15 @@ def relinked(text: str, source: str) -> str:
     Example:
       >>> relinked('[a](../README.md#top) [b](guides/x.md)', 'docs/usage.md')
       '[a](index.md#top) [b](guides/x.md)'
-      >>> relinked('[a](docs/usage.md)', 'README.md')
-      '[a](usage.md)'
+      >>> relinked('[a](docs/usage.md) [b](notebooks/compare.ipynb)', 'README.md')
+      '[a](usage.md) [b](notebooks/compare.md)'
     """
     here = BESIDE.get(source, source.removeprefix('docs/'))
 
     def link(match):
         path, anchor = match[1], match[2] or ''
         found = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
-        target = BESIDE.get(found, found.removeprefix('docs/'))
+        target = BESIDE.get(found, found.removeprefix('docs/')).replace('.ipynb', '.md')
         return f']({posixpath.relpath(target, posixpath.dirname(here) or ".")}{anchor})'
 
     return re.sub(r'\]\((?![a-z]+:|#|/)([^)#\s]+)(#[^)\s]*)?\)', link, text)
