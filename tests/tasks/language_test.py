@@ -14,7 +14,6 @@ from posenc_jax.tasks.language import BOS, Language
 from posenc_jax.tasks.language.documents import as_text, split_documents, split_of
 from posenc_jax.tasks.language.embedded import EmbeddedCorpus, markov_text, stdlib_code
 from posenc_jax.tasks.language.packing import pack_documents
-from posenc_jax.tasks.language.quoted import FARTHEST, MARK, NEAREST, quoted
 
 SPLITS = ('train', 'validation', 'test')
 
@@ -52,7 +51,7 @@ def test_one_document_is_cut_contiguously():
 
 
 @pytest.mark.full_but_one
-@pytest.mark.parametrize('name', ['pydoc_topics', 'stdlib_code', 'quoted_code'])
+@pytest.mark.parametrize('name', ['pydoc_topics', 'stdlib_code'])
 def test_embedded_corpora(name):
     task = Language(name)
     streams = {split: task.tokens(split) for split in SPLITS}
@@ -147,28 +146,6 @@ def test_used_source_is_logged(caplog):
 
 def test_markov_text_is_the_same_every_time():
     assert markov_text() == markov_text()
-
-
-def test_quotations_are_earlier_lines_at_distances_of_all_magnitudes():
-    lines = [f'line number {n} of a text' for n in range(8000)]
-    documents = [
-        '\n'.join(lines[at : at + 1000] + ['short']).encode() for at in range(0, 8000, 1000)
-    ]
-    text = b''.join(quoted(documents))
-    starts, distances, at = {}, [], 0
-    for line in text.splitlines(keepends=True):
-        if line.startswith(MARK):
-            distances.append(at - starts[line[len(MARK) :]])
-        else:
-            starts[line] = at
-        at += len(line)
-    assert list(starts) == [f'{line}\n'.encode() for line in lines]  # 'short' is left out
-    assert 0.47 < len(distances) / len(lines) < 0.53
-    inside = np.log(np.array(distances) / NEAREST) / np.log(FARTHEST / NEAREST)
-    assert np.all(inside >= 0) and np.max(distances) < FARTHEST + 64
-    shares = np.histogram(inside, 4, (0, 1.01))[0] / len(distances)
-    assert np.all(abs(shares - 0.25) < 0.07), shares  # distances are rounded up to a line
-    assert quoted(documents) == quoted(documents)
 
 
 # --- text:

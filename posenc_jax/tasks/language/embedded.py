@@ -17,7 +17,6 @@ import numpy as np
 
 from posenc_jax.core.registry import check_choice
 from posenc_jax.tasks.language.documents import split_documents
-from posenc_jax.tasks.language.quoted import quoted
 
 SKIPPED = ('site-packages', 'dist-packages', 'idlelib', 'lib2to3', 'pydoc_data', '__pycache__')
 logger = logging.getLogger(__name__)
@@ -28,8 +27,8 @@ class EmbeddedCorpus:
     """A corpus of this Python installation, split by document.
 
     Args:
-      name: 'pydoc_topics' (English reference prose, about 0.5 MB), 'stdlib_code' (Python, about
-        10 MB), or 'quoted_code' (lines of the latter that are quoted again, see `quoted`).
+      name: 'pydoc_topics' (English reference prose, about 0.5 MB) or 'stdlib_code' (Python, about
+        10 MB).
 
     If the installation lacks the corpus, the next one of this list takes its place, with a warning
     in the log: pydoc topics, standard library sources, synthetic Markov text. `description` names
@@ -67,8 +66,7 @@ class EmbeddedCorpus:
     def documents(self, split: str) -> list[bytes]:
         description, documents = self._read()
         logger.info('%s, split %s', description, split)
-        texts = split_documents(documents, split)
-        return quoted(texts) if self.name == QUOTED else texts
+        return split_documents(documents, split)
 
 
 def pydoc_topics() -> dict[str, bytes]:
@@ -123,9 +121,4 @@ READERS: dict[str, Callable[[], dict[str, bytes]]] = {
     'standard library sources': stdlib_code,
     'synthetic Markov text': markov_text,
 }
-QUOTED = 'quoted_code'
-EMBEDDED = {
-    'pydoc_topics': 'pydoc_data.topics',
-    'stdlib_code': 'standard library sources',
-    QUOTED: 'standard library sources',
-}
+EMBEDDED = {'pydoc_topics': 'pydoc_data.topics', 'stdlib_code': 'standard library sources'}
