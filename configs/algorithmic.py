@@ -11,11 +11,11 @@ Paper:    Cho et al. (arXiv 2405.20671) train 1 layer of width 1024 on 1 to 30 d
 
 from ml_collections import ConfigDict
 
-from configs import default
+from posenc_jax.run import defaults
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = defaults.get_config()
     config.task = 'addition(reverse_output=True, zero_pad=True, ids="coupled")'
     config.encoding = 'position_coupling(max_position=40)'
     config.model.update(layers=2, width=128, heads=4)

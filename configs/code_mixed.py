@@ -16,11 +16,11 @@ Paper:    arXiv 2309.05270 has no number for this task, which is ours. The paper
 
 from ml_collections import ConfigDict
 
-from configs import default
+from posenc_jax.run import defaults
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = defaults.get_config()
     config.task = 'code_mixed(ids="switches")'
     config.encoding = 'conflator()'
     config.model.update(layers=2, width=64, heads=4)

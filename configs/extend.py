@@ -20,11 +20,11 @@ Papers:   PI trains for 1000 steps, YaRN for 400. LongRoPE trains for 400 steps 
 
 from ml_collections import ConfigDict
 
-from configs import default
+from posenc_jax.run import defaults
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = defaults.get_config()
     config.init.extend = 'yarn(factor=4.0)'
     config.train.update(
         steps=100,

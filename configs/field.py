@@ -11,11 +11,11 @@ Number:   PSNR at 64, 128, 256 pixels (peak 2 of values in [-1, 1]): 57.6, 26.3,
 
 from ml_collections import ConfigDict
 
-from configs import default
+from posenc_jax.run import defaults
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = defaults.get_config()
     config.model.kind = 'field'
     config.task = "picture(name='china')"
     config.field = 'siren(width=96, layers=3)'

@@ -12,11 +12,11 @@ Paper:    reproduced small: about 0.94 for all places and 0.96 beyond 60 degrees
 
 from ml_collections import ConfigDict
 
-from configs import default
+from posenc_jax.run import defaults
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = defaults.get_config()
     config.model.kind = 'field'
     config.task = 'checkerboard(support=100, classes=16, samples=5000)'
     config.features = 'geo_sh(degrees=8)'

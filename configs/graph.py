@@ -8,11 +8,11 @@ Number:   all of 64 graphs right with one, two and four copies of a graph in a r
 
 from ml_collections import ConfigDict
 
-from configs import default
+from posenc_jax.run import defaults
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = defaults.get_config()
     config.task = 'blind_pairs()'
     config.features = 'lcp()'
     config.pattern = ('gin()',)

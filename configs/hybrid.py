@@ -15,11 +15,11 @@ Paper:    Shi et al. (arXiv 2407.16958) make every eighth layer attention; they 
 
 from ml_collections import ConfigDict
 
-from configs import default
+from posenc_jax.run import defaults
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = defaults.get_config()
     config.pattern = ('cheems(chunk=16)', 'rope()')
     config.model.update(layers=4, width=96, heads=4)
     config.train.update(steps=300, batch=8, length=128, lr=3e-3, warmup=50)

@@ -9,11 +9,11 @@ Time:     not measured; too slow for a CPU.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from posenc_jax.run import defaults
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = defaults.get_config()
     config.data.update(dataset='stdlib_code', packing='documents')
     config.model.update(
         layers=12, width=512, heads=8, mlp='swiglu', mlp_width=1408, dtype='bfloat16'

@@ -16,11 +16,11 @@ Paper:    Devlin et al. (arXiv 1810.04805) report perplexities of masked word pi
 
 from ml_collections import ConfigDict
 
-from configs import default
+from posenc_jax.run import defaults
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = defaults.get_config()
     config.task = 'masked_text()'
     config.model.update(kind='encoder', layers=3, width=96, heads=4)
     config.train.update(steps=600, batch=16, length=64, min_length=64, lr=3e-3, warmup=50)

@@ -18,11 +18,11 @@ Paper:    arXiv 1905.04226 trains models of up to 96 layers on words, and finds 
 
 from ml_collections import ConfigDict
 
-from configs import default
+from posenc_jax.run import defaults
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = defaults.get_config()
     config.encoding = 'nope()'
     config.model.update(
         layers=24, width=256, heads=8, mlp='gelu_erf', norm='layernorm', bias='all', dropout=0.1

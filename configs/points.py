@@ -15,7 +15,7 @@ Paper:    Zhang et al. (arXiv 2403.00762) classify scans and models of objects w
 
 from ml_collections import ConfigDict
 
-from configs import default
+from posenc_jax.run import defaults
 
 ORDERS = ('xyz', 'yzx', 'zxy', 'hilbert')
 
@@ -27,7 +27,7 @@ def pattern(mixer: str, orders: tuple[str, ...] = ORDERS, size: float = 0.25) ->
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = defaults.get_config()
     config.task = 'shapes()'
     config.pattern = pattern('cheems(chunk=32, dt=0.05)')
     config.model.update(kind='encoder', layers=4, width=64, heads=4, mlp_width=128)

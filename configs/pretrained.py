@@ -12,11 +12,11 @@ Time:     12 s a step of 4,096 tokens for SmolLM2-135M on two CPU cores; meant f
 
 from ml_collections import ConfigDict
 
-from configs import default
+from posenc_jax.run import defaults
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = defaults.get_config()
     config.init.extend, config.data.dataset = 'yarn(factor=2.0)', 'stdlib_code'
     config.model.update(lora_rank=8, lora_alpha=16.0, dtype='bfloat16', remat='full')
     config.train.update(

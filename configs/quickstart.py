@@ -12,11 +12,11 @@ Number:   rope(): validation loss 1.283 nats a byte at step 400; test perplexity
 
 from ml_collections import ConfigDict
 
-from configs import default
+from posenc_jax.run import defaults
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = defaults.get_config()
     config.model.update(layers=4, width=160, heads=5)
     config.train.update(
         steps=400, batch=16, length=128, lr=2e-3, warmup=50, save_every=100, eval_every=100

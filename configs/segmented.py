@@ -19,11 +19,11 @@ Papers:   segmented sequences (arXiv 2310.14633): 4 times the length with the me
 
 from ml_collections import ConfigDict
 
-from configs import default
+from posenc_jax.run import defaults
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = defaults.get_config()
     config.task = 'segmented_text(source_len=512, segment_len=16)'
     config.train.update(steps=200, batch=16, length=128, lr=5e-4, warmup=20, end_lr_fraction=1.0)
     config.train.update(save_every=100, eval_every=100)

@@ -16,11 +16,11 @@ Paper:    Wang et al., arXiv 2404.12224: 200 steps of batch 8 at the new length,
 
 from ml_collections import ConfigDict
 
-from configs import default
+from posenc_jax.run import defaults
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = defaults.get_config()
     config.init.extend = 'nope_temperature(1.6, per_head=True)'
     config.train.update(tune='encodings', steps=200, batch=8, length=512, eval_every=50)
     config.train.update(lr=0.1, warmup=20, end_lr_fraction=0.1, weight_decay=0.0)

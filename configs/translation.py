@@ -15,11 +15,11 @@ Paper:    the task is ours. Methods for it: xlpe (arXiv 2004.13310) and dpe (arX
 
 from ml_collections import ConfigDict
 
-from configs import default
+from posenc_jax.run import defaults
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = defaults.get_config()
     config.task = 'translation(words=16)'
     config.model.update(kind='encoder_decoder', layers=2, width=64, heads=4)
     config.train.update(steps=1000, batch=64, length=8, min_length=1, lr=3e-3, warmup=50)

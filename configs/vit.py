@@ -14,11 +14,11 @@ Beside it, one seed: --config.task='quadrant()' --config.encoding='peg()' with 3
 
 from ml_collections import ConfigDict
 
-from configs import default
+from posenc_jax.run import defaults
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = defaults.get_config()
     config.task = 'blobs()'
     config.encoding = 'peg(kernel=5, depth=1) | peg(kernel=5, depth=2) | peg(kernel=5, depth=3)'
     config.model.update(kind='encoder', layers=4, width=64, heads=4, patch=2, pool='mean')

@@ -20,8 +20,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from posenc_jax.core import disk
-from posenc_jax.core.command import Parser
+from posenc_jax.core import disk, extras
+from posenc_jax.core.command import Parser, program
 from posenc_jax.core.compose import make
 from posenc_jax.core.composite import parts_of
 from posenc_jax.core.encoding import Encoding
@@ -214,7 +214,8 @@ def thumbnail(
 
 
 def _figure(size, panels):
-    from matplotlib.figure import Figure
+    with extras.explained():
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout='constrained')
     axes = figure.subplots(1, panels, squeeze=False)[0]
@@ -231,7 +232,8 @@ def _different(values):
 
 
 def _lines(axis, values, start):
-    from matplotlib import colormaps
+    with extras.explained():
+        from matplotlib import colormaps
 
     heads = _different(values)
     for head in heads:
@@ -248,8 +250,8 @@ def _lines(axis, values, start):
         axis.set_ylim(-1, 1)  # otherwise rounding noise would fill the panel
 
 
-def main(argv: list[str]) -> int:
-    parser = Parser('posenc_jax.gallery', description=__doc__)
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(program('posenc_jax.gallery'), description=__doc__)
     parser.add_argument(
         'specs', nargs='+', metavar='SPEC', help="encoding string, e.g. 'rope() | alibi()'"
     )
@@ -286,10 +288,10 @@ def main(argv: list[str]) -> int:
             for path in draw(spec, known.out, probe, times=known.times):
                 print(path)
     except (ValueError, ImportError, OSError) as error:
-        print(f'posenc_jax.gallery: {error}', file=sys.stderr)
+        print(f'{program("posenc_jax.gallery")}: {error}', file=sys.stderr)
         return 2
     return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

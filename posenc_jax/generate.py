@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from posenc_jax.core.command import Parser
+from posenc_jax.core.command import Parser, program
 from posenc_jax.core.memory import device_memory, readable
 from posenc_jax.core.registry import SpecError, check_number
 from posenc_jax.core.tokens import Tokens
@@ -286,7 +286,7 @@ def _until(row, ends):
 
 def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
     """The arguments of `continue_text` that a command line gives."""
-    parser = Parser('python -m posenc_jax.generate', description=__doc__)
+    parser = Parser(program('python -m posenc_jax.generate'), description=__doc__)
     parser.add_argument(
         '--run', required=True, metavar='DIR', help='run directory or public checkpoint'
     )
@@ -354,7 +354,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         found, follow = _texts(asked.pop('run'), prompts, asked.pop('overrides'), **asked)
     except (ValueError, OSError, ImportError) as error:
-        print(f'generate: {error}', file=sys.stderr)
+        print(f'{program("generate")}: {error}', file=sys.stderr)
         return 2
     texts = [
         prompt + text if follow else text

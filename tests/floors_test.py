@@ -21,7 +21,8 @@ FLOORS = (
     ('run',),
     ('training', 'evaluation'),
     ('analysis', 'search', 'gallery', 'catalog', 'generate'),
-    ('functional', 'linen', '__init__'),  # what a user of the whole package imports
+    # what a user of the whole package imports or starts
+    ('functional', 'linen', 'commands', '__init__'),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(PACKAGE.rglob('*.py'))

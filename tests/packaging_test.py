@@ -1,8 +1,23 @@
-"""Tests that pip and the extras of the package read their dependencies from `requirements/`."""
+"""Tests of what pip installs: the lists in `requirements/`, the commands, and the files of a wheel.
+`.ci/wheel` builds one and tries it.
+"""
 
+import ast
+import importlib
+import importlib.metadata
+import json
 import pathlib
 import re
+import subprocess
+import sys
 import tomllib
+
+import pytest
+
+from posenc_jax.commands import console
+from posenc_jax.core import extras
+from posenc_jax.core.command import program
+from posenc_jax.version import __version__
 
 ROOT = pathlib.Path(__file__).parents[1]
 LISTS = {path.stem: path for path in sorted((ROOT / 'requirements').glob('*.txt'))}
@@ -49,4 +64,136 @@ def test_a_package_has_the_same_bounds_wherever_it_is_listed():
 
 def test_the_package_says_that_it_is_typed():
     assert (ROOT / 'posenc_jax' / 'py.typed').is_file()
-    assert SETTINGS['tool']['setuptools']['package-data'] == {'posenc_jax': ['py.typed']}
+    assert SETTINGS['tool']['setuptools']['package-data']['posenc_jax'] == ['py.typed']
+
+
+def names(requirements: list[str]) -> set[str]:
+    """The names of the distributions in a list, without bounds and extras."""
+    return {re.match(r'[\w.-]+', line).group().lower().replace('_', '-') for line in requirements}
+
+
+def test_the_table_of_extras_is_that_of_the_lists():
+    """Each library of an extra has its module in the table, or is one that Flax brings."""
+    flax, orbax = map(importlib.metadata.requires, ('flax', 'orbax-checkpoint'))
+    brought = names([line for line in (*flax, *orbax) if 'extra ==' not in line])
+    listed = {extra: names(lines(LISTS[extra])) for extra in extras.EXTRAS}
+    assert {extra: names(table) for extra, table in extras.EXTRAS.items()} == {
+        extra: found - brought for extra, found in listed.items()
+    }
+
+
+def explained(node: ast.AST) -> bool:
+    return isinstance(node, ast.With) and ast.unparse(node.items[0]) == 'extras.explained()'
+
+
+def unexplained(path: pathlib.Path) -> set[str]:
+    """The modules that a file imports outside of `extras.explained()`."""
+    nodes, found = [ast.parse(path.read_text())], set()
+    while nodes:
+        node = nodes.pop()
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING'
+        if explained(node) or for_types:
+            continue
+        nodes.extend(ast.iter_child_nodes(node))
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split('.')[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or '').split('.')[0])
+    return found
+
+
+def test_imports_of_an_extra_are_explained():
+    """`training/` checks the extra `train` as a whole."""
+    modules = {module for table in extras.EXTRAS.values() for module in table.values()}
+    files = [p for p in (ROOT / 'posenc_jax').rglob('*.py') if p.parent.name != 'training']
+    found = {path: wrong for path in files if (wrong := unexplained(path) & modules)}
+    assert not found
+    assert 'tokenizers' in unexplained(ROOT / 'tests' / 'model' / 'pretrained' / 'chat_test.py')
+
+
+def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'grain', None)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        extras.need('train')
+    assert str(caught.value) == "grain is not installed; pip install 'posenc_jax[train]'"
+    with pytest.raises(ModuleNotFoundError, match=r'^grain is not .*\[train\]'), extras.explained():
+        import grain  # noqa: F401
+    with pytest.raises(ModuleNotFoundError, match="^No module named 'no_such'"), extras.explained():
+        import no_such  # noqa: F401
+
+
+def test_commands_start_their_programs(monkeypatch):
+    """Every command calls `main()` of the module that is the program."""
+    started = []
+
+    class Program:
+        @staticmethod
+        def main():
+            started.append(module)
+            return 3
+
+    for name, place in SETTINGS['project']['scripts'].items():
+        assert name.startswith('posenc-') and place.startswith(f'{console.__name__}:')
+        with monkeypatch.context() as patch:
+            asked = []
+            patch.setattr(importlib, 'import_module', lambda of: asked.append(of) or Program)
+            module = name
+            assert getattr(console, place.partition(':')[2])() == 3
+        source = pathlib.Path(importlib.util.find_spec(*asked).origin)
+        (main,) = [
+            n for n in ast.parse(source.read_text()).body if getattr(n, 'name', '') == 'main'
+        ]
+        assert len(main.args.defaults) == len(main.args.args)  # the console gives no arguments
+        assert name.removeprefix('posenc-') in asked[0]
+    assert started == list(SETTINGS['project']['scripts'])
+
+
+@pytest.mark.parametrize('name, said', [('posenc-train', 'posenc-train'), ('pytest', 'train.py')])
+def test_a_command_names_the_missing_extra(name, said, monkeypatch, capsys):
+    def missing(module):
+        raise ModuleNotFoundError(f'No module named {module}', name='matplotlib.figure')
+
+    monkeypatch.setattr(importlib, 'import_module', missing)
+    monkeypatch.setattr(sys, 'argv', [f'/bin/{name}'])
+    assert program('train.py') == said and console.train() == 2
+    line = f"{said}: matplotlib is not installed; pip install 'posenc_jax[train]'\n"
+    assert capsys.readouterr().err == line
+
+
+def test_an_error_of_another_kind_is_not_hidden(monkeypatch):
+    def missing(module):
+        raise ModuleNotFoundError(name='own_module')
+
+    monkeypatch.setattr(importlib, 'import_module', missing)
+    with pytest.raises(ModuleNotFoundError):
+        console.train()
+
+
+def test_the_changelog_knows_the_version():
+    assert f'\n## [{__version__}] - ' in (ROOT / 'CHANGELOG.md').read_text(encoding='utf-8')
+
+
+@pytest.mark.full
+def test_the_files_of_a_wheel():
+    """What setuptools would pack, by its own reading of setup.py and pyproject.toml."""
+    pytest.importorskip('setuptools', '77')
+    code = (
+        'import json; from setuptools import Distribution; import distutils.core as core\n'
+        'made = core.run_setup("setup.py", stop_after="config").get_command_obj("build_py")\n'
+        'made.ensure_finalized(); print("\\n" + json.dumps(made.get_outputs(False)))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    outputs = json.loads(done.stdout.splitlines()[-1])
+    found = {path.partition('posenc_jax/')[2] for path in outputs}
+    package = [p.relative_to(ROOT / 'posenc_jax') for p in (ROOT / 'posenc_jax').rglob('*.py')]
+    configs = [p.relative_to(ROOT) for p in (ROOT / 'configs').rglob('*.py')]
+    assert found == {
+        *(path.as_posix() for path in package),
+        *(f'installed/{path.as_posix()}' for path in configs),
+        'py.typed',
+        'installed/configs/claims/papers.csv',
+        'installed/docs/claims/measured.json',
+        'installed/benchmarks/measure.py',
+    }

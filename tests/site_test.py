@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-import eval as evaluation
 import website
 from configs.claims import CLAIMS
 from posenc_jax.analysis.__main__ import ANALYSES
 from posenc_jax.catalog import KINDS, catalog
+from posenc_jax.commands import eval as evaluation
 from posenc_jax.core.registry import entries, lookup
 from posenc_jax.core.spec import parse
 from posenc_jax.run import config_file, defaults, plan

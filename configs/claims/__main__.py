@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from configs import claims
 from configs.claims import choosing, ledger, page
 from configs.claims.claim import Claim, MissingResultError
-from posenc_jax.core import disk
-from posenc_jax.core.command import Parser
+from posenc_jax.core import around, disk
+from posenc_jax.core.command import Parser, program
 from posenc_jax.run import lock
 
-PAGE = ledger.ROOT / 'docs' / 'claims.md'
+PAGE = around.WRITTEN / 'docs' / 'claims.md'
 
 
 def write_pages() -> None:
@@ -52,7 +52,7 @@ def run(waiting: Sequence[Claim], workdir: pathlib.Path, budget: float) -> None:
                 f'{max(budget, 0):.3g} left'
             )
             if not number:
-                sys.exit(f'claims: nothing was measured: {line}')
+                sys.exit(f'{program("claims")}: nothing was measured: {line}')
             print(line)
             return
         print(f'{claim.id}: {claim.statement}', flush=True)
@@ -67,7 +67,7 @@ def run(waiting: Sequence[Claim], workdir: pathlib.Path, budget: float) -> None:
 
 
 def main() -> None:
-    parser = Parser('claims', description=claims.__doc__)
+    parser = Parser(program('claims'), description=claims.__doc__)
     parser.add_argument('ids', nargs='*', metavar='ID')
     parser.add_argument('--budget', type=float, metavar='MINUTES')
     parser.add_argument('--workdir', type=pathlib.Path, default=pathlib.Path('runs/claims'))
@@ -86,8 +86,11 @@ def main() -> None:
     except (ValueError, OSError, MissingResultError, lock.HeldError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
-        sys.exit('claims: stopped; trained runs are kept, and the same command continues')
+        sys.exit(
+            f'{program("claims")}: stopped; trained runs are kept, and the same command continues'
+        )
     page.show(claims.CLAIMS, ledger.read(), left())
+    print(f'pages: {PAGE}, {PAGE.with_name("choosing.md")}')
 
 
 if __name__ == '__main__':

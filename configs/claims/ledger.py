@@ -19,14 +19,16 @@ import jax
 
 from configs.claims.claim import Claim, Measurement, MissingResultError, Results
 from configs.sweeps.runs import Run, Sweep
-from posenc_jax.core import disk
+from posenc_jax.core import around, disk
 from posenc_jax.core.registry import nearest
 from posenc_jax.run import entries, json_file, stored
 from posenc_jax.version import __version__
 
 run, monotonic = subprocess.run, time.monotonic  # tests replace them
-ROOT = pathlib.Path(__file__).parents[2]
-MEASURED = ROOT / 'docs' / 'claims' / 'measured.json'
+ROOT = around.ROOT
+MEASURED = around.WRITTEN / 'docs' / 'claims' / 'measured.json'
+# What an installed package begins with.
+CARRIED = ROOT / 'docs' / 'claims' / 'measured.json'
 KEPT = ('effects', 'date', 'commit', 'device', 'versions')  # of an earlier record
 # A run has the same numbers on machines of any number of cores.
 ONE_DEVICE = ('--set', 'mesh.cpu_devices=1')
@@ -86,7 +88,10 @@ def _code(module: types.ModuleType) -> str:
             node
         ):
             del node.body[0]
-    return ast.dump(tree)
+        if not getattr(node, 'type_params', True):  # Python 3.12 and later
+            del node.type_params  # pyright: ignore[reportAttributeAccessIssue]
+    empty = {'show_empty': True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(tree, **empty)
 
 
 def _bound(run: Run) -> dict[str, Any]:
@@ -101,7 +106,7 @@ def read(path: pathlib.Path | None = None) -> dict[str, dict[str, Any]]:
     Raises:
       ValueError: the file is not a ledger.
     """
-    path = path or MEASURED
+    path = path or (MEASURED if MEASURED.is_file() or not around.IS_INSTALLED else CARRIED)
     found = json_file.read_object(path, 'a ledger of claims') if path.is_file() else {}
     for name, record in found.items():
         if not isinstance(record, dict) or not {'digest', 'test', 'effects'} <= record.keys():
@@ -189,6 +194,8 @@ def verdicts(claim: Claim, record: Mapping[str, Any]) -> list[str]:
 
 def _commit() -> str:
     """The commit of the code, with '+' if files differ from it; '' outside a repository."""
+    if around.IS_INSTALLED:  # perhaps in an environment within another repository
+        return ''
     ask = lambda *words: subprocess.run(
         ['git', *words], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()

@@ -21,6 +21,7 @@ from posenc_jax.run.safe import finished_steps
 
 Key = TypeVar('Key')
 WRONG_INPUT = 2
+TRAIN, EVALUATE = ('-m', 'posenc_jax.commands.train'), ('-m', 'posenc_jax.commands.eval')
 EVALUATED = 'eval.'  # fields of the evaluation, which training does not read
 
 
@@ -44,11 +45,12 @@ def call(*command: str) -> None:
     ends with its status.
     """
     status = subprocess.run([sys.executable, *command]).returncode
+    name = command[1] if command[0] == '-m' else command[0]
     if status:
         sys.exit(
             status
             if status > 0
-            else f'{command[0]} was ended by signal {-status}; the same command continues'
+            else f'{name} was ended by signal {-status}; the same command continues'
         )
 
 
@@ -146,7 +148,7 @@ def train_runs(runs: Mapping[Key, Run]) -> dict[Key, str]:
     for run in runs.values():
         if not run.complete():
             settings = [f'--config.{name}={value}' for name, value in run.overrides.items()]
-            call('train.py', f'--config={run.config}', *settings)
+            call(*TRAIN, f'--config={run.config}', *settings)
             if not run.complete():
                 sys.exit(
                     f'{run.directory} was stopped before its last step; the same command continues'
@@ -199,7 +201,7 @@ def evaluate_runs(runs: Iterable[str], out: pathlib.Path, settings: Iterable[str
       settings: fields of the evaluation, as 'NAME=VALUE'.
     """
     call(
-        'eval.py',
+        *EVALUATE,
         *(f'--run={run}' for run in runs),
         *(f'--config.{s}' for s in settings),
         f'--out={out}',

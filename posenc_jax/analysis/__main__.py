@@ -54,14 +54,14 @@ from posenc_jax.analysis import of_models
 from posenc_jax.analysis.of_models import COMMANDS
 from posenc_jax.analysis.reading import folder_of, matching, prepared, task_length, windows
 from posenc_jax.core import disk, paths
-from posenc_jax.core.command import Parser
+from posenc_jax.core.command import Parser, program
 from posenc_jax.core.registry import quoted
 
 ANALYSES = ('token_distance', 'attention_entropy', 'pi_bound', 'receptive_field', *COMMANDS)
 
 
-def main(argv: list[str]) -> int:
-    parser = Parser('posenc_jax.analysis', description=__doc__)
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(program('posenc_jax.analysis'), description=__doc__)
     parser.add_argument('analysis', choices=ANALYSES)
     parser.add_argument('--run', metavar='RUN')
     parser.add_argument(
@@ -133,7 +133,7 @@ def main(argv: list[str]) -> int:
         for path in run(known, rest):
             print(path)
     except (ValueError, OSError, ImportError) as error:
-        print(f'posenc_jax.analysis: {error}', file=sys.stderr)
+        print(f'{program("posenc_jax.analysis")}: {error}', file=sys.stderr)
         return 2
     return 0
 
@@ -355,4 +355,4 @@ def _fields_of_runs(known: argparse.Namespace, rest: list[str]) -> list[pathlib.
 
 
 if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.analysis.capture import capture_encodings, over_queries
 from posenc_jax.analysis.report import by_layer
-from posenc_jax.core import disk
+from posenc_jax.core import disk, extras
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.tiles import pair_logits
@@ -286,7 +286,8 @@ def entropy_plot(found: Mapping[str, AttentionEntropy], path: str | pathlib.Path
       ...     ).stat().st_size > 1000
       True
     """
-    from matplotlib.figure import Figure
+    with extras.explained():
+        from matplotlib.figure import Figure
 
     path, figure = pathlib.Path(path), Figure(figsize=(5.6, 3.6), layout='constrained')
     axis = figure.subplots()

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.analysis.report import some
-from posenc_jax.core import disk
+from posenc_jax.core import disk, extras
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.transformer import Transformer
@@ -217,7 +217,8 @@ def plane_heatmap(
       ...     ).stat().st_size > 1000
       True
     """
-    from matplotlib.figure import Figure
+    with extras.explained():
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=planes_size(values.shape), layout='constrained')
     draw_planes(figure, figure.subplots(), values, label=label, low=low)

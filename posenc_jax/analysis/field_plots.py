@@ -11,7 +11,7 @@ from posenc_jax.analysis.decay_kernel import relative_weights
 from posenc_jax.analysis.receptive_field import ReceptiveField
 from posenc_jax.analysis.report import LINES, doublings, some, tick_counts
 from posenc_jax.analysis.token_distance import spearman
-from posenc_jax.core import disk
+from posenc_jax.core import disk, extras
 
 
 class Compared(NamedTuple):
@@ -63,7 +63,8 @@ def by_method(rows: Sequence[Compared]) -> list[Compared]:
 
 
 def _axis(path: str | pathlib.Path):
-    from matplotlib.figure import Figure
+    with extras.explained():
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.0, 3.8), layout='constrained')
     axis = figure.subplots()

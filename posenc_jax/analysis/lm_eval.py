@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int
 
-from posenc_jax.core import disk
+from posenc_jax.core import disk, extras
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.evaluation.language import evaluate_language
 from posenc_jax.evaluation.measurement import Measurement
@@ -130,7 +130,8 @@ def lm_eval_plot(
     Raises:
       ValueError: nothing was measured.
     """
-    from matplotlib.figure import Figure
+    with extras.explained():
+        from matplotlib.figure import Figure
 
     lines: dict[str, list[Measurement]] = {}
     for one in found:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from posenc_jax.core import disk
+from posenc_jax.core import disk, extras
 from posenc_jax.core.convolution import check_kernel
 from posenc_jax.core.registry import Card, check_choice, register
 
@@ -193,7 +193,8 @@ def pattern_plot(found: dict[str, PaddingPattern], path: str | pathlib.Path) -> 
     Returns:
       The path.
     """
-    from matplotlib.figure import Figure
+    with extras.explained():
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2.4 * (len(found) + 1.4), 2.6), layout='constrained')
     axes = figure.subplots(1, len(found) + 1, squeeze=False)[0]

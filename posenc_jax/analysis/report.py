@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from posenc_jax.core import disk
+from posenc_jax.core import disk, extras
 
 LINES = 8  # the most lines, or models, of a picture
 
@@ -58,8 +58,9 @@ class Report:
 
     def write(self, folder: pathlib.Path) -> list[pathlib.Path]:
         """Writes KEY.json and KEY.png; needs matplotlib."""
-        from matplotlib.figure import Figure
-        from matplotlib.layout_engine import ConstrainedLayoutEngine
+        with extras.explained():
+            from matplotlib.figure import Figure
+            from matplotlib.layout_engine import ConstrainedLayoutEngine
 
         numbers, picture = (folder / f'{self.key}.{ending}' for ending in ('json', 'png'))
         content = {'analysis': self.key, **{k: plain(v) for k, v in self.numbers.items()}}

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from posenc_jax.analysis.report import Report, doublings, few, some, tick_counts, titled
 from posenc_jax.analysis.states import layer_states, pieces
+from posenc_jax.core import extras
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.model.transformer import Transformer
 
@@ -161,6 +162,7 @@ def shrinkage_report(found: Mapping[str, Shrinkage]) -> Report:
 
 
 def _colour(number: int, count: int):
-    from matplotlib import colormaps
+    with extras.explained():
+        from matplotlib import colormaps
 
     return colormaps['viridis'](0.9 * number / max(count - 1, 1))

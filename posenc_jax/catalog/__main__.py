@@ -3,7 +3,8 @@
     python -m posenc_jax.catalog [--check] [--redraw]
 
 Only missing pictures are drawn, because pictures differ between versions of the plotting library.
-`--redraw` draws all of them.
+`--redraw` draws all of them. A package that pip installed writes to runs/docs/ in the working
+directory.
 """
 
 import difflib
@@ -12,8 +13,8 @@ from pathlib import Path
 
 from posenc_jax.catalog import PICTURED, catalog, catalog_markdown, picture_name
 from posenc_jax.catalog.tasks import tasks_markdown
-from posenc_jax.core import disk
-from posenc_jax.core.command import Parser
+from posenc_jax.core import around, disk
+from posenc_jax.core.command import Parser, program
 from posenc_jax.core.registry import Card, Kind, SpecError
 
 PICTURES = 'catalog'
@@ -90,11 +91,11 @@ def draw(kind: Kind, card: Card, path: Path) -> None:
     raise refused
 
 
-def main(arguments: list[str] | None = None, root: Path = Path(__file__).parents[2]) -> int:
+def main(arguments: list[str] | None = None, root: Path = around.WRITTEN) -> int:
     """Writes the files. With --check it writes nothing, prints how the files differ from what they
     should be, and returns 1 if any does.
     """
-    parser = Parser(prog='python -m posenc_jax.catalog', description=__doc__.splitlines()[0])
+    parser = Parser(program('python -m posenc_jax.catalog'), description=__doc__.splitlines()[0])
     parser.add_argument(
         '--check', action='store_true', help='report what is out of date instead of writing'
     )

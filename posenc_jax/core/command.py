@@ -4,6 +4,7 @@ import argparse
 import functools
 import math
 import pathlib
+import sys
 from typing import Any, NoReturn
 
 from posenc_jax.core import paths
@@ -45,6 +46,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(
             2, f'{self.prog}: error: {shortened(message, 800)}\n'.replace('\n', ' ').rstrip() + '\n'
         )
+
+
+def program(name: str) -> str:
+    """The name of this program in its messages: that of the command `posenc-...` if one that pip
+    installed has started it, otherwise the given one.
+    """
+    called = pathlib.PurePath(sys.argv[0]).stem
+    return called if called.startswith('posenc-') else name
 
 
 class _Import(argparse.Action):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from posenc_jax.core import disk
+from posenc_jax.core import disk, extras
 from posenc_jax.evaluation.field_points import Fitted
 from posenc_jax.evaluation.series import RunResult
 
@@ -60,8 +60,9 @@ def write(runs: Sequence[RunResult], directory: pathlib.Path) -> list[pathlib.Pa
 
 
 def _draw(run: RunResult, path: pathlib.Path) -> None:
-    from matplotlib.colors import ListedColormap
-    from matplotlib.figure import Figure
+    with extras.explained():
+        from matplotlib.colors import ListedColormap
+        from matplotlib.figure import Figure
 
     found, finest = run.class_map, max(run.fitted, key=lambda one: one.length)
     assert found is not None

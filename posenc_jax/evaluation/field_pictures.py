@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from posenc_jax.core import disk
+from posenc_jax.core import disk, extras
 from posenc_jax.evaluation.series import RunResult
 
 _TRUE, _FITTED = '#000000', '#D55E00'
@@ -55,8 +55,9 @@ def write(runs: Sequence[RunResult], directory: pathlib.Path) -> list[pathlib.Pa
 
 
 def _draw(run: RunResult, path: pathlib.Path) -> None:
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
+    with extras.explained():
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Rectangle
 
     fitted = [one for one in run.fitted if one.images is not None]
     figure = Figure(figsize=(12.5, 3.1 * len(fitted) + 0.5), layout='constrained')

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from posenc_jax.core import disk
+from posenc_jax.core import disk, extras
 from posenc_jax.core.registry import shortened
 from posenc_jax.evaluation.measurement import BY_PLANE, is_of_points, is_share
 from posenc_jax.evaluation.series import Series, depths_of, of_tables, scored, unit
@@ -38,7 +38,8 @@ def write(
     Returns:
       The paths of the pictures.
     """
-    from matplotlib.figure import Figure
+    with extras.explained():
+        from matplotlib.figure import Figure
 
     deep = [s for s in series if depths_of([s])]
     if deep:
@@ -88,7 +89,8 @@ def _write_depth(series, path):
     """Draws a heat map of exact match for each series: length to the right, depth downwards as in
     the text.
     """
-    from matplotlib.figure import Figure
+    with extras.explained():
+        from matplotlib.figure import Figure
 
     depths, lengths = (
         depths_of(series),
@@ -238,7 +240,8 @@ def _finish(axis, protocol, series):
 
 def _log_scale(axis):
     """Makes the y axis logarithmic, with ticks at round numbers even where it spans little."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+    with extras.explained():
+        from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     axis.set_yscale('log')
     low, high = axis.get_ylim()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
-from posenc_jax.core import disk
+from posenc_jax.core import disk, extras
 from posenc_jax.evaluation.samples import SHOWN, Samples
 from posenc_jax.evaluation.series import RunResult
 
@@ -97,7 +97,8 @@ def _present(samples: Samples, row: int) -> np.ndarray:
 
 
 def _draw(run: RunResult, path: pathlib.Path) -> None:
-    from matplotlib.figure import Figure
+    with extras.explained():
+        from matplotlib.figure import Figure
 
     shares = {m.length: m.value for m in run.measurements}
     batch = run.samples[0].batch

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from posenc_jax.core import disk, paths
+from posenc_jax.core.command import program
 from posenc_jax.core.registry import quoted
 from posenc_jax.run import room, stored
 from posenc_jax.run.entries import digest, fingerprint, other_config, sealed, unsealed
@@ -333,7 +334,7 @@ class Checkpoints:
         raise CheckpointError(
             f'{which} was trained with another config than {stored.FILE} has: {changed}; write '
             f'the values of the checkpoint into {stored.FILE}, or continue with the new ones: '
-            'train.py --resume_changed'
+            f'{program("train.py")} --resume_changed'
         )
 
     def _check_model(self, step, abstract, known):

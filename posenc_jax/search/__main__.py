@@ -32,7 +32,7 @@ import sys
 from typing import Any
 
 from posenc_jax.core import paths
-from posenc_jax.core.command import Parser
+from posenc_jax.core.command import Parser, program
 from posenc_jax.run.overrides import read_overrides
 from posenc_jax.search.evolution import Sizes
 from posenc_jax.search.genome import VARIANTS
@@ -41,7 +41,7 @@ from posenc_jax.search.longrope import search
 
 def arguments(argv: list[str] | None) -> dict[str, Any]:
     """The arguments of `search` that a command line gives."""
-    parser = Parser('python -m posenc_jax.search', description=__doc__)
+    parser = Parser(program('python -m posenc_jax.search'), description=__doc__)
     parser.add_argument(
         '--run', required=True, metavar='DIR', help='run directory or public checkpoint'
     )
@@ -86,12 +86,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         path = search(**asked)
     except (ValueError, OSError, ImportError) as error:
-        print(f'longrope search: {error}', file=sys.stderr)
+        print(f'{program("longrope search")}: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
-            'longrope search: stopped; the same command continues after the last finished '
-            'iteration',
+            f'{program("longrope search")}: stopped; the same command continues after the last '
+            'finished iteration',
             file=sys.stderr,
         )
         return 130

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from jaxtyping import Int
 
+from posenc_jax.core import extras
 from posenc_jax.core.registry import SpecError, check_choice
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ class Task(abc.ABC):
           ValueError: an impossible length, seed, split or shard; raised by this call, not at the
             first batch.
         """
-        import grain
+        with extras.explained():
+            import grain
 
         task = self if split == 'train' else self.for_evaluation()
         task.width(length)
@@ -369,7 +371,8 @@ def batch_iterator(dataset: 'grain.MapDataset', *, prefetch: int = 2) -> 'grain.
       >>> bool((next(iterator)['tokens'] == first['tokens']).all())
       True
     """
-    import grain
+    with extras.explained():
+        import grain
 
     return iter(
         dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch))

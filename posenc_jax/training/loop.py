@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from posenc_jax.core.command import program
 from posenc_jax.evaluation.results import print_tables
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.model.sharding import make_mesh, split_cpu
@@ -381,7 +382,8 @@ def divisible(batch: Batch, pieces: int) -> Batch:
 def _evaluate(directory: pathlib.Path) -> None:
     if jax.process_count() > 1:
         if jax.process_index() == 0:
-            print(f'evaluate on one process: python eval.py --run={directory}', flush=True)
+            evaluation = program('python train.py').replace('train', 'eval')
+            print(f'evaluate on one process: {evaluation} --run={directory}', flush=True)
         return
     results = evaluate([directory])
     print_tables(results)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import eval as command
 from configs import default
+from posenc_jax.commands import eval as command
 from posenc_jax.core.registry import SpecError
 from posenc_jax.evaluation import run as evaluation
 from posenc_jax.evaluation.results import read

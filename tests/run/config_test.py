@@ -526,7 +526,7 @@ def test_every_config_file_is_valid():
 @pytest.mark.full
 def test_command_line(capsys):
     """An error in the flags and one in training end a real process; the others end `main`."""
-    import train as program
+    from posenc_jax.commands import train as program
 
     def run(*flags):
         command = [sys.executable, 'train.py', '--config=configs/quickstart.py', *flags]
@@ -572,7 +572,7 @@ def test_command_line(capsys):
     for given, message in here:
         flags.FLAGS.unparse_flags()
         with pytest.raises(SystemExit, match='2'):
-            program.main(program.parse(['train.py', '--config=configs/quickstart.py', *given]))
+            program.run(program.parse(['train.py', '--config=configs/quickstart.py', *given]))
         found.append((capsys.readouterr().err, message))
     for process, message in started:
         found.append((process.communicate(timeout=120)[1], message))
@@ -580,6 +580,34 @@ def test_command_line(capsys):
     for errors, message in found:
         assert message in errors
         assert len(errors.splitlines()) == 1, errors
+
+
+def test_a_config_of_the_package_is_named_or_found_by_its_path(tmp_path, monkeypatch):
+    own = config_file.read(str(tiny.ROOT / 'configs' / 'quickstart.py'), ['--config.seed=3'])
+    monkeypatch.chdir(tmp_path)
+    for name in ('posenc_jax.configs.quickstart', 'configs/quickstart.py'):
+        assert config_file.read(name, ['--config.seed=3']).to_dict() == own.to_dict()
+    (tmp_path / 'configs').mkdir()
+    (tmp_path / 'configs' / 'quickstart.py').write_text('1 / 0')  # a file that is here comes first
+    with pytest.raises(ValueError, match='division by zero'):
+        config_file.read('configs/quickstart.py')
+
+
+@pytest.mark.parametrize(
+    'name, said',
+    [
+        ('posenc_jax.configs.quikstart', r"there is no config '.*'; did you mean 'quickstart'\?"),
+        ('posenc_jax.configs.', "there is no config '.*'; valid: 'algorithmic', 'code_mixed', "),
+        ('posenc_jax.configs.sweeps.text', "there is no config 'posenc_jax.configs.sweeps.text'; "),
+        ('quickstart', r"'quickstart' does not .*did you mean posenc_jax.configs.quickstart\?"),
+        ('configs/quikstart.py', r'does not exist.*did you mean posenc_jax.configs.quickstart\?'),
+        ('other/vit.py', 'does not exist; expected a Python .* or e.g. posenc_jax.configs.quick'),
+    ],
+)
+def test_unknown_configs_are_one_line(name, said):
+    with pytest.raises(FileNotFoundError, match=said) as caught:
+        config_file.read(name)
+    assert '\n' not in str(caught.value)
 
 
 def test_spec_errors_are_value_errors():
@@ -590,7 +618,7 @@ def test_spec_errors_are_value_errors():
     'error', [PermissionError(13, 'Permission denied'), ImportError('needs array_record')]
 )
 def test_errors_of_the_surroundings_are_one_message(monkeypatch, capsys, error):
-    import train as command
+    from posenc_jax.commands import train as command
     from posenc_jax.training import cluster, loop
 
     def fail(*_, **__):
@@ -602,12 +630,12 @@ def test_errors_of_the_surroundings_are_one_message(monkeypatch, capsys, error):
     monkeypatch.setattr(sys, 'argv', ['train.py', '--config=configs/quickstart.py'])
     command.parse(sys.argv)
     with pytest.raises(SystemExit, match='2'):
-        command.main(['train.py'])
+        command.run(['train.py'])
     assert capsys.readouterr().err == f'train.py: {error}\n'
 
 
 def test_tuples_are_read_as_eval_reads_them():
-    import train as command
+    from posenc_jax.commands import train as command
 
     given = [
         '--config.eval.protocols=nonoverlapping,sliding',

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-import eval as command
+from posenc_jax.commands import eval as command
 from posenc_jax.run import config_file, initial
 from posenc_jax.run.plan import resolve
 from posenc_jax.tasks.translation import Translation

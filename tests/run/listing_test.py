@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-import train
+from posenc_jax.commands import train
 from posenc_jax.run import defaults
 from posenc_jax.run.listing import described, field_help
 

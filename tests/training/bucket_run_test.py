@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-import eval as eval_command
+from posenc_jax.commands import eval as eval_command
 from posenc_jax.core import paths
 from posenc_jax.evaluation import results
 from posenc_jax.run.checkpoint import CheckpointError

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-import eval as command
+from posenc_jax.commands import eval as command
 from posenc_jax.core import registry
 from posenc_jax.core.registry import SpecError
 from posenc_jax.evaluation.results import read

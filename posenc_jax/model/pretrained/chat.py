@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from posenc_jax.core import extras
 from posenc_jax.model.pretrained.fields import (
     OBJECT,
     PretrainedError,
@@ -115,15 +116,10 @@ def _environment() -> Any:
     """What templates of public models may use: loop controls, the tag `generation` around what a
     model says, and functions that refuse a conversation and tell the date.
     """
-    try:
+    with extras.explained():
         import jinja2
         from jinja2.ext import Extension
         from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError:
-        raise PretrainedError(
-            'a chat template needs jinja2, which is not installed: pip install -r '
-            'requirements/pretrained.txt'
-        ) from None
 
     class Generation(Extension):
         tags = {'generation'}

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from posenc_jax.core import disk
+from posenc_jax.core import disk, extras
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.model.pretrained.architectures import describe
@@ -70,7 +70,8 @@ def export_pretrained(
                 places
             ] = layer
     path = pathlib.Path(path)
-    from safetensors.numpy import save_file
+    with extras.explained():
+        from safetensors.numpy import save_file
 
     with disk.whole(path / 'model.safetensors', sum(a.nbytes for a in tensors.values())) as partial:
         save_file(tensors, partial, metadata={'format': 'pt'})

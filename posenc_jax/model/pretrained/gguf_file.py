@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from posenc_jax.core import extras
 from posenc_jax.core.registry import nearest
 from posenc_jax.model.pretrained.chat import LONGEST, ChatTemplate
 from posenc_jax.model.pretrained.config_fields import FIELDS, ROPE
@@ -273,7 +274,8 @@ class GGUF:
         return self.path
 
     def _floats(self, name: str, tensor: Stored) -> np.ndarray:
-        import gguf
+        with extras.explained():
+            import gguf
 
         rows = read_bytes(self.path, tensor).reshape(
             gguf.quant_shape_to_byte_shape(tensor.shape, tensor.kind)
@@ -311,16 +313,17 @@ class GGUF:
                 f'{self.path}: expected the pre-tokenizer smollm, gpt-2 or qwen2, this one is '
                 f'{style!r}'
             )
-        from tokenizers import (
-            AddedToken,
-            Regex,
-            Tokenizer,
-            decoders,
-            models,
-            normalizers,
-            pre_tokenizers,
-            processors,
-        )
+        with extras.explained():
+            from tokenizers import (
+                AddedToken,
+                Regex,
+                Tokenizer,
+                decoders,
+                models,
+                normalizers,
+                pre_tokenizers,
+                processors,
+            )
 
         tokens = self._field('tokenizer.ggml.tokens', _TEXTS)
         ids = {token: i for i, token in enumerate(tokens)}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from posenc_jax.core import extras
 from posenc_jax.model.pretrained.fields import LARGEST_JSON, Kind, PretrainedError, check, whole
 from posenc_jax.model.pretrained.stored import SHAPE, Stored, check_layout
 
@@ -80,7 +81,8 @@ class Header:
         del self._data
 
     def _tensors(self, count: int) -> dict[str, Stored]:
-        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+        with extras.explained():
+            from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
         alignment = check(
             self.fields.get('general.alignment', 32), ALIGNMENT, self._file, 'general.alignment'

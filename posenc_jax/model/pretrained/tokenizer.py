@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from posenc_jax.core import extras
 from posenc_jax.model.pretrained.fields import PretrainedError, read_json, shown
 from posenc_jax.model.pretrained.tokenizer_json import check_tokenizer_json, kind_of_model
 
@@ -39,7 +40,8 @@ def read_tokenizer(file: pathlib.Path) -> Any:
     Raises:
       PretrainedError: the library cannot read the file, or might crash or hang on it.
     """
-    import tokenizers
+    with extras.explained():
+        import tokenizers
 
     found = read_json(file)
     check_tokenizer_json(found, file)

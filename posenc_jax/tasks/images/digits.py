@@ -6,6 +6,7 @@ import functools
 import numpy as np
 from jaxtyping import Float, Int
 
+from posenc_jax.core import extras
 from posenc_jax.core.registry import register
 from posenc_jax.tasks.class_task import split_numbers
 from posenc_jax.tasks.images.stored_images import StoredImages
@@ -53,13 +54,8 @@ class Digits(StoredImages):
 
     @functools.cached_property
     def _stored(self):
-        try:
+        with extras.explained():
             from sklearn.datasets import load_digits
-        except ImportError as error:
-            raise ImportError(
-                f'digits() reads the pictures of scikit-learn, which is missing ({error}); install '
-                'posenc_jax[images]'
-            ) from error
         return load_digits()
 
     def pictures(

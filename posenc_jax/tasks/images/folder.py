@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 from jaxtyping import Float, Int
 
+from posenc_jax.core import extras
 from posenc_jax.core.registry import check_number, quoted, register
 from posenc_jax.tasks.class_task import class_files, split_numbers
 from posenc_jax.tasks.grey_levels import deep_grey
@@ -106,13 +107,8 @@ def _read(
     file: pathlib.Path, size: tuple[int, int], grey: bool
 ) -> Float[np.ndarray, 'rows columns C']:
     """A picture of these rows and columns, 0 to 1."""
-    try:
+    with extras.explained():
         from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            f'folder() reads pictures by Pillow, which is missing ({error}); install '
-            'posenc_jax[images]'
-        ) from error
     try:
         with Image.open(file) as image:
             if (deep := deep_grey(image)) is not None:

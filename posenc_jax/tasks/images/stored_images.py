@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
+from posenc_jax.core import extras
 from posenc_jax.tasks.images.image_task import ImageTask
 from posenc_jax.tasks.task import Batch, Length, batch_rng, shard_rows
 
@@ -48,7 +49,8 @@ class StoredImages(ImageTask):
         """As `Task.dataset`, drawn from the pictures of the split; also ValueError for pictures
         that cannot be read.
         """
-        import grain
+        with extras.explained():
+            import grain
 
         side = self.side(length)
         batch_rng(seed, split, 0)

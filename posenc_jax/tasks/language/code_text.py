@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
+from posenc_jax.core import extras
 from posenc_jax.core.registry import check_choice, register
 from posenc_jax.extension.hirope import line_units, paragraph_units, python_units, token_units
 from posenc_jax.tasks.language.language import Language
@@ -90,7 +91,8 @@ class CodeText(Language):
         return _joined(super().sample(rng, batch, length), _Units(self).sample(same, batch, length))
 
     def dataset(self, *, length, batch_size, seed, split='train', shard=(0, 1)):
-        import grain
+        with extras.explained():
+            import grain
 
         options = dict(length=length, batch_size=batch_size, seed=seed, split=split, shard=shard)
         text, units = super().dataset(**options), _Units(self).dataset(**options)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from jaxtyping import Int
 
+from posenc_jax.core import extras
 from posenc_jax.core.registry import SpecError, check_choice, nearest, register
 from posenc_jax.tasks.language.documents import Corpus
 from posenc_jax.tasks.language.embedded import EMBEDDED, EmbeddedCorpus
@@ -158,7 +159,8 @@ class Language(Task):
 
         Args and errors: as `Task.dataset`; also ValueError if a split is shorter than a sequence.
         """
-        import grain
+        with extras.explained():
+            import grain
 
         length = self.width(length)
         documents = self._documents(split, length)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from jaxtyping import Bool, Int
 
+from posenc_jax.core import extras
 from posenc_jax.core.registry import SpecError, register
 from posenc_jax.tasks.language.language import Language
 from posenc_jax.tasks.task import (
@@ -169,7 +170,8 @@ class MaskedText(Task):
         shard: tuple[int, int] = (0, 1),
     ) -> 'grain.MapDataset':
         """As `Task.dataset`; also ValueError if a split is shorter than a window."""
-        import grain
+        with extras.explained():
+            import grain
 
         batch_rng(seed, split, 0)
         stream = self.text.tokens(split, self.width(length))

@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 
+from posenc_jax.core import extras
 from posenc_jax.core.registry import SpecError, check_choice
 from posenc_jax.tasks.language.documents import as_text, split_of
 from posenc_jax.tasks.task import SPLITS
@@ -168,10 +169,7 @@ class PreparedDataset:
 
 
 def _tfds():
-    try:
+    with extras.explained():
+        import array_record  # noqa: F401, by which tensorflow_datasets reads
         import tensorflow_datasets
-    except ImportError as error:
-        raise ImportError(
-            f'tfds: data sets need tensorflow-datasets and array_record ({error})'
-        ) from error
     return tensorflow_datasets

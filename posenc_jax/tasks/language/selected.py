@@ -9,6 +9,7 @@ import sys
 import numpy as np
 from jaxtyping import Int
 
+from posenc_jax.core import extras
 from posenc_jax.tasks.language.language import Language
 from posenc_jax.tasks.task import Batch, Length, batch_rng, shard_rows
 
@@ -72,7 +73,8 @@ class SelectedText(Language):
             return super().dataset(
                 length=length, batch_size=batch_size, seed=seed, split=split, shard=shard
             )
-        import grain
+        with extras.explained():
+            import grain
 
         length = self.width(length)
         stream = np.concatenate(self._documents(split, self.source(length)))

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
+from posenc_jax.core import extras
 from posenc_jax.core.registry import SpecError, check_choice, register
 from posenc_jax.tasks.language.embedded import EmbeddedCorpus
 from posenc_jax.tasks.task import Batch, Length, Task, length_range, next_token_batch
@@ -62,7 +63,8 @@ def learned_tokens(size: int) -> tuple[str, ...]:
     Raises:
       SpecError: fewer tokens than the text has characters, or more than it has pairs to merge.
     """
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    with extras.explained():
+        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

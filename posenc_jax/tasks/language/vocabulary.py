@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Int
 
+from posenc_jax.core import extras
+
 BOS = 256
 
 
@@ -97,7 +99,8 @@ def _bytes_of(tokenizer: Any, size: int) -> Int[np.ndarray, ' V'] | None:
 
     A byte-level vocabulary writes one character per byte. Others do not tell the number of bytes.
     """
-    from tokenizers import decoders
+    with extras.explained():
+        from tokenizers import decoders
 
     if not isinstance(tokenizer.decoder, decoders.ByteLevel):
         return None

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 from jaxtyping import Float
 
+from posenc_jax.core import extras
 from posenc_jax.core.registry import SpecError, nearest, quoted
 from posenc_jax.tasks.grey_levels import deep_grey
 
@@ -13,7 +14,6 @@ NAMES = (*PHOTOGRAPHS, 'digits', 'synthetic')
 FILE = 'image:'
 SIDE = 512  # pixels along an axis of the synthetic picture
 DIGITS = 1797
-MISSING = 'install it with `pip install -r requirements/images.txt`'
 
 
 def check_name(name: str, index: int) -> None:
@@ -52,16 +52,12 @@ def load_picture(name: str, index: int = 0) -> Float[np.ndarray, 'H W C']:
         return _of_file(pathlib.Path(name.removeprefix(FILE)).expanduser())
     if name == 'synthetic':
         return _synthetic(index)
-    try:
+    with extras.explained():
+        import PIL  # noqa: F401, scikit-learn reads its photographs by Pillow
         from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(f'picture {name!r} needs scikit-learn; {MISSING}') from error
     if name == 'digits':
         return datasets.load_digits().images[index][..., None] / 16
-    try:
-        return datasets.load_sample_image(f'{name}.jpg') / 255
-    except ImportError as error:
-        raise ImportError(f'picture {name!r} needs Pillow; {MISSING}') from error
+    return datasets.load_sample_image(f'{name}.jpg') / 255
 
 
 def _synthetic(seed: int) -> Float[np.ndarray, 'H W C']:
@@ -76,10 +72,8 @@ def _synthetic(seed: int) -> Float[np.ndarray, 'H W C']:
 
 
 def _of_file(path: pathlib.Path) -> Float[np.ndarray, 'H W C']:
-    try:
+    with extras.explained():
         from PIL import Image, UnidentifiedImageError
-    except ImportError as error:
-        raise ImportError(f'a picture from a file needs Pillow; {MISSING}') from error
     if not path.is_file():
         found = 'is a directory' if path.is_dir() else 'does not exist'
         raise FileNotFoundError(f'picture {quoted(str(path), 200)} {found}')

@@ -1,0 +1,41 @@
+"""The commands that pip installs, `posenc-NAME`; the table in `pyproject.toml` names them.
+
+A command imports its program when it is called, so that it can say which extra brings a library
+that is not installed.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+
+from posenc_jax.core import extras
+from posenc_jax.core.command import program
+
+WRONG_INPUT = 2
+
+
+def _command(module: str, name: str) -> Callable[[], int | None]:
+    """A command that calls `main()` of a module; `name` is the program's name in messages where
+    no installed command started it.
+    """
+
+    def run() -> int | None:
+        try:
+            return importlib.import_module(module).main()
+        except ModuleNotFoundError as error:
+            if (said := extras.reason(error)) is None:
+                raise
+            print(f'{program(name)}: {said}', file=sys.stderr)
+            return WRONG_INPUT
+
+    return run
+
+
+train = _command('posenc_jax.commands.train', 'train.py')
+evaluate = _command('posenc_jax.commands.eval', 'eval.py')
+claims = _command('posenc_jax.commands.claims', 'claims')
+generate = _command('posenc_jax.generate', 'generate')
+search = _command('posenc_jax.search.__main__', 'longrope search')
+gallery = _command('posenc_jax.gallery', 'posenc_jax.gallery')
+catalog = _command('posenc_jax.catalog.__main__', 'posenc_jax.catalog')
+analysis = _command('posenc_jax.analysis.__main__', 'posenc_jax.analysis')

@@ -1,0 +1,96 @@
+"""Evaluates training runs and public checkpoints. Prints a table, and writes results.json,
+results.csv and pictures to the folder eval of the first run.
+
+    python eval.py --run=runs/rope [--run='runs/rope | yarn(factor=4.0)']
+    [--config.eval.lengths=64,128] [--out=DIR]
+
+`posenc-eval` is this program where pip installed the package.
+A run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file (whose results
+go to runs/NAME-PLACE/eval). Several runs (repeat --run, or separate them by commas) give one
+comparison; --also=DIR adds the results that an earlier call wrote to DIR. `--config.NAME=VALUE`
+changes a field of the configs: every field of eval and data, the task, and extend, which is a
+context extension (`--config.extend='yarn(factor=4.0)'`).
+"""
+
+import pathlib
+import re
+import sys
+
+from posenc_jax.core import paths
+from posenc_jax.core.command import Parser, program
+
+
+def arguments(
+    argv: list[str] | None,
+) -> tuple[list[str], pathlib.Path | None, list[pathlib.Path], dict[str, str]]:
+    """The runs, the output directory or None, directories to compare with, and overrides."""
+    parser = Parser(program('eval.py'), description=__doc__)
+    parser.add_argument(
+        '--run', action='append', required=True, metavar='DIR[,DIR...]', help='runs to evaluate'
+    )
+    parser.add_argument(
+        '--out', type=paths.path, metavar='DIR', help='output; default: eval/ in the first run'
+    )
+    parser.add_argument(
+        '--also',
+        action='append',
+        default=[],
+        type=paths.path,
+        metavar='DIR',
+        help='output of an earlier evaluation, to compare with',
+    )
+    parser.add_imports()
+    known, rest = parser.parse_known_args(argv)
+    from posenc_jax.run.overrides import read_overrides
+
+    try:
+        overrides = read_overrides(rest)
+    except ValueError as error:
+        parser.error(f'{error}; expected --run=DIR, --out=DIR or --config.NAME=VALUE')
+    runs = [run.strip() for text in known.run for run in _split(text) if run.strip()]
+    if not runs:
+        parser.error('--run is empty; expected a run directory or a public checkpoint')
+    return runs, known.out, known.also, overrides
+
+
+def _split(text: str) -> list[str]:
+    """Splits a text at the commas that are outside of parentheses."""
+    depth, parts = 0, ['']
+    for piece in re.split(r'([(),])', text):
+        depth += {'(': 1, ')': -1}.get(piece, 0)
+        if piece == ',' and depth <= 0:
+            parts.append('')
+        else:
+            parts[-1] += piece
+    return parts
+
+
+def main(argv: list[str] | None = None) -> int:
+    runs, out, earlier, overrides = arguments(argv)
+    from posenc_jax.evaluation.results import print_tables, read
+    from posenc_jax.evaluation.run import evaluate
+    from posenc_jax.run.job import home_of
+
+    def keep(found):
+        try:
+            found.write_numbers(out)
+        except OSError:
+            print_tables(found)
+            raise
+
+    try:
+        out = out or home_of(runs[0]) / 'eval'
+        also = [run for directory in earlier for run in read(directory)]
+        # Results are written after every run, so that an interrupted evaluation loses none.
+        results = evaluate(runs, overrides, also=also, after=keep)
+        print_tables(results)
+        for path in results.write(out):
+            print(path)
+    except (ValueError, OSError, ImportError) as error:
+        print(f'{program("eval.py")}: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Trains a run, or continues it if it exists, and evaluates it at the end.
+
+    python train.py --config=configs/quickstart.py [--config.encoding='alibi()']
+    [--config.train.steps=1000] [--import=MODULE]
+
+`posenc-train` is this program where pip installed the package. There posenc_jax.configs.quickstart
+names the config, which configs/quickstart.py names too. `--help` lists every field of a config,
+which posenc_jax/run/defaults.py defines. --import=root.py imports a file that registers encodings
+or tasks; the run keeps a copy of it. To train with several processes, start this program once for
+each, with --coordinator=HOST:PORT --processes=N --process_id=I. Where JAX finds the processes
+itself (TPU pods, Slurm, Open MPI), --coordinator=auto is enough.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from posenc_jax.core.command import program
+from posenc_jax.run import config_file
+from posenc_jax.run.listing import field_help
+
+CONFIG = flags.DEFINE_string(
+    'config',
+    None,
+    'a Python file with get_config(), or posenc_jax.configs.NAME; --config.NAME=VALUE changes a '
+    'field',
+)
+COORDINATOR = flags.DEFINE_string(
+    'coordinator', '', 'HOST:PORT of process 0, or auto where JAX finds it'
+)
+IMPORT = flags.DEFINE_multi_string(
+    'import',
+    [],
+    "a module that registers encodings or tasks of one's own: a dotted name or a .py file",
+)
+PROCESSES = flags.DEFINE_integer('processes', 1, 'how many processes train together')
+PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'the number of this process, 0 .. processes - 1')
+RESUME_CHANGED = flags.DEFINE_bool(
+    'resume_changed', False, 'continue a run even if its config has changed'
+)
+
+# Exit status where something must change before the same command works: the input, a file, or a
+# full disk. A run that failed exits with `FAILED`, 1.
+WRONG_INPUT = 2
+
+
+def stop(error: object, status: int, leave: Callable[[int], None] = sys.exit) -> None:
+    """Prints an error on one line and ends the program by `leave`."""
+    print(f'{program("train.py")}: {error}', file=sys.stderr, flush=True)
+    leave(status)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Reads the flags and the config. Errors in them end the program with one message."""
+    if {'-h', '-help', '--help', '-helpshort', '--helpshort'} & set(argv[1:]):
+        own = flags.FLAGS.module_help(flags.FLAGS.find_module_defining_flag('config'))
+        print(f'{__doc__}\nflags:\n{own}\n\n{field_help()}')
+        sys.exit()
+    fields = [argument for argument in argv[1:] if re.match(r'--?config\.', argument)]
+    try:
+        rest = flags.FLAGS([argument for argument in argv if argument not in fields])
+        if not CONFIG.value:
+            stop('give a config, e.g. --config=configs/quickstart.py', WRONG_INPUT)
+        config = config_file.read(CONFIG.value, fields)
+        config.imports = (*config.imports, *IMPORT.value)
+        flags.FLAGS['config'].value = config
+    except (flags.Error, ValueError, OSError) as error:
+        stop(error, WRONG_INPUT)
+    return rest
+
+
+def run(argv: list[str]) -> None:
+    """Trains, by the flags that `parse` has read."""
+    from posenc_jax.training.cluster import find_cluster, leave
+    from posenc_jax.training.loop import NonFiniteError, train
+    from posenc_jax.training.peers import FAILED, ClusterError
+
+    if len(argv) > 1:
+        stop(f'unknown argument {argv[1]!r}', WRONG_INPUT)
+    if not flags.FLAGS['verbosity'].present:
+        logging.set_verbosity(logging.WARNING)
+    try:
+        cluster = find_cluster(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
+        train(CONFIG.value, cluster=cluster, resume_changed=RESUME_CHANGED.value)
+    except (ValueError, OSError, ImportError) as error:
+        stop(error, WRONG_INPUT, leave)
+    except (NonFiniteError, ClusterError) as error:
+        stop(error, FAILED, leave)
+
+
+def main() -> None:
+    app.run(run, flags_parser=parse)
+
+
+if __name__ == '__main__':
+    main()
