@@ -257,11 +257,18 @@ CHEAP = {
     promises.needs_training,
     promises.relative,
     promises.sweep_free,
-    promises.determinism,
     promises.checkpoints,
     sequences.distances,
     sequences.heads,
 }
+# Laws that the fast tests check on other subjects than the representatives.
+ELSEWHERE = {
+    promises.determinism: ('rope', 'reverse_pe', 'randomized_pe'),
+    forms.jit: ('rope', 'learned_absolute', 'reverse_pe', 'cope'),
+    forms.vmap: ('rope', 'learned_absolute', 'reverse_pe', 'cope'),
+}
+# Compilation of `dynamic_ntk` is dear. It stands for its kind of cache, which these laws read.
+OF_THE_CACHE = {sequences.decoding, sequences.packing}
 # `packing` evaluates documents in the same tiles as `tiles_of_few_queries`.
 ON_REPRESENTATIVES = {forms.tiles_of_few_queries}
 
@@ -275,6 +282,10 @@ def is_expensive(layer, law):
     """Whether a law is checked in the full tier alone; `layer` is the entry."""
     if law in (forms.one_tile, forms.tiles_of_few_queries):
         return True
+    if law in ELSEWHERE:
+        return id_of(layer) not in ELSEWHERE[law]
+    if id_of(layer) == 'dynamic_ntk':
+        return law not in CHEAP | OF_THE_CACHE
     return law not in CHEAP and id_of(layer) not in REPRESENTATIVES
 
 
@@ -335,6 +346,7 @@ def every_part():
     return [part for entry in ENTRIES for part in parts_of(pj.make(entry.card.example, **CONTEXT))]
 
 
+@pytest.mark.full
 def test_exclusive_doors_name_both_owners(layer):
     is_taken = lambda part: [door for door in EXCLUSIVE if part.opens(door)]
     for part in filter(is_taken, parts_of(layer.encoding)):

@@ -185,3 +185,12 @@ def test_features_of_the_globe_are_joined():
         both.check_values(np.array([np.nan, 0], np.float32))
     features = jax.eval_shape(both.encode, jnp.zeros((3, 2)))
     assert features.shape == (3, both.width) and both.width == 4 + 4 + 6
+
+
+def test_nested_lists_are_points():
+    encoder = make_features('geo_grid(scales=2)')
+    place = [[5.0, 6.0], [7.0, 8.0]]
+    np.testing.assert_array_equal(encoder.encode(place), encoder.encode(jnp.array(place)))
+    for wrong, message in ((3.0, r'of shape \(\)'), ([['a', 'b']], 'encodes real numbers')):
+        with pytest.raises(ValueError, match=message):
+            encoder.encode(wrong)

@@ -171,6 +171,7 @@ def test_a_page_that_loads_from_another_host_is_refused():
             hooks.on_post_page(links + loaded, page)
 
 
+@pytest.mark.full
 def test_shapes_keep_their_quotes():
     griffe = pytest.importorskip('griffe')
     extensions = griffe.load_extensions(str(ROOT / 'website' / 'docstrings.py'))

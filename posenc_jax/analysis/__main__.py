@@ -166,11 +166,6 @@ def _distance(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
     )
 
     job = prepared(known, rest, known.run)
-    if not job.task.is_language:
-        raise ValueError(
-            f'{known.run} was trained on {job.config.task}, which is not text; expected a run of '
-            'language()'
-        )
     texts, out = windows(known, job), folder_of(known, known.run)
     model = job.extended(job.load()[0])
     found = functools.reduce(
@@ -202,11 +197,6 @@ def _entropy(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
             raise ValueError(f'--{name} must be at least 0, got {getattr(known, name)}')
     counts = [int(count) for count in known.pieces.split(',')]
     job = prepared(known, rest, known.run)
-    if not job.task.is_language:
-        raise ValueError(
-            f'{known.run} was trained on {job.config.task}, which is not text; expected a run of '
-            'language()'
-        )
     texts, out = windows(known, job), folder_of(known, known.run)
     model, query = job.extended(job.load()[0]), known.query or texts.shape[-1] // 4
     entropies, losses = {}, {}

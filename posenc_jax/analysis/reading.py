@@ -48,7 +48,16 @@ def task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:
 
 
 def windows(known: argparse.Namespace, job: Job) -> np.ndarray:
-    """The first windows of the text of a run, [batches, 1, length]."""
+    """The first windows of the text of a run, [batches, 1, length].
+
+    Raises:
+      ValueError: a run without text, or with too little of it.
+    """
+    if not job.task.is_language:
+        raise ValueError(
+            f'{job.directory} was trained on {job.config.task}, which is not text; expected a run '
+            'of language()'
+        )
     length = known.length or job.cfg.train_len
     stream = job.task.tokens(job.config.eval.split)
     if len(stream) < length * known.batches:

@@ -35,18 +35,19 @@ class CoordinateEncoder(nnx.Module):
     components: int
     width: int
 
-    def encode(self, coords: Num[Array, '... d']) -> Float[Array, '... F']:
-        """The features of points."""
+    def encode(self, coords: Num[Array, '... d'] | list | tuple) -> Float[Array, '... F']:
+        """The features of points, which are an array or nested lists."""
         raise NotImplementedError
 
-    def check(self, coords: Num[Array, '... d']) -> Float[Array, '... d']:
-        """The coordinates in float32. Their values are checked where they are known, which is not
-        so while JAX traces.
+    def check(self, coords: Num[Array, '... d'] | list | tuple) -> Float[Array, '... d']:
+        """The coordinates in float32. Values are checked where they are known, which is not so
+        while JAX traces.
 
         Raises:
           ValueError: points with another number of coordinates than `components`; coordinates that
             are not real numbers, or not finite.
         """
+        coords = coords if hasattr(coords, 'ndim') else np.asarray(coords)
         if coords.ndim < 1 or coords.shape[-1] != self.components:
             raise ValueError(
                 f'{type(self).__name__} encodes points [..., {self.components}], got coordinates '

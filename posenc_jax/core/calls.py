@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from posenc_jax.core.registry import Entry
@@ -83,11 +83,11 @@ def written(value: Any) -> str:
       ('yarn(factor=4.0, train_len=64)', '(1, 2.5)')
     """
     if isinstance(value, Node):
-        return call(value.entry.key, changed(value.arguments, value.entry.build))
+        return call(value.entry.key, changed(value.arguments, value.entry.parameters))
     if dataclasses.is_dataclass(value) and hasattr(value, 'card'):
         fields = [field.name for field in dataclasses.fields(value) if field.init]
         given = {name: getattr(value, name) for name in fields}
-        return call(value.card.key, changed(given, type(value)))  # pyright: ignore[reportAttributeAccessIssue]
+        return call(value.card.key, changed(given, inspect.signature(type(value)).parameters))  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(value, tuple | list):
         return f'({", ".join(map(written, value))}{"," * (len(value) == 1)})'
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
@@ -97,16 +97,16 @@ def written(value: Any) -> str:
     return repr(value) if plain or getattr(value, 'spec_kind', '') == 'encoding' else '...'
 
 
-def changed(arguments: dict[str, Any], build: Callable) -> tuple[tuple[str, str], ...]:
+def changed(
+    arguments: dict[str, Any], parameters: Mapping[str, inspect.Parameter]
+) -> tuple[tuple[str, str], ...]:
     """The arguments of a constructor that differ from their defaults, each with its text. `rngs` is
     left out, since no spec string has one.
     """
-    target = build.__init__ if inspect.isclass(build) else build
-    defaults = {name: p.default for name, p in inspect.signature(target).parameters.items()}
     return tuple(
         (name, written(value))
         for name, value in arguments.items()
-        if name != 'rngs' and not _same(value, defaults[name])
+        if name != 'rngs' and not _same(value, parameters[name].default)
     )
 
 
@@ -142,6 +142,6 @@ def remembering(init: Callable) -> Callable:
         if type(self).__init__ is wrapped:
             given = dict(signature.bind(self, *args, **kwargs).arguments)
             given.pop(next(iter(given)))
-            self._spec_arguments = changed(given, init)
+            self._spec_arguments = changed(given, signature.parameters)
 
     return wrapped

@@ -251,14 +251,7 @@ class _Keys(nnx.Module):
 
     def __init__(self, heads, kv_heads, head_dim, model_dim, layers, rngs):
         self.projections = Projections(
-            model_dim,
-            heads,
-            kv_heads,
-            head_dim,
-            bias='none',
-            gain=(2 * layers) ** -0.5,
-            stack=(),
-            rngs=rngs,
+            model_dim, heads, kv_heads, head_dim, gain=(2 * layers) ** -0.5, rngs=rngs
         )
         self.encoding = make('nope()', causal=True)
 

@@ -109,14 +109,7 @@ class GraphAttention(WholeMixer):
     ):
         self.edges = check_choice('graph_attention edges', edges, ('mask', 'bias'))
         self.projections = Projections(
-            model_dim,
-            heads,
-            kv_heads,
-            head_dim,
-            bias='none',
-            gain=(2 * layers) ** -0.5,
-            stack=(),
-            rngs=rngs,
+            model_dim, heads, kv_heads, head_dim, gain=(2 * layers) ** -0.5, rngs=rngs
         )
         bias = jnp.zeros((heads, 3), jnp.float32)  # no edge, an edge, the node itself
         self.bias = nnx.Param(bias, axes=('heads', None)) if edges == 'bias' else None

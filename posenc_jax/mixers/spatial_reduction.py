@@ -118,7 +118,6 @@ class SpatialReduction(GridMixer):
             head_dim,
             bias='all' if bias else 'none',
             gain=(2 * layers) ** -0.5,
-            stack=(),
             rngs=rngs,
         )
         if rate > 1:

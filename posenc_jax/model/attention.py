@@ -92,7 +92,7 @@ class Attention(nnx.Module):
             sizes['train_len'] = train_len
         self.encoding = make(encoding, causal=causal, rngs=rngs, **sizes)
         self.projections = Projections(
-            width, heads, kv_heads, head_dim, bias=bias, gain=1.0, stack=(), rngs=rngs
+            width, heads, kv_heads, head_dim, bias=bias, gain=1.0, rngs=rngs
         )
         self.block, self.implementation = block, implementation
 

@@ -51,23 +51,7 @@ class Block(nnx.Module):
         self.attention_norm, self.attention_norm_after = branch_norms(cfg, stack)
         self.own_mixer: Any = own_mixer
         self.cross: Any = cross
-        self.attention: Any = (
-            Projections(
-                cfg.width,
-                cfg.heads,
-                cfg.kv_heads,
-                cfg.head_dim,
-                bias=cfg.bias,
-                qk_norm=cfg.qk_norm,
-                norm=cfg.norm,
-                epsilon=cfg.epsilon,
-                rank=cfg.lora_rank,
-                alpha=cfg.lora_alpha,
-                **drawn,
-            )
-            if own_mixer is None
-            else None
-        )
+        self.attention: Any = Projections.of(cfg, **drawn) if own_mixer is None else None
         self.mlp_norm, self.mlp_norm_after = branch_norms(cfg, stack)
         self.mlp: Any = (
             MixFFN(cfg.width, cfg.mlp_width, stack=stack, rngs=rngs)

@@ -116,21 +116,7 @@ class CrossAttention(nnx.Module):
         self, cfg, encodings: list[Encoding], *, stack: tuple[int, ...] = (), rngs: nnx.Rngs
     ):
         self.norm, self.norm_after = branch_norms(cfg, stack)
-        self.attention = Projections(
-            cfg.width,
-            cfg.heads,
-            cfg.kv_heads,
-            cfg.head_dim,
-            bias=cfg.bias,
-            qk_norm=cfg.qk_norm,
-            norm=cfg.norm,
-            epsilon=cfg.epsilon,
-            gain=(3 * cfg.layers) ** -0.5,
-            stack=stack,
-            rngs=rngs,
-            rank=cfg.lora_rank,
-            alpha=cfg.lora_alpha,
-        )
+        self.attention = Projections.of(cfg, gain=(3 * cfg.layers) ** -0.5, stack=stack, rngs=rngs)
         self.encodings = nnx.List(encodings)
         self.block, self.implementation = cfg.block or None, cfg.implementation or None
 

@@ -154,11 +154,7 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
       >>> dropout(jnp.ones(3), 0.5, None).tolist()
       [1.0, 1.0, 1.0]
     """
-    if key is None or rate == 0.0:
-        return x
-    return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0).astype(
-        x.dtype
-    )
+    return nnx.Dropout(rate, deterministic=key is None)(x, rngs=key)
 
 
 def pooled(x: Float[Array, 'B T D'], tok: Tokens | None, pool: str) -> Float[Array, 'B 1 D']:

@@ -79,6 +79,25 @@ class Projections(nnx.Module):
     'head' by itself or over the 'width' of all heads, by a norm of the kind `norm`.
     """
 
+    @classmethod
+    def of(cls, cfg, *, gain: float, stack: tuple[int, ...], rngs: nnx.Rngs) -> 'Projections':
+        """The projections of a layer with the sizes of the config of a model."""
+        return cls(
+            cfg.width,
+            cfg.heads,
+            cfg.kv_heads,
+            cfg.head_dim,
+            gain=gain,
+            rngs=rngs,
+            bias=cfg.bias,
+            stack=stack,
+            rank=cfg.lora_rank,
+            alpha=cfg.lora_alpha,
+            qk_norm=cfg.qk_norm,
+            norm=cfg.norm,
+            epsilon=cfg.epsilon,
+        )
+
     def __init__(
         self,
         width: int,
@@ -86,10 +105,10 @@ class Projections(nnx.Module):
         kv_heads: int,
         head_dim: int,
         *,
-        bias: str,
         gain: float,
-        stack: tuple[int, ...],
         rngs: nnx.Rngs,
+        bias: str = 'none',
+        stack: tuple[int, ...] = (),
         rank: int = 0,
         alpha: float = 16.0,
         qk_norm: str = 'none',

@@ -100,7 +100,9 @@ class Job(Plan):
         if self.task.channels:  # their length is a side or a number of copies, not a width
             try:
                 trained = self.task.width(self.config.train.length)
-            except ValueError:  # the evaluation has another task, without images of this side
+            except ValueError:
+                # The evaluation has another task, without images of the trained side. The trained
+                # length in tokens serves as well: the number of rows changes no result.
                 pass
         return max(1, min(batch, batch * trained // width))
 

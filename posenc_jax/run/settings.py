@@ -18,13 +18,14 @@ from posenc_jax.core.memory import main_memory, readable
 from posenc_jax.core.registry import SpecError, check_choice, quoted
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.config import TransformerConfig
+from posenc_jax.model.stack import LayerStack
 from posenc_jax.model.transformer import Transformer, abstract_model
 from posenc_jax.run import answers, protocols
 from posenc_jax.run.protocols import CHOICES
 from posenc_jax.run.reading import auxiliary_loss, encoded_source, inputs_of, source_of, tokens_of
 from posenc_jax.tasks import Task
 from posenc_jax.tasks.language import Language
-from posenc_jax.tasks.task import SPLITS, batch_rng
+from posenc_jax.tasks.task import SPLITS, batch_rng, check_sample
 
 COUNTS = ('tokens', 'batch', 'stride', 'buckets', 'samples')
 MAX_WIDTH = 2**22  # tokens of a row; a row is drawn, read and scored as a whole
@@ -261,9 +262,6 @@ def check_ids(
     """Gives the position ids that a task supplies at a length to `model.place`, which raises if an
     id is beyond a table.
 
-    `place` is traced without arguments. So NumPy arrays stay concrete numbers that it can check,
-    and no device computes.
-
     Args:
       model: the model as shapes.
       task: the task.
@@ -289,14 +287,13 @@ def check_ids(
         pos: Any = batch['positions']
         index: Any = np.arange(pos.shape[1], dtype=np.int32)[None]
         tok = Tokens(index, pos, rank=index)  # on the host: no device is touched
-        key = lambda: jax.random.key(0) if name == 'train' and training else None
-        jax.eval_shape(lambda: model.place(tok, batch['tokens'], key=key()))
+        _place(model, tok, batch['tokens'], draws=training and name == 'train')
     return supplied[-1][1]['positions'] if supplied else None
 
 
 def source_positions(model: Transformer, task: Task, length: Any) -> tuple[int, ...] | None:
     """Gives the position ids that a task supplies for its source to the encoder, which raises if an
-    id is beyond a table.
+    id is beyond a table. The ids of the batch are checked by `check_sample`.
 
     Returns:
       The trailing dimensions of these ids; None if the task supplies none, or has no source.
@@ -310,18 +307,23 @@ def source_positions(model: Transformer, task: Task, length: Any) -> tuple[int, 
         return None
     index: Any = np.arange(pos.shape[1], dtype=np.int32)[None]
     tok = Tokens(index, pos, rank=index)
-    encoder = model.encoder
-    parts = (*encoder.shared, *(part for block in encoder.blocks for part in block.encodings))
-    order = [part for part in parts if 'reads_target_order' in part.traits]
-    if order and pos.ndim == 3 and not 0 <= (pi := pos[..., -1]).min() <= pi.max() < pos.shape[1]:
-        raise ValueError(
-            f'{name_of(order[0])} reads the order of the translation, so the last component of '
-            f'source_positions must lie in 0 .. {pos.shape[1] - 1}, got {pi.min()} .. {pi.max()}'
-        )
-    ids: Any = batch['source']
+    check_sample(task, batch)
     with about(f'the source of {pos.shape[1]} tokens'):
-        jax.eval_shape(lambda: encoder.place(tok, ids, key=None))
+        _place(model.encoder, tok, batch['source'])
     return pos.shape[2:]
+
+
+def _place(model: LayerStack, tok: Tokens, ids: Any, *, draws: bool = False) -> None:
+    """Calls `model.place`, with a key if it `draws`, on arrays of NumPy. The variables of the model
+    are traced, so no device computes, and the arrays stay concrete numbers that `place` can check.
+    """
+    graphdef, state = nnx.split(model)
+
+    def place(state):
+        key = jax.random.key(0) if draws else None
+        nnx.merge(graphdef, state).place(tok, ids, key=key)
+
+    jax.eval_shape(place, state)
 
 
 def source_shape(

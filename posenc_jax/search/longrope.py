@@ -3,7 +3,6 @@ continues from its file.
 """
 
 import dataclasses
-import datetime
 import pathlib
 import time
 from collections.abc import Mapping
@@ -35,7 +34,7 @@ class Progress(LiveLine):
     def __init__(self, sizes: Sizes, done: int):
         super().__init__('', done, sizes.evaluations)
         self._sizes, self._done = sizes, done
-        self._text, self._clock, self._said = 'compiling', None, time.perf_counter()
+        self._text, self._said = 'compiling', time.perf_counter()
 
     def counting(self, objective: Objective) -> Objective:
         """The objective, with every evaluation counted."""
@@ -43,10 +42,9 @@ class Progress(LiveLine):
         def counted(genome):
             score = objective(genome)
             self._done += 1
-            # The clock starts after the first evaluation, which includes compilation.
-            self._clock = self._clock or (self._done, time.perf_counter())
-            self.show(completed=self._done, text=f'{self._text}  {self._left()} left')
-            if self._bar is None and time.perf_counter() - self._said > _QUIET_SECONDS:
+            self.show(completed=self._done)
+            self.show(text=f'{self._text}  {self.left()}')
+            if not self.in_terminal and time.perf_counter() - self._said > _QUIET_SECONDS:
                 self._say_where()
             return score
 
@@ -58,22 +56,13 @@ class Progress(LiveLine):
             f'iteration {state.iteration}/{self._sizes.iterations}  best perplexity '
             f'{state.trace[-1]:.4f}'
         )
-        if self._bar is None:
+        if not self.in_terminal:
             self._say_where()
-        self.show(text=f'{self._text}  {self._left()} left')
+        self.show(text=f'{self._text}  {self.left()}')
 
     def _say_where(self):
         self._said = time.perf_counter()
-        self.say(
-            f'{self._text}  evaluation {self._done}/{self._sizes.evaluations}  {self._left()} left'
-        )
-
-    def _left(self) -> str:
-        if self._clock is None or self._done == self._clock[0]:
-            return '?'
-        first, since = self._clock
-        each = (time.perf_counter() - since) / (self._done - first)
-        return str(datetime.timedelta(seconds=round(each * (self._sizes.evaluations - self._done))))
+        self.say(f'{self._text}  evaluation {self._done}/{self._sizes.evaluations}  {self.left()}')
 
 
 def run_search(

@@ -189,11 +189,11 @@ def check_decoder_task(wrapper: str, task: Task) -> None:
 
 def _generated_batch(task, batch_size, length, seed, split, rows, index):
     batch = task.sample(batch_rng(seed, split, index), batch_size, length)
-    check_ids(task, batch)
+    check_sample(task, batch)
     return {name: array[rows] for name, array in batch.items()}
 
 
-def check_ids(task: Task, batch: Batch) -> None:
+def check_sample(task: Task, batch: Batch) -> None:
     """Raises ValueError if ids of a batch lie outside the vocabularies of its task, or the places
     of source words in the target's order outside the source. Such ids would become NaN, or a loss
     that no logit stands for.

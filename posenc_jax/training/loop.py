@@ -278,19 +278,19 @@ def _run(
                     speed = progress.report(step, values['loss'])
                     log.write(step, {**values, 'tokens_per_second': speed, 'time': time.time()})
             validates = settings.eval_every and (end or step % settings.eval_every == 0)
-            if validates:
-                found = validate(trainer, state, data['validation'], settings.eval_batches)
-                if first:
-                    log.write(step, found)
-                    numbers = '  '.join(f'{name} {value:.4f}' for name, value in found.items())
-                    progress.say(f'step {step}/{settings.steps}  {numbers}')
-            if saves:
-                if first:
-                    log.flush()  # a bucket then has every line up to this checkpoint
-                checkpoints.save(step, state, batches.get_state(), log.written if first else None)
-                saved = step
-            if first and (saves or validates):
-                progress.resume(step)
+            with contextlib.nullcontext() if progress is None else progress.paused():
+                if validates:
+                    found = validate(trainer, state, data['validation'], settings.eval_batches)
+                    if first:
+                        log.write(step, found)
+                        numbers = '  '.join(f'{name} {value:.4f}' for name, value in found.items())
+                        progress.say(f'step {step}/{settings.steps}  {numbers}')
+                if saves:
+                    if first:
+                        log.flush()  # a bucket then has every line up to this checkpoint
+                    written = log.written if first else None
+                    checkpoints.save(step, state, batches.get_state(), written)
+                    saved = step
             if stopping:
                 if first:
                     progress.say(

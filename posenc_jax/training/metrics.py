@@ -2,11 +2,13 @@
 them.
 """
 
+import contextlib
 import json
+import math
 import pathlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from posenc_jax.core import disk
@@ -75,36 +77,56 @@ class LiveLine:
     def __init__(self, unit: str, done: int, total: int):
         from rich import progress
 
-        self._bar = None
-        if sys.stdout.isatty():
-            columns = (
-                progress.TextColumn(f'{unit} {{task.completed}}/{{task.total}}'.lstrip()),
-                progress.BarColumn(),
-                progress.TextColumn('{task.fields[text]}'),
-            )
-            self._bar = progress.Progress(*columns)
-            self._task = self._bar.add_task('', total=total, completed=done, text='compiling')
+        columns = (
+            progress.TextColumn(f'{unit} {{task.completed}}/{{task.total}}'.lstrip()),
+            progress.BarColumn(),
+            progress.TextColumn('{task.fields[text]}'),
+        )
+        self.in_terminal = sys.stdout.isatty()
+        self._idle = 0.0
+        self._bar = progress.Progress(
+            *columns,
+            speed_estimate_period=math.inf,  # the mean speed, so that the time left does not jump
+            get_time=self.now,
+            disable=not self.in_terminal,
+        )
+        self._task = self._bar.add_task('', total=total, completed=done, text='compiling')
+        self._left = progress.TimeRemainingColumn(compact=True)
 
     def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
+        self._bar.start()
         return self
 
     def __exit__(self, *_) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
+
+    def now(self) -> float:
+        """Seconds on a clock that stands still while the line is `paused`."""
+        return time.perf_counter() - self._idle
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Work inside does not count as time for the speed and the time left."""
+        begun = self.now()
+        yield
+        self._idle += self.now() - begun
+
+    def left(self) -> str:
+        """The time left as '1:02:03' or '02:03'; '--:--' before the second change of the count. The
+        time before the first does not count, because it includes compilation.
+        """
+        return f'{self._left.render(self._bar.tasks[0])} left'
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
-        if self._bar is None:
-            print(text, flush=True)
-        else:
+        if self.in_terminal:
             self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, flush=True)
 
     def show(self, **fields) -> None:
-        """Changes `text` or `completed` of the bar, if there is one."""
-        if self._bar is not None:
-            self._bar.update(self._task, **fields)
+        """Changes `text` or `completed`."""
+        self._bar.update(self._task, **fields)
 
 
 class Progress(LiveLine):
@@ -118,37 +140,20 @@ class Progress(LiveLine):
 
     def __init__(self, step: int, steps: int, tokens: int):
         super().__init__('step', step, steps)
-        self._start, self._steps, self._tokens = step, steps, tokens
-        # Step and time of the last report. None before the first, whose time includes compilation.
-        self._clock = None
-        self._speed = 0.0
-        self._trained = self._seconds = 0.0  # tokens and time of all reports with a speed
+        self._steps, self._tokens = steps, tokens
+        self._last = None  # step and time of the last report
 
     def report(self, step: int, loss: float) -> float:
         """Shows the loss of a step. Returns the tokens per second since the last report, 0 at the
-        first. The time left follows from the mean speed so far, so that it does not jump.
+        first, whose time includes compilation.
         """
-        now = time.perf_counter()
-        if self._clock is not None and step > self._clock[0]:
-            tokens, seconds = (step - self._clock[0]) * self._tokens, now - self._clock[1]
-            self._speed = tokens / seconds
-            self._trained, self._seconds = self._trained + tokens, self._seconds + seconds
-        self._clock = (step, now)
-        rest = (self._steps - step) * self._tokens
-        left = _duration(rest * self._seconds / self._trained) if self._trained else '?'
-        text = f'loss {loss:.4f}  {self._speed:,.0f} tokens/s  {left} left'
-        if self._bar is None:
+        before, self._last = self._last, (step, self.now())
+        speed = 0.0
+        if before is not None and step > before[0]:
+            speed = (step - before[0]) * self._tokens / (self._last[1] - before[1])
+        self.show(completed=step)
+        text = f'loss {loss:.4f}  {speed:,.0f} tokens/s  {self.left()}'
+        if not self.in_terminal:
             self.say(f'step {step}/{self._steps}  {text}')
-        self.show(completed=step, text=text)
-        return self._speed
-
-    def resume(self, step: int) -> None:
-        """Starts the clock anew after work that is no training: a validation, or a checkpoint."""
-        if self._clock is not None:
-            self._clock = (step, time.perf_counter())
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
+        self.show(text=text)
+        return speed

@@ -28,7 +28,7 @@ from posenc_jax.model.transformer import Transformer
 from posenc_jax.run.reading import auxiliary_loss, encoded_source, inputs_of, source_of, tokens_of
 from posenc_jax.run.state import Params, TrainState, take_apart
 from posenc_jax.training.field_sums import field_sums
-from posenc_jax.training.optimizer import decays, learning_rate, make_optimizer, trained
+from posenc_jax.training.optimizer import decays, make_optimizer, schedule, trained
 
 DeviceBatch = dict[str, Array]
 Metrics = dict[str, Float[Array, '']]
@@ -277,18 +277,11 @@ def train_step(
 
     updates, opt_state = optimizer.update(grads, state.opt_state, params)
     params = _joined(optax.apply_updates(params, updates), state.params)
-    rate = learning_rate(
-        state.step,
-        lr=train.lr,
-        warmup=train.warmup,
-        steps=train.steps,
-        end_lr_fraction=train.end_lr_fraction,
-    )
     metrics = {
         **losses,
         'grad_norm': optax.global_norm(grads),
         'param_norm': optax.global_norm(params),
-        'learning_rate': rate,
+        'learning_rate': schedule(train)(state.step),
     }
     return TrainState(state.step + 1, params, state.constants, opt_state), metrics
 

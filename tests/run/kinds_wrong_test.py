@@ -117,10 +117,11 @@ def test_an_alignment_outside_the_source(monkeypatch, source_encoding, place):
     fields = (*ALIGNED, f'source_encoding={source_encoding}')
     assert planned(fields).cfg.source_len == 8
     monkeypatch.setattr(Translation, 'sample', changed)
-    with pytest.raises(ValueError, match=r'must lie in 0 .. 7, got (-1 .. .|. .. 50)'):
+    message = 'Translation: alignments must lie in 0 .. 7 .words of the source., got '
+    with pytest.raises(ValueError, match=message + '(-1 .. .|. .. 50)'):
         planned(fields)
     data = Translation(words=8, alignments=True).dataset(length=8, batch_size=4, seed=0)
-    with pytest.raises(ValueError, match='Translation: alignments must lie in 0 .. 7 .words of'):
+    with pytest.raises(ValueError, match=message):
         data[3]
 
 
@@ -182,3 +183,12 @@ def test_what_eval_refuses(runs, capsys, run, options, message):
     said = capsys.readouterr().err
     assert said.count('\n') == 1 and said.startswith('eval.py: ')
     assert re.search(message, said), said
+
+
+def test_an_encoding_may_read_its_parameters_where_it_places_ids():
+    task = 'task=addition(reverse_output=True, zero_pad=True, ids="coupled")'
+    fields = ('encoding=seqpe(max_pos=64)', task, 'model.width=8')
+    sizes = ('model.heads=2', 'model.layers=1', 'train.length=4')
+    assert planned((*fields, *sizes)).cfg.encoding == 'seqpe(max_pos=64)'
+    with pytest.raises(ValueError, match='seqpe'):  # ids beyond its positions are still refused
+        planned((*fields[1:], *sizes, 'encoding=seqpe(max_pos=3, transfer=0.0)', 'train.length=9'))

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from posenc_jax.training.metrics import MetricsLog, Progress, _duration
+from posenc_jax.training.metrics import MetricsLog, Progress
 from posenc_jax.training.metrics_file import FILE, read_lines
 
 
@@ -212,7 +212,7 @@ def test_progress(capsys):
         assert progress.report(1, 2.0) == 0  # contains compilation
         assert progress.report(11, 1.5) > 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == 'step 1/100  loss 2.0000  0 tokens/s  ? left'
+    assert lines[0] == 'step 1/100  loss 2.0000  0 tokens/s  --:-- left'
     assert lines[1].startswith('step 11/100  loss 1.5000  ') and lines[1].endswith(' left')
 
 
@@ -223,22 +223,31 @@ def test_progress_counts_neither_validations_nor_checkpoints(capsys, monkeypatch
         progress.report(1, 2.0)
         now[0] = 10.0
         assert progress.report(11, 2.0) == 10.0  # tokens per second
-        now[0] = 500.0  # a validation
-        progress.resume(11)
+        now[0] = 15.0
+        with progress.paused():  # a validation between two reports
+            now[0] = 505.0
         now[0] = 510.0
         assert progress.report(21, 2.0) == 10.0
         now[0] = 525.0
         assert progress.report(31, 2.0) == pytest.approx(20 / 3)
     left = [line.split('  ')[-1] for line in capsys.readouterr().out.splitlines()]
-    assert left == ['? left', '1:29 left', '1:19 left', '1:20 left']  # 69 steps of 35 / 30 seconds
+    # 69 steps of 35 / 30 seconds are 80.5 seconds, rounded up
+    assert left == ['--:-- left', '01:29 left', '01:19 left', '01:21 left']
 
 
-def test_a_run_that_goes_on_measures_from_its_first_report():
+def test_a_run_that_goes_on_measures_from_its_first_report(capsys):
     with Progress(50, 100, 10) as progress:
-        progress.resume(55)  # a validation before any report, whose time includes compilation
+        with progress.paused():  # a validation before any report, whose time includes compilation
+            pass
         assert progress.report(60, 2.0) == 0
+    assert capsys.readouterr().out.endswith('--:-- left\n')
 
 
-@pytest.mark.parametrize('seconds, text', [(0, '0:00'), (61.4, '1:01'), (3600, '1:00:00')])
-def test_duration(seconds, text):
-    assert _duration(seconds) == text
+def test_progress_in_a_terminal_is_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr('sys.stdout.isatty', lambda: True, raising=False)
+    with Progress(0, 100, 10) as progress:
+        progress.report(1, 2.0)
+        progress.say('above')
+        assert progress.report(3, 1.5) > 0
+    out = capsys.readouterr().out
+    assert 'above' in out and 'loss 1.5000' in out and 'step 1/100  loss' not in out

@@ -6,11 +6,16 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from ml_collections import ConfigDict
 
 from posenc_jax.model.transformer import abstract_model
 from posenc_jax.run.plan import make_task, model_config
-from posenc_jax.training.optimizer import decays, learning_rate, make_optimizer
+from posenc_jax.training.optimizer import decays, make_optimizer, schedule
 from tests.training import tiny
+
+
+def rates(**train):
+    return schedule(ConfigDict(train))
 
 
 @pytest.mark.parametrize(
@@ -25,14 +30,17 @@ from tests.training import tiny
     ],  # a quarter up; half way; the end
 )
 def test_schedule(step, rate):
-    found = learning_rate(jnp.int32(step), lr=1.0, warmup=4, steps=12, end_lr_fraction=0.1)
+    found = rates(lr=1.0, warmup=4, steps=12, end_lr_fraction=0.1)(jnp.int32(step))
     assert float(found) == pytest.approx(rate, abs=1e-6)
 
 
 def test_no_warmup_starts_at_the_peak():
-    assert (
-        float(learning_rate(jnp.int32(0), lr=2.0, warmup=0, steps=10, end_lr_fraction=0.0)) == 2.0
-    )
+    assert float(rates(lr=2.0, warmup=0, steps=10, end_lr_fraction=0.0)(jnp.int32(0))) == 2.0
+
+
+def test_the_first_rates_of_a_long_warmup_are_exact():
+    found = rates(lr=1e-3, warmup=2000, steps=10_000, end_lr_fraction=0.1)(jnp.arange(2000))
+    np.testing.assert_allclose(found, 1e-3 * np.arange(1, 2001) / 2000, rtol=2e-7)
 
 
 def test_what_decays(tmp_path):

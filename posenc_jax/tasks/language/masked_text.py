@@ -16,7 +16,7 @@ from posenc_jax.tasks.task import (
     Length,
     Task,
     batch_rng,
-    check_ids,
+    check_sample,
     length_range,
     shard_rows,
 )
@@ -207,5 +207,5 @@ class MaskedText(Task):
 
 def _numbered_batch(task, stream, batch_size, length, seed, split, rows, index):
     batch = task._rows(stream, batch_rng(seed, split, index), batch_size, length)
-    check_ids(task, batch)
+    check_sample(task, batch)
     return {name: array[rows] for name, array in batch.items()}
