@@ -9,6 +9,7 @@ the registry, and needs no change here.
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -208,7 +209,7 @@ def close_trees(a, b):
 
 
 def equal_trees(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
+    chex.assert_trees_all_equal(a, b)
 
 
 def shapes_of(tree):

@@ -1,5 +1,6 @@
 """Tests of caches that keep the keys that a window can see: they decode as a full cache does."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,7 +69,7 @@ def test_several_tokens_at_once():
     np.testing.assert_allclose(y, whole[:, PROMPT:16], atol=1e-5)
     for number in range(PROMPT, 16):
         _, state = mixer.step(x[:, number : number + 1], PADDED, state, jnp.int32(number))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after, state)
+    chex.assert_trees_all_close(after, state, atol=1e-6, rtol=1e-7)
     grown = mixer.step(x[:, PROMPT:16], PADDED, full, jnp.int32(PROMPT))[1]
     np.testing.assert_allclose(bounded(grown, 4, 16).k, after.k, atol=1e-6)
 

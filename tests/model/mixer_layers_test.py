@@ -5,6 +5,7 @@ changes the encodings leaves them alone.
 import functools
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -189,7 +190,7 @@ def test_tulip_swaps_the_positions_beside_a_mixer():
     student = swap(teacher, 'rope()')
     assert student.cfg.pattern == ('cheems()', 'rope()')
     ours, theirs = (nnx.state(model.blocks[0]) for model in (student, teacher))
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    chex.assert_trees_all_equal(ours, theirs)
 
 
 @pytest.mark.full

@@ -4,6 +4,7 @@ given.
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -339,7 +340,7 @@ def test_parts_of_a_class_become_one_a_layer(pattern, share):
 
     before = jax.tree.map(np.asarray, nnx.state(model))
     mapped = model.map_parts(ALiBi, steeper)
-    jax.tree.map(np.testing.assert_array_equal, nnx.state(model), before)
+    chex.assert_trees_all_equal(nnx.state(model), before)
     tok = Tokens.of(length=9)
     x = model.embed(TOKENS, model.place(tok))
     layers = list(zip(model.layers(), mapped.layers(), strict=True))

@@ -7,9 +7,9 @@ import shutil
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax import nnx
 
@@ -70,7 +70,7 @@ def run(saved, tmp_path):
 
 def equal(one, two):
     assert jax.tree.structure(one) == jax.tree.structure(two)
-    jax.tree.map(np.testing.assert_array_equal, one, two)
+    chex.assert_trees_all_equal(one, two)
 
 
 def arrays_file(directory: pathlib.Path, step: int, item='model') -> pathlib.Path:

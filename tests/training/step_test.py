@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,7 +130,7 @@ def test_what_is_not_scored_does_not_train(plain):
     batch = batch_of()
     other = {**batch, 'targets': np.where(batch['loss_mask'] > 0, batch['targets'], 7)}
     one, two = (trainer.step(trainer.init({}), b)[0].params for b in (batch, other))
-    jax.tree.map(np.testing.assert_array_equal, one, two)
+    chex.assert_trees_all_equal(one, two)
 
 
 @pytest.mark.full
