@@ -74,10 +74,11 @@ def same(ours, theirs):
         np.testing.assert_allclose(one, other, atol=least, rtol=1e-5)
 
 
-def compare(encoding, mesh, texts, block=(4, 2), **options):
+def compare(encoding, mesh, texts, block=(4, 2), length=LENGTH, **options):
     here, there = (gradients_and_results(block, **options) for _ in range(2))
     for text in texts:
-        given = arguments(encoding, **text, **options)
+        text = {name: a[:, :length] for name, a in text.items()}
+        given = arguments(encoding, length, **text, **options)
         expected = here(*given)
         with jax.set_mesh(mesh):
             found = there(*given)
@@ -94,7 +95,8 @@ def test_a_ring_of_four_devices(spec):
 @pytest.mark.full
 @pytest.mark.parametrize('entry', contract_test.ENTRIES, ids=contract_test.id_of)
 def test_eight_devices_in_a_ring(entry):
-    compare(contract_test.make(entry), mesh_of(sequence=8), TEXTS.values())
+    length = 16 if entry.card.key == 'papeft' else LENGTH  # its documents there are 20 tokens
+    compare(contract_test.make(entry), mesh_of(sequence=8), TEXTS.values(), length=length)
 
 
 @pytest.mark.full
