@@ -20,12 +20,25 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+from posenc_jax.core import ring
 from posenc_jax.core.arguments import check_arrays, check_doors, check_offset, missing_features
 from posenc_jax.core.derivatives import by_jax, forward_mode_refused, reverse_mode_only
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.meshes import explicit_spec, vary, varying_axes, with_auto_axes
 from posenc_jax.core.registry import check_choice
-from posenc_jax.core.tiles import Blocks, Plan, pair_logits, sweep_order
+from posenc_jax.core.sweep import (
+    Rows,
+    add,
+    advance,
+    begin,
+    begin_carry,
+    finish,
+    gradients,
+    partition,
+    retreat,
+    zeros,
+)
+from posenc_jax.core.tiles import Blocks, Plan
 from posenc_jax.core.tokens import Tokens
 
 Implementation = Literal['dense', 'blocked']
@@ -35,9 +48,6 @@ IMPLEMENTATIONS = get_args(Implementation)
 # the second size at most. Wide products save more time than cache misses cost
 # (benchmarks/attention.py), and such a tile is small beside the keys of a long sequence.
 _ONE_TILE_BYTES, _TILE_BYTES = 2**20, 2**25
-# The logit of a masked key, and the initial running maximum. The latter is larger, so that a masked
-# key has the weight exp(-huge) = 0 even in a row in which all keys are masked.
-_MASKED, _LOWEST = -1e30, -1e29
 
 
 def attend(
@@ -52,6 +62,7 @@ def attend(
     implementation: Implementation | None = None,
     heads_first: bool = False,
     return_lse: bool = False,
+    axis_name: str | None = None,
     applied: Collection[str] = (),
 ) -> Any:
     """Attention of projected queries over projected keys, with the pair-stage doors of `encoding`.
@@ -67,11 +78,14 @@ def attend(
       tq, tk: tokens of the queries and of the keys, ascending in `index`.
       block: queries and keys per tile, one number or a pair; None chooses by the input sizes.
       implementation: 'dense' (one tile), 'blocked', or None for one tile if it is small. If this,
-        `block`, `heads_first` and `return_lse` have their defaults, the encoding's `fast_path` is
-        tried first. Forward-mode derivatives exist for 'dense' alone.
+        `block`, `heads_first`, `return_lse` and `axis_name` have their defaults, the encoding's
+        `fast_path` is tried first. Forward-mode derivatives exist for 'dense' alone.
       heads_first: k and v come as [B, K, S, H], the layout of the cache.
       return_lse: also returns the logarithm of each row's sum of exponentials. With it two
         attentions over different keys can be merged into one.
+      axis_name: inside `jax.shard_map`, a mesh axis along which the sequence is cut into contiguous
+        parts of one length. All arguments are the parts of this device. Keys, values and their
+        tokens then travel round the devices, so that each query meets all of them.
       applied: the doors of the token stage that the caller has called: 'place', 'embed', 'qkv',
         'project'. An encoding that opens one of the others is an error, since its effect would be
         missing.
@@ -93,8 +107,9 @@ def attend(
       (1, 8, 2, 4)
     """
     options: dict[str, Any] = dict(
-        block=block, implementation=implementation, heads_first=heads_first, return_lse=return_lse
-    )
+        block=block, implementation=implementation, heads_first=heads_first, return_lse=return_lse,
+        axis_name=axis_name,
+    )  # fmt: skip
     kv_axis, s_axis = (1, 2) if heads_first else (2, 1)
     check_arrays(q, k, v, tq, tk, kv_axis, s_axis)
     # Blocks of tokens are no grids.
@@ -111,25 +126,37 @@ def attend(
             *(state, q, k, v, tq, tk),
         )
     queries, keys = q.shape[1], k.shape[s_axis]
-    sizes = _sizes(encoding, q.shape, keys, block, implementation)
+    dealt = None  # the mesh axis along which halves are exchanged
+    if implementation != 'dense' and axis_name and ring.gains_by_halves(encoding, queries, keys):
+        dealt = axis_name
+    parts = 2 if dealt else 1
+    shape = q.shape[0], queries // parts, *q.shape[2:]
+    sizes = _sizes(encoding, shape, keys // parts, block, implementation)
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
     blocks = Blocks(sizes[0], 1), Blocks(sizes[1], s_axis), Blocks(sizes[-1], s_axis)
     arguments = params, constants, q, k, v, tq, tk
-    plan = Plan(graphdef, *blocks, varying_axes(arguments))
+    plan = Plan(graphdef, *blocks, varying_axes(arguments), axis_name)
     params, constants, *qkv, of_q, of_k = vary(arguments, plan.varying)
 
     def sweep() -> Any:
+        arrays = *qkv, of_q, of_k
+        if dealt:
+            axes = 1, s_axis, s_axis, 1, 1
+            arrays = [ring.deal(a, dealt, axis) for a, axis in zip(arrays, axes)]
+        *qkv_, of_q_, of_k_ = arrays
         arrays = (
-            *(cut.pad(a) for cut, a in zip((plan.q, plan.k, plan.k), qkv)),
-            *(plan.q.pad_tokens(of_q), plan.k.pad_tokens(of_k)),
+            *(cut.pad(a) for cut, a in zip((plan.q, plan.k, plan.k), qkv_)),
+            *(plan.q.pad_tokens(of_q_), plan.k.pad_tokens(of_k_)),
         )
         # JAX itself differentiates the dense form, also in forward mode.
         run = _dense if implementation == 'dense' else _tiled
         result: Any = run(plan, params, constants, *arrays)
         out, lse = result[0][:, :queries], result[1]
-        return (out, jnp.swapaxes(lse, 1, 2)[:, :queries]) if return_lse else out
+        result = (out, jnp.swapaxes(lse, 1, 2)[:, :queries]) if return_lse else out
+        return ring.deal(result, dealt, 1, back=True) if dealt else result
 
-    free = block is None and implementation is None and not heads_first and not return_lse
+    free = block is None and implementation is None and axis_name is None
+    free = free and not heads_first and not return_lse
     with missing_features(encoding):
         if free and encoding.opens('fast_path'):
             whole = encoding.fast_path(q, k, v, tq, tk, causal=False, sweep=sweep)
@@ -178,27 +205,6 @@ def _tile(rows: int, queries: int, keys: int, carries: bool, blocked: bool) -> t
     return 2 * side, wide, side
 
 
-def _weigh(s, seen, high):
-    """The running maximum of each row after a tile of logits, and the weights of the tile relative
-    to it.
-    """
-
-    def weigh(s, seen):
-        new = jnp.maximum(high, s.max(-1))
-        return new, jnp.exp(s - new[..., None])
-
-    def masked(s, seen):
-        return weigh(jnp.where(seen, s, _MASKED), seen)
-
-    # On CPU masking is an extra pass over the tile. Most tiles of a long sequence do not need it.
-    return jax.lax.platform_dependent(
-        s,
-        seen,
-        cpu=lambda s, seen: jax.lax.cond(seen.all(), weigh, masked, s, seen),
-        default=masked,
-    )
-
-
 def _forward(plan, params, constants, q, k, v, tq, tk):
     """The result in the layout of `q`, and the logarithm of each row's sum of exponentials, [B, N,
     T].
@@ -208,33 +214,11 @@ def _forward(plan, params, constants, q, k, v, tq, tk):
 
     def q_block(i, results):
         q_i, tq_i = plan.q.read(q, i), plan.q.tokens(tq, i)
-        order, length = sweep_order(plan, encoding, tq_i, tk)
-
-        def k_block(step, state):
-            high, total, out, carry = state
-            j = order[step]
-            tk_j = plan.k.tokens(tk, j)
-            s, carry, seen = pair_logits(encoding, q_i, plan.k.read(k, j), tq_i, tk_j, carry)
-            new, w = _weigh(s, seen, high)
-            shrink = jnp.exp(high - new)
-            out = out * shrink[..., None] + encoding.collect(w, plan.k.read(v, j), tq_i, tk_j)
-            return new, total * shrink + w.sum(-1), out, carry
-
-        rows = q_i.shape[:3]
-        high, total, out, _ = plan.fold(
-            length,
-            k_block,
-            (
-                jnp.full(rows, _LOWEST, jnp.float32),
-                jnp.zeros(rows, jnp.float32),
-                jnp.zeros((*rows, v.shape[-1]), jnp.float32),
-                encoding.init_carry(q_i, tq_i),
-            ),
-        )
-        total = jnp.where(total > 0, total, 1.0)
+        begun = begin(encoding, q_i, tq_i, v.shape[-1])
+        out, lse = finish(advance(plan, encoding, q_i, k, v, tq_i, tk, begun))
         outs, lses = results
-        lse = jax.lax.dynamic_update_slice_in_dim(lses, high + jnp.log(total), i * plan.q.size, 2)
-        return plan.q.write(outs, out / total[..., None], i), lse
+        lses = jax.lax.dynamic_update_slice_in_dim(lses, lse, i * plan.q.size, 2)
+        return plan.q.write(outs, out, i), lses
 
     buffers = (
         jnp.zeros((batch, queries, heads, v.shape[-1]), v.dtype),
@@ -244,13 +228,15 @@ def _forward(plan, params, constants, q, k, v, tq, tk):
 
 
 def _dense(plan, params, constants, *arrays):
+    forward = _forward if plan.ring is None else ring.forward
     with by_jax():
-        return _forward(plan, params, jax.lax.stop_gradient(constants), *arrays)
+        return forward(plan, params, jax.lax.stop_gradient(constants), *arrays)
 
 
 def _tiled(plan, *arrays):
     with forward_mode_refused():
-        return _attend_tiles(plan, *reverse_mode_only(arrays))
+        run = _attend_tiles if plan.ring is None else ring.tiles
+        return run(plan, *reverse_mode_only(arrays))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -263,134 +249,31 @@ def _attend_fwd(plan, params, constants, q, k, v, tq, tk):
     return (out, lse), (params, constants, q, k, v, tq, tk, out, lse)
 
 
-def _zeros(tree):
-    return jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), tree)
-
-
-def _add(*trees):
-    return jax.tree.map(lambda *leaves: sum(leaf.astype(jnp.float32) for leaf in leaves), *trees)
-
-
-def _partition(tok: Tokens) -> tuple[Tokens, Tokens]:
-    """The float leaves, which have gradients, and the others; None marks a leaf that is missing."""
-    is_float = jax.tree.map(lambda a: jnp.issubdtype(a.dtype, jnp.inexact), tok)
-    pick = lambda wanted: jax.tree.map(
-        lambda a, is_float: a if is_float == wanted else None, tok, is_float
-    )
-    return pick(True), pick(False)
-
-
-def _combine(floats: Tokens, others: Tokens) -> Tokens:
-    return jax.tree.map(
-        lambda a, b: b if a is None else a, floats, others, is_leaf=lambda a: a is None
-    )
-
-
 def _attend_bwd(plan, residuals, cotangents):
-    d_out, d_lse = cotangents
     params, constants, q, k, v, tq, tk, out, lse = residuals
     plan = dataclasses.replace(plan, k=plan.k_backward)
-    encoding = plan.encoding(params, constants)
-    tk_floats = _partition(tk)[0]
 
     def q_block(i, grads):
-        d_params, d_k, d_v, d_tk, d_q, d_tq = grads
-        q_i, tq_i = plan.q.read(q, i), plan.q.tokens(tq, i)
-        d_out_i = plan.q.read(d_out, i).astype(jnp.float32)
-        lse_i, d_lse_i = (
-            jax.lax.dynamic_slice_in_dim(a, i * plan.q.size, plan.q.size, 2) for a in (lse, d_lse)
+        of_keys, d_q, d_tq = grads
+        rows = Rows.read(plan, i, q, tq, out, lse, *cotangents)
+        carry, pull_begin = jax.vjp(
+            functools.partial(begin_carry, plan, constants, rows.others),
+            *(params, rows.q, rows.floats),
         )
-        delta = (d_out_i * plan.q.read(out, i)).sum(-1) - d_lse_i
-        tq_floats, tq_others = _partition(tq_i)
-        order, length = sweep_order(plan, encoding, tq_i, tk)
-
-        def opened(params, q, tqf):
-            carry = plan.encoding(params, constants).init_carry(q, _combine(tqf, tq_others))
-            return vary(carry, plan.varying)
-
-        carry, pull_open = jax.vjp(opened, params, q_i, tq_floats)
-
-        # The carry at the start of each block of keys. Without a carry nothing is computed.
-        def enter(step, loop):
-            carry, stored = loop
-            stored = jax.tree.map(lambda buffer, c: buffer.at[step].set(c), stored, carry)
-            j = order[step]
-            _, carry, _ = pair_logits(
-                encoding, q_i, plan.k.read(k, j), tq_i, plan.k.tokens(tk, j), carry
-            )
-            return carry, stored
-
-        stored = jax.tree.map(lambda c: jnp.zeros((len(order), *c.shape), c.dtype), carry)
-        if jax.tree.leaves(carry):
-            _, stored = plan.fold(length, enter, (carry, stored))
-
-        def k_block(step, loop):
-            d_params, d_k, d_v, d_tk, d_q, d_tq, d_carry = loop
-            step = length - 1 - step
-            j = order[step]
-            k_j, v_j = plan.k.read(k, j), plan.k.read(v, j)
-            tk_floats_j, tk_others_j = _partition(plan.k.tokens(tk, j))
-
-            def logits(params, q, k, tqf, tkf, carry):
-                tq, tk = _combine(tqf, tq_others), _combine(tkf, tk_others_j)
-                s, carry, seen = pair_logits(plan.encoding(params, constants), q, k, tq, tk, carry)
-                return (s, carry), seen
-
-            def collect(params, w, v, tqf, tkf):
-                tq, tk = _combine(tqf, tq_others), _combine(tkf, tk_others_j)
-                return plan.encoding(params, constants).collect(w, v, tq, tk)
-
-            entered = jax.tree.map(lambda buffer: buffer[step], stored)
-            (s, _), pull_logits, seen = jax.vjp(
-                logits, params, q_i, k_j, tq_floats, tk_floats_j, entered, has_aux=True
-            )
-            w = jnp.exp(jnp.where(seen, s, _MASKED) - lse_i[..., None])
-            _, pull_collect = jax.vjp(collect, params, w, v_j, tq_floats, tk_floats_j)
-            g_params, g_w, g_v, g_tq, g_tk = pull_collect(d_out_i)
-            h_params, g_q, g_k, h_tq, h_tk, d_carry = pull_logits(
-                (w * (g_w - delta[..., None]), d_carry)
-            )
-            return (
-                _add(d_params, g_params, h_params),
-                plan.k.add(d_k, g_k, j),
-                plan.k.add(d_v, g_v, j),
-                jax.tree.map(lambda d, g: plan.k.add_tokens(d, g, j), d_tk, _add(g_tk, h_tk)),
-                _add(d_q, g_q),
-                _add(d_tq, g_tq, h_tq),
-                d_carry,
-            )
-
-        loop = (
-            d_params,
-            d_k,
-            d_v,
-            d_tk,
-            _zeros(q_i),
-            _zeros(tq_floats),
-            jax.tree.map(jnp.zeros_like, carry),
+        d_carry = jax.tree.map(jnp.zeros_like, carry)
+        (d_params, *d_keys), g_q, g_tq, d_carry = retreat(
+            plan, params, constants, rows, k, v, tk, (carry, d_carry), of_keys
         )
-        d_params, d_k, d_v, d_tk, g_q, g_tq, d_carry = plan.fold(length, k_block, loop)
-        h_params, h_q, h_tq = pull_open(d_carry)
+        h_params, h_q, h_tq = pull_begin(d_carry)
         return (
-            _add(d_params, h_params),
-            d_k,
-            d_v,
-            d_tk,
+            (add(d_params, h_params), *d_keys),
             plan.q.write(d_q, g_q + h_q, i),
-            jax.tree.map(lambda d, g: plan.q.add_tokens(d, g, i), d_tq, _add(g_tq, h_tq)),
+            jax.tree.map(lambda d, g: plan.q.add_tokens(d, g, i), d_tq, add(g_tq, h_tq)),
         )
 
-    tq_floats = _partition(tq)[0]
-    grads = jax.tree.map(_zeros, (params, k, v, tk_floats, q, tq_floats))
-    d_params, d_k, d_v, d_tk, d_q, d_tq = plan.fold(q.shape[1] // plan.q.size, q_block, grads)
-    like = lambda grads, leaves: jax.tree.map(lambda g, a: g.astype(a.dtype), grads, leaves)
-    return (
-        like(d_params, params),
-        None,  # the constants
-        *like((d_q, d_k, d_v), (q, k, v)),
-        like(d_tq, tq_floats),
-        like(d_tk, tk_floats),
-    )
+    grads = (params, k, v, partition(tk)[0]), q, partition(tq)[0]
+    grads = plan.fold(q.shape[1] // plan.q.size, q_block, jax.tree.map(zeros, grads))
+    return gradients(residuals, *grads)
 
 
 _attend_tiles.defvjp(_attend_fwd, _attend_bwd)

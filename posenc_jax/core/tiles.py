@@ -9,7 +9,7 @@ from flax import nnx
 
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.meshes import vary
-from posenc_jax.core.tokens import Tokens, bounds
+from posenc_jax.core.tokens import Bounds, Tokens, bounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Plan:
       graphdef: the structure of the encoding.
       q, k, k_backward: how queries and keys are cut; keys also for the backward pass.
       varying: manual mesh axes over which all arrays vary, see `meshes.vary`.
+      ring: the manual mesh axis round which the keys travel, or None.
     """
 
     graphdef: Any
@@ -73,6 +74,7 @@ class Plan:
     k: Blocks
     k_backward: Blocks
     varying: tuple[str, ...]
+    ring: str | None = None
 
     def encoding(self, params, constants) -> Encoding:
         return nnx.merge(self.graphdef, params, constants)
@@ -100,6 +102,12 @@ def pair_logits(encoding, q, k, tq, tk, carry):
     return s, carry, seen
 
 
+def may_meet(encoding, own: Bounds, tk: Tokens):
+    """Whether queries with these bounds may see one of the keys."""
+    other = bounds(tk.without_feats())
+    return jnp.asarray(encoding.may_see(own, other)) & (other.index_low <= other.index_high)
+
+
 def sweep_order(plan, encoding, tq, tk):
     """The numbers of all key blocks, those that this block of queries may see first, from near to
     far; and how many it may see.
@@ -110,9 +118,5 @@ def sweep_order(plan, encoding, tq, tk):
     number = jnp.arange(count)
     own = bounds(tq)
 
-    def visible(j):
-        other = bounds(plan.k.tokens(tk.without_feats(), j))
-        return jnp.asarray(encoding.may_see(own, other)) & (other.index_low <= other.index_high)
-
-    seen = jax.vmap(visible)(number)
+    seen = jax.vmap(lambda j: may_meet(encoding, own, plan.k.tokens(tk.without_feats(), j)))(number)
     return jnp.argsort(jnp.where(seen, -number, count)), seen.sum()

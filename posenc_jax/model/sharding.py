@@ -199,7 +199,9 @@ def sharded_attend(
 ) -> Any:
     """`attend`; on a mesh every device computes its own rows, heads and queries, over all keys.
 
-    Queries are cut along batch, sequence and heads, keys and values along batch and heads. The
+    Queries, keys and values are cut along batch, sequence and heads. The keys travel round the
+    devices of the axis 'sequence' (`core/ring.py`). Where the axis does not divide their number,
+    and for a single query, as in decoding, every device gets all keys of its rows and heads. The
     encoding's variables are cut along the head axis that they declare, and per-token features along
     their heads (N or K). The caller has called the doors of the token stage.
 
@@ -222,7 +224,11 @@ def sharded_attend(
                 f'{count} {name} cannot be cut into {_parts(mesh, tensor)} parts (mesh axis '
                 f'{tensor!r})'
             )
+    keys, parts = k.shape[2 if heads_first else 1], _parts(mesh, ROLES['sequence'])
     sequence = None if q.shape[1] == 1 else ROLES['sequence']  # a decode step has one query
+    along = sequence if keys % parts == 0 else None
+    if along is not None and parts > 1:
+        own['axis_name'] = along
 
     graphdef, state = nnx.split(encoding)
     variables, structure = jax.tree.flatten(state)
@@ -251,7 +257,7 @@ def sharded_attend(
         plain = jax.tree.map(lambda a: PartitionSpec(*lead(a)), tok.without_feats())
         return plain.with_feats(**jax.tree_util.tree_map_with_path(feature, tok.feats))
 
-    key_spec = PartitionSpec(rows, tensor) if heads_first else PartitionSpec(rows, None, tensor)
+    key_spec = PartitionSpec(rows, *((tensor, along) if heads_first else (along, tensor)))
     query_spec = PartitionSpec(rows, sequence, tensor)
     _check(mesh, 'queries', q.shape, query_spec)
 
@@ -267,7 +273,7 @@ def sharded_attend(
             key_spec,
             key_spec,
             token_specs(tq, sequence),
-            token_specs(tk, None),
+            token_specs(tk, along),
         ),
         out_specs=(query_spec, query_spec) if return_lse else query_spec,
         check_vma=False,  # doors may make arrays that are not marked as varying

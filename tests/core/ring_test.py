@@ -1,0 +1,219 @@
+"""Attention whose keys travel round the devices is attention on one device."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+import posenc_jax as pj
+from posenc_jax.core import ring
+from posenc_jax.core.sweep import combine, partition
+from posenc_jax.core.tiles import Blocks, Plan, sweep_order
+from posenc_jax.core.tokens import Tokens
+from posenc_jax.model.sharding import make_mesh, sharded_attend
+from posenc_jax.testing.subject import HEADS, KV_HEADS, WIDTH, draw, project, tokens
+from tests import contract_test
+
+ROWS, LENGTH, MODEL = 2, 32, 32
+DOCUMENTS = np.array([[0] * 11 + [1] * 21, [0] * 20 + [1] * 3 + [2] * 9])
+LEFT_PADDED = np.arange(LENGTH)[None] >= np.array([[5], [0]])
+TEXTS = {
+    'one document': dict(),
+    'packed': dict(segment=DOCUMENTS),
+    'left padding': dict(valid=LEFT_PADDED),
+}
+WEIGHTS = {
+    name: draw(number, MODEL, heads, WIDTH) / 4
+    for number, (name, heads) in enumerate(dict(q=HEADS, k=KV_HEADS, v=KV_HEADS).items())
+}
+
+
+def mesh_of(**axes):
+    return make_mesh(data=axes.pop('data', 1), devices=jax.devices()[:8], **axes)
+
+
+def gradients_and_results(block, heads_first=False):
+    """A function of an encoding and the arguments of attention: the gradients of a loss by all
+    parameters, queries, keys, values and floats of tokens, and the results of which it is the sum.
+    """
+
+    def loss(floats, graphdef, constants, others, cotangent):
+        params, q, k, v, *of_tokens = floats
+        tq, tk = map(combine, of_tokens, others)
+        encoding = nnx.merge(graphdef, params, constants)
+        options: dict = dict(block=block, return_lse=True, heads_first=heads_first)
+        out, lse = sharded_attend(encoding, q, k, v, tq, tk, **options)
+        seen = jnp.where(jnp.broadcast_to(tq.valid, lse.shape[:2])[..., None], lse, 0)
+        seen = jnp.where(seen > -1e28, seen, 0)
+        real = jnp.where(tq.valid[..., None, None], out, 0)
+        return (real * cotangent).sum() + (seen * cotangent.mean(-1)).sum(), (real, seen)
+
+    return jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+
+
+def arguments(encoding, length=LENGTH, heads_first=False, **text):
+    x = draw(7, ROWS, length, MODEL)
+    tok = tokens(length=length, rows=ROWS, **text)
+    q, k, v, tq, tk = project(encoding, WEIGHTS, x, tok)
+    if heads_first:
+        k, v = (jnp.swapaxes(a, 1, 2) for a in (k, v))
+    graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
+    (tq, others_q), (tk, others_k) = map(partition, (tq, tk))
+    floats = params, q, k, v, tq, tk
+    return floats, graphdef, constants, (others_q, others_k), draw(8, *q.shape)
+
+
+def same(ours, theirs):
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        least = 1e-5 * max(1.0, float(np.abs(other).max()))
+        np.testing.assert_allclose(one, other, atol=least, rtol=1e-5)
+
+
+def compare(encoding, mesh, texts, block=(4, 2), length=LENGTH, **options):
+    here, there = (gradients_and_results(block, **options) for _ in range(2))
+    for text in texts:
+        text = {name: a[:, :length] for name, a in text.items()}
+        given = arguments(encoding, length, **text, **options)
+        expected = here(*given)
+        with jax.set_mesh(mesh):
+            found = there(*given)
+        same(found, expected)
+
+
+@pytest.mark.full_where(condition=lambda spec: spec not in ('alibi()', 'tra()'))
+@pytest.mark.parametrize('spec', ['alibi()', 'tra()', 'cope()', 't5_rpe() | window(size=5)'])
+def test_a_ring_of_four_devices(spec):
+    encoding = pj.make(spec, causal=True, **contract_test.CONTEXT)
+    compare(encoding, mesh_of(tensor=2, sequence=4), [TEXTS['packed']], block=(4, 4))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('entry', contract_test.ENTRIES, ids=contract_test.id_of)
+def test_eight_devices_in_a_ring(entry):
+    length = 16 if entry.card.key == 'papeft' else LENGTH  # its documents there are 20 tokens
+    compare(contract_test.make(entry), mesh_of(sequence=8), TEXTS.values(), length=length)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('axes', [dict(data=2, sequence=4), dict(tensor=2, sequence=4)], ids=str)
+@pytest.mark.parametrize('key', ['t5_rpe', 'cope', 'shaw', 'path'])
+def test_a_ring_beside_other_axes(axes, key):
+    (entry,) = (entry for entry in contract_test.ENTRIES if contract_test.id_of(entry) == key)
+    compare(contract_test.make(entry), mesh_of(**axes), TEXTS.values())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('spec', ['rope()', 'alibi_symmetric()', 'shaw()', 'prefix(length=9)'])
+def test_queries_that_see_later_keys(spec):
+    causal = spec.startswith('prefix')
+    encoding = pj.make(spec, causal=causal, **contract_test.CONTEXT)
+    compare(encoding, mesh_of(sequence=8), TEXTS.values())
+
+
+def ring_of(devices):
+    types = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((devices,), ('ring',), axis_types=types, devices=jax.devices()[:devices])
+
+
+def dealt(index, devices, back=False):
+    mesh = ring_of(devices)
+    cut = PartitionSpec('ring')
+    exchange = functools.partial(ring.deal, axis_name='ring', axis=0, back=back)
+    return jax.shard_map(exchange, mesh=mesh, in_specs=cut, out_specs=cut)(index)
+
+
+@pytest.mark.parametrize('devices', [1, 2, 3, 8])
+def test_halves_are_dealt_from_both_ends_and_come_back(devices):
+    index = jnp.arange(4 * devices)
+    found = dealt(index, devices)
+    for d, own in enumerate(np.split(np.asarray(found), devices)):
+        last = 2 * devices - 1 - d
+        assert own.tolist() == [2 * d, 2 * d + 1, 2 * last, 2 * last + 1]
+    np.testing.assert_array_equal(dealt(found, devices, back=True), index)
+
+
+def test_causal_work_is_even():
+    """The key blocks that each device computes, in its sweeps over the keys of all devices."""
+    devices, size, length = 8, 8, 512
+    encoding = pj.make('nope()', causal=True)
+    plan = Plan(None, *(Blocks(size, 1),) * 3, ())
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(0, None))
+    @functools.partial(jax.vmap, in_axes=(None, 0))
+    @functools.partial(jax.vmap, in_axes=(0, None))
+    def visited(block, keys):
+        own, other = Tokens.of(index=block[None]), Tokens.of(index=keys[None])
+        return sweep_order(plan, encoding, own, other)[1]
+
+    def work(index):
+        parts = index.reshape(devices, -1)
+        return visited(parts.reshape(devices, -1, size), parts).sum((1, 2))
+
+    contiguous, even = work(jnp.arange(length)), work(dealt(jnp.arange(length), devices))
+    blocks = length // size
+    assert contiguous.sum() == even.sum() == blocks * (blocks + 1) // 2
+    assert contiguous.max() > 10 * contiguous.min()
+    assert even.max() <= 1.1 * even.min()
+
+
+def in_a_ring(spec, check_vma, **options):
+    encoding = pj.make(spec, causal=True, **contract_test.CONTEXT)
+    tok = pj.Tokens.of(length=16)
+
+    def run(q, k, v, tq, tk, axis_name):
+        return pj.attend(
+            encoding, q, k, v, tq, tk, axis_name=axis_name, applied=pj.TOKEN_STAGE, **options
+        )
+
+    cut = PartitionSpec(None, 'ring')
+    ringed = jax.shard_map(
+        functools.partial(run, axis_name='ring'),
+        mesh=ring_of(4), in_specs=cut, out_specs=cut, check_vma=check_vma,
+    )  # fmt: skip
+    whole = functools.partial(run, axis_name=None)
+    arrays = [draw(n, 1, 16, heads, WIDTH) for n, heads in enumerate((HEADS, KV_HEADS, KV_HEADS))]
+    both = lambda run: lambda *qkv: run(*encoding.project(*qkv, tok, tok))
+    return both(ringed), both(whole), arrays
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('check_vma', [True, False])
+@pytest.mark.parametrize('spec', ['rope()', 'cope()', 't5_rpe()'])
+def test_a_mesh_of_the_caller(spec, check_vma):
+    ringed, whole, arrays = in_a_ring(spec, check_vma)
+    of = lambda run: jax.jit(jax.value_and_grad(lambda *a: jnp.sin(run(*a)).mean(), (0, 1, 2)))
+    same(of(ringed)(*arrays), of(whole)(*arrays))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('spec', ['alibi()', 'cope()'])
+def test_forward_mode_of_the_dense_form_in_a_ring(spec):
+    ringed, whole, arrays = in_a_ring(spec, False, implementation='dense')
+    tangents = [jnp.cos(a) for a in arrays]
+    same(jax.jvp(ringed, arrays, tangents), jax.jvp(whole, arrays, tangents))
+
+
+@pytest.mark.full
+def test_keys_that_stand_heads_first():
+    encoding = pj.make('alibi()', causal=True, **contract_test.CONTEXT)
+    compare(encoding, mesh_of(sequence=8), [TEXTS['packed']], heads_first=True)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('spec', ['t5_rpe()', 'cope()'])
+def test_all_keys_may_be_earlier_than_all_queries(spec):
+    """Keys of another text of the same length, such as a memory: the nearest come last in it."""
+    encoding = pj.make(spec, causal=True, **contract_test.CONTEXT)
+    floats, graphdef, constants, (tq, tk), cotangent = arguments(encoding)
+    tq = dataclasses.replace(tq, index=tq.index + LENGTH, rank=tq.rank + LENGTH)
+    tq = dataclasses.replace(tq, pos=tq.pos + LENGTH)
+    given = floats, graphdef, constants, (tq, tk), cotangent
+    expected = gradients_and_results((4, 4))(*given)
+    with jax.set_mesh(mesh_of(sequence=8)):
+        same(gradients_and_results((4, 4))(*given), expected)
