@@ -60,11 +60,20 @@ NEEDS: Mapping[str, Need] = {
         ('B16', 'B23', 'C3', 'C5', 'R1', 'N1', 'M2a'),
     ),
     'A trained model with rotary positions is extended without training': Need(
-        '', {}, ('R9', 'R10', 'R13', 'R14', 'R22', 'R23', 'R24', 'R25', 'R26', 'R27', 'R28', 'A35')
+        '`lm_infinite` where near text is enough: it keeps the loss at 16 times the length. Where '
+        'all tokens have to be seen, `self_extend` or `dca`. Rules for frequencies need a tuning.',
+        {'R28': 'holds', 'R25': 'holds', 'R24': 'contrary', 'R26': 'contrary'},
+        ('R9', 'R10', 'R22', 'R23', 'R27', 'A35', 'R30'),
+        '[The tables](results/pretrained_extension.md#python-source-with-three-seeds) have the '
+        'losses. On that text no loss falls with a longer window.',
     ),
     'A trained model is extended by a short tuning': Need(
-        '', {}, ('R4', 'R6', 'R7', 'R8', 'R11', 'R12', 'R15', 'R16', 'R17', 'R18', 'A18', 'A20')
-        + ('B21',),
+        '`yarn`, with the factor of the length that will be read; `abf` where the length is not '
+        'known. PI needs many times as many steps.',
+        {'R8': 'holds', 'R17': 'holds', 'R4': 'contrary', 'R6': 'contrary', 'R13': 'contrary'},
+        ('R7', 'R9', 'R14', 'R18', 'R11', 'R12', 'R15', 'R16', 'A18', 'A20', 'B21'),
+        'After 100 steps at four times the length YaRN, ABF, the truncated basis and searched '
+        'factors have the same loss. YaRN has it after 40.',
     ),
     'Something is looked up in a text that is longer than in training': Need(
         'A layer that scans (`cheems`, or the `gmu` hybrid) below attention without positions. '
