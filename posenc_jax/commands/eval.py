@@ -16,7 +16,7 @@ import pathlib
 import re
 import sys
 
-from posenc_jax.core import paths
+from posenc_jax.core import extras, paths
 from posenc_jax.core.command import Parser, program
 
 
@@ -79,6 +79,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
 
     try:
+        extras.need('train')  # for the pictures, so that no evaluation ends without them
         out = out or home_of(runs[0]) / 'eval'
         also = [run for directory in earlier for run in read(directory)]
         # Results are written after every run, so that an interrupted evaluation loses none.

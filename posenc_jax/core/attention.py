@@ -149,8 +149,12 @@ def attend(
             *(plan.q.pad_tokens(of_q_), plan.k.pad_tokens(of_k_)),
         )
         # JAX itself differentiates the dense form, also in forward mode.
-        run = _dense if implementation == 'dense' else _tiled
-        result: Any = run(plan, params, constants, *arrays)
+        if implementation == 'dense':
+            result: Any = _dense(plan, params, constants, *arrays)
+        else:
+            run = _attend_tiles if axis_name is None else ring.tiles
+            with forward_mode_refused():
+                result = run(plan, *reverse_mode_only((params, constants, *arrays)))
         out, lse = result[0][:, :queries], result[1]
         result = (out, jnp.swapaxes(lse, 1, 2)[:, :queries]) if return_lse else out
         return ring.deal(result, dealt, 1, back=True) if dealt else result
@@ -231,12 +235,6 @@ def _dense(plan, params, constants, *arrays):
     forward = _forward if plan.ring is None else ring.forward
     with by_jax():
         return forward(plan, params, jax.lax.stop_gradient(constants), *arrays)
-
-
-def _tiled(plan, *arrays):
-    with forward_mode_refused():
-        run = _attend_tiles if plan.ring is None else ring.tiles
-        return run(plan, *reverse_mode_only(arrays))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.core.attention import IMPLEMENTATIONS
+from posenc_jax.core.calls import of_constructor
 from posenc_jax.core.checks import is_size
 from posenc_jax.core.compose import make
 from posenc_jax.core.composite import name_of, parts_of
@@ -175,6 +176,9 @@ class Attention(nnx.Module):
             raise ValueError(
                 f'Attention: x has shape {x.shape}, expected [B, L, {self.projections.width}]'
             )
+
+
+Attention.__signature__ = of_constructor(Attention)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def attention_layer(

@@ -1,5 +1,7 @@
 """The attention layer to take home: every door is called, and any cut of steps equals one call."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -221,3 +223,9 @@ def test_lengths_may_be_symbolic(spec):
 def test_a_table_needs_a_bound_of_a_symbolic_length(spec):
     with pytest.raises(ValueError, match=r"symbolic length n may exceed 16.*\['n <= 16'\]"):
         exported(spec)
+
+
+@pytest.mark.parametrize('cls', [pj.Attention, type(pj.make('rope()', head_dim=8))])
+def test_the_signature_names_the_arguments(cls):
+    names = list(inspect.signature(cls).parameters)
+    assert names == list(inspect.signature(cls.__init__).parameters)[1:] and 'self' not in names

@@ -41,9 +41,16 @@ def test_split_by_name_is_90_5_5_and_stable():
 
 
 def test_one_document_is_cut_contiguously():
-    text = bytes(range(200))
+    text = bytes(range(100)) * 2
     parts = [split_documents({'a': text}, split)[0] for split in SPLITS]
     assert b''.join(parts) == text and [len(part) for part in parts] == [180, 10, 10]
+
+
+def test_documents_are_cut_between_characters():
+    text = ('aä' * 67).encode()
+    parts = [split_documents({'a': text}, split)[0] for split in SPLITS]
+    assert b''.join(parts) == text and all(parts)
+    assert ''.join(part.decode() for part in parts) == text.decode()
 
 
 # --- embedded corpora

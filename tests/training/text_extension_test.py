@@ -13,7 +13,8 @@ from configs.sweeps.tables import report
 from posenc_jax.model import Transformer, TransformerConfig
 
 
-def test_every_run_has_fields_that_exist(tmp_path):
+def test_every_run_has_fields_that_exist(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, 'searched', lambda run: 'longrope(long=(1.0, 2.0), factor=2.0)')
     assert sweep.base(tmp_path, 0, 60).asked().train.length == sweep.LENGTH
     for name in sweep.TUNED:
         config = sweep.tuned(tmp_path, name, 3, 60).asked()
@@ -58,6 +59,7 @@ def test_every_claim_reads_what_the_sweep_writes(tmp_path):
     near = [name for name in sweep.TUNED if name != 'pi_16']
     written('tuned', ['base', *near, 'base | dca()'], 256, 1024, 2048)
     written('eighth', ['base', 'base | longrope(x)'], 256, 2048)
+    written('gali', extended(sweep.EIGHT), 256, 2048)
     written('far', [*extended((*sweep.FAR, 'lm_infinite()')), 'pi_16'], 256, 4096)
     written('very_far', extended(sweep.VERY_FAR), 256, 8192)
     last = {'pi': 1.2, 'ntk_aware': 1.0, 'yarn': 1.1}

@@ -64,7 +64,15 @@ def split_documents(documents: Mapping[str, bytes], split: str) -> list[bytes]:
     if not cuts_documents({name: len(text) for name, text in documents.items()}):
         return [text for name, text in documents.items() if split_of(name) == split]
     low, high = (0, *CUTS, 1)[SPLITS.index(split) :][:2]
-    return [text[int(low * len(text)) : int(high * len(text))] for text in documents.values()]
+    return [text[_place(text, low) : _place(text, high)] for text in documents.values()]
+
+
+def _place(text: bytes, share: float) -> int:
+    """The first place behind this share of the bytes at which a character of UTF-8 begins."""
+    place = int(share * len(text))
+    while place < len(text) and text[place] & 0xC0 == 0x80:
+        place += 1
+    return place
 
 
 def as_text(value: str | bytes, where: str) -> bytes:
