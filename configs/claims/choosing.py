@@ -2,8 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from configs.claims import ledger, page
+from configs.claims.claim import Claim
 
 HEADER = """# Choosing an encoding
 
@@ -166,34 +168,29 @@ NEEDS: Mapping[str, Need] = {
 def markdown(claims: page.Claims, records: page.Records) -> str:
     """The whole page."""
     verdicts = page.measured(claims, records)
-    rows, parts = [], []
+    rows, sections = [], []
     for title, need in NEEDS.items():
-        advice = need.take if need.stands(verdicts) else 'No verdict yet.'
-        ids = need.rests if need.stands(verdicts) else ()
+        advice, ids = (
+            (need.take, ', '.join(need.rests))
+            if need.stands(verdicts)
+            else ('No verdict yet.', '-')
+        )
         anchor = ''.join(c for c in title.lower() if c.isalnum() or c in ' -').replace(' ', '-')
-        rows.append([f'[{title}](#{anchor})', advice, ', '.join(ids) or '-'])
-        parts += [f'\n## {title}\n', advice, f'\n{need.limits}' if need.limits else '']
+        rows.append([f'[{title}](#{anchor})', advice, ids])
         known = [claims[name] for name in need.claims if name in claims]
-        if done := [claim for claim in known if claim.id in verdicts]:
-            table = [
-                [c.id, f'`{c.key}`', verdicts[c.id], _effect(c, records), _test(c)] for c in done
-            ]
-            names = ('claim', 'method', 'verdict', 'effect', 'compared')
-            parts += ['', page.table(names, table)]
-        if left := [claim for claim in known if claim.id not in verdicts]:
-            named = ', '.join(f'{claim.id} (`{claim.key}`)' for claim in left)
-            parts.append(f'\nNot measured yet: {named}.')
-    return (
-        '\n'.join(
-            [HEADER, page.table(('you need', 'take', 'claims'), rows), BELOW, *parts]
-        ).replace('\n\n\n', '\n\n')
-        + '\n'
-    )
+        done = [_row(c, records[c.id], verdicts[c.id]) for c in known if c.id in verdicts]
+        left = [f'{c.id} (`{c.key}`)' for c in known if c.id not in verdicts]
+        sections += [f'## {title}', advice, need.limits, page.table(COLUMNS, done) if done else '']
+        sections.append(f'Not measured yet: {", ".join(left)}.' if left else '')
+    first = page.table(('you need', 'take', 'claims'), rows)
+    return '\n\n'.join(part.strip() for part in (HEADER, first, BELOW, *sections) if part) + '\n'
 
 
-def _effect(claim, records) -> str:
-    return page.effect_text(claim.how, ledger.effects(records[claim.id])).split(';')[0] + ')'
+COLUMNS = ('claim', 'method', 'verdict', 'effect', 'compared')
 
 
-def _test(claim) -> str:
-    return f'{claim.how.test} {claim.how.remark}'.strip()
+def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
+    assert claim.how is not None
+    mean, span = page.spread(claim.how, ledger.effects(record))
+    test = f'{claim.how.test} {claim.how.remark}'.strip()
+    return [claim.id, f'`{claim.key}`', verdict, f'{mean} ({span})', test]

@@ -49,6 +49,13 @@ def measured(claims: Claims, records: Records) -> dict[str, str]:
     }
 
 
+def spread(how: Measurement, effects: Mapping[int, float]) -> tuple[str, str]:
+    """The mean of the effects with the unit, and their range."""
+    values = list(effects.values())
+    mean, low, high = (f'{x:.3g}' for x in (statistics.fmean(values), min(values), max(values)))
+    return f'{mean} {how.unit}', f'{low} to {high}'
+
+
 def effect_text(how: Measurement, effects: Mapping[int, float]) -> str:
     """Mean and range of the effects, with the unit and the margin.
 
@@ -57,9 +64,8 @@ def effect_text(how: Measurement, effects: Mapping[int, float]) -> str:
       >>> effect_text(how, {0: 0.25, 1: 0.5, 2: 0.75})
       '0.5 nats (0.25 to 0.75; at least 0.1 counts)'
     """
-    values = list(effects.values())
-    mean, low, high = (f'{x:.3g}' for x in (statistics.fmean(values), min(values), max(values)))
-    return f'{mean} {how.unit} ({low} to {high}; at least {how.margin:g} counts)'
+    mean, span = spread(how, effects)
+    return f'{mean} ({span}; at least {how.margin:g} counts)'
 
 
 COLUMNS = ('family', *VERDICTS, 'not measured', 'claims')

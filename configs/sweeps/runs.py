@@ -13,14 +13,13 @@ from typing import Any, NoReturn, TypeVar
 from ml_collections import ConfigDict
 
 from posenc_jax.core import disk
-from posenc_jax.core.command import Parser
+from posenc_jax.core.command import WRONG_INPUT, Parser
 from posenc_jax.run import config_file, entries, initial, stored
 from posenc_jax.run.overrides import replaced
 from posenc_jax.run.plan import imported
 from posenc_jax.run.safe import finished_steps
 
 Key = TypeVar('Key')
-WRONG_INPUT = 2
 TRAIN, EVALUATE = ('-m', 'posenc_jax.commands.train'), ('-m', 'posenc_jax.commands.eval')
 EVALUATED = 'eval.'  # fields of the evaluation, which training does not read
 

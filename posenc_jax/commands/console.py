@@ -9,9 +9,7 @@ import sys
 from collections.abc import Callable
 
 from posenc_jax.core import extras
-from posenc_jax.core.command import program
-
-WRONG_INPUT = 2
+from posenc_jax.core.command import WRONG_INPUT, program
 
 
 def _command(module: str, name: str) -> Callable[[], int | None]:

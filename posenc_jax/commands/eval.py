@@ -17,7 +17,7 @@ import re
 import sys
 
 from posenc_jax.core import extras, paths
-from posenc_jax.core.command import Parser, program
+from posenc_jax.core.command import WRONG_INPUT, Parser, program
 
 
 def arguments(
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
             print(path)
     except (ValueError, OSError, ImportError) as error:
         print(f'{program("eval.py")}: {error}', file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     return 0
 
 

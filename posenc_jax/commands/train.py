@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from posenc_jax.core.command import program
+from posenc_jax.core.command import WRONG_INPUT, program
 from posenc_jax.run import config_file
 from posenc_jax.run.listing import field_help
 
@@ -40,10 +40,6 @@ PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'the number of this process, 
 RESUME_CHANGED = flags.DEFINE_bool(
     'resume_changed', False, 'continue a run even if its config has changed'
 )
-
-# Exit status where something must change before the same command works: the input, a file, or a
-# full disk. A run that failed exits with `FAILED`, 1.
-WRONG_INPUT = 2
 
 
 def stop(error: object, status: int, leave: Callable[[int], None] = sys.exit) -> None:

@@ -126,9 +126,9 @@ def attend(
             *(state, q, k, v, tq, tk),
         )
     queries, keys = q.shape[1], k.shape[s_axis]
-    dealt = None  # the mesh axis along which halves are exchanged
-    if implementation != 'dense' and axis_name and ring.gains_by_halves(encoding, queries, keys):
-        dealt = axis_name
+    in_ring = axis_name is not None
+    gains = in_ring and implementation != 'dense' and ring.gains_by_halves(encoding, queries, keys)
+    dealt = axis_name if gains else None  # the mesh axis along which halves are exchanged
     parts = 2 if dealt else 1
     shape = q.shape[0], queries // parts, *q.shape[2:]
     sizes = _sizes(encoding, shape, keys // parts, block, implementation)
@@ -139,28 +139,23 @@ def attend(
     params, constants, *qkv, of_q, of_k = vary(arguments, plan.varying)
 
     def sweep() -> Any:
-        arrays = *qkv, of_q, of_k
+        arrays, axes = (*qkv, of_q, of_k), (1, s_axis, s_axis, 1, 1)
         if dealt:
-            axes = 1, s_axis, s_axis, 1, 1
             arrays = [ring.deal(a, dealt, axis) for a, axis in zip(arrays, axes)]
-        *qkv_, of_q_, of_k_ = arrays
-        arrays = (
-            *(cut.pad(a) for cut, a in zip((plan.q, plan.k, plan.k), qkv_)),
-            *(plan.q.pad_tokens(of_q_), plan.k.pad_tokens(of_k_)),
-        )
+        cuts = plan.q.pad, plan.k.pad, plan.k.pad, plan.q.pad_tokens, plan.k.pad_tokens
+        arrays = [pad(a) for pad, a in zip(cuts, arrays)]
         # JAX itself differentiates the dense form, also in forward mode.
         if implementation == 'dense':
             result: Any = _dense(plan, params, constants, *arrays)
         else:
-            run = _attend_tiles if axis_name is None else ring.tiles
+            run = ring.tiles if in_ring else _attend_tiles
             with forward_mode_refused():
                 result = run(plan, *reverse_mode_only((params, constants, *arrays)))
         out, lse = result[0][:, :queries], result[1]
         result = (out, jnp.swapaxes(lse, 1, 2)[:, :queries]) if return_lse else out
         return ring.deal(result, dealt, 1, back=True) if dealt else result
 
-    free = block is None and implementation is None and axis_name is None
-    free = free and not heads_first and not return_lse
+    free = block is None and implementation is None and not (heads_first or return_lse or in_ring)
     with missing_features(encoding):
         if free and encoding.opens('fast_path'):
             whole = encoding.fast_path(q, k, v, tq, tk, causal=False, sweep=sweep)

@@ -130,14 +130,6 @@ def call(name: str, arguments: tuple[tuple[str, str], ...]) -> str:
     return f'{name}({", ".join(f"{key}={text}" for key, text in arguments)})'
 
 
-def of_constructor(cls: type) -> inspect.Signature:
-    """The signature of a constructor without `self`. `help` and notebooks show it where a class has
-    it as `__signature__`; otherwise they show that of Flax's metaclass, which names no argument.
-    """
-    signature = inspect.signature(cls.__init__)
-    return signature.replace(parameters=list(signature.parameters.values())[1:])
-
-
 def remembering(init: Callable) -> Callable:
     """An `__init__` that also sets `_spec_arguments`, the changed arguments and their texts.
     Where a subclass calls the `__init__` of its base class, that of the base sets nothing.

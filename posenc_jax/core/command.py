@@ -10,6 +10,10 @@ from typing import Any, NoReturn
 from posenc_jax.core import paths
 from posenc_jax.core.registry import quoted, shortened
 
+# Exit status where something must change before the same command works: the input, a file, or a
+# full disk.
+WRONG_INPUT = 2
+
 
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` that keeps the line breaks of its description, reports an error in one

@@ -25,9 +25,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from posenc_jax.core.calls import call, of_constructor, remembering
+from posenc_jax.core.calls import call, remembering
 from posenc_jax.core.products import scaled_dot_product, weighted_sum
-from posenc_jax.core.registry import Card
+from posenc_jax.core.registry import Card, constructor_signature
 from posenc_jax.core.tokens import Bounds, Tokens
 
 Carry = Any  # pytree of arrays [B, N, T, ...]
@@ -122,7 +122,7 @@ class Encoding(nnx.Module):
         super().__init_subclass__(**options)
         if '__init__' in vars(cls):
             cls.__init__ = remembering(cls.__init__)
-        cls.__signature__ = of_constructor(cls)
+        cls.__signature__ = constructor_signature(cls)
 
     def __repr__(self):
         card = vars(type(self)).get('card')

@@ -107,6 +107,14 @@ class Card:
     key: str = ''
 
 
+def constructor_signature(cls: type) -> inspect.Signature:
+    """The signature of `__init__` without `self`. That of the class is hidden by the metaclass of
+    NNX modules, unless the class has this one as `__signature__`, which `help` and notebooks show.
+    """
+    signature = inspect.signature(cls.__init__)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """One registered name: its kind, what to call, and its card (tasks have none)."""
@@ -136,17 +144,15 @@ class Entry:
     def parameters(self) -> dict[str, inspect.Parameter]:
         """The arguments of a call in a spec string, in order; none if spec strings do not build
         it.
-
-        Read from `__init__`, since the metaclass of NNX modules hides it.
         """
         if not self.in_specs:
             return {}
-        target = self.build.__init__ if inspect.isclass(self.build) else self.build
+        build = self.build
+        read = constructor_signature(build) if isinstance(build, type) else inspect.signature(build)
         return {
             name: parameter
-            for name, parameter in inspect.signature(target).parameters.items()
-            if name != 'self'
-            and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            for name, parameter in read.parameters.items()
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         }
 
 

@@ -9,12 +9,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.core.attention import IMPLEMENTATIONS
-from posenc_jax.core.calls import of_constructor
 from posenc_jax.core.checks import is_size
 from posenc_jax.core.compose import make
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.encoding import Encoding
-from posenc_jax.core.registry import check_choice
+from posenc_jax.core.registry import check_choice, constructor_signature
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.cache import Cache, check_cached
 from posenc_jax.model.layers import BIASES, linear
@@ -178,7 +177,7 @@ class Attention(nnx.Module):
             )
 
 
-Attention.__signature__ = of_constructor(Attention)  # pyright: ignore[reportAttributeAccessIssue]
+Attention.__signature__ = constructor_signature(Attention)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def attention_layer(
