@@ -8,7 +8,7 @@ import sys
 from typing import Any, NoReturn
 
 from posenc_jax.core import paths
-from posenc_jax.core.registry import quoted, shortened
+from posenc_jax.core.registry import nearest, quoted, shortened
 
 # Exit status where something must change before the same command works: the input, a file, or a
 # full disk.
@@ -45,6 +45,14 @@ class Parser(argparse.ArgumentParser):
             metavar='MODULE',
             help='a dotted name or a .py file that registers encodings or tasks; may be repeated',
         )
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        # argparse writes this message differently from one version of Python to the next.
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            raise argparse.ArgumentError(
+                action, f'invalid choice {quoted(value)}; {nearest(str(value), choices)}'
+            )
 
     def error(self, message: str) -> NoReturn:
         self.exit(

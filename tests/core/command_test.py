@@ -21,7 +21,7 @@ from posenc_jax.core.command import Parser
         (['--share=nan'], "argument --share: expected a finite number, got 'nan'"),
         (['--share=' + 'é\n' * 5000], 'argument --share: expected a finite number, got '),
         (['--nosuch', 'x\ny' * 5000], 'unrecognized arguments: --nosuch x y'),
-        (['--kind=c'], "argument --kind: invalid choice: 'c' (choose from 'a', 'b')"),
+        (['--kind=c'], "argument --kind: invalid choice 'c'; valid: 'a', 'b'"),
     ],
 )
 def test_one_line(capsys, arguments, message):

@@ -77,8 +77,8 @@ def test_a_file_of_a_checkpoint_may_be_a_link_to_anywhere(llama, tmp_path):
 @pytest.mark.parametrize(
     'data, expected',
     [
-        (b'[' * 10_000 + b']' * 10_000, 'is nested too deep'),
-        (b'{"a":' * 10_000 + b'1' + b'}' * 10_000, 'is nested too deep'),
+        (b'[' * 20_000 + b']' * 20_000, 'is nested too deep'),
+        (b'{"a":' * 20_000 + b'1' + b'}' * 20_000, 'is nested too deep'),
         (b'\xff', 'is not JSON'),
         (b'1' * 5000, 'is not JSON'),
         (b'[]', 'holds a list, expected an object'),
@@ -196,7 +196,7 @@ def entry(begin=0, end=64, dtype='F32', shape=(16,)):
             r'\(10 bytes\): its header would have 9223372036854775808 bytes, expected 2 to 2',
         ),
         (headed(b'[]'), 'the header holds a list'),
-        (headed(b'{"a":' * 5000 + b'1' + b'}' * 5000), 'the header is nested too deep'),
+        (headed(b'{"a":' * 20_000 + b'1' + b'}' * 20_000), 'the header is nested too deep'),
         (headed({'a': 3}), "the tensor 'a'=3, expected an object"),
         (headed({'a': entry(dtype='F31')}), "the tensor 'a', dtype='F31', expected 'F64' or 'F32'"),
         (
