@@ -113,3 +113,11 @@ def test_an_error_of_a_door_says_which_law_was_checked():
     with pytest.raises(ValueError) as error:
         check(Wrong())
     assert error.value.__notes__[-1] == "while the law 'shapes' was checked on Wrong"
+
+
+def test_chosen_laws_are_named_when_their_check_begins():
+    begun = []
+    report = check('nope()', laws=('jit', 'shapes'), begun=begun.append)
+    assert begun == ['shapes', 'jit'] and report.kept == ('shapes', 'jit')
+    with pytest.raises(pj.SpecError, match="no law is named 'shape'; did you mean 'shapes'"):
+        check('nope()', laws=('shape',))

@@ -9,7 +9,7 @@ A run is a directory that train.py wrote, a Hugging Face directory, or a .gguf f
 go to runs/NAME-PLACE/eval). Several runs (repeat --run, or separate them by commas) give one
 comparison; --also=DIR adds the results that an earlier call wrote to DIR. `--config.NAME=VALUE`
 changes a field of the configs: every field of eval and data, the task, and extend, which is a
-context extension (`--config.extend='yarn(factor=4.0)'`).
+context extension (`--config.extend='yarn(factor=4.0)'`). `--help` lists them.
 """
 
 import pathlib
@@ -24,7 +24,10 @@ def arguments(
     argv: list[str] | None,
 ) -> tuple[list[str], pathlib.Path | None, list[pathlib.Path], dict[str, str]]:
     """The runs, the output directory or None, directories to compare with, and overrides."""
-    parser = Parser(program('eval.py'), description=__doc__)
+    from posenc_jax.run.listing import field_help
+    from posenc_jax.run.overrides import CHANGEABLE, read_overrides
+
+    parser = Parser(program('eval.py'), description=__doc__, epilog=field_help(CHANGEABLE))
     parser.add_argument(
         '--run', action='append', required=True, metavar='DIR[,DIR...]', help='runs to evaluate'
     )
@@ -41,8 +44,6 @@ def arguments(
     )
     parser.add_imports()
     known, rest = parser.parse_known_args(argv)
-    from posenc_jax.run.overrides import read_overrides
-
     try:
         overrides = read_overrides(rest)
     except ValueError as error:

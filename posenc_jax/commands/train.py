@@ -62,6 +62,8 @@ def parse(argv: list[str]) -> list[str]:
         config = config_file.read(CONFIG.value, fields)
         config.imports = (*config.imports, *IMPORT.value)
         flags.FLAGS['config'].value = config
+    except flags.UnrecognizedFlagError as error:
+        stop(f'{error}; --config.NAME=VALUE changes a field of the config', WRONG_INPUT)
     except (flags.Error, ValueError, OSError) as error:
         stop(error, WRONG_INPUT)
     return rest

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import fractions
 import io
 import json
 import pathlib
@@ -141,21 +142,21 @@ def print_tables(results: Results) -> None:
     import rich.console
 
     console = rich.console.Console(width=None if sys.stdout.isatty() else 120)
-    for table in tables(results):
+    for table in tables(results, console):
         console.print(table)
 
 
-def tables(results: Results) -> list[Any]:
-    """Tables for the terminal: one for each protocol, with the metric by length (and depth), or
-    perplexity by position.
+def tables(results: Results, console: Any = None) -> list[Any]:
+    """Tables for the terminal: for each protocol the metric by length (and depth), or perplexity by
+    position. Lengths that do not fit into the width of a `rich` console go into further tables.
     """
     made = []
     for protocol in results.protocols:
-        made.append(
-            (_position_table if protocol in ('per_position', BY_PLANE) else _length_table)(
-                results.series, protocol
-            )
-        )
+        if protocol in ('per_position', BY_PLANE):
+            made.append(_position_table(results.series, protocol))
+        else:
+            lengths = {n for s in results.series for n, _ in s.estimates(protocol)}
+            made += _length_tables(results.series, protocol, sorted(lengths), console)
     if found := of_tables(results.series):
         words = ', '.join(f'of {order}-grams {value:.2f}' for order, value in found.items())
         _caption(made[0], f'tables of the training text (Kneser-Ney) have here: {words}')
@@ -170,7 +171,24 @@ def _caption(table, text):
     table.caption_justify = 'left'
 
 
-def _length_table(series, protocol):
+def _length_tables(series, protocol, lengths, console):
+    table = _length_table(series, protocol, lengths)
+    if len(lengths) == 1 or console is None or _width(table, console) <= console.width:
+        return [table]
+    half = (len(lengths) + 1) // 2
+    return [
+        table
+        for some in (lengths[:half], lengths[half:])
+        for table in _length_tables(series, protocol, some, console)
+    ]
+
+
+def _width(table, console):
+    unbounded = console.options.update(max_width=100_000)
+    return console.measure(table, options=unbounded).maximum
+
+
+def _length_table(series, protocol, lengths):
     import rich.table
 
     own = is_share(protocol) or is_of_points(protocol)
@@ -188,11 +206,10 @@ def _length_table(series, protocol):
     table.add_column(unit(protocol), justify='right')
     if depths_of(series):
         table.add_column('depth', justify='right')
-    lengths = sorted({length for s in series for length, _ in s.estimates(protocol)})
     trained = {s.train_length for s in series}
     for length in lengths:
         table.add_column(
-            str(length) + (f'\n{length / min(trained):g}x' if len(trained) == 1 else ''),
+            str(length) + (f'\n{_multiple(length, *trained)}' if len(trained) == 1 else ''),
             justify='right',
         )
     for s in series:
@@ -208,6 +225,12 @@ def _length_table(series, protocol):
             )
             first = ['', '', '']
     return table
+
+
+def _multiple(length, trained):
+    return (
+        f'{fractions.Fraction(length, trained)}x' if length < trained else f'{length / trained:g}x'
+    )
 
 
 def _measured(series, protocol):

@@ -11,9 +11,12 @@ from posenc_jax.run import defaults
 WIDTH = 100
 
 
-def field_help() -> str:
+def field_help(only: tuple[str, ...] = ()) -> str:
     """The fields as options of a command line, in sections, each with its default and the comment
     that `defaults.py` has on it.
+
+    Args:
+      only: names of sections, or of fields outside of sections; () lists all fields.
 
     Example:
       >>> print(field_help()[: field_help().index('--config.workdir')])
@@ -26,6 +29,8 @@ def field_help() -> str:
     """
     lines = ['fields of the config, with their defaults:', '']
     for name, value, comment in described():
+        if only and name.partition('.')[0] not in only:
+            continue
         if value is None:
             lines += ['', *_wrapped(f'{name}: {comment}' if comment else f'{name}:', '  '), '']
         else:

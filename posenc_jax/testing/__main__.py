@@ -1,9 +1,10 @@
 """Checks that encodings keep the laws of attention.
 
-    python -m posenc_jax.testing SPEC... [--import=MODULE]
+    python -m posenc_jax.testing SPEC... [--import=MODULE] [--laws=shapes,decoding]
 
-Each encoding string gets a line with the laws that hold. A broken law ends the program with the law
-and the largest difference, and status 1.
+Each encoding string gets a line with the laws that hold, after half a minute. A broken law ends the
+program with the law and the largest difference, and status 1. In a terminal each law is named when
+its check begins.
 """
 
 import sys
@@ -16,14 +17,23 @@ from posenc_jax.testing.run import check
 def main(argv: list[str]) -> int:
     parser = Parser('posenc_jax.testing', description=__doc__)
     parser.add_argument('specs', nargs='+', metavar='SPEC', help="encoding string, e.g. 'rope()'")
+    parser.add_argument(
+        '--laws', type=lambda text: text.split(','), default=(), help='laws to check; default: all'
+    )
     parser.add_imports()
-    for spec in parser.parse_args(argv).specs:
+    arguments = parser.parse_args(argv)
+    for spec in arguments.specs:
         try:
-            print(check(spec), flush=True)
+            print(check(spec, laws=arguments.laws, begun=_name), flush=True)
         except (BrokenLaw, ValueError) as error:
             print(f'posenc_jax.testing: {error}', file=sys.stderr)
             return 1 if isinstance(error, BrokenLaw) else 2
     return 0
+
+
+def _name(law: str) -> None:
+    if sys.stderr.isatty():
+        print(f'checking {law}', file=sys.stderr, flush=True)
 
 
 if __name__ == '__main__':

@@ -280,6 +280,8 @@ def _run(
             validates = settings.eval_every and (end or step % settings.eval_every == 0)
             with contextlib.nullcontext() if progress is None else progress.paused():
                 if validates:
+                    if progress is not None:
+                        progress.show(text='validating')
                     found = validate(trainer, state, data['validation'], settings.eval_batches)
                     if first:
                         log.write(step, found)
@@ -385,6 +387,7 @@ def _evaluate(directory: pathlib.Path) -> None:
             evaluation = program('python train.py').replace('train', 'eval')
             print(f'evaluate on one process: {evaluation} --run={directory}', flush=True)
         return
+    print(f'evaluating {directory}', flush=True)
     results = evaluate([directory])
     print_tables(results)
     for path in results.write(directory / 'eval'):

@@ -152,7 +152,8 @@ class Progress(LiveLine):
         if before is not None and step > before[0]:
             speed = (step - before[0]) * self._tokens / (self._last[1] - before[1])
         self.show(completed=step)
-        text = f'loss {loss:.4f}  {speed:,.0f} tokens/s  {self.left()}'
+        rate = f'{speed:,.0f} tokens/s' if speed else 'compiled'
+        text = f'loss {loss:.4f}  {rate}  {self.left()}'
         if not self.in_terminal:
             self.say(f'step {step}/{self._steps}  {text}')
         self.show(text=text)

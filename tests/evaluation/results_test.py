@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import io
 import json
 import math
 import re
@@ -348,3 +349,26 @@ def test_long_labels_leave_room_for_what_they_label():
         assert name not in str(
             [column.header for column in table.columns] + list(table.columns[0].cells)
         )
+
+
+def test_a_narrow_terminal_gets_several_tables_without_cut_numbers():
+    console = rich.console.Console(width=80, file=io.StringIO())
+    lengths = [64 << i for i in range(12)]
+    several = tuple(measured('nonoverlapping', n, 50 + n / 10) for n in lengths)
+    found = results(dataclasses.replace(run('alibi()', 0, 4), measurements=several))
+    for table in tables(found, console):
+        console.print(table)
+    shown = console.file.getvalue()
+    assert '…' not in shown and max(map(len, shown.splitlines())) <= 80
+    assert set(map(str, lengths)) <= set(shown.split()) and '512x' in shown.split()
+
+
+def test_lengths_below_the_trained_one_are_shown_as_fractions():
+    (table,) = tables(
+        results(
+            dataclasses.replace(
+                run('alibi()', 0, 4), measurements=(measured('nonoverlapping', 8, 5.0),)
+            )
+        )
+    )
+    assert table.columns[-1].header == '8\n1/8x'

@@ -212,7 +212,7 @@ def test_progress(capsys):
         assert progress.report(1, 2.0) == 0  # contains compilation
         assert progress.report(11, 1.5) > 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == 'step 1/100  loss 2.0000  0 tokens/s  --:-- left'
+    assert lines[0] == 'step 1/100  loss 2.0000  compiled  --:-- left'
     assert lines[1].startswith('step 11/100  loss 1.5000  ') and lines[1].endswith(' left')
 
 
