@@ -5,6 +5,10 @@ import datetime
 import json
 import os
 import pathlib
+import signal
+import sys
+import threading
+import time
 
 import pytest
 
@@ -126,15 +130,15 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(ledger, 'MEASURED', tmp_path / 'measured.json')
     statuses = []
 
-    def sweep(arguments, cwd):
-        del cwd
+    def sweep(arguments, keep):
+        del keep
         status = statuses.pop(0) if statuses else 0
         if not status:
             rows = [
                 (f'{n}_{s}', s, 8, v, 0.0) for n, v in (('a', 0.5), ('b', 0.2)) for s in (0, 1, 2)
             ]
             results(pathlib.Path(arguments[-1]), *rows)
-        return type('Done', (), {'returncode': status})
+        return status
 
     monkeypatch.setattr(ledger, 'run', sweep)
     return statuses
@@ -162,11 +166,14 @@ def test_a_budget_measures_the_cheapest_and_says_what_is_left(small, tmp_path, m
     assert 'nothing was measured: the next claim, X1, takes about 5 minutes' in text and status
     assert not ledger.read(ledger.MEASURED)
     status, text = call('--budget', '9')  # the stub takes no time
-    assert status == 0 and 'X1: holds (0.3 points (0.3 to 0.3; at least 0.1 counts))' in text
+    assert (
+        status == 0
+        and 'X1: holds (0.3 points (0.3 to 0.3 over 3 seeds; at least 0.1 counts))' in text
+    )
     assert list(ledger.read(ledger.MEASURED)) == ['X1', 'X2']
     assert 'X2' not in text.split('not measured with its present')[1]
     assert command.PAGE.read_text().count('**holds**') == 3  # one is in the explanation
-    assert (command.PAGE.parent / page.PICTURE).stat().st_size > 5000
+    assert (command.PAGE.parent / page.PICTURE.format('family')).stat().st_size > 5000
 
 
 def test_claims_of_one_sweep_pay_for_it_once_and_an_empty_budget_ends_the_command(
@@ -256,3 +263,50 @@ def test_every_contrary_claim_has_an_entry_on_its_page():
     named = {name for line in headings for name in line.removeprefix('## ').split(', ')}
     verdicts = page.measured(claims.CLAIMS, MEASURED)
     assert named == {name for name, verdict in verdicts.items() if verdict == 'contrary'}
+
+
+def test_a_record_of_other_settings_is_named(small, tmp_path, monkeypatch, capsys):
+    call = lambda *more: called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'), *more)
+    assert call('X1')[0] == 0
+    there = ledger.read(ledger.MEASURED)
+    there['X1']['digest'] = '0' * 12
+    ledger.MEASURED.write_text(json.dumps(there))
+    text = call()[1]
+    assert f'(measured {there["X1"]["date"]} with other settings)' in text
+    assert 'sweeps of the whole ledger take about' in text
+
+
+def test_a_stop_ends_the_sweep_and_what_it_has_started(tmp_path):
+    started = tmp_path / 'started'
+    code = (
+        'import pathlib, subprocess, sys\n'
+        'own = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])\n'
+        'pathlib.Path(sys.argv[1]).write_text(str(own.pid))\n'
+        'own.wait()'
+    )
+
+    def stop():
+        while not (started.is_file() and started.read_text()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    try:
+        threading.Thread(target=stop).start()
+        with pytest.raises(KeyboardInterrupt):
+            ledger.run([sys.executable, '-c', code, str(started)], None)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    for _ in range(500):
+        if not _runs(int(started.read_text())):
+            return
+        time.sleep(0.01)
+    raise AssertionError('the program that the sweep started still runs')
+
+
+def _runs(process):
+    try:
+        state = pathlib.Path(f'/proc/{process}/stat').read_text().split(') ')[1][0]
+    except FileNotFoundError:
+        return False
+    return state != 'Z'

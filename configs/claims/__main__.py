@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -35,9 +36,11 @@ def left() -> list[Claim]:
     return sorted(waiting, key=lambda claim: ((claim.how or claim).minutes, claim.id))
 
 
-def run(waiting: Sequence[Claim], workdir: pathlib.Path, budget: float) -> None:
+def run(
+    waiting: Sequence[Claim], workdir: pathlib.Path, budget: float, keep: int | None = None
+) -> None:
     """Measures claims in their order while the budget, in minutes, has room for the next. Claims
-    that share a sweep pay for it once.
+    that share a sweep pay for it once. `keep` is the descriptor of the lock of the directory.
 
     Raises:
       SystemExit: there is no room for the first one.
@@ -56,7 +59,7 @@ def run(waiting: Sequence[Claim], workdir: pathlib.Path, budget: float) -> None:
             print(line)
             return
         print(f'{claim.id}: {claim.statement}', flush=True)
-        record = ledger.measure(claim, workdir)
+        record = ledger.measure(claim, workdir, keep)
         budget -= record['minutes']
         write_pages()
         effects = ledger.effects(record)
@@ -74,14 +77,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.ids and arguments.budget is not None:
         parser.error('give claims or a budget, not both')
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         asked = ledger.chosen(claims.CLAIMS, arguments.ids)
         if arguments.ids or arguments.budget is not None:
             workdir = arguments.workdir.resolve()
             with lock.hold(
                 workdir / 'claims.lock', 'claims are being measured', 'give another --workdir'
-            ):
-                run(asked or left(), workdir, math.inf if asked else arguments.budget)
+            ) as held:
+                run(asked or left(), workdir, math.inf if asked else arguments.budget, held)
         write_pages()
     except (ValueError, OSError, MissingResultError, lock.HeldError) as error:
         parser.error(str(error))

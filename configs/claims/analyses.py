@@ -34,8 +34,9 @@ def public(
     """A measurement by the sweep of analyses of a public model."""
     arguments = ('--groups', group)
     return Measurement(
-        test, 'public_model', arguments, measure, unit, margin, minutes, remark=remark
-    )
+        test, 'public_model', arguments, measure, unit, margin, minutes, remark=remark,
+        repeats='samples',
+    )  # fmt: skip
 
 
 def distortion(results: Results) -> dict[int, float]:

@@ -37,7 +37,9 @@ def edited(*values: float) -> float:
 def public(test: str, group: str, measure, unit: str, margin: float, minutes: float):
     """A measurement by the sweep of caches of a public model."""
     arguments = ('--groups', group)
-    return Measurement(test, 'public_caches', arguments, measure, unit, margin, minutes)
+    return Measurement(
+        test, 'public_caches', arguments, measure, unit, margin, minutes, repeats='samples'
+    )
 
 
 MEASUREMENTS = {

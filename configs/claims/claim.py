@@ -6,6 +6,7 @@ import json
 import pathlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 LEAST_SEEDS = 3
 VERDICTS = ('holds', 'partly', 'contrary', 'open')
@@ -83,6 +84,8 @@ class Measurement:
       margin: the least effect that counts, in that unit; above 0.
       minutes: time of the sweep on two cores.
       seeds: seeds of the runs.
+      repeats: what the effects of one claim differ in: 'seeds' of training, 'samples' of text that
+        one public model reads, 'rounds' of timing, or 'cases' that are computed without chance.
       remark: why the result is as it is, if that is known.
     """
 
@@ -93,7 +96,8 @@ class Measurement:
     unit: str
     margin: float
     minutes: float
-    seeds: Sequence[int] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    repeats: Literal['seeds', 'samples', 'rounds', 'cases'] = 'seeds'
     remark: str = ''
 
     def verdict(self, effects: Mapping[int, float]) -> str:

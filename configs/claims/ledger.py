@@ -3,11 +3,13 @@
 import ast
 import dataclasses
 import datetime
+import functools
 import importlib
 import inspect
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -24,7 +26,7 @@ from posenc_jax.core.registry import nearest
 from posenc_jax.run import entries, json_file, stored
 from posenc_jax.version import __version__
 
-run, monotonic = subprocess.run, time.monotonic  # tests replace them
+monotonic = time.monotonic  # tests replace it
 ROOT = around.ROOT
 MEASURED = around.WRITTEN / 'docs' / 'claims' / 'measured.json'
 # What an installed package begins with.
@@ -49,6 +51,7 @@ class Plan:
     digest: str
 
 
+@functools.cache
 def plan(how: Measurement) -> Plan:
     """The command and the digest of a measurement.
 
@@ -127,8 +130,24 @@ def effects(record: Mapping[str, Any]) -> dict[int, float]:
     return {int(seed): value for seed, value in record['effects'].items()}
 
 
-def measure(claim: Claim, workdir: pathlib.Path) -> dict[str, Any]:
+def run(command: Sequence[str], keep: int | None) -> int:
+    """Runs a program to its end and returns its status. If this process is asked to stop, the
+    program and all that it has started are asked too. `keep` is a file descriptor that it inherits.
+    """
+    passed = () if keep is None else (keep,)
+    with subprocess.Popen(command, cwd=ROOT, process_group=0, pass_fds=passed) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+            raise
+
+
+def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dict[str, Any]:
     """Runs the sweep of a claim, reads the effect, and writes it into the ledger.
+
+    `keep` is the descriptor of a lock that the sweep holds even if this process is killed.
 
     If the ledger has a record of the same test, and its runs were begun at another time than those
     in `workdir`, that record is kept under 'earlier' in the new one.
@@ -143,7 +162,7 @@ def measure(claim: Claim, workdir: pathlib.Path) -> dict[str, Any]:
     begun = _begun(directory)
     began = monotonic()
     command = [sys.executable, *made.command, '--workdir', str(directory)]
-    if status := run(command, cwd=ROOT).returncode:
+    if status := run(command, keep):
         raise SystemExit(status if status > 0 else 128 - status)
     minutes = (monotonic() - began) / 60
     found = dict(claim.how.measure(Results(directory)))
@@ -193,14 +212,17 @@ def verdicts(claim: Claim, record: Mapping[str, Any]) -> list[str]:
 
 
 def _commit() -> str:
-    """The commit of the code, with '+' if files differ from it; '' outside a repository."""
+    """The commit of the code, with '+' if files differ from it, apart from the documents, which
+    this command writes; '' outside a repository.
+    """
     if around.IS_INSTALLED:  # perhaps in an environment within another repository
         return ''
     ask = lambda *words: subprocess.run(
         ['git', *words], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
     commit = ask('rev-parse', '--short=12', 'HEAD')
-    return commit + '+' if commit and ask('status', '--porcelain', '-uno') else commit
+    changed = ask('status', '--porcelain', '-uno', '--', '.', ':!docs')
+    return commit + '+' if commit and changed else commit
 
 
 def _device() -> str:

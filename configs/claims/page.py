@@ -2,6 +2,7 @@
 
 import collections
 import pathlib
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,12 +19,13 @@ from posenc_jax.core import disk
 HEADER = """# Claims of the papers, and what was measured of them
 
 `python -m configs.claims` makes this page from `configs/claims/` and `docs/claims/measured.json`.
-A verdict follows from the measured effects, of which a row has the mean and the range over the
-seeds. A larger effect speaks more for the claim. Each claim names its margin, the least effect that
-counts.
+A verdict follows from the measured effects, of which a row has the mean and the range: over seeds
+of training, over samples of text that one public model reads, over rounds of timing, or over cases
+that are computed without chance. A larger effect speaks more for the claim. Each claim names its
+margin, the least effect that counts.
 
-- **holds**: the effect reaches the margin for every seed, of at least three.
-- **partly**: the mean over the seeds reaches it, but not every seed.
+- **holds**: the effect reaches the margin for every seed (sample, case), of at least three.
+- **partly**: the mean reaches it, but not every seed.
 - **contrary**: the mean is beyond the margin on the other side. [contrary.md](results/contrary.md)
   says what was tried, and what the cause is.
 - **open**: the mean is between the margins, or there are fewer than three seeds.
@@ -35,7 +37,7 @@ Those of B3, B11, B17, C11, C13, C17, N6, N8, N9, X1, X4, X5 and X7 were set aft
 spends 30 minutes on claims that are not measured yet, those that take least time first.
 """
 
-PICTURE = 'claims/effects.png'
+PICTURE = 'claims/{}.png'  # one for each family
 Claims = Mapping[str, Claim]
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -53,7 +55,7 @@ def spread(how: Measurement, effects: Mapping[int, float]) -> tuple[str, str]:
     """The mean of the effects with the unit, and their range."""
     values = list(effects.values())
     mean, low, high = (f'{x:.3g}' for x in (statistics.fmean(values), min(values), max(values)))
-    return f'{mean} {how.unit}', f'{low} to {high}'
+    return f'{mean} {how.unit}', f'{low} to {high} over {len(values)} {how.repeats}'
 
 
 def effect_text(how: Measurement, effects: Mapping[int, float]) -> str:
@@ -62,7 +64,7 @@ def effect_text(how: Measurement, effects: Mapping[int, float]) -> str:
     Example:
       >>> how = Measurement('', '', (), dict, unit='nats', margin=0.1, minutes=1)
       >>> effect_text(how, {0: 0.25, 1: 0.5, 2: 0.75})
-      '0.5 nats (0.25 to 0.75; at least 0.1 counts)'
+      '0.5 nats (0.25 to 0.75 over 3 seeds; at least 0.1 counts)'
     """
     mean, span = spread(how, effects)
     return f'{mean} ({span}; at least {how.margin:g} counts)'
@@ -89,14 +91,14 @@ def counts(claims: Claims, records: Records) -> list[list[str]]:
 def markdown(claims: Claims, records: Records) -> str:
     """The whole page."""
     verdicts = measured(claims, records)
-    parts = [HEADER, table(COLUMNS, counts(claims, records)), *_repeated(claims, records, verdicts)]
-    if verdicts:
-        parts.append(f'\n![Effects of the measured claims]({PICTURE})')
+    parts = [HEADER, table(COLUMNS, counts(claims, records)), f'\n{_cost(claims)}']
+    parts += _repeated(claims, records, verdicts)
     for family in dict.fromkeys(claim.family for claim in claims.values()):
         own = [claim for claim in claims.values() if claim.family == family]
         parts.append(f'\n## {family}')
         if done := [claim for claim in own if claim.id in verdicts]:
             parts += ['', measured_table(done, records, verdicts)]
+            parts.append(f'\n![Effects of the measured claims]({PICTURE.format(_slug(family))})')
         if waiting := [claim for claim in own if claim.id not in verdicts]:
             rows = [
                 [c.id, f'`{c.key}`', _cited(c), (c.how or c).test, f'{(c.how or c).minutes:g}']
@@ -107,6 +109,19 @@ def markdown(claims: Claims, records: Records) -> str:
     rows = [[f'`{key}`', why] for key, why in sorted(WITHOUT.items())]
     parts += ['\n## Methods without a claim\n', table(('method', 'why'), rows)]
     return '\n'.join(parts) + '\n'
+
+
+def _slug(family: str) -> str:
+    return re.sub(r'[^a-z]+', '_', family.lower()).strip('_')
+
+
+def _cost(claims: Claims) -> str:
+    """The time of all sweeps of the ledger; one that several claims read counts once."""
+    costs = {ledger.plan(how).name: how.minutes for claim in claims.values() if (how := claim.how)}
+    return (
+        f'The {len(costs)} sweeps of the whole ledger take about {sum(costs.values()) / 60:.0f} '
+        'hours on two cores.'
+    )
 
 
 def _repeated(claims: Claims, records: Records, measured: Iterable[str]) -> list[str]:
@@ -155,13 +170,12 @@ def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return markdown_table(names, [[cell.replace('|', '\\|') for cell in row] for row in rows])
 
 
-def draw(path: pathlib.Path, claims: Claims, records: Records) -> None:
-    """Draws the effects as multiples of their margins, by verdict and size: a dot for the mean and
-    a line over the seeds.
+def draw(path: pathlib.Path, claims: Claims, records: Records, verdicts: Mapping[str, str]) -> None:
+    """Draws the effects of the claims in `verdicts` as multiples of their margins, by verdict and
+    size: a dot for the mean and a line over the seeds.
     """
     from matplotlib.figure import Figure
 
-    verdicts = measured(claims, records)
     spread = {
         name: sorted(effect / how.margin for effect in ledger.effects(records[name]).values())
         for name in verdicts
@@ -181,18 +195,22 @@ def draw(path: pathlib.Path, claims: Claims, records: Records) -> None:
     for margin in (-1, 1):
         axes.axvline(margin, color='black', linewidth=0.8, linestyle='--')
     axes.set_yticks(range(len(order)), [f'{name}  {claims[name].key}' for name in order])
-    axes.set_xlabel('effect / margin (dashed: the margins; line: the range over the seeds)')
-    axes.legend(loc='lower right')
+    axes.set_ylim(-0.7, len(order) - 0.3)
+    axes.set_xlabel('effect / margin (dashed: the margins; line: the range)')
+    figure.legend(loc='outside upper center', ncols=len(VERDICTS))
     disk.save_figure(figure, path, dpi=110)
 
 
 def write(path: pathlib.Path, claims: Claims, records: Records) -> None:
-    """Writes the page, and `claims/effects.png` beside it."""
+    """Writes the page, and a picture for each family in `claims/` beside it."""
     disk.write(path, markdown(claims, records))
-    if measured(claims, records):
-        picture = path.parent / PICTURE
+    by_family = collections.defaultdict(dict)
+    for name, verdict in measured(claims, records).items():
+        by_family[claims[name].family][name] = verdict
+    for family, verdicts in by_family.items():
+        picture = path.parent / PICTURE.format(_slug(family))
         picture.parent.mkdir(parents=True, exist_ok=True)
-        draw(picture, claims, records)
+        draw(picture, claims, records, verdicts)
 
 
 def show(claims: Claims, records: Records, waiting: Sequence[Claim]) -> None:
@@ -207,6 +225,9 @@ def show(claims: Claims, records: Records, waiting: Sequence[Claim]) -> None:
         f'{len(waiting)} claims have a sweep and are not measured with its present settings; '
         f'their {len(costs)} sweeps take about {sum(costs.values()):g} minutes on two cores'
     )
+    console.print(_cost(claims))
     for claim in waiting:
         if claim.how:
-            console.print(f'  {claim.id:5} {claim.how.minutes:5g} min  {claim.how.test}')
+            there = records.get(claim.id)
+            other = f' (measured {there["date"]} with other settings)' if there else ''
+            console.print(f'  {claim.id:5} {claim.how.minutes:5g} min  {claim.how.test}{other}')

@@ -23,6 +23,7 @@ MEASUREMENTS = {
         'as a share',
         margin=0.1,
         minutes=2,
+        repeats='samples',
     ),
     'R22': Measurement(
         'SmolLM2-135M, JSON objects of 512 tokens, three samples of 36 questions for values at the '
@@ -37,6 +38,7 @@ MEASUREMENTS = {
         'of values',
         margin=0.02,
         minutes=9,
+        repeats='samples',
     ),
     'R31': Measurement(
         'SmolLM2-135M, three samples of texts, 512 tokens behind 512 others: how many nats a token '
@@ -48,5 +50,6 @@ MEASUREMENTS = {
         'nats a token',
         margin=0.05,
         minutes=5,
+        repeats='samples',
     ),
 }

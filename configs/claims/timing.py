@@ -18,7 +18,9 @@ def measurement(
 ) -> Measurement:
     """A measurement by a group of the sweep of times."""
     arguments = ('--groups', group)
-    return Measurement(test, 'timings', arguments, measure, unit, margin, minutes, remark=remark)
+    return Measurement(
+        test, 'timings', arguments, measure, unit, margin, minutes, remark=remark, repeats='rounds'
+    )
 
 
 MEASUREMENTS = {

@@ -45,8 +45,11 @@ if hasattr(os, 'register_at_fork'):
 
 
 @contextlib.contextmanager
-def hold(path: pathlib.Path, doing: str, instead: str) -> Iterator[None]:
+def hold(path: pathlib.Path, doing: str, instead: str) -> Iterator[int | None]:
     """Holds the exclusive lock of a file until the context ends. Missing folders are made.
+
+    Yields the file descriptor that has the lock, or None in a bucket. A program to which it is
+    passed on (`pass_fds` of `subprocess`) keeps the lock if this process is killed.
 
     Args:
       path: the lock file.
@@ -66,7 +69,7 @@ def hold(path: pathlib.Path, doing: str, instead: str) -> Iterator[None]:
     """
     if not paths.is_local(path):
         with _named(path):
-            yield
+            yield None
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -76,7 +79,7 @@ def hold(path: pathlib.Path, doing: str, instead: str) -> Iterator[None]:
             raise HeldError(f'{doing} by {_holder(descriptor)}; wait for it, or {instead}')
         _write(descriptor, _this_process())
         try:
-            yield
+            yield descriptor
         finally:
             if descriptor in _held:  # not in a forked child
                 _write(descriptor, '')

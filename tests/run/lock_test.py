@@ -175,3 +175,18 @@ def test_an_evaluation_loses_no_checkpoint_while_the_only_one_is_replaced(cache,
     assert found == sorted(found) and len(set(found)) > 3
     assert 'damaged' not in out and not list((tmp_path / NAME / 'checkpoints').glob('*.damaged'))
     assert finished_steps(tmp_path / NAME) == [max(losses(tmp_path))]
+
+
+def test_a_program_that_inherits_a_lock_keeps_it(tmp_path):
+    path = tmp_path / 'run.lock'
+    with lock.hold(path, 'the run is trained', 'choose another') as held:
+        program = [sys.executable, '-c', 'import time; time.sleep(600)']
+        child = subprocess.Popen(program, pass_fds=(held,))
+    try:
+        with pytest.raises(lock.HeldError), lock.hold(path, 'the run is trained', ''):
+            pass
+    finally:
+        child.kill()
+        child.wait()
+    with lock.hold(path, 'the run is trained', ''):
+        pass
