@@ -109,7 +109,7 @@ NEEDS: Mapping[str, Need] = {
         '`tra` or `path`, which follow switches in texts four times as long, sparser or denser '
         'than in training. `alibi` keeps the most of the others, and `cope` does not carry on.',
         {'B14': 'holds', 'C4a': 'holds', 'C1': 'contrary'},
-        ('C2', 'C4b'),
+        ('C2a', 'C2b', 'C4b', 'C4c'),
         'Counters and products are not measured yet.',
     ),
     'Decoding takes little memory or time': Need(

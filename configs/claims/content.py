@@ -17,6 +17,7 @@ from configs.claims.claim import (
 FLIP_FLOP = ('--only', 'tra', 'path', 'cope', 'nope', 'rope', 'alibi')
 TRANSLATION = ('translation', '--only', 'sinusoidal', 'dpe', 'xlpe')
 SPLITS = ('comparison', 'sparse', 'dense')
+COUNTING = ('cope', 'rope', 'alibi', 'nope')
 
 
 def flip_flop(name: str, length: int):
@@ -83,12 +84,27 @@ MEASUREMENTS = {
         margin=0.05,
         minutes=20,
     ),
-    'C2': Measurement(
+    'C2a': Measurement(
         'The value of a counter in programs of 64 steps after training with 8 to 32: CoPE minus '
         'the best of RoPE, ALiBi and NoPE.',
         'synthetic',
         ('counting',),
-        lead(*(number(name, length=64) for name in ('cope', 'rope', 'alibi', 'nope'))),
+        lead(*(number(name, length=64) for name in COUNTING)),
+        'of exact match',
+        margin=0.05,
+        minutes=15,
+    ),
+    'C2b': Measurement(
+        'The symbols of a text without its blanks, 16 as in training, with twice and with half as '
+        'many blanks: CoPE minus the best of RoPE, ALiBi and NoPE, the mean of both.',
+        'synthetic',
+        ('selective_copy',),
+        lead(
+            *(
+                mean(*(number(name, length=16, folder=folder) for folder in SPLITS[1:]))
+                for name in COUNTING
+            )
+        ),
         'of exact match',
         margin=0.05,
         minutes=15,
@@ -102,6 +118,16 @@ MEASUREMENTS = {
         'of products',
         margin=0.05,
         minutes=15,
+    ),
+    'C4c': Measurement(
+        'The parity of 64 bits after training with 1 to 16: PaTH minus RoPE, in parities that are '
+        'right.',
+        'synthetic',
+        ('parity',),
+        above('path', 'rope', 'token_accuracy', length=64),
+        'of parities',
+        margin=0.05,
+        minutes=12,
     ),
     'C6a': Measurement(
         'Sums of 12 digits after training with 1 to 8: TAPE minus RoPE, in digits that are right.',

@@ -6,7 +6,7 @@ Command:   python -m configs.sweeps.synthetic GROUP [--seeds 0 1 2] [--workdir D
   selective_copy  the symbols of a text without its blanks, with fewer and more blanks than trained
   parity          the parity of all bits so far, with `path` and others, to four times the length
   a5              products of even permutations of five points, in the same way
-Number:    not measured yet
+Number:    docs/claims.md, claims C2a, C2b, C4b and C4c
 Results:   WORKDIR/comparison and, for selective_copy, WORKDIR/dense and WORKDIR/sparse. Runs whose
            last step is saved are not trained again, so the sweep may be interrupted and started
            again.
