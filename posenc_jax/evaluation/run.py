@@ -9,6 +9,7 @@ from typing import Any
 import flax
 import jax
 from flax import nnx
+from jax.sharding import Mesh
 
 from posenc_jax.core import paths
 from posenc_jax.evaluation import field_points, language
@@ -20,6 +21,7 @@ from posenc_jax.evaluation.series import RunResult
 from posenc_jax.evaluation.tasks import evaluate_task
 from posenc_jax.model.field import Field
 from posenc_jax.model.kinds import Model
+from posenc_jax.model.sharding import make_mesh, parts_of_rows, split_cpu
 from posenc_jax.run import settings, stored
 from posenc_jax.run.fields import encoding_label, fields_of
 from posenc_jax.run.job import SEED, Job, directory_of, prepare
@@ -63,6 +65,7 @@ def evaluate(
     for run in map(str, runs):  # a run that is named by two paths would pass for two seeds
         asked.setdefault((paths.resolved(directory_of(run)), run.partition('|')[2].strip()), run)
     jobs = [prepare(run, overrides or {}) for run in asked.values()]
+    _split_cpu(jobs, overrides or {})
     versions = {'posenc_jax': __version__, 'jax': jax.__version__, 'flax': flax.__version__}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     results = Results(tuple(also), date, versions)
@@ -134,6 +137,28 @@ def _key(asked: Any) -> jax.Array | None:
     return jax.random.key(SEED) if asked.positions == 'sampled' else None
 
 
+def _split_cpu(jobs: Sequence[Job], overrides: Mapping[str, Any]) -> None:
+    if jobs and 'mesh.cpu_devices' in overrides:
+        split_cpu(jobs[0].config.eval.batch, jobs[0].config.mesh.cpu_devices)
+
+
+def mesh_of(job: Job) -> Mesh:
+    """The mesh of an evaluation: that of the config, if it has as many devices as there are.
+    Otherwise, unless the evaluation asks for a mesh, all devices share the rows. The results are
+    the same on every mesh.
+
+    Raises:
+      ValueError: the evaluation asks for a mesh that the devices do not give.
+    """
+    sizes = {name: size for name, size in job.config.mesh.items() if name != 'cpu_devices'}
+    try:
+        return make_mesh(**sizes)
+    except ValueError:
+        if job.asks_for_mesh:
+            raise
+        return make_mesh()
+
+
 def measure(job: Job, model: Model) -> list[Measurement]:
     """Measures a transformer by the settings of a job.
 
@@ -142,8 +167,9 @@ def measure(job: Job, model: Model) -> list[Measurement]:
       model: `job.extended(model)`, or another model to evaluate in the same way.
     """
     asked, lengths = job.config.eval, settings.lengths_of(job.config)
-    key = _key(asked)
-    score = scorer(model)
+    key, mesh = _key(asked), mesh_of(job)
+    score, parts = scorer(model, mesh), parts_of_rows(mesh)
+    rows = lambda width: -(-job.rows(width) // parts) * parts
     if job.task.is_language:
         return language.evaluate_language(
             score,
@@ -151,7 +177,7 @@ def measure(job: Job, model: Model) -> list[Measurement]:
             lengths,
             tuple(asked.protocols),
             tokens=asked.tokens,
-            rows=job.rows,
+            rows=rows,
             stride=asked.stride,
             buckets=asked.buckets,
             bytes_of=job.task.bytes_of,
@@ -164,7 +190,7 @@ def measure(job: Job, model: Model) -> list[Measurement]:
         job.task,
         lengths,
         samples=asked.samples,
-        rows=job.rows,
+        rows=rows,
         split=asked.split,
         key=key,
         depths=tuple(asked.depths),

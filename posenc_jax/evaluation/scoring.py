@@ -3,13 +3,17 @@ target is the first choice.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.core.tokens import Tokens
+from posenc_jax.model.sharding import ROLES, param_shardings, parts_of_rows
 from posenc_jax.model.stack import Inputs
 from posenc_jax.run.reading import SourceInput, encoded_source
 
@@ -21,21 +25,63 @@ Scores = tuple[Float[Array, 'B M'], Bool[Array, 'B M']]
 Scorer = Callable[..., Scores]
 
 
-def scorer(model: nnx.Module) -> Scorer:
+def scorer(model: nnx.Module, mesh: Mesh | None = None) -> Scorer:
     """`token_scores` of a model, compiled once for each shape of its arguments.
 
     The result is called as `score(tokens, targets, tok, key=None, at=None, source=None)`.
+
+    Args:
+      model: as for `token_scores`.
+      mesh: see `model.sharding.make_mesh`. Its devices share the rows, the heads and the tokens of
+        each row, and every process has the whole result. None uses the device of the parameters.
     """
     graphdef, state = nnx.split(model)
 
-    @jax.jit
-    def compiled(state, tokens, targets, tok, key, at, source):
+    def score(state, tokens, targets, tok, key, at, source):
         model = nnx.merge(graphdef, state)
         return token_scores(model, tokens, targets, tok, key=key, at=at, source=source)
 
-    return lambda tokens, targets, tok, key=None, at=None, source=None: compiled(
-        state, tokens, targets, tok, key, at, source
-    )
+    if mesh is None or mesh.size == 1:
+        compiled = jax.jit(score)
+        return lambda tokens, targets, tok, key=None, at=None, source=None: compiled(
+            state, tokens, targets, tok, key, at, source
+        )
+    placed = jax.device_put(state, param_shardings(state, mesh))
+    shared = jax.jit(score, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def on_mesh(tokens, targets, tok, key=None, at=None, source=None):
+        batch = len(targets)
+        arguments = _dealt(mesh, batch, (tokens, targets, tok, key, at, source))
+        with jax.set_mesh(mesh):
+            nll, correct = shared(placed, *arguments)
+        return nll[:batch], correct[:batch]
+
+    return on_mesh
+
+
+def _dealt(mesh: Mesh, batch: int, arguments: Any) -> Any:
+    """The arguments of a scorer with their rows cut over a mesh, behind repeated rows up to a
+    number that the mesh divides.
+    """
+    tokens = jax.tree.leaves(arguments[0])[0]
+    if tokens.shape[1] % (parts := mesh.shape['sequence']):
+        raise ValueError(
+            f'{tokens.shape[1]} tokens cannot be cut into mesh.sequence={parts} parts; choose '
+            'lengths that it divides'
+        )
+    rows = -(-batch // parts_of_rows(mesh)) * parts_of_rows(mesh)
+
+    def put(a):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            return a
+        cut = a.ndim > 0 and len(a) == batch and batch > 1
+        a = np.asarray(a)
+        a = np.resize(a, (rows, *a.shape[1:])) if cut else a
+        return jax.device_put(
+            a, NamedSharding(mesh, PartitionSpec(ROLES['batch'] if cut else None))
+        )
+
+    return jax.tree.map(put, arguments)
 
 
 def token_scores(

@@ -148,6 +148,11 @@ def _parts(mesh, entry) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
+def parts_of_rows(mesh: Mesh | None) -> int:
+    """Into how many parts a mesh cuts the rows of a batch; 1 without a mesh."""
+    return 1 if mesh is None else _parts(mesh, ROLES['batch'])
+
+
 def _check(mesh, what: str, shape: tuple[int, ...], spec: PartitionSpec):
     for size, entry in zip(shape, spec):
         if size % _parts(mesh, entry):

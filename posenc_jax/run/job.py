@@ -58,9 +58,16 @@ def directory_of(run: str) -> pathlib.Path:
 
 @dataclasses.dataclass(frozen=True)
 class Job(Plan):
-    """The plan of a run to evaluate; `load` reads its weights and returns model and step."""
+    """The plan of a run to evaluate.
+
+    Attributes:
+      load: reads its weights and returns model and step.
+      asks_for_mesh: whether the mesh of the config was chosen for the evaluation; otherwise it is
+        that of the training.
+    """
 
     load: Callable[[], tuple[Model, int]]
+    asks_for_mesh: bool = False
 
     def extended(self, model: Model) -> Model:
         """`model` with the context extension `config.extend`, if any. Ms-PoE orders its heads on
@@ -141,6 +148,7 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
             make_task(config),
             saved.model_config,
             lambda: restore.restore_model(directory)[1:],
+            _asks_for_mesh(overrides),
         )
     )
 
@@ -156,9 +164,12 @@ def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job
     config.init.source = config.data.tokenizer = str(path)
     config.model.update({name: getattr(cfg, name) for name in config.model})
     config = apply_overrides(config.lock(), overrides)
-    return _checked(
-        Job(path, config, make_task(config), cfg, lambda: (load_pretrained(path).model, 0))
-    )
+    load = lambda: (load_pretrained(path).model, 0)
+    return _checked(Job(path, config, make_task(config), cfg, load, _asks_for_mesh(overrides)))
+
+
+def _asks_for_mesh(overrides: Mapping[str, Any]) -> bool:
+    return any(name.startswith('mesh.') for name in overrides)
 
 
 def _checked(job: Job) -> Job:

@@ -9,7 +9,7 @@ from posenc_jax.core.registry import LARGEST, SpecError, nearest, quoted
 
 # The fields that an evaluation can change. The others describe the trained weights, which such a
 # change would leave as they are.
-CHANGEABLE = ('data', 'eval', 'extend', 'task')
+CHANGEABLE = ('data', 'eval', 'extend', 'mesh', 'task')
 _NUMBERS = {int, float}
 
 

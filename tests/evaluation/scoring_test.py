@@ -13,6 +13,7 @@ from posenc_jax.evaluation.measurement import exact_match, perplexity
 from posenc_jax.evaluation.scoring import scorer, token_scores
 from posenc_jax.evaluation.tasks import evaluate_task, score_rows
 from posenc_jax.model.config import TransformerConfig
+from posenc_jax.model.sharding import make_mesh
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.tasks.copy import Copy
 from posenc_jax.tasks.language import BOS
@@ -367,3 +368,27 @@ def test_wrong_requests():
         language.evaluate_language(score, STREAM, (8, 128), tokens=8, rows=lambda n: 1, stride=1)
     with pytest.raises(ValueError, match="evaluated on 'validation' or 'test'"):
         evaluate_task(score, Copy(), (3,), samples=4, rows=lambda n: 1, split='train')
+
+
+@pytest.mark.parametrize(
+    'sizes', [dict(data=2, tensor=2, sequence=2), dict(data=1, fsdp=8), dict(data=8)], ids=str
+)
+def test_a_mesh_gives_the_scores_of_one_device(sizes):
+    cfg = TransformerConfig(
+        vocab_size=11, train_len=8, layers=1, width=16, heads=2, encoding='rope() | alibi()'
+    )
+    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    tokens = np.random.default_rng(0).integers(0, 11, (3, 13))
+    arguments = tokens[:, :-1], tokens[:, 1:], Tokens.of(length=12), None, np.array([[0, 11]] * 3)
+    one, many = scorer(model)(*arguments), scorer(model, make_mesh(**sizes))(*arguments)
+    assert many[0].shape == (3, 2) and (np.asarray(one[1]) == many[1]).all()
+    np.testing.assert_allclose(many[0], one[0], atol=1e-5)
+
+
+def test_a_row_that_a_mesh_cannot_cut_is_refused_with_numbers():
+    cfg = TransformerConfig(
+        vocab_size=11, train_len=8, layers=1, width=16, heads=2, encoding='nope()'
+    )
+    score = scorer(Transformer(cfg, rngs=nnx.Rngs(0)), make_mesh(sequence=2))
+    with pytest.raises(ValueError, match='7 tokens cannot be cut into mesh.sequence=2 parts'):
+        score(np.zeros((8, 7), int), np.zeros((8, 7), int), None)

@@ -45,7 +45,7 @@ def test_strings_take_the_type_of_the_field():
         (
             'model.width',
             '32',
-            'belongs to the checkpoint; an evaluation can change data, eval, extend, task',
+            'belongs to the checkpoint; an evaluation can change data, eval, extend, mesh, task',
         ),
         ('eval', '64', 'eval is a group of fields'),
     ],
