@@ -338,7 +338,7 @@ def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
         overrides = read_overrides(rest)
         prompts = [*given.pop('prompt'), *([file.read_text().removesuffix('\n')] if file else [])]
     except (ValueError, OSError) as error:
-        parser.error(f'{error}')
+        parser.error(f'{error}{parser.near(rest[0]) if rest else ""}')
     if not prompts:
         parser.error('expected --prompt=TEXT or --prompt_file=FILE')
     return {

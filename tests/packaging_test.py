@@ -15,14 +15,14 @@ import tomllib
 import pytest
 
 from posenc_jax.commands import console
-from posenc_jax.core import extras
+from posenc_jax.core import extras, paths
 from posenc_jax.core.command import program
 from posenc_jax.version import __version__
 
 ROOT = pathlib.Path(__file__).parents[1]
 LISTS = {path.stem: path for path in sorted((ROOT / 'requirements').glob('*.txt'))}
 SETTINGS = tomllib.loads((ROOT / 'pyproject.toml').read_text())
-EXTRAS = {'train', 'pretrained', 'tfds', 'images', 'dev', 'docs'}
+EXTRAS = {'train', 'pretrained', 'tfds', 'images', 'gcs', 's3', 'dev', 'docs'}
 
 
 def lines(path: pathlib.Path) -> list[str]:
@@ -80,6 +80,11 @@ def test_the_table_of_extras_is_that_of_the_lists():
     assert {extra: names(table) for extra, table in extras.EXTRAS.items()} == {
         extra: found - brought for extra, found in listed.items()
     }
+
+
+def test_the_packages_of_a_bucket_are_those_of_its_extra():
+    for extra, packages in paths.PACKAGES.values():
+        assert names(lines(LISTS[extra])) == packages.keys()
 
 
 def explained(node: ast.AST) -> bool:

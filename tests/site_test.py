@@ -81,7 +81,7 @@ def test_the_reference_and_the_navigation_are_complete():
     assert '::: posenc_jax.Attention\n' in pages['reference/posenc_jax.md']
     assert '::: posenc_jax.logits\n' in pages['reference/posenc_jax.logits.md']
     navigation = (ROOT / 'mkdocs.yml').read_text(encoding='utf-8')
-    assert all(f': {path}\n' in navigation for path in pages)
+    assert all(navigation.count(f': {path}\n') == 1 for path in pages)
     written = [path.relative_to(ROOT / 'docs') for path in ROOT.glob('docs/**/*.md')]
     assert not [path for path in written if f': {path}\n' not in navigation]
 

@@ -238,7 +238,9 @@ def chosen(claims: Mapping[str, Claim], ids: Sequence[str]) -> list[Claim]:
     """
     for name in ids:
         if name not in claims:
-            raise ValueError(f'there is no claim {name!r}; {nearest(name, claims)}')
+            raise ValueError(
+                f'there is no claim {name!r}; {nearest(name, claims, "docs/claims.md")}'
+            )
         if claims[name].how is None:
             raise ValueError(
                 f'nothing measures claim {name} yet; the test would be: {claims[name].test}'

@@ -39,7 +39,8 @@ _PIPELINE = ('place', 'embed', 'qkv', 'project', 'match', 'score', 'mask', 'coll
 
 
 def catalog(what: str | None = None) -> Catalog:
-    """The Cards of all registered methods, of one kind, or of one key.
+    """The Cards of all registered methods, of one kind, or of one key. What prints also has the
+    methods that were registered without a Card.
 
     They print within 100 columns: all keys, a line for each method of the kind, or the whole entry.
     In a notebook they are tables. Within a kind they are ordered by their first door.
@@ -71,13 +72,10 @@ def catalog(what: str | None = None) -> Catalog:
 
 def _of_kind(kind: Kind) -> list[Entry]:
     def place(entry):
-        first = re.split(r'\W+', entry.card.door)[0]
+        first = re.split(r'\W+', entry.card.door)[0] if entry.card else ''
         return _PIPELINE.index(first) if first in _PIPELINE else len(_PIPELINE)
 
-    return sorted(
-        (entry for entry in entries(kind) if entry.card is not None),
-        key=lambda entry: (place(entry), entry.key),
-    )
+    return sorted(entries(kind), key=lambda entry: (place(entry), entry.key))
 
 
 def picture_name(kind: Kind, key: str) -> str:

@@ -69,7 +69,10 @@ def _keys(groups) -> str:
 def _lines(group: Sequence[Entry]) -> str:
     """A table of one kind: key, doors, reference and title."""
     rows = [('key', 'doors', 'reference', 'title')]
-    for card in (entry.card for entry in group if entry.card is not None):
+    for entry in group:
+        if (card := entry.card) is None:
+            rows.append((entry.key, '', 'without a Card', _path(entry.build)))
+            continue
         source = f'arXiv:{card.arxiv}' if card.arxiv else card.authors.split(',')[0]
         rows.append((card.key, _cut(card.door, 18), _cut(source, 16), card.title))
     widths = [max(len(cells[i]) for cells in rows) for i in range(3)]
@@ -88,23 +91,23 @@ def _cut(text: str, longest: int = WIDTH) -> str:
 def _page(entry: Entry) -> str:
     """One entry: what it is, its reference, how it is written, its promises and an example."""
     card, build = entry.card, entry.build
-    assert card is not None
     named = (
         ('in a spec', call_with_defaults(entry)) if entry.in_specs else ('in Python', _path(build))
     )
     supplied = [n for n, p in entry.parameters.items() if p.default is CONTEXT and n != 'rngs']
+    of_card = lambda text: '' if card is None else text(card)
     lines = [
         ('what', ' '.join(summary(entry).split())),
-        ('equation', card.equation),
-        ('doors', card.door),
+        ('equation', of_card(lambda card: card.equation)),
+        ('doors', of_card(lambda card: card.door)),
         named,
         ('from the model', ', '.join(supplied)),
-        ('example', card.example),
-        ('promises', promise_text(card)),
-        ('reference', f'{card.title}, {reference_text(card)}'),
+        ('example', of_card(lambda card: card.example)),
+        ('promises', of_card(promise_text)),
+        ('reference', of_card(lambda card: f'{card.title}, {reference_text(card)}')),
         ('more', f'help({_path(build)})'),
     ]
-    heading = f'{card.key}: {card.name} ({entry.kind})'
+    heading = f'{entry.key}: {card.name if card else "without a Card"} ({entry.kind})'
     return '\n'.join([heading, *(_filled(name, text) for name, text in lines if text)])
 
 
@@ -130,6 +133,7 @@ def _html_table(group: Sequence[Entry]) -> str:
     lines = [''.join(cell(name, 'th') for name in COLUMNS)]
     for entry in group:
         if (card := entry.card) is None:
+            lines.append(''.join(cell(text, 'td') for text in (entry.key, 'without a Card')))
             continue
         cells = [html.escape(text) for text in row(card)]
         for i in (COLUMNS.index(name) for name in ('key', 'equation', 'example')):
@@ -138,5 +142,5 @@ def _html_table(group: Sequence[Entry]) -> str:
             cells[-1] = f'<a href="https://arxiv.org/abs/{card.arxiv}">{cells[-1]}</a>'
         lines.append(''.join(cell(text, 'td') for text in cells))
     rows = '\n'.join(f'<tr>{line}</tr>' for line in lines)
-    caption = html.escape(f'{HEADINGS[group[0].kind]} ({len(group)})')
-    return f'<table><caption>{caption}</caption>\n{rows}\n</table>'
+    heading = html.escape(f'{HEADINGS[group[0].kind]} ({len(group)})')
+    return f'<details><summary>{heading}</summary>\n<table>\n{rows}\n</table></details>'

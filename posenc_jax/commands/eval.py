@@ -47,7 +47,7 @@ def arguments(
     try:
         overrides = read_overrides(rest)
     except ValueError as error:
-        parser.error(f'{error}; expected --run=DIR, --out=DIR or --config.NAME=VALUE')
+        parser.error(f'{error}{parser.near(rest[0])}')
     runs = [run.strip() for text in known.run for run in _split(text) if run.strip()]
     if not runs:
         parser.error('--run is empty; expected a run directory or a public checkpoint')

@@ -19,7 +19,7 @@ from absl import app, flags, logging
 
 from posenc_jax.core.command import WRONG_INPUT, program
 from posenc_jax.run import config_file
-from posenc_jax.run.listing import field_help
+from posenc_jax.run.listing import described, field_help
 
 CONFIG = flags.DEFINE_string(
     'config',
@@ -63,10 +63,20 @@ def parse(argv: list[str]) -> list[str]:
         config.imports = (*config.imports, *IMPORT.value)
         flags.FLAGS['config'].value = config
     except flags.UnrecognizedFlagError as error:
-        stop(f'{error}; --config.NAME=VALUE changes a field of the config', WRONG_INPUT)
+        stop(_unknown(error.flagname), WRONG_INPUT)
     except (flags.Error, ValueError, OSError) as error:
         stop(error, WRONG_INPUT)
     return rest
+
+
+def _unknown(flag: str) -> str:
+    """The message about a flag that does not exist, perhaps the last word of a field's name."""
+    fields = [name for name, value, _ in described() if value and name.split('.')[-1] == flag]
+    if not fields:
+        return f'unknown argument --{flag}; --config.NAME=VALUE changes a field of the config'
+    return (
+        f'unknown argument --{flag}; did you mean {" or ".join(f"--config.{f}" for f in fields)}?'
+    )
 
 
 def run(argv: list[str]) -> None:

@@ -1,9 +1,11 @@
 """Command lines that report a wrong argument in one line, with exit status 2."""
 
 import argparse
+import difflib
 import functools
 import math
 import pathlib
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -53,6 +55,16 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(
                 action, f'invalid choice {quoted(value)}; {nearest(str(value), choices)}'
             )
+
+    def near(self, argument: str) -> str:
+        """A proposal for an argument that is no option, if one has a similar name: '; did you mean
+        --tokens?'.
+        """
+        options = {name.lstrip('-'): name for a in self._actions for name in a.option_strings}
+        words = re.split(r'\W+', argument.lstrip('-'))[0].split('_')
+        asked = [argument.lstrip('-').partition('=')[0], *words]
+        close = [c for word in asked for c in difflib.get_close_matches(word, options, 1, 0.75)]
+        return f'; did you mean {options[close[0]]}?' if close else ''
 
     def error(self, message: str) -> NoReturn:
         self.exit(

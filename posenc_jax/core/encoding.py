@@ -103,6 +103,7 @@ class Encoding(nnx.Module):
 
     Class attributes:
       card: the catalogue entry, set by `register`; an unregistered encoding has none.
+      registered_key: its name in spec strings, set by `register`.
       spec_kind: lets a spec string give encodings as arguments of others.
       traits: keys of `TRAITS`.
       lookback: how many earlier rows of the layer input `qkv` and `project` read (a short
@@ -112,6 +113,7 @@ class Encoding(nnx.Module):
     """
 
     card: ClassVar[Card]
+    registered_key: ClassVar[str]
     spec_kind: ClassVar[str] = 'encoding'
     traits: ClassVar[frozenset[str]] = frozenset()
     lookback: ClassVar[int] = 0
@@ -125,8 +127,8 @@ class Encoding(nnx.Module):
         cls.__signature__ = constructor_signature(cls)
 
     def __repr__(self):
-        card = vars(type(self)).get('card')
-        return call(type(self).__name__ if card is None else card.key, self._spec_arguments)
+        key = vars(type(self)).get('registered_key', type(self).__name__)
+        return call(key, self._spec_arguments)
 
     __str__ = __repr__
 

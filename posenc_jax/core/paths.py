@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterator
 from typing import Any, cast
 
-# Scheme -> package -> module. `etils.epath` reaches buckets with the first, or with TensorFlow if
-# that is installed. Orbax asks about a bucket of Google with the second.
+# Scheme -> the extra that brings its packages, and package -> module. `etils.epath` reaches buckets
+# with the first, or with TensorFlow if that is installed. Orbax asks about a bucket of Google with
+# the second.
 PACKAGES = {
-    'gs': {'gcsfs': 'gcsfs', 'google-cloud-storage': 'google.cloud.storage'},
-    's3': {'s3fs': 's3fs'},
+    'gs': ('gcs', {'gcsfs': 'gcsfs', 'google-cloud-storage': 'google.cloud.storage'}),
+    's3': ('s3', {'s3fs': 's3fs'}),
 }
 
 
@@ -46,10 +47,11 @@ def path(given: str | os.PathLike) -> pathlib.Path:
     if scheme not in PACKAGES or slashes != '//' or not rest:
         expected = ' or '.join(f'{name}://BUCKET/PATH' for name in PACKAGES)
         raise ValueError(f'{given[:200]}: expected a local path, {expected}')
-    if missing := [name for name, module in PACKAGES[scheme].items() if not is_there(module)]:
+    extra, packages = PACKAGES[scheme]
+    if missing := [name for name, module in packages.items() if not is_there(module)]:
         raise ImportError(
-            f'{given[:200]}: {scheme}:// needs packages that are missing; pip install '
-            f'{" ".join(missing)}'
+            f'{given[:200]}: {scheme}:// needs {" and ".join(missing)}; '
+            f"pip install 'posenc_jax[{extra}]'"
         )
     from etils import epath
     from fsspec.config import conf

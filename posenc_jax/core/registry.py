@@ -16,7 +16,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 NAMED_ONLY = ('cache', 'conversion', 'analysis')
 Built = TypeVar('Built', bound=Callable[..., Any])  # the class or function that is registered
@@ -167,10 +167,19 @@ def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Bui
     that were made before keep the earlier definition.
 
     Raises:
-      ValueError: the key is taken within its kind by another definition.
+      ValueError: the key is taken within its kind by another definition; it is no Python name; no
+        such kind; or what is registered cannot be called.
     """
+    if not (isinstance(key, str) and key.isidentifier()):
+        raise SpecError(f'register: the key must be a Python name like my_rope, got {quoted(key)}')
+    if kind not in (kinds := get_args(Kind)):
+        raise SpecError(f'register: no kind is {quoted(kind)}; {nearest(str(kind), kinds)}')
 
     def add(build):
+        if not callable(build):
+            raise SpecError(
+                f'register: {kind} {key!r} must be a class or a function, got {quoted(build)}'
+            )
         there = _ENTRIES.get((kind, key))
         if there is not None and _place(there.build) != _place(build):
             raise ValueError(
@@ -179,6 +188,8 @@ def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Bui
             )
         if there is not None:
             print(f'{kind} {key!r} is registered again; the new {_place(build)} replaces the old')
+        if kind == 'encoding' and isinstance(build, type):
+            build.registered_key = key
         named = None if card is None else dataclasses.replace(card, key=key)
         if named is not None:
             build.card = named
@@ -212,8 +223,9 @@ def entries(kind: Kind | None = None) -> list[Entry]:
 
 # How a name of these kinds is written where an encoding is expected.
 _INSTEAD = {
-    'frequencies': 'write rope(freqs={call}), or extend(encoding, {quoted})',
-    'extension': 'write extend(encoding, {quoted})',
+    'frequencies': 'write rope(freqs={call}), or extend(encoding, {quoted}, train_len=...); '
+    'in a config, extend={quoted}',
+    'extension': 'write extend(encoding, {quoted}, train_len=...); in a config, extend={quoted}',
     'mixer': 'a mixer is a layer of a model, in its pattern',
     'coordinates': 'make_features(...) in posenc_jax.coordinates builds it',
     'graph': 'make_graph_features(...) in posenc_jax.graph builds it',
@@ -245,6 +257,8 @@ def lookup(key: str, kinds: tuple[Kind, ...], call: str = '') -> Entry:
             for kind in elsewhere[:1]
             if 'encoding' in kinds and kind in _INSTEAD
         )
+        if elsewhere == ['encoding'] and 'extension' in kinds:
+            instead = f'; it is chained: encoding | {call}'
         raise SpecError(
             f'{key!r} is registered as {" and ".join(elsewhere)}, not as {wanted}{instead}'
         )
@@ -254,10 +268,10 @@ def lookup(key: str, kinds: tuple[Kind, ...], call: str = '') -> Entry:
     raise SpecError(f'unknown {wanted} {quoted(key)}; {nearest(key, names)}')
 
 
-def nearest(name: str, choices) -> str:
+def nearest(name: str, choices, page: str = 'docs/catalog.md') -> str:
     """The ending of an error message: the nearest valid choices, or all of them when none is
     near. Capitals count for nothing, and neither do the characters between words: the choice that
-    differs in these alone is the only one named.
+    differs in these alone is the only one named. `page` lists all choices, where they are many.
 
     Example:
       >>> nearest('RoPE', ['rope', 'p_rope', 'alibi']), nearest('T5-RPE', ['rpe', 't5_rpe'])
@@ -276,7 +290,7 @@ def nearest(name: str, choices) -> str:
     shown = choices[:_MOST_SHOWN]
     more = len(choices) - len(shown)
     text = 'valid: ' + ', '.join(repr(c) for c in shown)
-    return text + (f' and {more} more (docs/catalog.md)' if more else '')
+    return text + (f' and {more} more ({page})' if more else '')
 
 
 def _same_letters(name: str, choices) -> list[str]:

@@ -1,6 +1,7 @@
 """A run or public checkpoint to evaluate: its config and task, checked before weights are read."""
 
 import dataclasses
+import difflib
 import hashlib
 import os
 import pathlib
@@ -21,7 +22,7 @@ from posenc_jax.model.pretrained.fields import is_folder
 from posenc_jax.model.pretrained.load import architecture_of
 from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.transformer import Transformer
-from posenc_jax.run import defaults, field_settings, restore, settings
+from posenc_jax.run import defaults, field_settings, restore, settings, stored
 from posenc_jax.run.overrides import apply_overrides
 from posenc_jax.run.plan import Plan, check_evaluation, make_task
 from posenc_jax.tasks.language import Language
@@ -136,7 +137,7 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
     if is_pretrained(directory):
         return _prepare_pretrained(directory, overrides)
     if not is_folder(directory):
-        raise FileNotFoundError(f'no such run directory: {directory}')
+        raise FileNotFoundError(f'no such run directory: {directory}{_neighbour(directory)}')
     saved = restore.read_run(directory)
     if field_settings.is_field(saved.config) and UNASKED.items() <= overrides.items():
         raise SpecError(f'{directory} is a field, which reads points; it has no text to read')
@@ -151,6 +152,15 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
             _asks_for_mesh(overrides),
         )
     )
+
+
+def _neighbour(directory: pathlib.Path) -> str:
+    """A proposal of a run beside a directory that does not exist, if its name is similar."""
+    if not (paths.is_local(directory) and directory.parent.is_dir()):
+        return ''
+    runs = [path.parent.name for path in directory.parent.glob(f'*/{stored.FILE}')]
+    close = difflib.get_close_matches(directory.name, runs, n=1)
+    return f'; did you mean {directory.with_name(close[0])}?' if close else ''
 
 
 def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job:

@@ -72,7 +72,7 @@ def arguments(argv: list[str] | None) -> dict[str, Any]:
     try:
         overrides = read_overrides(rest)
     except ValueError as error:
-        parser.error(f'{error}; expected one of the options above or --config.NAME=VALUE')
+        parser.error(f'{error}{parser.near(rest[0])}')
     given = vars(known)
     try:
         sizes = Sizes(**{field.name: given.pop(field.name) for field in dataclasses.fields(Sizes)})

@@ -38,3 +38,11 @@ def test_one_line(capsys, arguments, message):
         and len(shown) < 1000
     )
     assert parser.parse_args(['--count=-2147483647', '--share=1e-3']).share == 1e-3
+
+
+def test_a_similar_option_is_proposed():
+    parser = Parser('program')
+    parser.add_argument('--tokens', type=int)
+    assert parser.near('--max_new_tokens=8') == '; did you mean --tokens?'
+    assert parser.near('--token') == '; did you mean --tokens?'
+    assert parser.near('--colour=red') == ''

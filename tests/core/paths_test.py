@@ -36,11 +36,15 @@ def test_other_schemes_and_missing_buckets_are_refused(text):
 
 
 @pytest.mark.parametrize(
-    'text, asked', [('gs://b/a', 'gcsfs google-cloud-storage'), ('s3://b/a', 's3fs')]
+    'text, asked',
+    [
+        ('gs://b/a', r"gcsfs and google-cloud-storage; pip install 'posenc_jax\[gcs\]'"),
+        ('s3://b/a', r"s3fs; pip install 'posenc_jax\[s3\]'"),
+    ],
 )
 def test_missing_packages_are_named(monkeypatch, text, asked):
     monkeypatch.setattr(paths, 'is_there', lambda module: False)
-    with pytest.raises(ImportError, match=f'needs packages that are missing; pip install {asked}$'):
+    with pytest.raises(ImportError, match=f'needs {asked}$'):
         paths.path(text)
     with pytest.raises(ImportError, match='pip install'):
         resolve(tiny.config('gs://there/runs'))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from posenc_jax.catalog import catalog
 from posenc_jax.core import registry
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import (
@@ -109,6 +110,29 @@ def test_parameters_hide_self_and_variadics(empty):
     register('m', kind='encoding')(Method)
     assert list(lookup('f', ('extension',)).parameters) == ['a', 'b']
     assert list(lookup('m', ('encoding',)).parameters) == ['size']
+
+
+def test_wrong_registrations_are_refused(empty):
+    with pytest.raises(SpecError, match="must be a Python name like my_rope, got 'x y'"):
+        register('x y', kind='encoding')
+    with pytest.raises(SpecError, match="no kind is 'encodin'; did you mean 'encoding'"):
+        register('m', kind='encodin')
+    with pytest.raises(SpecError, match="encoding 'm' must be a class or a function, got 3"):
+        register('m', kind='encoding')(3)
+
+
+def test_without_a_card_a_method_prints_as_its_spec_and_is_in_the_catalogue(empty):
+    @register('root', kind='encoding')
+    class Root(Encoding):
+        """Adds a root."""
+
+        def __init__(self, scale: float = 1.0):
+            self.scale = scale
+
+    assert repr(Root(scale=2.0)) == 'root(scale=2.0)'
+    assert 'root' in str(catalog()) and 'root' in str(catalog('encoding'))
+    assert 'without a Card' in catalog('encoding')._repr_html_()
+    assert 'root(scale=1.0)' in str(catalog('root')) and 'Adds a root.' in str(catalog('root'))
 
 
 def test_unknown_names():

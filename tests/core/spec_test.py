@@ -469,10 +469,10 @@ def test_other_spellings_name_the_nearest_key(spec, near):
 @pytest.mark.parametrize(
     'spec, message',
     [
-        ('rope() | yarn(factor=4)', "write rope(freqs=yarn(factor=4)), or extend(encoding, 'yarn"),
+        ('rope() | yarn(factor=4)', "or extend(encoding, 'yarn(factor=4)', train_len="),
         ('rope() | yarn', 'write rope(freqs=yarn()), or'),
         ('rope() | dca(chunk=8)', 'write dca(encoding=rope()), or extend(encoding, "dca()")'),
-        ('rope() | segmented_sequences(4)', "write extend(encoding, 'segmented_sequences(4)')"),
+        ('rope() | segmented_sequences(4)', "extend='segmented_sequences(4)'"),
         ('rope() | gru()', 'a mixer is a layer of a model'),
         ('siren()', 'make_field(...)'),
     ],

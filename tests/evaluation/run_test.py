@@ -355,6 +355,10 @@ def test_a_run_that_cannot_be_evaluated_stops_the_others_before_they_start(runs,
 def test_command_line_errors_are_one_message_with_exit_code_2(tmp_path, capsys):
     assert command.main([f'--run={tmp_path / "nowhere"}']) == 2
     assert capsys.readouterr().err == f'eval.py: no such run directory: {tmp_path / "nowhere"}\n'
+    (tmp_path / 'rope').mkdir()
+    (tmp_path / 'rope' / 'config.json').touch()
+    assert command.main([f'--run={tmp_path / "rop"}']) == 2
+    assert capsys.readouterr().err.endswith(f'rop; did you mean {tmp_path / "rope"}?\n')
     assert command.main([f'--run={tmp_path}']) == 2
     assert 'config.json' in capsys.readouterr().err
 

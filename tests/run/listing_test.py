@@ -37,6 +37,18 @@ def test_comments_before_and_behind_a_field_are_its_own():
     ]  # of the field above, or plain
 
 
+def test_a_field_without_its_section_is_proposed(capsys):
+    for flag, message in (
+        ('workdir', 'did you mean --config.workdir?'),
+        ('steps', 'did you mean --config.train.steps?'),
+        ('set', '--config.NAME=VALUE changes a field of the config'),
+    ):
+        with pytest.raises(SystemExit):
+            train.parse(['train.py', f'--{flag}=3'])
+        assert f'unknown argument --{flag}; ' in (text := capsys.readouterr().err)
+        assert message in text
+
+
 def test_help_is_readable(capsys):
     with pytest.raises(SystemExit) as ended:
         train.parse(['train.py', '--help'])
