@@ -22,9 +22,10 @@ from posenc_jax.evaluation.tasks import evaluate_task
 from posenc_jax.model.field import Field
 from posenc_jax.model.kinds import Model
 from posenc_jax.model.sharding import make_mesh, parts_of_rows, split_cpu
-from posenc_jax.run import settings, stored
+from posenc_jax.run import defaults, settings, stored
 from posenc_jax.run.fields import encoding_label, fields_of
 from posenc_jax.run.job import SEED, Job, directory_of, prepare
+from posenc_jax.run.overrides import replaced
 from posenc_jax.tasks.class_task import ClassTask
 from posenc_jax.tasks.language.language import Language
 from posenc_jax.version import __version__
@@ -64,8 +65,8 @@ def evaluate(
     asked: dict[tuple, str] = {}
     for run in map(str, runs):  # a run that is named by two paths would pass for two seeds
         asked.setdefault((paths.resolved(directory_of(run)), run.partition('|')[2].strip()), run)
+    _split_cpu(overrides or {})
     jobs = [prepare(run, overrides or {}) for run in asked.values()]
-    _split_cpu(jobs, overrides or {})
     versions = {'posenc_jax': __version__, 'jax': jax.__version__, 'flax': flax.__version__}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     results = Results(tuple(also), date, versions)
@@ -137,9 +138,11 @@ def _key(asked: Any) -> jax.Array | None:
     return jax.random.key(SEED) if asked.positions == 'sampled' else None
 
 
-def _split_cpu(jobs: Sequence[Job], overrides: Mapping[str, Any]) -> None:
-    if jobs and 'mesh.cpu_devices' in overrides:
-        split_cpu(jobs[0].config.eval.batch, jobs[0].config.mesh.cpu_devices)
+def _split_cpu(overrides: Mapping[str, Any]) -> None:
+    name = 'mesh.cpu_devices'
+    if name in overrides:  # before a device is used
+        config = replaced(defaults.get_config(), {name: overrides[name]})
+        split_cpu(config.eval.batch, config.mesh.cpu_devices)
 
 
 def mesh_of(job: Job) -> Mesh:

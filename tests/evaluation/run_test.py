@@ -107,6 +107,26 @@ def test_a_run_is_restored_from_its_directory_and_scored(runs):
     assert run.measurements[1].nll == pytest.approx(np.mean(nll), rel=1e-5)
 
 
+@pytest.mark.parametrize('name', ['alibi', 'passkey'])
+def test_a_mesh_changes_no_result(runs, monkeypatch, name):
+    """Rows, heads and tokens are cut; alibi has two heads, and lengths are even."""
+    asked = {'eval.protocols': 'nonoverlapping', 'eval.tokens': 100, 'eval.samples': 5}
+    cut = evaluate([runs[name]], {**asked, 'mesh.tensor': 2, 'mesh.sequence': 2}).runs[0]
+    monkeypatch.setattr(evaluation, 'make_mesh', lambda **_: None)
+    one = evaluate([runs[name]], asked).runs[0]
+    for own, other in zip(cut.measurements, one.measurements, strict=True):
+        assert own.nll == pytest.approx(other.nll, abs=1e-5) and own.value == pytest.approx(
+            other.value, rel=1e-5
+        )
+
+
+def test_the_mesh_of_a_training_is_no_condition_but_one_that_is_asked_for_is(runs):
+    wide = make_run(pathlib.Path(runs['alibi']).with_name('wide'), mesh={'tensor': 64})
+    assert evaluate([wide], {'eval.protocols': 'nonoverlapping', 'eval.tokens': 20}).runs
+    with pytest.raises(ValueError, match='= 3 does not divide 8 devices'):
+        evaluate([wide], {'mesh.tensor': 3, 'eval.tokens': 20})
+
+
 @pytest.mark.full
 def test_seeds_make_one_series_and_extensions_another(runs):
     found = evaluate(
