@@ -14,8 +14,7 @@ from configs.claims.claim import (
     minus,
     number,
 )
-from configs.sweeps.impact import ENCODINGS
-from configs.sweeps.impact_three import TASKS
+from configs.sweeps.impact import ENCODINGS, TASKS
 from configs.sweeps.pos2distill import SHOWN
 
 DISTILLED = ('--papeft', '--distill-steps', '1000')
@@ -37,7 +36,7 @@ def steadier(name: str) -> Measure:
 
 
 def farther(name: str) -> Measure:
-    """The exact match at twice the trained length, on the mean over the tasks of `impact_three`."""
+    """The exact match at twice the trained length, on the mean over the tasks of `impact`."""
     return mean(*(number(f'{task}_{name}', length=16) for task in TASKS))
 
 
@@ -134,19 +133,21 @@ MEASUREMENTS = {
         minutes=6,
     ),
     'A10': Measurement(
-        'Copying, reversing and sorting 16 items after training with 2 to 8: no positions minus '
-        'the best of T5, ALiBi, RoPE and sinusoids, as the mean exact match of the tasks.',
-        'impact_three',
+        'Copying, reversing, sorting, adding and parity of 16 items after training with 2 to 8: no '
+        'positions minus the best of T5, ALiBi, RoPE and sinusoids, as the mean exact match of the '
+        'tasks.',
+        'impact',
         (),
         lead(farther('nope'), *(farther(name) for name in ENCODINGS if name != 'nope')),
         'of exact match',
         margin=0.05,
-        minutes=45,
+        minutes=75,
     ),
     'A12': Measurement(
-        'Copying, reversing and sorting 8 items: how much farther the attention of the nearest of '
-        'ALiBi, RoPE and sinusoids is from that without positions than the attention of T5 is.',
-        'impact_three',
+        'Copying, reversing, sorting, adding and parity of 8 items: how much farther the attention '
+        'of the nearest of ALiBi, RoPE and sinusoids is from that without positions than the '
+        'attention of T5 is.',
+        'impact',
         (),
         by_seed(
             lambda t5, *others: min(others) - t5,
@@ -154,7 +155,7 @@ MEASUREMENTS = {
         ),
         'nats of divergence',
         margin=0.01,
-        minutes=45,
+        minutes=75,
     ),
     'A25': Measurement(
         'Pictures of texts of 96 tokens among 128, by encoders that are trained to 32 tokens: '

@@ -10,7 +10,7 @@ import pytest
 from configs.sweeps import (
     hirope_code,
     images_apart,
-    impact_three,
+    impact,
     positional_depth,
     positions,
     receptive,
@@ -22,7 +22,7 @@ from configs.sweeps import (
 from posenc_jax.run.plan import resolve
 from tests.training import tiny
 
-OWN = {'impact_three': impact_three.SWEEP, 'hirope_code': hirope_code.SWEEP}
+OWN = {'impact': impact.SWEEP, 'hirope_code': hirope_code.SWEEP}
 SWEEPS = {**positions.SWEEPS, **text.SWEEPS, **OWN}
 RUNS = [(group, name) for group, own in SWEEPS.items() for name in own.encodings]
 
@@ -84,8 +84,8 @@ def test_a_marked_kind_counts_four_times():
 
 def test_the_distance_of_attention_is_0_for_the_same_heads_in_any_order():
     drawn = np.random.default_rng(0).dirichlet(np.ones(5), size=(2, 3, 4, 5))
-    assert impact_three.distance(drawn, drawn[:, ::-1]) == pytest.approx(0, abs=1e-12)
-    assert impact_three.distance(drawn, np.roll(drawn, 1, axis=-1)) > 0.01
+    assert impact.distance(drawn, drawn[:, ::-1]) == pytest.approx(0, abs=1e-12)
+    assert impact.distance(drawn, np.roll(drawn, 1, axis=-1)) > 0.01
 
 
 PROGRAMS = {
@@ -141,7 +141,7 @@ def test_attention_is_that_of_the_model():
         vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='alibi()'
     )
     model = Transformer(cfg, rngs=nnx.Rngs(0))
-    found = impact_three.patterns(model, jnp.arange(12).reshape(2, 6) % 5)
+    found = impact.patterns(model, jnp.arange(12).reshape(2, 6) % 5)
     assert found.shape == (2, 2, 2, 6, 6)
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
     assert not np.triu(found, 1).any()
