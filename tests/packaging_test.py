@@ -82,6 +82,12 @@ def test_the_table_of_extras_is_that_of_the_lists():
     }
 
 
+def test_a_tag_of_this_commit_names_the_version():
+    asked = ['git', '-C', str(ROOT), 'tag', '--points-at', 'HEAD', 'v*']
+    found = subprocess.run(asked, capture_output=True, text=True).stdout.split()
+    assert found in ([], [f'v{__version__}'])
+
+
 def test_the_packages_of_a_bucket_are_those_of_its_extra():
     for extra, packages in paths.PACKAGES.values():
         assert names(lines(LISTS[extra])) == packages.keys()
