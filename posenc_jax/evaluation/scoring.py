@@ -46,6 +46,8 @@ def scorer(model: nnx.Module, mesh: Mesh | None = None) -> Scorer:
         return lambda tokens, targets, tok, key=None, at=None, source=None: compiled(
             state, tokens, targets, tok, key, at, source
         )
+    if jax.process_count() > 1:  # an array on a device of one process goes through its memory
+        state = jax.tree.map(np.asarray, state)
     placed = jax.device_put(state, param_shardings(state, mesh))
     shared = jax.jit(score, out_shardings=NamedSharding(mesh, PartitionSpec()))
 

@@ -15,7 +15,6 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from posenc_jax.core.command import program
 from posenc_jax.evaluation.results import print_tables
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.model.sharding import make_mesh, split_cpu
@@ -146,13 +145,13 @@ def train(
             mesh = make_mesh(**sizes)
             trainer = make_trainer(plan.cfg, config.train, config.seed, mesh, plan.model)
             # `telling` begins before any process waits for the others.
-            telling = contextlib.nullcontext() if peers is None else peers.telling()
+            telling = contextlib.nullcontext if peers is None else peers.telling
             with jax.set_mesh(mesh):
                 _hold(directory, until_done)
                 saved = _open(plan, resume_changed)
                 with (
                     Checkpoints(directory, keep=config.train.keep, saved=saved) as checkpoints,
-                    telling,
+                    telling(),
                 ):
                     if resume_changed:
                         checkpoints.accept()
@@ -169,7 +168,10 @@ def train(
                     )
             # A signal may also have come while the last checkpoint was written.
             finished = finished and not stop.asked
-        if finished and config.eval.at_end:
+            if finished and config.eval.at_end and jax.process_count() > 1:
+                with telling():
+                    _evaluate(directory)
+        if finished and config.eval.at_end and cluster is None:
             _evaluate(directory)
     return directory
 
@@ -382,13 +384,13 @@ def divisible(batch: Batch, pieces: int) -> Batch:
 
 
 def _evaluate(directory: pathlib.Path) -> None:
-    if jax.process_count() > 1:
-        if jax.process_index() == 0:
-            evaluation = program('python train.py').replace('train', 'eval')
-            print(f'evaluate on one process: {evaluation} --run={directory}', flush=True)
-        return
-    print(f'evaluating {directory}', flush=True)
+    """Evaluates a run on the devices of all processes; process 0 prints and writes the results."""
+    first = jax.process_index() == 0
+    if first:
+        print(f'evaluating {directory}', flush=True)
     results = evaluate([directory])
+    if not first:
+        return
     print_tables(results)
     for path in results.write(directory / 'eval'):
         print(path, flush=True)
