@@ -125,7 +125,6 @@ NEEDS: Mapping[str, Need] = {
         'is behind the best of `nope`, `rope` and `alibi` there.',
         {'B14': 'holds', 'C4a': 'holds', 'C1': 'contrary'},
         ('C2a', 'C2b', 'C4b', 'C4c'),
-        'Counters and products are not measured yet. '
         '[The table](results/relative_bias.md#flip-flop-language) has each encoding.',
     ),
     'Decoding takes little memory or time': Need(
