@@ -10,7 +10,7 @@ Others:   PI, ABF (`abf()`) and LongRoPE (`longrope(...)`, with factors from `py
           posenc_jax.search`) are given in the same way. For PSC only its calibrations and adapters
           are trained: --config.init.extend='psc() | pi(factor=4.0)'
           --config.model.lora_rank=8 --config.train.tune=adapters --config.train.lr=2e-4.
-Time:     see docs/results/pretrained_extension.md.
+Time:     100 steps of 4 x 1024 bytes with 4 layers of width 160: under a minute on two idle cores.
 Papers:   PI trains for 1000 steps, YaRN for 400. LongRoPE trains for 400 steps at half the target,
           and then for 600 more with the factors of the target; here these are two runs, the second
           with the first as its source, and the search continues from the factors of a run. All

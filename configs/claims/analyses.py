@@ -122,6 +122,8 @@ MEASUREMENTS = {
         'of the variance',
         0.1,
         2,
+        'In SmolLM2 the share does not separate the mask from the sink of attention on the first '
+        'token.',
     ),
     'N8': public(
         'SmolLM2 behind a digit that is repeated n times and another one: how much nearer the last '

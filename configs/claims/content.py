@@ -229,6 +229,7 @@ MEASUREMENTS = {
         'of the variance',
         margin=0.7,
         minutes=1,
+        remark='This measures the stable rank alone, and not how far distances are preserved.',
     ),
     'C13': Measurement(
         'Forms of 20 words, whose label is the kind of the neighbour that is read before each: a '
@@ -240,7 +241,8 @@ MEASUREMENTS = {
         'of words',
         margin=0.05,
         minutes=1.5,
-        remark='The labels are defined by the order that the codes tell.',
+        remark='The labels are defined by the order that the codes tell, so a gain was to be '
+        'expected.',
     ),
     'C15': Measurement(
         'Copies of texts of 6 to 12 symbols of three kinds, by a GRU with attention: the best '

@@ -42,8 +42,8 @@ MEASUREMENTS = {
         margin=0.05,
         minutes=25,
         remark='The cause is the rotary encoding of attention: a rotated scan below attention '
-        'without positions has 1.0, 1.0 and .87, and RoPE in attention alone does not learn the '
-        'task.',
+        'without positions has 1.0, 1.0 and .87, and with RoPE in attention alone the task '
+        'is not learned.',
     ),
     'M4b': Measurement(
         'Associative recall in 256 tokens after training with 64: a rotated scan below attention '
@@ -72,6 +72,8 @@ MEASUREMENTS = {
         'of exact match',
         margin=0.05,
         minutes=25,
-        remark='The second half of the claim is not met: decoding is 2.3 to 3.2 times as fast.',
+        remark='This measures recall without positions, and not the throughput of decoding. '
+        '`benchmarks/hybrid_decode.py` measures that: 2.3 to 3.2 times, where the paper has up to '
+        '10.',
     ),
 }

@@ -27,7 +27,7 @@ margin, the least effect that counts.
 - **holds**: the effect reaches the margin for every seed (sample, case), of at least three.
 - **partly**: the mean reaches it, but not every seed.
 - **contrary**: the mean is beyond the margin on the other side. [contrary.md](results/contrary.md)
-  says what was tried, and what the cause is.
+  says what was tried, and what the cause is if it is known.
 - **open**: the mean is between the margins, or there are fewer than three seeds.
 
 All models are small and trained for minutes, so a verdict is about this setting and not about the

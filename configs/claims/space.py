@@ -248,7 +248,7 @@ MEASUREMENTS = {
         margin=1.0,
         minutes=5,
         remark='The best of two rates is the larger one for both. The paper compares sizes of '
-        'quantised codes, in which a network pays for the number of bits too; that was not tried.',
+        'quantised codes, and here both sides have as many numbers of 32 bits.',
     ),
     'S12': at_equal_size(
         'recombiner_lpe',
@@ -280,8 +280,8 @@ MEASUREMENTS = {
         margin=0.02,
         minutes=15,
         remark='The seeds differ by more than the two detectors do: one layer finds .35, .80 and '
-        '.61 of the objects, four layers .74, .75 and .71. After 400 steps one layer, whose '
-        'gradients come from all four uses, has not settled.',
+        '.61 of the objects, four layers .74, .75 and .71. Whether longer training would change '
+        'the order is not known.',
     ),
     'S13': Measurement(
         'Clouds of 128 points in five shapes: scans along four traverses of the coordinates minus '
@@ -294,8 +294,7 @@ MEASUREMENTS = {
         minutes=20,
         remark='Both orders are right for .86 of the clouds, and `W p` gives every token its place '
         'in either. With 512 points the order of drawing keeps .88, and traverses fall to .66 to '
-        '.84. A likely cause, which was not tested, is that neighbours along a traverse lie closer '
-        'than in training.',
+        '.84. The cause of that is not known.',
     ),
     'S15': Measurement(
         'Triangles at each node of random regular graphs of 16 nodes: propagated random features '

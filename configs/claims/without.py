@@ -1,16 +1,16 @@
 """Methods without a claim of their own in papers.csv, and why."""
 
-BASELINE = 'a baseline of the methods that are compared with it'
-GLOBE = 'one of the encoders of the globe that claim S6 compares'
-OF_GLOBE = 'an encoder of the globe from the same paper as `geo_sh`, which no claim compares yet'
+NOWHERE = 'it takes part in no claim'
+GLOBE = 'one of the five encoders of the globe that claim S6 compares'
+OF_GLOBE = f'an encoder of the globe; {NOWHERE}, since S6 compares five others'
+MASK = f'a mask, which says what may be seen; {NOWHERE}'
 WITHOUT = {
-    'attention_entropy': 'an analysis; claim X8 reads it',
+    'attention_entropy': 'an analysis; claim X8 reads the entropy of attention',
     'receptive_field': 'an analysis; claim B9 reads it',
-    'fourier_features': 'a baseline of fields, in claims S7a and C12',
-    **dict.fromkeys(
-        ('geo_direct', 'geo_grid', 'geo_spherecplus', 'geo_wrap'),
-        GLOBE,
-    ),
+    'lm_eval': 'an analysis; the claims on nats of text have its protocols',
+    'rope_usage': 'the measurement under `rope_frequency_usage`, claim R2',
+    'fourier_features': 'a baseline in claims S7a and S8',
+    **dict.fromkeys(('geo_direct', 'geo_grid', 'geo_spherecplus', 'geo_wrap'), GLOBE),
     **dict.fromkeys(
         (
             'geo_cartesian3d', 'geo_dfs', 'geo_spherec', 'geo_spherem', 'geo_spheremplus',
@@ -18,34 +18,49 @@ WITHOUT = {
         ),
         OF_GLOBE,
     ),
-    **dict.fromkeys(
-        (
-            'nope', 'sinusoidal', 'learned_absolute', 'sandwich', 'shaw', 't5_rpe',
-            'transformer_xl', 'xpos', 'axial_rope2d', 'learned_grid', 'sincos2d', 'fcnet',
-            'linear', 'mlp', 'siren', 'lap_pe', 'rwse', 'gin', 'graph_attention', 'gru', 'lstm',
-        ),
-        BASELINE,
-    ),
-    **dict.fromkeys(
-        ('causal', 'document', 'full', 'prefix', 'window'), 'a mask; what may be seen, no claim'
-    ),
-    'lm_eval': 'an analysis; the claims on perplexity read it',
-    'rope_usage': 'the measurement under `rope_frequency_usage`, claim R2',
-    'per_head': 'a way to combine other encodings',
-    'giraffe_random': 'a control of the truncated basis, claim R14',
-    'lightnet_whole': 'LightNet in both directions, claim M2a',
-    'md_lrpe': 'the positions of LightNet, claim M2a',
-    'md_tpe': 'the positions of LightNet, claim M2a',
-    'pcm_layer': 'a layer of the method of claim S13',
-    'peg_causal': 'the causal form of `peg`, claim S1',
-    'spatial_reduction': 'the attention of the model of claim S3',
-    'randomized_alibi': 'a form of `randomized_pe`, claim A9',
-    'randomized_transformer_xl': 'a form of `randomized_pe`, claim A9',
-    'self_extend': 'a baseline of claim R26',
+    'nope': 'a baseline in claims A2, A10, B12, B14, C1, C2a, C2b and N10; the model without '
+    'positions of claims A12, B21, B22, C14, M4a, M5 and N2 to N5',
+    'sinusoidal': 'a baseline in claims A7, A9, A10, A12, B2 to B4, B10, B11, C3, C8 to C11 and '
+    'C14',
+    'learned_absolute': 'a baseline in claims A34, C8, N7 and N10; the encoding of the models of '
+    'claims A21, A23 and A25',
+    'sandwich': f'{NOWHERE}; results/relative_bias.md has its losses beside those of claim B1',
+    'shaw': f'a baseline of other papers; {NOWHERE}',
+    't5_rpe': 'a baseline in claims A10, A12, B4 to B6, B15 and B16; claims B7 and B9 have its '
+    'biases',
+    'transformer_xl': 'a baseline in claim B23',
+    'xpos': f'a baseline of other papers; {NOWHERE}',
+    'xpos_abf': f'a form of `xpos`; {NOWHERE}',
+    'axial_rope2d': 'the encoding of both sides of claim A38',
+    'learned_grid': 'a baseline in claims S1, S3 and S4',
+    'sincos2d': f'a baseline of other papers; {NOWHERE}',
+    'fcnet': 'one of the three networks of claim S6',
+    'linear': 'one of the three networks of claim S6',
+    'mlp': 'a baseline in claims S7a, S8 and S9',
+    'siren': 'a baseline in claims S7a, S7b and S10 to S12, and one of the networks of claim S6',
+    'lap_pe': 'a baseline in claims S15 and S16, and a part of claim S17',
+    'rwse': 'a baseline in claims S15 and S16',
+    'gin': 'the network of claims S15 to S17',
+    'graph_attention': f'a network of graphs; {NOWHERE}',
+    'gru': f'a recurrent layer; {NOWHERE}',
+    'lstm': f'a recurrent layer; {NOWHERE}',
+    **dict.fromkeys(('causal', 'document', 'full', 'prefix', 'window'), MASK),
+    'per_head': f'a way to combine other encodings; {NOWHERE}',
+    'giraffe_random': f'a control of the truncated basis of claim R14; {NOWHERE}',
+    'lightnet_whole': f'LightNet in both directions, for grids as in claim M2a; {NOWHERE}',
+    'md_lrpe': 'the positions of LightNet in claims M2b and M3',
+    'md_tpe': f'positions of LightNet for grids; {NOWHERE}',
+    'pcm_layer': 'the layer of both sides of claim S13',
+    'peg_causal': f'the causal form of `peg`; {NOWHERE}',
+    'spatial_reduction': f'the attention of the paper of claim S3; {NOWHERE}',
+    'randomized_alibi': f'`randomized_pe` with ALiBi; {NOWHERE}, since A9 has sinusoids',
+    'randomized_transformer_xl': f'`randomized_pe` with Transformer-XL; {NOWHERE}, since A9 has '
+    'sinusoids',
+    'self_extend': 'a baseline in claim R26',
     'ssmax': 'a part of the method of claim B12',
-    'soft_cap': 'a part of public checkpoints; its paper makes no claim of positions',
-    'xpos_abf': 'a baseline of claim R25',
-    'dynamic_ntk': 'a baseline of claim R9',
-    'ntk_aware': 'a baseline of claim R9',
-    'llama3_rope': 'frequencies of public checkpoints; its paper makes no claim of them',
+    'soft_cap': f'a part of public checkpoints; {NOWHERE}',
+    'dynamic_ntk': 'a baseline in claims R9 and R26',
+    'ntk_aware': 'a baseline in claims B22, R7, R9, R13, R21 and R25, and an extension of claim '
+    'R32',
+    'llama3_rope': f'frequencies of public checkpoints; {NOWHERE}',
 }  # fmt: skip

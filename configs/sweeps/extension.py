@@ -1,7 +1,7 @@
 """Every extension on one of our models to 16 times its trained length, with and without training.
 
 Command:   python -m configs.sweeps.extension [--seeds 0 1] [--workdir runs/extension]
-Time:      see docs/results/pretrained_extension.md (two CPU cores)
+Number:    no page has its numbers; `configs.sweeps.text_extension` measures claims on extensions
 For each seed the sweep trains a base run (rope, trained at 256 tokens of Python source), searches
 the factors of LongRoPE for it, fine-tunes it at 1024 tokens (factor 4) with each rule, and
 evaluates everything to 4096. Parts that are complete are not done again, so the sweep may be
