@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from configs.sweeps import runs as sweeps
+from posenc_jax.evaluation.results import read
+from posenc_jax.evaluation.run import evaluate
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.run import initial, stored
 from posenc_jax.run.plan import validate
@@ -247,7 +249,13 @@ def test_mesh_and_processes_have_the_losses_of_one_device(whole, cache, tmp_path
     np.testing.assert_allclose(found[:6], expected[:6], rtol=0, atol=1e-5)
     # Two real processes with parameters cut between them, from the start ...
     apart = tmp_path / 'apart'
-    two_processes(apart, **fields)
+    evaluated = dict(
+        eval__at_end=True, eval__stride=8, eval__lengths='32', eval__tokens=256, eval__samples=4
+    )
+    two_processes(apart, **fields, **evaluated)
+    together, alone = read(apart / NAME / 'eval')[0], evaluate([apart / NAME]).runs[0]
+    for own, other in zip(together.measurements, alone.measurements, strict=True):
+        assert own.nll == pytest.approx(other.nll, abs=1e-5)
     found = [loss for _, loss in sorted(losses(apart).items())]
     np.testing.assert_allclose(found[:6], expected[:6], rtol=0, atol=1e-5)
     # ... and from the checkpoint of the eight devices.
