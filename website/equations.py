@@ -9,7 +9,6 @@ import re
 import tomllib
 
 ROOT = pathlib.Path(__file__).parents[1]
-KINDS = ('encoding', 'frequencies', 'extension')  # every method of these kinds has an equation
 
 
 @functools.cache

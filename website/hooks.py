@@ -38,9 +38,13 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, **_):
-    """Points the links of a page in docs/ to the site."""
+    """Points the links of a page in docs/ to the site; makes the table of methods narrow."""
     if page.file.generated_by:
         return markdown
+    if page.file.src_uri == 'catalog.md':
+        from website.catalogue import without_equations
+
+        markdown = without_equations(markdown)
     return relinked(markdown, f'docs/{page.file.src_uri}')
 
 
