@@ -17,7 +17,7 @@ from posenc_jax.catalog import (
 from posenc_jax.catalog.cells import HEADINGS, call_with_defaults, reference_markdown, summary
 from posenc_jax.core.registry import Card, Entry, Kind, lookup
 from website.commands import command
-from website.equations import equation, mathml, with_formulas
+from website.equations import equation, mathml, parts, with_formulas
 
 NOTATION = (
     r'$i$ is the query and $j$ the key, and also their positions where nothing else is said; both '
@@ -61,7 +61,8 @@ def without_equations(markdown: str) -> str:
     for kind in KINDS:
         narrow = catalog_markdown(kind, columns=columns, pictures='catalog')
         linked = re.sub(r'^\| `(\w+)`', rf'| [`\1`](methods/{kind}.md#\1)', narrow, flags=re.M)
-        changes[catalog_markdown(kind, pictures='catalog')] = linked
+        wrapped = f'<div class="methods" markdown>\n\n{linked}\n</div>\n'
+        changes[catalog_markdown(kind, pictures='catalog')] = wrapped
     for found, wanted in changes.items():
         if markdown.count(found) != 1:
             raise ValueError('docs/catalog.md is not up to date; run python -m posenc_jax.catalog')
@@ -102,8 +103,9 @@ def _entry(entry: Entry, card: Card) -> str:
 def _equation(card: Card) -> str:
     """The formula of a method and what its symbols mean, as HTML."""
     found = equation(card.key)
-    formula = mathml(found['tex'], display=True)
-    return f'<div class="equation">{formula}<p>{with_formulas(found["where"])}</p></div>'
+    formulas = ''.join(mathml(part, display=True) for part in parts(found['tex']))
+    where = with_formulas(found['where'])
+    return f'<div class="equation"><div>{formulas}</div><p>{where}</p></div>'
 
 
 def _link(card: Card) -> str:
