@@ -212,7 +212,7 @@ def test_the_commands_for_an_encoding_of_ones_own_work(tmp_path):
         '--config.eval.protocols=sliding',
     ]
     more = {'train.py': fields, 'eval.py': few, 'posenc_jax.generate': ['--tokens=2']}
-    for line in commands.strip().splitlines():
+    for line in commands.replace('\\\n', ' ').strip().splitlines():
         words = shlex.split(line)
         program = words[2] if words[1] == '-m' else words[1]
         if program == 'posenc_jax.generate':

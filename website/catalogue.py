@@ -1,11 +1,14 @@
 """Pages of the catalogue, one for each kind of method, and the table from papers to commands."""
 
 import html
+import re
 
 from posenc_jax.catalog import (
+    COLUMNS,
     KINDS,
     PICTURED,
     catalog,
+    catalog_markdown,
     markdown_table,
     picture_name,
     promise_text,
@@ -14,8 +17,7 @@ from posenc_jax.catalog import (
 from posenc_jax.catalog.cells import HEADINGS, call_with_defaults, reference_markdown, summary
 from posenc_jax.core.registry import Card, Entry, Kind, lookup
 from website.commands import command
-from website.equations import KINDS as WITH_EQUATIONS
-from website.equations import equation, mathml, with_formulas
+from website.equations import equation, mathml, parts, with_formulas
 
 NOTATION = (
     r'$i$ is the query and $j$ the key, and also their positions where nothing else is said; both '
@@ -27,6 +29,11 @@ NOTATION = (
     r'$\theta_t = b^{-2t/H}$ is the frequency of plane $t = 0, 1, \dots$ with the base $b$, and '
     r'$R(\varphi)$ turns each plane by its angle; if a part of the head is rotated, $H$ is the '
     r'width of that part.'
+)
+# That of the pages on which there is no attention.
+SHORT = (
+    r'$[x, y]$ joins two vectors, $\odot$ multiplies them entry by entry, and $N(m, s^2)$ is the '
+    r'normal distribution. The other symbols are explained below each equation.'
 )
 INTRODUCTION = """
 The entries are in the order in which a layer calls their first doors. *With defaults* shows all
@@ -41,11 +48,34 @@ def pages() -> dict[str, str]:
     return {**made, 'methods/papers.md': papers_page()}
 
 
+def without_equations(markdown: str) -> str:
+    """The page docs/catalog.md without the column of equations, which makes its tables too wide for
+    the site; every key links to its entry, which has the equation.
+
+    Raises:
+      ValueError: the page does not have the tables that `posenc_jax.catalog` makes.
+    """
+    columns = tuple(column for column in COLUMNS if column != 'equation')
+    explained = '| equation | one line in the symbols of the paper |\n'
+    changes = {explained: ''}
+    for kind in KINDS:
+        narrow = catalog_markdown(kind, columns=columns, pictures='catalog')
+        linked = re.sub(r'^\| `(\w+)`', rf'| [`\1`](methods/{kind}.md#\1)', narrow, flags=re.M)
+        wrapped = f'<div class="methods" markdown>\n\n{linked}\n</div>\n'
+        changes[catalog_markdown(kind, pictures='catalog')] = wrapped
+    for found, wanted in changes.items():
+        if markdown.count(found) != 1:
+            raise ValueError('docs/catalog.md is not up to date; run python -m posenc_jax.catalog')
+        markdown = markdown.replace(found, wanted)
+    keys = "and in the registry, also of the method's file and test file |"
+    return markdown.replace(keys, f'{keys[:-2]}; it leads to the equation |')
+
+
 def kind_page(kind: Kind) -> str:
     """The page of a kind: one entry for each method."""
     lines = [f'# {HEADINGS[kind]}', INTRODUCTION]
-    if kind in WITH_EQUATIONS:
-        lines += [f'<div class="notation"><p>{with_formulas(NOTATION)}</p></div>', '']
+    notation = SHORT if kind in ('coordinates', 'graph', 'field') else NOTATION
+    lines += [f'<div class="notation"><p>{with_formulas(notation)}</p></div>', '']
     lines += [_entry(lookup(card.key, (kind,)), card) for card in catalog(kind)]
     return '\n'.join(lines)
 
@@ -63,20 +93,19 @@ def _entry(entry: Entry, card: Card) -> str:
     table = ''.join(
         f'<tr><th>{name}</th><td>{cell}</td></tr>' for name, cell in rows.items() if cell
     )
-    parts = [f'## {card.name} {{ #{card.key} }}', '', summary(entry), '', _equation(entry, card)]
+    parts = [f'## {card.name} {{ #{card.key} }}', '', summary(entry), '', _equation(card)]
     if entry.kind in PICTURED:
         source = f'../catalog/{picture_name(entry.kind, card.key)}'
         parts += ['', f'![Logits of {card.name} by distance]({source}){{ loading=lazy }}']
     return '\n'.join([*parts, '', f'<table class="card"><tbody>{table}</tbody></table>', ''])
 
 
-def _equation(entry: Entry, card: Card) -> str:
+def _equation(card: Card) -> str:
     """The formula of a method and what its symbols mean, as HTML."""
-    if entry.kind not in WITH_EQUATIONS:
-        return f'```text\n{card.equation}\n```'
     found = equation(card.key)
-    formula = mathml(found['tex'], display=True)
-    return f'<div class="equation">{formula}<p>{with_formulas(found["where"])}</p></div>'
+    formulas = ''.join(mathml(part, display=True) for part in parts(found['tex']))
+    where = with_formulas(found['where'])
+    return f'<div class="equation"><div>{formulas}</div><p>{where}</p></div>'
 
 
 def _link(card: Card) -> str:

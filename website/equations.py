@@ -9,7 +9,6 @@ import re
 import tomllib
 
 ROOT = pathlib.Path(__file__).parents[1]
-KINDS = ('encoding', 'frequencies', 'extension')  # every method of these kinds has an equation
 
 
 @functools.cache
@@ -43,6 +42,26 @@ def mathml(tex: str, *, display: bool = False) -> str:
     if left := re.findall(r'\\\w+', shown):
         raise ValueError(f'{tex!r}: {", ".join(left)} cannot be converted to MathML')
     return made
+
+
+def parts(tex: str) -> list[str]:
+    """The formulas of an equation, which `,\\quad` separates outside brackets, so that each
+    can have a line of its own where the page is narrow.
+
+    Example:
+      >>> parts(r'a = b,\\quad \\left( c,\\quad d \\right)')
+      ['a = b,', '\\\\left( c,\\\\quad d \\\\right)']
+    """
+    found, depth, start = [], 0, 0
+    for token in re.finditer(r'\\(?:left|begin|right|end)\b|,\\quad\b|\\[{}]|[{}]', tex):
+        if token[0] in ('{', r'\left', r'\begin'):
+            depth += 1
+        elif token[0] in ('}', r'\right', r'\end'):
+            depth -= 1
+        elif token[0] == r',\quad' and not depth:
+            found.append(tex[start : token.start() + 1])
+            start = token.end()
+    return [part.strip() for part in (*found, tex[start:])]
 
 
 def with_formulas(text: str) -> str:

@@ -38,10 +38,26 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, **_):
-    """Points the links of a page in docs/ to the site."""
-    if page.file.generated_by:
-        return markdown
-    return relinked(markdown, f'docs/{page.file.src_uri}')
+    """Points the links of a page in docs/ to the site, and makes the table of methods narrow."""
+    if page.file.src_uri == 'catalog.md':
+        from website.catalogue import without_equations
+
+        page.meta['hide'] = ['toc']
+        markdown = without_equations(markdown)
+    if not page.file.generated_by:
+        markdown = relinked(markdown, f'docs/{page.file.src_uri}')
+    return with_bars(markdown)
+
+
+def with_bars(markdown: str) -> str:
+    """Code in tables without the backslash before a bar, which GitHub needs and the site shows.
+
+    Example:
+      >>> with_bars('| `a \\\\| b` | c \\\\| d |')
+      '| `a | b` | c \\\\| d |'
+    """
+    code = lambda row: re.sub('`[^`]*`', lambda span: span[0].replace('\\|', '|'), row[0])
+    return re.sub(r'^\|.*$', code, markdown, flags=re.M)
 
 
 def on_post_page(output, page, **_):
