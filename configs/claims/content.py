@@ -118,6 +118,8 @@ MEASUREMENTS = {
         'of products',
         margin=0.05,
         minutes=15,
+        remark='No side has learned the task after 2000 batches: of the products of the trained '
+        'length .18 to .20 are right, with PaTH, RoPE or no positions.',
     ),
     'C4c': Measurement(
         'The parity of 64 bits after training with 1 to 16: PaTH minus RoPE, in parities that are '
