@@ -66,7 +66,7 @@ def evaluate(
     for run in map(str, runs):  # a run that is named by two paths would pass for two seeds
         asked.setdefault((paths.resolved(directory_of(run)), run.partition('|')[2].strip()), run)
     _split_cpu(overrides or {})
-    jobs = [prepare(run, overrides or {}) for run in asked.values()]
+    jobs = [prepare(run, overrides or {}, on_mesh=True) for run in asked.values()]
     versions = {'posenc_jax': __version__, 'jax': jax.__version__, 'flax': flax.__version__}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     results = Results(tuple(also), date, versions)

@@ -115,18 +115,21 @@ class Job(Plan):
         return max(1, min(batch, batch * trained // width))
 
 
-def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
+def prepare(run: str, overrides: Mapping[str, Any], *, on_mesh: bool = False) -> Job:
     """Reads the config of a run and checks the settings of its evaluation, without its weights.
 
     Args:
       run: 'RUN' or 'RUN | EXTENSION'; RUN is a run directory or a public checkpoint.
       overrides: dotted names -> values that replace fields of the config.
+      on_mesh: whether the caller uses a mesh of devices; if not, fields of it are refused.
 
     Raises:
       FileNotFoundError: there is no such run.
       ValueError: the settings do not fit the run; an extension is given twice.
     """
     directory, (_, _, extension) = directory_of(run), run.partition('|')
+    if _asks_for_mesh(overrides) and not on_mesh:
+        raise SpecError('this program uses one device; leave out the fields of config.mesh')
     if extension:
         if overrides.get('extend'):
             raise SpecError(

@@ -109,6 +109,7 @@ def test_text_ends_where_the_checkpoint_says(checkpoint):  # noqa: F811
     'run, options, message',
     [
         ('none', [], 'no such run directory'),
+        ('copy', ['--config.mesh.data=2'], 'this program uses one device; leave out the fields'),
         ('copy', [], 'was trained on copy.., which is not text'),
         ('class', [], r'was trained on chomsky15.*, which is one class for a row; expected a run'),
         ('tape', [], r'was trained on chomsky15.*, which is answers at given places; expected'),
