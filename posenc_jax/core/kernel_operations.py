@@ -67,7 +67,7 @@ def sign(equation, a):
 
 def empty(equation):
     # Not a scalar constant, which a loop of Triton does not return.
-    return [jnp.zeros(1, equation.params['dtype']).max()]
+    return [jnp.zeros(1, jnp.int32).max().astype(equation.params['dtype'])]
 
 
 def broadcast_in_dim(equation, a, *sizes):
