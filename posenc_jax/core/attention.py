@@ -20,7 +20,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from posenc_jax.core import ring
+from posenc_jax.core import kernel, ring
 from posenc_jax.core.arguments import check_arrays, check_doors, check_offset, missing_features
 from posenc_jax.core.derivatives import by_jax, forward_mode_refused, reverse_mode_only
 from posenc_jax.core.encoding import Encoding
@@ -41,7 +41,7 @@ from posenc_jax.core.sweep import (
 from posenc_jax.core.tiles import Blocks, Plan
 from posenc_jax.core.tokens import Tokens
 
-Implementation = Literal['dense', 'blocked']
+Implementation = Literal['dense', 'blocked', 'kernel']
 IMPLEMENTATIONS = get_args(Implementation)
 
 # Sizes of float32 logits. Up to the first size all logits are one tile; beyond it, a tile has about
@@ -77,9 +77,10 @@ def attend(
       q, k, v: queries, keys, values; N must be a multiple of K.
       tq, tk: tokens of the queries and of the keys, ascending in `index`.
       block: queries and keys per tile, one number or a pair; None chooses by the input sizes.
-      implementation: 'dense' (one tile), 'blocked', or None for one tile if it is small. If this,
-        `block`, `heads_first`, `return_lse` and `axis_name` have their defaults, the encoding's
-        `fast_path` is tried first. Forward-mode derivatives exist for 'dense' alone.
+      implementation: 'dense' (one tile), 'blocked', 'kernel' (a Pallas kernel, on a GPU or a TPU),
+        or None for one tile if it is small. If this, `block`, `heads_first`, `return_lse` and
+        `axis_name` have their defaults, the encoding's `fast_path` is tried first. Forward-mode
+        derivatives exist for 'dense' alone.
       heads_first: k and v come as [B, K, S, H], the layout of the cache.
       return_lse: also returns the logarithm of each row's sum of exponentials. With it two
         attentions over different keys can be merged into one.
@@ -97,7 +98,7 @@ def attend(
     Raises:
       ValueError: shapes that do not fit together, with the numbers; a door that was skipped, or the
         feature of a token that it attaches; causal queries that are the last of a sequence but have
-        the index of the first.
+        the index of the first; a kernel where it cannot run.
 
     Example:
       >>> import jax, posenc_jax as pj
@@ -131,11 +132,13 @@ def attend(
     dealt = axis_name if gains else None  # the mesh axis along which halves are exchanged
     parts = 2 if dealt else 1
     shape = q.shape[0], queries // parts, *q.shape[2:]
-    sizes = _sizes(encoding, shape, keys // parts, block, implementation)
+    target = kernel.target(axis_name) if implementation == 'kernel' else None
+    widths = q.shape[-1], v.shape[-1]
+    sizes = _sizes(encoding, shape, keys // parts, block, implementation, target, widths)
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
     blocks = Blocks(sizes[0], 1), Blocks(sizes[1], s_axis), Blocks(sizes[-1], s_axis)
     arguments = params, constants, q, k, v, tq, tk
-    plan = Plan(graphdef, *blocks, varying_axes(arguments), axis_name)
+    plan = Plan(graphdef, *blocks, varying_axes(arguments), axis_name, target)
     params, constants, *qkv, of_q, of_k = vary(arguments, plan.varying)
 
     def sweep() -> Any:
@@ -148,7 +151,7 @@ def attend(
         if implementation == 'dense':
             result: Any = _dense(plan, params, constants, *arrays)
         else:
-            run = ring.tiles if in_ring else _attend_tiles
+            run = ring.tiles if in_ring else _attend_kernel if target else _attend_tiles
             with forward_mode_refused():
                 result = run(plan, *reverse_mode_only((params, constants, *arrays)))
         out, lse = result[0][:, :queries], result[1]
@@ -163,8 +166,10 @@ def attend(
         return sweep()
 
 
-def _sizes(encoding, shape, keys, block, implementation) -> tuple[int, ...]:
-    """Queries per tile, keys per tile, and keys per tile of the backward pass."""
+def _sizes(encoding, shape, keys, block, implementation, target=None, widths=()) -> tuple[int, ...]:
+    """Queries per tile, keys per tile, and keys per tile of the backward pass; of a kernel for
+    `target` if that is given, with the widths of heads and of values.
+    """
     batch, queries, heads, _ = shape
     if implementation is not None:
         check_choice('implementation', implementation, IMPLEMENTATIONS)
@@ -174,6 +179,8 @@ def _sizes(encoding, shape, keys, block, implementation) -> tuple[int, ...]:
             raise ValueError(
                 f'attend: block is one or two integers and must be positive, got {block!r}'
             )
+    if target is not None:
+        return kernel.sizes(target, widths, queries, keys, None if block is None else sizes)
     if implementation == 'dense' or not all(isinstance(n, int) for n in (batch, queries, keys)):
         return queries, keys, keys  # lengths may be symbolic, as in `jax.export`
     if block is None:
@@ -270,3 +277,22 @@ def _attend_bwd(plan, residuals, cotangents):
 
 
 _attend_tiles.defvjp(_attend_fwd, _attend_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend_kernel(plan, *arrays):
+    return kernel.forward(plan, *arrays)
+
+
+def _kernel_fwd(plan, *arrays):
+    results = kernel.forward(plan, *arrays)
+    return results, (*arrays, *results)
+
+
+def _kernel_bwd(plan, residuals, cotangents):
+    params, constants, q, _, _, tq, *_ = residuals
+    carries = kernel.has_carry(plan, params, constants, q, tq)
+    return (_attend_bwd if carries else kernel.backward)(plan, residuals, cotangents)
+
+
+_attend_kernel.defvjp(_kernel_fwd, _kernel_bwd)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.core.derivatives import own_gradient
+from posenc_jax.core.kernel_operations import loop, pick, put
+from posenc_jax.core.program import in_kernel
 
 Owner = Literal['query', 'key', 'all']
 
@@ -27,6 +29,8 @@ def take_bucket(
       >>> take_bucket(jnp.array([[[[5.0, 7.0]]]]), jnp.array([[[1, 0, 1]]])).tolist()
       [[[[7.0, 5.0, 7.0]]]]
     """
+    if in_kernel():
+        return _by_comparison(t, index, owner)
     batch, heads = max(len(t), len(index)), t.shape[1]
     t = jnp.broadcast_to(t, (batch, *t.shape[1:]))
     if owner == 'query':
@@ -55,6 +59,8 @@ def sum_by_bucket(
       >>> sum_by_bucket(jnp.array([[[[1.0, 2.0, 4.0]]]]), jnp.array([[[1, 0, 1]]]), 2).tolist()
       [[[[2.0, 5.0]]]]
     """
+    if in_kernel():
+        return _sums_by_comparison(w, index, buckets, owner)
     # On CPU a scatter adds one vector, of all heads, for each pair. Elsewhere a product with a
     # one-hot matrix is faster than additions that wait for each other.
     options = dict(buckets=buckets, owner=owner)
@@ -96,6 +102,30 @@ def by_product(
     chosen = chosen if rows else chosen[0]
     sums = jnp.einsum(f'bnts,{rows}tsc->bn{kept}c', w, chosen, precision=jax.lax.Precision.HIGHEST)
     return sums if kept else sums[:, :, None]
+
+
+def _by_comparison(t, index, owner: Owner):
+    """`take_bucket` without a gather, which kernels do not have."""
+    spread = 2 if owner == 'key' else 3
+
+    def step(n, found):
+        return jnp.where(index[:, None] == n, jnp.expand_dims(pick(t, 3, n), spread), found)
+
+    shape = max(len(t), len(index)), t.shape[1], *index.shape[1:]
+    return loop(t.shape[3], step, jnp.zeros(shape, t.dtype))
+
+
+def _sums_by_comparison(w, index, buckets: int, owner: Owner):
+    """`sum_by_bucket` without a scatter."""
+    axes = {'query': (3,), 'key': (2,), 'all': (2, 3)}[owner]
+    w = w.astype(jnp.float32)
+
+    def step(n, sums):
+        part = jnp.where(index[:, None] == n, w, 0.0).sum(axes)
+        return put(part[..., None] if owner == 'all' else part, 3, n, sums)
+
+    owners = {'query': w.shape[2], 'key': w.shape[3], 'all': 1}[owner]
+    return loop(buckets, step, jnp.zeros((*w.shape[:2], owners, buckets), jnp.float32))
 
 
 def _place(index: Array, owner: Owner, buckets: int) -> Array:

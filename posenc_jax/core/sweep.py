@@ -37,16 +37,21 @@ def advance(plan, encoding, q, k, v, tq, tk, state):
     order, length = sweep_order(plan, encoding, tq, tk)
 
     def k_block(step, state):
-        high, total, out, carry = state
         j = order[step]
-        tk_j = plan.k.tokens(tk, j)
-        s, carry, seen = pair_logits(encoding, q, plan.k.read(k, j), tq, tk_j, carry)
-        new, w = _weigh(s, seen, high)
-        shrink = jnp.exp(high - new)
-        out = out * shrink[..., None] + encoding.collect(w, plan.k.read(v, j), tq, tk_j)
-        return new, total * shrink + w.sum(-1), out, carry
+        k_j, v_j, tk_j = plan.k.read(k, j), plan.k.read(v, j), plan.k.tokens(tk, j)
+        return one_tile(encoding, q, k_j, v_j, tq, tk_j, state)
 
     return plan.fold(length, k_block, state)
+
+
+def one_tile(encoding, q, k, v, tq, tk, state):
+    """The state of a block of queries behind one block of keys; all arrays are heads first."""
+    high, total, out, carry = state
+    s, carry, seen = pair_logits(encoding, q, k, tq, tk, carry)
+    new, w = _weigh(s, seen, high)
+    shrink = jnp.exp(high - new)
+    out = out * shrink[..., None] + encoding.collect(w, v, tq, tk)
+    return new, total * shrink + w.sum(-1), out, carry
 
 
 def finish(state):
@@ -170,28 +175,13 @@ def retreat(plan, params, constants, rows: Rows, k, v, tk, carries, grads):
         (d_params, d_k, d_v, d_tk), d_q, d_tq, d_carry = loop
         step = length - 1 - step
         j = order[step]
-        k_j, v_j = plan.k.read(k, j), plan.k.read(v, j)
-        tk_floats_j, tk_others_j = partition(plan.k.tokens(tk, j))
-
-        def logits(params, q, k, tqf, tkf, carry):
-            tq, tk = combine(tqf, rows.others), combine(tkf, tk_others_j)
-            s, carry, seen = pair_logits(plan.encoding(params, constants), q, k, tq, tk, carry)
-            return (s, carry), seen
-
-        def collect(params, w, v, tqf, tkf):
-            tq, tk = combine(tqf, rows.others), combine(tkf, tk_others_j)
-            return plan.encoding(params, constants).collect(w, v, tq, tk)
-
+        k_j, v_j, tk_j = plan.k.read(k, j), plan.k.read(v, j), plan.k.tokens(tk, j)
         entered = jax.tree.map(lambda buffer: buffer[step], stored)
-        (s, _), pull_logits, seen = jax.vjp(
-            logits, params, rows.q, k_j, rows.floats, tk_floats_j, entered, has_aux=True
+        of_logits, of_sum = pull_tile(
+            plan, params, constants, rows, k_j, v_j, tk_j, entered, d_carry
         )
-        w = jnp.exp(jnp.where(seen, s, _MASKED) - rows.lse[..., None])
-        _, pull_collect = jax.vjp(collect, params, w, v_j, rows.floats, tk_floats_j)
-        g_params, g_w, g_v, g_tq, g_tk = pull_collect(rows.d_out)
-        h_params, g_q, g_k, h_tq, h_tk, d_carry = pull_logits(
-            (w * (g_w - rows.delta[..., None]), d_carry)
-        )
+        h_params, g_q, g_k, h_tq, h_tk, d_carry = of_logits
+        g_params, g_v, g_tq, g_tk = of_sum
         grads = (
             add(d_params, g_params, h_params),
             plan.k.add(d_k, g_k, j),
@@ -201,6 +191,39 @@ def retreat(plan, params, constants, rows: Rows, k, v, tk, carries, grads):
         return grads, add(d_q, g_q), add(d_tq, g_tq, h_tq), d_carry
 
     return plan.fold(length, k_block, (grads, zeros(rows.q), zeros(rows.floats), d_carry))
+
+
+def pull_tile(plan, params, constants, rows: Rows, k, v, tk, carry, d_carry):
+    """The gradients of one tile.
+
+    Args:
+      k, v, tk: one block of keys, heads first, and of values, and their tokens.
+      carry, d_carry: the carry in front of the tile, and the gradient of the carry behind it.
+
+    Returns:
+      Two tuples. Through the logits, the gradients of (params, q, k, float leaves of tq, float
+      leaves of tk, carry); through the sum of values, those of (params, v, float leaves of tq,
+      float leaves of tk).
+    """
+    tk_floats, tk_others = partition(tk)
+
+    def logits(params, q, k, tqf, tkf, carry):
+        tq, tk = combine(tqf, rows.others), combine(tkf, tk_others)
+        s, carry, seen = pair_logits(plan.encoding(params, constants), q, k, tq, tk, carry)
+        return (s, carry), seen
+
+    def collect(params, w, v, tqf, tkf):
+        tq, tk = combine(tqf, rows.others), combine(tkf, tk_others)
+        return plan.encoding(params, constants).collect(w, v, tq, tk)
+
+    (s, _), pull_logits, seen = jax.vjp(
+        logits, params, rows.q, k, rows.floats, tk_floats, carry, has_aux=True
+    )
+    w = jnp.exp(jnp.where(seen, s, _MASKED) - rows.lse[..., None])
+    _, pull_collect = jax.vjp(collect, params, w, v, rows.floats, tk_floats)
+    g_params, g_w, *of_sum = pull_collect(rows.d_out)
+    of_logits = pull_logits((w * (g_w - rows.delta[..., None]), d_carry))
+    return of_logits, (g_params, *of_sum)
 
 
 def gradients(residuals, of_keys, d_q, d_tq):

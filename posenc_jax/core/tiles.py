@@ -39,11 +39,11 @@ class Blocks:
 
     def read(self, a, number):
         """A block, heads first."""
-        return self._swap(jax.lax.dynamic_slice_in_dim(a, number * self.size, self.size, self.axis))
+        return self.swap(jax.lax.dynamic_slice_in_dim(a, number * self.size, self.size, self.axis))
 
     def write(self, buffer, block, number):
         """`buffer` with a heads-first block in its place."""
-        block = self._swap(block).astype(buffer.dtype)
+        block = self.swap(block).astype(buffer.dtype)
         return jax.lax.dynamic_update_slice_in_dim(buffer, block, number * self.size, self.axis)
 
     def add(self, buffer, block, number):
@@ -54,7 +54,8 @@ class Blocks:
         here = jax.lax.dynamic_slice_in_dim(buffer, number * self.size, self.size, 1)
         return jax.lax.dynamic_update_slice_in_dim(buffer, here + block, number * self.size, 1)
 
-    def _swap(self, a):
+    def swap(self, a):
+        """The whole array with its heads first, or a result of that back in its layout."""
         return jnp.swapaxes(a, 1, 2) if self.axis == 1 else a
 
 
@@ -67,6 +68,7 @@ class Plan:
       q, k, k_backward: how queries and keys are cut; keys also for the backward pass.
       varying: manual mesh axes over which all arrays vary, see `meshes.vary`.
       ring: the manual mesh axis round which the keys travel, or None.
+      target: what a kernel is made for, or None for the blocked form.
     """
 
     graphdef: Any
@@ -75,6 +77,7 @@ class Plan:
     k_backward: Blocks
     varying: tuple[str, ...]
     ring: str | None = None
+    target: str | None = None
 
     def encoding(self, params, constants) -> Encoding:
         return nnx.merge(self.graphdef, params, constants)

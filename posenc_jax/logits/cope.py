@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 from posenc_jax.core.derivatives import own_gradient
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.products import heads_first, scaled_dot_product
+from posenc_jax.core.program import in_kernel
 from posenc_jax.core.registry import Card, Promises, check_choice, register
 from posenc_jax.core.spec import CONTEXT
 
@@ -25,6 +26,8 @@ def suffix_sum(gates: Float[Array, '... S'] | Bool[Array, '... S']) -> Float[Arr
       >>> suffix_sum(jnp.array([1.0, 2.0, 3.0])).tolist()
       [6.0, 5.0, 3.0]
     """
+    if in_kernel():
+        return jax.lax.cumsum(gates.astype(jnp.float32), axis=gates.ndim - 1, reverse=True)
     keys = gates.shape[-1]
     run = min(_RUN, keys) if isinstance(keys, int) else _RUN  # a length may be symbolic
     count = -(-keys // run)

@@ -1,0 +1,115 @@
+"""Which encodings have attention kernels: those whose kernels lower for an accelerator.
+
+The command prints a table in Markdown. Nothing is run, so no accelerator is needed, and nothing is
+timed. 'lowers' means that JAX makes the program of the accelerator's compiler; that compiler may
+still refuse it.
+
+    PYTHONPATH=. python benchmarks/kernels.py                        # minutes on two cores
+    PYTHONPATH=. python benchmarks/kernels.py --keys shaw alibi
+"""
+
+import argparse
+import re
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.core import kernel
+from posenc_jax.testing.subject import project
+from tests import contract_test
+
+ROWS, LENGTH, HEADS, KV_HEADS, WIDTH, MODEL = 2, 64, 4, 2, 64, 64
+SIZES = dict(heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH, model_dim=MODEL, train_len=LENGTH)
+PLATFORMS = 'cuda', 'tpu'
+LOWERS = 'lowers'
+
+
+def attention(key: str, spec: str, platform: str, backward: bool, dtype=jnp.float32):
+    """A function that computes attention by kernels for a platform, and its arguments.
+
+    Args:
+      key: of the encoding, for which `contract_test.PLACED` may have positions.
+      backward: the function computes gradients.
+    """
+    if key == 'longrope':  # it has one factor for each plane, and the example has four planes
+        more = lambda found: f'({", ".join([found[1]] * (WIDTH // 8))})'
+        spec = re.sub(r'\(([\d., ]+)\)', more, spec, count=2)
+    encoding = pj.make(spec, causal=True, rngs=nnx.Rngs(0), **SIZES)
+    if key in contract_test.PLACED:
+        encoding = pj.chain(contract_test.PLACED[key](), encoding)
+    graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
+    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, dtype)
+    heads = dict(q=HEADS, k=KV_HEADS, v=KV_HEADS)
+    weights = {name: shape(MODEL, count, WIDTH) for name, count in heads.items()}
+
+    def run(params, constants, weights, x):
+        encoding = nnx.merge(graphdef, params, constants)
+        projected = project(encoding, weights, x, pj.Tokens.of(length=LENGTH))
+        with kernel.made_for(platform):
+            block = 32 if platform == 'cuda' else None  # several blocks where they may be small
+            how = dict(implementation='kernel', block=block, applied=pj.TOKEN_STAGE)
+            return pj.attend(encoding, *projected, **how).astype(jnp.float32).sum()
+
+    run = jax.grad(run, (0, 2, 3)) if backward else run
+    return run, (params, constants, weights, shape(ROWS, LENGTH, MODEL))
+
+
+def lowering(key: str, spec: str, platform: str) -> str:
+    """'lowers', or which pass does not, and why."""
+    for backward in (False, True):
+        run, arguments = attention(key, spec, platform, backward)
+        try:
+            jax.jit(run).trace(*arguments).lower(lowering_platforms=(platform,))
+        except Exception as error:  # JAX raises many kinds
+            return f'{"backward" if backward else "forward"}: {reason(str(error))}'
+    return LOWERS
+
+
+def reason(message: str) -> str:
+    """An error of JAX in a few words."""
+    line = re.sub(r'\s+', ' ', message)
+    known = {
+        r'[Uu]nimplemented primitive in Pallas (?:Triton|TPU)[^:]*: ([\w-]+)': r'no `\1`',
+        r'Encountered an array of shape \(([\d, ]+)\)': r'the size of [\1] is no power of two',
+        r'gives a door one head at a time': 'a door needs several heads',
+    }
+    for pattern, words in known.items():
+        if found := re.search(pattern, line):
+            return found.expand(words)
+    return line.split('. ')[0][:90].replace('|', '/') or 'a loop that kernels do not have'
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument('--keys', nargs='*', help='of encodings; all by default')
+    options = parser.parse_args()
+    cells = {}
+    for entry in contract_test.ENTRIES:
+        name = contract_test.id_of(entry)
+        if not options.keys or name in options.keys:
+            card = entry.card
+            cells[name] = [lowering(card.key, card.example, platform) for platform in PLATFORMS]
+    print(*table(cells), sep='\n')
+
+
+def table(cells: dict[str, list[str]]) -> list[str]:
+    """Lines of Markdown for what `lowering` says of each encoding on each platform."""
+    everywhere = [name for name, row in cells.items() if row == [LOWERS] * len(PLATFORMS)]
+    counts = [sum(row[n] == LOWERS for row in cells.values()) for n in range(len(PLATFORMS))]
+    lines = [
+        f'Of {len(cells)} encodings, {counts[0]} lower for a GPU and {counts[1]} for a TPU, '
+        f'forward and backward. For both, {len(everywhere)}: {", ".join(everywhere)}.',
+        '',
+        '| encoding | GPU | TPU |',
+        '|---|---|---|',
+    ]
+    rest = {name: row for name, row in cells.items() if name not in everywhere}
+    return lines + [f'| {name} | {" | ".join(row)} |' for name, row in rest.items()]
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,253 @@
+"""Attention by kernels, here interpreted, is attention by blocks: values and all gradients."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+import posenc_jax as pj
+from benchmarks import kernels
+from posenc_jax.core import kernel
+from posenc_jax.core.program import Program
+from posenc_jax.core.sweep import combine
+from tests import contract_test
+from tests.core import ring_test
+from tests.core.ring_test import TEXTS, same
+
+LENGTH = 20
+BLOCK = (8, 4)
+# Encodings that have no kernel, with the reason. `attend` says so.
+WITHOUT_KERNEL = {'cope_complex': 'joins the real and the imaginary parts of all heads of a group'}
+
+
+def gradients_and_results(how, block=BLOCK, heads_first=False):
+    """A function of an encoding and the arguments of attention: the gradients of a loss by all
+    parameters, queries, keys, values and floats of tokens, and the results of which it is the sum.
+    """
+
+    def loss(floats, graphdef, constants, others, cotangent):
+        params, q, k, v, *of_tokens = floats
+        tq, tk = map(combine, of_tokens, others)
+        out, lse = pj.attend(
+            nnx.merge(graphdef, params, constants), q, k, v, tq, tk,
+            implementation=how, block=block, heads_first=heads_first, return_lse=True,
+            applied=pj.TOKEN_STAGE,
+        )  # fmt: skip
+        real = jnp.broadcast_to(tq.valid, lse.shape[:2])[..., None]
+        lse = jnp.where(real & (lse > -1e28), lse, 0)
+        out = jnp.where(real[..., None], out, 0).astype(jnp.float32)
+        return (out * cotangent).sum() + (lse * cotangent.mean(-1)).sum(), (out, lse)
+
+    return jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+
+
+def both(encoding, texts=tuple(TEXTS), heads_first=False, block=BLOCK, change=lambda *given: given):
+    """For each text the gradients and results of the kernel and of the blocked form, which get the
+    arguments that `change` makes.
+    """
+    options = dict(block=block, heads_first=heads_first)
+    blocked, kernels = (gradients_and_results(how, **options) for how in ('blocked', 'kernel'))
+    for text in texts:
+        text = {name: a[:, :LENGTH] for name, a in TEXTS[text].items()}
+        given = ring_test.arguments(encoding, LENGTH, **text, heads_first=heads_first)
+        given = change(*given)
+        expected = blocked(*given)
+        with kernel.made_for('interpreter'):
+            yield kernels(*given), expected
+
+
+def example(spec):
+    return pj.make(spec, causal=True, **contract_test.CONTEXT)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('entry', contract_test.ENTRIES, ids=contract_test.id_of)
+def test_every_encoding(entry):
+    encoding = contract_test.make(entry)
+    if entry.card.key in WITHOUT_KERNEL:
+        with pytest.raises(ValueError, match="does not take; use implementation='blocked'"):
+            list(both(encoding))
+        return
+    for found, expected in both(encoding):
+        same(found, expected)
+
+
+@pytest.mark.full_where(condition=lambda spec: spec not in ('shaw()', 'cope()'))
+@pytest.mark.parametrize('spec', ['shaw()', 'cope()', 'alibi()', 't5_rpe() | window(size=5)'])
+def test_some_encodings(spec):
+    for found, expected in both(example(spec), ['packed']):
+        same(found, expected)
+
+
+def last_queries(floats, graphdef, constants, others, cotangent):
+    """The last five queries over all keys."""
+    params, q, k, v, tq, tk = floats
+    last = lambda tree: jax.tree.map(lambda a: a[:, -5:], tree)
+    floats = params, last(q), k, v, last(tq), tk
+    return floats, graphdef, constants, (last(others[0]), others[1]), last(cotangent)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('spec', ['shaw()', 'cope()'])
+def test_other_queries_than_keys(spec):
+    for found, expected in both(example(spec), change=last_queries):
+        same(found, expected)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('spec', ['t5_rpe()', 'cope()'])
+def test_keys_that_stand_heads_first(spec):
+    for found, expected in both(example(spec), heads_first=True):
+        same(found, expected)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('block', [1, (20, 3), (7, 32)])
+def test_blocks(block):
+    for found, expected in both(example('alibi()'), block=block):
+        same(found, expected)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('spec', ['alibi()', 'alibi_symmetric()', 'rope() | full()'])
+def test_queries_that_see_later_keys(spec):
+    encoding = pj.make(spec, causal=False, **contract_test.CONTEXT)
+    for found, expected in both(encoding):
+        same(found, expected)
+
+
+def in_bfloat16(floats, *rest):
+    params, q, k, v, tq, tk = floats
+    return (params, *(a.astype(jnp.bfloat16) for a in (q, k, v)), tq, tk), *rest
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('spec', ['alibi()', 'shaw()', 'cope()'])
+def test_bfloat16(spec):
+    for found, expected in both(example(spec), change=in_bfloat16):
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert one.dtype == other.dtype
+            one, other = (np.asarray(a, np.float32) for a in (one, other))
+            least = 1e-2 * max(1.0, float(np.abs(other).max()))
+            np.testing.assert_allclose(one, other, atol=least, rtol=1e-2)
+
+
+@pytest.mark.full
+def test_vmap():
+    encoding, tok = example('alibi()'), pj.Tokens.of(length=8)
+    q, k, v = (ring_test.draw(n, 3, 2, 8, heads, 8) for n, heads in enumerate((4, 2, 2)))
+    run = lambda how: jax.vmap(
+        lambda *qkv: pj.attend(encoding, *qkv, tok, tok, implementation=how, block=4)
+    )
+    with kernel.made_for('interpreter'):
+        found = run('kernel')(q, k, v)
+    np.testing.assert_allclose(found, run('blocked')(q, k, v), atol=1e-5)
+
+
+def test_a_program_leaves_out_what_is_not_needed():
+    table = np.arange(5.0)
+    function = lambda x, y: (jnp.sin(y), x + table)
+    program = Program('interpreter', function, jnp.ones(5), jnp.ones(5))
+    assert program.reads == [True, True] and len(program.constants) == 1
+    program.keep([True, False])
+    assert program.reads == [False, True] and not program.constants
+    np.testing.assert_allclose(program([], jnp.ones(5), jnp.zeros(5))[0], np.zeros(5))
+
+
+# What `docs/performance.md` says.
+KERNELS = (Path(__file__).parents[2] / 'docs' / 'performance.md').read_text(encoding='utf-8')
+KERNELS = KERNELS.split('## Kernels')[1].split('\n## ')[0]
+
+
+def documented(name):
+    """Whether the kernels of an encoding lower, for each platform."""
+    rows = [line.split(' | ') for line in KERNELS.splitlines() if line.startswith(f'| {name} |')]
+    if rows:
+        ((_, *cells),) = rows
+        return [cell.startswith(kernels.LOWERS) for cell in cells]
+    (everywhere,) = re.findall(r'For both, \d+: ([^.]*)\.', KERNELS)
+    return [name in everywhere.replace('\n', ' ').split(', ')] * 2
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('entry', contract_test.ENTRIES, ids=contract_test.id_of)
+def test_what_lowers_is_documented(entry):
+    card = entry.card
+    found = [kernels.lowering(card.key, card.example, name) for name in kernels.PLATFORMS]
+    assert [cell == kernels.LOWERS for cell in found] == documented(contract_test.id_of(entry)), (
+        found
+    )
+
+
+# Wrong input.
+
+
+def attend(q=(1, 32, 2, 16), k=None, spec='alibi()', **options):
+    q = jnp.zeros(q)
+    k = q if k is None else jnp.zeros(k)
+    tok = pj.Tokens.of(length=q.shape[1])
+    encoding = pj.make(spec, heads=q.shape[2], head_dim=q.shape[3], causal=True)
+    return pj.attend(encoding, q, k, k, tok, tok, implementation='kernel', **options)
+
+
+def test_a_cpu_has_no_kernel():
+    message = r"^attend: implementation='kernel' does not run on cpu; use implementation='blocked'$"
+    with pytest.raises(ValueError, match=message):
+        attend()
+
+
+@pytest.mark.parametrize(
+    'platform, options, message',
+    [
+        (
+            'cuda',
+            dict(q=(1, 32, 2, 24)),
+            'a head width that is a power of two of at least 16, got 24',
+        ),
+        (
+            'cuda',
+            dict(q=(1, 32, 2, 8)),
+            'a head width that is a power of two of at least 16, got 8',
+        ),
+        ('cuda', dict(block=48), 'a block that is a power of two of at least 16, got 48'),
+        ('tpu', dict(q=(1, 32, 2, 12)), 'a head width that is a multiple of 8, got 12'),
+        ('tpu', dict(block=(128, 64)), 'a block that is a multiple of 128, got 64'),
+    ],
+)
+def test_sizes_that_a_kernel_cannot_take(platform, options, message):
+    with kernel.made_for(platform):
+        with pytest.raises(ValueError, match=f"needs {message}.*use implementation='blocked'"):
+            attend(**options)
+
+
+def test_no_kernel_in_a_ring():
+    cut = PartitionSpec(None, 'ring')
+    run = jax.shard_map(
+        lambda q: attend_parts(q), mesh=ring_test.ring_of(2), in_specs=cut, out_specs=cut,
+        check_vma=False,
+    )  # fmt: skip
+    with kernel.made_for('interpreter'):
+        with pytest.raises(ValueError, match="all keys on one device, and axis 'ring' cuts them"):
+            run(jnp.zeros((1, 8, 2, 8)))
+
+
+def attend_parts(q):
+    tok, encoding = pj.Tokens.of(length=4), pj.make('alibi()', heads=2, causal=True)
+    return pj.attend(encoding, q, q, q, tok, tok, implementation='kernel', axis_name='ring')
+
+
+def test_no_kernel_where_marks_of_mesh_axes_are_checked():
+    cut = PartitionSpec('ring')
+    tok, encoding = pj.Tokens.of(length=4), pj.make('alibi()', heads=2, causal=True)
+    run = jax.shard_map(
+        lambda q: pj.attend(encoding, q, q, q, tok, tok, implementation='kernel'),
+        mesh=ring_test.ring_of(2), in_specs=cut, out_specs=cut,
+    )  # fmt: skip
+    with kernel.made_for('interpreter'):
+        with pytest.raises(ValueError, match='needs check_vma=False'):
+            run(jnp.zeros((2, 4, 2, 8)))
