@@ -20,7 +20,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from posenc_jax.core import kernel, ring
+from posenc_jax.core import ring
 from posenc_jax.core.arguments import check_arrays, check_doors, check_offset, missing_features
 from posenc_jax.core.derivatives import by_jax, forward_mode_refused, reverse_mode_only
 from posenc_jax.core.encoding import Encoding
@@ -132,7 +132,7 @@ def attend(
     dealt = axis_name if gains else None  # the mesh axis along which halves are exchanged
     parts = 2 if dealt else 1
     shape = q.shape[0], queries // parts, *q.shape[2:]
-    target = kernel.target(axis_name) if implementation == 'kernel' else None
+    target = _kernel().target(axis_name) if implementation == 'kernel' else None
     widths = q.shape[-1], v.shape[-1]
     sizes = _sizes(encoding, shape, keys // parts, block, implementation, target, widths)
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
@@ -180,7 +180,7 @@ def _sizes(encoding, shape, keys, block, implementation, target=None, widths=())
                 f'attend: block is one or two integers and must be positive, got {block!r}'
             )
     if target is not None:
-        return kernel.sizes(target, widths, queries, keys, None if block is None else sizes)
+        return _kernel().sizes(target, widths, queries, keys, None if block is None else sizes)
     if implementation == 'dense' or not all(isinstance(n, int) for n in (batch, queries, keys)):
         return queries, keys, keys  # lengths may be symbolic, as in `jax.export`
     if block is None:
@@ -279,20 +279,27 @@ def _attend_bwd(plan, residuals, cotangents):
 _attend_tiles.defvjp(_attend_fwd, _attend_bwd)
 
 
+def _kernel():
+    """`core/kernel.py`, which few programs use: it takes a third of a second to import Pallas."""
+    from posenc_jax.core import kernel
+
+    return kernel
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend_kernel(plan, *arrays):
-    return kernel.forward(plan, *arrays)
+    return _kernel().forward(plan, *arrays)
 
 
 def _kernel_fwd(plan, *arrays):
-    results = kernel.forward(plan, *arrays)
+    results = _kernel().forward(plan, *arrays)
     return results, (*arrays, *results)
 
 
 def _kernel_bwd(plan, residuals, cotangents):
     params, constants, q, _, _, tq, *_ = residuals
-    carries = kernel.has_carry(plan, params, constants, q, tq)
-    return (_attend_bwd if carries else kernel.backward)(plan, residuals, cotangents)
+    carries = _kernel().has_carry(plan, params, constants, q, tq)
+    return (_attend_bwd if carries else _kernel().backward)(plan, residuals, cotangents)
 
 
 _attend_kernel.defvjp(_kernel_fwd, _kernel_bwd)

@@ -175,7 +175,7 @@ def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Bui
     if kind not in (kinds := get_args(Kind)):
         raise SpecError(f'register: no kind is {quoted(kind)}; {nearest(str(kind), kinds)}')
 
-    def add(build):
+    def add(build: Any) -> Any:
         if not callable(build):
             raise SpecError(
                 f'register: {kind} {key!r} must be a class or a function, got {quoted(build)}'
