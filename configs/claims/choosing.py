@@ -123,10 +123,10 @@ NEEDS: Mapping[str, Need] = {
         {'A28': 'holds', 'A29': 'holds'},
     ),
     'A state is followed: switches, counters, products': Need(
-        '`tra` or `path`, which follow switches in texts four times as long as in training. `cope` '
-        'is behind the best of `nope`, `rope` and `alibi` there.',
-        {'B14': 'holds', 'C4a': 'holds', 'C1': 'contrary'},
-        ('C2a', 'C2b', 'C4b', 'C4c'),
+        '`tra` or `path`, which follow switches in texts four times as long as in training; `path` '
+        'follows parity as far. `cope` is behind the best of `nope`, `rope` and `alibi` on switches.',
+        {'B14': 'holds', 'C4a': 'holds', 'C4c': 'holds', 'C1': 'contrary'},
+        ('C2a', 'C2b', 'C4b'),
         '[The table](results/relative_bias.md#flip-flop-language) has each encoding.',
     ),
     'Decoding takes little memory or time': Need(
