@@ -124,7 +124,8 @@ NEEDS: Mapping[str, Need] = {
     ),
     'A state is followed: switches, counters, products': Need(
         '`tra` or `path`, which follow switches in texts four times as long as in training; `path` '
-        'follows parity as far. `cope` is behind the best of `nope`, `rope` and `alibi` on switches.',
+        'follows parity as far. On switches `cope` is behind the best of `nope`, `rope` and '
+        '`alibi`.',
         {'B14': 'holds', 'C4a': 'holds', 'C4c': 'holds', 'C1': 'contrary'},
         ('C2a', 'C2b', 'C4b'),
         '[The table](results/relative_bias.md#flip-flop-language) has each encoding.',
