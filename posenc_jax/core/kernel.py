@@ -36,15 +36,15 @@ from posenc_jax.core.program import Program
 from posenc_jax.core.sweep import (
     Rows,
     add,
+    advance,
     begin,
     finish,
     gradients,
-    one_tile,
     partition,
     pull_tile,
     zeros,
 )
-from posenc_jax.core.tiles import sweep_order
+from posenc_jax.core.tiles import OneBlock, sweep_order
 from posenc_jax.core.tokens import Tokens
 
 _TARGET = contextvars.ContextVar[str | None]('what kernels are made for', default=None)
@@ -264,6 +264,7 @@ def forward(plan, params, constants, q, k, v, tq, tk):
             f'or {_USE_BLOCKED}'
         )
     call, width = _Call.of(plan, params, constants, q, k, v, tq, tk), v.shape[-1]
+    tile = dataclasses.replace(plan, k=OneBlock(plan.k.size, plan.k.axis))
 
     def start(variables, queries):
         q, tq = queries
@@ -271,7 +272,7 @@ def forward(plan, params, constants, q, k, v, tq, tk):
 
     def meet(variables, queries, keys, state):
         (q, tq), (k, v, tk) = queries, keys
-        return one_tile(plan.encoding(*variables), q, k, v, tq, tk, state)
+        return advance(tile, plan.encoding(*variables), q, k, v, tq, tk, state)
 
     variables, queries, keys = (examples(tree) for tree in (call.encoding, call.queries, call.keys))
     try:

@@ -37,21 +37,16 @@ def advance(plan, encoding, q, k, v, tq, tk, state):
     order, length = sweep_order(plan, encoding, tq, tk)
 
     def k_block(step, state):
+        high, total, out, carry = state
         j = order[step]
-        k_j, v_j, tk_j = plan.k.read(k, j), plan.k.read(v, j), plan.k.tokens(tk, j)
-        return one_tile(encoding, q, k_j, v_j, tq, tk_j, state)
+        tk_j = plan.k.tokens(tk, j)
+        s, carry, seen = pair_logits(encoding, q, plan.k.read(k, j), tq, tk_j, carry)
+        new, w = _weigh(s, seen, high)
+        shrink = jnp.exp(high - new)
+        out = out * shrink[..., None] + encoding.collect(w, plan.k.read(v, j), tq, tk_j)
+        return new, total * shrink + w.sum(-1), out, carry
 
     return plan.fold(length, k_block, state)
-
-
-def one_tile(encoding, q, k, v, tq, tk, state):
-    """The state of a block of queries behind one block of keys; all arrays are heads first."""
-    high, total, out, carry = state
-    s, carry, seen = pair_logits(encoding, q, k, tq, tk, carry)
-    new, w = _weigh(s, seen, high)
-    shrink = jnp.exp(high - new)
-    out = out * shrink[..., None] + encoding.collect(w, v, tq, tk)
-    return new, total * shrink + w.sum(-1), out, carry
 
 
 def finish(state):

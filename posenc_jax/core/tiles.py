@@ -59,6 +59,16 @@ class Blocks:
         return jnp.swapaxes(a, 1, 2) if self.axis == 1 else a
 
 
+class OneBlock(Blocks):
+    """Arrays that are one block already, heads first."""
+
+    def read(self, a, number):
+        return a
+
+    def tokens(self, tok: Tokens, number) -> Tokens:
+        return tok
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """The static part of a call of `attend`.
