@@ -19,7 +19,7 @@ from absl import app, flags, logging
 
 from posenc_jax.core.command import WRONG_INPUT, program
 from posenc_jax.run import config_file
-from posenc_jax.run.listing import described, field_help
+from posenc_jax.run.listing import field_help, fields_named
 
 CONFIG = flags.DEFINE_string(
     'config',
@@ -71,12 +71,9 @@ def parse(argv: list[str]) -> list[str]:
 
 def _unknown(flag: str) -> str:
     """The message about a flag that does not exist, perhaps the last word of a field's name."""
-    fields = [name for name, value, _ in described() if value and name.split('.')[-1] == flag]
-    if not fields:
+    if not (fields := fields_named(flag)):
         return f'unknown argument --{flag}; --config.NAME=VALUE changes a field of the config'
-    return (
-        f'unknown argument --{flag}; did you mean {" or ".join(f"--config.{f}" for f in fields)}?'
-    )
+    return f'unknown argument --{flag}; did you mean {" or ".join(fields)}?'
 
 
 def run(argv: list[str]) -> None:

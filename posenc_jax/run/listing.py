@@ -38,6 +38,17 @@ def field_help(only: tuple[str, ...] = ()) -> str:
     return '\n'.join(lines)
 
 
+def fields_named(word: str) -> list[str]:
+    """The options of the fields whose names end with a word.
+
+    Example:
+      >>> fields_named('steps'), fields_named('nothing')
+      (['--config.train.steps'], [])
+    """
+    names = [name for name, value, _ in described() if value is not None]
+    return [f'--config.{name}' for name in names if name.split('.')[-1] == word]
+
+
 def described() -> list[tuple[str, str | None, str]]:
     """Name, default and comment of every field in the order of `defaults.py`; the default of a
     section is None. The comment stands in the lines before a field, behind it, or both.

@@ -27,8 +27,12 @@ def read_overrides(arguments: Iterable[str]) -> dict[str, str]:
     for argument in arguments:
         match = re.fullmatch(r'--?config\.([\w.]+)=(.*)', argument, re.DOTALL)
         if match is None:
+            from posenc_jax.run.listing import fields_named
+
+            near = fields_named(argument.lstrip('-').partition('=')[0])
             raise ValueError(
                 f'cannot read {quoted(argument)}; a field of the config is --config.NAME=VALUE'
+                + (f'; did you mean {" or ".join(near)}?' if near else '')
             )
         overrides[match[1]] = match[2]
     return overrides

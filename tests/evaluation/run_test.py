@@ -412,7 +412,7 @@ def test_command_in_a_process_of_its_own(runs, tmp_path):
     assert failed.stderr.splitlines()[-1].startswith(expected)
     assert 'Traceback' not in failed.stderr
     unread = call(f'--run={runs["alibi"]}', '--lengths=64')
-    assert unread.returncode == 2 and 'expected --run=DIR' in unread.stderr
+    assert unread.returncode == 2 and 'did you mean --config.eval.lengths' in unread.stderr
 
 
 def test_a_missing_checkpoint_stops_the_others_before_they_start(runs, tmp_path, monkeypatch):
