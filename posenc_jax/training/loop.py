@@ -145,13 +145,13 @@ def train(
             mesh = make_mesh(**sizes)
             trainer = make_trainer(plan.cfg, config.train, config.seed, mesh, plan.model)
             # `telling` begins before any process waits for the others.
-            telling = contextlib.nullcontext if peers is None else peers.telling
+            telling = contextlib.nullcontext() if peers is None else peers.telling()
             with jax.set_mesh(mesh):
                 _hold(directory, until_done)
                 saved = _open(plan, resume_changed)
                 with (
                     Checkpoints(directory, keep=config.train.keep, saved=saved) as checkpoints,
-                    telling(),
+                    telling,
                 ):
                     if resume_changed:
                         checkpoints.accept()
@@ -168,10 +168,10 @@ def train(
                     )
             # A signal may also have come while the last checkpoint was written.
             finished = finished and not stop.asked
-            if finished and config.eval.at_end and jax.process_count() > 1:
-                with telling():
-                    _evaluate(directory)
-        if finished and config.eval.at_end and cluster is None:
+            evaluates, together = finished and config.eval.at_end, jax.process_count() > 1
+            if evaluates and together:  # while the processes are connected
+                _evaluate(directory)
+        if evaluates and not together:
             _evaluate(directory)
     return directory
 

@@ -268,6 +268,17 @@ def test_mesh_and_processes_have_the_losses_of_one_device(whole, cache, tmp_path
     np.testing.assert_allclose(tail(tmp_path / 'from_apart'), tail(apart), rtol=0, atol=1e-5)
 
 
+@pytest.mark.full
+def test_a_cluster_of_one_evaluates_at_the_end(cache, tmp_path):
+    finish(
+        tiny.start(
+            tmp_path, *flags_of(free_port(), 1, 0), cache=cache, name=NAME, train__steps=2,
+            train__warmup=1, eval__at_end=True, eval__stride=8, eval__lengths='32', eval__tokens=64,
+        )
+    )  # fmt: skip
+    assert read(tmp_path / NAME / 'eval')[0].measurements
+
+
 def free_port():
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
