@@ -335,10 +335,10 @@ def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
     given = vars(known)
     file, extend = given.pop('prompt_file'), given.pop('extend')
     try:
-        overrides = read_overrides(rest)
+        overrides = read_overrides(rest, parser.near)
         prompts = [*given.pop('prompt'), *([file.read_text().removesuffix('\n')] if file else [])]
     except (ValueError, OSError) as error:
-        parser.error(f'{error}{parser.near(rest[0]) if rest else ""}')
+        parser.error(str(error))
     if not prompts:
         parser.error('expected --prompt=TEXT or --prompt_file=FILE')
     return {

@@ -45,9 +45,9 @@ def arguments(
     parser.add_imports()
     known, rest = parser.parse_known_args(argv)
     try:
-        overrides = read_overrides(rest)
+        overrides = read_overrides(rest, parser.near)
     except ValueError as error:
-        parser.error(f'{error}{parser.near(rest[0])}')
+        parser.error(str(error))
     runs = [run.strip() for text in known.run for run in _split(text) if run.strip()]
     if not runs:
         parser.error('--run is empty; expected a run directory or a public checkpoint')

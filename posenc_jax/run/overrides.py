@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from posenc_jax.core.registry import LARGEST, SpecError, nearest, quoted
@@ -13,8 +13,14 @@ CHANGEABLE = ('data', 'eval', 'extend', 'mesh', 'task')
 _NUMBERS = {int, float}
 
 
-def read_overrides(arguments: Iterable[str]) -> dict[str, str]:
+def read_overrides(
+    arguments: Iterable[str], near: Callable[[str], str] = lambda argument: ''
+) -> dict[str, str]:
     """Reads command-line arguments of the form `--config.NAME=VALUE` as dotted names -> texts.
+
+    Args:
+      arguments: the arguments.
+      near: the end of the message about an argument that names no field, see `Parser.near`.
 
     Raises:
       ValueError: an argument of another form.
@@ -29,10 +35,10 @@ def read_overrides(arguments: Iterable[str]) -> dict[str, str]:
         if match is None:
             from posenc_jax.run.listing import fields_named
 
-            near = fields_named(argument.lstrip('-').partition('=')[0])
+            fields = fields_named(argument.lstrip('-').partition('=')[0])
             raise ValueError(
                 f'cannot read {quoted(argument)}; a field of the config is --config.NAME=VALUE'
-                + (f'; did you mean {" or ".join(near)}?' if near else '')
+                + (f'; did you mean {" or ".join(fields)}?' if fields else near(argument))
             )
         overrides[match[1]] = match[2]
     return overrides

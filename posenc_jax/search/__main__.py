@@ -70,9 +70,9 @@ def arguments(argv: list[str] | None) -> dict[str, Any]:
     parser.add_imports()
     known, rest = parser.parse_known_args(argv)
     try:
-        overrides = read_overrides(rest)
+        overrides = read_overrides(rest, parser.near)
     except ValueError as error:
-        parser.error(f'{error}{parser.near(rest[0])}')
+        parser.error(str(error))
     given = vars(known)
     try:
         sizes = Sizes(**{field.name: given.pop(field.name) for field in dataclasses.fields(Sizes)})
