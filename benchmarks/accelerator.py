@@ -11,13 +11,14 @@ a table take turns in one process.
 import argparse
 import dataclasses
 import functools
+import re
 import statistics
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from measure import MIB, milliseconds, ratio, take_turns, temporary
-from train_step import VOCAB, MeshStep, batch_of
+from train_step import VOCAB, MeshStep, batch_of, model_config
 
 import posenc_jax as pj
 from posenc_jax.catalog import markdown_table
@@ -50,6 +51,11 @@ class Sizes:
     decode: tuple[tuple[int, int], ...] = ((1, 2048), (8, 2048))  # rows, tokens of the prompt
     new: int = 128
 
+    def model(self, spec: str, length: int) -> TransformerConfig:
+        heads = max(1, self.width // 64)
+        own = dict(layers=self.layers, width=self.width, heads=heads, dtype='bfloat16')
+        return model_config(spec, train_len=length, **own)
+
 
 SMALL = Sizes((512,), 4, (32,), 12, 64, (2, 128), ((1, 128),), 16)
 
@@ -57,7 +63,8 @@ SMALL = Sizes((512,), 4, (32,), 12, 64, (2, 128), ((1, 128),), 16)
 def peak() -> float | None:
     """Products and sums of bfloat16 a second of all devices together, if that is known."""
     name = jax.devices()[0].device_kind
-    return next((rate * jax.device_count() for key, rate in PEAKS.items() if key in name), None)
+    known = [rate for key, rate in PEAKS.items() if re.search(rf'\b{key}\b', name)]
+    return known[0] * jax.device_count() if known else None
 
 
 def library(q, k, v):
@@ -97,15 +104,9 @@ def attention_rows(sizes: Sizes, rounds: int):
                 if isinstance(run, str):
                     yield name, f'{length}', f'{width}', run, '', ''
                     continue
-                time, memory = milliseconds(seconds[name]), f'{temporary(run) / MIB:.0f}'
-                yield (
-                    name,
-                    f'{length}',
-                    f'{width}',
-                    time,
-                    _times(ratio(seconds, name, first)),
-                    memory,
-                )
+                times, memory = ratio(seconds, name, first), f'{temporary(run) / MIB:.0f}'
+                time = milliseconds(seconds[name])
+                yield name, f'{length}', f'{width}', time, f'{times:.2f}x', memory
 
 
 def _layer(spec: str, *, length: int, heads: int, width: int):
@@ -116,7 +117,7 @@ def _layer(spec: str, *, length: int, heads: int, width: int):
     def attention(q, k, v):
         x = jnp.zeros((1, length + encoding.lookback, heads * width), q.dtype)
         q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, x)
-        return pj.attend(encoding, q, k, v, tq, tk, applied=('place', 'embed', 'qkv', 'project'))
+        return pj.attend(encoding, q, k, v, tq, tk, applied=pj.TOKEN_STAGE)
 
     return attention
 
@@ -125,10 +126,7 @@ def train_rows(sizes: Sizes, rounds: int):
     rows, length = sizes.train
     batch = batch_of(rows, length)
     for spec in TRAINED:
-        cfg = TransformerConfig(
-            vocab_size=VOCAB, train_len=length, layers=sizes.layers, width=sizes.width,
-            heads=max(1, sizes.width // 64), encoding=spec, dtype='bfloat16',
-        )  # fmt: skip
+        cfg = sizes.model(spec, length)
         step = MeshStep(cfg, batch)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(step.state.params))
         seconds = statistics.median(take_turns({spec: step}, rounds)[spec])
@@ -143,11 +141,7 @@ def train_rows(sizes: Sizes, rounds: int):
 def decode_rows(sizes: Sizes, rounds: int):
     for spec in TRAINED:
         for rows, prompt in sizes.decode:
-            cfg = TransformerConfig(
-                vocab_size=VOCAB, train_len=prompt + sizes.new, layers=sizes.layers,
-                width=sizes.width, heads=max(1, sizes.width // 64), encoding=spec, dtype='bfloat16',
-            )  # fmt: skip
-            model = Transformer(cfg, rngs=nnx.Rngs(0))
+            model = Transformer(sizes.model(spec, prompt + sizes.new), rngs=nnx.Rngs(0))
             prompts = jax.random.randint(jax.random.key(1), (rows, prompt), 0, VOCAB)
             run = functools.partial(generate, model, prompts, temperature=0.0)
             # The time of one new token is that of many, minus that of one with the prompt.
@@ -156,10 +150,6 @@ def decode_rows(sizes: Sizes, rounds: int):
             read, whole = (statistics.median(times) for times in seconds.values())
             speed = rows * (sizes.new - 1) / max(whole - read, 1e-9)
             yield spec, f'{rows}', f'{prompt}', f'{rows * prompt / read:,.0f}', f'{speed:,.0f}'
-
-
-def _times(value: float) -> str:
-    return f'{value:.2f}x'
 
 
 def main():

@@ -115,9 +115,14 @@ def _slug(family: str) -> str:
     return re.sub(r'[^a-z]+', '_', family.lower()).strip('_')
 
 
+def _minutes(claims: Iterable[Claim]) -> dict[str, float]:
+    """Name of each sweep that claims read -> its minutes on two cores."""
+    return {ledger.plan(how).name: how.minutes for claim in claims if (how := claim.how)}
+
+
 def _cost(claims: Claims) -> str:
     """The time of all sweeps of the ledger; one that several claims read counts once."""
-    costs = {ledger.plan(how).name: how.minutes for claim in claims.values() if (how := claim.how)}
+    costs = _minutes(claims.values())
     return (
         f'The {len(costs)} sweeps of the whole ledger take about {sum(costs.values()) / 60:.0f} '
         'hours on two cores.'
@@ -192,6 +197,7 @@ def draw(path: pathlib.Path, claims: Claims, records: Records, verdicts: Mapping
             axes.hlines(rows, [v[0] for v in values], [v[-1] for v in values], colour)
             axes.plot([mean[order[row]] for row in rows], rows, 'o', color=colour, label=verdict)
     axes.set_xscale('symlog', linthresh=1)
+    axes.xaxis.set_major_formatter('{x:g}')
     for margin in (-1, 1):
         axes.axvline(margin, color='black', linewidth=0.8, linestyle='--')
     axes.set_yticks(range(len(order)), [f'{name}  {claims[name].key}' for name in order])
@@ -220,7 +226,7 @@ def show(claims: Claims, records: Records, waiting: Sequence[Claim]) -> None:
         shown.add_row(*cells)
     console = rich.console.Console()
     console.print(shown)
-    costs = {ledger.plan(claim.how).name: claim.how.minutes for claim in waiting if claim.how}
+    costs = _minutes(waiting)
     console.print(
         f'{len(waiting)} claims have a sweep and are not measured with its present settings; '
         f'their {len(costs)} sweeps take about {sum(costs.values()):g} minutes on two cores'

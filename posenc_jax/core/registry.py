@@ -221,15 +221,22 @@ def entries(kind: Kind | None = None) -> list[Entry]:
     return [entry for (k, _), entry in sorted(_ENTRIES.items()) if kind is None or k == kind]
 
 
-# How a name of these kinds is written where an encoding is expected.
+# (kind that is expected, kind of the name) -> how the name is written instead.
 _INSTEAD = {
-    'frequencies': 'write rope(freqs={call}), or extend(encoding, {quoted}, train_len=...); '
+    (
+        'encoding',
+        'frequencies',
+    ): 'write rope(freqs={call}), or extend(encoding, {quoted}, train_len=...); '
     'in a config, extend={quoted}',
-    'extension': 'write extend(encoding, {quoted}, train_len=...); in a config, extend={quoted}',
-    'mixer': 'a mixer is a layer of a model, in its pattern',
-    'coordinates': 'make_features(...) in posenc_jax.coordinates builds it',
-    'graph': 'make_graph_features(...) in posenc_jax.graph builds it',
-    'field': 'make_field(...) in posenc_jax.fields builds it',
+    (
+        'encoding',
+        'extension',
+    ): 'write extend(encoding, {quoted}, train_len=...); in a config, extend={quoted}',
+    ('encoding', 'mixer'): 'a mixer is a layer of a model, in its pattern',
+    ('encoding', 'coordinates'): 'make_features(...) in posenc_jax.coordinates builds it',
+    ('encoding', 'graph'): 'make_graph_features(...) in posenc_jax.graph builds it',
+    ('encoding', 'field'): 'make_field(...) in posenc_jax.fields builds it',
+    ('extension', 'encoding'): 'an encoding is chained: encoding | {call}',
 }
 
 
@@ -253,12 +260,10 @@ def lookup(key: str, kinds: tuple[Kind, ...], call: str = '') -> Entry:
     if elsewhere:
         call = call if '(' in call else f'{key}()'
         instead = ''.join(
-            f'; {_INSTEAD[kind].format(call=call, quoted=quoted(call))}'
-            for kind in elsewhere[:1]
-            if 'encoding' in kinds and kind in _INSTEAD
+            f'; {_INSTEAD[pair].format(call=call, quoted=quoted(call))}'
+            for pair in ((kind, elsewhere[0]) for kind in kinds)
+            if pair in _INSTEAD
         )
-        if elsewhere == ['encoding'] and 'extension' in kinds:
-            instead = f'; it is chained: encoding | {call}'
         raise SpecError(
             f'{key!r} is registered as {" and ".join(elsewhere)}, not as {wanted}{instead}'
         )

@@ -21,7 +21,7 @@ from posenc_jax.evaluation.series import RunResult
 from posenc_jax.evaluation.tasks import evaluate_task
 from posenc_jax.model.field import Field
 from posenc_jax.model.kinds import Model
-from posenc_jax.model.sharding import make_mesh, parts_of_rows, split_cpu
+from posenc_jax.model.sharding import make_mesh, split_cpu, whole_rows
 from posenc_jax.run import defaults, settings, stored
 from posenc_jax.run.fields import encoding_label, fields_of
 from posenc_jax.run.job import SEED, Job, directory_of, prepare
@@ -171,8 +171,8 @@ def measure(job: Job, model: Model) -> list[Measurement]:
     """
     asked, lengths = job.config.eval, settings.lengths_of(job.config)
     key, mesh = _key(asked), mesh_of(job)
-    score, parts = scorer(model, mesh), parts_of_rows(mesh)
-    rows = lambda width: -(-job.rows(width) // parts) * parts
+    score = scorer(model, mesh)
+    rows = lambda width: whole_rows(mesh, job.rows(width))
     if job.task.is_language:
         return language.evaluate_language(
             score,

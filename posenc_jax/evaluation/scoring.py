@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.model.sharding import ROLES, param_shardings, parts_of_rows
+from posenc_jax.model.sharding import ROLES, param_shardings, whole_rows
 from posenc_jax.model.stack import Inputs
 from posenc_jax.run.reading import SourceInput, encoded_source
 
@@ -62,8 +62,8 @@ def scorer(model: nnx.Module, mesh: Mesh | None = None) -> Scorer:
 
 
 def _dealt(mesh: Mesh, batch: int, arguments: Any) -> Any:
-    """The arguments of a scorer with their rows cut over a mesh, behind repeated rows up to a
-    number that the mesh divides.
+    """The arguments of a scorer on the devices of a mesh. Each device gets some of the rows. Where
+    the mesh does not divide their number, rows are repeated.
     """
     tokens = jax.tree.leaves(arguments[0])[0]
     if tokens.shape[1] % (parts := mesh.shape['sequence']):
@@ -71,7 +71,7 @@ def _dealt(mesh: Mesh, batch: int, arguments: Any) -> Any:
             f'{tokens.shape[1]} tokens cannot be cut into mesh.sequence={parts} parts; choose '
             'lengths that it divides'
         )
-    rows = -(-batch // parts_of_rows(mesh)) * parts_of_rows(mesh)
+    rows = whole_rows(mesh, batch)
 
     def put(a):
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):

@@ -148,9 +148,10 @@ def _parts(mesh, entry) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
-def parts_of_rows(mesh: Mesh | None) -> int:
-    """Into how many parts a mesh cuts the rows of a batch; 1 without a mesh."""
-    return 1 if mesh is None else _parts(mesh, ROLES['batch'])
+def whole_rows(mesh: Mesh | None, rows: int) -> int:
+    """The smallest number of rows, not below `rows`, that a mesh cuts evenly."""
+    parts = 1 if mesh is None else _parts(mesh, ROLES['batch'])
+    return -(-rows // parts) * parts
 
 
 def _check(mesh, what: str, shape: tuple[int, ...], spec: PartitionSpec):

@@ -73,7 +73,7 @@ def check(
     """Checks that an encoding keeps the laws of attention: streaming equals dense evaluation,
     decoding with a cache equals one pass, gradients are finite, packing and padding change nothing,
     `jit`, `vmap` and bfloat16 work, and the encoding has exactly the properties that its Card
-    promises. It takes half a minute on a CPU; `laws` chooses those to begin with.
+    promises. It takes half a minute on a CPU. With `laws` it checks only some of them.
 
     The layer that is checked is causal; its sizes are `CONTEXT`. Random numbers are added to all
     parameters, because some start at zero.
