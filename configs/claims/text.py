@@ -16,6 +16,7 @@ from configs.claims.claim import (
 )
 
 LENGTHS, BIASES, PASSKEYS = ('lengths',), ('biases',), ('passkeys',)
+LISTINGS = ('listings',)
 SAME = {'protocol': 'same_tokens'}
 WINDOW, TWICE, FAR = {'length': 128, **SAME}, {'length': 256, **SAME}, {'length': 1024, **SAME}
 ALIBI_PI = 'alibi | alibi_pi(mode="dynamic")'
@@ -36,6 +37,27 @@ def on_biases(
 ) -> Measurement:
     """A measurement by more encodings of the logits in the same setting."""
     return Measurement(test, 'text', BIASES, measure, unit, margin, minutes=110)
+
+
+def on_listings(test: str, measure: Measure) -> Measurement:
+    """A measurement by the models of listings, in which far context helps."""
+    return Measurement(
+        f'Listings read in windows of 8192 after training with 128: {test}',
+        'text',
+        LISTINGS,
+        measure,
+        'nats a byte',
+        margin=0.02,
+        minutes=60,
+    )
+
+
+def gained_on_listings(name: str) -> Measurement:
+    """How much of the far context a model uses: a reader that knows all values gains 0.28 nats."""
+    return on_listings(
+        f'nats that {name} needs less than for the same bytes in windows of 128.',
+        gain(name.lower(), 128, 8192, **SAME),
+    )
 
 
 def on_passkeys(test: str, measure: Measure, remark: str = '') -> Measurement:
@@ -105,6 +127,14 @@ MEASUREMENTS = {
         'less with slopes that are divided by 8.',
         below(ALIBI_PI, 'alibi', **FAR),
     ),
+    'B25': gained_on_listings('ALiBi'),
+    'B26': gained_on_listings('KERPLE'),
+    'B27': on_listings(
+        'nats that FIRE needs less than the best of T5, ALiBi and KERPLE.',
+        lead_in_nats('fire', 'alibi', 't5_rpe', 'kerple', length=8192, **SAME),
+    ),
+    'B28': gained_on_listings('CABLE'),
+    'B29': gained_on_listings('Sandwich'),
     'C3': on_text(
         'Text in windows of 128 bytes, as in training: nats that CoPE needs less than the better '
         'of RoPE and sinusoids.',

@@ -24,7 +24,6 @@ WITHOUT = {
     'C14',
     'learned_absolute': 'a baseline in claims A34, C8, N7 and N10; the encoding of the models of '
     'claims A21, A23 and A25',
-    'sandwich': f'{NOWHERE}; results/relative_bias.md has its losses beside those of claim B1',
     'shaw': f'a baseline of other papers; {NOWHERE}',
     't5_rpe': 'a baseline in claims A10, A12, B4 to B6, B15 and B16; claims B7 and B9 have its '
     'biases',

@@ -6,10 +6,12 @@ Command:   python -m configs.sweeps.text GROUP [--seeds 0 1 2] [--workdir DIR] [
             to 1024; and sinusoids trained in windows of 256, after as many bytes; besides, the
             receptive fields of the additive biases (`configs.sweeps.receptive`)
   biases    more encodings of the logits in the same setting
+  listings  models of 2 layers of width 64 in windows of 128 bytes of listings, in which far context
+            helps, after 2000 batches of 16, read to 8192
   passkeys  a key of three digits in texts of 16 to 64 tokens, read to sixteen times that length,
             with the key at the start, in the middle and at the end
 Number:    docs/claims.md, claims B1, B2, B4 to B6, B8 to B10, B12, B13, B16, B19, B20, B22,
-           B23, C3 and C5
+           B23, B25 to B29, C3 and C5
 Results:   WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep may
            be interrupted and started again.
 """
@@ -43,6 +45,16 @@ GROUPS: dict[str, dict[str, str | dict[str, object]]] = {
         'transformer_xl': 'transformer_xl()',
         'rcmha': 'rcmha()',
     },
+    'listings': {
+        'nope': 'nope()',
+        'rope': 'rope()',
+        'alibi': 'alibi()',
+        't5_rpe': 't5_rpe()',
+        'kerple': 'kerple()',
+        'fire': 'fire(threshold=32.0)',
+        'sandwich': 'sandwich()',
+        'cable': 'cable()',
+    },
     'passkeys': {
         'bam': PRIOR,
         'bam_ssmax': f'{PRIOR} | ssmax()',
@@ -54,6 +66,7 @@ GROUPS: dict[str, dict[str, str | dict[str, object]]] = {
 EXTENDED = {
     'lengths': [('alibi', 'alibi_pi(mode="dynamic")')],
     'biases': [],
+    'listings': [],
     'passkeys': [
         ('alibi', 'alibi_pi(mode="dynamic")'),
         ('rope', 'pi(factor=16.0)'),
@@ -70,6 +83,11 @@ LENGTHS = (
 SETTINGS = {
     'lengths': LENGTHS,
     'biases': LENGTHS,
+    'listings': (
+        'data.dataset=listings', 'model.layers=2', 'model.width=64', 'model.heads=4',
+        'train.length=128', 'train.batch=16', 'train.steps=2000', 'train.lr=3e-3',
+        'train.warmup=100', 'train.eval_every=500', 'train.save_every=100000',
+    ),
     'passkeys': (
         'task=passkey(lm_weight=0.1)', 'model.layers=2', 'model.width=64', 'model.heads=4',
         'train.length=64', 'train.min_length=16', 'train.batch=32', 'train.steps=1500',
@@ -84,6 +102,11 @@ READ = (
 EVALUATION = {
     'lengths': READ,
     'biases': READ,
+    'listings': (
+        'eval.lengths=128,512,2048,8192',
+        'eval.protocols=same_tokens',
+        'eval.tokens=131072',
+    ),
     'passkeys': ('eval.lengths=64,256,1024', 'eval.depths=0,0.5,1', 'eval.samples=100'),
 }
 SWEEPS = {

@@ -13,6 +13,7 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.tasks.language import BOS, Language
 from posenc_jax.tasks.language.documents import as_text, split_documents, split_of
 from posenc_jax.tasks.language.embedded import EmbeddedCorpus, markov_text, stdlib_code
+from posenc_jax.tasks.language.listings import listings
 from posenc_jax.tasks.language.packing import pack_documents
 
 SPLITS = ('train', 'validation', 'test')
@@ -153,6 +154,24 @@ def test_used_source_is_logged(caplog):
 
 def test_markov_text_is_the_same_every_time():
     assert markov_text() == markov_text()
+
+
+def test_a_name_of_a_listing_keeps_its_value_in_a_document_and_rare_names_recur_far_away():
+    texts = listings()
+    values, distances = [], []
+    for text in list(texts.values())[:8]:
+        entries = [text[at : at + 2] for at in range(0, len(text), 2)]
+        value = {entry[:1]: entry[1:] for entry in entries}
+        assert all(value[entry[:1]] == entry[1:] for entry in entries)
+        values.append(value)
+        last: dict[bytes, int] = {}
+        for at, entry in enumerate(entries):
+            if entry in last:
+                distances.append(at - last[entry])
+            last[entry] = at
+    assert len({tuple(sorted(value.items())) for value in values}) == 8
+    shares = np.histogram(distances, [1, 4, 16, 64, 256, 1024, 4096])[0] / len(distances)
+    assert shares[:4].min() > 0.1 and shares[4:].min() > 0.005  # in units of entries
 
 
 # --- text:

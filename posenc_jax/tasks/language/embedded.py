@@ -1,7 +1,8 @@
-"""Corpora that come with every Python: the reference topics of `pydoc_data`, and the standard
-library's source code.
+"""Corpora that come with every Python: the reference topics of `pydoc_data`, the standard library's
+source code, and generated listings.
 
-Both differ between Python versions, so perplexities are comparable within one version only.
+The first two differ between Python versions, so their perplexities are comparable within one
+version only.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ import numpy as np
 
 from posenc_jax.core.registry import check_choice
 from posenc_jax.tasks.language.documents import split_documents
+from posenc_jax.tasks.language.listings import listings
 
 SKIPPED = ('site-packages', 'dist-packages', 'idlelib', 'lib2to3', 'pydoc_data', '__pycache__')
 logger = logging.getLogger(__name__)
@@ -27,8 +29,8 @@ class EmbeddedCorpus:
     """A corpus of this Python installation, split by document.
 
     Args:
-      name: 'pydoc_topics' (English reference prose, about 0.5 MB) or 'stdlib_code' (Python, about
-        10 MB).
+      name: 'pydoc_topics' (English reference prose, about 0.5 MB), 'stdlib_code' (Python, about
+        10 MB) or 'listings' (names and values that recur after up to thousands of bytes, 10 MB).
 
     If the installation lacks the corpus, the next one of this list takes its place, with a warning
     in the log: pydoc topics, standard library sources, synthetic Markov text. `description` names
@@ -120,5 +122,10 @@ READERS: dict[str, Callable[[], dict[str, bytes]]] = {
     'pydoc_data.topics': pydoc_topics,
     'standard library sources': stdlib_code,
     'synthetic Markov text': markov_text,
+    'generated listings': listings,
 }
-EMBEDDED = {'pydoc_topics': 'pydoc_data.topics', 'stdlib_code': 'standard library sources'}
+EMBEDDED = {
+    'pydoc_topics': 'pydoc_data.topics',
+    'stdlib_code': 'standard library sources',
+    'listings': 'generated listings',
+}

@@ -34,8 +34,8 @@ class Language(Task):
     text, if any (`<s>` of Llama).
 
     Args:
-      dataset: 'pydoc_topics' or 'stdlib_code' (come with Python), 'text:GLOB' (your own files), or
-        'tfds:NAME' (prepared by TensorFlow Datasets).
+      dataset: 'pydoc_topics', 'stdlib_code' or 'listings' (come with Python), 'text:GLOB' (your own
+        files), or 'tfds:NAME' (prepared by TensorFlow Datasets).
       data_dir: folder that a 'text:' pattern is relative to, or where 'tfds:' data sets were
         prepared.
       packing: 'stream' takes windows of one stream of all documents; 'documents' packs documents,
