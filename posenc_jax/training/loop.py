@@ -3,10 +3,7 @@
 import contextlib
 import functools
 import math
-import os
 import pathlib
-import signal
-import threading
 import time
 from collections.abc import Callable
 
@@ -32,6 +29,8 @@ from posenc_jax.training.cluster import Cluster
 from posenc_jax.training.field_sums import means
 from posenc_jax.training.metrics import MetricsLog, Progress
 from posenc_jax.training.step import DeviceBatch, Metrics, Trainer, make_trainer
+from posenc_jax.training.stop import StopSignal
+from posenc_jax.training.stragglers import DataClock
 
 # A file in the run directory. Process 0 holds its lock while the run is trained and evaluated.
 LOCK = 'training.lock'
@@ -45,50 +44,6 @@ class NonFiniteError(ArithmeticError):
     """Training produced a number that is not finite; the message names the step and where in the
     step it arose.
     """
-
-
-class StopSignal:
-    """Tells the loop, after every step, whether SIGTERM or Ctrl-C has asked it to stop.
-
-    In a process that has joined a cluster (even a cluster of one) JAX handles SIGTERM, and the
-    processes agree on the step at which they stop. Ctrl-C is passed on as a SIGTERM. A second
-    Ctrl-C ends the process at once; outside a cluster so does a second SIGTERM.
-    """
-
-    def __init__(self):
-        self.asked = False  # whether this process was asked; in a cluster another one may have been
-        self._before = {}
-
-    def __enter__(self) -> 'StopSignal':
-        if threading.current_thread() is threading.main_thread():
-            self._before = {
-                number: signal.signal(number, self._ask)
-                for number in (signal.SIGTERM, signal.SIGINT)
-            }
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._give_back(*self._before)
-
-    def _give_back(self, *numbers: int) -> None:
-        for number in numbers:
-            signal.signal(number, self._before[number])
-
-    def _ask(self, number: int, _) -> None:
-        self.asked = True
-        if jax.distributed.is_initialized():
-            self._give_back(signal.SIGINT)  # JAX handles SIGTERM
-            os.kill(os.getpid(), signal.SIGTERM)
-        else:
-            self._give_back(*self._before)
-
-    def requested(self, step: int) -> bool:
-        """Whether to stop after this step. It must be called exactly once for every step."""
-        if not jax.distributed.is_initialized():
-            return self.asked
-        from jax.experimental import multihost_utils
-
-        return multihost_utils.reached_preemption_sync_point(step)
 
 
 def train(
@@ -166,9 +121,9 @@ def train(
                         plan.task.width(plan.length),
                         stop,
                     )
-            # A signal may also have come while the last checkpoint was written.
-            finished = finished and not stop.asked
-            evaluates, together = finished and config.eval.at_end, jax.process_count() > 1
+            # A signal may also have come while the last checkpoint was written, to any process.
+            evaluates = everywhere(finished and not stop.asked) and config.eval.at_end
+            together = jax.process_count() > 1
             if evaluates and together:  # while the processes are connected
                 _evaluate(directory)
         if evaluates and not together:
@@ -239,7 +194,7 @@ def _run(
         stored.write(checkpoints.saved, directory / stored.FILE)
     if step < settings.steps:
         checkpoints.need_room(trainer.abstract)  # before steps are computed that cannot be saved
-    saved, unchecked = step, None
+    saved, unchecked, clock = step, None, DataClock()
     with contextlib.ExitStack() as stack:
         # Only process 0 reports.
         log = (
@@ -265,9 +220,9 @@ def _run(
                 done = 'trained already, to' if step >= settings.steps else 'continuing after'
                 progress.say(f'{done} step {step} of {settings.steps}')
         while step < settings.steps:
-            state, metrics = trainer.step(
-                state, device_batch(next(batches), trainer.batch_sharding)
-            )
+            with clock.running():
+                batch = device_batch(next(batches), trainer.batch_sharding)
+            state, metrics = trainer.step(state, batch)
             step += 1
             if unchecked is not None:  # checks the step before while this one is computed
                 check_finite(*unchecked, saved)
@@ -275,9 +230,9 @@ def _run(
             end, stopping = step == settings.steps, stop.requested(step)
             saves = end or stopping or step % settings.save_every == 0
             if saves or step == 1 or step % settings.log_every == 0:
-                values = check_finite(step, metrics, saved)
+                values, slowest = check_finite(step, metrics, saved), clock.slowest()
                 if first:
-                    speed = progress.report(step, values['loss'])
+                    speed = progress.report(step, values['loss'], slowest)
                     log.write(step, {**values, 'tokens_per_second': speed, 'time': time.time()})
             validates = settings.eval_every and (end or step % settings.eval_every == 0)
             with contextlib.nullcontext() if progress is None else progress.paused():

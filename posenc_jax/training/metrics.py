@@ -143,9 +143,9 @@ class Progress(LiveLine):
         self._steps, self._tokens = steps, tokens
         self._last = None  # step and time of the last report
 
-    def report(self, step: int, loss: float) -> float:
-        """Shows the loss of a step. Returns the tokens per second since the last report, 0 at the
-        first, whose time includes compilation.
+    def report(self, step: int, loss: float, remark: str = '') -> float:
+        """Shows the loss of a step, and a remark at the end of the line. Returns the tokens per
+        second since the last report, 0 at the first, whose time includes compilation.
         """
         before, self._last = self._last, (step, self.now())
         speed = 0.0
@@ -153,7 +153,7 @@ class Progress(LiveLine):
             speed = (step - before[0]) * self._tokens / (self._last[1] - before[1])
         self.show(completed=step)
         rate = f'{speed:,.0f} tokens/s' if speed else 'compiled'
-        text = f'loss {loss:.4f}  {rate}  {self.left()}'
+        text = f'loss {loss:.4f}  {rate}  {self.left()}  {remark}'.rstrip()
         if not self.in_terminal:
             self.say(f'step {step}/{self._steps}  {text}')
         self.show(text=text)

@@ -16,6 +16,7 @@ from posenc_jax.run.safe import finished_steps
 from posenc_jax.search.__main__ import main as search
 from posenc_jax.training import loop
 from posenc_jax.training.metrics_file import FILE, read_lines
+from posenc_jax.training.stop import StopSignal
 from tests import fake_bucket
 from tests.training import tiny
 
@@ -42,7 +43,7 @@ def losses(directory):
 
 
 def stop_after(step, monkeypatch):
-    monkeypatch.setattr(loop.StopSignal, 'requested', lambda self, now: now == step)
+    monkeypatch.setattr(StopSignal, 'requested', lambda self, now: now == step)
 
 
 @pytest.fixture(scope='module')

@@ -2,6 +2,7 @@
 processes.
 """
 
+import os
 import random
 import shutil
 import signal
@@ -21,11 +22,22 @@ from posenc_jax.run.restore import restore_model
 from posenc_jax.tasks.language import Language
 from posenc_jax.training import loop
 from posenc_jax.training.metrics_file import FILE, read_lines
+from posenc_jax.training.stop import StopSignal
 from tests.training import tiny
 
 NAME = 'run'
 STEPS = tiny.FIELDS['train.steps']
 MESH = {'mesh__data': 1, 'mesh__fsdp': 2, 'mesh__tensor': 2, 'mesh__sequence': 2}
+
+
+# Process 1 waits for its data.
+SLOW = """
+import time
+import jax
+from posenc_jax.training import loop
+put = loop.device_batch
+loop.device_batch = lambda *given: (time.sleep(0.1 * jax.process_index()), put(*given))[1]
+"""
 
 
 def losses(workdir):
@@ -112,13 +124,17 @@ def test_stopped_clusters_save_and_continue(cache, tmp_path, processes, number):
     fields = dict(
         name=NAME, cache=cache, train__steps=100_000, train__log_every=1, train__save_every=100_000
     )
+    slow = tmp_path / 'slow.py'
+    slow.write_text(SLOW)
     start = lambda i: tiny.start(
-        tmp_path, *flags_of(port, processes, i), **fields, mesh__data=1, mesh__fsdp=processes
-    )
+        tmp_path, *flags_of(port, processes, i), f'--import={slow}', **fields, mesh__data=1,
+        mesh__fsdp=processes,
+    )  # fmt: skip
     group = [start(i) for i in range(processes)]
     wait_for(group[0], 'step 2/')
     group[-1].send_signal(number)
     (out, _), *_ = [finish(process) for process in group]
+    assert ('process 1 waits' in out) == (processes > 1)
     stopped = max(losses(tmp_path))
     assert f'stopped after step {stopped}, which is saved' in out
     assert restore_model(tmp_path / NAME)[2] == stopped
@@ -141,15 +157,32 @@ def test_a_signal_at_the_last_step_starts_no_evaluation(tmp_path, monkeypatch, c
         eval__stride=8,
         eval__lengths=(32,),
     )
-    monkeypatch.setattr(loop.StopSignal, 'requested', lambda self, step: step == 2)
+    monkeypatch.setattr(StopSignal, 'requested', lambda self, step: step == 2)
     directory = loop.train(tiny.config(tmp_path, **fields))
     assert 'stopped after step 2, which is saved' in capsys.readouterr().out
     assert read == ['train']  # no validation, train.eval_every=0
-    monkeypatch.setattr(loop.StopSignal, 'requested', lambda self, step: False)
+    monkeypatch.setattr(StopSignal, 'requested', lambda self, step: False)
     monkeypatch.setattr(
         loop, '_run', lambda *given: setattr(given[-1], 'asked', True) or True
     )  # while saving
     assert loop.train(tiny.config(tmp_path, **fields)) == directory
+    monkeypatch.setattr(loop, '_run', lambda *given: True)
+    answers = iter([True, False])  # the lock is held; another process was asked
+    monkeypatch.setattr(loop, 'everywhere', lambda good: next(answers))
+    assert loop.train(tiny.config(tmp_path, **fields)) == directory and not list(answers)
+
+
+def test_a_signal_that_came_while_the_processes_joined_is_passed_on_to_jax(monkeypatch):
+    sent = []
+    monkeypatch.setattr('os.kill', lambda *given: sent.append(given))
+    monkeypatch.setattr(
+        'jax.experimental.multihost_utils.reached_preemption_sync_point', lambda step: step == 2
+    )
+    with StopSignal() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        monkeypatch.setattr('jax.distributed.is_initialized', lambda: True)
+        assert [stop.requested(step) for step in (1, 2)] == [False, True]
+    assert stop.asked and sent == [(os.getpid(), signal.SIGTERM)]
 
 
 @pytest.mark.full
