@@ -30,11 +30,15 @@ STEPS = tiny.FIELDS['train.steps']
 MESH = {'mesh__data': 1, 'mesh__fsdp': 2, 'mesh__tensor': 2, 'mesh__sequence': 2}
 
 
-# Process 1 waits for its data.
+# A module that makes process 1 wait for its data; what is imported must register something.
 SLOW = """
 import time
 import jax
+import posenc_jax as pj
 from posenc_jax.training import loop
+@pj.register('slow', kind='encoding')
+class Slow(pj.Encoding):
+    pass
 put = loop.device_batch
 loop.device_batch = lambda *given: (time.sleep(0.1 * jax.process_index()), put(*given))[1]
 """
