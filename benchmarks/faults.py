@@ -198,6 +198,7 @@ class Fault:
 SAFE = r'(step \d+ is safe; .* continues after it|no step is saved; .* begins anew)\n'
 STOPPED = r'stopped after step \d+, which is saved; the same command continues'
 AT = r'127.0.0.1:\d+'
+CAUGHT = r'(W.* SIGTERM caught at .*\n)?'  # what JAX itself logs in the process that got it
 
 
 def killed(repeat: int) -> Fault:
@@ -230,7 +231,7 @@ def asked(repeat: int) -> Fault:
     """SIGTERM on one: both save the same step and end."""
     number = repeat % 2
     does = lambda pair: pair.signal(number, signal.SIGTERM)
-    return Fault(f'process {number}', does, (0, 0), ('', ''), STEP, out=STOPPED)
+    return Fault(f'process {number}', does, (0, 0), (CAUGHT, CAUGHT), STEP, out=STOPPED)
 
 
 def full(repeat: int) -> Fault:
@@ -264,7 +265,9 @@ def slow(repeat: int) -> Fault:
             pair.signal(0, signal.SIGTERM)
 
         out = f'(?s){named}.*{STOPPED}'
-        return Fault('its data', does, (0, 0), ('', ''), STEP, before={1: slow_data}, out=out)
+        return Fault(
+            'its data', does, (0, 0), (CAUGHT, CAUGHT), STEP, before={1: slow_data}, out=out
+        )
     if repeat % 4 == 1:
 
         def does(pair):
@@ -275,7 +278,7 @@ def slow(repeat: int) -> Fault:
             pair.reach(lambda: pair.step() > step + 2)  # both go on
             pair.signal(0, signal.SIGTERM)
 
-        return Fault(f'{SILENCE / 2:g} s still', does, (0, 0), ('', ''), STEP, out=STOPPED)
+        return Fault(f'{SILENCE / 2:g} s still', does, (0, 0), (CAUGHT, CAUGHT), STEP, out=STOPPED)
     does = lambda pair: pair.signal(1, signal.SIGSTOP)
     line = rf'train.py: process 1 of 2 is gone: nothing was heard of it for {SILENCE} s .*{SAFE}'
     return Fault('still for good', does, (1, -9), (line, line), SILENCE + 2 * GRACE + 5.0)
