@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from posenc_jax.core.attention import attend
 from posenc_jax.core.encoding import TOKEN_STAGE, Encoding
+from posenc_jax.core.parts import attend_parts
 from posenc_jax.core.tokens import Tokens
 
 MESH_AXES = ('data', 'fsdp', 'tensor', 'sequence')
@@ -206,8 +207,9 @@ def sharded_attend(
     """`attend`; on a mesh every device computes its own rows, heads and queries, over all keys.
 
     Queries, keys and values are cut along batch, sequence and heads. The keys travel round the
-    devices of the axis 'sequence' (`core/ring.py`). Where the axis does not divide their number,
-    and for a single query, as in decoding, every device gets all keys of its rows and heads. The
+    devices of the axis 'sequence' (`core/ring.py`). Keys of a cache (`heads_first`) stay where they
+    are, and every device has all queries of its rows and heads (`core/parts.py`). Where the axis
+    does not divide the number of keys, every device gets all keys of its rows and heads. The
     encoding's variables are cut along the head axis that they declare, and per-token features along
     their heads (N or K). The caller has called the doors of the token stage.
 
@@ -230,10 +232,14 @@ def sharded_attend(
                 f'{count} {name} cannot be cut into {_parts(mesh, tensor)} parts (mesh axis '
                 f'{tensor!r})'
             )
-    keys, parts = k.shape[2 if heads_first else 1], _parts(mesh, ROLES['sequence'])
-    sequence = None if q.shape[1] == 1 else ROLES['sequence']  # a decode step has one query
-    along = sequence if keys % parts == 0 else None
-    if along is not None and parts > 1:
+    keys, parts = k.shape[2 if heads_first else 1], mesh.shape['sequence']
+    cut = parts > 1 and keys % parts == 0
+    # The keys of a cache stay on their devices, and all devices have the queries.
+    stay = cut and heads_first and own.get('implementation') != 'kernel'
+    axis: Any = ROLES['sequence']
+    sequence = None if heads_first or q.shape[1] == 1 else axis
+    along = axis if stay or cut and sequence else None
+    if cut and sequence:
         own['axis_name'] = along
 
     graphdef, state = nnx.split(encoding)
@@ -269,6 +275,9 @@ def sharded_attend(
 
     def local(variables, q, k, v, tq, tk):
         encoding = nnx.merge(graphdef, jax.tree.unflatten(structure, variables))
+        if stay:
+            results = attend_parts(encoding, q, k, v, tq, tk, axis)
+            return results if return_lse else results[0]
         return attend(encoding, q, k, v, tq, tk, **own)
 
     return jax.shard_map(

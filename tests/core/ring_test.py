@@ -200,12 +200,6 @@ def test_forward_mode_of_the_dense_form_in_a_ring(spec):
 
 
 @pytest.mark.full
-def test_keys_that_stand_heads_first():
-    encoding = pj.make('alibi()', causal=True, **contract_test.CONTEXT)
-    compare(encoding, mesh_of(sequence=8), [TEXTS['packed']], heads_first=True)
-
-
-@pytest.mark.full
 @pytest.mark.parametrize('spec', ['t5_rpe()', 'cope()'])
 def test_all_keys_may_be_earlier_than_all_queries(spec):
     """Keys of another text of the same length, such as a memory: the nearest come last in it."""
