@@ -9,7 +9,8 @@ the places `[MASK]` of its prompts.
 are one batch, padded on the left. A continuation ends at the end-of-text token of the checkpoint,
 if it has one. With --chat the prompts are what a user says: they are written into the chat template
 of the checkpoint, and the answers are printed alone. `--config.NAME=VALUE` changes a field of the
-config, as in eval.py.
+config, as in eval.py; `--config.mesh.tensor=4` shares the heads among four devices. Without a field
+of config.mesh one device generates.
 """
 
 import pathlib
@@ -20,23 +21,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from posenc_jax.core.command import Parser, program
 from posenc_jax.core.memory import device_memory, readable
 from posenc_jax.core.registry import SpecError, check_number
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.constant_cache import ConstantCache
-from posenc_jax.decoding.generate import generate, pad_left
+from posenc_jax.decoding.generate import pad_left
 from posenc_jax.decoding.recomputed import Recomputed
+from posenc_jax.evaluation.generator import generator
 from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.pretrained import is_pretrained
 from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.pretrained.special_tokens import special_ids
+from posenc_jax.model.sharding import whole_rows
 from posenc_jax.model.transformer import Transformer, abstract_model
 from posenc_jax.run import settings
-from posenc_jax.run.job import UNASKED, Job, prepare
+from posenc_jax.run.job import UNASKED, Job, mesh_of, prepare
 from posenc_jax.run.overrides import read_overrides
-from posenc_jax.run.reading import encoded_source, source_of
+from posenc_jax.run.reading import source_of
 from posenc_jax.tasks.language.masked_text import MASK, MaskedText
 from posenc_jax.tasks.translation import Translation
 
@@ -77,7 +81,8 @@ def continue_text(
         does so by default.
       chat: each prompt is what a user says, and is written into the chat template of the public
         checkpoint that the run is or whose tokenizer it uses.
-      overrides: as for `evaluate`, e.g. {'extend': 'yarn(factor=2.0)'}.
+      overrides: as for `evaluate`, e.g. {'extend': 'yarn(factor=2.0)'}. With fields of `mesh`
+        several devices share the work; without them one device does it.
 
     Raises:
       FileNotFoundError: no such run.
@@ -116,6 +121,7 @@ def _texts(run, prompts, overrides, **given) -> tuple[list[list[str]], bool]:
     if not prompts or not all(prompts):
         raise SpecError('a prompt is empty; expected at least one character')
     job = prepare(run, {**overrides, **UNASKED})
+    given['mesh'] = mesh_of(job) if job.asks_for_mesh else None
     if isinstance(job.task, (Translation, MaskedText)) and (
         constant_cache or recompute or given['chat']
     ):
@@ -126,6 +132,8 @@ def _texts(run, prompts, overrides, **given) -> tuple[list[list[str]], bool]:
     if isinstance(job.task, Translation):
         return _translated(job, job.task, prompts, **given), False
     if isinstance(job.task, MaskedText):
+        if job.asks_for_mesh:
+            raise SpecError('masks are filled on one device; leave out the fields of config.mesh')
         return _filled(job, job.task, prompts, temperature), False
     if not job.task.is_language:
         found = {'next': 'not text', 'class': 'one class for a row'}.get(
@@ -143,8 +151,8 @@ def _drawn(model: Transformer, ids, given: Mapping[str, Any], **more) -> np.ndar
     names = ('temperature', 'top_k', 'top_p')
     key = None if given['temperature'] == 0 else jax.random.key(given['seed'])
     asked = {name: given[name] for name in names}
-    out = generate(model, ids, max_new_tokens=given['tokens'], key=key, **asked, **more)
-    return np.asarray(out)[:, ids.shape[1] :]
+    new_tokens = generator(model, given['mesh'])
+    return new_tokens(ids, max_new_tokens=given['tokens'], key=key, **asked, **more)
 
 
 def _grouped(texts: list[str], samples: int) -> list[list[str]]:
@@ -155,7 +163,7 @@ def _translated(job: Job, task: Translation, prompts, **given) -> list[list[str]
     samples, tokens = given['samples'], given['tokens']
     batch = task.source_batch([prompt for prompt in prompts for _ in range(samples)])
     rows, width = batch['source'].shape
-    _check_memory(job.cfg, rows, width + 1 + tokens)
+    _check_memory(job.cfg, rows, width + 1 + tokens, given['mesh'])
     components = batch['source_positions'].shape[2:] if task.alignments else None
     model = abstract_model(job.cfg, job.config.extend)
     try:
@@ -164,8 +172,7 @@ def _translated(job: Job, task: Translation, prompts, **given) -> list[list[str]
         raise SpecError(f'a prompt of {width} words and {tokens} new ones: {error}') from error
     model = job.extended(job.load()[0])
     begin = np.full((rows, 1), task.begin, np.int32)
-    source = encoded_source(model, source_of(batch))
-    out = _drawn(model, begin, given, eos=task.end, source=source)
+    out = _drawn(model, begin, given, eos=task.end, source=source_of(batch))
     return _grouped([task.decode(_until(row, (task.end,))) for row in out], samples)
 
 
@@ -198,9 +205,8 @@ def _continued(job: Job, prompts, **given) -> list[list[str]]:
         else job.task.encode(prompt)
         for prompt in prompts
     ]
-    _check_memory(
-        job.cfg, len(prompts) * samples, max(map(len, encoded)) + (constant_cache or tokens)
-    )
+    capacity = max(map(len, encoded)) + (constant_cache or tokens)
+    _check_memory(job.cfg, len(prompts) * samples, capacity, given['mesh'])
     ids, valid = pad_left([row for row in encoded for _ in range(samples)])
     decoding = (
         ConstantCache(constant_cache)
@@ -230,21 +236,20 @@ def _continued(job: Job, prompts, **given) -> list[list[str]]:
     return _grouped([job.task.decode(_until(row, ends)) for row in out], samples)
 
 
-def _check_memory(cfg: TransformerConfig, rows: int, capacity: int) -> None:
-    """Refuses a cache of keys and values that does not fit the memory of the device."""
-    needed = (
-        2
-        * rows
-        * capacity
-        * cfg.layers
-        * cfg.kv_heads
-        * cfg.head_dim
-        * np.dtype(cfg.dtype).itemsize
-    )
+def _check_memory(
+    cfg: TransformerConfig, rows: int, capacity: int, mesh: Mesh | None = None
+) -> None:
+    """Refuses a cache of keys and values that does not fit the memory of the devices, among which
+    every axis of a mesh cuts it.
+    """
+    devices = 1 if mesh is None else mesh.size
+    each = 2 * cfg.layers * cfg.kv_heads * cfg.head_dim * np.dtype(cfg.dtype).itemsize
+    needed = whole_rows(mesh, rows) * capacity * each // devices
     if needed > (limit := device_memory()):
+        here = 'the device' if devices == 1 else f'each of {devices} devices'
         raise SpecError(
-            f'a cache of {rows} rows of {capacity} tokens would take {readable(needed)}, the '
-            f'device has {readable(limit)}; ask for fewer tokens or samples'
+            f'a cache of {rows} rows of {capacity} tokens would take {readable(needed)}, {here} '
+            f'has {readable(limit)}; ask for fewer tokens or samples'
         )
 
 

@@ -31,7 +31,10 @@ def prepared(known: argparse.Namespace, rest: list[str], run: str, more: dict | 
             '--batches must be at least 1 and --length at least 0 (0: the trained length), got '
             f'{known.batches} and {known.length}'
         )
-    return prepare(run, {**read_overrides(rest), **UNASKED, **(more or {})})
+    overrides = read_overrides(rest)
+    if any(name.startswith('mesh.') for name in overrides):
+        raise ValueError('an analysis uses one device; leave out the fields of config.mesh')
+    return prepare(run, {**overrides, **UNASKED, **(more or {})})
 
 
 def task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:

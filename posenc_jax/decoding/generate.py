@@ -19,6 +19,7 @@ from posenc_jax.decoding.sampling import sample
 from posenc_jax.model import cache as caching
 from posenc_jax.model.cache import Cache
 from posenc_jax.model.cross import Source
+from posenc_jax.model.sharding import constrain
 from posenc_jax.model.transformer import Transformer
 
 
@@ -40,7 +41,7 @@ def _generate(plan: _Plan, state, prompts, tok, decoding, key, source):
     empty = init_cache(model, tok, source)
     logits, cache = decoding.prefill(model, empty, prompts)
     new = _continue(plan, model, decoding, empty, cache, logits[:, -1], key, prompts.dtype)
-    return jnp.concatenate([prompts, new], axis=1)
+    return constrain(jnp.concatenate([prompts, new], axis=1), None, None)
 
 
 def continue_cache(

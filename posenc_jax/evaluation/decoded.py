@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Int
 
 from posenc_jax.core.registry import check_choice
 from posenc_jax.decoding.decoding import Decoding
-from posenc_jax.decoding.generate import generate, pad_left
+from posenc_jax.decoding.generate import pad_left
+from posenc_jax.evaluation.generator import Generator, generator
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.run.answers import check_decodable
 from posenc_jax.run.job import SEED
-from posenc_jax.run.reading import encoded_source, source_of
+from posenc_jax.run.reading import source_of
 from posenc_jax.tasks.retrieval.ruler_lite import RulerLite, string_match_all
 from posenc_jax.tasks.task import batch_rng
 
@@ -47,6 +49,7 @@ def decoded_match(
     split: str = 'test',
     max_new_tokens: int | None = None,
     decoding: Decoding | None = None,
+    mesh: Mesh | None = None,
 ) -> Decoded:
     """Decodes answers greedily and scores them as RULER does.
 
@@ -62,6 +65,7 @@ def decoded_match(
       max_new_tokens: the length of an answer; None for eight tokens more than the longest true
         answer has.
       decoding: what the cache keeps, see `generate`.
+      mesh: as for `generator`.
 
     Raises:
       SpecError: another split.
@@ -81,14 +85,14 @@ def decoded_match(
         answers = (vocabulary.encode(f' {", ".join(own)}'.encode()) for _, own in asked)
         max_new_tokens = max(map(len, answers)) + _SPARE
     ids, valid = pad_left(prompts)
-    new = _greedy(model, ids, valid, max_new_tokens, rows, decoding)
+    new = _greedy(generator(model, mesh), ids, valid, max_new_tokens, rows, decoding)
     outputs = tuple(map(task.decode, new))
     references = tuple(own for _, own in asked)
     return Decoded(string_match_all(outputs, references), outputs, references)
 
 
 def decoded_rows(
-    model: Transformer, batch: dict[str, np.ndarray], rows: int
+    new_tokens: Generator, batch: dict[str, np.ndarray], rows: int
 ) -> Bool[np.ndarray, 'B M']:
     """Decodes the answers of a batch greedily, each behind the tokens before it, and behind its
     source where the batch has one.
@@ -97,7 +101,7 @@ def decoded_rows(
     than in one pass over the whole text, e.g. `lm_infinite(top_k=...)`.
 
     Args:
-      model: a decoder, or an encoder-decoder.
+      new_tokens: see `generator`; of a decoder, or an encoder-decoder.
       batch: a batch of a task that predicts the next token, see `answers.check_decodable`.
       rows: how many answers are decoded at once.
 
@@ -114,7 +118,7 @@ def decoded_rows(
     ids, valid = pad_left([row[: at + 1] for row, at in zip(batch['tokens'], first)])
     longest = int(count.max())
     sources = {name: array for name, array in batch.items() if name.startswith('source')}
-    new = _greedy(model, ids, valid, longest, rows, sources=sources)
+    new = _greedy(new_tokens, ids, valid, longest, rows, sources=sources)
     column = first[:, None] + np.arange(longest)
     targets = np.take_along_axis(
         batch['targets'], np.minimum(column, batch['targets'].shape[1] - 1), axis=1
@@ -123,7 +127,7 @@ def decoded_rows(
 
 
 def _greedy(
-    model: Transformer,
+    new_tokens: Generator,
     ids: Int[np.ndarray, 'B T'],
     valid: Bool[np.ndarray, 'B T'],
     count: int,
@@ -138,14 +142,13 @@ def _greedy(
     for first in range(0, len(ids), rows):
         own = np.minimum(np.arange(first, first + rows), len(ids) - 1)  # one shape, one compilation
         source = source_of({name: array[own] for name, array in sources.items()})
-        out = generate(
-            model,
+        new = new_tokens(
             ids[own],
             valid=valid[own],
             max_new_tokens=count,
             temperature=0.0,
             decoding=decoding,
-            source=encoded_source(model, source),
+            source=source,
         )
-        parts.append(np.asarray(out)[: len(ids) - first, ids.shape[1] :])
+        parts.append(new[: len(ids) - first])
     return np.concatenate(parts)

@@ -9,10 +9,10 @@ from typing import Any
 import flax
 import jax
 from flax import nnx
-from jax.sharding import Mesh
 
 from posenc_jax.core import paths
 from posenc_jax.evaluation import field_points, language
+from posenc_jax.evaluation.generator import generator
 from posenc_jax.evaluation.measurement import Measurement
 from posenc_jax.evaluation.results import Results
 from posenc_jax.evaluation.samples import Samples, read_samples
@@ -21,11 +21,10 @@ from posenc_jax.evaluation.series import RunResult
 from posenc_jax.evaluation.tasks import evaluate_task
 from posenc_jax.model.field import Field
 from posenc_jax.model.kinds import Model
-from posenc_jax.model.sharding import make_mesh, split_cpu, whole_rows
-from posenc_jax.run import defaults, settings, stored
+from posenc_jax.model.sharding import whole_rows
+from posenc_jax.run import settings, stored
 from posenc_jax.run.fields import encoding_label, fields_of
-from posenc_jax.run.job import SEED, Job, directory_of, prepare
-from posenc_jax.run.overrides import replaced
+from posenc_jax.run.job import SEED, Job, directory_of, mesh_of, prepare
 from posenc_jax.tasks.class_task import ClassTask
 from posenc_jax.tasks.language.language import Language
 from posenc_jax.version import __version__
@@ -65,8 +64,7 @@ def evaluate(
     asked: dict[tuple, str] = {}
     for run in map(str, runs):  # a run that is named by two paths would pass for two seeds
         asked.setdefault((paths.resolved(directory_of(run)), run.partition('|')[2].strip()), run)
-    _split_cpu(overrides or {})
-    jobs = [prepare(run, overrides or {}, on_mesh=True) for run in asked.values()]
+    jobs = [prepare(run, overrides or {}) for run in asked.values()]
     versions = {'posenc_jax': __version__, 'jax': jax.__version__, 'flax': flax.__version__}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     results = Results(tuple(also), date, versions)
@@ -138,30 +136,6 @@ def _key(asked: Any) -> jax.Array | None:
     return jax.random.key(SEED) if asked.positions == 'sampled' else None
 
 
-def _split_cpu(overrides: Mapping[str, Any]) -> None:
-    name = 'mesh.cpu_devices'
-    if name in overrides:  # before a device is used
-        config = replaced(defaults.get_config(), {name: overrides[name]})
-        split_cpu(config.eval.batch, config.mesh.cpu_devices)
-
-
-def mesh_of(job: Job) -> Mesh:
-    """The mesh of an evaluation: that of the config, if it has as many devices as there are.
-    Otherwise, unless the evaluation asks for a mesh, all devices share the rows. The results are
-    the same on every mesh.
-
-    Raises:
-      ValueError: the evaluation asks for a mesh that the devices do not give.
-    """
-    sizes = {name: size for name, size in job.config.mesh.items() if name != 'cpu_devices'}
-    try:
-        return make_mesh(**sizes)
-    except ValueError:
-        if job.asks_for_mesh:
-            raise
-        return make_mesh()
-
-
 def measure(job: Job, model: Model) -> list[Measurement]:
     """Measures a transformer by the settings of a job.
 
@@ -197,5 +171,5 @@ def measure(job: Job, model: Model) -> list[Measurement]:
         split=asked.split,
         key=key,
         depths=tuple(asked.depths),
-        decoder=model if asked.decode else None,
+        new_tokens=generator(model, mesh) if asked.decode else None,
     )

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 
 from posenc_jax.evaluation.decoded import decoded_rows
+from posenc_jax.evaluation.generator import Generator
 from posenc_jax.evaluation.measurement import Measurement, exact_match, token_accuracy
 from posenc_jax.evaluation.scoring import Scorer
-from posenc_jax.model.transformer import Transformer
 from posenc_jax.run.job import SEED
 from posenc_jax.run.reading import inputs_of, source_of, tokens_of
 from posenc_jax.tasks import Task
@@ -32,7 +32,7 @@ def evaluate_task(
     split: str = 'test',
     key: jax.Array | None = None,
     depths: tuple[float, ...] = (),
-    decoder: Transformer | None = None,
+    new_tokens: Generator | None = None,
 ) -> list[Measurement]:
     """Measures exact match with its Wilson interval, token accuracy and likelihood, for each task
     length and depth.
@@ -50,8 +50,8 @@ def evaluate_task(
       key: draws random positions; None uses the evaluation rule of the encoding.
       depths: values for the field `depth` of the task, each evaluated at every length; () leaves
         the depth to the task.
-      decoder: the model, if exact match and token accuracy are those of its decoded answers; the
-        likelihood is that of one pass.
+      new_tokens: see `generator`; given if exact match and token accuracy are those of decoded
+        answers. The likelihood is that of one pass.
 
     Raises:
       ValueError: `split` is 'train', the task does not have a length, or its answers cannot be
@@ -66,8 +66,8 @@ def evaluate_task(
             batch = own.dataset(length=length, batch_size=samples, seed=SEED, split=split)[0]
             at_once = rows(task.width(length))
             found = score_rows(score, batch, at_once, key)
-            if decoder is not None:
-                found = found[0], decoded_rows(decoder, batch, at_once), found[2]
+            if new_tokens is not None:
+                found = found[0], decoded_rows(new_tokens, batch, at_once), found[2]
             results.append(exact_match(length, *found, depth))
             if task.predicts == 'here':
                 results.append(token_accuracy(length, *found, depth))

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
@@ -181,6 +182,15 @@ def param_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
     return jax.tree_util.tree_map_with_path(
         sharding, state, is_leaf=lambda x: isinstance(x, nnx.Variable)
     )
+
+
+def placed(state: nnx.State, mesh: Mesh) -> nnx.State:
+    """A state, the same in all processes, on the devices of a mesh; errors as for
+    `param_shardings`.
+    """
+    if jax.process_count() > 1:  # an array on a device of one process goes through its memory
+        state = jax.tree.map(np.asarray, state)
+    return jax.device_put(state, param_shardings(state, mesh))
 
 
 def dict_shapes(state: nnx.State, mesh: Mesh) -> dict[str, Any]:

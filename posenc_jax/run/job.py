@@ -11,6 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from posenc_jax.core import paths
 from posenc_jax.core.composite import parts_of
@@ -21,9 +22,10 @@ from posenc_jax.model.pretrained import is_pretrained, load_pretrained
 from posenc_jax.model.pretrained.fields import is_folder
 from posenc_jax.model.pretrained.load import architecture_of
 from posenc_jax.model.pretrained.sources import open_source
+from posenc_jax.model.sharding import make_mesh, split_cpu
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.run import defaults, field_settings, restore, settings, stored
-from posenc_jax.run.overrides import apply_overrides
+from posenc_jax.run.overrides import apply_overrides, replaced
 from posenc_jax.run.plan import Plan, check_evaluation, make_task
 from posenc_jax.tasks.language import Language
 from posenc_jax.tasks.task import batch_rng
@@ -115,21 +117,39 @@ class Job(Plan):
         return max(1, min(batch, batch * trained // width))
 
 
-def prepare(run: str, overrides: Mapping[str, Any], *, on_mesh: bool = False) -> Job:
-    """Reads the config of a run and checks the settings of its evaluation, without its weights.
+def mesh_of(job: Job) -> Mesh:
+    """The mesh of an evaluation: that of the config, if it has as many devices as there are.
+    Otherwise, unless the evaluation asks for a mesh, all devices share the rows. The results are
+    the same on every mesh.
+
+    Raises:
+      ValueError: the evaluation asks for a mesh that the devices do not give.
+    """
+    sizes = {name: size for name, size in job.config.mesh.items() if name != 'cpu_devices'}
+    try:
+        return make_mesh(**sizes)
+    except ValueError:
+        if job.asks_for_mesh:
+            raise
+        return make_mesh()
+
+
+def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
+    """Reads the config of a run and checks the settings of its evaluation, without its weights. The
+    CPU is split first, if `mesh.cpu_devices` is given.
 
     Args:
       run: 'RUN' or 'RUN | EXTENSION'; RUN is a run directory or a public checkpoint.
       overrides: dotted names -> values that replace fields of the config.
-      on_mesh: whether the caller uses a mesh of devices; if not, fields of it are refused.
 
     Raises:
       FileNotFoundError: there is no such run.
       ValueError: the settings do not fit the run; an extension is given twice.
     """
     directory, (_, _, extension) = directory_of(run), run.partition('|')
-    if _asks_for_mesh(overrides) and not on_mesh:
-        raise SpecError('this program uses one device; leave out the fields of config.mesh')
+    if (name := 'mesh.cpu_devices') in overrides:  # before a device is used
+        config = replaced(defaults.get_config(), {name: overrides[name]})
+        split_cpu(config.eval.batch, config.mesh.cpu_devices)
     if extension:
         if overrides.get('extend'):
             raise SpecError(

@@ -137,6 +137,14 @@ def test_ranks_of_several_runs(runs, tmp_path, capsys):
     )
 
 
+def test_a_mesh_is_refused(capsys):
+    assert main(['receptive_field', '--run=none', '--config.mesh.data=2']) == 2
+    assert (
+        'an analysis uses one device; leave out the fields of config.mesh'
+        in capsys.readouterr().err
+    )
+
+
 @pytest.mark.full
 def test_fields_are_kept_where_no_ranks_can_be_compared(runs, tmp_path, capsys):
     assert main(['receptive_field', f'--runs={runs / "rope"}', f'--out={tmp_path}']) == 2

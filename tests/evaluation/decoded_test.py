@@ -9,6 +9,7 @@ from posenc_jax.core.registry import SpecError
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.decoding.generate import generate
 from posenc_jax.evaluation import decoded
+from posenc_jax.evaluation.generator import generator
 from posenc_jax.evaluation.scoring import scorer
 from posenc_jax.evaluation.tasks import score_rows
 from posenc_jax.model.config import TransformerConfig
@@ -26,7 +27,7 @@ def test_the_share_of_references_that_are_written(monkeypatch):
     batch = TASK.dataset(length=700, batch_size=5, seed=SEED, split='test')[0]
     sizes = []
 
-    def generate(model, prompts, *, valid, max_new_tokens, **rest):
+    def new_tokens(prompts, *, valid, max_new_tokens, **rest):
         rows = [TASK.decode(row[own][1:]) for row, own in zip(prompts, valid)]
         sizes.append(len(rows))
         new = np.full((len(rows), max_new_tokens), ord('.'))
@@ -34,9 +35,9 @@ def test_the_share_of_references_that_are_written(monkeypatch):
             key = text.split(' for ')[1].split(' is:')[0]
             value = text.split(f'{key} is: ')[1][:7]
             row[:8] = np.frombuffer(f' {value}'.encode(), np.uint8)
-        return np.concatenate([prompts, new], axis=1)
+        return new
 
-    monkeypatch.setattr(decoded, 'generate', generate)
+    monkeypatch.setattr(decoded, 'generator', lambda *_: new_tokens)
     found = decoded.decoded_match(None, TASK, 700, samples=5, rows=2)
     assert found.score == 50 and sizes == [2, 2, 2] and len(found.outputs) == 5
     # The questions are those of exact match.
@@ -87,10 +88,10 @@ def test_decoded_rows_are_compared_with_their_targets():
     model = Transformer(cfg, rngs=nnx.Rngs(0))
     rng = np.random.default_rng(0)
     batch = batch_of(model, [rng.integers(0, 11, n) for n in (4, 7, 5)], new=3)
-    assert decoded.decoded_rows(model, batch, rows=2).all()
+    assert decoded.decoded_rows(generator(model), batch, rows=2).all()
     assert score_rows(scorer(model), batch, 3)[1].all()  # one pass says the same
     batch['targets'][1, 7] += 1  # the second token of the second answer
-    found = decoded.decoded_rows(model, batch, rows=3)
+    found = decoded.decoded_rows(generator(model), batch, rows=3)
     assert found.tolist() == [[True] * 3, [True, False, True], [True] * 3]
 
 
@@ -109,9 +110,11 @@ def test_answers_to_a_source_are_decoded():
         'tokens': rows[:, :-1], 'targets': rows[:, 1:], 'loss_mask': np.ones((3, 4), np.float32),
         'source': source, 'source_valid': valid,
     }  # fmt: skip
-    assert decoded.decoded_rows(model, batch, rows=2).all()
+    assert decoded.decoded_rows(generator(model), batch, rows=2).all()
     batch['targets'] = (batch['targets'] + np.eye(3, 4, dtype=int)) % 11
-    np.testing.assert_array_equal(decoded.decoded_rows(model, batch, rows=3), 1 - np.eye(3, 4))
+    np.testing.assert_array_equal(
+        decoded.decoded_rows(generator(model), batch, rows=3), 1 - np.eye(3, 4)
+    )
 
 
 @pytest.mark.parametrize(

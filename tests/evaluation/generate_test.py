@@ -80,6 +80,19 @@ def test_the_command_prints_prompts_with_their_continuations(runs, tmp_path, cap
     assert capsys.readouterr().out == f'first{texts[0][0]}\n---\nsecond{texts[1][0]}\n'
 
 
+@pytest.mark.full_but_one
+@pytest.mark.parametrize(
+    'name, prompts, mesh',
+    [
+        ('rope', ['a', 'second'], {'mesh.tensor': 2, 'mesh.sequence': 2}),
+        ('translation', ['n0 m1 v0 ,0 n3', 'n2 n1'], {'mesh.tensor': 2}),
+    ],
+)
+def test_a_mesh_writes_the_text_of_one_device(runs, name, prompts, mesh):
+    write = lambda mesh: continue_text(str(runs / name), prompts, tokens=4, overrides=mesh)
+    assert write(mesh) == write({})
+
+
 @pytest.mark.full
 def test_text_ends_where_the_checkpoint_says(checkpoint):  # noqa: F811
     path, model = checkpoint[0] / 'model', checkpoint[1]
@@ -109,11 +122,11 @@ def test_text_ends_where_the_checkpoint_says(checkpoint):  # noqa: F811
     'run, options, message',
     [
         ('none', [], 'no such run directory'),
-        ('copy', ['--config.mesh.data=2'], 'this program uses one device; leave out the fields'),
         ('copy', [], 'was trained on copy.., which is not text'),
         ('class', [], r'was trained on chomsky15.*, which is one class for a row; expected a run'),
         ('tape', [], r'was trained on chomsky15.*, which is answers at given places; expected'),
         ('masked', [], r'which fills masks; expected \[MASK\] in every prompt'),
+        ('masked', ['--config.mesh.data=8'], 'filled on one device; leave out the fields of conf'),
         ('masked', ['--temperature=1'], 'temperature must be 0, got 1.0'),
         ('masked', ['--recompute'], 'are for runs of language..; .* was trained on masked_text'),
         ('translation', [], "word is 'ab'; "),

@@ -18,7 +18,7 @@ from posenc_jax.evaluation.results import read
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.extension.ms_poe import ms_poe_ratios, probe_heads
 from posenc_jax.model.sharding import make_mesh
-from posenc_jax.run import checkpoint, restore, stored
+from posenc_jax.run import checkpoint, job, restore, stored
 from posenc_jax.run.plan import make_task, model_config
 from posenc_jax.training.step import make_trainer
 
@@ -111,8 +111,9 @@ def test_a_run_is_restored_from_its_directory_and_scored(runs):
 def test_a_mesh_changes_no_result(runs, monkeypatch, name):
     """Rows, heads and tokens are cut; alibi has two heads, and lengths are even."""
     asked = {'eval.protocols': 'nonoverlapping', 'eval.tokens': 100, 'eval.samples': 5}
+    asked['eval.decode'] = name == 'passkey'
     cut = evaluate([runs[name]], {**asked, 'mesh.tensor': 2, 'mesh.sequence': 2}).runs[0]
-    monkeypatch.setattr(evaluation, 'make_mesh', lambda **_: None)
+    monkeypatch.setattr(job, 'make_mesh', lambda **_: None)
     one = evaluate([runs[name]], asked).runs[0]
     for own, other in zip(cut.measurements, one.measurements, strict=True):
         assert own.nll == pytest.approx(other.nll, abs=1e-5) and own.value == pytest.approx(
