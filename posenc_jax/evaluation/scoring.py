@@ -2,6 +2,7 @@
 target is the first choice.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.model.sharding import ROLES, param_shardings, whole_rows
+from posenc_jax.model.sharding import ROLES, constrain, placed, whole_rows
 from posenc_jax.model.stack import Inputs
 from posenc_jax.run.reading import SourceInput, encoded_source
 
@@ -26,7 +27,8 @@ Scorer = Callable[..., Scores]
 
 
 def scorer(model: nnx.Module, mesh: Mesh | None = None) -> Scorer:
-    """`token_scores` of a model, compiled once for each shape of its arguments.
+    """`token_scores` of a model, compiled once for each shape of its arguments, also for several
+    scorers of models that differ in their variables alone.
 
     The result is called as `score(tokens, targets, tok, key=None, at=None, source=None)`.
 
@@ -36,29 +38,27 @@ def scorer(model: nnx.Module, mesh: Mesh | None = None) -> Scorer:
         each row, and every process has the whole result. None uses the device of the parameters.
     """
     graphdef, state = nnx.split(model)
-
-    def score(state, tokens, targets, tok, key, at, source):
-        model = nnx.merge(graphdef, state)
-        return token_scores(model, tokens, targets, tok, key=key, at=at, source=source)
-
     if mesh is None or mesh.size == 1:
-        compiled = jax.jit(score)
-        return lambda tokens, targets, tok, key=None, at=None, source=None: compiled(
-            state, tokens, targets, tok, key, at, source
+        return lambda tokens, targets, tok, key=None, at=None, source=None: _score(
+            graphdef, state, tokens, targets, tok, key, at, source
         )
-    if jax.process_count() > 1:  # an array on a device of one process goes through its memory
-        state = jax.tree.map(np.asarray, state)
-    placed = jax.device_put(state, param_shardings(state, mesh))
-    shared = jax.jit(score, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    state = placed(state, mesh)
 
     def on_mesh(tokens, targets, tok, key=None, at=None, source=None):
         batch = len(targets)
         arguments = _dealt(mesh, batch, (tokens, targets, tok, key, at, source))
         with jax.set_mesh(mesh):
-            nll, correct = shared(placed, *arguments)
+            nll, correct = _score(graphdef, state, *arguments)
         return nll[:batch], correct[:batch]
 
     return on_mesh
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score(graphdef, state, tokens, targets, tok, key, at, source):
+    model = nnx.merge(graphdef, state)
+    scores = token_scores(model, tokens, targets, tok, key=key, at=at, source=source)
+    return tuple(constrain(a, None, None) for a in scores)
 
 
 def _dealt(mesh: Mesh, batch: int, arguments: Any) -> Any:

@@ -11,8 +11,9 @@ from typing import Any
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.registry import SpecError
 from posenc_jax.evaluation.scoring import scorer
+from posenc_jax.model.sharding import whole_rows
 from posenc_jax.model.transformer import abstract_model
-from posenc_jax.run.job import home_of, prepare
+from posenc_jax.run.job import home_of, mesh_of, prepare
 from posenc_jax.run.lock import hold
 from posenc_jax.search.evolution import Objective, Sizes, State, advance, begin
 from posenc_jax.search.genome import Genome, Space
@@ -161,6 +162,14 @@ def search(
             f'the search minimises perplexity; {run} was trained on {job.config.task}, which has '
             'none'
         )
+    mesh = mesh_of(job)
+    if length % (parts := mesh.shape['sequence']):
+        raise ValueError(
+            f'length {length} cannot be cut into mesh.sequence={parts} parts; use e.g. '
+            f'{-(-length // parts) * parts}'
+        )
+    # The scores are the same on every mesh up to rounding, so a search may continue on another.
+    stated = {name: value for name, value in overrides.items() if not name.startswith('mesh.')}
     part = rotary_part(abstract_model(job.cfg, job.config.extend))
     target = target_of(run, part, job.cfg.train_len, length)
     now, space = target.now, target.space(length, probability, variant)
@@ -173,7 +182,7 @@ def search(
         rotary_dim=part.rotary_dim, base=part.base,
         rule=factors_of(part), **dataclasses.asdict(sizes), probability=probability,
         documents=documents, seed=seed,
-        variant=variant, overrides=overrides,
+        variant=variant, overrides=stated,
     )  # fmt: skip
     with hold(
         path.with_name(path.name + '.lock'), f'{path} is being searched', 'choose another --out'
@@ -185,18 +194,19 @@ def search(
             read(path, asked)  # the run may have been trained further
         if 'exact' in fields:
             return path
-        rows = min(job.rows(length), documents)  # every batch is padded to this number of rows
+        # Every batch is padded to this number of rows.
+        rows = whole_rows(mesh, min(job.rows(length), documents))
         if any(list(factors or ()) != sorted(factors or ()) for factors in (now.long, now.short)):
             print(
                 f'{run}: its factors descend in places. The searched factors ascend, so their '
                 'products may descend in the same places'
             )
-        objective = make_objective(model, target, stream, windows, rows)
+        objective = make_objective(model, target, stream, windows, rows, mesh)
         state = run_search(path, asked, target, state, objective, seeds, space, sizes)
-        exact = perplexity_of(
-            scorer(model.extend(spec_of(target.rule(state.best)))), stream, windows, rows
+        found = model.extend(spec_of(target.rule(state.best)))
+        exact, as_it_is = (
+            perplexity_of(scorer(m, mesh), stream, windows, rows) for m in (found, model)
         )
-        as_it_is = perplexity_of(scorer(model), stream, windows, rows)
         first = {
             'yarn_ramp' if target.name == 'long' else 'ones': next(iter(state.history.values()))
         }

@@ -5,16 +5,17 @@ genome, on windows of validation text.
 import dataclasses
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Int
 
 from posenc_jax.core.encoding import Constant
 from posenc_jax.core.numerics import phase
 from posenc_jax.evaluation.language import score_windows
-from posenc_jax.evaluation.scoring import token_scores
+from posenc_jax.evaluation.scoring import scorer
+from posenc_jax.model.sharding import placed
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.rotation.rope import Rotary, rope_frequencies
 from posenc_jax.run.protocols import Windows
@@ -54,7 +55,12 @@ def perplexity_of(
 
 
 def make_objective(
-    model: Transformer, target: Target, stream: Int[np.ndarray, ' N'], windows: Windows, rows: int
+    model: Transformer,
+    target: Target,
+    stream: Int[np.ndarray, ' N'],
+    windows: Windows,
+    rows: int,
+    mesh: Mesh | None = None,
 ) -> Objective:
     """The objective: mean perplexity of the windows with the factors of a genome. One compiled
     program serves all genomes.
@@ -64,6 +70,7 @@ def make_objective(
       stream: token ids of the validation text.
       windows: the parts of the text that are scored.
       rows: how many windows are scored at a time.
+      mesh: as for `scorer`.
     """
     part = rotary_part(model)
     theta = rope_frequencies(part.rotary_dim, part.base)
@@ -72,26 +79,17 @@ def make_objective(
     model.shared = nnx.List(
         [SearchedRotary(p, temperature) if isinstance(p, Rotary) else p for p in model.shared]
     )
-    graphdef, state = nnx.split(model)
-
-    @jax.jit
-    def scored(state, inv_freq, start, tokens, targets, tok):
-        model = nnx.merge(graphdef, state)
-        for part in model.shared:
-            if isinstance(part, SearchedRotary):
-                part.inv_freq[...], part.start[...] = inv_freq, start
-        return token_scores(model, tokens, targets, tok)
+    if mesh is not None and mesh.size > 1:  # once; then the scorer of a genome finds it in place
+        graphdef, state = nnx.split(model)
+        model = nnx.merge(graphdef, placed(state, mesh))
 
     def objective(genome):
         rule = target.rule(genome)
-        inv_freq, start = (
-            jnp.asarray(theta / getattr(rule, target.name), jnp.float32),
-            jnp.asarray(rule.start, jnp.int32),
-        )
-        score = lambda tokens, targets, tok, key=None: scored(
-            state, inv_freq, start, tokens, targets, tok
-        )
-        return perplexity_of(score, stream, windows, rows)
+        for part in model.shared:
+            if isinstance(part, SearchedRotary):
+                part.inv_freq[...] = jnp.asarray(theta / getattr(rule, target.name), jnp.float32)
+                part.start[...] = jnp.asarray(rule.start, jnp.int32)
+        return perplexity_of(scorer(model, mesh), stream, windows, rows)
 
     return objective
 
