@@ -32,18 +32,10 @@ from posenc_jax.core.kernel_arrays import (
     of_tokens,
     read,
 )
+from posenc_jax.core.kernel_operations import Operations
+from posenc_jax.core.kernel_padding import powers
 from posenc_jax.core.program import Program
-from posenc_jax.core.sweep import (
-    Rows,
-    add,
-    advance,
-    begin,
-    finish,
-    gradients,
-    partition,
-    pull_tile,
-    zeros,
-)
+from posenc_jax.core.sweep import Rows, add, advance, begin, finish, gradients, partition, pull_tile
 from posenc_jax.core.tiles import OneBlock, sweep_order
 from posenc_jax.core.tokens import Tokens
 
@@ -102,8 +94,8 @@ def sizes(target: str, widths, queries: int, keys: int, block=None) -> tuple[int
     if not all(isinstance(n, int) for n in (queries, keys)):
         raise ValueError(f'{what} needs known lengths, got {queries} and {keys}; {_USE_BLOCKED}')
     if target == 'interpreter':
-        found = block or (16, 16)
-        return min(found[0], queries), min(found[1], keys)
+        found, enough = map(powers, (block or (16, 16), (queries, keys)))
+        return min(found[0], enough[0]), min(found[1], enough[1])
     # The matrix units of a GPU take 16 rows or more; those of a TPU read whole lanes.
     power = lambda n: n >= 16 and n & (n - 1) == 0
     if target == 'cuda':
@@ -124,7 +116,7 @@ def sizes(target: str, widths, queries: int, keys: int, block=None) -> tuple[int
                 f'{what} needs a block that is {of_block[0]}, got {n}; give such a block, or '
                 f'{_USE_BLOCKED}'
             )
-    enough = [max(least, 1 << (n - 1).bit_length()) for n in (queries, keys)]
+    enough = [max(least, n) for n in powers((queries, keys))]
     found = block or (usual, usual)
     return min(found[0], enough[0]), min(found[1], enough[1])
 
@@ -150,7 +142,7 @@ class _Call:
     @classmethod
     def of(cls, plan, params, constants, q, k, v, tq, tk, *rows) -> '_Call':
         q, k, v = plan.q.swap(q), plan.k.swap(k), plan.k.swap(v)
-        heads = Heads(q.shape[0], q.shape[1], k.shape[1])
+        heads = Heads(q.shape[0], q.shape[1], k.shape[1], Operations(plan.target).room)
         pair = lambda arrays, size: [OfTokens.of(a, 'pair', size, heads) for a in arrays]
         return cls(
             plan,
@@ -301,7 +293,7 @@ def forward(plan, params, constants, q, k, v, tq, tk):
         body,
         [(of_row(width), v.dtype), (of_row(), jnp.float32)],
     )
-    return plan.q.swap(out), lse[:, :, 0]
+    return plan.q.swap(of_row(width).joined(out)), of_row().joined(lse)
 
 
 def has_carry(plan, params, constants, q, tq) -> bool:
@@ -359,7 +351,7 @@ def backward(plan, residuals, cotangents):
                 sides = (own, other) if side == 0 else (other, own)
                 return add(sums, program(constants, variables, *sides))
 
-            return fold(step, zeros(program.result))
+            return fold(step, program.zeros())
 
         fixed = call.encoding, call.constants(program)
         results = [(leaf, jnp.float32) for leaf, use in zip(leaves, used) if use]

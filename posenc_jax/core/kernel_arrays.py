@@ -7,6 +7,7 @@ rules by which an encoding and the features of tokens are cut to one head are th
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,16 +15,22 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.experimental import pallas as pl
 
+from posenc_jax.core.kernel_padding import cut, widen
 from posenc_jax.core.tokens import Tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class Heads:
-    """The rows of the batch, and the heads of queries and of keys."""
+    """The rows of the batch, and the heads of queries and of keys.
+
+    Attributes:
+      room: the shape in which kernels hold an array of a shape (`kernel_padding.py`).
+    """
 
     rows: int
     queries: int
     keys: int
+    room: Callable[[Sequence[int]], tuple[int, ...]]
 
     def number(self, count: int, n):
         """Which of `count` heads belongs to query head `n`."""
@@ -46,7 +53,7 @@ class OfTokens:
     """An array with an entry for each token, as a kernel gets it.
 
     Attributes:
-      array: [#B, heads or 1, L, *rest]; without a rest [#B, heads or 1, 1, L], whose last dimension
+      array: [#B, heads or 1, L, *room]; without a rest [#B, heads or 1, 1, L], whose last dimension
         a TPU can cut.
       rest: what an entry has besides its head.
       door: a block of T tokens is in a door [1, 1, T, *rest] for 'pair', [1, T, 1, *rest] for
@@ -69,13 +76,22 @@ class OfTokens:
         dtype = a.dtype
         if door != 'pair':
             a = jnp.swapaxes(a, 1, 2) if door == 'feature' else a[:, None]
-        a, rest = _without_booleans(a), a.shape[3:]
+        rest = a.shape[3:]
+        a = widen(_without_booleans(a), (*a.shape[:3], *heads.room(rest)))
         return cls(a if rest else a[:, :, None], rest, door, size, dtype, heads)
 
     @property
+    def room(self):
+        return self.heads.room(self.rest)
+
+    @property
     def example(self):
+        return jax.ShapeDtypeStruct((*self._block, *self.rest), self.dtype)
+
+    @property
+    def _block(self):
         shape = {'pair': (1, 1, self.size), 'feature': (1, self.size, 1), 'token': (1, self.size)}
-        return jax.ShapeDtypeStruct((*shape[self.door], *self.rest), self.dtype)
+        return shape[self.door]
 
     def spec(self, own: bool) -> pl.BlockSpec:
         """The part of a program instance: its own block, or all tokens."""
@@ -94,7 +110,7 @@ class OfTokens:
         else:
             at = pl.ds(pl.multiple_of(number * self.size, self.size), self.size)
             block = ref[(at, *(slice(None),) * len(self.rest)) if self.rest else (0, at)]
-        block = block.reshape(self.example.shape)
+        block = block.reshape(*self._block, *self.room)
         return block != 0 if self.dtype == jnp.bool_ else block
 
     def sums(self, blocks: int):
@@ -106,15 +122,20 @@ class OfTokens:
     def gradient(self, sums):
         """The gradient of the array that `of` got."""
         rows, count, *_ = self.array.shape
-        a = self.heads.sum(sums.reshape(*sums.shape[:2], -1, *self.rest), count)
+        a = self.heads.sum(self.joined(sums), count)
         a = a if rows == len(a) else a.sum(0, keepdims=True)
         return {'pair': a, 'feature': jnp.swapaxes(a, 1, 2), 'token': a[:, 0]}[self.door]
+
+    def joined(self, sums):
+        """What all program instances have written, [B, N, L, *rest]."""
+        a = sums.reshape(*sums.shape[:2], -1, *self.room)
+        return cut(a, (*a.shape[:3], *self.rest))
 
     def _row(self, rows, count, b, n):
         return b if rows > 1 else 0, self.heads.number(count, n)
 
     def _shape(self, length: int):
-        return (length, *self.rest) if self.rest else (1, length)
+        return (length, *self.room) if self.rest else (1, length)
 
     def _place(self, i):
         return (i, *(0,) * len(self.rest)) if self.rest else (0, i)
@@ -141,11 +162,12 @@ class OfEncoding:
     def of(cls, a, roles, heads: Heads) -> 'OfEncoding':
         """Of an array whose dimensions have these roles."""
         a = jnp.asarray(a)
-        cut = tuple(n for n, role in enumerate(roles) if role in ('heads', 'kv_heads'))
+        axes = tuple(n for n, role in enumerate(roles) if role in ('heads', 'kv_heads'))
         shape, dtype = a.shape, a.dtype
-        a = jnp.moveaxis(a, cut, range(len(cut)))
-        a = a.reshape(*a.shape[: len(cut)], -1, a.shape[-1] if a.ndim > len(cut) else 1)
-        return cls(_without_booleans(a), cut, shape, dtype, heads)
+        a = jnp.moveaxis(a, axes, range(len(axes)))
+        a = widen(a, (*a.shape[: len(axes)], *heads.room(a.shape[len(axes) :])))
+        a = a.reshape(*a.shape[: len(axes)], -1, a.shape[-1] if a.ndim > len(axes) else 1)
+        return cls(_without_booleans(a), axes, shape, dtype, heads)
 
     @property
     def example(self):
@@ -162,7 +184,8 @@ class OfEncoding:
 
     def read(self, ref):
         a = ref[...] if self.shape else ref[0, 0]
-        a = a.reshape(self.example.shape) if self.shape else a  # Mosaic does not reshape a scalar
+        room = self.heads.room(self.example.shape)
+        a = a.reshape(room) if self.shape else a  # Mosaic does not reshape a scalar
         return a != 0 if self.dtype == jnp.bool_ else a
 
     def sums(self, blocks: int):
@@ -177,11 +200,12 @@ class OfEncoding:
     def gradient(self, sums):
         a = sums.sum((0, 2))
         if not self.cut:
-            return a.sum(0).reshape(self.shape)
+            return cut(a.sum(0).reshape(self.heads.room(self.shape)), self.shape)
         (axis,) = self.cut
         a = self.heads.sum(a[None], self.shape[axis])[0]
         rest = [size for n, size in enumerate(self.shape) if n != axis]
-        return jnp.moveaxis(a.reshape(-1, *rest), 0, axis)
+        a = a.reshape(-1, *self.heads.room(rest))
+        return jnp.moveaxis(cut(a, (len(a), *rest)), 0, axis)
 
 
 def of_encoding(state: nnx.State, heads: Heads) -> Any:

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal
 
-from posenc_jax.core.kernel_operations import rules
+from posenc_jax.core.kernel_operations import Operations
+from posenc_jax.core.kernel_padding import cut, widen
 
 _IN_KERNEL = contextvars.ContextVar('a program of a kernel is traced', default=False)
 
@@ -50,12 +51,21 @@ class Program:
             closed, self.result = jax.make_jaxpr(function, return_shape=True)(*examples)
         finally:
             _IN_KERNEL.reset(before)
-        flat = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in jax.tree.leaves(examples)]
-        write = lambda *arguments: _written_out(rules(target), closed, arguments)
+        operate = Operations(target)
+        self._room = operate.room
+        inputs = jax.tree.leaves(examples)
+        flat = [jax.ShapeDtypeStruct(self._room(a.shape), a.dtype) for a in inputs]
+        consts = [widen(a, self._room(jnp.shape(a))) for a in closed.consts]
+        closed = ClosedJaxpr(closed.jaxpr, consts)
+        write = lambda *arguments: _written_out(operate, closed, arguments)
         flat = jax.make_jaxpr(write)(*flat)
         self._jaxpr, self._outputs = flat.jaxpr, flat.jaxpr.outvars
         self._all_constants = flat.consts
         self._restrict()
+
+    def zeros(self) -> Any:
+        """Zeros in the place of the results, to which these can be added."""
+        return jax.tree.map(lambda a: jnp.zeros(self._room(a.shape), jnp.float32), self.result)
 
     def keep(self, kept) -> None:
         """Restricts the result to a list of some of its arrays."""
@@ -91,7 +101,7 @@ def _needed(jaxpr, outputs) -> tuple[list, set]:
     return kept[::-1], needed
 
 
-def _written_out(rules, closed: ClosedJaxpr, arguments) -> list:
+def _written_out(operate, closed: ClosedJaxpr, arguments) -> list:
     """The results of a program, computed by operations that kernels have."""
     jaxpr = closed.jaxpr
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, closed.consts))
@@ -100,24 +110,16 @@ def _written_out(rules, closed: ClosedJaxpr, arguments) -> list:
         inputs = [a.val if isinstance(a, Literal) else values[a] for a in equation.invars]
         name = equation.primitive.name
         if name in _CALLS:
-            results = _CALLS[name](rules, equation, *inputs)
-        elif name in rules and not any(map(_is_key, inputs)):
-            results = rules[name](equation, *inputs)
+            results = _CALLS[name](operate, equation, *inputs)
         else:
-            results = equation.primitive.bind(*inputs, **equation.params)
-            results = results if equation.primitive.multiple_results else [results]
+            results = operate(equation, *inputs)
         values.update(zip(equation.outvars, results))
     return [a.val if isinstance(a, Literal) else values[a] for a in jaxpr.outvars]
 
 
-def _is_key(a) -> bool:
-    """Whether an array holds keys of random numbers, which are no numbers."""
-    return jnp.issubdtype(jnp.result_type(a), jax.dtypes.extended)
-
-
 def _call(name):
-    return lambda rules, equation, *inputs: _written_out(
-        rules, _closed(equation.params[name]), inputs
+    return lambda operate, equation, *inputs: _written_out(
+        operate, _closed(equation.params[name]), inputs
     )
 
 
@@ -125,28 +127,29 @@ def _closed(jaxpr) -> ClosedJaxpr:
     return jaxpr if isinstance(jaxpr, ClosedJaxpr) else ClosedJaxpr(jaxpr, ())
 
 
-def _cond(rules, equation, index, *inputs):
+def _cond(operate, equation, index, *inputs):
     branches = equation.params['branches']
     if isinstance(index, int):  # the platform, which is known
-        return _written_out(rules, branches[index], inputs)
-    run = lambda branch: lambda *inputs: _written_out(rules, branch, inputs)
+        return _written_out(operate, branches[index], inputs)
+    run = lambda branch: lambda *inputs: _written_out(operate, branch, inputs)
     return lax.switch(index, [run(branch) for branch in branches], *inputs)
 
 
-def _scan(rules, equation, *inputs):
+def _scan(operate, equation, *inputs):
     names = 'jaxpr', 'num_consts', 'num_carry', 'length', 'reverse', 'unroll'
     jaxpr, consts, carries, length, reverse, unroll = (equation.params[n] for n in names)
     fixed, carry, rows = inputs[:consts], inputs[consts:][:carries], inputs[consts + carries :]
+    rows = [cut(row, (length, *row.shape[1:])) for row in rows]
 
     def step(carry, row):
-        results = _written_out(rules, jaxpr, (*fixed, *carry, *row))
+        results = _written_out(operate, jaxpr, (*fixed, *carry, *row))
         return tuple(results[:carries]), tuple(results[carries:])
 
     carry, rows = lax.scan(step, tuple(carry), tuple(rows), length, reverse, unroll)
-    return [*carry, *rows]
+    return [*carry, *(widen(row, (*operate.room((length,)), *row.shape[1:])) for row in rows)]
 
 
-def _platform(rules, equation):
+def _platform(operate, equation):
     """The place of the default, which is meant for accelerators."""
     return [equation.params['platforms'].index(None)]
 
@@ -159,7 +162,7 @@ _CALLS: dict[str, Callable] = {
     'custom_vjp_call': _call('call_jaxpr'),
     'checkpoint': _call('jaxpr'),
     'remat2': _call('jaxpr'),
-    'optimization_barrier': lambda rules, equation, *inputs: inputs,
+    'optimization_barrier': lambda operate, equation, *inputs: inputs,
     'platform_index': _platform,
     'cond': _cond,
     'scan': _scan,
