@@ -1,22 +1,27 @@
 """Which encodings have attention kernels: those whose kernels lower for an accelerator.
 
-The command prints a table in Markdown. Nothing is run, so no accelerator is needed, and nothing is
+The command prints tables in Markdown: attention of every encoding, and a decoder of 12 layers, with
+its gradients, on a mesh of 8 devices. Nothing is run, so no accelerator is needed, and nothing is
 timed. 'lowers' means that JAX makes the program of the accelerator's compiler; that compiler may
 still refuse it.
 
     PYTHONPATH=. python benchmarks/kernels.py                        # minutes on two cores
-    PYTHONPATH=. python benchmarks/kernels.py --keys shaw alibi
+    PYTHONPATH=. python benchmarks/kernels.py --keys shaw alibi --models 'rope()'
 """
 
 import argparse
 import re
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
 
 import posenc_jax as pj
 from posenc_jax.core import kernel
+from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.model.sharding import MESH_AXES, param_shardings, spec_of
 from posenc_jax.testing.subject import project
 from tests import contract_test
 
@@ -24,6 +29,9 @@ ROWS, LENGTH, HEADS, KV_HEADS, WIDTH, MODEL = 2, 64, 4, 2, 64, 64
 SIZES = dict(heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH, model_dim=MODEL, train_len=LENGTH)
 PLATFORMS = 'cuda', 'tpu'
 LOWERS = 'lowers'
+# Nothing in the pair stage, a bias, tables, an MLP, a carry, tables by vector.
+MODELS = 'rope()', 'alibi()', 't5_rpe()', 'fire()', 'cope(npos=16)', 'shaw()'
+MESH = dict(data=2, fsdp=1, tensor=2, sequence=2)
 
 
 def attention(key: str, spec: str, platform: str, backward: bool, dtype=jnp.float32):
@@ -57,14 +65,49 @@ def attention(key: str, spec: str, platform: str, backward: bool, dtype=jnp.floa
 
 
 def lowering(key: str, spec: str, platform: str) -> str:
-    """'lowers', or which pass does not, and why."""
+    """'lowers', or which pass of attention does not, and why."""
     for backward in (False, True):
         run, arguments = attention(key, spec, platform, backward)
-        try:
-            jax.jit(run).trace(*arguments).lower(lowering_platforms=(platform,))
-        except Exception as error:  # JAX raises many kinds
-            return f'{"backward" if backward else "forward"}: {reason(str(error))}'
+        lower = lambda: jax.jit(run).trace(*arguments).lower(lowering_platforms=(platform,))
+        if (found := tried(lower)) != LOWERS:
+            return f'{"backward" if backward else "forward"}: {found}'
     return LOWERS
+
+
+def tried(lower: Callable) -> str:
+    """'lowers', or why it does not."""
+    try:
+        lower()
+    except Exception as error:  # JAX raises many kinds
+        return reason(str(error))
+    return LOWERS
+
+
+def model(spec: str, platform: str, layers: int = 12):
+    """The program of a decoder's loss and gradients for a platform, with attention by kernels, on
+    devices that are cut along data, tensor and sequence.
+    """
+    cfg = TransformerConfig(
+        vocab_size=64, train_len=LENGTH, layers=layers, width=MODEL, heads=HEADS,
+        kv_heads=KV_HEADS, head_dim=16, encoding=spec, implementation='kernel',
+    )  # fmt: skip
+    mesh = AbstractMesh(tuple(MESH.values()), MESH_AXES, axis_types=(AxisType.Auto,) * 4)
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0))))
+    place = lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
+    leaves, structure = jax.tree.flatten(state)
+    placed = map(place, leaves, jax.tree.leaves(param_shardings(state, mesh)))
+    params, rest = nnx.split_state(structure.unflatten(placed), nnx.Param, ...)
+
+    def loss(params, rest, tokens):
+        logits = nnx.merge(graphdef, params, rest)(tokens)
+        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)
+        return -picked.mean()
+
+    cut = NamedSharding(mesh, spec_of(('batch', 'sequence')))
+    tokens = jax.ShapeDtypeStruct((2 * ROWS, LENGTH), jnp.int32, sharding=cut)
+    with kernel.made_for(platform), jax.sharding.use_abstract_mesh(mesh):
+        traced = jax.jit(jax.grad(loss)).trace(params, rest, tokens)
+        return traced.lower(lowering_platforms=(platform,))
 
 
 def reason(message: str) -> str:
@@ -86,6 +129,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument('--keys', nargs='*', help='of encodings; all by default')
+    parser.add_argument('--models', nargs='*', default=MODELS, help='encodings of whole models')
     options = parser.parse_args()
     cells = {}
     for entry in contract_test.ENTRIES:
@@ -94,6 +138,10 @@ def main():
             card = entry.card
             cells[name] = [lowering(card.key, card.example, platform) for platform in PLATFORMS]
     print(*table(cells), sep='\n')
+    print('', '| decoder of 12 layers on 8 devices | GPU | TPU |', '|---|---|---|', sep='\n')
+    for spec in options.models:
+        row = [tried(lambda: model(spec, platform)) for platform in PLATFORMS]
+        print(f'| `{spec}` | {" | ".join(row)} |')
 
 
 def table(cells: dict[str, list[str]]) -> list[str]:

@@ -132,7 +132,7 @@ def attend(
     dealt = axis_name if gains else None  # the mesh axis along which halves are exchanged
     parts = 2 if dealt else 1
     shape = q.shape[0], queries // parts, *q.shape[2:]
-    target = _kernel().target(axis_name) if implementation == 'kernel' else None
+    target = _kernel().target() if implementation == 'kernel' else None
     widths = q.shape[-1], v.shape[-1]
     sizes = _sizes(encoding, shape, keys // parts, block, implementation, target, widths)
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)

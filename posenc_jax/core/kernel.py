@@ -55,25 +55,17 @@ def made_for(target: str) -> Iterator[None]:
         _TARGET.reset(before)
 
 
-def target(axis_name: str | None = None) -> str:
+def target() -> str:
     """What kernels are made for.
 
-    Args:
-      axis_name: as for `attend`.
-
     Raises:
-      ValueError: the platform has no kernel, or the keys are on several devices.
+      ValueError: the platform has no kernel.
     """
     platform = _TARGET.get() or jax.default_backend()
     platform = 'cuda' if platform in ('gpu', 'rocm') else platform
     if platform not in ('interpreter', 'cuda', 'tpu'):
         raise ValueError(
             f"attend: implementation='kernel' does not run on {platform}; {_USE_BLOCKED}"
-        )
-    if axis_name is not None:
-        raise ValueError(
-            f"attend: implementation='kernel' needs all keys on one device, and axis {axis_name!r} "
-            f'cuts them; {_USE_BLOCKED}'
         )
     return platform
 
@@ -250,20 +242,37 @@ def forward(plan, params, constants, q, k, v, tq, tk):
       params, constants: the variables of the encoding.
       q, k, v, tq, tk: as for `attend`, padded to whole blocks.
     """
+    out, lse = _sweep(plan, params, constants, q, k, v, tq, tk)
+    return plan.q.swap(out), lse
+
+
+def advance_all(plan, params, constants, q, k, v, tq, tk, state):
+    """The state of all queries behind these keys, as `sweep.advance` gives it for a block."""
+    found = _sweep(plan, params, constants, q, k, v, tq, tk, state)
+    return jax.tree.unflatten(jax.tree.structure(state), found)
+
+
+def _sweep(plan, params, constants, q, k, v, tq, tk, state=None) -> list:
+    """The arrays of the state behind these keys; of None, which is before the first keys, the
+    result and the log-sum-exp. All are heads first.
+    """
     if plan.varying:
         raise ValueError(
             "attend: implementation='kernel' inside jax.shard_map needs check_vma=False; give it, "
             f'or {_USE_BLOCKED}'
         )
-    call, width = _Call.of(plan, params, constants, q, k, v, tq, tk), v.shape[-1]
-    tile = dataclasses.replace(plan, k=OneBlock(plan.k.size, plan.k.axis))
+    before, structure = jax.tree.flatten(state)
+    call = _Call.of(plan, params, constants, q, k, v, tq, tk, *before)
+    width, tile = v.shape[-1], dataclasses.replace(plan, k=OneBlock(plan.k.size, plan.k.axis))
 
     def start(variables, queries):
-        q, tq = queries
+        q, *before, tq = queries
+        if before:
+            return structure.unflatten(before)
         return begin(plan.encoding(*variables), q, tq, width)
 
     def meet(variables, queries, keys, state):
-        (q, tq), (k, v, tk) = queries, keys
+        (q, *_, tq), (k, v, tk) = queries, keys
         return advance(tile, plan.encoding(*variables), q, k, v, tq, tk, state)
 
     variables, queries, keys = (examples(tree) for tree in (call.encoding, call.queries, call.keys))
@@ -280,10 +289,14 @@ def forward(plan, params, constants, q, k, v, tq, tk):
     def body(fixed, own, fold):
         variables, (of_begun, of_met) = fixed
         step = lambda keys, state: met(of_met, variables, own, keys, state)
-        return finish(fold(step, begun(of_begun, variables, own)))
+        behind = fold(step, begun(of_begun, variables, own))
+        return behind if before else finish(behind)
 
     of_row = lambda *rest: OfTokens(None, rest, 'pair', plan.q.size, jnp.float32, call.heads)
-    out, lse = call.run(
+    results = [(of_row(width), v.dtype), (of_row(), jnp.float32)]
+    if before:
+        results = [(of_row(*a.shape[3:]), a.dtype) for a in before]
+    found = call.run(
         'attention',
         # A carry has the backward pass of the blocked form, which recomputes the same tiles.
         _visits(plan, plan.encoding(params, constants), tq, tk, together=carries),
@@ -291,9 +304,9 @@ def forward(plan, params, constants, q, k, v, tq, tk):
         call.queries,
         call.keys,
         body,
-        [(of_row(width), v.dtype), (of_row(), jnp.float32)],
+        results,
     )
-    return plan.q.swap(of_row(width).joined(out)), of_row().joined(lse)
+    return [leaf.joined(a) for (leaf, _), a in zip(results, found)]
 
 
 def has_carry(plan, params, constants, q, tq) -> bool:
@@ -312,6 +325,14 @@ def backward(plan, residuals, cotangents):
       plan: as for `forward`.
       residuals: (params, constants, q, k, v, tq, tk, result, log-sum-exp).
       cotangents: of the result and of the log-sum-exp.
+    """
+    return gradients(residuals, *pull(plan, residuals, cotangents))
+
+
+def pull(plan, residuals, cotangents):
+    """The same in float32: the gradients of (params, k, v, float leaves of tk), of q, and of the
+    float leaves of tq. Where these keys are some of all keys, it is their share, if the result and
+    the log-sum-exp are those of all.
     """
     params, constants, q, k, v, tq, tk, out, lse = residuals
     d_out, d_lse = (a.astype(jnp.float32) for a in cotangents)
@@ -369,4 +390,4 @@ def backward(plan, residuals, cotangents):
         'attention_backward_keys', 1, _visits_of_keys(visits), call.keys, call.queries, leaves
     )
     of_keys = d_params, plan.k.swap(d_k), plan.k.swap(d_v), d_tk
-    return gradients(residuals, of_keys, plan.q.swap(d_q), d_tq)
+    return of_keys, plan.q.swap(d_q), d_tq

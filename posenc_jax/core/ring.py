@@ -33,6 +33,13 @@ from posenc_jax.core.tiles import Blocks, may_meet
 from posenc_jax.core.tokens import bounds
 
 
+def _kernel():
+    """As in `core/attention.py`."""
+    from posenc_jax.core import kernel
+
+    return kernel
+
+
 def gains_by_halves(encoding: Encoding, queries: int, keys: int) -> bool:
     """Whether devices should exchange halves of their parts, of these lengths, by `deal`.
 
@@ -142,6 +149,9 @@ def _sweep(plan, store, params, constants, q, k, v, tq, tk):
         state, stored = loop
         stored = jax.tree.map(lambda buffer, c: buffer.at[source].set(c), stored, to_store(state))
         k, v, tk = keys
+        if plan.target is not None:
+            state = _kernel().advance_all(plan, params, constants, q, k, v, tq, tk, state)
+            return (state, stored), sums
 
         def q_block(i, state):
             q_i, tq_i = plan.q.read(q, i), plan.q.tokens(tq, i)
@@ -186,6 +196,10 @@ def _bwd(plan, residuals, cotangents):
 
     def meet(own, d_keys, keys, source):
         k, v, tk = keys
+        if plan.target is not None and not jax.tree.leaves(carry):
+            here = params, constants, q, k, v, tq, tk, out, lse
+            (g_params, *g_keys), g_q, g_tq = _kernel().pull(plan, here, cotangents)
+            return add(own, (g_params, g_q, g_tq, carry)), add(d_keys, tuple(g_keys))
         entered = jax.tree.map(lambda buffer: buffer[source], stored)
 
         def q_block(i, loop):

@@ -149,6 +149,19 @@ def test_vmap():
     np.testing.assert_allclose(found, run('blocked')(q, k, v), atol=1e-5)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize(
+    'spec, causal', [('t5_rpe()', True), ('cope()', True), ('alibi_symmetric()', False)]
+)
+def test_a_ring_of_kernels(spec, causal):
+    encoding = pj.make(spec, causal=causal, **contract_test.CONTEXT)
+    given = ring_test.arguments(encoding, **TEXTS['packed'])
+    expected = ring_test.gradients_and_results(BLOCK)(*given)
+    with kernel.made_for('interpreter'), jax.set_mesh(ring_test.mesh_of(tensor=2, sequence=4)):
+        found = ring_test.gradients_and_results(BLOCK, implementation='kernel')(*given)
+    same(found, expected)
+
+
 def test_a_program_leaves_out_what_is_not_needed():
     table = np.arange(5.0)
     function = lambda x, y: (jnp.sin(y), x + table)
@@ -182,6 +195,19 @@ def test_what_lowers_is_documented(entry):
     assert [cell == kernels.LOWERS for cell in found] == documented(contract_test.id_of(entry)), (
         found
     )
+
+
+@pytest.mark.full_where(condition=lambda spec, platform: spec != 't5_rpe()')
+@pytest.mark.parametrize('platform', kernels.PLATFORMS)
+@pytest.mark.parametrize('spec', kernels.MODELS)
+def test_twelve_layers_on_eight_devices_lower(spec, platform):
+    text = kernels.model(spec, platform).as_text()
+    # A layer with a carry has the backward pass of the blocked form.
+    backward = [] if 'cope' in spec else ['attention_backward_queries', 'attention_backward_keys']
+    assert re.findall(r'name = "(attention\w*)"', text) == ['attention', *backward]
+    call = dict(cuda='gpu.triton', tpu='tpu_custom_call')[platform]
+    assert text.count(call) == 1 + len(backward)
+    assert 'collective_permute' in text  # keys travel
 
 
 # Wrong input.
@@ -223,22 +249,6 @@ def test_sizes_that_a_kernel_cannot_take(platform, options, message):
     with kernel.made_for(platform):
         with pytest.raises(ValueError, match=f"needs {message}.*use implementation='blocked'"):
             attend(**options)
-
-
-def test_no_kernel_in_a_ring():
-    cut = PartitionSpec(None, 'ring')
-    run = jax.shard_map(
-        lambda q: attend_parts(q), mesh=ring_test.ring_of(2), in_specs=cut, out_specs=cut,
-        check_vma=False,
-    )  # fmt: skip
-    with kernel.made_for('interpreter'):
-        with pytest.raises(ValueError, match="all keys on one device, and axis 'ring' cuts them"):
-            run(jnp.zeros((1, 8, 2, 8)))
-
-
-def attend_parts(q):
-    tok, encoding = pj.Tokens.of(length=4), pj.make('alibi()', heads=2, causal=True)
-    return pj.attend(encoding, q, q, q, tok, tok, implementation='kernel', axis_name='ring')
 
 
 def test_no_kernel_where_marks_of_mesh_axes_are_checked():

@@ -37,7 +37,7 @@ def mesh_of(**axes):
     return make_mesh(data=axes.pop('data', 1), devices=jax.devices()[:8], **axes)
 
 
-def gradients_and_results(block, heads_first=False):
+def gradients_and_results(block, **options):
     """A function of an encoding and the arguments of attention: the gradients of a loss by all
     parameters, queries, keys, values and floats of tokens, and the results of which it is the sum.
     """
@@ -46,8 +46,8 @@ def gradients_and_results(block, heads_first=False):
         params, q, k, v, *of_tokens = floats
         tq, tk = map(combine, of_tokens, others)
         encoding = nnx.merge(graphdef, params, constants)
-        options: dict = dict(block=block, return_lse=True, heads_first=heads_first)
-        out, lse = sharded_attend(encoding, q, k, v, tq, tk, **options)
+        how = dict(block=block, return_lse=True, **options)
+        out, lse = sharded_attend(encoding, q, k, v, tq, tk, **how)
         seen = jnp.where(jnp.broadcast_to(tq.valid, lse.shape[:2])[..., None], lse, 0)
         seen = jnp.where(seen > -1e28, seen, 0)
         real = jnp.where(tq.valid[..., None, None], out, 0)
