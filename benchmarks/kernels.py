@@ -19,7 +19,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 
 import posenc_jax as pj
-from posenc_jax.core import kernel
+from posenc_jax.core.targets import made_for
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.sharding import MESH_AXES, param_shardings, spec_of
 from posenc_jax.testing.subject import project
@@ -55,7 +55,7 @@ def attention(key: str, spec: str, platform: str, backward: bool, dtype=jnp.floa
     def run(params, constants, weights, x):
         encoding = nnx.merge(graphdef, params, constants)
         projected = project(encoding, weights, x, pj.Tokens.of(length=LENGTH))
-        with kernel.made_for(platform):
+        with made_for(platform):
             block = 32 if platform == 'cuda' else None  # several blocks where they may be small
             how = dict(implementation='kernel', block=block, applied=pj.TOKEN_STAGE)
             return pj.attend(encoding, *projected, **how).astype(jnp.float32).sum()
@@ -105,7 +105,7 @@ def model(spec: str, platform: str, layers: int = 12):
 
     cut = NamedSharding(mesh, spec_of(('batch', 'sequence')))
     tokens = jax.ShapeDtypeStruct((2 * ROWS, LENGTH), jnp.int32, sharding=cut)
-    with kernel.made_for(platform), jax.sharding.use_abstract_mesh(mesh):
+    with made_for(platform), jax.sharding.use_abstract_mesh(mesh):
         traced = jax.jit(jax.grad(loss)).trace(params, rest, tokens)
         return traced.lower(lowering_platforms=(platform,))
 

@@ -13,16 +13,15 @@ An encoding with a carry takes the backward pass of the blocked form.
 Inputs are copied to a layout with heads first.
 """
 
-import contextlib
-import contextvars
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from posenc_jax.core import targets
 from posenc_jax.core.kernel_arrays import (
     Heads,
     OfEncoding,
@@ -39,20 +38,7 @@ from posenc_jax.core.sweep import Rows, add, advance, begin, finish, gradients, 
 from posenc_jax.core.tiles import OneBlock, sweep_order
 from posenc_jax.core.tokens import Tokens
 
-_TARGET = contextvars.ContextVar[str | None]('what kernels are made for', default=None)
 _USE_BLOCKED = "use implementation='blocked'"
-
-
-@contextlib.contextmanager
-def made_for(target: str) -> Iterator[None]:
-    """A scope in which kernels are made for 'interpreter', 'cuda' or 'tpu', whatever runs here. For
-    tests.
-    """
-    before = _TARGET.set(target)
-    try:
-        yield
-    finally:
-        _TARGET.reset(before)
 
 
 def target() -> str:
@@ -61,8 +47,7 @@ def target() -> str:
     Raises:
       ValueError: the platform has no kernel.
     """
-    platform = _TARGET.get() or jax.default_backend()
-    platform = 'cuda' if platform in ('gpu', 'rocm') else platform
+    platform = targets.platform()
     if platform not in ('interpreter', 'cuda', 'tpu'):
         raise ValueError(
             f"attend: implementation='kernel' does not run on {platform}; {_USE_BLOCKED}"

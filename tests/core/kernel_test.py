@@ -12,9 +12,9 @@ from jax.sharding import PartitionSpec
 
 import posenc_jax as pj
 from benchmarks import kernels
-from posenc_jax.core import kernel
 from posenc_jax.core.program import Program
 from posenc_jax.core.sweep import combine
+from posenc_jax.core.targets import made_for
 from tests import contract_test
 from tests.core import ring_test
 from tests.core.ring_test import TEXTS, same
@@ -57,7 +57,7 @@ def both(encoding, texts=tuple(TEXTS), heads_first=False, block=BLOCK, change=la
         given = ring_test.arguments(encoding, LENGTH, **text, heads_first=heads_first)
         given = change(*given)
         expected = blocked(*given)
-        with kernel.made_for('interpreter'):
+        with made_for('interpreter'):
             yield kernels(*given), expected
 
 
@@ -144,7 +144,7 @@ def test_vmap():
     run = lambda how: jax.vmap(
         lambda *qkv: pj.attend(encoding, *qkv, tok, tok, implementation=how, block=4)
     )
-    with kernel.made_for('interpreter'):
+    with made_for('interpreter'):
         found = run('kernel')(q, k, v)
     np.testing.assert_allclose(found, run('blocked')(q, k, v), atol=1e-5)
 
@@ -157,7 +157,7 @@ def test_a_ring_of_kernels(spec, causal):
     encoding = pj.make(spec, causal=causal, **contract_test.CONTEXT)
     given = ring_test.arguments(encoding, **TEXTS['packed'])
     expected = ring_test.gradients_and_results(BLOCK)(*given)
-    with kernel.made_for('interpreter'), jax.set_mesh(ring_test.mesh_of(tensor=2, sequence=4)):
+    with made_for('interpreter'), jax.set_mesh(ring_test.mesh_of(tensor=2, sequence=4)):
         found = ring_test.gradients_and_results(BLOCK, implementation='kernel')(*given)
     same(found, expected)
 
@@ -246,7 +246,7 @@ def test_a_cpu_has_no_kernel():
     ],
 )
 def test_sizes_that_a_kernel_cannot_take(platform, options, message):
-    with kernel.made_for(platform):
+    with made_for(platform):
         with pytest.raises(ValueError, match=f"needs {message}.*use implementation='blocked'"):
             attend(**options)
 
@@ -258,6 +258,6 @@ def test_no_kernel_where_marks_of_mesh_axes_are_checked():
         lambda q: pj.attend(encoding, q, q, q, tok, tok, implementation='kernel'),
         mesh=ring_test.ring_of(2), in_specs=cut, out_specs=cut,
     )  # fmt: skip
-    with kernel.made_for('interpreter'):
+    with made_for('interpreter'):
         with pytest.raises(ValueError, match='needs check_vma=False'):
             run(jnp.zeros((2, 4, 2, 8)))
