@@ -56,9 +56,9 @@ def gradients_and_results(block, **options):
     return jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
 
 
-def arguments(encoding, heads_first=False, **text):
-    x = draw(7, ROWS, LENGTH, MODEL)
-    tok = tokens(length=LENGTH, rows=ROWS, **text)
+def arguments(encoding, length=LENGTH, heads_first=False, **text):
+    x = draw(7, ROWS, length, MODEL)
+    tok = tokens(length=length, rows=ROWS, **text)
     q, k, v, tq, tk = project(encoding, WEIGHTS, x, tok)
     if heads_first:
         k, v = (jnp.swapaxes(a, 1, 2) for a in (k, v))
