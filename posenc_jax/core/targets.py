@@ -11,8 +11,8 @@ _TARGET = contextvars.ContextVar[str | None]('what kernels are made for', defaul
 
 @contextlib.contextmanager
 def made_for(target: str) -> Iterator[None]:
-    """A scope in which kernels are made for 'interpreter', 'cuda' or 'tpu', whatever runs here. For
-    tests.
+    """A scope in which kernels are made for 'interpreter', 'cuda' or 'tpu', whatever runs here. In
+    a scope for 'shapes' no program is made, and no device is touched.
     """
     before = _TARGET.set(target)
     try:
@@ -22,6 +22,8 @@ def made_for(target: str) -> Iterator[None]:
 
 
 def platform() -> str:
-    """What kernels are made for: 'interpreter', 'cuda', 'tpu', or a platform that has none."""
+    """What kernels are made for: 'interpreter', 'cuda', 'tpu', 'shapes', or a platform that has
+    none.
+    """
     found = _TARGET.get() or jax.default_backend()
     return 'cuda' if found in ('gpu', 'rocm') else found

@@ -16,6 +16,7 @@ from posenc_jax.core.checks import about
 from posenc_jax.core.composite import name_of
 from posenc_jax.core.memory import main_memory, readable
 from posenc_jax.core.registry import SpecError, check_choice, quoted
+from posenc_jax.core.targets import made_for
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.stack import LayerStack
@@ -378,4 +379,5 @@ def _check_batch(model: Transformer, batch: dict[str, Any], *, train: bool) -> N
             auxiliary_loss(model, batch, key)
         return model(inputs_of(batch), tokens_of(batch), key=key, train=train, source=read)
 
-    jax.eval_shape(call, state, batch)
+    with made_for('shapes'):  # processes may still have to join, and the CPU may be split later
+        jax.eval_shape(call, state, batch)

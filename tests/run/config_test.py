@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 from absl import flags
 
@@ -12,7 +13,7 @@ from configs import default
 from posenc_jax.core.registry import SpecError
 from posenc_jax.run import config_file, stored
 from posenc_jax.run.fields import fields_of
-from posenc_jax.run.plan import make_task, model_config, run_name, validate
+from posenc_jax.run.plan import make_task, model_config, resolve, run_name, validate
 from tests.training import tiny
 
 SEGMENTED = dict(task='segmented_text(source_len=128, segment_len=4)')
@@ -661,3 +662,14 @@ def test_scheduler_variables(monkeypatch, name):
         ValueError, match=f"the variable {name} is 'x', expected how many processes"
     ):
         find_cluster('', 1, 0)
+
+
+@pytest.mark.parametrize('implementation', ['', 'kernel'])
+def test_a_config_is_checked_before_a_device_is_used(monkeypatch, implementation):
+    """Processes join, and the CPU is split, only behind the checks."""
+    for name in ('default_backend', 'devices', 'device_count'):
+        monkeypatch.setattr(jax, name, lambda *_, name=name: pytest.fail(f'jax.{name} was called'))
+    config = default.get_config()
+    config.model.update(layers=1, width=64, heads=1, implementation=implementation)
+    config.train.length = 128
+    resolve(config)
