@@ -58,6 +58,16 @@ NEEDS: Mapping[str, Need] = {
         first='On this text no loss falls with a longer window. So the claims show which encodings '
         'are not harmed by one, and not which of them use it.',
     ),
+    'Far context helps, and a text is read at up to 64 times its trained length': Need(
+        '`cable`, which gains nearly all that there is, or `alibi` or `sandwich`, which gain most '
+        'of it and learn nothing. `kerple` gains in two seeds of three, and more up to 16 times '
+        'the length. `fire` is behind `alibi`.',
+        {'B25': 'holds', 'B26': 'partly', 'B27': 'contrary', 'B28': 'holds', 'B29': 'holds'},
+        (),
+        '[The table](results/relative_bias.md#listings-in-which-far-context-helps) has all '
+        'lengths, and encodings that no claim compares.',
+        first='The text is generated: in it names recur with their values.',
+    ),
     'A model of text is read within its trained length': Need(
         'What else the model needs may decide, since encodings differ little here: `alibi` is '
         '0.02 nats a byte behind the best of `rope`, `sinusoidal` and `t5_rpe`. A model without '
