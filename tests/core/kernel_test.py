@@ -73,7 +73,9 @@ def test_every_encoding(entry):
         with pytest.raises(ValueError, match="does not take; use implementation='blocked'"):
             list(both(encoding))
         return
-    for found, expected in both(encoding):
+    # The interpreter takes seconds to draw the numbers of a tile, so there is only one.
+    draws = entry.card.key.startswith('randomized_') and encoding.opens('score')
+    for found, expected in both(encoding, block=LENGTH if draws else BLOCK):
         same(found, expected)
 
 
