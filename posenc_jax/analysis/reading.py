@@ -12,7 +12,7 @@ from posenc_jax.core.registry import check_choice
 from posenc_jax.model.pretrained import is_pretrained
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.run import stored
-from posenc_jax.run.job import UNASKED, Job, directory_of, home_of, prepare
+from posenc_jax.run.job import UNASKED, Job, asks_for_mesh, directory_of, home_of, prepare
 from posenc_jax.run.overrides import read_overrides
 from posenc_jax.run.plan import make_task
 
@@ -32,7 +32,7 @@ def prepared(known: argparse.Namespace, rest: list[str], run: str, more: dict | 
             f'{known.batches} and {known.length}'
         )
     overrides = read_overrides(rest)
-    if any(name.startswith('mesh.') for name in overrides):
+    if asks_for_mesh(overrides):
         raise ValueError('an analysis uses one device; leave out the fields of config.mesh')
     return prepare(run, {**overrides, **UNASKED, **(more or {})})
 

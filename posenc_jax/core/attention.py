@@ -20,7 +20,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from posenc_jax.core import ring, targets
+from posenc_jax.core import ring, splash, targets
 from posenc_jax.core.arguments import check_arrays, check_doors, check_offset, missing_features
 from posenc_jax.core.derivatives import by_jax, forward_mode_refused, reverse_mode_only
 from posenc_jax.core.encoding import Encoding
@@ -165,8 +165,6 @@ def attend(
             whole = encoding.fast_path(q, k, v, tq, tk, causal=False, sweep=sweep)
             return sweep() if whole is None else whole
         if free and (platform := targets.platform()) in ('tpu', 'interpreter'):
-            from posenc_jax.core import splash  # imports Pallas
-
             if splash.refusal(encoding, q, k, v, tk) is None:
                 interpret = platform == 'interpreter'
                 return splash.attend(encoding, q, k, v, tq, tk, sweep, interpret=interpret)

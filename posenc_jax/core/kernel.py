@@ -234,14 +234,14 @@ def forward(plan, params, constants, q, k, v, tq, tk):
 
 
 def advance_all(plan, params, constants, q, k, v, tq, tk, state):
-    """The state of all queries behind these keys, as `sweep.advance` gives it for a block."""
+    """The state of all queries after these keys, as `sweep.advance` gives it for a block."""
     found = _sweep(plan, params, constants, q, k, v, tq, tk, state)
     return jax.tree.unflatten(jax.tree.structure(state), found)
 
 
 def _sweep(plan, params, constants, q, k, v, tq, tk, state=None) -> list:
-    """The arrays of the state behind these keys; of None, which is before the first keys, the
-    result and the log-sum-exp. All are heads first.
+    """The arrays of the state after these keys, from the state before them. Without a state these
+    are all keys, and the arrays are the result and the log-sum-exp. All are heads first.
     """
     if plan.varying:
         raise ValueError(
@@ -317,9 +317,9 @@ def backward(plan, residuals, cotangents):
 
 
 def pull(plan, residuals, cotangents):
-    """The same in float32: the gradients of (params, k, v, float leaves of tk), of q, and of the
-    float leaves of tq. Where these keys are some of all keys, it is their share, if the result and
-    the log-sum-exp are those of all.
+    """The gradients, in float32, of (params, k, v, float leaves of tk), of q, and of the float
+    leaves of tq. In a ring these keys are only some; the result and the log-sum-exp are those of
+    all keys, and the gradients are the share of these keys.
     """
     params, constants, q, k, v, tq, tk, out, lse = residuals
     d_out, d_lse = (a.astype(jnp.float32) for a in cotangents)

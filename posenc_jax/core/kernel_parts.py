@@ -139,8 +139,7 @@ def dynamic_slice(room: Callable) -> Callable:
                 continue
             start = jnp.clip(start, 0, length - size)
             init = jnp.zeros((*a.shape[:axis], *room((size,)), *a.shape[axis + 1 :]), a.dtype)
-            step = lambda n, whole: put(pick(a, axis, start + n), axis, n, whole)
-            a = loop(size, step, init)
+            a = _moved(a, axis, size, lambda n: start + n, lambda n: n, init)
         return [a]
 
     return rule
@@ -155,13 +154,11 @@ def dynamic_update_slice(equation, whole, a, *starts):
         return None
     (axis,), size = axes, parts[axes[0]]
     start = jnp.clip(starts[axis], 0, sizes[axis] - size)
-    step = lambda n, whole: put(pick(a, axis, n), axis, start + n, whole)
-    return [loop(size, step, whole)]
+    return [_moved(a, axis, size, lambda n: n, lambda n: start + n, whole)]
 
 
 def rev(equation, a):
     for axis in equation.params['dimensions']:
         last = shape_of(equation)[axis] - 1
-        step = lambda n, whole: put(pick(a, axis, n), axis, last - n, whole)
-        a = loop(last + 1, step, jnp.zeros_like(a))
+        a = _moved(a, axis, last + 1, lambda n: n, lambda n: last - n, jnp.zeros_like(a))
     return [a]

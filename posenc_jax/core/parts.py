@@ -54,7 +54,7 @@ def attend_parts(
 
 
 def _merged(state, axis_name: str):
-    """The state behind the keys of all devices, from the state of each device behind its own."""
+    """The state after the keys of all devices, from the state of each device after its own keys."""
     high, total, out, carry = state
     highest = jax.lax.pmax(jax.lax.stop_gradient(high), axis_name)
     share = jnp.exp(high - highest)

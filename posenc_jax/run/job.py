@@ -172,7 +172,7 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
             make_task(config),
             saved.model_config,
             lambda: restore.restore_model(directory)[1:],
-            _asks_for_mesh(overrides),
+            asks_for_mesh(overrides),
         )
     )
 
@@ -198,10 +198,11 @@ def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job
     config.model.update({name: getattr(cfg, name) for name in config.model})
     config = apply_overrides(config.lock(), overrides)
     load = lambda: (load_pretrained(path).model, 0)
-    return _checked(Job(path, config, make_task(config), cfg, load, _asks_for_mesh(overrides)))
+    return _checked(Job(path, config, make_task(config), cfg, load, asks_for_mesh(overrides)))
 
 
-def _asks_for_mesh(overrides: Mapping[str, Any]) -> bool:
+def asks_for_mesh(overrides: Mapping[str, Any]) -> bool:
+    """Whether some of these fields are of the mesh."""
     return any(name.startswith('mesh.') for name in overrides)
 
 

@@ -7,13 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax.sharding import PartitionSpec
 
 import posenc_jax as pj
 from benchmarks import kernels
 from posenc_jax.core.program import Program
-from posenc_jax.core.sweep import combine
 from posenc_jax.core.targets import made_for
 from tests import contract_test
 from tests.core import ring_test
@@ -25,33 +23,14 @@ BLOCK = (8, 4)
 WITHOUT_KERNEL = {'cope_complex': 'joins the real and the imaginary parts of all heads of a group'}
 
 
-def gradients_and_results(how, block=BLOCK, heads_first=False):
-    """A function of an encoding and the arguments of attention: the gradients of a loss by all
-    parameters, queries, keys, values and floats of tokens, and the results of which it is the sum.
-    """
-
-    def loss(floats, graphdef, constants, others, cotangent):
-        params, q, k, v, *of_tokens = floats
-        tq, tk = map(combine, of_tokens, others)
-        out, lse = pj.attend(
-            nnx.merge(graphdef, params, constants), q, k, v, tq, tk,
-            implementation=how, block=block, heads_first=heads_first, return_lse=True,
-            applied=pj.TOKEN_STAGE,
-        )  # fmt: skip
-        real = jnp.broadcast_to(tq.valid, lse.shape[:2])[..., None]
-        lse = jnp.where(real & (lse > -1e28), lse, 0)
-        out = jnp.where(real[..., None], out, 0).astype(jnp.float32)
-        return (out * cotangent).sum() + (lse * cotangent.mean(-1)).sum(), (out, lse)
-
-    return jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
-
-
 def both(encoding, texts=tuple(TEXTS), heads_first=False, block=BLOCK, change=lambda *given: given):
     """For each text the gradients and results of the kernel and of the blocked form, which get the
     arguments that `change` makes.
     """
-    options = dict(block=block, heads_first=heads_first)
-    blocked, kernels = (gradients_and_results(how, **options) for how in ('blocked', 'kernel'))
+    blocked, kernels = (
+        ring_test.gradients_and_results(block, heads_first=heads_first, implementation=how)
+        for how in ('blocked', 'kernel')
+    )
     for text in texts:
         text = {name: a[:, :LENGTH] for name, a in TEXTS[text].items()}
         given = ring_test.arguments(encoding, LENGTH, **text, heads_first=heads_first)
