@@ -20,7 +20,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from posenc_jax.core import ring, splash, targets
+from posenc_jax.core import library, ring
 from posenc_jax.core.arguments import check_arrays, check_doors, check_offset, missing_features
 from posenc_jax.core.derivatives import by_jax, forward_mode_refused, reverse_mode_only
 from posenc_jax.core.encoding import Encoding
@@ -79,9 +79,9 @@ def attend(
       block: queries and keys per tile, one number or a pair; None chooses by the input sizes.
       implementation: 'dense' (one tile), 'blocked', 'kernel' (a Pallas kernel, on a GPU or a TPU),
         or None for one tile if it is small. If this, `block`, `heads_first`, `return_lse` and
-        `axis_name` have their defaults, the encoding's `fast_path` is tried first, and on a TPU the
-        kernel of JAX where it can serve (`core/splash.py`). Forward-mode derivatives exist for
-        'dense' alone.
+        `axis_name` have their defaults, the encoding's `fast_path` is tried first, and on a TPU or
+        a GPU the kernel of JAX where it can serve (`core/library.py`). Forward-mode derivatives
+        exist for 'dense' alone.
       heads_first: k and v come as [B, K, S, H], the layout of the cache.
       return_lse: also returns the logarithm of each row's sum of exponentials. With it two
         attentions over different keys can be merged into one.
@@ -164,11 +164,7 @@ def attend(
         if free and encoding.opens('fast_path'):
             whole = encoding.fast_path(q, k, v, tq, tk, causal=False, sweep=sweep)
             return sweep() if whole is None else whole
-        if free and (platform := targets.platform()) in ('tpu', 'interpreter'):
-            if splash.refusal(encoding, q, k, v, tk) is None:
-                interpret = platform == 'interpreter'
-                return splash.attend(encoding, q, k, v, tq, tk, sweep, interpret=interpret)
-        return sweep()
+        return library.attend(encoding, q, k, v, tq, tk, sweep) if free else sweep()
 
 
 def _sizes(encoding, shape, keys, block, implementation, target=None, widths=()) -> tuple[int, ...]:

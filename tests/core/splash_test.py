@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import AbstractMesh, AxisType
 
 import posenc_jax as pj
-from posenc_jax.core import splash
+from posenc_jax.core import library
 from posenc_jax.core.targets import made_for
 from posenc_jax.model.sharding import MESH_AXES, make_mesh, sharded_attend
 from posenc_jax.testing.subject import draw
@@ -18,7 +19,12 @@ from tests.core.ring_test import same
 LENGTH, HEADS, KV_HEADS, WIDTH = 128, 4, 2, 64
 DOCUMENTS = np.repeat([[0, 1], [0, 0]], 64, axis=1)
 PADDED = np.arange(LENGTH)[None] >= np.array([[5], [0]])
-TEXTS = {'packed': dict(segment=DOCUMENTS), 'padded': dict(valid=PADDED), 'later queries': dict()}
+TEXTS = {
+    'one text': dict(),
+    'packed': dict(segment=DOCUMENTS),
+    'padded': dict(valid=PADDED),
+    'later queries': dict(),
+}
 
 
 def inputs():
@@ -36,9 +42,20 @@ def loss(encoding, tok, cotangent, queries=None, **options):
     return jax.jit(jax.value_and_grad(run, (0, 1, 2), has_aux=True))
 
 
+SPECS = [
+    *(('nope()', text) for text in TEXTS),
+    *(('nope() | full()', text) for text in TEXTS),
+    ('window(size=40)', 'packed'),
+    ('window(size=40) | full()', 'padded'),
+    # Ranks begin anew in a packed document, so these take the sweep there.
+    ('window(size=20, aligned=True)', 'one text'),
+    ('prefix(length=30)', 'one text'),
+    ('prefix(length=30)', 'packed'),
+]
+
+
 @pytest.mark.full
-@pytest.mark.parametrize('text', TEXTS)
-@pytest.mark.parametrize('spec', ['nope()', 'nope() | full()'])
+@pytest.mark.parametrize('spec, text', SPECS)
 def test_results_and_gradients(spec, text):
     encoding = pj.make(spec, causal=True)
     tok = pj.Tokens.of(length=LENGTH, **TEXTS[text])
@@ -73,7 +90,7 @@ def test_it_lowers_inside_a_mesh(dtype, width):
     'change, reason',
     [
         (dict(spec='alibi()'), "alibi opens the door 'score'"),
-        (dict(spec='window(size=3)'), "window opens the door 'mask'"),
+        (dict(spec='nar()'), "the mask of nar reads 'pos' of tokens"),
         (dict(dtype=jnp.float16), 'it takes float32 or bfloat16, not float16'),
         (dict(length=96), 'queries must be a multiple of 128, got 96'),
         (dict(width=80), 'head width must be a multiple of 64, got 80'),
@@ -85,8 +102,10 @@ def test_what_it_refuses(change, reason):
     given = dict(spec='nope()', dtype=jnp.float32, length=LENGTH, width=WIDTH) | change
     shape = lambda length: jax.ShapeDtypeStruct((1, length, 2, given['width']), given['dtype'])
     q, k = shape(given['length']), shape(given.get('keys', given['length']))
-    encoding = pj.make(given['spec'], heads=2, head_dim=WIDTH, causal=True)
-    assert reason in splash.refusal(encoding, q, k, k, pj.Tokens.of(length=k.shape[1]))
+    sizes = dict(heads=2, head_dim=WIDTH, model_dim=2 * WIDTH)
+    encoding = pj.make(given['spec'], causal=True, rngs=nnx.Rngs(0), **sizes)
+    with made_for('tpu'):
+        assert reason in library.refusal(encoding, q, k, k, pj.Tokens.of(length=k.shape[1]))
 
 
 def test_a_cpu_does_not_choose_it():

@@ -1,0 +1,90 @@
+"""Attention by the kernels that come with JAX, where nothing but masks acts in the pair stage:
+splash attention on a TPU (`core/splash.py`), cuDNN on a CUDA GPU (`core/cudnn.py`).
+
+Their masks know places, and ours know the index of a token and its document. They agree where
+queries and keys are the same tokens, one after the other. Then every query also sees a key, itself.
+Whether they are the same is known when the program runs, so the program chooses between the kernel
+and the sweep.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from posenc_jax.core import cudnn, splash, targets
+from posenc_jax.core.derivatives import forward_mode_refused, reverse_mode_only
+from posenc_jax.core.encoding import Encoding
+from posenc_jax.core.places import Masks, masks_of
+from posenc_jax.core.tokens import Tokens
+
+_KERNELS = {'tpu': splash, 'interpreter': splash, 'cuda': cudnn}
+PADDING = jnp.iinfo(jnp.int32).min  # the group of tokens that are not valid
+
+
+def refusal(encoding: Encoding, q, k, v, tk: Tokens) -> str | None:
+    """Why no kernel of JAX computes this call of `attend` here; None if one does."""
+    found = _choice(encoding, q, k, v, tk)
+    return found if isinstance(found, str) else None
+
+
+def _choice(encoding, q, k, v, tk) -> tuple[Any, Masks] | str:
+    kernel = _KERNELS.get(targets.platform())
+    if kernel is None:
+        return f'JAX has no kernel for the platform {targets.platform()!r}'
+    masks = masks_of(encoding)
+    if isinstance(masks, str):
+        return masks
+    sizes = q.shape[1], k.shape[1]
+    if not all(isinstance(n, int) for n in sizes):
+        return f'it needs lengths that are numbers, got {sizes}'
+    if sizes[0] != sizes[1] and (masks.causal or masks.others or _has_groups(masks, tk)):
+        return f'its masks need queries that are the keys, got {sizes[0]} and {sizes[1]}'
+    if not masks.show_each_itself(sizes[0]):
+        return 'its masks hide a token from itself'
+    return kernel.refusal(masks, q, k, v) or (kernel, masks)
+
+
+def attend(encoding: Encoding, q, k, v, tq: Tokens, tk: Tokens, sweep: Callable) -> Any:
+    """The result of `attend`, by a kernel of JAX if there is no `refusal`, else by `sweep`, which
+    evaluates the pair stage by tiles.
+    """
+    found = _choice(encoding, q, k, v, tk)
+    if isinstance(found, str):
+        return sweep()
+    kernel, masks = found
+    groups = _groups(masks, tq, tk, len(q))
+    same = [] if groups is None else [groups[0] == groups[1], *kernel.demands(groups[1])]
+    if masks.causal or masks.others:
+        place = tq.index - tq.index[:, :1]
+        same += [tq.index == tk.index, place == jnp.arange(tq.length)]
+        if masks.read_rank:
+            same += [tok.rank == place for tok in (tq, tk)]
+    q, k, v = reverse_mode_only((q, k, v))
+    whole = lambda: kernel.attend(masks, q, k, v, None if groups is None else groups[1])
+    with forward_mode_refused():
+        if not same:
+            return whole()
+        return jax.lax.cond(jnp.stack([a.all() for a in same]).all(), whole, sweep)
+
+
+def _groups(masks: Masks, tq: Tokens, tk: Tokens, batch: int):
+    """Numbers for queries and keys, [B, L], which are the same where a query may see a key by its
+    document and by padding; None if it may see all.
+    """
+    if not _has_groups(masks, tk):
+        return None
+
+    def of(tok):
+        found = tok.segment if masks.documents else None
+        found = jnp.zeros_like(tok.index) if found is None else found
+        if tok.valid is not None:
+            found = jnp.where(tok.valid, found, PADDING)
+        return jnp.broadcast_to(found, (batch, tok.length)).astype(jnp.int32)
+
+    return of(tq), of(tk)
+
+
+def _has_groups(masks: Masks, tk: Tokens) -> bool:
+    return tk.valid is not None or (masks.documents and tk.segment is not None)

@@ -1,0 +1,102 @@
+"""The attention of cuDNN is attention by blocks where it is chosen. There is no GPU here: JAX's own
+operations stand for the kernel, which they define, and a version of cuDNN is pretended.
+"""
+
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.cudnn import fused_attention_stablehlo
+from jax.sharding import AbstractMesh, AxisType
+
+import posenc_jax as pj
+from posenc_jax.core import cudnn, library
+from posenc_jax.core.targets import made_for
+from posenc_jax.model.sharding import MESH_AXES
+from posenc_jax.testing.subject import draw
+from tests.core.ring_test import same
+from tests.core.splash_test import loss
+
+LENGTH, HEADS, KV_HEADS, WIDTH = 12, 4, 2, 8
+TEXTS = {
+    'one text': dict(),
+    'padding behind': dict(valid=np.arange(LENGTH)[None] < np.array([[9], [LENGTH]])),
+    'padding in front': dict(valid=np.arange(LENGTH)[None] >= np.array([[3], [0]])),
+    'one document': dict(segment=np.full((2, LENGTH), 5)),
+    'packed': dict(segment=np.repeat([[0, 1], [0, 0]], LENGTH // 2, axis=1)),
+}
+BY_SWEEP = 'padding in front', 'packed'  # known when the program runs
+
+
+@pytest.fixture
+def some_version(monkeypatch):
+    version = types.SimpleNamespace(cudnn_get_version=lambda: 91000)
+    monkeypatch.setattr(fused_attention_stablehlo, 'cuda_versions', version)
+
+
+def inputs(dtype=jnp.float32, width=WIDTH, length=LENGTH):
+    heads = enumerate((HEADS, KV_HEADS, KV_HEADS))
+    return [draw(n, 2, length, count, width).astype(dtype) for n, count in heads]
+
+
+def refusal(encoding, qkv, tok):
+    q, k, v = qkv
+    return library.refusal(encoding, q, k, v, tok)
+
+
+@pytest.mark.full_but_one
+@pytest.mark.parametrize('text', TEXTS)
+@pytest.mark.parametrize('spec', ['nope() | window(size=5)', 'nope()', 'nope() | full()'])
+def test_results_and_gradients(spec, text, monkeypatch):
+    encoding, tok = pj.make(spec, causal=True), pj.Tokens.of(length=LENGTH, **TEXTS[text])
+    given, cotangent = inputs(), draw(9, 2, LENGTH, HEADS, WIDTH)
+    expected = loss(encoding, tok, cotangent, implementation='blocked')(*given)
+    # Not a number where the kernel computes what it must not.
+    by_jax = functools.partial(cudnn._attend, implementation='xla')
+    wrong = lambda *arguments: by_jax(*arguments) * (jnp.nan if text in BY_SWEEP else 1.0)
+    monkeypatch.setattr(cudnn, '_attend', wrong)
+    with made_for('cuda'):
+        assert refusal(encoding, given, tok) is None
+        same(loss(encoding, tok, cotangent)(*given), expected)
+
+
+@pytest.mark.parametrize('on_mesh', [False, True])
+def test_it_lowers(on_mesh, some_version):
+    size = (2, 1, 2, 1) if on_mesh else (1, 1, 1, 1)
+    mesh = AbstractMesh(size, MESH_AXES, axis_types=(AxisType.Auto,) * 4)
+    tok = pj.Tokens.of(valid=TEXTS['padding behind']['valid'])
+    encoding = pj.make('window(size=5)', causal=True)
+    given = [jax.ShapeDtypeStruct(a.shape, jnp.bfloat16) for a in inputs()]
+    with made_for('cuda'), jax.sharding.use_abstract_mesh(mesh):
+        text = loss(encoding, tok, 1.0).trace(*given).lower(lowering_platforms=('cuda',)).as_text()
+    assert text.count('@__cudnn$fmhaSoftmax(') == text.count('@__cudnn$fmhaSoftmaxBackward(') == 1
+    assert '\\22mask_type\\22: \\22PADDING_CAUSAL\\22' in text
+    assert '\\22sliding_window_length\\22: 5' in text
+
+
+@pytest.mark.parametrize(
+    'change, reason',
+    [
+        (dict(spec='alibi()'), "alibi opens the door 'score'"),
+        (dict(spec='prefix(length=3)'), 'cuDNN has no mask such as prefix'),
+        (dict(spec='window(size=3) | full()'), 'a window of cuDNN is causal'),
+        (dict(dtype=jnp.float32), 'Q must be fp16/bf16'),
+        (dict(width=12), 'The head dim must be <= 128 and a multiple of 8, but got 12'),
+        (dict(length=1), 'one query'),
+    ],
+)
+def test_what_it_refuses(change, reason, some_version):
+    given = dict(spec='nope()', dtype=jnp.bfloat16, length=LENGTH, width=WIDTH) | change
+    encoding = pj.make(given.pop('spec'), heads=HEADS, head_dim=WIDTH, causal=True)
+    with made_for('cuda'):
+        tok = pj.Tokens.of(length=given['length'])
+        assert reason in refusal(encoding, inputs(**given), tok)
+
+
+def test_without_cudnn_the_sweep_runs():
+    encoding, tok = pj.make('nope()', causal=True), pj.Tokens.of(length=LENGTH)
+    with made_for('cuda'):
+        assert refusal(encoding, inputs(jnp.bfloat16), tok) == 'cuDNN is not detected.'
