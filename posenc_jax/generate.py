@@ -10,7 +10,7 @@ are one batch, padded on the left. A continuation ends at the end-of-text token 
 if it has one. With --chat the prompts are what a user says: they are written into the chat template
 of the checkpoint, and the answers are printed alone. `--config.NAME=VALUE` changes a field of the
 config, as in eval.py; `--config.mesh.tensor=4` shares the heads among four devices. Without a field
-of config.mesh one device generates.
+of config.mesh one device generates. Several processes generate together, as in eval.py.
 """
 
 import pathlib
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from posenc_jax.core.command import Parser, program
+from posenc_jax.core.command import WRONG_INPUT, Parser, processes_of, program
 from posenc_jax.core.memory import device_memory, readable
 from posenc_jax.core.registry import SpecError, check_number
 from posenc_jax.core.tokens import Tokens
@@ -43,6 +43,8 @@ from posenc_jax.run.overrides import read_overrides
 from posenc_jax.run.reading import source_of
 from posenc_jax.tasks.language.masked_text import MASK, MaskedText
 from posenc_jax.tasks.translation import Translation
+from posenc_jax.training.cluster import leave, together
+from posenc_jax.training.peers import FAILED, ClusterError
 
 
 def continue_text(
@@ -121,7 +123,8 @@ def _texts(run, prompts, overrides, **given) -> tuple[list[list[str]], bool]:
     if not prompts or not all(prompts):
         raise SpecError('a prompt is empty; expected at least one character')
     job = prepare(run, {**overrides, **UNASKED})
-    given['mesh'] = mesh_of(job) if job.asks_for_mesh else None
+    several = job.asks_for_mesh or jax.process_count() > 1
+    given['mesh'] = mesh_of(job) if several else None
     if isinstance(job.task, (Translation, MaskedText)) and (
         constant_cache or recompute or given['chat']
     ):
@@ -170,7 +173,7 @@ def _translated(job: Job, task: Translation, prompts, **given) -> list[list[str]
         settings.check_call(model, 1 + tokens, None, (width, components))
     except ValueError as error:
         raise SpecError(f'a prompt of {width} words and {tokens} new ones: {error}') from error
-    model = job.extended(job.load()[0])
+    model = job.extended(job.load(given['mesh'])[0])
     begin = np.full((rows, 1), task.begin, np.int32)
     out = _drawn(model, begin, given, eos=task.end, source=source_of(batch))
     return _grouped([task.decode(_until(row, (task.end,))) for row in out], samples)
@@ -226,7 +229,7 @@ def _continued(job: Job, prompts, **given) -> list[list[str]]:
         ) from error
     ends = _ends(job)
     out = _drawn(
-        job.extended(job.load()[0]),
+        job.extended(job.load(given['mesh'])[0]),
         ids,
         given,
         valid=None if valid.all() else valid,
@@ -331,13 +334,14 @@ def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
         help='read the text again where its length changes frequencies',
     )
     parser.add_imports()
+    parser.add_processes()
     parser.add_argument(
         '--chat',
         action='store_true',
         help='write each prompt into the chat template of the checkpoint',
     )
     known, rest = parser.parse_known_args(argv)
-    given = vars(known)
+    processes, given = processes_of(known), vars(known)
     file, extend = given.pop('prompt_file'), given.pop('extend')
     try:
         overrides = read_overrides(rest, parser.near)
@@ -348,6 +352,7 @@ def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
         parser.error('expected --prompt=TEXT or --prompt_file=FILE')
     return {
         **given,
+        'processes': processes,
         'prompts': prompts,
         'overrides': overrides | ({'extend': extend} if extend else {}),
     }
@@ -357,16 +362,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = arguments(argv)
     prompts = asked.pop('prompts')
     try:
-        found, follow = _texts(asked.pop('run'), prompts, asked.pop('overrides'), **asked)
-    except (ValueError, OSError, ImportError) as error:
+        with together(*asked.pop('processes')) as first:
+            found, follow = _texts(asked.pop('run'), prompts, asked.pop('overrides'), **asked)
+    except (ValueError, OSError, ImportError, ClusterError) as error:
         print(f'{program("generate")}: {error}', file=sys.stderr)
-        return 2
+        return leave(FAILED if isinstance(error, ClusterError) else WRONG_INPUT)
     texts = [
         prompt + text if follow else text
         for prompt, texts in zip(prompts, found, strict=True)
         for text in texts
     ]
-    print('\n---\n'.join(texts))
+    if first:
+        print('\n---\n'.join(texts))
     return 0
 
 

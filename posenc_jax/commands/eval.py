@@ -10,6 +10,8 @@ go to runs/NAME-PLACE/eval). Several runs (repeat --run, or separate them by com
 comparison; --also=DIR adds the results that an earlier call wrote to DIR. `--config.NAME=VALUE`
 changes a field of the configs: every field of eval and data, the task, and extend, which is a
 context extension (`--config.extend='yarn(factor=4.0)'`). `--help` lists them.
+Several processes evaluate together if each is started with --coordinator=HOST:PORT --processes=N
+--process_id=I; process 0 writes.
 """
 
 import pathlib
@@ -17,13 +19,15 @@ import re
 import sys
 
 from posenc_jax.core import extras, paths
-from posenc_jax.core.command import WRONG_INPUT, Parser, program
+from posenc_jax.core.command import WRONG_INPUT, Parser, processes_of, program
 
 
 def arguments(
     argv: list[str] | None,
-) -> tuple[list[str], pathlib.Path | None, list[pathlib.Path], dict[str, str]]:
-    """The runs, the output directory or None, directories to compare with, and overrides."""
+) -> tuple[list[str], pathlib.Path | None, list[pathlib.Path], dict[str, str], tuple]:
+    """The runs, the output directory or None, directories to compare with, overrides, and the
+    arguments of `together`.
+    """
     from posenc_jax.run.listing import field_help
     from posenc_jax.run.overrides import CHANGEABLE, read_overrides
 
@@ -43,6 +47,7 @@ def arguments(
         help='output of an earlier evaluation, to compare with',
     )
     parser.add_imports()
+    parser.add_processes()
     known, rest = parser.parse_known_args(argv)
     try:
         overrides = read_overrides(rest, parser.near)
@@ -51,7 +56,7 @@ def arguments(
     runs = [run.strip() for text in known.run for run in _split(text) if run.strip()]
     if not runs:
         parser.error('--run is empty; expected a run directory or a public checkpoint')
-    return runs, known.out, known.also, overrides
+    return runs, known.out, known.also, overrides, processes_of(known)
 
 
 def _split(text: str) -> list[str]:
@@ -67,10 +72,12 @@ def _split(text: str) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    runs, out, earlier, overrides = arguments(argv)
+    runs, out, earlier, overrides, processes = arguments(argv)
     from posenc_jax.evaluation.results import print_tables, read
     from posenc_jax.evaluation.run import evaluate
     from posenc_jax.run.job import home_of
+    from posenc_jax.training.cluster import leave, together
+    from posenc_jax.training.peers import FAILED, ClusterError
 
     def keep(found):
         try:
@@ -83,14 +90,17 @@ def main(argv: list[str] | None = None) -> int:
         extras.need('train')  # for the pictures, so that no evaluation ends without them
         out = out or home_of(runs[0]) / 'eval'
         also = [run for directory in earlier for run in read(directory)]
-        # Results are written after every run, so that an interrupted evaluation loses none.
-        results = evaluate(runs, overrides, also=also, after=keep)
-        print_tables(results)
-        for path in results.write(out):
-            print(path)
-    except (ValueError, OSError, ImportError) as error:
+        with together(*processes) as first:
+            # Results are written after every run, so that an interrupted evaluation loses none.
+            after = keep if first else lambda found: None
+            results = evaluate(runs, overrides, also=also, after=after)
+            if first:
+                print_tables(results)
+                for path in results.write(out):
+                    print(path)
+    except (ValueError, OSError, ImportError, ClusterError) as error:
         print(f'{program("eval.py")}: {error}', file=sys.stderr)
-        return WRONG_INPUT
+        return leave(FAILED if isinstance(error, ClusterError) else WRONG_INPUT)
     return 0
 
 

@@ -42,10 +42,10 @@ RESUME_CHANGED = flags.DEFINE_bool(
 )
 
 
-def stop(error: object, status: int, leave: Callable[[int], None] = sys.exit) -> None:
-    """Prints an error on one line and ends the program by `leave`."""
+def stop(error: object, status: int, leave: Callable[[int], int] = int) -> None:
+    """Prints an error on one line and ends the program, where `leave` has not ended it yet."""
     print(f'{program("train.py")}: {error}', file=sys.stderr, flush=True)
-    leave(status)
+    sys.exit(leave(status))
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -48,6 +48,21 @@ class Parser(argparse.ArgumentParser):
             help='a dotted name or a .py file that registers encodings or tasks; may be repeated',
         )
 
+    def add_processes(self) -> None:
+        """Adds the arguments of a program that several processes run together."""
+        self.add_argument(
+            '--coordinator',
+            default='',
+            metavar='HOST:PORT',
+            help='of process 0 if several processes work together; auto where JAX finds it',
+        )
+        self.add_argument(
+            '--processes', type=int, default=1, metavar='N', help='how many work together'
+        )
+        self.add_argument(
+            '--process_id', type=int, default=0, metavar='I', help='of this one, 0 .. N - 1'
+        )
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         # argparse writes this message differently from one version of Python to the next.
         if action.choices is not None and value not in action.choices:
@@ -70,6 +85,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(
             2, f'{self.prog}: error: {shortened(message, 800)}\n'.replace('\n', ' ').rstrip() + '\n'
         )
+
+
+def processes_of(known: argparse.Namespace) -> tuple[str, int, int]:
+    """Takes the arguments of `add_processes` from those that were parsed."""
+    coordinator, processes, number = map(
+        vars(known).pop, ('coordinator', 'processes', 'process_id')
+    )
+    return coordinator, processes, number
 
 
 def program(name: str) -> str:

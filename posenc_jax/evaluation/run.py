@@ -22,7 +22,7 @@ from posenc_jax.evaluation.tasks import evaluate_task
 from posenc_jax.model.field import Field
 from posenc_jax.model.kinds import Model
 from posenc_jax.model.sharding import whole_rows
-from posenc_jax.run import settings, stored
+from posenc_jax.run import field_settings, settings, stored
 from posenc_jax.run.fields import encoding_label, fields_of
 from posenc_jax.run.job import SEED, Job, directory_of, mesh_of, prepare
 from posenc_jax.tasks.class_task import ClassTask
@@ -77,7 +77,9 @@ def evaluate(
 def _evaluate(job: Job) -> RunResult:
     config, asked = job.config, job.config.eval
     incidental = ('seed', *stored.FREE_FIELDS)
-    model, step = job.load()
+    # Samples of a model of classes, and the points of a field, are computed on one device.
+    alone = isinstance(job.task, ClassTask) or field_settings.is_field(config)
+    model, step = job.load(None if alone else mesh_of(job))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     fitted: tuple[field_points.Fitted, ...] = ()
     class_map: field_points.ClassMap | None = None

@@ -189,7 +189,7 @@ def placed(state: nnx.State, mesh: Mesh) -> nnx.State:
     `param_shardings`.
     """
     if jax.process_count() > 1:  # an array on a device of one process goes through its memory
-        state = jax.tree.map(np.asarray, state)
+        state = jax.tree.map(lambda a: np.asarray(a) if a.is_fully_addressable else a, state)
     return jax.device_put(state, param_shardings(state, mesh))
 
 

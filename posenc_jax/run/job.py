@@ -64,12 +64,13 @@ class Job(Plan):
     """The plan of a run to evaluate.
 
     Attributes:
-      load: reads its weights and returns model and step.
+      load: reads its weights and returns model and step. Its argument is the mesh on which the
+        weights are placed; None is one device.
       asks_for_mesh: whether the mesh of the config was chosen for the evaluation; otherwise it is
         that of the training.
     """
 
-    load: Callable[[], tuple[Model, int]]
+    load: Callable[..., tuple[Model, int]]
     asks_for_mesh: bool = False
 
     def extended(self, model: Model) -> Model:
@@ -171,7 +172,7 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
             config,
             make_task(config),
             saved.model_config,
-            lambda: restore.restore_model(directory)[1:],
+            lambda mesh=None: restore.restore_model(directory, mesh=mesh)[1:],
             asks_for_mesh(overrides),
         )
     )
@@ -197,7 +198,7 @@ def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job
     config.init.source = config.data.tokenizer = str(path)
     config.model.update({name: getattr(cfg, name) for name in config.model})
     config = apply_overrides(config.lock(), overrides)
-    load = lambda: (load_pretrained(path).model, 0)
+    load = lambda mesh=None: (load_pretrained(path, mesh=mesh).model, 0)
     return _checked(Job(path, config, make_task(config), cfg, load, asks_for_mesh(overrides)))
 
 

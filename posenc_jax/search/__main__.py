@@ -11,7 +11,8 @@ validation split. FILE.json (default: longrope_T.json in the directory of the ru
 runs/NAME-PLACE for a public checkpoint) is written after every iteration and holds the whole state;
 FILE.json.scores holds the scores found since. A search that continues from these files ends with
 the same factors as one that was never stopped. The field `spec` is the extension that was found:
-give it to eval.py as --config.extend, or to configs/extend.py as --config.init.extend.
+give it to eval.py as --config.extend, or to configs/extend.py as --config.init.extend. Several
+processes search together, as in eval.py.
 
 A run may have factors of `longrope` already, for up to s times its original length L. The search
 then continues from them (the paper's progressive extension). At T above s L it finds factors that
@@ -26,17 +27,26 @@ For example, with a run BASE that was trained at length 128:
     ... --run='TUNED | SPEC_2048' --length=128
 """
 
+import contextlib
 import dataclasses
 import json
+import pathlib
 import sys
+import tempfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
+from jax.experimental import multihost_utils
+
 from posenc_jax.core import paths
-from posenc_jax.core.command import Parser, program
+from posenc_jax.core.command import WRONG_INPUT, Parser, processes_of, program
 from posenc_jax.run.overrides import read_overrides
 from posenc_jax.search.evolution import Sizes
 from posenc_jax.search.genome import VARIANTS
-from posenc_jax.search.longrope import search
+from posenc_jax.search.longrope import default_output, scores_of, search
+from posenc_jax.training.cluster import leave, together
+from posenc_jax.training.peers import FAILED, ClusterError
 
 
 def arguments(argv: list[str] | None) -> dict[str, Any]:
@@ -68,33 +78,58 @@ def arguments(argv: list[str] | None) -> dict[str, Any]:
     parser.add_argument('--variant', default='free', metavar='|'.join(VARIANTS))
     parser.add_argument('--out', type=paths.path, metavar='FILE.json')
     parser.add_imports()
+    parser.add_processes()
     known, rest = parser.parse_known_args(argv)
     try:
         overrides = read_overrides(rest, parser.near)
     except ValueError as error:
         parser.error(str(error))
-    given = vars(known)
+    processes, given = processes_of(known), vars(known)
     try:
         sizes = Sizes(**{field.name: given.pop(field.name) for field in dataclasses.fields(Sizes)})
     except ValueError as error:
         parser.error(str(error))
-    return {**given, 'sizes': sizes, 'overrides': overrides}
+    return {**given, 'processes': processes, 'sizes': sizes, 'overrides': overrides}
+
+
+@contextlib.contextmanager
+def _output(asked: Mapping[str, Any], first: bool) -> Iterator[pathlib.Path | None]:
+    """The argument `out` of a search in this process. Several processes begin from the same state
+    and score the same genomes, and those that are not the first write copies.
+    """
+    if jax.process_count() == 1:
+        yield asked['out']
+        return
+    path = asked['out'] or default_output(asked['run'], asked['length'])
+    with tempfile.TemporaryDirectory() as folder:
+        own = path if first else pathlib.Path(folder, path.name)
+        for name in () if first else (path.name, scores_of(path).name):
+            if (there := path.with_name(name)).exists():
+                own.with_name(name).write_bytes(there.read_bytes())
+        multihost_utils.sync_global_devices('before the search writes')
+        yield own
 
 
 def main(argv: list[str] | None = None) -> int:
     asked = arguments(argv)
     try:
-        path = search(**asked)
-    except (ValueError, OSError, ImportError) as error:
+        with together(*asked.pop('processes')) as first:
+            with _output(asked, first) as out:
+                _report(search(**{**asked, 'out': out}))
+    except (ValueError, OSError, ImportError, ClusterError) as error:
         print(f'{program("longrope search")}: {error}', file=sys.stderr)
-        return 2
+        return leave(FAILED if isinstance(error, ClusterError) else WRONG_INPUT)
     except KeyboardInterrupt:
         print(
             f'{program("longrope search")}: stopped; the same command continues after the last '
             'finished iteration',
             file=sys.stderr,
         )
-        return 130
+        return leave(130)
+    return 0
+
+
+def _report(path: pathlib.Path) -> None:
     fields = json.loads(path.read_text())
     length, exact = fields['settings']['length'], fields['exact']
     first, name = (
@@ -112,7 +147,6 @@ def main(argv: list[str] | None = None) -> int:
             'may find better ones'
         )
     print(f'{path}\n{fields["spec"]}')
-    return 0
 
 
 if __name__ == '__main__':

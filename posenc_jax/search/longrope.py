@@ -85,7 +85,7 @@ def run_search(
       objective: gives a score to a genome; lower is better.
       seeds, space, sizes: see `evolution`.
     """
-    scores = path.with_name(path.name + '.scores')
+    scores = scores_of(path)
     with Progress(sizes, 0 if state is None else len(state.history)) as progress:
         objective = progress.counting(remembered(scores, asked, objective))
         if state is not None:
@@ -188,7 +188,7 @@ def search(
         path.with_name(path.name + '.lock'), f'{path} is being searched', 'choose another --out'
     ):
         state, fields = read(path, asked)
-        model, step = job.load()
+        model, step = job.load(mesh)
         asked['step'] = step
         if state is not None:
             read(path, asked)  # the run may have been trained further
@@ -214,6 +214,11 @@ def search(
             path, asked, target, state, exact={'perplexity': exact, 'as_it_is': as_it_is, **first}
         )
     return path
+
+
+def scores_of(path: pathlib.Path) -> pathlib.Path:
+    """Where a search that writes `path` keeps the scores it has found since."""
+    return path.with_name(path.name + '.scores')
 
 
 def default_output(run: str, length: int) -> pathlib.Path:

@@ -1,4 +1,4 @@
-"""The processes of a training run: how they find each other, start together and end together."""
+"""Several processes of one program: how they find each other, start together and end together."""
 
 import contextlib
 import dataclasses
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import jax
 from ml_collections import ConfigDict
 
+from posenc_jax.run import defaults
 from posenc_jax.training.peers import Peers
 
 # Environment variables in which schedulers give the number of processes.
@@ -18,7 +19,7 @@ CLUSTER_VARIABLES = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Several processes that train together.
+    """Several processes that train or evaluate together.
 
     Attributes:
       coordinator: 'HOST:PORT' of process 0. With 'auto' JAX finds the coordinator, the number of
@@ -32,7 +33,9 @@ class Cluster:
     process_id: int = -1
 
     @contextlib.contextmanager
-    def joined(self, timeouts: ConfigDict, directory: pathlib.Path) -> Iterator[Peers | None]:
+    def joined(
+        self, timeouts: ConfigDict, directory: pathlib.Path | None
+    ) -> Iterator[Peers | None]:
         """Connects the processes, each of which then watches the others. The context must be
         entered before any device is used.
 
@@ -42,7 +45,8 @@ class Cluster:
 
         Args:
           timeouts: `config.cluster`.
-          directory: the run directory, whose newest checkpoint the line names.
+          directory: the run directory, whose newest checkpoint the line names; None where nothing
+            is trained.
 
         Raises:
           ValueError: the flags do not fit together, or differ from those of other processes.
@@ -128,12 +132,37 @@ def find_cluster(coordinator: str, processes: int, process_id: int) -> Cluster |
     )
 
 
-def leave(status: int) -> None:
-    """Ends this process. In a cluster it does not wait for the others, as JAX would: they have been
-    told of its error.
+def leave(status: int) -> int:
+    """Ends this process at once if it is one of several. It does not wait for the others, as JAX
+    would: they have been told of its error. Otherwise returns the status.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     if jax.distributed.is_initialized():
         os._exit(status)
-    sys.exit(status)
+    return status
+
+
+@contextlib.contextmanager
+def together(coordinator: str, processes: int, process_id: int) -> Iterator[bool]:
+    """Joins the processes that evaluate together, or does nothing if there is only this one. Yields
+    whether this is process 0. What the others print in the context is dropped.
+
+    Args:
+      coordinator, processes, process_id: see `posenc_jax.core.command.processes_of`.
+
+    Raises:
+      ValueError, ClusterError: as for `Cluster.joined`.
+    """
+    if not coordinator and processes == 1:
+        yield True
+        return
+    cluster = Cluster(coordinator, processes, process_id)
+    with contextlib.ExitStack() as until_done:
+        peers = until_done.enter_context(cluster.joined(defaults.get_config().cluster, None))
+        if peers is not None:
+            until_done.enter_context(peers.telling())
+        if jax.process_index():
+            nowhere = until_done.enter_context(open(os.devnull, 'w'))
+            until_done.enter_context(contextlib.redirect_stdout(nowhere))
+        yield jax.process_index() == 0

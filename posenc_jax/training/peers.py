@@ -48,7 +48,7 @@ class Peers:
       start: seconds that processes wait for each other at the start.
       silence: seconds of silence after which a process counts as gone.
       directory: the run directory, whose newest checkpoint is named in the message that ends this
-        process.
+        process; None where nothing is trained.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class Peers:
         *,
         start: float,
         silence: float,
-        directory: pathlib.Path,
+        directory: pathlib.Path | None,
     ):
         asked = dict(
             address=address, count=processes, own=process_id, start=start, silence=silence,
-            directory=str(directory),
+            directory=str(directory or ''),
             program=pathlib.Path(sys.argv[0]).name, process=os.getpid(), grace=_GRACE,
         )  # fmt: skip
         self._silence, self._failed, self._left = silence, False, threading.Event()

@@ -55,7 +55,12 @@ class _Watcher:
             start,
             silence,
         )
-        self._next = lambda: continues(path(directory), 'started again in every process')
+        again = 'started again in every process'
+        self._next = lambda: (
+            continues(path(directory), again)
+            if directory
+            else f'{again}, the same command begins anew'
+        )
         self._program, self._process, self._grace = program, process, grace
         # In process 0 the connections to all others; in these the connection to process 0.
         self._others: dict[int, socket.socket] = {}

@@ -385,7 +385,7 @@ def test_command_line_errors_are_one_message_with_exit_code_2(tmp_path, capsys):
 
 
 def test_command_line_forms():
-    runs, out, also, changes = command.arguments(
+    runs, out, _, changes, processes = command.arguments(
         [
             '--run=a,b | yarn(factor=4, beta_fast=32)',
             '--run',
@@ -396,6 +396,7 @@ def test_command_line_forms():
     )
     assert runs == ['a', 'b | yarn(factor=4, beta_fast=32)', 'c']
     assert out == pathlib.Path('x') and changes == {'extend': 'pi(factor=2)'}
+    assert processes == ('', 1, 0)
     lists = 'a | longrope(long=(1.0, 2.0), factor=4.0, short=(1.0, 1.5), start=2)'
     assert command.arguments([f'--run={lists},b', f'--run={lists}'])[0] == [lists, 'b', lists]
 

@@ -50,6 +50,15 @@ def start(
         'workdir': str(workdir),
         **{name.replace('__', '.'): value for name, value in fields.items()},
     }
+    settings = [f'--config.{name}={value}' for name, value in fields.items()]
+    command = 'train.py', '--config=configs/default.py', *settings, *flags
+    return start_python(*command, devices=devices, cache=cache)
+
+
+def start_python(
+    *command: str, devices: int = 1, cache: pathlib.Path | None = None
+) -> subprocess.Popen:
+    """A process of Python with this number of emulated devices, with its output in a pipe."""
     flags_of_tests = [f for f in os.environ.get('XLA_FLAGS', '').split() if 'device_count' not in f]
     xla = ' '.join([*flags_of_tests, f'--xla_force_host_platform_device_count={devices}'])
     environment = {**os.environ, 'XLA_FLAGS': xla, 'JAX_PLATFORMS': 'cpu'}
@@ -58,9 +67,8 @@ def start(
             'JAX_COMPILATION_CACHE_DIR': str(cache),
             'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
         }
-    settings = [f'--config.{name}={value}' for name, value in fields.items()]
     return subprocess.Popen(
-        [sys.executable, 'train.py', '--config=configs/default.py', *settings, *flags],
+        [sys.executable, *command],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

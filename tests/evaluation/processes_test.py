@@ -1,0 +1,92 @@
+"""Two processes evaluate and generate together, with the results of one."""
+
+import json
+
+import pytest
+
+from posenc_jax.commands import eval as command
+from posenc_jax.evaluation.results import read
+from posenc_jax.evaluation.run import evaluate
+from posenc_jax.generate import continue_text
+from posenc_jax.search import __main__ as search
+from posenc_jax.search import longrope, objective
+from tests.evaluation.run_test import make_run
+from tests.methods.longrope_search_test import SMALL, interrupted
+from tests.training import tiny
+from tests.training.loop_test import finish, flags_of, free_port
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp('two') / 'cope', encoding='cope(npos=8)')
+
+
+def together(*command):
+    """The output of process 0. The other one prints nothing."""
+    port = free_port()
+    both = [tiny.start_python(*command, *flags_of(port, 2, i), devices=2) for i in range(2)]
+    (out, _), (silent, _) = [finish(process) for process in both]
+    # The transport greets, and its threads write over each other.
+    said = [line for line in silent.splitlines() if 'peer ranks' not in line]
+    assert not said
+    return out
+
+
+@pytest.mark.full
+def test_an_evaluation(run, tmp_path):
+    fields = {'eval.protocols': 'nonoverlapping'}
+    flags = [f'--config.{name}={value}' for name, value in fields.items()]
+    mesh = '--config.mesh.data=2', '--config.mesh.tensor=2'
+    out = together('eval.py', f'--run={run}', f'--out={tmp_path}', *flags, *mesh)
+    assert str(tmp_path / 'results.json') in out
+    both, one = read(tmp_path)[0], evaluate([run], fields).runs[0]
+    for own, other in zip(both.measurements, one.measurements, strict=True):
+        assert own.nll == pytest.approx(other.nll, abs=1e-5)
+
+
+@pytest.mark.full
+def test_generated_text(run):
+    asked = f'--run={run}', '--tokens=6', '--config.mesh.sequence=4', '--prompt=The '
+    out = together('-m', 'posenc_jax.generate', *asked, '--prompt=A longer one')
+    prompts = ['The ', 'A longer one']
+    texts = continue_text(run, prompts, tokens=6)
+    assert out.endswith('\n---\n'.join(p + t for p, (t,) in zip(prompts, texts)) + '\n')
+
+
+@pytest.mark.full
+def test_what_one_lacks_ends_both(run, tmp_path):
+    port = free_port()
+    asked = 'eval.py', f'--run={run}', f'--out={tmp_path}'
+    both = [
+        tiny.start_python(*asked, f'--config.eval.tokens={n}', *flags_of(port, 2, i))
+        for i, n in enumerate((128, -1))
+    ]
+    told, wrong = (finish(process, status)[1] for process, status in zip(both, (1, 2)))
+    assert 'eval.tokens' in wrong and wrong.startswith('eval.py: ')
+    assert told.startswith('eval.py: process 1 of 2 ended with') and 'eval.tokens' in told
+    assert 'started again in every process, the same command begins anew' in told
+
+
+def test_numbers_that_do_not_fit(run, capsys):
+    given = '--coordinator=127.0.0.1:99', '--processes=2', '--process_id=2'
+    assert command.main([f'--run={run}', *given]) == 2
+    expected = 'eval.py: process_id must lie in 0 .. processes - 1, got 2 of 2\n'
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.full
+def test_a_search_that_goes_on(tmp_path, monkeypatch):
+    """One process begins the search and is stopped; two end it, one of which writes."""
+    run = make_run(tmp_path / 'rope', encoding='rope()')
+    alone, both = tmp_path / 'alone.json', tmp_path / 'both.json'
+    asked = [f'--run={run}', *SMALL]
+    assert search.main([*asked, f'--out={alone}']) == 0
+    with monkeypatch.context() as patch:
+        make = objective.make_objective
+        patch.setattr(longrope, 'make_objective', lambda *a: interrupted(make(*a), after=6))
+        assert search.main([*asked, f'--out={both}']) == 130
+    out = together('-m', 'posenc_jax.search', *asked, f'--out={both}')
+    expected, found = (json.loads(path.read_text()) for path in (alone, both))
+    assert out.endswith(f'{both}\n{expected["spec"]}\n') and 'continuing after iteration 0' in out
+    assert found['iteration'] == expected['iteration'] and found['best'] == expected['best']
+    assert found['exact'] == pytest.approx(expected['exact'], rel=1e-5)
