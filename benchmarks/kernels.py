@@ -12,6 +12,7 @@ still refuse it.
 import argparse
 import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,15 +84,21 @@ def tried(lower: Callable) -> str:
     return LOWERS
 
 
-def model(spec: str, platform: str, layers: int = 12):
-    """The program of a decoder's loss and gradients for a platform, with attention by kernels, on
-    devices that are cut along data, tensor and sequence.
+def model(spec: str, platform: str, mesh=None, length: int = LENGTH, **changes):
+    """The program of a decoder's loss and gradients for a platform, with attention by kernels.
+
+    Args:
+      mesh: devices, which cut the arrays; None for 8 that cut data, tensor and sequence.
+      length: of the sequences.
+      **changes: other fields of the `TransformerConfig`.
     """
-    cfg = TransformerConfig(
-        vocab_size=64, train_len=LENGTH, layers=layers, width=MODEL, heads=HEADS,
-        kv_heads=KV_HEADS, head_dim=16, encoding=spec, implementation='kernel',
+    fields: dict[str, Any] = dict(
+        vocab_size=64, train_len=length, layers=12, width=MODEL, heads=HEADS, kv_heads=KV_HEADS,
+        head_dim=16, encoding=spec, implementation='kernel',
     )  # fmt: skip
-    mesh = AbstractMesh(tuple(MESH.values()), MESH_AXES, axis_types=(AxisType.Auto,) * 4)
+    cfg = TransformerConfig(**(fields | changes))
+    if mesh is None:
+        mesh = AbstractMesh(tuple(MESH.values()), MESH_AXES, axis_types=(AxisType.Auto,) * 4)
     graphdef, state = nnx.split(nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0))))
     place = lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
     leaves, structure = jax.tree.flatten(state)
@@ -104,8 +111,10 @@ def model(spec: str, platform: str, layers: int = 12):
         return -picked.mean()
 
     cut = NamedSharding(mesh, spec_of(('batch', 'sequence')))
-    tokens = jax.ShapeDtypeStruct((2 * ROWS, LENGTH), jnp.int32, sharding=cut)
-    with made_for(platform), jax.sharding.use_abstract_mesh(mesh):
+    tokens = jax.ShapeDtypeStruct((2 * ROWS, length), jnp.int32, sharding=cut)
+    abstract = isinstance(mesh, AbstractMesh)
+    within = jax.sharding.use_abstract_mesh(mesh) if abstract else jax.set_mesh(mesh)
+    with made_for(platform), within:
         traced = jax.jit(jax.grad(loss)).trace(params, rest, tokens)
         return traced.lower(lowering_platforms=(platform,))
 

@@ -3,7 +3,9 @@ operations stand for the kernel, which they define, and a version of cuDNN is pr
 """
 
 import functools
+import re
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +15,10 @@ from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import AbstractMesh, AxisType
 
 import posenc_jax as pj
+from benchmarks import kernels
 from posenc_jax.core import cudnn, library
 from posenc_jax.core.targets import made_for
-from posenc_jax.model.sharding import MESH_AXES
+from posenc_jax.model.sharding import MESH_AXES, make_mesh
 from posenc_jax.testing.subject import draw
 from tests.core.ring_test import same
 from tests.core.splash_test import loss
@@ -75,6 +78,21 @@ def test_it_lowers(on_mesh, some_version):
     assert text.count('@__cudnn$fmhaSoftmax(') == text.count('@__cudnn$fmhaSoftmaxBackward(') == 1
     assert '\\22mask_type\\22: \\22PADDING_CAUSAL\\22' in text
     assert '\\22sliding_window_length\\22: 5' in text
+
+
+OF_LIBRARIES = {'cuda': r'__cudnn\$\w+', 'tpu': r'splash_mha_(?:fwd|dq|dkv)'}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('platform, kernels_of_a_layer', [('cuda', 2), ('tpu', 3)])
+def test_a_whole_model_takes_the_kernels_of_jax(platform, kernels_of_a_layer, some_version):
+    """Forward and backward, on devices that cut rows and heads; layers are scanned."""
+    mesh = make_mesh(data=2, tensor=2, devices=jax.devices()[:4])
+    how: dict[str, Any] = dict(mesh=mesh, length=128, head_dim=64, dtype='bfloat16', implementation='')
+    lowered = lambda spec: kernels.model(spec, platform, **how).as_text()
+    names = set(re.findall(OF_LIBRARIES[platform], lowered('rope() | window(size=32)')))
+    assert len(names) == kernels_of_a_layer, names
+    assert not re.findall(OF_LIBRARIES[platform], lowered('alibi()'))
 
 
 @pytest.mark.parametrize(
