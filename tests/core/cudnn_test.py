@@ -88,7 +88,8 @@ OF_LIBRARIES = {'cuda': r'__cudnn\$\w+', 'tpu': r'splash_mha_(?:fwd|dq|dkv)'}
 def test_a_whole_model_takes_the_kernels_of_jax(platform, kernels_of_a_layer, some_version):
     """Forward and backward, on devices that cut rows and heads; layers are scanned."""
     mesh = make_mesh(data=2, tensor=2, devices=jax.devices()[:4])
-    how: dict[str, Any] = dict(mesh=mesh, length=128, head_dim=64, dtype='bfloat16', implementation='')
+    how: dict[str, Any] = dict(mesh=mesh, length=128, head_dim=64, dtype='bfloat16')
+    how['implementation'] = ''
     lowered = lambda spec: kernels.model(spec, platform, **how).as_text()
     names = set(re.findall(OF_LIBRARIES[platform], lowered('rope() | window(size=32)')))
     assert len(names) == kernels_of_a_layer, names
