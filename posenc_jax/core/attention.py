@@ -20,7 +20,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from posenc_jax.core import library, ring
+from posenc_jax.core import kernel_sizes, library, ring
 from posenc_jax.core.arguments import check_arrays, check_doors, check_offset, missing_features
 from posenc_jax.core.derivatives import by_jax, forward_mode_refused, reverse_mode_only
 from posenc_jax.core.encoding import Encoding
@@ -133,7 +133,7 @@ def attend(
     dealt = axis_name if gains else None  # the mesh axis along which halves are exchanged
     parts = 2 if dealt else 1
     shape = q.shape[0], queries // parts, *q.shape[2:]
-    target = _kernel().target() if implementation == 'kernel' else None
+    target = kernel_sizes.target() if implementation == 'kernel' else None
     widths = q.shape[-1], v.shape[-1]
     sizes = _sizes(encoding, shape, keys // parts, block, implementation, target, widths)
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
@@ -181,7 +181,7 @@ def _sizes(encoding, shape, keys, block, implementation, target=None, widths=())
                 f'attend: block is one or two integers and must be positive, got {block!r}'
             )
     if target is not None:
-        return _kernel().sizes(target, widths, queries, keys, None if block is None else sizes)
+        return kernel_sizes.sizes(target, widths, queries, keys, None if block is None else sizes)
     if implementation == 'dense' or not all(isinstance(n, int) for n in (batch, queries, keys)):
         return queries, keys, keys  # lengths may be symbolic, as in `jax.export`
     if block is None:
@@ -298,9 +298,9 @@ def _kernel_fwd(plan, *arrays):
 
 
 def _kernel_bwd(plan, residuals, cotangents):
-    params, constants, q, _, _, tq, *_ = residuals
-    carries = _kernel().has_carry(plan, params, constants, q, tq)
-    return (_attend_bwd if carries else _kernel().backward)(plan, residuals, cotangents)
+    params, constants, q, k, _, tq, *_ = residuals
+    kept = _kernel().keeps_carries(plan, params, constants, q, k, tq)
+    return (_kernel().backward if kept else _attend_bwd)(plan, residuals, cotangents)
 
 
 _attend_kernel.defvjp(_kernel_fwd, _kernel_bwd)

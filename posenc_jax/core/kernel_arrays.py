@@ -142,6 +142,36 @@ class OfTokens:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class OfPairs(OfTokens):
+    """An array with an entry for each query and each block of keys: [B, N, blocks, L, *room];
+    without a rest [B, N, blocks, 1, L]. A program instance of a kernel of queries has its own
+    queries and all blocks. One of a kernel of keys has its own block and all queries, and reads
+    them as an `OfTokens`.
+
+    Attributes:
+      blocks, length: how many blocks of keys and how many queries there are.
+    """
+
+    blocks: int
+    length: int
+
+    def spec(self, own: bool) -> pl.BlockSpec:
+        """The part of a program instance of a kernel of keys."""
+        block = None, None, None, *self._shape(self.length)
+        return pl.BlockSpec(block, lambda b, n, i: (b, n, i, *self._place(0)))
+
+    def written(self):
+        """The shape of the array, and the part of a program instance of a kernel of queries."""
+        shape = self.heads.rows, self.heads.queries, self.blocks, *self._shape(self.length)
+        block = None, None, self.blocks, *self._shape(self.size)
+        return shape, pl.BlockSpec(block, lambda b, n, i: (b, n, 0, *self._place(i)))
+
+    def at(self, ref, number):
+        """The entries of the own queries for a block of keys, as a door sees them."""
+        return ref[number].reshape(*self._block, *self.room)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class OfEncoding:
     """An array of the encoding, as a kernel gets it.
 

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 
 import posenc_jax as pj
 from benchmarks import kernels
+from posenc_jax.core import kernel
 from posenc_jax.core.program import Program
 from posenc_jax.core.targets import made_for
 from tests import contract_test
@@ -62,6 +63,14 @@ def test_every_encoding(entry):
 @pytest.mark.parametrize('spec', ['shaw()', 'cope()', 'alibi()', 't5_rpe() | window(size=5)'])
 def test_some_encodings(spec):
     for found, expected in both(example(spec), ['packed']):
+        same(found, expected)
+
+
+@pytest.mark.full
+def test_too_many_carries_are_not_kept(monkeypatch):
+    monkeypatch.setattr(kernel, '_MOST_CARRIES', 0.1)
+    monkeypatch.setattr(kernel, 'pull', None)
+    for found, expected in both(example('cope()'), ['packed']):
         same(found, expected)
 
 
@@ -184,7 +193,7 @@ def test_what_lowers_is_documented(entry):
 @pytest.mark.parametrize('spec', kernels.MODELS)
 def test_twelve_layers_on_eight_devices_lower(spec, platform):
     text = kernels.model(spec, platform).as_text()
-    # A layer with a carry has the backward pass of the blocked form.
+    # In a ring a layer with a carry has the backward pass of the blocked form.
     backward = [] if 'cope' in spec else ['attention_backward_queries', 'attention_backward_keys']
     assert re.findall(r'name = "(attention\w*)"', text) == ['attention', *backward]
     call = dict(cuda='gpu.triton', tpu='tpu_custom_call')[platform]

@@ -1,0 +1,63 @@
+"""What kernels are made for, and how they cut queries and keys."""
+
+from posenc_jax.core import targets
+from posenc_jax.core.kernel_padding import powers
+
+USE_BLOCKED = "use implementation='blocked'"
+
+
+def target() -> str:
+    """What kernels are made for.
+
+    Raises:
+      ValueError: the platform has no kernel.
+    """
+    platform = targets.platform()
+    if platform == 'shapes':
+        return 'interpreter'  # the shapes are the same everywhere
+    if platform not in ('interpreter', 'cuda', 'tpu'):
+        raise ValueError(
+            f"attend: implementation='kernel' does not run on {platform}; {USE_BLOCKED}"
+        )
+    return platform
+
+
+def sizes(target: str, widths, queries: int, keys: int, block=None) -> tuple[int, int]:
+    """Queries and keys per tile.
+
+    Args:
+      target: what the kernel is made for.
+      widths: of a head, and of its values.
+      queries, keys: how many there are.
+      block: the choice of the caller, or None.
+
+    Raises:
+      ValueError: a tile or a width that these kernels cannot take, or a length that is not known.
+    """
+    what = "attend: implementation='kernel'"
+    if not all(isinstance(n, int) for n in (queries, keys)):
+        raise ValueError(f'{what} needs known lengths, got {queries} and {keys}; {USE_BLOCKED}')
+    if target == 'interpreter':
+        found, enough = map(powers, (block or (16, 16), (queries, keys)))
+        return min(found[0], enough[0]), min(found[1], enough[1])
+    # The matrix units of a GPU take 16 rows or more; those of a TPU read whole lanes.
+    power = lambda n: n >= 16 and n & (n - 1) == 0
+    if target == 'cuda':
+        of_width = of_block = 'a power of two of at least 16', power
+        least, usual = 16, 64
+    else:
+        of_width = 'a multiple of 8', lambda n: n % 8 == 0
+        of_block = 'a multiple of 128', lambda n: n % 128 == 0
+        least, usual = 128, 256
+    for name, n in zip(('head width', 'width of values'), widths):
+        if not of_width[1](n):
+            raise ValueError(f'{what} needs a {name} that is {of_width[0]}, got {n}; {USE_BLOCKED}')
+    for n in block or ():
+        if not of_block[1](n):
+            raise ValueError(
+                f'{what} needs a block that is {of_block[0]}, got {n}; give such a block, or '
+                f'{USE_BLOCKED}'
+            )
+    enough = [max(least, n) for n in powers((queries, keys))]
+    found = block or (usual, usual)
+    return min(found[0], enough[0]), min(found[1], enough[1])
