@@ -17,6 +17,8 @@ Inputs are copied to a layout with heads first.
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -148,106 +150,144 @@ def pull(plan, residuals, cotangents):
     params, constants, q, k, v, tq, tk, out, lse = residuals
     d_out, d_lse = (a.astype(jnp.float32) for a in cotangents)
     delta = plan.q.swap(d_out * out).sum(-1) - d_lse
-    arrays = params, constants, q, k, v, tq, tk
-    call = Call.of(plan, *arrays, plan.q.swap(d_out), lse, delta)
+    call = Call.of(plan, params, constants, q, k, v, tq, tk, plan.q.swap(d_out), lse, delta)
     shown = [examples(tree) for tree in (call.encoding, call.queries, call.keys)]
-    start, enter, leave = (functools.partial(step, plan) for step in (_start, _enter, _leave))
-    started = Program(plan.target, start, *shown[:2])
-    carry = started.result
-    entered = Program(plan.target, enter, *shown, carry)
-    left = Program(plan.target, leave, *shown[:2], carry)
-    tile = functools.partial(_tile, plan)
-    of_queries, of_keys = (
-        Program(plan.target, lambda *a, side=side: tile(*a)[side], *shown, carry, carry)
-        for side in range(2)
-    )
-    has_carry = bool(jax.tree.leaves(carry))
+    start = Program(plan.target, functools.partial(_start, plan), *shown[:2])
+    has_carry = bool(jax.tree.leaves(start.result))
     visits = visits_of_queries(plan, plan.encoding(params, constants), tq, tk, together=has_carry)
-    pairs = lambda arrays=None: [
-        OfPairs(
-            None if arrays is None else arrays[n], a.shape[3:], 'pair', plan.q.size, a.dtype,
-            call.heads, k.shape[plan.k.axis] // plan.k.size, q.shape[plan.q.axis]
-        )
-        for n, a in enumerate(jax.tree.leaves(carry))
-    ]  # fmt: skip
-    like_carry = jax.tree.structure(carry).unflatten
-
-    # The carry in front of every tile.
-    def keep(fixed, own, fold):
-        variables, (of_start, of_enter) = fixed
-
-        def step(keys, carry, pair):
-            pair.write(jax.tree.leaves(carry))
-            return entered(of_enter, variables, own, keys, carry)
-
-        fold(step, started(of_start, variables, own))
-        return ()
-
-    before = []
-    if has_carry:
-        fixed = call.encoding, call.constants(started, entered)
-        before = call.run(
-            'attention_carries', visits, fixed, call.queries, call.keys, keep, (), found=pairs()
-        )
-
-    # The gradients of queries and parameters, and that of the carry behind every tile.
-    leaves = [*jax.tree.leaves(call.encoding[0]), call.queries[0], *_floats(call.queries)]
-    structure = jax.tree.structure(left.result)
-    count = len(jax.tree.leaves(params))
-    # Most parameters act before the pair stage, and their gradients here are zero.
-    reads = [a or b for a, b in zip(of_queries.reads[:count], left.reads[:count])]
-    used = reads + [True] * (len(leaves) - count)
-    left.keep(used)
-    of_queries.keep(used + [True] * len(jax.tree.leaves(carry)))
-    kept = sum(used)
-
-    def sum_queries(fixed, own, fold):
-        variables, (of_tile, of_left) = fixed
-
-        def step(keys, loop, *pair):
-            sums, behind = loop
-            now = like_carry(pair[0].known() if pair else [])
-            if pair:
-                pair[0].write(jax.tree.leaves(behind))
-            found = of_queries(of_tile, variables, own, keys, now, behind)
-            return add(sums, found[:kept]), like_carry(found[kept:])
-
-        nothing = like_carry(of_queries.zeros()[kept:])
-        sums, d_carry = fold(step, (left.zeros(), nothing), back=True)
-        return add(sums, left(of_left, variables, own, d_carry)) if has_carry else sums
-
-    fixed = call.encoding, call.constants(of_queries, left)
-    results = [(leaf, jnp.float32) for leaf, use in zip(leaves, used) if use]
-    found = call.run(
-        'attention_backward_queries', visits, fixed, call.queries, call.keys, sum_queries, results,
-        known=pairs(before) if has_carry else (), found=pairs(),
-    )  # fmt: skip
-    sums, behind = iter(found[:kept]), found[kept:]
-    d_params, d_q, d_tq = structure.unflatten(
-        [leaf.gradient(next(sums)) if use else leaf.zero() for leaf, use in zip(leaves, used)]
-    )
-
-    # The gradients of keys and values.
-    leaves = [*call.keys[:2], *_floats(call.keys)]
-
-    def sum_keys(fixed, own, fold):
-        variables, (constants,) = fixed
-
-        def step(other, sums):
-            queries, *carries = other
-            return add(sums, of_keys(constants, variables, queries, own, *map(like_carry, carries)))
-
-        return fold(step, of_keys.zeros())
-
-    fixed = call.encoding, call.constants(of_keys)
-    others = (call.queries, pairs(before), pairs(behind)) if has_carry else (call.queries, [], [])
-    sums = call.run(
-        'attention_backward_keys', visits_of_keys(visits), fixed, call.keys, others, sum_keys,
-        [(leaf, jnp.float32) for leaf in leaves],
-    )  # fmt: skip
-    found = [leaf.gradient(a) for leaf, a in zip(leaves, sums)]
-    d_k, d_v, d_tk = jax.tree.unflatten(jax.tree.structure(of_keys.result), found)
+    kernels = _Kernels(call, shown, start, visits, q.shape[plan.q.axis])
+    before = kernels.carries() if has_carry else []
+    (d_params, d_q, d_tq), behind = kernels.of_queries(before)
+    d_k, d_v, d_tk = kernels.of_keys(before, behind)
     return (d_params, plan.k.swap(d_k), plan.k.swap(d_v), d_tk), plan.q.swap(d_q), d_tq
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kernels:
+    """The kernels of the backward pass.
+
+    Attributes:
+      call: the arrays.
+      shown: what doors see of the encoding, the queries and the keys.
+      start: the program of the first carry.
+      visits: which blocks of keys every block of queries meets.
+      length: how many queries there are.
+    """
+
+    call: Call
+    shown: list
+    start: Program
+    visits: Any
+    length: int
+
+    def _program(self, function: Callable, *examples) -> Program:
+        plan = self.call.plan
+        return Program(plan.target, functools.partial(function, plan), *examples)
+
+    def _like_carry(self, arrays) -> Any:
+        return jax.tree.structure(self.start.result).unflatten(arrays)
+
+    def _pairs(self, arrays=None) -> list[OfPairs]:
+        """The arrays of carries for all tiles, or how they look."""
+        leaves = jax.tree.leaves(self.start.result)
+        arrays = [None] * len(leaves) if arrays is None else arrays
+        blocks, size = self.visits[0].shape[-1], self.call.plan.q.size
+        return [
+            OfPairs(
+                a, leaf.shape[3:], 'pair', size, leaf.dtype, self.call.heads, blocks, self.length
+            )
+            for a, leaf in zip(arrays, leaves, strict=True)
+        ]
+
+    def carries(self) -> list:
+        """The carry in front of every tile."""
+        call, start, shown = self.call, self.start, self.shown
+        enter = self._program(_enter, *shown, start.result)
+
+        def body(fixed, own, fold):
+            variables, (of_start, of_enter) = fixed
+
+            def step(keys, carry, pair):
+                pair.write(jax.tree.leaves(carry))
+                return enter(of_enter, variables, own, keys, carry)
+
+            fold(step, start(of_start, variables, own))
+            return ()
+
+        fixed = call.encoding, call.constants(start, enter)
+        return call.run(
+            'attention_carries', self.visits, fixed, call.queries, call.keys, body, (),
+            found=self._pairs(),
+        )  # fmt: skip
+
+    def of_queries(self, before: list):
+        """The gradients of parameters, of queries and of the float leaves of their tokens; and that
+        of the carry behind every tile.
+        """
+        call, carry = self.call, self.start.result
+        tile = self._program(_tile_of_queries, *self.shown, carry, carry)
+        leave = self._program(_leave, *self.shown[:2], carry)
+        params = jax.tree.leaves(call.encoding[0])
+        leaves = [*params, call.queries[0], *_floats(call.queries)]
+        structure = jax.tree.structure(leave.result)
+        # Most parameters act before the pair stage, and their gradients here are zero.
+        used = [a or b for a, b in zip(tile.reads[: len(params)], leave.reads[: len(params)])]
+        used += [True] * (len(leaves) - len(params))
+        leave.keep(used)
+        tile.keep(used + [True] * len(jax.tree.leaves(carry)))
+        kept = sum(used)
+
+        def body(fixed, own, fold):
+            variables, (of_tile, of_leave) = fixed
+
+            def step(keys, loop, *pair):
+                sums, d_carry = loop
+                now = [a for tiles in pair for a in tiles.known()]
+                for tiles in pair:
+                    tiles.write(jax.tree.leaves(d_carry))
+                found = tile(of_tile, variables, own, keys, self._like_carry(now), d_carry)
+                return add(sums, found[:kept]), self._like_carry(found[kept:])
+
+            nothing = self._like_carry(tile.zeros()[kept:])
+            sums, d_carry = fold(step, (leave.zeros(), nothing), back=True)
+            return add(sums, leave(of_leave, variables, own, d_carry)) if before else sums
+
+        fixed = call.encoding, call.constants(tile, leave)
+        found = call.run(
+            'attention_backward_queries', self.visits, fixed, call.queries, call.keys, body,
+            [(leaf, jnp.float32) for leaf, use in zip(leaves, used) if use],
+            known=self._pairs(before), found=self._pairs(),
+        )  # fmt: skip
+        sums = iter(found[:kept])
+        grads = [
+            leaf.gradient(next(sums)) if use else leaf.zero() for leaf, use in zip(leaves, used)
+        ]
+        return structure.unflatten(grads), found[kept:]
+
+    def of_keys(self, before: list, behind: list):
+        """The gradients of keys, of values and of the float leaves of their tokens."""
+        call, carry = self.call, self.start.result
+        tile = self._program(_tile_of_keys, *self.shown, carry, carry)
+
+        def body(fixed, own, fold):
+            variables, (constants,) = fixed
+
+            def step(other, sums):
+                queries, *carries = other
+                carries = map(self._like_carry, carries)
+                return add(sums, tile(constants, variables, queries, own, *carries))
+
+            return fold(step, tile.zeros())
+
+        leaves = [*call.keys[:2], *_floats(call.keys)]
+        sums = call.run(
+            'attention_backward_keys', visits_of_keys(self.visits),
+            (call.encoding, call.constants(tile)), call.keys,
+            (call.queries, self._pairs(before), self._pairs(behind)), body,
+            [(leaf, jnp.float32) for leaf in leaves],
+        )  # fmt: skip
+        grads = [leaf.gradient(a) for leaf, a in zip(leaves, sums)]
+        return jax.tree.unflatten(jax.tree.structure(tile.result), grads)
 
 
 def _floats(queries_or_keys) -> list:
@@ -275,16 +315,21 @@ def _leave(plan, variables, queries, d_carry):
     return tuple(map(add, jax.vjp(first, params, q, floats)[1](d_carry)))
 
 
-def _tile(plan, variables, queries, keys, carry, d_carry):
-    """The gradients of a tile on the side of the queries, with that of the carry in front of it,
-    and on the side of the keys.
+def _tile_of_queries(plan, *arrays):
+    """The gradients of a tile by parameters, queries, the float leaves of their tokens, and the
+    carry in front of it.
     """
+    (h_params, g_q, _, h_tq, _, d_carry), (g_params, _, g_tq, _) = _tile(plan, *arrays)
+    return add(g_params, h_params), add(g_q), add(g_tq, h_tq), d_carry
+
+
+def _tile_of_keys(plan, *arrays):
+    """The gradients of a tile by keys, values and the float leaves of their tokens."""
+    (_, _, g_k, _, h_tk, _), (_, g_v, _, g_tk) = _tile(plan, *arrays)
+    return add(g_k), add(g_v), add(g_tk, h_tk)
+
+
+def _tile(plan, variables, queries, keys, carry, d_carry):
     (q, d_out, lse, delta, tq), (k, v, tk) = queries, keys
     rows, (params, constants) = Rows(q, *partition(tq), lse, d_out, delta), variables
-    of_logits, of_sum = pull_tile(plan, params, constants, rows, k, v, tk, carry, d_carry)
-    h_params, g_q, g_k, h_tq, h_tk, d_carry = of_logits
-    g_params, g_v, g_tq, g_tk = of_sum
-    return (
-        (add(g_params, h_params), add(g_q), add(g_tq, h_tq), d_carry),
-        (add(g_k), add(g_v), add(g_tk, h_tk)),
-    )
+    return pull_tile(plan, params, constants, rows, k, v, tk, carry, d_carry)
