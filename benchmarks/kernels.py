@@ -67,12 +67,15 @@ def attention(key: str, spec: str, platform: str, backward: bool, dtype=jnp.floa
 
 def lowering(key: str, spec: str, platform: str) -> str:
     """'lowers', or which pass of attention does not, and why."""
-    for backward in (False, True):
+
+    def of(backward: bool) -> str:
         run, arguments = attention(key, spec, platform, backward)
-        lower = lambda: jax.jit(run).trace(*arguments).lower(lowering_platforms=(platform,))
-        if (found := tried(lower)) != LOWERS:
-            return f'{"backward" if backward else "forward"}: {found}'
-    return LOWERS
+        return tried(lambda: jax.jit(run).trace(*arguments).lower(lowering_platforms=(platform,)))
+
+    if (found := of(backward=True)) == LOWERS:  # gradients need the forward pass too
+        return LOWERS
+    forward = of(backward=False)
+    return f'backward: {found}' if forward == LOWERS else f'forward: {forward}'
 
 
 def tried(lower: Callable) -> str:
