@@ -46,13 +46,14 @@ class Bias(Encoding):
 class Mask(Encoding):
     """Opens `mask`: decides which keys a query may see. A subclass defines `allow`, and `may_see`
     so that whole blocks can be skipped.
-
-    Attributes:
-      band: the mask shows exactly the keys whose distance in `index` is below this number; None if
-        it is another mask. Kernels of libraries know such bands.
     """
 
-    band: int | None = None
+    @property
+    def band(self) -> int | None:
+        """The mask shows exactly the keys whose distance in `index` is below this number; None if
+        it is another mask. Kernels of libraries know such bands.
+        """
+        return None
 
     def allow(self, tq: Tokens, tk: Tokens) -> Array:
         raise NotImplementedError

@@ -52,7 +52,10 @@ class Window(Mask):
         if size < 1:
             raise ValueError(f'window size must be at least 1, got {size}')
         self.size, self.aligned = size, aligned
-        self.band = None if aligned else size
+
+    @property
+    def band(self):
+        return None if self.aligned else self.size
 
     def allow(self, tq, tk):
         number = (lambda tok: tok.rank // self.size) if self.aligned else (lambda tok: tok.index)
