@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from posenc_jax.core.command import WRONG_INPUT, Parser, processes_of, program
+from posenc_jax.core.command import Parser, processes_of, program
 from posenc_jax.core.memory import device_memory, readable
 from posenc_jax.core.registry import SpecError, check_number
 from posenc_jax.core.tokens import Tokens
@@ -43,8 +43,7 @@ from posenc_jax.run.overrides import read_overrides
 from posenc_jax.run.reading import source_of
 from posenc_jax.tasks.language.masked_text import MASK, MaskedText
 from posenc_jax.tasks.translation import Translation
-from posenc_jax.training.cluster import leave, together
-from posenc_jax.training.peers import FAILED, ClusterError
+from posenc_jax.training.cluster import ERRORS, failed, together
 
 
 def continue_text(
@@ -364,9 +363,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with together(*asked.pop('processes')) as first:
             found, follow = _texts(asked.pop('run'), prompts, asked.pop('overrides'), **asked)
-    except (ValueError, OSError, ImportError, ClusterError) as error:
-        print(f'{program("generate")}: {error}', file=sys.stderr)
-        return leave(FAILED if isinstance(error, ClusterError) else WRONG_INPUT)
+    except ERRORS as error:
+        return failed('generate', error)
     texts = [
         prompt + text if follow else text
         for prompt, texts in zip(prompts, found, strict=True)

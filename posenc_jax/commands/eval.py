@@ -19,7 +19,7 @@ import re
 import sys
 
 from posenc_jax.core import extras, paths
-from posenc_jax.core.command import WRONG_INPUT, Parser, processes_of, program
+from posenc_jax.core.command import Parser, processes_of, program
 
 
 def arguments(
@@ -76,8 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     from posenc_jax.evaluation.results import print_tables, read
     from posenc_jax.evaluation.run import evaluate
     from posenc_jax.run.job import home_of
-    from posenc_jax.training.cluster import leave, together
-    from posenc_jax.training.peers import FAILED, ClusterError
+    from posenc_jax.training.cluster import ERRORS, failed, together
 
     def keep(found):
         try:
@@ -98,9 +97,8 @@ def main(argv: list[str] | None = None) -> int:
                 print_tables(results)
                 for path in results.write(out):
                     print(path)
-    except (ValueError, OSError, ImportError, ClusterError) as error:
-        print(f'{program("eval.py")}: {error}', file=sys.stderr)
-        return leave(FAILED if isinstance(error, ClusterError) else WRONG_INPUT)
+    except ERRORS as error:
+        return failed('eval.py', error)
     return 0
 
 

@@ -40,13 +40,12 @@ import jax
 from jax.experimental import multihost_utils
 
 from posenc_jax.core import paths
-from posenc_jax.core.command import WRONG_INPUT, Parser, processes_of, program
+from posenc_jax.core.command import Parser, processes_of, program
 from posenc_jax.run.overrides import read_overrides
 from posenc_jax.search.evolution import Sizes
 from posenc_jax.search.genome import VARIANTS
 from posenc_jax.search.longrope import default_output, scores_of, search
-from posenc_jax.training.cluster import leave, together
-from posenc_jax.training.peers import FAILED, ClusterError
+from posenc_jax.training.cluster import ERRORS, failed, leave, together
 
 
 def arguments(argv: list[str] | None) -> dict[str, Any]:
@@ -116,9 +115,8 @@ def main(argv: list[str] | None = None) -> int:
         with together(*asked.pop('processes')) as first:
             with _output(asked, first) as out:
                 _report(search(**{**asked, 'out': out}))
-    except (ValueError, OSError, ImportError, ClusterError) as error:
-        print(f'{program("longrope search")}: {error}', file=sys.stderr)
-        return leave(FAILED if isinstance(error, ClusterError) else WRONG_INPUT)
+    except ERRORS as error:
+        return failed('longrope search', error)
     except KeyboardInterrupt:
         print(
             f'{program("longrope search")}: stopped; the same command continues after the last '

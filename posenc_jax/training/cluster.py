@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 import jax
 from ml_collections import ConfigDict
 
+from posenc_jax.core.command import WRONG_INPUT, program
 from posenc_jax.run import defaults
-from posenc_jax.training.peers import Peers
+from posenc_jax.training.peers import FAILED, ClusterError, Peers
 
 # Environment variables in which schedulers give the number of processes.
 CLUSTER_VARIABLES = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')
@@ -141,6 +142,18 @@ def leave(status: int) -> int:
     if jax.distributed.is_initialized():
         os._exit(status)
     return status
+
+
+# What ends a program with one line.
+ERRORS = ValueError, OSError, ImportError, ClusterError
+
+
+def failed(name: str, error: BaseException) -> int:
+    """Prints one of `ERRORS` in the name of a program. Returns its exit status, or ends this
+    process as `leave` does.
+    """
+    print(f'{program(name)}: {error}', file=sys.stderr)
+    return leave(FAILED if isinstance(error, ClusterError) else WRONG_INPUT)
 
 
 @contextlib.contextmanager
