@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
             '--processes', type=int, default=1, metavar='N', help='how many work together'
         )
         self.add_argument(
-            '--process_id', type=int, default=0, metavar='I', help='of this one, 0 .. N - 1'
+            '--process_id', type=int, default=-1, metavar='I', help='of this one, 0 .. N - 1'
         )
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:

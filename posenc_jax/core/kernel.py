@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from posenc_jax.core.kernel_arrays import OfPairs, OfTokens, examples
 from posenc_jax.core.kernel_call import Call, visits_of_keys, visits_of_queries
 from posenc_jax.core.kernel_sizes import USE_BLOCKED
-from posenc_jax.core.program import Program
+from posenc_jax.core.program import NoKernelError, Program
 from posenc_jax.core.sweep import (
     Rows,
     add,
@@ -86,10 +86,15 @@ def _sweep(plan, params, constants, q, k, v, tq, tk, state=None) -> list:
     try:
         begun = Program(plan.target, start, variables, queries)
         met = Program(plan.target, meet, variables, queries, keys, begun.result)
+    except NoKernelError as error:
+        raise NoKernelError(
+            f"attend: implementation='kernel' cannot run {plan.encoding(params, constants)}: "
+            f'{error}; {USE_BLOCKED}'
+        ) from error
     except (TypeError, ZeroDivisionError) as error:
-        raise ValueError(
+        raise NoKernelError(
             f"attend: implementation='kernel' gives a door one head at a time, which "
-            f'{plan.encoding(params, constants)} does not take; {USE_BLOCKED}'
+            f'{plan.encoding(params, constants)} does not take ({error}); {USE_BLOCKED}'
         ) from error
     carries = bool(jax.tree.leaves(begun.result[-1]))
 

@@ -5,6 +5,7 @@ the other side.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,9 +23,13 @@ from posenc_jax.core.kernel_arrays import (
     read,
 )
 from posenc_jax.core.kernel_operations import Operations
-from posenc_jax.core.program import Program
+from posenc_jax.core.kernel_sizes import USE_BLOCKED
+from posenc_jax.core.memory import readable
+from posenc_jax.core.program import NoKernelError, Program
 from posenc_jax.core.tiles import sweep_order
 from posenc_jax.core.tokens import Tokens
+
+_TPU_BYTES = 16 * 2**20  # what XLA gives a kernel of the vector memory of a core
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,6 +120,13 @@ class Call:
             for ref, value in zip(written[: len(results)], values, strict=True):
                 ref[...] = value.reshape(ref.shape).astype(ref.dtype)
 
+        specs = [
+            *(leaf.spec(n < sizes[0] + sizes[1]) for n, leaf in enumerate(leaves)),
+            *(leaf.written()[1] for leaf in known),
+        ]
+        dtypes_read = [leaf.array.dtype for leaf in (*leaves, *known)]
+        if self.plan.target == 'tpu':
+            _check_memory([*specs, *(spec for _, spec in shapes)], [*dtypes_read, *dtypes])
         tables = [a.reshape(-1).astype(jnp.int32) for a in visits]
         scalars, options = _options(self.plan.target)
         return pl.pallas_call(
@@ -123,8 +135,7 @@ class Call:
             grid=(self.heads.rows, self.heads.queries, blocks),
             in_specs=[
                 *(pl.BlockSpec(a.shape, lambda b, n, i: (0,), **scalars) for a in tables),
-                *(leaf.spec(n < sizes[0] + sizes[1]) for n, leaf in enumerate(leaves)),
-                *(leaf.written()[1] for leaf in known),
+                *specs,
             ],
             out_specs=[spec for _, spec in shapes],
             out_shape=[
@@ -146,6 +157,24 @@ class Pair:
     def write(self, arrays) -> None:
         for a, ref in zip(arrays, self._found[1], strict=True):
             ref[self._number] = a.reshape(ref.shape[1:])
+
+
+def _check_memory(specs: Sequence[pl.BlockSpec], dtypes: Sequence[Any]) -> None:
+    """Refuses parts of a program instance that the memory of a TPU core does not hold twice: the
+    parts of the next instance come while one is computed.
+    """
+    needed = 0
+    for spec, dtype in zip(specs, dtypes, strict=True):
+        shape = [n for n in spec.block_shape or () if isinstance(n, int)]
+        *front, rows, lanes = [1, 1, *shape]
+        tile = -(-rows // 8) * 8 * -(-lanes // 128) * 128  # a TPU stores tiles of 8 x 128
+        needed += 2 * math.prod(front) * tile * jnp.dtype(dtype).itemsize
+    if needed > _TPU_BYTES:
+        raise NoKernelError(
+            f"attend: implementation='kernel' would need {readable(needed)} of the memory of a TPU "
+            f'core, which has {readable(_TPU_BYTES)}, because it holds all keys of a head; cut the '
+            f'sequence (mesh.sequence), or {USE_BLOCKED}'
+        )
 
 
 def _options(target: str) -> tuple[dict, dict]:

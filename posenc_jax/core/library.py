@@ -62,7 +62,15 @@ def attend(encoding: Encoding, q, k, v, tq: Tokens, tk: Tokens, sweep: Callable)
         if masks.read_rank:
             same += [tok.rank == place for tok in (tq, tk)]
     q, k, v = reverse_mode_only((q, k, v))
-    whole = lambda: kernel.attend(masks, q, k, v, None if groups is None else groups[1])
+
+    def whole():
+        run = lambda: kernel.attend(masks, q, k, v, None if groups is None else groups[1])
+        platform = targets.platform()
+        if platform == 'interpreter':
+            return run()
+        # The program may also be made for another platform, e.g. for arrays on the CPU.
+        return jax.lax.platform_dependent(**{platform: run}, default=sweep)
+
     with forward_mode_refused():
         if not same:
             return whole()

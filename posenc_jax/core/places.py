@@ -1,4 +1,4 @@
-"""What the masks of a chain hide, where nothing but masks acts in its pair stage and they read no
+"""What the masks of a chain show, where nothing but masks acts in its pair stage and they read no
 more than the place of a token: its index in the sequence and its rank in the document.
 """
 
@@ -6,6 +6,7 @@ import dataclasses
 
 import jax
 import numpy as np
+from flax import nnx
 
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.encoding import Encoding
@@ -15,7 +16,7 @@ from posenc_jax.core.masks import Causal, Document, Full
 _DOORS = 'init_carry', 'match', 'score', 'collect', 'fast_path'
 
 
-class _Stand:
+class _PlainTokens:
     """Tokens of one text that stand at places from `start`; `asked` collects what masks read."""
 
     def __init__(self, start: int, length: int, asked: set[str]):
@@ -62,8 +63,8 @@ class Masks:
 
 def _allowed(mask: Mask, queries: range, keys: range, asked: set[str]) -> np.ndarray:
     with jax.ensure_compile_time_eval():
-        stand = [_Stand(places.start, len(places), asked) for places in (queries, keys)]
-        return np.asarray(mask.allow(*stand))  # type: ignore[arg-type]
+        plain = [_PlainTokens(places.start, len(places), asked) for places in (queries, keys)]
+        return np.asarray(mask.allow(*plain))  # type: ignore[arg-type]
 
 
 def masks_of(encoding: Encoding) -> Masks | str:
@@ -75,12 +76,14 @@ def masks_of(encoding: Encoding) -> Masks | str:
             return f'{name_of(part)} opens the door {opened[0]!r}'
         if not part.opens('mask') or isinstance(part, Causal | Document | Full):
             continue
+        if jax.tree.leaves(nnx.state(part)):
+            return f'the mask of {name_of(part)} has variables'
         if not isinstance(part, Mask):
             return f"{name_of(part)} opens the door 'mask'"
         try:
             own = _allowed(part, range(3), range(3), asked)
         except AttributeError as error:
-            if not isinstance(error.obj, _Stand):
+            if not isinstance(error.obj, _PlainTokens):
                 raise
             return f'the mask of {name_of(part)} reads {error.name!r} of tokens'
         if own.shape != (1, 1, 3, 3):

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from posenc_jax.core.kernel_operations import Operations
 from posenc_jax.core.kernel_padding import cut, widen
@@ -24,6 +24,10 @@ _IN_KERNEL = contextvars.ContextVar('a program of a kernel is traced', default=F
 def in_kernel() -> bool:
     """Whether the function that is traced now will run in a kernel."""
     return _IN_KERNEL.get()
+
+
+class NoKernelError(ValueError):
+    """A kernel cannot run a program; the message says why."""
 
 
 class Program:
@@ -38,6 +42,9 @@ class Program:
       constants: the arrays that it reads beside its arguments.
       result: the pytree of `jax.ShapeDtypeStruct` that it returns.
       reads: for each array of the arguments, whether a result depends on it.
+
+    Raises:
+      NoKernelError: the function needs an operation that kernels of accelerators do not have.
 
     Example:
       >>> double = Program('interpreter', lambda x: 2 * x, jnp.ones(3))
@@ -62,6 +69,9 @@ class Program:
         self._jaxpr, self._outputs = flat.jaxpr, flat.jaxpr.outvars
         self._all_constants = flat.consts
         self._restrict()
+        if target != 'interpreter':
+            for equation in self._equations:
+                _check(equation)
 
     def zeros(self) -> Any:
         """Zeros in the place of the results, to which these can be added."""
@@ -99,6 +109,23 @@ def _needed(jaxpr, outputs) -> tuple[list, set]:
             kept.append(equation)
             needed |= {a for a in equation.invars if not isinstance(a, Literal)}
     return kept[::-1], needed
+
+
+def _check(equation) -> None:
+    """Refuses an operation that has no rule in the kernels of accelerators, at any depth."""
+    name, params = equation.primitive.name, equation.params
+    if name.startswith('random_'):
+        raise NoKernelError('it draws random numbers in a tile')
+    if name == 'scan' and (params['reverse'] or len(equation.outvars) > params['num_carry']):
+        raise NoKernelError('it loops over the rows of a tile')
+    for inner in jax.tree.leaves(list(params.values()), is_leaf=_is_program):
+        if _is_program(inner):
+            for equation in _closed(inner).jaxpr.eqns:
+                _check(equation)
+
+
+def _is_program(a) -> bool:
+    return isinstance(a, ClosedJaxpr | Jaxpr)
 
 
 def _written_out(operate, closed: ClosedJaxpr, arguments) -> list:

@@ -218,7 +218,8 @@ def sharded_attend(
 
     Queries, keys and values are cut along batch, sequence and heads. The keys travel round the
     devices of the axis 'sequence' (`core/ring.py`). Keys of a cache (`heads_first`) stay where they
-    are, and every device has all queries of its rows and heads (`core/parts.py`). Where the axis
+    are, and every device has all queries of its rows and heads (`core/parts.py`, for every
+    `implementation`). Where the axis
     does not divide the number of keys, every device gets all keys of its rows and heads. The
     encoding's variables are cut along the head axis that they declare, and per-token features along
     their heads (N or K). The caller has called the doors of the token stage.
@@ -245,7 +246,7 @@ def sharded_attend(
     keys, parts = k.shape[2 if heads_first else 1], mesh.shape['sequence']
     cut = parts > 1 and keys % parts == 0
     # The keys of a cache stay on their devices, and all devices have the queries.
-    stay = cut and heads_first and own.get('implementation') != 'kernel'
+    stay = cut and heads_first
     axis: Any = ROLES['sequence']
     sequence = None if heads_first or q.shape[1] == 1 else axis
     along = axis if stay or cut and sequence else None

@@ -33,10 +33,12 @@ import json
 import pathlib
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from posenc_jax.core import paths
@@ -105,7 +107,14 @@ def _output(asked: Mapping[str, Any], first: bool) -> Iterator[pathlib.Path | No
         for name in () if first else (path.name, scores_of(path).name):
             if (there := path.with_name(name)).exists():
                 own.with_name(name).write_bytes(there.read_bytes())
-        multihost_utils.sync_global_devices('before the search writes')
+        there = [own.with_name(name) for name in (own.name, scores_of(own).name)]
+        digest = zlib.crc32(b''.join(file.read_bytes() for file in there if file.exists()))
+        found = multihost_utils.process_allgather(np.uint32(digest))  # before one of them writes
+        if (found != digest).any():
+            raise ValueError(
+                f'the processes do not see the same {path}; choose an --out in a folder that all '
+                'of them see'
+            )
         yield own
 
 

@@ -167,14 +167,18 @@ def together(coordinator: str, processes: int, process_id: int) -> Iterator[bool
     Raises:
       ValueError, ClusterError: as for `Cluster.joined`.
     """
-    if not coordinator and processes == 1:
+    if not coordinator and processes == 1 and process_id < 0:
+        for name in ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE'):
+            if (count := os.environ.get(name, '1')) != '1':
+                raise ValueError(
+                    f'this is one of {count} processes ({name}); give --coordinator=auto, so that '
+                    'they work together, or start one'
+                )
         yield True
         return
     cluster = Cluster(coordinator, processes, process_id)
     with contextlib.ExitStack() as until_done:
-        peers = until_done.enter_context(cluster.joined(defaults.get_config().cluster, None))
-        if peers is not None:
-            until_done.enter_context(peers.telling())
+        until_done.enter_context(cluster.joined(defaults.get_config().cluster, None))
         if jax.process_index():
             nowhere = until_done.enter_context(open(os.devnull, 'w'))
             until_done.enter_context(contextlib.redirect_stdout(nowhere))

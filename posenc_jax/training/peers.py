@@ -1,4 +1,4 @@
-"""Processes that train together watch each other. When one of them is gone, the others end with a
+"""Processes that work together watch each other. When one of them is gone, the others end with a
 message of one line.
 
 JAX alone notices late and aborts with a long stack trace. Here every process starts a watcher, a
@@ -33,7 +33,7 @@ _ELSEWHERE = (
 
 
 class ClusterError(RuntimeError):
-    """Processes that should train together did not connect; the message names those that are
+    """Processes that should work together did not connect; the message names those that are
     missing and how long they were waited for.
     """
 

@@ -30,7 +30,7 @@ _LONGEST = 2000  # bytes of a line between watchers
 
 
 class _NeverCameError(RuntimeError):
-    """Processes that should train together did not connect. `Peers.meet` raises `ClusterError`."""
+    """Processes that should work together did not connect. `Peers.meet` raises `ClusterError`."""
 
 
 class _Watcher:

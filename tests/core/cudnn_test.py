@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import AbstractMesh, AxisType
 
@@ -20,6 +21,7 @@ from posenc_jax.core import cudnn, library
 from posenc_jax.core.targets import made_for
 from posenc_jax.model.sharding import MESH_AXES, make_mesh
 from posenc_jax.testing.subject import draw
+from tests import contract_test
 from tests.core.ring_test import same
 from tests.core.splash_test import loss
 
@@ -78,6 +80,35 @@ def test_it_lowers(on_mesh, some_version):
     assert text.count('@__cudnn$fmhaSoftmax(') == text.count('@__cudnn$fmhaSoftmaxBackward(') == 1
     assert '\\22mask_type\\22: \\22PADDING_CAUSAL\\22' in text
     assert '\\22sliding_window_length\\22: 5' in text
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+@pytest.mark.parametrize('entry', contract_test.ENTRIES, ids=contract_test.id_of)
+def test_every_encoding_has_an_answer(entry, platform, some_version):
+    """Whether a kernel of JAX serves is known while a program is traced, whatever the encoding."""
+    graphdef, state = nnx.split(contract_test.make(entry))
+    shape = jax.ShapeDtypeStruct((1, 128, HEADS, 64), jnp.bfloat16)
+    tok = pj.Tokens.of(length=128)
+
+    def ask(state, q):
+        encoding = nnx.merge(graphdef, state)
+        mesh = AbstractMesh((1,), ('data',), axis_types=(AxisType.Manual,))
+        with made_for(platform), jax.sharding.use_abstract_mesh(mesh):
+            assert isinstance(library.refusal(encoding, q, q, q, tok), str | None)
+
+    jax.eval_shape(ask, state, shape)
+
+
+def test_a_program_can_be_made_for_a_cpu_too(some_version):
+    """On a machine with a GPU, arrays may lie on the CPU."""
+    encoding, tok = pj.make('nope()', causal=True), pj.Tokens.of(length=LENGTH)
+    given = inputs(jnp.bfloat16)
+    with made_for('cuda'):
+        assert refusal(encoding, given, tok) is None
+        found = jax.jit(lambda *qkv: pj.attend(encoding, *qkv, tok, tok))(*given)
+    expected = pj.attend(encoding, *given, tok, tok, implementation='dense')
+    close = dict(atol=2e-2, rtol=0)
+    np.testing.assert_allclose(found.astype('float32'), expected.astype('float32'), **close)
 
 
 OF_LIBRARIES = {'cuda': r'__cudnn\$\w+', 'tpu': r'splash_mha_(?:fwd|dq|dkv)'}

@@ -213,7 +213,7 @@ def attend(q=(1, 32, 2, 16), k=None, spec='alibi()', **options):
 
 
 def test_a_cpu_has_no_kernel():
-    message = r"^attend: implementation='kernel' does not run on cpu; use implementation='blocked'$"
+    message = r"^attend: implementation='kernel' does not run on cpu; use implementation='blocked'"
     with pytest.raises(ValueError, match=message):
         attend()
 
@@ -240,6 +240,32 @@ def test_sizes_that_a_kernel_cannot_take(platform, options, message):
     with made_for(platform):
         with pytest.raises(ValueError, match=f"needs {message}.*use implementation='blocked'"):
             attend(**options)
+
+
+@pytest.mark.parametrize('platform', kernels.PLATFORMS)
+@pytest.mark.parametrize(
+    'key, reason',
+    [
+        ('path', 'it loops over the rows of a tile'),
+        ('gali', 'it loops over the rows of a tile'),
+        ('randomized_alibi', 'it draws random numbers in a tile'),
+    ],
+)
+def test_doors_that_a_kernel_cannot_run(key, reason, platform):
+    entry = ring_test.entry_of(key)
+    run, arguments = kernels.attention(key, entry.card.example, platform, backward=False)
+    message = rf"'kernel' cannot run {key}\(.*: {reason}; use implementation='blocked'"
+    with pytest.raises(ValueError, match=message):
+        jax.jit(run).trace(*arguments)
+
+
+def test_keys_that_a_tpu_core_does_not_hold():
+    shape = jax.ShapeDtypeStruct((1, 2**15, 2, 128), jnp.bfloat16)
+    tok, encoding = pj.Tokens.of(length=2**15), pj.make('alibi()', heads=2, causal=True)
+    run = lambda q, k, v: pj.attend(encoding, q, k, v, tok, tok, implementation='kernel')
+    message = r'would need \S+ MiB of the memory of a TPU core, .*; cut the sequence'
+    with made_for('tpu'), pytest.raises(ValueError, match=message):
+        jax.eval_shape(run, shape, shape, shape)
 
 
 def test_no_kernel_where_marks_of_mesh_axes_are_checked():
