@@ -1,22 +1,26 @@
 """The performance page of one machine, as Markdown for docs/performance.md.
 
-Attention forward and backward of several encodings against the library's kernel without a bias,
-train steps of twelve layers with the share of the arithmetic peak, and decoding. All contenders of
-a table take turns in one process.
+Attention forward and backward of several encodings against the kernel of JAX without a bias and
+against FlexAttention of torch, where it is installed; train steps of twelve layers with the share
+of the arithmetic peak; decoding. On an accelerator every encoding is timed as `attend` chooses and
+with the kernels of this library. All contenders of a table take turns in one process.
 
     PYTHONPATH=. python benchmarks/accelerator.py              # minutes on an accelerator
     PYTHONPATH=. python benchmarks/accelerator.py --small      # a trial on two cores of a CPU
+    PYTHONPATH=. python benchmarks/accelerator.py --encodings 'rope()' 'shaw()'
 """
 
 import argparse
 import dataclasses
 import functools
+import itertools
 import re
 import statistics
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from measure import MIB, milliseconds, ratio, take_turns, temporary
 from train_step import VOCAB, MeshStep, batch_of, model_config
 
@@ -25,11 +29,15 @@ from posenc_jax.catalog import markdown_table
 from posenc_jax.core.registry import shortened
 from posenc_jax.decoding.generate import generate
 from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.model.sharding import make_mesh
 
 ENCODINGS = (
     'nope()', 'rope()', 'alibi()', 'kerple()', 't5_rpe()', 'fire()', 'sandwich()', 'cable()',
     'transformer_xl()', 'cope()', 'path()',
 )  # fmt: skip
+LIBRARY = 'library, no positions'
+# What is timed of every encoding: what `attend` chooses, and the kernels of this library.
+FORMS = ('',) if jax.default_backend() == 'cpu' else ('', 'kernel')
 TRAINED = ('rope()', 'alibi()', 'fire()', 'path()')
 # Products and sums of bfloat16 a second, from the makers' data sheets, without sparsity.
 PEAKS = {
@@ -51,10 +59,10 @@ class Sizes:
     decode: tuple[tuple[int, int], ...] = ((1, 2048), (8, 2048))  # rows, tokens of the prompt
     new: int = 128
 
-    def model(self, spec: str, length: int) -> TransformerConfig:
+    def model(self, spec: str, length: int, **more) -> TransformerConfig:
         heads = max(1, self.width // 64)
         own = dict(layers=self.layers, width=self.width, heads=heads, dtype='bfloat16')
-        return model_config(spec, train_len=length, **own)
+        return model_config(spec, train_len=length, **own, **more)
 
 
 SMALL = Sizes((512,), 4, (32,), 12, 64, (2, 128), ((1, 128),), 16)
@@ -67,49 +75,92 @@ def peak() -> float | None:
     return known[0] * jax.device_count() if known else None
 
 
-def library(q, k, v):
-    """Causal attention without a bias by the kernel that JAX has for this platform."""
+def library(layer):
+    """Causal attention without a bias by the kernel that JAX has for this platform: cuDNN, splash
+    attention, which `nope()` takes on a TPU, or XLA on a CPU.
+    """
+    if jax.default_backend() == 'tpu':
+        return layer('nope()')
     how = 'cudnn' if jax.default_backend() == 'gpu' else None
-    return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=how)
+    return functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation=how)
 
 
 def contender(attention, arguments):
-    """The compiled gradient, or one line that says why there is none."""
+    """The compiled gradient and its temporary memory in MiB, or one line that says why there is
+    none.
+    """
     total = lambda *qkv: attention(*qkv).astype(jnp.float32).sum()
     try:
         made = jax.jit(jax.grad(total, (0, 1, 2))).lower(*arguments).compile()
         jax.block_until_ready(made(*arguments))
     except Exception as error:  # of many libraries, e.g. no memory
-        return shortened(f'{type(error).__name__}: {str(error).splitlines()[0]}', 80)
-    return made
+        return _why(error)
+    return functools.partial(made, *arguments), f'{temporary(made) / MIB:.0f}'
 
 
-def attention_rows(sizes: Sizes, rounds: int):
+def flex_attention(arguments):
+    """The same of FlexAttention of torch with the bias of ALiBi."""
+    try:
+        import torch
+        from torch.nn.attention import flex_attention as flex
+
+        if not torch.cuda.is_available():
+            return 'torch sees no GPU here'
+        heads, length = arguments[0].shape[2], arguments[0].shape[1]
+        q, k, v = (
+            torch.from_dlpack(a.swapaxes(1, 2) + 0).detach().requires_grad_() for a in arguments
+        )
+        slopes = 2.0 ** (-8 * torch.arange(1, heads + 1, device=q.device) / heads)
+        bias = lambda s, b, h, i, j: s + slopes[h] * (j - i)
+        seen = flex.create_block_mask(lambda b, h, i, j: j <= i, None, None, length, length)
+        attention = torch.compile(flex.flex_attention)
+
+        def run():
+            out = attention(q, k, v, score_mod=bias, block_mask=seen).float().sum()
+            torch.autograd.grad(out, (q, k, v))
+            torch.cuda.synchronize()
+
+        run()
+    except Exception as error:
+        return _why(error)
+    return run, ''
+
+
+def _why(error: Exception) -> str:
+    lines = str(error).splitlines() or ['']
+    return shortened(f'{type(error).__name__}: {lines[0]}', 80)
+
+
+def attention_rows(sizes: Sizes, rounds: int, encodings):
     for length in sizes.lengths:
         for width in sizes.widths:
             keys = jax.random.split(jax.random.key(0), 3)
             shape = 1, length, sizes.heads, width
             arguments = [jax.random.normal(key, shape, jnp.bfloat16) for key in keys]
             layer = functools.partial(_layer, length=length, heads=sizes.heads, width=width)
-            ways = {'library, no positions': library} | {spec: layer(spec) for spec in ENCODINGS}
-            made = {name: contender(way, arguments) for name, way in ways.items()}
-            runs = {
-                name: functools.partial(run, *arguments)
-                for name, run in made.items()
-                if not isinstance(run, str)
-            }
-            seconds = take_turns(runs, rounds)
-            first = next(iter(runs))
-            for name, run in made.items():
-                if isinstance(run, str):
-                    yield name, f'{length}', f'{width}', run, '', ''
+            made = {LIBRARY: contender(library(layer), arguments)}
+            for spec in encodings:
+                for how in FORMS:
+                    made[f'{spec}{how and ", " + how}'] = contender(layer(spec, how), arguments)
+            made['alibi of FlexAttention'] = flex_attention(arguments)
+            ran = {name: found for name, found in made.items() if not isinstance(found, str)}
+            seconds = take_turns({name: run for name, (run, _) in ran.items()}, rounds)
+            for name, found in made.items():
+                if name not in ran:
+                    yield name, f'{length}', f'{width}', found, '', ''
                     continue
-                times, memory = ratio(seconds, name, first), f'{temporary(run) / MIB:.0f}'
-                time = milliseconds(seconds[name])
-                yield name, f'{length}', f'{width}', time, f'{times:.2f}x', memory
+                times = f'{ratio(seconds, name, LIBRARY):.2f}x' if LIBRARY in ran else '-'
+                yield (
+                    name,
+                    f'{length}',
+                    f'{width}',
+                    milliseconds(seconds[name]),
+                    times,
+                    ran[name][1],
+                )
 
 
-def _layer(spec: str, *, length: int, heads: int, width: int):
+def _layer(spec: str, how: str = '', *, length: int, heads: int, width: int):
     context = dict(heads=heads, head_dim=width, model_dim=heads * width, train_len=length)
     encoding = pj.make(spec, causal=True, rngs=nnx.Rngs(0), **context)
     tok = pj.Tokens.of(length=length)
@@ -117,25 +168,33 @@ def _layer(spec: str, *, length: int, heads: int, width: int):
     def attention(q, k, v):
         x = jnp.zeros((1, length + encoding.lookback, heads * width), q.dtype)
         q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, x)
-        return pj.attend(encoding, q, k, v, tq, tk, applied=pj.TOKEN_STAGE)
+        own = dict(applied=pj.TOKEN_STAGE, implementation=how or None)
+        return pj.attend(encoding, q, k, v, tq, tk, **own)
 
-    return attention
+    # A kernel runs on one device, also on a host that has several.
+    mesh = make_mesh(data=1, devices=jax.devices()[:1])
+    one = PartitionSpec()
+    return jax.shard_map(attention, mesh=mesh, in_specs=one, out_specs=one, check_vma=False)
 
 
 def train_rows(sizes: Sizes, rounds: int):
     rows, length = sizes.train
     batch = batch_of(rows, length)
-    for spec in TRAINED:
-        cfg = sizes.model(spec, length)
-        step = MeshStep(cfg, batch)
+    for spec, how in itertools.product(TRAINED, FORMS):
+        name = f'{spec}{how and ", " + how}'
+        try:
+            step = MeshStep(sizes.model(spec, length, implementation=how), batch)
+        except Exception as error:  # e.g. no kernel, or no memory
+            yield name, _why(error), '', '', ''
+            continue
         parameters = sum(leaf.size for leaf in jax.tree.leaves(step.state.params))
-        seconds = statistics.median(take_turns({spec: step}, rounds)[spec])
+        seconds = statistics.median(take_turns({name: step}, rounds)[name])
         # Six for each parameter and token, and half a matrix of logits in each layer.
         work = rows * length * (6 * parameters + 6 * sizes.layers * length * sizes.width)
         share = f'{work / seconds / known:.1%}' if (known := peak()) else 'peak not known'
         speed = f'{rows * length / seconds:,.0f}'
         memory = f'{temporary(step.compiled) / MIB:.0f}'
-        yield spec, f'{seconds * 1e3:.1f}', speed, share, memory
+        yield name, f'{seconds * 1e3:.1f}', speed, share, memory
 
 
 def decode_rows(sizes: Sizes, rounds: int):
@@ -156,6 +215,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--small', action='store_true', help='small sizes, for a trial on a CPU')
     parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument(
+        '--encodings', nargs='+', default=ENCODINGS, metavar='SPEC', help='whose attention is timed'
+    )
     arguments = parser.parse_args()
     sizes = SMALL if arguments.small else Sizes()
     device = jax.devices()[0]
@@ -163,7 +225,8 @@ def main():
     print(f'Sizes: {sizes}. Numbers are medians of {arguments.rounds} rounds (least in brackets).')
     print('\nAttention, forward and backward, bfloat16, one row:\n')
     names = ('encoding', 'tokens', 'head width', 'ms', 'of the library', 'temporary MiB')
-    print(markdown_table(names, attention_rows(sizes, arguments.rounds)), flush=True)
+    rows = attention_rows(sizes, arguments.rounds, arguments.encodings)
+    print(markdown_table(names, rows), flush=True)
     print('\nTrain step, bfloat16, all devices:\n')
     names = ('encoding', 'ms', 'tokens a second', 'of the peak', 'temporary MiB')
     print(markdown_table(names, train_rows(sizes, arguments.rounds)), flush=True)
