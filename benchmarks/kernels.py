@@ -7,6 +7,11 @@ still refuse it.
 
     PYTHONPATH=. python benchmarks/kernels.py                        # minutes on two cores
     PYTHONPATH=. python benchmarks/kernels.py --keys shaw alibi --models 'rope()'
+    PYTHONPATH=. python benchmarks/kernels.py --errors              # interpreted kernels
+
+With --errors it prints how much interpreted kernels differ from the blocked form instead: the
+largest difference of results and gradients, over the largest entry of the array where that is above
+1, in float32 and in bfloat16.
 """
 
 import argparse
@@ -16,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 
@@ -137,19 +143,43 @@ def reason(message: str) -> str:
     return line.split('. ')[0][:90].replace('|', '/') or 'a loop that kernels do not have'
 
 
+def errors(entry) -> list[str]:
+    """The largest differences of an encoding, in float32 and in bfloat16."""
+    from tests.core import kernel_test
+
+    def largest(**how) -> float:
+        pairs = kernel_test.both(contract_test.make(entry), ['packed'], **how)
+        arrays = [pair for found in pairs for pair in zip(*map(jax.tree.leaves, found))]
+        arrays = [[np.asarray(a, np.float32) for a in pair] for pair in arrays]
+        return max(float(abs(a - b).max() / max(1.0, abs(b).max())) for a, b in arrays if a.size)
+
+    try:
+        return [f'{number:.1e}' for number in (largest(), largest(change=kernel_test.in_bfloat16))]
+    except ValueError as error:
+        return [reason(str(error)), '']
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument('--keys', nargs='*', help='of encodings; all by default')
+    parser.add_argument('--errors', action='store_true', help='interprets the kernels')
     parser.add_argument('--models', nargs='*', default=MODELS, help='encodings of whole models')
     options = parser.parse_args()
-    cells = {}
-    for entry in contract_test.ENTRIES:
-        name = contract_test.id_of(entry)
-        if not options.keys or name in options.keys:
-            card = entry.card
-            cells[name] = [lowering(card.key, card.example, platform) for platform in PLATFORMS]
+    asked = {contract_test.id_of(entry): entry for entry in contract_test.ENTRIES}
+    if options.keys:
+        asked = {name: asked[name] for name in options.keys}
+    if options.errors:
+        print('| encoding | float32 | bfloat16 |', '|---|---|---|', sep='\n')
+        for name, entry in asked.items():
+            print(f'| {name} | {" | ".join(errors(entry))} |', flush=True)
+            jax.clear_caches()
+        return
+    cells = {
+        name: [lowering(entry.card.key, entry.card.example, platform) for platform in PLATFORMS]
+        for name, entry in asked.items()
+    }
     print(*table(cells), sep='\n')
     print('', '| decoder of 12 layers on 8 devices | GPU | TPU |', '|---|---|---|', sep='\n')
     for spec in options.models:

@@ -81,6 +81,23 @@ def missing_features(encoding: Encoding) -> Iterator[None]:
         ) from error
 
 
+def check_axis(axis_name: str | None) -> None:
+    """Refuses a mesh axis along which nothing is cut here.
+
+    Raises:
+      ValueError: no `jax.shard_map` around this call has the axis.
+    """
+    if axis_name is None:
+        return
+    try:
+        jax.lax.axis_size(axis_name)
+    except NameError:
+        raise ValueError(
+            f'attend: axis_name={axis_name!r} is an axis of no jax.shard_map around this call; '
+            'leave it out, or call it inside of one'
+        ) from None
+
+
 def check_offset(encoding: Encoding, tq: Tokens, tk: Tokens) -> None:
     """Refuses causal queries whose index says that they are the first tokens though they are not.
 

@@ -21,7 +21,13 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from posenc_jax.core import kernel_sizes, library, ring
-from posenc_jax.core.arguments import check_arrays, check_doors, check_offset, missing_features
+from posenc_jax.core.arguments import (
+    check_arrays,
+    check_axis,
+    check_doors,
+    check_offset,
+    missing_features,
+)
 from posenc_jax.core.derivatives import by_jax, forward_mode_refused, reverse_mode_only
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.meshes import explicit_spec, vary, varying_axes, with_auto_axes
@@ -99,7 +105,8 @@ def attend(
     Raises:
       ValueError: shapes that do not fit together, with the numbers; a door that was skipped, or the
         feature of a token that it attaches; causal queries that are the last of a sequence but have
-        the index of the first; a kernel where it cannot run.
+        the index of the first; a kernel where it cannot run; an `axis_name` outside of
+        `jax.shard_map`.
 
     Example:
       >>> import jax, posenc_jax as pj
@@ -118,6 +125,7 @@ def attend(
     tq, tk = (dataclasses.replace(tok, grid=None) for tok in (tq, tk))
     check_doors(encoding, applied)
     check_offset(encoding, tq, tk)
+    check_axis(axis_name)
     if (spec := explicit_spec(q)) is not None:
         graphdef, state = nnx.split(encoding)
         return with_auto_axes(

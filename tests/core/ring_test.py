@@ -214,3 +214,9 @@ def test_all_keys_may_be_earlier_than_all_queries(spec):
     expected = gradients_and_results((4, 4))(*given)
     with jax.set_mesh(mesh_of(sequence=8)):
         same(gradients_and_results((4, 4))(*given), expected)
+
+
+def test_an_axis_that_nothing_cuts():
+    tok, q = Tokens.of(length=4), draw(0, 1, 4, 2, 8)
+    with pytest.raises(ValueError, match="axis_name='ring' is an axis of no jax.shard_map"):
+        pj.attend(pj.make('alibi()', heads=2), q, q, q, tok, tok, axis_name='ring')
