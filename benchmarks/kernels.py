@@ -153,10 +153,19 @@ def errors(entry) -> list[str]:
         arrays = [[np.asarray(a, np.float32) for a in pair] for pair in arrays]
         return max(float(abs(a - b).max() / max(1.0, abs(b).max())) for a, b in arrays if a.size)
 
+    def all_in_bfloat16(floats, *rest):  # `dca` has other queries as features, in the same dtype
+        cast = lambda a: a.astype(jnp.bfloat16)
+        return (floats[0], *jax.tree.map(cast, floats[1:])), *rest
+
     try:
-        return [f'{number:.1e}' for number in (largest(), largest(change=kernel_test.in_bfloat16))]
+        exact = largest()
     except ValueError as error:
         return [reason(str(error)), '']
+    try:
+        rounded = largest(change=kernel_test.in_bfloat16)
+    except TypeError:
+        rounded = largest(change=all_in_bfloat16)
+    return [f'{exact:.1e}', f'{rounded:.1e}']
 
 
 def main():
