@@ -41,7 +41,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from posenc_jax.core import paths
+from posenc_jax.core import disk, paths
 from posenc_jax.core.command import Parser, processes_of, program
 from posenc_jax.run.overrides import read_overrides
 from posenc_jax.search.evolution import Sizes
@@ -106,7 +106,7 @@ def _output(asked: Mapping[str, Any], first: bool) -> Iterator[pathlib.Path | No
         own = path if first else pathlib.Path(folder, path.name)
         for name in () if first else (path.name, scores_of(path).name):
             if (there := path.with_name(name)).exists():
-                own.with_name(name).write_bytes(there.read_bytes())
+                disk.write(own.with_name(name), there.read_text())
         there = [own.with_name(name) for name in (own.name, scores_of(own).name)]
         digest = zlib.crc32(b''.join(file.read_bytes() for file in there if file.exists()))
         found = multihost_utils.process_allgather(np.uint32(digest))  # before one of them writes

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import os
 import pathlib
 import sys
@@ -180,6 +181,5 @@ def together(coordinator: str, processes: int, process_id: int) -> Iterator[bool
     with contextlib.ExitStack() as until_done:
         until_done.enter_context(cluster.joined(defaults.get_config().cluster, None))
         if jax.process_index():
-            nowhere = until_done.enter_context(open(os.devnull, 'w'))
-            until_done.enter_context(contextlib.redirect_stdout(nowhere))
+            until_done.enter_context(contextlib.redirect_stdout(io.StringIO()))
         yield jax.process_index() == 0
