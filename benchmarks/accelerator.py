@@ -139,9 +139,8 @@ def attention_rows(sizes: Sizes, rounds: int, encodings):
             arguments = [jax.random.normal(key, shape, jnp.bfloat16) for key in keys]
             layer = functools.partial(_layer, length=length, heads=sizes.heads, width=width)
             made = {LIBRARY: contender(library(layer), arguments)}
-            for spec in encodings:
-                for how in FORMS:
-                    made[f'{spec}{how and ", " + how}'] = contender(layer(spec, how), arguments)
+            for spec, how in itertools.product(encodings, FORMS):
+                made[_name(spec, how)] = contender(layer(spec, how), arguments)
             made['alibi of FlexAttention'] = flex_attention(arguments)
             ran = {name: found for name, found in made.items() if not isinstance(found, str)}
             seconds = take_turns({name: run for name, (run, _) in ran.items()}, rounds)
@@ -149,15 +148,13 @@ def attention_rows(sizes: Sizes, rounds: int, encodings):
                 if name not in ran:
                     yield name, f'{length}', f'{width}', found, '', ''
                     continue
+                time, memory = milliseconds(seconds[name]), ran[name][1]
                 times = f'{ratio(seconds, name, LIBRARY):.2f}x' if LIBRARY in ran else '-'
-                yield (
-                    name,
-                    f'{length}',
-                    f'{width}',
-                    milliseconds(seconds[name]),
-                    times,
-                    ran[name][1],
-                )
+                yield name, f'{length}', f'{width}', time, times, memory
+
+
+def _name(spec: str, how: str) -> str:
+    return f'{spec}, {how}' if how else spec
 
 
 def _layer(spec: str, how: str = '', *, length: int, heads: int, width: int):
@@ -181,7 +178,7 @@ def train_rows(sizes: Sizes, rounds: int):
     rows, length = sizes.train
     batch = batch_of(rows, length)
     for spec, how in itertools.product(TRAINED, FORMS):
-        name = f'{spec}{how and ", " + how}'
+        name = _name(spec, how)
         try:
             step = MeshStep(sizes.model(spec, length, implementation=how), batch)
         except Exception as error:  # e.g. no kernel, or no memory

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from posenc_jax.core.composite import name_of
-from posenc_jax.core.places import Masks
+from posenc_jax.core.places import PADDING, Masks
 
 
 def refusal(masks: Masks, q, k, v) -> str | None:
@@ -37,7 +37,7 @@ def refusal(masks: Masks, q, k, v) -> str | None:
 
 def demands(groups) -> list:
     """What must also be true of the groups of tokens: one document, with padding behind it."""
-    real = _is_real(groups)
+    real = groups != PADDING
     in_front = jnp.arange(groups.shape[1]) < real.sum(1, keepdims=True)
     return [real == in_front, ~real | (groups == groups[:, :1])]
 
@@ -50,13 +50,9 @@ def attend(masks: Masks, q, k, v, groups) -> Any:
     """
     if groups is None:
         return _attend(masks, q, k, v)
-    real = _is_real(groups)
+    real = groups != PADDING
     out = _attend(masks, q, k, v, real.sum(1, dtype=jnp.int32))
     return jnp.where(real[..., None, None], out, 0)
-
-
-def _is_real(groups):
-    return groups != jnp.iinfo(groups.dtype).min
 
 
 def _attend(masks: Masks, q, k, v, lengths=None, implementation: Any = 'cudnn'):

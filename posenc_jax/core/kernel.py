@@ -122,7 +122,7 @@ def _sweep(plan, params, constants, q, k, v, tq, tk, state=None) -> list:
     return [leaf.joined(a) for (leaf, _), a in zip(results, found)]
 
 
-# Times the size of the queries: what a backward pass may keep of carries.
+# A backward pass keeps carries of up to this many times the size of the queries.
 _MOST_CARRIES = 8
 
 

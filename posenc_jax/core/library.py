@@ -16,11 +16,10 @@ import jax.numpy as jnp
 from posenc_jax.core import cudnn, splash, targets
 from posenc_jax.core.derivatives import forward_mode_refused, reverse_mode_only
 from posenc_jax.core.encoding import Encoding
-from posenc_jax.core.places import Masks, masks_of
+from posenc_jax.core.places import PADDING, Masks, masks_of
 from posenc_jax.core.tokens import Tokens
 
 _KERNELS = {'tpu': splash, 'interpreter': splash, 'cuda': cudnn}
-PADDING = jnp.iinfo(jnp.int32).min  # the group of tokens that are not valid
 
 
 def refusal(encoding: Encoding, q, k, v, tk: Tokens) -> str | None:

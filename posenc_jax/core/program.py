@@ -7,13 +7,13 @@ constants are arrays beside it, which the kernel gets as inputs.
 """
 
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Literal
 
 from posenc_jax.core.kernel_operations import Operations
 from posenc_jax.core.kernel_padding import cut, widen
@@ -70,7 +70,7 @@ class Program:
         self._all_constants = flat.consts
         self._restrict()
         if target != 'interpreter':
-            for equation in self._equations:
+            for equation in at_any_depth(self._equations):
                 _check(equation)
 
     def zeros(self) -> Any:
@@ -111,21 +111,22 @@ def _needed(jaxpr, outputs) -> tuple[list, set]:
     return kept[::-1], needed
 
 
+def at_any_depth(equations: Iterable) -> Iterator:
+    """The equations of a traced program, and those of the loops, branches and calls in them."""
+    for equation in equations:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            if hasattr(inner, 'eqns'):
+                yield from at_any_depth(inner.eqns)
+
+
 def _check(equation) -> None:
-    """Refuses an operation that has no rule in the kernels of accelerators, at any depth."""
+    """Refuses an operation that has no rule in the kernels of accelerators."""
     name, params = equation.primitive.name, equation.params
     if name.startswith('random_'):
         raise NoKernelError('it draws random numbers in a tile')
     if name == 'scan' and (params['reverse'] or len(equation.outvars) > params['num_carry']):
         raise NoKernelError('it loops over the rows of a tile')
-    for inner in jax.tree.leaves(list(params.values()), is_leaf=_is_program):
-        if _is_program(inner):
-            for equation in _closed(inner).jaxpr.eqns:
-                _check(equation)
-
-
-def _is_program(a) -> bool:
-    return isinstance(a, ClosedJaxpr | Jaxpr)
 
 
 def _written_out(operate, closed: ClosedJaxpr, arguments) -> list:

@@ -219,10 +219,10 @@ def sharded_attend(
     Queries, keys and values are cut along batch, sequence and heads. The keys travel round the
     devices of the axis 'sequence' (`core/ring.py`). Keys of a cache (`heads_first`) stay where they
     are, and every device has all queries of its rows and heads (`core/parts.py`, for every
-    `implementation`). Where the axis
-    does not divide the number of keys, every device gets all keys of its rows and heads. The
-    encoding's variables are cut along the head axis that they declare, and per-token features along
-    their heads (N or K). The caller has called the doors of the token stage.
+    `implementation`). Where the axis does not divide the number of keys, every device gets all keys
+    of its rows and heads. The encoding's variables are cut along the head axis that they declare,
+    and per-token features along their heads (N or K). The caller has called the doors of the token
+    stage.
 
     Args:
       heads_first, return_lse, **options: as for `attend`, as is the result.

@@ -104,11 +104,14 @@ def _output(asked: Mapping[str, Any], first: bool) -> Iterator[pathlib.Path | No
     path = asked['out'] or default_output(asked['run'], asked['length'])
     with tempfile.TemporaryDirectory() as folder:
         own = path if first else pathlib.Path(folder, path.name)
-        for name in () if first else (path.name, scores_of(path).name):
-            if (there := path.with_name(name)).exists():
-                disk.write(own.with_name(name), there.read_text())
-        there = [own.with_name(name) for name in (own.name, scores_of(own).name)]
-        digest = zlib.crc32(b''.join(file.read_bytes() for file in there if file.exists()))
+        shared, copies = (path, scores_of(path)), (own, scores_of(own))
+        digest = 0
+        for there, copy in zip(shared, copies):
+            if there.exists():
+                text = there.read_text()
+                digest = zlib.crc32(text.encode(), digest)
+                if not first:
+                    disk.write(copy, text)
         found = multihost_utils.process_allgather(np.uint32(digest))  # before one of them writes
         if (found != digest).any():
             raise ValueError(

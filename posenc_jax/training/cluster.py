@@ -121,17 +121,22 @@ def find_cluster(coordinator: str, processes: int, process_id: int) -> Cluster |
     """
     if coordinator or processes > 1:
         return Cluster(coordinator, processes, process_id)
-    sizes = {name: os.environ.get(name, '1') for name in CLUSTER_VARIABLES}
+    scheduled = _scheduled(CLUSTER_VARIABLES)
+    return (
+        Cluster('auto') if scheduled or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '') else None
+    )
+
+
+def _scheduled(variables: Sequence[str]) -> dict[str, int]:
+    """Those of the variables of schedulers that say that there are several processes."""
+    sizes = {name: os.environ.get(name, '1') for name in variables}
     for name, size in sizes.items():
         if not size.isdecimal():
             raise ValueError(
                 f'the variable {name} is {size!r}, expected how many processes there are; unset '
                 'it for one'
             )
-    scheduled = any(int(size) > 1 for size in sizes.values())
-    return (
-        Cluster('auto') if scheduled or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '') else None
-    )
+    return {name: int(size) for name, size in sizes.items() if int(size) > 1}
 
 
 def leave(status: int) -> int:
@@ -169,12 +174,12 @@ def together(coordinator: str, processes: int, process_id: int) -> Iterator[bool
       ValueError, ClusterError: as for `Cluster.joined`.
     """
     if not coordinator and processes == 1 and process_id < 0:
-        for name in ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE'):
-            if (count := os.environ.get(name, '1')) != '1':
-                raise ValueError(
-                    f'this is one of {count} processes ({name}); give --coordinator=auto, so that '
-                    'they work together, or start one'
-                )
+        # SLURM_NTASKS is also set where a batch script starts one process.
+        for name, count in _scheduled(('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')).items():
+            raise ValueError(
+                f'this is one of {count} processes ({name}); give --coordinator=auto, so that they '
+                'work together, or start one'
+            )
         yield True
         return
     cluster = Cluster(coordinator, processes, process_id)

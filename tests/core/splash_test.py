@@ -112,3 +112,5 @@ def test_a_cpu_does_not_choose_it():
     encoding, (q, k, v) = pj.make('nope()', causal=True), inputs()
     reason = library.refusal(encoding, q, k, v, pj.Tokens.of(length=LENGTH))
     assert reason == "JAX has no kernel for the platform 'cpu'"
+    tok = pj.Tokens.of(length=LENGTH)
+    assert 'splash' not in str(loss(encoding, tok, 1.0).trace(*inputs()).jaxpr)
