@@ -1,5 +1,6 @@
 """Measurements of extensions of one trained model of text, as it is and tuned."""
 
+import functools
 import math
 
 from configs.claims.claim import (
@@ -27,18 +28,24 @@ def nats(name: str, folder: str, length: int) -> Measure:
     return number(name, 'nll', folder=folder, length=length)
 
 
-def searched(results: Results) -> dict[int, float]:
-    """The loss with searched factors, which differ from seed to seed."""
-    found = {
-        row['seed']: row['nll']
-        for row in results.rows
-        if row['folder'] == 'eighth'
-        and row['name'].startswith('base | longrope')
-        and row['length'] == 2048
-    }
-    if not found:
-        raise MissingResultError('no loss with searched factors')
-    return found
+def searched(run: str, folder: str, length: int, short: bool = False) -> Measure:
+    """The loss with searched factors, which differ from seed to seed; `short` tells whether there
+    are factors for the original length too.
+    """
+
+    def measure(results: Results) -> dict[int, float]:
+        found = {
+            row['seed']: row['nll']
+            for row in results.rows
+            if (row['folder'], row['length']) == (folder, length)
+            and row['name'].startswith(f'{run} | longrope')
+            and ('short=' in row['name']) == short
+        }
+        if not found:
+            raise MissingResultError(f'no loss of {run} with searched factors')
+        return found
+
+    return measure
 
 
 def reaches(own: Measure, folder: str) -> Measure:
@@ -89,6 +96,12 @@ def untuned(*specs: str) -> tuple[str, ...]:
     return tuple(f'base | {spec}' for spec in specs)
 
 
+def progressive(test: str, measure: Measure, margin: float) -> Measurement:
+    """A measurement by the sweep of LongRoPE's whole recipe."""
+    return Measurement(test, 'progressive', (), measure, 'nats a byte', margin, minutes=75)
+
+
+FOUND = functools.partial(searched, 'tuned', 'comparison')
 YARN, NTK = 'yarn(factor=4.0)', 'dynamic_ntk(factor=4.0)'
 EARLIER = untuned('pi(factor=4.0)', 'ntk_aware(factor=4.0)', 'ntk_aware(factor=16.0)', NTK)
 GALI = untuned('gali(chunk=64)', 'gali(chunk=64, noise=1.0)')
@@ -142,8 +155,28 @@ MEASUREMENTS = {
         'Factors that are searched for 2048 bytes, in a model of 256 bytes of code without tuning: '
         '0.1 nats minus what it needs more in windows of 2048 bytes than the plain model in '
         'windows of 256, on the same bytes.',
-        reaches(searched, 'eighth'),
+        reaches(searched('base', 'eighth', 2048), 'eighth'),
         margin=0.02,
+    ),
+    'R11': progressive(
+        'A model of 256 bytes of code, tuned at 1024 bytes with searched factors and then given '
+        'factors for 4096: 0.1 nats minus what it needs more in windows of 4096 bytes than the '
+        'model before in windows of 256, on the same bytes.',
+        reaches(FOUND(4096), 'comparison'),
+        margin=0.02,
+    ),
+    'R12': progressive(
+        'The models of R11 in windows of 256 bytes: nats that the readjusted factors save, or 0.05 '
+        'nats minus what they leave above the model before the second search; the less of both.',
+        least(
+            minus(FOUND(LENGTH), FOUND(LENGTH, short=True)),
+            by_seed(
+                lambda left, before: 0.05 - (left - before),
+                FOUND(LENGTH, short=True),
+                nats('tuned', 'comparison', LENGTH),
+            ),
+        ),
+        margin=0.01,
     ),
     'R13': measurement(
         'A model of 256 bytes of code in windows of 1024 bytes: nats that PI needs less than the '
