@@ -30,7 +30,7 @@ from posenc_jax.training.field_sums import means
 from posenc_jax.training.metrics import MetricsLog, Progress
 from posenc_jax.training.step import DeviceBatch, Metrics, Trainer, make_trainer
 from posenc_jax.training.stop import StopSignal
-from posenc_jax.training.stragglers import DataClock
+from posenc_jax.training.stragglers import Stragglers
 
 # A file in the run directory. Process 0 holds its lock while the run is trained and evaluated.
 LOCK = 'training.lock'
@@ -194,7 +194,7 @@ def _run(
         stored.write(checkpoints.saved, directory / stored.FILE)
     if step < settings.steps:
         checkpoints.need_room(trainer.abstract)  # before steps are computed that cannot be saved
-    saved, unchecked, clock = step, None, DataClock()
+    saved, unchecked, stragglers = step, None, Stragglers()
     with contextlib.ExitStack() as stack:
         # Only process 0 reports.
         log = (
@@ -220,7 +220,7 @@ def _run(
                 done = 'trained already, to' if step >= settings.steps else 'continuing after'
                 progress.say(f'{done} step {step} of {settings.steps}')
         while step < settings.steps:
-            with clock.running():
+            with stragglers.waiting():
                 batch = device_batch(next(batches), trainer.batch_sharding)
             state, metrics = trainer.step(state, batch)
             step += 1
@@ -230,9 +230,9 @@ def _run(
             end, stopping = step == settings.steps, stop.requested(step)
             saves = end or stopping or step % settings.save_every == 0
             if saves or step == 1 or step % settings.log_every == 0:
-                values, slowest = check_finite(step, metrics, saved), clock.slowest()
+                values, slow = check_finite(step, metrics, saved), stragglers.named()
                 if first:
-                    speed = progress.report(step, values['loss'], slowest)
+                    speed = progress.report(step, values['loss'], slow)
                     log.write(step, {**values, 'tokens_per_second': speed, 'time': time.time()})
             validates = settings.eval_every and (end or step % settings.eval_every == 0)
             with contextlib.nullcontext() if progress is None else progress.paused():

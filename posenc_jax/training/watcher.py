@@ -59,7 +59,7 @@ class _Watcher:
         self._next = lambda: (
             continues(path(directory), again)
             if directory
-            else f'{again}, the same command begins anew'
+            else f'{again}, the same command repeats what is not saved'
         )
         self._program, self._process, self._grace = program, process, grace
         # In process 0 the connections to all others; in these the connection to process 0.

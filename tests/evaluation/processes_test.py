@@ -64,7 +64,7 @@ def test_what_one_lacks_ends_both(run, tmp_path):
     told, wrong = (finish(process, status)[1] for process, status in zip(both, (1, 2)))
     assert 'eval.tokens' in wrong and wrong.startswith('eval.py: ')
     assert told.startswith('eval.py: process 1 of 2 ended with') and 'eval.tokens' in told
-    assert 'started again in every process, the same command begins anew' in told
+    assert 'started again in every process, the same command repeats what is not saved' in told
 
 
 def test_numbers_that_do_not_fit(run, capsys):

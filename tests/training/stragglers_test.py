@@ -1,9 +1,10 @@
-"""The process that makes others wait for its data is named."""
+"""The process that makes others wait, by its data or its device, is named."""
 
 import pytest
 from jax.experimental import multihost_utils
 
-from posenc_jax.training.stragglers import DataClock, straggler
+from posenc_jax.training import stragglers
+from posenc_jax.training.stragglers import Stragglers, waiting_longest
 
 
 @pytest.mark.parametrize(
@@ -17,30 +18,59 @@ from posenc_jax.training.stragglers import DataClock, straggler
         ([0.0, 0.0], 1.0, ''),
     ],
 )
-def test_the_slowest_process_is_named(waits, whole, said):
-    assert straggler(waits, whole) == said
+def test_the_process_that_waits_longest_is_named(waits, whole, said):
+    assert waiting_longest(waits, whole) == said
 
 
 def test_one_process_exchanges_nothing(monkeypatch):
     monkeypatch.setattr(multihost_utils, 'process_allgather', lambda *_: pytest.fail('exchanged'))
-    assert DataClock().slowest() == ''
+    assert Stragglers().named() == ''
 
 
-def test_each_comparison_is_of_the_time_since_the_last(monkeypatch):
-    now, sent = [0.0], []
+@pytest.fixture
+def two(monkeypatch):
+    """The clock of process 0 and what both processes send: a wait for data, and a time of the
+    device. Process 0 sends what it measures.
+    """
+    now, other, sent = [0.0], [4.0, 1.0], []
     monkeypatch.setattr('time.perf_counter', lambda: now[0])
     monkeypatch.setattr('jax.process_count', lambda: 2)
+    monkeypatch.setattr(stragglers, '_computation', lambda: None)
+    monkeypatch.setattr(stragglers, '_least_time', lambda _: 1.0)
 
-    def gather(seconds):
-        sent.append(float(seconds))
-        return [[seconds], [4.0]]
+    def gather(own):
+        sent.append(own.tolist())
+        return [own, other]
 
     monkeypatch.setattr(multihost_utils, 'process_allgather', gather)
-    clock = DataClock()
+    return now, other, sent
+
+
+def test_each_comparison_is_of_the_time_since_the_last(two):
+    now, _, sent = two
+    found = Stragglers()
     for seconds in (1.0, 1.0):
-        with clock.running():
+        with found.waiting():
             now[0] += seconds
         now[0] += 3.0
-    assert clock.slowest() == 'process 1 waits 2.0x as long for its data'
+    assert found.named() == 'process 1 waits 2.0x as long for its data'
     now[0] += 50.0
-    assert clock.slowest() == '' and sent == [2.0, 0.0]
+    assert found.named() == '' and sent == [[2.0, 1.0], [0.0, 1.0]]
+
+
+def test_a_slow_device_is_named_the_second_time(two):
+    now, other, _ = two
+    found, said = Stragglers(), []
+    for wait, seconds in ((0.0, 2.0), (0.0, 2.5), (9.0, 2.0), (0.0, 1.0), (0.0, 2.0)):
+        other[:] = wait, seconds
+        now[0] += 10.0
+        said.append(found.named())
+    slow = 'process 1 computes 2.0x as long'
+    waits = 'process 1 waits over 100x as long for its data'
+    assert said == ['', slow.replace('2.0', '2.5'), f'{waits}; {slow}', '', '']
+
+
+def test_the_device_is_timed():
+    compute = stragglers._computation()
+    assert 0 < stragglers._least_time(compute) < 10
+    assert float(compute()[0, 0]) == pytest.approx(1 / 256)
