@@ -113,7 +113,7 @@ def test_golden_logits(level):
     np.testing.assert_allclose(row, GOLDEN[f'row_{level}'], atol=1e-6)
 
 
-@pytest.mark.parametrize('block', [None, (1, 1), (4, 4), (5, 3), (16, 7)], ids=str)
+@pytest.mark.parametrize('block', [None, (1, 1), (5, 3)], ids=str)
 @pytest.mark.full
 def test_tiles_equal_the_defining_dense_form(block):
     q, k, v = qkv(19)
@@ -132,34 +132,10 @@ def test_split_says_how_many_planes_are_the_tokens(split, level):
     )
 
 
-@pytest.mark.full
-def test_gradients_of_tiles_equal_those_of_one_dense_tile():
-    arrays, tok = qkv(13), tokens(UNITS[:13])
-    weights = jax.random.normal(jax.random.key(9), (1, 13, 2, WIDTH))
-    part = encoding()
-
-    def dense(q, k, v):
-        heads_first = lambda a: a.swapaxes(1, 2)
-        q, k, v, tq, tk = part.project(q, k, v, tok, tok)
-        s, _ = part.match(heads_first(q), heads_first(k), tq, tk, None, part.init_carry(q, tq))
-        w = jax.nn.softmax(jnp.where(np.tril(np.ones((13, 13), bool)), s, -jnp.inf))
-        return (jnp.einsum('bnts,bsh->btnh', w, v[:, :, 0]) * weights).sum()
-
-    expected = jax.jit(jax.grad(dense, (0, 1, 2)))(*arrays)
-    ours = jax.jit(
-        jax.grad(lambda *a: (run(part, tok, *a, block=(5, 3)) * weights).sum(), (0, 1, 2))
-    )(*arrays)
-    for a, b in zip(ours, expected):
-        np.testing.assert_allclose(a, b, atol=5e-6)
-
-
 @pytest.mark.parametrize('tok', [tokens(), pj.Tokens.of(length=19)], ids=['units', 'flat'])
-@pytest.mark.parametrize(
-    'inner',
-    ['rope()', 'rope(partial=0.5, layout="interleaved", freqs=yarn(factor=4.0, train_len=8))'],
-)
-def test_a_window_beyond_the_length_is_the_plain_encoding(tok, inner):
+def test_a_window_beyond_the_length_is_the_plain_encoding(tok):
     arrays = qkv(19)
+    inner = 'rope(partial=0.5, layout="interleaved", freqs=yarn(factor=4.0, train_len=8))'
     plain = run(pj.make(inner, head_dim=WIDTH, causal=True), pj.Tokens.of(length=19), *arrays)
     np.testing.assert_allclose(
         run(encoding(window=20, inner=inner), tok, *arrays), plain, atol=1e-6
@@ -246,14 +222,16 @@ def test_decoding_through_the_cache():
     rows = jnp.zeros((1, 19, 1))
     _, held = cache.start(part, q[:, :6], k[:, :6], v[:, :6], tok.slice(0, 6), rows[:, :6], 19)
     assert part.cached == 'encoded' and held.feats['hirope'].shape == (1, 19, 1, WIDTH)
+
+    @jax.jit
+    def step(held, n):
+        *heads, row = (jax.lax.dynamic_slice_in_dim(a, n, 1, axis=1) for a in (q, k, v, rows))
+        arguments, held = cache.step(part, held, *heads, tok, row, n)
+        return pj.attend(part, *arguments, heads_first=True, applied=pj.TOKEN_STAGE)[:, 0], held
+
     for n in range(6, 19):
-        at = lambda a: a[:, n : n + 1]
-        arguments, held = cache.step(part, held, at(q), at(k), at(v), tok, at(rows), jnp.asarray(n))
-        np.testing.assert_allclose(
-            pj.attend(part, *arguments, heads_first=True, applied=pj.TOKEN_STAGE)[:, 0],
-            whole[:, n],
-            atol=1e-6,
-        )
+        out, held = step(held, n)
+        np.testing.assert_allclose(out, whole[:, n], atol=1e-6)
 
 
 @pytest.mark.full
@@ -292,8 +270,9 @@ def test_it_is_switched_on_in_a_trained_model_and_generates():
     model = Transformer(cfg, rngs=nnx.Rngs(0))
     text, tok = jnp.arange(12)[None] % 7, tokens(UNITS[:12])
     near, far = model.extend('hirope(window=12)'), model.extend('hirope(window=4)')
-    np.testing.assert_allclose(near(text, tok), model(text), atol=1e-6)
-    assert np.abs(far(text, tok) - model(text))[:, 4:].max() > 1e-3
+    plain = model(text)
+    np.testing.assert_allclose(near(text, tok), plain, atol=1e-6)
+    assert np.abs(far(text, tok) - plain)[:, 4:].max() > 1e-3
     out = generate(far, text[:, :6], max_new_tokens=6, temperature=0.0, positions=tok.pos)
     following = far(out, tok).argmax(-1)
     np.testing.assert_array_equal(out[:, 6:], following[:, 5:11])

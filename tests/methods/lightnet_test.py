@@ -128,23 +128,18 @@ def test_only_cosine_sees_differences_of_coordinates_alone():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('spec', SPECS)
-def test_steps_padding_and_packing(spec):
-    mixer = make(spec)
-    recurrent.check_cuts(mixer, 9, [1] * 9, [4, 1, 4])
-    recurrent.check_padding_and_packing(mixer, 7)
+@pytest.mark.parametrize('spec', SPECS[:2])
+def test_steps_longer_than_a_piece(spec):
+    # 70 tokens are more than one piece, and not a whole number of pieces.
+    recurrent.check_cuts(make(spec), 80, [70, 1, 9])
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('spec', SPECS)
-def test_long_sequences_gradients_and_bfloat16(spec):
-    mixer = make(spec)
-    # 70 tokens are more than one piece, and not a whole number of pieces.
-    recurrent.check_cuts(mixer, 150, [70, 1, 9, 70])
+def test_padding_packing_causality_and_gradients_beyond_one_piece():
+    mixer = make(SPECS[2])
     recurrent.check_padding_and_packing(mixer, 100)
-    recurrent.check_causality(mixer, 150)
+    recurrent.check_causality(mixer, 100)
     recurrent.check_gradients(mixer, 70)
-    recurrent.check_bfloat16(mixer, 9)
 
 
 def test_the_weights_of_old_tokens_fall_as_one_over_t():
@@ -160,7 +155,7 @@ def test_the_weights_of_old_tokens_fall_as_one_over_t():
 
 @pytest.mark.full
 def test_it_trains():
-    recurrent.check_training('lightnet(encoding=md_lrpe())', 'rope()')
+    recurrent.check_training('lightnet(encoding=md_lrpe())')
 
 
 def test_other_encodings_are_refused_by_name():

@@ -68,7 +68,7 @@ def test_golden_visible_counts():
     assert encoding().mask(tok, tok)[0, 0].sum(-1).tolist() == GOLDEN['visible']
 
 
-@pytest.mark.parametrize('block', [None, (1, 1), (4, 4), (5, 3), (16, 7)], ids=str)
+@pytest.mark.parametrize('block', [None, (1, 1), (5, 3)], ids=str)
 @pytest.mark.parametrize('part', ['rope()', 'alibi()'])
 @pytest.mark.full
 def test_tiles_equal_the_defining_dense_form(part, block):
@@ -78,27 +78,11 @@ def test_tiles_equal_the_defining_dense_form(part, block):
     np.testing.assert_allclose(out, defined(*arrays, slopes), atol=2e-6)
 
 
-@pytest.mark.full
-def test_gradients_of_tiles_equal_those_of_the_definition():
-    arrays, tok = qkv(13), pj.Tokens.of(length=13)
-    weights = jax.random.normal(jax.random.key(9), (1, 13, 2, WIDTH))
-    expected = jax.jit(jax.grad(lambda *a: (defined(*a) * weights).sum(), (0, 1, 2)))(*arrays)
-    for block in (None, (5, 3)):
-        ours = jax.jit(
-            jax.grad(lambda *a: (run(encoding(), tok, *a, block=block) * weights).sum(), (0, 1, 2))
-        )(*arrays)
-        for a, b in zip(ours, expected):
-            np.testing.assert_allclose(a, b, atol=5e-6)
-
-
 @pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'part',
     [
-        'rope()',
-        'alibi()',
-        'rope(freqs=yarn(factor=4.0))',
-        'rope(partial=0.5)',
+        'rope(partial=0.5, freqs=yarn(factor=4.0))',
         'kerple(kernel="bias_wht")',  # these two change the logit itself before they add to it
         't5_rpe(scaled=False)',
     ],
@@ -152,11 +136,9 @@ def test_a_step_sees_what_the_last_row_of_a_pass_sees_also_where_positions_jump(
     """A single query turns back the first keys alone where nothing else is at the ceiling."""
     part, arrays = encoding(), qkv(20)
     spread = np.sort(np.random.default_rng(0).permutation(200)[:20])[None]
-    padded = pj.Tokens.of(valid=np.arange(20)[None] >= np.array([[4]]))
     for tok in (
         pj.Tokens.of(length=20),
         pj.Tokens.of(positions=spread),
-        padded,
         pj.Tokens.of(segment=np.arange(20)[None] // 12),
     ):
         q, k, v, tq, tk = project(part, *arrays, tok, tok)
@@ -165,12 +147,9 @@ def test_a_step_sees_what_the_last_row_of_a_pass_sees_also_where_positions_jump(
         np.testing.assert_allclose(one, whole[:, -1:], atol=2e-6)
 
 
-@pytest.mark.full_but_one
-@pytest.mark.parametrize(
-    'part', ['rope(freqs=yarn(factor=4.0))', 'rope(partial=0.5)', 'rope(layout="interleaved")']
-)
-def test_the_ceiling_holds_for_every_rotary_encoding(part):
+def test_the_ceiling_holds_for_every_rotary_encoding():
     """The only key far away has the logit of a pair at distance R, temperature included."""
+    part = 'rope(layout="interleaved", partial=0.5, freqs=yarn(factor=4.0))'
     q, k, v = map(np.asarray, qkv(12))
     far = np.asarray(run(encoding(part, n_local=2, n_global=1), pj.Tokens.of(length=12), q, k, v))[
         :, 11
@@ -193,16 +172,13 @@ def test_a_row_depends_on_visible_keys_only():
         assert np.flatnonzero(reached).tolist() == [0, 1, 11, 12, 13, 14, 15]
 
 
-@pytest.mark.full_but_one
-@pytest.mark.parametrize('part', ['rope()', 'alibi()'])
-def test_decoding_over_keys_cached_once(part):
-    check_decoding(encoding(part), 14, (0, 4, 5, 9, 13))
+def test_decoding_over_keys_cached_once():
+    check_decoding(encoding('alibi()'), 14, (0, 4, 5, 9, 13))
 
 
-@pytest.mark.parametrize('part', ['rope()', 'alibi()'])
 @pytest.mark.full
-def test_left_padding_and_packing_keep_their_own_first_tokens(part):
-    arrays, part = qkv(11), encoding(part)
+def test_left_padding_and_packing_keep_their_own_first_tokens():
+    arrays, part = qkv(11), encoding('alibi()')
     alone = run(part, pj.Tokens.of(length=11), *arrays)
     padded = [np.pad(a, ((0, 0), (9, 0), (0, 0), (0, 0)), constant_values=5.0) for a in arrays]
     out = run(part, pj.Tokens.of(valid=np.arange(20)[None] >= 9), *padded, block=(4, 4))
@@ -289,6 +265,7 @@ def test_the_last_query_sees_the_best_keys_of_the_middle_at_one_distance(length,
         np.testing.assert_allclose(out[0, -1, head], w @ v[0, keys, 0] / w.sum(), atol=2e-6)
 
 
+TEXT = pj.Tokens.of(valid=np.arange(24)[None] >= np.array([[0], [3]]))
 MODEL = dict(vocab_size=11, train_len=16, layers=2, width=16, heads=2)
 
 
@@ -326,8 +303,7 @@ def test_a_cache_of_constant_size_decodes_the_same(part, room):
     """
     model = model_of(f'lm_infinite(encoding={part}, n_global={GLOBAL}, n_local={LOCAL})')
     tokens = ids(2, 24)
-    tok = pj.Tokens.of(valid=np.arange(24)[None] >= np.array([[0], [3]]))
-    empty = init_cache(model, tok)
+    empty = init_cache(model, TEXT)
     _, full = read(model, empty, tokens[:, :5])
     small = constant_cache(model, full, empty.tokens, room=room)
     for n in range(5, 23):
@@ -360,7 +336,7 @@ def test_only_what_stays_hidden_may_be_forgotten():
             jax.eval_shape(constant_cache, model, cache, empty.tokens)
 
 
-@pytest.mark.parametrize('rows, prompt, room', [(2, 5, 3), (1, 3, 1), (1, 9, 40)])
+@pytest.mark.parametrize('rows, prompt, room', [(2, 5, 3), (1, 9, 1)])
 @pytest.mark.full
 def test_generating_with_a_constant_cache_says_the_same(rows, prompt, room):
     model = model_of(f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL})')
@@ -401,8 +377,8 @@ def test_generating_refuses_to_forget_what_a_model_sees():
 def test_room_beyond_the_text_is_padding():
     """Under jit, where the end of the text cannot be an error."""
     model = model_of(f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL})')
-    tokens = ids(1, 24)
-    _, full = read(model, empty := init_cache(model, pj.Tokens.of(length=24)), tokens[:, :22])
+    tokens = ids(2, 24)
+    _, full = read(model, empty := init_cache(model, TEXT), tokens[:, :22])
     small = trimmed(model, full, empty.tokens, room=4)
     assert np.asarray(small.tokens[0].valid)[0, -4:].tolist() == [True, True, False, False]
     for n in (22, 23):
@@ -420,12 +396,12 @@ def test_a_smaller_window_would_be_noticed():
     another.
     """
     model = model_of(f'lm_infinite(encoding=rope(), n_global={GLOBAL}, n_local={LOCAL})')
-    tokens, tok = ids(1, 16), pj.Tokens.of(length=16)
-    _, full = read(model, empty := init_cache(model, tok), tokens[:, :12])
+    tokens = ids(2, 24)
+    _, full = read(model, empty := init_cache(model, TEXT), tokens[:, :22])
     ends = jax.jit(keep_ends, static_argnames=('first', 'last'))
-    expected, _ = step(model, full, tokens[:, 12])
+    expected, _ = step(model, full, tokens[:, 22])
     for last, same in ((LOCAL - 1, True), (LOCAL - 2, False)):
-        row, _ = step(model, ends(full, empty.tokens, first=GLOBAL, last=last), tokens[:, 12])
+        row, _ = step(model, ends(full, empty.tokens, first=GLOBAL, last=last), tokens[:, 22])
         assert (np.abs(row - expected).max() < 2e-5) == same
 
 

@@ -473,12 +473,6 @@ def tuned(tmp_path_factory):
             'longrope(long=(1.0, 1.5, 3.0, 3.5), factor=4.0)',
         ),
         (
-            'run',
-            64,
-            Genome((1.0, 2.0, 2.0, 5.0), 8),
-            'longrope(long=(1.0, 2.0, 2.0, 5.0), start=8, factor=4.0)',
-        ),
-        (
             'tuned',
             64,
             Genome((1.0, 2.0, 2.0, 3.0), 8),
@@ -491,7 +485,7 @@ def tuned(tmp_path_factory):
             TUNED.replace('factor', 'short=(1.0, 2.0, 2.0, 3.0), factor'),
         ),
     ],
-    ids=['start 0', 'start 8', 'longer', 'short'],
+    ids=['start 0', 'longer', 'short'],
 )
 def test_the_objective_is_the_exact_rule_compiled_once(
     request, source, length, genome, spec, monkeypatch

@@ -106,16 +106,16 @@ def test_the_order_says_which_ratio_a_head_has(assign):
 
 @pytest.mark.full_but_one
 @pytest.mark.parametrize(
-    'inner, plain',
+    'inner, plain, factor',
     [
-        ('rope()', 'rope(freqs=pi(factor={}))'),
+        ('rope()', 'rope(freqs=pi(factor={}))', 1.0),
         (
             'rope(partial=0.5, layout="interleaved")',
             'rope(partial=0.5, layout="interleaved", freqs=pi(factor={}))',
+            2.5,
         ),
     ],
 )
-@pytest.mark.parametrize('factor', [1.0, 2.5])
 def test_one_ratio_is_pi_and_one_is_rope(inner, plain, factor):
     arrays = qkv(kv_heads=2)
     expected = pj.make(plain.format(factor), head_dim=WIDTH, causal=True)
@@ -226,10 +226,8 @@ def model(spec='rope()', layers=4, pattern=(), **options):
 PROMPT = np.random.default_rng(5).integers(11, size=(1, 40), dtype=np.int32)
 
 
-@pytest.mark.full_but_one
-@pytest.mark.parametrize('pattern', [(), ('rope()', 'rope(base=500.0)')], ids=['one', 'two'])
-def test_the_probe_gives_every_layer_the_order_of_its_unrotated_last_row(pattern):
-    long = model(pattern=pattern).extend('ms_poe()')
+def test_the_probe_gives_every_layer_the_order_of_its_unrotated_last_row():
+    long = model(pattern=('rope()', 'rope(base=500.0)')).extend('ms_poe()')
     orders = probe_heads(long, PROMPT, skip=1)
     assert orders.shape == (4, 4) and np.array_equal(np.sort(orders), np.tile(np.arange(4), (4, 1)))
     assert not np.array_equal(orders, np.tile(np.arange(4), (4, 1))), 'the heads differ'

@@ -108,9 +108,7 @@ def test_fractional_positions_are_exact():
     )
 
 
-@pytest.mark.parametrize(
-    'size, align', [('max', 'evenly'), ('average', 'right'), ('harmonic', 'left'), ('max', 'order')]
-)
+@pytest.mark.parametrize('size, align', [('harmonic', 'left'), ('max', 'order')])
 @pytest.mark.full
 def test_the_cache_is_the_dense_pass_without_selection(size, align):
     where = dict(size=size, align=align)
@@ -119,7 +117,7 @@ def test_the_cache_is_the_dense_pass_without_selection(size, align):
 
 
 @pytest.mark.full_but_one
-@pytest.mark.parametrize('keep, pooled', [(1, False), (2, False), (2, True), (9, False)])
+@pytest.mark.parametrize('keep, pooled', [(2, False), (2, True), (9, False)])
 def test_the_cache_is_the_dense_pass_with_selection(keep, pooled):
     selected = SelectedAttention(count=4, keep=keep, top=3, pooled=pooled)
     ours = answers(

@@ -90,9 +90,8 @@ def test_a_moved_key_equals_direct_rotation_far_out():
 @pytest.mark.parametrize(
     'spec',
     [
-        'rope()',
-        'rope(layout="interleaved", partial=0.5)',
-        'rope(freqs=yarn(factor=4.0))',  # an attention factor
+        # an attention factor
+        'rope(layout="interleaved", partial=0.5, freqs=yarn(factor=4.0))',
         # one that begins at position 4
         'rope(freqs=longrope(long=[1.5, 2.0, 3.0, 4.0], factor=4.0, start=4, mode="long"))',
         'rope() | window(size=5)',

@@ -2,6 +2,7 @@
 flatter curve.
 """
 
+import functools
 import json
 from pathlib import Path
 
@@ -153,26 +154,22 @@ def one_token_documents(seed, number, *, marked):
     return moved_evidence(rng, documents, np.full((number, 1), 8), documents[:, 0], trivial=3)
 
 
+stacked = lambda parts: jax.tree.map(lambda *a: np.stack(a), *parts)
+
+
 @pytest.mark.parametrize('rule', ['r1', 'r2'])
 @pytest.mark.full
 def test_it_flattens_the_curve_of_a_model_that_reads_the_first_slot(rule):
     """Trained to say what stands first, whatever it is; distilled where the evidence can be told:
     the other slots gain.
     """
-    encoding = 'learned_absolute(max_len=5)'
-    cfg = TransformerConfig(
-        vocab_size=9, train_len=5, layers=1, width=16, heads=2, encoding=encoding
-    )
-    stacked = lambda parts: jax.tree.map(lambda *a: np.stack(a), *parts)
-    model = fitted(
-        Transformer(cfg, rngs=nnx.Rngs(0)),
-        stacked([one_token_documents(s, 32, marked=False) for s in range(100)]),
-    )
+    model = fitted()
     batches = stacked([one_token_documents(1000 + s, 16, marked=True) for s in range(100)])
     student, losses = distill(model, batches, rule=rule, optimizer=optax.adam(3e-3))
     test = one_token_documents(5000, 200, marked=True)
+    read = jax.jit(lambda m, ids: m(ids, last=1))
     right = lambda m, column: float(
-        (m(jnp.asarray(column), last=1).argmax(-1) == test['answer']).mean()
+        (read(m, jnp.asarray(column)).argmax(-1) == test['answer']).mean()
     )
     other = lambda m: np.mean([right(m, test['tokens'][:, copy]) for copy in (1, 2, 3)])
     assert right(model, test['teacher']) > 0.95 and other(model) < 0.3
@@ -180,9 +177,13 @@ def test_it_flattens_the_curve_of_a_model_that_reads_the_first_slot(rule):
     assert losses.shape == (100,) and losses[-10:].mean() < 0.5 * losses[:10].mean()
 
 
-def fitted(model, batches):
-    """The model trained on prompts with the evidence in slot 0."""
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+@functools.cache
+def fitted():
+    """A model trained on prompts with the evidence in slot 0."""
+    sizes = dict(vocab_size=9, train_len=5, layers=1, width=16, heads=2)
+    cfg = TransformerConfig(**sizes, encoding='learned_absolute(max_len=5)')
+    graphdef, params, rest = nnx.split(Transformer(cfg, rngs=nnx.Rngs(0)), nnx.Param, ...)
+    batches = stacked([one_token_documents(s, 32, marked=False) for s in range(100)])
     optimizer = optax.adam(1e-2)
 
     def step(carry, batch):
@@ -199,11 +200,8 @@ def fitted(model, batches):
     run = jax.jit(
         lambda params, batches: jax.lax.scan(step, (params, optimizer.init(params)), batches)[0][0]
     )
-    return nnx.merge(
-        graphdef,
-        run(params, (jnp.asarray(batches['teacher']), jnp.asarray(batches['answer']))),
-        rest,
-    )
+    params = run(params, (jnp.asarray(batches['teacher']), jnp.asarray(batches['answer'])))
+    return nnx.merge(graphdef, params, rest)
 
 
 @pytest.mark.full

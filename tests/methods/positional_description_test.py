@@ -13,7 +13,6 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
 from posenc_jax.core.spec import build, parse
-from posenc_jax.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.positions.positional_description import random_tags
@@ -134,29 +133,6 @@ def test_tokens_permuted_with_their_tags_permute_the_output():
     alone = layer(model.embed(tokens[:, order], (placed,)))  # the tokens without their tags
     assert np.abs(alone - out[:, order]).max() > 1e-2
     assert np.abs(out[0, 1] - out[0, 2]).max() > 1e-2  # equal tokens are told apart
-
-
-@pytest.mark.full
-def test_decoding_equals_the_whole():
-    cfg = TransformerConfig(
-        vocab_size=7,
-        train_len=8,
-        layers=2,
-        width=16,
-        heads=2,
-        encoding='positional_description(width=4)',
-    )
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
-    tokens = jnp.array([[0, 0, 3, 1, 2, 5], [4, 1, 1, 2, 6, 3]])
-    tok = pj.Tokens.of(valid=[[False, False] + [True] * 4, [True] * 6])
-    expected = np.asarray(jax.jit(lambda model: model(tokens, tok))(model))
-    logits, cache = jax.jit(prefill)(model, init_cache(model, tok), tokens[:, :3])
-    found, step = [*np.moveaxis(np.asarray(logits), 1, 0)], jax.jit(decode_step)
-    for t in range(3, 6):
-        logits, cache = step(model, cache, tokens[:, t])
-        found.append(logits)
-    np.testing.assert_allclose(np.stack(found, 1)[1], expected[1], atol=2e-5)
-    np.testing.assert_allclose(np.stack(found, 1)[0, 2:], expected[0, 2:], atol=2e-5)
 
 
 def test_wrong_widths():

@@ -141,14 +141,8 @@ def test_no_gradient_reaches_earlier_segments_unless_it_is_asked_for():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('spec', SPECS)
-def test_steps_padding_packing_and_gradients(spec):
-    mixer = make(spec)
-    recurrent.check_cuts(mixer, 14, [1] * 14, [3, 1, 6, 3, 1])
-    recurrent.check_padding_and_packing(mixer, 13)
-    recurrent.check_causality(mixer, 14)
-    recurrent.check_gradients(mixer, 14)
-    recurrent.check_bfloat16(mixer, 14)
+def test_gradients_also_of_the_shares_and_through_the_memory():
+    recurrent.check_gradients(make(SPECS[1]), 14)
 
 
 def test_the_state_does_not_grow():
@@ -161,7 +155,7 @@ def test_the_state_does_not_grow():
 
 @pytest.mark.full
 def test_it_trains():
-    recurrent.check_training('rmat(segment=4, chunk=2, slots=4)', 'rope()')
+    recurrent.check_training('rmat(segment=4, chunk=2, slots=4)')
 
 
 def test_wrong_values_are_refused():

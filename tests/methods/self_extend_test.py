@@ -47,7 +47,7 @@ def test_golden_last_row_and_capacity():
 @pytest.mark.parametrize('form', FORMS.values(), ids=FORMS)
 @pytest.mark.full
 def test_tiles_equal_the_table_of_distances(form):
-    check_tiles(encoding(**form), distances(19, **form), None, (4, 4), (5, 3))
+    check_tiles(encoding(**form), distances(19, **form), None, (5, 3))
 
 
 def test_the_three_forms_of_one_formula():
@@ -86,10 +86,10 @@ def test_rerope_is_lm_infinite_that_hides_nothing():
     )
 
 
-@pytest.mark.parametrize('form', FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize('form', ['not dividing', 'leaky'])
 @pytest.mark.full
 def test_decoding_over_keys_cached_once(form):
-    check_decoding(encoding(**form), 14, (0, 3, 4, 5, 13))
+    check_decoding(encoding(**FORMS[form]), 14, (0, 3, 4, 5, 13))
 
 
 @pytest.mark.parametrize(

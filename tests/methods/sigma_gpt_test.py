@@ -377,7 +377,7 @@ def test_a_round_accepts_by_the_ratio_and_keeps_the_cache_of_the_winner(model, k
     assert known < taken <= T
     np.testing.assert_array_equal(places[:, :known], order[:, :known])
     assert all(sorted(row) == list(range(T)) for row in places)
-    _, fresh = prefill(
+    _, fresh = jax.jit(prefill)(
         model, init_cache(model, pj.Tokens.of(positions=pairs_of(places))), tokens[:, : taken - 1]
     )
     for ours, theirs in zip(after.layers, fresh.layers):

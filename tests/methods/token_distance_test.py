@@ -80,10 +80,9 @@ def test_golden_case_by_hand():
         'rope(freqs=dynamic_ntk())',
     ],
 )
-@pytest.mark.parametrize('block', [4, 128])
-def test_every_layer_and_head_equals_the_whole_matrix(encoding, block):
+def test_every_layer_and_head_equals_the_whole_matrix(encoding):
     model = model_of(encoding=encoding)
-    found, tok = token_distance(model, TOKENS, block=block), pj.Tokens.of(length=LENGTH)
+    found, tok = token_distance(model, TOKENS, block=4), pj.Tokens.of(length=LENGTH)
     count = found.corr.shape[-1]
     distance = np.arange(LENGTH)[:, None] - np.arange(LENGTH)
     seen = np.broadcast_to(
