@@ -96,6 +96,7 @@ def test_real_tokens_of_a_document_are_counted():
 
 
 read, step = jax.jit(prefill), jax.jit(decode_step)
+logits_of = jax.jit(lambda model, tokens: model(tokens))
 
 
 def decoded(model, tokens, prompt):
@@ -110,12 +111,7 @@ def decoded(model, tokens, prompt):
 
 @pytest.mark.parametrize(
     'spec, layers, same',
-    [
-        ('alibi_pi(factor=2.0)', 2, True),
-        ("alibi_pi(mode='per_row')", 2, True),
-        ("alibi_pi(mode='dynamic')", 2, False),
-        ("alibi_pi(mode='dynamic')", 1, True),
-    ],
+    [("alibi_pi(mode='per_row')", 2, True), ("alibi_pi(mode='dynamic')", 2, False)],
 )
 @pytest.mark.full
 def test_decoding_equals_the_pass_over_the_prefix_as_promised(spec, layers, same):
@@ -126,7 +122,7 @@ def test_decoding_equals_the_pass_over_the_prefix_as_promised(spec, layers, same
         Transformer(cfg, rngs=nnx.Rngs(0)),
         jax.random.randint(jax.random.key(1), (1, 14), 0, 11),
     )
-    last, whole = decoded(model, tokens, 3)[:, -1], np.asarray(model(tokens))[:, -1]
+    last, whole = decoded(model, tokens, 3)[:, -1], np.asarray(logits_of(model, tokens))[:, -1]
     difference = np.abs(last - whole).max()
     assert (difference < 1e-5) == same and (difference > 1e-4) != same, difference
 
@@ -145,8 +141,8 @@ def test_decoding_with_dynamic_is_per_row():
             ),
             rngs=nnx.Rngs(0),
         ),
-        jnp.arange(12)[None] % 11,
-        4,
+        jnp.arange(14)[None] % 11,
+        3,
     )
     np.testing.assert_allclose(run('dynamic'), run('per_row'), atol=1e-6)
 
@@ -183,14 +179,14 @@ def test_an_extended_model_keeps_its_slopes():
     )
     model, tokens = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(16)[None] % 7
     same, longer = model.extend('alibi_pi(factor=1.0)'), model.extend('alibi_pi(factor=2.0)')
-    np.testing.assert_allclose(same(tokens), model(tokens), atol=1e-6)
+    np.testing.assert_allclose(logits_of(same, tokens), logits_of(model, tokens), atol=1e-6)
     halved = nnx.clone(model)
     for part in (*halved.shared, *(part for block in halved.blocks for part in block.encodings)):
         if name_of(part) == 'alibi':
             part.log_slopes[...] = jnp.broadcast_to(
                 jnp.log(alibi_slopes(4) / 2), part.log_slopes[...].shape
             )
-    np.testing.assert_allclose(longer(tokens), halved(tokens), atol=1e-5)
+    np.testing.assert_allclose(logits_of(longer, tokens), logits_of(halved, tokens), atol=1e-5)
 
 
 def test_the_mask_of_half_stays():

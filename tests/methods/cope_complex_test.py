@@ -123,24 +123,24 @@ def test_a_layer_by_complex_arithmetic(name):
     np.testing.assert_allclose(layer(x), reference(layer, x), atol=2e-5)
 
 
+# Those that add parameters or sum with other weights; others differ from 'hybrid' in each logit.
 @pytest.mark.full
-@each
+@pytest.mark.parametrize('name', ['hybrid', 'apatt', 'riatt', 'learned'])
 def test_tiles_and_decoding_equal_the_whole(name):
     whole, tiled = make_layer(SPECS[name], implementation='dense'), make_layer(SPECS[name], block=4)
     x = draw(5, B, L, D)
-    expected = whole(x)
-    loss = lambda layer, x: (layer(x) ** 2).sum()
-    by_tiles = jax.value_and_grad(loss, argnums=(0, 1))(tiled, x)
-    by_whole = jax.value_and_grad(loss, argnums=(0, 1))(whole, x)
+    loss = lambda layer, x: (((y := layer(x)) ** 2).sum(), y)
+    both = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    by_tiles, by_whole = both(tiled, x), both(whole, x)
     for a, b in zip(jax.tree.leaves(by_tiles), jax.tree.leaves(by_whole)):
         np.testing.assert_allclose(a, b, atol=1e-4 * max(1.0, float(np.abs(b).max())))
-    cache = whole.start(B, capacity=L)
-    first, cache = whole.step(x[:, :5], cache)
+    step, cache = jax.jit(lambda x, cache: whole.step(x, cache)), whole.start(B, capacity=L)
+    first, cache = step(x[:, :5], cache)
     rest = []
     for t in range(5, L):
-        y, cache = whole.step(x[:, t : t + 1], cache)
+        y, cache = step(x[:, t : t + 1], cache)
         rest.append(y)
-    np.testing.assert_allclose(jnp.concatenate([first, *rest], axis=1), expected, atol=2e-5)
+    np.testing.assert_allclose(jnp.concatenate([first, *rest], axis=1), by_whole[0][1], atol=2e-5)
     assert cache.layers[0].k.shape == (B, 2 * K, L, H)  # both parts
 
 

@@ -46,7 +46,7 @@ def reference(cope, q, k, v, x, visible):
     gates = (
         jax.nn.sigmoid(jnp.einsum('bihd,bjhd->bhij', q, repeat(gate_key)) / root) * visible[:, None]
     )
-    p = jnp.stack([gates[..., j:].sum(-1) for j in range(gates.shape[-1])], axis=-1)
+    p = gates @ jnp.tril(jnp.ones(gates.shape[-1:] * 2))  # the sum of the gates from j on
     p = jnp.minimum(p, npos - 1)
     low = jax.lax.stop_gradient(jnp.floor(p))
     high = jax.lax.stop_gradient(jnp.ceil(p))
@@ -140,10 +140,9 @@ def test_one_position_shifts_all_logits_alike():
     )
 
 
-@pytest.mark.parametrize('options', OPTIONS[:1] + OPTIONS[3:])
 @pytest.mark.full
-def test_packing_and_left_padding(options):
-    encoding, (q, k, v, x) = build(options), inputs()
+def test_packing_and_left_padding():
+    encoding, (q, k, v, x) = build("gates='value'"), inputs()
     segment = jnp.where(jnp.arange(L) < 20, 0, 1)[None].repeat(B, 0)
     packed = run(encoding, q, k, v, x, pj.Tokens.of(segment=segment), block=(8, 16))
     padded = run(

@@ -1,6 +1,4 @@
-"""DCA: the distances of the sheet, the defining dense form against tiles, decoding, documents,
-padding, limits.
-"""
+"""DCA: the distances of the sheet, the defining dense form against tiles, limits."""
 
 import json
 from pathlib import Path
@@ -14,10 +12,10 @@ import posenc_jax as pj
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension.dca import dca_distance
 from posenc_jax.rotation.rope import rope
-from tests.methods.by_distance import ROTARY, rotary_logits, softmax
+from tests.methods.by_distance import ROTARY, WIDTH, qkv, rotary_logits, run, softmax
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'dca.json').read_text())['values']
-WIDTH, CHUNK, LOCAL, CLIP = 8, GOLDEN['chunk'], GOLDEN['local'], GOLDEN['clip']
+CHUNK, LOCAL, CLIP = GOLDEN['chunk'], GOLDEN['local'], GOLDEN['clip']
 
 
 def encoding(chunk=CHUNK, local=LOCAL, **options):
@@ -28,19 +26,6 @@ def encoding(chunk=CHUNK, local=LOCAL, **options):
         train_len=64,
         causal=True,
     )
-
-
-def qkv(length, kv_heads=1):
-    draw = lambda seed, heads: jax.random.normal(jax.random.key(seed), (1, length, heads, WIDTH))
-    return draw(0, 2), draw(1, kv_heads), draw(2, kv_heads)
-
-
-def run(part, tok, *arrays, **options):
-    return jax.jit(
-        lambda tok, *arrays: pj.attend(
-            part, *part.project(*arrays, tok, tok), **options, applied=pj.TOKEN_STAGE
-        )
-    )(tok, *arrays)
 
 
 def distances(length, chunk=CHUNK, clip=CLIP):
@@ -76,27 +61,19 @@ def test_distances_are_exact_nearby_and_never_above_the_clip(chunk, local):
     assert d[past].min() == 0 and d[past].max() == chunk + local
 
 
-@pytest.mark.parametrize('block', [None, (1, 1), (4, 4), (5, 3), (16, 7)], ids=str)
 @pytest.mark.full
-def test_tiles_equal_the_defining_dense_form(block):
-    q, k, v = qkv(19)
-    out = run(encoding(), pj.Tokens.of(length=19), q, k, v, block=block)
-    np.testing.assert_allclose(out, defined(q, k, v, distances(19)), atol=2e-6)
-
-
-@pytest.mark.full
-def test_gradients_of_tiles_equal_those_of_the_definition():
-    arrays, tok = qkv(13), pj.Tokens.of(length=13)
-    weights = jax.random.normal(jax.random.key(9), (1, 13, 2, WIDTH))
-    distance = distances(13)
-    expected = jax.jit(jax.grad(lambda *a: (defined(*a, distance) * weights).sum(), (0, 1, 2)))(
-        *arrays
-    )
+def test_tiles_and_their_gradients_equal_the_defining_dense_form_and_its_gradients():
+    arrays, tok, distance = qkv(19), pj.Tokens.of(length=19), distances(19)
+    weights = jax.random.normal(jax.random.key(9), (1, 19, 2, WIDTH))
+    weighted = lambda out: ((out * weights).sum(), out)
+    gradients = lambda attention: jax.jit(
+        jax.grad(lambda *a: weighted(attention(*a)), (0, 1, 2), has_aux=True)
+    )(*arrays)
+    slopes, expected = gradients(lambda *a: defined(*a, distance))
     for block in (None, (5, 3)):
-        ours = jax.jit(
-            jax.grad(lambda *a: (run(encoding(), tok, *a, block=block) * weights).sum(), (0, 1, 2))
-        )(*arrays)
-        for a, b in zip(ours, expected):
+        ours, out = gradients(lambda *a: run(encoding(), tok, *a, block=block))
+        np.testing.assert_allclose(out, expected, atol=2e-6)
+        for a, b in zip(ours, slopes):
             np.testing.assert_allclose(a, b, atol=5e-6)
 
 
@@ -106,41 +83,6 @@ def test_within_one_chunk_it_is_rope():
     np.testing.assert_allclose(
         run(encoding(chunk=10), tok, *arrays), run(plain, tok, *arrays), atol=1e-6
     )
-
-
-@pytest.mark.full
-def test_decoding_over_keys_cached_once():
-    q, k, v = qkv(14)
-    part, tok = encoding(), pj.Tokens.of(length=14)
-    whole = run(part, tok, q, k, v)
-    _, cached, _, _, _ = part.project(q, k, v, tok, tok)
-    step = lambda n: part.project(
-        *(a[:, n : n + 1] for a in (q, k, v)), tok.slice(n, 1), tok.slice(n, 1)
-    )
-    assert part.cached == 'encoded'
-    for n in (0, 3, 4, 8, 13):
-        new_q, new_k, _, tq, _ = step(n)
-        np.testing.assert_allclose(new_k[:, 0], cached[:, n], atol=1e-6)
-        held = pj.Tokens.of(valid=tok.index <= n)
-        np.testing.assert_allclose(
-            pj.attend(part, new_q, cached, v, tq, held, applied=pj.TOKEN_STAGE)[:, 0],
-            whole[:, n],
-            atol=1e-6,
-        )
-
-
-@pytest.mark.full
-def test_left_padding_and_packing():
-    arrays = qkv(11)
-    alone = run(encoding(), pj.Tokens.of(length=11), *arrays)
-    padded = [jnp.pad(a, ((0, 0), (3, 0), (0, 0), (0, 0)), constant_values=5.0) for a in arrays]
-    out = run(encoding(), pj.Tokens.of(valid=np.arange(14)[None] >= 3), *padded, block=(4, 4))
-    np.testing.assert_allclose(out[:, 3:], alone, atol=1e-6)
-    twice = [jnp.concatenate([a, a], 1) for a in arrays]
-    packed = run(
-        encoding(), pj.Tokens.of(segment=np.repeat([[0, 1]], 11, axis=1)), *twice, block=(4, 4)
-    )
-    np.testing.assert_allclose(packed, jnp.concatenate([alone, alone], 1), atol=1e-6)
 
 
 def test_attention_factor_scales_logits_by_its_square():
@@ -168,14 +110,6 @@ def test_works_on_other_layouts_widths_and_frequencies():
     np.testing.assert_allclose(
         run(part, pj.Tokens.of(length=19), q, k, v, block=(5, 4)), expected, atol=4e-6
     )
-
-
-def test_bfloat16():
-    arrays, tok = [a.astype(jnp.bfloat16) for a in qkv(12)], pj.Tokens.of(length=12)
-    out = run(encoding(), tok, *arrays)
-    assert out.dtype == jnp.bfloat16
-    exact = defined(*(a.astype(jnp.float32) for a in arrays), distances(12))
-    np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.04)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,9 @@ GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'double_sparsity.jso
 BASE = dict(vocab_size=13, train_len=16, layers=3, width=32, heads=4, kv_heads=2, encoding='rope()')
 TEXT = jnp.asarray(np.random.default_rng(0).integers(0, 13, (2, 20)))
 CAUSAL = jnp.tril(jnp.ones((5, 5), bool))[None, None]
+read = jax.jit(lambda model, text, tok=None: model(text, tok))
+chosen = jax.jit(calibrate, static_argnames='groups')
+chosen_logits = jax.jit(sparse_logits, static_argnames=('keep', 'dense_layers'))
 
 
 @functools.cache
@@ -125,45 +128,44 @@ def decoded(model, channels, prompt, tok, **options):
     return np.stack(rows, 1)
 
 
-@pytest.mark.parametrize('encoding', ['rope()', 'rope() | window(size=6)'])
-@pytest.mark.parametrize('keep, dense_layers', [(3, 0), (4, 2), (50, 1)])
+@pytest.mark.parametrize(
+    'mask, keep, dense_layers',
+    [('', 4, 2), ('| window(size=6)', 3, 0), ('| window(size=6)', 50, 1)],
+)
 @pytest.mark.full
-def test_decoding_from_the_first_token_is_the_dense_oracle(encoding, keep, dense_layers):
-    model = model_of(encoding=encoding)
-    channels = calibrate(model, TEXT, groups=4)
+def test_decoding_from_the_first_token_is_the_dense_oracle(mask, keep, dense_layers):
+    model, how = model_of(encoding=f'rope() {mask}'), dict(keep=keep, dense_layers=dense_layers)
+    channels = chosen(model, TEXT, groups=4)
     valid = np.arange(20)[None] >= np.array([[0], [1]])  # one row with padding in front
     tok = pj.Tokens.of(valid=valid)
-    ours = decoded(
-        model, channels, 2, tok, keep=keep, dense_layers=dense_layers
-    )  # a prompt that no choice is made in
-    oracle = sparse_logits(model, channels, TEXT, tok, keep=keep, dense_layers=dense_layers)
+    ours = decoded(model, channels, 2, tok, **how)  # a prompt that no choice is made in
+    oracle = chosen_logits(model, channels, TEXT, tok, **how)
     np.testing.assert_allclose(ours, oracle[:, 2:], atol=5e-5)
-    gap = np.abs(oracle - model(TEXT, tok))[np.asarray(valid)].max()
+    gap = np.abs(oracle - read(model, TEXT, tok))[np.asarray(valid)].max()
     assert gap < 5e-5 if keep == 50 else gap > 1e-3
 
 
 @pytest.mark.full
 def test_tokens_are_placed_by_ids_that_decoding_reads():
     model = model_of(encoding='bipe(separators=(1, 3)) | rope()')
-    channels, expected = calibrate(model, TEXT, groups=4), model(TEXT)
+    channels, expected = chosen(model, TEXT, groups=4), read(model, TEXT)
     ours = decoded(model, channels, 8, pj.Tokens.of(length=20), keep=50, dense_layers=2)
     np.testing.assert_allclose(ours, expected[:, 8:], atol=5e-5)
-    np.testing.assert_allclose(sparse_logits(model, channels, TEXT, keep=50), expected, atol=5e-5)
+    np.testing.assert_allclose(chosen_logits(model, channels, TEXT, keep=50), expected, atol=5e-5)
 
 
 @pytest.mark.full
 def test_dense_layers_alone_are_the_model():
     model = model_of()
-    channels = calibrate(model, TEXT, groups=8)
+    channels = chosen(model, TEXT, groups=8)
     assert channels.shape == (3, 4, 1)
-    np.testing.assert_allclose(
-        sparse_logits(model, channels, TEXT, keep=1, dense_layers=3), model(TEXT), atol=2e-5
-    )
+    dense = chosen_logits(model, channels, TEXT, keep=1, dense_layers=3)
+    np.testing.assert_allclose(dense, read(model, TEXT), atol=2e-5)
 
 
 def test_a_key_is_judged_by_a_sixteenth_of_its_channels():
     model = model_of(layers=1, kv_heads=2, heads=2, width=64)
-    assert calibrate(model, TEXT).shape == (1, 2, 2)
+    assert jax.eval_shape(calibrate, model, TEXT).shape == (1, 2, 2)
 
 
 @pytest.mark.full
@@ -176,26 +178,24 @@ def test_calibrated_channels_find_better_keys_than_random_ones():
     )  # one plane of the half layout
     for weights in (attention.w_q, attention.w_k):
         weights[...] = weights[...] * loud
-    channels = calibrate(model, TEXT, groups=8)
+    channels, exact = chosen(model, TEXT, groups=8), read(model, TEXT)
     assert (np.sort(channels[0], -1) == [3, 11]).all()
     others = jnp.broadcast_to(jnp.array([5, 13]), channels.shape)
-    error = lambda c: float(
-        jnp.abs(sparse_logits(model, c, TEXT, keep=4, dense_layers=0) - model(TEXT)).mean()
-    )
+    logits = lambda c: chosen_logits(model, c, TEXT, keep=4, dense_layers=0)
+    error = lambda c: np.abs(logits(c) - exact).mean()
     assert error(channels) < 0.5 * error(others)
 
 
 @pytest.mark.full
 def test_generating_reads_few_keys():
     model = model_of()
-    channels = calibrate(model, TEXT, groups=4)
-    for keep, dense_layers in ((2, 0), (50, 1)):
-        sparse = Sparse(channels, keep=keep, dense_layers=dense_layers)
-        out = generate(model, TEXT[:, :2], max_new_tokens=10, temperature=0.0, decoding=sparse)
-        oracle = sparse_logits(model, channels, out[:, :-1], keep=keep, dense_layers=dense_layers)
-        np.testing.assert_array_equal(out[:, 2:], oracle[:, 1:].argmax(-1))
-        alone = generate(model, TEXT[:1, :2], max_new_tokens=10, temperature=0.0, decoding=sparse)
-        np.testing.assert_array_equal(alone, out[:1])
+    channels = chosen(model, TEXT, groups=4)
+    sparse = Sparse(channels, keep=2, dense_layers=1)
+    out = generate(model, TEXT[:, :2], max_new_tokens=10, temperature=0.0, decoding=sparse)
+    oracle = chosen_logits(model, channels, out[:, :-1], keep=2, dense_layers=1)
+    np.testing.assert_array_equal(out[:, 2:], oracle[:, 1:].argmax(-1))
+    alone = generate(model, TEXT[:1, :2], max_new_tokens=10, temperature=0.0, decoding=sparse)
+    np.testing.assert_array_equal(alone, out[:1])
 
 
 def test_what_cannot_be_is_refused():

@@ -165,7 +165,7 @@ def test_a_prompt_that_skips_the_upper_half_has_the_logits_of_the_full_pass():
     repeated = model_of(pattern=pattern_of(4))
     for one in (model(), repeated):
         logits, cache = prefilled(one, init_cache(one, PADDED), IDS[:, :9])
-        expected = logits_of(one, IDS[:, :9], PADDED.slice(0, 9))[:, -1:]
+        expected = logits_of(one, IDS, PADDED)[:, 8:9]
         np.testing.assert_allclose(logits, expected, atol=2e-5)
         assert np.abs(expected).max() > 0.1
         _, whole = jax.jit(prefill)(one, init_cache(one, PADDED), IDS[:, :9])
@@ -181,8 +181,8 @@ def test_the_upper_half_costs_a_prompt_one_token():
     def operations(last):
         run = lambda model, cache, ids: prefill(model, cache, ids, last=last)[0][:, -1]
         empty = init_cache(model(), pj.Tokens.of(length=64))
-        compiled = jax.jit(run).lower(model(), empty, jnp.zeros((1, 64), jnp.int32)).compile()
-        return compiled.cost_analysis()['flops']
+        lowered = jax.jit(run).lower(model(), empty, jnp.zeros((1, 64), jnp.int32))
+        return lowered.cost_analysis()['flops']
 
     skipped, full = operations(1), operations(None)
     assert skipped < 0.65 * full, skipped / full
@@ -204,30 +204,30 @@ def test_one_cache_has_full_length_and_decoding_with_it_equals_the_full_pass():
     for number in range(9, 20):
         logits, cache = step(model(), cache, IDS[:, number])
         np.testing.assert_allclose(logits, expected[:, number], atol=2e-5)
-    longer = prefilled(model(), init_cache(model(), pj.Tokens.of(length=200)), IDS[:, :9])[1]
-    grown = bounded_windows(model(), longer).nbytes - cache.nbytes
+    sizes, empty = [], init_cache(model(), pj.Tokens.of(length=200))
+    longer = lambda: bounded_windows(model(), prefilled(model(), empty, IDS[:, :9])[1])
+    jax.eval_shape(lambda: sizes.append(longer().nbytes))
+    grown = sizes[0] - cache.nbytes
     assert grown == 180 * 2 * 2 * 2 * 4 * 4  # slots, k and v, rows, kv_heads, head_dim, bytes
 
 
 @pytest.mark.full
-def test_generation_keeps_windows_only_and_gives_the_same_tokens():
-    options = dict(max_new_tokens=8, temperature=0.0, valid=PADDED.valid[:, :9])
-    whole = generate(model(), IDS[:, :9], **options)
-    bounded = generate(model(), IDS[:, :9], **options, decoding=BoundedWindows())
-    np.testing.assert_array_equal(bounded, whole)
+def test_generation_keeps_windows_only_and_gives_the_tokens_of_the_full_pass():
+    options = dict(max_new_tokens=11, temperature=0.0, valid=PADDED.valid[:, :9])
+    out = generate(model(), IDS[:, :9], **options, decoding=BoundedWindows())
+    chosen = logits_of(model(), out, PADDED).argmax(-1)
+    np.testing.assert_array_equal(out[:, 9:], chosen[:, 8:-1])
 
 
-@functools.cache
 def gradient_of(remat):
-    graphdef, params, rest = nnx.split(model_of(6, remat=remat), nnx.Param, ...)
+    graphdef, params, rest = nnx.split(model_of(4, remat=remat), nnx.Param, ...)
     loss = lambda params: jnp.square(nnx.merge(graphdef, params, rest)(IDS)).mean()
     return jax.jit(jax.grad(loss))(params)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('remat', ['none', 'full', 'dots'])
-def test_every_parameter_learns_and_recomputation_changes_nothing(remat):
-    gradient, plain = gradient_of(remat), gradient_of('none')
+def test_every_parameter_learns_and_recomputation_changes_nothing():
+    gradient, plain = gradient_of('full'), gradient_of('none')
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
     jax.tree.map(
