@@ -37,7 +37,7 @@ def searched(run: str, folder: str, length: int, short: bool = False) -> Measure
         found = {
             row['seed']: row['nll']
             for row in results.rows
-            if (row['folder'], row['length']) == (folder, length)
+            if (row['folder'], row.get('length')) == (folder, length)
             and row['name'].startswith(f'{run} | longrope')
             and ('short=' in row['name']) == short
         }

@@ -62,6 +62,10 @@ def test_every_claim_reads_what_the_sweep_writes(tmp_path):
     written('gali', extended(sweep.EIGHT), 256, 2048)
     written('far', [*extended((*sweep.FAR, 'lm_infinite()')), 'pi_16'], 256, 4096)
     written('very_far', extended(sweep.VERY_FAR), 256, 8192)
+    # Those of the sweep `progressive`.
+    steps = ('tuned', 'tuned | longrope(x)', 'tuned | longrope(x, short=y)')
+    losses |= dict(zip(steps, (1.05, 1.12, 1.07)))
+    written('comparison', ['base', *steps], 256, 1024, 4096)
     last = {'pi': 1.2, 'ntk_aware': 1.0, 'yarn': 1.1}
     curve = [
         ('loss', name, float(step), seed, nats + (100 - step) / 1000)
@@ -74,6 +78,8 @@ def test_every_claim_reads_what_the_sweep_writes(tmp_path):
     assert all(values.keys() == {0, 1, 2} for values in found.values())
     first = {name: values[0] for name, values in found.items()}
     assert first['R10'] == pytest.approx(0.1 - 0.5 - 1e-5 * (2048 - 256))
+    assert first['R11'] == pytest.approx(0.1 - 0.12 - 1e-5 * (4096 - 256))
+    assert first['R12'] == pytest.approx(0.05 - 0.02)  # less than what `short` saves, 0.05
     assert first['R24'] == pytest.approx(0.1 - 0.02 - 1e-5 * (8192 - 256))
     assert first['R25'] == pytest.approx(0.05 + 0.08)
     # YaRN is at 1.2 from step 5 on, and the NTK-aware rule at 1.1, the last loss of YaRN.
