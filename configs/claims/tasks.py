@@ -142,6 +142,9 @@ MEASUREMENTS = {
         'of exact match',
         margin=0.05,
         minutes=75,
+        remark='Sorting alone shows it: without positions .69 to .96 of the lists are right, with '
+        'the others at most .07. Of copies ALiBi writes .02 to .19 and the others at most .02; no '
+        'model reverses any list; sums modulo ten and parities are at chance.',
     ),
     'A12': Measurement(
         'Copying, reversing, sorting, adding and parity of 8 items: how much farther the attention '
