@@ -48,9 +48,14 @@ def searched(run: str, folder: str, length: int, short: bool = False) -> Measure
     return measure
 
 
+def within(allowed: float, own: Measure, reference: Measure) -> Measure:
+    """The nats that are allowed minus those that a model needs more than the reference."""
+    return by_seed(lambda own, reference: allowed - (own - reference), own, reference)
+
+
 def reaches(own: Measure, folder: str) -> Measure:
     """`REACH` minus what a model needs more than the base within its trained length."""
-    return by_seed(lambda far, near: REACH - (far - near), own, nats('base', folder, LENGTH))
+    return within(REACH, own, nats('base', folder, LENGTH))
 
 
 def ahead(folder: str, length: int, own: tuple[str, ...], others: tuple[str, ...]) -> Measure:
@@ -101,7 +106,7 @@ def progressive(test: str, measure: Measure, margin: float) -> Measurement:
     return Measurement(test, 'progressive', (), measure, 'nats a byte', margin, minutes=75)
 
 
-FOUND = functools.partial(searched, 'tuned', 'comparison')
+searched_twice = functools.partial(searched, 'tuned', 'comparison')
 YARN, NTK = 'yarn(factor=4.0)', 'dynamic_ntk(factor=4.0)'
 EARLIER = untuned('pi(factor=4.0)', 'ntk_aware(factor=4.0)', 'ntk_aware(factor=16.0)', NTK)
 GALI = untuned('gali(chunk=64)', 'gali(chunk=64, noise=1.0)')
@@ -119,7 +124,7 @@ MEASUREMENTS = {
     'R6': measurement(
         'A model of 256 bytes of code, tuned for 100 steps of 2 x 1024 bytes: 0.05 nats minus what '
         'PI needs more in windows of 256 bytes than RoPE that is tuned in the same way.',
-        by_seed(lambda more: 0.05 + more, below('pi', 'rope', folder='tuned', length=LENGTH)),
+        within(0.05, nats('pi', 'tuned', LENGTH), nats('rope', 'tuned', LENGTH)),
         margin=0.005,
     ),
     'R7': measurement(
@@ -134,11 +139,7 @@ MEASUREMENTS = {
     'R8': measurement(
         'A model of 256 bytes of code, tuned at 1024 bytes with YaRN of factor 16: 0.05 nats minus '
         'what it needs more in windows of 2048 bytes than of 1024, on the same bytes.',
-        by_seed(
-            lambda far, near: 0.05 - (far - near),
-            nats('yarn_16', 'tuned', 2048),
-            nats('yarn_16', 'tuned', 1024),
-        ),
+        within(0.05, nats('yarn_16', 'tuned', 2048), nats('yarn_16', 'tuned', 1024)),
         margin=0.005,
     ),
     'R9': measurement(
@@ -162,19 +163,15 @@ MEASUREMENTS = {
         'A model of 256 bytes of code, tuned at 1024 bytes with searched factors and then given '
         'factors for 4096: 0.1 nats minus what it needs more in windows of 4096 bytes than the '
         'model before in windows of 256, on the same bytes.',
-        reaches(FOUND(4096), 'comparison'),
+        reaches(searched_twice(4096), 'comparison'),
         margin=0.02,
     ),
     'R12': progressive(
         'The models of R11 in windows of 256 bytes: nats that the readjusted factors save, or 0.05 '
         'nats minus what they leave above the model before the second search; the less of both.',
         least(
-            minus(FOUND(LENGTH), FOUND(LENGTH, short=True)),
-            by_seed(
-                lambda left, before: 0.05 - (left - before),
-                FOUND(LENGTH, short=True),
-                nats('tuned', 'comparison', LENGTH),
-            ),
+            minus(searched_twice(LENGTH), searched_twice(LENGTH, short=True)),
+            within(0.05, searched_twice(LENGTH, short=True), nats('tuned', 'comparison', LENGTH)),
         ),
         margin=0.01,
     ),

@@ -26,8 +26,7 @@ class Stragglers:
 
     def __init__(self):
         self._waited, self._begun = 0.0, time.perf_counter()
-        self._alone = jax.process_count() == 1
-        self._compute = None if self._alone else _computation()
+        self._compute = _computation() if jax.process_count() > 1 else None
         self._suspect: int | None = None
 
     @contextlib.contextmanager
@@ -38,42 +37,43 @@ class Stragglers:
         self._waited += time.perf_counter() - begun
 
     def named(self) -> str:
-        """What is to be said of the time since the last call; '' where no process is slow. All
-        processes call it after the same step, when their devices have nothing to do; one process
-        alone compares nothing.
+        """Names the processes that were slow since the last call; '' if none was. All processes
+        call it after the same step, when their devices have nothing to do. One process alone
+        compares nothing.
 
-        The process with the slowest device is named from the second call in a row on at which it is
-        the slowest, because other programs can disturb one measurement.
+        A process with a slow device is named if it was the slowest in the call before too, because
+        other programs can disturb one measurement.
         """
-        if self._alone:
+        if self._compute is None:
             return ''
         from jax.experimental import multihost_utils
 
         whole = time.perf_counter() - self._begun
-        own = np.float32([self._waited, _least_time(self._compute)])
+        own = np.array([self._waited, _least_time(self._compute)], np.float32)
         waits, times = np.reshape(multihost_utils.process_allgather(own), (-1, 2)).T.tolist()
         self._waited, self._begun = 0.0, time.perf_counter()
-        number, ratio = longest(times)
-        again, self._suspect = self._suspect, number if ratio >= _RATIO else None
-        slow = self._suspect is not None and self._suspect == again
-        computes = f'process {number} computes {ratio:.1f}x as long' if slow else ''
-        return '; '.join(filter(None, (waiting_longest(waits, whole), computes)))
+        said = [waiting_longest(waits, whole)]
+        number, most, others = longest(times)
+        before, self._suspect = self._suspect, number if most >= _RATIO * others else None
+        if self._suspect is not None and self._suspect == before:
+            said.append(f'process {number} computes {most / others:.1f}x as long')
+        return '; '.join(filter(None, said))
 
 
-def longest(times: Sequence[float]) -> tuple[int, float]:
-    """The process that takes longest, and how many times the median of the others.
+def longest(times: Sequence[float]) -> tuple[int, float, float]:
+    """The number of the process that takes longest, its time, and the median of the others.
 
     Args:
       times: seconds, by number of the process; two or more.
 
     Example:
       >>> longest([1.0, 1.1, 0.9, 2.0])
-      (3, 2.0)
+      (3, 2.0, 1.0)
     """
     most = max(times)
     number = list(times).index(most)
     others = statistics.median([*times[:number], *times[number + 1 :]])
-    return number, most / others if others else float('inf') if most else 1.0
+    return number, most, others
 
 
 def waiting_longest(waits: Sequence[float], whole: float) -> str:
@@ -87,10 +87,10 @@ def waiting_longest(waits: Sequence[float], whole: float) -> str:
       >>> waiting_longest([1.0, 1.1, 0.9, 2.1], 5.0)
       'process 3 waits 2.1x as long for its data'
     """
-    number, ratio = longest(waits)
-    if ratio < _RATIO or max(waits) * (1 - 1 / ratio) < _PART * whole:
+    number, most, others = longest(waits)
+    if most < _RATIO * others or most - others < _PART * whole:
         return ''
-    times = f'{ratio:.1f}x' if ratio < 100 else 'over 100x'
+    times = f'{most / others:.1f}x' if most < 100 * others else 'over 100x'
     return f'process {number} waits {times} as long for its data'
 
 
