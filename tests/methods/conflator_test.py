@@ -259,9 +259,10 @@ def test_token_by_token_through_the_cache():
     np.testing.assert_allclose(np.concatenate(outs, 1)[valid], expected[valid], atol=1e-5)
 
 
+@pytest.mark.parametrize('spec', ['conflator()', 'conflator(unigram_only=True)'])
 @pytest.mark.full
-def test_packing_and_padding_change_nothing_in_a_model():
-    model, text = model_of(), jax.random.randint(jax.random.key(1), (2, 6), 0, 11)
+def test_packing_and_padding_change_nothing_in_a_model(spec):
+    model, text = model_of(spec), jax.random.randint(jax.random.key(1), (2, 6), 0, 11)
     lang, document = jnp.asarray(LANG[:12]), jnp.arange(12) // 6
     alone = read(model, text, pj.Tokens.of(positions=switching_ids(lang.reshape(2, 6))))
     tok = pj.Tokens.of(positions=switching_ids(lang, document)[None], segment=document[None])

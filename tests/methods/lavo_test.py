@@ -105,8 +105,14 @@ def test_the_basis():
 
 
 @pytest.mark.full
-def test_gradients_where_the_basis_and_the_bias_of_the_memory_are_trained():
-    recurrent.check_gradients(make('lavo(slots=4, window=3, learned=True, memory_bias=True)'), 14)
+def test_steps_padding_packing_and_gradients_where_the_basis_is_trained():
+    """The contract of mixers has the fixed basis."""
+    mixer = make('lavo(slots=4, window=3, learned=True, memory_bias=True)')
+    recurrent.check_cuts(mixer, 14, [1] * 14, [3, 1, 6, 3, 1])
+    recurrent.check_padding_and_packing(mixer, 13)
+    recurrent.check_causality(mixer, 14)
+    recurrent.check_gradients(mixer, 14)
+    recurrent.check_bfloat16(mixer, 14)
 
 
 def test_the_state_does_not_grow():

@@ -140,6 +140,7 @@ def test_padding_packing_causality_and_gradients_beyond_one_piece():
     recurrent.check_padding_and_packing(mixer, 100)
     recurrent.check_causality(mixer, 100)
     recurrent.check_gradients(mixer, 70)
+    recurrent.check_bfloat16(mixer, 9)
 
 
 def test_the_weights_of_old_tokens_fall_as_one_over_t():

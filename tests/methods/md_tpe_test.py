@@ -90,8 +90,15 @@ def test_only_the_lines_through_a_token_reach_it():
 
 
 @pytest.mark.full
-def test_steps_longer_than_a_piece_along_three_axes():
-    recurrent.check_cuts(make('md_tpe(shape=(3, 2), terms=2)'), 70, [40, 1, 29])
+def test_steps_padding_packing_and_gradients_along_three_axes():
+    """The contract of mixers has two axes."""
+    mixer = make('md_tpe(shape=(3, 2), terms=2)')
+    recurrent.check_cuts(mixer, 70, [40, 1, 29])  # also longer than a piece
+    recurrent.check_cuts(mixer, 14, [1] * 14, [3, 1, 6, 3, 1])
+    recurrent.check_padding_and_packing(mixer, 13)
+    recurrent.check_causality(mixer, 14)
+    recurrent.check_gradients(mixer, 14)
+    recurrent.check_bfloat16(mixer, 14)
 
 
 @pytest.mark.full

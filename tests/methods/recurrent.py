@@ -36,6 +36,7 @@ def draw(seed, *shape):
 
 whole = jax.jit(lambda mixer, x, tok: mixer.whole(x, tok))
 step = jax.jit(lambda mixer, x, tok, state, cursor: mixer.step(x, tok, state, cursor))
+fill = jax.jit(lambda mixer, x, tok: mixer.fill(x, tok, tok.length))
 
 
 def check_cuts(mixer, length, *cuts, tok=None):
@@ -113,6 +114,17 @@ def check_gradients(mixer, length, unused=()):
     for path, leaf in jax.tree_util.tree_leaves_with_path(d_trained):
         named = any(name in jax.tree_util.keystr(path) for name in unused)
         assert np.isfinite(leaf).all() and bool(np.any(leaf)) != named, path
+
+
+def check_bfloat16(mixer, length):
+    """In bfloat16 the result has that type and the state is float32."""
+    x, tok = draw(7, 2, length, MODEL), pj.Tokens.of(length=length)
+    expected = whole(mixer, x, tok)
+    y, state = fill(mixer, jnp.asarray(x, jnp.bfloat16), tok)
+    assert y.dtype == jnp.bfloat16
+    assert {a.dtype for a in jax.tree.leaves(state.inner)} == {np.dtype('float32')}
+    error = np.abs(np.asarray(y, np.float32) - expected)
+    assert error.max() < 0.06 * np.abs(expected).max()
 
 
 @functools.partial(jax.jit, static_argnums=(0,))

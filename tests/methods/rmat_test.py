@@ -141,8 +141,14 @@ def test_no_gradient_reaches_earlier_segments_unless_it_is_asked_for():
 
 
 @pytest.mark.full
-def test_gradients_also_of_the_shares_and_through_the_memory():
-    recurrent.check_gradients(make(SPECS[1]), 14)
+def test_steps_padding_packing_and_gradients_with_shares_and_through_the_memory():
+    """The contract of mixers has the form without these options."""
+    mixer = make(SPECS[1])
+    recurrent.check_cuts(mixer, 14, [1] * 14, [3, 1, 6, 3, 1])
+    recurrent.check_padding_and_packing(mixer, 13)
+    recurrent.check_causality(mixer, 14)
+    recurrent.check_gradients(mixer, 14)
+    recurrent.check_bfloat16(mixer, 14)
 
 
 def test_the_state_does_not_grow():
