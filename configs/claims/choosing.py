@@ -119,13 +119,15 @@ NEEDS: Mapping[str, Need] = {
         '[length_generalisation.md](results/length_generalisation.md)).',
     ),
     'Lists of symbols are copied, sorted or counted that are longer than in training': Need(
-        'Randomized positions (`randomized_pe`) or none (`nope`) for sorting; for other formal '
-        'languages random ones gain a little. Attention by location (`monotonic_location`, '
-        'variants `onestep` and `monoattn`) for symbols that are copied a varying number of times.',
+        'Randomized positions (`randomized_pe`) or no positions (`nope`) for sorting. For other '
+        'formal languages randomized positions gain a little. Attention by location '
+        '(`monotonic_location`, variants `onestep` and `monoattn`) for symbols that are copied a '
+        'varying number of times.',
         {'A9': 'holds', 'A10': 'holds', 'A31': 'holds', 'A30': 'contrary'},
         ('A29',),
         'The gain of .19 of the symbols in A9 is a mean of six tasks. Sorting alone gains .81, '
-        'which is .135 of the mean, and the others gain .01 to .16. A10 too rests on sorting. '
+        'which is .135 of the mean, and the others gain .01 to .16. In A10 '
+        'models without positions lead by sorting alone. '
         'Interpolation with relative attention (A30) copies and looks up in some seeds and fails '
         'in others.',
     ),
