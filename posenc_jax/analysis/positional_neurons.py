@@ -170,7 +170,7 @@ def neurons_report(found: Mapping[str, Neurons]) -> Report:
             left.bar(layers - 0.2, one.positional.sum(-1), 0.4, label='positional')
             left.bar(layers + 0.2, one.dead.sum(-1), 0.4, label='dead')
             left.set(xlabel='layer', ylabel='neurons')
-            left.set_ylim(bottom=0)  # also where no neuron is drawn
+            left.set_ylim(0, max(1.0, left.get_ylim()[1]))  # whole numbers, also without neurons
             left.set_title(f'{name}: of {one.frequency.shape[1]} in a layer', fontsize=8)
             for axis in (left.xaxis, left.yaxis):
                 axis.get_major_locator().set_params(integer=True)
