@@ -1,7 +1,6 @@
 """Measurements of extensions of one trained model of text, as it is and tuned."""
 
 import functools
-import math
 
 from configs.claims.claim import (
     Measure,
@@ -20,7 +19,6 @@ from configs.claims.claim import (
 
 LENGTH = 256
 REACH = 0.1  # nats a byte: a tenth more perplexity still counts as reaching a length
-STEPS = 100
 
 
 def nats(name: str, folder: str, length: int) -> Measure:
@@ -64,29 +62,6 @@ def ahead(folder: str, length: int, own: tuple[str, ...], others: tuple[str, ...
     return minus(best(others), best(own))
 
 
-def first_step(name: str, goal: float, seed: int, results: Results) -> float:
-    """The first step of a tuning at which the loss is at most the goal."""
-    return min(
-        row['x']
-        for row in results.rows
-        if (row['folder'], row['name'], row['seed']) == ('tuning', name, seed)
-        and row['value'] <= goal
-    )
-
-
-def sooner(own: str, other: str) -> Measure:
-    """How many times fewer steps one tuning takes to the worse of the two last losses, log 10."""
-
-    def measure(results: Results) -> dict[int, float]:
-        last = [results.values(name, folder='tuning', x=float(STEPS)) for name in (own, other)]
-        steps = lambda name, seed: first_step(
-            name, max(losses[seed] for losses in last), seed, results
-        )
-        return {seed: math.log10(steps(other, seed) / steps(own, seed)) for seed in sorted(last[0])}
-
-    return measure
-
-
 def measurement(
     test: str, measure: Measure, margin: float, remark: str = '', unit: str = 'nats a byte'
 ) -> Measurement:
@@ -108,49 +83,16 @@ def progressive(test: str, measure: Measure, margin: float) -> Measurement:
 
 searched_twice = functools.partial(searched, 'tuned', 'comparison')
 YARN, NTK = 'yarn(factor=4.0)', 'dynamic_ntk(factor=4.0)'
-EARLIER = untuned('pi(factor=4.0)', 'ntk_aware(factor=4.0)', 'ntk_aware(factor=16.0)', NTK)
 GALI = untuned('gali(chunk=64)', 'gali(chunk=64, noise=1.0)')
 # Other methods without training, for 4 and for 8 times the length.
 NEAR = untuned(YARN, NTK, 'dca()', 'self_extend(group=8)')
 FAR = untuned('yarn(factor=8.0)', 'dynamic_ntk(factor=8.0)', 'dca()', 'self_extend(group=16)')
 MEASUREMENTS = {
-    'R4': measurement(
-        'A model of 256 bytes of code, tuned with PI of factor 16 for 100 steps of 4096 bytes: 0.1 '
-        'nats minus what it needs more in windows of 4096 bytes than the model before in windows '
-        'of 256, on the same bytes.',
-        reaches(nats('pi_16', 'far', 4096), 'far'),
-        margin=0.02,
-    ),
-    'R6': measurement(
-        'A model of 256 bytes of code, tuned for 100 steps of 2 x 1024 bytes: 0.05 nats minus what '
-        'PI needs more in windows of 256 bytes than RoPE that is tuned in the same way.',
-        within(0.05, nats('pi', 'tuned', LENGTH), nats('rope', 'tuned', LENGTH)),
-        margin=0.005,
-    ),
-    'R7': measurement(
-        'A model of 256 bytes of code, tuned at 1024 bytes with equal batches: how many times '
-        'fewer steps, and so bytes, YaRN takes than PI and the NTK-aware rule to the worse of the '
-        'losses of both after 100 steps, log 10; the less of the two. Losses are those of '
-        'validation, every 5 steps.',
-        least(sooner('yarn', 'pi'), sooner('yarn', 'ntk_aware')),
-        margin=1.0,  # ten times, as the paper says of bytes; of steps it says 2.5 times
-        unit='orders of magnitude',
-    ),
     'R8': measurement(
         'A model of 256 bytes of code, tuned at 1024 bytes with YaRN of factor 16: 0.05 nats minus '
         'what it needs more in windows of 2048 bytes than of 1024, on the same bytes.',
         within(0.05, nats('yarn_16', 'tuned', 2048), nats('yarn_16', 'tuned', 1024)),
         margin=0.005,
-    ),
-    'R9': measurement(
-        'A model of 256 bytes of code in windows of 1024 bytes: nats that YaRN needs less than PI '
-        'and the NTK-aware rules, the best of them, all with factors for this length; the less of '
-        'the leads before and after 100 steps of tuning.',
-        least(
-            ahead('as_it_is', 1024, untuned(YARN), EARLIER),
-            lead_in_nats('yarn', 'pi', 'ntk_aware', folder='tuned', length=1024),
-        ),
-        margin=0.02,
     ),
     'R10': measurement(
         'Factors that are searched for 2048 bytes, in a model of 256 bytes of code without tuning: '
@@ -174,13 +116,6 @@ MEASUREMENTS = {
             within(0.05, searched_twice(LENGTH, short=True), nats('tuned', 'comparison', LENGTH)),
         ),
         margin=0.01,
-    ),
-    'R13': measurement(
-        'A model of 256 bytes of code in windows of 1024 bytes: nats that PI needs less than the '
-        'best of the truncated basis, a larger base and the NTK-aware rule, all tuned for 100 '
-        'steps.',
-        lead_in_nats('pi', 'truncated', 'abf', 'ntk_aware', folder='tuned', length=1024),
-        margin=0.02,
     ),
     'R14': measurement(
         'A model of 256 bytes of code, tuned at 1024 bytes: how many nats less the loss of the '

@@ -1,0 +1,116 @@
+"""Measurements of the rules for rotary frequencies at 4, 8 and 16 times the trained length."""
+
+import math
+
+from configs.claims.claim import Measure, Measurement, Results, lead_in_nats, least, minus
+from configs.claims.rotary_extended import REACH, nats, within
+from configs.sweeps.rotary_factors import FACTORS, LENGTH, LONG, RULES
+
+STEPS = 200.0
+AT = {factor: f'factor_{factor}' for factor in FACTORS}
+
+
+def best(factor: int, *rules: str) -> Measure:
+    """The least loss without tuning, in windows of the factor times the trained length. Every rule
+    has this factor and four times the factor.
+    """
+    return least(
+        *(
+            nats(f'base | {RULES[rule].format(own)}', AT[factor], LENGTH * factor)
+            for rule in rules
+            for own in (factor, 4 * factor)
+        )
+    )
+
+
+def sooner(own: str, other: str, factor: int) -> Measure:
+    """How many times fewer steps one tuning takes to the worse of the two last losses, log 10."""
+    panel = f'factor {factor}'
+
+    def first(results: Results, name: str, seed: int, goal: float) -> float:
+        return min(
+            row['x']
+            for row in results.rows
+            if (row.get('panel'), row['name'], row['seed']) == (panel, name, seed)
+            and row['value'] <= goal
+        )
+
+    def measure(results: Results) -> dict[int, float]:
+        names = [f'{name}_{factor}' for name in (own, other)]
+        last = [results.values(name, panel=panel, x=STEPS) for name in names]
+        goals = {seed: max(losses[seed] for losses in last) for seed in sorted(last[0])}
+        return {
+            seed: math.log10(
+                first(results, names[1], seed, goal) / first(results, names[0], seed, goal)
+            )
+            for seed, goal in goals.items()
+        }
+
+    return measure
+
+
+def measurement(
+    test: str, measure: Measure, margin: float, remark: str = '', unit: str = 'nats a byte'
+) -> Measurement:
+    """A measurement by the sweep of factors."""
+    return Measurement(
+        test, 'rotary_factors', (), measure, unit, margin, minutes=110, remark=remark
+    )
+
+
+MEASUREMENTS = {
+    'R4': measurement(
+        'A model of 256 bytes of code, tuned with PI of factor 16 for 1000 steps of 4096 bytes: '
+        '0.1 nats minus what it needs more in windows of 4096 bytes than the model before in '
+        'windows of 256, on the same bytes.',
+        within(
+            REACH,
+            nats(f'{LONG}_16', AT[16], 16 * LENGTH),
+            nats('base', AT[16], LENGTH),
+        ),
+        margin=0.02,
+    ),
+    'R6': measurement(
+        'A model of 256 bytes of code, tuned for 200 steps of 4 x 1024 bytes: 0.05 nats minus what '
+        'PI needs more in windows of 256 bytes than RoPE that is tuned in the same way.',
+        within(0.05, nats('pi_4', AT[4], LENGTH), nats('rope_4', AT[4], LENGTH)),
+        margin=0.005,
+    ),
+    'R7': measurement(
+        'A model of 256 bytes of code, tuned with factors of 4, 8 and 16 in windows of these '
+        'times 256 bytes: how many times fewer steps, each of 4096 bytes, YaRN takes than PI and '
+        'the NTK-aware rule to the worse of the losses of both after 200 steps, log 10; the least '
+        'of all. Losses are those of validation, every 10 steps.',
+        least(
+            *(sooner('yarn', other, factor) for other in ('pi', 'ntk_aware') for factor in FACTORS)
+        ),
+        margin=1.0,  # ten times, as the paper says of bytes; of steps it says 2.5 times
+        unit='orders of magnitude',
+    ),
+    'R9': measurement(
+        'A model of 256 bytes of code in windows of 4, 8 and 16 times this length: nats that YaRN '
+        'needs less than the better of PI and the NTK-aware rule, the least of the three; after '
+        '200 steps of tuning, and without tuning with the better of the factor and four times the '
+        'factor for each rule; the less of the two.',
+        least(
+            *(
+                lead_in_nats(
+                    f'yarn_{factor}', f'pi_{factor}', f'ntk_aware_{factor}',
+                    folder=AT[factor], length=LENGTH * factor,
+                )
+                for factor in FACTORS
+            ),
+            *(minus(best(f, 'pi', 'ntk_aware'), best(f, 'yarn')) for f in FACTORS),
+        ),
+        margin=0.02,
+    ),
+    'R13': measurement(
+        'A model of 256 bytes of code in windows of 1024 bytes: nats that PI needs less than the '
+        'best of the truncated basis, a larger base and the NTK-aware rule, all tuned for 200 '
+        'steps of 4 x 1024 bytes.',
+        lead_in_nats(
+            'pi_4', 'truncated_4', 'abf_4', 'ntk_aware_4', folder=AT[4], length=4 * LENGTH
+        ),
+        margin=0.02,
+    ),
+}  # fmt: skip
