@@ -2,10 +2,12 @@
 
 import statistics
 
-from configs.claims.claim import Measurement, above, by_seed, number
+from configs.claims.claim import Measurement, above, best, by_seed, number
+from configs.sweeps.public_needles import GROUPS, RELEASED, STRING
 from configs.sweeps.public_rotary import DEPTHS
 
 USED = {'panel': 'nearby attention'}
+FOUND = {'panel': f'{GROUPS["within"][0]} tokens, right', 'x': 0.0}
 MEASUREMENTS = {
     'R2': Measurement(
         'SmolLM2-135M, three samples of texts: the share of the slowest quarter of the frequencies '
@@ -38,6 +40,18 @@ MEASUREMENTS = {
         'of values',
         margin=0.02,
         minutes=9,
+        repeats='samples',
+    ),
+    'R23': Measurement(
+        'SmolLM2-135M, three samples of four texts of 7,168 tokens with eight numbers of seven '
+        'digits, all of them asked: the share of right numbers with STRING, with its default or '
+        'the released attention factor, minus that of the model as it is.',
+        'public_needles',
+        ('--groups', 'within'),
+        best(*(above(name, 'none', **FOUND) for name in (STRING, RELEASED))),
+        'of numbers',
+        margin=0.1,
+        minutes=30,
         repeats='samples',
     ),
     'R31': Measurement(
