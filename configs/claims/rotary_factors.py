@@ -3,8 +3,8 @@
 import math
 
 from configs.claims.claim import Measure, Measurement, Results, lead_in_nats, least, minus
-from configs.claims.rotary_extended import REACH, nats, within
-from configs.sweeps.rotary_factors import FACTORS, LENGTH, LONG, RULES
+from configs.claims.rotary_extended import nats, within
+from configs.sweeps.rotary_factors import FACTORS, LENGTH, RULES
 
 STEPS = 200.0
 AT = {factor: f'factor_{factor}' for factor in FACTORS}
@@ -59,17 +59,6 @@ def measurement(
 
 
 MEASUREMENTS = {
-    'R4': measurement(
-        'A model of 256 bytes of code, tuned with PI of factor 16 for 1000 steps of 4096 bytes: '
-        '0.1 nats minus what it needs more in windows of 4096 bytes than the model before in '
-        'windows of 256, on the same bytes.',
-        within(
-            REACH,
-            nats(f'{LONG}_16', AT[16], 16 * LENGTH),
-            nats('base', AT[16], LENGTH),
-        ),
-        margin=0.02,
-    ),
     'R6': measurement(
         'A model of 256 bytes of code, tuned for 200 steps of 4 x 1024 bytes: 0.05 nats minus what '
         'PI needs more in windows of 256 bytes than RoPE that is tuned in the same way.',

@@ -69,7 +69,7 @@ def answers(model: Transformer, task: RulerLite, seed: int, count: int, length: 
         asked = np.flatnonzero(mask)
         text = np.append(tokens[: asked[-1] + 1], targets[asked[-1]])
         nats, right = map(np.asarray, _nats(*nnx.split(model), jnp.asarray(text)[None], len(asked)))
-        digits = np.array([task.decode([token]).isdigit() for token in targets[asked]])
+        digits = np.array([task.decode(targets[n : n + 1]).isdigit() for n in asked])
         written = task.decode(text)
         for place in np.split(np.arange(len(asked)), np.flatnonzero(~digits)):
             if own := [n for n in place if digits[n]]:

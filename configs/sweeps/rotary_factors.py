@@ -1,17 +1,16 @@
 """Rules for rotary frequencies at 4, 8 and 16 times the trained length, as they are and tuned.
 
 Command:   python -m configs.sweeps.rotary_factors [--seeds 0 1 2] [--workdir runs/rotary_factors]
-Time:      about 70 minutes on one idle core for each seed, 10 of them for the base run
-Number:    docs/claims.md, claims R4, R6, R7, R9 and R13
+Time:      about 65 minutes on one idle core for each seed, 10 of them for the base run
+Number:    docs/claims.md, claims R6, R7, R9 and R13
 Measured:  the base of `configs.sweeps.text_extension`, trained in windows of 256 bytes of Python
            source. For each factor, PI, the NTK-aware rule, YaRN and LongRoPE are tuned for 200
            steps of 4096 bytes, in windows of the factor times 256; with factor 4 plain RoPE, a
            larger base (ABF) and the truncated basis besides. LongRoPE has factors that are searched
-           for these windows. PI with factor 16 is also tuned for 1000 steps. Without tuning, every
-           rule has the factor and four times the factor. All models of a folder are scored on the
-           same bytes, which lie all over the test text, in windows of 256 bytes and of the factor
-           times 256: WORKDIR/factor_4, WORKDIR/factor_8 and WORKDIR/factor_16. WORKDIR/tuning has
-           the validation loss by the number of steps.
+           for these windows. Without tuning, every rule has the factor and four times the factor.
+           All models of a folder are scored on the same bytes, which lie all over the test text, in
+           windows of 256 bytes and of the factor times 256: WORKDIR/factor_4, WORKDIR/factor_8 and
+           WORKDIR/factor_16. WORKDIR/tuning has the validation loss by the number of steps.
 Results:   the folders have results.json and results.csv. Runs and searches that are complete are
            not done again, so the sweep may be interrupted and started again.
 """
@@ -32,7 +31,6 @@ RULES = {
     'yarn': 'yarn(factor={}.0)',
 }
 FEW = {'rope': '', 'abf': 'abf()', 'truncated': 'giraffe(truncated=True)'}  # with factor 4 alone
-LONG, LONG_STEPS = 'pi_long', 1000  # with the largest factor alone
 DOCUMENTS = {4: 5, 8: 4, 16: 3}  # of the text on which factors are searched
 
 
@@ -45,14 +43,12 @@ def untuned(factor: int) -> list[str]:
 def extensions(factor: int, searched: str) -> dict[str, str]:
     """Name of a tuned run -> its extension."""
     own = {name: rule.format(factor) for name, rule in RULES.items()}
-    few = FEW if factor == min(FACTORS) else {}
-    long = {LONG: own['pi']} if factor == max(FACTORS) else {}
-    return {**own, 'longrope': searched, **few, **long}
+    return {**own, 'longrope': searched, **(FEW if factor == min(FACTORS) else {})}
 
 
 def tuned(workdir: pathlib.Path, name: str, factor: int, seed: int, spec: str, steps: int) -> Run:
     """A run that continues the base."""
-    length, steps = LENGTH * factor, LONG_STEPS if name == LONG else steps
+    length = LENGTH * factor
     fields = {'train.length': length, 'train.batch': BYTES // length, 'train.steps': steps}
     fields |= {'train.eval_every': 10, 'train.eval_batches': 4, 'seed': seed}
     fields |= {'init.source': str(workdir / f'base_{seed}'), 'init.extend': spec}

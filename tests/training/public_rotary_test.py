@@ -7,10 +7,12 @@ from flax import nnx
 
 from configs.claims import public_rotary as claims
 from configs.claims.claim import Results
+from configs.sweeps import public_needles as needles
 from configs.sweeps import public_rotary as sweep
 from configs.sweeps.tables import report
 from posenc_jax.analysis.states import over_layers
 from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.tasks.retrieval.ruler_lite import RulerLite
 
 CFG = TransformerConfig(
     vocab_size=11, train_len=16, layers=3, width=16, heads=4, kv_heads=2, encoding='rope()'
@@ -52,8 +54,25 @@ def test_the_claims_read_what_the_sweep_writes(tmp_path):
                 ('right values', 'plain', depth, seed, 0.25),
                 ('right values', 'ms_poe', depth, seed, 0.25 + gain),
             ]
+    # Of eight numbers three are right, and with the released factor of STRING five.
+    answered = [(name, [(0.4, n < right, 0.5) for n in range(8)]) for name, right in (
+        ('none', 3), (needles.STRING, 2), (needles.RELEASED, 5),
+    )]  # fmt: skip
+    for seed in (0, 1, 2):
+        rows += needles.rows(needles.GROUPS['within'][0], seed, answered)
     report(rows, tmp_path, title='t', x='x', value='value')
     found = {name: how.measure(Results(tmp_path)) for name, how in claims.MEASUREMENTS.items()}
     assert found['R2'][0] == pytest.approx(0.17)
     assert found['R22'][1] == pytest.approx(0.25)
     assert found['R31'][2] == pytest.approx(1.5)
+    assert found['R23'][0] == pytest.approx(0.25)
+
+
+def test_numbers_are_found_by_their_digits():
+    cfg = TransformerConfig(
+        vocab_size=257, train_len=1024, layers=1, width=16, heads=2, encoding='rope()'
+    )
+    task = RulerLite('niah_multiquery', needles=2)
+    found = list(needles.answers(Transformer(cfg, rngs=nnx.Rngs(0)), task, 0, 2, 600))
+    assert len(found) == 4
+    assert all(0.1 < place < 0.9 and not right and nats > 4 for place, right, nats in found)
