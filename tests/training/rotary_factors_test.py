@@ -57,5 +57,7 @@ def test_every_claim_reads_what_the_sweep_writes(tmp_path):
     assert first['R9'] == pytest.approx(-0.1)
     assert first['R13'] == pytest.approx(0.1)
     # YaRN is at 1.2 from step 100 on, PI from 200; the NTK-aware rule is at 1.1 from step 100 on.
-    assert claims.sooner('yarn', 'pi', 4)(Results(tmp_path))[1] == pytest.approx(math.log10(200 / 100))
+    assert claims.sooner('yarn', 'pi', 4)(Results(tmp_path))[1] == pytest.approx(
+        math.log10(200 / 100)
+    )
     assert first['R7'] == pytest.approx(math.log10(100 / 200))
