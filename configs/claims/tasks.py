@@ -121,6 +121,9 @@ MEASUREMENTS = {
         'of exact match',
         margin=0.05,
         minutes=12,
+        remark='RoPE has .83, and all others 1.00, so texts of 32 letters tell them apart no '
+        'further. In texts of 64 letters conflator has .08 with one attention and .81 with both, '
+        'RoPE whose tokens are told the switches .21, and RoPE .01.',
     ),
     'A36': Measurement(
         'The k-th character of tokens that no question in training was about: training with '
