@@ -2,8 +2,8 @@
 
 import statistics
 
-from configs.claims.claim import Measurement, above, best, by_seed, number
-from configs.sweeps.public_needles import GROUPS, RELEASED, STRING
+from configs.claims.claim import Measurement, above, by_seed, number
+from configs.sweeps.public_needles import GROUPS, RELEASED
 from configs.sweeps.public_rotary import DEPTHS
 
 USED = {'panel': 'nearby attention'}
@@ -44,11 +44,11 @@ MEASUREMENTS = {
     ),
     'R23': Measurement(
         'SmolLM2-135M, three samples of four texts of 7,168 tokens with eight numbers of seven '
-        'digits, all of them asked: the share of right numbers with STRING, with its default or '
-        'the released attention factor, minus that of the model as it is.',
+        'digits, all of them asked: the share of right numbers with STRING and the released '
+        'attention factor, minus that of the model as it is.',
         'public_needles',
         ('--groups', 'within'),
-        best(*(above(name, 'none', **FOUND) for name in (STRING, RELEASED))),
+        above(RELEASED, 'none', **FOUND),
         'of numbers',
         margin=0.1,
         minutes=30,

@@ -9,8 +9,9 @@ Measured:  the base of `configs.sweeps.text_extension`, trained in windows of 25
            larger base (ABF) and the truncated basis besides. LongRoPE has factors that are searched
            for these windows. Without tuning, every rule has the factor and four times the factor.
            All models of a folder are scored on the same bytes, which lie all over the test text, in
-           windows of 256 bytes and of the factor times 256: WORKDIR/factor_4, WORKDIR/factor_8 and
-           WORKDIR/factor_16. WORKDIR/tuning has the validation loss by the number of steps.
+           windows of 256 bytes and of the factor times 256: WORKDIR/factor_4 (8192 scored bytes),
+           WORKDIR/factor_8 (4096) and WORKDIR/factor_16 (2048). WORKDIR/tuning has the validation
+           loss by the number of steps.
 Results:   the folders have results.json and results.csv. Runs and searches that are complete are
            not done again, so the sweep may be interrupted and started again.
 """
@@ -25,11 +26,13 @@ from configs.sweeps.text_extension import LENGTH, SAME_MACHINE, base, curve, set
 from posenc_jax.core.command import Parser
 
 FACTORS, BYTES = (4, 8, 16), 4096  # bytes of a step
+SCORED = 128  # bytes of a window
 RULES = {
     'pi': 'pi(factor={}.0)',
     'ntk_aware': 'ntk_aware(factor={}.0)',
     'yarn': 'yarn(factor={}.0)',
 }
+DYNAMIC = 'dynamic_ntk(factor={}.0)'
 FEW = {'rope': '', 'abf': 'abf()', 'truncated': 'giraffe(truncated=True)'}  # with factor 4 alone
 DOCUMENTS = {4: 5, 8: 4, 16: 3}  # of the text on which factors are searched
 
@@ -37,7 +40,7 @@ DOCUMENTS = {4: 5, 8: 4, 16: 3}  # of the text on which factors are searched
 def untuned(factor: int) -> list[str]:
     """The extensions that are read without tuning, but for the searched factors."""
     own = [rule.format(f) for f in (factor, 4 * factor) for rule in RULES.values()]
-    return ['', *own, f'dynamic_ntk(factor={factor}.0)']
+    return ['', *own, DYNAMIC.format(factor)]
 
 
 def extensions(factor: int, searched: str) -> dict[str, str]:
@@ -70,8 +73,8 @@ def evaluate(
         for spec in (*untuned(factor), searched[seed])
     ]
     runs += [run for (_, own, _), run in trained.items() if own == factor]
-    length = LENGTH * factor
-    evaluate_once(runs, workdir / f'factor_{factor}', settings(LENGTH, length, tokens=8192))
+    fields = (*settings(LENGTH, LENGTH * factor, tokens=16384), f'eval.stride={SCORED}')
+    evaluate_once(runs, workdir / f'factor_{factor}', fields)
 
 
 def main() -> None:
