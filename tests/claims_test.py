@@ -204,7 +204,7 @@ def test_a_claim_that_is_measured_again_keeps_the_first_verdict(
     assert [found['effects'] for found in record['earlier']] == [record['effects']]
     assert ledger.verdicts(claims.CLAIMS['X1'], record) == ['partly', 'partly']
     text = ' '.join(command.PAGE.read_text().split())
-    assert '1 claims were measured again, with runs' in text
+    assert '1 claims were measured again in a new' in text
     assert '1 of them have the same verdict' in text and '**partly** (before: partly, ' in text
 
 
@@ -243,6 +243,7 @@ def test_a_sweep_that_stops_counts_for_nothing(small, tmp_path, monkeypatch, cap
         (('X3',), 'nothing measures claim X3 yet; the test would be: a test'),
         (('X1', '--budget', '3'), 'give claims or a budget, not both'),
         (('--budget', 'much'), "expected a finite number, got 'much'"),
+        (('--budget', '-1'), '--budget is a number of minutes above 0, got -1'),
     ],
 )
 def test_wrong_input_is_one_line(small, tmp_path, monkeypatch, capsys, arguments, message):

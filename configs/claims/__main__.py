@@ -23,7 +23,13 @@ def write_pages() -> None:
     disk.write(PAGE.parent / 'choosing.md', choosing.markdown(claims.CLAIMS, there))
 
 
-def left() -> list[Claim]:
+def cost(claim: Claim, workdir: pathlib.Path) -> float:
+    """The minutes that a claim takes: 0 if the directory has its results already."""
+    assert claim.how is not None
+    return 0 if ledger.is_ready(claim.how, workdir) else claim.how.minutes
+
+
+def left(workdir: pathlib.Path) -> list[Claim]:
     """The claims that have a sweep and are not measured with their present settings, cheapest
     first.
     """
@@ -33,7 +39,7 @@ def left() -> list[Claim]:
         for claim in claims.CLAIMS.values()
         if claim.how and not ledger.is_current(claim, there.get(claim.id))
     ]
-    return sorted(waiting, key=lambda claim: ((claim.how or claim).minutes, claim.id))
+    return sorted(waiting, key=lambda claim: (cost(claim, workdir), claim.id))
 
 
 def run(
@@ -47,11 +53,9 @@ def run(
     """
     for number, claim in enumerate(waiting):
         assert claim.how is not None
-        done = {record['digest'] for record in ledger.read().values()}
-        cost = 0 if ledger.plan(claim.how).digest in done else claim.how.minutes
-        if cost > budget:
+        if (minutes := cost(claim, workdir)) > budget:
             line = (
-                f'the next claim, {claim.id}, takes about {cost:g} minutes, and the budget has '
+                f'the next claim, {claim.id}, takes about {minutes:g} minutes, and the budget has '
                 f'{max(budget, 0):.3g} left'
             )
             if not number:
@@ -77,15 +81,17 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.ids and arguments.budget is not None:
         parser.error('give claims or a budget, not both')
+    if arguments.budget is not None and not arguments.budget > 0:
+        parser.error(f'--budget is a number of minutes above 0, got {arguments.budget:g}')
+    workdir = arguments.workdir.resolve()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         asked = ledger.chosen(claims.CLAIMS, arguments.ids)
         if arguments.ids or arguments.budget is not None:
-            workdir = arguments.workdir.resolve()
             with lock.hold(
                 workdir / 'claims.lock', 'claims are being measured', 'give another --workdir'
             ) as held:
-                run(asked or left(), workdir, math.inf if asked else arguments.budget, held)
+                run(asked or left(workdir), workdir, math.inf if asked else arguments.budget, held)
         write_pages()
     except (ValueError, OSError, MissingResultError, lock.HeldError) as error:
         parser.error(str(error))
@@ -93,7 +99,7 @@ def main() -> None:
         sys.exit(
             f'{program("claims")}: stopped; trained runs are kept, and the same command continues'
         )
-    page.show(claims.CLAIMS, ledger.read(), left())
+    page.show(claims.CLAIMS, ledger.read(), left(workdir))
     print(f'pages: {PAGE}, {PAGE.with_name("choosing.md")}')
 
 

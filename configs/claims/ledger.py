@@ -33,6 +33,7 @@ MEASURED = around.WRITTEN / 'docs' / 'claims' / 'measured.json'
 CARRIED = ROOT / 'docs' / 'claims' / 'measured.json'
 KEPT = ('effects', 'date', 'commit', 'device', 'versions')  # of an earlier record
 # A run has the same numbers on machines of any number of cores.
+PLUMBING = ('configs.sweeps.runs', 'configs.sweeps.tables')  # which start runs and write tables
 ONE_DEVICE = ('--set', 'mesh.cpu_devices=1')
 
 
@@ -57,8 +58,9 @@ def plan(how: Measurement) -> Plan:
 
     The digest covers, of every run, the fields that change what is trained and that differ from the
     defaults, and the settings of the evaluation. For a sweep that is a program of its own it covers
-    the code of that program without comments and docstrings, and its arguments. It does not cover
-    the code of the package.
+    the code of that program and of the modules of `configs` that it imports, without comments and
+    docstrings, and its arguments. It does not cover the code of the package, nor the modules that
+    start runs and write tables.
     """
     module = importlib.import_module(f'configs.sweeps.{how.sweep}')
     seeds = ('--seeds', *map(str, how.seeds))
@@ -69,6 +71,8 @@ def plan(how: Measurement) -> Plan:
     else:
         options = (*how.arguments, *seeds)
         settings = {'code': _code(module), 'options': options}
+        if imported := _imported(module):
+            settings['imported'] = imported
     digest = entries.digest(settings)[:12]
     name = '-'.join((how.sweep, *first, digest))
     return Plan(('-m', f'configs.sweeps.{how.sweep}', *first, *options), name, digest)
@@ -77,11 +81,28 @@ def plan(how: Measurement) -> Plan:
 def _settings(sweep: Sweep, options: Sequence[str]) -> dict[str, Any]:
     asked = sweep.parse(options)
     runs = sweep.runs(asked)
-    return {
+    settings = {
         'runs': {f'{name}_{seed}': _bound(run) for (name, seed), run in runs.items()},
         'extended': sweep.extended,
         'evaluation': sweep.evaluations(asked),
     }
+    if type(sweep) is not Sweep:  # it measures more than the evaluation does
+        own = sys.modules[type(sweep).__module__]
+        settings['code'] = {own.__name__: _code(own), **_imported(own)}
+    return settings
+
+
+def _imported(module: types.ModuleType) -> dict[str, str]:
+    """Name -> code of the modules of `configs` that a module imports, directly or not."""
+    found, waiting = {}, [module]
+    while waiting:
+        for node in ast.walk(ast.parse(inspect.getsource(waiting.pop()))):
+            name = node.module if isinstance(node, ast.ImportFrom) else None
+            if name and name.startswith('configs.') and name not in (*found, *PLUMBING):
+                own = importlib.import_module(name)
+                found[name] = _code(own)
+                waiting.append(own)
+    return dict(sorted(found.items()))
 
 
 def _code(module: types.ModuleType) -> str:
@@ -191,6 +212,14 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
     return record
 
 
+def is_ready(how: Measurement, workdir: pathlib.Path) -> bool:
+    """Whether a directory has all results that the measure reads."""
+    try:
+        return set(how.seeds) <= set(how.measure(Results(workdir / plan(how).name)))
+    except (MissingResultError, ValueError, LookupError):
+        return False
+
+
 def _begun(directory: pathlib.Path) -> str:
     """The minute at which the runs in a directory were begun, which a file in it says."""
     path = directory / 'begun'
@@ -204,8 +233,8 @@ def _begun(directory: pathlib.Path) -> str:
 
 
 def verdicts(claim: Claim, record: Mapping[str, Any]) -> list[str]:
-    """The verdict of each time that a claim was measured with its present settings and runs that
-    were trained anew, the last one at the end.
+    """The verdict of each time that a claim was measured with its present settings in a new
+    directory, the last one at the end.
     """
     assert claim.how is not None
     return [claim.how.verdict(effects(found)) for found in (*record.get('earlier', []), record)]

@@ -101,14 +101,22 @@ def markdown(claims: Claims, records: Records) -> str:
             parts.append(f'\n![Effects of the measured claims]({PICTURE.format(_slug(family))})')
         if waiting := [claim for claim in own if claim.id not in verdicts]:
             rows = [
-                [c.id, f'`{c.key}`', _cited(c), (c.how or c).test, f'{(c.how or c).minutes:g}']
+                [
+                    c.id, f'`{c.key}`', _cited(c), (c.how or c).test + _of_other(records.get(c.id)),
+                    f'{(c.how or c).minutes:g}',
+                ]
                 for c in waiting
-            ]
+            ]  # fmt: skip
             names = ('id', 'method', 'the paper says', 'the test would be', 'minutes')
             parts += ['\nNot measured:\n', table(names, rows)]
     rows = [[f'`{key}`', why] for key, why in sorted(WITHOUT.items())]
     parts += ['\n## Methods without a claim\n', table(('method', 'why'), rows)]
     return '\n'.join(parts) + '\n'
+
+
+def _of_other(record: Mapping[str, Any] | None) -> str:
+    """The end of a sentence about a claim that was measured with other settings than its own."""
+    return f' (Measured {record["date"]} with other settings.)' if record else ''
 
 
 def _slug(family: str) -> str:
@@ -130,7 +138,7 @@ def _cost(claims: Claims) -> str:
 
 
 def _repeated(claims: Claims, records: Records, measured: Iterable[str]) -> list[str]:
-    """How many claims were measured several times, with runs of their own each time."""
+    """How many claims were measured several times, each time in a new directory."""
     repeated = [name for name in measured if records[name].get('earlier')]
     same = [
         name for name in repeated if len(set(ledger.verdicts(claims[name], records[name]))) == 1
@@ -138,8 +146,8 @@ def _repeated(claims: Claims, records: Records, measured: Iterable[str]) -> list
     if not repeated:
         return []
     return [
-        f'\n{len(repeated)} claims were measured again, with runs that were trained anew. '
-        f'{len(same)} of them have the same verdict each time.'
+        f'\n{len(repeated)} claims were measured again in a new directory. {len(same)} of them have '
+        'the same verdict each time.'
     ]
 
 
