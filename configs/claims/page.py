@@ -146,8 +146,8 @@ def _repeated(claims: Claims, records: Records, measured: Iterable[str]) -> list
     if not repeated:
         return []
     return [
-        f'\n{len(repeated)} claims were measured again in a new directory. {len(same)} of them have '
-        'the same verdict each time.'
+        f'\n{len(repeated)} claims were measured again in a new directory. {len(same)} of them '
+        'have the same verdict each time.'
     ]
 
 
