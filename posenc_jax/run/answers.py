@@ -6,7 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
+from posenc_jax.core.composite import parts_of
 from posenc_jax.core.registry import SpecError, entries, quoted
+from posenc_jax.extension.lm_infinite import LMInfinite
+from posenc_jax.model.transformer import Transformer
 from posenc_jax.tasks import Task
 
 
@@ -39,6 +42,24 @@ def check(config: ConfigDict, task: Task) -> None:
             'eval.decode=True decodes with the evaluation rule of the encoding; use '
             "eval.positions='first'"
         )
+
+
+def check_one_pass(model: Transformer, task: Task) -> None:
+    """Checks that one pass over prompt and answer reads as decoding does.
+
+    Raises:
+      SpecError: the last token of a text alone chooses keys, and `eval.decode` is not set.
+    """
+    if task.is_language or task.predicts != 'next':
+        return
+    for encoding in (*model.shared, *(part for block in model.blocks for part in block.encodings)):
+        for part in parts_of(encoding):
+            if isinstance(part, LMInfinite) and part.top_k:
+                raise SpecError(
+                    f'lm_infinite(top_k={part.top_k}) shows keys of the middle to the last token '
+                    'of a text alone, so one pass over prompt and answer is not what decoding '
+                    'reads; use eval.decode=True'
+                )
 
 
 def check_decodable(batch: Mapping[str, np.ndarray]) -> None:

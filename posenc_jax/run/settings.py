@@ -154,6 +154,8 @@ def check(
     if config.extend or model is None:
         model = abstract_model(cfg, config.extend)
     check_kind(model, task, config.task)
+    if not settings.decode:
+        answers.check_one_pass(model, task)
     problems = {}
     for length in lengths:
         try:

@@ -32,6 +32,10 @@ WRONG = [
     (('task=copy()', 'cross=rope()'), "cross is 'rope..', but kind is 'decoder'; only an"),
     (('task=copy()', 'source_encoding=rope()'), "source_encoding is 'rope..', but kind is 'dec"),
     (('task=copy()', 'model.source_layers=2'), "source_layers is 2, but kind is 'decoder'; only"),
+    (
+        ('task=copy()', 'encoding=lm_infinite(encoding=rope(), top_k=2)'),
+        r'lm_infinite\(top_k=2\) shows .* to the last token .* alone, .* use eval.decode=True',
+    ),
     (('model.kind=encodr',), "kind is 'encodr'; did you mean 'encoder'"),
     ((*BOTH, 'cross=path()'), r"cross: path is .* causal attention only; use e.g. 'nope\(\)'"),
     ((*BOTH, 'cross=rop()'), "cross: unknown encoding or mixer 'rop'; did you mean 'rope'"),
