@@ -324,7 +324,7 @@ def test_mesh_and_processes_have_the_losses_of_one_device(whole, cache, tmp_path
     np.testing.assert_allclose(tail(tmp_path / 'from_apart'), tail(apart), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize('processes', [2])
+@pytest.mark.parametrize('processes', [2, 4])
 @pytest.mark.full
 def test_every_process_makes_its_own_rows_alone(whole, cache, tmp_path, processes):
     own_rows = tmp_path / 'own_rows.py'
