@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 from ml_collections import ConfigDict
 
+from posenc_jax.core import kernel_sizes
 from posenc_jax.evaluation.results import print_tables
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.model.sharding import make_mesh, split_cpu
@@ -107,6 +108,8 @@ def train(
     with run_told(directory), contextlib.ExitStack() as until_done:
         with StopSignal() as stop, joined as peers:
             mesh = make_mesh(**sizes)
+            if config.model.implementation == 'kernel':
+                kernel_sizes.target()  # refuses a platform without kernels before anything is made
             trainer = make_trainer(plan.cfg, config.train, config.seed, mesh, plan.model)
             shard = shard_of(trainer.batch_sharding, config.train.batch)
             data = datasets(shard) if data is None else data

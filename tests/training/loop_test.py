@@ -192,6 +192,12 @@ def test_a_signal_at_the_last_step_starts_no_evaluation(tmp_path, monkeypatch, c
     assert loop.train(tiny.config(tmp_path, **fields)) == directory and not list(answers)
 
 
+def test_a_kernel_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(ValueError, match="implementation='kernel' does not run on cpu; use"):
+        loop.train(tiny.config(tmp_path / 'runs', name=NAME, model__implementation='kernel'))
+    assert not (tmp_path / 'runs').exists()
+
+
 def test_a_signal_that_came_while_the_processes_joined_is_passed_on_to_jax(monkeypatch):
     sent = []
     monkeypatch.setattr('os.kill', lambda *given: sent.append(given))
