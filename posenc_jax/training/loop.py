@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 from ml_collections import ConfigDict
 
-from posenc_jax.core import kernel_sizes
+from posenc_jax.core import kernel_sizes, library
 from posenc_jax.evaluation.results import print_tables
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.model.sharding import make_mesh, split_cpu
@@ -238,7 +238,10 @@ def _run(
         while step < settings.steps:
             with stragglers.waiting():
                 batch = device_batch(next(batches), trainer.batch_sharding, shard)
-            state, metrics = trainer.step(state, batch)
+            with library.taken() as attention:  # empty once the step is traced
+                state, metrics = trainer.step(state, batch)
+            if first and attention:
+                progress.say(f'attention: {"; ".join(attention)}')
             step += 1
             if unchecked is not None:  # checks the step before while this one is computed
                 check_finite(*unchecked, saved)

@@ -4,6 +4,7 @@ processes.
 
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from configs.sweeps import runs as sweeps
+from posenc_jax.core.targets import made_for
 from posenc_jax.evaluation.results import read
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.model.sharding import make_mesh
@@ -190,6 +192,15 @@ def test_a_signal_at_the_last_step_starts_no_evaluation(tmp_path, monkeypatch, c
     answers = iter([True, False])  # the lock is held; another process was asked
     monkeypatch.setattr(loop, 'everywhere', lambda good: next(answers))
     assert loop.train(tiny.config(tmp_path, **fields)) == directory and not list(answers)
+
+
+def test_an_accelerator_tells_which_attention_is_taken(tmp_path, capsys):
+    fields = dict(name=NAME, train__steps=1, train__warmup=0)
+    with made_for('cuda'):
+        loop.train(tiny.config(tmp_path, **fields))
+    lines = capsys.readouterr().out.splitlines()
+    told = [line for line in lines if line.startswith('attention: ')]
+    assert len(told) == 1 and re.match(r'attention: in blocks, because alibi opens', told[0])
 
 
 def test_a_kernel_is_refused_before_anything_is_made(tmp_path):
