@@ -72,6 +72,7 @@ def train(
       HeldError: other processes are training the run.
       ClusterError: processes that should train together did not connect.
       NonFiniteError: a loss, gradient or parameter is not finite; the last checkpoint is kept.
+      SystemExit: the run was asked to stop, and `cluster.stop_status` is not 0.
 
     Example:
       config = defaults.get_config()
@@ -137,12 +138,15 @@ def train(
                         stop,
                     )
             # A signal may also have come while the last checkpoint was written, to any process.
-            evaluates = everywhere(finished and not stop.asked) and config.eval.at_end
+            done = everywhere(finished and not stop.asked)
+            evaluates = done and config.eval.at_end
             together = jax.process_count() > 1
             if evaluates and together:  # while the processes are connected
                 _evaluate(directory)
         if evaluates and not together:
             _evaluate(directory)
+    if not done and config.cluster.stop_status:
+        raise SystemExit(config.cluster.stop_status)
     return directory
 
 

@@ -194,6 +194,16 @@ def test_a_signal_at_the_last_step_starts_no_evaluation(tmp_path, monkeypatch, c
     assert loop.train(tiny.config(tmp_path, **fields)) == directory and not list(answers)
 
 
+def test_a_stopped_run_ends_with_the_status_that_the_config_sets(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, '_run', lambda *given: stops.pop())
+    config = tiny.config(tmp_path, name=NAME, cluster__stop_status=3)
+    stops = [True, False]  # whether `_run` reached the last step; the last is the first
+    with pytest.raises(SystemExit) as ended:
+        loop.train(config)
+    assert ended.value.code == 3
+    assert loop.train(config) == tmp_path / NAME
+
+
 def test_an_accelerator_tells_which_attention_is_taken(tmp_path, capsys):
     fields = dict(name=NAME, train__steps=1, train__warmup=0)
     with made_for('cuda'):
