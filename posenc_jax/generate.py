@@ -9,8 +9,9 @@ the places `[MASK]` of its prompts.
 are one batch, padded on the left. A continuation ends at the end-of-text token of the checkpoint,
 if it has one. With --chat the prompts are what a user says: they are written into the chat template
 of the checkpoint, and the answers are printed alone. `--config.NAME=VALUE` changes a field of the
-config, as in eval.py; `--config.mesh.tensor=4` shares the heads among four devices. Without a field
-of config.mesh one device generates. Several processes generate together, as in eval.py.
+config, as in eval.py; `--config.mesh.tensor=4` shares the heads among four devices. Where the mesh
+of the config is the default, one device generates. Several processes generate together, as in
+eval.py.
 """
 
 import pathlib
@@ -37,7 +38,7 @@ from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.pretrained.special_tokens import special_ids
 from posenc_jax.model.sharding import whole_rows
 from posenc_jax.model.transformer import Transformer, abstract_model
-from posenc_jax.run import settings
+from posenc_jax.run import defaults, settings
 from posenc_jax.run.job import UNASKED, Job, mesh_of, prepare
 from posenc_jax.run.overrides import read_overrides
 from posenc_jax.run.reading import source_of
@@ -82,8 +83,8 @@ def continue_text(
         does so by default.
       chat: each prompt is what a user says, and is written into the chat template of the public
         checkpoint that the run is or whose tokenizer it uses.
-      overrides: as for `evaluate`, e.g. {'extend': 'yarn(factor=2.0)'}. With fields of `mesh`
-        several devices share the work; without them one device does it.
+      overrides: as for `evaluate`, e.g. {'extend': 'yarn(factor=2.0)'}. The devices of the mesh of
+        the config share the work; one device does it where that mesh is the default.
 
     Raises:
       FileNotFoundError: no such run.
@@ -122,8 +123,9 @@ def _texts(run, prompts, overrides, **given) -> tuple[list[list[str]], bool]:
     if not prompts or not all(prompts):
         raise SpecError('a prompt is empty; expected at least one character')
     job = prepare(run, {**overrides, **UNASKED})
-    several = job.asks_for_mesh or jax.process_count() > 1
-    given['mesh'] = mesh_of(job) if several else None
+    sizes = [dict(config.mesh) for config in (job.config, defaults.get_config())]
+    several = job.asks_for_mesh or sizes[0] != sizes[1]
+    given['mesh'] = mesh_of(job) if several or jax.process_count() > 1 else None
     if isinstance(job.task, (Translation, MaskedText)) and (
         constant_cache or recompute or given['chat']
     ):

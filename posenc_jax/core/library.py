@@ -7,7 +7,9 @@ Whether they are the same is known when the program runs, so the program chooses
 and the sweep.
 """
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -20,6 +22,21 @@ from posenc_jax.core.places import PADDING, Masks, masks_of
 from posenc_jax.core.tokens import Tokens
 
 _KERNELS = {'tpu': splash, 'interpreter': splash, 'cuda': cudnn}
+_NAMES = {splash: 'splash attention', cudnn: 'cuDNN'}
+_TAKEN = contextvars.ContextVar[dict[str, None] | None]('what computes attention', default=None)
+
+
+@contextlib.contextmanager
+def taken() -> Iterator[dict[str, None]]:
+    """A scope that collects what computes the attention of the programs that are traced in it, as
+    the keys of a dict: the name of a kernel of JAX, or why there is none. It stays empty where JAX
+    has no kernel for the platform, and where the caller of `attend` chooses.
+    """
+    before = _TAKEN.set(found := {})
+    try:
+        yield found
+    finally:
+        _TAKEN.reset(before)
 
 
 def refusal(encoding: Encoding, q, k, v, tk: Tokens) -> str | None:
@@ -50,7 +67,10 @@ def attend(encoding: Encoding, q, k, v, tq: Tokens, tk: Tokens, sweep: Callable)
     evaluates the pair stage by tiles.
     """
     found = _choice(encoding, q, k, v, tk)
-    if isinstance(found, str):
+    refused = isinstance(found, str)
+    if (noted := _TAKEN.get()) is not None and targets.platform() in _KERNELS:
+        noted[f'in blocks, because {found}' if refused else _NAMES[found[0]]] = None
+    if refused:
         return sweep()
     kernel, masks = found
     groups = _groups(masks, tq, tk, len(q))

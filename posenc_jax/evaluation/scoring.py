@@ -2,6 +2,7 @@
 target is the first choice.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +36,9 @@ def scorer(model: nnx.Module, mesh: Mesh | None = None) -> Scorer:
     Args:
       model: as for `token_scores`.
       mesh: see `model.sharding.make_mesh`. Its devices share the rows, the heads and the tokens of
-        each row, and every process has the whole result. None uses the device of the parameters.
+        each row, and every process has the whole result. Rows whose width mesh.sequence does not
+        divide are padded; with a key, positions are then drawn for the padding too. None uses the
+        device of the parameters.
     """
     graphdef, state = nnx.split(model)
     if mesh is None or mesh.size == 1:
@@ -45,11 +48,14 @@ def scorer(model: nnx.Module, mesh: Mesh | None = None) -> Scorer:
     state = placed(state, mesh)
 
     def on_mesh(tokens, targets, tok, key=None, at=None, source=None):
-        batch = len(targets)
+        batch, width = targets.shape
+        tokens, targets, tok, source = _divisible(
+            mesh.shape['sequence'], tokens, targets, tok, source
+        )
         arguments = _dealt(mesh, batch, (tokens, targets, tok, key, at, source))
         with jax.set_mesh(mesh):
             nll, correct = _score(graphdef, state, *arguments)
-        return nll[:batch], correct[:batch]
+        return tuple(a[:batch, : width if at is None else None] for a in (nll, correct))
 
     return on_mesh
 
@@ -61,16 +67,46 @@ def _score(graphdef, state, tokens, targets, tok, key, at, source):
     return tuple(constrain(a, None, None) for a in scores)
 
 
+def _divisible(parts: int, tokens, targets, tok: Tokens | None, source) -> tuple:
+    """The arguments of a scorer, padded on the right with tokens that are not valid, to widths that
+    `parts` divides. Images stay as they are: their patches are a grid.
+    """
+    if source is not None and source[0].shape[1] % parts:
+        source = _padded(source[0], 1, parts), _padded_tokens(source[1], parts)
+    if tokens.ndim == 4 and tok is None:
+        return tokens, targets, tok, source
+    axis = 1 if tokens.ndim == 2 else tokens.ndim - 2
+    if (width := tokens.shape[axis]) % parts:
+        tok = _padded_tokens(Tokens.of(length=width) if tok is None else tok, parts)
+        tokens = _padded(tokens, axis, parts)
+        if targets.shape[1] == width:  # and not one target for the row
+            targets = _padded(targets, 1, parts)
+    return tokens, targets, tok, source
+
+
+def _padded(a, axis: int, parts: int, **how) -> np.ndarray:
+    ends = [(0, -n % parts if axis == i else 0) for i, n in enumerate(a.shape)]
+    return np.pad(np.asarray(a), ends, **how)
+
+
+def _padded_tokens(tok: Tokens, parts: int) -> Tokens:
+    """Tokens behind which some follow that are not valid, at the position of the last one."""
+    last = lambda a: _padded(a, 1, parts, mode='edge')
+    whole = jax.tree.map(last, tok)
+    real = np.ones(tok.index.shape, bool) if tok.valid is None else tok.valid
+    behind = np.maximum(np.arange(whole.length) - (tok.length - 1), 0)
+    feats = whole.feats
+    if 'adjacency' in feats:  # its last axis are the tokens, too
+        feats = {**feats, 'adjacency': _padded(feats['adjacency'], 3, parts)}
+    return dataclasses.replace(
+        whole, index=whole.index + behind, valid=_padded(real, 1, parts), feats=feats
+    )
+
+
 def _dealt(mesh: Mesh, batch: int, arguments: Any) -> Any:
     """The arguments of a scorer on the devices of a mesh. Each device gets some of the rows. Where
     the mesh does not divide their number, rows are repeated.
     """
-    tokens = jax.tree.leaves(arguments[0])[0]
-    if tokens.shape[1] % (parts := mesh.shape['sequence']):
-        raise ValueError(
-            f'{tokens.shape[1]} tokens cannot be cut into mesh.sequence={parts} parts; choose '
-            'lengths that it divides'
-        )
     rows = whole_rows(mesh, batch)
 
     def put(a):

@@ -64,14 +64,20 @@ def make_mesh(
         if count % parts:
             raise ValueError(
                 f'mesh: tensor x fsdp x sequence = {parts} does not divide {count} '
-                f'device{"s" * (count > 1)}; '
+                f'device{"s" * (count > 1)}; it can be {_divisors(count, parts)}; '
                 f'on a CPU, mesh.cpu_devices={parts} splits it into that many devices'
             )
         sizes[0] = count // parts
-    if math.prod(sizes) != len(devices):
+    if math.prod(sizes) != (count := len(devices)):
+        rest = math.prod(sizes[1:])
         raise ValueError(
             f'mesh {dict(zip(MESH_AXES, sizes))} needs {math.prod(sizes)} devices, there are '
-            f'{len(devices)}'
+            f'{count}; '
+            + (
+                f'tensor x fsdp x sequence can be {_divisors(count, rest)}'
+                if count % rest
+                else f'use mesh.data={count // rest}'
+            )
         )
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
 
@@ -150,6 +156,19 @@ def _parts(mesh, entry) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
+def _divisors(size: int, parts: int) -> str:
+    """The numbers of parts into which a size can be cut, up to twice those that were asked for."""
+    *found, last = (n for n in range(1, min(size, 2 * parts) + 1) if size % n == 0)
+    return f'{", ".join(map(str, found))} or {last}' if found else f'{last}'
+
+
+def _uncut(size: int, mesh, entry) -> str:
+    """The end of a message about a size that does not fit the mesh axes of `entry`."""
+    names = (entry,) if isinstance(entry, str) else entry
+    parts, asked = _parts(mesh, entry), ' x '.join(f'mesh.{name}' for name in names)
+    return f'cannot be cut into {parts} parts; {asked} can be {_divisors(size, parts)}'
+
+
 def whole_rows(mesh: Mesh | None, rows: int) -> int:
     """The smallest number of rows, not below `rows`, that a mesh cuts evenly."""
     parts = 1 if mesh is None else _parts(mesh, ROLES['batch'])
@@ -159,10 +178,7 @@ def whole_rows(mesh: Mesh | None, rows: int) -> int:
 def _check(mesh, what: str, shape: tuple[int, ...], spec: PartitionSpec):
     for size, entry in zip(shape, spec):
         if size % _parts(mesh, entry):
-            raise ValueError(
-                f'{what} of shape {shape}: {size} cannot be cut into {_parts(mesh, entry)} parts '
-                f'(mesh axis {entry})'
-            )
+            raise ValueError(f'{what} of shape {shape}: {size} {_uncut(size, mesh, entry)}')
 
 
 def param_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
@@ -239,10 +255,7 @@ def sharded_attend(
     tensor, rows = ROLES['heads'], ROLES['batch']
     for name, count in (('query heads', heads), ('key heads', kv_heads)):
         if count % _parts(mesh, tensor):
-            raise ValueError(
-                f'{count} {name} cannot be cut into {_parts(mesh, tensor)} parts (mesh axis '
-                f'{tensor!r})'
-            )
+            raise ValueError(f'{count} {name} {_uncut(math.gcd(heads, kv_heads), mesh, tensor)}')
     keys, parts = k.shape[2 if heads_first else 1], mesh.shape['sequence']
     cut = parts > 1 and keys % parts == 0
     # The keys of a cache stay on their devices, and all devices have the queries.

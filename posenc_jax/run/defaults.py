@@ -149,12 +149,15 @@ def get_config() -> ConfigDict:
     # per core, that divides the batch
     mesh.cpu_devices = 0
 
-    config.cluster = cluster = ConfigDict()  # timeouts of several processes, in seconds
+    config.cluster = cluster = ConfigDict()  # several processes, with timeouts in seconds
     cluster.start_timeout = 300  # how long the processes wait for each other at the start
     # A process that has been silent for so long counts as gone; one that was killed is noticed at
     # once. With 0 the processes do not watch each other: JAX notices after a minute or more, and
     # aborts with a long stack trace.
     cluster.peer_timeout = 60
+    # the exit status of a run that was asked to stop before its end, also of a single process; with
+    # one of 3 to 125 a scheduler that restarts failed runs continues it
+    cluster.stop_status = 0
 
     config.eval = eval_ = ConfigDict()
     eval_.at_end = True  # whether the run is evaluated when training has ended

@@ -164,3 +164,9 @@ def check_numbers(config: ConfigDict) -> None:
         'cluster.peer_timeout',
         'between 10 and 86400 seconds, or 0 for none',
     )
+    status = config.cluster.stop_status
+    need(
+        status == 0 or 3 <= status <= 125,
+        'cluster.stop_status',
+        'between 3 and 125, since 1 and 2 are those of errors, or 0',
+    )

@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable
 
 import jax
-import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from posenc_jax.core import kernel_sizes, library
 from posenc_jax.evaluation.results import print_tables
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.model.sharding import make_mesh, split_cpu
@@ -24,11 +23,12 @@ from posenc_jax.run.plan import Plan, imported, resolve
 from posenc_jax.run.room import run_told
 from posenc_jax.run.safe import finished_steps
 from posenc_jax.run.state import TrainState
-from posenc_jax.tasks import Batch, batch_iterator
+from posenc_jax.tasks import batch_iterator
+from posenc_jax.training.batches import WHOLE, Shard, device_batch, shard_of
 from posenc_jax.training.cluster import Cluster
 from posenc_jax.training.field_sums import means
 from posenc_jax.training.metrics import MetricsLog, Progress
-from posenc_jax.training.step import DeviceBatch, Metrics, Trainer, make_trainer
+from posenc_jax.training.step import Metrics, Trainer, make_trainer
 from posenc_jax.training.stop import StopSignal
 from posenc_jax.training.stragglers import Stragglers
 
@@ -64,13 +64,15 @@ def train(
       eval/.
 
     Raises:
-      ValueError: the config (before any device is used), the mesh or the checkpoints are wrong.
+      ValueError: the config (before any device is used), the text, the mesh or the checkpoints are
+        wrong.
       DiskFullError: there is no room for a file; the message names the step that is safe.
       ConfigChangedError: the directory belongs to a run with another config, or with one that is
         not known.
       HeldError: other processes are training the run.
       ClusterError: processes that should train together did not connect.
       NonFiniteError: a loss, gradient or parameter is not finite; the last checkpoint is kept.
+      SystemExit: the run was asked to stop, and `cluster.stop_status` is not 0.
 
     Example:
       config = defaults.get_config()
@@ -82,12 +84,21 @@ def train(
     plan = resolve(initial.resolve(config, source))
     config, directory = plan.config, plan.directory
     initial.check(config, source, plan.model)
-    data = {
-        split: plan.task.dataset(
-            length=plan.length, batch_size=config.train.batch, seed=config.seed, split=split
-        )
-        for split in (('train', 'validation') if config.train.eval_every else ('train',))
-    }
+
+    def datasets(shard):
+        return {
+            split: plan.task.dataset(
+                length=plan.length,
+                batch_size=config.train.batch,
+                seed=config.seed,
+                split=split,
+                shard=shard,
+            )
+            for split in (('train', 'validation') if config.train.eval_every else ('train',))
+        }
+
+    # One process has all rows. Several know theirs when they have met and there is a mesh.
+    data = datasets(WHOLE) if cluster is None else None
     sizes = dict(config.mesh)
     count, alone = sizes.pop('cpu_devices'), sizes == dict(data=-1, fsdp=1, tensor=1, sequence=1)
     if count or (cluster is None and alone):
@@ -98,7 +109,11 @@ def train(
     with run_told(directory), contextlib.ExitStack() as until_done:
         with StopSignal() as stop, joined as peers:
             mesh = make_mesh(**sizes)
+            if config.model.implementation == 'kernel':
+                kernel_sizes.target()  # refuses a platform without kernels before anything is made
             trainer = make_trainer(plan.cfg, config.train, config.seed, mesh, plan.model)
+            shard = shard_of(trainer.batch_sharding, config.train.batch)
+            data = datasets(shard) if data is None else data
             # `telling` begins before any process waits for the others.
             telling = contextlib.nullcontext() if peers is None else peers.telling()
             with jax.set_mesh(mesh):
@@ -118,16 +133,20 @@ def train(
                         given,
                         checkpoints,
                         data,
+                        shard,
                         plan.task.width(plan.length),
                         stop,
                     )
             # A signal may also have come while the last checkpoint was written, to any process.
-            evaluates = everywhere(finished and not stop.asked) and config.eval.at_end
+            done = everywhere(finished and not stop.asked)
+            evaluates = done and config.eval.at_end
             together = jax.process_count() > 1
             if evaluates and together:  # while the processes are connected
                 _evaluate(directory)
         if evaluates and not together:
             _evaluate(directory)
+    if not done and config.cluster.stop_status:
+        raise SystemExit(config.cluster.stop_status)
     return directory
 
 
@@ -176,6 +195,7 @@ def _run(
     given: Callable,
     checkpoints: Checkpoints,
     data,
+    shard: Shard,
     width: int,
     stop: StopSignal,
 ) -> bool:
@@ -221,8 +241,11 @@ def _run(
                 progress.say(f'{done} step {step} of {settings.steps}')
         while step < settings.steps:
             with stragglers.waiting():
-                batch = device_batch(next(batches), trainer.batch_sharding)
-            state, metrics = trainer.step(state, batch)
+                batch = device_batch(next(batches), trainer.batch_sharding, shard)
+            with library.taken() as attention:  # empty once the step is traced
+                state, metrics = trainer.step(state, batch)
+            if first and attention:
+                progress.say(f'attention: {"; ".join(attention)}')
             step += 1
             if unchecked is not None:  # checks the step before while this one is computed
                 check_finite(*unchecked, saved)
@@ -239,7 +262,9 @@ def _run(
                 if validates:
                     if progress is not None:
                         progress.show(text='validating')
-                    found = validate(trainer, state, data['validation'], settings.eval_batches)
+                    found = validate(
+                        trainer, state, data['validation'], settings.eval_batches, shard
+                    )
                     if first:
                         log.write(step, found)
                         numbers = '  '.join(f'{name} {value:.4f}' for name, value in found.items())
@@ -290,52 +315,18 @@ def check_finite(step: int, metrics: Metrics, saved: int) -> dict[str, float]:
     return values
 
 
-def validate(trainer: Trainer, state: TrainState, dataset, batches: int) -> dict[str, float]:
-    """Evaluates the first `batches` batches of a dataset. Returns the mean loss and accuracy over
-    the scored targets, and the share of rows whose targets are all correct; see `field_sums` for
-    the numbers of a field.
+def validate(
+    trainer: Trainer, state: TrainState, dataset, batches: int, shard: Shard
+) -> dict[str, float]:
+    """Evaluates the first `batches` batches of a dataset, which has the rows of `shard`. Returns
+    the mean loss and accuracy over the scored targets, and the share of rows whose targets are all
+    correct; see `field_sums` for the numbers of a field.
     """
     totals: dict[str, float] = {}
     for number in range(min(batches, len(dataset))):
-        sums = trainer.evaluate(state, device_batch(dataset[number], trainer.batch_sharding))
+        sums = trainer.evaluate(state, device_batch(dataset[number], trainer.batch_sharding, shard))
         totals = {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}
     return {f'validation_{name}': value for name, value in means(totals).items()}
-
-
-def device_batch(batch: Batch, sharding: NamedSharding) -> DeviceBatch:
-    """A batch as arrays over all devices. Every process has the same, whole batch and passes on the
-    part for its own devices.
-    """
-
-    pieces = sharding.mesh.shape['sequence']
-
-    def put(array):
-        own = sharding
-        # One target for the row, and the pixels of an image, are not cut along the sequence.
-        if array.shape[1:2] == (1,) or array.ndim == 4:
-            own = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1]))
-        local = array
-        if not own.is_fully_addressable:
-            parts = own.addressable_devices_indices_map(array.shape).values()
-            rows = [
-                np.unique([np.arange(size)[part[axis]] for part in parts])
-                for axis, size in enumerate(array.shape)
-            ]
-            local = array[np.ix_(*rows)]
-        return jax.make_array_from_process_local_data(own, local, array.shape)
-
-    if 'source' in batch and pieces > 1:
-        batch = divisible(batch, pieces)
-    return {name: put(array) for name, array in batch.items()}
-
-
-def divisible(batch: Batch, pieces: int) -> Batch:
-    """A batch whose source and target are padded on the right to multiples of `pieces`. The task
-    sets both widths; where they are n and n + 1, one of them is odd for every n.
-    """
-    known = {'source_valid': np.ones(batch['source'].shape, bool), **batch}
-    columns = lambda a: [(0, 0), (0, -a.shape[1] % pieces), *[(0, 0)] * (a.ndim - 2)]
-    return {name: np.pad(array, columns(array)) for name, array in known.items()}
 
 
 def _evaluate(directory: pathlib.Path) -> None:

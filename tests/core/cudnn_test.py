@@ -52,6 +52,18 @@ def refusal(encoding, qkv, tok):
     return library.refusal(encoding, q, k, v, tok)
 
 
+def test_what_is_taken_is_collected(some_version):
+    def taken(platform, spec):
+        encoding, tok = pj.make(spec, causal=True, heads=HEADS), pj.Tokens.of(length=LENGTH)
+        with made_for(platform), library.taken() as found:
+            jax.eval_shape(lambda *qkv: pj.attend(encoding, *qkv, tok, tok), *inputs(jnp.bfloat16))
+        return list(found)
+
+    assert taken('cuda', 'nope()') == ['cuDNN']
+    assert taken('cuda', 'alibi()') == ["in blocks, because alibi opens the door 'score'"]
+    assert taken('cpu', 'nope()') == []
+
+
 @pytest.mark.full_but_one
 @pytest.mark.parametrize('text', TEXTS)
 @pytest.mark.parametrize('spec', ['nope() | window(size=5)', 'nope()', 'nope() | full()'])

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import posenc_jax.generate
 from posenc_jax.decoding.generate import generate
 from posenc_jax.generate import continue_text, main
 from posenc_jax.run.job import prepare
@@ -91,6 +92,19 @@ def test_the_command_prints_prompts_with_their_continuations(runs, tmp_path, cap
 def test_a_mesh_writes_the_text_of_one_device(runs, name, prompts, mesh):
     write = lambda mesh: continue_text(str(runs / name), prompts, tokens=4, overrides=mesh)
     assert write(mesh) == write({})
+
+
+def test_the_mesh_of_the_config_generates(runs, tmp_path, monkeypatch):
+    """A model that was cut over devices in training may be too large for one."""
+    found = []
+    monkeypatch.setattr(
+        posenc_jax.generate, '_continued', lambda _, __, **given: found.append(given)
+    )
+    make_run(tmp_path / 'cut', encoding='rope()', mesh={'data': 1, 'fsdp': 4, 'tensor': 2})
+    for run in (tmp_path / 'cut', runs / 'rope'):
+        continue_text(str(run), ['a'])
+    assert found[0]['mesh'].shape == dict(data=1, fsdp=4, tensor=2, sequence=1)
+    assert found[1]['mesh'] is None  # the default, of which one device is enough
 
 
 @pytest.mark.full

@@ -385,10 +385,40 @@ def test_a_mesh_gives_the_scores_of_one_device(sizes):
     np.testing.assert_allclose(many[0], one[0], atol=1e-5)
 
 
-def test_a_row_that_a_mesh_cannot_cut_is_refused_with_numbers():
-    cfg = TransformerConfig(
-        vocab_size=11, train_len=8, layers=1, width=16, heads=2, encoding='nope()'
+@pytest.mark.full_but_one
+@pytest.mark.parametrize(
+    'fields, known, scored',
+    [
+        (dict(encoding='rope()'), dict(positions=np.arange(14).reshape(2, 7)), True),
+        (dict(encoding='alibi_symmetric()', kind='encoder'), dict(length=7), False),
+        (
+            dict(
+                encoding='rope()', kind='encoder_decoder', source_size=11, source_len=5,
+                source_encoding='rope()',
+            ),
+            dict(valid=np.arange(7)[None] < 6),
+            True,
+        ),
+        (dict(encoding='graph_attention()', kind='encoder', vocab_size=0, channels=3), None, False),
+    ],
+    ids=['positions', 'encoder', 'source', 'graph'],
+)  # fmt: skip
+def test_rows_that_a_mesh_does_not_divide_are_padded(fields, known, scored):
+    model = tiny(**dict(layers=1, output_size=11) | fields)
+    rng = np.random.default_rng(0)
+    tokens, targets, source = *rng.integers(0, 11, (2, 2, 7)), None
+    if known is None:
+        tokens, edges = rng.standard_normal((2, 7, 3), np.float32), rng.random((2, 7, 7)) < 0.5
+        tok = Tokens.of(length=7).with_feats(adjacency=edges[:, :, None])
+    else:
+        tok = Tokens.of(**known)
+    if 'source_size' in fields:
+        source = rng.integers(0, 11, (2, 5)), Tokens.of(length=5)
+    at = np.array([[0, 5], [5, 3]]) if scored else None
+    arguments = tokens, targets, tok, None, at, source
+    one, many = (
+        scorer(model)(*arguments),
+        scorer(model, make_mesh(tensor=2, sequence=2))(*arguments),
     )
-    score = scorer(Transformer(cfg, rngs=nnx.Rngs(0)), make_mesh(sequence=2))
-    with pytest.raises(ValueError, match='7 tokens cannot be cut into mesh.sequence=2 parts'):
-        score(np.zeros((8, 7), int), np.zeros((8, 7), int), None)
+    assert many[0].shape == one[0].shape and (np.asarray(one[1]) == many[1]).all()
+    np.testing.assert_allclose(many[0], one[0], atol=1e-5)

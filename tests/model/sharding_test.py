@@ -159,20 +159,23 @@ def test_sizes_the_mesh_does_not_divide_are_errors_with_the_numbers(mesh):
             )
 
     call()
-    with pytest.raises(ValueError, match=r'3 query heads cannot be cut into 2 parts'):
+    with pytest.raises(
+        ValueError, match=r'3 query heads cannot be cut into 2 parts; mesh.tensor can be 1 or 3'
+    ):
         call(heads=3, kv_heads=3)
     with pytest.raises(ValueError, match=r'1 key heads cannot be cut into 2 parts'):
         call(kv_heads=1)
     with pytest.raises(
-        ValueError, match=r'queries of shape \(3, 8, 4, 8\): 3 cannot be cut into 2 parts'
+        ValueError,
+        match=r'queries of shape \(3, 8, 4, 8\): 3 cannot .*; mesh.data x mesh.fsdp can be 1 or 3',
     ):
         call(batch=3)
-    with pytest.raises(ValueError, match=r'7 cannot be cut into 2 parts \(mesh axis sequence\)'):
+    with pytest.raises(ValueError, match=r'7 cannot be cut into 2 parts; mesh.sequence can be 1'):
         call(length=7)
     model = Transformer(
         TransformerConfig(**{**BASE, 'encoding': 'alibi()', 'width': 15}), rngs=nnx.Rngs(0)
     )
-    with pytest.raises(ValueError, match=r'w_k.*15 cannot be cut into 2 parts \(mesh axis fsdp\)'):
+    with pytest.raises(ValueError, match=r'w_k.*15 cannot .* 2 parts; mesh.fsdp can be 1 or 3'):
         param_shardings(nnx.state(model, nnx.Param), mesh)
 
 
@@ -184,8 +187,12 @@ def test_make_mesh_fills_the_data_axis_and_checks_the_product():
         'tensor': 2,
         'sequence': 1,
     }
-    with pytest.raises(ValueError, match='= 6 does not divide 8 devices'):
+    with pytest.raises(ValueError, match='= 6 does not divide 8 devices; it can be 1, 2, 4 or 8'):
         make_mesh(-1, 3, 2, devices=devices)
+    with pytest.raises(ValueError, match='needs 6 devices, there are 8; use mesh.data=4'):
+        make_mesh(3, 2, devices=devices)
+    with pytest.raises(ValueError, match='there are 8; tensor x fsdp x sequence can be 1, 2 or 4'):
+        make_mesh(2, 3, devices=devices)
     with pytest.raises(ValueError, match='must be positive'):
         make_mesh(1, 0, devices=devices)
 

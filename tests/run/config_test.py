@@ -58,6 +58,10 @@ CREAM = dict(task='cream_text(factor=2)')
             'cluster.start_timeout must be between 10 and 86400 seconds, got 0',
         ),
         (
+            dict(cluster__stop_status=2),
+            'cluster.stop_status must be between 3 and 125, .* or 0, got 2',
+        ),
+        (
             dict(cluster__peer_timeout=9),
             'cluster.peer_timeout must be between 10 and 86400 seconds, or 0 for none, got 9',
         ),

@@ -23,7 +23,8 @@ from posenc_jax.run.job import prepare
 from posenc_jax.run.plan import make_task, task_length, validate
 from posenc_jax.run.reading import inputs_of, source_of, tokens_of
 from posenc_jax.run.restore import restore_model
-from posenc_jax.training.loop import ConfigChangedError, device_batch, divisible, train
+from posenc_jax.training.batches import device_batch, divisible
+from posenc_jax.training.loop import ConfigChangedError, train
 from posenc_jax.training.metrics_file import FILE, read_lines
 from posenc_jax.training.stop import StopSignal
 from tests.training import tiny

@@ -4,6 +4,7 @@ processes.
 
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from configs.sweeps import runs as sweeps
+from posenc_jax.core.targets import made_for
 from posenc_jax.evaluation.results import read
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.model.sharding import make_mesh
@@ -43,9 +45,25 @@ put = loop.device_batch
 loop.device_batch = lambda *given: (time.sleep(0.1 * jax.process_index()), put(*given))[1]
 """
 
+# A module that ends a process which asks its task for other rows than its own.
+OWN_ROWS = """
+import jax
+import posenc_jax as pj
+from posenc_jax.tasks.language import Language
+@pj.register('own_rows', kind='encoding')
+class OwnRows(pj.Encoding):
+    pass
+dataset = Language.dataset
+def checked(self, **given):
+    assert given['shard'] == (jax.process_index(), jax.process_count()), given
+    return dataset(self, **given)
+Language.dataset = checked
+"""
 
-def losses(workdir):
-    return {line['step']: line['loss'] for line in read_lines(workdir / NAME / FILE)}
+
+def losses(workdir, name='loss'):
+    lines = read_lines(workdir / NAME / FILE)
+    return {line['step']: line[name] for line in lines if name in line}
 
 
 def tail(workdir):
@@ -176,6 +194,31 @@ def test_a_signal_at_the_last_step_starts_no_evaluation(tmp_path, monkeypatch, c
     assert loop.train(tiny.config(tmp_path, **fields)) == directory and not list(answers)
 
 
+def test_a_stopped_run_ends_with_the_status_that_the_config_sets(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, '_run', lambda *given: stops.pop())
+    config = tiny.config(tmp_path, name=NAME, cluster__stop_status=3)
+    stops = [True, False]  # whether `_run` reached the last step; the last is the first
+    with pytest.raises(SystemExit) as ended:
+        loop.train(config)
+    assert ended.value.code == 3
+    assert loop.train(config) == tmp_path / NAME
+
+
+def test_an_accelerator_tells_which_attention_is_taken(tmp_path, capsys):
+    fields = dict(name=NAME, train__steps=1, train__warmup=0)
+    with made_for('cuda'):
+        loop.train(tiny.config(tmp_path, **fields))
+    lines = capsys.readouterr().out.splitlines()
+    told = [line for line in lines if line.startswith('attention: ')]
+    assert len(told) == 1 and re.match(r'attention: in blocks, because alibi opens', told[0])
+
+
+def test_a_kernel_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(ValueError, match="implementation='kernel' does not run on cpu; use"):
+        loop.train(tiny.config(tmp_path / 'runs', name=NAME, model__implementation='kernel'))
+    assert not (tmp_path / 'runs').exists()
+
+
 def test_a_signal_that_came_while_the_processes_joined_is_passed_on_to_jax(monkeypatch):
     sent = []
     monkeypatch.setattr('os.kill', lambda *given: sent.append(given))
@@ -278,10 +321,11 @@ def test_non_finite_numbers_stop_the_run(whole, cache, tmp_path):
 @pytest.mark.full
 def test_mesh_and_processes_have_the_losses_of_one_device(whole, cache, tmp_path):
     expected = [loss for _, loss in sorted(losses(whole).items())]
-    fields = dict(name=NAME, cache=cache, train__save_every=20)
+    validated = dict(train__eval_every=6, train__eval_batches=2)
+    fields = dict(name=NAME, cache=cache, train__save_every=20, **validated)
     # Eight emulated devices, from the start, in this process.
     mesh = tmp_path / 'mesh'
-    loop.train(tiny.config(mesh, name=NAME, train__save_every=20, **MESH))
+    loop.train(tiny.config(mesh, name=NAME, train__save_every=20, **validated, **MESH))
     found = [loss for _, loss in sorted(losses(mesh).items())]
     np.testing.assert_allclose(found[:6], expected[:6], rtol=0, atol=1e-5)
     # Two real processes with parameters cut between them, from the start ...
@@ -289,20 +333,34 @@ def test_mesh_and_processes_have_the_losses_of_one_device(whole, cache, tmp_path
     evaluated = dict(
         eval__at_end=True, eval__stride=8, eval__lengths='32', eval__tokens=256, eval__samples=4
     )
-    two_processes(apart, **fields, **evaluated)
+    several_processes(2, apart, **fields, **evaluated)
     together, alone = read(apart / NAME / 'eval')[0], evaluate([apart / NAME]).runs[0]
     for own, other in zip(together.measurements, alone.measurements, strict=True):
         assert own.nll == pytest.approx(other.nll, abs=1e-5)
     found = [loss for _, loss in sorted(losses(apart).items())]
     np.testing.assert_allclose(found[:6], expected[:6], rtol=0, atol=1e-5)
+    own, other = (losses(workdir, 'validation_loss') for workdir in (apart, mesh))
+    assert own.keys() == other.keys() and own[6] == pytest.approx(other[6], abs=1e-5)
     # ... and from the checkpoint of the eight devices.
     back_to(mesh, tmp_path / 'from_mesh', 20)
-    two_processes(tmp_path / 'from_mesh', **fields)
+    several_processes(2, tmp_path / 'from_mesh', **fields)
     np.testing.assert_allclose(tail(tmp_path / 'from_mesh'), tail(mesh), rtol=0, atol=1e-5)
     # One device goes on from the checkpoint of two processes.
     back_to(apart, tmp_path / 'from_apart', 20)
     finish(tiny.start(tmp_path / 'from_apart', **fields))
     np.testing.assert_allclose(tail(tmp_path / 'from_apart'), tail(apart), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('processes', [2, 4])
+@pytest.mark.full
+def test_every_process_makes_its_own_rows_alone(whole, cache, tmp_path, processes):
+    own_rows = tmp_path / 'own_rows.py'
+    own_rows.write_text(OWN_ROWS)
+    flags = (f'--import={own_rows}',)
+    several_processes(processes, tmp_path, *flags, name=NAME, cache=cache, train__save_every=100)
+    found, expected = losses(tmp_path), losses(whole)
+    for step in range(1, 7):  # later ones differ by more than rounding of one step
+        assert found[step] == pytest.approx(expected[step], abs=1e-5)
 
 
 @pytest.mark.full
@@ -326,17 +384,17 @@ def flags_of(port, processes, number):
     return f'--coordinator=127.0.0.1:{port}', f'--processes={processes}', f'--process_id={number}'
 
 
-def two_processes(workdir, **fields):
-    port = free_port()
-    both = [
-        tiny.start(workdir, *flags_of(port, 2, i), **fields, mesh__data=1, mesh__fsdp=2)
-        for i in range(2)
+def several_processes(count, workdir, *flags, **fields):
+    """Trains with so many processes, which share the rows and the parameters."""
+    port, mesh = free_port(), dict(mesh__data=count // 2, mesh__fsdp=2)
+    started = [
+        tiny.start(workdir, *flags_of(port, count, i), *flags, **fields, **mesh)
+        for i in range(count)
     ]
-    (out, _), (silent, _) = [finish(process) for process in both]
-    said = [
-        line for line in silent.splitlines() if not line.startswith('[Gloo]')
-    ]  # the transport greets on both
-    assert f'step {STEPS}/{STEPS}' in out and not said
+    (out, _), *others = [finish(process) for process in started]
+    assert f'step {STEPS}/{STEPS}' in out
+    for silent, _ in others:  # the transport greets on all of them
+        assert all(line.startswith('[Gloo]') for line in silent.splitlines())
 
 
 def test_importing_the_package_does_not_import_training():
