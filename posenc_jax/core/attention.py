@@ -70,6 +70,7 @@ def attend(
     return_lse: bool = False,
     axis_name: str | None = None,
     applied: Collection[str] = (),
+    applied_outside: bool = False,
 ) -> Any:
     """Attention of projected queries over projected keys, with the pair-stage doors of `encoding`.
 
@@ -97,6 +98,9 @@ def attend(
       applied: the doors of the token stage that the caller has called: 'place', 'embed', 'qkv',
         'project'. An encoding that opens one of the others is an error, since its effect would be
         missing.
+      applied_outside: with `axis_name`, whether these doors were called outside of that
+        `jax.shard_map`, on whole texts. Where `project` reads the whole text, as with
+        `dynamic_ntk`, they must have been.
 
     Returns:
       The result, [B, T, N, V]; with `return_lse` a pair of it and the log-sum-exp, [B, T, N] in
@@ -106,7 +110,8 @@ def attend(
       ValueError: shapes that do not fit together, with the numbers; a door that was skipped, or the
         feature of a token that it attaches; causal queries that are the last of a sequence but have
         the index of the first; a kernel where it cannot run; an `axis_name` outside of
-        `jax.shard_map`.
+        `jax.shard_map`, or an encoding whose `project` reads the whole text and may have been
+        called inside.
 
     Example:
       >>> import jax, posenc_jax as pj
@@ -117,7 +122,7 @@ def attend(
     """
     options: dict[str, Any] = dict(
         block=block, implementation=implementation, heads_first=heads_first, return_lse=return_lse,
-        axis_name=axis_name,
+        axis_name=axis_name, applied_outside=applied_outside,
     )  # fmt: skip
     kv_axis, s_axis = (1, 2) if heads_first else (2, 1)
     check_arrays(q, k, v, tq, tk, kv_axis, s_axis)
@@ -125,7 +130,7 @@ def attend(
     tq, tk = (dataclasses.replace(tok, grid=None) for tok in (tq, tk))
     check_doors(encoding, applied)
     check_offset(encoding, tq, tk)
-    check_axis(axis_name)
+    check_axis(encoding, axis_name, applied_outside)
     if (spec := explicit_spec(q)) is not None:
         graphdef, state = nnx.split(encoding)
         return with_auto_axes(

@@ -251,7 +251,7 @@ def sharded_attend(
     sequence = None if heads_first or q.shape[1] == 1 else axis
     along = axis if stay or cut and sequence else None
     if cut and sequence:
-        own['axis_name'] = along
+        own.update(axis_name=along, applied_outside=True)
 
     graphdef, state = nnx.split(encoding)
     variables, structure = jax.tree.flatten(state)

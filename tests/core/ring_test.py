@@ -16,7 +16,16 @@ from posenc_jax.core.sweep import combine, partition
 from posenc_jax.core.tiles import Blocks, Plan, sweep_order
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model.sharding import make_mesh, sharded_attend
-from posenc_jax.testing.subject import HEADS, KV_HEADS, WIDTH, draw, project, tokens
+from posenc_jax.testing.subject import (
+    HEADS,
+    KV_HEADS,
+    WIDTH,
+    draw,
+    earlier_rows,
+    project,
+    split,
+    tokens,
+)
 from tests import contract_test
 
 ROWS, LENGTH, MODEL = 2, 32, 32
@@ -214,6 +223,74 @@ def test_all_keys_may_be_earlier_than_all_queries(spec):
     expected = gradients_and_results((4, 4))(*given)
     with jax.set_mesh(mesh_of(sequence=8)):
         same(gradients_and_results((4, 4))(*given), expected)
+
+
+WHOLE = [
+    'rope(freqs=dynamic_ntk(factor=2.0, train_len=8))',
+    'lm_infinite(encoding=rope(), n_global=1, n_local=4, top_k=2, distance=4)',
+]
+
+
+def on_two_devices(spec, project_inside, **options):
+    """The results of a ring in a `shard_map` of the caller, and those of one device."""
+    encoding = pj.make(spec, causal=True, **contract_test.CONTEXT)
+    arrays = [draw(n, 1, 16, heads, WIDTH) for n, heads in enumerate((HEADS, KV_HEADS, KV_HEADS))]
+    tok = pj.Tokens.of(length=16)
+
+    def run(*projected, axis_name=None, **options):
+        if project_inside:
+            projected = encoding.project(*projected)
+        how = dict(axis_name=axis_name, applied=pj.TOKEN_STAGE, **options)
+        return pj.attend(encoding, *projected, **how)
+
+    cut = PartitionSpec(None, 'ring')
+    ringed = jax.shard_map(
+        functools.partial(run, axis_name='ring', **options),
+        mesh=ring_of(2), in_specs=cut, out_specs=cut, check_vma=False,
+    )  # fmt: skip
+    given = (*arrays, tok, tok) if project_inside else encoding.project(*arrays, tok, tok)
+    return jax.jit(ringed)(*given), jax.jit(run)(*given)
+
+
+def test_project_on_the_part_of_a_device():
+    same(*on_two_devices('rope()', True))
+    for spec in WHOLE:
+        with pytest.raises(ValueError, match='reads the whole text.*applied_outside=True; or use'):
+            on_two_devices(spec, True)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('spec', WHOLE)
+def test_project_outside_of_the_ring(spec):
+    same(*on_two_devices(spec, False, applied_outside=True))
+
+
+@pytest.mark.full
+@contract_test.every_entry
+def test_an_encoding_says_whether_project_reads_the_whole_text(entry):
+    """Two halves that are projected apart are the projected whole, unless a trait denies it."""
+    encoding = contract_test.make(entry)
+    says = encoding.traits & {'follows_length', 'queries_follow_length'}
+    if says or not encoding.opens('project'):
+        return
+    tok = encoding.place(tokens())
+    x = encoding.embed(draw(7, ROWS, tok.length, MODEL), tok)
+    rows = earlier_rows(x, tok, encoding.lookback)
+    heads_of = split(encoding, WEIGHTS, x, rows, tok)
+    size, extra = tok.length // 2, heads_of[0].shape[1] - tok.length
+
+    def part(start, length):
+        cut = lambda a, more: a[:, start : start + length + more]
+        own = tok.slice(start, length)
+        q, k, v, tq, tk = encoding.project(
+            *(cut(a, extra) for a in heads_of), own, own, cut(rows, encoding.lookback)
+        )
+        return q, k, v, tq.feats, tk.feats
+
+    halves = part(0, size), part(size, size)
+    joined = jax.tree.map(lambda *a: jnp.concatenate(a, 1), *halves)
+    gaps = jax.tree.map(lambda a, b: float(abs(a - b * 1.0).max()), joined, part(0, tok.length))
+    assert max(jax.tree.leaves(gaps)) < 1e-4, gaps
 
 
 def test_an_axis_that_nothing_cuts():
