@@ -142,7 +142,7 @@ def attend(
         )
     queries, keys = q.shape[1], k.shape[s_axis]
     in_ring = axis_name is not None
-    gains = in_ring and implementation != 'dense' and ring.gains_by_halves(encoding, queries, keys)
+    gains = in_ring and implementation != 'dense' and ring.gains_by_halves(encoding, tq, tk)
     dealt = axis_name if gains else None  # the mesh axis along which halves are exchanged
     parts = 2 if dealt else 1
     shape = q.shape[0], queries // parts, *q.shape[2:]
@@ -152,7 +152,8 @@ def attend(
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
     blocks = Blocks(sizes[0], 1), Blocks(sizes[1], s_axis), Blocks(sizes[-1], s_axis)
     arguments = params, constants, q, k, v, tq, tk
-    plan = Plan(graphdef, *blocks, varying_axes(arguments), axis_name, target)
+    nodes = 2 if dealt and encoding.opens('init_carry') else 1
+    plan = Plan(graphdef, *blocks, varying_axes(arguments), axis_name, target, nodes)
     params, constants, *qkv, of_q, of_k = vary(arguments, plan.varying)
 
     def sweep() -> Any:
@@ -160,7 +161,7 @@ def attend(
         if dealt:
             arrays = [ring.deal(a, dealt, axis) for a, axis in zip(arrays, axes)]
         cuts = plan.q.pad, plan.k.pad, plan.k.pad, plan.q.pad_tokens, plan.k.pad_tokens
-        arrays = [pad(a) for pad, a in zip(cuts, arrays)]
+        arrays = [pad(a, nodes) for pad, a in zip(cuts, arrays)]
         # JAX itself differentiates the dense form, also in forward mode.
         if implementation == 'dense':
             result: Any = _dense(plan, params, constants, *arrays)
@@ -168,8 +169,11 @@ def attend(
             run = ring.tiles if in_ring else _attend_kernel if target else _attend_tiles
             with forward_mode_refused():
                 result = run(plan, *reverse_mode_only((params, constants, *arrays)))
-        out, lse = result[0][:, :queries], result[1]
-        result = (out, jnp.swapaxes(lse, 1, 2)[:, :queries]) if return_lse else out
+        whole = lambda a: jnp.concatenate(
+            [piece[:, : queries // nodes] for piece in jnp.split(a, nodes, 1)], 1
+        )
+        out, lse = whole(result[0]), result[1]
+        result = (out, whole(jnp.swapaxes(lse, 1, 2))) if return_lse else out
         return ring.deal(result, dealt, 1, back=True) if dealt else result
 
     free = block is None and implementation is None and not (heads_first or return_lse or in_ring)

@@ -5,6 +5,7 @@ Every variable names the role of each of its dimensions in `axes`; activations n
 stays whole.
 """
 
+import dataclasses
 import math
 import os
 from typing import Any
@@ -284,7 +285,11 @@ def sharded_attend(
     query_spec = PartitionSpec(rows, sequence, tensor)
     _check(mesh, 'queries', q.shape, query_spec)
 
+    same = 'axis_name' in own and tq.index is tk.index
+
     def local(variables, q, k, v, tq, tk):
+        if same:  # said again, since the arrays of a part are others
+            tk = dataclasses.replace(tk, index=tq.index)
         encoding = nnx.merge(graphdef, jax.tree.unflatten(structure, variables))
         if stay:
             results = attend_parts(encoding, q, k, v, tq, tk, axis)
