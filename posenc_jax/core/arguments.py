@@ -81,11 +81,13 @@ def missing_features(encoding: Encoding) -> Iterator[None]:
         ) from error
 
 
-def check_axis(axis_name: str | None) -> None:
-    """Refuses a mesh axis along which nothing is cut here.
+def check_axis(encoding: Encoding, axis_name: str | None, applied_outside: bool) -> None:
+    """Refuses a mesh axis along which nothing is cut here, and an encoding whose `project` would
+    have taken the part of a device for the whole text.
 
     Raises:
-      ValueError: no `jax.shard_map` around this call has the axis.
+      ValueError: no `jax.shard_map` around this call has the axis; `project` reads the whole text
+        and may have been called inside.
     """
     if axis_name is None:
         return
@@ -96,6 +98,16 @@ def check_axis(axis_name: str | None) -> None:
             f'attend: axis_name={axis_name!r} is an axis of no jax.shard_map around this call; '
             'leave it out, or call it inside of one'
         ) from None
+    # Parts of a text look like a text while a program is traced, so the caller has to say it.
+    whole = {'follows_length', 'queries_follow_length'}
+    part = next((part for part in parts_of(encoding) if part.traits & whole), None)
+    if part is not None and not applied_outside:
+        raise ValueError(
+            f'attend: {part} reads the whole text in `project`, and inside of '
+            f'jax.shard_map it gets the part of one device along {axis_name!r}. Call project '
+            'outside, where the text is whole, and pass applied_outside=True; or use a model with '
+            'mesh.sequence'
+        )
 
 
 def check_offset(encoding: Encoding, tq: Tokens, tk: Tokens) -> None:

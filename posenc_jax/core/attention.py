@@ -70,6 +70,7 @@ def attend(
     return_lse: bool = False,
     axis_name: str | None = None,
     applied: Collection[str] = (),
+    applied_outside: bool = False,
 ) -> Any:
     """Attention of projected queries over projected keys, with the pair-stage doors of `encoding`.
 
@@ -97,6 +98,9 @@ def attend(
       applied: the doors of the token stage that the caller has called: 'place', 'embed', 'qkv',
         'project'. An encoding that opens one of the others is an error, since its effect would be
         missing.
+      applied_outside: with `axis_name`, whether these doors were called outside of that
+        `jax.shard_map`, on whole texts. Where `project` reads the whole text, as with
+        `dynamic_ntk`, they must have been.
 
     Returns:
       The result, [B, T, N, V]; with `return_lse` a pair of it and the log-sum-exp, [B, T, N] in
@@ -106,7 +110,8 @@ def attend(
       ValueError: shapes that do not fit together, with the numbers; a door that was skipped, or the
         feature of a token that it attaches; causal queries that are the last of a sequence but have
         the index of the first; a kernel where it cannot run; an `axis_name` outside of
-        `jax.shard_map`.
+        `jax.shard_map`, or an encoding whose `project` reads the whole text and may have been
+        called inside.
 
     Example:
       >>> import jax, posenc_jax as pj
@@ -117,7 +122,7 @@ def attend(
     """
     options: dict[str, Any] = dict(
         block=block, implementation=implementation, heads_first=heads_first, return_lse=return_lse,
-        axis_name=axis_name,
+        axis_name=axis_name, applied_outside=applied_outside,
     )  # fmt: skip
     kv_axis, s_axis = (1, 2) if heads_first else (2, 1)
     check_arrays(q, k, v, tq, tk, kv_axis, s_axis)
@@ -125,7 +130,7 @@ def attend(
     tq, tk = (dataclasses.replace(tok, grid=None) for tok in (tq, tk))
     check_doors(encoding, applied)
     check_offset(encoding, tq, tk)
-    check_axis(axis_name)
+    check_axis(encoding, axis_name, applied_outside)
     if (spec := explicit_spec(q)) is not None:
         graphdef, state = nnx.split(encoding)
         return with_auto_axes(
@@ -137,7 +142,7 @@ def attend(
         )
     queries, keys = q.shape[1], k.shape[s_axis]
     in_ring = axis_name is not None
-    gains = in_ring and implementation != 'dense' and ring.gains_by_halves(encoding, queries, keys)
+    gains = in_ring and implementation != 'dense' and ring.gains_by_halves(encoding, tq, tk)
     dealt = axis_name if gains else None  # the mesh axis along which halves are exchanged
     parts = 2 if dealt else 1
     shape = q.shape[0], queries // parts, *q.shape[2:]
@@ -147,7 +152,8 @@ def attend(
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
     blocks = Blocks(sizes[0], 1), Blocks(sizes[1], s_axis), Blocks(sizes[-1], s_axis)
     arguments = params, constants, q, k, v, tq, tk
-    plan = Plan(graphdef, *blocks, varying_axes(arguments), axis_name, target)
+    nodes = 2 if dealt and encoding.opens('init_carry') else 1
+    plan = Plan(graphdef, *blocks, varying_axes(arguments), axis_name, target, nodes)
     params, constants, *qkv, of_q, of_k = vary(arguments, plan.varying)
 
     def sweep() -> Any:
@@ -155,7 +161,7 @@ def attend(
         if dealt:
             arrays = [ring.deal(a, dealt, axis) for a, axis in zip(arrays, axes)]
         cuts = plan.q.pad, plan.k.pad, plan.k.pad, plan.q.pad_tokens, plan.k.pad_tokens
-        arrays = [pad(a) for pad, a in zip(cuts, arrays)]
+        arrays = [pad(a, nodes) for pad, a in zip(cuts, arrays)]
         # JAX itself differentiates the dense form, also in forward mode.
         if implementation == 'dense':
             result: Any = _dense(plan, params, constants, *arrays)
@@ -163,8 +169,11 @@ def attend(
             run = ring.tiles if in_ring else _attend_kernel if target else _attend_tiles
             with forward_mode_refused():
                 result = run(plan, *reverse_mode_only((params, constants, *arrays)))
-        out, lse = result[0][:, :queries], result[1]
-        result = (out, jnp.swapaxes(lse, 1, 2)[:, :queries]) if return_lse else out
+        whole = lambda a: jnp.concatenate(
+            [piece[:, : queries // nodes] for piece in jnp.split(a, nodes, 1)], 1
+        )
+        out, lse = whole(result[0]), result[1]
+        result = (out, whole(jnp.swapaxes(lse, 1, 2))) if return_lse else out
         return ring.deal(result, dealt, 1, back=True) if dealt else result
 
     free = block is None and implementation is None and not (heads_first or return_lse or in_ring)

@@ -70,6 +70,7 @@ TRAITS = {
     'reads_target_order': 'The last component of a position is a place in the translation.',
     'reads_grid': 'Its `embed` needs tokens that are the cells of a grid.',
     'follows_length': 'What `project` does to a key depends on the current length.',
+    'queries_follow_length': 'What `project` does to a query alone depends on the current length.',
     'moves_positions': 'A new token moves the positions of all others.',
 }
 

@@ -21,18 +21,22 @@ class Blocks:
     size: int
     axis: int
 
-    def pad(self, a):
-        """The array with zeros behind it, up to a whole number of blocks."""
-        missing = -a.shape[self.axis] % self.size
-        return (
-            jnp.pad(a, [(0, missing * (i == self.axis)) for i in range(a.ndim)]) if missing else a
-        )
+    def pad(self, a, pieces: int = 1):
+        """The array with zeros behind each of its equal pieces, up to a whole number of blocks."""
+        length = a.shape[self.axis] // pieces
+        missing = -length % self.size
+        if not missing:
+            return a
+        axis, behind = self.axis, (0, missing)
+        apart = a.reshape(*a.shape[:axis], pieces, length, *a.shape[axis + 1 :])
+        apart = jnp.pad(apart, [behind if i == axis + 1 else (0, 0) for i in range(apart.ndim)])
+        return apart.reshape(*a.shape[:axis], -1, *a.shape[axis + 1 :])
 
-    def pad_tokens(self, tok: Tokens) -> Tokens:
-        """The tokens and invalid tokens behind them, up to a whole number of blocks."""
-        if tok.length % self.size and tok.valid is None:
+    def pad_tokens(self, tok: Tokens, pieces: int = 1) -> Tokens:
+        """The tokens and invalid tokens behind each piece, up to a whole number of blocks."""
+        if tok.length // pieces % self.size and tok.valid is None:
             tok = dataclasses.replace(tok, valid=jnp.ones_like(tok.index, bool))
-        return jax.tree.map(Blocks(self.size, 1).pad, tok)
+        return jax.tree.map(lambda a: Blocks(self.size, 1).pad(a, pieces), tok)
 
     def tokens(self, tok: Tokens, number) -> Tokens:
         return tok.slice(number * self.size, self.size)
@@ -79,6 +83,7 @@ class Plan:
       varying: manual mesh axes over which all arrays vary, see `meshes.vary`.
       ring: the manual mesh axis round which the keys travel, or None.
       target: what a kernel is made for, or None for the blocked form.
+      nodes: of a ring, how many equal pieces of the queries of a device meet keys on their own.
     """
 
     graphdef: Any
@@ -88,6 +93,7 @@ class Plan:
     varying: tuple[str, ...]
     ring: str | None = None
     target: str | None = None
+    nodes: int = 1
 
     def encoding(self, params, constants) -> Encoding:
         return nnx.merge(self.graphdef, params, constants)

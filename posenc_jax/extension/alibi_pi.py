@@ -113,6 +113,10 @@ class ALiBiPI(Wrapper):
                 'inside it'
             )
 
+    @property
+    def traits(self):
+        return frozenset({'queries_follow_length'} if self.mode == 'dynamic' else ())
+
     def opens(self, door):
         return super().opens(door) and (door != 'project' or self.mode == 'dynamic')
 

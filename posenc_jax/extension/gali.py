@@ -257,6 +257,10 @@ class GALI(Wrapper):
         )
         self.head = Constant(jnp.arange(heads), axes=('heads',)) if noise else None
 
+    @property
+    def traits(self):
+        return super().traits | {'queries_follow_length'}
+
     def believed(self, tq, tk) -> Int[Array, '#B T']:
         """The text length T of each query: the end of its chunk, or of the text if that is
         shorter.

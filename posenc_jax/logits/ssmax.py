@@ -83,7 +83,8 @@ class SSMax(Encoding):
 
     @property
     def traits(self):
-        return frozenset({'sees_later'} if self.bidirectional else ())
+        both = {'sees_later', 'queries_follow_length'}
+        return frozenset(both if self.bidirectional else ())
 
     def opens(self, door):
         return super().opens(door) and (door != 'project' or self.bidirectional)

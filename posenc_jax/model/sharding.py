@@ -5,6 +5,7 @@ Every variable names the role of each of its dimensions in `axes`; activations n
 stays whole.
 """
 
+import dataclasses
 import math
 import os
 from typing import Any
@@ -264,7 +265,7 @@ def sharded_attend(
     sequence = None if heads_first or q.shape[1] == 1 else axis
     along = axis if stay or cut and sequence else None
     if cut and sequence:
-        own['axis_name'] = along
+        own.update(axis_name=along, applied_outside=True)
 
     graphdef, state = nnx.split(encoding)
     variables, structure = jax.tree.flatten(state)
@@ -297,7 +298,11 @@ def sharded_attend(
     query_spec = PartitionSpec(rows, sequence, tensor)
     _check(mesh, 'queries', q.shape, query_spec)
 
+    same = 'axis_name' in own and tq.index is tk.index
+
     def local(variables, q, k, v, tq, tk):
+        if same:  # said again, since the arrays of a part are others
+            tk = dataclasses.replace(tk, index=tq.index)
         encoding = nnx.merge(graphdef, jax.tree.unflatten(structure, variables))
         if stay:
             results = attend_parts(encoding, q, k, v, tq, tk, axis)

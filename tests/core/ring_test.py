@@ -15,8 +15,18 @@ from posenc_jax.core import ring
 from posenc_jax.core.sweep import combine, partition
 from posenc_jax.core.tiles import Blocks, Plan, sweep_order
 from posenc_jax.core.tokens import Tokens
+from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.sharding import make_mesh, sharded_attend
-from posenc_jax.testing.subject import HEADS, KV_HEADS, WIDTH, draw, project, tokens
+from posenc_jax.testing.subject import (
+    HEADS,
+    KV_HEADS,
+    WIDTH,
+    draw,
+    earlier_rows,
+    project,
+    split,
+    tokens,
+)
 from tests import contract_test
 
 ROWS, LENGTH, MODEL = 2, 32, 32
@@ -37,14 +47,17 @@ def mesh_of(**axes):
     return make_mesh(data=axes.pop('data', 1), devices=jax.devices()[:8], **axes)
 
 
-def gradients_and_results(block, **options):
+def gradients_and_results(block, one_text=True, **options):
     """A function of an encoding and the arguments of attention: the gradients of a loss by all
     parameters, queries, keys, values and floats of tokens, and the results of which it is the sum.
+    With `one_text`, queries and keys share their index, as in a model.
     """
 
     def loss(floats, graphdef, constants, others, cotangent):
         params, q, k, v, *of_tokens = floats
         tq, tk = map(combine, of_tokens, others)
+        if one_text:
+            tk = dataclasses.replace(tk, index=tq.index)
         encoding = nnx.merge(graphdef, params, constants)
         how = dict(block=block, return_lse=True, **options)
         out, lse = sharded_attend(encoding, q, k, v, tq, tk, **how)
@@ -101,6 +114,15 @@ def test_a_ring_of_four_devices(spec):
 def test_eight_devices_in_a_ring(key):
     """Each kind of door. The law `mesh` sends the keys of every encoding round two devices."""
     compare(contract_test.make(entry_of(key)), mesh_of(sequence=8), TEXTS.values())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('spec', ['cope()', 'path()', 'cable()', 'carope()'])
+def test_a_carry_in_a_ring_of_halves(spec):
+    """Eight devices, and two whose halves are no whole number of blocks."""
+    encoding = pj.make(spec, causal=True, **contract_test.CONTEXT)
+    compare(encoding, mesh_of(sequence=8), [TEXTS['one document']])
+    compare(encoding, mesh_of(tensor=2, data=2, sequence=2), [TEXTS['left padding']], block=(5, 3))
 
 
 @pytest.mark.full
@@ -165,6 +187,62 @@ def test_causal_work_is_even():
     assert even.max() <= 1.1 * even.min()
 
 
+@pytest.mark.parametrize('step', [1, -1])
+def test_work_with_a_carry_is_even(step):
+    """Which halves of the keys each half of the queries meets, and where a carry is stored."""
+    devices, size = 4, 2
+    encoding = pj.make('cope()', causal=True, **contract_test.CONTEXT)
+    plan = Plan(None, *(Blocks(size, 1),) * 3, (), ring='ring', nodes=2)
+    halves = 2 * devices
+
+    def visits(index):
+        trip = ring._Trip(plan, encoding, step)
+
+        def meet(state, sums, keys, n, slot):
+            number, met = state
+            own = jax.lax.dynamic_slice_in_dim(index, n * size, 1)[0] // size
+            met = met.at[number].set(jnp.stack([own, keys[-1].index[0, 0] // size, slot]))
+            return (number + 1, met), sums + 1
+
+        first, second = (Tokens.of(index=a[None]) for a in jnp.split(index, 2))
+        state = 0, jnp.full((4 * devices, 3), -1)
+        sums = [jnp.zeros((), int)] * 2
+        (number, met), sums = trip.run(
+            Tokens.of(index=index[None]), meet, state, [(first,), (second,)], sums
+        )
+        return number[None], met[None], jnp.stack(sums)
+
+    cut = PartitionSpec('ring')
+    run = jax.shard_map(
+        lambda index: visits(ring.deal(index, 'ring', 0)),
+        mesh=ring_of(devices), in_specs=cut, out_specs=cut, check_vma=False,
+    )  # fmt: skip
+    numbers, met, sums = jax.jit(run)(jnp.arange(halves * size))
+    assert numbers.tolist() == [halves + 1] * devices
+    for d, of_device in enumerate(np.asarray(met)[:, : halves + 1]):
+        assert sorted(of_device[:, 2].tolist()) == list(range(halves + 1))
+        for own in (d, halves - 1 - d):
+            order = of_device[of_device[:, 0] == own, 1].tolist()
+            assert order == list(range(own, -1, -1))[::step]
+        # What travels with a half of the keys is back, and later halves of queries have met it.
+        assert sums[2 * d : 2 * d + 2].tolist() == [halves - d, d + 1]
+
+
+@pytest.mark.parametrize('remat', ['none', 'full'])
+def test_a_model_shows_that_queries_and_keys_are_one_text(remat, monkeypatch):
+    plans = []
+    watch = lambda plan, *arrays: plans.append(plan) or ring.forward(plan, *arrays)
+    monkeypatch.setattr(ring, 'tiles', watch)
+    cfg = TransformerConfig(
+        vocab_size=8, train_len=16, layers=2, width=16, heads=2, encoding='cope()', remat=remat
+    )
+    parts = nnx.split(nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0))))
+    with jax.set_mesh(mesh_of(sequence=8)):
+        run = lambda state, tokens: nnx.merge(parts[0], state)(tokens)
+        jax.eval_shape(run, parts[1], jax.ShapeDtypeStruct((1, 16), jnp.int32))
+    assert plans and all(plan.nodes == 2 for plan in plans)
+
+
 def in_a_ring(spec, check_vma, **options):
     encoding = pj.make(spec, causal=True, **contract_test.CONTEXT)
     tok = pj.Tokens.of(length=16)
@@ -211,9 +289,78 @@ def test_all_keys_may_be_earlier_than_all_queries(spec):
     tq = dataclasses.replace(tq, index=tq.index + LENGTH, rank=tq.rank + LENGTH)
     tq = dataclasses.replace(tq, pos=tq.pos + LENGTH)
     given = floats, graphdef, constants, (tq, tk), cotangent
-    expected = gradients_and_results((4, 4))(*given)
+    expected = gradients_and_results((4, 4), one_text=False)(*given)
     with jax.set_mesh(mesh_of(sequence=8)):
-        same(gradients_and_results((4, 4))(*given), expected)
+        same(gradients_and_results((4, 4), one_text=False)(*given), expected)
+
+
+WHOLE = [
+    'rope(freqs=dynamic_ntk(factor=2.0, train_len=8))',
+    'lm_infinite(encoding=rope(), n_global=1, n_local=4, top_k=2, distance=4)',
+]
+
+
+def on_two_devices(spec, project_inside, check_vma=False, **options):
+    """The results of a ring in a `shard_map` of the caller, and those of one device."""
+    encoding = pj.make(spec, causal=True, **contract_test.CONTEXT)
+    arrays = [draw(n, 1, 16, heads, WIDTH) for n, heads in enumerate((HEADS, KV_HEADS, KV_HEADS))]
+    tok = pj.Tokens.of(length=16)
+
+    def run(*projected, axis_name=None, **options):
+        if project_inside:
+            projected = encoding.project(*projected)
+        how = dict(axis_name=axis_name, applied=pj.TOKEN_STAGE, **options)
+        return pj.attend(encoding, *projected, **how)
+
+    cut = PartitionSpec(None, 'ring')
+    ringed = jax.shard_map(
+        functools.partial(run, axis_name='ring', **options),
+        mesh=ring_of(2), in_specs=cut, out_specs=cut, check_vma=check_vma,
+    )  # fmt: skip
+    given = (*arrays, tok, tok) if project_inside else encoding.project(*arrays, tok, tok)
+    return jax.jit(ringed)(*given), jax.jit(run)(*given)
+
+
+def test_project_on_the_part_of_a_device():
+    same(*on_two_devices('rope()', True))
+    same(*on_two_devices('cope()', True, check_vma=True))
+    for spec in WHOLE:
+        with pytest.raises(ValueError, match='reads the whole text.*applied_outside=True; or use'):
+            on_two_devices(spec, True)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('spec', WHOLE)
+def test_project_outside_of_the_ring(spec):
+    same(*on_two_devices(spec, False, applied_outside=True))
+
+
+@pytest.mark.full
+@contract_test.every_entry
+def test_an_encoding_says_whether_project_reads_the_whole_text(entry):
+    """Two halves that are projected apart are the projected whole, unless a trait denies it."""
+    encoding = contract_test.make(entry)
+    says = encoding.traits & {'follows_length', 'queries_follow_length'}
+    if says or not encoding.opens('project'):
+        return
+    tok = encoding.place(tokens())
+    x = encoding.embed(draw(7, ROWS, tok.length, MODEL), tok)
+    rows = earlier_rows(x, tok, encoding.lookback)
+    heads_of = split(encoding, WEIGHTS, x, rows, tok)
+    size, extra = tok.length // 2, heads_of[0].shape[1] - tok.length
+
+    def part(start, length):
+        cut = lambda a, more: a[:, start : start + length + more]
+        own = tok.slice(start, length)
+        q, k, v, tq, tk = encoding.project(
+            *(cut(a, extra) for a in heads_of), own, own, cut(rows, encoding.lookback)
+        )
+        return q, k, v, tq.feats, tk.feats
+
+    halves = part(0, size), part(size, size)
+    joined = jax.tree.map(lambda *a: jnp.concatenate(a, 1), *halves)
+    gaps = jax.tree.map(lambda a, b: float(abs(a - b * 1.0).max()), joined, part(0, tok.length))
+    assert max(jax.tree.leaves(gaps)) < 1e-4, gaps
 
 
 def test_an_axis_that_nothing_cuts():
