@@ -3,19 +3,33 @@
 The command prints tables in Markdown: attention of every encoding, and a decoder of 12 layers, with
 its gradients, on a mesh of 8 devices. Nothing is run, so no accelerator is needed, and nothing is
 timed. 'lowers' means that JAX makes the program of the accelerator's compiler; that compiler may
-still refuse it.
+still refuse it. With --compile that compiler is asked, which needs no TPU either.
 
     PYTHONPATH=. python benchmarks/kernels.py                        # minutes on two cores
     PYTHONPATH=. python benchmarks/kernels.py --keys shaw alibi --models 'rope()'
     PYTHONPATH=. python benchmarks/kernels.py --errors              # interpreted kernels
+    PYTHONPATH=. python benchmarks/kernels.py --compile --keys shaw alibi
 
 With --errors it prints how much interpreted kernels differ from the blocked form instead: the
 largest difference of results and gradients, over the largest entry of the array where that is above
 1, in float32 and in bfloat16.
+
+With --compile it prints what the compiler of a TPU v5e says of attention over 512 tokens, forward
+and backward: 'compiles', the beginning of the refusal, or that it did not end within some seconds
+of processor time (20, or the number behind --compile). `pip install libtpu` brings the compiler.
+Each program is compiled in a process of its own, one after the other.
 """
 
 import argparse
+import importlib.util
+import math
+import multiprocessing
+import os
 import re
+import resource
+import signal
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +37,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import AbstractMesh, AxisType, NamedSharding
+from jax.experimental import topologies
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, SingleDeviceSharding
 
 import posenc_jax as pj
 from posenc_jax.core.targets import made_for
@@ -35,23 +50,38 @@ from tests import contract_test
 ROWS, LENGTH, HEADS, KV_HEADS, WIDTH, MODEL = 2, 64, 4, 2, 64, 64
 SIZES = dict(heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH, model_dim=MODEL, train_len=LENGTH)
 PLATFORMS = 'cuda', 'tpu'
-LOWERS = 'lowers'
+LOWERS, COMPILES = 'lowers', 'compiles'
+# What --compile asks for: two blocks of keys, on a machine that libtpu does not look for.
+COMPILED, TOPOLOGY = dict(rows=1, length=512), 'v5e:2x2'
+HOST = dict(
+    JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1', TPU_ACCELERATOR_TYPE='v5litepod-4',
+    TPU_WORKER_HOSTNAMES='localhost',
+)  # fmt: skip
 # Nothing in the pair stage, a bias, tables, an MLP, a carry, tables by vector.
 MODELS = 'rope()', 'alibi()', 't5_rpe()', 'fire()', 'cope(npos=16)', 'shaw()'
 MESH = dict(data=2, fsdp=1, tensor=2, sequence=2)
 
 
-def attention(key: str, spec: str, platform: str, backward: bool, dtype=jnp.float32):
+def attention(
+    key: str,
+    spec: str,
+    platform: str,
+    backward: bool,
+    dtype=jnp.float32,
+    rows: int = ROWS,
+    length: int = LENGTH,
+):
     """A function that computes attention by kernels for a platform, and its arguments.
 
     Args:
       key: of the encoding, for which `contract_test.PLACED` may have positions.
       backward: the function computes gradients.
+      rows, length: of the batch, and of the sequences.
     """
     if key == 'longrope':  # it has one factor for each plane, and the example has four planes
         more = lambda found: f'({", ".join([found[1]] * (WIDTH // 8))})'
         spec = re.sub(r'\(([\d., ]+)\)', more, spec, count=2)
-    encoding = pj.make(spec, causal=True, rngs=nnx.Rngs(0), **SIZES)
+    encoding = pj.make(spec, causal=True, rngs=nnx.Rngs(0), **SIZES | dict(train_len=length))
     if key in contract_test.PLACED:
         encoding = pj.chain(contract_test.PLACED[key](), encoding)
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
@@ -61,14 +91,14 @@ def attention(key: str, spec: str, platform: str, backward: bool, dtype=jnp.floa
 
     def run(params, constants, weights, x):
         encoding = nnx.merge(graphdef, params, constants)
-        projected = project(encoding, weights, x, pj.Tokens.of(length=LENGTH))
+        projected = project(encoding, weights, x, pj.Tokens.of(length=length))
         with made_for(platform):
             block = 32 if platform == 'cuda' else None  # several blocks where they may be small
             how = dict(implementation='kernel', block=block, applied=pj.TOKEN_STAGE)
             return pj.attend(encoding, *projected, **how).astype(jnp.float32).sum()
 
     run = jax.grad(run, (0, 2, 3)) if backward else run
-    return run, (params, constants, weights, shape(ROWS, LENGTH, MODEL))
+    return run, (params, constants, weights, shape(rows, length, MODEL))
 
 
 def lowering(key: str, spec: str, platform: str) -> str:
@@ -84,13 +114,49 @@ def lowering(key: str, spec: str, platform: str) -> str:
     return f'backward: {found}' if forward == LOWERS else f'forward: {forward}'
 
 
-def tried(lower: Callable) -> str:
-    """'lowers', or why it does not."""
+def tried(run: Callable, done: str = LOWERS) -> str:
+    """`done`, or why it is not."""
     try:
-        lower()
+        run()
     except Exception as error:  # JAX raises many kinds
         return reason(str(error))
-    return LOWERS
+    return done
+
+
+def compiling(key: str, spec: str, backward: bool, seconds: int) -> str:
+    """'compiles', or why the compiler of TPUs does not compile a pass of attention.
+
+    Args:
+      seconds: of processor time that the compiler has.
+    """
+    spawned = multiprocessing.get_context('spawn')
+    here, there = spawned.Pipe(duplex=False)
+    child = spawned.Process(target=_compile, args=(key, spec, backward, seconds, there))
+    child.start()
+    there.close()  # so that the end of the child is the end of the pipe
+    try:
+        return here.recv()
+    except EOFError:
+        child.join()
+        late = child.exitcode == -signal.SIGXCPU
+        return f'not within {seconds} s' if late else f'the compiler ends with {child.exitcode}'
+
+
+def _compile(key, spec, backward, seconds, answer):
+    device = topologies.get_topology_desc(TOPOLOGY, platform='tpu').devices[0]
+    place = SingleDeviceSharding(device)
+
+    def run():
+        run, arguments = attention(key, spec, 'tpu', backward, **COMPILED)
+        placed = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), arguments
+        )
+        lowered = jax.jit(run).trace(*placed).lower(lowering_platforms=('tpu',))
+        end, (_, most) = time.process_time() + seconds, resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(end), most))
+        lowered.compile()
+
+    answer.send(tried(run, COMPILES))
 
 
 def model(spec: str, platform: str, mesh=None, length: int = LENGTH, **changes):
@@ -174,6 +240,9 @@ def main():
     )
     parser.add_argument('--keys', nargs='*', help='of encodings; all by default')
     parser.add_argument('--errors', action='store_true', help='interprets the kernels')
+    parser.add_argument(
+        '--compile', type=int, nargs='?', const=20, metavar='SECONDS', help='asks the TPU compiler'
+    )
     parser.add_argument('--models', nargs='*', default=MODELS, help='encodings of whole models')
     options = parser.parse_args()
     asked = {contract_test.id_of(entry): entry for entry in contract_test.ENTRIES}
@@ -184,6 +253,17 @@ def main():
         for name, entry in asked.items():
             print(f'| {name} | {" | ".join(errors(entry))} |', flush=True)
             jax.clear_caches()
+        return
+    if options.compile:
+        if importlib.util.find_spec('libtpu') is None:
+            sys.exit('--compile needs the compiler of TPUs; pip install libtpu brings it')
+        os.environ.update(HOST)
+        print('| encoding | forward | backward |', '|---|---|---|', sep='\n')
+        for name, entry in asked.items():
+            asks = entry.card.key, entry.card.example
+            backward = compiling(*asks, True, options.compile)  # with the forward pass
+            forward = backward if backward == COMPILES else compiling(*asks, False, options.compile)
+            print(f'| {name} | {forward} | {backward} |', flush=True)
         return
     cells = {
         name: [lowering(entry.card.key, entry.card.example, platform) for platform in PLATFORMS]

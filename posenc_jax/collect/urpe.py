@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Int, Num
 
+from posenc_jax.core.buckets import bucket_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import signed_distance, whole_distance
 from posenc_jax.core.products import over_batch, weighted_sum
@@ -35,8 +36,7 @@ def urpe_bucket(
       [[[0, 30, 33, 34]]]
     """
     distance = signed_distance(q_pos, k_pos)
-    starts = jnp.asarray(t5_thresholds(buckets, max_distance), distance.dtype)
-    bucket = (jnp.abs(distance)[..., None] >= starts).sum(-1, dtype=jnp.int32)
+    bucket = bucket_of(jnp.abs(distance), t5_thresholds(buckets, max_distance))
     return jnp.where(distance <= 0, buckets + 1 + bucket, buckets - 1 - bucket)
 
 

@@ -1,17 +1,39 @@
 """Look-ups and sums by a bucket for each pair of a query and a key, and their gradients."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.core.derivatives import own_gradient
 from posenc_jax.core.kernel_operations import loop, pick, put
 from posenc_jax.core.program import in_kernel
 
 Owner = Literal['query', 'key', 'all']
+
+
+def bucket_of(
+    distance: Num[Array, '#B T S'], starts: Sequence[int] | np.ndarray
+) -> Int[Array, '#B T S']:
+    """How many of the ascending `starts` each distance has reached.
+
+    Example:
+      >>> bucket_of(jnp.array([[[0, 3, 7]]]), [1, 2, 4]).tolist()
+      [[[0, 2, 3]]]
+    """
+    known = jnp.asarray(starts, distance.dtype)
+    if not in_kernel():
+        return (distance[..., None] >= known).sum(-1, dtype=jnp.int32)
+
+    # A kernel does not hold the comparisons of all pairs with all starts.
+    def step(n, reached):
+        return reached + (distance >= pick(known[None, None], 2, n)[..., None]).astype(jnp.int32)
+
+    return loop(len(starts), step, jnp.zeros(distance.shape, jnp.int32))
 
 
 @partial(own_gradient, nondiff_argnums=(2,))

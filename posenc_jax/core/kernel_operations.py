@@ -1,11 +1,12 @@
 """Operations that kernels lack, written by those that they have.
 
 A rule takes an equation of a program and its inputs, and returns its results, or None where it does
-not apply. The interpreter gets the rules of a GPU, so that tests run them. On a GPU, sizes are
-powers of two, so an input may have more room than its shape in the equation says
-(`kernel_padding.py`). A look-up by index is a loop over the entries of the table.
+not apply. The interpreter gets the rules of a GPU, so that tests run them; one test gives it those
+of a TPU. On a GPU, sizes are powers of two, so an input may have more room than its shape in the
+equation says (`kernel_padding.py`). A look-up by index is a loop over the entries of the table.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -42,10 +43,14 @@ from posenc_jax.core.kernel_parts import (
 )
 
 
-def dot_general(equation, a, b):
-    """A product whose batch dimensions have one element as a product of matrices; any other as a
-    sum of products.
+def dot_general(least: int) -> Callable:
+    """A product whose batch dimensions have one element as a product of matrices; any other, or one
+    of a matrix with an axis below `least`, as a sum of products.
     """
+    return functools.partial(_dot_general, least)
+
+
+def _dot_general(least, equation, a, b):
     (sums_a, sums_b), (batch_a, batch_b) = equation.params['dimension_numbers']
     options = {n: equation.params[n] for n in ('precision', 'preferred_element_type')}
     a, b = fill(a, shape_of(equation, 0), sums_a, 0), fill(b, shape_of(equation, 1), sums_b, 0)
@@ -66,7 +71,7 @@ def dot_general(equation, a, b):
 
     if all(a.shape[axis] == 1 for axis in batch_a):
         (a, axis_a), (b, axis_b) = matrix(a, sums_a, batch_a), matrix(b, sums_b, batch_b)
-        if min(*a.shape, *b.shape) >= 16:
+        if min(*a.shape, *b.shape) >= least:
             dimensions = ((axis_a,), (axis_b,)), ((), ())
             return [lax.dot_general(a, b, dimensions, **options).reshape(shape)]
         a, b = (a if axis_a else a.T)[:, None], (b if axis_b else b.T)[None]
@@ -213,7 +218,6 @@ def same(equation, a):
 
 
 EVERYWHERE: dict[str, Callable] = {
-    'dot_general': dot_general,
     'reduce_and': all_or_any(jnp.min, True),
     'reduce_or': all_or_any(jnp.max, False),
     'sign': sign,  # Mosaic asks a device for its rule
@@ -225,11 +229,13 @@ EVERYWHERE: dict[str, Callable] = {
     'rev': rev,
 }
 ON_TPU = {
+    'dot_general': dot_general(least=1),
     'broadcast_in_dim': broadcast_in_dim(exact),
     'dynamic_slice': dynamic_slice(exact),
     'cumsum': cumsum(always=True),
 }
 ON_GPU = {
+    'dot_general': dot_general(least=16),
     'broadcast_in_dim': broadcast_in_dim(powers),
     'dynamic_slice': dynamic_slice(powers),
     'cumsum': cumsum(always=False),

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.products import heads_first
+from posenc_jax.core.program import in_kernel
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
@@ -49,9 +50,15 @@ def cable_bias(
     by_product = isinstance(keys, int) and keys <= _WIDEST  # a length may be symbolic
     if by_product:
         columns.append(jnp.triu(jnp.ones((keys, keys))) - first)
-    sums = jnp.einsum('bns,bst->bnt', costs, jnp.concatenate(columns, axis=2), precision='highest')
-    of_query, before, of_key = jnp.split(sums, [queries, queries + 1], axis=2)
-    if not by_product:
+    total = lambda those: jnp.einsum('bns,bst->bnt', costs, those, precision='highest')
+    if in_kernel():  # which neither joins nor cuts columns cheaply
+        sums = list(map(total, columns))
+    else:
+        sums = jnp.split(total(jnp.concatenate(columns, axis=2)), [queries, queries + 1], axis=2)
+    of_query, before = sums[:2]
+    if by_product:
+        of_key = sums[2]
+    else:
         near = costs * first.swapaxes(1, 2)
         later = jnp.pad(near, ((0, 0), (0, 0), (0, 1)))[..., 1:]
         back = jax.lax.cumsum(later, axis=2, reverse=True)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from posenc_jax.core.buckets import sum_by_bucket, take_bucket
 from posenc_jax.core.derivatives import own_gradient
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.products import heads_first, scaled_dot_product
@@ -58,27 +59,44 @@ def _interpolate_fwd(z, p):
     last = z.shape[-1] - 1
     p = jnp.minimum(p, last)
     low = jnp.floor(p).astype(jnp.int32)
-    at = lambda place: jnp.take_along_axis(z, place, axis=-1, mode='promise_in_bounds')
-    floor = at(low)
-    slope = at(jnp.minimum(low + 1, last)) - floor  # zero where p is clamped
+    floor = _take(z, low)
+    slope = _take(z, jnp.minimum(low + 1, last)) - floor  # zero where p is clamped
     part = p - low
     return floor + part * slope, (z, low, part, slope)
 
 
 def _interpolate_bwd(residuals, g):
     z, low, part, slope = residuals
-    # One scatter of (g, g * part) serves both neighbours. XLA's transpose of the two gathers takes
-    # four times as long.
-    updates = jnp.stack([g, g * part], axis=-1)
-    places = z.shape[-1]
-    add = lambda low, updates: (
-        jnp.zeros((places, 2), jnp.float32).at[low].add(updates, mode='promise_in_bounds')
-    )
-    both = jax.vmap(add)(low.reshape(-1, low.shape[-1]), updates.reshape(-1, *updates.shape[-2:]))
-    whole, upper = both[..., 0].reshape(z.shape), both[..., 1].reshape(z.shape)
+    whole, upper = _sums_by_place(low, g, g * part, z.shape)
     # The share of the upper neighbour. At the last position there is none, and `part` is zero.
     d_z = whole - upper + jnp.pad(upper[..., :-1], [(0, 0)] * (z.ndim - 1) + [(1, 0)])
     return d_z.astype(z.dtype), g * slope
+
+
+def _take(z, place):
+    if in_kernel():  # a gather would make an index [T, S, 1], whose last axis takes a whole lane
+        return take_bucket(_rows(z)[:, None], _rows(place)).reshape(place.shape)
+    return jnp.take_along_axis(z, place, axis=-1, mode='promise_in_bounds')
+
+
+def _rows(a):
+    """Heads as rows of the batch."""
+    return a.reshape(-1, *a.shape[2:])
+
+
+def _sums_by_place(low, one, other, shape):
+    """The sums of two numbers of each pair by its lower position."""
+    if in_kernel():
+        sums = lambda a: sum_by_bucket(_rows(a)[:, None], _rows(low), shape[-1]).reshape(shape)
+        return sums(one), sums(other)
+    # One scatter of both serves both neighbours. XLA's transpose of the two gathers takes four
+    # times as long.
+    updates = jnp.stack([one, other], axis=-1)
+    add = lambda low, updates: (
+        jnp.zeros((shape[-1], 2), jnp.float32).at[low].add(updates, mode='promise_in_bounds')
+    )
+    both = jax.vmap(add)(low.reshape(-1, low.shape[-1]), updates.reshape(-1, *updates.shape[-2:]))
+    return both[..., 0].reshape(shape), both[..., 1].reshape(shape)
 
 
 interpolate.defvjp(_interpolate_fwd, _interpolate_bwd)

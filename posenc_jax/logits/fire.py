@@ -5,7 +5,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
+from posenc_jax.core.derivatives import own_gradient
 from posenc_jax.core.families import Bias, signed_distance
+from posenc_jax.core.kernel_operations import loop, pick, put
+from posenc_jax.core.program import in_kernel
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
@@ -54,10 +57,49 @@ def fire_network(
       >>> fire_network(jnp.array([[[0.5]]]), jnp.array([[1.0], [1.0]]), jnp.array([[2.0]])).tolist()
       [[[[3.0]]]]
     """
+    if in_kernel():
+        gain, offset, weight = (a.reshape(1, 1, 1, len(w2)) for a in (w1[:1], w1[1:], w2))
+        return _unit_by_unit(z[:, None], gain, offset, weight)
     dot = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
     flat = z.reshape(-1)
     hidden = jax.nn.relu(dot(w1.T, jnp.stack([flat, jnp.ones_like(flat)])))
     return jnp.moveaxis(dot(w2.T, hidden).reshape(-1, *z.shape), 0, 1)
+
+
+@own_gradient
+def _unit_by_unit(
+    z: Float[Array, '1 1 T S'],
+    gain: Float[Array, '1 1 1 width'],
+    offset: Float[Array, '1 1 1 width'],
+    weight: Float[Array, '1 1 1 width'],
+) -> Float[Array, '1 1 T S']:
+    """The network of one head, one hidden unit after the other. A kernel does not hold the hidden
+    units of all pairs at once.
+    """
+
+    def step(n, found):
+        a, b, c = (pick(of, 3, n)[..., None] for of in (gain, offset, weight))
+        return found + c * jnp.maximum(a * z + b, 0.0)
+
+    return loop(gain.shape[3], step, jnp.zeros_like(z))
+
+
+def _unit_by_unit_bwd(inputs, g):
+    z, *weights = inputs
+
+    def step(n, sums):
+        d_z, *d_weights = sums
+        a, b, c = (pick(of, 3, n)[..., None] for of in weights)
+        hidden = a * z + b
+        d_hidden = jnp.where(hidden > 0, g * c, 0.0)
+        of_pairs = d_hidden * z, d_hidden, g * jnp.maximum(hidden, 0.0)
+        totals = [of.sum((2, 3))[..., None] for of in of_pairs]
+        return d_z + d_hidden * a, *(put(one, 3, n, d) for one, d in zip(totals, d_weights))
+
+    return loop(weights[0].shape[3], step, tuple(map(jnp.zeros_like, inputs)))
+
+
+_unit_by_unit.defvjp(lambda *inputs: (_unit_by_unit(*inputs), inputs), _unit_by_unit_bwd)
 
 
 @register(

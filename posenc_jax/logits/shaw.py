@@ -7,10 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
+from posenc_jax.core.buckets import sum_by_bucket, take_bucket
 from posenc_jax.core.derivatives import own_gradient
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.families import whole_distance
 from posenc_jax.core.products import heads_first, scaled_dot_product, weighted_sum
+from posenc_jax.core.program import in_kernel
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
@@ -41,6 +43,8 @@ def take_by_index(
       >>> take_by_index(jnp.array([[[[5.0, 7.0]]]]), jnp.array([[[1, 0, 1]]])).tolist()
       [[[[7.0, 5.0, 7.0]]]]
     """
+    if in_kernel():
+        return take_bucket(t, index)
     one, every = index[0, 0, 0], (*t.shape[:3], index.shape[2])
     return jax.lax.cond(
         (index == one).all(),
@@ -59,6 +63,8 @@ def sum_by_index(
       >>> sum_by_index(jnp.array([[[[1.0, 2.0, 4.0]]]]), jnp.array([[[1, 0, 1]]]), 2).tolist()
       [[[[2.0, 5.0]]]]
     """
+    if in_kernel():
+        return sum_by_bucket(w, index, bins)
     one, first = index[0, 0, 0], _first_of_run(index)
     runs = (index == jnp.clip(first[..., None] + jnp.arange(index.shape[2]), 0, bins - 1)).all()
     # All keys of a far tile have the same clipped distance; most tiles of a long sequence are like

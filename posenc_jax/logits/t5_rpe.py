@@ -6,9 +6,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
+from posenc_jax.core.buckets import bucket_of, sum_by_bucket, take_bucket
 from posenc_jax.core.derivatives import own_gradient
 from posenc_jax.core.families import Bias, signed_distance
 from posenc_jax.core.meshes import vary, varying_axes
+from posenc_jax.core.program import in_kernel
 from posenc_jax.core.registry import Card, Promises, check_number, register
 from posenc_jax.core.spec import CONTEXT
 
@@ -73,8 +75,7 @@ def t5_bucket(
         buckets //= 2
         first = jnp.where(distance < 0, buckets, 0)
         distance = jnp.abs(distance)
-    starts = jnp.asarray(t5_thresholds(buckets, max_distance), distance.dtype)
-    return first + (distance[..., None] >= starts).sum(-1, dtype=jnp.int32)
+    return first + bucket_of(distance, t5_thresholds(buckets, max_distance))
 
 
 def t5_bias(
@@ -107,6 +108,8 @@ def look_up(table: Float[Array, 'rows N'], index: Int[Array, '#B T S']) -> Float
       >>> look_up(jnp.array([[1.0, 3.0], [2.0, 4.0]]), jnp.array([[[1, 0]]])).tolist()
       [[[[2.0, 1.0]], [[4.0, 3.0]]]]
     """
+    if in_kernel():
+        return take_bucket(table.T[None, :, None], index, 'all')
     # On CPU one gather per head, from indices that are computed first, is several times as fast as
     # one gather for all heads.
     index = jax.lax.optimization_barrier(index)
@@ -115,6 +118,8 @@ def look_up(table: Float[Array, 'rows N'], index: Int[Array, '#B T S']) -> Float
 
 def _look_up_bwd(saved, g):
     rows, index = saved
+    if in_kernel():
+        return sum_by_bucket(g, index, rows, 'all').sum((0, 2)).T, None
     index, heads = index.reshape(-1), jnp.swapaxes(g, 0, 1).reshape(g.shape[1], -1)
     if rows > _ONE_HOT_ROWS:
         return jnp.zeros((rows, heads.shape[0]), g.dtype).at[index].add(heads.T), None

@@ -11,7 +11,8 @@ from jax.sharding import PartitionSpec
 
 import posenc_jax as pj
 from benchmarks import kernels
-from posenc_jax.core import kernel
+from posenc_jax.core import kernel, kernel_call, program
+from posenc_jax.core.kernel_operations import Operations
 from posenc_jax.core.program import Program
 from posenc_jax.core.targets import made_for
 from tests import contract_test
@@ -72,6 +73,18 @@ def test_every_encoding(entry):
 @pytest.mark.full_where(condition=lambda spec: spec not in ('shaw()', 'cope()'))
 @pytest.mark.parametrize('spec', ['shaw()', 'cope()', 'alibi()', 't5_rpe() | window(size=5)'])
 def test_some_encodings(spec):
+    for found, expected in both(example(spec), ['packed']):
+        same(found, expected)
+
+
+@pytest.mark.full_where(condition=lambda spec: spec != 'alibi()')
+@pytest.mark.parametrize(
+    'spec', ['alibi()', 'cope()', 'shaw()', 't5_rpe()', 'fire(width=16)', 'cable()']
+)
+def test_the_operations_of_a_tpu(spec, monkeypatch):
+    """The interpreter has those of a GPU in all other tests."""
+    for module in (program, kernel_call):
+        monkeypatch.setattr(module, 'Operations', lambda target: Operations('tpu'))
     for found, expected in both(example(spec), ['packed']):
         same(found, expected)
 
@@ -198,6 +211,13 @@ def test_twelve_layers_on_eight_devices_lower(spec, platform):
 
 
 # Wrong input.
+
+
+def test_the_package_of_the_missing_compiler_is_named(monkeypatch):
+    monkeypatch.setattr('sys.argv', ['kernels.py', '--compile'])
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(SystemExit, match='pip install libtpu'):
+        kernels.main()
 
 
 def attend(q=(1, 32, 2, 16), k=None, spec='alibi()', **options):
