@@ -115,7 +115,7 @@ class ALiBiPI(Wrapper):
 
     @property
     def traits(self):
-        return frozenset({'queries_follow_length'} if self.mode == 'dynamic' else ())
+        return super().traits | ({'queries_follow_length'} if self.mode == 'dynamic' else set())
 
     def opens(self, door):
         return super().opens(door) and (door != 'project' or self.mode == 'dynamic')
