@@ -212,9 +212,9 @@ MEASUREMENTS = {
         'of texts',
         margin=0.02,
         minutes=4,
-        remark='The time of a step was not compared. Rounding alone moves the effect of a seed: with '
-        'equal settings, before and after changes of the package that keep its results to 1e-6, '
-        'seed 0 has had .016, .050 and .030.',
+        remark='The time of a step was not compared. Rounding alone moves the effect of a seed: '
+        'with equal settings, before and after changes of the package that keep its results to '
+        '1e-6, seed 0 has had .016, .050 and .030.',
     ),
     'C11': Measurement(
         'The offset of two of 16 x 16 pixels, in pairs that training leaves out: learnable '
