@@ -8,6 +8,7 @@ with the kernels of this library. All contenders of a table take turns in one pr
     PYTHONPATH=. python benchmarks/accelerator.py              # minutes on an accelerator
     PYTHONPATH=. python benchmarks/accelerator.py --small      # a trial on two cores of a CPU
     PYTHONPATH=. python benchmarks/accelerator.py --encodings 'rope()' 'shaw()'
+    PYTHONPATH=. python benchmarks/accelerator.py --all        # hours: attention of every encoding
 """
 
 import argparse
@@ -26,7 +27,7 @@ from train_step import VOCAB, MeshStep, batch_of, model_config
 
 import posenc_jax as pj
 from posenc_jax.catalog import markdown_table
-from posenc_jax.core.registry import shortened
+from posenc_jax.core.registry import entries, shortened
 from posenc_jax.decoding.generate import generate
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.sharding import make_mesh
@@ -39,10 +40,12 @@ LIBRARY = 'library, no positions'
 # What is timed of every encoding: what `attend` chooses, and the kernels of this library.
 FORMS = ('',) if jax.default_backend() == 'cpu' else ('', 'kernel')
 TRAINED = ('rope()', 'alibi()', 'fire()', 'path()')
-# Products and sums of bfloat16 a second, from the makers' data sheets, without sparsity.
+# Products and sums of bfloat16 a second, from the makers' data sheets, without sparsity, by names
+# of JAX; the first that occurs is taken. 'TPU v5' is what JAX calls a v5p.
 PEAKS = {
-    'H100': 989e12, 'H200': 989e12, 'A100': 312e12, 'L4': 121e12, 'V100': 125e12,
-    'TPU v4': 275e12, 'TPU v5 lite': 197e12, 'TPU v5p': 459e12, 'TPU v6 lite': 918e12,
+    'B200': 2250e12, 'H100': 989e12, 'H200': 989e12, 'A100': 312e12, 'L4': 121e12, 'V100': 125e12,
+    'TPU v4': 275e12, 'TPU v5 lite': 197e12, 'TPU v5e': 197e12, 'TPU v5p': 459e12,
+    'TPU v5': 459e12, 'TPU v6 lite': 918e12, 'TPU v6e': 918e12,
 }  # fmt: skip
 
 
@@ -68,9 +71,12 @@ class Sizes:
 SMALL = Sizes((512,), 4, (32,), 12, 64, (2, 128), ((1, 128),), 16)
 
 
-def peak() -> float | None:
-    """Products and sums of bfloat16 a second of all devices together, if that is known."""
-    name = jax.devices()[0].device_kind
+def peak(name: str) -> float | None:
+    """Products and sums of bfloat16 a second of all devices together, if that is known.
+
+    Args:
+      name: the kind of the devices.
+    """
     known = [rate for key, rate in PEAKS.items() if re.search(rf'\b{key}\b', name)]
     return known[0] * jax.device_count() if known else None
 
@@ -85,12 +91,13 @@ def library(layer):
     return functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation=how)
 
 
-def contender(attention, arguments):
-    """The compiled gradient and its temporary memory in MiB, or one line that says why there is
-    none.
+def contender(make, arguments):
+    """The compiled gradient of the attention `make()` and its temporary memory in MiB, or one line
+    that says why there is none.
     """
-    total = lambda *qkv: attention(*qkv).astype(jnp.float32).sum()
     try:
+        attention = make()
+        total = lambda *qkv: attention(*qkv).astype(jnp.float32).sum()
         made = jax.jit(jax.grad(total, (0, 1, 2))).lower(*arguments).compile()
         jax.block_until_ready(made(*arguments))
     except Exception as error:  # of many libraries, e.g. no memory
@@ -138,9 +145,10 @@ def attention_rows(sizes: Sizes, rounds: int, encodings):
             shape = 1, length, sizes.heads, width
             arguments = [jax.random.normal(key, shape, jnp.bfloat16) for key in keys]
             layer = functools.partial(_layer, length=length, heads=sizes.heads, width=width)
-            made = {LIBRARY: contender(library(layer), arguments)}
+            made = {LIBRARY: contender(lambda: library(layer), arguments)}
             for spec, how in itertools.product(encodings, FORMS):
-                made[_name(spec, how)] = contender(layer(spec, how), arguments)
+                own = functools.partial(layer, spec, how)
+                made[_name(spec, how)] = contender(own, arguments)
             made['alibi of FlexAttention'] = flex_attention(arguments)
             ran = {name: found for name, found in made.items() if not isinstance(found, str)}
             seconds = take_turns({name: run for name, (run, _) in ran.items()}, rounds)
@@ -188,7 +196,11 @@ def train_rows(sizes: Sizes, rounds: int):
         seconds = statistics.median(take_turns({name: step}, rounds)[name])
         # Six for each parameter and token, and half a matrix of logits in each layer.
         work = rows * length * (6 * parameters + 6 * sizes.layers * length * sizes.width)
-        share = f'{work / seconds / known:.1%}' if (known := peak()) else 'peak not known'
+        share = (
+            f'{work / seconds / known:.1%}'
+            if (known := peak(jax.devices()[0].device_kind))
+            else 'peak not known'
+        )
         speed = f'{rows * length / seconds:,.0f}'
         memory = f'{temporary(step.compiled) / MIB:.0f}'
         yield name, f'{seconds * 1e3:.1f}', speed, share, memory
@@ -197,15 +209,30 @@ def train_rows(sizes: Sizes, rounds: int):
 def decode_rows(sizes: Sizes, rounds: int):
     for spec in TRAINED:
         for rows, prompt in sizes.decode:
-            model = Transformer(sizes.model(spec, prompt + sizes.new), rngs=nnx.Rngs(0))
-            prompts = jax.random.randint(jax.random.key(1), (rows, prompt), 0, VOCAB)
-            run = functools.partial(generate, model, prompts, temperature=0.0)
-            # The time of one new token is that of many, minus that of one with the prompt.
-            ways = {n: functools.partial(run, max_new_tokens=n) for n in (1, sizes.new)}
-            seconds = take_turns({str(n): way for n, way in ways.items()}, rounds)
+            try:
+                seconds = _decoding(sizes, spec, rows, prompt, rounds)
+            except Exception as error:  # e.g. no memory
+                yield spec, f'{rows}', f'{prompt}', _why(error), ''
+                continue
             read, whole = (statistics.median(times) for times in seconds.values())
             speed = rows * (sizes.new - 1) / max(whole - read, 1e-9)
             yield spec, f'{rows}', f'{prompt}', f'{rows * prompt / read:,.0f}', f'{speed:,.0f}'
+
+
+def _decoding(sizes: Sizes, spec: str, rows: int, prompt: int, rounds: int):
+    """Seconds of one and of many new tokens. The time of one new token is the difference, because
+    both read the prompt.
+    """
+    model = Transformer(sizes.model(spec, prompt + sizes.new), rngs=nnx.Rngs(0))
+    prompts = jax.random.randint(jax.random.key(1), (rows, prompt), 0, VOCAB)
+    run = functools.partial(generate, model, prompts, temperature=0.0)
+    ways = {n: functools.partial(run, max_new_tokens=n) for n in (1, sizes.new)}
+    return take_turns({str(n): way for n, way in ways.items()}, rounds)
+
+
+def every_encoding() -> list[str]:
+    """The example of every registered encoding."""
+    return [entry.card.example for entry in entries('encoding') if entry.card]
 
 
 def main():
@@ -214,6 +241,13 @@ def main():
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument(
         '--encodings', nargs='+', default=ENCODINGS, metavar='SPEC', help='whose attention is timed'
+    )
+    parser.add_argument(
+        '--all',
+        action='store_const',
+        const=every_encoding(),
+        dest='encodings',
+        help='the attention of every encoding is timed',
     )
     arguments = parser.parse_args()
     sizes = SMALL if arguments.small else Sizes()

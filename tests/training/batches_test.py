@@ -13,7 +13,7 @@ ROWS = 8
 
 def of_devices(numbers, **sizes) -> Any:
     """The sharding of a batch as a process sees it that has these devices of eight."""
-    whole = NamedSharding(make_mesh(**sizes), spec_of(('batch', 'sequence')))
+    whole: Any = NamedSharding(make_mesh(**sizes), spec_of(('batch', 'sequence')))
     own = {whole.mesh.devices.flat[number] for number in numbers}
     parts = lambda shape: {
         device: part for device, part in whole.devices_indices_map(shape).items() if device in own
