@@ -143,10 +143,9 @@ def compiling(key: str, spec: str, backward: bool, seconds: int) -> str:
 
 
 def _compile(key, spec, backward, seconds, answer):
-    device = topologies.get_topology_desc(TOPOLOGY, platform='tpu').devices[0]
-    place = SingleDeviceSharding(device)
-
     def run():
+        device = topologies.get_topology_desc(TOPOLOGY, platform='tpu').devices[0]
+        place = SingleDeviceSharding(device)
         run, arguments = attention(key, spec, 'tpu', backward, **COMPILED)
         placed = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), arguments
