@@ -2,6 +2,7 @@
 it is taken.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -15,17 +16,20 @@ from posenc_jax.core.places import PADDING, Masks
 def refusal(masks: Masks, q, k, v) -> str | None:
     """Why cuDNN cannot compute attention of these shapes with these masks; None if it can."""
     if len(masks.others) > 1:
-        return 'cuDNN knows one window'
+        return 'cuDNN knows one window or one prefix'
     for mask in masks.others:
-        if mask.band is None:
+        if mask.shown_first is not None:
+            if masks.causal:
+                return 'a prefix decides itself what is causal'
+        elif mask.band is None:
             return f'cuDNN has no mask such as {name_of(mask)}'
-        if not masks.causal:
+        elif not masks.causal:
             return 'a window of cuDNN is causal'
     if q.shape[1] == 1:
         return 'one query, as in decoding, is faster in one tile'
 
     def gradients(q, k, v):
-        out, pull = jax.vjp(functools.partial(_attend, masks), q, k, v)
+        out, pull = jax.vjp(functools.partial(_shown, masks), q, k, v)
         return pull(out)
 
     try:  # JAX knows which dtypes, widths and versions of cuDNN fit.
@@ -36,10 +40,13 @@ def refusal(masks: Masks, q, k, v) -> str | None:
 
 
 def demands(groups) -> list:
-    """What must also be true of the groups of tokens: one document, with padding behind it."""
+    """What must also be true of the groups of tokens: one document, with padding behind or in front
+    of it.
+    """
     real = groups != PADDING
-    in_front = jnp.arange(groups.shape[1]) < real.sum(1, keepdims=True)
-    return [real == in_front, ~real | (groups == groups[:, :1])]
+    begins = real & jnp.pad(~real[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    document = jnp.where(begins, groups, PADDING).max(1, keepdims=True)
+    return [begins.sum(1) <= 1, ~real | (groups == document)]
 
 
 def attend(masks: Masks, q, k, v, groups) -> Any:
@@ -49,10 +56,34 @@ def attend(masks: Masks, q, k, v, groups) -> Any:
       groups: [B, L] integers, for which `demands` holds; None if a query may see all keys.
     """
     if groups is None:
-        return _attend(masks, q, k, v)
+        return _shown(masks, q, k, v)
     real = groups != PADDING
-    out = _attend(masks, q, k, v, real.sum(1, dtype=jnp.int32))
+    # cuDNN takes padding behind a text, so texts begin at the first place.
+    first, places = real.argmax(1), jnp.arange(groups.shape[1])
+
+    def rolled(by):
+        place = ((places + by[:, None]) % len(places))[..., None, None]
+        move = lambda a: jnp.take_along_axis(a, place, axis=1)
+        return lambda a: jax.lax.cond((first > 0).any(), move, lambda a: a, a)
+
+    lengths = real.sum(1, dtype=jnp.int32)
+    out = rolled(-first)(_shown(masks, *map(rolled(first), (q, k, v)), lengths))
     return jnp.where(real[..., None, None], out, 0)
+
+
+def _shown(masks: Masks, q, k, v, lengths=None):
+    """Attention with one mask. Where a prefix is shown, its queries see all of it, and the others
+    see what a causal query sees.
+    """
+    prefix = next((mask.shown_first for mask in masks.others if mask.shown_first), 0)
+    if not prefix:
+        return _attend(masks, q, k, v, lengths)
+    plain = dataclasses.replace(masks, others=(), causal=True)
+    whole = dataclasses.replace(plain, causal=False)
+    inside = [a[:, :prefix] for a in (q, k, v)]
+    shorter = None if lengths is None else jnp.minimum(lengths, prefix)
+    behind = _attend(plain, q, k, v, lengths)[:, prefix:]
+    return jnp.concatenate([_attend(whole, *inside, shorter), behind], axis=1)
 
 
 def _attend(masks: Masks, q, k, v, lengths=None, implementation: Any = 'cudnn'):

@@ -55,6 +55,13 @@ class Mask(Encoding):
         """
         return None
 
+    @property
+    def shown_first(self) -> int | None:
+        """The mask shows the keys that are not later than the query, and so many first tokens of
+        the text; None if it is another mask. Two calls of a library's causal kernel compute it.
+        """
+        return None
+
     def allow(self, tq: Tokens, tk: Tokens) -> Array:
         raise NotImplementedError
 

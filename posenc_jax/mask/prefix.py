@@ -52,6 +52,10 @@ class Prefix(Mask):
             raise ValueError(f'prefix length must be at least 1, got {length}')
         self.length = length
 
+    @property
+    def shown_first(self):
+        return self.length
+
     def allow(self, tq, tk):
         causal = tk.index[:, None, :] <= tq.index[:, :, None]
         return (causal | (tk.rank < self.length)[:, None, :])[:, None]
