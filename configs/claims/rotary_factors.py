@@ -37,13 +37,10 @@ def sooner(own: str, other: str, factor: int) -> Measure:
         )
 
     def measure(results: Results) -> dict[int, float]:
-        names = [f'{name}_{factor}' for name in (own, other)]
-        last = [results.values(name, panel=panel, x=STEPS) for name in names]
+        last = [results.values(name, panel=panel, x=STEPS) for name in (own, other)]
         goals = {seed: max(losses[seed] for losses in last) for seed in sorted(last[0])}
         return {
-            seed: math.log10(
-                first(results, names[1], seed, goal) / first(results, names[0], seed, goal)
-            )
+            seed: math.log10(first(results, other, seed, goal) / first(results, own, seed, goal))
             for seed, goal in goals.items()
         }
 
@@ -76,6 +73,8 @@ MEASUREMENTS = {
         ),
         margin=1.0,  # ten times, as the paper says of bytes; of steps it says 2.5 times
         unit='orders of magnitude',
+        remark='YaRN has the last loss of PI after 10 to 20 of the 200 steps. After 200 steps the '
+        'NTK-aware rule has the same loss as YaRN, which is ahead before.',
     ),
     'R9': measurement(
         'A model of 256 bytes of code in windows of 4, 8 and 16 times this length: nats that YaRN '

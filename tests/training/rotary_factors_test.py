@@ -43,7 +43,7 @@ def test_every_claim_reads_what_the_sweep_writes(tmp_path):
         (tmp_path / f'factor_{factor}' / 'results.json').write_text(text)
         last = {'pi': 1.2, 'ntk_aware': 1.0, 'yarn': 1.1}
         curves += [
-            (f'factor {factor}', f'{name}_{factor}', float(step), seed, nats + (199 - step) / 1000)
+            (f'factor {factor}', name, float(step), seed, nats + (199 - step) / 1000)
             for name, nats in last.items()
             for seed in (0, 1, 2)
             for step in range(10, 201, 10)
