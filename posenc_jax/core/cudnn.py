@@ -67,7 +67,8 @@ def attend(masks: Masks, q, k, v, groups) -> Any:
         return lambda a: jax.lax.cond((first > 0).any(), move, lambda a: a, a)
 
     lengths = real.sum(1, dtype=jnp.int32)
-    out = rolled(-first)(_shown(masks, *map(rolled(first), (q, k, v)), lengths))
+    q, k, v = map(rolled(first), (q, k, v))
+    out = rolled(-first)(_shown(masks, q, k, v, lengths))
     return jnp.where(real[..., None, None], out, 0)
 
 
@@ -80,10 +81,10 @@ def _shown(masks: Masks, q, k, v, lengths=None):
         return _attend(masks, q, k, v, lengths)
     plain = dataclasses.replace(masks, others=(), causal=True)
     whole = dataclasses.replace(plain, causal=False)
-    inside = [a[:, :prefix] for a in (q, k, v)]
     shorter = None if lengths is None else jnp.minimum(lengths, prefix)
     behind = _attend(plain, q, k, v, lengths)[:, prefix:]
-    return jnp.concatenate([_attend(whole, *inside, shorter), behind], axis=1)
+    own = _attend(whole, q[:, :prefix], k[:, :prefix], v[:, :prefix], shorter)
+    return jnp.concatenate([own, behind], axis=1)
 
 
 def _attend(masks: Masks, q, k, v, lengths=None, implementation: Any = 'cudnn'):
