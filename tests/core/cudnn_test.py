@@ -148,7 +148,7 @@ def test_a_whole_model_takes_the_kernels_of_jax(platform, kernels_of_a_layer, so
     'change, reason',
     [
         (dict(spec='alibi()'), "alibi opens the door 'score'"),
-        (dict(spec='prefix(length=3)'), 'cuDNN has no mask such as prefix'),
+        (dict(spec='window(size=3) | prefix(length=3)'), 'cuDNN knows one window or one prefix'),
         (dict(spec='window(size=3) | full()'), 'a window of cuDNN is causal'),
         (dict(dtype=jnp.float32), 'Q must be fp16/bf16'),
         (dict(width=12), 'The head dim must be <= 128 and a multiple of 8, but got 12'),
