@@ -32,8 +32,8 @@ MEASURED = around.WRITTEN / 'docs' / 'claims' / 'measured.json'
 # What an installed package begins with.
 CARRIED = ROOT / 'docs' / 'claims' / 'measured.json'
 KEPT = ('effects', 'date', 'commit', 'device', 'versions')  # of an earlier record
-# A run has the same numbers on machines of any number of cores.
 PLUMBING = ('configs.sweeps.runs', 'configs.sweeps.tables')  # which start runs and write tables
+# A run has the same numbers on machines of any number of cores.
 ONE_DEVICE = ('--set', 'mesh.cpu_devices=1')
 
 

@@ -2,17 +2,12 @@
 
 import math
 
-from configs.claims.claim import Measure, Measurement, Results, lead_in_nats, least, minus
-from configs.claims.rotary_extended import nats, within
+from configs.claims.claim import Measure, Measurement, Results, lead_in_nats, least
+from configs.claims.rotary_extended import ahead, nats, untuned, within
 from configs.sweeps.rotary_factors import DYNAMIC, FACTORS, LENGTH, RULES
 
 STEPS = 200.0
 AT = {factor: f'factor_{factor}' for factor in FACTORS}
-
-
-def untuned(factor: int, *specs: str) -> Measure:
-    """The least loss without tuning, in windows of the factor times the trained length."""
-    return least(*(nats(f'base | {spec}', AT[factor], LENGTH * factor) for spec in specs))
 
 
 def leads_untuned(factor: int) -> Measure:
@@ -21,7 +16,7 @@ def leads_untuned(factor: int) -> Measure:
     """
     both = lambda rule: [RULES[rule].format(own) for own in (factor, 4 * factor)]
     others = (*both('pi'), *both('ntk_aware'), DYNAMIC.format(factor))
-    return minus(untuned(factor, *others), untuned(factor, *both('yarn')))
+    return ahead(AT[factor], LENGTH * factor, untuned(*both('yarn')), untuned(*others))
 
 
 def sooner(own: str, other: str, factor: int) -> Measure:
@@ -73,8 +68,9 @@ MEASUREMENTS = {
         ),
         margin=1.0,  # ten times, as the paper says of bytes; of steps it says 2.5 times
         unit='orders of magnitude',
-        remark='YaRN has the last loss of PI after 10 to 20 of the 200 steps. After 200 steps the '
-        'NTK-aware rule has the same loss as YaRN, which is ahead before.',
+        remark='The least is that against the NTK-aware rule with a factor of 4: as many steps for '
+        'two seeds. With factors of 8 and 16 YaRN takes 2.3 to 3.3 times fewer, but for one seed '
+        '(1.1). Against PI it takes 9.5 to 20 times fewer.',
     ),
     'R9': measurement(
         'A model of 256 bytes of code in windows of 4, 8 and 16 times this length: nats that YaRN '

@@ -7,7 +7,7 @@ Groups:    within   7,168 tokens, of the 8,192 with which the model was trained:
                     and STRING with its default and with the released attention factor
            beyond   10,240 tokens, which STRING reaches with its default shift: the model as it is,
                     STRING, DCA, Self-Extend, GALI, YaRN and the dynamic NTK rule
-Number:    docs/claims.md, claim R23; docs/results/training_free_extension.md
+Number:    docs/claims.md, claim R23
 Measured:  texts of `ruler_lite('niah_multiquery')`: eight numbers of seven digits, each of another
            key, lie at drawn places among repeated sentences, and the model is asked for all of
            them. A number is right if every digit is the most probable one, with the right digits
@@ -29,14 +29,12 @@ import optax
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
-from configs.sweeps.public_rotary import the_file
+from configs.sweeps.public_model import opened, options
 from configs.sweeps.runs import kept
 from configs.sweeps.tables import report
-from posenc_jax.core.command import Parser
+from posenc_jax.evaluation.measurement import wilson
 from posenc_jax.model import Transformer
-from posenc_jax.model.pretrained import load_pretrained
 from posenc_jax.tasks.retrieval.ruler_lite import RulerLite
 
 NEEDLES, THIRDS = 8, 3
@@ -102,34 +100,30 @@ def rows(length: int, seed: int, found: Sequence[tuple[str, Sequence[Answer]]]):
 
 
 def main() -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--groups', nargs='+', choices=list(GROUPS), default=list(GROUPS))
-    parser.add_argument('--file', help='another checkpoint')
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/public_needles')
-    arguments = parser.parse_args()
-    file = arguments.file or the_file()
-    model = load_pretrained(file).model
+    arguments = options(GROUPS, 'public_needles', __doc__).parse_args()
+    public = opened(arguments)
     table = Table(title='Numbers that are right, with an interval of 95 % (Wilson)')
     for name in ('tokens', 'extension', 'numbers', 'right', 'interval'):
         table.add_column(name)
     everything = []
     for group in arguments.groups:
         length, count, extensions = GROUPS[group]
-        settings = {'file': pathlib.Path(file).name, 'needles': NEEDLES, 'length': length}
+        settings = {'file': pathlib.Path(public.file).name, 'needles': NEEDLES, 'length': length}
         settings |= {'texts': count, 'extensions': extensions}
         found = {
             seed: kept(
                 arguments.workdir / f'{group}_{seed}.json',
                 settings,
-                lambda group=group, seed=seed: list(measured(model, file, group, seed)),
+                lambda group=group, seed=seed: list(
+                    measured(public.model, public.file, group, seed)
+                ),
             )
             for seed in arguments.seeds
         }
         everything += [row for seed, own in found.items() for row in rows(length, seed, own)]
         for number, name in enumerate(extensions):
             right = [own[1] for answered in found.values() for own in answered[number][1]]
-            low, high = stats.binomtest(sum(right), len(right)).proportion_ci(0.95, 'wilson')
+            low, high = wilson(sum(right), len(right))
             share = f'{np.mean(right):.2f}'
             table.add_row(
                 str(length), name or 'none', str(len(right)), share, f'{low:.2f} to {high:.2f}'

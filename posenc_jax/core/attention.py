@@ -169,11 +169,9 @@ def attend(
             run = ring.tiles if in_ring else _attend_kernel if target else _attend_tiles
             with forward_mode_refused():
                 result = run(plan, *reverse_mode_only((params, constants, *arrays)))
-        whole = lambda a: jnp.concatenate(
-            [piece[:, : queries // nodes] for piece in jnp.split(a, nodes, 1)], 1
-        )
-        out, lse = whole(result[0]), result[1]
-        result = (out, whole(jnp.swapaxes(lse, 1, 2))) if return_lse else out
+        cut = lambda a: plan.q.unpad(a, queries, nodes)
+        out, lse = cut(result[0]), result[1]
+        result = (out, cut(jnp.swapaxes(lse, 1, 2))) if return_lse else out
         return ring.deal(result, dealt, 1, back=True) if dealt else result
 
     free = block is None and implementation is None and not (heads_first or return_lse or in_ring)

@@ -32,6 +32,16 @@ class Blocks:
         apart = jnp.pad(apart, [behind if i == axis + 1 else (0, 0) for i in range(apart.ndim)])
         return apart.reshape(*a.shape[:axis], -1, *a.shape[axis + 1 :])
 
+    def unpad(self, a, length: int, pieces: int = 1):
+        """The array of this length without the zeros of `pad`."""
+        if a.shape[self.axis] == length:
+            return a
+        cut = [
+            jax.lax.slice_in_dim(piece, 0, length // pieces, axis=self.axis)
+            for piece in jnp.split(a, pieces, self.axis)
+        ]
+        return jnp.concatenate(cut, self.axis)
+
     def pad_tokens(self, tok: Tokens, pieces: int = 1) -> Tokens:
         """The tokens and invalid tokens behind each piece, up to a whole number of blocks."""
         if tok.length // pieces % self.size and tok.valid is None:

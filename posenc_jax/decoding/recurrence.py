@@ -88,7 +88,7 @@ def read_segment(
         )
     if length < 0:
         raise ValueError(f'the memory length must be at least 0, got {length}')
-    for part in (*model.shared, *(part for block in model.blocks for part in block.encodings)):
+    for part in model.encodings:
         if part.traits & {'reads_ids', 'moves_positions'}:
             raise ValueError(
                 f'{name_of(part)} finds positions from the whole text, but a segment and its '

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
-from posenc_jax.evaluation.measurement import BY_PLANE, Measurement
+from posenc_jax.evaluation.measurement import BY_PLANE, Measurement, wilson
 from posenc_jax.model.field import Field, FieldConfig
 from posenc_jax.model.losses import LOSSES, psnr, wrong_bits
 from posenc_jax.tasks.field_task import FieldTask, Points
@@ -129,12 +129,9 @@ def _measured(
         )
 
     if cfg.predicts == 'class':
-        from scipy import stats
-
         right = int((np.argmax(output, axis=-1) == targets).sum())
         share = right / count
-        interval = stats.binomtest(right, count).proportion_ci(0.95, method='wilson')
-        return [made('accuracy', share, float(interval.low), float(interval.high), share)]
+        return [made('accuracy', share, *wilson(right, count), share)]
     found = [made('psnr', psnr(mean))] if cfg.predicts == 'value' else []
     if cfg.bits:
         whole = cfg.bits if cfg.predicts == 'value' else 0

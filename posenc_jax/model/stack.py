@@ -136,6 +136,11 @@ class LayerStack(nnx.Module):
         ]
 
     @property
+    def encodings(self) -> tuple[Encoding, ...]:
+        """Those that layers share, and those of each block."""
+        return *self.shared, *(part for block in self.blocks for part in block.encodings)
+
+    @property
     def reads_ids(self) -> bool:
         """Whether some encoding places tokens by their ids."""
         return any('reads_ids' in part.traits for part in self.shared)

@@ -81,9 +81,8 @@ class Transformer(LayerStack):
             raise ValueError(f'a model of kind {self.cfg.kind!r} reads no source')
         tok = Tokens.of(length=source.shape[1]) if tok is None else tok
         x = self.encoder.hidden(source, tok, key=key, train=train)
-        blocks = self.encoder.blocks
-        parts = (*self.encoder.shared, *(part for block in blocks for part in block.encodings))
-        if tok.pos.ndim == 3 and any('reads_target_order' in part.traits for part in parts):
+        reads_order = any('reads_target_order' in part.traits for part in self.encoder.encodings)
+        if tok.pos.ndim == 3 and reads_order:
             # Cross-attention reads the position of a word in the source, the first component.
             tok = dataclasses.replace(tok, pos=tok.pos[..., 0])
         return Source(x, tok)

@@ -52,7 +52,7 @@ def check_one_pass(model: Transformer, task: Task) -> None:
     """
     if task.is_language or task.predicts != 'next':
         return
-    for encoding in (*model.shared, *(part for block in model.blocks for part in block.encodings)):
+    for encoding in model.encodings:
         for part in parts_of(encoding):
             if isinstance(part, LMInfinite) and part.top_k:
                 raise SpecError(

@@ -207,7 +207,7 @@ def check_kind(model: Transformer, task: Task, spec: str) -> None:
             f'model.kind is {kind!r}: it sees the next tokens, which {spec} asks to predict; use '
             "'decoder'"
         )
-    for part in (*model.shared, *(part for block in model.blocks for part in block.encodings)):
+    for part in model.encodings:
         if 'sees_later' in part.traits:
             raise SpecError(
                 f'{name_of(part)} lets queries see later tokens, which {spec} asks to predict; '
