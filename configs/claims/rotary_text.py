@@ -31,7 +31,7 @@ def measurement(
     test: str, measure: Measure, margin: float, remark: str = '', unit: str = 'nats a byte'
 ) -> Measurement:
     """A measurement by the sweep of rotary encodings."""
-    return Measurement(test, 'rotary_text', (), measure, unit, margin, minutes=55, remark=remark)
+    return Measurement(test, 'rotary_text', (), measure, unit, margin, minutes=95, remark=remark)
 
 
 EXTENDED = tuple(f'rope | {rule}(factor=4.0)' for rule in ('pi', 'ntk_aware', 'yarn'))
