@@ -170,11 +170,12 @@ def neurons_report(found: Mapping[str, Neurons]) -> Report:
             left.bar(layers - 0.2, one.positional.sum(-1), 0.4, label='positional')
             left.bar(layers + 0.2, one.dead.sum(-1), 0.4, label='dead')
             left.set(xlabel='layer', ylabel='neurons')
-            left.set_ylim(0, max(1.0, left.get_ylim()[1]))  # whole numbers, also without neurons
+            # Whole numbers, also without neurons, and room for the legend.
+            left.set_ylim(0, max(1.0, 1.15 * left.get_ylim()[1]))
             left.set_title(f'{name}: of {one.frequency.shape[1]} in a layer', fontsize=8)
             for axis in (left.xaxis, left.yaxis):
                 axis.get_major_locator().set_params(integer=True)
-            left.legend(frameon=False, fontsize=7)
+            left.legend(frameon=False, fontsize=7, loc='upper right', ncols=2)
             best = np.argsort(-one.information, axis=None)[:5]
             for layer, neuron in zip(*np.unravel_index(best, one.information.shape)):
                 label = f'{layer + 1}.{neuron}: {one.information[layer, neuron]:.2f}'
