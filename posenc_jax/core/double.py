@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from posenc_jax.core.meshes import vary, varying_axes
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +109,8 @@ class Double:
             return choose(exponent >> bit & 1 == 1, result * square, result), square * square
 
         one = jnp.ones(jnp.broadcast_shapes(self.high.shape, exponent.shape), jnp.float32)
-        return jax.lax.fori_loop(
-            0, most.bit_length(), step, (Double(one, jnp.zeros_like(one)), self)
-        )[0]
+        begin = _alike((Double(one, jnp.zeros_like(one)), self))
+        return jax.lax.fori_loop(0, most.bit_length(), step, begin)[0]
 
 
 def choose(condition: Bool[Array, '...'], this: Double, other: Double) -> Double:
@@ -135,11 +136,18 @@ def root_powers(x: Double, n: int) -> Double:
       >>> np.asarray(root_powers(Double.of(jnp.array(16.0)), 4)).tolist()
       [1.0, 0.5, 0.25, 0.125, 0.0625]
     """
-    root = Double.of(jnp.exp(jnp.log(x.high) / -n))
+    root, _ = _alike((Double.of(jnp.exp(jnp.log(x.high) / -n)), x))
     root = jax.lax.fori_loop(
         0, 2, lambda _, root: root + root * (1.0 - x * root**n) * (1.0 / n), root
     )
     return root[..., None] ** np.arange(n + 1)
+
+
+def _alike(tree):
+    """The tree with every leaf marked as varying over the mesh axes of all of them, as a loop needs
+    it inside `jax.shard_map`.
+    """
+    return vary(tree, varying_axes(tree))
 
 
 def _sum(a, b):

@@ -12,6 +12,7 @@ from posenc_jax.core.composite import Wrapper
 from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.families import check_heads
 from posenc_jax.core.length import current_length
+from posenc_jax.core.meshes import vary, varying_axes
 from posenc_jax.core.numerics import phase
 from posenc_jax.core.products import heads_first, scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, register
@@ -289,7 +290,9 @@ class GALI(Wrapper):
         far_q, total = heads_first(tq.feats['gali'][0]), tq.feats['gali'][1][..., 0]
         parts, fractions = gali_slots(total, self.train_len, self.local)
         whole = (tk.pos[:, None, :] >= fractions[:, :, None])[:, None]
-        nothing = lambda q, k: jnp.zeros((*q.shape[:3], k.shape[2]), jnp.float32)
+        nothing = lambda q, k: vary(
+            jnp.zeros((*q.shape[:3], k.shape[2]), jnp.float32), varying_axes(q, k)
+        )
 
         # The queries of most tiles have one value of G or two, and each value needs its own keys. A
         # query whose text fits into M divides no position, so it works with any value.

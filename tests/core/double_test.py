@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from posenc_jax.core.double import Double, choose, root_powers
 from tests.phases import wide
@@ -79,3 +80,12 @@ def test_derivatives():
     expected = sum(-t / 4 * 1.7 ** (-t / 4 - 1) for t in range(5))
     np.testing.assert_allclose(jax.grad(powers)(1.7), expected, rtol=1e-5)
     np.testing.assert_allclose(jax.jvp(powers, (1.7,), (1.0,))[1], expected, rtol=1e-5)
+
+
+def test_powers_and_roots_have_the_same_bits_in_shard_map():
+    types = (AxisType.Auto,)
+    mesh = jax.make_mesh((2,), ('x',), axis_types=types, devices=jax.devices()[:2])
+    x, cut = jnp.array([3.0, 7.0]), PartitionSpec('x')
+    run = lambda x: root_powers(Double.of(x), 5)
+    found = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=cut, out_specs=cut))(x)
+    jax.tree.map(np.testing.assert_array_equal, found, jax.jit(run)(x))

@@ -9,6 +9,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import posenc_jax as pj
+from posenc_jax.testing.compare import close
+from posenc_jax.testing.subject import attend, project, tokens
+from tests import contract_test
 
 HEADS, WIDTH, L = 4, 8, 12
 SPECS = ['rope()', 'cope()', 't5_rpe()']  # a projection; a carry and a table; a table
@@ -36,6 +39,13 @@ def explicit_mesh():
     return jax.make_mesh(
         (2, 2), ('rows', 'model'), axis_types=(AxisType.Explicit,) * 2, devices=jax.devices()[:4]
     )
+
+
+def rows_apart():
+    """A mesh of two devices, and the spec of arrays whose first axis is cut over them."""
+    types = (AxisType.Auto,)
+    mesh = jax.make_mesh((2,), ('rows',), axis_types=types, devices=jax.devices()[:2])
+    return mesh, PartitionSpec('rows')
 
 
 @pytest.fixture(scope='module')
@@ -67,12 +77,21 @@ def test_explicit_axes(spec, arrays):
 @pytest.mark.parametrize('check_vma', [True, False])
 @pytest.mark.parametrize('spec', SPECS)
 def test_shard_map(spec, check_vma, arrays):
-    mesh = jax.make_mesh((2,), ('rows',), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
-    rows = PartitionSpec('rows')
+    mesh, rows = rows_apart()
     mapped = jax.shard_map(
         layer(spec), mesh=mesh, in_specs=rows, out_specs=rows, check_vma=check_vma
     )
     same(both(mapped)(*arrays), both(layer(spec))(*arrays))
+
+
+@pytest.mark.full_where(condition=lambda entry: entry.card.key != 'rope')
+@contract_test.every_entry
+def test_all_doors_in_a_shard_map_that_checks_what_varies(entry):
+    """Each device has one row of the batch; loops and branches keep the marks of their arrays."""
+    layer, (mesh, rows) = contract_test.subject_of(entry), rows_apart()
+    run = lambda x, tok: attend(layer.encoding, *project(layer.encoding, layer.weights, x, tok))
+    mapped = jax.shard_map(run, mesh=mesh, in_specs=rows, out_specs=rows)
+    close(jax.jit(mapped)(layer.x, tokens()), layer())
 
 
 def test_the_log_sum_exp_is_cut_like_the_queries(arrays):
