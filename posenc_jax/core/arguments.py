@@ -13,6 +13,12 @@ from posenc_jax.core.encoding import TOKEN_STAGE, Encoding
 from posenc_jax.core.registry import check_choice
 from posenc_jax.core.tokens import Tokens
 
+# What an encoding says of itself that reads the whole text in a door.
+_READS_ALL = {
+    'project': {'follows_length', 'queries_follow_length'},
+    'place': {'places_together', 'moves_positions', 'reads_ids'},
+    'embed': {'moves_positions'},
+}
 _CALLS = {
     'place': 'tok = encoding.place(tok) on the tokens',
     'embed': 'x = encoding.embed(x, tok) on the token vectors',
@@ -82,12 +88,12 @@ def missing_features(encoding: Encoding) -> Iterator[None]:
 
 
 def check_axis(encoding: Encoding, axis_name: str | None, applied_outside: bool) -> None:
-    """Refuses a mesh axis along which nothing is cut here, and an encoding whose `project` would
+    """Refuses a mesh axis along which nothing is cut here, and an encoding with a door that would
     have taken the part of a device for the whole text.
 
     Raises:
-      ValueError: no `jax.shard_map` around this call has the axis; `project` reads the whole text
-        and may have been called inside.
+      ValueError: no `jax.shard_map` around this call has the axis; a door reads the whole text and
+        may have been called inside.
     """
     if axis_name is None:
         return
@@ -99,15 +105,15 @@ def check_axis(encoding: Encoding, axis_name: str | None, applied_outside: bool)
             'leave it out, or call it inside of one'
         ) from None
     # Parts of a text look like a text while a program is traced, so the caller has to say it.
-    whole = {'follows_length', 'queries_follow_length'}
-    part = next((part for part in parts_of(encoding) if part.traits & whole), None)
-    if part is not None and not applied_outside:
-        raise ValueError(
-            f'attend: {part} reads the whole text in `project`, and inside of '
-            f'jax.shard_map it gets the part of one device along {axis_name!r}. Call project '
-            'outside, where the text is whole, and pass applied_outside=True; or use a model with '
-            'mesh.sequence'
-        )
+    for part in () if applied_outside else parts_of(encoding):
+        for door, traits in _READS_ALL.items():
+            if part.opens(door) and part.traits & traits:
+                raise ValueError(
+                    f'attend: {part} reads the whole text in `{door}`, and inside of '
+                    f'jax.shard_map it gets the part of one device along {axis_name!r}. Call '
+                    f'{door} outside, where the text is whole, and pass applied_outside=True; or '
+                    'use a model with mesh.sequence'
+                )
 
 
 def check_offset(encoding: Encoding, tq: Tokens, tk: Tokens) -> None:

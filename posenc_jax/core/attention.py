@@ -99,8 +99,8 @@ def attend(
         'project'. An encoding that opens one of the others is an error, since its effect would be
         missing.
       applied_outside: with `axis_name`, whether these doors were called outside of that
-        `jax.shard_map`, on whole texts. Where `project` reads the whole text, as with
-        `dynamic_ntk`, they must have been.
+        `jax.shard_map`, on whole texts. Where one of them reads the whole text, as `project` of
+        `dynamic_ntk` or `place` of `reverse_pe`, they must have been.
 
     Returns:
       The result, [B, T, N, V]; with `return_lse` a pair of it and the log-sum-exp, [B, T, N] in
@@ -110,7 +110,7 @@ def attend(
       ValueError: shapes that do not fit together, with the numbers; a door that was skipped, or the
         feature of a token that it attaches; causal queries that are the last of a sequence but have
         the index of the first; a kernel where it cannot run; an `axis_name` outside of
-        `jax.shard_map`, or an encoding whose `project` reads the whole text and may have been
+        `jax.shard_map`, or an encoding with a door that reads the whole text and may have been
         called inside.
 
     Example:

@@ -71,6 +71,7 @@ TRAITS = {
     'reads_grid': 'Its `embed` needs tokens that are the cells of a grid.',
     'follows_length': 'What `project` does to a key depends on the current length.',
     'queries_follow_length': 'What `project` does to a query alone depends on the current length.',
+    'places_together': 'What `place` gives a token depends on others, at least where it draws.',
     'moves_positions': 'A new token moves the positions of all others.',
 }
 

@@ -134,6 +134,10 @@ class LearnedAbsolute(Embedding):
         self.vectors = nnx.Param(rows, axes=('positions', 'width'))
 
     @property
+    def traits(self):
+        return frozenset({'places_together'} if self.overflow == 'interpolate' else ())
+
+    @property
     def position_range(self):
         return PositionRange(accepts=self.max_len if self.overflow == 'error' else None)
 

@@ -128,6 +128,8 @@ class SeqPE(Encoding):
       ((1, 2, 2, 4), (1, 2, 2, 4))
     """
 
+    traits = frozenset({'places_together'})
+
     def __init__(
         self,
         use: Use = 'attn_scalar',

@@ -53,6 +53,8 @@ class RandomOffsets(Encoding):
       draw: see `randomized_pe`.
     """
 
+    traits = frozenset({'places_together'})
+
     def _configure(
         self, max_len: int, random: bool, both_sides: bool, eval_len: int | None, draw: int
     ):

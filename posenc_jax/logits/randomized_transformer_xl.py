@@ -77,7 +77,7 @@ class RandomizedTransformerXL(RandomOffsets):
       ((16, 2, 8), (1, 3, 3))
     """
 
-    traits = frozenset({'reads_unrotated'})
+    traits = RandomOffsets.traits | {'reads_unrotated'}
 
     def __init__(
         self,

@@ -143,6 +143,8 @@ class CREAM(Encoding):
       ((24,), 0, 47, True)
     """
 
+    traits = frozenset({'places_together'})
+
     def __init__(self, factor: int, train_len: int = CONTEXT):
         self.thresholds = tuple(cream_thresholds(factor).tolist())
         self.factor, self.train_len = factor, check_train_len('cream', train_len)

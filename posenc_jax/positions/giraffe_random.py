@@ -95,6 +95,8 @@ class GiraffeRandom(Encoding):
       ([[0, 1, 2, 3]], True)
     """
 
+    traits = frozenset({'places_together'})
+
     def place(self, tok, *, key=None):
         if key is None:
             return tok

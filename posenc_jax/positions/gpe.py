@@ -204,7 +204,7 @@ class GPE(Mask):
       ([[0, 1, 2, 0, 1]], [[1, 1, 0, 1, 0], [1, 1, 0, 1, 1]])
     """
 
-    traits = frozenset({'decides_causality', 'leaves_gaps'})
+    traits = frozenset({'decides_causality', 'leaves_gaps', 'places_together'})
 
     def __init__(self, k: int, phi: int = 0, source: int | None = None):
         for name, value, least in (('k', k, 1), ('phi', phi, 0), ('source', source, 1)):

@@ -104,6 +104,8 @@ class PositionCoupling(Encoding):
       [0, 0]
     """
 
+    traits = frozenset({'places_together'})
+
     def __init__(
         self,
         max_position: int,

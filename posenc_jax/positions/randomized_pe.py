@@ -143,6 +143,8 @@ class RandomizedPE(Encoding):
       (1, 4)
     """
 
+    traits = frozenset({'places_together'})
+
     def __init__(
         self,
         max_len: int,

@@ -111,6 +111,8 @@ class V2PE(Encoding):
       [[0.0, 0.5, 1.0, 2.0]]
     """
 
+    traits = frozenset({'places_together'})
+
     def __init__(self, delta: float):
         if not 0 < delta <= 1:
             raise ValueError(

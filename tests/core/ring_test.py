@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from posenc_jax.model.sharding import make_mesh, sharded_attend
 from posenc_jax.testing.subject import (
     HEADS,
     KV_HEADS,
+    PADDED,
     WIDTH,
     draw,
     earlier_rows,
@@ -294,44 +296,57 @@ def test_all_keys_may_be_earlier_than_all_queries(spec):
         same(gradients_and_results((4, 4), one_text=False)(*given), expected)
 
 
-WHOLE = [
-    'rope(freqs=dynamic_ntk(factor=2.0, train_len=8))',
-    'lm_infinite(encoding=rope(), n_global=1, n_local=4, top_k=2, distance=4)',
-]
+# Encodings with a door that reads the whole text, and the door. The first are also computed.
+WHOLE = {
+    'rope(freqs=dynamic_ntk(factor=2.0, train_len=8))': 'project',
+    'lm_infinite(encoding=rope(), n_global=1, n_local=4, top_k=2, distance=4)': 'project',
+    'reverse_pe() | rope()': 'place',
+}
+ALSO_WHOLE = {
+    'learned_absolute(8, overflow="interpolate")': 'place',
+    'bipe(separators=[1])': 'place',
+    'v2pe(delta=0.5)': 'place',
+    'randomized_pe(max_len=64) | rope()': 'place',
+    'dpe() | full()': 'embed',
+}
 
 
-def on_two_devices(spec, project_inside, check_vma=False, **options):
+def on_two_devices(spec, inside, check_vma=False, **options):
     """The results of a ring in a `shard_map` of the caller, and those of one device."""
     encoding = pj.make(spec, causal=True, **contract_test.CONTEXT)
     arrays = [draw(n, 1, 16, heads, WIDTH) for n, heads in enumerate((HEADS, KV_HEADS, KV_HEADS))]
-    tok = pj.Tokens.of(length=16)
+    tok = pj.Tokens.of(length=16, ids=jnp.arange(16)[None] % 3)
 
-    def run(*projected, axis_name=None, **options):
-        if project_inside:
-            projected = encoding.project(*projected)
+    def projected(q, k, v, tok):
+        tok = encoding.place(tok)
+        return encoding.project(q, k, v, tok, tok)
+
+    def run(*given: Any, axis_name=None, **options):
+        given = projected(*given) if inside else given
         how = dict(axis_name=axis_name, applied=pj.TOKEN_STAGE, **options)
-        return pj.attend(encoding, *projected, **how)
+        return pj.attend(encoding, *given, **how)
 
     cut = PartitionSpec(None, 'ring')
     ringed = jax.shard_map(
         functools.partial(run, axis_name='ring', **options),
         mesh=ring_of(2), in_specs=cut, out_specs=cut, check_vma=check_vma,
     )  # fmt: skip
-    given = (*arrays, tok, tok) if project_inside else encoding.project(*arrays, tok, tok)
+    given: Any = (*arrays, tok) if inside else projected(*arrays, tok)
     return jax.jit(ringed)(*given), jax.jit(run)(*given)
 
 
-def test_project_on_the_part_of_a_device():
+def test_doors_on_the_part_of_a_device():
     same(*on_two_devices('rope()', True))
     same(*on_two_devices('cope()', True, check_vma=True))
-    for spec in WHOLE:
-        with pytest.raises(ValueError, match='reads the whole text.*applied_outside=True; or use'):
+    for spec, door in {**WHOLE, **ALSO_WHOLE}.items():
+        message = f'reads the whole text in `{door}`.*Call {door} outside.*applied_outside=True; or'
+        with pytest.raises(ValueError, match=message):
             on_two_devices(spec, True)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize('spec', WHOLE)
-def test_project_outside_of_the_ring(spec):
+def test_doors_outside_of_the_ring(spec):
     same(*on_two_devices(spec, False, applied_outside=True))
 
 
@@ -361,6 +376,30 @@ def test_an_encoding_says_whether_project_reads_the_whole_text(entry):
     joined = jax.tree.map(lambda *a: jnp.concatenate(a, 1), *halves)
     gaps = jax.tree.map(lambda a, b: float(abs(a - b * 1.0).max()), joined, part(0, tok.length))
     assert max(jax.tree.leaves(gaps)) < 1e-4, gaps
+
+
+@pytest.mark.full
+@contract_test.every_entry
+def test_an_encoding_says_whether_its_tokens_are_placed_together(entry):
+    """Two halves that are placed and embedded apart are halves of the whole, with a key too, unless
+    a trait denies it.
+    """
+    encoding = contract_test.make(entry)
+    says = encoding.traits & {'places_together', 'moves_positions', 'reads_ids'}
+    if says or not (encoding.opens('place') or encoding.opens('embed')):
+        return
+    segment, size = [[0] * 13 + [1] * 7, [0] * 4 + [1] * 16], 10
+    tok = tokens(segment=np.array(segment), valid=PADDED)
+    x = draw(7, ROWS, tok.length, MODEL)
+
+    def part(start, length):
+        own, rows = tok.slice(start, length), x[:, start : start + length]
+        placed = [encoding.place(own, key=key) for key in (None, jax.random.key(0))]
+        whole = lambda a: jnp.broadcast_to(a, (ROWS, *a.shape[1:]))
+        return jax.tree.map(whole, placed), [encoding.embed(rows, tok) for tok in placed]
+
+    halves = part(0, size), part(size, size)
+    same(jax.tree.map(lambda *a: jnp.concatenate(a, 1), *halves), part(0, tok.length))
 
 
 def test_an_axis_that_nothing_cuts():
