@@ -163,11 +163,6 @@ def search(
             'none'
         )
     mesh = mesh_of(job)
-    if length % (parts := mesh.shape['sequence']):
-        raise ValueError(
-            f'length {length} cannot be cut into mesh.sequence={parts} parts; use e.g. '
-            f'{-(-length // parts) * parts}'
-        )
     # The scores are the same on every mesh up to rounding, so a search may continue on another.
     stated = {name: value for name, value in overrides.items() if not name.startswith('mesh.')}
     part = rotary_part(abstract_model(job.cfg, job.config.extend))

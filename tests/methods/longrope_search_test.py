@@ -8,6 +8,7 @@ import math
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -505,6 +506,21 @@ def test_the_objective_is_the_exact_rule_compiled_once(
     others = [objective(Genome((1.0,) * 4)), objective(Genome((4.0,) * 4, 4))]
     assert objective(genome) == pytest.approx(wanted, rel=2e-6)
     assert all(abs(other - wanted) > 1e-4 * wanted for other in others) and len(traces) < 2
+
+
+@pytest.mark.full
+def test_a_length_that_the_mesh_does_not_divide(run, tmp_path, monkeypatch):
+    cut = longrope.search(
+        run, 19, Sizes(3, 0, 2), documents=2, out=tmp_path / 'cut.json',
+        overrides={'mesh.data': '2', 'mesh.sequence': '4'},
+    )  # fmt: skip
+    one = make_mesh(devices=jax.devices()[:1])
+    monkeypatch.setattr(longrope, 'mesh_of', lambda job: one)
+    whole = longrope.search(run, 19, Sizes(3, 0, 2), documents=2, out=tmp_path / 'whole.json')
+    found, expected = (json.loads(path.read_text()) for path in (cut, whole))
+    assert found['spec'] == expected['spec'] and len(expected['state']['history']) == 3
+    assert found['trace'] == pytest.approx(expected['trace'], rel=2e-6)
+    assert found['exact'] == pytest.approx(expected['exact'], rel=2e-6)
 
 
 SMALL = [
