@@ -205,8 +205,8 @@ def test_twelve_layers_on_eight_devices_lower(spec, platform):
     text = kernels.model(spec, platform).as_text()
     names = ['attention', 'attention_backward_queries', 'attention_backward_keys']
     if 'cope' in spec:
-        # In a ring a layer with a carry meets its own keys and those of others in two calls, and has
-        # the backward pass of the blocked form.
+        # In a ring a layer with a carry meets its own keys and those of others in two calls, and
+        # has the backward pass of the blocked form.
         names = ['attention', 'attention']
     assert re.findall(r'name = "(attention\w*)"', text) == names
     call = dict(cuda='gpu.triton', tpu='tpu_custom_call')[platform]
