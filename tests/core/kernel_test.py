@@ -23,22 +23,27 @@ LENGTH = 20
 BLOCK = (8, 4)
 
 
-def both(encoding, texts=tuple(TEXTS), heads_first=False, block=BLOCK, change=None):
-    """For each text the gradients and results of the kernel and of the blocked form, which get the
-    arguments that `change` makes.
+# Two documents in a row, and one document behind padding.
+MIXED = dict(
+    segment=np.array([[0] * 11 + [1] * 9, [0] * LENGTH]),
+    valid=np.arange(LENGTH)[None] >= np.array([[0], [5]]),
+)
+
+
+def both(encoding, heads_first=False, dtype=jnp.float32, block=BLOCK, change=None):
+    """The gradients and results of the kernel and of the blocked form. `change` makes their
+    arguments from those of the text.
     """
     options = dict(heads_first=heads_first, one_text=change is not last_queries)
     blocked, kernels = (
         ring_test.gradients_and_results(block, implementation=how, **options)
         for how in ('blocked', 'kernel')
     )
-    for text in texts:
-        text = {name: a[:, :LENGTH] for name, a in TEXTS[text].items()}
-        given = ring_test.arguments(encoding, LENGTH, **text, heads_first=heads_first)
-        given = given if change is None else change(*given)
-        expected = blocked(*given)
-        with made_for('interpreter'):
-            yield kernels(*given), expected
+    given = ring_test.arguments(encoding, LENGTH, heads_first, dtype, **MIXED)
+    given = given if change is None else change(*given)
+    with made_for('interpreter'):
+        found = kernels(*given)
+    return found, blocked(*given)
 
 
 def example(spec):
@@ -67,15 +72,19 @@ def test_every_encoding(entry):
         pytest.skip('its kernel is that of rope')
     if not any(documented(contract_test.id_of(entry))):
         pytest.skip('docs/performance.md says why no accelerator runs it')
-    for found, expected in both(contract_test.make(entry)):
-        same(found, expected)
+    encoding = contract_test.make(entry)
+    same(*both(encoding))
+    for one, other in zip(*map(jax.tree.leaves, both(encoding, dtype=jnp.bfloat16)), strict=True):
+        assert one.dtype == other.dtype
+        one, other = (np.asarray(a, np.float32) for a in (one, other))
+        least = 1e-2 * max(1.0, float(np.abs(other).max()))
+        np.testing.assert_allclose(one, other, atol=least, rtol=0)
 
 
 @pytest.mark.full_where(condition=lambda spec: spec not in ('shaw()', 'cope()'))
 @pytest.mark.parametrize('spec', ['shaw()', 'cope()', 'alibi()', 't5_rpe() | window(size=5)'])
 def test_some_encodings(spec):
-    for found, expected in both(example(spec), ['packed']):
-        same(found, expected)
+    same(*both(example(spec)))
 
 
 @pytest.mark.full_where(condition=lambda spec: spec != 'alibi()')
@@ -86,16 +95,14 @@ def test_the_operations_of_a_tpu(spec, monkeypatch):
     """The interpreter has those of a GPU in all other tests."""
     for module in (program, kernel_call):
         monkeypatch.setattr(module, 'Operations', lambda target: Operations('tpu'))
-    for found, expected in both(example(spec), ['packed']):
-        same(found, expected)
+    same(*both(example(spec)))
 
 
 @pytest.mark.full
 def test_too_many_carries_are_not_kept(monkeypatch):
     monkeypatch.setattr(kernel, '_MOST_CARRIES', 0.1)
     monkeypatch.setattr(kernel, 'pull', None)
-    for found, expected in both(example('cope()'), ['packed']):
-        same(found, expected)
+    same(*both(example('cope()')))
 
 
 def last_queries(floats, graphdef, constants, others, cotangent):
@@ -109,47 +116,26 @@ def last_queries(floats, graphdef, constants, others, cotangent):
 @pytest.mark.full
 @pytest.mark.parametrize('spec', ['shaw()', 'cope()'])
 def test_other_queries_than_keys(spec):
-    for found, expected in both(example(spec), change=last_queries):
-        same(found, expected)
+    same(*both(example(spec), change=last_queries))
 
 
 @pytest.mark.full
 @pytest.mark.parametrize('spec', ['t5_rpe()', 'cope()'])
 def test_keys_that_stand_heads_first(spec):
-    for found, expected in both(example(spec), heads_first=True):
-        same(found, expected)
+    same(*both(example(spec), heads_first=True))
 
 
 @pytest.mark.full
 @pytest.mark.parametrize('block', [1, (20, 3), (7, 32)])
 def test_blocks(block):
-    for found, expected in both(example('alibi()'), block=block):
-        same(found, expected)
+    same(*both(example('alibi()'), block=block))
 
 
 @pytest.mark.full
 @pytest.mark.parametrize('spec', ['alibi()', 'alibi_symmetric()', 'rope() | full()'])
 def test_queries_that_see_later_keys(spec):
     encoding = pj.make(spec, causal=False, **contract_test.CONTEXT)
-    for found, expected in both(encoding):
-        same(found, expected)
-
-
-def in_bfloat16(floats, *rest):
-    params, q, k, v, tq, tk = floats
-    return (params, *(a.astype(jnp.bfloat16) for a in (q, k, v)), tq, tk), *rest
-
-
-@pytest.mark.full
-@pytest.mark.parametrize('key', contract_test.REPRESENTATIVES)
-def test_bfloat16(key):
-    encoding = contract_test.make(ring_test.entry_of(key))
-    for found, expected in both(encoding, ['packed'], change=in_bfloat16):
-        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            assert one.dtype == other.dtype
-            one, other = (np.asarray(a, np.float32) for a in (one, other))
-            least = 1e-2 * max(1.0, float(np.abs(other).max()))
-            np.testing.assert_allclose(one, other, atol=least, rtol=0)
+    same(*both(encoding))
 
 
 @pytest.mark.full
@@ -283,7 +269,7 @@ def test_an_encoding_that_joins_heads():
     encoding = contract_test.make(ring_test.entry_of('cope_complex'))
     message = "one head at a time, which cope_complex.* does not take.*use implementation='blocked'"
     with pytest.raises(ValueError, match=message):
-        list(both(encoding))
+        both(encoding)
 
 
 def test_keys_that_a_tpu_core_does_not_hold():

@@ -71,10 +71,10 @@ def gradients_and_results(block, one_text=True, **options):
     return jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
 
 
-def arguments(encoding, length=LENGTH, heads_first=False, **text):
-    x = draw(7, ROWS, length, MODEL)
+def arguments(encoding, length=LENGTH, heads_first=False, dtype=jnp.float32, **text):
+    x, weights = jax.tree.map(lambda a: a.astype(dtype), (draw(7, ROWS, length, MODEL), WEIGHTS))
     tok = tokens(length=length, rows=ROWS, **text)
-    q, k, v, tq, tk = project(encoding, WEIGHTS, x, tok)
+    q, k, v, tq, tk = project(encoding, weights, x, tok)
     if heads_first:
         k, v = (jnp.swapaxes(a, 1, 2) for a in (k, v))
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
