@@ -184,6 +184,7 @@ def _layer(spec: str, how: str = '', *, length: int, heads: int, width: int):
 
 def train_rows(sizes: Sizes, rounds: int):
     rows, length = sizes.train
+    rows = max(rows, jax.device_count())  # the mesh cuts the rows
     batch = batch_of(rows, length)
     for spec, how in itertools.product(TRAINED, FORMS):
         name = _name(spec, how)

@@ -59,6 +59,11 @@ HOST = dict(
 )  # fmt: skip
 # Nothing in the pair stage, a bias, tables, an MLP, a carry, tables by vector.
 MODELS = 'rope()', 'alibi()', 't5_rpe()', 'fire()', 'cope(npos=16)', 'shaw()'
+# A model that is no decoder -> its encoding and other fields.
+OTHER_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    'encoder': ('alibi_symmetric()', {}),
+    'encoder_decoder': ('alibi()', dict(source_size=64, source_len=LENGTH)),
+}
 MESH = dict(data=2, fsdp=1, tensor=2, sequence=2)
 
 
@@ -159,7 +164,8 @@ def _compile(key, spec, backward, seconds, answer):
 
 
 def model(spec: str, platform: str, mesh=None, length: int = LENGTH, **changes):
-    """The program of a decoder's loss and gradients for a platform, with attention by kernels.
+    """The program of a model's loss and gradients for a platform, with attention by kernels. An
+    encoder-decoder reads its own text as the source.
 
     Args:
       mesh: devices, which cut the arrays; None for 8 that cut data, tensor and sequence.
@@ -180,7 +186,8 @@ def model(spec: str, platform: str, mesh=None, length: int = LENGTH, **changes):
     params, rest = nnx.split_state(structure.unflatten(placed), nnx.Param, ...)
 
     def loss(params, rest, tokens):
-        logits = nnx.merge(graphdef, params, rest)(tokens)
+        own = nnx.merge(graphdef, params, rest)
+        logits = own(tokens, source=own.encoded(tokens) if own.encoder else None)
         picked = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)
         return -picked.mean()
 
@@ -259,10 +266,11 @@ def main():
         for name, entry in asked.items()
     }
     print(*table(cells), sep='\n')
-    print('', '| decoder of 12 layers on 8 devices | GPU | TPU |', '|---|---|---|', sep='\n')
-    for spec in options.models:
-        row = [tried(lambda: model(spec, platform)) for platform in PLATFORMS]
-        print(f'| `{spec}` | {" | ".join(row)} |')
+    print('', '| model of 12 layers on 8 devices | GPU | TPU |', '|---|---|---|', sep='\n')
+    made = [('decoder', spec, {}) for spec in options.models]
+    for kind, spec, fields in made + [(kind, *other) for kind, other in OTHER_KINDS.items()]:
+        row = [tried(lambda: model(spec, platform, kind=kind, **fields)) for platform in PLATFORMS]
+        print(f'| {kind}, `{spec}` | {" | ".join(row)} |')
 
 
 def table(cells: dict[str, list[str]]) -> list[str]:

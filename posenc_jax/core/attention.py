@@ -179,7 +179,12 @@ def attend(
         if free and encoding.opens('fast_path'):
             whole = encoding.fast_path(q, k, v, tq, tk, causal=False, sweep=sweep)
             return sweep() if whole is None else whole
-        return library.attend(encoding, q, k, v, tq, tk, sweep) if free else sweep()
+        if free:
+            return library.attend(encoding, q, k, v, tq, tk, sweep)
+        if implementation is None and (in_ring or block is not None):
+            reason = 'the sequence is cut over devices' if in_ring else 'a block size is given'
+            library.note(f'in blocks, because {reason}')
+        return sweep()
 
 
 def _sizes(encoding, shape, keys, block, implementation, target=None, widths=()) -> tuple[int, ...]:

@@ -30,13 +30,19 @@ _TAKEN = contextvars.ContextVar[dict[str, None] | None]('what computes attention
 def taken() -> Iterator[dict[str, None]]:
     """A scope that collects what computes the attention of the programs that are traced in it, as
     the keys of a dict: the name of a kernel of JAX, or why there is none. It stays empty where JAX
-    has no kernel for the platform, and where the caller of `attend` chooses.
+    has no kernel for the platform, and where the caller of `attend` chooses an implementation.
     """
     before = _TAKEN.set(found := {})
     try:
         yield found
     finally:
         _TAKEN.reset(before)
+
+
+def note(words: str) -> None:
+    """Adds to what `taken` collects."""
+    if (noted := _TAKEN.get()) is not None and targets.platform() in _KERNELS:
+        noted[words] = None
 
 
 def refusal(encoding: Encoding, q, k, v, tk: Tokens) -> str | None:
@@ -67,14 +73,14 @@ def attend(encoding: Encoding, q, k, v, tq: Tokens, tk: Tokens, sweep: Callable)
     evaluates the pair stage by tiles.
     """
     found = _choice(encoding, q, k, v, tk)
-    refused = isinstance(found, str)
-    if (noted := _TAKEN.get()) is not None and targets.platform() in _KERNELS:
-        noted[f'in blocks, because {found}' if refused else _NAMES[found[0]]] = None
-    if refused:
+    if isinstance(found, str):
+        note(f'in blocks, because {found}')
         return sweep()
     kernel, masks = found
     groups = _groups(masks, tq, tk, len(q))
-    same = [] if groups is None else [groups[0] == groups[1], *kernel.demands(groups[1])]
+    demands = [] if groups is None else kernel.demands(groups[1])
+    note(_NAMES[kernel] + (', or in blocks where a row has several documents' if demands else ''))
+    same = [] if groups is None else [groups[0] == groups[1], *demands]
     if masks.causal or masks.others:
         place = tq.index - tq.index[:, :1]
         same += [tq.index == tk.index, place == jnp.arange(tq.length)]

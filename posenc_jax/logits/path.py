@@ -16,6 +16,7 @@ from posenc_jax.core.tokens import Tokens
 # Keys of a tile are processed in chunks of this many, a few chunks per loop step. The work inside a
 # chunk grows with the square of its size.
 _CHUNK = 64
+_UNROLLED = 4  # chunks of one tile, which are then no loop of the program
 _TAPS = 3
 
 
@@ -109,8 +110,16 @@ def path_match(
         return q - dot(acting, u_w), dot(q, k.mT) - dot(acting, u_k)
 
     q = q.reshape(batch, kv_heads, group, queries, width)
-    unroll = 4 if isinstance(keys, int) else 1
-    q, s = jax.lax.scan(near_to_far, q, (k, w, u_k, u_w, seen), reverse=True, unroll=unroll)
+    blocks = k, w, u_k, u_w, seen
+    if isinstance(keys, int) and len(k) <= _UNROLLED:
+        rows = []
+        for number in reversed(range(len(k))):  # no scan, which kernels do not have
+            q, s = near_to_far(q, [a[number] for a in blocks])
+            rows.insert(0, s)
+        s = jnp.stack(rows)
+    else:
+        unroll = _UNROLLED if isinstance(keys, int) else 1
+        q, s = jax.lax.scan(near_to_far, q, blocks, reverse=True, unroll=unroll)
     s = jnp.moveaxis(s, 0, -2).reshape(batch, heads, queries, -1)[..., :keys]
     return s, q.reshape(batch, heads, queries, width)
 

@@ -19,7 +19,7 @@ import posenc_jax as pj
 from benchmarks import kernels
 from posenc_jax.core import cudnn, library
 from posenc_jax.core.targets import made_for
-from posenc_jax.model.sharding import MESH_AXES, make_mesh
+from posenc_jax.model.sharding import MESH_AXES, make_mesh, sharded_attend
 from posenc_jax.testing.subject import draw
 from tests import contract_test
 from tests.core.ring_test import same
@@ -56,15 +56,21 @@ def refusal(encoding, qkv, tok):
 
 
 def test_what_is_taken_is_collected(some_version):
-    def taken(platform, spec):
-        encoding, tok = pj.make(spec, causal=True, heads=HEADS), pj.Tokens.of(length=LENGTH)
+    def taken(platform, spec='nope()', text='one text', **options):
+        encoding = pj.make(spec, causal=True, heads=HEADS)
+        tok = pj.Tokens.of(length=LENGTH, **TEXTS[text])
+        run = lambda *qkv: sharded_attend(encoding, *qkv, tok, tok, **options)
         with made_for(platform), library.taken() as found:
-            jax.eval_shape(lambda *qkv: pj.attend(encoding, *qkv, tok, tok), *inputs(jnp.bfloat16))
+            jax.eval_shape(run, *inputs(jnp.bfloat16))
         return list(found)
 
-    assert taken('cuda', 'nope()') == ['cuDNN']
+    assert taken('cuda') == ['cuDNN']
+    assert taken('cuda', text='packed') == ['cuDNN, or in blocks where a row has several documents']
     assert taken('cuda', 'alibi()') == ["in blocks, because alibi opens the door 'score'"]
-    assert taken('cpu', 'nope()') == []
+    assert taken('cuda', block=4) == ['in blocks, because a block size is given']
+    assert taken('cuda', implementation='blocked') == taken('cpu') == []
+    with jax.set_mesh(make_mesh(data=1, sequence=2, devices=jax.devices()[:2])):
+        assert taken('cuda') == ['in blocks, because the sequence is cut over devices']
 
 
 @pytest.mark.full_but_one

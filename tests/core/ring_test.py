@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 import posenc_jax as pj
+from benchmarks.ring import temporary
 from posenc_jax.core import ring
 from posenc_jax.core.sweep import combine, partition
 from posenc_jax.core.tiles import Blocks, Plan, sweep_order
@@ -376,6 +377,12 @@ def test_an_encoding_says_whether_project_reads_the_whole_text(entry):
     joined = jax.tree.map(lambda *a: jnp.concatenate(a, 1), *halves)
     gaps = jax.tree.map(lambda a, b: float(abs(a - b * 1.0).max()), joined, part(0, tok.length))
     assert max(jax.tree.leaves(gaps)) < 1e-4, gaps
+
+
+@pytest.mark.full
+def test_memory_falls_with_the_number_of_devices():
+    one, eight = (temporary('t5_rpe()', count, 8192, 1, width=64, heads=2) for count in (1, 8))
+    assert eight < one / 5
 
 
 @pytest.mark.full
