@@ -17,17 +17,11 @@ from posenc_jax.core.program import Program
 from posenc_jax.core.targets import made_for
 from tests import contract_test
 from tests.core import ring_test
-from tests.core.ring_test import TEXTS, same
+from tests.core.ring_test import MIXED, TEXTS, same
 
 LENGTH = 20
 BLOCK = (8, 4)
-
-
-# Two documents in a row, and one document behind padding.
-MIXED = dict(
-    segment=np.array([[0] * 11 + [1] * 9, [0] * LENGTH]),
-    valid=np.arange(LENGTH)[None] >= np.array([[0], [5]]),
-)
+TEXT = {name: a[:, :LENGTH] for name, a in MIXED.items()}
 
 
 def both(encoding, heads_first=False, dtype=jnp.float32, block=BLOCK, change=None):
@@ -39,7 +33,7 @@ def both(encoding, heads_first=False, dtype=jnp.float32, block=BLOCK, change=Non
         ring_test.gradients_and_results(block, implementation=how, **options)
         for how in ('blocked', 'kernel')
     )
-    given = ring_test.arguments(encoding, LENGTH, heads_first, dtype, **MIXED)
+    given = ring_test.arguments(encoding, LENGTH, heads_first, dtype, **TEXT)
     given = given if change is None else change(*given)
     with made_for('interpreter'):
         found = kernels(*given)
