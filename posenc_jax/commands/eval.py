@@ -8,8 +8,9 @@ results.csv and pictures to the folder eval of the first run.
 A run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file (whose results
 go to runs/NAME-PLACE/eval). Several runs (repeat --run, or separate them by commas) give one
 comparison; --also=DIR adds the results that an earlier call wrote to DIR. `--config.NAME=VALUE`
-changes a field of the configs: every field of eval and data, the task, and extend, which is a
-context extension (`--config.extend='yarn(factor=4.0)'`). `--help` lists them.
+changes a field of the configs: every field of eval, data and mesh, the task, extend, which is a
+context extension (`--config.extend='yarn(factor=4.0)'`), and how the model is computed
+(`--config.model.implementation=blocked`). `--help` lists them.
 Several processes evaluate together if each is started with --coordinator=HOST:PORT --processes=N
 --process_id=I; process 0 writes.
 """

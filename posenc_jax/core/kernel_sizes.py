@@ -3,7 +3,7 @@
 from posenc_jax.core import targets
 from posenc_jax.core.kernel_padding import powers
 
-USE_BLOCKED = "use implementation='blocked'"
+USE_BLOCKED = "use implementation='blocked' (of a run: --config.model.implementation=blocked)"
 
 
 def target() -> str:

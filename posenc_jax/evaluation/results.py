@@ -26,6 +26,7 @@ from posenc_jax.evaluation.series import (
     scored,
     unit,
 )
+from posenc_jax.run import stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +124,7 @@ def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
         settings = [
             {
                 name: tuple(value) if isinstance(value, list) else value
-                for name, value in fields.items()
+                for name, value in stored.unfree(fields).items()
             }
             for fields in content.get('settings') or [{} for _ in runs]
         ]

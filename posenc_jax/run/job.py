@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from posenc_jax.core import paths
+from posenc_jax.core import kernel_sizes, paths
 from posenc_jax.core.composite import parts_of
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension.ms_poe import MsPoE, probe_heads, reorder
@@ -25,7 +25,7 @@ from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.sharding import make_mesh, split_cpu
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.run import defaults, field_settings, restore, settings, stored
-from posenc_jax.run.overrides import apply_overrides, replaced
+from posenc_jax.run.overrides import COMPUTING, apply_overrides, of_computing, replaced
 from posenc_jax.run.plan import Plan, check_evaluation, make_task
 from posenc_jax.tasks.language import Language
 from posenc_jax.tasks.task import batch_rng
@@ -165,14 +165,14 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
     saved = restore.read_run(directory)
     if field_settings.is_field(saved.config) and UNASKED.items() <= overrides.items():
         raise SpecError(f'{directory} is a field, which reads points; it has no text to read')
-    config = apply_overrides(saved.config, overrides)
+    config, own = apply_overrides(saved.config, overrides), of_computing(overrides)
     return _checked(
         Job(
             directory,
             config,
             make_task(config),
-            saved.model_config,
-            lambda mesh=None: restore.restore_model(directory, mesh=mesh)[1:],
+            saved.computed(overrides).model_config,
+            lambda mesh=None: restore.restore_model(directory, mesh=mesh, overrides=own)[1:],
             asks_for_mesh(overrides),
         )
     )
@@ -198,7 +198,9 @@ def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job
     config.init.source = config.data.tokenizer = str(path)
     config.model.update({name: getattr(cfg, name) for name in config.model})
     config = apply_overrides(config.lock(), overrides)
-    load = lambda mesh=None: (load_pretrained(path, mesh=mesh).model, 0)
+    own = {name.removeprefix('model.'): config[name] for name in COMPUTING}
+    cfg = dataclasses.replace(cfg, **own)
+    load = lambda mesh=None: (load_pretrained(path, mesh=mesh, **own).model, 0)
     return _checked(Job(path, config, make_task(config), cfg, load, asks_for_mesh(overrides)))
 
 
@@ -210,6 +212,8 @@ def asks_for_mesh(overrides: Mapping[str, Any]) -> bool:
 def _checked(job: Job) -> Job:
     try:
         check_evaluation(job.config, job.task, job.cfg)
+        if job.config.model.implementation == 'kernel':
+            kernel_sizes.target()  # refuses a platform without kernels before weights are read
     except ValueError as error:
         raise SpecError(f'{job.directory}: {error}') from error
     return job

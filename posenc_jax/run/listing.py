@@ -16,7 +16,7 @@ def field_help(only: tuple[str, ...] = ()) -> str:
     that `defaults.py` has on it.
 
     Args:
-      only: names of sections, or of fields outside of sections; () lists all fields.
+      only: names of sections or of fields; () lists all fields.
 
     Example:
       >>> print(field_help()[: field_help().index('--config.workdir')])
@@ -28,8 +28,9 @@ def field_help(only: tuple[str, ...] = ()) -> str:
       <BLANKLINE>
     """
     lines = ['fields of the config, with their defaults:', '']
+    shown = {*only, *(name.partition('.')[0] for name in only if '.' in name)}
     for name, value, comment in described():
-        if only and name.partition('.')[0] not in only:
+        if only and name not in shown and name.partition('.')[0] not in only:
             continue
         if value is None:
             lines += ['', *_wrapped(f'{name}: {comment}' if comment else f'{name}:', '  '), '']

@@ -7,9 +7,12 @@ from typing import Any
 
 from posenc_jax.core.registry import LARGEST, SpecError, nearest, quoted
 
+# Fields of the model that say how it is computed. Its weights mean the same with every value, and
+# its numbers are the same up to rounding.
+COMPUTING = ('model.block', 'model.implementation', 'model.remat')
 # The fields that an evaluation can change. The others describe the trained weights, which such a
 # change would leave as they are.
-CHANGEABLE = ('data', 'eval', 'extend', 'mesh', 'task')
+CHANGEABLE = ('data', 'eval', 'extend', 'mesh', 'task', *COMPUTING)
 _NUMBERS = {int, float}
 
 
@@ -51,12 +54,17 @@ def apply_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
     """
     changed = replaced(config, overrides)
     for name in overrides:
-        if name.split('.')[0] not in CHANGEABLE:
+        if not {name, name.split('.')[0]} & set(CHANGEABLE):
             raise SpecError(
                 f'{name} belongs to the checkpoint; an evaluation can change '
                 f'{", ".join(CHANGEABLE)}'
             )
     return changed
+
+
+def of_computing(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides of `COMPUTING` fields."""
+    return {name: value for name, value in overrides.items() if name in COMPUTING}
 
 
 def replaced(config: Any, overrides: Mapping[str, Any]) -> Any:

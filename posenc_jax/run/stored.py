@@ -17,13 +17,14 @@ from posenc_jax.model.pyramid import STAGE
 from posenc_jax.run import defaults
 from posenc_jax.run.fields import fields_of
 from posenc_jax.run.json_file import listed, read_object, typed
+from posenc_jax.run.overrides import COMPUTING, of_computing, replaced
 from posenc_jax.run.plan import make_task, model_config, sized_model
 
 # Fields that may differ when a run is resumed, because they do not change what is trained: where
-# the run is kept, and how it is reported, distributed, saved and evaluated.
+# the run is kept, and how it is reported, computed, distributed, saved and evaluated.
 FREE_FIELDS = ('workdir', 'name', 'extend', 'mesh', 'cluster', 'eval', 'train.log_every',
     'train.eval_every', 'train.eval_batches',
-               'train.save_every', 'train.keep')  # fmt: skip
+               'train.save_every', 'train.keep', *COMPUTING)  # fmt: skip
 FILE = 'config.json'  # in the run directory
 # The entry of that file with the sizes of the model that the task sets. With them the model can be
 # built without the data.
@@ -66,13 +67,20 @@ class Saved:
             else model_config(self.config, make_task(self.config))
         )
 
+    def computed(self, overrides: Mapping[str, Any]) -> 'Saved':
+        """The same with those overrides that say how the model is computed (`COMPUTING`).
+
+        Raises:
+          SpecError: as `overrides.replaced`.
+        """
+        return dataclasses.replace(self, config=replaced(self.config, of_computing(overrides)))
+
     @property
     def bound(self) -> dict[str, Any]:
-        """Dotted name -> value, of the fields and sizes that change what is trained or computed."""
-        fields = {
-            name: value for name, value in fields_of(self.config).items() if not _is_free(name)
+        """Dotted name -> value, of the fields and sizes that change what is trained."""
+        return unfree(fields_of(self.config)) | {
+            f'{SHAPE}.{name}': size for name, size in self.shape.items()
         }
-        return fields | {f'{SHAPE}.{name}': size for name, size in self.shape.items()}
 
 
 def save(config: ConfigDict, path: pathlib.Path) -> None:
@@ -213,7 +221,7 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The fields in which two `Saved.bound` differ -> (old value, new value). A missing field
-    counts as its default.
+    counts as its default. Free fields, which checkpoints of earlier versions hold, are passed over.
 
     Example:
       >>> changes({'train.lr': 0.1, 'seed': 1}, {'train.lr': 0.2, 'seed': 1, 'train.z_loss': 0.0})
@@ -221,9 +229,12 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[A
     """
     usual = fields_of(defaults.get_config())
     value = lambda fields, name: fields.get(name, usual.get(name, '(absent)'))
-    pairs = {name: (value(old, name), value(new, name)) for name in sorted(old.keys() | new.keys())}
+    names = sorted(unfree(old).keys() | unfree(new).keys())
+    pairs = {name: (value(old, name), value(new, name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _is_free(name: str) -> bool:
-    return any(name == field or name.startswith(field + '.') for field in FREE_FIELDS)
+def unfree(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted name -> value, without `FREE_FIELDS`."""
+    free = lambda name: any(name == f or name.startswith(f + '.') for f in FREE_FIELDS)
+    return {name: value for name, value in fields.items() if not free(name)}

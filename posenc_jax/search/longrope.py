@@ -15,6 +15,7 @@ from posenc_jax.model.sharding import whole_rows
 from posenc_jax.model.transformer import abstract_model
 from posenc_jax.run.job import home_of, mesh_of, prepare
 from posenc_jax.run.lock import hold
+from posenc_jax.run.overrides import COMPUTING
 from posenc_jax.search.evolution import Objective, Sizes, State, advance, begin
 from posenc_jax.search.genome import Genome, Space
 from posenc_jax.search.objective import make_objective, perplexity_of, pick_documents
@@ -163,8 +164,10 @@ def search(
             'none'
         )
     mesh = mesh_of(job)
-    # The scores are the same on every mesh up to rounding, so a search may continue on another.
-    stated = {name: value for name, value in overrides.items() if not name.startswith('mesh.')}
+    # The scores are the same up to rounding however they are computed and on every mesh, so a
+    # search may continue in another way.
+    incidental = ('mesh.', *COMPUTING)
+    stated = {name: value for name, value in overrides.items() if not name.startswith(incidental)}
     part = rotary_part(abstract_model(job.cfg, job.config.extend))
     target = target_of(run, part, job.cfg.train_len, length)
     now, space = target.now, target.space(length, probability, variant)

@@ -17,8 +17,9 @@ from posenc_jax.evaluation import run as evaluation
 from posenc_jax.evaluation.results import read
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.extension.ms_poe import ms_poe_ratios, probe_heads
+from posenc_jax.generate import continue_text
 from posenc_jax.model.sharding import make_mesh
-from posenc_jax.run import checkpoint, job, restore, stored
+from posenc_jax.run import checkpoint, initial, job, restore, stored
 from posenc_jax.run.plan import make_task, model_config
 from posenc_jax.training.step import make_trainer
 
@@ -43,6 +44,7 @@ def make_run(directory, **changes):
 RUNS = {
     'alibi': dict(encoding='alibi()'),
     'alibi 1': dict(encoding='alibi()', seed=1),
+    'kernel': dict(encoding='alibi()', model={'implementation': 'kernel'}),
     'rope': dict(encoding='rope()'),
     'deep': dict(encoding='rope()', model={'layers': 4, 'heads': 4}),
     'learned': dict(encoding='learned_absolute(max_len=32)'),
@@ -234,9 +236,45 @@ def test_sampled_positions_differ_from_the_evaluation_rule_and_repeat(runs):
     assert nll('sampled') == nll('sampled') != nll('first')
 
 
+BLOCKED = {'model.implementation': 'blocked'}
+
+
+@pytest.mark.full
+def test_a_run_trained_with_kernels_has_the_results_of_one_without(runs):
+    asked = {**BLOCKED, 'eval.lengths': (16,), 'eval.protocols': 'nonoverlapping'}
+    kernel, other = evaluate([runs['kernel'], runs['alibi']], asked).runs
+    assert kernel.measurements == other.measurements and kernel.settings == other.settings
+    texts = [
+        continue_text(runs[name], ['ab'], tokens=4, overrides=BLOCKED)
+        for name in ('kernel', 'alibi')
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_a_run_trained_with_kernels_is_read_and_continued_without_them(runs):
+    config, model, _ = restore.restore_model(runs['kernel'], overrides=BLOCKED)
+    assert config.model.implementation == vars(model.cfg)['implementation'] == 'blocked'
+    plan = job.prepare(runs['kernel'], {**BLOCKED, 'model.block': '8', 'model.remat': 'full'})
+    own = dict(implementation='blocked', block=8, remat='full')
+    assert all(own.items() <= vars(cfg).items() for cfg in (plan.cfg, plan.load()[0].cfg))
+    resumed = stored.from_json(pathlib.Path(runs['kernel']) / stored.FILE)
+    assert stored.differences(resumed, config) == []
+    config.unlock().init.source = runs['kernel']
+    source = initial.open_initial(config.init.source)
+    assert initial.resolve(config, source).model.implementation == 'blocked'
+
+
 @pytest.mark.parametrize(
     'run, changes, error, message',
     [
+        (
+            'kernel',
+            {},
+            SpecError,
+            'kernel: attend: .* does not run on cpu; .*--config.model.implementation=blocked',
+        ),
+        ('kernel', {'model.implementation': 'block'}, ValueError, "did you mean 'blocked'"),
+        ('alibi', {'model.dtype': 'bfloat16'}, SpecError, 'model.dtype belongs to the checkpoint'),
         (
             'alibi',
             {'eval.protocols': 'slidin'},

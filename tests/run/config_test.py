@@ -476,9 +476,12 @@ def test_no_json(tmp_path):
 def test_differences_name_what_changes_training(tmp_path):
     old = tiny.config(tmp_path)
     new = tiny.config(
-        tmp_path / 'else', train__lr=0.5, mesh__fsdp=2, eval__batch=1, train__save_every=7
-    )
+        tmp_path / 'else', train__lr=0.5, mesh__fsdp=2, eval__batch=1, train__save_every=7,
+        model__implementation='kernel', model__block=16, model__remat='full',
+    )  # fmt: skip
     assert stored.differences(old, new) == ['train.lr: 0.01 -> 0.5']
+    # Checkpoints of earlier versions hold these fields.
+    assert stored.changes({'model.implementation': 'kernel'}, {}) == {}
     bound = stored.saved_of(old).bound
     assert not bound.keys() & {
         'name',

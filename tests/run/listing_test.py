@@ -37,6 +37,15 @@ def test_comments_before_and_behind_a_field_are_its_own():
     ]  # of the field above, or plain
 
 
+def test_some_fields_of_a_section_and_whole_ones():
+    text = field_help(('mesh', 'task', 'model.remat'))
+    fields = [line.strip() for line in text.splitlines() if '--config.' in line]
+    of_mesh = {f'--config.mesh.{name}' for name in defaults.get_config().mesh}
+    expected = {'--config.task', '--config.model.remat', *of_mesh}
+    assert {line.partition('=')[0] for line in fields} == expected
+    assert [line for line in text.splitlines() if line.startswith('  model')] == ['  model:']
+
+
 def test_a_field_without_its_section_is_proposed(capsys):
     for flag, message in (
         ('workdir', 'did you mean --config.workdir?'),
