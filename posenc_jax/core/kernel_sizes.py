@@ -1,16 +1,22 @@
 """What kernels are made for, and how they cut queries and keys."""
 
+from typing import Any
+
 from posenc_jax.core import targets
 from posenc_jax.core.kernel_padding import powers
 
 USE_BLOCKED = "use implementation='blocked' (of a run: --config.model.implementation=blocked)"
+TPU_DTYPES = 'float32', 'bfloat16'  # that Mosaic, the compiler of kernels for a TPU, supports
 
 
-def target() -> str:
+def target(**arrays: Any) -> str:
     """What kernels are made for.
 
+    Args:
+      **arrays: what they read, by the names that a message has for them.
+
     Raises:
-      ValueError: the platform has no kernel.
+      ValueError: the platform has no kernel, or none that reads an array of this dtype.
     """
     platform = targets.platform()
     if platform == 'shapes':
@@ -19,6 +25,12 @@ def target() -> str:
         raise ValueError(
             f"attend: implementation='kernel' does not run on {platform}; {USE_BLOCKED}"
         )
+    for name, a in arrays.items() if platform == 'tpu' else ():
+        if (found := a.dtype.name) not in TPU_DTYPES:
+            raise ValueError(
+                f"attend: implementation='kernel' needs {name} in {' or '.join(TPU_DTYPES)} on a "
+                f'TPU, got {found}; cast them, or {USE_BLOCKED}'
+            )
     return platform
 
 

@@ -215,9 +215,9 @@ def test_the_package_of_the_missing_compiler_is_named(monkeypatch):
         kernels.main()
 
 
-def attend(q=(1, 32, 2, 16), k=None, spec='alibi()', **options):
-    q = jnp.zeros(q)
-    k = q if k is None else jnp.zeros(k)
+def attend(q=(1, 32, 2, 16), k=None, spec='alibi()', dtype=jnp.float32, **options):
+    q = jnp.zeros(q, dtype)
+    k = q if k is None else jnp.zeros(k, dtype)
     tok = pj.Tokens.of(length=q.shape[1])
     encoding = pj.make(spec, heads=q.shape[2], head_dim=q.shape[3], causal=True)
     return pj.attend(encoding, q, k, k, tok, tok, implementation='kernel', **options)
@@ -246,6 +246,11 @@ def test_a_cpu_has_no_kernel():
         ('cuda', dict(block=48), 'a block that is a power of two of at least 16, got 48'),
         ('tpu', dict(q=(1, 32, 2, 12)), 'a head width that is a multiple of 8, got 12'),
         ('tpu', dict(block=(128, 64)), 'a block that is a multiple of 128, got 64'),
+        (
+            'tpu',
+            dict(dtype=jnp.float16),
+            'queries in float32 or bfloat16 on a TPU, got float16; cast them',
+        ),
     ],
 )
 def test_sizes_that_a_kernel_cannot_take(platform, options, message):
