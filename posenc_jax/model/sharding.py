@@ -167,7 +167,18 @@ def _uncut(size: int, mesh, entry) -> str:
     """The end of a message about a size that does not fit the mesh axes of `entry`."""
     names = (entry,) if isinstance(entry, str) else entry
     parts, asked = _parts(mesh, entry), ' x '.join(f'mesh.{name}' for name in names)
-    return f'cannot be cut into {parts} parts; {asked} can be {_divisors(size, parts)}'
+    choices = _divisors(math.gcd(size, mesh.size), parts)
+    return f'cannot be cut into {parts} parts; of {mesh.size} devices, {asked} can be {choices}'
+
+
+def nearest_multiple(size: int, parts: int) -> int:
+    """The positive multiple of `parts` that is nearest to `size`, the larger of two.
+
+    Example:
+      >>> nearest_multiple(36, 8), nearest_multiple(33, 8), nearest_multiple(3, 8)
+      (40, 32, 8)
+    """
+    return max(1, (size + parts // 2) // parts) * parts
 
 
 def whole_rows(mesh: Mesh | None, rows: int) -> int:
@@ -178,8 +189,11 @@ def whole_rows(mesh: Mesh | None, rows: int) -> int:
 
 def _check(mesh, what: str, shape: tuple[int, ...], spec: PartitionSpec):
     for size, entry in zip(shape, spec):
-        if size % _parts(mesh, entry):
-            raise ValueError(f'{what} of shape {shape}: {size} {_uncut(size, mesh, entry)}')
+        if size % (parts := _parts(mesh, entry)):
+            raise ValueError(
+                f'{what} of shape {shape}: {size} {_uncut(size, mesh, entry)}; the nearest size '
+                f'that can be cut is {nearest_multiple(size, parts)}'
+            )
 
 
 def param_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:

@@ -23,7 +23,7 @@ from posenc_jax.decoding.recurrence import read_segments
 from posenc_jax.model.field import Field, FieldConfig
 from posenc_jax.model.kinds import Model, ModelConfig, abstract_model, build_model
 from posenc_jax.model.losses import LOSSES, target_losses
-from posenc_jax.model.sharding import dict_shapes, spec_of
+from posenc_jax.model.sharding import dict_shapes, nearest_multiple, spec_of
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.run.reading import auxiliary_loss, encoded_source, inputs_of, source_of, tokens_of
 from posenc_jax.run.state import Params, TrainState, take_apart
@@ -83,7 +83,8 @@ def make_trainer(
     if cfg.train_len % (pieces := mesh.shape['sequence']) and not cfg.source_len:
         raise ValueError(
             f'the {cfg.train_len} tokens of a row cannot be cut over mesh.sequence={pieces}; use '
-            'another train.length or mesh.sequence=1'
+            f'a train.length whose rows have {nearest_multiple(cfg.train_len, pieces)} tokens, or '
+            'mesh.sequence=1'
         )
     model = abstract_model(cfg) if model is None else model
     placing = [name_of(part) for part in model.shared if part.opens('place')]

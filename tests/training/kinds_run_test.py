@@ -292,7 +292,9 @@ def test_a_file_of_a_version_without_kinds_is_read(tmp_path):
 
 
 def test_what_a_mesh_cannot_cut_is_told(tmp_path):
-    with pytest.raises(ValueError, match='the 9 tokens of a row cannot .* mesh.sequence=2'):
+    with pytest.raises(
+        ValueError, match='the 9 tokens of a row cannot .* have 10 tokens, or mesh.seq'
+    ):
         trained(tmp_path, 'masked', mesh__sequence=2, train__length=9)
 
 
