@@ -356,11 +356,18 @@ def test_mesh_and_processes_have_the_losses_of_one_device(whole, cache, tmp_path
 def test_every_process_makes_its_own_rows_alone(whole, cache, tmp_path, processes):
     own_rows = tmp_path / 'own_rows.py'
     own_rows.write_text(OWN_ROWS)
-    flags = (f'--import={own_rows}',)
-    several_processes(processes, tmp_path, *flags, name=NAME, cache=cache, train__save_every=100)
-    found, expected = losses(tmp_path), losses(whole)
+    flags, fields = (f'--import={own_rows}',), dict(name=NAME, cache=cache, train__save_every=20)
+    runs, half = tmp_path / 'runs', tmp_path / 'half'
+    several_processes(processes, runs, *flags, **fields)
+    found, expected = losses(runs), losses(whole)
     for step in range(1, 7):  # later ones differ by more than rounding of one step
         assert found[step] == pytest.approx(expected[step], abs=1e-5)
+    if processes == 4:  # half of them go on from the checkpoint of all
+        back_to(runs, half, 20)
+        several_processes(2, half, *flags, **fields)
+        # A run that began again would write the line of step 20 again.
+        assert losses(half, 'time')[20] == losses(runs, 'time')[20]
+        np.testing.assert_allclose(tail(half), tail(runs), rtol=0, atol=1e-5)
 
 
 @pytest.mark.full
