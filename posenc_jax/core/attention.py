@@ -47,7 +47,7 @@ from posenc_jax.core.sweep import (
 from posenc_jax.core.tiles import Blocks, Plan
 from posenc_jax.core.tokens import Tokens
 
-Implementation = Literal['dense', 'blocked', 'kernel', 'prefer_kernel']
+Implementation = Literal['dense', 'blocked', 'kernel']
 IMPLEMENTATIONS = get_args(Implementation)
 
 # Sizes of float32 logits. Up to the first size all logits are one tile; beyond it, a tile has about
@@ -85,11 +85,10 @@ def attend(
       tq, tk: tokens of the queries and of the keys, ascending in `index`.
       block: queries and keys per tile, one number or a pair; None chooses by the input sizes.
       implementation: 'dense' (one tile), 'blocked', 'kernel' (a Pallas kernel, on a GPU or a TPU),
-        'prefer_kernel' (the same behind `fast_path` and the kernels of JAX, and 'blocked' where it
-        cannot run), or None for one tile if it is small. If this, `block`, `heads_first`,
-        `return_lse` and `axis_name` have their defaults, the encoding's `fast_path` is tried first,
-        and on a TPU or a GPU the kernel of JAX where it can serve (`core/library.py`). Forward-mode
-        derivatives exist for 'dense' alone.
+        or None for one tile if it is small. If this, `block`, `heads_first`, `return_lse` and
+        `axis_name` have their defaults, the encoding's `fast_path` is tried first, and on a TPU or
+        a GPU the kernel of JAX where it can serve (`core/library.py`). Forward-mode derivatives
+        exist for 'dense' alone.
       heads_first: k and v come as [B, K, S, H], the layout of the cache.
       return_lse: also returns the logarithm of each row's sum of exponentials. With it two
         attentions over different keys can be merged into one.
@@ -141,18 +140,8 @@ def attend(
             (spec, PartitionSpec(*spec[:3])) if return_lse else spec,
             *(state, q, k, v, tq, tk),
         )
-    in_ring = axis_name is not None
-    free = block is None and not (heads_first or return_lse or in_ring)
-    if implementation == 'prefer_kernel':
-        again = lambda how: attend(
-            encoding, q, k, v, tq, tk, applied=applied, **{**options, 'implementation': how}
-        )
-        if free and encoding.opens('fast_path'):
-            return again(None)
-        served = free and library.refusal(encoding, q, k, v, tk) is None
-        own = functools.partial(_kernel_or_blocks, again)
-        return library.attend(encoding, q, k, v, tq, tk, own) if served else own()
     queries, keys = q.shape[1], k.shape[s_axis]
+    in_ring = axis_name is not None
     gains = in_ring and implementation != 'dense' and ring.gains_by_halves(encoding, tq, tk)
     dealt = axis_name if gains else None  # the mesh axis along which halves are exchanged
     parts = 2 if dealt else 1
@@ -186,7 +175,7 @@ def attend(
         result = (out, cut(jnp.swapaxes(lse, 1, 2))) if return_lse else out
         return ring.deal(result, dealt, 1, back=True) if dealt else result
 
-    free = free and implementation is None
+    free = block is None and implementation is None and not (heads_first or return_lse or in_ring)
     with missing_features(encoding):
         if free and encoding.opens('fast_path'):
             whole = encoding.fast_path(q, k, v, tq, tk, causal=False, sweep=sweep)
@@ -197,17 +186,6 @@ def attend(
             reason = 'the sequence is cut over devices' if in_ring else 'a block size is given'
             library.note(f'in blocks, because {reason}')
         return sweep()
-
-
-def _kernel_or_blocks(attend_by):
-    try:
-        result = attend_by('kernel')
-        library.note('a kernel of posenc_jax')
-        return result
-    except kernel_sizes.NoKernelError as error:
-        why, _, _ = str(error).removeprefix('attend: ').partition(f'; {kernel_sizes.USE_BLOCKED}')
-        library.note(f'in blocks, because {why}')
-    return attend_by('blocked')
 
 
 def _sizes(encoding, shape, keys, block, implementation, target=None, widths=()) -> tuple[int, ...]:

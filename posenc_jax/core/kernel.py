@@ -25,8 +25,8 @@ import jax.numpy as jnp
 
 from posenc_jax.core.kernel_arrays import OfPairs, OfTokens, examples
 from posenc_jax.core.kernel_call import Call, visits_of_keys, visits_of_queries
-from posenc_jax.core.kernel_sizes import USE_BLOCKED, NoKernelError
-from posenc_jax.core.program import Program
+from posenc_jax.core.kernel_sizes import USE_BLOCKED
+from posenc_jax.core.program import NoKernelError, Program
 from posenc_jax.core.sweep import (
     Rows,
     add,
@@ -64,7 +64,7 @@ def _sweep(plan, params, constants, q, k, v, tq, tk, state=None) -> list:
     are all keys, and the arrays are the result and the log-sum-exp. All are heads first.
     """
     if plan.varying:
-        raise NoKernelError(
+        raise ValueError(
             "attend: implementation='kernel' inside jax.shard_map needs check_vma=False; give it, "
             f'or {USE_BLOCKED}'
         )

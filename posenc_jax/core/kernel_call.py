@@ -23,9 +23,9 @@ from posenc_jax.core.kernel_arrays import (
     read,
 )
 from posenc_jax.core.kernel_operations import Operations
-from posenc_jax.core.kernel_sizes import USE_BLOCKED, NoKernelError
+from posenc_jax.core.kernel_sizes import USE_BLOCKED
 from posenc_jax.core.memory import readable
-from posenc_jax.core.program import Program
+from posenc_jax.core.program import NoKernelError, Program
 from posenc_jax.core.tiles import sweep_order
 from posenc_jax.core.tokens import Tokens
 

@@ -9,10 +9,6 @@ USE_BLOCKED = "use implementation='blocked' (of a run: --config.model.implementa
 TPU_DTYPES = 'float32', 'bfloat16'  # that Mosaic, the compiler of kernels for a TPU, supports
 
 
-class NoKernelError(ValueError):
-    """A kernel cannot run here; the message says why."""
-
-
 def target(**arrays: Any) -> str:
     """What kernels are made for.
 
@@ -20,18 +16,18 @@ def target(**arrays: Any) -> str:
       **arrays: what they read, by the names that a message has for them.
 
     Raises:
-      NoKernelError: the platform has no kernel, or none that reads an array of this dtype.
+      ValueError: the platform has no kernel, or none that reads an array of this dtype.
     """
     platform = targets.platform()
     if platform == 'shapes':
         return 'interpreter'  # the shapes are the same everywhere
     if platform not in ('interpreter', 'cuda', 'tpu'):
-        raise NoKernelError(
+        raise ValueError(
             f"attend: implementation='kernel' does not run on {platform}; {USE_BLOCKED}"
         )
     for name, a in arrays.items() if platform == 'tpu' else ():
         if (found := a.dtype.name) not in TPU_DTYPES:
-            raise NoKernelError(
+            raise ValueError(
                 f"attend: implementation='kernel' needs {name} in {' or '.join(TPU_DTYPES)} on a "
                 f'TPU, got {found}; cast them, or {USE_BLOCKED}'
             )
@@ -48,12 +44,11 @@ def sizes(target: str, widths, queries: int, keys: int, block=None) -> tuple[int
       block: the choice of the caller, or None.
 
     Raises:
-      NoKernelError: a tile or a width that these kernels cannot take, or a length that is not
-        known.
+      ValueError: a tile or a width that these kernels cannot take, or a length that is not known.
     """
     what = "attend: implementation='kernel'"
     if not all(isinstance(n, int) for n in (queries, keys)):
-        raise NoKernelError(f'{what} needs known lengths, got {queries} and {keys}; {USE_BLOCKED}')
+        raise ValueError(f'{what} needs known lengths, got {queries} and {keys}; {USE_BLOCKED}')
     if target == 'interpreter':
         found, enough = map(powers, (block or (16, 16), (queries, keys)))
         return min(found[0], enough[0]), min(found[1], enough[1])
@@ -68,12 +63,10 @@ def sizes(target: str, widths, queries: int, keys: int, block=None) -> tuple[int
         least, usual = 128, 256
     for name, n in zip(('head width', 'width of values'), widths):
         if not of_width[1](n):
-            raise NoKernelError(
-                f'{what} needs a {name} that is {of_width[0]}, got {n}; {USE_BLOCKED}'
-            )
+            raise ValueError(f'{what} needs a {name} that is {of_width[0]}, got {n}; {USE_BLOCKED}')
     for n in block or ():
         if not of_block[1](n):
-            raise NoKernelError(
+            raise ValueError(
                 f'{what} needs a block that is {of_block[0]}, got {n}; give such a block, or '
                 f'{USE_BLOCKED}'
             )

@@ -17,7 +17,6 @@ from jax.extend.core import ClosedJaxpr, Literal
 
 from posenc_jax.core.kernel_operations import Operations
 from posenc_jax.core.kernel_padding import cut, widen
-from posenc_jax.core.kernel_sizes import NoKernelError
 
 _IN_KERNEL = contextvars.ContextVar('a program of a kernel is traced', default=False)
 
@@ -25,6 +24,10 @@ _IN_KERNEL = contextvars.ContextVar('a program of a kernel is traced', default=F
 def in_kernel() -> bool:
     """Whether the function that is traced now will run in a kernel."""
     return _IN_KERNEL.get()
+
+
+class NoKernelError(ValueError):
+    """A kernel cannot run a program; the message says why."""
 
 
 class Program:

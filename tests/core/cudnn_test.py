@@ -65,7 +65,7 @@ def test_what_is_taken_is_collected(some_version):
         return list(found)
 
     assert taken('cuda') == ['cuDNN']
-    assert taken('cuda', text='packed') == ['cuDNN, where no row has several documents']
+    assert taken('cuda', text='packed') == ['cuDNN, or in blocks where a row has several documents']
     assert taken('cuda', 'alibi()') == ["in blocks, because alibi opens the door 'score'"]
     assert taken('cuda', block=4) == ['in blocks, because a block size is given']
     assert taken('cuda', implementation='blocked') == taken('cpu') == []

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 import posenc_jax as pj
 from benchmarks import kernels
-from posenc_jax.core import kernel, kernel_call, library, program
+from posenc_jax.core import kernel, kernel_call, program
 from posenc_jax.core.kernel_operations import Operations
 from posenc_jax.core.program import Program
 from posenc_jax.core.targets import made_for
@@ -155,21 +155,6 @@ def test_a_ring_of_kernels(spec, causal):
     with made_for('interpreter'), jax.set_mesh(ring_test.mesh_of(tensor=2, sequence=4)):
         found = ring_test.gradients_and_results(BLOCK, implementation='kernel')(*given)
     same(found, expected)
-
-
-def test_a_kernel_is_preferred_where_it_can_run():
-    def taken(platform, key):
-        given = ring_test.arguments(contract_test.make(ring_test.entry_of(key)), LENGTH, **TEXT)
-        run = ring_test.gradients_and_results(BLOCK, implementation='prefer_kernel')
-        with made_for(platform), library.taken() as found:
-            result = run(*given)
-        same(result, ring_test.gradients_and_results(BLOCK, implementation='blocked')(*given))
-        return list(found)
-
-    assert taken('interpreter', 'alibi') == ['a kernel of posenc_jax']
-    (why,) = taken('interpreter', 'cope_complex')
-    assert why.startswith("in blocks, because implementation='kernel' gives a door one head")
-    assert taken('cpu', 'alibi') == []
 
 
 def test_a_program_leaves_out_what_is_not_needed():
