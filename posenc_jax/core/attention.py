@@ -182,8 +182,9 @@ def attend(
             return sweep() if whole is None else whole
         if free:
             return library.attend(encoding, q, k, v, tq, tk, sweep)
-        if implementation is None and (in_ring or block is not None):
+        if implementation is None and not (heads_first or return_lse):
             reason = 'the sequence is cut over devices' if in_ring else 'a block size is given'
+            reason = library.refusal(encoding, q, k, v, tk) or reason
             library.note(f'in blocks, because {reason}')
         return sweep()
 

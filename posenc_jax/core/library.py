@@ -79,7 +79,8 @@ def attend(encoding: Encoding, q, k, v, tq: Tokens, tk: Tokens, sweep: Callable)
     kernel, masks = found
     groups = _groups(masks, tq, tk, len(q))
     demands = [] if groups is None else kernel.demands(groups[1])
-    note(_NAMES[kernel] + (', or in blocks where a row has several documents' if demands else ''))
+    unless = ', or in blocks unless every row is one document with padding at its ends'
+    note(_NAMES[kernel] + (unless if demands else ''))
     same = [] if groups is None else [groups[0] == groups[1], *demands]
     if masks.causal or masks.others:
         place = tq.index - tq.index[:, :1]

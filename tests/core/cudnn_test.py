@@ -65,12 +65,14 @@ def test_what_is_taken_is_collected(some_version):
         return list(found)
 
     assert taken('cuda') == ['cuDNN']
-    assert taken('cuda', text='packed') == ['cuDNN, or in blocks where a row has several documents']
+    unless = 'or in blocks unless every row is one document with padding at its ends'
+    assert taken('cuda', text='packed') == [f'cuDNN, {unless}']
     assert taken('cuda', 'alibi()') == ["in blocks, because alibi opens the door 'score'"]
     assert taken('cuda', block=4) == ['in blocks, because a block size is given']
     assert taken('cuda', implementation='blocked') == taken('cpu') == []
     with jax.set_mesh(make_mesh(data=1, sequence=2, devices=jax.devices()[:2])):
         assert taken('cuda') == ['in blocks, because the sequence is cut over devices']
+        assert taken('cuda', 'alibi()') == ["in blocks, because alibi opens the door 'score'"]
 
 
 @pytest.mark.full_but_one
