@@ -11,8 +11,8 @@ RECALL = (
 )
 MEASUREMENTS = {
     'M2b': Measurement(
-        'Bytes of text read in windows of 128 and of 1024 after training with 128: 0.1 nats minus '
-        'the rise of the loss of LightNet.',
+        'Bytes of text read in windows of 128 and of 1024 after training with 128: how far the '
+        'rise of the loss of LightNet stays below 0.1 nats.',
         'models',
         MIXERS,
         by_seed(lambda falls: 0.1 + falls, gain('lightnet', 128, 1024)),
@@ -30,7 +30,8 @@ MEASUREMENTS = {
         margin=0.01,
         minutes=20,
         remark='LAVO falls by .01 nats and Cheems, a scan, by .02; LightNet, with rotary '
-        'positions, rises by .62 to .76. Within 128 bytes Cheems and attention are better.',
+        'positions, rises by .62 to .76. Within 128 bytes Cheems and attention are better. All '
+        'four have more nats there than a table of 5-grams, by .10 (Cheems) to .69 (LightNet).',
     ),
     'M4a': Measurement(
         'Associative recall in 256 tokens after training with 64, a scan below attention: with '

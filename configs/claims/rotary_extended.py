@@ -89,35 +89,37 @@ NEAR = untuned(YARN, NTK, 'dca()', 'self_extend(group=8)')
 FAR = untuned('yarn(factor=8.0)', 'dynamic_ntk(factor=8.0)', 'dca()', 'self_extend(group=16)')
 MEASUREMENTS = {
     'R4': measurement(
-        'A model of 256 bytes of code, tuned with PI of factor 16 for 100 steps of 4096 bytes: 0.1 '
-        'nats minus what it needs more in windows of 4096 bytes than the model before in windows '
-        'of 256, on the same bytes.',
+        'A model of 256 bytes of code, tuned with PI of factor 16 for 100 steps of 4096 bytes: how '
+        'far its loss in windows of 4096 bytes stays below that of the model before in windows of '
+        '256, plus 0.1 nats, on the same bytes.',
         reaches(nats('pi_16', 'far', 4096), 'far'),
         margin=0.02,
     ),
     'R8': measurement(
-        'A model of 256 bytes of code, tuned at 1024 bytes with YaRN of factor 16: 0.05 nats minus '
-        'what it needs more in windows of 2048 bytes than of 1024, on the same bytes.',
+        'A model of 256 bytes of code, tuned at 1024 bytes with YaRN of factor 16: how far the '
+        'rise of its loss from windows of 1024 to 2048 bytes stays below 0.05 nats, on the same '
+        'bytes.',
         within(0.05, nats('yarn_16', 'tuned', 2048), nats('yarn_16', 'tuned', 1024)),
         margin=0.005,
     ),
     'R10': measurement(
         'Factors that are searched for 2048 bytes, in a model of 256 bytes of code without tuning: '
-        '0.1 nats minus what it needs more in windows of 2048 bytes than the plain model in '
-        'windows of 256, on the same bytes.',
+        'how far its loss in windows of 2048 bytes stays below that of the plain model in windows '
+        'of 256, plus 0.1 nats, on the same bytes.',
         reaches(searched('base', 'eighth', 2048), 'eighth'),
         margin=0.02,
     ),
     'R11': progressive(
         'A model of 256 bytes of code, tuned at 1024 bytes with searched factors and then given '
-        'factors for 4096: 0.1 nats minus what it needs more in windows of 4096 bytes than the '
-        'model before in windows of 256, on the same bytes.',
+        'factors for 4096: how far its loss in windows of 4096 bytes stays below that of the model '
+        'before in windows of 256, plus 0.1 nats, on the same bytes.',
         reaches(searched_twice(4096), 'comparison'),
         margin=0.02,
     ),
     'R12': progressive(
-        'The models of R11 in windows of 256 bytes: nats that the readjusted factors save, or 0.05 '
-        'nats minus what they leave above the model before the second search; the less of both.',
+        'The models of R11 in windows of 256 bytes: nats that the readjusted factors save, or how '
+        'far their loss stays below that of the model before the second search, plus 0.05 nats; '
+        'the less of both.',
         least(
             minus(searched_twice(LENGTH), searched_twice(LENGTH, short=True)),
             within(0.05, searched_twice(LENGTH, short=True), nats('tuned', 'comparison', LENGTH)),
@@ -153,16 +155,16 @@ MEASUREMENTS = {
         margin=0.01,
     ),
     'R24': measurement(
-        'DCA in a model of 256 bytes of code without tuning: 0.1 nats minus what it needs more in '
-        'windows of 8192 bytes, 32 times the length, than the plain model in windows of 256, on '
-        'the same bytes.',
+        'DCA in a model of 256 bytes of code without tuning: how far its loss in windows '
+        'of 8192 bytes, 32 times the length, stays below that of the plain model in windows of '
+        '256, plus 0.1 nats, on the same bytes.',
         reaches(nats('base | dca()', 'very_far', 8192), 'very_far'),
         margin=0.02,
     ),
     'R25': measurement(
-        'A model of 256 bytes of code in windows of 1024 bytes: 0.05 nats minus what DCA without '
-        'tuning needs more than the best of PI, the NTK-aware rule and YaRN after 100 steps of '
-        'tuning.',
+        'A model of 256 bytes of code in windows of 1024 bytes: how far the loss of DCA without '
+        'tuning stays below that of the best of PI, the NTK-aware rule and YaRN after 100 steps '
+        'of tuning, plus 0.05 nats.',
         by_seed(
             lambda lead: 0.05 + lead,
             ahead('tuned', 1024, ('base | dca()',), ('pi', 'ntk_aware', 'yarn')),
@@ -186,9 +188,9 @@ MEASUREMENTS = {
         margin=0.01,
     ),
     'R28': measurement(
-        'LM-Infinite in a model of 256 bytes of code without tuning: 0.1 nats minus what it needs '
-        'more in windows of 4096 bytes, 16 times the length, than the plain model in windows of '
-        '256, on the same bytes.',
+        'LM-Infinite in a model of 256 bytes of code without tuning: how far its loss in '
+        'windows of 4096 bytes, 16 times the length, stays below that of the plain model in '
+        'windows of 256, plus 0.1 nats, on the same bytes.',
         reaches(nats('base | lm_infinite()', 'far', 4096), 'far'),
         margin=0.02,
     ),

@@ -37,7 +37,7 @@ def measurement(
 EXTENDED = tuple(f'rope | {rule}(factor=4.0)' for rule in ('pi', 'ntk_aware', 'yarn'))
 MEASUREMENTS = {
     'R1': measurement(
-        'Text in windows of 64 bytes and RoPE of base 100, whose slowest frequency turns by 0.6 '
+        'Text in windows of 64 bytes and RoPE of base 100, whose slowest frequency turns by 0.85 '
         'radians in a window: nats that a model without the slowest quarter of the frequencies '
         'needs less than one with all.',
         below('p_rope_100', 'rope_100', folder='comparison', length=TRAINED),

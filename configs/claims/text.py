@@ -75,14 +75,15 @@ def found(name: str, length: int) -> Measure:
 
 MEASUREMENTS = {
     'B1': on_text(
-        'The same bytes of text in windows of 128 and 256 after training with 128: 0.02 nats minus '
-        'the rise of the loss of ALiBi.',
+        'The same bytes of text in windows of 128 and 256 after training with 128: how far the '
+        'rise of the loss of ALiBi stays below 0.02 nats.',
         by_seed(lambda nats: nats + 0.02, gain('alibi', 128, 256, **SAME)),
         margin=0.005,
     ),
     'B2': on_text(
-        'The same bytes of text in windows of 256: 0.02 nats minus what ALiBi, trained in windows '
-        'of 128, needs more than sinusoids that are trained in windows of 256 with as many bytes.',
+        'The same bytes of text in windows of 256: how far the loss of ALiBi, trained in windows '
+        'of 128, stays below that of sinusoids that are trained in windows of 256 with as many '
+        'bytes, plus 0.02 nats.',
         by_seed(lambda nats: nats + 0.02, below('alibi', 'sinusoidal_256', **TWICE)),
         margin=0.005,
     ),
@@ -150,8 +151,8 @@ MEASUREMENTS = {
         minus(gain('rpe_type1', 128, 1024, **SAME), gain('rpe_harmonic', 128, 1024, **SAME)),
     ),
     'B13': on_biases(
-        'The same bytes of text in windows of 1024 after training with 128: 0.05 nats minus what '
-        'BAM needs more than ALiBi.',
+        'The same bytes of text in windows of 1024 after training with 128: how far the loss '
+        'of BAM stays below that of ALiBi, plus 0.05 nats.',
         by_seed(lambda more: 0.05 + more, below('bam', 'alibi', **FAR)),
     ),
     'B23': on_biases(
@@ -172,8 +173,9 @@ MEASUREMENTS = {
         minus(found(ALIBI_PI, 1024), found('alibi', 1024)),
     ),
     'B22': on_passkeys(
-        'Passkeys in 1024 tokens after training with 16 to 64: 0.1 plus no positions at the better '
-        'of two temperatures, minus the best of three extensions of RoPE.',
+        'Passkeys in 1024 tokens after training with 16 to 64: how far the better of two '
+        'temperatures without positions stays above the best of three extensions of RoPE less '
+        '0.1.',
         by_seed(
             lambda own, other: 0.1 + own - other,
             best(*(found(name, 1024) for name in HEATED)),
@@ -193,8 +195,9 @@ MEASUREMENTS = {
         '1.28, so it knows little that is far away; the temperatures cost 0.05 to 0.08 nats there.',
     ),
     'A18': Measurement(
-        'The same bytes of text: 0.1 nats, plus those that a model needs in the windows of 128 of '
-        'its training, minus those that it needs in windows of 512 after CREAM on rows of 128.',
+        'The same bytes of text: how far the loss in windows of 512 after CREAM on rows of 128 '
+        'stays below that of the model before in the windows of 128 of its training, plus 0.1 '
+        'nats.',
         'continued',
         ('parts',),
         by_seed(
@@ -220,8 +223,8 @@ MEASUREMENTS = {
         minutes=15,
     ),
     'A35': Measurement(
-        'The same bytes of Python source in windows of 256 and 4096 after training with 256: 0.1 '
-        'nats minus the rise of the loss with HiRoPE.',
+        'The same bytes of Python source in windows of 256 and 4096 after training with 256: how '
+        'far the rise of the loss with HiRoPE stays below 0.1 nats.',
         'hirope_code',
         (),
         by_seed(lambda nats: nats + 0.1, gain(HIROPE, 256, 4096, **SAME)),

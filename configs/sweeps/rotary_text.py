@@ -6,9 +6,9 @@ Time:      about 32 minutes a seed on one core
 Number:    docs/claims.md, claims R1, R19, R21 and R32
 RoPE, p-RoPE, CARoPE, TAPA, PSC, CABLE and TRA are trained in windows of 64 bytes of English text.
 So is RoPE of base 100, with all frequencies and without the slowest quarter (p-RoPE). With base
-10,000 this quarter hardly turns within 64 bytes; with base 100 the slowest frequency makes as large
-a part of a turn within a window as in the models of the paper, about 0.8 radians. The same bytes are
-read in windows of 64 to 256, by RoPE with extensions besides.
+10,000 this quarter hardly turns within 64 bytes; with base 100 the slowest frequency makes as
+large a part of a turn within a window as in the models of the paper, about 0.85 radians. The same
+bytes are read in windows of 64 to 256, by RoPE with extensions besides.
 Results:   WORKDIR/comparison; WORKDIR/planes has, of RoPE with every extension in windows of 256
            bytes, the share of the slower half of the frequencies in the logits that attention
            weighs (`token_distance`), and the score of that analysis. Runs whose last step is saved
