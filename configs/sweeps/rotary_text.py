@@ -1,4 +1,4 @@
-"""Encodings beside RoPE, trained from the start on text, and what extensions do to its logits.
+"""RoPE and others trained from the start on text, and what extensions do to the logits of RoPE.
 
 Command:   python -m configs.sweeps.rotary_text [--seeds 0 1 2] [--only NAME ...]
            [--workdir runs/rotary_text]

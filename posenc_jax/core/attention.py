@@ -146,8 +146,8 @@ def attend(
     dealt = axis_name if gains else None  # the mesh axis along which halves are exchanged
     parts = 2 if dealt else 1
     shape = q.shape[0], queries // parts, *q.shape[2:]
-    arrays = dict(queries=q, keys=k, values=v)
-    target = kernel_sizes.target(**arrays) if implementation == 'kernel' else None
+    forced = implementation == 'kernel'
+    target = kernel_sizes.target(queries=q, keys=k, values=v) if forced else None
     widths = q.shape[-1], v.shape[-1]
     sizes = _sizes(encoding, shape, keys // parts, block, implementation, target, widths)
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)

@@ -79,8 +79,8 @@ def attend(encoding: Encoding, q, k, v, tq: Tokens, tk: Tokens, sweep: Callable)
     kernel, masks = found
     groups = _groups(masks, tq, tk, len(q))
     demands = [] if groups is None else kernel.demands(groups[1])
-    unless = ', or in blocks unless every row is one document with padding at its ends'
-    note(_NAMES[kernel] + (unless if demands else ''))
+    where = ' where every row is one document with padding at its ends, else in blocks'
+    note(_NAMES[kernel] + (where if demands else ''))
     same = [] if groups is None else [groups[0] == groups[1], *demands]
     if masks.causal or masks.others:
         place = tq.index - tq.index[:, :1]

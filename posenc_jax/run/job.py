@@ -25,7 +25,7 @@ from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.sharding import make_mesh, split_cpu
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.run import defaults, field_settings, restore, settings, stored
-from posenc_jax.run.overrides import COMPUTING, apply_overrides, of_computing, replaced
+from posenc_jax.run.overrides import COMPUTING, apply_overrides, replaced
 from posenc_jax.run.plan import Plan, check_evaluation, make_task
 from posenc_jax.tasks.language import Language
 from posenc_jax.tasks.task import batch_rng
@@ -165,14 +165,14 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
     saved = restore.read_run(directory)
     if field_settings.is_field(saved.config) and UNASKED.items() <= overrides.items():
         raise SpecError(f'{directory} is a field, which reads points; it has no text to read')
-    config, own = apply_overrides(saved.config, overrides), of_computing(overrides)
+    config = apply_overrides(saved.config, overrides)
     return _checked(
         Job(
             directory,
             config,
             make_task(config),
             saved.computed(overrides).model_config,
-            lambda mesh=None: restore.restore_model(directory, mesh=mesh, overrides=own)[1:],
+            lambda mesh=None: restore.restore_model(directory, mesh=mesh, overrides=overrides)[1:],
             asks_for_mesh(overrides),
         )
     )

@@ -65,8 +65,8 @@ def test_what_is_taken_is_collected(some_version):
         return list(found)
 
     assert taken('cuda') == ['cuDNN']
-    unless = 'or in blocks unless every row is one document with padding at its ends'
-    assert taken('cuda', text='packed') == [f'cuDNN, {unless}']
+    where = 'where every row is one document with padding at its ends, else in blocks'
+    assert taken('cuda', text='packed') == [f'cuDNN {where}']
     assert taken('cuda', 'alibi()') == ["in blocks, because alibi opens the door 'score'"]
     assert taken('cuda', block=4) == ['in blocks, because a block size is given']
     assert taken('cuda', implementation='blocked') == taken('cpu') == []

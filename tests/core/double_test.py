@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from posenc_jax.core.double import Double, choose, root_powers
+from tests.core.ring_test import ring_of
 from tests.phases import wide
 
 # What each operation computes, and how large the numbers are whose last bits it may lose.
@@ -83,9 +84,7 @@ def test_derivatives():
 
 
 def test_powers_and_roots_have_the_same_bits_in_shard_map():
-    types = (AxisType.Auto,)
-    mesh = jax.make_mesh((2,), ('x',), axis_types=types, devices=jax.devices()[:2])
-    x, cut = jnp.array([3.0, 7.0]), PartitionSpec('x')
+    x, cut = jnp.array([3.0, 7.0]), PartitionSpec('ring')
     run = lambda x: root_powers(Double.of(x), 5)
-    found = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=cut, out_specs=cut))(x)
+    found = jax.jit(jax.shard_map(run, mesh=ring_of(2), in_specs=cut, out_specs=cut))(x)
     jax.tree.map(np.testing.assert_array_equal, found, jax.jit(run)(x))

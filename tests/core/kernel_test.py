@@ -24,20 +24,27 @@ BLOCK = (8, 4)
 TEXT = {name: a[:, :LENGTH] for name, a in MIXED.items()}
 
 
-def both(encoding, heads_first=False, dtype=jnp.float32, block=BLOCK, change=None):
-    """The gradients and results of the kernel and of the blocked form. `change` makes their
-    arguments from those of the text.
+def both(encoding, text=TEXT, heads_first=False, dtype=jnp.float32, block=BLOCK, last=None):
+    """The gradients and results of the kernel and of the blocked form; with `last`, for so many of
+    the last queries over all keys.
     """
-    options = dict(heads_first=heads_first, one_text=change is not last_queries)
+    options = dict(heads_first=heads_first, one_text=last is None)
     blocked, kernels = (
         ring_test.gradients_and_results(block, implementation=how, **options)
         for how in ('blocked', 'kernel')
     )
-    given = ring_test.arguments(encoding, LENGTH, heads_first, dtype, **TEXT)
-    given = given if change is None else change(*given)
+    given = ring_test.arguments(encoding, LENGTH, heads_first, dtype, **text)
+    given = given if last is None else last_queries(last, *given)
     with made_for('interpreter'):
         found = kernels(*given)
     return found, blocked(*given)
+
+
+def last_queries(count, floats, graphdef, constants, others, cotangent):
+    params, q, k, v, tq, tk = floats
+    last = lambda tree: jax.tree.map(lambda a: a[:, -count:], tree)
+    floats = params, last(q), k, v, last(tq), tk
+    return floats, graphdef, constants, (last(others[0]), others[1]), last(cotangent)
 
 
 def example(spec):
@@ -71,14 +78,15 @@ def test_every_encoding(entry):
     for one, other in zip(*map(jax.tree.leaves, both(encoding, dtype=jnp.bfloat16)), strict=True):
         assert one.dtype == other.dtype
         one, other = (np.asarray(a, np.float32) for a in (one, other))
-        least = 2**-6 * max(1.0, float(np.abs(other).max()))  # four roundings of bfloat16
+        least = 1e-2 * max(1.0, float(np.abs(other).max()))
         np.testing.assert_allclose(one, other, atol=least, rtol=0)
 
 
-@pytest.mark.full_where(condition=lambda spec: spec not in ('shaw()', 'cope()'))
+@pytest.mark.full_where(condition=lambda spec, text: spec not in ('shaw()', 'cope()') or not text)
+@pytest.mark.parametrize('text', [TEXT, {}], ids=['packed and padded', 'one document'])
 @pytest.mark.parametrize('spec', ['shaw()', 'cope()', 'alibi()', 't5_rpe() | window(size=5)'])
-def test_some_encodings(spec):
-    same(*both(example(spec)))
+def test_some_encodings(spec, text):
+    same(*both(example(spec), text))
 
 
 @pytest.mark.full_where(condition=lambda spec: spec != 'alibi()')
@@ -99,18 +107,10 @@ def test_too_many_carries_are_not_kept(monkeypatch):
     same(*both(example('cope()')))
 
 
-def last_queries(floats, graphdef, constants, others, cotangent):
-    """The last five queries over all keys."""
-    params, q, k, v, tq, tk = floats
-    last = lambda tree: jax.tree.map(lambda a: a[:, -5:], tree)
-    floats = params, last(q), k, v, last(tq), tk
-    return floats, graphdef, constants, (last(others[0]), others[1]), last(cotangent)
-
-
 @pytest.mark.full
 @pytest.mark.parametrize('spec', ['shaw()', 'cope()'])
 def test_other_queries_than_keys(spec):
-    same(*both(example(spec), change=last_queries))
+    same(*both(example(spec), last=5))
 
 
 @pytest.mark.full
@@ -224,10 +224,12 @@ def attend(q=(1, 32, 2, 16), k=None, spec='alibi()', dtype=jnp.float32, **option
 
 
 def test_a_cpu_has_no_kernel():
-    message = "^attend: implementation='kernel' does not run on cpu; use implementation='blocked'"
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(ValueError) as error:
         attend()
-    assert '--config.model.implementation=blocked' in str(error.value)
+    assert str(error.value) == (
+        "attend: implementation='kernel' does not run on cpu; use implementation='blocked' (of a "
+        'run: --config.model.implementation=blocked)'
+    )
 
 
 @pytest.mark.parametrize(

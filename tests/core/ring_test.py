@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 import posenc_jax as pj
 from benchmarks.ring import temporary
 from posenc_jax.core import ring
+from posenc_jax.core.arguments import _READS_ALL
 from posenc_jax.core.sweep import combine, partition
 from posenc_jax.core.tiles import Blocks, Plan, sweep_order
 from posenc_jax.core.tokens import Tokens
@@ -359,7 +360,7 @@ def test_doors_outside_of_the_ring(spec):
 def test_an_encoding_says_whether_project_reads_the_whole_text(entry):
     """Two halves that are projected apart are the projected whole, unless a trait denies it."""
     encoding = contract_test.make(entry)
-    says = encoding.traits & {'follows_length', 'queries_follow_length'}
+    says = encoding.traits & _READS_ALL['project']
     if says or not encoding.opens('project'):
         return
     tok = encoding.place(tokens())
@@ -390,26 +391,31 @@ def test_memory_falls_with_the_number_of_devices():
 
 @pytest.mark.full
 @contract_test.every_entry
-def test_an_encoding_says_whether_its_tokens_are_placed_together(entry):
-    """Two halves that are placed and embedded apart are halves of the whole, with a key too, unless
-    a trait denies it.
+def test_an_encoding_says_whether_place_and_embed_read_the_whole_text(entry):
+    """Two halves that are placed apart, or embedded apart, are halves of the whole, with a key too,
+    unless a trait denies it.
     """
     encoding = contract_test.make(entry)
-    says = encoding.traits & {'places_together', 'moves_positions', 'reads_ids'}
-    if says or not (encoding.opens('place') or encoding.opens('embed')):
-        return
-    segment, size = [[0] * 13 + [1] * 7, [0] * 4 + [1] * 16], 10
-    tok = tokens(segment=np.array(segment), valid=PADDED)
+    free = [
+        door for door in ('place', 'embed')
+        if encoding.opens(door) and not encoding.traits & _READS_ALL[door]
+    ]  # fmt: skip
+    segment = np.array([[0] * 13 + [1] * 7, [0] * 4 + [1] * 16])
+    tok = tokens(segment=segment, valid=PADDED)
     x = draw(7, ROWS, tok.length, MODEL)
-
-    def part(start, length):
-        own, rows = tok.slice(start, length), x[:, start : start + length]
-        placed = [encoding.place(own, key=key) for key in (None, jax.random.key(0))]
-        whole = lambda a: jnp.broadcast_to(a, (ROWS, *a.shape[1:]))
-        return jax.tree.map(whole, placed), [encoding.embed(rows, tok) for tok in placed]
-
-    halves = part(0, size), part(size, size)
-    same(jax.tree.map(lambda *a: jnp.concatenate(a, 1), *halves), part(0, tok.length))
+    cuts = (0, 10), (10, 10)
+    rows = lambda a: jnp.broadcast_to(a, (ROWS, *a.shape[1:]))
+    joined = lambda parts: jax.tree.map(lambda *a: jnp.concatenate(a, 1), *parts)
+    for key in (None, jax.random.key(0)) if free else ():
+        placed = jax.tree.map(rows, encoding.place(tok, key=key))
+        if 'place' in free:
+            halves = [encoding.place(tok.slice(*cut), key=key) for cut in cuts]
+            same(joined(jax.tree.map(rows, half) for half in halves), placed)
+        if 'embed' in free:
+            embed = lambda start, size: encoding.embed(
+                x[:, start : start + size], placed.slice(start, size)
+            )
+            same(joined(embed(*cut) for cut in cuts), encoding.embed(x, placed))
 
 
 def test_an_axis_that_nothing_cuts():

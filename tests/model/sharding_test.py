@@ -161,7 +161,7 @@ def test_sizes_the_mesh_does_not_divide_are_errors_with_the_numbers(mesh):
     call()
     with pytest.raises(
         ValueError,
-        match=r'3 query heads cannot be cut .* of 8 devices, mesh.tensor can be 1(?! or)',
+        match=r'3 query heads cannot be cut into 2 parts; of 8 .*, mesh.tensor can be 1(?! or)',
     ):
         call(heads=3, kv_heads=3)
     with pytest.raises(ValueError, match=r'1 key heads cannot be cut into 2 parts'):
@@ -171,7 +171,9 @@ def test_sizes_the_mesh_does_not_divide_are_errors_with_the_numbers(mesh):
         match=r'queries of shape \(3, 8, 4, 8\): 3 .* mesh.data x mesh.fsdp can be 1; .* is 4',
     ):
         call(batch=3)
-    with pytest.raises(ValueError, match='7 cannot be .* mesh.sequence can be 1; the .* is 8'):
+    with pytest.raises(
+        ValueError, match='7 cannot be cut into 2 parts; .* mesh.sequence can be 1; the .* is 8'
+    ):
         call(length=7)
     eight = 'cut into 8 parts; of 8 devices, mesh.sequence can be 1, 2 or 4; the nearest .* is 40'
     with pytest.raises(ValueError, match=eight):
@@ -179,7 +181,9 @@ def test_sizes_the_mesh_does_not_divide_are_errors_with_the_numbers(mesh):
     model = Transformer(
         TransformerConfig(**{**BASE, 'encoding': 'alibi()', 'width': 15}), rngs=nnx.Rngs(0)
     )
-    with pytest.raises(ValueError, match=r'w_k.*15 cannot .* mesh.fsdp can be 1; .* is 16'):
+    with pytest.raises(
+        ValueError, match=r'w_k.*15 cannot .* 2 parts; .* mesh.fsdp can be 1; .* is 16'
+    ):
         param_shardings(nnx.state(model, nnx.Param), mesh)
 
 
