@@ -76,7 +76,7 @@ MEASUREMENTS = {
         below('bipe_rope', 'rope', length=1024, protocol='same_tokens'),
         'nats a byte',
         margin=0.02,
-        minutes=45,
+        minutes=55,
     ),
     'A14': Measurement(
         'Bytes of text read in windows of 1024 after training with 256: nats that BiPE with ALiBi '
@@ -86,7 +86,7 @@ MEASUREMENTS = {
         below('bipe_alibi', 'alibi', length=1024, protocol='same_tokens'),
         'nats a byte',
         margin=0.02,
-        minutes=45,
+        minutes=55,
     ),
     'A15': Measurement(
         'The next snapshot of a signal from 24 snapshots after training with 16: the squared error '
