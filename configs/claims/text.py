@@ -78,12 +78,16 @@ MEASUREMENTS = {
         by_seed(lambda nats: nats + 0.02, gain('alibi', 128, 256, **SAME)),
         margin=0.005,
     ),
-    'B2': on_text(
+    'B2': Measurement(
         'The same bytes of text in windows of 256: how far the loss of ALiBi, trained in windows '
         'of 128, stays below that of sinusoids that are trained in windows of 256 with as many '
         'bytes, plus 0.02 nats.',
+        'text',
+        ('twice',),
         by_seed(lambda nats: nats + 0.02, below('alibi', 'sinusoidal_256', **TWICE)),
+        'nats a byte',
         margin=0.005,
+        minutes=50,
     ),
     'B4': on_text(
         'Text in windows of 128 bytes, as in training: nats that ALiBi needs less than the best of '
@@ -110,10 +114,15 @@ MEASUREMENTS = {
         margin=0.5,
         minutes=110,
     ),
-    'B10': on_text(
+    'B10': Measurement(
         'The same bytes of text in windows of 256: nats that CABLE, trained in windows of 128, '
         'needs less than sinusoids that are trained in windows of 256 with as many bytes.',
+        'text',
+        ('twice',),
         below('cable', 'sinusoidal_256', **TWICE),
+        'nats a byte',
+        margin=0.02,
+        minutes=50,
     ),
     'B16': on_text(
         'Text in windows of 128 bytes, as in training: nats that URPE needs less than the biases '

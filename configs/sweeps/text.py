@@ -6,6 +6,8 @@ Command:   python -m configs.sweeps.text GROUP [--seeds 0 1 2] [--workdir DIR] [
             to 1024; and sinusoids trained in windows of 256, after as many bytes; besides, the
             receptive fields of the additive biases (`configs.sweeps.receptive`)
   biases    more encodings of the logits in the same setting
+  twice     ALiBi and CABLE in windows of 128 bytes and sinusoids in windows of 256, after twice as
+            many bytes as in `lengths`; sinusoids at 2e-3, the better of 2e-3 and 6e-3 for seed 0
   convolved RCMHA and Transformer-XL attention in the same setting, in their own windows; the model
             of RCMHA has 3 % more parameters
   listings  models of 2 layers of width 64 in windows of 128 bytes of listings, in which far context
@@ -45,6 +47,16 @@ GROUPS: dict[str, dict[str, str | dict[str, object]]] = {
         'rpe_type1': 'rpe_convergent(kernel="type1")',
         'rpe_harmonic': 'rpe_convergent(kernel="harmonic")',  # its sum diverges
     },
+    'twice': {
+        'alibi': 'alibi()',
+        'cable': 'cable()',
+        'sinusoidal_256': {
+            'encoding': 'sinusoidal()',
+            'train.length': 256,
+            'train.batch': 4,
+            'train.lr': 2e-3,
+        },
+    },
     'convolved': {'transformer_xl': 'transformer_xl()', 'rcmha': 'rcmha(max_len=128)'},
     'listings': {
         'nope': 'nope()',
@@ -67,6 +79,7 @@ GROUPS: dict[str, dict[str, str | dict[str, object]]] = {
 EXTENDED = {
     'lengths': [('alibi', 'alibi_pi(mode="dynamic")')],
     'biases': [],
+    'twice': [],
     'convolved': [],
     'listings': [],
     'passkeys': [
@@ -78,14 +91,22 @@ EXTENDED = {
         ('nope', 'nope_temperature(temperature=1.5)'),
     ],
 }
-LENGTHS = (
-    'model.width=96', 'model.heads=3', 'train.length=128', 'train.batch=8', 'train.steps=2000',
-    'train.lr=4e-3', 'train.warmup=80', 'train.eval_every=400', 'train.save_every=100000',
-)  # fmt: skip
+
+
+def settings(steps: int) -> tuple[str, ...]:
+    """Models of 4 layers of width 96, after `steps` batches of 8 windows of 128 bytes."""
+    return (
+        'model.width=96', 'model.heads=3', 'train.length=128', 'train.batch=8',
+        f'train.steps={steps}', 'train.lr=4e-3', 'train.warmup=80', 'train.eval_every=400',
+        'train.save_every=100000',
+    )  # fmt: skip
+
+
 SETTINGS = {
-    'lengths': LENGTHS,
-    'biases': LENGTHS,
-    'convolved': LENGTHS,
+    'lengths': settings(2000),
+    'biases': settings(2000),
+    'twice': settings(4000),
+    'convolved': settings(2000),
     'listings': (
         'data.dataset=listings', 'model.layers=2', 'model.width=64', 'model.heads=4',
         'train.length=128', 'train.batch=16', 'train.steps=2000', 'train.lr=3e-3',
@@ -102,6 +123,7 @@ READ = ('eval.lengths=128,256,1024', *SCORED)
 EVALUATION = {
     'lengths': READ,
     'biases': READ,
+    'twice': READ,
     'convolved': ('eval.lengths=128', *SCORED),
     'listings': ('eval.lengths=128,512,2048,8192', *SCORED),
     'passkeys': ('eval.lengths=64,256,1024', 'eval.depths=0,0.5,1', 'eval.samples=100'),
