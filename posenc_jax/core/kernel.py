@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from posenc_jax.core.kernel_arrays import OfPairs, OfTokens, examples
-from posenc_jax.core.kernel_call import Call, visits_of_keys, visits_of_queries
+from posenc_jax.core.kernel_call import Call, Fold, visits_of_keys, visits_of_queries
 from posenc_jax.core.kernel_sizes import USE_BLOCKED
 from posenc_jax.core.program import NoKernelError, Program
 from posenc_jax.core.sweep import (
@@ -98,12 +98,11 @@ def _sweep(plan, params, constants, q, k, v, tq, tk, state=None) -> list:
         ) from error
     carries = bool(jax.tree.leaves(begun.result[-1]))
 
-    def body(fixed, own, fold):
-        variables, (of_begun, of_met) = fixed
-        step = lambda keys, state: met(of_met, variables, own, keys, state)
-        behind = fold(step, begun(of_begun, variables, own))
-        return behind if before else finish(behind)
-
+    fold = Fold(
+        lambda fixed, own: begun(fixed[1][0], fixed[0], own),
+        lambda fixed, own, keys, state: met(fixed[1][1], fixed[0], own, keys, state),
+        lambda fixed, own, state: state if before else finish(state),
+    )
     of_row = lambda *rest: OfTokens(None, rest, 'pair', plan.q.size, jnp.float32, call.heads)
     results = [(of_row(width), v.dtype), (of_row(), jnp.float32)]
     if before:
@@ -116,7 +115,7 @@ def _sweep(plan, params, constants, q, k, v, tq, tk, state=None) -> list:
         (call.encoding, call.constants(begun, met)),
         call.queries,
         call.keys,
-        body,
+        fold,
         results,
     )
     return [leaf.joined(a) for (leaf, _), a in zip(results, found)]
@@ -209,19 +208,16 @@ class _Kernels:
         call, start, shown = self.call, self.start, self.shown
         enter = self._program(_enter, *shown, start.result)
 
-        def body(fixed, own, fold):
-            variables, (of_start, of_enter) = fixed
+        def step(fixed, own, keys, carry, pair):
+            pair.write(jax.tree.leaves(carry))
+            return enter(fixed[1][1], fixed[0], own, keys, carry)
 
-            def step(keys, carry, pair):
-                pair.write(jax.tree.leaves(carry))
-                return enter(of_enter, variables, own, keys, carry)
-
-            fold(step, start(of_start, variables, own))
-            return ()
-
+        fold = Fold(
+            lambda fixed, own: start(fixed[1][0], fixed[0], own), step, lambda fixed, own, carry: ()
+        )
         fixed = call.encoding, call.constants(start, enter)
         return call.run(
-            'attention_carries', self.visits, fixed, call.queries, call.keys, body, (),
+            'attention_carries', self.visits, fixed, call.queries, call.keys, fold, (),
             found=self._pairs(),
         )  # fmt: skip
 
@@ -242,24 +238,23 @@ class _Kernels:
         tile.keep(used + [True] * len(jax.tree.leaves(carry)))
         kept = sum(used)
 
-        def body(fixed, own, fold):
-            variables, (of_tile, of_leave) = fixed
+        def step(fixed, own, keys, state, *pair):
+            sums, d_carry = state
+            now = [a for tiles in pair for a in tiles.known()]
+            for tiles in pair:
+                tiles.write(jax.tree.leaves(d_carry))
+            found = tile(fixed[1][0], fixed[0], own, keys, self._like_carry(now), d_carry)
+            return add(sums, found[:kept]), self._like_carry(found[kept:])
 
-            def step(keys, loop, *pair):
-                sums, d_carry = loop
-                now = [a for tiles in pair for a in tiles.known()]
-                for tiles in pair:
-                    tiles.write(jax.tree.leaves(d_carry))
-                found = tile(of_tile, variables, own, keys, self._like_carry(now), d_carry)
-                return add(sums, found[:kept]), self._like_carry(found[kept:])
+        def end(fixed, own, state):
+            sums, d_carry = state
+            return add(sums, leave(fixed[1][1], fixed[0], own, d_carry)) if before else sums
 
-            nothing = self._like_carry(tile.zeros()[kept:])
-            sums, d_carry = fold(step, (leave.zeros(), nothing), back=True)
-            return add(sums, leave(of_leave, variables, own, d_carry)) if before else sums
-
+        nothing = lambda *_: (leave.zeros(), self._like_carry(tile.zeros()[kept:]))
+        fold = Fold(nothing, step, end, back=True)
         fixed = call.encoding, call.constants(tile, leave)
         found = call.run(
-            'attention_backward_queries', self.visits, fixed, call.queries, call.keys, body,
+            'attention_backward_queries', self.visits, fixed, call.queries, call.keys, fold,
             [(leaf, jnp.float32) for leaf, use in zip(leaves, used) if use],
             known=self._pairs(before), found=self._pairs(),
         )  # fmt: skip
@@ -274,21 +269,17 @@ class _Kernels:
         call, carry = self.call, self.start.result
         tile = self._program(_tile_of_keys, *self.shown, carry, carry)
 
-        def body(fixed, own, fold):
-            variables, (constants,) = fixed
+        def step(fixed, own, other, sums):
+            queries, *carries = other
+            carries = map(self._like_carry, carries)
+            return add(sums, tile(fixed[1][0], fixed[0], queries, own, *carries))
 
-            def step(other, sums):
-                queries, *carries = other
-                carries = map(self._like_carry, carries)
-                return add(sums, tile(constants, variables, queries, own, *carries))
-
-            return fold(step, tile.zeros())
-
+        fold = Fold(lambda *_: tile.zeros(), step, lambda fixed, own, sums: sums)
         leaves = [*call.keys[:2], *_floats(call.keys)]
         sums = call.run(
             'attention_backward_keys', visits_of_keys(self.visits),
             (call.encoding, call.constants(tile)), call.keys,
-            (call.queries, self._pairs(before), self._pairs(behind)), body,
+            (call.queries, self._pairs(before), self._pairs(behind)), fold,
             [(leaf, jnp.float32) for leaf in leaves],
         )  # fmt: skip
         grads = [leaf.gradient(a) for leaf, a in zip(leaves, sums)]

@@ -1,9 +1,9 @@
 """Arrays as kernels get them: their layout, which part of them a program instance reads, and how
 that part looks in a door.
 
-A program instance has the numbers (b, n, i) of a row of the batch, a query head and a block. The
-rules by which an encoding and the features of tokens are cut to one head are those of
-`model/sharding.py`.
+A program instance has the numbers (b, n, i) of a row of the batch, a query head and a block; where
+visits are on the grid, those of `kernel_call.py` follow. The rules by which an encoding and the
+features of tokens are cut to one head are those of `model/sharding.py`.
 """
 
 import dataclasses
@@ -17,6 +17,9 @@ from jax.experimental import pallas as pl
 
 from posenc_jax.core.kernel_padding import cut, widen
 from posenc_jax.core.tokens import Tokens
+
+# From the number of a row and those behind that of the head, which block an instance has.
+Place = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,22 +92,28 @@ class OfTokens:
         return jax.ShapeDtypeStruct((*self._block, *self.rest), self.dtype)
 
     @property
+    def held(self):
+        """What `read` gives."""
+        return jax.ShapeDtypeStruct((*self._block, *self.room), self.dtype)
+
+    @property
     def _block(self):
         shape = {'pair': (1, 1, self.size), 'feature': (1, self.size, 1), 'token': (1, self.size)}
         return shape[self.door]
 
-    def spec(self, own: bool) -> pl.BlockSpec:
-        """The part of a program instance: its own block, or all tokens."""
+    def spec(self, place: Place | None = None) -> pl.BlockSpec:
+        """The part of a program instance: the block in this place, or all tokens."""
         rows, count, *_ = self.array.shape
-        length = self.size if own else self.array.shape[2 if self.rest else 3]
+        length = self.size if place else self.array.shape[2 if self.rest else 3]
 
-        def index(b, n, i):
-            return (*self._row(rows, count, b, n), *self._place(i if own else 0))
+        def index(b, n, *more):
+            block = place(b, *more) if place else 0
+            return (*self._row(rows, count, b, n), *self._place(block))
 
         return pl.BlockSpec((None, None, *self._shape(length)), index)
 
     def read(self, ref, number=None):
-        """A block, as a door sees it: the own one of the program instance, or that of a number."""
+        """A block, as a door sees it: the one that is there, or that of a number among all."""
         if number is None:
             block = ref[...]
         else:
@@ -117,7 +126,7 @@ class OfTokens:
         """The shape of the gradients of all program instances, and the part of one of them."""
         shape = self.heads.rows, self.heads.queries, *self._shape(blocks * self.size)
         block = None, None, *self._shape(self.size)
-        return shape, pl.BlockSpec(block, lambda b, n, i: (b, n, *self._place(i)))
+        return shape, pl.BlockSpec(block, lambda b, n, i, *_: (b, n, *self._place(i)))
 
     def gradient(self, sums):
         """The gradient of the array that `of` got."""
@@ -145,8 +154,8 @@ class OfTokens:
 class OfPairs(OfTokens):
     """An array with an entry for each query and each block of keys: [B, N, blocks, L, *room];
     without a rest [B, N, blocks, 1, L]. A program instance of a kernel of queries has its own
-    queries and all blocks. One of a kernel of keys has its own block and all queries, and reads
-    them as an `OfTokens`.
+    queries and all blocks, or the block of its visit. One of a kernel of keys has its own block and
+    all queries, or those of its visit, and reads them as an `OfTokens`.
 
     Attributes:
       blocks, length: how many blocks of keys and how many queries there are.
@@ -155,20 +164,31 @@ class OfPairs(OfTokens):
     blocks: int
     length: int
 
-    def spec(self, own: bool) -> pl.BlockSpec:
+    def spec(self, place: Place | None = None) -> pl.BlockSpec:
         """The part of a program instance of a kernel of keys."""
-        block = None, None, None, *self._shape(self.length)
-        return pl.BlockSpec(block, lambda b, n, i: (b, n, i, *self._place(0)))
+        block = None, None, None, *self._shape(self.size if place else self.length)
 
-    def written(self):
+        def index(b, n, i, *more):
+            return b, n, i, *self._place(place(b, i, *more) if place else 0)
+
+        return pl.BlockSpec(block, index)
+
+    def written(self, place: Place | None = None):
         """The shape of the array, and the part of a program instance of a kernel of queries."""
         shape = self.heads.rows, self.heads.queries, self.blocks, *self._shape(self.length)
-        block = None, None, self.blocks, *self._shape(self.size)
-        return shape, pl.BlockSpec(block, lambda b, n, i: (b, n, 0, *self._place(i)))
+        block = None, None, None if place else self.blocks, *self._shape(self.size)
 
-    def at(self, ref, number):
-        """The entries of the own queries for a block of keys, as a door sees them."""
-        return ref[number].reshape(*self._block, *self.room)
+        def index(b, n, i, *more):
+            return b, n, place(b, i, *more) if place else 0, *self._place(i)
+
+        return shape, pl.BlockSpec(block, index)
+
+    def at(self, ref, number=None):
+        """The entries of the own queries as a door sees them, of the block of keys that is there or
+        of the one of a number.
+        """
+        block = ref[...] if number is None else ref[number]
+        return block.reshape(*self._block, *self.room)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -204,25 +224,29 @@ class OfEncoding:
         shape = tuple(1 if n in self.cut else size for n, size in enumerate(self.shape))
         return jax.ShapeDtypeStruct(shape, self.dtype)
 
-    def spec(self, own: bool) -> pl.BlockSpec:
+    @property
+    def held(self):
+        """What `read` gives."""
+        return jax.ShapeDtypeStruct(self.heads.room(self.example.shape), self.dtype)
+
+    def spec(self) -> pl.BlockSpec:
         counts = self.array.shape[: len(self.cut)]
 
-        def index(b, n, i):
+        def index(b, n, *_):
             return (*(self.heads.number(count, n) for count in counts), 0, 0)
 
         return pl.BlockSpec((*(None,) * len(counts), *self.array.shape[-2:]), index)
 
     def read(self, ref):
         a = ref[...] if self.shape else ref[0, 0]
-        room = self.heads.room(self.example.shape)
-        a = a.reshape(room) if self.shape else a  # Mosaic does not reshape a scalar
+        a = a.reshape(self.held.shape) if self.shape else a  # Mosaic does not reshape a scalar
         return a != 0 if self.dtype == jnp.bool_ else a
 
     def sums(self, blocks: int):
         """As for `OfTokens`."""
         rest = self.array.shape[-2:]
         shape = self.heads.rows, self.heads.queries, blocks, *rest
-        return shape, pl.BlockSpec((None, None, None, *rest), lambda b, n, i: (b, n, i, 0, 0))
+        return shape, pl.BlockSpec((None, None, None, *rest), lambda b, n, i, *_: (b, n, i, 0, 0))
 
     def zero(self):
         return jnp.zeros(self.shape, jnp.float32)
@@ -256,6 +280,11 @@ def of_tokens(tok: Tokens, size: int, heads: Heads) -> Tokens:
 def examples(tree: Any) -> Any:
     """The shapes and dtypes that doors see."""
     return jax.tree.map(lambda leaf: leaf.example, tree)
+
+
+def held(tree: Any) -> Any:
+    """The shapes and dtypes of what `read` gives."""
+    return jax.tree.map(lambda leaf: leaf.held, tree)
 
 
 def read(tree: Any, refs, *number) -> Any:
