@@ -41,7 +41,7 @@ from jax.experimental import topologies
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, SingleDeviceSharding
 
 import posenc_jax as pj
-from posenc_jax.core.targets import made_for
+from posenc_jax.core.targets import INTERPRETED, made_for
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.sharding import MESH_AXES, param_shardings, spec_of
 from posenc_jax.testing.subject import project
@@ -216,18 +216,25 @@ def reason(message: str) -> str:
 
 
 def errors(entry) -> list[str]:
-    """The largest differences of an encoding, in float32 and in bfloat16."""
+    """The largest differences of an encoding, in float32 and in bfloat16: of the kernels of a GPU,
+    and of those of a TPU.
+    """
     from tests.core import kernel_test
 
-    def largest(dtype) -> float:
-        pairs = zip(*map(jax.tree.leaves, kernel_test.both(contract_test.make(entry), dtype=dtype)))
+    def largest(target, dtype) -> float:
+        found = kernel_test.both(contract_test.make(entry), dtype=dtype, target=target)
+        pairs = zip(*map(jax.tree.leaves, found))
         arrays = [[np.asarray(a, np.float32) for a in pair] for pair in pairs]
         return max(float(abs(a - b).max() / max(1.0, abs(b).max())) for a, b in arrays if a.size)
 
     try:
-        return [f'{largest(dtype):.1e}' for dtype in (jnp.float32, jnp.bfloat16)]
+        return [
+            f'{largest(target, dtype):.1e}'
+            for target in INTERPRETED
+            for dtype in (jnp.float32, jnp.bfloat16)
+        ]
     except ValueError as error:
-        return [reason(str(error)), '']
+        return [reason(str(error)), '', '', '']
 
 
 def main():
@@ -245,7 +252,8 @@ def main():
     if options.keys:
         asked = {name: asked[name] for name in options.keys}
     if options.errors:
-        print('| encoding | float32 | bfloat16 |', '|---|---|---|', sep='\n')
+        kinds = [f'{kind}, {dtype}' for kind in ('GPU', 'TPU') for dtype in ('float32', 'bfloat16')]
+        print(f'| encoding | {" | ".join(kinds)} |', '|---|---|---|---|---|', sep='\n')
         for name, entry in asked.items():
             print(f'| {name} | {" | ".join(errors(entry))} |', flush=True)
             jax.clear_caches()

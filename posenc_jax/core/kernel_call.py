@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from posenc_jax.core import targets
 from posenc_jax.core.kernel_arrays import (
     Heads,
     OfEncoding,
@@ -35,11 +36,6 @@ from posenc_jax.core.tokens import Tokens
 
 _TPU_BYTES = 16 * 2**20  # what XLA gives a kernel of the vector memory of a core
 _TPU_SCALARS = 2**20  # bytes of the scalar memory of a core, which hold the visits
-
-
-def on_grid(target: str) -> bool:
-    """Whether visits are a dimension of the grid."""
-    return target == 'tpu'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +117,7 @@ class Call:
         tables = [a.reshape(-1).astype(jnp.int32) for a in visits]
         visits = _Visits(*visits[0].shape, back=fold.back)
         trees = fixed, own, others, list(known)
-        visit = on_grid(self.plan.target)
+        visit = targets.of_tpu(self.plan.target)
         place = visits.block if visit else None
         state = jax.eval_shape(fold.start, held(fixed), held(own)) if visit else None
         instance = _Instance(trees, fold, visits, len(results), len(found), state)
@@ -340,7 +336,7 @@ def _check_memory(specs: Sequence[pl.BlockSpec], dtypes: Sequence[Any], once, ta
 def _in_a_loop(grid, in_specs, out_specs, target: str) -> dict:
     """Options of `pallas_call` for a kernel that loops over its visits."""
     options = dict(grid=grid, in_specs=in_specs, out_specs=out_specs)
-    if target == 'interpreter':
+    if target in targets.INTERPRETED:
         return options | dict(interpret=True)
     from jax.experimental.pallas import triton
 
@@ -362,7 +358,7 @@ def _on_grid(grid, in_specs, out_specs, scratch, target: str) -> dict:
         compiler_params=tpu.CompilerParams(
             dimension_semantics=('parallel', 'parallel', 'parallel', 'arbitrary')
         ),
-        interpret=target == 'interpreter',
+        interpret=target in targets.INTERPRETED,
     )
 
 

@@ -1,8 +1,7 @@
 """Operations that kernels lack, written by those that they have.
 
 A rule takes an equation of a program and its inputs, and returns its results, or None where it does
-not apply. The interpreter gets the rules of a GPU, so that tests run them; one test gives it those
-of a TPU. On a GPU, sizes are powers of two, so an input may have more room than its shape in the
+not apply. On a GPU, sizes are powers of two, so an input may have more room than its shape in the
 equation says (`kernel_padding.py`). A look-up by index is a loop over the entries of the table.
 """
 
@@ -41,6 +40,7 @@ from posenc_jax.core.kernel_parts import (
     stack,
     unstack,
 )
+from posenc_jax.core.targets import of_tpu
 
 
 def dot_general(least: int) -> Callable:
@@ -259,7 +259,7 @@ ON_GPU = {
 
 
 class Operations:
-    """The operations of kernels for 'cuda', 'tpu' or 'interpreter'. A call gives the results of an
+    """The operations of kernels for a target of `targets.made_for`. A call gives the results of an
     equation from its inputs.
 
     Attributes:
@@ -267,8 +267,8 @@ class Operations:
     """
 
     def __init__(self, target: str):
-        self._rules = EVERYWHERE | (ON_TPU if target == 'tpu' else ON_GPU)
-        self.room = exact if target == 'tpu' else powers
+        self._rules = EVERYWHERE | (ON_TPU if of_tpu(target) else ON_GPU)
+        self.room = exact if of_tpu(target) else powers
 
     def __call__(self, equation, *inputs) -> list:
         rule, found = self._rules.get(equation.primitive.name), None

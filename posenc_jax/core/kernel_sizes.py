@@ -21,7 +21,7 @@ def target(**arrays: Any) -> str:
     platform = targets.platform()
     if platform == 'shapes':
         return 'interpreter'  # the shapes are the same everywhere
-    if platform not in ('interpreter', 'cuda', 'tpu'):
+    if platform not in (*targets.INTERPRETED, 'cuda', 'tpu'):
         raise ValueError(
             f"attend: implementation='kernel' does not run on {platform}; {USE_BLOCKED}"
         )
@@ -49,7 +49,7 @@ def sizes(target: str, widths, queries: int, keys: int, block=None) -> tuple[int
     what = "attend: implementation='kernel'"
     if not all(isinstance(n, int) for n in (queries, keys)):
         raise ValueError(f'{what} needs known lengths, got {queries} and {keys}; {USE_BLOCKED}')
-    if target == 'interpreter':
+    if target in targets.INTERPRETED:
         found, enough = map(powers, (block or (16, 16), (queries, keys)))
         return min(found[0], enough[0]), min(found[1], enough[1])
     # The matrix units of a GPU take 16 rows or more; those of a TPU read whole lanes.

@@ -17,6 +17,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 
 from posenc_jax.core.kernel_operations import Operations
 from posenc_jax.core.kernel_padding import cut, widen
+from posenc_jax.core.targets import INTERPRETED
 
 _IN_KERNEL = contextvars.ContextVar('a program of a kernel is traced', default=False)
 
@@ -34,7 +35,7 @@ class Program:
     """A traced function.
 
     Args:
-      target: 'cuda', 'tpu' or 'interpreter'.
+      target: as for `targets.made_for`.
       function: a function of pytrees of arrays.
       *examples: pytrees of arrays or of `jax.ShapeDtypeStruct`, its arguments.
 
@@ -69,7 +70,7 @@ class Program:
         self._jaxpr, self._outputs = flat.jaxpr, flat.jaxpr.outvars
         self._all_constants = flat.consts
         self._restrict()
-        if target != 'interpreter':
+        if target not in INTERPRETED:
             for equation in at_any_depth(self._equations):
                 _check(equation)
 

@@ -11,10 +11,9 @@ from jax.sharding import PartitionSpec
 
 import posenc_jax as pj
 from benchmarks import kernels
-from posenc_jax.core import kernel, kernel_call, program
-from posenc_jax.core.kernel_operations import Operations
+from posenc_jax.core import kernel
 from posenc_jax.core.program import Program
-from posenc_jax.core.targets import made_for
+from posenc_jax.core.targets import INTERPRETED, made_for
 from tests import contract_test
 from tests.core import ring_test
 from tests.core.ring_test import MIXED, TEXTS, same
@@ -24,7 +23,15 @@ BLOCK = (8, 4)
 TEXT = {name: a[:, :LENGTH] for name, a in MIXED.items()}
 
 
-def both(encoding, text=TEXT, heads_first=False, dtype=jnp.float32, block=BLOCK, last=None):
+def both(
+    encoding,
+    text=TEXT,
+    heads_first=False,
+    dtype=jnp.float32,
+    block=BLOCK,
+    last=None,
+    target='interpreter',
+):
     """The gradients and results of the kernel and of the blocked form; with `last`, for so many of
     the last queries over all keys.
     """
@@ -35,7 +42,7 @@ def both(encoding, text=TEXT, heads_first=False, dtype=jnp.float32, block=BLOCK,
     )
     given = ring_test.arguments(encoding, LENGTH, heads_first, dtype, **text)
     given = given if last is None else last_queries(last, *given)
-    with made_for('interpreter'):
+    with made_for(target):
         found = kernels(*given)
     return found, blocked(*given)
 
@@ -47,18 +54,7 @@ def last_queries(count, floats, graphdef, constants, others, cotangent):
     return floats, graphdef, constants, (last(others[0]), others[1]), last(cotangent)
 
 
-@pytest.fixture(params=['GPU', 'TPU'])
-def form(request, monkeypatch):
-    """Whose kernels are interpreted."""
-    if request.param == 'TPU':
-        take_those_of_a_tpu(monkeypatch)
-
-
-def take_those_of_a_tpu(monkeypatch):
-    """The interpreter has the kernels of a GPU otherwise."""
-    for module in (program, kernel_call):
-        monkeypatch.setattr(module, 'Operations', lambda target: Operations('tpu'))
-    monkeypatch.setattr(kernel_call, 'on_grid', lambda target: True)
+each_interpreter = pytest.mark.parametrize('target', INTERPRETED)  # of a GPU, and of a TPU
 
 
 def example(spec):
@@ -82,16 +78,16 @@ def documented(name):
 
 @pytest.mark.full
 @pytest.mark.parametrize('entry', contract_test.ENTRIES, ids=contract_test.id_of)
-def test_every_encoding(entry, monkeypatch):
-    """Those of a GPU in float32, and those of a TPU in bfloat16."""
+def test_every_encoding(entry):
+    """The kernels of a GPU in float32, and those of a TPU in bfloat16."""
     if contract_test.has_plain_pairs(entry):
         pytest.skip('its kernel is that of rope')
     if not any(documented(contract_test.id_of(entry))):
         pytest.skip('docs/performance.md says why no accelerator runs it')
     encoding = contract_test.make(entry)
     same(*both(encoding))
-    take_those_of_a_tpu(monkeypatch)
-    for one, other in zip(*map(jax.tree.leaves, both(encoding, dtype=jnp.bfloat16)), strict=True):
+    found = both(encoding, dtype=jnp.bfloat16, target='tpu_interpreter')
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
         assert one.dtype == other.dtype
         one, other = (np.asarray(a, np.float32) for a in (one, other))
         least = 1e-2 * max(1.0, float(np.abs(other).max()))
@@ -110,9 +106,8 @@ def test_some_encodings(spec, text):
     'spec',
     ['alibi()', 'cope()', 'shaw()', 't5_rpe() | window(size=5)', 'fire(width=16)', 'cable()'],
 )
-def test_the_kernels_of_a_tpu(spec, monkeypatch):
-    take_those_of_a_tpu(monkeypatch)
-    same(*both(example(spec)))
+def test_the_kernels_of_a_tpu(spec):
+    same(*both(example(spec), target='tpu_interpreter'))
 
 
 @pytest.mark.full
@@ -123,9 +118,10 @@ def test_too_many_carries_are_not_kept(monkeypatch):
 
 
 @pytest.mark.full
+@each_interpreter
 @pytest.mark.parametrize('spec', ['shaw()', 'cope()'])
-def test_other_queries_than_keys(spec, form):
-    same(*both(example(spec), last=5))
+def test_other_queries_than_keys(spec, target):
+    same(*both(example(spec), last=5, target=target))
 
 
 @pytest.mark.full
@@ -148,26 +144,28 @@ def test_queries_that_see_later_keys(spec):
 
 
 @pytest.mark.full
-def test_vmap(form):
+@each_interpreter
+def test_vmap(target):
     encoding, tok = example('alibi()'), pj.Tokens.of(length=8)
     q, k, v = (ring_test.draw(n, 3, 2, 8, heads, 8) for n, heads in enumerate((4, 2, 2)))
     run = lambda how: jax.vmap(
         lambda *qkv: pj.attend(encoding, *qkv, tok, tok, implementation=how, block=4)
     )
-    with made_for('interpreter'):
+    with made_for(target):
         found = run('kernel')(q, k, v)
     np.testing.assert_allclose(found, run('blocked')(q, k, v), atol=1e-5)
 
 
 @pytest.mark.full
+@each_interpreter
 @pytest.mark.parametrize(
     'spec, causal', [('t5_rpe()', True), ('cope()', True), ('alibi_symmetric()', False)]
 )
-def test_a_ring_of_kernels(spec, causal, form):
+def test_a_ring_of_kernels(spec, causal, target):
     encoding = pj.make(spec, causal=causal, **contract_test.CONTEXT)
     given = ring_test.arguments(encoding, **TEXTS['packed'])
     expected = ring_test.gradients_and_results(BLOCK)(*given)
-    with made_for('interpreter'), jax.set_mesh(ring_test.mesh_of(tensor=2, sequence=4)):
+    with made_for(target), jax.set_mesh(ring_test.mesh_of(tensor=2, sequence=4)):
         found = ring_test.gradients_and_results(BLOCK, implementation='kernel')(*given)
     same(found, expected)
 
