@@ -55,7 +55,7 @@ LOWERS, COMPILES = 'lowers', 'compiles'
 COMPILED, TOPOLOGY = dict(rows=1, length=512), 'v5e:2x2'
 HOST = dict(
     JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1', TPU_ACCELERATOR_TYPE='v5litepod-4',
-    TPU_WORKER_HOSTNAMES='localhost',
+    TPU_WORKER_HOSTNAMES='localhost', ALLOW_MULTIPLE_LIBTPU_LOAD='1',
 )  # fmt: skip
 # Nothing in the pair stage, a bias, tables, an MLP, a carry, tables by vector.
 MODELS = 'rope()', 'alibi()', 't5_rpe()', 'fire()', 'cope(npos=16)', 'shaw()'

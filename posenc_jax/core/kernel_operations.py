@@ -212,6 +212,13 @@ def scatter_add(equation, table, index, updates):
     return [table + loop(count, step, jnp.zeros_like(table))]
 
 
+def moved(equation, a):
+    """An operation that moves entries. Mosaic does not move booleans."""
+    if a.dtype != jnp.bool_:
+        return None
+    return [equation.primitive.bind(a.astype(jnp.int32), **equation.params) != 0]
+
+
 def same(equation, a):
     """An operation that moves whole axes."""
     return [equation.primitive.bind(a, **equation.params)]
@@ -233,6 +240,8 @@ ON_TPU = {
     'broadcast_in_dim': broadcast_in_dim(exact),
     'dynamic_slice': dynamic_slice(exact),
     'cumsum': cumsum(always=True),
+    'reshape': moved,
+    'transpose': moved,
 }
 ON_GPU = {
     'dot_general': dot_general(least=16),

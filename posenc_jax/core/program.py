@@ -160,8 +160,15 @@ def _cond(operate, equation, index, *inputs):
     branches = equation.params['branches']
     if isinstance(index, int):  # the platform, which is known
         return _written_out(operate, branches[index], inputs)
-    run = lambda branch: lambda *inputs: _written_out(operate, branch, inputs)
-    return lax.switch(index, [run(branch) for branch in branches], *inputs)
+    flags = [a.aval.dtype == jnp.bool_ for a in equation.outvars]
+
+    def run(branch):
+        # The branches of Mosaic return no booleans.
+        whole = lambda a, flag: a.astype(jnp.int32) if flag else a
+        return lambda *inputs: [*map(whole, _written_out(operate, branch, inputs), flags)]
+
+    found = lax.switch(index, [run(branch) for branch in branches], *inputs)
+    return [a != 0 if flag else a for a, flag in zip(found, flags)]
 
 
 def _scan(operate, equation, *inputs):
