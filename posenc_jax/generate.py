@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -32,6 +31,7 @@ from posenc_jax.decoding.constant_cache import ConstantCache
 from posenc_jax.decoding.generate import pad_left
 from posenc_jax.decoding.recomputed import Recomputed
 from posenc_jax.evaluation.generator import generator
+from posenc_jax.evaluation.scoring import first_choices
 from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.pretrained import is_pretrained
 from posenc_jax.model.pretrained.sources import open_source
@@ -136,9 +136,7 @@ def _texts(run, prompts, overrides, **given) -> tuple[list[list[str]], bool]:
     if isinstance(job.task, Translation):
         return _translated(job, job.task, prompts, **given), False
     if isinstance(job.task, MaskedText):
-        if job.asks_for_mesh:
-            raise SpecError('masks are filled on one device; leave out the fields of config.mesh')
-        return _filled(job, job.task, prompts, temperature), False
+        return _filled(job, job.task, prompts, temperature, given['mesh']), False
     if not job.task.is_language:
         found = {'next': 'not text', 'class': 'one class for a row'}.get(
             job.task.predicts, 'answers at given places'
@@ -180,7 +178,7 @@ def _translated(job: Job, task: Translation, prompts, **given) -> list[list[str]
     return _grouped([task.decode(_until(row, (task.end,))) for row in out], samples)
 
 
-def _filled(job: Job, task: MaskedText, prompts, temperature: float) -> list[list[str]]:
+def _filled(job: Job, task: MaskedText, prompts, temperature, mesh) -> list[list[str]]:
     if temperature:
         raise SpecError(
             f'masks get the most probable token; temperature must be 0, got {temperature}'
@@ -193,10 +191,10 @@ def _filled(job: Job, task: MaskedText, prompts, temperature: float) -> list[lis
             f'{job.directory} was trained on {job.config.task}, which fills masks; expected '
             f'{MASK} in every prompt'
         )
-    _check_memory(job.cfg, *ids.shape)
+    _check_memory(job.cfg, *ids.shape, mesh)
     settings.check_call(abstract_model(job.cfg, job.config.extend), ids.shape[1])
-    logits = job.extended(job.load()[0])(jnp.asarray(ids), Tokens.of(valid=valid))
-    filled = np.where(masked, np.argmax(logits, axis=-1), ids)
+    choices = first_choices(job.extended(job.load(mesh)[0]), mesh)
+    filled = np.where(masked, choices(ids, Tokens.of(valid=valid)), ids)
     begin = len(task.encode(''))
     return [[task.decode(row[own][begin:])] for row, own in zip(filled, valid)]
 

@@ -40,9 +40,26 @@ def scorer(model: nnx.Module, mesh: Mesh | None = None) -> Scorer:
         divide are padded; with a key, positions are then drawn for the padding too. None uses the
         device of the parameters.
     """
+    return _on_mesh(_score, model, mesh)
+
+
+def first_choices(model: nnx.Module, mesh: Mesh | None = None) -> Callable[..., Int[Array, 'B T']]:
+    """The most probable token at every place, as `choices(tokens, tok)`.
+
+    Args:
+      model, mesh: as for `scorer`.
+    """
+    choose = _on_mesh(_choose, model, mesh)
+    return lambda tokens, tok: choose(tokens, tokens, tok)[0]
+
+
+def _on_mesh(run: Callable, model: nnx.Module, mesh: Mesh | None) -> Callable:
+    """A compiled function of a model, whose arguments, those of a scorer, are dealt to the devices
+    of a mesh. Its results have an entry for each row and place.
+    """
     graphdef, state = nnx.split(model)
     if mesh is None or mesh.size == 1:
-        return lambda tokens, targets, tok, key=None, at=None, source=None: _score(
+        return lambda tokens, targets, tok, key=None, at=None, source=None: run(
             graphdef, state, tokens, targets, tok, key, at, source
         )
     state = placed(state, mesh)
@@ -54,8 +71,8 @@ def scorer(model: nnx.Module, mesh: Mesh | None = None) -> Scorer:
         )
         arguments = _dealt(mesh, batch, (tokens, targets, tok, key, at, source))
         with jax.set_mesh(mesh):
-            nll, correct = _score(graphdef, state, *arguments)
-        return tuple(a[:batch, : width if at is None else None] for a in (nll, correct))
+            found = run(graphdef, state, *arguments)
+        return tuple(a[:batch, : width if at is None else None] for a in found)
 
     return on_mesh
 
@@ -65,6 +82,12 @@ def _score(graphdef, state, tokens, targets, tok, key, at, source):
     model = nnx.merge(graphdef, state)
     scores = token_scores(model, tokens, targets, tok, key=key, at=at, source=source)
     return tuple(constrain(a, None, None) for a in scores)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _choose(graphdef, state, tokens, targets, tok, key, at, source):
+    logits = nnx.merge(graphdef, state)(tokens, tok)
+    return (constrain(jnp.argmax(logits, axis=-1), None, None),)
 
 
 def _divisible(parts: int, tokens, targets, tok: Tokens | None, source) -> tuple:

@@ -87,6 +87,7 @@ def test_the_command_prints_prompts_with_their_continuations(runs, tmp_path, cap
     [
         ('rope', ['a', 'second'], {'mesh.tensor': 2, 'mesh.sequence': 2}),
         ('translation', ['n0 m1 v0 ,0 n3', 'n2 n1'], {'mesh.tensor': 2}),
+        ('masked', ['a [MASK] c', '[MASK]'], {'mesh.tensor': 2, 'mesh.sequence': 2}),
     ],
 )
 def test_a_mesh_writes_the_text_of_one_device(runs, name, prompts, mesh):
@@ -140,7 +141,6 @@ def test_text_ends_where_the_checkpoint_says(checkpoint):  # noqa: F811
         ('class', [], r'was trained on chomsky15.*, which is one class for a row; expected a run'),
         ('tape', [], r'was trained on chomsky15.*, which is answers at given places; expected'),
         ('masked', [], r'which fills masks; expected \[MASK\] in every prompt'),
-        ('masked', ['--config.mesh.data=8'], 'filled on one device; leave out the fields of conf'),
         ('masked', ['--temperature=1'], 'temperature must be 0, got 1.0'),
         ('masked', ['--recompute'], 'are for runs of language..; .* was trained on masked_text'),
         ('translation', [], "word is 'ab'; "),
