@@ -2,7 +2,7 @@
 
 Command:   python -m configs.sweeps.public_needles [--seeds 0 1 2] [--groups within beyond]
            [--file FILE.gguf] [--workdir runs/public_needles]
-Time:      within 10 and beyond 22 minutes for each seed on one core
+Time:      within 10 and beyond 20 to 40 minutes for each seed on one core
 Groups:    within   7,168 tokens, of the 8,192 with which the model was trained: the model as it is,
                     and STRING with its default and with the released attention factor
            beyond   10,240 tokens, which STRING reaches with its default shift: the model as it is,
