@@ -9,15 +9,17 @@ still refuse it. With --compile that compiler is asked, which needs no TPU eithe
     PYTHONPATH=. python benchmarks/kernels.py --keys shaw alibi --models 'rope()'
     PYTHONPATH=. python benchmarks/kernels.py --errors              # interpreted kernels
     PYTHONPATH=. python benchmarks/kernels.py --compile --keys shaw alibi
+    PYTHONPATH=. python benchmarks/kernels.py --compile 60 --specs 'seqpe(max_pos=2048)' \
+        --length 65536 --width 128 --dtype bfloat16
 
-With --errors it prints how much interpreted kernels differ from the blocked form instead: the
-largest difference of results and gradients, over the largest entry of the array where that is above
-1, in float32 and in bfloat16.
+With --errors it prints how much interpreted kernels, of a GPU and of a TPU, differ from the blocked
+form instead: the largest difference of results and gradients, over the largest entry of the array
+where that is above 1, in float32 and in bfloat16.
 
-With --compile it prints what the compiler of a TPU v5e says of attention over 512 tokens, forward
-and backward: 'compiles', the beginning of the refusal, or that it did not end within some seconds
-of processor time (20, or the number behind --compile). `pip install libtpu` brings the compiler.
-Each program is compiled in a process of its own, one after the other.
+With --compile it prints what the compiler of a TPU v5e says of attention, forward and backward:
+'compiles', the beginning of the refusal, or that it did not end within some seconds of processor
+time (20, or the number behind --compile). `pip install libtpu` brings the compiler. Each program is
+compiled in a process of its own, one after the other.
 """
 
 import argparse
@@ -51,8 +53,9 @@ ROWS, LENGTH, HEADS, KV_HEADS, WIDTH, MODEL = 2, 64, 4, 2, 64, 64
 SIZES = dict(heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH, model_dim=MODEL, train_len=LENGTH)
 PLATFORMS = 'cuda', 'tpu'
 LOWERS, COMPILES = 'lowers', 'compiles'
-# What --compile asks for: two blocks of keys, on a machine that libtpu does not look for.
-COMPILED, TOPOLOGY = dict(rows=1, length=512), 'v5e:2x2'
+# For --compile: a machine that libtpu does not look for, and a lock that it does not take, since
+# nothing runs there.
+TOPOLOGY = 'v5e:2x2'
 HOST = dict(
     JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1', TPU_ACCELERATOR_TYPE='v5litepod-4',
     TPU_WORKER_HOSTNAMES='localhost', ALLOW_MULTIPLE_LIBTPU_LOAD='1',
@@ -75,24 +78,27 @@ def attention(
     dtype=jnp.float32,
     rows: int = ROWS,
     length: int = LENGTH,
+    width: int = WIDTH,
 ):
     """A function that computes attention by kernels for a platform, and its arguments.
 
     Args:
       key: of the encoding, for which `contract_test.PLACED` may have positions.
       backward: the function computes gradients.
-      rows, length: of the batch, and of the sequences.
+      rows, length, width: of the batch, of the sequences, and of the heads.
     """
     if key == 'longrope':  # it has one factor for each plane, and the example has four planes
-        more = lambda found: f'({", ".join([found[1]] * (WIDTH // 8))})'
+        more = lambda found: f'({", ".join([found[1]] * (width // 8))})'
         spec = re.sub(r'\(([\d., ]+)\)', more, spec, count=2)
-    encoding = pj.make(spec, causal=True, rngs=nnx.Rngs(0), **SIZES | dict(train_len=length))
+    encoding = pj.make(
+        spec, causal=True, rngs=nnx.Rngs(0), **SIZES | dict(head_dim=width, train_len=length)
+    )
     if key in contract_test.PLACED:
         encoding = pj.chain(contract_test.PLACED[key](), encoding)
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
     shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, dtype)
     heads = dict(q=HEADS, k=KV_HEADS, v=KV_HEADS)
-    weights = {name: shape(MODEL, count, WIDTH) for name, count in heads.items()}
+    weights = {name: shape(MODEL, count, width) for name, count in heads.items()}
 
     def run(params, constants, weights, x):
         encoding = nnx.merge(graphdef, params, constants)
@@ -128,15 +134,16 @@ def tried(run: Callable, done: str = LOWERS) -> str:
     return done
 
 
-def compiling(key: str, spec: str, backward: bool, seconds: int) -> str:
+def compiling(key: str, spec: str, backward: bool, seconds: int, sizes: dict) -> str:
     """'compiles', or why the compiler of TPUs does not compile a pass of attention.
 
     Args:
       seconds: of processor time that the compiler has.
+      sizes: arguments of `attention`.
     """
     spawned = multiprocessing.get_context('spawn')
     here, there = spawned.Pipe(duplex=False)
-    child = spawned.Process(target=_compile, args=(key, spec, backward, seconds, there))
+    child = spawned.Process(target=_compile, args=(key, spec, backward, seconds, sizes, there))
     child.start()
     there.close()  # so that the end of the child is the end of the pipe
     try:
@@ -147,11 +154,11 @@ def compiling(key: str, spec: str, backward: bool, seconds: int) -> str:
         return f'not within {seconds} s' if late else f'the compiler ends with {child.exitcode}'
 
 
-def _compile(key, spec, backward, seconds, answer):
+def _compile(key, spec, backward, seconds, sizes, answer):
     def run():
         device = topologies.get_topology_desc(TOPOLOGY, platform='tpu').devices[0]
         place = SingleDeviceSharding(device)
-        run, arguments = attention(key, spec, 'tpu', backward, **COMPILED)
+        run, arguments = attention(key, spec, 'tpu', backward, rows=1, **sizes)
         placed = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), arguments
         )
@@ -246,6 +253,10 @@ def main():
     parser.add_argument(
         '--compile', type=int, nargs='?', const=20, metavar='SECONDS', help='asks the TPU compiler'
     )
+    parser.add_argument('--specs', nargs='+', metavar='SPEC', help='other examples to compile')
+    parser.add_argument('--length', type=int, default=512, help='of texts to compile for')
+    parser.add_argument('--width', type=int, default=WIDTH, help='of heads to compile for')
+    parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
     parser.add_argument('--models', nargs='*', default=MODELS, help='encodings of whole models')
     options = parser.parse_args()
     asked = {contract_test.id_of(entry): entry for entry in contract_test.ENTRIES}
@@ -263,10 +274,14 @@ def main():
             sys.exit('--compile needs the compiler of TPUs; pip install libtpu brings it')
         os.environ.update(HOST)
         print('| encoding | forward | backward |', '|---|---|---|', sep='\n')
-        for name, entry in asked.items():
-            asks = entry.card.key, entry.card.example
-            backward = compiling(*asks, True, options.compile)  # with the forward pass
-            forward = backward if backward == COMPILES else compiling(*asks, False, options.compile)
+        examples = [(name, e.card.key, e.card.example) for name, e in asked.items()]
+        if options.specs:
+            examples = [(f'`{spec}`', spec.partition('(')[0], spec) for spec in options.specs]
+        sizes = dict(length=options.length, width=options.width, dtype=jnp.dtype(options.dtype))
+        for name, *example in examples:
+            asks = lambda backward: compiling(*example, backward, options.compile, sizes)
+            backward = asks(True)  # with the forward pass
+            forward = backward if backward == COMPILES else asks(False)
             print(f'| {name} | {forward} | {backward} |', flush=True)
         return
     cells = {

@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 
 from posenc_jax.core.kernel_arrays import OfPairs, OfTokens, examples
-from posenc_jax.core.kernel_call import Call, Fold, visits_of_keys, visits_of_queries
+from posenc_jax.core.kernel_call import Call, Fold
 from posenc_jax.core.kernel_sizes import USE_BLOCKED
+from posenc_jax.core.kernel_visits import visits_of_keys, visits_of_queries
 from posenc_jax.core.program import NoKernelError, Program
 from posenc_jax.core.sweep import (
     Rows,
@@ -98,11 +99,15 @@ def _sweep(plan, params, constants, q, k, v, tq, tk, state=None) -> list:
         ) from error
     carries = bool(jax.tree.leaves(begun.result[-1]))
 
-    fold = Fold(
-        lambda fixed, own: begun(fixed[1][0], fixed[0], own),
-        lambda fixed, own, keys, state: met(fixed[1][1], fixed[0], own, keys, state),
-        lambda fixed, own, state: state if before else finish(state),
-    )
+    def first(fixed, own):
+        variables, (of_begun, _) = fixed
+        return begun(of_begun, variables, own)
+
+    def step(fixed, own, keys, state):
+        variables, (_, of_met) = fixed
+        return met(of_met, variables, own, keys, state)
+
+    fold = Fold(first, step, lambda fixed, own, state: state if before else finish(state))
     of_row = lambda *rest: OfTokens(None, rest, 'pair', plan.q.size, jnp.float32, call.heads)
     results = [(of_row(width), v.dtype), (of_row(), jnp.float32)]
     if before:
@@ -208,13 +213,16 @@ class _Kernels:
         call, start, shown = self.call, self.start, self.shown
         enter = self._program(_enter, *shown, start.result)
 
-        def step(fixed, own, keys, carry, pair):
-            pair.write(jax.tree.leaves(carry))
-            return enter(fixed[1][1], fixed[0], own, keys, carry)
+        def first(fixed, own):
+            variables, (of_start, _) = fixed
+            return start(of_start, variables, own)
 
-        fold = Fold(
-            lambda fixed, own: start(fixed[1][0], fixed[0], own), step, lambda fixed, own, carry: ()
-        )
+        def step(fixed, own, keys, carry, pair):
+            variables, (_, of_enter) = fixed
+            pair.write(jax.tree.leaves(carry))
+            return enter(of_enter, variables, own, keys, carry)
+
+        fold = Fold(first, step, lambda fixed, own, carry: ())
         fixed = call.encoding, call.constants(start, enter)
         return call.run(
             'attention_carries', self.visits, fixed, call.queries, call.keys, fold, (),
@@ -239,16 +247,18 @@ class _Kernels:
         kept = sum(used)
 
         def step(fixed, own, keys, state, *pair):
+            variables, (of_tile, _) = fixed
             sums, d_carry = state
             now = [a for tiles in pair for a in tiles.known()]
             for tiles in pair:
                 tiles.write(jax.tree.leaves(d_carry))
-            found = tile(fixed[1][0], fixed[0], own, keys, self._like_carry(now), d_carry)
+            found = tile(of_tile, variables, own, keys, self._like_carry(now), d_carry)
             return add(sums, found[:kept]), self._like_carry(found[kept:])
 
         def end(fixed, own, state):
+            variables, (_, of_leave) = fixed
             sums, d_carry = state
-            return add(sums, leave(fixed[1][1], fixed[0], own, d_carry)) if before else sums
+            return add(sums, leave(of_leave, variables, own, d_carry)) if before else sums
 
         nothing = lambda *_: (leave.zeros(), self._like_carry(tile.zeros()[kept:]))
         fold = Fold(nothing, step, end, back=True)
@@ -270,9 +280,10 @@ class _Kernels:
         tile = self._program(_tile_of_keys, *self.shown, carry, carry)
 
         def step(fixed, own, other, sums):
+            variables, (constants,) = fixed
             queries, *carries = other
             carries = map(self._like_carry, carries)
-            return add(sums, tile(fixed[1][0], fixed[0], queries, own, *carries))
+            return add(sums, tile(constants, variables, queries, own, *carries))
 
         fold = Fold(lambda *_: tile.zeros(), step, lambda fixed, own, sums: sums)
         leaves = [*call.keys[:2], *_floats(call.keys)]

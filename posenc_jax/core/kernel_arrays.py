@@ -1,9 +1,10 @@
 """Arrays as kernels get them: their layout, which part of them a program instance reads, and how
 that part looks in a door.
 
-A program instance has the numbers (b, n, i) of a row of the batch, a query head and a block; where
-visits are on the grid, those of `kernel_call.py` follow. The rules by which an encoding and the
-features of tokens are cut to one head are those of `model/sharding.py`.
+A program instance has the numbers (b, n, i) of a row of the batch, a query head and a block. Where
+visits are steps of the grid, the number of the step and the two tables of visits follow. The rules
+by which an encoding and the features of tokens are cut to one head are those of
+`model/sharding.py`.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from jax.experimental import pallas as pl
 from posenc_jax.core.kernel_padding import cut, widen
 from posenc_jax.core.tokens import Tokens
 
-# From the number of a row and those behind that of the head, which block an instance has.
+# The number of a block, from (b, i) or (b, i, step, order, count).
 Place = Callable[..., Any]
 
 

@@ -2,9 +2,9 @@
 
 A program instance has one row of the batch, one head and one block of its own, and visits blocks of
 the other side. On a GPU it loops over them, and the arrays of the other side stay in the memory of
-the device. A TPU core computes on its own small memory, so there every visit is a step of the grid:
-its blocks are copied while the visit before is computed, and the state between visits is kept in
-that memory.
+the device. A TPU core computes on its own small memory, so there a program instance is several
+steps of the grid, one for each visit: the blocks of a visit are copied while the one before is
+computed, and the state between visits is kept in that memory.
 """
 
 import dataclasses
@@ -29,13 +29,13 @@ from posenc_jax.core.kernel_arrays import (
 )
 from posenc_jax.core.kernel_operations import Operations
 from posenc_jax.core.kernel_sizes import USE_BLOCKED
+from posenc_jax.core.kernel_visits import Visits
 from posenc_jax.core.memory import readable
 from posenc_jax.core.program import NoKernelError, Program
-from posenc_jax.core.tiles import sweep_order
-from posenc_jax.core.tokens import Tokens
 
 _TPU_BYTES = 16 * 2**20  # what XLA gives a kernel of the vector memory of a core
-_TPU_SCALARS = 2**20  # bytes of the scalar memory of a core, which hold the visits
+# The scalar memory of a core has 1 MiB from TPU v4 on, of which the compiler uses some.
+_TPU_SCALARS = 2**20 - 8 * 2**10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +115,12 @@ class Call:
           found: arrays that a kernel of queries writes at every visit.
         """
         tables = [a.reshape(-1).astype(jnp.int32) for a in visits]
-        visits = _Visits(*visits[0].shape, back=fold.back)
+        which = Visits(*visits[0].shape, back=fold.back)
         trees = fixed, own, others, list(known)
-        visit = targets.of_tpu(self.plan.target)
-        place = visits.block if visit else None
-        state = jax.eval_shape(fold.start, held(fixed), held(own)) if visit else None
-        instance = _Instance(trees, fold, visits, len(results), len(found), state)
+        on_grid = targets.of_tpu(self.plan.target)
+        place = which.block_of_step if on_grid else None
+        state = jax.eval_shape(fold.start, held(fixed), held(own)) if on_grid else None
+        instance = _Instance(trees, fold, which, len(results), len(found), state)
         given = [leaf.array for leaf in jax.tree.leaves(trees)]
         specs = [
             *(leaf.spec() for leaf in jax.tree.leaves(fixed)),
@@ -128,22 +128,22 @@ class Call:
             *(leaf.spec(place) for leaf in jax.tree.leaves(others)),
             *(leaf.written(place)[1] for leaf in known),
         ]
-        shapes = [leaf.sums(visits.own) for leaf, _ in results]
+        shapes = [leaf.sums(which.own) for leaf, _ in results]
         shapes += [leaf.written(place) for leaf in found]
         dtypes = [dtype for _, dtype in results] + [leaf.dtype for leaf in found]
         outputs = [spec for _, spec in shapes]
-        size = self.heads.rows, self.heads.queries, visits.own
-        if visit:
-            kernel, scratch = instance.visit, _scratch(state)
+        size = self.heads.rows, self.heads.queries, which.own
+        if on_grid:
+            kernel, scratch = instance.step, _scratch(state)
             tile = jax.ShapeDtypeStruct((self.plan.q.size, self.plan.k.size), jnp.float32)
             dtypes_read = [a.dtype for a in given]
-            _check_memory([*specs, *outputs], [*dtypes_read, *dtypes], [*scratch, tile], tables)
-            options = _on_grid((*size, visits.others), specs, outputs, scratch, self.plan.target)
+            _check_memory([*specs, *outputs], [*dtypes_read, *dtypes], [*scratch, tile])
+            _check_scalars(which, tables)
+            steps = jnp.maximum(visits[1].max(), 1)
+            options = _on_grid((*size, steps), specs, outputs, scratch, self.plan.target)
         else:
-            kernel, numbers = (
-                instance.loop,
-                [pl.BlockSpec(a.shape, lambda *_: (0,)) for a in tables],
-            )
+            kernel = instance.loop
+            numbers = [pl.BlockSpec(a.shape, lambda *_: (0,)) for a in tables]
             options = _in_a_loop(size, [*numbers, *specs], outputs, self.plan.target)
         return pl.pallas_call(
             kernel,
@@ -151,36 +151,6 @@ class Call:
             out_shape=[jax.ShapeDtypeStruct(shape, d) for (shape, _), d in zip(shapes, dtypes)],
             **options,
         )(*tables, *given)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Visits:
-    """Which blocks of others an own block meets. The tables are those of `visits_of_queries`, flat.
-
-    Attributes:
-      rows: of the tables; one if all rows of the batch have the same.
-      own, others: how many blocks there are.
-      back: the visits are in the opposite order.
-    """
-
-    rows: int
-    own: int
-    others: int
-    back: bool
-
-    def total(self, b, i, count):
-        return count[self._line(b, i)]
-
-    def block(self, b, i, n, order, count):
-        """The block of visit `n`. Behind the last visit it is that of the last one, so that nothing
-        is copied.
-        """
-        last = jnp.maximum(self.total(b, i, count) - 1, 0)
-        n = jnp.minimum(n, last)
-        return order[self._line(b, i) * self.others + (last - n if self.back else n)]
-
-    def _line(self, b, i):
-        return i + (b * self.own if self.rows > 1 else 0)
 
 
 class _Refs(NamedTuple):
@@ -206,7 +176,7 @@ class _Instance:
       state: shapes and dtypes of what is kept between visits that are steps of the grid.
     """
 
-    def __init__(self, trees, fold: Fold, visits: _Visits, results: int, found: int, state=None):
+    def __init__(self, trees, fold: Fold, visits: Visits, results: int, found: int, state=None):
         self.trees, self._fold, self._visits = trees, fold, visits
         self._like, self._structure = jax.tree.flatten(state)
         self._sizes = [len(jax.tree.leaves(tree)) for tree in trees]
@@ -217,33 +187,35 @@ class _Instance:
         refs, b, i = self._parts(refs), pl.program_id(0), pl.program_id(2)
         given = self._given(refs)
 
-        def meet(n, state):
-            return self._meet(given, refs, state, self._visits.block(b, i, n, order, count))
+        def meet(visit, state):
+            return self._meet(given, refs, state, self._visits.block(b, i, visit, order, count))
 
         state = self._fold.start(*given)
         self._end(given, refs, jax.lax.fori_loop(0, self._visits.total(b, i, count), meet, state))
 
-    def visit(self, order, count, *refs) -> None:
-        """A kernel that has the block of one visit."""
-        refs, (b, i, n) = self._parts(refs), (pl.program_id(axis) for axis in (0, 2, 3))
+    def step(self, order, count, *refs) -> None:
+        """A kernel that has the block of one visit. The last steps of the grid may have none."""
+        refs, (b, i, step) = self._parts(refs), (pl.program_id(axis) for axis in (0, 2, 3))
 
         def state():
-            found = [_read(ref, like) for ref, like in zip(refs.state, self._like)]
+            found = [_from_scratch(ref, like) for ref, like in zip(refs.state, self._like)]
             return self._structure.unflatten(found)
 
         def keep(state):
-            for ref, a in zip(refs.state, jax.tree.leaves(state), strict=True):
+            for ref, like, a in zip(refs.state, self._like, jax.tree.leaves(state), strict=True):
+                if (a.shape, a.dtype) != (like.shape, like.dtype):
+                    raise TypeError(f'the state of a kernel was {like} and becomes {a}')
                 ref[...] = a.reshape(ref.shape).astype(ref.dtype)
 
-        @pl.when(n == 0)
+        @pl.when(step == 0)
         def _():
             keep(self._fold.start(*self._given(refs)))
 
-        @pl.when(n < self._visits.total(b, i, count))
+        @pl.when(step < self._visits.total(b, i, count))
         def _():
             keep(self._meet(self._given(refs), refs, state()))
 
-        @pl.when(n == self._visits.others - 1)
+        @pl.when(step == pl.num_programs(3) - 1)
         def _():
             self._end(self._given(refs), refs, state())
 
@@ -254,10 +226,10 @@ class _Instance:
     def _given(self, refs: _Refs):
         return read(self.trees[0], refs.fixed), read(self.trees[1], refs.own)
 
-    def _meet(self, given, refs: _Refs, state, *block):
-        pair = Pair(block, (self.trees[3], refs.known), refs.found)
+    def _meet(self, given, refs: _Refs, state, number=None):
+        pair = Pair(number, (self.trees[3], refs.known), refs.found)
         more = (pair,) if refs.known or refs.found else ()
-        return self._fold.step(*given, read(self.trees[2], refs.others, *block), state, *more)
+        return self._fold.step(*given, read(self.trees[2], refs.others, number), state, *more)
 
     def _end(self, given, refs: _Refs, state):
         values = jax.tree.leaves(self._fold.end(*given, state))
@@ -269,20 +241,23 @@ class Pair:
     """The entries of arrays for a visit: those of the own queries and of the block of keys.
 
     Args:
-      block: the number of the block of keys, if the references have all of them.
+      number: of the block of keys, where the references have all of them; None where they have one.
       known: arrays that are read, and references to them.
       found: references to arrays that are written.
     """
 
-    def __init__(self, block, known, found):
-        self._block, self._known, self._found = block, known, found
+    def __init__(self, number, known, found):
+        self._number, self._known, self._found = number, known, found
 
     def known(self) -> list:
-        return [leaf.at(ref, *self._block) for leaf, ref in zip(*self._known)]
+        return [leaf.at(ref, self._number) for leaf, ref in zip(*self._known)]
 
     def write(self, arrays) -> None:
         for ref, a in zip(self._found, arrays, strict=True):
-            ref[self._block or ...] = a.reshape(ref.shape[len(self._block) :])
+            if self._number is None:
+                ref[...] = a.reshape(ref.shape)
+            else:
+                ref[self._number] = a.reshape(ref.shape[1:])
 
 
 def _flat(shape: Sequence[int]) -> tuple[int, ...]:
@@ -299,37 +274,45 @@ def _scratch(state) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct(_flat(a.shape), kind(a)) for a in jax.tree.leaves(state)]
 
 
-def _read(ref, like):
+def _from_scratch(ref, like):
     """An array of a state."""
     a = ref[...].reshape(like.shape) if like.shape else ref[0, 0]
     return a != 0 if like.dtype == jnp.bool_ else a
 
 
-def _check_memory(specs: Sequence[pl.BlockSpec], dtypes: Sequence[Any], once, tables) -> None:
-    """Refuses what the memories of a TPU core do not hold: the parts of a program instance, twice,
-    since those of the next visit come while one is computed; its state and its logits, `once`; and
-    the tables of visits.
+def _check_memory(specs: Sequence[pl.BlockSpec], dtypes: Sequence[Any], once) -> None:
+    """Refuses parts that the memory of a TPU core surely does not hold: those of a step, twice, as
+    those of the next one come while it is computed; and the state and one tile of logits, `once`.
+    What the doors make beside these is known to the compiler alone.
     """
     parts = [(spec.block_shape, dtype, 2) for spec, dtype in zip(specs, dtypes, strict=True)]
     parts += [(a.shape, a.dtype, 1) for a in once]
-    needed = 0
+    sizes = {}
     for shape, dtype, copies in parts:
-        *front, rows, lanes = [1, 1, *(n for n in shape if isinstance(n, int))]
+        shape = tuple(n for n in shape if isinstance(n, int))
+        *front, rows, lanes = [1, 1, *shape]
         tile = -(-rows // 8) * 8 * -(-lanes // 128) * 128  # a TPU stores tiles of 8 x 128
-        needed += copies * math.prod(front) * tile * jnp.dtype(dtype).itemsize
-    numbers = sum(4 * a.size for a in tables)
-    what = "attend: implementation='kernel' would need"
-    if needed > _TPU_BYTES:
+        bytes_of_one = math.prod(front) * tile * jnp.dtype(dtype).itemsize
+        sizes[shape] = sizes.get(shape, 0) + copies * bytes_of_one
+    if (needed := sum(sizes.values())) > _TPU_BYTES:
+        largest = max(sizes, key=sizes.__getitem__)
         raise NoKernelError(
-            f'{what} {readable(needed)} of the memory of a TPU core, which has '
-            f'{readable(_TPU_BYTES)}, for a tile and the tables of the encoding; use a smaller '
-            f'block or smaller tables, or {USE_BLOCKED}'
+            f"attend: implementation='kernel' would need {readable(needed)} of the memory of a TPU "
+            f'core, which has {readable(_TPU_BYTES)}, most of it for arrays of shape {largest}; '
+            f'use a smaller block (--config.model.block) or a smaller table, or {USE_BLOCKED}'
         )
-    if numbers > _TPU_SCALARS:
+
+
+def _check_scalars(visits: Visits, tables) -> None:
+    """Refuses tables of visits that the scalar memory of a TPU core does not hold."""
+    if (numbers := sum(a.size for a in tables)) * 4 > _TPU_SCALARS:
+        rows = f' in each of {visits.rows} rows' if visits.rows > 1 else ''
         raise NoKernelError(
-            f'{what} {readable(numbers)} of the scalar memory of a TPU core, which has '
-            f'{readable(_TPU_SCALARS)}, for the order of the blocks; use a larger block, cut the '
-            f'sequence (mesh.sequence), or {USE_BLOCKED}'
+            f"attend: implementation='kernel' would need the order of {visits.own} x "
+            f'{visits.others} blocks{rows}, which is {numbers:,} numbers, and the scalar memory of '
+            f'a TPU core has room for {_TPU_SCALARS // 4:,}; use a larger block '
+            '(--config.model.block) or fewer packed or padded rows, cut the sequence '
+            f'(mesh.sequence), or {USE_BLOCKED}'
         )
 
 
@@ -360,26 +343,3 @@ def _on_grid(grid, in_specs, out_specs, scratch, target: str) -> dict:
         ),
         interpret=target in targets.INTERPRETED,
     )
-
-
-def visits_of_queries(plan, encoding, tq: Tokens, tk: Tokens, together: bool = False):
-    """The order in which every block of queries meets blocks of keys, and how many it meets, for
-    every row of the batch, or once if all rows share their tokens or go `together`.
-    """
-    tq, tk = tq.without_feats(), tk.without_feats()
-
-    def of_rows(tq, tk):
-        blocks = jnp.arange(tq.length // plan.q.size)
-        return jax.vmap(lambda i: sweep_order(plan, encoding, plan.q.tokens(tq, i), tk))(blocks)
-
-    rows = max(a.shape[0] for a in jax.tree.leaves((tq, tk)))
-    parts = 1 if together else rows
-    cut = lambda a: jnp.broadcast_to(a, (rows, *a.shape[1:])).reshape(parts, -1, *a.shape[1:])
-    return jax.vmap(of_rows)(*jax.tree.map(cut, (tq, tk)))
-
-
-def visits_of_keys(visits):
-    """The same for every block of keys, which meets blocks of queries."""
-    order, count = visits
-    meets = jnp.swapaxes(jnp.argsort(order, -1) < count[..., None], 1, 2)
-    return jnp.argsort(~meets, -1), meets.sum(-1)

@@ -160,15 +160,19 @@ def _cond(operate, equation, index, *inputs):
     branches = equation.params['branches']
     if isinstance(index, int):  # the platform, which is known
         return _written_out(operate, branches[index], inputs)
-    flags = [a.aval.dtype == jnp.bool_ for a in equation.outvars]
+    dtypes = [a.aval.dtype for a in equation.outvars]
 
     def run(branch):
-        # The branches of Mosaic return no booleans.
-        whole = lambda a, flag: a.astype(jnp.int32) if flag else a
-        return lambda *inputs: [*map(whole, _written_out(operate, branch, inputs), flags)]
+        return lambda *inputs: [
+            _as_number(a) for a in _written_out(operate, branch, inputs)
+        ]  # a branch of Mosaic returns no booleans, and Triton takes either
 
     found = lax.switch(index, [run(branch) for branch in branches], *inputs)
-    return [a != 0 if flag else a for a, flag in zip(found, flags)]
+    return [a != 0 if dtype == jnp.bool_ else a for a, dtype in zip(found, dtypes)]
+
+
+def _as_number(a):
+    return a.astype(jnp.int32) if a.dtype == jnp.bool_ else a
 
 
 def _scan(operate, equation, *inputs):

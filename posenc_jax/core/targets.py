@@ -13,8 +13,9 @@ _TARGET = contextvars.ContextVar[str | None]('what kernels are made for', defaul
 @contextlib.contextmanager
 def made_for(target: str) -> Iterator[None]:
     """A scope in which kernels are made for 'cuda' or 'tpu', whatever runs here. 'interpreter' runs
-    the kernels of a GPU on any platform, and 'tpu_interpreter' those of a TPU. In a scope for
-    'shapes' no program is made, and no device is touched.
+    those of JAX, and our kernels as they are made for a GPU, on any platform; 'tpu_interpreter'
+    runs our kernels as they are made for a TPU. In a scope for 'shapes' no program is made, and no
+    device is touched.
     """
     before = _TARGET.set(target)
     try:

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 import posenc_jax as pj
 from benchmarks import kernels
 from posenc_jax.core import kernel
-from posenc_jax.core.program import Program
+from posenc_jax.core.program import Program, at_any_depth
 from posenc_jax.core.targets import INTERPRETED, made_for
 from tests import contract_test
 from tests.core import ring_test
@@ -125,35 +125,46 @@ def test_other_queries_than_keys(spec, target):
 
 
 @pytest.mark.full
+@each_interpreter
 @pytest.mark.parametrize('spec', ['t5_rpe()', 'cope()'])
-def test_keys_that_stand_heads_first(spec):
-    same(*both(example(spec), heads_first=True))
-
-
-@pytest.mark.full
-@pytest.mark.parametrize('block', [1, (20, 3), (7, 32)])
-def test_blocks(block):
-    same(*both(example('alibi()'), block=block))
-
-
-@pytest.mark.full
-@pytest.mark.parametrize('spec', ['alibi()', 'alibi_symmetric()', 'rope() | full()'])
-def test_queries_that_see_later_keys(spec):
-    encoding = pj.make(spec, causal=False, **contract_test.CONTEXT)
-    same(*both(encoding))
+def test_keys_that_stand_heads_first(spec, target):
+    same(*both(example(spec), heads_first=True, target=target))
 
 
 @pytest.mark.full
 @each_interpreter
-def test_vmap(target):
-    encoding, tok = example('alibi()'), pj.Tokens.of(length=8)
+@pytest.mark.parametrize('block', [1, (20, 3), (7, 32)])
+def test_blocks(block, target):
+    same(*both(example('alibi()'), block=block, target=target))
+
+
+@pytest.mark.full
+@each_interpreter
+@pytest.mark.parametrize('spec', ['alibi()', 'alibi_symmetric()', 'rope() | full()'])
+def test_queries_that_see_later_keys(spec, target):
+    encoding = pj.make(spec, causal=False, **contract_test.CONTEXT)
+    same(*both(encoding, target=target))
+
+
+@pytest.mark.full
+@each_interpreter
+@pytest.mark.parametrize('texts', [1, 3], ids=['one text', 'texts of their own'])
+def test_vmap(texts, target):
+    starts = jnp.arange(texts)[:, None] % 3  # how many tokens of a text are padding
+    tok = jax.vmap(lambda start: pj.Tokens.of(valid=jnp.arange(8)[None] >= start))(starts)
     q, k, v = (ring_test.draw(n, 3, 2, 8, heads, 8) for n, heads in enumerate((4, 2, 2)))
-    run = lambda how: jax.vmap(
-        lambda *qkv: pj.attend(encoding, *qkv, tok, tok, implementation=how, block=4)
-    )
+    encoding, axes = example('alibi()'), (0, 0, 0, None if texts == 1 else 0)
+    tok = jax.tree.map(lambda a: a[0], tok) if texts == 1 else tok
+
+    def run(how):
+        own = lambda q, k, v, tok: pj.attend(
+            encoding, q, k, v, tok, tok, implementation=how, block=4
+        )
+        return jax.vmap(own, axes)(q, k, v, tok)
+
     with made_for(target):
-        found = run('kernel')(q, k, v)
-    np.testing.assert_allclose(found, run('blocked')(q, k, v), atol=1e-5)
+        found = run('kernel')
+    np.testing.assert_allclose(found, run('blocked'), atol=1e-5)
 
 
 @pytest.mark.full
@@ -178,6 +189,26 @@ def test_a_program_leaves_out_what_is_not_needed():
     program.keep([True, False])
     assert program.reads == [False, True] and not program.constants
     np.testing.assert_allclose(program([], jnp.ones(5), jnp.zeros(5))[0], np.zeros(5))
+
+
+def test_a_program_of_a_tpu_moves_no_booleans():
+    def function(x, small):
+        flags = (x > 2).reshape(2, 3).T
+        either, number = jax.lax.cond(small, lambda: (flags, 1), lambda: (~flags, 2))
+        return either, number
+
+    x = jnp.arange(6.0)
+    program = Program('tpu_interpreter', function, x, jnp.array(True))
+    moving = [
+        equation
+        for equation in at_any_depth(program._equations)
+        if equation.primitive.name in ('reshape', 'transpose', 'cond')
+    ]
+    assert len(moving) == 3
+    assert not any(a.aval.dtype == jnp.bool_ for equation in moving for a in equation.outvars)
+    for small in map(jnp.array, (True, False)):
+        for found, expected in zip(program(program.constants, x, small), function(x, small)):
+            np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.full
@@ -297,20 +328,51 @@ def test_an_encoding_that_joins_heads():
         both(encoding)
 
 
+def on_a_tpu(length, **options):
+    """The shapes of attention and its gradients by the kernels of a TPU."""
+    shape = jax.ShapeDtypeStruct((1, length, 2, 128), jnp.bfloat16)
+    tok, encoding = pj.Tokens.of(length=length), pj.make('alibi()', heads=2, causal=True)
+    options = dict(implementation='kernel') | options
+    run = lambda *qkv: pj.attend(encoding, *qkv, tok, tok, **options).astype(jnp.float32).sum()
+    with made_for('tpu'):
+        return jax.eval_shape(jax.grad(run, (0, 1, 2)), shape, shape, shape)
+
+
+@pytest.mark.parametrize('length, block', [(509 * 256, None), (2**18, 1024)])
+def test_a_tpu_takes_long_texts(length, block):
+    """A kernel that holds all keys of a head takes 2^13 of this width."""
+    assert [a.shape[1] for a in on_a_tpu(length, block=block)] == [length] * 3
+
+
 @pytest.mark.parametrize(
     'length, block, message',
     [
-        (2**18, None, r'4 MiB of the scalar memory .* the order of the blocks; use a larger block'),
-        (2**12, 2048, r'\S+ MiB of the memory .* a tile and the tables .*; use a smaller block'),
+        (
+            510 * 256,
+            None,
+            'the order of 510 x 510 blocks, which is 260,610 numbers, .* a larger bl',
+        ),
+        (2**12, 2048, r'\S+ MiB of the memory .* of shape \(2048, 2048\); use a smaller block'),
     ],
 )
 def test_what_a_tpu_core_does_not_hold(length, block, message):
-    shape = jax.ShapeDtypeStruct((1, length, 2, 128), jnp.bfloat16)
-    tok, encoding = pj.Tokens.of(length=length), pj.make('alibi()', heads=2, causal=True)
-    options = dict(implementation='kernel', block=block)
-    run = lambda q, k, v: pj.attend(encoding, q, k, v, tok, tok, **options)
-    with made_for('tpu'), pytest.raises(ValueError, match=f'would need {message}'):
-        jax.eval_shape(run, shape, shape, shape)
+    with pytest.raises(ValueError, match=f'would need {message}'):
+        on_a_tpu(length, block=block)
+
+
+@pytest.mark.full
+def test_the_memory_of_a_tpu():
+    """What is not written is NaN, and two steps that use one place at once are an error."""
+    from jax.experimental.pallas import tpu
+
+    checked = tpu.InterpretParams(
+        detect_races=True, uninitialized_memory='nan', dma_execution_mode='on_wait'
+    )
+    given = ring_test.arguments(example('cope()'), 256)
+    run = lambda how: ring_test.gradients_and_results(128, implementation=how)(*given)
+    with made_for('tpu'), tpu.force_tpu_interpret_mode(checked):
+        found = run('kernel')
+    same(found, run('blocked'))
 
 
 def test_no_kernel_where_marks_of_mesh_axes_are_checked():
