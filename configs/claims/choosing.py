@@ -104,11 +104,15 @@ NEEDS: Mapping[str, Need] = {
     'Something is looked up in a text that is longer than in training': Need(
         'A layer that scans (`cheems`, or the `gmu` hybrid) below attention without positions. '
         'RoPE in that attention makes recall beyond the trained length worse. With `lm_infinite` '
-        'take its five best keys too: without them it loses what lies outside its window.',
-        {'M5': 'holds', 'M4a': 'contrary', 'R30': 'holds'},
-        ('M4b', 'C6b', 'B12', 'B20', 'B22', 'A19'),
+        'take its five best keys too: without them it loses what lies outside its window. `bam` '
+        'with `ssmax` finds more passkeys at 16 times the trained length than `alibi`, `rope` and '
+        'no positions.',
+        {'M5': 'holds', 'M4a': 'contrary', 'R30': 'holds', 'B12': 'holds'},
+        ('M4b', 'C6b', 'B20', 'B22', 'A19'),
         '`tape` finds more than RoPE at twice the trained length; at 16 times neither finds '
-        'anything.',
+        'anything. A model of `rope` that is read with `yarn` of factor 16, without tuning, finds '
+        'nearly all passkeys there, on which there is no claim '
+        '([table](results/relative_bias.md#passkeys-far-beyond-the-trained-length)).',
     ),
     'Numbers are added or multiplied that are longer than in training': Need(
         '', {}, ('C6a', 'A1', 'A2', 'A3', 'A4', 'A7'),
