@@ -285,7 +285,7 @@ def _check_memory(specs: Sequence[pl.BlockSpec], dtypes: Sequence[Any], once) ->
     those of the next one come while it is computed; and the state and one tile of logits, `once`.
     What the doors make beside these is known to the compiler alone.
     """
-    parts = [(spec.block_shape, dtype, 2) for spec, dtype in zip(specs, dtypes, strict=True)]
+    parts = [(spec.block_shape or (), dtype, 2) for spec, dtype in zip(specs, dtypes, strict=True)]
     parts += [(a.shape, a.dtype, 1) for a in once]
     sizes = {}
     for shape, dtype, copies in parts:
