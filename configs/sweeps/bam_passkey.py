@@ -5,7 +5,8 @@ Time:      8 minutes a seed on two CPU cores for 1500 steps and lengths to 1024;
            under a minute. 3000 steps, and the evaluation at 4096, were not timed.
 Number:    seeds 0 and 1, 1500 steps, exact match of 32 keys that lie first in 1024 tokens: bam .31,
            .19, bam_ssmax .25, .47, nope .34, .31, alibi .03, 0, rope 0; of keys that lie last: .59,
-           .78; .97, .88; .50, .66; 1.0; 0. See docs/results/relative_bias.md.
+           .78; .97, .88; .50, .66; 1.0; 0. `configs.sweeps.text passkeys` has three seeds and more
+           keys (docs/results/relative_bias.md).
 The models are trained on keys of 3 digits in 16 to 64 tokens and evaluated at 64 to 4096, with the
 key at five depths. Runs that are complete are not trained again. Results: WORKDIR/comparison
 (table, results.json, results.csv, a heat map of length and depth for each encoding). The exponents

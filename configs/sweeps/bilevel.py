@@ -37,7 +37,7 @@ EVALUATION = {
     'comparison': (
         'eval.lengths=256,512,1024',
         'eval.protocols=same_tokens',
-        'eval.tokens=131072',  # 8192 bytes are scored
+        'eval.tokens=131072',  # the whole test text
     )
 }
 

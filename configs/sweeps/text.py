@@ -8,8 +8,8 @@ Command:   python -m configs.sweeps.text GROUP [--seeds 0 1 2] [--workdir DIR] [
   biases    more encodings of the logits in the same setting
   twice     ALiBi and CABLE in windows of 128 bytes and sinusoids in windows of 256, after twice as
             many bytes as in `lengths`; sinusoids at 2e-3, the better of 2e-3 and 6e-3 for seed 0
-  convolved RCMHA and Transformer-XL attention in the same setting, in their own windows; the model
-            of RCMHA has 3 % more parameters
+  convolved RCMHA and Transformer-XL attention in the setting of `lengths`, read in the windows of
+            their training; the model of RCMHA has 3 % more parameters
   listings  models of 2 layers of width 64 in windows of 128 bytes of listings, in which far context
             helps, after 2000 batches of 16, read to 8192
   passkeys  a key of three digits in texts of 16 to 64 tokens, read to sixteen times that length,
@@ -118,7 +118,7 @@ SETTINGS = {
         'train.lr=1e-3', 'train.warmup=100', 'train.eval_every=500', 'train.save_every=100000',
     ),
 }  # fmt: skip
-SCORED = ('eval.protocols=same_tokens', 'eval.tokens=131072')  # 8192 bytes are scored
+SCORED = ('eval.protocols=same_tokens', 'eval.tokens=131072')  # the whole test text
 READ = ('eval.lengths=128,256,1024', *SCORED)
 EVALUATION = {
     'lengths': READ,
