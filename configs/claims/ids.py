@@ -77,8 +77,8 @@ MEASUREMENTS = {
         'nats a byte',
         margin=0.02,
         minutes=55,
-        remark='There both sides are worse than a table of pairs of bytes. At twice the length BiPE '
-        'with RoPE has 1.51 to 1.55 nats and RoPE 2.58 to 4.15, where 5-grams have 1.29.',
+        remark='There both sides are worse than a table of pairs of bytes. At twice the length '
+        'BiPE with RoPE has 1.51 to 1.55 nats and RoPE 2.58 to 4.15, where 5-grams have 1.29.',
     ),
     'A14': Measurement(
         'Bytes of text read in windows of 1024 after training with 256: nats that BiPE with ALiBi '
