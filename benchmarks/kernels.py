@@ -53,8 +53,8 @@ ROWS, LENGTH, HEADS, KV_HEADS, WIDTH, MODEL = 2, 64, 4, 2, 64, 64
 SIZES = dict(heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH, model_dim=MODEL, train_len=LENGTH)
 PLATFORMS = 'cuda', 'tpu'
 LOWERS, COMPILES = 'lowers', 'compiles'
-# For --compile: a machine that libtpu does not look for, and a lock that it does not take, since
-# nothing runs there.
+# With these settings libtpu compiles on a machine without a TPU, also while another process has
+# loaded it.
 TOPOLOGY = 'v5e:2x2'
 HOST = dict(
     JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1', TPU_ACCELERATOR_TYPE='v5litepod-4',

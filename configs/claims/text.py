@@ -15,7 +15,8 @@ from configs.claims.claim import (
     number,
 )
 
-LENGTHS, BIASES, PASSKEYS = ('lengths',), ('biases',), ('passkeys',)
+LENGTHS, PASSKEYS = ('lengths',), ('passkeys',)
+MINUTES = {'lengths': 110, 'twice': 50, 'biases': 85}
 LISTINGS = ('listings',)
 SAME = {'protocol': 'same_tokens'}
 WINDOW, TWICE, FAR = {'length': 128, **SAME}, {'length': 256, **SAME}, {'length': 1024, **SAME}
@@ -25,16 +26,13 @@ HEATED = tuple(f'nope | nope_temperature(temperature={value})' for value in (1.2
 STRETCHED = tuple(f'rope | {name}(factor=16.0)' for name in ('pi', 'ntk_aware', 'yarn'))
 
 
-def on_text(test: str, measure: Measure, margin: float = 0.02, remark: str = '') -> Measurement:
-    """A measurement by the models of text that are trained in windows of 128 bytes."""
+def on_text(
+    test: str, measure: Measure, margin: float = 0.02, remark: str = '', group: str = 'lengths'
+) -> Measurement:
+    """A measurement by models of text that are trained in windows of 128 bytes."""
     return Measurement(
-        test, 'text', LENGTHS, measure, 'nats a byte', margin, minutes=110, remark=remark
+        test, 'text', (group,), measure, 'nats a byte', margin, MINUTES[group], remark=remark
     )
-
-
-def on_biases(test: str, measure: Measure) -> Measurement:
-    """A measurement by more encodings of the logits in the same setting."""
-    return Measurement(test, 'text', BIASES, measure, 'nats a byte', margin=0.02, minutes=85)
 
 
 def on_listings(test: str, measure: Measure) -> Measurement:
@@ -78,16 +76,13 @@ MEASUREMENTS = {
         by_seed(lambda nats: nats + 0.02, gain('alibi', 128, 256, **SAME)),
         margin=0.005,
     ),
-    'B2': Measurement(
+    'B2': on_text(
         'The same bytes of text in windows of 256: how far the loss of ALiBi, trained in windows '
         'of 128, stays below that of sinusoids that are trained in windows of 256 with as many '
         'bytes, plus 0.02 nats.',
-        'text',
-        ('twice',),
         by_seed(lambda nats: nats + 0.02, below('alibi', 'sinusoidal_256', **TWICE)),
-        'nats a byte',
         margin=0.005,
-        minutes=50,
+        group='twice',
     ),
     'B4': on_text(
         'Text in windows of 128 bytes, as in training: nats that ALiBi needs less than the best of '
@@ -114,15 +109,11 @@ MEASUREMENTS = {
         margin=0.5,
         minutes=110,
     ),
-    'B10': Measurement(
+    'B10': on_text(
         'The same bytes of text in windows of 256: nats that CABLE, trained in windows of 128, '
         'needs less than sinusoids that are trained in windows of 256 with as many bytes.',
-        'text',
-        ('twice',),
         below('cable', 'sinusoidal_256', **TWICE),
-        'nats a byte',
-        margin=0.02,
-        minutes=50,
+        group='twice',
     ),
     'B16': on_text(
         'Text in windows of 128 bytes, as in training: nats that URPE needs less than the biases '
@@ -148,19 +139,22 @@ MEASUREMENTS = {
         'of RoPE and sinusoids.',
         lead_in_nats('cope', 'rope', 'sinusoidal', **WINDOW),
     ),
-    'C5': on_biases(
+    'C5': on_text(
         'Text in windows of 128 bytes, as in training: nats that PaTH needs less than RoPE.',
         below('path', 'rope', **WINDOW),
+        group='biases',
     ),
-    'B8': on_biases(
+    'B8': on_text(
         'The same bytes of text in windows of 128 and 1024 after training with 128: how much more '
         'the loss rises with a series that diverges (harmonic) than with one that converges (1).',
         minus(gain('rpe_type1', 128, 1024, **SAME), gain('rpe_harmonic', 128, 1024, **SAME)),
+        group='biases',
     ),
-    'B13': on_biases(
+    'B13': on_text(
         'The same bytes of text in windows of 1024 after training with 128: how far the loss '
         'of BAM stays below that of ALiBi, plus 0.05 nats.',
         by_seed(lambda more: 0.05 + more, below('bam', 'alibi', **FAR)),
+        group='biases',
     ),
     'B23': Measurement(
         'Bytes of text in windows of 128, as in training: next bytes that RCMHA predicts right, '

@@ -78,10 +78,6 @@ GROUPS: dict[str, dict[str, str | dict[str, object]]] = {
 }
 EXTENDED = {
     'lengths': [('alibi', 'alibi_pi(mode="dynamic")')],
-    'biases': [],
-    'twice': [],
-    'convolved': [],
-    'listings': [],
     'passkeys': [
         ('alibi', 'alibi_pi(mode="dynamic")'),
         ('rope', 'pi(factor=16.0)'),
@@ -132,7 +128,7 @@ SWEEPS = {
     group: (Receptive if group == 'lengths' else Sweep)(
         __doc__,
         own,
-        EXTENDED[group],
+        EXTENDED.get(group, []),
         workdir=f'runs/text/{group}',
         settings=SETTINGS[group],
         evaluation={'comparison': EVALUATION[group]},

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.experimental import pallas as pl
 
+from posenc_jax.core.kernel_operations import without_booleans
 from posenc_jax.core.kernel_padding import cut, widen
 from posenc_jax.core.tokens import Tokens
 
@@ -47,11 +48,6 @@ class Heads:
         return a.reshape(a.shape[0], count, -1, *a.shape[2:]).sum(2)
 
 
-def _without_booleans(a):
-    """Kernels are given integers instead."""
-    return a.astype(jnp.int32) if a.dtype == jnp.bool_ else a
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class OfTokens:
     """An array with an entry for each token, as a kernel gets it.
@@ -81,7 +77,7 @@ class OfTokens:
         if door != 'pair':
             a = jnp.swapaxes(a, 1, 2) if door == 'feature' else a[:, None]
         rest = a.shape[3:]
-        a = widen(_without_booleans(a), (*a.shape[:3], *heads.room(rest)))
+        a = widen(without_booleans(a), (*a.shape[:3], *heads.room(rest)))
         return cls(a if rest else a[:, :, None], rest, door, size, dtype, heads)
 
     @property
@@ -218,7 +214,7 @@ class OfEncoding:
         a = jnp.moveaxis(a, axes, range(len(axes)))
         a = widen(a, (*a.shape[: len(axes)], *heads.room(a.shape[len(axes) :])))
         a = a.reshape(*a.shape[: len(axes)], -1, a.shape[-1] if a.ndim > len(axes) else 1)
-        return cls(_without_booleans(a), axes, shape, dtype, heads)
+        return cls(without_booleans(a), axes, shape, dtype, heads)
 
     @property
     def example(self):

@@ -27,7 +27,7 @@ from posenc_jax.core.kernel_arrays import (
     of_tokens,
     read,
 )
-from posenc_jax.core.kernel_operations import Operations
+from posenc_jax.core.kernel_operations import Operations, without_booleans
 from posenc_jax.core.kernel_sizes import USE_BLOCKED
 from posenc_jax.core.kernel_visits import Visits
 from posenc_jax.core.memory import readable
@@ -177,7 +177,8 @@ class _Instance:
     """
 
     def __init__(self, trees, fold: Fold, visits: Visits, results: int, found: int, state=None):
-        self.trees, self._fold, self._visits = trees, fold, visits
+        self._fixed, self._own, self._others, self._known = trees
+        self._fold, self._visits = fold, visits
         self._like, self._structure = jax.tree.flatten(state)
         self._sizes = [len(jax.tree.leaves(tree)) for tree in trees]
         self._sizes += [results, found, len(self._like)]
@@ -205,7 +206,7 @@ class _Instance:
             for ref, like, a in zip(refs.state, self._like, jax.tree.leaves(state), strict=True):
                 if (a.shape, a.dtype) != (like.shape, like.dtype):
                     raise TypeError(f'the state of a kernel was {like} and becomes {a}')
-                ref[...] = a.reshape(ref.shape).astype(ref.dtype)
+                ref[...] = without_booleans(a).reshape(ref.shape)
 
         @pl.when(step == 0)
         def _():
@@ -224,12 +225,12 @@ class _Instance:
         return _Refs(*([next(refs) for _ in range(size)] for size in self._sizes))
 
     def _given(self, refs: _Refs):
-        return read(self.trees[0], refs.fixed), read(self.trees[1], refs.own)
+        return read(self._fixed, refs.fixed), read(self._own, refs.own)
 
     def _meet(self, given, refs: _Refs, state, number=None):
-        pair = Pair(number, (self.trees[3], refs.known), refs.found)
+        pair = Pair(number, (self._known, refs.known), refs.found)
         more = (pair,) if refs.known or refs.found else ()
-        return self._fold.step(*given, read(self.trees[2], refs.others, number), state, *more)
+        return self._fold.step(*given, read(self._others, refs.others, number), state, *more)
 
     def _end(self, given, refs: _Refs, state):
         values = jax.tree.leaves(self._fold.end(*given, state))

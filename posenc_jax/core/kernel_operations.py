@@ -212,11 +212,16 @@ def scatter_add(equation, table, index, updates):
     return [table + loop(count, step, jnp.zeros_like(table))]
 
 
+def without_booleans(a):
+    """Integers in the place of booleans, where kernels cannot take these."""
+    return a.astype(jnp.int32) if a.dtype == jnp.bool_ else a
+
+
 def moved(equation, a):
     """An operation that moves entries. Mosaic does not move booleans."""
     if a.dtype != jnp.bool_:
         return None
-    return [equation.primitive.bind(a.astype(jnp.int32), **equation.params) != 0]
+    return [equation.primitive.bind(without_booleans(a), **equation.params) != 0]
 
 
 def same(equation, a):

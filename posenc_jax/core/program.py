@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal
 
-from posenc_jax.core.kernel_operations import Operations
+from posenc_jax.core.kernel_operations import Operations, without_booleans
 from posenc_jax.core.kernel_padding import cut, widen
 from posenc_jax.core.targets import INTERPRETED
 
@@ -163,16 +163,11 @@ def _cond(operate, equation, index, *inputs):
     dtypes = [a.aval.dtype for a in equation.outvars]
 
     def run(branch):
-        return lambda *inputs: [
-            _as_number(a) for a in _written_out(operate, branch, inputs)
-        ]  # a branch of Mosaic returns no booleans, and Triton takes either
+        # A branch of Mosaic returns no booleans, and Triton takes either.
+        return lambda *inputs: [*map(without_booleans, _written_out(operate, branch, inputs))]
 
     found = lax.switch(index, [run(branch) for branch in branches], *inputs)
     return [a != 0 if dtype == jnp.bool_ else a for a, dtype in zip(found, dtypes)]
-
-
-def _as_number(a):
-    return a.astype(jnp.int32) if a.dtype == jnp.bool_ else a
 
 
 def _scan(operate, equation, *inputs):

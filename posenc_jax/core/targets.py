@@ -12,10 +12,12 @@ _TARGET = contextvars.ContextVar[str | None]('what kernels are made for', defaul
 
 @contextlib.contextmanager
 def made_for(target: str) -> Iterator[None]:
-    """A scope in which kernels are made for 'cuda' or 'tpu', whatever runs here. 'interpreter' runs
-    those of JAX, and our kernels as they are made for a GPU, on any platform; 'tpu_interpreter'
-    runs our kernels as they are made for a TPU. In a scope for 'shapes' no program is made, and no
-    device is touched.
+    """A scope in which kernels are made for a target, whatever runs here.
+
+    Args:
+      target: 'cuda' or 'tpu'; 'interpreter', which interprets our kernels as they are made for a
+        GPU, and splash attention; 'tpu_interpreter', which interprets our kernels as they are made
+        for a TPU; or 'shapes', for which no program is made and no device is touched.
     """
     before = _TARGET.set(target)
     try:
