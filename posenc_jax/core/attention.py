@@ -11,7 +11,7 @@ added to such arrays. Only single blocks are transposed to heads first.
 
 import dataclasses
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Literal, get_args
 
 import jax
@@ -47,7 +47,7 @@ from posenc_jax.core.sweep import (
 from posenc_jax.core.tiles import Blocks, Plan
 from posenc_jax.core.tokens import Tokens
 
-Implementation = Literal['dense', 'blocked', 'kernel']
+Implementation = Literal['dense', 'blocked', 'kernel', 'fused']
 IMPLEMENTATIONS = get_args(Implementation)
 
 # Sizes of float32 logits. Up to the first size all logits are one tile; beyond it, a tile has about
@@ -87,8 +87,9 @@ def attend(
       implementation: 'dense' (one tile), 'blocked', 'kernel' (a Pallas kernel, on a GPU or a TPU),
         or None for one tile if it is small. If this, `block`, `heads_first`, `return_lse` and
         `axis_name` have their defaults, the encoding's `fast_path` is tried first, and on a TPU or
-        a GPU the kernel of JAX where it can serve (`core/library.py`). Forward-mode derivatives
-        exist for 'dense' alone.
+        a GPU the kernel of JAX where it can serve (`core/library.py`). 'fused' is None with one
+        choice more: where no kernel of JAX serves, 'kernel' if that can run. Forward-mode
+        derivatives exist for 'dense' alone.
       heads_first: k and v come as [B, K, S, H], the layout of the cache.
       return_lse: also returns the logarithm of each row's sum of exponentials. With it two
         attentions over different keys can be merged into one.
@@ -140,6 +141,12 @@ def attend(
             (spec, PartitionSpec(*spec[:3])) if return_lse else spec,
             *(state, q, k, v, tq, tk),
         )
+    chooses = implementation in (None, 'fused')
+    if implementation == 'fused':
+        by_kernel = options | {'implementation': 'kernel'}
+        implementation = _own_kernel(
+            lambda *qkv: attend(encoding, *qkv, tq, tk, applied=applied, **by_kernel), q, k, v
+        )
     queries, keys = q.shape[1], k.shape[s_axis]
     in_ring = axis_name is not None
     gains = in_ring and implementation != 'dense' and ring.gains_by_halves(encoding, tq, tk)
@@ -175,18 +182,36 @@ def attend(
         result = (out, cut(jnp.swapaxes(lse, 1, 2))) if return_lse else out
         return ring.deal(result, dealt, 1, back=True) if dealt else result
 
-    free = block is None and implementation is None and not (heads_first or return_lse or in_ring)
+    otherwise = 'in a kernel of this library' if target else 'in blocks'
+    free = block is None and chooses and not (heads_first or return_lse or in_ring)
     with missing_features(encoding):
         if free and encoding.opens('fast_path'):
             whole = encoding.fast_path(q, k, v, tq, tk, causal=False, sweep=sweep)
             return sweep() if whole is None else whole
         if free:
-            return library.attend(encoding, q, k, v, tq, tk, sweep)
-        if implementation is None and not (heads_first or return_lse):
+            return library.attend(encoding, q, k, v, tq, tk, sweep, otherwise)
+        if chooses and not (heads_first or return_lse):
             reason = 'the sequence is cut over devices' if in_ring else 'a block size is given'
             reason = library.refusal(encoding, q, k, v, tk) or reason
-            library.note(f'in blocks, because {reason}')
+            library.note(f'{otherwise}, because {reason}')
         return sweep()
+
+
+def _own_kernel(run: Callable, *qkv) -> Implementation | None:
+    """'kernel' if `run`, attention by a kernel of this library, and its gradients can be computed;
+    else None.
+    """
+
+    def gradients(*qkv):
+        result, pull = jax.vjp(run, *qkv)
+        return pull(result)
+
+    try:
+        jax.eval_shape(gradients, *qkv)
+    except kernel_sizes.NoKernelError as error:
+        library.note(f'no kernel of this library, because it {error.reason}')
+        return None
+    return 'kernel'
 
 
 def _sizes(encoding, shape, keys, block, implementation, target=None, widths=()) -> tuple[int, ...]:

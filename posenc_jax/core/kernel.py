@@ -25,9 +25,9 @@ import jax.numpy as jnp
 
 from posenc_jax.core.kernel_arrays import OfPairs, OfTokens, examples
 from posenc_jax.core.kernel_call import Call, Fold
-from posenc_jax.core.kernel_sizes import USE_BLOCKED
+from posenc_jax.core.kernel_sizes import NoKernelError
 from posenc_jax.core.kernel_visits import visits_of_keys, visits_of_queries
-from posenc_jax.core.program import NoKernelError, Program
+from posenc_jax.core.program import Program
 from posenc_jax.core.sweep import (
     Rows,
     add,
@@ -65,10 +65,7 @@ def _sweep(plan, params, constants, q, k, v, tq, tk, state=None) -> list:
     are all keys, and the arrays are the result and the log-sum-exp. All are heads first.
     """
     if plan.varying:
-        raise ValueError(
-            "attend: implementation='kernel' inside jax.shard_map needs check_vma=False; give it, "
-            f'or {USE_BLOCKED}'
-        )
+        raise NoKernelError('needs check_vma=False inside jax.shard_map', 'give it')
     before, structure = jax.tree.flatten(state)
     call = Call.of(plan, params, constants, q, k, v, tq, tk, *before)
     width, tile = v.shape[-1], dataclasses.replace(plan, k=OneBlock(plan.k.size, plan.k.axis))
@@ -89,13 +86,12 @@ def _sweep(plan, params, constants, q, k, v, tq, tk, state=None) -> list:
         met = Program(plan.target, meet, variables, queries, keys, begun.result)
     except NoKernelError as error:
         raise NoKernelError(
-            f"attend: implementation='kernel' cannot run {plan.encoding(params, constants)}: "
-            f'{error}; {USE_BLOCKED}'
+            f'{error.reason}, as {plan.encoding(params, constants)} does'
         ) from error
     except (TypeError, ZeroDivisionError) as error:
         raise NoKernelError(
-            f"attend: implementation='kernel' gives a door one head at a time, which "
-            f'{plan.encoding(params, constants)} does not take ({error}); {USE_BLOCKED}'
+            f'gives a door one head at a time, which {plan.encoding(params, constants)} does not '
+            f'take ({error})'
         ) from error
     carries = bool(jax.tree.leaves(begun.result[-1]))
 

@@ -28,10 +28,10 @@ from posenc_jax.core.kernel_arrays import (
     read,
 )
 from posenc_jax.core.kernel_operations import Operations, without_booleans
-from posenc_jax.core.kernel_sizes import USE_BLOCKED
+from posenc_jax.core.kernel_sizes import NoKernelError
 from posenc_jax.core.kernel_visits import Visits
 from posenc_jax.core.memory import readable
-from posenc_jax.core.program import NoKernelError, Program
+from posenc_jax.core.program import Program
 
 _TPU_BYTES = 16 * 2**20  # what XLA gives a kernel of the vector memory of a core
 # The scalar memory of a core has 1 MiB from TPU v4 on, of which the compiler uses some.
@@ -298,9 +298,9 @@ def _check_memory(specs: Sequence[pl.BlockSpec], dtypes: Sequence[Any], once) ->
     if (needed := sum(sizes.values())) > _TPU_BYTES:
         largest = max(sizes, key=sizes.__getitem__)
         raise NoKernelError(
-            f"attend: implementation='kernel' would need {readable(needed)} of the memory of a TPU "
-            f'core, which has {readable(_TPU_BYTES)}, most of it for arrays of shape {largest}; '
-            f'use a smaller block (--config.model.block) or a smaller table, or {USE_BLOCKED}'
+            f'would need {readable(needed)} of the memory of a TPU core, which has '
+            f'{readable(_TPU_BYTES)}, most of it for arrays of shape {largest}',
+            'use a smaller block (--config.model.block) or a smaller table',
         )
 
 
@@ -309,11 +309,11 @@ def _check_scalars(visits: Visits, tables) -> None:
     if (numbers := sum(a.size for a in tables)) * 4 > _TPU_SCALARS:
         rows = f' in each of {visits.rows} rows' if visits.rows > 1 else ''
         raise NoKernelError(
-            f"attend: implementation='kernel' would need the order of {visits.own} x "
-            f'{visits.others} blocks{rows}, which is {numbers:,} numbers, and the scalar memory of '
-            f'a TPU core has room for {_TPU_SCALARS // 4:,}; use a larger block '
-            '(--config.model.block) or fewer packed or padded rows, cut the sequence '
-            f'(mesh.sequence), or {USE_BLOCKED}'
+            f'would need the order of {visits.own} x {visits.others} blocks{rows}, which is '
+            f'{numbers:,} numbers, and the scalar memory of a TPU core has room for '
+            f'{_TPU_SCALARS // 4:,}',
+            'use a larger block (--config.model.block) or fewer packed or padded rows, cut the '
+            'sequence (mesh.sequence)',
         )
 
 

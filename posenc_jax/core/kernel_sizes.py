@@ -5,8 +5,28 @@ from typing import Any
 from posenc_jax.core import targets
 from posenc_jax.core.kernel_padding import powers
 
-USE_BLOCKED = "use implementation='blocked' (of a run: --config.model.implementation=blocked)"
+_WHAT = "attend: implementation='kernel'"
+_USE_BLOCKED = (
+    "use implementation='blocked', or 'fused', which has a kernel where it can run (of a run: "
+    '--config.model.implementation=blocked)'
+)
 TPU_DTYPES = 'float32', 'bfloat16'  # that Mosaic, the compiler of kernels for a TPU, supports
+
+
+class NoKernelError(ValueError):
+    """A kernel cannot compute this attention.
+
+    Args:
+      reason: why, with 'a kernel' as its subject.
+      instead: what may be changed so that it can, or nothing.
+
+    Attributes:
+      reason: as given.
+    """
+
+    def __init__(self, reason: str, instead: str = ''):
+        self.reason = reason
+        super().__init__(f'{_WHAT} {reason}; {instead and f"{instead}, or "}{_USE_BLOCKED}')
 
 
 def target(**arrays: Any) -> str:
@@ -16,20 +36,17 @@ def target(**arrays: Any) -> str:
       **arrays: what they read, by the names that a message has for them.
 
     Raises:
-      ValueError: the platform has no kernel, or none that reads an array of this dtype.
+      NoKernelError: the platform has no kernel, or none that reads an array of this dtype.
     """
     platform = targets.platform()
     if platform == 'shapes':
         return 'interpreter'  # the shapes are the same everywhere
     if platform not in (*targets.INTERPRETED, 'cuda', 'tpu'):
-        raise ValueError(
-            f"attend: implementation='kernel' does not run on {platform}; {USE_BLOCKED}"
-        )
+        raise NoKernelError(f'does not run on {platform}')
     for name, a in arrays.items() if platform == 'tpu' else ():
         if (found := a.dtype.name) not in TPU_DTYPES:
-            raise ValueError(
-                f"attend: implementation='kernel' needs {name} in {' or '.join(TPU_DTYPES)} on a "
-                f'TPU, got {found}; cast them, or {USE_BLOCKED}'
+            raise NoKernelError(
+                f'needs {name} in {" or ".join(TPU_DTYPES)} on a TPU, got {found}', 'cast them'
             )
     return platform
 
@@ -44,11 +61,11 @@ def sizes(target: str, widths, queries: int, keys: int, block=None) -> tuple[int
       block: the choice of the caller, or None.
 
     Raises:
-      ValueError: a tile or a width that these kernels cannot take, or a length that is not known.
+      NoKernelError: a tile or a width that these kernels cannot take, or a length that is not
+        known.
     """
-    what = "attend: implementation='kernel'"
     if not all(isinstance(n, int) for n in (queries, keys)):
-        raise ValueError(f'{what} needs known lengths, got {queries} and {keys}; {USE_BLOCKED}')
+        raise NoKernelError(f'needs known lengths, got {queries} and {keys}')
     if target in targets.INTERPRETED:
         found, enough = map(powers, (block or (16, 16), (queries, keys)))
         return min(found[0], enough[0]), min(found[1], enough[1])
@@ -63,12 +80,11 @@ def sizes(target: str, widths, queries: int, keys: int, block=None) -> tuple[int
         least, usual = 128, 256
     for name, n in zip(('head width', 'width of values'), widths):
         if not of_width[1](n):
-            raise ValueError(f'{what} needs a {name} that is {of_width[0]}, got {n}; {USE_BLOCKED}')
+            raise NoKernelError(f'needs a {name} that is {of_width[0]}, got {n}')
     for n in block or ():
         if not of_block[1](n):
-            raise ValueError(
-                f'{what} needs a block that is {of_block[0]}, got {n}; give such a block, or '
-                f'{USE_BLOCKED}'
+            raise NoKernelError(
+                f'needs a block that is {of_block[0]}, got {n}', 'give such a block'
             )
     enough = [max(least, n) for n in powers((queries, keys))]
     found = block or (usual, usual)

@@ -29,8 +29,8 @@ _TAKEN = contextvars.ContextVar[dict[str, None] | None]('what computes attention
 @contextlib.contextmanager
 def taken() -> Iterator[dict[str, None]]:
     """A scope that collects what computes the attention of the programs that are traced in it, as
-    the keys of a dict: the name of a kernel of JAX, or why there is none. It stays empty where JAX
-    has no kernel for the platform, and where the caller of `attend` chooses an implementation.
+    the keys of a dict: the name of a kernel, or why there is none. It stays empty where JAX has no
+    kernel for the platform, and where the caller of `attend` leaves no choice.
     """
     before = _TAKEN.set(found := {})
     try:
@@ -68,18 +68,20 @@ def _choice(encoding, q, k, v, tk) -> tuple[Any, Masks] | str:
     return kernel.refusal(masks, q, k, v) or (kernel, masks)
 
 
-def attend(encoding: Encoding, q, k, v, tq: Tokens, tk: Tokens, sweep: Callable) -> Any:
+def attend(
+    encoding: Encoding, q, k, v, tq: Tokens, tk: Tokens, sweep: Callable, otherwise: str
+) -> Any:
     """The result of `attend`, by a kernel of JAX if there is no `refusal`, else by `sweep`, which
-    evaluates the pair stage by tiles.
+    evaluates the pair stage by tiles; `otherwise` says how.
     """
     found = _choice(encoding, q, k, v, tk)
     if isinstance(found, str):
-        note(f'in blocks, because {found}')
+        note(f'{otherwise}, because {found}')
         return sweep()
     kernel, masks = found
     groups = _groups(masks, tq, tk, len(q))
     demands = [] if groups is None else kernel.demands(groups[1])
-    where = ' where every row is one document with padding at its ends, else in blocks'
+    where = f' where every row is one document with padding at its ends, else {otherwise}'
     note(_NAMES[kernel] + (where if demands else ''))
     same = [] if groups is None else [groups[0] == groups[1], *demands]
     if masks.causal or masks.others:

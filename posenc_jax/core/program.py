@@ -17,6 +17,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 
 from posenc_jax.core.kernel_operations import Operations, without_booleans
 from posenc_jax.core.kernel_padding import cut, widen
+from posenc_jax.core.kernel_sizes import NoKernelError
 from posenc_jax.core.targets import INTERPRETED
 
 _IN_KERNEL = contextvars.ContextVar('a program of a kernel is traced', default=False)
@@ -25,10 +26,6 @@ _IN_KERNEL = contextvars.ContextVar('a program of a kernel is traced', default=F
 def in_kernel() -> bool:
     """Whether the function that is traced now will run in a kernel."""
     return _IN_KERNEL.get()
-
-
-class NoKernelError(ValueError):
-    """A kernel cannot run a program; the message says why."""
 
 
 class Program:
@@ -125,9 +122,9 @@ def _check(equation) -> None:
     """Refuses an operation that has no rule in the kernels of accelerators."""
     name, params = equation.primitive.name, equation.params
     if name.startswith('random_'):
-        raise NoKernelError('it draws random numbers in a tile')
+        raise NoKernelError('does not draw random numbers in a tile')
     if name == 'scan' and (params['reverse'] or len(equation.outvars) > params['num_carry']):
-        raise NoKernelError('it loops over the rows of a tile')
+        raise NoKernelError('does not loop over the rows of a tile')
 
 
 def _written_out(operate, closed: ClosedJaxpr, arguments) -> list:

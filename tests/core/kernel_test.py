@@ -1,19 +1,22 @@
 """Attention by kernels, here interpreted, is attention by blocks: values and all gradients."""
 
 import re
+import types
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import PartitionSpec
 
 import posenc_jax as pj
 from benchmarks import kernels
-from posenc_jax.core import kernel
+from posenc_jax.core import kernel, library
 from posenc_jax.core.program import Program, at_any_depth
 from posenc_jax.core.targets import INTERPRETED, made_for
+from posenc_jax.testing.subject import draw
 from tests import contract_test
 from tests.core import ring_test
 from tests.core.ring_test import MIXED, TEXTS, same
@@ -249,6 +252,18 @@ def test_models_that_are_no_decoders_lower(kind, platform):
         assert text.count(f'name = "{name}"') == (1 if kind == 'encoder' else 3)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize('platform', kernels.PLATFORMS)
+def test_a_layer_without_a_kernel_is_computed_in_blocks_beside_the_others(platform):
+    pattern = 'alibi()', 'randomized_alibi(max_len=4096)'
+    fields = dict(layers=2, pattern=pattern)
+    text = kernels.model('alibi()', platform, implementation='fused', **fields).as_text()
+    names = ['attention', 'attention_backward_queries', 'attention_backward_keys']
+    assert re.findall(r'name = "(attention\w*)"', text) == names
+    with pytest.raises(ValueError, match="does not draw random numbers .*'fused', which has"):
+        kernels.model('alibi()', platform, **fields)
+
+
 # Wrong input.
 
 
@@ -271,8 +286,9 @@ def test_a_cpu_has_no_kernel():
     with pytest.raises(ValueError) as error:
         attend()
     assert str(error.value) == (
-        "attend: implementation='kernel' does not run on cpu; use implementation='blocked' (of a "
-        'run: --config.model.implementation=blocked)'
+        "attend: implementation='kernel' does not run on cpu; use implementation='blocked', or "
+        "'fused', which has a kernel where it can run (of a run: "
+        '--config.model.implementation=blocked)'
     )
 
 
@@ -309,16 +325,70 @@ def test_sizes_that_a_kernel_cannot_take(platform, options, message):
 @pytest.mark.parametrize(
     'key, reason',
     [
-        ('gali', 'it loops over the rows of a tile'),
-        ('randomized_alibi', 'it draws random numbers in a tile'),
+        ('gali', 'loop over the rows of a tile'),
+        ('randomized_alibi', 'draw random numbers in a tile'),
     ],
 )
 def test_doors_that_a_kernel_cannot_run(key, reason, platform):
     entry = ring_test.entry_of(key)
     run, arguments = kernels.attention(key, entry.card.example, platform, backward=False)
-    message = rf"'kernel' cannot run {key}\(.*: {reason}; use implementation='blocked'"
+    message = rf"'kernel' does not {reason}, as {key}\(.* does; use implementation='blocked'"
     with pytest.raises(ValueError, match=message):
         jax.jit(run).trace(*arguments)
+
+
+OURS = "in a kernel of this library, because .* opens the door 'score'"
+BLOCKS = "in blocks, because .* opens the door '(score|match)'"
+NO_KERNEL = 'no kernel of this library, because it '
+GALI = 'gali(encoding=rope())'
+
+
+@pytest.mark.parametrize(
+    'platform, spec, width, found',
+    [
+        ('cuda', 'alibi()', 16, [OURS]),
+        ('tpu', 't5_rpe()', 16, [OURS]),
+        ('cuda', 'rope()', 16, ['cuDNN']),
+        ('cuda', GALI, 16, [f'{NO_KERNEL}does not loop over the rows .*gali.* does', BLOCKS]),
+        ('cuda', 'alibi()', 24, [f'{NO_KERNEL}needs a head width .* got 24', BLOCKS]),
+        ('cpu', 'alibi()', 16, []),
+    ],
+)
+def test_the_next_way_is_taken_where_a_kernel_cannot_run(platform, spec, width, found, monkeypatch):
+    version = types.SimpleNamespace(cudnn_get_version=lambda: 91000)
+    monkeypatch.setattr(fused_attention_stablehlo, 'cuda_versions', version)
+    encoding = pj.make(spec, heads=2, head_dim=width, causal=True, train_len=16)
+    tok = pj.Tokens.of(length=128)
+    q = jax.ShapeDtypeStruct((1, 128, 2, width), jnp.bfloat16)
+
+    def loss(q, implementation):
+        q, k, v, tq, tk = encoding.project(q, q, q, tok, tok)
+        options = dict(applied=pj.TOKEN_STAGE, implementation=implementation)
+        return pj.attend(encoding, q, k, v, tq, tk, **options).sum()
+
+    with made_for(platform), library.taken() as taken:
+        jax.eval_shape(jax.grad(lambda q: loss(q, 'fused')), q)
+    assert len(taken) == len(found)
+    assert all(map(re.fullmatch, found, taken))
+
+
+@pytest.mark.parametrize('spec', ['alibi()', GALI])
+def test_fused_attention_is_attention(spec):
+    encoding = pj.make(spec, heads=2, head_dim=16, causal=True, train_len=16)
+    tok = pj.Tokens.of(length=32)
+    q = draw(0, 1, 32, 2, 16)
+
+    def run(q, implementation):
+        q, k, v, tq, tk = encoding.project(q, q, q, tok, tok)
+        options = dict(applied=pj.TOKEN_STAGE, implementation=implementation)
+        return pj.attend(encoding, q, k, v, tq, tk, **options)
+
+    with made_for('interpreter'):
+        out, pull = jax.vjp(lambda q: run(q, 'fused'), q)
+        gradients = pull(out)
+    expected, pull = jax.vjp(lambda q: run(q, 'blocked'), q)
+    same(out, expected)
+    same(gradients, pull(expected))
 
 
 def test_an_encoding_that_joins_heads():
