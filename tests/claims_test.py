@@ -82,7 +82,7 @@ def test_the_digest_is_that_of_all_settings():
         measurement(seeds=(0, 1, 3)),
         measurement(arguments=('--only', 'cope')),
         measurement(arguments=('--only', 'tra', '--set', 'train.steps=7')),
-        measurement(sweep='bilevel', arguments=('--only', 'rope')),
+        measurement(sweep='text', arguments=('bilevel', '--only', 'rope')),
         measurement(sweep='channel_prediction', arguments=()),
         measurement(sweep='channel_prediction', arguments=('--steps', '9')),
     )

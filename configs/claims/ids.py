@@ -71,8 +71,8 @@ MEASUREMENTS = {
     'A13': Measurement(
         'Bytes of text read in windows of 1024 after training with 256: nats that BiPE with RoPE '
         'needs less than RoPE.',
-        'bilevel',
-        (),
+        'text',
+        ('bilevel',),
         below('bipe_rope', 'rope', length=1024, protocol='same_tokens'),
         'nats a byte',
         margin=0.02,
@@ -83,8 +83,8 @@ MEASUREMENTS = {
     'A14': Measurement(
         'Bytes of text read in windows of 1024 after training with 256: nats that BiPE with ALiBi '
         'needs less than ALiBi.',
-        'bilevel',
-        (),
+        'text',
+        ('bilevel',),
         below('bipe_alibi', 'alibi', length=1024, protocol='same_tokens'),
         'nats a byte',
         margin=0.02,

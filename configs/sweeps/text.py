@@ -10,12 +10,16 @@ Command:   python -m configs.sweeps.text GROUP [--seeds 0 1 2] [--workdir DIR] [
             many bytes as in `lengths`; sinusoids at 2e-3, the better of 2e-3 and 6e-3 for seed 0
   convolved RCMHA and Transformer-XL attention in the setting of `lengths`, read in the windows of
             their training; the model of RCMHA has 3 % more parameters
+  bilevel   BiPE against its base encodings in windows of 256 bytes, after as many bytes as in
+            `lengths`, read to 1024; a segment ends at a line break or a full stop
+  segments  BiPE with ALiBi in the setting of `bilevel`: with words as segments, and at half and at
+            twice the learning rate
   listings  models of 2 layers of width 64 in windows of 128 bytes of listings, in which far context
             helps, after 2000 batches of 16, read to 8192
   passkeys  a key of three digits in texts of 16 to 64 tokens, read to sixteen times that length,
             with the key at the start, in the middle and at the end
-Number:    docs/claims.md, claims B1, B2, B4 to B6, B8 to B10, B12, B13, B16, B19, B20, B22,
-           B23, B25 to B29, C3 and C5
+Number:    docs/claims.md, claims A13, A14, B1, B2, B4 to B6, B8 to B10, B12, B13, B16, B19, B20,
+           B22, B23, B25 to B29, C3 and C5
 Results:   WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep may
            be interrupted and started again.
 """
@@ -23,6 +27,18 @@ Results:   WORKDIR/comparison. Runs whose last step is saved are not trained aga
 from configs.sweeps.bam_passkey import PRIOR
 from configs.sweeps.receptive import Receptive
 from configs.sweeps.runs import Sweep, main
+from posenc_jax.positions.bipe import bipe_slopes
+
+
+def segments(encoding: str, ends: tuple[int, ...] = (10, 46)) -> str:
+    """BiPE around an encoding, with segments that end at these bytes."""
+    return f'bipe(separators={ends}) | {encoding}'
+
+
+def bipe_alibi(scale: float, ends: tuple[int, ...] = (10, 46)) -> str:
+    """BiPE with ALiBi, whose slopes are multiplied by `scale`."""
+    return segments(f'alibi(slopes={tuple(bipe_slopes(3, scale).tolist())})', ends)
+
 
 GROUPS: dict[str, dict[str, str | dict[str, object]]] = {
     'lengths': {
@@ -58,6 +74,18 @@ GROUPS: dict[str, dict[str, str | dict[str, object]]] = {
         },
     },
     'convolved': {'transformer_xl': 'transformer_xl()', 'rcmha': 'rcmha(max_len=128)'},
+    'bilevel': {
+        'rope': 'rope()',
+        'bipe_rope': segments('rope()'),
+        'alibi': 'alibi()',
+        'bipe_alibi': bipe_alibi(96.0),
+    },
+    'segments': {
+        # a word has a fifth of the bytes of a sentence, and its slopes are a fifth
+        'words': bipe_alibi(19.2, (10, 32)),
+        'slow': {'encoding': bipe_alibi(96.0), 'train.lr': 2e-3},
+        'fast': {'encoding': bipe_alibi(96.0), 'train.lr': 8e-3},
+    },
     'listings': {
         'nope': 'nope()',
         'rope': 'rope()',
@@ -89,12 +117,12 @@ EXTENDED = {
 }
 
 
-def settings(steps: int) -> tuple[str, ...]:
-    """Models of 4 layers of width 96, after `steps` batches of 8 windows of 128 bytes."""
+def settings(steps: int, length: int = 128) -> tuple[str, ...]:
+    """Models of 4 layers of width 96, after `steps` batches of 1024 bytes, cut into windows."""
     return (
-        'model.width=96', 'model.heads=3', 'train.length=128', 'train.batch=8',
-        f'train.steps={steps}', 'train.lr=4e-3', 'train.warmup=80', 'train.eval_every=400',
-        'train.save_every=100000',
+        'model.width=96', 'model.heads=3', f'train.length={length}',
+        f'train.batch={1024 // length}', f'train.steps={steps}', 'train.lr=4e-3',
+        'train.warmup=80', 'train.eval_every=400', 'train.save_every=100000',
     )  # fmt: skip
 
 
@@ -103,6 +131,8 @@ SETTINGS = {
     'biases': settings(2000),
     'twice': settings(4000),
     'convolved': settings(2000),
+    'bilevel': settings(2000, 256),
+    'segments': settings(2000, 256),
     'listings': (
         'data.dataset=listings', 'model.layers=2', 'model.width=64', 'model.heads=4',
         'train.length=128', 'train.batch=16', 'train.steps=2000', 'train.lr=3e-3',
@@ -115,12 +145,15 @@ SETTINGS = {
     ),
 }  # fmt: skip
 SCORED = ('eval.protocols=same_tokens', 'eval.tokens=131072')  # the whole test text
+BILEVEL = ('eval.lengths=256,512,1024', *SCORED)
 READ = ('eval.lengths=128,256,1024', *SCORED)
 EVALUATION = {
     'lengths': READ,
     'biases': READ,
     'twice': READ,
     'convolved': ('eval.lengths=128', *SCORED),
+    'bilevel': BILEVEL,
+    'segments': BILEVEL,
     'listings': ('eval.lengths=128,512,2048,8192', *SCORED),
     'passkeys': ('eval.lengths=64,256,1024', 'eval.depths=0,0.5,1', 'eval.samples=100'),
 }
