@@ -195,9 +195,22 @@ MEASUREMENTS = {
         below('nope_12', 'sinusoidal_12', length=64),
         'nats a byte',
         margin=0.01,
-        minutes=90,
+        minutes=135,
         remark='The distance is .63 nats in 2 layers and .07 in 6; more than 12 were not trained. '
         'The models of 12 layers are within .04 nats of a table of 5-grams.',
+    ),
+    'N1': Measurement(
+        'Text in windows of 64 bytes, 12 layers: how far the loss without positions stays below '
+        'the better of those with sinusoids and with ALiBi, plus 0.05 nats.',
+        'models',
+        ('depth',),
+        by_seed(
+            lambda more: 0.05 + more,
+            lead_in_nats('nope_12', 'sinusoidal_12', 'alibi_12', length=64),
+        ),
+        'nats a byte',
+        margin=0.01,
+        minutes=135,
     ),
     'C8': Measurement(
         'Whether a letter is more frequent in the first or the second half of 20 letters, by '

@@ -6,7 +6,7 @@ Command:   python -m configs.sweeps.models GROUP [--seeds 0 1 2] [--workdir DIR]
   translation  `dpe` and `xlpe` against sinusoids, from a source whose words move
   recall       `mqar` with attention, `cheems` and both, with and without rotation
   mixers       text to eight times the trained length with `lavo`, `lightnet` and attention
-  depth        text without positions and with sinusoids, in 2, 6 and 12 layers
+  depth        text without positions, with sinusoids and with ALiBi, in 2, 6 and 12 layers
   digits       `seqpe` trained at 64 bytes of text, against ALiBi and RoPE
   passkeys     `tape` against `rope` on passkeys up to sixteen times the trained length
 Results:   WORKDIR/comparison; docs/results/models.md has the numbers. Runs whose last step is saved
@@ -68,11 +68,11 @@ def recall() -> dict[str, dict[str, object]]:
 
 
 def depth() -> dict[str, dict[str, object]]:
-    """Models without positions and with sinusoids, by their number of layers."""
+    """Models without positions, with sinusoids and with ALiBi, by their number of layers."""
     return {
         f'{encoding}_{layers}': {'encoding': f'{encoding}()', 'model.layers': layers}
         for layers in (2, 6, 12)
-        for encoding in ('nope', 'sinusoidal')
+        for encoding in ('nope', 'sinusoidal', 'alibi')
     }
 
 
