@@ -12,8 +12,8 @@ Command:   python -m configs.sweeps.text GROUP [--seeds 0 1 2] [--workdir DIR] [
             their training; the model of RCMHA has 3 % more parameters
   bilevel   BiPE against its base encodings in windows of 256 bytes, after as many bytes as in
             `lengths`, read to 1024; a segment ends at a line break or a full stop
-  segments  BiPE with ALiBi in the setting of `bilevel`: with words as segments, and at half and at
-            twice the learning rate
+  segments  BiPE with ALiBi in the setting of `bilevel`: with words as segments, with other slopes,
+            and at half and at twice the learning rate
   listings  models of 2 layers of width 64 in windows of 128 bytes of listings, in which far context
             helps, after 2000 batches of 16, read to 8192
   passkeys  a key of three digits in texts of 16 to 64 tokens, read to sixteen times that length,
@@ -81,8 +81,10 @@ GROUPS: dict[str, dict[str, str | dict[str, object]]] = {
         'bipe_alibi': bipe_alibi(96.0),
     },
     'segments': {
-        # a word has a fifth of the bytes of a sentence, and its slopes are a fifth
+        # a word has a sixth of the bytes of a sentence, and its slopes are a fifth
         'words': bipe_alibi(19.2, (10, 32)),
+        'words_steep': bipe_alibi(96.0, (10, 32)),
+        'sentences_flat': bipe_alibi(19.2),
         'slow': {'encoding': bipe_alibi(96.0), 'train.lr': 2e-3},
         'fast': {'encoding': bipe_alibi(96.0), 'train.lr': 8e-3},
     },
