@@ -214,7 +214,8 @@ def reason(message: str) -> str:
         r'[Uu]nimplemented primitive in Pallas (?:Triton|TPU)[^:]*: ([\w-]+)': r'no `\1`',
         r'Encountered an array of shape \(([\d, ]+)\)': r'the size of [\1] is no power of two',
         r'gives a door one head at a time': 'a door needs several heads',
-        r"'kernel' does not ([^;]*), as ": r'it would have to \1',
+        r"'kernel' does not loop over the rows of a tile": 'a loop over the rows of a tile',
+        r"'kernel' does not draw random numbers in a tile": 'random numbers in a tile',
     }
     for pattern, words in known.items():
         if found := re.search(pattern, line):

@@ -20,7 +20,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from posenc_jax.core import kernel_sizes, library, ring
+from posenc_jax.core import kernel_sizes, library, ring, targets
 from posenc_jax.core.arguments import (
     check_arrays,
     check_axis,
@@ -30,7 +30,7 @@ from posenc_jax.core.arguments import (
 )
 from posenc_jax.core.derivatives import by_jax, forward_mode_refused, reverse_mode_only
 from posenc_jax.core.encoding import Encoding
-from posenc_jax.core.meshes import explicit_spec, vary, varying_axes, with_auto_axes
+from posenc_jax.core.meshes import compiler_cuts, explicit_spec, vary, varying_axes, with_auto_axes
 from posenc_jax.core.registry import check_choice
 from posenc_jax.core.sweep import (
     Rows,
@@ -88,7 +88,7 @@ def attend(
         or None for one tile if it is small. If this, `block`, `heads_first`, `return_lse` and
         `axis_name` have their defaults, the encoding's `fast_path` is tried first, and on a TPU or
         a GPU the kernel of JAX where it can serve (`core/library.py`). 'fused' is None with one
-        choice more: where no kernel of JAX serves, 'kernel' if that can run. Forward-mode
+        choice more: where no kernel of JAX serves, 'kernel' if it is no error. Forward-mode
         derivatives exist for 'dense' alone.
       heads_first: k and v come as [B, K, S, H], the layout of the cache.
       return_lse: also returns the logarithm of each row's sum of exponentials. With it two
@@ -141,12 +141,14 @@ def attend(
             (spec, PartitionSpec(*spec[:3])) if return_lse else spec,
             *(state, q, k, v, tq, tk),
         )
-    chooses = implementation in (None, 'fused')
+    chooses, otherwise = implementation in (None, 'fused'), 'in blocks'
     if implementation == 'fused':
         by_kernel = options | {'implementation': 'kernel'}
-        implementation = _own_kernel(
-            lambda *qkv: attend(encoding, *qkv, tq, tk, applied=applied, **by_kernel), q, k, v
-        )
+        run = lambda *qkv: attend(encoding, *qkv, tq, tk, applied=applied, **by_kernel)
+        reason = _refusal(run, q, k, v)
+        implementation = None if reason else 'kernel'
+        ours = 'a kernel of this library'
+        otherwise = f'in blocks ({ours} {reason})' if reason else f'in {ours}'
     queries, keys = q.shape[1], k.shape[s_axis]
     in_ring = axis_name is not None
     gains = in_ring and implementation != 'dense' and ring.gains_by_halves(encoding, tq, tk)
@@ -182,7 +184,6 @@ def attend(
         result = (out, cut(jnp.swapaxes(lse, 1, 2))) if return_lse else out
         return ring.deal(result, dealt, 1, back=True) if dealt else result
 
-    otherwise = 'in a kernel of this library' if target else 'in blocks'
     free = block is None and chooses and not (heads_first or return_lse or in_ring)
     with missing_features(encoding):
         if free and encoding.opens('fast_path'):
@@ -197,10 +198,12 @@ def attend(
         return sweep()
 
 
-def _own_kernel(run: Callable, *qkv) -> Implementation | None:
-    """'kernel' if `run`, attention by a kernel of this library, and its gradients can be computed;
-    else None.
+def _refusal(run: Callable, *qkv) -> str | None:
+    """Why a kernel of this library computes neither `run`, attention by such a kernel, nor its
+    gradients; None if it does, as far as this is known before a program is compiled.
     """
+    if targets.platform() == 'tpu' and compiler_cuts():
+        return 'needs jax.shard_map on several devices'
 
     def gradients(*qkv):
         result, pull = jax.vjp(run, *qkv)
@@ -209,9 +212,8 @@ def _own_kernel(run: Callable, *qkv) -> Implementation | None:
     try:
         jax.eval_shape(gradients, *qkv)
     except kernel_sizes.NoKernelError as error:
-        library.note(f'no kernel of this library, because it {error.reason}')
-        return None
-    return 'kernel'
+        return error.reason
+    return None
 
 
 def _sizes(encoding, shape, keys, block, implementation, target=None, widths=()) -> tuple[int, ...]:
@@ -228,7 +230,8 @@ def _sizes(encoding, shape, keys, block, implementation, target=None, widths=())
                 f'attend: block is one or two integers and must be positive, got {block!r}'
             )
     if target is not None:
-        return kernel_sizes.sizes(target, widths, queries, keys, None if block is None else sizes)
+        sides = None if block is None else sizes
+        return kernel_sizes.sizes(target, widths, batch, queries, keys, sides)
     if implementation == 'dense' or not all(isinstance(n, int) for n in (batch, queries, keys)):
         return queries, keys, keys  # lengths may be symbolic, as in `jax.export`
     if block is None:

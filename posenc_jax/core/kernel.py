@@ -91,7 +91,7 @@ def _sweep(plan, params, constants, q, k, v, tq, tk, state=None) -> list:
     except (TypeError, ZeroDivisionError) as error:
         raise NoKernelError(
             f'gives a door one head at a time, which {plan.encoding(params, constants)} does not '
-            f'take ({error})'
+            'take'
         ) from error
     carries = bool(jax.tree.leaves(begun.result[-1]))
 

@@ -7,8 +7,7 @@ from posenc_jax.core.kernel_padding import powers
 
 _WHAT = "attend: implementation='kernel'"
 _USE_BLOCKED = (
-    "use implementation='blocked', or 'fused', which has a kernel where it can run (of a run: "
-    '--config.model.implementation=blocked)'
+    "use implementation='blocked' or 'fused' (of a run: --config.model.implementation=blocked)"
 )
 TPU_DTYPES = 'float32', 'bfloat16'  # that Mosaic, the compiler of kernels for a TPU, supports
 
@@ -51,21 +50,21 @@ def target(**arrays: Any) -> str:
     return platform
 
 
-def sizes(target: str, widths, queries: int, keys: int, block=None) -> tuple[int, int]:
+def sizes(target: str, widths, batch: int, queries: int, keys: int, block=None) -> tuple[int, int]:
     """Queries and keys per tile.
 
     Args:
       target: what the kernel is made for.
       widths: of a head, and of its values.
-      queries, keys: how many there are.
+      batch, queries, keys: how many rows, queries and keys there are.
       block: the choice of the caller, or None.
 
     Raises:
-      NoKernelError: a tile or a width that these kernels cannot take, or a length that is not
+      NoKernelError: a tile or a width that these kernels cannot take, or a number that is not
         known.
     """
-    if not all(isinstance(n, int) for n in (queries, keys)):
-        raise NoKernelError(f'needs known lengths, got {queries} and {keys}')
+    if not all(isinstance(n, int) for n in (batch, queries, keys)):
+        raise NoKernelError(f'needs known sizes, got {batch} rows, {queries} queries, {keys} keys')
     if target in targets.INTERPRETED:
         found, enough = map(powers, (block or (16, 16), (queries, keys)))
         return min(found[0], enough[0]), min(found[1], enough[1])

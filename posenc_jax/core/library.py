@@ -30,7 +30,7 @@ _TAKEN = contextvars.ContextVar[dict[str, None] | None]('what computes attention
 def taken() -> Iterator[dict[str, None]]:
     """A scope that collects what computes the attention of the programs that are traced in it, as
     the keys of a dict: the name of a kernel, or why there is none. It stays empty where JAX has no
-    kernel for the platform, and where the caller of `attend` leaves no choice.
+    kernel for the platform, and where `implementation` is neither None nor 'fused'.
     """
     before = _TAKEN.set(found := {})
     try:

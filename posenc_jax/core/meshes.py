@@ -36,6 +36,14 @@ def with_auto_axes(function: Callable, out_spec: Any, *arguments) -> Any:
     return jax.sharding.auto_axes(function, out_sharding=out_spec)(*arguments)
 
 
+def compiler_cuts() -> bool:
+    """Whether there are several devices and the compiler says what each computes: outside of a
+    `jax.shard_map` over all axes of the mesh.
+    """
+    kinds = jax.sharding.get_abstract_mesh().axis_types or ()
+    return jax.device_count() > 1 and not (kinds and set(kinds) == {AxisType.Manual})
+
+
 def varying_axes(*trees: Any) -> tuple[str, ...]:
     """The manual mesh axes (of `jax.shard_map`) over which some leaf of the trees varies."""
     return tuple(sorted(set().union(*map(_varying, jax.tree.leaves(trees)))))

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
 
 from posenc_jax.core import targets
+from posenc_jax.core.meshes import compiler_cuts
 from posenc_jax.core.places import Masks
 
 _LANES = 128
@@ -26,8 +26,7 @@ def refusal(masks: Masks, q, k, v) -> str | None:
     ):
         if size % unit:
             return f'{name} must be a multiple of {unit}, got {size}'
-    kinds = jax.sharding.get_abstract_mesh().axis_types or ()
-    if jax.device_count() > 1 and not (kinds and set(kinds) == {AxisType.Manual}):
+    if compiler_cuts():
         return 'the compiler cannot cut a kernel, so several devices need jax.shard_map'
     return None
 

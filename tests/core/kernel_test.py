@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 import posenc_jax as pj
 from benchmarks import kernels
@@ -260,7 +260,7 @@ def test_a_layer_without_a_kernel_is_computed_in_blocks_beside_the_others(platfo
     text = kernels.model('alibi()', platform, implementation='fused', **fields).as_text()
     names = ['attention', 'attention_backward_queries', 'attention_backward_keys']
     assert re.findall(r'name = "(attention\w*)"', text) == names
-    with pytest.raises(ValueError, match="does not draw random numbers .*'fused', which has"):
+    with pytest.raises(ValueError, match="does not draw random numbers .* or 'fused'"):
         kernels.model('alibi()', platform, **fields)
 
 
@@ -286,9 +286,8 @@ def test_a_cpu_has_no_kernel():
     with pytest.raises(ValueError) as error:
         attend()
     assert str(error.value) == (
-        "attend: implementation='kernel' does not run on cpu; use implementation='blocked', or "
-        "'fused', which has a kernel where it can run (of a run: "
-        '--config.model.implementation=blocked)'
+        "attend: implementation='kernel' does not run on cpu; use implementation='blocked' or "
+        "'fused' (of a run: --config.model.implementation=blocked)"
     )
 
 
@@ -337,58 +336,96 @@ def test_doors_that_a_kernel_cannot_run(key, reason, platform):
         jax.jit(run).trace(*arguments)
 
 
-OURS = "in a kernel of this library, because .* opens the door 'score'"
-BLOCKS = "in blocks, because .* opens the door '(score|match)'"
-NO_KERNEL = 'no kernel of this library, because it '
+OURS, BLOCKS = 'in a kernel of this library', r'in blocks \(a kernel of this library '
+SCORES = ", because .* opens the door '(score|match)'"
 GALI = 'gali(encoding=rope())'
 
 
-@pytest.mark.parametrize(
-    'platform, spec, width, found',
-    [
-        ('cuda', 'alibi()', 16, [OURS]),
-        ('tpu', 't5_rpe()', 16, [OURS]),
-        ('cuda', 'rope()', 16, ['cuDNN']),
-        ('cuda', GALI, 16, [f'{NO_KERNEL}does not loop over the rows .*gali.* does', BLOCKS]),
-        ('cuda', 'alibi()', 24, [f'{NO_KERNEL}needs a head width .* got 24', BLOCKS]),
-        ('cpu', 'alibi()', 16, []),
-    ],
-)
-def test_the_next_way_is_taken_where_a_kernel_cannot_run(platform, spec, width, found, monkeypatch):
-    version = types.SimpleNamespace(cudnn_get_version=lambda: 91000)
-    monkeypatch.setattr(fused_attention_stablehlo, 'cuda_versions', version)
+def traced(platform, spec, width=16, mesh=('data',), batch=1):
+    """What is taken for attention and its gradients that are `fused`, inside of `jax.shard_map`
+    over the axes of `mesh`.
+    """
     encoding = pj.make(spec, heads=2, head_dim=width, causal=True, train_len=16)
     tok = pj.Tokens.of(length=128)
-    q = jax.ShapeDtypeStruct((1, 128, 2, width), jnp.bfloat16)
+    q = jax.ShapeDtypeStruct((batch, 128, 2, width), jnp.bfloat16)
 
-    def loss(q, implementation):
-        q, k, v, tq, tk = encoding.project(q, q, q, tok, tok)
-        options = dict(applied=pj.TOKEN_STAGE, implementation=implementation)
-        return pj.attend(encoding, q, k, v, tq, tk, **options).sum()
+    def loss(q):
+        arrays = encoding.project(q, q, q, tok, tok)
+        return pj.attend(encoding, *arrays, applied=pj.TOKEN_STAGE, implementation='fused').sum()
 
-    with made_for(platform), library.taken() as taken:
-        jax.eval_shape(jax.grad(lambda q: loss(q, 'fused')), q)
-    assert len(taken) == len(found)
-    assert all(map(re.fullmatch, found, taken))
+    shape = (1,) * len(mesh)
+    abstract = AbstractMesh(shape, mesh, axis_types=(AxisType.Manual,) * len(mesh))
+    with made_for(platform), jax.sharding.use_abstract_mesh(abstract), library.taken() as found:
+        jax.eval_shape(jax.grad(loss), q)
+    (words,) = found or ['']
+    return words
 
 
-@pytest.mark.parametrize('spec', ['alibi()', GALI])
-def test_fused_attention_is_attention(spec):
-    encoding = pj.make(spec, heads=2, head_dim=16, causal=True, train_len=16)
+@pytest.mark.parametrize(
+    'platform, spec, options, words',
+    [
+        ('cuda', 'alibi()', {}, OURS + SCORES),
+        ('tpu', 't5_rpe()', {}, OURS + SCORES),
+        ('cuda', 'rope()', {}, 'cuDNN'),
+        ('cuda', GALI, {}, rf'{BLOCKS}does not loop over .* as gali.* does\){SCORES}'),
+        ('cuda', 'alibi()', dict(width=24), rf'{BLOCKS}needs a head width .* got 24\){SCORES}'),
+        ('tpu', 'alibi()', dict(mesh=()), rf'{BLOCKS}needs jax.shard_map on several .*\){SCORES}'),
+        ('cpu', 'alibi()', {}, ''),
+    ],
+)
+def test_the_next_way_is_taken_where_a_kernel_cannot_run(
+    platform, spec, options, words, monkeypatch
+):
+    version = types.SimpleNamespace(cudnn_get_version=lambda: 91000)
+    monkeypatch.setattr(fused_attention_stablehlo, 'cuda_versions', version)
+    assert re.fullmatch(words, traced(platform, spec, **options))
+
+
+@pytest.mark.parametrize('platform', kernels.PLATFORMS)
+def test_a_symbolic_batch_is_computed_in_blocks(platform):
+    (batch,) = jax.export.symbolic_shape('b')
+    words = traced(platform, 'alibi()', batch=batch)
+    assert re.fullmatch(rf'{BLOCKS}needs known sizes, got b rows, .*\){SCORES}', words)
+
+
+@pytest.mark.parametrize(
+    'target, spec, width, words',
+    [
+        ('interpreter', 'alibi()', 16, OURS),
+        ('cuda', GALI, 16, f'{BLOCKS}does not loop'),
+        ('cuda', 'alibi()', 24, f'{BLOCKS}needs a head width'),
+    ],
+)
+def test_fused_attention_is_attention(target, spec, width, words):
+    encoding = pj.make(spec, heads=2, head_dim=width, causal=True, train_len=16)
     tok = pj.Tokens.of(length=32)
-    q = draw(0, 1, 32, 2, 16)
+    q = draw(0, 1, 32, 2, width)
 
     def run(q, implementation):
-        q, k, v, tq, tk = encoding.project(q, q, q, tok, tok)
+        arrays = encoding.project(q, q, q, tok, tok)
         options = dict(applied=pj.TOKEN_STAGE, implementation=implementation)
-        return pj.attend(encoding, q, k, v, tq, tk, **options)
+        return pj.attend(encoding, *arrays, **options)
 
-    with made_for('interpreter'):
+    with made_for(target), library.taken() as taken:
         out, pull = jax.vjp(lambda q: run(q, 'fused'), q)
         gradients = pull(out)
+    assert re.match(words, *taken)
     expected, pull = jax.vjp(lambda q: run(q, 'blocked'), q)
     same(out, expected)
     same(gradients, pull(expected))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    'check_vma, words', [(True, f'{BLOCKS}needs check_vma=False'), (False, OURS)]
+)
+def test_fused_attention_in_a_ring(check_vma, words):
+    ringed, whole, arrays = ring_test.in_a_ring('t5_rpe()', check_vma, implementation='fused')
+    of = lambda run: jax.jit(jax.value_and_grad(lambda *a: jnp.sin(run(*a)).mean(), (0, 1, 2)))
+    with made_for('interpreter'), library.taken() as taken:
+        found = of(ringed)(*arrays)
+    assert re.match(words, *taken)
+    same(found, of(whole)(*arrays))
 
 
 def test_an_encoding_that_joins_heads():

@@ -204,13 +204,20 @@ def test_a_stopped_run_ends_with_the_status_that_the_config_sets(tmp_path, monke
     assert loop.train(config) == tmp_path / NAME
 
 
-def test_an_accelerator_tells_which_attention_is_taken(tmp_path, capsys):
+@pytest.mark.parametrize(
+    'implementation, words',
+    [
+        ('', 'in blocks, because alibi opens'),
+        ('fused', r'in blocks \(a kernel of this library needs .*\), because alibi opens'),
+    ],
+)
+def test_an_accelerator_tells_which_attention_is_taken(implementation, words, tmp_path, capsys):
     fields = dict(name=NAME, train__steps=1, train__warmup=0)
     with made_for('cuda'):
-        loop.train(tiny.config(tmp_path, **fields))
+        loop.train(tiny.config(tmp_path, model__implementation=implementation, **fields))
     lines = capsys.readouterr().out.splitlines()
     told = [line for line in lines if line.startswith('attention: ')]
-    assert len(told) == 1 and re.match(r'attention: in blocks, because alibi opens', told[0])
+    assert len(told) == 1 and re.match(f'attention: {words}', told[0])
 
 
 def test_a_kernel_is_refused_before_anything_is_made(tmp_path):
