@@ -167,8 +167,9 @@ NEEDS: Mapping[str, Need] = {
         ('C15',),
     ),
     'Images are larger, finer or shifted': Need(
-        '`polyphase_anchor` for shifts. Where a larger image shows more of the scene, `peg` or '
-        '`mix_ffn`; where it shows the same scene more finely, a table that is resized '
+        '`polyphase_anchor` for shifts. Where a larger image shows more of the scene and the '
+        'answer does not depend on places in the image, `peg` or `mix_ffn`; where it does, or '
+        'where the image shows the same scene more finely, a table that is resized '
         '(`learned_grid`).',
         {'S4': 'holds', 'S1': 'open', 'S3': 'open'},
         limits='S1 and S3 are open because each is the mean of both cases, in which the methods '

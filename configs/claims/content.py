@@ -92,7 +92,7 @@ MEASUREMENTS = {
         lead(*(number(name, length=64) for name in COUNTING)),
         'of exact match',
         margin=0.05,
-        minutes=15,
+        minutes=45,
     ),
     'C2b': Measurement(
         'The symbols of a text without its blanks, 16 as in training, with twice and with half as '
@@ -107,7 +107,7 @@ MEASUREMENTS = {
         ),
         'of exact match',
         margin=0.05,
-        minutes=15,
+        minutes=20,
         remark='With the trained number of blanks CoPE writes .88 to .93 of the texts, RoPE .82 '
         'to .87 and ALiBi .66 to .76. With other numbers RoPE and no positions write none. One '
         'seed of CoPE writes .72 (half as many blanks) and .52 (twice as many), the others none; '

@@ -53,7 +53,7 @@ MEASUREMENTS = {
         ),
         'orders of magnitude',
         margin=0.38,  # 2.4 times
-        minutes=6,
+        minutes=15,
         remark='Each order is one compiled program. The arithmetic of 256 fields takes most of the '
         'time on a CPU, and it is the same in both. Other programs ran beside this one; another '
         'time the effect was -0.09 to 0.',

@@ -51,7 +51,7 @@ MEASUREMENTS = {
         above(RELEASED, 'none', **FOUND),
         'of numbers',
         margin=0.1,
-        minutes=30,
+        minutes=40,
         repeats='samples',
     ),
     'R31': Measurement(
