@@ -4,7 +4,7 @@ import pytest
 
 import posenc_jax as pj
 from tests import contract_test
-from tests.core.ring_test import TEXTS, compare, mesh_of
+from tests.core.ring_test import MIXED, TEXTS, compare, mesh_of
 
 
 @pytest.mark.full_where(condition=lambda spec, axes: spec != 'cope()')
@@ -21,3 +21,12 @@ def test_results_and_gradients_equal_those_of_one_device(spec, axes):
     """A carry visits the devices; a window hides the keys of whole devices."""
     encoding = pj.make(spec, causal=True, **contract_test.CONTEXT)
     compare(encoding, mesh_of(**axes), [TEXTS['packed']], heads_first=True)
+
+
+@pytest.mark.full
+@contract_test.every_entry
+def test_every_encoding(entry):
+    if contract_test.has_plain_pairs(entry):
+        pytest.skip('its pair stage is that of rope')
+    mesh = mesh_of(sequence=8)
+    compare(contract_test.make(entry), mesh, [MIXED], heads_first=True)
