@@ -19,9 +19,9 @@ WITHOUT = {
         OF_GLOBE,
     ),
     'nope': 'a baseline in claims A2, A10, B12, B14, C1, C2a, C2b and N10; the model without '
-    'positions of claims A12, B21, B22, C14, M4a, M5 and N2 to N5',
-    'sinusoidal': 'a baseline in claims A7, A9, A10, A12, B2 to B4, B10, B11, C3, C8 to C11 and '
-    'C14',
+    'positions of claims A12, B21, B22, C14, M4a, M5 and N1 to N5',
+    'sinusoidal': 'a baseline in claims A7, A9, A10, A12, B2 to B4, B10, B11, C3, C8 to C11, C14 '
+    'and N1',
     'learned_absolute': 'a baseline in claims A34, C8, N7 and N10; the encoding of the models of '
     'claims A21, A23 and A25',
     'shaw': f'a baseline of other papers; {NOWHERE}',
