@@ -144,7 +144,7 @@ def attend(
     chooses, otherwise = implementation in (None, 'fused'), 'in blocks'
     if implementation == 'fused':
         by_kernel = options | {'implementation': 'kernel'}
-        run = lambda *qkv: attend(encoding, *qkv, tq, tk, applied=applied, **by_kernel)
+        run = lambda q, k, v: attend(encoding, q, k, v, tq, tk, applied=applied, **by_kernel)
         reason = _refusal(run, q, k, v)
         implementation = None if reason else 'kernel'
         ours = 'a kernel of this library'
