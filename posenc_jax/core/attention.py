@@ -143,7 +143,7 @@ def attend(
         )
     chooses, otherwise = implementation in (None, 'fused'), 'in blocks'
     if implementation == 'fused':
-        by_kernel = options | {'implementation': 'kernel'}
+        by_kernel: dict[str, Any] = {**options, 'implementation': 'kernel'}
         run = lambda q, k, v: attend(encoding, q, k, v, tq, tk, applied=applied, **by_kernel)
         reason = _refusal(run, q, k, v)
         implementation = None if reason else 'kernel'
