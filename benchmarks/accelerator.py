@@ -28,6 +28,7 @@ from train_step import VOCAB, MeshStep, batch_of, model_config
 import posenc_jax as pj
 from posenc_jax.catalog import markdown_table
 from posenc_jax.core.registry import entries, shortened
+from posenc_jax.decoding.decode import init_cache
 from posenc_jax.decoding.generate import generate
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.sharding import make_mesh
@@ -211,20 +212,24 @@ def decode_rows(sizes: Sizes, rounds: int):
     for spec in TRAINED:
         for rows, prompt in sizes.decode:
             try:
-                seconds = _decoding(sizes, spec, rows, prompt, rounds)
+                model = Transformer(sizes.model(spec, prompt + sizes.new), rngs=nnx.Rngs(0))
+                seconds = _decoding(sizes, model, rows, prompt, rounds)
             except Exception as error:  # e.g. no memory
-                yield spec, f'{rows}', f'{prompt}', _why(error), ''
+                yield spec, f'{rows}', f'{prompt}', _why(error), '', ''
                 continue
             read, whole = (statistics.median(times) for times in seconds.values())
             speed = rows * (sizes.new - 1) / max(whole - read, 1e-9)
-            yield spec, f'{rows}', f'{prompt}', f'{rows * prompt / read:,.0f}', f'{speed:,.0f}'
+            tok = pj.Tokens.of(ids=jnp.zeros((rows, prompt + sizes.new), jnp.int32))
+            kept = nnx.state(model), jax.eval_shape(lambda: init_cache(model, tok))
+            memory = f'{sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(kept)) / MIB:.3g}'
+            speeds = f'{rows * prompt / read:,.0f}', f'{speed:,.0f}'
+            yield spec, f'{rows}', f'{prompt}', *speeds, memory
 
 
-def _decoding(sizes: Sizes, spec: str, rows: int, prompt: int, rounds: int):
+def _decoding(sizes: Sizes, model: Transformer, rows: int, prompt: int, rounds: int):
     """Seconds of one and of many new tokens. The time of one new token is the difference, because
     both read the prompt.
     """
-    model = Transformer(sizes.model(spec, prompt + sizes.new), rngs=nnx.Rngs(0))
     prompts = jax.random.randint(jax.random.key(1), (rows, prompt), 0, VOCAB)
     run = functools.partial(generate, model, prompts, temperature=0.0)
     ways = {n: functools.partial(run, max_new_tokens=n) for n in (1, sizes.new)}
@@ -263,7 +268,10 @@ def main():
     names = ('encoding', 'ms', 'tokens a second', 'of the peak', 'temporary MiB')
     print(markdown_table(names, train_rows(sizes, arguments.rounds)), flush=True)
     print('\nDecoding, bfloat16, one device:\n')
-    names = ('encoding', 'rows', 'prompt', 'tokens of the prompt a second', 'new tokens a second')
+    names = (
+        'encoding', 'rows', 'prompt', 'tokens of the prompt a second', 'new tokens a second',
+        'weights and cache, MiB',
+    )  # fmt: skip
     print(markdown_table(names, decode_rows(sizes, arguments.rounds)), flush=True)
 
 
