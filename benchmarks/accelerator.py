@@ -221,7 +221,7 @@ def decode_rows(sizes: Sizes, rounds: int):
             speed = rows * (sizes.new - 1) / max(whole - read, 1e-9)
             tok = pj.Tokens.of(ids=jnp.zeros((rows, prompt + sizes.new), jnp.int32))
             kept = nnx.state(model), jax.eval_shape(lambda: init_cache(model, tok))
-            memory = f'{sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(kept)) / MIB:.3g}'
+            memory = f'{sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(kept)) / MIB:,.2f}'
             speeds = f'{rows * prompt / read:,.0f}', f'{speed:,.0f}'
             yield spec, f'{rows}', f'{prompt}', *speeds, memory
 
