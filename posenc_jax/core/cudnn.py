@@ -4,6 +4,7 @@ it is taken.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 
 from posenc_jax.core.composite import name_of
 from posenc_jax.core.places import PADDING, Masks
+
+_MASK_BYTES = 2**28  # the largest mask of all pairs, which has two bytes for each
 
 
 def refusal(masks: Masks, q, k, v) -> str | None:
@@ -28,12 +31,18 @@ def refusal(masks: Masks, q, k, v) -> str | None:
     if q.shape[1] == 1:
         return 'one query, as in decoding, is faster in one tile'
 
-    def gradients(q, k, v):
-        out, pull = jax.vjp(functools.partial(_shown, masks), q, k, v)
+    return _error(functools.partial(_shown, masks), q, k, v)
+
+
+def _error(run: Callable, *arrays) -> str | None:
+    """Why cuDNN refuses `run` or its gradients for arrays of these shapes; None if it does not."""
+
+    def gradients(*arrays):
+        out, pull = jax.vjp(run, *arrays)
         return pull(out)
 
     try:  # JAX knows which dtypes, widths and versions of cuDNN fit.
-        jax.eval_shape(gradients, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (q, k, v)))
+        jax.eval_shape(gradients, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays))
     except (NotImplementedError, RuntimeError, ValueError) as error:
         return str(error).splitlines()[0]
     return None
@@ -72,6 +81,34 @@ def attend(masks: Masks, q, k, v, groups) -> Any:
     return jnp.where(real[..., None, None], out, 0)
 
 
+def takes_documents(masks: Masks, q, k, v, groups) -> bool:
+    """Whether `attend_documents` can compute rows of several documents. Its mask of all pairs must
+    be small, and a prefix is not told by documents.
+    """
+    if any(mask.shown_first for mask in masks.others):
+        return False
+    if 2 * len(q) * q.shape[1] * k.shape[1] > _MASK_BYTES:
+        return False
+    run = lambda groups, q, k, v: attend_documents(masks, q, k, v, groups)
+    return _error(run, groups, q, k, v) is None
+
+
+def attend_documents(masks: Masks, q, k, v, groups) -> Any:
+    """The result of attention whose queries are its keys, in rows of several documents.
+
+    Args:
+      groups: [B, L] integers, the same where a query may see a key.
+    """
+
+    def run(q, k, v, groups):
+        shown = groups[:, None, :, None] == groups[:, None, None, :]
+        return _attend(masks, q, k, v, mask=shown)
+
+    # The backward pass makes the mask again instead of keeping it.
+    out = jax.checkpoint(run)(q, k, v, groups)
+    return jnp.where((groups != PADDING)[..., None, None], out, 0)
+
+
 def _shown(masks: Masks, q, k, v, lengths=None):
     """Attention with one mask. Where a prefix is shown, its queries see all of it, and the others
     see what a causal query sees.
@@ -87,10 +124,10 @@ def _shown(masks: Masks, q, k, v, lengths=None):
     return jnp.concatenate([own, behind], axis=1)
 
 
-def _attend(masks: Masks, q, k, v, lengths=None, implementation: Any = 'cudnn'):
+def _attend(masks: Masks, q, k, v, lengths=None, mask=None, implementation: Any = 'cudnn'):
     bands = [mask.band for mask in masks.others if mask.band is not None]
     return jax.nn.dot_product_attention(
-        q, k, v, is_causal=masks.causal,
+        q, k, v, mask=mask, is_causal=masks.causal,
         query_seq_lengths=lengths, key_value_seq_lengths=lengths,
         local_window_size=(bands[0] - 1, 0) if bands else None,
         implementation=implementation,

@@ -80,10 +80,13 @@ def attend(
         return sweep()
     kernel, masks = found
     groups = _groups(masks, tq, tk, len(q))
-    demands = [] if groups is None else kernel.demands(groups[1])
-    where = f' where every row is one document with padding at its ends, else {otherwise}'
+    own = None if groups is None else groups[1]
+    demands = [] if own is None else kernel.demands(own)
+    documents = bool(demands) and kernel.takes_documents(masks, q, k, v, own)
+    others = 'with a mask of all pairs' if documents else otherwise
+    where = f' where every row is one document with padding at its ends, else {others}'
     note(_NAMES[kernel] + (where if demands else ''))
-    same = [] if groups is None else [groups[0] == groups[1], *demands]
+    same = [] if groups is None else [groups[0] == groups[1]]
     if masks.causal or masks.others:
         place = tq.index - tq.index[:, :1]
         same += [tq.index == tk.index, place == jnp.arange(tq.length)]
@@ -91,18 +94,25 @@ def attend(
             same += [tok.rank == place for tok in (tq, tk)]
     q, k, v = reverse_mode_only((q, k, v))
 
-    def whole():
-        run = lambda: kernel.attend(masks, q, k, v, None if groups is None else groups[1])
+    def by(attention):
+        run = lambda: attention(masks, q, k, v, own)
         platform = targets.platform()
         if platform == 'interpreter':
             return run()
         # The program may also be made for another platform, e.g. for arrays on the CPU.
         return jax.lax.platform_dependent(**{platform: run}, default=sweep)
 
+    whole = lambda: by(kernel.attend)
+    several = (lambda: by(kernel.attend_documents)) if documents else sweep
     with forward_mode_refused():
-        if not same:
-            return whole()
-        return jax.lax.cond(jnp.stack([a.all() for a in same]).all(), whole, sweep)
+        return _where(same, lambda: _where(demands, whole, several), sweep)
+
+
+def _where(conditions, run: Callable, otherwise: Callable) -> Any:
+    """The result of `run` if all entries of all conditions are true, else of `otherwise`."""
+    if not conditions:
+        return run()
+    return jax.lax.cond(jnp.stack([a.all() for a in conditions]).all(), run, otherwise)
 
 
 def _groups(masks: Masks, tq: Tokens, tk: Tokens, batch: int):

@@ -32,10 +32,14 @@ TEXTS = {
     'padding in front': dict(valid=np.arange(LENGTH)[None] >= np.array([[3], [0]])),
     'one document': dict(segment=np.full((2, LENGTH), 5)),
     'packed': dict(segment=np.repeat([[0, 1], [0, 0]], LENGTH // 2, axis=1)),
+    'packed and padded': dict(
+        segment=np.repeat([[0, 1, 2], [0, 0, 4]], LENGTH // 3, axis=1),
+        valid=np.arange(LENGTH)[None] % np.array([[LENGTH], [LENGTH - 2]]) >= 1,
+    ),
 }
 BY_SWEEP = {  # known when the program runs
-    ('nope()', 'packed'), ('nope() | window(size=5)', 'packed'), ('nope() | full()', 'packed'),
     ('nope() | prefix(length=4)', 'packed'), ('nope() | prefix(length=4)', 'padding in front'),
+    ('nope() | prefix(length=4)', 'packed and padded'),
 }  # fmt: skip
 
 
@@ -43,6 +47,15 @@ BY_SWEEP = {  # known when the program runs
 def some_version(monkeypatch):
     version = types.SimpleNamespace(cudnn_get_version=lambda: 91000)
     monkeypatch.setattr(fused_attention_stablehlo, 'cuda_versions', version)
+
+
+@pytest.fixture
+def by_jax(monkeypatch):
+    """The kernel by operations of JAX, and a CPU that takes what is made for a GPU."""
+    chosen = jax.lax.platform_dependent
+    choose = lambda *given, **ways: ways['cuda']() if 'cuda' in ways else chosen(*given, **ways)
+    monkeypatch.setattr(jax.lax, 'platform_dependent', choose)
+    return functools.partial(cudnn._attend, implementation='xla')
 
 
 def inputs(dtype=jnp.float32, width=WIDTH, length=LENGTH):
@@ -55,7 +68,7 @@ def refusal(encoding, qkv, tok):
     return library.refusal(encoding, q, k, v, tok)
 
 
-def test_what_is_taken_is_collected(some_version):
+def test_what_is_taken_is_collected(some_version, monkeypatch):
     def taken(platform, spec='nope()', text='one text', **options):
         encoding = pj.make(spec, causal=True, heads=HEADS)
         tok = pj.Tokens.of(length=LENGTH, **TEXTS[text])
@@ -65,8 +78,11 @@ def test_what_is_taken_is_collected(some_version):
         return list(found)
 
     assert taken('cuda') == ['cuDNN']
-    where = 'where every row is one document with padding at its ends, else in blocks'
-    assert taken('cuda', text='packed') == [f'cuDNN {where}']
+    where = 'where every row is one document with padding at its ends, else'
+    assert taken('cuda', text='packed') == [f'cuDNN {where} with a mask of all pairs']
+    assert taken('cuda', 'prefix(length=4)', 'packed') == [f'cuDNN {where} in blocks']
+    monkeypatch.setattr(cudnn, '_MASK_BYTES', 0)
+    assert taken('cuda', text='packed') == [f'cuDNN {where} in blocks']
     assert taken('cuda', 'alibi()') == ["in blocks, because alibi opens the door 'score'"]
     assert taken('cuda', block=4) == ['in blocks, because a block size is given']
     assert taken('cuda', implementation='blocked') == taken('cpu') == []
@@ -80,17 +96,44 @@ def test_what_is_taken_is_collected(some_version):
 @pytest.mark.parametrize(
     'spec', ['nope() | window(size=5)', 'nope()', 'nope() | full()', 'nope() | prefix(length=4)']
 )
-def test_results_and_gradients(spec, text, monkeypatch):
+def test_results_and_gradients(spec, text, by_jax, monkeypatch):
     encoding, tok = pj.make(spec, causal=True), pj.Tokens.of(length=LENGTH, **TEXTS[text])
     given, cotangent = inputs(), draw(9, 2, LENGTH, HEADS, WIDTH)
     expected = loss(encoding, tok, cotangent, implementation='blocked')(*given)
     # Not a number where the kernel computes what it must not.
-    by_jax = functools.partial(cudnn._attend, implementation='xla')
-    wrong = lambda *arguments: by_jax(*arguments) * (jnp.nan if (spec, text) in BY_SWEEP else 1.0)
+    factor = jnp.nan if (spec, text) in BY_SWEEP else 1.0
+    wrong = lambda *arguments, **options: by_jax(*arguments, **options) * factor
     monkeypatch.setattr(cudnn, '_attend', wrong)
     with made_for('cuda'):
         assert refusal(encoding, given, tok) is None
         same(loss(encoding, tok, cotangent)(*given), expected)
+
+
+@pytest.mark.parametrize('text', ['packed', 'packed and padded'])
+def test_several_documents_go_through_the_kernel(text, by_jax, monkeypatch):
+    encoding, tok = pj.make('nope()', causal=True), pj.Tokens.of(length=LENGTH, **TEXTS[text])
+    given = inputs()
+    real = np.broadcast_to(True if tok.valid is None else tok.valid, (2, LENGTH))
+    attend = lambda: np.asarray(pj.attend(encoding, *given, tok, tok))[real]
+    expected = attend()
+    twice = lambda *arguments, mask=None: by_jax(*arguments, mask=mask) * (1 if mask is None else 2)
+    monkeypatch.setattr(cudnn, '_attend', twice)
+    with made_for('cuda'):
+        np.testing.assert_allclose(attend(), 2 * expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'spec, size',
+    [('nope()', (1, 1, 1, 1)), ('nope() | full()', (1, 1, 1, 1)), ('window(size=5)', (2, 1, 2, 1))],
+)
+def test_several_documents_lower(spec, size, some_version):
+    mesh = AbstractMesh(size, MESH_AXES, axis_types=(AxisType.Auto,) * 4)
+    encoding, tok = pj.make(spec, causal=True), pj.Tokens.of(length=LENGTH, **TEXTS['packed'])
+    given = [jax.ShapeDtypeStruct(a.shape, jnp.bfloat16) for a in inputs()]
+    with made_for('cuda'), jax.sharding.use_abstract_mesh(mesh):
+        text = loss(encoding, tok, 1.0).trace(*given).lower(lowering_platforms=('cuda',)).as_text()
+    assert '@__cudnn$fmhaScaleBiasSoftmax(' in text
+    assert '@__cudnn$fmhaScaleBiasSoftmaxBackward(' in text
 
 
 @pytest.mark.parametrize('on_mesh', [False, True])
