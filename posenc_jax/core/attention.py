@@ -28,7 +28,12 @@ from posenc_jax.core.arguments import (
     check_offset,
     missing_features,
 )
-from posenc_jax.core.derivatives import by_jax, forward_mode_refused, reverse_mode_only
+from posenc_jax.core.derivatives import (
+    by_jax,
+    forward_mode_refused,
+    reverse_mode_only,
+    trace_gradients,
+)
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.meshes import compiler_cuts, explicit_spec, vary, varying_axes, with_auto_axes
 from posenc_jax.core.registry import check_choice
@@ -141,7 +146,8 @@ def attend(
             (spec, PartitionSpec(*spec[:3])) if return_lse else spec,
             *(state, q, k, v, tq, tk),
         )
-    chooses, otherwise = implementation in (None, 'fused'), 'in blocks'
+    chooses = implementation in (None, 'fused')
+    otherwise = 'in blocks'
     if implementation == 'fused':
         by_kernel: dict[str, Any] = {**options, 'implementation': 'kernel'}
         run = lambda q, k, v: attend(encoding, q, k, v, tq, tk, applied=applied, **by_kernel)
@@ -199,18 +205,13 @@ def attend(
 
 
 def _refusal(run: Callable, *qkv) -> str | None:
-    """Why a kernel of this library computes neither `run`, attention by such a kernel, nor its
-    gradients; None if it does, as far as this is known before a program is compiled.
+    """Why no kernel of this library can compute `run`, which is attention by such kernels, with its
+    gradients; None if they can. What the compiler refuses is not known here.
     """
     if targets.platform() == 'tpu' and compiler_cuts():
         return 'needs jax.shard_map on several devices'
-
-    def gradients(*qkv):
-        result, pull = jax.vjp(run, *qkv)
-        return pull(result)
-
     try:
-        jax.eval_shape(gradients, *qkv)
+        trace_gradients(run, *qkv)
     except kernel_sizes.NoKernelError as error:
         return error.reason
     return None

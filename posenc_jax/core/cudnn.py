@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from posenc_jax.core.composite import name_of
+from posenc_jax.core.derivatives import trace_gradients
 from posenc_jax.core.places import PADDING, Masks
 
 _MASK_BYTES = 2**28  # the largest mask of all pairs, which has two bytes for each
@@ -30,19 +31,13 @@ def refusal(masks: Masks, q, k, v) -> str | None:
             return 'a window of cuDNN is causal'
     if q.shape[1] == 1:
         return 'one query, as in decoding, is faster in one tile'
-
     return _error(functools.partial(_shown, masks), q, k, v)
 
 
 def _error(run: Callable, *arrays) -> str | None:
     """Why cuDNN refuses `run` or its gradients for arrays of these shapes; None if it does not."""
-
-    def gradients(*arrays):
-        out, pull = jax.vjp(run, *arrays)
-        return pull(out)
-
     try:  # JAX knows which dtypes, widths and versions of cuDNN fit.
-        jax.eval_shape(gradients, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays))
+        trace_gradients(run, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays))
     except (NotImplementedError, RuntimeError, ValueError) as error:
         return str(error).splitlines()[0]
     return None
@@ -82,8 +77,8 @@ def attend(masks: Masks, q, k, v, groups) -> Any:
 
 
 def takes_documents(masks: Masks, q, k, v, groups) -> bool:
-    """Whether `attend_documents` can compute rows of several documents. Its mask of all pairs must
-    be small, and a prefix is not told by documents.
+    """Whether `attend_documents` can compute rows of several documents: its mask of all pairs is
+    small, and there is no prefix, which cuDNN cannot begin anew in every document.
     """
     if any(mask.shown_first for mask in masks.others):
         return False

@@ -95,3 +95,18 @@ def by_jax() -> Iterator[None]:
         yield
     finally:
         _BY_JAX.reset(before)
+
+
+def trace_gradients(run: Callable, *arrays: Any) -> None:
+    """Traces a function and its gradients and computes neither, to learn which errors they raise.
+
+    Args:
+      run: a function of the arrays.
+      *arrays: arrays, or `jax.ShapeDtypeStruct`.
+    """
+
+    def gradients(*arrays):
+        result, pull = jax.vjp(run, *arrays)
+        return pull(result)
+
+    jax.eval_shape(gradients, *arrays)

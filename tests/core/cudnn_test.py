@@ -4,7 +4,6 @@ operations stand for the kernel, which they define, and a version of cuDNN is pr
 
 import functools
 import re
-import types
 from typing import Any
 
 import jax
@@ -12,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import AbstractMesh, AxisType
 
 import posenc_jax as pj
@@ -41,12 +39,6 @@ BY_SWEEP = {  # known when the program runs
     ('nope() | prefix(length=4)', 'packed'), ('nope() | prefix(length=4)', 'padding in front'),
     ('nope() | prefix(length=4)', 'packed and padded'),
 }  # fmt: skip
-
-
-@pytest.fixture
-def some_version(monkeypatch):
-    version = types.SimpleNamespace(cudnn_get_version=lambda: 91000)
-    monkeypatch.setattr(fused_attention_stablehlo, 'cuda_versions', version)
 
 
 @pytest.fixture
