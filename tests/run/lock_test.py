@@ -58,8 +58,8 @@ def test_a_lock_ends_with_its_process_and_not_with_its_children(tmp_path):
             'import os, pathlib, sys, time',
             'from posenc_jax.run import lock',
             'with lock.hold(pathlib.Path(sys.argv[1]), "", ""):',
-            '    if child := os.fork():',
-            '        print(child, flush=True)',
+            '    if not os.fork():',
+            '        print(os.getpid(), flush=True)',  # the child, which has closed the lock
             '    time.sleep(60)',
         ]
     )
