@@ -18,6 +18,7 @@ from posenc_jax.core.calls import with_defaults
 from posenc_jax.core.layer_spec import parse_layer
 from posenc_jax.core.registry import SpecError
 from posenc_jax.extension import extended_spec
+from posenc_jax.model.carried import carried
 from posenc_jax.model.config import TransformerConfig
 from posenc_jax.model.pretrained import is_pretrained, load_pretrained
 from posenc_jax.model.pretrained.fields import is_folder
@@ -266,7 +267,12 @@ def check(config: ConfigDict, initial: Initial | None, model: Transformer) -> No
     """
     if initial is None:
         return
-    source, wanted = _shapes(abstract_model(initial.cfg)), _shapes(model)
+    try:
+        theirs = carried(abstract_model(initial.cfg), model)
+    except SpecError as error:
+        raise SpecError(f'{config.init.source}: {error}') from None
+    source = _shapes(theirs)
+    wanted = _shapes(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
     for name in sorted(source.keys() | wanted.keys()):
         fresh = name not in source and any(
             part in name.split('.') for part in ('adapters', 'encodings', 'shared')
@@ -279,15 +285,15 @@ def check(config: ConfigDict, initial: Initial | None, model: Transformer) -> No
             )
 
 
-def _shapes(model: Transformer) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+def _shapes(params: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return {
-        jax.tree_util.keystr(path, simple=True, separator='.'): leaf.shape for path, leaf in leaves
+        jax.tree_util.keystr(path, simple=True, separator='.'): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
 
 
-def initial_params(initial: Initial | None, mesh: Mesh) -> dict[str, Any]:
+def initial_params(initial: Initial | None, model: Transformer, mesh: Mesh) -> dict[str, Any]:
     """The parameters that training starts with, as nested dicts of arrays on the mesh; {} without a
-    source, when all parameters are drawn at random.
+    source, when all parameters are drawn at random. `model` is the one to train, as shapes.
     """
-    return {} if initial is None else nnx.to_pure_dict(nnx.state(initial.load(mesh), nnx.Param))
+    return {} if initial is None else carried(initial.load(mesh), model)

@@ -125,7 +125,7 @@ def train(
                 ):
                     if resume_changed:
                         checkpoints.accept()
-                    given = functools.partial(initial.initial_params, source, mesh)
+                    given = functools.partial(initial.initial_params, source, plan.model, mesh)
                     finished = _run(
                         config,
                         directory,

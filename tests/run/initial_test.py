@@ -304,10 +304,40 @@ def test_weights_without_a_place_are_an_error(tmp_path, source):
     learned = train(
         tiny.config(tmp_path, name='learned', encoding=encoding, train__steps=1, train__warmup=1)
     )
-    with pytest.raises(
-        SpecError, match=r'shared.0.vectors is \(32, 16\) in .*learned and absent in the model'
-    ):
+    told = r'learned: learned_absolute has parameters, and the encoding that .* has no learned_abs'
+    with pytest.raises(SpecError, match=told):
         train(continued(tmp_path, learned, encoding='rope(base=3.0)'))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    'encoding, front, moved',
+    [
+        # A table of all layers, and vectors of a task that come in front of it.
+        ('learned_absolute(max_len=32)', 'papeft()', ('shared', 0, 1)),
+        # Both have variables in every layer.
+        ('ssmax() | rope()', 'fire(threshold=8.0)', ('encodings', 0, 1)),
+    ],
+)
+def test_the_weights_of_an_encoding_follow_it_behind_another(tmp_path, encoding, front, moved):
+    before = train(
+        tiny.config(tmp_path, name='before', encoding=encoding, train__steps=4, train__length=16)
+    )
+    config = continued(
+        tmp_path,
+        before,
+        encoding=defaults.get_config().encoding,
+        init__extend=front,
+        train__length=16,
+        train__steps=1,
+        train__lr=1e-9,
+    )
+    (folder, old, new), after = moved, leaves(restore_model(train(config))[1])
+    found = leaves(restore_model(before)[1])
+    assert any(f'{folder}.{old}.' in name for name in found)
+    for name, value in found.items():
+        name = name.replace(f'{folder}.{old}.', f'{folder}.{new}.')
+        np.testing.assert_allclose(after[name], value, atol=1e-6)
 
 
 @pytest.mark.full
