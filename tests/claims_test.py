@@ -15,7 +15,15 @@ import pytest
 from configs import claims
 from configs.claims import __main__ as command
 from configs.claims import choosing, ledger, page
-from configs.claims.claim import Claim, Measurement, MissingResultError, Results, above, below
+from configs.claims.claim import (
+    Claim,
+    Measurement,
+    MissingResultError,
+    Results,
+    above,
+    below,
+    over_documents,
+)
 from configs.claims.without import WITHOUT
 from configs.sweeps.tables import report
 from posenc_jax.core import registry
@@ -73,6 +81,27 @@ def test_a_measure_reads_the_table_of_a_sweep(tmp_path):
     rows = [('sum', 'a', 2.0, 0, 0.5), ('sum', 'a', 4.0, 0, 0.75), ('sum', 'b', 4.0, 0, 0.25)]
     report(rows, tmp_path, title='t', x='length', value='error')
     assert above('a', 'b', panel='sum', x=4.0)(Results(tmp_path)) == {0: 0.5}
+
+
+def test_the_interval_over_documents_is_that_of_all_draws(tmp_path):
+    """Two documents of 10 and 30 tokens: half of the draws have one of them alone."""
+    results(tmp_path, *((f'runs/{n}_{s}', s, 8, 1.0, 1.0) for s in (0, 1) for n in 'ab'))
+    folder = tmp_path / 'comparison'
+    content = json.loads((folder / 'results.json').read_text())
+    (folder / 'results.json').write_text(json.dumps({**content, 'documents': 'documents.csv'}))
+    lines = ['row,drawn,number,tokens,nll']
+    for row, (first, second) in enumerate([(20.0, 60.0), (10.0, 45.0), (24.0, 60.0), (10.0, 45.0)]):
+        lines += [f'{row},documents,4,10,{first}', f'{row},documents,7,30,{second}']
+    (folder / 'documents.csv').write_text('\n'.join(lines) + '\n')
+    found = Results(tmp_path)
+    low, high, count = over_documents(below('b', 'a', length=8), found)
+    # b needs 1.0 and 1.4 nats less in the first document, and 0.5 in the second one.
+    assert (low, high, count) == (pytest.approx(0.5), pytest.approx(1.2), 2)
+    as_they_are = found.drawn({4: 1, 7: 1}).values('a', 'nll', length=8)
+    assert as_they_are == {0: 80 / 40, 1: 84 / 40}
+    assert over_documents(above('a', 'b', field='seed', length=8), found) is None
+    (folder / 'documents.csv').write_text(lines[0] + '\n')
+    assert over_documents(below('b', 'a', length=8), Results(tmp_path)) is None
 
 
 def test_the_digest_is_that_of_all_settings():

@@ -66,11 +66,9 @@ def run(
         record = ledger.measure(claim, workdir, keep)
         budget -= record['minutes']
         write_pages()
-        effects = ledger.effects(record)
-        print(
-            f'{claim.id}: {claim.how.verdict(effects)} ({page.effect_text(claim.how, effects)}), '
-            f'{record["minutes"]:g} minutes'
-        )
+        verdict = claim.how.verdict(ledger.effects(record))
+        effect = page.effect_text(claim.how, record)
+        print(f'{claim.id}: {verdict} ({effect}), {record["minutes"]:g} minutes')
 
 
 def main() -> None:

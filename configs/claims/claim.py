@@ -1,12 +1,16 @@
 """What a claim is, how its measure reads the results of a sweep, and how the verdict follows."""
 
+import copy
 import csv
 import dataclasses
 import json
+import math
 import pathlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
+
+import numpy as np
 
 LEAST_SEEDS = 3
 VERDICTS = ('holds', 'partly', 'contrary', 'open')
@@ -22,18 +26,22 @@ class Results:
     Attributes:
       rows: one dictionary for each number, with its `seed`, its `value` and the `name` of its run
         without the seed. Numbers of `eval.py` also have the names of `results.json` and the
-        `folder` of the evaluation. Numbers of a sweep that evaluates by itself have the `panel` of
-        its table and the place `x` in it.
+        `folder` of the evaluation, and `documents` where their losses are known: number -> (tokens,
+        sum of the loss). Numbers of a sweep that evaluates by itself have the `panel` of its table
+        and the place `x` in it.
     """
 
     def __init__(self, directory: pathlib.Path):
         self.rows = []
         for path in sorted(directory.glob('*/results.json')):
-            for row in json.loads(path.read_text())['results']:
+            content = json.loads(path.read_text())
+            documents = _documents(path.parent / (content.get('documents') or ''))
+            for place, row in enumerate(content['results']):
                 name = pathlib.PurePath(row['run']).name.rsplit('_', 1)[0]
                 if row.get('extend'):
                     name += ' | ' + row['extend']
-                self.rows.append({**row, 'folder': path.parent.name, 'name': name})
+                own = {'folder': path.parent.name, 'name': name, 'documents': documents.get(place)}
+                self.rows.append({**row, **own})
         for path in sorted([*directory.glob('results.csv'), *directory.glob('*/results.csv')]):
             if not path.with_suffix('.json').exists():
                 with path.open(newline='') as file:
@@ -67,8 +75,58 @@ class Results:
             raise MissingResultError(f'no result of {name!r} with {where}; there are {names}')
         return found
 
+    def drawn(self, counts: Mapping[int, int]) -> 'Results':
+        """These results on a text in which each document occurs `counts[number]` times."""
+        other = copy.copy(self)
+        other.rows = [
+            {**row, **_with_counts(row['documents'], counts)} if row.get('documents') else row
+            for row in self.rows
+        ]
+        return other
+
+
+def _documents(path: pathlib.Path) -> dict[int, dict[int, tuple[int, float]]]:
+    """Row -> number of a document -> its tokens and the sum of their losses; {} without a file."""
+    found: dict[int, dict[int, tuple[int, float]]] = {}
+    if path.is_file():
+        with path.open(newline='') as file:
+            for row in csv.DictReader(file):
+                if row['drawn'] == 'documents':
+                    own = found.setdefault(int(row['row']), {})
+                    own[int(row['number'])] = int(row['tokens']), float(row['nll'])
+    return found
+
+
+def _with_counts(
+    documents: Mapping[int, tuple[int, float]], counts: Mapping[int, int]
+) -> dict[str, float]:
+    tokens = sum(counts[number] * tokens for number, (tokens, _) in documents.items())
+    loss = sum(counts[number] * loss for number, (_, loss) in documents.items())
+    nll = loss / tokens if tokens else math.nan
+    return {'nll': nll, 'value': math.exp(min(nll, 700.0))}
+
 
 Measure = Callable[[Results], Mapping[int, float]]
+
+
+def over_documents(
+    measure: Measure, results: Results, draws: int = 1000
+) -> tuple[float, float, int] | None:
+    """The 95 % interval of the mean effect if the documents of the text are drawn again, and how
+    many there are; the same draw for all runs. None if the effect does not depend on them, or if
+    their losses are not known.
+    """
+    numbers = sorted({n for row in results.rows for n in row.get('documents') or ()})
+    rng, effects = np.random.default_rng(0), []
+    for _ in range(draws if len(numbers) > 1 else 0):
+        counts = rng.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)))
+        found = measure(results.drawn(dict(zip(numbers, counts.tolist()))))
+        effects.append(statistics.fmean(found.values()))
+    effects = [effect for effect in effects if not math.isnan(effect)]
+    if len(set(effects)) < 2:
+        return None
+    low, high = np.quantile(effects, [0.025, 0.975])
+    return float(low), float(high), len(numbers)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from configs.claims.claim import Claim, Measurement, MissingResultError, Results
+from configs.claims.claim import Claim, Measurement, MissingResultError, Results, over_documents
 from configs.sweeps.runs import Run, Sweep
 from posenc_jax.core import around, disk
 from posenc_jax.core.registry import nearest
@@ -186,7 +186,8 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
     if status := run(command, keep):
         raise SystemExit(status if status > 0 else 128 - status)
     minutes = (monotonic() - began) / 60
-    found = dict(claim.how.measure(Results(directory)))
+    results = Results(directory)
+    found = dict(claim.how.measure(results))
     if lacking := sorted(set(claim.how.seeds) - set(found)):
         raise MissingResultError(f'claim {claim.id} has no effect for the seeds {lacking}')
     record = {
@@ -200,6 +201,9 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
         'versions': {'posenc_jax': __version__, 'jax': jax.__version__},
         'begun': begun,
     }
+    if (interval := over_documents(claim.how.measure, results)) is not None:
+        low, high, count = interval
+        record['documents'] = {'low': round(low, 6), 'high': round(high, 6), 'count': count}
     before = read().get(claim.id)
     if before is not None and is_current(claim, before):
         same_runs = before.get('begun', before['date']) == begun

@@ -31,9 +31,11 @@ margin, the least effect that counts.
 - **open**: the mean is between the margins, or there are fewer than three seeds.
 
 All models are small and trained for minutes, so a verdict is about this setting and not about the
-paper's. A range over seeds says how far trainings differ, and not how far texts do. The English
-text in bytes is scored on a test split of three documents, which have 8,399 bytes together and are
-the same for all sides. On other texts an effect near its margin may fall otherwise. A record is
+paper's. A range over seeds says how far trainings differ, and not how far texts do. Where a row has
+a range over documents, it is the 95 % interval of the mean effect if the documents that are scored
+are drawn again; records before 2026-11-30 do not have it. The English text in bytes is scored on a
+test split of three documents, which have 8,399 bytes together and are the same for all sides. On
+other texts an effect near its margin may fall otherwise. A record is
 current while the settings and the code of its sweep are the same; a change of the package does not
 make it stale. The margins of A9, C6 to C10, M2 to M5 and S1 to S4 were set when their numbers were
 known, and that of N1 when the distance to sinusoids was. Those of B3, B11, B17, C11, C13, C17, N6,
@@ -68,15 +70,18 @@ def spread(how: Measurement, effects: Mapping[int, float]) -> tuple[str, str]:
     return f'{mean} {how.unit}', f'{low} to {high} over {len(values)} {how.repeats}'
 
 
-def effect_text(how: Measurement, effects: Mapping[int, float]) -> str:
-    """Mean and range of the effects, with the unit and the margin.
+def effect_text(how: Measurement, record: Mapping[str, Any]) -> str:
+    """Mean and range of the effects of a record, the interval over documents where it is known,
+    with the unit and the margin.
 
     Example:
       >>> how = Measurement('', '', (), dict, unit='nats', margin=0.1, minutes=1)
-      >>> effect_text(how, {0: 0.25, 1: 0.5, 2: 0.75})
+      >>> effect_text(how, {'effects': {'0': 0.25, '1': 0.5, '2': 0.75}})
       '0.5 nats (0.25 to 0.75 over 3 seeds; at least 0.1 counts)'
     """
-    mean, span = spread(how, effects)
+    mean, span = spread(how, ledger.effects(record))
+    if texts := record.get('documents'):
+        span += f'; {texts["low"]:.3g} to {texts["high"]:.3g} over {texts["count"]} documents'
     return f'{mean} ({span}; at least {how.margin:g} counts)'
 
 
@@ -180,7 +185,7 @@ def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
         f'`{claim.key}`',
         _cited(claim),
         f'{how.test} (`{command}`)',
-        effect_text(how, ledger.effects(record)),
+        effect_text(how, record),
         f'**{word}**' + (again if before else '') + (f'. {how.remark}' if how.remark else ''),
     ]
 

@@ -1,5 +1,5 @@
-"""Evaluates training runs and public checkpoints. Prints a table, and writes results.json,
-results.csv and pictures to the folder eval of the first run.
+"""Evaluates training runs and public checkpoints. Prints tables, and writes results.json,
+results.csv, for text documents.csv, and pictures to the folder eval of the first run.
 
     python eval.py --run=runs/rope [--run='runs/rope | yarn(factor=4.0)']
     [--config.eval.lengths=64,128] [--out=DIR]

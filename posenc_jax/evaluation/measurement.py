@@ -54,6 +54,8 @@ class Measurement:
         `BY_PLANE`.
       depth: where in the text the answer lay, from 0 (first) to 1 (last); None if `eval.depths`
         does not set it.
+      drawn: 'documents' or 'windows': what is drawn again for the interval of a perplexity.
+      groups: (number, tokens, sum of the loss) of each of them; () in a bucket of positions.
     """
 
     protocol: str
@@ -70,6 +72,8 @@ class Measurement:
     position_low: int | None = None
     position_high: int | None = None
     depth: float | None = None
+    drawn: str | None = None
+    groups: tuple[tuple[int, int, float], ...] = ()
 
 
 def perplexity(
@@ -107,9 +111,11 @@ def perplexity(
     tokens, total = len(losses), float(losses.sum())
     mean = total / tokens
     group = row if documents is None else documents[row, column]
-    if len(np.unique(group)) < 2:
-        group = row
-    interval = _bootstrap(losses, group)
+    by_document = documents is not None and len(np.unique(group)) > 1
+    group = group if by_document else row
+    numbers, group = np.unique(group, return_inverse=True)
+    counts, sums = np.bincount(group), np.bincount(group, weights=losses)
+    interval = interval_of_mean(sums, counts)
     low, high = map(_exp, interval) if interval else (None, None)
     return Measurement(
         protocol=protocol,
@@ -125,17 +131,27 @@ def perplexity(
         samples=windows,
         position_low=position[0],
         position_high=position[1],
+        drawn='documents' if by_document else 'windows',
+        groups=(
+            tuple(zip(numbers.tolist(), counts.tolist(), sums.tolist()))
+            if position == (None, None)
+            else ()
+        ),
     )
 
 
-def _bootstrap(
-    losses: Float[np.ndarray, ' N'], group: Int[np.ndarray, ' N']
+def interval_of_mean(
+    sums: Float[np.ndarray, ' G'], counts: Int[np.ndarray, ' G']
 ) -> tuple[float, float] | None:
-    """The interval of the mean loss if groups are drawn again; None for one group."""
+    """The 95 % percentile interval of `sum of sums / sum of counts` if groups are drawn again with
+    replacement; None for one group.
+
+    Example:
+      >>> interval_of_mean(np.array([3.0, 6.0]), np.array([3, 3]))
+      (1.0, 2.0)
+    """
     from scipy import stats
 
-    _, group = np.unique(group, return_inverse=True)
-    counts, sums = np.bincount(group), np.bincount(group, weights=losses)
     if len(counts) < 2:
         return None
     found = stats.bootstrap(

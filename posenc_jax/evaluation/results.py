@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import fractions
+import functools
 import io
 import json
 import pathlib
@@ -12,6 +13,7 @@ from typing import Any
 from posenc_jax.core import disk, paths
 from posenc_jax.core.registry import shortened
 from posenc_jax.evaluation import field_maps, field_pictures, pictures, sample_pictures
+from posenc_jax.evaluation.differences import Difference, differences
 from posenc_jax.evaluation.measurement import BY_PLANE, Measurement, is_of_points, is_share
 from posenc_jax.evaluation.series import (
     OWN,
@@ -27,6 +29,9 @@ from posenc_jax.evaluation.series import (
     unit,
 )
 from posenc_jax.run import stored
+
+DOCUMENTS = 'documents.csv'
+_IN_A_ROW = tuple(f.name for f in dataclasses.fields(Measurement) if f.name != 'groups')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +50,18 @@ class Results:
     def protocols(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(m.protocol for run in self.runs for m in run.measurements))
 
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        """What all series lose on the same tokens more than the first one."""
+        return differences(self.series, self.protocols)
+
     def rows(self) -> list[dict[str, Any]]:
         """One flat dict for each measurement, with what is known of its run."""
         versions = {f'{name}_version': version for name, version in self.versions.items()}
         return [
             {
                 **{name: getattr(run, name) for name in OWN},
-                **dataclasses.asdict(measurement),
+                **{name: getattr(measurement, name) for name in _IN_A_ROW},
                 'date': self.date,
                 **versions,
             }
@@ -60,7 +70,9 @@ class Results:
         ]
 
     def write(self, directory: pathlib.Path) -> list[pathlib.Path]:
-        """Writes results.json, results.csv and the pictures; returns their paths."""
+        """Writes results.json, results.csv, for text documents.csv, and the pictures; returns their
+        paths.
+        """
         return [
             *self.write_numbers(directory),
             *pictures.write(self.series, self.protocols, directory),
@@ -70,9 +82,14 @@ class Results:
         ]
 
     def write_numbers(self, directory: pathlib.Path) -> list[pathlib.Path]:
-        """Writes results.json and results.csv; returns their paths."""
+        """Writes results.json, results.csv and, for text, documents.csv; returns their paths."""
         rows = self.rows()
         as_json, as_csv = directory / 'results.json', directory / 'results.csv'
+        documents = [
+            {'row': number, 'drawn': m.drawn, 'number': group, 'tokens': tokens, 'nll': nll}
+            for number, m in enumerate(m for run in self.runs for m in run.measurements)
+            for group, tokens, nll in m.groups
+        ]
         # JSON has no infinity: a perplexity that overflows is written as null, beside its nll.
         finite = [
             {k: None if v in (float('inf'), float('-inf')) else v for k, v in row.items()}
@@ -86,14 +103,22 @@ class Results:
             'lengths': lengths,
             'settings': settings,
             'results': finite,
+            'differences': [dataclasses.asdict(found) for found in self.differences],
+            'documents': DOCUMENTS if documents else None,
         }
+        if documents:
+            _write_csv(directory / DOCUMENTS, documents)
         disk.write(as_json, json.dumps(content, indent=1, allow_nan=False) + '\n')
-        table = io.StringIO(newline='')
-        writer = csv.DictWriter(table, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-        disk.write(as_csv, table.getvalue())
-        return [as_json, as_csv]
+        _write_csv(as_csv, rows)
+        return [as_json, as_csv, *([directory / DOCUMENTS] if documents else [])]
+
+
+def _write_csv(path, rows):
+    table = io.StringIO(newline='')
+    writer = csv.DictWriter(table, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    disk.write(path, table.getvalue())
 
 
 def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
@@ -111,13 +136,21 @@ def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
         found = path.is_file()
     if not found:
         raise FileNotFoundError(f'{directory} holds no results.json of an earlier evaluation')
-    measured = [f.name for f in dataclasses.fields(Measurement)]
     try:
         content = json.loads(path.read_text())
+        groups: dict[int, list[tuple[int, int, float]]] = {}
+        if content.get('documents'):  # results of earlier versions do not have them
+            with (path.parent / content['documents']).open(newline='') as file:
+                for row in csv.DictReader(file):
+                    group = int(row['number']), int(row['tokens']), float(row['nll'])
+                    groups.setdefault(int(row['row']), []).append(group)
         runs: dict[tuple, list[Measurement]] = {}
-        for row in content['results']:
+        for number, row in enumerate(content['results']):
             row = {**row, 'value': float('inf') if row['value'] is None else row['value']}
-            measurement = Measurement(**{name: row[name] for name in measured if name in row})
+            measurement = Measurement(
+                **{name: row[name] for name in _IN_A_ROW if name in row},
+                groups=tuple(groups.get(number, ())),
+            )
             for name in TABLES:
                 row.setdefault(name)  # results of earlier versions do not have them
             runs.setdefault(tuple(row[name] for name in OWN), []).append(measurement)
@@ -157,13 +190,49 @@ def tables(results: Results, console: Any = None) -> list[Any]:
             made.append(_position_table(results.series, protocol))
         else:
             lengths = {n for s in results.series for n, _ in s.estimates(protocol)}
-            made += _length_tables(results.series, protocol, sorted(lengths), console)
+            own = functools.partial(_length_table, results.series, protocol)
+            made += _split(own, sorted(lengths), console)
     if found := of_tables(results.series):
         words = ', '.join(f'of {order}-grams {value:.2f}' for order, value in found.items())
         _caption(made[0], f'tables of the training text (Kneser-Ney) have here: {words}')
     if len({scored(results.runs, protocol) for protocol in results.protocols}) > 1:
         own = unit(results.protocols[-1])
         _caption(made[-1], f'each protocol scores {own} of its own: compare within a table')
+    return made + _difference_tables(results.differences, console)
+
+
+def _difference_tables(found, console):
+    """For each protocol the differences from the first series, by length."""
+    import rich.table
+
+    made = []
+    for protocol in dict.fromkeys(d.protocol for d in found):
+        own = [d for d in found if d.protocol == protocol]
+        lengths = sorted({d.length for d in own})
+
+        def table_of(lengths, own=own, protocol=protocol):
+            table = rich.table.Table(
+                title=f'nats a token above {shortened(own[0].against, 48)}, {protocol}',
+                title_justify='left',
+            )
+            table.add_column('encoding', overflow='fold', min_width=24)
+            for length in lengths:
+                table.add_column(str(length), justify='right')
+            for label in dict.fromkeys(d.label for d in own):
+                cells = {d.length: d for d in own if d.label == label}
+                table.add_row(
+                    rich.markup.escape(shortened(label, 96)),
+                    *(
+                        f'{d.value:+.3f}\n{d.low:+.3f} to {d.high:+.3f}' if d else ''
+                        for d in map(cells.get, lengths)
+                    ),
+                )
+            return table
+
+        made += _split(table_of, lengths, console)
+        drawn = ' and '.join(dict.fromkeys(d.drawn for d in own))
+        groups = between([d.groups for d in own])
+        _caption(made[-1], f'95 % interval of a bootstrap over {groups} {drawn} of both sides')
     return made
 
 
@@ -172,15 +241,16 @@ def _caption(table, text):
     table.caption_justify = 'left'
 
 
-def _length_tables(series, protocol, lengths, console):
-    table = _length_table(series, protocol, lengths)
+def _split(table_of, lengths, console):
+    """`table_of(lengths)`, or tables of some of the lengths each if that one is too wide."""
+    table = table_of(lengths)
     if len(lengths) == 1 or console is None or _width(table, console) <= console.width:
         return [table]
     half = (len(lengths) + 1) // 2
     return [
         table
         for some in (lengths[:half], lengths[half:])
-        for table in _length_tables(series, protocol, some, console)
+        for table in _split(table_of, some, console)
     ]
 
 

@@ -96,7 +96,7 @@ def test_files(tmp_path):
         'low': 8.1, 'high': 9.9,
         'nll': math.log(9), 'bits_per_byte': 1.5, 'token_accuracy': 0.5, 'tokens': 1000,
         'samples': 50,
-        'position_low': None, 'position_high': None, 'depth': None,
+        'position_low': None, 'position_high': None, 'depth': None, 'drawn': None,
         'date': '2026-01-02T03:04:05+00:00', 'jax_version': '0.0.1',
         'flax_version': '0.0.2',
     }  # fmt: skip
