@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import json
+import math
 import os
 import pathlib
 import signal
@@ -11,6 +12,7 @@ import threading
 import time
 
 import pytest
+import scipy.stats
 
 from configs import claims
 from configs.claims import __main__ as command
@@ -24,6 +26,7 @@ from configs.claims.claim import (
     below,
     over_documents,
 )
+from configs.claims.fingerprint import fingerprint
 from configs.claims.without import WITHOUT
 from configs.sweeps.tables import report
 from posenc_jax.core import registry
@@ -83,25 +86,55 @@ def test_a_measure_reads_the_table_of_a_sweep(tmp_path):
     assert above('a', 'b', panel='sum', x=4.0)(Results(tmp_path)) == {0: 0.5}
 
 
-def test_the_interval_over_documents_is_that_of_all_draws(tmp_path):
-    """Two documents of 10 and 30 tokens: half of the draws have one of them alone."""
+def documents(directory, *sums, drawn='documents'):
+    """Writes documents.csv: for each row (number, tokens, sum of the loss) of its documents."""
+    path = directory / 'comparison' / 'results.json'
+    content = json.loads(path.read_text()) | {'documents': 'documents.csv'}
+    path.write_text(json.dumps(content))
+    lines = [
+        f'{row},{drawn},{number},{tokens},{loss}'
+        for row, own in enumerate(sums)
+        for number, tokens, loss in own
+    ]
+    text = '\n'.join(['row,drawn,number,tokens,nll', *lines]) + '\n'
+    path.with_name('documents.csv').write_text(text)
+
+
+def test_few_documents_give_the_range_of_the_effect(tmp_path):
     results(tmp_path, *((f'runs/{n}_{s}', s, 8, 1.0, 1.0) for s in (0, 1) for n in 'ab'))
-    folder = tmp_path / 'comparison'
-    content = json.loads((folder / 'results.json').read_text())
-    (folder / 'results.json').write_text(json.dumps({**content, 'documents': 'documents.csv'}))
-    lines = ['row,drawn,number,tokens,nll']
-    for row, (first, second) in enumerate([(20.0, 60.0), (10.0, 45.0), (24.0, 60.0), (10.0, 45.0)]):
-        lines += [f'{row},documents,4,10,{first}', f'{row},documents,7,30,{second}']
-    (folder / 'documents.csv').write_text('\n'.join(lines) + '\n')
+    sums = [
+        *([(4, 10, 20.0), (7, 30, 60.0)], [(4, 10, 10.0), (7, 30, 45.0)]),
+        *([(4, 10, 24.0), (7, 30, 60.0)], [(4, 10, 10.0), (7, 30, 45.0)]),
+    ]
+    documents(tmp_path, *sums)
     found = Results(tmp_path)
     low, high, count = over_documents(below('b', 'a', length=8), found)
     # b needs 1.0 and 1.4 nats less in the first document, and 0.5 in the second one.
     assert (low, high, count) == (pytest.approx(0.5), pytest.approx(1.2), 2)
-    as_they_are = found.drawn({4: 1, 7: 1}).values('a', 'nll', length=8)
-    assert as_they_are == {0: 80 / 40, 1: 84 / 40}
     assert over_documents(above('a', 'b', field='seed', length=8), found) is None
-    (folder / 'documents.csv').write_text(lines[0] + '\n')
+    documents(tmp_path, *sums, drawn='windows')
     assert over_documents(below('b', 'a', length=8), Results(tmp_path)) is None
+    documents(tmp_path, *sums[:3])  # those of one number are not known
+    assert over_documents(below('b', 'a', length=8), Results(tmp_path)) is None
+
+
+def test_many_documents_are_drawn_again_and_no_others(tmp_path):
+    """Twelve documents of one token: the effect in a draw is the share of those in which b is
+    better. A row that the measure does not read has more documents.
+    """
+    names = ('runs/a_0', 'runs/b_0', 'runs/other_0')
+    results(tmp_path, *((name, 0, 8, 1.0, 1.0) for name in names))
+    a = [(n, 1, 1.0 + n % 2) for n in range(12)]
+    documents(tmp_path, a, [(n, 1, 1.0) for n in range(12)], [(n, 1, 9.0) for n in range(99)])
+    low, high, count = over_documents(below('b', 'a', length=8), Results(tmp_path))
+    expected = scipy.stats.binom(12, 0.5).ppf([0.025, 0.975]) / 12
+    assert count == 12 and (low, high) == pytest.approx(expected, abs=1 / 12)
+
+
+def test_the_page_says_how_far_documents_move_an_effect():
+    record = {'effects': {'0': 0.25}, 'documents': {'low': -0.1, 'high': 0.5, 'count': 29}}
+    text = page.effect_text(measurement(), record)
+    assert '; -0.1 to 0.5 over 29 documents; at least' in text
 
 
 def test_the_digest_is_that_of_all_settings():
@@ -121,6 +154,29 @@ def test_the_digest_is_that_of_all_settings():
         'configs.sweeps.models',
         'digits',
     )
+
+
+def test_a_record_of_another_measure_or_margin_is_stale(small):
+    claim = claims.CLAIMS['X1']
+    assert fingerprint(claim.how) == fingerprint(measurement())
+    record = {'test': '', 'digest': ledger.plan(claim.how).digest, 'effects': {}}
+    assert ledger.is_current(claim, record)  # of earlier versions, which kept no fingerprint
+    assert ledger.is_current(claim, {**record, 'measure': fingerprint(claim.how)})
+    others = [
+        dataclasses.replace(claim.how, measure=measure)
+        for measure in (above('b', 'a'), above('a', 'b', 'nll'), above('a', 'b', length=8))
+    ]
+    by_code = [dataclasses.replace(claim.how, measure=_of_rows('a', scale)) for scale in (1.0, 2.0)]
+    for how in (*others, *by_code, measurement(margin=0.2)):
+        assert not ledger.is_current(claim, {**record, 'measure': fingerprint(how)})
+    assert fingerprint(by_code[0]) != fingerprint(by_code[1])
+
+
+def _of_rows(name, scale):
+    def measure(found):
+        return {row['seed']: scale * row['value'] for row in found.rows if row['name'] == name}
+
+    return measure
 
 
 def test_page_ledger_and_cards_belong_together():
@@ -210,7 +266,7 @@ def test_claims_of_one_sweep_pay_for_it_once_and_an_empty_budget_ends_the_comman
 ):
     made = claims.CLAIMS
     made['X0'] = dataclasses.replace(made['X1'], id='X0')  # the same sweep as X1
-    minutes = iter([0.0, 60 * 4.0, 0.0, 0.0, 0.0, 0.0])
+    minutes = iter([0.0, 0.0, *[60 * 4.0] * 6])
     monkeypatch.setattr(ledger, 'monotonic', lambda: next(minutes))
     arguments = ('--workdir', str(tmp_path / 'runs'), '--budget', '6')
     status, text = called(monkeypatch, capsys, *arguments)
@@ -253,11 +309,32 @@ def test_a_damaged_ledger_is_one_line(small, tmp_path, monkeypatch, capsys, cont
     assert status == 2 and 'is not a ledger of claims' in text
 
 
+def test_a_sweep_that_fails_does_not_keep_the_others_from_being_measured(
+    small, tmp_path, monkeypatch, capsys
+):
+    small[:] = [1, 0]
+    workdir = str(tmp_path / 'runs')
+    status, text = called(monkeypatch, capsys, '--workdir', workdir, '--budget', '20')
+    assert 'X1 is not measured' in text and '1 claims have no sweep yet: X3' in text
+    assert status.endswith('not measured, for the reasons above: X1')
+    assert list(ledger.read(ledger.MEASURED)) == ['X2']
+
+
+def test_an_effect_that_is_not_finite_is_no_effect(small, tmp_path, monkeypatch, capsys):
+    how = dataclasses.replace(measurement(), measure=lambda found: {0: 0.2, 1: math.nan, 2: 0.2})
+    monkeypatch.setitem(claims.CLAIMS, 'X1', dataclasses.replace(claims.CLAIMS['X1'], how=how))
+    status, text = called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'), 'X1')
+    assert 'X1 has effects that are not finite: {1: nan}' in text and status
+    assert not ledger.read(ledger.MEASURED)
+
+
 def test_a_sweep_that_stops_counts_for_nothing(small, tmp_path, monkeypatch, capsys):
     small[:] = [0, 2]
     call = lambda *more: called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'), *more)
-    status, _ = call('--budget', '20')
-    assert status == 2 and list(ledger.read(ledger.MEASURED)) == ['X1']
+    status, text = call('--budget', '20')
+    assert 'X2 is not measured: its sweep ended with status 2' in text
+    assert status.endswith('not measured, for the reasons above: X2')
+    assert list(ledger.read(ledger.MEASURED)) == ['X1']
     status, text = call('X2')  # goes on
     assert status == 0 and list(ledger.read(ledger.MEASURED)) == ['X1', 'X2']
     record = ledger.read(ledger.MEASURED)['X2']

@@ -44,15 +44,23 @@ def left(workdir: pathlib.Path) -> list[Claim]:
 
 def run(
     waiting: Sequence[Claim], workdir: pathlib.Path, budget: float, keep: int | None = None
-) -> None:
+) -> list[str]:
     """Measures claims in their order while the budget, in minutes, has room for the next. Claims
     that share a sweep pay for it once. `keep` is the descriptor of the lock of the directory.
+
+    Returns:
+      The claims whose sweep failed, which has said why; the others are measured nevertheless.
 
     Raises:
       SystemExit: there is no room for the first one.
     """
+    failed: dict[str, str] = {}
     for number, claim in enumerate(waiting):
         assert claim.how is not None
+        sweep = ledger.plan(claim.how).name
+        if sweep in failed.values():
+            failed[claim.id] = sweep
+            continue
         if (minutes := cost(claim, workdir)) > budget:
             line = (
                 f'the next claim, {claim.id}, takes about {minutes:g} minutes, and the budget has '
@@ -61,14 +69,22 @@ def run(
             if not number:
                 sys.exit(f'{program("claims")}: nothing was measured: {line}')
             print(line)
-            return
+            break
         print(f'{claim.id}: {claim.statement}', flush=True)
-        record = ledger.measure(claim, workdir, keep)
-        budget -= record['minutes']
+        began = ledger.monotonic()
+        try:
+            record = ledger.measure(claim, workdir, keep)
+        except (ledger.FailedSweepError, MissingResultError) as error:
+            print(f'{claim.id} is not measured: {error}', file=sys.stderr, flush=True)
+            failed[claim.id] = sweep
+            continue
+        finally:
+            budget -= (ledger.monotonic() - began) / 60
         write_pages()
         verdict = claim.how.verdict(ledger.effects(record))
         effect = page.effect_text(claim.how, record)
         print(f'{claim.id}: {verdict} ({effect}), {record["minutes"]:g} minutes')
+    return list(failed)
 
 
 def main() -> None:
@@ -84,12 +100,13 @@ def main() -> None:
     workdir = arguments.workdir.resolve()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        asked = ledger.chosen(claims.CLAIMS, arguments.ids)
+        asked, failed = ledger.chosen(claims.CLAIMS, arguments.ids), []
         if arguments.ids or arguments.budget is not None:
             with lock.hold(
                 workdir / 'claims.lock', 'claims are being measured', 'give another --workdir'
             ) as held:
-                run(asked or left(workdir), workdir, math.inf if asked else arguments.budget, held)
+                budget = math.inf if asked else arguments.budget
+                failed = run(asked or left(workdir), workdir, budget, held)
         write_pages()
     except (ValueError, OSError, MissingResultError, lock.HeldError) as error:
         parser.error(str(error))
@@ -99,6 +116,8 @@ def main() -> None:
         )
     page.show(claims.CLAIMS, ledger.read(), left(workdir))
     print(f'pages: {PAGE}, {PAGE.with_name("choosing.md")}')
+    if failed:
+        sys.exit(f'{program("claims")}: not measured, for the reasons above: {", ".join(failed)}')
 
 
 if __name__ == '__main__':

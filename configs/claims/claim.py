@@ -8,11 +8,14 @@ import math
 import pathlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from posenc_jax.evaluation.measurement import FEWEST
+
 LEAST_SEEDS = 3
+Document = tuple[str, str, int]  # data set, split, number
 VERDICTS = ('holds', 'partly', 'contrary', 'open')
 
 
@@ -26,13 +29,15 @@ class Results:
     Attributes:
       rows: one dictionary for each number, with its `seed`, its `value` and the `name` of its run
         without the seed. Numbers of `eval.py` also have the names of `results.json` and the
-        `folder` of the evaluation, and `documents` where their losses are known: number -> (tokens,
-        sum of the loss). Numbers of a sweep that evaluates by itself have the `panel` of its table
-        and the place `x` in it.
+        `folder` of the evaluation, and `documents` where their losses are known: data set, split
+        and number -> (tokens, sum of the loss). Numbers of a sweep that evaluates by itself have
+        the `panel` of its table and the place `x` in it.
+      read: the rows whose numbers `values` has returned.
     """
 
     def __init__(self, directory: pathlib.Path):
-        self.rows = []
+        self.rows: list[dict[str, Any]] = []
+        self.read: list[dict[str, Any]] = []
         for path in sorted(directory.glob('*/results.json')):
             content = json.loads(path.read_text())
             documents = _documents(path.parent / (content.get('documents') or ''))
@@ -40,7 +45,9 @@ class Results:
                 name = pathlib.PurePath(row['run']).name.rsplit('_', 1)[0]
                 if row.get('extend'):
                     name += ' | ' + row['extend']
-                own = {'folder': path.parent.name, 'name': name, 'documents': documents.get(place)}
+                text = row.get('dataset'), row.get('split')
+                losses = {(*text, n): loss for n, loss in documents.get(place, {}).items()}
+                own = {'folder': path.parent.name, 'name': name, 'documents': losses}
                 self.rows.append({**row, **own})
         for path in sorted([*directory.glob('results.csv'), *directory.glob('*/results.csv')]):
             if not path.with_suffix('.json').exists():
@@ -70,18 +77,17 @@ class Results:
                 if row.get(field) is None:
                     raise MissingResultError(f'the results of {name!r} have no {field}')
                 found[row['seed']] = row[field]
+                self.read.append(row)
         if not found:
             names = sorted({row['name'] for row in self.rows})
             raise MissingResultError(f'no result of {name!r} with {where}; there are {names}')
         return found
 
-    def drawn(self, counts: Mapping[int, int]) -> 'Results':
-        """These results on a text in which each document occurs `counts[number]` times."""
+    def drawn(self, counts: Mapping[Document, int]) -> 'Results':
+        """These results on a text in which each document occurs so many times."""
         other = copy.copy(self)
-        other.rows = [
-            {**row, **_with_counts(row['documents'], counts)} if row.get('documents') else row
-            for row in self.rows
-        ]
+        other.rows = [{**row, **_with_counts(row, counts)} for row in self.rows]
+        other.read = []
         return other
 
 
@@ -97,13 +103,11 @@ def _documents(path: pathlib.Path) -> dict[int, dict[int, tuple[int, float]]]:
     return found
 
 
-def _with_counts(
-    documents: Mapping[int, tuple[int, float]], counts: Mapping[int, int]
-) -> dict[str, float]:
-    tokens = sum(counts[number] * tokens for number, (tokens, _) in documents.items())
-    loss = sum(counts[number] * loss for number, (_, loss) in documents.items())
-    nll = loss / tokens if tokens else math.nan
-    return {'nll': nll, 'value': math.exp(min(nll, 700.0))}
+def _with_counts(row: Mapping[str, Any], counts: Mapping[Document, int]) -> dict[str, float]:
+    documents = row.get('documents') or {}
+    tokens = sum(counts.get(name, 0) * tokens for name, (tokens, _) in documents.items())
+    loss = sum(counts.get(name, 0) * loss for name, (_, loss) in documents.items())
+    return {'nll': loss / tokens, 'value': math.exp(min(loss / tokens, 700.0))} if tokens else {}
 
 
 Measure = Callable[[Results], Mapping[int, float]]
@@ -112,21 +116,33 @@ Measure = Callable[[Results], Mapping[int, float]]
 def over_documents(
     measure: Measure, results: Results, draws: int = 1000
 ) -> tuple[float, float, int] | None:
-    """The 95 % interval of the mean effect if the documents of the text are drawn again, and how
-    many there are; the same draw for all runs. None if the effect does not depend on them, or if
-    their losses are not known.
+    """How far the mean effect depends on the documents of the text, and how many there are.
+
+    The 95 % interval of the mean effect if the documents are drawn again, the same ones for all
+    runs; for fewer than `FEWEST` documents the range of the effects in each of them alone. None if
+    the effect does not depend on documents, or if those of a number that it reads are not known.
     """
-    numbers = sorted({n for row in results.rows for n in row.get('documents') or ()})
-    rng, effects = np.random.default_rng(0), []
-    for _ in range(draws if len(numbers) > 1 else 0):
-        counts = rng.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)))
-        found = measure(results.drawn(dict(zip(numbers, counts.tolist()))))
-        effects.append(statistics.fmean(found.values()))
-    effects = [effect for effect in effects if not math.isnan(effect)]
+    results.read.clear()
+    measure(results)
+    read = list(results.read)
+    names = sorted({name for row in read for name in row.get('documents') or ()})
+    if len(names) < 2 or not all(row.get('documents') for row in read):
+        return None
+    if few := len(names) < FEWEST:
+        ways = [{name: 1} for name in names]
+    else:
+        rng, chances = np.random.default_rng(0), np.full(len(names), 1 / len(names))
+        counts = rng.multinomial(len(names), chances, draws).tolist()
+        ways = [dict(zip(names, drawn)) for drawn in counts]
+    effects = [
+        statistics.fmean(measure(results.drawn(way)).values())
+        for way in ways
+        if all(any(way.get(name) for name in row['documents']) for row in read)
+    ]
     if len(set(effects)) < 2:
         return None
-    low, high = np.quantile(effects, [0.025, 0.975])
-    return float(low), float(high), len(numbers)
+    low, high = np.quantile(effects, [0.0, 1.0] if few else [0.025, 0.975])
+    return float(low), float(high), len(names)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import json
+import math
 import os
 import pathlib
 import signal
@@ -20,6 +21,7 @@ from typing import Any
 import jax
 
 from configs.claims.claim import Claim, Measurement, MissingResultError, Results, over_documents
+from configs.claims.fingerprint import fingerprint
 from configs.sweeps.runs import Run, Sweep
 from posenc_jax.core import around, disk
 from posenc_jax.core.registry import nearest
@@ -31,10 +33,14 @@ ROOT = around.ROOT
 MEASURED = around.WRITTEN / 'docs' / 'claims' / 'measured.json'
 # What an installed package begins with.
 CARRIED = ROOT / 'docs' / 'claims' / 'measured.json'
-KEPT = ('effects', 'date', 'commit', 'device', 'versions')  # of an earlier record
+KEPT = ('effects', 'date', 'commit', 'device', 'versions', 'begun')  # of an earlier record
 PLUMBING = ('configs.sweeps.runs', 'configs.sweeps.tables')  # which start runs and write tables
 # A run has the same numbers on machines of any number of cores.
 ONE_DEVICE = ('--set', 'mesh.cpu_devices=1')
+
+
+class FailedSweepError(Exception):
+    """The program of a sweep ended with an error, which it has printed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,10 +145,16 @@ def read(path: pathlib.Path | None = None) -> dict[str, dict[str, Any]]:
 
 
 def is_current(claim: Claim, record: Mapping[str, Any] | None) -> bool:
-    """Whether the record was made with the settings and the test that the claim has now."""
+    """Whether the record was made with the settings, the test, the measure and the margin that the
+    claim has now.
+    """
     how = claim.how
     return bool(
-        record and how and record['test'] == how.test and record['digest'] == plan(how).digest
+        record
+        and how
+        and record['test'] == how.test
+        and record['digest'] == plan(how).digest
+        and record.get('measure', fingerprint(how)) == fingerprint(how)
     )
 
 
@@ -174,7 +186,7 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
     in `workdir`, that record is kept under 'earlier' in the new one.
 
     Raises:
-      SystemExit: the sweep has failed or was stopped, and has said why; nothing is written.
+      FailedSweepError: the sweep has failed and has said why; nothing is written.
       MissingResultError: the results lack what the measure reads.
     """
     assert claim.how is not None, f'nothing measures claim {claim.id}'
@@ -184,15 +196,18 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
     began = monotonic()
     command = [sys.executable, *made.command, '--workdir', str(directory)]
     if status := run(command, keep):
-        raise SystemExit(status if status > 0 else 128 - status)
+        raise FailedSweepError(f'its sweep ended with status {status}, see above')
     minutes = (monotonic() - began) / 60
     results = Results(directory)
     found = dict(claim.how.measure(results))
     if lacking := sorted(set(claim.how.seeds) - set(found)):
         raise MissingResultError(f'claim {claim.id} has no effect for the seeds {lacking}')
+    if wrong := {seed: value for seed, value in found.items() if not math.isfinite(value)}:
+        raise MissingResultError(f'claim {claim.id} has effects that are not finite: {wrong}')
     record = {
         'digest': made.digest,
         'test': claim.how.test,
+        'measure': fingerprint(claim.how),
         'effects': {str(seed): round(value, 6) for seed, value in sorted(found.items())},
         'date': datetime.date.today().isoformat(),
         'commit': _commit(),
@@ -207,7 +222,9 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
     before = read().get(claim.id)
     if before is not None and is_current(claim, before):
         same_runs = before.get('begun', before['date']) == begun
-        last = [] if same_runs else [{name: before[name] for name in KEPT}]
+        last = [] if same_runs else [{name: before[name] for name in KEPT if name in before}]
+        if same_runs:  # this time they were read and not trained
+            record['minutes'] = max(record['minutes'], before.get('minutes', 0.0))
         if earlier := [*before.get('earlier', []), *last]:
             record['earlier'] = earlier
     MEASURED.parent.mkdir(parents=True, exist_ok=True)
@@ -220,7 +237,7 @@ def is_ready(how: Measurement, workdir: pathlib.Path) -> bool:
     """Whether a directory has all results that the measure reads."""
     try:
         return set(how.seeds) <= set(how.measure(Results(workdir / plan(how).name)))
-    except (MissingResultError, ValueError, LookupError):
+    except (MissingResultError, ValueError, LookupError, ArithmeticError):
         return False
 
 

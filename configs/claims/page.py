@@ -31,19 +31,27 @@ margin, the least effect that counts.
 - **open**: the mean is between the margins, or there are fewer than three seeds.
 
 All models are small and trained for minutes, so a verdict is about this setting and not about the
-paper's. A range over seeds says how far trainings differ, and not how far texts do. Where a row has
-a range over documents, it is the 95 % interval of the mean effect if the documents that are scored
-are drawn again; records before 2026-11-30 do not have it. The English text in bytes is scored on a
-test split of three documents, which have 8,399 bytes together and are the same for all sides. On
-other texts an effect near its margin may fall otherwise. A record is
-current while the settings and the code of its sweep are the same; a change of the package does not
-make it stale. The margins of A9, C6 to C10, M2 to M5 and S1 to S4 were set when their numbers were
-known, and that of N1 when the distance to sinusoids was. Those of B3, B11, B17, C11, C13, C17, N6,
-N8, N9, X1, X4, X5 and X7 were set after a short pilot.
+paper's.
+
+A range over seeds says how far trainings differ, and not how far texts do. Where a row has a range
+over documents too, it is the 95 % interval of the mean effect if the scored documents are drawn
+again, or, for fewer than ten documents, the range of the effects in each of them alone. Records
+before 2026-11-30 do not have it. The English text in bytes is scored on a test split of three
+documents, which have 8,399 bytes together and are the same for all sides. On other texts an effect
+near its margin may fall otherwise.
+
+A record is current while the settings of its sweep, the code of a sweep that is a program of its
+own, the measure and the margin are the same; a change of the package does not make it stale.
+Records before 2026-11-30 are taken to have the measure and the margin of that day.
+
+The margins of A9, C6 to C10, M2 to M5 and S1 to S4 were set when their numbers were known, and that
+of N1 when the distance to sinusoids was. Those of B3, B11, B17, C11, C13, C17, N6, N8, N9, X1, X4,
+X5 and X7 were set after a short pilot.
 
 `python -m configs.claims B5` measures claim B5 again, and `python -m configs.claims --budget 30`
 spends 30 minutes on claims that are not measured yet, those that take least time first. The minutes
-are estimates for two cores on which nothing else runs.
+are estimates for two cores on which nothing else runs; beside other work a sweep has taken up to
+three times as long.
 
 A review of the results before this ledger found 21 claims shown, 23 partly, 16 contrary, 46 built
 and not shown, and 49 not built. The ledger now has:
@@ -260,3 +268,5 @@ def show(claims: Claims, records: Records, waiting: Sequence[Claim]) -> None:
             there = records.get(claim.id)
             other = f' (measured {there["date"]} with other settings)' if there else ''
             console.print(f'  {claim.id:5} {claim.how.minutes:5g} min  {claim.how.test}{other}')
+    without = [name for name, claim in claims.items() if claim.how is None]
+    console.print(f'{len(without)} claims have no sweep yet: {", ".join(without) or "none"}')

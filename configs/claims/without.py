@@ -1,6 +1,6 @@
 """Methods without a claim of their own in papers.csv, and why."""
 
-NOWHERE = 'it takes part in no claim'
+NOWHERE = 'the ledger has no claim of its paper, and no claim compares it'
 GLOBE = 'one of the five encoders of the globe that claim S6 compares'
 OF_GLOBE = f'an encoder of the globe; {NOWHERE}, since S6 compares five others'
 MASK = f'a mask, which says what may be seen; {NOWHERE}'

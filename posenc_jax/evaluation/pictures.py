@@ -319,6 +319,8 @@ def _title(series):
         samples = sorted({m.samples for s in series for run in s.runs for m in run.measurements})
         seeds = f', mean of up to {several} runs' if several > 1 else ''
         return f'{what}; answers per cell: {" or ".join(map(str, samples))}{seeds}'
-    known = any(m.low is not None for s in series for run in s.runs for m in run.measurements)
-    around = ['95 % interval'] * known + ['smallest to largest of several runs'] * (several > 1)
+    found = (m.spread for s in series for run in s.runs for m in run.measurements)
+    around = [*dict.fromkeys(filter(None, found))] + ['smallest to largest of several runs'] * (
+        several > 1
+    )
     return f'{what}; band: {", or ".join(around)}' if around else what

@@ -14,7 +14,13 @@ from posenc_jax.core import disk, paths
 from posenc_jax.core.registry import shortened
 from posenc_jax.evaluation import field_maps, field_pictures, pictures, sample_pictures
 from posenc_jax.evaluation.differences import Difference, differences
-from posenc_jax.evaluation.measurement import BY_PLANE, Measurement, is_of_points, is_share
+from posenc_jax.evaluation.measurement import (
+    BY_PLANE,
+    Measurement,
+    is_of_points,
+    is_share,
+    spread_name,
+)
 from posenc_jax.evaluation.series import (
     OWN,
     TABLES,
@@ -230,9 +236,8 @@ def _difference_tables(found, console):
             return table
 
         made += _split(table_of, lengths, console)
-        drawn = ' and '.join(dict.fromkeys(d.drawn for d in own))
-        groups = between([d.groups for d in own])
-        _caption(made[-1], f'95 % interval of a bootstrap over {groups} {drawn} of both sides')
+        spreads = dict.fromkeys(spread_name(d.groups, d.drawn) for d in own)
+        _caption(made[-1], f'{" or ".join(spreads)}, of both sides at once')
     return made
 
 
@@ -266,8 +271,8 @@ def _length_table(series, protocol, lengths):
     title = protocol.replace('_', ' ') if own else f'perplexity, {protocol}'
     several = any(len(s.runs) > 1 for s in series)
     # The points of a picture are no sample, so most of what is measured of them has no interval.
-    known = any(m.low is not None for s in series for m in _measured(s, protocol))
-    around = ['95 % interval'] * known + ['smallest - largest of several runs'] * several
+    known = dict.fromkeys(m.spread for s in series for m in _measured(s, protocol) if m.spread)
+    around = [*known, *['smallest - largest of several runs'] * several]
     title += f' ({", or ".join(around)})' if around else ''
     table = rich.table.Table(title=title, title_justify='left')
     table.add_column(

@@ -1,14 +1,14 @@
 """Differences of losses on the same tokens, with their interval over documents."""
 
 import dataclasses
-import itertools
 
 import numpy as np
 import pytest
 import rich.console
+import scipy.stats
 
 from posenc_jax.evaluation.differences import differences
-from posenc_jax.evaluation.measurement import perplexity
+from posenc_jax.evaluation.measurement import perplexity, spread_name
 from posenc_jax.evaluation.results import Results, read, tables
 from posenc_jax.evaluation.series import RunResult, group
 
@@ -30,18 +30,32 @@ def found(*runs):
     return differences(group(runs), ('sliding',))
 
 
-def test_the_interval_is_that_of_all_draws_of_documents():
-    """Three documents can be drawn in 27 ways; the bootstrap has their quantiles."""
+def test_the_interval_of_many_documents_is_that_of_their_draws():
+    """Twelve documents of one token each: sums of twelve draws of 0 or 1 are binomial."""
+    numbers, more = np.arange(12).reshape(2, 6), np.arange(12).reshape(2, 6) % 2.0
+    ones = np.ones((2, 6), bool)
+
+    def of(name, nll):
+        measured = perplexity('sliding', 6, nll, ones, ones, 12, documents=numbers)
+        return dataclasses.replace(run(name, EASY_AND_HARD), measurements=(measured,))
+
+    (one,) = found(of('rope()', 1 + more), of('alibi()', 1 + 2 * more))
+    low, high = scipy.stats.binom(12, 0.5).ppf([0.025, 0.975]) / 12
+    assert (one.value, one.low, one.high) == pytest.approx((0.5, low, high))
+    assert (one.label, one.against, one.length) == ('alibi()', 'rope()', 6)
+    assert spread_name(one.groups, one.drawn) == '95 % interval'
+
+
+def test_few_documents_have_a_range():
     more = np.array([[0.1, 0.2, 0.3, 0.1], [0.2, 0.6, 0.5, 0.7]])
     (one,) = found(run('rope()', EASY_AND_HARD), run('alibi()', EASY_AND_HARD + more))
-    assert (one.label, one.against, one.length) == ('alibi()', 'rope()', 4)
-    assert (one.drawn, one.groups) == ('documents', 3)
     assert one.value == pytest.approx(more.mean())
-    sums, counts = np.bincount(DOCUMENTS.ravel(), more.ravel()), np.bincount(DOCUMENTS.ravel())
-    drawn = [list(d) for d in itertools.product(range(3), repeat=3)]
-    ways = [sums[d].sum() / counts[d].sum() for d in drawn]
-    low, high = np.quantile(ways, [0.025, 0.975], method='inverted_cdf')
-    assert (one.low, one.high) == pytest.approx((low, high))
+    # the documents have 2, 3 and 3 tokens
+    assert (one.low, one.high) == pytest.approx((0.3 / 2, 1.8 / 3))
+    assert spread_name(one.groups, one.drawn) == 'range of 3 documents'
+    (measured,) = run('rope()', EASY_AND_HARD).measurements
+    assert (measured.low, measured.high) == pytest.approx((np.exp(0.3 / 2), np.exp(7.0)))
+    assert measured.spread == 'range of 3 documents'
 
 
 def test_it_is_far_narrower_than_the_intervals_of_both():
@@ -65,21 +79,24 @@ def test_seeds_of_a_series_are_averaged_for_each_document():
         run('alibi()', EASY_AND_HARD, documents=np.array([[0, 0, 0, 1], [1, 2, 2, 2]])),
         run('alibi()', EASY_AND_HARD, documents=DOCUMENTS + 1),
         run('alibi()', EASY_AND_HARD, protocol='nonoverlapping'),
+        dataclasses.replace(run('alibi()', EASY_AND_HARD), dataset='listings'),
+        dataclasses.replace(run('alibi()', EASY_AND_HARD), split='validation'),
+        dataclasses.replace(run('alibi()', EASY_AND_HARD), settings={'data.tokenizer': 'a.gguf'}),
     ],
-    ids=['other tokens', 'other documents', 'another protocol'],
+    ids=['tokens', 'documents', 'protocol', 'text', 'split', 'tokenizer'],
 )
 def test_other_tokens_are_not_compared(other):
     assert found(run('rope()', EASY_AND_HARD), other) == ()
 
 
-def test_one_text_has_windows_and_one_window_has_no_interval():
+def test_windows_stand_in_for_the_documents_of_one_text():
     one = np.zeros((2, 4), int)
     (of_windows,) = found(
         run('rope()', EASY_AND_HARD, documents=one), run('alibi()', EASY_AND_HARD, documents=one)
     )
     assert (of_windows.drawn, of_windows.groups) == ('windows', 2)
-    bucket = perplexity('per_position', 4, EASY_AND_HARD, SCORED, SCORED, 8, (0, 2), DOCUMENTS)
-    assert bucket.groups == ()
+    windowed = run('rope()', EASY_AND_HARD, documents=one)
+    assert differences(group([windowed]), ('sliding',)) == ()
 
 
 def test_files_keep_the_documents_and_the_differences(tmp_path):
@@ -112,4 +129,4 @@ def test_the_table_names_what_is_compared():
     text = ' '.join(capture.get().split())
     assert 'nats a token above rope(), sliding' in text
     assert '+0.125' in text and '+0.125 to +0.125' in text
-    assert 'bootstrap over 3 documents' in text
+    assert 'range of 3 documents, of both sides at once' in text
