@@ -79,10 +79,10 @@ MEASUREMENTS = {
         2,
     ),
     'X6': public(
-        'SmolLM2, 20 questions after a code in one of 8 contexts of 48 tokens: APE, whose '
-        'temperature is chosen on 6 other questions, minus contexts that are read each on its '
-        'own, in digits that are right; where APE has less than 93 % of those of contexts in a '
-        'row, minus what is missing.',
+        'SmolLM2, 20 questions after a code in one of 8 contexts of 48 tokens: right digits '
+        'with APE, whose temperature is chosen on 6 other questions, minus those with '
+        'contexts that are read each on its own. If APE has less than 93 % of those of '
+        'contexts in a row, the effect is how far it is below these 93 %.',
         'contexts',
         by_seed(
             lambda own, plain, row: own - (plain if own >= 0.93 * row else 0.93 * row),

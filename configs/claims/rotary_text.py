@@ -60,6 +60,8 @@ MEASUREMENTS = {
         'needs less than RoPE, with PI, the NTK-aware rule, YaRN or none, the best of them.',
         lead_in_nats('tapa', 'rope', *EXTENDED, folder='comparison', length=FAR),
         margin=0.02,
+        remark='TAPA has learned little: within 64 bytes it has 2.59 to 2.65 nats, where RoPE has '
+        '1.17 and a table of 5-grams 1.29.',
     ),
     'R32': measurement(
         'RoPE that was trained at 64 bytes, with six extensions and none, in windows of 256 bytes: '

@@ -2,11 +2,8 @@
 
 Command:   python -m configs.sweeps.pos2distill [--seeds 0 1] [--workdir runs/pos2distill]
            [--set train.steps=500]
-Time:      under 3 minutes for one seed on two CPU cores, without --papeft
-Number:    seed 0, 400 steps, accuracy with the pair in slot 0 / 1 / 3 / 6 / 9 / 11: skewed 1.00 /
-           .82 / .10 / .06 / .04 / .05, R1 1.00 / .69 / .35 / .23 / .19 / .25, R2 .99 / .97 / .89 /
-           .65 / .61 / .74, SFT 1.00 / .17 / .04 / .05 / .04 / .05; seed 1, 500 steps: R2 .98 / .91
-           / .63 / .37 / .27 / .37, the others alike
+Time:      5 minutes for one seed on one core with --papeft and 1000 steps of distillation
+Number:    docs/claims.md, claims A21 and A23; docs/results/length_generalisation.md has the table
 A small model is trained on key-value pairs that are mostly asked for in the first slots. It is then
 distilled from its own answers with the evidence in slot 0 (R1, R2). As a control it is fine-tuned
 on right answers with the evidence in slot 0 alone (SFT). R1, R2 and SFT have the same number of

@@ -319,7 +319,8 @@ def _title(series):
         samples = sorted({m.samples for s in series for run in s.runs for m in run.measurements})
         seeds = f', mean of up to {several} runs' if several > 1 else ''
         return f'{what}; answers per cell: {" or ".join(map(str, samples))}{seeds}'
-    found = (m.spread for s in series for run in s.runs for m in run.measurements)
+    alone = [s.runs[0] for s in series if len(s.runs) == 1]
+    found = (m.spread for run in alone for m in run.measurements)
     around = [*dict.fromkeys(filter(None, found))] + ['smallest to largest of several runs'] * (
         several > 1
     )

@@ -271,7 +271,8 @@ def _length_table(series, protocol, lengths):
     title = protocol.replace('_', ' ') if own else f'perplexity, {protocol}'
     several = any(len(s.runs) > 1 for s in series)
     # The points of a picture are no sample, so most of what is measured of them has no interval.
-    known = dict.fromkeys(m.spread for s in series for m in _measured(s, protocol) if m.spread)
+    alone = [s for s in series if len(s.runs) == 1]
+    known = dict.fromkeys(m.spread for s in alone for m in _measured(s, protocol) if m.spread)
     around = [*known, *['smallest - largest of several runs'] * several]
     title += f' ({", or ".join(around)})' if around else ''
     table = rich.table.Table(title=title, title_justify='left')

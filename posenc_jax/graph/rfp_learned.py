@@ -8,11 +8,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from posenc_jax.core.checks import is_size
+from posenc_jax.core.orthonormal import orthonormal_rows
 from posenc_jax.core.registry import check_choice
 from posenc_jax.graph.encoder import GraphNetwork
 
-# A row of attention can repeat another (equal nodes of a clique), so S alone has a low rank. The
-# derivative of QR needs full rank, in float32.
+# A row of attention can repeat another (equal nodes of a clique), so S alone has a low rank. To
+# make columns orthonormal needs full rank, in float32.
 _SHIFT = 1e-3
 
 
@@ -71,9 +72,9 @@ def propagate_learned(
             some = square > 0
             y = jnp.where(some, y * jax.lax.rsqrt(jnp.where(some, square, 1.0)), 0.0)
         elif normalise == 'qr':
-            q, upper = jnp.linalg.qr(jnp.concatenate([y + _SHIFT * x, rows], axis=-2))
-            sign = jnp.where(jnp.diagonal(upper, axis1=-2, axis2=-1) < 0, -1.0, 1.0)
-            y = q[..., :n, :] * sign[..., None, :]
+            columns = jnp.concatenate([y + _SHIFT * x, rows], axis=-2)
+            q = jnp.swapaxes(orthonormal_rows(jnp.swapaxes(columns, -1, -2)), -1, -2)
+            y = q[..., :n, :]
         return y, y
 
     _, later = jax.lax.scan(step, x, length=steps)

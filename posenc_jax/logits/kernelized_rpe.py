@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.core.encoding import Constant, Encoding
 from posenc_jax.core.families import signed_distance
+from posenc_jax.core.orthonormal import orthonormal_rows
 from posenc_jax.core.products import heads_first, over_batch, scaled_dot_product
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
@@ -43,7 +44,9 @@ def random_directions(
     if not orthogonal:
         return drawn
     blocks = -(-features // width)
-    turns = jax.random.orthogonal(jax.random.fold_in(key, 1), width, (heads, blocks), jnp.float32)
+    square = heads, blocks, width, width
+    turns = jax.random.normal(jax.random.fold_in(key, 1), square, jnp.float32)
+    turns = jnp.swapaxes(orthonormal_rows(jnp.swapaxes(turns, -1, -2)), -1, -2)
     return turns.reshape(heads, blocks * width, width)[:, :features] * jnp.linalg.norm(
         drawn, axis=-1, keepdims=True
     )

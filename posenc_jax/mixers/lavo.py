@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.core.encoding import Constant
+from posenc_jax.core.orthonormal import orthonormal_rows
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 from posenc_jax.mixers.pieces import (
@@ -20,18 +21,6 @@ from posenc_jax.mixers.pieces import (
 from posenc_jax.model.recurrent_mixer import RecurrentMixer
 
 HIDDEN = -1e30  # a logit without weight
-
-
-def orthonormal_rows(a: Float[Array, 'H r D']) -> Float[Array, 'H r D']:
-    """The rows of each head made orthonormal, in order: those that are already stay as they are.
-
-    Example:
-      >>> orthonormal_rows(jnp.array([[[2.0, 0.0], [1.0, 1.0]]])).round(3).tolist()
-      [[[1.0, 0.0], [0.0, 1.0]]]
-    """
-    q, r = jnp.linalg.qr(jnp.swapaxes(a, 1, 2))
-    sign = jnp.where(jnp.diagonal(r, axis1=1, axis2=2) < 0, -1.0, 1.0)
-    return jnp.swapaxes(q * sign[:, None], 1, 2) + 0.0
 
 
 def lavo(

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
+from posenc_jax.core.orthonormal import orthonormal_rows
 from posenc_jax.core.registry import SpecError
-from posenc_jax.mixers.lavo import lavo, orthonormal_rows
+from posenc_jax.mixers.lavo import lavo
 from posenc_jax.mixers.pieces import scan_pieces
 from tests.methods import recurrent
 from tests.methods.recurrent import draw, make
@@ -94,14 +95,6 @@ def test_the_memory_is_constant_within_a_block():
     out = attended(0 * c + 1, c, basis, rho, beta)[0, 4:].reshape(2, 4, 4)
     np.testing.assert_allclose(out, out[:, :1].repeat(4, 1), atol=1e-7)
     assert np.abs(out[0] - out[1]).max() > 0.01
-
-
-def test_the_basis():
-    a = draw(14, 2, 3, 4)
-    rows = np.asarray(orthonormal_rows(a))
-    np.testing.assert_allclose(rows @ rows.swapaxes(1, 2), [np.eye(3)] * 2, atol=1e-6)
-    np.testing.assert_allclose(orthonormal_rows(jnp.asarray(rows)), rows, atol=1e-6)
-    np.testing.assert_allclose(rows[:, 0], a[:, 0] / np.linalg.norm(a[:, 0], axis=1)[:, None], 1e-5)
 
 
 @pytest.mark.full
