@@ -18,8 +18,8 @@ def carried(source: Transformer, wanted: Transformer) -> dict[str, Any]:
     """The parameters of `source`, as nested dicts. Those of a part of an encoding are in the place
     that the same method has in `wanted`.
 
-    Chains are compared from their ends, since further parts come in front. A part whose method is
-    not in the other chain keeps its place.
+    A method that a chain has several times is counted from the end, since further parts come in
+    front. A part whose method is not in the other chain keeps its place.
 
     Args:
       source, wanted: two models of one kind, or their shapes.
@@ -37,7 +37,7 @@ def carried(source: Transformer, wanted: Transformer) -> dict[str, Any]:
                 stay[place] = method
             else:
                 moves[place] = new[at][0]
-                new = new[at + 1 :]
+                new = new[:at] + new[at + 1 :]
     placed = {}
     for path, leaf in flat.items():
         part = next((path[:end] for end in range(len(path)) if path[:end] in {**moves, **stay}), ())
