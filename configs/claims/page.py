@@ -37,10 +37,10 @@ A range over seeds says how far trainings differ, and not how far texts do. Wher
 over documents too, it is the 95 % interval of the mean effect if the scored documents are drawn
 again, or, for fewer than ten documents, the range of the effects in each of them alone. Records
 before 2026-11-30 do not have it. The English text in bytes is scored on a test split of three
-documents, which have 8,399 bytes together and are the same for all sides. On other texts an effect
-near its margin may fall otherwise. Within their trained length the models of English text are .09
-to .15 nats a byte below a table of 5-grams of the training text, and those of Python source .05 to
-.13; rows whose models have learned less say so.
+documents, which have 8,399 bytes together, most of them in one, and are the same for all sides. On
+other texts an effect near its margin may fall otherwise. Within their trained length the models of
+English text are .09 to .15 nats a byte below a table of 5-grams of the training text, and those of
+Python source .05 to .13; rows whose models have learned less say so.
 
 A record is current while the settings of its sweep, the code of a sweep that is a program of its
 own, the measure and the margin are the same; a change of the package does not make it stale.
