@@ -7,12 +7,14 @@ Command:   python -m configs.sweeps.models GROUP [--seeds 0 1 2] [--workdir DIR]
   recall       `mqar` with attention, `cheems` and both, with and without rotation
   mixers       text to eight times the trained length with `lavo`, `lightnet` and attention
   depth        text without positions, with sinusoids and with ALiBi, in 2, 6 and 12 layers
-  digits       `seqpe` trained at 64 bytes of text, against ALiBi and RoPE
+  digits       `seqpe` trained at 128 bytes of text, against ALiBi and RoPE, in the
+               setting of `configs.sweeps.text lengths`
   passkeys     `tape` against `rope` on passkeys up to sixteen times the trained length
 Results:   WORKDIR/comparison; docs/results/models.md has the numbers. Runs whose last step is saved
            are not trained again, so the sweep may be interrupted and started again.
 """
 
+from configs.sweeps import text
 from configs.sweeps.runs import Sweep, main
 
 CHOMSKY = (
@@ -121,10 +123,7 @@ SETTINGS = {
         'model.width=32', 'model.heads=4', 'train.save_every=100000', 'train.length=64',
         'train.batch=16', 'train.steps=10000', 'train.eval_every=2000', 'train.lr=2e-3',
     ),
-    'digits': (
-        *SIZES, 'train.length=64', 'train.batch=32', 'train.steps=1200', 'train.eval_every=400',
-        'train.lr=2e-3',
-    ),
+    'digits': text.settings(2000),
     'passkeys': (
         *SIZES, 'task=passkey(lm_weight=0.1)', 'train.length=64', 'train.min_length=16',
         'train.batch=32', 'train.steps=1500', 'train.eval_every=500', 'train.lr=1e-3',
@@ -136,7 +135,7 @@ EVALUATION = {
     'recall': ('eval.lengths=64,128,256', 'eval.samples=200'),
     'mixers': ('eval.lengths=128,256,512,1024', 'eval.protocols=nonoverlapping'),
     'depth': ('eval.lengths=64', 'eval.protocols=nonoverlapping'),
-    'digits': ('eval.lengths=64,256,1024', 'eval.protocols=nonoverlapping'),
+    'digits': ('eval.lengths=128,512,1024', *text.SCORED),
     'passkeys': ('eval.lengths=64,128,256,1024', 'eval.samples=200'),
 }
 
