@@ -90,6 +90,8 @@ def documents(directory, *sums, drawn='documents'):
     """Writes documents.csv: for each row (number, tokens, sum of the loss) of its documents."""
     path = directory / 'comparison' / 'results.json'
     content = json.loads(path.read_text()) | {'documents': 'documents.csv'}
+    for row in content['results']:
+        row['drawn'] = drawn
     path.write_text(json.dumps(content))
     lines = [
         f'{row},{drawn},{number},{tokens},{loss}'

@@ -108,7 +108,7 @@ def main() -> None:
                 budget = math.inf if asked else arguments.budget
                 failed = run(asked or left(workdir), workdir, budget, held)
         write_pages()
-    except (ValueError, OSError, MissingResultError, lock.HeldError) as error:
+    except (ValueError, OSError, lock.HeldError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         sys.exit(

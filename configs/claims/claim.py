@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from posenc_jax.evaluation.measurement import FEWEST
+from posenc_jax.evaluation.results import read_groups
 
 LEAST_SEEDS = 3
 Document = tuple[str, str, int]  # data set, split, number
@@ -40,13 +41,14 @@ class Results:
         self.read: list[dict[str, Any]] = []
         for path in sorted(directory.glob('*/results.json')):
             content = json.loads(path.read_text())
-            documents = _documents(path.parent / (content.get('documents') or ''))
+            groups = read_groups(path.parent, content)
             for place, row in enumerate(content['results']):
                 name = pathlib.PurePath(row['run']).name.rsplit('_', 1)[0]
                 if row.get('extend'):
                     name += ' | ' + row['extend']
                 text = row.get('dataset'), row.get('split')
-                losses = {(*text, n): loss for n, loss in documents.get(place, {}).items()}
+                known = groups.get(place, []) if row.get('drawn') == 'documents' else []
+                losses = {(*text, n): (tokens, loss) for n, tokens, loss in known}
                 own = {'folder': path.parent.name, 'name': name, 'documents': losses}
                 self.rows.append({**row, **own})
         for path in sorted([*directory.glob('results.csv'), *directory.glob('*/results.csv')]):
@@ -89,18 +91,6 @@ class Results:
         other.rows = [{**row, **_with_counts(row, counts)} for row in self.rows]
         other.read = []
         return other
-
-
-def _documents(path: pathlib.Path) -> dict[int, dict[int, tuple[int, float]]]:
-    """Row -> number of a document -> its tokens and the sum of their losses; {} without a file."""
-    found: dict[int, dict[int, tuple[int, float]]] = {}
-    if path.is_file():
-        with path.open(newline='') as file:
-            for row in csv.DictReader(file):
-                if row['drawn'] == 'documents':
-                    own = found.setdefault(int(row['row']), {})
-                    own[int(row['number'])] = int(row['tokens']), float(row['nll'])
-    return found
 
 
 def _with_counts(row: Mapping[str, Any], counts: Mapping[Document, int]) -> dict[str, float]:

@@ -157,8 +157,8 @@ MEASUREMENTS = {
         '.12. At a higher resolution it loses .01 and .07, and the table nothing.',
     ),
     'S4': Measurement(
-        'Real digits under random shifts on a torus: the share that keeps its class after two'
-        ' shifts, minus that of a learned table or a zero-padded convolution, the better of '
+        'Real digits under random shifts on a torus: the share that keeps its class after two '
+        'shifts, minus that of a learned table or a zero-padded convolution, the better of '
         'them. If not all digits keep their class, the effect is the share that keeps it, '
         'minus 1.',
         'images',

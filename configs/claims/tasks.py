@@ -151,9 +151,8 @@ MEASUREMENTS = {
         'model reverses any list; sums modulo ten and parities are at chance.',
     ),
     'A12': Measurement(
-        'Copying, reversing, sorting, adding and parity of 8 items: how far attention is from'
-        ' that of the model without positions; the nearest of ALiBi, RoPE and sinusoids minus'
-        ' T5.',
+        'Copying, reversing, sorting, adding and parity of 8 items: how far attention is from '
+        'that of the model without positions; the nearest of ALiBi, RoPE and sinusoids minus T5.',
         'impact',
         (),
         by_seed(

@@ -8,6 +8,7 @@ import io
 import json
 import pathlib
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from posenc_jax.core import disk, paths
@@ -56,7 +57,7 @@ class Results:
     def protocols(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(m.protocol for run in self.runs for m in run.measurements))
 
-    @property
+    @functools.cached_property
     def differences(self) -> tuple[Difference, ...]:
         """What all series lose on the same tokens more than the first one."""
         return differences(self.series, self.protocols)
@@ -144,12 +145,7 @@ def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
         raise FileNotFoundError(f'{directory} holds no results.json of an earlier evaluation')
     try:
         content = json.loads(path.read_text())
-        groups: dict[int, list[tuple[int, int, float]]] = {}
-        if content.get('documents'):  # results of earlier versions do not have them
-            with (path.parent / content['documents']).open(newline='') as file:
-                for row in csv.DictReader(file):
-                    group = int(row['number']), int(row['tokens']), float(row['nll'])
-                    groups.setdefault(int(row['row']), []).append(group)
+        groups = read_groups(path.parent, content)
         runs: dict[tuple, list[Measurement]] = {}
         for number, row in enumerate(content['results']):
             row = {**row, 'value': float('inf') if row['value'] is None else row['value']}
@@ -173,6 +169,25 @@ def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{path} was not written by an evaluation: {error!r}') from None
+
+
+def read_groups(
+    directory: pathlib.Path, content: Mapping[str, Any]
+) -> dict[int, list[tuple[int, int, float]]]:
+    """Number of a row of results.json -> `Measurement.groups`; {} for results without such numbers,
+    as those of earlier versions are.
+
+    Args:
+      directory: the folder of the results.
+      content: what its results.json holds.
+    """
+    groups: dict[int, list[tuple[int, int, float]]] = {}
+    if content.get('documents'):
+        with (directory / content['documents']).open(newline='') as file:
+            for row in csv.DictReader(file):
+                group = int(row['number']), int(row['tokens']), float(row['nll'])
+                groups.setdefault(int(row['row']), []).append(group)
+    return groups
 
 
 def print_tables(results: Results) -> None:

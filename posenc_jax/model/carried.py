@@ -1,5 +1,5 @@
-"""The parameters of one model in the places that another has for them, whose encodings may have
-more parts.
+"""Moves the parameters of a model to where another model, whose encodings may have more parts,
+expects them.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ Path = tuple[Any, ...]
 
 
 def carried(source: Transformer, wanted: Transformer) -> dict[str, Any]:
-    """The parameters of `source`, as nested dicts. Those of a part of an encoding are in the place
-    that the same method has in `wanted`.
+    """The parameters of `source`, as nested dicts. The parameters of an encoding, or of a part of
+    one, are put where the same method has them in `wanted`.
 
-    A method that a chain has several times is counted from the end, since further parts come in
-    front. A part whose method is not in the other chain keeps its place.
+    If a chain has a method several times, its parts are matched from the end, since an extension
+    adds parts in front. A part whose method does not occur in `wanted` keeps its place.
 
     Args:
       source, wanted: two models of one kind, or their shapes.
@@ -38,13 +38,13 @@ def carried(source: Transformer, wanted: Transformer) -> dict[str, Any]:
             else:
                 moves[place] = new[at][0]
                 new = new[:at] + new[at + 1 :]
-    placed = {}
+    known, taken, placed = moves.keys() | stay.keys(), set(moves.values()), {}
     for path, leaf in flat.items():
-        part = next((path[:end] for end in range(len(path)) if path[:end] in {**moves, **stay}), ())
-        if part in stay and part not in moves and part in moves.values():
+        part = next((path[:end] for end in range(len(path)) if path[:end] in known), ())
+        if part not in moves and part in taken:
             raise SpecError(
                 f'{stay[part]} has parameters, and the encoding that would continue it has no '
-                f'{stay[part]}'
+                f'{stay[part]}; keep this part, or put other parts in front of it'
             )
         placed[moves.get(part, part) + path[len(part) :]] = leaf
     return nnx.traversals.unflatten_mapping(placed)
