@@ -183,10 +183,9 @@ def read_groups(
     """
     groups: dict[int, list[tuple[int, int, float]]] = {}
     if content.get('documents'):
-        with (directory / content['documents']).open(newline='') as file:
-            for row in csv.DictReader(file):
-                group = int(row['number']), int(row['tokens']), float(row['nll'])
-                groups.setdefault(int(row['row']), []).append(group)
+        for row in csv.DictReader((directory / content['documents']).read_text().splitlines()):
+            group = int(row['number']), int(row['tokens']), float(row['nll'])
+            groups.setdefault(int(row['row']), []).append(group)
     return groups
 
 
