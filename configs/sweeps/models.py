@@ -5,7 +5,8 @@ Command:   python -m configs.sweeps.models GROUP [--seeds 0 1 2] [--workdir DIR]
   chomsky      six of the 15 tasks of `chomsky15` in an encoder, plain and randomized positions
   translation  `dpe` and `xlpe` against sinusoids, from a source whose words move
   recall       `mqar` with attention, `cheems` and both, with and without rotation
-  mixers       text to eight times the trained length with `lavo`, `lightnet` and attention
+  mixers       text to eight times the trained length with `lavo`, `lightnet`, `cheems` and
+               attention, in the setting of `configs.sweeps.text lengths`
   depth        text without positions, with sinusoids and with ALiBi, in 2, 6 and 12 layers
   digits       `seqpe` trained at 128 bytes of text, against ALiBi and RoPE, in the
                setting of `configs.sweeps.text lengths`
@@ -115,10 +116,7 @@ SETTINGS = {
         *SIZES, 'task=mqar(pairs=8, vocab=128)', 'train.length=64', 'train.min_length=64',
         'train.batch=64', 'train.steps=800', 'train.eval_every=400', 'train.lr=3e-3',
     ),
-    'mixers': (
-        *SIZES, 'train.length=128', 'train.batch=16', 'train.steps=1200', 'train.eval_every=400',
-        'train.lr=2e-3',
-    ),
+    'mixers': text.settings(2000),
     'depth': (
         'model.width=32', 'model.heads=4', 'train.save_every=100000', 'train.length=64',
         'train.batch=16', 'train.steps=10000', 'train.eval_every=2000', 'train.lr=2e-3',
@@ -133,7 +131,7 @@ EVALUATION = {
     'chomsky': ('eval.lengths=20,30,40,60,80', 'eval.samples=200', 'eval.positions=sampled'),
     'translation': ('eval.lengths=8,10,12', 'eval.samples=300'),
     'recall': ('eval.lengths=64,128,256', 'eval.samples=200'),
-    'mixers': ('eval.lengths=128,256,512,1024', 'eval.protocols=nonoverlapping'),
+    'mixers': ('eval.lengths=128,256,512,1024', *text.SCORED),
     'depth': ('eval.lengths=64', 'eval.protocols=nonoverlapping'),
     'digits': ('eval.lengths=128,512,1024', *text.SCORED),
     'passkeys': ('eval.lengths=64,128,256,1024', 'eval.samples=200'),

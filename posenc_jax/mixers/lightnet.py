@@ -91,7 +91,8 @@ def decayed_sum(state, rows):
         decay = jnp.exp(jnp.where(seen[..., None, None], between, HIDDEN))
         return jnp.einsum('bthf,bshf,btshf->bhts', q, k, decay)
 
-    scores = jax.lax.cond(jnp.abs(rise).max() < SAFE, factors, pairs)
+    # A gradient keeps what either branch computes, and `pairs` has numbers for each pair of tokens.
+    scores = jax.lax.cond(jnp.abs(rise).max() < SAFE, factors, jax.checkpoint(pairs))
     scores = jnp.where(seen[:, None], scores, 0.0)
     old = (document == 0)[..., None, None]
     decay = jnp.exp(jnp.where(old, before[:, None] - log_sum, HIDDEN))
