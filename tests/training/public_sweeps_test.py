@@ -9,7 +9,7 @@ from flax import nnx
 
 from configs.claims import analyses, caches
 from configs.claims.claim import Results
-from configs.sweeps import public_caches, public_model, sparse_shares
+from configs.sweeps import far_context, public_caches, public_model, sparse_shares
 from posenc_jax.model import Transformer, TransformerConfig
 
 SIZES = ('--seeds', '0', '1', '--texts', '2')
@@ -26,7 +26,8 @@ def loaded(file, dtype='float32'):
     sizes = dict(train_len=64, layers=3, width=32, heads=2, encoding='rope()', dtype=dtype)
     model = Transformer(TransformerConfig(vocab_size=128, **sizes), rngs=nnx.Rngs(0))
     encode = lambda text: types.SimpleNamespace(ids=[min(byte, 127) for byte in text.encode()])
-    return types.SimpleNamespace(model=model, tokenizer=types.SimpleNamespace(encode=encode))
+    tokenizer = types.SimpleNamespace(encode=encode, decode=lambda ids: ''.join(map(chr, ids)))
+    return types.SimpleNamespace(model=model, tokenizer=tokenizer)
 
 
 @pytest.mark.full
@@ -75,3 +76,29 @@ def test_all_keys_lose_nothing_and_fewer_lose_something(tmp_path, monkeypatch):
     lost = lambda keys: Results(tmp_path).values('all channels', x=keys).values()
     assert max(map(abs, lost(1.0))) < 1e-5
     assert min(map(abs, lost(16.0))) > 1e-5
+
+
+@pytest.mark.full
+def test_far_context_is_reordered_replaced_and_cut(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(public_model, 'load_pretrained', loaded)
+    sizes = ('--length', '512', '--near', '128', '--documents', '2', '--groups', 'code')
+    words = ['far_context', '--file', 'drawn', *sizes, '--workdir', str(tmp_path)]
+    monkeypatch.setattr('sys.argv', words)
+    far_context.main()
+    found = Results(tmp_path)
+    nats = {kind: found.values(kind) for kind in far_context.KINDS}
+    assert len({tuple(values.values()) for values in nats.values()}) == len(nats)
+    more = np.mean(list(nats['cut'].values())) - np.mean(list(nats['kept'].values()))
+    assert f'code, cut: {more:.3f} nats more' in capsys.readouterr().out
+    monkeypatch.setattr('sys.argv', [*words, '--near', '512'])
+    with pytest.raises(SystemExit):
+        far_context.main()
+
+
+def test_reordered_lines_are_the_same_lines():
+    ids = np.array([5, 6, 1, 7, 8, 9, 1, 1, 4])
+    mixed = far_context.with_lines_in_random_order(ids, [1], np.random.default_rng(0))
+    assert mixed.tolist() != ids.tolist()
+    assert sorted(mixed.tolist()) == sorted(ids.tolist())
+    joined = ','.join(map(str, mixed))
+    assert all(line in joined for line in ('5,6,1', '7,8,9,1', '4'))

