@@ -3,7 +3,7 @@
 Command:   python -m configs.sweeps.rotary_text [--seeds 0 1 2] [--only NAME ...]
            [--workdir runs/rotary_text]
 Time:      about 32 minutes a seed on one core
-Number:    docs/claims.md, claims R1, R19, R21 and R32
+Number:    docs/claims.md, claims R1, R19 and R32
 RoPE, p-RoPE, CARoPE, TAPA, PSC, CABLE and TRA are trained in windows of 64 bytes of English text.
 So is RoPE of base 100, with all frequencies and without the slowest quarter (p-RoPE). With base
 10,000 this quarter hardly turns within 64 bytes; with base 100 the slowest frequency makes as

@@ -16,10 +16,12 @@ Command:   python -m configs.sweeps.text GROUP [--seeds 0 1 2] [--workdir DIR] [
             and at half and at twice the learning rate
   listings  models of 2 layers of width 64 in windows of 128 bytes of listings, in which far context
             helps, after 2000 batches of 16, read to 8192
+  phases    TAPA with phases that begin at a tenth of those of the paper, against RoPE as it is and
+            with extensions, in the setting of `lengths`
   passkeys  a key of three digits in texts of 16 to 64 tokens, read to sixteen times that length,
             with the key at the start, in the middle and at the end
 Number:    docs/claims.md, claims A13, A14, B1, B2, B4 to B6, B8 to B10, B12, B13, B16, B19, B20,
-           B22, B23, B25 to B29, C3 and C5
+           B22, B23, B25 to B29, C3, C5 and R21
 Results:   WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep may
            be interrupted and started again.
 """
@@ -98,6 +100,7 @@ GROUPS: dict[str, dict[str, str | dict[str, object]]] = {
         'sandwich': 'sandwich()',
         'cable': 'cable()',
     },
+    'phases': {'rope': 'rope()', 'tapa': 'tapa(phase=0.1)'},
     'passkeys': {
         'bam': PRIOR,
         'bam_ssmax': f'{PRIOR} | ssmax()',
@@ -108,6 +111,7 @@ GROUPS: dict[str, dict[str, str | dict[str, object]]] = {
 }
 EXTENDED = {
     'lengths': [('alibi', 'alibi_pi(mode="dynamic")')],
+    'phases': [('rope', f'{rule}(factor=4.0)') for rule in ('pi', 'ntk_aware', 'yarn')],
     'passkeys': [
         ('alibi', 'alibi_pi(mode="dynamic")'),
         ('rope', 'pi(factor=16.0)'),
@@ -135,6 +139,7 @@ SETTINGS = {
     'convolved': settings(2000),
     'bilevel': settings(2000, 256),
     'segments': settings(2000, 256),
+    'phases': settings(2000),
     'listings': (
         'data.dataset=listings', 'model.layers=2', 'model.width=64', 'model.heads=4',
         'train.length=128', 'train.batch=16', 'train.steps=2000', 'train.lr=3e-3',
@@ -156,6 +161,7 @@ EVALUATION = {
     'convolved': ('eval.lengths=128', *SCORED),
     'bilevel': BILEVEL,
     'segments': BILEVEL,
+    'phases': ('eval.lengths=128,512,1024', *SCORED),
     'listings': ('eval.lengths=128,512,2048,8192', *SCORED),
     'passkeys': ('eval.lengths=64,256,1024', 'eval.depths=0,0.5,1', 'eval.samples=100'),
 }

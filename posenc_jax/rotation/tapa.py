@@ -30,14 +30,16 @@ def tapa_logits(
     k: Float[Array, 'B K S H'],
     distance: Float[Array, '#B T S'],
     amplitude_dim: int,
+    phase: float = 1.0,
 ) -> Float[Array, 'B N T S']:
-    """`(q_A . k_A) / sqrt(a) cos(2 pi distance (q_P . k_P) / sqrt(H - a))`, float32.
+    """`(q_A . k_A) / sqrt(a) cos(2 pi phase distance (q_P . k_P) / sqrt(H - a))`, float32.
 
     A are the first a features, P the others.
     Args:
       q, k: queries and keys, key heads shared as in `scaled_dot_product`.
       distance: factor of the phase, in turns, e.g. `tapa_distance`.
       amplitude_dim: a.
+      phase: factor of all phases.
 
     Example:
       >>> q, k = jnp.array([1.0, 0.0, 1.0, 0.0]), jnp.array([2.0, 0.0, 0.25, 0.0])
@@ -53,7 +55,7 @@ def tapa_logits(
     """
     amplitude = scaled_dot_product(q[..., :amplitude_dim], k[..., :amplitude_dim])
     turns = distance[:, None] * scaled_dot_product(q[..., amplitude_dim:], k[..., amplitude_dim:])
-    return amplitude * jnp.cos(TWO_PI * turns)
+    return amplitude * jnp.cos(TWO_PI * phase * turns)
 
 
 @register(
@@ -88,10 +90,13 @@ class TAPA(Encoding):
         to H - 1.
       alpha: exponent of the distance, positive; small ones keep far distances close to those seen
         in training.
+      phase: factor of all phases, positive; 1 in the paper. In our models a phase of 1 begins with
+        cosines of every sign and is learned far more slowly than 0.1 (docs/results/contrary.md).
       head_dim: H, from the model.
 
     Raises:
-      ValueError: a share that does not cut H into two whole parts, an alpha that is not positive.
+      ValueError: a share that does not cut H into two whole parts, an alpha or a phase that is not
+        positive.
 
     Reference: Wang, Shen, Munos, Zhan, Tian, arXiv 2509.12635.
 
@@ -101,7 +106,9 @@ class TAPA(Encoding):
       16
     """
 
-    def __init__(self, theta: float = 0.5, alpha: float = 0.1, head_dim: int = CONTEXT):
+    def __init__(
+        self, theta: float = 0.5, alpha: float = 0.1, phase: float = 1.0, head_dim: int = CONTEXT
+    ):
         if head_dim < 2:
             raise ValueError(
                 f'tapa cuts a head into two parts: head_dim must be at least 2, got {head_dim}'
@@ -116,11 +123,11 @@ class TAPA(Encoding):
                 'whole number from 1 to '
                 f'{head_dim - 1}; the nearest theta is {self.amplitude_dim / head_dim:g}'
             )
-        if not alpha > 0:
-            raise ValueError(f'tapa: alpha must be positive, got {alpha}')
-        self.alpha = alpha
+        for name, value in (('alpha', alpha), ('phase', phase)):
+            if not value > 0:
+                raise ValueError(f'tapa: {name} must be positive, got {value}')
+        self.alpha, self.phase = alpha, phase
 
     def match(self, q, k, tq, tk, seen, carry):
-        return tapa_logits(
-            q, k, tapa_distance(tq.pos, tk.pos, self.alpha), self.amplitude_dim
-        ), carry
+        distance = tapa_distance(tq.pos, tk.pos, self.alpha)
+        return tapa_logits(q, k, distance, self.amplitude_dim, self.phase), carry

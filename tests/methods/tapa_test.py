@@ -131,6 +131,12 @@ def test_low_precision_phases_are_float32():
     )
 
 
+def test_a_phase_is_a_factor_of_the_queries_that_make_phases():
+    q, k = draw()
+    turned = logits('tapa()', q.at[..., 4:].multiply(0.25), k)
+    np.testing.assert_allclose(logits('tapa(phase=0.25)', q, k), turned, atol=2e-5)
+
+
 @pytest.mark.parametrize(
     'spec, width, message',
     [
@@ -142,6 +148,7 @@ def test_low_precision_phases_are_float32():
         ('tapa(theta=0.01)', 8, 'the nearest theta is 0.125'),
         ('tapa(theta=1.0)', 8, r'theta must be in \(0, 1\), got 1.0'),
         ('tapa(alpha=0.0)', 8, 'alpha must be positive, got 0.0'),
+        ('tapa(phase=0.0)', 8, 'phase must be positive, got 0.0'),
         ('tapa()', 1, 'head_dim must be at least 2, got 1'),
         ('tapa() | xpos()', 8, 'tapa and xpos both need'),
     ],
