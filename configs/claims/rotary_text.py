@@ -58,7 +58,7 @@ MEASUREMENTS = {
     ),
     'R21': Measurement(
         'The same bytes of text in windows of 512 after training with 128, without tuning: nats '
-        'that TAPA, whose phases begin at a tenth of those of the paper, needs less than RoPE with '
+        'that TAPA, with phases of 0.03 times those of the paper, needs less than RoPE with '
         'PI, the NTK-aware rule, YaRN or none, the best of them.',
         'text',
         ('phases',),

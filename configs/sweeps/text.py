@@ -16,7 +16,7 @@ Command:   python -m configs.sweeps.text GROUP [--seeds 0 1 2] [--workdir DIR] [
             and at half and at twice the learning rate
   listings  models of 2 layers of width 64 in windows of 128 bytes of listings, in which far context
             helps, after 2000 batches of 16, read to 8192
-  phases    TAPA with phases that begin at a tenth of those of the paper, against RoPE as it is and
+  phases    TAPA with phases of 0.03 times those of the paper, against RoPE as it is and
             with extensions, in the setting of `lengths`
   passkeys  a key of three digits in texts of 16 to 64 tokens, read to sixteen times that length,
             with the key at the start, in the middle and at the end
@@ -100,7 +100,7 @@ GROUPS: dict[str, dict[str, str | dict[str, object]]] = {
         'sandwich': 'sandwich()',
         'cable': 'cable()',
     },
-    'phases': {'rope': 'rope()', 'tapa': 'tapa(phase=0.1)'},
+    'phases': {'rope': 'rope()', 'tapa': 'tapa(phase=0.03)'},
     'passkeys': {
         'bam': PRIOR,
         'bam_ssmax': f'{PRIOR} | ssmax()',

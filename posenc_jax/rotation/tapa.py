@@ -91,7 +91,7 @@ class TAPA(Encoding):
       alpha: exponent of the distance, positive; small ones keep far distances close to those seen
         in training.
       phase: factor of all phases, positive; 1 in the paper. In our models a phase of 1 begins with
-        cosines of every sign and is learned far more slowly than 0.1 (docs/results/contrary.md).
+        cosines of every sign and is learned far more slowly than 0.03 (docs/results/contrary.md).
       head_dim: H, from the model.
 
     Raises:
