@@ -29,17 +29,20 @@ MEASUREMENTS = {
     ),
     'R22': Measurement(
         'SmolLM2-135M, JSON objects of 512 tokens, three samples of 36 questions for values at the '
-        'start, in the middle and at the end: whole values that are right with Ms-PoE, minus those '
-        'without.',
+        'start, in the middle and at the end: whole values that are right with Ms-PoE, where query '
+        'heads that share a key head share its ratio, minus those without.',
         'public_rotary',
         ('--groups', 'middle'),
         by_seed(
             lambda *gains: statistics.fmean(gains),
-            *(above('ms_poe', 'plain', panel='right values', x=depth) for depth in DEPTHS),
+            *(
+                above('ms_poe_of_groups', 'plain', panel='right values', x=depth)
+                for depth in DEPTHS
+            ),
         ),
         'of values',
         margin=0.02,
-        minutes=9,
+        minutes=14,
         repeats='samples',
     ),
     'R23': Measurement(

