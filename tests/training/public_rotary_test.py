@@ -52,7 +52,7 @@ def test_the_claims_read_what_the_sweep_writes(tmp_path):
         for depth, gain in zip(sweep.DEPTHS, (0.0, 0.25, 0.5)):
             rows += [
                 ('right values', 'plain', depth, seed, 0.25),
-                ('right values', 'ms_poe', depth, seed, 0.25 + gain),
+                ('right values', 'ms_poe_of_groups', depth, seed, 0.25 + gain),
             ]
     # Of eight numbers three are right, and with the released factor of STRING five.
     answered = [(name, [(0.4, n < right, 0.5) for n in range(8)]) for name, right in (
