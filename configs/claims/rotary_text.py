@@ -65,7 +65,7 @@ MEASUREMENTS = {
         lead_in_nats('tapa', 'rope', *EXTENDED, length=512, **SAME),
         'nats a byte',
         margin=0.02,
-        minutes=25,
+        minutes=45,
     ),
     'R32': measurement(
         'RoPE that was trained at 64 bytes, with six extensions and none, in windows of 256 bytes: '

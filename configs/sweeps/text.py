@@ -17,7 +17,7 @@ Command:   python -m configs.sweeps.text GROUP [--seeds 0 1 2] [--workdir DIR] [
   listings  models of 2 layers of width 64 in windows of 128 bytes of listings, in which far context
             helps, after 2000 batches of 16, read to 8192
   phases    TAPA with phases of 0.03 times those of the paper, against RoPE as it is and
-            with extensions, in the setting of `lengths`
+            with extensions; after twice as many bytes as in `lengths`, at half the rate
   passkeys  a key of three digits in texts of 16 to 64 tokens, read to sixteen times that length,
             with the key at the start, in the middle and at the end
 Number:    docs/claims.md, claims A13, A14, B1, B2, B4 to B6, B8 to B10, B12, B13, B16, B19, B20,
@@ -123,11 +123,11 @@ EXTENDED = {
 }
 
 
-def settings(steps: int, length: int = 128) -> tuple[str, ...]:
+def settings(steps: int, length: int = 128, rate: float = 4e-3) -> tuple[str, ...]:
     """Models of 4 layers of width 96, after `steps` batches of 1024 bytes, cut into windows."""
     return (
         'model.width=96', 'model.heads=3', f'train.length={length}',
-        f'train.batch={1024 // length}', f'train.steps={steps}', 'train.lr=4e-3',
+        f'train.batch={1024 // length}', f'train.steps={steps}', f'train.lr={rate}',
         'train.warmup=80', 'train.eval_every=400', 'train.save_every=100000',
     )  # fmt: skip
 
@@ -139,7 +139,7 @@ SETTINGS = {
     'convolved': settings(2000),
     'bilevel': settings(2000, 256),
     'segments': settings(2000, 256),
-    'phases': settings(2000),
+    'phases': settings(4000, rate=2e-3),
     'listings': (
         'data.dataset=listings', 'model.layers=2', 'model.width=64', 'model.heads=4',
         'train.length=128', 'train.batch=16', 'train.steps=2000', 'train.lr=3e-3',
