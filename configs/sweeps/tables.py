@@ -23,6 +23,7 @@ def report(
     value: str,
     log: bool = False,
     trained: float | None = None,
+    repeats: str = 'seeds',
 ) -> None:
     """Prints the mean over seeds of every variant at every x, with the lowest and highest seed
     where there are several. Also writes results.csv and results.png to `out`.
@@ -33,6 +34,7 @@ def report(
       title, x, value: words for the table, the axis and the column.
       log: whether the picture shows values on a logarithmic axis.
       trained: largest x of the training data, marked in the picture; None marks none.
+      repeats: what the numbers in the place of seeds count.
     """
     from rich.console import Console
     from rich.table import Table
@@ -43,7 +45,7 @@ def report(
     disk.write(out / 'results.csv', table.getvalue())
     panels = list(dict.fromkeys(row[0] for row in rows))
     several = len({row[3] for row in rows}) > 1
-    spread = ', mean (lowest - highest of the seeds)' if several else ''
+    spread = f', mean (lowest - highest of the {repeats})' if several else ''
     cell = lambda found: (
         f'{np.mean(found):.3g}' + f' ({min(found):.3g} - {max(found):.3g})' * several
     )

@@ -89,16 +89,31 @@ def test_far_context_is_reordered_replaced_and_cut(tmp_path, monkeypatch, capsys
     nats = {kind: found.values(kind) for kind in far_context.KINDS}
     assert len({tuple(values.values()) for values in nats.values()}) == len(nats)
     more = np.mean(list(nats['cut'].values())) - np.mean(list(nats['kept'].values()))
-    assert f'code, cut: {more:.3f} nats more' in capsys.readouterr().out
-    monkeypatch.setattr('sys.argv', [*words, '--near', '512'])
-    with pytest.raises(SystemExit):
-        far_context.main()
+    out = capsys.readouterr().out
+    assert f'code: cut - kept {more:.3f} (' in out and 'highest of the documents' in out
+    for wrong, message in (
+        (('--near', '512'), 'must be from 128 to'),
+        (('--documents', '1'), 'must be at least 2, got 1'),
+        (('--documents', '10000'), 'fewer than --documents 10000'),
+    ):
+        monkeypatch.setattr('sys.argv', [*words, *wrong])
+        with pytest.raises(SystemExit):
+            far_context.main()
+        assert message in capsys.readouterr().err
 
 
 def test_reordered_lines_are_the_same_lines():
-    ids = np.array([5, 6, 1, 7, 8, 9, 1, 1, 4])
-    mixed = far_context.with_lines_in_random_order(ids, [1], np.random.default_rng(0))
-    assert mixed.tolist() != ids.tolist()
-    assert sorted(mixed.tolist()) == sorted(ids.tolist())
+    """1 is a line break, and 2 one with an indentation."""
+    ids = np.array([5, 6, 2, 7, 8, 9, 1, 1, 4, 2, 3, 1, 9, 9])
+    mixed = far_context.with_lines_in_random_order(ids, [1, 2], np.random.default_rng(3)).tolist()
+    assert mixed != ids.tolist() and sorted(mixed) == sorted(ids)
+    assert mixed[:2] == [5, 6] and mixed[-3:] == [1, 9, 9]
     joined = ','.join(map(str, mixed))
-    assert all(line in joined for line in ('5,6,1', '7,8,9,1', '4'))
+    assert all(line in joined for line in ('2,7,8,9', '1,4', '2,3'))
+
+
+def test_a_text_of_one_line_stays_as_it_is():
+    ids = np.array([5, 6])
+    for newline in ([1], [6], [5]):
+        mixed = far_context.with_lines_in_random_order(ids, newline, np.random.default_rng(0))
+        assert mixed.tolist() == [5, 6]
