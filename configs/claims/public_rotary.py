@@ -42,7 +42,7 @@ MEASUREMENTS = {
         ),
         'of values',
         margin=0.02,
-        minutes=14,
+        minutes=30,
         repeats='samples',
     ),
     'R23': Measurement(

@@ -65,7 +65,10 @@ MEASUREMENTS = {
         lead_in_nats('tapa', 'rope', *EXTENDED, length=512, **SAME),
         'nats a byte',
         margin=0.02,
-        minutes=45,
+        minutes=75,
+        remark='With the phases of the paper TAPA learns too slowly in models of this size. The '
+        'factor is the better of 0.03 and 0.1 on validation text. Within 128 bytes TAPA is .02 to '
+        '.11 nats behind RoPE.',
     ),
     'R32': measurement(
         'RoPE that was trained at 64 bytes, with six extensions and none, in windows of 256 bytes: '

@@ -8,8 +8,10 @@ Command:   python -m configs.sweeps.continued GROUP [--seeds 0 1 2] [--steps 200
   parts         RoPE; tuned on rows of 128 bytes with `cream_text` and PI, on rows of 128 bytes in
                 segments from 512 (`segmented_text`), and on rows of 512 bytes with PI
 Measured:  nats of the same bytes in windows of 128 and 512. Models have 4 layers of width 96 and
-           read 2000 batches of 8 windows; tuning takes batches of as many bytes or twice as many.
-Number:    docs/claims.md, claims A18 and A20 (with --tuned 400) and B21
+           read 2000 batches of 8 windows by default; tuning takes batches of as many
+           bytes or twice as many.
+Number:    docs/claims.md, claims A18 and A20 (with --tuned 400) and B21 (with
+           --steps 8000)
 Results:   WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep may
            be interrupted and started again.
 Paper:     Wang et al. (arXiv 2404.12224): trained temperatures expand the context of models without

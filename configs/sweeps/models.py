@@ -11,6 +11,7 @@ Command:   python -m configs.sweeps.models GROUP [--seeds 0 1 2] [--workdir DIR]
   digits       `seqpe` trained at 128 bytes of text, against ALiBi and RoPE, in the
                setting of `configs.sweeps.text lengths`
   passkeys     `tape` against `rope` on passkeys up to sixteen times the trained length
+Time:      2 to 8 minutes a run on one core
 Results:   WORKDIR/comparison; docs/results/models.md has the numbers. Runs whose last step is saved
            are not trained again, so the sweep may be interrupted and started again.
 """

@@ -2,7 +2,7 @@
 
 Command:   python -m configs.sweeps.public_rotary --groups usage heads middle [--seeds 0 1 2]
            [--file FILE.gguf] [--workdir runs/public_rotary]
-Time:      usage 2, heads 5 and middle 14 minutes for three seeds on one core
+Time:      usage 2, heads 5 and middle 15 minutes for three seeds on one core
 Groups:    usage    by head: the share of the slowest and of the fastest quarter of the frequencies
                     in the norms of queries and keys, and how much of the attention goes to the
                     token itself and the one before

@@ -112,7 +112,7 @@ class MsPoE(Wrapper):
     `reorder` puts them into a model. eval.py, generation and the analyses do both, on the beginning
     of the validation text. A key head has the ratio of its first query head. So the logits of the
     other query heads that share it depend on position differences only approximately; in SmolLM2,
-    which has such groups, `per_group=True` is far better (docs/results/contrary.md, R22).
+    which has such groups, `per_group=True` has a far lower loss (docs/results/contrary.md, R22).
     Differs from the paper: the frequencies are divided instead of the positions, in float32, and
     positions stay integers. `reorder` leaves the first two layers unchanged, as the paper does.
 

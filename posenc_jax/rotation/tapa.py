@@ -79,24 +79,25 @@ def tapa_logits(
 class TAPA(Encoding):
     """Logits of some features times the cosine of a phase from the others and the distance.
 
-    `logit_ij = (q_A . k_A) / sqrt(a) cos(2 pi |i - j|^alpha (q_P . k_P) / sqrt(H - a))`, A the
-    first `a = theta H` features of a head, P the rest, `|0|^alpha = 0`. It takes the place of the
+    `logit_ij = (q_A . k_A) / sqrt(a) cos(2 pi phase |i - j|^alpha (q_P . k_P) / sqrt(H - a))`,
+    A the first `a = theta H` features of a head, P the rest, `|0|^alpha = 0`. It takes the place of the
     scaled dot product, has no parameters, and depends on the distance alone, so an encoder sees
-    both sides alike. Differs from the paper: nothing in the form; that the amplitude comes first
-    and the values of theta and alpha are ours, as no code was released.
+    both sides alike. Differs from the paper: the factor `phase`, for which the paper has 1; that
+    the amplitude comes first and the values of theta and alpha are ours, as no code was released.
 
     Args:
       theta: share of the features that make the amplitude; `theta H` must be a whole number from 1
         to H - 1.
       alpha: exponent of the distance, positive; small ones keep far distances close to those seen
         in training.
-      phase: factor of all phases, positive; 1 in the paper. In our models a phase of 1 begins with
-        cosines of every sign and is learned far more slowly than 0.03 (docs/results/contrary.md).
+      phase: factor of all phases, positive. With 1 the phases of a new model differ by about a
+        turn, so that cosines have random signs. Small models then learn far more slowly than with
+        0.03 (docs/results/pretrained_extension.md, "TAPA with smaller phases").
       head_dim: H, from the model.
 
     Raises:
       ValueError: a share that does not cut H into two whole parts, an alpha or a phase that is not
-        positive.
+        positive and finite.
 
     Reference: Wang, Shen, Munos, Zhan, Tian, arXiv 2509.12635.
 
@@ -124,8 +125,8 @@ class TAPA(Encoding):
                 f'{head_dim - 1}; the nearest theta is {self.amplitude_dim / head_dim:g}'
             )
         for name, value in (('alpha', alpha), ('phase', phase)):
-            if not value > 0:
-                raise ValueError(f'tapa: {name} must be positive, got {value}')
+            if not 0 < value < float('inf'):
+                raise ValueError(f'tapa: {name} must be positive and finite, got {value}')
         self.alpha, self.phase = alpha, phase
 
     def match(self, q, k, tq, tk, seen, carry):
