@@ -91,7 +91,7 @@ def decayed_sum(state, rows):
         decay = jnp.exp(jnp.where(seen[..., None, None], between, HIDDEN))
         return jnp.einsum('bthf,bshf,btshf->bhts', q, k, decay)
 
-    # A gradient keeps what either branch computes, and `pairs` has numbers for each pair of tokens.
+    # The gradient of `cond` stores the residuals of both branches, and those of `pairs` are large.
     scores = jax.lax.cond(jnp.abs(rise).max() < SAFE, factors, jax.checkpoint(pairs))
     scores = jnp.where(seen[:, None], scores, 0.0)
     old = (document == 0)[..., None, None]

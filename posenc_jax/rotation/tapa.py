@@ -80,8 +80,8 @@ class TAPA(Encoding):
     """Logits of some features times the cosine of a phase from the others and the distance.
 
     `logit_ij = (q_A . k_A) / sqrt(a) cos(2 pi phase |i - j|^alpha (q_P . k_P) / sqrt(H - a))`,
-    A the first `a = theta H` features of a head, P the rest, `|0|^alpha = 0`. It takes the place of the
-    scaled dot product, has no parameters, and depends on the distance alone, so an encoder sees
+    A the first `a = theta H` features of a head, P the rest, `|0|^alpha = 0`. It takes the place of
+    the scaled dot product, has no parameters, and depends on the distance alone, so an encoder sees
     both sides alike. Differs from the paper: the factor `phase`, for which the paper has 1; that
     the amplitude comes first and the values of theta and alpha are ours, as no code was released.
 

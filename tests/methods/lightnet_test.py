@@ -1,6 +1,7 @@
 """LightNet: the closed form by hand, the recurrence step by step in float64, and its state."""
 
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
+from posenc_jax.core.program import at_any_depth
 from posenc_jax.core.registry import SpecError
 from posenc_jax.mixers.lightnet import PIECE, decayed_sum, running_log_sum
 from posenc_jax.mixers.pieces import scan_pieces
@@ -59,6 +61,41 @@ def test_the_closed_form(size):
     top = np.cumsum(weight[..., None] * v[..., None, :], axis=1)
     expected = np.einsum('bthf,bthfv->bthv', q, top / (1 + np.cumsum(weight, 1))[..., None])
     np.testing.assert_allclose(averaged(q, k, v), expected, atol=2e-5, rtol=1e-5)
+
+
+def by_pairs(q, k, v):
+    """The same from the weights of all pairs of tokens."""
+    zero = jnp.zeros_like(k[:, :1])
+    log_sum = jax.lax.cumlogsumexp(jnp.concatenate([zero, k], axis=1), axis=1)[:, 1:]
+    seen = jnp.tri(k.shape[1], dtype=bool)[..., None, None]
+    weights = jnp.exp(jnp.where(seen, k[:, None] - log_sum[:, :, None], -jnp.inf))
+    return jnp.einsum('bthf,btshf,bshv->bthv', q, weights, v)
+
+
+@pytest.mark.parametrize('top', [1.0, 100.0])
+def test_gradients_equal_those_of_all_pairs(top):
+    """A key of 100 takes the branch in which a product of two factors would overflow."""
+    q, k, v = draw(0, 1, 6, 2, 3), draw(1, 1, 6, 2, 3), draw(2, 1, 6, 2, 4)
+    k[0, 3] = top
+    weight = draw(3, 1, 6, 2, 4)
+    own, expected = (
+        jax.grad(lambda *rows, f=f: (f(*rows) * weight).sum(), argnums=(0, 1, 2))(q, k, v)
+        for f in (averaged, by_pairs)
+    )
+    for a, b in zip(own, expected):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_a_gradient_keeps_no_array_of_pairs_and_features():
+    rows = draw(0, 1, PIECE, 1, 8), draw(1, 1, PIECE, 1, 8), draw(2, 1, PIECE, 1, 8)
+    grad = jax.grad(lambda *rows: averaged(*rows).sum(), argnums=(0, 1, 2))
+    results = [
+        math.prod(out.aval.shape)
+        for eqn in at_any_depth(jax.make_jaxpr(grad)(*rows).eqns)
+        if eqn.primitive.name == 'cond'
+        for out in eqn.outvars
+    ]
+    assert results and max(results) < PIECE * PIECE * 8
 
 
 def test_a_key_far_above_all_others_takes_all():
