@@ -239,7 +239,7 @@ MEASUREMENTS = {
         by_seed(lambda nats: nats + 0.1, gain(HIROPE, 256, 4096, **SAME)),
         'nats a byte',
         margin=0.02,
-        minutes=15,
+        minutes=34,
         remark='After 600 batches the models know less than a table of 5-grams. A model of 2000, '
         'which knows more, rises by 2.0 nats. In windows of 4096 '
         'bytes .82 of the bytes are farther from the start of their function or class than the '
