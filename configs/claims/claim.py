@@ -16,6 +16,7 @@ from posenc_jax.evaluation.measurement import FEWEST
 from posenc_jax.evaluation.results import read_groups
 
 LEAST_SEEDS = 3
+SAME = {'protocol': 'same_tokens'}  # rows whose windows of all lengths score the same tokens
 Document = tuple[str, str, int]  # data set, split, number
 VERDICTS = ('holds', 'partly', 'contrary', 'open')
 

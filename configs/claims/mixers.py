@@ -1,7 +1,6 @@
 """Measurements of layers that are not attention."""
 
-from configs.claims.claim import Measurement, above, by_seed, gain, lead, number
-from configs.claims.text import SAME
+from configs.claims.claim import SAME, Measurement, above, by_seed, gain, lead, number
 
 MIXERS = ('mixers', '--only', 'lavo', 'lightnet', 'cheems', 'rope')
 
@@ -19,7 +18,7 @@ MEASUREMENTS = {
         by_seed(lambda falls: 0.1 + falls, gain('lightnet', 128, 1024, **SAME)),
         'nats a byte',
         margin=0.05,
-        minutes=120,
+        minutes=60,
     ),
     'M3': Measurement(
         'The same bytes of text in windows of 128 and 1024 after training with 128: nats that the '
@@ -29,7 +28,7 @@ MEASUREMENTS = {
         lead(*(gain(name, 128, 1024, **SAME) for name in ('lavo', 'lightnet', 'cheems'))),
         'nats a byte',
         margin=0.01,
-        minutes=120,
+        minutes=60,
         remark='LAVO and Cheems, a scan, keep their loss; LightNet, with rotary positions, rises '
         'by 2.5 to 3.2 nats. Within 128 bytes Cheems and attention are better than LAVO.',
     ),

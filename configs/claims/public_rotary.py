@@ -42,7 +42,7 @@ MEASUREMENTS = {
         ),
         'of values',
         margin=0.02,
-        minutes=30,
+        minutes=15,
         repeats='samples',
     ),
     'R23': Measurement(

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from configs.claims.claim import Measure, Measurement, Results, below, by_seed, lead_in_nats
-from configs.claims.text import SAME
+from configs.claims.claim import SAME, Measure, Measurement, Results, below, by_seed, lead_in_nats
 from configs.sweeps.rotary_text import EXTENSIONS, FAR
 
 TRAINED = 64
@@ -65,7 +64,7 @@ MEASUREMENTS = {
         lead_in_nats('tapa', 'rope', *EXTENDED, length=512, **SAME),
         'nats a byte',
         margin=0.02,
-        minutes=75,
+        minutes=45,
         remark='With the phases of the paper TAPA learns too slowly in models of this size. The '
         'factor is the better of 0.03 and 0.1 on validation text. Within 128 bytes TAPA is .02 to '
         '.11 nats behind RoPE.',

@@ -11,25 +11,26 @@ Measured:  nats of the last 128 of the first 2049 tokens of each document. The 2
            the last one are always read. Those before them are read as they are ('kept'), with their
            lines in random order ('lines'), taken from another document ('foreign'), or not read
            ('cut'). The command prints how much more loss one kind has than another, with a 95 %
-           interval of a bootstrap over documents.
+           interval of a bootstrap over documents; for fewer than ten, with their range.
 Time:      about 12 minutes of processor time
 Number:    docs/results/relative_bias.md, "Far context in code and prose, for a public model"
 Results:   WORKDIR/results.csv, with the number of the document in the column of seeds
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 from flax import nnx
 
+from configs.sweeps.public_caches import nats
 from configs.sweeps.public_model import Public, opened, options
 from configs.sweeps.runs import refuse
 from configs.sweeps.tables import report
 from posenc_jax.evaluation.measurement import spread_of_mean
 from posenc_jax.tasks.language.documents import split_documents
 from posenc_jax.tasks.language.embedded import pydoc_topics, stdlib_code
-from posenc_jax.training.step import target_losses
 
 SCORED = 128
 KINDS = ('kept', 'lines', 'foreign', 'cut')
@@ -76,6 +77,32 @@ def with_lines_in_random_order(
     return np.concatenate([first, *(lines[place] for place in order)])
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def loss(graphdef, state, ids):
+    """Nats of the last tokens."""
+    logits = nnx.merge(graphdef, state)(ids[None, :-1])[0, -SCORED:]
+    return nats(logits, ids[-SCORED:])
+
+
+def losses(public: Public, texts: Sequence[np.ndarray]) -> Iterator[tuple[str, int, float]]:
+    """The kind of context, the number of the document and its loss."""
+    known, model = public.known, nnx.split(public.model)
+    pieces = [public.loaded.tokenizer.decode([n]) for n in range(public.model.cfg.vocab_size)]
+    newline = [number for number, piece in enumerate(pieces) if '\n' in piece]
+    for number, ids in enumerate(texts):
+        far, near = np.split(ids, [known.length - known.near])
+        orders = [np.random.default_rng([seed, number]) for seed in known.seeds]
+        contexts = {
+            'kept': [far],
+            'lines': [with_lines_in_random_order(far, newline, rng) for rng in orders],
+            'foreign': [texts[number - 1][: len(far)]],
+            'cut': [far[:0]],
+        }
+        for kind, before in contexts.items():
+            found = [float(loss(*model, np.concatenate([part, near]))) for part in before]
+            yield kind, number, float(np.mean(found))
+
+
 def main() -> None:
     parser = options(GROUPS, 'far_context', __doc__)
     for name, default, what in (
@@ -89,17 +116,7 @@ def main() -> None:
         refuse(f'--near must be from {SCORED} to --length - 1, got {known.near} of {known.length}')
     if known.documents < 2:
         refuse(f'--documents must be at least 2, got {known.documents}')
-    public = opened(known)
-    graphdef, state = nnx.split(public.model)
-
-    @jax.jit
-    def nats(state, ids):
-        logits = nnx.merge(graphdef, state)(ids[None, :-1])[:, -SCORED:]
-        return target_losses(logits, ids[None, 1:][:, -SCORED:])[0].mean()
-
-    pieces = [public.loaded.tokenizer.decode([n]) for n in range(public.model.cfg.vocab_size)]
-    newline = [number for number, piece in enumerate(pieces) if '\n' in piece]
-    rows, far = [], known.length - known.near
+    public, rows = opened(known), []
     for group in known.groups:
         texts = starts(public, GROUPS[group](), known.length, known.documents)
         if len(texts) < known.documents:
@@ -107,16 +124,8 @@ def main() -> None:
                 f'{group} has {len(texts)} documents of more than {known.length} tokens, fewer '
                 f'than --documents {known.documents}'
             )
-        for number, ids in enumerate(texts):
-            head, near = ids[:far], ids[far:]
-            heads = {'kept': [head], 'cut': [head[:0]], 'foreign': [texts[number - 1][:far]]}
-            heads['lines'] = [
-                with_lines_in_random_order(head, newline, np.random.default_rng([seed, number]))
-                for seed in known.seeds
-            ]
-            for kind in KINDS:
-                found = [float(nats(state, np.concatenate([a, near]))) for a in heads[kind]]
-                rows.append((group, kind, known.length, number, float(np.mean(found))))
+        for kind, number, value in losses(public, texts):
+            rows.append((group, kind, known.length, number, value))
     report(
         rows, known.workdir, title='Far context', x='tokens', value='nats a token',
         repeats='documents',
