@@ -2,7 +2,6 @@
 beside Fourier features.
 """
 
-import math
 from collections.abc import Sequence
 
 import jax
@@ -12,25 +11,32 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.coordinates.encoder import MAX_FEATURES, CoordinateEncoder
+from posenc_jax.core.double import Double
 from posenc_jax.core.registry import Card, Promises, register
 from posenc_jax.core.spec import CONTEXT
 
 CELL = 16  # pixels of a cell of the grid along an axis
-STAGES = ((4, 5), (2, 3), (2, 3))  # how often every cell is repeated, and the kernel that follows
-FREQUENCIES = 4
+STEP = 4  # what the two last stages repeat a cell by, together
+KERNELS = (5, 3, 3)  # widths of the convolutions
+FEATURES = 16  # Fourier features; 18 for three coordinates, which 16 do not divide among
 MOST = 1024.0  # the highest frequency
 
 
 def enlarged(
-    grid: Float[Array, '*S Z'], kernels: Sequence[Array], biases: Sequence[Array]
+    grid: Float[Array, '*S Z'],
+    kernels: Sequence[Array],
+    biases: Sequence[Array],
+    cells: Sequence[int] | None = None,
 ) -> Float[Array, '*T E']:
-    """The grid at 16 times its resolution: three times cells are repeated (4, 2, 2 times) and
-    convolved with zeros around, with leaky units of slope 0.01 in between.
+    """The grid at the resolution of the pixels: three times cells are repeated (a quarter of the
+    pixels of a cell, 2 and 2 times) and convolved with zeros around, with leaky units of slope 0.01
+    in between.
 
     Args:
       grid: latent vectors, for any number of axes.
       kernels: [..., I, O], 5, 3 and 3 wide.
       biases: [O], one a convolution.
+      cells: pixels of a cell along every axis, multiples of 4; None for 16.
 
     Example:
       >>> kernels = [jnp.zeros((size, 1, 1)).at[size // 2].set(1.0) for size in (5, 3, 3)]
@@ -39,9 +45,10 @@ def enlarged(
     """
     axes, x = grid.ndim - 1, grid
     letters = 'XYZ'[:axes]
-    for number, ((times, size), kernel, bias) in enumerate(zip(STAGES, kernels, biases)):
+    first = [size // STEP for size in cells or (CELL,) * axes]
+    for number, (size, kernel, bias) in enumerate(zip(KERNELS, kernels, biases, strict=True)):
         for axis in range(axes):
-            x = jnp.repeat(x, times, axis)
+            x = jnp.repeat(x, 2 if number else first[axis], axis)
         x = jax.lax.conv_general_dilated(
             x[None],
             kernel,
@@ -51,7 +58,7 @@ def enlarged(
             precision=jax.lax.Precision.HIGHEST,
         )[0]
         x = x + bias
-        if number < len(STAGES) - 1:
+        if number < len(KERNELS) - 1:
             x = jnp.where(x >= 0, x, 0.01 * x)
     return x
 
@@ -77,17 +84,24 @@ def looked_up(values: Float[Array, '*S E'], coords: Float[Array, '... d']) -> Fl
     return out
 
 
-def fourier_part(coords: Float[Array, '... d']) -> Float[Array, '... F']:
-    """`[cos(pi x_j w_k) | sin(pi x_j w_k)]`, w four frequencies from 1 to 1024 in equal ratios, the
-    coordinate j the slower.
+def fourier_part(coords: Float[Array, '... d'], frequencies: int) -> Float[Array, '... F']:
+    """`[cos(pi x_j w_k) | sin(pi x_j w_k)]`, w frequencies from 1 to 1024 in equal ratios, the
+    coordinate j the slower; 2 d K features, float32.
+
+    The turns `x_j w_k / 2` are products of 48 bits, so every frequency is as exact as the first.
+
+    Args:
+      coords: usually in [-1, 1].
+      frequencies: K, at least 1.
 
     Example:
-      >>> fourier_part(jnp.array([1.0])).shape
-      (8,)
+      >>> fourier_part(jnp.array([0.5]), 1).round(4).tolist()
+      [0.0, 1.0]
     """
-    frequencies = jnp.exp(jnp.linspace(0.0, math.log(MOST), FREQUENCIES))
-    angle = math.pi * coords[..., :, None] * frequencies
-    angle = angle.reshape(*coords.shape[:-1], FREQUENCIES * coords.shape[-1])
+    rates = np.exp(np.linspace(0.0, np.log(MOST), frequencies))
+    turns = Double.of(coords[..., None]) * (rates / 2)
+    angle = 2 * np.pi * (turns.high - jnp.round(turns.high) + turns.low)
+    angle = angle.reshape(*coords.shape[:-1], frequencies * coords.shape[-1])
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
@@ -114,18 +128,25 @@ class RecombinerLpe(CoordinateEncoder):
 
     `[fourier | pe]`. The grid Z has one cell for 16 pixels along every axis; cells are repeated 4,
     2 and 2 times, each time followed by a convolution (5, 3 and 3 wide). Changing a cell changes pe
-    in its pixels and the 11 around them. Differs from the paper: Z is trained as it stands, where
-    the paper has a distribution over it; between pixels pe is interpolated linearly.
+    in its pixels and the 11 around them. The released code reads videos (time, row, column) with
+    `cells=(24, 16, 16)`. Differs from the paper: Z is trained as it stands, where the paper has a
+    distribution over it; between pixels pe is interpolated linearly.
 
     Args:
-      shape: pixels along every axis, multiples of 16; one axis to three.
+      shape: pixels along every axis, multiples of those of a cell; one axis to three.
       latent: width of Z.
       hidden: channels between the convolutions.
       features: width of pe; without Fourier features.
+      fourier: Fourier features, a multiple of 2 d for d axes, which have fourier / (2 d)
+        frequencies each. None: 16, or 18 for three axes, so 8, 4 and 3 frequencies for one, two and
+        three axes.
+      cells: pixels of a cell along every axis, multiples of 4; None: 16.
       rngs: draws the parameters.
 
     Raises:
-      ValueError: a shape that 16 does not divide or with more than three axes; sizes below 1.
+      ValueError: a shape that the cells do not divide or with more than three axes; cells that are
+        no multiples of 4 or of another number of axes; Fourier features that are no multiple of
+        2 d; sizes below 1.
 
     Reference: He et al., arXiv 2309.17182.
 
@@ -142,30 +163,40 @@ class RecombinerLpe(CoordinateEncoder):
         latent: int = 128,
         hidden: int = 64,
         features: int = 16,
+        fourier: int | None = None,
+        cells: tuple[int, ...] | None = None,
         rngs: nnx.Rngs = CONTEXT,
     ):
         if not 1 <= len(shape) <= 3:
             raise ValueError(f'recombiner_lpe shape has one to three axes, got {shape}')
-        for size in shape:
-            if size < CELL or size % CELL:
-                near = max(CELL, round(size / CELL) * CELL)
-                raise ValueError(
-                    f'recombiner_lpe shape must hold multiples of {CELL}, got {size}; nearest: '
-                    f'{near}'
-                )
-        for name, size in (('latent', latent), ('hidden', hidden), ('features', features)):
+        axes = len(shape)
+        cells = (CELL,) * axes if cells is None else cells
+        if len(cells) != axes:
+            raise ValueError(
+                f'recombiner_lpe cells are a number for each of the {axes} axes of the shape, got '
+                f'{cells}'
+            )
+        for cell, size in zip(cells, shape):
+            _check_multiple('cells', cell, STEP)
+            _check_multiple('shape', size, cell)
+        each = 2 * axes
+        if fourier is None:
+            fourier = -(-FEATURES // each) * each
+        _check_multiple('fourier', fourier, each)
+        sizes = dict(latent=latent, hidden=hidden, features=features, fourier=fourier)
+        for name, size in sizes.items():
             if not 1 <= size <= MAX_FEATURES:
                 raise ValueError(
                     f'recombiner_lpe {name} must lie in 1 .. {MAX_FEATURES}, got {size}'
                 )
-        axes = len(shape)
-        self.components, self.width = axes, 2 * axes * FREQUENCIES + features
-        cells = tuple(size // CELL for size in shape)
+        self.components, self.width = axes, fourier + features
+        self.frequencies, self.cells = fourier // each, cells
+        grid = tuple(size // cell for size, cell in zip(shape, cells))
         roles = (None,) * (axes + 1)
-        drawn = 0.1 * jax.random.normal(rngs.params(), (*cells, latent))
+        drawn = 0.1 * jax.random.normal(rngs.params(), (*grid, latent))
         self.latent = nnx.Param(drawn, axes=roles)
-        sizes, kernels, biases = (latent, hidden, hidden, features), [], []
-        for (_, size), inputs, outputs in zip(STAGES, sizes[:-1], sizes[1:], strict=True):
+        widths, kernels, biases = (latent, hidden, hidden, features), [], []
+        for size, inputs, outputs in zip(KERNELS, widths[:-1], widths[1:], strict=True):
             bound = (inputs * size**axes) ** -0.5
             uniform = lambda *wanted: bound * jax.random.uniform(rngs.params(), wanted, minval=-1.0)
             kernel = uniform(*(size,) * axes, inputs, outputs)
@@ -176,9 +207,17 @@ class RecombinerLpe(CoordinateEncoder):
     def encoding(self) -> Float[Array, '*S E']:
         """pe at every pixel of the shape."""
         kernels, biases = ([part[...] for part in own] for own in (self.kernels, self.biases))
-        return enlarged(self.latent[...], kernels, biases)
+        return enlarged(self.latent[...], kernels, biases, self.cells)
 
     def encode(self, coords):
         coords = self.check(coords)
         learned = looked_up(self.encoding(), coords)
-        return jnp.concatenate([fourier_part(coords), learned], axis=-1)
+        return jnp.concatenate([fourier_part(coords, self.frequencies), learned], axis=-1)
+
+
+def _check_multiple(name: str, size: int, step: int) -> None:
+    if size < step or size % step:
+        near = max(step, (size + (step - 1) // 2) // step * step)
+        raise ValueError(
+            f'recombiner_lpe {name} takes multiples of {step}, got {size}; nearest: {near}'
+        )
