@@ -1,7 +1,8 @@
 """Positions of boxes in an image: sine features, centerness, and what a dynamic convolution and an
 attention over proposals make of them. All functions are pure.
 
-A box is (cx, cy, w, h), its centre, width and height in parts of the image.
+A box is (cx, cy, w, h), its centre, width and height in parts of the image. It may reach out of the
+image: proposals of a detector are four numbers in (0, 1), each on its own.
 """
 
 from typing import Any
@@ -15,9 +16,6 @@ from posenc_jax.core.attention import attend
 from posenc_jax.core.masks import Full
 from posenc_jax.core.tokens import Tokens
 
-# A whole box lies in the image up to this rounding of its edges.
-ROUNDING = 1e-5
-
 
 def check_boxes(boxes: Any) -> None:
     """Refuses boxes that are none. Traced boxes are not checked beyond their shape.
@@ -27,7 +25,7 @@ def check_boxes(boxes: Any) -> None:
 
     Raises:
       ValueError: another shape; numbers that are not finite or lie outside [0, 1]; a box without
-        width or height, or one that reaches out of the image. The message has the first such box.
+        width or height. The message has the first such box.
 
     Example:
       >>> check_boxes(np.array([[0.5, 0.5, 0.2, 0.0]]))
@@ -39,12 +37,10 @@ def check_boxes(boxes: Any) -> None:
     if isinstance(boxes, Tracer):
         return
     rows = np.asarray(boxes, np.float64).reshape(-1, 4)
-    edges = np.concatenate([rows[:, :2] - rows[:, 2:] / 2, rows[:, :2] + rows[:, 2:] / 2], axis=1)
     for wrong, what in (
         (~np.isfinite(rows), 'is not finite'),
         ((rows < 0) | (rows > 1), 'has numbers outside [0, 1], the parts of the image'),
         (rows[:, 2:] <= 0, 'has no width or no height'),
-        ((edges < -ROUNDING) | (edges > 1 + ROUNDING), 'reaches out of the image'),
     ):
         if (found := wrong.any(axis=1)).any():
             first = int(np.argmax(found))

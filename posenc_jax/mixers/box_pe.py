@@ -51,7 +51,8 @@ def inverse_sigmoid(p: Float[Array, '...']) -> Float[Array, '...']:
 def moved_boxes(boxes: Float[Array, '... 4'], delta: Float[Array, '... 4']) -> Array:
     """Boxes moved and resized by logits. The first two of `delta` add to the logit of the share of
     free room that lies left of and above the box, the last two to the logits of width and height.
-    So every result lies in the image, with a positive size, and zero moves nothing.
+    So every result lies in the image, with a positive size. Zero moves no box of the image; a box
+    that reaches out of it is moved to the nearest edge.
 
     Example:
       >>> moved_boxes(jnp.array([0.5, 0.5, 0.5, 0.5]), jnp.zeros(4)).round(4).tolist()
