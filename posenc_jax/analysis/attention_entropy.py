@@ -46,10 +46,13 @@ class AttentionEntropy:
 
     Attributes:
       total: the sum over rows of the entropy of each head, in nats.
+      shares: the sum over rows of the entropy over its largest value, ln n for a row that sees n
+        keys; 0 for a row that sees one.
       rows: how many query rows were summed.
     """
 
     total: Float[np.ndarray, 'layers N']
+    shares: Float[np.ndarray, 'layers N']
     rows: int
 
     @property
@@ -62,9 +65,18 @@ class AttentionEntropy:
         """Mean entropy over rows, heads and layers, in nats."""
         return float(self.heads.mean())
 
+    @property
+    def relative(self) -> Float[np.ndarray, 'layers N']:
+        """Mean over rows of `H_i / ln n_i`, n_i the number of keys that row i sees: 1 where all
+        attention is even.
+        """
+        return self.shares / self.rows
+
     def merge(self, other: 'AttentionEntropy') -> 'AttentionEntropy':
         """The sums over the rows of both."""
-        return AttentionEntropy(self.total + other.total, self.rows + other.rows)
+        return AttentionEntropy(
+            self.total + other.total, self.shares + other.shares, self.rows + other.rows
+        )
 
 
 @register(
@@ -97,7 +109,8 @@ def attention_entropy(
 ) -> AttentionEntropy:
     """Measures the entropy of the attention of every head, in nats.
 
-    For the query i, `H_i = -sum_j a_ij ln a_ij` over all keys j that it sees, with 0 ln 0 = 0. The
+    For the query i, `H_i = -sum_j a_ij ln a_ij` over all keys j that it sees, with 0 ln 0 = 0;
+    `relative` divides it by ln of their number, which is the entropy of even attention. The
     probabilities a_ij are those of the model, whatever its encoding does to the logits. One forward
     pass, in blocks of queries: O(L^2) time, O(block L) memory. Differs from the paper: nothing.
 
@@ -158,8 +171,8 @@ def attention_entropy(
             'one softmax'
         )
     graphdef, state = nnx.split(model)
-    total = _entropies((graphdef, block), state, tokens, tok, counted)
-    return AttentionEntropy(np.asarray(total, np.float64), count)
+    sums = np.asarray(_entropies((graphdef, block), state, tokens, tok, counted), np.float64)
+    return AttentionEntropy(sums[:, 0], sums[:, 1], count)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -185,9 +198,9 @@ def stream(
     tk: Tokens,
     counted: Bool[Array, 'B L'],
     block: int,
-) -> Float[Array, 'N']:
-    """Entropy of each head of one layer, summed over the rows that are counted, from projected
-    queries and keys.
+) -> Float[Array, '2 N']:
+    """Entropy of each head of one layer, in nats and over ln of the number of visible keys, summed
+    over the rows that are counted, from projected queries and keys.
     """
     k = jnp.swapaxes(k, 1, 2)
 
@@ -196,9 +209,12 @@ def stream(
         carry = encoding.init_carry(own_q, own_tq)
         s, _, seen = pair_logits(encoding, own_q, k, own_tq, tk, carry)
         p = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
-        return total + jnp.where(own[:, None], row_entropy(p), 0.0).sum((0, 2))
+        nats, keys = row_entropy(p), seen.sum(-1)
+        share = jnp.where(keys > 1, nats / jnp.log(jnp.maximum(keys, 2)), 0.0)
+        both = jnp.stack([nats, share])
+        return total + jnp.where(own[:, None], both, 0.0).sum((1, 3))
 
-    return over_queries(one, jnp.zeros(q.shape[2]), (q, tq, counted), block)
+    return over_queries(one, jnp.zeros((2, q.shape[2])), (q, tq, counted), block)
 
 
 class OfPieces(NamedTuple):
@@ -282,7 +298,8 @@ def entropy_plot(found: Mapping[str, AttentionEntropy], path: str | pathlib.Path
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     entropy_plot(
-      ...         {'whole': AttentionEntropy(np.ones((3, 2)), 1)}, folder + '/h.png'
+      ...         {'whole': AttentionEntropy(np.ones((3, 2)), np.ones((3, 2)), 1)},
+      ...         folder + '/h.png',
       ...     ).stat().st_size > 1000
       True
     """

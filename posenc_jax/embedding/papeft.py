@@ -29,7 +29,7 @@ def document_locations(number: Int[Array, '...'], count: Int[Array, '...']) -> F
 def location_code(
     location: Float[Array, '#B L'], w1: Float[Array, 'A 64'], w2: Float[Array, 'D A']
 ) -> Float[Array, '#B L D']:
-    """`W2 gelu(W1 sincos(1000 l))`, float32.
+    """`W2 gelu(W1 sincos(1000 l))`, float32, with the tanh form of the gelu.
 
     `sincos` is 32 sines and then 32 cosines at frequencies `10000^(-m / 32)`.
 
@@ -140,14 +140,15 @@ class PAPEFT(Encoding):
     """Replaces the empty token in front of every document by a learned vector of the slot.
 
     `e_k = W2 gelu(W1 sincos(1000 l_k))`, `l_k = k / (n - 1)` for slot k = 0 .. n - 1, whatever
-    document lies in it. W2 starts at zero, so the soft tokens are zero vectors until it is trained.
-    `train.tune='encodings'` trains W1 and W2 alone (and what else the encoding of the model has to
-    train), 'adapters' low-rank adapters besides, on prompts whose documents are shuffled. The task
-    hands over positions with three components, [#B, L, 3]: the position, slot + 1 for an empty
-    token or 0, and n; see `located_prompts`, and `kv_slots(ids="locations")`. The first component
-    is the position for the other encodings, so an empty token takes up one position. Positions with
-    one component have no documents. The cache holds soft tokens in its prefix. Differs from the
-    paper: it describes the adapter in words only, so the exact form is this library's own.
+    document lies in it; the gelu has its tanh form. W2 starts at zero, so the soft tokens are zero
+    vectors until it is trained. `train.tune='encodings'` trains W1 and W2 alone (and what else the
+    encoding of the model has to train), 'adapters' low-rank adapters besides, on prompts whose
+    documents are shuffled. The task hands over positions with three components, [#B, L, 3]: the
+    position, slot + 1 for an empty token or 0, and n; see `located_prompts`, and
+    `kv_slots(ids="locations")`. The first component is the position for the other encodings, so an
+    empty token takes up one position. Positions with one component have no documents. The cache
+    holds soft tokens in its prefix. Differs from the paper: it describes the adapter in words only,
+    so the exact form is this library's own.
 
     Args:
       width: d_a, rows of W1.

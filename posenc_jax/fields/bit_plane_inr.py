@@ -80,8 +80,9 @@ class BitPlaneInr(FieldNetwork):
     The task `bit_planes` makes such points of a picture; its loss is the binary cross entropy. An
     error rate of 0 means that whole numbers are stored without loss. Differs from the paper: rows
     and columns are centres of pixels, `-1 + 2 (i + 1/2) / n`, where the released code has the n
-    values from -1 to 1, so that pictures of all resolutions show the same square; the axis of bits
-    is as there. The network of the paper is `siren(width=512, layers=5)`; any other may be given.
+    values from -1 to 1 (`bit_planes(grid='ends')`), so that pictures of all resolutions show the
+    same square; the axis of bits is as there. The network of the paper is
+    `siren(width=512, layers=5)`; any other may be given.
 
     Args:
       inner: the network that gives the logits.

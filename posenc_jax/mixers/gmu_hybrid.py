@@ -131,8 +131,9 @@ class GMUHybrid(StreamingMixer):
     `part` says which: 'scan' runs a recurrent mixer and writes what it reads from its state, m;
     'keys' is full causal attention without positions, and writes its keys K* and values V*; 'cross'
     attends with queries of its own over K* and V*; 'gmu' is `(m * silu(x W_1)) W_2`, with the m of
-    the same token. The last two keep nothing of earlier tokens, so one layer of a model has a
-    cache of full length, and a prompt passes through them with its last token alone.
+    the same token. The last two keep nothing of earlier tokens, so a prompt passes through them
+    with its last token alone. One layer of a model has a cache of full length, if its windows are
+    bounded while it decodes (`bounded_windows`); a plain cache gives every window the full length.
 
     Differs from the paper: the scan is `cheems` without rotation instead of Mamba, and m is taken
     before the gate of the scan as there; attention has no differential form.

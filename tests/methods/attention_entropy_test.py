@@ -63,7 +63,41 @@ def test_it_is_that_of_whole_rows_after_the_selection(block):
     expected = jnp.where(
         counted[:, None, -5:], row_entropy(select_pieces(p, segment[0], 3, keep=1)), 0.0
     ).sum((0, 2))
-    np.testing.assert_allclose(stream(encoding, q, k, tq, tok, counted, block), expected, rtol=1e-5)
+    found = stream(encoding, q, k, tq, tok, counted, block)
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('spec', ['nope()', 'window(size=4) | nope()'])
+def test_it_is_divided_by_ln_of_the_keys_that_a_row_sees(spec):
+    """Against a loop over rows; the keys are those in front, up to the window, without padding."""
+    length, padding, heads = 7, 2, 2
+    q, k = (
+        2 * jax.random.normal(key, (1, length, heads, 4))
+        for key in jax.random.split(jax.random.key(2))
+    )
+    valid = np.arange(length)[None] >= padding
+    tok = Tokens.of(valid=jnp.asarray(valid))
+    encoding = pj.make(spec, heads=heads, head_dim=4, causal=True)
+    expected, window = np.zeros(heads), 4 if 'window' in spec else length
+    for head in range(heads):
+        for i in range(padding, length):
+            keys = range(max(padding, i - window + 1), i + 1)
+            s = [float(np.dot(q[0, i, head], k[0, j, head])) / 2 for j in keys]
+            p = np.exp(s) / np.exp(s).sum()
+            if len(p) > 1:
+                expected[head] += -(p * np.log(p)).sum() / np.log(len(p))
+    found = stream(encoding, q, k, tok, tok, jnp.asarray(valid), 3)
+    np.testing.assert_allclose(found[1], expected, rtol=1e-5)
+
+
+@pytest.mark.full
+def test_even_attention_is_1_and_a_row_that_sees_itself_alone_is_0():
+    model = nnx.clone(model_of('nope()'))
+    for block in model.blocks:
+        block.attention.w_q[...] = jnp.zeros_like(block.attention.w_q[...])
+    found = attention_entropy(model, TOKENS)
+    np.testing.assert_allclose(found.relative, 19 / 20, rtol=1e-5)
+    np.testing.assert_allclose(found.merge(found).relative, 19 / 20, rtol=1e-5)
 
 
 @pytest.mark.full

@@ -85,6 +85,28 @@ def test_every_digit_has_the_hint_of_its_significance(spec, reverse):
     assert carried > 10  # a carry has the next hint
 
 
+@pytest.mark.parametrize('reverse', [True, False])
+def test_hints_may_ascend_from_the_most_significant_digit(reverse):
+    """As in the released code of position coupling: the digit of significance k has hint start + m
+    - k, for operands of m digits and the sum of m + 1.
+    """
+    task = Addition(reverse_output=reverse, zero_pad=True, index_hints=12, first_hint='most')
+    batch = task.sample(np.random.default_rng(0), 100, (1, 6))
+    lowest, highest = set(), set()
+    for row in range(100):
+        of_a, of_b, of_c = (n.split() for n in re.split('[+=]', ' '.join(words(task, batch, row))))
+        if reverse:
+            of_c = [word for pair in zip(of_c[-2::-2], of_c[::-2]) for word in pair]
+        a, b, c = (int(''.join(number[1::2])) for number in (of_a, of_b, of_c))
+        assert a + b == c
+        hints = [int(hint.removeprefix('h')) for hint in of_c[::2]]
+        assert hints == list(range(hints[0], hints[0] + len(of_c) // 2))
+        assert of_a[::2] == of_b[::2] == of_c[2::2]
+        lowest.add(hints[0])
+        highest.add(hints[-1])
+    assert min(lowest) == 0 and max(highest) == 11
+
+
 @pytest.mark.parametrize('digits', GOLDEN['highest_start_of_digits'])
 def test_starts_are_uniform_up_to_the_highest(digits):
     highest = GOLDEN['highest_start_of_digits'][digits]
@@ -186,6 +208,11 @@ def test_spread_keeps_loss_on_what_bore_it():
 def test_wrong_input_says_what_is_wrong():
     for spec, message in (
         ('length_gen_recipe(index_hints=1)', 'at least 2, or 0 for none, got 1'),
+        ('addition(first_hint="most")', 'has no hints; give index_hints, such as index_hints=102'),
+        (
+            'addition(index_hints=9, first_hint="first")',
+            "first_hint='first' is not one of 'least', 'most'",
+        ),
         ('length_gen_recipe(spaces=-1)', 'most must be at least 0, got -1'),
         ('length_gen_recipe(ids="coupled")', 'is not one of'),
         (

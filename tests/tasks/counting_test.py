@@ -61,9 +61,47 @@ def test_a_full_variable_is_set_to_0():
     assert value == 1 and max(values['a'] for _, values in history) == 10
 
 
+def steps(task, batch, length):
+    """The operations of programs, each with the values before it."""
+    rows = task.sample(np.random.default_rng(0), batch, length)['tokens']
+    histories = [run(task.decode(row).rstrip('_ '))[1] for row in rows]
+    return [
+        (word, tuple(before.values()))
+        for history in histories
+        for (_, before), (word, _) in zip(history[task.variables - 1 :], history[task.variables :])
+    ]
+
+
+def test_the_mix_of_the_released_code():
+    """Weights 1 : 50 : 7, and no program sets more often because a variable is full."""
+    task = Counting(variables=3, passes=50 / 58, sets=1 / 8, full='redraw')
+    found = steps(task, 60, 300)
+    free = [word for word, values in found if 10 not in values]
+    shares = [free.count(word) / len(free) for word in ('set', 'pass', 'incr')]
+    np.testing.assert_allclose(shares, [1 / 58, 50 / 58, 7 / 58], atol=0.01)
+    words = [word for word, _ in found]
+    assert words.count('set') / len(words) == pytest.approx(1 / 58, abs=0.005)
+
+
+@pytest.mark.parametrize('full', [(10, 0), (10, 10)])
+def test_a_step_of_full_variables_is_drawn_again(full):
+    """The shares are those of the steps that are possible."""
+    task = Counting(variables=2, passes=0.2, sets=0.1, full='redraw')
+    found = [
+        word
+        for word, values in steps(task, 150, 90)
+        if sum(n == 10 for n in values) == full.count(10)
+    ]
+    weights = np.array([0.2, 0.8 * 0.1, 0.8 * 0.9 * (2 - full.count(10)) / 2])
+    shares = [found.count(word) / len(found) for word in ('pass', 'set', 'incr')]
+    np.testing.assert_allclose(shares, weights / weights.sum(), atol=0.04)
+
+
 @pytest.mark.parametrize(
     'options, message',
     [
+        (dict(full='reset'), "full is 'reset'; did you mean 'set'"),
+        (dict(full='redraw', passes=0.0, sets=0.0), 'draws nothing but incr'),
         (dict(variables=0), 'variables are 1 to 26, got 0; nearest: 1'),
         (dict(variables=27), 'nearest: 26'),
         (dict(passes=1.5), 'passes is a probability, 0 to 1, got 1.5; nearest: 1'),

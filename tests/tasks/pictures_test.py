@@ -2,6 +2,7 @@
 their bits, files of the user, and refused input.
 """
 
+import itertools
 import sys
 
 import numpy as np
@@ -100,6 +101,18 @@ def test_bit_planes_recompose_the_picture(bits):
     truth, fitted = task.images(6, 2 * points.targets - 1)
     np.testing.assert_array_equal(truth, fitted)
     np.testing.assert_allclose(truth, picture.unit_values(6), atol=0.51 / (2**bits - 1))
+
+
+def test_bit_planes_on_a_grid_with_pixels_at_the_edges():
+    """The released code has `linspace(-1, 1, n)` for rows, columns and bits, rows first."""
+    picture = Picture('synthetic')
+    points, centres = BitPlanes(picture, grid='ends').points(3), BitPlanes(picture).points(3)
+    axes = [(-1.0, 0.0, 1.0)] * 2 + [[-1 + 2 * k / 7 for k in range(8)]]
+    np.testing.assert_allclose(points.coords, list(itertools.product(*axes)), atol=1e-6)
+    np.testing.assert_array_equal(points.targets, centres.targets)
+    assert centres.coords.max(0).tolist() == pytest.approx([2 / 3, 2 / 3, 1])
+    with pytest.raises(SpecError, match="'end'.*did you mean 'ends'"):
+        BitPlanes(picture, grid='end')
 
 
 @pytest.mark.full

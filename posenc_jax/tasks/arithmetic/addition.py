@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -24,6 +25,7 @@ from posenc_jax.tasks.task import (
 SYMBOLS = '0123456789+=$_'
 PLUS, EQUALS, BOUNDARY, PADDING = 10, 11, 12, 13
 COMMA, SEMICOLON = FURTHER = 14, 15  # only with a scratchpad; index hints use the same ids
+FIRST_HINT = 'least', 'most'
 
 
 @register('addition', kind='task')
@@ -57,11 +59,16 @@ class Addition(Task):
         sum, names its significance: the digit of significance k (0 = least) has hint start + k,
         with a start drawn for each example.
       scratchpad: write the steps of the addition before the sum; they are scored too.
+      first_hint: which digit has the lowest hint: the 'least' significant one, or the 'most'
+        significant one that a sum of such operands may have, as in the released code of Cho et al.,
+        which also writes one more zero before each operand. The digit of significance k then has
+        hint start + m - k, m digits in the longer operand.
 
     Raises:
-      SpecError: unknown `ids`; a single hint; coupled ids with hints, with a scratchpad, or for a
-        sum that is neither reversed nor padded, since the id of its first digit then depends on
-        the length of the sum; a scratchpad with hints or reversed operands.
+      SpecError: unknown `ids` or `first_hint`; a single hint; first_hint='most' without hints;
+        coupled ids with hints, with a scratchpad, or for a sum that is neither reversed nor padded,
+        since the id of its first digit then depends on the length of the sum; a scratchpad with
+        hints or reversed operands.
       ValueError: at sampling, sums with more digits than there are hints.
 
     Example:
@@ -78,9 +85,16 @@ class Addition(Task):
     reverse_operands: bool = False
     index_hints: int = 0
     scratchpad: bool = False
+    first_hint: Literal['least', 'most'] = 'least'
 
     def __post_init__(self):
         check_choice('ids', self.ids, IDS)
+        check_choice('first_hint', self.first_hint, FIRST_HINT)
+        if self.first_hint != 'least' and not self.index_hints:
+            raise SpecError(
+                f'addition(first_hint={self.first_hint!r}) has no hints; give index_hints, such as '
+                'index_hints=102'
+            )
         if self.ids == 'coupled' and not (self.reverse_output or self.zero_pad):
             raise SpecError(
                 "addition(ids='coupled') needs reverse_output=True or zero_pad=True: otherwise "
@@ -139,11 +153,14 @@ class Addition(Task):
             for digits, count, reverse in numbers
         ]
         if self.index_hints:
-            start = draw_hints(rng, np.maximum(a_count, b_count) + 1, self.index_hints) + len(
-                SYMBOLS
-            )
+            longer = np.maximum(a_count, b_count)
+            start = draw_hints(rng, longer + 1, self.index_hints) + len(SYMBOLS)
+            step = 1
+            if self.first_hint == 'most':
+                start, step = start + longer, -1
             pieces = [
-                hinted(*piece, start, reverse) for piece, (*_, reverse) in zip(pieces, numbers)
+                hinted(*piece, start, reverse, step)
+                for piece, (*_, reverse) in zip(pieces, numbers)
             ]
         of_a, of_b, of_c = pieces
         plus, equals, dollar = (one_token(token, batch) for token in (PLUS, EQUALS, BOUNDARY))

@@ -5,6 +5,8 @@ Reference: Zhou et al., "Transformers Can Achieve Length Generalization But Not 
 2402.09371 (the format is that of Zhou et al., arXiv 2310.16028).
 """
 
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Int
 
@@ -12,7 +14,7 @@ from jaxtyping import Int
 def draw_hints(
     rng: np.random.Generator, count: Int[np.ndarray, ' B'], symbols: int
 ) -> Int[np.ndarray, ' B']:
-    """Draws the hint of the least significant digit of each row, uniform in 0 .. symbols - count.
+    """Draws the lowest hint of each row, uniform in 0 .. symbols - count.
 
     So `count` consecutive hints fit into the alphabet of `symbols` hints.
 
@@ -34,14 +36,16 @@ def hinted(
     count: Int[np.ndarray, ' B'],
     start: Int[np.ndarray, ' B'],
     reverse: bool,
+    step: Literal[1, -1] = 1,
 ) -> tuple[Int[np.ndarray, 'B 2*L'], Int[np.ndarray, ' B']]:
-    """Puts the hint `start + k` before the digit of significance k (0 = least) of each row.
+    """Puts the hint `start + step k` before the digit of significance k (0 = least) of each row.
 
     Args:
       digits: in writing order; of row b the first `count[b]` are used.
       count: number of digits of each row.
       start: hint of the least significant digit.
       reverse: whether the least significant digit is written first.
+      step: -1 for hints that ascend from the most significant digit.
 
     Returns:
       A piece for `join_ragged`.
@@ -52,5 +56,6 @@ def hinted(
     """
     column = np.arange(digits.shape[1])
     significance = column[None] if reverse else count[:, None] - 1 - column
-    both = np.stack([start[:, None] + np.broadcast_to(significance, digits.shape), digits], axis=-1)
+    hints = start[:, None] + step * np.broadcast_to(significance, digits.shape)
+    both = np.stack([hints, digits], axis=-1)
     return both.reshape(len(digits), -1), 2 * count

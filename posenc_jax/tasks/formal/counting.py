@@ -2,17 +2,19 @@
 
 import dataclasses
 import string
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
-from posenc_jax.core.registry import SpecError, register
+from posenc_jax.core.registry import SpecError, check_choice, register
 from posenc_jax.tasks.task import Batch, Length, Task, join_ragged, length_range, next_token_batch
 
 MOST = 10  # the largest value of a variable
 NAMES = string.ascii_lowercase
 SET, INCR, PASS, PRINT = range(MOST + 1, MOST + 5)  # behind the numbers 0 .. MOST
 FIRST = PRINT + 1  # the first variable
+FULL = 'set', 'redraw'
 
 
 @register('counting', kind='task')
@@ -23,19 +25,26 @@ class Counting(Task):
 
     A program begins with `set v 0` for every variable v. Each other step is `pass` with probability
     `passes`, else an operation on a random variable: `set v 0` with probability `sets`, and `incr
-    v` otherwise, which adds 1. A variable that is 10 is set to 0 and not incremented, so values are
-    0 to 10. The last step prints a random variable. CoPE trains on programs of about 512 tokens
-    with 1, 3 and 5 variables; its longer programs have more `pass`.
+    v` otherwise, which adds 1. A variable that is 10 is not incremented but set to 0 (or see
+    `full`), so values are 0 to 10. The last step prints a random variable. CoPE trains on programs
+    of about 512 tokens with 1, 3 and 5 variables; its longer programs have more `pass`.
 
-    Differs from the paper: the probabilities are ours, and so is that a full variable is set to 0.
+    Differs from the released code: by default the probabilities are ours, and so is that a full
+    variable is set to 0; a program begins with `set` for every variable. The code draws `set`,
+    `pass` and `incr` with weights 1 : 50 : 7, so that 50 / 58 of the steps pass and 1 / 8 of the
+    others set, and it draws again where the variable is full: `counting(variables=3,
+    passes=0.862069, sets=0.125, full='redraw')`.
 
     Args:
       variables: number of variables.
       passes: probability of `pass`.
       sets: probability that an operation is `set`.
+      full: what is written instead of `incr v` for a variable that is 10: 'set' for `set v 0`, or
+        'redraw' for another draw of the step, with `pass` and all variables, until it is possible.
 
     Raises:
-      SpecError: a number of variables outside 1 .. 26, or a probability outside 0 .. 1.
+      SpecError: a number of variables outside 1 .. 26, a probability outside 0 .. 1, an unknown
+        `full`, or 'redraw' where nothing but `incr` can be drawn.
 
     Reference: Golovneva, Wang, Weston, Sukhbaatar, "Contextual Position Encoding", arXiv
     2405.18719.
@@ -49,6 +58,7 @@ class Counting(Task):
     variables: int = 1
     passes: float = 0.4
     sets: float = 0.05
+    full: Literal['set', 'redraw'] = 'set'
 
     def __post_init__(self):
         if not 1 <= self.variables <= len(NAMES):
@@ -63,6 +73,12 @@ class Counting(Task):
                     f'{name} is a probability, 0 to 1, got {value}; nearest: '
                     f'{min(max(value, 0), 1)}'
                 )
+        check_choice('full', self.full, FULL)
+        if self.full == 'redraw' and self.passes == self.sets == 0:
+            raise SpecError(
+                "counting(full='redraw') draws nothing but incr with passes=0 and sets=0, and "
+                "variables that are full have no other step; use full='set' or sets=0.125"
+            )
 
     @property
     def vocab_size(self) -> int:
@@ -85,8 +101,14 @@ class Counting(Task):
         for number in range(high):
             first = number < self.variables
             own = np.full(batch, number) if first else variable[:, number]
-            sets = first | is_set[:, number] | (values[row, own] == MOST)
-            idle = ~np.bool_(first) & passed[:, number] | (number >= steps)
+            sets, idle = first | is_set[:, number], ~np.bool_(first) & passed[:, number]
+            full = ~sets & ~idle & (values[row, own] == MOST)
+            if self.full == 'set':
+                sets = sets | full
+            elif full.any():
+                again = self._possible(rng, values[full] < MOST)
+                own[full], sets[full], idle[full] = again
+            idle = idle | (number >= steps)
             values[row, own] = np.where(
                 idle, values[row, own], np.where(sets, 0, values[row, own] + 1)
             )
@@ -101,6 +123,19 @@ class Counting(Task):
             [*pieces, (end, np.full(batch, 3))], self.width(length) + 1, padding
         )
         return next_token_batch(sequence, ends, ends - 1)
+
+    def _possible(self, rng: np.random.Generator, room: Bool[np.ndarray, 'B V']):
+        """A step that is possible where some variables have no room, as drawing until one is would
+        give: its variable, whether it is `set`, and whether it is `pass`.
+        """
+        operation = (1 - self.passes) / self.variables
+        of_set = np.full(room.shape, operation * self.sets)
+        weights = np.concatenate([of_set, operation * (1 - self.sets) * room], axis=1)
+        ends = np.cumsum(np.insert(weights, 0, self.passes, axis=1), axis=1)
+        drawn = ends[:, -1:] * (1 - rng.random((len(room), 1)))  # in (0, the sum]
+        chosen = (ends < drawn).sum(axis=1)
+        variable = np.maximum(chosen - 1, 0) % self.variables
+        return variable, (chosen >= 1) & (chosen <= self.variables), chosen == 0
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:
         words = [*map(str, range(MOST + 1)), 'set', 'incr', 'pass', 'print']

@@ -6,11 +6,13 @@ from typing import Literal
 
 import numpy as np
 
-from posenc_jax.core.registry import SpecError, register
+from posenc_jax.core.registry import SpecError, check_choice, register
 from posenc_jax.fields.bit_plane_inr import bit_coordinates, bits_of, from_bits
 from posenc_jax.tasks.field_task import FieldTask, Points, grid_points
 from posenc_jax.tasks.pictures.picture import Picture, pixel_centres
 from posenc_jax.tasks.task import Task
+
+GRIDS = 'centres', 'ends'
 
 
 @register('bit_planes', kind='task')
@@ -25,9 +27,12 @@ class BitPlanes(FieldTask):
     Args:
       inner: the picture.
       bits: 8 or 16, of a value.
+      grid: where the n rows and columns lie: 'centres', -1 + 2 (i + 1/2) / n, so that all
+        resolutions show the same square, or 'ends', n values from -1 to 1, as in the released code.
 
     Raises:
-      SpecError: another task than a picture, or a picture with bits or an outside of its own.
+      SpecError: another task than a picture, or a picture with bits or an outside of its own; an
+        unknown grid.
 
     Reference: Han et al., arXiv 2502.21001.
 
@@ -39,6 +44,7 @@ class BitPlanes(FieldTask):
 
     inner: Task = Picture()
     bits: Literal[8, 16] = 8
+    grid: Literal['centres', 'ends'] = 'centres'
 
     def __post_init__(self):
         if not isinstance(self.inner, Picture):
@@ -52,6 +58,7 @@ class BitPlanes(FieldTask):
             )
         if self.bits not in (8, 16):
             raise SpecError(f'bit_planes bits must be 8 or 16, got {self.bits}')
+        check_choice('bit_planes grid', self.grid, GRIDS)
 
     @functools.cached_property
     def _grids(self) -> dict:
@@ -75,7 +82,8 @@ class BitPlanes(FieldTask):
     def points(self, length):
         if length not in self._grids:
             planes = bits_of(self.inner.whole_numbers(length, self.bits), self.bits)
-            axis = pixel_centres(length)
+            ends = self.grid == 'ends'
+            axis = np.linspace(-1.0, 1.0, length) if ends else pixel_centres(length)
             coords = grid_points(axis, axis, bit_coordinates(self.bits))
             targets = np.moveaxis(planes, -1, -2).reshape(len(coords), -1).astype(np.float32)
             self._grids[length] = Points(coords, targets)
