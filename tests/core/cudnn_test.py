@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, AxisType
 
 import posenc_jax as pj
-from benchmarks import kernels
+from benchmarks import kernel_table
 from posenc_jax.core import cudnn, library
 from posenc_jax.core.targets import made_for
 from posenc_jax.model.sharding import MESH_AXES, make_mesh, sharded_attend
@@ -181,7 +181,7 @@ def test_a_whole_model_takes_the_kernels_of_jax(platform, kernels_of_a_layer, so
     mesh = make_mesh(data=2, tensor=2, devices=jax.devices()[:4])
     how: dict[str, Any] = dict(mesh=mesh, length=128, head_dim=64, dtype='bfloat16')
     how['implementation'] = ''
-    lowered = lambda spec: kernels.model(spec, platform, **how).as_text()
+    lowered = lambda spec: kernel_table.model(spec, platform, **how).as_text()
     names = set(re.findall(OF_LIBRARIES[platform], lowered('rope() | window(size=32)')))
     assert len(names) == kernels_of_a_layer, names
     assert not re.findall(OF_LIBRARIES[platform], lowered('alibi()'))

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 import posenc_jax as pj
-from benchmarks import kernels
+from benchmarks import kernel_table
 from posenc_jax.core import kernel, library
 from posenc_jax.core.program import Program, at_any_depth
 from posenc_jax.core.targets import INTERPRETED, made_for
@@ -72,7 +72,7 @@ def documented(name):
     rows = [line.split(' | ') for line in KERNELS.splitlines() if line.startswith(f'| {name} |')]
     if rows:
         ((_, *cells),) = rows
-        return [cell.startswith(kernels.LOWERS) for cell in cells]
+        return [cell.startswith(kernel_table.LOWERS) for cell in cells]
     (everywhere,) = re.findall(r'For both, \d+: ([^.]*)\.', KERNELS)
     return [name in everywhere.replace('\n', ' ').split(', ')] * 2
 
@@ -219,15 +219,15 @@ def test_what_lowers_is_documented(entry):
     if contract_test.has_plain_pairs(entry):
         assert documented(key) == documented('rope')
         return
-    found = [kernels.lowering(card.key, card.example, name) for name in kernels.PLATFORMS]
-    assert [cell == kernels.LOWERS for cell in found] == documented(key), found
+    found = [kernel_table.lowering(card.key, card.example, name) for name in kernel_table.PLATFORMS]
+    assert [cell == kernel_table.LOWERS for cell in found] == documented(key), found
 
 
 @pytest.mark.full_where(condition=lambda spec, platform: spec != 't5_rpe()')
-@pytest.mark.parametrize('platform', kernels.PLATFORMS)
-@pytest.mark.parametrize('spec', kernels.MODELS)
+@pytest.mark.parametrize('platform', kernel_table.PLATFORMS)
+@pytest.mark.parametrize('spec', kernel_table.MODELS)
 def test_twelve_layers_on_eight_devices_lower(spec, platform):
-    text = kernels.model(spec, platform).as_text()
+    text = kernel_table.model(spec, platform).as_text()
     names = ['attention', 'attention_backward_queries', 'attention_backward_keys']
     if 'cope' in spec:
         # In a ring a layer with a carry meets its own keys and those of others in two calls, and
@@ -240,36 +240,36 @@ def test_twelve_layers_on_eight_devices_lower(spec, platform):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('platform', kernels.PLATFORMS)
-@pytest.mark.parametrize('kind', kernels.OTHER_KINDS)
+@pytest.mark.parametrize('platform', kernel_table.PLATFORMS)
+@pytest.mark.parametrize('kind', kernel_table.OTHER_KINDS)
 def test_models_that_are_no_decoders_lower(kind, platform):
-    spec, fields = kernels.OTHER_KINDS[kind]
-    text = kernels.model(spec, platform, kind=kind, **fields).as_text()
+    spec, fields = kernel_table.OTHER_KINDS[kind]
+    text = kernel_table.model(spec, platform, kind=kind, **fields).as_text()
     for name in ('attention', 'attention_backward_queries', 'attention_backward_keys'):
         # The encoder, the decoder, and cross-attention of an encoder-decoder.
         assert text.count(f'name = "{name}"') == (1 if kind == 'encoder' else 3)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('platform', kernels.PLATFORMS)
+@pytest.mark.parametrize('platform', kernel_table.PLATFORMS)
 def test_a_layer_without_a_kernel_is_computed_in_blocks_beside_the_others(platform):
     pattern = 'alibi()', 'randomized_alibi(max_len=4096)'
     fields = dict(layers=2, pattern=pattern)
-    text = kernels.model('alibi()', platform, implementation='fused', **fields).as_text()
+    text = kernel_table.model('alibi()', platform, implementation='fused', **fields).as_text()
     names = ['attention', 'attention_backward_queries', 'attention_backward_keys']
     assert re.findall(r'name = "(attention\w*)"', text) == names
     with pytest.raises(ValueError, match="does not draw random numbers .* or 'fused'"):
-        kernels.model('alibi()', platform, **fields)
+        kernel_table.model('alibi()', platform, **fields)
 
 
 # Wrong input.
 
 
 def test_the_package_of_the_missing_compiler_is_named(monkeypatch):
-    monkeypatch.setattr('sys.argv', ['kernels.py', '--compile'])
+    monkeypatch.setattr('sys.argv', ['kernel_table.py', '--compile'])
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     with pytest.raises(SystemExit, match='pip install libtpu'):
-        kernels.main()
+        kernel_table.main()
 
 
 def attend(q=(1, 32, 2, 16), k=None, spec='alibi()', dtype=jnp.float32, **options):
@@ -318,7 +318,7 @@ def test_sizes_that_a_kernel_cannot_take(platform, options, message):
             attend(**options)
 
 
-@pytest.mark.parametrize('platform', kernels.PLATFORMS)
+@pytest.mark.parametrize('platform', kernel_table.PLATFORMS)
 @pytest.mark.parametrize(
     'key, reason',
     [
@@ -328,7 +328,7 @@ def test_sizes_that_a_kernel_cannot_take(platform, options, message):
 )
 def test_doors_that_a_kernel_cannot_run(key, reason, platform):
     entry = ring_test.entry_of(key)
-    run, arguments = kernels.attention(key, entry.card.example, platform, backward=False)
+    run, arguments = kernel_table.attention(key, entry.card.example, platform, backward=False)
     message = rf"'kernel' does not {reason}, as {key}\(.* does; use implementation='blocked'"
     with pytest.raises(ValueError, match=message):
         jax.jit(run).trace(*arguments)
@@ -377,7 +377,7 @@ def test_the_next_way_is_taken_where_a_kernel_cannot_run(
     assert re.fullmatch(words, traced(platform, spec, **options))
 
 
-@pytest.mark.parametrize('platform', kernels.PLATFORMS)
+@pytest.mark.parametrize('platform', kernel_table.PLATFORMS)
 def test_a_symbolic_batch_is_computed_in_blocks(platform):
     (batch,) = jax.export.symbolic_shape('b')
     words = traced(platform, 'alibi()', batch=batch)

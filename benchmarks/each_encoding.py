@@ -2,8 +2,8 @@
 
 The step is that of train.py, with one device for each core of a CPU.
 
-    python benchmarks/encodings.py  # every registered encoding, ten minutes on two cores
-    python benchmarks/encodings.py --encodings 'rope()' 'fire(width=32)'
+    python benchmarks/each_encoding.py  # every registered encoding, ten minutes on two cores
+    python benchmarks/each_encoding.py --encodings 'rope()' 'fire(width=32)'
 """
 
 import argparse

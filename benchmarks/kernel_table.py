@@ -5,11 +5,11 @@ its gradients, on a mesh of 8 devices. Nothing is run, so no accelerator is need
 timed. 'lowers' means that JAX makes the program of the accelerator's compiler; that compiler may
 still refuse it. With --compile that compiler is asked, which needs no TPU either.
 
-    PYTHONPATH=. python benchmarks/kernels.py                        # minutes on two cores
-    PYTHONPATH=. python benchmarks/kernels.py --keys shaw alibi --models 'rope()'
-    PYTHONPATH=. python benchmarks/kernels.py --errors              # interpreted kernels
-    PYTHONPATH=. python benchmarks/kernels.py --compile --keys shaw alibi
-    PYTHONPATH=. python benchmarks/kernels.py --compile 60 --specs 'seqpe(max_pos=2048)' \
+    PYTHONPATH=. python benchmarks/kernel_table.py                        # minutes on two cores
+    PYTHONPATH=. python benchmarks/kernel_table.py --keys shaw alibi --models 'rope()'
+    PYTHONPATH=. python benchmarks/kernel_table.py --errors              # interpreted kernels
+    PYTHONPATH=. python benchmarks/kernel_table.py --compile --keys shaw alibi
+    PYTHONPATH=. python benchmarks/kernel_table.py --compile 60 --specs 'seqpe(max_pos=2048)' \
         --length 65536 --width 128 --dtype bfloat16
 
 With --errors it prints how much interpreted kernels, of a GPU and of a TPU, differ from the blocked
