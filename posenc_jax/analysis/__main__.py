@@ -206,14 +206,8 @@ def _entropy(known: argparse.Namespace, rest: list[str]) -> list[pathlib.Path]:
         losses[label] = float(np.mean([one.loss for one in found]))
         print(f'{label}: entropy {entropies[label].mean:.3f}, loss {losses[label]:.3f}', flush=True)
     numbers = out / 'attention_entropy.npz'
-    stacked = lambda name: np.stack([getattr(entropy, name) for entropy in entropies.values()])
-    disk.save_arrays(
-        numbers,
-        labels=list(entropies),
-        entropy=stacked('heads'),
-        relative=stacked('relative'),
-        loss=list(losses.values()),
-    )
+    heads = np.stack([entropy.heads for entropy in entropies.values()])
+    disk.save_arrays(numbers, labels=list(entropies), entropy=heads, loss=list(losses.values()))
     return [numbers, entropy_plot(entropies, out / 'attention_entropy.png')]
 
 
