@@ -61,6 +61,7 @@ def continue_text(
     recompute: bool = False,
     chat: bool = False,
     overrides: Mapping[str, Any] | None = None,
+    trust_imports: bool = False,
 ) -> list[list[str]]:
     """Continues each prompt `samples` times. Returns for each prompt the list of its continuations,
     which end before the end-of-text token.
@@ -85,9 +86,11 @@ def continue_text(
         checkpoint that the run is or whose tokenizer it uses.
       overrides: as for `evaluate`, e.g. {'extend': 'yarn(factor=2.0)'}. The devices of the mesh of
         the config share the work; one device does it where that mesh is the default.
+      trust_imports: whether code that the run brings may be executed, see `run.trust`.
 
     Raises:
       FileNotFoundError: no such run.
+      UntrustedError: the run brings code, and `trust_imports` is False.
       ValueError: a run that was not trained on text, an empty prompt, a number out of range, an
         argument that this kind of run has no use for, or more tokens than the encoding has
         positions or the device has memory for.
@@ -97,10 +100,10 @@ def continue_text(
     """
     given = dict(tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     given |= dict(samples=samples, constant_cache=constant_cache, recompute=recompute, chat=chat)
-    return _texts(run, prompts, overrides or {}, **given)[0]
+    return _texts(run, prompts, overrides or {}, trust_imports, **given)[0]
 
 
-def _texts(run, prompts, overrides, **given) -> tuple[list[list[str]], bool]:
+def _texts(run, prompts, overrides, trust_imports, **given) -> tuple[list[list[str]], bool]:
     """The result of `continue_text`, and whether its texts follow their prompts."""
     tokens, samples, temperature = given['tokens'], given['samples'], given['temperature']
     constant_cache, recompute = given['constant_cache'], given['recompute']
@@ -122,7 +125,7 @@ def _texts(run, prompts, overrides, **given) -> tuple[list[list[str]], bool]:
         )
     if not prompts or not all(prompts):
         raise SpecError('a prompt is empty; expected at least one character')
-    job = prepare(run, {**overrides, **UNASKED})
+    job = prepare(run, {**overrides, **UNASKED}, trust_imports=trust_imports)
     sizes = [dict(config.mesh) for config in (job.config, defaults.get_config())]
     several = job.asks_for_mesh or sizes[0] != sizes[1]
     given['mesh'] = mesh_of(job) if several or jax.process_count() > 1 else None
@@ -332,7 +335,7 @@ def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
         action='store_true',
         help='read the text again where its length changes frequencies',
     )
-    parser.add_imports()
+    parser.add_imports(of_runs=True)
     parser.add_processes()
     parser.add_argument(
         '--chat',

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from posenc_jax.core import imports, registry
+from posenc_jax.run import trust
 
 TEXT = """
 from posenc_jax import Encoding, register
@@ -20,6 +21,8 @@ def own(monkeypatch):
     """What a test imports and registers is forgotten after it."""
     monkeypatch.setattr(registry, '_ENTRIES', dict(registry._ENTRIES))
     monkeypatch.setattr(imports, '_TEXTS', {})
+    monkeypatch.setattr(imports, '_NAMES', set())
+    monkeypatch.setattr(trust, '_SHOWN', set())
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
@@ -34,6 +37,8 @@ def forget():
     for name in [name for name in sys.modules if name.startswith('own_')]:
         del sys.modules[name]
     imports._TEXTS.clear()
+    imports._NAMES.clear()
+    trust._SHOWN.clear()
 
 
 def write(path, text=TEXT, number=1):

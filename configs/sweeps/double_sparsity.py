@@ -43,8 +43,9 @@ def main():
         '--seeds', type=int, nargs='+', default=[0, 1], help='of the random channels'
     )
     parser.add_argument('--workdir', type=pathlib.Path, default='runs/double_sparsity')
+    parser.add_imports(of_runs=True)
     arguments = parser.parse_args()
-    config, model, _ = restore_model(arguments.run)
+    config, model, _ = restore_model(arguments.run, trust_imports=arguments.trust_imports)
     task = build(parse(config.task, ('task',)).nodes[0], {})
     drawn = dict(length=arguments.length, batch_size=arguments.rows, seed=0)
     batch = lambda split: jax.tree.map(jnp.asarray, task.dataset(**drawn, split=split)[0])

@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar='N',
         help='tokens that are measured, at the end; default: a quarter of a window',
     )
-    parser.add_imports()
+    parser.add_imports(of_runs=True)
     known, rest = parser.parse_known_args(argv)
     try:
         for path in run(known, rest):

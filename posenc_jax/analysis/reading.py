@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from posenc_jax.core import imports
 from posenc_jax.core.registry import check_choice
 from posenc_jax.model.pretrained import is_pretrained
 from posenc_jax.model.transformer import Transformer
@@ -15,6 +14,7 @@ from posenc_jax.run import stored
 from posenc_jax.run.job import UNASKED, Job, asks_for_mesh, directory_of, home_of, prepare
 from posenc_jax.run.overrides import read_overrides
 from posenc_jax.run.plan import make_task
+from posenc_jax.run.restore import read_run
 
 INPUTS = ('text', 'random')
 
@@ -34,7 +34,8 @@ def prepared(known: argparse.Namespace, rest: list[str], run: str, more: dict | 
     overrides = read_overrides(rest)
     if asks_for_mesh(overrides):
         raise ValueError('an analysis uses one device; leave out the fields of config.mesh')
-    return prepare(run, {**overrides, **UNASKED, **(more or {})})
+    fields = {**overrides, **UNASKED, **(more or {})}
+    return prepare(run, fields, trust_imports=known.trust_imports)
 
 
 def task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:
@@ -42,10 +43,11 @@ def task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:
 
     Without it `prepared` checks length 1, which every text has, but not every task.
     """
-    path = directory_of(run) / stored.FILE
-    config = stored.from_json(path) if path.is_file() else None
-    imports.load(config.imports if config else (), path.parent)
-    if config is None or make_task(config).is_language:
+    directory = directory_of(run)
+    if not (directory / stored.FILE).is_file():
+        return {}
+    config = read_run(directory, trust_imports=known.trust_imports).config
+    if make_task(config).is_language:
         return {}
     return {'eval.lengths': (known.length or config.train.length,)}
 

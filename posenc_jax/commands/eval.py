@@ -10,7 +10,8 @@ go to runs/NAME-PLACE/eval). Several runs (repeat --run, or separate them by com
 comparison; --also=DIR adds the results that an earlier call wrote to DIR. `--config.NAME=VALUE`
 changes a field of the configs: every field of eval, data and mesh, the task, extend, which is a
 context extension (`--config.extend='yarn(factor=4.0)'`), and how the model is computed
-(`--config.model.implementation=blocked`). `--help` lists them.
+(`--config.model.implementation=blocked`). `--help` lists them. Python files that a run brings are
+executed only with --trust-imports.
 Several processes evaluate together if each is started with --coordinator=HOST:PORT --processes=N
 --process_id=I; process 0 writes.
 """
@@ -25,9 +26,9 @@ from posenc_jax.core.command import Parser, processes_of, program
 
 def arguments(
     argv: list[str] | None,
-) -> tuple[list[str], pathlib.Path | None, list[pathlib.Path], dict[str, str], tuple]:
-    """The runs, the output directory or None, directories to compare with, overrides, and the
-    arguments of `together`.
+) -> tuple[list[str], pathlib.Path | None, list[pathlib.Path], dict[str, str], tuple, bool]:
+    """The runs, the output directory or None, directories to compare with, overrides, the arguments
+    of `together`, and whether code that the runs bring may be executed.
     """
     from posenc_jax.run.listing import field_help
     from posenc_jax.run.overrides import CHANGEABLE, read_overrides
@@ -47,7 +48,7 @@ def arguments(
         metavar='DIR',
         help='output of an earlier evaluation, to compare with',
     )
-    parser.add_imports()
+    parser.add_imports(of_runs=True)
     parser.add_processes()
     known, rest = parser.parse_known_args(argv)
     try:
@@ -57,7 +58,7 @@ def arguments(
     runs = [run.strip() for text in known.run for run in _split(text) if run.strip()]
     if not runs:
         parser.error('--run is empty; expected a run directory or a public checkpoint')
-    return runs, known.out, known.also, overrides, processes_of(known)
+    return runs, known.out, known.also, overrides, processes_of(known), known.trust_imports
 
 
 def _split(text: str) -> list[str]:
@@ -73,7 +74,7 @@ def _split(text: str) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    runs, out, earlier, overrides, processes = arguments(argv)
+    runs, out, earlier, overrides, processes, trusted = arguments(argv)
     from posenc_jax.evaluation.results import print_tables, read
     from posenc_jax.evaluation.run import evaluate
     from posenc_jax.run.job import home_of
@@ -93,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         with together(*processes) as first:
             # Results are written after every run, so that an interrupted evaluation loses none.
             after = keep if first else lambda found: None
-            results = evaluate(runs, overrides, also=also, after=after)
+            results = evaluate(runs, overrides, also=also, after=after, trust_imports=trusted)
             if first:
                 print_tables(results)
                 for path in results.write(out):

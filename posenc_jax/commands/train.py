@@ -11,6 +11,7 @@ each, with --coordinator=HOST:PORT --processes=N --process_id=I. Where JAX finds
 itself (TPU pods, Slurm, Open MPI), --coordinator=auto is enough.
 """
 
+import difflib
 import re
 import sys
 from collections.abc import Callable
@@ -39,6 +40,9 @@ PROCESSES = flags.DEFINE_integer('processes', 1, 'how many processes train toget
 PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'the number of this process, 0 .. processes - 1')
 RESUME_CHANGED = flags.DEFINE_bool(
     'resume_changed', False, 'continue a run even if its config has changed'
+)
+TRUST = flags.DEFINE_bool(
+    'trust-imports', False, 'execute the Python files in the folder imports/ of init.source'
 )
 
 
@@ -70,10 +74,13 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def _unknown(flag: str) -> str:
-    """The message about a flag that does not exist, perhaps the last word of a field's name."""
-    if not (fields := fields_named(flag)):
+    """The message about a flag that does not exist: perhaps the last word of a field's name, or
+    nearly that of a flag.
+    """
+    own = difflib.get_close_matches(flag, list(flags.FLAGS), 1, 0.8)
+    if not (near := fields_named(flag) or [f'--{name}' for name in own]):
         return f'unknown argument --{flag}; --config.NAME=VALUE changes a field of the config'
-    return f'unknown argument --{flag}; did you mean {" or ".join(fields)}?'
+    return f'unknown argument --{flag}; did you mean {" or ".join(near)}?'
 
 
 def run(argv: list[str]) -> None:
@@ -88,7 +95,12 @@ def run(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
     try:
         cluster = find_cluster(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
-        train(CONFIG.value, cluster=cluster, resume_changed=RESUME_CHANGED.value)
+        train(
+            CONFIG.value,
+            cluster=cluster,
+            resume_changed=RESUME_CHANGED.value,
+            trust_imports=TRUST.value,
+        )
     except (ValueError, OSError, ImportError) as error:
         stop(error, WRONG_INPUT, leave)
     except (NonFiniteError, ClusterError) as error:

@@ -38,8 +38,12 @@ class Parser(argparse.ArgumentParser):
         self.register('type', pathlib.Path, functools.partial(_path, False))
         self.register('type', paths.path, functools.partial(_path, True))
 
-    def add_imports(self) -> None:
-        """Adds the argument `--import=MODULE`, which imports a module of one's own at once."""
+    def add_imports(self, of_runs: bool = False) -> None:
+        """Adds the argument `--import=MODULE`, which imports a module of one's own at once.
+
+        Args:
+          of_runs: whether the program reads runs; it then has `--trust-imports` too.
+        """
         self.add_argument(
             '--import',
             action=_Import,
@@ -47,6 +51,12 @@ class Parser(argparse.ArgumentParser):
             metavar='MODULE',
             help='a dotted name or a .py file that registers encodings or tasks; may be repeated',
         )
+        if of_runs:
+            self.add_argument(
+                '--trust-imports',
+                action='store_true',
+                help='execute the Python files in the folders imports/ of the runs that are read',
+            )
 
     def add_processes(self) -> None:
         """Adds the arguments of a program that several processes run together."""

@@ -4,6 +4,8 @@ A module is given as the dotted name of an installed module, or as the path of o
 run keeps a copy of the file, so that it can be read where the file does not exist. The name of the
 copy, such as 'root-0a1b2c3d4e5f.py', holds a digest of the text. This name stands in the config of
 the run, and another text is therefore another config. The file is executed as the module 'root'.
+
+`load` executes what the user names. What a run names is executed by `posenc_jax.run.trust` alone.
 """
 
 import contextlib
@@ -19,19 +21,24 @@ import traceback
 import types
 from collections.abc import Iterable, Iterator
 
-from posenc_jax.core import disk, paths
-from posenc_jax.core.registry import entries, quoted, restored_after_errors
+from posenc_jax.core import disk
+from posenc_jax.core.memory import readable
+from posenc_jax.core.registry import Entry, entries, quoted, restored_after_errors
 
 FOLDER = 'imports'  # of the copies, in the directory of a run
+LARGEST = 2**20  # bytes of a file
+# The name of a copy: the name of the file, a dash, and the first digits of the SHA-256 of its text.
+COPY = re.compile(r'(?P<stem>[^./\\][^/\\]{0,200})-(?P<digest>[0-9a-f]{12})\.py')
+DOTTED = re.compile(r'[^\W\d]\w*(\.[^\W\d]\w*)*')
 _TEXTS: dict[str, bytes] = {}  # name of the copy -> text, of the files that were executed
+_NAMES: set[str] = set()  # dotted names that were loaded
 
 
-def load(modules: Iterable[str], run_dir: str | os.PathLike | None = None) -> tuple[str, ...]:
-    """Imports modules, each once in a process. Their code is executed.
+def load(modules: Iterable[str]) -> tuple[str, ...]:
+    """Imports modules that the user names, each once in a process. Their code is executed.
 
     Args:
-      modules: dotted names, paths of Python files, or names of copies.
-      run_dir: the directory of the run whose copies are read; None where paths are given.
+      modules: dotted names, paths of Python files, or names of copies that were executed already.
 
     Returns:
       The modules as a config stores them: dotted names, and names of copies.
@@ -39,24 +46,73 @@ def load(modules: Iterable[str], run_dir: str | os.PathLike | None = None) -> tu
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: there is no such module; a module raises an error, or registers nothing; a file
-        has the name of another module, or another text than the copy of this run had.
+        has the name of another module, or is larger than 1 MiB.
 
     Example:
       >>> load(['posenc_jax.logits.alibi'])
       ('posenc_jax.logits.alibi',)
     """
-    return tuple(
-        dict.fromkeys(_file(m, run_dir) if str(m).endswith('.py') else _dotted(m) for m in modules)
-    )
+    return tuple(dict.fromkeys(_file(m) if str(m).endswith('.py') else _dotted(m) for m in modules))
 
 
 def store(modules: Iterable[str], run_dir: pathlib.Path) -> None:
     """Writes the copies of files that `load` has named into the directory of a run."""
     for name in modules:
-        path = run_dir / FOLDER / name
-        if name in _TEXTS and not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            disk.write(path, _TEXTS[name])
+        if name in _TEXTS:
+            disk.write(run_dir / FOLDER / name, _TEXTS[name])
+
+
+def stored_name(name: str) -> str | None:
+    """The name under which a run stores a module that this process has imported; None if it has not
+    imported it. Nothing is imported.
+
+    Args:
+      name: the dotted name of a module, the name of a copy, or that of a file without a digest,
+        which means the file of this name that was loaded.
+
+    Example:
+      >>> stored_name('posenc_jax.logits.alibi'), stored_name('antigravity'), stored_name('root.py')
+      ('posenc_jax.logits.alibi', None, None)
+    """
+    if name in _TEXTS:
+        return name
+    if COPY.fullmatch(name):
+        return None
+    if name.endswith('.py'):
+        stem = pathlib.PurePath(name).stem
+        return next((copy for copy in _TEXTS if stem_of(copy) == stem), None)
+    there = name in sys.modules and (name in _NAMES or any(_registers(name, e) for e in entries()))
+    return name if there else None
+
+
+def stem_of(copy: str) -> str:
+    """The name of the module of a copy.
+
+    Example:
+      >>> stem_of('root-0a1b2c3d4e5f.py')
+      'root'
+    """
+    return copy[: -len('-0a1b2c3d4e5f.py')]
+
+
+def digest_of(text: bytes, digits: int = 16) -> str:
+    """The first digits of the SHA-256 of a text."""
+    return hashlib.sha256(text).hexdigest()[:digits]
+
+
+def text_of(copy: str) -> bytes | None:
+    """The text of a copy that this process has executed; None for another name."""
+    return _TEXTS.get(copy)
+
+
+def execute(copy: str, path: pathlib.Path, text: bytes) -> None:
+    """Executes the text of a file, unless it is imported already; `path` is only named in messages.
+    Raises ValueError as `load`.
+    """
+    if copy not in _TEXTS:
+        if not is_imported(copy, path, text):
+            _execute(stem_of(copy), path, text)
+        _TEXTS[copy] = text
 
 
 def described(error: BaseException, inside: str) -> str:
@@ -76,35 +132,35 @@ def described(error: BaseException, inside: str) -> str:
     return where + type(error).__name__ + text
 
 
-def _file(given: str, run_dir: str | os.PathLike | None) -> str:
+def _file(given: str) -> str:
     if given in _TEXTS:
         return given
-    path = paths.path(run_dir) / FOLDER / given if run_dir else pathlib.Path(given).expanduser()
+    path = pathlib.Path(given).expanduser()
     if not path.is_file():
-        if run_dir:
-            raise FileNotFoundError(f'{path} does not exist; the run defines its names in it')
         raise FileNotFoundError(f'--import: {given} does not exist{_near_file(path)}')
-    text = path.read_bytes()
-    digest = hashlib.sha256(text).hexdigest()[:12]
-    stem = path.stem.removesuffix(f'-{digest}')
-    name = f'{stem}-{digest}.py'
-    if run_dir and name != given:
-        raise ValueError(f'{path} was changed: its name has the digest of another text')
-    if name not in _TEXTS:
-        if not _is_imported(stem, path, text):
-            _execute(stem, path, text)
-        _TEXTS[name] = text
-    return name
+    with path.open('rb') as file:
+        text = file.read(LARGEST + 1)
+    if len(text) > LARGEST:
+        raise ValueError(f'--import: {given} has more than {readable(LARGEST)}')
+    digest = digest_of(text, 12)
+    copy = f'{path.stem.removesuffix(f"-{digest}")}-{digest}.py'
+    if not COPY.fullmatch(copy) or not copy.isprintable():
+        raise ValueError(f'--import: {quoted(given)} has no name that a run can store; rename it')
+    execute(copy, path, text)
+    return copy
 
 
-def _is_imported(stem: str, path: pathlib.Path, text: bytes) -> bool:
-    """Whether the file is imported already, as a module of its name with its text. Raises
-    ValueError if this module is another one.
+def is_imported(copy: str, path: pathlib.Path, text: bytes) -> bool:
+    """Whether a file is imported already, as a module of its name with its text. Raises ValueError
+    if this module is another one.
     """
-    if any(re.fullmatch(rf'{re.escape(stem)}-\w{{12}}\.py', name) for name in _TEXTS):
+    stem = stem_of(copy)
+    other = next((one for name, one in _TEXTS.items() if stem_of(name) == stem), None)
+    if other is not None:
         raise ValueError(
-            f'{path}: this process has imported {stem}.py with another text; read the two in two '
-            'processes, or rename one'
+            f'{path}: this process has imported {stem}.py with another text (sha256 '
+            f'{digest_of(other)}, this one has {digest_of(text)}); read the two in two processes, '
+            'or rename one'
         )
     there = sys.modules.get(stem)
     if there is None and stem not in sys.stdlib_module_names:
@@ -128,7 +184,7 @@ def _execute(stem: str, path: pathlib.Path, text: bytes) -> None:
 
 
 def _dotted(name: str) -> str:
-    if not isinstance(name, str) or not re.fullmatch(r'[^\W\d]\w*(\.[^\W\d]\w*)*', name):
+    if not isinstance(name, str) or not DOTTED.fullmatch(name):
         raise ValueError(
             f'--import takes the dotted name of a module or the path of a .py file, got '
             f'{quoted(name)}'
@@ -145,7 +201,13 @@ def _dotted(name: str) -> str:
     inside = os.path.dirname(origin) if origin.endswith('__init__.py') else origin
     with _registering(name, name, inside):
         importlib.import_module(name)
+    _NAMES.add(name)
     return name
+
+
+def _registers(module: str, entry: Entry) -> bool:
+    """Whether an entry is that of a class in a module, or in a module within it."""
+    return f'{entry.build.__module__}.'.startswith(f'{module}.')
 
 
 @contextlib.contextmanager
@@ -157,8 +219,7 @@ def _registering(shown: str, module: str, inside: str) -> Iterator[None]:
             yield
         except (Exception, SystemExit) as error:  # the module may raise anything
             raise ValueError(f'{shown} cannot be imported: {described(error, inside)}') from None
-        own = lambda entry: f'{entry.build.__module__}.'.startswith(f'{module}.')
-        if entries() == before and not any(map(own, before)):
+        if entries() == before and not any(_registers(module, entry) for entry in before):
             raise ValueError(
                 f'{shown} registers nothing; expected a class under @posenc_jax.register(...)'
             )

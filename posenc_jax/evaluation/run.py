@@ -36,6 +36,7 @@ def evaluate(
     *,
     also: Sequence[RunResult] = (),
     after: Callable[[Results], Any] = lambda results: None,
+    trust_imports: bool = False,
 ) -> Results:
     """Evaluates runs by the settings of their own configs, as changed by `overrides`.
 
@@ -51,9 +52,11 @@ def evaluate(
         'first' uses the evaluation rule of the encoding.
       also: results of earlier evaluations, see `results.read`, to compare with these.
       after: called after every run with the results so far, e.g. to write them.
+      trust_imports: whether code that the runs bring may be executed, see `run.trust`.
 
     Raises:
       FileNotFoundError: a run directory does not exist.
+      UntrustedError: a run brings code, and `trust_imports` is False.
       ValueError: there is no checkpoint, a setting is wrong, an encoding does not reach a length, a
         model sees what it should predict, or a likelihood is not finite.
 
@@ -64,7 +67,7 @@ def evaluate(
     asked: dict[tuple, str] = {}
     for run in map(str, runs):  # a run that is named by two paths would pass for two seeds
         asked.setdefault((paths.resolved(directory_of(run)), run.partition('|')[2].strip()), run)
-    jobs = [prepare(run, overrides or {}) for run in asked.values()]
+    jobs = [prepare(run, overrides or {}, trust_imports=trust_imports) for run in asked.values()]
     versions = {'posenc_jax': __version__, 'jax': jax.__version__, 'flax': flax.__version__}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     results = Results(tuple(also), date, versions)

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from posenc_jax.core import paths
+from posenc_jax.core import imports, paths
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.calls import with_defaults
 from posenc_jax.core.layer_spec import parse_layer
@@ -28,6 +28,7 @@ from posenc_jax.model.transformer import Transformer, abstract_model
 from posenc_jax.rotation.rope import Rotary
 from posenc_jax.run import defaults
 from posenc_jax.run.restore import read_run, restore_model
+from posenc_jax.run.trust import UntrustedError
 
 # Fields of `model` that say how it is trained and computed rather than what its weights are.
 RUN_FIELDS = (
@@ -60,7 +61,7 @@ class Initial:
     imports: tuple[str, ...] = ()
 
 
-def open_initial(path: str, extend: str = '') -> Initial | None:
+def open_initial(path: str, extend: str = '', *, trust_imports: bool = False) -> Initial | None:
     """Opens the directory of a run (for its newest checkpoint) or a public checkpoint, from which
     training can continue.
 
@@ -68,12 +69,14 @@ def open_initial(path: str, extend: str = '') -> Initial | None:
       path: the source; '' gives None.
       extend: `init.extend`. Only its calls that change the sizes of variables are applied here;
         `resolve` writes the others into the encoding.
+      trust_imports: whether code that the run brings may be executed, see `run.trust`.
 
     Raises:
       FileNotFoundError, ValueError: `path` is neither, or such an extension finds nothing to
         extend.
+      UntrustedError: the run brings code, and `trust_imports` is False.
     """
-    initial = _open(path)
+    initial = _open(path, trust_imports)
     resized = tuple(node for node in _nodes(extend) if hasattr(node.entry.build, 'written'))
     return _resized(initial, resized) if initial and resized else initial
 
@@ -111,7 +114,7 @@ def _resized(initial: Initial, nodes: tuple[spec_language.Node, ...]) -> Initial
     return Initial(cfg, load, nodes, initial.imports)
 
 
-def _open(path):
+def _open(path, trust_imports):
     if not path:
         return None
     directory = paths.path(path).expanduser()
@@ -121,14 +124,16 @@ def _open(path):
     if not is_folder(directory):
         raise FileNotFoundError(f'init.source: no such run or checkpoint: {directory}')
     try:
-        saved = read_run(directory)
+        saved = read_run(directory, trust_imports=trust_imports)
         cfg = saved.model_config
     except (FileNotFoundError, ValueError) as error:
-        raise ValueError(f'init.source: {error}') from error
+        kind = UntrustedError if isinstance(error, UntrustedError) else ValueError
+        raise kind(f'init.source: {error}') from error
     if not isinstance(cfg, TransformerConfig):
         raise SpecError(f'init.source: {path} is a field, whose weights no other run continues')
     cfg = dataclasses.replace(cfg, lora_rank=0)
-    return Initial(cfg, lambda mesh: _merged(directory, mesh), imports=saved.config.imports)
+    modules = tuple(imports.stored_name(name) or name for name in saved.config.imports)
+    return Initial(cfg, lambda mesh: _merged(directory, mesh), imports=modules)
 
 
 def _merged(directory: pathlib.Path, mesh: Mesh) -> Transformer:

@@ -135,16 +135,18 @@ def mesh_of(job: Job) -> Mesh:
         return make_mesh()
 
 
-def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
+def prepare(run: str, overrides: Mapping[str, Any], *, trust_imports: bool = False) -> Job:
     """Reads the config of a run and checks the settings of its evaluation, without its weights. The
     CPU is split first, if `mesh.cpu_devices` is given.
 
     Args:
       run: 'RUN' or 'RUN | EXTENSION'; RUN is a run directory or a public checkpoint.
       overrides: dotted names -> values that replace fields of the config.
+      trust_imports: whether code that the run brings may be executed, see `run.trust`.
 
     Raises:
       FileNotFoundError: there is no such run.
+      UntrustedError: the run brings code, and `trust_imports` is False.
       ValueError: the settings do not fit the run; an extension is given twice.
     """
     directory, (_, _, extension) = directory_of(run), run.partition('|')
@@ -162,7 +164,7 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
         return _prepare_pretrained(directory, overrides)
     if not is_folder(directory):
         raise FileNotFoundError(f'no such run directory: {directory}{_neighbour(directory)}')
-    saved = restore.read_run(directory)
+    saved = restore.read_run(directory, trust_imports=trust_imports)
     if field_settings.is_field(saved.config) and UNASKED.items() <= overrides.items():
         raise SpecError(f'{directory} is a field, which reads points; it has no text to read')
     config = apply_overrides(saved.config, overrides)

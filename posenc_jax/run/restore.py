@@ -9,13 +9,14 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from posenc_jax.core import imports, paths
+from posenc_jax.core import paths
 from posenc_jax.model.kinds import Model, abstract_model
 from posenc_jax.model.sharding import dict_shapes, make_mesh
 from posenc_jax.run import stored
 from posenc_jax.run.checkpoint import Checkpoints
 from posenc_jax.run.overrides import apply_overrides
 from posenc_jax.run.state import take_apart
+from posenc_jax.run.trust import import_of_run
 
 
 def restore_model(
@@ -24,9 +25,9 @@ def restore_model(
     *,
     mesh: Mesh | None = None,
     overrides: Mapping[str, Any] | None = None,
+    trust_imports: bool = False,
 ) -> tuple[ConfigDict, Model, int]:
-    """Reads a trained model from the directory of its run alone. The modules that the run imports
-    are executed.
+    """Reads a trained model from the directory of its run alone.
 
     Args:
       run_dir: the directory that training wrote.
@@ -35,6 +36,8 @@ def restore_model(
       overrides: as for `evaluate`. Those of model.block, model.implementation and model.remat are
         the model's, e.g. {'model.implementation': 'blocked'} for a run whose kernels this platform
         does not have.
+      trust_imports: whether the code in the folder `imports/` of the run may be executed, see
+        `run.trust`.
 
     Returns:
       The config of the run with the overrides, the model, and the step of the checkpoint.
@@ -43,6 +46,7 @@ def restore_model(
       FileNotFoundError: `run_dir` is not the directory of a run.
       CheckpointError: there is no such checkpoint, none can be read, or one has another config than
         the run.
+      UntrustedError: the run brings code, and `trust_imports` is False.
       SpecError: an override of a field that an evaluation cannot change, or of a wrong type.
 
     Example:
@@ -50,10 +54,10 @@ def restore_model(
       logits = model(tokens)
     """
     saved = stored.read_saved(paths.path(run_dir) / stored.FILE)
-    imports.load(saved.config.imports, run_dir)
     config = apply_overrides(saved.config, overrides or {}).lock()
     with Checkpoints(run_dir, saved=saved) as checkpoints:
         checkpoints.confirm(step)  # before a model is built from sizes that may be wrong
+        import_of_run(run_dir, saved.config.imports, trust_imports)
         cfg = saved.computed(overrides or {}).model_config
         graphdef, params, constants = take_apart(abstract_model(cfg))
         mesh = make_mesh(data=1, devices=jax.local_devices()[:1]) if mesh is None else mesh
@@ -62,16 +66,21 @@ def restore_model(
     return config, nnx.merge(graphdef, found['params'], found['constants']), step
 
 
-def read_run(run_dir: str | os.PathLike) -> stored.Saved:
-    """Reads the config of a run and compares it with the newest checkpoint. No arrays are read. The
-    modules that the run imports are executed.
+def read_run(run_dir: str | os.PathLike, *, trust_imports: bool = False) -> stored.Saved:
+    """Reads the config of a run and compares it with the newest checkpoint. No arrays are read.
+    Then the modules that the run imports are imported, see `run.trust`.
+
+    Args:
+      run_dir: the directory that training wrote.
+      trust_imports: whether the code in its folder `imports/` may be executed.
 
     Raises:
       FileNotFoundError: `run_dir` is not the directory of a run.
       CheckpointError: there is no checkpoint, or it has another config.
+      UntrustedError: the run brings code, and `trust_imports` is False.
     """
     saved = stored.read_saved(paths.path(run_dir) / stored.FILE)
-    imports.load(saved.config.imports, run_dir)
     with Checkpoints(run_dir, saved=saved) as checkpoints:
         checkpoints.confirm()
+    import_of_run(run_dir, saved.config.imports, trust_imports)
     return saved

@@ -78,7 +78,7 @@ def arguments(argv: list[str] | None) -> dict[str, Any]:
     parser.add_argument('--seed', type=int, default=0, metavar='N')
     parser.add_argument('--variant', default='free', metavar='|'.join(VARIANTS))
     parser.add_argument('--out', type=paths.path, metavar='FILE.json')
-    parser.add_imports()
+    parser.add_imports(of_runs=True)
     parser.add_processes()
     known, rest = parser.parse_known_args(argv)
     try:

@@ -115,6 +115,7 @@ def search(
     variant: str = 'free',
     out: pathlib.Path | None = None,
     overrides: Mapping[str, str] | None = None,
+    trust_imports: bool = False,
 ) -> pathlib.Path:
     """Searches factors for a run or public checkpoint at a length; returns the file it wrote.
 
@@ -131,12 +132,14 @@ def search(
       seed: of the random choices, at least 0.
       out: the file; None for `default_output`.
       overrides: dotted names of fields of the config -> values.
+      trust_imports: whether code that the run brings may be executed, see `run.trust`.
 
     Raises:
       SettingsChangedError: the file belongs to a search with other arguments.
       HeldError: another process writes the file.
       ValueError: any other error in the arguments, the model or the text.
       FileNotFoundError: no such run.
+      UntrustedError: the run brings code, and `trust_imports` is False.
     """
     overrides = dict(overrides or {})
     if taken := sorted(overrides.keys() & set(_DECIDED)):
@@ -157,7 +160,7 @@ def search(
     if seed < 0:
         raise ValueError(f'seed must be at least 0, got {seed}')
     decided = dict(zip(_DECIDED, ('', (length,), 'validation', ('nonoverlapping',))))
-    job = prepare(run, {**overrides, **decided})
+    job = prepare(run, {**overrides, **decided}, trust_imports=trust_imports)
     if not job.task.is_language:
         raise SpecError(
             f'the search minimises perplexity; {run} was trained on {job.config.task}, which has '

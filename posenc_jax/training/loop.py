@@ -47,7 +47,11 @@ class NonFiniteError(ArithmeticError):
 
 
 def train(
-    config: ConfigDict, *, cluster: Cluster | None = None, resume_changed: bool = False
+    config: ConfigDict,
+    *,
+    cluster: Cluster | None = None,
+    resume_changed: bool = False,
+    trust_imports: bool = False,
 ) -> pathlib.Path:
     """Trains a run to its last step, from its newest checkpoint if it has one, and evaluates it.
 
@@ -58,6 +62,8 @@ def train(
       config: see run/defaults.py.
       cluster: the processes that train together; None for a single process.
       resume_changed: whether the run is continued even if its config has changed.
+      trust_imports: whether code that `init.source` brings may be executed, see `run.trust`. Code
+        in the directory of the run itself is never executed: `config.imports` says what is.
 
     Returns:
       The run directory, which holds config.json, metrics.jsonl, tensorboard/, checkpoints/ and
@@ -67,6 +73,7 @@ def train(
       ValueError: the config (before any device is used), the text, the mesh or the checkpoints are
         wrong.
       DiskFullError: there is no room for a file; the message names the step that is safe.
+      UntrustedError: `init.source` brings code, and `trust_imports` is False.
       ConfigChangedError: the directory belongs to a run with another config, or with one that is
         not known.
       HeldError: other processes are training the run.
@@ -80,7 +87,9 @@ def train(
       directory = train(config)
     """
     config = imported(config)
-    source = initial.open_initial(config.init.source, config.init.extend)
+    source = initial.open_initial(
+        config.init.source, config.init.extend, trust_imports=trust_imports
+    )
     plan = resolve(initial.resolve(config, source))
     config, directory = plan.config, plan.directory
     initial.check(config, source, plan.model)

@@ -6,11 +6,11 @@ import pytest
 
 from posenc_jax.core import registry
 from posenc_jax.core.command import Parser
-from posenc_jax.core.imports import load, store
+from posenc_jax.core.imports import LARGEST, load, store, stored_name
 from tests.own_modules import TEXT, forget, found, own, write  # noqa: F401  (a fixture)
 
 
-def test_a_run_keeps_a_copy_that_is_read_without_the_file(tmp_path):
+def test_a_run_keeps_a_copy(tmp_path):
     file, run = tmp_path / 'own_root.py', tmp_path / 'run'
     (name,) = load([write(file)])
     assert name.startswith('own_root-') and found().__module__ == 'own_root'
@@ -18,11 +18,13 @@ def test_a_run_keeps_a_copy_that_is_read_without_the_file(tmp_path):
     assert load([str(file), name]) == (name,) and found() is first  # executed once
     store([name, 'posenc_jax.logits.alibi'], run)
     assert [p.name for p in (run / 'imports').iterdir()] == [name]
-    file.unlink()
+    (run / 'imports' / name).write_text('damaged')
+    store([name], run)
     forget()
-    assert load([name], run) == (name,) and found().number == 1
-    forget()
-    assert load([str(run / 'imports' / name)]) == (name,)
+    assert stored_name(name) is None
+    assert load([str(run / 'imports' / name)]) == (name,) and found().number == 1
+    assert stored_name(name) == stored_name('own_root.py') == name
+    assert stored_name('own_root-0123456789ab.py') is stored_name('own_other.py') is None
 
 
 def test_another_text_has_another_name(tmp_path):
@@ -35,22 +37,11 @@ def test_another_text_has_another_name(tmp_path):
     assert one != two and found().number == 2
 
 
-def test_a_changed_or_missing_copy_is_refused(tmp_path):
-    (name,) = load([write(tmp_path / 'own_root.py')])
-    store([name], tmp_path)
-    forget()
-    write(tmp_path / 'imports' / name, number=2)
-    with pytest.raises(ValueError, match=rf'{name} was changed: its name has the digest of anothe'):
-        load([name], tmp_path)
-    (tmp_path / 'imports' / name).unlink()
-    with pytest.raises(FileNotFoundError, match='does not exist; the run defines its names in it'):
-        load([name], tmp_path)
-
-
 def test_a_module_that_is_imported_already_is_the_same(tmp_path, monkeypatch):
     write(tmp_path / 'own_root.py')
     monkeypatch.syspath_prepend(tmp_path)
-    assert load(['own_root']) == ('own_root',)
+    assert stored_name('own_root') is None
+    assert load(['own_root']) == ('own_root',) == (stored_name('own_root'),)
     first = found()
     (name,) = load([str(tmp_path / 'own_root.py')])
     assert name.startswith('own_root-') and found() is first
@@ -102,6 +93,15 @@ def test_wrong_names_are_refused(tmp_path, monkeypatch):
         load(['a b'])
     with pytest.raises(ValueError, match='json registers nothing'):
         load(['json'])
+    assert stored_name('json') is stored_name('os') is None
+    (tmp_path / 'own_long.py').write_bytes(b'#' * (LARGEST + 1))
+    with pytest.raises(ValueError, match='own_long.py has more than 1 MiB'):
+        load([str(tmp_path / 'own_long.py')])
+    write(tmp_path / 'own_\x1b[31m.py')
+    with pytest.raises(
+        ValueError, match=r"x1b\[31m\.py' has no name that a run can store; rename it"
+    ):
+        load([str(tmp_path / 'own_\x1b[31m.py')])
     for name in ('json', 'colorsys'):  # imported, and not imported, of the standard library
         with pytest.raises(ValueError, match=f"has the name of another module, '{name}'; rename"):
             load([write(tmp_path / f'{name}.py')])

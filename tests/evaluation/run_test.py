@@ -423,7 +423,7 @@ def test_command_line_errors_are_one_message_with_exit_code_2(tmp_path, capsys):
 
 
 def test_command_line_forms():
-    runs, out, _, changes, processes = command.arguments(
+    runs, out, _, changes, processes, trusted = command.arguments(
         [
             '--run=a,b | yarn(factor=4, beta_fast=32)',
             '--run',
@@ -434,7 +434,7 @@ def test_command_line_forms():
     )
     assert runs == ['a', 'b | yarn(factor=4, beta_fast=32)', 'c']
     assert out == pathlib.Path('x') and changes == {'extend': 'pi(factor=2)'}
-    assert processes == ('', 1, -1)
+    assert processes == ('', 1, -1) and not trusted
     lists = 'a | longrope(long=(1.0, 2.0), factor=4.0, short=(1.0, 1.5), start=2)'
     assert command.arguments([f'--run={lists},b', f'--run={lists}'])[0] == [lists, 'b', lists]
 

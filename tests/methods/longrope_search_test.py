@@ -763,7 +763,7 @@ def test_tasks_without_a_perplexity_are_refused(monkeypatch):
     config.task = 'copy()'
     task = make_task(config)
     job = Job(Path('x'), config, task, model_config(config, task), load=None)
-    monkeypatch.setattr(longrope, 'prepare', lambda *_: job)
+    monkeypatch.setattr(longrope, 'prepare', lambda *_, **__: job)
     with pytest.raises(SpecError, match='which has none'):
         longrope.search('x', 512)
 
@@ -810,7 +810,7 @@ def test_runs_that_are_not_searched_on(freqs, length, message, monkeypatch):
     config.model.update(layers=1, width=8, heads=2)
     task = make_task(config)
     job = Job(Path('x'), config, task, model_config(config, task), load=None)
-    monkeypatch.setattr(longrope, 'prepare', lambda *_: job)
+    monkeypatch.setattr(longrope, 'prepare', lambda *_, **__: job)
     with pytest.raises(ValueError, match=message):
         longrope.search('x', length)
 

@@ -50,6 +50,7 @@ def test_a_field_without_its_section_is_proposed(capsys):
     for flag, message in (
         ('workdir', 'did you mean --config.workdir?'),
         ('steps', 'did you mean --config.train.steps?'),
+        ('trust_imports', 'did you mean --trust-imports?'),
         ('set', '--config.NAME=VALUE changes a field of the config'),
     ):
         with pytest.raises(SystemExit):

@@ -1,7 +1,9 @@
 """A real TFDS data set, prepared from local text without TensorFlow, read through `tfds:`."""
 
+import json
 import shutil
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -157,3 +159,63 @@ def test_format_without_random_access(data_dir, tmp_path):
     info.write_text(info.read_text().replace('array_record', 'tfrecord'))
     with pytest.raises(ValueError, match='prepared as tfrecord.*array_record or parquet'):
         Language('tfds:posenc_topics', data_dir=str(tmp_path)).documents('train')
+
+
+HOSTILE = {'pythonClassName': 'own_feature.Text', 'text': {}}
+LEGACY = {'type': 'own_feature.Text', 'content': {}}  # as older versions of TFDS write it
+
+
+@pytest.mark.parametrize(
+    'file, changed',
+    [
+        ('features.json', lambda old: old['featuresDict']['features'].update(title=HOSTILE)),
+        ('features.json', lambda old: (old.clear(), old.update(HOSTILE))),
+        ('features.json', lambda old: (old.clear(), old.update(LEGACY))),
+        (
+            'features.json',
+            lambda old: old.update(
+                pythonClassName='tensorflow_datasets.core.features.sequence_feature.Sequence',
+                featuresDict=None,
+                jsonFeature={'json': json.dumps({'feature': LEGACY})},
+            ),
+        ),
+        ('dataset_info.json', lambda old: old.update(features=HOSTILE)),
+        ('dataset_info.json', lambda old: old.update(moduleName='own_feature')),
+    ],
+)
+def test_no_module_that_a_data_set_names_is_imported(
+    data_dir, tmp_path, monkeypatch, file, changed
+):
+    """TFDS imports the modules of features by itself; a config of unknown origin may name a data
+    set that lies beside it.
+    """
+    (tmp_path / 'own_feature.py').write_text('raise SystemExit("executed")')
+    monkeypatch.syspath_prepend(tmp_path)
+    root = shutil.copytree(data_dir / 'posenc_topics', tmp_path / 'data' / 'posenc_topics').parent
+    (path,) = root.rglob(file)
+    content = json.loads(path.read_text())
+    changed(content)
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    usual = vars(tfds.features.FeatureConnector)['cls_from_name']
+    read = lambda: Language('tfds:posenc_topics', data_dir=str(root)).documents('validation')
+    if 'moduleName' in content and 'features' not in content:
+        assert read()  # TFDS only mentions this module
+    else:
+        with pytest.raises(
+            ValueError, match="of the class 'own_feature.Text', whose module was not imp"
+        ):
+            read()
+    assert 'own_feature' not in sys.modules
+    assert vars(tfds.features.FeatureConnector)['cls_from_name'] is usual
+
+
+def test_features_of_a_module_that_is_imported_are_read(data_dir, tmp_path, monkeypatch):
+    made = types.ModuleType('own_feature')
+    exec('from tensorflow_datasets import features\nclass Text(features.Text): pass', vars(made))
+    monkeypatch.setitem(sys.modules, 'own_feature', made)
+    root = shutil.copytree(data_dir / 'posenc_topics', tmp_path / 'data' / 'posenc_topics').parent
+    (path,) = root.rglob('features.json')
+    content = json.loads(path.read_text())
+    content['featuresDict']['features']['title'] = HOSTILE
+    path.write_text(json.dumps(content))
+    assert Language('tfds:posenc_topics', data_dir=str(root)).documents('validation')

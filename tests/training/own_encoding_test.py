@@ -1,10 +1,13 @@
 """A run with an encoding of one's own is read where the file does not exist."""
 
+import json
+
 import pytest
 
 from posenc_jax.run import stored
 from posenc_jax.run.plan import resolve
 from posenc_jax.run.restore import restore_model
+from posenc_jax.run.trust import UntrustedError
 from posenc_jax.training.loop import ConfigChangedError, train
 from tests.own_modules import forget, own, write  # noqa: F401  (a fixture)
 from tests.training.tiny import config
@@ -48,5 +51,28 @@ def test_a_run_imports_the_module_that_it_was_trained_with(tmp_path, monkeypatch
     forget()
     moved = run.rename(tmp_path / 'elsewhere')
     monkeypatch.chdir(moved)
-    read, model, step = restore_model('.')
+    with pytest.raises(UntrustedError, match=r'own_root\.py \(sha256 '):
+        restore_model('.')
+    read, model, step = restore_model('.', trust_imports=True)
     assert (read.encoding, step, model.shared[0].number) == ('own_root()', 1, 1)
+
+
+@pytest.mark.full
+def test_a_resumed_run_executes_what_the_command_names_alone(tmp_path):
+    fields = dict(name='own', train__steps=1, train__warmup=0, model__layers=1)
+    mine = dict(encoding='own_root()', imports=(write(tmp_path / 'own_root.py'),))
+    run = train(config(tmp_path / 'runs', **fields, **mine))
+    (name,) = stored.from_json(run / stored.FILE).imports
+    for path in (run / 'imports' / name, run / 'imports' / 'own_other.py'):
+        path.write_text('raise SystemExit("executed")')
+    forget()
+    assert train(config(tmp_path / 'runs', **fields, **mine)) == run  # and the copy is good again
+    assert (run / 'imports' / name).read_bytes() == (tmp_path / 'own_root.py').read_bytes()
+
+    content = json.loads((run / stored.FILE).read_text())
+    content['imports'] = ['own_other', 'imports/own_other.py']
+    (run / stored.FILE).write_text(json.dumps(content))
+    for more in (mine, {}):
+        forget()
+        with pytest.raises(ConfigChangedError, match='imports: '):
+            train(config(tmp_path / 'runs', **fields, **more))

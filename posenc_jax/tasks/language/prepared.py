@@ -2,19 +2,23 @@
 neither TensorFlow nor a download.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import logging
 import os
 import pathlib
 import re
+import sys
+from collections.abc import Iterator
 
 from posenc_jax.core import extras
-from posenc_jax.core.registry import SpecError, check_choice
+from posenc_jax.core.registry import SpecError, check_choice, quoted
 from posenc_jax.tasks.language.documents import as_text, split_of
 from posenc_jax.tasks.task import SPLITS
 
 NAME = re.compile(r'(?P<name>\w+)(/(?P<config>[\w.\-]+))?(:(?P<version>\d+\.\d+\.\d+))?')
+OWN_FEATURES = 'tensorflow_datasets.core.features.'
 RANDOM_ACCESS = ('array_record', 'parquet')
 logger = logging.getLogger(__name__)
 
@@ -36,7 +40,7 @@ class PreparedDataset:
       SpecError: a malformed or unknown name (with the nearest known one).
       FileNotFoundError: not prepared; the message gives the command to run on a connected machine.
       ValueError: prepared in a format without random access, no such text feature, or text that is
-        not UTF-8.
+        not UTF-8; features of another module than those of TFDS, which is not imported.
     """
 
     name: str
@@ -115,7 +119,8 @@ class PreparedDataset:
 
     def _builder(self):
         directory = self._directory()
-        builder = _tfds().builder_from_directory(str(directory))
+        with _own_features():
+            builder = _tfds().builder_from_directory(str(directory))
         file_format = builder.info.file_format.value
         if file_format not in RANDOM_ACCESS:
             raise ValueError(
@@ -166,6 +171,31 @@ class PreparedDataset:
         picked = [i for i in range(len(source)) if own or split_of(f'{stored}/{i}') == split]
         where = f'of tfds:{self.name}, split {stored},'
         return [as_text(source[i][feature], f'{feature!r} of example {i} {where}') for i in picked]
+
+
+@contextlib.contextmanager
+def _own_features() -> Iterator[None]:
+    """A scope in which TFDS makes features of its own classes, and of modules that are imported
+    already. It would otherwise import any module that the files of a data set name.
+    """
+    connector = _tfds().features.FeatureConnector
+    usual = vars(connector)['cls_from_name']
+
+    def checked(cls, name):
+        module = str(name).rpartition('.')[0]
+        if module not in sys.modules and not module.startswith(OWN_FEATURES):
+            raise ValueError(
+                f'the data set has a feature of the class {quoted(name)}, whose module was not '
+                f'imported; expected classes of {OWN_FEATURES[:-1]}. If you know this module, '
+                'import it before, in Python'
+            )
+        return usual.__get__(None, cls)(name)
+
+    connector.cls_from_name = classmethod(checked)
+    try:
+        yield
+    finally:
+        connector.cls_from_name = usual
 
 
 def _tfds():
