@@ -12,7 +12,10 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 import posenc_jax
 import posenc_jax.functional as functional
@@ -150,8 +153,49 @@ def test_the_recipes_of_the_readme_run():
     for recipe in recipes:
         exec(recipe.replace('4096', '256'), scope)
     assert scope['bias'].shape == (1, 8, 256, 256)
-    assert scope['y'].shape == (1, 512, 64) and scope['after'].shape == (1, 1, 64)
     assert 'load_pretrained' in pretrained
+
+
+def check_packing_padding_and_a_cache(scope, call):
+    """What an example says of its arrays, by calls on one document at a time."""
+    x = scope['x']
+    near = lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5)
+    assert float(jnp.abs(scope['y_packed'] - scope['y']).max()) > 0.01
+    near(scope['y'], call(x))
+    for row, cut in ((0, 3), (1, 6)):
+        for part in (slice(None, cut), slice(cut, None)):
+            near(scope['y_packed'][row, part], call(x[row : row + 1, part])[0])
+    near(scope['y_padded'][0, 3:], call(x[:1, 3:])[0])
+    near(scope['y_padded'][1], scope['y'][1])
+    near(scope['prompt'][0, 3:], scope['y_padded'][0, 3:7])
+    near(scope['prompt'][1], scope['y_padded'][1, :7])
+    near(scope['after'], scope['y_padded'][:, 7:])
+
+
+def test_the_layer_of_the_readme_packs_pads_and_decodes():
+    first, scope = blocks('README.md', 'python')[0], {}
+    exec(first, scope)
+    check_packing_padding_and_a_cache(scope, scope['layer'])
+
+
+def test_the_first_command_of_the_readme_installs_the_package():
+    first, second = (block.split('&&') for block in blocks('README.md', 'bash')[:2])
+    assert [command.split() for command in first] == [
+        ['pip', 'install', '-r', 'requirements.txt'],
+        ['pip', 'install', '.'],
+        ['python', 'train.py', '--config=configs/quickstart.py'],
+    ]
+    assert [command.split() for command in second] == [
+        ['pip', 'install', '-r', 'requirements-dev.txt'],
+        ['python', '-m', 'pytest'],
+    ]
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_where_the_requirements_are_installed_the_package_is_too(page):
+    for block in blocks(page, 'bash'):
+        if '-r requirements.txt' in block:
+            assert re.search(r'pip install (?:--python \S+ )?\.(?=\s|\')', block), block
 
 
 @pytest.mark.full
@@ -169,11 +213,30 @@ def test_the_contexts_of_the_usage_page_are_joined(capsys):
     assert capsys.readouterr().out.strip() == '(1, 4)'
 
 
-@pytest.mark.full
-def test_the_linen_example_runs(capsys):
+def test_the_layer_of_the_linen_page_packs_pads_and_decodes():
+    first, scope = blocks('docs/linen.md', 'python')[0], {}
+    exec(first, scope)
+    layer, variables = scope['layer'], scope['variables']
+    check_packing_padding_and_a_cache(scope, lambda x: layer.apply(variables, x))
+
+
+def test_the_linen_page_unboxes_and_shards(capsys):
+    scope = {}
     for code in blocks('docs/linen.md', 'python'):
-        exec(code, {})
-    assert capsys.readouterr().out.split('\n')[:2] == ['(2, 8, 64)', '(2, 8, 4, 16)']
+        exec(code, scope)
+    specs, weights = scope['specs']['params'], scope['sharded']['params']
+    assert specs['encoding']['parts']['1']['table'] == P(None, 'heads')
+    assert weights['encoding']['parts']['1']['table'].sharding.spec == P(None, 'model')
+    assert weights['projections']['w_q'].sharding.spec == P(None, 'model', None)
+    np.testing.assert_allclose(
+        scope['y_sharded'], scope['layer'].apply(scope['variables'], scope['x']), atol=2e-5
+    )
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split() == [
+        'encoding/parts/1/table',
+        *(f'projections/{name}' for name in ('w_k', 'w_out', 'w_q', 'w_v')),
+    ]
+    assert '(2, 8, 4, 16)' in printed
 
 
 @pytest.mark.parametrize('page', PAGES)

@@ -49,5 +49,5 @@ def test_help_begins_with_what_to_call_first():
     assert text.index('pj.cite(') < 1200 and set(calls) <= set(dir(pj))
 
 
-def test_linen_shows_its_layer():
-    assert dir(pj.linen) == ['Attention']
+def test_linen_shows_its_classes():
+    assert dir(pj.linen) == ['Attention', 'Bridge']
