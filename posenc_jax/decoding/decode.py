@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model import cache as caching
+from posenc_jax.model import slots
 from posenc_jax.model.block import Block
 from posenc_jax.model.cache import Cache, LayerCache
 from posenc_jax.model.cross import CrossState, Source
@@ -217,6 +218,9 @@ def decode_step(
 ) -> tuple[Float[Array, 'B V'], Cache]:
     """Appends one token to each row; returns the logits of the next token and the cache.
 
+    A full cache is an error where the cursor is known. Where it is traced, as inside `jax.jit`, the
+    logits of tokens beyond the capacity are NaN, unless no layer keeps keys.
+
     Args:
       layers: `model.layers()`. A loop calls it once, outside, because XLA does not move the slicing
         of the stacked layers out of the loop. None slices them here.
@@ -274,7 +278,8 @@ def append(
 
         def mixed(h, *stream):
             if mix is not None:
-                return mix(h, mixer, tok, own)
+                y, grown = mix(h, mixer, tok, own)
+                return slots.beyond_as_nan(y, cache.cursor, tok.length), grown
             return mixer.step(h, tok, *stream, own, cache.cursor)
 
         cross = lambda x: block.cross.step(x, new[layer_type], keys, cache.source.tok)

@@ -17,6 +17,7 @@ from posenc_jax.decoding.contexts import ContextMask, check_model, has_part, joi
 from posenc_jax.decoding.decode import check_last, read_ids
 from posenc_jax.decoding.generate import check_temperature, continue_cache
 from posenc_jax.decoding.pieces import Layout, Piece, check_tokens, token_positions
+from posenc_jax.model import slots
 from posenc_jax.model.cache import Cache, LayerCache, check_layers
 from posenc_jax.model.sharding import sharded_attend
 from posenc_jax.model.transformer import Transformer
@@ -90,11 +91,12 @@ def _read(static, state, cache: Cache, tokens):
     graphdef, last = static
     model, cursor, count = nnx.merge(graphdef, state), cache.cursor, tokens.shape[1]
     cache = read_ids(model, cache, tokens)
-    fresh = tuple(tok.slice(cursor, count) for tok in cache.tokens)
+    fresh = tuple(slots.at(tok, cursor, count) for tok in cache.tokens)
 
     def mix(h, mixer, layer_type, own):
         projected, grown = mixer.append(h, cache.tokens[layer_type], own, cursor)
-        return mixer.output(mixer.attend(*projected, heads_first=True)), grown
+        y = mixer.output(mixer.attend(*projected, heads_first=True))
+        return slots.beyond_as_nan(y, cursor, cache.capacity), grown
 
     x, appended = model.loop_layers(mix, model.embed(tokens, fresh), cache.layers)
     last = count if last is None else last

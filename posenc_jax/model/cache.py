@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.core.composite import name_of, parts_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tokens import Tokens
+from posenc_jax.model import slots
 from posenc_jax.model.cross import Source
 
 
@@ -53,11 +54,12 @@ class Cache:
     Attributes:
       tokens: the tokens of the whole capacity, placed once; one entry for each encoding in the
         pattern of layers.
-      cursor: how many slots are filled, the same in all rows (shorter prompts are padded on the
-        left).
+      cursor: how many tokens were appended, the same in all rows (shorter prompts are padded on
+        the left). Tokens beyond the capacity are in no slot.
       layers: one `LayerCache` per layer, in order; a cache method may use a class of its own.
-      unplaced: the same tokens before they were placed, with the ids known so far, where an
-        encoding reads them.
+      unplaced: the same tokens before they were placed, where a later step may say more of them:
+        the ids known so far, where an encoding reads them; padding and documents in a cache of
+        `Attention`.
       source: the output of the encoder, which the layers read by cross-attention.
     """
 
@@ -74,7 +76,7 @@ class Cache:
     @property
     def free(self) -> int:
         """How many slots are free; the whole capacity where the cursor is traced."""
-        return self.capacity - (0 if isinstance(self.cursor, Tracer) else int(self.cursor))
+        return max(0, self.capacity - (0 if isinstance(self.cursor, Tracer) else int(self.cursor)))
 
     @property
     def nbytes(self) -> int:
@@ -224,18 +226,16 @@ def step(
             f'every new token rewrites the cached keys of {name_of(owner)}, so they are appended '
             f'one by one, got {count} at once'
         )
-    new, now = tok.slice(cursor, count), filled(tok, cursor + count)
+    new, now = slots.at(tok, cursor, count), filled(tok, cursor + count)
     new = new.with_feats(**(feats or {}))
     rows = jnp.concatenate([cache.rows, row], axis=1)
 
     def append(buffer, a, axis):
         if buffer.shape[0] > 1:
-            return jax.lax.dynamic_update_slice_in_dim(buffer, a.astype(buffer.dtype), cursor, axis)
+            return slots.written(buffer, a, cursor, axis)
         # A batch of one row is written without its batch axis, as the products read it. Otherwise
         # XLA makes a second copy for the products.
-        return jax.lax.dynamic_update_slice_in_dim(
-            buffer[0], a[0].astype(buffer.dtype), cursor, axis - 1
-        )[None]
+        return slots.written(buffer[0], a[0], cursor, axis - 1)[None]
 
     first = lambda a: jnp.swapaxes(a, 1, 2)
     last_rows = rows[:, count:]

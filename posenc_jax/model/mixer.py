@@ -16,7 +16,7 @@ from posenc_jax.core.derivatives import by_jax
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.model import cache as caching
-from posenc_jax.model import window_cache
+from posenc_jax.model import slots, window_cache
 from posenc_jax.model.cache import LayerCache
 from posenc_jax.model.projections import Projections
 from posenc_jax.model.sharding import constrain, sharded_attend
@@ -43,7 +43,8 @@ class Mixer(Protocol):
 
         Args:
           tok: the tokens of the whole capacity.
-          cursor: how many tokens came before.
+          cursor: how many tokens came before. Where it is traced and a mixer keeps keys in slots,
+            the result is NaN for tokens beyond the capacity.
         """
         ...
 
@@ -109,7 +110,7 @@ class AttentionMixer:
     def step(self, x, tok, state, cursor):
         projected, state = self.append(x, tok, state, cursor)
         out = self.attend(*projected, heads_first=True, implementation='dense')
-        return self.output(out), state
+        return slots.beyond_as_nan(self.output(out), cursor, tok.length), state
 
     # The parts of the methods above, for callers that read or cache something else.
 
@@ -135,7 +136,7 @@ class AttentionMixer:
         """The arguments of `attend(..., heads_first=True)` for T new tokens, and the state with
         them. `tok` are the tokens of the whole capacity, `feats` further features of the new ones.
         """
-        new = tok.slice(cursor, x.shape[1])
+        new = slots.at(tok, cursor, x.shape[1])
         row = layer_rows(x, None if tok.valid is None else new.valid, 0)
         rows = jnp.concatenate([state.rows, row], axis=1)
         qkv = self._qkv(x, rows, new)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.registry import Card
 from posenc_jax.core.tokens import Tokens
+from posenc_jax.model import slots
 from posenc_jax.model.cache import LayerCache
 from posenc_jax.model.mixer import AttentionMixer
 from posenc_jax.model.sharding import constrain
@@ -137,7 +138,8 @@ class StreamingAttention:
         """
         projected, state = self.attention.append(x, tok, state, cursor, {'stream': stream})
         out = self.attention.attend(*projected, heads_first=True, implementation='dense')
-        return *self._output(out, stream, x.dtype), state
+        y, stream = self._output(out, stream, x.dtype)
+        return slots.beyond_as_nan(y, cursor, tok.length), stream, state
 
     def feed(self, m: Float[Array, 'B T D'], stream: Stream) -> Stream:
         """The stream behind the feed-forward network, whose output is `m`."""

@@ -13,6 +13,7 @@ from posenc_jax.core.composite import parts_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.tokens import Tokens
 from posenc_jax.mask.window import Window
+from posenc_jax.model import slots
 from posenc_jax.model.cache import LayerCache
 
 
@@ -86,7 +87,7 @@ def step(
     gets W + T keys.
     """
     size, count = cache.k.shape[2], row.shape[1]
-    new = tok.slice(cursor, count).with_feats(**(feats or {}))
+    new = slots.at(tok, cursor, count).with_feats(**(feats or {}))
     rows = jnp.concatenate([cache.rows, row], axis=1)
     q, k, v, tq, tk = encoding.project(q, k, v, new, new, rows)
     join = lambda old, a, axis: jnp.concatenate([old, a.astype(old.dtype)], axis)
@@ -102,9 +103,10 @@ def step(
 
 def _before(tok: Tokens, cursor, size: int, count: int) -> Tokens:
     """The tokens of slots `cursor - size .. cursor + count - 1`. Those before the first slot are
-    not valid.
+    not valid, and neither are those of several new ones behind the last slot.
     """
     valid = jnp.ones((1, tok.length), bool) if tok.valid is None else tok.valid
     tok = dataclasses.replace(tok, valid=valid)
-    front = lambda a: jnp.pad(a, [(size if i == 1 else 0, 0) for i in range(a.ndim)])
-    return jax.tree.map(front, tok).slice(cursor, size + count)
+    behind = 0 if count == 1 or slots.known_to_fit(cursor, count, tok.length) else count
+    around = lambda a: jnp.pad(a, [(size, behind) if i == 1 else (0, 0) for i in range(a.ndim)])
+    return jax.tree.map(around, tok).slice(cursor, size + count)

@@ -74,6 +74,21 @@ def test_several_tokens_at_once():
     np.testing.assert_allclose(bounded(grown, 4, 16).k, after.k, atol=1e-6)
 
 
+def test_several_tokens_of_which_some_lie_beyond_the_capacity():
+    mixer = model_of('window(size=5) | rope()')
+    mixer = mixer.mixer(0, mixer.layers()[0][1])
+    x, tok, end = jax.random.normal(jax.random.key(2), (2, 24, 16)), PADDED.slice(0, 14), 14
+    _, full = mixer.fill(x[:, :PROMPT], PADDED.slice(0, PROMPT), end)
+    states = full, bounded(full, 4, PROMPT)
+    expected = mixer.whole(x, PADDED)[:, PROMPT:end]
+    for state in states:
+        y, _ = jax.jit(lambda x, state, cursor: mixer.step(x, tok, state, cursor))(
+            x[:, PROMPT:17], state, PROMPT
+        )
+        np.testing.assert_allclose(y[:, : end - PROMPT], expected, atol=1e-5)
+        assert jnp.isnan(y[:, end - PROMPT :]).all()
+
+
 def test_the_first_tokens_stand_behind_empty_slots():
     k = jnp.arange(1.0, 7.0).reshape(1, 1, 6, 1)
     cache = LayerCache(k, -k, {'feature': k[0]}, k[0, :, :0])

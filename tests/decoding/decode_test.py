@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.decoding.decode import append, decode_step, init_cache, prefill
 from posenc_jax.decoding.generate import continue_cache, generate
 from posenc_jax.model import Transformer, TransformerConfig
 
@@ -206,6 +206,42 @@ def test_positions_of_the_task_reach_the_new_tokens(toys):
     )
     full = model(out, Tokens.of(positions=positions))
     np.testing.assert_array_equal(jnp.argmax(full, -1)[:, PROMPT - 1 : -1], out[:, PROMPT:])
+
+
+@pytest.mark.full_where(condition=lambda pattern, keys: pattern[-1] not in ('rope()', 'gru()'))
+@pytest.mark.parametrize(
+    'pattern, keys',
+    [
+        (('cope()', 'rope()'), True),
+        (('cheems()', 'window(size=3) | rope()'), True),
+        (('tape()',), True),
+        (("gmu_hybrid(part='keys')", "gmu_hybrid(part='cross')"), True),
+        (('gru()',), False),  # a state of fixed size is never full
+    ],
+    ids=str,
+)
+def test_logits_beyond_the_capacity_of_a_traced_cache_are_nan(pattern, keys):
+    model, tok = model_of(pattern=pattern, encoding=''), Tokens.of(length=7)
+    _, cache = jax.jit(prefill)(model, init_cache(model, tok), TOKENS[:, :PROMPT])
+    expected, step = model(TOKENS), jax.jit(decode_step)
+    for number in range(PROMPT, TOKENS.shape[1]):
+        logits, cache = step(model, cache, TOKENS[:, number])
+        if keys and number >= 7:
+            assert jnp.isnan(logits).all()
+        else:
+            np.testing.assert_allclose(logits, expected[:, number], atol=2e-5)
+    with pytest.raises(ValueError, match='7 slots is full'):
+        decode_step(model, cache, TOKENS[:, 0])
+
+
+def test_so_they_are_where_a_method_mixes_tokens_by_itself():
+    model = model_of(layers=1)
+    _, cache = jax.jit(prefill)(model, init_cache(model, Tokens.of(length=6)), TOKENS[:, :PROMPT])
+    plain = lambda h, mixer, tok, own: (h, own)
+    step = jax.jit(lambda cache, tokens: append(model, cache, tokens, plain))
+    logits, cache = step(cache, TOKENS[:, PROMPT])
+    beyond, _ = step(cache, TOKENS[:, PROMPT])
+    assert jnp.isfinite(logits).all() and jnp.isnan(beyond).all()
 
 
 def test_wrong_calls_are_errors():

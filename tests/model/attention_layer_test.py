@@ -23,6 +23,11 @@ SPECS = (
     'randomized_pe(max_len=32) | rope()',
     'per_head(first=rope(), second=alibi(), heads_of_first=1)',
 )
+THREE_ROWS = pj.Tokens.of(valid=np.ones((3, LENGTH), bool))
+TOLD = dict(
+    valid=np.array([[0, 0, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 1, 1, 1, 0]], bool),
+    segment=np.array([[0, 0, 0, 0, 3, 3, 3, 3, 3], [2, 1, 1, 1, 1, 1, 1, 1, 1]]),
+)
 
 
 def layer(spec, **options):
@@ -110,17 +115,169 @@ def test_gradients_reach_the_projections_and_the_encoding():
             lambda: layer('rope()')(jnp.ones((2, WIDTH))),
             r'x has shape \(2, 16\), expected \[B, L, 16',
         ),
-        (lambda: layer('rope()')(draw(), pj.Tokens.of(length=4)), 'tok has 4 tokens, x has 9 rows'),
+        (lambda: layer('rope()')(draw(), pj.Tokens.of(length=4)), 'tok has 4 tokens, x has 9$'),
         (
             lambda: layer('rope()').start(1, 8, pj.Tokens.of(length=4)),
             'tok has 4 tokens, the capacity is 8',
         ),
+        (lambda: layer('rope()').start(0, 8), 'batch must be an integer of at least 1, got 0'),
+        (lambda: layer('rope()').start(1, 8.0), 'capacity must be an integer .* got 8.0'),
         (lambda: layer('reverse_pe() | rope()', causal=False).start(1, 8), 'nothing to cache'),
+        (
+            lambda: layer('rope()')(draw(), THREE_ROWS),
+            'tok has 3 rows; expected 2, the batch, or 1',
+        ),
+        (lambda: layer('rope()')(draw(), valid=THREE_ROWS.valid), 'valid has 3 rows; expected 2'),
+        (lambda: layer('rope()')(draw(), segment=[[0, 1]]), 'segment has 2 tokens, x has 9$'),
+        (
+            lambda: layer('rope()').start(2, LENGTH, THREE_ROWS),
+            'tok has 3 rows; expected 2, the batch, or 1',
+        ),
+        (
+            lambda: layer('rope()').step(jnp.ones((3, 1, WIDTH)), layer('rope()').start(2, 8)),
+            r'x has 3 rows, the cache was started for 2; start\(3, ...\)',
+        ),
+        (
+            lambda: layer('rope()').step(draw(), layer('rope()').start(2, 9), valid=[[True] * 8]),
+            'valid has 8 tokens, x has 9$',
+        ),
     ],
 )
 def test_wrong_input_says_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_mask_is_an_error_that_says_what_it_becomes():
+    attention, x, mask = layer('rope()'), draw(), np.tri(LENGTH, dtype=bool)
+    weights = attention.projections
+    arrays = [w[...] for w in (weights.w_q, weights.w_k, weights.w_v, weights.w_out)]
+    calls = (
+        lambda: attention(x, mask),
+        lambda: attention.start(2, LENGTH, jnp.asarray(mask)),
+        lambda: pj.attention_layer(attention.encoding, x, *arrays, mask),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match=r'got an array bool \(9, 9\)') as error:
+            call()
+        message = str(error.value)
+        assert '\n' not in message and 'valid=[B, L]' in message and 'segment=[B, L]' in message
+        for spec in message.split("'")[1::2]:
+            layer(spec)  # every encoding that is named can be made
+    with pytest.raises(ValueError, match='tok must be Tokens, got list'):
+        attention(x, mask.tolist())
+
+
+@pytest.mark.parametrize('names', [('valid',), ('segment',), ('valid', 'segment')], ids=str)
+def test_padding_and_documents_are_also_keywords(names):
+    told = {name: TOLD[name] for name in names}
+    attention, x, tok = layer('rope()'), draw(), pj.Tokens.of(**told)
+    np.testing.assert_array_equal(attention(x, **told), attention(x, tok))
+    with pytest.raises(ValueError, match=f'got tok and {" and ".join(names)}; .* leave out tok'):
+        attention(x, tok, **told)
+    with pytest.raises(ValueError, match='the cache was started with tok'):
+        attention.step(x, attention.start(2, LENGTH, tok), **told)
+
+
+@pytest.mark.full_where(condition=lambda spec, cut: spec != 'rope()' or cut[0] != 5)
+@pytest.mark.parametrize('spec', [*SPECS[:7], 'path(rank=4)'])
+@pytest.mark.parametrize('cut', [(1,) * LENGTH, (5, 3, 1)], ids=str)
+def test_steps_that_tell_padding_and_documents_equal_one_call(spec, cut):
+    if spec.startswith('path') and cut[0] > 1:
+        pytest.skip('its keys are appended one by one')
+    attention, x = layer(spec), draw()
+    expected = attention(x, **TOLD)
+    step = jax.jit(lambda x, cache, told: attention.step(x, cache, **told))
+    found, cache, begin = [], attention.start(2, LENGTH), 0
+    for count in cut:
+        here = slice(begin, begin + count)
+        y, cache = step(x[:, here], cache, {name: a[:, here] for name, a in TOLD.items()})
+        found.append(y)
+        begin += count
+    real = TOLD['valid']
+    np.testing.assert_allclose(jnp.concatenate(found, 1)[real], expected[real], atol=2e-5)
+
+
+def test_later_steps_continue_what_earlier_ones_told():
+    """A prompt that is padded behind its tokens, with a number of its own for the padding, and two
+    tokens of which nothing is told.
+    """
+    attention, x = layer('rope()'), draw()
+    valid, segment = np.ones((2, LENGTH), bool), np.array([[0] * 3 + [1] * 6, [4] * 9])
+    valid[0, 5:7] = False
+    prompt = np.where(valid, segment, -1)[:, :7]
+    step, cache = jax.jit(attention.step), attention.start(2, LENGTH)
+    _, cache = step(x[:, :7], cache, valid=valid[:, :7], segment=prompt)
+    y, cache = step(x[:, 7:8], cache)
+    z, cache = step(x[:, 8:], cache)
+    expected = attention(x, valid=valid, segment=segment)[:, 7:]
+    np.testing.assert_allclose(jnp.concatenate([y, z], 1), expected, atol=2e-5)
+    with pytest.raises(ValueError, match='segment 1 of row 0 is in several pieces'):
+        _, cache = attention.step(x[:, :2], attention.start(2, LENGTH), segment=[[1, 2]])
+        attention.step(x[:, 2:3], cache, segment=[[1]])
+
+
+def test_a_part_that_places_all_tokens_together_is_told_of_them_at_the_start():
+    attention, x = layer('randomized_pe(max_len=32) | rope()'), draw()
+    with pytest.raises(ValueError, match='step got valid, but randomized_pe places all tokens tog'):
+        attention.step(x, attention.start(2, LENGTH), valid=TOLD['valid'])
+
+
+@pytest.mark.parametrize('narrow', ['x', 'layer'])
+def test_another_dtype_than_that_of_the_cache_is_an_error(narrow):
+    attention, x = layer('rope()'), draw()
+    half = x.astype(jnp.bfloat16)
+    if narrow == 'layer':
+        weights = nnx.state(attention, nnx.Param)
+        nnx.update(attention, jax.tree.map(lambda w: w.astype(jnp.bfloat16), weights))
+        cache = attention.start(2, LENGTH)  # the default is the dtype of the parameters
+    else:
+        cache = attention.start(2, LENGTH, dtype=jnp.bfloat16)
+        with pytest.raises(ValueError, match=r'x is bfloat16, .* for float32; .*jnp.bfloat16'):
+            attention.step(half, attention.start(2, LENGTH))
+    with pytest.raises(ValueError, match=r'x is float32, .* for bfloat16; .*dtype=jnp.float32'):
+        attention.step(x, cache)
+    y, cache = attention.step(half, cache)
+    assert y.dtype == cache.layers[0].k.dtype == attention(half).dtype == jnp.bfloat16
+    np.testing.assert_allclose(y, attention(half), atol=0.1)
+
+
+@pytest.mark.full_where(condition=lambda spec, cut: spec != 'rope()' or cut[0] != 4)
+@pytest.mark.parametrize('spec', [*SPECS[:7], SPECS[8], 'path(rank=4)'])
+@pytest.mark.parametrize('cut', [(1,) * LENGTH, (4, 5), (3, 4, 2)], ids=str)
+def test_beyond_the_capacity_of_a_traced_cache_is_nan(spec, cut):
+    """And nothing else: tokens that fit are right, also those of a piece that fits in part."""
+    if spec.startswith('path') and cut[0] > 1:
+        pytest.skip('its keys are appended one by one')
+    attention, x, capacity = layer(spec), draw(), 6
+    step = jax.jit(lambda x, cache: attention.step(x, cache))
+    found, cache = [], attention.start(2, capacity)
+    for part in jnp.split(x, np.cumsum(cut)[:-1], axis=1):
+        y, cache = step(part, cache)
+        found.append(y)
+    found = jnp.concatenate(found, axis=1)
+    expected = attention(x[:, :capacity])
+    np.testing.assert_allclose(found[:, :capacity], expected, atol=2e-5)
+    assert jnp.isnan(found[:, capacity:]).all() and int(cache.cursor) == LENGTH
+    with pytest.raises(ValueError, match='1 new tokens do not fit the cache, which has 0 of 6'):
+        attention.step(x[:, :1], cache)
+
+
+def test_beyond_the_capacity_in_a_scan_and_under_vmap():
+    attention, x = layer('rope()'), draw(6)
+
+    def step(cache, x):
+        y, cache = attention.step(x[:, None], cache)
+        return cache, y[:, 0]
+
+    _, found = jax.lax.scan(step, attention.start(2, 4), jnp.swapaxes(x, 0, 1))
+    np.testing.assert_allclose(jnp.swapaxes(found, 0, 1)[:, :4], attention(x[:, :4]), atol=1e-5)
+    assert jnp.isnan(found[4:]).all()
+    caches = [attention.step(x[:, :count], attention.start(2, 4))[1] for count in (3, 4)]
+    stacked = jax.tree.map(lambda *a: jnp.stack(a), *caches)
+    y = jax.jit(jax.vmap(lambda cache: attention.step(x[:, 3:5], cache)[0]))(stacked)
+    np.testing.assert_allclose(y[0, :, 0], attention(x[:, :4])[:, 3], atol=1e-5)
+    assert jnp.isnan(y).all(axis=(1, 3)).tolist() == [[False, True], [True, True]]
 
 
 def test_a_full_cache_is_an_error():
@@ -187,6 +344,16 @@ def test_a_mesh_with_axes_of_other_names(kind):
     with jax.set_mesh(mesh):
         out = run(state, jax.device_put(x, rows))
     np.testing.assert_allclose(out, attention(x), atol=1e-5)
+
+
+@pytest.mark.full
+def test_the_capacity_may_be_symbolic():
+    attention, x = layer('rope()'), draw()
+    (capacity,) = jax.export.symbolic_shape('n', constraints=['n >= 2'])
+    shape = jax.ShapeDtypeStruct((2, capacity, WIDTH), jnp.float32)
+    step = lambda x: attention.step(x[:, :2], attention.start(2, x.shape[1]))[0]
+    program = jax.export.export(jax.jit(step))(shape)
+    np.testing.assert_allclose(program.call(x), attention(x[:, :2]), atol=1e-5)
 
 
 def exported(spec, *constraints):
