@@ -68,3 +68,15 @@ def test_letters_of_a_file_are_bounded(tmp_path):
     assert read_letters(tmp_path / 'a.txt', most=4) == 'abc\n'
     with pytest.raises(ValueError, match=r'a\.txt has more than 3 letters, the most that are read'):
         read_letters(tmp_path / 'a.txt', most=3)
+
+
+def test_programs_print_an_error_on_one_line(capsys, monkeypatch):
+    from posenc_jax.commands import train
+    from posenc_jax.training import cluster
+
+    monkeypatch.setattr(cluster, 'leave', int)
+    with pytest.raises(SystemExit):
+        train.stop(ValueError('x\ny\x1b[31m.txt is not text'), 2)
+    assert cluster.failed('eval.py', ValueError('x\ny\x1b[31m.txt is not text')) == 2
+    said = r'x\ny\x1b[31m.txt is not text'
+    assert capsys.readouterr().err == f'train.py: {said}\neval.py: {said}\n'

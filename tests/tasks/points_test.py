@@ -188,6 +188,7 @@ def described(shape: str, kind: str = '<f8') -> bytes:
         (b'PK\x03\x04' + bytes(100), 'its header cannot be read: ValueError: the magic string'),
         (b'\x93NUMPY\x09\x00', r'format version \(9, 0\), expected \(1, 0\) or \(2, 0\)'),
     ],
+    ids=range(10),
 )
 def test_headers_are_refused_before_their_arrays_are_made(folder, monkeypatch, content, message):
     (folder / 'tree' / '7.npy').write_bytes(content)
