@@ -198,7 +198,8 @@ def _draw_position(axis, protocol, series):
     for style, s in zip(_styles(), series):
         buckets = {m.position_low: m for m in s.runs[0].measurements if m.protocol == protocol}
         estimates = {low: e for (_, low), e in s.estimates(protocol).items()}
-        lows = sorted(estimates)
+        if not (lows := sorted(estimates)):
+            continue
         # The geometric mean of the edges of a bucket. Positions count from 1, because the axis is
         # logarithmic.
         middle = [((low + 1) * buckets[low].position_high) ** 0.5 for low in lows]

@@ -182,7 +182,10 @@ def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
         ) from None
 
 
-_NOT_RESULTS = KeyError, TypeError, ValueError, AttributeError, RecursionError, csv.Error
+_NOT_RESULTS = (
+    *(KeyError, TypeError, ValueError, AttributeError),
+    *(OverflowError, RecursionError, csv.Error),
+)
 
 
 def read_groups(

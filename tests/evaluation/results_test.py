@@ -398,6 +398,16 @@ def test_names_of_others_are_shown_letter_by_letter(tmp_path):
         assert all(path.stat().st_size > 1000 for path in found.write(tmp_path) if path.suffix)
 
 
+def test_runs_without_a_protocol_of_others_have_empty_cells(tmp_path):
+    answers = dataclasses.replace(
+        run('nope()', 0, 4), measurements=(measured('exact_match', 64, 0.5),)
+    )
+    found = results(run('rope()', 0, 4), answers)
+    text, lines = printed(found)
+    assert ['│', 'nope()', '64', '', '', '', '', ''] in [['│', *line[1:-1]] for line in lines]
+    assert 'by_position.png' in [path.name for path in found.write(tmp_path)]
+
+
 def test_letters_of_a_picture_are_those_of_its_names():
     figure = Figure()
     axis = figure.subplots()
@@ -425,6 +435,7 @@ def test_letters_of_a_picture_are_those_of_its_names():
             lambda found: found.update(documents='../secret.csv'),
             'documents is .../secret.csv., not',
         ),
+        (lambda found: found['results'][0].update(value=10**400), 'OverflowError'),
         (lambda found: found.update(results=[3]), 'TypeError'),
         (lambda found: found.update(settings=3), 'TypeError'),
     ],

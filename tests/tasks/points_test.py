@@ -152,6 +152,11 @@ def test_own_clouds_are_centred_to_radius_one(folder):
         ('car/3.npy', np.zeros((5, 2)), r"3\.npy'.*expected coordinates \[N, 3\].*\(5, 2\)"),
         ('car/3.npy', np.full((5, 3), np.nan), r"3\.npy'.*5 of 5 points are not finite"),
         ('car/3.npy', np.zeros((0, 3)), r"3\.npy'.*at least one point"),
+        (
+            'car/3.npy',
+            np.full((30, 3), -1e39),
+            r"3\.npy' has a coordinate of size 1e\+39.* 3\.40282e\+38",
+        ),
         ('car/3.npy', np.zeros((9, 3)), r"3\.npy' has 9 points, fewer than the length 20.*most 9"),
         ('car/3.txt', None, r"3\.txt' is no cloud; expected files that end on \.npy"),
         ('car/5.npy', None, r"5\.npy' cannot be read as an array"),

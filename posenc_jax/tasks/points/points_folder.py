@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from posenc_jax.coordinates.point_orders import check_points
 from posenc_jax.core.memory import check_data
-from posenc_jax.core.registry import check_choice, quoted, register
+from posenc_jax.core.registry import LARGEST, check_choice, quoted, register
 from posenc_jax.tasks.class_task import class_files, split_numbers
 from posenc_jax.tasks.points.npy_file import MOST, count_points
 from posenc_jax.tasks.points.point_task import PointTask
@@ -40,9 +40,9 @@ class PointsFolder(PointTask):
       SpecError: an unknown part; see also `PointTask`.
       ValueError: no folder of this name, fewer than two subfolders, a subfolder with fewer than
         three files, a file that does not end on .npy; when a data set is made, a file that is no
-        array [M, 3] of finite numbers or has fewer than N points, and files whose points are
-        together too many for `core.memory.check_data`; the headers of all are read before any
-        points. The message has the name.
+        array [M, 3] of numbers that are finite in float32 or has fewer than N points, and files
+        whose points are together too many for `core.memory.check_data`; the headers of all are
+        read before any points. The message has the name.
 
     Example:
       >>> PointsFolder('no such folder')
@@ -83,6 +83,11 @@ class PointsFolder(PointTask):
     def _read(self, file: pathlib.Path) -> Float[np.ndarray, 'M 3']:
         found = _with_name(_load, file)
         points = check_points(found, f'points_folder: {quoted(str(file))}')
+        if (largest := np.abs(points).max()) > LARGEST:
+            raise ValueError(
+                f'points_folder: {quoted(str(file))} has a coordinate of size {largest:g}, '
+                f'which float32 does not hold; at most {LARGEST:g}'
+            )
         if self.centred:
             points = points - points.mean(axis=0)
             points /= np.linalg.norm(points, axis=1).max() or 1.0
