@@ -165,9 +165,7 @@ def show_letters(figure) -> None:
       >>> print(title.get_text())
       a\$b\$ \x1b
     """
-    from matplotlib.text import Text
-
-    for text in figure.findobj(Text):
+    for text in figure.findobj(lambda part: hasattr(part, 'set_text')):
         lines = '\n'.join(map(printable, text.get_text().split('\n')))
         text.set_text(re.sub(r'(?<!\\)\$', r'\\$', lines))
 
