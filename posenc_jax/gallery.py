@@ -26,6 +26,7 @@ from posenc_jax.core.compose import make
 from posenc_jax.core.composite import parts_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.memory import device_memory, readable
+from posenc_jax.core.paths import printable
 from posenc_jax.core.tiles import pair_logits
 from posenc_jax.core.tokens import Tokens
 
@@ -288,7 +289,7 @@ def main(argv: list[str] | None = None) -> int:
             for path in draw(spec, known.out, probe, times=known.times):
                 print(path)
     except (ValueError, ImportError, OSError) as error:
-        print(f'{program("posenc_jax.gallery")}: {error}', file=sys.stderr)
+        print(f'{program("posenc_jax.gallery")}: {printable(error)}', file=sys.stderr)
         return 2
     return 0
 

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from posenc_jax.core.command import Parser, processes_of, program
+from posenc_jax.core.command import Parser, processes_of, program, read_letters
 from posenc_jax.core.memory import device_memory, readable
 from posenc_jax.core.registry import SpecError, check_number
 from posenc_jax.core.tokens import Tokens
@@ -347,7 +347,7 @@ def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
     file, extend = given.pop('prompt_file'), given.pop('extend')
     try:
         overrides = read_overrides(rest, parser.near)
-        prompts = [*given.pop('prompt'), *([file.read_text().removesuffix('\n')] if file else [])]
+        prompts = [*given.pop('prompt'), *([read_letters(file).removesuffix('\n')] if file else [])]
     except (ValueError, OSError) as error:
         parser.error(str(error))
     if not prompts:

@@ -10,6 +10,7 @@ import sys
 from typing import Any, NoReturn
 
 from posenc_jax.core import paths
+from posenc_jax.core.paths import printable
 from posenc_jax.core.registry import nearest, quoted, shortened
 
 # Exit status where something must change before the same command works: the input, a file, or a
@@ -92,9 +93,22 @@ class Parser(argparse.ArgumentParser):
         return f'; did you mean {options[close[0]]}?' if close else ''
 
     def error(self, message: str) -> NoReturn:
-        self.exit(
-            2, f'{self.prog}: error: {shortened(message, 800)}\n'.replace('\n', ' ').rstrip() + '\n'
-        )
+        line = printable(shortened(message, 800).replace('\n', ' '))
+        self.exit(2, f'{self.prog}: error: {line}\n')
+
+
+def read_letters(file: pathlib.Path, most: int = 2**24) -> str:
+    """The text in a file, which may be a pipe and have no size.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: it has more than `most` letters, or bytes that are no text.
+    """
+    with file.open() as opened:
+        text = opened.read(most + 1)
+    if len(text) > most:
+        raise ValueError(f'{file} has more than {most} letters, the most that are read')
+    return text
 
 
 def processes_of(known: argparse.Namespace) -> tuple[str, int, int]:

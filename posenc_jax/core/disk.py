@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import pathlib
+import re
 import shutil
 import sys
 import time
@@ -19,6 +20,7 @@ import numpy as np
 
 from posenc_jax.core import paths
 from posenc_jax.core.memory import readable
+from posenc_jax.core.paths import printable
 
 _CODES = (errno.ENOSPC, errno.EDQUOT)
 SECONDS = 20.0  # between two writings of an object to which pieces are appended
@@ -150,9 +152,30 @@ def write(path: pathlib.Path, content: str | bytes) -> None:
         partial.write_bytes(content)
 
 
+def show_letters(figure) -> None:
+    r"""Makes the texts of a figure show all of their letters: names that others gave have control
+    characters, which no font has, and signs of dollars, between which Matplotlib reads
+    mathematics, with an error where that is wrong. The labels of ticks stay as they are.
+
+    Example:
+      >>> from matplotlib.figure import Figure
+      >>> figure = Figure()
+      >>> title = figure.suptitle('a$b$ \x1b')
+      >>> show_letters(figure)
+      >>> print(title.get_text())
+      a\$b\$ \x1b
+    """
+    for text in figure.findobj(lambda part: hasattr(part, 'set_text')):
+        lines = '\n'.join(map(printable, text.get_text().split('\n')))
+        text.set_text(re.sub(r'(?<!\\)\$', r'\\$', lines))
+
+
 def save_figure(figure, path: str | pathlib.Path, /, **options) -> None:
-    """`figure.savefig` in the format of the path's ending, completely or not at all."""
+    """`figure.savefig` in the format of the path's ending, completely or not at all. Its texts are
+    shown letter by letter, see `show_letters`.
+    """
     path, content = paths.path(path), io.BytesIO()
+    show_letters(figure)
     figure.savefig(content, format=path.suffix[1:], **options)
     write(path, content.getvalue())
 

@@ -50,6 +50,32 @@ def main_memory() -> int:
     return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
+def check_data(what: str, needed: int, instead: str) -> None:
+    """Checks that data of a user fit, before they are read. They may take half of the main memory:
+    on the way to a batch they are copied once, and a model needs memory too.
+
+    Args:
+      what: the data, for the message.
+      needed: bytes that a task holds of all of them together.
+      instead: what the user can do.
+
+    Raises:
+      ValueError: they need more.
+
+    Example:
+      >>> check_data('books/*.txt: 2 files', 2**20, 'name fewer files')
+      >>> check_data('books/*.txt: 2 files', 2**80, 'name fewer files')
+      Traceback (most recent call last):
+        ...
+      ValueError: books/*.txt: 2 files would take more than 1024 EiB of memory; data may take...
+    """
+    if needed > (limit := main_memory() // 2):
+        raise ValueError(
+            f'{what} would take {readable(needed)} of memory; data may take half of the main '
+            f'memory, {readable(limit)} on this machine; {instead}'
+        )
+
+
 def device_memory(
     devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
 ) -> int:

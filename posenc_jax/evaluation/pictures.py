@@ -105,7 +105,11 @@ def _write_depth(series, path):
         axis.set_visible(False)
     for axis, s in zip(axes.flat, series):
         image = _draw_depth(axis, s, lengths, depths)
-        axis.set_title('\n'.join(textwrap.wrap(s.label, int(wide * 72 / 5.5))), fontsize=10, pad=14)
+        axis.set_title(
+            '\n'.join(textwrap.wrap(shortened(s.label, 200), int(wide * 72 / 5.5))),
+            fontsize=10,
+            pad=14,
+        )
         axis.tick_params(labelbottom=True)
     for axis in axes[:, 0]:
         axis.set_ylabel('depth of the answer')
@@ -194,7 +198,8 @@ def _draw_position(axis, protocol, series):
     for style, s in zip(_styles(), series):
         buckets = {m.position_low: m for m in s.runs[0].measurements if m.protocol == protocol}
         estimates = {low: e for (_, low), e in s.estimates(protocol).items()}
-        lows = sorted(estimates)
+        if not (lows := sorted(estimates)):
+            continue
         # The geometric mean of the edges of a bucket. Positions count from 1, because the axis is
         # logarithmic.
         middle = [((low + 1) * buckets[low].position_high) ** 0.5 for low in lows]
@@ -259,6 +264,7 @@ def _label_lines(figure, axis):
     named = [line for line in axis.get_lines() if not line.get_label().startswith('_')]
     lines = [line for line in named if np.isfinite(line.get_ydata()).any()]
     points = [line.get_xydata()[np.isfinite(line.get_ydata())][-1] for line in lines]
+    disk.show_letters(figure)
     figure.canvas.draw()
     scale = figure.dpi / 72
     gap = _LINE_POINTS * scale
@@ -303,7 +309,7 @@ def _high(cluster, gap):
 def _set_title(figure, series):
     """Writes what was evaluated above the figure, wrapped to its width."""
     letters = int(figure.get_figwidth() * 72 / (0.65 * _TITLE_POINTS))
-    text = '\n'.join(textwrap.wrap(_title(series), letters))
+    text = '\n'.join(textwrap.wrap(shortened(_title(series), 600), letters))
     figure.suptitle(text, fontsize=_TITLE_POINTS, x=0.01, ha='left', color='0.3')
 
 

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from posenc_jax.core import disk, paths
-from posenc_jax.core.registry import shortened
+from posenc_jax.core.memory import check_data
+from posenc_jax.core.paths import printable
+from posenc_jax.core.registry import quoted, shortened
 from posenc_jax.evaluation import field_maps, field_pictures, pictures, sample_pictures
 from posenc_jax.evaluation.differences import Difference, differences
 from posenc_jax.evaluation.measurement import (
@@ -22,6 +24,7 @@ from posenc_jax.evaluation.measurement import (
     is_share,
     spread_name,
 )
+from posenc_jax.evaluation.rows import IN_A_ROW, checked
 from posenc_jax.evaluation.series import (
     OWN,
     TABLES,
@@ -38,7 +41,7 @@ from posenc_jax.evaluation.series import (
 from posenc_jax.run import stored
 
 DOCUMENTS = 'documents.csv'
-_IN_A_ROW = tuple(f.name for f in dataclasses.fields(Measurement) if f.name != 'groups')
+PARSED = 16  # bytes of memory for a byte of results, while they are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Results:
         return [
             {
                 **{name: getattr(run, name) for name in OWN},
-                **{name: getattr(measurement, name) for name in _IN_A_ROW},
+                **{name: getattr(measurement, name) for name in IN_A_ROW},
                 'date': self.date,
                 **versions,
             }
@@ -136,21 +139,27 @@ def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
 
     Raises:
       FileNotFoundError: there is no results.json.
-      ValueError: the file was not written by an evaluation.
+      ValueError: the file was not written by an evaluation, or is too large for
+        `core.memory.check_data`.
     """
     path = paths.path(directory) / 'results.json'
     with paths.reached(path):
         found = path.is_file()
     if not found:
-        raise FileNotFoundError(f'{directory} holds no results.json of an earlier evaluation')
+        raise FileNotFoundError(
+            f'{printable(directory)} holds no results.json of an earlier evaluation'
+        )
+    for file in (path, path.parent / DOCUMENTS):
+        size = paths.size(file) if file.is_file() else 0
+        check_data(f'{printable(file)} of {size} bytes', PARSED * size, 'compare fewer results')
     try:
         content = json.loads(path.read_text())
         groups = read_groups(path.parent, content)
         runs: dict[tuple, list[Measurement]] = {}
         for number, row in enumerate(content['results']):
-            row = {**row, 'value': float('inf') if row['value'] is None else row['value']}
+            row = checked(row)
             measurement = Measurement(
-                **{name: row[name] for name in _IN_A_ROW if name in row},
+                **{name: row[name] for name in IN_A_ROW if name in row},
                 groups=tuple(groups.get(number, ())),
             )
             for name in TABLES:
@@ -167,8 +176,16 @@ def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
             RunResult(**dict(zip(OWN, key)), settings=fields, measurements=tuple(found))
             for (key, found), fields in zip(runs.items(), settings, strict=True)
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'{path} was not written by an evaluation: {error!r}') from None
+    except _NOT_RESULTS as error:
+        raise ValueError(
+            f'{printable(path)} was not written by an evaluation: {shortened(repr(error), 200)}'
+        ) from None
+
+
+_NOT_RESULTS = (
+    *(KeyError, TypeError, ValueError, AttributeError),
+    *(OverflowError, RecursionError, csv.Error),
+)
 
 
 def read_groups(
@@ -183,7 +200,9 @@ def read_groups(
     """
     groups: dict[int, list[tuple[int, int, float]]] = {}
     if content.get('documents'):
-        for row in csv.DictReader((directory / content['documents']).read_text().splitlines()):
+        if content['documents'] != DOCUMENTS or not (directory / DOCUMENTS).is_file():
+            raise ValueError(f'documents is {quoted(content["documents"])}, not a file {DOCUMENTS}')
+        for row in csv.DictReader((directory / DOCUMENTS).read_text().splitlines()):
             group = int(row['number']), int(row['tokens']), float(row['nll'])
             groups.setdefault(int(row['row']), []).append(group)
     return groups
@@ -232,7 +251,7 @@ def _difference_tables(found, console):
 
         def table_of(lengths, own=own, protocol=protocol):
             table = rich.table.Table(
-                title=f'nats a token above {shortened(own[0].against, 48)}, {protocol}',
+                title=as_shown(f'nats a token above {shortened(own[0].against, 48)}, {protocol}'),
                 title_justify='left',
             )
             table.add_column('encoding', overflow='fold', min_width=24)
@@ -241,7 +260,7 @@ def _difference_tables(found, console):
             for label in dict.fromkeys(d.label for d in own):
                 cells = {d.length: d for d in own if d.label == label}
                 table.add_row(
-                    rich.markup.escape(shortened(label, 96)),
+                    as_shown(shortened(label, 96)),
                     *(
                         f'{d.value:+.3f}\n{d.low:+.3f} to {d.high:+.3f}' if d else ''
                         for d in map(cells.get, lengths)
@@ -251,8 +270,20 @@ def _difference_tables(found, console):
 
         made += _split(table_of, lengths, console)
         spreads = dict.fromkeys(spread_name(d.groups, d.drawn) for d in own)
-        _caption(made[-1], f'{" or ".join(spreads)}, of both sides at once')
+        _caption(made[-1], as_shown(f'{" or ".join(spreads)}, of both sides at once'))
     return made
+
+
+def as_shown(text: str) -> str:
+    r"""A text as a cell or a title of a table shows it: `printable`, and not as markup.
+
+    Example:
+      >>> as_shown('[red]\x1b[31m')
+      '\\[red]\\x1b[31m'
+    """
+    import rich.markup
+
+    return rich.markup.escape(printable(text))
 
 
 def _caption(table, text):
@@ -289,7 +320,7 @@ def _length_table(series, protocol, lengths):
     known = dict.fromkeys(m.spread for s in alone for m in _measured(s, protocol) if m.spread)
     around = [*known, *['smallest - largest of several runs'] * several]
     title += f' ({", or ".join(around)})' if around else ''
-    table = rich.table.Table(title=title, title_justify='left')
+    table = rich.table.Table(title=as_shown(title), title_justify='left')
     table.add_column(
         'encoding', overflow='fold', min_width=min(24, max(len(s.label) for s in series))
     )
@@ -305,7 +336,7 @@ def _length_table(series, protocol, lengths):
         )
     for s in series:
         estimates = s.estimates(protocol)
-        name = rich.markup.escape(shortened(s.label, 96)) + (
+        name = as_shown(shortened(s.label, 96)) + (
             f'\n{len(s.runs)} runs' if len(s.runs) > 1 else ''
         )
         first = [name, str(s.train_length), scored(s.runs, protocol)]
@@ -338,7 +369,7 @@ def _position_table(series, protocol):
     table.add_column(unit(protocol), justify='right')
     buckets: dict[tuple[int, int, int], list[int]] = {}
     for s in series:
-        table.add_column(rich.markup.escape(shortened(s.label)), justify='right', overflow='fold')
+        table.add_column(as_shown(shortened(s.label)), justify='right', overflow='fold')
         for m in s.runs[0].measurements:
             if m.protocol == protocol:
                 buckets.setdefault((m.position_low, m.position_high, m.length), []).append(m.tokens)

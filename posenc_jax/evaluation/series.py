@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from posenc_jax.core.paths import printable
 from posenc_jax.evaluation.field_points import ClassMap, Fitted
 from posenc_jax.evaluation.measurement import Measurement, is_of_points
 from posenc_jax.evaluation.samples import Samples
@@ -114,7 +115,8 @@ class Series:
 
 def group(runs: Iterable[RunResult]) -> tuple[Series, ...]:
     """Joins runs with equal settings and extension to series. A series is named by its encoding and
-    extension, and by the settings in which it differs from others of the same name.
+    extension, and by the settings in which it differs from others of the same name. The name is
+    `printable`.
     """
     groups: dict[str, list[RunResult]] = {}
     for run in runs:
@@ -123,9 +125,10 @@ def group(runs: Iterable[RunResult]) -> tuple[Series, ...]:
         ).append(run)
     members = [tuple(g) for g in groups.values()]
     names = [g[0].encoding + (f' + {g[0].extend}' if g[0].extend else '') for g in members]
+    namesakes = lambda name: [g for g, n in zip(members, names) if n == name]
     return tuple(
-        Series(name + _difference(group_, [g for g, n in zip(members, names) if n == name]), group_)
-        for name, group_ in zip(names, members)
+        Series(printable(name + _difference(own, namesakes(name))), own)
+        for name, own in zip(names, members)
     )
 
 
@@ -163,8 +166,11 @@ def scored(runs: Iterable[RunResult], protocol: str) -> str:
 
 
 def between(counts: Iterable[int]) -> str:
-    """The smallest and the largest count as text: '512-4,096', or '32,768' if they are equal."""
-    return '-'.join(f'{count:,}' for count in sorted({min(counts), max(counts)}))
+    """The smallest and the largest count as text: '512-4,096', '32,768' if they are equal, or ''
+    if there is none.
+    """
+    ordered = sorted(counts)
+    return '-'.join(f'{count:,}' for count in sorted({*ordered[:1], *ordered[-1:]}))
 
 
 def unit(protocol: str) -> str:

@@ -22,4 +22,6 @@ def deep_grey(image: Any) -> Float[np.ndarray, 'H W'] | None:
         raise ValueError('its pixels are no whole numbers; save it with 8 or 16 bits')
     if not image.mode.startswith('I'):
         return None
-    return np.clip(np.asarray(image, np.float64) / 65535, 0, 1)
+    levels = np.array(image, np.float64)
+    levels /= 65535  # in place, as this array is the largest
+    return np.clip(levels, 0, 1, out=levels)

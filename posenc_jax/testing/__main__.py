@@ -10,6 +10,7 @@ its check begins.
 import sys
 
 from posenc_jax.core.command import Parser
+from posenc_jax.core.paths import printable
 from posenc_jax.testing.compare import BrokenLaw
 from posenc_jax.testing.run import check
 
@@ -26,7 +27,7 @@ def main(argv: list[str]) -> int:
         try:
             print(check(spec, laws=arguments.laws, begun=_name), flush=True)
         except (BrokenLaw, ValueError) as error:
-            print(f'posenc_jax.testing: {error}', file=sys.stderr)
+            print(f'posenc_jax.testing: {printable(error)}', file=sys.stderr)
             return 1 if isinstance(error, BrokenLaw) else 2
     return 0
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from posenc_jax.core.command import Parser
+from posenc_jax.core.command import Parser, read_letters
+from posenc_jax.core.paths import printable
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,36 @@ def test_a_similar_option_is_proposed():
     assert parser.near('--max_new_tokens=8') == '; did you mean --tokens?'
     assert parser.near('--token') == '; did you mean --tokens?'
     assert parser.near('--colour=red') == ''
+
+
+def test_what_is_not_printed_is_escaped(capsys):
+    for text, shown in (
+        ('plain, é, 漢字', 'plain, é, 漢字'),
+        ('a\nb\r\x1b[2J\x00\x9b', r'a\nb\r\x1b[2J\x00\x9b'),
+        ('\u202e\u2028\udcff', r'\u202e\u2028\udcff'),  # directions, lines, bytes of a name
+        (r'a\n', r'a\n'),
+        (ValueError('a\nb'), r'a\nb'),
+    ):
+        assert printable(text) == shown
+    with pytest.raises(SystemExit):
+        Parser('program').error('no file \x1b[31m')
+    assert capsys.readouterr().err == 'program: error: no file \\x1b[31m\n'
+
+
+def test_letters_of_a_file_are_bounded(tmp_path):
+    (tmp_path / 'a.txt').write_text('abc\n')
+    assert read_letters(tmp_path / 'a.txt', most=4) == 'abc\n'
+    with pytest.raises(ValueError, match=r'a\.txt has more than 3 letters, the most that are read'):
+        read_letters(tmp_path / 'a.txt', most=3)
+
+
+def test_programs_print_an_error_on_one_line(capsys, monkeypatch):
+    from posenc_jax.commands import train
+    from posenc_jax.training import cluster
+
+    monkeypatch.setattr(cluster, 'leave', int)
+    with pytest.raises(SystemExit):
+        train.stop(ValueError('x\ny\x1b[31m.txt is not text'), 2)
+    assert cluster.failed('eval.py', ValueError('x\ny\x1b[31m.txt is not text')) == 2
+    said = r'x\ny\x1b[31m.txt is not text'
+    assert capsys.readouterr().err == f'train.py: {said}\neval.py: {said}\n'

@@ -3,6 +3,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 import re
 import struct
 
@@ -12,10 +13,11 @@ import rich.console
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from posenc_jax.core import disk
 from posenc_jax.core.registry import shortened
 from posenc_jax.evaluation import pictures
 from posenc_jax.evaluation.measurement import Measurement
-from posenc_jax.evaluation.results import Results, print_tables, tables
+from posenc_jax.evaluation.results import Results, print_tables, read, tables
 from posenc_jax.evaluation.series import RunResult, group
 
 
@@ -372,3 +374,89 @@ def test_lengths_below_the_trained_one_are_shown_as_fractions():
         )
     )
     assert table.columns[-1].header == '8\n1/8x'
+
+
+NAME = '[/red]rope$_{$ \\frac$\x1b[2J\r\u202e'  # markup, wrong mathematics and control characters
+
+
+def test_names_of_others_are_shown_letter_by_letter(tmp_path):
+    answers = tuple(
+        dataclasses.replace(measured('exact_match', n, 0.5), depth=0.5) for n in (64, 128)
+    )
+    for one in (run(NAME, 0, 4), dataclasses.replace(run(NAME, 0, 4), measurements=answers)):
+        named = dataclasses.replace(one, task=NAME, dataset=NAME, split=NAME)
+        other = tuple(
+            dataclasses.replace(m, protocol=m.protocol + NAME) for m in one.measurements[:2]
+        )
+        found = results(
+            named,
+            dataclasses.replace(named, settings={NAME: NAME}),
+            dataclasses.replace(named, encoding='nope()', measurements=other),
+        )
+        text, _ = printed(found, width=400)
+        assert text.replace('\n', '').isprintable() and r'[/red]rope$_{$ \frac$\x1b[2J\r' in text
+        assert all(path.stat().st_size > 1000 for path in found.write(tmp_path) if path.suffix)
+
+
+def test_runs_without_a_protocol_of_others_have_empty_cells(tmp_path):
+    answers = dataclasses.replace(
+        run('nope()', 0, 4), measurements=(measured('exact_match', 64, 0.5),)
+    )
+    found = results(run('rope()', 0, 4), answers)
+    text, lines = printed(found)
+    assert ['│', 'nope()', '64', '', '', '', '', ''] in [['│', *line[1:-1]] for line in lines]
+    assert 'by_position.png' in [path.name for path in found.write(tmp_path)]
+
+
+def test_letters_of_a_picture_are_those_of_its_names():
+    figure = Figure()
+    axis = figure.subplots()
+    axis.plot([1, 1000], [1, 1000], label='a$b$')
+    axis.set(xscale='log', title='$_{$\nsecond\x1b line')
+    legend = axis.legend()
+    for _ in range(2):
+        disk.show_letters(figure)
+        FigureCanvasAgg(figure).draw()
+        assert axis.get_title() == '\\$_{\\$\nsecond\\x1b line'
+        assert legend.get_texts()[0].get_text() == r'a\$b\$'
+        assert r'$\mathdefault{10^{1}}$' in [text.get_text() for text in axis.get_xticklabels()]
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda found: found['results'][0].update(length='64'), "length is '64'"),
+        (lambda found: found['results'][0].update(length=0), 'length is 0'),
+        (lambda found: found['results'][0].update(train_length=True), 'train_length is True'),
+        (lambda found: found['results'][0].update(encoding=['\n\x1b']), 'encoding is '),
+        (lambda found: found['results'][0].update(low=None), 'low and high are not both null'),
+        (lambda found: found['results'][-1].update(position_low=None), 'per_position has no pos'),
+        (
+            lambda found: found.update(documents='../secret.csv'),
+            'documents is .../secret.csv., not',
+        ),
+        (lambda found: found['results'][0].update(value=10**400), 'OverflowError'),
+        (lambda found: found.update(results=[3]), 'TypeError'),
+        (lambda found: found.update(settings=3), 'TypeError'),
+    ],
+)
+def test_results_that_are_wrong_are_refused_in_one_line(tmp_path, change, message):
+    results(run('rope()', 0, 4)).write_numbers(tmp_path)
+    assert [one.encoding for one in read(tmp_path)] == ['rope()']
+    content = json.loads((tmp_path / 'results.json').read_text())
+    change(content)
+    (tmp_path / 'results.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f'was not written by an evaluation.*{message}') as found:
+        read(tmp_path)
+    assert str(found.value).isprintable()
+
+
+def test_files_that_are_no_results_are_refused(tmp_path):
+    for text in ('[' * 5000, '[]', '3', '', '{"results": []' + '}' * 9, '"\x1b'):
+        (tmp_path / 'results.json').write_text(text)
+        with pytest.raises(ValueError, match='was not written by an evaluation') as found:
+            read(tmp_path)
+        assert str(found.value).isprintable()
+    os.truncate(tmp_path / 'results.json', 2**40)
+    with pytest.raises(ValueError, match='of 1099511627776 bytes would take 16 TiB of memory'):
+        read(tmp_path)

@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from posenc_jax.core import memory
 from posenc_jax.core.registry import SpecError
 from posenc_jax.graph import make_graph_features
 from posenc_jax.tasks.graphs import (
@@ -16,6 +17,7 @@ from posenc_jax.tasks.graphs import (
     blind_pair_samples,
     community_graph,
     community_samples,
+    edge_lists,
     graph_triangles,
     node_triangles,
     pad_graphs,
@@ -290,6 +292,36 @@ def test_classes_of_nodes_are_read_and_wrong_ones_name_their_file(tmp_path, text
     else:
         with pytest.raises(ValueError, match=f'nodes.txt.* ({message})'):
             read_graphs(tmp_path)
+
+
+def test_graphs_that_are_too_large_together_are_refused_before_they_are_made(tmp_path, monkeypatch):
+    nodes = '\n'.join(map(str, range(64)))
+    folder(tmp_path, **{f'g{i}': nodes for i in range(40)})
+    pairs = (40 + 13) * 64**2  # of all graphs, and of a batch of one
+    monkeypatch.setattr(memory, 'main_memory', lambda: 2 * pairs)
+    assert len(read_graphs(tmp_path)) == 40
+    monkeypatch.setattr(memory, 'main_memory', lambda: 2 * pairs - 2)
+    monkeypatch.setattr(edge_lists, '_with_adjacency', lambda *_: pytest.fail('a graph was made'))
+    said = '40 graphs of up to 64 nodes would take 212 KiB of memory; .*; give fewer or smaller'
+    with pytest.raises(ValueError, match=said):
+        read_graphs(tmp_path)
+
+
+@pytest.mark.parametrize('name', ['a', 'labels', 'nodes'])
+def test_lists_that_are_too_large_are_refused_before_they_are_read(tmp_path, name):
+    folder(tmp_path, a='0 1\n')
+    with (tmp_path / f'{name}.txt').open('wb') as file:
+        file.truncate(2**40)
+    said = rf'{name}\.txt of 1099511627776 bytes would take 32 TiB of memory; .*; give smaller'
+    with pytest.raises(ValueError, match=said):
+        read_graphs(tmp_path)
+
+
+def test_names_of_lists_are_on_one_line(tmp_path):
+    (tmp_path / 'x\n\x1b[31m.txt').write_text('a b c\n')
+    with pytest.raises(ValueError, match=r'/x\\n\\x1b\[31m\.txt, line 1: 3 words') as found:
+        read_graphs(tmp_path)
+    assert str(found.value).isprintable()
 
 
 def test_missing_files_are_named(tmp_path):

@@ -1,6 +1,7 @@
 """Tasks on images: shapes, splits, what the classes mean, and files and sizes that are refused."""
 
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import posenc_jax.tasks  # noqa: F401  (registers the tasks)
 from posenc_jax.core.registry import SpecError, entries
 from posenc_jax.core.spec import build, parse
+from posenc_jax.tasks import picture_file
 from posenc_jax.tasks.class_task import split_numbers
 from posenc_jax.tasks.images import Blobs, Digits, Folder, Quadrant, Textures
 
@@ -198,6 +200,29 @@ def test_folders_and_files_that_cannot_be_read_are_named(pictures):
         ValueError, match=r"notes\.txt' is no picture; expected a file that ends on"
     ):
         Folder(path)
+
+
+def test_pictures_that_are_too_large_are_refused_by_their_header(pictures, monkeypatch):
+    file, task = pictures / 'dark' / '1.png', Folder(str(pictures))
+    for size, message in (
+        ('13000 13000', '13000 x 13000 = 169000000'),
+        ('99999 99999', 'too many'),
+    ):
+        file.write_bytes(f'P6 {size} 255\n'.encode())
+        said = rf"1\.png' cannot .* it has {message} pixels; at most 134217728 are read; save it"
+        with warnings.catch_warnings(), pytest.raises(ValueError, match=said):
+            warnings.simplefilter('error')
+            task.check(8)
+    monkeypatch.setattr(picture_file, 'MOST_BYTES', 10)
+    with pytest.raises(ValueError, match=r'the file has \d+ bytes, at most 10 are read'):
+        task.check(8)
+
+
+def test_names_of_pictures_are_on_one_line(pictures):
+    (pictures / 'dark' / '\n\x1b[31m.png').write_bytes(b'no picture')
+    with pytest.raises(ValueError, match=r"dark/\\n\\x1b\[31m\.png' cannot be read") as found:
+        Folder(str(pictures)).check(8)
+    assert str(found.value).isprintable()
 
 
 @pytest.mark.parametrize(

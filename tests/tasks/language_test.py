@@ -9,6 +9,7 @@ import sysconfig
 import numpy as np
 import pytest
 
+from posenc_jax.core import memory
 from posenc_jax.core.registry import SpecError
 from posenc_jax.tasks.language import BOS, Language
 from posenc_jax.tasks.language.documents import as_text, split_documents, split_of
@@ -253,6 +254,29 @@ def test_a_file_that_is_not_text_is_named(folder, data, message):
     task = Language(f'text:{folder}/*.txt')
     with pytest.raises(ValueError, match=rf'picture\.txt is not text: {message}'):
         task.dataset(length=8, batch_size=2, seed=0)
+
+
+def test_texts_that_are_too_large_together_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    with (tmp_path / 'a.txt').open('wb') as file:
+        file.truncate(2**42)
+    task = Language(f'text:{tmp_path}/*.txt')
+    said = "1 files, 4398046511104 bytes, .* would take 18.4 TiB of memory; .* largest is 'a.txt'"
+    with pytest.raises(ValueError, match=said):
+        task.dataset(length=8, batch_size=2, seed=0)
+    (tmp_path / 'a.txt').write_text('x' * 600)
+    (tmp_path / 'b.txt').write_text('y' * 400)
+    # All texts are read, and a byte of the split is a token of four bytes.
+    monkeypatch.setattr(memory, 'main_memory', lambda: 2 * (1000 + 4 * 50))
+    assert len(task.tokens('validation')) == 2 + 50
+    with pytest.raises(ValueError, match='would take 4.49 KiB of memory; data may take half'):
+        task.tokens('train')
+
+
+def test_names_of_texts_are_on_one_line(tmp_path):
+    (tmp_path / 'x\n\x1b[31m.txt').write_bytes(b'\xff')
+    with pytest.raises(ValueError, match=r'/x\\n\\x1b\[31m\.txt is not text') as found:
+        Language(f'text:{tmp_path}/*.txt').tokens('train')
+    assert str(found.value).isprintable()
 
 
 def test_as_text_takes_str_and_bytes():

@@ -148,6 +148,10 @@ def test_files_of_the_user(tmp_path):
     (tmp_path / 'cut.png').write_bytes((tmp_path / 'a.png').read_bytes()[:60])
     with pytest.raises(ValueError, match='is not an image file'):
         Picture(f'image:{tmp_path}/cut.png').width(2)
+    (tmp_path / 'large.png').write_bytes(b'P6 13000 13000 255\n')
+    said = r"large\.png': it has 13000 x 13000 = 169000000 pixels; at most 134217728 are read"
+    with pytest.raises(ValueError, match=said):
+        Picture(f'image:{tmp_path}/large.png').width(2)
     with pytest.raises(FileNotFoundError, match='b.png. does not exist'):
         Picture(f'image:{tmp_path}/b.png').width(2)
     with pytest.raises(FileNotFoundError, match='is a directory'):

@@ -2,15 +2,19 @@
 what is refused.
 """
 
+import struct
+
 import numpy as np
 import pytest
 
 from posenc_jax.coordinates.point_orders import ORDERS, point_order
+from posenc_jax.core import memory
 from posenc_jax.core.registry import SpecError
 from posenc_jax.core.spec import build, parse
 from posenc_jax.tasks.class_task import split_numbers
 from posenc_jax.tasks.points import PointsFolder, Shapes
 from posenc_jax.tasks.points.shapes import SHAPES
+from posenc_jax.tasks.task import SPLITS
 
 EXACT = Shapes(noise=0.0, stretch=0.0, shift=0.0)
 
@@ -148,6 +152,11 @@ def test_own_clouds_are_centred_to_radius_one(folder):
         ('car/3.npy', np.zeros((5, 2)), r"3\.npy'.*expected coordinates \[N, 3\].*\(5, 2\)"),
         ('car/3.npy', np.full((5, 3), np.nan), r"3\.npy'.*5 of 5 points are not finite"),
         ('car/3.npy', np.zeros((0, 3)), r"3\.npy'.*at least one point"),
+        (
+            'car/3.npy',
+            np.full((30, 3), -1e39),
+            r"3\.npy' has a coordinate of size 1e\+39.* 3\.40282e\+38",
+        ),
         ('car/3.npy', np.zeros((9, 3)), r"3\.npy' has 9 points, fewer than the length 20.*most 9"),
         ('car/3.txt', None, r"3\.txt' is no cloud; expected files that end on \.npy"),
         ('car/5.npy', None, r"5\.npy' cannot be read as an array"),
@@ -159,6 +168,60 @@ def test_wrong_files_are_named(folder, name, array, message):
         save(folder, {name: array})
     with pytest.raises(ValueError, match=message):
         PointsFolder(str(folder)).dataset(length=20, batch_size=2, seed=0)
+
+
+def npy(header: bytes, numbers: int = 0) -> bytes:
+    """A file of NumPy with any header, of format 2.0, and some float64 behind it."""
+    return b'\x93NUMPY\x02\x00' + struct.pack('<I', len(header)) + header + bytes(8 * numbers)
+
+
+def described(shape: str, kind: str = '<f8') -> bytes:
+    return f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+
+
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        (npy(described('(1000000000000, 3)')), 'says .* takes 24000000000000 bytes, .* has 0 beh'),
+        (npy(described('(20, 3)'), 59), r'says \(20, 3\), .* 480 bytes, and the file has 472'),
+        (npy(b'(' * 5000), 'its header cannot be read: .*; expected a file of numpy.save'),
+        (npy(described('(20, 3)') + b' ' * 60_000, 60), r'length \(60\d+\).* at most 10000 bytes'),
+        (npy(described('(-1, 3)')), r'expected coordinates \[N, 3\], got an array \(-1, 3\)'),
+        (npy(described('(True, 3)'), 3), r'expected coordinates \[N, 3\], got an array \(True, 3'),
+        (npy(described('(20, 3)', '|V1000000000')), 'coordinates are real numbers, got .*V1000'),
+        (npy(described('(20, 3)', '|O'), 60), 'coordinates are real numbers, got .*O'),
+        (b'PK\x03\x04' + bytes(100), 'its header cannot be read: ValueError: the magic string'),
+        (b'\x93NUMPY\x09\x00', r'format version \(9, 0\), expected \(1, 0\) or \(2, 0\)'),
+    ],
+    ids=range(10),
+)
+def test_headers_are_refused_before_their_arrays_are_made(folder, monkeypatch, content, message):
+    (folder / 'tree' / '7.npy').write_bytes(content)
+    monkeypatch.setattr(np, 'load', lambda *_, **__: pytest.fail('an array was read'))
+    with pytest.raises(ValueError, match=rf"tree/7\.npy' .*{message}") as found:
+        for split in SPLITS:
+            PointsFolder(str(folder), part=split).stored  # noqa: B018
+    assert str(found.value).isprintable()
+
+
+def test_clouds_that_are_too_large_together_are_refused_before_they_are_read(folder, monkeypatch):
+    task = PointsFolder(str(folder))
+    # 12 files of 30 points in training, and two copies of one, of 24 bytes a point.
+    monkeypatch.setattr(memory, 'main_memory', lambda: 2 * 24 * (12 + 2) * 30)
+    assert len(task.stored) == 12
+    monkeypatch.setattr(memory, 'main_memory', lambda: 2 * 24 * (12 + 2) * 30 - 2)
+    monkeypatch.setattr(np, 'load', lambda *_, **__: pytest.fail('an array was read'))
+    said = 'the 360 points of 12 files in .* 9.84 KiB of memory; .* 9.84 KiB on .*; give fewer'
+    with pytest.raises(ValueError, match=said):
+        PointsFolder(str(folder)).sample(np.random.default_rng(0), 2, 20)
+
+
+def test_names_of_files_are_on_one_line(folder):
+    (folder / 'tree' / '7\n\x1b[31m.npy').write_bytes(b'')
+    with pytest.raises(ValueError, match=r'7\\n\\x1b\[31m\.npy') as found:
+        for split in SPLITS:
+            PointsFolder(str(folder), part=split).stored  # noqa: B018
+    assert str(found.value).isprintable()
 
 
 def test_what_is_refused(folder, tmp_path_factory):

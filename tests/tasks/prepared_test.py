@@ -8,6 +8,7 @@ import types
 import numpy as np
 import pytest
 
+from posenc_jax.core import memory
 from posenc_jax.core.registry import SpecError
 from posenc_jax.tasks.language import BOS, Language
 from posenc_jax.tasks.language.documents import as_text
@@ -69,6 +70,17 @@ def test_own_splits_are_kept(data_dir):
     task = Language('tfds:posenc_topics_split:1.2.0', data_dir=str(data_dir))
     for split, names in PosencTopicsSplit.SPLITS.items():
         assert sorted(texts(task, split)) == sorted(topics[name] for name in names)
+
+
+def test_texts_that_are_too_large_are_refused_while_they_are_read(data_dir, monkeypatch):
+    task = Language('tfds:posenc_topics_split', data_dir=str(data_dir))
+    whole = 5 * sum(len(topics[name].encode()) for name in NAMES[50:60])
+    monkeypatch.setattr(memory, 'main_memory', lambda: 2 * whole)
+    assert len(texts(task, 'validation')) == 10
+    monkeypatch.setattr(memory, 'main_memory', lambda: 2 * whole - 2)
+    said = r'split validation, up to example \d+ would take .*; use a smaller data set'
+    with pytest.raises(ValueError, match=said):
+        task.documents('validation')
 
 
 @pytest.mark.parametrize('packing', ['stream', 'documents'])

@@ -1,16 +1,21 @@
 """A user's own graphs: a folder of edge lists, and labels of graphs or of their nodes."""
 
 import dataclasses
+import math
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from posenc_jax.core.memory import check_data
+from posenc_jax.core.paths import printable
 from posenc_jax.core.registry import nearest, quoted
 from posenc_jax.tasks.language.documents import as_text
 
 MAX_NODES = 2**14  # a dense adjacency of 256 MiB
+PARSED = 32  # bytes of memory for a byte of a list, while it is read
+BATCH = 13  # bytes of a pair of nodes in a batch: 8 where it is checked, 1 as bool, 4 as float32
 LABELS, NODES = 'labels.txt', 'nodes.txt'  # of graphs, of nodes
 
 
@@ -33,11 +38,14 @@ class EdgeList:
     classes: Int[np.ndarray, 'n'] | None = None
 
 
-def _lines(path: pathlib.Path) -> list[tuple[int, list[str]]]:
+def _lines(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
     """The numbers and words of the lines that are neither empty nor comments."""
-    text = as_text(path.read_bytes(), str(path)).decode()
-    words = [(i, line.split('#')[0].split()) for i, line in enumerate(text.splitlines(), 1)]
-    return [(i, found) for i, found in words if found]
+    size = path.stat().st_size
+    check_data(f'{printable(path)} of {size} bytes', PARSED * size, 'give smaller graphs')
+    text = as_text(path.read_bytes(), printable(path)).decode()
+    for number, line in enumerate(text.splitlines(), 1):
+        if words := line.split('#')[0].split():
+            yield number, words
 
 
 def _check_whole(where: str, word: str, what: str) -> int:
@@ -58,7 +66,8 @@ def read_edge_list(path: str | pathlib.Path) -> EdgeList:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: a file that is not text, or has no nodes or too many; a line of other than one or
+      ValueError: a file that is not text, is too large for `core.memory.check_data`, or has no
+        nodes or more than `MAX_NODES`; a line of other than one or
         two ids, an id that is no whole number of at most 18 digits, a node joined to itself, or a
         repeated edge. The message begins with the file and the line.
 
@@ -70,10 +79,14 @@ def read_edge_list(path: str | pathlib.Path) -> EdgeList:
       >>> graph.name, graph.ids.tolist(), graph.adjacency.sum(1).tolist()
       ('path', [3, 7, 9, 11], [0, 1, 2, 1])
     """
-    path = pathlib.Path(path)
+    return _with_adjacency(*_parsed(pathlib.Path(path)))
+
+
+def _parsed(path: pathlib.Path) -> tuple[str, Int[np.ndarray, 'n'], Int[np.ndarray, 'edges 2']]:
+    """The name of a graph, the ids of its nodes, and its edges as places in them."""
     lines: dict[tuple[int, ...], int] = {}  # of each edge or node
     for number, words in _lines(path):
-        where = f'{path}, line {number}'
+        where = f'{printable(path)}, line {number}'
         if len(words) > 2:
             raise ValueError(
                 f'{where}: {len(words)} words, expected an edge "u v", or one node: '
@@ -87,16 +100,19 @@ def read_edge_list(path: str | pathlib.Path) -> EdgeList:
         lines[edge] = number
     ids = sorted({node for edge in lines for node in edge})
     if not ids:
-        raise ValueError(f'{path} has no nodes; expected an edge "u v" a line')
+        raise ValueError(f'{printable(path)} has no nodes; expected an edge "u v" a line')
     if len(ids) > MAX_NODES:
-        raise ValueError(f'{path} has {len(ids)} nodes; at most {MAX_NODES} are accepted')
-    place = {node: i for i, node in enumerate(ids)}
+        raise ValueError(
+            f'{printable(path)} has {len(ids)} nodes; at most {MAX_NODES} are accepted'
+        )
+    ids, edges = np.array(ids, np.int64), [edge for edge in lines if len(edge) == 2]
+    return path.stem, ids, np.searchsorted(ids, np.array(edges, np.int64).reshape(-1, 2))
+
+
+def _with_adjacency(name: str, ids: np.ndarray, edges: np.ndarray) -> EdgeList:
     adjacency = np.zeros((len(ids), len(ids)), bool)
-    for edge in lines:
-        if len(edge) == 2:
-            u, v = place[edge[0]], place[edge[1]]
-            adjacency[u, v] = adjacency[v, u] = True
-    return EdgeList(path.stem, adjacency, np.array(ids, np.int64))
+    adjacency[edges[:, 0], edges[:, 1]] = adjacency[edges[:, 1], edges[:, 0]] = True
+    return EdgeList(name, adjacency, ids)
 
 
 def read_labels(path: str | pathlib.Path) -> dict[str, int | float]:
@@ -119,7 +135,7 @@ def read_labels(path: str | pathlib.Path) -> dict[str, int | float]:
     path = pathlib.Path(path)
     texts: dict[str, str] = {}
     for number, words in _lines(path):
-        where = f'{path}, line {number}'
+        where = f'{printable(path)}, line {number}'
         if len(words) != 2:
             raise ValueError(f'{where}: {len(words)} words, expected "name label"')
         name, label = words
@@ -154,7 +170,7 @@ def read_node_classes(path: str | pathlib.Path) -> dict[str, dict[int, int]]:
     """
     path, found = pathlib.Path(path), {}
     for number, words in _lines(path):
-        where = f'{path}, line {number}'
+        where = f'{printable(path)}, line {number}'
         if len(words) != 3:
             raise ValueError(f'{where}: {len(words)} words, expected "graph node class"')
         node, label = (
@@ -170,7 +186,8 @@ def read_node_classes(path: str | pathlib.Path) -> dict[str, dict[int, int]]:
 def read_graphs(folder: str | pathlib.Path, labels: str | None = None) -> list[EdgeList]:
     """Reads the graphs of a folder, the files `*.txt` in the order of their names.
 
-    A file `nodes.txt` has the classes of all nodes of all graphs, see `read_node_classes`.
+    A file `nodes.txt` has the classes of all nodes of all graphs, see `read_node_classes`. The
+    adjacencies are dense; what they take together is known before the first of them is made.
 
     Args:
       folder: of edge lists, see `read_edge_list`.
@@ -179,8 +196,9 @@ def read_graphs(folder: str | pathlib.Path, labels: str | None = None) -> list[E
 
     Raises:
       FileNotFoundError: no such folder, no graphs in it, or no such file of labels.
-      ValueError: a file that is wrong, a graph or node without a label, or a label without a graph
-        or node.
+      ValueError: a file that is wrong, graphs that are together too large for
+        `core.memory.check_data`, a graph or node without a label, or a label without a graph or
+        node.
 
     Example:
       >>> import tempfile
@@ -192,15 +210,26 @@ def read_graphs(folder: str | pathlib.Path, labels: str | None = None) -> list[E
     """
     folder = pathlib.Path(folder).expanduser()
     if not folder.is_dir():
-        raise FileNotFoundError(f'there is no folder {folder}; expected one of edge lists')
+        raise FileNotFoundError(
+            f'there is no folder {printable(folder)}; expected one of edge lists'
+        )
     table = folder / (LABELS if labels is None else labels)
     if labels is not None and not table.is_file():
-        raise FileNotFoundError(f'there is no file {table}; expected "name label" a line')
+        raise FileNotFoundError(
+            f'there is no file {printable(table)}; expected "name label" a line'
+        )
     beside = (table, folder / NODES)
     paths = sorted(path for path in folder.glob('*.txt') if path.is_file() and path not in beside)
     if not paths:
-        raise FileNotFoundError(f'{folder} has no edge lists; expected files *.txt')
-    graphs = [read_edge_list(path) for path in paths]
+        raise FileNotFoundError(f'{printable(folder)} has no edge lists; expected files *.txt')
+    parsed = [_parsed(path) for path in paths]
+    pairs = [len(ids) ** 2 for _, ids, _ in parsed]
+    check_data(
+        f'{printable(folder)}: {len(paths)} graphs of up to {math.isqrt(max(pairs))} nodes',
+        sum(pairs) + BATCH * max(pairs),
+        'give fewer or smaller graphs',
+    )
+    graphs = [_with_adjacency(*graph) for graph in parsed]
     if table.is_file():
         labelled = read_labels(table)
         _check_names(table, labelled, graphs)
@@ -213,23 +242,23 @@ def read_graphs(folder: str | pathlib.Path, labels: str | None = None) -> list[E
 
 
 def _check_names(table: pathlib.Path, found: Iterable[str], graphs: list[EdgeList]) -> None:
-    found, names = list(found), [graph.name for graph in graphs]
+    where, found, names = printable(table), list(found), [graph.name for graph in graphs]
     for name in found:
         if name not in names:
             raise ValueError(
-                f'{table}: {quoted(name)} is no graph of the folder; {nearest(name, names)}'
+                f'{where}: {quoted(name)} is no graph of the folder; {nearest(name, names)}'
             )
     for name in names:
         if name not in found:
-            raise ValueError(f'{table}: the graph {quoted(name)} has no label')
+            raise ValueError(f'{where}: the graph {quoted(name)} has no label')
 
 
 def _with_classes(table: pathlib.Path, graph: EdgeList, classes: dict[int, int]) -> EdgeList:
-    ids = graph.ids.tolist()
+    where, ids = printable(table), graph.ids.tolist()
     for node in classes:
         if node not in ids:
-            raise ValueError(f'{table}: the graph {quoted(graph.name)} has no node {node}')
+            raise ValueError(f'{where}: the graph {quoted(graph.name)} has no node {node}')
     for node in ids:
         if node not in classes:
-            raise ValueError(f'{table}: node {node} of the graph {quoted(graph.name)} has no class')
+            raise ValueError(f'{where}: node {node} of the graph {quoted(graph.name)} has no class')
     return dataclasses.replace(graph, classes=np.array([classes[node] for node in ids]))

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from posenc_jax.core.paths import printable
 from posenc_jax.core.registry import SpecError, check_choice, register
 from posenc_jax.tasks.class_task import split_numbers
 from posenc_jax.tasks.graphs.edge_lists import MAX_NODES, NODES, EdgeList, read_graphs
@@ -223,12 +224,12 @@ class EdgeLists(GraphTask):
         for graph in _read(self.folder):
             if self.by_node and graph.classes is None:
                 raise SpecError(
-                    f'{self.folder}: by_node=True needs a file {NODES} with "graph node class" a '
+                    f'{self._where}: by_node=True needs a file {NODES} with "graph node class" a '
                     'line'
                 )
             if not self.by_node and not isinstance(graph.label, int):
                 raise SpecError(
-                    f'{self.folder}: the label of graph {graph.name!r} must be a whole number of '
+                    f'{self._where}: the label of graph {graph.name!r} must be a whole number of '
                     f'at least 0, its class, got {graph.label!r}'
                 )
         self.numbers  # noqa: B018  (raises for too few graphs)
@@ -237,7 +238,7 @@ class EdgeLists(GraphTask):
     def numbers(self) -> list[int]:
         """The numbers of the graphs of the part, in the order of their names."""
         count = len(_read(self.folder))
-        return split_numbers(count, self.part, f'graphs in {self.folder}').tolist()
+        return split_numbers(count, self.part, f'graphs in {self._where}').tolist()
 
     @property
     def predicts(self) -> Literal['here', 'class']:
@@ -246,6 +247,10 @@ class EdgeLists(GraphTask):
     @property
     def output_size(self) -> int:
         return 1 + max(int(np.max(self._classes(graph))) for graph in _read(self.folder))
+
+    @property
+    def _where(self) -> str:
+        return printable(self.folder)
 
     def _classes(self, graph: EdgeList):
         return graph.classes if self.by_node else graph.label
@@ -267,7 +272,7 @@ class EdgeLists(GraphTask):
         if not found:
             sizes = [len(graph.adjacency) for graph in own]
             raise ValueError(
-                f'{self.folder} has no graphs of {low} to {high} nodes in the {self.part} split, '
+                f'{self._where} has no graphs of {low} to {high} nodes in the {self.part} split, '
                 f'whose graphs have {min(sizes)} to {max(sizes)}'
             )
         return found

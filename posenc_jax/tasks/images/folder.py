@@ -8,10 +8,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from posenc_jax.core import extras
-from posenc_jax.core.registry import check_number, quoted, register
+from posenc_jax.core.paths import printable
+from posenc_jax.core.registry import check_number, quoted, register, shortened
 from posenc_jax.tasks.class_task import class_files, split_numbers
 from posenc_jax.tasks.grey_levels import deep_grey
 from posenc_jax.tasks.images.stored_images import StoredImages
+from posenc_jax.tasks.picture_file import open_picture
 
 ENDINGS = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
@@ -35,8 +37,8 @@ class Folder(StoredImages):
     Raises:
       ImportError: Pillow is missing.
       ValueError: no folder of this name, fewer than two subfolders, a subfolder with fewer than
-        three pictures, or a file that is none; the message has the name. Files are read when a
-        data set is made. Also an aspect that is not positive.
+        three pictures, or a file that is none or too large for `open_picture`; the message has
+        the name. Files are read when a data set is made. Also an aspect that is not positive.
 
     Example:
       >>> Folder('no such folder')
@@ -110,12 +112,14 @@ def _read(
     with extras.explained():
         from PIL import Image
     try:
-        with Image.open(file) as image:
+        with open_picture(file) as image:
             if (deep := deep_grey(image)) is not None:
-                image = Image.fromarray(np.rint(255 * deep).astype(np.uint8))
+                deep *= 255
+                image = Image.fromarray(np.rint(deep, out=deep).astype(np.uint8))
             found = image.convert('L' if grey else 'RGB').resize(size[::-1], Image.BILINEAR)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # every decoder of Pillow has errors of its own
+        said = printable(shortened(str(error), 200)) or type(error).__name__
         raise ValueError(
-            f'folder: {quoted(str(file))} cannot be read as a picture: {error}'
+            f'folder: {quoted(str(file))} cannot be read as a picture: {said}'
         ) from None
     return np.asarray(found, np.float32).reshape(*size, -1) / 255

@@ -8,6 +8,7 @@ from posenc_jax.core.registry import check_choice
 from posenc_jax.tasks.task import SPLITS
 
 CUTS = (0.90, 0.95)
+TOKEN = 4  # bytes of a token, of which a byte of text is at most one
 SMALLEST = 0.01  # documents stay whole if every split then has at least this share of the bytes
 
 
@@ -49,6 +50,20 @@ def cuts_documents(sizes: Mapping[str, int]) -> bool:
     for name, size in sizes.items():
         parts[split_of(name)] += size
     return min(parts.values()) < SMALLEST * sum(parts.values())
+
+
+def split_bytes(sizes: Mapping[str, int], split: str) -> int:
+    """The bytes of the documents of a split, from the sizes of all: about as many where each
+    document is cut.
+
+    Example:
+      >>> split_bytes({'a.txt': 1000, 'b.txt': 1000}, 'validation')
+      100
+    """
+    if not cuts_documents(sizes):
+        return sum(size for name, size in sizes.items() if split_of(name) == split)
+    low, high = (0, *CUTS, 1)[SPLITS.index(split) :][:2]
+    return round((high - low) * sum(sizes.values()))
 
 
 def split_documents(documents: Mapping[str, bytes], split: str) -> list[bytes]:

@@ -13,12 +13,14 @@ import sys
 from collections.abc import Iterator
 
 from posenc_jax.core import extras
+from posenc_jax.core.memory import check_data
 from posenc_jax.core.registry import SpecError, check_choice, quoted
-from posenc_jax.tasks.language.documents import as_text, split_of
+from posenc_jax.tasks.language.documents import TOKEN, as_text, split_of
 from posenc_jax.tasks.task import SPLITS
 
 NAME = re.compile(r'(?P<name>\w+)(/(?P<config>[\w.\-]+))?(:(?P<version>\d+\.\d+\.\d+))?')
 OWN_FEATURES = 'tensorflow_datasets.core.features.'
+SMALLER = 'use a smaller data set, or one of its smaller configs'
 RANDOM_ACCESS = ('array_record', 'parquet')
 logger = logging.getLogger(__name__)
 
@@ -39,8 +41,9 @@ class PreparedDataset:
     Raises:
       SpecError: a malformed or unknown name (with the nearest known one).
       FileNotFoundError: not prepared; the message gives the command to run on a connected machine.
-      ValueError: prepared in a format without random access, no such text feature, or text that is
-        not UTF-8; features of another module than those of TFDS, which is not imported.
+      ValueError: prepared in a format without random access, no such text feature, text that is
+        not UTF-8, or texts that are too large for `core.memory.check_data`; features of another
+        module than those of TFDS, which is not imported.
     """
 
     name: str
@@ -82,7 +85,7 @@ class PreparedDataset:
             raise FileNotFoundError(
                 f'tfds:{self.name} is not prepared under {self._root} and is not downloaded '
                 'implicitly. On a connected '
-                f'machine run\n  {self._command()}\nand make that folder available here (data_dir)'
+                f'machine run {self._command()} and make that folder available here (data_dir)'
             )
         configs = {path.parent.name for path in found if path.parent != base}
         if len(configs) > 1:
@@ -126,7 +129,7 @@ class PreparedDataset:
             raise ValueError(
                 f'{directory} is prepared as {file_format}, which has no random access without '
                 'TensorFlow; expected '
-                f'{" or ".join(RANDOM_ACCESS)}. On a connected machine run\n  {self._command()}'
+                f'{" or ".join(RANDOM_ACCESS)}. On a connected machine run {self._command()}'
             )
         return builder
 
@@ -170,7 +173,12 @@ class PreparedDataset:
         source = builder.as_data_source(split=stored)
         picked = [i for i in range(len(source)) if own or split_of(f'{stored}/{i}') == split]
         where = f'of tfds:{self.name}, split {stored},'
-        return [as_text(source[i][feature], f'{feature!r} of example {i} {where}') for i in picked]
+        found, total = [], 0
+        for i in picked:
+            found.append(as_text(source[i][feature], f'{feature!r} of example {i} {where}'))
+            total += (1 + TOKEN) * len(found[-1])
+            check_data(f'tfds:{self.name}, split {stored}, up to example {i}', total, SMALLER)
+        return found
 
 
 @contextlib.contextmanager

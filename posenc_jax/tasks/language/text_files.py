@@ -8,8 +8,17 @@ import pathlib
 import re
 
 from posenc_jax.core import paths
-from posenc_jax.core.registry import quoted
-from posenc_jax.tasks.language.documents import as_text, cuts_documents, split_documents
+from posenc_jax.core.memory import check_data
+from posenc_jax.core.paths import printable
+from posenc_jax.core.registry import check_choice, quoted
+from posenc_jax.tasks.language.documents import (
+    TOKEN,
+    as_text,
+    cuts_documents,
+    split_bytes,
+    split_documents,
+)
+from posenc_jax.tasks.task import SPLITS
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +39,9 @@ class TextFiles:
 
     Raises:
       FileNotFoundError: nothing matches.
-      ValueError: while reading, a file that is not text (NUL bytes, undecodable UTF-8); `**` in a
-        bucket.
+      ValueError: while reading, a file that is not text (NUL bytes, undecodable UTF-8), or files
+        that are too large for `core.memory.check_data`, counted as all of their bytes and the
+        tokens of a split, four bytes for each of its bytes; `**` in a bucket.
     """
 
     pattern: str
@@ -75,8 +85,15 @@ class TextFiles:
         }
 
     def documents(self, split: str) -> list[bytes]:
-        logger.info('%s, split %s', self.description, split)
-        texts = {
-            name: as_text(path.read_bytes(), str(path)) for name, path in self._named().items()
-        }
+        check_choice('split', split, SPLITS)
+        logger.info('%s, split %s', printable(self.description), split)
+        named = self._named()
+        sizes = {name: paths.size(path) for name, path in named.items()}
+        largest = quoted(max(sizes, key=lambda name: sizes[name]))
+        check_data(
+            self.description,
+            sum(sizes.values()) + TOKEN * split_bytes(sizes, split),
+            f'name fewer or smaller files; the largest is {largest}',
+        )
+        texts = {name: as_text(path.read_bytes(), printable(path)) for name, path in named.items()}
         return split_documents(texts, split)

@@ -36,7 +36,8 @@ class Bytes:
     bytes_of = np.append(np.ones(BOS, np.int64), 0)
 
     def encode(self, text, *, begins=True):
-        return np.append([BOS] * begins, np.frombuffer(text, np.uint8)).astype(np.int32)
+        front = np.full(int(begins), BOS, np.int32)
+        return np.concatenate([front, np.frombuffer(text, np.uint8)])
 
     def decode(self, ids):
         return b''.join(b'<bos>' if i == BOS else bytes([i]) for i in map(int, ids)).decode(

@@ -6,8 +6,10 @@ import numpy as np
 from jaxtyping import Float
 
 from posenc_jax.core import extras
+from posenc_jax.core.paths import printable
 from posenc_jax.core.registry import SpecError, nearest, quoted
 from posenc_jax.tasks.grey_levels import deep_grey
+from posenc_jax.tasks.picture_file import open_picture
 
 PHOTOGRAPHS = ('china', 'flower')
 NAMES = (*PHOTOGRAPHS, 'digits', 'synthetic')
@@ -40,7 +42,7 @@ def load_picture(name: str, index: int = 0) -> Float[np.ndarray, 'H W C']:
     Raises:
       SpecError: an unknown name or index.
       FileNotFoundError: there is no such file.
-      ValueError: a file that is not a picture.
+      ValueError: a file that is not a picture, or too large for `open_picture`.
       ImportError: scikit-learn or Pillow is missing.
 
     Example:
@@ -73,21 +75,22 @@ def _synthetic(seed: int) -> Float[np.ndarray, 'H W C']:
 
 def _of_file(path: pathlib.Path) -> Float[np.ndarray, 'H W C']:
     with extras.explained():
-        from PIL import Image, UnidentifiedImageError
+        import PIL  # noqa: F401
     if not path.is_file():
         found = 'is a directory' if path.is_dir() else 'does not exist'
         raise FileNotFoundError(f'picture {quoted(str(path), 200)} {found}')
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             if (deep := deep_grey(image)) is not None:
                 return deep[..., None]
             kept = image.convert('L' if image.mode in ('1', 'L', 'LA') else 'RGB')
-            pixels = np.asarray(kept, np.float64) / 255
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+            pixels = np.array(kept, np.float64)
+    except ValueError as error:
+        raise ValueError(f'picture {quoted(str(path), 200)}: {printable(error)}') from None
+    except Exception as error:  # every decoder of Pillow has errors of its own
         raise ValueError(
             f'picture {quoted(str(path), 200)} is not an image file that Pillow can read: '
             f'{type(error).__name__}'
         ) from error
-    except ValueError as error:
-        raise ValueError(f'picture {quoted(str(path), 200)}: {error}') from None
+    pixels /= 255  # in place, as this array is the largest
     return pixels if pixels.ndim == 3 else pixels[..., None]

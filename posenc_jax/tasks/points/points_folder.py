@@ -3,16 +3,21 @@
 import dataclasses
 import functools
 import pathlib
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from posenc_jax.coordinates.point_orders import check_points
-from posenc_jax.core.registry import check_choice, quoted, register
+from posenc_jax.core.memory import check_data
+from posenc_jax.core.registry import LARGEST, check_choice, quoted, register
 from posenc_jax.tasks.class_task import class_files, split_numbers
+from posenc_jax.tasks.points.npy_file import MOST, count_points
 from posenc_jax.tasks.points.point_task import PointTask
 from posenc_jax.tasks.task import SPLITS, length_range
+
+POINT = 24  # bytes of a point, three numbers of float64
 
 
 @register('points_folder', kind='task')
@@ -35,7 +40,9 @@ class PointsFolder(PointTask):
       SpecError: an unknown part; see also `PointTask`.
       ValueError: no folder of this name, fewer than two subfolders, a subfolder with fewer than
         three files, a file that does not end on .npy; when a data set is made, a file that is no
-        array [M, 3] of finite numbers or has fewer than N points. The message has the name.
+        array [M, 3] of numbers that are finite in float32 or has fewer than N points, and files
+        whose points are together too many for `core.memory.check_data`; the headers of all are
+        read before any points. The message has the name.
 
     Example:
       >>> PointsFolder('no such folder')
@@ -60,20 +67,27 @@ class PointsFolder(PointTask):
     @functools.cached_property
     def stored(self) -> list[tuple[pathlib.Path, Float[np.ndarray, 'M 3'], int]]:
         """The files of the part with their points and classes."""
-        return [
-            (file, self._read(file), label)
+        own = [
+            (files[number], label)
             for label, files in enumerate(self.files.values())
-            for file in (files[number] for number in split_numbers(len(files), self.part))
+            for number in split_numbers(len(files), self.part)
         ]
+        counts = [_with_name(count_points, file) for file, _ in own]
+        check_data(
+            f'points_folder: the {sum(counts)} points of {len(own)} files in {quoted(self.path)}',
+            POINT * (sum(counts) + 2 * max(counts)),
+            'give fewer files, or files with fewer points',
+        )
+        return [(file, self._read(file), label) for file, label in own]
 
     def _read(self, file: pathlib.Path) -> Float[np.ndarray, 'M 3']:
-        try:
-            found = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(
-                f'points_folder: {quoted(str(file))} cannot be read as an array: {error}'
-            ) from None
+        found = _with_name(_load, file)
         points = check_points(found, f'points_folder: {quoted(str(file))}')
+        if (largest := np.abs(points).max()) > LARGEST:
+            raise ValueError(
+                f'points_folder: {quoted(str(file))} has a coordinate of size {largest:g}, '
+                f'which float32 does not hold; at most {LARGEST:g}'
+            )
         if self.centred:
             points = points - points.mean(axis=0)
             points /= np.linalg.norm(points, axis=1).max() or 1.0
@@ -112,6 +126,19 @@ class PointsFolder(PointTask):
         """Names of classes as text."""
         names = list(self.files)
         return ' '.join(names[int(i)] for i in ids)
+
+
+def _with_name(read: Callable[[pathlib.Path], Any], file: pathlib.Path) -> Any:
+    try:
+        return read(file)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(
+            f'points_folder: {quoted(str(file))} cannot be read as an array: {error}'
+        ) from None
+
+
+def _load(file: pathlib.Path) -> np.ndarray:
+    return np.load(file, allow_pickle=False, max_header_size=MOST)
 
 
 def _check_name(file: pathlib.Path) -> None:
