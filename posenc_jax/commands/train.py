@@ -35,8 +35,10 @@ IMPORT = flags.DEFINE_multi_string(
     [],
     "a module that registers encodings or tasks of one's own: a dotted name or a .py file",
 )
-PROCESSES = flags.DEFINE_integer('processes', 1, 'how many processes train together')
-PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'the number of this process, 0 .. processes - 1')
+PROCESSES = flags.DEFINE_integer('processes', None, 'how many processes train together')
+PROCESS_ID = flags.DEFINE_integer(
+    'process_id', None, 'the number of this process, 0 .. processes - 1'
+)
 RESUME_CHANGED = flags.DEFINE_bool(
     'resume_changed', False, 'continue a run even if its config has changed'
 )

@@ -56,12 +56,8 @@ class Parser(argparse.ArgumentParser):
             metavar='HOST:PORT',
             help='of process 0 if several processes work together; auto where JAX finds it',
         )
-        self.add_argument(
-            '--processes', type=int, default=1, metavar='N', help='how many work together'
-        )
-        self.add_argument(
-            '--process_id', type=int, default=-1, metavar='I', help='of this one, 0 .. N - 1'
-        )
+        self.add_argument('--processes', type=int, metavar='N', help='how many work together')
+        self.add_argument('--process_id', type=int, metavar='I', help='of this one, 0 .. N - 1')
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         # argparse writes this message differently from one version of Python to the next.
@@ -87,8 +83,10 @@ class Parser(argparse.ArgumentParser):
         )
 
 
-def processes_of(known: argparse.Namespace) -> tuple[str, int, int]:
-    """Takes the arguments of `add_processes` from those that were parsed."""
+def processes_of(known: argparse.Namespace) -> tuple[str, int | None, int | None]:
+    """Takes the arguments of `add_processes` from those that were parsed; None is one that was not
+    given.
+    """
     coordinator, processes, number = map(
         vars(known).pop, ('coordinator', 'processes', 'process_id')
     )
