@@ -15,7 +15,7 @@ import dataclasses
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
 NAMED_ONLY = ('cache', 'conversion', 'analysis')
@@ -283,19 +283,28 @@ def nearest(name: str, choices, page: str = 'docs/catalog.md') -> str:
       ("did you mean 'rope'?", "did you mean 't5_rpe'?")
     """
     choices = sorted(set(choices))
-    # The name is cut because the time of the search grows with the square of its length.
-    name = name[:_LONGEST_NAME]
-    close = _same_letters(name, choices)
-    if not close:
-        spelled = {choice.lower(): choice for choice in choices}
-        found = difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=0.5)
-        close = [spelled[choice] for choice in found]
-    if close:
+    if close := near(name, choices):
         return 'did you mean ' + ' or '.join(repr(c) for c in close) + '?'
     shown = choices[:_MOST_SHOWN]
     more = len(choices) - len(shown)
     text = 'valid: ' + ', '.join(repr(c) for c in shown)
     return text + (f' and {more} more ({page})' if more else '')
+
+
+def near(name: str, choices: Iterable[str], cutoff: float = 0.5) -> list[str]:
+    """At most three choices that are like a name, the nearest first, as `nearest` names them.
+
+    Example:
+      >>> near('hed_dim', ['head_dim', 'heads', 'width'])
+      ['head_dim', 'heads']
+    """
+    # The name is cut because the time of the search grows with the square of its length.
+    name, choices = name[:_LONGEST_NAME], sorted(set(choices))
+    if same := _same_letters(name, choices):
+        return same
+    spelled = {choice.lower(): choice for choice in choices}
+    found = difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=cutoff)
+    return [spelled[choice] for choice in found]
 
 
 def _same_letters(name: str, choices) -> list[str]:

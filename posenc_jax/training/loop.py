@@ -23,6 +23,7 @@ from posenc_jax.run.plan import Plan, imported, resolve
 from posenc_jax.run.room import run_told
 from posenc_jax.run.safe import finished_steps
 from posenc_jax.run.state import TrainState
+from posenc_jax.run.tuned import trained
 from posenc_jax.tasks import batch_iterator
 from posenc_jax.training.batches import WHOLE, Shard, device_batch, shard_of
 from posenc_jax.training.cluster import Cluster
@@ -84,6 +85,7 @@ def train(
     plan = resolve(initial.resolve(config, source))
     config, directory = plan.config, plan.directory
     initial.check(config, source, plan.model)
+    trained(plan.model, config.train.tune)  # raises before a device is used
 
     def datasets(shard):
         return {

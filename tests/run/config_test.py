@@ -38,6 +38,12 @@ CREAM = dict(task='cream_text(factor=2)')
         (dict(model__kv_heads=3), '4 heads are not a multiple of 3 kv_heads'),
         (dict(train__steps=0), 'train.steps must be at least 1, got 0'),
         (dict(train__segment=32), 'train.segment must be below train.length = 32, or 0, got 32'),
+        (
+            dict(train__segment=8, encoding='randomized_pe(max_len=64) | rope()'),
+            'train.segment must be 0: randomized_pe assigns positions to whole texts, which',
+        ),
+        (dict(mesh__data=0), 'mesh.data must be at least 1, or -1 for the devices left, got 0'),
+        (dict(mesh__tensor=0), 'mesh.tensor must be at least 1, got 0'),
         (dict(train__memory=8), 'train.memory must be 0 where train.segment is 0, got 8'),
         (
             dict(train__segment=8, model__kind='encoder'),
