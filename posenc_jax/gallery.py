@@ -21,7 +21,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from posenc_jax.core import disk, extras
-from posenc_jax.core.command import Parser, program
+from posenc_jax.core.command import Parser, in_line, program
 from posenc_jax.core.compose import make
 from posenc_jax.core.composite import parts_of
 from posenc_jax.core.encoding import Encoding
@@ -288,7 +288,7 @@ def main(argv: list[str] | None = None) -> int:
             for path in draw(spec, known.out, probe, times=known.times):
                 print(path)
     except (ValueError, ImportError, OSError) as error:
-        print(f'{program("posenc_jax.gallery")}: {error}', file=sys.stderr)
+        print(f'{program("posenc_jax.gallery")}: {in_line(error)}', file=sys.stderr)
         return 2
     return 0
 

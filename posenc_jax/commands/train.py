@@ -17,7 +17,8 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from posenc_jax.core.command import WRONG_INPUT, program
+from posenc_jax.core.command import WRONG_INPUT, in_line, program
+from posenc_jax.core.registry import quoted, shortened
 from posenc_jax.run import config_file
 from posenc_jax.run.listing import field_help, fields_named
 
@@ -42,11 +43,13 @@ PROCESS_ID = flags.DEFINE_integer(
 RESUME_CHANGED = flags.DEFINE_bool(
     'resume_changed', False, 'continue a run even if its config has changed'
 )
+# Letters of a flag that absl looks up; it recurses once for each letter of an unknown one.
+_LONGEST_FLAG = 100
 
 
 def stop(error: object, status: int, leave: Callable[[int], int] = int) -> None:
     """Prints an error on one line and ends the program, where `leave` has not ended it yet."""
-    print(f'{program("train.py")}: {error}', file=sys.stderr, flush=True)
+    print(f'{program("train.py")}: {in_line(error)}', file=sys.stderr, flush=True)
     sys.exit(leave(status))
 
 
@@ -57,6 +60,10 @@ def parse(argv: list[str]) -> list[str]:
         print(f'{__doc__}\nflags:\n{own}\n\n{field_help()}')
         sys.exit()
     fields = [argument for argument in argv[1:] if re.match(r'--?config\.', argument)]
+    for argument in set(argv[1:]).difference(fields):
+        name = argument.lstrip('-').partition('=')[0]
+        if argument.startswith('-') and len(name) > _LONGEST_FLAG:
+            stop(_unknown(name), WRONG_INPUT)
     try:
         rest = flags.FLAGS([argument for argument in argv if argument not in fields])
         if not CONFIG.value:
@@ -73,6 +80,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def _unknown(flag: str) -> str:
     """The message about a flag that does not exist, perhaps the last word of a field's name."""
+    flag = shortened(flag, _LONGEST_FLAG)
     if not (fields := fields_named(flag)):
         return f'unknown argument --{flag}; --config.NAME=VALUE changes a field of the config'
     return f'unknown argument --{flag}; did you mean {" or ".join(fields)}?'
@@ -85,7 +93,7 @@ def run(argv: list[str]) -> None:
     from posenc_jax.training.peers import FAILED, ClusterError
 
     if len(argv) > 1:
-        stop(f'unknown argument {argv[1]!r}', WRONG_INPUT)
+        stop(f'unknown argument {quoted(argv[1])}', WRONG_INPUT)
     if not flags.FLAGS['verbosity'].present:
         logging.set_verbosity(logging.WARNING)
     try:

@@ -78,9 +78,19 @@ class Parser(argparse.ArgumentParser):
         return f'; did you mean {options[close[0]]}?' if close else ''
 
     def error(self, message: str) -> NoReturn:
-        self.exit(
-            2, f'{self.prog}: error: {shortened(message, 800)}\n'.replace('\n', ' ').rstrip() + '\n'
-        )
+        self.exit(2, f'{self.prog}: error: {in_line(message, 800)}\n')
+
+
+def in_line(error: object, longest: int = 2000) -> str:
+    """A message as programs print it: on one line, without the middle of long words (such as a path
+    that a user gave) and of a long line.
+
+    Example:
+      >>> len(in_line('no such run: ' + 'x' * 5000)), in_line('two\\nlines')
+      (213, 'two lines')
+    """
+    text = re.sub(r'\S{201,}', lambda word: shortened(word[0], 200), str(error))
+    return shortened(' '.join(text.splitlines()), longest)
 
 
 def processes_of(known: argparse.Namespace) -> tuple[str, int | None, int | None]:

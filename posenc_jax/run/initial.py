@@ -16,7 +16,7 @@ from posenc_jax.core import paths
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.calls import with_defaults
 from posenc_jax.core.layer_spec import parse_layer
-from posenc_jax.core.registry import SpecError
+from posenc_jax.core.registry import SpecError, shortened
 from posenc_jax.extension import extended_spec
 from posenc_jax.model.carried import carried
 from posenc_jax.model.config import TransformerConfig
@@ -119,7 +119,8 @@ def _open(path):
         cfg = architecture_of(open_source(directory)).cfg
         return Initial(cfg, lambda mesh: load_pretrained(directory, mesh=mesh).model)
     if not is_folder(directory):
-        raise FileNotFoundError(f'init.source: no such run or checkpoint: {directory}')
+        named = shortened(str(directory), 200)
+        raise FileNotFoundError(f'init.source: no such run or checkpoint: {named}')
     try:
         saved = read_run(directory)
         cfg = saved.model_config

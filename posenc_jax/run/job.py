@@ -15,22 +15,23 @@ from jax.sharding import Mesh
 
 from posenc_jax.core import kernel_sizes, paths
 from posenc_jax.core.composite import parts_of
-from posenc_jax.core.registry import SpecError
+from posenc_jax.core.registry import SpecError, quoted, shortened
 from posenc_jax.extension.ms_poe import MsPoE, probe_heads, reorder
 from posenc_jax.model.kinds import Model
 from posenc_jax.model.pretrained import is_pretrained, load_pretrained
-from posenc_jax.model.pretrained.fields import is_folder
+from posenc_jax.model.pretrained.fields import is_file, is_folder
 from posenc_jax.model.pretrained.load import architecture_of
 from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.sharding import make_mesh, split_cpu
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.run import defaults, field_settings, restore, settings, stored
 from posenc_jax.run.overrides import COMPUTING, apply_overrides, replaced
-from posenc_jax.run.plan import Plan, check_evaluation, make_task
+from posenc_jax.run.plan import LONGEST_NAME, Plan, check_evaluation, make_task
 from posenc_jax.tasks.language import Language
 from posenc_jax.tasks.task import batch_rng
 
 SEED = zlib.crc32(b'eval')
+_MOST_SHOWN = 20  # runs in an error message
 # Settings for a caller that needs only the model and the text of a run: with them `prepare` checks
 # as little as possible.
 UNASKED = {'eval.lengths': (1,), 'eval.stride': 1, 'eval.protocols': ('nonoverlapping',)}
@@ -161,7 +162,7 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
     if is_pretrained(directory):
         return _prepare_pretrained(directory, overrides)
     if not is_folder(directory):
-        raise FileNotFoundError(f'no such run directory: {directory}{_neighbour(directory)}')
+        raise FileNotFoundError(_missing(directory))
     saved = restore.read_run(directory)
     if field_settings.is_field(saved.config) and UNASKED.items() <= overrides.items():
         raise SpecError(f'{directory} is a field, which reads points; it has no text to read')
@@ -178,13 +179,27 @@ def prepare(run: str, overrides: Mapping[str, Any]) -> Job:
     )
 
 
-def _neighbour(directory: pathlib.Path) -> str:
-    """A proposal of a run beside a directory that does not exist, if its name is similar."""
-    if not (paths.is_local(directory) and directory.parent.is_dir()):
-        return ''
-    runs = [path.parent.name for path in directory.parent.glob(f'*/{stored.FILE}')]
-    close = difflib.get_close_matches(directory.name, runs, n=1)
-    return f'; did you mean {directory.with_name(close[0])}?' if close else ''
+def _missing(directory: pathlib.Path) -> str:
+    """The message about a path that is no directory: which runs there are beside it."""
+    named = lambda path: shortened(str(path), 200)
+    if not paths.is_local(directory):
+        return f'no such run directory: {named(directory)}'
+    parent = directory.parent
+    if is_file(directory):
+        instead = f'; did you mean {parent}?' if (parent / stored.FILE).is_file() else ''
+        return (
+            f'{named(directory)} is a file; expected a run directory, a Hugging Face directory or '
+            f'a .gguf file{instead}'
+        )
+    hint = f'{named(parent)} {"holds no run" if is_folder(parent) else "does not exist"}'
+    for folder in filter(is_folder, (parent / 'runs', parent)):
+        runs = sorted(path.parent.name for path in folder.glob(f'*/{stored.FILE}'))
+        if close := difflib.get_close_matches(directory.name[:LONGEST_NAME], runs, n=1):
+            hint = f'did you mean {folder / close[0]}?'
+        elif runs:
+            more = f' and {len(runs) - _MOST_SHOWN} more' if len(runs) > _MOST_SHOWN else ''
+            hint = f'the runs in {folder}: {", ".join(map(quoted, runs[:_MOST_SHOWN]))}{more}'
+    return f'no such run directory: {named(directory)}; {hint}'
 
 
 def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job:

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 import jax
 from ml_collections import ConfigDict
 
-from posenc_jax.core.command import WRONG_INPUT, program
+from posenc_jax.core.command import WRONG_INPUT, in_line, program
+from posenc_jax.core.registry import quoted
 from posenc_jax.run import defaults
 from posenc_jax.training.peers import FAILED, ClusterError, Peers
 
@@ -101,7 +102,7 @@ class Cluster:
 def _host_and_port(coordinator: str) -> tuple[str, int]:
     host, _, port = coordinator.rpartition(':')
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ValueError(f'coordinator must be HOST:PORT or auto, got {coordinator!r}')
+        raise ValueError(f'coordinator must be HOST:PORT or auto, got {quoted(coordinator)}')
     return host.strip('[]'), int(port)
 
 
@@ -189,7 +190,7 @@ def failed(name: str, error: BaseException) -> int:
     """Prints one of `ERRORS` in the name of a program. Returns its exit status, or ends this
     process as `leave` does.
     """
-    print(f'{program(name)}: {error}', file=sys.stderr)
+    print(f'{program(name)}: {in_line(error)}', file=sys.stderr)
     return leave(FAILED if isinstance(error, ClusterError) else WRONG_INPUT)
 
 

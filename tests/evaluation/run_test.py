@@ -411,13 +411,30 @@ def test_a_run_that_cannot_be_evaluated_stops_the_others_before_they_start(runs,
         evaluate([runs['alibi'], runs['learned']], {'eval.lengths': '64'})
 
 
-def test_command_line_errors_are_one_message_with_exit_code_2(tmp_path, capsys):
-    assert command.main([f'--run={tmp_path / "nowhere"}']) == 2
-    assert capsys.readouterr().err == f'eval.py: no such run directory: {tmp_path / "nowhere"}\n'
-    (tmp_path / 'rope').mkdir()
-    (tmp_path / 'rope' / 'config.json').touch()
-    assert command.main([f'--run={tmp_path / "rop"}']) == 2
-    assert capsys.readouterr().err.endswith(f'rop; did you mean {tmp_path / "rope"}?\n')
+def test_command_line_errors_are_one_message_with_exit_code_2(tmp_path, capsys, monkeypatch):
+    def said(run):
+        assert command.main([f'--run={run}']) == 2
+        return capsys.readouterr().err
+
+    missing = lambda name: f'eval.py: no such run directory: {tmp_path / name}; '
+    assert said(tmp_path / 'nowhere') == missing('nowhere') + f'{tmp_path} holds no run\n'
+    assert said(tmp_path / 'a' / 'b') == missing('a/b') + f'{tmp_path / "a"} does not exist\n'
+    for name in ('rope', 'alibi', 'no\x1b[31m'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'config.json').touch()
+    assert said(tmp_path / 'rop') == missing('rop') + f'did you mean {tmp_path / "rope"}?\n'
+    there = f"the runs in {tmp_path}: 'alibi', 'no\\x1b[31m', 'rope'\n"
+    assert said(tmp_path / 'nothing') == missing('nothing') + there
+    assert 'x' * 200 not in (long := said(tmp_path / ('x' * 5000))) and there in long
+    (tmp_path / 'runs').symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path / 'rope')
+    (tmp_path / 'rope' / 'runs').symlink_to(tmp_path)
+    assert said('alib') == 'eval.py: no such run directory: alib; did you mean runs/alibi?\n'
+    (tmp_path / 'text.txt').touch()
+    is_file = 'is a file; expected a run directory, a Hugging Face directory or a .gguf file'
+    assert said(tmp_path / 'text.txt') == f'eval.py: {tmp_path / "text.txt"} {is_file}\n'
+    config = tmp_path / 'rope' / 'config.json'
+    assert said(config) == f'eval.py: {config} {is_file}; did you mean {tmp_path / "rope"}?\n'
     assert command.main([f'--run={tmp_path}']) == 2
     assert 'config.json' in capsys.readouterr().err
 
@@ -434,7 +451,7 @@ def test_command_line_forms():
     )
     assert runs == ['a', 'b | yarn(factor=4, beta_fast=32)', 'c']
     assert out == pathlib.Path('x') and changes == {'extend': 'pi(factor=2)'}
-    assert processes == ('', 1, -1)
+    assert processes == ('', None, None)
     lists = 'a | longrope(long=(1.0, 2.0), factor=4.0, short=(1.0, 1.5), start=2)'
     assert command.arguments([f'--run={lists},b', f'--run={lists}'])[0] == [lists, 'b', lists]
 
