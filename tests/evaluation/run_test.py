@@ -288,7 +288,6 @@ def test_a_run_trained_with_kernels_is_read_and_continued_without_them(runs):
             'needs 100000001 tokens, but the text has',
         ),
         ('alibi', {'eval.lengths': '0'}, SpecError, 'whole numbers of at least 1'),
-        ('alibi', {'eval.stride': 64}, ValueError, 'between 1 and the shortest length, 16'),
         ('alibi', {'eval.positions': 'some'}, SpecError, 'eval.positions'),
         ('alibi', {'task': 'copy()'}, SpecError, 'was trained on 257 token ids; copy'),
         ('rope', {'extend': 'yam(factor=4)'}, SpecError, "did you mean 'yarn'"),

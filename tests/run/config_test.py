@@ -71,10 +71,6 @@ CREAM = dict(task='cream_text(factor=2)')
             dict(cluster__peer_timeout=9),
             'cluster.peer_timeout must be between 10 and 86400 seconds, or 0 for none, got 9',
         ),
-        (
-            dict(eval__at_end=True),
-            'eval.stride is 64; it must be between 1 and the shortest length, 32',
-        ),
         (dict(name='../there'), 'name must be a folder within workdir'),
         # What the evaluation at the end would refuse.
         (
