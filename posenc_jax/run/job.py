@@ -5,8 +5,9 @@ import difflib
 import hashlib
 import os
 import pathlib
+import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -32,6 +33,7 @@ from posenc_jax.tasks.task import batch_rng
 
 SEED = zlib.crc32(b'eval')
 _MOST_SHOWN = 20  # runs in an error message
+_LONGEST_LABEL = 60  # characters of what a comparison is named after
 # Settings for a caller that needs only the model and the text of a run: with them `prepare` checks
 # as little as possible.
 UNASKED = {'eval.lengths': (1,), 'eval.stride': 1, 'eval.protocols': ('nonoverlapping',)}
@@ -53,6 +55,35 @@ def home_of(run: str) -> pathlib.Path:
     path = path.expanduser().resolve()
     place = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
     return pathlib.Path('runs', f'{path.stem if path.is_file() else path.name}-{place}')
+
+
+def results_folder(runs: Sequence[str], also: Sequence[pathlib.Path] = ()) -> pathlib.Path:
+    """The folder for the results of an evaluation: `eval` in the home of one run, and for a
+    comparison a folder in `comparisons` there, named after what the first run is compared with.
+
+    A digest at the end of its name stands for all runs, so every comparison has its own folder.
+
+    Args:
+      runs: as for `home_of`.
+      also: folders of earlier results that are compared.
+
+    Example:
+      >>> results_folder(['runs/rope']).as_posix()
+      'runs/rope/eval'
+      >>> results_folder(['runs/rope', 'runs/alibi | pi(factor=2)']).parent.as_posix()
+      'runs/rope/comparisons'
+    """
+    home = home_of(runs[0])
+    if len(runs) == 1 and not also:
+        return home / 'eval'
+    places = [(directory_of(run), run.partition('|')[2].strip()) for run in runs]
+    places += [(folder, '') for folder in also]
+    all_of_them = '|'.join(f'{paths.resolved(place)}|{spec}' for place, spec in places)
+    digest = hashlib.sha256(os.fsencode(all_of_them)).hexdigest()[:6]
+    name = lambda place: (place.parent if place.name == 'eval' else place).name
+    others = '-'.join(f'{name(place)} {spec}' for place, spec in places[1:])
+    label = re.sub(r'[^\w.]+', '-', others)[:_LONGEST_LABEL].strip('-')
+    return home / 'comparisons' / f'{label}-{digest}'
 
 
 def directory_of(run: str) -> pathlib.Path:

@@ -81,7 +81,14 @@ def check_place(directory: pathlib.Path) -> None:
             f'{directory}: checkpoints cannot be in such a bucket; expected a local or mounted '
             'folder, or gs://BUCKET/PATH'
         )
-    for place in (directory / FOLDER, directory, *directory.parents) * paths.is_local(directory):
+    check_folder(directory / FOLDER)
+
+
+def check_folder(folder: pathlib.Path) -> None:
+    """Raises ValueError if a local folder cannot be made where it does not exist, because a part of
+    its path is a file or a link to nowhere.
+    """
+    for place in (folder, *folder.parents) * paths.is_local(folder):
         if place.is_symlink() and not place.exists():
             raise ValueError(
                 f'{place} is a link to {quoted(os.readlink(place))}, which does not exist; make '

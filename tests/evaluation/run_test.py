@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 
@@ -20,6 +22,7 @@ from posenc_jax.extension.ms_poe import ms_poe_ratios, probe_heads
 from posenc_jax.generate import continue_text
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.run import checkpoint, initial, job, restore, stored
+from posenc_jax.run.job import home_of, results_folder
 from posenc_jax.run.plan import make_task, model_config
 from posenc_jax.training.step import make_trainer
 
@@ -476,6 +479,45 @@ def test_a_missing_checkpoint_stops_the_others_before_they_start(runs, tmp_path,
     monkeypatch.setattr(restore, 'restore_model', lambda *_: pytest.fail('a checkpoint was read'))
     with pytest.raises(ValueError, match='has no checkpoint'):
         evaluate([runs['alibi'], tmp_path])
+
+
+def test_a_comparison_leaves_the_results_of_its_first_run(runs, capsys):
+    first, second = pathlib.Path(runs['copy']), f'{runs["copy"]} | nope_temperature(1.5)'
+    settings = ['--config.eval.lengths=4', '--config.eval.samples=4']
+    assert command.main([f'--run={first}', *settings]) == 0
+    before = {path: path.read_bytes() for path in (first / 'eval').iterdir()}
+    shutil.rmtree(first / 'comparisons', ignore_errors=True)
+    assert command.main([f'--run={first}', f'--run={second}', *settings]) == 0
+    assert {path: path.read_bytes() for path in (first / 'eval').iterdir()} == before
+    (folder,) = (first / 'comparisons').iterdir()
+    assert re.fullmatch(r'copy-nope_temperature-1.5-[0-9a-f]{6}', folder.name)
+    assert [run.extend for run in read(folder)] == ['', 'nope_temperature(1.5)']
+    assert f'{folder}/results.json' in capsys.readouterr().out
+
+
+def test_every_comparison_has_a_folder_of_its_own(tmp_path):
+    a, b, c = 'runs/a', 'runs/b', 'other/b'
+    asked = [([a, b], ()), ([a, c], ()), ([a, b, c], ()), ([a, f'{a} | pi(factor=2.0)'], ())]
+    asked += [([a], [pathlib.Path(b, 'eval')]), ([b, a], ()), ([f'{a} | pi(factor=2.0)', b], ())]
+    folders = [results_folder(*one) for one in asked]
+    assert len(set(folders)) == len(folders)
+    for folder, (runs, _) in zip(folders, asked):
+        assert folder.parent == home_of(runs[0]) / 'comparisons'
+    assert [folder.name[:-7] for folder in folders[:5]] == ['b', 'b', 'b-b', 'a-pi-factor-2.0', 'b']
+    assert results_folder([f'{a} | pi(factor=2.0)']) == pathlib.Path(a, 'eval')
+    long = results_folder([a, *('runs/' + 'x' * 200 for _ in range(9))]).name
+    assert len(long) < 100
+
+
+def test_an_output_that_cannot_be_made_is_refused_before_the_evaluation(runs, tmp_path, capsys):
+    (tmp_path / 'file').touch()
+    with_out = lambda out: command.main([f'--run={runs["copy"]}', f'--out={out}'])
+    assert with_out(tmp_path / 'file' / 'new') == 2
+    said = f'eval.py: {tmp_path / "file"} is a file; expected a folder. Move it away\n'
+    assert capsys.readouterr() == ('', said)
+    assert with_out(tmp_path / ('x' * 5000)) == 2
+    out, error = capsys.readouterr()
+    assert not out and error.count('\n') == 1 and 'x' * 200 not in error
 
 
 @pytest.mark.full
