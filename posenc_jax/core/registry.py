@@ -36,6 +36,7 @@ Kind = Literal[
 LARGEST = (2 - 2.0**-23) * 2.0**127  # the largest number of float32
 _LONGEST_NAME = 100
 _MOST_SHOWN = 60  # choices in an error message
+_FEW = 20  # choices that are shown where none is near
 Cached = Literal['encoded', 'raw', 'evolving', 'none']
 
 
@@ -264,6 +265,7 @@ def lookup(key: str, kinds: tuple[Kind, ...], call: str = '') -> Entry:
             for pair in ((kind, elsewhere[0]) for kind in kinds)
             if pair in _INSTEAD
         )
+        instead = instead or f'; {_of_right_kind(key, kinds)}'
         raise SpecError(
             f'{key!r} is registered as {" and ".join(elsewhere)}, not as {wanted}{instead}'
         )
@@ -271,6 +273,16 @@ def lookup(key: str, kinds: tuple[Kind, ...], call: str = '') -> Entry:
     if not _same_letters(key, names) and 'encoding' in kinds:
         names = _same_letters(key, {name for _, name in _ENTRIES}) or names
     raise SpecError(f'unknown {wanted} {quoted(key)}; {nearest(key, names)}')
+
+
+def _of_right_kind(key: str, kinds: tuple[Kind, ...]) -> str:
+    """The ending of the message about a key of another kind: the choices near to it, all of few
+    choices, or the nearest of many.
+    """
+    names = [entry.key for entry in _ENTRIES.values() if entry.kind in kinds and entry.in_specs]
+    if len(names) <= _FEW or near(key, names):
+        return nearest(key, names)
+    return f'the nearest {" or ".join(kinds)} is {near(key, names, cutoff=0)[0]!r}'
 
 
 def nearest(name: str, choices, page: str = 'docs/catalog.md') -> str:
