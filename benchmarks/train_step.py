@@ -19,7 +19,8 @@ from posenc_jax.core.tokens import Tokens
 from posenc_jax.model import Transformer, TransformerConfig
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.run.state import TrainState, take_apart
-from posenc_jax.training.optimizer import decays, make_optimizer, trained
+from posenc_jax.run.tuned import trained
+from posenc_jax.training.optimizer import decays, make_optimizer
 from posenc_jax.training.step import make_trainer, train_step
 
 VOCAB = 256

@@ -82,3 +82,9 @@ __all__ = [
     '__version__',
 ]
 __dir__ = __all__.copy
+
+
+def __getattr__(name: str):
+    from posenc_jax.core.attributes import missing
+
+    raise missing(__name__, name, __all__)

@@ -236,3 +236,9 @@ __all__ = [
     'wait_k_reads', 'weighted_sum', 'xpos_decay', 'xpos_scale', 'yarn_frequencies', 'yarn_ramp',
     'yarn_temperature',
 ]  # fmt: skip
+
+
+def __getattr__(name: str):
+    from posenc_jax.core.attributes import missing
+
+    raise missing(__name__, name, __all__)

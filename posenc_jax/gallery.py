@@ -21,12 +21,11 @@ from flax import nnx
 from jaxtyping import Float
 
 from posenc_jax.core import disk, extras
-from posenc_jax.core.command import Parser, program
+from posenc_jax.core.command import Parser, in_line, program
 from posenc_jax.core.compose import make
 from posenc_jax.core.composite import parts_of
 from posenc_jax.core.encoding import Encoding
 from posenc_jax.core.memory import device_memory, readable
-from posenc_jax.core.paths import printable
 from posenc_jax.core.tiles import pair_logits
 from posenc_jax.core.tokens import Tokens
 
@@ -289,7 +288,7 @@ def main(argv: list[str] | None = None) -> int:
             for path in draw(spec, known.out, probe, times=known.times):
                 print(path)
     except (ValueError, ImportError, OSError) as error:
-        print(f'{program("posenc_jax.gallery")}: {printable(error)}', file=sys.stderr)
+        print(f'{program("posenc_jax.gallery")}: {in_line(error)}', file=sys.stderr)
         return 2
     return 0
 

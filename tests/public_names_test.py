@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pydoc
 import re
+import traceback
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,40 @@ def test_dir_shows_the_list_and_nothing_else(package):
         assert hasattr(module, name), name
     if package != 'posenc_jax.catalog':  # which defines its functions in the same file
         assert set(module.__all__) == imported(package)
+
+
+@pytest.mark.parametrize(
+    'module, name, hint',
+    [
+        (pj, 'Atention', "'Attention'"),
+        (pj, 'mak', "'make'"),
+        (pj.functional, 'rop', "'rope'"),
+        (pj.functional, 'sinusoidal_tabel', "'sinusoidal_table'"),
+    ],
+)
+def test_a_misspelt_name_has_a_proposal(module, name, hint):
+    said = f"^module '{module.__name__}' has no attribute '{name}'; did you mean .*{hint}"
+    with pytest.raises(AttributeError, match=said) as found:
+        getattr(module, name)
+    # Python itself proposes nothing more.
+    assert traceback.format_exception_only(found.value)[0].count('did you mean') == 1
+    assert 'Did you mean' not in traceback.format_exception_only(found.value)[0]
+
+
+def test_a_name_like_no_other_is_short():
+    with pytest.raises(
+        AttributeError, match=r'valid: .* and \d+ more \(dir\(posenc_jax.functional'
+    ):
+        _ = pj.functional.qqqqq
+    with pytest.raises(AttributeError) as found:
+        getattr(pj, 'x' * 5000)
+    assert len(str(found.value)) < 2000 and not hasattr(pj, '__wrapped__')
+
+
+def test_a_module_that_is_not_imported_yet_says_so(monkeypatch):
+    monkeypatch.delattr(pj, 'training', raising=False)
+    with pytest.raises(AttributeError, match='import posenc_jax.training first$'):
+        _ = pj.training
 
 
 def test_help_begins_with_what_to_call_first():

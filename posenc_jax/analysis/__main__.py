@@ -54,8 +54,7 @@ from posenc_jax.analysis import of_models
 from posenc_jax.analysis.of_models import COMMANDS
 from posenc_jax.analysis.reading import folder_of, matching, prepared, task_length, windows
 from posenc_jax.core import disk, paths
-from posenc_jax.core.command import Parser, program
-from posenc_jax.core.paths import printable
+from posenc_jax.core.command import Parser, in_line, program
 from posenc_jax.core.registry import quoted
 
 ANALYSES = ('token_distance', 'attention_entropy', 'pi_bound', 'receptive_field', *COMMANDS)
@@ -134,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
         for path in run(known, rest):
             print(path)
     except (ValueError, OSError, ImportError) as error:
-        print(f'{program("posenc_jax.analysis")}: {printable(error)}', file=sys.stderr)
+        print(f'{program("posenc_jax.analysis")}: {in_line(error)}', file=sys.stderr)
         return 2
     return 0
 

@@ -1,5 +1,5 @@
 """Evaluates training runs and public checkpoints. Prints tables, and writes results.json,
-results.csv, for text documents.csv, and pictures to the folder eval of the first run.
+results.csv, for text documents.csv, and pictures to the folder eval of the run.
 
     python eval.py --run=runs/rope [--run='runs/rope | yarn(factor=4.0)']
     [--config.eval.lengths=64,128] [--out=DIR]
@@ -7,9 +7,10 @@ results.csv, for text documents.csv, and pictures to the folder eval of the firs
 `posenc-eval` is this program where pip installed the package.
 A run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file (whose results
 go to runs/NAME-PLACE/eval). Several runs (repeat --run, or separate them by commas) give one
-comparison; --also=DIR adds the results that an earlier call wrote to DIR. `--config.NAME=VALUE`
-changes a field of the configs: every field of eval, data and mesh, the task, extend, which is a
-context extension (`--config.extend='yarn(factor=4.0)'`), and how the model is computed
+comparison; --also=DIR adds the results that an earlier call wrote to DIR. A comparison has a folder
+of its own in the folder comparisons of the first run. `--config.NAME=VALUE` changes a field of the
+configs: every field of eval, data and mesh, the task, extend, which is a context extension
+(`--config.extend='yarn(factor=4.0)'`), and how the model is computed
 (`--config.model.implementation=blocked`). `--help` lists them. Python files that a run brings are
 executed only with --trust-imports.
 Several processes evaluate together if each is started with --coordinator=HOST:PORT --processes=N
@@ -38,7 +39,10 @@ def arguments(
         '--run', action='append', required=True, metavar='DIR[,DIR...]', help='runs to evaluate'
     )
     parser.add_argument(
-        '--out', type=paths.path, metavar='DIR', help='output; default: eval/ in the first run'
+        '--out',
+        type=paths.path,
+        metavar='DIR',
+        help='output; default: eval/ in the run, comparisons/NAME/ in the first of several',
     )
     parser.add_argument(
         '--also',
@@ -77,7 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     runs, out, earlier, overrides, processes, trusted = arguments(argv)
     from posenc_jax.evaluation.results import print_tables, read
     from posenc_jax.evaluation.run import evaluate
-    from posenc_jax.run.job import home_of
+    from posenc_jax.run.job import results_folder
+    from posenc_jax.run.room import check_folder
     from posenc_jax.training.cluster import ERRORS, failed, together
 
     def keep(found):
@@ -89,7 +94,9 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         extras.need('train')  # for the pictures, so that no evaluation ends without them
-        out = out or home_of(runs[0]) / 'eval'
+        if out is not None:
+            check_folder(out)
+        out = out or results_folder(runs, earlier)
         also = [run for directory in earlier for run in read(directory)]
         with together(*processes) as first:
             # Results are written after every run, so that an interrupted evaluation loses none.

@@ -18,8 +18,8 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from posenc_jax.core.command import WRONG_INPUT, program
-from posenc_jax.core.paths import printable
+from posenc_jax.core.command import WRONG_INPUT, in_line, program
+from posenc_jax.core.registry import quoted, shortened
 from posenc_jax.run import config_file
 from posenc_jax.run.listing import field_help, fields_named
 
@@ -37,19 +37,23 @@ IMPORT = flags.DEFINE_multi_string(
     [],
     "a module that registers encodings or tasks of one's own: a dotted name or a .py file",
 )
-PROCESSES = flags.DEFINE_integer('processes', 1, 'how many processes train together')
-PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'the number of this process, 0 .. processes - 1')
+PROCESSES = flags.DEFINE_integer('processes', None, 'how many processes train together')
+PROCESS_ID = flags.DEFINE_integer(
+    'process_id', None, 'the number of this process, 0 .. processes - 1'
+)
 RESUME_CHANGED = flags.DEFINE_bool(
     'resume_changed', False, 'continue a run even if its config has changed'
 )
 TRUST = flags.DEFINE_bool(
     'trust-imports', False, 'execute the Python files in the folder imports/ of init.source'
 )
+# Letters of a flag that absl looks up; it recurses once for each letter of an unknown one.
+_LONGEST_FLAG = 100
 
 
 def stop(error: object, status: int, leave: Callable[[int], int] = int) -> None:
     """Prints an error on one line and ends the program, where `leave` has not ended it yet."""
-    print(f'{program("train.py")}: {printable(error)}', file=sys.stderr, flush=True)
+    print(f'{program("train.py")}: {in_line(error)}', file=sys.stderr, flush=True)
     sys.exit(leave(status))
 
 
@@ -60,6 +64,10 @@ def parse(argv: list[str]) -> list[str]:
         print(f'{__doc__}\nflags:\n{own}\n\n{field_help()}')
         sys.exit()
     fields = [argument for argument in argv[1:] if re.match(r'--?config\.', argument)]
+    for argument in set(argv[1:]).difference(fields):
+        name = argument.lstrip('-').partition('=')[0]
+        if argument.startswith('-') and len(name) > _LONGEST_FLAG:
+            stop(_unknown(name), WRONG_INPUT)
     try:
         rest = flags.FLAGS([argument for argument in argv if argument not in fields])
         if not CONFIG.value:
@@ -78,6 +86,7 @@ def _unknown(flag: str) -> str:
     """The message about a flag that does not exist: perhaps the last word of a field's name, or
     nearly that of a flag.
     """
+    flag = shortened(flag, _LONGEST_FLAG)
     own = difflib.get_close_matches(flag, list(flags.FLAGS), 1, 0.8)
     if not (near := fields_named(flag) or [f'--{name}' for name in own]):
         return f'unknown argument --{flag}; --config.NAME=VALUE changes a field of the config'
@@ -91,7 +100,7 @@ def run(argv: list[str]) -> None:
     from posenc_jax.training.peers import FAILED, ClusterError
 
     if len(argv) > 1:
-        stop(f'unknown argument {argv[1]!r}', WRONG_INPUT)
+        stop(f'unknown argument {quoted(argv[1])}', WRONG_INPUT)
     if not flags.FLAGS['verbosity'].present:
         logging.set_verbosity(logging.WARNING)
     try:

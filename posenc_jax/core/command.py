@@ -67,12 +67,8 @@ class Parser(argparse.ArgumentParser):
             metavar='HOST:PORT',
             help='of process 0 if several processes work together; auto where JAX finds it',
         )
-        self.add_argument(
-            '--processes', type=int, default=1, metavar='N', help='how many work together'
-        )
-        self.add_argument(
-            '--process_id', type=int, default=-1, metavar='I', help='of this one, 0 .. N - 1'
-        )
+        self.add_argument('--processes', type=int, metavar='N', help='how many work together')
+        self.add_argument('--process_id', type=int, metavar='I', help='of this one, 0 .. N - 1')
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         # argparse writes this message differently from one version of Python to the next.
@@ -93,8 +89,7 @@ class Parser(argparse.ArgumentParser):
         return f'; did you mean {options[close[0]]}?' if close else ''
 
     def error(self, message: str) -> NoReturn:
-        line = printable(shortened(message, 800).replace('\n', ' '))
-        self.exit(2, f'{self.prog}: error: {line}\n')
+        self.exit(2, f'{self.prog}: error: {in_line(message, 800)}\n')
 
 
 def read_letters(file: pathlib.Path, most: int = 2**24) -> str:
@@ -111,8 +106,22 @@ def read_letters(file: pathlib.Path, most: int = 2**24) -> str:
     return text
 
 
-def processes_of(known: argparse.Namespace) -> tuple[str, int, int]:
-    """Takes the arguments of `add_processes` from those that were parsed."""
+def in_line(error: object, longest: int = 2000) -> str:
+    """A message as programs print it: on one line, with escapes for control characters, without the
+    middle of long words (such as a path that a user gave) and of a long line.
+
+    Example:
+      >>> len(in_line('no such run: ' + 'x' * 5000)), in_line('two\\nlines')
+      (213, 'two lines')
+    """
+    text = re.sub(r'\S{201,}', lambda word: shortened(word[0], 200), str(error))
+    return printable(shortened(' '.join(text.splitlines()), longest))
+
+
+def processes_of(known: argparse.Namespace) -> tuple[str, int | None, int | None]:
+    """Takes the arguments of `add_processes` from those that were parsed; None is one that was not
+    given.
+    """
     coordinator, processes, number = map(
         vars(known).pop, ('coordinator', 'processes', 'process_id')
     )

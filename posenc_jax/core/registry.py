@@ -15,7 +15,7 @@ import dataclasses
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
 NAMED_ONLY = ('cache', 'conversion', 'analysis')
@@ -36,6 +36,7 @@ Kind = Literal[
 LARGEST = (2 - 2.0**-23) * 2.0**127  # the largest number of float32
 _LONGEST_NAME = 100
 _MOST_SHOWN = 60  # choices in an error message
+_FEW = 20  # choices that are shown where none is near
 Cached = Literal['encoded', 'raw', 'evolving', 'none']
 
 
@@ -264,6 +265,7 @@ def lookup(key: str, kinds: tuple[Kind, ...], call: str = '') -> Entry:
             for pair in ((kind, elsewhere[0]) for kind in kinds)
             if pair in _INSTEAD
         )
+        instead = instead or f'; {_of_right_kind(key, kinds)}'
         raise SpecError(
             f'{key!r} is registered as {" and ".join(elsewhere)}, not as {wanted}{instead}'
         )
@@ -271,6 +273,16 @@ def lookup(key: str, kinds: tuple[Kind, ...], call: str = '') -> Entry:
     if not _same_letters(key, names) and 'encoding' in kinds:
         names = _same_letters(key, {name for _, name in _ENTRIES}) or names
     raise SpecError(f'unknown {wanted} {quoted(key)}; {nearest(key, names)}')
+
+
+def _of_right_kind(key: str, kinds: tuple[Kind, ...]) -> str:
+    """The ending of the message about a key of another kind: the choices near to it, all of few
+    choices, or the nearest of many.
+    """
+    names = [entry.key for entry in _ENTRIES.values() if entry.kind in kinds and entry.in_specs]
+    if len(names) <= _FEW or near(key, names):
+        return nearest(key, names)
+    return f'the nearest {" or ".join(kinds)} is {near(key, names, cutoff=0)[0]!r}'
 
 
 def nearest(name: str, choices, page: str = 'docs/catalog.md') -> str:
@@ -283,19 +295,28 @@ def nearest(name: str, choices, page: str = 'docs/catalog.md') -> str:
       ("did you mean 'rope'?", "did you mean 't5_rpe'?")
     """
     choices = sorted(set(choices))
-    # The name is cut because the time of the search grows with the square of its length.
-    name = name[:_LONGEST_NAME]
-    close = _same_letters(name, choices)
-    if not close:
-        spelled = {choice.lower(): choice for choice in choices}
-        found = difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=0.5)
-        close = [spelled[choice] for choice in found]
-    if close:
+    if close := near(name, choices):
         return 'did you mean ' + ' or '.join(repr(c) for c in close) + '?'
     shown = choices[:_MOST_SHOWN]
     more = len(choices) - len(shown)
     text = 'valid: ' + ', '.join(repr(c) for c in shown)
     return text + (f' and {more} more ({page})' if more else '')
+
+
+def near(name: str, choices: Iterable[str], cutoff: float = 0.5) -> list[str]:
+    """At most three choices that are like a name, the nearest first, as `nearest` names them.
+
+    Example:
+      >>> near('hed_dim', ['head_dim', 'heads', 'width'])
+      ['head_dim', 'heads']
+    """
+    # The name is cut because the time of the search grows with the square of its length.
+    name, choices = name[:_LONGEST_NAME], sorted(set(choices))
+    if same := _same_letters(name, choices):
+        return same
+    spelled = {choice.lower(): choice for choice in choices}
+    found = difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=cutoff)
+    return [spelled[choice] for choice in found]
 
 
 def _same_letters(name: str, choices) -> list[str]:

@@ -52,7 +52,8 @@ def evaluate_language(
       names: protocols, of `protocols.CHOICES`.
       tokens: the most targets that are scored, or the longest length if that is more.
       rows: length -> how many windows of it are read at once.
-      stride: step of `sliding`, and how many targets `same_tokens` scores in a window.
+      stride: step of `sliding`, at each length at most that length, and how many targets
+        `same_tokens` scores in a window, at most the shortest length.
       buckets: how many buckets of positions `per_position` reports.
       bytes_of: how many bytes each token id stands for; None leaves bits per byte out.
       key: draws random positions; None uses the evaluation rule of the encoding.
@@ -62,8 +63,7 @@ def evaluate_language(
 
     Raises:
       SpecError: an unknown protocol.
-      ValueError: the stream is shorter than the longest length, or the stride does not fit the
-        shortest.
+      ValueError: the stream is shorter than the longest length, or the stride is below 1.
     """
     results = []
     for name, length, windows in plan(
@@ -105,8 +105,8 @@ def of_tables(
     if split == 'train' or task.vocab_size != Bytes.size:
         return {}
     stream = task.tokens(split)
-    plans = plan(len(stream) - 1, (max(lengths),), names[:1], tokens=tokens, stride=stride)
-    windows = plans[0][2]
+    plans = plan(len(stream) - 1, lengths, names[:1], tokens=tokens, stride=stride)
+    windows = next(windows for _, length, windows in plans if length == max(lengths))
     ends = windows.start + windows.size
     at = np.concatenate([np.arange(end - n, end) for end, n in zip(ends, windows.scored)]) + 1
     table = ngrams.table(task)

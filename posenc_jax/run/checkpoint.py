@@ -66,10 +66,6 @@ class Checkpoints:
         room.check_place(directory)
         self.directory = paths.absolute(directory) / FOLDER
         self.saved, self._keep, self._bytes = saved, keep, None
-        if self.directory.exists() and not self.directory.is_dir():
-            raise CheckpointError(
-                f'{self.directory} is a file; expected the folder of the checkpoints. Move it away'
-            )
         if keep is None and not self.directory.is_dir():
             raise CheckpointError(
                 f'{directory} has no checkpoint: there is no folder {self.directory}'

@@ -169,7 +169,9 @@ def get_config() -> ConfigDict:
     eval_.split = 'test'  # 'train', 'validation' or 'test'
     eval_.tokens = 32768  # the most tokens that are scored, per protocol and length
     eval_.batch = 8  # sequences at a time at train.length, fewer at longer lengths
-    eval_.stride = 64  # step of the sliding window, and tokens that 'same_tokens' scores per window
+    # step of the sliding window, at most its length, and tokens that 'same_tokens' scores per
+    # window, at most the shortest length
+    eval_.stride = 64
     eval_.buckets = 8  # how many buckets of positions 'per_position' reports
     eval_.samples = 256  # examples per length and depth, for tasks other than language
     # for tasks with a depth: depths from 0 (first) to 1 (last), each evaluated at every length; ()

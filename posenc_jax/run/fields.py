@@ -157,6 +157,10 @@ def check_numbers(config: ConfigDict) -> None:
     need(0 <= config.seed < 2**32, 'seed', f'between 0 and {2**32 - 1}')
     settings.check_fields(config.eval)
     need(config.mesh.cpu_devices >= 0, 'mesh.cpu_devices', 'at least 0')
+    for name in ('fsdp', 'tensor', 'sequence'):
+        need(config.mesh[name] >= 1, f'mesh.{name}', 'at least 1')
+    devices = config.mesh.data
+    need(devices >= 1 or devices == -1, 'mesh.data', 'at least 1, or -1 for the devices left')
     start, silence = config.cluster.start_timeout, config.cluster.peer_timeout
     need(10 <= start <= 86400, 'cluster.start_timeout', 'between 10 and 86400 seconds')
     need(

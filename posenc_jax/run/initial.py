@@ -16,7 +16,7 @@ from posenc_jax.core import imports, paths
 from posenc_jax.core import spec as spec_language
 from posenc_jax.core.calls import with_defaults
 from posenc_jax.core.layer_spec import parse_layer
-from posenc_jax.core.registry import SpecError
+from posenc_jax.core.registry import SpecError, shortened
 from posenc_jax.extension import extended_spec
 from posenc_jax.model.carried import carried
 from posenc_jax.model.config import TransformerConfig
@@ -122,7 +122,8 @@ def _open(path, trust_imports):
         cfg = architecture_of(open_source(directory)).cfg
         return Initial(cfg, lambda mesh: load_pretrained(directory, mesh=mesh).model)
     if not is_folder(directory):
-        raise FileNotFoundError(f'init.source: no such run or checkpoint: {directory}')
+        named = shortened(str(directory), 200)
+        raise FileNotFoundError(f'init.source: no such run or checkpoint: {named}')
     try:
         saved = read_run(directory, trust_imports=trust_imports)
         cfg = saved.model_config

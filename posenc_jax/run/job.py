@@ -5,8 +5,9 @@ import difflib
 import hashlib
 import os
 import pathlib
+import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,22 +16,24 @@ from jax.sharding import Mesh
 
 from posenc_jax.core import kernel_sizes, paths
 from posenc_jax.core.composite import parts_of
-from posenc_jax.core.registry import SpecError
+from posenc_jax.core.registry import SpecError, quoted, shortened
 from posenc_jax.extension.ms_poe import MsPoE, probe_heads, reorder
 from posenc_jax.model.kinds import Model
 from posenc_jax.model.pretrained import is_pretrained, load_pretrained
-from posenc_jax.model.pretrained.fields import is_folder
+from posenc_jax.model.pretrained.fields import is_file, is_folder
 from posenc_jax.model.pretrained.load import architecture_of
 from posenc_jax.model.pretrained.sources import open_source
 from posenc_jax.model.sharding import make_mesh, split_cpu
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.run import defaults, field_settings, restore, settings, stored
 from posenc_jax.run.overrides import COMPUTING, apply_overrides, replaced
-from posenc_jax.run.plan import Plan, check_evaluation, make_task
+from posenc_jax.run.plan import LONGEST_NAME, Plan, check_evaluation, make_task
 from posenc_jax.tasks.language import Language
 from posenc_jax.tasks.task import batch_rng
 
 SEED = zlib.crc32(b'eval')
+_MOST_SHOWN = 20  # runs in an error message
+_LONGEST_LABEL = 60  # characters of what a comparison is named after
 # Settings for a caller that needs only the model and the text of a run: with them `prepare` checks
 # as little as possible.
 UNASKED = {'eval.lengths': (1,), 'eval.stride': 1, 'eval.protocols': ('nonoverlapping',)}
@@ -52,6 +55,35 @@ def home_of(run: str) -> pathlib.Path:
     path = path.expanduser().resolve()
     place = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
     return pathlib.Path('runs', f'{path.stem if path.is_file() else path.name}-{place}')
+
+
+def results_folder(runs: Sequence[str], also: Sequence[pathlib.Path] = ()) -> pathlib.Path:
+    """The folder for the results of an evaluation: `eval` in the home of one run, and for a
+    comparison a folder in `comparisons` there, named after what the first run is compared with.
+
+    A digest at the end of its name stands for all runs, so every comparison has its own folder.
+
+    Args:
+      runs: as for `home_of`.
+      also: folders of earlier results that are compared.
+
+    Example:
+      >>> results_folder(['runs/rope']).as_posix()
+      'runs/rope/eval'
+      >>> results_folder(['runs/rope', 'runs/alibi | pi(factor=2)']).parent.as_posix()
+      'runs/rope/comparisons'
+    """
+    home = home_of(runs[0])
+    if len(runs) == 1 and not also:
+        return home / 'eval'
+    places = [(directory_of(run), run.partition('|')[2].strip()) for run in runs]
+    places += [(folder, '') for folder in also]
+    all_of_them = '|'.join(f'{paths.resolved(place)}|{spec}' for place, spec in places)
+    digest = hashlib.sha256(os.fsencode(all_of_them)).hexdigest()[:6]
+    name = lambda place: (place.parent if place.name == 'eval' else place).name
+    others = '-'.join(f'{name(place)} {spec}' for place, spec in places[1:])
+    label = re.sub(r'[^\w.]+', '-', others)[:_LONGEST_LABEL].strip('-')
+    return home / 'comparisons' / f'{label}-{digest}'
 
 
 def directory_of(run: str) -> pathlib.Path:
@@ -163,7 +195,7 @@ def prepare(run: str, overrides: Mapping[str, Any], *, trust_imports: bool = Fal
     if is_pretrained(directory):
         return _prepare_pretrained(directory, overrides)
     if not is_folder(directory):
-        raise FileNotFoundError(f'no such run directory: {directory}{_neighbour(directory)}')
+        raise FileNotFoundError(_missing(directory))
     saved = restore.read_run(directory, trust_imports=trust_imports)
     if field_settings.is_field(saved.config) and UNASKED.items() <= overrides.items():
         raise SpecError(f'{directory} is a field, which reads points; it has no text to read')
@@ -180,13 +212,27 @@ def prepare(run: str, overrides: Mapping[str, Any], *, trust_imports: bool = Fal
     )
 
 
-def _neighbour(directory: pathlib.Path) -> str:
-    """A proposal of a run beside a directory that does not exist, if its name is similar."""
-    if not (paths.is_local(directory) and directory.parent.is_dir()):
-        return ''
-    runs = [path.parent.name for path in directory.parent.glob(f'*/{stored.FILE}')]
-    close = difflib.get_close_matches(directory.name, runs, n=1)
-    return f'; did you mean {directory.with_name(close[0])}?' if close else ''
+def _missing(directory: pathlib.Path) -> str:
+    """The message about a path that is no directory: which runs there are beside it."""
+    named = lambda path: shortened(str(path), 200)
+    if not paths.is_local(directory):
+        return f'no such run directory: {named(directory)}'
+    parent = directory.parent
+    if is_file(directory):
+        instead = f'; did you mean {parent}?' if (parent / stored.FILE).is_file() else ''
+        return (
+            f'{named(directory)} is a file; expected a run directory, a Hugging Face directory or '
+            f'a .gguf file{instead}'
+        )
+    hint = f'{named(parent)} {"holds no run" if is_folder(parent) else "does not exist"}'
+    for folder in filter(is_folder, (parent / 'runs', parent)):
+        runs = sorted(path.parent.name for path in folder.glob(f'*/{stored.FILE}'))
+        if close := difflib.get_close_matches(directory.name[:LONGEST_NAME], runs, n=1):
+            hint = f'did you mean {folder / close[0]}?'
+        elif runs:
+            more = f' and {len(runs) - _MOST_SHOWN} more' if len(runs) > _MOST_SHOWN else ''
+            hint = f'the runs in {folder}: {", ".join(map(quoted, runs[:_MOST_SHOWN]))}{more}'
+    return f'no such run directory: {named(directory)}; {hint}'
 
 
 def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from posenc_jax.core.registry import LARGEST, SpecError, nearest, quoted
+from posenc_jax.core.registry import LARGEST, SpecError, near, nearest, quoted
 
 # Fields of the model that say how it is computed. Its weights mean the same with every value, and
 # its numbers are the same up to rounding.
@@ -87,13 +87,7 @@ def replaced(config: Any, overrides: Mapping[str, Any]) -> Any:
         place = fields
         for depth, part in enumerate([*path, last]):
             if not isinstance(place, dict) or part not in place:
-                within = '.'.join([*path, last][:depth])
-                choices = (
-                    [f'{within}.{k}' if within else k for k in place]
-                    if isinstance(place, dict)
-                    else [within]
-                )
-                raise SpecError(f'config has no field {quoted(name)}; {nearest(name, choices)}')
+                raise SpecError(f'config has no field {quoted(name)}; {_meant(name, fields)}')
             if depth < len(path):
                 place = place[part]
         if isinstance(place[last], dict):
@@ -102,6 +96,40 @@ def replaced(config: Any, overrides: Mapping[str, Any]) -> Any:
             )
         place[last] = _read(name, value, place[last])
     return ConfigDict(fields, convert_dict=True)
+
+
+def _meant(name: str, fields: Mapping[str, Any]) -> str:
+    """The ending of the message about a field that does not exist: the fields that are nearest in
+    every part of the name; those that end with the same word; or what there is to choose from.
+    """
+    *groups, last = name.split('.')
+    within, place = '', fields
+    for part in groups:
+        inner = [key for key, value in place.items() if isinstance(value, Mapping)]
+        close = [part] if part in place else near(part, inner)
+        if not close:
+            break
+        within, place = f'{within}{close[0]}.', place[close[0]]
+        if not isinstance(place, Mapping):  # `name` goes on behind a field
+            return f'did you mean {within[:-1]!r}?'
+    if last in place:
+        return f'did you mean {within + last!r}?'
+    if same := [field for field in _names(fields) if field.split('.')[-1] == last]:
+        return f'did you mean {" or ".join(map(repr, same))}?'
+    if close := near(last, place):
+        return f'did you mean {within + close[0]!r}?'
+    return nearest('', [within + key for key in place])
+
+
+def _names(fields: Mapping[str, Any], within: str = '') -> list[str]:
+    """The dotted names of all fields, without the groups."""
+    return [
+        name
+        for key, value in fields.items()
+        for name in (
+            _names(value, f'{within}{key}.') if isinstance(value, Mapping) else [within + key]
+        )
+    ]
 
 
 def _read(name: str, value: Any, old: Any) -> Any:

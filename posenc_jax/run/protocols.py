@@ -257,13 +257,14 @@ def plan(
                 windows = functools.partial(make, length=length)
                 out.append((name, length, spread(targets, first, longest, windows, longest)))
         elif name == 'sliding':
-            check_stride(stride, min(lengths))
-            some = min(first, longest + (at_most - 1) * stride)
+            step = min(stride, longest)
+            some = min(first, longest + (at_most - 1) * step)
             for length in lengths:
-                windows = functools.partial(sliding, length=length, stride=stride)
-                out.append((name, length, spread(targets, some, _LONG * longest, windows, stride)))
+                windows = functools.partial(sliding, length=length, stride=min(stride, length))
+                out.append((name, length, spread(targets, some, _LONG * longest, windows, step)))
         elif name == 'same_tokens':
-            blocks = max(1, min(tokens // stride, at_most))
-            shared = same_tokens(targets, lengths, scored=stride, blocks=blocks)
+            scored = min(stride, min(lengths))
+            blocks = max(1, min(tokens // scored, at_most))
+            shared = same_tokens(targets, lengths, scored=scored, blocks=blocks)
             out += [(name, length, windows) for length, windows in shared.items()]
     return out

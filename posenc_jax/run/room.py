@@ -1,6 +1,7 @@
 """Disk space of checkpoints: how much one takes, and the removal of unfinished ones."""
 
 import contextlib
+import os
 import pathlib
 import shutil
 import threading
@@ -10,7 +11,8 @@ from typing import Any
 import jax
 
 from posenc_jax.core import disk, paths
-from posenc_jax.run.safe import COMMITTED, continues, finished_steps, saved_steps
+from posenc_jax.core.registry import quoted
+from posenc_jax.run.safe import COMMITTED, FOLDER, continues, finished_steps, saved_steps
 
 _UNFINISHED = '*.orbax-checkpoint-tmp*'  # folders of unfinished saves
 # Estimated bytes beside the data of the arrays: for each array (shape, sharding, entry of the
@@ -71,12 +73,29 @@ def remove(checkpoint: pathlib.Path) -> None:
 
 
 def check_place(directory: pathlib.Path) -> None:
-    """Raises ValueError unless orbax can write checkpoints to the run directory."""
+    """Raises ValueError unless checkpoints can be in the run directory: orbax can write there, and
+    no part of the path is a file or a link to nowhere.
+    """
     if not paths.is_local(directory) and not str(directory).startswith('gs://'):
         raise ValueError(
             f'{directory}: checkpoints cannot be in such a bucket; expected a local or mounted '
             'folder, or gs://BUCKET/PATH'
         )
+    check_folder(directory / FOLDER)
+
+
+def check_folder(folder: pathlib.Path) -> None:
+    """Raises ValueError if a local folder cannot be made where it does not exist, because a part of
+    its path is a file or a link to nowhere.
+    """
+    for place in (folder, *folder.parents) * paths.is_local(folder):
+        if place.is_symlink() and not place.exists():
+            raise ValueError(
+                f'{place} is a link to {quoted(os.readlink(place))}, which does not exist; make '
+                'that folder, or remove the link'
+            )
+        if place.exists() and not place.is_dir():
+            raise ValueError(f'{place} is a file; expected a folder. Move it away')
 
 
 def wait_for_writers() -> None:

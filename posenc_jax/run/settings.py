@@ -248,8 +248,14 @@ def check_segments(model: Transformer) -> None:
     """Checks that every layer can read a text in segments with a memory (`train.segment`).
 
     Raises:
-      SpecError: a layer cannot, or the model predicts the class of a row.
+      SpecError: a layer cannot, an encoding assigns positions to whole texts, or the model predicts
+        the class of a row.
     """
+    if placing := [name_of(part) for part in model.shared if part.opens('place')]:
+        raise SpecError(
+            f'train.segment must be 0: {placing[0]} assigns positions to whole texts, which '
+            'segments read in parts'
+        )
     if model.cfg.pool:
         raise SpecError('train.segment reads a row in parts, but its class is predicted as a whole')
     for layer_type, block in enumerate(model.blocks):

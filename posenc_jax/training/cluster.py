@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import jax
 from ml_collections import ConfigDict
 
-from posenc_jax.core.command import WRONG_INPUT, program
-from posenc_jax.core.paths import printable
+from posenc_jax.core.command import WRONG_INPUT, in_line, program
+from posenc_jax.core.registry import quoted
 from posenc_jax.run import defaults
 from posenc_jax.training.peers import FAILED, ClusterError, Peers
 
@@ -96,32 +96,63 @@ class Cluster:
                     'process 0'
                 )
             return found
-        if not 0 <= self.process_id < self.processes:
-            raise ValueError(
-                f'process_id must lie in 0 .. processes - 1, got {self.process_id} of '
-                f'{self.processes}'
-            )
         return self.coordinator, self.processes, self.process_id, None
 
 
 def _host_and_port(coordinator: str) -> tuple[str, int]:
     host, _, port = coordinator.rpartition(':')
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ValueError(f'coordinator must be HOST:PORT or auto, got {coordinator!r}')
+        raise ValueError(f'coordinator must be HOST:PORT or auto, got {quoted(coordinator)}')
     return host.strip('[]'), int(port)
 
 
-def find_cluster(coordinator: str, processes: int, process_id: int) -> Cluster | None:
-    """The cluster that the flags or the variables of a scheduler describe; None for one process.
+def cluster_of(coordinator: str, processes: int | None, process_id: int | None) -> Cluster | None:
+    """The cluster that the flags of a program describe; None where they describe one process.
 
     Args:
-      coordinator, processes, process_id: the flags of train.py; see `Cluster`.
+      coordinator, processes, process_id: see `Cluster`; '' and None where a flag is not given.
 
     Raises:
-      ValueError: a variable of a scheduler is not a number.
+      ValueError: the flags do not fit together.
+
+    Example:
+      >>> cluster_of('', 1, 0), cluster_of('host:1234', 2, 1)
+      (None, Cluster(coordinator='host:1234', processes=2, process_id=1))
     """
-    if coordinator or processes > 1:
-        return Cluster(coordinator, processes, process_id)
+    if coordinator == 'auto':
+        if processes is not None or process_id is not None:
+            raise ValueError(
+                '--coordinator=auto finds the processes itself; leave out --processes and '
+                '--process_id'
+            )
+        return Cluster(coordinator)
+    count = 1 if processes is None else processes
+    if count < 1:
+        raise ValueError(f'--processes must be at least 1, got {count}')
+    if not coordinator:
+        given = f'--processes={count}' if count > 1 else f'--process_id={process_id}'
+        if count > 1 or process_id:
+            raise ValueError(
+                f'{given} needs the address of process 0; give --coordinator=HOST:PORT '
+                '--processes=N --process_id=I, or none of them for one process'
+            )
+        return None
+    number = 0 if process_id is None and count == 1 else process_id
+    if number is None or not 0 <= number < count:
+        raise ValueError(
+            f'process_id must lie in 0 .. processes - 1, got {number} of {count}; give --process_id'
+        )
+    return Cluster(coordinator, count, number)
+
+
+def find_cluster(coordinator: str, processes: int | None, process_id: int | None) -> Cluster | None:
+    """The cluster that the flags or the variables of a scheduler describe; None for one process.
+
+    Args, Raises: as for `cluster_of`; also ValueError for a variable of a scheduler that is not a
+    number.
+    """
+    if cluster := cluster_of(coordinator, processes, process_id):
+        return cluster
     scheduled = _scheduled(CLUSTER_VARIABLES)
     return (
         Cluster('auto') if scheduled or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '') else None
@@ -159,12 +190,12 @@ def failed(name: str, error: BaseException) -> int:
     """Prints one of `ERRORS` in the name of a program. Returns its exit status, or ends this
     process as `leave` does.
     """
-    print(f'{program(name)}: {printable(error)}', file=sys.stderr)
+    print(f'{program(name)}: {in_line(error)}', file=sys.stderr)
     return leave(FAILED if isinstance(error, ClusterError) else WRONG_INPUT)
 
 
 @contextlib.contextmanager
-def together(coordinator: str, processes: int, process_id: int) -> Iterator[bool]:
+def together(coordinator: str, processes: int | None, process_id: int | None) -> Iterator[bool]:
     """Joins the processes that evaluate together, or does nothing if there is only this one. Yields
     whether this is process 0. What the others print in the context is dropped.
 
@@ -172,9 +203,10 @@ def together(coordinator: str, processes: int, process_id: int) -> Iterator[bool
       coordinator, processes, process_id: see `posenc_jax.core.command.processes_of`.
 
     Raises:
-      ValueError, ClusterError: as for `Cluster.joined`.
+      ValueError, ClusterError: as for `cluster_of` and `Cluster.joined`.
     """
-    if not coordinator and processes == 1 and process_id < 0:
+    cluster = cluster_of(coordinator, processes, process_id)
+    if cluster is None:
         # SLURM_NTASKS is also set where a batch script starts one process.
         for name, count in _scheduled(('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')).items():
             raise ValueError(
@@ -183,7 +215,6 @@ def together(coordinator: str, processes: int, process_id: int) -> Iterator[bool
             )
         yield True
         return
-    cluster = Cluster(coordinator, processes, process_id)
     with contextlib.ExitStack() as until_done:
         until_done.enter_context(cluster.joined(defaults.get_config().cluster, None))
         if jax.process_index():

@@ -23,6 +23,7 @@ from posenc_jax.run.plan import Plan, imported, resolve
 from posenc_jax.run.room import run_told
 from posenc_jax.run.safe import finished_steps
 from posenc_jax.run.state import TrainState
+from posenc_jax.run.tuned import trained
 from posenc_jax.tasks import batch_iterator
 from posenc_jax.training.batches import WHOLE, Shard, device_batch, shard_of
 from posenc_jax.training.cluster import Cluster
@@ -93,6 +94,7 @@ def train(
     plan = resolve(initial.resolve(config, source))
     config, directory = plan.config, plan.directory
     initial.check(config, source, plan.model)
+    trained(plan.model, config.train.tune)  # raises before a device is used
 
     def datasets(shard):
         return {
@@ -144,6 +146,7 @@ def train(
                         data,
                         shard,
                         plan.task.width(plan.length),
+                        not plan.task.is_language,
                         stop,
                     )
             # A signal may also have come while the last checkpoint was written, to any process.
@@ -206,10 +209,12 @@ def _run(
     data,
     shard: Shard,
     width: int,
+    answers: bool,
     stop: StopSignal,
 ) -> bool:
     """Trains from the newest checkpoint, or from the parameters of `given()`. Returns whether it
-    reached the last step without being asked to stop.
+    reached the last step without being asked to stop. `width` is that of a row, and `answers` is
+    as for `validate`.
     """
     settings, first = config.train, jax.process_index() == 0
     batches = batch_iterator(data['train'])
@@ -272,7 +277,7 @@ def _run(
                     if progress is not None:
                         progress.show(text='validating')
                     found = validate(
-                        trainer, state, data['validation'], settings.eval_batches, shard
+                        trainer, state, data['validation'], settings.eval_batches, shard, answers
                     )
                     if first:
                         log.write(step, found)
@@ -325,16 +330,19 @@ def check_finite(step: int, metrics: Metrics, saved: int) -> dict[str, float]:
 
 
 def validate(
-    trainer: Trainer, state: TrainState, dataset, batches: int, shard: Shard
+    trainer: Trainer, state: TrainState, dataset, batches: int, shard: Shard, answers: bool
 ) -> dict[str, float]:
     """Evaluates the first `batches` batches of a dataset, which has the rows of `shard`. Returns
-    the mean loss and accuracy over the scored targets, and the share of rows whose targets are all
-    correct; see `field_sums` for the numbers of a field.
+    the mean loss and accuracy over the scored targets and, where the rows have `answers`, which a
+    stretch of text has not, the share of rows whose targets are all correct; see `field_sums` for
+    the numbers of a field.
     """
     totals: dict[str, float] = {}
     for number in range(min(batches, len(dataset))):
         sums = trainer.evaluate(state, device_batch(dataset[number], trainer.batch_sharding, shard))
         totals = {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}
+    if not answers:
+        totals.pop('solved', None)
     return {f'validation_{name}': value for name, value in means(totals).items()}
 
 

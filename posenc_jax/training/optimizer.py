@@ -1,17 +1,13 @@
-"""AdamW with warm-up and cosine decay; the choice of parameters that are trained and that decay."""
+"""AdamW with warm-up and cosine decay; the choice of parameters that decay."""
 
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
 from posenc_jax.core.encoding import Encoding
-from posenc_jax.core.registry import check_choice
-from posenc_jax.model.layers import Norm
-from posenc_jax.model.projections import Adapter
+from posenc_jax.run.tuned import map_params
 
 
 def schedule(train: ConfigDict) -> optax.Schedule:
@@ -33,44 +29,6 @@ def schedule(train: ConfigDict) -> optax.Schedule:
     return optax.join_schedules([rise, fall], [train.warmup])
 
 
-TUNES = ('all', 'adapters', 'encodings', 'norms', 'embedding')
-
-
-def trained(model: nnx.Module, tune: str) -> dict[str, Any]:
-    """The parameters that `train.tune` trains, as a tree of booleans like that of the parameters.
-
-    Args:
-      tune: 'all', 'adapters' (adapters and encodings), 'encodings', 'norms' or 'embedding' (the
-        table of token vectors), or several of them joined by '+', such as
-        'encodings+norms+embedding'.
-
-    Raises:
-      ValueError: `tune` is unknown, or the model has no such parameters.
-    """
-    names = tune.split('+')
-    for name in names:
-        check_choice('train.tune', name, TUNES)
-    modules = list(nnx.iter_modules(model))
-    if 'adapters' in names and not any(isinstance(module, Adapter) for _, module in modules):
-        raise ValueError(
-            "train.tune is 'adapters', but the model has none: set model.lora_rank, e.g. 8"
-        )
-    kinds = dict(all=nnx.Module, adapters=(Adapter, Encoding), encodings=Encoding, norms=Norm)
-    chosen = []
-    for name in names:
-        homes = [path for path, module in modules if isinstance(module, kinds.get(name, ()))]
-        inside = lambda path, _: (
-            path[-1] == name == 'embedding' or any(path[: len(home)] == home for home in homes)
-        )
-        chosen.append(_map_params(model, inside))
-        if not any(jax.tree.leaves(chosen[-1])):
-            raise ValueError(
-                f'train.tune is {tune!r}, but the {name} have no parameters; use one of '
-                f'{", ".join(TUNES)}'
-            )
-    return jax.tree.map(lambda *own: any(own), *chosen)
-
-
 def decays(model: nnx.Module) -> dict[str, Any]:
     """The parameters that weight decay applies to, as a tree of booleans like that of the
     parameters.
@@ -88,17 +46,7 @@ def decays(model: nnx.Module) -> dict[str, Any]:
             return False
         return own >= 2 and not any(path[: len(prefix)] == prefix for prefix in encodings)
 
-    return _map_params(model, rule)
-
-
-def _map_params(model: nnx.Module, rule: Callable[[tuple, nnx.Variable], Any]) -> dict[str, Any]:
-    """`rule(path, variable)` for every parameter, as a tree like that of the parameters."""
-    params = nnx.to_pure_dict(nnx.state(model, nnx.Param), lambda v: v)
-    is_variable = lambda x: isinstance(x, nnx.Variable)
-    keys = lambda path: tuple(key.key for key in path)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, v: rule(keys(path), v), params, is_leaf=is_variable
-    )
+    return map_params(model, rule)
 
 
 def make_optimizer(train: ConfigDict, decay: dict[str, Any]) -> optax.GradientTransformation:

@@ -17,7 +17,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from posenc_jax.core.composite import name_of
 from posenc_jax.core.memory import bytes_of, device_memory, readable
 from posenc_jax.decoding.recurrence import read_segments
 from posenc_jax.model.field import Field, FieldConfig
@@ -27,8 +26,9 @@ from posenc_jax.model.sharding import dict_shapes, nearest_multiple, spec_of
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.run.reading import auxiliary_loss, encoded_source, inputs_of, source_of, tokens_of
 from posenc_jax.run.state import Params, TrainState, take_apart
+from posenc_jax.run.tuned import trained
 from posenc_jax.training.field_sums import field_sums
-from posenc_jax.training.optimizer import decays, make_optimizer, schedule, trained
+from posenc_jax.training.optimizer import decays, make_optimizer, schedule
 
 DeviceBatch = dict[str, Array]
 Metrics = dict[str, Float[Array, '']]
@@ -70,8 +70,8 @@ def make_trainer(
       model: the model of `cfg` as shapes; None builds it.
 
     Raises:
-      ValueError: the mesh does not divide the rows or heads (the message has the numbers), a device
-        has too little memory, or an encoding that assigns positions is trained on segments.
+      ValueError: the mesh does not divide the rows or heads (the message has the numbers), or a
+        device has too little memory.
     """
     parts = mesh.shape['data'] * mesh.shape['fsdp']
     if train.batch % (train.accumulate * parts):
@@ -87,12 +87,6 @@ def make_trainer(
             'mesh.sequence=1'
         )
     model = abstract_model(cfg) if model is None else model
-    placing = [name_of(part) for part in model.shared if part.opens('place')]
-    if train.segment and placing:
-        raise ValueError(
-            f'{placing[0]} assigns positions to whole texts, but train.segment={train.segment} '
-            'reads them in parts; set train.segment to 0'
-        )
     graphdef, params, constants = take_apart(model)
     tuned = trained(model, train.tune)
     optimizer = make_optimizer(train, only(decays(model), tuned))

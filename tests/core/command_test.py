@@ -2,7 +2,7 @@
 
 import pytest
 
-from posenc_jax.core.command import Parser, read_letters
+from posenc_jax.core.command import Parser, in_line, read_letters
 from posenc_jax.core.paths import printable
 
 
@@ -39,6 +39,23 @@ def test_one_line(capsys, arguments, message):
         and len(shown) < 1000
     )
     assert parser.parse_args(['--count=-2147483647', '--share=1e-3']).share == 1e-3
+
+
+@pytest.mark.parametrize('given', ['--' + 'x' * 5000, 'x' * 5000, f'--tokens={"x" * 5000}'])
+def test_what_the_user_gave_is_shortened(capsys, given):
+    parser = Parser('program')
+    parser.add_argument('--tokens', type=int)
+    with pytest.raises(SystemExit):
+        parser.parse_args([given])
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and 'xxx…xxx' in said and len(said) < 300
+
+
+def test_a_message_is_one_line_of_bounded_length():
+    assert in_line(OSError(36, 'File name too long', 'x' * 5000)).startswith('[Errno 36] File name')
+    assert len(in_line(OSError(36, 'File name too long', 'x' * 5000))) < 250
+    assert in_line('one\r\ntwo\x0bthree') == 'one two three'
+    assert len(in_line('word ' * 5000)) < 2010
 
 
 def test_a_similar_option_is_proposed():

@@ -140,6 +140,19 @@ def test_unknown_names():
         lookup('alibbi', ('encoding',))
     with pytest.raises(SpecError, match="'alibi' is registered as encoding, not as task"):
         lookup('alibi', ('task',))
+    few = "as coordinates, not as graph; valid: 'lap_pe', 'lcp', 'rfp', 'rwse'$"
+    with pytest.raises(SpecError, match=few):
+        lookup('geo_sh', ('graph',))
+    with pytest.raises(
+        SpecError, match="as task, not as encoding; the nearest encoding is 'papeft'$"
+    ):
+        lookup('passkey', ('encoding',))
+    with pytest.raises(SpecError, match="as encoding, not as task; did you mean 'copy'"):
+        lookup('rope', ('task',))
+    with pytest.raises(
+        SpecError, match=r'not as encoding; write rope\(freqs=yarn\(\)\), or extend'
+    ):
+        lookup('yarn', ('encoding',))
     with pytest.raises(SpecError, match="style is 'haff'; did you mean 'half'"):
         check_choice('style', 'haff', ('half', 'interleaved'))
     assert check_choice('style', 'half', ('half',)) == 'half'

@@ -1,6 +1,7 @@
 """Two processes evaluate and generate together, with the results of one."""
 
 import json
+import re
 
 import pytest
 
@@ -10,6 +11,7 @@ from posenc_jax.evaluation.run import evaluate
 from posenc_jax.generate import continue_text
 from posenc_jax.search import __main__ as search
 from posenc_jax.search import longrope, objective
+from posenc_jax.training import cluster
 from tests.evaluation.run_test import make_run
 from tests.methods.longrope_search_test import SMALL, interrupted
 from tests.training import tiny
@@ -70,8 +72,37 @@ def test_what_one_lacks_ends_both(run, tmp_path):
 def test_numbers_that_do_not_fit(run, capsys):
     given = '--coordinator=127.0.0.1:99', '--processes=2', '--process_id=2'
     assert command.main([f'--run={run}', *given]) == 2
-    expected = 'eval.py: process_id must lie in 0 .. processes - 1, got 2 of 2\n'
+    expected = 'eval.py: process_id must lie in 0 .. processes - 1, got 2 of 2; give --process_id\n'
     assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    'given, message',
+    [
+        (('', 0, None), '--processes must be at least 1, got 0'),
+        (('', -1, None), '--processes must be at least 1, got -1'),
+        (('host:99', 0, 0), '--processes must be at least 1, got 0'),
+        (('', None, 7), '--process_id=7 needs the address of process 0; give --coordinator='),
+        (('', None, -1), '--process_id=-1 needs the address of process 0'),
+        (('', 2, 1), '--processes=2 needs the address of process 0; give --coordinator='),
+        (('host:99', 2, None), 'got None of 2; give --process_id'),
+        (('host:99', 2, -1), 'process_id must lie in 0 .. processes - 1, got -1 of 2'),
+        (('auto', 2, None), '--coordinator=auto finds the processes itself; leave out'),
+        (('auto', None, 0), '--coordinator=auto finds the processes itself; leave out'),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(given, message):
+    for described in (cluster.cluster_of, cluster.find_cluster):
+        with pytest.raises(ValueError, match=f'^[^\n]*{re.escape(message)}[^\n]*$'):
+            described(*given)
+    with pytest.raises(ValueError, match=re.escape(message)), cluster.together(*given):
+        pytest.fail('the flags were accepted')
+
+
+def test_flags_of_one_process_are_accepted():
+    for given in (('', None, None), ('', 1, None), ('', 1, 0), ('', None, 0)):
+        assert cluster.cluster_of(*given) is None
+    assert cluster.cluster_of('host:99', 1, None) == cluster.Cluster('host:99', 1, 0)
 
 
 @pytest.mark.full

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 
@@ -20,6 +22,7 @@ from posenc_jax.extension.ms_poe import ms_poe_ratios, probe_heads
 from posenc_jax.generate import continue_text
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.run import checkpoint, initial, job, restore, stored
+from posenc_jax.run.job import home_of, results_folder
 from posenc_jax.run.plan import make_task, model_config
 from posenc_jax.training.step import make_trainer
 
@@ -288,7 +291,6 @@ def test_a_run_trained_with_kernels_is_read_and_continued_without_them(runs):
             'needs 100000001 tokens, but the text has',
         ),
         ('alibi', {'eval.lengths': '0'}, SpecError, 'whole numbers of at least 1'),
-        ('alibi', {'eval.stride': 64}, ValueError, 'between 1 and the shortest length, 16'),
         ('alibi', {'eval.positions': 'some'}, SpecError, 'eval.positions'),
         ('alibi', {'task': 'copy()'}, SpecError, 'was trained on 257 token ids; copy'),
         ('rope', {'extend': 'yam(factor=4)'}, SpecError, "did you mean 'yarn'"),
@@ -411,13 +413,30 @@ def test_a_run_that_cannot_be_evaluated_stops_the_others_before_they_start(runs,
         evaluate([runs['alibi'], runs['learned']], {'eval.lengths': '64'})
 
 
-def test_command_line_errors_are_one_message_with_exit_code_2(tmp_path, capsys):
-    assert command.main([f'--run={tmp_path / "nowhere"}']) == 2
-    assert capsys.readouterr().err == f'eval.py: no such run directory: {tmp_path / "nowhere"}\n'
-    (tmp_path / 'rope').mkdir()
-    (tmp_path / 'rope' / 'config.json').touch()
-    assert command.main([f'--run={tmp_path / "rop"}']) == 2
-    assert capsys.readouterr().err.endswith(f'rop; did you mean {tmp_path / "rope"}?\n')
+def test_command_line_errors_are_one_message_with_exit_code_2(tmp_path, capsys, monkeypatch):
+    def said(run):
+        assert command.main([f'--run={run}']) == 2
+        return capsys.readouterr().err
+
+    missing = lambda name: f'eval.py: no such run directory: {tmp_path / name}; '
+    assert said(tmp_path / 'nowhere') == missing('nowhere') + f'{tmp_path} holds no run\n'
+    assert said(tmp_path / 'a' / 'b') == missing('a/b') + f'{tmp_path / "a"} does not exist\n'
+    for name in ('rope', 'alibi', 'no\x1b[31m'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'config.json').touch()
+    assert said(tmp_path / 'rop') == missing('rop') + f'did you mean {tmp_path / "rope"}?\n'
+    there = f"the runs in {tmp_path}: 'alibi', 'no\\x1b[31m', 'rope'\n"
+    assert said(tmp_path / 'nothing') == missing('nothing') + there
+    assert 'x' * 200 not in (long := said(tmp_path / ('x' * 5000))) and there in long
+    (tmp_path / 'runs').symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path / 'rope')
+    (tmp_path / 'rope' / 'runs').symlink_to(tmp_path)
+    assert said('alib') == 'eval.py: no such run directory: alib; did you mean runs/alibi?\n'
+    (tmp_path / 'text.txt').touch()
+    is_file = 'is a file; expected a run directory, a Hugging Face directory or a .gguf file'
+    assert said(tmp_path / 'text.txt') == f'eval.py: {tmp_path / "text.txt"} {is_file}\n'
+    config = tmp_path / 'rope' / 'config.json'
+    assert said(config) == f'eval.py: {config} {is_file}; did you mean {tmp_path / "rope"}?\n'
     assert command.main([f'--run={tmp_path}']) == 2
     assert 'config.json' in capsys.readouterr().err
 
@@ -434,7 +453,7 @@ def test_command_line_forms():
     )
     assert runs == ['a', 'b | yarn(factor=4, beta_fast=32)', 'c']
     assert out == pathlib.Path('x') and changes == {'extend': 'pi(factor=2)'}
-    assert processes == ('', 1, -1) and not trusted
+    assert processes == ('', None, None) and not trusted
     lists = 'a | longrope(long=(1.0, 2.0), factor=4.0, short=(1.0, 1.5), start=2)'
     assert command.arguments([f'--run={lists},b', f'--run={lists}'])[0] == [lists, 'b', lists]
 
@@ -460,6 +479,45 @@ def test_a_missing_checkpoint_stops_the_others_before_they_start(runs, tmp_path,
     monkeypatch.setattr(restore, 'restore_model', lambda *_: pytest.fail('a checkpoint was read'))
     with pytest.raises(ValueError, match='has no checkpoint'):
         evaluate([runs['alibi'], tmp_path])
+
+
+def test_a_comparison_leaves_the_results_of_its_first_run(runs, capsys):
+    first, second = pathlib.Path(runs['copy']), f'{runs["copy"]} | nope_temperature(1.5)'
+    settings = ['--config.eval.lengths=4', '--config.eval.samples=4']
+    assert command.main([f'--run={first}', *settings]) == 0
+    before = {path: path.read_bytes() for path in (first / 'eval').iterdir()}
+    shutil.rmtree(first / 'comparisons', ignore_errors=True)
+    assert command.main([f'--run={first}', f'--run={second}', *settings]) == 0
+    assert {path: path.read_bytes() for path in (first / 'eval').iterdir()} == before
+    (folder,) = (first / 'comparisons').iterdir()
+    assert re.fullmatch(r'copy-nope_temperature-1.5-[0-9a-f]{6}', folder.name)
+    assert [run.extend for run in read(folder)] == ['', 'nope_temperature(1.5)']
+    assert f'{folder}/results.json' in capsys.readouterr().out
+
+
+def test_every_comparison_has_a_folder_of_its_own(tmp_path):
+    a, b, c = 'runs/a', 'runs/b', 'other/b'
+    asked = [([a, b], ()), ([a, c], ()), ([a, b, c], ()), ([a, f'{a} | pi(factor=2.0)'], ())]
+    asked += [([a], [pathlib.Path(b, 'eval')]), ([b, a], ()), ([f'{a} | pi(factor=2.0)', b], ())]
+    folders = [results_folder(*one) for one in asked]
+    assert len(set(folders)) == len(folders)
+    for folder, (runs, _) in zip(folders, asked):
+        assert folder.parent == home_of(runs[0]) / 'comparisons'
+    assert [folder.name[:-7] for folder in folders[:5]] == ['b', 'b', 'b-b', 'a-pi-factor-2.0', 'b']
+    assert results_folder([f'{a} | pi(factor=2.0)']) == pathlib.Path(a, 'eval')
+    long = results_folder([a, *('runs/' + 'x' * 200 for _ in range(9))]).name
+    assert len(long) < 100
+
+
+def test_an_output_that_cannot_be_made_is_refused_before_the_evaluation(runs, tmp_path, capsys):
+    (tmp_path / 'file').touch()
+    with_out = lambda out: command.main([f'--run={runs["copy"]}', f'--out={out}'])
+    assert with_out(tmp_path / 'file' / 'new') == 2
+    said = f'eval.py: {tmp_path / "file"} is a file; expected a folder. Move it away\n'
+    assert capsys.readouterr() == ('', said)
+    assert with_out(tmp_path / ('x' * 5000)) == 2
+    out, error = capsys.readouterr()
+    assert not out and error.count('\n') == 1 and 'x' * 200 not in error
 
 
 @pytest.mark.full

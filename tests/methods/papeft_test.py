@@ -22,8 +22,8 @@ from posenc_jax.embedding.papeft import (
     shuffled_documents,
 )
 from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.run.tuned import trained
 from posenc_jax.tasks.retrieval import KVSlots
-from posenc_jax.training.optimizer import trained
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'papeft.json').read_text())['values']
 EMPTY = 12

@@ -27,9 +27,9 @@ from posenc_jax.rotation.tape import TAPE, tape_attended, tape_fed, tape_start, 
 from posenc_jax.run.overrides import replaced
 from posenc_jax.run.plan import validate
 from posenc_jax.run.restore import restore_model
+from posenc_jax.run.tuned import trained
 from posenc_jax.training.loop import train
 from posenc_jax.training.metrics_file import FILE, read_lines
-from posenc_jax.training.optimizer import trained
 from tests.training import tiny
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'tape.json').read_text())

@@ -19,6 +19,7 @@ from posenc_jax.run import stored
 from posenc_jax.run.checkpoint import CheckpointError, Checkpoints, fingerprint, finished_steps
 from posenc_jax.run.plan import make_task, model_config, validate
 from posenc_jax.run.restore import read_run, restore_model
+from posenc_jax.run.room import check_place
 from posenc_jax.training.step import make_trainer
 from tests.training import tiny
 
@@ -414,10 +415,27 @@ def test_a_file_in_the_place_of_the_folder(run, keep):
     directory, _, _ = run
     shutil.rmtree(directory / 'checkpoints')
     (directory / 'checkpoints').write_text('')
-    with pytest.raises(
-        CheckpointError, match='/checkpoints is a file; expected the folder of the checkpoints'
-    ):
+    with pytest.raises(ValueError, match='/checkpoints is a file; expected a folder. Move it away'):
         Checkpoints(directory, keep=keep)
+    (directory / 'checkpoints').unlink()
+    (directory / 'checkpoints').symlink_to('/nowhere/there')
+    for tried in (lambda: Checkpoints(directory, keep=keep), lambda: check_place(directory)):
+        with pytest.raises(
+            ValueError, match="/checkpoints is a link to '/nowhere/there', which does not exist; ma"
+        ):
+            tried()
+
+
+def test_a_run_has_no_place_below_a_file_or_a_link_to_nowhere(tmp_path):
+    (tmp_path / 'file').write_text('')
+    (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
+    for name, message in (('file', 'file is a file; exp'), ('link', 'link is a link to .*now')):
+        for place in (tmp_path / name, tmp_path / name / 'rope'):
+            with pytest.raises(ValueError, match=f'^{tmp_path}/{message}'):
+                check_place(place)
+    check_place(tmp_path / 'new' / 'rope')
+    (tmp_path / 'nowhere').mkdir()
+    check_place(tmp_path / 'link' / 'rope')
 
 
 def test_none_is_removed_while_somebody_reads(run):

@@ -38,6 +38,12 @@ CREAM = dict(task='cream_text(factor=2)')
         (dict(model__kv_heads=3), '4 heads are not a multiple of 3 kv_heads'),
         (dict(train__steps=0), 'train.steps must be at least 1, got 0'),
         (dict(train__segment=32), 'train.segment must be below train.length = 32, or 0, got 32'),
+        (
+            dict(train__segment=8, encoding='randomized_pe(max_len=64) | rope()'),
+            'train.segment must be 0: randomized_pe assigns positions to whole texts, which',
+        ),
+        (dict(mesh__data=0), 'mesh.data must be at least 1, or -1 for the devices left, got 0'),
+        (dict(mesh__tensor=0), 'mesh.tensor must be at least 1, got 0'),
         (dict(train__memory=8), 'train.memory must be 0 where train.segment is 0, got 8'),
         (
             dict(train__segment=8, model__kind='encoder'),
@@ -64,10 +70,6 @@ CREAM = dict(task='cream_text(factor=2)')
         (
             dict(cluster__peer_timeout=9),
             'cluster.peer_timeout must be between 10 and 86400 seconds, or 0 for none, got 9',
-        ),
-        (
-            dict(eval__at_end=True),
-            'eval.stride is 64; it must be between 1 and the shortest length, 32',
         ),
         (dict(name='../there'), 'name must be a folder within workdir'),
         # What the evaluation at the end would refuse.
@@ -556,6 +558,13 @@ def test_command_line(capsys):
         ),
     ]
     here = [
+        (['--' + 'x' * 5000], 'xxx; --config.NAME=VALUE changes a field of the config'),
+        (['--' + 'x' * 5000 + '=1'], 'xxx; --config.NAME=VALUE changes a field of the config'),
+        (['x' * 5000], 'xxx…xxx'),
+        (['--config.workdir=' + 'x' * 5000], 'xxx…xxx'),
+        (['--processes=0'], '--processes must be at least 1, got 0'),
+        (['--process_id=7'], '--process_id=7 needs the address of process 0; give --coordinator='),
+        (['--config.train.tune=adapter', '--config.mesh.data=7'], "did you mean 'adapters'?"),
         (
             ['--config.encoding=alibbi()'],
             "unknown encoding or mixer 'alibbi'; did you mean 'alibi'",

@@ -17,6 +17,7 @@ from posenc_jax.model.pretrained import export_pretrained
 from posenc_jax.run import defaults, initial, stored
 from posenc_jax.run.plan import validate
 from posenc_jax.run.restore import restore_model
+from posenc_jax.training import loop
 from posenc_jax.training.loop import train
 from tests.training import tiny
 
@@ -250,13 +251,15 @@ def test_a_public_checkpoint_is_continued_with_its_tokenizer(tmp_path):
         (dict(train__tune='adapters'), 'set model.lora_rank'),
         (dict(train__tune='encodings'), 'the encodings have no parameters'),
         (dict(train__tune='adaptors'), "did you mean 'adapters'"),
+        (dict(train__tune='adapter', mesh__data=1000), "did you mean 'adapters'"),
         (
             dict(task='addition()'),
             'embedding is .* in .* and .* in the model that would continue it',
         ),
     ],
 )
-def test_errors_come_before_any_training(tmp_path, source, fields, message):
+def test_errors_come_before_any_device_is_used(tmp_path, source, fields, message, monkeypatch):
+    monkeypatch.setattr(loop, 'make_mesh', lambda **_: pytest.fail('a device was used'))
     fields = {'init__source': str(source), **fields}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         train(continued(tmp_path, fields.pop('init__source'), **fields))

@@ -132,6 +132,25 @@ def test_all_lengths_score_the_same_targets_of_a_stretch():
     assert len(scored['nonoverlapping'][0]) == 288  # nine stretches of 32
 
 
+def test_a_stride_is_at_most_the_length():
+    def plans(lengths, stride):
+        names = 'sliding', 'same_tokens', 'nonoverlapping'
+        found = protocols.plan(999, lengths, names, tokens=300, stride=stride)
+        return {(name, n): (ranges(plan), plan.scored.tolist()) for name, n, plan in found}
+
+    long, usual = plans((8, 32), 64), plans((8, 32), 32)
+    assert long == usual
+    assert long['sliding', 32] == plans((32,), 32)['sliding', 32]
+    # At the shortest length every window is scored whole.
+    for name in ('sliding', 'same_tokens'):
+        windows, scored = long[name, 8]
+        assert scored == [end - begin for begin, end in windows]
+        targets = {n: scored_targets(plan) for key, n, plan in protocols.plan(
+            999, (8, 32), (name,), tokens=300, stride=64)}  # fmt: skip
+        assert sorted(targets[8]) == sorted(targets[32]) != []
+    assert long['same_tokens', 32][1] == [8] * len(long['same_tokens', 8][0])
+
+
 def test_a_text_that_is_scored_whole_is_one_stretch():
     ((_, _, windows),) = protocols.plan(99, (8,), ('nonoverlapping',), tokens=99, stride=4)
     assert windows.start.tolist() == list(range(0, 99, 8)) and windows.size[-1] == 3

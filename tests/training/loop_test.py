@@ -194,6 +194,18 @@ def test_a_signal_at_the_last_step_starts_no_evaluation(tmp_path, monkeypatch, c
     assert loop.train(tiny.config(tmp_path, **fields)) == directory and not list(answers)
 
 
+@pytest.mark.full_but_one
+@pytest.mark.parametrize('task, exact', [('language()', False), ('copy()', True)])
+def test_rows_that_are_answers_have_an_exact_match(task, exact, tmp_path, capsys):
+    fields = dict(name=NAME, train__steps=1, train__warmup=0, train__eval_every=1)
+    fields |= dict(train__eval_batches=1, train__length=8, encoding='nope()', task=task)
+    loop.train(tiny.config(tmp_path, **fields))
+    (line,) = [x for x in read_lines(tmp_path / NAME / FILE) if 'validation_loss' in x]
+    assert 'validation_accuracy' in line and ('validation_exact' in line) == exact
+    said = capsys.readouterr().out
+    assert 'validation_accuracy' in said and ('validation_exact' in said) == exact
+
+
 def test_a_stopped_run_ends_with_the_status_that_the_config_sets(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, '_run', lambda *given: stops.pop())
     config = tiny.config(tmp_path, name=NAME, cluster__stop_status=3)

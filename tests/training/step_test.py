@@ -106,10 +106,6 @@ def test_a_batch_is_read_in_segments_with_a_memory():
         assert read[memory] == pytest.approx(float(expected.mean()), rel=1e-5)
     assert read[32] == pytest.approx(losses.mean(), rel=1e-5)
     assert min(abs(read[0] - read[8]), abs(read[8] - read[32])) > 1e-4 * read[32]
-    with pytest.raises(
-        ValueError, match='randomized_pe assigns positions to whole texts, but train.segment=8'
-    ):
-        trainer_of(train__segment=8, encoding='randomized_pe(max_len=64) | rope()')
 
 
 def test_solved_rows(plain):

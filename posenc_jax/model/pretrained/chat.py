@@ -2,9 +2,11 @@
 it.
 """
 
-import datetime
 import json
 import pathlib
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,13 +24,18 @@ from posenc_jax.model.pretrained.fields import (
 from posenc_jax.model.pretrained.tokenizer import one_line
 
 LONGEST = 2**20  # characters of a template, far above those of published models
+# Bounds of rendering one: seconds of processor time, bytes of memory, and characters of the text;
+# and the seconds by the clock after which the process is ended where it gets no processor.
+SECONDS, MEMORY, LONGEST_TEXT, PATIENCE = 5, 2**30, 2**24, 60
+_OUT_OF_TIME = getattr(signal, 'SIGXCPU', 0)
 _TEMPLATE = text(LONGEST, least=1)
 _TOKENS = ('bos_token', 'eos_token', 'unk_token', 'pad_token')
 
 
 class ChatTemplate:
     """A template in the language Jinja. It runs in the sandbox of the library jinja2, which gives
-    it no access to Python.
+    it no access to Python, and in a process of its own (`chat_process.py`) with bounded time,
+    memory and text.
 
     Args:
       template: the text of the template.
@@ -36,7 +43,8 @@ class ChatTemplate:
       where: the file, for error messages.
 
     Raises:
-      PretrainedError: jinja2 is not installed, or the template is not in its language.
+      PretrainedError: jinja2 is not installed, or the template is no text of at most `LONGEST`
+        characters.
 
     Example:
       >>> chat = ChatTemplate(
@@ -47,11 +55,10 @@ class ChatTemplate:
     """
 
     def __init__(self, template: str, tokens: Mapping[str, str], where: object = 'the template'):
+        with one_line(f'{where}: the chat template cannot be read'), extras.explained():
+            import jinja2  # noqa: F401
         self._where, self._tokens = where, dict(tokens)
-        with one_line(f'{where}: the chat template cannot be read'):
-            self._template = _environment().from_string(
-                check(template, _TEMPLATE, where, 'chat_template')
-            )
+        self._template = check(template, _TEMPLATE, where, 'chat_template')
 
     def render(self, messages: Sequence[Mapping[str, str]], *, answer: bool = True) -> str:
         """The text of a conversation.
@@ -61,16 +68,44 @@ class ChatTemplate:
           answer: whether the text ends where the model is to answer.
 
         Raises:
-          PretrainedError: the template refuses the messages, or fails; the message has its reason.
+          PretrainedError: the template is not in its language, refuses the messages, or fails (the
+            message has its reason); it takes more than `SECONDS` of processor time or `MEMORY`
+            bytes, or its text has more than `LONGEST_TEXT` characters.
         """
-        with one_line(f'{self._where}: the chat template fails'):
-            return self._template.render(
-                messages=[dict(message) for message in messages],
-                add_generation_prompt=answer,
-                tools=None,
-                documents=None,
-                **self._tokens,
+        values = {
+            **dict(messages=[dict(message) for message in messages], tools=None, documents=None),
+            **dict(self._tokens, add_generation_prompt=answer),
+        }
+        bounds = dict(seconds=SECONDS, memory=MEMORY, longest=LONGEST_TEXT)
+        found = _answer({'template': self._template, 'values': values, **bounds})
+        if 'problem' in found:
+            raise PretrainedError(
+                f'{self._where}: the chat template {_printable(found["problem"])}'
             )
+        return found['text']
+
+
+def _answer(asked: Mapping[str, Any]) -> dict[str, str]:
+    """What the process of `chat_process.py` answers, or the 'problem' that it ended early."""
+    script = pathlib.Path(__file__).with_name('chat_process.py')
+    # With -P the folder of the script, whose files have common names, is not on the path.
+    command = [sys.executable, '-P', str(script)]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(asked).encode(), capture_output=True, timeout=PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        return {'problem': f'fails: it did not end within {PATIENCE} seconds'}
+    if done.returncode == -_OUT_OF_TIME:
+        return {'problem': f'fails: it did not end within {SECONDS} seconds of processor time'}
+    if done.returncode:
+        said = (done.stderr.decode(errors='replace').split('\n')[-2:-1] or [''])[0][:300]
+        return {'problem': f'fails: its process ended with status {done.returncode} {said}'.strip()}
+    return json.loads(done.stdout)
+
+
+def _printable(text: str) -> str:
+    return ''.join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def directory_template(path: pathlib.Path) -> ChatTemplate | None:
@@ -110,37 +145,3 @@ def _read(file: pathlib.Path) -> str:
         return file.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise PretrainedError(f'{file} cannot be read: {error}') from None
-
-
-def _environment() -> Any:
-    """What templates of public models may use: loop controls, the tag `generation` around what a
-    model says, and functions that refuse a conversation and tell the date.
-    """
-    with extras.explained():
-        import jinja2
-        from jinja2.ext import Extension
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        tags = {'generation'}
-
-        def parse(self, parser):
-            next(parser.stream)
-            return parser.parse_statements(('name:endgeneration',), drop_needle=True)
-
-    def refuse(message):
-        raise jinja2.TemplateError(message)
-
-    def to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-        form: dict[str, Any] = dict(indent=indent, separators=separators, sort_keys=sort_keys)
-        return json.dumps(value, ensure_ascii=ensure_ascii, **form)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, 'jinja2.ext.loopcontrols']
-    )
-    environment.filters['tojson'] = to_json
-    environment.globals |= {
-        'raise_exception': refuse,
-        'strftime_now': lambda form: datetime.datetime.now().strftime(form),
-    }
-    return environment

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from posenc_jax.core import paths
+from posenc_jax.core.registry import shortened
 from posenc_jax.model.pretrained.architectures import supported
 from posenc_jax.model.pretrained.chat import ChatTemplate, directory_template
 from posenc_jax.model.pretrained.fields import (
@@ -70,7 +71,7 @@ def open_source(path: str | pathlib.Path) -> Source:
     if is_folder(path):
         return HuggingFace(path)
     if not is_file(path):
-        raise FileNotFoundError(f'no such checkpoint: {path}')
+        raise FileNotFoundError(f'no such checkpoint: {shortened(str(path), 200)}')
     if path.suffix != '.gguf':
         raise PretrainedError(f'{path} is neither a directory with config.json nor a .gguf file')
     return GGUF(path)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.core import extras
-from posenc_jax.core.registry import SpecError, check_choice, nearest, register
+from posenc_jax.core.registry import SpecError, check_choice, nearest, quoted, register
 from posenc_jax.tasks.language.documents import Corpus
 from posenc_jax.tasks.language.embedded import EMBEDDED, EmbeddedCorpus
 from posenc_jax.tasks.language.packing import pack_documents, packed_batch
@@ -212,12 +212,13 @@ def open_corpus(dataset: str, data_dir: str | None = None, feature: str | None =
         case _ if dataset in EMBEDDED:
             if data_dir is not None:
                 raise SpecError(
-                    f'data_dir={data_dir!r} is for "text:" and "tfds:"; {dataset!r} comes with '
-                    'Python'
+                    f'data_dir={quoted(data_dir)} is for "text:" and "tfds:"; {dataset!r} comes '
+                    'with Python'
                 )
             return EmbeddedCorpus(dataset)
     raise SpecError(
-        f'unknown dataset {dataset!r}; {nearest(dataset, [*EMBEDDED, "text:GLOB", "tfds:NAME"])}'
+        f'unknown dataset {quoted(dataset)}; '
+        f'{nearest(dataset, [*EMBEDDED, "text:GLOB", "tfds:NAME"])}'
     )
 
 

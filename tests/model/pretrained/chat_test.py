@@ -8,6 +8,7 @@ import sys
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from posenc_jax.model.pretrained import chat
 from posenc_jax.model.pretrained.chat import ChatTemplate, directory_template
 from posenc_jax.model.pretrained.sources import PretrainedError
 
@@ -113,6 +114,14 @@ def test_a_directory_has_a_file_a_field_or_a_named_list(tmp_path):
         ('{{ messages.__class__.__mro__ }}', "fails: .*attribute '__class__'"),
         ('{{ 1 // 0 }}', 'fails: .*zero'),
         ('{% for i in range(10**9) %}{% endfor %}', 'fails: Range too big'),
+        ("{{ 'a' * 10**10 }}", 'needs more than 1024 MiB of memory'),  # while it is compiled
+        ('{{ messages | string | center(10**10) }}', 'fails: it needs more than 1024 MiB'),
+        (
+            "{% for i in range(99999) %}{{ 'a' * 10**5 }}{% endfor %}",
+            'fails: its text is longer than 16777216 characters',
+        ),
+        ('{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}', 'fails: .*recursion'),
+        (r'{{ raise_exception("\x1b[31mred") }}', r'fails: \\x1b\[31mred'),
         ('', "chat_template='', expected a text of 1 to 1048576 characters"),
         (3, 'chat_template=3, expected a text'),
     ],
@@ -121,6 +130,28 @@ def test_wrong_templates_are_one_line(template, message):
     with pytest.raises(PretrainedError, match=f'here: .*{message}') as found:
         ChatTemplate(template, {}, 'here').render([])
     assert '\n' not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    'template',
+    [
+        '{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}',
+        '{% macro f(n) %}{% if n %}{{ f(n - 1) ~ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}',
+        '{{ 10 ** (10 ** 10) }}',  # one operation of Python, which no handler of signals interrupts
+    ],
+)
+def test_templates_that_do_not_end_are_ended(template, monkeypatch):
+    monkeypatch.setattr(chat, 'SECONDS', 1)
+    with pytest.raises(
+        PretrainedError, match='here: the chat template fails: it did not end within 1 seconds of'
+    ):
+        ChatTemplate(template, {}, 'here').render([])
+
+
+def test_a_process_that_gets_no_processor_is_ended(monkeypatch):
+    monkeypatch.setattr(chat, 'PATIENCE', 0)
+    with pytest.raises(PretrainedError, match='fails: it did not end within 0 seconds$'):
+        ChatTemplate('{{ messages }}', {}).render([])
 
 
 def test_a_missing_library_is_one_line(monkeypatch):
