@@ -95,5 +95,5 @@ def test_programs_print_an_error_on_one_line(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         train.stop(ValueError('x\ny\x1b[31m.txt is not text'), 2)
     assert cluster.failed('eval.py', ValueError('x\ny\x1b[31m.txt is not text')) == 2
-    said = r'x\ny\x1b[31m.txt is not text'
+    said = r'x y\x1b[31m.txt is not text'
     assert capsys.readouterr().err == f'train.py: {said}\neval.py: {said}\n'
