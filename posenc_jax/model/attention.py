@@ -112,7 +112,7 @@ class Attention(nnx.Module):
         self._check(x)
         tok = self.encoding.place(Tokens.of(length=x.shape[1]) if tok is None else tok, key=key)
         if tok.length != x.shape[1]:
-            raise ValueError(f'Attention: tok has {tok.length} tokens, x has {x.shape[1]} rows')
+            raise ValueError(f'Attention: tok has {tok.length} tokens, x has {x.shape[1]} tokens')
         return self._mixer(x.dtype).whole(self.encoding.embed(x, tok), tok)
 
     def start(

@@ -110,7 +110,10 @@ def test_gradients_reach_the_projections_and_the_encoding():
             lambda: layer('rope()')(jnp.ones((2, WIDTH))),
             r'x has shape \(2, 16\), expected \[B, L, 16',
         ),
-        (lambda: layer('rope()')(draw(), pj.Tokens.of(length=4)), 'tok has 4 tokens, x has 9 rows'),
+        (
+            lambda: layer('rope()')(draw(), pj.Tokens.of(length=4)),
+            'tok has 4 tokens, x has 9 tokens',
+        ),
         (
             lambda: layer('rope()').start(1, 8, pj.Tokens.of(length=4)),
             'tok has 4 tokens, the capacity is 8',
