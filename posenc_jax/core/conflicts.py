@@ -56,7 +56,7 @@ CONFLICTS = (
     Conflict(
         'opens project',
         'projects_earlier_rows',
-        '{second} has the layer project earlier rows too, which {first} would take for tokens: '
+        '{second} has the layer project earlier tokens too, which {first} would take for its own: '
         'write {second} before {first}',
         before=True,
     ),
@@ -97,8 +97,8 @@ CONFLICTS = (
     Conflict(
         'follows_length',
         'reads earlier rows',
-        '{first} projects all cached keys again at every step, and {second} reads rows of the '
-        'layer input that are gone by then: they cannot be chained',
+        '{first} projects all cached keys again at every step, and {second} reads the '
+        'layer input of tokens that are gone by then: they cannot be chained',
     ),
     Conflict(
         'several_inputs',

@@ -135,9 +135,9 @@ class Cable(Encoding):
 
     def project(self, q, k, v, tq, tk, x=None):
         if x is None or x.shape[1] != k.shape[1]:
-            got = 'none' if x is None else f'{x.shape[1]} rows'
+            got = 'none' if x is None else f'{x.shape[1]} tokens'
             raise ValueError(
-                f'cable reads one row of layer input per key: {k.shape[1]} keys, input: {got}'
+                f'cable reads the layer input of one token per key: {k.shape[1]} keys, input: {got}'
             )
         a = (
             jnp.einsum('bsd,dn->bsn', x.astype(jnp.float32), self.kernel[...], precision='highest')

@@ -200,10 +200,10 @@ class CoPE(Encoding):
 
     def _gate_key(self, x, k):
         if x is None or x.shape[1] != k.shape[1]:
-            got = 'none' if x is None else f'{x.shape[1]} rows'
+            got = 'none' if x is None else f'{x.shape[1]} tokens'
             raise ValueError(
-                f"cope(gates='separate') reads one row of layer input per key: {k.shape[1]} "
-                f'keys, input: {got}'
+                "cope(gates='separate') reads the layer input of one token per key: "
+                f'{k.shape[1]} keys, input: {got}'
             )
         return jnp.einsum('bsd,dkh->bskh', x, self.key_kernel[...].astype(x.dtype)).astype(k.dtype)
 

@@ -296,9 +296,9 @@ class PaTH(Encoding):
 
     def project(self, q, k, v, tq, tk, x=None):
         if x is None or x.shape[1] != k.shape[1] + self.lookback:
-            got = 'none' if x is None else f'{x.shape[1]} rows'
+            got = 'none' if x is None else f'{x.shape[1]} tokens'
             raise ValueError(
-                f'path reads the layer input of every key and of {self.lookback} rows before: '
+                f'path reads the layer input of every key and of {self.lookback} tokens before: '
                 f'{k.shape[1]} keys, input: {got}'
             )
         x = x.astype(jnp.float32)

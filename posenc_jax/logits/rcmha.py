@@ -187,10 +187,10 @@ class RCMHA(Encoding):
             raise ValueError(f'rcmha has tables for {heads} heads, queries have {q.shape[2]}')
         if q.shape[1] != tq.length + self.lookback or k.shape[1] != tk.length + self.lookback:
             raise ValueError(
-                f'rcmha convolves projections with {self.lookback} rows in front, which its '
+                f'rcmha convolves projections with {self.lookback} tokens in front, which its '
                 '`qkv` has the layer project, '
                 f'and comes first in a chain: {tq.length} queries and {tk.length} keys, got '
-                f'{q.shape[1]} and {k.shape[1]} rows'
+                f'{q.shape[1]} and {k.shape[1]}'
             )
         longest = _longest(tk)
         if not self.clip and exceeds('rcmha', longest, rows):

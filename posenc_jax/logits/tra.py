@@ -121,9 +121,10 @@ class TRA(Encoding):
 
     def project(self, q, k, v, tq, tk, x=None):
         if x is None or x.shape[1] != q.shape[1]:
-            got = 'none' if x is None else f'{x.shape[1]} rows'
+            got = 'none' if x is None else f'{x.shape[1]} tokens'
             raise ValueError(
-                f'tra reads one row of layer input per query: {q.shape[1]} queries, input: {got}'
+                'tra reads the layer input of one token per query: '
+                f'{q.shape[1]} queries, input: {got}'
             )
         a = (
             jnp.einsum('btd,dn->btn', x.astype(jnp.float32), self.kernel[...], precision='highest')

@@ -168,7 +168,7 @@ def start(
     if encoding.cached == 'raw' and encoding.lookback:
         raise ValueError(
             f'keys cached raw cannot be projected again with lookback={encoding.lookback}: their '
-            'rows are gone'
+            'layer input is gone'
         )
     raw_k, raw_v = k, v
     q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, rows)

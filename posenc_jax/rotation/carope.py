@@ -191,9 +191,10 @@ class CARoPE(Encoding):
 
     def project(self, q, k, v, tq, tk, x=None):
         if x is None or x.shape[1] != k.shape[1]:
-            got = 'none' if x is None else f'{x.shape[1]} rows'
+            got = 'none' if x is None else f'{x.shape[1]} tokens'
             raise ValueError(
-                f'carope reads one row of layer input per key: {k.shape[1]} keys, input: {got}'
+                'carope reads the layer input of one token per key: '
+                f'{k.shape[1]} keys, input: {got}'
             )
         a = jnp.einsum('bsd,dn->bsn', x.astype(jnp.float32), self.kernel[...], precision='highest')
         return (

@@ -219,8 +219,8 @@ class Conflator(Encoding):
     def qkv(self, x, linear, tok):
         if x.shape[1] != tok.length + 1:
             raise ValueError(
-                'conflator reads the layer input of every token and of one row before: '
-                f'{tok.length} tokens, {x.shape[1]} rows'
+                'conflator reads the layer input of every token and of the one before: '
+                f'{tok.length} tokens, the input of {x.shape[1]}'
             )
         # Padding and rows before the sequence are zero. So first tokens need a flag only if a row
         # holds several documents.

@@ -188,7 +188,7 @@ def test_caches_that_exclude_each_other():
         pj.chain(Raw(), Evolving())
     with pytest.raises(
         SpecError,
-        match='rope projects all cached keys again .* rcmha reads rows of the layer input',
+        match='rope projects all cached keys again .* rcmha reads the layer input of tokens',
     ):
         pj.make(
             'rcmha(max_len=8) | rope(freqs=dynamic_ntk())',

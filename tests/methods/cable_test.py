@@ -179,5 +179,5 @@ def test_wrong_input():
     q, k, v, x = inputs()
     with pytest.raises(ValueError, match='21 keys, input: none'):
         run(build(), q, k, v, None, pj.Tokens.of(length=L))
-    with pytest.raises(ValueError, match='21 keys, input: 5 rows'):
+    with pytest.raises(ValueError, match='21 keys, input: 5 tokens'):
         run(build(), q, k, v, x[:, :5], pj.Tokens.of(length=L))

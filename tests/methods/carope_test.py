@@ -189,9 +189,9 @@ def test_errors(spec, width, message):
         pj.make(spec, heads=2, head_dim=width, model_dim=4)
 
 
-@pytest.mark.parametrize('rows, got', [(None, 'none'), (3, '3 rows')])
+@pytest.mark.parametrize('rows, got', [(None, 'none'), (3, '3 tokens')])
 def test_layer_input_of_every_key_is_needed(rows, got):
     q, k, v, x = inputs()
     tok = pj.Tokens.of(length=L)
-    with pytest.raises(ValueError, match=f'one row of layer input per key: {L} keys, input: {got}'):
+    with pytest.raises(ValueError, match=f'of one token per key: {L} keys, input: {got}'):
         build().project(q, k, v, tok, tok, None if rows is None else x[:, :rows])

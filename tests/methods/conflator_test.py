@@ -386,7 +386,7 @@ def test_a_model_refuses_what_cannot_be_combined_and_takes_what_can():
         ),
         (
             lambda: part_of().qkv(jnp.zeros((1, 5, D)), None, pj.Tokens.of(length=5)),
-            '5 tokens, 5 rows',
+            '5 tokens, the input of 5',
         ),
     ],
 )

@@ -275,7 +275,7 @@ def test_wrong_input():
     encoding, (q, k, v, x), tok = build(), inputs(), pj.Tokens.of(length=L)
     with pytest.raises(ValueError, match='input: none'):
         encoding.project(q, k, v, tok, tok)
-    with pytest.raises(ValueError, match='2 rows before: 17 keys, input: 17 rows'):
+    with pytest.raises(ValueError, match='2 tokens before: 17 keys, input: 17 tokens'):
         encoding.project(q, k, v, tok, tok, x)
     with pytest.raises(pj.SpecError, match='rank of at least 1'):
         build('rank=0')

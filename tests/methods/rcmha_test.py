@@ -211,7 +211,7 @@ def test_wrong_input():
     q = jnp.zeros((1, 5, N, H))
     with pytest.raises(ValueError, match='tables for 4 heads, queries have 2'):
         encoding.project(q[:, :, :2], q[:, :, :2], q[:, :, :2], tok, tok)
-    with pytest.raises(ValueError, match='2 rows in front.*3 queries and 3 keys, got 3 and 3 rows'):
+    with pytest.raises(ValueError, match='2 tokens in front.*3 queries and 3 keys, got 3 and 3$'):
         encoding.project(q[:, 2:], q[:, 2:], q[:, 2:], tok, tok)
 
 

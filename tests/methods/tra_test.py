@@ -160,5 +160,5 @@ def test_wrong_input():
     q, k, v, x = inputs()
     with pytest.raises(ValueError, match='21 queries, input: none'):
         run(build(), q, k, v, None, pj.Tokens.of(length=L))
-    with pytest.raises(ValueError, match='21 queries, input: 5 rows'):
+    with pytest.raises(ValueError, match='21 queries, input: 5 tokens'):
         run(build(), q, k, v, x[:, :5], pj.Tokens.of(length=L))
