@@ -18,6 +18,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from posenc_jax.core.command import WRONG_INPUT, program
+from posenc_jax.core.paths import printable
 from posenc_jax.run import config_file
 from posenc_jax.run.listing import field_help, fields_named
 
@@ -44,7 +45,7 @@ RESUME_CHANGED = flags.DEFINE_bool(
 
 def stop(error: object, status: int, leave: Callable[[int], int] = int) -> None:
     """Prints an error on one line and ends the program, where `leave` has not ended it yet."""
-    print(f'{program("train.py")}: {error}', file=sys.stderr, flush=True)
+    print(f'{program("train.py")}: {printable(error)}', file=sys.stderr, flush=True)
     sys.exit(leave(status))
 
 

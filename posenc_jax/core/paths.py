@@ -61,6 +61,20 @@ def path(given: str | os.PathLike) -> pathlib.Path:
     return cast(pathlib.Path, epath.Path(given))
 
 
+def printable(text: object) -> str:
+    r"""A text as a terminal may show it: on one line, with escapes for control characters, line
+    breaks and all else that is not printed.
+
+    Names of files and texts from files are made by others. Printed raw, their control characters
+    would move the cursor, or hide and forge lines.
+
+    Example:
+      >>> printable('two\nlines, \x1b[31mred, \u202ebackwards')
+      'two\\nlines, \\x1b[31mred, \\u202ebackwards'
+    """
+    return ''.join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(text))
+
+
 def is_there(module: str) -> bool:
     """Whether a module can be imported; TensorFlow stands for `gcsfs` and `s3fs`.
 
@@ -97,18 +111,24 @@ def size(path: pathlib.Path) -> int:
     return found.st_size if is_local(path) else found.length
 
 
+class UnreachableError(OSError):
+    """A bucket cannot be read or written; the message is one line."""
+
+
 @contextlib.contextmanager
 def reached(path: pathlib.Path) -> Iterator[None]:
-    """A scope in which every error of a bucket becomes an OSError of one line. Errors of local
-    files stay what they are.
+    """A scope in which every error of a bucket becomes an `UnreachableError`. Errors of local files
+    stay what they are.
     """
     try:
         yield
+    except UnreachableError:
+        raise
     except Exception as error:  # every library of buckets has errors of its own
         if is_local(path):
             raise
-        lines = str(error).splitlines() or ['']
-        raise OSError(
+        lines = str(error).strip().splitlines() or ['']
+        raise UnreachableError(
             f'{path} cannot be reached ({type(error).__name__}: {lines[0][:200]}); check the name '
             'of the bucket, and that this account may read and write there'
         ) from error

@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from posenc_jax.core.command import WRONG_INPUT, program
+from posenc_jax.core.paths import printable
 from posenc_jax.run import defaults
 from posenc_jax.training.peers import FAILED, ClusterError, Peers
 
@@ -158,7 +159,7 @@ def failed(name: str, error: BaseException) -> int:
     """Prints one of `ERRORS` in the name of a program. Returns its exit status, or ends this
     process as `leave` does.
     """
-    print(f'{program(name)}: {error}', file=sys.stderr)
+    print(f'{program(name)}: {printable(error)}', file=sys.stderr)
     return leave(FAILED if isinstance(error, ClusterError) else WRONG_INPUT)
 
 
