@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 from ml_collections import ConfigDict
 
-from posenc_jax.core import kernel_sizes, library
+from posenc_jax.core import kernel_sizes, library, paths
 from posenc_jax.evaluation.results import print_tables
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.model.sharding import make_mesh, split_cpu
@@ -67,6 +67,7 @@ def train(
       ValueError: the config (before any device is used), the text, the mesh or the checkpoints are
         wrong.
       DiskFullError: there is no room for a file; the message names the step that is safe.
+      UnreachableError: a bucket cannot be read or written; the message names that step too.
       ConfigChangedError: the directory belongs to a run with another config, or with one that is
         not known.
       HeldError: other processes are training the run.
@@ -159,7 +160,7 @@ def _hold(directory: pathlib.Path, until: contextlib.ExitStack) -> None:
         instead = 'give this run another name (--config.name=...)'
         try:
             until.enter_context(hold(directory / LOCK, f'{directory} is being trained', instead))
-        except (HeldError, OSError) as error:
+        except (ValueError, OSError) as error:
             problem = error
     if not everywhere(problem is None):
         raise problem or HeldError(
@@ -170,7 +171,9 @@ def _hold(directory: pathlib.Path, until: contextlib.ExitStack) -> None:
 def _open(plan: Plan, resume_changed: bool) -> stored.Saved:
     """The content that `config.json` will have, after a comparison with the file that exists."""
     config, directory = plan.config, plan.directory
-    if resume_changed or not finished_steps(directory):
+    with paths.reached(directory):
+        begun = finished_steps(directory)
+    if resume_changed or not begun:
         return stored.saved_of(config, cfg=plan.cfg)
     path = directory / stored.FILE
     otherwise = (
