@@ -82,11 +82,15 @@ def check_place(directory: pathlib.Path) -> None:
         )
 
 
+def writers() -> list[threading.Thread]:
+    """The threads of orbax that write a checkpoint."""
+    return [t for t in threading.enumerate() if type(t).__module__.startswith('orbax.')]
+
+
 def wait_for_writers() -> None:
     """Waits for the threads of orbax after one of them has failed; the others go on writing for a
     while.
     """
-    for thread in threading.enumerate():
-        if type(thread).__module__.startswith('orbax.'):
-            # Not `thread.join`, which in the threads of orbax raises the error of the thread.
-            threading.Thread.join(thread, 10.0)
+    for thread in writers():
+        # Not `thread.join`, which in the threads of orbax raises the error of the thread.
+        threading.Thread.join(thread, 10.0)

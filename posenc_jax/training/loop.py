@@ -67,12 +67,12 @@ def train(
       ValueError: the config (before any device is used), the text, the mesh or the checkpoints are
         wrong.
       DiskFullError: there is no room for a file; the message names the step that is safe.
-      UnreachableError: a bucket cannot be read or written; the message names that step too.
       ConfigChangedError: the directory belongs to a run with another config, or with one that is
         not known.
       HeldError: other processes are training the run.
       ClusterError: processes that should train together did not connect.
       NonFiniteError: a loss, gradient or parameter is not finite; the last checkpoint is kept.
+      UnreachableError: a bucket cannot be read or written; the message names the step that is safe.
       SystemExit: the run was asked to stop, and `cluster.stop_status` is not 0.
 
     Example:
