@@ -44,7 +44,9 @@ def is_full(error: BaseException | None) -> bool:
       >>> is_full(ValueError('RESOURCE_EXHAUSTED: out of memory'))
       False
     """
-    while error is not None:
+    met = set()
+    while error is not None and id(error) not in met:  # an error raised twice may be its own cause
+        met.add(id(error))
         if (
             isinstance(error, DiskFullError)
             or getattr(error, 'errno', None) in _CODES
@@ -133,6 +135,7 @@ def whole(path: pathlib.Path, needed: int | None = None) -> Iterator[pathlib.Pat
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            partial.unlink(missing_ok=True)  # it may be a link, to a file that would be overwritten
             yield partial
             os.replace(partial, path)
         except BaseException:

@@ -111,18 +111,24 @@ def size(path: pathlib.Path) -> int:
     return found.st_size if is_local(path) else found.length
 
 
+class UnreachableError(OSError):
+    """A bucket cannot be read or written; the message is one line."""
+
+
 @contextlib.contextmanager
 def reached(path: pathlib.Path) -> Iterator[None]:
-    """A scope in which every error of a bucket becomes an OSError of one line. Errors of local
-    files stay what they are.
+    """A scope in which every error of a bucket becomes an `UnreachableError`. Errors of local files
+    stay what they are.
     """
     try:
         yield
+    except UnreachableError:
+        raise
     except Exception as error:  # every library of buckets has errors of its own
         if is_local(path):
             raise
-        lines = str(error).splitlines() or ['']
-        raise OSError(
+        lines = str(error).strip().splitlines() or ['']
+        raise UnreachableError(
             f'{path} cannot be reached ({type(error).__name__}: {lines[0][:200]}); check the name '
             'of the bucket, and that this account may read and write there'
         ) from error

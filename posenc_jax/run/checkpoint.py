@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from posenc_jax.core import disk, paths
+from posenc_jax.core import disk, paths, regular
 from posenc_jax.core.command import program
 from posenc_jax.core.registry import quoted
 from posenc_jax.run import room, stored
@@ -48,8 +48,10 @@ class Checkpoints:
 
     Raises:
       CheckpointError: the folder is a file, or does not exist and `keep` is None.
-      DiskFullError: the disk is full. It may come from a later `save` than the one that failed, or
-        from the end of the context. What the failed save wrote is removed.
+      ValueError: one of the files is a pipe, a device or the like.
+      DiskFullError, UnreachableError: the disk is full; the bucket cannot be written. It may come
+        from a later `save` than the one that failed, or from the end of the context. What the
+        failed save wrote is removed, or not read.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Checkpoints:
         hush_orbax()
         directory = paths.path(directory)
         room.check_place(directory)
+        regular.check_below(paths.absolute(directory) / FOLDER)
         self.directory = paths.absolute(directory) / FOLDER
         self.saved, self._keep, self._bytes = saved, keep, None
         if keep is None and not self.directory.is_dir():
@@ -135,7 +138,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint, ascending."""
-        return finished_steps(self.directory.parent)
+        with paths.reached(self.directory):
+            return finished_steps(self.directory.parent)
 
     def save(
         self,
@@ -179,14 +183,16 @@ class Checkpoints:
         if jax.process_index() == 0:
             disk.need(self.directory, self._bytes)
 
+    @contextlib.contextmanager
     def _told(self):
-        return disk.told(self.directory, self._bytes)
+        with disk.told(self.directory, self._bytes), paths.reached(self.directory):
+            yield
 
     def _remove_old(self) -> None:
         if self._keep is None or jax.process_index():
             return
         if old := self.steps()[: -self._keep]:
-            with alone(self._readers) as unread:
+            with alone(self._readers) as unread, self._told():
                 for step in old if unread else ():
                     room.remove(self.directory / str(step))
 
@@ -337,11 +343,8 @@ class Checkpoints:
         """Compares the shapes of the stored variables with those of `abstract`. A difference means
         damage if the config is `known` to be the same, and another model otherwise.
         """
-        held = {
-            _name(path): tuple(a.shape)
-            for path, a in _leaves(self._manager.item_metadata(step)['model'].tree)
-        }
-        wanted = {_name(path): tuple(a.shape) for path, a in _leaves(abstract)}
+        held = _shapes(self._manager.item_metadata(step)['model'].tree)
+        wanted = _shapes(abstract)
         for name in sorted(held.keys() | wanted.keys()):
             if held.get(name) != wanted.get(name):
                 there, here = held.get(name, 'absent'), wanted.get(name, 'absent')
@@ -384,13 +387,10 @@ def _say(line: str) -> None:
         print(line, flush=True)
 
 
-def _leaves(tree):
-    return jax.tree_util.tree_leaves_with_path(tree)
-
-
-def _name(path) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator='.')
+def _shapes(tree) -> dict[str, tuple[int, ...]]:
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator='.')
+    return {name(path): tuple(a.shape) for path, a in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _short(error: BaseException) -> str:
-    return f'{type(error).__name__}: {(str(error).splitlines() or [""])[0][:160]}'
+    return paths.printable(f'{type(error).__name__}: {(str(error).splitlines() or [""])[0][:160]}')

@@ -6,6 +6,9 @@ lock file itself stays; while the lock is held, the file names the holder. Locks
 if the file system supports it (NFS, Lustre mounted with `flock`). Where it has no locks, a line is
 printed and the work goes on without them. A bucket has none: there the lock file is an object that
 names the process that writes, for people to read; nothing is refused.
+
+A lock file may come from anybody. It is opened if it is a regular file, and it is written if what
+it holds is empty or names a holder. What it holds is printed with escapes.
 """
 
 import contextlib
@@ -16,8 +19,10 @@ import os
 import pathlib
 import socket
 from collections.abc import Iterator
+from typing import Any
 
-from posenc_jax.core import disk, paths
+from posenc_jax.core import disk, paths, regular
+from posenc_jax.core.registry import quoted, shortened
 
 try:
     import fcntl
@@ -25,6 +30,7 @@ except ImportError:  # Windows
     fcntl = None
 
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+_MOST = 4096  # bytes of a lock file
 # Open lock files. A forked child closes them at once; it would otherwise keep the locks of its
 # parent.
 _held: set[int] = set()
@@ -58,6 +64,7 @@ def hold(path: pathlib.Path, doing: str, instead: str) -> Iterator[int | None]:
 
     Raises:
       HeldError: another process, or another part of this one, holds the lock.
+      ValueError: at the path is something else than a lock file: a link, a pipe, another file.
       OSError: the file cannot be written.
 
     Example:
@@ -72,11 +79,12 @@ def hold(path: pathlib.Path, doing: str, instead: str) -> Iterator[int | None]:
             yield None
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = regular.opened(path, os.O_RDWR | os.O_CREAT)
     _held.add(descriptor)
     try:
         if not _lock(descriptor, path):
             raise HeldError(f'{doing} by {_holder(descriptor)}; wait for it, or {instead}')
+        _check_content(path, os.pread(descriptor, _MOST + 1, 0))
         _write(descriptor, _this_process())
         try:
             yield descriptor
@@ -88,9 +96,11 @@ def hold(path: pathlib.Path, doing: str, instead: str) -> Iterator[int | None]:
 
 
 def offer(path: pathlib.Path) -> None:
-    """Makes the file that `sharing` looks for, whose folder exists."""
+    """Makes the file that `sharing` looks for, whose folder exists. Raises ValueError if something
+    else than a regular file is there.
+    """
     if paths.is_local(path):
-        path.touch()
+        os.close(regular.opened(path, os.O_RDWR | os.O_CREAT))
 
 
 @contextlib.contextmanager
@@ -98,12 +108,13 @@ def sharing(path: pathlib.Path) -> Iterator[None]:
     """Holds the shared lock of a file until the context ends. Several processes may hold it; waits
     while a process is `alone`.
 
-    The file is only read. Where it does not exist, and in a bucket, there is no lock, and nothing
-    is waited for.
+    The file is only read, also through a symbolic link. Where it does not exist, and in a bucket,
+    there is no lock, and nothing is waited for. Raises ValueError if it is not a regular file.
     """
     if not paths.is_local(path):
         yield
         return
+    regular.check(path)
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -126,7 +137,7 @@ def alone(path: pathlib.Path) -> Iterator[bool]:
     if not paths.is_local(path):
         yield True
         return
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = regular.opened(path, os.O_RDWR | os.O_CREAT)
     _held.add(descriptor)
     try:
         yield _lock(descriptor, path)
@@ -137,8 +148,12 @@ def alone(path: pathlib.Path) -> Iterator[bool]:
 @contextlib.contextmanager
 def _named(path: pathlib.Path) -> Iterator[None]:
     """`hold` in a bucket: an object names this process until the context ends."""
+    found = b''
     with paths.reached(path):
-        found = path.read_bytes() if path.exists() else b''
+        if path.exists():
+            with path.open('rb') as file:
+                found = file.read(_MOST + 1)
+    _check_content(path, found)
     before = f' {path.name} there names {_named_in(found)}, which may still run.' if found else ''
     print(
         f'{path.parent} is in a bucket, which has no locks.{before} Make sure that only one '
@@ -194,14 +209,35 @@ def _write(descriptor: int, text: str) -> None:
 def _holder(descriptor: int) -> str:
     """The holder of a lock, from the content of its file."""
     try:
-        return _named_in(os.pread(descriptor, 4096, 0))
+        return _named_in(os.pread(descriptor, _MOST, 0))
     except OSError:
         return _named_in(b'')
 
 
 def _named_in(content: bytes) -> str:
+    if not (found := _read(content)):  # the holder has not written it yet
+        return 'another process'
+    host, since = (paths.printable(shortened(found[name], 80)) for name in ('host', 'since'))
+    return f'process {quoted(found["process"])} on {host} since {since}'
+
+
+def _read(content: bytes) -> dict[str, Any]:
+    """What `_this_process` has written, or {}."""
     try:
         found = json.loads(content)
-        return f'process {found["process"]} on {found["host"]} since {found["since"]}'
-    except (ValueError, KeyError, TypeError):  # the holder has not written it yet
-        return 'another process'
+    except (ValueError, RecursionError):
+        return {}
+    kinds = {'process': int, 'host': str, 'since': str}
+    own = isinstance(found, dict) and {name: type(value) for name, value in found.items()} == kinds
+    return found if own else {}
+
+
+def _check_content(path: pathlib.Path, content: bytes) -> None:
+    """Raises ValueError unless the content is that of a lock file, which may be overwritten. Zeros
+    are what a machine that crashed has left.
+    """
+    if len(content) > _MOST or content.strip(b'\0') and not _read(content):
+        raise ValueError(
+            f'{path} is not a lock file: it holds {quoted(content[:_MOST], 40)}, expected nothing '
+            'or the name of a process; move it away'
+        )

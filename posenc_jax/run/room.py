@@ -22,18 +22,20 @@ _EACH, _ONCE = 2048, 65536
 
 @contextlib.contextmanager
 def run_told(directory: pathlib.Path) -> Iterator[None]:
-    """Adds to the error of a full disk, which ends a run, the step from which it can continue.
+    """Adds to an error that ends a run, of a full disk or of a bucket, the step from which the run
+    can continue.
 
     Raises:
       DiskFullError: the disk is full.
+      UnreachableError: a bucket cannot be read or written.
     """
     try:
         with disk.told(directory):
             yield
-    except disk.DiskFullError as error:
-        raise disk.DiskFullError(
-            f'{error}; {continues(directory, "once there is room")}'
-        ) from error
+    except (disk.DiskFullError, paths.UnreachableError) as error:
+        full = isinstance(error, disk.DiskFullError)
+        once = 'once there is room' if full else 'once it can be reached'
+        raise type(error)(f'{error}; {continues(directory, once)}') from error
 
 
 def checkpoint_bytes(checkpoints: pathlib.Path, tree: Any) -> int:
@@ -59,9 +61,10 @@ def drop_unfinished(checkpoints: pathlib.Path) -> None:
             for path in checkpoints.glob(_UNFINISHED):
                 shutil.rmtree(path, ignore_errors=True)
             return
-        for step, finished in saved_steps(checkpoints).items():
-            if not finished:
-                with contextlib.suppress(Exception):  # orbax removes it before it saves this step
+        # What stays, orbax removes before it saves the same step.
+        with contextlib.suppress(Exception):
+            for step, finished in saved_steps(checkpoints).items():
+                if not finished:
                     disk.remove_folder(checkpoints / str(step))
 
 
@@ -98,11 +101,15 @@ def check_folder(folder: pathlib.Path) -> None:
             raise ValueError(f'{place} is a file; expected a folder. Move it away')
 
 
+def writers() -> list[threading.Thread]:
+    """The threads of orbax that write a checkpoint."""
+    return [t for t in threading.enumerate() if type(t).__module__.startswith('orbax.')]
+
+
 def wait_for_writers() -> None:
     """Waits for the threads of orbax after one of them has failed; the others go on writing for a
     while.
     """
-    for thread in threading.enumerate():
-        if type(thread).__module__.startswith('orbax.'):
-            # Not `thread.join`, which in the threads of orbax raises the error of the thread.
-            threading.Thread.join(thread, 10.0)
+    for thread in writers():
+        # Not `thread.join`, which in the threads of orbax raises the error of the thread.
+        threading.Thread.join(thread, 10.0)

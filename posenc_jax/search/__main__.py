@@ -41,7 +41,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from posenc_jax.core import disk, paths
+from posenc_jax.core import disk, paths, regular
 from posenc_jax.core.command import Parser, processes_of, program
 from posenc_jax.run.overrides import read_overrides
 from posenc_jax.search.evolution import Sizes
@@ -108,7 +108,7 @@ def _output(asked: Mapping[str, Any], first: bool) -> Iterator[pathlib.Path | No
         digest = 0
         for there, copy in zip(shared, copies):
             if there.exists():
-                text = there.read_text()
+                text = regular.read_text(there)
                 digest = zlib.crc32(text.encode(), digest)
                 if not first:
                     disk.write(copy, text)
@@ -156,7 +156,7 @@ def _report(path: pathlib.Path) -> None:
             f'{fields["settings"]["run"]} is better without the searched factors; a longer search '
             'may find better ones'
         )
-    print(f'{path}\n{fields["spec"]}')
+    print(f'{path}\n{paths.printable(fields["spec"])}')
 
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from posenc_jax.core import disk
+from posenc_jax.core import disk, regular
 from posenc_jax.run.json_file import listed
 from posenc_jax.search.evolution import Objective, State
 from posenc_jax.search.genome import Genome
@@ -25,10 +25,11 @@ def read(path: pathlib.Path, asked: Mapping[str, Any]) -> tuple[State | None, di
     """
     if not path.exists():
         return None, {}
+    regular.check(path)
     try:
         fields = json.loads(path.read_text())
         stored, state = fields['settings'], State.from_json(fields['state'])
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(
             f'{path} was not written by a search of longrope factors ({error!r}); choose another '
             '--out'
@@ -78,7 +79,7 @@ def remembered(path: pathlib.Path, asked: Mapping[str, Any], objective: Objectiv
       objective: gives a score to a genome.
     """
     head = json.dumps(asked)
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = regular.read_text(path).splitlines() if path.exists() else []
     known = {}
     if lines[:1] == [head]:
         for line in lines[1:]:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from posenc_jax.core.command import WRONG_INPUT, in_line, program
 from posenc_jax.core.registry import quoted
-from posenc_jax.run import defaults
+from posenc_jax.run import defaults, room
 from posenc_jax.training.peers import FAILED, ClusterError, Peers
 
 # Environment variables in which schedulers give the number of processes.
@@ -173,11 +173,12 @@ def _scheduled(variables: Sequence[str]) -> dict[str, int]:
 
 def leave(status: int) -> int:
     """Ends this process at once if it is one of several. It does not wait for the others, as JAX
-    would: they have been told of its error. Otherwise returns the status.
+    would: they have been told of its error. Nor does it wait for threads of a save that failed,
+    which try for minutes to reach a bucket. Otherwise returns the status.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    if jax.distributed.is_initialized():
+    if jax.distributed.is_initialized() or room.writers():
         os._exit(status)
     return status
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 from ml_collections import ConfigDict
 
-from posenc_jax.core import kernel_sizes, library
+from posenc_jax.core import kernel_sizes, library, paths
 from posenc_jax.evaluation.results import print_tables
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.model.sharding import make_mesh, split_cpu
@@ -80,6 +80,7 @@ def train(
       HeldError: other processes are training the run.
       ClusterError: processes that should train together did not connect.
       NonFiniteError: a loss, gradient or parameter is not finite; the last checkpoint is kept.
+      UnreachableError: a bucket cannot be read or written; the message names the step that is safe.
       SystemExit: the run was asked to stop, and `cluster.stop_status` is not 0.
 
     Example:
@@ -171,7 +172,7 @@ def _hold(directory: pathlib.Path, until: contextlib.ExitStack) -> None:
         instead = 'give this run another name (--config.name=...)'
         try:
             until.enter_context(hold(directory / LOCK, f'{directory} is being trained', instead))
-        except (HeldError, OSError) as error:
+        except (ValueError, OSError) as error:
             problem = error
     if not everywhere(problem is None):
         raise problem or HeldError(
@@ -182,7 +183,9 @@ def _hold(directory: pathlib.Path, until: contextlib.ExitStack) -> None:
 def _open(plan: Plan, resume_changed: bool) -> stored.Saved:
     """The content that `config.json` will have, after a comparison with the file that exists."""
     config, directory = plan.config, plan.directory
-    if resume_changed or not finished_steps(directory):
+    with paths.reached(directory):
+        begun = finished_steps(directory)
+    if resume_changed or not begun:
         return stored.saved_of(config, cfg=plan.cfg)
     path = directory / stored.FILE
     otherwise = (

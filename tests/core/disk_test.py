@@ -29,17 +29,42 @@ WRITERS = {
 
 
 @pytest.mark.parametrize('ending', WRITERS)
-def test_what_is_there_is_kept(tmp_path, ending):
-    path, partial = tmp_path / f'kept{ending}', tmp_path / f'kept.partial{ending}'
+def test_what_is_there_is_kept(tmp_path, monkeypatch, ending):
+    def no_room(partial, content):
+        partial.touch()
+        with FULL.open('wb', buffering=0) as full:
+            full.write(content)
+
+    path = tmp_path / f'kept{ending}'
     path.write_text('before')
-    partial.symlink_to(FULL)
-    with pytest.raises(
-        disk.DiskFullError, match=r'^the disk is full: \S+ needs [\d.]+ (bytes|KiB), .* are free'
-    ):
-        WRITERS[ending](path)
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, 'write_bytes', no_room)
+        with pytest.raises(
+            disk.DiskFullError,
+            match=r'^the disk is full: \S+ needs [\d.]+ (bytes|KiB), .* are free',
+        ):
+            WRITERS[ending](path)
     assert path.read_text() == 'before' and list(tmp_path.iterdir()) == [path]
     WRITERS[ending](path)
     assert path.read_bytes() != b'before' and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
+    """Otherwise the file that it points to would be overwritten."""
+    own = tmp_path / 'own.txt'
+    own.write_text('of somebody')
+    (tmp_path / 'a.partial.txt').symlink_to(own)
+    disk.write(tmp_path / 'a.txt', 'text')
+    assert own.read_text() == 'of somebody' and (tmp_path / 'a.txt').read_text() == 'text'
+
+
+def test_an_error_that_is_its_own_cause_is_looked_at_once():
+    """A library may keep an error, and raise it again while the one that it caused is handled."""
+    error, later = OSError('gone'), OSError('later')
+    later.__cause__, error.__context__ = error, later
+    assert not disk.is_full(error)
+    later.errno = errno.ENOSPC
+    assert disk.is_full(error)
 
 
 def test_written_files_are_whole_and_folders_made(tmp_path):

@@ -84,6 +84,21 @@ def test_an_object_is_written_whole_and_replaced(bucket):
     assert paths.size(path) == 3 and paths.absolute(path) == paths.resolved(path) == path
 
 
+def test_an_object_that_is_not_a_lock_stays(bucket, capsys):
+    path = paths.path('gs://there/run/training.lock')
+    disk.write(path, 'of somebody')
+    with pytest.raises(ValueError, match=rf'^{path} is not a lock file: it holds b.of somebody.'):
+        with lock.hold(path, '', ''):
+            pass
+    assert path.read_text() == 'of somebody'
+    disk.write(path, '{"process": 7, "host": "\\u001b[31m", "since": "b"}')
+    with lock.hold(path, '', ''):
+        pass
+    (line,) = capsys.readouterr().out.splitlines()
+    assert r'training.lock there names process 7 on \x1b[31m since b, which may' in line
+    assert not path.exists()
+
+
 def test_a_bucket_that_cannot_be_reached_is_one_line(bucket, monkeypatch):
     nowhere = paths.path('gs://nowhere/runs/a.txt')
     told = r'^gs://nowhere/runs/a.txt cannot be reached \(FileNotFoundError: [^\n]*; check the name'

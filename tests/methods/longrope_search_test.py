@@ -389,6 +389,20 @@ def test_no_genome_is_scored_twice(tmp_path):
     assert state_file.remembered(scores, asked, lambda genome: 5.0)(Genome((1.0,), 0)) == 5.0
 
 
+def test_what_is_no_file_is_refused(tmp_path):
+    path = tmp_path / 'a.json'
+    path.symlink_to('/dev/null')
+    told = f'^{path} is a symbolic link to a device, expected a regular file'
+    with pytest.raises(ValueError, match=told):
+        state_file.read(path, {})
+    with pytest.raises(ValueError, match=told):
+        state_file.remembered(path, {}, lambda genome: 5.0)
+    path.unlink()
+    path.write_text('[' * 5000)
+    with pytest.raises(ValueError, match='a.json was not written by a search of longrope factors'):
+        state_file.read(path, {})
+
+
 def test_a_file_of_another_search_is_refused(tmp_path):
     path, space, asked = (
         tmp_path / 'a.json',

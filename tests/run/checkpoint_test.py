@@ -399,6 +399,55 @@ def test_entries_are_verified(run, capsys, change):
     )
 
 
+@pytest.mark.full_but_one
+@pytest.mark.parametrize(
+    'name',
+    [
+        'checkpoints/7/_CHECKPOINT_METADATA',
+        'checkpoints/7/data/metadata',
+        'checkpoints/7/model/_METADATA',
+        'checkpoints/7/model/manifest.ocdbt',
+        'checkpoints/3/optimizer/array_metadatas/process_0',
+        'checkpoints/5',
+        'reading.lock',
+    ],
+)
+def test_a_device_in_the_place_of_a_file_is_refused(run, name):
+    """It is not skipped as a damaged checkpoint, since reading one may wait or go on for ever. The
+    null device stands for all of them, so that the test ends if it is read.
+    """
+    directory, _, _ = run
+    path = directory / name
+    path.unlink(missing_ok=True)
+    path.symlink_to('/dev/null')
+    told = f'^{path} is a symbolic link to a device, expected a regular file; move it away$'
+    for read in (restore_model, read_run):
+        with pytest.raises(ValueError, match=told):
+            read(directory)
+    with (
+        pytest.raises(ValueError, match=told.replace(' to a device', '( to a device)?')),
+        Checkpoints(directory, keep=2),
+    ):
+        pass
+    assert path.is_symlink() and finished_steps(directory) == [3, 7]
+
+
+def test_checkpoints_may_lie_on_another_disk(run, tmp_path):
+    """The folder, one of the checkpoints and a file are links."""
+    directory, _, states = run
+    array = arrays_file(directory, 7)
+    there = tmp_path / 'disk'
+    (directory / 'checkpoints').rename(there)
+    (directory / 'checkpoints').symlink_to(there)
+    (there / '7').rename(tmp_path / 'seven')
+    (there / '7').symlink_to(tmp_path / 'seven')
+    array.rename(tmp_path / 'array')
+    array.symlink_to(tmp_path / 'array')
+    _, model, step = restore_model(directory)
+    assert step == 7
+    equal(nnx.to_pure_dict(nnx.state(model, nnx.Param)), states[7].params)
+
+
 def test_files_and_other_names_among_checkpoints(run):
     directory, trainer, _ = run
     folder = directory / 'checkpoints'

@@ -51,6 +51,117 @@ def test_a_second_holder_is_told_who_the_first_is(tmp_path):
     assert path.read_text() == ''
 
 
+@pytest.mark.parametrize(
+    'kind, told',
+    [
+        ('a link', 'is a symbolic link, expected a regular file; move it away'),
+        ('a link to nothing', 'is a symbolic link, expected a regular file; move it away'),
+        ('a pipe', 'is a pipe, expected a regular file; move it away'),
+        ('a folder', 'is a folder, expected a regular file; move it away'),
+        ('a hard link', r"is not a lock file: it holds b'of somebody', expected nothing or the "),
+        ('a huge file', 'is not a lock file: it holds '),
+        ('bytes', r"is not a lock file: it holds b'\\xff\\x1b\[31m', expected nothing or the name"),
+        ('brackets', 'is not a lock file: it holds '),
+        ('another object', 'is not a lock file: it holds '),
+    ],
+)
+def test_what_is_not_a_lock_is_left_alone(tmp_path, kind, told):
+    path, own = tmp_path / 'training.lock', tmp_path / 'own.txt'
+    own.write_text('of somebody')
+    if kind == 'a pipe':
+        os.mkfifo(path)
+    elif kind == 'a folder':
+        path.mkdir()
+    elif kind == 'a hard link':
+        path.hardlink_to(own)
+    elif kind.startswith('a link'):
+        path.symlink_to(tmp_path / 'absent' if kind.endswith('nothing') else own)
+    elif kind == 'a huge file':
+        path.touch()
+        os.truncate(path, 2**30)
+    else:
+        path.write_bytes(
+            {
+                'bytes': b'\xff\x1b[31m',
+                'brackets': b'[' * 4000,
+                'another object': b'{"process": 1, "host": 2, "since": 3}',
+            }[kind]
+        )
+    size = path.lstat().st_size
+    with (
+        pytest.raises(ValueError, match=rf'^{path} {told}') as caught,
+        lock.hold(path, 'the run is trained', 'choose another'),
+    ):
+        pass
+    assert str(caught.value).isprintable() and len(str(caught.value)) < len(str(path)) + 150
+    assert own.read_text() == 'of somebody' and not (tmp_path / 'absent').exists()
+    assert path.lstat().st_size == size
+
+
+@pytest.mark.parametrize('left', ['', '\0' * 80, '{"process": 1, "host": "a", "since": "b"}\n'])
+def test_what_a_killed_holder_or_a_crash_leaves_is_a_lock(tmp_path, left):
+    path = tmp_path / 'a.lock'
+    path.write_text(left)
+    with lock.hold(path, '', ''):
+        assert f'"process": {os.getpid()}' in path.read_text()
+    assert path.read_text() == ''
+
+
+@pytest.mark.parametrize(
+    'content, holder',
+    [
+        ('[' * 5000, 'another process'),
+        ('{"a": ' * 600, 'another process'),
+        ('\udcff', 'another process'),
+        ('{"process": [1], "host": "a", "since": "b"}', 'another process'),
+        (
+            r'{"process": 1, "host": "\u001b[31mred\nline", "since": "\u202e2030"}',
+            r'process 1 on \x1b[31mred\nline since \u202e2030',
+        ),
+        (
+            f'{{"process": {10**4000 - 1}, "host": "{"a" * 9}", "since": "b"}}',
+            f'process {"9" * 54}…{"9" * 26} on {"a" * 9} since b',
+        ),
+    ],
+    ids=['brackets', 'objects', 'bytes', 'list', 'escape codes', 'long number'],
+)
+def test_a_holder_is_named_on_one_line_whatever_its_file_holds(tmp_path, content, holder):
+    path = tmp_path / 'a.lock'
+    with lock.hold(path, 'the run is trained', 'choose another'):
+        path.write_text(content, errors='surrogateescape')
+        with (
+            pytest.raises(lock.HeldError) as caught,
+            lock.hold(path, 'the run is trained', 'choose another'),
+        ):
+            pass
+        path.write_text('')
+    assert str(caught.value) == f'the run is trained by {holder}; wait for it, or choose another'
+
+
+@pytest.mark.parametrize('kind', ['a symbolic link to a device', 'a pipe'])
+def test_readers_and_removers_refuse_what_is_no_file(tmp_path, kind):
+    path = tmp_path / 'reading.lock'
+    path.symlink_to('/dev/null') if kind != 'a pipe' else os.mkfifo(path)
+    # With both ends open nothing would wait, so the test fails rather than hangs.
+    ends = [os.open(path, os.O_RDWR)]
+    with pytest.raises(ValueError, match=rf'^{path} is {kind}, expected'), lock.sharing(path):
+        pass
+    written = kind.removesuffix(' to a device')
+    with pytest.raises(ValueError, match=rf'^{path} is {written}, expected'), lock.alone(path):
+        pass
+    with pytest.raises(ValueError, match=rf'^{path} is {written}, expected'):
+        lock.offer(path)
+    os.close(ends.pop())
+
+
+def test_a_reader_may_come_through_a_link(tmp_path):
+    path, link = tmp_path / 'a.lock', tmp_path / 'b.lock'
+    lock.offer(path)
+    link.symlink_to(path)
+    with lock.sharing(link), lock.alone(path) as unread:
+        assert not unread
+
+
 def test_a_lock_ends_with_its_process_and_not_with_its_children(tmp_path):
     """A killed process holds nothing, though a child that it forked lives on."""
     code = '\n'.join(

@@ -12,6 +12,7 @@ from posenc_jax.core import paths
 from posenc_jax.evaluation import results
 from posenc_jax.run.checkpoint import CheckpointError
 from posenc_jax.run.restore import restore_model
+from posenc_jax.run.room import run_told
 from posenc_jax.run.safe import finished_steps
 from posenc_jax.search.__main__ import main as search
 from posenc_jax.training import loop
@@ -89,6 +90,71 @@ def test_a_killed_save_is_not_read_and_is_written_again(bucket, monkeypatch, cap
     assert finished_steps(killed) == [4, 6] and losses(killed) == losses(paths.path(RUN))
     assert 'continuing after step 4' in capsys.readouterr().out
     assert 'damaged' not in ' '.join(path.name for path in killed.iterdir())
+
+
+class DriverError(Exception):
+    """The drivers of buckets have classes of their own."""
+
+
+def broken(monkeypatch, bucket, call, where, error):
+    """One call of the bucket raises an error for every object whose name has `where` in it."""
+    real = getattr(bucket, call)
+
+    def failing(path, *arguments, **options):
+        if where in str(path) and (call != 'open' or 'w' in arguments[0]):
+            raise error
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(bucket, call, failing)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    'call, where, error, keep, safe',
+    [
+        ('open', 'checkpoints/4', DriverError('busy\nand a second line'), 2, 2),
+        ('open', 'checkpoints/4/commit', OSError('\nbusy\n'), 2, 2),
+        ('exists', 'checkpoints/4', DriverError('busy'), 2, 2),
+        ('rmtree', 'checkpoints/2', DriverError('busy'), 1, 4),  # an old checkpoint is removed
+    ],
+)
+def test_a_save_that_fails_is_one_line_with_the_step_that_is_safe(
+    tmp_path, monkeypatch, call, where, error, keep, safe
+):
+    """The error is the same object each time, as one that orbax keeps and raises again."""
+    fields = {**FIELDS, 'train__keep': keep}
+    with fake_bucket.fake(tmp_path / 'bucket') as bucket:
+        with monkeypatch.context() as patch, pytest.raises(paths.UnreachableError) as caught:
+            broken(patch, bucket, call, where, error)
+            loop.train(tiny.config('gs://there/runs', **fields))
+        assert str(caught.value) == (
+            f'{RUN}/checkpoints cannot be reached ({type(error).__name__}: busy); check the name '
+            'of the bucket, and that this account may read and write there; '
+            f'step {safe} is safe; once it can be reached, the same command continues after it'
+        )
+        assert finished_steps(paths.path(RUN))[-1] == safe
+        run = loop.train(tiny.config('gs://there/runs', **fields))
+        assert len(losses(run)) == 6 and finished_steps(run)[-1] == 6
+
+
+def test_the_step_that_is_safe_where_nothing_can_be_read_any_more(tmp_path, monkeypatch):
+    error = paths.UnreachableError('gs://there cannot be reached')
+
+    def told():
+        with pytest.raises(paths.UnreachableError) as caught, run_told(paths.path(RUN)):
+            raise error
+        return str(caught.value).removeprefix(f'{error}; ')
+
+    once = 'once it can be reached, the same command'
+    with fake_bucket.fake(tmp_path) as bucket:
+        assert told() == f'no step is saved; {once} begins anew'
+        with monkeypatch.context() as patch:
+            broken(patch, bucket, 'isdir', 'checkpoints', DriverError('503'))
+            assert told() == f'saved steps are safe; {once} continues'
+        paths.path(f'{RUN}/checkpoints/2/commit_success.txt').write_text('')
+        assert told() == f'step 2 is safe; {once} continues after it'
+        broken(monkeypatch, bucket, 'isdir', 'checkpoints', DriverError('503'))
+        assert told() == f'step 2 is safe, later ones may be; {once} continues'
 
 
 @pytest.mark.full

@@ -9,12 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from posenc_jax.run.checkpoint import finished_steps
-from posenc_jax.training import peers
+from posenc_jax.training import cluster, peers
 from posenc_jax.training.cluster import Cluster
 from posenc_jax.training.peers import ClusterError, Peers
 from tests.training import tiny
@@ -225,6 +226,21 @@ def test_addresses(coordinator):
     with pytest.raises(ValueError, match=message):
         with Cluster(coordinator, 2, 0).joined(tiny.config('runs').cluster, pathlib.Path('runs')):
             pass
+
+
+def test_a_program_does_not_wait_for_a_save_that_failed(monkeypatch):
+    """Threads of orbax wait for minutes for those that could not write."""
+    ended, left = threading.Event(), []
+    monkeypatch.setattr(os, '_exit', left.append)
+    assert cluster.leave(2) == 2 and left == []
+    writer = type('Writer', (threading.Thread,), {'__module__': 'orbax.fake'})(target=ended.wait)
+    writer.start()
+    try:
+        cluster.leave(2)
+    finally:
+        ended.set()
+        writer.join()
+    assert left == [2]
 
 
 @pytest.mark.full
