@@ -9,6 +9,7 @@ from unittest import mock
 from benchmarks.fuzz.target import controls
 from posenc_jax.core.command import WRONG_INPUT
 from posenc_jax.run import listing
+from posenc_jax.training.cluster import ERRORS, failed
 
 # The fields of a config, for `--help`, which no try changes.
 _described = functools.cache(listing.described)
@@ -44,6 +45,21 @@ def run(main: Callable[[list[str]], int | None], *arguments: str) -> str:
     check_printed(said)
     assert status == 0, f'the program ended with status {status}: {said[:300]!r}'
     return out.getvalue() + said
+
+
+def refusing(work: Callable[[], object]) -> None:
+    """Does the work of a program, and turns its errors into one line as all programs do; for
+    programs whose `main` would take too long. Raises as `run`.
+    """
+
+    def main(_: list[str]) -> int:
+        try:
+            work()
+        except ERRORS as error:
+            return failed('program', error)
+        return 0
+
+    run(main)
 
 
 def check_printed(text: str) -> None:

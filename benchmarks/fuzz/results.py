@@ -203,7 +203,7 @@ def make(rng: random.Random, good: pathlib.Path, own: pathlib.Path) -> Given:
             *(harm(rng, folder, own.with_name(CANARY)) for _ in range(rng.choice((0, 1, 1, 1, 2)))),
         ]
         folders.append(folder)
-    return Given(tuple(folders), name, rng.random() < 0.15, own / 'out', (name, *what))
+    return Given(tuple(folders), name, rng.random() < 0.1, own / 'out', (name, *what))
 
 
 def read(given: Given) -> None:

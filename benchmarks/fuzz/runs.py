@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -34,7 +33,7 @@ from benchmarks.fuzz.damage import (
     odd_file,
     remove,
 )
-from benchmarks.fuzz.programs import check_printed, run
+from benchmarks.fuzz.programs import refusing, run
 from benchmarks.fuzz.target import CANARY, Target
 from posenc_jax import generate
 from posenc_jax.analysis import reading
@@ -268,17 +267,18 @@ def _resumed(given: Given) -> None:
     config = fields_of_run().copy_and_resolve_references()
     config.workdir, config.name = str(given.run.parent), given.run.name
     config.data.data_dir = str(given.good / 'text')
-    loop.train(config)
+    refusing(lambda: loop.train(config))
 
 
 def _analysed(given: Given) -> None:
     asked = dict(analysis='rope_usage', run=str(given.run), runs='', batches=1, length=0)
-    reading.subjects(argparse.Namespace(**asked, trust_imports=False), [])
+    known = argparse.Namespace(**asked, trust_imports=False)
+    refusing(lambda: reading.subjects(known, []))
 
 
 def _started(given: Given) -> None:
     mesh = make_mesh(data=1, devices=jax.local_devices()[:1])
-    initial.open_initial(str(given.run)).load(mesh)
+    refusing(lambda: initial.open_initial(str(given.run)).load(mesh))
 
 
 PROGRAMS = {
@@ -345,9 +345,8 @@ def started_in(folder: pathlib.Path, good: pathlib.Path) -> Iterator[None]:
 def read(given: Given) -> None:
     aside = {path: path.read_bytes() for path in given.own.glob('aside/*') if plain(path)}
     try:
-        with started_in(given.own, given.good), contextlib.redirect_stdout(io.StringIO()) as said:
+        with started_in(given.own, given.good):
             PROGRAMS[given.program](given)
-        check_printed(said.getvalue())
     finally:
         assert not (given.own / 'mark').exists(), 'code of the run was executed'
         found = {path: path.read_bytes() for path in aside if path.exists()}
