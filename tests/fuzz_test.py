@@ -2,13 +2,22 @@
 kind of failure, and the package passes a few tries of each target.
 """
 
+import contextlib
+import os
 import random
+import runpy
+import sys
 
+import numpy as np
 import pytest
 
-from benchmarks.fuzz import harness
+from benchmarks.fuzz import damage, harness, programs
 from benchmarks.fuzz.__main__ import TARGETS
 from benchmarks.fuzz.target import LONGEST, problem
+from posenc_jax.evaluation import results
+from posenc_jax.run import lock, stored
+from posenc_jax.tasks.graphs import edge_lists
+from posenc_jax.tasks.images import folder as pictures
 from tests import fuzz_fake
 
 # What is read may leave reads that failed beside it, which Python mentions when they are collected.
@@ -16,8 +25,11 @@ pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptio
 
 FAKE = 'tests.fuzz_fake'
 EXPECTED = {
-    'traceback': "KeyError: 'step'; input 'traceback'",
-    'lines': "a message of 2 lines: 'ValueError: one\\ntwo'; input 'lines'",
+    'traceback': "KeyError: 'step'; input traceback",
+    'lines': "a message of 2 lines: 'ValueError: one\\ntwo'; input lines",
+    'controls': "control characters in the line: 'ValueError: a \\x1b[31mred line'; input controls",
+    'changed': 'something outside of the folder of the try was changed; input changed',
+    'added': 'something outside of the folder of the try was changed; input added',
     'crash': 'the process ended with status -6',
     'exit': 'the process ended with status 0',
     'hang': 'more than 2 seconds',
@@ -30,7 +42,7 @@ def test_every_way_to_fail_is_noticed_and_the_tries_after_it_are_made(monkeypatc
     monkeypatch.setattr(harness, 'WAITING', 1)
     monkeypatch.setattr(harness, 'BYTES', 2**27)
     kinds = [
-        fuzz_fake.make(random.Random(f'{FAKE} 0 {number}'), None, None) for number in range(20)
+        fuzz_fake.make(random.Random(f'{FAKE} 0 {number}'), None, None)[0] for number in range(40)
     ]
     assert set(kinds) == set(fuzz_fake.KINDS)
     outcomes, failures = harness.fuzz(FAKE, 0, len(kinds), 2)
@@ -80,3 +92,77 @@ def test_targets(name, tmp_path):
             )
         )
     assert shown[0] == shown[1]  # a try depends on its number alone
+
+
+@contextlib.contextmanager
+def written_through_links(path, *_):
+    if path.is_file():
+        path.write_text('{}')
+    yield
+
+
+def executed(path, read=stored.read_saved):
+    for module in path.parent.glob('imports/*.py'):
+        runpy.run_path(str(module))
+    return read(path)
+
+
+def unpickled(file, load=np.load, **_):
+    return load(file, allow_pickle=True)
+
+
+def raising(error):
+    def call(*_, **__):
+        raise error
+
+    return call
+
+
+# Target -> where a defect is put, what it is, and what a report says of it.
+DEFECTS = {
+    'graphs': (edge_lists, 'read_labels', raising(ValueError('one\ntwo')), 'a message of 2 lines'),
+    'images': (pictures, '_read', raising(KeyError('IHDR')), "KeyError: 'IHDR'"),
+    'locks': (lock, 'hold', written_through_links, 'outside of the folder of the try'),
+    'points': (np, 'load', unpickled, 'code that was in a file was executed'),
+    'results': (results, 'print_tables', lambda _: print('\x1b[31m'), 'control characters'),
+    'runs': (stored, 'read_saved', executed, 'code of the run was executed'),
+}
+
+
+@pytest.mark.full_but_one
+@pytest.mark.parametrize('name', DEFECTS)
+def test_a_defect_of_what_reads_files_is_found(name, tmp_path, monkeypatch):
+    target, (owner, attribute, defect, words) = harness.load(name), DEFECTS[name]
+    good = tmp_path / 'good'
+    good.mkdir()
+    target.prepare(good)
+    monkeypatch.setattr(owner, attribute, defect)
+    tries = (harness.attempt(target, name, 0, number, good) for number in range(300))
+    assert any(kind == 'failed' and words in why for kind, why in tries)
+
+
+def test_a_program_must_end_in_one_line_without_control_characters():
+    assert programs.run(lambda _: print('a table')) == 'a table\n'
+    with pytest.raises(programs.RefusedError, match='^no such run$'):
+        programs.run(lambda _: print('no such run', end='', file=sys.stderr) or 2)
+    with pytest.raises(AssertionError, match='ended with status 1'):
+        programs.run(lambda _: 1)
+    with pytest.raises(AssertionError, match='control characters were printed'):
+        programs.run(lambda _: print('\x1b[31mred'))
+
+
+def test_odd_files_and_trees_stay_where_they_are_put(tmp_path):
+    (tmp_path / 'source' / 'a').mkdir(parents=True)
+    (tmp_path / 'source' / 'a' / '0.npy').write_text('x')
+    (tmp_path / 'beside').write_text('y')
+    found = set()
+    for number in range(60):
+        rng, root = random.Random(number), tmp_path / f'tree{number}'
+        damage.odd_tree(rng, tmp_path / 'source', root, '.npy', tmp_path / 'beside')
+        found.add(damage.odd_file(rng, tmp_path / 'odd', tmp_path / 'beside'))
+    assert len(found) > 12 and {'a pipe', 'a link to nothing', 'a folder'} <= found
+    assert (tmp_path / 'source' / 'a' / '0.npy').read_text() == 'x'
+    assert (tmp_path / 'beside').read_text() == 'y'
+    assert not os.path.exists(tmp_path / 'new')
+    damage.remove(tmp_path / 'odd')
+    assert not os.path.lexists(tmp_path / 'odd')

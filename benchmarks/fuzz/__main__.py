@@ -6,11 +6,13 @@ not one clear line.
     python -m benchmarks.fuzz specs --only 1234
 
 A try passes if the input is read, or is refused by an error that the programs turn into one line
-and exit status 2. It fails by a crash, any other exception, a message of several lines, more than
-10 seconds of processor time (or a minute), or more than 4 GiB of memory. Every try depends on the
-target, the seed and its number alone. The exit status is 1 if a try has failed.
+and exit status 2. It fails by a crash, any other exception, a message of several lines or with
+control characters, more than 10 seconds of processor time (or a minute), more than 4 GiB of memory,
+or a change to a file beside the folder of the try. Every try depends on the target, the seed and
+its number alone. The exit status is 1 if a try has failed.
 """
 
+import os
 import pathlib
 import sys
 import time
@@ -18,10 +20,10 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.fuzz.harness import fuzz, once
+from benchmarks.fuzz.harness import fuzz, once, preload
 from posenc_jax.core.command import Parser
 
-NOT_TARGETS = ('__init__', '__main__', 'damage', 'harness', 'target')
+NOT_TARGETS = ('__init__', '__main__', 'damage', 'harness', 'programs', 'target')
 TARGETS = tuple(
     sorted(
         path.stem
@@ -43,7 +45,9 @@ def main() -> int:
     )
     parser.add_argument('--tries', type=int, default=1000, help='of each target')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--workers', type=int, default=1, help='processes at a time')
+    parser.add_argument(
+        '--workers', type=int, default=os.cpu_count() or 1, help='processes at a time'
+    )
     parser.add_argument(
         '--only', type=int, metavar='NUMBER', help='one try again, with its traceback'
     )
@@ -59,6 +63,7 @@ def main() -> int:
         for name in arguments.targets:
             once(name, arguments.seed, arguments.only)
         return 0
+    preload(arguments.targets or list(TARGETS))
     table, failed = Table('target', 'tries', 'read', 'refused', 'failed', 'minutes'), False
     for name in arguments.targets or TARGETS:
         began = time.monotonic()

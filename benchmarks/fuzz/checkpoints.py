@@ -10,6 +10,8 @@ import json
 import pathlib
 import random
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -64,27 +66,45 @@ def trainer():
 
 
 def prepare(folder: pathlib.Path) -> None:
-    """A run as training leaves it, with arrays of noise, so that none of them is small on the disk
-    or equal to another.
-    """
     run, saved = folder / 'run', stored.saved_of(config_of_run())
-    with Checkpoints(run, keep=3, saved=saved) as checkpoints, MetricsLog(run, 0) as log:
-        stored.write(saved, run / stored.FILE)
-        for step in range(1, 7):
-            log.write(step, {'loss': 1 / step, 'time': 1e9 + step})
-            if step in STEPS:
-                checkpoints.save(step, state_of(step), {'next_index': 10 * step}, log.written)
+    write_run(run, saved, trainer().abstract, STEPS, lambda step: {'next_index': 10 * step})
     for step in STEPS:
         with Checkpoints(run, keep=3, saved=saved) as checkpoints:
             found = checkpoints.restore_model(abstract(), step)[0]
         np.savez(folder / f'{step}.npz', *jax.tree.leaves(found))
+
+
+def write_run(
+    run: pathlib.Path,
+    saved: stored.Saved,
+    abstract: Any,
+    steps: tuple[int, ...],
+    data: Callable[[int], dict[str, Any]],
+) -> None:
+    """Writes a run as training leaves it, with arrays of noise, so that none of them is small on
+    the disk or equal to another.
+
+    Args:
+      run: its directory.
+      saved: its config.
+      abstract: the shapes of its state.
+      steps: those with a checkpoint, ascending.
+      data: step -> the state of the data.
+    """
+    with Checkpoints(run, keep=len(steps), saved=saved) as checkpoints, MetricsLog(run, 0) as log:
+        stored.write(saved, run / stored.FILE)
+        for step in range(1, steps[-1] + 1):
+            log.write(step, {'loss': 1 / step, 'time': 1e9 + step})
+            if step in steps:
+                checkpoints.save(step, state_of(step, abstract), data(step), log.written)
     shutil.rmtree(run / 'tensorboard')
 
 
-def state_of(step: int):
+def state_of(step: int, abstract: Any):
     rng = np.random.default_rng(step)
-    fill = lambda a: np.asarray(rng.normal(size=a.shape) if a.ndim else step, a.dtype)
-    return jax.tree.map(lambda a: jax.device_put(fill(a), a.sharding), trainer().abstract)
+    # The second moments of the optimizer are positive.
+    fill = lambda a: np.asarray(rng.uniform(size=a.shape) if a.ndim else step, a.dtype)
+    return jax.tree.map(lambda a: jax.device_put(fill(a), a.sharding), abstract)
 
 
 def abstract():

@@ -1,7 +1,12 @@
-"""Random damage to files: bytes, and values of JSON."""
+"""Random damage to files: bytes, values of JSON, names, and what a file is."""
 
+import contextlib
 import copy
+import os
+import pathlib
 import random
+import shutil
+import stat
 from typing import Any
 
 ODD: tuple[Any, ...] = (
@@ -27,6 +32,136 @@ SIZES = (
     2**63,
     2**64 - 1,
 )
+# What a name may hold that a terminal obeys, a library gives a meaning, or few programs expect.
+TEXTS = (
+    '', ' ', 'a b', 'a\nb', 'a\rb', 'a\tb', '\x1b[31mred\x1b[0m', '\x1b]0;title\x07', 'a\x9b31mb',
+    'a\x85b', 'a\u2028b', '\u202egnp', 'é漢😀', 'x' * 240, '-rf', "it's", 'a"b', '%s%n', '{0}',
+    '[red]x', '[/red]', '[/]', '$x$', '$\\frac{1}{0}$', '$\\badmacro$', '$', '\\', '#', ',', '~',
+    '*', '?', 'nan', '0',
+)  # fmt: skip
+DEVICES = {'null': (1, 3), 'zero': (1, 5), 'full': (1, 7), 'random': (1, 8)}
+
+
+def file_name(rng: random.Random) -> str:
+    """A text of `TEXTS` that can be the name of a file, or a name whose bytes are no UTF-8."""
+    if rng.random() < 0.1:
+        return os.fsdecode(b'\xff\xfe')
+    return rng.choice([text for text in TEXTS if text.strip() and '/' not in text])
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a file, a folder or what else is there; a link, and not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def odd_file(rng: random.Random, path: pathlib.Path, beside: pathlib.Path) -> str:
+    """Puts something else than a usual file in the place of a path; what it is.
+
+    Args:
+      rng: chooses.
+      path: what is replaced, if it is there. Its folder exists.
+      beside: a file to which a link may lead.
+    """
+    remove(path)
+    match rng.randrange(12):
+        case 0 | 1:
+            path.symlink_to(beside)
+            return 'a link to another file'
+        case 2:
+            path.symlink_to(beside.with_name('new'))
+            return 'a link to nothing'
+        case 3:
+            path.symlink_to(path.name)
+            return 'a link to itself'
+        case 4:
+            path.symlink_to('.')
+            return 'a link to its folder'
+        case 5 | 6:
+            os.mkfifo(path)
+            return 'a pipe'
+        case 7:
+            name = rng.choice(sorted(DEVICES))
+            path.symlink_to(f'/dev/{name}')
+            return f'a link to the device {name}'
+        case 8:
+            name = rng.choice(sorted(DEVICES))
+            try:
+                os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(*DEVICES[name]))
+            except PermissionError:  # devices are for the administrator
+                path.symlink_to(f'/dev/{name}')
+            return f'the device {name}'
+        case 9:
+            path.mkdir()
+            return 'a folder'
+        case 10:
+            path.touch()
+            with contextlib.suppress(OSError):  # some file systems have no files of this size
+                os.truncate(path, rng.choice((2**32, 2**42)))
+            return 'a file of terabytes of zeros'
+    path.touch()
+    return 'an empty file'
+
+
+def odd_tree(
+    rng: random.Random, source: pathlib.Path, root: pathlib.Path, ending: str, beside: pathlib.Path
+) -> tuple[str, ...]:
+    """Copies a folder of folders of files, half of the time with up to three changes of its form;
+    what they are.
+
+    Args:
+      rng: chooses.
+      source: what is copied, a folder for each class.
+      root: the copy, which does not exist.
+      ending: of the names of the files, such as '.npy'.
+      beside: a file to which a link may lead.
+    """
+    shutil.copytree(source, root)
+    done = []
+    for _ in range(rng.choice((0, 0, 0, 1, 1, 2))):
+        if not (folders := sorted(path for path in root.glob('*') if path.is_dir())):
+            break
+        done.append(_other_form(rng, root, rng.choice(folders), ending, beside))
+    return tuple(done)
+
+
+def _other_form(rng, root, folder, ending, beside) -> str:
+    files = sorted(path for path in folder.iterdir() if path.is_file()) or [folder / f'0{ending}']
+    file, name = rng.choice(files), file_name(rng)
+    is_new = not os.path.lexists(root / name)
+    match rng.randrange(11):
+        case 0 if is_new:
+            folder.rename(root / name)
+            return f'a class {name!r}'
+        case 1 if file.exists():
+            file.rename(folder / f'{name}{ending}')
+            return f'a file {name!r}'
+        case 2:
+            shutil.rmtree(folder)
+            return 'no folder of a class'
+        case 3:
+            kept = rng.randrange(3)
+            for path in files[kept:]:
+                path.unlink(missing_ok=True)
+            return f'{kept} files of a class'
+        case 4:
+            (folder / f'inner{ending}' / name).mkdir(parents=True, exist_ok=True)
+            return f'a folder inner{ending} with a folder {name!r}'
+        case 5 | 6:
+            return f'{file.name} is {odd_file(rng, file, beside)}'
+        case 7:
+            return f'a class is {odd_file(rng, folder, beside)}'
+        case 8 if file.exists():
+            for number in range(100):
+                os.link(file, folder / f'{len(files)}_{number}{ending}')
+            return 'a hundred files of a class'
+        case 9 if is_new:
+            (root / name).write_text('x')
+            return f'a file {name!r} beside the classes'
+    (folder / f'{name}.txt').write_text('x')
+    return f'a file {name}.txt in a class'
 
 
 def odd(rng: random.Random) -> Any:

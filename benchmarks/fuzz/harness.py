@@ -3,6 +3,7 @@ memory they hold.
 """
 
 import collections
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -14,8 +15,9 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 
-from benchmarks.fuzz.target import Target, problem
+from benchmarks.fuzz.target import CANARY, Target, problem
 
 # Read by the processes of the tries: they compile much and compute little.
 os.environ.setdefault(
@@ -34,30 +36,75 @@ RENEWED = (
 )
 
 
+# Processes begin as copies of one that has the imports. It uses no device, so it has no threads of
+# JAX, which a copy would lack.
+CONTEXT = multiprocessing.get_context('forkserver')
+
+
+def module_of(name: str) -> str:
+    return name if '.' in name else f'benchmarks.fuzz.{name}'
+
+
 def load(name: str) -> Target:
     """The target of a module of this folder, or of one elsewhere by its full name."""
-    return importlib.import_module(name if '.' in name else f'benchmarks.fuzz.{name}').TARGET
+    return importlib.import_module(module_of(name)).TARGET
+
+
+def in_memory(path: str = '/dev/shm', room: int = 8 * 2**30) -> str | None:
+    """A folder of the main memory for the files of the tries, which are many and small; None where
+    there is none with room.
+    """
+    there = os.path.isdir(path) and os.access(path, os.W_OK)
+    return path if there and shutil.disk_usage(path).free >= room else None
+
+
+def preload(names: list[str]) -> None:
+    """Makes the processes that follow begin as copies of one that has imported these targets."""
+    CONTEXT.set_forkserver_preload(list(map(module_of, names)))
+
+
+@contextlib.contextmanager
+def folder_of_try(beside: pathlib.Path) -> Iterator[pathlib.Path]:
+    """An empty folder for a try, with the file `CANARY` beside it; both are removed at the end."""
+    outer = pathlib.Path(tempfile.mkdtemp(dir=beside))
+    try:
+        (outer / CANARY).write_text('This file is not of the try.\n')
+        (outer / 'own').mkdir()
+        yield outer / 'own'
+    finally:
+        shutil.rmtree(outer, ignore_errors=True)
+
+
+def surroundings(own: pathlib.Path) -> tuple:
+    """What lies beside the folder of a try, and the state of the file `CANARY`."""
+    canary = own.with_name(CANARY)
+    found = canary.stat() if canary.exists() else None
+    state = found and (found.st_ino, found.st_mode, canary.read_bytes())
+    return sorted(path.name for path in own.parent.iterdir()), state
+
+
+def outcome(target: Target, given: object, own: pathlib.Path) -> tuple[str, BaseException | None]:
+    """What is wrong with how an input was read, '' for nothing; and the error that it raised."""
+    before, found, wrong = surroundings(own), None, None
+    try:
+        target.read(given)
+    except Exception as error:
+        found, wrong = error, problem(error)
+    if not wrong and surroundings(own) != before:
+        wrong = 'something outside of the folder of the try was changed'
+    return wrong or '', found
 
 
 def attempt(
     target: Target, name: str, seed: int, number: int, folder: pathlib.Path
 ) -> tuple[str, str]:
     """One try: 'read', 'refused' or 'failed', and the message or the exception."""
-    own = pathlib.Path(tempfile.mkdtemp(dir=folder.parent))
-    try:
+    with folder_of_try(folder.parent) as own:
         given = target.make(random.Random(f'{name} {seed} {number}'), folder, own)
-        try:
-            target.read(given)
-        except Exception as error:
-            wrong = problem(error)
-            return (
-                ('failed', f'{wrong}; input {target.show(given)[:500]}')
-                if wrong
-                else ('refused', str(error))
-            )
-        return 'read', ''
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
+        wrong, error = outcome(target, given, own)
+        if wrong:
+            return 'failed', f'{wrong}; input {target.show(given)[:500]}'
+        return ('read', '') if error is None else ('refused', str(error))
 
 
 def work(name: str, seed: int, numbers: list[int], folder: str, pipe) -> None:
@@ -98,11 +145,10 @@ def watch(
     failures: list,
 ) -> None:
     """Runs the tries, in a new process after each that ended its process or had to be ended."""
-    context = multiprocessing.get_context('spawn')
     starts = 0
     while numbers and starts < STARTS:
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(
+        ours, theirs = CONTEXT.Pipe(duplex=False)
+        process = CONTEXT.Process(
             target=work, args=(name, seed, numbers[:RENEWED], folder, theirs), daemon=True
         )
         process.start()
@@ -159,12 +205,10 @@ def fuzz(
 ) -> tuple[collections.Counter, list[tuple[int, str]]]:
     """How many tries ended how, and number and reason of those that failed."""
     outcomes, failures = collections.Counter(), []
-    with tempfile.TemporaryDirectory(prefix='fuzz_') as folder:
+    with tempfile.TemporaryDirectory(prefix='fuzz_', dir=in_memory()) as folder:
         good = pathlib.Path(folder, 'good')
         good.mkdir()
-        prepared = multiprocessing.get_context('spawn').Process(
-            target=prepare, args=(name, str(good))
-        )
+        prepared = CONTEXT.Process(target=prepare, args=(name, str(good)))
         prepared.start()
         prepared.join()
         if prepared.exitcode:
@@ -190,16 +234,16 @@ def prepare(name: str, folder: str) -> None:
 def once(name: str, seed: int, number: int) -> None:
     """One try in this process."""
     target = load(name)
-    with tempfile.TemporaryDirectory(prefix='fuzz_') as folder:
-        good, own = pathlib.Path(folder, 'good'), pathlib.Path(folder, 'own')
+    with (
+        tempfile.TemporaryDirectory(prefix='fuzz_', dir=in_memory()) as folder,
+        folder_of_try(pathlib.Path(folder)) as own,
+    ):
+        good = pathlib.Path(folder, 'good')
         good.mkdir()
-        own.mkdir()
         target.prepare(good)
         given = target.make(random.Random(f'{name} {seed} {number}'), good, own)
         print(target.show(given))
-        try:
-            target.read(given)
-            print('read')
-        except Exception as error:
-            traceback.print_exc()
-            print(problem(error) or 'refused in one line')
+        wrong, error = outcome(target, given, own)
+        if error is not None:
+            traceback.print_exception(error)
+        print(wrong or ('read' if error is None else 'refused in one line'))

@@ -17,6 +17,7 @@ from posenc_jax.run.json_file import listed
 
 DIGEST = 'digest'
 _SINCE = ('step', 'config', 'metrics')  # entries that were introduced together with the digest
+_KINDS = {'iterator': dict, 'fingerprints': dict, 'step': int, 'config': dict}
 
 
 def digest(found: Any) -> str:
@@ -39,7 +40,8 @@ def unsealed(found: Any) -> dict[str, Any]:
     are returned unchecked.
 
     Raises:
-      ValueError: the entries are not an object, or do not match their digest.
+      ValueError: the entries are not an object, do not match their digest, or one of them is of
+        another kind than `sealed` got.
 
     Example:
       >>> unsealed(sealed({'step': 3, 'iterator': {}}))
@@ -52,7 +54,23 @@ def unsealed(found: Any) -> dict[str, Any]:
         DIGEST in found or any(name in entries for name in _SINCE)
     ):
         raise ValueError('its entries differ from those that were saved')
+    _check_kinds(entries)
     return entries
+
+
+def _check_kinds(entries: dict[str, Any]) -> None:
+    """Anybody can write entries with the digest that belongs to them."""
+    for name, value in entries.items():
+        if type(value) is not _KINDS.get(name, type(value)):
+            raise ValueError(f'its entry {quoted(name)} is {quoted(value)}')
+    if type(place := entries.get('iterator', {}).get('next_index', 0)) is not int:
+        raise ValueError(f'its place in the data is {quoted(place)}, expected a whole number')
+    written = entries.get('metrics')
+    kinds = {'lines': int, 'digest': str}
+    if written is not None and (
+        not isinstance(written, dict) or {n: type(v) for n, v in written.items()} != kinds
+    ):
+        raise ValueError(f"its entry 'metrics' is {quoted(written)}")
 
 
 def other_config(entries: Mapping[str, Any], saved: stored.Saved) -> str:

@@ -11,11 +11,12 @@ import jax
 from ml_collections import ConfigDict
 
 from posenc_jax.core import kernel_sizes, library, paths
+from posenc_jax.core.registry import quoted
 from posenc_jax.evaluation.results import print_tables
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.model.sharding import make_mesh, split_cpu
 from posenc_jax.run import initial, stored
-from posenc_jax.run.checkpoint import Checkpoints, everywhere
+from posenc_jax.run.checkpoint import CheckpointError, Checkpoints, everywhere
 from posenc_jax.run.fields import encoding_label
 from posenc_jax.run.json_file import listed
 from posenc_jax.run.lock import HeldError, hold
@@ -223,7 +224,7 @@ def _run(
     batches = batch_iterator(data['train'])
     if checkpoints.steps():
         state, iterator, step = checkpoints.restore(trainer.abstract)
-        batches.set_state(iterator)
+        _continue_data(batches, iterator, f'checkpoint {step} of {checkpoints.directory}')
         written = checkpoints.entries(step).get('metrics')
     else:
         state, step, written = trainer.init(given()), 0, None
@@ -299,6 +300,17 @@ def _run(
                     )
                 return False
     return True
+
+
+def _continue_data(batches, place, where: str) -> None:
+    """Continues the batches at the place that a checkpoint has."""
+    try:
+        batches.set_state(place)
+    except Exception as error:  # the type depends on what is wrong with the place
+        raise CheckpointError(
+            f'{where}: the data cannot be continued at {quoted(place)} ({type(error).__name__}); '
+            'put back a copy of the checkpoint, or move it away to continue from an earlier one'
+        ) from error
 
 
 def check_finite(step: int, metrics: Metrics, saved: int) -> dict[str, float]:

@@ -17,6 +17,7 @@ from posenc_jax.model.sharding import make_mesh
 from posenc_jax.model.transformer import Transformer
 from posenc_jax.run import stored
 from posenc_jax.run.checkpoint import CheckpointError, Checkpoints, fingerprint, finished_steps
+from posenc_jax.run.entries import sealed, unsealed
 from posenc_jax.run.plan import make_task, model_config, validate
 from posenc_jax.run.restore import read_run, restore_model
 from posenc_jax.run.room import check_place
@@ -154,6 +155,28 @@ def test_damage_falls_back(run, capsys, damage):
     )
     assert (directory / 'checkpoints' / '7.damaged').is_dir()
     assert restore_model(directory)[2] == 7
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('config', 3),
+        ('iterator', [1]),
+        ('iterator', {'next_index': 1.5}),
+        ('fingerprints', None),
+        ('step', '7'),
+        ('metrics', {'lines': 'x', 'digest': ''}),
+    ],
+)
+def test_entries_of_another_kind_are_damage_though_their_digest_fits(run, name, value, capsys):
+    directory, trainer, _ = run
+    path = directory / 'checkpoints' / '7' / 'data' / 'metadata'
+    entries = unsealed(json.loads(path.read_text()))
+    path.write_text(json.dumps(sealed({**entries, name: value})))
+    assert restore_model(directory)[2] == 3
+    assert 'using 3 instead' in capsys.readouterr().out
+    with Checkpoints(directory, keep=2, saved=stored.read_saved(directory / stored.FILE)) as found:
+        assert found.restore(trainer.abstract)[2] == 3
 
 
 def test_reading_alone_changes_nothing(run, capsys):

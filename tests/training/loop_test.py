@@ -19,8 +19,11 @@ from posenc_jax.evaluation.results import read
 from posenc_jax.evaluation.run import evaluate
 from posenc_jax.model.sharding import make_mesh
 from posenc_jax.run import initial, stored
+from posenc_jax.run.checkpoint import CheckpointError
 from posenc_jax.run.plan import validate
 from posenc_jax.run.restore import restore_model
+from posenc_jax.tasks import batch_iterator
+from posenc_jax.tasks.copy import Reverse
 from posenc_jax.tasks.language import Language
 from posenc_jax.training import loop
 from posenc_jax.training.metrics_file import FILE, read_lines
@@ -270,6 +273,13 @@ def test_the_sweep_tells_complete_runs_by_their_last_step(whole, tmp_path):
     assert not complete(tmp_path / 'runs' / NAME)
     shutil.rmtree(tmp_path / 'runs' / NAME / 'checkpoints')
     assert not complete(tmp_path / 'runs' / NAME)
+
+
+@pytest.mark.parametrize('place', [{'next_index': -1}, {'next_index': 2**64}, {}])
+def test_a_place_in_the_data_that_does_not_exist_is_refused_in_one_line(place):
+    batches = batch_iterator(Reverse().dataset(length=(1, 4), batch_size=2, seed=0))
+    with pytest.raises(CheckpointError, match=r'checkpoint 3 of run: the data .* at .*; put back'):
+        loop._continue_data(batches, place, 'checkpoint 3 of run')
 
 
 def test_a_run_that_continues_another_is_compared_as_it_was_resolved(whole, tmp_path):
