@@ -112,7 +112,7 @@ def in_line(error: object, longest: int = 2000) -> str:
 
     Example:
       >>> len(in_line('no such run: ' + 'x' * 5000)), in_line('two\\nlines')
-      (213, 'two lines')
+      (214, 'two lines')
     """
     text = re.sub(r'\S{201,}', lambda word: shortened(word[0], 200), str(error))
     return printable(shortened(' '.join(text.splitlines()), longest))
