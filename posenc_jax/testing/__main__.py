@@ -9,6 +9,7 @@ its check begins.
 
 import sys
 
+from posenc_jax.core import interrupts
 from posenc_jax.core.command import Parser
 from posenc_jax.testing.compare import BrokenLaw
 from posenc_jax.testing.run import check
@@ -37,4 +38,4 @@ def _name(law: str) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(interrupts.run('posenc_jax.testing', lambda: main(sys.argv[1:])))
