@@ -11,6 +11,7 @@ Where to begin, after `import posenc_jax as pj` and `from flax import nnx`:
 `posenc_jax.functional` has the encodings as pure functions, and `posenc_jax.model` a transformer.
 """
 
+import posenc_jax.core.starting  # noqa: F401
 from posenc_jax import (
     analysis,
     collect,

@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from posenc_jax.core import disk, extras
+from posenc_jax.core import disk, extras, interrupts
 from posenc_jax.core.command import Parser, in_line, program
 from posenc_jax.core.compose import make
 from posenc_jax.core.composite import parts_of
@@ -294,4 +294,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(interrupts.run('posenc_jax.gallery', main))

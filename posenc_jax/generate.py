@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from posenc_jax.core import interrupts
 from posenc_jax.core.command import Parser, processes_of, program, read_letters
 from posenc_jax.core.memory import device_memory, readable
 from posenc_jax.core.registry import SpecError, check_number
@@ -364,7 +365,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = arguments(argv)
     prompts = asked.pop('prompts')
     try:
-        with together(*asked.pop('processes')) as first:
+        stopping = lambda: 'stopping; nothing is printed before the last token'
+        with interrupts.announced(stopping), together(*asked.pop('processes')) as first:
             found, follow = _texts(asked.pop('run'), prompts, asked.pop('overrides'), **asked)
     except ERRORS as error:
         return failed('generate', error)
@@ -379,4 +381,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(interrupts.run('generate', main))

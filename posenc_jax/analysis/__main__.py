@@ -53,7 +53,7 @@ import sys
 from posenc_jax.analysis import of_models
 from posenc_jax.analysis.of_models import COMMANDS
 from posenc_jax.analysis.reading import folder_of, matching, prepared, task_length, windows
-from posenc_jax.core import disk, paths
+from posenc_jax.core import disk, interrupts, paths
 from posenc_jax.core.command import Parser, in_line, program
 from posenc_jax.core.registry import quoted
 
@@ -345,4 +345,4 @@ def _fields_of_runs(known: argparse.Namespace, rest: list[str]) -> list[pathlib.
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(interrupts.run('posenc_jax.analysis', main))

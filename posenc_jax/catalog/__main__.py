@@ -13,7 +13,7 @@ from pathlib import Path
 
 from posenc_jax.catalog import PICTURED, catalog, catalog_markdown, picture_name
 from posenc_jax.catalog.tasks import tasks_markdown
-from posenc_jax.core import around, disk
+from posenc_jax.core import around, disk, interrupts
 from posenc_jax.core.command import Parser, program
 from posenc_jax.core.registry import Card, Kind, SpecError
 
@@ -129,4 +129,4 @@ def main(arguments: list[str] | None = None, root: Path = around.WRITTEN) -> int
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(interrupts.run('posenc_jax.catalog', main))

@@ -8,7 +8,7 @@ import importlib
 import sys
 from collections.abc import Callable
 
-from posenc_jax.core import extras
+from posenc_jax.core import extras, interrupts
 from posenc_jax.core.command import WRONG_INPUT, program
 
 
@@ -19,7 +19,7 @@ def _command(module: str, name: str) -> Callable[[], int | None]:
 
     def run() -> int | None:
         try:
-            return importlib.import_module(module).main()
+            return interrupts.run(name, lambda: importlib.import_module(module).main())
         except ModuleNotFoundError as error:
             if (said := extras.reason(error)) is None:
                 raise

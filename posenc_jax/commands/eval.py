@@ -21,7 +21,7 @@ import pathlib
 import re
 import sys
 
-from posenc_jax.core import extras, paths
+from posenc_jax.core import extras, interrupts, paths
 from posenc_jax.core.command import Parser, processes_of, program
 
 
@@ -85,12 +85,24 @@ def main(argv: list[str] | None = None) -> int:
     from posenc_jax.run.room import check_folder
     from posenc_jax.training.cluster import ERRORS, failed, together
 
+    kept = 0
+
     def keep(found):
+        nonlocal kept
         try:
             found.write_numbers(out)
         except OSError:
             print_tables(found)
             raise
+        kept += 1
+
+    def stopping():
+        safe = (
+            f'the results of {kept} of {len(runs)} runs are in {out}'
+            if kept
+            else 'there are no results yet'
+        )
+        return f'stopping; {safe}'
 
     try:
         extras.need('train')  # for the pictures, so that no evaluation ends without them
@@ -98,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
             check_folder(out)
         out = out or results_folder(runs, earlier)
         also = [run for directory in earlier for run in read(directory)]
-        with together(*processes) as first:
+        with interrupts.announced(stopping), together(*processes) as first:
             # Results are written after every run, so that an interrupted evaluation loses none.
             after = keep if first else lambda found: None
             results = evaluate(runs, overrides, also=also, after=after, trust_imports=trusted)
@@ -112,4 +124,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(interrupts.run('eval.py', main))

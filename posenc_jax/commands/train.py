@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
+from posenc_jax.core import interrupts
 from posenc_jax.core.command import WRONG_INPUT, in_line, program
 from posenc_jax.core.registry import quoted, shortened
 from posenc_jax.run import config_file
@@ -105,12 +106,13 @@ def run(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
     try:
         cluster = find_cluster(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
-        train(
-            CONFIG.value,
-            cluster=cluster,
-            resume_changed=RESUME_CHANGED.value,
-            trust_imports=TRUST.value,
-        )
+        with interrupts.announced(lambda: 'stopping; no step has been computed yet'):
+            train(
+                CONFIG.value,
+                cluster=cluster,
+                resume_changed=RESUME_CHANGED.value,
+                trust_imports=TRUST.value,
+            )
     except (ValueError, OSError, ImportError) as error:
         stop(error, WRONG_INPUT, leave)
     except (NonFiniteError, ClusterError) as error:
@@ -122,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(interrupts.run('train.py', main))

@@ -41,7 +41,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from posenc_jax.core import disk, paths, regular
+from posenc_jax.core import disk, interrupts, paths, regular
 from posenc_jax.core.command import Parser, processes_of, program
 from posenc_jax.run.overrides import read_overrides
 from posenc_jax.search.evolution import Sizes
@@ -160,4 +160,4 @@ def _report(path: pathlib.Path) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(interrupts.run('longrope search', main))

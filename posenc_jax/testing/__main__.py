@@ -9,6 +9,7 @@ its check begins.
 
 import sys
 
+from posenc_jax.core import interrupts
 from posenc_jax.core.command import Parser
 from posenc_jax.core.paths import printable
 from posenc_jax.testing.compare import BrokenLaw
@@ -38,4 +39,4 @@ def _name(law: str) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(interrupts.run('posenc_jax.testing', lambda: main(sys.argv[1:])))

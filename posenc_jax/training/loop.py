@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 from ml_collections import ConfigDict
 
-from posenc_jax.core import kernel_sizes, library, paths
+from posenc_jax.core import interrupts, kernel_sizes, library, paths
 from posenc_jax.core.registry import quoted
 from posenc_jax.evaluation.results import print_tables
 from posenc_jax.evaluation.run import evaluate
@@ -364,11 +364,16 @@ def validate(
 def _evaluate(directory: pathlib.Path) -> None:
     """Evaluates a run on the devices of all processes; process 0 prints and writes the results."""
     first = jax.process_index() == 0
-    if first:
-        print(f'evaluating {directory}', flush=True)
-    results = evaluate([directory])
-    if not first:
-        return
-    print_tables(results)
-    for path in results.write(directory / 'eval'):
-        print(path, flush=True)
+    saved = f'{directory} is trained and saved'
+    stopping = f'stopping; {saved}, and eval.py --run={directory} evaluates it'
+    if jax.process_count() > 1:  # the signal has gone to JAX, see `StopSignal`
+        stopping = f'stopping after the evaluation; {saved}'
+    with interrupts.announced(lambda: stopping):
+        if first:
+            print(f'evaluating {directory}', flush=True)
+        results = evaluate([directory])
+        if not first:
+            return
+        print_tables(results)
+        for path in results.write(directory / 'eval'):
+            print(path, flush=True)

@@ -140,6 +140,35 @@ def test_stopped_run_saves_and_continues(whole, cache, tmp_path, capsys):
     assert f'trained already, to step {STEPS}' in capsys.readouterr().out
 
 
+@pytest.mark.full
+def test_ctrl_c_says_at_once_what_is_saved(cache, tmp_path):
+    fields = dict(name=NAME, cache=cache, train__save_every=1000, train__steps=100_000)
+    while_compiling = tiny.start(tmp_path / 'a', **fields)
+    wait_for(while_compiling, str(tmp_path / 'a' / NAME))
+    while_compiling.send_signal(signal.SIGINT)
+    # The line is there before the first step is, which the output would show.
+    said = 'train.py: stopping after the step that is computed, which is saved; Ctrl-C again ends '
+    assert while_compiling.stderr.readline() == said + 'at once\n'
+    out, errors = finish(while_compiling)
+    assert 'stopped after step 1, which is saved' in out and not errors
+    assert restore_model(tmp_path / 'a' / NAME)[2] == 1
+
+    twice = tiny.start(tmp_path / 'b', **fields)
+    wait_for(twice, 'step 2/')
+    for _ in range(2):
+        twice.send_signal(signal.SIGINT)
+        line = twice.stderr.readline()
+    assert finish(twice, 130)[1] == '' == line
+
+    evaluated = tiny.start(tmp_path / 'c', **fields | dict(
+        train__steps=1, train__warmup=1, eval__at_end=True, eval__lengths='32'))  # fmt: skip
+    wait_for(evaluated, 'evaluating')
+    evaluated.send_signal(signal.SIGINT)
+    run = tmp_path / 'c' / NAME
+    said = f'train.py: stopping; {run} is trained and saved, and eval.py --run={run} evaluates it\n'
+    assert finish(evaluated, 130)[1] == said and restore_model(run)[2] == 1
+
+
 @pytest.mark.parametrize(
     'processes, number', [(1, signal.SIGTERM), (2, signal.SIGINT)]
 )  # which becomes a SIGTERM to itself

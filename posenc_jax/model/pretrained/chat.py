@@ -55,8 +55,8 @@ class ChatTemplate:
     """
 
     def __init__(self, template: str, tokens: Mapping[str, str], where: object = 'the template'):
-        with one_line(f'{where}: the chat template cannot be read'), extras.explained():
-            import jinja2  # noqa: F401
+        with one_line(f'{where}: the chat template cannot be read'):
+            _check_library()
         self._where, self._tokens = where, dict(tokens)
         self._template = check(template, _TEMPLATE, where, 'chat_template')
 
@@ -83,6 +83,11 @@ class ChatTemplate:
                 f'{self._where}: the chat template {_printable(found["problem"])}'
             )
         return found['text']
+
+
+def _check_library() -> None:
+    with extras.explained():
+        import jinja2  # noqa: F401
 
 
 def _answer(asked: Mapping[str, Any]) -> dict[str, str]:
