@@ -18,6 +18,7 @@ from posenc_jax.evaluation import results
 from posenc_jax.run import lock, stored
 from posenc_jax.tasks.graphs import edge_lists
 from posenc_jax.tasks.images import folder as pictures
+from posenc_jax.tasks.points.points_folder import PointsFolder
 from tests import fuzz_fake
 
 # What is read may leave reads that failed beside it, which Python mentions when they are collected.
@@ -107,8 +108,8 @@ def executed(path, read=stored.read_saved):
     return read(path)
 
 
-def unpickled(file, load=np.load, **_):
-    return load(file, allow_pickle=True)
+def unpickled(task):
+    return [np.load(file, allow_pickle=True) for own in task.files.values() for file in own]
 
 
 def raising(error):
@@ -123,7 +124,7 @@ DEFECTS = {
     'graphs': (edge_lists, 'read_labels', raising(ValueError('one\ntwo')), 'a message of 2 lines'),
     'images': (pictures, '_read', raising(KeyError('IHDR')), "KeyError: 'IHDR'"),
     'locks': (lock, 'hold', written_through_links, 'outside of the folder of the try'),
-    'points': (np, 'load', unpickled, 'code that was in a file was executed'),
+    'points': (PointsFolder, 'stored', property(unpickled), 'code that was in a file was executed'),
     'results': (results, 'print_tables', lambda _: print('\x1b[31m'), 'control characters'),
     'runs': (stored, 'read_saved', executed, 'code of the run was executed'),
 }

@@ -7,11 +7,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from posenc_jax.core import disk
+from posenc_jax.core import disk, paths
 from posenc_jax.core.registry import quoted
 from posenc_jax.run.json_file import free_name
 
 FILE = 'metrics.jsonl'
+MOST = 2**28  # bytes of the file, more than a million lines; all are read at once
 
 
 def parse(line: bytes) -> dict[str, float]:
@@ -53,6 +54,8 @@ def _lines(path: pathlib.Path) -> tuple[list[bytes], bool]:
             f'{path} is not a file; expected the lines of metrics that training writes. Move it '
             'away'
         )
+    if (size := paths.size(path)) > MOST:
+        raise ValueError(f'{path} has {size} bytes, expected at most {MOST}; move it away')
     lines = path.read_bytes().split(b'\n')
     return (lines, True) if lines[-1] else (lines[:-1], False)
 
@@ -62,7 +65,7 @@ def read_lines(path: pathlib.Path) -> list[dict[str, float]]:
     left out.
 
     Raises:
-      ValueError: a line is damaged; the message has its number and says what is wrong.
+      ValueError: a line is damaged, with its number and what is wrong; the file is too large.
     """
     lines, cut = _lines(path)
     parsed = []
@@ -106,6 +109,9 @@ def repair(path: pathlib.Path, step: int, written: Mapping[str, Any] | None, eve
 
     Returns:
       A `Written` of the lines that are kept.
+
+    Raises:
+      ValueError: the path is no file, or the file is too large.
     """
     lines, cut = _lines(path) if step else ([], False)
     good, bad, kept = {}, {}, Written()

@@ -1,6 +1,7 @@
 """What is reported survives being cut off."""
 
 import json
+import os
 import re
 import struct
 
@@ -27,6 +28,16 @@ def test_a_new_run_starts_empty(tmp_path):
     with MetricsLog(tmp_path, 0):
         pass
     assert read_lines(tmp_path / FILE) == []
+
+
+def test_a_file_of_terabytes_is_not_read(tmp_path):
+    (tmp_path / FILE).touch()
+    os.truncate(tmp_path / FILE, 2**42)
+    expected = rf'{FILE} has {2**42} bytes, expected at most {2**28}; move it away'
+    with pytest.raises(ValueError, match=expected):
+        read_lines(tmp_path / FILE)
+    with pytest.raises(ValueError, match=expected):
+        MetricsLog(tmp_path, 3)
 
 
 def test_lines_are_on_disk_at_once(tmp_path):
