@@ -19,6 +19,9 @@ _KINDS = (
     (stat.S_ISFIFO, 'a pipe'),
     (stat.S_ISSOCK, 'a socket'),
 )
+# Bytes of a file that is read as a whole, such as the list of the arrays of a checkpoint, with
+# about 300 bytes for each. The arrays themselves lie in folders of this name.
+_WHOLE, _ARRAYS = 2**26, 'd'
 # Windows has neither. The second keeps `os.open` from waiting, should a pipe take the place of the
 # file after it was looked at.
 _CAREFUL = getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_NONBLOCK', 0)
@@ -76,13 +79,14 @@ def opened(path: pathlib.Path, flags: int) -> int:
 
 
 def check_below(folder: pathlib.Path) -> None:
-    """`check` for every file in the folders of a local folder, at any depth.
+    """`check` for every file in the folders of a local folder, at any depth, and for its size.
 
     The folder and the folders in it may be symbolic links, for example to another disk. Below
     these, a link must lead to a regular file, so the walk ends.
 
     Raises:
-      ValueError: one of them is not a regular file.
+      ValueError: one of them is not a regular file, or has more than 64 MiB and lies in no folder
+        `d` of arrays.
     """
     if not paths.is_local(folder):
         return
@@ -92,11 +96,22 @@ def check_below(folder: pathlib.Path) -> None:
         if path not in folders:
             check(path)
     while folders:
-        for entry in _entries(folders.pop()):
+        home = folders.pop()
+        for entry in _entries(home):
+            path = pathlib.Path(entry.path)
             if entry.is_dir(follow_symlinks=False):
-                folders.append(pathlib.Path(entry.path))
-            elif not entry.is_file(follow_symlinks=False):
-                check(pathlib.Path(entry.path))
+                folders.append(path)
+                continue
+            if not entry.is_file(follow_symlinks=False):
+                check(path)
+            if home.name != _ARRAYS:
+                _check_size(path)
+
+
+def _check_size(path: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):  # whoever reads it is told
+        if (size := os.stat(path).st_size) > _WHOLE:
+            raise ValueError(f'{path} has {size} bytes, expected at most {_WHOLE}; move it away')
 
 
 def _entries(folder: pathlib.Path) -> Iterator[os.DirEntry]:

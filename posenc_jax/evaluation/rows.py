@@ -42,7 +42,10 @@ def checked(row: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f'{name} is {quoted(value)}')
     if (found.get('low') is None) != (found.get('high') is None):
         raise ValueError('low and high are not both null')
-    placed = found.get('position_low') is not None and found.get('position_high') is not None
-    if found.get('protocol') in ('per_position', BY_PLANE) and not placed:
-        raise ValueError(f'{found["protocol"]} has no positions')
+    placed = [found.get(name) is not None for name in ('position_low', 'position_high')]
+    if found.get('protocol') in ('per_position', BY_PLANE):
+        if not all(placed):
+            raise ValueError(f'{found["protocol"]} has no positions')
+    elif any(placed):
+        raise ValueError(f'{quoted(found.get("protocol"))} has positions')
     return found

@@ -384,7 +384,7 @@ def everywhere(good: bool) -> bool:
 
 def _say(line: str) -> None:
     if jax.process_index() == 0:
-        print(line, flush=True)
+        print(paths.printable(line), flush=True)
 
 
 def _shapes(tree) -> dict[str, tuple[int, ...]]:

@@ -93,3 +93,15 @@ def test_the_walk_stays_in_a_checkpoint_and_ends(here):
     make('a symbolic link', here / 'run' / '4' / 'model', '../../pipes')
     with pytest.raises(ValueError, match='run/4/model is a symbolic link to a folder, expected'):
         regular.check_below(here / 'run')
+
+
+def test_what_is_read_as_a_whole_is_small(here):
+    for name in ('metadata', 'd/array'):
+        path = here / 'run' / '4' / 'model' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.truncate(path, 2**42)
+    with pytest.raises(ValueError, match=f'^run/4/model/metadata has {2**42} bytes, expected at'):
+        regular.check_below(here / 'run')
+    (here / 'run' / '4' / 'model' / 'metadata').unlink()
+    regular.check_below(here / 'run')  # arrays may be large

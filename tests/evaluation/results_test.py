@@ -432,6 +432,10 @@ def test_letters_of_a_picture_are_those_of_its_names():
         (lambda found: found['results'][0].update(low=None), 'low and high are not both null'),
         (lambda found: found['results'][-1].update(position_low=None), 'per_position has no pos'),
         (
+            lambda found: found['results'][0].update(position_low=3),
+            "'nonoverlapping' has positions",
+        ),
+        (
             lambda found: found.update(documents='../secret.csv'),
             'documents is .../secret.csv., not',
         ),

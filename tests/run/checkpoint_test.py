@@ -189,6 +189,13 @@ def test_reading_alone_changes_nothing(run, capsys):
         restore_model(directory, 7)
 
 
+def test_the_line_about_damage_has_no_control_characters(run, capsys):
+    directory, _, _ = run
+    arrays_file(directory, 7).write_bytes(b'')
+    assert restore_model(directory.rename(directory.with_name('a\x1b[31m')))[2] == 3
+    assert capsys.readouterr().out.strip().isprintable()
+
+
 def test_all_damaged(run):
     directory, trainer, _ = run
     for step in (3, 7):
