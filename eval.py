@@ -1,8 +1,8 @@
-"""Evaluates runs; `posenc_jax.commands.eval` describes it. `posenc-eval` is the same program."""
+"""Evaluates runs; `posenc_jax.lab.cli.eval` describes it. `posenc-eval` is the same program."""
 
 import sys
 
-from posenc_jax.commands import console
+from posenc_jax.lab.cli import console
 
 if __name__ == '__main__':
     sys.exit(console.evaluate())

@@ -1,8 +1,8 @@
-"""Trains a run; `posenc_jax.commands.train` describes it. `posenc-train` is the same program."""
+"""Trains a run; `posenc_jax.lab.cli.train` describes it. `posenc-train` is the same program."""
 
 import sys
 
-from posenc_jax.commands import console
+from posenc_jax.lab.cli import console
 
 if __name__ == '__main__':
     sys.exit(console.train())

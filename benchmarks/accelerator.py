@@ -26,12 +26,12 @@ from measure import MIB, milliseconds, ratio, take_turns, temporary
 from train_step import VOCAB, MeshStep, batch_of, model_config
 
 import posenc_jax as pj
-from posenc_jax.catalog import markdown_table
-from posenc_jax.core.registry import entries, shortened
-from posenc_jax.decoding.decode import init_cache
-from posenc_jax.decoding.generate import generate
-from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.sharding import make_mesh
+from posenc_jax.lab.decoding.decode import init_cache
+from posenc_jax.lab.decoding.generate import generate
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.language.catalog import markdown_table
+from posenc_jax.layer.sharding import make_mesh
+from posenc_jax.protocol.registry import entries, shortened
 
 ENCODINGS = (
     'nope()', 'rope()', 'alibi()', 'kerple()', 't5_rpe()', 'fire()', 'sandwich()', 'cable()',

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from flax import nnx
 from measure import milliseconds, ratio, show, take_turns
 
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.protocol.tokens import Tokens
 
 
 def contenders(keys: int, steps: int, batch: int, sizes: dict):

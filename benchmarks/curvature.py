@@ -14,9 +14,9 @@ import statistics
 import numpy as np
 from measure import ratio, show, take_turns
 
-from posenc_jax.graph import curvature
-from posenc_jax.graph.adjacency import edges_of
-from posenc_jax.tasks.graphs import random_graph, random_regular
+from posenc_jax.features.graphs import curvature
+from posenc_jax.features.graphs.adjacency import edges_of
+from posenc_jax.lab.tasks.graphs import random_graph, random_regular
 
 
 def by_program(adjacency: np.ndarray) -> np.ndarray:

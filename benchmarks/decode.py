@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.generate import generate
-from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.lab.decoding.generate import generate
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.protocol.tokens import Tokens
 
 
 def plain_forward(graphdef, state, layers, cache, tokens, start):

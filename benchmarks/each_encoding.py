@@ -12,7 +12,7 @@ from measure import MIB, milliseconds, ratio, show, take_turns, temporary
 from train_step import MeshStep, batch_of, model_config
 
 import posenc_jax as pj
-from posenc_jax.model.sharding import split_cpu
+from posenc_jax.layer.sharding import split_cpu
 
 
 def main():

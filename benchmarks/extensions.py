@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from flax import nnx
 from measure import MIB, milliseconds, ratio, show, take_turns, temporary
 
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.protocol.tokens import Tokens
 
 EXTENSIONS = (
     'none', 'yarn(factor={factor}.0)', 'string()', 'dca()', 'self_extend(group={group})',

@@ -44,12 +44,12 @@ os.environ |= {
 import orbax.checkpoint as ocp  # noqa: E402
 from full_disk import mount  # noqa: E402
 
-from posenc_jax.commands import train as command  # noqa: E402
-from posenc_jax.core import disk  # noqa: E402
-from posenc_jax.run.checkpoint import Checkpoints  # noqa: E402
-from posenc_jax.run.safe import finished_steps  # noqa: E402
-from posenc_jax.training import loop  # noqa: E402
-from posenc_jax.training.metrics_file import FILE, read_lines  # noqa: E402
+from posenc_jax.lab.cli import train as command  # noqa: E402
+from posenc_jax.lab.files import disk  # noqa: E402
+from posenc_jax.lab.files.safe import finished_steps  # noqa: E402
+from posenc_jax.lab.runs.checkpoint import Checkpoints  # noqa: E402
+from posenc_jax.lab.train import loop  # noqa: E402
+from posenc_jax.lab.train.metrics_file import FILE, read_lines  # noqa: E402
 
 # Each process is forked from one that has imported the package, and so starts at once.
 FORKS = multiprocessing.get_context('forkserver')

@@ -24,9 +24,9 @@ import tempfile
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from posenc_jax.run.checkpoint import CheckpointError  # noqa: E402
-from posenc_jax.run.restore import restore_model  # noqa: E402
-from posenc_jax.training.metrics_file import FILE, read_lines  # noqa: E402
+from posenc_jax.lab.runs.checkpoint import CheckpointError  # noqa: E402
+from posenc_jax.lab.runs.restore import restore_model  # noqa: E402
+from posenc_jax.lab.train.metrics_file import FILE, read_lines  # noqa: E402
 
 NAME = 'run'
 STEPS, ENLARGED = 24, '64m'
@@ -41,7 +41,7 @@ FIELDS = (
 
 BLIND = """
 import runpy, sys
-from posenc_jax.core import disk
+from posenc_jax.lab.files import disk
 disk.need = lambda *_: None
 sys.argv = sys.argv[1:]
 runpy.run_path('train.py', run_name='__main__')

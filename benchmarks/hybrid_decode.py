@@ -18,11 +18,11 @@ from flax import nnx
 from long_decode import contender
 from measure import MIB, milliseconds, ratio, show, take_turns
 
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding import decode as plain
-from posenc_jax.decoding.bounded_windows import bounded_windows
+from posenc_jax.lab.decoding import decode as plain
+from posenc_jax.lab.decoding.bounded_windows import bounded_windows
+from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.mixers.gmu_hybrid import pattern_of
-from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.protocol.tokens import Tokens
 
 
 def full_length(cache, capacity: int) -> int:

@@ -43,9 +43,9 @@ from jax.experimental import topologies
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, SingleDeviceSharding
 
 import posenc_jax as pj
-from posenc_jax.core.targets import INTERPRETED, made_for
-from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.sharding import MESH_AXES, param_shardings, spec_of
+from posenc_jax.base.targets import INTERPRETED, made_for
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.layer.sharding import MESH_AXES, param_shardings, spec_of
 from posenc_jax.testing.subject import project
 from tests import contract_test
 
@@ -227,7 +227,7 @@ def errors(entry) -> list[str]:
     """The largest differences of an encoding, in float32 and in bfloat16: of the kernels of a GPU,
     and of those of a TPU.
     """
-    from tests.core import kernel_test
+    from tests.attention import kernel_test
 
     def largest(target, dtype) -> float:
         found = kernel_test.both(contract_test.make(entry), dtype=dtype, target=target)

@@ -24,7 +24,7 @@ from collections.abc import Callable
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from posenc_jax.training.metrics_file import FILE, read_lines  # noqa: E402
+from posenc_jax.lab.train.metrics_file import FILE, read_lines  # noqa: E402
 
 NAME = 'run'
 STEPS = 200
@@ -108,7 +108,11 @@ def search(workdir: str) -> Killed:
 
     def start(folder):
         return run(
-            '-m', 'posenc_jax.search', f'--run={workdir}/{NAME}', *SEARCH, f'--out={found(folder)}'
+            '-m',
+            'posenc_jax.lab.search',
+            f'--run={workdir}/{NAME}',
+            *SEARCH,
+            f'--out={found(folder)}',
         )
 
     def scored(folder):

@@ -19,11 +19,11 @@ import numpy as np
 from flax import nnx
 from measure import MIB, milliseconds, ratio, show, take_turns
 
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding import decode as plain
-from posenc_jax.decoding import duo_attention, duo_cache
-from posenc_jax.decoding.constant_cache import constant_cache
-from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.lab.decoding import decode as plain
+from posenc_jax.lab.decoding import duo_attention, duo_cache
+from posenc_jax.lab.decoding.constant_cache import constant_cache
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.protocol.tokens import Tokens
 
 
 def filled(cache, length: int, seed: int):

@@ -20,9 +20,9 @@ from flax import nnx
 from long_decode import contender
 from measure import MIB, milliseconds, ratio, show, take_turns, temporary
 
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding import decode
-from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.lab.decoding import decode
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.protocol.tokens import Tokens
 
 ATTENTION = 'rope()'
 LONG = 8192  # from here on there are at most two rounds

@@ -20,12 +20,12 @@ import optax
 from flax import nnx
 from measure import MIB, milliseconds, ratio, show, smollm2, take_turns, temporary
 
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding import ape_parallel, parallel_context_entropy, read_contexts
-from posenc_jax.decoding.decode import init_cache, prefill
-from posenc_jax.decoding.read_contexts import read
-from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.pretrained import load_pretrained
+from posenc_jax.lab.decoding import ape_parallel, parallel_context_entropy, read_contexts
+from posenc_jax.lab.decoding.decode import init_cache, prefill
+from posenc_jax.lab.decoding.read_contexts import read
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.pretrained import load_pretrained
+from posenc_jax.protocol.tokens import Tokens
 
 SYMBOLS = 48  # number of keys and of values; token 0 is the sink
 NOUNS = (

@@ -17,7 +17,7 @@ from train_step import VOCAB, MeshStep, batch_of, model_config
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from x_transformers import Decoder, TransformerWrapper
 
-from posenc_jax.model.sharding import split_cpu
+from posenc_jax.layer.sharding import split_cpu
 
 
 class TorchStep:

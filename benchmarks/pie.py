@@ -24,11 +24,11 @@ import numpy as np
 from flax import nnx
 from measure import show, smollm2
 
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding import pie
-from posenc_jax.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.model.cache import Cache
-from posenc_jax.model.pretrained import load_pretrained
+from posenc_jax.lab.decoding import pie
+from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.pretrained import load_pretrained
+from posenc_jax.layer.cache import Cache
+from posenc_jax.protocol.tokens import Tokens
 
 KINDS, PLACES = ('insert', 'replace', 'delete'), {'start': 0.03, 'middle': 0.5, 'end': 0.97}
 SPARE = 128  # slots behind the text for the tokens that edits add

@@ -25,15 +25,15 @@ from flax import nnx
 from measure import milliseconds, ratio, show, smollm2, take_turns
 from transformers import DynamicCache, LlamaForCausalLM, StaticCache
 
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.decode import init_cache, prefill
-from posenc_jax.decoding.generate import generate
-from posenc_jax.model.pretrained import export_pretrained, load_pretrained
+from posenc_jax.lab.decoding.decode import init_cache, prefill
+from posenc_jax.lab.decoding.generate import generate
+from posenc_jax.lab.pretrained import export_pretrained, load_pretrained
+from posenc_jax.protocol.tokens import Tokens
 
 COLD = """
 import resource, time; begin = time.perf_counter()
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # in KiB on Linux
-from posenc_jax.model.pretrained import load_pretrained; import jax; jax.devices()
+from posenc_jax.lab.pretrained import load_pretrained; import jax; jax.devices()
 imported, before = time.perf_counter(), peak()
 model = load_pretrained({file!r}).model
 weights = jax.block_until_ready(jax.tree.leaves(__import__('flax').nnx.state(model)))

@@ -19,8 +19,8 @@ def temporary(spec: str, devices: int, length: int, layers: int, width: int, hea
     from flax import nnx
     from jax.sharding import NamedSharding
 
-    from posenc_jax.model import Transformer, TransformerConfig
-    from posenc_jax.model.sharding import make_mesh, param_shardings, spec_of
+    from posenc_jax.lab.model import Transformer, TransformerConfig
+    from posenc_jax.layer.sharding import make_mesh, param_shardings, spec_of
 
     cfg = TransformerConfig(
         vocab_size=256, train_len=length, layers=layers, width=width, heads=heads, encoding=spec,

@@ -23,8 +23,8 @@ import numpy as np
 import scipy.special
 from measure import milliseconds, ratio, show, take_turns
 
-from posenc_jax.coordinates.geo.geo_sh import spherical_harmonics
-from posenc_jax.tasks.globe import random_places
+from posenc_jax.features.coordinates.geo.geo_sh import spherical_harmonics
+from posenc_jax.lab.tasks.globe import random_places
 
 
 def by_scipy(places: np.ndarray, degrees: int) -> np.ndarray:

@@ -15,13 +15,13 @@ from flax import nnx
 from measure import MIB, milliseconds, ratio, show, take_turns, temporary
 
 from configs.default import get_config
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.sharding import make_mesh
-from posenc_jax.run.state import TrainState, take_apart
-from posenc_jax.run.tuned import trained
-from posenc_jax.training.optimizer import decays, make_optimizer
-from posenc_jax.training.step import make_trainer, train_step
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.runs.state import TrainState, take_apart
+from posenc_jax.lab.runs.tuned import trained
+from posenc_jax.lab.train.optimizer import decays, make_optimizer
+from posenc_jax.lab.train.step import make_trainer, train_step
+from posenc_jax.layer.sharding import make_mesh
+from posenc_jax.protocol.tokens import Tokens
 
 VOCAB = 256
 

@@ -11,7 +11,7 @@ Paper:    Cho et al. (arXiv 2405.20671) train 1 layer of width 1024 on 1 to 30 d
 
 from ml_collections import ConfigDict
 
-from posenc_jax.run import defaults
+from posenc_jax.lab.config import defaults
 
 
 def get_config() -> ConfigDict:

@@ -16,7 +16,7 @@ Paper:    arXiv 2309.05270 has no number for this task, which is ours. The paper
 
 from ml_collections import ConfigDict
 
-from posenc_jax.run import defaults
+from posenc_jax.lab.config import defaults
 
 
 def get_config() -> ConfigDict:

@@ -11,7 +11,7 @@ Number:   PSNR at 64, 128, 256 pixels (peak 2 of values in [-1, 1]): 57.6, 26.3,
 
 from ml_collections import ConfigDict
 
-from posenc_jax.run import defaults
+from posenc_jax.lab.config import defaults
 
 
 def get_config() -> ConfigDict:

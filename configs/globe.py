@@ -12,7 +12,7 @@ Paper:    reproduced small: about 0.94 for all places and 0.96 beyond 60 degrees
 
 from ml_collections import ConfigDict
 
-from posenc_jax.run import defaults
+from posenc_jax.lab.config import defaults
 
 
 def get_config() -> ConfigDict:

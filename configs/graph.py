@@ -8,7 +8,7 @@ Number:   all of 64 graphs right with one, two and four copies of a graph in a r
 
 from ml_collections import ConfigDict
 
-from posenc_jax.run import defaults
+from posenc_jax.lab.config import defaults
 
 
 def get_config() -> ConfigDict:

@@ -15,7 +15,7 @@ Paper:    Shi et al. (arXiv 2407.16958) make every eighth layer attention; they 
 
 from ml_collections import ConfigDict
 
-from posenc_jax.run import defaults
+from posenc_jax.lab.config import defaults
 
 
 def get_config() -> ConfigDict:

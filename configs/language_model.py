@@ -9,7 +9,7 @@ Time:     not measured; too slow for a CPU.
 
 from ml_collections import ConfigDict
 
-from posenc_jax.run import defaults
+from posenc_jax.lab.config import defaults
 
 
 def get_config() -> ConfigDict:

@@ -2,7 +2,7 @@
 
 15 % of the bytes of a window are chosen, most of them are replaced by a mask, and the loss is on
 the chosen ones. The encoder is evaluated at 1, 2 and 4 times its trained length. `python -m
-posenc_jax.generate --run=RUN --prompt='The [MASK]ollowing'` fills masks.
+posenc_jax.lab.cli.generate --run=RUN --prompt='The [MASK]ollowing'` fills masks.
 
 Command:  python train.py --config=configs/masked_text.py [--config.encoding='alibi_symmetric()']
 Time:     1 minute of CPU time, evaluation included (10 minutes on two cores that other jobs
@@ -16,7 +16,7 @@ Paper:    Devlin et al. (arXiv 1810.04805) report perplexities of masked word pi
 
 from ml_collections import ConfigDict
 
-from posenc_jax.run import defaults
+from posenc_jax.lab.config import defaults
 
 
 def get_config() -> ConfigDict:

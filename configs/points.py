@@ -15,7 +15,7 @@ Paper:    Zhang et al. (arXiv 2403.00762) classify scans and models of objects w
 
 from ml_collections import ConfigDict
 
-from posenc_jax.run import defaults
+from posenc_jax.lab.config import defaults
 
 ORDERS = ('xyz', 'yzx', 'zxy', 'hilbert')
 

@@ -12,7 +12,7 @@ Time:     12 s a step of 4,096 tokens for SmolLM2-135M on two CPU cores; meant f
 
 from ml_collections import ConfigDict
 
-from posenc_jax.run import defaults
+from posenc_jax.lab.config import defaults
 
 
 def get_config() -> ConfigDict:

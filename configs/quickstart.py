@@ -12,7 +12,7 @@ Number:   rope(): validation loss 1.283 nats a byte at step 400; test perplexity
 
 from ml_collections import ConfigDict
 
-from posenc_jax.run import defaults
+from posenc_jax.lab.config import defaults
 
 
 def get_config() -> ConfigDict:

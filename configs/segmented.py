@@ -19,7 +19,7 @@ Papers:   segmented sequences (arXiv 2310.14633): 4 times the length with the me
 
 from ml_collections import ConfigDict
 
-from posenc_jax.run import defaults
+from posenc_jax.lab.config import defaults
 
 
 def get_config() -> ConfigDict:

@@ -16,7 +16,7 @@ Paper:    Wang et al., arXiv 2404.12224: 200 steps of batch 8 at the new length,
 
 from ml_collections import ConfigDict
 
-from posenc_jax.run import defaults
+from posenc_jax.lab.config import defaults
 
 
 def get_config() -> ConfigDict:

@@ -1,7 +1,8 @@
 """Trains an encoder-decoder on synthetic translation of 1 to 8 words and evaluates up to 32 words.
 
 Words decide where the translations of others stand: modifiers follow their word, and verbs move to
-the end of their phrase. `python -m posenc_jax.generate --run=RUN --prompt='v1 m2 n4'` translates.
+the end of their phrase. `python -m posenc_jax.lab.cli.generate --run=RUN --prompt='v1 m2 n4'`
+translates.
 
 Command:  python train.py --config=configs/translation.py [--config.cross='rope()']
 Time:     1 minute of CPU time, evaluation included (11 minutes on two cores that other jobs
@@ -15,7 +16,7 @@ Paper:    the task is ours. Methods for it: xlpe (arXiv 2004.13310) and dpe (arX
 
 from ml_collections import ConfigDict
 
-from posenc_jax.run import defaults
+from posenc_jax.lab.config import defaults
 
 
 def get_config() -> ConfigDict:

@@ -14,7 +14,7 @@ Beside it, one seed: --config.task='quadrant()' --config.encoding='peg()' with 3
 
 from ml_collections import ConfigDict
 
-from posenc_jax.run import defaults
+from posenc_jax.lab.config import defaults
 
 
 def get_config() -> ConfigDict:

@@ -8,40 +8,33 @@ Where to begin, after `import posenc_jax as pj` and `from flax import nnx`:
     pj.extend(encoding, 'yarn(factor=4)', train_len=512)  the encoding for longer texts
     pj.cite('rope()')                                     its BibTeX
 
-`posenc_jax.functional` has the encodings as pure functions, and `posenc_jax.model` a transformer.
+`posenc_jax.functional` has the encodings as pure functions, and `posenc_jax.lab.model` a
+transformer.
 """
 
-import posenc_jax.core.starting  # noqa: F401
-from posenc_jax import (
-    analysis,
-    collect,
-    conversion,
-    coordinates,
-    decoding,
-    embedding,
-    extension,
-    fields,
-    functional,
-    graph,
-    linen,
-    logits,
-    mask,
-    mixers,
-    model,
-    positions,
-    rotation,
-    testing,
-)
-from posenc_jax.catalog import catalog, cite
-from posenc_jax.core.attention import attend
-from posenc_jax.core.compose import make
-from posenc_jax.core.conflicts import chain
-from posenc_jax.core.encoding import TOKEN_STAGE, Constant, Encoding
-from posenc_jax.core.per_head import PerHead
-from posenc_jax.core.registry import Card, Promises, SpecError, register
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.extension.extend import extend
-from posenc_jax.model.attention import Attention, attention_layer
+import posenc_jax.base.starting  # noqa: F401
+from posenc_jax import fields, functional, linen, mixers, testing
+from posenc_jax import methods as collect
+from posenc_jax import methods as embedding
+from posenc_jax import methods as extension
+from posenc_jax import methods as logits
+from posenc_jax import methods as mask
+from posenc_jax import methods as positions
+from posenc_jax import methods as rotation
+from posenc_jax.attention.attend import attend
+from posenc_jax.features import coordinates
+from posenc_jax.features import graphs as graph
+from posenc_jax.lab import analyse as analysis
+from posenc_jax.lab import conversion, decoding, model
+from posenc_jax.language.catalog import catalog, cite
+from posenc_jax.language.make import make
+from posenc_jax.layer.attention import Attention, attention_layer
+from posenc_jax.methods.extend import extend
+from posenc_jax.methods.per_head import PerHead
+from posenc_jax.protocol.conflicts import chain
+from posenc_jax.protocol.encoding import TOKEN_STAGE, Constant, Encoding
+from posenc_jax.protocol.registry import Card, Promises, SpecError, register
+from posenc_jax.protocol.tokens import Tokens
 from posenc_jax.version import __version__
 
 __all__ = [
@@ -86,6 +79,6 @@ __dir__ = __all__.copy
 
 
 def __getattr__(name: str):
-    from posenc_jax.core.attributes import missing
+    from posenc_jax.protocol.attributes import missing
 
     raise missing(__name__, name, __all__)

@@ -17,9 +17,9 @@ from flax import linen as nn
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from posenc_jax.core.encoding import Constant, Encoding
-from posenc_jax.core.registry import check_choice, nearest
-from posenc_jax.model.attention import Attention as _Attention
+from posenc_jax.layer.attention import Attention as _Attention
+from posenc_jax.protocol.encoding import Constant, Encoding
+from posenc_jax.protocol.registry import check_choice, nearest
 
 __all__ = ['Attention', 'Bridge']
 __dir__ = __all__.copy

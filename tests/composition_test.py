@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.families import Bias
-from posenc_jax.core.registry import entries
-from posenc_jax.decoding.generate import generate
-from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.lab.decoding.generate import generate
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.protocol.families import Bias
+from posenc_jax.protocol.registry import entries
 
 CONTEXT = dict(heads=4, kv_heads=2, head_dim=8, model_dim=32, train_len=16)
 BIASES = [

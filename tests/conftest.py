@@ -22,7 +22,7 @@ _given = os.environ.get('XLA_FLAGS', '')
 os.environ['XLA_FLAGS'] = ' '.join(
     [_given, *(flag for flag in _FLAGS if flag.split('=')[0] not in _given)]
 ).strip()
-# Emulated devices that outnumber the cores need more threads than XLA starts: model/sharding.py.
+# Emulated devices that outnumber the cores need more threads than XLA starts: layer/sharding.py.
 os.environ.setdefault('PJRT_NPROC', '32')
 # All workers share one compilation cache, so a function is compiled once, also if a worker has
 # cleared its own caches. A folder that the environment names is kept, and halves the next run.
@@ -69,7 +69,7 @@ def toys(monkeypatch):
     """Registers the encodings of `tests/toys.py` while a test runs. They are imported here: the
     process that starts the workers needs no package.
     """
-    from posenc_jax.core import registry
+    from posenc_jax.protocol import registry
     from tests.toys import TOYS
 
     for key, entry in TOYS.items():

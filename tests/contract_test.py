@@ -17,14 +17,14 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.catalog import KINDS
-from posenc_jax.core.composite import parts_of
-from posenc_jax.core.conflicts import EXCLUSIVE
-from posenc_jax.core.encoding import TRAITS, Encoding
-from posenc_jax.core.places import Masks, masks_of
-from posenc_jax.core.registry import Promises, SpecError, entries, lookup
-from posenc_jax.core.spec import build, parse
-from posenc_jax.rotation.rope import rope_frequencies, rotate
+from posenc_jax.attention.library.plain_masks import Masks, masks_of
+from posenc_jax.language.catalog import KINDS
+from posenc_jax.language.spec import build, parse
+from posenc_jax.methods.rope import rope_frequencies, rotate
+from posenc_jax.protocol.composite import parts_of
+from posenc_jax.protocol.conflicts import EXCLUSIVE
+from posenc_jax.protocol.encoding import TRAITS, Encoding
+from posenc_jax.protocol.registry import Promises, SpecError, entries, lookup
 from posenc_jax.testing import forms, promises, sequences
 from posenc_jax.testing.compare import BrokenLaw
 from posenc_jax.testing.run import LAWS
@@ -460,7 +460,9 @@ def test_card_golden_numbers_test_and_catalogue_row_exist(entry):
         if f'| `{card.key}` |' in row
     ]
     shown = card.example.replace('|', '\\|')
-    assert any(shown in row for row in rows), 'the catalogue is stale: python -m posenc_jax.catalog'
+    assert any(shown in row for row in rows), (
+        'the catalogue is stale: python -m posenc_jax.language.catalog'
+    )
 
 
 @every_method

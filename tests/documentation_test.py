@@ -19,9 +19,9 @@ from jax.sharding import PartitionSpec as P
 
 import posenc_jax
 import posenc_jax.functional as functional
-from posenc_jax.catalog import KINDS
-from posenc_jax.core.registry import entries
-from posenc_jax.run import config_file
+from posenc_jax.lab.config import config_file
+from posenc_jax.language.catalog import KINDS
+from posenc_jax.protocol.registry import entries
 from tests.smollm2 import needs_smollm2, smollm2
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +67,7 @@ def test_the_checker_compares_to_the_digits_shown():
 
 
 def test_the_package_is_found():
-    assert 'posenc_jax.logits.alibi' in MODULES and len(MODULES) > 40
+    assert 'posenc_jax.methods.alibi' in MODULES and len(MODULES) > 40
 
 
 FAST = 'posenc_jax.core.'
@@ -274,13 +274,13 @@ def test_the_commands_for_an_encoding_of_ones_own_work(tmp_path):
         '--config.eval.tokens=64',
         '--config.eval.protocols=sliding',
     ]
-    more = {'train.py': fields, 'eval.py': few, 'posenc_jax.generate': ['--tokens=2']}
+    more = {'train.py': fields, 'eval.py': few, 'posenc_jax.lab.cli.generate': ['--tokens=2']}
     for line in commands.replace('\\\n', ' ').strip().splitlines():
         words = shlex.split(line)
         program = words[2] if words[1] == '-m' else words[1]
-        if program == 'posenc_jax.generate':
+        if program == 'posenc_jax.lab.cli.generate':
             (tmp_path / 'root.py').rename(tmp_path / 'moved.txt')
-        if program == 'posenc_jax.gallery':
+        if program == 'posenc_jax.lab.cli.gallery':
             (tmp_path / 'moved.txt').rename(tmp_path / 'root.py')
         done = subprocess.run(
             [sys.executable, *words[1:], *more.get(program, [])],
@@ -296,7 +296,7 @@ def test_the_commands_for_an_encoding_of_ones_own_work(tmp_path):
 
 
 def test_the_made_up_method_of_the_contributing_guide_works(monkeypatch):
-    from posenc_jax.core import registry
+    from posenc_jax.protocol import registry
 
     monkeypatch.setattr(registry, '_ENTRIES', dict(registry._ENTRIES))
     text = (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')

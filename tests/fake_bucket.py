@@ -18,7 +18,7 @@ import etils.epath.gpath
 import etils.epath.stat_utils
 from orbax.checkpoint._src.path import gcs_utils
 
-from posenc_jax.core import paths
+from posenc_jax.lab.files import paths
 
 
 class Upload(io.BytesIO):

@@ -135,7 +135,7 @@ def test_programs_around_the_package_read_what_it_has(folder):
 def test_names_that_a_module_lacks_are_found(tmp_path):
     path = tmp_path / 'program.py'
     lines = (
-        'from posenc_jax.core import registry, nothing',
+        'from posenc_jax.protocol import registry; from posenc_jax.core import nothing',
         'registry.entries, registry.no_such_name',
     )
     path.write_text('\n'.join(lines))

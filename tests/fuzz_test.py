@@ -14,11 +14,12 @@ import pytest
 from benchmarks.fuzz import damage, harness, programs
 from benchmarks.fuzz.__main__ import TARGETS
 from benchmarks.fuzz.target import LONGEST, problem
-from posenc_jax.evaluation import results
-from posenc_jax.run import lock, stored
-from posenc_jax.tasks.graphs import edge_lists
-from posenc_jax.tasks.images import folder as pictures
-from posenc_jax.tasks.points.points_folder import PointsFolder
+from posenc_jax.lab.evaluate import results
+from posenc_jax.lab.files import lock
+from posenc_jax.lab.runs import stored
+from posenc_jax.lab.tasks.graphs import edge_lists
+from posenc_jax.lab.tasks.images import folder as pictures
+from posenc_jax.lab.tasks.points.points_folder import PointsFolder
 from tests import fuzz_fake
 
 # What is read may leave reads that failed beside it, which Python mentions when they are collected.

@@ -1,6 +1,6 @@
 """The transformations of JAX on `pj.Attention`, over encodings that act in different places. The
-table in docs/usage.md says which of them work. `tests/core/attention_test.py` has those of
-`pj.attend`, and `tests/model/attention_layer_test.py` meshes and further symbolic lengths.
+table in docs/usage.md says which of them work. `tests/attention/attention_test.py` has those of
+`pj.attend`, and `tests/layer/attention_layer_test.py` meshes and further symbolic lengths.
 """
 
 import functools

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import PartitionSpec as P
 
 import posenc_jax as pj
-from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.lab.model import Transformer, TransformerConfig
 
 WIDTH, HEADS = 16, 2
 SPECS = (

@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from posenc_jax.core import imports, registry
-from posenc_jax.run import trust
+from posenc_jax.lab.files import imports
+from posenc_jax.lab.runs import trust
+from posenc_jax.protocol import registry
 
 TEXT = """
 from posenc_jax import Encoding, register

@@ -14,9 +14,10 @@ import tomllib
 
 import pytest
 
-from posenc_jax.commands import console
-from posenc_jax.core import extras, paths
-from posenc_jax.core.command import program
+from posenc_jax.base import extras
+from posenc_jax.lab.cli import console
+from posenc_jax.lab.files import paths
+from posenc_jax.lab.files.command import program
 from posenc_jax.version import __version__
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -205,7 +206,7 @@ def test_the_files_of_a_wheel():
         *(path.as_posix() for path in package),
         *(f'installed/{path.as_posix()}' for path in configs),
         'py.typed',
-        'installed/configs/claims/papers.csv',
-        'installed/docs/claims/measured.json',
+        'installed/evidence/claims/papers.csv',
+        'installed/evidence/measured.json',
         'installed/benchmarks/measure.py',
     }

@@ -39,7 +39,7 @@ def test_dir_shows_the_list_and_nothing_else(package):
     assert dir(module) == sorted(module.__all__) and len(set(module.__all__)) == len(module.__all__)
     for name in module.__all__:
         assert hasattr(module, name), name
-    if package != 'posenc_jax.catalog':  # which defines its functions in the same file
+    if package != 'posenc_jax.language.catalog':  # which defines its functions in the same file
         assert set(module.__all__) == imported(package)
 
 
@@ -73,7 +73,7 @@ def test_a_name_like_no_other_is_short():
 
 def test_a_module_that_is_not_imported_yet_says_so(monkeypatch):
     monkeypatch.delattr(pj, 'training', raising=False)
-    with pytest.raises(AttributeError, match='import posenc_jax.training first$'):
+    with pytest.raises(AttributeError, match='import posenc_jax.lab.train first$'):
         _ = pj.training
 
 

@@ -7,8 +7,8 @@ import functools
 import numpy as np
 from flax import nnx
 
-from posenc_jax.analysis.states import layer_states
-from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.lab.analyse.states import layer_states
+from posenc_jax.lab.model import Transformer, TransformerConfig
 
 VOCABULARY, LENGTH, WIDTH = 64, 64, 64
 TOKENS = np.random.default_rng(0).integers(VOCABULARY, size=(32, LENGTH)).astype(np.int32)

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 import website
-from configs.claims import CLAIMS
-from posenc_jax.analysis.__main__ import ANALYSES
-from posenc_jax.catalog import KINDS, catalog
-from posenc_jax.commands import eval as evaluation
-from posenc_jax.core.registry import entries, lookup
-from posenc_jax.core.spec import parse
-from posenc_jax.run import config_file, defaults, plan
-from posenc_jax.run.overrides import replaced
+from evidence.claims import CLAIMS
+from posenc_jax.lab.analyse.__main__ import ANALYSES
+from posenc_jax.lab.cli import eval as evaluation
+from posenc_jax.lab.config import config_file, defaults
+from posenc_jax.lab.config.overrides import replaced
+from posenc_jax.lab.runs import plan
+from posenc_jax.language.catalog import KINDS, catalog
+from posenc_jax.language.spec import parse
+from posenc_jax.protocol.registry import entries, lookup
 from website import equations
 from website.commands import command
 
@@ -94,7 +95,7 @@ def test_the_reference_and_the_navigation_are_complete():
     pages = reference.pages()
     assert '::: posenc_jax.attend\n' in pages['reference/posenc_jax.md']
     assert '::: posenc_jax.Attention\n' in pages['reference/posenc_jax.md']
-    assert '::: posenc_jax.logits\n' in pages['reference/posenc_jax.logits.md']
+    assert '::: posenc_jax.methods\n' in pages['reference/posenc_jax.logits.md']
     navigation = (ROOT / 'mkdocs.yml').read_text(encoding='utf-8')
     assert all(navigation.count(f': {path}\n') == 1 for path in pages)
     written = [path.relative_to(ROOT / 'docs') for path in ROOT.glob('docs/**/*.md')]
@@ -106,11 +107,14 @@ def test_commands_can_be_read(entry):
     words = shlex.split(command(entry))
     if words[0] != 'python':  # a call in Python
         assert command(entry) == entry.card.example
-    elif words[1] == '-m' and words[2] == 'configs.claims':
+    elif words[1] == '-m' and words[2] == 'evidence.claims':
         assert words[3:] and all(CLAIMS[name].key == entry.key for name in words[3:])
     elif words[1] == '-m':
-        assert words[2:4] == ['posenc_jax.analysis', entry.key] or words[2] == 'posenc_jax.search'
-        assert words[2] == 'posenc_jax.search' or entry.key in ANALYSES
+        assert (
+            words[2:4] == ['posenc_jax.lab.analyse', entry.key]
+            or words[2] == 'posenc_jax.lab.search'
+        )
+        assert words[2] == 'posenc_jax.lab.search' or entry.key in ANALYSES
     else:
         assert read(words[1:]) is not None
 
@@ -190,7 +194,7 @@ def test_a_page_that_loads_from_another_host_is_refused():
 def test_shapes_keep_their_quotes():
     griffe = pytest.importorskip('griffe')
     extensions = griffe.load_extensions(str(ROOT / 'website' / 'docstrings.py'))
-    found = griffe.load('posenc_jax.logits.alibi', search_paths=[ROOT], extensions=extensions)
+    found = griffe.load('posenc_jax.methods.alibi', search_paths=[ROOT], extensions=extensions)
     later = {p.name: str(p.annotation) for p in found['alibi_bias'].parameters}['later']
     assert later == "Float[Array, 'N'] | None"
     assert str(found['alibi_bias'].returns) == "Float[Array, '#B N T S']"

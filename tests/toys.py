@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from posenc_jax.core.encoding import Constant, Encoding
-from posenc_jax.core.products import heads_first, scaled_dot_product
-from posenc_jax.core.registry import Card, Entry, Promises
-from posenc_jax.core.spec import CONTEXT
+from posenc_jax.base.products import heads_first, scaled_dot_product
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.encoding import Constant, Encoding
+from posenc_jax.protocol.registry import Card, Entry, Promises
 
 TOYS = {}
 

@@ -3,7 +3,7 @@
 import html
 import re
 
-from posenc_jax.catalog import (
+from posenc_jax.language.catalog import (
     COLUMNS,
     KINDS,
     PICTURED,
@@ -14,8 +14,13 @@ from posenc_jax.catalog import (
     promise_text,
     reference_text,
 )
-from posenc_jax.catalog.cells import HEADINGS, call_with_defaults, reference_markdown, summary
-from posenc_jax.core.registry import Card, Entry, Kind, lookup
+from posenc_jax.language.catalog.cells import (
+    HEADINGS,
+    call_with_defaults,
+    reference_markdown,
+    summary,
+)
+from posenc_jax.protocol.registry import Card, Entry, Kind, lookup
 from website.commands import command
 from website.equations import equation, mathml, parts, with_formulas
 
@@ -53,7 +58,7 @@ def without_equations(markdown: str) -> str:
     the site; every key links to its entry, which has the equation.
 
     Raises:
-      ValueError: the page does not have the tables that `posenc_jax.catalog` makes.
+      ValueError: the page does not have the tables that `posenc_jax.language.catalog` makes.
     """
     columns = tuple(column for column in COLUMNS if column != 'equation')
     explained = '| equation | one line in the symbols of the paper |\n'
@@ -65,7 +70,9 @@ def without_equations(markdown: str) -> str:
         changes[catalog_markdown(kind, pictures='catalog')] = wrapped
     for found, wanted in changes.items():
         if markdown.count(found) != 1:
-            raise ValueError('docs/catalog.md is not up to date; run python -m posenc_jax.catalog')
+            raise ValueError(
+                'docs/catalog.md is not up to date; run python -m posenc_jax.language.catalog'
+            )
         markdown = markdown.replace(found, wanted)
     keys = "and in the registry, also of the method's file and test file |"
     return markdown.replace(keys, f'{keys[:-2]}; it leads to the equation |')
@@ -157,7 +164,7 @@ The table has one row for each method of a paper. It is made from the Cards of t
 - Frequency rules and extensions are applied to a run that is trained already, here the run that
   `python train.py --config=configs/quickstart.py` makes with `rope()`, or with the encoding in the
   name of the run. Other runs and public checkpoints take the place of its name.
-- `python -m configs.claims` measures claims of a paper: it trains and evaluates what the claim
+- `python -m evidence.claims` measures claims of a paper: it trains and evaluates what the claim
   compares. [The ledger of claims](../claims.md) has the results.
 - A call without `python` in front is one in Python.
 

@@ -2,14 +2,14 @@
 
 import shlex
 
-from configs.claims import CLAIMS
-from posenc_jax.analysis.__main__ import ANALYSES
-from posenc_jax.core.registry import Entry
-from posenc_jax.core.spec import Chain, Node, parse
+from evidence.claims import CLAIMS
+from posenc_jax.lab.analyse.__main__ import ANALYSES
+from posenc_jax.language.spec import Chain, Node, parse
+from posenc_jax.protocol.registry import Entry
 
 # Commands that do not follow from the kind.
 OTHER = {
-    'longrope': 'python -m posenc_jax.search --run=runs/language-pydoc_topics-rope-s0 --length=512',
+    'longrope': 'python -m posenc_jax.lab.search --run=runs/language-pydoc_topics-rope-s0 --length=512',
     'md_tpe': 'python train.py --config=configs/vit.py '
     """--config.pattern='("md_tpe(shape=(8,))",)' --config.eval.lengths=16""",  # a grid of 8 x 8
     'mix_ffn': 'python train.py --config=configs/vit.py --config.model.mlp=mix_ffn',
@@ -58,7 +58,7 @@ def command(entry: Entry) -> str:
     """A command line, or the Python call of a method that no command line reaches.
 
     Example:
-      >>> from posenc_jax.core.registry import lookup
+      >>> from posenc_jax.protocol.registry import lookup
       >>> command(lookup('alibi', ('encoding',)))
       "python train.py --config=configs/quickstart.py --config.encoding='alibi()'"
       >>> command(lookup('yarn', ('frequencies',))).split()[-1]
@@ -85,10 +85,12 @@ def command(entry: Entry) -> str:
     if entry.kind == 'field':
         return _train('field', field=card.example)
     if entry.key in ANALYSES:
-        return f'python -m posenc_jax.analysis {entry.key} --run=runs/language-pydoc_topics-rope-s0'
+        return (
+            f'python -m posenc_jax.lab.analyse {entry.key} --run=runs/language-pydoc_topics-rope-s0'
+        )
     measured = [claim.id for claim in CLAIMS.values() if claim.key == entry.key and claim.how]
     if measured:
-        return f'python -m configs.claims {" ".join(measured)}'
+        return f'python -m evidence.claims {" ".join(measured)}'
     return card.example
 
 

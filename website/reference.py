@@ -32,7 +32,7 @@ def top_level() -> list[str]:
 def pages() -> dict[str, str]:
     """Path below the folder of the site, and Markdown, of all pages of the reference."""
     modules = {name.removeprefix('posenc_jax.') for name in packages()}
-    # `posenc_jax.catalog` is a function and a package.
+    # `posenc_jax.language.catalog` is a function and a package.
     paths = [f'{name}.{name}' if name in modules else name for name in top_level()]
     top = [TOP, *(f'::: posenc_jax.{path}\n' for path in paths)]
     made = {f'reference/{name}.md': PACKAGE.format(name=name) for name in packages()}

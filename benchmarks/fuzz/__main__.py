@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.fuzz.harness import fuzz, once, preload
-from posenc_jax.core.command import Parser
+from posenc_jax.lab.files.command import Parser
 
 NOT_TARGETS = ('__init__', '__main__', 'damage', 'harness', 'programs', 'target')
 TARGETS = tuple(

@@ -19,15 +19,16 @@ import orbax.checkpoint  # noqa: F401  both take seconds to import, which are pa
 import tensorboardX  # noqa: F401
 
 from benchmarks.fuzz.target import Target
-from posenc_jax.model.sharding import make_mesh
-from posenc_jax.run import defaults, stored
-from posenc_jax.run.checkpoint import Checkpoints
-from posenc_jax.run.plan import make_task, model_config, validate
-from posenc_jax.run.restore import restore_model
-from posenc_jax.run.state import take_apart
-from posenc_jax.training.metrics import MetricsLog
-from posenc_jax.training.metrics_file import FILE
-from posenc_jax.training.step import make_trainer
+from posenc_jax.lab.config import defaults
+from posenc_jax.lab.runs import stored
+from posenc_jax.lab.runs.checkpoint import Checkpoints
+from posenc_jax.lab.runs.plan import make_task, model_config, validate
+from posenc_jax.lab.runs.restore import restore_model
+from posenc_jax.lab.runs.state import take_apart
+from posenc_jax.lab.train.metrics import MetricsLog
+from posenc_jax.lab.train.metrics_file import FILE
+from posenc_jax.lab.train.step import make_trainer
+from posenc_jax.layer.sharding import make_mesh
 
 STEPS = (3, 4, 6)  # with a checkpoint
 VALUES = (None, True, False, 0, -1, 1, 3, 7, 2**31, 2**63, 10**40, 0.5, 1e-300, 1e300, float('nan'),

@@ -14,18 +14,18 @@ import numpy as np
 
 from benchmarks.fuzz import specs
 from benchmarks.fuzz.target import Target
-from posenc_jax.core.registry import entries
-from posenc_jax.model.layers import BIASES, MLPS, NORM_PLACES, NORMS
-from posenc_jax.model.projections import QK_NORMS
-from posenc_jax.model.sharding import make_mesh
-from posenc_jax.run import config_file, defaults, settings
-from posenc_jax.run.fields import fields_of
-from posenc_jax.run.overrides import apply_overrides, read_overrides
-from posenc_jax.run.plan import make_task, model_config, task_length, validate
-from posenc_jax.tasks.task import batch_rng
-from posenc_jax.training.step import make_trainer
+from posenc_jax.lab.config import config_file, defaults, settings
+from posenc_jax.lab.config.fields import fields_of
+from posenc_jax.lab.config.overrides import apply_overrides, read_overrides
+from posenc_jax.lab.runs.plan import make_task, model_config, task_length, validate
+from posenc_jax.lab.tasks.task import batch_rng
+from posenc_jax.lab.train.step import make_trainer
+from posenc_jax.layer.layers import BIASES, MLPS, NORM_PLACES, NORMS
+from posenc_jax.layer.projections import QK_NORMS
+from posenc_jax.layer.sharding import make_mesh
+from posenc_jax.protocol.registry import entries
 
-FILE = """from posenc_jax.run import defaults
+FILE = """from posenc_jax.lab.config import defaults
 
 
 def get_config():

@@ -8,9 +8,9 @@ import jax
 
 from benchmarks.fuzz.damage import SIZES, changed_bytes
 from benchmarks.fuzz.target import Target
-from posenc_jax.model.pretrained import load_pretrained
-from posenc_jax.model.pretrained.gguf_header import Header
-from tests.model.pretrained.load_test import gguf_scaling, write_gguf
+from posenc_jax.lab.pretrained import load_pretrained
+from posenc_jax.lab.pretrained.gguf_header import Header
+from tests.lab.pretrained.load_test import gguf_scaling, write_gguf
 
 logging.getLogger('gguf').setLevel(logging.ERROR)  # the writer says what it overwrites
 

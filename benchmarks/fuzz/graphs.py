@@ -12,11 +12,11 @@ import numpy as np
 
 from benchmarks.fuzz.damage import TEXTS, changed_bytes, file_name, odd_file, remove
 from benchmarks.fuzz.target import CANARY, Target
-from posenc_jax.run import defaults
-from posenc_jax.run.plan import make_task
-from posenc_jax.tasks.graphs import tasks
-from posenc_jax.tasks.graphs.edge_lists import LABELS, MAX_NODES, NODES
-from posenc_jax.tasks.task import SPLITS
+from posenc_jax.lab.config import defaults
+from posenc_jax.lab.runs.plan import make_task
+from posenc_jax.lab.tasks.graphs import tasks
+from posenc_jax.lab.tasks.graphs.edge_lists import LABELS, MAX_NODES, NODES
+from posenc_jax.lab.tasks.task import SPLITS
 
 WORDS = (
     '-1', '1.0', '1e3', '0x1', '1_0', '٣', '²', '10' * 9, '9' * 18, '9' * 19, '9' * 5000, 'nan',

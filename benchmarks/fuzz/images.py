@@ -16,10 +16,10 @@ from PIL import Image
 
 from benchmarks.fuzz.damage import changed_bytes, file_name, odd_file, odd_tree
 from benchmarks.fuzz.target import CANARY, Target
-from posenc_jax.run import defaults
-from posenc_jax.run.plan import make_task
-from posenc_jax.tasks.field_task import FieldTask
-from posenc_jax.tasks.task import SPLITS
+from posenc_jax.lab.config import defaults
+from posenc_jax.lab.runs.plan import make_task
+from posenc_jax.lab.tasks.field_task import FieldTask
+from posenc_jax.lab.tasks.task import SPLITS
 
 ENDING = '.png'
 # Name of a file -> mode of its pixels. All are 9 pixels wide and 7 high.

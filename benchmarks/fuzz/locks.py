@@ -15,9 +15,9 @@ from collections.abc import Callable
 from benchmarks.fuzz.damage import TEXTS, changed_bytes, changed_json, odd, odd_file
 from benchmarks.fuzz.programs import check_printed
 from benchmarks.fuzz.target import CANARY, Target
-from posenc_jax.run import lock
-from posenc_jax.run.checkpoint import READERS
-from posenc_jax.training import loop
+from posenc_jax.lab.files import lock
+from posenc_jax.lab.runs.checkpoint import READERS
+from posenc_jax.lab.train import loop
 
 NOTES = b'These notes have the name of a lock.\n'
 # One that lives, and numbers that no process has.

@@ -14,9 +14,9 @@ import numpy as np
 
 from benchmarks.fuzz.damage import SIZES, changed_bytes, file_name, odd_file, odd_tree
 from benchmarks.fuzz.target import CANARY, Target
-from posenc_jax.run import defaults
-from posenc_jax.run.plan import make_task
-from posenc_jax.tasks.task import SPLITS
+from posenc_jax.lab.config import defaults
+from posenc_jax.lab.runs.plan import make_task
+from posenc_jax.lab.tasks.task import SPLITS
 
 ENDING = '.npy'
 DTYPES = ('f2', '<f4', '>f8', 'f8', 'f8', 'f8', 'f16', 'i1', 'u8', '>i4', '?', 'c8', 'c16', 'S3',

@@ -15,12 +15,12 @@ import matplotlib.figure  # noqa: F401  it takes seconds to import, which are pa
 from benchmarks.fuzz.damage import TEXTS, changed_bytes, changed_json, odd, odd_file
 from benchmarks.fuzz.programs import run
 from benchmarks.fuzz.target import CANARY, Target
-from posenc_jax.commands import eval as program
-from posenc_jax.core import disk
-from posenc_jax.evaluation import run as evaluation
-from posenc_jax.evaluation.measurement import BY_PLANE, Measurement
-from posenc_jax.evaluation.results import DOCUMENTS, Results
-from posenc_jax.evaluation.series import RunResult
+from posenc_jax.lab.cli import eval as program
+from posenc_jax.lab.evaluate import run as evaluation
+from posenc_jax.lab.evaluate.measurement import BY_PLANE, Measurement
+from posenc_jax.lab.evaluate.results import DOCUMENTS, Results
+from posenc_jax.lab.evaluate.series import RunResult
+from posenc_jax.lab.files import disk
 
 FILE = 'results.json'
 VERSIONS = {'posenc_jax': '1', 'jax': '2', 'flax': '3'}

@@ -35,22 +35,24 @@ from benchmarks.fuzz.damage import (
 )
 from benchmarks.fuzz.programs import refusing, run
 from benchmarks.fuzz.target import CANARY, Target
-from posenc_jax import generate
-from posenc_jax.analysis import reading
-from posenc_jax.commands import eval as program
-from posenc_jax.core import imports, registry
-from posenc_jax.evaluation import run as evaluation
-from posenc_jax.evaluation.measurement import Measurement
-from posenc_jax.evaluation.results import Results
-from posenc_jax.model.sharding import make_mesh
-from posenc_jax.run import defaults, initial, plan, restore, settings, stored
-from posenc_jax.run.checkpoint import READERS
-from posenc_jax.run.entries import sealed, unsealed
-from posenc_jax.run.plan import make_task, model_config, validate
-from posenc_jax.run.safe import FOLDER
-from posenc_jax.training import loop
-from posenc_jax.training.metrics_file import FILE as METRICS
-from posenc_jax.training.step import make_trainer
+from posenc_jax.lab.analyse import reading
+from posenc_jax.lab.cli import eval as program
+from posenc_jax.lab.cli import generate
+from posenc_jax.lab.config import defaults, settings
+from posenc_jax.lab.evaluate import run as evaluation
+from posenc_jax.lab.evaluate.measurement import Measurement
+from posenc_jax.lab.evaluate.results import Results
+from posenc_jax.lab.files import imports
+from posenc_jax.lab.files.safe import FOLDER
+from posenc_jax.lab.runs import initial, plan, restore, stored
+from posenc_jax.lab.runs.checkpoint import READERS
+from posenc_jax.lab.runs.entries import sealed, unsealed
+from posenc_jax.lab.runs.plan import make_task, model_config, validate
+from posenc_jax.lab.train import loop
+from posenc_jax.lab.train.metrics_file import FILE as METRICS
+from posenc_jax.lab.train.step import make_trainer
+from posenc_jax.layer.sharding import make_mesh
+from posenc_jax.protocol import registry
 
 STEPS = (2, 3)  # with a checkpoint
 BESIDE = 'fuzz_beside'  # a module in the working directory
@@ -135,7 +137,7 @@ def add_code(rng: random.Random, run: pathlib.Path, own: pathlib.Path) -> str:
     """Lets a run import code, mostly so that its checkpoints say the same; what is imported."""
     copy = f'fuzz_copy-{hashlib.sha256(CODE.encode()).hexdigest()[:12]}.py'
     elsewhere = f'../../{copy}', str(own / copy), f'./{copy}', f'fuzz_copy-{"0" * 12}.py'
-    modules_there = BESIDE, BESIDE, f'{BESIDE}.x', 'os', 'posenc_jax.logits.alibi'
+    modules_there = BESIDE, BESIDE, f'{BESIDE}.x', 'os', 'posenc_jax.methods.alibi'
     name = rng.choice((copy, copy, copy, *modules_there, *elsewhere, *TEXTS))
     for path in (run / imports.FOLDER / copy, own / copy, own / f'{BESIDE}.py'):
         if not os.path.lexists(path) and (path.parent.is_dir() or not os.path.lexists(path.parent)):

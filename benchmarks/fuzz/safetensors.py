@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 
 from benchmarks.fuzz.damage import changed_bytes, changed_json, odd
 from benchmarks.fuzz.target import Target
-from posenc_jax.model.pretrained import load_pretrained
-from posenc_jax.model.pretrained.architectures import describe
+from posenc_jax.lab.pretrained import load_pretrained
+from posenc_jax.lab.pretrained.architectures import describe
 
 _LLAMA = {
     'hidden_size': 8, 'num_hidden_layers': 2, 'num_attention_heads': 2, 'num_key_value_heads': 1,

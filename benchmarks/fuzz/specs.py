@@ -20,12 +20,12 @@ import numpy as np
 
 import posenc_jax as pj
 from benchmarks.fuzz.target import Target
-from posenc_jax.core.registry import Entry, entries
-from posenc_jax.core.spec import CONTEXT
-from posenc_jax.extension import extend
-from posenc_jax.run import defaults, settings
-from posenc_jax.run.plan import make_task
-from posenc_jax.tasks.task import batch_rng
+from posenc_jax.lab.config import defaults, settings
+from posenc_jax.lab.runs.plan import make_task
+from posenc_jax.lab.tasks.task import batch_rng
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.methods.extend import extend
+from posenc_jax.protocol.registry import Entry, entries
 
 LENGTH = 16
 SIZES = dict(heads=2, kv_heads=2, head_dim=8, model_dim=16, train_len=LENGTH)

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.fuzz import safetensors
 from benchmarks.fuzz.damage import changed_bytes, changed_json, odd
 from benchmarks.fuzz.target import Target
-from posenc_jax.tasks.language.vocabulary import Tokens
+from posenc_jax.lab.tasks.language.vocabulary import Tokens
 
 TEXTS = (
     'a', ' ', 'ab '

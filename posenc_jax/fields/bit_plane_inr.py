@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.core.registry import Card, Promises, register
-from posenc_jax.core.spec import CONTEXT
 from posenc_jax.fields.network import FieldNetwork
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.registry import Card, Promises, register
 
 MAX_BITS = 16
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.core.encoding import Constant
-from posenc_jax.core.memory import readable
-from posenc_jax.core.registry import Card, Promises, register
-from posenc_jax.core.spec import CONTEXT, MAX_BYTES
+from posenc_jax.base.memory import readable
 from posenc_jax.fields.network import Dense, FieldNetwork, check_size
+from posenc_jax.language.spec import CONTEXT, MAX_BYTES
+from posenc_jax.protocol.encoding import Constant
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Shape = tuple[int, int, bool, float]  # inputs, outputs, whether there are biases, initial std
 

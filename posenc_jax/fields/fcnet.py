@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.core.registry import Card, Promises, register
-from posenc_jax.core.spec import CONTEXT
 from posenc_jax.fields.linear import GEO
 from posenc_jax.fields.network import MAX_LAYERS, Dense, FieldNetwork, check_size, usual_bound
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.registry import Card, Promises, register
 
 
 def residual_block(

@@ -2,9 +2,9 @@
 
 from flax import nnx
 
-from posenc_jax.core.registry import Card, Promises, register
-from posenc_jax.core.spec import CONTEXT
 from posenc_jax.fields.network import Dense, FieldNetwork, usual_bound
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.registry import Card, Promises, register
 
 GEO = dict(
     title='Geographic Location Encoding with Spherical Harmonics and Sinusoidal Representation '

@@ -5,8 +5,6 @@ import math
 import jax
 from flax import nnx
 
-from posenc_jax.core.registry import Card, Promises, register
-from posenc_jax.core.spec import CONTEXT
 from posenc_jax.fields.network import (
     MAX_LAYERS,
     Dense,
@@ -15,6 +13,8 @@ from posenc_jax.fields.network import (
     perceptron,
     usual_bound,
 )
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.registry import Card, Promises, register
 
 
 @register(

@@ -12,8 +12,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.core import spec as spec_language
-from posenc_jax.core.registry import Card, SpecError, quoted
+from posenc_jax.language import spec as spec_language
+from posenc_jax.protocol.registry import Card, SpecError, quoted
 
 MAX_WIDTH = 2**16
 MAX_LAYERS = 64  # each is traced on its own

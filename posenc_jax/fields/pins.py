@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.core.encoding import Constant
-from posenc_jax.core.registry import Card, Promises, SpecError, check_number, register
-from posenc_jax.core.spec import CONTEXT
 from posenc_jax.fields.network import Dense, FieldNetwork, check_size, usual_bound
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.encoding import Constant
+from posenc_jax.protocol.registry import Card, Promises, SpecError, check_number, register
 
 MAX_BANDS = 24  # beyond, 2^i pi x has no fraction left in float32
 

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.core.registry import Card, Promises, check_number, register
-from posenc_jax.core.spec import CONTEXT
 from posenc_jax.fields.network import (
     MAX_LAYERS,
     Dense,
@@ -18,6 +16,8 @@ from posenc_jax.fields.network import (
     check_size,
     usual_bound,
 )
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.registry import Card, Promises, check_number, register
 
 LIMIT = 256.0  # the features of a level are cut at +- this
 

@@ -8,8 +8,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.core.registry import Card, Promises, check_number, register
-from posenc_jax.core.spec import CONTEXT
 from posenc_jax.fields.network import (
     MAX_LAYERS,
     Dense,
@@ -19,6 +17,8 @@ from posenc_jax.fields.network import (
     perceptron,
     usual_bound,
 )
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.registry import Card, Promises, check_number, register
 
 PRESETS = {'siren': 30.0, 'geo': 1.0}  # omega of all layers but the first
 

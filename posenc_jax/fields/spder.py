@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.core.registry import Card, Promises, check_choice, check_number, register
-from posenc_jax.core.spec import CONTEXT
 from posenc_jax.fields.network import MAX_LAYERS, FieldNetwork, check_size, perceptron
 from posenc_jax.fields.siren import sine_layers
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
 
 
 @jax.custom_jvp

@@ -12,9 +12,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from posenc_jax.core.attention import attend
-from posenc_jax.core.masks import Full
-from posenc_jax.core.tokens import Tokens
+from posenc_jax.attention.attend import attend
+from posenc_jax.protocol.masks import Full
+from posenc_jax.protocol.tokens import Tokens
 
 
 def check_boxes(boxes: Any) -> None:

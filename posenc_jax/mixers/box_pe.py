@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.layer.layers import Norm
 from posenc_jax.mixers.box_features import (
     box_features,
     centerness,
@@ -18,7 +18,7 @@ from posenc_jax.mixers.box_features import (
     roi_samples,
     sine_map,
 )
-from posenc_jax.model.layers import Norm
+from posenc_jax.protocol.registry import Card, Promises, register
 
 FEATURES = 128  # sine features of each number of a box
 

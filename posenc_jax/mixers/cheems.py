@@ -5,16 +5,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from posenc_jax.core.numerics import phase
-from posenc_jax.core.registry import Card, Promises, check_number, register
-from posenc_jax.core.spec import CONTEXT
-from posenc_jax.core.tokens import Tokens
+from posenc_jax.base.phases import phase
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.layer.layers import linear, normal, zeros
+from posenc_jax.layer.recurrent_mixer import RecurrentMixer
+from posenc_jax.layer.sharding import constrain
+from posenc_jax.methods.rope import rope_frequencies, rotate
 from posenc_jax.mixers.pieces import from_heads, input_weights, output_weights, to_heads
 from posenc_jax.mixers.ssd import ssd_chunks
-from posenc_jax.model.layers import linear, normal, zeros
-from posenc_jax.model.recurrent_mixer import RecurrentMixer
-from posenc_jax.model.sharding import constrain
-from posenc_jax.rotation.rope import rope_frequencies, rotate
+from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.tokens import Tokens
 
 
 @register(

@@ -7,8 +7,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.core.checks import is_size
-from posenc_jax.core.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.checks import is_size
+from posenc_jax.protocol.registry import Card, Promises, check_choice, register
 
 Align = Literal['linear', 'nearest']
 ALIGNS = ('linear', 'nearest')

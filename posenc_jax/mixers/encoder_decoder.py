@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from posenc_jax.layer.layers import dropout
 from posenc_jax.mixers.gru import GRU, uniform
 from posenc_jax.mixers.location_weights import Location
 from posenc_jax.mixers.monotonic_location import Content, MonotonicLocation, mix_directions
-from posenc_jax.model.layers import dropout
 
 
 @jax.tree_util.register_dataclass

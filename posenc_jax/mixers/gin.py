@@ -5,11 +5,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from posenc_jax.core.registry import Card, Promises, register
-from posenc_jax.core.spec import CONTEXT
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.model.layers import linear, normal, zeros
-from posenc_jax.model.whole_mixer import WholeMixer
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.layer.layers import linear, normal, zeros
+from posenc_jax.layer.whole_mixer import WholeMixer
+from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.tokens import Tokens
 
 
 def check_edges(user: str, tok: Tokens) -> None:

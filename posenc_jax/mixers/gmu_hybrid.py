@@ -12,21 +12,21 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.core.compose import make
-from posenc_jax.core.layer_spec import parse_layer
-from posenc_jax.core.registry import Card, Promises, SpecError, register
-from posenc_jax.core.spec import CONTEXT
-from posenc_jax.core.tokens import Tokens
+from posenc_jax.language.layer_spec import parse_layer
+from posenc_jax.language.make import make
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.layer import cache as caching
+from posenc_jax.layer.cache import LayerCache
+from posenc_jax.layer.layers import linear
+from posenc_jax.layer.mixer import AttentionMixer
+from posenc_jax.layer.projections import Projections
+from posenc_jax.layer.recurrent_mixer import MixerState, RecurrentMixer
+from posenc_jax.layer.sharding import constrain, sharded_attend
+from posenc_jax.layer.stream import NoState, StreamingMixer
 from posenc_jax.mixers.cheems import Cheems
 from posenc_jax.mixers.pieces import from_heads, input_weights, output_weights, to_heads
-from posenc_jax.model import cache as caching
-from posenc_jax.model.cache import LayerCache
-from posenc_jax.model.layers import linear
-from posenc_jax.model.mixer import AttentionMixer
-from posenc_jax.model.projections import Projections
-from posenc_jax.model.recurrent_mixer import MixerState, RecurrentMixer
-from posenc_jax.model.sharding import constrain, sharded_attend
-from posenc_jax.model.stream import NoState, StreamingMixer
+from posenc_jax.protocol.registry import Card, Promises, SpecError, register
+from posenc_jax.protocol.tokens import Tokens
 
 READS = {'cross': 'keys', 'gmu': 'scan'}  # what must stand below a part
 

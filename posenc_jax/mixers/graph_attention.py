@@ -6,14 +6,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool
 
-from posenc_jax.core.encoding import Encoding
-from posenc_jax.core.registry import Card, Promises, check_choice, register
-from posenc_jax.core.spec import CONTEXT
-from posenc_jax.core.tokens import Tokens
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.layer.projections import Projections
+from posenc_jax.layer.sharding import sharded_attend
+from posenc_jax.layer.whole_mixer import WholeMixer
 from posenc_jax.mixers.gin import check_edges
-from posenc_jax.model.projections import Projections
-from posenc_jax.model.sharding import sharded_attend
-from posenc_jax.model.whole_mixer import WholeMixer
+from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.tokens import Tokens
 
 
 class Edges(Encoding):

@@ -8,9 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.core.registry import Card, Promises, check_choice, check_number, register
-from posenc_jax.core.tables import lookup_rows
-from posenc_jax.embedding.sinusoidal import sinusoidal_table
+from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.mixers.gru import uniform
 from posenc_jax.mixers.htr_weights import (
     additive_energy,
@@ -21,6 +19,8 @@ from posenc_jax.mixers.htr_weights import (
     penalised_weights,
 )
 from posenc_jax.mixers.location_weights import content_weights, key_positions
+from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
+from posenc_jax.protocol.tables import lookup_rows
 
 Kind = Literal['content', 'location', 'penalised', 'monotonic', 'chunkwise']
 KINDS = ('content', 'location', 'penalised', 'monotonic', 'chunkwise')

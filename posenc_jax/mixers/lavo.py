@@ -5,10 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.core.encoding import Constant
-from posenc_jax.core.orthonormal import orthonormal_rows
-from posenc_jax.core.registry import Card, Promises, register
-from posenc_jax.core.spec import CONTEXT
+from posenc_jax.base.orthonormal import orthonormal_rows
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.mixers.pieces import (
     Blocks,
     from_heads,
@@ -18,7 +17,8 @@ from posenc_jax.mixers.pieces import (
     scan_pieces,
     to_heads,
 )
-from posenc_jax.model.recurrent_mixer import RecurrentMixer
+from posenc_jax.protocol.encoding import Constant
+from posenc_jax.protocol.registry import Card, Promises, register
 
 HIDDEN = -1e30  # a logit without weight
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from posenc_jax.core.encoding import Encoding
-from posenc_jax.core.registry import Card, Promises, register
-from posenc_jax.core.spec import CONTEXT
-from posenc_jax.core.tokens import Tokens
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.layer.layers import linear, normal, rms_norm
+from posenc_jax.layer.recurrent_mixer import RecurrentMixer
+from posenc_jax.methods.md_lrpe import MdLrpe
 from posenc_jax.mixers.pieces import (
     from_heads,
     input_weights,
@@ -17,9 +17,9 @@ from posenc_jax.mixers.pieces import (
     scan_pieces,
     to_heads,
 )
-from posenc_jax.model.layers import linear, normal, rms_norm
-from posenc_jax.model.recurrent_mixer import RecurrentMixer
-from posenc_jax.rotation.md_lrpe import MdLrpe
+from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.tokens import Tokens
 
 PIECE = 64  # tokens that are summed by one product
 HIDDEN = -1e30  # a key without weight

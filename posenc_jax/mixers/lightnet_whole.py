@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from posenc_jax.core.registry import Card, Promises, register
+from posenc_jax.layer.whole_mixer import WholeMixer
 from posenc_jax.mixers.lightnet import HIDDEN, PIECE, LightNetParts, decayed_sum, running_log_sum
 from posenc_jax.mixers.pieces import scan_pieces
-from posenc_jax.model.whole_mixer import WholeMixer
+from posenc_jax.protocol.registry import Card, Promises, register
 
 
 def lightnet_whole(

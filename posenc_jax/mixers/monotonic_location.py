@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.core.registry import Card, Promises, check_choice, register
-from posenc_jax.embedding.sinusoidal import sinusoidal_table
+from posenc_jax.methods.rope import rope
+from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.mixers.gru import GRU, uniform
 from posenc_jax.mixers.location_weights import (
     GATES,
@@ -20,7 +20,7 @@ from posenc_jax.mixers.location_weights import (
     location_weights,
     relative_query,
 )
-from posenc_jax.rotation.rope import rope
+from posenc_jax.protocol.registry import Card, Promises, check_choice, register
 
 Content = Literal['plain', 'relative', 'rotary']
 CONTENTS = ('plain', 'relative', 'rotary')

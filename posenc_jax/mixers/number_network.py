@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.core.attention import attend
-from posenc_jax.core.compose import make
-from posenc_jax.core.encoding import TOKEN_STAGE
-from posenc_jax.core.tokens import Tokens
+from posenc_jax.attention.attend import attend
+from posenc_jax.language.make import make
+from posenc_jax.protocol.encoding import TOKEN_STAGE
+from posenc_jax.protocol.tokens import Tokens
 
 
 def concatenating_layer(

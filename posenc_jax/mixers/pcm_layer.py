@@ -6,14 +6,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.coordinates.point_orders import CELL
-from posenc_jax.coordinates.traced_orders import traced_order
-from posenc_jax.core.registry import Card, Promises, check_number, register
-from posenc_jax.core.spec import CONTEXT
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.model.layers import linear, normal
-from posenc_jax.model.recurrent_mixer import RecurrentMixer
-from posenc_jax.model.whole_mixer import WholeMixer
+from posenc_jax.features.coordinates.point_orders import CELL
+from posenc_jax.features.coordinates.traced_orders import traced_order
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.layer.layers import linear, normal
+from posenc_jax.layer.recurrent_mixer import RecurrentMixer
+from posenc_jax.layer.whole_mixer import WholeMixer
+from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.tokens import Tokens
 
 Order = Literal[
     'xyz', 'xzy', 'yxz', 'yzx', 'zxy', 'zyx', 'hilbert', 'z', 'z-trans', 'given'
@@ -83,11 +83,12 @@ class PcmLayer(WholeMixer):
 
     A point p lies in the cell `q = floor(p / size)`, counted from the smallest of its cloud.
     `order` is a snake through the grid of cells, named by its axes from the fastest to the slowest,
-    a Hilbert curve or a z-order (`coordinates/point_orders.py` has the formulas). The inner mixer
-    reads P learned vectors, the points in order and the same P vectors again; its results for the
-    vectors are dropped. So it knows which order it reads. Its tokens have their places in the order
-    as positions, as the rotation of `cheems` needs. A pattern cycles over orders:
-    `pattern=('pcm() | pcm_layer(cheems(), order="xyz")', 'pcm_layer(cheems(), order="xzy")', ...)`.
+    a Hilbert curve or a z-order (`features/coordinates/point_orders.py` has the formulas). The
+    inner mixer reads P learned vectors, the points in order and the same P vectors again; its
+    results for the vectors are dropped. So it knows which order it reads. Its tokens have their
+    places in the order as positions, as the rotation of `cheems` needs. A pattern cycles over
+    orders: `pattern=('pcm() | pcm_layer(cheems(), order="xyz")', 'pcm_layer(cheems(),
+    order="xzy")', ...)`.
 
     The layer reads whole clouds, one a row, so it needs a model of kind 'encoder' and has no state
     to continue. A cloud with a coordinate that is not finite, or of more

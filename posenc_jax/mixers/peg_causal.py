@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from posenc_jax.core.registry import Card, Promises, register
-from posenc_jax.core.spec import CONTEXT
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.mixers.pieces import known_rows
-from posenc_jax.model.recurrent_mixer import RecurrentMixer
+from posenc_jax.protocol.registry import Card, Promises, register
 
 
 def causal_depthwise(
@@ -96,7 +96,7 @@ class PegCausal(RecurrentMixer):
     Reference: Chu et al., arXiv 2102.10882.
 
     Example:
-      >>> from posenc_jax.core.tokens import Tokens
+      >>> from posenc_jax.protocol.tokens import Tokens
       >>> layer = PegCausal(kernel=3, model_dim=4, rngs=nnx.Rngs(0))
       >>> y, state = layer.fill(jnp.ones((2, 5, 4)), Tokens.of(length=5), capacity=5)
       >>> y.shape, state.inner.shape

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.model.layers import linear, normal
+from posenc_jax.layer.layers import linear, normal
+from posenc_jax.protocol.tokens import Tokens
 
 
 def scan_pieces(

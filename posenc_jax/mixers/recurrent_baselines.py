@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.core.registry import Card, Promises, register
-from posenc_jax.core.spec import CONTEXT
-from posenc_jax.model.layers import linear, normal
-from posenc_jax.model.recurrent_mixer import RecurrentMixer
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.layer.layers import linear, normal
+from posenc_jax.layer.recurrent_mixer import RecurrentMixer
+from posenc_jax.protocol.registry import Card, Promises, register
 
 
 class CellMixer(RecurrentMixer):
@@ -88,7 +88,7 @@ class GRULayer(CellMixer):
     Reference: Cho, van Merrienboer, Gulcehre, Bahdanau, Bougares, Schwenk, Bengio, arXiv 1406.1078.
 
     Example:
-      >>> from posenc_jax.core.tokens import Tokens
+      >>> from posenc_jax.protocol.tokens import Tokens
       >>> layer = GRULayer(features=3, model_dim=4, layers=1, rngs=nnx.Rngs(0))
       >>> y, state = layer.fill(jnp.ones((2, 5, 4)), Tokens.of(length=5), capacity=5)
       >>> y.shape, state.inner.shape
@@ -145,7 +145,7 @@ class LSTMLayer(CellMixer):
     Reference: Hochreiter, Schmidhuber, Neural Computation 9(8), 1997.
 
     Example:
-      >>> from posenc_jax.core.tokens import Tokens
+      >>> from posenc_jax.protocol.tokens import Tokens
       >>> layer = LSTMLayer(features=3, model_dim=4, layers=1, rngs=nnx.Rngs(0))
       >>> y, state = layer.fill(jnp.ones((2, 5, 4)), Tokens.of(length=5), capacity=5)
       >>> y.shape, [a.shape for a in state.inner]

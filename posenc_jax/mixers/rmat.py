@@ -8,8 +8,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from posenc_jax.core.registry import Card, Promises, register
-from posenc_jax.core.spec import CONTEXT
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.layer.layers import normal, zeros
+from posenc_jax.layer.recurrent_mixer import RecurrentMixer
+from posenc_jax.methods.rope import rope
 from posenc_jax.mixers.pieces import (
     Blocks,
     from_heads,
@@ -19,9 +21,7 @@ from posenc_jax.mixers.pieces import (
     scan_pieces,
     to_heads,
 )
-from posenc_jax.model.layers import normal, zeros
-from posenc_jax.model.recurrent_mixer import RecurrentMixer
-from posenc_jax.rotation.rope import rope
+from posenc_jax.protocol.registry import Card, Promises, register
 
 PIECE = 128  # queries at a time
 HIDDEN = -1e30  # a logit without weight

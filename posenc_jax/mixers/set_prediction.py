@@ -10,9 +10,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.core.encoding import Constant
+from posenc_jax.layer.layers import zeros
 from posenc_jax.mixers.box_pe import BoxLayer, Decoded, moved_boxes
-from posenc_jax.model.layers import zeros
+from posenc_jax.protocol.encoding import Constant
 
 L1 = 5.0  # weight of the distance of boxes beside that of classes, as in DETR
 NO_OBJECT = 0.2  # weight of proposals that should say 'no object'

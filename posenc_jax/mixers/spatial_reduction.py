@@ -5,15 +5,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.core.masks import Full
-from posenc_jax.core.registry import Card, Promises, register
-from posenc_jax.core.spec import CONTEXT
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.embedding.polyphase_anchor import anchored
-from posenc_jax.model.grid_mixer import GridMixer
-from posenc_jax.model.layers import Norm, zeros
-from posenc_jax.model.projections import Projections
-from posenc_jax.model.sharding import sharded_attend
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.layer.grid_mixer import GridMixer
+from posenc_jax.layer.layers import Norm, zeros
+from posenc_jax.layer.projections import Projections
+from posenc_jax.layer.sharding import sharded_attend
+from posenc_jax.methods.polyphase_anchor import anchored
+from posenc_jax.protocol.masks import Full
+from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.tokens import Tokens
 
 
 def reduced_grid(

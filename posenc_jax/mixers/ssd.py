@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from posenc_jax.core.double import Double
+from posenc_jax.base.double import Double
 
 
 def ssd_scan(

@@ -9,9 +9,9 @@ its check begins.
 
 import sys
 
-from posenc_jax.core import interrupts
-from posenc_jax.core.command import Parser
-from posenc_jax.core.paths import printable
+from posenc_jax.lab.files import interrupts
+from posenc_jax.lab.files.command import Parser
+from posenc_jax.lab.files.paths import printable
 from posenc_jax.testing.compare import BrokenLaw
 from posenc_jax.testing.run import check
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from posenc_jax.core.encoding import Constant
-from posenc_jax.model.sharding import make_mesh, sharded_attend
+from posenc_jax.layer.sharding import make_mesh, sharded_attend
+from posenc_jax.protocol.encoding import Constant
 from posenc_jax.testing.compare import close, close_gradients, demand
 from posenc_jax.testing.subject import (
     BLOCKS,

@@ -2,7 +2,7 @@
 
 import math
 
-from posenc_jax.core.program import at_any_depth
+from posenc_jax.attention.kernels.program import at_any_depth
 
 
 def largest_array(traced) -> int:

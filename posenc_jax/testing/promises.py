@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from posenc_jax.core.composite import name_of, parts_of
-from posenc_jax.core.conflicts import chain
-from posenc_jax.core.masks import Document
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.logits.nope import NoPE
+from posenc_jax.methods.nope import NoPE
+from posenc_jax.protocol.composite import name_of, parts_of
+from posenc_jax.protocol.conflicts import chain
+from posenc_jax.protocol.masks import Document
+from posenc_jax.protocol.tokens import Tokens
 from posenc_jax.testing.compare import DIFFERENT, close, demand, equal_trees, gap, holds
 from posenc_jax.testing.jaxprs import largest_array
 from posenc_jax.testing.subject import LENGTH, MODEL, PACKED, Subject, attend, project, tokens

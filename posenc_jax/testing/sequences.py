@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from posenc_jax.core.composite import parts_of
-from posenc_jax.core.conflicts import chain
-from posenc_jax.core.encoding import DOORS
-from posenc_jax.core.masks import Causal
-from posenc_jax.core.registry import SpecError
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.model import cache as cache_module
+from posenc_jax.layer import cache as cache_module
+from posenc_jax.protocol.composite import parts_of
+from posenc_jax.protocol.conflicts import chain
+from posenc_jax.protocol.encoding import DOORS
+from posenc_jax.protocol.masks import Causal
+from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.tokens import Tokens
 from posenc_jax.testing.compare import DIFFERENT, BrokenLaw, close, demand, gap
 from posenc_jax.testing.subject import (
     BLOCKS,

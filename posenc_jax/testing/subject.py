@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from posenc_jax.core.attention import attend as attend_heads
-from posenc_jax.core.encoding import TOKEN_STAGE, Encoding
-from posenc_jax.core.registry import Promises
-from posenc_jax.core.tokens import Tokens
+from posenc_jax.attention.attend import attend as attend_heads
+from posenc_jax.protocol.encoding import TOKEN_STAGE, Encoding
+from posenc_jax.protocol.registry import Promises
+from posenc_jax.protocol.tokens import Tokens
 
 ROWS, LENGTH, HEADS, KV_HEADS, WIDTH, MODEL = 2, 20, 4, 2, 8, 32
 # The sizes that an encoding takes from the model, and the trained length.

@@ -1,17 +1,15 @@
 """ABF: the decay and the longest wavelength of the larger base."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.rotation.frequencies.abf import ABF
-from posenc_jax.rotation.rope import rope_frequencies
+from posenc_jax.methods.abf import ABF
+from posenc_jax.methods.rope import rope_frequencies
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'abf.json').read_text())['values']
+GOLDEN = golden('abf')['values']
 
 
 @pytest.mark.parametrize('base, key', [(10000.0, 'plain'), (500000.0, 'adjusted')])

@@ -2,9 +2,6 @@
 takes.
 """
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,15 +9,16 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.composite import name_of, parts_of
-from posenc_jax.core.registry import SpecError
-from posenc_jax.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.extension import extend, extended_spec
-from posenc_jax.extension.alibi_pi import alibi_pi_scale
-from posenc_jax.logits.alibi import VARIANTS, alibi_slopes
-from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.methods.alibi import VARIANTS, alibi_slopes
+from posenc_jax.methods.alibi_pi import alibi_pi_scale
+from posenc_jax.methods.extend import extend, extended_spec
+from posenc_jax.protocol.composite import name_of, parts_of
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'alibi_pi.json').read_text())
+GOLDEN = golden('alibi_pi')
 L = GOLDEN['train_len']
 CONTEXT = dict(heads=8, head_dim=4, train_len=L)
 

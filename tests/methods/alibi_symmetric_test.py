@@ -1,8 +1,5 @@
 """Symmetric ALiBi in an encoder: the matrix, and what a reversed sequence gives."""
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +7,10 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from tests.golden_files import golden
 
-GOLDEN = json.loads(
-    (pathlib.Path(__file__).parents[1] / 'golden' / 'alibi_symmetric.json').read_text()
-)
+GOLDEN = golden('alibi_symmetric')
 
 
 def test_both_sides_have_the_bias_of_the_distance():

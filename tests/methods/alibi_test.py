@@ -1,8 +1,5 @@
 """ALiBi: slopes, the distance form, and what the paper leaves open without a causal mask."""
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +7,11 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.logits.alibi import VARIANTS, alibi_bias, alibi_slopes
+from posenc_jax.methods.alibi import VARIANTS, alibi_bias, alibi_slopes
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'alibi.json').read_text())[
-    'values'
-]
+GOLDEN = golden('alibi')['values']
 
 
 @pytest.mark.parametrize('heads', GOLDEN['slopes'])

@@ -1,21 +1,17 @@
 """2-D axial RoPE: rotations by hand, symmetries of the logits, extra tokens, refusals."""
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.rotation import axial_rope2d as module
-from posenc_jax.rotation.rope import rope, rope_frequencies
+from posenc_jax.methods import axial_rope2d as module
+from posenc_jax.methods.rope import rope, rope_frequencies
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-VALUES = json.loads((Path(__file__).parents[1] / 'golden' / 'axial_rope2d.json').read_text())[
-    'values'
-]
+VALUES = golden('axial_rope2d')['values']
 # Compiled, because a call of many small operations takes longer.
 axial_rope2d = jax.jit(module.axial_rope2d, static_argnames=('base', 'layout', 'scale'))
 CELLS = np.stack(np.divmod(np.arange(15), 5), axis=-1)

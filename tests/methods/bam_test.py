@@ -2,9 +2,6 @@
 which layers.
 """
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +9,13 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.logits.alibi import alibi_bias, alibi_slopes
-from posenc_jax.logits.bam import bam_prior
-from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.training.optimizer import decays
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.train.optimizer import decays
+from posenc_jax.methods.alibi import alibi_bias, alibi_slopes
+from posenc_jax.methods.bam import bam_prior
+from tests.golden_files import golden
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'bam.json').read_text())[
-    'values'
-]
+GOLDEN = golden('bam')['values']
 N = 4
 
 

@@ -2,9 +2,6 @@
 packing, padding.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,15 +9,16 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.decoding.generate import generate
-from posenc_jax.evaluation.scoring import scorer
-from posenc_jax.extension.hirope import hierarchical_ids
-from posenc_jax.model import TransformerConfig
-from posenc_jax.model.transformer import Transformer
-from posenc_jax.positions.bipe import bipe_ids, bipe_slopes
+from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.decoding.generate import generate
+from posenc_jax.lab.evaluate.scoring import scorer
+from posenc_jax.lab.model import TransformerConfig
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.methods.bipe import bipe_ids, bipe_slopes
+from posenc_jax.methods.hirope import hierarchical_ids
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'bipe.json').read_text())['values']
+GOLDEN = golden('bipe')['values']
 SIZES = dict(heads=2, head_dim=8, model_dim=16, train_len=8)
 SLOPES = ', '.join(map(str, bipe_slopes(2)))
 FORMS = {'rope': 'rope()', 'alibi': f'alibi(slopes=({SLOPES}))'}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import posenc_jax as pj
-from posenc_jax.rotation.rope import rope_frequencies
+from posenc_jax.methods.rope import rope_frequencies
 
 WIDTH = 8
 

@@ -2,9 +2,6 @@
 documents, decoding.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +9,12 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.logits.cable import cable_bias
+from posenc_jax.methods.cable import cable_bias
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'cable.json').read_text())
+GOLDEN = golden('cable')
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 21
 TOLERANCE = 1e-5  # float32 sums of 21 costs
 

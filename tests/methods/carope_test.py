@@ -2,20 +2,18 @@
 a logit depends on.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.rotation.carope import carope_bias, carope_increments, carope_log_rate, carope_match
+from posenc_jax.methods.carope import carope_bias, carope_increments, carope_log_rate, carope_match
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'carope.json').read_text())
+GOLDEN = golden('carope')
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 21
 TOLERANCE = 2e-5  # phases of some 20 rad in float32
 

@@ -1,16 +1,14 @@
 """The causal mask: the numbers, Flax's mask, and what it reads."""
 
-import json
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 from flax import linen
 
 import posenc_jax as pj
-from posenc_jax.core.tokens import bounds
+from posenc_jax.protocol.tokens import bounds
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'causal.json').read_text())
+GOLDEN = golden('causal')
 
 
 def test_golden_mask():

@@ -2,9 +2,6 @@
 documents, devices.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,16 +9,17 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.decoding.generate import generate
-from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.sharding import make_mesh, param_shardings
-from posenc_jax.rotation.conflator import conflator_bigrams, switching_ids, switching_points
-from posenc_jax.rotation.rope import rope_frequencies
-from posenc_jax.tasks.retrieval import CodeMixed
+from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.decoding.generate import generate
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.tasks.retrieval import CodeMixed
+from posenc_jax.layer.sharding import make_mesh, param_shardings
+from posenc_jax.methods.conflator import conflator_bigrams, switching_ids, switching_points
+from posenc_jax.methods.rope import rope_frequencies
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'conflator.json').read_text())
+GOLDEN = golden('conflator')
 H, D, L = 4, 12, 13
 LANG = np.array([0, 0, 1, 1, 0, 2, 2, 2, 0, 1, 1, 1, 1])
 DELTA = jnp.array(GOLDEN['delta'])

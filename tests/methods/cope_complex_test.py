@@ -2,9 +2,6 @@
 limits, decoding, a model, and refused arguments.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,20 +9,19 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.logits.cope_complex import (
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.layer.sharding import make_mesh
+from posenc_jax.methods.cope_complex import (
     complex_logits,
     complex_products,
     cope_complex_sines,
     paired,
     parted,
 )
-from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.sharding import make_mesh
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'cope_complex.json').read_text())[
-    'values'
-]
+GOLDEN = golden('cope_complex')['values']
 B, L, N, K, H, D = 2, 9, 4, 2, 3, 12
 SPECS = {
     'magnitude': 'cope_complex()',

@@ -1,8 +1,6 @@
 """CoPE against the sheet's numbers, a dense reference that builds e[p], and its limiting cases."""
 
 import functools
-import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +9,11 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.logits.cope import interpolate, suffix_sum
+from posenc_jax.methods.cope import interpolate, suffix_sum
+from tests.golden_files import golden
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'cope.json').read_text())
+GOLDEN = golden('cope')
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 37
 TOLERANCE = 1e-5  # float32 sums of 37 terms in another order, times the slopes of a table of size 1
 OPTIONS = ['', 'scale_pos=False', "gates='separate'", "gates='value'"]

@@ -2,18 +2,16 @@
 them.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.positions.cream import cream_bounds, cream_heads, cream_ids, cream_thresholds
-from posenc_jax.tasks.language import CreamText, Language
+from posenc_jax.lab.tasks.language import CreamText, Language
+from posenc_jax.methods.cream import cream_bounds, cream_heads, cream_ids, cream_thresholds
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'cream.json').read_text())['values']
+GOLDEN = golden('cream')['values']
 
 
 def draws(factor, rows, length, key=0):

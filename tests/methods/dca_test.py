@@ -1,20 +1,18 @@
 """DCA: the distances of the sheet, the defining dense form against tiles, limits."""
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.extension.dca import dca_distance
-from posenc_jax.rotation.rope import rope
+from posenc_jax.methods.dca import dca_distance
+from posenc_jax.methods.rope import rope
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 from tests.methods.by_distance import ROTARY, WIDTH, qkv, rotary_logits, run, softmax
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'dca.json').read_text())['values']
+GOLDEN = golden('dca')['values']
 CHUNK, LOCAL, CLIP = GOLDEN['chunk'], GOLDEN['local'], GOLDEN['clip']
 
 

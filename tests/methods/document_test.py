@@ -1,17 +1,15 @@
 """The document mask: the numbers, Flax's packing mask, and which blocks it rules out."""
 
-import json
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen
 
 import posenc_jax as pj
-from posenc_jax.core.tokens import bounds
+from posenc_jax.protocol.tokens import bounds
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'document.json').read_text())
+GOLDEN = golden('document')
 
 
 def test_golden_mask():

@@ -2,9 +2,6 @@
 the target, padding and documents, and refused input.
 """
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,15 +10,14 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.embedding.dpe import DPE, order_loss, ordering_layer
-from posenc_jax.embedding.sinusoidal import sinusoidal_table
-from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.tasks.translation import Translation
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.tasks.translation import Translation
+from posenc_jax.methods.dpe import DPE, order_loss, ordering_layer
+from posenc_jax.methods.sinusoidal import sinusoidal_table
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'dpe.json').read_text())[
-    'values'
-]
+GOLDEN = golden('dpe')['values']
 B, L, D, N, H = 2, 6, 8, 2, 4
 PI = np.array([[0, 5, 1, 2, 3, 4], [3, 2, 1, 0, 4, 5]])
 VALID = np.array([[True] * 6, [True] * 4 + [False] * 2])

@@ -2,25 +2,21 @@
 padding.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.double import Double
-from posenc_jax.core.registry import SpecError
-from posenc_jax.rotation.frequencies.dynamic_ntk import DynamicNTK, dynamic_ntk_frequencies
-from posenc_jax.rotation.frequencies.ntk_aware import ntk_aware_base
-from posenc_jax.rotation.rope import rope, rope_frequencies
+from posenc_jax.base.double import Double
+from posenc_jax.methods.dynamic_ntk import DynamicNTK, dynamic_ntk_frequencies
+from posenc_jax.methods.ntk_aware import ntk_aware_base
+from posenc_jax.methods.rope import rope, rope_frequencies
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 from tests.phases import FAR, error, wide, wide_theta
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'dynamic_ntk.json').read_text())[
-    'values'
-]
+GOLDEN = golden('dynamic_ntk')['values']
 WIDTH, TRAINED = 8, 5
 
 

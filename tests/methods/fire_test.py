@@ -2,9 +2,6 @@
 and the claim.
 """
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +9,10 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.logits.fire import fire_network, fire_progress
+from posenc_jax.methods.fire import fire_network, fire_progress
+from tests.golden_files import golden
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'fire.json').read_text())[
-    'values'
-]
+GOLDEN = golden('fire')['values']
 C, T = jnp.float32(GOLDEN['c']), jnp.float32(GOLDEN['threshold'])
 N = 4
 

@@ -1,14 +1,12 @@
 """Full attention: nothing is hidden, and a decoder adds no causal mask."""
 
-import json
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 
 import posenc_jax as pj
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'full.json').read_text())
+GOLDEN = golden('full')
 
 
 def test_equal_logits_average_all_values():

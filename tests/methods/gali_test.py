@@ -3,10 +3,8 @@ a model, noise, errors.
 """
 
 import dataclasses
-import json
 import math
 from fractions import Fraction
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +13,11 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.extension.gali import gali_chunks, gali_ids, gali_slots, pair_normals
-from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.methods.gali import gali_chunks, gali_ids, gali_slots, pair_normals
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 from tests.methods.by_distance import (
     ROTARY,
     WIDTH,
@@ -30,7 +29,7 @@ from tests.methods.by_distance import (
     softmax,
 )
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'gali.json').read_text())['values']
+GOLDEN = golden('gali')['values']
 TRAINED, LOCAL = 8, 2
 
 

@@ -3,8 +3,6 @@ evaluation.
 """
 
 import dataclasses
-import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +10,10 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.positions.giraffe_random import giraffe_ids
+from posenc_jax.methods.giraffe_random import giraffe_ids
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'giraffe_random.json').read_text())[
-    'values'
-]
+GOLDEN = golden('giraffe_random')['values']
 ENCODING = pj.make('giraffe_random()')
 
 

@@ -1,18 +1,16 @@
 """Giraffe: the sheet's powers and truncations, and their combination."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.rotation.frequencies.giraffe import giraffe_frequencies
-from posenc_jax.rotation.frequencies.pi import pi_frequencies
-from posenc_jax.rotation.rope import rope_frequencies
+from posenc_jax.methods.giraffe import giraffe_frequencies
+from posenc_jax.methods.pi import pi_frequencies
+from posenc_jax.methods.rope import rope_frequencies
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'giraffe.json').read_text())['values']
+GOLDEN = golden('giraffe')['values']
 
 
 def test_golden_power():

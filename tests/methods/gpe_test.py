@@ -3,8 +3,6 @@ limits.
 """
 
 import dataclasses
-import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +11,13 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.model import TransformerConfig
-from posenc_jax.model.transformer import Transformer
-from posenc_jax.positions.gpe import gpe_ids, gpe_loss, wait_k_reads
+from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.model import TransformerConfig
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.methods.gpe import gpe_ids, gpe_loss, wait_k_reads
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'gpe.json').read_text())['values']
+GOLDEN = golden('gpe')['values']
 SOURCE, TARGET = GOLDEN['source_words'], GOLDEN['target_words']
 N, M = sum(SOURCE), sum(TARGET)
 

@@ -2,7 +2,6 @@
 how units are found.
 """
 
-import json
 from pathlib import Path
 
 import jax
@@ -12,19 +11,21 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.decoding.generate import generate
-from posenc_jax.extension.hirope import (
+from posenc_jax.lab.decoding.generate import generate
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.layer import cache
+from posenc_jax.methods.hirope import (
     hierarchical_ids,
     line_units,
     paragraph_units,
     python_units,
     token_units,
 )
-from posenc_jax.model import Transformer, TransformerConfig, cache
-from posenc_jax.rotation.rope import rope_frequencies
+from posenc_jax.methods.rope import rope_frequencies
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'hirope.json').read_text())['values']
+GOLDEN = golden('hirope')['values']
 WIDTH, WINDOW, SPLIT = 8, GOLDEN['window'], GOLDEN['split']
 UNITS = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 5, 5, 5, 5, 5, 5])
 
@@ -341,7 +342,7 @@ def test_units_of_lines_agree_where_strings_do_not_look_like_code():
 
 
 def test_this_repository_reads_the_same_by_tree_and_by_line():
-    text = Path(pj.extension.dca.__file__).read_text(encoding='utf-8')
+    text = Path(pj.methods.dca.__file__).read_text(encoding='utf-8')
     assert python_units(text) == line_units(text) and max(python_units(text)) > 2
 
 

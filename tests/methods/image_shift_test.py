@@ -1,20 +1,16 @@
 """Ids that keep images apart: by hand, for any sizes, both switches, and refused arguments."""
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.positions.image_shift import image_ids, image_shift_ids
+from posenc_jax.methods.image_shift import image_ids, image_shift_ids
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads(
-    (pathlib.Path(__file__).parents[1] / 'golden' / 'image_shift.json').read_text()
-)['values']
+GOLDEN = golden('image_shift')['values']
 SIZES = tuple(map(tuple, GOLDEN['sizes']))
 
 

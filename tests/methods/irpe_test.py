@@ -1,8 +1,6 @@
 """iRPE: indices and ids by hand and by definition, the whole formula in float64, its limits."""
 
 import functools
-import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +9,11 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.logits.irpe_index import METHODS, irpe_buckets, irpe_ids, irpe_piecewise
+from posenc_jax.methods.irpe_index import METHODS, irpe_buckets, irpe_ids, irpe_piecewise
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-VALUES = json.loads((Path(__file__).parents[1] / 'golden' / 'irpe.json').read_text())['values']
+VALUES = golden('irpe')['values']
 B, N, K, H = 2, 4, 2, 8
 
 

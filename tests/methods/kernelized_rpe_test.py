@@ -4,8 +4,6 @@ the features estimate.
 
 import dataclasses
 import functools
-import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +12,17 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.logits import kernelized_rpe as module
-from posenc_jax.logits.kernelized_rpe import (
+from posenc_jax.methods import kernelized_rpe as module
+from posenc_jax.methods.kernelized_rpe import (
     distance_bias,
     kernel_features,
     kernelized_rpe_attention,
     random_directions,
 )
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'kernelized_rpe.json').read_text())
+GOLDEN = golden('kernelized_rpe')
 N, K, H, M, L = 4, 2, 8, 12, 45
 
 

@@ -1,8 +1,5 @@
 """KERPLE: the five kernels, their limits, and parameters that leave their bounds."""
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +7,10 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.logits.alibi import alibi_bias, alibi_slopes
+from posenc_jax.methods.alibi import alibi_bias, alibi_slopes
+from tests.golden_files import golden
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'kerple.json').read_text())[
-    'values'
-]
+GOLDEN = golden('kerple')['values']
 KERNELS = ['log', 'power', 'log3', 'bias_wht', 'weight']
 N = 4
 

@@ -2,9 +2,6 @@
 arguments and positions.
 """
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,16 +9,15 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.coordinates import make_features
-from posenc_jax.core.registry import SpecError
-from posenc_jax.embedding.learnable_fourier import (
+from posenc_jax.features.coordinates import make_features
+from posenc_jax.methods.learnable_fourier import (
     learnable_fourier_features,
     learnable_fourier_network,
 )
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads(
-    (pathlib.Path(__file__).parents[1] / 'golden' / 'learnable_fourier.json').read_text()
-)['values']
+GOLDEN = golden('learnable_fourier')['values']
 D = 6
 THIRD = np.pi / 3
 

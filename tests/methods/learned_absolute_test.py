@@ -2,9 +2,6 @@
 long.
 """
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +9,10 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.embedding.learned_absolute import fairseq_ids, interpolated_positions
+from posenc_jax.methods.learned_absolute import fairseq_ids, interpolated_positions
+from tests.golden_files import golden
 
-GOLDEN = json.loads(
-    (pathlib.Path(__file__).parents[1] / 'golden' / 'learned_absolute.json').read_text()
-)['values']
+GOLDEN = golden('learned_absolute')['values']
 D = 6
 
 

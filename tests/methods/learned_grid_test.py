@@ -1,8 +1,5 @@
 """Learned grid positions: look-up, bicubic interpolation by hand and by definition, refusals."""
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +7,11 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.embedding.learned_grid import cubic_weights, learned_grid_vectors
+from posenc_jax.methods.learned_grid import cubic_weights, learned_grid_vectors
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-VALUES = json.loads((Path(__file__).parents[1] / 'golden' / 'learned_grid.json').read_text())[
-    'values'
-]
+VALUES = golden('learned_grid')['values']
 
 
 def grid(rows, columns, extra=1):

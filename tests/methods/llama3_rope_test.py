@@ -1,19 +1,15 @@
 """The frequencies of Llama 3.1: which planes are kept, blended and divided."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.rotation.frequencies.llama3_rope import llama3_frequencies
-from posenc_jax.rotation.rope import rope_frequencies
+from posenc_jax.methods.llama3_rope import llama3_frequencies
+from posenc_jax.methods.rope import rope_frequencies
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'llama3_rope.json').read_text())[
-    'values'
-]
+GOLDEN = golden('llama3_rope')['values']
 
 
 def test_golden_ratios():

@@ -3,8 +3,6 @@ padding, the middle, the cache.
 """
 
 import functools
-import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +11,18 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.decoding.constant_cache import ConstantCache, constant_cache
-from posenc_jax.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.decoding.generate import generate
-from posenc_jax.decoding.keep_ends import keep_ends
-from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.cache import Cache, LayerCache
-from posenc_jax.rotation.rope import rope
+from posenc_jax.lab.decoding.constant_cache import ConstantCache, constant_cache
+from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.decoding.generate import generate
+from posenc_jax.lab.decoding.keep_ends import keep_ends
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.layer.cache import Cache, LayerCache
+from posenc_jax.methods.rope import rope
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 from tests.methods.by_distance import WIDTH, check_decoding, qkv, run
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'lm_infinite.json').read_text())[
-    'values'
-]
+GOLDEN = golden('lm_infinite')['values']
 LENGTH, LOCAL, GLOBAL = GOLDEN['length'], GOLDEN['n_local'], GOLDEN['n_global']
 attend = jax.jit(functools.partial(pj.attend, applied=pj.TOKEN_STAGE), static_argnames='block')
 turned_by = jax.jit(rope)

@@ -15,28 +15,29 @@ from flax import nnx
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from configs import default, extend
-from posenc_jax.core import spec as spec_language
-from posenc_jax.core.registry import SpecError
-from posenc_jax.evaluation import scoring
-from posenc_jax.evaluation.run import evaluate
-from posenc_jax.evaluation.scoring import scorer
-from posenc_jax.model.config import TransformerConfig
-from posenc_jax.model.pretrained import export_pretrained
-from posenc_jax.model.sharding import make_mesh
-from posenc_jax.model.transformer import Transformer, abstract_model
-from posenc_jax.rotation.frequencies.longrope import LongRoPE, rescaled_factors
-from posenc_jax.rotation.frequencies.yarn import yarn_frequencies
-from posenc_jax.rotation.rope import Rotary, rope_frequencies
-from posenc_jax.run import initial
-from posenc_jax.run.job import Job, prepare
-from posenc_jax.run.lock import hold
-from posenc_jax.run.plan import make_task, model_config
-from posenc_jax.search import __main__ as command
-from posenc_jax.search import longrope, state_file
-from posenc_jax.search import objective as objectives
-from posenc_jax.search import target as targets
-from posenc_jax.search.evolution import Sizes, State, advance, begin, children, initial_population
-from posenc_jax.search.genome import (
+from posenc_jax.lab.evaluate import scoring
+from posenc_jax.lab.evaluate.run import evaluate
+from posenc_jax.lab.evaluate.scoring import scorer
+from posenc_jax.lab.files.lock import hold
+from posenc_jax.lab.model.config import TransformerConfig
+from posenc_jax.lab.model.transformer import Transformer, abstract_model
+from posenc_jax.lab.pretrained import export_pretrained
+from posenc_jax.lab.runs import initial
+from posenc_jax.lab.runs.job import Job, prepare
+from posenc_jax.lab.runs.plan import make_task, model_config
+from posenc_jax.lab.search import __main__ as command
+from posenc_jax.lab.search import longrope, state_file
+from posenc_jax.lab.search import objective as objectives
+from posenc_jax.lab.search import target as targets
+from posenc_jax.lab.search.evolution import (
+    Sizes,
+    State,
+    advance,
+    begin,
+    children,
+    initial_population,
+)
+from posenc_jax.lab.search.genome import (
     STARTS,
     VARIANTS,
     Genome,
@@ -47,9 +48,16 @@ from posenc_jax.search.genome import (
     ramp_factors,
     short_genomes,
 )
-from tests.evaluation.run_test import make_run
+from posenc_jax.language import spec as spec_language
+from posenc_jax.layer.sharding import make_mesh
+from posenc_jax.methods.longrope import LongRoPE, rescaled_factors
+from posenc_jax.methods.rope import Rotary, rope_frequencies
+from posenc_jax.methods.yarn import yarn_frequencies
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
+from tests.lab.evaluate.run_test import make_run
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'longrope.json').read_text())['values']
+GOLDEN = golden('longrope')['values']
 SIZES = Sizes(population=12, iterations=4, parents=6, mutations=4, crossovers=4)
 PLAIN = LongRoPE(long=(1.0,) * 8, factor=1.0, train_len=64)  # of a run without factors
 TARGET = targets.Target(PLAIN, 'long', 4.0)

@@ -1,25 +1,19 @@
 """LongRoPE: magnitudes, lists by length, first positions, carried-over factors."""
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.rotation.frequencies.longrope import (
-    LongRoPE,
-    longrope_temperature,
-    rescaled_factors,
-)
-from posenc_jax.rotation.frequencies.yarn import yarn_frequencies
-from posenc_jax.rotation.rope import Rotary, rope, rope_frequencies
+from posenc_jax.methods.longrope import LongRoPE, longrope_temperature, rescaled_factors
+from posenc_jax.methods.rope import Rotary, rope, rope_frequencies
+from posenc_jax.methods.yarn import yarn_frequencies
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 from tests.phases import FAR, error, wide, wide_theta
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'longrope.json').read_text())['values']
+GOLDEN = golden('longrope')['values']
 LONG, SHORT = (1.0, 2.0, 3.0, 4.0), (1.0, 1.0, 1.5, 2.0)
 
 

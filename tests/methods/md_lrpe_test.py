@@ -1,19 +1,17 @@
 """MD-LRPE: angles by hand, products that see coordinate differences alone, prefixes, refusals."""
 
-import json
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.rotation.md_lrpe import md_lrpe, md_lrpe_angles, md_lrpe_frequencies
-from posenc_jax.rotation.rope import rope
+from posenc_jax.methods.md_lrpe import md_lrpe, md_lrpe_angles, md_lrpe_frequencies
+from posenc_jax.methods.rope import rope
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-VALUES = json.loads((Path(__file__).parents[1] / 'golden' / 'md_lrpe.json').read_text())['values']
+VALUES = golden('md_lrpe')['values']
 HEADS = dict(head_dim=8, heads=2, kv_heads=2)
 GRID = np.stack(np.meshgrid(*map(np.arange, (2, 3, 2)), indexing='ij'), -1).reshape(1, -1, 3)
 

@@ -2,9 +2,6 @@
 probe, layers of their own.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +9,9 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.decoding.generate import generate
-from posenc_jax.extension.ms_poe import (
+from posenc_jax.lab.decoding.generate import generate
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.methods.ms_poe import (
     head_order,
     head_scores,
     ms_poe_ratios,
@@ -22,10 +19,11 @@ from posenc_jax.extension.ms_poe import (
     ratio_index,
     reorder,
 )
-from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.rotation.rope import rope
+from posenc_jax.methods.rope import rope
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'ms_poe.json').read_text())['values']
+GOLDEN = golden('ms_poe')['values']
 WIDTH, HEADS, LENGTH = 8, 4, 19
 
 

@@ -1,8 +1,6 @@
 """Near-to-far: mask and order by hand, skipped blocks, decoding by diagonals against one pass."""
 
 import functools
-import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +9,13 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.tokens import bounds
-from posenc_jax.decoding.nar import DirectionHeads, draw_near_to_far, nar_logits, nar_sources
-from posenc_jax.mask.nar import near_to_far_order, near_to_far_positions
-from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.lab.decoding.nar import DirectionHeads, draw_near_to_far, nar_logits, nar_sources
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.methods.nar import near_to_far_order, near_to_far_positions
+from posenc_jax.protocol.tokens import bounds
+from tests.golden_files import golden
 
-VALUES = json.loads((Path(__file__).parents[1] / 'golden' / 'nar.json').read_text())['values']
+VALUES = golden('nar')['values']
 VOCABULARY = 11  # the ids of a grid are 0 .. 8, those of conditions 9 and 10
 
 
@@ -129,8 +128,8 @@ def test_diagonals_through_the_cache_equal_one_pass(size):
 
 
 def test_the_outputs_of_blocks_equal_those_of_one_pass():
-    from posenc_jax.decoding import nar
-    from posenc_jax.decoding.decode import init_cache
+    from posenc_jax.lab.decoding import nar
+    from posenc_jax.lab.decoding.decode import init_cache
 
     model, heads = model_of(2)
     ids = jnp.asarray(np.random.default_rng(1).integers(0, 9, (2, 18)))

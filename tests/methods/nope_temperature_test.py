@@ -2,9 +2,6 @@
 them on a frozen run.
 """
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,17 +9,16 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.composite import name_of, parts_of
-from posenc_jax.core.products import scaled_dot_product
-from posenc_jax.core.registry import SpecError
-from posenc_jax.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.extension import extend, extended_spec
-from posenc_jax.logits.nope_temperature import attention_entropy, nope_temperature_curve
-from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.base.products import scaled_dot_product
+from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.methods.extend import extend, extended_spec
+from posenc_jax.methods.nope_temperature import attention_entropy, nope_temperature_curve
+from posenc_jax.protocol.composite import name_of, parts_of
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads(
-    (pathlib.Path(__file__).parents[1] / 'golden' / 'nope_temperature.json').read_text()
-)
+GOLDEN = golden('nope_temperature')
 SIZES = dict(heads=4, head_dim=8, train_len=8)
 
 

@@ -1,16 +1,14 @@
 """NoPE: a causal head counts by averaging; without a mask order does not exist."""
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'nope.json').read_text())
+GOLDEN = golden('nope')
 
 
 def test_a_head_of_equal_logits_reads_the_inverse_position():

@@ -1,19 +1,17 @@
 """NTK-aware scaling: the bases of the sheet, the two ends of the spectrum."""
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.rotation.frequencies.ntk_aware import ntk_aware_base
-from posenc_jax.rotation.rope import rope, rope_frequencies
+from posenc_jax.methods.ntk_aware import ntk_aware_base
+from posenc_jax.methods.rope import rope, rope_frequencies
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'ntk_aware.json').read_text())['values']
+GOLDEN = golden('ntk_aware')['values']
 
 
 @pytest.mark.parametrize(

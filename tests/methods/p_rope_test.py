@@ -1,19 +1,17 @@
 """p-RoPE: how many planes rotate, which, and what does not depend on positions."""
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.rotation.frequencies.p_rope import p_rope_frequencies
-from posenc_jax.rotation.rope import rope_frequencies
+from posenc_jax.methods.p_rope import p_rope_frequencies
+from posenc_jax.methods.rope import rope_frequencies
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'p_rope.json').read_text())['values']
+GOLDEN = golden('p_rope')['values']
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,6 @@
 model is trained.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,19 +10,20 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.embedding.papeft import (
+from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.runs.tuned import trained
+from posenc_jax.lab.tasks.retrieval import KVSlots
+from posenc_jax.methods.papeft import (
     PAPEFT,
     document_locations,
     located_prompts,
     location_code,
     shuffled_documents,
 )
-from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.run.tuned import trained
-from posenc_jax.tasks.retrieval import KVSlots
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'papeft.json').read_text())['values']
+GOLDEN = golden('papeft')['values']
 EMPTY = 12
 BASE = dict(vocab_size=13, train_len=16, layers=1, width=16, heads=2, encoding='papeft() | rope()')
 

@@ -3,8 +3,6 @@ cases.
 """
 
 import functools
-import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +11,11 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.logits.path import evolve_keys, path_directions, path_match, unit_lower_inverse
+from posenc_jax.methods.path import evolve_keys, path_directions, path_match, unit_lower_inverse
+from tests.golden_files import golden
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'path.json').read_text())
+GOLDEN = golden('path')
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 17
 TOLERANCE = 1e-5  # float32, products of 17 maps
 PROJECT = jax.jit(lambda encoding, q, k, v, tok, x: encoding.project(q, k, v, tok, tok, x))

@@ -2,9 +2,6 @@
 and the map of the coordinates before every layer.
 """
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +9,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.coordinates.point_orders import (
+from posenc_jax.features.coordinates.point_orders import (
     ORDERS,
     TRAVERSES,
     check_points,
@@ -21,15 +18,14 @@ from posenc_jax.coordinates.point_orders import (
     point_key,
     point_order,
 )
-from posenc_jax.coordinates.traced_orders import traced_order
-from posenc_jax.core.registry import SpecError
-from posenc_jax.embedding.pcm import Pcm, pcm_linear, pcm_network
-from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.stack import LayerStack
+from posenc_jax.features.coordinates.traced_orders import traced_order
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.model.stack import LayerStack
+from posenc_jax.methods.pcm import Pcm, pcm_linear, pcm_network
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'pcm.json').read_text())[
-    'values'
-]
+GOLDEN = golden('pcm')['values']
 D = 6
 
 

@@ -2,9 +2,6 @@
 pyramid, what training does with it, and refused arguments.
 """
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,15 +9,16 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.convolution import depthwise
-from posenc_jax.core.registry import SpecError
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.embedding.peg import Peg, peg
-from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.sharding import make_mesh, param_shardings
-from posenc_jax.training.optimizer import decays
+from posenc_jax.base.convolution import depthwise
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.train.optimizer import decays
+from posenc_jax.layer.sharding import make_mesh, param_shardings
+from posenc_jax.methods.peg import Peg, peg
+from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.tokens import Tokens
+from tests.golden_files import golden
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'peg.json').read_text())
+GOLDEN = golden('peg')
 SIZES = dict(
     vocab_size=0, train_len=6, layers=2, width=8, heads=2, kind='encoder', output_size=3, channels=1
 )

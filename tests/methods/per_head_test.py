@@ -2,9 +2,6 @@
 is refused.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +9,13 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.decoding.generate import generate
-from posenc_jax.gallery import Probe, by_distance
-from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.lab.cli.gallery import Probe, by_distance
+from posenc_jax.lab.decoding.generate import generate
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'per_head.json').read_text())['values']
+GOLDEN = golden('per_head')['values']
 CONTEXT = dict(heads=4, kv_heads=2, head_dim=8, model_dim=32, train_len=16)
 
 

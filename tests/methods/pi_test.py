@@ -1,7 +1,6 @@
 """PI: angles of scaled positions, and the paper's two bounds."""
 
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +8,17 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.analysis.pi_bound import bound_report, extrapolation_bound, interpolation_constant
-from posenc_jax.core.registry import SpecError
-from posenc_jax.rotation.frequencies.pi import pi_frequencies
-from posenc_jax.rotation.rope import rope, rope_frequencies
+from posenc_jax.lab.analyse.pi_bound import (
+    bound_report,
+    extrapolation_bound,
+    interpolation_constant,
+)
+from posenc_jax.methods.pi import pi_frequencies
+from posenc_jax.methods.rope import rope, rope_frequencies
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'pi.json').read_text())['values']
+GOLDEN = golden('pi')['values']
 
 
 def test_is_rope_at_positions_divided_by_the_factor():

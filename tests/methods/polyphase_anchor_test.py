@@ -2,9 +2,6 @@
 measure of it, and refused arguments.
 """
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +9,13 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.analysis.shift_consistency import shift_consistency
-from posenc_jax.core.registry import SpecError
-from posenc_jax.embedding.polyphase_anchor import anchor_place, anchored
-from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.lab.analyse.shift_consistency import shift_consistency
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.methods.polyphase_anchor import anchor_place, anchored
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads(
-    (pathlib.Path(__file__).parents[1] / 'golden' / 'polyphase_anchor.json').read_text()
-)
+GOLDEN = golden('polyphase_anchor')
 IMAGES = jax.random.normal(jax.random.key(0), (8, 8, 12, 3))
 SHIFTS = ((1, 0), (5, 7), (3, 11))
 

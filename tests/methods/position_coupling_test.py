@@ -2,9 +2,6 @@
 hands over.
 """
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +9,13 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.core.tables import NOWHERE
-from posenc_jax.positions.position_coupling import random_start
-from posenc_jax.tasks.coupling import coupled_addition_ids, plain_ids
+from posenc_jax.lab.tasks.coupling import coupled_addition_ids, plain_ids
+from posenc_jax.methods.position_coupling import random_start
+from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.tables import NOWHERE
+from tests.golden_files import golden
 
-GOLDEN = json.loads(
-    (pathlib.Path(__file__).parents[1] / 'golden' / 'position_coupling.json').read_text()
-)['values']
+GOLDEN = golden('position_coupling')['values']
 D = 6
 IDS = np.array(GOLDEN['ids'])
 
@@ -146,7 +142,7 @@ def test_every_task_with_ids_trains_from_a_config(task, encoding, length):
     the table is an error.
     """
     from configs import default
-    from posenc_jax.run.plan import validate
+    from posenc_jax.lab.runs.plan import validate
 
     config = default.get_config()
     config.task, config.encoding = task, encoding
@@ -165,7 +161,7 @@ def test_coupled_parity_reaches_any_length():
     table.
     """
     from configs import default
-    from posenc_jax.run.plan import validate
+    from posenc_jax.lab.runs.plan import validate
 
     config = default.get_config()
     config.model.update(layers=1, width=16, heads=2)

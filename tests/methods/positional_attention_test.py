@@ -1,8 +1,5 @@
 """Positional attention: hand-worked weights, what they depend on, and the network of the paper."""
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,13 +7,12 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.logits.positional_attention import project_positions
+from posenc_jax.methods.positional_attention import project_positions
 from posenc_jax.mixers.number_network import NumberNetwork
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads(
-    (Path(__file__).parents[1] / 'golden' / 'positional_attention.json').read_text()
-)
+GOLDEN = golden('positional_attention')
 N, H, L = 2, 4, 6
 
 

@@ -1,8 +1,6 @@
 """Random tags, and the formats of the paper: padded products, spaces, a scratchpad."""
 
-import json
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +9,18 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.core.spec import build, parse
-from posenc_jax.model.config import TransformerConfig
-from posenc_jax.model.transformer import Transformer
-from posenc_jax.positions.positional_description import random_tags
-from posenc_jax.tasks.arithmetic import Addition, Multiplication, RandomSpaces
-from posenc_jax.tasks.arithmetic.digits import written
-from posenc_jax.tasks.arithmetic.multiplication import multiply_digits
-from posenc_jax.tasks.arithmetic.scratchpad import scratchpad_width
+from posenc_jax.lab.model.config import TransformerConfig
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.lab.tasks.arithmetic import Addition, Multiplication, RandomSpaces
+from posenc_jax.lab.tasks.arithmetic.digits import written
+from posenc_jax.lab.tasks.arithmetic.multiplication import multiply_digits
+from posenc_jax.lab.tasks.arithmetic.scratchpad import scratchpad_width
+from posenc_jax.language.spec import build, parse
+from posenc_jax.methods.positional_description import random_tags
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads(
-    (Path(__file__).parents[1] / 'golden' / 'positional_description.json').read_text()
-)['values']
+GOLDEN = golden('positional_description')['values']
 D, R = 12, 5
 
 

@@ -1,16 +1,14 @@
 """The prefix mask: the numbers, documents with prefixes of their own, and the limiting case."""
 
-import json
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'prefix.json').read_text())
+GOLDEN = golden('prefix')
 
 
 def mask(spec, **tokens):

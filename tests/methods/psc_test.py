@@ -2,9 +2,6 @@
 rotary part behind it.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +10,12 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.encoding import Encoding
-from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.rotation.psc import psc_calibrate
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.methods.psc import psc_calibrate
+from posenc_jax.protocol.encoding import Encoding
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'psc.json').read_text())
+GOLDEN = golden('psc')
 N, K, H, L = 4, 2, 8, 21
 BASES = [
     'rope(layout="interleaved")',

@@ -2,9 +2,6 @@
 baseline, draws by layer.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,16 +9,15 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.logits.random_offsets import random_magnitudes
-from posenc_jax.logits.randomized_alibi import randomized_alibi_bias
-from posenc_jax.model.config import TransformerConfig
-from posenc_jax.model.transformer import Transformer
+from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.model.config import TransformerConfig
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.methods.random_offsets import random_magnitudes
+from posenc_jax.methods.randomized_alibi import randomized_alibi_bias
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'randomized_alibi.json').read_text())[
-    'values'
-]
+GOLDEN = golden('randomized_alibi')['values']
 N, M = GOLDEN['count'], GOLDEN['max_len']
 
 

@@ -3,8 +3,6 @@ decoding.
 """
 
 import dataclasses
-import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +11,13 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.tables import NOWHERE
-from posenc_jax.model.config import TransformerConfig
-from posenc_jax.model.transformer import Transformer
-from posenc_jax.positions.randomized_pe import random_ids, spaced_ids
+from posenc_jax.lab.model.config import TransformerConfig
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.methods.randomized_pe import random_ids, spaced_ids
+from posenc_jax.protocol.tables import NOWHERE
+from tests.golden_files import golden
 
-GOLDEN = json.loads(
-    (pathlib.Path(__file__).parents[1] / 'golden' / 'randomized_pe.json').read_text()
-)['values']
+GOLDEN = golden('randomized_pe')['values']
 RULES = ['sampled', 'spaced', 'first']
 
 

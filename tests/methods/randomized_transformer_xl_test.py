@@ -2,9 +2,6 @@
 baseline, decoding.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,15 +9,14 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.logits.transformer_xl import transformer_xl_frequencies, transformer_xl_table
-from posenc_jax.model.config import TransformerConfig
-from posenc_jax.model.transformer import Transformer
+from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.model.config import TransformerConfig
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.methods.transformer_xl import transformer_xl_frequencies, transformer_xl_table
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads(
-    (Path(__file__).parents[1] / 'golden' / 'randomized_transformer_xl.json').read_text()
-)['values']
+GOLDEN = golden('randomized_transformer_xl')['values']
 HEADS, H, D, L = 2, 4, 8, 6
 
 

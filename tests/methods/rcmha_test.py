@@ -2,9 +2,6 @@
 the model, errors.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +9,13 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.decoding.generate import generate
-from posenc_jax.logits.rcmha import rcmha_bias, rcmha_convolution
-from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.lab.decoding.generate import generate
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.methods.rcmha import rcmha_bias, rcmha_convolution
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'rcmha.json').read_text())
+GOLDEN = golden('rcmha')
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 21
 TOLERANCE = 2e-5
 

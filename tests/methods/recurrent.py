@@ -8,10 +8,10 @@ import numpy as np
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core import spec as spec_language
-from posenc_jax.core.layer_spec import parse_layer
-from posenc_jax.model.config import TransformerConfig
-from posenc_jax.model.transformer import Transformer
+from posenc_jax.lab.model.config import TransformerConfig
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.language import spec as spec_language
+from posenc_jax.language.layer_spec import parse_layer
 
 MODEL, HEADS, WIDTH = 8, 2, 4
 CONTEXT = dict(

@@ -1,8 +1,5 @@
 """Reverse positions: the newest token at 0 for every length, padding, packing, and no cache."""
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,15 +7,14 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.decoding.decode import init_cache
-from posenc_jax.decoding.generate import generate
-from posenc_jax.model import TransformerConfig
-from posenc_jax.model.transformer import Transformer
-from posenc_jax.positions.reverse_pe import newest_first
+from posenc_jax.lab.decoding.decode import init_cache
+from posenc_jax.lab.decoding.generate import generate
+from posenc_jax.lab.model import TransformerConfig
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.methods.reverse_pe import newest_first
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'reverse_pe.json').read_text())[
-    'values'
-]
+GOLDEN = golden('reverse_pe')['values']
 ENCODING = pj.make('reverse_pe() | sinusoidal()')
 
 

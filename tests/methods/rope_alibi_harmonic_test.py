@@ -2,9 +2,6 @@
 limits.
 """
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +9,10 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.logits.rope_alibi_harmonic import MODES, harmonic_number
+from posenc_jax.methods.rope_alibi_harmonic import MODES, harmonic_number
+from tests.golden_files import golden
 
-GOLDEN = json.loads(
-    (pathlib.Path(__file__).parents[1] / 'golden' / 'rope_alibi_harmonic.json').read_text()
-)
+GOLDEN = golden('rope_alibi_harmonic')
 SIZES = dict(heads=4, head_dim=8)
 
 

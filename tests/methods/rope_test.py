@@ -2,19 +2,17 @@
 positions matter.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.rotation.rope import Rotary, rope, rope_frequencies, rotate
+from posenc_jax.methods.rope import Rotary, rope, rope_frequencies, rotate
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'rope.json').read_text())['values']
+GOLDEN = golden('rope')['values']
 TO_HALF = lambda width: np.concatenate([np.arange(0, width, 2), np.arange(1, width, 2)])
 
 

@@ -2,21 +2,17 @@
 does to far keys.
 """
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.logits.alibi import alibi_bias, alibi_slopes
-from posenc_jax.logits.rpe_convergent import DIVERGENT, KERNELS, convergent_bias
+from posenc_jax.methods.alibi import alibi_bias, alibi_slopes
+from posenc_jax.methods.rpe_convergent import DIVERGENT, KERNELS, convergent_bias
+from tests.golden_files import golden
 
-GOLDEN = json.loads(
-    (pathlib.Path(__file__).parents[1] / 'golden' / 'rpe_convergent.json').read_text()
-)['values']
+GOLDEN = golden('rpe_convergent')['values']
 N = 4
 
 

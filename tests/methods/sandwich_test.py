@@ -1,16 +1,14 @@
 """Sandwich: the curve, its accuracy anywhere, heads, and how it falls."""
 
-import json
-import pathlib
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.logits.sandwich import sandwich_curve
+from posenc_jax.methods.sandwich import sandwich_curve
+from tests.golden_files import golden
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'sandwich.json').read_text())
+GOLDEN = golden('sandwich')
 
 
 def curve(distances, *, start=0, dim=128):

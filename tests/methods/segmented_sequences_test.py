@@ -2,9 +2,6 @@
 stretched table.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,16 +9,15 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.extension import extend
-from posenc_jax.model import TransformerConfig
-from posenc_jax.model.transformer import Transformer
-from posenc_jax.positions.segmented_sequences import chunk_ids, prefix_ids, stretched_table
-from posenc_jax.tasks.language import Language, SegmentedText
+from posenc_jax.lab.model import TransformerConfig
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.lab.tasks.language import Language, SegmentedText
+from posenc_jax.methods.extend import extend
+from posenc_jax.methods.segmented_sequences import chunk_ids, prefix_ids, stretched_table
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads(
-    (Path(__file__).parents[1] / 'golden' / 'segmented_sequences.json').read_text()
-)['values']
+GOLDEN = golden('segmented_sequences')['values']
 RNG = np.random.default_rng
 
 

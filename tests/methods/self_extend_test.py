@@ -2,21 +2,17 @@
 limits, errors.
 """
 
-import json
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.extension.self_extend import self_extend_capacity, self_extend_distance
+from posenc_jax.methods.self_extend import self_extend_capacity, self_extend_distance
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 from tests.methods.by_distance import WIDTH, check_decoding, check_tiles, defined, qkv, run
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'self_extend.json').read_text())[
-    'values'
-]
+GOLDEN = golden('self_extend')['values']
 FORMS = {
     'grouped': dict(group=2, local=4),
     'not dividing': dict(group=3, local=4),

@@ -4,8 +4,6 @@ draw, the training rule of `place`, and refused arguments and positions.
 
 import dataclasses
 import functools
-import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +13,19 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.encoding import DOORS, HOOKS, Encoding
-from posenc_jax.core.per_head import PerHead
-from posenc_jax.core.registry import SpecError
-from posenc_jax.embedding import seqpe_losses as losses
-from posenc_jax.embedding.seqpe_encoder import (
+from posenc_jax.methods import seqpe_losses as losses
+from posenc_jax.methods.per_head import PerHead
+from posenc_jax.methods.seqpe_encoder import (
     SeqPEEncoder,
     seqpe_digits,
     seqpe_padding,
     seqpe_positions,
 )
+from posenc_jax.protocol.encoding import DOORS, HOOKS, Encoding
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'seqpe.json').read_text())[
-    'values'
-]
+GOLDEN = golden('seqpe')['values']
 USES = ('attn_scalar', 'attn_mul', 'attn_add', 'input_add')
 SIZES = dict(heads=4, kv_heads=2, head_dim=4, model_dim=8, train_len=12)
 

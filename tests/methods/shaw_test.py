@@ -2,9 +2,6 @@
 limits.
 """
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +9,16 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.logits.shaw import shaw_index, shaw_logits, shaw_values, sum_by_index, take_by_index
+from posenc_jax.methods.shaw import (
+    shaw_index,
+    shaw_logits,
+    shaw_values,
+    sum_by_index,
+    take_by_index,
+)
+from tests.golden_files import golden
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'shaw.json').read_text())[
-    'values'
-]
+GOLDEN = golden('shaw')['values']
 B, N, K, H, L = 2, 4, 2, 8, 33
 
 

@@ -2,9 +2,6 @@
 they cost.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,21 +9,22 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.core.spec import build, parse
-from posenc_jax.decoding import any_order
-from posenc_jax.decoding import burst as bursts
-from posenc_jax.decoding.any_order import sample_in_order
-from posenc_jax.decoding.burst import burst_sample
-from posenc_jax.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.embedding.sigma_gpt import sigma_gpt_sinusoid
-from posenc_jax.model.config import TransformerConfig
-from posenc_jax.model.transformer import Transformer
-from posenc_jax.tasks.any_order import AnyOrder, fractal_order, shuffled_batch
-from posenc_jax.tasks.copy import Reverse
-from posenc_jax.tasks.task import real_tokens
+from posenc_jax.lab.decoding import any_order
+from posenc_jax.lab.decoding import burst as bursts
+from posenc_jax.lab.decoding.any_order import sample_in_order
+from posenc_jax.lab.decoding.burst import burst_sample
+from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.model.config import TransformerConfig
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.lab.tasks.any_order import AnyOrder, fractal_order, shuffled_batch
+from posenc_jax.lab.tasks.copy import Reverse
+from posenc_jax.lab.tasks.task import real_tokens
+from posenc_jax.language.spec import build, parse
+from posenc_jax.methods.sigma_gpt import sigma_gpt_sinusoid
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'sigma_gpt.json').read_text())['values']
+GOLDEN = golden('sigma_gpt')['values']
 T, V = 9, 7
 
 
@@ -561,7 +559,7 @@ def test_it_trains_and_evaluates_from_a_config(encoding, options):
     in evaluation.
     """
     from configs import default
-    from posenc_jax.run.plan import validate
+    from posenc_jax.lab.runs.plan import validate
 
     config = default.get_config()
     config.task, config.encoding = f'any_order(reverse(), {options})', encoding
@@ -578,7 +576,7 @@ def test_it_trains_and_evaluates_from_a_config(encoding, options):
 
 def test_text_within_any_order_is_that_of_the_config():
     from configs import default
-    from posenc_jax.run.plan import make_task
+    from posenc_jax.lab.runs.plan import make_task
 
     config = default.get_config()
     config.task, config.data.dataset = 'any_order(language())', 'stdlib_code'

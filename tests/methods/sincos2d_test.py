@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +9,12 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.decoding.decode import init_cache
-from posenc_jax.embedding.sincos2d import sincos2d_detr, sincos2d_table
+from posenc_jax.lab.decoding.decode import init_cache
+from posenc_jax.methods.sincos2d import sincos2d_detr, sincos2d_table
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-VALUES = json.loads((Path(__file__).parents[1] / 'golden' / 'sincos2d.json').read_text())['values']
+VALUES = golden('sincos2d')['values']
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -103,7 +102,7 @@ def test_wrong_values_are_refused():
 def test_a_size_that_grows_with_the_tokens_is_not_cached():
     from flax import nnx
 
-    from posenc_jax.model import Transformer, TransformerConfig
+    from posenc_jax.lab.model import Transformer, TransformerConfig
 
     cfg = TransformerConfig(
         vocab_size=5, train_len=6, layers=1, width=8, heads=2, encoding='sincos2d(style="detr")'

@@ -1,18 +1,14 @@
 """Sinusoidal encoding: the four conventions, positions with components, very long positions."""
 
-import json
-import pathlib
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.embedding.sinusoidal import sinusoidal_frequencies, sinusoidal_table
+from posenc_jax.methods.sinusoidal import sinusoidal_frequencies, sinusoidal_table
+from tests.golden_files import golden
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'sinusoidal.json').read_text())[
-    'values'
-]
+GOLDEN = golden('sinusoidal')['values']
 
 
 def embedded(spec, tok, width):

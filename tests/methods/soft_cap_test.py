@@ -1,17 +1,15 @@
 """Soft caps: the values, refused keys, the place in a chain, and refused limits."""
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.logits.soft_cap import soft_capped
+from posenc_jax.methods.soft_cap import soft_capped
+from tests.golden_files import golden
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'soft_cap.json').read_text())
+GOLDEN = golden('soft_cap')
 T = pj.Tokens.of(length=6)
 
 
@@ -44,4 +42,4 @@ def test_what_stands_before_it_is_capped_and_what_stands_behind_it_is_not():
 @pytest.mark.parametrize('limit', [0.0, -1.0, np.inf, np.nan])
 def test_wrong_limits_are_refused(limit):
     with pytest.raises(ValueError, match='soft_cap limit'):
-        pj.make(pj.logits.soft_cap.SoftCap(limit))
+        pj.make(pj.methods.soft_cap.SoftCap(limit))

@@ -2,20 +2,16 @@
 and its claim.
 """
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.logits.ssmax import ssmax_factor
+from posenc_jax.methods.ssmax import ssmax_factor
+from tests.golden_files import golden
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'ssmax.json').read_text())[
-    'values'
-]
+GOLDEN = golden('ssmax')['values']
 N, H = 4, 8
 ONES = jnp.ones((1, N, 5, 5))
 

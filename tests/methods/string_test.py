@@ -2,20 +2,19 @@
 errors.
 """
 
-import json
 import math
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.extension.string import string_distance
+from posenc_jax.methods.string import string_distance
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 from tests.methods.by_distance import ROTARY, WIDTH, check_tiles, qkv, rotary_logits, run, softmax
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'string.json').read_text())['values']
+GOLDEN = golden('string')['values']
 
 
 def encoding(shift=GOLDEN['shift'], local=GOLDEN['local'], **options):
@@ -107,7 +106,7 @@ def test_attention_factor_scales_logits_by_its_square():
 def test_longer_than_trained_repeats_distances_that_were_trained():
     """M + S - W tokens have no distance of M or more, and the last query reaches it exactly."""
     part = pj.make('rope() | causal()', head_dim=WIDTH)
-    longer = pj.extension.extend(part, 'string(shift=6, local=2)', train_len=16)
+    longer = pj.methods.extend(part, 'string(shift=6, local=2)', train_len=16)
     assert longer.parts[0].encoding is part.parts[0]
     assert distances(16 + 6 - 2, 6, 2).max() == 15
 

@@ -2,9 +2,6 @@
 from the default.
 """
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +9,10 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.logits.t5_rpe import t5_bucket, t5_thresholds
+from posenc_jax.methods.t5_rpe import t5_bucket, t5_thresholds
+from tests.golden_files import golden
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 't5_rpe.json').read_text())[
-    'values'
-]
+GOLDEN = golden('t5_rpe')['values']
 
 
 def make(arguments='', heads=4, head_dim=8):

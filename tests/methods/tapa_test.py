@@ -2,20 +2,18 @@
 without phase means.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.products import scaled_dot_product
-from posenc_jax.core.registry import SpecError
-from posenc_jax.rotation.tapa import tapa_distance, tapa_logits
+from posenc_jax.base.products import scaled_dot_product
+from posenc_jax.methods.tapa import tapa_distance, tapa_logits
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'tapa.json').read_text())
+GOLDEN = golden('tapa')
 N, K, H, L = 4, 2, 8, 12
 
 

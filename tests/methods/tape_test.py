@@ -3,8 +3,6 @@ stream through decoding, meshes, low precision and training.
 """
 
 import functools
-import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -14,25 +12,26 @@ from flax import nnx
 
 import posenc_jax as pj
 from configs import quickstart
-from configs.sweeps import tape_addition
-from posenc_jax.core.registry import SpecError
-from posenc_jax.core.tokens import Tokens
-from posenc_jax.decoding.decode import append, decode_step, init_cache, prefill
-from posenc_jax.decoding.generate import generate
-from posenc_jax.decoding.recurrence import read_segment
-from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.model.sharding import make_mesh, param_shardings
-from posenc_jax.rotation.rope import rope_frequencies
-from posenc_jax.rotation.tape import TAPE, tape_attended, tape_fed, tape_start, tape_turn
-from posenc_jax.run.overrides import replaced
-from posenc_jax.run.plan import validate
-from posenc_jax.run.restore import restore_model
-from posenc_jax.run.tuned import trained
-from posenc_jax.training.loop import train
-from posenc_jax.training.metrics_file import FILE, read_lines
-from tests.training import tiny
+from evidence.experiments import tape_addition
+from posenc_jax.lab.config.overrides import replaced
+from posenc_jax.lab.decoding.decode import append, decode_step, init_cache, prefill
+from posenc_jax.lab.decoding.generate import generate
+from posenc_jax.lab.decoding.recurrence import read_segment
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.runs.plan import validate
+from posenc_jax.lab.runs.restore import restore_model
+from posenc_jax.lab.runs.tuned import trained
+from posenc_jax.lab.train.loop import train
+from posenc_jax.lab.train.metrics_file import FILE, read_lines
+from posenc_jax.layer.sharding import make_mesh, param_shardings
+from posenc_jax.methods.rope import rope_frequencies
+from posenc_jax.methods.tape import TAPE, tape_attended, tape_fed, tape_start, tape_turn
+from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.tokens import Tokens
+from tests.golden_files import golden
+from tests.lab.train import tiny
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'tape.json').read_text())
+GOLDEN = golden('tape')
 BASE = dict(vocab_size=11, train_len=16, layers=2, width=16, heads=4, mlp='swiglu')
 TOKENS = jax.random.randint(jax.random.key(1), (2, 12), 0, 11)
 GROUPED = dict(kv_heads=2)

@@ -2,9 +2,6 @@
 decoding in the model.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +9,12 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.logits.transformer_xl import transformer_xl_frequencies, transformer_xl_table
+from posenc_jax.methods.transformer_xl import transformer_xl_frequencies, transformer_xl_table
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'transformer_xl.json').read_text())
+GOLDEN = golden('transformer_xl')
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 21
 TOLERANCE = 2e-5  # float32 inner products of width 12
 

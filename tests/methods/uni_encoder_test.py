@@ -2,9 +2,6 @@
 limits.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,20 +10,19 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.model import TransformerConfig
-from posenc_jax.model.candidate_scorer import CandidateScorer
-from posenc_jax.positions.uni_encoder import (
+from posenc_jax.lab.model import TransformerConfig
+from posenc_jax.lab.model.candidate_scorer import CandidateScorer
+from posenc_jax.methods.uni_encoder import (
     candidate_means,
     uni_encoder_ids,
     uni_encoder_layout,
     uni_encoder_loss,
     uni_encoder_masks,
 )
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'uni_encoder.json').read_text())[
-    'values'
-]
+GOLDEN = golden('uni_encoder')['values']
 LAYOUT = uni_encoder_ids(GOLDEN['context'], GOLDEN['candidates'])
 MARKS = dict(cls=1, sep=2)
 CONTEXT, CANDIDATES = [5, 6, 7], [[8, 3], [4, 4, 9, 5], [7]]

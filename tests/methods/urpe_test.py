@@ -2,9 +2,6 @@
 counter-example of the paper.
 """
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +10,12 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.collect.urpe import urpe_bucket
-from posenc_jax.logits.t5_rpe import look_up, t5_bucket
-from posenc_jax.model import Transformer, TransformerConfig
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.methods.t5_rpe import look_up, t5_bucket
+from posenc_jax.methods.urpe import urpe_bucket
+from tests.golden_files import golden
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'urpe.json').read_text())[
-    'values'
-]
+GOLDEN = golden('urpe')['values']
 B, N, K, H, L = 2, 4, 2, 8, 33
 TABLES = ["table='bucketed', max_distance=20", "table='toeplitz', max_len=9"]
 

@@ -1,9 +1,7 @@
 """V2PE: the sheet's ids, a scan token by token, the draw, padding, packing, decoding."""
 
 import dataclasses
-import json
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +10,13 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.decoding.generate import generate
-from posenc_jax.model import TransformerConfig
-from posenc_jax.model.transformer import Transformer
-from posenc_jax.positions.v2pe import DELTAS, v2pe_ids
+from posenc_jax.lab.decoding.generate import generate
+from posenc_jax.lab.model import TransformerConfig
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.methods.v2pe import DELTAS, v2pe_ids
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'v2pe.json').read_text())['values']
+GOLDEN = golden('v2pe')['values']
 IMAGES = [0, 0, *[1] * 5, 0, 0, *[2] * 9, *[3] * 2, 0, 4, 0, 0]
 
 

@@ -1,16 +1,14 @@
 """The sliding window: the numbers on one and on both sides, and which blocks it rules out."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.core.tokens import bounds
+from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.tokens import bounds
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'window.json').read_text())
+GOLDEN = golden('window')
 
 
 def mask(spec, causal, **tokens):

@@ -3,8 +3,6 @@ the two levels, and refused input.
 """
 
 import itertools
-import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +11,13 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.positions.xlpe import alignment_keys, btg_order, order_from_alignment, ranks
-from posenc_jax.tasks.translation import Translation
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.tasks.translation import Translation
+from posenc_jax.methods.xlpe import alignment_keys, btg_order, order_from_alignment, ranks
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'xlpe.json').read_text())[
-    'values'
-]
+GOLDEN = golden('xlpe')['values']
 D, HEADS, L = 8, 4, 6
 PI = np.array([0, 5, 1, 2, 3, 4])
 

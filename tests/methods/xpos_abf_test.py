@@ -1,16 +1,14 @@
 """xPos-ABF: xPos with another base and the same damping."""
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'xpos_abf.json').read_text())['values']
+GOLDEN = golden('xpos_abf')['values']
 
 
 def test_golden_damping_is_that_of_xpos():

@@ -1,19 +1,17 @@
 """xPos: the sheet's factors, its limits, and positions where the released form overflows."""
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.core.registry import SpecError
-from posenc_jax.rotation.rope import rope
-from posenc_jax.rotation.xpos import xpos_decay
+from posenc_jax.methods.rope import rope
+from posenc_jax.methods.xpos import xpos_decay
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'xpos.json').read_text())['values']
+GOLDEN = golden('xpos')['values']
 
 
 def logits(spec, q, k, pos, **context):

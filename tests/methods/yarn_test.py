@@ -1,8 +1,5 @@
 """YaRN: the sheet's borders, ratios and temperatures; limits; what it does to logits."""
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,15 +7,16 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.core.double import Double
-from posenc_jax.core.registry import SpecError
-from posenc_jax.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.model import Transformer, TransformerConfig
-from posenc_jax.rotation.frequencies.yarn import YaRN, yarn_frequencies, yarn_temperature
-from posenc_jax.rotation.rope import rope, rope_frequencies
+from posenc_jax.base.double import Double
+from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.methods.rope import rope, rope_frequencies
+from posenc_jax.methods.yarn import YaRN, yarn_frequencies, yarn_temperature
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
 from tests.phases import FAR, error, wide, wide_theta
 
-GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'yarn.json').read_text())['values']
+GOLDEN = golden('yarn')['values']
 MODELS = {
     'b=1e6, D=128, L=32768, s=4': (128, 1e6, 4.0, 32768),
     'b=1e4, D=128, L=4096, s=16': (128, 1e4, 16.0, 4096),

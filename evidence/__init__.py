@@ -1,0 +1,1 @@
+"""Experiments, the claims of papers, and what was measured of them."""

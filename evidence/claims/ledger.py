@@ -1,0 +1,301 @@
+"""Measuring claims: the settings of a sweep and their digest, its run, and measured.json."""
+
+import ast
+import dataclasses
+import datetime
+import functools
+import importlib
+import inspect
+import json
+import math
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from evidence.claims.claim import Claim, Measurement, MissingResultError, Results, over_documents
+from evidence.claims.fingerprint import fingerprint
+from evidence.experiments.runs import Run, Sweep
+from posenc_jax.lab.files import around, disk, json_file
+from posenc_jax.lab.runs import entries, stored
+from posenc_jax.protocol.registry import nearest
+from posenc_jax.version import __version__
+
+monotonic = time.monotonic  # tests replace it
+ROOT = around.ROOT
+MEASURED = around.WRITTEN / 'evidence' / 'measured.json'
+# What an installed package begins with.
+CARRIED = ROOT / 'evidence' / 'measured.json'
+KEPT = ('effects', 'date', 'commit', 'device', 'versions', 'begun')  # of an earlier record
+PLUMBING = (
+    'evidence.experiments.runs',
+    'evidence.experiments.tables',
+)  # which start runs and write tables
+# A run has the same numbers on machines of any number of cores.
+ONE_DEVICE = ('--set', 'mesh.cpu_devices=1')
+
+
+class FailedSweepError(Exception):
+    """The program of a sweep ended with an error, which it has printed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How the runs of a claim are made.
+
+    Attributes:
+      command: `python` and its arguments, without the directory.
+      name: name of the directory, with the digest of all settings.
+      digest: the digest.
+    """
+
+    command: tuple[str, ...]
+    name: str
+    digest: str
+
+
+@functools.cache
+def plan(how: Measurement) -> Plan:
+    """The command and the digest of a measurement.
+
+    The digest covers, of every run, the fields that change what is trained and that differ from the
+    defaults, and the settings of the evaluation. For a sweep that is a program of its own it covers
+    the code of that program and of the modules of `configs` that it imports, without comments and
+    docstrings, and its arguments. It does not cover the code of the package, nor the modules that
+    start runs and write tables.
+    """
+    module = importlib.import_module(f'evidence.experiments.{how.sweep}')
+    seeds = ('--seeds', *map(str, how.seeds))
+    first = how.arguments[:1] if hasattr(module, 'SWEEPS') else ()
+    if sweep := module.SWEEPS[first[0]] if first else getattr(module, 'SWEEP', None):
+        options = (*how.arguments[len(first) :], *seeds, *ONE_DEVICE)
+        settings = _settings(sweep, options)
+    else:
+        options = (*how.arguments, *seeds)
+        settings = {'code': _code(module), 'options': options}
+        if imported := _imported(module):
+            settings['imported'] = imported
+    digest = entries.digest(settings)[:12]
+    name = '-'.join((how.sweep, *first, digest))
+    return Plan(('-m', f'evidence.experiments.{how.sweep}', *first, *options), name, digest)
+
+
+def _settings(sweep: Sweep, options: Sequence[str]) -> dict[str, Any]:
+    asked = sweep.parse(options)
+    runs = sweep.runs(asked)
+    settings = {
+        'runs': {f'{name}_{seed}': _bound(run) for (name, seed), run in runs.items()},
+        'extended': sweep.extended,
+        'evaluation': sweep.evaluations(asked),
+    }
+    if type(sweep) is not Sweep:  # it measures more than the evaluation does
+        own = sys.modules[type(sweep).__module__]
+        settings['code'] = {own.__name__: _code(own), **_imported(own)}
+    return settings
+
+
+def _imported(module: types.ModuleType) -> dict[str, str]:
+    """Name -> code of the modules of `configs` that a module imports, directly or not."""
+    found, waiting = {}, [module]
+    while waiting:
+        for node in ast.walk(ast.parse(inspect.getsource(waiting.pop()))):
+            name = node.module if isinstance(node, ast.ImportFrom) else None
+            if name and name.startswith('configs.') and name not in (*found, *PLUMBING):
+                own = importlib.import_module(name)
+                found[name] = _code(own)
+                waiting.append(own)
+    return dict(sorted(found.items()))
+
+
+def _code(module: types.ModuleType) -> str:
+    tree = ast.parse(inspect.getsource(module))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            del node.body[0]
+        if not getattr(node, 'type_params', True):  # Python 3.12 and later
+            del node.type_params  # pyright: ignore[reportAttributeAccessIssue]
+    empty = {'show_empty': True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(tree, **empty)
+
+
+def _bound(run: Run) -> dict[str, Any]:
+    """The fields that change what is trained and that differ from the defaults."""
+    found = stored.changes({}, stored.Saved(run.asked()).bound)
+    return {name: value for name, (_, value) in found.items()}
+
+
+def read(path: pathlib.Path | None = None) -> dict[str, dict[str, Any]]:
+    """Id -> what was measured; {} if there is no file yet. The file is by default `MEASURED`.
+
+    Raises:
+      ValueError: the file is not a ledger.
+    """
+    path = path or (MEASURED if MEASURED.is_file() or not around.IS_INSTALLED else CARRIED)
+    found = json_file.read_object(path, 'a ledger of claims') if path.is_file() else {}
+    for name, record in found.items():
+        if not isinstance(record, dict) or not {'digest', 'test', 'effects'} <= record.keys():
+            raise ValueError(f'{path} is not a ledger of claims: the record of {name} is damaged')
+    return found
+
+
+def is_current(claim: Claim, record: Mapping[str, Any] | None) -> bool:
+    """Whether the record was made with the settings, the test, the measure and the margin that the
+    claim has now.
+    """
+    how = claim.how
+    return bool(
+        record
+        and how
+        and record['test'] == how.test
+        and record['digest'] == plan(how).digest
+        and record.get('measure', fingerprint(how)) == fingerprint(how)
+    )
+
+
+def effects(record: Mapping[str, Any]) -> dict[int, float]:
+    """Seed -> effect of a record."""
+    return {int(seed): value for seed, value in record['effects'].items()}
+
+
+def run(command: Sequence[str], keep: int | None) -> int:
+    """Runs a program to its end and returns its status. If this process is asked to stop, the
+    program and all that it has started are asked too. `keep` is a file descriptor that it inherits.
+    """
+    passed = () if keep is None else (keep,)
+    with subprocess.Popen(command, cwd=ROOT, process_group=0, pass_fds=passed) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+            raise
+
+
+def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dict[str, Any]:
+    """Runs the sweep of a claim, reads the effect, and writes it into the ledger.
+
+    `keep` is the descriptor of a lock that the sweep holds even if this process is killed.
+
+    If the ledger has a record of the same test, and its runs were begun at another time than those
+    in `workdir`, that record is kept under 'earlier' in the new one.
+
+    Raises:
+      FailedSweepError: the sweep has failed and has said why; nothing is written.
+      MissingResultError: the results lack what the measure reads.
+    """
+    assert claim.how is not None, f'nothing measures claim {claim.id}'
+    made = plan(claim.how)
+    directory = workdir / made.name
+    begun = _begun(directory)
+    began = monotonic()
+    command = [sys.executable, *made.command, '--workdir', str(directory)]
+    if status := run(command, keep):
+        raise FailedSweepError(f'its sweep ended with status {status}, see above')
+    minutes = (monotonic() - began) / 60
+    results = Results(directory)
+    found = dict(claim.how.measure(results))
+    if lacking := sorted(set(claim.how.seeds) - set(found)):
+        raise MissingResultError(f'claim {claim.id} has no effect for the seeds {lacking}')
+    if wrong := {seed: value for seed, value in found.items() if not math.isfinite(value)}:
+        raise MissingResultError(f'claim {claim.id} has effects that are not finite: {wrong}')
+    record = {
+        'digest': made.digest,
+        'test': claim.how.test,
+        'measure': fingerprint(claim.how),
+        'effects': {str(seed): round(value, 6) for seed, value in sorted(found.items())},
+        'date': datetime.date.today().isoformat(),
+        'commit': _commit(),
+        'device': _device(),
+        'minutes': round(minutes, 1),
+        'versions': {'posenc_jax': __version__, 'jax': jax.__version__},
+        'begun': begun,
+    }
+    if (interval := over_documents(claim.how.measure, results)) is not None:
+        low, high, count = interval
+        record['documents'] = {'low': round(low, 6), 'high': round(high, 6), 'count': count}
+    before = read().get(claim.id)
+    if before is not None and is_current(claim, before):
+        same_runs = before.get('begun', before['date']) == begun
+        last = [] if same_runs else [{name: before[name] for name in KEPT if name in before}]
+        if same_runs:  # this time they were read and not trained
+            record['minutes'] = max(record['minutes'], before.get('minutes', 0.0))
+        if earlier := [*before.get('earlier', []), *last]:
+            record['earlier'] = earlier
+    MEASURED.parent.mkdir(parents=True, exist_ok=True)
+    # The file is read again, because another process may have written since.
+    disk.write(MEASURED, json.dumps({**read(), claim.id: record}, indent=1) + '\n')
+    return record
+
+
+def is_ready(how: Measurement, workdir: pathlib.Path) -> bool:
+    """Whether a directory has all results that the measure reads."""
+    try:
+        return set(how.seeds) <= set(how.measure(Results(workdir / plan(how).name)))
+    except (MissingResultError, ValueError, LookupError, ArithmeticError):
+        return False
+
+
+def _begun(directory: pathlib.Path) -> str:
+    """The minute at which the runs in a directory were begun, which a file in it says."""
+    path = directory / 'begun'
+    if not path.is_file():
+        there = directory.exists()  # begun before such files were written: only the day is known
+        date = datetime.date.fromtimestamp(directory.stat().st_mtime) if there else None
+        directory.mkdir(parents=True, exist_ok=True)
+        now = datetime.datetime.now().isoformat(timespec='minutes')
+        disk.write(path, f'{date.isoformat() if date else now}\n')
+    return path.read_text().strip()
+
+
+def verdicts(claim: Claim, record: Mapping[str, Any]) -> list[str]:
+    """The verdict of each time that a claim was measured with its present settings in a new
+    directory, the last one at the end.
+    """
+    assert claim.how is not None
+    return [claim.how.verdict(effects(found)) for found in (*record.get('earlier', []), record)]
+
+
+def _commit() -> str:
+    """The commit of the code, with '+' if files differ from it, apart from the documents, which
+    this command writes; '' outside a repository.
+    """
+    if around.IS_INSTALLED:  # perhaps in an environment within another repository
+        return ''
+    ask = lambda *words: subprocess.run(
+        ['git', *words], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    commit = ask('rev-parse', '--short=12', 'HEAD')
+    changed = ask('status', '--porcelain', '-uno', '--', '.', ':!docs')
+    return commit + '+' if commit and changed else commit
+
+
+def _device() -> str:
+    device = jax.devices()[0]
+    return device.device_kind if device.platform != 'cpu' else f'cpu, {os.cpu_count()} cores'
+
+
+def chosen(claims: Mapping[str, Claim], ids: Sequence[str]) -> list[Claim]:
+    """The claims with these ids.
+
+    Raises:
+      ValueError: an id does not exist, or nothing measures its claim yet.
+    """
+    for name in ids:
+        if name not in claims:
+            raise ValueError(
+                f'there is no claim {name!r}; {nearest(name, claims, "docs/claims.md")}'
+            )
+        if claims[name].how is None:
+            raise ValueError(
+                f'nothing measures claim {name} yet; the test would be: {claims[name].test}'
+            )
+    return [claims[name] for name in dict.fromkeys(ids)]

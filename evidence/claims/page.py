@@ -1,0 +1,289 @@
+"""docs/claims.md, made from the claims and what was measured of them."""
+
+import collections
+import pathlib
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import rich.console
+import rich.table
+
+from evidence.claims import ledger
+from evidence.claims.claim import VERDICTS, Claim, Measurement
+from evidence.claims.without import WITHOUT
+from posenc_jax.lab.files import disk
+from posenc_jax.language.catalog import markdown_table
+
+HEADER = """# Claims of the papers, and what was measured of them
+
+`python -m evidence.claims` makes this page from `evidence/claims/` and `evidence/measured.json`.
+A verdict follows from the measured effects, of which a row has the mean and the range: over seeds
+of training, over samples of text that one public model reads, over rounds of timing, or over cases
+that are computed without chance. A larger effect speaks more for the claim. Each claim names its
+margin, the least effect that counts.
+
+- **holds**: the effect reaches the margin for every seed (sample, case), of at least three.
+- **partly**: the mean reaches it, but not every seed.
+- **contrary**: the mean is beyond the margin on the other side. [contrary.md](results/contrary.md)
+  says what was tried, and what the cause is if it is known.
+- **open**: the mean is between the margins, or there are fewer than three seeds.
+
+All models are small and trained for minutes, so a verdict is about this setting and not about the
+paper's.
+
+A range over seeds says how far trainings differ, and not how far texts do. Where a row has a range
+over documents too, it is the 95 % interval of the mean effect if the scored documents are drawn
+again, or, for fewer than ten documents, the range of the effects in each of them alone. Records
+before 2026-11-30 do not have it. The English text in bytes is scored on a test split of three
+documents, which have 8,399 bytes together, most of them in one, and are the same for all sides. On
+other texts an effect near its margin may fall otherwise. Within their trained length the models of
+English text are .09 to .15 nats a byte below a table of 5-grams of the training text, and those of
+Python source .05 to .13; rows whose models have learned less say so.
+
+A record is current while the settings of its sweep, the code of a sweep that is a program of its
+own, the measure and the margin are the same; a change of the package does not make it stale.
+Records before 2026-11-30 are taken to have the measure and the margin of that day.
+
+The margins of A9, C6 to C10, M2 to M5 and S1 to S4 were set when their numbers were known, and that
+of N1 when the distance to sinusoids was. Those of B3, B11, B17, C11, C13, C17, N6, N8, N9, X1, X4,
+X5 and X7 were set after a short pilot.
+
+`python -m evidence.claims B5` measures claim B5 again, and `python -m evidence.claims --budget 30`
+spends 30 minutes on claims that are not measured yet, those that take least time first. The minutes
+are estimates for two cores on which nothing else runs; beside other work a sweep has taken up to
+three times as long.
+
+A review of the results before this ledger found 21 claims shown, 23 partly, 16 contrary, 46 built
+and not shown, and 49 not built. The ledger now has:
+"""
+
+PICTURE = 'claims/{}.png'  # one for each family
+# Pictures in which lengths are swept: family -> file in docs/results -> what it shows.
+BY_LENGTH = {
+    'Positions and lengths': {
+        'length_generalisation/bilevel.png': 'English text by length: claims A13 and A14',
+        'length_generalisation/bucket_sort.png': 'Sorting by length, with randomized positions',
+    },
+    'Relative biases': {
+        'relative_bias/biases.png': 'English text by length: claims B8, B13 and C5',
+        'relative_bias/listings.png': 'Listings by length: claims B25 to B29',
+        'relative_bias/passkey.png': 'Passkeys by length and depth: claims B12, B20 and B22',
+    },
+}
+Claims = Mapping[str, Claim]
+Records = Mapping[str, Mapping[str, Any]]
+
+
+def measured(claims: Claims, records: Records) -> dict[str, str]:
+    """Id -> verdict of the claims that are measured with their present settings."""
+    return {
+        name: claim.how.verdict(ledger.effects(records[name]))
+        for name, claim in claims.items()
+        if claim.how and ledger.is_current(claim, records.get(name))
+    }
+
+
+def spread(how: Measurement, effects: Mapping[int, float]) -> tuple[str, str]:
+    """The mean of the effects with the unit, and their range."""
+    values = list(effects.values())
+    mean, low, high = (f'{x:.3g}' for x in (statistics.fmean(values), min(values), max(values)))
+    return f'{mean} {how.unit}', f'{low} to {high} over {len(values)} {how.repeats}'
+
+
+def effect_text(how: Measurement, record: Mapping[str, Any]) -> str:
+    """Mean and range of the effects of a record, the interval over documents where it is known,
+    with the unit and the margin.
+
+    Example:
+      >>> how = Measurement('', '', (), dict, unit='nats', margin=0.1, minutes=1)
+      >>> effect_text(how, {'effects': {'0': 0.25, '1': 0.5, '2': 0.75}})
+      '0.5 nats (0.25 to 0.75 over 3 seeds; at least 0.1 counts)'
+    """
+    mean, span = spread(how, ledger.effects(record))
+    if texts := record.get('documents'):
+        span += f'; {texts["low"]:.3g} to {texts["high"]:.3g} over {texts["count"]} documents'
+    return f'{mean} ({span}; at least {how.margin:g} counts)'
+
+
+COLUMNS = ('family', *VERDICTS, 'not measured', 'claims')
+
+
+def counts(claims: Claims, records: Records) -> list[list[str]]:
+    """Rows of `COLUMNS`, one for each family and one for all. Measured claims alone are counted as
+    'open' here.
+    """
+    verdicts = measured(claims, records)
+    by_family = collections.defaultdict(list)
+    for name, claim in claims.items():
+        by_family[claim.family].append(verdicts.get(name, 'not measured'))
+    by_family['all'] = sum(by_family.values(), [])
+    return [
+        [family, *(str(found.count(name)) for name in COLUMNS[1:-1]), str(len(found))]
+        for family, found in by_family.items()
+    ]
+
+
+def markdown(claims: Claims, records: Records) -> str:
+    """The whole page."""
+    verdicts = measured(claims, records)
+    parts = [HEADER, table(COLUMNS, counts(claims, records)), f'\n{_cost(claims)}']
+    parts += _repeated(claims, records, verdicts)
+    for family in dict.fromkeys(claim.family for claim in claims.values()):
+        own = [claim for claim in claims.values() if claim.family == family]
+        parts.append(f'\n## {family}')
+        if done := [claim for claim in own if claim.id in verdicts]:
+            parts += ['', measured_table(done, records, verdicts)]
+            parts.append(f'\n![Effects of the measured claims]({PICTURE.format(_slug(family))})')
+            parts += [
+                f'\n![{shown}](results/{file})' for file, shown in BY_LENGTH.get(family, {}).items()
+            ]
+        if waiting := [claim for claim in own if claim.id not in verdicts]:
+            rows = [
+                [
+                    c.id, f'`{c.key}`', _cited(c), (c.how or c).test + _of_other(records.get(c.id)),
+                    f'{(c.how or c).minutes:g}',
+                ]
+                for c in waiting
+            ]  # fmt: skip
+            names = ('id', 'method', 'the paper says', 'the test would be', 'minutes')
+            parts += ['\nNot measured:\n', table(names, rows)]
+    rows = [[f'`{key}`', why] for key, why in sorted(WITHOUT.items())]
+    parts += ['\n## Methods without a claim\n', table(('method', 'why'), rows)]
+    return '\n'.join(parts) + '\n'
+
+
+def _of_other(record: Mapping[str, Any] | None) -> str:
+    """The end of a sentence about a claim that was measured with other settings than its own."""
+    return f' (Measured {record["date"]} with other settings.)' if record else ''
+
+
+def _slug(family: str) -> str:
+    return re.sub(r'[^a-z]+', '_', family.lower()).strip('_')
+
+
+def _minutes(claims: Iterable[Claim]) -> dict[str, float]:
+    """Name of each sweep that claims read -> its minutes on two cores."""
+    return {ledger.plan(how).name: how.minutes for claim in claims if (how := claim.how)}
+
+
+def _cost(claims: Claims) -> str:
+    """The time of all sweeps of the ledger; one that several claims read counts once."""
+    costs = _minutes(claims.values())
+    return (
+        f'The {len(costs)} sweeps of the whole ledger take about {sum(costs.values()) / 60:.0f} '
+        'hours on two cores.'
+    )
+
+
+def _repeated(claims: Claims, records: Records, measured: Iterable[str]) -> list[str]:
+    """How many claims were measured several times, each time in a new directory."""
+    repeated = [name for name in measured if records[name].get('earlier')]
+    same = [
+        name for name in repeated if len(set(ledger.verdicts(claims[name], records[name]))) == 1
+    ]
+    if not repeated:
+        return []
+    return [
+        f'\n{len(repeated)} claims were measured again in a new directory. {len(same)} of them '
+        'have the same verdict each time.'
+    ]
+
+
+def measured_table(done: Iterable[Claim], records: Records, verdicts: Mapping[str, str]) -> str:
+    """A Markdown table of measured claims, those that hold first."""
+    order = sorted(done, key=lambda claim: VERDICTS.index(verdicts[claim.id]))
+    names = ('id', 'method', 'the paper says', 'compared here', 'effect', 'verdict')
+    return table(names, [_row(c, records[c.id], verdicts[c.id]) for c in order])
+
+
+def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
+    how = claim.how
+    assert how is not None
+    command = ' '.join((how.sweep, *how.arguments))
+    before = [found['date'] for found in record.get('earlier', [])]
+    again = f' (before: {", ".join(ledger.verdicts(claim, record)[:-1])}, {", ".join(before)})'
+    word = '[contrary](results/contrary.md)' if verdict == 'contrary' else verdict
+    return [
+        claim.id,
+        f'`{claim.key}`',
+        _cited(claim),
+        f'{how.test} (`{command}`)',
+        effect_text(how, record),
+        f'**{word}**' + (again if before else '') + (f'. {how.remark}' if how.remark else ''),
+    ]
+
+
+def _cited(claim: Claim) -> str:
+    return f'{claim.statement} ([{claim.arxiv}](https://arxiv.org/abs/{claim.arxiv}))'
+
+
+def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return markdown_table(names, [[cell.replace('|', '\\|') for cell in row] for row in rows])
+
+
+def draw(path: pathlib.Path, claims: Claims, records: Records, verdicts: Mapping[str, str]) -> None:
+    """Draws the effects of the claims in `verdicts` as multiples of their margins, by verdict and
+    size: a dot for the mean and a line over the seeds.
+    """
+    from matplotlib.figure import Figure
+
+    spread = {
+        name: sorted(effect / how.margin for effect in ledger.effects(records[name]).values())
+        for name in verdicts
+        if (how := claims[name].how)
+    }
+    mean = {name: statistics.fmean(values) for name, values in spread.items()}
+    order = sorted(mean, key=lambda name: (-VERDICTS.index(verdicts[name]), mean[name]))
+    figure = Figure((8, 1.2 + 0.26 * len(order)), layout='constrained')
+    axes = figure.subplots()
+    for verdict, colour in zip(VERDICTS, ('C2', 'C0', 'C3', 'C7'), strict=True):
+        rows = [row for row, name in enumerate(order) if verdicts[name] == verdict]
+        if rows:
+            values = [spread[order[row]] for row in rows]
+            axes.hlines(rows, [v[0] for v in values], [v[-1] for v in values], colour)
+            axes.plot([mean[order[row]] for row in rows], rows, 'o', color=colour, label=verdict)
+    axes.set_xscale('symlog', linthresh=1)
+    axes.xaxis.set_major_formatter('{x:g}')
+    for margin in (-1, 1):
+        axes.axvline(margin, color='black', linewidth=0.8, linestyle='--')
+    axes.set_yticks(range(len(order)), [f'{name}  {claims[name].key}' for name in order])
+    axes.set_ylim(-0.7, len(order) - 0.3)
+    axes.set_xlabel('effect / margin (dashed: the margins; line: the range)')
+    figure.legend(loc='outside upper center', ncols=len(VERDICTS))
+    disk.save_figure(figure, path, dpi=110)
+
+
+def write(path: pathlib.Path, claims: Claims, records: Records) -> None:
+    """Writes the page, and a picture for each family in `claims/` beside it."""
+    disk.write(path, markdown(claims, records))
+    by_family = collections.defaultdict(dict)
+    for name, verdict in measured(claims, records).items():
+        by_family[claims[name].family][name] = verdict
+    for family, verdicts in by_family.items():
+        picture = path.parent / PICTURE.format(_slug(family))
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        draw(picture, claims, records, verdicts)
+
+
+def show(claims: Claims, records: Records, waiting: Sequence[Claim]) -> None:
+    """Prints the counts by verdict, and what is left."""
+    shown = rich.table.Table(*COLUMNS)
+    for cells in counts(claims, records):
+        shown.add_row(*cells)
+    console = rich.console.Console()
+    console.print(shown)
+    costs = _minutes(waiting)
+    console.print(
+        f'{len(waiting)} claims have a sweep and are not measured with its present settings; '
+        f'their {len(costs)} sweeps take about {sum(costs.values()):g} minutes on two cores'
+    )
+    console.print(_cost(claims))
+    for claim in waiting:
+        if claim.how:
+            there = records.get(claim.id)
+            other = f' (measured {there["date"]} with other settings)' if there else ''
+            console.print(f'  {claim.id:5} {claim.how.minutes:5g} min  {claim.how.test}{other}')
+    without = [name for name, claim in claims.items() if claim.how is None]
+    console.print(f'{len(without)} claims have no sweep yet: {", ".join(without) or "none"}')

@@ -1,0 +1,165 @@
+"""Times of rotary methods against RoPE, both sides in turn in one process.
+
+Command:   python -m evidence.experiments.rotary_times [--seeds 0 1 2] [--groups training decoding]
+           [--workdir runs/rotary_times]
+Time:      about 4 minutes for three seeds on one core
+Groups:    training   a step of training (loss and gradient) with CARoPE and with RoPE: 2 layers of
+                      width 128, 8 sequences of 256 tokens
+           decoding   a step behind 32,768 tokens with LM-Infinite, whose cache has 64 first tokens
+                      and a window of 2048, and with RoPE and a full cache: 2 layers of width 128
+A seed is a model of its own. A time is the median of several turns. Values of weights and of caches
+do not matter, and are random.
+Results:   WORKDIR/GROUP/results.csv: milliseconds, and how many times as fast as RoPE (panel
+           'speed'), as the median of the ratios of the turns
+"""
+
+import dataclasses
+import functools
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from evidence.experiments.runs import kept
+from evidence.experiments.tables import report
+from posenc_jax.lab.decoding.constant_cache import constant_cache
+from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.files.command import Parser
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.layer.cache import Cache
+from posenc_jax.protocol.tokens import Tokens
+
+SIZES = dict(vocab_size=256, layers=2, width=128, heads=4)
+BATCH, LENGTH, TURNS = 8, 256, 9
+BEHIND, NEW, FIRST, WINDOW = 32768, 16, 64, 2048
+Row = tuple[str, str, int, int, float]
+
+
+def model(encoding: str, seed: int, train_len: int) -> Transformer:
+    """A model with drawn weights."""
+    cfg = TransformerConfig(**SIZES, train_len=train_len, encoding=encoding)
+    return Transformer(cfg, rngs=nnx.Rngs(seed))
+
+
+def training(encoding: str, seed: int) -> Callable[[], object]:
+    """A call that computes loss and gradient of one batch."""
+    graphdef, state = nnx.split(model(encoding, seed, LENGTH))
+    tokens = jax.random.randint(jax.random.key(seed), (BATCH, LENGTH + 1), 0, 256)
+
+    @jax.jit
+    def step(state):
+        def loss(state):
+            logits = nnx.merge(graphdef, state)(tokens[:, :-1])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+
+        return jax.value_and_grad(loss, allow_int=True)(state)
+
+    return functools.partial(step, state)
+
+
+def filled(cache: Cache, seed: int) -> Cache:
+    """The cache as if `BEHIND` tokens had been read, with random keys and values."""
+    leaves, structure = jax.tree.flatten(cache.layers)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    full = [
+        jax.random.normal(key, leaf.shape, leaf.dtype)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+        else leaf
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    layers = jax.tree.unflatten(structure, full)
+    return dataclasses.replace(cache, layers=layers, cursor=jnp.asarray(BEHIND, jnp.int32))
+
+
+def decoding(encoding: str, seed: int) -> Callable[[], object]:
+    """A call that decodes `NEW` tokens behind `BEHIND`."""
+    made = model(encoding, seed, WINDOW).for_decoding()
+    empty = init_cache(made, Tokens.of(length=BEHIND + NEW))
+    cache = filled(prefill(made, empty, jnp.zeros((1, 1), jnp.int32))[1], seed)
+    if encoding != 'rope()':
+        cache = constant_cache(made, cache, cache.tokens, room=NEW)
+    graphdef, state = nnx.split(made)
+
+    @jax.jit
+    def run(state, layers, tokens, cursor):
+        model = nnx.merge(graphdef, state)
+        blocks = model.layers()
+
+        # One row is carried without its axis, as in `generate`, so that keys are written in place.
+        def one(loop, _):
+            layers, cursor, token = loop
+            whole = jax.tree.map(lambda a: a[None], layers)
+            now = dataclasses.replace(cache, tokens=tokens, layers=whole, cursor=cursor)
+            logits, grown = decode_step(model, now, token, blocks)
+            token = logits.argmax(-1).astype(jnp.int32)
+            return (jax.tree.map(lambda a: a[0], grown.layers), grown.cursor, token), token
+
+        first = jax.tree.map(lambda a: a[0], layers), cursor, jnp.zeros(1, jnp.int32)
+        return jax.lax.scan(one, first, None, length=NEW)[1]
+
+    return functools.partial(run, state, cache.layers, cache.tokens, cache.cursor)
+
+
+def turns(calls: list[Callable[[], object]]) -> list[list[float]]:
+    """Seconds of every call, `TURNS` times each, after one call that does not count."""
+    for call in calls:
+        jax.block_until_ready(call())
+    seconds: list[list[float]] = [[] for _ in calls]
+    for turn in range(TURNS):
+        order = range(len(calls)) if turn % 2 else reversed(range(len(calls)))
+        for number in order:
+            began = time.perf_counter()
+            jax.block_until_ready(calls[number]())
+            seconds[number].append(time.perf_counter() - began)
+    return seconds
+
+
+GROUPS: dict[str, tuple[Callable[[str, int], Callable[[], object]], dict[str, str]]] = {
+    'training': (training, {'rope': 'rope()', 'carope': 'carope()'}),
+    'decoding': (
+        decoding,
+        {
+            'rope': 'rope()',
+            'lm_infinite': f'lm_infinite(encoding=rope(), n_global={FIRST}, n_local={WINDOW})',
+        },
+    ),
+}
+
+
+def rows(group: str, seed: int) -> Iterator[Row]:
+    """The times of a group, and how many times as fast as RoPE the others are."""
+    make, encodings = GROUPS[group]
+    seconds = turns([make(encoding, seed) for encoding in encodings.values()])
+    for name, own in zip(encodings, seconds, strict=True):
+        yield 'milliseconds', name, 0, seed, 1e3 * statistics.median(own)
+        ratios = [rope / this for rope, this in zip(seconds[0], own, strict=True)]
+        yield 'speed', name, 0, seed, statistics.median(ratios)
+
+
+def main() -> None:
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--groups', nargs='+', choices=list(GROUPS), default=list(GROUPS))
+    parser.add_argument('--workdir', type=pathlib.Path, default='runs/rotary_times')
+    arguments = parser.parse_args()
+    for group in arguments.groups:
+        found = [
+            tuple(row)
+            for seed in arguments.seeds
+            for row in kept(
+                arguments.workdir / group / f'{seed}.json',
+                {'turns': TURNS},
+                lambda group=group, seed=seed: list(rows(group, seed)),
+            )
+        ]
+        title = f'Times of {group}'
+        report(found, arguments.workdir / group, title=title, x='place', value='value')
+
+
+if __name__ == '__main__':
+    main()

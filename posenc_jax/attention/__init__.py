@@ -1,0 +1,1 @@
+"""Attention, written once, and the ways in which it is computed."""

@@ -1,0 +1,1 @@
+"""Attention in Pallas kernels, generic over the encoding."""

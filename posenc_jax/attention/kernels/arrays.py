@@ -1,0 +1,290 @@
+"""Arrays as kernels get them: their layout, which part of them a program instance reads, and how
+that part looks in a door.
+
+A program instance has the numbers (b, n, i) of a row of the batch, a query head and a block. Where
+visits are steps of the grid, the number of the step and the two tables of visits follow. The rules
+by which an encoding and the features of tokens are cut to one head are those of
+`layer/sharding.py`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.experimental import pallas as pl
+
+from posenc_jax.attention.kernels.operations import without_booleans
+from posenc_jax.attention.kernels.padding import cut, widen
+from posenc_jax.protocol.tokens import Tokens
+
+# The number of a block, from (b, i) or (b, i, step, order, count).
+Place = Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """The rows of the batch, and the heads of queries and of keys.
+
+    Attributes:
+      room: the shape in which kernels hold an array of a shape (`kernel_padding.py`).
+    """
+
+    rows: int
+    queries: int
+    keys: int
+    room: Callable[[Sequence[int]], tuple[int, ...]]
+
+    def number(self, count: int, n):
+        """Which of `count` heads belongs to query head `n`."""
+        if count in (1, self.queries):
+            return n if count > 1 else 0
+        return jax.lax.div(n, self.queries // self.keys)
+
+    def sum(self, a, count: int):
+        """Sums over the query heads, axis 1, that share one of `count` heads."""
+        return a.reshape(a.shape[0], count, -1, *a.shape[2:]).sum(2)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OfTokens:
+    """An array with an entry for each token, as a kernel gets it.
+
+    Attributes:
+      array: [#B, heads or 1, L, *room]; without a rest [#B, heads or 1, 1, L], whose last dimension
+        a TPU can cut.
+      rest: what an entry has besides its head.
+      door: a block of T tokens is in a door [1, 1, T, *rest] for 'pair', [1, T, 1, *rest] for
+        'feature' and [1, T, *rest] for 'token'.
+      size: T.
+      dtype: of the array in a door. Booleans are passed as integers.
+      heads: of the attention.
+    """
+
+    array: Any
+    rest: tuple[int, ...]
+    door: str
+    size: int
+    dtype: Any
+    heads: Heads
+
+    @classmethod
+    def of(cls, a, door: str, size: int, heads: Heads) -> 'OfTokens':
+        """Of an array [#B, L, ...], or for 'pair' [B, heads, L, ...]."""
+        dtype = a.dtype
+        if door != 'pair':
+            a = jnp.swapaxes(a, 1, 2) if door == 'feature' else a[:, None]
+        rest = a.shape[3:]
+        a = widen(without_booleans(a), (*a.shape[:3], *heads.room(rest)))
+        return cls(a if rest else a[:, :, None], rest, door, size, dtype, heads)
+
+    @property
+    def room(self):
+        return self.heads.room(self.rest)
+
+    @property
+    def example(self):
+        return jax.ShapeDtypeStruct((*self._block, *self.rest), self.dtype)
+
+    @property
+    def held(self):
+        """What `read` gives."""
+        return jax.ShapeDtypeStruct((*self._block, *self.room), self.dtype)
+
+    @property
+    def _block(self):
+        shape = {'pair': (1, 1, self.size), 'feature': (1, self.size, 1), 'token': (1, self.size)}
+        return shape[self.door]
+
+    def spec(self, place: Place | None = None) -> pl.BlockSpec:
+        """The part of a program instance: the block in this place, or all tokens."""
+        rows, count, *_ = self.array.shape
+        length = self.size if place else self.array.shape[2 if self.rest else 3]
+
+        def index(b, n, *more):
+            block = place(b, *more) if place else 0
+            return (*self._row(rows, count, b, n), *self._place(block))
+
+        return pl.BlockSpec((None, None, *self._shape(length)), index)
+
+    def read(self, ref, number=None):
+        """A block, as a door sees it: the one that is there, or that of a number among all."""
+        if number is None:
+            block = ref[...]
+        else:
+            at = pl.ds(pl.multiple_of(number * self.size, self.size), self.size)
+            block = ref[(at, *(slice(None),) * len(self.rest)) if self.rest else (0, at)]
+        block = block.reshape(*self._block, *self.room)
+        return block != 0 if self.dtype == jnp.bool_ else block
+
+    def sums(self, blocks: int):
+        """The shape of the gradients of all program instances, and the part of one of them."""
+        shape = self.heads.rows, self.heads.queries, *self._shape(blocks * self.size)
+        block = None, None, *self._shape(self.size)
+        return shape, pl.BlockSpec(block, lambda b, n, i, *_: (b, n, *self._place(i)))
+
+    def gradient(self, sums):
+        """The gradient of the array that `of` got."""
+        rows, count, *_ = self.array.shape
+        a = self.heads.sum(self.joined(sums), count)
+        a = a if rows == len(a) else a.sum(0, keepdims=True)
+        return {'pair': a, 'feature': jnp.swapaxes(a, 1, 2), 'token': a[:, 0]}[self.door]
+
+    def joined(self, sums):
+        """What all program instances have written, [B, N, L, *rest]."""
+        a = sums.reshape(*sums.shape[:2], -1, *self.room)
+        return cut(a, (*a.shape[:3], *self.rest))
+
+    def _row(self, rows, count, b, n):
+        return b if rows > 1 else 0, self.heads.number(count, n)
+
+    def _shape(self, length: int):
+        return (length, *self.room) if self.rest else (1, length)
+
+    def _place(self, i):
+        return (i, *(0,) * len(self.rest)) if self.rest else (0, i)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OfPairs(OfTokens):
+    """An array with an entry for each query and each block of keys: [B, N, blocks, L, *room];
+    without a rest [B, N, blocks, 1, L]. A program instance of a kernel of queries has its own
+    queries and all blocks, or the block of its visit. One of a kernel of keys has its own block and
+    all queries, or those of its visit, and reads them as an `OfTokens`.
+
+    Attributes:
+      blocks, length: how many blocks of keys and how many queries there are.
+    """
+
+    blocks: int
+    length: int
+
+    def spec(self, place: Place | None = None) -> pl.BlockSpec:
+        """The part of a program instance of a kernel of keys."""
+        block = None, None, None, *self._shape(self.size if place else self.length)
+
+        def index(b, n, i, *more):
+            return b, n, i, *self._place(place(b, i, *more) if place else 0)
+
+        return pl.BlockSpec(block, index)
+
+    def written(self, place: Place | None = None):
+        """The shape of the array, and the part of a program instance of a kernel of queries."""
+        shape = self.heads.rows, self.heads.queries, self.blocks, *self._shape(self.length)
+        block = None, None, None if place else self.blocks, *self._shape(self.size)
+
+        def index(b, n, i, *more):
+            return b, n, place(b, i, *more) if place else 0, *self._place(i)
+
+        return shape, pl.BlockSpec(block, index)
+
+    def at(self, ref, number=None):
+        """The entries of the own queries as a door sees them, of the block of keys that is there or
+        of the one of a number.
+        """
+        block = ref[...] if number is None else ref[number]
+        return block.reshape(*self._block, *self.room)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OfEncoding:
+    """An array of the encoding, as a kernel gets it.
+
+    Attributes:
+      array: [*heads, rows, columns]; first the axes that have the role of heads.
+      cut: these axes in the array of the encoding.
+      shape, dtype: those of the array of the encoding.
+      heads: of the attention.
+    """
+
+    array: Any
+    cut: tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: Any
+    heads: Heads
+
+    @classmethod
+    def of(cls, a, roles, heads: Heads) -> 'OfEncoding':
+        """Of an array whose dimensions have these roles."""
+        a = jnp.asarray(a)
+        axes = tuple(n for n, role in enumerate(roles) if role in ('heads', 'kv_heads'))
+        shape, dtype = a.shape, a.dtype
+        a = jnp.moveaxis(a, axes, range(len(axes)))
+        a = widen(a, (*a.shape[: len(axes)], *heads.room(a.shape[len(axes) :])))
+        a = a.reshape(*a.shape[: len(axes)], -1, a.shape[-1] if a.ndim > len(axes) else 1)
+        return cls(without_booleans(a), axes, shape, dtype, heads)
+
+    @property
+    def example(self):
+        shape = tuple(1 if n in self.cut else size for n, size in enumerate(self.shape))
+        return jax.ShapeDtypeStruct(shape, self.dtype)
+
+    @property
+    def held(self):
+        """What `read` gives."""
+        return jax.ShapeDtypeStruct(self.heads.room(self.example.shape), self.dtype)
+
+    def spec(self) -> pl.BlockSpec:
+        counts = self.array.shape[: len(self.cut)]
+
+        def index(b, n, *_):
+            return (*(self.heads.number(count, n) for count in counts), 0, 0)
+
+        return pl.BlockSpec((*(None,) * len(counts), *self.array.shape[-2:]), index)
+
+    def read(self, ref):
+        a = ref[...] if self.shape else ref[0, 0]
+        a = a.reshape(self.held.shape) if self.shape else a  # Mosaic does not reshape a scalar
+        return a != 0 if self.dtype == jnp.bool_ else a
+
+    def sums(self, blocks: int):
+        """As for `OfTokens`."""
+        rest = self.array.shape[-2:]
+        shape = self.heads.rows, self.heads.queries, blocks, *rest
+        return shape, pl.BlockSpec((None, None, None, *rest), lambda b, n, i, *_: (b, n, i, 0, 0))
+
+    def zero(self):
+        return jnp.zeros(self.shape, jnp.float32)
+
+    def gradient(self, sums):
+        a = sums.sum((0, 2))
+        if not self.cut:
+            return cut(a.sum(0).reshape(self.heads.room(self.shape)), self.shape)
+        (axis,) = self.cut
+        a = self.heads.sum(a[None], self.shape[axis])[0]
+        rest = [size for n, size in enumerate(self.shape) if n != axis]
+        a = a.reshape(-1, *self.heads.room(rest))
+        return jnp.moveaxis(cut(a, (len(a), *rest)), 0, axis)
+
+
+def of_encoding(state: nnx.State, heads: Heads) -> Any:
+    """The variables of an encoding as `OfEncoding`, in the structure of the state."""
+    variables = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    roles = [variable.get_metadata().get('axes') or () for variable in variables]
+    leaves, structure = jax.tree.flatten(state)
+    return structure.unflatten([OfEncoding.of(a, r, heads) for a, r in zip(leaves, roles)])
+
+
+def of_tokens(tok: Tokens, size: int, heads: Heads) -> Tokens:
+    """The leaves of tokens as `OfTokens`."""
+    plain = jax.tree.map(lambda a: OfTokens.of(a, 'token', size, heads), tok.without_feats())
+    feats = jax.tree.map(lambda a: OfTokens.of(a, 'feature', size, heads), tok.feats)
+    return dataclasses.replace(plain, feats=feats)
+
+
+def examples(tree: Any) -> Any:
+    """The shapes and dtypes that doors see."""
+    return jax.tree.map(lambda leaf: leaf.example, tree)
+
+
+def held(tree: Any) -> Any:
+    """The shapes and dtypes of what `read` gives."""
+    return jax.tree.map(lambda leaf: leaf.held, tree)
+
+
+def read(tree: Any, refs, *number) -> Any:
+    """The arrays that doors see, from the references of a kernel to the leaves of `tree`."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure.unflatten([leaf.read(ref, *number) for leaf, ref in zip(leaves, refs)])

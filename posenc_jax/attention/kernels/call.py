@@ -1,0 +1,346 @@
+"""A call of a Pallas kernel of attention: its grid, and what a program instance reads and writes.
+
+A program instance has one row of the batch, one head and one block of its own, and visits blocks of
+the other side. On a GPU it loops over them, and the arrays of the other side stay in the memory of
+the device. A TPU core computes on its own small memory, so there a program instance is several
+steps of the grid, one for each visit: the blocks of a visit are copied while the one before is
+computed, and the state between visits is kept in that memory.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from posenc_jax.attention.kernels.arrays import (
+    Heads,
+    OfEncoding,
+    OfPairs,
+    OfTokens,
+    held,
+    of_encoding,
+    of_tokens,
+    read,
+)
+from posenc_jax.attention.kernels.operations import Operations, without_booleans
+from posenc_jax.attention.kernels.program import Program
+from posenc_jax.attention.kernels.sizes import NoKernelError
+from posenc_jax.attention.kernels.visits import Visits
+from posenc_jax.base import targets
+from posenc_jax.base.memory import readable
+
+_TPU_BYTES = 16 * 2**20  # what XLA gives a kernel of the vector memory of a core
+# The scalar memory of a core has 1 MiB from TPU v4 on, of which the compiler uses some.
+_TPU_SCALARS = 2**20 - 8 * 2**10
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """What a program instance computes from the blocks that it visits, one after the other.
+
+    Attributes:
+      start: (arrays of the encoding, own block) -> the first state.
+      step: (arrays of the encoding, own block, the other block, state) -> the next state. If there
+        are arrays for every visit, their `Pair` follows.
+      end: (arrays of the encoding, own block, the last state) -> the results.
+      back: the visits are in the opposite order.
+    """
+
+    start: Callable
+    step: Callable
+    end: Callable
+    back: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call:
+    """A call of attention, with its arguments as kernels get them.
+
+    Attributes:
+      plan: how it is cut; `plan.target` is what the kernels are made for.
+      heads: of the attention.
+      encoding: (params, constants).
+      queries: (q, more arrays [B, N, T, ...], tokens).
+      keys: (k, v, tokens).
+    """
+
+    plan: Any
+    heads: Heads
+    encoding: Any
+    queries: Any
+    keys: Any
+
+    @classmethod
+    def of(cls, plan, params, constants, q, k, v, tq, tk, *rows) -> 'Call':
+        q, k, v = plan.q.swap(q), plan.k.swap(k), plan.k.swap(v)
+        heads = Heads(q.shape[0], q.shape[1], k.shape[1], Operations(plan.target).room)
+        pair = lambda arrays, size: [OfTokens.of(a, 'pair', size, heads) for a in arrays]
+        return cls(
+            plan,
+            heads,
+            (of_encoding(params, heads), of_encoding(constants, heads)),
+            (*pair((q, *rows), plan.q.size), of_tokens(tq, plan.q.size, heads)),
+            (*pair((k, v), plan.k.size), of_tokens(tk, plan.k.size, heads)),
+        )
+
+    def constants(self, *programs: Program) -> list:
+        return [[OfEncoding.of(a, (), self.heads) for a in p.constants] for p in programs]
+
+    def run(
+        self,
+        name: str,
+        visits,
+        fixed,
+        own,
+        others,
+        fold: Fold,
+        results,
+        known: Sequence[OfPairs] = (),
+        found: Sequence[OfPairs] = (),
+    ) -> list:
+        """Runs a kernel. Returns the arrays of `results` and of `found`.
+
+        Args:
+          visits: (order, count) of the blocks of `others` that each own block meets, [#B, blocks,
+            others] and [#B, blocks].
+          fixed: arrays of the encoding; a program instance gets those of its head.
+          own, others: arrays of tokens; an instance has one block of its own, and visits others.
+          fold: what is computed.
+          results: (leaf, dtype) for each result, which has the shape of a gradient of the leaf.
+          known: arrays that a kernel of queries reads at every visit.
+          found: arrays that a kernel of queries writes at every visit.
+        """
+        tables = [a.reshape(-1).astype(jnp.int32) for a in visits]
+        which = Visits(*visits[0].shape, back=fold.back)
+        trees = fixed, own, others, list(known)
+        on_grid = targets.of_tpu(self.plan.target)
+        place = which.block_of_step if on_grid else None
+        state = jax.eval_shape(fold.start, held(fixed), held(own)) if on_grid else None
+        instance = _Instance(trees, fold, which, len(results), len(found), state)
+        given = [leaf.array for leaf in jax.tree.leaves(trees)]
+        specs = [
+            *(leaf.spec() for leaf in jax.tree.leaves(fixed)),
+            *(leaf.spec(lambda b, i, *_: i) for leaf in jax.tree.leaves(own)),
+            *(leaf.spec(place) for leaf in jax.tree.leaves(others)),
+            *(leaf.written(place)[1] for leaf in known),
+        ]
+        shapes = [leaf.sums(which.own) for leaf, _ in results]
+        shapes += [leaf.written(place) for leaf in found]
+        dtypes = [dtype for _, dtype in results] + [leaf.dtype for leaf in found]
+        outputs = [spec for _, spec in shapes]
+        size = self.heads.rows, self.heads.queries, which.own
+        if on_grid:
+            kernel, scratch = instance.step, _scratch(state)
+            tile = jax.ShapeDtypeStruct((self.plan.q.size, self.plan.k.size), jnp.float32)
+            dtypes_read = [a.dtype for a in given]
+            _check_memory([*specs, *outputs], [*dtypes_read, *dtypes], [*scratch, tile])
+            _check_scalars(which, tables)
+            steps = jnp.maximum(visits[1].max(), 1)
+            options = _on_grid((*size, steps), specs, outputs, scratch, self.plan.target)
+        else:
+            kernel = instance.loop
+            numbers = [pl.BlockSpec(a.shape, lambda *_: (0,)) for a in tables]
+            options = _in_a_loop(size, [*numbers, *specs], outputs, self.plan.target)
+        return pl.pallas_call(
+            kernel,
+            name=name,
+            out_shape=[jax.ShapeDtypeStruct(shape, d) for (shape, _), d in zip(shapes, dtypes)],
+            **options,
+        )(*tables, *given)
+
+
+class _Refs(NamedTuple):
+    """The references that a kernel gets, behind those to the tables of visits."""
+
+    fixed: list
+    own: list
+    others: list
+    known: list
+    results: list
+    found: list
+    state: list
+
+
+class _Instance:
+    """What a program instance does.
+
+    Args:
+      trees: arrays of the encoding, own arrays, those of the others, and those of every visit.
+      fold, visits: see `Call.run`.
+      results: how many results there are.
+      found: how many arrays are written at every visit.
+      state: shapes and dtypes of what is kept between visits that are steps of the grid.
+    """
+
+    def __init__(self, trees, fold: Fold, visits: Visits, results: int, found: int, state=None):
+        self._fixed, self._own, self._others, self._known = trees
+        self._fold, self._visits = fold, visits
+        self._like, self._structure = jax.tree.flatten(state)
+        self._sizes = [len(jax.tree.leaves(tree)) for tree in trees]
+        self._sizes += [results, found, len(self._like)]
+
+    def loop(self, order, count, *refs) -> None:
+        """A kernel that has all blocks of the others."""
+        refs, b, i = self._parts(refs), pl.program_id(0), pl.program_id(2)
+        given = self._given(refs)
+
+        def meet(visit, state):
+            return self._meet(given, refs, state, self._visits.block(b, i, visit, order, count))
+
+        state = self._fold.start(*given)
+        self._end(given, refs, jax.lax.fori_loop(0, self._visits.total(b, i, count), meet, state))
+
+    def step(self, order, count, *refs) -> None:
+        """A kernel that has the block of one visit. The last steps of the grid may have none."""
+        refs, (b, i, step) = self._parts(refs), (pl.program_id(axis) for axis in (0, 2, 3))
+
+        def state():
+            found = [_from_scratch(ref, like) for ref, like in zip(refs.state, self._like)]
+            return self._structure.unflatten(found)
+
+        def keep(state):
+            for ref, like, a in zip(refs.state, self._like, jax.tree.leaves(state), strict=True):
+                if (a.shape, a.dtype) != (like.shape, like.dtype):
+                    raise TypeError(f'the state of a kernel was {like} and becomes {a}')
+                ref[...] = without_booleans(a).reshape(ref.shape)
+
+        @pl.when(step == 0)
+        def _():
+            keep(self._fold.start(*self._given(refs)))
+
+        @pl.when(step < self._visits.total(b, i, count))
+        def _():
+            keep(self._meet(self._given(refs), refs, state()))
+
+        @pl.when(step == pl.num_programs(3) - 1)
+        def _():
+            self._end(self._given(refs), refs, state())
+
+    def _parts(self, refs) -> _Refs:
+        refs = iter(refs)
+        return _Refs(*([next(refs) for _ in range(size)] for size in self._sizes))
+
+    def _given(self, refs: _Refs):
+        return read(self._fixed, refs.fixed), read(self._own, refs.own)
+
+    def _meet(self, given, refs: _Refs, state, number=None):
+        pair = Pair(number, (self._known, refs.known), refs.found)
+        more = (pair,) if refs.known or refs.found else ()
+        return self._fold.step(*given, read(self._others, refs.others, number), state, *more)
+
+    def _end(self, given, refs: _Refs, state):
+        values = jax.tree.leaves(self._fold.end(*given, state))
+        for ref, value in zip(refs.results, values, strict=True):
+            ref[...] = value.reshape(ref.shape).astype(ref.dtype)
+
+
+class Pair:
+    """The entries of arrays for a visit: those of the own queries and of the block of keys.
+
+    Args:
+      number: of the block of keys, where the references have all of them; None where they have one.
+      known: arrays that are read, and references to them.
+      found: references to arrays that are written.
+    """
+
+    def __init__(self, number, known, found):
+        self._number, self._known, self._found = number, known, found
+
+    def known(self) -> list:
+        return [leaf.at(ref, self._number) for leaf, ref in zip(*self._known)]
+
+    def write(self, arrays) -> None:
+        for ref, a in zip(self._found, arrays, strict=True):
+            if self._number is None:
+                ref[...] = a.reshape(ref.shape)
+            else:
+                ref[self._number] = a.reshape(ref.shape[1:])
+
+
+def _flat(shape: Sequence[int]) -> tuple[int, ...]:
+    """Without axes of one entry in front, and with two axes at least, as a TPU stores arrays."""
+    shape = (1, 1, *shape)
+    while len(shape) > 2 and shape[0] == 1:
+        shape = shape[1:]
+    return shape
+
+
+def _scratch(state) -> list[jax.ShapeDtypeStruct]:
+    """How the arrays of a state are kept."""
+    kind = lambda a: jnp.int32 if a.dtype == jnp.bool_ else a.dtype
+    return [jax.ShapeDtypeStruct(_flat(a.shape), kind(a)) for a in jax.tree.leaves(state)]
+
+
+def _from_scratch(ref, like):
+    """An array of a state."""
+    a = ref[...].reshape(like.shape) if like.shape else ref[0, 0]
+    return a != 0 if like.dtype == jnp.bool_ else a
+
+
+def _check_memory(specs: Sequence[pl.BlockSpec], dtypes: Sequence[Any], once) -> None:
+    """Refuses parts that the memory of a TPU core surely does not hold: those of a step, twice, as
+    those of the next one come while it is computed; and the state and one tile of logits, `once`.
+    What the doors make beside these is known to the compiler alone.
+    """
+    parts = [(spec.block_shape or (), dtype, 2) for spec, dtype in zip(specs, dtypes, strict=True)]
+    parts += [(a.shape, a.dtype, 1) for a in once]
+    sizes = {}
+    for shape, dtype, copies in parts:
+        shape = tuple(n for n in shape if isinstance(n, int))
+        *front, rows, lanes = [1, 1, *shape]
+        tile = -(-rows // 8) * 8 * -(-lanes // 128) * 128  # a TPU stores tiles of 8 x 128
+        bytes_of_one = math.prod(front) * tile * jnp.dtype(dtype).itemsize
+        sizes[shape] = sizes.get(shape, 0) + copies * bytes_of_one
+    if (needed := sum(sizes.values())) > _TPU_BYTES:
+        largest = max(sizes, key=sizes.__getitem__)
+        raise NoKernelError(
+            f'would need {readable(needed)} of the memory of a TPU core, which has '
+            f'{readable(_TPU_BYTES)}, most of it for arrays of shape {largest}',
+            'use a smaller block (--config.model.block) or a smaller table',
+        )
+
+
+def _check_scalars(visits: Visits, tables) -> None:
+    """Refuses tables of visits that the scalar memory of a TPU core does not hold."""
+    if (numbers := sum(a.size for a in tables)) * 4 > _TPU_SCALARS:
+        rows = f' in each of {visits.rows} rows' if visits.rows > 1 else ''
+        raise NoKernelError(
+            f'would need the order of {visits.own} x {visits.others} blocks{rows}, which is '
+            f'{numbers:,} numbers, and the scalar memory of a TPU core has room for '
+            f'{_TPU_SCALARS // 4:,}',
+            'use a larger block (--config.model.block) or fewer packed or padded rows, cut the '
+            'sequence (mesh.sequence)',
+        )
+
+
+def _in_a_loop(grid, in_specs, out_specs, target: str) -> dict:
+    """Options of `pallas_call` for a kernel that loops over its visits."""
+    options = dict(grid=grid, in_specs=in_specs, out_specs=out_specs)
+    if target in targets.INTERPRETED:
+        return options | dict(interpret=True)
+    from jax.experimental.pallas import triton
+
+    return options | dict(compiler_params=triton.CompilerParams(num_warps=4, num_stages=2))
+
+
+def _on_grid(grid, in_specs, out_specs, scratch, target: str) -> dict:
+    """The same for a kernel whose visits are steps of the grid."""
+    from jax.experimental.pallas import tpu
+
+    return dict(
+        grid_spec=tpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=2,
+            grid=grid,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            scratch_shapes=[tpu.VMEM(a.shape, a.dtype) for a in scratch],
+        ),
+        compiler_params=tpu.CompilerParams(
+            dimension_semantics=('parallel', 'parallel', 'parallel', 'arbitrary')
+        ),
+        interpret=target in targets.INTERPRETED,
+    )

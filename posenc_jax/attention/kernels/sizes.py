@@ -1,0 +1,90 @@
+"""What kernels are made for, and how they cut queries and keys."""
+
+from typing import Any
+
+from posenc_jax.attention.kernels.padding import powers
+from posenc_jax.base import targets
+
+_WHAT = "attend: implementation='kernel'"
+_USE_BLOCKED = (
+    "use implementation='blocked' or 'fused' (of a run: --config.model.implementation=blocked)"
+)
+TPU_DTYPES = 'float32', 'bfloat16'  # that Mosaic, the compiler of kernels for a TPU, supports
+
+
+class NoKernelError(ValueError):
+    """A kernel cannot compute this attention.
+
+    Args:
+      reason: why, with 'a kernel' as its subject.
+      instead: what may be changed so that it can, or nothing.
+
+    Attributes:
+      reason: as given.
+    """
+
+    def __init__(self, reason: str, instead: str = ''):
+        self.reason = reason
+        super().__init__(f'{_WHAT} {reason}; {instead and f"{instead}, or "}{_USE_BLOCKED}')
+
+
+def target(**arrays: Any) -> str:
+    """What kernels are made for.
+
+    Args:
+      **arrays: what they read, by the names that a message has for them.
+
+    Raises:
+      NoKernelError: the platform has no kernel, or none that reads an array of this dtype.
+    """
+    platform = targets.platform()
+    if platform == 'shapes':
+        return 'interpreter'  # the shapes are the same everywhere
+    if platform not in (*targets.INTERPRETED, 'cuda', 'tpu'):
+        raise NoKernelError(f'does not run on {platform}')
+    for name, a in arrays.items() if platform == 'tpu' else ():
+        if (found := a.dtype.name) not in TPU_DTYPES:
+            raise NoKernelError(
+                f'needs {name} in {" or ".join(TPU_DTYPES)} on a TPU, got {found}', 'cast them'
+            )
+    return platform
+
+
+def sizes(target: str, widths, batch: int, queries: int, keys: int, block=None) -> tuple[int, int]:
+    """Queries and keys per tile.
+
+    Args:
+      target: what the kernel is made for.
+      widths: of a head, and of its values.
+      batch, queries, keys: how many rows, queries and keys there are.
+      block: the choice of the caller, or None.
+
+    Raises:
+      NoKernelError: a tile or a width that these kernels cannot take, or a number that is not
+        known.
+    """
+    if not all(isinstance(n, int) for n in (batch, queries, keys)):
+        raise NoKernelError(f'needs known sizes, got {batch} rows, {queries} queries, {keys} keys')
+    if target in targets.INTERPRETED:
+        found, enough = map(powers, (block or (16, 16), (queries, keys)))
+        return min(found[0], enough[0]), min(found[1], enough[1])
+    # The matrix units of a GPU take 16 rows or more; those of a TPU read whole lanes.
+    power = lambda n: n >= 16 and n & (n - 1) == 0
+    if target == 'cuda':
+        of_width = of_block = 'a power of two of at least 16', power
+        least, usual = 16, 64
+    else:
+        of_width = 'a multiple of 8', lambda n: n % 8 == 0
+        of_block = 'a multiple of 128', lambda n: n % 128 == 0
+        least, usual = 128, 256
+    for name, n in zip(('head width', 'width of values'), widths):
+        if not of_width[1](n):
+            raise NoKernelError(f'needs a {name} that is {of_width[0]}, got {n}')
+    for n in block or ():
+        if not of_block[1](n):
+            raise NoKernelError(
+                f'needs a block that is {of_block[0]}, got {n}', 'give such a block'
+            )
+    enough = [max(least, n) for n in powers((queries, keys))]
+    found = block or (usual, usual)
+    return min(found[0], enough[0]), min(found[1], enough[1])

@@ -1,0 +1,1 @@
+"""Numbers: phases, double precision, derivatives, products, meshes, memory."""

@@ -1,1 +1,0 @@
-"""What all methods build on: tokens, encodings, chains, attention, spec strings, the registry."""

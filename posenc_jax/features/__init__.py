@@ -1,0 +1,1 @@
+"""Encoders of coordinates and of graphs: features for networks that read no tokens."""

@@ -1,0 +1,24 @@
+"""Encoders of coordinates: features of points, for networks that read points and not tokens."""
+
+from posenc_jax.features.coordinates import (
+    fourier_features,
+    geo,
+    learnable_fourier,
+    mspe,
+    recombiner_lpe,
+    shifted_basis,
+)
+from posenc_jax.features.coordinates.encoder import CoordinateEncoder, JoinedFeatures, make_features
+
+__all__ = [
+    'CoordinateEncoder',
+    'JoinedFeatures',
+    'fourier_features',
+    'geo',
+    'learnable_fourier',
+    'make_features',
+    'mspe',
+    'recombiner_lpe',
+    'shifted_basis',
+]
+__dir__ = __all__.copy

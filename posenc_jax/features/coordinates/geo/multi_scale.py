@@ -1,0 +1,127 @@
+"""What the encoders with several scales share: the radii, and the sines and cosines of longitude
+and latitude divided by each radius.
+"""
+
+from typing import ClassVar, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
+
+from posenc_jax.base.phases import phase
+from posenc_jax.features.coordinates.encoder import MAX_FEATURES
+from posenc_jax.features.coordinates.geo.degrees import GeoEncoder
+from posenc_jax.protocol.registry import check_number
+
+SMALLEST = 1e-6  # degrees; below it, an angle in float32 is off by a tenth of a radian
+
+
+class Waves(NamedTuple):
+    """Sines and cosines at every scale, float32: of `lam_k = longitude / tau_k` and of `phi_k =
+    latitude / tau_k`.
+    """
+
+    sin_lam: Float[Array, '... F']
+    cos_lam: Float[Array, '... F']
+    sin_phi: Float[Array, '... F']
+    cos_phi: Float[Array, '... F']
+
+
+def radii(scales: int, rmin: float = 1.0, rmax: float = 360.0) -> Float[np.ndarray, 'F']:
+    """`tau_k = rmin (rmax / rmin)^(k / (F - 1))`, k = 0 .. F - 1, float64.
+
+    Args:
+      scales: F. A single scale is rmin.
+      rmin, rmax: the smallest and the largest radius, in degrees.
+
+    Raises:
+      ValueError: fewer than one scale, an rmin below 1e-6, or an rmax below rmin.
+
+    Example:
+      >>> radii(3, 1.0, 100.0).tolist()
+      [1.0, 10.0, 100.0]
+    """
+    if scales < 1:
+        raise ValueError(f'scales must be at least 1, got {scales}')
+    check_number('rmin', rmin, above=0, least=SMALLEST)
+    check_number('rmax', rmax, least=rmin)
+    return rmin * (rmax / rmin) ** (np.arange(scales) / max(scales - 1, 1))
+
+
+def waves(coords: Num[Array, '... 2'], tau: Float[np.ndarray, 'F']) -> Waves:
+    """The sines and cosines of degrees over radii, which are taken as radians.
+
+    Args:
+      coords: (longitude, latitude) in degrees.
+      tau: radii in degrees.
+
+    Example:
+      >>> of = waves(jnp.array([0.0, 90.0]), np.array([90.0, 45.0]))
+      >>> of.cos_lam.tolist(), of.sin_phi.round(4).tolist()
+      ([1.0, 1.0], [0.8415, 0.9093])
+    """
+    lam, phi = (phase(coords[..., i], 1 / tau) for i in range(2))
+    return Waves(jnp.sin(lam), jnp.cos(lam), jnp.sin(phi), jnp.cos(phi))
+
+
+def by_scale(*terms: Float[Array, '... F'], repeats: int = 1) -> Float[Array, '... width']:
+    """Terms with a value for each scale as one vector, scale by scale.
+
+    Args:
+      terms: each with a value for every scale.
+      repeats: how often in a row every value is written.
+
+    Example:
+      >>> by_scale(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]), repeats=2).tolist()
+      [1.0, 1.0, 3.0, 3.0, 2.0, 2.0, 4.0, 4.0]
+    """
+    *batch, scales = terms[0].shape
+    together = jnp.repeat(jnp.stack(terms, axis=-1), repeats, axis=-1)
+    return together.reshape(*batch, scales * len(terms) * repeats)
+
+
+class MultiScale(GeoEncoder):
+    """An encoder with F radii and a fixed number of features for each of them.
+
+    Attributes:
+      per_scale: features for each scale.
+    """
+
+    per_scale: ClassVar[int]
+
+    def __init__(self, scales: int = 16, rmin: float = 1.0, rmax: float = 360.0):
+        self.width = self.size(scales)
+        if self.width > MAX_FEATURES:
+            raise ValueError(
+                f'{type(self).card.key}: scales={scales} give {self.width} features; at most '
+                f'{MAX_FEATURES} are accepted'
+            )
+        radii(scales, rmin, rmax)  # refuses wrong values
+        self.scales, self.rmin, self.rmax = scales, rmin, rmax
+
+    def size(self, scales: int) -> int:
+        """The number of features of that many scales."""
+        return scales * self.per_scale
+
+    @property
+    def tau(self) -> Float[np.ndarray, 'F']:
+        """The radii in degrees."""
+        return radii(self.scales, self.rmin, self.rmax)
+
+
+class Deduplicated(MultiScale):
+    """A `MultiScale` encoder whose released code writes every feature twice in a row.
+
+    Attributes:
+      per_scale: different features for each scale.
+      repeats: how often each is written.
+    """
+
+    def __init__(
+        self, scales: int = 16, rmin: float = 1.0, rmax: float = 360.0, dedup: bool = True
+    ):
+        self.repeats = 1 if dedup else 2
+        super().__init__(scales, rmin, rmax)
+
+    def size(self, scales: int) -> int:
+        return scales * self.per_scale * self.repeats

@@ -1,0 +1,101 @@
+"""Learnable Fourier features of points, as an encoder of coordinates."""
+
+import dataclasses
+
+from flax import nnx
+
+from posenc_jax.features.coordinates.encoder import MAX_FEATURES, CoordinateEncoder
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.methods.learnable_fourier import (
+    LearnableFourier,
+    learnable_fourier_features,
+    learnable_fourier_network,
+    learnable_fourier_start,
+)
+from posenc_jax.protocol.registry import Promises, register
+
+
+@register(
+    'learnable_fourier',
+    kind='coordinates',
+    card=dataclasses.replace(
+        LearnableFourier.card,
+        equation='GELU(r W1^T + b1) W2^T + b2, r = [cos(p W_r^T) | sin(p W_r^T)] / sqrt(F)',
+        example='learnable_fourier(components=2, width=16, features=32, gamma=1.0)',
+        promises=Promises(needs_training=True),
+    ),
+)
+class LearnableFourierFeatures(CoordinateEncoder):
+    """The trained function of a point that the encoding of the same name adds to token vectors,
+    here as features, for example to be concatenated with others.
+
+    `GELU(r W1^T + b1) W2^T + b2`, `r = [cos(p W_r^T) | sin(p W_r^T)] / sqrt(F)`; each of G groups
+    of d / G coordinates gives 1 / G of the features by the same weights. Differs from the paper:
+    see the encoding.
+
+    Args:
+      components: d, coordinates of a point.
+      width: features of a point.
+      groups: G, divides d and the width.
+      features: F, waves: half of them cosines, half sines.
+      hidden: units of the network.
+      gamma: 1 / gamma is the standard deviation of the first W_r; 1 suits coordinates in [0, 1].
+      rngs: draws the parameters.
+
+    Raises:
+      ValueError: sizes below 1, groups that do not divide components or width, features that are
+        odd or below 2, a gamma that is not positive; at call, points with another number of
+        coordinates.
+
+    Reference: Li et al., arXiv 2106.02795.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from posenc_jax.features.coordinates import make_features
+      >>> encoder = make_features('learnable_fourier(components=4, width=6, groups=2)')
+      >>> encoder.encode(jnp.ones((5, 4))).shape
+      (5, 6)
+    """
+
+    def __init__(
+        self,
+        components: int = 2,
+        width: int = 768,
+        groups: int = 1,
+        features: int = 768,
+        hidden: int = 32,
+        gamma: float = 1.0,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        for name, size in (('components', components), ('width', width), ('groups', groups)):
+            if not 1 <= size <= MAX_FEATURES:
+                raise ValueError(
+                    f'learnable_fourier {name} must lie in 1 .. {MAX_FEATURES}, got {size}'
+                )
+        for name, size in (('components', components), ('width', width)):
+            if size % groups:
+                raise ValueError(
+                    f'learnable_fourier groups must divide {name}, got {groups} and {size}'
+                )
+        self.components, self.width, self.groups = components, width, groups
+        first = learnable_fourier_start(
+            rngs, components // groups, features, hidden, width // groups, gamma
+        )
+        self.w_r = nnx.Param(first['w_r'], axes=(None, None))
+        self.w1 = nnx.Param(first['w1'], axes=(None, None))
+        self.b1 = nnx.Param(first['b1'], axes=(None,))
+        self.w2 = nnx.Param(first['w2'], axes=(None, None))
+        self.b2 = nnx.Param(first['b2'], axes=(None,))
+
+    def encode(self, coords):
+        coords = self.check(coords)
+        of_each = self.components // self.groups
+        groups = coords.reshape(*coords.shape[:-1], self.groups, of_each)
+        out = learnable_fourier_network(
+            learnable_fourier_features(groups, self.w_r[...]),
+            self.w1[...],
+            self.b1[...],
+            self.w2[...],
+            self.b2[...],
+        )
+        return out.reshape(*coords.shape[:-1], self.width)

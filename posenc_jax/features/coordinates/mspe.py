@@ -1,0 +1,209 @@
+"""Multi-scale explicit positional encoding of the grids of a convolutional generator."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Num
+
+from posenc_jax.base.phases import phase
+from posenc_jax.features.coordinates.encoder import MAX_FEATURES, CoordinateEncoder
+from posenc_jax.protocol.registry import Card, check_number, register
+
+
+def mspe(coords: Num[Array, '... 2'], channels: int, scale: float = 1.0) -> Float[Array, '... C']:
+    """Sines and cosines of the column in the first half of the channels, of the row in the second.
+
+    Channels 2m and 2m + 1 of each half are `sin, cos(u w_m)`, `w_m = 10000^(-4m/C) / scale`.
+
+    Args:
+      coords: (row, column).
+      channels: C, a multiple of 4.
+      scale: divides the coordinates.
+
+    Raises:
+      ValueError: channels that are no positive multiple of 4; a scale that is not positive.
+
+    Example:
+      >>> mspe(jnp.array([0, 1]), 4).round(3).tolist()
+      [0.841, 0.540, 0.0, 1.0]
+    """
+    if channels < 4 or channels % 4:
+        raise ValueError(f'mspe needs a positive multiple of 4 channels, got {channels}')
+    check_number('mspe scale', scale, above=0)
+    frequencies = 10000.0 ** (-4.0 * np.arange(channels // 4) / channels) / scale
+    angle = phase(coords[..., ::-1], frequencies)
+    return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(
+        *coords.shape[:-1], channels
+    )
+
+
+def shifted_axis(length: int, shift: Float[Array, ''] | float) -> Float[Array, 'length']:
+    """The coordinates 0 .. n - 1 of an axis, moved: `roll(arange(n), round(s)) + round(s) - s`.
+
+    Whole shifts are circular, and fractional ones add the rest to every coordinate. Halves are
+    rounded to even numbers.
+
+    Example:
+      >>> shifted_axis(4, 1.25).tolist()
+      [2.75, -0.25, 0.75, 1.75]
+    """
+    shift = jnp.asarray(shift, jnp.float32)
+    whole = jnp.round(shift)
+    axis = jnp.arange(length, dtype=jnp.float32)
+    return jnp.roll(axis, whole.astype(jnp.int32)) + (whole - shift)
+
+
+def grid_coordinates(
+    height: int,
+    width: int,
+    shift: Float[Array, '2'] | tuple[float, float] = (0.0, 0.0),
+    size: tuple[int, int] | None = None,
+) -> Float[Array, 'height width 2']:
+    """(row, column) of every cell of a grid.
+
+    Args:
+      height, width: of the grid.
+      shift: down and to the right, in pixels of the full resolution.
+      size: height and width of the full resolution; None for those of this grid. A grid of
+        resolution R is moved by `shift R / size`.
+
+    Example:
+      >>> grid_coordinates(2, 2, shift=(0.0, 2.0), size=(4, 4))[0].tolist()
+      [[0.0, 1.0], [0.0, 0.0]]
+    """
+    full = (height, width) if size is None else size
+    rows = shifted_axis(height, shift[0] * (height / full[0]))
+    columns = shifted_axis(width, shift[1] * (width / full[1]))
+    return jnp.stack(jnp.meshgrid(rows, columns, indexing='ij'), axis=-1)
+
+
+def shifted_constant(
+    constant: Float[Array, 'height width C'], shift: Float[Array, '2'] | tuple[float, float]
+) -> Float[Array, 'height width C']:
+    """How the baseline moves its trained input: along each axis the linear interpolation between
+    the two rolls beside the shift, which is truncated towards zero, not rounded.
+
+    Args:
+      constant: the trained input of the generator.
+      shift: down and to the right, in cells of the constant.
+
+    Example:
+      >>> shifted_constant(jnp.arange(4.0).reshape(1, 4, 1), (0.0, 1.25))[0, :, 0].tolist()
+      [2.75, 0.75, 0.75, 1.75]
+    """
+    for axis in range(2):
+        moved = jnp.asarray(shift[axis], jnp.float32)
+        whole = jnp.trunc(moved)
+        rest = moved - whole
+        near = jnp.roll(constant, whole.astype(jnp.int32), axis)
+        far = jnp.roll(constant, (whole + jnp.sign(rest)).astype(jnp.int32), axis)
+        constant = (1 - jnp.abs(rest)) * near + jnp.abs(rest) * far
+    return constant
+
+
+@register(
+    'mspe',
+    kind='coordinates',
+    card=Card(
+        name='MS-PE',
+        title='Toward Spatially Unbiased Generative Models',
+        arxiv='2108.01285',
+        door='embed',
+        equation='y = x + gamma PE, PE[2m], PE[2m+1] = sin, cos(column w_m), then of the row, '
+        'w_m = 10000^(-4m/C) / scale',
+        source='jychoi118/toward_spatial_unbiased',
+        authors='Choi, Jooyoung and Lee, Jungbeom and Jeong, Yonghyun and Yoon, Sungroh',
+        year=2021,
+        example='mspe(features=16)',
+        share='model',
+    ),
+)
+class MSPE(CoordinateEncoder):
+    """Sines and cosines of the columns and rows of a grid, for the resolutions of a generator.
+
+    `PE[2m], PE[2m+1] = sin, cos(column w_m)` in the first half of the channels, of the row in the
+    second, `w_m = 10000^(-4m/C) / scale`. It encodes points (row, column), which `grid_coordinates`
+    gives for a grid that may be shifted; larger grids extend them. `MultiScalePositions` adds it to
+    the features at every resolution. Differs from the paper: nothing.
+
+    Args:
+      features: C, a multiple of 4.
+      scale: divides the coordinates.
+
+    Raises:
+      ValueError: features that are no positive multiple of 4, or more than 2^20; a scale that is
+        not positive; at call, points with another number of coordinates.
+
+    Reference: Choi, Lee, Jeong, Yoon, arXiv 2108.01285.
+
+    Example:
+      >>> from posenc_jax.features.coordinates import make_features
+      >>> make_features('mspe(features=8)').encode(grid_coordinates(4, 6)).shape
+      (4, 6, 8)
+    """
+
+    def __init__(self, features: int = 512, scale: float = 1.0):
+        if not 4 <= features <= MAX_FEATURES or features % 4:
+            raise ValueError(
+                f'mspe features must be a multiple of 4 in 4 .. {MAX_FEATURES}, got {features}'
+            )
+        self.components, self.width = 2, features
+        self.scale = check_number('mspe scale', scale, above=0)
+
+    def encode(self, coords):
+        return mspe(self.check(coords), self.width, self.scale)
+
+
+class MultiScalePositions(nnx.Module):
+    """The encoding at every resolution of a generator, with a trained factor gamma for each.
+
+    `y = x + gamma PE`, gamma = 1 at first, behind the convolution that follows each up-sampling;
+    the constant input of the lowest resolution is replaced by PE, without a factor.
+
+    Args:
+      levels: how many resolutions have a factor.
+      scale: divides the coordinates.
+
+    Raises:
+      ValueError: fewer than one level; at call, a level that does not exist.
+
+    Example:
+      >>> positions = MultiScalePositions(levels=2)
+      >>> x = positions.first(4, 4, 8, size=(16, 16))[None]
+      >>> x = positions(jnp.zeros((1, 8, 8, 4)), level=0, size=(16, 16))
+      >>> x.shape, positions.gamma[...].tolist()
+      ((1, 8, 8, 4), [1.0, 1.0])
+    """
+
+    def __init__(self, levels: int, scale: float = 1.0):
+        if levels < 1:
+            raise ValueError(f'MultiScalePositions needs at least 1 level, got {levels}')
+        self.scale = check_number('mspe scale', scale, above=0)
+        self.gamma = nnx.Param(jnp.ones(levels, jnp.float32), axes=(None,))
+
+    def first(
+        self,
+        height: int,
+        width: int,
+        channels: int,
+        shift: Float[Array, '2'] | tuple[float, float] = (0.0, 0.0),
+        size: tuple[int, int] | None = None,
+    ) -> Float[Array, 'height width C']:
+        """PE in the place of the constant input; arguments as for `grid_coordinates`."""
+        return mspe(grid_coordinates(height, width, shift, size), channels, self.scale)
+
+    def __call__(
+        self,
+        x: Float[Array, '... height width C'],
+        level: int,
+        shift: Float[Array, '2'] | tuple[float, float] = (0.0, 0.0),
+        size: tuple[int, int] | None = None,
+    ) -> Float[Array, '... height width C']:
+        """`x + gamma PE`, in the dtype of x."""
+        if not 0 <= level < self.gamma.shape[0]:
+            raise ValueError(
+                f'MultiScalePositions has levels 0 .. {self.gamma.shape[0] - 1}, got {level}'
+            )
+        height, width, channels = x.shape[-3:]
+        added = mspe(grid_coordinates(height, width, shift, size), channels, self.scale)
+        return x + (self.gamma[level] * added).astype(x.dtype)

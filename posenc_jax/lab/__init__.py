@@ -1,0 +1,1 @@
+"""The laboratory: models, tasks, runs, training, evaluation and analyses around the library."""

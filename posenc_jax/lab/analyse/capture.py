@@ -1,0 +1,226 @@
+"""Tools of the analyses: queries and keys of every layer from one forward pass, sums over blocks of
+queries, and a heat map.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from posenc_jax.lab.analyse.report import some
+from posenc_jax.lab.files import disk
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.methods.rope import Rotary
+from posenc_jax.methods.single_rotary import single_rotary
+from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.tokens import Tokens
+
+
+def check_rotary(user: str, model: Transformer) -> list[Rotary]:
+    """The rotary encodings of the layers of one period; the layers of a model repeat a pattern of
+    encodings, and a period is one such pattern.
+
+    Args:
+      user: name of the analysis, for messages.
+      model: the model.
+
+    Raises:
+      ValueError: a layer has another encoding, or layers rotate different numbers of planes.
+
+    Example:
+      >>> from flax import nnx
+      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
+      ... )
+      >>> [rotary.rotary_dim for rotary in check_rotary('this', Transformer(cfg, rngs=nnx.Rngs(0)))]
+      [4]
+    """
+    found = [
+        single_rotary(user, model.encoding(layer_type, block))
+        for layer_type, block in model.layers()[: len(model.blocks)]
+    ]
+    if len(planes := {rotary.rotary_dim // 2 for rotary in found}) != 1:
+        raise ValueError(
+            f'{user} compares the same planes in all layers, but layers have {sorted(planes)} of '
+            'them'
+        )
+    return found
+
+
+def capture_layers(
+    model: Transformer,
+    tokens: Int[Array, 'B L'],
+    tok: Tokens | None,
+    look: Callable[[Rotary, Any, Any, Any], Any],
+) -> Any:
+    """The results of `look` for every layer in one forward pass, stacked over the layers in order.
+
+    Args:
+      model: every layer has one rotary encoding (see `check_rotary`).
+      tokens: token ids.
+      tok: positions, documents and padding of the tokens; None counts positions from 0.
+      look: `look(rotary, encoding, before, after)` returns arrays; `before` is (q, k) as projected
+        from the layer input, `after` is (q, k, tq, tk) as returned by `Encoding.project`.
+    """
+    single = lambda encoding: single_rotary('an analysis', encoding)
+    return capture_encodings(
+        model, tokens, tok, lambda encoding, *seen: look(single(encoding), encoding, *seen)
+    )
+
+
+def capture_encodings(
+    model: Transformer,
+    tokens: Int[Array, 'B L'],
+    tok: Tokens | None,
+    look: Callable[[Encoding, Any, Any], Any],
+) -> Any:
+    """`capture_layers` for a model with any encodings; it calls `look(encoding, before, after)`. If
+    an encoding gives attention several inputs (`qkv`), their heads lie side by side.
+    """
+    tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
+    placed = model.place(tok, tokens)
+
+    def layer(x, number, layer_type, block):
+        mixer, seen, own = model.attention(layer_type, block), [], placed[layer_type]
+
+        def capture(qkv, projected):
+            q, k, _, tq, tk = projected
+            seen.append(look(mixer.encoding, qkv[:2], (q, k, tq, tk)))
+
+        return block.around(x, lambda h: mixer.whole(h, own, capture=capture)), seen[0]
+
+    _, outs = model.scan_layers(layer, model.embed(tokens, placed))
+    return jax.tree.map(lambda *types: jnp.stack(types, 1).reshape(-1, *types[0].shape[1:]), *outs)
+
+
+def known(tok: Tokens, batch: int) -> Tokens:
+    """The tokens with `valid` filled in for every row, so that zeros padded later are not valid.
+
+    Example:
+      >>> known(Tokens.of(length=2), 1).valid.tolist()
+      [[True, True]]
+    """
+    valid = jnp.ones((1, tok.length), bool) if tok.valid is None else tok.valid
+    return dataclasses.replace(tok, valid=jnp.broadcast_to(valid, (batch, tok.length)))
+
+
+def over_queries(step: Callable[[Any, Array, Any], Any], sums: Any, rows: Any, block: int) -> Any:
+    """`sums = step(sums, start, rows[:, start : start + block])` for all blocks of queries in turn.
+
+    Args:
+      step: returns the sums with those of one block of queries added.
+      sums: initial sums.
+      rows: arrays [B, L, ...] or trees of them. Zeros fill up the last block, so tokens need
+        `valid` (see `known`).
+      block: how many queries are evaluated at a time.
+
+    Example:
+      >>> float(
+      ...     over_queries(
+      ...         lambda total, start, a: total + start * a.sum(),
+      ...         jnp.zeros(()),
+      ...         jnp.ones((1, 5)),
+      ...         2,
+      ...     )
+      ... )
+      8.0
+    """
+    length = jax.tree.leaves(rows)[0].shape[1]
+    block = min(block, length)
+    room = -length % block
+    rows = jax.tree.map(
+        lambda a: jnp.pad(a, [(0, room * (axis == 1)) for axis in range(a.ndim)]), rows
+    )
+    cut = lambda start: jax.tree.map(
+        lambda a: jax.lax.dynamic_slice_in_dim(a, start, block, 1), rows
+    )
+    return jax.lax.scan(
+        lambda sums, start: (step(sums, start, cut(start)), None),
+        sums,
+        jnp.arange(0, length + room, block),
+    )[0]
+
+
+def draw_planes(
+    figure: Any,
+    axis: Any,
+    values: Float[np.ndarray, 'layers N F'],
+    *,
+    label: str,
+    low: float | None = 0.0,
+    first: int = 0,
+) -> None:
+    """Draws a heat map with a row for each head of each layer and a column for each plane.
+
+    Args:
+      figure, axis: of matplotlib.
+      values: one number for each layer, head and plane.
+      label: of the colour bar.
+      low: value at the lower end of the colours; None for the smallest of `values`.
+      first: number of the first layer.
+    """
+    layers, heads, count = values.shape
+    image = axis.imshow(
+        values.reshape(-1, count), aspect='auto', interpolation='nearest', cmap='viridis', vmin=low
+    )
+    shown = some(layers, 16)
+    places = [(layer + 0.5) * heads - 0.5 for layer in shown]
+    axis.set_yticks(places, [str(first + layer) for layer in shown], fontsize=7)
+    axis.hlines(
+        np.arange(1, layers) * heads - 0.5, -0.5, count - 0.5, colors='white', linewidth=0.6
+    )
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set_xlabel('plane (high to low frequency)')
+    axis.set_ylabel(f'layer, {heads} heads each')
+    figure.colorbar(image, ax=axis, label=label)
+
+
+def planes_size(shape: tuple[int, ...]) -> tuple[float, float]:
+    """Inches of the picture that `draw_planes` makes of [layers, N, F] values.
+
+    Example:
+      >>> planes_size((32, 32, 64))
+      (9.68, 12.0)
+    """
+    layers, heads, count = shape
+    return 2.0 + 0.12 * max(count, 20), min(1.6 + 0.12 * max(layers * heads, 10), 12.0)
+
+
+def plane_heatmap(
+    values: Float[np.ndarray, 'layers N F'],
+    path: str | pathlib.Path,
+    *,
+    label: str,
+    title: str = '',
+    low: float | None = 0.0,
+) -> pathlib.Path:
+    """Writes `draw_planes` of these values as a PNG; needs matplotlib.
+
+    Args:
+      values: one number for each layer, head and plane.
+      path: of the PNG.
+      label: of the colour bar.
+      title: above the picture.
+      low: value at the lower end of the colours; None for the smallest of `values`.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     plane_heatmap(
+      ...         np.ones((2, 2, 4)), folder + '/usage.png', label='usage'
+      ...     ).stat().st_size > 1000
+      True
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=planes_size(values.shape), layout='constrained')
+    draw_planes(figure, figure.subplots(), values, label=label, low=low)
+    figure.suptitle(title, fontsize=10)
+    disk.save_figure(figure, path, dpi=160)
+    return pathlib.Path(path)

@@ -1,0 +1,112 @@
+"""Where a deep language model without positions learns the order of its tokens: layer by layer."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.tokens import Tokens
+
+
+@register(
+    'nope_deep_lm',
+    kind='analysis',
+    card=Card(
+        name='deep language models without positions',
+        title='Language Modeling with Deep Transformers',
+        arxiv='1905.04226',
+        door='analysis',
+        equation='d_l = rms of h_l(x) - h_l(pi x) / rms of h_l(x), h_l the last token behind layer '
+        'l, pi a permutation of the tokens before it',
+        source='the paper; the measure is ours',
+        authors='Irie, Kazuki and Zeyer, Albert and Schlüter, Ralf and Ney, Hermann',
+        year=2019,
+        example='nope_deep_lm(model, tokens)',
+        promises=Promises(sweep_free=False, blockwise=False),
+    ),
+)
+def nope_deep_lm(
+    model: Transformer, tokens: Int[Array, 'B L'], *, orders: int = 4, seed: int = 0
+) -> Float[np.ndarray, ' layers']:
+    """How much the last token knows, behind each layer, of the order of the tokens before it.
+
+    All tokens but the last are permuted, and positions stay where they are.
+    `d_l = rms(h_l(x) - h_l(pi x)) / rms(h_l(x))` over rows, channels and permutations, with h_l the
+    vector of the last token behind layer l. Without positions, the first layer of a causal model is
+    a weighted mean over a set of tokens: d_1 is 0 up to rounding. Its result at place i is a mean
+    over i + 1 tokens, which is how a second layer can know the order; in a model that sees later
+    tokens, d is 0 at every depth. `configs/nope_deep_lm.py` trains such a deep model. Differs from
+    the paper, which compares perplexities: the measure is ours.
+
+    Args:
+      model: a decoder or encoder with any encodings; one that reads ids places the permuted tokens
+        anew.
+      tokens: token ids, at least three in a row.
+      orders: number of permutations.
+      seed: draws them.
+
+    Raises:
+      ValueError: fewer than three tokens, no permutation, a model that reads a source.
+
+    Reference: Irie, Zeyer, Schlüter, Ney, arXiv 1905.04226.
+
+    Example:
+      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7, train_len=6, layers=2, width=8, heads=2, encoding='nope()'
+      ... )
+      >>> d = nope_deep_lm(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(6)[None])
+      >>> bool(d[0] < 1e-5), bool(d[1] > 1e-3)
+      (True, True)
+    """
+    length = tokens.shape[1]
+    if length < 3:
+        raise ValueError(f'nope_deep_lm permutes the tokens before the last, got {length} tokens')
+    if orders < 1:
+        raise ValueError(f'nope_deep_lm needs at least 1 permutation, got {orders}')
+    graphdef, state = nnx.split(model)
+    plain = _last_rows(graphdef, state, tokens)
+    moved = [
+        _last_rows(graphdef, state, tokens[:, order]) - plain
+        for order in orders_of(length, orders, seed)
+    ]
+    rms = lambda a: np.sqrt(np.mean(np.square(a, dtype=np.float64), axis=(-2, -1)))
+    return np.sqrt(np.mean([rms(a) ** 2 for a in moved], axis=0)) / rms(plain)
+
+
+def orders_of(length: int, count: int, seed: int) -> list[np.ndarray]:
+    """Random permutations of all places but the last, none of which leaves every place alone.
+
+    Example:
+      >>> [order.tolist() for order in orders_of(3, 2, 0)]
+      [[1, 0, 2], [1, 0, 2]]
+    """
+    rng, same, found = np.random.default_rng(seed), np.arange(length), []
+    while len(found) < count:
+        order = np.append(rng.permutation(length - 1), length - 1)
+        found += [] if (order == same).all() else [order]
+    return found
+
+
+def _last_rows(graphdef, state, tokens) -> Float[np.ndarray, 'layers B D']:
+    """The vector of the last token behind each layer."""
+    return np.asarray(_read(graphdef, state, tokens), np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read(graphdef, state, tokens):
+    model = nnx.merge(graphdef, state)
+    placed = model.place(Tokens.of(length=tokens.shape[1]), tokens)
+
+    def layer(x, number, layer_type, block):
+        encoding = None if block.own_mixer is not None else model.encoding(layer_type, block)
+        x = block(x, placed[layer_type], encoding)
+        return x, x[:, -1]
+
+    _, outs = model.scan_layers(layer, model.embed(tokens, placed))
+    return jnp.stack(outs, axis=1).reshape(-1, *outs[0].shape[1:])

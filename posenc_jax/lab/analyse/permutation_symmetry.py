@@ -1,0 +1,164 @@
+"""Permutation symmetry: whether the last prediction depends on the order of the tokens before it,
+and whether a token's vector stays with its place from layer to layer.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, Int
+
+from posenc_jax.lab.analyse.nope_deep_lm import orders_of
+from posenc_jax.lab.analyse.report import Report, few, titled
+from posenc_jax.lab.analyse.states import layer_states, pieces
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.protocol.registry import Card, Promises, register
+
+
+class Symmetry(NamedTuple):
+    """Attributes:
+    delta: how much the last logits change, for every permutation.
+    same: mean cosine of a token's vectors in front of and behind each layer.
+    other: the same with the vectors of other tokens behind the layer.
+    """
+
+    delta: Float[np.ndarray, ' orders']
+    same: Float[np.ndarray, ' layers']
+    other: Float[np.ndarray, ' layers']
+
+
+def slice_cosines(
+    below: Float[np.ndarray, 'S T D'], above: Float[np.ndarray, 'S T D']
+) -> tuple[float, float]:
+    """Mean cosine of `below[t]` with `above[t]`, and with `above[t']` of other places t'.
+
+    Example:
+      >>> slice_cosines(np.eye(3)[None], np.eye(3)[None])
+      (1.0, 0.0)
+    """
+    unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-30)
+    cosines = np.asarray(unit(below) @ np.swapaxes(unit(above), 1, 2), np.float64).mean(0)
+    same, length = np.trace(cosines), len(cosines)
+    return float(same / length), float((cosines.sum() - same) / (length * (length - 1)))
+
+
+@register(
+    'permutation_symmetry',
+    kind='analysis',
+    card=Card(
+        name='permutation symmetry',
+        title='Breaking Symmetry When Training Transformers',
+        arxiv='2402.05969',
+        door='analysis',
+        equation='delta = max |f(x) - f(pi x)| / max |f(x)|, f the last logits, pi a permutation '
+        'of the tokens before',
+        source='the paper; the measure is ours',
+        authors='Zuo, Chunsheng and Guerzhoy, Michael',
+        year=2024,
+        example='permutation_symmetry(model, tokens)',
+        promises=Promises(sweep_free=False, blockwise=False),
+    ),
+)
+def permutation_symmetry(
+    model: Transformer,
+    tokens: Int[np.ndarray, 'S T'],
+    *,
+    orders: int = 8,
+    seed: int = 0,
+    batch: int = 8,
+) -> Symmetry:
+    """How much the last logits change if the tokens before the last are permuted, and whether the
+    vectors of one place belong together.
+
+    `delta = max |f(x) - f(pi x)| / max |f(x)|` over sequences and logits, for every permutation pi.
+    Without positions it is 0 up to rounding for a model that sees all tokens, and for one causal
+    layer, which is a function of the set of the tokens; two causal layers break the symmetry. The
+    second measure is about residual sums, which keep a vector with its place: the cosine of h_t in
+    front of a layer with h_t behind it, and with h_t' of other places. Differs from the paper,
+    which trains models: both measures are ours.
+
+    Args:
+      model: a decoder or encoder with any encodings.
+      tokens: ids of the sequences, at least three tokens.
+      orders: number of permutations.
+      seed: draws them.
+      batch: sequences that are read at a time.
+
+    Raises:
+      ValueError: fewer than three tokens, no permutation; see `layer_states`.
+
+    Reference: Zuo, Guerzhoy, arXiv 2402.05969.
+
+    Example:
+      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7, train_len=6, layers=1, width=8, heads=2, encoding='nope()'
+      ... )
+      >>> found = permutation_symmetry(
+      ...     Transformer(cfg, rngs=nnx.Rngs(0)), np.arange(6)[None], orders=2
+      ... )
+      >>> bool(found.delta.max() < 1e-5)
+      True
+    """
+    length = tokens.shape[1]
+    if length < 3 or orders < 1:
+        raise ValueError(
+            'permutation_symmetry permutes the tokens before the last, got '
+            f'{length} tokens and {orders} permutations'
+        )
+    graphdef, state = nnx.split(model)
+    call = jax.jit(lambda state, ids: nnx.merge(graphdef, state)(ids, last=1)[:, -1])
+    last = lambda ids: np.concatenate(
+        [np.asarray(call(state, piece), np.float64) for piece in pieces(ids, batch)]
+    )
+    plain, cosines = last(tokens), 0.0
+    delta = [
+        np.abs(last(tokens[:, order]) - plain).max() for order in orders_of(length, orders, seed)
+    ]
+    for piece in pieces(tokens, batch):
+        (hidden,) = layer_states(model, piece, batch=batch)
+        own = [slice_cosines(below, above) for below, above in zip(hidden, hidden[1:])]
+        cosines = cosines + np.array(own).T * len(piece) / len(tokens)
+    return Symmetry(np.array(delta) / np.abs(plain).max(), *cosines)
+
+
+def symmetry_report(found: Mapping[str, Symmetry]) -> Report:
+    """The table and the picture: the change for every permutation, and the cosines by layer."""
+    rows = [
+        (name, float(one.delta.mean()), float(one.same.mean()), float(one.other.mean()))
+        for name, one in found.items()
+    ]
+
+    def draw(figure):
+        left, right = figure.subplots(1, 2)
+        names = list(few(found))
+        for number, one in enumerate(few(found).values()):
+            left.semilogy(np.full(len(one.delta), number), np.maximum(one.delta, 1e-9), 'o')
+            layers = np.arange(1, len(one.same) + 1)
+            (line,) = right.plot(layers, one.same, marker='o', markersize=3, label=names[number])
+            right.plot(layers, one.other, '--', color=line.get_color(), linewidth=1)
+        left.axhline(1e-5, color='0.5', linestyle=':', linewidth=1, label='rounding of float32')
+        left.legend(frameon=False, fontsize=7)
+        left.set(
+            ylabel='change of the last logits / the largest',
+            xlim=(-0.6, len(names) - 0.4),
+            ylim=(1e-9, 10),
+        )
+        left.set_xticks(range(len(names)), names, fontsize=7, rotation=15)
+        right.set(xlabel='layer', ylabel='mean cosine across the layer', ylim=(None, 1.02))
+        right.xaxis.get_major_locator().set_params(integer=True)
+        right.plot([], [], '-', color='0.3', label='same place')
+        right.plot([], [], '--', color='0.3', label='other places')
+        right.legend(frameon=False, fontsize=7)
+
+    return Report(
+        'permutation_symmetry',
+        ('model', 'delta', 'cosine, same place', 'cosine, other places'),
+        rows,
+        {name: one._asdict() for name, one in found.items()},
+        draw,
+        title=titled('Change with the order of the tokens before the last one', found),
+        size=(8.4, 3.6),
+    )

@@ -1,0 +1,156 @@
+"""What the commands of the analyses read: the plan of a run, its model, and its sequences."""
+
+import argparse
+import glob
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from posenc_jax.lab.config.overrides import read_overrides
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.lab.pretrained import is_pretrained
+from posenc_jax.lab.runs import stored
+from posenc_jax.lab.runs.job import UNASKED, Job, asks_for_mesh, directory_of, home_of, prepare
+from posenc_jax.lab.runs.plan import make_task
+from posenc_jax.lab.runs.restore import read_run
+from posenc_jax.protocol.registry import check_choice
+
+INPUTS = ('text', 'random')
+
+
+def folder_of(known: argparse.Namespace, run: str = '') -> pathlib.Path:
+    """Where the results go."""
+    return known.out or (home_of(run) / 'analysis' if run else pathlib.Path('runs', 'analysis'))
+
+
+def prepared(known: argparse.Namespace, rest: list[str], run: str, more: dict | None = None) -> Job:
+    """The plan of a run; nothing is checked that only an evaluation needs."""
+    if known.batches < 1 or known.length < 0:
+        raise ValueError(
+            '--batches must be at least 1 and --length at least 0 (0: the trained length), got '
+            f'{known.batches} and {known.length}'
+        )
+    overrides = read_overrides(rest)
+    if asks_for_mesh(overrides):
+        raise ValueError('an analysis uses one device; leave out the fields of config.mesh')
+    fields = {**overrides, **UNASKED, **(more or {})}
+    return prepare(run, fields, trust_imports=known.trust_imports)
+
+
+def task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:
+    """`eval.lengths` for a run that was trained on a task: the length that is analysed.
+
+    Without it `prepared` checks length 1, which every text has, but not every task.
+    """
+    directory = directory_of(run)
+    if not (directory / stored.FILE).is_file():
+        return {}
+    config = read_run(directory, trust_imports=known.trust_imports).config
+    if make_task(config).is_language:
+        return {}
+    return {'eval.lengths': (known.length or config.train.length,)}
+
+
+def windows(known: argparse.Namespace, job: Job) -> np.ndarray:
+    """The first windows of the text of a run, [batches, 1, length].
+
+    Raises:
+      ValueError: a run without text, or with too little of it.
+    """
+    if not job.task.is_language:
+        raise ValueError(
+            f'{job.directory} was trained on {job.config.task}, which is not text; expected a run '
+            'of language()'
+        )
+    length = known.length or job.cfg.train_len
+    stream = job.task.tokens(job.config.eval.split)
+    if len(stream) < length * known.batches:
+        needed = f'{known.batches} windows of {length} need {length * known.batches} tokens'
+        raise ValueError(
+            f'{needed}, but the text has {len(stream)}; give a smaller --length or --batches'
+        )
+    return np.asarray(stream[: length * known.batches]).reshape(known.batches, 1, length)
+
+
+def matching(pattern: str) -> list[str]:
+    """The training runs that match a pattern, sorted.
+
+    Raises:
+      ValueError: there is none.
+    """
+    found = [path for path in glob.glob(pattern) if pathlib.Path(path, stored.FILE).is_file()]
+    if not found:
+        raise ValueError(
+            f'no training run matches --runs={pattern!r} (a run is a directory with a '
+            f'{stored.FILE})'
+        )
+    return sorted(found)
+
+
+class Subject(NamedTuple):
+    """A model that is analysed: a name for tables and pictures, its plan and the model."""
+
+    label: str
+    job: Job
+    model: Any
+
+    def sequences(self, known: argparse.Namespace, most: int = 0) -> np.ndarray:
+        """Token ids [batches, length]: windows of its text, or random ids.
+
+        Args:
+          known: the options; without --length, the trained length.
+          most: the largest length that is taken without --length; 0 for any.
+        """
+        check_choice('--inputs', known.inputs, INPUTS)
+        length = known.length or min(self.job.cfg.train_len, most or self.job.cfg.train_len)
+        if known.inputs == 'random':
+            drawn = np.random.default_rng(0).integers(
+                self.job.cfg.vocab_size, size=(known.batches, length)
+            )
+            return drawn.astype(np.int32)
+        if not self.job.task.is_language:
+            raise ValueError(
+                f'{self.job.directory} was trained on {self.job.config.task}, which is not text; '
+                'give --inputs=random, or a run of language()'
+            )
+        own = argparse.Namespace(**{**vars(known), 'length': length})
+        return windows(own, self.job)[:, 0]
+
+
+def subjects(known: argparse.Namespace, rest: list[str]) -> list[Subject]:
+    """The models of --run=RUN or --runs=PATTERN, with names that differ.
+
+    Raises:
+      ValueError: none or both of the options; a run that is no transformer over token ids.
+    """
+    if bool(known.run) == bool(known.runs):
+        raise ValueError(
+            f'{known.analysis} analyses models; give --run=RUN or --runs=PATTERN'
+            + (', not both' if known.run else '')
+        )
+    found = []
+    for run in [known.run] if known.run else matching(known.runs):
+        job = prepared(known, rest, run, task_length(known, run))
+        if not job.cfg.vocab_size or getattr(job.cfg, 'kind', '') == 'encoder_decoder':
+            raise ValueError(
+                f'{run} is not a decoder or encoder of token ids, which {known.analysis} reads'
+            )
+        model = job.extended(job.load()[0])
+        if not isinstance(model, Transformer):
+            raise ValueError(f'{run} is not a transformer, which {known.analysis} reads')
+        found.append(Subject(_label(run, job), job, model))
+    names = [one.label for one in found]
+    return [
+        one._replace(label=f'{one.label} ({directory_of(str(one.job.directory)).name})')
+        if names.count(one.label) > 1
+        else one
+        for one in found
+    ]
+
+
+def _label(run: str, job: Job) -> str:
+    path = directory_of(run)
+    encoding = ' / '.join(job.config.pattern) or job.config.encoding
+    name = path.stem if is_pretrained(path) else encoding
+    return f'{name} | {job.config.extend}' if job.config.extend else name

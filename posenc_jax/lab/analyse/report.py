@@ -1,0 +1,158 @@
+"""The result of an analysis as it is shown: a table, a JSON file of its numbers, a picture."""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from posenc_jax.lab.files import disk
+
+LINES = 8  # the most lines, or models, of a picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A table, numbers and a picture of one analysis.
+
+    Attributes:
+      key: name of the analysis, and of its files.
+      columns: heads of the table.
+      rows: its rows; floats are shown with four significant digits, None as '-'.
+      numbers: what the JSON file holds; arrays become lists.
+      draw: draws on a figure of matplotlib.
+      title: above the picture.
+      size: of the figure, inches.
+      remarks: lines below the table.
+    """
+
+    key: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    numbers: Mapping[str, Any]
+    draw: Callable[[Any], None]
+    title: str = ''
+    size: tuple[float, float] = (5.4, 3.4)
+    remarks: Sequence[str] = ()
+
+    def text(self) -> str:
+        """The table and the remarks.
+
+        Example:
+          >>> print(Report('a', ('layer', 'mae'), [(0, 16.0), (1, None)], {}, print).text())
+          layer  mae
+              0   16
+              1    -
+        """
+        cells = [tuple(self.columns), *(tuple(map(_shown, row)) for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*cells)]
+        numeric = [
+            all(not isinstance(row[i], str) for row in self.rows) for i in range(len(widths))
+        ]
+        place = lambda cell, width, right: cell.rjust(width) if right else cell.ljust(width)
+        lines = ['  '.join(map(place, row, widths, numeric)).rstrip() for row in cells]
+        return '\n'.join([*lines, *self.remarks])
+
+    def write(self, folder: pathlib.Path) -> list[pathlib.Path]:
+        """Writes KEY.json and KEY.png; needs matplotlib."""
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+        numbers, picture = (folder / f'{self.key}.{ending}' for ending in ('json', 'png'))
+        content = {'analysis': self.key, **{k: plain(v) for k, v in self.numbers.items()}}
+        disk.write(numbers, json.dumps(content, indent=1) + '\n')
+        figure = Figure(figsize=self.size, layout=ConstrainedLayoutEngine(w_pad=0.08))
+        self.draw(figure)
+        figure.suptitle(self.title, fontsize=10)
+        disk.save_figure(figure, picture, dpi=150)
+        return [numbers, picture]
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, float | np.floating) and math.isnan(value):
+        return '-'
+    return f'{value:.4g}' if isinstance(value, float | np.floating) else str(value)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: lists for arrays, six significant digits, None for what is not
+    finite.
+
+    Example:
+      >>> plain({'a': np.array([1 / 3, np.nan]), 'b': (1, 'x')})
+      {'a': [0.333333, None], 'b': [1, 'x']}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [plain(one) for one in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    if isinstance(value, float | np.floating):
+        return float(f'{value:.6g}') if math.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def by_layer(axis: Any, found: Mapping[str, np.ndarray], *, first: int, label: str) -> None:
+    """A line for each entry of `few(found)`, its values over the layers from `first` on; layer 0 is
+    the embedding.
+    """
+    for name, values in few(found).items():
+        axis.plot(
+            np.arange(first, first + len(values)), values, marker='o', markersize=3, label=name
+        )
+    axis.set(xlabel='layer' if first else 'layer (0: the embedding)', ylabel=label)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend(frameon=False, fontsize=7)
+
+
+def few(found: Mapping[str, Any]) -> dict[str, Any]:
+    """At most eight entries, evenly spread, with both ends: as many as a picture can show.
+
+    Example:
+      >>> list(few(dict.fromkeys('abcdefghij')))
+      ['a', 'b', 'd', 'e', 'f', 'g', 'i', 'j']
+    """
+    names = list(found)
+    return {names[at]: found[names[at]] for at in some(len(names), LINES)}
+
+
+def titled(text: str, found: Mapping[str, Any]) -> str:
+    """A title that says so if the picture has only a part of the models.
+
+    Example:
+      >>> titled('Slopes', dict.fromkeys('abcdefghij')), titled('Slopes', {'a': 0})
+      ('Slopes (8 of 10 models; the table has all)', 'Slopes')
+    """
+    part = f' ({LINES} of {len(found)} models; the table has all)' if len(found) > LINES else ''
+    return text + part
+
+
+def tick_counts(axis: Any, counts: np.ndarray) -> None:
+    """Labels a logarithmic axis of counts with the counts themselves, at most seven of them; see
+    also `doublings`.
+    """
+    shown = [int(counts[at]) for at in some(len(counts), 7)]
+    axis.set_xticks(shown, [str(count) for count in shown])
+    axis.set_xticks([], minor=True)
+
+
+def doublings(most: int) -> np.ndarray:
+    """1, 2, 4, ... up to `most`, the counts that label a logarithmic axis.
+
+    Example:
+      >>> doublings(9).tolist()
+      [1, 2, 4, 8]
+    """
+    return 2 ** np.arange(most.bit_length())
+
+
+def some(count: int, most: int) -> list[int]:
+    """At most `most` numbers from 0 to count - 1, evenly spread, with both ends.
+
+    Example:
+      >>> some(31, 4)
+      [0, 10, 20, 30]
+    """
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})

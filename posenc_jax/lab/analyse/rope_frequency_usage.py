@@ -1,0 +1,235 @@
+"""The share of each rotary frequency in the logits of every head: by the norms of queries and keys,
+and by what it really adds.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from posenc_jax.lab.analyse.capture import check_rotary, known, over_queries
+from posenc_jax.lab.analyse.report import Report, few, some, titled
+from posenc_jax.lab.analyse.rope_usage import Usage, planes, quarter, rope_usage
+from posenc_jax.lab.analyse.states import check_causal, over_layers, pieces
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.methods.single_rotary import single_rotary
+from posenc_jax.protocol.registry import Card, Promises, register
+
+
+class FrequencyUsage(NamedTuple):
+    """Shares of the planes, which are in descending order of frequency; each head's add up to 1.
+
+    Attributes:
+      norms: u_q u_k of a plane, the means of its norms over tokens, over the sum of all planes.
+      logits: mean of |what the plane adds to a logit| over causal pairs, over the sum of all.
+      slow: the first plane that makes less than one turn within the trained length, or the number
+        of planes if there is none.
+    """
+
+    norms: Float[np.ndarray, 'layers N F']
+    logits: Float[np.ndarray, 'layers N F']
+    slow: int
+
+    def fastest(self) -> Float[np.ndarray, 'layers N']:
+        """The share of the norms in the fastest quarter of the planes."""
+        return self.norms[..., : quarter(self.norms.shape[-1])].sum(-1)
+
+    def slowest(self) -> Float[np.ndarray, 'layers N']:
+        """The share of the norms in the slowest quarter of the planes."""
+        return self.norms[..., -quarter(self.norms.shape[-1]) :].sum(-1)
+
+
+def first_slow_plane(inv_freq: Float[np.ndarray, ' F'], length: int) -> int:
+    """The first plane that makes less than one turn within a length; F if there is none.
+
+    Args:
+      inv_freq: radians per position, in descending order.
+      length: in tokens.
+
+    Example:
+      >>> first_slow_plane(1e5 ** (-np.arange(32) / 32), 8192)
+      20
+    """
+    return int((np.asarray(inv_freq) * length >= 2 * math.pi).sum())
+
+
+@register(
+    'rope_frequency_usage',
+    kind='analysis',
+    card=Card(
+        name='shares of rotary frequencies',
+        title='Round and Round We Go! What makes Rotary Positional Encodings useful?',
+        arxiv='2410.06205',
+        door='analysis',
+        equation='u_f = mean |q_f| mean |k_f| / sum_f; l_f = mean_(j<=i) |q_if . R k_jf| / sum_f',
+        source='the paper',
+        authors='Barbero, Federico and Vitvitskyi, Alex and Perivolaropoulos, Christos and '
+        'Pascanu, Razvan and Velickovic, Petar',
+        year=2024,
+        example='rope_frequency_usage(model, tokens)',
+        causal_only=True,
+        promises=Promises(sweep_free=False, blockwise=False),
+    ),
+)
+def rope_frequency_usage(
+    model: Transformer, tokens: Int[np.ndarray, 'S T'], *, batch: int = 4, block: int = 64
+) -> FrequencyUsage:
+    """Which rotary frequencies a head uses: shares of the norms, and of the logits.
+
+    `norms` are the products of the mean norms that `rope_usage` measures, an upper bound of what a
+    plane adds; rotation does not change them. `logits` are the means of `|q_i . R k_j|` of a plane
+    over the pairs j <= i. A head with a large share in the fast planes attends by position, e.g. to
+    the token before; slow planes carry what the tokens mean. Random queries and keys have equal
+    shares. Differs from the paper: both are shares of a head, so that layers can be compared.
+
+    Args:
+      model: a decoder, every layer with one rotary encoding; grouped-query heads are allowed.
+      tokens: ids of the sequences.
+      batch: sequences that are read at a time.
+      block: how many queries are evaluated at a time, at least 1.
+
+    Raises:
+      ValueError: a layer without exactly one rotary encoding; queries that see later tokens; a
+        block below 1.
+
+    Reference: Barbero, Vitvitskyi, Perivolaropoulos, Pascanu, Velickovic, arXiv 2410.06205.
+
+    Example:
+      >>> from flax import nnx
+      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7, train_len=8, layers=1, width=16, heads=2, encoding='rope()'
+      ... )
+      >>> found = rope_frequency_usage(
+      ...     Transformer(cfg, rngs=nnx.Rngs(0)), np.arange(16).reshape(2, 8) % 7
+      ... )
+      >>> found.norms.shape, found.logits.sum(-1).round(3).tolist()
+      ((1, 2, 4), [[1.0, 1.0]])
+    """
+    rotary = check_rotary('rope_frequency_usage', model)[0]
+    check_causal('rope_frequency_usage', model)
+    if block < 1:
+        raise ValueError(f'rope_frequency_usage: block must be at least 1, got {block}')
+    usage: Usage | None = None
+    logits = 0.0
+    for piece in pieces(tokens, batch):
+        own = rope_usage(model, piece)
+        usage = own if usage is None else usage.merge(own)
+        logits = logits + np.asarray(over_layers(model, piece, _plane_sums, block), np.float64)
+    assert usage is not None
+    share = lambda a: a / a.sum(-1, keepdims=True)
+    length = jnp.full((1, 1), model.cfg.train_len) if rotary.uses_length else None
+    inv_freq = np.ravel(np.asarray(rotary.frequencies(length)[0], np.float64))
+    return FrequencyUsage(
+        share(usage.product), share(logits), first_slow_plane(inv_freq, model.cfg.train_len)
+    )
+
+
+def _plane_sums(block, encoding, before, after):
+    """The sum of |what a plane adds to a logit| over the sequences and the pairs j <= i, [N, F]."""
+    rotary = single_rotary('rope_frequency_usage', encoding)
+    q, k, tq, tk = after
+    batch, _, heads, width = q.shape
+    count, layout = rotary.rotary_dim // 2, rotary.layout
+    tq, tk = known(tq.without_feats(), batch), known(tk, batch)
+    in_planes = lambda a: jnp.moveaxis(planes(a.astype(jnp.float32), count, layout), -2, 0)
+    k = in_planes(jnp.swapaxes(k, 1, 2))  # [F, B, K, S, 2]
+
+    def one(total, start, own):
+        rows, own_tq = jnp.swapaxes(own[0], 1, 2), own[1]
+        seen = encoding.mask(own_tq, tk) & own_tq.valid[:, None, :, None]
+
+        def plane(pair):
+            q, k = pair
+            grouped = q.reshape(batch, k.shape[1], -1, *q.shape[2:])
+            s = jnp.einsum('bkgth,bksh->bkgts', grouped, k)
+            s = s.reshape(batch, heads, *s.shape[3:]) / width**0.5
+            return jnp.where(seen, jnp.abs(s), 0.0).sum((0, 2, 3))
+
+        return total + jax.lax.map(plane, (in_planes(rows), k)).T
+
+    return over_queries(one, jnp.zeros((heads, count)), (q, tq), block)
+
+
+def usage_report(found: Mapping[str, FrequencyUsage]) -> Report:
+    """The table of shares by layer and the picture: the mean over heads by layer and plane, and the
+    heads with the largest share in the fastest planes.
+    """
+    rows, remarks, numbers = [], [], {}
+    for name, one in found.items():
+        count, fast = quarter(one.norms.shape[-1]), one.fastest()
+        at = slice(count), slice(-count, None)
+        for layer, (norms, logits) in enumerate(zip(one.norms.mean(1), one.logits.mean(1))):
+            shares = (float(a[..., part].sum()) for a in (norms, logits) for part in at)
+            rows.append((name, layer + 1, *shares, int(norms.argmax())))
+        best = _fast_heads(one)
+        shown = ', '.join(f'({layer + 1}, {head}) {fast[layer, head]:.2f}' for layer, head in best)
+        remarks += [
+            f'{name}: the {count} slowest planes hold {one.slowest().mean():.0%} of the norms, the '
+            f'{count} fastest {fast.mean():.0%}; the largest mean share is that of plane '
+            f'{one.norms.mean((0, 1)).argmax()}',
+            f'heads with the largest share in the fastest planes (layer, head): {shown}',
+            f'first plane with less than one turn within the trained length: {one.slow}',
+        ]
+        numbers[name] = {
+            'norms': one.norms.mean(1),
+            'logits': one.logits.mean(1),
+            'fastest_quarter': fast,
+            'slow': one.slow,
+        }
+
+    def draw(figure):
+        drawn = few(found)
+        axes = figure.subplots(len(drawn), 3, squeeze=False)
+        for own, (name, one) in zip(axes, drawn.items()):
+            for axis, shares, what in zip(own, one[:2], ('norms', 'logits')):
+                image = axis.imshow(shares.mean(1), aspect='auto', cmap='viridis', vmin=0)
+                axis.set(xlabel='plane (high to low frequency)', ylabel='layer')
+                axis.set_yticks(ticks := some(len(shares), 8), [t + 1 for t in ticks], fontsize=7)
+                axis.set_title(f'{name}: share of the {what}', fontsize=8)
+                axis.axvline(one.slow - 0.5, color='white', linestyle=':', linewidth=1)
+                axis.xaxis.get_major_locator().set_params(integer=True)
+                figure.colorbar(image, ax=axis)
+            for layer, head in _fast_heads(one):
+                own[2].plot(
+                    one.norms[layer, head], linewidth=1, label=f'layer {layer + 1}, head {head}'
+                )
+            own[2].plot(one.norms.mean((0, 1)), 'k--', linewidth=1, label='mean of all heads')
+            own[2].set(xlabel='plane (high to low frequency)', ylabel='share of the norms')
+            own[2].set_ylim(0, None)
+            own[2].xaxis.get_major_locator().set_params(integer=True)
+            own[2].legend(frameon=False, fontsize=7)
+
+    return Report(
+        'rope_frequency_usage',
+        (
+            'model',
+            'layer',
+            'norms, fastest 1/4',
+            'norms, slowest 1/4',
+            'logits, fastest 1/4',
+            'logits, slowest 1/4',
+            'peak',
+        ),
+        rows,
+        numbers,
+        draw,
+        title=titled(
+            'Shares of the rotary frequencies (dotted: from here on less than one turn within the '
+            'trained length)',
+            found,
+        ),
+        size=(12.0, 3.6 * len(few(found))),
+        remarks=remarks,
+    )
+
+
+def _fast_heads(one: FrequencyUsage, most: int = 3) -> list[tuple[int, int]]:
+    """The (layer, head) pairs with the largest share in the fastest quarter, largest first."""
+    fast = one.fastest()
+    best = np.argsort(-fast, axis=None, kind='stable')[:most]
+    return [tuple(map(int, np.unravel_index(at, fast.shape))) for at in best]

@@ -1,0 +1,166 @@
+"""Variance shrinkage: a causal mean over more tokens has less variance, which tells positions."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from posenc_jax.lab.analyse.report import Report, doublings, few, some, tick_counts, titled
+from posenc_jax.lab.analyse.states import layer_states, pieces
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.protocol.registry import Card, Promises, register
+
+
+class Shrinkage(NamedTuple):
+    """Attributes:
+    before: variance of what attention adds, over sequences and features, at every place.
+    after: the same behind the residual sum.
+    """
+
+    before: Float[np.ndarray, 'layers T']
+    after: Float[np.ndarray, 'layers T']
+
+    @property
+    def slopes(self) -> tuple[Float[np.ndarray, ' layers'], Float[np.ndarray, ' layers']]:
+        """Of log variance on log m, m = 1, 2, ..., before and after the sum; see `log_slope`."""
+        return log_slope(self.before), log_slope(self.after)
+
+
+def log_slope(variance: Float[np.ndarray, '*rest T']) -> Float[np.ndarray, '*rest']:
+    """The least-squares slope of log variance on log m, where m = 1 .. T is how many tokens a
+    causal query sees: -1 for means of independent vectors, 0 where places do not differ.
+
+    Example:
+      >>> float(log_slope(1 / np.arange(1.0, 65.0)).round(6))
+      -1.0
+    """
+    m = np.log(np.arange(1, variance.shape[-1] + 1))
+    m -= m.mean()
+    return np.log(variance) @ m / (m @ m)
+
+
+class _Sums:
+    """Count, sum and sum of squares over sequences and features, in float64."""
+
+    def __init__(self):
+        self.count, self.sums = 0, 0.0
+
+    def add(self, x):
+        x = np.asarray(x, np.float64)
+        self.count += x.shape[1] * x.shape[3]
+        self.sums = self.sums + np.stack([x.sum((1, 3)), (x * x).sum((1, 3))])
+
+    def variance(self):
+        mean, square = self.sums / self.count
+        return square - mean**2
+
+
+@register(
+    'variance_shrinkage',
+    kind='analysis',
+    card=Card(
+        name='variance shrinkage',
+        title='Latent Positional Information is in the Self-Attention Variance of Transformer '
+        'Language Models Without Positional Embeddings',
+        arxiv='2305.13571',
+        door='analysis',
+        equation='Var(o_m) = Var(v) / m; slope of log Var(o_m) on log m',
+        source='the paper',
+        authors='Chi, Ta-Chung and Fan, Ting-Han and Chen, Li-Wei and Rudnicky, Alexander and '
+        'Ramadge, Peter',
+        year=2023,
+        example='variance_shrinkage(model, tokens)',
+        promises=Promises(sweep_free=False, blockwise=False),
+    ),
+)
+def variance_shrinkage(
+    model: Transformer, tokens: Int[np.ndarray, 'S T'], *, batch: int = 8
+) -> Shrinkage:
+    """The variance, at every place, of what attention adds in each layer.
+
+    A causal query without positions and with small logits averages the values of the m tokens that
+    it sees. For independent values `Var(o_m) = Var(v) / m`, so later layers can read m from the
+    variance. Measured over sequences and features together, before and after the residual sum; the
+    slope of log variance on log m is -1 for such means. Tokens that repeat put a floor under it.
+    Differs from the paper: nothing.
+
+    Args:
+      model: a decoder or encoder with any encodings; without a causal mask the slope is 0.
+      tokens: ids of the sequences. The paper draws them independently.
+      batch: sequences that are read at a time.
+
+    Raises:
+      ValueError: fewer than two places; a place of no variance; see `layer_states`.
+
+    Reference: Chi, Fan, Chen, Rudnicky, Ramadge, arXiv 2305.13571.
+
+    Example:
+      >>> from flax import nnx
+      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='nope()'
+      ... )
+      >>> tokens = np.random.default_rng(0).integers(7, size=(8, 8))
+      >>> variance_shrinkage(Transformer(cfg, rngs=nnx.Rngs(0)), tokens).before.shape
+      (1, 8)
+    """
+    if tokens.shape[1] < 2:
+        raise ValueError(f'variance_shrinkage compares places, got {tokens.shape[1]} token')
+    before, after = _Sums(), _Sums()
+    for piece in pieces(tokens, batch):
+        attention, residual = layer_states(model, piece, ('attention', 'residual'), batch=batch)
+        before.add(attention)
+        after.add(residual)
+    found = Shrinkage(before.variance(), after.variance())
+    if (np.minimum(*found) <= 0).any():
+        raise ValueError('variance_shrinkage: the outputs of a layer do not vary at some place')
+    return found
+
+
+def shrinkage_report(found: Mapping[str, Shrinkage]) -> Report:
+    """The table of slopes and the picture: log variance by log m, a line for each layer."""
+    rows = [
+        (name, layer + 1, float(one.slopes[0][layer]), float(one.slopes[1][layer]))
+        for name, one in found.items()
+        for layer in range(len(one.before))
+    ]
+
+    def draw(figure):
+        drawn = few(found)
+        for axis, (name, one) in zip(
+            figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items()
+        ):
+            shown = some(len(one.before), 6)
+            m = np.arange(1, one.before.shape[1] + 1)
+            for number, layer in enumerate(shown):
+                axis.loglog(
+                    m,
+                    one.before[layer],
+                    color=_colour(number, len(shown)),
+                    linewidth=1.2,
+                    label=f'layer {layer + 1}: slope {one.slopes[0][layer]:.2f}',
+                )
+            axis.loglog(
+                m, one.before[shown[0], 0] / m, '--', color='0.5', linewidth=1, label='1 / m'
+            )
+            axis.set(xlabel='m, tokens seen', ylabel='variance of what attention adds')
+            axis.set_title(name, fontsize=8)
+            tick_counts(axis, doublings(len(m)))
+            axis.legend(frameon=False, fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5))
+
+    return Report(
+        'variance_shrinkage',
+        ('model', 'layer', 'slope', 'slope after the sum'),
+        rows,
+        {name: {**one._asdict(), 'slopes': one.slopes} for name, one in found.items()},
+        draw,
+        title=titled('Variance of what attention adds, by the tokens seen', found),
+        size=(5.6 * len(few(found)), 3.6),
+    )
+
+
+def _colour(number: int, count: int):
+    from matplotlib import colormaps
+
+    return colormaps['viridis'](0.9 * number / max(count - 1, 1))

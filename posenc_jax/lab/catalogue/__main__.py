@@ -1,0 +1,134 @@
+"""Writes docs/catalog.md and its pictures, or checks them.
+
+    python -m posenc_jax.language.catalog [--check] [--redraw]
+
+Only missing pictures are drawn, because pictures differ between versions of the plotting library.
+`--redraw` draws all of them. A package that pip installed writes to runs/docs/ in the working
+directory.
+"""
+
+import difflib
+import sys
+from pathlib import Path
+
+from posenc_jax.lab.catalogue.tasks import tasks_markdown
+from posenc_jax.lab.files import around, disk, interrupts
+from posenc_jax.lab.files.command import Parser, program
+from posenc_jax.language.catalog import PICTURED, catalog, catalog_markdown, picture_name
+from posenc_jax.protocol.registry import Card, Kind, SpecError
+
+PICTURES = 'catalog'
+HEADER = """# Catalogue
+
+`python -m posenc_jax.language.catalog` writes this page from the Cards of the registered methods; do not
+edit it. The tables list the encodings first, then frequency rules, extensions, encoders of
+coordinates and of graphs, fields, mixers, caches, conversions and analyses. Within a table,
+methods are in the order in which a layer calls their first doors. The last table has the tasks.
+
+| column | what it says |
+| --- | --- |
+| key | the name in spec strings and in the registry, also of the method's file and test file |
+| picture | the logits of the example by distance, see below |
+| name | the name in the paper |
+| door | the doors that the method opens ([architecture.md](architecture.md) explains them) |
+| equation | one line in the symbols of the paper |
+| promises | properties of the method, which `tests/contract_test.py` checks, see below |
+| example | a valid spec string, or a call in Python |
+| reference | the paper, or another source if there is no paper |
+
+**Promises.** The class `Promises` in `posenc_jax/protocol/registry.py` defines them.
+
+| promise | meaning |
+| --- | --- |
+| relative | Adding one constant to every position changes nothing. |
+| sweep free | The order in which keys are visited does not matter. |
+| mixes heads | The logits of one head read the queries of another. |
+| blockwise | Evaluation in tiles equals dense evaluation, in memory linear in the length. |
+| needs training | The method has trainable parameters. |
+| fused | The pair stage is a plain scaled inner product, so a fused attention kernel can run it. |
+| cached raw | A cache keeps the keys unencoded, and every decoding step encodes them again. |
+| cached evolving | A cache keeps encoded keys, and every new token changes them. |
+| cached none | A new token changes the encoding of all other tokens, so a cache is refused. |
+
+**Pictures.** A picture shows the example with the initial values of its parameters. The curves are
+the logits of equal tokens against their distance, one curve for each head (the darkest is that of
+the first head). The dashed line marks the trained length; the curves go up to four times it. The
+picture of an extension shows an extended `rope()`, or an extended `alibi()`, `nope()` or
+`learned_absolute()` if the extension needs one of these. `python -m posenc_jax.lab.cli.gallery SPEC...`
+draws a larger picture of any encoding.
+
+"""
+
+
+def rendered(root: Path) -> dict[Path, str]:
+    """The text of each generated file, by path."""
+    tables = f'{catalog_markdown(pictures=PICTURES)}\n{tasks_markdown()}'
+    return {root / 'docs' / 'catalog.md': HEADER + tables}
+
+
+def draw(kind: Kind, card: Card, path: Path) -> None:
+    """Draws the small picture of one method, with narrow heads if its example needs them."""
+    from posenc_jax.lab.cli.gallery import Probe, thumbnail
+    from posenc_jax.methods.extend import extend
+
+    bases = (
+        ('rope()', 'alibi()', 'nope()', 'learned_absolute(max_len=64)')
+        if kind == 'extension'
+        else (None,)
+    )
+    for base, width in [(base, width) for base in bases for width in (64, 8)]:
+        probe = Probe(head_dim=width)
+        try:
+            if base is None:
+                encoding = probe.make(card.example)
+            else:
+                encoding = extend(probe.make(base), card.example, **probe.context)
+        except SpecError as error:
+            refused = error
+            continue
+        thumbnail(encoding, path, probe)
+        return
+    raise refused
+
+
+def main(arguments: list[str] | None = None, root: Path = around.WRITTEN) -> int:
+    """Writes the files. With --check it writes nothing, prints how the files differ from what they
+    should be, and returns 1 if any does.
+    """
+    parser = Parser(
+        program('python -m posenc_jax.language.catalog'), description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        '--check', action='store_true', help='report what is out of date instead of writing'
+    )
+    parser.add_argument('--redraw', action='store_true', help='draw every picture anew')
+    known = parser.parse_args(arguments)
+    check, stale = known.check, 0
+    for kind in PICTURED:
+        for card in catalog(kind):
+            path = root / 'docs' / PICTURES / picture_name(kind, card.key)
+            if path.exists() and not known.redraw:
+                continue
+            stale = 1
+            if not check:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draw(kind, card, path)
+            print(f'{path} is missing' if check else f'wrote {path}')
+    for path, wanted in rendered(root).items():
+        found = path.read_text(encoding='utf-8') if path.exists() else ''
+        if found == wanted:
+            continue
+        stale = 1
+        if check:
+            lines = difflib.unified_diff(
+                found.splitlines(), wanted.splitlines(), str(path), 'generated', lineterm='', n=0
+            )
+            print('\n'.join(lines))
+        else:
+            disk.write(path, wanted)
+            print(f'wrote {path}')
+    return stale if check else 0
+
+
+if __name__ == '__main__':
+    sys.exit(interrupts.run('posenc_jax.language.catalog', main))

@@ -1,0 +1,128 @@
+"""Evaluates training runs and public checkpoints. Prints tables, and writes results.json,
+results.csv, for text documents.csv, and pictures to the folder eval of the run.
+
+    python eval.py --run=runs/rope [--run='runs/rope | yarn(factor=4.0)']
+    [--config.eval.lengths=64,128] [--out=DIR]
+
+`posenc-eval` is this program where pip installed the package.
+A run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file (whose results
+go to runs/NAME-PLACE/eval). Several runs (repeat --run, or separate them by commas) give one
+comparison; --also=DIR adds the results that an earlier call wrote to DIR. A comparison has a folder
+of its own in the folder comparisons of the first run. `--config.NAME=VALUE` changes a field of the
+configs: every field of eval, data and mesh, the task, extend, which is a context extension
+(`--config.extend='yarn(factor=4.0)'`), and how the model is computed
+(`--config.model.implementation=blocked`). `--help` lists them. Python files that a run brings are
+executed only with --trust-imports.
+Several processes evaluate together if each is started with --coordinator=HOST:PORT --processes=N
+--process_id=I; process 0 writes.
+"""
+
+import pathlib
+import re
+import sys
+
+from posenc_jax.base import extras
+from posenc_jax.lab.files import interrupts, paths
+from posenc_jax.lab.files.command import Parser, processes_of, program
+
+
+def arguments(
+    argv: list[str] | None,
+) -> tuple[list[str], pathlib.Path | None, list[pathlib.Path], dict[str, str], tuple, bool]:
+    """The runs, the output directory or None, directories to compare with, overrides, the arguments
+    of `together`, and whether code that the runs bring may be executed.
+    """
+    from posenc_jax.lab.config.listing import field_help
+    from posenc_jax.lab.config.overrides import CHANGEABLE, read_overrides
+
+    parser = Parser(program('eval.py'), description=__doc__, epilog=field_help(CHANGEABLE))
+    parser.add_argument(
+        '--run', action='append', required=True, metavar='DIR[,DIR...]', help='runs to evaluate'
+    )
+    parser.add_argument(
+        '--out',
+        type=paths.path,
+        metavar='DIR',
+        help='output; default: eval/ in the run, comparisons/NAME/ in the first of several',
+    )
+    parser.add_argument(
+        '--also',
+        action='append',
+        default=[],
+        type=paths.path,
+        metavar='DIR',
+        help='output of an earlier evaluation, to compare with',
+    )
+    parser.add_imports(of_runs=True)
+    parser.add_processes()
+    known, rest = parser.parse_known_args(argv)
+    try:
+        overrides = read_overrides(rest, parser.near)
+    except ValueError as error:
+        parser.error(str(error))
+    runs = [run.strip() for text in known.run for run in _split(text) if run.strip()]
+    if not runs:
+        parser.error('--run is empty; expected a run directory or a public checkpoint')
+    return runs, known.out, known.also, overrides, processes_of(known), known.trust_imports
+
+
+def _split(text: str) -> list[str]:
+    """Splits a text at the commas that are outside of parentheses."""
+    depth, parts = 0, ['']
+    for piece in re.split(r'([(),])', text):
+        depth += {'(': 1, ')': -1}.get(piece, 0)
+        if piece == ',' and depth <= 0:
+            parts.append('')
+        else:
+            parts[-1] += piece
+    return parts
+
+
+def main(argv: list[str] | None = None) -> int:
+    runs, out, earlier, overrides, processes, trusted = arguments(argv)
+    from posenc_jax.lab.cluster.cluster import ERRORS, failed, together
+    from posenc_jax.lab.evaluate.results import print_tables, read
+    from posenc_jax.lab.evaluate.run import evaluate
+    from posenc_jax.lab.files.room import check_folder
+    from posenc_jax.lab.runs.job import results_folder
+
+    kept = 0
+
+    def keep(found):
+        nonlocal kept
+        try:
+            found.write_numbers(out)
+        except OSError:
+            print_tables(found)
+            raise
+        kept += 1
+
+    def stopping():
+        safe = (
+            f'the results of {kept} of {len(runs)} runs are in {out}'
+            if kept
+            else 'there are no results yet'
+        )
+        return f'stopping; {safe}'
+
+    try:
+        extras.need('train')  # for the pictures, so that no evaluation ends without them
+        if out is not None:
+            check_folder(out)
+        out = out or results_folder(runs, earlier)
+        also = [run for directory in earlier for run in read(directory)]
+        with interrupts.announced(stopping), together(*processes) as first:
+            # Results are written after every run, so that an interrupted evaluation loses none.
+            after = keep if first else lambda found: None
+            results = evaluate(runs, overrides, also=also, after=after, trust_imports=trusted)
+            if first:
+                print_tables(results)
+                for path in results.write(out):
+                    print(path)
+    except ERRORS as error:
+        return failed('eval.py', error)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(interrupts.run('eval.py', main))

@@ -1,0 +1,384 @@
+"""Continues text with a training run or a public checkpoint, and prints every prompt followed by
+its continuation. A run of translation() translates its prompts, and a run of masked_text() fills
+the places `[MASK]` of its prompts.
+
+    python -m posenc_jax.lab.cli.generate --run=runs/rope --prompt='The ' [--tokens=64]
+        [--temperature=0.8] [--samples=3] [--chat]
+
+--run takes the same runs as eval.py, also 'RUN | EXTENSION'. --prompt may be repeated: all prompts
+are one batch, padded on the left. A continuation ends at the end-of-text token of the checkpoint,
+if it has one. With --chat the prompts are what a user says: they are written into the chat template
+of the checkpoint, and the answers are printed alone. `--config.NAME=VALUE` changes a field of the
+config, as in eval.py; `--config.mesh.tensor=4` shares the heads among four devices. Where the mesh
+of the config is the default, one device generates. Several processes generate together, as in
+eval.py.
+"""
+
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from posenc_jax.base.memory import device_memory, readable
+from posenc_jax.lab.cluster.cluster import ERRORS, failed, together
+from posenc_jax.lab.config import defaults, settings
+from posenc_jax.lab.config.overrides import read_overrides
+from posenc_jax.lab.decoding.constant_cache import ConstantCache
+from posenc_jax.lab.decoding.generate import pad_left
+from posenc_jax.lab.decoding.recomputed import Recomputed
+from posenc_jax.lab.evaluate.generator import generator
+from posenc_jax.lab.evaluate.scoring import first_choices
+from posenc_jax.lab.files import interrupts
+from posenc_jax.lab.files.command import Parser, processes_of, program, read_letters
+from posenc_jax.lab.model.config import TransformerConfig
+from posenc_jax.lab.model.inputs import source_of
+from posenc_jax.lab.model.transformer import Transformer, abstract_model
+from posenc_jax.lab.pretrained import is_pretrained
+from posenc_jax.lab.pretrained.sources import open_source
+from posenc_jax.lab.pretrained.special_tokens import special_ids
+from posenc_jax.lab.runs.job import UNASKED, Job, mesh_of, prepare
+from posenc_jax.lab.tasks.language.masked_text import MASK, MaskedText
+from posenc_jax.lab.tasks.translation import Translation
+from posenc_jax.layer.sharding import whole_rows
+from posenc_jax.protocol.registry import SpecError, check_number
+from posenc_jax.protocol.tokens import Tokens
+
+
+def continue_text(
+    run: str,
+    prompts: Sequence[str],
+    *,
+    tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    samples: int = 1,
+    constant_cache: int | None = None,
+    recompute: bool = False,
+    chat: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    trust_imports: bool = False,
+) -> list[list[str]]:
+    """Continues each prompt `samples` times. Returns for each prompt the list of its continuations,
+    which end before the end-of-text token.
+
+    A run of `translation()` gives translations of the prompts, which are sources such as 'v1 m2
+    n4'. A run of `masked_text()` gives the prompts with the most probable token, each chosen on its
+    own, in every place `[MASK]`.
+
+    Args:
+      run: a run directory or public checkpoint; 'RUN | EXTENSION' applies a context extension.
+      prompts: texts, encoded by the task or tokenizer of the run.
+      tokens: largest number of new tokens.
+      temperature, top_k, top_p: as for `generate`.
+      seed: of the random key.
+      samples: continuations of each prompt; more than one needs a positive temperature.
+      constant_cache: for a model of `lm_infinite` layers, caches only the tokens that it can still
+        see, with room for this number of new tokens; None caches all tokens.
+      recompute: reads the text again after every step in which its length changes the frequencies
+        of the encoding, so that each token equals that of a full pass. `longrope` with two lists
+        does so by default.
+      chat: each prompt is what a user says, and is written into the chat template of the public
+        checkpoint that the run is or whose tokenizer it uses.
+      overrides: as for `evaluate`, e.g. {'extend': 'yarn(factor=2.0)'}. The devices of the mesh of
+        the config share the work; one device does it where that mesh is the default.
+      trust_imports: whether code that the run brings may be executed, see `run.trust`.
+
+    Raises:
+      FileNotFoundError: no such run.
+      UntrustedError: the run brings code, and `trust_imports` is False.
+      ValueError: a run that was not trained on text, an empty prompt, a number out of range, an
+        argument that this kind of run has no use for, or more tokens than the encoding has
+        positions or the device has memory for.
+
+    Example, for a run that exists:
+    `continue_text('runs/rope', ['The '], tokens=16)[0][0]` is the first continuation.
+    """
+    given = dict(tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    given |= dict(samples=samples, constant_cache=constant_cache, recompute=recompute, chat=chat)
+    return _texts(run, prompts, overrides or {}, trust_imports, **given)[0]
+
+
+def _texts(run, prompts, overrides, trust_imports, **given) -> tuple[list[list[str]], bool]:
+    """The result of `continue_text`, and whether its texts follow their prompts."""
+    tokens, samples, temperature = given['tokens'], given['samples'], given['temperature']
+    constant_cache, recompute = given['constant_cache'], given['recompute']
+    if tokens < 1 or samples < 1:
+        raise SpecError(f'tokens and samples must be at least 1, got {tokens} and {samples}')
+    check_number('temperature', temperature, least=0)
+    if constant_cache is not None and constant_cache < 1:
+        raise SpecError(
+            f'constant_cache, the room for new tokens, must be at least 1, got {constant_cache}'
+        )
+    if constant_cache is not None and recompute:
+        raise SpecError(
+            'constant_cache forgets the text that recompute would read again; leave out one of '
+            'the two'
+        )
+    if samples > 1 and temperature == 0:
+        raise SpecError(
+            f'temperature=0 makes the {samples} samples equal; give a positive temperature'
+        )
+    if not prompts or not all(prompts):
+        raise SpecError('a prompt is empty; expected at least one character')
+    job = prepare(run, {**overrides, **UNASKED}, trust_imports=trust_imports)
+    sizes = [dict(config.mesh) for config in (job.config, defaults.get_config())]
+    several = job.asks_for_mesh or sizes[0] != sizes[1]
+    given['mesh'] = mesh_of(job) if several or jax.process_count() > 1 else None
+    if isinstance(job.task, (Translation, MaskedText)) and (
+        constant_cache or recompute or given['chat']
+    ):
+        raise SpecError(
+            'constant_cache, recompute and chat are for runs of language(); '
+            f'{job.directory} was trained on {job.config.task}'
+        )
+    if isinstance(job.task, Translation):
+        return _translated(job, job.task, prompts, **given), False
+    if isinstance(job.task, MaskedText):
+        return _filled(job, job.task, prompts, temperature, given['mesh']), False
+    if not job.task.is_language:
+        found = {'next': 'not text', 'class': 'one class for a row'}.get(
+            job.task.predicts, 'answers at given places'
+        )
+        raise SpecError(
+            f'{job.directory} was trained on {job.config.task}, which is {found}; expected a '
+            'run of language(), translation() or masked_text()'
+        )
+    return _continued(job, prompts, **given), not given['chat']
+
+
+def _drawn(model: Transformer, ids, given: Mapping[str, Any], **more) -> np.ndarray:
+    """The new tokens behind `ids` by the arguments of `continue_text`."""
+    names = ('temperature', 'top_k', 'top_p')
+    key = None if given['temperature'] == 0 else jax.random.key(given['seed'])
+    asked = {name: given[name] for name in names}
+    new_tokens = generator(model, given['mesh'])
+    return new_tokens(ids, max_new_tokens=given['tokens'], key=key, **asked, **more)
+
+
+def _grouped(texts: list[str], samples: int) -> list[list[str]]:
+    return [texts[i : i + samples] for i in range(0, len(texts), samples)]
+
+
+def _translated(job: Job, task: Translation, prompts, **given) -> list[list[str]]:
+    samples, tokens = given['samples'], given['tokens']
+    batch = task.source_batch([prompt for prompt in prompts for _ in range(samples)])
+    rows, width = batch['source'].shape
+    _check_memory(job.cfg, rows, width + 1 + tokens, given['mesh'])
+    components = batch['source_positions'].shape[2:] if task.alignments else None
+    model = abstract_model(job.cfg, job.config.extend)
+    try:
+        settings.check_call(model, 1 + tokens, None, (width, components))
+    except ValueError as error:
+        raise SpecError(f'a prompt of {width} words and {tokens} new ones: {error}') from error
+    model = job.extended(job.load(given['mesh'])[0])
+    begin = np.full((rows, 1), task.begin, np.int32)
+    out = _drawn(model, begin, given, eos=task.end, source=source_of(batch))
+    return _grouped([task.decode(_until(row, (task.end,))) for row in out], samples)
+
+
+def _filled(job: Job, task: MaskedText, prompts, temperature, mesh) -> list[list[str]]:
+    if temperature:
+        raise SpecError(
+            f'masks get the most probable token; temperature must be 0, got {temperature}'
+        )
+    rows = [task.encode(prompt) for prompt in prompts]
+    ids, valid = (a[:, ::-1] for a in pad_left([row[::-1] for row in rows]))
+    masked = ids == task.output_size
+    if not masked.any(axis=1).all():
+        raise SpecError(
+            f'{job.directory} was trained on {job.config.task}, which fills masks; expected '
+            f'{MASK} in every prompt'
+        )
+    _check_memory(job.cfg, *ids.shape, mesh)
+    settings.check_call(abstract_model(job.cfg, job.config.extend), ids.shape[1])
+    choices = first_choices(job.extended(job.load(mesh)[0]), mesh)
+    filled = np.where(masked, choices(ids, Tokens.of(valid=valid)), ids)
+    begin = len(task.encode(''))
+    return [[task.decode(row[own][begin:])] for row, own in zip(filled, valid)]
+
+
+def _continued(job: Job, prompts, **given) -> list[list[str]]:
+    tokens, samples, constant_cache = given['tokens'], given['samples'], given['constant_cache']
+    encoded = [
+        job.task.vocabulary.encode(_in_chat(job, prompt).encode(), begins=False)
+        if given['chat']
+        else job.task.encode(prompt)
+        for prompt in prompts
+    ]
+    capacity = max(map(len, encoded)) + (constant_cache or tokens)
+    _check_memory(job.cfg, len(prompts) * samples, capacity, given['mesh'])
+    ids, valid = pad_left([row for row in encoded for _ in range(samples)])
+    decoding = (
+        ConstantCache(constant_cache)
+        if constant_cache
+        else Recomputed()
+        if given['recompute']
+        else None
+    )
+    model = abstract_model(job.cfg, job.config.extend)
+    if decoding is not None:
+        decoding.check(model)
+    try:
+        settings.check_call(model, ids.shape[1] + tokens)
+    except ValueError as error:
+        raise SpecError(
+            f'a prompt of {ids.shape[1]} tokens and {tokens} new ones: {error}'
+        ) from error
+    ends = _ends(job)
+    out = _drawn(
+        job.extended(job.load(given['mesh'])[0]),
+        ids,
+        given,
+        valid=None if valid.all() else valid,
+        eos=ends[0] if ends else None,
+        decoding=decoding,
+    )
+    return _grouped([job.task.decode(_until(row, ends)) for row in out], samples)
+
+
+def _check_memory(
+    cfg: TransformerConfig, rows: int, capacity: int, mesh: Mesh | None = None
+) -> None:
+    """Refuses a cache of keys and values that does not fit the memory of the devices, among which
+    every axis of a mesh cuts it.
+    """
+    devices = 1 if mesh is None else mesh.size
+    each = 2 * cfg.layers * cfg.kv_heads * cfg.head_dim * np.dtype(cfg.dtype).itemsize
+    needed = whole_rows(mesh, rows) * capacity * each // devices
+    if needed > (limit := device_memory()):
+        here = 'the device' if devices == 1 else f'each of {devices} devices'
+        raise SpecError(
+            f'a cache of {rows} rows of {capacity} tokens would take {readable(needed)}, {here} '
+            f'has {readable(limit)}; ask for fewer tokens or samples'
+        )
+
+
+def _public(job: Job) -> Any:
+    """The public checkpoint whose model or tokenizer the run uses; None if there is none."""
+    path = job.directory if is_pretrained(job.directory) else job.config.data.tokenizer
+    return open_source(path) if path else None
+
+
+def _in_chat(job: Job, prompt: str) -> str:
+    """A prompt in the chat template of the public checkpoint."""
+    if (source := _public(job)) is None:
+        raise SpecError(
+            f'chat needs a chat template, and {job.directory} was trained on bytes; expected a '
+            'public checkpoint, or a run with the tokenizer of one'
+        )
+    if (template := source.chat_template()) is None:
+        raise SpecError(
+            f'{source.path} has no chat template; expected chat_template in '
+            'tokenizer_config.json, a file chat_template.jinja, or tokenizer.chat_template in '
+            'GGUF; leave out chat to continue the prompt as it is'
+        )
+    return template.render([{'role': 'user', 'content': prompt}])
+
+
+def _ends(job: Job) -> tuple[int, ...]:
+    """The ids of the end-of-text tokens of that checkpoint; () if there is none. A text ends at the
+    first one that occurs.
+    """
+    source = _public(job)
+    config = source.config if source else {}
+    return special_ids('eos_token_id', config, config)
+
+
+def _until(row, ends):
+    found = np.flatnonzero(np.isin(row, ends))
+    return row[: found[0]] if len(found) else row
+
+
+def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
+    """The arguments of `continue_text` that a command line gives."""
+    parser = Parser(program('python -m posenc_jax.lab.cli.generate'), description=__doc__)
+    parser.add_argument(
+        '--run', required=True, metavar='DIR', help='run directory or public checkpoint'
+    )
+    parser.add_argument('--extend', metavar='SPEC', help='context extension, e.g. yarn(factor=2.0)')
+    parser.add_argument(
+        '--prompt', action='append', default=[], metavar='TEXT', help='may be repeated'
+    )
+    parser.add_argument(
+        '--prompt_file',
+        type=pathlib.Path,
+        metavar='FILE',
+        help='a file with one more prompt; a final line break is left out',
+    )
+    parser.add_argument('--tokens', type=int, default=64, metavar='N', help='new tokens at most')
+    parser.add_argument(
+        '--temperature',
+        type=float,
+        default=0.0,
+        metavar='T',
+        help='0 takes the most probable token',
+    )
+    parser.add_argument('--top_k', type=int, metavar='K')
+    parser.add_argument('--top_p', type=float, metavar='P')
+    parser.add_argument('--seed', type=int, default=0, metavar='N')
+    parser.add_argument(
+        '--samples', type=int, default=1, metavar='N', help='continuations of each prompt'
+    )
+    parser.add_argument(
+        '--constant_cache',
+        type=int,
+        metavar='ROOM',
+        help='cache only what lm_infinite sees, and ROOM new tokens',
+    )
+    parser.add_argument(
+        '--recompute',
+        action='store_true',
+        help='read the text again where its length changes frequencies',
+    )
+    parser.add_imports(of_runs=True)
+    parser.add_processes()
+    parser.add_argument(
+        '--chat',
+        action='store_true',
+        help='write each prompt into the chat template of the checkpoint',
+    )
+    known, rest = parser.parse_known_args(argv)
+    processes, given = processes_of(known), vars(known)
+    file, extend = given.pop('prompt_file'), given.pop('extend')
+    try:
+        overrides = read_overrides(rest, parser.near)
+        prompts = [*given.pop('prompt'), *([read_letters(file).removesuffix('\n')] if file else [])]
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    if not prompts:
+        parser.error('expected --prompt=TEXT or --prompt_file=FILE')
+    return {
+        **given,
+        'processes': processes,
+        'prompts': prompts,
+        'overrides': overrides | ({'extend': extend} if extend else {}),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    asked = arguments(argv)
+    prompts = asked.pop('prompts')
+    try:
+        stopping = lambda: 'stopping; nothing is printed before the last token'
+        with interrupts.announced(stopping), together(*asked.pop('processes')) as first:
+            found, follow = _texts(asked.pop('run'), prompts, asked.pop('overrides'), **asked)
+    except ERRORS as error:
+        return failed('generate', error)
+    texts = [
+        prompt + text if follow else text
+        for prompt, texts in zip(prompts, found, strict=True)
+        for text in texts
+    ]
+    if first:
+        print('\n---\n'.join(texts))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(interrupts.run('generate', main))

@@ -1,0 +1,1 @@
+"""Configs of runs: fields, defaults, overrides, checks."""

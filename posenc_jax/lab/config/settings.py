@@ -1,0 +1,397 @@
+"""Checks the settings of an evaluation against the config of a run. No checkpoint is read and no
+device is used.
+"""
+
+import contextlib
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from posenc_jax.base.memory import main_memory, readable
+from posenc_jax.base.targets import made_for
+from posenc_jax.lab.config import answers, protocols
+from posenc_jax.lab.config.protocols import CHOICES
+from posenc_jax.lab.model.config import TransformerConfig
+from posenc_jax.lab.model.inputs import (
+    auxiliary_loss,
+    encoded_source,
+    inputs_of,
+    source_of,
+    tokens_of,
+)
+from posenc_jax.lab.model.stack import LayerStack
+from posenc_jax.lab.model.transformer import Transformer, abstract_model
+from posenc_jax.lab.tasks import Task
+from posenc_jax.lab.tasks.language import Language
+from posenc_jax.lab.tasks.task import SPLITS, batch_rng, check_sample
+from posenc_jax.language import spec as spec_language
+from posenc_jax.protocol.checks import about
+from posenc_jax.protocol.composite import name_of
+from posenc_jax.protocol.registry import SpecError, check_choice, quoted
+from posenc_jax.protocol.tokens import Tokens
+
+COUNTS = ('tokens', 'batch', 'stride', 'buckets', 'samples')
+MAX_WIDTH = 2**22  # tokens of a row; a row is drawn, read and scored as a whole
+# How many examples are drawn to check their ids. The largest id may depend on the draw, e.g. where
+# a sum has a carry.
+_TRIED = 64
+
+
+def check_fields(settings: ConfigDict) -> None:
+    """Checks each field of `config.eval` alone.
+
+    Raises:
+      SpecError: a field is wrong; the message says what was expected.
+    """
+    for name in COUNTS:
+        if settings[name] < 1:
+            raise SpecError(f'eval.{name} must be at least 1, got {quoted(settings[name])}')
+    for length in settings.lengths:
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            raise SpecError(
+                f'eval.lengths must be whole numbers of at least 1, got {quoted(settings.lengths)}'
+            )
+    if not settings.protocols:
+        raise SpecError(f'eval.protocols is empty; choose among {", ".join(CHOICES)}')
+    for name in settings.protocols:
+        check_choice('protocol', name, CHOICES)
+    for depth in settings.depths:
+        if isinstance(depth, bool) or not isinstance(depth, (int, float)) or not 0 <= depth <= 1:
+            raise SpecError(
+                'eval.depths must be numbers from 0 (first) to 1 (last), got '
+                f'{quoted(settings.depths)}'
+            )
+    if len(set(settings.depths)) < len(settings.depths):
+        raise SpecError(f'eval.depths names a depth twice: {quoted(settings.depths)}')
+    check_choice('eval.split', settings.split, SPLITS)
+    check_choice('eval.positions', settings.positions, ('sampled', 'first'))
+
+
+def width_of(task: Task, length: int | tuple[int, int]) -> int:
+    """The width T of a batch of a task.
+
+    Args:
+      task: the task.
+      length: the task length, or the range (lowest, highest) of lengths.
+
+    Raises:
+      ValueError: the task does not have this length, or its rows would be longer than `MAX_WIDTH`.
+    """
+    width = task.width(length)
+    if width > MAX_WIDTH:
+        longest = f'of length {length} has rows of {width} tokens, {readable(12 * width)} each'
+        raise ValueError(f'an example {longest}; a row holds at most {MAX_WIDTH} tokens')
+    return width
+
+
+def check_memory(what: str, rows: int, width: int, token: int = 12) -> None:
+    """Raises SpecError if rows of tokens would not fit in main memory.
+
+    Args:
+      what: the field that sets the number of rows, e.g. 'train.batch=8 rows of', for the message.
+      rows: how many rows are held.
+      width: tokens per row.
+      token: bytes per token; 12 are its id, its target, and whether it is scored.
+    """
+    if (needed := token * rows * width) > (memory := main_memory()):
+        raise SpecError(
+            f'{what} {width} tokens would take {readable(needed)}, and this machine has '
+            f'{readable(memory)} of main memory, '
+            f'for at most {memory // (token * width)} of them'
+        )
+
+
+def lengths_of(config: ConfigDict) -> tuple[int, ...]:
+    """`eval.lengths` once each; by default train.length times 1, 2, 4 and, but for fields, 8."""
+    times = (1, 2, 4, 8)[: 3 if config.model.kind == 'field' else 4]
+    return tuple(dict.fromkeys(config.eval.lengths or (n * config.train.length for n in times)))
+
+
+def check(
+    config: ConfigDict, task: Task, cfg: TransformerConfig, model: Transformer | None = None
+) -> None:
+    """Checks that a model can be evaluated as its config says: fields, extension, text, causality,
+    and lengths that the encoding reaches.
+
+    Args:
+      config: its fields `eval`, `extend` and `train.length` are used.
+      task: the task of the evaluation. Its text is read, to know how long it is.
+      cfg: the config of the trained model.
+      model: the trained model as shapes; None builds it from `cfg`.
+
+    Raises:
+      ValueError: a setting does not fit; the message says what was expected and names the nearest
+        valid choice.
+    """
+    settings, lengths = config.eval, lengths_of(config)
+    check_fields(settings)
+    answers.check(config, task)
+    if config.extend:
+        spec_language.parse(config.extend, ('extension', 'frequencies'))
+    for name, ours, theirs in (
+        ('token ids', cfg.vocab_size, task.vocab_size),
+        ('channels', cfg.channels, task.channels),
+        ('target ids', cfg.output_size, task.output_size),
+        ('token ids of the source', cfg.source_size, task.source_size),
+    ):
+        if ours != theirs:
+            raise SpecError(f'the model was trained on {ours} {name}; {config.task} has {theirs}')
+    if isinstance(task, Language):
+        targets = len(task.tokens(settings.split)) - 1
+        check_memory(
+            f'eval.batch={settings.batch} rows of',
+            settings.batch,
+            cfg.train_len,
+            12 + 4 * cfg.width,
+        )
+        protocols.plan(
+            targets,
+            lengths,
+            tuple(settings.protocols),
+            tokens=settings.tokens,
+            stride=settings.stride,
+        )
+    elif settings.split == 'train':
+        raise SpecError("eval.split is 'train'; tasks are evaluated on 'validation' or 'test'")
+    if config.extend or model is None:
+        model = abstract_model(cfg, config.extend)
+    check_kind(model, task, config.task)
+    if not settings.decode:
+        answers.check_one_pass(model, task)
+    problems = {}
+    for length in lengths:
+        try:
+            width = width_of(task, length)
+            if not task.is_language:
+                # A task that reads a text refuses windows that are longer than the split.
+                examples = task.dataset(length=length, batch_size=1, seed=0, split=settings.split)
+                if settings.decode:
+                    answers.check_decodable(cast('dict[str, Any]', examples[0]))
+                check_memory(f'eval.samples={settings.samples} rows of', settings.samples, width)
+            check_read(model, task, length, width, split=settings.split)
+        except ValueError as error:
+            problems[length] = error
+    if problems:
+        reached = ','.join(str(length) for length in lengths if length not in problems)
+        remedy = f'; lengths that fit: --config.eval.lengths={reached}' if reached else ''
+        length, error = next(iter(problems.items()))
+        raise SpecError(f'at length {length}: {error}{remedy}') from error
+
+
+def check_kind(model: Transformer, task: Task, spec: str) -> None:
+    """Checks that a model of this kind can do a task: that it reads a source if there is one, and
+    that no query sees the next token where the task asks to predict it.
+
+    Args:
+      model: the model as shapes.
+      task: the task.
+      spec: its spec string, for the message.
+
+    Raises:
+      SpecError: it cannot; the message names what stands against it and what to use.
+    """
+    kind = model.cfg.kind
+    if task.both_sides and model.cfg.causal:
+        raise SpecError(
+            f'model.kind is {kind!r}, which sees earlier tokens alone; {spec} hides tokens that '
+            "are to be told from both sides; use 'encoder'"
+        )
+    if bool(model.cfg.pool) != (task.predicts == 'class'):
+        found = 'the class of a row' if model.cfg.pool else 'tokens'
+        raise SpecError(
+            f'the model was trained to predict {found}, but {spec} asks for '
+            f'{"tokens" if model.cfg.pool else "the class of a row"}; use a task like its own'
+        )
+    if task.predicts != 'next':
+        return
+    if not model.cfg.causal:
+        raise SpecError(
+            f'model.kind is {kind!r}: it sees the next tokens, which {spec} asks to predict; use '
+            "'decoder'"
+        )
+    for part in model.encodings:
+        if 'sees_later' in part.traits:
+            raise SpecError(
+                f'{name_of(part)} lets queries see later tokens, which {spec} asks to predict; '
+                'leave it out or use causal()'
+            )
+
+
+def check_read(
+    model: Transformer,
+    task: Task,
+    length: int,
+    width: int,
+    *,
+    train: bool = False,
+    split: str = 'test',
+) -> None:
+    """Checks that a model can read what a task has at a length.
+
+    Args:
+      model: the model as shapes.
+      task: the task.
+      length: the task length.
+      width: tokens of a row at this length; not used where vectors or images are read.
+      train, split: whether the training rule applies; see `check_ids`.
+
+    Raises:
+      ValueError: an id is beyond a table, or a size does not fit the model.
+    """
+    if task.channels:
+        _check_batch(model, task.sample(batch_rng(0, 'test', 0), 2, length), train=train)
+        return
+    supplied = check_ids(model, task, length, training=train, split=split)
+    components = None if supplied is None else supplied.shape[2:]
+    check_call(model, width, components, source_shape(model, task, length), train=train)
+
+
+def check_segments(model: Transformer) -> None:
+    """Checks that every layer can read a text in segments with a memory (`train.segment`).
+
+    Raises:
+      SpecError: a layer cannot, an encoding assigns positions to whole texts, or the model predicts
+        the class of a row.
+    """
+    if placing := [name_of(part) for part in model.shared if part.opens('place')]:
+        raise SpecError(
+            f'train.segment must be 0: {placing[0]} assigns positions to whole texts, which '
+            'segments read in parts'
+        )
+    if model.cfg.pool:
+        raise SpecError('train.segment reads a row in parts, but its class is predicted as a whole')
+    for layer_type, block in enumerate(model.blocks):
+        try:
+            model.attention(layer_type, block)
+        except ValueError as error:
+            raise SpecError(f'train.segment must be 0: {error}') from None
+
+
+def check_ids(
+    model: Transformer, task: Task, length: int, *, training: bool = False, split: str = 'test'
+) -> np.ndarray | None:
+    """Gives the position ids that a task supplies at a length to `model.place`, which raises if an
+    id is beyond a table.
+
+    Args:
+      model: the model as shapes.
+      task: the task.
+      length: the task length.
+      training: whether ids of training are checked too, by the training rule. Most tasks on text
+        supply ids in training alone.
+      split: of texts that supply ids in evaluation too, the split whose first window is checked.
+
+    Returns:
+      The ids that were checked last; None if the task supplies none.
+    """
+    supplied: list[tuple[str, dict[str, Any]]] = []
+    if task.supplies_positions:
+        splits = [
+            name for name, read in (('train', training), ('test', not task.is_language)) if read
+        ]
+        rows = max(1, min(_TRIED, MAX_WIDTH // task.width(length)))
+        supplied = [(name, task.sample(batch_rng(0, name, 0), rows, length)) for name in splits]
+    if isinstance(task, Language) and (places := task.places(split)) is not None:
+        first = np.arange(length)[None]
+        supplied.append((split, {'tokens': task.tokens(split)[first], 'positions': places(first)}))
+    for name, batch in supplied:
+        pos: Any = batch['positions']
+        index: Any = np.arange(pos.shape[1], dtype=np.int32)[None]
+        tok = Tokens(index, pos, rank=index)  # on the host: no device is touched
+        _place(model, tok, batch['tokens'], draws=training and name == 'train')
+    return supplied[-1][1]['positions'] if supplied else None
+
+
+def source_positions(model: Transformer, task: Task, length: Any) -> tuple[int, ...] | None:
+    """Gives the position ids that a task supplies for its source to the encoder, which raises if an
+    id is beyond a table. The ids of the batch are checked by `check_sample`.
+
+    Returns:
+      The trailing dimensions of these ids; None if the task supplies none, or has no source.
+    """
+    if model.encoder is None:
+        return None
+    rows = max(1, min(_TRIED, MAX_WIDTH // task.width(length)))
+    batch = task.sample(batch_rng(0, 'test', 0), rows, length)
+    pos: Any = batch.get('source_positions')
+    if pos is None:
+        return None
+    index: Any = np.arange(pos.shape[1], dtype=np.int32)[None]
+    tok = Tokens(index, pos, rank=index)
+    check_sample(task, batch)
+    with about(f'the source of {pos.shape[1]} tokens'):
+        _place(model.encoder, tok, batch['source'])
+    return pos.shape[2:]
+
+
+def _place(model: LayerStack, tok: Tokens, ids: Any, *, draws: bool = False) -> None:
+    """Calls `model.place`, with a key if it `draws`, on arrays of NumPy. The variables of the model
+    are traced, so no device computes, and the arrays stay concrete numbers that `place` can check.
+    """
+    graphdef, state = nnx.split(model)
+
+    def place(state):
+        key = jax.random.key(0) if draws else None
+        nnx.merge(graphdef, state).place(tok, ids, key=key)
+
+    jax.eval_shape(place, state)
+
+
+def source_shape(
+    model: Transformer, task: Task, length: Any
+) -> tuple[int, tuple[int, ...] | None] | None:
+    """The argument `source` of `check_call` for a task."""
+    if not task.source_size:
+        return None
+    return task.source_width(length), source_positions(model, task, length)
+
+
+def check_call(
+    model: Transformer,
+    width: int,
+    components: tuple[int, ...] | None = None,
+    source: tuple[int, tuple[int, ...] | None] | None = None,
+    *,
+    train: bool = False,
+) -> None:
+    """Traces a call of the model on two rows without computing anything. A model that cannot be
+    called, or an encoding that does not reach so far, raises.
+
+    Args:
+      model: the model as shapes.
+      width: tokens of a row.
+      components: trailing dimensions of the positions that the task supplies; None if it supplies
+        none.
+      source: the same two for the source; None if there is none.
+      train: whether the training rule applies.
+    """
+    shape = lambda *sizes: jax.ShapeDtypeStruct((2, *sizes), jnp.int32)
+    batch = {'tokens': shape(width)}
+    if components is not None:
+        batch['positions'] = shape(width, *components)
+    if source is not None:
+        batch['source'] = shape(source[0])
+        if source[1] is not None:
+            batch['source_positions'] = shape(source[0], *source[1])
+    _check_batch(model, batch, train=train)
+
+
+def _check_batch(model: Transformer, batch: dict[str, Any], *, train: bool) -> None:
+    """Traces a call of the model on a batch of arrays or their shapes."""
+    graphdef, state = nnx.split(model)
+
+    def call(state, batch):
+        model, key = nnx.merge(graphdef, state), jax.random.key(0) if train else None
+        width = batch['source'].shape[1] if 'source' in batch else None
+        with contextlib.nullcontext() if width is None else about(f'the source of {width} tokens'):
+            read = encoded_source(model, source_of(batch), key, train)
+        if key is not None:
+            auxiliary_loss(model, batch, key)
+        return model(inputs_of(batch), tokens_of(batch), key=key, train=train, source=read)
+
+    with made_for('shapes'):  # processes may still have to join, and the CPU may be split later
+        jax.eval_shape(call, state, batch)

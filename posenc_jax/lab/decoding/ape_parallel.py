@@ -1,0 +1,241 @@
+"""APE: parallel contexts at the same positions, whose share of the attention follows from a
+temperature and a scale.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from posenc_jax.lab.decoding import contexts as shared
+from posenc_jax.lab.decoding import read_contexts
+from posenc_jax.lab.decoding.pieces import (
+    PREFIX,
+    QUERY,
+    Layout,
+    Piece,
+    check_contexts,
+    check_lengths,
+    parallel_layout,
+    select,
+)
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.layer.cache import Cache
+from posenc_jax.layer.sharding import sharded_attend
+from posenc_jax.protocol.conflicts import chain
+from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.registry import Card, Promises, register
+
+
+def ape_layout(prefix: int, lengths: Sequence[int]) -> Layout:
+    """Contexts that all begin behind a prefix of `prefix` tokens, and a query behind the longest
+    context.
+
+    Raises:
+      ValueError: no context, or lengths that are not positive.
+
+    Example:
+      >>> layout = ape_layout(3, [6, 9, 4])
+      >>> layout.start, layout.ids[3].tolist()
+      (12, [3, 4, 5, 6])
+    """
+    check_lengths('ape_layout', prefix, lengths)
+    return parallel_layout(
+        [np.arange(prefix), *(prefix + np.arange(n) for n in lengths)], prefix + max(lengths)
+    )
+
+
+def ape_merge(
+    contexts: tuple[Float[Array, '... V'], Float[Array, '...']],
+    others: tuple[Float[Array, '... V'], Float[Array, '...']],
+    *,
+    temperature: float = 0.9,
+    scale: float = 0.9,
+) -> Float[Array, '... V']:
+    """Merges attention over contexts with attention over all other keys: `w_C o_C + w_O o_O`, with
+    `(w_C, w_O) = softmax(T s l_C, l_O)`.
+
+    Args:
+      contexts: the result o_C over the keys of contexts, by the softmax of `a / T`, and its
+        log-sum-exp l_C.
+      others: the result o_O over the other keys, by the softmax of `a`, and its log-sum-exp l_O.
+      temperature, scale: T and s.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> total = (
+      ...     jax.nn.logsumexp(jnp.array([1.0, 2.0]) / 0.9),
+      ...     jax.nn.logsumexp(jnp.array([0.5, 0.0])),
+      ... )
+      >>> out = ape_merge((jnp.ones(1), total[0]), (jnp.zeros(1), total[1]))
+      >>> round(float(out[0]), 5)
+      0.74201
+    """
+    (of_contexts, l_c), (of_others, l_o) = contexts, others
+    w = jax.nn.sigmoid(temperature * scale * l_c - l_o)[..., None]
+    return w * of_contexts + (1.0 - w) * of_others
+
+
+class _Side(Encoding):
+    """Restricts attention to the pairs of a query token and a context, or to all other pairs."""
+
+    def __init__(self, contexts: bool):
+        self.contexts = contexts
+
+    def mask(self, tq, tk):
+        between = shared.from_query(tq, tk)
+        return between if self.contexts else ~between
+
+    def may_see(self, tq, tk):
+        if self.contexts:
+            return (tq.segment_low == QUERY) & (tk.segment_high > PREFIX)
+        return (tq.segment_high > QUERY) | (tk.segment_low <= PREFIX)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveAttention:
+    """An `attention_fn` in which query tokens weigh contexts by `ape_merge`. Other tokens attend
+    as usual.
+
+    Attributes:
+      temperature, scale: T and s, positive.
+
+    Raises:
+      ValueError: one of them is not positive and finite.
+
+    Example:
+      >>> AdaptiveAttention(temperature=0.5).scale
+      0.9
+    """
+
+    temperature: float = 0.9
+    scale: float = 0.9
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if not 0 < value < math.inf:
+                raise ValueError(f'ape_parallel: {name} must be positive and finite, got {value}')
+
+    def __call__(self, encoding, q, k, v, tq, tk, **options):
+        """As `sharded_attend`."""
+        if tq.segment is None or tk.segment is None:
+            return sharded_attend(encoding, q, k, v, tq, tk, **options)
+        contexts, others = (
+            sharded_attend(
+                chain(encoding, _Side(side)), queries, k, v, tq, tk, return_lse=True, **options
+            )
+            for side, queries in ((True, q / self.temperature), (False, q))
+        )
+        merged = ape_merge(contexts, others, temperature=self.temperature, scale=self.scale)
+        return merged.astype(v.dtype)
+
+
+def encode(
+    model: Transformer, prefix, contexts: Sequence, *, together: int | None = None
+) -> tuple[Piece, ...]:
+    """Encodes the prefix and the contexts, each of which sees the prefix and itself, as pieces for
+    `join`.
+
+    Args:
+      model: causal attention with one rotary encoding of fixed frequencies.
+      prefix: token ids [n] or [B, n], or [] for none. A few tokens are enough to serve as an
+        attention sink.
+      contexts: token ids, [n] or [B, n] each.
+      together: the largest number of contexts in one pass; None for no limit.
+
+    Raises:
+      ValueError: no contexts, an empty one, ids outside the vocabulary, or another kind of model,
+        of which the part in the way is named.
+
+    Example:
+      >>> from flax import nnx
+      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
+      ... )
+      >>> [
+      ...     piece.ids.tolist()
+      ...     for piece in encode(Transformer(cfg, rngs=nnx.Rngs(0)), [1], [[2, 3], [4]])
+      ... ]
+      [[0], [1, 2], [1]]
+    """
+    user = 'ape_parallel'
+    tokens = check_contexts(user, prefix, contexts, model.cfg.vocab_size)
+    layout = ape_layout(tokens[0].shape[1], [a.shape[1] for a in tokens[1:]])
+    return read_contexts.encode_behind_prefix(user, model, tokens, layout.ids, together=together)
+
+
+@register(
+    'ape_parallel',
+    kind='cache',
+    card=Card(
+        name='APE',
+        title='APE: Faster and Longer Context-Augmented Generation via Adaptive Parallel Encoding',
+        arxiv='2502.05431',
+        door='cache, score',
+        equation='o = w_C o_C + w_O o_O, (w_C, w_O) = softmax(T s LSE_C(a / T), LSE_O(a))',
+        source='Infini-AI-Lab/APE',
+        authors='Yang, Xinyu and Chen, Tianqi and Chen, Beidi',
+        year=2025,
+        example='ape_parallel.join(model, pieces, capacity=64)',
+        promises=Promises(sweep_free=False),
+    ),
+)
+def join(
+    model: Transformer,
+    pieces: Sequence[Piece],
+    *,
+    capacity: int,
+    chosen: Sequence[int] | None = None,
+    temperature: float = 0.9,
+    scale: float = 0.9,
+) -> tuple[Transformer, Cache]:
+    """Joins contexts that were encoded separately into one cache, for a model that reads them with
+    temperature and scale.
+
+    All contexts have the same positions behind the prefix, P .. P + n - 1, and the query follows
+    the longest. For a row of logits `a` of the query, `l_C = LSE_C(a / T)` over all keys of
+    contexts, `l_O = LSE_O(a)` over the prefix and the query itself,
+    `(w_C, w_O) = softmax(T s l_C, l_O)`, and `o = w_C softmax_C(a / T) v + w_O softmax_O(a) v`.
+    These are two attentions that are merged by their log-sum-exps (`ape_merge`). The order of the
+    contexts does not matter, and no context is encoded again when others are chosen. Differs from
+    the paper: nothing.
+
+    Args:
+      model: the model that encoded the pieces, or one that this function returned.
+      pieces: the result of `encode`.
+      capacity: slots of the cache, for prefix, contexts, query and generated tokens.
+      chosen: the contexts to join, counted from 0; None for all.
+      temperature, scale: T and s; 1 and 1 is plain parallel encoding. 0.9 and 0.9 are where the
+        paper starts to tune.
+
+    Returns:
+      The model that reads the cache (`read`, `decode_step`, `continue_from`), and the cache.
+
+    Raises:
+      ValueError: contexts that do not fit the capacity, do not exist or are of another model; T or
+        s that are not positive.
+
+    Reference: Yang, Chen, Chen, arXiv 2502.05431.
+
+    Example:
+      >>> from posenc_jax.lab.decoding.read_contexts import continue_from
+      >>> from flax import nnx
+      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
+      ... )
+      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> reader, cache = join(model, encode(model, [1], [[2, 3], [4]]), capacity=8)
+      >>> continue_from(reader, cache, np.array([[5, 6]]), max_new_tokens=2).shape
+      (1, 2)
+    """
+    user = 'ape_parallel'
+    held = select(user, model, pieces, chosen)
+    reader = shared.with_contexts(model, attention_fn=AdaptiveAttention(temperature, scale))
+    layout = ape_layout(held[0].length, [piece.length for piece in held[1:]])
+    held = [shared.moved(model, piece, ids) for piece, ids in zip(held, layout.ids)]
+    return reader, shared.join(user, reader, held, capacity=capacity, start=layout.start)

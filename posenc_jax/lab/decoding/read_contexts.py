@@ -1,0 +1,306 @@
+"""Encodes contexts, reads a query behind joined contexts, and generates its continuation."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from numbers import Integral
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, Num
+
+from posenc_jax.lab.decoding.contexts import ContextMask, check_model, has_part, join, with_contexts
+from posenc_jax.lab.decoding.decode import check_last, read_ids
+from posenc_jax.lab.decoding.generate import check_temperature, continue_cache
+from posenc_jax.lab.decoding.pieces import Layout, Piece, check_tokens, token_positions
+from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.layer import slots
+from posenc_jax.layer.cache import Cache, LayerCache, check_layers
+from posenc_jax.layer.sharding import sharded_attend
+from posenc_jax.protocol.composite import name_of, parts_of
+from posenc_jax.protocol.tokens import Tokens
+
+
+def read(
+    model: Transformer, cache: Cache, tokens: Int[Array, 'B T'], *, last: int | None = None
+) -> tuple[Float[Array, 'B _ V'] | None, Cache]:
+    """Appends several tokens to a filled cache in one pass; returns their logits and the cache.
+
+    Args:
+      last: number of last tokens whose logits are returned; None for all.
+
+    Raises:
+      ValueError: more tokens than free slots, or a wrong number of rows; `last` outside 0 .. T;
+        token ids outside the vocabulary; an empty cache or one of another method; a cache of joined
+        contexts with a model that has no `ContextMask`; an encoding that caches more than encoded
+        keys, or encodes them again at every step. Traced values are not checked.
+
+    Example:
+      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
+      ... )
+      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> pieces = encode(
+      ...     'this', model, [np.array([[1, 2]]), np.array([[3]])], [np.arange(2), np.arange(1)]
+      ... )
+      >>> cache = join('this', model, pieces, capacity=8, start=2)
+      >>> logits, cache = read(model, cache, jnp.array([[4, 5]]))
+      >>> logits.shape, int(cache.cursor)
+      ((1, 2, 9), 5)
+    """
+    tokens = jnp.asarray(tokens)
+    _check_readable(model, cache)
+    rows, free = cache.layers[0].k.shape[0], cache.free
+    if tokens.ndim != 2 or tokens.shape[0] != rows or not 1 <= tokens.shape[1] <= free:
+        raise ValueError(
+            f'tokens to read must be [{rows}, 1 .. {free}] (a cache of {cache.capacity} slots, '
+            f'{cache.capacity - free} of them full), got '
+            f'{tokens.shape}'
+        )
+    if not isinstance(tokens, jax.core.Tracer):
+        check_tokens('read', 'the tokens', tokens, model.cfg.vocab_size)
+    count = tokens.shape[1]
+    check_last(last, count)
+    graphdef, state = nnx.split(model)
+    return _read((graphdef, last), state, cache, tokens)
+
+
+def _check_readable(model: Transformer, cache: Cache) -> None:
+    check_layers(cache, LayerCache, 'read', 'prefill or join')
+    if cache.tokens[0].segment is not None and not has_part(model, ContextMask):
+        raise ValueError(
+            'read: the cache holds joined contexts, which this model would not see; read it with '
+            'the model that `join` returned beside it'
+        )
+    for (layer_type, block), own in zip(enumerate(model.blocks), cache.layers):
+        encoding = model.encoding(layer_type, block)
+        if encoding.cached != 'encoded' or encoding.lookback or own.feats:
+            chained = ' | '.join(map(name_of, parts_of(encoding)))
+            raise ValueError(
+                f'read cannot append several tokens at once with {chained}, which caches more than '
+                'encoded keys or encodes its keys again at every step; append them one by one with '
+                'decode_step'
+            )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read(static, state, cache: Cache, tokens):
+    graphdef, last = static
+    model, cursor, count = nnx.merge(graphdef, state), cache.cursor, tokens.shape[1]
+    cache = read_ids(model, cache, tokens)
+    fresh = tuple(slots.at(tok, cursor, count) for tok in cache.tokens)
+
+    def mix(h, mixer, layer_type, own):
+        projected, grown = mixer.append(h, cache.tokens[layer_type], own, cursor)
+        y = mixer.output(mixer.attend(*projected, heads_first=True))
+        return slots.beyond_as_nan(y, cursor, cache.capacity), grown
+
+    x, appended = model.loop_layers(mix, model.embed(tokens, fresh), cache.layers)
+    last = count if last is None else last
+    logits = model.logits(model.norm(x[:, count - last :])) if last else None
+    return logits, dataclasses.replace(cache, cursor=cursor + count, layers=appended)
+
+
+def continue_from(
+    model: Transformer,
+    cache: Cache,
+    query: Int[Array, 'B T'],
+    *,
+    max_new_tokens: int,
+    key: Array | None = None,
+    temperature: float = 0.0,
+) -> Int[Array, 'B new']:
+    """Reads a query and generates new tokens behind it, by default the most probable ones.
+
+    Raises:
+      ValueError: the query and the new tokens do not fit the free slots, a temperature above 0 has
+        no key, or the errors of `read`.
+
+    Example:
+      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
+      ... )
+      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> pieces = encode(
+      ...     'this', model, [np.array([[1, 2]]), np.array([[3]])], [np.arange(2), np.arange(1)]
+      ... )
+      >>> cache = join('this', model, pieces, capacity=8, start=2)
+      >>> continue_from(model, cache, jnp.array([[4]]), max_new_tokens=3).shape
+      (1, 3)
+    """
+    query = jnp.asarray(query)
+    free = cache.capacity - int(cache.cursor)
+    if not isinstance(max_new_tokens, Integral):
+        raise ValueError(f'max_new_tokens must be an integer of at least 1, got {max_new_tokens}')
+    if max_new_tokens < 1 or query.shape[-1] + max_new_tokens - 1 > free:
+        raise ValueError(
+            f'{query.shape[-1]} tokens of a query and {max_new_tokens} new ones (at least 1; the '
+            'last is not stored) do not '
+            f'fit {free} free slots of a cache of {cache.capacity}'
+        )
+    check_temperature(temperature, key)
+    logits, cache = read(model, cache, query, last=1)
+    return continue_cache(
+        model, cache, logits[:, -1], max_new_tokens=max_new_tokens, temperature=temperature, key=key
+    )
+
+
+def dense(
+    model: Transformer,
+    segments: Sequence[Int[np.ndarray, 'B _']],
+    query: Int[np.ndarray, 'B T'],
+    layout: Layout,
+    attention_fn: Callable = sharded_attend,
+) -> Float[Array, 'B L V']:
+    """Logits of all tokens from one pass over prefix, contexts and query, with the positions and
+    the mask of `layout`.
+
+    This is the reference that reading through a cache is tested against.
+
+    Example:
+      >>> from posenc_jax.lab.decoding.pieces import parallel_layout
+      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
+      ... )
+      >>> layout = parallel_layout((np.arange(1), np.arange(1, 3), np.arange(1, 2)), 3)
+      >>> segments = [np.array([[1]]), np.array([[2, 3]]), np.array([[4]])]
+      >>> dense(Transformer(cfg, rngs=nnx.Rngs(0)), segments, np.array([[5]]), layout).shape
+      (1, 5, 9)
+    """
+    tokens = np.concatenate([*segments, query], axis=1)
+    reader = with_contexts(model, layout.sees, attention_fn)
+    return reader(jnp.asarray(tokens), layout.tokens(query.shape[1]))
+
+
+def encode(
+    user: str,
+    model: Transformer,
+    contexts: Sequence[Int[np.ndarray, 'B _']],
+    ids: Sequence[Num[np.ndarray, '_']],
+    before: Sequence[Piece] = (),
+    *,
+    together: int | None = None,
+) -> tuple[Piece, ...]:
+    """Encodes every context on its own, causally. Each context also sees all the pieces `before`.
+
+    Contexts whose lengths round up to the same power of two are encoded as one batch, with padding.
+
+    Args:
+      user: name of the method, for error messages.
+      model: causal attention with one rotary encoding of fixed frequencies.
+      contexts: token ids; a context may be empty.
+      ids: positions of the tokens, one array for each context.
+      before: pieces, already at the positions where the contexts see them (see `moved`).
+      together: largest number of contexts in one pass; None for no limit.
+
+    Example:
+      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
+      ... )
+      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> (prefix,) = encode('this', model, [np.array([[1, 2]])], [np.arange(2)])
+      >>> [
+      ...     p.length
+      ...     for p in encode(
+      ...         'this',
+      ...         model,
+      ...         [np.array([[3, 4, 5]]), np.array([[6]])],
+      ...         [2 + np.arange(3), np.array([2])],
+      ...         [prefix],
+      ...     )
+      ... ]
+      [3, 1]
+    """
+    check_model(user, model)
+    if together is not None and not (isinstance(together, Integral) and together >= 1):
+        raise ValueError(f'{user}: together must be at least 1, an integer, got {together}')
+    pieces: list[Piece | None] = [None] * len(contexts)
+    alike: dict[int, list[int]] = {}
+    for number, tokens in enumerate(contexts):
+        alike.setdefault((tokens.shape[1] - 1).bit_length() if tokens.shape[1] else -1, []).append(
+            number
+        )
+    for numbers in alike.values():
+        size = together or len(numbers)
+        for start in range(0, len(numbers), size):
+            some = numbers[start : start + size]
+            encoded = _encode(
+                user, model, [contexts[n] for n in some], [np.asarray(ids[n]) for n in some], before
+            )
+            for number, piece in zip(some, encoded):
+                pieces[number] = piece
+    return tuple(pieces)
+
+
+def encode_behind_prefix(
+    user: str,
+    model: Transformer,
+    tokens: Sequence[Int[np.ndarray, 'B _']],
+    ids: Sequence[Num[np.ndarray, '_']],
+    *,
+    together: int | None = None,
+) -> tuple[Piece, ...]:
+    """Encodes a prefix, and contexts that see the prefix but not each other.
+
+    Args:
+      tokens, ids: token ids and positions; those of the prefix come first.
+      user, model, together: as for `encode`.
+
+    Example:
+      >>> from flax import nnx
+      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
+      ... )
+      >>> model, tokens = Transformer(cfg, rngs=nnx.Rngs(0)), [np.array([[1]]), np.array([[2, 3]])]
+      >>> pieces = encode_behind_prefix('this', model, tokens, [np.arange(1), 1 + np.arange(2)])
+      >>> [piece.length for piece in pieces]
+      [1, 2]
+    """
+    (prefix,) = encode(user, model, tokens[:1], ids[:1])
+    return (prefix, *encode(user, model, tokens[1:], ids[1:], [prefix], together=together))
+
+
+def _encode(user, model, contexts, ids, before) -> list[Piece]:
+    count, rows, longest = (
+        len(contexts),
+        contexts[0].shape[0],
+        max(tokens.shape[1] for tokens in contexts),
+    )
+    past, lengths = sum(piece.length for piece in before), tuple(map(len, ids))
+    cache = join(user, model, before, capacity=past + longest, rows=rows, copies=count)
+    if longest:
+        fill = lambda a, n: np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, longest - n)])
+        own = np.stack([fill(token_positions([a]), len(a)) for a in ids])
+        old = np.broadcast_to(token_positions([piece.ids for piece in before]), (count, past))
+        pos = np.concatenate(
+            [old, own], axis=1, dtype=np.result_type(*(a for a in (old, own) if a.size))
+        )
+        real = np.arange(past + longest) < past + np.array(lengths)[:, None]
+        per_row = lambda a: jnp.asarray(np.repeat(a, rows, axis=0))
+        index = jnp.arange(past + longest)[None]
+        tok = Tokens(index, per_row(pos), rank=index, valid=per_row(real))
+        tokens = np.concatenate([fill(a, a.shape[1]) for a in contexts])
+        _, cache = read(
+            model, dataclasses.replace(cache, tokens=(tok,) * len(model.links)), tokens, last=0
+        )
+    return [
+        Piece(k, v, token_positions([a]))
+        for (k, v), a in zip(_cut((past, lengths), cache.layers), ids)
+    ]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _cut(static, layers):
+    """Keys and values of every context, cut out of the batch in which it was encoded."""
+    past, lengths = static
+    rows = layers[0].k.shape[0] // len(lengths)
+    cut = lambda a, number, n: a[number * rows : (number + 1) * rows, :, past : past + n]
+    every = lambda name, *which: tuple(cut(getattr(layer, name), *which) for layer in layers)
+    return [(every('k', number, n), every('v', number, n)) for number, n in enumerate(lengths)]

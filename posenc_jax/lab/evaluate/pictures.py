@@ -1,0 +1,330 @@
+"""Pictures of an evaluation: metric by length, perplexity by position, exact match by length and
+depth. The trained length is marked.
+"""
+
+import bisect
+import itertools
+import pathlib
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+
+from posenc_jax.lab.evaluate.measurement import BY_PLANE, is_of_points, is_share
+from posenc_jax.lab.evaluate.series import Series, depths_of, of_tables, scored, unit
+from posenc_jax.lab.files import disk
+from posenc_jax.protocol.registry import shortened
+
+# Colours of Okabe and Ito without yellow, which is too light for lines. Where the colours repeat,
+# dashes distinguish the lines.
+_COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
+_MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+_DASHES = ('-', '--', ':')
+_LINE_POINTS = 11.0
+_TITLE_POINTS = 9.0
+
+
+def write(
+    series: Sequence[Series], protocols: Sequence[str], directory: pathlib.Path
+) -> list[pathlib.Path]:
+    """Writes by_length.png, by_position.png if positions were measured, and by_depth.png for series
+    with depths.
+
+    Args:
+      series: what is drawn, a line or heat map for each.
+      protocols: the protocols that were measured.
+      directory: the folder of the pictures.
+
+    Returns:
+      The paths of the pictures.
+    """
+    from matplotlib.figure import Figure
+
+    deep = [s for s in series if depths_of([s])]
+    if deep:
+        written = [_write_depth(deep, directory / 'by_depth.png')]
+        rest = [s for s in series if s not in deep]
+        return written + (write(rest, protocols, directory) if rest else [])
+    panels = [p for p in protocols if p not in ('per_position', BY_PLANE, 'lossless')]
+    jobs = []
+    if panels:
+        jobs.append((directory / 'by_length.png', panels, _draw_length))
+    if 'per_position' in protocols:
+        jobs.append((directory / 'by_position.png', ['per_position'], _draw_position))
+    of_ngrams = of_tables(series)
+    for path, names, draw in jobs:
+        wide = 4.0 if len(names) > 1 else 6.0
+        longest = max(len(s.label) for s in series)
+        # Tall enough for the names beside the lines; otherwise they would overlap.
+        high = max(4.2, len(series) * _LINE_POINTS / 72 + 1.2)
+        figure = Figure(
+            figsize=(wide * len(names) + min(0.075 * longest, 4.0) + 0.3, high),
+            layout='constrained',
+        )
+        axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+        for axis, name in zip(axes, names):
+            draw(axis, name, series)
+        if draw is _draw_length and of_ngrams:
+            _draw_tables(axes[0], of_ngrams)
+        for axis, name in zip(axes, names):  # after all are drawn, since the panels share a y axis
+            _finish(axis, name, series)
+        axes[0].set_ylabel(_metric(names))
+        _label_lines(figure, axes[-1])
+        _set_title(figure, series)
+        disk.save_figure(figure, path, dpi=160)
+    return [path for path, _, _ in jobs]
+
+
+def _metric(protocols) -> str:
+    """What the shared y axis shows."""
+    if protocols[0].startswith('psnr'):
+        return 'PSNR, decibels'
+    if not is_share(protocols[0]):
+        return 'perplexity'
+    return protocols[0].replace('_', ' ') if len(protocols) == 1 else 'share that is correct'
+
+
+def _write_depth(series, path):
+    """Draws a heat map of exact match for each series: length to the right, depth downwards as in
+    the text.
+    """
+    from matplotlib.figure import Figure
+
+    depths, lengths = (
+        depths_of(series),
+        sorted({m.length for s in series for m in s.runs[0].measurements}),
+    )
+    columns = min(len(series), 3)
+    rows = -(-len(series) // columns)
+    wide, high = max(3.0, 0.62 * len(lengths) + 0.8), max(2.2, 0.36 * len(depths) + 1.4)
+    figure = Figure(figsize=(wide * columns + 1.2, high * rows + 0.5), layout='constrained')
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axis in axes.flat[len(series) :]:
+        axis.set_visible(False)
+    for axis, s in zip(axes.flat, series):
+        image = _draw_depth(axis, s, lengths, depths)
+        axis.set_title(
+            '\n'.join(textwrap.wrap(shortened(s.label, 200), int(wide * 72 / 5.5))),
+            fontsize=10,
+            pad=14,
+        )
+        axis.tick_params(labelbottom=True)
+    for axis in axes[:, 0]:
+        axis.set_ylabel('depth of the answer')
+    figure.supxlabel('length', fontsize=10)
+    figure.colorbar(image, ax=axes, label='exact match', pad=0.02)
+    _set_title(figure, series)
+    disk.save_figure(figure, path, dpi=160)
+    return path
+
+
+def _draw_depth(axis, series, lengths, depths):
+    estimates = series.estimates('exact_match')
+    values = np.array(
+        [
+            [estimates[n, d].value if (n, d) in estimates else np.nan for n in lengths]
+            for d in depths
+        ]
+    )
+    image = axis.imshow(values, cmap='cividis', vmin=0, vmax=1, aspect='auto')
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            axis.text(
+                column,
+                row,
+                f'{value:.2f}',
+                ha='center',
+                va='center',
+                fontsize=8,
+                color='w' if value < 0.55 else 'k',
+            )
+    axis.set_xticks(
+        range(len(lengths)), [str(n) for n in lengths], rotation=0 if len(lengths) < 7 else 45
+    )
+    axis.set_yticks(range(len(depths)), [f'{d:g}' for d in depths])
+    axis.set_xticks(np.arange(1, len(lengths)) - 0.5, minor=True)
+    axis.set_yticks(np.arange(1, len(depths)) - 0.5, minor=True)
+    axis.tick_params(which='minor', length=0)
+    axis.grid(which='minor', color='w', linewidth=1)
+    # The columns to the right of this line are longer than the trained length.
+    trained = bisect.bisect_right(lengths, series.train_length) - 0.5
+    label, side = f'trained: {series.train_length}', 'center'
+    if series.train_length < lengths[0]:
+        label, side = f'\N{LEFTWARDS ARROW} {label}', 'left'
+    elif series.train_length > lengths[-1]:
+        label, side = f'{label} \N{RIGHTWARDS ARROW}', 'right'
+    elif trained > len(lengths) - 1:
+        side = 'right'
+    axis.axvline(trained, color=_COLOURS[1], linestyle='--', linewidth=1.8)
+    axis.annotate(
+        label, (trained, 1), xycoords=('data', 'axes '
+                                               'fraction'), xytext=(0, 3), textcoords='offset '
+                                                                                      'points',
+                                                                                      ha=side,
+        va='bottom', fontsize=8, color=_COLOURS[1],
+    )  # fmt: skip
+    return image
+
+
+def _draw_length(axis, protocol, series):
+    for style, s in zip(_styles(), series):
+        estimates = s.estimates(protocol)
+        lengths = sorted(length for length, _ in estimates)
+        if not lengths:
+            continue
+        found = [estimates[length, None] for length in lengths]
+        _line(axis, lengths, found, s.label, style)
+    axis.set_xlabel('resolution' if is_of_points(protocol) else 'length')
+    axis.set_xscale('log', base=2)
+    shown = sorted({length for s in series for length, _ in s.estimates(protocol)})
+    axis.set_xticks(shown, [str(length) for length in shown], rotation=0 if len(shown) < 7 else 45)
+    axis.minorticks_off()
+
+
+def _draw_tables(axis, of_ngrams):
+    """Lines at the perplexity of tables of n-grams, which were measured on the same tokens."""
+    for order, value in of_ngrams.items():
+        axis.axhline(value, color='0.55', linestyle=(0, (1, 2)), linewidth=1.2, label='_table')
+        axis.annotate(
+            f'table of {order}-grams', (1, value), xycoords=('axes fraction', 'data'), ha='right',
+            xytext=(-2, 2), textcoords='offset points', fontsize=7.5, color='0.4',
+        )  # fmt: skip
+
+
+def _draw_position(axis, protocol, series):
+    windows = sorted({length for s in series for length, _ in s.estimates(protocol)})
+    for style, s in zip(_styles(), series):
+        buckets = {m.position_low: m for m in s.runs[0].measurements if m.protocol == protocol}
+        estimates = {low: e for (_, low), e in s.estimates(protocol).items()}
+        if not (lows := sorted(estimates)):
+            continue
+        # The geometric mean of the edges of a bucket. Positions count from 1, because the axis is
+        # logarithmic.
+        middle = [((low + 1) * buckets[low].position_high) ** 0.5 for low in lows]
+        _line(axis, middle, [estimates[low] for low in lows], s.label, style)
+    axis.set_xlabel(f'position in windows of {" and ".join(map(str, windows))}')
+    axis.set_xscale('log', base=2)
+    axis.xaxis.set_major_formatter(lambda x, _: f'{x:g}')
+
+
+def _line(axis, x, found, label, style):
+    y, low, high = np.array([[e.value, e.low, e.high] for e in found], float).T  # None becomes nan
+    y[~np.isfinite(y)] = np.nan  # a perplexity that overflows is not drawn
+    high[~np.isfinite(high)] = np.nan
+    axis.plot(x, y, label=shortened(label), markersize=4, linewidth=1.6, **style)
+    axis.fill_between(x, low, high, color=style['color'], alpha=0.15, linewidth=0)
+
+
+def _styles():
+    styles = itertools.product(_DASHES, zip(_COLOURS, _MARKERS))
+    for dash, (colour, marker) in itertools.cycle(styles):
+        yield {'color': colour, 'marker': marker, 'linestyle': dash}
+
+
+def _finish(axis, protocol, series):
+    if is_share(protocol):
+        axis.set_ylim(-0.03, 1.03)
+    elif is_of_points(protocol):
+        pass  # decibels are a logarithm already
+    elif any(np.isfinite(line.get_ydata()).any() for line in axis.get_lines()):
+        _log_scale(axis)
+    for length in sorted({s.train_length for s in series}):
+        axis.axvline(length, color='0.4', linestyle='--', linewidth=1, zorder=0)
+        axis.annotate(
+            f'trained: {length}', (length, 1), xycoords=('data', 'axes fraction'), xytext=(3, -3),
+            textcoords='offset points', rotation=90, va='top', ha='left', fontsize=8, color='0.4',
+        )  # fmt: skip
+    counted = scored([run for s in series for run in s.runs], protocol)
+    axis.set_title(f'{protocol.replace("_", " ")}\n{counted} {unit(protocol)}', fontsize=10)
+    axis.spines[['top', 'right']].set_visible(False)
+    axis.grid(axis='y', color='0.92', linewidth=0.8)
+    axis.set_axisbelow(True)
+
+
+def _log_scale(axis):
+    """Makes the y axis logarithmic, with ticks at round numbers even where it spans little."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    axis.set_yscale('log')
+    low, high = axis.get_ylim()
+    if high / low < 4:
+        axis.yaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
+    else:
+        subs = (1, 2, 3, 5, 7) if high / low < 40 else (1, 2, 5)
+        axis.yaxis.set_major_locator(LogLocator(10, subs=subs, numticks=20))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
+
+
+def _label_lines(figure, axis):
+    """Writes the name of each line beside its end; names that would overlap are moved apart."""
+    named = [line for line in axis.get_lines() if not line.get_label().startswith('_')]
+    lines = [line for line in named if np.isfinite(line.get_ydata()).any()]
+    points = [line.get_xydata()[np.isfinite(line.get_ydata())][-1] for line in lines]
+    disk.show_letters(figure)
+    figure.canvas.draw()
+    scale = figure.dpi / 72
+    gap = _LINE_POINTS * scale
+    ends = [axis.transData.transform(point) for point in points]
+    order = sorted(range(len(lines)), key=lambda i: ends[i][1])
+    places = _spread([ends[i][1] for i in order], gap)
+    right = axis.transAxes.transform((1, 0))[0]
+    for i, place in zip(order, places):
+        x, y = ends[i]
+        axis.annotate(
+            lines[i].get_label(), points[i], xytext=((right - x) / scale + 8, (place - y) / scale),
+            textcoords='offset '
+                       'points', va='center', fontsize=9, color=lines[i].get_color(),
+                       annotation_clip=False,
+            arrowprops={'arrowstyle': '-', 'relpos': (0, 0.5), 'color': lines[i].get_color(),
+                'linewidth': 0.6,
+                        'shrinkA': 0, 'shrinkB': 2},
+        )  # fmt: skip
+
+
+def _spread(wanted: Sequence[float], gap: float) -> list[float]:
+    """Places at least `gap` apart, in ascending order and close to the wanted ones. Places that
+    would be closer form a cluster, which is laid out around its mean.
+    """
+    clusters: list[list[float]] = []
+    for value in wanted:
+        clusters.append([value])
+        while len(clusters) > 1 and _low(clusters[-1], gap) - _high(clusters[-2], gap) < gap:
+            last = clusters.pop()
+            clusters[-1] += last
+    return [_low(c, gap) + i * gap for c in clusters for i in range(len(c))]
+
+
+def _low(cluster, gap):
+    return sum(cluster) / len(cluster) - gap * (len(cluster) - 1) / 2
+
+
+def _high(cluster, gap):
+    return sum(cluster) / len(cluster) + gap * (len(cluster) - 1) / 2
+
+
+def _set_title(figure, series):
+    """Writes what was evaluated above the figure, wrapped to its width."""
+    letters = int(figure.get_figwidth() * 72 / (0.65 * _TITLE_POINTS))
+    text = '\n'.join(textwrap.wrap(shortened(_title(series), 600), letters))
+    figure.suptitle(text, fontsize=_TITLE_POINTS, x=0.01, ha='left', color='0.3')
+
+
+def _title(series):
+    first = series[0].runs[0]
+    what = (
+        f'{first.task}, {first.dataset}, {first.split}'
+        if first.dataset
+        else f'{first.task}, {first.split}'
+    )
+    several = max(len(s.runs) for s in series)
+    if depths_of(series):
+        samples = sorted({m.samples for s in series for run in s.runs for m in run.measurements})
+        seeds = f', mean of up to {several} runs' if several > 1 else ''
+        return f'{what}; answers per cell: {" or ".join(map(str, samples))}{seeds}'
+    alone = [s.runs[0] for s in series if len(s.runs) == 1]
+    found = (m.spread for run in alone for m in run.measurements)
+    around = [*dict.fromkeys(filter(None, found))] + ['smallest to largest of several runs'] * (
+        several > 1
+    )
+    return f'{what}; band: {", or ".join(around)}' if around else what

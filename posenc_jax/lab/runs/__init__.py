@@ -1,0 +1,1 @@
+"""Runs: what they store, and how they start, stop and are read."""

@@ -1,0 +1,200 @@
+"""Addition of two numbers, digit by digit: `$303+7737=0408$`."""
+
+import dataclasses
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from posenc_jax.lab.tasks.arithmetic.digits import random_numbers, written
+from posenc_jax.lab.tasks.arithmetic.index_hints import draw_hints, hinted
+from posenc_jax.lab.tasks.arithmetic.scratchpad import recursive_scratchpad, scratchpad_width
+from posenc_jax.lab.tasks.coupling import IDS, Ids, coupled_addition_ids, supplied_ids
+from posenc_jax.lab.tasks.task import (
+    Batch,
+    Length,
+    Task,
+    join_ragged,
+    length_range,
+    next_token_batch,
+    one_token,
+)
+from posenc_jax.protocol.registry import SpecError, check_choice, register
+
+SYMBOLS = '0123456789+=$_'
+PLUS, EQUALS, BOUNDARY, PADDING = 10, 11, 12, 13
+COMMA, SEMICOLON = FURTHER = 14, 15  # only with a scratchpad; index hints use the same ids
+FIRST_HINT = 'least', 'most'
+
+
+@register('addition', kind='task')
+@dataclasses.dataclass(frozen=True)
+class Addition(Task):
+    """`$a+b=c$`; the task length is the number of digits of an operand. Loss on the sum and the
+    closing `$`.
+
+    With a range of lengths, the two operands draw their numbers of digits independently and
+    uniformly; with an int, both have exactly that many digits. Numbers of k digits are uniform in
+    [10^(k-1), 10^k), and those of one digit in 0..9.
+
+    Follows Cho et al., "Position Coupling: Improving Length Generalization of Arithmetic
+    Transformers Using Task Structure", arXiv 2405.20671 (official code
+    HanseulJo/position-coupling), who use `reverse_output` and `zero_pad`.
+
+    `reverse_operands`, `reverse_output` and `index_hints` are the formats of "Transformers Can
+    Achieve Length Generalization But Not Robustly", arXiv 2402.09371. `scratchpad` follows
+    "Positional Description Matters for Transformers Arithmetic", arXiv 2311.14737. That paper says
+    only that every step writes the remaining digits again; the exact strings are our choice (see
+    `recursive_scratchpad`). `random_spaces` puts spaces between the characters of this task.
+
+    Args:
+      reverse_output: write the sum least significant digit first.
+      zero_pad: pad both operands to m digits, the length of the longer one, and the sum to m + 1.
+      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
+        'coupled', all with start 1; a random start is left to the encoding.
+      equal_length: give both operands the same number of digits.
+      reverse_operands: write the operands least significant digit first.
+      index_hints: number of different hints; 0 for none. A hint before every digit, also in the
+        sum, names its significance: the digit of significance k (0 = least) has hint start + k,
+        with a start drawn for each example.
+      scratchpad: write the steps of the addition before the sum; they are scored too.
+      first_hint: which digit has the lowest hint: the 'least' significant one, or the 'most'
+        significant one that a sum of such operands may have, as in the released code of Cho et al.,
+        which also writes one more zero before each operand. The digit of significance k then has
+        hint start + m - k, m digits in the longer operand.
+
+    Raises:
+      SpecError: unknown `ids` or `first_hint`; a single hint; first_hint='most' without hints;
+        coupled ids with hints, with a scratchpad, or for a sum that is neither reversed nor padded,
+        since the id of its first digit then depends on the length of the sum; a scratchpad with
+        hints or reversed operands.
+      ValueError: at sampling, sums with more digits than there are hints.
+
+    Example:
+      >>> task = Addition(reverse_output=True, zero_pad=True, ids='coupled')
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=3)
+      >>> task.decode(batch['tokens'][0]), batch['positions'][0].tolist()
+      ('$368+103=1740', [0, 4, 3, 2, 1, 4, 3, 2, 1, 2, 3, 4, 5])
+    """
+
+    reverse_output: bool = False
+    zero_pad: bool = False
+    ids: Ids = 'none'
+    equal_length: bool = False
+    reverse_operands: bool = False
+    index_hints: int = 0
+    scratchpad: bool = False
+    first_hint: Literal['least', 'most'] = 'least'
+
+    def __post_init__(self):
+        check_choice('ids', self.ids, IDS)
+        check_choice('first_hint', self.first_hint, FIRST_HINT)
+        if self.first_hint != 'least' and not self.index_hints:
+            raise SpecError(
+                f'addition(first_hint={self.first_hint!r}) has no hints; give index_hints, such as '
+                'index_hints=102'
+            )
+        if self.ids == 'coupled' and not (self.reverse_output or self.zero_pad):
+            raise SpecError(
+                "addition(ids='coupled') needs reverse_output=True or zero_pad=True: otherwise "
+                'the id of the first digit of the sum depends on how many digits the sum has'
+            )
+        if self.index_hints < 0 or self.index_hints == 1:
+            raise SpecError(
+                'index_hints is a number of symbols, at least 2, or 0 for none, got '
+                f'{self.index_hints}'
+            )
+        for name in ('index_hints', 'scratchpad'):
+            if self.ids == 'coupled' and getattr(self, name):
+                raise SpecError(
+                    f"addition(ids='coupled') has no ids for {name}={getattr(self, name)}; leave "
+                    'one out'
+                )
+        for name in ('reverse_operands', 'index_hints'):
+            if self.scratchpad and getattr(self, name):
+                raise SpecError(
+                    'addition(scratchpad=True) cannot be combined with '
+                    f'{name}={getattr(self, name)}; leave one out'
+                )
+
+    @property
+    def vocab_size(self) -> int:
+        return len(SYMBOLS) + (len(FURTHER) if self.scratchpad else self.index_hints)
+
+    def width(self, length: Length) -> int:
+        high = length_range(length, 1, 'number of digits')[1]
+        if self.index_hints and high + 1 > self.index_hints:
+            raise ValueError(
+                f'sums of {high}-digit numbers need {high + 1} index hints, but there are '
+                f'{self.index_hints}; use at most {self.index_hints - 1} digits or more hints'
+            )
+        digits = (3 * high + 1) * (2 if self.index_hints else 1)
+        return digits + 3 + (scratchpad_width(high) if self.scratchpad else 0)
+
+    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
+        (low, high), width = length_range(length, 1, 'number of digits'), self.width(length)
+        a_count = rng.integers(low, high, batch, endpoint=True)
+        b_count = a_count if self.equal_length else rng.integers(low, high, batch, endpoint=True)
+        a, b = random_numbers(rng, a_count, high), random_numbers(rng, b_count, high)
+        c = add_digits(a, b)
+        if self.zero_pad:
+            a_count = b_count = np.maximum(a_count, b_count)
+            c_count = a_count + 1
+        else:
+            c_count = np.where(c.any(axis=1), high + 1 - np.argmax(c[:, ::-1] != 0, axis=1), 1)
+        numbers = [
+            (a, a_count, self.reverse_operands),
+            (b, b_count, self.reverse_operands),
+            (c, c_count, self.reverse_output),
+        ]
+        pieces = [
+            (digits if reverse else written(digits, count), count)
+            for digits, count, reverse in numbers
+        ]
+        if self.index_hints:
+            longer = np.maximum(a_count, b_count)
+            start = draw_hints(rng, longer + 1, self.index_hints) + len(SYMBOLS)
+            step = 1
+            if self.first_hint == 'most':
+                start, step = start + longer, -1
+            pieces = [
+                hinted(*piece, start, reverse, step)
+                for piece, (*_, reverse) in zip(pieces, numbers)
+            ]
+        of_a, of_b, of_c = pieces
+        plus, equals, dollar = (one_token(token, batch) for token in (PLUS, EQUALS, BOUNDARY))
+        steps = (
+            recursive_scratchpad(a, a_count, b, b_count, PLUS, COMMA, SEMICOLON)
+            if self.scratchpad
+            else []
+        )
+        whole = [dollar, of_a, plus, of_b, equals, *steps, of_c, dollar]
+        sequence, ends = join_ragged(whole, width + 1, PADDING)
+        order = dict(reverse_operands=self.reverse_operands, reverse_output=self.reverse_output)
+        coupled = partial(coupled_addition_ids, a_count, b_count, c_count, **order)
+        positions = supplied_ids(self.ids, ends, sequence.shape[1], coupled)
+        return next_token_batch(sequence, ends, of_a[1] + of_b[1] + 3, positions)
+
+    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
+        names = (
+            SYMBOLS + ',;'
+            if self.scratchpad
+            else [*SYMBOLS, *(f'h{number}' for number in range(self.index_hints))]
+        )
+        return (' ' if self.index_hints else '').join(names[i] for i in ids)
+
+
+def add_digits(a: Int[np.ndarray, 'B L'], b: Int[np.ndarray, 'B L']) -> Int[np.ndarray, 'B L+1']:
+    """Column addition; digits least significant first, zeros beyond a number's end.
+
+    Example:
+      >>> add_digits(np.array([[9, 9]]), np.array([[1, 0]])).tolist()
+      [[0, 0, 1]]
+    """
+    out = np.zeros((a.shape[0], a.shape[1] + 1), a.dtype)
+    carry = np.zeros(a.shape[0], a.dtype)
+    for column in range(a.shape[1]):
+        carry, out[:, column] = np.divmod(a[:, column] + b[:, column] + carry, 10)
+    out[:, -1] = carry
+    return out

@@ -1,0 +1,78 @@
+"""Flip-flop language: read the bit that was written last, however long ago."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Int
+
+from posenc_jax.lab.tasks.task import Batch, Length, Task, length_range, next_token_batch
+from posenc_jax.protocol.registry import SpecError, register
+
+WRITE, READ, IGNORE, PADDING = 2, 3, 4, 5
+
+
+@register('flip_flop', kind='task')
+@dataclasses.dataclass(frozen=True)
+class FlipFlop(Task):
+    """`w 1 i 0 i 1 r 1 ...`; the task length is the number of pairs. Loss on the bits after `r`.
+
+    A text consists of pairs of an instruction and a bit: `w` writes the bit, `i` ignores it, and
+    `r` reads, so that the bit written last follows. The first instruction is `w` and the last is
+    `r`. Each other one is `i` with probability p, and `w` or `r` with probability (1 - p) / 2 each.
+    Bits after `w` and `i` are uniform. The last bit is a target only.
+
+    After Liu et al., "Exposing Attention Glitches with Flip-Flop Language Modeling", arXiv
+    2306.00946. CoPE (arXiv 2405.18719) and TRA (arXiv 2503.23174) train with p = 0.8 and test with
+    p = 0.8, 0.98 (sparse) and 0.1 (dense).
+
+    Args:
+      ignore: p, the probability of `i`.
+
+    Raises:
+      SpecError: a probability outside 0 .. 1.
+
+    Example:
+      >>> task = FlipFlop(ignore=0.8)
+      >>> task.decode(task.sample(np.random.default_rng(0), batch=1, length=8)['tokens'][0])
+      'w 1 i 1 w 1 w 1 i 0 i 1 i 1 r'
+    """
+
+    ignore: float = 0.8
+
+    def __post_init__(self):
+        if not 0 <= self.ignore <= 1:
+            raise SpecError(
+                f'ignore is a probability, 0 to 1, got {self.ignore}; nearest: '
+                f'{min(max(self.ignore, 0), 1)}'
+            )
+
+    @property
+    def vocab_size(self) -> int:
+        return PADDING + 1
+
+    def _range(self, length):
+        return length_range(length, 2, 'number of flip-flop pairs')
+
+    def width(self, length: Length) -> int:
+        return 2 * self._range(length)[1] - 1
+
+    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
+        low, high = self._range(length)
+        pairs = rng.integers(low, high, (batch, 1), endpoint=True)
+        number = np.arange(high)
+        other = (1 - self.ignore) / 2
+        instruction = rng.choice(
+            [WRITE, READ, IGNORE], (batch, high), p=[other, other, self.ignore]
+        )
+        instruction = np.where(number == 0, WRITE, np.where(number == pairs - 1, READ, instruction))
+        bit = rng.integers(0, 2, (batch, high))
+        written = np.maximum.accumulate(np.where(instruction == WRITE, number, 0), axis=1)
+        bit = np.where(instruction == READ, np.take_along_axis(bit, written, axis=1), bit)
+        sequence = np.stack([instruction, bit], axis=-1)
+        sequence = np.where((number < pairs)[..., None], sequence, PADDING).reshape(batch, 2 * high)
+        out = next_token_batch(sequence, 2 * pairs[:, 0], np.ones(batch, np.int64))
+        out['loss_mask'] *= (out['tokens'] == READ).astype(np.float32)
+        return out
+
+    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
+        return ' '.join('01wri_'[int(token)] for token in ids)

@@ -1,0 +1,31 @@
+"""Tasks and data on the globe: support points and their labels, and land with islands. Places are
+(longitude, latitude) in degrees.
+"""
+
+from posenc_jax.lab.tasks.globe.checkerboard import (
+    Checkerboard,
+    checkerboard,
+    checkerboard_labels,
+    checkerboard_samples,
+)
+from posenc_jax.lab.tasks.globe.globe_task import GlobeTask
+from posenc_jax.lab.tasks.globe.land import (
+    REGIONS,
+    Land,
+    draw_land,
+    is_land,
+    land_samples,
+    on_island,
+    regions,
+)
+from posenc_jax.lab.tasks.globe.land_or_ocean import LandOrOcean
+from posenc_jax.lab.tasks.globe.places import (
+    around,
+    fibonacci_lattice,
+    great_circle,
+    mean_spacing,
+    nearest,
+    places_of,
+    random_places,
+    unit_vectors,
+)

@@ -1,0 +1,100 @@
+"""What the tasks on the globe share: random places to train on, an even lattice to test on, and a
+map.
+"""
+
+import abc
+import functools
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from posenc_jax.lab.tasks.field_task import FieldTask, Points, grid_points
+from posenc_jax.lab.tasks.globe.places import fibonacci_lattice, random_places
+from posenc_jax.lab.tasks.task import length_range
+from posenc_jax.protocol.registry import SpecError
+
+MOST = 2**22  # places of a data set
+MAP = (90, 180)  # rows and columns of a map, two degrees each
+POLES = 60.0  # degrees of latitude beyond which accuracy is measured on its own
+
+
+class GlobeTask(FieldTask):
+    """A class at every place (longitude, latitude), in degrees.
+
+    Training draws from `samples` random places, validation from as many others, and evaluation
+    reads the places of a Fibonacci lattice. The task length is the number of places of that
+    lattice, an even number. It is no difficulty: a finer lattice measures the same field more
+    exactly, and training does not read it.
+
+    Subclasses have the fields `samples` and `seed`. Training places are drawn with this seed,
+    those of validation with the next one, whatever `config.seed` is.
+    """
+
+    samples: int
+    seed: int
+
+    @property
+    def components(self):
+        return 2
+
+    @property
+    def predicts(self):
+        return 'class'
+
+    @abc.abstractmethod
+    def classes_of(self, places: Float[np.ndarray, 'N 2']) -> Int[np.ndarray, ' N']:
+        """The true class of every place."""
+
+    def parts_of(self, places: Float[np.ndarray, 'N 2']) -> dict[str, Bool[np.ndarray, ' N']]:
+        """Names -> the places that are measured on their own: those beyond 60 degrees of latitude
+        ('poles') and all others ('below_60').
+        """
+        poles = np.abs(places[:, 1]) > POLES
+        return {'': np.ones(len(places), bool), 'poles': poles, 'below_60': ~poles}
+
+    def check_samples(self, name: str) -> None:
+        """Raises SpecError for a number of samples or a seed that is out of its range."""
+        if not 1 <= self.samples <= MOST:
+            raise SpecError(f'{name} samples must lie in 1 .. {MOST}, got {self.samples}')
+        if not 0 <= self.seed < 2**32 - 1:
+            raise SpecError(f'{name} seed must lie in 0 .. 2**32 - 2, got {self.seed}')
+
+    @functools.cached_property
+    def _drawn(self) -> Points:
+        places = random_places(np.random.default_rng(self.seed), self.samples)
+        return self._pointed(places)
+
+    @functools.cached_property
+    def _lattices(self) -> dict:
+        return {}  # of lengths that were asked for
+
+    def _pointed(self, places: Float[np.ndarray, 'N 2'], parts=None) -> Points:
+        classes = self.classes_of(places).astype(np.int32)
+        return Points(places.astype(np.float32), classes, parts or {})
+
+    def width(self, length):
+        _, high = length_range(length, 1, 'the number of places of the lattice')
+        if high % 2 or high > MOST:
+            nearest = min(high + high % 2, MOST)
+            raise ValueError(
+                'the length of a task on the globe is how many places its lattice has, an even '
+                f'number of at most {MOST}, got {high}; nearest: {nearest}'
+            )
+        return 1
+
+    def points(self, length):
+        return self._drawn
+
+    def evaluation_points(self, length):
+        self.width(length)
+        if length not in self._lattices:
+            places = fibonacci_lattice(length)
+            self._lattices[length] = self._pointed(places, self.parts_of(places))
+        return self._lattices[length]
+
+    def map_points(self):
+        rows, columns = MAP
+        north = 90 - (np.arange(rows) + 0.5) * 180 / rows
+        east = (np.arange(columns) + 0.5) * 360 / columns - 180
+        places = grid_points(north, east)[:, ::-1].astype(np.float64)
+        return self._pointed(places), MAP

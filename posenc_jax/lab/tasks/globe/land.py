@@ -1,0 +1,222 @@
+"""Land and ocean that stand in for the earth's: a random field of low degree above a threshold,
+with small round islands in its ocean.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from posenc_jax.lab.tasks.globe.places import around, fibonacci_lattice, great_circle, random_places
+
+REGIONS = ('interior', 'coast', 'islands')
+_DIRECTIONS = 24  # between two of them a straight coast is missed by at most a hundredth
+_EVEN = 20_000  # places by which the share of land is measured
+_AT_ONCE = 2**16  # places whose harmonics are held at a time
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no one truth of equality
+class Land:
+    """Where land is.
+
+    Attributes:
+      coefficients: of the field, in the columns of `harmonics`.
+      threshold: continents are where the field is above it.
+      centres: of the islands, (longitude, latitude) in degrees.
+      radii: of the islands, in degrees of arc.
+    """
+
+    coefficients: Float[np.ndarray, 'L2']
+    threshold: float
+    centres: Float[np.ndarray, 'islands 2']
+    radii: Float[np.ndarray, 'islands']
+
+
+def harmonics(places: Float[np.ndarray, 'N 2'], degrees: int) -> Float[np.ndarray, 'N L2']:
+    """The real spherical harmonics of `coordinates.geo.geo_sh`, in float64 on the host.
+
+    Column `l^2 + l + m` has degree l = 0 .. L - 1 and order m = -l .. l.
+
+    Args:
+      places: (longitude, latitude) in degrees.
+      degrees: L.
+
+    Example:
+      >>> harmonics(np.array([[0.0, 0.0]]), 2).round(4).tolist()
+      [[0.2821, 0.0, -0.0, -0.4886]]
+    """
+    t, p = np.radians(places[:, 1] + 90), np.radians(places[:, 0] + 180)
+    x, s = np.cos(t), np.sin(t)
+    out = np.empty((degrees**2, len(places)))
+    diagonal = np.full_like(x, (4 * np.pi) ** -0.5)
+    for m in range(degrees):
+        diagonal = diagonal * s * np.sqrt((2 * m + 1) / (2 * m)) if m else diagonal
+        before, legendre = np.zeros_like(x), diagonal
+        for l in range(m, degrees):
+            if l > m:
+                a = np.sqrt((4 * l**2 - 1) / (l**2 - m**2))
+                b = np.sqrt(((l - 1) ** 2 - m**2) / (4 * (l - 1) ** 2 - 1))
+                before, legendre = legendre, a * (x * legendre - b * before)
+            column = l * l + l
+            if m:
+                out[column + m] = 2**0.5 * np.cos(m * p) * legendre
+                out[column - m] = 2**0.5 * np.sin(m * p) * legendre
+            else:
+                out[column] = legendre
+    return out.T
+
+
+def field(
+    coefficients: Float[np.ndarray, 'L2'], places: Float[np.ndarray, 'N 2']
+) -> Float[np.ndarray, 'N']:
+    """The sum of the harmonics with these coefficients.
+
+    Example:
+      >>> field(np.array([2 * np.pi**0.5, 0, 0, 0]), np.zeros((1, 2))).round(6).tolist()
+      [1.0]
+    """
+    degrees = round(len(coefficients) ** 0.5)
+    blocks = [places[i : i + _AT_ONCE] for i in range(0, len(places), _AT_ONCE)]
+    values = [harmonics(block, degrees) @ coefficients for block in blocks]
+    return np.concatenate(values) if values else np.zeros(0)
+
+
+def draw_land(
+    rng: np.random.Generator,
+    *,
+    highest: int = 8,
+    percentile: float = 71.0,
+    islands: int = 30,
+    radius: tuple[float, float] = (2.0, 4.0),
+) -> Land:
+    """Draws the coefficients of the field, N(0, (1 + l)^-2) for l <= `highest`, and the islands.
+
+    An island has a centre that is drawn evenly and is accepted where the disc touches neither a
+    continent nor another island, and a radius that is drawn evenly.
+
+    Args:
+      rng: draws them.
+      highest: the highest degree of the field.
+      percentile: how much of the area is ocean, before islands are added.
+      islands: how many.
+      radius: the smallest and the largest radius of an island, in degrees of arc.
+
+    Raises:
+      ValueError: a percentile outside 0 .. 100, a negative degree or number of islands, radii that
+        are not in increasing order between 0 and 90, or no room for the islands.
+
+    Example:
+      >>> land = draw_land(np.random.default_rng(0))
+      >>> land.coefficients.shape, land.centres.shape, round(float(land.radii.min()), 1) >= 2
+      ((81,), (30, 2), True)
+    """
+    if highest < 0 or islands < 0:
+        raise ValueError(
+            f'draw_land takes a degree and a number of islands of at least 0, got {highest} and '
+            f'{islands}'
+        )
+    if not 0 <= percentile <= 100:
+        raise ValueError(f'draw_land percentile must lie in 0 .. 100, got {percentile}')
+    if not 0 < radius[0] <= radius[1] <= 90:
+        raise ValueError(f'draw_land radius must increase within 0 .. 90 degrees, got {radius}')
+    degree = np.sqrt(np.arange((highest + 1) ** 2)).astype(int)
+    coefficients = rng.normal(size=len(degree)) / (1 + degree)
+    threshold = float(np.percentile(field(coefficients, fibonacci_lattice(_EVEN)), percentile))
+    centres, radii = np.zeros((0, 2)), np.zeros(0)
+    for tries in range(200 * islands):
+        if len(centres) == islands:
+            break
+        place, size = random_places(rng, 1), rng.uniform(*radius, size=1)
+        edge = around(place[0], size[0], _DIRECTIONS)
+        apart = great_circle(centres, place) > radii + size
+        if apart.all() and (field(coefficients, np.concatenate([place, edge])) <= threshold).all():
+            centres, radii = np.concatenate([centres, place]), np.concatenate([radii, size])
+    if len(centres) < islands:
+        raise ValueError(
+            f'draw_land found room for {len(centres)} of {islands} islands with radii of '
+            f'{radius[0]} .. {radius[1]} degrees; take fewer or smaller ones'
+        )
+    return Land(coefficients, threshold, centres, radii)
+
+
+def from_island(land: Land, places: Float[np.ndarray, 'N 2']) -> Float[np.ndarray, 'N']:
+    """The distance to the edge of the nearest island in degrees of arc, negative inside; infinite
+    if there are none.
+
+    Example:
+      >>> land = Land(np.zeros(1), 0.0, np.array([[0.0, 0.0]]), np.array([2.0]))
+      >>> from_island(land, np.array([[0.0, 0.0], [0.0, 5.0]])).round(6).tolist()
+      [-2.0, 3.0]
+    """
+    distances = [great_circle(places, c) - r for c, r in zip(land.centres, land.radii)]
+    return np.min(distances, axis=0) if distances else np.full(len(places), np.inf)
+
+
+def on_island(land: Land, places: Float[np.ndarray, 'N 2']) -> Bool[np.ndarray, 'N']:
+    """Whether places lie on an island.
+
+    Example:
+      >>> land = Land(np.zeros(1), 0.0, np.array([[0.0, 0.0]]), np.array([2.0]))
+      >>> on_island(land, np.array([[1.0, 1.0], [0.0, 5.0]])).tolist()
+      [True, False]
+    """
+    return from_island(land, places) <= 0
+
+
+def is_land(land: Land, places: Float[np.ndarray, 'N 2']) -> Bool[np.ndarray, 'N']:
+    """Whether places lie on a continent or an island.
+
+    Example:
+      >>> land = draw_land(np.random.default_rng(0))
+      >>> is_land(land, land.centres).all().item()
+      True
+    """
+    return (field(land.coefficients, places) > land.threshold) | on_island(land, places)
+
+
+def regions(
+    land: Land, places: Float[np.ndarray, 'N 2'], coast: float = 3.0
+) -> Int[np.ndarray, 'N']:
+    """The region of each place, a number of `REGIONS`: 2 on an island; 1 on the coast, closer than
+    `coast` to a boundary of a continent or an island; 0 in the interior of land or ocean.
+
+    Whether a boundary of a continent is that close is seen by 24 directions at the whole distance
+    and at half of it. The fields of `draw_land` are smooth enough for that.
+
+    Args:
+      land: of `draw_land`.
+      places: (longitude, latitude) in degrees.
+      coast: in degrees of arc.
+
+    Raises:
+      ValueError: a coast outside 0 .. 90.
+
+    Example:
+      >>> land = draw_land(np.random.default_rng(0))
+      >>> set(regions(land, land.centres).tolist())
+      {2}
+    """
+    if not 0 < coast <= 90:
+        raise ValueError(f'regions coast must lie in 0 .. 90 degrees, got {coast}')
+    above = lambda p: field(land.coefficients, p.reshape(-1, 2)) > land.threshold
+    here, near = above(places), np.zeros(len(places), bool)
+    for distance in (coast / 2, coast):
+        ring = above(around(places, distance, _DIRECTIONS)).reshape(len(places), _DIRECTIONS)
+        near |= (ring != here[:, None]).any(-1)
+    edge = from_island(land, places)
+    return np.where(edge <= 0, 2, np.where(near | (edge < coast), 1, 0))
+
+
+def land_samples(
+    rng: np.random.Generator, count: int, land: Land
+) -> tuple[Float[np.ndarray, 'N 2'], Int[np.ndarray, 'N']]:
+    """Random places, and 1 on land, 0 in the ocean.
+
+    Example:
+      >>> land = draw_land(np.random.default_rng(0))
+      >>> places, labels = land_samples(np.random.default_rng(1), 1000, land)
+      >>> bool(0.2 < labels.mean() < 0.4)
+      True
+    """
+    places = random_places(rng, count)
+    return places, is_land(land, places).astype(np.int64)

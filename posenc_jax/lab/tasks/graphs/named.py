@@ -1,0 +1,217 @@
+"""Graphs with names, among them pairs that colour refinement (1-WL) cannot tell apart."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from jaxtyping import Bool, Int, Shaped
+
+from posenc_jax.protocol.registry import check_choice
+
+Graph = Bool[np.ndarray, 'n n']
+
+
+def from_edges(n: int, edges: Iterable[tuple[int, int]]) -> Graph:
+    """The adjacency of n nodes with these edges.
+
+    Raises:
+      ValueError: an edge that joins a node to itself, or one with a node outside 0 .. n - 1.
+
+    Example:
+      >>> from_edges(3, [(0, 1), (1, 2)]).astype(int).tolist()
+      [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+    """
+    adjacency = np.zeros((n, n), bool)
+    for u, v in edges:
+        if u == v or not (0 <= u < n and 0 <= v < n):
+            raise ValueError(f'an edge joins two different nodes of 0 .. {n - 1}, got ({u}, {v})')
+        adjacency[u, v] = adjacency[v, u] = True
+    return adjacency
+
+
+def disjoint(*graphs: Shaped[np.ndarray, '_ _']) -> Graph:
+    """All graphs side by side, with no edge between them.
+
+    Example:
+      >>> disjoint(complete(1), complete(2)).astype(int).tolist()
+      [[0, 0, 0], [0, 0, 1], [0, 1, 0]]
+    """
+    ends = np.cumsum([0, *map(len, graphs)])
+    joined = np.zeros((ends[-1], ends[-1]), bool)
+    for begin, end, graph in zip(ends, ends[1:], graphs):
+        joined[begin:end, begin:end] = graph
+    return joined
+
+
+def complete(n: int) -> Graph:
+    """K_n: all pairs of n nodes are joined.
+
+    Example:
+      >>> complete(3).sum().item()
+      6
+    """
+    return ~np.eye(n, dtype=bool)
+
+
+def circulant(n: int, steps: tuple[int, ...] = (1,)) -> Graph:
+    """Nodes on a circle, each joined to those at these distances along it. `(1,)` is the cycle, and
+    `(1, R)` the circular skip link graph CSL(n, R).
+
+    Raises:
+      ValueError: a distance that is not in 1 .. n / 2.
+
+    Example:
+      >>> circulant(5)[0].astype(int).tolist(), circulant(8, (1, 3)).sum(1).tolist()
+      ([0, 1, 0, 0, 1], [4, 4, 4, 4, 4, 4, 4, 4])
+    """
+    if wrong := [step for step in steps if not 1 <= step <= n // 2]:
+        raise ValueError(f'on a circle of {n} nodes distances are 1 .. {n // 2}, got {wrong[0]}')
+    return from_edges(n, ((i, (i + step) % n) for i in range(n) for step in steps))
+
+
+def rook(side: int = 4) -> Graph:
+    """Squares of a board, joined if they share a row or a column.
+
+    Example:
+      >>> rook().sum(1).tolist() == [6] * 16
+      True
+    """
+    row, column = np.divmod(np.arange(side * side), side)
+    return ((row[:, None] == row) | (column[:, None] == column)) & complete(side * side)
+
+
+def shrikhande() -> Graph:
+    """The Shrikhande graph: the points of a 4 x 4 torus, joined if they differ by (1, 0), (0, 1) or
+    (1, 1), in either direction.
+
+    Example:
+      >>> shrikhande().sum(1).tolist() == [6] * 16
+      True
+    """
+    shifts = ((1, 0), (0, 1), (1, 1))
+    return from_edges(
+        16,
+        (
+            (4 * x + y, 4 * ((x + dx) % 4) + (y + dy) % 4)
+            for x in range(4)
+            for y in range(4)
+            for dx, dy in shifts
+        ),
+    )
+
+
+def decalin() -> Graph:
+    """The carbon atoms of decalin: two hexagons that share an edge.
+
+    Example:
+      >>> sorted(decalin().sum(1).tolist())
+      [2, 2, 2, 2, 2, 2, 2, 2, 3, 3]
+    """
+    return circulant(10) | from_edges(10, [(0, 5)])
+
+
+def bicyclopentyl() -> Graph:
+    """The carbon atoms of bicyclopentyl: two pentagons, joined by an edge.
+
+    Example:
+      >>> sorted(bicyclopentyl().sum(1).tolist())
+      [2, 2, 2, 2, 2, 2, 2, 2, 3, 3]
+    """
+    return disjoint(circulant(5), circulant(5)) | from_edges(10, [(0, 5)])
+
+
+def _prism() -> Graph:
+    return disjoint(complete(3), complete(3)) | from_edges(6, [(0, 3), (1, 4), (2, 5)])
+
+
+# Colour refinement is blind to all of them; to the first, its form for pairs of nodes is too.
+BLIND_PAIRS: dict[str, Callable[[], tuple[Graph, Graph]]] = {
+    'rook_shrikhande': lambda: (rook(), shrikhande()),
+    'triangles_hexagon': lambda: (disjoint(complete(3), complete(3)), circulant(6)),
+    'decalin_bicyclopentyl': lambda: (decalin(), bicyclopentyl()),
+    'prism_bipartite': lambda: (_prism(), circulant(6, (1, 3))),
+    'squares_octagon': lambda: (disjoint(circulant(4), circulant(4)), circulant(8)),
+    'skip_links': lambda: (circulant(11, (1, 2)), circulant(11, (1, 3))),
+}
+
+
+def blind_pair(name: str) -> tuple[Graph, Graph]:
+    """Two graphs that are not isomorphic, although colour refinement gives them the same colours.
+
+    'rook_shrikhande': the rook's graph of a 4 x 4 board and the Shrikhande graph, both strongly
+    regular with the same parameters; 'triangles_hexagon'; 'decalin_bicyclopentyl';
+    'prism_bipartite': the prism of a triangle and K_3,3; 'squares_octagon'; 'skip_links': CSL(11,
+    2) and CSL(11, 3).
+
+    Raises:
+      SpecError: another name.
+
+    Example:
+      >>> triangles, hexagon = blind_pair('triangles_hexagon')
+      >>> triangles.shape, hexagon.shape
+      ((6, 6), (6, 6))
+    """
+    return BLIND_PAIRS[check_choice('blind pair', name, BLIND_PAIRS)]()
+
+
+def relabelled(
+    rng: np.random.Generator, adjacency: Shaped[np.ndarray, 'n n']
+) -> Shaped[np.ndarray, 'n n']:
+    """The same graph with its nodes in a random order.
+
+    Example:
+      >>> relabelled(np.random.default_rng(0), complete(2)).astype(int).tolist()
+      [[0, 1], [1, 0]]
+    """
+    order = rng.permutation(len(adjacency))
+    return adjacency[np.ix_(order, order)]
+
+
+def blind_pair_samples(
+    rng: np.random.Generator, pair: str, count: int
+) -> tuple[list[Graph], Int[np.ndarray, 'count']]:
+    """Randomly relabelled copies of the two graphs of a `blind_pair`, each with probability 1 / 2.
+
+    Returns:
+      The graphs, and which of the pair each of them is, 0 or 1.
+
+    Raises:
+      SpecError: a pair that does not exist.
+
+    Example:
+      >>> graphs, labels = blind_pair_samples(np.random.default_rng(0), 'rook_shrikhande', 3)
+      >>> len(graphs), labels.tolist()
+      (3, [1, 1, 1])
+    """
+    both = blind_pair(pair)
+    labels = rng.integers(0, 2, count)
+    return [relabelled(rng, both[label]) for label in labels], labels
+
+
+def refined_colours(adjacency: Shaped[np.ndarray, 'n n']) -> Int[np.ndarray, 'n']:
+    """The colours of colour refinement (1-WL) when they have settled: at first all nodes have one
+    colour; then two nodes keep one as long as their neighbours have the same colours.
+
+    Example:
+      >>> refined_colours(from_edges(4, [(0, 1), (1, 2), (2, 3)])).tolist()
+      [0, 1, 1, 0]
+    """
+    colours = np.zeros(len(adjacency), np.int64)
+    near = [np.flatnonzero(row) for row in np.asarray(adjacency)]
+    while True:
+        seen = [(own, *sorted(colours[around])) for own, around in zip(colours.tolist(), near)]
+        names = {name: i for i, name in enumerate(sorted(set(seen)))}
+        new = np.array([names[name] for name in seen], np.int64)
+        if new.max() == colours.max():
+            return new
+        colours = new
+
+
+def same_colours(one: Shaped[np.ndarray, 'n n'], other: Shaped[np.ndarray, 'm m']) -> bool:
+    """Whether colour refinement cannot tell two graphs apart.
+
+    Example:
+      >>> same_colours(*blind_pair('decalin_bicyclopentyl')), same_colours(complete(3), rook(2))
+      (True, False)
+    """
+    colours = refined_colours(disjoint(one, other)).tolist()
+    return sorted(colours[: len(one)]) == sorted(colours[len(one) :])

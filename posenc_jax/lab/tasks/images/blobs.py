@@ -1,0 +1,74 @@
+"""In which direction does the bright blob lie of the dark one: a task about relative places."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from posenc_jax.lab.tasks.images.image_task import ImageTask, blob
+from posenc_jax.protocol.registry import check_choice, check_number, register
+
+
+@register('blobs', kind='task')
+@dataclasses.dataclass(frozen=True)
+class Blobs(ImageTask):
+    """Noise with a dark and a bright blob, anywhere; the class is the direction from the dark to
+    the bright one: 0 for the right, and on clockwise.
+
+    A model can tell it from relative positions, wherever the two lie. Larger images show either
+    more of the scene, with the same two blobs somewhere in it, or the same scene at a higher
+    resolution.
+
+    Args:
+      directions: number of classes, at least 2; all directions but those within a fifth of a
+        class of the border between two classes occur.
+      noise: standard deviation of the noise; the blobs have heights 4 and -4.
+      larger: what images larger than 16 x 16 show, 'scene' or 'detail'. The blobs have a radius of
+        1.5 pixels and a distance of 4.8 to 9.6 pixels, or of as many pixels of an image of 16 x 16.
+      aspect: columns for each row. The shorter side is then the one that has 16 pixels.
+
+    Raises:
+      SpecError: an unknown choice.
+      ValueError: directions outside 2 .. 64, noise that is negative or not finite, an aspect
+        that is not positive.
+
+    Example:
+      >>> task = Blobs(noise=0.0)
+      >>> batch = task.sample(np.random.default_rng(0), batch=2, length=16)
+      >>> image = batch['image'][0, :, :, 0]
+      >>> places = [np.unravel_index(i, image.shape) for i in (image.argmin(), image.argmax())]
+      >>> np.array(places).tolist(), batch['targets'][0].tolist()  # up: class 3 of 4
+      ([[13, 11], [8, 10]], [3])
+    """
+
+    directions: int = 4
+    noise: float = 1.0
+    larger: Literal['scene', 'detail'] = 'scene'
+    aspect: float = 1.0
+
+    def __post_init__(self):
+        if not 2 <= self.directions <= 64:
+            raise ValueError(f'blobs directions must lie in 2 .. 64, got {self.directions}')
+        check_number('noise', self.noise, least=0)
+        check_choice('larger', self.larger, ('scene', 'detail'))
+        check_number('blobs aspect', self.aspect, above=0)
+
+    @property
+    def output_size(self) -> int:
+        return self.directions
+
+    def images(self, rng, batch, side):
+        sides = side, self.columns(side)
+        scale = min(*sides, 16) if self.larger == 'scene' else min(sides)
+        radius = 1.5 * scale / 16
+        classes = rng.integers(0, self.directions, batch)
+        turn = (classes + rng.uniform(-0.3, 0.3, batch)) / self.directions
+        length = rng.uniform(0.3, 0.6, batch) * scale
+        # Rows count downwards, so the angle grows clockwise.
+        apart = length * np.stack([np.sin(2 * np.pi * turn), np.cos(2 * np.pi * turn)])
+        size = np.array(sides)[:, None]
+        low, high = 0.1 * size - np.minimum(apart, 0), 0.9 * size - np.maximum(apart, 0)
+        dark = rng.uniform(low, high)
+        of = lambda place: blob(*sides, *(place - 0.5), radius)
+        image = self.noise * rng.standard_normal((batch, *sides, 1))
+        return image + 4 * (of(dark + apart) - of(dark)), classes

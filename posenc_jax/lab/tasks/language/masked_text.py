@@ -1,0 +1,209 @@
+"""Masked language modelling: tell tokens of a text that are hidden, from both sides."""
+
+import dataclasses
+import functools
+import sys
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from posenc_jax.lab.tasks.language.language import Language
+from posenc_jax.lab.tasks.task import (
+    Batch,
+    Length,
+    Task,
+    batch_rng,
+    check_sample,
+    length_range,
+    shard_rows,
+)
+from posenc_jax.protocol.registry import SpecError, register
+
+if TYPE_CHECKING:
+    import grain
+
+MASK = '[MASK]'  # the mask in readable text
+MASKED, RANDOM = 0.8, 0.1  # shares of the chosen tokens; the others keep their id
+
+
+def chosen_tokens(
+    rng: np.random.Generator, counts: Int[np.ndarray, ' B'], width: int, rate: float
+) -> Bool[np.ndarray, 'B width']:
+    """Of each row's first `counts` places, `rate` of them, rounded, but at least one.
+
+    Example:
+      >>> chosen_tokens(np.random.default_rng(0), np.array([10, 4]), 10, 0.3).sum(axis=1).tolist()
+      [3, 1]
+    """
+    draw = np.where(np.arange(width) < counts[:, None], rng.random((len(counts), width)), 2.0)
+    rank = np.argsort(np.argsort(draw, axis=1), axis=1)
+    return rank < np.maximum(1, np.rint(rate * counts))[:, None]
+
+
+def hidden_tokens(
+    rng: np.random.Generator,
+    tokens: Int[np.ndarray, 'B T'],
+    chosen: Bool[np.ndarray, 'B T'],
+    size: int,
+) -> Int[np.ndarray, 'B T']:
+    """The tokens with most of the chosen ones hidden.
+
+    Of the chosen tokens, 80 % become the mask id, 10 % a random token, and 10 % stay.
+
+    Args:
+      tokens: ids below `size`.
+      chosen: which tokens are to be predicted.
+      size: number of token ids, which is also the mask id.
+
+    Example:
+      >>> hidden_tokens(
+      ...     np.random.default_rng(0), np.array([[5, 6, 7]]), np.array([[False, True, True]]), 9
+      ... ).tolist()
+      [[5, 9, 9]]
+    """
+    action, other = rng.random(tokens.shape), rng.integers(0, size, tokens.shape)
+    replaced = np.where(action < MASKED, size, np.where(action < MASKED + RANDOM, other, tokens))
+    return np.where(chosen, replaced, tokens)
+
+
+@register('masked_text', kind='task')
+@dataclasses.dataclass(frozen=True, init=False)
+class MaskedText(Task):
+    """Masked language modelling; the task length is T, the number of tokens of a window.
+
+    Rows are windows at random places of the stream of all documents of a split. Of a row, 15 % of
+    the tokens, rounded and at least one, are chosen uniformly without replacement. Of the chosen
+    ones, 80 % are replaced by the mask id, 10 % by a token drawn uniformly from all ids, and 10 %
+    stay. The targets are the original tokens, and the chosen ones bear loss. The mask id is the
+    number of the ids of the text, so the inputs have one id more than the targets. The model must
+    see the whole row, so it is an encoder.
+
+    With a range of lengths each row has a length drawn uniformly from it; `valid` is False on the
+    rest. For rows of one length set `train.min_length` to `train.length`. A batch depends only on
+    (seed, split, index); validation and test data are endless and draw windows from their own
+    documents, so that the fixed examples of an evaluation exist at every length that the documents
+    have.
+
+    Follows Devlin, Chang, Lee, Toutanova, "BERT: Pre-training of Deep Bidirectional Transformers
+    for Language Understanding", arXiv 1810.04805. Differs from the paper: no next sentence
+    prediction, masks are drawn anew for every row, and the tokens that begin a document are chosen
+    like all others.
+
+    Args:
+      dataset, data_dir, feature, tokenizer: the text, as for `language`.
+      rate: share of the tokens that are chosen, above 0 and at most 1.
+
+    Raises:
+      SpecError: a rate outside its range; an unknown data set, with the nearest one.
+      FileNotFoundError: no matching file, or a data set that is not prepared.
+      ValueError: a split that is shorter than one window; a file that is not text.
+
+    Example:
+      >>> task = MaskedText('pydoc_topics')
+      >>> batch = task.dataset(length=40, batch_size=8, seed=0)[0]
+      >>> batch['loss_mask'].sum(axis=1).tolist(), task.vocab_size, task.output_size
+      ([6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0], 258, 257)
+    """
+
+    both_sides: ClassVar[bool] = True
+
+    text: Language
+    rate: float
+
+    def __init__(
+        self,
+        dataset: str = 'pydoc_topics',
+        data_dir: str | None = None,
+        feature: str | None = None,
+        tokenizer: str | None = None,
+        rate: float = 0.15,
+    ):
+        # Written by hand because `dataset` is an argument here and a method of every task.
+        if not 0 < rate <= 1:
+            raise SpecError(f'masked_text rate is a share, above 0 and at most 1, got {rate}')
+        text = Language(dataset, data_dir, feature=feature, tokenizer=tokenizer)
+        object.__setattr__(self, 'text', text)
+        object.__setattr__(self, 'rate', rate)
+
+    @property
+    def predicts(self) -> Literal['here']:
+        return 'here'
+
+    @property
+    def vocab_size(self) -> int:
+        return self.text.vocab_size + 1
+
+    @property
+    def output_size(self) -> int:
+        return self.text.vocab_size
+
+    def width(self, length: Length) -> int:
+        return length_range(length, 1, 'number of tokens of a window')[1]
+
+    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
+        """Random training rows. Every call reads the corpus, which `dataset` does only once."""
+        return self._rows(self.text.tokens('train', self.width(length)), rng, batch, length)
+
+    def _rows(self, stream, rng, batch, length):
+        low, high = length_range(length, 1, 'number of tokens of a window')
+        counts = rng.integers(low, high, batch, endpoint=True)
+        valid = np.arange(high) < counts[:, None]
+        offsets = rng.integers(0, len(stream) - high, batch, endpoint=True)
+        window = np.where(valid, stream[offsets[:, None] + np.arange(high)], 0)
+        chosen = chosen_tokens(rng, counts, high, self.rate)
+        return {
+            'tokens': hidden_tokens(rng, window, chosen, self.output_size).astype(np.int32),
+            'targets': window.astype(np.int32),
+            'loss_mask': chosen.astype(np.float32),
+            'valid': valid,
+        }
+
+    def dataset(
+        self,
+        *,
+        length: Length,
+        batch_size: int,
+        seed: int,
+        split: str = 'train',
+        shard: tuple[int, int] = (0, 1),
+    ) -> 'grain.MapDataset':
+        """As `Task.dataset`; also ValueError if a split is shorter than a window."""
+        import grain
+
+        batch_rng(seed, split, 0)
+        stream = self.text.tokens(split, self.width(length))
+        rows = shard_rows(batch_size, shard)
+        return grain.MapDataset.range(sys.maxsize).map(
+            functools.partial(_numbered_batch, self, stream, batch_size, length, seed, split, rows)
+        )
+
+    def encode(self, text: str) -> Int[np.ndarray, ' L']:
+        """The token ids of a text as `decode` writes it, behind the tokens that begin a document:
+        `[MASK]` is one mask.
+
+        Example:
+          >>> MaskedText('pydoc_topics').encode('a[MASK][MASK]').tolist()
+          [256, 97, 257, 257]
+        """
+        begin = self.text.encode('')
+        found = [begin]
+        for number, piece in enumerate(text.split(MASK)):
+            mask = np.full(min(number, 1), self.output_size)
+            found += [mask, self.text.encode(piece)[len(begin) :]]
+        return np.concatenate(found).astype(np.int32)
+
+    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
+        """Token ids as text, `[MASK]` for each mask."""
+        masked = np.asarray(ids) == self.output_size
+        runs = np.split(np.asarray(ids), np.flatnonzero(masked[1:] != masked[:-1]) + 1)
+        return ''.join(
+            MASK * len(run) if (run == self.output_size).all() else self.text.decode(run)
+            for run in runs
+        )
+
+
+def _numbered_batch(task, stream, batch_size, length, seed, split, rows, index):
+    batch = task._rows(stream, batch_rng(seed, split, index), batch_size, length)
+    check_sample(task, batch)
+    return {name: array[rows] for name, array in batch.items()}

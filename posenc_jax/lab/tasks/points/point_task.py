@@ -1,0 +1,75 @@
+"""What tasks on clouds of points have in common: one class for each cloud."""
+
+import abc
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from posenc_jax.features.coordinates.point_orders import CELL, ORDERS, point_order
+from posenc_jax.lab.tasks.class_task import ClassTask, class_targets
+from posenc_jax.lab.tasks.task import Batch, Length, length_range
+from posenc_jax.protocol.registry import check_choice, check_number
+
+Order = Literal[
+    'random', 'xyz', 'xzy', 'yxz', 'yzx', 'zxy', 'zyx', 'hilbert', 'z', 'z-trans'
+]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PointTask(ClassTask):
+    """A distribution of clouds of points with a class each. The task length is N, the number of
+    points; of a range of lengths, every cloud draws its own, and rows are filled up with padding.
+
+    A batch has the coordinates twice, as `vectors` and as `positions` [B, N, 3] in float32, and one
+    target a row. A subclass draws clouds in `clouds`.
+
+    Args:
+      order: the order of the points in a row: 'random', or along one of the curves of
+        `features/coordinates/point_orders.py`. The mixer `pcm_layer` sorts them itself.
+      size: side of a cell of the grid in which the curves run.
+
+    Raises:
+      SpecError: an unknown order.
+      ValueError: a size that is not positive.
+    """
+
+    order: Order = 'random'
+    size: float = CELL
+
+    def __post_init__(self):
+        check_choice('order', self.order, ('random', *ORDERS))
+        check_number('size', self.size, above=0)
+
+    @property
+    def channels(self) -> int:
+        return 3
+
+    @property
+    def supplies_positions(self) -> bool:
+        return True
+
+    @abc.abstractmethod
+    def clouds(
+        self, rng: np.random.Generator, counts: Int[np.ndarray, ' B']
+    ) -> tuple[list[Float[np.ndarray, '_ 3']], Int[np.ndarray, ' B']]:
+        """Clouds of these numbers of points, in random order, and their classes."""
+
+    def width(self, length: Length) -> int:
+        return length_range(length, 1, 'number of points')[1]
+
+    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
+        low, high = length_range(length, 1, 'number of points')
+        counts = rng.integers(low, high, batch, endpoint=True)
+        clouds, classes = self.clouds(rng, counts)
+        points = np.zeros((batch, high, 3), np.float32)
+        for row, cloud in zip(points, clouds):
+            kept = cloud.astype(np.float32)
+            if self.order != 'random':
+                kept = kept[point_order(kept, self.order, self.size)]
+            row[: len(cloud)] = kept
+        found = {'vectors': points, 'positions': points, **class_targets(classes)}
+        if low < high:
+            found['valid'] = np.arange(high) < counts[:, None]
+        return found

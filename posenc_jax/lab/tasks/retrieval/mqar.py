@@ -1,0 +1,122 @@
+"""Multi-query associative recall: key-value pairs, and then a query for every key."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Int
+
+from posenc_jax.lab.tasks.task import Batch, Length, Task, length_range
+from posenc_jax.protocol.registry import SpecError, register
+
+
+@register('mqar', kind='task')
+@dataclasses.dataclass(frozen=True)
+class MQAR(Task):
+    """`k1 v1 ... kK vK` and then each key once more, as a query; the task length is T, the width.
+
+    Loss at the K queries. Keys are distinct and in 1..vocab/2-1, values are distinct and in
+    vocab/2..vocab-1. There are S = (T - 2K)/2 slots for queries, and slot g is at position
+    2K + 2(g - 1). The slots in use are drawn without replacement with p(g) ~ power * g^(power - 1),
+    g = 1..S, which favours small gaps. The target at a query is the value of its key; this value is
+    not written behind the query. Other targets are 0. Differs from the official code: random
+    non-queries are drawn from the values alone, so that no further key appears by chance.
+
+    Follows Arora et al., "Zoology: Measuring and Improving Recall in Efficient Language Models",
+    arXiv 2312.04927; official code HazyResearch/zoology. They use T/K = 64/4, 128/8, 256/16 and
+    512/64.
+
+    Args:
+      pairs: K, the number of key-value pairs.
+      vocab: number of token ids, even.
+      power: parameter of the distribution of gaps.
+      random_non_queries: fill the other positions after the pairs with random values instead of 0.
+
+    Raises:
+      SpecError: an option out of its range.
+
+    Example:
+      >>> task = MQAR(pairs=2, vocab=16)
+      >>> batch = task.sample(np.random.default_rng(0), batch=1, length=12)
+      >>> task.decode(batch['tokens'][0]), task.decode(batch['targets'][0])
+      ('k6 v1 k5 v2 k6 . k5 . . . . .', '. . . . v1 . v2 . . . . .')
+    """
+
+    pairs: int = 4
+    vocab: int = 8192
+    power: float = 0.01
+    random_non_queries: bool = False
+
+    def __post_init__(self):
+        if self.pairs < 1:
+            raise SpecError(f'pairs must be at least 1, got {self.pairs}')
+        if self.vocab % 2 or self.vocab < 2 * self.pairs + 2:
+            raise SpecError(
+                f'vocab must be even and at least 2 * pairs + 2 = {2 * self.pairs + 2} for '
+                f'{self.pairs} distinct keys, got {self.vocab}'
+            )
+        if not 0 < self.power < float('inf'):
+            raise SpecError(f'power must be a positive number, got {self.power}')
+
+    @property
+    def vocab_size(self) -> int:
+        return self.vocab
+
+    def _range(self, length):
+        low, high = length_range(
+            length, 4 * self.pairs, f'length for {self.pairs} pairs and as many queries'
+        )
+        if low % 2 or high % 2:
+            nearest = (low + low % 2, high + high % 2)
+            raise ValueError(f'the length of mqar must be even, got {length!r}; nearest: {nearest}')
+        return low, high
+
+    def width(self, length: Length) -> int:
+        return self._range(length)[1]
+
+    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
+        low, high = self._range(length)
+        half, pairs = self.vocab // 2, self.pairs
+        total = 2 * rng.integers(low // 2, high // 2, batch, endpoint=True)
+        keys = 1 + _distinct(rng, half - 1, pairs, batch)
+        values = half + _distinct(rng, half, pairs, batch)
+        slots = (high - 2 * pairs) // 2
+        law = np.broadcast_to((self.power - 1) * np.log(np.arange(1, slots + 1)), (batch, slots))
+        law = np.where(np.arange(slots) < (total[:, None] - 2 * pairs) // 2, law, -np.inf)
+        query = 2 * pairs + 2 * _weighted(rng, law, pairs)
+
+        tokens = np.zeros((batch, high), np.int32)
+        if self.random_non_queries:
+            noise = rng.integers(half, self.vocab, (batch, high))
+            tokens = np.where(np.arange(high) < total[:, None], noise, 0).astype(np.int32)
+        tokens[:, 0 : 2 * pairs : 2] = keys
+        tokens[:, 1 : 2 * pairs : 2] = values
+        np.put_along_axis(tokens, query, keys.astype(np.int32), axis=1)
+        targets = np.zeros((batch, high), np.int32)
+        np.put_along_axis(targets, query, values.astype(np.int32), axis=1)
+        loss_mask = np.zeros((batch, high), np.float32)
+        np.put_along_axis(loss_mask, query, np.float32(1), axis=1)
+        return {'tokens': tokens, 'targets': targets, 'loss_mask': loss_mask}
+
+    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
+        half = self.vocab // 2
+        return ' '.join(
+            '.' if i == 0 else f'k{i}' if i < half else f'v{i - half}' for i in map(int, ids)
+        )
+
+
+def _distinct(rng, population, count, batch):
+    """`count` distinct numbers below `population` per row, in random order (Floyd's algorithm, all
+    rows at once).
+    """
+    out = np.full((batch, count), -1)
+    for column, top in enumerate(range(population - count, population)):
+        drawn = rng.integers(0, top, batch, endpoint=True)
+        out[:, column] = np.where((out == drawn[:, None]).any(axis=1), top, drawn)
+    return rng.permuted(out, axis=1)
+
+
+def _weighted(rng, log_weights, count):
+    """`count` distinct columns per row, as if drawn one after the other with these weights (Gumbel
+    top-k).
+    """
+    return np.argsort(-(log_weights + rng.gumbel(size=log_weights.shape)), axis=1)[:, :count]

@@ -1,0 +1,145 @@
+"""Retrieval in plain text: as much filler as fits into a number of tokens, and a hidden text at a
+chosen depth.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Int
+
+from posenc_jax.lab.tasks.language.vocabulary import Vocabulary, open_vocabulary
+from posenc_jax.lab.tasks.task import Batch, Length, Task, length_range, next_token_batch
+from posenc_jax.protocol.registry import SpecError
+
+_PROBE = 8  # units of filler whose tokens are counted to estimate how many fit
+_SAMPLED = 16  # examples whose fixed text is measured; its number of tokens varies with the draw
+
+
+class TextRetrieval(Task):
+    """A prompt with units of filler, and an answer; the task length is T, the width of the input.
+
+    The prompt has as many units of filler as fit: prompt and answer have at most T + 1 tokens, and
+    the rest of the row is padding. Loss on the answer alone. The last token of the answer is a
+    target only. Without a tokenizer the tokens are bytes, with `BOS` in front.
+
+    Prompt and answer are encoded together, and no token may span both. Then all answer tokens are
+    right under teacher forcing exactly if greedy decoding from the prompt writes these tokens.
+
+    Attributes:
+      tokenizer: see `Language`.
+      depth: where the hidden text lies, 0 (first) to 1 (last); None draws its place uniformly.
+      fewest: the least number of units of filler.
+    """
+
+    tokenizer: str | None
+    depth: float | None
+    fewest: ClassVar[int]
+
+    def __post_init__(self):
+        if self.depth is not None and not 0 <= self.depth <= 1:
+            nearest = min(max(self.depth, 0), 1)
+            raise SpecError(
+                f'depth must be None or between 0 and 1, got {self.depth}; nearest: {nearest}'
+            )
+        open_vocabulary(self.tokenizer)
+
+    @abc.abstractmethod
+    def draw(self, rng: np.random.Generator) -> Any:
+        """Draws everything that is random in an example, apart from the depth."""
+
+    @abc.abstractmethod
+    def places(self, units: int) -> int:
+        """How many places there are for the hidden text among `units` units of filler."""
+
+    @abc.abstractmethod
+    def text(self, example: Any, units: int, place: int) -> tuple[str, str]:
+        """(prompt, answer) with the hidden text at place 0 <= place < places(units)."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return open_vocabulary(self.tokenizer)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.vocabulary.size
+
+    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
+        return self.vocabulary.decode(ids)
+
+    def width(self, length: Length) -> int:
+        return self._range(length)[1]
+
+    def _range(self, length):
+        rng = np.random.default_rng(0)
+        sizes = [
+            len(self._encode(''.join(self.text(self.draw(rng), self.fewest, 0))))
+            for _ in range(_SAMPLED)
+        ]
+        reader = f'read by {self.tokenizer}' if self.tokenizer else 'in bytes'
+        return length_range(
+            length, max(sizes) - 1, f'length for the fixed text of this task {reader}'
+        )
+
+    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
+        rows = [self._row(*given) for given in self.filled(rng, batch, length)]
+        sequence = np.zeros((batch, self.width(length) + 1), np.int32)
+        for row, (ids, _) in zip(sequence, rows):
+            row[: len(ids)] = ids
+        return next_token_batch(
+            sequence,
+            *(np.array(column) for column in zip(*((len(ids), start) for ids, start in rows))),
+        )
+
+    def filled(
+        self, rng: np.random.Generator, batch: int, length: Length
+    ) -> list[tuple[Any, int, int]]:
+        """The arguments of `text` for the examples of a batch: as much filler as fits."""
+        low, high = self._range(length)
+        return [
+            self._fill(rng, int(room) + 1) for room in rng.integers(low, high, batch, endpoint=True)
+        ]
+
+    def _fill(self, rng, room):
+        example, drawn = self.draw(rng), rng.random()
+
+        def given(units):
+            places = self.places(units)
+            place = (
+                int(drawn * places) if self.depth is None else int(self.depth * (places - 1) + 0.5)
+            )
+            return example, units, place
+
+        size = lambda units: len(self._encode(''.join(self.text(*given(units)))))
+        return given(_most(size, self.fewest, room))
+
+    def _row(self, *given):
+        """Token ids, and where the answer begins."""
+        prompt, answer = self.text(*given)
+        ids, told = self._encode(prompt + answer), self._encode(prompt)
+        if not np.array_equal(ids[: len(told)], told):
+            raise ValueError(
+                f'{self.tokenizer} has a token across the end of the prompt {prompt[-20:]!r} and '
+                f'the answer {answer!r}, so teacher forcing cannot score greedy decoding from the '
+                'prompt; use another tokenizer'
+            )
+        return ids, len(told)
+
+    def _encode(self, text):
+        return self.vocabulary.encode(text.encode())
+
+
+def _most(size: Callable[[int], int], fewest: int, room: int) -> int:
+    """The largest number of units, at least `fewest`, whose `size` is at most `room`."""
+    fixed = size(fewest)
+    if fixed > room:
+        raise ValueError(
+            f'this example needs a length of {fixed - 1} with the least filler, got {room - 1}'
+        )
+    units = fewest + (room - fixed) * _PROBE // (size(fewest + _PROBE) - fixed)
+    while size(units) > room:
+        units -= 1
+    while size(units + 1) <= room:
+        units += 1
+    return units

@@ -1,0 +1,57 @@
+"""AdamW with warm-up and cosine decay; the choice of parameters that decay."""
+
+from typing import Any
+
+import optax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from posenc_jax.lab.runs.tuned import map_params
+from posenc_jax.protocol.encoding import Encoding
+
+
+def schedule(train: ConfigDict) -> optax.Schedule:
+    """The learning rate by the number of updates so far: linear from lr / warmup to lr, then half a
+    cosine from lr to end_lr_fraction * lr at the last step.
+
+    The linear part is written out, because optax.linear_schedule subtracts the peak and adds it
+    again: in float32 that is wrong by 1e-5 of the first rates of a long warm-up.
+
+    Example:
+      >>> train = ConfigDict(dict(lr=1.0, warmup=4, steps=10, end_lr_fraction=0.1))
+      >>> float(schedule(train)(0)), float(schedule(train)(3))
+      (0.25, 1.0)
+    """
+    rise = lambda step: train.lr * ((step + 1) / max(train.warmup, 1))
+    fall = optax.cosine_decay_schedule(
+        train.lr, max(train.steps - train.warmup, 1), train.end_lr_fraction
+    )
+    return optax.join_schedules([rise, fall], [train.warmup])
+
+
+def decays(model: nnx.Module) -> dict[str, Any]:
+    """The parameters that weight decay applies to, as a tree of booleans like that of the
+    parameters.
+
+    These are the arrays outside encodings that have at least two axes of their own; the stack of
+    layers does not count as one. So norms, biases, and what an encoding learns do not decay. A
+    variable with the metadata `decays=False` does not either.
+    """
+    encodings = [path for path, module in nnx.iter_modules(model) if isinstance(module, Encoding)]
+
+    def rule(path, variable):
+        axes = variable.get_metadata().get('axes')
+        own = variable.get_value().ndim if axes is None else len(axes)
+        if not variable.get_metadata().get('decays', True):
+            return False
+        return own >= 2 and not any(path[: len(prefix)] == prefix for prefix in encodings)
+
+    return map_params(model, rule)
+
+
+def make_optimizer(train: ConfigDict, decay: dict[str, Any]) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW with decoupled weight decay where `decay` is True."""
+    adamw = optax.adamw(
+        schedule(train), b1=train.b1, b2=train.b2, weight_decay=train.weight_decay, mask=decay
+    )
+    return optax.chain(optax.clip_by_global_norm(train.clip), adamw) if train.clip else adamw

@@ -1,0 +1,1 @@
+"""Spec strings: how they are parsed, built and written; the catalogue."""

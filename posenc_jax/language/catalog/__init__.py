@@ -1,0 +1,188 @@
+"""The catalogue of registered methods, made from their Cards: a table, Markdown, and BibTeX."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from posenc_jax.language.catalog.cells import (
+    COLUMNS,
+    HEADINGS,
+    KINDS,
+    promise_text,
+    reference_markdown,
+    reference_text,
+    row,
+)
+from posenc_jax.language.catalog.screen import Catalog, Entries
+from posenc_jax.language.spec import Chain, Node, parse
+from posenc_jax.protocol.registry import Card, Entry, Kind, SpecError, entries, nearest, quoted
+
+__all__ = [
+    'COLUMNS',
+    'KINDS',
+    'PICTURED',
+    'Catalog',
+    'bibtex',
+    'catalog',
+    'catalog_markdown',
+    'cite',
+    'markdown_table',
+    'picture_name',
+    'promise_text',
+    'reference_text',
+]
+__dir__ = __all__.copy
+
+PICTURED: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension')
+
+_PIPELINE = ('place', 'embed', 'qkv', 'project', 'match', 'score', 'mask', 'collect', 'none')
+
+
+def catalog(what: str | None = None) -> Catalog:
+    """The Cards of all registered methods, of one kind, or of one key. What prints also has the
+    methods that were registered without a Card.
+
+    They print within 100 columns: all keys, a line for each method of the kind, or the whole entry.
+    In a notebook they are tables. Within a kind they are ordered by their first door.
+
+    Args:
+      what: a kind, which is 'encoding', 'frequencies', 'extension', 'coordinates', 'graph',
+        'field', 'mixer', 'cache', 'conversion' or 'analysis'; or the key of a method, such as
+        'rope'; None for all kinds, in this order.
+
+    Raises:
+      SpecError: neither a kind nor a key; names the nearest ones.
+
+    Example:
+      >>> [card.name for card in catalog('encoding') if card.key == 'alibi']
+      ['ALiBi']
+      >>> str(catalog('alibi')).splitlines()[0]
+      'alibi: ALiBi (encoding)'
+    """
+    if what is None or what in KINDS:
+        return Catalog([_of_kind(kind) for kind in KINDS if what in (None, kind)])
+    everything = [entry for kind in KINDS for entry in entries(kind)]
+    if found := [[entry] for entry in everything if entry.key == what]:
+        return Entries(found)
+    names = [*KINDS, *(entry.key for entry in everything)]
+    raise SpecError(
+        f'catalog: no kind and no method is {quoted(what)}; {nearest(str(what), names)}'
+    )
+
+
+def _of_kind(kind: Kind) -> list[Entry]:
+    def place(entry):
+        first = re.split(r'\W+', entry.card.door)[0] if entry.card else ''
+        return _PIPELINE.index(first) if first in _PIPELINE else len(_PIPELINE)
+
+    return sorted(entries(kind), key=lambda entry: (place(entry), entry.key))
+
+
+def picture_name(kind: Kind, key: str) -> str:
+    """The file of a method's small picture, in the folder of pictures."""
+    return f'{kind}_{key}.png'
+
+
+def catalog_markdown(
+    kind: Kind | None = None, *, columns: tuple[str, ...] = COLUMNS, pictures: str = ''
+) -> str:
+    """The catalogue as Markdown tables, with one table for each kind of method.
+
+    Args:
+      kind: as for `catalog`.
+      columns: names out of `COLUMNS`.
+      pictures: folder of the pictures, relative to the page. If it is given, the tables of the
+        kinds in `PICTURED` have a column of pictures.
+
+    Raises:
+      SpecError: a column that does not exist.
+    """
+    if unknown := [column for column in columns if column not in COLUMNS]:
+        raise SpecError(f'catalogue columns {unknown}; valid: {", ".join(map(repr, COLUMNS))}')
+    shown = [COLUMNS.index(column) for column in columns]
+    sections = []
+    for k in KINDS:
+        cards = catalog(k) if kind in (None, k) else ()
+        if not cards:
+            continue
+        rows = [[_markdown_row(card)[i] for i in shown] for card in cards]
+        names = list(columns)
+        if pictures and k in PICTURED:
+            names.insert(1, 'picture')
+            for card, row in zip(cards, rows):
+                row.insert(1, f'![{card.key}]({pictures}/{picture_name(k, card.key)})')
+        heading = [] if kind else [f'**{HEADINGS[k]}**', '']
+        sections.append('\n'.join([*heading, markdown_table(names, rows)]))
+    return '\n\n'.join(sections) + '\n'
+
+
+def markdown_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; a `|` in a cell must be written as `\\|`.
+
+    Example:
+      >>> print(markdown_table(['a', 'b'], [('1', '2')]))
+      | a | b |
+      | --- | --- |
+      | 1 | 2 |
+    """
+    lines = [f'| {" | ".join(row)} |' for row in [names, *rows]]
+    lines.insert(1, '|' + ' --- |' * len(names))
+    return '\n'.join(lines)
+
+
+def _markdown_row(card: Card) -> tuple[str, ...]:
+    code = lambda text: '`' + text.replace('|', '\\|') + '`'
+    key, name, door, equation, promises, example, _ = row(card)
+    reference = reference_markdown(card)
+    return code(key), name, door, code(equation), promises, code(example), reference
+
+
+def cite(spec: str) -> str:
+    """BibTeX of every paper behind a spec string, each paper once: those of its encodings, masks,
+    frequency rules and extensions.
+
+    Raises:
+      SpecError: the string is wrong.
+
+    Example:
+      >>> print(cite('alibi()').splitlines()[0])
+      @misc{press2022alibi,
+    """
+    papers: dict[str, str] = {}
+    for entry in _entries_of(parse(spec, KINDS)):
+        if entry.card is not None:
+            papers.setdefault(entry.card.arxiv or entry.card.title, bibtex(entry.card))
+    return '\n\n'.join(papers.values())
+
+
+def _entries_of(value) -> Iterable[Entry]:
+    if isinstance(value, Chain):
+        for node in value.nodes:
+            yield from _entries_of(node)
+    elif isinstance(value, Node):
+        yield value.entry
+        for argument in value.arguments.values():
+            yield from _entries_of(argument)
+
+
+def bibtex(card: Card) -> str:
+    """The BibTeX entry of one method; a method without an arXiv number is cited by its source."""
+    surname = unicodedata.normalize('NFKD', card.authors.split(',')[0])
+    label = re.sub('[^a-z]', '', surname.lower()) + f'{card.year}{card.key}'
+    escape = lambda text: re.sub(r'([&%$#_])', r'\\\1', text)
+    where = (
+        {'eprint': card.arxiv, 'archivePrefix': 'arXiv'}
+        if card.arxiv
+        else {'howpublished': escape(card.source)}
+    )
+    fields = {
+        'title': '{' + escape(card.title) + '}',
+        'author': escape(card.authors),
+        'year': str(card.year),
+        **where,
+    }
+    return (
+        f'@misc{{{label},\n'
+        + ''.join(f'  {name} = {{{text}}},\n' for name, text in fields.items())
+        + '}'
+    )

@@ -1,0 +1,1 @@
+"""The attention layer, its projections and cache, and the base classes of mixers."""

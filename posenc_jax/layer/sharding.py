@@ -1,0 +1,338 @@
+"""Where arrays live on a mesh: one table from roles to mesh axes, and the attention under it.
+
+Every variable names the role of each of its dimensions in `axes`; activations name theirs where
+`constrain` is called. A leading dimension that `axes` does not name is the stack of layers and
+stays whole.
+"""
+
+import dataclasses
+import math
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from posenc_jax.attention.attend import attend
+from posenc_jax.attention.split_cache import attend_parts
+from posenc_jax.protocol.encoding import TOKEN_STAGE, Encoding
+from posenc_jax.protocol.tokens import Tokens
+
+MESH_AXES = ('data', 'fsdp', 'tensor', 'sequence')
+
+# From roles to mesh axes. A role that is not listed is not cut (head_dim, the vocabulary, an
+# encoding's own tables). Embeddings are cut along their width, since a gather from a table that is
+# cut along its rows rebuilds the table.
+ROLES: dict[str | None, str | tuple[str, ...]] = {
+    'batch': ('data', 'fsdp'),
+    'sequence': 'sequence',
+    'heads': 'tensor',
+    'kv_heads': 'tensor',
+    'mlp': 'tensor',
+    'width': 'fsdp',
+}
+
+
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, sequence: int = 1, *, devices=None
+) -> Mesh:
+    """A mesh with the axes (data, fsdp, tensor, sequence); -1 for `data` takes the devices that are
+    left.
+
+    Args:
+      data, fsdp, tensor, sequence: sizes of the axes.
+      devices: the devices; None takes all devices of all processes.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices, or do not divide it.
+
+    Example:
+      >>> make_mesh(data=1, devices=jax.devices()[:1]).shape['tensor']
+      1
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = [data, fsdp, tensor, sequence]
+    if min(sizes[1:]) < 1 or (data < 1 and data != -1):
+        raise ValueError(
+            f'mesh sizes must be positive (data may be -1), got {dict(zip(MESH_AXES, sizes))}'
+        )
+    if data == -1:
+        parts, count = math.prod(sizes[1:]), len(devices)
+        if count % parts:
+            raise ValueError(
+                f'mesh: tensor x fsdp x sequence = {parts} does not divide {count} '
+                f'device{"s" * (count > 1)}; it can be {_divisors(count, parts)}; '
+                f'on a CPU, mesh.cpu_devices={parts} splits it into that many devices'
+            )
+        sizes[0] = count // parts
+    if math.prod(sizes) != (count := len(devices)):
+        rest = math.prod(sizes[1:])
+        raise ValueError(
+            f'mesh {dict(zip(MESH_AXES, sizes))} needs {math.prod(sizes)} devices, there are '
+            f'{count}; '
+            + (
+                f'tensor x fsdp x sequence can be {_divisors(count, rest)}'
+                if count % rest
+                else f'use mesh.data={count // rest}'
+            )
+        )
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
+
+
+def split_cpu(rows: int, count: int = 0) -> None:
+    """Splits a CPU into several devices of one core or more; call it before any device is used.
+
+    XLA runs small batched products, as in attention, on one core of a device, so two cores are
+    faster as two devices than as one. Flags and settings of JAX or XLA that say how many devices
+    there are take precedence over the choice by `rows`.
+
+    Args:
+      rows: rows that the devices will share, or 0.
+      count: number of devices; 0 takes the largest that divides `rows`, up to one per core.
+
+    Raises:
+      ValueError: `count` is given, but JAX has started already with another number of devices.
+    """
+    decided = (
+        'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
+        or jax.config.jax_num_cpu_devices > 0  # pyright: ignore[reportAttributeAccessIssue]
+    )
+    if decided and not count:
+        return
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    )
+    try:
+        jax.config.update(
+            'jax_num_cpu_devices', count or max(n for n in range(1, cores + 1) if rows % n == 0)
+        )
+    except RuntimeError:
+        if count and jax.local_device_count() != count:
+            raise ValueError(
+                f'{count} CPU devices asked for, but JAX runs already, with '
+                f'{jax.local_device_count()}'
+            ) from None
+        return
+    if count > cores:
+        # A thread that waits in a collective keeps its place in XLA's pool, which has as many
+        # threads as devices. All of them can wait for one that cannot start; XLA then ends the
+        # process. Eight devices did so within 100 steps, and with four threads each in none of 600.
+        os.environ.setdefault('PJRT_NPROC', str(4 * count))
+
+
+def active_mesh():
+    """The mesh set by `jax.set_mesh` if the table of this module applies to it, else None.
+
+    It applies to meshes of several devices with the axes of `make_mesh`, all of them Auto. On
+    another mesh, or inside `jax.shard_map`, arrays stay where the caller put them.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    auto = {
+        name for name, kind in zip(mesh.axis_names, mesh.axis_types or ()) if kind == AxisType.Auto
+    }
+    return None if mesh.empty or mesh.size == 1 or not auto >= set(MESH_AXES) else mesh
+
+
+def spec_of(roles: tuple[str | None, ...], ndim: int | None = None) -> PartitionSpec:
+    """How an array is cut, from the roles of its last dimensions. If it has `ndim` dimensions, more
+    than roles, the first ones are not cut.
+    """
+    lead = 0 if ndim is None else ndim - len(roles)
+    return PartitionSpec(*(None,) * lead, *(ROLES.get(role) for role in roles))
+
+
+def constrain(x: Array, *roles: str | None) -> Array:
+    """Fixes the layout of an activation by the roles of its dimensions. Without a mesh it does
+    nothing.
+    """
+    return x if active_mesh() is None else jax.lax.with_sharding_constraint(x, spec_of(roles))
+
+
+def _parts(mesh, entry) -> int:
+    names = () if entry is None else (entry,) if isinstance(entry, str) else entry
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def _divisors(size: int, parts: int) -> str:
+    """The numbers of parts into which a size can be cut, up to twice those that were asked for."""
+    *found, last = (n for n in range(1, min(size, 2 * parts) + 1) if size % n == 0)
+    return f'{", ".join(map(str, found))} or {last}' if found else f'{last}'
+
+
+def _uncut(size: int, mesh, entry) -> str:
+    """The end of a message about a size that does not fit the mesh axes of `entry`."""
+    names = (entry,) if isinstance(entry, str) else entry
+    parts, asked = _parts(mesh, entry), ' x '.join(f'mesh.{name}' for name in names)
+    choices = _divisors(math.gcd(size, mesh.size), parts)
+    return f'cannot be cut into {parts} parts; of {mesh.size} devices, {asked} can be {choices}'
+
+
+def nearest_multiple(size: int, parts: int) -> int:
+    """The positive multiple of `parts` that is nearest to `size`, the larger of two.
+
+    Example:
+      >>> nearest_multiple(36, 8), nearest_multiple(33, 8), nearest_multiple(3, 8)
+      (40, 32, 8)
+    """
+    return max(1, (size + parts // 2) // parts) * parts
+
+
+def whole_rows(mesh: Mesh | None, rows: int) -> int:
+    """The smallest number of rows, not below `rows`, that a mesh cuts evenly."""
+    parts = 1 if mesh is None else _parts(mesh, ROLES['batch'])
+    return -(-rows // parts) * parts
+
+
+def _check(mesh, what: str, shape: tuple[int, ...], spec: PartitionSpec):
+    for size, entry in zip(shape, spec):
+        if size % (parts := _parts(mesh, entry)):
+            raise ValueError(
+                f'{what} of shape {shape}: {size} {_uncut(size, mesh, entry)}; the nearest size '
+                f'that can be cut is {nearest_multiple(size, parts)}'
+            )
+
+
+def param_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
+    """The `NamedSharding` of every variable of a state, from its `axes` and the table of roles. A
+    variable without `axes` is replicated.
+
+    Raises:
+      ValueError: a dimension that its mesh axes do not divide, with the numbers.
+    """
+
+    def sharding(path, variable):
+        shape = jnp.shape(variable.get_value())
+        spec = spec_of(variable.get_metadata().get('axes') or (), len(shape))
+        _check(mesh, jax.tree_util.keystr(path), shape, spec)
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(
+        sharding, state, is_leaf=lambda x: isinstance(x, nnx.Variable)
+    )
+
+
+def placed(state: nnx.State, mesh: Mesh) -> nnx.State:
+    """A state, the same in all processes, on the devices of a mesh; errors as for
+    `param_shardings`.
+    """
+    if jax.process_count() > 1:  # an array on a device of one process goes through its memory
+        state = jax.tree.map(lambda a: np.asarray(a) if a.is_fully_addressable else a, state)
+    return jax.device_put(state, param_shardings(state, mesh))
+
+
+def dict_shapes(state: nnx.State, mesh: Mesh) -> dict[str, Any]:
+    """A state as nested plain dicts of `ShapeDtypeStruct` with shardings; errors as for
+    `param_shardings`.
+    """
+    shapes, shardings = nnx.to_pure_dict(state), jax.tree.leaves(param_shardings(state, mesh))
+    place = lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
+    return jax.tree.map(place, shapes, jax.tree.unflatten(jax.tree.structure(shapes), shardings))
+
+
+def sharded_attend(
+    encoding: Encoding,
+    q: Float[Array, 'B T N H'],
+    k: Float[Array, 'B S K H'],
+    v: Float[Array, 'B S K V'],
+    tq: Tokens,
+    tk: Tokens,
+    *,
+    heads_first: bool = False,
+    return_lse: bool = False,
+    **options,
+) -> Any:
+    """`attend`; on a mesh every device computes its own rows, heads and queries, over all keys.
+
+    Queries, keys and values are cut along batch, sequence and heads. The keys travel round the
+    devices of the axis 'sequence' (`attention/ring.py`). Keys of a cache (`heads_first`) stay where
+    they are, and every device has all queries of its rows and heads (`attention/split_cache.py`,
+    for every `implementation`). Where the axis does not divide the number of keys, every device
+    gets all keys of its rows and heads. The encoding's variables are cut along the head axis that
+    they declare, and per-token features along their heads (N or K). The caller has called the doors
+    of the token stage.
+
+    Args:
+      heads_first, return_lse, **options: as for `attend`, as is the result.
+
+    Raises:
+      ValueError: heads, rows or queries that the mesh does not divide, with the numbers.
+    """
+    mesh = active_mesh()
+    own: dict[str, Any] = dict(heads_first=heads_first, return_lse=return_lse)
+    own.update(applied=TOKEN_STAGE, **options)
+    if mesh is None:
+        return attend(encoding, q, k, v, tq, tk, **own)
+    heads, kv_heads = q.shape[2], k.shape[1 if heads_first else 2]
+    tensor, rows = ROLES['heads'], ROLES['batch']
+    for name, count in (('query heads', heads), ('key heads', kv_heads)):
+        if count % _parts(mesh, tensor):
+            raise ValueError(f'{count} {name} {_uncut(math.gcd(heads, kv_heads), mesh, tensor)}')
+    keys, parts = k.shape[2 if heads_first else 1], mesh.shape['sequence']
+    cut = parts > 1 and keys % parts == 0
+    # The keys of a cache stay on their devices, and all devices have the queries.
+    stay = cut and heads_first
+    axis: Any = ROLES['sequence']
+    sequence = None if heads_first or q.shape[1] == 1 else axis
+    along = axis if stay or cut and sequence else None
+    if cut and sequence:
+        own.update(axis_name=along, applied_outside=True)
+
+    graphdef, state = nnx.split(encoding)
+    variables, structure = jax.tree.flatten(state)
+    variable_specs = [
+        PartitionSpec(
+            *(
+                ROLES[r] if r in ('heads', 'kv_heads') else None
+                for r in variable.get_metadata().get('axes') or ()
+            )
+        )
+        for variable in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    ]
+
+    def token_specs(tok, along):
+        lead = lambda a: (rows if a.shape[0] > 1 else None, along)
+
+        def feature(path, a):
+            if a.ndim < 3 or a.shape[2] not in (1, heads, kv_heads):
+                raise ValueError(
+                    f'feature {jax.tree_util.keystr(path)} has shape {a.shape}; expected [#B, L, '
+                    f'heads, ...] with 1, {heads} or '
+                    f'{kv_heads} heads'
+                )
+            return PartitionSpec(*lead(a), tensor if a.shape[2] > 1 else None)
+
+        plain = jax.tree.map(lambda a: PartitionSpec(*lead(a)), tok.without_feats())
+        return plain.with_feats(**jax.tree_util.tree_map_with_path(feature, tok.feats))
+
+    key_spec = PartitionSpec(rows, *((tensor, along) if heads_first else (along, tensor)))
+    query_spec = PartitionSpec(rows, sequence, tensor)
+    _check(mesh, 'queries', q.shape, query_spec)
+
+    same = 'axis_name' in own and tq.index is tk.index
+
+    def local(variables, q, k, v, tq, tk):
+        if same:  # said again, since the arrays of a part are others
+            tk = dataclasses.replace(tk, index=tq.index)
+        encoding = nnx.merge(graphdef, jax.tree.unflatten(structure, variables))
+        if stay:
+            results = attend_parts(encoding, q, k, v, tq, tk, axis)
+            return results if return_lse else results[0]
+        return attend(encoding, q, k, v, tq, tk, **own)
+
+    return jax.shard_map(
+        local,
+        in_specs=(
+            variable_specs,
+            query_spec,
+            key_spec,
+            key_spec,
+            token_specs(tq, sequence),
+            token_specs(tk, along),
+        ),
+        out_specs=(query_spec, query_spec) if return_lse else query_spec,
+        check_vma=False,  # doors may make arrays that are not marked as varying
+    )(variables, q, k, v, tq, tk)

@@ -1,0 +1,137 @@
+"""Axial rotary encoding of a grid: half of a head turns by the row, half by the column."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Num
+
+from posenc_jax.base.phases import phase
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.methods.rope import LAYOUTS, Layout, rope_frequencies, rotate
+from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.grids import check_grid, on_grid
+from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
+
+
+def axial_rope2d(
+    x: Num[Array, 'B L heads H'],
+    pos: Num[Array, '#B L 2'],
+    base: float = 10000.0,
+    *,
+    layout: Layout = 'half',
+    scale: float | tuple[float, float] = 1.0,
+) -> Num[Array, 'B L heads H']:
+    """Queries or keys whose first half is rotated by the row and whose second half by the column.
+
+    Plane k of an axis turns by `scale p base^(-4k/H)`. Tokens that are not on the grid are left as
+    they are. Phases are exact to float32 at any position.
+
+    Args:
+      x: vectors; H is a multiple of 4.
+      pos: (row, column).
+      base: of the frequencies.
+      layout: planes of an axis, which has H/2 features: (k, k + H/4) for 'half', (2k, 2k + 1) for
+        'interleaved'.
+      scale: multiplies rows and columns, or one number for each.
+
+    Raises:
+      ValueError: a width that is no multiple of 4, positions that are not [B, L, 2], a base below
+        1, a scale that is not positive, an unknown layout.
+
+    Example:
+      >>> x, pos = jnp.ones((1, 1, 1, 4)), jnp.array([[[1, 0]]])
+      >>> axial_rope2d(x, pos).round(2).ravel().tolist()
+      [-0.3, 1.38, 1.0, 1.0]
+    """
+    check_choice('layout', layout, LAYOUTS)
+    check_grid('axial_rope2d', pos)
+    width = x.shape[-1]
+    if width < 4 or width % 4:
+        raise ValueError(
+            f'axial_rope2d turns pairs in both halves of a head, so head_dim must be a positive '
+            f'multiple of 4, got {width}; the nearest is {max(4, round(width / 4) * 4)}'
+        )
+    scales = np.broadcast_to(np.asarray(scale, np.float64), 2)
+    for one in scales.tolist():
+        check_number('axial_rope2d scale', one, above=0)
+    # The frequencies are scaled, not the positions, which stay whole numbers.
+    angles = phase(pos, scales[:, None] * rope_frequencies(width // 2, base))
+    angles = jnp.where(on_grid(pos)[..., None, None], angles, 0.0)
+    halves = x.reshape(*x.shape[:-1], 2, width // 2)
+    return rotate(halves, angles[:, :, None], layout=layout).reshape(x.shape)
+
+
+@register(
+    'axial_rope2d',
+    kind='encoding',
+    card=Card(
+        name='2-D axial RoPE',
+        title='EVA-02: A Visual Representation for Neon Genesis',
+        arxiv='2303.11331',
+        door='project',
+        equation="q'_i = [R(r_i f) | R(c_i f)] q_i, k'_j = [R(r_j f) | R(c_j f)] k_j, "
+        'f_k = base^(-4k/H)',
+        source='baaivision/EVA; naver-ai/rope-vit',
+        authors='Fang, Yuxin and Sun, Quan and Wang, Xinggang and Huang, Tiejun and '
+        'Wang, Xinlong and Cao, Yue',
+        year=2023,
+        example='axial_rope2d()',
+        share='model',
+        promises=Promises(relative=True, fused=True),
+    ),
+)
+class AxialRope2d(Encoding):
+    """Rotates the first half of queries and keys by the row, and the second half by the column.
+
+    Plane k of an axis turns by `scale p base^(-4k/H)`, so logits depend on the differences of rows
+    and columns alone. Positions are (row, column). A token that is not on the grid, such as a class
+    token at (-1, -1), has no position and is not rotated, so its logits depend on the place of the
+    other token. Differs from the paper: the default layout is 'half'; both layouts give the same
+    logits after a permutation of the features.
+
+    Args:
+      base: base of the frequencies.
+      layout: 'half' or 'interleaved', within the half of an axis; see `axial_rope2d`.
+      scale: multiplies rows and columns, or (of rows, of columns); trained size / size interpolates
+        positions.
+      head_dim: H, from the model.
+
+    Raises:
+      ValueError: a head width that is no multiple of 4, a base below 1, a scale that is not
+        positive, an unknown layout; at call, positions that are not [B, L, 2].
+
+    Reference: Fang et al., arXiv 2303.11331.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> part, grid = pj.make('axial_rope2d()', head_dim=4), pj.Tokens.of(positions=[[[0, 1]]])
+      >>> q = jnp.ones((1, 1, 1, 4))
+      >>> part.project(q, q, q, grid, grid)[0].round(2).ravel().tolist()
+      [1.0, 1.0, -0.3, 1.38]
+    """
+
+    components = 2
+    traits = frozenset({'rotates'})
+
+    def __init__(
+        self,
+        base: float = 10000.0,
+        layout: Layout = 'half',
+        scale: float | tuple[float, float] = 1.0,
+        head_dim: int = CONTEXT,
+    ):
+        self.base, self.scale, self.head_dim = base, scale, head_dim
+        self.layout: Layout = layout
+        # Wrong arguments say so now.
+        self._turned(jnp.zeros((1, 1, 1, head_dim)), jnp.zeros((1, 1, 2), jnp.int32))
+
+    def _turned(self, x, pos):
+        return axial_rope2d(x, pos, self.base, layout=self.layout, scale=self.scale)
+
+    def project(self, q, k, v, tq, tk, x=None):
+        for a in (q, k):
+            if a.shape[-1] != self.head_dim:
+                raise ValueError(
+                    f'axial_rope2d was built for head_dim={self.head_dim}, got vectors of width '
+                    f'{a.shape[-1]}'
+                )
+        return self._turned(q, tq.pos), self._turned(k, tk.pos), v, tq, tk

@@ -1,0 +1,158 @@
+"""CABLE: a cost per token and head, summed from key to query."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from posenc_jax.attention.kernels.program import in_kernel
+from posenc_jax.base.products import heads_first
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.registry import Card, Promises, check_number, register
+
+# Up to this many keys the sums are a product with a triangular matrix. XLA's cumulative sum takes
+# longer on CPU (measured).
+_WIDEST = 512
+
+
+def cable_bias(
+    costs: Float[Array, '#B N S'],
+    q_index: Int[Array, '#B T'],
+    k_index: Int[Array, '#B S'],
+    carry: Float[Array, 'B N T'],
+) -> tuple[Float[Array, 'B N T S'], Float[Array, 'B N T']]:
+    """Minus the summed cost of the tokens after each key up to each query, for one block of keys.
+
+    The result is float32. Sums start at the first query. So the cost between a query
+    and a near key is a difference of small numbers, however long the sequence is. No sum contains
+    a token that comes after its query or key.
+
+    Args:
+      costs: cost of each key, ascending in index; 0 at keys that are not valid.
+      q_index, k_index: order of the tokens. For keys after the query the bias is finite but has no
+        meaning.
+      carry: summed cost of the nearer blocks up to each query.
+
+    Returns:
+      The bias, and the carry for the next farther block.
+
+    Example:
+      >>> costs, index = jnp.array([[[1.0, 2.0, 4.0]]]), jnp.array([[0, 1, 2]])
+      >>> bias, carry = cable_bias(costs, index[:, 1:], index, jnp.zeros((1, 1, 2)))
+      >>> bias[0, 0].tolist(), carry.tolist()
+      ([[-2.0, 0.0, 4.0], [-6.0, -4.0, 0.0]], [[[3.0, 7.0]]])
+    """
+    queries, keys = q_index.shape[1], costs.shape[2]
+    until = lambda index: (k_index[..., :, None] <= index[..., None, :]).astype(jnp.float32)
+    first = until(q_index[:, :1])
+    columns = [until(q_index) - first, first]
+    by_product = isinstance(keys, int) and keys <= _WIDEST  # a length may be symbolic
+    if by_product:
+        columns.append(jnp.triu(jnp.ones((keys, keys))) - first)
+    total = lambda those: jnp.einsum('bns,bst->bnt', costs, those, precision='highest')
+    if in_kernel():  # which neither joins nor cuts columns cheaply
+        sums = list(map(total, columns))
+    else:
+        sums = jnp.split(total(jnp.concatenate(columns, axis=2)), [queries, queries + 1], axis=2)
+    of_query, before = sums[:2]
+    if by_product:
+        of_key = sums[2]
+    else:
+        near = costs * first.swapaxes(1, 2)
+        later = jnp.pad(near, ((0, 0), (0, 0), (0, 1)))[..., 1:]
+        back = jax.lax.cumsum(later, axis=2, reverse=True)
+        of_key = jnp.cumsum(costs - near, axis=2) - back
+    of_query = carry + of_query
+    return of_key[..., None, :] - of_query[..., None], of_query + before
+
+
+@register(
+    'cable',
+    kind='encoding',
+    card=Card(
+        name='CABLE',
+        title='Context-aware Biases for Length Extrapolation',
+        arxiv='2503.08067',
+        door='project, init_carry, score',
+        equation='logit_ij = q_i . k_j / sqrt(H) - sum_{j<u<=i} softplus(x_u W_b + b_b)_h',
+        source='axiomlab/Cable',
+        authors='Veisi, Ali and Amirzadeh, Hamidreza and Mansourian, Amir',
+        year=2025,
+        example='cable()',
+        causal_only=True,
+        promises=Promises(relative=True, sweep_free=False, needs_training=True),
+    ),
+)
+class Cable(Encoding):
+    """Subtracts the summed costs of the tokens between key and query; acts on the logits.
+
+    `logit_ij = q_i . k_j / sqrt(H) - sum_{j<u<=i} g_u`, `g_u = softplus(x_u W_b + b_b)` per head, x
+    the layer input. Each token thus sets its own cost. With `W_b = 0` all tokens cost the same,
+    which is ALiBi. Differs from the paper: nothing in the formulas (the released attention leaves
+    `1 / sqrt(H)` out, which is `scale=1.0`). The paper caches running sums; here costs are summed
+    block by block, so the cache holds one cost per token and head. Positions are not read. Padding
+    costs nothing, and the sum starts again in each document.
+
+    The keys that a query sees must be contiguous and end at the query (causal, document, window),
+    because tokens of blocks that a mask rules out are not counted.
+
+    Args:
+      scale: multiplies `q . k`; None is 1 / sqrt(H).
+      std: standard deviation of the initial W_b; b_b starts at 0, where a token costs ln 2.
+      heads, head_dim, model_dim: from the model.
+
+    Raises:
+      ValueError: a scale that is not positive; negative std; the layer input of a key is missing.
+
+    Reference: Veisi, Amirzadeh, Mansourian, arXiv 2503.08067.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> part = pj.make('cable()', heads=2, head_dim=8, model_dim=16)
+      >>> part.kernel.shape, part.bias.shape
+      ((16, 2), (2,))
+    """
+
+    traits = frozenset({'sums_between'})
+
+    def __init__(
+        self,
+        scale: float | None = None,
+        std: float = 0.02,
+        heads: int = CONTEXT,
+        head_dim: int = CONTEXT,
+        model_dim: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        if scale is not None:
+            check_number('cable scale, or None,', scale, above=0)
+        check_number('cable std', std, least=0)
+        self.rescale = None if scale is None else scale * head_dim**0.5
+        kernel = std * jax.random.normal(rngs.params(), (model_dim, heads), jnp.float32)
+        self.kernel = nnx.Param(kernel, axes=('width', 'heads'))
+        self.bias = nnx.Param(jnp.zeros(heads, jnp.float32), axes=('heads',))
+
+    def project(self, q, k, v, tq, tk, x=None):
+        if x is None or x.shape[1] != k.shape[1]:
+            got = 'none' if x is None else f'{x.shape[1]} tokens'
+            raise ValueError(
+                f'cable reads the layer input of one token per key: {k.shape[1]} keys, input: {got}'
+            )
+        a = (
+            jnp.einsum('bsd,dn->bsn', x.astype(jnp.float32), self.kernel[...], precision='highest')
+            + self.bias[...]
+        )
+        costs = (
+            jax.nn.softplus(a)
+            if tk.valid is None
+            else jnp.where(tk.valid[..., None], jax.nn.softplus(a), 0.0)
+        )
+        return q, k, v, tq, tk.with_feats(cable=costs)
+
+    def init_carry(self, q, tq):
+        return jnp.zeros(q.shape[:3], jnp.float32)
+
+    def score(self, s, tq, tk, seen, carry):
+        bias, carry = cable_bias(heads_first(tk.feats['cable']), tq.index, tk.index, carry)
+        return (s if self.rescale is None else s * self.rescale) + bias, carry

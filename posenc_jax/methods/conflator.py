@@ -1,0 +1,238 @@
+"""CONFLATOR: rotary angles that jump at language switches, and attention from bigrams."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from posenc_jax.base.phases import phase
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.methods.rope import LAYOUTS, Layout, rope_frequencies, rotate
+from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+
+Mode = Literal['shift', 'reset']
+MODES = ('shift', 'reset')
+
+
+def switching_points(
+    lang: Int[Array, '*B L'], segment: Int[Array, '*B L'] | None = None
+) -> tuple[Int[Array, '*B L'], Int[Array, '*B L']]:
+    """Language switches `s_i = [lang_i != lang_{i-1}]` and counts `c_i = s_0 + ... + s_i`, int32.
+
+    `s_0 = 0`.
+
+    Args:
+      lang: language of every token; a sub-word has that of its word.
+      segment: equal within a packed document, contiguous; both start anew in each. None for one
+        document a row.
+
+    Raises:
+      ValueError: no integers, or of another shape than `segment`.
+
+    Example:
+      >>> [a.tolist() for a in switching_points(jnp.array([0, 0, 1, 1, 0]))]
+      [[0, 0, 1, 0, 1], [0, 0, 1, 1, 2]]
+    """
+    fresh, s = _starts(lang, segment)
+    total = jnp.cumsum(s, axis=-1, dtype=jnp.int32)
+    return s.astype(jnp.int32), total - _latest(fresh, total)
+
+
+def switching_ids(
+    lang: Int[Array, '*B L'], segment: Int[Array, '*B L'] | None = None
+) -> Int[Array, '*B L 3']:
+    """Positions for `conflator`: token number, offset since the last switching point, and c.
+
+    The token number counts within the document. Arguments as for `switching_points`. These
+    positions also serve `hirope`, with runs of one language as its units.
+
+    Example:
+      >>> switching_ids(jnp.array([0, 0, 1, 1, 0])).T.tolist()
+      [[0, 1, 2, 3, 4], [0, 1, 0, 1, 0], [0, 0, 1, 1, 2]]
+    """
+    fresh, s = _starts(lang, segment)
+    index = jnp.broadcast_to(jnp.arange(s.shape[-1], dtype=jnp.int32), s.shape)
+    number, offset = index - _latest(fresh, index), index - _latest(fresh | s, index)
+    return jnp.stack([number, offset, switching_points(lang, segment)[1]], axis=-1)
+
+
+def _starts(lang, segment):
+    """Flags of the first token of each document, and of language switches inside documents."""
+    given = [jnp.asarray(a) for a in (lang, segment) if a is not None]
+    for name, a in zip(('lang', 'segment'), given):
+        if a.ndim < 1 or a.shape != given[0].shape or not jnp.issubdtype(a.dtype, jnp.integer):
+            raise ValueError(
+                f'switching points need integers [..., L], one per token, got {name} {a.dtype} '
+                f'{a.shape}'
+            )
+    first = jnp.arange(given[0].shape[-1]) == 0
+    changes = lambda a: jnp.concatenate(
+        [jnp.zeros_like(a[..., :1], bool), a[..., 1:] != a[..., :-1]], axis=-1
+    )
+    fresh = jnp.broadcast_to(first, given[0].shape) | (
+        False if segment is None else changes(given[1])
+    )
+    return fresh, changes(given[0]) & ~fresh
+
+
+def _latest(flags, values):
+    """The value at the last flagged token up to each token; values must not fall along the row."""
+    return jax.lax.cummax(jnp.where(flags, values, 0), axis=values.ndim - 1)
+
+
+def conflator_bigrams(
+    x: Float[Array, 'B rows D'],
+    kernel: Float[Array, 'twoD D'],
+    first: Bool[Array, '#B L'] | None = None,
+) -> Float[Array, 'B L D']:
+    """`y_i = [x_{i-1}; x_i] W_b`, in the dtype of `x`, whose first row precedes the sequence.
+
+    Args:
+      x: layer input.
+      kernel: W_b.
+      first: True at the first tokens of documents, for which x_{i-1} = 0; None where the rows
+        before them are zero already.
+
+    Example:
+      >>> conflator_bigrams(
+      ...     jnp.array([[[0.0], [1.0], [2.0]]]), jnp.array([[10.0], [1.0]])
+      ... ).ravel().tolist()
+      [1.0, 12.0]
+    """
+    before = x[:, :-1] if first is None else jnp.where(first[..., None], 0, x[:, :-1])
+    return jnp.concatenate([before, x[:, 1:]], axis=-1) @ kernel.astype(x.dtype)
+
+
+@register(
+    'conflator',
+    kind='encoding',
+    card=Card(
+        name='CONFLATOR',
+        title='CONFLATOR: Incorporating Switching Point based Rotatory Positional Encodings for '
+        'Code-Mixed Language Modeling',
+        arxiv='2309.05270',
+        door='qkv, project, merge',
+        equation='out_i = w_u O(x_i) + w_b O([x_{i-1}; x_i] W_b), w = softmax(mix), O rotary '
+        'attention with angles A_i = i theta + c_i delta, c_i the number of language switches',
+        source='our interpretation of the paper, which gives no full equations; no code was '
+        'released',
+        authors='Ali, Mohsin and Teja, Kandukuri Sai and Gupta, Neeharika and Patwa, Parth and '
+        'Chatterjee, Anubhab and '
+        'Jain, Vinija and Chadha, Aman and Das, Amitava',
+        year=2023,
+        example='conflator()',
+        promises=Promises(relative=True, needs_training=True, fused=True),
+    ),
+)
+class Conflator(Encoding):
+    """Rotary angles that jump at switching points, and a second attention from bigrams.
+
+    `A_i = p_i theta + c_i delta`, c_i the number of times the language has switched up to token i,
+    delta learned, one number per plane and layer. Two attentions with the layer's W_q, W_k, W_v:
+    one of the layer input x_i, one of the bigram `y_i = [x_{i-1}; x_i] W_b`, x_{i-1} = 0 at the
+    first token of a document; their results are mixed, `w_u O_u + w_b O_b`, `(w_u, w_b) =
+    softmax(mix)`, before W_o. At the start delta = 0 and mix = 0.
+
+    Language ids come in as positions `[B, L, 3]`, (p, offset since the last switching point, c),
+    which `switching_ids` makes of them and the task `code_mixed` supplies. A decode takes those of
+    its whole capacity. Positions `[B, L]` are text of one language: angles are then those of `rope`
+    whatever delta is. Only differences of c matter, so the language of padding has no effect. With
+    bigrams, attention has twice the heads of the layer, so parts with parameters per head (`alibi`)
+    cannot be chained.
+
+    Differs from the paper: everything above is our interpretation. The paper says that positions
+    are rotated anew at switching points and that bigram attention is added. It does not say how the
+    angle changes, nor how the bigram is formed and mixed in.
+
+    Args:
+      base: base of theta.
+      layout: 'half' or 'interleaved', see `rotate`.
+      mode: with 'shift' p is the position. With 'reset' p is the offset, which restarts at every
+        switching point; with delta = 0 this is the scheme of this paper's predecessor.
+      unigram_only: no bigrams; half the attention, and delta is the only parameter.
+      head_dim, model_dim, rngs: from the model.
+
+    Raises:
+      ValueError: an odd head width, a base below 1 or beyond float32, an unknown layout or mode; at
+        call, positions of another shape, or not one row more of layer input than tokens.
+
+    Reference: Ali et al., arXiv 2309.05270.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> part = pj.make('conflator(base=100.0)', head_dim=4, model_dim=8)
+      >>> part.delta[...] = jnp.array([0.0, 0.5])
+      >>> part.angles(pj.Tokens.of(positions=switching_ids(jnp.array([[0, 0, 1]]))).pos).round(
+      ...     2
+      ... ).tolist()
+      [[[0.0, 0.0], [1.0, 0.1], [2.0, 0.7]]]
+    """
+
+    @property
+    def traits(self):
+        return frozenset({'rotates'} if self.unigram_only else {'rotates', 'several_inputs'})
+
+    def __init__(
+        self,
+        base: float = 10000.0,
+        layout: Layout = 'half',
+        mode: Mode = 'shift',
+        unigram_only: bool = False,
+        head_dim: int = CONTEXT,
+        model_dim: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        self.layout = check_choice('layout', layout, LAYOUTS)
+        self.mode = check_choice('conflator mode', mode, MODES)
+        self.base, self.head_dim, self.unigram_only = base, head_dim, unigram_only
+        self.lookback = 0 if unigram_only else 1
+        self.delta = nnx.Param(
+            jnp.zeros(len(rope_frequencies(head_dim, base)), jnp.float32), axes=(None,)
+        )
+        if not unigram_only:
+            kernel = nnx.initializers.lecun_normal()(
+                rngs.params(), (2 * model_dim, model_dim), jnp.float32
+            )
+            self.kernel = nnx.Param(kernel, axes=('width', None))
+            self.mix = nnx.Param(jnp.zeros(2, jnp.float32), axes=(None,))
+
+    def opens(self, door):
+        return super().opens(door) and not (self.unigram_only and door in ('qkv', 'merge'))
+
+    def angles(self, pos: Int[Array, '#B L *P']) -> Float[Array, '#B L F']:
+        """The angles of positions [#B, L] or [#B, L, 3], float32, up to whole turns."""
+        if pos.ndim != 2 and pos.shape[2:] != (3,):
+            raise ValueError(
+                'conflator takes positions [B, L], or [B, L, 3] of components (position, '
+                f'offset, switches), got {pos.shape}'
+            )
+        theta = rope_frequencies(self.head_dim, self.base)
+        if pos.ndim == 2:
+            return phase(pos, theta)
+        return phase(pos[..., 1 if self.mode == 'reset' else 0], theta) + phase(
+            pos[..., 2], self.delta[...]
+        )
+
+    def qkv(self, x, linear, tok):
+        if x.shape[1] != tok.length + 1:
+            raise ValueError(
+                'conflator reads the layer input of every token and of the one before: '
+                f'{tok.length} tokens, the input of {x.shape[1]}'
+            )
+        # Padding and rows before the sequence are zero. So first tokens need a flag only if a row
+        # holds several documents.
+        first = None if tok.segment is None else tok.rank == 0
+        inputs = x[:, 1:], conflator_bigrams(x, self.kernel[...], first)
+        return tuple(jnp.concatenate(a, axis=2) for a in zip(*map(linear, inputs)))
+
+    def project(self, q, k, v, tq, tk, x=None):
+        turn = lambda a, tok: rotate(a, self.angles(tok.pos)[:, :, None], layout=self.layout)
+        return turn(q, tq), turn(k, tk), v, tq, tk
+
+    def merge(self, out):
+        of_tokens, of_bigrams = jnp.split(out.astype(jnp.float32), 2, axis=2)
+        w = jax.nn.softmax(self.mix[...])
+        return (w[0] * of_tokens + w[1] * of_bigrams).astype(out.dtype)

@@ -1,0 +1,184 @@
+"""CREAM: head and tail of a text at the ends of a longer range, the middle at random between."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.checks import check_train_len
+from posenc_jax.protocol.encoding import Encoding, PositionRange
+from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.tables import known_range
+
+_SIGMA, _POINTS = 3.0, 1000
+_LARGEST_FACTOR = 2**14 - 1
+
+
+def cream_thresholds(factor: int) -> np.ndarray:
+    """Thresholds of the draw of alpha, float64 [2f - 2].
+
+    For a uniform u, alpha is 2 plus the number of thresholds that u reaches.
+    The paper's draw is `floor(interp(u, cdf(x), x))` on 1000 points x from 2 to 2f, with the normal
+    distribution of mean `1 + f` and deviation 3, not renormalised: mass below 2 and above 2f lies
+    on the ends.
+
+    Raises:
+      ValueError: a factor that is no integer of at least 1, or so large that the ids of the
+        shortest row, of more than 8 f tokens, leave int32.
+
+    Example:
+      >>> cream_thresholds(2).round(4).tolist()
+      [0.5, 0.6306]
+    """
+    if isinstance(factor, bool) or not isinstance(factor, (int, np.integer)) or factor < 1:
+        raise ValueError(f'cream factor must be an integer of at least 1, got {factor!r}')
+    check_number('cream factor', factor, most=_LARGEST_FACTOR)
+    grid = np.linspace(2, 2 * factor, _POINTS)
+    cdf = [0.5 * math.erfc((1 + factor - x) / (_SIGMA * 2**0.5)) for x in grid]
+    return np.interp(np.arange(3, 2 * factor + 1), grid, cdf)
+
+
+def cream_heads(count: int, factor: int) -> tuple[int, int]:
+    """The two lengths of head and tail of which a batch draws one: `N // 3` and `4f`.
+
+    Raises:
+      ValueError: N too small for heads of `4f` with something between them.
+
+    Example:
+      >>> cream_heads(4096, 8)
+      (1365, 32)
+    """
+    if count <= 8 * factor:
+        needed = (
+            f'heads and tails of {4 * factor} tokens: it needs more than {8 * factor}, got {count}'
+        )
+        raise ValueError(f'cream(factor={factor}) has {needed}')
+    return count // 3, 4 * factor
+
+
+def cream_bounds(alpha, head, count: int):
+    """Smallest and largest id, both inclusive, at which the middle of a text of N tokens may end.
+
+    `h + (q-1) alpha / 2` rounded down and `alpha N / 2 - h - 1`, with `q = N - 2h`. Works on NumPy
+    and JAX integers.
+
+    Example:
+      >>> [cream_bounds(alpha, 1365, 4096) for alpha in (2, 3)]
+      [(2730, 2730), (3412, 4778)]
+    """
+    return head + (count - 2 * head - 1) * alpha // 2, alpha * count // 2 - head - 1
+
+
+def cream_ids(end, head, count: int, factor: int, index):
+    """The ids of the tokens at `index`: `0 .. h-1`, `end-q+1 .. end`, `Nf-h .. Nf-1` for N tokens.
+
+    Works on NumPy and JAX integers.
+
+    Example:
+      >>> cream_ids(9, 2, 6, 3, np.arange(6)).tolist()
+      [0, 1, 8, 9, 16, 17]
+    """
+    in_tail, in_middle = index >= count - head, (index >= head) & (index < count - head)
+    return index + in_middle * (end - (count - head - 1)) + in_tail * (count * (factor - 1))
+
+
+@register(
+    'cream',
+    kind='encoding',
+    card=Card(
+        name='CREAM',
+        title='Never Miss A Beat: An Efficient Recipe for Context Window Extension of Large '
+        'Language Models with Consistent '
+        '"Middle" Enhancement',
+        arxiv='2406.07138',
+        door='place',
+        equation='training: p = 0 .. h-1, end-q+1 .. end, Nf-h .. Nf-1, q = N - 2h, end ~ U[h + '
+        '(q-1) a/2, a N/2 - h - 1], a ~ floor Normal(1+f, 3) clipped to [2, 2f], f the factor; '
+        'evaluation: p = 0 .. L-1',
+        source='bigai-nlco/CREAM',
+        authors='Wu, Tong and Zhao, Yanpeng and Zheng, Zilong',
+        year=2024,
+        example='cream(factor=2) | rope(freqs=pi(factor=2.0))',
+        share='model',
+        promises=Promises(relative=True, fused=True),
+    ),
+)
+class CREAM(Encoding):
+    """Trains N tokens at positions of a range N f: h at each end, the others at random between.
+
+    Ids are `0 .. h-1`, `end-q+1 .. end`, `Nf-h .. Nf-1` with `q = N - 2h`. A forward pass draws h
+    with equal probability from `N // 3` (for distances between the pieces) and `4f` (for distances
+    of neighbours). Each row draws alpha from the censored normal of `cream_thresholds`, and `end`
+    uniformly between `cream_bounds`. In evaluation positions do not change. Chain it with position
+    interpolation by the same factor, in training and in evaluation:
+    `cream(factor=8) | rope(freqs=pi(factor=8.0))`. N is the length of the row. Ids are looked up by
+    position, so a shorter or packed document gets the first of the row's ids. The tokens remain N
+    consecutive tokens of the text. The task `cream_text` instead takes the middle from longer
+    texts, as the paper does; do not use this encoding with it. Differs from the paper: tokens that
+    have one row for the whole batch have one draw.
+
+    Args:
+      factor: f, target length / trained length; 1 leaves positions as they are.
+      train_len: N, from the model.
+
+    Raises:
+      ValueError: a factor or train_len that is no integer of at least 1, or a factor above 16383;
+        in training, rows of 8f tokens or fewer, and positions that are fractional, have several
+        components, or lie outside 0 .. N-1 (where they are traced, ids then leave 0 .. Nf-1).
+
+    Reference: Wu, Zhao, Zheng, arXiv 2406.07138.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> ids = (
+      ...     pj.make('cream(factor=2)', train_len=24)
+      ...     .place(pj.Tokens.of(length=24), key=jax.random.key(0))
+      ...     .pos[0]
+      ... )
+      >>> ids.shape, int(ids[0]), int(ids[-1]), bool((jnp.diff(ids) > 0).all())
+      ((24,), 0, 47, True)
+    """
+
+    traits = frozenset({'places_together'})
+
+    def __init__(self, factor: int, train_len: int = CONTEXT):
+        self.thresholds = tuple(cream_thresholds(factor).tolist())
+        self.factor, self.train_len = factor, check_train_len('cream', train_len)
+
+    @property
+    def position_range(self):
+        return PositionRange(assigns=self.factor * self.train_len)
+
+    def place(self, tok, *, key=None):
+        if key is None:
+            return tok
+        if tok.pos.ndim != 2 or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
+            raise ValueError(
+                f'cream needs integer positions [B, L], got {tok.pos.dtype} {tok.pos.shape}'
+            )
+        real = tok.pos if tok.valid is None else jnp.where(tok.valid, tok.pos, 0)
+        low, high = known_range(tok.pos, tok.valid) or (0, 0)
+        if low < 0 or high >= tok.length:
+            wrong = low if low < 0 else high
+            raise ValueError(
+                f'cream: position {wrong} is not in 0 .. {tok.length - 1}, those of a row of '
+                f'{tok.length} tokens'
+            )
+        return dataclasses.replace(tok, pos=self._ids(key, tok.length, real))
+
+    def _ids(self, key: Array, count: int, pos: Int[Array, 'B L']) -> Int[Array, 'B L']:
+        heads, (of_head, of_alpha, of_end) = (
+            cream_heads(count, self.factor),
+            jax.random.split(key, 3),
+        )
+        head = jnp.where(jax.random.bernoulli(of_head), *heads).astype(pos.dtype)
+        u = jax.random.uniform(of_alpha, (len(pos), 1))
+        alpha = 2 + (u[..., None] >= jnp.asarray(self.thresholds)).sum(-1, dtype=pos.dtype)
+        low, high = cream_bounds(alpha, head, count)
+        return cream_ids(
+            jax.random.randint(of_end, low.shape, low, high + 1), head, count, self.factor, pos
+        )

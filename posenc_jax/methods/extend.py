@@ -1,0 +1,153 @@
+"""Applies a context extension, given as a spec string, to an encoding or to its spec string."""
+
+import dataclasses
+
+from posenc_jax.language import spec as spec_language
+from posenc_jax.language.layer_spec import parse_layer
+from posenc_jax.language.make import CONTEXT_NAMES, make
+from posenc_jax.methods.extended_parts import is_relative_bias
+from posenc_jax.methods.rope import Rotary
+from posenc_jax.protocol.calls import written
+from posenc_jax.protocol.composite import name_of, parts_of
+from posenc_jax.protocol.conflicts import chain
+from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.families import Bias
+from posenc_jax.protocol.registry import SpecError, lookup, nearest, quoted
+
+
+def extend(encoding: Encoding | str, spec: str, **context) -> Encoding:
+    """An encoding for longer texts: its rotary part or its relative bias is extended. All other
+    parts and all variables are kept, and the given encoding stays as it is.
+
+    A frequency rule (`yarn`) replaces the rule of the rotary part. An extension (`dca`) wraps the
+    part. An extension with an attribute `extends` wraps only a part of one of these classes
+    (`alibi_pi`). Several extensions, joined by `|`, are applied from left to right.
+
+    Args:
+      encoding: a single encoding or a chain, or a spec string of one.
+      spec: e.g. 'yarn(factor=4.0)', 'lm_infinite()', 'pi(factor=2.0) | dca()'.
+      **context: arguments that the spec strings leave to the model, above all `train_len`, the
+        trained length in tokens. A spec string of an encoding needs those of `make`.
+
+    Raises:
+      SpecError: a spec is wrong or lacks something, the first argument is no encoding, or the
+        encoding does not have exactly one part to extend.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> encoding = pj.make('rope() | alibi()', heads=4, head_dim=64)
+      >>> pj.extend(encoding, 'yarn(factor=4.0)', train_len=512)
+      rope(freqs=yarn(factor=4.0)) | alibi()
+    """
+    for name in context:
+        if name not in CONTEXT_NAMES:
+            raise SpecError(f'extend() has no argument {name!r}; {nearest(name, CONTEXT_NAMES)}')
+    if isinstance(encoding, str):
+        encoding = make(encoding, **context)
+    if not isinstance(encoding, Encoding):
+        raise SpecError(
+            'extend() takes an encoding, or its spec string, and the spec string of an extension; '
+            f'the encoding is {quoted(encoding)}'
+        )
+    if not isinstance(spec, str):
+        raise SpecError(
+            'extend() takes an extension as a spec string like "yarn(factor=4.0)", got '
+            f'{quoted(spec)}'
+        )
+    for node in _calls(spec):
+        parts, own = parts_of(encoding), _extends(node)
+        relative = lambda part: (
+            isinstance(part, Rotary) or (node.entry.kind == 'extension' and is_relative_bias(part))
+        )
+        found = [part for part in parts if (isinstance(part, own) if own else relative(part))]
+        part = _the_one(node, found, ' | '.join(map(name_of, parts)))
+        if node.entry.kind == 'frequencies':
+            freqs = spec_language.build(node, context)
+            extended = Rotary(part.base, part.layout, part.partial, freqs, part.head_dim)
+            extended._spec_arguments = (
+                *(shown for shown in part._spec_arguments if shown[0] != 'freqs'),
+                ('freqs', written(node)),
+            )
+        else:
+            extended = spec_language.build(node, {**context, 'encoding': part})
+        encoding = chain(*(extended if other is part else other for other in parts))
+    return encoding
+
+
+def extended_spec(encoding: str, spec: str) -> str:
+    """`extend` on spec strings: the spec of the extended encoding, e.g. to train it from the start.
+
+    An extension that changes an argument of the part instead of wrapping it
+    (`segmented_sequences`) has a function `written`, which returns the changed call.
+
+    Raises:
+      SpecError: as for `extend`. Errors that depend on the sizes of a model appear when the result
+        is built.
+
+    Example:
+      >>> extended_spec('rope(base=500.0) | alibi()', 'yarn(factor=4.0)')
+      'rope(base=500.0, freqs=yarn(factor=4.0)) | alibi()'
+    """
+    nodes = list(parse_layer(encoding).nodes)
+    for node in _calls(spec):
+        kinds = _extends(node) or ((Rotary, Bias) if node.entry.kind == 'extension' else (Rotary,))
+        stated = lambda n: n.entry.card is not None and n.entry.card.promises.relative
+        relative = lambda n: issubclass(n.entry.build, Rotary) or stated(n)
+        fits = lambda n: (
+            issubclass(n.entry.build, kinds)
+            and (hasattr(node.entry.build, 'written') or relative(n))
+        )
+        found = [n for n in nodes if isinstance(n.entry.build, type) and fits(n)]
+        part = _the_one(node, found, str(spec_language.Chain(tuple(nodes))))
+        if hasattr(node.entry.build, 'written'):
+            extended = node.entry.build.written(part, **node.arguments)
+        elif node.entry.kind == 'frequencies':
+            extended = dataclasses.replace(part, arguments={**part.arguments, 'freqs': node})
+        else:
+            entry = lookup(node.entry.key, ('encoding',))
+            wrapped = (
+                {'encoding': spec_language.Chain((part,))} if 'encoding' in entry.parameters else {}
+            )
+            extended = spec_language.Node(entry, {**wrapped, **node.arguments})
+        nodes = [extended if other is part else other for other in nodes]
+    return str(spec_language.Chain(tuple(nodes)))
+
+
+def _calls(spec: str) -> tuple[spec_language.Node, ...]:
+    """The calls in an extension spec. At most one may be a frequency rule, since a second rule
+    would replace the first.
+    """
+    nodes = spec_language.parse(spec, kinds=('extension', 'frequencies')).nodes
+    rules = [node.entry.key for node in nodes if node.entry.kind == 'frequencies']
+    if len(rules) > 1:
+        raise SpecError(
+            f'{spec}: {rules[1]} would replace {rules[0]}, because an encoding has one frequency '
+            'rule; leave one out'
+        )
+    return nodes
+
+
+def _extends(node: spec_language.Node) -> tuple[type[Encoding], ...]:
+    """The attribute `extends` of an extension; () if it extends any rotary encoding or relative
+    bias.
+    """
+    return getattr(node.entry.build, 'extends', ())
+
+
+def _the_one(node: spec_language.Node, found: list, among: str):
+    """The one part that a call extends."""
+    if 'encoding' in node.arguments:
+        raise SpecError(
+            f'{node.entry.key} extends the given encoding; leave out '
+            f'encoding={node.arguments["encoding"]}'
+        )
+    if len(found) != 1:
+        wanted = 'one rotary encoding' + (
+            ' or one relative bias' if node.entry.kind == 'extension' else ''
+        )
+        if own := _extends(node):
+            wanted = ' or '.join(
+                'one rotary encoding' if kind is Rotary else f'one {kind.card.key}' for kind in own
+            )
+        raise SpecError(f'{node.entry.key} extends {wanted}; found {len(found)} in {among}')
+    return found[0]

@@ -1,0 +1,175 @@
+"""FIRE: a small network of the distance, divided by the position of the query."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Num
+
+from posenc_jax.attention.kernels.operations import loop, pick, put
+from posenc_jax.attention.kernels.program import in_kernel
+from posenc_jax.base.derivatives import own_gradient
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.families import Bias, signed_distance
+from posenc_jax.protocol.registry import Card, Promises, check_number, register
+
+_EPSILON = 1e-6  # as in the official code: keeps the quotient finite where both transforms are 0
+
+
+def fire_transform(x: Float[Array, '...'], c: Float[Array, '']) -> Float[Array, '...']:
+    """`psi(x) = ln(|c x| + 1)`.
+
+    Example:
+      >>> fire_transform(jnp.array([0.0, 5.0]), jnp.float32(0.1)).round(4)
+      Array([0.    , 0.4055], dtype=float32)
+    """
+    return jnp.log1p(jnp.abs(c * x))
+
+
+def fire_progress(
+    c: Float[Array, ''],
+    threshold: Float[Array, ''],
+    q_pos: Num[Array, '#B T'],
+    k_pos: Num[Array, '#B S'],
+) -> Float[Array, '#B T S']:
+    """`psi(i - j) / psi(max(i, threshold))`: 0 at the query, about 1 at its first key.
+
+    Example:
+      >>> z = fire_progress(
+      ...     jnp.float32(0.1), jnp.float32(8.0), jnp.array([[5]]), jnp.array([[5, 0]])
+      ... )
+      >>> [round(float(x), 4) for x in z[0, 0]]
+      [0.0, 0.6898]
+    """
+    distance = signed_distance(q_pos, k_pos).astype(jnp.float32)
+    reach = jnp.maximum(q_pos.astype(jnp.float32), jnp.abs(threshold))
+    return fire_transform(distance, c) / (fire_transform(reach, c) + _EPSILON)[..., None]
+
+
+def fire_network(
+    z: Float[Array, '#B T S'], w1: Float[Array, '2 width'], w2: Float[Array, 'width N']
+) -> Float[Array, '#B N T S']:
+    """`W2 relu(W1 z + b1)` in float32; `w1` holds W1 and b1 as rows.
+
+    Both layers are matrix products with all pairs along the long axis. The sums over pairs in their
+    gradients are then matrix products too.
+
+    Example:
+      >>> fire_network(jnp.array([[[0.5]]]), jnp.array([[1.0], [1.0]]), jnp.array([[2.0]])).tolist()
+      [[[[3.0]]]]
+    """
+    if in_kernel():
+        gain, offset, weight = (a.reshape(1, 1, 1, len(w2)) for a in (w1[:1], w1[1:], w2))
+        return _unit_by_unit(z[:, None], gain, offset, weight)
+    dot = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    flat = z.reshape(-1)
+    hidden = jax.nn.relu(dot(w1.T, jnp.stack([flat, jnp.ones_like(flat)])))
+    return jnp.moveaxis(dot(w2.T, hidden).reshape(-1, *z.shape), 0, 1)
+
+
+@own_gradient
+def _unit_by_unit(
+    z: Float[Array, '1 1 T S'],
+    gain: Float[Array, '1 1 1 width'],
+    offset: Float[Array, '1 1 1 width'],
+    weight: Float[Array, '1 1 1 width'],
+) -> Float[Array, '1 1 T S']:
+    """The network of one head, one hidden unit after the other. A kernel does not hold the hidden
+    units of all pairs at once.
+    """
+
+    def step(n, found):
+        a, b, c = (pick(of, 3, n)[..., None] for of in (gain, offset, weight))
+        return found + c * jnp.maximum(a * z + b, 0.0)
+
+    return loop(gain.shape[3], step, jnp.zeros_like(z))
+
+
+def _unit_by_unit_bwd(inputs, g):
+    z, *weights = inputs
+
+    def step(n, sums):
+        d_z, *d_weights = sums
+        a, b, c = (pick(of, 3, n)[..., None] for of in weights)
+        hidden = a * z + b
+        d_hidden = jnp.where(hidden > 0, g * c, 0.0)
+        of_pairs = d_hidden * z, d_hidden, g * jnp.maximum(hidden, 0.0)
+        totals = [of.sum((2, 3))[..., None] for of in of_pairs]
+        return d_z + d_hidden * a, *(put(one, 3, n, d) for one, d in zip(totals, d_weights))
+
+    return loop(weights[0].shape[3], step, tuple(map(jnp.zeros_like, inputs)))
+
+
+_unit_by_unit.defvjp(lambda *inputs: (_unit_by_unit(*inputs), inputs), _unit_by_unit_bwd)
+
+
+@register(
+    'fire',
+    kind='encoding',
+    card=Card(
+        name='FIRE',
+        title='Functional Interpolation for Relative Positions Improves Long Context Transformers',
+        arxiv='2310.04418',
+        door='score',
+        equation='logit_ij = q_i . k_j / sqrt(H) + f(psi(i - j) / psi(max(i, T)))_h, psi(x) = '
+        'ln(|c x| + 1)',
+        source='mcleish7/arithmetic (the appendix code of the paper)',
+        authors='Li, Shanda and You, Chong and Guruganesh, Guru and Ainslie, Joshua and Ontanon, '
+        'Santiago and '
+        'Zaheer, Manzil and Sanghai, Sumit and Yang, Yiming and Kumar, Sanjiv and Bhojanapalli, '
+        'Srinadh',
+        year=2024,
+        example='fire(threshold=8)',
+        share='layer',
+        causal_only=True,
+        promises=Promises(needs_training=True),
+    ),
+)
+class FIRE(Bias):
+    """Adds a trained function of the distance relative to the query's position, to the logits.
+
+    `b_ij = W2 relu(W1 z_ij + b1)`, `z_ij = psi(i - j) / (psi(max(i, |mult| T)) + 1e-6)`, `psi(x) =
+    ln(|c x| + 1)`; c and mult are trained. It acts on the logits. Differs from the paper: the
+    output bias b2 is left out, since the softmax cancels it. FIRE-S (`fire_s`) shares one network
+    between the layers (`share='model'` in the config). For the paper's random training positions
+    use `randomized_pe(...) | fire()`.
+
+    Args:
+      width: hidden units.
+      threshold: T, constant; queries before `|mult| T` divide distances by `psi(|mult| T)`.
+      heads: N, from the model.
+
+    Raises:
+      ValueError: width below 1, threshold not positive.
+
+    Reference: Li et al., arXiv 2310.04418.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> pj.make('fire(width=16)', heads=4).w2.shape
+      (16, 4)
+    """
+
+    def __init__(
+        self,
+        width: int = 32,
+        threshold: float = 512.0,
+        heads: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        if width < 1:
+            raise ValueError(f'fire width must be at least 1, got {width}')
+        check_number('fire threshold', threshold, above=0)
+        uniform = lambda shape, bound: jax.random.uniform(
+            rngs.params(), shape, jnp.float32, -bound, bound
+        )
+        self.threshold = threshold
+        self.c = nnx.Param(jnp.float32(0.1), axes=())
+        self.mult = nnx.Param(jnp.float32(1.0), axes=())
+        self.w1 = nnx.Param(
+            uniform((2, width), 1.0), axes=(None, None)
+        )  # W1 and b1; their fan-in is 1
+        self.w2 = nnx.Param(uniform((width, heads), width**-0.5), axes=(None, 'heads'))
+
+    def bias(self, q_pos, k_pos):
+        z = fire_progress(self.c[...], self.mult[...] * self.threshold, q_pos, k_pos)
+        return fire_network(z, self.w1[...], self.w2[...])

@@ -1,0 +1,112 @@
+"""The frequency scaling of Llama 3.1."""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import numpy as np
+
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.methods.rope import rope_frequencies
+from posenc_jax.protocol.checks import check_factor, check_train_len
+from posenc_jax.protocol.registry import Card, Promises, register
+
+
+def llama3_frequencies(
+    rotary_dim: int,
+    base: float,
+    factor: float,
+    train_len: int,
+    *,
+    low_freq_factor: float = 1.0,
+    high_freq_factor: float = 4.0,
+) -> np.ndarray:
+    """`g theta_t + (1 - g) theta_t / s`, float64; g depends on the turns of a plane in `train_len`.
+
+    `g = clip((L theta_t / 2 pi - lf) / (hf - lf), 0, 1)`: planes that turn more than hf times are
+    kept, those that turn less than lf times are interpolated by s.
+
+    Args:
+      rotary_dim, base: D, b.
+      factor: s, at least 1.
+      train_len: L.
+      low_freq_factor, high_freq_factor: lf, hf.
+
+    Raises:
+      ValueError: a factor below 1, no train_len, lf or hf not ordered.
+
+    Example:
+      >>> (llama3_frequencies(8, 5e5, 8.0, 256) / llama3_frequencies(8, 5e5, 1.0, 256)).round(
+      ...     3
+      ... ).tolist()
+      [1.0, 0.28, 0.125, 0.125]
+    """
+    check_factor('llama3_rope', factor), check_train_len('llama3_rope', train_len)
+    if not 0 < low_freq_factor < high_freq_factor:
+        raise ValueError(
+            'llama3_rope: expected 0 < low_freq_factor < high_freq_factor, got '
+            f'{low_freq_factor=}, {high_freq_factor=}'
+        )
+    theta = rope_frequencies(rotary_dim, base)
+    turns = train_len * theta / (2 * math.pi)
+    kept = np.clip((turns - low_freq_factor) / (high_freq_factor - low_freq_factor), 0.0, 1.0)
+    return kept * theta + (1.0 - kept) * theta / factor
+
+
+@register(
+    'llama3_rope',
+    kind='frequencies',
+    card=Card(
+        name='Llama 3 RoPE',
+        title='The Llama 3 Herd of Models',
+        arxiv='2407.21783',
+        door='project',
+        equation="theta'_t = g theta_t + (1-g) theta_t / s, g = clip((L theta_t / 2 pi - lf) / "
+        '(hf - lf), 0, 1)',
+        source='huggingface/transformers, rope_type "llama3"',
+        authors='Grattafiori, Aaron and Dubey, Abhimanyu and Jauhri, Abhinav and Pandey, Abhinav '
+        'and others',
+        year=2024,
+        example='rope(freqs=llama3_rope(factor=4.0, train_len=64))',
+        share='model',
+        promises=Promises(relative=True, fused=True),
+    ),
+)
+@dataclasses.dataclass(frozen=True)
+class Llama3RoPE:
+    """Keeps rotary planes that turn often within the trained length and interpolates those that
+    hardly turn once.
+
+    `theta'_t = g theta_t + (1 - g) theta_t / s`, g linear in the turns `L theta_t / 2 pi` between
+    lf and hf. Differs from the released code: nothing.
+
+    Args:
+      factor: s; 8 in Llama 3.1, 32 in the small models of Llama 3.2.
+      train_len: L, from the model; 8192 in Llama 3.
+      low_freq_factor, high_freq_factor: lf, hf.
+
+    Raises:
+      ValueError: a factor below 1, no train_len, lf and hf that are not ordered.
+
+    Reference: Grattafiori, Dubey, Jauhri, Pandey et al., arXiv 2407.21783; the rule itself is in
+    the released code.
+
+    Example:
+      >>> Llama3RoPE(factor=8.0, train_len=256)(8, 5e5)[0].round(5).tolist()
+      [1.0, 0.01054, 0.00018, 1e-05]
+    """
+
+    spec_kind: ClassVar[str] = 'frequencies'
+    uses_length: ClassVar[bool] = False
+
+    factor: float = 8.0
+    train_len: int = CONTEXT
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+
+    def __post_init__(self):
+        self(2, 10000.0)  # the formula checks its own arguments
+
+    def __call__(self, rotary_dim, base, length=None):
+        bounds = dict(low_freq_factor=self.low_freq_factor, high_freq_factor=self.high_freq_factor)
+        return llama3_frequencies(rotary_dim, base, self.factor, self.train_len, **bounds), 1.0

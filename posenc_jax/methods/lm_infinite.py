@@ -1,0 +1,243 @@
+"""LM-Infinite: a window, the first tokens, a ceiling on distances, and optional top-k keys."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from posenc_jax.base.products import heads_first, scaled_dot_product
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.methods.extended_parts import check_part
+from posenc_jax.methods.rope import Rotary, rotate
+from posenc_jax.protocol.checks import check_train_len
+from posenc_jax.protocol.composite import Wrapper, name_of
+from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.families import signed_distance
+from posenc_jax.protocol.registry import Card, Promises, register
+
+CARD = Card(
+    name='LM-Infinite',
+    title='LM-Infinite: Zero-Shot Extreme Length Generalization for Large Language Models',
+    arxiv='2308.16137',
+    door='project, match, score, mask',
+    equation='key j visible iff j <= i and (i - j < R or j < n_global); D_ij = min(i - j, R)',
+    source='Glaciohound/LM-Infinite',
+    authors='Han, Chi and Wang, Qifan and Peng, Hao and Xiong, Wenhan and Chen, Yu and Ji, Heng '
+    'and Wang, Sinong',
+    year=2024,
+    example='lm_infinite(encoding=rope(), n_global=2, n_local=5)',
+    share='model',
+    causal_only=True,
+    promises=Promises(relative=True),
+)
+
+
+@register('lm_infinite', kind='encoding', card=CARD)
+@register(
+    'lm_infinite',
+    kind='extension',
+    card=dataclasses.replace(CARD, example='lm_infinite(n_global=2, n_local=5)'),
+)
+class LMInfinite(Wrapper):
+    """Masks all keys but the last `n_local` and the first `n_global` tokens, and limits distances
+    to R = `n_local`.
+
+    Key j is visible iff `j <= i` and (`i - j < n_local` or `j < n_global`), at the relative
+    position `D_ij = min(i - j, R)`. Beyond the window a rotary query is rotated to R and the key
+    to 0, and a relative bias is that of distance R. The mask counts real tokens of the document;
+    distances are differences of positions. Without `top_k` a decode cache of n_global + n_local
+    slots is enough (`posenc_jax.lab.decoding.constant_cache`).
+
+    With `top_k` = k the last query of a text also sees keys of the middle, which are the causal
+    keys that it would not see otherwise. Each head chooses the k keys with the largest logits at
+    the relative position t, and uses these logits. With fewer than k keys in the middle it chooses
+    none. Other masks of the chain have no influence on the choice. A decoded token is the last of
+    its text, so in the first layer a step equals the last row of a pass over the text so far. In
+    deeper layers it does not: earlier decoded tokens saw the keys that they chose, while in one
+    pass only the last token chooses any. `project` needs all keys for the choice, so all keys are
+    cached unrotated. A pass over a whole text computes all causal blocks, since any of them may
+    have a chosen key. In `read_segment` a segment with its memory counts as a text.
+
+    Differs from the paper: the ceiling always equals the window, as in the paper's experiments. As
+    an extension `top_k` acts in every layer, since an encoding does not know its layer; the paper
+    leaves it out of the first four layers, for which a model needs a pattern of encodings.
+
+    Args:
+      encoding: the rotary encoding, or a relative bias such as `alibi()`.
+      n_global: number of first tokens that stay visible; 10 to 100 in the paper, 100 in the
+        released code.
+      n_local: size of the window and ceiling R; default `train_len`.
+      top_k: number of keys of the middle that the last query sees; 5 in the paper, 0 for none.
+      distance: t, the relative position of these keys; default train_len / 2, as in the paper.
+      train_len: the trained length in tokens, from the model.
+
+    Raises:
+      ValueError: an encoding that is neither rotary nor a relative bias, or depends on the length;
+        n_global or top_k below 0; n_local or distance below 1; top_k with a bias; a distance
+        without top_k; at call, top_k with packed documents.
+
+    Reference: Han, Wang, Peng, Xiong, Chen, Ji, Wang, arXiv 2308.16137.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> t = pj.Tokens.of(length=10)
+      >>> pj.make(
+      ...     'lm_infinite(encoding=alibi(), n_global=2, n_local=5)', heads=2, train_len=5
+      ... ).mask(t, t)[0, 0].sum(-1).tolist()
+      [1, 2, 3, 4, 5, 6, 7, 7, 7, 7]
+    """
+
+    def __init__(
+        self,
+        encoding: Encoding = CONTEXT,
+        n_global: int = 10,
+        n_local: int | None = None,
+        top_k: int = 0,
+        distance: int | None = None,
+        train_len: int = CONTEXT,
+    ):
+        n_local = check_train_len('lm_infinite', train_len) if n_local is None else n_local
+        if n_global < 0 or n_local < 1:
+            raise ValueError(
+                f'lm_infinite: expected n_global >= 0 and n_local >= 1, got {n_global=}, {n_local=}'
+            )
+        if top_k < 0:
+            raise ValueError(f'lm_infinite: top_k must be at least 0, got {top_k}')
+        if distance is not None and (distance < 1 or not top_k):
+            raise ValueError(
+                'lm_infinite: distance must be at least 1 and needs top_k of at least 1, got '
+                f'{distance=}, {top_k=}'
+            )
+        self.encoding = check_part('lm_infinite', encoding, bias=True)
+        if top_k and not isinstance(encoding, Rotary):
+            found = name_of(encoding)
+            raise ValueError(
+                f'lm_infinite: top_k={top_k} needs a rotary encoding, got {found}; use top_k=0'
+            )
+        if top_k and distance is None:
+            distance = max(1, check_train_len('lm_infinite', train_len) // 2)
+        self.n_global, self.n_local, self.top_k, self.distance = n_global, n_local, top_k, distance
+
+    @property
+    def traits(self):
+        own = {'leaves_gaps': self.n_global > 0, 'follows_length': self.top_k > 0}
+        return super().traits | {'decides_causality', *(name for name in own if own[name])}
+
+    def project(self, q, k, v, tq, tk, x=None):
+        if isinstance(self.encoding, Rotary):
+            at = lambda distance: self.encoding.rotate(q, jnp.full((1, 1), distance))
+            feats = (at(self.n_local),)
+            if self.top_k:
+                last, chosen = self._choose(q, k, tq, tk)
+                feats, tk = (
+                    (*feats, at(self.distance), last[..., None]),
+                    tk.with_feats(lm_infinite=chosen),
+                )
+            tq = tq.with_feats(lm_infinite=feats)
+        return self.encoding.project(q, k, v, tq, tk, x)
+
+    def _choose(self, q, k, tq, tk):
+        """Whether a query is the last of its row, [B, T], and whether a key of the middle is among
+        those that it chooses, [B, S, N].
+        """
+        if tk.segment is not None:
+            raise ValueError(
+                'lm_infinite: top_k needs one text a row, whose last token chooses keys, got '
+                'packed documents (tok.segment)'
+            )
+        last = jnp.arange(tq.length) == jnp.broadcast_to(tq.last, q.shape[0])[:, None]
+        middle = (
+            (self._middle(tq, tk) & (tk.index[:, None] <= tq.index[..., None])) & last[..., None]
+        ).any(1)
+        middle = middle if tk.valid is None else middle & tk.valid
+        at = lambda a, place: heads_first(self.encoding.rotate(a, jnp.full((1, 1), place)))
+        own = jnp.take_along_axis(q, last.argmax(1)[:, None, None, None], 1)
+        s = scaled_dot_product(at(own, self.distance), at(k, 0))[:, :, 0]
+        s = jnp.pad(
+            jnp.where(middle[:, None], s, -jnp.inf),
+            ((0, 0), (0, 0), (0, self.top_k)),
+            constant_values=-jnp.inf,
+        )
+        best, slots = jax.lax.top_k(s, self.top_k)
+        mark = jax.vmap(jax.vmap(lambda row, slots, enough: row.at[slots].set(enough)))
+        chosen = mark(jnp.zeros(s.shape, bool), slots, jnp.isfinite(best[..., -1]))[
+            ..., : tk.length
+        ]
+        return last, jnp.swapaxes(chosen, 1, 2)
+
+    def mask(self, tq, tk):
+        causal = tk.index[:, None, :] <= tq.index[:, :, None]
+        visible = ~self._middle(tq, tk)[:, None]
+        if 'lm_infinite' in tk.feats:
+            last, chosen = tq.feats['lm_infinite'][2][..., 0], heads_first(tk.feats['lm_infinite'])
+            visible = visible | (last[:, None, :, None] & chosen[:, :, None])
+        return causal[:, None] & visible
+
+    def may_see(self, tq, tk):
+        near = tk.rank_high > tq.rank_low - self.n_local
+        return (tk.index_low <= tq.index_high) & (
+            near | (tk.rank_low < self.n_global) | bool(self.top_k)
+        )
+
+    def opens(self, door):
+        return super().opens(door) and (door != 'match' or isinstance(self.encoding, Rotary))
+
+    def match(self, q, k, tq, tk, seen, carry):
+        s, carry = super().match(q, k, tq, tk, seen, carry)
+        if not isinstance(self.encoding, Rotary):
+            return s, carry
+        beyond = self._beyond(tq, tk)[:, None]
+
+        def with_ceiling(standing, k, s):
+            k = self._unrotated(k, tk.pos)
+            s = jnp.where(beyond, scaled_dot_product(standing[0], k), s)
+            return jnp.where(middle, scaled_dot_product(standing[1], k), s) if self.top_k else s
+
+        # A chosen key is at the relative position t, even if positions put it inside the window.
+        middle = self._middle(tq, tk)[:, None] if self.top_k else False
+        standing = tuple(map(heads_first, tq.feats['lm_infinite'][:2]))
+        if tq.length == 1 and not self.top_k and tk.segment is None and self.n_global < tk.length:
+            # A decoding step: unless positions jump, only the first keys are at the ceiling, so the
+            # logits of these few are computed apart.
+            rows = lambda a: jnp.broadcast_to(a, (s.shape[0], a.shape[-1]))
+            at, first = map(rows, self._first(tk))
+            few = lambda a, axis: jnp.take_along_axis(
+                a, jnp.expand_dims(at, tuple(i for i in range(1, a.ndim) if i != axis)), axis
+            )
+            far = scaled_dot_product(standing[0], self._unrotated(few(k, 2), few(rows(tk.pos), 1)))
+            far = jnp.where(few(rows(beyond[:, 0, 0]), 1)[:, None, None], far, few(s, 3))
+            s = jax.vmap(lambda row, at, own: row.at[..., at].set(own))(s, at, far)
+            beyond = beyond & ~first[:, None, None]
+        return jax.lax.cond(
+            (seen & (beyond | middle)).any(), with_ceiling, lambda standing, k, s: s, standing, k, s
+        ), carry
+
+    def score(self, s, tq, tk, seen, carry):
+        if isinstance(self.encoding, Rotary):
+            return s, carry
+        at = lambda tok, pos: dataclasses.replace(tok, pos=jnp.full((1, 1), pos, jnp.int32))
+        near, carry = super().score(s, tq, tk, seen, carry)
+        ceiling, _ = super().score(s, at(tq, self.n_local), at(tk, 0), seen, carry)
+        return jnp.where(self._beyond(tq, tk)[:, None], ceiling, near), carry
+
+    def _unrotated(self, k, pos):
+        angles, _ = self.encoding.angles(pos)
+        return rotate(k, -angles[:, None], layout=self.encoding.layout)
+
+    def _first(self, tk):
+        """Slots [#B, n_global] of the first keys of a text (different other slots if there are
+        fewer), and whether a key is one of the first.
+        """
+        first = tk.rank < self.n_global
+        first = first if tk.valid is None else first & tk.valid
+        return jnp.argsort(~first, axis=1, stable=True)[:, : self.n_global], first
+
+    def _beyond(self, tq, tk):
+        """Pairs [#B, T, S] whose distance is at the ceiling."""
+        return signed_distance(tq.pos, tk.pos) >= self.n_local
+
+    def _middle(self, tq, tk):
+        """Pairs [#B, T, S] whose key is before the window of the query and not one of the first."""
+        return (signed_distance(tq.rank, tk.rank) >= self.n_local) & (tk.rank >= self.n_global)[
+            :, None
+        ]

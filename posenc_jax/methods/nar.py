@@ -1,0 +1,107 @@
+"""The near-to-far mask of a grid: a token sees all tokens that are not farther from the corner."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from posenc_jax.protocol.checks import is_size
+from posenc_jax.protocol.families import Mask
+from posenc_jax.protocol.grids import on_grid
+from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.tokens import Tokens
+
+
+def near_to_far_order(size: tuple[int, ...]) -> Int[np.ndarray, 'n']:
+    """The cells of a grid from near to far: their places row by row, in the order of the distance
+    `m = r + c` from the corner, and within one diagonal from the first row to the last.
+
+    `np.argsort` of it is the inverse: where the cells of the rows stand in this order.
+
+    Args:
+      size: (rows, columns), or more numbers, such as (frames, rows, columns).
+
+    Raises:
+      ValueError: no numbers, or one that is not an integer of at least 1.
+
+    Example:
+      >>> near_to_far_order((2, 3)).tolist()
+      [0, 1, 3, 2, 4, 5]
+      >>> np.argsort(near_to_far_order((2, 3))).tolist()
+      [0, 1, 3, 2, 4, 5]
+    """
+    if not size or not all(map(is_size, size)):
+        raise ValueError(f'a grid has integers of at least 1 as its size, got {size}')
+    return np.argsort(np.indices(size).sum(0).reshape(-1), kind='stable')
+
+
+def near_to_far_positions(size: tuple[int, ...], conditions: int = 0) -> Int[np.ndarray, 'L P']:
+    """The positions of condition tokens, -1 in all components, and of a grid from near to far.
+
+    Args:
+      size: as for `near_to_far_order`.
+      conditions: how many tokens stand in front.
+
+    Raises:
+      ValueError: as `near_to_far_order`.
+
+    Example:
+      >>> near_to_far_positions((2, 2), conditions=1).tolist()
+      [[-1, -1], [0, 0], [0, 1], [1, 0], [1, 1]]
+    """
+    cells = np.indices(size).reshape(len(size), -1).T[near_to_far_order(size)]
+    front = np.full((conditions, len(size)), -1)
+    return np.concatenate([front, cells]).astype(np.int32)
+
+
+@register(
+    'nar',
+    kind='encoding',
+    card=Card(
+        name='near-to-far mask',
+        title='Neighboring Autoregressive Modeling for Efficient Visual Generation',
+        arxiv='2503.10696',
+        door='mask',
+        equation='key j visible to query i iff m_j <= m_i, m = r + c',
+        source='ThisisBillhe/NAR',
+        authors='He, Yefei and He, Yuanyu and He, Shaoxuan and Chen, Feng and Zhou, Hong and '
+        'Zhang, Kaipeng and Zhuang, Bohan',
+        year=2025,
+        example='nar()',
+        share='model',
+        promises=Promises(relative=True),
+    ),
+)
+class NearToFar(Mask):
+    """Lets a token of a grid see the tokens that are not farther from the corner than itself.
+
+    Key j is visible to query i iff `m_j <= m_i`, where m is the sum of the components of a
+    position, `r + c` of an image, `t + r + c` of a video. So a token sees its whole diagonal, and
+    all tokens of a diagonal can be written at once, see `posenc_jax.lab.decoding.nar`. Tokens that
+    are not on the grid are conditions: all tokens of the grid see them, and they see those of them
+    that are not later. A decode cache needs tokens in the order of `near_to_far_order`. Differs
+    from the paper: nothing.
+
+    Raises:
+      ValueError: at call, positions without components.
+
+    Reference: He et al., arXiv 2503.10696.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> t = pj.Tokens.of(positions=near_to_far_positions((2, 2), conditions=1)[None])
+      >>> pj.make('nar()').mask(t, t)[0, 0].sum(-1).tolist()
+      [1, 2, 4, 4, 5]
+    """
+
+    components = 2
+    traits = frozenset({'decides_causality', 'sees_later'})
+
+    def allow(self, tq: Tokens, tk: Tokens) -> Array:
+        q_grid, k_grid = on_grid(tq.pos)[:, :, None], on_grid(tk.pos)[:, None, :]
+        near = tk.pos.sum(-1)[:, None, :] <= tq.pos.sum(-1)[:, :, None]
+        earlier = tk.index[:, None, :] <= tq.index[:, :, None]
+        return jnp.where(k_grid, q_grid & near, q_grid | earlier)[:, None]
+
+    def may_see(self, tq, tk):
+        # A negative sum may be that of a condition, or of a grid that was moved.
+        return (tk.position_low <= tq.position_high) | (tq.position_high < 0)

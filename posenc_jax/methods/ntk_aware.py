@@ -1,0 +1,75 @@
+"""NTK-aware scaling: a larger rotary base."""
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from posenc_jax.methods.rope import rope_frequencies
+from posenc_jax.protocol.checks import check_factor
+from posenc_jax.protocol.registry import Card, Promises, register
+
+
+def ntk_aware_base(rotary_dim: int, base: float, factor: float) -> float:
+    """`b' = b s^(D/(D-2))`, with D the rotary width. It divides the lowest frequency by exactly s
+    and keeps the highest.
+
+    Raises:
+      ValueError: a factor below 1; a width below 4, where the highest frequency is the lowest.
+
+    Example:
+      >>> round(ntk_aware_base(128, 10000.0, factor=4.0), 3)
+      40889.942
+    """
+    if rotary_dim < 4:
+        raise ValueError(f'ntk_aware needs a rotary width of at least 4, got {rotary_dim}')
+    return base * check_factor('ntk_aware', factor) ** (rotary_dim / (rotary_dim - 2))
+
+
+@register(
+    'ntk_aware',
+    kind='frequencies',
+    card=Card(
+        name='NTK-aware',
+        title='YaRN: Efficient Context Window Extension of Large Language Models',
+        arxiv='2309.00071',
+        door='project',
+        equation="theta'_t = b'^(-2t/D), b' = b s^(D/(D-2))",
+        source='jquesnelle/yarn',
+        authors='Peng, Bowen and Quesnelle, Jeffrey and Fan, Honglu and Shippole, Enrico',
+        year=2023,
+        example='rope(freqs=ntk_aware(factor=4.0))',
+        share='model',
+        promises=Promises(relative=True, fused=True),
+    ),
+)
+@dataclasses.dataclass(frozen=True)
+class NTKAware:
+    """Raises the rotary base so that low frequencies are interpolated and high ones kept; no
+    fine-tuning needed.
+
+    `theta'_t = b'^(-2t/D)`, `b' = b s^(D/(D-2))`. Differs from the paper (Definition 1): nothing.
+
+    Args:
+      factor: s, at least 1; the range runs out a little before s times the trained length.
+
+    Raises:
+      ValueError: a factor below 1, a rotary width below 4.
+
+    Reference: Peng, Quesnelle, Fan, Shippole, arXiv 2309.00071.
+
+    Example:
+      >>> NTKAware(factor=4.0)(4, 10000.0)
+      (array([1.    , 0.0025]), 1.0)
+    """
+
+    spec_kind: ClassVar[str] = 'frequencies'
+    uses_length: ClassVar[bool] = False
+
+    factor: float
+
+    def __post_init__(self):
+        check_factor('ntk_aware', self.factor)
+
+    def __call__(self, rotary_dim: int, base: float, length=None) -> tuple[np.ndarray, float]:
+        return rope_frequencies(rotary_dim, ntk_aware_base(rotary_dim, base, self.factor)), 1.0

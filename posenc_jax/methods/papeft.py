@@ -1,0 +1,223 @@
+"""PAPEFT: a soft token in front of each document encodes the document's slot."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, Num
+
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.methods.sinusoidal import sinusoidal_table
+from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.registry import Card, Promises, register
+
+WAVES = 64  # width of the sinusoidal code of a location
+
+
+def document_locations(number: Int[Array, '...'], count: Int[Array, '...']) -> Float[Array, '...']:
+    """`l_k = k / (n - 1)` for slot k = number - 1 of n documents; 0 where there is one.
+
+    Example:
+      >>> document_locations(jnp.array([1, 2, 3, 1]), jnp.array([3, 3, 3, 1])).tolist()
+      [0.0, 0.5, 1.0, 0.0]
+    """
+    return (number - 1).astype(jnp.float32) / jnp.maximum(count - 1, 1).astype(jnp.float32)
+
+
+def location_code(
+    location: Float[Array, '#B L'], w1: Float[Array, 'A 64'], w2: Float[Array, 'D A']
+) -> Float[Array, '#B L D']:
+    """`W2 gelu(W1 sincos(1000 l))`, float32, with the tanh form of the gelu.
+
+    `sincos` is 32 sines and then 32 cosines at frequencies `10000^(-m / 32)`.
+
+    Example:
+      >>> location_code(jnp.array([[0.0, 1.0]]), jnp.ones((2, 64)), jnp.zeros((3, 2))).tolist()
+      [[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]]
+    """
+    code = sinusoidal_table(1000.0 * location, WAVES, style='halves')
+    return jax.nn.gelu(code @ w1.astype(jnp.float32).T) @ w2.astype(jnp.float32).T
+
+
+def shuffled_documents(
+    rng: np.random.Generator, documents: Int[np.ndarray, 'E n W'], gold: Int[np.ndarray, 'E']
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Order augmentation: shuffles the documents of every example and finds the right one's slot.
+
+    Returns:
+      Documents, slots of the right ones, and the order [E, n]: slot s holds document order[s] of
+        the example.
+
+    Raises:
+      ValueError: documents of another shape; a slot that does not exist or is no integer.
+
+    Example:
+      >>> documents, gold, order = shuffled_documents(
+      ...     np.random.default_rng(0), np.arange(3).reshape(1, 3, 1), np.array([2])
+      ... )
+      >>> documents[0, gold[0]].tolist(), documents[0, :, 0].tolist() == order[0].tolist()
+      ([2], True)
+    """
+    _check_documents('shuffled_documents', documents)
+    examples, count = documents.shape[:2]
+    gold = np.asarray(gold)
+    if not np.issubdtype(gold.dtype, np.integer):
+        raise ValueError(f'papeft: right slots are integers, got {gold.dtype}')
+    if gold.shape != (examples,) or not ((gold >= 0) & (gold < count)).all():
+        found = f'{gold.min()} .. {gold.max()}' if gold.shape == (examples,) else str(gold.shape)
+        raise ValueError(f'papeft: {examples} right slots lie in 0 .. {count - 1}, got {found}')
+    order = np.argsort(rng.random((examples, count)), axis=1)
+    rows = np.arange(examples)[:, None]
+    return documents[rows, order], np.argmax(order == gold[:, None], axis=1), order
+
+
+def located_prompts(
+    documents: Int[np.ndarray, 'E n W'], question: Int[np.ndarray, 'E Q'], empty: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts with an empty token in front of every document, and positions [E, T, 3] for them.
+
+    Args:
+      documents: of n slots.
+      question: what follows them, the answer of a training example included.
+      empty: the id of the token whose vector is replaced.
+
+    Returns:
+      Tokens [E, T], T = n (W + 1) + Q, and positions: (index, slot + 1 of an empty token or 0, n).
+
+    Raises:
+      ValueError: documents or questions of another shape, or of different numbers of examples.
+
+    Example:
+      >>> tokens, positions = located_prompts(np.array([[[5], [6]]]), np.array([[7]]), empty=9)
+      >>> tokens.tolist(), positions[0, :, 1].tolist()
+      ([[9, 5, 9, 6, 7]], [1, 0, 2, 0, 0])
+    """
+    _check_documents('located_prompts', documents)
+    examples, count, width = documents.shape
+    if np.ndim(question) != 2 or len(question) != examples:
+        raise ValueError(
+            f'papeft: located_prompts takes a question [E, Q] for {examples} examples, got '
+            f'{np.shape(question)}'
+        )
+    tokens = np.concatenate(
+        [np.insert(documents, 0, empty, axis=-1).reshape(examples, -1), question], axis=1
+    )
+    slots = np.zeros(tokens.shape, np.int64)
+    slots[:, : count * (width + 1) : width + 1] = 1 + np.arange(count)
+    index = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+    return tokens, np.stack([index, slots, np.full(tokens.shape, count)], axis=-1)
+
+
+def _check_documents(user, documents):
+    if np.ndim(documents) != 3:
+        raise ValueError(f'papeft: {user} takes documents [E, n, W], got {np.shape(documents)}')
+
+
+@register(
+    'papeft',
+    kind='encoding',
+    card=Card(
+        name='PAPEFT',
+        title='Position-Aware Parameter Efficient Fine-Tuning Approach for Reducing Positional '
+        'Bias in LLMs',
+        arxiv='2404.01430',
+        door='place, embed',
+        equation='soft token in front of document k of n: e_k = W2 gelu(W1 sincos(1000 l_k)), '
+        'l_k = k / (n - 1)',
+        source='the paper; it has no public code, and the form and place of the adapter are ours',
+        authors='Zhang, Zheng and Yang, Fan and Jiang, Ziyan and Chen, Zheng and Zhao, Zhengyang '
+        'and Ma, Chengyuan and '
+        'Zhao, Liang and Liu, Yang',
+        year=2024,
+        example='papeft() | rope()',
+        share='model',
+        promises=Promises(relative=True, needs_training=True, fused=True),
+    ),
+)
+class PAPEFT(Encoding):
+    """Replaces the empty token in front of every document by a learned vector of the slot.
+
+    `e_k = W2 gelu(W1 sincos(1000 l_k))`, `l_k = k / (n - 1)` for slot k = 0 .. n - 1, whatever
+    document lies in it; the gelu has its tanh form. W2 starts at zero, so the soft tokens are zero
+    vectors until it is trained. `train.tune='encodings'` trains W1 and W2 alone (and what else the
+    encoding of the model has to train), 'adapters' low-rank adapters besides, on prompts whose
+    documents are shuffled. The task hands over positions with three components, [#B, L, 3]: the
+    position, slot + 1 for an empty token or 0, and n; see `located_prompts`, and
+    `kv_slots(ids="locations")`. The first component is the position for the other encodings, so an
+    empty token takes up one position. Positions with one component have no documents. The cache
+    holds soft tokens in its prefix. Differs from the paper: it describes the adapter in words only,
+    so the exact form is this library's own.
+
+    Args:
+      width: d_a, rows of W1.
+      model_dim, rngs: from the model.
+
+    Raises:
+      ValueError: width below 1; at call, positions of another shape or fractional ones, and, where
+        they are known, slots outside 0 .. n and a row whose tokens disagree on n.
+
+    Reference: Zhang, Yang, Jiang, Chen, Zhao, Ma, Zhao, Liu, arXiv 2404.01430.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> tok = pj.Tokens.of(positions=[[[0, 1, 2], [1, 0, 2], [2, 2, 2], [3, 0, 2]]])
+      >>> part = pj.make('papeft()', model_dim=4)
+      >>> part.embed(jnp.ones((1, 4, 4)), part.place(tok)).sum(-1).tolist()
+      [[0.0, 4.0, 0.0, 4.0]]
+    """
+
+    def __init__(self, width: int = 32, model_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
+        if width < 1:
+            raise ValueError(f'papeft width must be at least 1, got {width}')
+        self.w1 = nnx.Param(
+            WAVES**-0.5 * jax.random.normal(rngs.params(), (width, WAVES), jnp.float32),
+            axes=('rank', 'waves'),
+        )
+        self.w2 = nnx.Param(jnp.zeros((model_dim, width), jnp.float32), axes=('width', 'rank'))
+
+    def place(self, tok, *, key=None):
+        if tok.pos.ndim == 2:
+            return tok
+        if tok.pos.shape[2:] != (3,) or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
+            raise ValueError(
+                'papeft needs positions [B, L], without documents, or integers [B, L, 3], '
+                'position, slot + 1 and documents, '
+                f'got {tok.pos.dtype} {tok.pos.shape}'
+            )
+        number, count = tok.pos[..., 1], tok.pos[..., 2]
+        if tok.valid is not None:
+            number, count = (jnp.where(tok.valid, a, 0) for a in (number, count))
+        if not isinstance(number, jax.core.Tracer) and bool(
+            ((number < 0) | (number > count)).any()
+        ):
+            worst = int(jnp.where(number < 0, -number, number - count).argmax())
+            found = int(number.ravel()[worst]), int(count.ravel()[worst])
+            raise ValueError(
+                f'papeft: slot + 1 lies in 0 .. n, got {found[0]} of {found[1]} documents; n '
+                'counts all of them'
+            )
+        if not isinstance(number, jax.core.Tracer):
+            real = (
+                count
+                if tok.valid is None
+                else jnp.where(tok.valid, count, count.max(axis=1, keepdims=True))
+            )
+            if (low := real.min(axis=1)).tolist() != (high := real.max(axis=1)).tolist():
+                row = int((high != low).argmax())
+                raise ValueError(
+                    f'papeft: all tokens of a row say the same n, got {int(low[row])} and '
+                    f'{int(high[row])} in row {row}'
+                )
+        return dataclasses.replace(tok, pos=tok.pos[..., 0]).with_feats(
+            papeft=tok.pos[..., None, 1:]
+        )
+
+    def embed(self, x: Float[Array, 'B L D'], tok) -> Num[Array, 'B L D']:
+        placed = tok.feats.get('papeft')
+        if placed is None:
+            return x
+        number, count = placed[..., 0, 0], placed[..., 0, 1]
+        code = location_code(document_locations(number, count), self.w1[...], self.w2[...])
+        return jnp.where((number > 0)[..., None], code.astype(x.dtype), x)

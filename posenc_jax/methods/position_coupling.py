@@ -1,0 +1,160 @@
+"""Position coupling: related tokens share a position id, which has a learned vector."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Int
+
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.encoding import Encoding, PositionRange
+from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.tables import NOWHERE, check_range, known_range, lookup_rows
+
+
+def random_start(
+    key: Array,
+    ids: Int[Array, 'B L *P'],
+    max_position: int,
+    valid: Bool[Array, '#B L'] | None = None,
+) -> Int[Array, 'B L *P']:
+    """Adds one random offset per row and component to all non-zero ids, up to max_position.
+
+    Args:
+      key: random key.
+      ids: coupled ids with start 1; 0 is the boundary token and padding.
+      max_position: the largest id allowed.
+      valid: False for padding, whose ids are ignored.
+
+    Raises:
+      ValueError: known ids outside 0 .. max_position; traced ones beyond it stay as they are.
+
+    Example:
+      >>> random_start(jax.random.key(0), jnp.array([[0, 2, 1, 2, 0]]), 2).tolist()
+      [[0, 2, 1, 2, 0]]
+    """
+    low, high = known_range(ids, valid) or (0, 0)
+    if low < 0 or high > max_position:
+        raise ValueError(
+            f'random_start: ids lie in 0 .. {max_position}, got {low if low < 0 else high}'
+        )
+    real = (
+        ids
+        if valid is None
+        else jnp.where(valid.reshape(*valid.shape, *[1] * (ids.ndim - 2)), ids, 0)
+    )
+    largest = real.max(axis=1, keepdims=True)
+    offset = jax.random.randint(key, largest.shape, 0, jnp.maximum(max_position - largest, 0) + 1)
+    return jnp.where(ids > 0, ids + offset.astype(ids.dtype), ids)
+
+
+@register(
+    'position_coupling',
+    kind='encoding',
+    card=Card(
+        name='position coupling',
+        title='Position Coupling: Improving Length Generalization of Arithmetic Transformers '
+        'Using Task Structure',
+        arxiv='2405.20671',
+        door='place, embed',
+        equation='x_t + P[p_t], tokens of equal significance have equal p_t; training draws the '
+        'first p from 1 .. M - (max p - 1)',
+        source='HanseulJo/position-coupling',
+        authors='Cho, Hanseul and Cha, Jaeyoung and Awasthi, Pranjal and Bhojanapalli, Srinadh '
+        'and Gupta, Anupam and '
+        'Yun, Chulhee',
+        year=2024,
+        example='position_coupling(max_position=128)',
+        share='model',
+        promises=Promises(needs_training=True, fused=True),
+    ),
+)
+class PositionCoupling(Encoding):
+    """Uses the task's coupled ids as positions, with a random start; adds a learned vector per id.
+
+    `x_t + P[p_t]`; the ids come from the task with start 1 (`ids='coupled'`, for example of
+    addition; pure functions in posenc_jax.lab.tasks.coupling), and id 0 stays with the boundary
+    token and padding. With a key a row's ids are shifted so that its start is uniform in 1 .. M -
+    (largest id - 1). Ids with several components (2-D tasks) have one table each, or share one; the
+    vectors are summed and the starts are independent. With `ids='plain'` this is the paper's
+    baseline, an absolute encoding with random start. Differs from the paper: the range of starts
+    follows from the row's own largest id, so no id exceeds M, which the official range for
+    multiplication lets happen.
+
+    Args:
+      max_position: M, the largest id.
+      components: P, how many ids a token has.
+      table: False adds no vectors and leaves the ids to another encoding of the chain.
+      shared: one table for all components.
+
+    Raises:
+      ValueError: max_position or components below 1; at call, ids of another shape, fractional ids,
+        or ids beyond M (where ids are traced, such an id gets NaN from the table, and without it
+        becomes `NOWHERE`).
+
+    Reference: Cho et al., arXiv 2405.20671.
+
+    Example:
+      >>> import jax, posenc_jax as pj
+      >>> encoding = pj.make('position_coupling(max_position=20)', model_dim=4)
+      >>> encoding.place(pj.Tokens.of(positions=[[0, 2, 1, 2, 0]]), key=jax.random.key(1)).pos[
+      ...     0, [0, 4]
+      ... ].tolist()
+      [0, 0]
+    """
+
+    traits = frozenset({'places_together'})
+
+    def __init__(
+        self,
+        max_position: int,
+        components: int = 1,
+        table: bool = True,
+        shared: bool = False,
+        model_dim: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        if max_position < 1:
+            raise ValueError(
+                f'position_coupling max_position must be at least 1, got {max_position}'
+            )
+        if components < 1:
+            raise ValueError(f'position_coupling components must be at least 1, got {components}')
+        self.max_position, self.components = max_position, components
+        shape = (1 if shared else components, max_position + 1, model_dim)
+        vectors = lambda: jax.random.normal(rngs.params(), shape, jnp.float32)
+        self.tables = nnx.Param(vectors(), axes=(None, 'positions', 'width')) if table else None
+
+    @property
+    def position_range(self):
+        rows = self.max_position + 1
+        return PositionRange(assigns=rows) if self.tables is None else PositionRange(accepts=rows)
+
+    def place(self, tok, *, key=None):
+        expected = () if self.components == 1 else (self.components,)
+        if tok.pos.shape[2:] != expected or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
+            wanted = '[B, L]' if self.components == 1 else f'[B, L, {self.components}]'
+            raise ValueError(
+                f'position_coupling needs integer ids {wanted}, got {tok.pos.dtype} {tok.pos.shape}'
+            )
+        if not isinstance(tok.pos, jax.core.Tracer):
+            check_range('position_coupling', tok, self.max_position + 1, 'shorter inputs')
+        elif self.tables is None:
+            tok = dataclasses.replace(
+                tok, pos=jnp.where(tok.pos > self.max_position, NOWHERE, tok.pos)
+            )
+        if key is None:
+            return tok
+        return dataclasses.replace(
+            tok, pos=random_start(key, tok.pos, self.max_position, tok.valid)
+        )
+
+    def embed(self, x, tok):
+        if self.tables is None:
+            return x
+        ids, last = tok.pos if self.components > 1 else tok.pos[..., None], self.tables.shape[0] - 1
+        added = sum(
+            lookup_rows(self.tables[min(p, last)], ids[..., p]) for p in range(self.components)
+        ).astype(x.dtype)
+        return x + (added if tok.valid is None else jnp.where(tok.valid[..., None], added, 0))

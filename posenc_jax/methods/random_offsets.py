@@ -1,0 +1,127 @@
+"""Sorted random magnitudes in place of distances, shared by two variants of randomized PE."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Num, UInt32
+
+from posenc_jax.methods.randomized_pe import evaluation_key, largest_position, random_ids
+from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.families import signed_distance
+from posenc_jax.protocol.tables import check_range
+from posenc_jax.protocol.tokens import Tokens
+
+LARGEST = 2**24
+
+
+def random_magnitudes(
+    seed: UInt32[Array, '2'], count: Int[Array, 'B'], max_len: int
+) -> Int[Array, 'B max_len']:
+    """`0, a_1 < ... < a_(n-1)` for n = `count`, then max_len for the remaining entries.
+
+    The a are drawn without replacement from 1 .. max_len-1.
+
+    Args:
+      seed: seed of the draw, which all rows share.
+      count: n, at most max_len.
+      max_len: size of the range.
+
+    Example:
+      >>> random_magnitudes(jnp.array([0, 1], jnp.uint32), jnp.array([4]), 4).tolist()
+      [[0, 1, 2, 3]]
+    """
+    key = jax.random.wrap_key_data(seed, impl='threefry2x32')
+    if max_len == 1:
+        return jnp.zeros((len(count), 1), jnp.int32)
+    drawn = (
+        random_ids(key, jnp.minimum(count, max_len) - 1, max_len - 1) + 1
+    )  # sequences with more positions get NaN when the magnitudes are used
+    return jnp.pad(drawn, ((0, 0), (1, 0)))
+
+
+class RandomOffsets(Encoding):
+    """Base class: `place` draws a seed, and `offsets` computes random distances from it.
+
+    `place` does not change positions. The magnitudes are computed again from the seed and the
+    number of positions wherever they are used. A table indexed by distance is not a feature of a
+    token, so it cannot be stored with the tokens.
+
+    Attributes:
+      max_len: range of the magnitudes.
+      random: False leaves distances as they are.
+      both_sides: later keys have a draw of their own.
+      eval_len: number of positions assumed in evaluation; None takes those of the row.
+      draw: see `randomized_pe`.
+    """
+
+    traits = frozenset({'places_together'})
+
+    def _configure(
+        self, max_len: int, random: bool, both_sides: bool, eval_len: int | None, draw: int
+    ):
+        name = self.card.key
+        if max_len < 1:
+            raise ValueError(f'{name} max_len must be at least 1, got {max_len}')
+        if max_len > LARGEST:
+            raise ValueError(
+                f'{name} max_len must be at most {LARGEST}, the last whole number of float32, '
+                f'got {max_len}'
+            )
+        if eval_len is not None and not 1 <= eval_len <= max_len:
+            raise ValueError(f'{name} eval_len must lie in 1 .. max_len={max_len}, got {eval_len}')
+        if draw < 0:
+            raise ValueError(f'{name} draw must be at least 0, got {draw}')
+        self.max_len, self.random, self.both_sides, self.eval_len, self.draw = (
+            max_len,
+            random,
+            both_sides,
+            eval_len,
+            draw,
+        )
+
+    def place(self, tok: Tokens, *, key=None) -> Tokens:
+        if not self.random:
+            return tok
+        if tok.pos.ndim != 2:
+            raise ValueError(
+                f'{self.card.key} needs positions with one component [B, L], got {tok.pos.shape}'
+            )
+        limit = self.max_len if key is not None or self.eval_len is None else self.eval_len
+        check_range(self.card.key, tok, limit, 'shorter inputs')
+        seeds = jax.random.bits(
+            evaluation_key(self.draw) if key is None else key, (2, 2), jnp.uint32
+        )
+        known = key is None and self.eval_len is not None
+        count = (
+            jnp.full(1, self.eval_len, jnp.int32)
+            if known
+            else largest_position(tok).astype(jnp.int32) + 1
+        )
+        spread = lambda a: jnp.broadcast_to(a[:, None, None], (len(a), tok.length, 1, *a.shape[1:]))
+        return tok.with_feats(
+            **{self.card.key: {'seeds': spread(seeds.reshape(1, 4)), 'count': spread(count)}}
+        )
+
+    def offsets(self, tq: Tokens, tk: Tokens) -> Num[Array, '#B T S']:
+        """`a_(j-i)` for later keys, `-a_(i-j)` for earlier ones, 0 for the token itself.
+
+        It is NaN for distances beyond the drawn magnitudes.
+        """
+        apart = -signed_distance(tq.pos, tk.pos)
+        if not self.random:
+            return apart
+        feature = tq.feats[self.card.key]
+        seeds = feature['seeds'][0, 0, 0].reshape(2, 2)
+        sides = [
+            random_magnitudes(seed, feature['count'][:, 0, 0], self.max_len)
+            for seed in seeds[: 1 + self.both_sides]
+        ]
+        rows = max(len(sides[0]), len(apart))
+        at = jnp.broadcast_to(jnp.abs(apart), (rows, *apart.shape[1:])).reshape(rows, -1)
+        whole = lambda table: jnp.broadcast_to(table, (rows, self.max_len)).astype(jnp.float32)
+        earlier, later = (
+            jnp.take_along_axis(whole(table), at, axis=1, mode='fill')
+            for table in (sides[0], sides[-1])
+        )
+        return jnp.where(apart.reshape(len(apart), -1) < 0, -earlier, later).reshape(
+            rows, *apart.shape[1:]
+        )

@@ -1,0 +1,139 @@
+"""Randomized Transformer-XL: sinusoids of a random magnitude in place of those of the distance."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from posenc_jax.base.products import heads_first
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.methods.random_offsets import RandomOffsets
+from posenc_jax.methods.transformer_xl import transformer_xl_frequencies, transformer_xl_table
+from posenc_jax.protocol.families import check_heads
+from posenc_jax.protocol.registry import Card, Promises, check_number, register
+
+_QUERIES = 64  # number of queries whose codes are in memory at once
+
+
+@register(
+    'randomized_transformer_xl',
+    kind='encoding',
+    card=Card(
+        name='randomized Transformer-XL',
+        title='Randomized Positional Encodings Boost Length Generalization of Transformers',
+        arxiv='2305.16843',
+        door='place, project, score',
+        equation='logit_ij = ((q_i + u) . k_j + (q_i + v) . W enc(o_ij)) / sqrt(H), o_ij = '
+        'a_(j-i) if j > i, -a_(i-j) if j < i, a_1 < ... < a_(n-1) drawn from 1 .. M-1',
+        source='google-deepmind/randomized_positional_encodings',
+        authors='Ruoss, Anian and Delétang, Grégoire and Genewein, Tim and Grau-Moya, Jordi and '
+        'Csordás, Róbert and '
+        'Bennani, Mehdi and Legg, Shane and Veness, Joel',
+        year=2023,
+        example='randomized_transformer_xl(max_len=4096, eval_len=2048)',
+        share='model',
+        promises=Promises(relative=True, needs_training=True),
+    ),
+)
+class RandomizedTransformerXL(RandomOffsets):
+    """Transformer-XL's terms with sorted random magnitudes in place of distances; makes logits.
+
+    `logit_ij = ((q_i + u) . k_j + (q_i + v) . W enc(o_ij)) / sqrt(H)`, `o_ij = a_(j-i)` for later
+    keys, `-a_(i-j)` for earlier ones, 0 for i = j; `a_1 < ... < a_(n-1)` distinct, uniform without
+    replacement from 1 .. M-1, one draw for each forward pass; enc is sines, then cosines of model
+    width D, W is D x N H without bias. `random=False` is the paper's plain relative encoding, o_ij
+    = j - i, which is `transformer_xl` up to the sign of the sines.
+
+    The paper draws anew in every layer. For that use a pattern with `draw=0, 1, ...`, see
+    `randomized_pe`; it also gives every layer its own parameters. Without such a pattern all layers
+    share one set of parameters, since the draw is made once, at the stem. Differs from the paper:
+    the width of enc is that of the model, in which N H = D. The official noisy version looks
+    offsets up in a table without a negative side, so that JAX clamps them; here all offsets have
+    their own vectors. As in `randomized_pe`, evaluation without a key uses the draw of a fixed key,
+    and `eval_len` sets the number of positions in advance for decoding.
+
+    Args:
+      max_len: M.
+      random: False keeps distances as they are.
+      both_sides: later keys have a draw of their own.
+      eval_len: n in evaluation, whatever the input's length; None takes the row's own.
+      draw: parts with different numbers draw apart from each other.
+      base: base of the frequencies.
+      std: standard deviation of the initial u, v and W.
+      heads, head_dim, model_dim: from the model.
+
+    Raises:
+      ValueError: max_len, eval_len, draw or std out of range, an odd model width, a base that is
+        not positive; at call, positions that are fractional, have several components or reach
+        max_len (in evaluation, eval_len; if they are traced, the number of tokens is checked).
+
+    Reference: Ruoss et al., arXiv 2305.16843.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> part = pj.make(
+      ...     'randomized_transformer_xl(max_len=2048)', heads=2, head_dim=8, model_dim=16
+      ... )
+      >>> part.kernel.shape, part.offsets(part.place(tok := pj.Tokens.of(length=3)), tok).shape
+      ((16, 2, 8), (1, 3, 3))
+    """
+
+    traits = RandomOffsets.traits | {'reads_unrotated'}
+
+    def __init__(
+        self,
+        max_len: int,
+        random: bool = True,
+        both_sides: bool = False,
+        eval_len: int | None = None,
+        draw: int = 0,
+        base: float = 10000.0,
+        std: float = 0.02,
+        heads: int = CONTEXT,
+        head_dim: int = CONTEXT,
+        model_dim: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        self._configure(max_len, random, both_sides, eval_len, draw)
+        transformer_xl_frequencies(model_dim, base)  # checks both
+        check_number('randomized_transformer_xl std', std, least=0)
+        normal = lambda *shape: std * jax.random.normal(rngs.params(), shape, jnp.float32)
+        self.base = base
+        self.u = nnx.Param(normal(heads, head_dim), axes=('heads', None))
+        self.v = nnx.Param(normal(heads, head_dim), axes=('heads', None))
+        self.kernel = nnx.Param(normal(model_dim, heads, head_dim), axes=('width', 'heads', None))
+
+    def project(self, q, k, v, tq, tk, x=None):
+        check_heads('randomized_transformer_xl', self.u[...], heads_first(q))
+        wide = q.astype(jnp.float32)
+        asks = jnp.einsum(
+            'btnh,dnh->btnd', (wide + self.v[...]) * q.shape[-1] ** -0.5, self.kernel[...]
+        )
+        return (
+            (wide + self.u[...]).astype(q.dtype),
+            k,
+            v,
+            tq.with_feats(randomized_transformer_xl_asks=asks),
+            tk,
+        )
+
+    def score(self, s, tq, tk, seen, carry):
+        frequencies = transformer_xl_frequencies(self.kernel.shape[0], self.base)
+
+        @jax.checkpoint
+        def of_query(row):
+            asks, offsets = row  # [B, N, D], [#B, S]
+            code = transformer_xl_table(offsets, frequencies)
+            if len(code) == 1:  # positions shared by the batch
+                return jnp.einsum('bnd,sd->bns', asks, code[0])
+            return jnp.einsum('bnd,bsd->bns', asks, code)
+
+        asks, offsets = (
+            heads_first(tq.feats['randomized_transformer_xl_asks']),
+            self.offsets(tq, tk),
+        )
+        # The codes of all pairs of a tile, T S D numbers, are never held at once.
+        count = _QUERIES if isinstance(asks.shape[2], int) else None  # a length may be symbolic
+        terms = jax.lax.map(
+            of_query, (jnp.moveaxis(asks, 2, 0), jnp.moveaxis(offsets, 1, 0)), batch_size=count
+        )
+        return s + jnp.moveaxis(terms, 0, 2), carry

@@ -1,0 +1,257 @@
+"""RoPE: rotary position embedding, which takes any frequency rule."""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
+
+from posenc_jax.base.phases import phase
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.families import Frequencies
+from posenc_jax.protocol.length import current_length
+from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
+
+Layout = Literal['half', 'interleaved']
+LAYOUTS = ('half', 'interleaved')
+
+
+def rope_frequencies(rotary_dim: int, base: float) -> np.ndarray:
+    """`theta_t = base^(-2t / rotary_dim)`, t = 0 .. rotary_dim/2 - 1, float64.
+
+    The unit is radians per position.
+    Raises:
+      ValueError: a width that is odd or below 2, a base below 1 or beyond float32.
+
+    Example:
+      >>> rope_frequencies(4, 10000.0).tolist()
+      [1.0, 0.01]
+    """
+    if rotary_dim < 2 or rotary_dim % 2:
+        raise ValueError(
+            f'a rotary width must be even and at least 2, got {rotary_dim}; the nearest is '
+            f'{max(2, rotary_dim // 2 * 2)}'
+        )
+    # With base 1 all planes have the same frequency. Below 1 frequencies exceed one radian per
+    # token and grow with the plane.
+    check_number('the base of rotary frequencies', base, least=1)
+    return base ** (-np.arange(0, rotary_dim, 2, dtype=np.float64) / rotary_dim)
+
+
+def rotate(
+    x: Num[Array, '... H'],
+    angles: Float[Array, '... F'],
+    *,
+    layout: Layout = 'half',
+    scale: float | Float[Array, '...'] = 1.0,
+) -> Num[Array, '... H']:
+    """Rotates the first 2F features of `x` in F planes, in float32; others pass through.
+
+    Plane t turns `(a, b)` into `scale (a cos A_t - b sin A_t, a sin A_t + b cos A_t)`.
+
+    Args:
+      x: vectors, e.g. queries [B, L, heads, H].
+      angles: A, broadcast against the leading axes of `x`, e.g. [B, L, 1, F].
+      layout: planes of features (t, t + F), 'half' (NeoX, Llama), or (2t, 2t + 1), 'interleaved'
+        (GPT-J, RoFormer).
+      scale: multiplies cos and sin; a number, or an array that broadcasts against `angles`.
+
+    Returns:
+      The shape and dtype of `x`.
+
+    Raises:
+      ValueError: 2F exceeds H; an unknown layout.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> rotate(jnp.array([1.0, 0.0]), jnp.array([jnp.pi / 2])).round(3).tolist()
+      [-0.0, 1.0]
+    """
+    check_choice('layout', layout, LAYOUTS)
+    half = angles.shape[-1]
+    if 2 * half > x.shape[-1]:
+        raise ValueError(
+            f'rotate: {half} angles turn {2 * half} features, but x has only {x.shape[-1]}'
+        )
+    # The barrier keeps XLA from evaluating cos and sin anew for every head.
+    cos, sin = jax.lax.optimization_barrier((scale * jnp.cos(angles), scale * jnp.sin(angles)))
+    turned = x[..., : 2 * half].astype(jnp.float32)
+    if layout == 'half':
+        cos, sin = jnp.concatenate([cos, cos], -1), jnp.concatenate([-sin, sin], -1)
+        partner = jnp.roll(turned, half, axis=-1)
+    else:
+        pairs = lambda a, b: jnp.stack([a, b], -1).reshape(*a.shape[:-1], 2 * half)
+        cos, sin = pairs(cos, cos), pairs(-sin, sin)
+        even = np.arange(2 * half) % 2 == 0
+        partner = jnp.where(even, jnp.roll(turned, -1, axis=-1), jnp.roll(turned, 1, axis=-1))
+    turned = (turned * cos + partner * sin).astype(x.dtype)
+    return (
+        turned
+        if 2 * half == x.shape[-1]
+        else jnp.concatenate([turned, x[..., 2 * half :]], axis=-1)
+    )
+
+
+def rope(
+    x: Num[Array, 'B L heads H'],
+    pos: Num[Array, '#B #L'],
+    base: float = 10000.0,
+    *,
+    layout: Layout = 'half',
+) -> Num[Array, 'B L heads H']:
+    """Queries or keys rotated by their positions: `R(pos * theta) x`.
+
+    Phases are exact to float32 at any position.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> [
+      ...     round(a, 3)
+      ...     for a in rope(jnp.arange(1.0, 5.0).reshape(1, 1, 1, 4), jnp.array([[3]]))
+      ...     .ravel()
+      ...     .tolist()
+      ... ]
+      [-1.413, 1.879, -2.829, 4.058]
+    """
+    return rotate(x, phase(pos, rope_frequencies(x.shape[-1], base))[..., None, :], layout=layout)
+
+
+@register(
+    'rope',
+    kind='encoding',
+    card=Card(
+        name='RoPE',
+        title='RoFormer: Enhanced Transformer with Rotary Position Embedding',
+        arxiv='2104.09864',
+        door='project',
+        equation="q'_i = R(i theta) q_i, k'_j = R(j theta) k_j, theta_t = base^(-2t/H)",
+        source='ZhuiyiTechnology/roformer',
+        authors='Su, Jianlin and Lu, Yu and Pan, Shengfeng and Murtadha, Ahmed and Wen, Bo and '
+        'Liu, Yunfeng',
+        year=2021,
+        example='rope()',
+        share='model',
+        promises=Promises(relative=True, fused=True),
+    ),
+)
+class Rotary(Encoding):
+    """Rotates queries and keys by angles proportional to their positions.
+
+    So logits depend on position differences alone.
+    `q'_i = R(i theta) q_i`, `k'_j = R(j theta) k_j`, `theta_t = base^(-2t/H)`. Differs from the
+    paper: the default layout is 'half'; 'interleaved' is the paper's. Both give the same logits
+    after a permutation of the features.
+
+    Args:
+      base: base of the frequencies.
+      layout: 'half' or 'interleaved', see `rotate`.
+      partial: fraction of the head width that is rotated, `int(H * partial)` leading features; the
+        rest pass through.
+      freqs: a frequency rule such as `yarn(factor=4.0)` in place of the plain theta.
+      head_dim: H, from the model.
+
+    Raises:
+      ValueError: an odd or empty rotated width, a base below 1 or beyond float32, a fraction
+        outside (0, 1], an unknown layout.
+
+    Reference: Su, Lu, Pan, Murtadha, Wen, Liu, arXiv 2104.09864.
+
+    Example:
+      >>> import jax.numpy as jnp, posenc_jax as pj
+      >>> part = pj.make('rope(partial=0.5)', head_dim=8)
+      >>> [
+      ...     round(a, 2)
+      ...     for a in part.rotate(jnp.ones((1, 1, 1, 8)), jnp.array([[1]])).ravel().tolist()
+      ... ]
+      [-0.3, 0.99, 1.38, 1.01, 1.0, 1.0, 1.0, 1.0]
+    """
+
+    @property
+    def traits(self):
+        return frozenset({'rotates', 'follows_length'} if self.uses_length else {'rotates'})
+
+    def __init__(
+        self,
+        base: float = 10000.0,
+        layout: Layout = 'half',
+        partial: float = 1.0,
+        freqs: Frequencies | None = None,
+        head_dim: int = CONTEXT,
+    ):
+        check_choice('layout', layout, LAYOUTS)
+        if not 0 < partial <= 1:
+            raise ValueError(f'partial must be in (0, 1], got {partial}')
+        self.base, self.layout, self.partial, self.freqs, self.head_dim = (
+            base,
+            layout,
+            partial,
+            freqs,
+            head_dim,
+        )
+        self.rotary_dim = int(head_dim * partial)
+        if self.rotary_dim < 2 or self.rotary_dim % 2:
+            raise ValueError(
+                f'rope turns features in pairs: {self.rotary_dim} of head_dim={head_dim} are to '
+                f'be rotated (partial={partial}), '
+                'expected an even number of at least 2'
+            )
+        rope_frequencies(self.rotary_dim, base)
+        if freqs is not None:  # a rule that does not fit this width says so now
+            jax.eval_shape(
+                lambda length: freqs(self.rotary_dim, base, length),
+                jax.ShapeDtypeStruct((1, 1), jnp.int32),
+            )
+
+    @property
+    def uses_length(self) -> bool:
+        """Whether angles depend on the current length."""
+        return self.freqs is not None and self.freqs.uses_length
+
+    def frequencies(self, length: Num[Array, '#B #L'] | None = None):
+        """Inverse frequencies and temperature of the rule (see `Frequencies`), or theta and 1."""
+        if self.freqs is None:
+            return rope_frequencies(self.rotary_dim, self.base), 1.0
+        return self.freqs(self.rotary_dim, self.base, length)
+
+    def angles(self, pos: Num[Array, '#B L'], length: Num[Array, '#B #L'] | None = None):
+        """Angles [#B, L, F] of these positions, and the temperature for their cos and sin."""
+        if pos.ndim != 2:
+            raise ValueError(
+                f'rope takes one position per token, got {math.prod(pos.shape[2:])} components'
+            )
+        inv_freq, temperature = self.frequencies(length)
+        angles, start = phase(pos, inv_freq), getattr(self.freqs, 'start', 0)
+        if start:
+            early = pos < start
+            angles = jnp.where(
+                early[..., None], phase(pos, rope_frequencies(self.rotary_dim, self.base)), angles
+            )
+            temperature = jnp.where(early, 1.0, temperature)
+        return angles, temperature
+
+    def rotate(
+        self,
+        x: Num[Array, 'B L heads H'],
+        pos: Num[Array, '#B #L'],
+        length: Num[Array, '#B #L'] | None = None,
+    ):
+        """`x` rotated to these positions.
+
+        `length` is the current length per token, for rules that depend on the length.
+        """
+        if x.shape[-1] != self.head_dim:
+            raise ValueError(
+                f'rope was built for head_dim={self.head_dim}, got vectors of width {x.shape[-1]}'
+            )
+        angles, temperature = self.angles(pos, length)
+        scale = temperature[..., None, None] if jnp.ndim(temperature) else temperature
+        return rotate(x, angles[..., None, :], layout=self.layout, scale=scale)
+
+    def project(self, q, k, v, tq, tk, x=None):
+        q_length = k_length = None
+        if self.uses_length:
+            q_length, k_length = current_length(tq, tk)
+        return self.rotate(q, tq.pos, q_length), self.rotate(k, tk.pos, k_length), v, tq, tk

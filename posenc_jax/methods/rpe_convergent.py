@@ -1,0 +1,126 @@
+"""Biases of the distance whose exponentials have a finite sum, and two that diverge."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
+
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.methods.alibi import alibi_slopes
+from posenc_jax.protocol.encoding import Constant
+from posenc_jax.protocol.families import Bias, check_heads, signed_distance
+from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+
+# The bias r(y) of each kernel. The paper's criterion is about the sum of exp(r).
+KERNELS: dict[str, Callable[[Array], Array]] = {
+    'type1': lambda y: -jnp.log1p(y * y),
+    'type2': lambda y: -(jnp.log(3.0 + y) ** 2),
+    'linear': lambda y: -y,
+    'square': lambda y: -(y**2),
+    'fourth': lambda y: -(y**4),
+    'root': lambda y: -jnp.sqrt(y),
+    'half_three_quarters': lambda y: -0.5 * y**0.75,
+    'five_quarters': lambda y: -(y**1.25),
+    'log_over_square': lambda y: jnp.log1p(jnp.log1p(y)) - 2.0 * jnp.log1p(y),
+    'harmonic': lambda y: -jnp.log1p(y),
+    'log_harmonic': lambda y: -(jnp.log(3.0 + y) + jnp.log(jnp.log(3.0 + y))),
+}
+DIVERGENT = ('harmonic', 'log_harmonic')
+
+
+def convergent_bias(
+    kernel: str, slopes: Float[Array, 'N'], q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']
+) -> Float[Array, '#B N T S']:
+    """`r(k_h |p_i - p_j|)` of one of `KERNELS`, float32.
+
+    Raises:
+      ValueError: an unknown kernel; names the nearest.
+
+    Example:
+      >>> convergent_bias('type1', jnp.array([0.5]), jnp.array([[2]]), jnp.array([[0, 1, 2]]))[
+      ...     0, 0, 0
+      ... ].round(4).tolist()
+      [-0.6931, -0.2231, -0.0]
+    """
+    check_choice('rpe_convergent kernel', kernel, KERNELS)
+    distance = jnp.abs(signed_distance(q_pos, k_pos)).astype(jnp.float32)
+    return KERNELS[kernel](slopes.astype(jnp.float32)[:, None, None] * distance[:, None])
+
+
+@register(
+    'rpe_convergent',
+    kind='encoding',
+    card=Card(
+        name='convergent RPE',
+        title='Exploring Transformer Extrapolation',
+        arxiv='2307.10156',
+        door='score',
+        equation='logit_ij = q_i . k_j / sqrt(H) + r(k_h |i - j|), sum_d exp(r(d)) finite; '
+        'type1: r(y) = -ln(1 + y^2)',
+        source='OpenNLPLab/fairseq-evo; the code in OpenNLPLab/Rpe was not consulted',
+        authors='Qin, Zhen and Zhong, Yiran and Deng, Hui',
+        year=2024,
+        example='rpe_convergent()',
+        share='model',
+        promises=Promises(relative=True),
+    ),
+)
+class ConvergentRPE(Bias):
+    """Adds a bias of the distance whose exponentials have a finite sum; acts on the logits.
+
+    `b_ij = r(y)`, `y = k_h |i - j|`, k_h ALiBi's slopes. The paper claims that causal attention
+    extrapolates if `sum_(d >= 0) exp(r(d))` converges, since far keys then add little.
+    `python -m posenc_jax.lab.analyse receptive_field` measures it.
+
+        type1                `-ln(1 + y^2)`            type2                `-ln(3 + y)^2`
+        linear (ALiBi)       `-y`                      square               `-y^2`
+        fourth               `-y^4`                    root                 `-y^(1/2)`
+        half_three_quarters  `-y^(3/4) / 2`            five_quarters        `-y^(5/4)`
+        log_over_square      `ln(1 + ln(1 + y)) - 2 ln(1 + y)`
+        harmonic             `-ln(1 + y)`, diverges
+        log_harmonic         `-ln(3 + y) - ln ln(3 + y)`, diverges
+
+    Differs from the paper: without a causal mask the distance is |i - j|. Types 1 and 2 are
+    numbered as in the paper; the authors' code numbers them differently. The other names are ours.
+
+    Args:
+      kernel: name of r.
+      slopes: k_h, one per head, positive, in place of ALiBi's.
+      heads: N, from the model.
+
+    Raises:
+      ValueError: an unknown kernel (the nearest is named), slopes that are not one finite positive
+        number per head; when used, queries of another number of heads.
+
+    Reference: Qin, Zhong, Deng, arXiv 2307.10156.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> pj.make("rpe_convergent(kernel='type2')", heads=2).slopes[...].tolist()
+      [0.0625, 0.00390625]
+    """
+
+    def __init__(
+        self, kernel: str = 'type1', slopes: tuple[float, ...] | None = None, heads: int = CONTEXT
+    ):
+        check_choice('rpe_convergent kernel', kernel, KERNELS)
+        if slopes is not None and (
+            len(slopes) != heads or not (np.isfinite(slopes).all() and min(slopes) > 0)
+        ):
+            wanted = 'expected one finite positive number per head'
+            raise ValueError(
+                f'rpe_convergent: {len(slopes)} slopes {slopes} for {heads} heads; {wanted}'
+            )
+        self.kernel = kernel
+        self.slopes = Constant(
+            jnp.asarray(alibi_slopes(heads) if slopes is None else slopes, jnp.float32),
+            axes=('heads',),
+        )
+
+    def bias(self, q_pos, k_pos):
+        return convergent_bias(self.kernel, self.slopes[...], q_pos, k_pos)
+
+    def score(self, s, tq, tk, seen, carry):
+        check_heads('rpe_convergent', self.slopes[...], s)
+        return super().score(s, tq, tk, seen, carry)

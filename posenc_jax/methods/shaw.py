@@ -1,0 +1,276 @@
+"""Relative position representations: a trained key and a trained value per clipped distance."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, Num
+
+from posenc_jax.attention.buckets import sum_by_bucket, take_bucket
+from posenc_jax.attention.kernels.program import in_kernel
+from posenc_jax.base.derivatives import own_gradient
+from posenc_jax.base.products import heads_first, scaled_dot_product, weighted_sum
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.families import whole_distance
+from posenc_jax.protocol.registry import Card, Promises, check_number, register
+
+
+def shaw_index(
+    q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], max_distance: int
+) -> Int[Array, '#B T S']:
+    """`clip(j - i, -K, K) + K`, key minus query.
+
+    Raises:
+      ValueError: positions that are not integers.
+
+    Example:
+      >>> shaw_index(jnp.array([[2]]), jnp.array([[0, 1, 2, 3]]), 1).tolist()
+      [[[0, 0, 1, 2]]]
+    """
+    distance = whole_distance('shaw', q_pos, k_pos)
+    return jnp.clip(-distance, -max_distance, max_distance).astype(jnp.int32) + max_distance
+
+
+@own_gradient
+def take_by_index(
+    t: Float[Array, 'B N T C'], index: Int[Array, '#B T S']
+) -> Float[Array, 'B N T S']:
+    """`out[s] = t[index[s]]` for every query; the transpose of `sum_by_index`.
+
+    Example:
+      >>> take_by_index(jnp.array([[[[5.0, 7.0]]]]), jnp.array([[[1, 0, 1]]])).tolist()
+      [[[[7.0, 5.0, 7.0]]]]
+    """
+    if in_kernel():
+        return take_bucket(t, index)
+    one, every = index[0, 0, 0], (*t.shape[:3], index.shape[2])
+    return jax.lax.cond(
+        (index == one).all(),
+        lambda: jnp.broadcast_to(jax.lax.dynamic_slice_in_dim(t, one, 1, 3), every),
+        lambda: jnp.take_along_axis(t, jnp.broadcast_to(index[:, None], every), axis=3),
+    )
+
+
+@partial(own_gradient, nondiff_argnums=(2,))
+def sum_by_index(
+    w: Float[Array, 'B N T S'], index: Int[Array, '#B T S'], bins: int
+) -> Float[Array, 'B N T C']:
+    """Sums of weights over the keys with the same index, for every query; linear in `w`.
+
+    Example:
+      >>> sum_by_index(jnp.array([[[[1.0, 2.0, 4.0]]]]), jnp.array([[[1, 0, 1]]]), 2).tolist()
+      [[[[2.0, 5.0]]]]
+    """
+    if in_kernel():
+        return sum_by_bucket(w, index, bins)
+    one, first = index[0, 0, 0], _first_of_run(index)
+    runs = (index == jnp.clip(first[..., None] + jnp.arange(index.shape[2]), 0, bins - 1)).all()
+    # All keys of a far tile have the same clipped distance; most tiles of a long sequence are like
+    # that. In the other tiles positions mostly count up.
+    return jax.lax.switch(
+        jnp.where((index == one).all(), 0, jnp.where(runs, 1, 2)),
+        (
+            lambda: w.sum(-1, keepdims=True) * jax.nn.one_hot(one, bins),
+            lambda: _run(w, index, first, bins),
+            lambda: _binned(w, jax.nn.one_hot(index, bins)),
+        ),
+    )
+
+
+def _first_of_run(index: Int[Array, '#B T S']) -> Int[Array, '#B T']:
+    """The x with `index[s] = clip(x + s, 0, bins - 1)`, if there is one."""
+    lowest = (index == 0).sum(-1, dtype=index.dtype)
+    return jnp.where(lowest > 0, 1 - lowest, index[..., 0])
+
+
+def _run(w, index, first, bins):
+    """The sums where indices count up with the keys.
+
+    All bins except the first and the last then have at most one key.
+    """
+    if bins == 1:
+        return w.sum(-1, keepdims=True)
+    outer = lambda c: jnp.where((index == c)[:, None], w, 0).sum(-1, keepdims=True)
+    at = (jnp.arange(1, bins - 1) - first[..., None])[:, None]
+    inside = jnp.take_along_axis(
+        w, jnp.broadcast_to(at, (*w.shape[:3], bins - 2)), axis=3, mode='fill', fill_value=0
+    )
+    return jnp.concatenate([outer(0), jnp.where(at >= 0, inside, 0), outer(bins - 1)], axis=3)
+
+
+def _binned(w, chosen):
+    highest = jax.lax.Precision.HIGHEST
+    if (
+        chosen.shape[0] == 1
+    ):  # positions shared by the batch: one product per query for all rows and heads
+        return jnp.einsum('bnts,tsc->bntc', w, chosen[0], precision=highest)
+    return jnp.einsum('bnts,btsc->bntc', w, chosen, precision=highest)
+
+
+# Autodiff transposes a gather to a scatter, which is several times slower on a CPU than these
+# products.
+take_by_index.defvjp(
+    lambda t, index: (take_by_index(t, index), (index, jnp.zeros((0, t.shape[3])))),
+    lambda kept, g: (sum_by_index(g, kept[0], kept[1].shape[1]), None),
+)
+sum_by_index.defvjp(
+    lambda w, index, bins: (sum_by_index(w, index, bins), index),
+    lambda bins, index, g: (take_by_index(g, index), None),
+)
+
+
+def shaw_terms(q: Float[Array, '*B H'], keys: Float[Array, 'C H']) -> Float[Array, '*B C']:
+    """`q_i . aK_c / sqrt(H)` for every clipped distance c, float32: the terms of relative keys.
+
+    Example:
+      >>> shaw_terms(jnp.array([2.0, 4.0, 0.0, 0.0]), jnp.eye(3, 4)).tolist()
+      [1.0, 2.0, 0.0]
+    """
+    return jnp.einsum('...h,ch->...c', q.astype(jnp.float32), keys) * q.shape[-1] ** -0.5
+
+
+def shaw_logits(
+    q: Float[Array, 'B N T H'],
+    k: Float[Array, 'B K S H'],
+    keys: Float[Array, 'C H'],
+    q_pos: Num[Array, '#B T'],
+    k_pos: Num[Array, '#B S'],
+) -> Float[Array, 'B N T S']:
+    """`q_i . (k_j + aK_c) / sqrt(H)`, c the clipped distance, float32.
+
+    Args:
+      q, k: queries and keys, heads first.
+      keys: aK, 2 K + 1 of them for distances -K .. K.
+      q_pos, k_pos: their positions.
+
+    Raises:
+      ValueError: an even number of relative keys; positions that are not integers.
+
+    Example:
+      >>> q, k, pos = jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1, 3, 4)), jnp.array([[0, 1, 2]])
+      >>> shaw_logits(
+      ...     q, k, jnp.array([[-1.0], [0.0], [1.0]]) * jnp.ones(4), pos[:, 1:2], pos
+      ... ).ravel().tolist()
+      [0.0, 2.0, 4.0]
+    """
+    index = shaw_index(q_pos, k_pos, _reach('keys', keys))
+    return scaled_dot_product(q, k) + take_by_index(shaw_terms(q, keys), index)
+
+
+def shaw_values(
+    w: Float[Array, 'B N T S'],
+    values: Float[Array, 'C H'],
+    q_pos: Num[Array, '#B T'],
+    k_pos: Num[Array, '#B S'],
+) -> Float[Array, 'B N T H']:
+    """`sum_j p_ij aV_c`, float32: the term of relative values, c the clipped distance.
+
+    Args:
+      w: p, the weights.
+      values: aV, 2 K + 1 of them for distances -K .. K.
+      q_pos, k_pos: positions of queries and keys.
+
+    Raises:
+      ValueError: an even number of relative values; positions that are not integers.
+
+    Example:
+      >>> w, pos = jnp.array([[[[0.5, 0.25, 0.25]]]]), jnp.array([[0, 1, 2]])
+      >>> shaw_values(w, jnp.eye(3), pos[:, 2:], pos)[0, 0, 0].tolist()
+      [0.75, 0.25, 0.0]
+    """
+    bins = sum_by_index(w, shaw_index(q_pos, k_pos, _reach('values', values)), len(values))
+    # One copy of the values per row and head. The gradient is then a product per row and head,
+    # which XLA computes many times as fast as one product over all.
+    return jnp.einsum(
+        'bntc,bnch->bnth', bins, jnp.broadcast_to(values, (*bins.shape[:2], *values.shape))
+    )
+
+
+def _reach(what, vectors):
+    if len(vectors) % 2 == 0:
+        raise ValueError(
+            f'shaw: relative {what} are 2 K + 1 vectors, for distances -K .. K, got {len(vectors)}'
+        )
+    return len(vectors) // 2
+
+
+@register(
+    'shaw',
+    kind='encoding',
+    card=Card(
+        name='relative position representations',
+        title='Self-Attention with Relative Position Representations',
+        arxiv='1803.02155',
+        door='project, score, collect',
+        equation='logit_ij = q_i . (k_j + aK_c) / sqrt(H), out_i = sum_j p_ij (v_j + aV_c), c = '
+        'clip(j - i, -K, K)',
+        source='tensorflow/tensor2tensor',
+        authors='Shaw, Peter and Uszkoreit, Jakob and Vaswani, Ashish',
+        year=2018,
+        example='shaw(max_distance=5)',
+        share='layer',
+        promises=Promises(relative=True, needs_training=True),
+    ),
+)
+class Shaw(Encoding):
+    """Adds trained vectors of the clipped distance to keys and values; acts on logits and output.
+
+    `logit_ij = q_i . (k_j + aK[c]) / sqrt(H)`, `out_i = sum_j p_ij (v_j + aV[c])`, `c = clip(j - i,
+    -K, K)`. Differs from the paper: nothing. No [T, S, H] array is formed: q aK^T is computed once
+    per query, and weights are summed per c before they are multiplied by aV. In a chain the queries
+    are those that the earlier parts leave.
+
+    Args:
+      max_distance: K; farther keys share one vector per side.
+      value_term: False leaves aV out, as many implementations do.
+      std: standard deviation of the initial vectors.
+      head_dim: H, from the model.
+
+    Raises:
+      ValueError: negative max_distance or std.
+
+    Reference: Shaw, Uszkoreit, Vaswani, arXiv 1803.02155.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> pj.make('shaw(max_distance=4)', head_dim=8).keys.shape
+      (9, 8)
+    """
+
+    traits = frozenset({'reads_unrotated'})
+
+    def __init__(
+        self,
+        max_distance: int = 16,
+        value_term: bool = True,
+        std: float = 0.02,
+        head_dim: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        if max_distance < 0:
+            raise ValueError(f'shaw max_distance must be at least 0, got {max_distance}')
+        check_number('shaw std', std, least=0)
+        vectors = lambda: (
+            std * jax.random.normal(rngs.params(), (2 * max_distance + 1, head_dim), jnp.float32)
+        )
+        self.max_distance = max_distance
+        self.keys = nnx.Param(vectors(), axes=(None, None))
+        self.values = nnx.Param(vectors(), axes=(None, None)) if value_term else None
+
+    def opens(self, door):
+        return super().opens(door) and (door != 'collect' or self.values is not None)
+
+    def project(self, q, k, v, tq, tk, x=None):
+        return q, k, v, tq.with_feats(shaw=shaw_terms(q, self.keys[...])), tk
+
+    def score(self, s, tq, tk, seen, carry):
+        index = shaw_index(tq.pos, tk.pos, self.max_distance)
+        return s + take_by_index(heads_first(tq.feats['shaw']), index), carry
+
+    def collect(self, w, v, tq, tk):
+        out = weighted_sum(w, v)
+        if self.values is None:
+            return out
+        return out + shaw_values(w, self.values[...], tq.pos, tk.pos)

@@ -1,0 +1,166 @@
+"""sigma-GPT's double positions: that of the token, and that of the token it predicts."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Num
+
+from posenc_jax.base.phases import phase
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.checks import exceeds
+from posenc_jax.protocol.encoding import PositionRange
+from posenc_jax.protocol.families import Embedding
+from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
+from posenc_jax.protocol.tables import lookup_rows
+
+Table = Literal['learned', 'sinusoid']
+TABLES = ('learned', 'sinusoid')
+
+
+def sigma_gpt_sinusoid(
+    pos: Num[Array, '...'], width: int, max_len: int
+) -> Float[Array, '... width']:
+    """`sin(p / M^((j - j mod 2) / D) + (j mod 2) pi / 2)`, j = 0 .. D/2 - 1, D = 2 `width`.
+
+    Sines and cosines are interleaved.
+
+    Args:
+      pos: positions, -1 for a start slot.
+      width: width of one half, D/2.
+      max_len: M.
+
+    Example:
+      >>> sigma_gpt_sinusoid(jnp.array([1]), 2, 16).round(4).tolist()
+      [[0.8414999842643738, 0.5403000116348267]]
+    """
+    j = np.arange(width)
+    angle = phase(pos, float(max_len) ** (-(j - j % 2) / (2 * width)))
+    return jnp.where(j % 2 == 1, jnp.cos(angle), jnp.sin(angle))
+
+
+@register(
+    'sigma_gpt',
+    kind='encoding',
+    card=Card(
+        name='sigma-GPT, double positions',
+        title='sigma-GPTs: A New Approach to Autoregressive Models',
+        arxiv='2404.09562',
+        door='place, embed',
+        equation='x_t + [P[o_t], P[o_(t+1)]], o_t the position of the t-th token in the order, P a '
+        'table of half the width',
+        source='idiap/sigma-gpt',
+        authors='Pannatier, Arnaud and Courdier, Evann and Fleuret, François',
+        year=2024,
+        example='sigma_gpt(max_len=128)',
+        share='model',
+        promises=Promises(needs_training=True, fused=True),
+    ),
+)
+class SigmaGPT(Embedding):
+    """Adds the position of the token and that of the token to predict, for text in any order.
+
+    `x_t + [P[o_t], P[o_(t+1)]]`: one table P of half the model width serves both halves, attention
+    is causal in the order o, and there is no other encoding. The task hands over positions with two
+    components, [#B, L, 2], own and next (`any_order`); positions with one component, p, are read
+    from left to right, next = p + 1, so L tokens need L + 1 rows. Text is written in any order by
+    `posenc_jax.lab.decoding.any_order`, and in bursts by `posenc_jax.lab.decoding.burst`.
+
+    'sinusoid', of the paper's other tasks, has no parameters: `sin(p / M^((j - j mod 2)/D) + (j mod
+    2) pi/2)` for each half, and a start slot, whose own position is -1, so that the first token is
+    predicted as well. Differs from the paper: nothing. The paper does not say whether D is the
+    width of the model or of the half; we use the model's.
+
+    Args:
+      max_len: M, positions in the table, or the base of the sinusoids.
+      table: 'learned' or 'sinusoid'.
+      std: standard deviation of the initial vectors of a learned table.
+
+    Raises:
+      ValueError: max_len or std out of range, an odd model width; at call, positions of another
+        shape or fractional ones, a negative one (below -1 of the sinusoid), or one beyond the
+        learned table (where it is traced, such a row is NaN, and the number of tokens is checked).
+
+    Reference: Pannatier, Courdier, Fleuret, arXiv 2404.09562.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> encoding = pj.make('sigma_gpt(max_len=8)', model_dim=4)
+      >>> tok = pj.Tokens.of(positions=[[[2, 0], [0, 1]]])
+      >>> encoding.embed(jnp.zeros((1, 2, 4)), tok)[0, 0, 2:].tolist() == encoding.vectors[
+      ...     0
+      ... ].tolist()
+      True
+    """
+
+    def __init__(
+        self,
+        max_len: int,
+        table: Table = 'learned',
+        std: float = 0.02,
+        model_dim: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        check_choice('sigma_gpt table', table, TABLES)
+        if max_len < 2:
+            raise ValueError(f'sigma_gpt max_len must be at least 2, got {max_len}')
+        check_number('sigma_gpt std', std, least=0)
+        if model_dim % 2:
+            raise ValueError(
+                f'sigma_gpt gives each position half of the model width, got {model_dim}; use an '
+                'even one'
+            )
+        self.max_len = max_len
+        rows = lambda: (
+            std * jax.random.normal(rngs.params(), (max_len, model_dim // 2), jnp.float32)
+        )
+        self.vectors = (
+            nnx.Param(rows(), axes=('positions', 'width')) if table == 'learned' else None
+        )
+
+    @property
+    def position_range(self):
+        return PositionRange(accepts=None if self.vectors is None else self.max_len)
+
+    def place(self, tok, *, key=None):
+        low, high = (0, self.max_len - 1) if self.vectors is not None else (-1, None)
+        if isinstance(tok.pos, jax.core.Tracer) or isinstance(tok.valid, jax.core.Tracer):
+            _pairs(tok.pos)
+            if high is not None and exceeds('sigma_gpt', tok.length, high):
+                raise ValueError(
+                    f'sigma_gpt: a row of {tok.length} tokens and the one that follows need '
+                    f'{tok.length + 1} positions, the '
+                    f'table has {self.max_len}; use a larger table or shorter inputs'
+                )
+            return tok
+        real = True if tok.valid is None else np.asarray(tok.valid)
+        for which, a, least in zip(('own', 'next'), _pairs(np.asarray(tok.pos)), (low, 0)):
+            wrong = real & ((a < least) | (False if high is None else a > high))
+            if wrong.any():
+                found = np.broadcast_to(a, wrong.shape)[wrong][0]
+                where = f'in {least} .. {high}' if high is not None else f'at least {least}'
+                raise ValueError(
+                    f'sigma_gpt: {which} position {found} is not {where}; use a larger table or '
+                    'shorter inputs'
+                )
+        return tok
+
+    def table(self, tok, width):
+        own, following = _pairs(tok.pos)
+        if self.vectors is None:
+            halves = [sigma_gpt_sinusoid(pos, width // 2, self.max_len) for pos in (own, following)]
+        else:
+            halves = [lookup_rows(self.vectors[...], pos) for pos in (own, following)]
+        return jnp.concatenate(halves, axis=-1)
+
+
+def _pairs(pos):
+    """Own and next position of every token, [#B, L] each."""
+    if not jnp.issubdtype(pos.dtype, jnp.integer) or pos.shape[2:] not in ((), (2,)):
+        raise ValueError(
+            'sigma_gpt needs integer positions [B, L] or [B, L, 2], own and next, got '
+            f'{pos.dtype} {pos.shape}'
+        )
+    return (pos, pos + 1) if pos.ndim == 2 else (pos[..., 0], pos[..., 1])

@@ -1,0 +1,66 @@
+"""Soft caps: logits stay within a bound."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.registry import Card, Promises, check_number, register
+
+
+def soft_capped(s: Float[Array, '...'], limit: float) -> Float[Array, '...']:
+    """`limit tanh(s / limit)`. A logit of minus infinity, of a refused key, stays.
+
+    Example:
+      >>> soft_capped(jnp.array([1.0, 100.0, -jnp.inf]), 10.0).round(3).tolist()
+      [0.997, 10.0, -inf]
+    """
+    return jnp.where(jnp.isneginf(s), s, limit * jnp.tanh(s / limit))
+
+
+@register(
+    'soft_cap',
+    kind='encoding',
+    card=Card(
+        name='soft cap',
+        title='Gemma 2: Improving Open Language Models at a Practical Size',
+        arxiv='2408.00118',
+        door='score',
+        equation='logit_ij <- c tanh(logit_ij / c)',
+        source='google-deepmind/gemma',
+        authors='Riviere, Morgane and Pathak, Shreya and Sessa, Pier Giuseppe and others',
+        year=2024,
+        example='soft_cap(2.0)',
+        share='model',
+        promises=Promises(relative=True),
+    ),
+)
+class SoftCap(Encoding):
+    """Holds the logits of attention between -c and c by a hyperbolic tangent.
+
+    `logit_ij <- c tanh(logit_ij / c)`. Small logits hardly change. The cap has no positional
+    information of its own. In a chain it also caps what earlier parts add to the logits, and not
+    what later parts add: compare `alibi() | soft_cap(50.0)` and `soft_cap(50.0) | alibi()`.
+
+    Differs from the paper: nothing in the attention. The cap of the output is the field
+    `output_cap` of the model.
+
+    Args:
+      limit: c, positive; 50 in the paper.
+
+    Raises:
+      ValueError: a limit that is not positive.
+
+    Reference: Gemma Team, arXiv 2408.00118, section 2.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> pj.make('rope() | soft_cap(50.0)', head_dim=4).parts[1].limit
+      50.0
+    """
+
+    def __init__(self, limit: float = 50.0):
+        check_number('soft_cap limit', limit, above=0)
+        self.limit = limit
+
+    def score(self, s, tq, tk, seen, carry):
+        return soft_capped(s, self.limit), carry

@@ -1,0 +1,106 @@
+"""Scalable softmax: logits grow with the logarithm of the number of keys."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from posenc_jax.base.products import heads_first
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.families import check_heads
+from posenc_jax.protocol.length import current_length
+from posenc_jax.protocol.registry import Card, Promises, check_number, register
+
+
+def ssmax_factor(gain: Float[Array, 'N'], count: Int[Array, '#B T']) -> Float[Array, '#B N T 1']:
+    """`g_h ln(n_i)`, float32.
+
+    Example:
+      >>> ssmax_factor(jnp.array([1.0, 2.0]), jnp.array([[1, 2]]))[0, :, :, 0].round(4).tolist()
+      [[0.0, 0.6931], [0.0, 1.3863]]
+    """
+    return (
+        gain.astype(jnp.float32)[:, None, None]
+        * jnp.log(count.astype(jnp.float32))[:, None, :, None]
+    )
+
+
+@register(
+    'ssmax',
+    kind='encoding',
+    card=Card(
+        name='scalable softmax',
+        title='Scalable-Softmax Is Superior for Attention',
+        arxiv='2501.19399',
+        door='score',
+        equation='logit_ij <- g_h ln(n_i) logit_ij, n_i the number of tokens up to i',
+        source='ArthurSBianchessi/BAM, which trains the gain in this form',
+        authors='Nakanishi, Ken M.',
+        year=2025,
+        example='ssmax()',
+        share='layer',
+        causal_only=True,
+        promises=Promises(relative=True, needs_training=True),
+    ),
+)
+class SSMax(Encoding):
+    """Multiplies logits by the logarithm of the number of keys and a trained gain per head.
+
+    `logit_ij <- g_h ln(n_i) logit_ij`, where n_i is the number of tokens of its document up to the
+    query, itself included; the first token has a single key and factor 0. So the softmax stays as
+    sharp over many keys as over few. In a chain it multiplies what earlier parts add to the logits
+    and not what later parts add: compare `bam() | ssmax()` and `ssmax() | bam()`. Keys that another
+    mask hides, such as a window, are counted too, since a tile cannot know their number. Differs
+    from the paper: nothing in the factor; the gain starts at 1, as in the code of BAM.
+
+    Args:
+      gain: initial g of all heads, positive.
+      bidirectional: n_i is the number of all tokens of the document. Encoders need it, since their
+        queries see later keys too, and refuse False. Decoders must not use it, since it would
+        reveal how long the text will be.
+      heads: N, from the model.
+
+    Raises:
+      ValueError: a gain that is not positive; when used, queries with another number of heads, or a
+        document of unknown length (`bidirectional` with packed documents that come in parts).
+
+    Reference: Nakanishi, arXiv 2501.19399.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> pj.make('bam() | ssmax()', heads=4).parts[1].gain[...].tolist()
+      [1.0, 1.0, 1.0, 1.0]
+    """
+
+    def __init__(self, gain: float = 1.0, bidirectional: bool = False, heads: int = CONTEXT):
+        check_number('ssmax gain', gain, above=0)
+        self.bidirectional = bidirectional
+        if bidirectional:
+            self.card = dataclasses.replace(type(self).card, causal_only=False)
+        self.gain = nnx.Param(jnp.full(heads, gain, jnp.float32), axes=('heads',))
+
+    @property
+    def traits(self):
+        both = {'sees_later', 'queries_follow_length'}
+        return frozenset(both if self.bidirectional else ())
+
+    def opens(self, door):
+        return super().opens(door) and (door != 'project' or self.bidirectional)
+
+    def project(self, q, k, v, tq, tk, x=None):
+        if self.bidirectional:
+            ordered = lambda tok: dataclasses.replace(tok, pos=tok.rank)
+            count = current_length(ordered(tq), ordered(tk))[0]
+            count = jnp.broadcast_to(count, (count.shape[0], tq.length))
+            tq = tq.with_feats(ssmax=count[..., None])
+        return q, k, v, tq, tk
+
+    def score(self, s, tq, tk, seen, carry):
+        check_heads('ssmax', self.gain[...], s)
+        count = heads_first(tq.feats['ssmax'])[:, 0] if self.bidirectional else tq.rank + 1
+        factor = ssmax_factor(self.gain[...], count)
+        return jnp.where(
+            jnp.isneginf(s), s, s * factor
+        ), carry  # a refused key stays refused where ln n = 0

@@ -1,0 +1,72 @@
+"""Sliding-window mask."""
+
+from posenc_jax.protocol.families import Mask
+from posenc_jax.protocol.registry import Card, Promises, register
+
+
+@register(
+    'window',
+    kind='encoding',
+    card=Card(
+        name='sliding window',
+        title='Longformer: The Long-Document Transformer',
+        arxiv='2004.05150',
+        door='mask',
+        equation='key j visible to query i iff |index_i - index_j| < size',
+        source='allenai/longformer',
+        authors='Beltagy, Iz and Peters, Matthew E. and Cohan, Arman',
+        year=2020,
+        example='window(size=5)',
+        share='model',
+        promises=Promises(relative=True),
+    ),
+)
+class Window(Mask):
+    """Masks keys that are `size` or more tokens away; combines with causal or full attention.
+
+    Key j is visible to query i iff `|index_i - index_j| < size`. With `aligned` a query sees the
+    keys of its own block of `size` tokens and of the neighbouring blocks. With causal attention
+    these are `size + 1` to `2 size` keys, as in the blockwise causal attention of xPos (arXiv
+    2212.10554, with blocks of half the trained length).
+
+    Differs from the paper: `size` counts one side and the query itself, and there is neither
+    dilation nor global tokens.
+
+    Args:
+      size: number of tokens visible on one side, including the query, or of a block; at least 1.
+      aligned: blocks begin at multiples of `size` in the document.
+
+    Raises:
+      ValueError: size below 1.
+
+    Reference: Beltagy, Peters, Cohan, arXiv 2004.05150.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> t = pj.Tokens.of(length=3)
+      >>> pj.make('window(size=2)', causal=True).mask(t, t)[0, 0].sum(-1).tolist()
+      [1, 2, 2]
+    """
+
+    def __init__(self, size: int, aligned: bool = False):
+        if size < 1:
+            raise ValueError(f'window size must be at least 1, got {size}')
+        self.size, self.aligned = size, aligned
+
+    @property
+    def band(self):
+        return None if self.aligned else self.size
+
+    def allow(self, tq, tk):
+        number = (lambda tok: tok.rank // self.size) if self.aligned else (lambda tok: tok.index)
+        distance = number(tq)[:, :, None] - number(tk)[:, None, :]
+        return (abs(distance) < (2 if self.aligned else self.size))[:, None]
+
+    def may_see(self, tq, tk):
+        if self.aligned:
+            return (tk.rank_high > tq.rank_low - 2 * self.size) & (
+                tk.rank_low < tq.rank_high + 2 * self.size
+            )
+        return (tk.index_high > tq.index_low - self.size) & (
+            tk.index_low < tq.index_high + self.size
+        )

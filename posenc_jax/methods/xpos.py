@@ -1,0 +1,186 @@
+"""xPos: rotary positions with a decay of each plane over the distance."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
+
+from posenc_jax.language.spec import CONTEXT
+from posenc_jax.methods.rope import Layout, Rotary
+from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.registry import Card, Promises, register
+
+
+def xpos_decay(rotary_dim: int, gamma: float = 0.4) -> np.ndarray:
+    """`zeta_t = (2t/D + gamma) / (1 + gamma)`, float64: decay of plane t at distance `scale_base`.
+
+    Example:
+      >>> xpos_decay(64)[[0, 31]].round(7).tolist()
+      [0.2857143, 0.9776786]
+    """
+    return (np.arange(0, rotary_dim, 2) / rotary_dim + gamma) / (1.0 + gamma)
+
+
+def xpos_scale(
+    x: Num[Array, 'B N L H'],
+    offset: Num[Array, '#B L'],
+    zeta: np.ndarray,
+    scale_base: float,
+    *,
+    layout: Layout = 'half',
+) -> Float[Array, 'B N L H']:
+    """Both features of plane t times `zeta_t^(offset / scale_base)`, float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> xpos_scale(jnp.ones((1, 1, 1, 4)), jnp.array([[2.0]]), np.array([0.5, 1.0]), 1.0)[
+      ...     0, 0, 0
+      ... ].tolist()
+      [0.25, 1.0, 0.25, 1.0]
+    """
+    log_zeta = np.log(zeta).astype(np.float32)
+    factor = jnp.exp(offset.astype(jnp.float32)[:, None, :, None] / scale_base * log_zeta)
+    factor = (
+        jnp.concatenate([factor, factor], -1)
+        if layout == 'half'
+        else jnp.repeat(factor, 2, axis=-1)
+    )
+    return x.astype(jnp.float32) * factor
+
+
+def _card(name, title, arxiv, source, authors, year, example):
+    return Card(
+        name=name,
+        title=title,
+        arxiv=arxiv,
+        door='project, match',
+        equation='logit_ij = sum_t zeta_t^((i-j)/S) [R(i theta) q]_t . [R(j theta) k]_t / '
+        'sqrt(H), zeta_t = (2t/H + g)/(1 + g)',
+        source=source,
+        authors=authors,
+        year=year,
+        example=example,
+        share='model',
+        causal_only=True,
+        promises=Promises(relative=True),
+    )
+
+
+@register(
+    'xpos',
+    kind='encoding',
+    card=_card(
+        'xPos',
+        'A Length-Extrapolatable Transformer',
+        '2212.10554',
+        'microsoft/torchscale',
+        'Sun, Yutao and Dong, Li and Patra, Barun and Ma, Shuming and Huang, Shaohan and '
+        'Benhaim, Alon and others',
+        2022,
+        'xpos()',
+    ),
+)
+class XPos(Encoding):
+    """Rotates queries and keys and damps plane t by `zeta_t^((i-j)/S)`, high frequencies most.
+
+    `zeta_t = (2t/H + gamma) / (1 + gamma)`. Differs from the released code: the factor is split
+    between query and key around a position inside the current tile, not around half the sequence.
+    So it does not change when a sequence grows, and does not overflow at any length. The exception
+    is a tile of a few hundred tokens that spans some 70 S positions, which gives NaN. The default
+    layout is 'half'. For the paper's blockwise causal attention in evaluation, chain the mask
+    `window(size=BLOCK, aligned=True)`.
+
+    Args:
+      base: base of the frequencies.
+      gamma: g.
+      scale_base: S, in tokens.
+      layout: 'half' or 'interleaved'.
+      head_dim: H, from the model.
+
+    Raises:
+      ValueError: gamma or scale_base not positive; an odd width, an unknown layout.
+
+    Reference: Sun, Dong, Patra, Ma, Huang, Benhaim et al., arXiv 2212.10554.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> pj.make('xpos()', head_dim=64).zeta[[0, 31]].round(4).tolist()
+      [0.2857, 0.9777]
+    """
+
+    traits = frozenset({'rotates'})
+
+    def __init__(
+        self,
+        base: float = 10000.0,
+        gamma: float = 0.4,
+        scale_base: float = 512.0,
+        layout: Layout = 'half',
+        head_dim: int = CONTEXT,
+    ):
+        if not gamma > 0 or not scale_base > 0:
+            raise ValueError(
+                f'xpos: gamma and scale_base must be positive, got {gamma=}, {scale_base=}'
+            )
+        self.rotary = Rotary(base, layout, head_dim=head_dim)
+        self.gamma, self.scale_base = gamma, scale_base
+
+    @property
+    def zeta(self) -> np.ndarray:
+        return xpos_decay(self.rotary.head_dim, self.gamma)
+
+    def project(self, q, k, v, tq, tk, x=None):
+        return self.rotary.project(q, k, v, tq, tk)
+
+    def match(self, q, k, tq, tk, seen, carry):
+        # Both factors are at most one, except for keys after the first query of their own tile.
+        centre = tq.pos.min(axis=1, keepdims=True)
+        scale = lambda a, offset: xpos_scale(
+            a, offset, self.zeta, self.scale_base, layout=self.rotary.layout
+        )
+        return super().match(
+            scale(q, tq.pos - centre), scale(k, centre - tk.pos), tq, tk, seen, carry
+        )
+
+
+@register(
+    'xpos_abf',
+    kind='encoding',
+    card=_card(
+        'xPos-ABF',
+        'Effective Long-Context Scaling of Foundation Models',
+        '2309.16039',
+        'the paper; no code was released',
+        'Xiong, Wenhan and Liu, Jingyu and Molybog, Igor and Zhang, Hejia and Bhargava, Prajjwal '
+        'and Hou, Rui and others',
+        2023,
+        'xpos_abf()',
+    ),
+)
+class XPosABF(XPos):
+    """xPos with the adjusted base frequency, 500000; the damping stays as it is.
+
+    Differs from the paper: nothing that the paper says; see `XPos` for where the factor is applied.
+
+    Args:
+      base, gamma, scale_base, layout, head_dim: as for `xpos`.
+
+    Raises:
+      ValueError: as for `xpos`.
+
+    Reference: Xiong, Liu, Molybog, Zhang, Bhargava, Hou et al., arXiv 2309.16039.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> pj.make('xpos_abf()', head_dim=64).rotary.base
+      500000.0
+    """
+
+    def __init__(
+        self,
+        base: float = 500000.0,
+        gamma: float = 0.4,
+        scale_base: float = 512.0,
+        layout: Layout = 'half',
+        head_dim: int = CONTEXT,
+    ):
+        super().__init__(base, gamma, scale_base, layout, head_dim)

@@ -1,7 +1,0 @@
-"""The transformer that encodings plug into, its decode cache, and its layout on a mesh."""
-
-from posenc_jax.model.config import TransformerConfig
-from posenc_jax.model.transformer import Transformer
-
-__all__ = ['Transformer', 'TransformerConfig']
-__dir__ = __all__.copy

@@ -1,8 +1,0 @@
-"""Public checkpoints: Hugging Face directories and GGUF files."""
-
-from posenc_jax.model.pretrained.export import export_pretrained
-from posenc_jax.model.pretrained.load import Pretrained, load_pretrained
-from posenc_jax.model.pretrained.sources import PretrainedError, is_pretrained
-
-__all__ = ['Pretrained', 'PretrainedError', 'export_pretrained', 'is_pretrained', 'load_pretrained']
-__dir__ = __all__.copy

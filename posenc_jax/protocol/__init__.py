@@ -1,0 +1,1 @@
+"""The protocol: tokens, encodings and their doors, chains, masks, families, the registry."""

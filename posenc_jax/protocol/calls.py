@@ -1,0 +1,147 @@
+"""Calls of registered names as values, and how a built value is written as a call again."""
+
+import dataclasses
+import functools
+import inspect
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from posenc_jax.protocol.registry import Entry
+
+
+class _Context:
+    """Default of a parameter that the surrounding model supplies."""
+
+    def __repr__(self):
+        return 'CONTEXT'
+
+
+CONTEXT: Any = _Context()
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A checked call: the registered entry and its arguments (nested calls are Nodes)."""
+
+    entry: Entry
+    arguments: dict[str, Any]
+
+    def __str__(self):
+        def show(value):
+            if isinstance(value, Chain):
+                return str(value)
+            return str(value) if isinstance(value, Node) else repr(value)
+
+        return f'{self.entry.key}({", ".join(f"{k}={show(v)}" for k, v in self.arguments.items())})'
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Nodes joined by `|`."""
+
+    nodes: tuple[Node, ...]
+
+    def __str__(self):
+        return ' | '.join(map(str, self.nodes))
+
+
+def with_defaults(chain: Chain, **context) -> Chain:
+    """The chain with these values as arguments wherever a parameter would take them from the model,
+    also in nested calls.
+
+    Example:
+      >>> from posenc_jax.language.spec import parse
+      >>> str(with_defaults(parse('rope(freqs=yarn(factor=4.0))'), train_len=64))
+      'rope(freqs=yarn(factor=4.0, train_len=64))'
+    """
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, Chain):
+            return with_defaults(value, **context)
+        if not isinstance(value, Node):
+            return value
+        parameters, arguments = (
+            value.entry.parameters,
+            {name: filled(v) for name, v in value.arguments.items()},
+        )
+        asked = {
+            n: v for n, v in context.items() if n in parameters and parameters[n].default is CONTEXT
+        }
+        return Node(value.entry, arguments | {n: v for n, v in asked.items() if n not in arguments})
+
+    return Chain(tuple(filled(node) for node in chain.nodes))
+
+
+def written(value: Any) -> str:
+    """A value as a spec string writes it. A frequency rule is written as its call, without the
+    arguments that equal their defaults. What no spec string can hold, such as an array, is `...`.
+
+    Example:
+      >>> from posenc_jax.methods.yarn import YaRN
+      >>> written(YaRN(factor=4.0, train_len=64)), written((1, 2.5))
+      ('yarn(factor=4.0, train_len=64)', '(1, 2.5)')
+    """
+    if isinstance(value, Node):
+        return call(value.entry.key, changed(value.arguments, value.entry.parameters))
+    if dataclasses.is_dataclass(value) and hasattr(value, 'card'):
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
+        given = {name: getattr(value, name) for name in fields}
+        return call(value.card.key, changed(given, inspect.signature(type(value)).parameters))  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(value, tuple | list):
+        return f'({", ".join(map(written, value))}{"," * (len(value) == 1)})'
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        value = int(value) if isinstance(value, numbers.Integral) else float(value)
+    plain = value is None or isinstance(value, bool | int | float | str)
+    # An array is not written: its values would become part of the compiled structure of a model.
+    return repr(value) if plain or getattr(value, 'spec_kind', '') == 'encoding' else '...'
+
+
+def changed(
+    arguments: dict[str, Any], parameters: Mapping[str, inspect.Parameter]
+) -> tuple[tuple[str, str], ...]:
+    """The arguments of a constructor that differ from their defaults, each with its text. `rngs` is
+    left out, since no spec string has one.
+    """
+    return tuple(
+        (name, written(value))
+        for name, value in arguments.items()
+        if name != 'rngs' and not _same(value, parameters[name].default)
+    )
+
+
+def _same(value: Any, default: Any) -> bool:
+    if value is default:
+        return True
+    plain = (bool, int, float, str, tuple)
+    both_bool = isinstance(value, bool) == isinstance(default, bool)
+    return (
+        isinstance(value, plain) and isinstance(default, plain) and both_bool and value == default
+    )
+
+
+def call(name: str, arguments: tuple[tuple[str, str], ...]) -> str:
+    """The text of a call.
+
+    Example:
+      >>> call('rope', (('base', '500.0'),))
+      'rope(base=500.0)'
+    """
+    return f'{name}({", ".join(f"{key}={text}" for key, text in arguments)})'
+
+
+def remembering(init: Callable) -> Callable:
+    """An `__init__` that also sets `_spec_arguments`, the changed arguments and their texts.
+    Where a subclass calls the `__init__` of its base class, that of the base sets nothing.
+    """
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def wrapped(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        if type(self).__init__ is wrapped:
+            given = dict(signature.bind(self, *args, **kwargs).arguments)
+            given.pop(next(iter(given)))
+            self._spec_arguments = changed(given, signature.parameters)
+
+    return wrapped

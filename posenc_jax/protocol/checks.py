@@ -1,0 +1,86 @@
+"""Checks of arguments that several modules have in common."""
+
+import contextlib
+import math
+import numbers
+from collections.abc import Iterator
+from typing import Any
+
+from jax import core, errors
+
+from posenc_jax.protocol.registry import SpecError
+
+_NAME = 'InconclusiveDimensionOperation'  # moved to jax.errors in jax 0.9
+_INCONCLUSIVE: Any = getattr(errors if hasattr(errors, _NAME) else core, _NAME)
+
+
+def is_size(value: Any) -> bool:
+    """Whether a value is an integer of at least 1; True and False are none."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return whole and int(value) >= 1
+
+
+def exceeds(name: str, length: Any, most: int) -> bool:
+    """Whether a length exceeds `most`. The length may be symbolic, as in `jax.export`, if its
+    constraints tell.
+
+    Raises:
+      ValueError: a symbolic length that may be smaller or larger.
+
+    Example:
+      >>> from jax import export
+      >>> exceeds('table', export.symbolic_shape('n', constraints=['n <= 7'])[0], 8)
+      False
+    """
+    try:
+        return bool(length > most)
+    except _INCONCLUSIVE:
+        raise ValueError(
+            f'{name}: the symbolic length {length} may exceed {most}; bound it, as in '
+            f"jax.export.symbolic_shape(..., constraints=['{length} <= {most}'])"
+        ) from None
+
+
+def check_factor(name: str, factor: float) -> float:
+    """`factor` if it is a finite number of at least 1.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if not (math.isfinite(factor) and factor >= 1):
+        raise ValueError(
+            f'{name}: factor is new length / trained length and must be at least 1, got {factor}'
+        )
+    return factor
+
+
+def check_train_len(name: str, train_len: int) -> int:
+    """`train_len` if it is a positive integer.
+
+    Raises:
+      ValueError: it is not, or it was not given.
+    """
+    if not isinstance(train_len, numbers.Integral) or train_len < 1:
+        raise ValueError(
+            f'{name} needs train_len, the trained length in tokens, a positive integer; got '
+            f'{train_len!r}'
+        )
+    return train_len
+
+
+@contextlib.contextmanager
+def about(what: str) -> Iterator[None]:
+    """Errors of values that arise within begin with what they are about, such as a field's name.
+
+    Example:
+      >>> with about('cross'):
+      ...     raise ValueError('expected a spec string')
+      Traceback (most recent call last):
+      ValueError: cross: expected a spec string
+    """
+    try:
+        yield
+    except SpecError as error:
+        raise SpecError(f'{what}: {error}') from error
+    except ValueError as error:
+        raise ValueError(f'{what}: {error}') from error

@@ -1,0 +1,192 @@
+"""Encodings made of other encodings: here their doors are forwarded and their traits united."""
+
+import jax
+from flax import nnx
+
+from posenc_jax.protocol.encoding import Encoding, PositionRange
+from posenc_jax.protocol.masks import Causal, Document, Full
+
+
+class Composite(Encoding):
+    """Several encodings as one.
+
+    Doors that return a changed input run in the order of the parts. Masks are combined with AND. Of
+    a door that only one part may open, the door of this part is used.
+    """
+
+    @property
+    def children(self) -> tuple[Encoding, ...]:
+        """The encodings this one is made of, in order."""
+        raise NotImplementedError
+
+    @property
+    def traits(self):
+        return frozenset().union(*(part.traits for part in self.children))
+
+    @property
+    def lookback(self):
+        return max((part.lookback for part in self.children), default=0)
+
+    @property
+    def position_range(self):
+        ranges = [part.position_range for part in self.children]
+        known = lambda name: (n for r in ranges if (n := getattr(r, name)) is not None)
+        return PositionRange(
+            assigns=max(known('assigns'), default=None), accepts=min(known('accepts'), default=None)
+        )
+
+    def opens(self, door):
+        own = getattr(type(self), door) is not getattr(Composite, door)
+        return own or any(part.opens(door) for part in self.children)
+
+    def _owner(self, door: str) -> Encoding | None:
+        return next((part for part in self.children if part.opens(door)), None)
+
+    def _rows(self, x, part: Encoding):
+        """The rows of the layer input that a part reads."""
+        return None if x is None else x[:, self.lookback - part.lookback :]
+
+    def place(self, tok, *, key=None):
+        for number, part in enumerate(self.children):
+            tok = part.place(tok, key=None if key is None else jax.random.fold_in(key, number))
+        return tok
+
+    def embed(self, x, tok):
+        for part in self.children:
+            x = part.embed(x, tok)
+        return x
+
+    def qkv(self, x, linear, tok):
+        owner = self._owner('qkv')
+        if owner is None:
+            return super().qkv(x, linear, tok)
+        return owner.qkv(x[:, self.lookback - owner.lookback :], linear, tok)
+
+    def project(self, q, k, v, tq, tk, x=None):
+        for part in self.children:
+            q, k, v, tq, tk = part.project(q, k, v, tq, tk, self._rows(x, part))
+        return q, k, v, tq, tk
+
+    def merge(self, out):
+        owner = self._owner('merge')
+        return out if owner is None else owner.merge(out)
+
+    def init_carry(self, q, tq):
+        return tuple(part.init_carry(q, tq) for part in self.children)
+
+    def match(self, q, k, tq, tk, seen, carry):
+        for number, part in enumerate(self.children):
+            if part.opens('match'):
+                s, own = part.match(q, k, tq, tk, seen, carry[number])
+                return s, (*carry[:number], own, *carry[number + 1 :])
+        return super().match(q, k, tq, tk, seen, carry)
+
+    def score(self, s, tq, tk, seen, carry):
+        carries = []
+        for part, own in zip(self.children, carry, strict=True):
+            s, own = part.score(s, tq, tk, seen, own)
+            carries.append(own)
+        return s, tuple(carries)
+
+    def mask(self, tq, tk):
+        allowed = None
+        for part in self.children:
+            own = part.mask(tq, tk)
+            if own is not None:
+                allowed = own if allowed is None else allowed & own
+        return allowed
+
+    def may_see(self, tq, tk):
+        possible = True
+        for part in self.children:
+            possible = part.may_see(tq, tk) & possible
+        return possible
+
+    def collect(self, w, v, tq, tk):
+        owner = self._owner('collect')
+        return super().collect(w, v, tq, tk) if owner is None else owner.collect(w, v, tq, tk)
+
+    def fast_path(self, q, k, v, tq, tk, *, causal, sweep):
+        (owner, *rivals), others = (
+            [part for part in self.children if part.opens('fast_path') == wanted]
+            for wanted in (True, False)
+        )
+        plain = lambda part: (
+            isinstance(part, (Causal, Full)) or (isinstance(part, Document) and tk.segment is None)
+        )
+        doors = ('init_carry', 'match', 'score', 'mask', 'collect')
+        if rivals or any(part.opens(door) for part in others if not plain(part) for door in doors):
+            return None
+        causal = causal or any(isinstance(part, Causal) for part in others)
+        return owner.fast_path(q, k, v, tq, tk, causal=causal, sweep=sweep)
+
+    def update_keys(self, k, tk, new):
+        for part in self.children:
+            k = part.update_keys(k, tk, new)
+        return k
+
+    def begin_stream(self, tok):
+        owner = self._owner('begin_stream')
+        return super().begin_stream(tok) if owner is None else owner.begin_stream(tok)
+
+    def carry_stream(self, out, stream):
+        owner = self._owner('begin_stream')
+        return (out, stream) if owner is None else owner.carry_stream(out, stream)
+
+    def feed_stream(self, m, stream):
+        owner = self._owner('begin_stream')
+        return stream if owner is None else owner.feed_stream(m, stream)
+
+    @property
+    def depth(self):
+        return next((part.depth for part in self.children if part.depth != 0), 0)
+
+    def anchor(self, x, stride):
+        for part in self.children:
+            x = part.anchor(x, stride)
+        return x
+
+    def auxiliary_loss(self, x, tok, *, key):
+        loss = super().auxiliary_loss(x, tok, key=key)
+        for number, part in enumerate(self.children):
+            loss += part.auxiliary_loss(
+                x, tok, key=None if key is None else jax.random.fold_in(key, number)
+            )
+        return loss
+
+
+class Wrapper(Composite):
+    """A composite of one encoding, `self.encoding`; it overrides the doors that it changes."""
+
+    encoding: Encoding
+
+    @property
+    def children(self):
+        return (self.encoding,)
+
+
+class ChainedEncoding(Composite):
+    """Several encodings in a row, as `chain` makes it."""
+
+    def __init__(self, parts):
+        self.parts = nnx.List(parts)
+
+    def __repr__(self):
+        return ' | '.join(map(repr, self.parts))
+
+    __str__ = __repr__
+
+    @property
+    def children(self):
+        return tuple(self.parts)
+
+
+def name_of(encoding: Encoding) -> str:
+    """The registry key of an encoding, or the name of its class where it is not registered."""
+    card = getattr(encoding, 'card', None)
+    return type(encoding).__name__ if card is None else card.key
+
+
+def parts_of(encoding: Encoding) -> tuple[Encoding, ...]:
+    """The links of a chain; a single encoding is a chain of one."""
+    return encoding.children if isinstance(encoding, ChainedEncoding) else (encoding,)

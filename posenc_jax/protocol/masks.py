@@ -1,0 +1,127 @@
+"""The masks that every model needs: causal, full, document. They read indices and segments, but
+never positions.
+"""
+
+from typing import Any
+
+from posenc_jax.protocol.families import Mask
+from posenc_jax.protocol.registry import Card, Promises, register
+
+_PLAIN = Promises(relative=True, fused=True)
+_SOURCE: dict[str, Any] = dict(
+    title='Attention Is All You Need',
+    arxiv='1706.03762',
+    source='tensorflow/tensor2tensor',
+    authors='Vaswani, Ashish and Shazeer, Noam and Parmar, Niki and Uszkoreit, Jakob and Jones, '
+    'Llion and Gomez, Aidan N. '
+    'and Kaiser, Lukasz and Polosukhin, Illia',
+    year=2017,
+    door='mask',
+    share='model',
+)
+
+
+@register(
+    'causal',
+    kind='encoding',
+    card=Card(
+        name='causal mask',
+        equation='key j visible to query i iff index_j <= index_i',
+        example='causal()',
+        promises=_PLAIN,
+        **_SOURCE,
+    ),
+)
+class Causal(Mask):
+    """Lets a query see the keys that are not later than itself. Differs from the paper: nothing.
+
+    Reference: Vaswani et al., arXiv 1706.03762.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> sorted(pj.make('rope() | causal()', head_dim=8).traits)
+      ['decides_causality', 'rotates']
+    """
+
+    traits = frozenset({'decides_causality'})
+
+    def allow(self, tq, tk):
+        return (tk.index[:, None, :] <= tq.index[:, :, None])[:, None]
+
+    def may_see(self, tq, tk):
+        return tk.index_low <= tq.index_high
+
+
+@register(
+    'full',
+    kind='encoding',
+    card=Card(
+        name='full attention',
+        equation='every key is visible',
+        example='full()',
+        promises=_PLAIN,
+        **_SOURCE,
+    ),
+)
+class Full(Mask):
+    """Lets a query see every key, earlier or later. With it in its spec, a decoder adds no causal
+    mask.
+
+    Differs from the paper (its encoder): nothing.
+
+    Reference: Vaswani et al., arXiv 1706.03762.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> pj.make('full()').mask(None, None) is None
+      True
+    """
+
+    traits = frozenset({'decides_causality', 'sees_later'})
+
+    def mask(self, tq, tk):
+        return None
+
+
+@register(
+    'document',
+    kind='encoding',
+    card=Card(
+        name='document mask',
+        equation='key j visible to query i iff segment_j = segment_i',
+        example='document()',
+        promises=Promises(relative=True),
+        **_SOURCE,
+    ),
+)
+class Document(Mask):
+    """Lets a query see the keys of its own packed document; without segments it hides nothing.
+
+    Differs from the paper, which masks padding alone: here packed documents are masked from each
+    other too.
+
+    Reference: Vaswani et al., arXiv 1706.03762.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> t = pj.Tokens.of(segment=[[0, 0, 1]])
+      >>> pj.make('document()').mask(t, t)[0, 0].tolist()
+      [[True, True, False], [True, True, False], [False, False, True]]
+    """
+
+    traits = frozenset({'decides_segments'})
+
+    def mask(self, tq, tk):
+        if tq.segment is None and tk.segment is None:
+            return None
+        if tq.segment is None or tk.segment is None:
+            known, other = ('keys', 'queries') if tq.segment is None else ('queries', 'keys')
+            raise ValueError(f'document: the {known} have segments and the {other} have none')
+        return (tk.segment[:, None, :] == tq.segment[:, :, None])[:, None]
+
+    def may_see(self, tq, tk):
+        if tq.segment_low is None or tk.segment_low is None:
+            return True
+        if tq.segment_high is None or tk.segment_high is None:
+            return True
+        return (tk.segment_low <= tq.segment_high) & (tk.segment_high >= tq.segment_low)

@@ -1,0 +1,400 @@
+"""The registry of everything that has a key, with its Card.
+
+Spec strings build the kinds `encoding`, `frequencies`, `extension`, `task`, `coordinates` (encoders
+of coordinates), `graph` (encoders of the nodes of a graph), `field` (networks from coordinates to
+values) and, as layers of a model, `mixer` (layers without the common attention). Three more kinds
+are registered only to be listed and cited: `cache` (methods that edit or read a decode cache),
+`conversion` (methods that make another model from a model) and `analysis`; so are mixers that are
+no layers, and codes of graphs that need more than the graph. A key may exist once in every kind:
+`yarn` is a frequency rule, and also an
+extension that gives this rule to a rotary encoding.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeVar, get_args
+
+NAMED_ONLY = ('cache', 'conversion', 'analysis')
+Built = TypeVar('Built', bound=Callable[..., Any])  # the class or function that is registered
+Kind = Literal[
+    'encoding',
+    'frequencies',
+    'extension',
+    'task',
+    'coordinates',
+    'field',
+    'graph',
+    'mixer',
+    'cache',
+    'conversion',
+    'analysis',
+]
+LARGEST = (2 - 2.0**-23) * 2.0**127  # the largest number of float32
+_LONGEST_NAME = 100
+_MOST_SHOWN = 60  # choices in an error message
+_FEW = 20  # choices that are shown where none is near
+Cached = Literal['encoded', 'raw', 'evolving', 'none']
+
+
+class SpecError(ValueError):
+    """A spec string, or an argument in it, is wrong. The message says what was expected and the
+    nearest valid choice.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Promises:
+    """Properties of an encoding. The contract suite checks that stated properties hold and that the
+    others do not.
+
+    Attributes:
+      relative: adding one constant to every position changes nothing.
+      sweep_free: the order in which keys are visited does not matter (no carry along the sweep).
+      blockwise: evaluation in tiles equals dense evaluation, in memory linear in the length.
+      cached: the form in which a decode cache holds keys: 'encoded' (as projected and encoded),
+        'raw' (encoded again at every step, because the encoding of a key depends on the current
+        length), 'evolving' (rewritten by every new token), or 'none' (no cache is possible, because
+        every new token moves the positions of all others).
+      needs_training: it has trainable parameters.
+      fused: the pair stage is a plain scaled inner product, so a fused attention kernel may serve
+        it.
+    """
+
+    relative: bool = False
+    sweep_free: bool = True
+    blockwise: bool = True
+    cached: Cached = 'encoded'
+    needs_training: bool = False
+    fused: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """The catalogue entry of a method: where it comes from, where it acts, what it promises.
+
+    Attributes:
+      title: title of the paper.
+      arxiv: arXiv identifier, or '' where there is none (then `source` says where it comes from).
+      door: the doors it opens, in pipeline order, e.g. 'project' or 'embed'; 'mlp' for a method in
+        the place of the feed-forward network.
+      equation: one line in the paper's symbols.
+      source: official repository, or another source that was followed.
+      authors: for the citation, 'Su, Jianlin and Lu, Yu and ...'.
+      year: of the paper.
+      example: the spec string the contract suite and the documentation use.
+      name: display name with the paper's capitals.
+      share: whether the layers of a model share one set of parameters in the paper's setting.
+      causal_only: defined only where keys do not lie after queries.
+      promises: see `Promises`.
+      key: filled in by `register`.
+    """
+
+    title: str
+    arxiv: str
+    door: str
+    equation: str
+    source: str
+    authors: str
+    year: int
+    example: str
+    name: str
+    share: Literal['model', 'layer'] = 'layer'
+    causal_only: bool = False
+    promises: Promises = Promises()
+    key: str = ''
+
+
+def constructor_signature(cls: type) -> inspect.Signature:
+    """The signature of `__init__` without `self`. That of the class is hidden by the metaclass of
+    NNX modules, unless the class has this one as `__signature__`, which `help` and notebooks show.
+    """
+    signature = inspect.signature(cls.__init__)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One registered name: its kind, what to call, and its card (tasks have none)."""
+
+    key: str
+    kind: Kind
+    build: Callable[..., Any]
+    card: Card | None
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether a layer of a model can be made of it: an encoding, or a mixer that is a layer."""
+        return getattr(self.build, 'spec_kind', None) in ('encoding', 'mixer')
+
+    @property
+    def in_specs(self) -> bool:
+        """Whether spec strings build it; of mixers and of the kind 'graph' they build the classes
+        whose `spec_kind` says so.
+        """
+        if self.kind == 'mixer':
+            return self.is_layer
+        if self.kind == 'graph':
+            return getattr(self.build, 'spec_kind', None) == 'graph'
+        return self.kind not in NAMED_ONLY
+
+    @property
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """The arguments of a call in a spec string, in order; none if spec strings do not build
+        it.
+        """
+        if not self.in_specs:
+            return {}
+        build = self.build
+        read = constructor_signature(build) if isinstance(build, type) else inspect.signature(build)
+        return {
+            name: parameter
+            for name, parameter in read.parameters.items()
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        }
+
+
+_ENTRIES: dict[tuple[Kind, str], Entry] = {}
+
+
+def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Built], Built]:
+    """Decorator that makes a class or function available to spec strings under `key`.
+
+    A definition that is executed again, such as a cell of a notebook, has the module and the
+    qualified name of the entry that exists. It replaces this entry, and one line says so. Encodings
+    that were made before keep the earlier definition.
+
+    Raises:
+      ValueError: the key is taken within its kind by another definition; it is no Python name; no
+        such kind; or what is registered cannot be called.
+    """
+    if not (isinstance(key, str) and key.isidentifier()):
+        raise SpecError(f'register: the key must be a Python name like my_rope, got {quoted(key)}')
+    if kind not in (kinds := get_args(Kind)):
+        raise SpecError(f'register: no kind is {quoted(kind)}; {nearest(str(kind), kinds)}')
+
+    def add(build: Any) -> Any:
+        if not callable(build):
+            raise SpecError(
+                f'register: {kind} {key!r} must be a class or a function, got {quoted(build)}'
+            )
+        there = _ENTRIES.get((kind, key))
+        if there is not None and _place(there.build) != _place(build):
+            raise ValueError(
+                f'{kind} {key!r} is registered already, by {_place(there.build)}; register '
+                f'{_place(build)} under another name'
+            )
+        if there is not None:
+            print(f'{kind} {key!r} is registered again; the new {_place(build)} replaces the old')
+        if kind == 'encoding' and isinstance(build, type):
+            build.registered_key = key
+        named = None if card is None else dataclasses.replace(card, key=key)
+        if named is not None:
+            build.card = named
+        _ENTRIES[kind, key] = Entry(key, kind, build, named)
+        return build
+
+    return add
+
+
+def _place(build: Any) -> str:
+    """Where a class or function is defined: its module and its qualified name."""
+    return f'{build.__module__}.{build.__qualname__}'
+
+
+@contextlib.contextmanager
+def restored_after_errors() -> Iterator[None]:
+    """A scope whose registrations are undone if an error ends it."""
+    before = dict(_ENTRIES)
+    try:
+        yield
+    except BaseException:
+        _ENTRIES.clear()
+        _ENTRIES.update(before)
+        raise
+
+
+def entries(kind: Kind | None = None) -> list[Entry]:
+    """All registered entries (of one kind), sorted by kind and key."""
+    return [entry for (k, _), entry in sorted(_ENTRIES.items()) if kind is None or k == kind]
+
+
+# (kind that is expected, kind of the name) -> how the name is written instead.
+_INSTEAD = {
+    (
+        'encoding',
+        'frequencies',
+    ): 'write rope(freqs={call}), or extend(encoding, {quoted}, train_len=...); '
+    'in a config, extend={quoted}',
+    (
+        'encoding',
+        'extension',
+    ): 'write extend(encoding, {quoted}, train_len=...); in a config, extend={quoted}',
+    ('encoding', 'mixer'): 'a mixer is a layer of a model, in its pattern',
+    ('encoding', 'coordinates'): 'make_features(...) in posenc_jax.features.coordinates builds it',
+    ('encoding', 'graph'): 'make_graph_features(...) in posenc_jax.features.graphs builds it',
+    ('encoding', 'field'): 'make_field(...) in posenc_jax.fields builds it',
+    ('extension', 'encoding'): 'an encoding is chained: encoding | {call}',
+}
+
+
+def lookup(key: str, kinds: tuple[Kind, ...], call: str = '') -> Entry:
+    """The entry registered under `key` in the first of `kinds` that has it.
+
+    Args:
+      key: the name.
+      kinds: the kinds that are looked through, in this order.
+      call: the call with its arguments, for the error message.
+
+    Raises:
+      SpecError: unknown key; names the nearest ones and, if the key exists in another kind, says
+        so.
+    """
+    for kind in kinds:
+        if (kind, key) in _ENTRIES:
+            return _ENTRIES[kind, key]
+    wanted = ' or '.join(kinds)
+    elsewhere = [k for (k, name) in _ENTRIES if name == key]
+    if elsewhere:
+        call = call if '(' in call else f'{key}()'
+        instead = ''.join(
+            f'; {_INSTEAD[pair].format(call=call, quoted=quoted(call))}'
+            for pair in ((kind, elsewhere[0]) for kind in kinds)
+            if pair in _INSTEAD
+        )
+        instead = instead or f'; {_of_right_kind(key, kinds)}'
+        raise SpecError(
+            f'{key!r} is registered as {" and ".join(elsewhere)}, not as {wanted}{instead}'
+        )
+    names = [name for (k, name) in _ENTRIES if k in kinds]
+    if not _same_letters(key, names) and 'encoding' in kinds:
+        names = _same_letters(key, {name for _, name in _ENTRIES}) or names
+    raise SpecError(f'unknown {wanted} {quoted(key)}; {nearest(key, names)}')
+
+
+def _of_right_kind(key: str, kinds: tuple[Kind, ...]) -> str:
+    """The ending of the message about a key of another kind: the choices near to it, all of few
+    choices, or the nearest of many.
+    """
+    names = [entry.key for entry in _ENTRIES.values() if entry.kind in kinds and entry.in_specs]
+    if len(names) <= _FEW or near(key, names):
+        return nearest(key, names)
+    return f'the nearest {" or ".join(kinds)} is {near(key, names, cutoff=0)[0]!r}'
+
+
+def nearest(name: str, choices, page: str = 'docs/catalog.md') -> str:
+    """The ending of an error message: the nearest valid choices, or all of them when none is
+    near. Capitals count for nothing, and neither do the characters between words: the choice that
+    differs in these alone is the only one named. `page` lists all choices, where they are many.
+
+    Example:
+      >>> nearest('RoPE', ['rope', 'p_rope', 'alibi']), nearest('T5-RPE', ['rpe', 't5_rpe'])
+      ("did you mean 'rope'?", "did you mean 't5_rpe'?")
+    """
+    choices = sorted(set(choices))
+    if close := near(name, choices):
+        return 'did you mean ' + ' or '.join(repr(c) for c in close) + '?'
+    shown = choices[:_MOST_SHOWN]
+    more = len(choices) - len(shown)
+    text = 'valid: ' + ', '.join(repr(c) for c in shown)
+    return text + (f' and {more} more ({page})' if more else '')
+
+
+def near(name: str, choices: Iterable[str], cutoff: float = 0.5) -> list[str]:
+    """At most three choices that are like a name, the nearest first, as `nearest` names them.
+
+    Example:
+      >>> near('hed_dim', ['head_dim', 'heads', 'width'])
+      ['head_dim', 'heads']
+    """
+    # The name is cut because the time of the search grows with the square of its length.
+    name, choices = name[:_LONGEST_NAME], sorted(set(choices))
+    if same := _same_letters(name, choices):
+        return same
+    spelled = {choice.lower(): choice for choice in choices}
+    found = difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=cutoff)
+    return [spelled[choice] for choice in found]
+
+
+def _same_letters(name: str, choices) -> list[str]:
+    """The choices that differ from a name in capitals and in what stands between words alone."""
+    letters = lambda text: re.sub(r'[\W_]', '', text.lower())
+    return [choice for choice in choices if letters(choice) == letters(name) != '']
+
+
+def shortened(text: str, longest: int = 48) -> str:
+    """A text of at most `longest` characters; a longer one loses its middle.
+
+    Example:
+      >>> shortened('rope(freqs=longrope(long=(1.0, 1.5, 2.0)))', longest=20)
+      'rope(freqs=lon…2.0)))'
+    """
+    if len(text) <= longest:
+        return text
+    end = longest // 3
+    return f'{text[: longest - end]}…{text[-end:]}'
+
+
+def quoted(value: Any, longest: int = 80) -> str:
+    r"""A value as error messages show it: on one line, and shortened.
+
+    Example:
+      >>> quoted('two\nlines'), quoted(10**5000)
+      ("'two\\nlines'", 'a whole number of 16610 bits')
+    """
+    # Python refuses to write numbers of thousands of digits.
+    if isinstance(value, int) and value.bit_length() > 14_000:
+        return f'a whole number of {value.bit_length()} bits'
+    try:
+        return shortened(repr(value).replace('\n', ' '), longest)
+    except ValueError:
+        return f'a {type(value).__name__} that holds a number of thousands of digits'
+    except RecursionError:
+        return f'a {type(value).__name__} that is nested too deep'
+
+
+def check_choice(what: str, value: str, choices: Mapping | tuple[str, ...]) -> str:
+    """`value` if it is one of `choices`.
+
+    Raises:
+      SpecError: it is not; names the nearest choice.
+    """
+    if value not in choices:
+        raise SpecError(f'{what} is {quoted(value)}; {nearest(str(value), choices)}')
+    return value
+
+
+def check_number(
+    what: str,
+    value: float,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float = LARGEST,
+) -> float:
+    """`value` if it is finite in float32, greater than `above`, at least `least`, and at most
+    `most`.
+
+    Raises:
+      ValueError: it is not; the message starts with `what`.
+
+    Example:
+      >>> check_number('fire threshold', 512.0, above=0)
+      512.0
+    """
+    if above is not None and not value > above:
+        raise ValueError(
+            f'{what} must be {"positive" if above == 0 else f"above {above}"}, got {value}'
+        )
+    if least is not None and not value >= least:
+        raise ValueError(f'{what} must be at least {least}, got {value}')
+    if not abs(value) <= LARGEST:
+        raise ValueError(
+            f'{what} must be a finite number of 32 bits, at most {LARGEST:.4g}, got {value}'
+        )
+    if value > most:
+        raise ValueError(f'{what} must be at most {most}, got {value}')
+    return value

@@ -1,3 +1,0 @@
-"""The 15 tasks of the Chomsky hierarchy, which an encoder answers in one pass."""
-
-from posenc_jax.tasks.chomsky15.chomsky15 import Chomsky15 as Chomsky15

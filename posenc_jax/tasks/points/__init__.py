@@ -1,5 +1,0 @@
-"""Classes of clouds of points."""
-
-from posenc_jax.tasks.points.point_task import PointTask
-from posenc_jax.tasks.points.points_folder import PointsFolder
-from posenc_jax.tasks.points.shapes import Shapes

@@ -1,0 +1,421 @@
+"""The ledger of claims: its page, its records and its command belong together."""
+
+import dataclasses
+import datetime
+import json
+import math
+import os
+import pathlib
+import signal
+import sys
+import threading
+import time
+
+import pytest
+import scipy.stats
+
+from evidence import claims
+from evidence.claims import __main__ as command
+from evidence.claims import choosing, ledger, page
+from evidence.claims.claim import (
+    Claim,
+    Measurement,
+    MissingResultError,
+    Results,
+    above,
+    below,
+    over_documents,
+)
+from evidence.claims.fingerprint import fingerprint
+from evidence.claims.without import WITHOUT
+from evidence.experiments.tables import report
+from posenc_jax.lab.files import lock
+from posenc_jax.protocol import registry
+
+MEASURED = ledger.read()
+
+
+def measurement(margin=0.1, seeds=(0, 1, 2), sweep='flip_flop', arguments=('--only', 'tra')):
+    return Measurement('', sweep, arguments, above('a', 'b'), 'points', margin, 5.0, seeds)
+
+
+def results(directory, *rows):
+    (directory / 'comparison').mkdir(parents=True, exist_ok=True)
+    keys = ('run', 'seed', 'length', 'value', 'nll')
+    content = {'results': [dict(zip(keys, row, strict=True), extend='') for row in rows]}
+    (directory / 'comparison' / 'results.json').write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    'effects, verdict',
+    [
+        ((0.1, 0.2, 0.3), 'holds'),
+        ((0.0, 0.2, 0.3), 'partly'),
+        ((0.0, 0.1, 0.1), 'open'),
+        ((0.1, -0.2, -0.3), 'contrary'),
+        ((-0.1, -0.1, -0.1), 'contrary'),
+        ((0.5, 0.5), 'open'),
+    ],
+)
+def test_the_verdict_follows_from_the_effects(effects, verdict):
+    assert measurement().verdict(dict(enumerate(effects))) == verdict
+
+
+def test_a_measure_reads_what_the_evaluation_wrote(tmp_path):
+    results(
+        tmp_path,
+        *(('runs/a_0', 0, 8, 0.5, 2.0), ('runs/b_0', 0, 8, 0.25, 1.5)),
+        *(
+            ('runs/a_1', 1, 8, 1.0, 2.5),
+            ('runs/b_1', 1, 8, 0.0, 1.0),
+            ('runs/a_1', 1, 16, 0.0, 9.0),
+        ),
+    )
+    found = Results(tmp_path)
+    assert above('a', 'b', length=8)(found) == {0: 0.25, 1: 1.0}
+    assert below('a', 'b', length=8)(found) == {0: -0.5, 1: -1.5}
+    with pytest.raises(MissingResultError, match="no result of 'c' with .*; there are .'a', 'b'."):
+        found.values('c', length=8)
+    with pytest.raises(MissingResultError, match="several results of 'a'"):
+        found.values('a')
+
+
+def test_a_measure_reads_the_table_of_a_sweep(tmp_path):
+    rows = [('sum', 'a', 2.0, 0, 0.5), ('sum', 'a', 4.0, 0, 0.75), ('sum', 'b', 4.0, 0, 0.25)]
+    report(rows, tmp_path, title='t', x='length', value='error')
+    assert above('a', 'b', panel='sum', x=4.0)(Results(tmp_path)) == {0: 0.5}
+
+
+def documents(directory, *sums, drawn='documents'):
+    """Writes documents.csv: for each row (number, tokens, sum of the loss) of its documents."""
+    path = directory / 'comparison' / 'results.json'
+    content = json.loads(path.read_text()) | {'documents': 'documents.csv'}
+    for row in content['results']:
+        row['drawn'] = drawn
+    path.write_text(json.dumps(content))
+    lines = [
+        f'{row},{drawn},{number},{tokens},{loss}'
+        for row, own in enumerate(sums)
+        for number, tokens, loss in own
+    ]
+    text = '\n'.join(['row,drawn,number,tokens,nll', *lines]) + '\n'
+    path.with_name('documents.csv').write_text(text)
+
+
+def test_few_documents_give_the_range_of_the_effect(tmp_path):
+    results(tmp_path, *((f'runs/{n}_{s}', s, 8, 1.0, 1.0) for s in (0, 1) for n in 'ab'))
+    sums = [
+        *([(4, 10, 20.0), (7, 30, 60.0)], [(4, 10, 10.0), (7, 30, 45.0)]),
+        *([(4, 10, 24.0), (7, 30, 60.0)], [(4, 10, 10.0), (7, 30, 45.0)]),
+    ]
+    documents(tmp_path, *sums)
+    found = Results(tmp_path)
+    low, high, count = over_documents(below('b', 'a', length=8), found)
+    # b needs 1.0 and 1.4 nats less in the first document, and 0.5 in the second one.
+    assert (low, high, count) == (pytest.approx(0.5), pytest.approx(1.2), 2)
+    assert over_documents(above('a', 'b', field='seed', length=8), found) is None
+    documents(tmp_path, *sums, drawn='windows')
+    assert over_documents(below('b', 'a', length=8), Results(tmp_path)) is None
+    documents(tmp_path, *sums[:3])  # those of one number are not known
+    assert over_documents(below('b', 'a', length=8), Results(tmp_path)) is None
+
+
+def test_many_documents_are_drawn_again_and_no_others(tmp_path):
+    """Twelve documents of one token: the effect in a draw is the share of those in which b is
+    better. A row that the measure does not read has more documents.
+    """
+    names = ('runs/a_0', 'runs/b_0', 'runs/other_0')
+    results(tmp_path, *((name, 0, 8, 1.0, 1.0) for name in names))
+    a = [(n, 1, 1.0 + n % 2) for n in range(12)]
+    documents(tmp_path, a, [(n, 1, 1.0) for n in range(12)], [(n, 1, 9.0) for n in range(99)])
+    low, high, count = over_documents(below('b', 'a', length=8), Results(tmp_path))
+    expected = scipy.stats.binom(12, 0.5).ppf([0.025, 0.975]) / 12
+    assert count == 12 and (low, high) == pytest.approx(expected, abs=1 / 12)
+
+
+def test_the_page_says_how_far_documents_move_an_effect():
+    record = {'effects': {'0': 0.25}, 'documents': {'low': -0.1, 'high': 0.5, 'count': 29}}
+    text = page.effect_text(measurement(), record)
+    assert '; -0.1 to 0.5 over 29 documents; at least' in text
+
+
+def test_the_digest_is_that_of_all_settings():
+    base = ledger.plan(measurement())
+    assert ledger.plan(measurement(margin=0.5)) == base  # nothing that is trained
+    others = (
+        measurement(seeds=(0, 1, 3)),
+        measurement(arguments=('--only', 'cope')),
+        measurement(arguments=('--only', 'tra', '--set', 'train.steps=7')),
+        measurement(sweep='text', arguments=('bilevel', '--only', 'rope')),
+        measurement(sweep='channel_prediction', arguments=()),
+        measurement(sweep='channel_prediction', arguments=('--steps', '9')),
+    )
+    assert len({base.digest, *(ledger.plan(other).digest for other in others)}) == 7
+    assert ledger.plan(measurement(sweep='models', arguments=('digits',))).command[:3] == (
+        '-m',
+        'evidence.experiments.models',
+        'digits',
+    )
+
+
+def test_a_record_of_another_measure_or_margin_is_stale(small):
+    claim = claims.CLAIMS['X1']
+    assert fingerprint(claim.how) == fingerprint(measurement())
+    record = {'test': '', 'digest': ledger.plan(claim.how).digest, 'effects': {}}
+    assert ledger.is_current(claim, record)  # of earlier versions, which kept no fingerprint
+    assert ledger.is_current(claim, {**record, 'measure': fingerprint(claim.how)})
+    others = [
+        dataclasses.replace(claim.how, measure=measure)
+        for measure in (above('b', 'a'), above('a', 'b', 'nll'), above('a', 'b', length=8))
+    ]
+    by_code = [dataclasses.replace(claim.how, measure=_of_rows('a', scale)) for scale in (1.0, 2.0)]
+    for how in (*others, *by_code, measurement(margin=0.2)):
+        assert not ledger.is_current(claim, {**record, 'measure': fingerprint(how)})
+    assert fingerprint(by_code[0]) != fingerprint(by_code[1])
+
+
+def _of_rows(name, scale):
+    def measure(found):
+        return {row['seed']: scale * row['value'] for row in found.rows if row['name'] == name}
+
+    return measure
+
+
+def test_page_ledger_and_cards_belong_together():
+    made = page.markdown(claims.CLAIMS, MEASURED)
+    assert command.PAGE.read_text() == made, 'run `python -m evidence.claims`'
+    chosen = choosing.markdown(claims.CLAIMS, MEASURED)
+    assert command.PAGE.with_name('choosing.md').read_text() == chosen
+    verdicts = page.measured(claims.CLAIMS, MEASURED)
+    for title, need in choosing.NEEDS.items():
+        assert not set(need.claims) - claims.CLAIMS.keys()
+        assert need.stands(verdicts) == bool(need.take), f'the advice has to change: {title}'
+    assert not MEASURED.keys() - claims.CLAIMS.keys()
+    for claim in claims.CLAIMS.values():
+        if claim.id in MEASURED:
+            assert ledger.is_current(claim, MEASURED[claim.id]), (
+                f'the settings of claim {claim.id} have changed since it was measured: run '
+                f'`python -m evidence.claims {claim.id}`'
+            )
+    claimed = {claim.key for claim in claims.CLAIMS.values()}
+    methods = {entry.key for entry in registry.entries() if entry.kind != 'task'}
+    assert not claimed - {entry.key for entry in registry.entries()}
+    assert methods - claimed == WITHOUT.keys() & methods
+    assert not WITHOUT.keys() - methods
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """Two claims, a ledger of their own, and a sweep that writes results without training."""
+    how = [measurement(), measurement(arguments=('--only', 'cope'))]
+    made = {
+        name: Claim(name, 'family', 'rope', '0', 'a sentence', 'a test', 5.0, how[i])
+        for i, name in enumerate(('X1', 'X2'))
+    } | {'X3': Claim('X3', 'family', 'rope', '0', 'a sentence', 'a test', 5.0)}
+    monkeypatch.setattr(claims, 'CLAIMS', made)
+    monkeypatch.setattr(command, 'PAGE', tmp_path / 'claims.md')
+    monkeypatch.setattr(ledger, 'MEASURED', tmp_path / 'measured.json')
+    statuses = []
+
+    def sweep(arguments, keep):
+        del keep
+        status = statuses.pop(0) if statuses else 0
+        if not status:
+            rows = [
+                (f'{n}_{s}', s, 8, v, 0.0) for n, v in (('a', 0.5), ('b', 0.2)) for s in (0, 1, 2)
+            ]
+            results(pathlib.Path(arguments[-1]), *rows)
+        return status
+
+    monkeypatch.setattr(ledger, 'run', sweep)
+    return statuses
+
+
+def called(monkeypatch, capsys, *arguments):
+    """Status and text of the command."""
+    monkeypatch.setattr('sys.argv', ['claims', *arguments])
+    try:
+        command.main()
+        status = 0
+    except SystemExit as stopped:
+        status = stopped.code
+    found = capsys.readouterr()
+    return status, ' '.join(
+        (found.out + found.err + (status if isinstance(status, str) else '')).split()
+    )
+
+
+def test_a_budget_measures_the_cheapest_and_says_what_is_left(small, tmp_path, monkeypatch, capsys):
+    call = lambda *more: called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'), *more)
+    status, text = call()
+    assert status == 0 and '2 claims have a sweep' in text and 'about 10 minutes' in text
+    status, text = call('--budget', '3')
+    assert 'nothing was measured: the next claim, X1, takes about 5 minutes' in text and status
+    assert not ledger.read(ledger.MEASURED)
+    status, text = call('--budget', '9')  # the stub takes no time
+    assert (
+        status == 0
+        and 'X1: holds (0.3 points (0.3 to 0.3 over 3 seeds; at least 0.1 counts))' in text
+    )
+    assert list(ledger.read(ledger.MEASURED)) == ['X1', 'X2']
+    assert 'X2' not in text.split('not measured with its present')[1]
+    assert command.PAGE.read_text().count('**holds**') == 3  # one is in the explanation
+    assert (command.PAGE.parent / page.PICTURE.format('family')).stat().st_size > 5000
+
+
+def test_claims_of_one_sweep_pay_for_it_once_and_an_empty_budget_ends_the_command(
+    small, tmp_path, monkeypatch, capsys
+):
+    made = claims.CLAIMS
+    made['X0'] = dataclasses.replace(made['X1'], id='X0')  # the same sweep as X1
+    minutes = iter([0.0, 0.0, *[60 * 4.0] * 6])
+    monkeypatch.setattr(ledger, 'monotonic', lambda: next(minutes))
+    arguments = ('--workdir', str(tmp_path / 'runs'), '--budget', '6')
+    status, text = called(monkeypatch, capsys, *arguments)
+    assert status == 0 and list(ledger.read(ledger.MEASURED)) == ['X0', 'X1']
+    assert 'the next claim, X2, takes about 5 minutes, and the budget has 2 left' in text
+    assert '1 claims have a sweep' in text
+
+
+def test_a_claim_that_is_measured_again_keeps_the_first_verdict(
+    small, tmp_path, monkeypatch, capsys
+):
+    times = iter(['2026-01-01T10:00', '2026-01-01T10:00', '2026-01-01T12:00'])
+    monkeypatch.setattr(ledger, '_begun', lambda directory: next(times))
+    call = lambda: called(monkeypatch, capsys, 'X1', '--workdir', str(tmp_path / 'runs'))
+    assert call()[0] == 0 and call()[0] == 0  # the same runs, read twice
+    assert 'earlier' not in ledger.read(ledger.MEASURED)['X1']
+    monkeypatch.setattr(Measurement, 'verdict', lambda how, effects: 'partly')
+    assert call()[0] == 0
+    record = ledger.read(ledger.MEASURED)['X1']
+    assert [found['effects'] for found in record['earlier']] == [record['effects']]
+    assert ledger.verdicts(claims.CLAIMS['X1'], record) == ['partly', 'partly']
+    text = ' '.join(command.PAGE.read_text().split())
+    assert '1 claims were measured again in a new' in text
+    assert '1 of them have the same verdict' in text and '**partly** (before: partly, ' in text
+
+
+def test_the_time_of_runs_is_that_of_their_first_start(tmp_path):
+    assert datetime.datetime.fromisoformat(ledger._begun(tmp_path / 'new'))
+    (tmp_path / 'new' / 'begun').write_text('2026-01-01\n')
+    assert ledger._begun(tmp_path / 'new') == '2026-01-01'
+    (tmp_path / 'old').mkdir()
+    os.utime(tmp_path / 'old', (0, 86400))
+    assert ledger._begun(tmp_path / 'old').startswith('1970')
+
+
+@pytest.mark.parametrize('content', ['{"X1": 3}', '{"X1": {"digest": "a"}}', '[]', 'text'])
+def test_a_damaged_ledger_is_one_line(small, tmp_path, monkeypatch, capsys, content):
+    ledger.MEASURED.write_text(content)
+    status, text = called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'))
+    assert status == 2 and 'is not a ledger of claims' in text
+
+
+def test_a_sweep_that_fails_does_not_keep_the_others_from_being_measured(
+    small, tmp_path, monkeypatch, capsys
+):
+    small[:] = [1, 0]
+    workdir = str(tmp_path / 'runs')
+    status, text = called(monkeypatch, capsys, '--workdir', workdir, '--budget', '20')
+    assert 'X1 is not measured' in text and '1 claims have no sweep yet: X3' in text
+    assert status.endswith('not measured, for the reasons above: X1')
+    assert list(ledger.read(ledger.MEASURED)) == ['X2']
+
+
+def test_an_effect_that_is_not_finite_is_no_effect(small, tmp_path, monkeypatch, capsys):
+    how = dataclasses.replace(measurement(), measure=lambda found: {0: 0.2, 1: math.nan, 2: 0.2})
+    monkeypatch.setitem(claims.CLAIMS, 'X1', dataclasses.replace(claims.CLAIMS['X1'], how=how))
+    status, text = called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'), 'X1')
+    assert 'X1 has effects that are not finite: {1: nan}' in text and status
+    assert not ledger.read(ledger.MEASURED)
+
+
+def test_a_sweep_that_stops_counts_for_nothing(small, tmp_path, monkeypatch, capsys):
+    small[:] = [0, 2]
+    call = lambda *more: called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'), *more)
+    status, text = call('--budget', '20')
+    assert 'X2 is not measured: its sweep ended with status 2' in text
+    assert status.endswith('not measured, for the reasons above: X2')
+    assert list(ledger.read(ledger.MEASURED)) == ['X1']
+    status, text = call('X2')  # goes on
+    assert status == 0 and list(ledger.read(ledger.MEASURED)) == ['X1', 'X2']
+    record = ledger.read(ledger.MEASURED)['X2']
+    ledger.MEASURED.write_text(json.dumps({'X2': {**record, 'digest': 'of other settings'}}))
+    assert '2 claims have a sweep and are not measured with its present' in call()[1]
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (('X4',), "there is no claim 'X4'; did you mean 'X3' or 'X2' or 'X1'?"),
+        (('X3',), 'nothing measures claim X3 yet; the test would be: a test'),
+        (('X1', '--budget', '3'), 'give claims or a budget, not both'),
+        (('--budget', 'much'), "expected a finite number, got 'much'"),
+        (('--budget', '-1'), '--budget is a number of minutes above 0, got -1'),
+    ],
+)
+def test_wrong_input_is_one_line(small, tmp_path, monkeypatch, capsys, arguments, message):
+    status, text = called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'), *arguments)
+    assert status == 2 and message in text
+    assert not ledger.MEASURED.exists()
+
+
+def test_one_command_at_a_time_measures_in_a_folder(small, tmp_path, monkeypatch, capsys):
+    with lock.hold(tmp_path / 'claims.lock', 'claims are being measured', 'wait'):
+        status, text = called(monkeypatch, capsys, '--workdir', str(tmp_path), 'X1')
+    assert status == 2 and 'claims are being measured by' in text and 'give another --work' in text
+
+
+def test_every_contrary_claim_has_an_entry_on_its_page():
+    text = (ledger.ROOT / 'docs' / 'results' / 'contrary.md').read_text()
+    headings = [line.split(':')[0] for line in text.splitlines() if line.startswith('## ')]
+    named = {name for line in headings for name in line.removeprefix('## ').split(', ')}
+    verdicts = page.measured(claims.CLAIMS, MEASURED)
+    assert named == {name for name, verdict in verdicts.items() if verdict == 'contrary'}
+
+
+def test_a_record_of_other_settings_is_named(small, tmp_path, monkeypatch, capsys):
+    call = lambda *more: called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'), *more)
+    assert call('X1')[0] == 0
+    there = ledger.read(ledger.MEASURED)
+    there['X1']['digest'] = '0' * 12
+    ledger.MEASURED.write_text(json.dumps(there))
+    text = call()[1]
+    assert f'(measured {there["X1"]["date"]} with other settings)' in text
+    assert 'sweeps of the whole ledger take about' in text
+
+
+def test_a_stop_ends_the_sweep_and_what_it_has_started(tmp_path):
+    started = tmp_path / 'started'
+    code = (
+        'import pathlib, subprocess, sys\n'
+        'own = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])\n'
+        'pathlib.Path(sys.argv[1]).write_text(str(own.pid))\n'
+        'own.wait()'
+    )
+
+    def stop():
+        while not (started.is_file() and started.read_text()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    try:
+        threading.Thread(target=stop).start()
+        with pytest.raises(KeyboardInterrupt):
+            ledger.run([sys.executable, '-c', code, str(started)], None)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    for _ in range(500):
+        if not _runs(int(started.read_text())):
+            return
+        time.sleep(0.01)
+    raise AssertionError('the program that the sweep started still runs')
+
+
+def _runs(process):
+    try:
+        state = pathlib.Path(f'/proc/{process}/stat').read_text().split(') ')[1][0]
+    except FileNotFoundError:
+        return False
+    return state != 'Z'

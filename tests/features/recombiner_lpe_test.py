@@ -1,0 +1,130 @@
+"""RECOMBINER's learnable positional encodings: Fourier features against NumPy, the reach of a cell,
+zeros, reading at pixels and between them, and refused shapes.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from posenc_jax.features.coordinates import make_features
+from posenc_jax.features.coordinates.recombiner_lpe import fourier_part, looked_up
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
+
+GOLDEN = golden('recombiner_lpe')['values']
+
+
+def test_fourier_features():
+    # 0.3 and -0.7 differ from their float32 by up to 2e-8, and the highest rate is 3217.
+    np.testing.assert_allclose(
+        fourier_part(jnp.array(GOLDEN['point']), 4), GOLDEN['fourier'], atol=1e-4
+    )
+
+
+def waves(points, frequencies):
+    """`fourier_part` in float64, a point, coordinate and frequency at a time."""
+    rates = [1024 ** (k / (frequencies - 1)) for k in range(frequencies)]
+    angles = [[math.pi * float(x) * w for x in point for w in rates] for point in points]
+    return [[math.cos(a) for a in row] + [math.sin(a) for a in row] for row in angles]
+
+
+@pytest.mark.parametrize(
+    'options, frequencies',
+    [
+        ('shape=(16,)', 8),
+        ('shape=(16, 16)', 4),
+        ('shape=(16, 16, 16)', 3),
+        ('shape=(24, 16, 16), cells=(24, 16, 16)', 3),
+        ('shape=(16, 16, 16), fourier=24', 4),
+    ],
+)
+def test_the_frequencies_follow_the_axes_and_all_are_exact(options, frequencies):
+    encoder = make_features(f'recombiner_lpe({options}, latent=2, hidden=2, features=2)')
+    axes = encoder.components
+    points = jax.random.uniform(jax.random.key(0), (50, axes), minval=-1.0)
+    found = jax.jit(encoder.encode)(points)
+    assert encoder.width == found.shape[1] == 2 * axes * frequencies + 2
+    np.testing.assert_allclose(found[:, :-2], waves(points, frequencies), atol=1e-6)
+
+
+def test_the_slope_of_the_highest_frequency():
+    slope = jax.grad(lambda x: fourier_part(x, 2)[3])(jnp.array([0.25]))  # sin(1024 pi x)
+    np.testing.assert_allclose(slope, 1024 * math.pi, rtol=1e-6)
+
+
+@pytest.mark.full
+def test_a_cell_of_a_video_has_its_own_size_along_time():
+    spec = 'recombiner_lpe(shape=(72, 32, 32), cells=(24, 16, 16), latent=2, hidden=2, features=1)'
+    encoder = make_features(spec)
+    before = encoder.encoding()
+    assert before.shape == (72, 32, 32, 1) and encoder.latent[...].shape == (3, 2, 2, 2)
+    encoder.latent[1, 0, 0] = encoder.latent[1, 0, 0] + 1.0
+    changed = np.argwhere(np.abs(encoder.encoding() - before).max(-1) > 0)
+    margin = (GOLDEN['reach'] - GOLDEN['cell']) // 2
+    np.testing.assert_array_equal(changed.min(0), [24 - margin, 0, 0])
+    np.testing.assert_array_equal(changed.max(0) + 1, np.array([48, 16, 16]) + margin)
+
+
+@pytest.mark.full_but_one
+@pytest.mark.parametrize('shape', [(112,), (80, 112)])
+def test_a_cell_reaches_eleven_pixels_beyond_itself(shape):
+    encoder = make_features(f'recombiner_lpe(shape={shape}, latent=3, hidden=4, features=2)')
+    before = encoder.encoding()
+    assert before.shape == (*shape, 2)
+    cell = (2,) * len(shape)
+    encoder.latent[cell] = encoder.latent[cell] + 1.0
+    changed = np.abs(encoder.encoding() - before).max(-1) > 0
+    (low, *_), high = np.argwhere(changed), np.argwhere(changed)[-1]
+    margin = (GOLDEN['reach'] - GOLDEN['cell']) // 2
+    np.testing.assert_array_equal(low, 2 * GOLDEN['cell'] - margin)
+    np.testing.assert_array_equal(high - low + 1, GOLDEN['reach'])
+    corner = (0,) * len(shape)  # clipped at the border
+    before = encoder.encoding()
+    encoder.latent[corner] = encoder.latent[corner] + 1.0
+    changed = np.abs(encoder.encoding() - before).max(-1) > 0
+    np.testing.assert_array_equal(np.argwhere(changed)[-1] + 1, GOLDEN['cell'] + margin)
+
+
+def test_zeros_give_zeros_and_the_features_are_joined():
+    encoder = make_features('recombiner_lpe(shape=(16, 32), latent=3, hidden=4, features=5)')
+    points = jax.random.uniform(jax.random.key(0), (7, 2), minval=-1.0)
+    learned = encoder.encode(points)[:, 16:]
+    assert learned.shape == (7, 5) and np.abs(learned).max() > 1e-3
+    encoder.latent[...] = jnp.zeros_like(encoder.latent[...])
+    for bias in encoder.biases:
+        bias[...] = jnp.zeros_like(bias[...])
+    out = encoder.encode(points)
+    assert not np.any(out[:, 16:])
+    np.testing.assert_array_equal(out[:, :16], fourier_part(points, 4))
+    assert encoder.encode(points[:0]).shape == (0, 21)
+
+
+def test_pixels_are_read_as_they_are_and_points_between_them_in_between():
+    values = jax.random.normal(jax.random.key(0), (4, 6, 3))
+    axis = lambda n: (jnp.arange(n) + 0.5) / n * 2 - 1
+    grid = jnp.stack(jnp.meshgrid(axis(4), axis(6), indexing='ij'), -1)
+    np.testing.assert_allclose(looked_up(values, grid), values, atol=1e-5)
+    middle = (grid[1, 2] + grid[2, 3]) / 2
+    np.testing.assert_allclose(looked_up(values, middle), values[1:3, 2:4].mean((0, 1)), atol=1e-5)
+    np.testing.assert_allclose(looked_up(values, jnp.array([3.0, 3.0])), values[3, 5], atol=1e-5)
+    slope = jax.jacobian(lambda p: looked_up(values, p))(middle)
+    assert np.isfinite(slope).all() and np.abs(slope).max() > 0
+
+
+def test_wrong_sizes_are_refused():
+    for options, message in (
+        ('shape=(40, 32)', 'multiples of 16, got 40; nearest: 32'),
+        ('shape=(0,)', 'got 0; nearest: 16'),
+        ('shape=(16, 16, 16, 16)', 'one to three axes'),
+        ('shape=(24, 16), cells=(24,)', r'each of the 2 axes of the shape, got \(24,\)'),
+        ('shape=(40, 16), cells=(24, 16)', 'shape takes multiples of 24, got 40; nearest: 48'),
+        ('shape=(18, 16), cells=(18, 16)', 'cells takes multiples of 4, got 18; nearest: 16'),
+        ('fourier=18', 'fourier takes multiples of 4, got 18; nearest: 16'),
+        ('fourier=0', 'fourier takes multiples of 4, got 0; nearest: 4'),
+    ):
+        with pytest.raises(SpecError, match=message):
+            make_features(f'recombiner_lpe({options})', nnx.Rngs(0))

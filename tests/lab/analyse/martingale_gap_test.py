@@ -1,0 +1,105 @@
+"""Martingale gap: the rule of Laplace, a predictor of recent flips, the fit, and models that read
+a set or an order.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from posenc_jax.lab.analyse.martingale_gap import (
+    fit_gap,
+    gap_of,
+    gap_report,
+    gaps,
+    laplace,
+    martingale_gap,
+    predictor,
+)
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from tests.golden_files import golden
+
+GOLDEN = golden('martingale_gap')['values']
+
+
+def model_of(encoding='nope()', layers=1, **fields):
+    sizes = dict(vocab_size=5, train_len=16, layers=layers, width=16, heads=2)
+    cfg = TransformerConfig(**{**sizes, **fields}, encoding=encoding)
+    return Transformer(cfg, rngs=nnx.Rngs(0))
+
+
+def recency(flips):
+    """The rule of Laplace with weights .9^(n - t), t = 1 .. n, of the flips."""
+    weight = 0.9 ** np.arange(flips.shape[-1])[::-1]
+    return (flips @ weight + 1) / (weight.sum() + 2)
+
+
+def test_the_rule_of_laplace_is_a_martingale_and_knows_no_order():
+    found = gaps(laplace, (1, 5, 40), sequences=50, orders=5, seed=0)
+    assert found.gap.max() < 2e-16 and found.spread.max() < 1e-16 and found.risk.max() < 1e-15
+
+
+def test_a_predictor_of_recent_flips():
+    assert recency(np.array([[0, 1]])).round(4).tolist() == [0.5128]
+    fair = np.random.default_rng(0).integers(2, size=(20000, GOLDEN['n']))
+    assert gap_of(recency, fair)[0].mean() == pytest.approx(GOLDEN['gap'], rel=0.1)
+    n, k = GOLDEN['n'], np.arange(GOLDEN['n'] + 1)
+    weight = 0.9 ** np.arange(n)  # k ones in a random order have this deviation
+    spread = np.sqrt(k * (n - k) / (n - 1) * weight.var()) / (weight.sum() + 2)
+    assert spread[n // 2] == pytest.approx(GOLDEN['spread'], rel=0.15)
+    found = gaps(recency, (n,), sequences=2000, orders=20, seed=0)
+    assert found.spread[0] == pytest.approx(spread.mean(), rel=0.06)  # every k is equally likely
+    assert found.risk[0] > 1e-4 and np.isnan(found.fit).all()
+    gap, p = gap_of(recency, np.array([[0, 1, 1]]))
+    w = np.array([0.81, 0.9, 1.0])
+    first = (w[1:].sum() + 1) / (w.sum() + 2)
+    total = 0.9 * w.sum() + 1
+    one, zero = ((0.9 * w[1:].sum() + bit + 1) / (total + 2) for bit in (1, 0))
+    assert p[0] == pytest.approx(first)
+    assert gap[0] == pytest.approx(abs(first * one + (1 - first) * zero - first))
+
+
+def test_the_fit():
+    n = np.array([2, 4, 8, 16, 32])
+    np.testing.assert_allclose(fit_gap(n, 3 * np.log(n) / n - 1 / n + 0.2), [3, -1, 0.2])
+
+
+def test_a_set_has_no_spread_and_predictions_are_those_of_whole_passes(tmp_path):
+    model = model_of()
+    found = martingale_gap(model, (3, 1), separator=2, counts=(2, 8), sequences=6, orders=4)
+    assert found.spread.max() < 1e-6 and found.gap.min() > 1e-7
+    flips = np.array([[0, 1, 1], [1, 0, 0]])
+    own = jax.jit(lambda m, ids: m(ids))(model, np.array([3, 1])[flips])[:, -1, jnp.array([3, 1])]
+    expected = np.asarray(jax.nn.softmax(own))[:, 1]
+    np.testing.assert_allclose(predictor(model, (3, 1), 4)(flips), expected, rtol=1e-5)
+    report = gap_report({'nope()': found})
+    assert len(report.rows) == 2 and report.write(tmp_path)[1].stat().st_size > 1000
+
+
+@pytest.mark.full
+def test_rotation_makes_order_matter():
+    found = martingale_gap(model_of('rope()', 2), (0, 1), counts=(4, 8), sequences=6, orders=4)
+    assert found.spread.min() > 1e-4
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(symbols=(1, 1)), r'two different ids in 0 .. 4, got \(1, 1\)'),
+        (dict(symbols=(0, 5)), 'two different ids in 0 .. 4'),
+        (dict(separator=5), 'separator must be an id in 0 .. 4, got 5'),
+        (dict(counts=(4, 2)), r'ascend from at least 1, got \[4, 2\]'),
+        (dict(counts=()), 'ascend from at least 1'),
+        (dict(orders=1), 'two orders, got 32 and 1'),
+        (dict(sequences=0), 'one sequence and two orders, got 0 and 20'),
+    ],
+)
+def test_wrong_input(options, message):
+    with pytest.raises(ValueError, match=message):
+        martingale_gap(model_of(), **{'symbols': (0, 1), **options})
+
+
+def test_an_encoder_is_refused():
+    with pytest.raises(ValueError, match='defined for causal models'):
+        martingale_gap(model_of(kind='encoder'), (0, 1))

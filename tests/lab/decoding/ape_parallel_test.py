@@ -1,0 +1,376 @@
+"""APE: contexts cached each on its own, read with temperature and scale, against one dense pass
+with a mask of segments.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.base.products import scaled_dot_product
+from posenc_jax.lab.decoding import contexts as shared
+from posenc_jax.lab.decoding import parallel_context_entropy
+from posenc_jax.lab.decoding.ape_parallel import (
+    AdaptiveAttention,
+    ape_layout,
+    ape_merge,
+    encode,
+    join,
+)
+from posenc_jax.lab.decoding.contexts import QUERY
+from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.decoding.read_contexts import continue_from, dense, read
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.protocol.tokens import Tokens
+from tests.golden_files import golden
+
+GOLDEN = golden('ape_parallel')['values']
+BASE = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=4, kv_heads=2, encoding='rope()')
+RANDOM = np.random.default_rng(0)
+PREFIX, QUESTION = (RANDOM.integers(0, 13, (2, n)) for n in (3, 5))
+CONTEXTS = [RANDOM.integers(0, 13, (2, n)) for n in (6, 9, 4)]
+
+
+step, prompt = jax.jit(decode_step), jax.jit(prefill)
+one_pass = jax.jit(lambda model, text: model(text))
+
+
+@functools.cache
+def model_of(**fields):
+    return Transformer(TransformerConfig(**{**BASE, **fields}), rngs=nnx.Rngs(0))
+
+
+@functools.cache
+def pieces_of(**fields):
+    return encode(model_of(**fields), PREFIX, CONTEXTS)
+
+
+def answers(model, pieces, steps=2, **options):
+    """Logits of the query, read at once but for its last tokens, which go through the cache one by
+    one.
+    """
+    held = sum(piece.length for piece in pieces)
+    reader, cache = join(model, pieces, capacity=held + QUESTION.shape[1], **options)
+    logits, cache = read(reader, cache, QUESTION[:, :-steps])
+    for token in QUESTION[:, -steps:].T:
+        own, cache = step(reader, cache, jnp.asarray(token))
+        logits = np.concatenate([logits, np.asarray(own)[:, None]], axis=1)
+    return logits
+
+
+def oracle(model, temperature, scale, contexts=CONTEXTS):
+    layout = ape_layout(3, [a.shape[1] for a in contexts])
+    adaptive = AdaptiveAttention(temperature, scale)
+    return dense(model, [PREFIX, *contexts], QUESTION, layout, adaptive)[:, -QUESTION.shape[1] :]
+
+
+@pytest.mark.parametrize('value', ['1.0', '0.9'])
+def test_the_share_of_contexts(value):
+    t, inside, outside = (
+        float(value),
+        *map(jnp.array, (GOLDEN['context_logits'], GOLDEN['other_logits'])),
+    )
+    share = ape_merge(
+        (jnp.ones(1), jax.nn.logsumexp(inside / t)),
+        (jnp.zeros(1), jax.nn.logsumexp(outside)),
+        temperature=t,
+        scale=t,
+    )
+    np.testing.assert_allclose(share[0], GOLDEN['w_context'][value], atol=5e-6)
+
+
+def test_ids_are_those_of_the_released_code():
+    layout = ape_layout(GOLDEN['prefix'], GOLDEN['lengths'])
+    assert layout.start == GOLDEN['query_start'] and [ids.min() for ids in layout.ids[1:]] == [
+        3,
+        3,
+        3,
+    ]
+
+
+def one_softmax(q, k, v, tok, t, s):
+    """The same as one softmax over all keys: logits of contexts become `a / T + (T s - 1) l_C`."""
+    a, segment = scaled_dot_product(*(jnp.swapaxes(x, 1, 2) for x in (q, k))), tok.segment[0]
+    context, causal = segment > 0, tok.index[0][None] <= tok.index[0][:, None]
+    total = jax.nn.logsumexp(jnp.where(context, a / t, -jnp.inf), -1, keepdims=True)
+    a = jnp.where(context, a / t + (t * s - 1) * total, jnp.where(causal, a, -jnp.inf))
+    return jnp.swapaxes(jax.nn.softmax(a, -1) @ jnp.swapaxes(v, 1, 2), 1, 2)
+
+
+SEGMENTS = jnp.array([[0] * 3 + [1] * 6 + [2] * 7 + [QUERY] * 5])
+
+
+@pytest.mark.full_but_one
+@pytest.mark.parametrize('block', [None, (4, 5)])
+def test_it_is_one_softmax_over_all_keys(block):
+    q, k, v = (
+        jax.random.normal(key, (2, 21, 2, 8)) for key in jax.random.split(jax.random.key(1), 3)
+    )
+    index = jnp.arange(21)[None]
+    tok = Tokens(index, index, rank=index, segment=SEGMENTS)
+    encoding, adaptive = pj.make('causal()'), AdaptiveAttention(temperature=0.7, scale=0.8)
+    rows = lambda f: jax.jit(lambda *qkv: f(*qkv)[:, -5:])
+    ours = rows(lambda q, k, v: adaptive(encoding, q, k, v, tok, tok, block=block))
+    theirs = rows(lambda q, k, v: one_softmax(q, k, v, tok, 0.7, 0.8))
+    np.testing.assert_allclose(ours(q, k, v), theirs(q, k, v), atol=2e-6)
+    weights = jax.random.normal(jax.random.key(2), (2, 5, 2, 8))
+    grads = [
+        jax.jit(jax.grad(lambda *qkv, f=f: (f(*qkv) * weights).sum(), (0, 1, 2)))(q, k, v)
+        for f in (ours, theirs)
+    ]
+    for one, other in zip(*grads):
+        np.testing.assert_allclose(one, other, atol=5e-6)
+
+
+@pytest.mark.full
+def test_bfloat16_stays():
+    model = model_of(dtype='bfloat16', layers=1)
+    contexts = CONTEXTS[:1] * 2
+    pieces = encode(model, PREFIX, contexts)
+    assert {a.dtype for piece in pieces for a in (*piece.k, *piece.v)} == {jnp.dtype(jnp.bfloat16)}
+    ours, exact = answers(model, pieces), oracle(model, 0.9, 0.9, contexts)
+    assert np.abs(ours - exact).max() < 2**-5 * np.abs(exact).max()
+
+
+def test_the_cache_is_the_dense_pass():
+    ours = answers(model_of(), pieces_of(), temperature=0.6, scale=1.3)
+    np.testing.assert_allclose(ours, oracle(model_of(), 0.6, 1.3), atol=2e-5)
+
+
+@pytest.mark.full
+def test_it_streams_by_blocks():
+    model = model_of(block=4)
+    np.testing.assert_allclose(answers(model, pieces_of()), oracle(model_of(), 0.9, 0.9), atol=2e-5)
+
+
+@pytest.mark.full
+def test_one_context_without_temperature_is_causal_attention():
+    model = model_of()
+    pieces = encode(model, PREFIX, CONTEXTS[:1])
+    text = jnp.asarray(np.concatenate([PREFIX, CONTEXTS[0], QUESTION], axis=1))
+    np.testing.assert_allclose(
+        answers(model, pieces, temperature=1.0, scale=1.0), one_pass(model, text)[:, -5:], atol=2e-5
+    )
+
+
+def test_the_order_of_contexts_does_not_matter_and_the_temperature_does():
+    model, pieces = model_of(), pieces_of()
+    some = answers(model, pieces, chosen=[2, 0, 1])
+    np.testing.assert_allclose(some, answers(model, pieces), atol=2e-5)
+    assert np.abs(some - answers(model, pieces, temperature=1.0, scale=1.0)).max() > 1e-3
+
+
+@pytest.mark.full
+def test_any_selection_is_that_of_these_contexts_alone():
+    model, pieces = model_of(), pieces_of()
+    alone = encode(model, PREFIX, [CONTEXTS[2], CONTEXTS[0]])
+    np.testing.assert_allclose(
+        answers(model, pieces, chosen=[2, 0]), answers(model, alone), atol=2e-5
+    )
+
+
+def test_how_contexts_are_batched_does_not_matter():
+    model = model_of()
+    for ours, theirs in zip(encode(model, PREFIX, CONTEXTS, together=1), pieces_of()):
+        for one, other in zip((*ours.k, *ours.v), (*theirs.k, *theirs.v)):
+            np.testing.assert_allclose(one, other, atol=5e-6)
+
+
+def test_a_smaller_scale_takes_attention_from_contexts():
+    a = jax.random.normal(jax.random.key(0), (50, 8))
+    contexts = jnp.ones((50, 1)), 2.0 + jax.nn.logsumexp(a[:, :5], -1)
+    others = jnp.zeros((50, 1)), jax.nn.logsumexp(a[:, 5:], -1)
+    share = lambda s: ape_merge(contexts, others, temperature=1.0, scale=s)
+    assert (share(0.8) < share(1.0)).all()
+
+
+@pytest.mark.full
+def test_generation_goes_on_from_the_cache():
+    model, pieces = model_of(), pieces_of()
+    reader, cache = join(model, pieces, capacity=32)
+    new = continue_from(reader, cache, QUESTION, max_new_tokens=3)
+    logits, cache = read(reader, cache, QUESTION, last=1)
+    for number in range(3):
+        logits = logits.reshape(2, -1)
+        np.testing.assert_array_equal(new[:, number], logits.argmax(-1))
+        logits, cache = step(reader, cache, new[:, number])
+
+
+@pytest.mark.full
+def test_pieces_of_another_method_are_turned_to_where_they_stand_here():
+    """One layer, so that keys do not know where they were encoded."""
+    model = model_of(layers=1)
+    spread = parallel_context_entropy.encode(model, PREFIX, CONTEXTS)
+    np.testing.assert_allclose(
+        answers(model, spread), answers(model, pieces_of(layers=1)), atol=2e-5
+    )
+
+
+@pytest.mark.full
+def test_a_reader_may_join_again():
+    model, pieces = model_of(), pieces_of()
+    reader, _ = join(model, pieces, capacity=40, temperature=0.5)
+    np.testing.assert_array_equal(answers(reader, pieces), answers(model, pieces))
+    selecting, _ = parallel_context_entropy.join(model, pieces, capacity=40, keep=1)
+    np.testing.assert_array_equal(answers(selecting, pieces), answers(model, pieces))
+
+
+@pytest.mark.full
+def test_moved_pieces_and_no_prefix():
+    model = model_of(layers=1)
+    pieces = encode(model, [], CONTEXTS)
+    assert pieces[0].length == 0
+    shifted = [shared.moved(model, piece, piece.ids + 100) for piece in pieces]
+    cache = shared.join('this', model, shifted, capacity=24, start=109)
+    reference = shared.join('this', model, pieces, capacity=24, start=9)
+    np.testing.assert_allclose(
+        read(model, cache, QUESTION)[0], read(model, reference, QUESTION)[0], atol=2e-5
+    )
+
+
+@pytest.mark.parametrize(
+    'spec, message',
+    [
+        ('alibi()', 'ape_parallel needs one rotary .* got alibi'),
+        ('sinusoidal() | rope()', "got sinusoidal, which opens 'embed'"),
+        (
+            'rope() | window(size=4)',
+            'plain causal attention beside its rotary encoding, got window',
+        ),
+        (
+            'rope(freqs=dynamic_ntk())',
+            'ape_parallel joins .* DynamicNTK.*depend on the current length',
+        ),
+    ],
+)
+def test_other_encodings_are_refused_by_name(spec, message):
+    with pytest.raises(ValueError, match=message):
+        encode(model_of(encoding=spec), PREFIX, CONTEXTS)
+
+
+@pytest.mark.full
+def test_wrong_input_is_an_error():
+    model, pieces = model_of(), pieces_of()
+    reader, cache = join(model, pieces, capacity=23)
+    spacious = join(model, pieces, capacity=40)[1]
+    single = encode(model, PREFIX[:1], [CONTEXTS[0][:1]])
+    for call, message in [
+        (lambda: encode(model, PREFIX, []), 'at least one context'),
+        (lambda: encode(model, [1], [[2], []]), r'context 1 has no tokens'),
+        (lambda: encode(model, [1], [[2], [13]]), r'context 1 must lie in 0 .. 12, got 13 .. 13'),
+        (lambda: encode(model, [1], [[0.5]]), 'integers .* got float64'),
+        (
+            lambda: encode(model, PREFIX, [CONTEXTS[0], [1, 2]]),
+            'context 1 has 1 rows, context 0 has 2',
+        ),
+        (
+            lambda: encode(model, PREFIX, CONTEXTS, together=0),
+            'together must be at least 1, .*got 0',
+        ),
+        (lambda: join(model, pieces, capacity=22), '22 tokens .* do not fit a cache of 22'),
+        (lambda: join(model, pieces, capacity=30, chosen=[0, 3]), r'among 0 .. 2, got \[0, 3\]'),
+        (
+            lambda: read(model, spacious, QUESTION),
+            'joined contexts, which this model would not see',
+        ),
+        (
+            lambda: read(model, init_cache(model, pj.Tokens.of(length=9)), QUESTION),
+            'call prefill or join first',
+        ),
+        (lambda: join(model, pieces, capacity=30.5), 'an integer, got 30.5'),
+        (lambda: join(model, pieces, capacity=30, chosen=1), r'got 1; did you mean \[1\]'),
+        (lambda: join(model, pieces[:1], capacity=30), 'got a single piece, the prefix'),
+        (lambda: encode(model, PREFIX, [[[2, 3], [4]]]), 'rows of context 0 differ in length'),
+        (lambda: ape_layout(2, [2.5, 3]), r'contexts of 1 or more tokens, got 2, \[2.5, 3\]'),
+        (lambda: join(model, pieces, capacity=30, chosen=[]), r'got \[\]'),
+        (
+            lambda: join(model, pieces, capacity=30, temperature=0.0),
+            'temperature must be positive and finite, got 0',
+        ),
+        (lambda: read(reader, cache, QUESTION), r'\[2, 1 .. 1\].*23 slots, 22 .*got \(2, 5\)'),
+        (
+            lambda: continue_from(reader, cache, QUESTION[:, :1], max_new_tokens=2),
+            '2 new ones .* 1 free slots',
+        ),
+        (
+            lambda: continue_from(reader, cache, [[1]], max_new_tokens=1, temperature=1.0),
+            'temperature=1.0 draws at random and needs a key',
+        ),
+        (
+            lambda: continue_from(reader, spacious, QUESTION, max_new_tokens=2.5),
+            'an integer of at least 1, got 2.5',
+        ),
+        (
+            lambda: continue_from(reader, spacious, QUESTION + 13, max_new_tokens=2),
+            r'ids .* 0 .. 12, got 1\d .. 2\d',
+        ),
+        (lambda: read(reader, spacious, QUESTION - 13), r'must lie in 0 .. 12, got -1\d .. -\d'),
+        (lambda: read(reader, spacious, QUESTION * 1.0), 'must be integers'),
+        (lambda: read(reader, spacious, QUESTION, last=6), r'an integer in 0 .. 5, got 6'),
+        (lambda: read(reader, spacious, QUESTION, last=-1), r'an integer in 0 .. 5, got -1'),
+        (lambda: encode(model, PREFIX, CONTEXTS, together=1.5), 'at least 1, an integer, got 1.5'),
+        (
+            lambda: join(model_of(layers=1), pieces, capacity=40),
+            'piece 0 is of 2 layers, the model has 1',
+        ),
+        (
+            lambda: join(model_of(layers=3), pieces, capacity=40),
+            'piece 0 is of 2 layers, the model has 3',
+        ),
+        (
+            lambda: join(model_of(kv_heads=4), pieces, capacity=40),
+            r'holds .*\(2, 2, 3, 4\), expected \(2, 4, 3, 4\)',
+        ),
+        (
+            lambda: join(model, [pieces[0], single[1]], capacity=40),
+            r'piece 1 holds .*\(1, 2, 6, 4\), expected \(2, 2, 6, 4\)',
+        ),
+        (lambda: ape_layout(2, []), r'got 2, \[\]'),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_the_card_can_be_cited():
+    assert 'ape_parallel' in [card.key for card in pj.catalog('cache')]
+    assert 'eprint = {2502.05431}' in pj.cite('ape_parallel()')
+
+
+@pytest.mark.parametrize(
+    'encoding',
+    ['alibi()', 'dca(encoding=rope(), chunk=4, local=2)', 'bipe(separators=(1, 3)) | rope()'],
+)
+@pytest.mark.full
+def test_reading_on_behind_a_prompt_is_one_pass(encoding):
+    model, text = (
+        model_of(encoding=encoding),
+        jnp.asarray(np.random.default_rng(0).integers(0, 13, (2, 14))),
+    )
+    _, cache = prompt(model, init_cache(model, pj.Tokens.of(length=20)), text[:, :8])
+    logits, after = read(model, cache, text[:, 8:13])
+    last, _ = step(model, after, text[:, 13])
+    found = jnp.concatenate([logits, last[:, None]], axis=1)
+    np.testing.assert_allclose(found, one_pass(model, text)[:, 8:], atol=5e-5)
+
+
+@pytest.mark.parametrize(
+    'encoding',
+    [
+        'rope(freqs=dynamic_ntk(train_len=4))',
+        'lm_infinite(encoding=rope(), top_k=2)',
+        'self_extend(encoding=rope())',
+        'cable()',
+    ],
+)
+@pytest.mark.full
+def test_reading_on_is_refused_where_more_than_encoded_keys_is_cached(encoding):
+    model, text = model_of(encoding=encoding, layers=1), jnp.zeros((2, 4), int)
+    _, cache = prompt(model, init_cache(model, pj.Tokens.of(length=9)), text)
+    with pytest.raises(
+        ValueError, match=f'{encoding.partition("(")[0]}.* append them one by one with decode_step'
+    ):
+        read(model, cache, text)

@@ -1,0 +1,281 @@
+"""Double Sparsity: the numbers of the sheet, decoding with gathered keys against its dense oracle,
+what labels are worth.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.base.products import scaled_dot_product
+from posenc_jax.lab.decoding.decode import init_cache, prefill
+from posenc_jax.lab.decoding.double_sparsity import (
+    Sparse,
+    calibrate,
+    decode_step,
+    label,
+    sparse_logits,
+)
+from posenc_jax.lab.decoding.generate import generate
+from posenc_jax.lab.decoding.label_channels import (
+    channel_scores,
+    double_sparsity_attention,
+    key_labels,
+    label_channels,
+    label_logits,
+    top_keys,
+)
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from tests.golden_files import golden
+
+GOLDEN = golden('double_sparsity')['values']
+BASE = dict(vocab_size=13, train_len=16, layers=3, width=32, heads=4, kv_heads=2, encoding='rope()')
+TEXT = jnp.asarray(np.random.default_rng(0).integers(0, 13, (2, 20)))
+CAUSAL = jnp.tril(jnp.ones((5, 5), bool))[None, None]
+read = jax.jit(lambda model, text, tok=None: model(text, tok))
+chosen = jax.jit(calibrate, static_argnames='groups')
+chosen_logits = jax.jit(sparse_logits, static_argnames=('keep', 'dense_layers'))
+
+
+@functools.cache
+def model_of(**fields):
+    return Transformer(TransformerConfig(**{**BASE, **fields}), rngs=nnx.Rngs(0))
+
+
+def qkv(seed=0, length=5, heads=4, kv_heads=2):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    return tuple(
+        jax.random.normal(key, (2, n, length, 8))
+        for key, n in zip(keys, (heads, kv_heads, kv_heads))
+    )
+
+
+def test_golden_channels_and_logits():
+    q, k = (jnp.array(GOLDEN[name]).reshape(1, 1, 1, 4) for name in 'qk')
+    scores = channel_scores(q, k)
+    np.testing.assert_allclose(scores[0], GOLDEN['scores'])
+    channels = label_channels(scores, 2)
+    assert channels[0].tolist() == GOLDEN['channels_of_g_2']
+    assert label_logits(q, key_labels(k, channels), channels).item() == pytest.approx(
+        GOLDEN['label_logit'], rel=1e-6
+    )
+    every = label_channels(scores, 1)
+    assert label_logits(q, key_labels(k, every), every).item() == pytest.approx(
+        GOLDEN['logit'], rel=1e-6
+    )
+
+
+def test_scores_are_means_over_real_tokens_by_query_head():
+    q, k, _ = (jnp.swapaxes(a, 1, 2) for a in qkv())
+    valid = jnp.array([[True] * 5, [False, False, True, True, True]])
+    expected = np.abs(np.asarray(q) * np.repeat(np.asarray(k), 2, axis=2))[np.asarray(valid)].mean(
+        0
+    )
+    np.testing.assert_allclose(channel_scores(q, k, valid), expected, rtol=1e-6)
+
+
+def test_golden_counts_and_exact_choice_with_all_channels():
+    q, k, _ = qkv()
+    exact = scaled_dot_product(q, k)
+    every = jnp.broadcast_to(jnp.arange(8)[::-1], (4, 8))
+    kept = top_keys(label_logits(q, key_labels(k, every), every), CAUSAL, 3)
+    np.testing.assert_array_equal(kept.sum(-1), np.broadcast_to(GOLDEN['kept_of_h_3'], (2, 4, 5)))
+    np.testing.assert_array_equal(kept, top_keys(exact, CAUSAL, 3))
+    assert not (kept & ~CAUSAL).any()
+    last = np.sort(np.asarray(exact[:, :, 4]), axis=-1)[..., 2:]
+    np.testing.assert_array_equal(
+        np.sort(np.asarray(exact[:, :, 4])[np.asarray(kept[:, :, 4])].reshape(2, 4, 3), -1), last
+    )
+
+
+def test_as_many_keys_as_there_are_is_dense_attention():
+    q, k, v = qkv()
+    channels = jnp.zeros((4, 1), jnp.int32)
+    weights = jax.nn.softmax(jnp.where(CAUSAL, scaled_dot_product(q, k), -jnp.inf), axis=-1)
+    dense = jnp.einsum('bnts,bnsh->bnth', weights, jnp.repeat(v, 2, axis=1))
+    for keep in (5, 9):
+        np.testing.assert_allclose(
+            double_sparsity_attention(q, k, v, CAUSAL, channels, keep), dense, atol=2e-6
+        )
+    assert np.abs(double_sparsity_attention(q, k, v, CAUSAL, channels, 2) - dense).max() > 1e-2
+
+
+def test_heads_that_share_keys_choose_for_themselves():
+    q, k, v = qkv()
+    channels = jnp.array([[0, 1], [2, 3], [4, 5], [6, 7]])
+    together = double_sparsity_attention(q, k, v, CAUSAL, channels, 2)
+    for n in range(4):
+        one = double_sparsity_attention(
+            q[:, n : n + 1], k[:, n // 2, None], v[:, n // 2, None], CAUSAL, channels[n : n + 1], 2
+        )
+        np.testing.assert_allclose(together[:, n], one[:, 0], atol=1e-6)
+    kept = top_keys(label_logits(q, key_labels(k, channels), channels), CAUSAL, 2)
+    assert (kept[:, 0] != kept[:, 1]).any()
+
+
+def decoded(model, channels, prompt, tok, **options):
+    """Logits of every token behind a prompt that was read densely."""
+    dense = {name: value for name, value in options.items() if name == 'dense_layers'}
+    _, cache = jax.jit(functools.partial(prefill, last=1))(
+        model, init_cache(model, tok), TEXT[:, :prompt]
+    )
+    cache, rows = label(cache, channels, **dense), []
+    step = jax.jit(functools.partial(decode_step, keep=options['keep']))
+    for t in range(prompt, TEXT.shape[1]):
+        logits, cache = step(model, cache, TEXT[:, t])
+        rows.append(logits)
+    return np.stack(rows, 1)
+
+
+@pytest.mark.parametrize(
+    'mask, keep, dense_layers',
+    [('', 4, 2), ('| window(size=6)', 3, 0), ('| window(size=6)', 50, 1)],
+)
+@pytest.mark.full
+def test_decoding_from_the_first_token_is_the_dense_oracle(mask, keep, dense_layers):
+    model, how = model_of(encoding=f'rope() {mask}'), dict(keep=keep, dense_layers=dense_layers)
+    channels = chosen(model, TEXT, groups=4)
+    valid = np.arange(20)[None] >= np.array([[0], [1]])  # one row with padding in front
+    tok = pj.Tokens.of(valid=valid)
+    ours = decoded(model, channels, 2, tok, **how)  # a prompt that no choice is made in
+    oracle = chosen_logits(model, channels, TEXT, tok, **how)
+    np.testing.assert_allclose(ours, oracle[:, 2:], atol=5e-5)
+    gap = np.abs(oracle - read(model, TEXT, tok))[np.asarray(valid)].max()
+    assert gap < 5e-5 if keep == 50 else gap > 1e-3
+
+
+@pytest.mark.full
+def test_tokens_are_placed_by_ids_that_decoding_reads():
+    model = model_of(encoding='bipe(separators=(1, 3)) | rope()')
+    channels, expected = chosen(model, TEXT, groups=4), read(model, TEXT)
+    ours = decoded(model, channels, 8, pj.Tokens.of(length=20), keep=50, dense_layers=2)
+    np.testing.assert_allclose(ours, expected[:, 8:], atol=5e-5)
+    np.testing.assert_allclose(chosen_logits(model, channels, TEXT, keep=50), expected, atol=5e-5)
+
+
+@pytest.mark.full
+def test_dense_layers_alone_are_the_model():
+    model = model_of()
+    channels = chosen(model, TEXT, groups=8)
+    assert channels.shape == (3, 4, 1)
+    dense = chosen_logits(model, channels, TEXT, keep=1, dense_layers=3)
+    np.testing.assert_allclose(dense, read(model, TEXT), atol=2e-5)
+
+
+def test_a_key_is_judged_by_a_sixteenth_of_its_channels():
+    model = model_of(layers=1, kv_heads=2, heads=2, width=64)
+    assert jax.eval_shape(calibrate, model, TEXT).shape == (1, 2, 2)
+
+
+@pytest.mark.full
+def test_calibrated_channels_find_better_keys_than_random_ones():
+    """The paper's premise: a few outlier channels carry the logits."""
+    model = nnx.clone(model_of(layers=1, kv_heads=4, heads=4, width=64))
+    attention = model.blocks[0].attention
+    loud = jnp.where(
+        jnp.isin(jnp.arange(16), jnp.array([3, 11])), 4.0, 1.0
+    )  # one plane of the half layout
+    for weights in (attention.w_q, attention.w_k):
+        weights[...] = weights[...] * loud
+    channels, exact = chosen(model, TEXT, groups=8), read(model, TEXT)
+    assert (np.sort(channels[0], -1) == [3, 11]).all()
+    others = jnp.broadcast_to(jnp.array([5, 13]), channels.shape)
+    logits = lambda c: chosen_logits(model, c, TEXT, keep=4, dense_layers=0)
+    error = lambda c: np.abs(logits(c) - exact).mean()
+    assert error(channels) < 0.5 * error(others)
+
+
+@pytest.mark.full
+def test_generating_reads_few_keys():
+    model = model_of()
+    channels = chosen(model, TEXT, groups=4)
+    sparse = Sparse(channels, keep=2, dense_layers=1)
+    out = generate(model, TEXT[:, :2], max_new_tokens=10, temperature=0.0, decoding=sparse)
+    oracle = chosen_logits(model, channels, out[:, :-1], keep=2, dense_layers=1)
+    np.testing.assert_array_equal(out[:, 2:], oracle[:, 1:].argmax(-1))
+    alone = generate(model, TEXT[:1, :2], max_new_tokens=10, temperature=0.0, decoding=sparse)
+    np.testing.assert_array_equal(alone, out[:1])
+
+
+def test_what_cannot_be_is_refused():
+    model = model_of()
+    channels = calibrate(model, TEXT, groups=4)
+    cache = prefill(model, init_cache(model, pj.Tokens.of(length=20)), TEXT)[1]
+    write = lambda model, decoding: generate(
+        model, TEXT, max_new_tokens=2, temperature=0.0, decoding=decoding
+    )
+    for call, message in [
+        (lambda: calibrate(model, TEXT, groups=3), r'divide the head width 8, got 3; nearest: 2'),
+        (lambda: calibrate(model, TEXT, groups=0), 'got 0; nearest: 1'),
+        (lambda: calibrate(model, TEXT, groups=2.0), 'got 2.0; nearest: 2'),
+        (
+            lambda: key_labels(jnp.ones((1, 2, 3, 4)), jnp.array([[4], [0]])),
+            r'channels 0 \.\. 3 of a multiple of 2 heads, got 0 \.\. 4',
+        ),
+        (lambda: key_labels(jnp.ones((1, 2, 3, 4)), jnp.array([[3]])), 'for 1 heads'),
+        (lambda: calibrate(model_of(encoding='rope() | alibi()'), TEXT), "but alibi opens 'score'"),
+        (
+            lambda: calibrate(model_of(encoding='rope(freqs=dynamic_ntk())'), TEXT),
+            'but rope does not cache keys as encoded',
+        ),
+        (
+            lambda: sparse_logits(model, channels, TEXT, keep=0),
+            'at least 1 key, got keep=0; nearest: 1',
+        ),
+        (
+            lambda: sparse_logits(model, channels[:2], TEXT, keep=2),
+            r'3 layers and 4 query heads, got \(2, 4, 2\)',
+        ),
+        (
+            lambda: sparse_logits(model, channels, TEXT, keep=2, dense_layers=4),
+            r'0 .. 3, got 4; nearest: 3',
+        ),
+        (
+            lambda: label(init_cache(model, pj.Tokens.of(length=20)), channels),
+            'decode.prefill first',
+        ),
+        (lambda: label(cache, channels[:, :3]), r'3 layers and 2 query heads, got \(3, 3, 2\)'),
+        (lambda: label(cache, channels + 8), r'of width 8 lie in 0 .. 7, got \d+ .. \d+'),
+        (lambda: label(cache, channels - 8), r'of width 8 lie in 0 .. 7, got -\d'),
+        (lambda: label(cache, channels * 1.0), 'integers, got float32'),
+        (lambda: write(model, Sparse(channels + 8, keep=2)), 'of width 8 lie in 0 .. 7'),
+        (lambda: label(cache, channels, dense_layers=1.5), 'got 1.5; nearest: 2'),
+        (lambda: label(cache, channels[0]), r'got \(4, 2\)'),
+        (
+            lambda: decode_step(model, label(cache, channels), TEXT[:, 0], keep=2),
+            '20 slots is full',
+        ),
+        (lambda: decode_step(model, label(cache, channels), TEXT[:, 0], keep=0), 'keep=0'),
+        (
+            lambda: decode_step(model, label(cache, channels[:, :2]), TEXT[:, 0], keep=2),
+            'channels of 2 query heads, the model has 4',
+        ),
+        (
+            lambda: decode_step(model, cache, TEXT[:, 0], keep=2),
+            'cache of LabelledLayers, .* this one holds LayerCaches',
+        ),
+        (
+            lambda: label(label(cache, channels), channels),
+            'cache of LayerCaches, .* this one holds LabelledLayers',
+        ),
+        (lambda: Sparse(channels, keep=0), 'keep=0; nearest: 1'),
+        (
+            lambda: write(model, Sparse(channels[:2], keep=2)),
+            r'3 layers and 4 query heads, got \(2, 4, 2\)',
+        ),
+        (
+            lambda: write(model_of(encoding='rope() | alibi()'), Sparse(channels, keep=2)),
+            "but alibi opens 'score'",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_the_card_is_in_the_catalogue_and_can_be_cited():
+    assert 'double_sparsity' in [card.key for card in pj.catalog('cache')]
+    assert 'eprint = {2408.07092}' in pj.cite('double_sparsity()')

@@ -1,0 +1,466 @@
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+import re
+import struct
+
+import numpy as np
+import pytest
+import rich.console
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from posenc_jax.lab.evaluate import pictures
+from posenc_jax.lab.evaluate.measurement import Measurement
+from posenc_jax.lab.evaluate.results import Results, print_tables, read, tables
+from posenc_jax.lab.evaluate.series import RunResult, group
+from posenc_jax.lab.files import disk
+from posenc_jax.protocol.registry import shortened
+
+
+def measured(protocol, length, value, position=(None, None)):
+    metric = 'exact_match' if protocol == 'exact_match' else 'perplexity'
+    return Measurement(
+        protocol, length, metric, value, 0.9 * value, 1.1 * value, math.log(value), 1.5, 0.5, 1000,
+        50, *position
+    )  # fmt: skip
+
+
+def run(encoding, seed, factor, extend='', width=64):
+    measurements = [
+        measured(protocol, length, 5 + factor * length / 64 * worse)
+        for protocol, worse in (('nonoverlapping', 1.0), ('sliding', 0.9), ('same_tokens', 0.8))
+        for length in (64, 128, 256, 512)
+    ]
+    edges = (0, 45, 64, 91, 128, 181, 256, 362, 512)
+    measurements += [
+        measured('per_position', 512, 5 + factor * high / 64, (low, high))
+        for low, high in zip(edges, edges[1:])
+    ]
+    return RunResult(
+        run=f'runs/{encoding}-{seed}', encoding=encoding, extend=extend, task='language()',
+        dataset='pydoc_topics',
+        split='test', positions='sampled', seed=seed, step=100, train_length=64, parameters=12345,
+        settings={'encoding': encoding, 'model.width': width}, measurements=tuple(measurements),
+    )  # fmt: skip
+
+
+def results(*runs):
+    return Results(tuple(runs), '2026-01-02T03:04:05+00:00', {'jax': '0.0.1', 'flax': '0.0.2'})
+
+
+def test_seeds_are_aggregated_as_mean_smallest_and_largest():
+    series = group([run('rope()', 0, 4), run('alibi()', 0, 0), run('rope()', 1, 2)])
+    assert [(s.label, [r.seed for r in s.runs]) for s in series] == [
+        ('rope()', [0, 1]),
+        ('alibi()', [0]),
+    ]
+    estimate = series[0].estimates('nonoverlapping')[128, None]
+    assert (estimate.value, estimate.low, estimate.high) == (11, 9, 13)
+    alone = series[1].estimates('nonoverlapping')[128, None]
+    assert (alone.value, alone.low, alone.high) == pytest.approx((5, 4.5, 5.5))
+
+
+def test_series_are_told_apart_by_extension_and_settings():
+    runs = [
+        run('rope()', 0, 4),
+        run('rope()', 0, 1, extend='yarn(factor=8.0)'),
+        run('rope()', 0, 3, width=32),
+    ]
+    labels = [s.label for s in group(runs)]
+    assert labels == [
+        'rope() (model.width=64)',
+        'rope() + yarn(factor=8.0)',
+        'rope() (model.width=32)',
+    ]
+
+
+def test_files(tmp_path):
+    found = results(run('rope()', 0, 4), run('alibi()', 0, 0))
+    paths = found.write(tmp_path / 'new' / 'eval')
+    assert [p.name for p in paths] == [
+        'results.json',
+        'results.csv',
+        'by_length.png',
+        'by_position.png',
+    ]
+    content = json.loads(paths[0].read_text())
+    assert content['lengths'] == [64, 128, 256, 512] and len(content['results']) == 2 * (3 * 4 + 8)
+    assert content['results'][0] == {
+        'run': 'runs/rope()-0', 'encoding': 'rope()', 'extend': '', 'task': 'language()',
+        'dataset': 'pydoc_topics',
+        'split': 'test', 'positions': 'sampled', 'seed': 0, 'step': 100, 'train_length': 64,
+        'parameters': 12345, 'bigram': None, 'fivegram': None,
+        'protocol': 'nonoverlapping', 'length': 64, 'metric': 'perplexity', 'value': 9.0,
+        'low': 8.1, 'high': 9.9,
+        'nll': math.log(9), 'bits_per_byte': 1.5, 'token_accuracy': 0.5, 'tokens': 1000,
+        'samples': 50,
+        'position_low': None, 'position_high': None, 'depth': None, 'drawn': None,
+        'date': '2026-01-02T03:04:05+00:00', 'jax_version': '0.0.1',
+        'flax_version': '0.0.2',
+    }  # fmt: skip
+    with paths[1].open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(content['results'])
+    assert rows[-1]['encoding'] == 'alibi()' and rows[-1]['position_high'] == '512'
+    for path in paths[2:]:
+        data = path.read_bytes()
+        width, height = struct.unpack('>II', data[16:24])
+        assert data[:4] == b'\x89PNG' and width > 500 and height > 400 and len(data) > 10_000
+
+
+def test_overflowed_perplexity_is_valid_json(tmp_path):
+    endless = dataclasses.replace(
+        run('rope()', 0, 4).measurements[0], value=math.inf, high=math.inf, nll=800.0
+    )
+    paths = results(dataclasses.replace(run('rope()', 0, 4), measurements=(endless,))).write(
+        tmp_path
+    )
+    (row,) = json.loads(paths[0].read_text(), parse_constant=pytest.fail)['results']
+    assert row['value'] is None and row['nll'] == 800.0
+
+
+def test_tables_show_every_series_and_length():
+    found = results(run('rope()', 0, 4), run('rope()', 1, 2), run('t5_rpe()', 0, 0))
+    text, _ = printed(found)
+    for expected in (
+        'rope()',
+        '2 runs',
+        't5_rpe()',
+        '512',
+        '8x',
+        '11.00',
+        '9.00-13.00',
+        '362-511',
+        'same_tokens',
+    ):
+        assert expected in text
+
+
+def printed(found, width=140):
+    """The cells of every line of the tables."""
+    console = rich.console.Console(record=True, width=width, file=open('/dev/null', 'w'))
+    for table in tables(found):
+        console.print(table)
+    text = console.export_text()
+    return text, [re.split(r'\s*[│┃]\s*', line.strip()) for line in text.splitlines()]
+
+
+def with_tokens(one, counts):
+    """The run with these numbers of scored tokens by protocol, those of 'per_position' for its
+    buckets in a row.
+    """
+    places = iter(counts['per_position'])
+    of = lambda m: next(places) if m.protocol == 'per_position' else counts[m.protocol]
+    return dataclasses.replace(
+        one, measurements=tuple(dataclasses.replace(m, tokens=of(m)) for m in one.measurements)
+    )
+
+
+COUNTS = {
+    'nonoverlapping': 32768,
+    'sliding': 17408,
+    'same_tokens': 512,
+    'per_position': (11, 19, 27, 37, 53, 75, 106, 4150),
+}
+
+
+def test_tables_say_how_many_tokens_were_scored():
+    """Protocols score different ones, so their perplexities of one length differ; the tables show
+    that they do.
+    """
+    one, two = (
+        with_tokens(run('rope()', 0, 4), COUNTS),
+        with_tokens(run('t5_rpe()', 0, 0), {**COUNTS, 'sliding': 999}),
+    )
+    text, lines = printed(results(one, two))
+    column = [line[3] for line in lines if len(line) > 5 and line[1] in ('rope()', 't5_rpe()')]
+    assert column == ['32,768', '32,768', '17,408', '999', '512', '512']
+    assert (
+        sum(line[1:4] == ['encoding', 'trained', 'tokens'] for line in lines if len(line) > 4) == 3
+    )
+    buckets = {line[1]: line[2] for line in lines if len(line) == 6 and '-' in line[1]}
+    assert buckets == dict(zip(('0-44', '45-63', '64-90', '91-127', '128-180', '181-255', '256-361',
+        '362-511'),
+                               ('11', '19', '27', '37', '53', '75', '106', '4,150')))  # fmt: skip
+    assert 'each protocol scores tokens of its own: compare within a table' in ' '.join(
+        text.split()
+    )
+    only = dataclasses.replace(one, measurements=one.measurements[:4])
+    assert 'of its own' not in printed(results(only))[0]
+
+
+def test_numbers_that_differ_between_lengths_are_a_range():
+    one = run('rope()', 0, 4)
+    varied = tuple(dataclasses.replace(m, tokens=m.length) for m in one.measurements)
+    text, _ = printed(results(dataclasses.replace(one, measurements=varied)))
+    assert '64-512' in text
+
+
+def test_panels_say_how_many_tokens_were_scored(tmp_path, monkeypatch):
+    titles = []
+    finish = pictures._finish
+    monkeypatch.setattr(
+        pictures,
+        '_finish',
+        lambda axis, *rest: (finish(axis, *rest), titles.append(axis.get_title())),
+    )
+    results(with_tokens(run('rope()', 0, 4), COUNTS)).write(tmp_path)
+    assert titles == ['nonoverlapping\n32,768 '
+                      'tokens', 'sliding\n17,408 tokens', 'same tokens\n512 tokens',
+                      'per position\n4,478 tokens']  # fmt: skip
+    titles.clear()
+    answers = dataclasses.replace(
+        run('rope()', 0, 4), measurements=(measured('exact_match', 64, 0.5),)
+    )
+    results(answers).write(tmp_path)
+    assert titles == ['exact match\n50 answers']
+
+
+def test_a_pipe_has_120_columns(capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '40')
+    print_tables(results(*(run(f'alibi() | window(size={n})', 0, 4) for n in range(9))))
+    assert 80 < max(map(len, capsys.readouterr().out.splitlines())) <= 120
+
+
+def test_exact_match_has_one_panel_and_no_positions(tmp_path):
+    measurements = tuple(measured('exact_match', n, 0.5) for n in (10, 20))
+    one = dataclasses.replace(run('rope()', 0, 4), measurements=measurements)
+    assert [p.name for p in results(one).write(tmp_path)] == [
+        'results.json',
+        'results.csv',
+        'by_length.png',
+    ]
+
+
+def deep(values, **changes):
+    """A run with exact match {(length, depth): value}."""
+    made = tuple(
+        dataclasses.replace(measured('exact_match', n, 0.5), value=v, depth=d)
+        for (n, d), v in values.items()
+    )
+    return dataclasses.replace(
+        run('rope()', **{'seed': 0, 'factor': 4} | changes),
+        measurements=made,
+        task='passkey_text()',
+    )
+
+
+VALUES = {(n, d): round(1 - n / 1000 - d / 4, 3) for n in (32, 64, 128) for d in (0.0, 0.5, 1.0)}
+
+
+def test_depths_are_in_the_files_the_table_and_a_heat_map(tmp_path):
+    found = results(
+        deep(VALUES), deep({k: v / 2 for k, v in VALUES.items()}, extend='yarn(factor=2.0)')
+    )
+    paths = found.write(tmp_path)
+    assert [p.name for p in paths] == ['results.json', 'results.csv', 'by_depth.png']
+    rows = json.loads(paths[0].read_text())['results']
+    assert {(r['length'], r['depth']): r['value'] for r in rows if not r['extend']} == VALUES
+    with paths[1].open() as file:
+        assert [float(row['depth']) for row in csv.DictReader(file)] == [d for _, d in VALUES] * 2
+    assert paths[2].read_bytes()[:4] == b'\x89PNG' and paths[2].stat().st_size > 10_000
+    _, lines = printed(found)
+    assert [line[3] for line in lines if len(line) > 6 and line[2] == '64'] == [
+        '50',
+        '50',
+    ]  # answers of a cell
+    shown = [line[4:8] for line in lines if len(line) > 7 and line[4] in ('0', '0.5', '1')]
+    expected = [
+        [f'{d:g}', *(f'{VALUES[n, d] / by:.3f}' for n in (32, 64, 128))]
+        for by in (1, 2)
+        for d in (0.0, 0.5, 1.0)
+    ]
+    assert shown == expected
+
+
+@pytest.mark.parametrize(
+    'trained, line, '
+    'label', [(64, 1.5, 'trained: 64'), (100, 1.5, 'trained: 100'), (128, 2.5, 'trained: 128'),
+                             (8, -0.5, '\N{LEFTWARDS ARROW} trained: '
+                                       '8'), (999, 2.5, 'trained: 999 \N{RIGHTWARDS ARROW}')]
+)  # fmt: skip
+def test_numbers_of_a_heat_map(trained, line, label):
+    missing = {k: v for k, v in VALUES.items() if k != (64, 0.5)}
+    (series,) = group([dataclasses.replace(deep(missing), train_length=trained)])
+    axis = Figure().subplots()
+    image = pictures._draw_depth(axis, series, [32, 64, 128], [0.0, 0.5, 1.0])
+    assert image.get_clim() == (0, 1)
+    cells = {t.get_position(): t.get_text() for t in axis.texts[:-1]}
+    expected = {(x, y): f'{missing[n, d]:.2f}' for x, n in enumerate((32, 64, 128)) for y,
+        d in enumerate((0.0, 0.5, 1.0))
+                if (n, d) in missing}  # fmt: skip
+    assert cells == expected
+    drawn = [[missing.get((n, d), np.nan) for n in (32, 64, 128)] for d in (0.0, 0.5, 1.0)]
+    np.testing.assert_array_equal(np.ma.filled(image.get_array(), np.nan), drawn)
+    assert [t.get_text() for t in axis.get_xticklabels()] == ['32', '64', '128']
+    assert [t.get_text() for t in axis.get_yticklabels()] == ['0', '0.5', '1']
+    assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the beginning of the text is at the top
+    (mark,) = axis.get_lines()
+    assert mark.get_xdata()[0] == line and axis.texts[-1].get_text() == label
+
+
+def test_runs_with_and_without_depths_have_a_picture_each(tmp_path):
+    plain = dataclasses.replace(
+        run('alibi()', 0, 4), measurements=(measured('exact_match', 64, 0.5),)
+    )
+    assert [p.name for p in results(deep(VALUES), plain).write(tmp_path)][2:] == [
+        'by_depth.png',
+        'by_length.png',
+    ]
+
+
+def test_a_long_title_stays_within_the_figure():
+    long = f'passkey_text(tokenizer={"/models/M" * 40!r})'
+    for width in (4.0, 12.0):
+        figure = Figure(figsize=(width, 4))
+        FigureCanvasAgg(figure).draw()
+        pictures._set_title(figure, group([dataclasses.replace(deep(VALUES), task=long)]))
+        extent = figure._suptitle.get_window_extent()
+        assert extent.x1 <= figure.bbox.x1 and figure._suptitle.get_text().replace(
+            '\n', ''
+        ).startswith(long)
+
+
+@pytest.mark.parametrize(
+    'wanted, placed',
+    [
+        ([0, 100], [0, 100]),
+        ([50, 50, 50], [40, 50, 60]),
+        ([0, 4, 100], [-3, 7, 100]),
+        ([0, 8, 12], [-10 / 3, 20 / 3, 50 / 3]),
+    ],
+)
+def test_labels_are_moved_apart(wanted, placed):
+    assert pictures._spread(wanted, 10) == pytest.approx(placed)
+
+
+def test_long_labels_leave_room_for_what_they_label():
+    name = 'rope(freqs=longrope(long=(' + ', '.join(['1.2345'] * 40) + '), factor=4.0))'
+    short = shortened(name)
+    assert (
+        len(short) == 49
+        and short.startswith('rope(freqs=longrope(long=(1.2345')
+        and short.endswith('factor=4.0))')
+    )
+    assert shortened('rope() + yarn(factor=4.0)') == 'rope() + yarn(factor=4.0)'
+    for table in tables(results(run(name, 0, 4))):
+        assert name not in str(
+            [column.header for column in table.columns] + list(table.columns[0].cells)
+        )
+
+
+def test_a_narrow_terminal_gets_several_tables_without_cut_numbers():
+    console = rich.console.Console(width=80, file=io.StringIO())
+    lengths = [64 << i for i in range(12)]
+    several = tuple(measured('nonoverlapping', n, 50 + n / 10) for n in lengths)
+    found = results(dataclasses.replace(run('alibi()', 0, 4), measurements=several))
+    for table in tables(found, console):
+        console.print(table)
+    shown = console.file.getvalue()
+    assert '…' not in shown and max(map(len, shown.splitlines())) <= 80
+    assert set(map(str, lengths)) <= set(shown.split()) and '512x' in shown.split()
+
+
+def test_lengths_below_the_trained_one_are_shown_as_fractions():
+    (table,) = tables(
+        results(
+            dataclasses.replace(
+                run('alibi()', 0, 4), measurements=(measured('nonoverlapping', 8, 5.0),)
+            )
+        )
+    )
+    assert table.columns[-1].header == '8\n1/8x'
+
+
+NAME = '[/red]rope$_{$ \\frac$\x1b[2J\r\u202e'  # markup, wrong mathematics and control characters
+
+
+def test_names_of_others_are_shown_letter_by_letter(tmp_path):
+    answers = tuple(
+        dataclasses.replace(measured('exact_match', n, 0.5), depth=0.5) for n in (64, 128)
+    )
+    for one in (run(NAME, 0, 4), dataclasses.replace(run(NAME, 0, 4), measurements=answers)):
+        named = dataclasses.replace(one, task=NAME, dataset=NAME, split=NAME)
+        other = tuple(
+            dataclasses.replace(m, protocol=m.protocol + NAME) for m in one.measurements[:2]
+        )
+        found = results(
+            named,
+            dataclasses.replace(named, settings={NAME: NAME}),
+            dataclasses.replace(named, encoding='nope()', measurements=other),
+        )
+        text, _ = printed(found, width=400)
+        assert text.replace('\n', '').isprintable() and r'[/red]rope$_{$ \frac$\x1b[2J\r' in text
+        assert all(path.stat().st_size > 1000 for path in found.write(tmp_path) if path.suffix)
+
+
+def test_runs_without_a_protocol_of_others_have_empty_cells(tmp_path):
+    answers = dataclasses.replace(
+        run('nope()', 0, 4), measurements=(measured('exact_match', 64, 0.5),)
+    )
+    found = results(run('rope()', 0, 4), answers)
+    text, lines = printed(found)
+    assert ['│', 'nope()', '64', '', '', '', '', ''] in [['│', *line[1:-1]] for line in lines]
+    assert 'by_position.png' in [path.name for path in found.write(tmp_path)]
+
+
+def test_letters_of_a_picture_are_those_of_its_names():
+    figure = Figure()
+    axis = figure.subplots()
+    axis.plot([1, 1000], [1, 1000], label='a$b$')
+    axis.set(xscale='log', title='$_{$\nsecond\x1b line')
+    legend = axis.legend()
+    for _ in range(2):
+        disk.show_letters(figure)
+        FigureCanvasAgg(figure).draw()
+        assert axis.get_title() == '\\$_{\\$\nsecond\\x1b line'
+        assert legend.get_texts()[0].get_text() == r'a\$b\$'
+        assert r'$\mathdefault{10^{1}}$' in [text.get_text() for text in axis.get_xticklabels()]
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda found: found['results'][0].update(length='64'), "length is '64'"),
+        (lambda found: found['results'][0].update(length=0), 'length is 0'),
+        (lambda found: found['results'][0].update(train_length=True), 'train_length is True'),
+        (lambda found: found['results'][0].update(encoding=['\n\x1b']), 'encoding is '),
+        (lambda found: found['results'][0].update(low=None), 'low and high are not both null'),
+        (lambda found: found['results'][-1].update(position_low=None), 'per_position has no pos'),
+        (
+            lambda found: found['results'][0].update(position_low=3),
+            "'nonoverlapping' has positions",
+        ),
+        (
+            lambda found: found.update(documents='../secret.csv'),
+            'documents is .../secret.csv., not',
+        ),
+        (lambda found: found['results'][0].update(value=10**400), 'OverflowError'),
+        (lambda found: found.update(results=[3]), 'TypeError'),
+        (lambda found: found.update(settings=3), 'TypeError'),
+    ],
+)
+def test_results_that_are_wrong_are_refused_in_one_line(tmp_path, change, message):
+    results(run('rope()', 0, 4)).write_numbers(tmp_path)
+    assert [one.encoding for one in read(tmp_path)] == ['rope()']
+    content = json.loads((tmp_path / 'results.json').read_text())
+    change(content)
+    (tmp_path / 'results.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f'was not written by an evaluation.*{message}') as found:
+        read(tmp_path)
+    assert str(found.value).isprintable()
+
+
+def test_files_that_are_no_results_are_refused(tmp_path):
+    for text in ('[' * 5000, '[]', '3', '', '{"results": []' + '}' * 9, '"\x1b'):
+        (tmp_path / 'results.json').write_text(text)
+        with pytest.raises(ValueError, match='was not written by an evaluation') as found:
+            read(tmp_path)
+        assert str(found.value).isprintable()
+    os.truncate(tmp_path / 'results.json', 2**40)
+    with pytest.raises(ValueError, match='of 1099511627776 bytes would take 16 TiB of memory'):
+        read(tmp_path)

@@ -1,0 +1,435 @@
+"""Chains, exclusive doors, default masks, and what `make` refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.base.products import scaled_dot_product, weighted_sum
+from posenc_jax.protocol import conflicts
+from posenc_jax.protocol.composite import ChainedEncoding, parts_of
+from posenc_jax.protocol.encoding import DOORS, HOOKS, TRAITS, Encoding
+from posenc_jax.protocol.registry import SpecError
+
+
+class Doubling(Encoding):
+    """Every fold doubles or appends, so that order shows."""
+
+    def __init__(self, name, number):
+        self.name, self.number = name, number
+
+    def embed(self, x, tok):
+        return x * 10 + self.number
+
+    def project(self, q, k, v, tq, tk, x=None):
+        return q * 10 + self.number, k, v, tq.with_feats(**{self.name: tq.index}), tk
+
+    def init_carry(self, q, tq):
+        return jnp.full(q.shape[:3], float(self.number))
+
+    def score(self, s, tq, tk, seen, carry):
+        return s * 10 + self.number, carry + 1
+
+
+class OwnMatch(Encoding):
+    def match(self, q, k, tq, tk, seen, carry):
+        return scaled_dot_product(q, k) + 1, carry
+
+
+class OwnCollect(Encoding):
+    def collect(self, w, v, tq, tk):
+        return 2 * weighted_sum(w, v)
+
+
+class Shuffled(Encoding):
+    def place(self, tok, *, key=None):
+        return (
+            tok
+            if key is None
+            else tok.without_feats().with_feats(draw=jax.random.uniform(key, tok.index.shape))
+        )
+
+
+def kinds(encoding):
+    return [type(part).__name__ for part in parts_of(encoding)]
+
+
+def test_folds_run_in_chain_order():
+    both, tok = pj.chain(Doubling('a', 1), Doubling('b', 2)), pj.Tokens.of(length=2)
+    x = jnp.zeros((1, 2, 1, 4))
+    assert float(both.embed(x, tok)[0, 0, 0, 0]) == 12
+    q, _, _, tq, tk = both.project(x, x, x, tok, tok)
+    assert float(q[0, 0, 0, 0]) == 12 and set(tq.feats) == {'a', 'b'} and not tk.feats
+    carry = both.init_carry(jnp.zeros((1, 1, 2, 4)), tok)
+    s, carry = both.score(jnp.zeros((1, 1, 2, 2)), tok, tok, None, carry)
+    assert float(s[0, 0, 0, 0]) == 12 and [float(c[0, 0, 0]) for c in carry] == [2, 3]
+
+
+def test_chains_flatten_and_associate():
+    a, b, c = Doubling('a', 1), Doubling('b', 2), Doubling('c', 3)
+    left, right, flat = pj.chain(pj.chain(a, b), c), pj.chain(a, pj.chain(b, c)), pj.chain(a, b, c)
+    for chained in (left, right, flat):
+        assert [part.name for part in chained.parts] == ['a', 'b', 'c']
+    assert pj.chain(a) is a and pj.chain(pj.chain(a)) is a
+    with pytest.raises(SpecError, match='at least one'):
+        pj.chain()
+
+
+def test_conflicts_name_traits_and_doors_that_exist():
+    for fact in {
+        fact for conflict in conflicts.CONFLICTS for fact in (conflict.first, conflict.second)
+    }:
+        door = fact.removeprefix('opens ')
+        if door != fact:
+            assert door in (*DOORS, *HOOKS), fact
+        elif ' ' not in fact:
+            assert fact in TRAITS, fact
+
+
+def test_exclusive_doors_have_one_owner():
+    with pytest.raises(
+        SpecError, match="OwnMatch and OwnMatch both need the exclusive door 'match': nest"
+    ):
+        pj.chain(OwnMatch(), Doubling('a', 1), OwnMatch())
+    with pytest.raises(SpecError, match="OwnCollect and OwnCollect.*'collect'"):
+        pj.chain(OwnCollect(), pj.chain(OwnCollect(), Doubling('a', 1)))
+    both = pj.chain(OwnMatch(), Doubling('a', 1), OwnCollect())
+    q, tok = jax.random.normal(jax.random.key(0), (1, 2, 3, 4)), pj.Tokens.of(length=3)
+    s, carry = both.match(q, q, tok, tok, None, both.init_carry(q, tok))
+    np.testing.assert_allclose(s, scaled_dot_product(q, q) + 1, rtol=1e-6)
+    np.testing.assert_allclose(both.collect(s, q, tok, tok), 2 * weighted_sum(s, q), rtol=1e-6)
+
+
+@pytest.mark.full_but_one
+@pytest.mark.parametrize(
+    'spec, said',
+    [
+        (
+            'kernelized_rpe() | rope()',
+            'kernelized_rpe does not read what rope makes of queries and keys: write rope before '
+            'it',
+        ),
+        (
+            'nope_temperature(3.0) | positional_attention(max_len=8)',
+            'what nope_temperature makes of queries .* leave',
+        ),
+        ('rope() | shaw()', 'write shaw before rope'),
+        ('rope() | rcmha(max_len=8)', 'write rcmha before rope'),
+        ('transformer_xl() | rcmha(max_len=8)', 'write rcmha before transformer_xl'),
+        (
+            'per_head(first=kernelized_rpe(), second=alibi(), heads_of_first=2) | rope()',
+            'per_head does not read what rope makes of queries and keys: write rope before it',
+        ),
+        (
+            'cable() | lm_infinite(encoding=alibi(), n_global=2, n_local=4)',
+            'cable sums over all keys .* lm_infinite hides some',
+        ),
+        ('gpe(k=2, source=8) | path()', 'path sums over all keys up to the query, gpe hides some'),
+        (
+            'per_head(first=cable(), second=alibi(), heads_of_first=2) | gpe(k=2, source=8)',
+            'per_head sums .* gpe hides',
+        ),
+    ],
+)
+def test_what_a_part_would_not_notice_is_refused(spec, said):
+    with pytest.raises(SpecError, match=said):
+        pj.make(spec, heads=4, head_dim=8, model_dim=32, train_len=16)
+
+
+def test_what_reads_unrotated_queries_comes_first():
+    context = dict(heads=4, head_dim=8)
+    with pytest.raises(SpecError, match='write psc before rope'):
+        pj.make('rope() | alibi() | psc()', **context)
+    assert len(pj.make('alibi() | psc() | rope()', **context).parts) == 3
+
+
+@pytest.mark.full_but_one
+@pytest.mark.parametrize(
+    'spec, names',
+    [
+        ('rope() | rope(base=500.0)', 'rope and rope'),
+        ('rope(partial=0.5) | alibi() | ms_poe(encoding=rope())', 'rope and ms_poe'),
+        ('xpos() | rope()', 'xpos and rope'),
+        ('carope() | rope()', 'carope and rope'),
+        ('rope() | dca(encoding=rope())', 'rope and dca'),
+        ('hirope(encoding=rope()) | rope()', 'hirope and rope'),
+        ('lm_infinite(encoding=rope()) | rope()', 'lm_infinite and rope'),
+        ('conflator() | rope(freqs=dynamic_ntk(factor=2.0))', 'conflator and rope'),
+    ],
+)
+def test_queries_and_keys_are_rotated_once(spec, names):
+    context = dict(heads=4, head_dim=8, model_dim=32, train_len=16)
+    with pytest.raises(SpecError, match=f'{names} both rotate queries and keys'):
+        pj.make(spec, **context)
+    for fine in (
+        'rope() | alibi()',
+        'lm_infinite(encoding=alibi()) | rope()',
+        'psc() | xpos()',
+        'rope() | kerple()',
+    ):
+        assert pj.make(fine, **context).traits >= {'rotates'}
+
+
+def test_caches_that_exclude_each_other():
+    class Raw(Encoding):
+        traits = frozenset({'follows_length'})
+
+    class Evolving(Encoding):
+        def update_keys(self, k, tk, new):
+            return k
+
+    assert (
+        pj.chain(Raw(), Encoding()).cached == 'raw'
+        and pj.chain(Encoding(), Evolving()).cached == 'evolving'
+    )
+    assert pj.chain(Encoding(), Encoding()).cached == 'encoded'
+    with pytest.raises(SpecError, match='Evolving rewrites cached keys and Raw needs them raw'):
+        pj.chain(Raw(), Evolving())
+    with pytest.raises(
+        SpecError,
+        match='rope projects all cached keys again .* rcmha reads the layer input of tokens',
+    ):
+        pj.make(
+            'rcmha(max_len=8) | rope(freqs=dynamic_ntk())',
+            heads=4,
+            head_dim=8,
+            model_dim=32,
+            train_len=16,
+        )
+
+
+def test_lookback_rows_go_to_whom_they_belong():
+    class Looking(Encoding):
+        def __init__(self, rows):
+            self.lookback = rows
+
+        def project(self, q, k, v, tq, tk, x=None):
+            return q, k, v, tq.with_feats(**{f'rows{self.lookback}': x[:, :, 0]}), tk
+
+    both = pj.chain(Looking(1), Looking(3))
+    assert both.lookback == 3
+    x = jnp.arange(5.0)[None, :, None]  # three earlier rows and two of the sequence
+    q, tok = jnp.zeros((1, 2, 1, 4)), pj.Tokens.of(length=2)
+    feats = both.project(q, q, q, tok, tok, x)[3].feats
+    assert feats['rows1'].tolist() == [[2, 3, 4]] and feats['rows3'].tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_random_links_draw_apart_and_repeatably():
+    both, tok = pj.chain(Shuffled(), pj.chain(Encoding(), Shuffled())), pj.Tokens.of(length=4)
+    draw = lambda encoding, seed: np.asarray(
+        encoding.place(tok, key=jax.random.key(seed)).feats['draw']
+    )
+    assert both.place(tok).feats == {}
+    assert (draw(both, 0) == draw(both, 0)).all() and (draw(both, 0) != draw(both, 1)).any()
+    assert (
+        draw(both, 0) != draw(pj.chain(Shuffled(), Encoding()), 0)
+    ).any()  # the second link has a draw of its own
+
+
+@pytest.mark.full
+def test_masks_are_combined_with_and():
+    tok = pj.Tokens.of(segment=[[0, 0, 1, 1]])
+    seen = pj.make('window(size=2) | causal() | document()').mask(tok, tok)[0, 0]
+    assert seen.astype(int).tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+    assert pj.make('nope() | full()').mask(tok, tok) is None
+
+
+def test_default_masks():
+    make = lambda spec, causal: kinds(pj.make(spec, causal=causal))
+    assert make('nope()', None) == ['NoPE']
+    assert make('nope()', True) == ['NoPE', 'Causal', 'Document']
+    assert make('nope()', False) == ['NoPE', 'Full', 'Document']
+    assert make('nope() | prefix(length=2)', True) == ['NoPE', 'Prefix', 'Document']
+    assert make('full()', True) == ['Full', 'Document']
+    assert make('document() | causal()', True) == ['Document', 'Causal']
+    assert kinds(pj.make(pj.make('nope()'), causal=True)) == ['NoPE', 'Causal', 'Document']
+
+
+def test_conflicts_are_looked_for_once(monkeypatch):
+    checked = []
+    monkeypatch.setattr(conflicts, 'check', checked.append)
+    pj.make('rope() | alibi()', causal=True, heads=4, head_dim=8)
+    assert [len(parts) for parts in checked] == [4]
+
+
+def test_causal_only_encodings_refuse_the_encoder():
+    import dataclasses
+
+    class Backward(Encoding):
+        card = dataclasses.replace(pj.make('nope()').card, key='backward', causal_only=True)
+
+    assert kinds(pj.make(Backward(), causal=True))[0] == 'Backward'
+    with pytest.raises(SpecError, match='backward is defined for causal attention only'):
+        pj.make(pj.chain(Encoding(), Backward()), causal=False)
+
+
+@pytest.mark.parametrize(
+    'spec',
+    [
+        'cope() | full()',
+        'path(forget=True) | prefix(length=6)',
+        'fire() | full()',
+        'full() | dca(encoding=rope())',
+    ],
+)
+def test_causal_only_encodings_refuse_masks_that_let_queries_see_later_keys(spec):
+    context = dict(heads=4, kv_heads=2, head_dim=8, model_dim=32, train_len=16)
+    with pytest.raises(
+        SpecError,
+        match='is defined for causal attention only, (full|prefix) lets queries see later keys',
+    ):
+        pj.make(spec, causal=True, **context)
+
+
+@pytest.mark.parametrize('spec', ['full()', 'prefix(length=2)'])
+def test_masks_that_contradict_each_other_are_refused(spec):
+    said = f'causal hides later keys and {spec.split("(")[0]} shows them: leave one out'
+    for chained in (f'causal() | {spec}', f'{spec} | causal()'):
+        with pytest.raises(SpecError, match=said):
+            pj.make(chained)
+
+
+@pytest.mark.parametrize(
+    'spec, message',
+    [
+        (
+            'randomized_pe(max_len=64) | learned_absolute(max_len=16)',
+            r'draws positions 0 .. 63, learned_absolute has 16',
+        ),
+        (
+            'learned_absolute(max_len=16) | randomized_pe(max_len=64)',
+            r'draws positions 0 .. 63, learned_absolute has 16',
+        ),
+        (
+            'position_coupling(max_position=20) | randomized_pe(max_len=64)',
+            r'0 .. 63, position_coupling has 21',
+        ),
+    ],
+)
+def test_tables_shorter_than_the_positions_that_are_drawn_are_refused(spec, message):
+    with pytest.raises(SpecError, match=message):
+        pj.make(spec, model_dim=8)
+    pj.make('randomized_pe(max_len=64) | learned_absolute(max_len=16, overflow="mod")', model_dim=8)
+
+
+@pytest.mark.parametrize(
+    'call, message',
+    [
+        (lambda: pj.make(42), 'spec string .* or an encoding, got int'),
+        (lambda: pj.make(['rope()']), 'got list'),
+        (lambda: pj.chain('rope()', 'alibi()'), "chain.. joins encodings, got 'rope"),
+        (lambda: pj.make('alibi()', heads='8'), "heads as a positive integer, got '8'"),
+        (lambda: pj.make('alibi()', heads=8.0), 'heads as a positive integer, got 8.0'),
+        (
+            lambda: pj.make('alibi()', heads=4, kv_heads=3),
+            '4 heads are not a multiple of 3 kv_heads',
+        ),
+        (lambda: pj.make('alibi(heads=2)', heads=4), 'alibi: heads=2, but the model has heads=4'),
+    ],
+)
+def test_what_is_no_encoding_or_no_size_is_refused(call, message):
+    with pytest.raises(SpecError, match=message):
+        call()
+
+
+def test_context_is_checked():
+    with pytest.raises(SpecError, match="alibi needs 'heads'"):
+        pj.make('alibi()')
+    with pytest.raises(SpecError, match="make\\(\\) has no argument 'head'; did you mean 'heads'"):
+        pj.make('nope()', head=4)
+
+
+@pytest.mark.full
+def test_the_evaluation_of_a_chain_is_that_of_its_links():
+    tok = pj.Tokens.of(length=5)
+    q = jax.random.normal(jax.random.key(0), (1, 5, 2, 4))
+    one = pj.attend(pj.make('alibi() | causal() | window(size=3)', heads=2), q, q, q, tok, tok)
+    other = pj.attend(
+        pj.chain(pj.make('window(size=3)'), pj.make('causal()'), pj.make('alibi()', heads=2)),
+        q,
+        q,
+        q,
+        tok,
+        tok,
+    )
+    np.testing.assert_allclose(one, other, atol=1e-6)
+    assert isinstance(pj.make('alibi() | causal()', heads=2), ChainedEncoding)
+
+
+def test_two_parts_that_write_one_feature():
+    tok = pj.Tokens.of(length=2).with_feats(cope=jnp.zeros((1, 2, 1)))
+    with pytest.raises(ValueError, match="the feature 'cope' exists already"):
+        tok.with_feats(cope=jnp.ones((1, 2, 1)))
+
+
+class TwoInputs(Encoding):
+    """Attention from x and from the row before it."""
+
+    traits = frozenset({'several_inputs'})
+    lookback = 1
+
+    def qkv(self, x, linear, tok):
+        return tuple(jnp.concatenate(a, 2) for a in zip(linear(x[:, 1:]), linear(x[:, :-1])))
+
+    def merge(self, out):
+        return out[:, :, : out.shape[2] // 2] - out[:, :, out.shape[2] // 2 :]
+
+
+def test_branches_have_one_owner_and_read_its_rows():
+    class Looking(Encoding):
+        lookback = 3
+
+    both = pj.chain(Looking(), TwoInputs(), Doubling('a', 1))
+    x, tok = jnp.arange(5.0)[None, :, None], pj.Tokens.of(length=2)
+    assert (
+        both.opens('qkv')
+        and both.opens('merge')
+        and not pj.chain(Looking(), Doubling('a', 1)).opens('qkv')
+    )
+    linear = lambda x: (x[:, :, None],) * 3
+    for a in both.qkv(x, linear, tok):
+        assert a[0, :, :, 0].tolist() == [[3, 2], [4, 3]]
+    assert both.merge(jnp.arange(4.0)[None, None, :, None]).ravel().tolist() == [-2, -2]
+    shut = pj.chain(Looking(), Doubling('a', 1))
+    assert shut.qkv(x, linear, tok)[0].ravel().tolist() == [3, 4] and shut.merge(x) is x
+    with pytest.raises(
+        SpecError, match="TwoInputs and TwoInputs both need the exclusive door 'qkv'"
+    ):
+        pj.chain(TwoInputs(), Doubling('a', 1), TwoInputs())
+
+
+def test_branch_and_merge_are_opened_together():
+    class NoMerge(Encoding):
+        def qkv(self, x, linear, tok):
+            return linear(x)
+
+    class NoBranch(Encoding):
+        def merge(self, out):
+            return out
+
+    with pytest.raises(
+        SpecError, match="NoMerge opens the door 'qkv' and not 'merge': they are opened together"
+    ):
+        pj.make(NoMerge(), causal=True)
+    with pytest.raises(SpecError, match="NoBranch opens the door 'merge' and not 'qkv'"):
+        pj.chain(NoBranch())
+    with pytest.raises(SpecError, match="NoMerge opens the door 'qkv'"):
+        pj.chain(NoMerge(), NoBranch())
+
+
+@pytest.mark.parametrize(
+    'spec', ['alibi()', 'path(rank=2)', 'fire()', 'carope()', 't5_rpe()', 'ms_poe(encoding=rope())']
+)
+def test_what_knows_the_heads_of_the_model_has_no_place_beside_branches(spec):
+    make = lambda spec: pj.make(spec, heads=4, kv_heads=2, head_dim=8, model_dim=32, train_len=16)
+    part = make(spec)
+    message = (
+        f'TwoInputs gives every head several inputs of attention, and {spec.split("(")[0]} '
+        'has parameters per head'
+    )
+    for pair in ((part, TwoInputs()), (TwoInputs(), part)):
+        with pytest.raises(SpecError, match=message):
+            pj.chain(*pair)
+    for spec in ('rope()', 'window(size=3)', 'sinusoidal()', 'tapa()', 'cope(npos=4)'):
+        pj.chain(TwoInputs(), make(spec))

@@ -1,0 +1,128 @@
+"""LAVO: the weights by hand, the definition token by token in float64, and its bounded state."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.base.orthonormal import orthonormal_rows
+from posenc_jax.mixers.lavo import lavo
+from posenc_jax.mixers.pieces import scan_pieces
+from posenc_jax.protocol.registry import SpecError
+from tests.golden_files import golden
+from tests.methods import recurrent
+from tests.methods.recurrent import draw, make
+
+VALUES = golden('lavo')['values']
+
+
+@jax.jit
+def attended(q, c, basis, rho, beta):
+    """The results of the heads, [B, T, H, D]."""
+    batch, length = q.shape[:2]
+    rank = jnp.broadcast_to(jnp.arange(length), (batch, length))
+    rows = q, c, jnp.ones((batch, length), bool), rank, jnp.zeros((batch, length), bool)
+    state = jnp.zeros((batch, *basis.shape[:2])), jnp.zeros((batch, rho.shape[1], *c.shape[2:]))
+    return scan_pieces(lambda state, rows: lavo(basis, rho, beta, state, rows), state, rows, 4)[0]
+
+
+def definition(q, c, basis, rho, beta):
+    """The results of one row, from M of each block, float64."""
+    q, c, basis, rho, beta = (np.float64(a) for a in (q, c, basis, rho, beta))
+    out, window, width = np.zeros_like(q), rho.shape[1], q.shape[-1]
+    for i, head in np.ndindex(q.shape[:2]):
+        start = window * (i // window)
+        keys, bias = c[start : i + 1, head], rho[head, i - np.arange(start, i + 1)]
+        if start:
+            share = (c[:start, head] @ basis[head].T).mean(0)
+            keys = np.concatenate([share[:, None] * basis[head], keys])
+            bias = np.concatenate([beta[head], bias])
+        weight = np.exp(keys @ q[i, head] / np.sqrt(width) + bias)
+        out[i, head] = weight @ keys / weight.sum()
+    return out
+
+
+def test_golden_weights():
+    c = np.float32(VALUES['stream']).reshape(1, 4, 1, 1)
+    at = lambda rho, beta: attended(
+        0 * c, c, np.ones((1, 1, 1), np.float32), np.float32([rho]), np.float32([[beta]])
+    ).ravel()
+    np.testing.assert_allclose(at([0, 0], 0), VALUES['no_bias'], rtol=1e-6)
+    np.testing.assert_allclose(at([np.log(3), 0], 0), VALUES['near_three'], rtol=1e-6)
+    np.testing.assert_allclose(at([0, 0], np.log(2)), VALUES['memory_twice'], rtol=1e-6)
+
+
+@pytest.mark.full_but_one
+@pytest.mark.parametrize('window', [1, 3, 4, 20])
+def test_the_definition(window):
+    q, c = draw(0, 2, 19, 2, 4), draw(1, 2, 19, 2, 4)
+    basis = orthonormal_rows(draw(2, 2, 3, 4))
+    rho, beta = draw(3, 2, window), draw(4, 2, 3)
+    out = attended(q, c, basis, rho, beta)
+    for row in range(2):
+        np.testing.assert_allclose(
+            out[row], definition(q[row], c[row], basis, rho, beta), atol=2e-6
+        )
+
+
+def test_a_full_basis_remembers_the_mean():
+    """With r = D the rows of the memory add up to the mean of everything before the block. Queries
+    of 0 weigh all rows alike.
+    """
+    c, basis = draw(5, 1, 8, 1, 4), orthonormal_rows(draw(6, 1, 4, 4))
+    out = attended(0 * c, c, basis, np.zeros((1, 4), np.float32), np.zeros((1, 4), np.float32))
+    expected = (c[0, :4].mean(0) + c[0, 4]) / 5
+    np.testing.assert_allclose(out[0, 4], expected, atol=1e-6)
+
+
+def test_the_first_block_is_attention_with_a_bias():
+    q, c, rho = draw(7, 1, 6, 2, 4), draw(8, 1, 6, 2, 4), draw(9, 2, 8)
+    out = attended(q, c, orthonormal_rows(draw(10, 2, 4, 4)), rho, draw(11, 2, 4))
+    distance = np.arange(6)[:, None] - np.arange(6)
+    s = np.einsum('bthd,bshd->bhts', q, c) / 2 + rho[:, np.maximum(distance, 0)]
+    w = jax.nn.softmax(np.where(distance >= 0, s, -np.inf))
+    np.testing.assert_allclose(out, np.einsum('bhts,bshd->bthd', w, c), atol=1e-6)
+
+
+def test_the_memory_is_constant_within_a_block():
+    """Where nothing is near, equal queries of a block get equal results."""
+    c = draw(12, 1, 12, 1, 4)
+    rho = np.full((1, 4), -1e9, np.float32)
+    basis, beta = orthonormal_rows(draw(13, 1, 4, 4)), np.zeros((1, 4), np.float32)
+    out = attended(0 * c + 1, c, basis, rho, beta)[0, 4:].reshape(2, 4, 4)
+    np.testing.assert_allclose(out, out[:, :1].repeat(4, 1), atol=1e-7)
+    assert np.abs(out[0] - out[1]).max() > 0.01
+
+
+@pytest.mark.full
+def test_steps_padding_packing_and_gradients_where_the_basis_is_trained():
+    """The contract of mixers has the fixed basis."""
+    mixer = make('lavo(slots=4, window=3, learned=True, memory_bias=True)')
+    recurrent.check_cuts(mixer, 14, [1] * 14, [3, 1, 6, 3, 1])
+    recurrent.check_padding_and_packing(mixer, 13)
+    recurrent.check_causality(mixer, 14)
+    recurrent.check_gradients(mixer, 14)
+    recurrent.check_bfloat16(mixer, 14)
+
+
+def test_the_state_does_not_grow():
+    """The claim of the paper: a text of any length is read with the memory of one block."""
+    mixer = make('lavo(slots=3, window=4)')
+    state = mixer.start(1, pj.Tokens.of(length=1000)).inner
+    assert sum(a.size for a in state) == 2 * (3 + 4 * 4)
+
+
+@pytest.mark.full
+def test_it_trains():
+    recurrent.check_training('lavo(slots=4, window=4)')
+
+
+def test_wrong_values_are_refused():
+    for spec, message in (
+        ('lavo(slots=64)', r'1 .. 4 \(head_dim\), got 64'),
+        ('lavo(slots=0)', 'got 0'),
+        ('lavo(slots=2, window=0)', 'window must be at least 1'),
+    ):
+        with pytest.raises(SpecError, match=message):
+            make(spec)

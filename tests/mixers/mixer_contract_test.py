@@ -1,0 +1,630 @@
+"""Contract tests of mixers: they run on every registered mixer that can be a layer of a model,
+built from the example on its Card.
+
+Some run one mixer through `whole`, `start`, `fill` and `step`. Others run small models, of which
+all layers are this mixer, or every other one is attention with `rope()`. A new mixer is found in
+the registry, and needs no change here.
+"""
+
+import dataclasses
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.decoding.generate import continue_cache, generate
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.language.layer_spec import parse_layer
+from posenc_jax.language.spec import build
+from posenc_jax.layer.recurrent_mixer import RecurrentMixer
+from posenc_jax.layer.sharding import make_mesh, param_shardings
+from posenc_jax.protocol.encoding import Constant
+from posenc_jax.protocol.registry import SpecError, entries
+from posenc_jax.testing.jaxprs import largest_array
+
+LAYERS = [entry for entry in entries('mixer') if entry.is_layer]
+# These read whole rows, later tokens too, so they refuse to decode; their own tests do the rest.
+WHOLE = [entry for entry in LAYERS if getattr(entry.build, 'sees_later', False)]
+ENTRIES = [entry for entry in LAYERS if entry not in WHOLE]
+# Of those of whole rows, the ones that need no grid, points or graph.
+ROW_ENTRIES = [*ENTRIES, *(entry for entry in WHOLE if entry.key == 'lightnet_whole')]
+ROWS, LENGTH, HEADS, KV_HEADS, WIDTH, MODEL, VOCAB = 2, 20, 4, 2, 8, 16, 11
+CONTEXT = dict(
+    heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH, model_dim=MODEL, train_len=16, layers=2
+)
+DOCUMENT = LENGTH // 2
+PACKED = np.arange(LENGTH)[None] // DOCUMENT + np.zeros((ROWS, 1), int)
+PADDED = np.ones((ROWS, LENGTH), bool)
+PADDED[0, :3] = PADDED[1, 4:6] = PADDED[1, -4:] = False
+CUTS = [(7, 13), (1, 7, *(1,) * 12), (LENGTH,)]  # lengths of the pieces
+SAME, DIFFERENT = 2e-5, 1e-3  # the rounding of float32 sums of order one, and a difference
+ONE, REAL = np.zeros_like(PACKED), np.ones_like(PADDED)
+# All but the first have the same optional arrays, so they use the same compiled functions.
+KINDS = {
+    'plain': dict(),
+    'padded': dict(segment=ONE, valid=PADDED),
+    'packed': dict(segment=PACKED, valid=REAL),
+    'packed_and_padded': dict(segment=PACKED, valid=PADDED),
+}
+
+# Mixers that are parts of a whole: the specs of layers that need each other, in order.
+PARTS = {
+    'gmu_hybrid': tuple(f"gmu_hybrid(part='{part}')" for part in ('scan', 'keys', 'cross', 'gmu'))
+}
+
+# The fast tests run the most expensive tests on this mixer alone, in a model with attention.
+REPRESENTATIVE = 'cheems'
+expensive = pytest.mark.full_where(
+    condition=lambda entry, mixed=True: entry.key != REPRESENTATIVE or not mixed
+)
+every_mixer = pytest.mark.parametrize('entry', ENTRIES, ids=lambda entry: entry.key)
+every_mixer_of_rows = pytest.mark.parametrize('entry', ROW_ENTRIES, ids=lambda entry: entry.key)
+every_pattern = pytest.mark.parametrize('mixed', [False, True], ids=['alone', 'with_rope'])
+
+
+def draw(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def moved(module, seed):
+    """The module with random numbers added to its parameters, because some start at zero."""
+    graphdef, params, rest = nnx.split(module, nnx.Param, ...)
+    rng = np.random.default_rng(seed)
+    added = lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape, np.float32)
+    return nnx.merge(graphdef, jax.tree.map(added, params), rest)
+
+
+class Joined(nnx.Module):
+    """Parts of a whole with the stream that flows through them, as one mixer: each adds its result
+    to its input.
+    """
+
+    def __init__(self, parts):
+        self.parts = nnx.List(parts)
+
+    def start(self, batch, tok):
+        return tuple(part.start(batch, tok) for part in self.parts)
+
+    def whole(self, x, tok):
+        return self._through(x, tok, lambda part, *rest: (*part.whole(*rest), None))[0]
+
+    def fill(self, x, tok, capacity, count=None):
+        return self._through(x, tok, lambda part, *rest: part.fill(*rest, capacity, count))
+
+    def step(self, x, tok, state, cursor):
+        states = iter(state)
+        run = lambda part, x, _, stream: part.step(x, tok, stream, next(states), cursor)
+        return self._through(x, tok.slice(cursor, x.shape[1]), run)
+
+    def _through(self, x, tok, run):
+        whole = lambda a: jnp.broadcast_to(a, (len(x), *a.shape[1:]))
+        stream, states = jax.tree.map(whole, self.parts[0].begin_stream(tok)), []
+        for part in self.parts:
+            y, stream, state = run(part, x, tok, stream)
+            x = x + y
+            states.append(state)
+        return x, tuple(states)
+
+
+def make(entry, seed=0):
+    rngs, built = nnx.Rngs(seed), []
+    for spec in PARTS.get(entry.key, (entry.card.example,)):
+        (node,) = parse_layer(spec).nodes
+        built.append(build(node, {**CONTEXT, 'rngs': rngs}))
+    return moved(Joined(built) if entry.key in PARTS else built[0], seed + 100)
+
+
+@functools.cache
+def mixer_of(key):
+    (entry,) = (entry for entry in LAYERS if entry.key == key)
+    return make(entry)
+
+
+@functools.cache
+def model_of(key, mixed, **fields):
+    (entry,) = (entry for entry in ENTRIES if entry.key == key)
+    pattern = (*PARTS.get(key, (entry.card.example,)), 'rope()')
+    pattern = pattern if mixed else pattern[:-1]
+    sizes = dict(width=MODEL, heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH)
+    layers = max(2, len(pattern))
+    cfg = TransformerConfig(
+        **{**dict(vocab_size=VOCAB, train_len=16, layers=layers, encoding='', **sizes), **fields},
+        pattern=pattern,
+    )
+    return moved(Transformer(cfg, rngs=nnx.Rngs(0)), 7)
+
+
+X = np.asarray(draw(4, ROWS, LENGTH, MODEL))
+IDS = np.asarray(jax.random.randint(jax.random.key(1), (ROWS, LENGTH), 0, VOCAB))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _whole(graphdef, state, x, tok):
+    return nnx.merge(graphdef, state).whole(x, tok)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _step(graphdef, state, x, tok, memory, cursor):
+    return nnx.merge(graphdef, state).step(x, tok, memory, cursor)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _fill(graphdef, state, x, tok, count=None):
+    return nnx.merge(graphdef, state).fill(x, tok, LENGTH, count)
+
+
+def whole(mixer, x=X, tok=None):
+    """`whole`, compiled once for all inputs of one form."""
+    return _whole(*nnx.split(mixer), x, pj.Tokens.of(length=x.shape[1]) if tok is None else tok)
+
+
+logits_of = jax.jit(lambda model, ids, tok: model(ids, tok))
+read, read_on = jax.jit(prefill), jax.jit(decode_step)
+# The prompts that models continue, which a mesh can cut: the second row is padded.
+PROMPT, BEGUN = 8, np.arange(LENGTH)[None] >= np.array([[0], [3]])
+
+
+@functools.cache
+def generated(key, mixed):
+    """The prompts with their most probable continuations, up to `LENGTH`."""
+    return continued(model_of(key, mixed))
+
+
+def continued(model):
+    prompts, valid = IDS[:, :PROMPT], BEGUN[:, :PROMPT]
+    return generate(model, prompts, valid=valid, max_new_tokens=LENGTH - PROMPT, temperature=0.0)
+
+
+def in_pieces(mixer, x, tok, cuts, step=_step):
+    """The results of the steps over pieces of these lengths, joined, and the last state."""
+    memory, out, cursor = mixer.start(len(x), tok), [], 0
+    for size in cuts:
+        piece = x[:, cursor : cursor + size]
+        y, memory = step(*nnx.split(mixer), piece, tok, memory, jnp.asarray(cursor, jnp.int32))
+        out.append(y)
+        cursor += size
+    return jnp.concatenate(out, axis=1), memory
+
+
+def close(a, b, tolerance=SAME):
+    np.testing.assert_allclose(
+        np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=tolerance, atol=tolerance
+    )
+
+
+def close_trees(a, b):
+    """Asserts that all leaves are finite and equal. The absolute tolerance grows with the largest
+    entry.
+    """
+    for ours, theirs in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert np.isfinite(ours).all()
+        largest = float(np.abs(theirs).max(initial=1.0))  # some are empty
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=5 * SAME * largest)
+
+
+def equal_trees(a, b):
+    chex.assert_trees_all_equal(a, b)
+
+
+def shapes_of(tree):
+    return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
+
+
+def gap(a, b):
+    return float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))))
+
+
+def test_there_are_mixers():
+    assert REPRESENTATIVE in {entry.key for entry in ENTRIES}
+
+
+@pytest.mark.parametrize('entry', WHOLE, ids=lambda entry: entry.key)
+def test_mixers_of_whole_rows_refuse_to_decode(entry):
+    mixer, tok = make(entry), pj.Tokens.of(length=LENGTH)
+    for call in (
+        lambda: mixer.start(ROWS, tok),
+        lambda: mixer.fill(X, tok, LENGTH),
+        lambda: mixer.step(X[:, :1], tok, None, jnp.int32(0)),
+    ):
+        with pytest.raises(ValueError, match=f'{entry.key} reads .*cannot decode token by token'):
+            call()
+
+
+# Shapes, dtypes, states.
+
+
+@every_mixer_of_rows
+def test_the_result_has_the_dtype_of_the_input_and_the_state_is_float32(entry):
+    mixer, x = mixer_of(entry.key), jnp.asarray(X, jnp.bfloat16)
+    tok = pj.Tokens.of(**KINDS['packed_and_padded'])
+    out = jax.eval_shape(mixer.whole, x, tok)
+    assert (out.shape, out.dtype) == (X.shape, jnp.bfloat16)
+    if not isinstance(mixer, RecurrentMixer):
+        return
+    state = mixer.start(ROWS, tok)
+    for leaf in jax.tree.leaves(state.inner):
+        assert leaf.dtype == jnp.float32 and leaf.shape[0] == ROWS
+    after_prompt = jax.eval_shape(lambda x: mixer.fill(x, tok, LENGTH)[1], x)
+    step = lambda x: mixer.step(x, tok, state, jnp.int32(3))
+    y, after_step = jax.eval_shape(step, x[:, 3:4])
+    assert (y.shape, y.dtype) == ((ROWS, 1, MODEL), jnp.bfloat16)
+    assert shapes_of(after_prompt) == shapes_of(after_step) == shapes_of(state)
+    longer = mixer.start(ROWS, pj.Tokens.of(length=50 * LENGTH))
+    assert shapes_of(longer) == shapes_of(state), 'the state depends on the capacity'
+
+
+@every_mixer_of_rows
+def test_every_variable_declares_the_role_of_each_axis(entry):
+    variables = jax.tree.leaves(
+        nnx.state(mixer_of(entry.key)), is_leaf=lambda a: isinstance(a, nnx.Variable)
+    )
+    for variable in variables:
+        assert isinstance(variable, (nnx.Param, Constant)), type(variable)
+        axes = variable.get_metadata().get('axes')
+        assert axes is not None and len(axes) == variable.get_value().ndim, variable
+        for size, role in zip(variable.get_value().shape, axes):
+            expected = {'heads': HEADS, 'kv_heads': KV_HEADS, 'width': MODEL}.get(role, size)
+            assert size == expected, f'an axis of {size} has the role {role!r}'
+    trained = any(isinstance(variable, nnx.Param) for variable in variables)
+    assert entry.card.promises.needs_training == trained
+
+
+@expensive
+@every_mixer_of_rows
+def test_bfloat16_is_close_to_float32(entry):
+    tok = pj.Tokens.of(length=LENGTH)
+    if entry.card.promises.relative:  # where the error of a position in bfloat16 is above 1
+        tok = dataclasses.replace(tok, pos=13 * tok.pos + 1000)
+    low = jnp.asarray(X, jnp.bfloat16)
+    exact = whole(mixer_of(entry.key), low.astype(jnp.float32), tok)
+    error = np.abs(np.asarray(whole(mixer_of(entry.key), low, tok), np.float32) - exact)
+    scale = float(np.abs(exact).max())
+    assert np.median(error) < 0.01 * scale and error.max() < 0.06 * scale, (error.max(), scale)
+
+
+@pytest.mark.full
+@every_mixer
+def test_a_model_in_bfloat16_is_close_to_float32(entry):
+    tok = pj.Tokens.of(length=LENGTH)
+    logits = logits_of(model_of(entry.key, True), IDS, tok)
+    low = logits_of(model_of(entry.key, True, dtype='bfloat16'), IDS, tok)
+    assert gap(low, logits) < 0.25 and np.median(np.abs(low - logits)) < 0.04
+
+
+# Steps, and decoding.
+
+
+@pytest.mark.full_where(
+    condition=lambda entry, kind: (
+        kind == 'plain' or (entry.key != REPRESENTATIVE and kind != 'packed_and_padded')
+    )
+)
+@every_mixer
+@pytest.mark.parametrize('kind', KINDS)
+def test_steps_in_any_cut_equal_the_whole(entry, kind):
+    mixer = mixer_of(entry.key)
+    tok = pj.Tokens.of(length=LENGTH, **KINDS[kind])
+    expected, real = np.asarray(whole(mixer, tok=tok)), KINDS[kind].get('valid', REAL)
+    for cuts in CUTS:
+        out = in_pieces(mixer, X, tok, cuts)[0]
+        close(np.asarray(out)[real], expected[real])
+    # What a prompt leaves behind, and a row of which only the first tokens count.
+    cut, count = CUTS[0][0], jnp.int32(CUTS[0][0])
+    parts = nnx.split(mixer)
+    for filled in (_fill(*parts, X[:, :cut], tok.slice(0, cut)), _fill(*parts, X, tok, count)):
+        close(np.asarray(filled[0])[:, :cut][real[:, :cut]], expected[:, :cut][real[:, :cut]])
+        rest = np.asarray(_step(*parts, X[:, cut:], tok, filled[1], count)[0])
+        close(rest[real[:, cut:]], expected[:, cut:][real[:, cut:]])
+
+
+@expensive
+@every_mixer
+@every_pattern
+def test_decoding_equals_the_full_pass(entry, mixed):
+    model, tok = model_of(entry.key, mixed), pj.Tokens.of(valid=BEGUN)
+    expected, real = np.asarray(logits_of(model, IDS, tok)), BEGUN[:, :PROMPT]
+    logits, cache = read(model, init_cache(model, tok), IDS[:, :PROMPT])
+    close(np.asarray(logits)[real], expected[:, :PROMPT][real])
+    for number in range(PROMPT, LENGTH):
+        logits, cache = read_on(model, cache, IDS[:, number])
+        close(logits, expected[:, number])
+
+
+@pytest.mark.full
+@every_mixer
+@every_pattern
+def test_generated_tokens_are_the_most_probable(entry, mixed):
+    model, tok = model_of(entry.key, mixed), pj.Tokens.of(valid=BEGUN)
+    out = generated(entry.key, mixed)
+    logits, cache = read(model, init_cache(model, tok), IDS[:, :PROMPT])
+    new = continue_cache(model, cache, logits[:, -1], max_new_tokens=LENGTH - PROMPT)
+    np.testing.assert_array_equal(out[:, PROMPT:], new)
+    logits = np.asarray(logits_of(model, out, tok))[:, PROMPT - 1 : -1]
+    chosen = np.take_along_axis(logits, np.asarray(new)[..., None], axis=-1)[..., 0]
+    close(chosen, logits.max(-1))
+
+
+# Padding, packing, causality.
+
+
+@expensive
+@every_mixer
+def test_packing_and_padding_change_nothing(entry):
+    """Two documents have the same logits alone, packed in one row, and with padding on the left or
+    on the right.
+    """
+    model = model_of(entry.key, True)
+    documents = IDS[:, :DOCUMENT]
+    alone = pj.Tokens.of(length=DOCUMENT)
+    expected = logits_of(model, documents, alone)
+    packed = logits_of(model, documents.reshape(1, LENGTH), pj.Tokens.of(segment=PACKED[:1]))
+    close(packed.reshape(expected.shape), expected)
+    for order in (1, -1):
+        valid = np.repeat([[False, True]], DOCUMENT, axis=1)[:, ::order]
+        padded = np.concatenate([np.full_like(documents, 3), documents][::order], axis=1)
+        out = logits_of(model, padded, pj.Tokens.of(valid=np.broadcast_to(valid, padded.shape)))
+        close(np.asarray(out)[:, valid[0]], expected)
+
+
+@every_mixer_of_rows
+def test_padding_is_finite_and_does_not_leak(entry):
+    mixer = mixer_of(entry.key)
+    for kind in ('padded', 'packed_and_padded'):
+        tok = pj.Tokens.of(**KINDS[kind])
+        out = whole(mixer, tok=tok)
+        assert np.isfinite(out).all()
+        other = whole(mixer, np.where(PADDED[..., None], X, np.float32(1e3)), tok)
+        close(np.asarray(other)[PADDED], np.asarray(out)[PADDED], 1e-6)
+
+
+COTANGENT = np.asarray(draw(9, ROWS, LENGTH, MODEL))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _influence(graphdef, state, tok, cotangent):
+    whole = nnx.merge(graphdef, state).whole
+    return jax.grad(lambda x: (whole(x, tok) * cotangent).sum())(X)
+
+
+def influence(mixer, tok, outputs):
+    """The largest gradient of each input row by a random sum of the chosen output rows, [L]."""
+    cotangent = np.where(outputs[:, None], COTANGENT, np.float32(0))
+    return np.abs(_influence(*nnx.split(mixer), tok, cotangent)).max(axis=(0, 2))
+
+
+@expensive
+@every_mixer
+def test_causality(entry):
+    """The gradients of earlier outputs by later inputs are exactly zero, and changed later inputs
+    leave earlier outputs exactly the same. A packed document sees nothing of the others.
+    """
+    mixer, place = mixer_of(entry.key), np.arange(LENGTH)
+    if not entry.card.causal_only:
+        return
+    reached = influence(mixer, pj.Tokens.of(segment=ONE), place < 7)
+    assert not reached[7:].any() and (reached[:7] > 1e-6).all()
+    later = X.copy()
+    later[:, 7:] = -5.0
+    before = (np.asarray(whole(mixer, x))[:, :7] for x in (later, X))
+    np.testing.assert_array_equal(*before)
+    reached = influence(mixer, pj.Tokens.of(segment=PACKED), place >= DOCUMENT)
+    assert not reached[:DOCUMENT].any() and (reached[DOCUMENT:] > 1e-6).all()
+
+
+# Gradients, jit, devices, memory.
+
+
+@expensive
+@every_mixer
+def test_gradients_are_finite_and_those_of_the_steps(entry):
+    """Also where rows are padded. Every parameter has a gradient."""
+    graphdef, params, rest = nnx.split(mixer_of(entry.key), nnx.Param, ...)
+    tok = pj.Tokens.of(**KINDS['packed_and_padded'])
+    cotangent = np.where(PADDED[..., None], COTANGENT, np.float32(0))
+
+    def loss(how, params, x):
+        return (how(nnx.merge(graphdef, params, rest), x) * cotangent).sum()
+
+    step = lambda graphdef, state, *rest: nnx.merge(graphdef, state).step(*rest)
+    gradient = lambda how: jax.jit(jax.grad(functools.partial(loss, how), (0, 1)))(params, X)
+    ours = gradient(lambda mixer, x: mixer.whole(x, tok))
+    close_trees(ours, gradient(lambda mixer, x: in_pieces(mixer, x, tok, (19, 1), step)[0]))
+    for path, one in jax.tree_util.tree_leaves_with_path(ours[0]):
+        name = jax.tree_util.keystr(path)
+        assert np.abs(one).max() > 1e-6, f'{name} is trained but has no gradient'
+    assert not np.asarray(ours[1])[~PADDED].any(), 'padding has a gradient'
+
+
+@pytest.mark.full
+@every_mixer_of_rows
+def test_jit_equals_eager(entry):
+    mixer, tok = mixer_of(entry.key), pj.Tokens.of(**KINDS['packed_and_padded'])
+    eager = mixer.whole(jnp.asarray(X), tok)
+    close(np.asarray(eager)[PADDED], np.asarray(whole(mixer, tok=tok))[PADDED])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    'entry, mixed',
+    [
+        pytest.param(entry, mixed, id=f'{"with_rope" if mixed else "alone"}-{entry.key}')
+        for entry in ENTRIES
+        for mixed in (False, True)
+        if not mixed or entry.key == REPRESENTATIVE
+    ],
+)
+@pytest.mark.skipif(len(jax.devices()) < 8, reason='needs eight emulated devices')
+def test_sharded_equals_unsharded(entry, mixed):
+    """Of most mixers in a model of the mixer alone: what cuts the layers of attention beside them
+    is the same for all. For one mixer a model with attention is compared, too.
+    """
+    model = model_of(entry.key, mixed)
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    tok = pj.Tokens.of(valid=PADDED)
+
+    def loss(params, rest, tok):
+        logits = nnx.merge(graphdef, params, rest)(IDS, tok)
+        picked = jax.nn.log_softmax(logits)[:, :-1] * jax.nn.one_hot(IDS[:, 1:], VOCAB)
+        return -jnp.where(tok.valid[:, :-1, None], picked, 0).mean(), logits
+
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    mesh = make_mesh(1, 2, 2, 2, devices=jax.devices()[:8])
+    place = lambda state: jax.device_put(state, param_shardings(state, mesh))
+    placed = place(params), place(rest)
+    (_, logits), grads = run(params, rest, tok)
+    with jax.set_mesh(mesh):
+        (_, sharded), cut = run(*placed, tok)
+        out = continued(nnx.merge(graphdef, *placed))
+    assert len(sharded.sharding.device_set) == 8
+    close(np.asarray(sharded)[PADDED], np.asarray(logits)[PADDED])
+    close_trees(cut, grads)
+    np.testing.assert_array_equal(out, generated(entry.key, mixed))
+
+
+def traced(mixer, length):
+    """One forward and backward pass, traced."""
+    graphdef, params, rest = nnx.split(mixer, nnx.Param, ...)
+    tok = pj.Tokens.of(length=length)
+    loss = lambda params, x: nnx.merge(graphdef, params, rest).whole(x, tok).sum()
+    shape = jax.ShapeDtypeStruct((1, length, MODEL), jnp.float32)
+    return jax.jit(jax.grad(loss, (0, 1))).trace(params, shape)
+
+
+@pytest.mark.full
+@every_mixer
+def test_memory_is_linear_in_the_length(entry):
+    """No array has an entry for each pair of tokens. For one mixer the compiler is asked, too."""
+    mixer, length = mixer_of(entry.key), 4096
+    largest = largest_array(traced(mixer, length))
+    assert (largest < length**2) == entry.card.promises.blockwise, f'{largest / length} a token'
+    if entry.key == REPRESENTATIVE:
+        sizes = (
+            traced(mixer, length).lower().compile().memory_analysis().temp_size_in_bytes
+            for length in (1024, 2048)
+        )
+        assert 1 / np.divide(*sizes) < 2.2
+
+
+# The promise on positions, determinism, checkpoints.
+
+
+@every_mixer
+def test_promise_relative(entry):
+    mixer, tok = mixer_of(entry.key), pj.Tokens.of(length=LENGTH)
+    distance = gap(whole(mixer, tok=dataclasses.replace(tok, pos=tok.pos + 300)), whole(mixer))
+    assert distance < 5 * SAME or distance > DIFFERENT, f'undecided: {distance}'
+    assert (distance < 5 * SAME) == entry.card.promises.relative
+
+
+@every_mixer
+def test_a_checkpoint_restores_it(entry):
+    equal_trees(nnx.state(make(entry)), nnx.state(mixer_of(entry.key)))
+    saved = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(mixer_of(entry.key))))
+    graphdef, state = nnx.split(make(entry, seed=5))
+    assert graphdef == nnx.graphdef(mixer_of(entry.key))
+    fresh = nnx.merge(graphdef, state)
+    if entry.card.promises.needs_training:
+        assert gap(whole(fresh), whole(mixer_of(entry.key))) > DIFFERENT
+    nnx.replace_by_pure_dict(state, saved)
+    restored = nnx.merge(graphdef, state)
+    np.testing.assert_array_equal(whole(restored), whole(mixer_of(entry.key)))
+
+
+# Spec strings.
+
+
+@every_mixer
+def test_the_example_round_trips(entry):
+    parsed = parse_layer(entry.card.example)
+    assert str(parse_layer(str(parsed))) == str(parsed)
+    assert [node.entry.key for node in parsed.nodes] == [entry.key]
+
+
+@every_mixer
+def test_wrong_specs_are_refused(entry):
+    with pytest.raises(SpecError, match=f"{entry.key} has no argument 'nonsense'"):
+        parse_layer(f'{entry.key}(nonsense=1)')
+    with pytest.raises(SpecError, match=f'{entry.key} replaces attention, so it stands alone'):
+        parse_layer(f'{entry.card.example} | rope()')
+
+
+@every_mixer
+def test_mixers_that_are_causal_refuse_an_encoder(entry):
+    cfg = TransformerConfig(
+        vocab_size=VOCAB,
+        train_len=16,
+        layers=1,
+        width=MODEL,
+        heads=HEADS,
+        encoding=entry.card.example,
+        kind='encoder',
+    )
+    build_it = lambda: nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0)))
+    if not entry.card.causal_only:
+        build_it()
+        return
+    with pytest.raises(SpecError, match=f'{entry.key} reads tokens from left to right'):
+        build_it()
+
+
+# Faults that these tests must notice.
+
+
+def scan_of(**changed):
+    """The class of the GRU layer, in which one argument of `scan` is replaced by another."""
+    (entry,) = (entry for entry in ENTRIES if entry.key == 'gru')
+
+    class Faulty(entry.build):
+        def scan(self, x, tok, starts, state):
+            given = dict(x=x, tok=tok, starts=starts, state=state)
+            return super().scan(
+                **given | {name: change(**given) for name, change in changed.items()}
+            )
+
+    return entry, Faulty
+
+
+FAULTS = {
+    'remembers the document before': (
+        dict(starts=lambda starts, **_: jnp.zeros_like(starts)),
+        lambda entry: test_causality(entry),
+    ),
+    'reads padding': (
+        dict(tok=lambda tok, **_: dataclasses.replace(tok, valid=None)),
+        lambda entry: test_padding_is_finite_and_does_not_leak(entry),
+    ),
+    'forgets what came before': (
+        dict(state=lambda state, **_: jnp.zeros_like(state)),
+        lambda entry: test_steps_in_any_cut_equal_the_whole(entry, 'packed_and_padded'),
+    ),
+    'reads later tokens': (
+        dict(x=lambda x, **_: x + 0.1 * jnp.roll(x, -1, axis=1)),
+        lambda entry: test_causality(entry),
+    ),
+    'reads positions': (
+        dict(x=lambda x, tok, **_: x * (1 + 0.01 * tok.pos[..., None])),
+        lambda entry: test_promise_relative(entry),
+    ),
+    'gives another dtype': (
+        dict(x=lambda x, **_: x.astype(jnp.float32)),
+        lambda entry: test_the_result_has_the_dtype_of_the_input_and_the_state_is_float32(entry),
+    ),
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('fault', FAULTS)
+def test_faults_would_be_noticed(monkeypatch, fault):
+    changed, check = FAULTS[fault]
+    entry, faulty = scan_of(**changed)
+    mixer = moved(faulty(model_dim=MODEL, layers=2, rngs=nnx.Rngs(0)), 100)
+    check(entry)
+    monkeypatch.setitem(globals(), 'mixer_of', lambda key: mixer)
+    with pytest.raises(AssertionError):
+        check(entry)

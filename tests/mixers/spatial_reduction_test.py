@@ -1,0 +1,137 @@
+"""The reduced attention of SegFormer: numbers of another library, limiting cases, its place in a
+model, and refused arguments and uses.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.layer.sharding import make_mesh, param_shardings
+from posenc_jax.mixers.spatial_reduction import SpatialReduction
+from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.tokens import Tokens
+from tests.golden_files import golden
+
+GOLDEN = golden('spatial_reduction')
+SIZES = dict(heads=2, kv_heads=2, head_dim=2, model_dim=4, layers=1)
+TOK = Tokens.on_grid(2, 4, extra=1)
+IMAGES = jax.random.normal(jax.random.key(0), (4, 8, 16, 1))
+
+
+def make(rate=2, **options):
+    return SpatialReduction(rate=rate, **options, **SIZES, rngs=nnx.Rngs(0))
+
+
+def model_of(*pattern, **fields):
+    sizes = dict(vocab_size=0, train_len=6, layers=2, width=8, heads=2, kind='encoder')
+    sizes |= dict(output_size=3, channels=1, patch=2, pool='mean', encoding='', pattern=pattern)
+    return Transformer(TransformerConfig(**{**sizes, **fields}), rngs=nnx.Rngs(0))
+
+
+def mixer_of_golden():
+    mixer, own = make(), lambda name, *shape: jnp.array(GOLDEN[name]).reshape(shape)
+    mixer.kernel[...], mixer.bias[...] = jnp.array(GOLDEN['kernel']), jnp.array(GOLDEN['bias'])
+    mixer.norm.scale[...] = jnp.array(GOLDEN['norm_scale'])
+    mixer.norm.bias[...] = jnp.array(GOLDEN['norm_bias'])
+    projections = mixer.projections
+    for name in 'qkv':
+        getattr(projections, f'w_{name}')[...] = own(f'w_{name}', 4, 2, 2)
+        getattr(projections, f'b_{name}')[...] = own(f'b_{name}', 2, 2)
+    projections.w_out[...], projections.b_out[...] = own('w_o', 2, 2, 4), own('b_o', 4)
+    return mixer
+
+
+def test_the_layer_is_that_of_another_library():
+    mixer, x = mixer_of_golden(), jnp.array(GOLDEN['x'])[None]
+    read = mixer.keys(x, (2, 4))
+    np.testing.assert_array_equal(read[:, :1], x[:, :1])
+    np.testing.assert_allclose(read[0, 1:], GOLDEN['reduced'], atol=1e-5)
+    np.testing.assert_allclose(mixer.whole(x, TOK)[0], GOLDEN['y'], rtol=1e-4, atol=1e-4)
+
+
+def test_a_rate_of_one_is_attention_without_positions():
+    mixer, x = make(rate=1), jax.random.normal(jax.random.key(1), (2, 9, 4))
+    assert not hasattr(mixer, 'kernel') and not hasattr(mixer, 'norm')
+    q, k, v = mixer.projections.qkv(x)
+    out = mixer.projections.output(jax.nn.dot_product_attention(q, k, v))
+    np.testing.assert_allclose(mixer.whole(x, TOK), out, atol=1e-5)
+
+
+def test_an_anchor_makes_the_keys_those_of_any_shift_of_the_grid():
+    cells = jax.random.normal(jax.random.key(2), (1, 4, 6, 4))
+    moved = jnp.roll(cells, (1, 3), (1, 2))
+    rows = lambda x: x.reshape(1, 24, 4)
+    back = lambda y: jnp.roll(y.reshape(1, 4, 6, 4), (-1, -3), (1, 2))
+    tok = Tokens.on_grid(4, 6)
+    for anchor in (True, False):
+        mixer = make(anchor=anchor)
+        gap = np.abs(
+            back(mixer.whole(rows(moved), tok)) - mixer.whole(rows(cells), tok).reshape(cells.shape)
+        )
+        assert (gap.max() < 1e-5) == anchor
+
+
+@pytest.mark.full
+def test_in_a_model_and_in_the_stages_of_a_pyramid():
+    pattern = model_of('spatial_reduction(rate=2)', 'peg()', mlp='mix_ffn')
+    lower = ((1, 4, 1, 2, 'spatial_reduction(rate=4)'), (1, 4, 2, 1, 'spatial_reduction(rate=2)'))
+    pyramid = model_of('nope()', lower=lower, mlp='mix_ffn', overlap=True)
+    for model in (pattern, pyramid):
+        value, gradient = nnx.value_and_grad(lambda model: (model(IMAGES) ** 2).sum())(model)
+        assert np.isfinite(value)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    mixer = model_of('spatial_reduction(rate=2)', kv_heads=1, bias='none').blocks[0].own_mixer
+    assert mixer.projections.w_k.shape == (2, 8, 1, 4) and mixer.kernel.shape == (2, 2, 2, 8, 8)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(len(jax.devices()) < 8, reason='needs eight emulated devices')
+def test_recomputed_layers_bfloat16_and_a_mesh_change_nothing():
+    spec = 'spatial_reduction(rate=2, anchor=True)'
+    model, low = model_of(spec), model_of(spec, dtype='bfloat16')
+    run = jax.jit(jax.value_and_grad(lambda model, images: (model(images) ** 2).sum()))
+    expected, gradient = run(model, IMAGES)
+    assert float(run(model_of(spec, remat='full'), IMAGES)[0]) == pytest.approx(float(expected))
+    assert np.abs(jax.jit(low)(IMAGES) - jax.jit(model)(IMAGES)).max() < 0.2
+    mesh = make_mesh(2, 2, 2, 1, devices=jax.devices()[:8])
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    with jax.set_mesh(mesh):
+        place = lambda state: jax.device_put(state, param_shardings(state, mesh))
+        cut, other = run(nnx.merge(graphdef, place(params), place(rest)), IMAGES)
+    assert float(cut) == pytest.approx(float(expected), rel=1e-5)
+    for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_wrong_values_are_refused():
+    with pytest.raises(ValueError, match='rate must be at least 1, got 0'):
+        make(rate=0)
+    with pytest.raises(ValueError, match='phases of a rate of at least 2, got rate=1'):
+        make(rate=1, anchor=True)
+    with pytest.raises(SpecError, match="spatial_reduction needs 'rate'"):
+        model_of('spatial_reduction()')
+
+
+def test_wrong_uses_are_refused():
+    mixer, x = make(), jnp.ones((1, 9, 4))
+    with pytest.raises(
+        ValueError, match='does not divide a grid of 3 x 3 tokens; nearest grid: 4 x 4'
+    ):
+        mixer.whole(x, Tokens.on_grid(3, 3))
+    with pytest.raises(ValueError, match='spatial_reduction reads a grid of tokens, and these lie'):
+        mixer.whole(x, Tokens.of(length=9))
+    padded = Tokens(**{**vars(TOK), 'valid': jnp.ones((1, 9), bool)})
+    with pytest.raises(ValueError, match='got tokens with padding or documents'):
+        mixer.whole(x, padded)
+    for call in (
+        lambda: mixer.start(1, TOK),
+        lambda: mixer.fill(x, TOK, 9),
+        lambda: mixer.step(x, TOK, None, 0),
+    ):
+        with pytest.raises(ValueError, match='cannot decode token by token'):
+            call()
+    with pytest.raises(SpecError, match="use kind 'encoder'"):
+        model_of('spatial_reduction(rate=2)', kind='decoder')

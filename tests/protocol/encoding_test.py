@@ -1,0 +1,243 @@
+"""Tokens as the data pipeline makes them, and an encoding whose doors are all shut."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.base.products import over_batch, scaled_dot_product, weighted_sum
+from posenc_jax.protocol.encoding import DOORS, HOOKS, Encoding
+from posenc_jax.protocol.families import Bias, Mask, signed_distance
+from posenc_jax.protocol.tokens import bounds
+
+
+def positions(**arguments):
+    return pj.Tokens.of(**arguments).pos.tolist()
+
+
+def test_plain_positions_count():
+    tok = pj.Tokens.of(length=4)
+    assert tok.pos.tolist() == tok.index.tolist() == [[0, 1, 2, 3]]
+    assert tok.length == 4 and tok.segment is None and tok.valid is None and tok.feats == {}
+
+
+@pytest.mark.full
+def test_positions_restart_in_every_document():
+    assert (
+        positions(segment=[[7, 7, 7, 3, 3, 9]])
+        == [[0, 1, 2, 0, 1, 0]]
+        == positions(segment=jnp.array([[7, 7, 7, 3, 3, 9]]))
+    )
+    assert positions(segment=[[1, 1, 2, 2], [1, 2, 3, 3]]) == [[0, 1, 0, 1], [0, 0, 0, 1]]
+
+
+def test_positions_skip_padding_on_either_side():
+    assert positions(valid=[[False, False, True, True, True]])[0][2:] == [0, 1, 2]
+    assert positions(valid=[[True, True, False, False]])[0][:2] == [0, 1]
+    assert min(positions(valid=[[False, False, False]])[0]) == 0
+
+
+@pytest.mark.full
+def test_positions_with_padding_and_documents():
+    tok = pj.Tokens.of(
+        segment=[[0, 1, 1, 2, 2, 2, 3]], valid=[[False, True, True, True, True, True, False]]
+    )
+    assert tok.pos[0, 1:6].tolist() == [0, 1, 0, 1, 2]
+    inside = pj.Tokens.of(
+        segment=[[1, 1, 1, 2, 2, 2]], valid=[[False, True, True, False, True, True]]
+    )
+    assert inside.pos[0, [1, 2, 4, 5]].tolist() == [0, 1, 0, 1]
+
+
+def test_given_positions_are_kept():
+    assert positions(positions=[[5, 5, 9]]) == [[5, 5, 9]]
+    fractional = pj.Tokens.of(positions=[[0.5, 1.5]], segment=[[0, 1]])
+    assert fractional.pos.tolist() == [[0.5, 1.5]]
+    assert pj.Tokens.of(positions=np.zeros((2, 3, 2), np.int32)).pos.shape == (2, 3, 2)
+
+
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (dict(), 'needs one length of at least 1, got none'),
+        (dict(length=3, segment=[[0, 0]]), r'\[2, 3\]'),
+        (dict(valid=[[True]], segment=[[0, 0]]), r'\[1, 2\]'),
+        (dict(segment=[0, 0]), r'segment.*\(2,\).*\[B, L\]'),
+        (dict(valid=[True, True]), r'valid.*\(2,\).*\[B, L\]'),
+        (dict(positions=[0, 1]), r'positions.*\(2,\)'),
+        (
+            dict(segment=[[0, 0], [0, 0], [0, 0]], valid=[[True, True], [True, True]]),
+            r'rows.*\[2, 3\]',
+        ),
+        (dict(length=0), 'at least 1'),
+        (dict(positions=[[0.0, float('nan')]]), 'finite in float32, got nan'),
+        (dict(positions=np.array([[0.0, 1e39]])), 'finite in float32, got inf'),
+        (dict(positions=jnp.array([[0, jnp.inf]], jnp.bfloat16)), 'finite in float32, got inf'),
+        (dict(segment=[[0, 0, 0], [7, 8, 7]]), 'segment 7 of row 1 is in several pieces'),
+        (dict(segment=[[4, 0, 4]], valid=[[1, 0, 1]]), 'segment 4 of row 0 is in several pieces'),
+        (dict(segment=[[0, 2**32]]), r'segment must lie in .* \(32 bits\)'),
+    ],
+)
+def test_wrong_input(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        pj.Tokens.of(**arguments)
+
+
+def test_padding_is_no_piece_of_a_document():
+    padded = pj.Tokens.of(segment=[[0, 1, 1, 0, 0]], valid=[[False, True, True, True, True]])
+    assert padded.rank.tolist() == [[0, 0, 1, 0, 1]]
+
+
+def test_tokens_are_a_pytree_that_cuts():
+    tok = pj.Tokens.of(segment=[[0, 0, 1, 1]], valid=[[True, True, True, False]]).with_feats(
+        probe=jnp.ones((1, 4, 2))
+    )
+    cut = jax.jit(lambda tok, start: tok.slice(start, 2))(tok, 1)
+    assert (
+        cut.index.tolist() == [[1, 2]] and cut.feats['probe'].shape == (1, 2, 2) and cut.length == 2
+    )
+    assert tok.without_feats().feats == {} and set(tok.feats) == {'probe'}
+    assert set(tok.with_feats(other=tok.index).feats) == {'probe', 'other'}
+
+
+def test_bounds_read_valid_tokens_only():
+    tok = pj.Tokens.of(segment=[[3, 4, 5, 6]], valid=[[False, True, True, False]])
+    low_high = bounds(tok)
+    assert [
+        int(x)
+        for x in (
+            low_high.index_low,
+            low_high.index_high,
+            low_high.segment_low,
+            low_high.segment_high,
+        )
+    ] == [1, 2, 4, 5]
+    nothing = bounds(pj.Tokens.of(valid=[[False, False]]))
+    assert nothing.index_low > nothing.index_high and nothing.segment_low is None
+
+
+def test_every_door_is_shut_by_default():
+    encoding, tok = Encoding(), pj.Tokens.of(length=3)
+    q = k = v = jnp.ones((1, 3, 2, 4))
+    assert not any(encoding.opens(door) for door in (*DOORS, *HOOKS))
+    assert encoding.place(tok) is tok and encoding.embed(q, tok) is q
+    assert encoding.project(q, k, v, tok, tok) == (q, k, v, tok, tok)
+    assert (
+        encoding.init_carry(q, tok) == ()
+        and encoding.mask(tok, tok) is None
+        and encoding.may_see(None, None) is True
+    )
+    assert encoding.qkv(v, lambda x: (x, x, x), tok)[0].shape == v.shape and encoding.merge(q) is q
+    assert encoding.fast_path(q, k, v, tok, tok, causal=True, sweep=None) is None
+    assert (
+        encoding.update_keys(k, tok, tok) is k
+        and encoding.cached == 'encoded'
+        and encoding.lookback == 0
+    )
+    assert encoding.auxiliary_loss(q[..., 0], tok, key=jax.random.key(0)) == 0
+
+
+def test_a_door_that_is_overridden_is_open():
+    assert pj.make('alibi()', heads=2).opens('score') and not pj.make('alibi()', heads=2).opens(
+        'match'
+    )
+    chained = pj.make('alibi() | causal()', heads=2)
+    assert chained.opens('score') and chained.opens('mask') and not chained.opens('embed')
+
+
+@pytest.mark.full_but_one
+@pytest.mark.parametrize('kv_heads', [1, 2, 4])
+def test_products_share_key_heads(kv_heads):
+    q, k, v = (
+        jax.random.normal(jax.random.key(i), (2, n, 5, 3))
+        for i, n in enumerate((4, kv_heads, kv_heads))
+    )
+    repeated = lambda a: np.repeat(np.asarray(a, np.float64), 4 // kv_heads, axis=1)
+    logits = np.einsum('bnth,bnsh->bnts', np.asarray(q, np.float64), repeated(k)) / np.sqrt(3)
+    np.testing.assert_allclose(scaled_dot_product(q, k), logits, atol=1e-6)
+    np.testing.assert_allclose(
+        weighted_sum(scaled_dot_product(q, k), v), logits @ repeated(v), atol=1e-5
+    )
+
+
+def test_logits_of_bfloat16_are_float32():
+    q = jnp.ones((1, 1, 2, 4), jnp.bfloat16)
+    assert scaled_dot_product(q, q).dtype == jnp.float32
+
+
+@pytest.mark.full
+def test_families_leave_one_method_to_write():
+    class Linear(Bias):
+        def bias(self, q_pos, k_pos):
+            return -signed_distance(q_pos, k_pos)[:, None].astype(jnp.bfloat16)
+
+    class Even(Mask):
+        def allow(self, tq, tk):
+            return (tk.index % 2 == 0)[:, None, None, :]
+
+    tok = pj.Tokens.of(length=3)
+    s, _ = Linear().score(jnp.zeros((1, 1, 3, 3)), tok, tok, None, ())
+    assert s.dtype == jnp.float32 and s[0, 0, 2].tolist() == [-2, -1, 0]
+    both = pj.make(pj.chain(Linear(), Even()), causal=True)  # neither is registered
+    assert both.cached == 'encoded'
+    assert both.mask(tok, tok)[0, 0].tolist() == [
+        [True, False, False],
+        [True, False, False],
+        [True, False, True],
+    ]
+
+
+def test_rank_counts_the_real_tokens_of_a_document_whatever_their_positions():
+    tok = pj.Tokens.of(
+        positions=[[7, 7, 3, 3, 9, 9]],
+        segment=[[0, 0, 0, 1, 1, 1]],
+        valid=[[False, True, True, True, True, False]],
+    )
+    assert tok.rank.tolist() == [[0, 0, 1, 0, 1, 1]] and tok.pos.tolist() == [[7, 7, 3, 3, 9, 9]]
+    assert pj.Tokens.of(length=3).rank.tolist() == [[0, 1, 2]]
+
+
+def test_tokens_from_the_middle_of_a_sequence():
+    query = pj.Tokens.of(index=[[11]])
+    assert [leaf.tolist() for leaf in jax.tree.leaves(query)] == [[[11]]] * 3
+    behind = pj.Tokens.of(index=[[7, 8]], segment=[[1, 1]], rank=[[2, 3]], positions=[[5.0, 6.0]])
+    assert behind.rank.tolist() == [[2, 3]] and behind.pos.tolist() == [[5.0, 6.0]]
+    for wrong, message in [
+        (dict(index=[[7, 8]], segment=[[1, 1]]), 'needs rank too'),
+        (dict(index=[[8, 8]]), 'index must ascend'),
+        (dict(positions=[[1j]]), 'positions must be real'),
+        (dict(positions=np.array([[2**31]])), r'positions must lie in .* \(32 bits\)'),
+        (dict(length=True), 'needs one length of at least 1'),
+        (dict(index=[[0.5, 1.0]]), 'index must be integers'),
+        (dict(index=[7, 8]), r'index has shape \(2,\)'),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            pj.Tokens.of(**wrong)
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(segment=[[0.2, 0.7]]), 'segment must be integers, got float'),
+        (dict(valid=[[0.0, 1.0]]), 'valid must be booleans, got float'),
+        (dict(length=2.5), 'one length of at least 1'),
+    ],
+)
+def test_tokens_refuse_other_types(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pj.Tokens.of(**arguments)
+
+
+@pytest.mark.full_but_one
+@pytest.mark.parametrize('batch', [1, 3, 16, 17])
+def test_the_gradient_of_what_rows_share_is_the_sum_over_them(batch):
+    shared = jnp.arange(6.0).reshape(1, 1, 2, 3)
+    weights = jax.random.normal(jax.random.key(batch), (batch, 1, 2, 3))
+    found, gradient = jax.value_and_grad(lambda a: (weights * over_batch(a, batch) ** 2).sum())(
+        shared
+    )
+    np.testing.assert_allclose(found, (weights * shared**2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(
+        gradient, 2 * shared * weights.sum(0, keepdims=True), rtol=1e-5, atol=1e-5
+    )
