@@ -2,7 +2,7 @@
 
 import sys
 
-from posenc_jax.lab.cli import console
+from posenc_jax import console
 
 if __name__ == '__main__':
     sys.exit(console.evaluate())

@@ -31,7 +31,8 @@ from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.language.catalog import markdown_table
 from posenc_jax.layer.sharding import make_mesh
-from posenc_jax.protocol.registry import entries, shortened
+from posenc_jax.protocol.errors import shortened
+from posenc_jax.protocol.registry import entries
 
 ENCODINGS = (
     'nope()', 'rope()', 'alibi()', 'kerple()', 't5_rpe()', 'fire()', 'sandwich()', 'cable()',

@@ -8,24 +8,15 @@ Where to begin, after `import posenc_jax as pj` and `from flax import nnx`:
     pj.extend(encoding, 'yarn(factor=4)', train_len=512)  the encoding for longer texts
     pj.cite('rope()')                                     its BibTeX
 
-`posenc_jax.functional` has the encodings as pure functions, and `posenc_jax.lab.model` a
-transformer.
+`posenc_jax.functional` has the encodings as pure functions, and `posenc_jax.lab` a transformer, its
+training and its evaluation.
 """
 
+import importlib
+
 import posenc_jax.base.starting  # noqa: F401
-from posenc_jax import fields, functional, linen, mixers, testing
-from posenc_jax import methods as collect
-from posenc_jax import methods as embedding
-from posenc_jax import methods as extension
-from posenc_jax import methods as logits
-from posenc_jax import methods as mask
-from posenc_jax import methods as positions
-from posenc_jax import methods as rotation
+from posenc_jax import moved
 from posenc_jax.attention.attend import attend
-from posenc_jax.features import coordinates
-from posenc_jax.features import graphs as graph
-from posenc_jax.lab import analyse as analysis
-from posenc_jax.lab import conversion, decoding, model
 from posenc_jax.language.catalog import catalog, cite
 from posenc_jax.language.make import make
 from posenc_jax.layer.attention import Attention, attention_layer
@@ -33,9 +24,23 @@ from posenc_jax.methods.extend import extend
 from posenc_jax.methods.per_head import PerHead
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import TOKEN_STAGE, Constant, Encoding
-from posenc_jax.protocol.registry import Card, Promises, SpecError, register
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.lazy import missing
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 from posenc_jax.version import __version__
+
+# They are imported when somebody reads them.
+_ROOMS = 'features', 'fields', 'functional', 'linen', 'methods', 'mixers', 'testing'
+
+
+def __getattr__(name: str):
+    if (there := moved.place(f'posenc_jax.{name}')) is not None:
+        raise ImportError(f'posenc_jax.{name} has moved to {there}')
+    if name in _ROOMS:
+        return importlib.import_module(f'posenc_jax.{name}')
+    raise missing(__name__, name, __all__)
+
 
 __all__ = [
     'Attention',
@@ -47,38 +52,21 @@ __all__ = [
     'SpecError',
     'TOKEN_STAGE',
     'Tokens',
-    'analysis',
     'attend',
     'attention_layer',
     'catalog',
     'chain',
     'cite',
-    'collect',
-    'conversion',
-    'coordinates',
-    'decoding',
-    'embedding',
     'extend',
-    'extension',
+    'features',
     'fields',
     'functional',
-    'graph',
     'linen',
-    'logits',
     'make',
-    'mask',
+    'methods',
     'mixers',
-    'model',
-    'positions',
     'register',
-    'rotation',
     'testing',
     '__version__',
 ]
 __dir__ = __all__.copy
-
-
-def __getattr__(name: str):
-    from posenc_jax.protocol.attributes import missing
-
-    raise missing(__name__, name, __all__)

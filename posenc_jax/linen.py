@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from posenc_jax.layer.attention import Attention as _Attention
 from posenc_jax.protocol.encoding import Constant, Encoding
-from posenc_jax.protocol.registry import check_choice, nearest
+from posenc_jax.protocol.errors import check_choice, nearest
 
 __all__ = ['Attention', 'Bridge']
 __dir__ = __all__.copy

@@ -24,7 +24,8 @@ from posenc_jax.methods.rope import rope_frequencies, rotate
 from posenc_jax.protocol.composite import parts_of
 from posenc_jax.protocol.conflicts import EXCLUSIVE
 from posenc_jax.protocol.encoding import TRAITS, Encoding
-from posenc_jax.protocol.registry import Promises, SpecError, entries, lookup
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import Promises, entries, lookup
 from posenc_jax.testing import forms, promises, sequences
 from posenc_jax.testing.compare import BrokenLaw
 from posenc_jax.testing.run import LAWS
@@ -445,13 +446,14 @@ def test_card_golden_numbers_test_and_catalogue_row_exist(entry):
     )
     content = json.loads(golden.read_text())
     assert content['source'].strip()
-    test = (ROOT / 'tests' / 'methods' / f'{card.key}_test.py').read_text(encoding='utf-8')
+    (test,) = (ROOT / 'tests').rglob(f'{card.key}_test.py')
+    test = test.read_text(encoding='utf-8')
     named = [
         name
         for name in numbered(content) - {''}
         if re.search(rf'[\'"]{re.escape(name)}[\'"]', test)
     ]
-    assert golden.name in test and named, (
+    assert f"golden('{card.key}')" in test and named, (
         f'{golden.name} holds no numbers that {card.key}_test.py reads by name'
     )
     rows = [
@@ -461,7 +463,7 @@ def test_card_golden_numbers_test_and_catalogue_row_exist(entry):
     ]
     shown = card.example.replace('|', '\\|')
     assert any(shown in row for row in rows), (
-        'the catalogue is stale: python -m posenc_jax.language.catalog'
+        'the catalogue is stale: python -m posenc_jax.lab.catalogue'
     )
 
 

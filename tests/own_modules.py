@@ -20,6 +20,7 @@ class Root(Encoding):
 @pytest.fixture(autouse=True)
 def own(monkeypatch):
     """What a test imports and registers is forgotten after it."""
+    registry.entries()  # which loads all methods
     monkeypatch.setattr(registry, '_ENTRIES', dict(registry._ENTRIES))
     monkeypatch.setattr(imports, '_TEXTS', {})
     monkeypatch.setattr(imports, '_NAMES', set())

@@ -14,10 +14,10 @@ import tomllib
 
 import pytest
 
+from posenc_jax import console
 from posenc_jax.base import extras
-from posenc_jax.lab.cli import console
+from posenc_jax.base.programs import program
 from posenc_jax.lab.files import paths
-from posenc_jax.lab.files.command import program
 from posenc_jax.version import __version__
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -115,13 +115,27 @@ def unexplained(path: pathlib.Path) -> set[str]:
 
 
 def test_imports_of_an_extra_are_explained():
-    """`training/` checks the extra `train` as a whole, and `chat.py` that of its script."""
+    """`posenc_jax.lab` checks the extra `train` as a whole, and `chat.py` that of its script."""
     modules = {module for table in extras.EXTRAS.values() for module in table.values()}
-    files = [p for p in (ROOT / 'posenc_jax').rglob('*.py') if p.parent.name != 'training']
-    files.remove(ROOT / 'posenc_jax' / 'model' / 'pretrained' / 'chat_process.py')
-    found = {path: wrong for path in files if (wrong := unexplained(path) & modules)}
+    checked, found = set(extras.EXTRAS['train'].values()), {}
+    files = set((ROOT / 'posenc_jax').rglob('*.py'))
+    for path in files - {ROOT / 'posenc_jax/lab/pretrained/chat_process.py'}:
+        wrong = unexplained(path) & modules
+        if wrong := wrong - checked if 'lab' in path.parts else wrong:
+            found[path] = wrong
     assert not found
-    assert 'tokenizers' in unexplained(ROOT / 'tests' / 'model' / 'pretrained' / 'chat_test.py')
+    assert 'tokenizers' in unexplained(ROOT / 'tests/lab/pretrained/chat_test.py')
+
+
+# What the library imports; SciPy comes with JAX, and optax with Flax.
+LIBRARY = {'jax', 'jaxlib', 'flax', 'numpy', 'jaxtyping', 'scipy', 'optax'}
+
+
+def test_the_library_needs_nothing_but_jax_flax_numpy_and_jaxtyping():
+    assert names(lines(LISTS['core'])) == LIBRARY - {'jaxlib', 'scipy', 'optax'}
+    for path in (ROOT / 'posenc_jax').rglob('*.py'):
+        outside = unexplained(path) - sys.stdlib_module_names - {'posenc_jax', ''}
+        assert 'lab' in path.parts or outside <= LIBRARY, path
 
 
 def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch):
@@ -157,7 +171,7 @@ def test_commands_start_their_programs(monkeypatch):
             n for n in ast.parse(source.read_text()).body if getattr(n, 'name', '') == 'main'
         ]
         assert len(main.args.defaults) == len(main.args.args)  # the console gives no arguments
-        assert name.removeprefix('posenc-') in asked[0]
+        assert name.removeprefix('posenc-')[:6] in asked[0]
     assert started == list(SETTINGS['project']['scripts'])
 
 
@@ -206,7 +220,4 @@ def test_the_files_of_a_wheel():
         *(path.as_posix() for path in package),
         *(f'installed/{path.as_posix()}' for path in configs),
         'py.typed',
-        'installed/evidence/claims/papers.csv',
-        'installed/evidence/measured.json',
-        'installed/benchmarks/measure.py',
     }

@@ -95,7 +95,7 @@ def test_the_reference_and_the_navigation_are_complete():
     pages = reference.pages()
     assert '::: posenc_jax.attend\n' in pages['reference/posenc_jax.md']
     assert '::: posenc_jax.Attention\n' in pages['reference/posenc_jax.md']
-    assert '::: posenc_jax.methods\n' in pages['reference/posenc_jax.logits.md']
+    assert '::: posenc_jax.methods\n' in pages['reference/posenc_jax.methods.md']
     navigation = (ROOT / 'mkdocs.yml').read_text(encoding='utf-8')
     assert all(navigation.count(f': {path}\n') == 1 for path in pages)
     written = [path.relative_to(ROOT / 'docs') for path in ROOT.glob('docs/**/*.md')]

@@ -71,7 +71,7 @@ def without_equations(markdown: str) -> str:
     for found, wanted in changes.items():
         if markdown.count(found) != 1:
             raise ValueError(
-                'docs/catalog.md is not up to date; run python -m posenc_jax.language.catalog'
+                'docs/catalog.md is not up to date; run python -m posenc_jax.lab.catalogue'
             )
         markdown = markdown.replace(found, wanted)
     keys = "and in the registry, also of the method's file and test file |"

@@ -5,11 +5,13 @@ docstrings.
 import pkgutil
 
 import posenc_jax
+import posenc_jax.lab
 
 TOP = """# posenc_jax
 
 The names below are those of `import posenc_jax as pj`.
 """
+_INTERNAL = [['version'], ['moved'], ['console'], ['lab']]  # modules that have no page
 # The members of a module are on the page of its package.
 PACKAGE = """::: {name}
     options:
@@ -19,9 +21,13 @@ PACKAGE = """::: {name}
 
 
 def packages() -> list[str]:
-    """The public packages and modules below `posenc_jax`, by name."""
-    found = pkgutil.iter_modules(posenc_jax.__path__, 'posenc_jax.')
-    return sorted(module.name for module in found if not module.name.endswith('.version'))
+    """The public packages and modules below `posenc_jax` and `posenc_jax.lab`, by name."""
+    found = [
+        module.name
+        for package in (posenc_jax, posenc_jax.lab)
+        for module in pkgutil.iter_modules(package.__path__, f'{package.__name__}.')
+    ]
+    return sorted(name for name in found if name.split('.')[1:] not in _INTERNAL)
 
 
 def top_level() -> list[str]:
@@ -31,9 +37,6 @@ def top_level() -> list[str]:
 
 def pages() -> dict[str, str]:
     """Path below the folder of the site, and Markdown, of all pages of the reference."""
-    modules = {name.removeprefix('posenc_jax.') for name in packages()}
-    # `posenc_jax.language.catalog` is a function and a package.
-    paths = [f'{name}.{name}' if name in modules else name for name in top_level()]
-    top = [TOP, *(f'::: posenc_jax.{path}\n' for path in paths)]
+    top = [TOP, *(f'::: posenc_jax.{name}\n' for name in top_level())]
     made = {f'reference/{name}.md': PACKAGE.format(name=name) for name in packages()}
     return {'reference/posenc_jax.md': '\n'.join(top), **made}

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from unittest import mock
 
 from benchmarks.fuzz.target import controls
+from posenc_jax.base.programs import WRONG_INPUT
 from posenc_jax.lab.cluster.cluster import ERRORS, failed
 from posenc_jax.lab.config import listing
-from posenc_jax.lab.files.command import WRONG_INPUT
 
 # The fields of a config, for `--help`, which no try changes.
 _described = functools.cache(listing.described)

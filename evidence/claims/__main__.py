@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from evidence import claims
 from evidence.claims import choosing, ledger, page
 from evidence.claims.claim import Claim, MissingResultError
+from posenc_jax.base.programs import program
 from posenc_jax.lab.files import around, disk, lock
-from posenc_jax.lab.files.command import Parser, program
+from posenc_jax.lab.files.command import Parser
 
 PAGE = around.WRITTEN / 'docs' / 'claims.md'
 

@@ -23,21 +23,19 @@ import jax
 from evidence.claims.claim import Claim, Measurement, MissingResultError, Results, over_documents
 from evidence.claims.fingerprint import fingerprint
 from evidence.experiments.runs import Run, Sweep
-from posenc_jax.lab.files import around, disk, json_file
+from posenc_jax.lab.files import disk, json_file
 from posenc_jax.lab.runs import entries, stored
-from posenc_jax.protocol.registry import nearest
+from posenc_jax.protocol.errors import nearest
 from posenc_jax.version import __version__
 
 monotonic = time.monotonic  # tests replace it
-ROOT = around.ROOT
-MEASURED = around.WRITTEN / 'evidence' / 'measured.json'
-# What an installed package begins with.
-CARRIED = ROOT / 'evidence' / 'measured.json'
+ROOT = pathlib.Path(__file__).parents[2]
+MEASURED = ROOT / 'evidence' / 'measured.json'
 KEPT = ('effects', 'date', 'commit', 'device', 'versions', 'begun')  # of an earlier record
-PLUMBING = (
+PLUMBING = (  # which start runs and write tables
     'evidence.experiments.runs',
     'evidence.experiments.tables',
-)  # which start runs and write tables
+)
 # A run has the same numbers on machines of any number of cores.
 ONE_DEVICE = ('--set', 'mesh.cpu_devices=1')
 
@@ -67,9 +65,9 @@ def plan(how: Measurement) -> Plan:
 
     The digest covers, of every run, the fields that change what is trained and that differ from the
     defaults, and the settings of the evaluation. For a sweep that is a program of its own it covers
-    the code of that program and of the modules of `configs` that it imports, without comments and
-    docstrings, and its arguments. It does not cover the code of the package, nor the modules that
-    start runs and write tables.
+    its arguments, and the code of that program and of the modules of `evidence` and `configs` that
+    it imports, without comments and docstrings. It covers neither the code of the package, nor the
+    modules that start runs and write tables, nor the folders from which a name is imported.
     """
     module = importlib.import_module(f'evidence.experiments.{how.sweep}')
     seeds = ('--seeds', *map(str, how.seeds))
@@ -97,21 +95,31 @@ def _settings(sweep: Sweep, options: Sequence[str]) -> dict[str, Any]:
     }
     if type(sweep) is not Sweep:  # it measures more than the evaluation does
         own = sys.modules[type(sweep).__module__]
-        settings['code'] = {own.__name__: _code(own), **_imported(own)}
+        settings['code'] = {_last(own.__name__): _code(own), **_imported(own)}
     return settings
 
 
 def _imported(module: types.ModuleType) -> dict[str, str]:
-    """Name -> code of the modules of `configs` that a module imports, directly or not."""
+    """Name -> code of the modules of `evidence` and `configs` that a module imports, directly or
+    not.
+    """
     found, waiting = {}, [module]
     while waiting:
         for node in ast.walk(ast.parse(inspect.getsource(waiting.pop()))):
             name = node.module if isinstance(node, ast.ImportFrom) else None
-            if name and name.startswith('configs.') and name not in (*found, *PLUMBING):
+            if (
+                name
+                and name.split('.')[0] in ('evidence', 'configs')
+                and name not in (*found, *PLUMBING)
+            ):
                 own = importlib.import_module(name)
                 found[name] = _code(own)
                 waiting.append(own)
-    return dict(sorted(found.items()))
+    return {_last(name): code for name, code in sorted(found.items())}
+
+
+def _last(name: str) -> str:
+    return name.rpartition('.')[2]
 
 
 def _code(module: types.ModuleType) -> str:
@@ -121,6 +129,8 @@ def _code(module: types.ModuleType) -> str:
             node
         ):
             del node.body[0]
+        if isinstance(node, ast.ImportFrom):
+            node.module = ''
         if not getattr(node, 'type_params', True):  # Python 3.12 and later
             del node.type_params  # pyright: ignore[reportAttributeAccessIssue]
     empty = {'show_empty': True} if sys.version_info >= (3, 13) else {}
@@ -139,7 +149,7 @@ def read(path: pathlib.Path | None = None) -> dict[str, dict[str, Any]]:
     Raises:
       ValueError: the file is not a ledger.
     """
-    path = path or (MEASURED if MEASURED.is_file() or not around.IS_INSTALLED else CARRIED)
+    path = path or MEASURED
     found = json_file.read_object(path, 'a ledger of claims') if path.is_file() else {}
     for name, record in found.items():
         if not isinstance(record, dict) or not {'digest', 'test', 'effects'} <= record.keys():
@@ -268,13 +278,11 @@ def _commit() -> str:
     """The commit of the code, with '+' if files differ from it, apart from the documents, which
     this command writes; '' outside a repository.
     """
-    if around.IS_INSTALLED:  # perhaps in an environment within another repository
-        return ''
     ask = lambda *words: subprocess.run(
         ['git', *words], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
     commit = ask('rev-parse', '--short=12', 'HEAD')
-    changed = ask('status', '--porcelain', '-uno', '--', '.', ':!docs')
+    changed = ask('status', '--porcelain', '-uno', '--', '.', ':!docs', ':!evidence/measured.json')
     return commit + '+' if commit and changed else commit
 
 

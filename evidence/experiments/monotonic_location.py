@@ -34,7 +34,7 @@ from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.tasks.source_target import TRANSDUCTIONS, Transduction
 from posenc_jax.mixers.encoder_decoder import EncoderDecoder
 from posenc_jax.mixers.htr_attention import KINDS, POSITIONS, HTRAttention
-from posenc_jax.protocol.registry import SpecError, check_choice
+from posenc_jax.protocol.errors import SpecError, check_choice
 
 # The names are those of the paper. 'mix' joins location and content; in 'pr' the next step counts
 # from where location alone attended.

@@ -12,10 +12,11 @@ from typing import Any, NoReturn, TypeVar
 
 from ml_collections import ConfigDict
 
+from posenc_jax.base.programs import WRONG_INPUT
 from posenc_jax.lab.config import config_file
 from posenc_jax.lab.config.overrides import replaced
 from posenc_jax.lab.files import disk
-from posenc_jax.lab.files.command import WRONG_INPUT, Parser
+from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.files.safe import finished_steps
 from posenc_jax.lab.runs import entries, initial, stored
 from posenc_jax.lab.runs.plan import imported

@@ -10,7 +10,7 @@ from jax.core import Tracer
 
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.encoding import TOKEN_STAGE, Encoding
-from posenc_jax.protocol.registry import check_choice
+from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.tokens import Tokens
 
 # What an encoding says of itself that reads the whole text in a door.

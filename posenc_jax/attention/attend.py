@@ -52,7 +52,7 @@ from posenc_jax.base.derivatives import (
 )
 from posenc_jax.base.meshes import compiler_cuts, explicit_spec, vary, varying_axes, with_auto_axes
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import check_choice
+from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.tokens import Tokens
 
 Implementation = Literal['dense', 'blocked', 'kernel', 'fused']

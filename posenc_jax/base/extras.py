@@ -7,7 +7,12 @@ from collections.abc import Iterator
 # Extra -> a library that its list in requirements/ names -> the module that is imported. Libraries
 # that Flax brings are left out.
 EXTRAS = {
-    'train': {'grain': 'grain', 'matplotlib': 'matplotlib', 'tensorboardX': 'tensorboardX'},
+    'train': {
+        'grain': 'grain',
+        'matplotlib': 'matplotlib',
+        'ml_collections': 'ml_collections',
+        'tensorboardX': 'tensorboardX',
+    },
     'pretrained': {
         'safetensors': 'safetensors',
         'tokenizers': 'tokenizers',

@@ -13,7 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.language import spec as spec_language
-from posenc_jax.protocol.registry import Card, SpecError, quoted
+from posenc_jax.protocol.errors import SpecError, quoted
+from posenc_jax.protocol.registry import Card
 
 MAX_WIDTH = 2**16
 MAX_LAYERS = 64  # each is traced on its own

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 from posenc_jax.fields.network import Dense, FieldNetwork, check_size, usual_bound
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.encoding import Constant
-from posenc_jax.protocol.registry import Card, Promises, SpecError, check_number, register
+from posenc_jax.protocol.errors import SpecError, check_number
+from posenc_jax.protocol.registry import Card, Promises, register
 
 MAX_BANDS = 24  # beyond, 2^i pi x has no fraction left in float32
 

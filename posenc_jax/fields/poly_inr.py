@@ -17,7 +17,8 @@ from posenc_jax.fields.network import (
     usual_bound,
 )
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.registry import Card, Promises, register
 
 LIMIT = 256.0  # the features of a level are cut at +- this
 

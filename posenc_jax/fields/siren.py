@@ -18,7 +18,8 @@ from posenc_jax.fields.network import (
     usual_bound,
 )
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.registry import Card, Promises, register
 
 PRESETS = {'siren': 30.0, 'geo': 1.0}  # omega of all layers but the first
 

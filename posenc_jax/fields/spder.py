@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from posenc_jax.fields.network import MAX_LAYERS, FieldNetwork, check_size, perceptron
 from posenc_jax.fields.siren import sine_layers
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
+from posenc_jax.protocol.errors import check_choice, check_number
+from posenc_jax.protocol.registry import Card, Promises, register
 
 
 @jax.custom_jvp

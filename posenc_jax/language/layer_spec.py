@@ -1,7 +1,7 @@
 """The spec of a layer: a chain of encodings, or a mixer in the place of attention."""
 
 from posenc_jax.language.spec import Chain, Node, parse
-from posenc_jax.protocol.registry import SpecError, quoted
+from posenc_jax.protocol.errors import SpecError, quoted
 
 # Encodings that act at these doors alone work before a layer without attention too.
 BEFORE_LAYERS = {'place', 'embed'}

@@ -29,16 +29,8 @@ from posenc_jax.base.memory import bytes_of, readable
 from posenc_jax.protocol.calls import CONTEXT, Chain, Node, written
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import (
-    LARGEST,
-    Entry,
-    Kind,
-    SpecError,
-    entries,
-    lookup,
-    nearest,
-    quoted,
-)
+from posenc_jax.protocol.errors import LARGEST, SpecError, nearest, quoted
+from posenc_jax.protocol.registry import Entry, Kind, entries, lookup
 
 MAX_SPEC_CHARS = 4000
 # Of the variables that one call makes: a table of 65,536 positions in a model of width 4,096.

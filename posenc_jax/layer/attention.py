@@ -20,7 +20,8 @@ from posenc_jax.layer.projections import Projections
 from posenc_jax.protocol.checks import is_size
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import check_choice, constructor_signature
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import constructor_signature
 from posenc_jax.protocol.tokens import Tokens
 
 

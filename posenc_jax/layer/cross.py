@@ -15,8 +15,8 @@ from posenc_jax.layer.sharding import sharded_attend
 from posenc_jax.protocol.checks import about
 from posenc_jax.protocol.composite import ChainedEncoding, name_of, parts_of
 from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.masks import Document, Full
-from posenc_jax.protocol.registry import SpecError
 from posenc_jax.protocol.tokens import Tokens
 
 # Doors that act on one sequence as a whole; cross-attention has two.

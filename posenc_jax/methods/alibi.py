@@ -9,8 +9,9 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.encoding import Constant
+from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.families import Bias, alibi_slopes, signed_distance
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Variant = Literal['symmetric', 'half', 'asymmetric', 'offset']
 VARIANTS = ('symmetric', 'half', 'asymmetric', 'offset')

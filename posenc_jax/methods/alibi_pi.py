@@ -12,8 +12,9 @@ from posenc_jax.methods.alibi import ALiBi
 from posenc_jax.protocol.checks import check_factor, check_train_len
 from posenc_jax.protocol.composite import Wrapper, name_of
 from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.length import current_length
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Mode = Literal['static', 'dynamic', 'per_row']
 MODES = ('static', 'dynamic', 'per_row')

@@ -8,8 +8,9 @@ from posenc_jax.base.phases import phase
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.rope import LAYOUTS, Layout, rope_frequencies, rotate
 from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.grids import check_grid, on_grid
-from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 
 def axial_rope2d(

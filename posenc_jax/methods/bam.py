@@ -8,8 +8,9 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.alibi import alibi_slopes
 from posenc_jax.protocol.encoding import Constant
+from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.families import Bias, check_heads, signed_distance
-from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 PARAMETERS = ('beta', 'logscale', 'loc')
 _EPSILON = 1e-5  # as in the official code: a power of 0 or its gradient may not be finite

@@ -9,7 +9,8 @@ from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.products import heads_first
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.registry import Card, Promises, register
 
 # Up to this many keys the sums are a product with a triangular matrix. XLA's cumulative sum takes
 # longer on CPU (measured).

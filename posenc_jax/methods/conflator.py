@@ -11,7 +11,8 @@ from posenc_jax.base.phases import phase
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.rope import LAYOUTS, Layout, rope_frequencies, rotate
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Mode = Literal['shift', 'reset']
 MODES = ('shift', 'reset')

@@ -13,7 +13,8 @@ from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, Promises, register
 
 # Cumulative sums are taken over runs of this many keys, each by one small matrix product. That
 # takes half the time of XLA's cumulative sum on CPU (measured).

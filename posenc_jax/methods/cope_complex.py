@@ -14,7 +14,8 @@ from posenc_jax.base.products import heads_first, scaled_dot_product, weighted_s
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.sinusoidal import sinusoidal_frequencies
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
+from posenc_jax.protocol.errors import check_choice, check_number
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tables import check_range, lookup_rows
 
 Mode = Literal['magnitude', 'phase', 'real', 'hybrid', 'apatt', 'riatt']

@@ -11,7 +11,8 @@ from jaxtyping import Array, Int
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.checks import check_train_len
 from posenc_jax.protocol.encoding import Encoding, PositionRange
-from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tables import known_range
 
 _SIGMA, _POINTS = 3.0, 1000

@@ -9,8 +9,9 @@ from posenc_jax.attention.attend import attend
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.protocol.encoding import TOKEN_STAGE, Encoding
+from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.masks import Document
-from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
 # One size of tile at every length, so that memory is linear in the length.

@@ -11,8 +11,9 @@ from posenc_jax.protocol.calls import written
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.errors import SpecError, nearest, quoted
 from posenc_jax.protocol.families import Bias
-from posenc_jax.protocol.registry import SpecError, lookup, nearest, quoted
+from posenc_jax.protocol.registry import lookup
 
 
 def extend(encoding: Encoding | str, spec: str, **context) -> Encoding:

@@ -11,8 +11,9 @@ from posenc_jax.base.products import heads_first, over_batch, weighted_sum
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.irpe_index import Method, irpe_buckets, irpe_ids
 from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.families import check_heads
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Mode = Literal['contextual', 'bias']
 MODES = ('contextual', 'bias')

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num
 
+from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.grids import check_grid, on_grid
-from posenc_jax.protocol.registry import check_choice, check_number
 
 Method = Literal['product', 'cross', 'euc', 'quant', 'quant_paper']
 METHODS = ('product', 'cross', 'euc', 'quant', 'quant_paper')

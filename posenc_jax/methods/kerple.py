@@ -9,8 +9,9 @@ from jaxtyping import Array, Float
 
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.encoding import Constant
+from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.families import Bias, check_heads, signed_distance
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Kernel = Literal['log', 'power', 'log3', 'bias_wht', 'weight']
 

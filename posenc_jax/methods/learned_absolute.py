@@ -9,9 +9,10 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.encoding import PositionRange
+from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.length import current_length
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tables import check_range, lookup_rows
 from posenc_jax.protocol.tokens import Tokens
 

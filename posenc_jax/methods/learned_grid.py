@@ -6,9 +6,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.grids import ANY_SIZE, check_grid, check_size, grid_size, on_grid
-from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 # The largest negative weight of the cubic kernel, at distance about 4/3, is set by this number.
 SHARPNESS = -0.75

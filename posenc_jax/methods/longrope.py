@@ -11,7 +11,8 @@ from posenc_jax.base.double import Double, choose
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.protocol.checks import check_factor, check_train_len
-from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
+from posenc_jax.protocol.errors import check_choice, check_number
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Magnitude = Literal['su', 'yarn', 'none']
 Mode = Literal['length', 'short', 'long']

@@ -16,7 +16,8 @@ from posenc_jax.methods.rope import Rotary, rotate
 from posenc_jax.protocol.composite import Wrapper, parts_of
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Constant, Encoding
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
 Assign = Literal['rank', 'code', 'normal']

@@ -11,7 +11,8 @@ from posenc_jax.methods.kerple import clamp_through
 from posenc_jax.methods.nope import NoPE
 from posenc_jax.protocol.checks import check_train_len
 from posenc_jax.protocol.encoding import Constant, Encoding
-from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.registry import Card, Promises, register
 
 _LOWEST = 1.0  # of a trained temperature
 

@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from posenc_jax.methods.rope import rope_frequencies
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Keep = Literal['highest', 'lowest', 'compressed']
 

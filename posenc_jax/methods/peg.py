@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from posenc_jax.base.convolution import check_kernel, depthwise, over_grid
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Padding = Literal['zeros', 'circular']
 PADDINGS = ('zeros', 'circular')

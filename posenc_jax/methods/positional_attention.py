@@ -11,7 +11,8 @@ from posenc_jax.base.products import heads_first, over_batch, scaled_dot_product
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.protocol.encoding import Encoding, PositionRange
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tables import check_range, lookup_rows
 
 Table = Literal['identity', 'sinusoidal']

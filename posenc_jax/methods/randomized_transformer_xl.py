@@ -8,8 +8,9 @@ from posenc_jax.base.products import heads_first
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.random_offsets import RandomOffsets
 from posenc_jax.methods.transformer_xl import transformer_xl_frequencies, transformer_xl_table
+from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import check_heads
-from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 _QUERIES = 64  # number of queries whose codes are in memory at once
 

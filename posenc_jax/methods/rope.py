@@ -11,9 +11,10 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.base.phases import phase
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.families import Frequencies
 from posenc_jax.protocol.length import current_length
-from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Layout = Literal['half', 'interleaved']
 LAYOUTS = ('half', 'interleaved')

@@ -13,8 +13,9 @@ from posenc_jax.methods.alibi import alibi_slopes
 from posenc_jax.methods.kerple import clamp_through
 from posenc_jax.methods.rope import Rotary
 from posenc_jax.protocol.encoding import Constant, Encoding
+from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.families import signed_distance
-from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Mode = Literal['distance', 'heads', 'product']
 MODES = ('distance', 'heads', 'product')

@@ -9,8 +9,9 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.alibi import alibi_slopes
 from posenc_jax.protocol.encoding import Constant
+from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.families import Bias, check_heads, signed_distance
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 # The bias r(y) of each kernel. The paper's criterion is about the sum of exp(r).
 KERNELS: dict[str, Callable[[Array], Array]] = {

@@ -8,8 +8,9 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.base.phases import phase
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.encoding import Constant
+from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import Bias
-from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 _MOST_WAVES = 2**16
 

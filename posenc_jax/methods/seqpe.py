@@ -21,8 +21,9 @@ from posenc_jax.methods.seqpe_losses import (
 )
 from posenc_jax.protocol.checks import check_train_len
 from posenc_jax.protocol.encoding import Encoding, PositionRange
+from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.families import check_heads
-from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tables import check_range, known_range
 from posenc_jax.protocol.tokens import Tokens
 

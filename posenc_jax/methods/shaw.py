@@ -13,8 +13,9 @@ from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.products import heads_first, scaled_dot_product, weighted_sum
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import whole_distance
-from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 
 def shaw_index(

@@ -12,8 +12,9 @@ from posenc_jax.base.phases import phase
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.checks import exceeds
 from posenc_jax.protocol.encoding import PositionRange
+from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.families import Embedding
-from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tables import lookup_rows
 
 Table = Literal['learned', 'sinusoid']

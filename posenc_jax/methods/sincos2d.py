@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.base.phases import phase
+from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.grids import ANY_SIZE, check_grid, check_size, grid_size, on_grid
-from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Style = Literal['plain', 'detr']
 STYLES = ('plain', 'detr')

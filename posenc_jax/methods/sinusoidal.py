@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
+from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.families import Embedding
-from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Style = Literal['vaswani', 't2t', 'fairseq', 'halves']
 STYLES = ('vaswani', 't2t', 'fairseq', 'halves')

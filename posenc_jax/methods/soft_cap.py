@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.registry import Card, Promises, register
 
 
 def soft_capped(s: Float[Array, '...'], limit: float) -> Float[Array, '...']:

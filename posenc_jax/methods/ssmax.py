@@ -9,9 +9,10 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.base.products import heads_first
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.length import current_length
-from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 
 def ssmax_factor(gain: Float[Array, 'N'], count: Int[Array, '#B T']) -> Float[Array, '#B N T 1']:

@@ -11,8 +11,9 @@ from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.meshes import vary, varying_axes
 from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import Bias, signed_distance
-from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 _MOST_BUCKETS = 1024  # per direction
 

@@ -14,7 +14,8 @@ from posenc_jax.base.phases import phase
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
+from posenc_jax.protocol.errors import check_choice, check_number
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
 PostAttention = Literal['gain', 'mix']

@@ -9,7 +9,8 @@ from posenc_jax.base.products import heads_first
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.cope import suffix_sum
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.registry import Card, Promises, register
 
 _EPSILON = 1e-6
 

@@ -10,8 +10,9 @@ from posenc_jax.base.phases import phase
 from posenc_jax.base.products import heads_first
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import check_heads, signed_distance
-from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 
 def transformer_xl_frequencies(model_dim: int, base: float = 10000.0) -> np.ndarray:

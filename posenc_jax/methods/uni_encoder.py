@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tables import known_range, lookup_rows
 
 Shape = Literal['arrow', 'diag', 'square']

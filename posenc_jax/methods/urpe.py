@@ -12,8 +12,9 @@ from posenc_jax.base.products import over_batch, weighted_sum
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.t5_rpe import look_up, t5_thresholds
 from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.families import signed_distance, whole_distance
-from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Table = Literal['bucketed', 'toeplitz']
 

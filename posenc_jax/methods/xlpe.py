@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Int, Num
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Level = Literal['input', 'head', 'both']
 LEVELS = ('input', 'head', 'both')

@@ -13,7 +13,8 @@ from posenc_jax.base.double import Double
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.protocol.checks import check_factor, check_train_len
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Ramp = Literal['index', 'rotations']
 

@@ -13,7 +13,8 @@ from posenc_jax.layer.sharding import constrain
 from posenc_jax.methods.rope import rope_frequencies, rotate
 from posenc_jax.mixers.pieces import from_heads, input_weights, output_weights, to_heads
 from posenc_jax.mixers.ssd import ssd_chunks
-from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
 

@@ -8,7 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.protocol.checks import is_size
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Align = Literal['linear', 'nearest']
 ALIGNS = ('linear', 'nearest')

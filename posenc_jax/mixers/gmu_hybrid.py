@@ -25,7 +25,8 @@ from posenc_jax.layer.sharding import constrain, sharded_attend
 from posenc_jax.layer.stream import NoState, StreamingMixer
 from posenc_jax.mixers.cheems import Cheems
 from posenc_jax.mixers.pieces import from_heads, input_weights, output_weights, to_heads
-from posenc_jax.protocol.registry import Card, Promises, SpecError, register
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
 READS = {'cross': 'keys', 'gmu': 'scan'}  # what must stand below a part

@@ -19,7 +19,8 @@ from posenc_jax.mixers.htr_weights import (
     penalised_weights,
 )
 from posenc_jax.mixers.location_weights import content_weights, key_positions
-from posenc_jax.protocol.registry import Card, Promises, check_choice, check_number, register
+from posenc_jax.protocol.errors import check_choice, check_number
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tables import lookup_rows
 
 Kind = Literal['content', 'location', 'penalised', 'monotonic', 'chunkwise']

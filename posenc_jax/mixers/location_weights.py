@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.methods.rope import rope
-from posenc_jax.protocol.registry import check_choice
+from posenc_jax.protocol.errors import check_choice
 
 Location = Literal[
     'onestep', 'relu', 'monoattn', 'softstair', 'free', 'locattn', 'locattn_s', 'locattn_sigmoid'

@@ -20,7 +20,8 @@ from posenc_jax.mixers.location_weights import (
     location_weights,
     relative_query,
 )
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Content = Literal['plain', 'relative', 'rotary']
 CONTENTS = ('plain', 'relative', 'rotary')

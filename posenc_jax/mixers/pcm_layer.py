@@ -12,7 +12,8 @@ from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.layers import linear, normal
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.layer.whole_mixer import WholeMixer
-from posenc_jax.protocol.registry import Card, Promises, check_number, register
+from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
 Order = Literal[

@@ -8,7 +8,7 @@ from typing import Any
 
 from jax import core, errors
 
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 _NAME = 'InconclusiveDimensionOperation'  # moved to jax.errors in jax 0.9
 _INCONCLUSIVE: Any = getattr(errors if hasattr(errors, _NAME) else core, _NAME)

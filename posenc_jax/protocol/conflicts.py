@@ -10,7 +10,7 @@ from flax import nnx
 
 from posenc_jax.protocol.composite import ChainedEncoding, name_of, parts_of
 from posenc_jax.protocol.encoding import DOORS, HOOKS, Encoding
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 EXCLUSIVE = ('qkv', 'match', 'collect', 'merge', 'begin_stream')
 

@@ -14,9 +14,11 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TypeVar, get_args
+
+from posenc_jax.protocol import index
+from posenc_jax.protocol.errors import SpecError, nearest, quoted, same_letters
 
 NAMED_ONLY = ('cache', 'conversion', 'analysis')
 Built = TypeVar('Built', bound=Callable[..., Any])  # the class or function that is registered
@@ -33,17 +35,8 @@ Kind = Literal[
     'conversion',
     'analysis',
 ]
-LARGEST = (2 - 2.0**-23) * 2.0**127  # the largest number of float32
-_LONGEST_NAME = 100
-_MOST_SHOWN = 60  # choices in an error message
 _FEW = 20  # choices that are shown where none is near
 Cached = Literal['encoded', 'raw', 'evolving', 'none']
-
-
-class SpecError(ValueError):
-    """A spec string, or an argument in it, is wrong. The message says what was expected and the
-    nearest valid choice.
-    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +174,8 @@ def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Bui
             raise SpecError(
                 f'register: {kind} {key!r} must be a class or a function, got {quoted(build)}'
             )
+        if index.modules().get((kind, key), build.__module__) != build.__module__:
+            index.load([(kind, key)])
         there = _ENTRIES.get((kind, key))
         if there is not None and _place(there.build) != _place(build):
             raise ValueError(
@@ -207,18 +202,24 @@ def _place(build: Any) -> str:
 
 @contextlib.contextmanager
 def restored_after_errors() -> Iterator[None]:
-    """A scope whose registrations are undone if an error ends it."""
+    """A scope whose registrations are undone if an error ends it, apart from those of methods of
+    this package that were loaded meanwhile.
+    """
     before = dict(_ENTRIES)
     try:
         yield
     except BaseException:
+        loaded = {name: _ENTRIES[name] for name in index.modules().keys() & _ENTRIES.keys()}
         _ENTRIES.clear()
-        _ENTRIES.update(before)
+        _ENTRIES.update(loaded | before)
         raise
 
 
 def entries(kind: Kind | None = None) -> list[Entry]:
-    """All registered entries (of one kind), sorted by kind and key."""
+    """All registered entries (of one kind), sorted by kind and key, apart from those that need an
+    extra which is not installed. Imports their modules.
+    """
+    index.load_all(kind)
     return [entry for (k, _), entry in sorted(_ENTRIES.items()) if kind is None or k == kind]
 
 
@@ -254,10 +255,13 @@ def lookup(key: str, kinds: tuple[Kind, ...], call: str = '') -> Entry:
         so.
     """
     for kind in kinds:
+        if (kind, key) not in _ENTRIES:
+            index.load([(kind, key)])
         if (kind, key) in _ENTRIES:
             return _ENTRIES[kind, key]
     wanted = ' or '.join(kinds)
-    elsewhere = [k for (k, name) in _ENTRIES if name == key]
+    known = dict.fromkeys([*_ENTRIES, *index.modules()])
+    elsewhere = [k for (k, name) in known if name == key]
     if elsewhere:
         call = call if '(' in call else f'{key}()'
         instead = ''.join(
@@ -269,9 +273,9 @@ def lookup(key: str, kinds: tuple[Kind, ...], call: str = '') -> Entry:
         raise SpecError(
             f'{key!r} is registered as {" and ".join(elsewhere)}, not as {wanted}{instead}'
         )
-    names = [name for (k, name) in _ENTRIES if k in kinds]
-    if not _same_letters(key, names) and 'encoding' in kinds:
-        names = _same_letters(key, {name for _, name in _ENTRIES}) or names
+    names = [name for (k, name) in known if k in kinds]
+    if not same_letters(key, names) and 'encoding' in kinds:
+        names = same_letters(key, {name for _, name in known}) or names
     raise SpecError(f'unknown {wanted} {quoted(key)}; {nearest(key, names)}')
 
 
@@ -285,24 +289,6 @@ def _of_right_kind(key: str, kinds: tuple[Kind, ...]) -> str:
     return f'the nearest {" or ".join(kinds)} is {near(key, names, cutoff=0)[0]!r}'
 
 
-def nearest(name: str, choices, page: str = 'docs/catalog.md') -> str:
-    """The ending of an error message: the nearest valid choices, or all of them when none is
-    near. Capitals count for nothing, and neither do the characters between words: the choice that
-    differs in these alone is the only one named. `page` lists all choices, where they are many.
-
-    Example:
-      >>> nearest('RoPE', ['rope', 'p_rope', 'alibi']), nearest('T5-RPE', ['rpe', 't5_rpe'])
-      ("did you mean 'rope'?", "did you mean 't5_rpe'?")
-    """
-    choices = sorted(set(choices))
-    if close := near(name, choices):
-        return 'did you mean ' + ' or '.join(repr(c) for c in close) + '?'
-    shown = choices[:_MOST_SHOWN]
-    more = len(choices) - len(shown)
-    text = 'valid: ' + ', '.join(repr(c) for c in shown)
-    return text + (f' and {more} more ({page})' if more else '')
-
-
 def near(name: str, choices: Iterable[str], cutoff: float = 0.5) -> list[str]:
     """At most three choices that are like a name, the nearest first, as `nearest` names them.
 
@@ -312,89 +298,8 @@ def near(name: str, choices: Iterable[str], cutoff: float = 0.5) -> list[str]:
     """
     # The name is cut because the time of the search grows with the square of its length.
     name, choices = name[:_LONGEST_NAME], sorted(set(choices))
-    if same := _same_letters(name, choices):
+    if same := same_letters(name, choices):
         return same
     spelled = {choice.lower(): choice for choice in choices}
     found = difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=cutoff)
     return [spelled[choice] for choice in found]
-
-
-def _same_letters(name: str, choices) -> list[str]:
-    """The choices that differ from a name in capitals and in what stands between words alone."""
-    letters = lambda text: re.sub(r'[\W_]', '', text.lower())
-    return [choice for choice in choices if letters(choice) == letters(name) != '']
-
-
-def shortened(text: str, longest: int = 48) -> str:
-    """A text of at most `longest` characters; a longer one loses its middle.
-
-    Example:
-      >>> shortened('rope(freqs=longrope(long=(1.0, 1.5, 2.0)))', longest=20)
-      'rope(freqs=lon…2.0)))'
-    """
-    if len(text) <= longest:
-        return text
-    end = longest // 3
-    return f'{text[: longest - end]}…{text[-end:]}'
-
-
-def quoted(value: Any, longest: int = 80) -> str:
-    r"""A value as error messages show it: on one line, and shortened.
-
-    Example:
-      >>> quoted('two\nlines'), quoted(10**5000)
-      ("'two\\nlines'", 'a whole number of 16610 bits')
-    """
-    # Python refuses to write numbers of thousands of digits.
-    if isinstance(value, int) and value.bit_length() > 14_000:
-        return f'a whole number of {value.bit_length()} bits'
-    try:
-        return shortened(repr(value).replace('\n', ' '), longest)
-    except ValueError:
-        return f'a {type(value).__name__} that holds a number of thousands of digits'
-    except RecursionError:
-        return f'a {type(value).__name__} that is nested too deep'
-
-
-def check_choice(what: str, value: str, choices: Mapping | tuple[str, ...]) -> str:
-    """`value` if it is one of `choices`.
-
-    Raises:
-      SpecError: it is not; names the nearest choice.
-    """
-    if value not in choices:
-        raise SpecError(f'{what} is {quoted(value)}; {nearest(str(value), choices)}')
-    return value
-
-
-def check_number(
-    what: str,
-    value: float,
-    *,
-    above: float | None = None,
-    least: float | None = None,
-    most: float = LARGEST,
-) -> float:
-    """`value` if it is finite in float32, greater than `above`, at least `least`, and at most
-    `most`.
-
-    Raises:
-      ValueError: it is not; the message starts with `what`.
-
-    Example:
-      >>> check_number('fire threshold', 512.0, above=0)
-      512.0
-    """
-    if above is not None and not value > above:
-        raise ValueError(
-            f'{what} must be {"positive" if above == 0 else f"above {above}"}, got {value}'
-        )
-    if least is not None and not value >= least:
-        raise ValueError(f'{what} must be at least {least}, got {value}')
-    if not abs(value) <= LARGEST:
-        raise ValueError(
-            f'{what} must be a finite number of 32 bits, at most {LARGEST:.4g}, got {value}'
-        )
-    if value > most:
-        raise ValueError(f'{what} must be at most {most}, got {value}')
-    return value

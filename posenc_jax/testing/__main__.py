@@ -7,30 +7,52 @@ program with the law and the largest difference, and status 1. In a terminal eac
 its check begins.
 """
 
+import argparse
+import importlib
+import importlib.util
+import pathlib
 import sys
 
-from posenc_jax.lab.files import interrupts
-from posenc_jax.lab.files.command import Parser
-from posenc_jax.lab.files.paths import printable
+from posenc_jax.base import interrupts
+from posenc_jax.base.programs import printable
 from posenc_jax.testing.compare import BrokenLaw
 from posenc_jax.testing.run import check
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser('posenc_jax.testing', description=__doc__)
+    parser = argparse.ArgumentParser(
+        'posenc_jax.testing', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument('specs', nargs='+', metavar='SPEC', help="encoding string, e.g. 'rope()'")
     parser.add_argument(
         '--laws', type=lambda text: text.split(','), default=(), help='laws to check; default: all'
     )
-    parser.add_imports()
+    parser.add_argument(
+        '--import', dest='modules', action='append', default=[], metavar='MODULE',
+        help='a Python file, or an installed module, that registers encodings; may be repeated',
+    )  # fmt: skip
     arguments = parser.parse_args(argv)
-    for spec in arguments.specs:
-        try:
+    try:
+        for module in arguments.modules:
+            _load(module)
+        for spec in arguments.specs:
             print(check(spec, laws=arguments.laws, begun=_name), flush=True)
-        except (BrokenLaw, ValueError) as error:
-            print(f'posenc_jax.testing: {printable(error)}', file=sys.stderr)
-            return 1 if isinstance(error, BrokenLaw) else 2
+    except (BrokenLaw, ValueError, OSError, ImportError) as error:
+        print(f'posenc_jax.testing: {printable(error)}', file=sys.stderr)
+        return 1 if isinstance(error, BrokenLaw) else 2
     return 0
+
+
+def _load(module: str) -> None:
+    """Executes a module, which the command line names."""
+    if not module.endswith('.py'):
+        importlib.import_module(module)
+        return
+    name = pathlib.Path(module).stem
+    spec = importlib.util.spec_from_file_location(name, module)
+    assert spec is not None and spec.loader is not None
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
 
 
 def _name(law: str) -> None:

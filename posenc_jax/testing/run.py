@@ -8,7 +8,8 @@ from flax import nnx
 from posenc_jax.language.make import make
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, SpecError, nearest
+from posenc_jax.protocol.errors import SpecError, nearest
+from posenc_jax.protocol.registry import Card, Promises
 from posenc_jax.testing import forms, promises, sequences
 from posenc_jax.testing.compare import BrokenLaw
 from posenc_jax.testing.subject import CONTEXT, HEADS, KV_HEADS, Subject, moved

@@ -10,8 +10,8 @@ from posenc_jax.layer import cache as cache_module
 from posenc_jax.protocol.composite import parts_of
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import DOORS
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.masks import Causal
-from posenc_jax.protocol.registry import SpecError
 from posenc_jax.protocol.tokens import Tokens
 from posenc_jax.testing.compare import DIFFERENT, BrokenLaw, close, demand, gap
 from posenc_jax.testing.subject import (

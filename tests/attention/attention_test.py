@@ -10,7 +10,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods.alibi import alibi_bias
 from posenc_jax.protocol.encoding import Constant, Encoding
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 HEADS, WIDTH = 4, 8
 BLOCKS = [None, (1, 1), (4, 4), (8, 3), 64]

@@ -15,7 +15,8 @@ import posenc_jax.lab.tasks  # noqa: F401  (registers the tasks)
 from posenc_jax.base.memory import bytes_of, main_memory, readable
 from posenc_jax.language import spec as spec_language
 from posenc_jax.language.spec import MAX_BYTES
-from posenc_jax.protocol.registry import SpecError, entries
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import entries
 
 SIZES = dict(heads=2, kv_heads=2, head_dim=8, model_dim=16, train_len=16)
 HUGE = (2**31 - 1, 2**30)

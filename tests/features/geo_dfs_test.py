@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from posenc_jax.features.coordinates import make_features
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('geo_dfs')['values']

@@ -9,7 +9,7 @@ import pytest
 from posenc_jax.features.coordinates import make_features
 from posenc_jax.features.coordinates.geo.geo_grid import grid
 from posenc_jax.features.coordinates.geo.multi_scale import radii
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('geo_grid')['values']

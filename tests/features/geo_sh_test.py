@@ -12,7 +12,7 @@ from scipy.special import sph_harm_y
 
 from posenc_jax.features.coordinates import make_features
 from posenc_jax.features.coordinates.geo.geo_sh import legendre_tables, spherical_harmonics
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('geo_sh')['values']

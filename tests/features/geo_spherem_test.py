@@ -7,7 +7,7 @@ import pytest
 from posenc_jax.features.coordinates import make_features
 from posenc_jax.features.coordinates.geo.geo_cartesian3d import cartesian3d
 from posenc_jax.features.coordinates.geo.geo_spherem import spherem
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('geo_spherem')['values']

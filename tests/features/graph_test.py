@@ -21,7 +21,8 @@ from posenc_jax.features.graphs.adjacency import check_adjacency, edges_of
 from posenc_jax.lab.tasks.graphs import random_graph
 from posenc_jax.lab.tasks.graphs.named import circulant, complete, disjoint, from_edges
 from posenc_jax.language.spec import parse
-from posenc_jax.protocol.registry import SpecError, entries
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import entries
 
 ENTRIES = [entry for entry in entries('graph') if entry.in_specs]
 every_encoder = pytest.mark.parametrize('entry', ENTRIES, ids=lambda entry: entry.key)

@@ -13,7 +13,7 @@ from posenc_jax.features.graphs.lap_pe import (
 )
 from posenc_jax.lab.tasks.graphs import blind_pair, random_graph
 from posenc_jax.lab.tasks.graphs.named import circulant, complete, disjoint, from_edges
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('lap_pe')['values']

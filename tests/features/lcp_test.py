@@ -25,7 +25,7 @@ from posenc_jax.lab.tasks.graphs.named import (
     rook,
     shrikhande,
 )
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('lcp')['values']

@@ -15,7 +15,7 @@ from posenc_jax.features.coordinates.mspe import (
     shifted_axis,
     shifted_constant,
 )
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('mspe')['values']

@@ -18,7 +18,7 @@ from posenc_jax.features.graphs.rfp_learned import (
 )
 from posenc_jax.lab.tasks.graphs import random_graph
 from posenc_jax.lab.tasks.graphs.named import circulant, complete, disjoint, from_edges
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('rfp')['values']

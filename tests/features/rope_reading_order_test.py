@@ -15,7 +15,7 @@ from posenc_jax.features.graphs.rope_reading_order import (
     reading_order_features,
     word_graph,
 )
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('rope_reading_order')['values']

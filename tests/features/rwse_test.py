@@ -7,7 +7,7 @@ from posenc_jax.features.graphs import make_graph_features
 from posenc_jax.features.graphs.rwse import return_probabilities
 from posenc_jax.lab.tasks.graphs import blind_pair, random_graph
 from posenc_jax.lab.tasks.graphs.named import circulant, complete, disjoint, from_edges, rook
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('rwse')['values']

@@ -28,7 +28,7 @@ from posenc_jax.features.coordinates.shifted_basis import (
     directions,
     shifted_basis,
 )
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('shifted_basis')['values']

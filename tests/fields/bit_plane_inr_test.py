@@ -8,7 +8,7 @@ import pytest
 
 from posenc_jax.fields import make_field
 from posenc_jax.fields.bit_plane_inr import bit_coordinates, bits_of, from_bits
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('bit_plane_inr')['values']

@@ -7,7 +7,7 @@ import pytest
 
 from posenc_jax.fields import make_field
 from posenc_jax.fields.fcnet import residual_block
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('fcnet')['values']

@@ -13,7 +13,8 @@ from posenc_jax.fields import FieldNetwork, make_field
 from posenc_jax.lab.files.disk import save_arrays
 from posenc_jax.language.spec import parse
 from posenc_jax.protocol.encoding import Constant
-from posenc_jax.protocol.registry import SpecError, entries
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import entries
 
 ENTRIES = entries('field')
 RATES = dict(siren=1e-3, spder=1e-3, bit_plane_inr=1e-3, linear=0.1, doh=0.03)

@@ -8,7 +8,7 @@ from flax import nnx
 
 from posenc_jax.fields import make_field
 from posenc_jax.fields.network import perceptron
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('mlp')['values']

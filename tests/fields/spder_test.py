@@ -8,7 +8,7 @@ import pytest
 from posenc_jax.fields import make_field
 from posenc_jax.fields.siren import siren
 from posenc_jax.fields.spder import root_sine, spder_activation
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('spder')['values']

@@ -20,7 +20,8 @@ from posenc_jax.language.catalog import (
     reference_text,
 )
 from posenc_jax.protocol.encoding import DOORS, HOOKS
-from posenc_jax.protocol.registry import Card, SpecError, entries
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import Card, entries
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from posenc_jax.base.products import scaled_dot_product, weighted_sum
 from posenc_jax.protocol import conflicts
 from posenc_jax.protocol.composite import ChainedEncoding, parts_of
 from posenc_jax.protocol.encoding import DOORS, HOOKS, TRAITS, Encoding
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 
 class Doubling(Encoding):

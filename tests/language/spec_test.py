@@ -14,13 +14,15 @@ import posenc_jax as pj
 from posenc_jax.language.spec import CONTEXT, MAX_SPEC_CHARS, build, parse
 from posenc_jax.protocol import registry
 from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.families import Frequencies
-from posenc_jax.protocol.registry import SpecError, register
+from posenc_jax.protocol.registry import register
 
 
 @pytest.fixture(autouse=True)
 def probes(monkeypatch):
     """A registry of its own with one encoding of every argument type, and two frequency rules."""
+    registry.entries()  # which loads all methods
     monkeypatch.setattr(registry, '_ENTRIES', dict(registry._ENTRIES))
 
     @register('probe', kind='encoding')

@@ -15,7 +15,7 @@ from posenc_jax.methods.alibi import VARIANTS, alibi_slopes
 from posenc_jax.methods.alibi_pi import alibi_pi_scale
 from posenc_jax.methods.extend import extend, extended_spec
 from posenc_jax.protocol.composite import name_of, parts_of
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('alibi_pi')

@@ -8,7 +8,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.methods.alibi import VARIANTS, alibi_bias, alibi_slopes
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('alibi')['values']

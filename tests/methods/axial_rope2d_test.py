@@ -8,7 +8,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods import axial_rope2d as module
 from posenc_jax.methods.rope import rope, rope_frequencies
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 VALUES = golden('axial_rope2d')['values']

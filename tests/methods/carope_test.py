@@ -9,7 +9,7 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.methods.carope import carope_bias, carope_increments, carope_log_rate, carope_match
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
 

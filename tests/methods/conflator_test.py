@@ -16,7 +16,7 @@ from posenc_jax.lab.tasks.retrieval import CodeMixed
 from posenc_jax.layer.sharding import make_mesh, param_shardings
 from posenc_jax.methods.conflator import conflator_bigrams, switching_ids, switching_points
 from posenc_jax.methods.rope import rope_frequencies
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('conflator')

@@ -18,7 +18,7 @@ from posenc_jax.methods.cope_complex import (
     paired,
     parted,
 )
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('cope_complex')['values']

@@ -8,7 +8,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods.dca import dca_distance
 from posenc_jax.methods.rope import rope
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.methods.by_distance import ROTARY, WIDTH, qkv, rotary_logits, run, softmax
 

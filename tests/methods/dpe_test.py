@@ -14,7 +14,7 @@ from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.tasks.translation import Translation
 from posenc_jax.methods.dpe import DPE, order_loss, ordering_layer
 from posenc_jax.methods.sinusoidal import sinusoidal_table
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('dpe')['values']

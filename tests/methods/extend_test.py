@@ -5,7 +5,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods.extend import extend
 from posenc_jax.protocol.composite import name_of, parts_of
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 CONTEXT = dict(head_dim=8, heads=2, train_len=64)
 

@@ -16,7 +16,7 @@ import posenc_jax as pj
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.gali import gali_chunks, gali_ids, gali_slots, pair_normals
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.methods.by_distance import (
     ROTARY,

@@ -7,7 +7,7 @@ import posenc_jax as pj
 from posenc_jax.methods.giraffe import giraffe_frequencies
 from posenc_jax.methods.pi import pi_frequencies
 from posenc_jax.methods.rope import rope_frequencies
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('giraffe')['values']

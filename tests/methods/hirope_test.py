@@ -22,7 +22,7 @@ from posenc_jax.methods.hirope import (
     token_units,
 )
 from posenc_jax.methods.rope import rope_frequencies
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('hirope')['values']

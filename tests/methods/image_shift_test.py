@@ -7,7 +7,7 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.methods.image_shift import image_ids, image_shift_ids
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('image_shift')['values']

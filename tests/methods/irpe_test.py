@@ -10,7 +10,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.methods.irpe_index import METHODS, irpe_buckets, irpe_ids, irpe_piecewise
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 VALUES = golden('irpe')['values']

@@ -19,7 +19,7 @@ from posenc_jax.methods.kernelized_rpe import (
     kernelized_rpe_attention,
     random_directions,
 )
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('kernelized_rpe')

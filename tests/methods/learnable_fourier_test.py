@@ -14,7 +14,7 @@ from posenc_jax.methods.learnable_fourier import (
     learnable_fourier_features,
     learnable_fourier_network,
 )
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('learnable_fourier')['values']

@@ -8,7 +8,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.methods.learned_grid import cubic_weights, learned_grid_vectors
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 VALUES = golden('learned_grid')['values']

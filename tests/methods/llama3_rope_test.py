@@ -6,7 +6,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods.llama3_rope import llama3_frequencies
 from posenc_jax.methods.rope import rope_frequencies
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('llama3_rope')['values']

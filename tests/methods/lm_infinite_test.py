@@ -18,7 +18,7 @@ from posenc_jax.lab.decoding.keep_ends import keep_ends
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.layer.cache import Cache, LayerCache
 from posenc_jax.methods.rope import rope
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.methods.by_distance import WIDTH, check_decoding, qkv, run
 

@@ -53,7 +53,7 @@ from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.methods.longrope import LongRoPE, rescaled_factors
 from posenc_jax.methods.rope import Rotary, rope_frequencies
 from posenc_jax.methods.yarn import yarn_frequencies
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.lab.evaluate.run_test import make_run
 

@@ -9,7 +9,7 @@ import posenc_jax as pj
 from posenc_jax.methods.longrope import LongRoPE, longrope_temperature, rescaled_factors
 from posenc_jax.methods.rope import Rotary, rope, rope_frequencies
 from posenc_jax.methods.yarn import yarn_frequencies
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.phases import FAR, error, wide, wide_theta
 

@@ -8,7 +8,7 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.methods.md_lrpe import md_lrpe, md_lrpe_angles, md_lrpe_frequencies
 from posenc_jax.methods.rope import rope
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 VALUES = golden('md_lrpe')['values']

@@ -20,7 +20,7 @@ from posenc_jax.methods.ms_poe import (
     reorder,
 )
 from posenc_jax.methods.rope import rope
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('ms_poe')['values']

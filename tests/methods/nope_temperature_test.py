@@ -15,7 +15,7 @@ from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.extend import extend, extended_spec
 from posenc_jax.methods.nope_temperature import attention_entropy, nope_temperature_curve
 from posenc_jax.protocol.composite import name_of, parts_of
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('nope_temperature')

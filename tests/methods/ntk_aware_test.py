@@ -8,7 +8,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods.ntk_aware import ntk_aware_base
 from posenc_jax.methods.rope import rope, rope_frequencies
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('ntk_aware')['values']

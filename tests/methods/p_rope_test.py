@@ -8,7 +8,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods.p_rope import p_rope_frequencies
 from posenc_jax.methods.rope import rope_frequencies
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('p_rope')['values']

@@ -22,7 +22,7 @@ from posenc_jax.features.coordinates.traced_orders import traced_order
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.model.stack import LayerStack
 from posenc_jax.methods.pcm import Pcm, pcm_linear, pcm_network
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('pcm')['values']

@@ -14,7 +14,7 @@ from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.train.optimizer import decays
 from posenc_jax.layer.sharding import make_mesh, param_shardings
 from posenc_jax.methods.peg import Peg, peg
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden
 

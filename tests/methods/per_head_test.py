@@ -12,7 +12,7 @@ import posenc_jax as pj
 from posenc_jax.lab.cli.gallery import Probe, by_distance
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.lab.model import Transformer, TransformerConfig
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('per_head')['values']

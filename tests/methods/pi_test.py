@@ -15,7 +15,7 @@ from posenc_jax.lab.analyse.pi_bound import (
 )
 from posenc_jax.methods.pi import pi_frequencies
 from posenc_jax.methods.rope import rope, rope_frequencies
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('pi')['values']

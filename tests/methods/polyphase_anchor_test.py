@@ -12,7 +12,7 @@ import posenc_jax as pj
 from posenc_jax.lab.analyse.shift_consistency import shift_consistency
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.polyphase_anchor import anchor_place, anchored
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('polyphase_anchor')

@@ -11,7 +11,7 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.lab.tasks.coupling import coupled_addition_ids, plain_ids
 from posenc_jax.methods.position_coupling import random_start
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tables import NOWHERE
 from tests.golden_files import golden
 

@@ -9,7 +9,7 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.methods.positional_attention import project_positions
 from posenc_jax.mixers.number_network import NumberNetwork
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('positional_attention')

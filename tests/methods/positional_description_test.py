@@ -17,7 +17,7 @@ from posenc_jax.lab.tasks.arithmetic.multiplication import multiply_digits
 from posenc_jax.lab.tasks.arithmetic.scratchpad import scratchpad_width
 from posenc_jax.language.spec import build, parse
 from posenc_jax.methods.positional_description import random_tags
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('positional_description')['values']

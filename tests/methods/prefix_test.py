@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('prefix')

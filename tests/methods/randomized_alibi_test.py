@@ -14,7 +14,7 @@ from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.random_offsets import random_magnitudes
 from posenc_jax.methods.randomized_alibi import randomized_alibi_bias
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('randomized_alibi')['values']

@@ -13,7 +13,7 @@ from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.transformer_xl import transformer_xl_frequencies, transformer_xl_table
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('randomized_transformer_xl')['values']

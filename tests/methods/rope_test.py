@@ -9,7 +9,7 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.methods.rope import Rotary, rope, rope_frequencies, rotate
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('rope')['values']

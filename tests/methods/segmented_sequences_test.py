@@ -14,7 +14,7 @@ from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.tasks.language import Language, SegmentedText
 from posenc_jax.methods.extend import extend
 from posenc_jax.methods.segmented_sequences import chunk_ids, prefix_ids, stretched_table
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('segmented_sequences')['values']

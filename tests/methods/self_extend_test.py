@@ -8,7 +8,7 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.methods.self_extend import self_extend_capacity, self_extend_distance
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.methods.by_distance import WIDTH, check_decoding, check_tiles, defined, qkv, run
 

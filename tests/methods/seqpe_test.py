@@ -22,7 +22,7 @@ from posenc_jax.methods.seqpe_encoder import (
     seqpe_positions,
 )
 from posenc_jax.protocol.encoding import DOORS, HOOKS, Encoding
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('seqpe')['values']

@@ -21,7 +21,7 @@ from posenc_jax.lab.tasks.copy import Reverse
 from posenc_jax.lab.tasks.task import real_tokens
 from posenc_jax.language.spec import build, parse
 from posenc_jax.methods.sigma_gpt import sigma_gpt_sinusoid
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('sigma_gpt')['values']

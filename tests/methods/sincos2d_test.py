@@ -11,7 +11,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.lab.decoding.decode import init_cache
 from posenc_jax.methods.sincos2d import sincos2d_detr, sincos2d_table
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 VALUES = golden('sincos2d')['values']

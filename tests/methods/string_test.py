@@ -10,7 +10,7 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.methods.string import string_distance
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.methods.by_distance import ROTARY, WIDTH, check_tiles, qkv, rotary_logits, run, softmax
 

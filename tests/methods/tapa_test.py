@@ -10,7 +10,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.methods.tapa import tapa_distance, tapa_logits
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('tapa')

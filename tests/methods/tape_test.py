@@ -26,7 +26,7 @@ from posenc_jax.lab.train.metrics_file import FILE, read_lines
 from posenc_jax.layer.sharding import make_mesh, param_shardings
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.methods.tape import TAPE, tape_attended, tape_fed, tape_start, tape_turn
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden
 from tests.lab.train import tiny

@@ -10,7 +10,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.methods.tra import tra_logits
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
 

@@ -19,7 +19,7 @@ from posenc_jax.methods.uni_encoder import (
     uni_encoder_loss,
     uni_encoder_masks,
 )
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('uni_encoder')['values']

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import bounds
 from tests.golden_files import golden
 

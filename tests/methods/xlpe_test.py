@@ -14,7 +14,7 @@ import posenc_jax as pj
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.tasks.translation import Translation
 from posenc_jax.methods.xlpe import alignment_keys, btg_order, order_from_alignment, ranks
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('xlpe')['values']

@@ -12,7 +12,7 @@ from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.rope import rope, rope_frequencies
 from posenc_jax.methods.yarn import YaRN, yarn_frequencies, yarn_temperature
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.phases import FAR, error, wide, wide_theta
 

@@ -14,7 +14,7 @@ from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.rope import rope
 from posenc_jax.mixers.cheems import Cheems
 from posenc_jax.mixers.ssd import ssd_chunks, ssd_scan
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('cheems')

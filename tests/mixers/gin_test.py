@@ -9,7 +9,7 @@ from flax import nnx
 
 from posenc_jax.language.spec import build, parse
 from posenc_jax.mixers.gin import GIN, neighbour_sums
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden
 

@@ -22,7 +22,7 @@ from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.runs.plan import resolve
 from posenc_jax.mixers.cheems import Cheems
 from posenc_jax.mixers.gmu_hybrid import GMUHybrid, Memory, gated_memory, pattern_of
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('gmu_hybrid')

@@ -9,7 +9,7 @@ from flax import nnx
 
 from posenc_jax.layer.projections import Projections
 from posenc_jax.mixers.graph_attention import GraphAttention
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden
 

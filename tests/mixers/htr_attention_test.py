@@ -22,7 +22,7 @@ from posenc_jax.mixers.htr_weights import (
     monotonic_weights,
     penalised_weights,
 )
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('htr_attention')['values']

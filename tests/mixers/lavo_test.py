@@ -9,7 +9,7 @@ import posenc_jax as pj
 from posenc_jax.base.orthonormal import orthonormal_rows
 from posenc_jax.mixers.lavo import lavo
 from posenc_jax.mixers.pieces import scan_pieces
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.methods import recurrent
 from tests.methods.recurrent import draw, make

@@ -11,7 +11,7 @@ import posenc_jax as pj
 from posenc_jax.attention.kernels.program import at_any_depth
 from posenc_jax.mixers.lightnet import PIECE, decayed_sum, running_log_sum
 from posenc_jax.mixers.pieces import scan_pieces
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.methods import recurrent
 from tests.methods.recurrent import draw, make

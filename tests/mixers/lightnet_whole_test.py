@@ -14,7 +14,7 @@ from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.mixers.lightnet import PIECE
 from posenc_jax.mixers.lightnet_whole import lightnet_whole
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.testing.jaxprs import largest_array
 from tests.methods import recurrent
 from tests.methods.recurrent import MODEL, draw, make

@@ -11,7 +11,7 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.mixers.recurrent_baselines import LSTMLayer
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('lstm')

@@ -25,7 +25,8 @@ from posenc_jax.language.spec import build
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.layer.sharding import make_mesh, param_shardings
 from posenc_jax.protocol.encoding import Constant
-from posenc_jax.protocol.registry import SpecError, entries
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import entries
 from posenc_jax.testing.jaxprs import largest_array
 
 LAYERS = [entry for entry in entries('mixer') if entry.is_layer]

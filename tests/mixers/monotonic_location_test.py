@@ -24,7 +24,7 @@ from posenc_jax.mixers.location_weights import (
     step_size,
 )
 from posenc_jax.mixers.monotonic_location import MonotonicLocation, mix_directions, reverse_valid
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('monotonic_location')

@@ -14,7 +14,7 @@ from posenc_jax.language.layer_spec import parse_layer
 from posenc_jax.language.spec import build
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.mixers.pcm_layer import PcmLayer
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('pcm_layer')['values']

@@ -12,7 +12,7 @@ import posenc_jax as pj
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.train.optimizer import decays
 from posenc_jax.mixers.peg_causal import PegCausal
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('peg_causal')

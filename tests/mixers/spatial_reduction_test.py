@@ -11,7 +11,7 @@ from flax import nnx
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.layer.sharding import make_mesh, param_shardings
 from posenc_jax.mixers.spatial_reduction import SpatialReduction
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden
 

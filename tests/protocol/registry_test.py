@@ -11,20 +11,13 @@ from flax import nnx
 from posenc_jax.language.catalog import catalog
 from posenc_jax.protocol import registry
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import (
-    Card,
-    SpecError,
-    check_choice,
-    check_number,
-    entries,
-    lookup,
-    nearest,
-    register,
-)
+from posenc_jax.protocol.errors import SpecError, check_choice, check_number, nearest
+from posenc_jax.protocol.registry import Card, entries, lookup, register
 
 
 @pytest.fixture
 def empty(monkeypatch):
+    registry.entries()  # which loads all methods
     monkeypatch.setattr(registry, '_ENTRIES', {})
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.protocol.registry import check_choice
+from posenc_jax.protocol.errors import check_choice
 
 Kernel = Callable[[Array, Array], Array]  # K(x1, x2) of coordinates, elementwise
 CLOSED = ('gaussian', 'triangle', 'rff')

@@ -11,7 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.language import spec as spec_language
-from posenc_jax.protocol.registry import Card, SpecError
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import Card
 
 MAX_FEATURES = 2**20
 

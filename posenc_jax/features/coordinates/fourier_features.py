@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.features.coordinates.encoder import MAX_FEATURES, CoordinateEncoder
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.encoding import Constant
-from posenc_jax.protocol.registry import Card, check_choice, check_number, register
+from posenc_jax.protocol.errors import check_choice, check_number
+from posenc_jax.protocol.registry import Card, register
 
 Kind = Literal['nerf', 'random']
 MAX_BANDS = 127  # 2^127 is the largest power of two in float32

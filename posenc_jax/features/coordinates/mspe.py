@@ -7,7 +7,8 @@ from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
 from posenc_jax.features.coordinates.encoder import MAX_FEATURES, CoordinateEncoder
-from posenc_jax.protocol.registry import Card, check_number, register
+from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.registry import Card, register
 
 
 def mspe(coords: Num[Array, '... 2'], channels: int, scale: float = 1.0) -> Float[Array, '... C']:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from posenc_jax.protocol.registry import check_choice, check_number
+from posenc_jax.protocol.errors import check_choice, check_number
 
 # The six traverses name the axes from the fastest to the slowest.
 TRAVERSES = ('xyz', 'xzy', 'yxz', 'yzx', 'zxy', 'zyx')

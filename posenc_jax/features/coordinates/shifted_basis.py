@@ -11,7 +11,8 @@ from posenc_jax.features.coordinates.basis_grid import kron_features
 from posenc_jax.features.coordinates.encoder import MAX_FEATURES, CoordinateEncoder
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.encoding import Constant
-from posenc_jax.protocol.registry import Card, check_choice, check_number, register
+from posenc_jax.protocol.errors import check_choice, check_number
+from posenc_jax.protocol.registry import Card, register
 
 Shifted = Literal['gaussian', 'triangle', 'impulse', 'square', 'sin']
 Waves = Literal['rff', 'linf', 'logf', 'basic']

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.features.coordinates.point_orders import BITS, CELL, ORDERS, TRAVERSES
-from posenc_jax.protocol.registry import check_choice
+from posenc_jax.protocol.errors import check_choice
 
 Words = tuple[Int[Array, 'B N'], ...]  # from the most significant on
 HALF = BITS // 2

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from posenc_jax.protocol.registry import check_choice
+from posenc_jax.protocol.errors import check_choice
 
 Operator = Literal['gcn', 'adj', 'sym', 'rw', 'lap']
 OPERATORS = ('gcn', 'adj', 'sym', 'rw', 'lap')

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from posenc_jax.features.graphs.adjacency import edges_of
-from posenc_jax.protocol.registry import check_choice, check_number
+from posenc_jax.protocol.errors import check_choice, check_number
 
 Forman = Literal['frc', 'afrc3', 'afrc4']
 FORMAN = ('frc', 'afrc3', 'afrc4')

@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from posenc_jax.features.graphs.adjacency import check_adjacency
 from posenc_jax.language import spec as spec_language
-from posenc_jax.protocol.registry import LARGEST, Card, SpecError, entries, shortened
+from posenc_jax.protocol.errors import LARGEST, SpecError, shortened
+from posenc_jax.protocol.registry import Card, entries
 
 MAX_GRAPH_FEATURES = 2**16  # of a node
 

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from posenc_jax.features.graphs.adjacency import graph_operator
 from posenc_jax.features.graphs.encoder import GraphEncoder, check_features
 from posenc_jax.protocol.checks import is_size
-from posenc_jax.protocol.registry import Card, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, register
 
 Signs = Literal['random', 'canonical', 'abs']
 SIGNS = ('random', 'canonical', 'abs')

@@ -14,7 +14,8 @@ from posenc_jax.features.graphs.curvature import (
     ollivier_ricci,
 )
 from posenc_jax.features.graphs.encoder import GraphEncoder
-from posenc_jax.protocol.registry import Card, SpecError, check_choice, check_number, register
+from posenc_jax.protocol.errors import SpecError, check_choice, check_number
+from posenc_jax.protocol.registry import Card, register
 
 Curvature = Literal['orc', 'frc', 'afrc3', 'afrc4', 'orc_approx']
 CURVATURES = ('orc', *FORMAN, 'orc_approx')

@@ -10,7 +10,8 @@ from posenc_jax.features.graphs.adjacency import OPERATORS, graph_operator
 from posenc_jax.features.graphs.encoder import MAX_GRAPH_FEATURES, GraphEncoder, check_features
 from posenc_jax.features.graphs.rfp_learned import LearnedPropagation
 from posenc_jax.protocol.checks import is_size
-from posenc_jax.protocol.registry import Card, SpecError, check_choice, check_number, register
+from posenc_jax.protocol.errors import SpecError, check_choice, check_number
+from posenc_jax.protocol.registry import Card, register
 
 Normalise = Literal['qr', 'l2', 'none']
 NORMALISE = ('qr', 'l2', 'none')

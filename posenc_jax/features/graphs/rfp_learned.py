@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from posenc_jax.base.orthonormal import orthonormal_rows
 from posenc_jax.features.graphs.encoder import GraphNetwork
 from posenc_jax.protocol.checks import is_size
-from posenc_jax.protocol.registry import check_choice
+from posenc_jax.protocol.errors import check_choice
 
 # A row of attention can repeat another (equal nodes of a clique), so S alone has a low rank. To
 # make columns orthonormal needs full rank, in float32.

@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.protocol.checks import is_size
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Origin = Literal['first', 'self']
 ORIGINS = ('first', 'self')

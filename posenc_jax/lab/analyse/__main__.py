@@ -50,12 +50,14 @@ import pathlib
 import re
 import sys
 
+from posenc_jax.base import interrupts
+from posenc_jax.base.programs import program
 from posenc_jax.lab.analyse import of_models
 from posenc_jax.lab.analyse.of_models import COMMANDS
 from posenc_jax.lab.analyse.reading import folder_of, matching, prepared, task_length, windows
-from posenc_jax.lab.files import disk, interrupts, paths
-from posenc_jax.lab.files.command import Parser, in_line, program
-from posenc_jax.protocol.registry import quoted
+from posenc_jax.lab.files import disk, paths
+from posenc_jax.lab.files.command import Parser, in_line
+from posenc_jax.protocol.errors import quoted
 
 ANALYSES = ('token_distance', 'attention_entropy', 'pi_bound', 'receptive_field', *COMMANDS)
 

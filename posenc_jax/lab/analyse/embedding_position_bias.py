@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from posenc_jax.lab.analyse.report import Report, few, titled
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.layers import pooled
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
 # Texts, as rows of token ids of any length, to one vector each.

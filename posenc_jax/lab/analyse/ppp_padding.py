@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 
 from posenc_jax.base.convolution import check_kernel
 from posenc_jax.lab.files import disk
-from posenc_jax.protocol.registry import Card, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, register
 
 # Padding schemes, and what numpy calls them; 'none' does not pad.
 PADDINGS = {'zeros': 'constant', 'reflect': 'reflect', 'replicate': 'edge', 'circular': 'wrap'}

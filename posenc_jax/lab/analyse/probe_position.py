@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from posenc_jax.lab.analyse.report import Report, by_layer, titled
 from posenc_jax.lab.analyse.states import layer_states
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, Promises, register
 
 PROBES = ('ridge', 'mlp')
 HIDDEN, RATE, ROWS = 128, 3e-3, 512  # of the network: units, step size, tokens of a step

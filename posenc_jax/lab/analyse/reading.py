@@ -14,7 +14,7 @@ from posenc_jax.lab.runs import stored
 from posenc_jax.lab.runs.job import UNASKED, Job, asks_for_mesh, directory_of, home_of, prepare
 from posenc_jax.lab.runs.plan import make_task
 from posenc_jax.lab.runs.restore import read_run
-from posenc_jax.protocol.registry import check_choice
+from posenc_jax.protocol.errors import check_choice
 
 INPUTS = ('text', 'random')
 

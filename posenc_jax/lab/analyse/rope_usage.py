@@ -16,7 +16,8 @@ from posenc_jax.lab.analyse.capture import capture_layers, check_rotary, draw_pl
 from posenc_jax.lab.analyse.report import Report, few, titled
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.rope import LAYOUTS, Layout
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
 

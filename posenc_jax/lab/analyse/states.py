@@ -18,7 +18,7 @@ from posenc_jax.lab.analyse.capture import capture_encodings
 from posenc_jax.lab.model.mix_ffn import MixFFN
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import check_choice
+from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.tokens import Tokens
 
 # 'hidden' is the input of the first layer and the output of every layer; the others have one entry

@@ -1,6 +1,6 @@
 """Writes docs/catalog.md and its pictures, or checks them.
 
-    python -m posenc_jax.language.catalog [--check] [--redraw]
+    python -m posenc_jax.lab.catalogue [--check] [--redraw]
 
 Only missing pictures are drawn, because pictures differ between versions of the plotting library.
 `--redraw` draws all of them. A package that pip installed writes to runs/docs/ in the working
@@ -11,19 +11,22 @@ import difflib
 import sys
 from pathlib import Path
 
+from posenc_jax.base import interrupts
+from posenc_jax.base.programs import program
 from posenc_jax.lab.catalogue.tasks import tasks_markdown
-from posenc_jax.lab.files import around, disk, interrupts
-from posenc_jax.lab.files.command import Parser, program
+from posenc_jax.lab.files import around, disk
+from posenc_jax.lab.files.command import Parser
 from posenc_jax.language.catalog import PICTURED, catalog, catalog_markdown, picture_name
-from posenc_jax.protocol.registry import Card, Kind, SpecError
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import Card, Kind
 
 PICTURES = 'catalog'
 HEADER = """# Catalogue
 
-`python -m posenc_jax.language.catalog` writes this page from the Cards of the registered methods; do not
-edit it. The tables list the encodings first, then frequency rules, extensions, encoders of
-coordinates and of graphs, fields, mixers, caches, conversions and analyses. Within a table,
-methods are in the order in which a layer calls their first doors. The last table has the tasks.
+`python -m posenc_jax.lab.catalogue` writes this page from the Cards of the registered methods; do
+not edit it. The tables list the encodings first, then frequency rules, extensions, encoders of
+coordinates and of graphs, fields, mixers, caches, conversions and analyses. Within a table, methods
+are in the order in which a layer calls their first doors. The last table has the tasks.
 
 | column | what it says |
 | --- | --- |
@@ -54,8 +57,8 @@ methods are in the order in which a layer calls their first doors. The last tabl
 the logits of equal tokens against their distance, one curve for each head (the darkest is that of
 the first head). The dashed line marks the trained length; the curves go up to four times it. The
 picture of an extension shows an extended `rope()`, or an extended `alibi()`, `nope()` or
-`learned_absolute()` if the extension needs one of these. `python -m posenc_jax.lab.cli.gallery SPEC...`
-draws a larger picture of any encoding.
+`learned_absolute()` if the extension needs one of these. `python -m posenc_jax.lab.cli.gallery
+SPEC...` draws a larger picture of any encoding.
 
 """
 
@@ -96,7 +99,7 @@ def main(arguments: list[str] | None = None, root: Path = around.WRITTEN) -> int
     should be, and returns 1 if any does.
     """
     parser = Parser(
-        program('python -m posenc_jax.language.catalog'), description=__doc__.splitlines()[0]
+        program('python -m posenc_jax.lab.catalogue'), description=__doc__.splitlines()[0]
     )
     parser.add_argument(
         '--check', action='store_true', help='report what is out of date instead of writing'

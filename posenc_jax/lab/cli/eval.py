@@ -21,9 +21,10 @@ import pathlib
 import re
 import sys
 
-from posenc_jax.base import extras
-from posenc_jax.lab.files import interrupts, paths
-from posenc_jax.lab.files.command import Parser, processes_of, program
+from posenc_jax.base import interrupts
+from posenc_jax.base.programs import program
+from posenc_jax.lab.files import paths
+from posenc_jax.lab.files.command import Parser, processes_of
 
 
 def arguments(
@@ -106,7 +107,6 @@ def main(argv: list[str] | None = None) -> int:
         return f'stopping; {safe}'
 
     try:
-        extras.need('train')  # for the pictures, so that no evaluation ends without them
         if out is not None:
             check_folder(out)
         out = out or results_folder(runs, earlier)

@@ -21,9 +21,11 @@ from flax import nnx
 from jaxtyping import Float
 
 from posenc_jax.attention.tiles import pair_logits
+from posenc_jax.base import interrupts
 from posenc_jax.base.memory import device_memory, readable
-from posenc_jax.lab.files import disk, interrupts
-from posenc_jax.lab.files.command import Parser, in_line, program
+from posenc_jax.base.programs import program
+from posenc_jax.lab.files import disk
+from posenc_jax.lab.files.command import Parser, in_line
 from posenc_jax.language.make import make
 from posenc_jax.protocol.composite import parts_of
 from posenc_jax.protocol.encoding import Encoding

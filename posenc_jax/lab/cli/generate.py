@@ -23,7 +23,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from posenc_jax.base import interrupts
 from posenc_jax.base.memory import device_memory, readable
+from posenc_jax.base.programs import program
 from posenc_jax.lab.cluster.cluster import ERRORS, failed, together
 from posenc_jax.lab.config import defaults, settings
 from posenc_jax.lab.config.overrides import read_overrides
@@ -32,8 +34,7 @@ from posenc_jax.lab.decoding.generate import pad_left
 from posenc_jax.lab.decoding.recomputed import Recomputed
 from posenc_jax.lab.evaluate.generator import generator
 from posenc_jax.lab.evaluate.scoring import first_choices
-from posenc_jax.lab.files import interrupts
-from posenc_jax.lab.files.command import Parser, processes_of, program, read_letters
+from posenc_jax.lab.files.command import Parser, processes_of, read_letters
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.model.inputs import source_of
 from posenc_jax.lab.model.transformer import Transformer, abstract_model
@@ -44,7 +45,7 @@ from posenc_jax.lab.runs.job import UNASKED, Job, mesh_of, prepare
 from posenc_jax.lab.tasks.language.masked_text import MASK, MaskedText
 from posenc_jax.lab.tasks.translation import Translation
 from posenc_jax.layer.sharding import whole_rows
-from posenc_jax.protocol.registry import SpecError, check_number
+from posenc_jax.protocol.errors import SpecError, check_number
 from posenc_jax.protocol.tokens import Tokens
 
 

@@ -18,11 +18,12 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
+from posenc_jax.base import interrupts
+from posenc_jax.base.programs import WRONG_INPUT, program
 from posenc_jax.lab.config import config_file
 from posenc_jax.lab.config.listing import field_help, fields_named
-from posenc_jax.lab.files import interrupts
-from posenc_jax.lab.files.command import WRONG_INPUT, in_line, program
-from posenc_jax.protocol.registry import quoted, shortened
+from posenc_jax.lab.files.command import in_line
+from posenc_jax.protocol.errors import quoted, shortened
 
 CONFIG = flags.DEFINE_string(
     'config',

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 import jax
 from ml_collections import ConfigDict
 
+from posenc_jax.base.programs import WRONG_INPUT, program
 from posenc_jax.lab.cluster.peers import FAILED, ClusterError, Peers
 from posenc_jax.lab.config import defaults
 from posenc_jax.lab.files import room
-from posenc_jax.lab.files.command import WRONG_INPUT, in_line, program
-from posenc_jax.protocol.registry import quoted
+from posenc_jax.lab.files.command import in_line
+from posenc_jax.protocol.errors import quoted
 
 # Environment variables in which schedulers give the number of processes.
 CLUSTER_VARIABLES = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')

@@ -6,7 +6,7 @@ import threading
 
 import jax
 
-from posenc_jax.lab.files import interrupts
+from posenc_jax.base import interrupts
 
 
 class StopSignal:

@@ -382,8 +382,8 @@ def _thread(function: Callable, *arguments) -> None:
 
 
 if __name__ == '__main__':
-    # Only these folders are added to the path: importing the package takes seconds.
-    sys.path[:0] = [str(pathlib.Path(__file__).parents[1] / name) for name in ('run', 'core')]
+    # Only this folder is added to the path: importing the package takes seconds.
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'files'))
     # A watcher ends with its process, which may still save a checkpoint after one of these signals.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

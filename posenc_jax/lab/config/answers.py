@@ -10,7 +10,8 @@ from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.tasks import Task
 from posenc_jax.methods.lm_infinite import LMInfinite
 from posenc_jax.protocol.composite import parts_of
-from posenc_jax.protocol.registry import SpecError, entries, quoted
+from posenc_jax.protocol.errors import SpecError, quoted
+from posenc_jax.protocol.registry import entries
 
 
 def check(config: ConfigDict, task: Task) -> None:

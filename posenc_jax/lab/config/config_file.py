@@ -13,7 +13,7 @@ from posenc_jax.lab.config.fields import check_fields
 from posenc_jax.lab.config.overrides import read_overrides, replaced
 from posenc_jax.lab.files import around
 from posenc_jax.lab.files.imports import described
-from posenc_jax.protocol.registry import nearest, quoted
+from posenc_jax.protocol.errors import nearest, quoted
 
 NAMED = 'posenc_jax.configs.'
 EXPECTED = f'with get_config() or e.g. {NAMED}quickstart'

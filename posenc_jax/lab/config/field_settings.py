@@ -12,7 +12,7 @@ from posenc_jax.lab.config.fields import fields_of
 from posenc_jax.lab.model.field import Field, FieldConfig
 from posenc_jax.lab.tasks import FieldTask, Task
 from posenc_jax.language import spec as spec_language
-from posenc_jax.protocol.registry import SpecError, quoted
+from posenc_jax.protocol.errors import SpecError, quoted
 
 # The fields, or groups of fields, that a field ignores; one that is not at its default is an error.
 UNUSED = (

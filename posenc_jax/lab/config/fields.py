@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from posenc_jax.lab.config import defaults, settings
-from posenc_jax.protocol.registry import LARGEST, nearest, quoted
+from posenc_jax.protocol.errors import LARGEST, nearest, quoted
 
 MAX_SEGMENTS = 64
 PATTERNS = ('pattern', 'source_pattern')

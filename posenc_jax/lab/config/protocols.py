@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Int
 
-from posenc_jax.protocol.registry import check_choice
+from posenc_jax.protocol.errors import check_choice
 
 PROTOCOLS = ('nonoverlapping', 'sliding', 'same_tokens', 'per_position')
 CHOICES = (*PROTOCOLS, 'within_blocks')

@@ -31,7 +31,7 @@ from posenc_jax.lab.tasks.task import SPLITS, batch_rng, check_sample
 from posenc_jax.language import spec as spec_language
 from posenc_jax.protocol.checks import about
 from posenc_jax.protocol.composite import name_of
-from posenc_jax.protocol.registry import SpecError, check_choice, quoted
+from posenc_jax.protocol.errors import SpecError, check_choice, quoted
 from posenc_jax.protocol.tokens import Tokens
 
 COUNTS = ('tokens', 'batch', 'stride', 'buckets', 'samples')

@@ -19,7 +19,8 @@ from posenc_jax.language.layer_spec import parse_layer
 from posenc_jax.protocol.checks import check_factor, check_train_len
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
 Kind = Literal['cosine', 'mse', 'l2']

@@ -21,8 +21,8 @@ from posenc_jax.lab.decoding.generate import check_temperature
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import LayerCache
 from posenc_jax.protocol.conflicts import chain
+from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.families import Mask
-from posenc_jax.protocol.registry import check_choice
 from posenc_jax.protocol.tokens import Tokens
 
 Pairing = Literal['intended', 'released']

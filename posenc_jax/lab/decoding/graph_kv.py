@@ -12,7 +12,8 @@ from posenc_jax.lab.decoding.contexts import PREFIX, QUERY
 from posenc_jax.lab.decoding.pieces import Layout, Piece, check_contexts, check_lengths
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, Promises, register
 
 Edge = tuple[int, int]
 Places = Literal['shared', 'sequential']

@@ -28,7 +28,8 @@ from posenc_jax.layer.cache import Cache
 from posenc_jax.layer.sharding import sharded_attend
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
 Size = Literal['max', 'average', 'harmonic']

@@ -19,7 +19,7 @@ from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.runs.job import SEED
 from posenc_jax.lab.tasks.retrieval.ruler_lite import RulerLite, string_match_all
 from posenc_jax.lab.tasks.task import batch_rng
-from posenc_jax.protocol.registry import check_choice
+from posenc_jax.protocol.errors import check_choice
 
 _SPARE = 8  # tokens beyond those of the longest true answer
 

@@ -13,7 +13,7 @@ import numpy as np
 from posenc_jax.lab.evaluate.measurement import BY_PLANE, is_of_points, is_share
 from posenc_jax.lab.evaluate.series import Series, depths_of, of_tables, scored, unit
 from posenc_jax.lab.files import disk
-from posenc_jax.protocol.registry import shortened
+from posenc_jax.protocol.errors import shortened
 
 # Colours of Okabe and Ito without yellow, which is too light for lines. Where the colours repeat,
 # dashes distinguish the lines.

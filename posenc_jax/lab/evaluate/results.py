@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from posenc_jax.base.memory import check_data
+from posenc_jax.base.programs import printable
 from posenc_jax.lab.evaluate import field_maps, field_pictures, pictures, sample_pictures
 from posenc_jax.lab.evaluate.differences import Difference, differences
 from posenc_jax.lab.evaluate.measurement import (
@@ -36,9 +37,8 @@ from posenc_jax.lab.evaluate.series import (
     unit,
 )
 from posenc_jax.lab.files import disk, paths
-from posenc_jax.lab.files.paths import printable
 from posenc_jax.lab.runs import stored
-from posenc_jax.protocol.registry import quoted, shortened
+from posenc_jax.protocol.errors import quoted, shortened
 
 DOCUMENTS = 'documents.csv'
 PARSED = 16  # bytes of memory for a byte of results, while they are read

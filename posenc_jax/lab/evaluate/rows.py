@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from posenc_jax.lab.evaluate.measurement import BY_PLANE, Measurement
 from posenc_jax.lab.evaluate.series import OWN, RunResult
-from posenc_jax.protocol.registry import quoted
+from posenc_jax.protocol.errors import quoted
 
 IN_A_ROW = tuple(f.name for f in dataclasses.fields(Measurement) if f.name != 'groups')
 _KINDS = {

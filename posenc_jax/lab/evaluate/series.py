@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from posenc_jax.base.programs import printable
 from posenc_jax.lab.evaluate.field_points import ClassMap, Fitted
 from posenc_jax.lab.evaluate.measurement import Measurement, is_of_points
 from posenc_jax.lab.evaluate.samples import Samples
-from posenc_jax.lab.files.paths import printable
 
 Place = int | float | None  # first position of a bucket, depth of an answer, or neither
 Point = tuple[str, int, Place]  # protocol, length, place

@@ -1,14 +1,13 @@
 """Where the files around the package lie. In a checkout they are those of the repository. A package
-that pip installed carries the configs and the measured claims in its folder `installed`.
+that pip installed carries the configs in its folder `installed`.
 """
 
 import pathlib
 
-_PACKAGE = pathlib.Path(__file__).parents[1]
+_PACKAGE = pathlib.Path(__file__).parents[2]
 _CARRIED = _PACKAGE / 'installed'
 
-IS_INSTALLED = _CARRIED.is_dir()
-# The folder that holds configs/ and evidence/measured.json.
-ROOT = _CARRIED if IS_INSTALLED else _PACKAGE.parent
+# The folder that holds configs/.
+ROOT = _CARRIED if _CARRIED.is_dir() else _PACKAGE.parent
 # The folder whose docs/ is written: the repository, or runs/ of the working directory.
-WRITTEN = pathlib.Path('runs') if IS_INSTALLED else ROOT
+WRITTEN = pathlib.Path('runs') if ROOT == _CARRIED else ROOT

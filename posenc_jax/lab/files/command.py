@@ -6,16 +6,11 @@ import functools
 import math
 import pathlib
 import re
-import sys
 from typing import Any, NoReturn
 
+from posenc_jax.base.programs import printable
 from posenc_jax.lab.files import paths
-from posenc_jax.lab.files.paths import printable
-from posenc_jax.protocol.registry import nearest, quoted, shortened
-
-# Exit status where something must change before the same command works: the input, a file, or a
-# full disk.
-WRONG_INPUT = 2
+from posenc_jax.protocol.errors import nearest, quoted, shortened
 
 
 class Parser(argparse.ArgumentParser):
@@ -126,14 +121,6 @@ def processes_of(known: argparse.Namespace) -> tuple[str, int | None, int | None
         vars(known).pop, ('coordinator', 'processes', 'process_id')
     )
     return coordinator, processes, number
-
-
-def program(name: str) -> str:
-    """The name of this program in its messages: that of the command `posenc-...` if one that pip
-    installed has started it, otherwise the given one.
-    """
-    called = pathlib.PurePath(sys.argv[0]).stem
-    return called if called.startswith('posenc-') else name
 
 
 class _Import(argparse.Action):

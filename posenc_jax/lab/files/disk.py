@@ -19,8 +19,8 @@ from typing import Any, cast
 import numpy as np
 
 from posenc_jax.base.memory import readable
+from posenc_jax.base.programs import printable
 from posenc_jax.lab.files import paths
-from posenc_jax.lab.files.paths import printable
 
 _CODES = (errno.ENOSPC, errno.EDQUOT)
 SECONDS = 20.0  # between two writings of an object to which pieces are appended

@@ -24,7 +24,8 @@ from collections.abc import Iterable, Iterator
 
 from posenc_jax.base.memory import readable
 from posenc_jax.lab.files import disk
-from posenc_jax.protocol.registry import Entry, entries, quoted, restored_after_errors
+from posenc_jax.protocol.errors import quoted
+from posenc_jax.protocol.registry import Entry, entries, restored_after_errors
 
 FOLDER = 'imports'  # of the copies, in the directory of a run
 LARGEST = 2**20  # bytes of a file

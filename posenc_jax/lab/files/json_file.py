@@ -9,7 +9,7 @@ import os
 import pathlib
 from typing import Any
 
-from posenc_jax.protocol.registry import quoted
+from posenc_jax.protocol.errors import quoted
 
 MOST = 2**20  # bytes of a file
 LARGEST = 2**63  # bound of whole numbers

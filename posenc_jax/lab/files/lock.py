@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from posenc_jax.lab.files import disk, paths, regular
-from posenc_jax.protocol.registry import quoted, shortened
+from posenc_jax.protocol.errors import quoted, shortened
 
 try:
     import fcntl
@@ -217,7 +217,7 @@ def _holder(descriptor: int) -> str:
 def _named_in(content: bytes) -> str:
     if not (found := _read(content)):  # the holder has not written it yet
         return 'another process'
-    host, since = (paths.printable(shortened(found[name], 80)) for name in ('host', 'since'))
+    host, since = (printable(shortened(found[name], 80)) for name in ('host', 'since'))
     return f'process {quoted(found["process"])} on {host} since {since}'
 
 

@@ -61,20 +61,6 @@ def path(given: str | os.PathLike) -> pathlib.Path:
     return cast(pathlib.Path, epath.Path(given))
 
 
-def printable(text: object) -> str:
-    r"""A text as a terminal may show it: on one line, with escapes for control characters, line
-    breaks and all else that is not printed.
-
-    Names of files and texts from files are made by others. Printed raw, their control characters
-    would move the cursor, or hide and forge lines.
-
-    Example:
-      >>> printable('two\nlines, \x1b[31mred, \u202ebackwards')
-      'two\\nlines, \\x1b[31mred, \\u202ebackwards'
-    """
-    return ''.join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(text))
-
-
 def is_there(module: str) -> bool:
     """Whether a module can be imported; TensorFlow stands for `gcsfs` and `s3fs`.
 

@@ -12,7 +12,7 @@ import jax
 
 from posenc_jax.lab.files import disk, paths
 from posenc_jax.lab.files.safe import COMMITTED, FOLDER, continues, finished_steps, saved_steps
-from posenc_jax.protocol.registry import quoted
+from posenc_jax.protocol.errors import quoted
 
 _UNFINISHED = '*.orbax-checkpoint-tmp*'  # folders of unfinished saves
 # Estimated bytes beside the data of the arrays: for each array (shape, sharding, entry of the

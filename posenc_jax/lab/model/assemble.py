@@ -15,7 +15,7 @@ from posenc_jax.language.make import make
 from posenc_jax.layer.cross import stacked_cross
 from posenc_jax.protocol.composite import ChainedEncoding, name_of, parts_of
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 
 def assemble(

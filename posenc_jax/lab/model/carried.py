@@ -9,7 +9,7 @@ from flax import nnx
 
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.protocol.composite import name_of
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 Path = tuple[Any, ...]
 

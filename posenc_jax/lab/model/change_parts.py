@@ -12,7 +12,7 @@ from posenc_jax.methods.extend import extend
 from posenc_jax.protocol import conflicts
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 # An encoding that opens one of these exists once in a model.
 STEM_DOORS = ('place', 'embed', 'anchor', 'auxiliary_loss')

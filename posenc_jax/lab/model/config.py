@@ -10,7 +10,7 @@ from posenc_jax.lab.model.pyramid import pixels_per_patch
 from posenc_jax.layer.layers import BIASES, GATES, MLPS, NORM_PLACES, NORMS
 from posenc_jax.layer.projections import QK_NORMS
 from posenc_jax.protocol.checks import about
-from posenc_jax.protocol.registry import check_choice, quoted
+from posenc_jax.protocol.errors import check_choice, quoted
 
 KINDS = {'decoder': True, 'encoder': False, 'encoder_decoder': True}  # kind -> causal
 POOLS = ('', 'mean', 'first', 'last', 'token')

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Num
 
 from posenc_jax.features.coordinates import make_features
 from posenc_jax.fields import make_field
-from posenc_jax.protocol.registry import SpecError, check_choice
+from posenc_jax.protocol.errors import SpecError, check_choice
 
 PREDICTS = ('value', 'bits', 'class')
 

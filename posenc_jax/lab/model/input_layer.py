@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from posenc_jax.features.graphs.encoder import make_graph_features
 from posenc_jax.layer.layers import linear, normal, zeros
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 
 

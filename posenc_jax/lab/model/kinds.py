@@ -6,7 +6,7 @@ from posenc_jax.lab.model import transformer
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.model.field import Field, FieldConfig
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 ModelConfig = TransformerConfig | FieldConfig
 Model = Transformer | Field

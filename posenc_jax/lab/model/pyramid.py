@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from posenc_jax.protocol.registry import quoted
+from posenc_jax.protocol.errors import quoted
 
 STAGE = (int, int, int, int, str)  # of a pyramid: layers, width, heads, patch, spec
 

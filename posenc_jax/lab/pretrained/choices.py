@@ -4,7 +4,7 @@ rotary encoding, sliding windows, and choices that are not supported.
 
 from posenc_jax.lab.pretrained.fields import PretrainedError, shown
 from posenc_jax.lab.pretrained.scaling import parameters, rope_spec
-from posenc_jax.protocol.registry import nearest
+from posenc_jax.protocol.errors import nearest
 
 # Our names of activations, by their names in `transformers`.
 _ACTIVATIONS = {

@@ -24,7 +24,7 @@ from posenc_jax.lab.pretrained.gguf_header import Header
 from posenc_jax.lab.pretrained.special_tokens import check_ids
 from posenc_jax.lab.pretrained.stored import Stored, read_bytes
 from posenc_jax.lab.pretrained.tokenizer import UnknownTokenizerError, one_line
-from posenc_jax.protocol.registry import nearest
+from posenc_jax.protocol.errors import nearest
 
 # The architectures that are read, and the `model_type` of the same model.
 ARCHITECTURES = {

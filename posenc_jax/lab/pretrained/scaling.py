@@ -4,7 +4,7 @@ from numbers import Real
 from typing import Any
 
 from posenc_jax.lab.pretrained.fields import PretrainedError
-from posenc_jax.protocol.registry import nearest
+from posenc_jax.protocol.errors import nearest
 
 # The parameters of each rope type that are read.
 ROPE_TYPES = {

@@ -23,7 +23,7 @@ from posenc_jax.lab.pretrained.gguf_file import GGUF
 from posenc_jax.lab.pretrained.special_tokens import check_ids
 from posenc_jax.lab.pretrained.stored import Safetensors
 from posenc_jax.lab.pretrained.tokenizer import read_tokenizer
-from posenc_jax.protocol.registry import shortened
+from posenc_jax.protocol.errors import shortened
 
 
 class Source(Protocol):

@@ -25,7 +25,7 @@ from posenc_jax.lab.pretrained.fields import (
     text,
     whole,
 )  # fmt: skip
-from posenc_jax.protocol.registry import nearest
+from posenc_jax.protocol.errors import nearest
 
 # The largest factor by which one of the PARTS may lengthen a text.
 GROWTH = 1000

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from posenc_jax.base.programs import program
 from posenc_jax.lab.files import disk, paths, regular, room
-from posenc_jax.lab.files.command import program
 from posenc_jax.lab.files.json_file import free_name
 from posenc_jax.lab.files.lock import alone, offer, sharing
 from posenc_jax.lab.files.quiet import hush_orbax
@@ -19,7 +19,7 @@ from posenc_jax.lab.files.safe import FOLDER, finished_steps
 from posenc_jax.lab.runs import stored
 from posenc_jax.lab.runs.entries import digest, fingerprint, other_config, sealed, unsealed
 from posenc_jax.lab.runs.state import TrainState
-from posenc_jax.protocol.registry import quoted
+from posenc_jax.protocol.errors import quoted
 
 # The lock file beside the folder. Processes that read checkpoints share it; a process that removes
 # checkpoints must hold it alone.
@@ -384,7 +384,7 @@ def everywhere(good: bool) -> bool:
 
 def _say(line: str) -> None:
     if jax.process_index() == 0:
-        print(paths.printable(line), flush=True)
+        print(printable(line), flush=True)
 
 
 def _shapes(tree) -> dict[str, tuple[int, ...]]:
@@ -393,4 +393,4 @@ def _shapes(tree) -> dict[str, tuple[int, ...]]:
 
 
 def _short(error: BaseException) -> str:
-    return paths.printable(f'{type(error).__name__}: {(str(error).splitlines() or [""])[0][:160]}')
+    return printable(f'{type(error).__name__}: {(str(error).splitlines() or [""])[0][:160]}')

@@ -13,7 +13,7 @@ from jaxtyping import Array, UInt32
 
 from posenc_jax.lab.files.json_file import listed
 from posenc_jax.lab.runs import stored
-from posenc_jax.protocol.registry import quoted
+from posenc_jax.protocol.errors import quoted
 
 DIGEST = 'digest'
 _SINCE = ('step', 'config', 'metrics')  # entries that were introduced together with the digest

@@ -28,7 +28,7 @@ from posenc_jax.language.layer_spec import parse_layer
 from posenc_jax.methods.extend import extended_spec
 from posenc_jax.methods.rope import Rotary
 from posenc_jax.protocol.calls import with_defaults
-from posenc_jax.protocol.registry import SpecError, shortened
+from posenc_jax.protocol.errors import SpecError, shortened
 
 # Fields of `model` that say how it is trained and computed rather than what its weights are.
 RUN_FIELDS = (

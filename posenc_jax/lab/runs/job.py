@@ -31,7 +31,7 @@ from posenc_jax.lab.tasks.task import batch_rng
 from posenc_jax.layer.sharding import make_mesh, split_cpu
 from posenc_jax.methods.ms_poe import MsPoE, probe_heads, reorder
 from posenc_jax.protocol.composite import parts_of
-from posenc_jax.protocol.registry import SpecError, quoted, shortened
+from posenc_jax.protocol.errors import SpecError, quoted, shortened
 
 SEED = zlib.crc32(b'eval')
 _MOST_SHOWN = 20  # runs in an error message

@@ -22,7 +22,7 @@ from posenc_jax.lab.tasks import FieldTask, Task
 from posenc_jax.language import spec as spec_language
 from posenc_jax.language.layer_spec import parse_layer
 from posenc_jax.protocol.checks import about
-from posenc_jax.protocol.registry import SpecError, check_choice, quoted
+from posenc_jax.protocol.errors import SpecError, check_choice, quoted
 
 MAX_NAME = 100  # characters of a name that `run_name` composes
 LONGEST_NAME = 255  # bytes of a folder name

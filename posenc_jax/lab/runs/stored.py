@@ -18,7 +18,7 @@ from posenc_jax.lab.model.field import FieldConfig
 from posenc_jax.lab.model.kinds import ModelConfig
 from posenc_jax.lab.model.pyramid import STAGE
 from posenc_jax.lab.runs.plan import make_task, model_config, sized_model
-from posenc_jax.protocol.registry import quoted
+from posenc_jax.protocol.errors import quoted
 
 # Fields that may differ when a run is resumed, because they do not change what is trained: where
 # the run is kept, and how it is reported, computed, distributed, saved and evaluated.

@@ -12,7 +12,7 @@ from typing import IO
 from posenc_jax.base.memory import readable
 from posenc_jax.lab.files import imports, paths
 from posenc_jax.lab.files.json_file import listed
-from posenc_jax.protocol.registry import quoted
+from posenc_jax.protocol.errors import quoted
 
 _SHOWN: set[tuple[str, ...]] = set()  # a run with its files, about which a line was printed
 

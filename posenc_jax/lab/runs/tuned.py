@@ -9,7 +9,7 @@ from flax import nnx
 from posenc_jax.layer.layers import Norm
 from posenc_jax.layer.projections import Adapter
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import check_choice
+from posenc_jax.protocol.errors import check_choice
 
 TUNES = ('all', 'adapters', 'encodings', 'norms', 'embedding')
 

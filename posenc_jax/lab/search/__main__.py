@@ -41,10 +41,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from posenc_jax.base import interrupts
+from posenc_jax.base.programs import program
 from posenc_jax.lab.cluster.cluster import ERRORS, failed, leave, together
 from posenc_jax.lab.config.overrides import read_overrides
-from posenc_jax.lab.files import disk, interrupts, paths, regular
-from posenc_jax.lab.files.command import Parser, processes_of, program
+from posenc_jax.lab.files import disk, paths, regular
+from posenc_jax.lab.files.command import Parser, processes_of
 from posenc_jax.lab.search.evolution import Sizes
 from posenc_jax.lab.search.genome import VARIANTS
 from posenc_jax.lab.search.longrope import default_output, scores_of, search
@@ -156,7 +158,7 @@ def _report(path: pathlib.Path) -> None:
             f'{fields["settings"]["run"]} is better without the searched factors; a longer search '
             'may find better ones'
         )
-    print(f'{path}\n{paths.printable(fields["spec"])}')
+    print(f'{path}\n{printable(fields["spec"])}')
 
 
 if __name__ == '__main__':

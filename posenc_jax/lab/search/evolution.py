@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from posenc_jax.lab.search.genome import Genome, Space, crossover, mutate
-from posenc_jax.protocol.registry import check_number
+from posenc_jax.protocol.errors import check_number
 
 _MOST = 100_000  # limit of each size: all genomes are kept, and each costs an evaluation
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from posenc_jax.methods.yarn import yarn_ramp
 from posenc_jax.protocol.checks import check_factor
-from posenc_jax.protocol.registry import check_choice
+from posenc_jax.protocol.errors import check_choice
 
 STARTS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)
 VARIANTS = ('free', 'dim_piece_mono')

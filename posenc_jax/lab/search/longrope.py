@@ -21,7 +21,7 @@ from posenc_jax.lab.search.target import Target, factors_of, rotary_part, spec_o
 from posenc_jax.lab.train.metrics import LiveLine
 from posenc_jax.language import spec as spec_language
 from posenc_jax.layer.sharding import whole_rows
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 _DECIDED = ('extend', 'eval.lengths', 'eval.split', 'eval.protocols')  # fields that `search` sets
 _QUIET_SECONDS = 20.0

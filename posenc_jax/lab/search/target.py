@@ -11,7 +11,7 @@ from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.search.genome import STARTS, Genome, Space, initial_genomes, short_genomes
 from posenc_jax.methods.longrope import LongRoPE
 from posenc_jax.methods.rope import Rotary
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 
 def spec_of(rule: LongRoPE) -> str:

@@ -19,7 +19,8 @@ from posenc_jax.lab.tasks.task import (
     real_tokens,
     shard_rows,
 )
-from posenc_jax.protocol.registry import SpecError, check_choice, register
+from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.protocol.registry import register
 
 if TYPE_CHECKING:
     import grain

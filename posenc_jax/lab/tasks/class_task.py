@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.lab.tasks.task import SPLITS, Batch, Task
-from posenc_jax.protocol.registry import check_choice, quoted
+from posenc_jax.protocol.errors import check_choice, quoted
 
 
 class ClassTask(Task):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from posenc_jax.protocol.registry import check_number
+from posenc_jax.protocol.errors import check_number
 
 KINDS = ('bright', 'dark', 'hollow')
 

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 from posenc_jax.lab.tasks.word_task import LAYOUTS, Words, WordTask
-from posenc_jax.protocol.registry import check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import register
 
 Pair = tuple[Words, Words]
 

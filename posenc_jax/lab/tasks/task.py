@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.protocol.registry import SpecError, check_choice
+from posenc_jax.protocol.errors import SpecError, check_choice
 
 if TYPE_CHECKING:
     import grain

@@ -15,7 +15,8 @@ from posenc_jax.lab.tasks.task import (
     next_token_batch,
     one_token,
 )
-from posenc_jax.protocol.registry import SpecError, check_choice, register
+from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.protocol.registry import register
 
 PLAIN, MODIFIER, VERB, MARK, PADDING = range(5)
 _LETTERS = 'nmv,'  # of plain words, modifiers, verbs and marks, for readable text

@@ -12,13 +12,14 @@ from ml_collections import ConfigDict
 
 from posenc_jax.attention.kernels import sizes as kernel_sizes
 from posenc_jax.attention.library import choice as library
+from posenc_jax.base import interrupts
 from posenc_jax.lab.cluster.cluster import Cluster
 from posenc_jax.lab.cluster.stop import StopSignal
 from posenc_jax.lab.cluster.stragglers import Stragglers
 from posenc_jax.lab.config.fields import encoding_label
 from posenc_jax.lab.evaluate.results import print_tables
 from posenc_jax.lab.evaluate.run import evaluate
-from posenc_jax.lab.files import interrupts, paths
+from posenc_jax.lab.files import paths
 from posenc_jax.lab.files.json_file import listed
 from posenc_jax.lab.files.lock import HeldError, hold
 from posenc_jax.lab.files.room import run_told
@@ -34,7 +35,7 @@ from posenc_jax.lab.train.field_sums import means
 from posenc_jax.lab.train.metrics import MetricsLog, Progress
 from posenc_jax.lab.train.step import Metrics, Trainer, make_trainer
 from posenc_jax.layer.sharding import make_mesh, split_cpu
-from posenc_jax.protocol.registry import quoted
+from posenc_jax.protocol.errors import quoted
 
 # A file in the run directory. Process 0 holds its lock while the run is trained and evaluated.
 LOCK = 'training.lock'

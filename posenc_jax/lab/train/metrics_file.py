@@ -9,7 +9,7 @@ from typing import Any
 
 from posenc_jax.lab.files import disk, paths
 from posenc_jax.lab.files.json_file import free_name
-from posenc_jax.protocol.registry import quoted
+from posenc_jax.protocol.errors import quoted
 
 FILE = 'metrics.jsonl'
 MOST = 2**28  # bytes of the file, more than a million lines; all are read at once

@@ -15,7 +15,9 @@ from posenc_jax.language.catalog.cells import (
 )
 from posenc_jax.language.catalog.screen import Catalog, Entries
 from posenc_jax.language.spec import Chain, Node, parse
-from posenc_jax.protocol.registry import Card, Entry, Kind, SpecError, entries, nearest, quoted
+from posenc_jax.protocol import index
+from posenc_jax.protocol.errors import SpecError, nearest, quoted
+from posenc_jax.protocol.registry import Card, Entry, Kind, entries
 
 __all__ = [
     'COLUMNS',
@@ -52,6 +54,7 @@ def catalog(what: str | None = None) -> Catalog:
 
     Raises:
       SpecError: neither a kind nor a key; names the nearest ones.
+      ModuleNotFoundError: the method needs an extra that is not installed; the message names it.
 
     Example:
       >>> [card.name for card in catalog('encoding') if card.key == 'alibi']
@@ -61,6 +64,7 @@ def catalog(what: str | None = None) -> Catalog:
     """
     if what is None or what in KINDS:
         return Catalog([_of_kind(kind) for kind in KINDS if what in (None, kind)])
+    index.load((kind, str(what)) for kind in KINDS)  # which says what is not installed
     everything = [entry for kind in KINDS for entry in entries(kind)]
     if found := [[entry] for entry in everything if entry.key == what]:
         return Entries(found)

@@ -3,6 +3,7 @@
 import html
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from posenc_jax.language.catalog.cells import (
     COLUMNS,
@@ -13,6 +14,7 @@ from posenc_jax.language.catalog.cells import (
     row,
     summary,
 )
+from posenc_jax.protocol import index
 from posenc_jax.protocol.calls import CONTEXT
 from posenc_jax.protocol.registry import Card, Entry
 
@@ -62,6 +64,7 @@ def _keys(groups) -> str:
     more = [
         "catalog('rope') shows one entry. catalog('encoding') has a line for each encoding.",
         f'The kinds are {kinds}.',
+        *(f'Some methods are not listed: {missing}.' for missing in index.load_all()),
     ]
     return '\n'.join([*sections, '', *(_filled('', line) for line in more)])
 
@@ -120,11 +123,11 @@ def _filled(name: str, text: str) -> str:
     if not name:
         return textwrap.fill(text, WIDTH, break_long_words=False)
     margin = ' ' * 18
-    options = _indented(margin) | {'initial_indent': f'  {name:16}'}
+    options: dict[str, Any] = _indented(margin) | {'initial_indent': f'  {name:16}'}
     return textwrap.fill(text, WIDTH, **options)
 
 
-def _indented(margin: str) -> dict:
+def _indented(margin: str) -> dict[str, Any]:
     return dict(initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False)
 
 

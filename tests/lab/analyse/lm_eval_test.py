@@ -11,7 +11,7 @@ import pytest
 from posenc_jax.lab.analyse.lm_eval import lm_eval, lm_eval_plot
 from posenc_jax.lab.config import protocols
 from posenc_jax.lab.evaluate.measurement import perplexity
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.lab.evaluate.scoring_test import Laplace, laplace_nll
 

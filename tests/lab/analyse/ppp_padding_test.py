@@ -13,7 +13,7 @@ from posenc_jax.lab.analyse.ppp_padding import (
     pattern_plot,
     run_stack,
 )
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('ppp_padding')

@@ -5,7 +5,7 @@ import pytest
 
 from posenc_jax.lab.cli.gallery import Probe, by_distance, draw, equal_token_logits, main, thumbnail
 from posenc_jax.methods.rope import rope_frequencies
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 PROBE = Probe(heads=4, head_dim=8, train_len=12)
 

@@ -14,7 +14,7 @@ from posenc_jax.lab.config import config_file
 from posenc_jax.lab.config.fields import fields_of
 from posenc_jax.lab.runs import stored
 from posenc_jax.lab.runs.plan import make_task, model_config, resolve, run_name, validate
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.lab.train import tiny
 
 SEGMENTED = dict(task='segmented_text(source_len=128, segment_len=4)')

@@ -2,7 +2,7 @@ import pytest
 
 from configs import default
 from posenc_jax.lab.config.overrides import apply_overrides, items_of, replaced
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 
 def test_strings_take_the_type_of_the_field():

@@ -23,7 +23,7 @@ from posenc_jax.lab.conversion.pos2distill import (
 )
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.tasks.retrieval import KVSlots
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('pos2distill')['values']

@@ -24,7 +24,7 @@ from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.ntk_aware import ntk_aware_base
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.protocol.composite import name_of, parts_of
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('tulip')['values']

@@ -16,7 +16,7 @@ from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.runs.job import SEED
 from posenc_jax.lab.runs.plan import make_task
 from posenc_jax.lab.tasks.retrieval.ruler_lite import RulerLite
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 
 TASK = RulerLite('niah_multivalue', needles=2)

@@ -18,7 +18,7 @@ from posenc_jax.lab.evaluate.measurement import Measurement
 from posenc_jax.lab.evaluate.results import Results, print_tables, read, tables
 from posenc_jax.lab.evaluate.series import RunResult, group
 from posenc_jax.lab.files import disk
-from posenc_jax.protocol.registry import shortened
+from posenc_jax.protocol.errors import shortened
 
 
 def measured(protocol, length, value, position=(None, None)):

@@ -24,7 +24,7 @@ from posenc_jax.lab.runs.plan import make_task, model_config
 from posenc_jax.lab.train.step import make_trainer
 from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.methods.ms_poe import ms_poe_ratios, probe_heads
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 ROOT = pathlib.Path(__file__).parents[3]
 

@@ -18,7 +18,7 @@ from posenc_jax.lab.tasks.language.vocabulary import Bytes
 from posenc_jax.lab.tasks.retrieval import Passkey
 from posenc_jax.lab.tasks.retrieval.passkey import KEY
 from posenc_jax.layer.sharding import make_mesh
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from posenc_jax.base.programs import printable
 from posenc_jax.lab.files.command import Parser, in_line, read_letters
-from posenc_jax.lab.files.paths import printable
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from posenc_jax.lab.model.carried import carried
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.model.transformer import abstract_model
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 SOURCE = dict(kind='encoder_decoder', source_len=16, source_size=7, encoding='cable()')
 SIZES = dict(vocab_size=7, train_len=16, layers=2, width=16, heads=2)

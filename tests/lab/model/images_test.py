@@ -9,7 +9,7 @@ from flax import nnx
 from posenc_jax.lab.model.config import TransformerConfig, pixels_per_patch
 from posenc_jax.lab.model.input_layer import PatchInput
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 from posenc_jax.testing.jaxprs import largest_array
 

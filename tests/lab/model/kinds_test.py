@@ -17,7 +17,7 @@ from posenc_jax.lab.decoding.recurrence import read_segment
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.layer.layers import pooled
 from posenc_jax.layer.sharding import make_mesh
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 
 BASE = dict(vocab_size=11, train_len=8, layers=2, width=16, heads=2, encoding='rope()')

@@ -43,7 +43,7 @@ from posenc_jax.lab.train.duo_gates import mixed_hidden
 from posenc_jax.methods.alibi import ALiBi
 from posenc_jax.methods.ms_poe import probe_heads
 from posenc_jax.methods.rope import Rotary
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 
 SIZES = dict(vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='')

@@ -18,7 +18,7 @@ from posenc_jax.methods.sinusoidal import Sinusoidal
 from posenc_jax.protocol.composite import parts_of
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Constant
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 
 BASE = dict(vocab_size=11, train_len=8, layers=4, width=16, heads=4, encoding='alibi()')

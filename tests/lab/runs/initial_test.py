@@ -19,7 +19,7 @@ from posenc_jax.lab.runs.plan import validate
 from posenc_jax.lab.runs.restore import restore_model
 from posenc_jax.lab.train import loop
 from posenc_jax.lab.train.loop import train
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.lab.train import tiny
 
 read = jax.jit(lambda model, tokens: model(tokens))

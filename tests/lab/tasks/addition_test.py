@@ -4,7 +4,7 @@ import pytest
 from posenc_jax.lab.tasks.arithmetic import Addition
 from posenc_jax.lab.tasks.arithmetic.addition import add_digits
 from posenc_jax.lab.tasks.coupling import coupled_addition_ids
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 
 def rows(task, length, batch=400, seed=0):

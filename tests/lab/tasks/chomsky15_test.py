@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.tasks.chomsky15.chomsky15 import CLASSES, PROBLEMS, Chomsky15
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 # The published sizes: input ids, output ids, and the output length for n = 9.
 SIZES = {

@@ -4,7 +4,7 @@ import pytest
 
 from posenc_jax.lab.tasks.retrieval import CodeMixed
 from posenc_jax.methods.conflator import switching_ids
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 
 @pytest.mark.parametrize('length', [24, 7, (9, 20)])

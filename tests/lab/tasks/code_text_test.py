@@ -10,7 +10,7 @@ from posenc_jax.lab.evaluate.language import evaluate_language
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.tasks.language import BOS, CodeText
 from posenc_jax.methods.hirope import hierarchical_ids
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 MODULE = (
     'import os\n\n\ndef first(a):\n    return a\n\n\n@cache\nclass Second:\n    """é def '

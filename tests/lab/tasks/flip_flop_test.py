@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.tasks.formal import FlipFlop
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 
 @pytest.mark.parametrize('ignore', [0.1, 0.8, 0.98])

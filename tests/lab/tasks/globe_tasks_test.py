@@ -22,7 +22,7 @@ from posenc_jax.lab.tasks.globe import (
 from posenc_jax.lab.train.loop import train
 from posenc_jax.language.spec import build, parse
 from posenc_jax.protocol import registry
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.lab.train import field_run_test
 from tests.lab.train.loop_test import NAME
 

@@ -17,7 +17,7 @@ from posenc_jax.lab.tasks.graphs.tasks import BlindPairs, Communities, EdgeLists
 from posenc_jax.lab.tasks.task import batch_rng
 from posenc_jax.mixers.gin import GIN
 from posenc_jax.mixers.graph_attention import GraphAttention
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 
 

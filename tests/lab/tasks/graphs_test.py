@@ -36,7 +36,7 @@ from posenc_jax.lab.tasks.graphs.named import (
     relabelled,
     same_colours,
 )
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 
 def rng(seed=0):

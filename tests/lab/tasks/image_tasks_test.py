@@ -11,7 +11,8 @@ from posenc_jax.lab.tasks import picture_file
 from posenc_jax.lab.tasks.class_task import split_numbers
 from posenc_jax.lab.tasks.images import Blobs, Digits, Folder, Quadrant, Textures
 from posenc_jax.language.spec import build, parse
-from posenc_jax.protocol.registry import SpecError, entries
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import entries
 
 TASKS = {
     'blobs()': 16,

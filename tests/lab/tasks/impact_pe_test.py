@@ -19,7 +19,7 @@ from posenc_jax.lab.tasks.impact_pe.numbers import (
     sum_example,
 )
 from posenc_jax.lab.tasks.impact_pe.sorting import RANKED, sort_example
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.lab.tasks.scan_test import interpreted
 
 every_name = pytest.mark.parametrize('name', FAMILIES)

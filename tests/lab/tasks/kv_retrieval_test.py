@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.tasks.retrieval import KVRetrieval, kv_retrieval, text
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 
 def texts(task, length, batch=4):

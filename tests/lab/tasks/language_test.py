@@ -15,7 +15,7 @@ from posenc_jax.lab.tasks.language.documents import as_text, split_documents, sp
 from posenc_jax.lab.tasks.language.embedded import EmbeddedCorpus, markov_text, stdlib_code
 from posenc_jax.lab.tasks.language.listings import listings
 from posenc_jax.lab.tasks.language.packing import pack_documents
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 SPLITS = ('train', 'validation', 'test')
 

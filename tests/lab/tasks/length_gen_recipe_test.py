@@ -16,7 +16,7 @@ from posenc_jax.lab.tasks.arithmetic import Addition, RandomSpaces, length_gen_r
 from posenc_jax.lab.tasks.arithmetic.index_hints import draw_hints, hinted
 from posenc_jax.lab.tasks.arithmetic.random_spaces import spread
 from posenc_jax.language.spec import build, parse
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('length_gen_recipe')['values']

@@ -6,7 +6,7 @@ import pytest
 from posenc_jax.lab.tasks.grid import MarkovField
 from posenc_jax.lab.tasks.grid.markov_field import potts_fields
 from posenc_jax.methods.nar import near_to_far_positions
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 
 def test_two_neighbours_of_a_long_ring_are_as_equal_as_ising_says():

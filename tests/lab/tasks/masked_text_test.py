@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.tasks.language import Language, MaskedText
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 MASK = 257
 

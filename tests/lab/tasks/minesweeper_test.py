@@ -3,7 +3,7 @@ import pytest
 
 from posenc_jax.lab.tasks.coupling import coupled_grid_ids
 from posenc_jax.lab.tasks.grid import Minesweeper
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 
 def boards(task, length, batch=100):

@@ -3,7 +3,7 @@ import pytest
 
 from posenc_jax.lab.tasks.retrieval import MQAR
 from posenc_jax.lab.tasks.retrieval.mqar import _distinct, _weighted
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 
 @pytest.mark.parametrize('pairs, length', [(4, 64), (8, 128), (16, 256), (64, 512), (3, (12, 40))])

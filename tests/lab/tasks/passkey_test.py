@@ -3,7 +3,7 @@ import pytest
 
 from posenc_jax.lab.tasks.retrieval import Passkey
 from posenc_jax.lab.tasks.retrieval.passkey import ASK, FIRST_FILLER, KEY
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 
 def sequences(task, length, batch=300):

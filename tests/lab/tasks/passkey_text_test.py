@@ -3,7 +3,7 @@ import pytest
 
 from posenc_jax.lab.tasks.language import BOS
 from posenc_jax.lab.tasks.retrieval import KVRetrieval, PasskeyText, text
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.smollm2 import needs_smollm2, smollm2
 
 GRASS = ' The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.'

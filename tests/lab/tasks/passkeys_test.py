@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.tasks.retrieval import Passkeys
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 
 @pytest.mark.parametrize('length', [40, 15, (15, 30)])

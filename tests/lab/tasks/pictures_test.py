@@ -15,7 +15,7 @@ from posenc_jax.lab.tasks.field_task import Points
 from posenc_jax.lab.tasks.pictures.bit_planes import BitPlanes
 from posenc_jax.lab.tasks.pictures.picture import Picture, averaging
 from posenc_jax.lab.tasks.pictures.sources import load_picture
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 RNG = np.random.default_rng
 

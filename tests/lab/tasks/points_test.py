@@ -14,7 +14,7 @@ from posenc_jax.lab.tasks.points import PointsFolder, Shapes
 from posenc_jax.lab.tasks.points.shapes import SHAPES
 from posenc_jax.lab.tasks.task import SPLITS
 from posenc_jax.language.spec import build, parse
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 EXACT = Shapes(noise=0.0, stretch=0.0, shift=0.0)
 

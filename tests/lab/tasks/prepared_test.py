@@ -11,7 +11,7 @@ import pytest
 from posenc_jax.base import memory
 from posenc_jax.lab.tasks.language import BOS, Language
 from posenc_jax.lab.tasks.language.documents import as_text
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 tfds = pytest.importorskip('tensorflow_datasets')
 pytest.importorskip('array_record')

@@ -9,7 +9,7 @@ import pytest
 
 from posenc_jax.lab.tasks.retrieval.ruler_lite import NAMES, NEEDLES, RulerLite, string_match_all
 from posenc_jax.lab.tasks.retrieval.ruler_texts import NOISE, words, zeta_counts
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 LENGTH = {'common_words': 7000}
 NEEDLE = re.compile(r'One of the special magic (\w+) for ([a-z-]+\d*) is: (\S+)\.')

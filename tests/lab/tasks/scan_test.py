@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.tasks.formal.scan import COMMANDS, Scan
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 SIDES = {'left': 'LTURN', 'right': 'RTURN'}
 

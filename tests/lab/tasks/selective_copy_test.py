@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.tasks.copy import SelectiveCopy
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 
 @pytest.mark.parametrize('blanks', [0.5, 1.0, 2.0])

@@ -17,7 +17,7 @@ from posenc_jax.lab.tasks.source_target import (
     deduped,
     looked_up,
 )
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('monotonic_location')

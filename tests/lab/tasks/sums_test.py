@@ -5,7 +5,7 @@ import pytest
 
 from posenc_jax.lab.tasks.arithmetic import Sums
 from posenc_jax.lab.tasks.coupling import coupled_addition_ids, coupled_sum_ids
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 
 @pytest.mark.parametrize('operands', [2, 3, 7])

@@ -18,7 +18,8 @@ from posenc_jax.lab.tasks.task import (
     shard_rows,
 )
 from posenc_jax.language.spec import build, parse
-from posenc_jax.protocol.registry import SpecError, entries
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import entries
 
 CODE = pathlib.Path(__file__).parents[3] / 'posenc_jax' / 'core'
 TASKS = {
@@ -338,7 +339,8 @@ def test_prefetch_is_bounded():
 @pytest.mark.full
 def test_importing_tasks_is_light():
     heavy = ('grain', 'tensorflow_datasets', 'tensorflow')
-    code = f'import sys, posenc_jax.lab.tasks; print([name for name in {heavy} if name in sys.modules])'
+    shown = f'print([name for name in {heavy} if name in sys.modules])'
+    code = f'import sys, posenc_jax.lab.tasks; {shown}'
     assert (
         subprocess.run(
             [sys.executable, '-c', code], capture_output=True, text=True, check=True

@@ -7,7 +7,7 @@ import pytest
 
 from posenc_jax.lab.tasks.language.embedded import EmbeddedCorpus
 from posenc_jax.lab.tasks.language.tipa import Tipa, character_mapping, learned_tokens, mapped_text
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 
 def texts(task, batch):

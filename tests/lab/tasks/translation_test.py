@@ -15,7 +15,7 @@ from posenc_jax.lab.tasks.translation import (
     alignment,
     target_order,
 )
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 
 def reordered(words):

@@ -5,7 +5,7 @@ import pytest
 
 from posenc_jax.lab.tasks.formal import WordProblem
 from posenc_jax.lab.tasks.formal.word_problem import GROUPS, products
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 SIZES = {'parity': 2, 's3': 6, 'a4': 12, 's4': 24, 'a5': 60, 's5': 120}
 every_group = pytest.mark.parametrize('group', SIZES)

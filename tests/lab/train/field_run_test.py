@@ -23,7 +23,7 @@ from posenc_jax.lab.tasks.pictures.picture import Picture
 from posenc_jax.lab.train.loop import train
 from posenc_jax.lab.train.metrics_file import FILE, read_lines
 from posenc_jax.protocol import registry
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.lab.train.loop_test import NAME, back_to
 
 STEPS = 12

@@ -26,7 +26,7 @@ from posenc_jax.lab.train.loop import ConfigChangedError, train
 from posenc_jax.lab.train.metrics_file import FILE, read_lines
 from posenc_jax.layer.projections import Adapter
 from posenc_jax.layer.sharding import make_mesh, spec_of
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 from tests.lab.train import tiny
 from tests.lab.train.loop_test import NAME, back_to
 

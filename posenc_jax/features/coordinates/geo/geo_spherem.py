@@ -7,7 +7,8 @@ from jaxtyping import Array, Float, Num
 
 from posenc_jax.features.coordinates.geo.degrees import RADIAN
 from posenc_jax.features.coordinates.geo.multi_scale import Deduplicated, Waves, by_scale, waves
-from posenc_jax.protocol.registry import Card, check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, register
 
 Unit = Literal['deg_as_rad', 'rad']
 UNITS = {'deg_as_rad': 1.0, 'rad': 1 / RADIAN}  # the radius that leaves a coordinate unscaled

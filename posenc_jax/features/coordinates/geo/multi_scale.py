@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.base.phases import phase
 from posenc_jax.features.coordinates.encoder import MAX_FEATURES
 from posenc_jax.features.coordinates.geo.degrees import GeoEncoder
-from posenc_jax.protocol.registry import check_number
+from posenc_jax.protocol.errors import check_number
 
 SMALLEST = 1e-6  # degrees; below it, an angle in float32 is off by a tenth of a radian
 

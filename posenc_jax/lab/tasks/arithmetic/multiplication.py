@@ -17,7 +17,8 @@ from posenc_jax.lab.tasks.task import (
     next_token_batch,
     one_token,
 )
-from posenc_jax.protocol.registry import SpecError, check_choice, register
+from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.protocol.registry import register
 
 SYMBOLS = '0123456789*=$_'
 TIMES, EQUALS, BOUNDARY, PADDING = 10, 11, 12, 13

@@ -10,7 +10,8 @@ from jaxtyping import Int
 
 from posenc_jax.lab.tasks.coupling import plain_ids
 from posenc_jax.lab.tasks.task import Batch, Length, Task, check_decoder_task, real_tokens
-from posenc_jax.protocol.registry import SpecError, check_choice, register
+from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.protocol.registry import register
 
 LAWS = ('uniform', 'geometric')
 

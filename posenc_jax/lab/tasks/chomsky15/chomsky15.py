@@ -12,7 +12,8 @@ from posenc_jax.lab.tasks.chomsky15.problem import Problem
 from posenc_jax.lab.tasks.chomsky15.stack import STACK
 from posenc_jax.lab.tasks.chomsky15.strings import STRINGS
 from posenc_jax.lab.tasks.task import Batch, Length, Task, length_range
-from posenc_jax.protocol.registry import SpecError, check_choice, register
+from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.protocol.registry import register
 
 PROBLEMS: dict[str, Problem] = {**STRINGS, **ARITHMETIC, **STACK, **NUMBERS}
 Name = Literal[

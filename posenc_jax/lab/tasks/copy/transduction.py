@@ -17,7 +17,7 @@ from posenc_jax.lab.tasks.task import (
     next_token_batch,
     one_token,
 )
-from posenc_jax.protocol.registry import SpecError, check_choice
+from posenc_jax.protocol.errors import SpecError, check_choice
 
 
 @dataclasses.dataclass(frozen=True)

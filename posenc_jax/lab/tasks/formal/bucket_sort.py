@@ -6,7 +6,8 @@ from typing import Literal
 import numpy as np
 
 from posenc_jax.lab.tasks.copy.transduction import Transduction
-from posenc_jax.protocol.registry import SpecError, register
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import register
 
 
 @register('bucket_sort', kind='task')

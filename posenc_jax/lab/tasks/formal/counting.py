@@ -15,7 +15,8 @@ from posenc_jax.lab.tasks.task import (
     length_range,
     next_token_batch,
 )
-from posenc_jax.protocol.registry import SpecError, check_choice, register
+from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.protocol.registry import register
 
 MOST = 10  # the largest value of a variable
 NAMES = string.ascii_lowercase

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.lab.tasks.task import Batch, Length, Task, length_range, next_token_batch
-from posenc_jax.protocol.registry import SpecError, register
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import register
 
 WRITE, READ, IGNORE, PADDING = 2, 3, 4, 5
 

@@ -16,7 +16,8 @@ from posenc_jax.lab.tasks.task import (
     next_token_batch,
     one_token,
 )
-from posenc_jax.protocol.registry import check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import register
 
 SYMBOLS = '01=$_'
 EQUALS, BOUNDARY, PADDING = 2, 3, 4

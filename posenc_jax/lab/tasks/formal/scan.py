@@ -8,7 +8,8 @@ import numpy as np
 
 from posenc_jax.lab.tasks.task import Length
 from posenc_jax.lab.tasks.word_task import LAYOUTS, WordTask
-from posenc_jax.protocol.registry import check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import register
 
 TURNS = {'left': 'LTURN', 'right': 'RTURN'}
 PRIMITIVES = {'walk': 'WALK', 'look': 'LOOK', 'run': 'RUN', 'jump': 'JUMP'}

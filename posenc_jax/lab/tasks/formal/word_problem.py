@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.lab.tasks.task import Batch, Length, Task, length_range
-from posenc_jax.protocol.registry import check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import register
 
 Permutations = Int[np.ndarray, 'G P']
 

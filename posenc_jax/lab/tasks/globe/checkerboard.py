@@ -7,7 +7,8 @@ from jaxtyping import Float, Int
 
 from posenc_jax.lab.tasks.globe.globe_task import GlobeTask
 from posenc_jax.lab.tasks.globe.places import fibonacci_lattice, nearest, random_places
-from posenc_jax.protocol.registry import SpecError, register
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import register
 
 MOST_SUPPORT = 2**16  # each place is compared with all of them
 

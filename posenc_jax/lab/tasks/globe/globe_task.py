@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from posenc_jax.lab.tasks.field_task import FieldTask, Points, grid_points
 from posenc_jax.lab.tasks.globe.places import fibonacci_lattice, random_places
 from posenc_jax.lab.tasks.task import length_range
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 MOST = 2**22  # places of a data set
 MAP = (90, 180)  # rows and columns of a map, two degrees each

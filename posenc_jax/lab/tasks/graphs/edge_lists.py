@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from posenc_jax.base.memory import check_data
-from posenc_jax.lab.files.paths import printable
+from posenc_jax.base.programs import printable
 from posenc_jax.lab.tasks.language.documents import as_text
-from posenc_jax.protocol.registry import nearest, quoted
+from posenc_jax.protocol.errors import nearest, quoted
 
 MAX_NODES = 2**14  # a dense adjacency of 256 MiB
 PARSED = 32  # bytes of memory for a byte of a list, while it is read

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from posenc_jax.protocol.registry import check_choice
+from posenc_jax.protocol.errors import check_choice
 
 Graph = Bool[np.ndarray, 'n n']
 

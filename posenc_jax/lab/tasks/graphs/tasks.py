@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from posenc_jax.lab.files.paths import printable
+from posenc_jax.base.programs import printable
 from posenc_jax.lab.tasks.class_task import split_numbers
 from posenc_jax.lab.tasks.graphs.edge_lists import MAX_NODES, NODES, EdgeList, read_graphs
 from posenc_jax.lab.tasks.graphs.graph_task import GraphTask
@@ -18,7 +18,8 @@ from posenc_jax.lab.tasks.graphs.random_graphs import (
     rewired,
 )
 from posenc_jax.lab.tasks.task import SPLITS, length_range
-from posenc_jax.protocol.registry import SpecError, check_choice, register
+from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.protocol.registry import register
 
 
 @register('blind_pairs', kind='task')

@@ -8,7 +8,8 @@ from jaxtyping import Int
 
 from posenc_jax.lab.tasks.task import Batch, Length, Task, length_range
 from posenc_jax.methods.nar import near_to_far_order
-from posenc_jax.protocol.registry import SpecError, check_choice, check_number, register
+from posenc_jax.protocol.errors import SpecError, check_choice, check_number
+from posenc_jax.protocol.registry import register
 
 ORDERS = ('rows', 'near_to_far')
 SWEEPS = 20  # over all cells, from a field that is drawn cell by cell

@@ -8,12 +8,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from posenc_jax.base import extras
-from posenc_jax.lab.files.paths import printable
+from posenc_jax.base.programs import printable
 from posenc_jax.lab.tasks.class_task import class_files, split_numbers
 from posenc_jax.lab.tasks.grey_levels import deep_grey
 from posenc_jax.lab.tasks.images.stored_images import StoredImages
 from posenc_jax.lab.tasks.picture_file import open_picture
-from posenc_jax.protocol.registry import check_number, quoted, register, shortened
+from posenc_jax.protocol.errors import check_number, quoted, shortened
+from posenc_jax.protocol.registry import register
 
 ENDINGS = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 

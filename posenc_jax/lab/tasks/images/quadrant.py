@@ -6,7 +6,8 @@ from typing import Literal
 import numpy as np
 
 from posenc_jax.lab.tasks.images.image_task import ImageTask, blob
-from posenc_jax.protocol.registry import check_choice, check_number, register
+from posenc_jax.protocol.errors import check_choice, check_number
+from posenc_jax.protocol.registry import register
 
 
 @register('quadrant', kind='task')

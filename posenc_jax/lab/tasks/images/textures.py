@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 
 from posenc_jax.lab.tasks.images.image_task import ImageTask
-from posenc_jax.protocol.registry import check_number, register
+from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.registry import register
 
 
 @register('textures', kind='task')

@@ -16,7 +16,8 @@ from posenc_jax.lab.tasks.impact_pe.numbers import NUMBERS
 from posenc_jax.lab.tasks.impact_pe.sorting import SORTING
 from posenc_jax.lab.tasks.task import Length
 from posenc_jax.lab.tasks.word_task import WordTask
-from posenc_jax.protocol.registry import SpecError, check_choice, register
+from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.protocol.registry import register
 
 FAMILIES: dict[str, Family] = {**COPYING, **NUMBERS, **SORTING, **LEGO, **LANGUAGES}
 Name = Literal[

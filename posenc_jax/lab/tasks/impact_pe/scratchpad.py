@@ -3,7 +3,7 @@
 import re
 
 from posenc_jax.lab.tasks.impact_pe.family import Example, Step, words_of
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 # The letter of each part in the name of a scratchpad, the field of `Step`, and how it is written.
 PARTS = {

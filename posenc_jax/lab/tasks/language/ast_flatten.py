@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.lab.tasks.language.language import Language
-from posenc_jax.protocol.registry import Card, Promises, nearest, quoted, register
+from posenc_jax.protocol.errors import nearest, quoted
+from posenc_jax.protocol.registry import Card, Promises, register
 
 # A leaf is its token, a node is (type, children).
 Tree = str | tuple[str, Sequence['Tree']]

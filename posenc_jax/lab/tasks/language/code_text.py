@@ -11,7 +11,8 @@ from jaxtyping import Int
 
 from posenc_jax.lab.tasks.language.language import Language
 from posenc_jax.methods.hirope import line_units, paragraph_units, python_units, token_units
-from posenc_jax.protocol.registry import check_choice, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import register
 
 UNITS: dict[str, Callable[[str], list[int]]] = {
     'python': python_units,

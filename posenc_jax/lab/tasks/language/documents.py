@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from posenc_jax.lab.tasks.task import SPLITS
-from posenc_jax.protocol.registry import check_choice
+from posenc_jax.protocol.errors import check_choice
 
 CUTS = (0.90, 0.95)
 TOKEN = 4  # bytes of a token, of which a byte of text is at most one

@@ -18,7 +18,7 @@ import numpy as np
 
 from posenc_jax.lab.tasks.language.documents import split_documents
 from posenc_jax.lab.tasks.language.listings import listings
-from posenc_jax.protocol.registry import check_choice
+from posenc_jax.protocol.errors import check_choice
 
 SKIPPED = ('site-packages', 'dist-packages', 'idlelib', 'lib2to3', 'pydoc_data', '__pycache__')
 logger = logging.getLogger(__name__)

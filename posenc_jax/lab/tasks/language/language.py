@@ -17,7 +17,8 @@ from posenc_jax.lab.tasks.language.text_files import TextFiles
 from posenc_jax.lab.tasks.language.vocabulary import Vocabulary, open_vocabulary
 from posenc_jax.lab.tasks.language.windows import crops, windows
 from posenc_jax.lab.tasks.task import Batch, Length, Task, batch_rng, length_range, shard_rows
-from posenc_jax.protocol.registry import SpecError, check_choice, nearest, quoted, register
+from posenc_jax.protocol.errors import SpecError, check_choice, nearest, quoted
+from posenc_jax.protocol.registry import register
 
 if TYPE_CHECKING:
     import grain

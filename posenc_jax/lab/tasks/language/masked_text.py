@@ -18,7 +18,8 @@ from posenc_jax.lab.tasks.task import (
     length_range,
     shard_rows,
 )
-from posenc_jax.protocol.registry import SpecError, register
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import register
 
 if TYPE_CHECKING:
     import grain

@@ -16,7 +16,7 @@ from posenc_jax.base import extras
 from posenc_jax.base.memory import check_data
 from posenc_jax.lab.tasks.language.documents import TOKEN, as_text, split_of
 from posenc_jax.lab.tasks.task import SPLITS
-from posenc_jax.protocol.registry import SpecError, check_choice, quoted
+from posenc_jax.protocol.errors import SpecError, check_choice, quoted
 
 NAME = re.compile(r'(?P<name>\w+)(/(?P<config>[\w.\-]+))?(:(?P<version>\d+\.\d+\.\d+))?')
 OWN_FEATURES = 'tensorflow_datasets.core.features.'

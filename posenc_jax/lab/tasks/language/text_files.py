@@ -8,8 +8,8 @@ import pathlib
 import re
 
 from posenc_jax.base.memory import check_data
+from posenc_jax.base.programs import printable
 from posenc_jax.lab.files import paths
-from posenc_jax.lab.files.paths import printable
 from posenc_jax.lab.tasks.language.documents import (
     TOKEN,
     as_text,
@@ -18,7 +18,7 @@ from posenc_jax.lab.tasks.language.documents import (
     split_documents,
 )
 from posenc_jax.lab.tasks.task import SPLITS
-from posenc_jax.protocol.registry import check_choice, quoted
+from posenc_jax.protocol.errors import check_choice, quoted
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from jaxtyping import Int
 from posenc_jax.base import extras
 from posenc_jax.lab.tasks.language.embedded import EmbeddedCorpus
 from posenc_jax.lab.tasks.task import Batch, Length, Task, length_range, next_token_batch
-from posenc_jax.protocol.registry import SpecError, check_choice, register
+from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.protocol.registry import register
 
 FORMS = ('mapping', 'character', 'both')
 HELD_OUT = 4  # one in so many tokens of two or more characters is asked about in evaluation only

@@ -10,7 +10,8 @@ from posenc_jax.fields.bit_plane_inr import bit_coordinates, bits_of, from_bits
 from posenc_jax.lab.tasks.field_task import FieldTask, Points, grid_points
 from posenc_jax.lab.tasks.pictures.picture import Picture, pixel_centres
 from posenc_jax.lab.tasks.task import Task
-from posenc_jax.protocol.registry import SpecError, check_choice, register
+from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.protocol.registry import register
 
 GRIDS = 'centres', 'ends'
 

@@ -10,7 +10,8 @@ from posenc_jax.fields.bit_plane_inr import MAX_BITS
 from posenc_jax.lab.tasks.field_task import FieldTask, Points, grid_points
 from posenc_jax.lab.tasks.pictures.sources import check_name, load_picture
 from posenc_jax.lab.tasks.task import length_range
-from posenc_jax.protocol.registry import SpecError, register
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import register
 
 
 def pixel_centres(count: int, beyond: int = 0) -> Float[np.ndarray, ' n']:

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Float
 
 from posenc_jax.base import extras
-from posenc_jax.lab.files.paths import printable
+from posenc_jax.base.programs import printable
 from posenc_jax.lab.tasks.grey_levels import deep_grey
 from posenc_jax.lab.tasks.picture_file import open_picture
-from posenc_jax.protocol.registry import SpecError, nearest, quoted
+from posenc_jax.protocol.errors import SpecError, nearest, quoted
 
 PHOTOGRAPHS = ('china', 'flower')
 NAMES = (*PHOTOGRAPHS, 'digits', 'synthetic')

@@ -5,8 +5,8 @@ import pathlib
 
 import numpy as np
 
-from posenc_jax.lab.files.paths import printable
-from posenc_jax.protocol.registry import quoted, shortened
+from posenc_jax.base.programs import printable
+from posenc_jax.protocol.errors import quoted, shortened
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 MOST = 10_000  # bytes of a header; that of an array [M, 3] has 118

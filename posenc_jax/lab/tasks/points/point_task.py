@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from posenc_jax.features.coordinates.point_orders import CELL, ORDERS, point_order
 from posenc_jax.lab.tasks.class_task import ClassTask, class_targets
 from posenc_jax.lab.tasks.task import Batch, Length, length_range
-from posenc_jax.protocol.registry import check_choice, check_number
+from posenc_jax.protocol.errors import check_choice, check_number
 
 Order = Literal[
     'random', 'xyz', 'xzy', 'yxz', 'yzx', 'zxy', 'zyx', 'hilbert', 'z', 'z-trans'

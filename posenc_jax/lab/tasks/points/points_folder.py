@@ -15,7 +15,8 @@ from posenc_jax.lab.tasks.class_task import class_files, split_numbers
 from posenc_jax.lab.tasks.points.npy_file import MOST, count_points
 from posenc_jax.lab.tasks.points.point_task import PointTask
 from posenc_jax.lab.tasks.task import SPLITS, length_range
-from posenc_jax.protocol.registry import LARGEST, check_choice, quoted, register
+from posenc_jax.protocol.errors import LARGEST, check_choice, quoted
+from posenc_jax.protocol.registry import register
 
 POINT = 24  # bytes of a point, three numbers of float64
 

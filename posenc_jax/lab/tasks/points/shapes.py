@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from posenc_jax.lab.tasks.points.point_task import PointTask
-from posenc_jax.protocol.registry import check_number, register
+from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.registry import register
 
 Points = Float[np.ndarray, 'n 3']
 

@@ -14,7 +14,8 @@ from posenc_jax.lab.tasks.task import (
     length_range,
     next_token_batch,
 )
-from posenc_jax.protocol.registry import SpecError, check_choice, register
+from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.protocol.registry import register
 
 
 @register('kv_slots', kind='task')

@@ -14,7 +14,8 @@ from posenc_jax.lab.tasks.task import (
     next_token_batch,
     one_token,
 )
-from posenc_jax.protocol.registry import SpecError, register
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import register
 
 KEY, ASK, FIRST_FILLER = 10, 11, 12
 

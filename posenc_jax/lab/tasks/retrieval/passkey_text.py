@@ -4,7 +4,8 @@ import dataclasses
 from typing import ClassVar
 
 from posenc_jax.lab.tasks.retrieval.text import TextRetrieval
-from posenc_jax.protocol.registry import SpecError, register
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import register
 
 TASK = (
     'There is an important info hidden inside a lot of irrelevant text. Find it and memorize '

@@ -13,7 +13,8 @@ from posenc_jax.lab.tasks.task import (
     length_range,
     next_token_batch,
 )
-from posenc_jax.protocol.registry import SpecError, register
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import register
 
 
 @register('passkeys', kind='task')

@@ -11,7 +11,8 @@ import numpy as np
 from posenc_jax.lab.tasks.retrieval.ruler_texts import OTHERS, Form, Text, needles
 from posenc_jax.lab.tasks.retrieval.text import TextRetrieval
 from posenc_jax.lab.tasks.task import Length
-from posenc_jax.protocol.registry import SpecError, check_choice, register
+from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.protocol.registry import register
 
 NEEDLES = ('niah_single', 'niah_multikey', 'niah_multivalue', 'niah_multiquery')
 NAMES = (*NEEDLES, *OTHERS)

@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from posenc_jax.lab.tasks.language.vocabulary import Vocabulary, open_vocabulary
 from posenc_jax.lab.tasks.task import Batch, Length, Task, length_range, next_token_batch
-from posenc_jax.protocol.registry import SpecError
+from posenc_jax.protocol.errors import SpecError
 
 _PROBE = 8  # units of filler whose tokens are counted to estimate how many fit
 _SAMPLED = 16  # examples whose fixed text is measured; its number of tokens varies with the draw

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from posenc_jax.base import starting
-from posenc_jax.lab.files.command import program
+from posenc_jax.base.programs import program
 
 Result = TypeVar('Result')
 

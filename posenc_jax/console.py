@@ -1,16 +1,16 @@
 """The commands that pip installs, `posenc-NAME`; the table in `pyproject.toml` names them.
 
-A command imports its program when it is called, so that it can say which extra brings a library
-that is not installed.
+A command imports its program, which is in the laboratory, when it is called. So it can say which
+extra brings a library that is not installed.
 """
 
 import importlib
+import pathlib
 import sys
 from collections.abc import Callable
 
-from posenc_jax.base import extras
-from posenc_jax.lab.files import interrupts
-from posenc_jax.lab.files.command import WRONG_INPUT, program
+from posenc_jax.base import extras, interrupts
+from posenc_jax.base.programs import WRONG_INPUT
 
 
 def _command(module: str, name: str) -> Callable[[], int | None]:
@@ -24,7 +24,8 @@ def _command(module: str, name: str) -> Callable[[], int | None]:
         except ModuleNotFoundError as error:
             if (said := extras.reason(error)) is None:
                 raise
-            print(f'{program(name)}: {said}', file=sys.stderr)
+            called = pathlib.PurePath(sys.argv[0]).stem
+            print(f'{called if called.startswith("posenc-") else name}: {said}', file=sys.stderr)
             return WRONG_INPUT
 
     return run
@@ -32,9 +33,8 @@ def _command(module: str, name: str) -> Callable[[], int | None]:
 
 train = _command('posenc_jax.lab.cli.train', 'train.py')
 evaluate = _command('posenc_jax.lab.cli.eval', 'eval.py')
-claims = _command('posenc_jax.lab.cli.claims', 'claims')
 generate = _command('posenc_jax.lab.cli.generate', 'generate')
 search = _command('posenc_jax.lab.search.__main__', 'longrope search')
 gallery = _command('posenc_jax.lab.cli.gallery', 'posenc_jax.lab.cli.gallery')
-catalog = _command('posenc_jax.lab.catalogue.__main__', 'posenc_jax.language.catalog')
+catalog = _command('posenc_jax.lab.catalogue.__main__', 'posenc_jax.lab.catalogue')
 analysis = _command('posenc_jax.lab.analyse.__main__', 'posenc_jax.lab.analyse')

@@ -11,8 +11,7 @@ import time
 
 import pytest
 
-from posenc_jax.base import starting
-from posenc_jax.lab.files import interrupts
+from posenc_jax.base import interrupts, starting
 from tests.lab.train.tiny import ROOT
 
 needs_main_thread = pytest.mark.skipif(

@@ -1,0 +1,104 @@
+"""Says where the modules of posenc_jax 0.2 are, to programs that import them by their old names."""
+
+import importlib.util
+import sys
+
+# Old package -> the packages that have its modules, apart from those that have another name.
+_PACKAGES = {
+    'analysis': ['lab.analyse'],
+    'catalog': ['language.catalog', 'lab.catalogue'],
+    'collect': ['methods'],
+    'commands': ['lab.cli'],
+    'conversion': ['lab.conversion'],
+    'coordinates': ['features.coordinates'],
+    'core': ['protocol', 'language', 'attention', 'base', 'methods', 'lab.files'],
+    'decoding': ['lab.decoding'],
+    'embedding': ['methods'],
+    'evaluation': ['lab.evaluate'],
+    'extension': ['methods'],
+    'gallery': ['lab.cli.gallery'],
+    'generate': ['lab.cli.generate'],
+    'graph': ['features.graphs'],
+    'logits': ['methods'],
+    'mask': ['methods'],
+    'model': ['lab.model', 'layer', 'lab.pretrained'],
+    'model.pretrained': ['lab.pretrained'],
+    'positions': ['methods'],
+    'rotation': ['methods'],
+    'rotation.frequencies': ['methods'],
+    'run': ['lab.runs', 'lab.config', 'lab.files'],
+    'search': ['lab.search'],
+    'tasks': ['lab.tasks'],
+    'training': ['lab.train', 'lab.cluster'],
+}
+_RENAMED = {
+    'core.attention': 'attention.attend',
+    'core.compose': 'language.make',
+    'core.kernel': 'attention.kernels.passes',
+    'core.kernel_arrays': 'attention.kernels.arrays',
+    'core.kernel_call': 'attention.kernels.call',
+    'core.kernel_operations': 'attention.kernels.operations',
+    'core.kernel_padding': 'attention.kernels.padding',
+    'core.kernel_parts': 'attention.kernels.constants',
+    'core.kernel_sizes': 'attention.kernels.sizes',
+    'core.kernel_visits': 'attention.kernels.visits',
+    'core.library': 'attention.library.choice',
+    'core.numerics': 'base.phases',
+    'core.parts': 'attention.split_cache',
+    'core.places': 'attention.library.plain_masks',
+    'extension.parts': 'methods.extended_parts',
+    'rotation.single': 'methods.single_rotary',
+    'run.reading': 'lab.model.inputs',
+}
+
+FUNCTIONS = (  # those of posenc_jax.functional that are in posenc_jax.lab.functional
+    'answer_divergence ape_layout ape_merge best_pieces channel_scores complete_edges '
+    'coupled_addition_ids coupled_copy_ids coupled_grid_ids coupled_multiplication_ids '
+    'coupled_parity_ids coupled_reverse_ids coupled_sum_ids decay_kernel distillation_loss '
+    'double_sparsity_attention expansion_factor extrapolation_bound field_of graph_layout '
+    'graph_sources interpolation_constant joint_weights key_labels label_channels label_logits '
+    'moved_evidence nar_logits nar_sources pie_keys piece_layout piece_scores plain_ids '
+    'plane_logits pool_scores pos2distill_loss positional_head retrieval_heads row_entropy '
+    'select_pieces slot_shares slot_weights theoretical_field top_keys'
+).split()
+
+
+def place(name: str) -> str | None:
+    """Where a module of posenc_jax 0.2 is, or the modules of a package; None if there was no such
+    module.
+
+    Example:
+      >>> place('posenc_jax.logits.alibi'), place('posenc_jax.core.numerics')
+      ('posenc_jax.methods.alibi', 'posenc_jax.base.phases')
+      >>> place('posenc_jax.run')
+      'posenc_jax.lab.runs, posenc_jax.lab.config or posenc_jax.lab.files'
+    """
+    package, _, old = name.partition('.')
+    if package != 'posenc_jax' or old.split('.')[0] not in _PACKAGES:
+        return None
+    if old in _RENAMED:
+        return f'{package}.{_RENAMED[old]}'
+    if old in _PACKAGES:
+        *others, last = [f'{package}.{new}' for new in _PACKAGES[old]]
+        return f'{", ".join(others)} or {last}' if others else last
+    known = max((p for p in _PACKAGES if f'{old}.'.startswith(f'{p}.')), key=len)
+    for new in _PACKAGES[known]:
+        there = f'{package}.{new}{old.removeprefix(known)}'
+        try:
+            if importlib.util.find_spec(there) is not None:
+                return there
+        except ModuleNotFoundError:
+            continue
+    return None
+
+
+class Pointer:
+    """A finder of modules, asked last, whose error says where a module is."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if (there := place(name)) is not None:
+            raise ModuleNotFoundError(f'{name} has moved to {there}', name=name)
+
+
+sys.meta_path.append(Pointer)

@@ -1,0 +1,114 @@
+"""Errors of wrong input: what was found, what was expected, and the nearest valid choice."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+LARGEST = (2 - 2.0**-23) * 2.0**127  # the largest number of float32
+_LONGEST_NAME = 100
+_MOST_SHOWN = 60  # choices in an error message
+
+
+class SpecError(ValueError):
+    """A spec string, or an argument in it, is wrong. The message says what was expected and the
+    nearest valid choice.
+    """
+
+
+def nearest(name: str, choices, page: str = 'docs/catalog.md') -> str:
+    """The ending of an error message: the nearest valid choices, or all of them when none is
+    near. Capitals count for nothing, and neither do the characters between words: the choice that
+    differs in these alone is the only one named. `page` lists all choices, where they are many.
+
+    Example:
+      >>> nearest('RoPE', ['rope', 'p_rope', 'alibi']), nearest('T5-RPE', ['rpe', 't5_rpe'])
+      ("did you mean 'rope'?", "did you mean 't5_rpe'?")
+    """
+    choices = sorted(set(choices))
+    if close := near(name, choices):
+        return 'did you mean ' + ' or '.join(repr(c) for c in close) + '?'
+    shown = choices[:_MOST_SHOWN]
+    more = len(choices) - len(shown)
+    text = 'valid: ' + ', '.join(repr(c) for c in shown)
+    return text + (f' and {more} more ({page})' if more else '')
+
+
+def same_letters(name: str, choices) -> list[str]:
+    """The choices that differ from a name in capitals and in what stands between words alone."""
+    letters = lambda text: re.sub(r'[\W_]', '', text.lower())
+    return [choice for choice in choices if letters(choice) == letters(name) != '']
+
+
+def shortened(text: str, longest: int = 48) -> str:
+    """A text of at most `longest` characters; a longer one loses its middle.
+
+    Example:
+      >>> shortened('rope(freqs=longrope(long=(1.0, 1.5, 2.0)))', longest=20)
+      'rope(freqs=lon…2.0)))'
+    """
+    if len(text) <= longest:
+        return text
+    end = longest // 3
+    return f'{text[: longest - end]}…{text[-end:]}'
+
+
+def quoted(value: Any, longest: int = 80) -> str:
+    r"""A value as error messages show it: on one line, and shortened.
+
+    Example:
+      >>> quoted('two\nlines'), quoted(10**5000)
+      ("'two\\nlines'", 'a whole number of 16610 bits')
+    """
+    # Python refuses to write numbers of thousands of digits.
+    if isinstance(value, int) and value.bit_length() > 14_000:
+        return f'a whole number of {value.bit_length()} bits'
+    try:
+        return shortened(repr(value).replace('\n', ' '), longest)
+    except ValueError:
+        return f'a {type(value).__name__} that holds a number of thousands of digits'
+    except RecursionError:
+        return f'a {type(value).__name__} that is nested too deep'
+
+
+def check_choice(what: str, value: str, choices: Mapping | tuple[str, ...]) -> str:
+    """`value` if it is one of `choices`.
+
+    Raises:
+      SpecError: it is not; names the nearest choice.
+    """
+    if value not in choices:
+        raise SpecError(f'{what} is {quoted(value)}; {nearest(str(value), choices)}')
+    return value
+
+
+def check_number(
+    what: str,
+    value: float,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float = LARGEST,
+) -> float:
+    """`value` if it is finite in float32, greater than `above`, at least `least`, and at most
+    `most`.
+
+    Raises:
+      ValueError: it is not; the message starts with `what`.
+
+    Example:
+      >>> check_number('fire threshold', 512.0, above=0)
+      512.0
+    """
+    if above is not None and not value > above:
+        raise ValueError(
+            f'{what} must be {"positive" if above == 0 else f"above {above}"}, got {value}'
+        )
+    if least is not None and not value >= least:
+        raise ValueError(f'{what} must be at least {least}, got {value}')
+    if not abs(value) <= LARGEST:
+        raise ValueError(
+            f'{what} must be a finite number of 32 bits, at most {LARGEST:.4g}, got {value}'
+        )
+    if value > most:
+        raise ValueError(f'{what} must be at most {most}, got {value}')
+    return value
