@@ -5,6 +5,8 @@ import importlib
 import inspect
 import pydoc
 import re
+import subprocess
+import sys
 import traceback
 from pathlib import Path
 
@@ -75,9 +77,9 @@ def test_a_name_like_no_other_is_short():
 
 
 def test_a_module_that_is_not_imported_yet_says_so(monkeypatch):
-    monkeypatch.delattr(pj, 'training', raising=False)
-    with pytest.raises(AttributeError, match='import posenc_jax.lab.train first$'):
-        _ = pj.training
+    monkeypatch.delattr(pj, 'lab', raising=False)
+    with pytest.raises(AttributeError, match='import posenc_jax.lab first$'):
+        _ = pj.lab
 
 
 def test_help_begins_with_what_to_call_first():
@@ -89,3 +91,32 @@ def test_help_begins_with_what_to_call_first():
 
 def test_linen_shows_its_classes():
     assert dir(pj.linen) == ['Attention', 'Bridge']
+
+
+@pytest.mark.parametrize(
+    'old, new',
+    [
+        ('posenc_jax.core.numerics', 'posenc_jax.core has moved to posenc_jax.protocol, .*base'),
+        ('posenc_jax.logits.alibi', 'posenc_jax.logits has moved to posenc_jax.methods$'),
+        ('posenc_jax.generate', 'posenc_jax.generate has moved to posenc_jax.lab.cli.generate$'),
+    ],
+)
+def test_an_old_name_says_where_the_module_is(old, new):
+    with pytest.raises(ImportError, match=new):
+        importlib.import_module(old)
+
+
+def test_old_names_of_attributes_say_where_they_are():
+    with pytest.raises(ImportError, match='model has moved to posenc_jax.lab.model, .* or '):
+        _ = pj.model
+    with pytest.raises(ImportError, match='row_entropy has moved to posenc_jax.lab.functional'):
+        from posenc_jax.functional import row_entropy  # noqa: F401
+
+
+def test_the_package_loads_no_method_and_little_else():
+    code = 'import sys, posenc_jax; print(*(m for m in sys.modules if "posenc_jax" in m))'
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT.parent, capture_output=True, text=True, check=True
+    )
+    found = done.stdout.split()
+    assert len(found) <= 70 and not {'posenc_jax.lab', 'posenc_jax.methods.alibi'} & set(found)

@@ -1,7 +1,8 @@
 """Errors of wrong input: what was found, what was expected, and the nearest valid choice."""
 
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 LARGEST = (2 - 2.0**-23) * 2.0**127  # the largest number of float32
@@ -31,6 +32,22 @@ def nearest(name: str, choices, page: str = 'docs/catalog.md') -> str:
     more = len(choices) - len(shown)
     text = 'valid: ' + ', '.join(repr(c) for c in shown)
     return text + (f' and {more} more ({page})' if more else '')
+
+
+def near(name: str, choices: Iterable[str], cutoff: float = 0.5) -> list[str]:
+    """At most three choices that are like a name, the nearest first, as `nearest` names them.
+
+    Example:
+      >>> near('hed_dim', ['head_dim', 'heads', 'width'])
+      ['head_dim', 'heads']
+    """
+    # The name is cut because the time of the search grows with the square of its length.
+    name, choices = name[:_LONGEST_NAME], sorted(set(choices))
+    if same := same_letters(name, choices):
+        return same
+    spelled = {choice.lower(): choice for choice in choices}
+    found = difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=cutoff)
+    return [spelled[choice] for choice in found]
 
 
 def same_letters(name: str, choices) -> list[str]:

@@ -12,13 +12,12 @@ extension that gives this rule to a rotary encoding.
 
 import contextlib
 import dataclasses
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeVar, get_args
 
 from posenc_jax.protocol import index
-from posenc_jax.protocol.errors import SpecError, nearest, quoted, same_letters
+from posenc_jax.protocol.errors import SpecError, near, nearest, quoted, same_letters
 
 NAMED_ONLY = ('cache', 'conversion', 'analysis')
 Built = TypeVar('Built', bound=Callable[..., Any])  # the class or function that is registered
@@ -283,23 +282,7 @@ def _of_right_kind(key: str, kinds: tuple[Kind, ...]) -> str:
     """The ending of the message about a key of another kind: the choices near to it, all of few
     choices, or the nearest of many.
     """
-    names = [entry.key for entry in _ENTRIES.values() if entry.kind in kinds and entry.in_specs]
+    names = [entry.key for kind in kinds for entry in entries(kind) if entry.in_specs]
     if len(names) <= _FEW or near(key, names):
         return nearest(key, names)
     return f'the nearest {" or ".join(kinds)} is {near(key, names, cutoff=0)[0]!r}'
-
-
-def near(name: str, choices: Iterable[str], cutoff: float = 0.5) -> list[str]:
-    """At most three choices that are like a name, the nearest first, as `nearest` names them.
-
-    Example:
-      >>> near('hed_dim', ['head_dim', 'heads', 'width'])
-      ['head_dim', 'heads']
-    """
-    # The name is cut because the time of the search grows with the square of its length.
-    name, choices = name[:_LONGEST_NAME], sorted(set(choices))
-    if same := same_letters(name, choices):
-        return same
-    spelled = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=cutoff)
-    return [spelled[choice] for choice in found]

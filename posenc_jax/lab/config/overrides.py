@@ -5,8 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from posenc_jax.protocol.errors import LARGEST, SpecError, nearest, quoted
-from posenc_jax.protocol.registry import near
+from posenc_jax.protocol.errors import LARGEST, SpecError, near, nearest, quoted
 
 # Fields of the model that say how it is computed. Its weights mean the same with every value, and
 # its numbers are the same up to rounding.

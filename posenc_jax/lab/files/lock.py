@@ -21,6 +21,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+from posenc_jax.base.programs import printable
 from posenc_jax.lab.files import disk, paths, regular
 from posenc_jax.protocol.errors import quoted, shortened
 

@@ -91,4 +91,4 @@ def _environment() -> jinja2.Environment:
 
 
 if __name__ == '__main__':
-    json.dump(rendered(**json.load(sys.stdin)), sys.stdout)
+    sys.stdout.write(json.dumps(rendered(**json.load(sys.stdin))))

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from posenc_jax.base.programs import program
+from posenc_jax.base.programs import printable, program
 from posenc_jax.lab.files import disk, paths, regular, room
 from posenc_jax.lab.files.json_file import free_name
 from posenc_jax.lab.files.lock import alone, offer, sharing

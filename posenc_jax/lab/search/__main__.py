@@ -42,7 +42,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from posenc_jax.base import interrupts
-from posenc_jax.base.programs import program
+from posenc_jax.base.programs import printable, program
 from posenc_jax.lab.cluster.cluster import ERRORS, failed, leave, together
 from posenc_jax.lab.config.overrides import read_overrides
 from posenc_jax.lab.files import disk, paths, regular
