@@ -13,6 +13,7 @@ training and its evaluation.
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 import posenc_jax.base.starting  # noqa: F401
 from posenc_jax import moved
@@ -29,6 +30,9 @@ from posenc_jax.protocol.lazy import missing
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 from posenc_jax.version import __version__
+
+if TYPE_CHECKING:
+    from posenc_jax import features, fields, functional, linen, methods, mixers, testing
 
 # They are imported when somebody reads them.
 _ROOMS = 'features', 'fields', 'functional', 'linen', 'methods', 'mixers', 'testing'

@@ -1,7 +1,9 @@
 """Says where the modules of posenc_jax 0.2 are, to programs that import them by their old names."""
 
-import importlib.util
+import importlib.machinery
+import pathlib
 import sys
+import types
 
 # Old package -> the packages that have its modules, apart from those that have another name.
 _PACKAGES = {
@@ -83,22 +85,39 @@ def place(name: str) -> str | None:
         return f'{", ".join(others)} or {last}' if others else last
     known = max((p for p in _PACKAGES if f'{old}.'.startswith(f'{p}.')), key=len)
     for new in _PACKAGES[known]:
-        there = f'{package}.{new}{old.removeprefix(known)}'
-        try:
-            if importlib.util.find_spec(there) is not None:
-                return there
-        except ModuleNotFoundError:
-            continue
+        there = f'{new}{old.removeprefix(known)}'
+        path = pathlib.Path(__file__).parent.joinpath(*there.split('.'))
+        if path.with_suffix('.py').is_file() or (path / '__init__.py').is_file():
+            return f'{package}.{there}'
     return None
 
 
 class Pointer:
-    """A finder of modules, asked last, whose error says where a module is."""
+    """A finder and loader of the old names. A package is empty, and its modules and names are
+    errors that say where they are.
+    """
 
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if (there := place(name)) is not None:
-            raise ModuleNotFoundError(f'{name} has moved to {there}', name=name)
+        if (there := place(name)) is None:
+            return None
+        if name.partition('.')[2] in _PACKAGES and not there.startswith('posenc_jax.lab.cli'):
+            return importlib.machinery.ModuleSpec(name, Pointer, is_package=True)
+        raise ModuleNotFoundError(f'{name} has moved to {there}', name=name)
+
+    @staticmethod
+    def create_module(spec):
+        return None
+
+    @staticmethod
+    def exec_module(module: types.ModuleType) -> None:
+        def missing(name: str):
+            if name.startswith('__'):
+                raise AttributeError(name)
+            there = place(f'{module.__name__}.{name}') or place(module.__name__)
+            raise ImportError(f'{module.__name__}.{name} has moved to {there}')
+
+        module.__getattr__ = missing  # pyright: ignore[reportAttributeAccessIssue]
 
 
-sys.meta_path.append(Pointer)
+sys.meta_path.insert(0, Pointer)  # before Python takes an old folder that is left for a package

@@ -47,7 +47,7 @@ MODULES = sorted(PACKAGE.rglob('*.py'))
 LINES = 400
 
 
-def room(name: str) -> str:
+def folder_of(name: str) -> str:
     """The folder or top module in `ORDER` to which a module of the package belongs."""
     parts = name.split('.')[1:] or ['__init__']
     return '.'.join(parts[:2]) if parts[0] == 'lab' else parts[0]
@@ -81,10 +81,10 @@ def imported(path: pathlib.Path) -> set[str]:
     return found - {name_of(path)}
 
 
-def rooms(path: pathlib.Path) -> set[str]:
+def folders_of(path: pathlib.Path) -> set[str]:
     """The folders and top modules of the package that a module imports from, but not its own."""
     own = {name for name in imported(path) if name.split('.')[0] == PACKAGE.name}
-    return set(map(room, own)) - {room(name_of(path))}
+    return set(map(folder_of, own)) - {folder_of(name_of(path))}
 
 
 def loads(path: pathlib.Path) -> bool:
@@ -115,9 +115,9 @@ def check_no_circle(arrows: dict[str, set[str]]) -> None:
 
 @pytest.mark.parametrize('path', MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_module_imports_from_the_folders_in_front_of_it(path):
-    own = room(name_of(path))
+    own = folder_of(name_of(path))
     assert own in ORDER, f'{own} has no place; give it one in ORDER'
-    behind = {name for name in rooms(path) if ORDER.index(name) > ORDER.index(own)}
+    behind = {name for name in folders_of(path) if ORDER.index(name) > ORDER.index(own)}
     assert not behind, f'{own} imports {sorted(behind)}'
 
 
@@ -129,7 +129,7 @@ def test_only_known_modules_import_in_hidden_ways():
 def test_no_circle_of_folders():
     arrows = {}
     for path in MODULES:
-        arrows.setdefault(room(name_of(path)), set()).update(rooms(path))
+        arrows.setdefault(folder_of(name_of(path)), set()).update(folders_of(path))
     check_no_circle(arrows)
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import posenc_jax as pj
+import posenc_jax.lab.functional as of_lab
+from posenc_jax import moved
 
 ROOT = Path(pj.__file__).parent
 PACKAGES = sorted(
@@ -96,8 +98,10 @@ def test_linen_shows_its_classes():
 @pytest.mark.parametrize(
     'old, new',
     [
-        ('posenc_jax.core.numerics', 'posenc_jax.core has moved to posenc_jax.protocol, .*base'),
-        ('posenc_jax.logits.alibi', 'posenc_jax.logits has moved to posenc_jax.methods$'),
+        ('posenc_jax.core.numerics', 'core.numerics has moved to posenc_jax.base.phases$'),
+        ('posenc_jax.logits.alibi', 'logits.alibi has moved to posenc_jax.methods.alibi$'),
+        ('posenc_jax.model.transformer', 'has moved to posenc_jax.lab.model.transformer$'),
+        ('posenc_jax.run.lock', 'run.lock has moved to posenc_jax.lab.files.lock$'),
         ('posenc_jax.generate', 'posenc_jax.generate has moved to posenc_jax.lab.cli.generate$'),
     ],
 )
@@ -107,10 +111,13 @@ def test_an_old_name_says_where_the_module_is(old, new):
 
 
 def test_old_names_of_attributes_say_where_they_are():
-    with pytest.raises(ImportError, match='model has moved to posenc_jax.lab.model, .* or '):
-        _ = pj.model
+    with pytest.raises(ImportError, match='graph has moved to posenc_jax.features.graphs'):
+        _ = pj.graph
     with pytest.raises(ImportError, match='row_entropy has moved to posenc_jax.lab.functional'):
         from posenc_jax.functional import row_entropy  # noqa: F401
+    with pytest.raises(ImportError, match='extension.extended_spec has moved to posenc_jax.meth'):
+        from posenc_jax.extension import extended_spec  # noqa: F401
+    assert moved.FUNCTIONS == of_lab.__all__
 
 
 def test_the_package_loads_no_method_and_little_else():
@@ -119,4 +126,31 @@ def test_the_package_loads_no_method_and_little_else():
         [sys.executable, '-c', code], cwd=ROOT.parent, capture_output=True, text=True, check=True
     )
     found = done.stdout.split()
-    assert len(found) <= 70 and not {'posenc_jax.lab', 'posenc_jax.methods.alibi'} & set(found)
+    assert len(found) <= 64 and not {'posenc_jax.lab', 'posenc_jax.methods.alibi'} & set(found)
+
+
+LATER = """
+import posenc_jax as pj
+from posenc_jax.protocol import registry
+try:
+    @pj.register('alibi', kind='encoding')
+    class Own(pj.Encoding):
+        pass
+except ValueError as error:
+    print(error)
+try:
+    with registry.restored_after_errors():
+        pj.make('kerple()', heads=2)
+        raise KeyError
+except KeyError:
+    print(pj.make('kerple() | rope()', heads=2, head_dim=8))
+"""
+
+
+def test_methods_are_loaded_when_their_keys_are_asked_for():
+    done = subprocess.run(
+        [sys.executable, '-c', LATER], cwd=ROOT.parent, capture_output=True, text=True, check=True
+    )
+    refused, made = done.stdout.splitlines()
+    assert "'alibi' is registered already, by posenc_jax.methods.alibi" in refused
+    assert made == 'kerple() | rope()'

@@ -108,11 +108,13 @@ class Attention(nnx.Module):
         valid=None,
         segment=None,
         key: Array | None = None,
+        mask=None,
     ) -> Float[Array, 'B L D']:
         """The result for whole sequences, in the dtype of `x`.
 
-        There is no argument `mask`. Padding is told by `valid`, packed documents by `segment`, and
-        which keys a query sees by `causal` and the encoding, e.g. 'rope() | window(size=64)'.
+        A `mask`, as other layers have it, is refused. Padding is told by `valid`, packed documents
+        by `segment`, and which keys a query sees by `causal` and the encoding, e.g. 'rope() |
+        window(size=64)'.
 
         Args:
           tok: what is known about the tokens (positions, documents, padding, ids); None counts
@@ -124,7 +126,7 @@ class Attention(nnx.Module):
 
         Raises:
           ValueError: `x`, `tok`, `valid` or `segment` of another shape, with the numbers; `tok`
-            that is no `Tokens`, such as a mask, or that comes with `valid` or `segment`.
+            that is no `Tokens`, or that comes with `valid` or `segment`; any `mask`.
 
         Example:
           >>> layer = Attention('rope()', width=8, heads=2, rngs=nnx.Rngs(0))
@@ -133,6 +135,8 @@ class Attention(nnx.Module):
           >>> bool(jnp.allclose(padded[:, :3], layer(x[:, :3]), atol=1e-5))
           True
         """
+        if mask is not None:
+            raise _no_mask('Attention', 'mask', mask)
         x = self._checked(x)
         batch, length = x.shape[:2]
         tok = _tokens('Attention', tok, batch, length, f'x has {length}', valid, segment)
@@ -175,6 +179,8 @@ class Attention(nnx.Module):
                     'know yet; call the layer on the whole sequence'
                 )
         dtype = self.projections.w_q[...].dtype if dtype is None else dtype
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f'Attention: dtype must be one of floats, got {dtype!r}')
         known = _tokens('Attention', tok, batch, capacity, f'the capacity is {capacity}')
         placed = self.encoding.place(known)
         state = self._mixer(dtype).start(batch, placed)
@@ -270,6 +276,8 @@ class Attention(nnx.Module):
             raise ValueError(
                 f'Attention: x has shape {x.shape}, expected [B, L, {self.projections.width}]'
             )
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f'Attention: x must be floats, got {x.dtype}')
         return x
 
 
@@ -295,13 +303,7 @@ def _tokens(user: str, tok, batch, length, wanted: str, valid=None, segment=None
         known = None if names else length
         tok = Tokens.of(length=known, valid=valid, segment=segment)
     elif not isinstance(tok, Tokens):
-        shape = getattr(tok, 'shape', None)
-        found = type(tok).__name__ if shape is None else f'an array {tok.dtype} {shape}'
-        raise ValueError(
-            f'{user}: tok must be Tokens, got {found}. In the place of a mask, padding is told by '
-            'valid=[B, L], packed documents by segment=[B, L], and which keys a query sees by '
-            "causal= and the encoding: 'rope() | window(size=64)', 'rope() | prefix(length=16)'"
-        )
+        raise _no_mask(user, 'tok', tok)
     elif names:
         raise ValueError(
             f'{user}: got tok and {" and ".join(names)}; give {" and ".join(names)} to the '
@@ -316,6 +318,17 @@ def _tokens(user: str, tok, batch, length, wanted: str, valid=None, segment=None
             f'{user}: {name} has {rows.pop()} rows; expected {batch}, the batch, or 1 for all rows'
         )
     return tok
+
+
+def _no_mask(user: str, name: str, given) -> ValueError:
+    shape = getattr(given, 'shape', None)
+    found = type(given).__name__ if shape is None else f'an array {given.dtype} {shape}'
+    expected = 'must be Tokens' if name == 'tok' else 'is no argument of this layer'
+    return ValueError(
+        f'{user}: {name} {expected}, got {found}. In the place of a mask, padding is told by '
+        'valid=[B, L], packed documents by segment=[B, L], and which keys a query sees by '
+        "causal= and the encoding: 'rope() | window(size=64)', 'rope() | prefix(length=16)'"
+    )
 
 
 def attention_layer(

@@ -55,7 +55,7 @@ class Cache:
       tokens: the tokens of the whole capacity, placed once; one entry for each encoding in the
         pattern of layers.
       cursor: how many tokens were appended, the same in all rows (shorter prompts are padded on
-        the left). Tokens beyond the capacity are in no slot.
+        the left). Beyond the capacity, the slots are of no use (`layer/slots.py`).
       layers: one `LayerCache` per layer, in order; a cache method may use a class of its own.
       unplaced: the same tokens before they were placed, where a later step may say more of them:
         the ids known so far, where an encoding reads them; padding and documents in a cache of

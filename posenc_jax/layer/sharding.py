@@ -18,7 +18,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from posenc_jax.attention.attend import attend
-from posenc_jax.attention.split_cache import attend_parts
 from posenc_jax.protocol.encoding import TOKEN_STAGE, Encoding
 from posenc_jax.protocol.tokens import Tokens
 
@@ -319,6 +318,8 @@ def sharded_attend(
             tk = dataclasses.replace(tk, index=tq.index)
         encoding = nnx.merge(graphdef, jax.tree.unflatten(structure, variables))
         if stay:
+            from posenc_jax.attention.split_cache import attend_parts
+
             results = attend_parts(encoding, q, k, v, tq, tk, axis)
             return results if return_lse else results[0]
         return attend(encoding, q, k, v, tq, tk, **own)

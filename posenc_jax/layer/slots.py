@@ -1,7 +1,8 @@
 """The slots of a decode cache: what is in them from a cursor on, and what lies beyond the last one.
 
-A program with a traced cursor cannot refuse tokens that do not fit. Their results are NaN, and they
-change nothing of the tokens that fit.
+A program with a traced cursor cannot refuse tokens that do not fit. Their results are NaN, and the
+results of the tokens that fit are right. A single token beyond the capacity overwrites the last
+slot, so the slots of a cache that has overflowed are of no use; all later results are NaN.
 """
 
 import jax

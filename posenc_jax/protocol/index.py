@@ -19,18 +19,34 @@ _REGISTRATION = re.compile(r"^@register\(\s*'(\w+)',\s*kind='(\w+)'", re.MULTILI
 def modules() -> dict[tuple[Any, str], str]:
     """(kind, key) -> the dotted name of the module of this package that registers it.
 
+    Raises:
+      ImportError: the sources are not there as files, e.g. in a zip archive; two modules register
+        one key.
+
     Example:
       >>> modules()['encoding', 'alibi']
       'posenc_jax.methods.alibi'
     """
-    found = {}
-    for file in sorted(_PACKAGE.rglob('*.py')):
-        text = file.read_text(encoding='utf-8')
+    found: dict[tuple[Any, str], str] = {}
+    for file in sorted(_PACKAGE.rglob('[!.]*.py')):
+        text = file.read_text(encoding='utf-8') if file.is_file() else ''
         if '@register(' in text:
             name = '.'.join(file.relative_to(_PACKAGE.parent).with_suffix('').parts)
             for key, kind in _REGISTRATION.findall(text):
+                if (kind, key) in found:
+                    raise ImportError(f'{kind} {key!r} is in {found[kind, key]} and in {name}')
                 found[kind, key] = name.removesuffix('.__init__')
+    if not found:
+        raise ImportError(
+            f'{_PACKAGE} has no source files; posenc_jax reads them, so it is installed as files'
+        )
     return found
+
+
+def load(names: Iterable[tuple[Any, str]]) -> None:
+    """Imports the modules that register these pairs of kind and key; others are ignored."""
+    for module in dict.fromkeys(modules()[name] for name in names if name in modules()):
+        importlib.import_module(module)
 
 
 def load_all(kind: str | None = None) -> list[str]:
@@ -50,9 +66,3 @@ def load_all(kind: str | None = None) -> list[str]:
                     raise
                 missing[said] = True
     return list(missing)
-
-
-def load(names: Iterable[tuple[Any, str]]) -> None:
-    """Imports the modules that register these pairs of kind and key; others are ignored."""
-    for module in dict.fromkeys(modules()[name] for name in names if name in modules()):
-        importlib.import_module(module)

@@ -55,7 +55,8 @@ def missing(module: str, name: str, names: Iterable[str]) -> AttributeError:
       "module 'posenc_jax.functional' has no attribute 'rop'; did you mean 'rope'?"
     """
     hint = nearest(name, names, page=f'dir({module})')
-    if '__path__' in vars(sys.modules[module]) and importlib.util.find_spec(f'{module}.{name}'):
+    package = '__path__' in vars(sys.modules[module]) and name.isidentifier()
+    if package and importlib.util.find_spec(f'{module}.{name}'):
         hint = f'import {module}.{name} first'
     # Python adds a proposal of its own where `name` and `obj` are not set.
     return AttributeError(

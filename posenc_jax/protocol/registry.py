@@ -173,8 +173,8 @@ def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Bui
             raise SpecError(
                 f'register: {kind} {key!r} must be a class or a function, got {quoted(build)}'
             )
-        if index.modules().get((kind, key), build.__module__) != build.__module__:
-            index.load([(kind, key)])
+        if not build.__module__.startswith('posenc_jax.') and index.modules().get((kind, key)):
+            _load_own(kind, key)
         there = _ENTRIES.get((kind, key))
         if there is not None and _place(there.build) != _place(build):
             raise ValueError(
@@ -192,6 +192,16 @@ def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Bui
         return build
 
     return add
+
+
+def _load_own(kind: Kind, key: str) -> None:
+    """Loads the module of this package that registers a key, so that another is refused."""
+    try:
+        index.load([(kind, key)])
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f'{kind} {key!r} is a key of {index.modules()[kind, key]} ({error}); choose another key'
+        ) from None
 
 
 def _place(build: Any) -> str:

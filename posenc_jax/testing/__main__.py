@@ -44,15 +44,27 @@ def main(argv: list[str]) -> int:
 
 
 def _load(module: str) -> None:
-    """Executes a module, which the command line names."""
-    if not module.endswith('.py'):
-        importlib.import_module(module)
-        return
-    name = pathlib.Path(module).stem
-    spec = importlib.util.spec_from_file_location(name, module)
-    assert spec is not None and spec.loader is not None
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
+    """Executes a module, which the command line names.
+
+    Raises:
+      ValueError: a file has the name of another module; a module raises an error.
+    """
+    name = pathlib.Path(module).stem if module.endswith('.py') else module
+    try:
+        if not module.endswith('.py'):
+            importlib.import_module(module)
+            return
+        if name in sys.modules or importlib.util.find_spec(name):
+            raise ValueError(f'{module} has the name of another module, {name!r}; rename the file')
+        made = importlib.util.spec_from_file_location(name, module)
+        assert made is not None and made.loader is not None  # for the type checker: it ends in .py
+        sys.modules[name] = importlib.util.module_from_spec(made)
+        made.loader.exec_module(sys.modules[name])
+    except (ValueError, OSError):
+        sys.modules.pop(name, None)
+        raise
+    except Exception as error:  # a module may raise anything
+        raise ValueError(f'{module} cannot be imported: {type(error).__name__}: {error}') from None
 
 
 def _name(law: str) -> None:

@@ -154,6 +154,7 @@ def test_a_mask_is_an_error_that_says_what_it_becomes():
     arrays = [w[...] for w in (weights.w_q, weights.w_k, weights.w_v, weights.w_out)]
     calls = (
         lambda: attention(x, mask),
+        lambda: attention(x, mask=mask),
         lambda: attention.start(2, LENGTH, jnp.asarray(mask)),
         lambda: pj.attention_layer(attention.encoding, x, *arrays, mask),
     )

@@ -29,7 +29,7 @@ class Heads:
     """The rows of the batch, and the heads of queries and of keys.
 
     Attributes:
-      room: the shape in which kernels hold an array of a shape (`kernel_padding.py`).
+      room: the shape in which kernels hold an array of a shape (`padding.py`).
     """
 
     rows: int

@@ -2,7 +2,7 @@
 
 A rule takes an equation of a program and its inputs, and returns its results, or None where it does
 not apply. On a GPU, sizes are powers of two, so an input may have more room than its shape in the
-equation says (`kernel_padding.py`). A look-up by index is a loop over the entries of the table.
+equation says (`padding.py`). A look-up by index is a loop over the entries of the table.
 """
 
 import functools

@@ -107,9 +107,8 @@ def main(argv: list[str] | None = None) -> int:
         return f'stopping; {safe}'
 
     try:
-        if out is not None:
-            check_folder(out)
         out = out or results_folder(runs, earlier)
+        check_folder(out)
         also = [run for directory in earlier for run in read(directory)]
         with interrupts.announced(stopping), together(*processes) as first:
             # Results are written after every run, so that an interrupted evaluation loses none.

@@ -25,7 +25,7 @@ def generator(model: Transformer, mesh: Mesh | None = None) -> Generator:
 
     Args:
       model: as for `generate`.
-      mesh: see `model.sharding.make_mesh`. Every process has the whole result. Where the mesh does
+      mesh: see `layer.sharding.make_mesh`. Every process has the whole result. Where the mesh does
         not divide the rows, rows are repeated. Prompts are padded on the left and the cache has
         empty slots at its end, so that mesh.sequence divides both. None uses the device of the
         parameters.

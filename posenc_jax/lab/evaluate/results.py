@@ -140,7 +140,7 @@ def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
     Raises:
       FileNotFoundError: there is no results.json.
       ValueError: the file was not written by an evaluation, or is too large for
-        `core.memory.check_data`.
+        `base.memory.check_data`.
     """
     path = paths.path(directory) / 'results.json'
     with paths.reached(path):

@@ -35,7 +35,7 @@ def scorer(model: nnx.Module, mesh: Mesh | None = None) -> Scorer:
 
     Args:
       model: as for `token_scores`.
-      mesh: see `model.sharding.make_mesh`. Its devices share the rows, the heads and the tokens of
+      mesh: see `layer.sharding.make_mesh`. Its devices share the rows, the heads and the tokens of
         each row, and every process has the whole result. Rows whose width mesh.sequence does not
         divide are padded; with a key, positions are then drawn for the padding too. None uses the
         device of the parameters.

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator
 
 from posenc_jax.base.memory import readable
 from posenc_jax.lab.files import disk
+from posenc_jax.protocol import index
 from posenc_jax.protocol.errors import quoted
 from posenc_jax.protocol.registry import Entry, entries, restored_after_errors
 
@@ -87,7 +88,10 @@ def stored_name(name: str) -> str | None:
     if name.endswith('.py'):
         stem = pathlib.PurePath(name).stem
         return next((copy for copy in _TEXTS if stem_of(copy) == stem), None)
-    there = name in sys.modules and (name in _NAMES or any(_registers(name, e) for e in entries()))
+    own = any(f'{module}.'.startswith(f'{name}.') for module in index.modules().values())
+    there = own or (
+        name in sys.modules and (name in _NAMES or any(_registers(name, e) for e in entries()))
+    )
     return name if there else None
 
 

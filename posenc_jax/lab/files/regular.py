@@ -47,8 +47,10 @@ def check(path: pathlib.Path) -> None:
 
 
 def read_text(path: pathlib.Path) -> str:
-    """`path.read_text()` of a regular file, see `check`."""
+    """`path.read_text()` of a regular file, see `check`, of at most 64 MiB."""
     check(path)
+    if paths.is_local(path):
+        _check_size(path)
     return path.read_text()
 
 

@@ -77,14 +77,15 @@ def remove(checkpoint: pathlib.Path) -> None:
 
 def check_place(directory: pathlib.Path) -> None:
     """Raises ValueError unless checkpoints can be in the run directory: orbax can write there, and
-    no part of the path is a file or a link to nowhere.
+    no part of the path of them or of the results is a file or a link to nowhere.
     """
     if not paths.is_local(directory) and not str(directory).startswith('gs://'):
         raise ValueError(
             f'{directory}: checkpoints cannot be in such a bucket; expected a local or mounted '
             'folder, or gs://BUCKET/PATH'
         )
-    check_folder(directory / FOLDER)
+    for name in (FOLDER, 'eval', 'tensorboard'):
+        check_folder(directory / name)
 
 
 def check_folder(folder: pathlib.Path) -> None:

@@ -120,7 +120,7 @@ def imported(config: ConfigDict) -> ConfigDict:
     """A copy of a config with the names under which its modules are stored; they are imported.
 
     Raises:
-      ValueError, FileNotFoundError: as `core.imports.load`.
+      ValueError, FileNotFoundError: as `lab.files.imports.load`.
     """
     config = ConfigDict(config.to_dict(), convert_dict=True)
     config.imports = imports.load(config.imports)

@@ -44,7 +44,7 @@ def import_of_run(
       FileNotFoundError: the run lacks a file.
       ValueError: a name is not that of a file in the folder, and no such module is imported; a file
         is a link, has more than 1 MiB, or has the digest of another text; an error that
-        `core.imports.load` raises.
+        `lab.files.imports.load` raises.
 
     Example:
       >>> import_of_run('runs/own', ['posenc_jax.methods.alibi'])

@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _report(path: pathlib.Path) -> None:
-    fields = json.loads(path.read_text())
+    fields = json.loads(regular.read_text(path))
     length, exact = fields['settings']['length'], fields['exact']
     first, name = (
         ('yarn_ramp', 'the ramp of YaRN') if 'yarn_ramp' in exact else ('ones', 'factors of 1')

@@ -25,9 +25,9 @@ def read(path: pathlib.Path, asked: Mapping[str, Any]) -> tuple[State | None, di
     """
     if not path.exists():
         return None, {}
-    regular.check(path)
+    text = regular.read_text(path)
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(text)
         stored, state = fields['settings'], State.from_json(fields['state'])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(

@@ -61,9 +61,12 @@ def _keys(groups) -> str:
         sections.append(f'{HEADINGS[group[0].kind]} ({len(group)})')
         sections.append(textwrap.fill(keys, WIDTH, **_indented('  ')))
     kinds = ', '.join(repr(group[0].kind) for group in groups)
-    more = [
+    shown = [
         "catalog('rope') shows one entry. catalog('encoding') has a line for each encoding.",
         f'The kinds are {kinds}.',
+    ]
+    more = [
+        *shown[: len(shown) * bool(groups)],
         *(f'Some methods are not listed: {missing}.' for missing in index.load_all()),
     ]
     return '\n'.join([*sections, '', *(_filled('', line) for line in more)])

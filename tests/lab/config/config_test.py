@@ -616,10 +616,7 @@ def test_a_config_of_the_package_is_named_or_found_by_its_path(tmp_path, monkeyp
     [
         ('posenc_jax.configs.quikstart', r"there is no config '.*'; did you mean 'quickstart'\?"),
         ('posenc_jax.configs.', "there is no config '.*'; valid: 'algorithmic', 'code_mixed', "),
-        (
-            'posenc_jax.evidence.experiments.text',
-            "there is no config 'posenc_jax.evidence.experiments.text'; ",
-        ),
+        ('posenc_jax.configs.sweeps.text', "there is no config 'posenc_jax.configs.sweeps.text'; "),
         ('quickstart', r"'quickstart' does not .*did you mean posenc_jax.configs.quickstart\?"),
         ('configs/quikstart.py', r'does not exist.*did you mean posenc_jax.configs.quickstart\?'),
         ('other/vit.py', 'does not exist; expected a Python .* or e.g. posenc_jax.configs.quick'),

@@ -66,7 +66,7 @@ def read_edge_list(path: str | pathlib.Path) -> EdgeList:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: a file that is not text, is too large for `core.memory.check_data`, or has no
+      ValueError: a file that is not text, is too large for `base.memory.check_data`, or has no
         nodes or more than `MAX_NODES`; a line of other than one or
         two ids, an id that is no whole number of at most 18 digits, a node joined to itself, or a
         repeated edge. The message begins with the file and the line.
@@ -197,7 +197,7 @@ def read_graphs(folder: str | pathlib.Path, labels: str | None = None) -> list[E
     Raises:
       FileNotFoundError: no such folder, no graphs in it, or no such file of labels.
       ValueError: a file that is wrong, graphs that are together too large for
-        `core.memory.check_data`, a graph or node without a label, or a label without a graph or
+        `base.memory.check_data`, a graph or node without a label, or a label without a graph or
         node.
 
     Example:

@@ -42,7 +42,7 @@ class PreparedDataset:
       SpecError: a malformed or unknown name (with the nearest known one).
       FileNotFoundError: not prepared; the message gives the command to run on a connected machine.
       ValueError: prepared in a format without random access, no such text feature, text that is
-        not UTF-8, or texts that are too large for `core.memory.check_data`; features of another
+        not UTF-8, or texts that are too large for `base.memory.check_data`; features of another
         module than those of TFDS, which is not imported.
     """
 

@@ -40,7 +40,7 @@ class TextFiles:
     Raises:
       FileNotFoundError: nothing matches.
       ValueError: while reading, a file that is not text (NUL bytes, undecodable UTF-8), or files
-        that are too large for `core.memory.check_data`, counted as all of their bytes and the
+        that are too large for `base.memory.check_data`, counted as all of their bytes and the
         tokens of a split, four bytes for each of its bytes; `**` in a bucket.
     """
 

@@ -42,7 +42,7 @@ class PointsFolder(PointTask):
       ValueError: no folder of this name, fewer than two subfolders, a subfolder with fewer than
         three files, a file that does not end on .npy; when a data set is made, a file that is no
         array [M, 3] of numbers that are finite in float32 or has fewer than N points, and files
-        whose points are together too many for `core.memory.check_data`; the headers of all are
+        whose points are together too many for `base.memory.check_data`; the headers of all are
         read before any points. The message has the name.
 
     Example:
