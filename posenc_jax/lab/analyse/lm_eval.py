@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int
 
-from posenc_jax.lab.config.protocols import CHOICES
+from posenc_jax.lab.config.protocols import CHOICES, check_stride
 from posenc_jax.lab.evaluate.language import evaluate_language
 from posenc_jax.lab.evaluate.measurement import Measurement
 from posenc_jax.lab.evaluate.scoring import scorer
@@ -100,6 +100,8 @@ def lm_eval(
         raise ValueError('lm_eval needs context lengths, e.g. lengths=(64, 128), got none')
     if tokens < 1:
         raise ValueError(f'tokens must be at least 1, got {tokens}')
+    if stride is not None:
+        check_stride(stride, min(lengths))
     return evaluate_language(
         scorer(model),
         stream,

@@ -12,6 +12,7 @@ from flax import nnx
 
 from posenc_jax.lab.config import field_settings, settings
 from posenc_jax.lab.config.fields import encoding_label, fields_of
+from posenc_jax.lab.config.protocols import check_stride
 from posenc_jax.lab.evaluate import field_points, language
 from posenc_jax.lab.evaluate.generator import generator
 from posenc_jax.lab.evaluate.measurement import Measurement
@@ -69,6 +70,8 @@ def evaluate(
     for run in map(str, runs):  # a run that is named by two paths would pass for two seeds
         asked.setdefault((paths.resolved(directory_of(run)), run.partition('|')[2].strip()), run)
     jobs = [prepare(run, overrides or {}, trust_imports=trust_imports) for run in asked.values()]
+    for job in jobs:
+        _check_stride(job, overrides or {})
     versions = {'posenc_jax': __version__, 'jax': jax.__version__, 'flax': flax.__version__}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     results = Results(tuple(also), date, versions)
@@ -76,6 +79,17 @@ def evaluate(
         results = dataclasses.replace(results, runs=(*results.runs, _evaluate(job)))
         after(results)
     return results
+
+
+def _check_stride(job: Job, overrides: Mapping[str, Any]) -> None:
+    """Raises ValueError if a stride that was given is longer than the shortest length; the default
+    follows the length.
+    """
+    strides = isinstance(job.task, Language) and {'sliding', 'same_tokens'} & set(
+        job.config.eval.protocols
+    )
+    if strides and 'eval.stride' in overrides:
+        check_stride(job.config.eval.stride, min(settings.lengths_of(job.config)))
 
 
 def _evaluate(job: Job) -> RunResult:
