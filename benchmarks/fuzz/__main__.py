@@ -20,7 +20,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.fuzz.harness import fuzz, once, preload
+from benchmarks.fuzz.harness import fuzz, once
 from posenc_jax.lab.files.command import Parser
 
 NOT_TARGETS = ('__init__', '__main__', 'damage', 'harness', 'programs', 'target')
@@ -63,7 +63,6 @@ def main() -> int:
         for name in arguments.targets:
             once(name, arguments.seed, arguments.only)
         return 0
-    preload(arguments.targets or list(TARGETS))
     table, failed = Table('target', 'tries', 'read', 'refused', 'failed', 'minutes'), False
     for name in arguments.targets or TARGETS:
         began = time.monotonic()

@@ -36,18 +36,17 @@ RENEWED = (
 )
 
 
-# Processes begin as copies of one that has the imports. It uses no device, so it has no threads of
-# JAX, which a copy would lack.
+# Processes begin as copies of one that has imported what takes long. It has used no device, so it
+# has no threads of JAX, which a copy would lack; the import of a target may use one.
 CONTEXT = multiprocessing.get_context('forkserver')
-
-
-def module_of(name: str) -> str:
-    return name if '.' in name else f'benchmarks.fuzz.{name}'
+CONTEXT.set_forkserver_preload(
+    ['posenc_jax.training.loop', 'posenc_jax.generate', 'orbax.checkpoint', 'tensorboardX', 'grain']
+)
 
 
 def load(name: str) -> Target:
     """The target of a module of this folder, or of one elsewhere by its full name."""
-    return importlib.import_module(module_of(name)).TARGET
+    return importlib.import_module(name if '.' in name else f'benchmarks.fuzz.{name}').TARGET
 
 
 def in_memory(path: str = '/dev/shm', room: int = 8 * 2**30) -> str | None:
@@ -56,11 +55,6 @@ def in_memory(path: str = '/dev/shm', room: int = 8 * 2**30) -> str | None:
     """
     there = os.path.isdir(path) and os.access(path, os.W_OK)
     return path if there and shutil.disk_usage(path).free >= room else None
-
-
-def preload(names: list[str]) -> None:
-    """Makes the processes that follow begin as copies of one that has imported these targets."""
-    CONTEXT.set_forkserver_preload(list(map(module_of, names)))
 
 
 @contextlib.contextmanager
