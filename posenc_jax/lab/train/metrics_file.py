@@ -39,7 +39,7 @@ def parse(line: bytes) -> dict[str, float]:
         )
     for name, value in found.items():
         if type(value) not in (int, float):
-            raise ValueError(f'has {name} {quoted(value)}, expected a number')
+            raise ValueError(f'has {quoted(name)[1:-1]} {quoted(value)}, expected a number')
     return found
 
 

@@ -59,6 +59,7 @@ def test_lines_are_on_disk_at_once(tmp_path):
         ('{"loss": 2.0}', "has no step: {'loss': 2.0}"),
         ('{"step": true}', 'has the step True, expected a whole number of at least 1'),
         ('{"step": 2, "loss": "low"}', "has loss 'low', expected a number"),
+        (r'{"step": 2, "\u001b[31m": "low"}', r"has \\x1b\[31m 'low', expected a number"),
     ],
 )
 def test_a_damaged_line_is_an_error_that_says_where(tmp_path, line, why):
