@@ -136,9 +136,11 @@ def sealed_again(path: pathlib.Path, change: Callable[[dict], Any]) -> None:
 def add_code(rng: random.Random, run: pathlib.Path, own: pathlib.Path) -> str:
     """Lets a run import code, mostly so that its checkpoints say the same; what is imported."""
     copy = f'fuzz_copy-{hashlib.sha256(CODE.encode()).hexdigest()[:12]}.py'
-    elsewhere = f'../../{copy}', str(own / copy), f'./{copy}', f'fuzz_copy-{"0" * 12}.py'
-    modules_there = BESIDE, BESIDE, f'{BESIDE}.x', 'os', 'posenc_jax.methods.alibi'
-    name = rng.choice((copy, copy, copy, *modules_there, *elsewhere, *TEXTS))
+    elsewhere = f'../../../{copy}', str(own / copy), f'./{copy}', f'fuzz_copy-{"0" * 12}.py'
+    others = f'{BESIDE}.x', 'os', 'posenc_jax.methods.alibi'
+    name = rng.choice(
+        (copy, copy, copy, BESIDE, rng.choice(elsewhere), rng.choice((*others, *TEXTS)))
+    )
     for path in (run / imports.FOLDER / copy, own / copy, own / f'{BESIDE}.py'):
         if not os.path.lexists(path) and (path.parent.is_dir() or not os.path.lexists(path.parent)):
             path.parent.mkdir(exist_ok=True)
