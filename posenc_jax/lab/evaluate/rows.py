@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from posenc_jax.lab.evaluate.measurement import BY_PLANE, Measurement
+from posenc_jax.lab.evaluate.measurement import BY_PLANE, Measurement, is_share
 from posenc_jax.lab.evaluate.series import OWN, RunResult
 from posenc_jax.protocol.errors import quoted
 
@@ -16,6 +16,7 @@ _KINDS = {
     for f in dataclasses.fields(owner)
     if f.name in names
 }
+_ROUNDING = 1e-6
 _AT_LEAST = {'length': 1, 'train_length': 1, 'tokens': 0, 'samples': 0, 'parameters': 0}
 
 
@@ -48,4 +49,7 @@ def checked(row: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f'{found["protocol"]} has no positions')
     elif any(placed):
         raise ValueError(f'{quoted(found.get("protocol"))} has positions')
+    for name in ('value', 'low', 'high') if is_share(found.get('protocol', '')) else ():
+        if not -_ROUNDING <= (found.get(name) or 0) <= 1 + _ROUNDING:
+            raise ValueError(f'{name} of {quoted(found["protocol"])} is {found[name]}, not a share')
     return found

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from posenc_jax.base.programs import printable
 from posenc_jax.lab.files import disk, paths
 from posenc_jax.lab.files.json_file import free_name
 from posenc_jax.protocol.errors import quoted
@@ -131,9 +132,8 @@ def repair(path: pathlib.Path, step: int, written: Mapping[str, Any] | None, eve
         if lines:
             copy = disk.copy(path, free_name(path))
             aside = f'; the file as it was is {copy}'
-        print(
-            f'{path}: {"; ".join(problems)}; the run goes on after step {step}{aside}', flush=True
-        )
+        line = f'{path}: {"; ".join(problems)}; the run goes on after step {step}{aside}'
+        print(printable(line), flush=True)
     disk.write(path, b''.join(lines[number - 1] + b'\n' for number in good))
     return kept
 

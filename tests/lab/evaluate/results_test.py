@@ -440,6 +440,10 @@ def test_letters_of_a_picture_are_those_of_its_names():
             'documents is .../secret.csv., not',
         ),
         (lambda found: found['results'][0].update(value=10**400), 'OverflowError'),
+        (
+            lambda found: found['results'][0].update(protocol='exact_match', value=-1e308),
+            "value of 'exact_match' is -1e.308, not a share",
+        ),
         (lambda found: found.update(results=[3]), 'TypeError'),
         (lambda found: found.update(settings=3), 'TypeError'),
     ],

@@ -86,6 +86,14 @@ def test_a_last_line_that_is_being_written_is_left_out(tmp_path):
     assert read_lines(tmp_path / FILE) == [{'step': 1}]
 
 
+def test_the_line_about_dropped_lines_has_no_control_characters(tmp_path, capsys):
+    (tmp_path / 'a\x1b[31m').mkdir()
+    (tmp_path / 'a\x1b[31m' / FILE).write_text('nonsense\n')
+    with MetricsLog(tmp_path / 'a\x1b[31m', 3):
+        pass
+    assert 'is dropped' in (said := capsys.readouterr().out.strip()) and said.isprintable()
+
+
 @pytest.fixture
 def forty(tmp_path):
     """A run with a line every ten steps and at the first, and what its checkpoint of step 40 says
