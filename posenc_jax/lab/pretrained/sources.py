@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from posenc_jax.base.programs import printable
 from posenc_jax.lab.files import paths
 from posenc_jax.lab.pretrained.architectures import supported
 from posenc_jax.lab.pretrained.chat import ChatTemplate, directory_template
@@ -71,7 +72,7 @@ def open_source(path: str | pathlib.Path) -> Source:
     if is_folder(path):
         return HuggingFace(path)
     if not is_file(path):
-        raise FileNotFoundError(f'no such checkpoint: {shortened(str(path), 200)}')
+        raise FileNotFoundError(f'no such checkpoint: {printable(shortened(str(path), 200))}')
     if path.suffix != '.gguf':
         raise PretrainedError(f'{path} is neither a directory with config.json nor a .gguf file')
     return GGUF(path)
