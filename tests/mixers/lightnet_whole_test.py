@@ -1,8 +1,5 @@
 """LightNet in both directions: its definition in float64, documents, grids, and what it refuses."""
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,18 +13,18 @@ from posenc_jax.mixers.lightnet import PIECE
 from posenc_jax.mixers.lightnet_whole import lightnet_whole
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.testing.jaxprs import largest_array
+from tests.golden_files import golden
 from tests.methods import recurrent
 from tests.methods.recurrent import MODEL, draw, make
 from tests.mixers.lightnet_test import averaged
 
 PLAIN, GRID = 'lightnet_whole()', 'lightnet_whole(encoding=md_lrpe(components=2, form="cosine"))'
 LONG = PIECE + 20
-GOLDEN = Path(__file__).parents[1] / 'golden' / 'lightnet_whole.json'
 
 
 @pytest.mark.parametrize('name', ['equal_keys', 'rising_keys'])
 def test_golden_averages(name):
-    values = json.loads(GOLDEN.read_text())['values']
+    values = golden('lightnet_whole')['values']
     q = np.float32(values['q']).reshape(1, 1, 1, 2).repeat(4, 1)
     v = np.float32(values['v']).reshape(1, 4, 1, 1)
     weights = values['key_weights'] if name == 'rising_keys' else np.ones(4)

@@ -21,7 +21,7 @@ from posenc_jax.language.spec import build, parse
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import entries
 
-CODE = pathlib.Path(__file__).parents[3] / 'posenc_jax' / 'core'
+CODE = pathlib.Path(__file__).parents[3] / 'posenc_jax' / 'methods'
 TASKS = {
     'copy()': (1, 7),
     'copy(symbols=30, ids="coupled")': 5,
@@ -118,7 +118,7 @@ OTHERS = ('globe', 'graphs', 'images', 'pictures', 'points')
 
 
 def test_every_registered_task_is_tried_here():
-    folder = lambda entry: entry.build.__module__.split('.')[2]
+    folder = lambda entry: entry.build.__module__.split('.')[3]
     here = {entry.key for entry in entries('task') if folder(entry) not in OTHERS}
     assert {spec.split('(')[0] for spec in TASKS} == here
 
