@@ -179,7 +179,8 @@ def test_a_picture_is_best_restored_at_a_middle_scale():
         return np.abs(off[::2, ::2]).max(), np.sqrt((off**2).mean())
 
     (fit, narrow), (exact, middle), (poor, wide) = (errors(s) for s in (0.004, 0.1, 1.0))
-    assert fit < 1e-6 and exact < 1e-6 and poor > 1e-3
+    # The fit with wide bumps is nearly singular, and its error depends on the library of the BLAS.
+    assert fit < 1e-6 and exact < 1e-6 and poor > 1e-4
     assert middle < narrow / 20 and middle < wide / 5
 
 

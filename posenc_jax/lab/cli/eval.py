@@ -85,7 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     from posenc_jax.lab.evaluate.results import print_tables, read
     from posenc_jax.lab.evaluate.run import evaluate
     from posenc_jax.lab.files.room import check_folder
-    from posenc_jax.lab.runs.job import results_folder
+    from posenc_jax.lab.pretrained.fields import is_folder
+    from posenc_jax.lab.runs.job import directory_of, results_folder
 
     kept = 0
 
@@ -107,8 +108,9 @@ def main(argv: list[str] | None = None) -> int:
         return f'stopping; {safe}'
 
     try:
-        out = out or results_folder(runs, earlier)
-        check_folder(out)
+        given, out = out, out or results_folder(runs, earlier)
+        if given is not None or is_folder(directory_of(runs[0])):
+            check_folder(out)
         also = [run for directory in earlier for run in read(directory)]
         with interrupts.announced(stopping), together(*processes) as first:
             # Results are written after every run, so that an interrupted evaluation loses none.
