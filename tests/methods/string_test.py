@@ -106,7 +106,7 @@ def test_attention_factor_scales_logits_by_its_square():
 def test_longer_than_trained_repeats_distances_that_were_trained():
     """M + S - W tokens have no distance of M or more, and the last query reaches it exactly."""
     part = pj.make('rope() | causal()', head_dim=WIDTH)
-    longer = pj.methods.extend(part, 'string(shift=6, local=2)', train_len=16)
+    longer = pj.extend(part, 'string(shift=6, local=2)', train_len=16)
     assert longer.parts[0].encoding is part.parts[0]
     assert distances(16 + 6 - 2, 6, 2).max() == 15
 
