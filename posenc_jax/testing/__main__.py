@@ -54,7 +54,8 @@ def _load(module: str) -> None:
         if not module.endswith('.py'):
             importlib.import_module(module)
             return
-        if name in sys.modules or importlib.util.find_spec(name):
+        other = importlib.util.find_spec(name)  # perhaps this file, if it is in the working directory
+        if other and pathlib.Path(other.origin or '').resolve() != pathlib.Path(module).resolve():
             raise ValueError(f'{module} has the name of another module, {name!r}; rename the file')
         made = importlib.util.spec_from_file_location(name, module)
         assert made is not None and made.loader is not None  # for the type checker: it ends in .py
