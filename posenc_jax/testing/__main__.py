@@ -54,7 +54,7 @@ def _load(module: str) -> None:
         if not module.endswith('.py'):
             importlib.import_module(module)
             return
-        other = importlib.util.find_spec(name)  # perhaps this file, if it is in the working directory
+        other = importlib.util.find_spec(name)  # this file, if it is in the working directory
         if other and pathlib.Path(other.origin or '').resolve() != pathlib.Path(module).resolve():
             raise ValueError(f'{module} has the name of another module, {name!r}; rename the file')
         made = importlib.util.spec_from_file_location(name, module)
