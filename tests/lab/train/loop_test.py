@@ -132,7 +132,7 @@ def test_stopped_run_saves_and_continues(whole, cache, tmp_path, capsys):
     stopped = max(losses(tmp_path))
     assert f'stopped after step {stopped}, which is saved' in out
     assert stopped < STEPS
-    assert restore_model(tmp_path / NAME)[2] == stopped
+    assert restore_model(tmp_path / NAME, trust_imports=True)[2] == stopped
     out, _ = finish(tiny.start(tmp_path, name=NAME, cache=cache, train__save_every=1000))
     assert f'continuing after step {stopped} of {STEPS}' in out
     assert losses(tmp_path) == losses(whole)
@@ -191,7 +191,7 @@ def test_stopped_clusters_save_and_continue(cache, tmp_path, processes, number):
     assert ('process 1 waits' in out) == (processes > 1)
     stopped = max(losses(tmp_path))
     assert f'stopped after step {stopped}, which is saved' in out
-    assert restore_model(tmp_path / NAME)[2] == stopped
+    assert restore_model(tmp_path / NAME, trust_imports=True)[2] == stopped
 
 
 def test_a_signal_at_the_last_step_starts_no_evaluation(tmp_path, monkeypatch, capsys):
