@@ -34,14 +34,14 @@ from posenc_jax.version import __version__
 if TYPE_CHECKING:
     from posenc_jax import features, fields, functional, linen, methods, mixers, testing
 
-# They are imported when somebody reads them.
-_ROOMS = 'features', 'fields', 'functional', 'linen', 'methods', 'mixers', 'testing'
+# Packages that are imported when somebody reads them.
+_ON_DEMAND = 'features', 'fields', 'functional', 'linen', 'methods', 'mixers', 'testing'
 
 
 def __getattr__(name: str):
     if (there := moved.place(f'posenc_jax.{name}')) is not None:
         raise ImportError(f'posenc_jax.{name} has moved to {there}')
-    if name in _ROOMS:
+    if name in _ON_DEMAND:
         return importlib.import_module(f'posenc_jax.{name}')
     raise missing(__name__, name, __all__)
 

@@ -5,12 +5,11 @@ extra brings a library that is not installed.
 """
 
 import importlib
-import pathlib
 import sys
 from collections.abc import Callable
 
 from posenc_jax.base import extras, interrupts
-from posenc_jax.base.programs import WRONG_INPUT
+from posenc_jax.base.programs import WRONG_INPUT, program
 
 
 def _command(module: str, name: str) -> Callable[[], int | None]:
@@ -24,8 +23,7 @@ def _command(module: str, name: str) -> Callable[[], int | None]:
         except ModuleNotFoundError as error:
             if (said := extras.reason(error)) is None:
                 raise
-            called = pathlib.PurePath(sys.argv[0]).stem
-            print(f'{called if called.startswith("posenc-") else name}: {said}', file=sys.stderr)
+            print(f'{program(name)}: {said}', file=sys.stderr)
             return WRONG_INPUT
 
     return run

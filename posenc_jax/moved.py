@@ -93,8 +93,9 @@ def place(name: str) -> str | None:
 
 
 class Pointer:
-    """A finder and loader of the old names. A package is empty, and its modules and names are
-    errors that say where they are.
+    """Finds the packages and modules of posenc_jax 0.2. Such a package can be imported, and is
+    empty. Importing one of its modules, or reading a name of it, raises an ImportError that says
+    where the module or the name is.
     """
 
     @staticmethod

@@ -38,7 +38,8 @@ def modules() -> dict[tuple[Any, str], str]:
                 found[kind, key] = name.removesuffix('.__init__')
     if not found:
         raise ImportError(
-            f'{_PACKAGE} has no source files; posenc_jax reads them, so it is installed as files'
+            f'posenc_jax finds its methods by reading its source files, and {_PACKAGE} has none; '
+            'install it as files, and not as a zip archive'
         )
     return found
 

@@ -229,7 +229,12 @@ def entries(kind: Kind | None = None) -> list[Entry]:
     extra which is not installed. Imports their modules.
     """
     index.load_all(kind)
-    return [entry for (k, _), entry in sorted(_ENTRIES.items()) if kind is None or k == kind]
+    return [entry for entry in loaded() if kind in (None, entry.kind)]
+
+
+def loaded() -> list[Entry]:
+    """The entries that are registered so far, sorted by kind and key. Nothing is imported."""
+    return [entry for _, entry in sorted(_ENTRIES.items())]
 
 
 # (kind that is expected, kind of the name) -> how the name is written instead.

@@ -26,7 +26,7 @@ from posenc_jax.base.memory import readable
 from posenc_jax.lab.files import disk
 from posenc_jax.protocol import index
 from posenc_jax.protocol.errors import quoted
-from posenc_jax.protocol.registry import Entry, entries, restored_after_errors
+from posenc_jax.protocol.registry import Entry, loaded, restored_after_errors
 
 FOLDER = 'imports'  # of the copies, in the directory of a run
 LARGEST = 2**20  # bytes of a file
@@ -90,7 +90,7 @@ def stored_name(name: str) -> str | None:
         return next((copy for copy in _TEXTS if stem_of(copy) == stem), None)
     own = any(f'{module}.'.startswith(f'{name}.') for module in index.modules().values())
     there = own or (
-        name in sys.modules and (name in _NAMES or any(_registers(name, e) for e in entries()))
+        name in sys.modules and (name in _NAMES or any(_registers(name, e) for e in loaded()))
     )
     return name if there else None
 
@@ -220,16 +220,22 @@ def _registers(module: str, entry: Entry) -> bool:
     return f'{entry.build.__module__}.'.startswith(f'{module}.')
 
 
+def _foreign(found: list[Entry]) -> list[Entry]:
+    """The entries that are not of this package, whose modules are loaded at any time."""
+    return [entry for entry in found if (entry.kind, entry.key) not in index.modules()]
+
+
 @contextlib.contextmanager
 def _registering(shown: str, module: str, inside: str) -> Iterator[None]:
     """A scope in which a module is imported. Errors get one line, and undo what was registered."""
     with restored_after_errors():
-        before = entries()
+        before = loaded()
         try:
             yield
         except (Exception, SystemExit) as error:  # the module may raise anything
             raise ValueError(f'{shown} cannot be imported: {described(error, inside)}') from None
-        if entries() == before and not any(_registers(module, entry) for entry in before):
+        after = loaded()
+        if _foreign(after) == _foreign(before) and not any(_registers(module, e) for e in after):
             raise ValueError(
                 f'{shown} registers nothing; expected a class under @posenc_jax.register(...)'
             )

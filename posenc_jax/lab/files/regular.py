@@ -19,9 +19,10 @@ _KINDS = (
     (stat.S_ISFIFO, 'a pipe'),
     (stat.S_ISSOCK, 'a socket'),
 )
-# Bytes of a file that is read as a whole, such as the list of the arrays of a checkpoint, with
-# about 300 bytes for each. The arrays themselves lie in folders of this name.
-_WHOLE, _ARRAYS = 2**26, 'd'
+# The most bytes of a file that is read as a whole. The largest such file lists the arrays of a
+# checkpoint, in about 300 bytes for each array.
+_WHOLE = 2**26
+_ARRAYS = 'd'  # the name of the folders in which the arrays themselves lie
 # Windows has neither. The second keeps `os.open` from waiting, should a pipe take the place of the
 # file after it was looked at.
 _CAREFUL = getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_NONBLOCK', 0)

@@ -76,8 +76,8 @@ def remove(checkpoint: pathlib.Path) -> None:
 
 
 def check_place(directory: pathlib.Path) -> None:
-    """Raises ValueError unless checkpoints can be in the run directory: orbax can write there, and
-    no part of the path of them or of the results is a file or a link to nowhere.
+    """Raises ValueError unless a run can be in this directory: orbax can write checkpoints there,
+    and the folders of checkpoints, of results and of TensorBoard exist or can be made.
     """
     if not paths.is_local(directory) and not str(directory).startswith('gs://'):
         raise ValueError(
