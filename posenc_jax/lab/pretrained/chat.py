@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posenc_jax.base import extras
+from posenc_jax.base.programs import printable
 from posenc_jax.lab.pretrained.fields import (
     OBJECT,
     PretrainedError,
@@ -79,9 +80,7 @@ class ChatTemplate:
         bounds = dict(seconds=SECONDS, memory=MEMORY, longest=LONGEST_TEXT)
         found = _answer({'template': self._template, 'values': values, **bounds})
         if 'problem' in found:
-            raise PretrainedError(
-                f'{self._where}: the chat template {_printable(found["problem"])}'
-            )
+            raise PretrainedError(f'{self._where}: the chat template {printable(found["problem"])}')
         return found['text']
 
 
@@ -107,10 +106,6 @@ def _answer(asked: Mapping[str, Any]) -> dict[str, str]:
         said = (done.stderr.decode(errors='replace').split('\n')[-2:-1] or [''])[0][:300]
         return {'problem': f'fails: its process ended with status {done.returncode} {said}'.strip()}
     return json.loads(done.stdout)
-
-
-def _printable(text: str) -> str:
-    return ''.join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def directory_template(path: pathlib.Path) -> ChatTemplate | None:
