@@ -106,7 +106,9 @@ def work(name: str, seed: int, numbers: list[int], folder: str, pipe) -> None:
     target = load(name)
     pipe.send(('ready', '', ''))
     for number in numbers:
-        pipe.send(('begin', number, ''))
+        # Asked for by the watcher, these would perhaps be of the try already.
+        before = memory(os.getpid()), processor(os.getpid())
+        pipe.send(('begin', number, before))
         pipe.send((*attempt(target, name, seed, number, pathlib.Path(folder)), number))
     pipe.send(('end', '', ''))
 
@@ -156,10 +158,8 @@ def watch(
                         why = kind
                     elif kind == 'begin':
                         current, limit = text, time.monotonic() + WAITING * SECONDS
-                        computed = processor(process.pid) + SECONDS
-                        held = memory(
-                            process.pid
-                        )  # what earlier tries left compiled is not of this one
+                        # What earlier tries left compiled is not of this one.
+                        held, computed = number[0], number[1] + SECONDS
                     elif kind != 'ready':
                         outcomes[kind] += 1
                         if kind == 'failed':

@@ -28,6 +28,7 @@ from posenc_jax.lab.tasks.language import Language
 from posenc_jax.lab.train import loop
 from posenc_jax.lab.train.metrics_file import FILE, read_lines
 from posenc_jax.layer.sharding import make_mesh
+from posenc_jax.protocol import registry
 from tests.lab.train import tiny
 
 NAME = 'run'
@@ -173,7 +174,7 @@ def test_ctrl_c_says_at_once_what_is_saved(cache, tmp_path):
     'processes, number', [(1, signal.SIGTERM), (2, signal.SIGINT)]
 )  # which becomes a SIGTERM to itself
 @pytest.mark.full
-def test_stopped_clusters_save_and_continue(cache, tmp_path, processes, number):
+def test_stopped_clusters_save_and_continue(cache, tmp_path, monkeypatch, processes, number):
     port = free_port()
     fields = dict(
         name=NAME, cache=cache, train__steps=100_000, train__log_every=1, train__save_every=100_000
@@ -191,6 +192,10 @@ def test_stopped_clusters_save_and_continue(cache, tmp_path, processes, number):
     assert ('process 1 waits' in out) == (processes > 1)
     stopped = max(losses(tmp_path))
     assert f'stopped after step {stopped}, which is saved' in out
+    # Reading the run executes SLOW in this process too, whose other tests are not to meet it.
+    registry.entries()  # loads all methods, which a later test would miss otherwise
+    monkeypatch.setattr(registry, '_ENTRIES', dict(registry._ENTRIES))
+    monkeypatch.setattr(loop, 'device_batch', loop.device_batch)
     assert restore_model(tmp_path / NAME, trust_imports=True)[2] == stopped
 
 
