@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.protocol.families import Bias
@@ -32,9 +33,7 @@ def logits(encoding, tok):
     q, k = (
         jax.random.normal(jax.random.key(n), (1, heads, 12, 8)) for n, heads in ((0, 4), (1, 2))
     )
-    seen = jnp.ones((1, 1, 12, 12), bool)
-    s, carry = encoding.match(q, k, tok, tok, seen, encoding.init_carry(q, tok))
-    return np.asarray(encoding.score(s, tok, tok, seen, carry)[0])
+    return np.asarray(pair_logits(encoding, q, k, tok, tok, encoding.first_carry(q, tok))[0])
 
 
 @pytest.mark.full_but_one
@@ -62,9 +61,8 @@ def test_a_rotation_and_a_bias_add_up(bias):
     def of(spec):
         encoding = pj.make(spec, **CONTEXT)
         a, b, _, tq, tk = encoding.project(q, k, k, tok, tok, jnp.ones((1, 12, 32)))
-        a, b, seen = a.swapaxes(1, 2), b.swapaxes(1, 2), jnp.ones((1, 1, 12, 12), bool)
-        s, carry = encoding.match(a, b, tq, tk, seen, encoding.init_carry(a, tq))
-        return np.asarray(encoding.score(s, tq, tk, seen, carry)[0])
+        a, b = a.swapaxes(1, 2), b.swapaxes(1, 2)
+        return np.asarray(pair_logits(encoding, a, b, tq, tk, encoding.first_carry(a, tq))[0])
 
     both = of(f'rope() | {bias}')
     np.testing.assert_array_equal(both, of(f'{bias} | rope()'))

@@ -309,7 +309,7 @@ def test_the_made_up_method_of_the_contributing_guide_works(monkeypatch):
     built = posenc_jax.make('root(scale=2.0)', heads=2, causal=True)
     assert built.parts[0].card.key == 'root'
     tok = posenc_jax.Tokens.of(length=5)
-    s, _ = built.parts[0].score(jax.numpy.zeros((1, 2, 5, 5)), tok, tok, None, ())
+    s, _ = built.parts[0].logits(jax.numpy.zeros((1, 2, 5, 5)), None, None, tok, tok, None, ())
     assert s[0, 1, 4, 0] == -2.0  # scale 2, second head, distance 4
     docstring = ' '.join(scope['Root'].__doc__.split())
     for needed in (

@@ -37,7 +37,7 @@ class Slope(Encoding):
         self.slope = nnx.Param(jax.random.uniform(rngs.params(), (heads,)), axes=('heads',))
         self.scale = Constant(jnp.arange(1.0, heads + 1), axes=('heads',))
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         distance = (tq.pos[:, :, None] - tk.pos[:, None, :]).astype(jnp.float32)[:, None]
         return s - (self.slope[...] * self.scale[...])[:, None, None] * distance, carry
 
@@ -90,10 +90,10 @@ class Gate(Encoding):
             ),
         )
 
-    def init_carry(self, q, tq):
+    def first_carry(self, q, tq):
         return jnp.zeros(q.shape[:3], jnp.float32)
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         gate = jnp.where(seen, heads_first(tk.feats['toy_gate'])[:, :, None], 0)
         after = jnp.flip(jnp.cumsum(jnp.flip(gate, -1), -1), -1) - gate + carry[..., None]
         return s - after, carry + gate.sum(-1)
@@ -106,6 +106,7 @@ class Path(Encoding):
     """
 
     lookback = 2
+    traits = frozenset({'forms_logits'})
 
     def __init__(
         self,
@@ -135,10 +136,10 @@ class Path(Encoding):
             ),
         )
 
-    def init_carry(self, q, tq):
+    def first_carry(self, q, tq):
         return q.astype(jnp.float32)
 
-    def match(self, q, k, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         if 'toy_path' not in tk.feats:
             return scaled_dot_product(carry, k), carry
         group = q.shape[1] // k.shape[1]

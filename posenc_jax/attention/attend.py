@@ -88,7 +88,7 @@ def attend(
     variables are constants.
 
     Args:
-      encoding: `attend` calls its doors of the pair stage, `match`, `score`, `mask` and `collect`.
+      encoding: `attend` calls its doors of the pair stage, `logits`, `mask` and `collect`.
       q, k, v: queries, keys, values; N must be a multiple of K.
       tq, tk: tokens of the queries and of the keys, ascending in `index`.
       block: queries and keys per tile, one number or a pair; None chooses by the input sizes.
@@ -171,7 +171,7 @@ def attend(
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
     blocks = Blocks(sizes[0], 1), Blocks(sizes[1], s_axis), Blocks(sizes[-1], s_axis)
     arguments = params, constants, q, k, v, tq, tk
-    nodes = 2 if dealt and encoding.opens('init_carry') else 1
+    nodes = 2 if dealt and encoding.opens('first_carry') else 1
     plan = Plan(graphdef, *blocks, varying_axes(arguments), axis_name, target, nodes)
     params, constants, *qkv, of_q, of_k = vary(arguments, plan.varying)
 
@@ -239,7 +239,7 @@ def _sizes(encoding, shape, keys, block, implementation, target=None, widths=())
     if implementation == 'dense' or not all(isinstance(n, int) for n in (batch, queries, keys)):
         return queries, keys, keys  # lengths may be symbolic, as in `jax.export`
     if block is None:
-        carries, blocked = encoding.opens('init_carry'), implementation == 'blocked'
+        carries, blocked = encoding.opens('first_carry'), implementation == 'blocked'
         sizes = _tile(batch * heads, queries, keys, carries, blocked)
     return min(sizes[0], queries), min(sizes[1], keys), min(sizes[-1], keys)
 

@@ -50,7 +50,7 @@ def gains_by_halves(encoding: Encoding, tq: Tokens, tk: Tokens) -> bool:
     both are the same tokens: they share the array of their index.
     """
     causal = 'decides_causality' in encoding.traits and 'sees_later' not in encoding.traits
-    ordered = not encoding.opens('init_carry') or tq.index is tk.index
+    ordered = not encoding.opens('first_carry') or tq.index is tk.index
     return causal and ordered and tq.length % 2 == tk.length % 2 == 0
 
 
@@ -131,7 +131,7 @@ class _Trip:
           sums: what travels with the keys and changes on the way, a list too.
         """
         nodes, count, device, step = self.plan.nodes, self.count, self.device, self.step
-        trips = 2 if nodes == 1 and self.encoding.opens('init_carry') else 1
+        trips = 2 if nodes == 1 and self.encoding.opens('first_carry') else 1
         own = [bounds(_piece(self.plan, tq, 1, n)) for n in range(nodes)]
         # From far to near the own keys of a half come last, at the end of the trip.
         own_last = nodes == 2 and step == -1

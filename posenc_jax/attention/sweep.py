@@ -28,7 +28,7 @@ def begin(encoding, q, tq, width: int):
         jnp.full(rows, _LOWEST, jnp.float32),
         jnp.zeros(rows, jnp.float32),
         jnp.zeros((*rows, width), jnp.float32),
-        encoding.init_carry(q, tq),
+        encoding.first_carry(q, tq),
     )
 
 
@@ -104,7 +104,7 @@ def combine(floats: Tokens, others: Tokens) -> Tokens:
 
 def begin_carry(plan, constants, others, params, q, floats):
     """The first carry of queries, as a function of all that has a gradient."""
-    carry = plan.encoding(params, constants).init_carry(q, combine(floats, others))
+    carry = plan.encoding(params, constants).first_carry(q, combine(floats, others))
     return vary(carry, plan.varying)
 
 

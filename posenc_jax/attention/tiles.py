@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from posenc_jax.base.meshes import vary
+from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.tokens import Bounds, Tokens, bounds
 
@@ -126,8 +127,7 @@ def pair_logits(encoding, q, k, tq, tk, carry):
         seen = valid if seen is None else seen & valid
     if seen is None:
         seen = jnp.ones((1, 1, tq.length, tk.length), bool)
-    s, carry = encoding.match(q, k, tq, tk, seen, carry)
-    s, carry = encoding.score(s, tq, tk, seen, carry)
+    s, carry = encoding.logits(scaled_dot_product(q, k), q, k, tq, tk, seen, carry)
     return s, carry, seen
 
 

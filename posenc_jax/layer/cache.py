@@ -8,7 +8,7 @@ The encoding decides in which form keys are cached (`Encoding.cached`):
             what it does to a key depends on the current length;
   evolving  as `project` left them, then rewritten by `Encoding.update_keys` for every later token.
             Features that such an encoding attaches under its own key are for `update_keys`. They
-            reach it with the new token and are not cached, so `match` does not see them for cached
+            reach it with the new token and are not cached, so `logits` does not see them for cached
             keys. Features under any other name are cached.
 
 All functions here are about one layer and do not depend on a model; S is the capacity.

@@ -76,7 +76,7 @@ def alibi_half(
         title='Train Short, Test Long: Attention with Linear Biases Enables Input Length '
         'Extrapolation',
         arxiv='2108.12409',
-        door='score',
+        door='logits',
         equation='logit_ij = q_i . k_j / sqrt(H) - m_h |i - j|',
         source='ofirpress/attention_with_linear_biases',
         authors='Press, Ofir and Smith, Noah A. and Lewis, Mike',

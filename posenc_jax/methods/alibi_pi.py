@@ -36,7 +36,7 @@ CARD = Card(
     name='ALiBi position interpolation',
     title='Position Interpolation Improves ALiBi Extrapolation',
     arxiv='2310.13017',
-    door='project, score',
+    door='project, logits',
     equation='logit_ij = q_i . k_j / sqrt(H) - (m_h / s) |i - j|; s = factor, max(1, n / L) or '
     'max(1, (i + 1) / L)',
     source='the released code of BTLM and Jais (alibi_scaling)',
@@ -82,7 +82,9 @@ class ALiBiPI(Wrapper):
       ...     pj.make('alibi_pi(mode="per_row")', heads=8, train_len=4),
       ...     pj.Tokens.of(length=8),
       ... )
-      >>> part.score(jnp.zeros((1, 8, 8, 8)), t, t, None, ())[0][0, 0, :, 0].round(3).tolist()
+      >>> part.logits(jnp.zeros((1, 8, 8, 8)), None, None, t, t, None, ())[0][0, 0, :, 0].round(
+      ...     3
+      ... ).tolist()
       [0.0, -0.5, -1.0, -1.5, -1.6, -1.667, -1.714, -1.75]
     """
 
@@ -130,7 +132,7 @@ class ALiBiPI(Wrapper):
             )
         return q, k, v, tq, tk
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         scale = self.factor
         if self.mode != 'static':
             length = tq.feats['alibi_pi'] if self.mode == 'dynamic' else tq.rank[..., None] + 1

@@ -12,7 +12,7 @@ from posenc_jax.protocol.registry import Card, Promises, register
         name='ALiBi, symmetric',
         title='BEACON: Benchmark for Comprehensive RNA Tasks and Language Models',
         arxiv='2406.10391',
-        door='score',
+        door='logits',
         equation='logit_ij = q_i . k_j / sqrt(H) - m_h |i - j|',
         source='terry-r123/RNABenchmark',
         authors='Ren, Yuchen and Chen, Zhiyuan and Qiao, Lifeng and Jing, Hongtai and Cai, '

@@ -47,7 +47,7 @@ def bam_prior(
         'and Context Length '
         'Extrapolation',
         arxiv='2505.22842',
-        door='score',
+        door='logits',
         equation='logit_ij = q_i . k_j / sqrt(H) - exp(logscale_h) |j - i - mu_h|^beta_h, mu = '
         'exp(loc) - exp(-loc)',
         source='ArthurSBianchessi/BAM',
@@ -124,6 +124,6 @@ class BAM(Bias):
     def bias(self, q_pos, k_pos):
         return bam_prior(self.beta[...], self.logscale[...], self.loc[...], q_pos, k_pos)
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         check_heads('bam', self.beta[...], s)
-        return super().score(s, tq, tk, seen, carry)
+        return super().logits(s, q, k, tq, tk, seen, carry)

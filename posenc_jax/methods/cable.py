@@ -75,7 +75,7 @@ def cable_bias(
         name='CABLE',
         title='Context-aware Biases for Length Extrapolation',
         arxiv='2503.08067',
-        door='project, init_carry, score',
+        door='project, logits',
         equation='logit_ij = q_i . k_j / sqrt(H) - sum_{j<u<=i} softplus(x_u W_b + b_b)_h',
         source='axiomlab/Cable',
         authors='Veisi, Ali and Amirzadeh, Hamidreza and Mansourian, Amir',
@@ -151,9 +151,9 @@ class Cable(Encoding):
         )
         return q, k, v, tq, tk.with_feats(cable=costs)
 
-    def init_carry(self, q, tq):
+    def first_carry(self, q, tq):
         return jnp.zeros(q.shape[:3], jnp.float32)
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         bias, carry = cable_bias(heads_first(tk.feats['cable']), tq.index, tk.index, carry)
         return (s if self.rescale is None else s * self.rescale) + bias, carry

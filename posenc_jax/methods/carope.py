@@ -123,7 +123,7 @@ def _within_a_turn(angle):
         name='CARoPE',
         title='Context-aware Rotary Position Embedding',
         arxiv='2507.23083',
-        door='project, init_carry, match',
+        door='project, logits',
         equation='logit_ij = R(phi_i) q_i . R(phi_j) k_j / sqrt(H), phi_i = sum_{s<=i} f(x_s)^t, '
         'f = 1/(1 + softplus(x W + c))',
         source='the paper; no code was released',
@@ -171,7 +171,7 @@ class CARoPE(Encoding):
       ((16, 2), [-0.9267, -0.9267])
     """
 
-    traits = frozenset({'rotates', 'sums_between'})
+    traits = frozenset({'rotates', 'sums_between', 'forms_logits'})
 
     def __init__(
         self,
@@ -206,10 +206,10 @@ class CARoPE(Encoding):
             tk.with_feats(carope=carope_log_rate(a if self.bias is None else a + self.bias[...])),
         )
 
-    def init_carry(self, q, tq):
+    def first_carry(self, q, tq):
         return jnp.zeros((*q.shape[:3], self.planes), jnp.float32)
 
-    def match(self, q, k, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         increments = carope_increments(heads_first(tk.feats['carope']), self.planes)
         if tk.valid is not None:
             increments = jnp.where(tk.valid[:, None, :, None], increments, 0.0)

@@ -130,7 +130,7 @@ def cope_bias(
         name='CoPE (contextual)',
         title="Contextual Position Encoding: Learning to Count What's Important",
         arxiv='2405.18719',
-        door='project, init_carry, score',
+        door='project, logits',
         equation='logit_ij = q_i . (k_j + e[p_ij]) / sqrt(H), p_ij = min(sum_{m=j..i} '
         'sigmoid(q_i . k_m / sqrt(H)), npos - 1)',
         source='facebookresearch/RAM (projects/cope)',
@@ -208,10 +208,10 @@ class CoPE(Encoding):
             )
         return jnp.einsum('bsd,dkh->bskh', x, self.key_kernel[...].astype(x.dtype)).astype(k.dtype)
 
-    def init_carry(self, q, tq):
+    def first_carry(self, q, tq):
         return jnp.zeros(q.shape[:3], jnp.float32)
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         gate_logits = s
         if self.gates != 'key':
             gate_logits = scaled_dot_product(

@@ -140,7 +140,7 @@ def parted(both: Array, groups: int, axis: int) -> tuple[Array, Array]:
         name='CoPE (complex)',
         title='CoPE: A Lightweight Complex Positional Encoding',
         arxiv='2508.18308',
-        door='qkv, match, merge',
+        door='qkv, logits, merge',
         equation='z_t = x_t + i gamma s_t, s_t[2m] = s_t[2m+1] = sin(t 10000^(-2m/D)); '
         'logit_ij = |W_q z_i . conj(W_k z_j)| / sqrt(H)',
         source='the paper and public code of the same idea; it has no official code',
@@ -235,7 +235,7 @@ class CopeComplex(Encoding):
     def traits(self):
         # With 'apatt', `collect` reads the queries and keys that `project` of this part sees.
         own = {'reads_own_projections'} if self.mode == 'apatt' else set()
-        return frozenset({'several_inputs'} | own)
+        return frozenset({'several_inputs', 'forms_logits'} | own)
 
     def opens(self, door):
         return super().opens(door) and (door not in ('project', 'collect') or self.mode == 'apatt')
@@ -266,7 +266,7 @@ class CopeComplex(Encoding):
             return q, k, v, tq, tk
         return q, k, v, tq.with_feats(cope_complex=q), tk.with_feats(cope_complex=k)
 
-    def match(self, q, k, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         groups = k.shape[1] // 2
         real, imaginary = complex_products(parted(q, groups, 1), parted(k, groups, 1))
         if self.mode == 'riatt':

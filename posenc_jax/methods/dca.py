@@ -53,7 +53,7 @@ CARD = Card(
     name='DCA',
     title='Training-Free Long-Context Scaling of Large Language Models',
     arxiv='2402.17463',
-    door='project, match',
+    door='project, logits',
     equation='logit_ij = R(D_ij) q_i . k_j / sqrt(H); D = i-j, min(i mod s + s, P) - j mod s, P '
     '- j mod s by chunk relation',
     source='HKUNLP/ChunkLlama',
@@ -100,6 +100,8 @@ class DCA(Wrapper):
       (40, 48)
     """
 
+    adds = frozenset({'forms_logits'})
+
     extends = (Rotary,)
 
     def __init__(
@@ -140,7 +142,7 @@ class DCA(Wrapper):
         k = self.encoding.rotate(k, tk.pos % self.chunk)
         return intra, k, v, tq.with_feats(dca=(successive, inter)), tk
 
-    def match(self, q, k, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         relation = jnp.clip(
             (tq.pos // self.chunk)[:, :, None] - (tk.pos // self.chunk)[:, None, :], 0, 2
         ).astype(jnp.int32)

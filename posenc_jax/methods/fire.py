@@ -110,7 +110,7 @@ _unit_by_unit.defvjp(lambda *inputs: (_unit_by_unit(*inputs), inputs), _unit_by_
         name='FIRE',
         title='Functional Interpolation for Relative Positions Improves Long Context Transformers',
         arxiv='2310.04418',
-        door='score',
+        door='logits',
         equation='logit_ij = q_i . k_j / sqrt(H) + f(psi(i - j) / psi(max(i, T)))_h, psi(x) = '
         'ln(|c x| + 1)',
         source='mcleish7/arithmetic (the appendix code of the paper)',

@@ -162,7 +162,7 @@ CARD = Card(
     title='A Training-Free Length Extrapolation Approach for LLMs: Greedy Attention Logit '
     'Interpolation (GALI)',
     arxiv='2502.02659',
-    door='project, match',
+    door='project, logits',
     equation='logit_ij = (1-r) A(a - ceil p_j) + r A(a - floor p_j), a = ceil p_i, r = frac(a - '
     'p_j), A rotary logits',
     source='AcademyCityL/GALI',
@@ -229,6 +229,8 @@ class GALI(Wrapper):
       [8, 8, 8, 8, 8, 8, 8, 8, 11, 11, 11, 13, 13]
     """
 
+    adds = frozenset({'forms_logits', 'queries_follow_length'})
+
     extends = (Rotary,)
 
     def __init__(
@@ -258,10 +260,6 @@ class GALI(Wrapper):
         )
         self.head = Constant(jnp.arange(heads), axes=('heads',)) if noise else None
 
-    @property
-    def traits(self):
-        return super().traits | {'queries_follow_length'}
-
     def believed(self, tq, tk) -> Int[Array, '#B T']:
         """The text length T of each query: the end of its chunk, or of the text if that is
         shorter.
@@ -286,7 +284,7 @@ class GALI(Wrapper):
         )
         return self.encoding.rotate(q, own + over), self.encoding.rotate(k, tk.pos), v, far, tk
 
-    def match(self, q, k, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         far_q, total = heads_first(tq.feats['gali'][0]), tq.feats['gali'][1][..., 0]
         parts, fractions = gali_slots(total, self.train_len, self.local)
         whole = (tk.pos[:, None, :] >= fractions[:, :, None])[:, None]

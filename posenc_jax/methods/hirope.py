@@ -192,7 +192,7 @@ CARD = Card(
     name='HiRoPE',
     title='HiRoPE: Length Extrapolation for Code Models Using Hierarchical Position',
     arxiv='2403.19115',
-    door='project, match',
+    door='project, logits',
     equation='logit_ij = R(A_i - A_j) q_i . k_j / sqrt(H); A_i = i theta_t if i - j < W, else '
     'tok_i theta_t, F_i theta_t',
     source='arXiv 2403.19115 (no public code)',
@@ -241,6 +241,8 @@ class HiRoPE(Wrapper):
       ... )
       (2, [[[2.0, 0.2, 0.03, 0.003]]])
     """
+
+    adds = frozenset({'forms_logits'})
 
     extends = (Rotary,)
 
@@ -295,7 +297,7 @@ class HiRoPE(Wrapper):
             scale=scale if scale.ndim == 1 else scale[:, :, None],
         )
 
-    def match(self, q, k, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         q_flat, k_flat = _components(tq.pos)[0], _components(tk.pos)[0]
         inside = q_flat.max() - k_flat.min() < self.window
         outside = q_flat.min() - k_flat.max() >= self.window

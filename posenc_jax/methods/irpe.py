@@ -80,7 +80,7 @@ def irpe_values(
         name='iRPE',
         title='Rethinking and Improving Relative Position Encoding for Vision Transformer',
         arxiv='2107.14222',
-        door='project, score, collect',
+        door='project, logits, collect',
         equation='logit_ij = (q_i . k_j + T_k[:, b(i,j)] . q_i + T_q[:, b(j,i)] . k_j) / sqrt(H), '
         'out_i = sum_j p_ij (v_j + T_v[b(i,j)])',
         source='microsoft/Cream (iRPE)',
@@ -169,7 +169,7 @@ class IRPE(Encoding):
     def opens(self, door):
         if door == 'project':
             return self.keys is not None or self.queries is not None
-        if door == 'score':
+        if door == 'logits':
             return self.opens('project') or self.bias is not None
         return super().opens(door) and (door != 'collect' or self.values is not None)
 
@@ -184,7 +184,7 @@ class IRPE(Encoding):
             tk = tk.with_feats(irpe=of(k, self.queries))
         return q, k, v, tq, tk
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         for param in (self.bias, self.keys, self.queries):
             if param is not None and param.shape[1] > 1:
                 check_heads('irpe', param[0], s)

@@ -259,7 +259,7 @@ def _consecutive(tq: Tokens, tk: Tokens, valid: Bool[Array, '#B L']) -> Bool[Arr
         name='NPRF attention with relative positions',
         title='Stable, Fast and Accurate: Kernelized Attention with Relative Positional Encoding',
         arxiv='2106.12566',
-        door='project, match, fast_path',
+        door='project, logits, fast_path',
         equation='p_ij ~ exp(b_{j-i}) phi(q_i/||q_i||) . phi(k_j/||k_j||), phi_r(x) = m^-1/2 '
         'exp(w_r . x - ||x||^2/2)',
         source='the paper; no official code was found',
@@ -307,7 +307,7 @@ class KernelizedRPE(Encoding):
       (2, 9)
     """
 
-    traits = frozenset({'reads_own_projections'})
+    traits = frozenset({'reads_own_projections', 'forms_logits'})
 
     def __init__(
         self,
@@ -347,7 +347,7 @@ class KernelizedRPE(Encoding):
             tk.with_feats(kernelized_rpe=described(k)),
         )
 
-    def match(self, q, k, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         of_q, of_k = (jax.tree.map(heads_first, tok.feats['kernelized_rpe']) for tok in (tq, tk))
         s = kernel_logits(of_q['phi'], of_k['phi'], of_q['scale'], of_k['scale'])
         bias = distance_bias(self.table[...], tq.pos, tk.pos)

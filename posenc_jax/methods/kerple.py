@@ -124,7 +124,7 @@ def _per_head(x):
         name='KERPLE',
         title='KERPLE: Kernelized Relative Positional Embedding for Length Extrapolation',
         arxiv='2205.09921',
-        door='score',
+        door='logits',
         equation='logit_ij = q_i . k_j / sqrt(H) - p_h ln(1 + a_h |i - j|)',
         source='chijames/KERPLE',
         authors='Chi, Ta-Chung and Fan, Ting-Han and Ramadge, Peter J. and Rudnicky, Alexander I.',
@@ -201,10 +201,10 @@ class Kerple(Bias):
             return kerple_log3(values['r1'], values['r2'], values['r3'], distance)
         return kerple_power(values['a'], values['p'], distance)
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         values = self.parameters()
         if 'wa' in values:
             check_heads('kerple', values['wa'], s)
             distance = jnp.abs(signed_distance(tq.pos, tk.pos)).astype(jnp.float32)
             s = s * kerple_weight(values['wa'], values['wp'], distance)
-        return super().score(s, tq, tk, seen, carry)
+        return super().logits(s, q, k, tq, tk, seen, carry)

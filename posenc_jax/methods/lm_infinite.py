@@ -19,7 +19,7 @@ CARD = Card(
     name='LM-Infinite',
     title='LM-Infinite: Zero-Shot Extreme Length Generalization for Large Language Models',
     arxiv='2308.16137',
-    door='project, match, score, mask',
+    door='project, logits, mask',
     equation='key j visible iff j <= i and (i - j < R or j < n_global); D_ij = min(i - j, R)',
     source='Glaciohound/LM-Infinite',
     authors='Han, Chi and Wang, Qifan and Peng, Hao and Xiong, Wenhan and Chen, Yu and Ji, Heng '
@@ -120,7 +120,11 @@ class LMInfinite(Wrapper):
 
     @property
     def traits(self):
-        own = {'leaves_gaps': self.n_global > 0, 'follows_length': self.top_k > 0}
+        own = {
+            'leaves_gaps': self.n_global > 0,
+            'follows_length': self.top_k > 0,
+            'forms_logits': isinstance(self.encoding, Rotary),
+        }
         return super().traits | {'decides_causality', *(name for name in own if own[name])}
 
     def project(self, q, k, v, tq, tk, x=None):
@@ -179,13 +183,12 @@ class LMInfinite(Wrapper):
             near | (tk.rank_low < self.n_global) | bool(self.top_k)
         )
 
-    def opens(self, door):
-        return super().opens(door) and (door != 'match' or isinstance(self.encoding, Rotary))
-
-    def match(self, q, k, tq, tk, seen, carry):
-        s, carry = super().match(q, k, tq, tk, seen, carry)
+    def logits(self, s, q, k, tq, tk, seen, carry):
         if not isinstance(self.encoding, Rotary):
-            return s, carry
+            at = lambda tok, pos: dataclasses.replace(tok, pos=jnp.full((1, 1), pos, jnp.int32))
+            near, carry = super().logits(s, q, k, tq, tk, seen, carry)
+            ceiling, _ = super().logits(s, q, k, at(tq, self.n_local), at(tk, 0), seen, carry)
+            return jnp.where(self._beyond(tq, tk)[:, None], ceiling, near), carry
         beyond = self._beyond(tq, tk)[:, None]
 
         def with_ceiling(standing, k, s):
@@ -211,14 +214,6 @@ class LMInfinite(Wrapper):
         return jax.lax.cond(
             (seen & (beyond | middle)).any(), with_ceiling, lambda standing, k, s: s, standing, k, s
         ), carry
-
-    def score(self, s, tq, tk, seen, carry):
-        if isinstance(self.encoding, Rotary):
-            return s, carry
-        at = lambda tok, pos: dataclasses.replace(tok, pos=jnp.full((1, 1), pos, jnp.int32))
-        near, carry = super().score(s, tq, tk, seen, carry)
-        ceiling, _ = super().score(s, at(tq, self.n_local), at(tk, 0), seen, carry)
-        return jnp.where(self._beyond(tq, tk)[:, None], ceiling, near), carry
 
     def _unrotated(self, k, pos):
         angles, _ = self.encoding.angles(pos)

@@ -210,7 +210,7 @@ def forget_bias(
         name='PaTH',
         title='PaTH Attention: Position Encoding via Accumulating Householder Transformations',
         arxiv='2505.16381',
-        door='project, init_carry, match, update_keys',
+        door='project, logits, update_keys',
         equation='logit_ij = q_i^T H_i H_{i-1} ... H_{j+1} k_j / sqrt(H), H_t = I - beta_t w_t '
         'w_t^T',
         source='fla-org/flash-linear-attention',
@@ -258,7 +258,7 @@ class PaTH(Encoding):
 
     lookback = _TAPS - 1
 
-    traits = frozenset({'sums_between'})
+    traits = frozenset({'sums_between', 'forms_logits'})
 
     def __init__(
         self,
@@ -317,11 +317,11 @@ class PaTH(Encoding):
             )
         return q, k, v, tq, tk
 
-    def init_carry(self, q, tq):
+    def first_carry(self, q, tq):
         counted = (jnp.zeros(q.shape[:3], jnp.float32),) if self.forget else ()
         return (q.astype(jnp.float32), *counted)
 
-    def match(self, q, k, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         q, *gates = carry
         if 'path' in tk.feats:
             w, beta = heads_first(tk.feats['path']['w']), heads_first(tk.feats['path']['beta'])

@@ -11,7 +11,7 @@ from posenc_jax.protocol.encoding import HOOKS, Constant, Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
-_PER_HEAD = ('project', 'init_carry', 'match', 'score', 'mask', 'collect')
+_PER_HEAD = ('project', 'first_carry', 'logits', 'mask', 'collect')
 
 
 @register(
@@ -21,7 +21,7 @@ _PER_HEAD = ('project', 'init_carry', 'match', 'score', 'mask', 'collect')
         name='per-head mixture',
         title='posenc_jax: positional encodings for JAX',
         arxiv='',
-        door='project, match, score, mask, collect',
+        door='project, logits, mask, collect',
         equation='head h is encoded by `first` if h < n, else by `second`',
         source='this library; the recipe of models that rotate some heads and leave others '
         'without positions',
@@ -131,19 +131,12 @@ class PerHead(Composite):
         )
         return q, k, v, _with_both(tq, one[3], two[3]), _with_both(tk, one[4], two[4])
 
-    def init_carry(self, q, tq):
-        return self.first.init_carry(q, _side(0, tq)), self.second.init_carry(q, _side(1, tq))
+    def first_carry(self, q, tq):
+        return self.first.first_carry(q, _side(0, tq)), self.second.first_carry(q, _side(1, tq))
 
-    def match(self, q, k, tq, tk, seen, carry):
-        one, first = self.first.match(q, k, _side(0, tq), _side(0, tk), seen, carry[0])
-        if not (self.first.opens('match') or self.second.opens('match')):
-            return one, carry
-        two, second = self.second.match(q, k, _side(1, tq), _side(1, tk), seen, carry[1])
-        return self._choose(one, two, 1), (first, second)
-
-    def score(self, s, tq, tk, seen, carry):
-        one, first = self.first.score(s, _side(0, tq), _side(0, tk), seen, carry[0])
-        two, second = self.second.score(s, _side(1, tq), _side(1, tk), seen, carry[1])
+    def logits(self, s, q, k, tq, tk, seen, carry):
+        one, first = self.first.logits(s, q, k, _side(0, tq), _side(0, tk), seen, carry[0])
+        two, second = self.second.logits(s, q, k, _side(1, tq), _side(1, tk), seen, carry[1])
         return self._choose(one, two, 1), (first, second)
 
     def mask(self, tq, tk):

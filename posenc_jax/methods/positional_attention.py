@@ -48,7 +48,7 @@ def project_positions(
         name='positional attention',
         title='Positional Attention: Expressivity and Learnability of Algorithmic Computation',
         arxiv='2410.01686',
-        door='place, project, match',
+        door='place, project, logits',
         equation='logit_ij = (P_i W_q + b_q) . (P_j W_k) / sqrt(e), P positional encodings of '
         'width e',
         source='opallab/positional_attention',
@@ -92,7 +92,7 @@ class PositionalAttention(Encoding):
       (9, 2, 9)
     """
 
-    traits = frozenset({'reads_no_projections'})
+    traits = frozenset({'reads_no_projections', 'forms_logits'})
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class PositionalAttention(Encoding):
             tk.with_feats(positional_attention=of_k),
         )
 
-    def match(self, q, k, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         of_q, of_k = (heads_first(tok.feats['positional_attention']) for tok in (tq, tk))
         if of_q.shape[0] == of_k.shape[0] == 1:
             return over_batch(scaled_dot_product(of_q, of_k), q.shape[0]), carry

@@ -37,7 +37,7 @@ def randomized_alibi_bias(
         name='randomized ALiBi',
         title='Randomized Positional Encodings Boost Length Generalization of Transformers',
         arxiv='2305.16843',
-        door='place, score',
+        door='place, logits',
         equation='logit_ij = q_i . k_j / sqrt(H) + m_h (-a_|i-j| + 1/2 [j < i]), a_1 < ... < '
         'a_(n-1) drawn from 1 .. M-1',
         source='google-deepmind/randomized_positional_encodings',
@@ -86,7 +86,9 @@ class RandomizedALiBi(RandomOffsets):
       >>> import jax, posenc_jax as pj
       >>> encoding = pj.make('randomized_alibi(max_len=4)', heads=8)
       >>> tok = encoding.place(pj.Tokens.of(length=4), key=jax.random.key(0))
-      >>> encoding.score(jnp.zeros((1, 8, 4, 4)), tok, tok, None, ())[0][0, 0, 1].tolist()
+      >>> encoding.logits(jnp.zeros((1, 8, 4, 4)), None, None, tok, tok, None, ())[0][
+      ...     0, 0, 1
+      ... ].tolist()
       [-0.25, 0.0, -0.5, -1.0]
     """
 
@@ -102,7 +104,7 @@ class RandomizedALiBi(RandomOffsets):
         self._configure(max_len, random, both_sides, eval_len, draw)
         self.slopes = Constant(jnp.asarray(alibi_slopes(heads), jnp.float32), axes=('heads',))
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         check_heads(self.card.key, self.slopes[...], s)
         return s + over_batch(
             randomized_alibi_bias(self.slopes[...], self.offsets(tq, tk)), s.shape[0]

@@ -22,7 +22,7 @@ _QUERIES = 64  # number of queries whose codes are in memory at once
         name='randomized Transformer-XL',
         title='Randomized Positional Encodings Boost Length Generalization of Transformers',
         arxiv='2305.16843',
-        door='place, project, score',
+        door='place, project, logits',
         equation='logit_ij = ((q_i + u) . k_j + (q_i + v) . W enc(o_ij)) / sqrt(H), o_ij = '
         'a_(j-i) if j > i, -a_(i-j) if j < i, a_1 < ... < a_(n-1) drawn from 1 .. M-1',
         source='google-deepmind/randomized_positional_encodings',
@@ -117,7 +117,7 @@ class RandomizedTransformerXL(RandomOffsets):
             tk,
         )
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         frequencies = transformer_xl_frequencies(self.kernel.shape[0], self.base)
 
         @jax.checkpoint

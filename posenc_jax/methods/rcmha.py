@@ -107,7 +107,7 @@ def _longest(tok: Tokens) -> int:
         name='RCMHA',
         title='RCMHA: Relative Convolutional Multi-Head Attention for Natural Language Modelling',
         arxiv='2308.03429',
-        door='qkv, project, score, merge',
+        door='qkv, project, logits, merge',
         equation='logit_ij = ((q_i + u) . k_j + q_i . E[i-j] + c[i-j]) / sqrt(H); q, k, v after '
         'a causal depthwise convolution',
         source='hermansh-id/rcmha',
@@ -212,7 +212,7 @@ class RCMHA(Encoding):
             tk,
         )
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         q, scale = heads_first(tq.feats['rcmha']), tq.feats['rcmha'].shape[-1] ** -0.5
         distance, near = whole_distance('rcmha', tq.pos, tk.pos), seen.any(1)
         bias = rcmha_bias(q, self.vectors[...], self.scalars[...] * scale, distance, near)

@@ -73,7 +73,7 @@ def harmonic_penalty(
         title='The Nature of Mathematical Modeling and Probabilistic Optimization Engineering in '
         'Generative AI',
         arxiv='2410.18441',
-        door='project, score',
+        door='project, logits',
         equation='logit_ij = R(i theta) q_i . R(j theta) k_j / sqrt(H) - w m_h (1 + 1/2 + ... + '
         '1/|i - j|)',
         source='the abstract of the paper; it has no public code, and the definition is ours',
@@ -138,7 +138,7 @@ class RoPEALiBiHarmonic(Encoding):
     def project(self, q, k, v, tq, tk, x=None):
         return self.rotary.project(q, k, v, tq, tk, x)
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         slopes = clamp_through(self.weight[...], 0.0) * self.slopes[...]
         penalty = harmonic_penalty(slopes, tq.pos, tk.pos, linear=self.mode == 'heads')
         penalty = over_batch(penalty, s.shape[0])

@@ -56,7 +56,7 @@ def convergent_bias(
         name='convergent RPE',
         title='Exploring Transformer Extrapolation',
         arxiv='2307.10156',
-        door='score',
+        door='logits',
         equation='logit_ij = q_i . k_j / sqrt(H) + r(k_h |i - j|), sum_d exp(r(d)) finite; '
         'type1: r(y) = -ln(1 + y^2)',
         source='OpenNLPLab/fairseq-evo; the code in OpenNLPLab/Rpe was not consulted',
@@ -122,6 +122,6 @@ class ConvergentRPE(Bias):
     def bias(self, q_pos, k_pos):
         return convergent_bias(self.kernel, self.slopes[...], q_pos, k_pos)
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         check_heads('rpe_convergent', self.slopes[...], s)
-        return super().score(s, tq, tk, seen, carry)
+        return super().logits(s, q, k, tq, tk, seen, carry)

@@ -77,7 +77,7 @@ def sandwich_bias(
         title='Dissecting Transformer Length Extrapolation via the Lens of Receptive Field '
         'Analysis',
         arxiv='2212.10356',
-        door='score',
+        door='logits',
         equation='logit_ij = q_i . k_j / sqrt(H) + (N / 8h) [sum_{t=1..w/2} cos((i - j) / '
         '10000^(2t/w)) - w/2]',
         source='the formula in NVIDIA/NeMo and OpenNLPLab/fairseq-evo; the paper has no official '

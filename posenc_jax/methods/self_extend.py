@@ -74,7 +74,7 @@ CARD = Card(
     name='Self-Extend',
     title='LLM Maybe LongLM: Self-Extend LLM Context Window Without Tuning',
     arxiv='2401.01325',
-    door='project, match',
+    door='project, logits',
     equation='logit_ij = R(D_ij) q_i . k_j / sqrt(H); D = i-j if i-j < w, else i//G - j//G + w - '
     'w/G',
     source='datamllab/LongLM; ReRoPE and its leaky form: bojone/rerope',
@@ -133,6 +133,8 @@ class SelfExtend(Wrapper):
       (16, 208)
     """
 
+    adds = frozenset({'forms_logits'})
+
     extends = (Rotary,)
 
     def __init__(
@@ -177,7 +179,7 @@ class SelfExtend(Wrapper):
         )
         return near_q, near_k, v, tq.with_feats(self_extend=far_q), tk.with_feats(self_extend=far_k)
 
-    def match(self, q, k, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         far = (signed_distance(tq.pos, tk.pos) >= self.local).astype(jnp.int32)
         far_q, far_k = heads_first(tq.feats['self_extend']), heads_first(tk.feats['self_extend'])
         return piecewise_logits(far, (q, far_q), (k, far_k), seen), carry

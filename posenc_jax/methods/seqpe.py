@@ -30,7 +30,7 @@ from posenc_jax.protocol.tokens import Tokens
 Use = Literal['attn_scalar', 'attn_mul', 'attn_add', 'input_add']
 # The door through which each use acts, beside `place`.
 DOOR_OF_USE = {
-    'attn_scalar': 'score',
+    'attn_scalar': 'logits',
     'attn_mul': 'project',
     'attn_add': 'project',
     'input_add': 'embed',
@@ -58,7 +58,7 @@ def seqpe_logits(
         name='SeqPE',
         title='SeqPE: Transformer with Sequential Position Encoding',
         arxiv='2506.13277',
-        door='place, embed, project, score, auxiliary_loss',
+        door='place, embed, project, logits, auxiliary_loss',
         equation='logit_ij = (q_i . k_j + c pq_i . pk_j) / sqrt(H), [pq_i | pk_i] = W e(p_i) + b, '
         'e = transformer over the decimal digits',
         source='ghrua/seqpe',
@@ -290,7 +290,7 @@ class SeqPE(Encoding):
         )
         return q, k, v, tq, tk
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         if self.use != 'attn_scalar':
             return s, carry
         check_heads('seqpe', self.query_bias[...], s)

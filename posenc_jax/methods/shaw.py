@@ -204,7 +204,7 @@ def _reach(what, vectors):
         name='relative position representations',
         title='Self-Attention with Relative Position Representations',
         arxiv='1803.02155',
-        door='project, score, collect',
+        door='project, logits, collect',
         equation='logit_ij = q_i . (k_j + aK_c) / sqrt(H), out_i = sum_j p_ij (v_j + aV_c), c = '
         'clip(j - i, -K, K)',
         source='tensorflow/tensor2tensor',
@@ -266,7 +266,7 @@ class Shaw(Encoding):
     def project(self, q, k, v, tq, tk, x=None):
         return q, k, v, tq.with_feats(shaw=shaw_terms(q, self.keys[...])), tk
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         index = shaw_index(tq.pos, tk.pos, self.max_distance)
         return s + take_by_index(heads_first(tq.feats['shaw']), index), carry
 

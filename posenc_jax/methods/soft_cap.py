@@ -25,7 +25,7 @@ def soft_capped(s: Float[Array, '...'], limit: float) -> Float[Array, '...']:
         name='soft cap',
         title='Gemma 2: Improving Open Language Models at a Practical Size',
         arxiv='2408.00118',
-        door='score',
+        door='logits',
         equation='logit_ij <- c tanh(logit_ij / c)',
         source='google-deepmind/gemma',
         authors='Riviere, Morgane and Pathak, Shreya and Sessa, Pier Giuseppe and others',
@@ -63,5 +63,5 @@ class SoftCap(Encoding):
         check_number('soft_cap limit', limit, above=0)
         self.limit = limit
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         return soft_capped(s, self.limit), carry

@@ -35,7 +35,7 @@ def ssmax_factor(gain: Float[Array, 'N'], count: Int[Array, '#B T']) -> Float[Ar
         name='scalable softmax',
         title='Scalable-Softmax Is Superior for Attention',
         arxiv='2501.19399',
-        door='score',
+        door='logits',
         equation='logit_ij <- g_h ln(n_i) logit_ij, n_i the number of tokens up to i',
         source='ArthurSBianchessi/BAM, which trains the gain in this form',
         authors='Nakanishi, Ken M.',
@@ -98,7 +98,7 @@ class SSMax(Encoding):
             tq = tq.with_feats(ssmax=count[..., None])
         return q, k, v, tq, tk
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         check_heads('ssmax', self.gain[...], s)
         count = heads_first(tq.feats['ssmax'])[:, 0] if self.bidirectional else tq.rank + 1
         factor = ssmax_factor(self.gain[...], count)

@@ -38,7 +38,7 @@ CARD = Card(
     name='STRING',
     title='Why Does the Effective Context Length of LLMs Fall Short?',
     arxiv='2410.18745',
-    door='project, match',
+    door='project, logits',
     equation='logit_ij = R(D_ij) q_i . k_j / sqrt(H); D = i-j if i-j < S, else i-j-S+W',
     source='HKUNLP/STRING',
     authors='An, Chenxin and Zhang, Jun and Zhong, Ming and Li, Lei and Gong, Shansan and Luo, '
@@ -90,6 +90,8 @@ class STRING(Wrapper):
       (256, 128)
     """
 
+    adds = frozenset({'forms_logits'})
+
     extends = (Rotary,)
 
     def __init__(
@@ -118,7 +120,7 @@ class STRING(Wrapper):
         tq_far = tq.with_feats(string=self.encoding.rotate(q, tq.pos - self.shift + self.local))
         return self.encoding.rotate(q, tq.pos), self.encoding.rotate(k, tk.pos), v, tq_far, tk
 
-    def match(self, q, k, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         far = (signed_distance(tq.pos, tk.pos) >= self.shift).astype(jnp.int32)
         s = piecewise_logits(far, (q, heads_first(tq.feats['string'])), (k,), seen)
         return s * self.attention_factor**2, carry

@@ -154,7 +154,7 @@ look_up.defvjp(lambda table, index: (look_up(table, index), (table.shape[0], ind
         name='T5 relative bias',
         title='Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer',
         arxiv='1910.10683',
-        door='score',
+        door='logits',
         equation='logit_ij = q_i . k_j / sqrt(H) + W[bucket(j - i), h]',
         source='google-research/text-to-text-transfer-transformer; huggingface/transformers (T5)',
         authors='Raffel, Colin and Shazeer, Noam and Roberts, Adam and Lee, Katherine and '
@@ -225,5 +225,5 @@ class T5RPE(Bias):
             bidirectional=self.bidirectional,
         )
 
-    def score(self, s, tq, tk, seen, carry):
-        return super().score(s * self.scale, tq, tk, seen, carry)
+    def logits(self, s, q, k, tq, tk, seen, carry):
+        return super().logits(s * self.scale, q, k, tq, tk, seen, carry)

@@ -65,7 +65,7 @@ def tapa_logits(
         name='TAPA',
         title='Positional Encoding via Token-Aware Phase Attention',
         arxiv='2509.12635',
-        door='match',
+        door='logits',
         equation='logit_ij = (q_A . k_A)/sqrt(a) cos(2 pi |i-j|^alpha (q_P . k_P)/sqrt(H - a)), '
         'a = theta H',
         source='the paper; no code was released',
@@ -107,6 +107,8 @@ class TAPA(Encoding):
       16
     """
 
+    traits = frozenset({'forms_logits'})
+
     def __init__(
         self, theta: float = 0.5, alpha: float = 0.1, phase: float = 1.0, head_dim: int = CONTEXT
     ):
@@ -129,6 +131,6 @@ class TAPA(Encoding):
                 raise ValueError(f'tapa: {name} must be positive and finite, got {value}')
         self.alpha, self.phase = alpha, phase
 
-    def match(self, q, k, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         distance = tapa_distance(tq.pos, tk.pos, self.alpha)
         return tapa_logits(q, k, distance, self.amplitude_dim, self.phase), carry

@@ -64,7 +64,7 @@ def tra_logits(
         name='TRA',
         title='TRA: Better Length Generalisation with Threshold Relative Attention',
         arxiv='2503.23174',
-        door='project, init_carry, score',
+        door='project, logits',
         equation='logit_ij = S_ij + logsigmoid(x_i W_d + b_d)_h #{t in j..i: S_it > 0} where '
         'S_ij > 0, else -inf; '
         'S = q_i . k_j / sqrt(H), q and k RMS-normalised',
@@ -136,10 +136,10 @@ class TRA(Encoding):
         tq = tq.with_feats(tra={'delta': jax.nn.log_sigmoid(a), 'norm': inverse_rms(q)})
         return q, k, v, tq, tk.with_feats(tra={'norm': inverse_rms(k)})
 
-    def init_carry(self, q, tq):
+    def first_carry(self, q, tq):
         return jnp.zeros(q.shape[:3], jnp.float32)
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         of_query, of_key = (heads_first(tok.feats['tra']['norm']) for tok in (tq, tk))
         s = (
             s

@@ -73,7 +73,7 @@ def transformer_xl_turned(
         name='Transformer-XL',
         title='Transformer-XL: Attentive Language Models Beyond a Fixed-Length Context',
         arxiv='1901.02860',
-        door='project, score',
+        door='project, logits',
         equation='logit_ij = ((q_i + u) . k_j + (q_i + v) . W_r R_(i-j)) / sqrt(H), R_d = [sin(d '
         'w), cos(d w)]',
         source='kimiyoung/transformer-xl',
@@ -158,7 +158,7 @@ class TransformerXL(Encoding):
             feature['clamped'] = (a @ end[0, 0])[..., None]
         return (wide + self.u[...]).astype(q.dtype), k, v, tq.with_feats(transformer_xl=feature), tk
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         feature, table = tq.feats['transformer_xl'], transformer_xl_table(tk.pos, self.frequencies)
         turned = heads_first(feature['turned'])
         if len(table) == 1:  # positions shared by the batch: one product for all rows and heads

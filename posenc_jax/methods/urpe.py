@@ -64,7 +64,7 @@ def urpe_diagonal(
         name='URPE',
         title='Your Transformer May Not be as Powerful as You Expect',
         arxiv='2205.13401',
-        door='score, collect',
+        door='logits, collect',
         equation='out_i = sum_j softmax_j(q_i . k_j / sqrt(H) + b_(j-i)) C_(j-i) v_j',
         source='lsj2408/URPE',
         authors='Luo, Shengjie and Li, Shanda and Zheng, Shuxin and Liu, Tie-Yan and Wang, Liwei '
@@ -164,7 +164,7 @@ class URPE(Encoding):
         found = look_up(table.astype(jnp.float32), self.index(tq.pos, tk.pos))
         return over_batch(found, like.shape[0])
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         return s + self._spread(self.biases[...], s, tq, tk), carry
 
     def collect(self, w, v, tq, tk):

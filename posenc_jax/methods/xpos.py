@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
+from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.rope import Layout, Rotary
 from posenc_jax.protocol.encoding import Encoding
@@ -52,7 +53,7 @@ def _card(name, title, arxiv, source, authors, year, example):
         name=name,
         title=title,
         arxiv=arxiv,
-        door='project, match',
+        door='project, logits',
         equation='logit_ij = sum_t zeta_t^((i-j)/S) [R(i theta) q]_t . [R(j theta) k]_t / '
         'sqrt(H), zeta_t = (2t/H + g)/(1 + g)',
         source=source,
@@ -107,7 +108,7 @@ class XPos(Encoding):
       [0.2857, 0.9777]
     """
 
-    traits = frozenset({'rotates'})
+    traits = frozenset({'rotates', 'forms_logits'})
 
     def __init__(
         self,
@@ -131,15 +132,13 @@ class XPos(Encoding):
     def project(self, q, k, v, tq, tk, x=None):
         return self.rotary.project(q, k, v, tq, tk)
 
-    def match(self, q, k, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         # Both factors are at most one, except for keys after the first query of their own tile.
         centre = tq.pos.min(axis=1, keepdims=True)
         scale = lambda a, offset: xpos_scale(
             a, offset, self.zeta, self.scale_base, layout=self.rotary.layout
         )
-        return super().match(
-            scale(q, tq.pos - centre), scale(k, centre - tk.pos), tq, tk, seen, carry
-        )
+        return scaled_dot_product(scale(q, tq.pos - centre), scale(k, centre - tk.pos)), carry
 
 
 @register(

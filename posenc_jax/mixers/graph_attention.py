@@ -34,7 +34,7 @@ class Edges(Encoding):
         joined, itself = _pairs(tq, tk)
         return (joined | itself)[:, None]
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         if self.bias is None:
             return s, carry
         joined, itself = _pairs(tq, tk)

@@ -1,5 +1,7 @@
 """Encodings made of other encodings: here their doors are forwarded and their traits united."""
 
+from typing import ClassVar
+
 import jax
 from flax import nnx
 
@@ -12,7 +14,12 @@ class Composite(Encoding):
 
     Doors that return a changed input run in the order of the parts. Masks are combined with AND. Of
     a door that only one part may open, the door of this part is used.
+
+    Class attributes:
+      adds: traits beside those of the parts.
     """
+
+    adds: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def children(self) -> tuple[Encoding, ...]:
@@ -21,7 +28,7 @@ class Composite(Encoding):
 
     @property
     def traits(self):
-        return frozenset().union(*(part.traits for part in self.children))
+        return self.adds.union(*(part.traits for part in self.children))
 
     @property
     def lookback(self):
@@ -71,21 +78,15 @@ class Composite(Encoding):
         owner = self._owner('merge')
         return out if owner is None else owner.merge(out)
 
-    def init_carry(self, q, tq):
-        return tuple(part.init_carry(q, tq) for part in self.children)
+    def first_carry(self, q, tq):
+        return tuple(part.first_carry(q, tq) for part in self.children)
 
-    def match(self, q, k, tq, tk, seen, carry):
-        for number, part in enumerate(self.children):
-            if part.opens('match'):
-                s, own = part.match(q, k, tq, tk, seen, carry[number])
-                return s, (*carry[:number], own, *carry[number + 1 :])
-        return super().match(q, k, tq, tk, seen, carry)
-
-    def score(self, s, tq, tk, seen, carry):
-        carries = []
-        for part, own in zip(self.children, carry, strict=True):
-            s, own = part.score(s, tq, tk, seen, own)
-            carries.append(own)
+    def logits(self, s, q, k, tq, tk, seen, carry):
+        carries = list(carry)
+        # The part that forms the logits comes first, wherever it stands; `sorted` is stable.
+        forms_none = lambda part: 'forms_logits' not in part[1].traits
+        for number, part in sorted(enumerate(self.children), key=forms_none):
+            s, carries[number] = part.logits(s, q, k, tq, tk, seen, carries[number])
         return s, tuple(carries)
 
     def mask(self, tq, tk):
@@ -114,7 +115,7 @@ class Composite(Encoding):
         plain = lambda part: (
             isinstance(part, (Causal, Full)) or (isinstance(part, Document) and tk.segment is None)
         )
-        doors = ('init_carry', 'match', 'score', 'mask', 'collect')
+        doors = ('logits', 'mask', 'collect')
         if rivals or any(part.opens(door) for part in others if not plain(part) for door in doors):
             return None
         causal = causal or any(isinstance(part, Causal) for part in others)

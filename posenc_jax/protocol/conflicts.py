@@ -12,7 +12,7 @@ from posenc_jax.protocol.composite import ChainedEncoding, name_of, parts_of
 from posenc_jax.protocol.encoding import DOORS, HOOKS, Encoding
 from posenc_jax.protocol.errors import SpecError
 
-EXCLUSIVE = ('qkv', 'match', 'collect', 'merge', 'begin_stream')
+EXCLUSIVE = ('qkv', 'collect', 'merge', 'begin_stream')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,12 @@ CONFLICTS = (
             'other, they cannot be chained',
         )
         for door in EXCLUSIVE
+    ),
+    Conflict(
+        'forms_logits',
+        'forms_logits',
+        '{first} and {second} both need to form the logits: nest one in the other, they cannot be '
+        'chained',
     ),
     Conflict(
         'rotates',

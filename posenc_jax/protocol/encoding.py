@@ -1,13 +1,13 @@
 """The protocol: an `Encoding` and its doors, all of them shut by default.
 
-    place -> embed -> qkv -> project -> match -> score -> mask -> softmax -> collect -> merge
+    place -> embed -> qkv -> project -> logits -> mask -> softmax -> collect -> merge
 
 Letters: B batch, T query tokens, S key tokens, L either, N query heads, K key/value heads, H head
 width, D model width, P position components. A leading axis written #B may be 1 where the whole
 batch shares it.
 
 The token stage (`place`, `embed`, `qkv`, `project`, `merge`) sees whole sequences in the layout
-[B, L, heads, H]. The pair stage (`init_carry`, `match`, `score`, `mask`, `collect`) sees one block
+[B, L, heads, H]. The pair stage (`logits`, `mask`, `collect`) sees one block
 of queries and one block of keys, heads first: q [B, N, T, H], k and v [B, K, S, H], logits
 [B, N, T, S] in float32. Features of tokens stay token first, [#B, L, heads or 1, ...]. Hooks are
 optional: `fast_path` evaluates the whole pair stage at once where it can, `update_keys` rewrites
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from posenc_jax.base.products import scaled_dot_product, weighted_sum
+from posenc_jax.base.products import weighted_sum
 from posenc_jax.protocol.calls import call, remembering
 from posenc_jax.protocol.registry import Card, constructor_signature
 from posenc_jax.protocol.tokens import Bounds, Tokens
@@ -35,20 +35,10 @@ Projections = tuple[
     Float[Array, 'B L N H'], Float[Array, 'B L K H'], Float[Array, 'B L K H']
 ]  # queries, keys, values
 
-DOORS = (
-    'place',
-    'embed',
-    'qkv',
-    'project',
-    'init_carry',
-    'match',
-    'score',
-    'mask',
-    'collect',
-    'merge',
-)
+DOORS = ('place', 'embed', 'qkv', 'project', 'logits', 'mask', 'collect', 'merge')
 TOKEN_STAGE = ('place', 'embed', 'qkv', 'project')  # `merge` comes with `qkv`
 HOOKS = (
+    'first_carry',
     'fast_path', 'update_keys', 'anchor', 'auxiliary_loss',
     'begin_stream', 'carry_stream', 'feed_stream',
 )  # fmt: skip
@@ -62,6 +52,7 @@ TRAITS = {
     'rotates': 'It turns queries and keys by their positions.',
     'reads_unrotated': 'It reads queries and keys before they are turned.',
     'reads_own_projections': 'Its logits read q and k as the parts before it leave them.',
+    'forms_logits': 'Its logits are inner products of its own: it comes before other parts.',
     'reads_no_projections': 'Its logits read neither q nor k.',
     'sums_between': 'It sums over the keys between key and query, all of which must be seen.',
     'projects_earlier_rows': 'Its `qkv` projects rows in front, which its `project` takes off.',
@@ -183,18 +174,18 @@ class Encoding(nnx.Module):
 
     # Pair stage, one block of queries and one of keys.
 
-    def init_carry(self, q: Float[Array, 'B N T H'], tq: Tokens) -> Carry:
-        """The carry of this block of queries at the start of its sweep over the key blocks, which
-        goes from near to far.
+    def logits(
+        self, s: Float[Array, 'B N T S'], q, k, tq: Tokens, tk: Tokens, seen, carry: Carry
+    ) -> tuple[Float[Array, 'B N T S'], Carry]:
+        """The logits of a block in float32, and the carry for the next (farther) block.
+
+        Args:
+          s: the logits so far, at first the scaled inner products of `q` and `k`. A compiled
+            program computes no products that nobody reads. An encoding with the trait
+            'forms_logits' forms logits of its own from `q` and `k`.
+          seen: which pairs the masks show, bool [#B, #N, T, S].
+          carry: what this encoding returned for the nearer blocks, see `first_carry`.
         """
-        return ()
-
-    def match(self, q, k, tq: Tokens, tk: Tokens, seen, carry: Carry):
-        """Logits of a block, float32 and scaled, and the carry for the next (farther) block."""
-        return scaled_dot_product(q, k), carry
-
-    def score(self, s: Float[Array, 'B N T S'], tq: Tokens, tk: Tokens, seen, carry: Carry):
-        """Changes the logits of a block; returns them and the carry."""
         return s, carry
 
     def mask(self, tq: Tokens, tk: Tokens) -> Bool[Array, '#B #N T S'] | None:
@@ -215,6 +206,12 @@ class Encoding(nnx.Module):
         return weighted_sum(w, v)
 
     # Hooks.
+
+    def first_carry(self, q: Float[Array, 'B N T H'], tq: Tokens) -> Carry:
+        """What `logits` gets as the carry of a block of queries at its first block of keys. The
+        sweep over the keys goes from near to far.
+        """
+        return ()
 
     def fast_path(
         self, q, k, v, tq: Tokens, tk: Tokens, *, causal: bool, sweep: Callable[[], Array]

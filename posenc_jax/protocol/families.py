@@ -25,7 +25,7 @@ class Embedding(Encoding):
 
 
 class Bias(Encoding):
-    """Opens `score`: adds a bias that depends on two positions. A subclass defines `bias`."""
+    """Opens `logits`: adds a bias that depends on two positions. A subclass defines `bias`."""
 
     def bias(
         self, q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']
@@ -33,7 +33,7 @@ class Bias(Encoding):
         """Additive bias in float32, not divided by sqrt(H)."""
         raise NotImplementedError
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         bias = self.bias(tq.pos, tk.pos).astype(jnp.float32)
         if bias.shape[1] not in (1, s.shape[1]):
             raise ValueError(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.layer.sharding import make_mesh, sharded_attend
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.testing.compare import close, close_gradients, demand
@@ -68,21 +69,18 @@ def shapes(subject: Subject) -> None:
 
     def pair_stage(q, k, v, tq, tk):
         q, k, v = (jnp.swapaxes(a, 1, 2) for a in (q, k, v))
-        seen, carry = jnp.ones((ROWS, 1, LENGTH, LENGTH), bool), encoding.init_carry(q, tq)
-        matched = encoding.match(q, k, tq, tk, seen, carry)
-        scored = encoding.score(matched[0], tq, tk, seen, matched[1])
-        collected = encoding.collect(matched[0], v, tq, tk)
-        return carry, matched, scored, collected, encoding.mask(tq, tk)
+        seen, carry = jnp.ones((ROWS, 1, LENGTH, LENGTH), bool), encoding.first_carry(q, tq)
+        s, after = encoding.logits(scaled_dot_product(q, k), q, k, tq, tk, seen, carry)
+        return carry, s, after, encoding.collect(s, v, tq, tk), encoding.mask(tq, tk)
 
-    carry, matched, scored, collected, mask = jax.eval_shape(pair_stage, *found)
-    for door, (s, after) in (('match', matched), ('score', scored)):
-        expect(f'the logits of {door}', s, (ROWS, inputs * HEADS, LENGTH, LENGTH), jnp.float32)
-        demand(kept(after) == kept(carry), f'{door} changes the shape or dtype of the carry')
+    carry, s, after, collected, mask = jax.eval_shape(pair_stage, *found)
+    expect('the logits', s, (ROWS, inputs * HEADS, LENGTH, LENGTH), jnp.float32)
+    demand(kept(after) == kept(carry), 'logits changes the shape or dtype of the carry')
     for leaf in jax.tree.leaves(carry):
         expect('a carry', leaf, (ROWS, inputs * HEADS, LENGTH, *leaf.shape[3:]), jnp.float32)
     expect('the sum of values', collected, (ROWS, inputs * HEADS, LENGTH, WIDTH), jnp.float32)
     if mask is not None:
-        pairs = matched[0].shape
+        pairs = s.shape
         fits = mask.dtype == bool and np.broadcast_shapes(mask.shape, pairs) == pairs
         demand(fits, f'the mask is {kept(mask)}, which is no bool mask of {pairs}')
 

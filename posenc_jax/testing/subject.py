@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from posenc_jax.attention.attend import attend as attend_heads
+from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.protocol.encoding import TOKEN_STAGE, Encoding
 from posenc_jax.protocol.registry import Promises
 from posenc_jax.protocol.tokens import Tokens
@@ -111,8 +112,9 @@ def plain(encoding, q, k, v, tq, tk):
     seen = tk.valid[:, None, None, :]
     allowed = encoding.mask(tq, tk)
     seen = seen if allowed is None else seen & allowed
-    s, carry = encoding.match(q, k, tq, tk, seen, encoding.init_carry(q, tq))
-    s, _ = encoding.score(s, tq, tk, seen, carry)
+    s, _ = encoding.logits(
+        scaled_dot_product(q, k), q, k, tq, tk, seen, encoding.first_carry(q, tq)
+    )
     seen = seen & (s > -jnp.inf)  # a key may also be refused by its logit
     w = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
     return encoding.merge(jnp.swapaxes(encoding.collect(w, v, tq, tk), 1, 2))

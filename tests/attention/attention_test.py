@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
+from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.methods.alibi import alibi_bias
 from posenc_jax.protocol.encoding import Constant, Encoding
 from posenc_jax.protocol.errors import SpecError
@@ -216,10 +217,10 @@ class Recorder(Encoding):
     once.
     """
 
-    def init_carry(self, q, tq):
+    def first_carry(self, q, tq):
         return {'last': jnp.full(q.shape[:3], jnp.inf), 'count': jnp.zeros(q.shape[:3])}
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         seen = jnp.broadcast_to(seen, s.shape)
         index = tk.index[:, None, None, :].astype(jnp.float32)
         high = jnp.where(seen, index, -jnp.inf).max(-1)
@@ -272,10 +273,10 @@ class Learned(Encoding):
             tk.with_feats(own=jnp.repeat(k[..., 1], HEADS // k.shape[2], 2)),
         )
 
-    def init_carry(self, q, tq):
+    def first_carry(self, q, tq):
         return jnp.zeros(q.shape[:3])
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         gate = jnp.where(seen, jax.nn.sigmoid(s), 0.0)
         inside = jnp.cumsum(gate[..., ::-1], -1)[..., ::-1]
         scale = (self.scale[...] + self.offset[...])[:, None, None]
@@ -294,8 +295,8 @@ def plain(encoding, q, k, v, tq, tk):
     first = lambda a: jnp.swapaxes(a, 1, 2)
     q, k, v = map(first, (q, k, v))
     seen = encoding.mask(tq, tk)
-    s, carry = encoding.match(q, k, tq, tk, seen, encoding.init_carry(q, tq))
-    s, _ = encoding.score(s, tq, tk, seen, carry)
+    s = scaled_dot_product(q, k)
+    s, _ = encoding.logits(s, q, k, tq, tk, seen, encoding.first_carry(q, tq))
     w = jax.nn.softmax(jnp.where(seen, s, -jnp.inf), axis=-1)
     return first(encoding.collect(w, v, tq, tk))
 

@@ -76,12 +76,12 @@ def test_what_is_taken_is_collected(some_version, monkeypatch):
     assert taken('cuda', 'prefix(length=4)', 'packed') == [f'cuDNN {where} in blocks']
     monkeypatch.setattr(cudnn, '_MASK_BYTES', 0)
     assert taken('cuda', text='packed') == [f'cuDNN {where} in blocks']
-    assert taken('cuda', 'alibi()') == ["in blocks, because alibi opens the door 'score'"]
+    assert taken('cuda', 'alibi()') == ["in blocks, because alibi opens the door 'logits'"]
     assert taken('cuda', block=4) == ['in blocks, because a block size is given']
     assert taken('cuda', implementation='blocked') == taken('cpu') == []
     with jax.set_mesh(make_mesh(data=1, sequence=2, devices=jax.devices()[:2])):
         assert taken('cuda') == ['in blocks, because the sequence is cut over devices']
-        assert taken('cuda', 'alibi()') == ["in blocks, because alibi opens the door 'score'"]
+        assert taken('cuda', 'alibi()') == ["in blocks, because alibi opens the door 'logits'"]
 
 
 @pytest.mark.full_but_one
@@ -191,7 +191,7 @@ def test_a_whole_model_takes_the_kernels_of_jax(platform, kernels_of_a_layer, so
 @pytest.mark.parametrize(
     'change, reason',
     [
-        (dict(spec='alibi()'), "alibi opens the door 'score'"),
+        (dict(spec='alibi()'), "alibi opens the door 'logits'"),
         (dict(spec='window(size=3) | prefix(length=3)'), 'cuDNN knows one window or one prefix'),
         (dict(spec='window(size=3) | full()'), 'a window of cuDNN is causal'),
         (dict(dtype=jnp.float32), 'Q must be fp16/bf16'),

@@ -89,7 +89,7 @@ def test_it_lowers_inside_a_mesh(dtype, width):
 @pytest.mark.parametrize(
     'change, reason',
     [
-        (dict(spec='alibi()'), "alibi opens the door 'score'"),
+        (dict(spec='alibi()'), "alibi opens the door 'logits'"),
         (dict(spec='nar()'), "the mask of nar reads 'pos' of tokens"),
         (dict(dtype=jnp.float16), 'it takes float32 or bfloat16, not float16'),
         (dict(length=96), 'queries must be a multiple of 128, got 96'),

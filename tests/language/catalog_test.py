@@ -119,7 +119,7 @@ def test_unknown_names_are_refused(what, near):
 
 def test_rows_follow_the_pipeline():
     doors = [card.door for card in catalog('encoding')]
-    assert doors.index('score') < doors.index('mask') < doors.index('none')
+    assert doors.index('logits') < doors.index('mask') < doors.index('none')
 
 
 def test_cards_name_doors_that_exist():

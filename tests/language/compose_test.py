@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
+from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.base.products import scaled_dot_product, weighted_sum
 from posenc_jax.protocol import conflicts
 from posenc_jax.protocol.composite import ChainedEncoding, parts_of
@@ -25,15 +26,17 @@ class Doubling(Encoding):
     def project(self, q, k, v, tq, tk, x=None):
         return q * 10 + self.number, k, v, tq.with_feats(**{self.name: tq.index}), tk
 
-    def init_carry(self, q, tq):
+    def first_carry(self, q, tq):
         return jnp.full(q.shape[:3], float(self.number))
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         return s * 10 + self.number, carry + 1
 
 
-class OwnMatch(Encoding):
-    def match(self, q, k, tq, tk, seen, carry):
+class OwnLogits(Encoding):
+    traits = frozenset({'forms_logits'})
+
+    def logits(self, s, q, k, tq, tk, seen, carry):
         return scaled_dot_product(q, k) + 1, carry
 
 
@@ -61,8 +64,8 @@ def test_folds_run_in_chain_order():
     assert float(both.embed(x, tok)[0, 0, 0, 0]) == 12
     q, _, _, tq, tk = both.project(x, x, x, tok, tok)
     assert float(q[0, 0, 0, 0]) == 12 and set(tq.feats) == {'a', 'b'} and not tk.feats
-    carry = both.init_carry(jnp.zeros((1, 1, 2, 4)), tok)
-    s, carry = both.score(jnp.zeros((1, 1, 2, 2)), tok, tok, None, carry)
+    carry = both.first_carry(jnp.zeros((1, 1, 2, 4)), tok)
+    s, carry = both.logits(jnp.zeros((1, 1, 2, 2)), None, None, tok, tok, None, carry)
     assert float(s[0, 0, 0, 0]) == 12 and [float(c[0, 0, 0]) for c in carry] == [2, 3]
 
 
@@ -89,15 +92,15 @@ def test_conflicts_name_traits_and_doors_that_exist():
 
 def test_exclusive_doors_have_one_owner():
     with pytest.raises(
-        SpecError, match="OwnMatch and OwnMatch both need the exclusive door 'match': nest"
+        SpecError, match='OwnLogits and OwnLogits both need to form the logits: nest'
     ):
-        pj.chain(OwnMatch(), Doubling('a', 1), OwnMatch())
+        pj.chain(OwnLogits(), Doubling('a', 1), OwnLogits())
     with pytest.raises(SpecError, match="OwnCollect and OwnCollect.*'collect'"):
         pj.chain(OwnCollect(), pj.chain(OwnCollect(), Doubling('a', 1)))
-    both = pj.chain(OwnMatch(), Doubling('a', 1), OwnCollect())
+    both = pj.chain(Doubling('a', 1), OwnLogits(), OwnCollect())
     q, tok = jax.random.normal(jax.random.key(0), (1, 2, 3, 4)), pj.Tokens.of(length=3)
-    s, carry = both.match(q, q, tok, tok, None, both.init_carry(q, tok))
-    np.testing.assert_allclose(s, scaled_dot_product(q, q) + 1, rtol=1e-6)
+    s, _, _ = pair_logits(both, q, q, tok, tok, both.first_carry(q, tok))
+    np.testing.assert_allclose(s, 10 * (scaled_dot_product(q, q) + 1) + 1, rtol=1e-6)
     np.testing.assert_allclose(both.collect(s, q, tok, tok), 2 * weighted_sum(s, q), rtol=1e-6)
 
 

@@ -31,7 +31,9 @@ def bias_of(spec, length, tok=None, **context):
     )
     q = jnp.zeros((1, length, 8, 4))
     _, _, _, tq, tk = encoding.project(q, q, q, tok, tok)
-    return np.asarray(encoding.score(jnp.zeros((1, 8, length, length)), tq, tk, None, ())[0][0])
+    return np.asarray(
+        encoding.logits(jnp.zeros((1, 8, length, length)), None, None, tq, tk, None, ())[0][0]
+    )
 
 
 @pytest.mark.full_but_one

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
+from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.methods.carope import carope_bias, carope_increments, carope_log_rate, carope_match
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
@@ -37,7 +38,7 @@ def logits(encoding, q, k, x, tok=None):
     tok = pj.Tokens.of(length=q.shape[1]) if tok is None else tok
     q, k, _, tq, tk = encoding.project(q, k, k, tok, tok, x)
     q, k = (a.swapaxes(1, 2) for a in (q, k))
-    return encoding.match(q, k, tq, tk, None, encoding.init_carry(q, tq))[0]
+    return pair_logits(encoding, q, k, tq, tk, encoding.first_carry(q, tq))[0]
 
 
 def reference(part, q, k, v, x):

@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.gali import gali_chunks, gali_ids, gali_slots, pair_normals
@@ -75,11 +76,9 @@ def defined(q, k, v, chunk, logits=logits, local=LOCAL):
 @jax.jit
 def scored(part, q, k):
     """All logits of one head after the other, those of later keys among them."""
-    tok, length = pj.Tokens.of(length=q.shape[1]), q.shape[1]
+    tok = pj.Tokens.of(length=q.shape[1])
     q, k, _, tq, tk = part.project(q, k, k, tok, tok)
-    return part.match(
-        q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk, jnp.ones((1, 1, length, length), bool), ()
-    )[0][0]
+    return pair_logits(part, q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk, ())[0][0]
 
 
 @pytest.mark.parametrize('row', GOLDEN['ids'], ids=lambda row: str(row['total']))

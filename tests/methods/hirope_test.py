@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.layer import cache
@@ -60,7 +61,7 @@ def logits(part, tok, q, k):
     q, k, _, tq, tk = part.project(q, k, k, tok, tok)
     heads_first = lambda a: a.swapaxes(1, 2)
     return np.asarray(
-        part.match(heads_first(q), heads_first(k), tq, tk, None, part.init_carry(q, tq))[0][0]
+        pair_logits(part, heads_first(q), heads_first(k), tq, tk, part.first_carry(q, tq))[0][0]
     )
 
 
@@ -200,8 +201,8 @@ def test_a_tile_on_one_side_of_the_window_reads_one_set_of_keys():
 
     def tile(q, k, tq, tk, rows, columns):
         cut = lambda a, at: heads_first(a)[:, :, at : at + 4]
-        return part.match(
-            cut(q, rows), cut(k, columns), tq.slice(rows, 4), tk.slice(columns, 4), None, ()
+        return pair_logits(
+            part, cut(q, rows), cut(k, columns), tq.slice(rows, 4), tk.slice(columns, 4), ()
         )[0]
 
     near = tile(q, k, spoil(tq), spoil(tk), 0, 0)

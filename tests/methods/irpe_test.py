@@ -224,7 +224,9 @@ def test_pairs_with_a_class_token_share_one_bucket():
     """Changing its column of the tables changes those logits alone; all others are kept."""
     part, (q, k, _) = make('on="k"'), inputs()
     s = lambda: np.asarray(
-        part.score(jnp.zeros((B, N, 16, 16)), *part.project(q, k, k, TOK, TOK)[3:], None, ())[0]
+        part.logits(
+            jnp.zeros((B, N, 16, 16)), None, None, *part.project(q, k, k, TOK, TOK)[3:], None, ()
+        )[0]
     )
     before = s()
     part.keys[...] = part.keys[...].at[..., -1].add(1.0)
@@ -239,9 +241,9 @@ def test_tables_and_doors():
     assert part.keys.shape == (1, 1, H, 50) and not part.opens('collect')
     assert part.opens('project') and part.queries is part.values is part.bias is None
     part = pj.make('irpe(mode="bias", method="cross", shared=False)', heads=N, head_dim=H)
-    assert part.bias.shape == (2, N, 8) and not part.opens('project') and part.opens('score')
+    assert part.bias.shape == (2, N, 8) and not part.opens('project') and part.opens('logits')
     part = pj.make('irpe(on="v", method="euc")', heads=N, head_dim=H)
-    assert part.values.shape == (1, 1, 8, H) and not part.opens('score') and part.opens('collect')
+    assert part.values.shape == (1, 1, 8, H) and not part.opens('logits') and part.opens('collect')
 
 
 def test_wrong_values_are_refused():

@@ -61,7 +61,7 @@ def test_the_weight_multiplies_the_scores_before_the_bias():
     encoding = make('bias_wht', wa=0.3, wp=0.7)
     tok = pj.Tokens.of(length=30)
     s = jax.random.normal(jax.random.key(0), (2, N, 30, 30))
-    scored, _ = encoding.score(s, tok, tok, None, ())
+    scored, _ = encoding.logits(s, None, None, tok, tok, None, ())
     distance = np.abs(np.arange(30)[:, None] - np.arange(30))
     expected = s * np.exp(-0.3 * distance**0.7) + bias_of(encoding)
     np.testing.assert_allclose(scored, expected, atol=1e-6)
@@ -71,7 +71,7 @@ def test_the_weight_multiplies_the_scores_before_the_bias():
 
 def scored(encoding, s):
     tok = pj.Tokens.of(length=s.shape[-1])
-    return encoding.score(s, tok, tok, None, ())[0]
+    return encoding.logits(s, None, None, tok, tok, None, ())[0]
 
 
 def test_the_weight_kernel_alone_multiplies_the_scores_and_adds_nothing():
@@ -140,7 +140,9 @@ def test_gradients_are_finite_and_pass_the_bounds(kernel, raw):
     tok = pj.Tokens.of(length=9)
     s = jax.random.normal(jax.random.key(1), (1, N, 9, 9))
     target = jax.random.normal(jax.random.key(2), s.shape)
-    gradient = jax.grad(lambda e: (e.score(s, tok, tok, None, ())[0] * target).sum())(encoding)
+    gradient = jax.grad(lambda e: (e.logits(s, None, None, tok, tok, None, ())[0] * target).sum())(
+        encoding
+    )
     for name in encoding.raw:
         g = np.asarray(gradient.raw[name][...])
         assert np.isfinite(g).all() and (g != 0).all(), name

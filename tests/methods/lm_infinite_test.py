@@ -98,12 +98,14 @@ def test_a_far_key_has_the_logit_of_the_ceiling(part):
     q, k, v = qkv(12)
     far = encoding(part, n_local=3, n_global=1)
     near = pj.make(part, head_dim=WIDTH, heads=2, train_len=64)
-    score = lambda e, i, j: e.score(
+    score = lambda e, i, j: e.logits(
         jnp.ones((1, 2, 1, 1)),
+        None,
+        None,
         pj.Tokens.of(positions=[[i]]),
         pj.Tokens.of(positions=[[j]]),
         True,
-        e.init_carry(jnp.ones((1, 2, 1, WIDTH)), pj.Tokens.of(positions=[[i]])),
+        e.first_carry(jnp.ones((1, 2, 1, WIDTH)), pj.Tokens.of(positions=[[i]])),
     )[0]
     for i, j in ((3, 0), (4, 0), (11, 0)):
         np.testing.assert_allclose(

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.methods.positional_attention import project_positions
 from posenc_jax.mixers.number_network import NumberNetwork
 from posenc_jax.protocol.errors import SpecError
@@ -45,7 +46,7 @@ def test_golden_weights():
     tok, zero = pj.Tokens.of(length=2), jnp.zeros((1, 2, 1, 2))
     _, _, _, tq, tk = encoding.project(zero, zero, zero, tok, tok)
     np.testing.assert_allclose(
-        part.match(zero.swapaxes(1, 2), None, tq, tk, None, ())[0][0, 0],
+        pair_logits(part, *(a.swapaxes(1, 2) for a in (zero, zero)), tq, tk, ())[0][0, 0],
         GOLDEN['logits'],
         rtol=1e-6,
     )

@@ -25,7 +25,7 @@ def make(arguments, heads=8):
     return pj.make(f'randomized_alibi({arguments})', heads=heads)
 
 
-scored = jax.jit(lambda encoding, s, tok: encoding.score(s, tok, tok, None, ())[0])
+scored = jax.jit(lambda encoding, s, tok: encoding.logits(s, None, None, tok, tok, None, ())[0])
 
 
 def bias_of(encoding, tok, key=None, rows=1):
@@ -200,7 +200,7 @@ def test_wrong_input_says_what_is_wrong():
         encoding.place(pj.Tokens.of(positions=[[[0, 1]]]))
     with pytest.raises(ValueError, match='parameters of 8 heads, the queries have 2'):
         tok = encoding.place(pj.Tokens.of(length=2))
-        encoding.score(jnp.zeros((1, 2, 2, 2)), tok, tok, None, ())
+        encoding.logits(jnp.zeros((1, 2, 2, 2)), None, None, tok, tok, None, ())
     tok = jax.jit(lambda pos: make('max_len=4').place(pj.Tokens.of(positions=pos)))(
         jnp.array([[0, 9]])
     )

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.model.transformer import Transformer
@@ -40,10 +41,8 @@ def logits_of(encoding, tok, key=None):
     tok = encoding.place(tok, key=None if key is None else jax.random.key(key))
     q, k, _, tq, tk = encoding.project(q, k, k, tok, tok)
     q, k = (jnp.swapaxes(a, 1, 2) for a in (q, k))
-    s, carry = encoding.match(q, k, tq, tk, None, encoding.init_carry(q, tq))
-    return np.asarray(encoding.score(s, tq, tk, None, carry)[0]), np.asarray(
-        encoding.offsets(tq, tk)
-    )
+    s, _ = encoding.logits(scaled_dot_product(q, k), q, k, tq, tk, None, ())
+    return np.asarray(s), np.asarray(encoding.offsets(tq, tk))
 
 
 def defined(encoding, offsets):
@@ -122,7 +121,7 @@ def test_plain_offsets_are_transformer_xl_with_the_sign_of_the_sines():
     q, k, _, tq, tk = other.project(q, k, k, tok, tok)
     s = pj.functional.scaled_dot_product(jnp.swapaxes(q, 1, 2), jnp.swapaxes(k, 1, 2))
     np.testing.assert_allclose(
-        logits_of(encoding, tok)[0], other.score(s, tq, tk, None, ())[0], atol=3e-5
+        logits_of(encoding, tok)[0], other.logits(s, q, k, tq, tk, None, ())[0], atol=3e-5
     )
 
 

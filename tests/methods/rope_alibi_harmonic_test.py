@@ -91,7 +91,7 @@ def test_product_divides_the_rotary_logits():
         pj.Tokens.of(length=9),
     )
     s = jax.random.normal(jax.random.key(0), (2, 4, 9, 9))
-    scored, _ = encoding.score(s, tok, tok, None, ())
+    scored, _ = encoding.logits(s, None, None, tok, tok, None, ())
     distance = np.abs(np.arange(9)[:, None] - np.arange(9))
     slopes = np.array([0.25, 0.0625, 0.015625, 0.00390625])
     np.testing.assert_allclose(
@@ -115,12 +115,13 @@ def test_trained_weights_are_per_head_and_held_at_zero():
     assert not jax.tree.leaves(nnx.state(fixed, nnx.Param))
     tok, s = pj.Tokens.of(length=9), jnp.zeros((1, 4, 9, 9))
     np.testing.assert_array_equal(
-        learned.score(s, tok, tok, None, ())[0], fixed.score(s, tok, tok, None, ())[0]
+        learned.logits(s, None, None, tok, tok, None, ())[0],
+        fixed.logits(s, None, None, tok, tok, None, ())[0],
     )
     learned.weight[...] = jnp.array([-1.0, 0.0, 1.0, 2.0])
-    scored = np.asarray(learned.score(s, tok, tok, None, ())[0])[0]
+    scored = np.asarray(learned.logits(s, None, None, tok, tok, None, ())[0])[0]
     assert (scored[:2] == 0).all() and (scored[2:, 8, :8] < 0).all()
-    gradient = jax.grad(lambda e: e.score(s, tok, tok, None, ())[0].sum())(learned)
+    gradient = jax.grad(lambda e: e.logits(s, None, None, tok, tok, None, ())[0].sum())(learned)
     assert (np.asarray(gradient.weight[...]) < 0).all()
 
 

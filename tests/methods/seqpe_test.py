@@ -217,7 +217,7 @@ def test_input_add_adds_the_vector_once_and_leaves_padding():
         encoding.embed(jnp.asarray(x[..., :6]), read)
 
 
-@pytest.mark.parametrize('use, door', zip(USES, ('score', 'project', 'project', 'embed')))
+@pytest.mark.parametrize('use, door', zip(USES, ('logits', 'project', 'project', 'embed')))
 def test_only_the_doors_of_the_use_are_open(use, door):
     opened = lambda encoding: {name for name in (*DOORS, *HOOKS) if encoding.opens(name)}
     assert opened(make(f'use="{use}"')) == {'place', door, 'auxiliary_loss'}

@@ -15,7 +15,7 @@ T = pj.Tokens.of(length=6)
 
 def scored(spec, s):
     encoding = pj.make(spec, heads=1, head_dim=4)
-    return np.asarray(encoding.score(s, T, T, None, encoding.init_carry(s, T))[0])
+    return np.asarray(encoding.logits(s, None, None, T, T, None, encoding.first_carry(s, T))[0])
 
 
 def test_the_values():

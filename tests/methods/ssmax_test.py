@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
+from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.methods.ssmax import ssmax_factor
 from tests.golden_files import golden
 
@@ -19,8 +20,8 @@ ONES = jnp.ones((1, N, 5, 5))
 def scored(spec, tok, s=ONES, **options):
     encoding = pj.make(spec, heads=N, head_dim=H, **options)
     q, *_, tq, tk = encoding.project(*[jnp.zeros((1, tok.length, N, H))] * 3, tok, tok)
-    carry = encoding.init_carry(q.swapaxes(1, 2), tq)
-    return np.asarray(encoding.score(s, tq, tk, None, carry)[0])
+    carry = encoding.first_carry(q.swapaxes(1, 2), tq)
+    return np.asarray(encoding.logits(s, None, None, tq, tk, None, carry)[0])
 
 
 def test_the_factor():
@@ -104,7 +105,9 @@ def test_attention_does_not_fade_as_keys_are_added():
         s = jnp.zeros((1, N, 1, n)).at[..., 3].set(z)
         tq = tok.slice(n - 1, 1)
         encoding = pj.make(spec, heads=N)
-        return float(jax.nn.softmax(encoding.score(s, tq, tok, None, ())[0])[0, 0, 0, 3])
+        return float(
+            jax.nn.softmax(encoding.logits(s, None, None, tq, tok, None, ())[0])[0, 0, 0, 3]
+        )
 
     plain, scaled = ([weight(spec, n) for n in (16, 256, 4096)] for spec in ('nope()', 'ssmax()'))
     assert plain[0] > 0.2 and plain[2] < 0.002
@@ -131,7 +134,7 @@ def test_wrong_input_says_what_is_wrong():
         pj.make('fire() | ssmax(bidirectional=True)', heads=N)
     with pytest.raises(ValueError, match='ssmax has parameters of 1 heads, the queries have 4'):
         tok = pj.Tokens.of(length=5)
-        pj.make('ssmax()', heads=1).score(ONES, tok, tok, None, ())
+        pj.make('ssmax()', heads=1).logits(ONES, None, None, tok, tok, None, ())
 
 
 @pytest.mark.full
@@ -141,12 +144,7 @@ def test_a_key_that_was_refused_stays_refused_where_the_factor_is_zero():
     tok = pj.Tokens.of(length=9)
     q, k, v = (jax.random.normal(jax.random.key(n), (1, 9, 2, 4)) for n in range(3))
     arguments = encoding.project(q, k, v, tok, tok, jax.random.normal(jax.random.key(3), (1, 9, 8)))
-    logits = encoding.match(
-        *(a.swapaxes(1, 2) for a in arguments[:2]),
-        tok,
-        tok,
-        None,
-        encoding.init_carry(q.swapaxes(1, 2), tok),
-    )
+    q, k = (a.swapaxes(1, 2) for a in arguments[:2])
+    logits = pair_logits(encoding, q, k, tok, tok, encoding.first_carry(q, tok))
     assert (np.asarray(logits[0])[0, :, 0, 0] <= 0).any()  # a first token that refuses itself
     assert np.isfinite(pj.attend(encoding, *arguments, applied=pj.TOKEN_STAGE)).all()

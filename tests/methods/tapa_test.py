@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
+from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.methods.tapa import tapa_distance, tapa_logits
 from posenc_jax.protocol.errors import SpecError
@@ -28,7 +29,7 @@ def draw(length=L, width=H, dtype=jnp.float32):
 def logits(spec, q, k, pos=None, **context):
     part = pj.make(spec, head_dim=q.shape[-1], **context)
     tok = pj.Tokens.of(positions=jnp.arange(q.shape[2])[None] if pos is None else pos)
-    return np.asarray(part.match(q, k, tok, tok, None, ())[0])
+    return np.asarray(pair_logits(part, q, k, tok, tok, ())[0])
 
 
 def test_golden_logits():

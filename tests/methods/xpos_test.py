@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
+from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.methods.rope import rope
 from posenc_jax.methods.xpos import xpos_decay
 from posenc_jax.protocol.errors import SpecError
@@ -18,7 +19,7 @@ def logits(spec, q, k, pos, **context):
     """Logits [T, S] of one head from one tile."""
     part, tok = pj.make(spec, head_dim=q.shape[-1], **context), pj.Tokens.of(positions=pos)
     q, k, _, tq, tk = part.project(q, k, k, tok, tok)
-    s, _ = part.match(q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk, None, ())
+    s, _, _ = pair_logits(part, q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk, ())
     return np.asarray(s[0, 0])
 
 

@@ -124,7 +124,7 @@ def test_every_door_is_shut_by_default():
     assert encoding.place(tok) is tok and encoding.embed(q, tok) is q
     assert encoding.project(q, k, v, tok, tok) == (q, k, v, tok, tok)
     assert (
-        encoding.init_carry(q, tok) == ()
+        encoding.first_carry(q, tok) == ()
         and encoding.mask(tok, tok) is None
         and encoding.may_see(None, None) is True
     )
@@ -139,11 +139,10 @@ def test_every_door_is_shut_by_default():
 
 
 def test_a_door_that_is_overridden_is_open():
-    assert pj.make('alibi()', heads=2).opens('score') and not pj.make('alibi()', heads=2).opens(
-        'match'
-    )
+    alibi = pj.make('alibi()', heads=2)
+    assert alibi.opens('logits') and not alibi.opens('collect')
     chained = pj.make('alibi() | causal()', heads=2)
-    assert chained.opens('score') and chained.opens('mask') and not chained.opens('embed')
+    assert chained.opens('logits') and chained.opens('mask') and not chained.opens('embed')
 
 
 @pytest.mark.full_but_one
@@ -177,7 +176,7 @@ def test_families_leave_one_method_to_write():
             return (tk.index % 2 == 0)[:, None, None, :]
 
     tok = pj.Tokens.of(length=3)
-    s, _ = Linear().score(jnp.zeros((1, 1, 3, 3)), tok, tok, None, ())
+    s, _ = Linear().logits(jnp.zeros((1, 1, 3, 3)), None, None, tok, tok, None, ())
     assert s.dtype == jnp.float32 and s[0, 0, 2].tolist() == [-2, -1, 0]
     both = pj.make(pj.chain(Linear(), Even()), causal=True)  # neither is registered
     assert both.cached == 'encoded'

@@ -16,7 +16,7 @@ class MeanOfTheTile(pj.Encoding):
     has another mean, of later keys too.
     """
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         return s - s.mean(-1, keepdims=True), carry
 
 
@@ -27,14 +27,14 @@ class SumOfTheCall(pj.Encoding):
         total = jnp.cumsum(jnp.abs(x).astype(jnp.float32).mean(-1, keepdims=True), axis=1)
         return q, k, v, tq, tk.with_feats(total=total)
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         return s - heads_first(tk.feats['total'])[:, :, None], carry
 
 
 class GrowsWithThePosition(pj.Encoding):
     """Multiplies logits by the position of the key."""
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         return s * (1 + tk.pos[:, None, None] / 8), carry
 
 
@@ -46,7 +46,7 @@ class RootOfTheDistance(pj.Encoding):
     def __init__(self):
         self.scale = nnx.Param(jnp.array(1.0), axes=())
 
-    def score(self, s, tq, tk, seen, carry):
+    def logits(self, s, q, k, tq, tk, seen, carry):
         distance = (tq.pos[:, :, None] - tk.pos[:, None])[:, None].astype(jnp.float32)
         return s - jnp.sqrt(self.scale[...] * jnp.abs(distance)), carry
 

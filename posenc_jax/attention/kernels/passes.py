@@ -129,7 +129,7 @@ _MOST_CARRIES = 8
 def keeps_carries(plan, params, constants, q, k, tq) -> bool:
     """Whether the carries of all tiles are few enough for `backward` to keep them."""
     carry = jax.eval_shape(
-        lambda *variables: plan.encoding(*variables).init_carry(plan.q.swap(q), tq),
+        lambda *variables: plan.encoding(*variables).first_carry(plan.q.swap(q), tq),
         params, constants,
     )  # fmt: skip
     blocks = k.shape[plan.k.axis] // plan.k.size
@@ -299,7 +299,7 @@ def _floats(queries_or_keys) -> list:
 
 def _start(plan, variables, queries):
     """The first carry."""
-    return plan.encoding(*variables).init_carry(queries[0], queries[-1])
+    return plan.encoding(*variables).first_carry(queries[0], queries[-1])
 
 
 def _enter(plan, variables, queries, keys, carry):

@@ -30,7 +30,7 @@ def decay_kernel(encoding: Encoding, heads: int, reach: int = REACH) -> Float[np
     key d tokens before it; it is -inf where a mask hides the key.
 
     Args:
-      encoding: opens only the doors `score` and `mask`, so that its logits depend on positions
+      encoding: opens only the doors `logits` and `mask`, so that its logits depend on positions
         alone.
       heads: N, heads of the encoding.
       reach: D, number of distances, at least 4.
@@ -65,11 +65,13 @@ def decay_kernel(encoding: Encoding, heads: int, reach: int = REACH) -> Float[np
 
 def _check_additive(encoding: Encoding) -> None:
     for part in parts_of(encoding):
-        other = [door for door in DOORS if part.opens(door) and door not in ('score', 'mask')]
-        if other:
+        doors = (*DOORS, 'first_carry')
+        other = [door for door in doors if part.opens(door) and door not in ('logits', 'mask')]
+        if other or 'forms_logits' in part.traits:
+            does = f'opens {other[0]!r} as well' if other else 'forms logits of its own'
             raise ValueError(
                 'a theoretical receptive field needs a bias that depends on positions alone; '
-                f'{name_of(part)} opens {other[0]!r} as well'
+                f'{name_of(part)} {does}'
             )
 
 
@@ -82,8 +84,9 @@ def _row(graphdef, heads, state, distance, row, shift):
     tq, tk = tok(index), tok(index - distance[None])
     seen = encoding.mask(tq, tk)
     seen = jnp.ones((1, 1, 1, distance.shape[0]), bool) if seen is None else seen
-    carry = encoding.init_carry(jnp.zeros((1, heads, 1, 1)), tq)
-    s, _ = encoding.score(jnp.zeros((1, heads, 1, distance.shape[0])), tq, tk, seen, carry)
+    carry = encoding.first_carry(jnp.zeros((1, heads, 1, 1)), tq)
+    s = jnp.zeros((1, heads, 1, distance.shape[0]))
+    s, _ = encoding.logits(s, None, None, tq, tk, seen, carry)
     return jnp.where(seen, s, -jnp.inf)[0, :, 0]
 
 

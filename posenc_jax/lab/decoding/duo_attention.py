@@ -276,7 +276,7 @@ def _mask_of(encoding: Encoding) -> DuoAttention:
             part.cached != 'encoded'
             or part.lookback
             or part.opens('qkv')
-            or part.opens('init_carry')
+            or part.opens('first_carry')
         ):
             raise ValueError(
                 f'duo_attention drops keys head by head, but {name_of(part)} reads more than the '

@@ -49,7 +49,7 @@ CARD = Card(
     title='Attention Entropy is a Key Factor: An Analysis of Parallel Context Encoding with '
     'Full-attention-based Pre-trained Language Models',
     arxiv='2412.16545',
-    door='cache, score',
+    door='cache, logits',
     equation='id of token t of n: b + t m / n; keep the K pieces with the largest sums of their '
     '5 largest probabilities',
     source='zzsfornlp/parallel_context_encoding_analysis',
@@ -260,7 +260,7 @@ class SelectedAttention:
         def k_block(state, number):
             largest, high, total = state
             own = blocks.tokens(tk, number)
-            carry = encoding.init_carry(q, tq)
+            carry = encoding.first_carry(q, tq)
             s, _, seen = pair_logits(encoding, q, blocks.read(k, number), tq, own, carry)
             a = jnp.where(seen, s, 10 * _LOWEST)
             new = jnp.maximum(high, a.max(-1))

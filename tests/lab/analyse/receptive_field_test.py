@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.lab.analyse.decay_kernel import (
     decay_kernel,
     field_of,
@@ -204,8 +205,7 @@ def reference(model, tokens, epsilon):
         q, k, v = block.attention.qkv(block.attention_norm(x))
         q, k, v, tq, tk = encoding.project(q, k, v, tok, tok)
         q, k = (jnp.swapaxes(a, 1, 2) for a in (q, k))
-        s, carry = encoding.match(q, k, tq, tk, encoding.mask(tq, tk), encoding.init_carry(q, tq))
-        s, _ = encoding.score(s, tq, tk, jnp.broadcast_to(encoding.mask(tq, tk), s.shape), carry)
+        s, _, _ = pair_logits(encoding, q, k, tq, tk, encoding.first_carry(q, tq))
         p = np.asarray(jax.nn.softmax(jnp.where(encoding.mask(tq, tk), s, -jnp.inf)), np.float64)
         widths, at = np.zeros(p.shape[:3]), np.zeros((p.shape[1], length))
         for b, n, i in np.ndindex(*p.shape[:3]):

@@ -217,7 +217,10 @@ def test_what_cannot_be_is_refused():
             r'channels 0 \.\. 3 of a multiple of 2 heads, got 0 \.\. 4',
         ),
         (lambda: key_labels(jnp.ones((1, 2, 3, 4)), jnp.array([[3]])), 'for 1 heads'),
-        (lambda: calibrate(model_of(encoding='rope() | alibi()'), TEXT), "but alibi opens 'score'"),
+        (
+            lambda: calibrate(model_of(encoding='rope() | alibi()'), TEXT),
+            "but alibi opens 'logits'",
+        ),
         (
             lambda: calibrate(model_of(encoding='rope(freqs=dynamic_ntk())'), TEXT),
             'but rope does not cache keys as encoded',
@@ -269,7 +272,7 @@ def test_what_cannot_be_is_refused():
         ),
         (
             lambda: write(model_of(encoding='rope() | alibi()'), Sparse(channels, keep=2)),
-            "but alibi opens 'score'",
+            "but alibi opens 'logits'",
         ),
     ]:
         with pytest.raises(ValueError, match=message):

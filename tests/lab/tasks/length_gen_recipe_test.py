@@ -178,8 +178,10 @@ def test_fire_sees_the_drawn_ids():
         assert np.array_equal(p[0], p[1]) == (
             key is None
         )  # a draw for every sequence; evaluation without a key has one
-        carry = encoding.init_carry(jnp.zeros((2, 2, length, 4)), placed)
-        s, _ = encoding.score(jnp.zeros((2, 2, length, length)), placed, placed, None, carry)
+        carry = encoding.first_carry(jnp.zeros((2, 2, length, 4)), placed)
+        s, _ = encoding.logits(
+            jnp.zeros((2, 2, length, length)), None, None, placed, placed, None, carry
+        )
         i, j = 9, 4
         z = psi(p[:, i] - p[:, j]) / (psi(np.maximum(fire.threshold, p[:, i])) + 1e-6)
         hidden = np.maximum(np.asarray(fire.w1[0]) * z[:, None] + np.asarray(fire.w1[1]), 0)
