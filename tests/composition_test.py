@@ -33,7 +33,7 @@ def logits(encoding, tok):
     q, k = (
         jax.random.normal(jax.random.key(n), (1, heads, 12, 8)) for n, heads in ((0, 4), (1, 2))
     )
-    return np.asarray(pair_logits(encoding, q, k, tok, tok, encoding.first_carry(q, tok))[0])
+    return np.asarray(pair_logits(encoding, q, k, tok, tok)[0])
 
 
 @pytest.mark.full_but_one
@@ -62,7 +62,7 @@ def test_a_rotation_and_a_bias_add_up(bias):
         encoding = pj.make(spec, **CONTEXT)
         a, b, _, tq, tk = encoding.project(q, k, k, tok, tok, jnp.ones((1, 12, 32)))
         a, b = a.swapaxes(1, 2), b.swapaxes(1, 2)
-        return np.asarray(pair_logits(encoding, a, b, tq, tk, encoding.first_carry(a, tq))[0])
+        return np.asarray(pair_logits(encoding, a, b, tq, tk)[0])
 
     both = of(f'rope() | {bias}')
     np.testing.assert_array_equal(both, of(f'{bias} | rope()'))

@@ -10,6 +10,7 @@ from flax import nnx
 
 from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.capabilities import Carries, EvolvingKeys
 from posenc_jax.protocol.encoding import Constant, Encoding
 from posenc_jax.protocol.registry import Card, Entry, Promises
 
@@ -67,7 +68,7 @@ class Shift(Encoding):
 
 
 @toy('toy_gate')
-class Gate(Encoding):
+class Gate(Carries):
     """Forget gates from the layer input, one a query head: bias_ij = -(g_{j+1} + ... + g_i). The
     keys' features are cached.
     """
@@ -100,7 +101,7 @@ class Gate(Encoding):
 
 
 @toy('toy_path', cached='evolving')
-class Path(Encoding):
+class Path(Carries, EvolvingKeys):
     """Householder products along the sequence, key by key; w is a width-3 convolution of the layer
     input, one a key head.
     """

@@ -40,7 +40,13 @@ RENEWED = (
 # has no threads of JAX, which a copy would lack; the import of a target may use one.
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(
-    ['posenc_jax.training.loop', 'posenc_jax.generate', 'orbax.checkpoint', 'tensorboardX', 'grain']
+    [
+        'posenc_jax.lab.train.loop',
+        'posenc_jax.lab.cli.generate',
+        'orbax.checkpoint',
+        'tensorboardX',
+        'grain',
+    ]
 )
 
 

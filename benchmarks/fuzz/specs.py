@@ -25,6 +25,7 @@ from posenc_jax.lab.runs.plan import make_task
 from posenc_jax.lab.tasks.task import batch_rng
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.extend import extend
+from posenc_jax.protocol import capabilities
 from posenc_jax.protocol.registry import Entry, entries
 
 LENGTH = 16
@@ -209,9 +210,10 @@ def attended(encoding: pj.Encoding, key) -> jax.Array:
     x = encoding.embed(jnp.ones((1, LENGTH, rows)), tok)
     before = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
     linear = lambda x: (x.reshape(1, -1, heads, rows // heads),) * 3
-    projected = encoding.qkv(before, linear, tok)
+    projected = capabilities.qkv(encoding, before, linear, tok)
     q, k, v, tq, tk = encoding.project(*projected, tok, tok, before)
-    return encoding.merge(pj.attend(encoding, q, k, v, tq, tk, applied=pj.TOKEN_STAGE))
+    out = pj.attend(encoding, q, k, v, tq, tk, applied=pj.TOKEN_STAGE)
+    return capabilities.merge(encoding, out)
 
 
 def use_task(spec: Spec) -> None:

@@ -67,7 +67,7 @@ def patterns(model: Transformer, tokens: Int[Array, 'B L']) -> Float[np.ndarray,
         del before
         q, k, tq, tk = after
         q, k = jnp.swapaxes(q, 1, 2), jnp.swapaxes(k, 1, 2)
-        s, _, seen = pair_logits(encoding, q, k, tq, tk, encoding.first_carry(q, tq))
+        s, _, seen = pair_logits(encoding, q, k, tq, tk)
         return jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
 
     return np.moveaxis(np.asarray(capture_encodings(model, tokens, None, look)), 2, 1)

@@ -196,7 +196,8 @@ def attend(
     free = block is None and chooses and not (heads_first or return_lse or in_ring)
     with missing_features(encoding):
         if free and encoding.opens('fast_path'):
-            whole = encoding.fast_path(q, k, v, tq, tk, causal=False, sweep=sweep)
+            quick: Any = encoding
+            whole = quick.fast_path(q, k, v, tq, tk, causal=False, sweep=sweep)
             return sweep() if whole is None else whole
         if free:
             return library.attend(encoding, q, k, v, tq, tk, sweep, otherwise)

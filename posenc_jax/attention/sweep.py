@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from posenc_jax.attention.tiles import pair_logits, sweep_order
 from posenc_jax.base.meshes import vary
+from posenc_jax.protocol.capabilities import first_carry
 from posenc_jax.protocol.tokens import Tokens
 
 # The logit of a masked key, and the initial running maximum. The latter is larger, so that a masked
@@ -28,7 +29,7 @@ def begin(encoding, q, tq, width: int):
         jnp.full(rows, _LOWEST, jnp.float32),
         jnp.zeros(rows, jnp.float32),
         jnp.zeros((*rows, width), jnp.float32),
-        encoding.first_carry(q, tq),
+        first_carry(encoding, q, tq),
     )
 
 
@@ -104,7 +105,7 @@ def combine(floats: Tokens, others: Tokens) -> Tokens:
 
 def begin_carry(plan, constants, others, params, q, floats):
     """The first carry of queries, as a function of all that has a gradient."""
-    carry = plan.encoding(params, constants).first_carry(q, combine(floats, others))
+    carry = first_carry(plan.encoding(params, constants), q, combine(floats, others))
     return vary(carry, plan.varying)
 
 

@@ -9,6 +9,7 @@ from flax import nnx
 
 from posenc_jax.base.meshes import vary
 from posenc_jax.base.products import scaled_dot_product
+from posenc_jax.protocol.capabilities import first_carry
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.tokens import Bounds, Tokens, bounds
 
@@ -117,10 +118,12 @@ class Plan:
         return jax.lax.fori_loop(0, count, body, init)
 
 
-def pair_logits(encoding, q, k, tq, tk, carry):
+def pair_logits(encoding, q, k, tq, tk, carry=None):
     """Evaluates one tile: float32 logits, not masked yet; the carry for the next block of keys; the
-    mask.
+    mask. Without a `carry` the tile is the first one of its queries.
     """
+    if carry is None:
+        carry = first_carry(encoding, q, tq)
     seen = encoding.mask(tq, tk)
     if tk.valid is not None:
         valid = tk.valid[:, None, None, :]

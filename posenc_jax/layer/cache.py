@@ -6,10 +6,10 @@ The encoding decides in which form keys are cached (`Encoding.cached`):
   encoded   as `project` left them, with the features it attached to them;
   raw       as the layer produced them; `project` encodes all of them again at every step, because
             what it does to a key depends on the current length;
-  evolving  as `project` left them, then rewritten by `Encoding.update_keys` for every later token.
-            Features that such an encoding attaches under its own key are for `update_keys`. They
-            reach it with the new token and are not cached, so `logits` does not see them for cached
-            keys. Features under any other name are cached.
+  evolving  as `project` left them, then rewritten by `EvolvingKeys.update_keys` for every later
+            token. Features that such an encoding attaches under its own key are for `update_keys`.
+            They reach it with the new token and are not cached, so `logits` does not see them for
+            cached keys. Features under any other name are cached.
 
 All functions here are about one layer and do not depend on a model; S is the capacity.
 """
@@ -270,8 +270,8 @@ def _cached_feats(encoding: Encoding, placed: Tokens, projected: Tokens) -> dict
     }
 
 
-def _evolve(encoding: Encoding, k: Array, tk: Tokens, new: Tokens) -> Array:
-    """`Encoding.update_keys` in the rows in which the new token is not padding."""
+def _evolve(encoding: Any, k: Array, tk: Tokens, new: Tokens) -> Array:
+    """`EvolvingKeys.update_keys` in the rows in which the new token is not padding."""
     moved = encoding.update_keys(k, tk, new)
     return moved if new.valid is None else jnp.where(new.valid[:, :, None, None], moved, k)
 

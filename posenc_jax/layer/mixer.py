@@ -19,6 +19,7 @@ from posenc_jax.layer.cache import LayerCache
 from posenc_jax.layer.projections import Projections
 from posenc_jax.layer.sharding import constrain, sharded_attend
 from posenc_jax.layer.window_cache import WindowCache
+from posenc_jax.protocol.capabilities import merge
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.tokens import Tokens
 
@@ -150,7 +151,7 @@ class AttentionMixer:
         if 'implementation' not in options:
             own['implementation'] = self.implementation
         encoding = self.encoding if encoding is None else encoding
-        return encoding.merge(self.attention_fn(encoding, q, k, v, tq, tk, **{**own, **options}))
+        return merge(encoding, self.attention_fn(encoding, q, k, v, tq, tk, **{**own, **options}))
 
     def output(self, out: Float[Array, 'B T N H']) -> Float[Array, 'B T D']:
         """The result of the heads, back in the model width."""
@@ -158,12 +159,13 @@ class AttentionMixer:
 
     def _qkv(self, x, rows, tok):
         linear = self.projections.qkv
-        return self.encoding.qkv(rows, linear, tok) if self.encoding.opens('qkv') else linear(x)
+        several: Any = self.encoding
+        return several.qkv(rows, linear, tok) if several.opens('qkv') else linear(x)
 
 
 def layer_rows(x: Float[Array, 'B T D'], valid, lookback: int) -> Float[Array, 'B R D']:
-    """The rows that `Encoding.qkv` and `Encoding.project` read: padding is zero, and `lookback`
-    zero rows stand in front.
+    """The rows that `SeveralInputs.qkv` and `Encoding.project` read: padding is zero, and
+    `lookback` zero rows stand in front.
     """
     if valid is not None:
         x = jnp.where(valid[..., None], x, 0)

@@ -97,10 +97,11 @@ class StreamingMixer(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class StreamingAttention:
-    """Attention whose encoding reads a stream and writes it (`Encoding.begin_stream`).
+    """Attention whose encoding reads a stream and writes it, see `Streams` in
+    `protocol/capabilities.py`.
 
     `Encoding.project` finds the stream of its tokens as the feature 'stream'. It may join it to the
-    values, so that it is averaged with the weights of attention. `Encoding.carry_stream` takes the
+    values, so that it is averaged with the weights of attention. `carry_stream` takes the
     result apart.
     """
 
@@ -108,7 +109,7 @@ class StreamingAttention:
     streams: ClassVar[bool] = True
 
     @property
-    def encoding(self) -> Encoding:
+    def encoding(self) -> Any:
         return self.attention.encoding
 
     def whole(

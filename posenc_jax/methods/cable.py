@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.products import heads_first
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.capabilities import Carries
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.registry import Card, Promises, register
 
@@ -85,7 +85,7 @@ def cable_bias(
         promises=Promises(relative=True, sweep_free=False, needs_training=True),
     ),
 )
-class Cable(Encoding):
+class Cable(Carries):
     """Subtracts the summed costs of the tokens between key and query; acts on the logits.
 
     `logit_ij = q_i . k_j / sqrt(H) - sum_{j<u<=i} g_u`, `g_u = softplus(x_u W_b + b_b)` per head, x

@@ -10,7 +10,7 @@ from posenc_jax.base.phases import TWO_PI
 from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.rope import LAYOUTS, Layout, rope_frequencies, rotate
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.capabilities import Carries
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
@@ -134,7 +134,7 @@ def _within_a_turn(angle):
         promises=Promises(relative=True, sweep_free=False, needs_training=True),
     ),
 )
-class CARoPE(Encoding):
+class CARoPE(Carries):
     """Rotates queries and keys of each head by sums of token-dependent phase increments.
 
     `phi_t(m) = sum_{s<=m} f(x_s)^t`, `f(x)_h = 1 / (1 + softplus(x W + c)_h)`, plane

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from posenc_jax.base.phases import phase
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.rope import LAYOUTS, Layout, rope_frequencies, rotate
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.capabilities import SeveralInputs
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import Card, Promises, register
 
@@ -128,7 +128,7 @@ def conflator_bigrams(
         promises=Promises(relative=True, needs_training=True, fused=True),
     ),
 )
-class Conflator(Encoding):
+class Conflator(SeveralInputs):
     """Rotary angles that jump at switching points, and a second attention from bigrams.
 
     `A_i = p_i theta + c_i delta`, c_i the number of times the language has switched up to token i,

@@ -12,7 +12,7 @@ from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.capabilities import Carries
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import Card, Promises, register
 
@@ -141,7 +141,7 @@ def cope_bias(
         promises=Promises(relative=True, sweep_free=False, needs_training=True),
     ),
 )
-class CoPE(Encoding):
+class CoPE(Carries):
     """Adds a bias at a position that content-dependent gates count; acts on the logits.
 
     `g_ij = sigmoid(s_ij)` with the scaled logits `s_ij`, `p_ij = min(sum_{m=j..i} g_im, npos - 1)`

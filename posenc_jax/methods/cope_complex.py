@@ -13,7 +13,7 @@ from posenc_jax.base.phases import phase
 from posenc_jax.base.products import heads_first, scaled_dot_product, weighted_sum
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.sinusoidal import sinusoidal_frequencies
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.capabilities import SeveralInputs
 from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tables import check_range, lookup_rows
@@ -150,7 +150,7 @@ def parted(both: Array, groups: int, axis: int) -> tuple[Array, Array]:
         promises=Promises(needs_training=True),
     ),
 )
-class CopeComplex(Encoding):
+class CopeComplex(SeveralInputs):
     """Attention of complex vectors whose imaginary part is the position; for the first layer.
 
     `z_t = x_t + i gamma s_t` with `s_t[2m] = s_t[2m+1] = sin(t 10000^(-2m/D))` and x the input of

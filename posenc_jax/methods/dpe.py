@@ -8,7 +8,8 @@ from jaxtyping import Array, Bool, Float, Num
 from posenc_jax.attention.attend import attend
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.sinusoidal import sinusoidal_table
-from posenc_jax.protocol.encoding import TOKEN_STAGE, Encoding
+from posenc_jax.protocol.capabilities import AuxiliaryLoss
+from posenc_jax.protocol.encoding import TOKEN_STAGE
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.masks import Document
 from posenc_jax.protocol.registry import Card, Promises, register
@@ -110,7 +111,7 @@ def order_loss(
         promises=Promises(cached='none', needs_training=True, fused=True),
     ),
 )
-class DPE(Encoding):
+class DPE(AuxiliaryLoss):
     """Adds to the vectors of a source what a small encoder says about their order in the target.
 
     `x_t + o_t`; o is the result of `layers` encoder layers on `x_t + sinusoid(t)`. In training, o_t

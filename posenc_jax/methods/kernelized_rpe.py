@@ -11,7 +11,8 @@ from posenc_jax.base.orthonormal import orthonormal_rows
 from posenc_jax.base.products import heads_first, over_batch, scaled_dot_product
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.t5_rpe import look_up
-from posenc_jax.protocol.encoding import Constant, Encoding
+from posenc_jax.protocol.capabilities import FastPath
+from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.families import signed_distance
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
@@ -272,7 +273,7 @@ def _consecutive(tq: Tokens, tk: Tokens, valid: Bool[Array, '#B L']) -> Bool[Arr
         promises=Promises(relative=True, needs_training=True),
     ),
 )
-class KernelizedRPE(Encoding):
+class KernelizedRPE(FastPath):
     """Attention weights from positive random features, weighted by the distance.
 
     `out_i = sum_j c_{j-i} phi(qn_i) . phi(kn_j) v_j / sum_j c_{j-i} phi(qn_i) . phi(kn_j)`, `c_r =

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.capabilities import Carries, EvolvingKeys
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
@@ -223,7 +223,7 @@ def forget_bias(
         promises=Promises(relative=True, sweep_free=False, cached='evolving', needs_training=True),
     ),
 )
-class PaTH(Encoding):
+class PaTH(Carries, EvolvingKeys):
     """Applies one data-dependent map `H_t` per token between key and query; makes the logits.
 
     `logit_ij = q_i^T H_i ... H_{j+1} k_j / sqrt(H)` with head width H and the maps `H_t = I -

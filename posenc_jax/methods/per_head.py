@@ -6,8 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.capabilities import first_carry
 from posenc_jax.protocol.composite import Composite, name_of, parts_of
-from posenc_jax.protocol.encoding import HOOKS, Constant, Encoding
+from posenc_jax.protocol.encoding import CAPABILITIES, Constant, Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
@@ -83,7 +84,7 @@ class PerHead(Composite):
                 f'use {min(nearest, heads - group)}'
             )
         for part in (*parts_of(first), *parts_of(second)):
-            for door in ('place', 'embed', 'qkv', 'merge', *HOOKS[1:]):
+            for door in ('place', 'embed', *sorted({*CAPABILITIES} - {'first_carry', 'fast_path'})):
                 if part.opens(door):
                     raise ValueError(
                         f'per_head: {name_of(part)} opens {door!r}, which heads share; chain it '
@@ -132,7 +133,7 @@ class PerHead(Composite):
         return q, k, v, _with_both(tq, one[3], two[3]), _with_both(tk, one[4], two[4])
 
     def first_carry(self, q, tq):
-        return self.first.first_carry(q, _side(0, tq)), self.second.first_carry(q, _side(1, tq))
+        return tuple(first_carry(part, q, _side(n, tq)) for n, part in enumerate(self.children))
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         one, first = self.first.logits(s, q, k, _side(0, tq), _side(0, tk), seen, carry[0])

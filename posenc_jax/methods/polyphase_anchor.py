@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.peg import Peg
+from posenc_jax.protocol.capabilities import GridAnchor
 from posenc_jax.protocol.registry import Card, Promises, register
 
 
@@ -94,7 +95,7 @@ def anchored(
         promises=Promises(relative=True, cached='none', needs_training=True, fused=True),
     ),
 )
-class PolyphaseAnchor(Peg):
+class PolyphaseAnchor(Peg, GridAnchor):
     """Chooses the origin of an image by its content before it is cut into patches, and adds a PEG
     with circular padding, so that a model gives shifted images the same class.
 

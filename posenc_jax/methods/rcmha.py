@@ -9,8 +9,8 @@ from jaxtyping import Array, Bool, Float, Num
 from posenc_jax.base.products import heads_first
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.shaw import take_by_index
+from posenc_jax.protocol.capabilities import SeveralInputs
 from posenc_jax.protocol.checks import exceeds
-from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import whole_distance
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
@@ -118,7 +118,7 @@ def _longest(tok: Tokens) -> int:
         promises=Promises(relative=True, needs_training=True),
     ),
 )
-class RCMHA(Encoding):
+class RCMHA(SeveralInputs):
     """Convolves queries, keys and values over three tokens, and adds tables of the distance.
 
     `z_t = b + w_2 y_t + w_1 y_(t-1) + w_0 y_(t-2)` per channel of the head width, with separate

@@ -19,8 +19,9 @@ from posenc_jax.methods.seqpe_losses import (
     seqpe_transfer_loss,
     seqpe_windows,
 )
+from posenc_jax.protocol.capabilities import AuxiliaryLoss
 from posenc_jax.protocol.checks import check_train_len
-from posenc_jax.protocol.encoding import Encoding, PositionRange
+from posenc_jax.protocol.encoding import PositionRange
 from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.registry import Card, Promises, register
@@ -70,7 +71,7 @@ def seqpe_logits(
         promises=Promises(needs_training=True),
     ),
 )
-class SeqPE(Encoding):
+class SeqPE(AuxiliaryLoss):
     """Reads the digits of a position by a small transformer; acts where `use` says.
 
     e(p) in R^D is the output at a mark behind the n decimal digits of p (see `SeqPEEncoder`),
@@ -307,7 +308,7 @@ class SeqPE(Encoding):
         if self.transfer:
             drawn.append(seqpe_windows(of_windows, *sizes, self.offsets, self.train_len))
         if not drawn:
-            return super().auxiliary_loss(x, tok, key=key)
+            return jnp.zeros((), jnp.float32)
         # One call of the encoder reads all positions.
         flat = [pos.reshape(-1, self.components) for pos in drawn]
         ends = np.cumsum([len(pos) for pos in flat])[:-1]

@@ -27,11 +27,11 @@ def single_rotary(
       500.0
     """
     wanted = f'{user} needs one rotary encoding in every layer, e.g. rope()'
-    found = []
+    found, doors = [], [door for door in (*DOORS, 'qkv') if door not in beside]
     for part in parts_of(encoding):
         if isinstance(part, Rotary) and type(part).project is Rotary.project:
             found.append(part)
-        elif opened := [door for door in DOORS if door not in beside and part.opens(door)]:
+        elif opened := [door for door in doors if part.opens(door)]:
             raise ValueError(f'{wanted}, got {name_of(part)}, which opens {opened[0]!r}')
     if len(found) != 1:
         raise ValueError(

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.base.phases import phase
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.rope import rope_frequencies
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.capabilities import Streams
 from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
@@ -130,7 +130,7 @@ def tape_fed(
         promises=Promises(relative=True, needs_training=True, fused=True),
     ),
 )
-class TAPE(Encoding):
+class TAPE(Streams):
     """Turns queries and keys by complex factors z, a second state that every layer changes.
 
     A token has one factor for each head and plane, `z = exp(i p theta / scale)` at first. A layer

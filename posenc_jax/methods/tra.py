@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 from posenc_jax.base.products import heads_first
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.cope import suffix_sum
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.capabilities import Carries
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.registry import Card, Promises, register
 
@@ -76,7 +76,7 @@ def tra_logits(
         promises=Promises(relative=True, sweep_free=False, needs_training=True),
     ),
 )
-class TRA(Encoding):
+class TRA(Carries):
     """Removes keys with low logits and penalises the number of keys left between; acts on logits.
 
     `S_ij = q_i . k_j / sqrt(H)` with q, k of unit root mean square; key j is relevant to query i

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.sinusoidal import sinusoidal_table
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.capabilities import SeveralInputs
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import Card, Promises, register
 
@@ -196,7 +196,7 @@ def last_heads(
         promises=Promises(needs_training=True, fused=True),
     ),
 )
-class XLPE(Encoding):
+class XLPE(SeveralInputs):
     """Tells an encoder where a word stands in the source, and where in the order of the target.
 
     Positions are [B, L, 2] of components (t, pi(t)); `order_from_alignment` makes pi from word

@@ -1,10 +1,11 @@
 """Encodings made of other encodings: here their doors are forwarded and their traits united."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 from flax import nnx
 
+from posenc_jax.protocol.capabilities import first_carry
 from posenc_jax.protocol.encoding import Encoding, PositionRange
 from posenc_jax.protocol.masks import Causal, Document, Full
 
@@ -43,11 +44,15 @@ class Composite(Encoding):
         )
 
     def opens(self, door):
-        own = getattr(type(self), door) is not getattr(Composite, door)
+        own = getattr(type(self), door, None) is not getattr(Composite, door, None)
         return own or any(part.opens(door) for part in self.children)
 
-    def _owner(self, door: str) -> Encoding | None:
-        return next((part for part in self.children if part.opens(door)), None)
+    def _owners(self, door: str) -> list[tuple[int, Any]]:
+        """The parts that open a door or have the method of a capability, with their numbers."""
+        return [(number, part) for number, part in enumerate(self.children) if part.opens(door)]
+
+    def _owner(self, door: str) -> Any:
+        return next((part for _, part in self._owners(door)), None)
 
     def _rows(self, x, part: Encoding):
         """The rows of the layer input that a part reads."""
@@ -65,9 +70,7 @@ class Composite(Encoding):
 
     def qkv(self, x, linear, tok):
         owner = self._owner('qkv')
-        if owner is None:
-            return super().qkv(x, linear, tok)
-        return owner.qkv(x[:, self.lookback - owner.lookback :], linear, tok)
+        return owner.qkv(self._rows(x, owner), linear, tok)
 
     def project(self, q, k, v, tq, tk, x=None):
         for part in self.children:
@@ -75,11 +78,10 @@ class Composite(Encoding):
         return q, k, v, tq, tk
 
     def merge(self, out):
-        owner = self._owner('merge')
-        return out if owner is None else owner.merge(out)
+        return self._owner('merge').merge(out)
 
     def first_carry(self, q, tq):
-        return tuple(part.first_carry(q, tq) for part in self.children)
+        return tuple(first_carry(part, q, tq) for part in self.children)
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         carries = list(carry)
@@ -108,10 +110,8 @@ class Composite(Encoding):
         return super().collect(w, v, tq, tk) if owner is None else owner.collect(w, v, tq, tk)
 
     def fast_path(self, q, k, v, tq, tk, *, causal, sweep):
-        (owner, *rivals), others = (
-            [part for part in self.children if part.opens('fast_path') == wanted]
-            for wanted in (True, False)
-        )
+        (_, owner), *rivals = self._owners('fast_path')
+        others = [part for part in self.children if part is not owner]
         plain = lambda part: (
             isinstance(part, (Causal, Full)) or (isinstance(part, Document) and tk.segment is None)
         )
@@ -122,38 +122,34 @@ class Composite(Encoding):
         return owner.fast_path(q, k, v, tq, tk, causal=causal, sweep=sweep)
 
     def update_keys(self, k, tk, new):
-        for part in self.children:
+        for _, part in self._owners('update_keys'):
             k = part.update_keys(k, tk, new)
         return k
 
     def begin_stream(self, tok):
-        owner = self._owner('begin_stream')
-        return super().begin_stream(tok) if owner is None else owner.begin_stream(tok)
+        return self._owner('begin_stream').begin_stream(tok)
 
     def carry_stream(self, out, stream):
-        owner = self._owner('begin_stream')
-        return (out, stream) if owner is None else owner.carry_stream(out, stream)
+        return self._owner('begin_stream').carry_stream(out, stream)
 
     def feed_stream(self, m, stream):
-        owner = self._owner('begin_stream')
-        return stream if owner is None else owner.feed_stream(m, stream)
+        return self._owner('begin_stream').feed_stream(m, stream)
 
     @property
     def depth(self):
         return next((part.depth for part in self.children if part.depth != 0), 0)
 
     def anchor(self, x, stride):
-        for part in self.children:
+        for _, part in self._owners('anchor'):
             x = part.anchor(x, stride)
         return x
 
     def auxiliary_loss(self, x, tok, *, key):
-        loss = super().auxiliary_loss(x, tok, key=key)
-        for number, part in enumerate(self.children):
-            loss += part.auxiliary_loss(
-                x, tok, key=None if key is None else jax.random.fold_in(key, number)
-            )
-        return loss
+        folded = lambda number: None if key is None else jax.random.fold_in(key, number)
+        return sum(
+            part.auxiliary_loss(x, tok, key=folded(number))
+            for number, part in self._owners('auxiliary_loss')
+        )
 
 
 class Wrapper(Composite):

@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 
 from posenc_jax.protocol.composite import ChainedEncoding, name_of, parts_of
-from posenc_jax.protocol.encoding import DOORS, HOOKS, Encoding
+from posenc_jax.protocol.encoding import CAPABILITIES, DOORS, Encoding
 from posenc_jax.protocol.errors import SpecError
 
 EXCLUSIVE = ('qkv', 'collect', 'merge', 'begin_stream')
@@ -149,7 +149,7 @@ def facts(part: Encoding) -> frozenset[str]:
         'hides later keys': decides and not later,
         'shows later keys': decides and later,
     }
-    opened = {f'opens {door}' for door in (*DOORS, *HOOKS) if part.opens(door)}
+    opened = {f'opens {door}' for door in (*DOORS, *CAPABILITIES) if part.opens(door)}
     return part.traits | opened | {fact for fact, holds in derived.items() if holds}
 
 

@@ -1,27 +1,21 @@
 """The protocol: an `Encoding` and its doors, all of them shut by default.
 
-    place -> embed -> qkv -> project -> logits -> mask -> softmax -> collect -> merge
+    place -> embed -> project -> logits -> mask -> softmax -> collect
 
 Letters: B batch, T query tokens, S key tokens, L either, N query heads, K key/value heads, H head
 width, D model width, P position components. A leading axis written #B may be 1 where the whole
 batch shares it.
 
-The token stage (`place`, `embed`, `qkv`, `project`, `merge`) sees whole sequences in the layout
-[B, L, heads, H]. The pair stage (`logits`, `mask`, `collect`) sees one block
-of queries and one block of keys, heads first: q [B, N, T, H], k and v [B, K, S, H], logits
-[B, N, T, S] in float32. Features of tokens stay token first, [#B, L, heads or 1, ...]. Hooks are
-optional: `fast_path` evaluates the whole pair stage at once where it can, `update_keys` rewrites
-cached keys, `anchor` chooses the origin of an image before it is cut into patches, and
-`auxiliary_loss` is a term that training adds to the loss of the task. Three more
-belong together: `begin_stream`, `carry_stream` and `feed_stream` are about a second state that
-flows from layer to layer.
+The token stage (`place`, `embed`, `project`) sees whole sequences in the layout [B, L, heads, H].
+The pair stage (`logits`, `mask`, `collect`) sees one block of queries and one block of keys, heads
+first: q [B, N, T, H], k and v [B, K, S, H], logits [B, N, T, S] in float32. Features of tokens stay
+token first, [#B, L, heads or 1, ...]. `protocol/capabilities.py` has what few encodings do beside
+this.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
@@ -35,13 +29,13 @@ Projections = tuple[
     Float[Array, 'B L N H'], Float[Array, 'B L K H'], Float[Array, 'B L K H']
 ]  # queries, keys, values
 
-DOORS = ('place', 'embed', 'qkv', 'project', 'logits', 'mask', 'collect', 'merge')
-TOKEN_STAGE = ('place', 'embed', 'qkv', 'project')  # `merge` comes with `qkv`
-HOOKS = (
-    'first_carry',
-    'fast_path', 'update_keys', 'anchor', 'auxiliary_loss',
-    'begin_stream', 'carry_stream', 'feed_stream',
+DOORS = ('place', 'embed', 'project', 'logits', 'mask', 'collect')
+# The methods of capabilities, see `protocol/capabilities.py`.
+CAPABILITIES = (
+    'qkv', 'merge', 'first_carry', 'update_keys', 'begin_stream', 'carry_stream', 'feed_stream',
+    'auxiliary_loss', 'anchor', 'fast_path',
 )  # fmt: skip
+TOKEN_STAGE = ('place', 'embed', 'qkv', 'project')
 
 # Facts that an encoding may state about itself. `conflicts` says which exclude each other.
 TRAITS = {
@@ -64,6 +58,14 @@ TRAITS = {
     'queries_follow_length': 'What `project` does to a query alone depends on the current length.',
     'places_together': 'What `place` gives a token depends on others, at least where it draws.',
     'moves_positions': 'A new token moves the positions of all others.',
+}
+
+
+# Doors of earlier versions. An encoding that still has one would lose its effect without a word.
+_REPLACED = {
+    'match': 'logits(s, q, k, tq, tk, seen, carry)',
+    'score': 'logits(s, q, k, tq, tk, seen, carry)',
+    'init_carry': 'first_carry(q, tq), and inherit from posenc_jax.protocol.capabilities.Carries',
 }
 
 
@@ -115,6 +117,9 @@ class Encoding(nnx.Module):
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
+        for name, instead in _REPLACED.items():
+            if name in vars(cls):
+                raise TypeError(f'{cls.__name__}.{name} would never be called: write {instead}')
         if '__init__' in vars(cls):
             cls.__init__ = remembering(cls.__init__)
         cls.__signature__ = constructor_signature(cls)
@@ -142,23 +147,6 @@ class Encoding(nnx.Module):
         """Changes the token vectors at the input of the model, or before the layer `depth`."""
         return x
 
-    def qkv(
-        self, x: Float[Array, 'B rows ...'], linear: Callable[[Array], Projections], tok: Tokens
-    ) -> Projections:
-        """Queries, keys and values of the layer input; `linear` applies the layer's projections.
-
-        An encoding that opens this door opens `merge` too. It may project n inputs and join the
-        results along the heads. The doors up to `merge` then see n N query heads and n K key heads,
-        those of the first input first. It may also project the `lookback` rows in front. Its own
-        `project` then removes them from q, k and v, and no part before it may open `project`.
-
-        Args:
-          x: the layer input with `lookback` rows in front, as for `project`.
-          linear: [B, L, D] -> q [B, L, N, H], k and v [B, L, K, H].
-          tok: the tokens of the last L rows of `x`.
-        """
-        return linear(x[:, self.lookback :])
-
     def project(self, q, k, v, tq: Tokens, tk: Tokens, x=None):
         """Changes queries [B, T, N, H], keys and values [B, S, K, H] token by token, or attaches
         features to `tq` and `tk`.
@@ -167,10 +155,6 @@ class Encoding(nnx.Module):
         zero.
         """
         return q, k, v, tq, tk
-
-    def merge(self, out: Float[Array, 'B T nN H']) -> Float[Array, 'B T N H']:
-        """Combines the results for the n inputs that `qkv` projected into one."""
-        return out
 
     # Pair stage, one block of queries and one of keys.
 
@@ -184,7 +168,7 @@ class Encoding(nnx.Module):
             program computes no products that nobody reads. An encoding with the trait
             'forms_logits' forms logits of its own from `q` and `k`.
           seen: which pairs the masks show, bool [#B, #N, T, S].
-          carry: what this encoding returned for the nearer blocks, see `first_carry`.
+          carry: what this encoding returned for the nearer block, see `Carries`; () otherwise.
         """
         return s, carry
 
@@ -205,84 +189,6 @@ class Encoding(nnx.Module):
         """Sums the values with weights `w`, not normalised yet; must be linear in `w`."""
         return weighted_sum(w, v)
 
-    # Hooks.
-
-    def first_carry(self, q: Float[Array, 'B N T H'], tq: Tokens) -> Carry:
-        """What `logits` gets as the carry of a block of queries at its first block of keys. The
-        sweep over the keys goes from near to far.
-        """
-        return ()
-
-    def fast_path(
-        self, q, k, v, tq: Tokens, tk: Tokens, *, causal: bool, sweep: Callable[[], Array]
-    ) -> Array | None:
-        """A cheaper evaluation of the pair stage, [B, T, N, H] in the dtype of `v`, or None if it
-        does not apply.
-
-        `attend` calls it if the caller sets no tile size and if no other part of the chain acts in
-        the pair stage, apart from the causal mask. The result must equal `sweep()`. If its
-        conditions are known only when the program runs, it chooses between the two in the program.
-        The layout is that of `project`; JAX differentiates it.
-
-        Args:
-          causal: whether later keys are hidden.
-          sweep: evaluates the pair stage by tiles.
-        """
-        return None
-
-    def update_keys(
-        self, k: Float[Array, 'B K S H'], tk: Tokens, new: Tokens
-    ) -> Float[Array, 'B K S H']:
-        """Rewrites cached keys for one new token (`new` has length 1)."""
-        return k
-
-    def anchor(
-        self, x: Float[Array, 'B rows columns C'], stride: int
-    ) -> Float[Array, 'B rows columns C']:
-        """Chooses the origin of a grid before it is read in steps of `stride` cells. An encoding
-        that opens this hook treats the grid as a torus.
-        """
-        return x
-
-    def auxiliary_loss(
-        self, x: Float[Array, 'B L D'], tok: Tokens, *, key: Array | None
-    ) -> Float[Array, '']:
-        """A term that training adds to the loss of the task, with its weight; float32.
-
-        An encoding that opens this hook exists once in a model. A training loop of one's own adds
-        the term itself.
-
-        Args:
-          x: token vectors before any `embed`.
-          tok: the placed tokens, as `embed` gets them.
-          key: the key that `place` got, so that both can make the same draws.
-        """
-        return jnp.zeros((), jnp.float32)
-
-    def begin_stream(self, tok: Tokens) -> Float[Array, '#B L heads *S']:
-        """The stream at the first layer, float32, of N or of K heads; it depends on no trained
-        variable.
-
-        An encoding that opens this hook finds the stream of its tokens in `project` as their
-        feature 'stream', which it takes off. It may join it to the values there. Outside a model
-        no stream arrives; `project` then begins one and leaves the values alone.
-        """
-        raise NotImplementedError
-
-    def carry_stream(
-        self, out: Float[Array, 'B T N V'], stream: Float[Array, 'B T heads *S']
-    ) -> tuple[Float[Array, 'B T N H'], Float[Array, 'B T heads *S']]:
-        """Takes the result of attention apart: the sums of the values, and the stream behind
-        attention.
-        """
-        return out, stream
-
-    def feed_stream(
-        self, m: Float[Array, 'B T D'], stream: Float[Array, 'B T heads *S']
-    ) -> Float[Array, 'B T heads *S']:
-        """The stream behind the layer's feed-forward network, whose output is `m`."""
-        return stream
-
     # Derived from the above.
 
     @property
@@ -295,5 +201,5 @@ class Encoding(nnx.Module):
         return 'evolving' if self.opens('update_keys') else 'encoded'
 
     def opens(self, door: str) -> bool:
-        """Whether this encoding overrides a door or a hook."""
-        return getattr(type(self), door) is not getattr(Encoding, door)
+        """Whether this encoding overrides a door, or has a method of a capability."""
+        return getattr(type(self), door, None) is not getattr(Encoding, door, None)

@@ -14,6 +14,7 @@ from flax import nnx
 
 from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.layer.sharding import make_mesh, sharded_attend
+from posenc_jax.protocol.capabilities import first_carry, merge
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.testing.compare import close, close_gradients, demand
 from posenc_jax.testing.subject import (
@@ -56,7 +57,7 @@ def shapes(subject: Subject) -> None:
 
     for name, a, heads in (('q', q, HEADS), ('k', k, KV_HEADS), ('v', v, KV_HEADS)):
         expect(name, a, (ROWS, LENGTH, inputs * heads, WIDTH), jnp.bfloat16)
-    merged = jax.eval_shape(encoding.merge, q)
+    merged = jax.eval_shape(functools.partial(merge, encoding), q)
     expect('the result of merge', merged, (ROWS, LENGTH, HEADS, WIDTH), jnp.bfloat16)
     for tok in (tq, tk):
         demand(
@@ -69,7 +70,7 @@ def shapes(subject: Subject) -> None:
 
     def pair_stage(q, k, v, tq, tk):
         q, k, v = (jnp.swapaxes(a, 1, 2) for a in (q, k, v))
-        seen, carry = jnp.ones((ROWS, 1, LENGTH, LENGTH), bool), encoding.first_carry(q, tq)
+        seen, carry = jnp.ones((ROWS, 1, LENGTH, LENGTH), bool), first_carry(encoding, q, tq)
         s, after = encoding.logits(scaled_dot_product(q, k), q, k, tq, tk, seen, carry)
         return carry, s, after, encoding.collect(s, v, tq, tk), encoding.mask(tq, tk)
 

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from posenc_jax.methods.nope import NoPE
+from posenc_jax.protocol.capabilities import merge
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.masks import Document
@@ -93,7 +94,7 @@ def fused(subject: Subject) -> str | None:
     own = lambda part: name_of(part) != 'document' or subject.name == 'document'
     keep = chain(*filter(own, parts))
     out = attend(keep, q, k, v, tq, tk, implementation='dense')
-    holds(subject.promises.fused, 'fused', gap(subject.encoding.merge(library), out))
+    holds(subject.promises.fused, 'fused', gap(merge(subject.encoding, library), out))
 
 
 def chains(subject: Subject) -> None:

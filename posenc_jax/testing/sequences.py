@@ -91,7 +91,7 @@ def distances(subject: Subject) -> str | None:
     """Gaps in `index` change no output, because encodings measure distances by `pos`. Only
     encodings that are just a mask may measure distances by `index`.
     """
-    doors = [door for door in DOORS if door != 'mask']
+    doors = [door for door in (*DOORS, 'qkv') if door != 'mask']
     if not any(part.opens(door) for part in parts_of(subject.encoding) for door in doors):
         return 'it is just a mask'
     tok = tokens()

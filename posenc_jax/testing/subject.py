@@ -18,6 +18,7 @@ from flax import nnx
 
 from posenc_jax.attention.attend import attend as attend_heads
 from posenc_jax.base.products import scaled_dot_product
+from posenc_jax.protocol.capabilities import first_carry, merge
 from posenc_jax.protocol.encoding import TOKEN_STAGE, Encoding
 from posenc_jax.protocol.registry import Promises
 from posenc_jax.protocol.tokens import Tokens
@@ -103,7 +104,7 @@ APPLIED = functools.partial(attend_heads, applied=TOKEN_STAGE)
 
 def attend(encoding, *arguments, how=APPLIED, **options):
     """Runs the pair stage by the function `how`, and `merge` after it."""
-    return encoding.merge(how(encoding, *arguments, **options))
+    return merge(encoding, how(encoding, *arguments, **options))
 
 
 def plain(encoding, q, k, v, tq, tk):
@@ -113,11 +114,11 @@ def plain(encoding, q, k, v, tq, tk):
     allowed = encoding.mask(tq, tk)
     seen = seen if allowed is None else seen & allowed
     s, _ = encoding.logits(
-        scaled_dot_product(q, k), q, k, tq, tk, seen, encoding.first_carry(q, tq)
+        scaled_dot_product(q, k), q, k, tq, tk, seen, first_carry(encoding, q, tq)
     )
     seen = seen & (s > -jnp.inf)  # a key may also be refused by its logit
     w = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
-    return encoding.merge(jnp.swapaxes(encoding.collect(w, v, tq, tk), 1, 2))
+    return merge(encoding, jnp.swapaxes(encoding.collect(w, v, tq, tk), 1, 2))
 
 
 def attention_of(how):

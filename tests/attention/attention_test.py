@@ -10,6 +10,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.methods.alibi import alibi_bias
+from posenc_jax.protocol.capabilities import Carries, first_carry
 from posenc_jax.protocol.encoding import Constant, Encoding
 from posenc_jax.protocol.errors import SpecError
 
@@ -212,7 +213,7 @@ def test_empty_slots_of_the_last_block_are_not_keys():
 # The doors.
 
 
-class Recorder(Encoding):
+class Recorder(Carries):
     """Carries what it has met: the sweep goes from near to far, through every visible block,
     once.
     """
@@ -253,7 +254,7 @@ def test_keys_are_swept_from_near_to_far(block):
     )
 
 
-class Learned(Encoding):
+class Learned(Carries):
     """Parameters and features that the pair stage reads, a collect of its own, and integers that
     have no gradient.
     """
@@ -296,7 +297,7 @@ def plain(encoding, q, k, v, tq, tk):
     q, k, v = map(first, (q, k, v))
     seen = encoding.mask(tq, tk)
     s = scaled_dot_product(q, k)
-    s, _ = encoding.logits(s, q, k, tq, tk, seen, encoding.first_carry(q, tq))
+    s, _ = encoding.logits(s, q, k, tq, tk, seen, first_carry(encoding, q, tq))
     w = jax.nn.softmax(jnp.where(seen, s, -jnp.inf), axis=-1)
     return first(encoding.collect(w, v, tq, tk))
 

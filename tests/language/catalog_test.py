@@ -19,7 +19,7 @@ from posenc_jax.language.catalog import (
     promise_text,
     reference_text,
 )
-from posenc_jax.protocol.encoding import DOORS, HOOKS
+from posenc_jax.protocol.encoding import CAPABILITIES, DOORS
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import Card, entries
 
@@ -123,7 +123,7 @@ def test_rows_follow_the_pipeline():
 
 
 def test_cards_name_doors_that_exist():
-    known = {*DOORS, *HOOKS, 'mlp', 'none', 'cache', 'analysis'}
+    known = {*DOORS, *CAPABILITIES, 'mlp', 'none', 'cache', 'analysis'}
     for card in catalog():
         assert set(card.door.split(', ')) <= known, f'{card.key}: {card.door}'
 

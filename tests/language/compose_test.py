@@ -8,13 +8,14 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.base.products import scaled_dot_product, weighted_sum
-from posenc_jax.protocol import conflicts
+from posenc_jax.protocol import capabilities, conflicts
+from posenc_jax.protocol.capabilities import Carries, SeveralInputs
 from posenc_jax.protocol.composite import ChainedEncoding, parts_of
-from posenc_jax.protocol.encoding import DOORS, HOOKS, TRAITS, Encoding
+from posenc_jax.protocol.encoding import CAPABILITIES, DOORS, TRAITS, Encoding
 from posenc_jax.protocol.errors import SpecError
 
 
-class Doubling(Encoding):
+class Doubling(Carries):
     """Every fold doubles or appends, so that order shows."""
 
     def __init__(self, name, number):
@@ -85,7 +86,7 @@ def test_conflicts_name_traits_and_doors_that_exist():
     }:
         door = fact.removeprefix('opens ')
         if door != fact:
-            assert door in (*DOORS, *HOOKS), fact
+            assert door in (*DOORS, *CAPABILITIES), fact
         elif ' ' not in fact:
             assert fact in TRAITS, fact
 
@@ -99,7 +100,7 @@ def test_exclusive_doors_have_one_owner():
         pj.chain(OwnCollect(), pj.chain(OwnCollect(), Doubling('a', 1)))
     both = pj.chain(Doubling('a', 1), OwnLogits(), OwnCollect())
     q, tok = jax.random.normal(jax.random.key(0), (1, 2, 3, 4)), pj.Tokens.of(length=3)
-    s, _, _ = pair_logits(both, q, q, tok, tok, both.first_carry(q, tok))
+    s, _, _ = pair_logits(both, q, q, tok, tok)
     np.testing.assert_allclose(s, 10 * (scaled_dot_product(q, q) + 1) + 1, rtol=1e-6)
     np.testing.assert_allclose(both.collect(s, q, tok, tok), 2 * weighted_sum(s, q), rtol=1e-6)
 
@@ -366,7 +367,7 @@ def test_two_parts_that_write_one_feature():
         tok.with_feats(cope=jnp.ones((1, 2, 1)))
 
 
-class TwoInputs(Encoding):
+class TwoInputs(SeveralInputs):
     """Attention from x and from the row before it."""
 
     traits = frozenset({'several_inputs'})
@@ -395,7 +396,8 @@ def test_branches_have_one_owner_and_read_its_rows():
         assert a[0, :, :, 0].tolist() == [[3, 2], [4, 3]]
     assert both.merge(jnp.arange(4.0)[None, None, :, None]).ravel().tolist() == [-2, -2]
     shut = pj.chain(Looking(), Doubling('a', 1))
-    assert shut.qkv(x, linear, tok)[0].ravel().tolist() == [3, 4] and shut.merge(x) is x
+    assert capabilities.qkv(shut, x, linear, tok)[0].ravel().tolist() == [3, 4]
+    assert capabilities.merge(shut, x) is x
     with pytest.raises(
         SpecError, match="TwoInputs and TwoInputs both need the exclusive door 'qkv'"
     ):

@@ -38,7 +38,7 @@ def logits(encoding, q, k, x, tok=None):
     tok = pj.Tokens.of(length=q.shape[1]) if tok is None else tok
     q, k, _, tq, tk = encoding.project(q, k, k, tok, tok, x)
     q, k = (a.swapaxes(1, 2) for a in (q, k))
-    return pair_logits(encoding, q, k, tq, tk, encoding.first_carry(q, tq))[0]
+    return pair_logits(encoding, q, k, tq, tk)[0]
 
 
 def reference(part, q, k, v, x):

@@ -78,7 +78,7 @@ def scored(part, q, k):
     """All logits of one head after the other, those of later keys among them."""
     tok = pj.Tokens.of(length=q.shape[1])
     q, k, _, tq, tk = part.project(q, k, k, tok, tok)
-    return pair_logits(part, q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk, ())[0][0]
+    return pair_logits(part, q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk)[0][0]
 
 
 @pytest.mark.parametrize('row', GOLDEN['ids'], ids=lambda row: str(row['total']))

@@ -60,9 +60,7 @@ def logits(part, tok, q, k):
     """One dense tile, [N, T, S]."""
     q, k, _, tq, tk = part.project(q, k, k, tok, tok)
     heads_first = lambda a: a.swapaxes(1, 2)
-    return np.asarray(
-        pair_logits(part, heads_first(q), heads_first(k), tq, tk, part.first_carry(q, tq))[0][0]
-    )
+    return np.asarray(pair_logits(part, heads_first(q), heads_first(k), tq, tk)[0][0])
 
 
 def turns(tok, window=WINDOW, split=SPLIT, level='reset'):

@@ -18,6 +18,7 @@ from posenc_jax.lab.decoding.keep_ends import keep_ends
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.layer.cache import Cache, LayerCache
 from posenc_jax.methods.rope import rope
+from posenc_jax.protocol.capabilities import first_carry
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.methods.by_distance import WIDTH, check_decoding, qkv, run
@@ -105,7 +106,7 @@ def test_a_far_key_has_the_logit_of_the_ceiling(part):
         pj.Tokens.of(positions=[[i]]),
         pj.Tokens.of(positions=[[j]]),
         True,
-        e.first_carry(jnp.ones((1, 2, 1, WIDTH)), pj.Tokens.of(positions=[[i]])),
+        first_carry(e, jnp.ones((1, 2, 1, WIDTH)), pj.Tokens.of(positions=[[i]])),
     )[0]
     for i, j in ((3, 0), (4, 0), (11, 0)):
         np.testing.assert_allclose(

@@ -46,7 +46,7 @@ def test_golden_weights():
     tok, zero = pj.Tokens.of(length=2), jnp.zeros((1, 2, 1, 2))
     _, _, _, tq, tk = encoding.project(zero, zero, zero, tok, tok)
     np.testing.assert_allclose(
-        pair_logits(part, *(a.swapaxes(1, 2) for a in (zero, zero)), tq, tk, ())[0][0, 0],
+        pair_logits(part, *(a.swapaxes(1, 2) for a in (zero, zero)), tq, tk)[0][0, 0],
         GOLDEN['logits'],
         rtol=1e-6,
     )

@@ -12,6 +12,7 @@ import posenc_jax as pj
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.rcmha import rcmha_bias, rcmha_convolution
+from posenc_jax.protocol import capabilities
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
@@ -56,7 +57,8 @@ def run(encoding, x, tok, w=None, **how):
         linear = lambda x: [jnp.einsum('bld,dnh->blnh', x, m) + b for m, b in (w[n] for n in 'qkv')]
         q, k, v = encoding.qkv(rows, linear, tok) if encoding.opens('qkv') else linear(x)
         q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, rows)
-        return encoding.merge(pj.attend(encoding, q, k, v, tq, tk, **how, applied=pj.TOKEN_STAGE))
+        out = pj.attend(encoding, q, k, v, tq, tk, **how, applied=pj.TOKEN_STAGE)
+        return capabilities.merge(encoding, out)
 
     return jax.jit(whole)(encoding, x, tok, weights() if w is None else w)
 

@@ -21,7 +21,7 @@ from posenc_jax.methods.seqpe_encoder import (
     seqpe_padding,
     seqpe_positions,
 )
-from posenc_jax.protocol.encoding import DOORS, HOOKS, Encoding
+from posenc_jax.protocol.encoding import CAPABILITIES, DOORS, Encoding
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
@@ -219,7 +219,7 @@ def test_input_add_adds_the_vector_once_and_leaves_padding():
 
 @pytest.mark.parametrize('use, door', zip(USES, ('logits', 'project', 'project', 'embed')))
 def test_only_the_doors_of_the_use_are_open(use, door):
-    opened = lambda encoding: {name for name in (*DOORS, *HOOKS) if encoding.opens(name)}
+    opened = lambda encoding: {name for name in (*DOORS, *CAPABILITIES) if encoding.opens(name)}
     assert opened(make(f'use="{use}"')) == {'place', door, 'auxiliary_loss'}
     quiet = make(f'use="{use}", contrastive=0.0, transfer=0.0')
     assert opened(quiet) == {'place', door} and auxiliary(quiet) == 0

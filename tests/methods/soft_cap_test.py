@@ -7,6 +7,7 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.methods.soft_cap import soft_capped
+from posenc_jax.protocol.capabilities import first_carry
 from tests.golden_files import golden
 
 GOLDEN = golden('soft_cap')
@@ -15,7 +16,7 @@ T = pj.Tokens.of(length=6)
 
 def scored(spec, s):
     encoding = pj.make(spec, heads=1, head_dim=4)
-    return np.asarray(encoding.logits(s, None, None, T, T, None, encoding.first_carry(s, T))[0])
+    return np.asarray(encoding.logits(s, None, None, T, T, None, first_carry(encoding, s, T))[0])
 
 
 def test_the_values():

@@ -10,6 +10,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.methods.ssmax import ssmax_factor
+from posenc_jax.protocol.capabilities import first_carry
 from tests.golden_files import golden
 
 GOLDEN = golden('ssmax')['values']
@@ -20,7 +21,7 @@ ONES = jnp.ones((1, N, 5, 5))
 def scored(spec, tok, s=ONES, **options):
     encoding = pj.make(spec, heads=N, head_dim=H, **options)
     q, *_, tq, tk = encoding.project(*[jnp.zeros((1, tok.length, N, H))] * 3, tok, tok)
-    carry = encoding.first_carry(q.swapaxes(1, 2), tq)
+    carry = first_carry(encoding, q.swapaxes(1, 2), tq)
     return np.asarray(encoding.logits(s, None, None, tq, tk, None, carry)[0])
 
 
@@ -145,6 +146,6 @@ def test_a_key_that_was_refused_stays_refused_where_the_factor_is_zero():
     q, k, v = (jax.random.normal(jax.random.key(n), (1, 9, 2, 4)) for n in range(3))
     arguments = encoding.project(q, k, v, tok, tok, jax.random.normal(jax.random.key(3), (1, 9, 8)))
     q, k = (a.swapaxes(1, 2) for a in arguments[:2])
-    logits = pair_logits(encoding, q, k, tok, tok, encoding.first_carry(q, tok))
+    logits = pair_logits(encoding, q, k, tok, tok)
     assert (np.asarray(logits[0])[0, :, 0, 0] <= 0).any()  # a first token that refuses itself
     assert np.isfinite(pj.attend(encoding, *arguments, applied=pj.TOKEN_STAGE)).all()

@@ -29,7 +29,7 @@ def draw(length=L, width=H, dtype=jnp.float32):
 def logits(spec, q, k, pos=None, **context):
     part = pj.make(spec, head_dim=q.shape[-1], **context)
     tok = pj.Tokens.of(positions=jnp.arange(q.shape[2])[None] if pos is None else pos)
-    return np.asarray(pair_logits(part, q, k, tok, tok, ())[0])
+    return np.asarray(pair_logits(part, q, k, tok, tok)[0])
 
 
 def test_golden_logits():

@@ -26,7 +26,7 @@ def test_is_xpos_with_that_base():
     def logits(spec):
         part = pj.make(spec, head_dim=16)
         q2, k2, *_ = part.project(q.swapaxes(1, 2), k.swapaxes(1, 2), k, tok, tok)
-        return pair_logits(part, q2.swapaxes(1, 2), k2.swapaxes(1, 2), tok, tok, ())[0]
+        return pair_logits(part, q2.swapaxes(1, 2), k2.swapaxes(1, 2), tok, tok)[0]
 
     np.testing.assert_array_equal(logits('xpos_abf()'), logits('xpos(base=500000.0)'))
     assert np.abs(logits('xpos_abf()') - logits('xpos()')).max() > 0.1

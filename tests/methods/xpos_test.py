@@ -19,7 +19,7 @@ def logits(spec, q, k, pos, **context):
     """Logits [T, S] of one head from one tile."""
     part, tok = pj.make(spec, head_dim=q.shape[-1], **context), pj.Tokens.of(positions=pos)
     q, k, _, tq, tk = part.project(q, k, k, tok, tok)
-    s, _, _ = pair_logits(part, q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk, ())
+    s, _, _ = pair_logits(part, q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk)
     return np.asarray(s[0, 0])
 
 

@@ -7,7 +7,8 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.base.products import over_batch, scaled_dot_product, weighted_sum
-from posenc_jax.protocol.encoding import DOORS, HOOKS, Encoding
+from posenc_jax.protocol import capabilities
+from posenc_jax.protocol.encoding import CAPABILITIES, DOORS, Encoding
 from posenc_jax.protocol.families import Bias, Mask, signed_distance
 from posenc_jax.protocol.tokens import bounds
 
@@ -120,22 +121,36 @@ def test_bounds_read_valid_tokens_only():
 def test_every_door_is_shut_by_default():
     encoding, tok = Encoding(), pj.Tokens.of(length=3)
     q = k = v = jnp.ones((1, 3, 2, 4))
-    assert not any(encoding.opens(door) for door in (*DOORS, *HOOKS))
+    assert not any(encoding.opens(door) for door in (*DOORS, *CAPABILITIES))
     assert encoding.place(tok) is tok and encoding.embed(q, tok) is q
     assert encoding.project(q, k, v, tok, tok) == (q, k, v, tok, tok)
-    assert (
-        encoding.first_carry(q, tok) == ()
-        and encoding.mask(tok, tok) is None
-        and encoding.may_see(None, None) is True
-    )
-    assert encoding.qkv(v, lambda x: (x, x, x), tok)[0].shape == v.shape and encoding.merge(q) is q
-    assert encoding.fast_path(q, k, v, tok, tok, causal=True, sweep=None) is None
-    assert (
-        encoding.update_keys(k, tok, tok) is k
-        and encoding.cached == 'encoded'
-        and encoding.lookback == 0
-    )
-    assert encoding.auxiliary_loss(q[..., 0], tok, key=jax.random.key(0)) == 0
+    assert encoding.logits(q, q, k, tok, tok, None, ()) == (q, ())
+    assert encoding.mask(tok, tok) is None and encoding.may_see(None, None) is True
+    assert encoding.cached == 'encoded' and encoding.lookback == 0
+
+
+def test_encodings_without_a_capability_are_passed_by():
+    encoding, tok = Encoding(), pj.Tokens.of(length=3)
+    x = jnp.ones((1, 3, 2, 4))
+    projected = capabilities.qkv(encoding, x, lambda x: (x, x, x), tok)
+    assert projected[0].shape == x.shape and capabilities.merge(encoding, x) is x
+    assert capabilities.first_carry(encoding, x, tok) == ()
+    methods = {
+        name
+        for kind in Encoding.__subclasses__()
+        if kind.__module__ == capabilities.__name__
+        for name in vars(kind)
+        if not name.startswith('_')
+    }
+    assert methods == set(CAPABILITIES)
+
+
+@pytest.mark.parametrize(
+    'name, instead', [('match', 'logits'), ('score', 'logits'), ('init_carry', 'first_carry')]
+)
+def test_a_door_that_was_replaced_is_refused(name, instead):
+    with pytest.raises(TypeError, match=f'Old.{name} would never be called: write {instead}'):
+        type('Old', (Encoding,), {name: lambda self: None})
 
 
 def test_a_door_that_is_overridden_is_open():

@@ -40,6 +40,7 @@ from posenc_jax.attention.sweep import (
     pull_tile,
 )
 from posenc_jax.attention.tiles import OneBlock, pair_logits
+from posenc_jax.protocol.capabilities import first_carry
 
 
 def forward(plan, params, constants, q, k, v, tq, tk):
@@ -129,7 +130,7 @@ _MOST_CARRIES = 8
 def keeps_carries(plan, params, constants, q, k, tq) -> bool:
     """Whether the carries of all tiles are few enough for `backward` to keep them."""
     carry = jax.eval_shape(
-        lambda *variables: plan.encoding(*variables).first_carry(plan.q.swap(q), tq),
+        lambda *variables: first_carry(plan.encoding(*variables), plan.q.swap(q), tq),
         params, constants,
     )  # fmt: skip
     blocks = k.shape[plan.k.axis] // plan.k.size
@@ -299,7 +300,7 @@ def _floats(queries_or_keys) -> list:
 
 def _start(plan, variables, queries):
     """The first carry."""
-    return plan.encoding(*variables).first_carry(queries[0], queries[-1])
+    return first_carry(plan.encoding(*variables), queries[0], queries[-1])
 
 
 def _enter(plan, variables, queries, keys, carry):

@@ -206,8 +206,7 @@ def stream(
 
     def one(total, start, rows):
         own_q, own_tq, own = jnp.swapaxes(rows[0], 1, 2), *rows[1:]
-        carry = encoding.first_carry(own_q, own_tq)
-        s, _, seen = pair_logits(encoding, own_q, k, own_tq, tk, carry)
+        s, _, seen = pair_logits(encoding, own_q, k, own_tq, tk)
         p = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
         nats, keys = row_entropy(p), seen.sum(-1)
         share = jnp.where(keys > 1, nats / jnp.log(jnp.maximum(keys, 2)), 0.0)

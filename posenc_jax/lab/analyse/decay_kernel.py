@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from posenc_jax.base.memory import main_memory, readable
 from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.protocol.capabilities import first_carry
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.encoding import DOORS, Encoding
 from posenc_jax.protocol.tokens import Tokens
@@ -65,7 +66,7 @@ def decay_kernel(encoding: Encoding, heads: int, reach: int = REACH) -> Float[np
 
 def _check_additive(encoding: Encoding) -> None:
     for part in parts_of(encoding):
-        doors = (*DOORS, 'first_carry')
+        doors = (*DOORS, 'qkv', 'first_carry')
         other = [door for door in doors if part.opens(door) and door not in ('logits', 'mask')]
         if other or 'forms_logits' in part.traits:
             does = f'opens {other[0]!r} as well' if other else 'forms logits of its own'
@@ -84,7 +85,7 @@ def _row(graphdef, heads, state, distance, row, shift):
     tq, tk = tok(index), tok(index - distance[None])
     seen = encoding.mask(tq, tk)
     seen = jnp.ones((1, 1, 1, distance.shape[0]), bool) if seen is None else seen
-    carry = encoding.first_carry(jnp.zeros((1, heads, 1, 1)), tq)
+    carry = first_carry(encoding, jnp.zeros((1, heads, 1, 1)), tq)
     s = jnp.zeros((1, heads, 1, distance.shape[0]))
     s, _ = encoding.logits(s, None, None, tq, tk, seen, carry)
     return jnp.where(seen, s, -jnp.inf)[0, :, 0]

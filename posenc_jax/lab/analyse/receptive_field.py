@@ -167,7 +167,7 @@ def attention_fields(
 
     def one(sums, start, own):
         q_rows, rows = jnp.swapaxes(own[0], 1, 2), own[1]
-        s, _, seen = pair_logits(encoding, q_rows, k, rows, tk, encoding.first_carry(q_rows, rows))
+        s, _, seen = pair_logits(encoding, q_rows, k, rows, tk)
         seen = seen & rows.valid[:, None, :, None]
         p = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
         at = (start + jnp.arange(rows.length))[:, None] - distance

@@ -152,7 +152,7 @@ def head_maps(
             f'maps of all queries and keys are held for at most {LONGEST} tokens, got {q.shape[1]}'
         )
     q, k = jnp.swapaxes(q, 1, 2), jnp.swapaxes(k, 1, 2)
-    s, _, seen = pair_logits(encoding, q, k, tq, tk, encoding.first_carry(q, tq))
+    s, _, seen = pair_logits(encoding, q, k, tq, tk)
     p = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
     return jnp.where(seen, s, 0.0), p
 

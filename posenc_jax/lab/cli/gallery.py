@@ -105,7 +105,7 @@ def equal_token_logits(
     first = lambda a: jnp.swapaxes(a, 1, 2)
     tq = jax.tree.map(lambda a: a[:, rows], tq)
     q, k = first(q[:, rows]), first(k)
-    s, _, seen = pair_logits(encoding, q, k, tq, tk, encoding.first_carry(q, tq))
+    s, _, seen = pair_logits(encoding, q, k, tq, tk)
     s = np.asarray(jnp.where(seen, s, jnp.nan))[0, : probe.heads]
     own = np.arange(length)[rows]
     return s - s[:, np.arange(len(own)), own][..., None]

@@ -260,8 +260,7 @@ class SelectedAttention:
         def k_block(state, number):
             largest, high, total = state
             own = blocks.tokens(tk, number)
-            carry = encoding.first_carry(q, tq)
-            s, _, seen = pair_logits(encoding, q, blocks.read(k, number), tq, own, carry)
+            s, _, seen = pair_logits(encoding, q, blocks.read(k, number), tq, own)
             a = jnp.where(seen, s, 10 * _LOWEST)
             new = jnp.maximum(high, a.max(-1))
             total = total * jnp.exp(high - new) + jnp.exp(a - new[..., None]).sum(-1)

@@ -55,7 +55,7 @@ class LayerStack(nnx.Module):
         self.input_layer: Any = make_input_layer(cfg, rngs)
         shared, blocks, links = assemble(cfg, rngs)
         check_depths(cfg, shared)
-        self.shared = nnx.List(shared)
+        self.shared: Any = nnx.List(shared)
         self.blocks = nnx.List(blocks)
         self.torus = any(part.opens('anchor') for part in shared)
         for block in blocks:
@@ -221,7 +221,7 @@ class LayerStack(nnx.Module):
         x = constrain(x.astype(self.cfg.dtype), 'batch', 'sequence', None)
         return x if self.embedding_norm is None else self.embedding_norm(x)
 
-    def once(self, placed: tuple[Tokens, ...]) -> list[tuple[int, Encoding, Tokens]]:
+    def once(self, placed: tuple[Tokens, ...]) -> list[tuple[int, Any, Tokens]]:
         """The number of every shared part, the part, and its tokens in the first layer type that
         has it.
         """
@@ -268,7 +268,8 @@ class LayerStack(nnx.Module):
         placed = self.place(self.tokens_of(tokens, tok), self._ids(tokens), key=place_key)
         x, loss = self.vectors(tokens, placed[0]), jnp.zeros((), jnp.float32)
         for number, part, own in self.once(placed):
-            loss += part.auxiliary_loss(x, own, key=jax.random.fold_in(place_key, number))
+            if part.opens('auxiliary_loss'):
+                loss += part.auxiliary_loss(x, own, key=jax.random.fold_in(place_key, number))
         return loss
 
     def hidden(

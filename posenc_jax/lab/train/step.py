@@ -231,7 +231,7 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One update of the `tuned` parameters. The loss is the mean over the scored targets of the
     whole batch, whether or not `train.accumulate` cuts the batch into parts. The terms that
-    encodings add to it (`Encoding.auxiliary_loss`) are means over these parts.
+    encodings add to it (`AuxiliaryLoss`) are means over these parts.
 
     Returns:
       The new state and the metrics: `loss` (nats per target, without the z-loss and the terms of

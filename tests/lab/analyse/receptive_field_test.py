@@ -205,7 +205,7 @@ def reference(model, tokens, epsilon):
         q, k, v = block.attention.qkv(block.attention_norm(x))
         q, k, v, tq, tk = encoding.project(q, k, v, tok, tok)
         q, k = (jnp.swapaxes(a, 1, 2) for a in (q, k))
-        s, _, _ = pair_logits(encoding, q, k, tq, tk, encoding.first_carry(q, tq))
+        s, _, _ = pair_logits(encoding, q, k, tq, tk)
         p = np.asarray(jax.nn.softmax(jnp.where(encoding.mask(tq, tk), s, -jnp.inf)), np.float64)
         widths, at = np.zeros(p.shape[:3]), np.zeros((p.shape[1], length))
         for b, n, i in np.ndindex(*p.shape[:3]):

@@ -16,6 +16,7 @@ from posenc_jax.lab.tasks.arithmetic import Addition, RandomSpaces, length_gen_r
 from posenc_jax.lab.tasks.arithmetic.index_hints import draw_hints, hinted
 from posenc_jax.lab.tasks.arithmetic.random_spaces import spread
 from posenc_jax.language.spec import build, parse
+from posenc_jax.protocol.capabilities import first_carry
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
@@ -178,7 +179,7 @@ def test_fire_sees_the_drawn_ids():
         assert np.array_equal(p[0], p[1]) == (
             key is None
         )  # a draw for every sequence; evaluation without a key has one
-        carry = encoding.first_carry(jnp.zeros((2, 2, length, 4)), placed)
+        carry = first_carry(encoding, jnp.zeros((2, 2, length, 4)), placed)
         s, _ = encoding.logits(
             jnp.zeros((2, 2, length, length)), None, None, placed, placed, None, carry
         )

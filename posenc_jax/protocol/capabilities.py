@@ -1,0 +1,158 @@
+"""What few encodings do beside opening doors. Each capability is a class that such an encoding
+inherits from; `Encoding.opens` knows its methods by their names, like doors.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from posenc_jax.protocol.encoding import Carry, Encoding, Projections
+from posenc_jax.protocol.tokens import Tokens
+
+
+class SeveralInputs(Encoding):
+    """Projects n inputs of attention and joins the results along the heads.
+
+    The doors up to `merge` then see n N query heads and n K key heads, those of the first input
+    first. It may also project the `lookback` rows in front. Its own `project` then removes them
+    from q, k and v, and no part before it may open `project`.
+    """
+
+    def qkv(
+        self, x: Float[Array, 'B rows ...'], linear: Callable[[Array], Projections], tok: Tokens
+    ) -> Projections:
+        """Queries, keys and values of the layer input.
+
+        Args:
+          x: the layer input with `lookback` rows in front, as for `project`.
+          linear: [B, L, D] -> q [B, L, N, H], k and v [B, L, K, H], the layer's projections.
+          tok: the tokens of the last L rows of `x`.
+        """
+        raise NotImplementedError
+
+    def merge(self, out: Float[Array, 'B T nN H']) -> Float[Array, 'B T N H']:
+        """Combines the results for the n inputs into one."""
+        raise NotImplementedError
+
+
+class Carries(Encoding):
+    """Its `logits` hands a carry from each block of keys to the next, such as a prefix sum over the
+    keys between. The sweep over the keys goes from near to far.
+    """
+
+    def first_carry(self, q: Float[Array, 'B N T H'], tq: Tokens) -> Carry:
+        """The carry of a block of queries at its first block of keys."""
+        raise NotImplementedError
+
+
+class EvolvingKeys(Encoding):
+    """Every new token rewrites the cached keys."""
+
+    def update_keys(
+        self, k: Float[Array, 'B K S H'], tk: Tokens, new: Tokens
+    ) -> Float[Array, 'B K S H']:
+        """The cached keys behind one new token (`new` has length 1)."""
+        raise NotImplementedError
+
+
+class Streams(Encoding):
+    """A second state, the stream, flows from layer to layer beside the hidden states.
+
+    `project` finds the stream of its tokens as their feature 'stream', which it takes off. It may
+    join it to the values there. Outside a model no stream arrives; `project` then begins one and
+    leaves the values alone.
+    """
+
+    def begin_stream(self, tok: Tokens) -> Float[Array, '#B L heads *S']:
+        """The stream at the first layer, float32, of N or of K heads; it depends on no trained
+        variable.
+        """
+        raise NotImplementedError
+
+    def carry_stream(
+        self, out: Float[Array, 'B T N V'], stream: Float[Array, 'B T heads *S']
+    ) -> tuple[Float[Array, 'B T N H'], Float[Array, 'B T heads *S']]:
+        """Takes the result of attention apart: the sums of the values, and the stream behind
+        attention.
+        """
+        raise NotImplementedError
+
+    def feed_stream(
+        self, m: Float[Array, 'B T D'], stream: Float[Array, 'B T heads *S']
+    ) -> Float[Array, 'B T heads *S']:
+        """The stream behind the layer's feed-forward network, whose output is `m`."""
+        raise NotImplementedError
+
+
+class AuxiliaryLoss(Encoding):
+    """Adds a term to the loss of training. It exists once in a model. A training loop of one's own
+    adds the term itself.
+    """
+
+    def auxiliary_loss(
+        self, x: Float[Array, 'B L D'], tok: Tokens, *, key: Array | None
+    ) -> Float[Array, '']:
+        """The term with its weight, float32.
+
+        Args:
+          x: token vectors before any `embed`.
+          tok: the placed tokens, as `embed` gets them.
+          key: the key that `place` got, so that both can make the same draws.
+        """
+        raise NotImplementedError
+
+
+class GridAnchor(Encoding):
+    """Treats a grid as a torus and chooses its origin before it is cut into patches."""
+
+    def anchor(
+        self, x: Float[Array, 'B rows columns C'], stride: int
+    ) -> Float[Array, 'B rows columns C']:
+        """The grid with the chosen cell at the origin, to be read in steps of `stride` cells."""
+        raise NotImplementedError
+
+
+class FastPath(Encoding):
+    """Evaluates the whole pair stage at once where it can."""
+
+    def fast_path(
+        self, q, k, v, tq: Tokens, tk: Tokens, *, causal: bool, sweep: Callable[[], Array]
+    ) -> Array | None:
+        """A cheaper evaluation of the pair stage, [B, T, N, H] in the dtype of `v`, or None if it
+        does not apply.
+
+        `attend` calls it if the caller sets no tile size and if no other part of the chain acts in
+        the pair stage, apart from the causal mask. The result must equal `sweep()`. If its
+        conditions are known only when the program runs, it chooses between the two in the program.
+        The layout is that of `project`; JAX differentiates it.
+
+        Args:
+          causal: whether later keys are hidden.
+          sweep: evaluates the pair stage by tiles.
+        """
+        raise NotImplementedError
+
+
+def first_carry(encoding: Encoding, q: Float[Array, 'B N T H'], tq: Tokens) -> Carry:
+    """The carry of a block of queries at its first block of keys, () of an encoding without one."""
+    carries: Any = encoding
+    return carries.first_carry(q, tq) if hasattr(encoding, 'first_carry') else ()
+
+
+def qkv(
+    encoding: Encoding, x: Float[Array, 'B rows ...'], linear: Callable[[Array], Projections], tok
+) -> Projections:
+    """Queries, keys and values of the layer input `x`, which begins with the earlier rows that the
+    encoding looks back at. Arguments as for `SeveralInputs.qkv`.
+    """
+    several: Any = encoding
+    return (
+        several.qkv(x, linear, tok) if encoding.opens('qkv') else linear(x[:, encoding.lookback :])
+    )
+
+
+def merge(encoding: Encoding, out: Float[Array, 'B T nN H']) -> Float[Array, 'B T N H']:
+    """The result of attention for one input, see `SeveralInputs`."""
+    several: Any = encoding
+    return several.merge(out) if encoding.opens('merge') else out
