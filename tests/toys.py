@@ -163,6 +163,17 @@ class Path(Carries, EvolvingKeys):
         return k - 1.5 * (k * w).sum(-1, keepdims=True) * w
 
 
+@toy('toy_sink')
+class Sink(Encoding):
+    """A learned logit of each head that takes its share of the weights and gives nothing."""
+
+    def __init__(self, heads: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
+        self.sink = nnx.Param(jax.random.normal(rngs.params(), (heads,)), axes=('heads',))
+
+    def rescale(self, out, lse, tq):
+        return out * jax.nn.sigmoid(lse - self.sink[...])[..., None].astype(out.dtype)
+
+
 @toy('toy_length', cached='raw')
 class Length(Encoding):
     """Scales keys by their position over the current length, once that is above `train_len`."""

@@ -88,7 +88,7 @@ def attend(
     variables are constants.
 
     Args:
-      encoding: `attend` calls its doors of the pair stage, `logits`, `mask` and `collect`.
+      encoding: `attend` calls its doors `logits`, `mask`, `collect` and `rescale`.
       q, k, v: queries, keys, values; N must be a multiple of K.
       tq, tk: tokens of the queries and of the keys, ascending in `index`.
       block: queries and keys per tile, one number or a pair; None chooses by the input sizes.
@@ -100,7 +100,8 @@ def attend(
         Forward-mode derivatives exist for 'dense' alone.
       heads_first: k and v come as [B, K, S, H], the layout of the cache.
       return_lse: also returns the logarithm of each row's sum of exponentials. With it two
-        attentions over different keys can be merged into one.
+        attentions over different keys can be merged into one. The door `rescale` is then left to
+        the caller, who calls it on what was merged.
       axis_name: inside `jax.shard_map`, a mesh axis along which the sequence is cut into contiguous
         parts of one length. All arguments are the parts of this device. Keys, values and their
         tokens then travel round the devices, so that each query meets all of them.
@@ -189,9 +190,14 @@ def attend(
             with forward_mode_refused():
                 result = run(plan, *reverse_mode_only((params, constants, *arrays)))
         cut = lambda a: plan.q.unpad(a, queries, nodes)
-        out, lse = cut(result[0]), result[1]
-        result = (out, cut(jnp.swapaxes(lse, 1, 2))) if return_lse else out
-        return ring.deal(result, dealt, 1, back=True) if dealt else result
+        found: Any = cut(result[0])
+        if return_lse or encoding.opens('rescale'):
+            found = found, cut(jnp.swapaxes(result[1], 1, 2))
+        found = ring.deal(found, dealt, 1, back=True) if dealt else found
+        if return_lse or not encoding.opens('rescale'):
+            return found
+        out, lse = found
+        return encoding.rescale(out, lse, tq)
 
     free = block is None and chooses and not (heads_first or return_lse or in_ring)
     with missing_features(encoding):

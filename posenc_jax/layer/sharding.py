@@ -321,7 +321,7 @@ def sharded_attend(
             from posenc_jax.attention.split_cache import attend_parts
 
             results = attend_parts(encoding, q, k, v, tq, tk, axis)
-            return results if return_lse else results[0]
+            return results if return_lse else encoding.rescale(*results, tq)
         return attend(encoding, q, k, v, tq, tk, **own)
 
     return jax.shard_map(

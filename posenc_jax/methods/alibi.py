@@ -130,6 +130,7 @@ class ALiBi(Bias):
         heads: int = CONTEXT,
     ):
         self.variant = check_choice('alibi variant', variant, VARIANTS)
+        self.shut = frozenset(() if variant == 'half' else ('mask',))
         self.learns = learn_slopes or variant == 'asymmetric'
         if variant == 'half' and heads % 2:
             raise ValueError(
@@ -158,9 +159,6 @@ class ALiBi(Bias):
     @property
     def traits(self):
         return frozenset({'sees_later'} if self.variant == 'half' else ())
-
-    def opens(self, door):
-        return super().opens(door) and (door != 'mask' or self.variant == 'half')
 
     def bias(self, q_pos, k_pos):
         slopes, later = jnp.exp(self.log_slopes[...]) if self.learns else self.slopes[...], None

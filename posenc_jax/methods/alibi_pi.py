@@ -97,6 +97,7 @@ class ALiBiPI(Wrapper):
         heads: int = CONTEXT,
     ):
         self.mode = check_choice('alibi_pi mode', mode, MODES)
+        self.shut = frozenset(() if mode == 'dynamic' else ('project',))
         if mode == 'static' and factor is None:
             raise ValueError(
                 "alibi_pi(mode='static') needs a factor; mode='per_row' follows the length"
@@ -119,9 +120,6 @@ class ALiBiPI(Wrapper):
     @property
     def traits(self):
         return super().traits | ({'queries_follow_length'} if self.mode == 'dynamic' else set())
-
-    def opens(self, door):
-        return super().opens(door) and (door != 'project' or self.mode == 'dynamic')
 
     def project(self, q, k, v, tq, tk, x=None):
         if self.mode == 'dynamic':

@@ -189,6 +189,7 @@ class Conflator(SeveralInputs):
         self.layout = check_choice('layout', layout, LAYOUTS)
         self.mode = check_choice('conflator mode', mode, MODES)
         self.base, self.head_dim, self.unigram_only = base, head_dim, unigram_only
+        self.shut = frozenset(('qkv', 'merge') if unigram_only else ())
         self.lookback = 0 if unigram_only else 1
         self.delta = nnx.Param(
             jnp.zeros(len(rope_frequencies(head_dim, base)), jnp.float32), axes=(None,)
@@ -199,9 +200,6 @@ class Conflator(SeveralInputs):
             )
             self.kernel = nnx.Param(kernel, axes=('width', None))
             self.mix = nnx.Param(jnp.zeros(2, jnp.float32), axes=(None,))
-
-    def opens(self, door):
-        return super().opens(door) and not (self.unigram_only and door in ('qkv', 'merge'))
 
     def angles(self, pos: Int[Array, '#B L *P']) -> Float[Array, '#B L F']:
         """The angles of positions [#B, L] or [#B, L, 3], float32, up to whole turns."""

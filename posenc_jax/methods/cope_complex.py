@@ -206,6 +206,7 @@ class CopeComplex(SeveralInputs):
         rngs: nnx.Rngs = CONTEXT,
     ):
         self.mode, self.kv_heads = mode, kv_heads
+        self.shut = frozenset(() if mode == 'apatt' else ('project', 'collect'))
         self.alpha = check_number('cope_complex alpha', alpha)
         self.gamma = check_number('cope_complex gamma', gamma)
         if mode == 'riatt' and merge != 'real':
@@ -236,9 +237,6 @@ class CopeComplex(SeveralInputs):
         # With 'apatt', `collect` reads the queries and keys that `project` of this part sees.
         own = {'reads_own_projections'} if self.mode == 'apatt' else set()
         return frozenset({'several_inputs', 'forms_logits'} | own)
-
-    def opens(self, door):
-        return super().opens(door) and (door not in ('project', 'collect') or self.mode == 'apatt')
 
     def imaginary(self, tok, width: int) -> Float[Array, '#B L D']:
         """`gamma s_t`."""

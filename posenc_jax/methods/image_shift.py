@@ -120,9 +120,7 @@ class ImageShift(Encoding):
         self.sizes, self.shift = sizes, shift
         rows = jnp.zeros((len(sizes), model_dim), jnp.float32)
         self.vectors = nnx.Param(rows, axes=(None, 'width')) if index else None
-
-    def opens(self, door):
-        return super().opens(door) and not (door == 'embed' and self.vectors is None)
+        self.shut = frozenset(() if index else ('embed',))
 
     def place(self, tok, *, key=None):
         if tok.pos.ndim == 2:

@@ -165,13 +165,13 @@ class IRPE(Encoding):
         self.queries = zeros(head_dim, self.buckets) if wanted('q') else None
         self.keys = zeros(head_dim, self.buckets) if wanted('k') else None
         self.values = zeros(self.buckets, head_dim) if wanted('v') else None
-
-    def opens(self, door):
-        if door == 'project':
-            return self.keys is not None or self.queries is not None
-        if door == 'logits':
-            return self.opens('project') or self.bias is not None
-        return super().opens(door) and (door != 'collect' or self.values is not None)
+        reads_pairs = wanted('q') or wanted('k')
+        opened = {
+            'project': reads_pairs,
+            'logits': reads_pairs or mode == 'bias',
+            'collect': wanted('v'),
+        }
+        self.shut = frozenset(door for door in opened if not opened[door])
 
     def ids(self, tq, tk) -> tuple[Int[Array, '#B T S'], ...]:
         return irpe_ids(tq.pos, tk.pos, self.method, self.ratio)

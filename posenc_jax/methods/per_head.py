@@ -8,11 +8,9 @@ import jax.numpy as jnp
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.capabilities import first_carry
 from posenc_jax.protocol.composite import Composite, name_of, parts_of
-from posenc_jax.protocol.encoding import CAPABILITIES, Constant, Encoding
+from posenc_jax.protocol.encoding import CAPABILITIES, DOORS, Constant, Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
-
-_PER_HEAD = ('project', 'first_carry', 'logits', 'mask', 'collect')
 
 
 @register(
@@ -22,7 +20,7 @@ _PER_HEAD = ('project', 'first_carry', 'logits', 'mask', 'collect')
         name='per-head mixture',
         title='posenc_jax: positional encodings for JAX',
         arxiv='',
-        door='project, logits, mask, collect',
+        door='project, logits, mask, collect, rescale',
         equation='head h is encoded by `first` if h < n, else by `second`',
         source='this library; the recipe of models that rotate some heads and leave others '
         'without positions',
@@ -103,6 +101,9 @@ class PerHead(Composite):
                 'it; chain such a mask beside per_head'
             )
         self.first, self.second = first, second
+        # Heads share what is computed at once, so `fast_path` serves neither.
+        opened = lambda door: door != 'fast_path' and (first.opens(door) or second.opens(door))
+        self.shut = frozenset(door for door in (*DOORS, *CAPABILITIES) if not opened(door))
         parts = (*parts_of(first), *parts_of(second))
         cards = [part.card for part in parts if hasattr(part, 'card')]
         self.card = _card_of(type(self).card, cards)  # pyright: ignore[reportAttributeAccessIssue]
@@ -114,9 +115,6 @@ class PerHead(Composite):
     @property
     def children(self):
         return self.first, self.second
-
-    def opens(self, door):
-        return door in _PER_HEAD and (self.first.opens(door) or self.second.opens(door))
 
     def _choose(self, ours, theirs, axis, *, keys=False):
         """The heads of `first` from `ours` and the others from `theirs`, along `axis`."""
@@ -163,6 +161,10 @@ class PerHead(Composite):
             for n, part in enumerate((self.first, self.second))
         )
         return self._choose(one, two, 1)
+
+    def rescale(self, out, lse, tq):
+        one, two = (part.rescale(out, lse, _side(n, tq)) for n, part in enumerate(self.children))
+        return self._choose(one, two, 2)
 
 
 def _with_both(tok: Tokens, one: Tokens, two: Tokens) -> Tokens:

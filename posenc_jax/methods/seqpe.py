@@ -200,6 +200,8 @@ class SeqPE(AuxiliaryLoss):
         self.temperature, self.scale = temperature, scale
         self.shift, self.contrastive, self.transfer = shift, contrastive, transfer
         self.draws, self.candidates, self.offsets = draws, candidates, offsets
+        quiet = () if contrastive or transfer else ('auxiliary_loss',)
+        self.shut = frozenset((*quiet, *{*DOOR_OF_USE.values()} - {DOOR_OF_USE[use]}))
         self.dropout, self.heads, self.train_len = dropout, heads, train_len
         self.encoder = SeqPEEncoder(model_dim, digits, components, layers, std=std, rngs=rngs)
         kernel = lambda count, role: nnx.Param(
@@ -210,11 +212,6 @@ class SeqPE(AuxiliaryLoss):
         if use != 'input_add':
             self.query, self.query_bias = kernel(heads, 'heads'), bias(heads, 'heads')
             self.key, self.key_bias = kernel(kv_heads, 'kv_heads'), bias(kv_heads, 'kv_heads')
-
-    def opens(self, door):
-        if door == 'auxiliary_loss':
-            return self.contrastive > 0 or self.transfer > 0
-        return door in ('place', DOOR_OF_USE[self.use])
 
     @property
     def position_range(self):

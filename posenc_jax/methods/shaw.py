@@ -259,9 +259,7 @@ class Shaw(Encoding):
         self.max_distance = max_distance
         self.keys = nnx.Param(vectors(), axes=(None, None))
         self.values = nnx.Param(vectors(), axes=(None, None)) if value_term else None
-
-    def opens(self, door):
-        return super().opens(door) and (door != 'collect' or self.values is not None)
+        self.shut = frozenset(() if value_term else ('collect',))
 
     def project(self, q, k, v, tq, tk, x=None):
         return q, k, v, tq.with_feats(shaw=shaw_terms(q, self.keys[...])), tk

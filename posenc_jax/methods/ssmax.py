@@ -78,6 +78,7 @@ class SSMax(Encoding):
     def __init__(self, gain: float = 1.0, bidirectional: bool = False, heads: int = CONTEXT):
         check_number('ssmax gain', gain, above=0)
         self.bidirectional = bidirectional
+        self.shut = frozenset(() if bidirectional else ('project',))
         if bidirectional:
             self.card = dataclasses.replace(type(self).card, causal_only=False)
         self.gain = nnx.Param(jnp.full(heads, gain, jnp.float32), axes=('heads',))
@@ -86,9 +87,6 @@ class SSMax(Encoding):
     def traits(self):
         both = {'sees_later', 'queries_follow_length'}
         return frozenset(both if self.bidirectional else ())
-
-    def opens(self, door):
-        return super().opens(door) and (door != 'project' or self.bidirectional)
 
     def project(self, q, k, v, tq, tk, x=None):
         if self.bidirectional:

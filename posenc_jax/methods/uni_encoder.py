@@ -305,15 +305,13 @@ class UniEncoder(Encoding):
 
     def __init__(self, shape: Shape = 'arrow', model_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
         self.shape = check_choice('uni_encoder shape', shape, SHAPES)
+        self.shut = frozenset(('mask',) if shape == 'square' else ())
         rows = 0.02 * jax.random.normal(rngs.params(), (2, model_dim), jnp.float32)
         self.types = nnx.Param(rows, axes=(None, 'width'))
 
     @property
     def traits(self):
         return frozenset({'leaves_gaps'} if self.shape != 'square' else ())
-
-    def opens(self, door):
-        return super().opens(door) and (door != 'mask' or self.shape != 'square')
 
     def place(self, tok, *, key=None):
         if tok.pos.shape[2:] not in ((), (2,)) or not jnp.issubdtype(tok.pos.dtype, jnp.integer):

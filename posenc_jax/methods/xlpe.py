@@ -245,6 +245,8 @@ class XLPE(SeveralInputs):
         rngs: nnx.Rngs = CONTEXT,
     ):
         self.level = check_choice('xlpe level', level, LEVELS)
+        shut = {'input': ('qkv', 'merge'), 'head': ('embed',), 'both': ()}
+        self.shut = frozenset(shut[self.level])
         self.missing = check_choice('xlpe missing', missing, MISSING)
         group = heads // kv_heads
         tau = heads // 2 // group * group if tau is None else tau
@@ -260,10 +262,6 @@ class XLPE(SeveralInputs):
         inner = level != 'head'
         self.u = nnx.Param(draw(), axes=(None, 'width')) if inner else None
         self.v = nnx.Param(draw(), axes=(None, 'width')) if inner else None
-
-    def opens(self, door):
-        shut = {'input': ('qkv', 'merge'), 'head': ('embed',), 'both': ()}[self.level]
-        return super().opens(door) and door not in shut
 
     def codes(self, tok, width: int) -> tuple[Float[Array, '#B L D'], Float[Array, '#B L D']]:
         """A and X of every token, zero at padding."""

@@ -45,7 +45,8 @@ class Composite(Encoding):
 
     def opens(self, door):
         own = getattr(type(self), door, None) is not getattr(Composite, door, None)
-        return own or any(part.opens(door) for part in self.children)
+        opened = own or any(part.opens(door) for part in self.children)
+        return opened and door not in self.shut
 
     def _owners(self, door: str) -> list[tuple[int, Any]]:
         """The parts that open a door or have the method of a capability, with their numbers."""
@@ -109,13 +110,18 @@ class Composite(Encoding):
         owner = self._owner('collect')
         return super().collect(w, v, tq, tk) if owner is None else owner.collect(w, v, tq, tk)
 
+    def rescale(self, out, lse, tq):
+        for part in self.children:
+            out = part.rescale(out, lse, tq)
+        return out
+
     def fast_path(self, q, k, v, tq, tk, *, causal, sweep):
         (_, owner), *rivals = self._owners('fast_path')
         others = [part for part in self.children if part is not owner]
         plain = lambda part: (
             isinstance(part, (Causal, Full)) or (isinstance(part, Document) and tk.segment is None)
         )
-        doors = ('logits', 'mask', 'collect')
+        doors = ('logits', 'mask', 'collect', 'rescale')
         if rivals or any(part.opens(door) for part in others if not plain(part) for door in doors):
             return None
         causal = causal or any(isinstance(part, Causal) for part in others)

@@ -1,6 +1,6 @@
 """The protocol: an `Encoding` and its doors, all of them shut by default.
 
-    place -> embed -> project -> logits -> mask -> softmax -> collect
+    place -> embed -> project -> logits -> mask -> softmax -> collect -> rescale
 
 Letters: B batch, T query tokens, S key tokens, L either, N query heads, K key/value heads, H head
 width, D model width, P position components. A leading axis written #B may be 1 where the whole
@@ -9,8 +9,8 @@ batch shares it.
 The token stage (`place`, `embed`, `project`) sees whole sequences in the layout [B, L, heads, H].
 The pair stage (`logits`, `mask`, `collect`) sees one block of queries and one block of keys, heads
 first: q [B, N, T, H], k and v [B, K, S, H], logits [B, N, T, S] in float32. Features of tokens stay
-token first, [#B, L, heads or 1, ...]. `protocol/capabilities.py` has what few encodings do beside
-this.
+token first, [#B, L, heads or 1, ...], and `rescale` sees the result token first too.
+`protocol/capabilities.py` has what few encodings do beside this.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ Projections = tuple[
     Float[Array, 'B L N H'], Float[Array, 'B L K H'], Float[Array, 'B L K H']
 ]  # queries, keys, values
 
-DOORS = ('place', 'embed', 'project', 'logits', 'mask', 'collect')
+DOORS = ('place', 'embed', 'project', 'logits', 'mask', 'collect', 'rescale')
 # The methods of capabilities, see `protocol/capabilities.py`.
 CAPABILITIES = (
     'qkv', 'merge', 'first_carry', 'update_keys', 'begin_stream', 'carry_stream', 'feed_stream',
@@ -103,6 +103,7 @@ class Encoding(nnx.Module):
       traits: keys of `TRAITS`.
       lookback: how many earlier rows of the layer input `qkv` and `project` read (a short
         convolution); these rows come first in `x`.
+      shut: doors of the class that this instance leaves shut, since an option does without.
       depth: where `embed` acts: 0 at the input of the model, k before layer k (layers count from
         0), 'every' before every layer.
     """
@@ -112,6 +113,7 @@ class Encoding(nnx.Module):
     spec_kind: ClassVar[str] = 'encoding'
     traits: ClassVar[frozenset[str]] = frozenset()
     lookback: ClassVar[int] = 0
+    shut: frozenset[str] = frozenset()
     depth: int | Literal['every'] = 0
     _spec_arguments: tuple[tuple[str, str], ...] = ()
 
@@ -189,6 +191,17 @@ class Encoding(nnx.Module):
         """Sums the values with weights `w`, not normalised yet; must be linear in `w`."""
         return weighted_sum(w, v)
 
+    def rescale(
+        self, out: Float[Array, 'B T N V'], lse: Float[Array, 'B T N'], tq: Tokens
+    ) -> Float[Array, 'B T N V']:
+        """Changes the result of attention where the sweep over the keys has ended, in the dtype of
+        `out`. A learned sink, for instance, makes the weights of a query sum to less than one.
+
+        Args:
+          lse: the log-sum-exp of each query's logits, float32, below -1e28 where it sees no key.
+        """
+        return out
+
     # Derived from the above.
 
     @property
@@ -202,4 +215,5 @@ class Encoding(nnx.Module):
 
     def opens(self, door: str) -> bool:
         """Whether this encoding overrides a door, or has a method of a capability."""
-        return getattr(type(self), door, None) is not getattr(Encoding, door, None)
+        own = getattr(type(self), door, None) is not getattr(Encoding, door, None)
+        return own and door not in self.shut

@@ -118,7 +118,9 @@ def plain(encoding, q, k, v, tq, tk):
     )
     seen = seen & (s > -jnp.inf)  # a key may also be refused by its logit
     w = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
-    return merge(encoding, jnp.swapaxes(encoding.collect(w, v, tq, tk), 1, 2))
+    out = jnp.swapaxes(encoding.collect(w, v, tq, tk), 1, 2)
+    lse = jax.nn.logsumexp(s, axis=-1, where=seen)
+    return merge(encoding, encoding.rescale(out, jnp.swapaxes(lse, 1, 2), tq))
 
 
 def attention_of(how):

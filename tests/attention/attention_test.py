@@ -290,6 +290,10 @@ class Learned(Carries):
     def collect(self, w, v, tq, tk):
         return super().collect(w * (1 + tq.feats['own'].mean(-1)[:, None, :, None] ** 2), v, tq, tk)
 
+    def rescale(self, out, lse, tq):
+        share = jax.nn.sigmoid(lse - self.scale[...] * tq.feats['own'])
+        return out * share[..., None]
+
 
 def plain(encoding, q, k, v, tq, tk):
     """The doors in one dense tile, differentiated by JAX: nothing of `attend` is used."""
@@ -298,8 +302,9 @@ def plain(encoding, q, k, v, tq, tk):
     seen = encoding.mask(tq, tk)
     s = scaled_dot_product(q, k)
     s, _ = encoding.logits(s, q, k, tq, tk, seen, first_carry(encoding, q, tq))
-    w = jax.nn.softmax(jnp.where(seen, s, -jnp.inf), axis=-1)
-    return first(encoding.collect(w, v, tq, tk))
+    s = jnp.where(seen, s, -jnp.inf)
+    out = first(encoding.collect(jax.nn.softmax(s, axis=-1), v, tq, tk))
+    return encoding.rescale(out, first(jax.nn.logsumexp(s, axis=-1)), tq)
 
 
 @pytest.mark.full_but_one

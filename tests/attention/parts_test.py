@@ -13,11 +13,12 @@ from tests.attention.ring_test import MIXED, TEXTS, compare, mesh_of
     [
         ('cope()', dict(sequence=8)),
         ('alibi()', dict(sequence=8)),
+        ('toy_sink()', dict(tensor=2, sequence=4)),
         ('tra()', dict(tensor=2, sequence=4)),
         ('urpe() | window(size=5)', dict(data=2, sequence=4)),
     ],
 )
-def test_results_and_gradients_equal_those_of_one_device(spec, axes):
+def test_results_and_gradients_equal_those_of_one_device(toys, spec, axes):
     """A carry visits the devices; a window hides the keys of whole devices."""
     encoding = pj.make(spec, causal=True, **contract_test.CONTEXT)
     compare(encoding, mesh_of(**axes), [TEXTS['packed']], heads_first=True)

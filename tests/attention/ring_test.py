@@ -109,8 +109,10 @@ def entry_of(key):
 
 
 @pytest.mark.full_where(condition=lambda spec: spec not in ('alibi()', 'tra()'))
-@pytest.mark.parametrize('spec', ['alibi()', 'tra()', 'cope()', 't5_rpe() | window(size=5)'])
-def test_a_ring_of_four_devices(spec):
+@pytest.mark.parametrize(
+    'spec', ['alibi()', 'tra()', 'cope()', 't5_rpe() | window(size=5)', 'toy_sink()']
+)
+def test_a_ring_of_four_devices(toys, spec):
     encoding = pj.make(spec, causal=True, **contract_test.CONTEXT)
     compare(encoding, mesh_of(tensor=2, sequence=4), [TEXTS['packed']], block=(4, 4))
 

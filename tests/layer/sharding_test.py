@@ -45,7 +45,10 @@ def loss_and_gradients(graphdef):
 @pytest.mark.parametrize(
     'spec, extra',
     [
-        ('toy_table() | toy_gate() | toy_shift()', dict(mlp='swiglu', norm='layernorm', tie=False)),
+        (
+            'toy_table() | toy_gate() | toy_shift() | toy_sink()',
+            dict(mlp='swiglu', norm='layernorm', tie=False),
+        ),
         ('toy_path()', dict(implementation='blocked', block=4)),
         ('', dict(pattern=('alibi()', 'toy_slope()'), remat='full')),
         ('alibi()', dict(qk_norm='width', norm_place='both', mlp='geglu', output_cap=2.0)),

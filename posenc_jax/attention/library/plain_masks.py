@@ -14,7 +14,7 @@ from posenc_jax.protocol.families import Mask
 from posenc_jax.protocol.masks import Causal, Document, Full
 
 PADDING = np.iinfo(np.int32).min  # the group of tokens that are not valid
-_DOORS = 'logits', 'collect', 'fast_path'
+_DOORS = 'logits', 'collect', 'rescale', 'fast_path'
 
 
 class _PlainTokens:

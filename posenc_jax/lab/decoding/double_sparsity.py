@@ -26,7 +26,7 @@ from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
-_PAIR_DOORS = ('qkv', 'logits', 'collect', 'fast_path', 'merge')
+_PAIR_DOORS = ('qkv', 'logits', 'collect', 'rescale', 'fast_path', 'merge')
 
 
 def _check_mixer(mixer: AttentionMixer) -> AttentionMixer:

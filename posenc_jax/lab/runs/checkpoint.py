@@ -88,9 +88,15 @@ class Checkpoints:
                 offer(self._readers)
                 room.drop_unfinished(self.directory)  # left by a run that was killed
             with paths.reached(self.directory):
-                self._manager = ocp.CheckpointManager(
-                    self.directory, options=options, item_handlers=handlers
-                )
+                try:
+                    self._manager = ocp.CheckpointManager(
+                        self.directory, options=options, item_handlers=handlers
+                    )
+                except (OverflowError, TypeError, ValueError) as error:  # it reads all times
+                    raise CheckpointError(
+                        f'{self.directory}: a file */_CHECKPOINT_METADATA holds no time of a '
+                        f'checkpoint ({_short(error)}); move it away'
+                    ) from error
             self._until_closed = stack.pop_all()
 
     def __enter__(self) -> 'Checkpoints':

@@ -37,7 +37,7 @@ __dir__ = __all__.copy
 
 PICTURED: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension')
 
-_PIPELINE = ('place', 'embed', 'qkv', 'project', 'logits', 'mask', 'collect', 'none')
+_PIPELINE = ('place', 'embed', 'qkv', 'project', 'logits', 'mask', 'collect', 'rescale', 'none')
 
 
 def catalog(what: str | None = None) -> Catalog:

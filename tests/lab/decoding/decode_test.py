@@ -40,6 +40,7 @@ def stepped(model, tok):
     'fields',
     [
         dict(encoding='toy_shift() | toy_table() | toy_gate()'),
+        dict(encoding='toy_slope() | toy_sink()'),
         dict(pattern=('toy_path() | toy_gate()', 'toy_slope() | window(size=3)')),
         dict(encoding='toy_length()'),  # below train_len, so that one length holds for all steps
     ],

@@ -431,6 +431,17 @@ def test_entries_are_verified(run, capsys, change):
     )
 
 
+@pytest.mark.parametrize('time', [10**40, 10**25, 'soon'])
+def test_a_time_that_is_none_is_named_and_may_be_moved_away(run, time):
+    directory, _, _ = run
+    path = directory / 'checkpoints' / '7' / '_CHECKPOINT_METADATA'
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'commit_timestamp_nsecs': time}))
+    with pytest.raises(CheckpointError, match=r'a file \*/_CHECKPOINT_METADATA holds no time'):
+        restore_model(directory)
+    path.unlink()
+    assert restore_model(directory)[2] == 7
+
+
 @pytest.mark.full_but_one
 @pytest.mark.parametrize(
     'name',
