@@ -45,10 +45,9 @@ class PerHead(Composite):
       heads, kv_heads: N and K, from the model.
 
     Raises:
-      ValueError: n outside 1 .. N-1, or no such multiple; an encoding that opens `place`, `embed`,
-        `qkv`, `merge` or a hook other than `fast_path`, that mixes heads, or whose keys are not
-        cached as encoded;
-        chains that disagree on whether they decide which later keys or documents are seen.
+      ValueError: n outside 1 .. N-1, or no such multiple; an encoding that opens `place` or
+        `embed`, that has a capability other than `Carries` and `FastPath`, that mixes heads, or
+        whose keys are not cached as encoded; chains that disagree on whether they decide which later keys or documents are seen.
 
     Reference: this library.
 
