@@ -47,7 +47,8 @@ class PerHead(Composite):
     Raises:
       ValueError: n outside 1 .. N-1, or no such multiple; an encoding that opens `place` or
         `embed`, that has a capability other than `Carries` and `FastPath`, that mixes heads, or
-        whose keys are not cached as encoded; chains that disagree on whether they decide which later keys or documents are seen.
+        whose keys are not cached as encoded; chains that disagree on whether they decide which
+        later keys or documents are seen.
 
     Reference: this library.
 
