@@ -101,8 +101,9 @@ def _call(tree: ast.expr, spec: str, kinds: tuple[Kind, ...]) -> Node:
             raise SpecError(f'{_shown(tree)} in {quoted(spec)} is not a name or a call; {expected}')
     entry = lookup(name, kinds, ast.unparse(tree))
     parameters = {n: p for n, p in entry.parameters.items() if n != 'rngs'}
-    usage = f'{name}({", ".join(str(p) for p in parameters.values())})'
     hints = _hints(entry)
+    shown = [p.replace(annotation=hints.get(n, p.empty)) for n, p in parameters.items()]
+    usage = f'{name}({", ".join(map(str, shown))})'
     values: dict[str, Any] = {}
     if len(args) > len(parameters):
         raise SpecError(

@@ -1,5 +1,6 @@
 """Sliding-window mask."""
 
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.families import Mask
 from posenc_jax.protocol.registry import Card, Promises, register
 
@@ -33,11 +34,8 @@ class Window(Mask):
     dilation nor global tokens.
 
     Args:
-      size: number of tokens visible on one side, including the query, or of a block; at least 1.
+      size: number of tokens visible on one side, including the query, or of a block.
       aligned: blocks begin at multiples of `size` in the document.
-
-    Raises:
-      ValueError: size below 1.
 
     Reference: Beltagy, Peters, Cohan, arXiv 2004.05150.
 
@@ -48,9 +46,7 @@ class Window(Mask):
       [1, 2, 2]
     """
 
-    def __init__(self, size: int, aligned: bool = False):
-        if size < 1:
-            raise ValueError(f'window size must be at least 1, got {size}')
+    def __init__(self, size: Size, aligned: bool = False):
         self.size, self.aligned = size, aligned
 
     @property

@@ -26,7 +26,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from posenc_jax.base.products import scaled_dot_product, weighted_sum
-from posenc_jax.protocol.calls import call, remembering
+from posenc_jax.protocol.calls import call, name_of, remembering
 from posenc_jax.protocol.registry import Card, constructor_signature
 from posenc_jax.protocol.tokens import Bounds, Tokens
 
@@ -129,8 +129,7 @@ class Encoding(nnx.Module):
         cls.__signature__ = constructor_signature(cls)
 
     def __repr__(self):
-        key = vars(type(self)).get('registered_key', type(self).__name__)
-        return call(key, self._spec_arguments)
+        return call(name_of(type(self)), self._spec_arguments)
 
     __str__ = __repr__
 

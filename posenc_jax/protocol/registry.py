@@ -16,7 +16,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeVar, get_args
 
-from posenc_jax.protocol import index
+from posenc_jax.protocol import bounds, index
 from posenc_jax.protocol.errors import SpecError, near, nearest, quoted, same_letters
 
 NAMED_ONLY = ('cache', 'conversion', 'analysis')
@@ -185,6 +185,7 @@ def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Bui
             print(f'{kind} {key!r} is registered again; the new {_place(build)} replaces the old')
         if kind == 'encoding' and isinstance(build, type):
             build.registered_key = key
+        build = _bounded(build, key)
         named = None if card is None else dataclasses.replace(card, key=key)
         if named is not None:
             build.card = named
@@ -192,6 +193,18 @@ def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Bui
         return build
 
     return add
+
+
+def _bounded(build: Any, key: str) -> Any:
+    """What is registered, with the bounds of its arguments checked (`protocol/bounds.py`). A class
+    stays the same object.
+    """
+    if not isinstance(build, type):
+        return bounds.checked(build, lambda _: key) if bounds.hints_of(build) else build
+    if '__init__' in vars(build) and not hasattr(build.__init__, 'bounded_hints'):
+        if bounds.hints_of(build.__init__):
+            build.__init__ = bounds.checked(build.__init__, lambda _: key)
+    return build
 
 
 def _load_own(kind: Kind, key: str) -> None:
