@@ -84,10 +84,6 @@ def extended_spec(encoding: str, spec: str) -> str:
     Raises:
       SpecError: as for `extend`. Errors that depend on the sizes of a model appear when the result
         is built.
-
-    Example:
-      >>> extended_spec('rope(base=500.0) | alibi()', 'yarn(factor=4.0)')
-      'rope(base=500.0, freqs=yarn(factor=4.0)) | alibi()'
     """
     nodes = list(parse_layer(encoding).nodes)
     for node in _calls(spec):

@@ -19,14 +19,7 @@ _PER_HEAD = ('project', 'init_carry', 'match', 'score', 'mask', 'collect')
     kind='encoding',
     card=Card(
         name='per-head mixture',
-        title='posenc_jax: positional encodings for JAX',
-        arxiv='',
         door='project, match, score, mask, collect',
-        equation='head h is encoded by `first` if h < n, else by `second`',
-        source='this library; the recipe of models that rotate some heads and leave others '
-        'without positions',
-        authors='posenc_jax authors',
-        year=2026,
         example='per_head(first=rope(), second=alibi(), heads_of_first=2)',
         promises=Promises(relative=True),
     ),

@@ -25,10 +25,6 @@ def project_positions(
     """`P[pos] w`, where P is the identity or the sinusoidal encodings.
 
     With the identity it is row `pos` of `w`, and NaN if there is no such row.
-
-    Example:
-      >>> project_positions(jnp.array([[1]]), jnp.array([[[1.0, 2.0]], [[3.0, 4.0]]])).tolist()
-      [[[[3.0, 4.0]]]]
     """
     if pos.ndim != 2:
         raise ValueError(
@@ -46,16 +42,6 @@ def project_positions(
     kind='encoding',
     card=Card(
         name='positional attention',
-        title='Positional Attention: Expressivity and Learnability of Algorithmic Computation',
-        arxiv='2410.01686',
-        door='place, project, match',
-        equation='logit_ij = (P_i W_q + b_q) . (P_j W_k) / sqrt(e), P positional encodings of '
-        'width e',
-        source='opallab/positional_attention',
-        authors='Back de Luca, Artur and Giapitzakis, George and Yang, Shenghao and Veličković, '
-        'Petar and '
-        'Fountoulakis, Kimon',
-        year=2024,
         example='positional_attention(max_len=64)',
         share='layer',
         promises=Promises(needs_training=True),
@@ -103,7 +89,7 @@ class PositionalAttention(Encoding):
         head_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        identity = check_choice('positional_attention table', table, TABLES) == 'identity'
+        identity = table == 'identity'
         if identity and (max_len is None or max_len < 1 or width is not None):
             raise ValueError(
                 "positional_attention(table='identity') needs max_len of at least 1 and no "

@@ -10,13 +10,6 @@ from posenc_jax.protocol.registry import Card, Promises, register
     kind='encoding',
     card=Card(
         name='sliding window',
-        title='Longformer: The Long-Document Transformer',
-        arxiv='2004.05150',
-        door='mask',
-        equation='key j visible to query i iff |index_i - index_j| < size',
-        source='allenai/longformer',
-        authors='Beltagy, Iz and Peters, Matthew E. and Cohan, Arman',
-        year=2020,
         example='window(size=5)',
         share='model',
         promises=Promises(relative=True),
@@ -25,10 +18,10 @@ from posenc_jax.protocol.registry import Card, Promises, register
 class Window(Mask):
     """Masks keys that are `size` or more tokens away; combines with causal or full attention.
 
-    Key j is visible to query i iff `|index_i - index_j| < size`. With `aligned` a query sees the
-    keys of its own block of `size` tokens and of the neighbouring blocks. With causal attention
-    these are `size + 1` to `2 size` keys, as in the blockwise causal attention of xPos (arXiv
-    2212.10554, with blocks of half the trained length).
+    `key j visible to query i iff |index_i - index_j| < size`. With `aligned` a query sees the keys
+    of its own block of `size` tokens and of the neighbouring blocks. With causal attention these
+    are `size + 1` to `2 size` keys, as in the blockwise causal attention of xPos (arXiv 2212.10554,
+    with blocks of half the trained length).
 
     Differs from the paper: `size` counts one side and the query itself, and there is neither
     dilation nor global tokens.

@@ -14,8 +14,8 @@
     ): ...
 
 A bound stands behind the type in `Annotated`; a limit is a number or the name of another argument.
-`Size`, `Count`, `Positive`, `NonNegative` and `Share` are the usual ones. `Meaning('...')` explains
-an argument in the error message and in the catalogue. A bound makes the type strict too: True is no
+`Size`, `Count`, `Positive` and those beside them are the usual ones. `Meaning('...')` explains an
+argument in the error message and in the catalogue. A bound makes the type strict too: True is no
 number, and a number must be finite in float32. Choices of a `Literal` need no bound.
 
 Every constructor of an encoding is checked, and every class or function that is registered (frozen
@@ -172,6 +172,8 @@ NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 Finite = Annotated[float, IsFinite(LARGEST)]
 Factor = Annotated[float, Ge(1), Meaning('new length / trained length')]
+PerHead = Annotated[tuple[Positive, ...], Entries('heads')]
+Base = Annotated[float, Ge(1), Meaning('the base of rotary frequencies')]
 TrainLen = Annotated[int, Ge(1), Meaning('the trained length in tokens')]
 
 
@@ -184,12 +186,14 @@ class _Problem:
       remedy: the nearest valid choice, or ''.
       fits: the type is right. Of several options, the message is about one whose type is.
       choice: `expected` names the nearest choices instead.
+      entry: the entry of a tuple that is wrong, with ' in ' behind it.
     """
 
     expected: str
     remedy: str = ''
     fits: bool = True
     choice: bool = False
+    entry: str = ''
 
 
 def _problem(hint: Any, value: Any, arguments: Arguments) -> _Problem | None:
@@ -203,19 +207,35 @@ def _problem(hint: Any, value: Any, arguments: Arguments) -> _Problem | None:
     if origin in (typing.Union, types.UnionType):
         found = [_problem(option, value, arguments) for option in inner]
         problems = [problem for problem in found if problem is not None]
-        fitting = [problem for problem in problems if problem.fits] or problems
-        return fitting[0] if len(problems) == len(found) else None
+        if len(problems) < len(found):
+            return None
+        fitting = next((problem for problem in problems if problem.fits), problems[0])
+        others = [_named(o) for o in inner if o is type(None) or typing.get_origin(o) is Literal]
+        also = ''.join(f'; {other} is accepted too' for other in others)
+        return dataclasses.replace(fitting, remedy=fitting.remedy + also)
     if origin is tuple and inner:
         if not isinstance(value, tuple | list):
             return _Problem('a tuple', fits=False)
         each = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
         if len(each) != len(value):
             return _Problem(f'a tuple of {len(each)} entries')
-        found = (_problem(option, entry, arguments) for option, entry in zip(each, value))
-        return next((problem for problem in found if problem is not None), None)
+        for option, entry in zip(each, value):
+            if problem := _problem(option, entry, arguments):
+                inside = problem.entry or f'{quoted(entry)} in '
+                return dataclasses.replace(problem, entry=inside)
+        return None
     if hint is type(None):
         return None if value is None else _Problem('None', fits=False)
     return None
+
+
+def _joined(words: list[str]) -> str:
+    *first, last = words
+    return f'{", ".join(first)} and {last}' if first else last
+
+
+def _named(option: Any) -> str:
+    return 'None' if option is type(None) else ' or '.join(map(repr, typing.get_args(option)))
 
 
 def _out_of_bounds(kind: Any, *rest: Any) -> _Problem | None:
@@ -231,8 +251,7 @@ def _out_of_bounds(kind: Any, *rest: Any) -> _Problem | None:
     known = [(b, n) for b, n in zip(bounds, limits) if n is not None and n is not CONTEXT]
     for bound, limit in known:
         if not bound.fulfilled(value, limit):
-            expected = ' and '.join(b.said(n) for b, n in known)
-            return _Problem(expected, bound.remedy(value, limit))
+            return _Problem(_joined([b.said(n) for b, n in known]), bound.remedy(value, limit))
     if kind is float and not IsFinite(LARGEST).fulfilled(value, LARGEST):
         return _Problem(IsFinite(LARGEST).said())
     return None
@@ -259,12 +278,12 @@ def check(name: str, hints: Mapping[str, Any], arguments: Arguments) -> None:
         problem = None if value is CONTEXT else _problem(hint, value, arguments)
         if problem is None:
             continue
-        said = f'{name} {argument}'
+        found = f'{problem.entry}{quoted(value)}'
         if problem.choice:
-            raise SpecError(f'{said} is {quoted(value)}; {problem.expected}')
+            raise SpecError(f'{name} {argument} is {found}; {problem.expected}{problem.remedy}')
         meaning = ''.join(f', {text},' for text in _meanings(hint))
         raise ValueError(
-            f'{said}{meaning} must be {problem.expected}, got {quoted(value)}{problem.remedy}'
+            f'{name} {argument}{meaning} must be {problem.expected}, got {found}{problem.remedy}'
         )
 
 
@@ -328,7 +347,7 @@ def described(hint: Any) -> str:
     if origin is Annotated:
         kept = [part.said() for part in inner[1:] if isinstance(part, Bound)]
         words = [*filter(None, [described(inner[0])]), *kept]
-        return ', '.join([*_meanings(hint), ' and '.join(words)])
+        return ', '.join([*_meanings(hint), _joined(words)])
     if origin is Literal:
         return ' or '.join(map(repr, inner))
     if origin in (typing.Union, types.UnionType):

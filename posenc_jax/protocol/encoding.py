@@ -296,6 +296,11 @@ class Encoding(nnx.Module):
             return 'raw'
         return 'evolving' if self.opens('update_keys') else 'encoded'
 
+    @classmethod
+    def opened_doors(cls) -> list[str]:
+        """The doors and hooks that the class overrides, in the order of the pipeline."""
+        return [d for d in DOORS + HOOKS if getattr(cls, d) is not getattr(Encoding, d)]
+
     def opens(self, door: str) -> bool:
         """Whether this encoding overrides a door or a hook."""
         return getattr(type(self), door) is not getattr(Encoding, door)

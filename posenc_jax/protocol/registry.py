@@ -13,10 +13,11 @@ extension that gives this rule to a rotary encoding.
 import contextlib
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeVar, get_args
 
-from posenc_jax.protocol import bounds, index
+from posenc_jax.protocol import bounds, index, papers
 from posenc_jax.protocol.errors import SpecError, near, nearest, quoted, same_letters
 
 NAMED_ONLY = ('cache', 'conversion', 'analysis')
@@ -68,35 +69,40 @@ class Promises:
 class Card:
     """The catalogue entry of a method: where it comes from, where it acts, what it promises.
 
+    `register` fills in what has another source: the paper from `papers.bib`, the equation from the
+    docstring, the doors from the class. A method of somebody else's package states its paper here.
+
     Attributes:
-      title: title of the paper.
-      arxiv: arXiv identifier, or '' where there is none (then `source` says where it comes from).
-      door: the doors it opens, in pipeline order, e.g. 'project' or 'embed'; 'mlp' for a method in
-        the place of the feed-forward network.
-      equation: one line in the paper's symbols.
-      source: official repository, or another source that was followed.
-      authors: for the citation, 'Su, Jianlin and Lu, Yu and ...'.
-      year: of the paper.
-      example: the spec string the contract suite and the documentation use.
       name: display name with the paper's capitals.
+      example: the spec string the contract suite and the documentation use.
       share: whether the layers of a model share one set of parameters in the paper's setting.
       causal_only: defined only where keys do not lie after queries.
       promises: see `Promises`.
+      door: the doors it opens, in pipeline order, e.g. 'project' or 'embed'; 'mlp' for a method in
+        the place of the feed-forward network. '' for those that the class of an encoding overrides,
+        or for the one that is usual for the kind.
+      equation: one line in the paper's symbols; '' for the code with which the first paragraph of
+        the docstring begins that begins with code.
+      title: title of the paper; '' with the four below if `papers.bib` has them.
+      arxiv: arXiv identifier, or '' where there is none (then `source` says where it comes from).
+      source: official repository, or another source that was followed.
+      authors: for the citation, 'Su, Jianlin and Lu, Yu and ...'.
+      year: of the paper.
       key: filled in by `register`.
     """
 
-    title: str
-    arxiv: str
-    door: str
-    equation: str
-    source: str
-    authors: str
-    year: int
-    example: str
     name: str
+    example: str
     share: Literal['model', 'layer'] = 'layer'
     causal_only: bool = False
     promises: Promises = Promises()
+    door: str = ''
+    equation: str = ''
+    title: str = ''
+    arxiv: str = ''
+    source: str = ''
+    authors: str = ''
+    year: int = 0
     key: str = ''
 
 
@@ -186,13 +192,47 @@ def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Bui
         if kind == 'encoding' and isinstance(build, type):
             build.registered_key = key
         build = _bounded(build, key)
-        named = None if card is None else dataclasses.replace(card, key=key)
+        named = None if card is None else _completed(card, key, kind, build)
         if named is not None:
             build.card = named
         _ENTRIES[kind, key] = Entry(key, kind, build, named)
         return build
 
     return add
+
+
+# The doors of the methods of a kind that are no encodings; 'none' for all other kinds.
+_USUAL_DOOR = {'frequencies': 'project', 'coordinates': 'embed', 'graph': 'embed'}
+
+
+def _completed(card: Card, key: str, kind: Kind, build: Any) -> Card:
+    """A Card with what it leaves to other sources."""
+    opened = getattr(build, 'opened_doors', None)
+    doors = opened() if opened and kind == 'encoding' else [_USUAL_DOOR.get(kind, 'none')]
+    known = {'key': key, 'door': ', '.join(doors) or 'none', 'equation': equation_of(build)}
+    known |= {} if card.title else papers.of_method(key)
+    return dataclasses.replace(
+        card, **{name: value for name, value in known.items() if not getattr(card, name)}
+    )
+
+
+def equation_of(build: Any) -> str:
+    """The code with which a paragraph of a docstring begins, the first such paragraph; '' if there
+    is none. Several pieces of code are joined.
+
+    Example:
+      >>> def square(x):
+      ...     '''Squares.
+      ...
+      ...     `y = x z`, `z = x`, for numbers.
+      ...     '''
+      >>> equation_of(square)
+      'y = x z, z = x'
+    """
+    text = inspect.getdoc(build) or ''
+    found = re.search(r'\n\n((?:`[^`]+`(?:[,;]| and)?\s)*`[^`]+`)', text)
+    pieces = re.findall('`([^`]+)`', found[1]) if found else []
+    return ', '.join(' '.join(piece.split()) for piece in pieces)
 
 
 def _bounded(build: Any, key: str) -> Any:

@@ -53,14 +53,18 @@ CASES = [
     ((1,), Annotated[tuple[int, ...], Entries('other')], 'must be a tuple of other=8 entries'),
     (9, Annotated[int, Le('unknown')], None),
     (None, Size | None, None),
-    (0, Size | None, 'must be at least 1, got 0'),
+    (0, Size | None, 'must be at least 1, got 0; None is accepted too'),
     ((1.0, 2.0), tuple[Positive, ...], None),
-    ((1.0, -2.0), Positive | tuple[Positive, ...] | None, r'must be positive, got (1.0, -2.0)'),
+    (
+        (1.0, -2.0),
+        Positive | tuple[Positive, ...] | None,
+        'must be positive, got -2.0 in (1.0, -2.0); None is acc',
+    ),
     ((1.0,), tuple[Positive, Positive], 'must be a tuple of 2 entries'),
     (3, tuple[Positive, ...], 'must be a tuple, got 3'),
     ('half', Literal['half', 'whole'], None),
     ('hafl', Literal['half', 'whole'], "is 'hafl'; did you mean 'half'?"),
-    (('a', 'c'), tuple[Literal['a', 'b'], ...], "is ('a', 'c'); valid: 'a', 'b'"),
+    (('a', 'c'), tuple[Literal['a', 'b'], ...], "is 'c' in ('a', 'c'); valid: 'a', 'b'"),
 ]
 
 
