@@ -16,7 +16,6 @@ from posenc_jax.protocol.length import current_length
 from posenc_jax.protocol.registry import Card, Promises, register
 
 Mode = Literal['static', 'dynamic', 'per_row']
-MODES = ('static', 'dynamic', 'per_row')
 
 
 def alibi_pi_scale(length: Num[Array, '...'], train_len: int) -> Float[Array, '...']:

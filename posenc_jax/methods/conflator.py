@@ -15,7 +15,6 @@ from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 
 Mode = Literal['shift', 'reset']
-MODES = ('shift', 'reset')
 
 
 def switching_points(

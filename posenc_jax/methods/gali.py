@@ -211,13 +211,8 @@ class GALI(Wrapper):
         _check_local(local, train_len)
         _check_chunk(chunk, train_len)
         self.encoding = check_part('gali', encoding, even=True)
-        self.chunk, self.local, self.noise, self.seed, self.train_len = (
-            chunk,
-            local,
-            noise,
-            seed,
-            train_len,
-        )
+        self.chunk, self.local, self.noise = chunk, local, noise
+        self.seed, self.train_len = seed, train_len
         self.head = Constant(jnp.arange(heads), axes=('heads',)) if noise else None
 
     @property

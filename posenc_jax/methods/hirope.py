@@ -24,7 +24,6 @@ from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
 Level = Literal['reset', 'absolute']
-LEVELS = ('reset', 'absolute')
 
 _NEWLINE = re.compile(r'\r\n|\r|\n')
 _HEAD = re.compile(r'(def|class|async def)\b')

@@ -15,9 +15,7 @@ from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.registry import Card, Promises, register
 
 Mode = Literal['contextual', 'bias']
-MODES = ('contextual', 'bias')
 On = Literal['q', 'k', 'v', 'qk', 'qv', 'kv', 'qkv']
-ONS = ('q', 'k', 'v', 'qk', 'qv', 'kv', 'qkv')
 
 
 def irpe_terms(

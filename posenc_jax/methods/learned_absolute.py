@@ -18,8 +18,6 @@ from posenc_jax.protocol.tokens import Tokens
 
 Ids = Literal['plain', 'fairseq']
 Overflow = Literal['error', 'clamp', 'mod', 'interpolate']
-IDS = ('plain', 'fairseq')
-OVERFLOWS = ('error', 'clamp', 'mod', 'interpolate')
 
 
 def fairseq_ids(
@@ -96,12 +94,8 @@ class LearnedAbsolute(Embedding):
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        self.max_len, self.ids, self.overflow, self.padding_idx = (
-            max_len,
-            ids,
-            overflow,
-            padding_idx,
-        )
+        self.max_len, self.ids = max_len, ids
+        self.overflow, self.padding_idx = overflow, padding_idx
         first = padding_idx + 1 if ids == 'fairseq' else 0
         std = std if std is not None else (model_dim**-0.5 if ids == 'fairseq' else 0.02)
         rows = std * jax.random.normal(rngs.params(), (max_len + first, model_dim), jnp.float32)

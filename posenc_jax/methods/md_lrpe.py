@@ -16,9 +16,7 @@ from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
 Form = Literal['rotate', 'cosine']
-FORMS = ('rotate', 'cosine')
 Half = Literal['all', 'high', 'low']
-HALVES = ('all', 'high', 'low')
 
 
 def md_lrpe_frequencies(

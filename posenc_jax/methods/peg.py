@@ -13,7 +13,6 @@ from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 
 Padding = Literal['zeros', 'circular']
-PADDINGS = ('zeros', 'circular')
 
 
 def peg(

@@ -57,13 +57,8 @@ class RandomOffsets(Encoding):
     def _configure(
         self, max_len: int, random: bool, both_sides: bool, eval_len: int | None, draw: int
     ):
-        self.max_len, self.random, self.both_sides, self.eval_len, self.draw = (
-            max_len,
-            random,
-            both_sides,
-            eval_len,
-            draw,
-        )
+        self.max_len, self.random, self.both_sides = max_len, random, both_sides
+        self.eval_len, self.draw = eval_len, draw
 
     def place(self, tok: Tokens, *, key=None) -> Tokens:
         if not self.random:

@@ -14,7 +14,6 @@ from posenc_jax.protocol.tables import NOWHERE, check_range, known_range
 from posenc_jax.protocol.tokens import Tokens
 
 Evaluation = Literal['sampled', 'spaced', 'first']
-EVALUATIONS = ('sampled', 'spaced', 'first')
 LARGEST_SPACED = 46340  # the largest integer whose square fits in int32
 
 
@@ -140,12 +139,8 @@ class RandomizedPE(Encoding):
                 f"randomized_pe evaluation='spaced' needs max_len <= {LARGEST_SPACED}, got "
                 f"{max_len}; use 'sampled'"
             )
-        self.max_len, self.per_row, self.evaluation, self.eval_len = (
-            max_len,
-            per_row,
-            evaluation,
-            eval_len,
-        )
+        self.max_len, self.per_row = max_len, per_row
+        self.evaluation, self.eval_len = evaluation, eval_len
         self.draw = draw
 
     @property

@@ -151,13 +151,8 @@ class Rotary(Encoding):
         freqs: Frequencies | None = None,
         head_dim: int = CONTEXT,
     ):
-        self.base, self.layout, self.partial, self.freqs, self.head_dim = (
-            base,
-            layout,
-            partial,
-            freqs,
-            head_dim,
-        )
+        self.base, self.layout, self.partial = base, layout, partial
+        self.freqs, self.head_dim = freqs, head_dim
         self.rotary_dim = int(head_dim * partial)
         if self.rotary_dim < 2 or self.rotary_dim % 2:
             raise ValueError(

@@ -35,7 +35,6 @@ DOOR_OF_USE = {
     'input_add': 'embed',
 }
 Direction = Literal['causal', 'both']
-DIRECTIONS = ('causal', 'both')
 
 
 def seqpe_logits(

@@ -18,7 +18,6 @@ from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tables import lookup_rows
 
 Table = Literal['learned', 'sinusoid']
-TABLES = ('learned', 'sinusoid')
 
 
 def sigma_gpt_sinusoid(

@@ -15,7 +15,6 @@ from posenc_jax.protocol.grids import ANY_SIZE, check_grid, check_size, grid_siz
 from posenc_jax.protocol.registry import Card, Promises, register
 
 Style = Literal['plain', 'detr']
-STYLES = ('plain', 'detr')
 
 
 def sincos2d_table(

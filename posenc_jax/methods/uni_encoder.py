@@ -18,7 +18,6 @@ from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tables import known_range, lookup_rows
 
 Shape = Literal['arrow', 'diag', 'square']
-SHAPES = ('arrow', 'diag', 'square')
 PADDING = -1  # part number of padding
 
 

@@ -15,9 +15,7 @@ from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 
 Level = Literal['input', 'head', 'both']
-LEVELS = ('input', 'head', 'both')
 Missing = Literal['error', 'identity']
-MISSING = ('error', 'identity')
 
 
 def alignment_keys(pairs: Iterable[tuple[int, int]], length: int) -> Float[np.ndarray, ' T']:
