@@ -324,4 +324,4 @@ def test_the_made_up_method_of_the_contributing_guide_works(monkeypatch):
     for name in ('Root', 'root_bias'):
         for example in doctest.DocTestFinder().find(scope[name], name, module=False, globs=scope):
             runner.run(example)
-    assert runner.tries >= 3 and not runner.failures
+    assert runner.tries >= 2 and not runner.failures

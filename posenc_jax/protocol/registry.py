@@ -211,9 +211,14 @@ def _completed(card: Card, key: str, kind: Kind, build: Any) -> Card:
     doors = opened() if opened and kind == 'encoding' else [_USUAL_DOOR.get(kind, 'none')]
     known = {'key': key, 'door': ', '.join(doors) or 'none', 'equation': equation_of(build)}
     known |= {} if card.title else papers.of_method(key)
-    return dataclasses.replace(
+    whole = dataclasses.replace(
         card, **{name: value for name, value in known.items() if not getattr(card, name)}
     )
+    if missing := [
+        name for name in ('title', 'source', 'authors', 'year') if not vars(whole)[name]
+    ]:
+        raise SpecError(f'register: the Card of {key!r} needs {", ".join(missing)} of its paper')
+    return whole
 
 
 def equation_of(build: Any) -> str:
