@@ -7,8 +7,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import PerHead
+from posenc_jax.protocol.bounds import CONTEXT, PerHead
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.families import Bias, alibi_slopes, signed_distance
 from posenc_jax.protocol.registry import Card, Promises, register

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.products import heads_first, over_batch
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.alibi import ALiBi
-from posenc_jax.protocol.bounds import Factor, TrainLen
+from posenc_jax.protocol.bounds import CONTEXT, Factor, TrainLen
 from posenc_jax.protocol.composite import Wrapper, name_of
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.length import current_length

@@ -1,8 +1,7 @@
 """Symmetric ALiBi for encoders, as used by BEACON."""
 
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.alibi import ALiBi
-from posenc_jax.protocol.bounds import PerHead
+from posenc_jax.protocol.bounds import CONTEXT, PerHead
 from posenc_jax.protocol.registry import Card, Promises, register
 
 

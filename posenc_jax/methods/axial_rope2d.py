@@ -7,9 +7,8 @@ import numpy as np
 from jaxtyping import Array, Num
 
 from posenc_jax.base.phases import phase
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.rope import LAYOUTS, Layout, rope_frequencies, rotate
-from posenc_jax.protocol.bounds import Base, Multiple, Positive
+from posenc_jax.protocol.bounds import CONTEXT, Base, Multiple, Positive
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.grids import check_grid, on_grid

@@ -8,8 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Int
 
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import Size
+from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import alibi_slopes
 from posenc_jax.protocol.registry import Card, Promises, register

@@ -7,8 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.products import heads_first
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import NonNegative, Positive
+from posenc_jax.protocol.bounds import CONTEXT, NonNegative, Positive
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 

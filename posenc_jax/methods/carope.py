@@ -8,9 +8,8 @@ from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import TWO_PI
 from posenc_jax.base.products import heads_first, scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.rope import Layout, rope_frequencies, rotate
-from posenc_jax.protocol.bounds import Base
+from posenc_jax.protocol.bounds import CONTEXT, Base
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens

@@ -8,9 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.base.phases import phase
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.rope import Layout, rope_frequencies, rotate
-from posenc_jax.protocol.bounds import Base
+from posenc_jax.protocol.bounds import CONTEXT, Base
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 

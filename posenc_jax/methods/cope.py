@@ -11,8 +11,7 @@ from posenc_jax.attention.buckets import sum_by_bucket, take_bucket
 from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.products import heads_first, scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import Size
+from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 

@@ -11,9 +11,8 @@ from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.base.phases import phase
 from posenc_jax.base.products import heads_first, scaled_dot_product, weighted_sum
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.sinusoidal import sinusoidal_frequencies
-from posenc_jax.protocol.bounds import Finite, Size
+from posenc_jax.protocol.bounds import CONTEXT, Finite, Size
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import Card, Promises, register

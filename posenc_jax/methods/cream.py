@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import TrainLen
+from posenc_jax.protocol.bounds import CONTEXT, TrainLen
 from posenc_jax.protocol.encoding import Encoding, PositionRange
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.registry import Card, Promises, register

@@ -8,9 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.attention.attend import attend
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.sinusoidal import sinusoidal_table
-from posenc_jax.protocol.bounds import Gt, Le, Size
+from posenc_jax.protocol.bounds import CONTEXT, Gt, Le, Size
 from posenc_jax.protocol.encoding import TOKEN_STAGE, Encoding
 from posenc_jax.protocol.masks import Document
 from posenc_jax.protocol.registry import Card, Promises, register

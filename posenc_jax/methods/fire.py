@@ -8,8 +8,7 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.attention.kernels.operations import loop, pick, put
 from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.derivatives import own_gradient
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import Positive, Size
+from posenc_jax.protocol.bounds import CONTEXT, Positive, Size
 from posenc_jax.protocol.families import Bias, signed_distance
 from posenc_jax.protocol.registry import Card, Promises, register
 

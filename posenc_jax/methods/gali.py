@@ -10,10 +10,9 @@ from jaxtyping import Array, Float, Int, UInt32
 from posenc_jax.base.meshes import vary, varying_axes
 from posenc_jax.base.phases import phase
 from posenc_jax.base.products import heads_first, scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.extended_parts import check_part
 from posenc_jax.methods.rope import Rotary, rotate
-from posenc_jax.protocol.bounds import NonNegative
+from posenc_jax.protocol.bounds import CONTEXT, NonNegative
 from posenc_jax.protocol.checks import check_train_len
 from posenc_jax.protocol.composite import Wrapper
 from posenc_jax.protocol.encoding import Constant, Encoding

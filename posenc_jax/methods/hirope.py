@@ -13,10 +13,9 @@ import numpy as np
 from jaxtyping import Array, Int, Num
 
 from posenc_jax.base.products import heads_first, scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.extended_parts import check_part
 from posenc_jax.methods.rope import Rotary, rotate
-from posenc_jax.protocol.bounds import Count
+from posenc_jax.protocol.bounds import CONTEXT, Count
 from posenc_jax.protocol.composite import Wrapper
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance

@@ -10,8 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import Size
+from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tables import NOWHERE, known_range, lookup_rows

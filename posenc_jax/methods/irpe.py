@@ -8,8 +8,8 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.attention.buckets import sum_by_bucket, take_bucket
 from posenc_jax.base.products import heads_first, over_batch, weighted_sum
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.irpe_index import Method, irpe_buckets, irpe_ids
+from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.registry import Card, Promises, register

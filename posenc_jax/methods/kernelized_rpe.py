@@ -9,9 +9,8 @@ from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.base.orthonormal import orthonormal_rows
 from posenc_jax.base.products import heads_first, over_batch, scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.t5_rpe import look_up
-from posenc_jax.protocol.bounds import Count, Size
+from posenc_jax.protocol.bounds import CONTEXT, Count, Size
 from posenc_jax.protocol.encoding import Constant, Encoding
 from posenc_jax.protocol.families import signed_distance
 from posenc_jax.protocol.registry import Card, Promises, register

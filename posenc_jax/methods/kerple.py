@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.families import Bias, check_heads, signed_distance

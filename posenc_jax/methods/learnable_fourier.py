@@ -8,8 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import Divides, Ge, Multiple, Positive, Size
+from posenc_jax.protocol.bounds import CONTEXT, Divides, Ge, Multiple, Positive, Size
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.registry import Card, Promises, register

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import Count, NonNegative, Size
+from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative, Size
 from posenc_jax.protocol.encoding import PositionRange
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.length import current_length

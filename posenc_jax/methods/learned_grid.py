@@ -5,8 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import Count, NonNegative, Size
+from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative, Size
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.grids import ANY_SIZE, check_grid, grid_size, on_grid
 from posenc_jax.protocol.registry import Card, Promises, register

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from posenc_jax.base.products import heads_first, scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.extended_parts import check_part
 from posenc_jax.methods.rope import Rotary, rotate
-from posenc_jax.protocol.bounds import Count, Size
+from posenc_jax.protocol.bounds import CONTEXT, Count, Size
 from posenc_jax.protocol.checks import check_train_len
 from posenc_jax.protocol.composite import Wrapper, name_of
 from posenc_jax.protocol.encoding import Encoding

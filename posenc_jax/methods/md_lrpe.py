@@ -8,9 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.rope import rotate
-from posenc_jax.protocol.bounds import Base, Count, Size
+from posenc_jax.protocol.bounds import CONTEXT, Base, Count, Size
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens

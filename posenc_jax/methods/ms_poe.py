@@ -10,10 +10,9 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from posenc_jax.base.phases import phase
 from posenc_jax.base.products import scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.extended_parts import check_part
 from posenc_jax.methods.rope import Rotary, rotate
-from posenc_jax.protocol.bounds import Ge, Positive
+from posenc_jax.protocol.bounds import CONTEXT, Ge, Positive
 from posenc_jax.protocol.composite import Wrapper, parts_of
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Constant, Encoding

@@ -6,10 +6,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.kerple import clamp_through
 from posenc_jax.methods.nope import NoPE
-from posenc_jax.protocol.bounds import NonNegative, PerHead, Positive, TrainLen
+from posenc_jax.protocol.bounds import CONTEXT, NonNegative, PerHead, Positive, TrainLen
 from posenc_jax.protocol.encoding import Constant, Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 

@@ -8,9 +8,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.sinusoidal import sinusoidal_table
-from posenc_jax.protocol.bounds import Size
+from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import Count, Size
+from posenc_jax.protocol.bounds import CONTEXT, Count, Size
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.registry import Card, Promises, register
 

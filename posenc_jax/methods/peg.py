@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.base.convolution import check_kernel, depthwise, over_grid
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.composite import Composite, name_of, parts_of
 from posenc_jax.protocol.encoding import HOOKS, Constant, Encoding
 from posenc_jax.protocol.registry import Card, Promises, register

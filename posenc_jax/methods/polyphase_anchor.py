@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.peg import Peg
+from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.registry import Card, Promises, register
 
 

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Int
 
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import Size
+from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding, PositionRange
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tables import NOWHERE, check_range, known_range, lookup_rows

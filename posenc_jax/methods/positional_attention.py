@@ -8,8 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.products import heads_first, over_batch, scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.sinusoidal import sinusoidal_table
+from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Encoding, PositionRange
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import Card, Promises, register

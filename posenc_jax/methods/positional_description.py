@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import Ge, Lt
+from posenc_jax.protocol.bounds import CONTEXT, Ge, Lt
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 

@@ -6,10 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.products import over_batch
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.alibi import alibi_slopes
 from posenc_jax.methods.random_offsets import RandomOffsets, Range
-from posenc_jax.protocol.bounds import Count, Ge, Le
+from posenc_jax.protocol.bounds import CONTEXT, Count, Ge, Le
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.registry import Card, Promises, register

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from posenc_jax.base.products import heads_first
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.random_offsets import RandomOffsets, Range
 from posenc_jax.methods.transformer_xl import transformer_xl_frequencies, transformer_xl_table
-from posenc_jax.protocol.bounds import Count, Ge, Le, NonNegative
+from posenc_jax.protocol.bounds import CONTEXT, Count, Ge, Le, NonNegative
 from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.registry import Card, Promises, register
 

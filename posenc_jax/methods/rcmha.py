@@ -7,9 +7,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.base.products import heads_first
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.shaw import take_by_index
-from posenc_jax.protocol.bounds import Size
+from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.checks import exceeds
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import whole_distance

@@ -9,8 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import Base, Gt, Le
+from posenc_jax.protocol.bounds import CONTEXT, Base, Gt, Le
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.families import Frequencies

@@ -8,11 +8,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.products import over_batch
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.alibi import alibi_slopes
 from posenc_jax.methods.kerple import clamp_through
 from posenc_jax.methods.rope import Rotary
-from posenc_jax.protocol.bounds import Base, NonNegative
+from posenc_jax.protocol.bounds import CONTEXT, Base, NonNegative
 from posenc_jax.protocol.encoding import Constant, Encoding
 from posenc_jax.protocol.families import signed_distance
 from posenc_jax.protocol.registry import Card, Promises, register

@@ -6,9 +6,8 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.alibi import alibi_slopes
-from posenc_jax.protocol.bounds import PerHead
+from posenc_jax.protocol.bounds import CONTEXT, PerHead
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.families import Bias, check_heads, signed_distance

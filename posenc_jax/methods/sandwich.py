@@ -8,8 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import Ge, Le, Multiple
+from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Multiple
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.families import Bias
 from posenc_jax.protocol.registry import Card, Promises, register

@@ -9,7 +9,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.base.products import heads_first, over_batch, scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.seqpe_encoder import MAX_DIGITS, SeqPEEncoder, seqpe_digits
 from posenc_jax.methods.seqpe_losses import (
     seqpe_comparisons,
@@ -19,7 +18,17 @@ from posenc_jax.methods.seqpe_losses import (
     seqpe_transfer_loss,
     seqpe_windows,
 )
-from posenc_jax.protocol.bounds import Finite, Ge, Le, NonNegative, Positive, Share, Size, TrainLen
+from posenc_jax.protocol.bounds import (
+    CONTEXT,
+    Finite,
+    Ge,
+    Le,
+    NonNegative,
+    Positive,
+    Share,
+    Size,
+    TrainLen,
+)
 from posenc_jax.protocol.encoding import Encoding, PositionRange
 from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.registry import Card, Promises, register

@@ -9,8 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import Ge, Multiple, NonNegative
+from posenc_jax.protocol.bounds import CONTEXT, Ge, Multiple, NonNegative
 from posenc_jax.protocol.checks import exceeds
 from posenc_jax.protocol.encoding import PositionRange
 from posenc_jax.protocol.families import Embedding

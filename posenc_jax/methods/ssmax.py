@@ -7,8 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.base.products import heads_first
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import Positive
+from posenc_jax.protocol.bounds import CONTEXT, Positive
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.length import current_length

@@ -6,11 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Num
 
 from posenc_jax.base.products import heads_first
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.extended_parts import check_part
 from posenc_jax.methods.piecewise import piecewise_logits
 from posenc_jax.methods.rope import Rotary
-from posenc_jax.protocol.bounds import Count, Positive, Size
+from posenc_jax.protocol.bounds import CONTEXT, Count, Positive, Size
 from posenc_jax.protocol.checks import check_train_len
 from posenc_jax.protocol.composite import Wrapper
 from posenc_jax.protocol.encoding import Encoding

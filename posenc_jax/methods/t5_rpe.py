@@ -10,8 +10,7 @@ from posenc_jax.attention.buckets import bucket_of, sum_by_bucket, take_bucket
 from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.meshes import vary, varying_axes
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import NonNegative
+from posenc_jax.protocol.bounds import CONTEXT, NonNegative
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import Bias, signed_distance
 from posenc_jax.protocol.registry import Card, Promises, register

@@ -7,8 +7,7 @@ from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import TWO_PI
 from posenc_jax.base.products import scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import Ge, Gt, Lt, Positive
+from posenc_jax.protocol.bounds import CONTEXT, Ge, Gt, Lt, Positive
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance
 from posenc_jax.protocol.registry import Card, Promises, register

@@ -11,9 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.rope import rope_frequencies
-from posenc_jax.protocol.bounds import Base, Positive, Size
+from posenc_jax.protocol.bounds import CONTEXT, Base, Positive, Size
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.registry import Card, Promises, register

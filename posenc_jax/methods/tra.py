@@ -6,9 +6,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from posenc_jax.base.products import heads_first
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.cope import suffix_sum
-from posenc_jax.protocol.bounds import NonNegative
+from posenc_jax.protocol.bounds import CONTEXT, NonNegative
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 

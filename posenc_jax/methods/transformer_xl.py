@@ -8,8 +8,7 @@ from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
 from posenc_jax.base.products import heads_first
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import Count, NonNegative
+from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import check_heads, signed_distance

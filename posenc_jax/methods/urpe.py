@@ -9,9 +9,8 @@ from jaxtyping import Array, Int, Num
 
 from posenc_jax.attention.buckets import bucket_of
 from posenc_jax.base.products import over_batch, weighted_sum
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.t5_rpe import look_up, t5_thresholds
-from posenc_jax.protocol.bounds import Count, NonNegative
+from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance, whole_distance
 from posenc_jax.protocol.registry import Card, Promises, register

@@ -4,9 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.rope import Layout, Rotary
-from posenc_jax.protocol.bounds import Base, Positive
+from posenc_jax.protocol.bounds import CONTEXT, Base, Positive
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 
