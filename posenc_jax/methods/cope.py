@@ -127,8 +127,8 @@ class CoPE(Encoding):
     """Adds a bias at a position that content-dependent gates count; acts on the logits.
 
     `logit_ij = q_i . (k_j + e[p_ij]) / sqrt(H)`, `p_ij = min(sum_{m=j..i} g_im, npos - 1)`, `g_ij =
-    sigmoid(q_i . k_j / sqrt(H))`, with sums over the visible keys. Vectors between two positions
-    are interpolated, as `z_i[c] = q_i . E[:, c]` at `p_ij`. One table E serves all heads. Differs
+    sigmoid(q_i . k_j / sqrt(H))`, with sums over the visible keys. e is a trained table E, one for
+    all heads; between whole positions `z_i[c] = q_i . E[:, c]` is interpolated linearly. Differs
     from the paper: nothing in the formulas. In a chain, the gates read the logits and z reads the
     queries as the earlier parts leave them. The gates of a query are summed again at every decoding
     step.

@@ -179,12 +179,12 @@ CARD = Card(
 class HiRoPE(Wrapper):
     """RoPE with two positions for far keys: the offset in a function, and the function's number.
 
-    `logit_ij = R(A_i - A_j) q_i . k_j / sqrt(H)` with `A_i = i theta_t` where `i - j < W`.
-    Elsewhere `A_i = tok_i theta_t` for planes t < n_s, and `A_i = F_i theta_t` for the others. Both
-    counters stay short even in a long text. Positions `[B, L, 3]` are (flat, tok, F), the last two
-    from `hierarchical_ids` (the task `code_text` supplies them). Positions `[B, L]` are a single
-    unit, with tok the flat position and F = 0. The second rotation of a key is a feature, so a
-    cache holds both. Differs from the paper: there are two levels only. The paper leaves open which
+    `logit_ij = R(A_i - A_j) q_i . k_j / sqrt(H)`, `A_i = i theta_t if i - j < W, else tok_i
+    theta_t or F_i theta_t`: tok for the planes t < n_s, F for the others. Both counters stay short
+    even in a long text. Positions `[B, L, 3]` are (flat, tok, F), the last two from
+    `hierarchical_ids` (the task `code_text` supplies them). Positions `[B, L]` are a single unit,
+    with tok the flat position and F = 0. The second rotation of a key is a feature, so a cache
+    holds both. Differs from the paper: there are two levels only. The paper leaves open which
     token-level position it means, see `level`.
 
     Args:

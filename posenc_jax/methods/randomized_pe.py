@@ -92,9 +92,9 @@ def _check_count(count, max_len):
 class RandomizedPE(Encoding):
     """Gives n tokens n sorted random positions out of a long range; precedes another encoding.
 
-    `p_0 < p_1 < ... < p_(n-1)`, uniform without replacement from 0 .. M-1; one draw per forward
-    pass. n counts the positions of a row (padding and shorter documents add none), and ids are
-    looked up by position, so rows may be padded or packed. The paper's ALiBi and Transformer-XL
+    `p_0 < p_1 < ... < p_(n-1), drawn from 0 .. M-1`, uniform without replacement; one draw per
+    forward pass. n counts the positions of a row (padding and shorter documents add none), and ids
+    are looked up by position, so rows may be padded or packed. The paper's ALiBi and Transformer-XL
     variants, which randomise distances instead of positions, are `randomized_alibi` and
     `randomized_transformer_xl`.
 

@@ -235,17 +235,18 @@ def _check_labels(what, labels, count):
 class UniEncoder(Encoding):
     """Places all candidates right after the context, hides them from each other, adds type vectors.
 
-    `p = 0 .. n-1 of the context`, `p = n, n+1, ... of each candidate` in the context, `x_t + E[1]`
-    in candidates. With 'arrow' context rows see everything and a candidate sees the context and
-    itself; 'diag' sees only its own part (the attention of a bi-encoder, of which `CandidateScorer`
-    lacks the product with the context), 'square' everything. The layout hands over positions [#B,
-    L, 2] of components (id, part), part 0 the context and c the c-th candidate, as
-    `uni_encoder_layout` makes them; positions [#B, L] are all context. Meant for models of kind
-    'encoder'; `CandidateScorer` is such a model with its head. With 'arrow' the context reads all
-    candidates, so a score may change with the set. Nothing decodes with a cache here, though in a
-    decoder the mask would hold as it stands. The bounds of a tile do not tell which parts it holds,
-    so no tile is skipped. Differs from the paper: texts that are too long are refused, where the
-    paper cuts them. `uni_encoder_masks` masks tokens for the loss; no task here trains with it.
+    `p = 0 .. n-1 of the context`, `p = n, n+1, ... of each candidate`. The vectors of tokens get
+    `E[0]` in the context and `E[1]` in candidates. With 'arrow' context rows see everything and a
+    candidate sees the context and itself; 'diag' sees only its own part (the attention of a
+    bi-encoder, of which `CandidateScorer` lacks the product with the context), 'square' everything.
+    The layout hands over positions [#B, L, 2] of components (id, part), part 0 the context and c
+    the c-th candidate, as `uni_encoder_layout` makes them; positions [#B, L] are all context. Meant
+    for models of kind 'encoder'; `CandidateScorer` is such a model with its head. With 'arrow' the
+    context reads all candidates, so a score may change with the set. Nothing decodes with a cache
+    here, though in a decoder the mask would hold as it stands. The bounds of a tile do not tell
+    which parts it holds, so no tile is skipped. Differs from the paper: texts that are too long are
+    refused, where the paper cuts them. `uni_encoder_masks` masks tokens for the loss; no task here
+    trains with it.
 
     Args:
       shape: 'arrow', 'diag' or 'square'.
