@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from posenc_jax.protocol.bounds import CONTEXT, PerHead
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.families import Bias, alibi_slopes, signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Variant = Literal['symmetric', 'half', 'asymmetric', 'offset']
 VARIANTS = ('symmetric', 'half', 'asymmetric', 'offset')
@@ -63,13 +63,7 @@ def alibi_half(
 @register(
     'alibi',
     kind='encoding',
-    card=Card(
-        name='ALiBi',
-        door='score',
-        example='alibi()',
-        share='model',
-        promises=Promises(relative=True),
-    ),
+    card=Card(name='ALiBi', door='score', example='alibi()', share='model', relative=True),
 )
 class ALiBi(Bias):
     """Penalises distance linearly, with one slope per head; acts on the logits.

@@ -12,7 +12,7 @@ from posenc_jax.protocol.bounds import CONTEXT, Factor, TrainLen
 from posenc_jax.protocol.composite import Wrapper, name_of
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.length import current_length
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Mode = Literal['static', 'dynamic', 'per_row']
 
@@ -30,7 +30,7 @@ CARD = Card(
     door='project, score',
     example='alibi_pi(factor=2.0)',
     share='model',
-    promises=Promises(relative=True),
+    relative=True,
 )
 
 

@@ -2,7 +2,7 @@
 
 from posenc_jax.methods.alibi import ALiBi
 from posenc_jax.protocol.bounds import CONTEXT, PerHead
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 @register(
@@ -13,7 +13,7 @@ from posenc_jax.protocol.registry import Card, Promises, register
         door='score',
         example='alibi_symmetric()',
         share='model',
-        promises=Promises(relative=True),
+        relative=True,
     ),
 )
 class ALiBiSymmetric(ALiBi):

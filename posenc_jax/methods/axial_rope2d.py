@@ -12,7 +12,7 @@ from posenc_jax.protocol.bounds import CONTEXT, Base, Multiple, Positive
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.grids import check_grid, on_grid
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def axial_rope2d(
@@ -61,12 +61,7 @@ def axial_rope2d(
 @register(
     'axial_rope2d',
     kind='encoding',
-    card=Card(
-        name='2-D axial RoPE',
-        example='axial_rope2d()',
-        share='model',
-        promises=Promises(relative=True, fused=True),
-    ),
+    card=Card(name='2-D axial RoPE', example='axial_rope2d()', share='model', relative=True),
 )
 class AxialRope2d(Encoding):
     """Rotates the first half of queries and keys by the row, and the second half by the column.

@@ -12,7 +12,7 @@ from posenc_jax.protocol.bounds import CONTEXT, Entries, Finite, PerHead
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.families import Bias, check_heads, signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 PARAMETERS = ('beta', 'logscale', 'loc')
 _EPSILON = 1e-5  # as in the official code: a power of 0 or its gradient may not be finite
@@ -37,12 +37,7 @@ def bam_prior(
 @register(
     'bam',
     kind='encoding',
-    card=Card(
-        name='BAM',
-        example='bam()',
-        share='model',
-        promises=Promises(relative=True, needs_training=True),
-    ),
+    card=Card(name='BAM', example='bam()', share='model', relative=True, needs_training=True),
 )
 class BAM(Bias):
     """Adds a generalised Gaussian prior over the distance to the logits, trained per head.

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Int
 from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import alibi_slopes
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import known_range, lookup_rows
 
 
@@ -57,12 +57,7 @@ def bipe_slopes(heads: int, scale: float = 96.0) -> np.ndarray:
 @register(
     'bipe',
     kind='encoding',
-    card=Card(
-        name='BiPE',
-        example='bipe() | rope()',
-        share='model',
-        promises=Promises(needs_training=True, fused=True),
-    ),
+    card=Card(name='BiPE', example='bipe() | rope()', share='model', needs_training=True),
 )
 class BiPE(Encoding):
     """Adds a learned vector per index in a segment; the segment's number becomes the position.

@@ -9,7 +9,7 @@ from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.products import heads_first
 from posenc_jax.protocol.bounds import CONTEXT, NonNegative, Positive
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 # Up to this many keys the sums are a product with a triangular matrix. XLA's cumulative sum takes
 # longer on CPU (measured).
@@ -71,10 +71,7 @@ def cable_bias(
     'cable',
     kind='encoding',
     card=Card(
-        name='CABLE',
-        example='cable()',
-        causal_only=True,
-        promises=Promises(relative=True, sweep_free=False, needs_training=True),
+        name='CABLE', example='cable()', causal_only=True, relative=True, needs_training=True
     ),
 )
 class Cable(Encoding):

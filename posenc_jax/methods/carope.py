@@ -11,7 +11,7 @@ from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.methods.rope import Layout, rope_frequencies, rotate
 from posenc_jax.protocol.bounds import CONTEXT, Base
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 
@@ -98,10 +98,7 @@ def _within_a_turn(angle):
     'carope',
     kind='encoding',
     card=Card(
-        name='CARoPE',
-        example='carope()',
-        causal_only=True,
-        promises=Promises(relative=True, sweep_free=False, needs_training=True),
+        name='CARoPE', example='carope()', causal_only=True, relative=True, needs_training=True
     ),
 )
 class CARoPE(Encoding):

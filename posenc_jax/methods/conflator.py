@@ -11,7 +11,7 @@ from posenc_jax.base.phases import phase
 from posenc_jax.methods.rope import Layout, rope_frequencies, rotate
 from posenc_jax.protocol.bounds import CONTEXT, Base
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Mode = Literal['shift', 'reset']
 
@@ -94,11 +94,7 @@ def conflator_bigrams(
 @register(
     'conflator',
     kind='encoding',
-    card=Card(
-        name='CONFLATOR',
-        example='conflator()',
-        promises=Promises(relative=True, needs_training=True, fused=True),
-    ),
+    card=Card(name='CONFLATOR', example='conflator()', relative=True, needs_training=True),
 )
 class Conflator(Encoding):
     """Rotary angles that jump at switching points, and a second attention from bigrams.

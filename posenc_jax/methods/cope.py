@@ -13,7 +13,7 @@ from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 # Cumulative sums are taken over runs of this many keys, each by one small matrix product. That
 # takes half the time of XLA's cumulative sum on CPU (measured).
@@ -120,7 +120,8 @@ def cope_bias(
         name='CoPE (contextual)',
         example='cope(npos=16)',
         causal_only=True,
-        promises=Promises(relative=True, sweep_free=False, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class CoPE(Encoding):

@@ -15,7 +15,7 @@ from posenc_jax.methods.sinusoidal import sinusoidal_frequencies
 from posenc_jax.protocol.bounds import CONTEXT, Finite, Size
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_range, lookup_rows
 
 Mode = Literal['magnitude', 'phase', 'real', 'hybrid', 'apatt', 'riatt']
@@ -122,7 +122,7 @@ def parted(both: Array, groups: int, axis: int) -> tuple[Array, Array]:
         name='CoPE (complex)',
         door='qkv, match, merge',
         example='cope_complex()',
-        promises=Promises(needs_training=True),
+        needs_training=True,
     ),
 )
 class CopeComplex(Encoding):

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 from posenc_jax.protocol.bounds import CONTEXT, TrainLen
 from posenc_jax.protocol.encoding import Encoding, PositionRange
 from posenc_jax.protocol.errors import check_number
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import known_range
 
 _SIGMA, _POINTS = 3.0, 1000
@@ -77,7 +77,7 @@ def cream_ids(end, head, count: int, factor: int, index):
         name='CREAM',
         example='cream(factor=2) | rope(freqs=pi(factor=2.0))',
         share='model',
-        promises=Promises(relative=True, fused=True),
+        relative=True,
     ),
 )
 class CREAM(Encoding):

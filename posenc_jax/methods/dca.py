@@ -14,7 +14,7 @@ from posenc_jax.protocol.bounds import CONTEXT, Count, Ge, Lt, Positive
 from posenc_jax.protocol.checks import check_train_len
 from posenc_jax.protocol.composite import Wrapper
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def dca_distance(
@@ -55,7 +55,6 @@ CARD = Card(
     example='dca(encoding=rope(), chunk=4, local=2)',
     share='model',
     causal_only=True,
-    promises=Promises(),
 )
 
 

@@ -12,7 +12,7 @@ from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.protocol.bounds import CONTEXT, Gt, Le, Size
 from posenc_jax.protocol.encoding import TOKEN_STAGE, Encoding
 from posenc_jax.protocol.masks import Document
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 # One size of tile at every length, so that memory is linear in the length.
@@ -89,7 +89,7 @@ def order_loss(
         door='embed',
         example='dpe() | full()',
         share='model',
-        promises=Promises(cached='none', needs_training=True, fused=True),
+        needs_training=True,
     ),
 )
 class DPE(Encoding):

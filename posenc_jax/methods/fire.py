@@ -10,7 +10,7 @@ from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.protocol.bounds import CONTEXT, Positive, Size
 from posenc_jax.protocol.families import Bias, signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 _EPSILON = 1e-6  # as in the official code: keeps the quotient finite where both transforms are 0
 
@@ -101,7 +101,7 @@ _unit_by_unit.defvjp(lambda *inputs: (_unit_by_unit(*inputs), inputs), _unit_by_
         example='fire(threshold=8)',
         share='layer',
         causal_only=True,
-        promises=Promises(needs_training=True),
+        needs_training=True,
     ),
 )
 class FIRE(Bias):

@@ -18,7 +18,7 @@ from posenc_jax.protocol.composite import Wrapper
 from posenc_jax.protocol.encoding import Constant, Encoding
 from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.length import current_length
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 LAST = np.iinfo(np.int32).max
 
@@ -137,7 +137,6 @@ CARD = Card(
     example='gali(encoding=rope(), chunk=3, local=2, train_len=8)',
     share='model',
     causal_only=True,
-    promises=Promises(),
 )
 
 

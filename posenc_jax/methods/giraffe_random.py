@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import known_range
 from posenc_jax.protocol.tokens import Tokens
 
@@ -49,7 +49,7 @@ def giraffe_ids(
         name='Giraffe, randomised positions',
         example='giraffe_random() | rope()',
         share='model',
-        promises=Promises(relative=True, fused=True),
+        relative=True,
     ),
 )
 class GiraffeRandom(Encoding):

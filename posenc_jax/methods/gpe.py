@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.protocol.bounds import Count, Size
 from posenc_jax.protocol.families import Mask
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def gpe_ids(
@@ -129,7 +129,7 @@ def _with_index(group, document):
         example='gpe(k=2, source=8) | rope()',
         share='model',
         causal_only=True,
-        promises=Promises(relative=True),
+        relative=True,
     ),
 )
 class GPE(Mask):

@@ -19,7 +19,7 @@ from posenc_jax.protocol.bounds import CONTEXT, Count
 from posenc_jax.protocol.composite import Wrapper
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 Level = Literal['reset', 'absolute']
@@ -170,7 +170,7 @@ CARD = Card(
     example='hirope(encoding=rope(), window=5)',
     share='model',
     causal_only=True,
-    promises=Promises(relative=True),
+    relative=True,
 )
 
 

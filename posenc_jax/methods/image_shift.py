@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import NOWHERE, known_range, lookup_rows
 
 
@@ -53,7 +53,7 @@ def image_shift_ids(
         name='image index and shift',
         example='image_shift(sizes=((2, 5), (2, 5))) | sinusoidal()',
         share='model',
-        promises=Promises(needs_training=True, fused=True),
+        needs_training=True,
     ),
 )
 class ImageShift(Encoding):

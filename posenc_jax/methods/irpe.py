@@ -12,7 +12,7 @@ from posenc_jax.methods.irpe_index import Method, irpe_buckets, irpe_ids
 from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import check_heads
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Mode = Literal['contextual', 'bias']
 On = Literal['q', 'k', 'v', 'qk', 'qv', 'kv', 'qkv']
@@ -62,9 +62,7 @@ def irpe_values(
 @register(
     'irpe',
     kind='encoding',
-    card=Card(
-        name='iRPE', example='irpe(on="qkv")', promises=Promises(relative=True, needs_training=True)
-    ),
+    card=Card(name='iRPE', example='irpe(on="qkv")', relative=True, needs_training=True),
 )
 class IRPE(Encoding):
     """Adds trained terms of the bucket of a pair, which depends on its offset in rows and columns.

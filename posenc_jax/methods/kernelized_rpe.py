@@ -13,7 +13,7 @@ from posenc_jax.methods.t5_rpe import look_up
 from posenc_jax.protocol.bounds import CONTEXT, Count, Size
 from posenc_jax.protocol.encoding import Constant, Encoding
 from posenc_jax.protocol.families import signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 # The first rows of a causal pass are summed by pairs. They have few keys, while the error of the
@@ -236,7 +236,8 @@ def _consecutive(tq: Tokens, tk: Tokens, valid: Bool[Array, '#B L']) -> Bool[Arr
         name='NPRF attention with relative positions',
         example='kernelized_rpe(features=16, max_distance=6)',
         share='layer',
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class KernelizedRPE(Encoding):

@@ -11,7 +11,7 @@ from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.families import Bias, check_heads, signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Kernel = Literal['log', 'power', 'log3', 'bias_wht', 'weight']
 
@@ -91,12 +91,7 @@ def _per_head(x):
 @register(
     'kerple',
     kind='encoding',
-    card=Card(
-        name='KERPLE',
-        example='kerple()',
-        share='model',
-        promises=Promises(relative=True, needs_training=True),
-    ),
+    card=Card(name='KERPLE', example='kerple()', share='model', relative=True, needs_training=True),
 )
 class Kerple(Bias):
     """Penalises distance by a kernel with trained parameters per head; acts on the logits.

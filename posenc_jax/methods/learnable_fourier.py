@@ -11,7 +11,7 @@ from posenc_jax.base.phases import phase
 from posenc_jax.protocol.bounds import CONTEXT, Divides, Ge, Multiple, Positive, Size
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import Embedding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def learnable_fourier_features(
@@ -76,7 +76,7 @@ def learnable_fourier_start(
         name='Learnable Fourier Features',
         example='learnable_fourier(features=64, hidden=16)',
         share='model',
-        promises=Promises(needs_training=True, fused=True),
+        needs_training=True,
     ),
 )
 class LearnableFourier(Embedding):

@@ -11,7 +11,7 @@ from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative, Size
 from posenc_jax.protocol.encoding import PositionRange
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.length import current_length
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_range, lookup_rows
 from posenc_jax.protocol.tokens import Tokens
 
@@ -49,7 +49,7 @@ def interpolated_positions(
         name='learned absolute positions',
         example='learned_absolute(max_len=128)',
         share='model',
-        promises=Promises(needs_training=True, fused=True),
+        needs_training=True,
     ),
 )
 class LearnedAbsolute(Embedding):

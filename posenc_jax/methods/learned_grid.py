@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, Num
 from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative, Size
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.grids import ANY_SIZE, check_grid, grid_size, on_grid
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 # The largest negative weight of the cubic kernel, at distance about 4/3, is set by this number.
 SHARPNESS = -0.75
@@ -62,7 +62,7 @@ def learned_grid_vectors(
         name='learned grid positions',
         example='learned_grid(4, 6, size=(8, 64), extra=1)',
         share='model',
-        promises=Promises(needs_training=True, fused=True),
+        needs_training=True,
     ),
 )
 class LearnedGrid(Embedding):

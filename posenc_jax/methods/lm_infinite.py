@@ -13,7 +13,7 @@ from posenc_jax.protocol.checks import check_train_len
 from posenc_jax.protocol.composite import Wrapper, name_of
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 CARD = Card(
     name='LM-Infinite',
@@ -21,7 +21,7 @@ CARD = Card(
     example='lm_infinite(encoding=rope(), n_global=2, n_local=5)',
     share='model',
     causal_only=True,
-    promises=Promises(relative=True),
+    relative=True,
 )
 
 

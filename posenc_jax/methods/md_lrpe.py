@@ -11,7 +11,7 @@ from posenc_jax.base.phases import phase
 from posenc_jax.methods.rope import rotate
 from posenc_jax.protocol.bounds import CONTEXT, Base, Count, Size
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 Form = Literal['rotate', 'cosine']
@@ -63,11 +63,7 @@ def md_lrpe(
     return jnp.concatenate([x * cos, x * sin], axis=-1).astype(x.dtype)
 
 
-@register(
-    'md_lrpe',
-    kind='encoding',
-    card=Card(name='MD-LRPE', example='md_lrpe()', promises=Promises(relative=True, fused=True)),
-)
+@register('md_lrpe', kind='encoding', card=Card(name='MD-LRPE', example='md_lrpe()', relative=True))
 class MdLrpe(Encoding):
     """Rotates queries and keys by the angles of all components of a position.
 

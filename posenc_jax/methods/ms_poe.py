@@ -17,7 +17,7 @@ from posenc_jax.protocol.composite import Wrapper, parts_of
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Constant, Encoding
 from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 Assign = Literal['rank', 'code', 'normal']
@@ -68,9 +68,7 @@ def ratio_index(order: Int[Array, '... N'], assign: Assign = 'rank') -> Int[Arra
     return jnp.argsort(order, axis=-1) if assign == 'rank' else order
 
 
-CARD = Card(
-    name='Ms-PoE', door='project', example='ms_poe(encoding=rope())', promises=Promises(fused=True)
-)
+CARD = Card(name='Ms-PoE', door='project', example='ms_poe(encoding=rope())')
 
 
 @register('ms_poe', kind='encoding', card=CARD)

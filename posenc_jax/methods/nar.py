@@ -7,7 +7,7 @@ from jaxtyping import Array, Int
 from posenc_jax.protocol.checks import is_size
 from posenc_jax.protocol.families import Mask
 from posenc_jax.protocol.grids import on_grid
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 
@@ -46,9 +46,7 @@ def near_to_far_positions(size: tuple[int, ...], conditions: int = 0) -> Int[np.
 @register(
     'nar',
     kind='encoding',
-    card=Card(
-        name='near-to-far mask', example='nar()', share='model', promises=Promises(relative=True)
-    ),
+    card=Card(name='near-to-far mask', example='nar()', share='model', relative=True),
 )
 class NearToFar(Mask):
     """Lets a token of a grid see the tokens that are not farther from the corner than itself.

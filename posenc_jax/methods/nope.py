@@ -1,15 +1,11 @@
 """No positional encoding."""
 
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 @register(
-    'nope',
-    kind='encoding',
-    card=Card(
-        name='NoPE', example='nope()', share='model', promises=Promises(relative=True, fused=True)
-    ),
+    'nope', kind='encoding', card=Card(name='NoPE', example='nope()', share='model', relative=True)
 )
 class NoPE(Encoding):
     """No positional encoding: only the causal mask carries the order of the tokens.

@@ -10,7 +10,7 @@ from posenc_jax.methods.kerple import clamp_through
 from posenc_jax.methods.nope import NoPE
 from posenc_jax.protocol.bounds import CONTEXT, NonNegative, PerHead, Positive, TrainLen
 from posenc_jax.protocol.encoding import Constant, Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 _LOWEST = 1.0  # of a trained temperature
 
@@ -38,12 +38,7 @@ def attention_entropy(
     return -jnp.where(seen, jnp.exp(log_p) * log_p, 0.0).sum(-1) / np.float32(np.log(2.0))
 
 
-CARD = Card(
-    name='NoPE temperature',
-    door='project',
-    example='nope_temperature(1.5)',
-    promises=Promises(relative=True, fused=True),
-)
+CARD = Card(name='NoPE temperature', door='project', example='nope_temperature(1.5)', relative=True)
 
 
 @register('nope_temperature', kind='encoding', card=CARD)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Num
 from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 WAVES = 64  # width of the sinusoidal code of a location
 
@@ -101,7 +101,8 @@ def _check_documents(user, documents):
         name='PAPEFT',
         example='papeft() | rope()',
         share='model',
-        promises=Promises(relative=True, needs_training=True, fused=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class PAPEFT(Encoding):

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 # Keys of a tile are processed in chunks of this many, a few chunks per loop step. The work inside a
@@ -186,7 +186,8 @@ def forget_bias(
         name='PaTH',
         example='path(rank=8, forget=True)',
         causal_only=True,
-        promises=Promises(relative=True, sweep_free=False, cached='evolving', needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class PaTH(Encoding):

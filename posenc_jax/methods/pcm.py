@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Num
 
 from posenc_jax.protocol.bounds import CONTEXT, Count, Size
 from posenc_jax.protocol.families import Embedding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def pcm_linear(points: Num[Array, '... P'], w: Float[Array, 'D P']) -> Float[Array, '... D']:
@@ -38,12 +38,7 @@ def pcm_network(
 @register(
     'pcm',
     kind='encoding',
-    card=Card(
-        name='Point Cloud Mamba',
-        example='pcm()',
-        share='model',
-        promises=Promises(needs_training=True, fused=True),
-    ),
+    card=Card(name='Point Cloud Mamba', example='pcm()', share='model', needs_training=True),
 )
 class Pcm(Embedding):
     """Adds a linear map of the coordinates of a point to its vector, before every layer.

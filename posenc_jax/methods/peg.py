@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from posenc_jax.base.convolution import check_kernel, depthwise, over_grid
 from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Padding = Literal['zeros', 'circular']
 
@@ -48,10 +48,7 @@ def check_depth(user: str, depth: int) -> int:
     'peg',
     kind='encoding',
     card=Card(
-        name='PEG',
-        example='peg() | full()',
-        share='model',
-        promises=Promises(relative=True, cached='none', needs_training=True, fused=True),
+        name='PEG', example='peg() | full()', share='model', relative=True, needs_training=True
     ),
 )
 class Peg(Encoding):

@@ -21,7 +21,7 @@ _PER_HEAD = ('project', 'init_carry', 'match', 'score', 'mask', 'collect')
         name='per-head mixture',
         door='project, match, score, mask, collect',
         example='per_head(first=rope(), second=alibi(), heads_of_first=2)',
-        promises=Promises(relative=True),
+        relative=True,
     ),
 )
 class PerHead(Composite):

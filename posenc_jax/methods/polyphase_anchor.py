@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.methods.peg import Peg
 from posenc_jax.protocol.bounds import CONTEXT
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def anchor_place(
@@ -73,7 +73,8 @@ def anchored(
         name='Polyphase Anchoring',
         example='polyphase_anchor() | full()',
         share='model',
-        promises=Promises(relative=True, cached='none', needs_training=True, fused=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class PolyphaseAnchor(Peg):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Int
 
 from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding, PositionRange
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import NOWHERE, check_range, known_range, lookup_rows
 
 
@@ -52,7 +52,7 @@ def random_start(
         name='position coupling',
         example='position_coupling(max_position=128)',
         share='model',
-        promises=Promises(needs_training=True, fused=True),
+        needs_training=True,
     ),
 )
 class PositionCoupling(Encoding):

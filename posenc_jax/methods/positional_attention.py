@@ -12,7 +12,7 @@ from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Encoding, PositionRange
 from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_range, lookup_rows
 
 Table = Literal['identity', 'sinusoidal']
@@ -44,7 +44,7 @@ def project_positions(
         name='positional attention',
         example='positional_attention(max_len=64)',
         share='layer',
-        promises=Promises(needs_training=True),
+        needs_training=True,
     ),
 )
 class PositionalAttention(Encoding):

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Lt
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def random_tags(
@@ -35,10 +35,7 @@ def random_tags(
     'positional_description',
     kind='encoding',
     card=Card(
-        name='random tags',
-        example='positional_description(width=8)',
-        share='model',
-        promises=Promises(relative=True, fused=True),
+        name='random tags', example='positional_description(width=8)', share='model', relative=True
     ),
 )
 class PositionalDescription(Encoding):

@@ -2,18 +2,13 @@
 
 from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.families import Mask
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 @register(
     'prefix',
     kind='encoding',
-    card=Card(
-        name='prefix mask',
-        example='prefix(length=4)',
-        share='model',
-        promises=Promises(relative=True),
-    ),
+    card=Card(name='prefix mask', example='prefix(length=4)', share='model', relative=True),
 )
 class Prefix(Mask):
     """Causal mask in which every query also sees the first `length` tokens of its document.

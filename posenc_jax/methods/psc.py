@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def psc_calibrate(
@@ -35,9 +35,7 @@ def psc_calibrate(
     'psc',
     kind='encoding',
     card=Card(
-        name='PSC',
-        example='psc() | rope(freqs=pi(factor=4.0))',
-        promises=Promises(relative=True, needs_training=True, fused=True),
+        name='PSC', example='psc() | rope(freqs=pi(factor=4.0))', relative=True, needs_training=True
     ),
 )
 class PSC(Encoding):

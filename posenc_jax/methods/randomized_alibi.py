@@ -11,7 +11,7 @@ from posenc_jax.methods.random_offsets import RandomOffsets, Range
 from posenc_jax.protocol.bounds import CONTEXT, Count, Ge, Le
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.families import check_heads
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 _EARLIER = 0.5  # subtracted from the distance of earlier keys
 
@@ -34,7 +34,7 @@ def randomized_alibi_bias(
         name='randomized ALiBi',
         example='randomized_alibi(max_len=4096, eval_len=2048)',
         share='model',
-        promises=Promises(relative=True),
+        relative=True,
     ),
 )
 class RandomizedALiBi(RandomOffsets):

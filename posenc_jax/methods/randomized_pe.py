@@ -9,7 +9,7 @@ from jaxtyping import Array, Int
 
 from posenc_jax.protocol.bounds import Count, Ge, Le, Size
 from posenc_jax.protocol.encoding import Encoding, PositionRange
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import NOWHERE, check_range, known_range
 from posenc_jax.protocol.tokens import Tokens
 
@@ -86,7 +86,6 @@ def _check_count(count, max_len):
         name='randomized PE',
         example='randomized_pe(max_len=128, eval_len=96) | rope()',
         share='model',
-        promises=Promises(fused=True),
     ),
 )
 class RandomizedPE(Encoding):

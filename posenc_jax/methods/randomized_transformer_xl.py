@@ -11,7 +11,7 @@ from posenc_jax.methods.random_offsets import RandomOffsets, Range
 from posenc_jax.methods.transformer_xl import transformer_xl_frequencies, transformer_xl_table
 from posenc_jax.protocol.bounds import CONTEXT, Count, Ge, Le, NonNegative
 from posenc_jax.protocol.families import check_heads
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 _QUERIES = 64  # number of queries whose codes are in memory at once
 
@@ -23,7 +23,8 @@ _QUERIES = 64  # number of queries whose codes are in memory at once
         name='randomized Transformer-XL',
         example='randomized_transformer_xl(max_len=4096, eval_len=2048)',
         share='model',
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class RandomizedTransformerXL(RandomOffsets):

@@ -12,7 +12,7 @@ from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.checks import exceeds
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import whole_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 _TAPS = 3
@@ -99,7 +99,8 @@ def _longest(tok: Tokens) -> int:
         name='RCMHA',
         example='rcmha(max_len=64, clip=True)',
         causal_only=True,
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class RCMHA(Encoding):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Int, Num
 
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.length import current_length
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def reverse_ids(order: Int[Array, '#B L'], count: Int[Array, '#B #L']) -> Int[Array, '#B L']:
@@ -48,7 +48,7 @@ def newest_first(x: Num[Array, 'B L *F'], last: Int[Array, '#B'] | int) -> Num[A
         name='reverse positions',
         example='reverse_pe() | sinusoidal()',
         share='model',
-        promises=Promises(relative=True, fused=True, cached='none'),
+        relative=True,
     ),
 )
 class ReversePE(Encoding):

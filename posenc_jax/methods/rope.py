@@ -14,7 +14,7 @@ from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.families import Frequencies
 from posenc_jax.protocol.length import current_length
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Layout = Literal['half', 'interleaved']
 LAYOUTS = ('half', 'interleaved')
@@ -102,11 +102,7 @@ def rope(
 
 
 @register(
-    'rope',
-    kind='encoding',
-    card=Card(
-        name='RoPE', example='rope()', share='model', promises=Promises(relative=True, fused=True)
-    ),
+    'rope', kind='encoding', card=Card(name='RoPE', example='rope()', share='model', relative=True)
 )
 class Rotary(Encoding):
     """Rotates queries and keys by angles proportional to their positions.

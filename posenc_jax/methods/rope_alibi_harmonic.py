@@ -14,7 +14,7 @@ from posenc_jax.methods.rope import Rotary
 from posenc_jax.protocol.bounds import CONTEXT, Base, NonNegative
 from posenc_jax.protocol.encoding import Constant, Encoding
 from posenc_jax.protocol.families import signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Mode = Literal['distance', 'heads', 'product']
 MODES = ('distance', 'heads', 'product')
@@ -57,10 +57,7 @@ def harmonic_penalty(
     'rope_alibi_harmonic',
     kind='encoding',
     card=Card(
-        name='RoPE x ALiBi, harmonic',
-        example='rope_alibi_harmonic()',
-        share='model',
-        promises=Promises(relative=True),
+        name='RoPE x ALiBi, harmonic', example='rope_alibi_harmonic()', share='model', relative=True
     ),
 )
 class RoPEALiBiHarmonic(Encoding):

@@ -11,7 +11,7 @@ from posenc_jax.protocol.bounds import CONTEXT, PerHead
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.families import Bias, check_heads, signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 # The bias r(y) of each kernel. The paper's criterion is about the sum of exp(r).
 KERNELS: dict[str, Callable[[Array], Array]] = {
@@ -53,12 +53,7 @@ def convergent_bias(
 @register(
     'rpe_convergent',
     kind='encoding',
-    card=Card(
-        name='convergent RPE',
-        example='rpe_convergent()',
-        share='model',
-        promises=Promises(relative=True),
-    ),
+    card=Card(name='convergent RPE', example='rpe_convergent()', share='model', relative=True),
 )
 class ConvergentRPE(Bias):
     """Adds a bias of the distance whose exponentials have a finite sum; acts on the logits.

@@ -11,7 +11,7 @@ from posenc_jax.base.phases import phase
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Multiple
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.families import Bias
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 _MOST_WAVES = 2**16
 
@@ -57,9 +57,7 @@ def sandwich_bias(
 @register(
     'sandwich',
     kind='encoding',
-    card=Card(
-        name='Sandwich', example='sandwich()', share='model', promises=Promises(relative=True)
-    ),
+    card=Card(name='Sandwich', example='sandwich()', share='model', relative=True),
 )
 class Sandwich(Bias):
     """Adds the inner product of sinusoidal embeddings, scaled per head; acts on the logits.

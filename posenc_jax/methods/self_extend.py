@@ -19,7 +19,7 @@ from posenc_jax.protocol.checks import check_train_len
 from posenc_jax.protocol.composite import Wrapper
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def self_extend_distance(
@@ -72,7 +72,6 @@ CARD = Card(
     example='self_extend(encoding=rope(), group=2, local=4)',
     share='model',
     causal_only=True,
-    promises=Promises(),
 )
 
 

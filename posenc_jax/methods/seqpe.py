@@ -31,7 +31,7 @@ from posenc_jax.protocol.bounds import (
 )
 from posenc_jax.protocol.encoding import Encoding, PositionRange
 from posenc_jax.protocol.families import check_heads
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_range, known_range
 from posenc_jax.protocol.tokens import Tokens
 
@@ -56,12 +56,7 @@ def seqpe_logits(
 @register(
     'seqpe',
     kind='encoding',
-    card=Card(
-        name='SeqPE',
-        example='seqpe(max_pos=128)',
-        share='model',
-        promises=Promises(needs_training=True),
-    ),
+    card=Card(name='SeqPE', example='seqpe(max_pos=128)', share='model', needs_training=True),
 )
 class SeqPE(Encoding):
     """Reads the digits of a position by a small transformer; acts where `use` says.

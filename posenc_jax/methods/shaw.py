@@ -14,7 +14,7 @@ from posenc_jax.base.products import heads_first, scaled_dot_product, weighted_s
 from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import whole_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def shaw_index(
@@ -179,7 +179,8 @@ def _reach(what, vectors):
         name='relative position representations',
         example='shaw(max_distance=5)',
         share='layer',
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class Shaw(Encoding):

@@ -13,7 +13,7 @@ from posenc_jax.protocol.bounds import CONTEXT, Ge, Multiple, NonNegative
 from posenc_jax.protocol.checks import exceeds
 from posenc_jax.protocol.encoding import PositionRange
 from posenc_jax.protocol.families import Embedding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import lookup_rows
 
 Table = Literal['learned', 'sinusoid']
@@ -43,7 +43,7 @@ def sigma_gpt_sinusoid(
         name='sigma-GPT, double positions',
         example='sigma_gpt(max_len=128)',
         share='model',
-        promises=Promises(needs_training=True, fused=True),
+        needs_training=True,
     ),
 )
 class SigmaGPT(Embedding):

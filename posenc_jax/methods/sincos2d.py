@@ -12,7 +12,7 @@ from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.grids import ANY_SIZE, check_grid, check_size, grid_size, on_grid
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Style = Literal['plain', 'detr']
 
@@ -84,12 +84,7 @@ def _check(width, base):
 @register(
     'sincos2d',
     kind='encoding',
-    card=Card(
-        name='2-D sinusoidal positions',
-        example='sincos2d()',
-        share='model',
-        promises=Promises(fused=True),
-    ),
+    card=Card(name='2-D sinusoidal positions', example='sincos2d()', share='model'),
 )
 class Sincos2d(Embedding):
     """Adds sines and cosines of the row and of the column to the token vectors.

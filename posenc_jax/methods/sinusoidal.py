@@ -10,7 +10,7 @@ from posenc_jax.base.phases import phase
 from posenc_jax.protocol.bounds import Count
 from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.families import Embedding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Style = Literal['vaswani', 't2t', 'fairseq', 'halves']
 STYLES = ('vaswani', 't2t', 'fairseq', 'halves')
@@ -89,12 +89,7 @@ def sinusoidal_table(
 @register(
     'sinusoidal',
     kind='encoding',
-    card=Card(
-        name='sinusoidal positions',
-        example='sinusoidal()',
-        share='model',
-        promises=Promises(fused=True),
-    ),
+    card=Card(name='sinusoidal positions', example='sinusoidal()', share='model'),
 )
 class Sinusoidal(Embedding):
     """Adds sines and cosines of the position to the token vectors.

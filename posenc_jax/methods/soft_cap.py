@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from posenc_jax.protocol.bounds import Positive
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def soft_capped(s: Float[Array, '...'], limit: float) -> Float[Array, '...']:
@@ -21,9 +21,7 @@ def soft_capped(s: Float[Array, '...'], limit: float) -> Float[Array, '...']:
 @register(
     'soft_cap',
     kind='encoding',
-    card=Card(
-        name='soft cap', example='soft_cap(2.0)', share='model', promises=Promises(relative=True)
-    ),
+    card=Card(name='soft cap', example='soft_cap(2.0)', share='model', relative=True),
 )
 class SoftCap(Encoding):
     """Holds the logits of attention between -c and c by a hyperbolic tangent.

@@ -11,7 +11,7 @@ from posenc_jax.protocol.bounds import CONTEXT, Positive
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.length import current_length
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def ssmax_factor(gain: Float[Array, 'N'], count: Int[Array, '#B T']) -> Float[Array, '#B N T 1']:
@@ -36,7 +36,8 @@ def ssmax_factor(gain: Float[Array, 'N'], count: Int[Array, '#B T']) -> Float[Ar
         example='ssmax()',
         share='layer',
         causal_only=True,
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class SSMax(Encoding):

@@ -14,7 +14,7 @@ from posenc_jax.protocol.checks import check_train_len
 from posenc_jax.protocol.composite import Wrapper
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def string_distance(
@@ -40,7 +40,7 @@ CARD = Card(
     example='string(encoding=rope(), shift=4, local=2)',
     share='model',
     causal_only=True,
-    promises=Promises(relative=True),
+    relative=True,
 )
 
 

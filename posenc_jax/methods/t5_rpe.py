@@ -13,7 +13,7 @@ from posenc_jax.base.meshes import vary, varying_axes
 from posenc_jax.protocol.bounds import CONTEXT, NonNegative
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import Bias, signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 _MOST_BUCKETS = 1024  # per direction
 
@@ -141,7 +141,8 @@ look_up.defvjp(lambda table, index: (look_up(table, index), (table.shape[0], ind
         name='T5 relative bias',
         example='t5_rpe(buckets=8, max_distance=20)',
         share='model',
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class T5RPE(Bias):

@@ -10,7 +10,7 @@ from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Gt, Lt, Positive
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def tapa_distance(
@@ -44,9 +44,7 @@ def tapa_logits(
 
 
 @register(
-    'tapa',
-    kind='encoding',
-    card=Card(name='TAPA', example='tapa()', share='model', promises=Promises(relative=True)),
+    'tapa', kind='encoding', card=Card(name='TAPA', example='tapa()', share='model', relative=True)
 )
 class TAPA(Encoding):
     """Logits of some features times the cosine of a phase from the others and the distance.

@@ -15,7 +15,7 @@ from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.protocol.bounds import CONTEXT, Base, Positive, Size
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import check_choice, check_number
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 PostAttention = Literal['gain', 'mix']
@@ -91,11 +91,7 @@ def tape_fed(
 @register(
     'tape',
     kind='encoding',
-    card=Card(
-        name='TAPE',
-        example='tape()',
-        promises=Promises(relative=True, needs_training=True, fused=True),
-    ),
+    card=Card(name='TAPE', example='tape()', relative=True, needs_training=True),
 )
 class TAPE(Encoding):
     """Turns queries and keys by complex factors z, a second state that every layer changes.

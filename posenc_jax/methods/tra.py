@@ -9,7 +9,7 @@ from posenc_jax.base.products import heads_first
 from posenc_jax.methods.cope import suffix_sum
 from posenc_jax.protocol.bounds import CONTEXT, NonNegative
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 _EPSILON = 1e-6
 
@@ -54,12 +54,7 @@ def tra_logits(
 @register(
     'tra',
     kind='encoding',
-    card=Card(
-        name='TRA',
-        example='tra()',
-        causal_only=True,
-        promises=Promises(relative=True, sweep_free=False, needs_training=True),
-    ),
+    card=Card(name='TRA', example='tra()', causal_only=True, relative=True, needs_training=True),
 )
 class TRA(Encoding):
     """Removes keys with low logits and penalises the number of keys left between; acts on logits.

@@ -12,7 +12,7 @@ from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import check_heads, signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def transformer_xl_frequencies(model_dim: int, base: float = 10000.0) -> np.ndarray:
@@ -63,7 +63,8 @@ def transformer_xl_turned(
     card=Card(
         name='Transformer-XL',
         example='transformer_xl(clamp_len=11)',
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class TransformerXL(Encoding):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import known_range, lookup_rows
 
 Shape = Literal['arrow', 'diag', 'square']
@@ -229,7 +229,8 @@ def _check_labels(what, labels, count):
         name='Uni-Encoder',
         example='uni_encoder() | rope()',
         share='model',
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class UniEncoder(Encoding):

@@ -13,7 +13,7 @@ from posenc_jax.methods.t5_rpe import look_up, t5_thresholds
 from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance, whole_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Table = Literal['bucketed', 'toeplitz']
 
@@ -55,7 +55,8 @@ def urpe_diagonal(
         name='URPE',
         example='urpe(max_distance=40)',
         share='model',
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class URPE(Encoding):

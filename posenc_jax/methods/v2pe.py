@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.protocol.bounds import Gt, Le
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 DELTAS = tuple(2.0**-n for n in range(9))
 
@@ -62,12 +62,7 @@ def v2pe_ids(
 @register(
     'v2pe',
     kind='encoding',
-    card=Card(
-        name='V2PE',
-        example='v2pe(delta=0.0625) | rope()',
-        share='model',
-        promises=Promises(relative=True, fused=True),
-    ),
+    card=Card(name='V2PE', example='v2pe(delta=0.0625) | rope()', share='model', relative=True),
 )
 class V2PE(Encoding):
     """Gives image tokens fractional positions, delta <= 1 apart, to save range for long inputs.

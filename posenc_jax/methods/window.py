@@ -2,18 +2,13 @@
 
 from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.families import Mask
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 @register(
     'window',
     kind='encoding',
-    card=Card(
-        name='sliding window',
-        example='window(size=5)',
-        share='model',
-        promises=Promises(relative=True),
-    ),
+    card=Card(name='sliding window', example='window(size=5)', share='model', relative=True),
 )
 class Window(Mask):
     """Masks keys that are `size` or more tokens away; combines with causal or full attention.

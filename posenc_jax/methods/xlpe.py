@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Num
 from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Level = Literal['input', 'head', 'both']
 Missing = Literal['error', 'identity']
@@ -155,7 +155,7 @@ def last_heads(
         name='cross-lingual position representation',
         example='xlpe(level="both", missing="identity")',
         share='model',
-        promises=Promises(needs_training=True, fused=True),
+        needs_training=True,
     ),
 )
 class XLPE(Encoding):

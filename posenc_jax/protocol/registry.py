@@ -77,7 +77,9 @@ class Card:
       example: the spec string the contract suite and the documentation use.
       share: whether the layers of a model share one set of parameters in the paper's setting.
       causal_only: defined only where keys do not lie after queries.
-      promises: see `Promises`.
+      relative, needs_training: what an encoding promises, see `Promises`.
+      promises: all promises. `register` takes those of an encoding from the two above, its doors
+        and its traits; other methods state them here.
       door: the doors it opens, in pipeline order, e.g. 'project' or 'embed'; 'mlp' for a method in
         the place of the feed-forward network. '' for those that the class of an encoding overrides,
         or for the one that is usual for the kind.
@@ -95,6 +97,8 @@ class Card:
     example: str
     share: Literal['model', 'layer'] = 'layer'
     causal_only: bool = False
+    relative: bool = False
+    needs_training: bool = False
     promises: Promises = Promises()
     door: str = ''
     equation: str = ''
@@ -214,11 +218,31 @@ def _completed(card: Card, key: str, kind: Kind, build: Any) -> Card:
     whole = dataclasses.replace(
         card, **{name: value for name, value in known.items() if not getattr(card, name)}
     )
+    if opened:
+        whole = dataclasses.replace(whole, promises=_promises(whole, build.traits))
     if missing := [
         name for name in ('title', 'source', 'authors', 'year') if not vars(whole)[name]
     ]:
         raise SpecError(f'register: the Card of {key!r} needs {", ".join(missing)} of its paper')
     return whole
+
+
+def _promises(card: Card, traits: Any) -> Promises:
+    """The promises of an encoding, by its doors and its traits where these are known of the class,
+    and by what its Card states.
+    """
+    doors, stated = set(card.door.split(', ')), card.promises
+    own = traits if isinstance(traits, frozenset) else frozenset()
+    cached = 'evolving' if 'update_keys' in doors else stated.cached
+    cached = 'raw' if 'follows_length' in own else cached
+    return dataclasses.replace(
+        stated,
+        relative=card.relative or stated.relative,
+        needs_training=card.needs_training or stated.needs_training,
+        sweep_free=stated.sweep_free and 'init_carry' not in doors,
+        cached='none' if 'moves_positions' in own else cached,
+        fused=stated.fused or not doors & {'init_carry', 'match', 'score', 'mask', 'collect'},
+    )
 
 
 def equation_of(build: Any) -> str:
