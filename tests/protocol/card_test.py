@@ -5,25 +5,26 @@ import re
 import pytest
 
 from posenc_jax.language.catalog import bibtex
-from posenc_jax.protocol import papers
+from posenc_jax.protocol import card
+from posenc_jax.protocol.card import Card, equation_of
 from posenc_jax.protocol.errors import SpecError
-from posenc_jax.protocol.registry import Card, entries, equation_of, register
+from posenc_jax.protocol.registry import entries, register
 
 
 def test_every_entry_is_of_a_method_and_is_named_as_it_is_cited():
     cards = {entry.key: entry.card for entry in entries() if entry.card is not None}
-    assert papers.papers().keys() <= cards.keys()
-    labels = re.findall(r'^@misc\{(\w+),', papers._FILE.read_text(encoding='utf-8'), re.MULTILINE)
-    assert len(labels) == len(papers.papers())
+    assert card.papers().keys() <= cards.keys()
+    labels = re.findall(r'^@misc\{(\w+),', card._FILE.read_text(encoding='utf-8'), re.MULTILINE)
+    assert len(labels) == len(card.papers())
     for label in labels:
-        (key,) = [k for k in papers.papers() if re.fullmatch(rf'[a-z]+\d{{4}}{k}', label)]
+        (key,) = [k for k in card.papers() if re.fullmatch(rf'[a-z]+\d{{4}}{k}', label)]
         assert bibtex(cards[key]).startswith(f'@misc{{{label},')
 
 
 def test_one_paper_of_several_methods_stands_once():
-    first, second = papers.of_method('randomized_pe'), papers.of_method('randomized_alibi')
+    first, second = card.of_paper('randomized_pe'), card.of_paper('randomized_alibi')
     assert first['title'] == second['title'] and first['arxiv'] == '2305.16843'
-    assert papers._FILE.read_text(encoding='utf-8').count(str(first['title'])) == 1
+    assert card._FILE.read_text(encoding='utf-8').count(str(first['title'])) == 1
 
 
 def test_a_card_states_what_no_other_source_has():
