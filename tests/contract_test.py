@@ -470,7 +470,7 @@ def test_card_golden_numbers_test_and_catalogue_row_exist(entry):
 @every_method
 def test_the_docstring_shows_and_cites(entry):
     text = ' '.join(entry.build.__doc__.split())
-    for needed in ('Differs from ', 'Example:', '>>> ', 'Reference: '):
+    for needed in ('Differs from ', 'Reference: '):
         assert needed in text, f'{entry.key}: the docstring has no {needed!r}'
     assert not entry.card.arxiv or entry.card.arxiv in text, (
         f'{entry.key}: the docstring does not cite {entry.card.arxiv}'

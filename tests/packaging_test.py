@@ -65,7 +65,10 @@ def test_a_package_has_the_same_bounds_wherever_it_is_listed():
 
 def test_the_package_says_that_it_is_typed():
     assert (ROOT / 'posenc_jax' / 'py.typed').is_file()
-    assert SETTINGS['tool']['setuptools']['package-data']['posenc_jax'] == ['py.typed']
+    assert SETTINGS['tool']['setuptools']['package-data']['posenc_jax'] == [
+        'py.typed',
+        'papers.bib',
+    ]
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -220,4 +223,5 @@ def test_the_files_of_a_wheel():
         *(path.as_posix() for path in package),
         *(f'installed/{path.as_posix()}' for path in configs),
         'py.typed',
+        'papers.bib',
     }

@@ -16,6 +16,7 @@ from posenc_jax.language.catalog import (
 )
 from posenc_jax.language.catalog.cells import (
     HEADINGS,
+    bounds_text,
     call_with_defaults,
     reference_markdown,
     summary,
@@ -93,6 +94,7 @@ def _entry(entry: Entry, card: Card) -> str:
         'paper': f'{html.escape(card.title)}. {html.escape(short_authors(card))}, {_link(card)}',
         'spec': code(card.example),
         'with defaults': code(call_with_defaults(entry)) if entry.parameters else '',
+        'arguments': html.escape(bounds_text(entry)) if entry.parameters else '',
         'doors': html.escape(card.door),
         'promises': promise_text(card) if entry.kind in ('encoding', 'extension') else '',
         'command': code(command(entry)) if command(entry) != card.example else '',

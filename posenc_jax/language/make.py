@@ -3,11 +3,10 @@
 from flax import nnx
 
 from posenc_jax.language import spec as spec_language
-from posenc_jax.protocol.checks import is_size
 from posenc_jax.protocol.composite import ChainedEncoding, parts_of
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.errors import SpecError, nearest
+from posenc_jax.protocol.errors import SpecError, is_size, nearest
 from posenc_jax.protocol.masks import Causal, Document, Full
 
 CONTEXT_NAMES = ('heads', 'kv_heads', 'head_dim', 'model_dim', 'train_len', 'rngs')

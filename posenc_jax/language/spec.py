@@ -13,9 +13,11 @@ without a model), and has no `rngs`.
 
 import ast
 import difflib
+import functools
 import inspect
 import math
 import numbers
+import operator
 import re
 import types
 import typing
@@ -101,8 +103,9 @@ def _call(tree: ast.expr, spec: str, kinds: tuple[Kind, ...]) -> Node:
             raise SpecError(f'{_shown(tree)} in {quoted(spec)} is not a name or a call; {expected}')
     entry = lookup(name, kinds, ast.unparse(tree))
     parameters = {n: p for n, p in entry.parameters.items() if n != 'rngs'}
-    usage = f'{name}({", ".join(str(p) for p in parameters.values())})'
     hints = _hints(entry)
+    shown = [p.replace(annotation=hints.get(n, p.empty)) for n, p in parameters.items()]
+    usage = f'{name}({", ".join(map(str, shown))})'
     values: dict[str, Any] = {}
     if len(args) > len(parameters):
         raise SpecError(
@@ -144,9 +147,17 @@ def _call(tree: ast.expr, spec: str, kinds: tuple[Kind, ...]) -> Node:
 def _hints(entry: Entry) -> dict[str, Any]:
     target = entry.build.__init__ if inspect.isclass(entry.build) else entry.build
     try:
-        return typing.get_type_hints(target)
+        hints = typing.get_type_hints(target)
     except NameError:
         return dict(getattr(target, '__annotations__', {}))
+    return {name: _as_written(hint) for name, hint in hints.items()}
+
+
+def _as_written(hint: Any) -> Any:
+    """`int | None` where bounds have made it `Optional[int]`."""
+    if typing.get_origin(hint) is not typing.Union:
+        return hint
+    return functools.reduce(operator.or_, typing.get_args(hint))
 
 
 def _nested_kinds(hint) -> tuple[Kind, ...]:

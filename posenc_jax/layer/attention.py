@@ -17,10 +17,9 @@ from posenc_jax.layer.cache import Cache, check_cached
 from posenc_jax.layer.layers import BIASES, linear
 from posenc_jax.layer.mixer import AttentionMixer
 from posenc_jax.layer.projections import Projections
-from posenc_jax.protocol.checks import is_size
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.errors import check_choice, is_size
 from posenc_jax.protocol.registry import constructor_signature
 from posenc_jax.protocol.tokens import Tokens
 

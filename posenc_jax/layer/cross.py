@@ -12,10 +12,9 @@ from posenc_jax.language.make import make
 from posenc_jax.layer.layers import branch_norms
 from posenc_jax.layer.projections import Projections
 from posenc_jax.layer.sharding import sharded_attend
-from posenc_jax.protocol.checks import about
 from posenc_jax.protocol.composite import ChainedEncoding, name_of, parts_of
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.errors import SpecError, about
 from posenc_jax.protocol.masks import Document, Full
 from posenc_jax.protocol.tokens import Tokens
 

@@ -7,44 +7,30 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.products import heads_first, over_batch
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.alibi import ALiBi
-from posenc_jax.protocol.checks import check_factor, check_train_len
+from posenc_jax.protocol.bounds import CONTEXT, Factor, TrainLen
 from posenc_jax.protocol.composite import Wrapper, name_of
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.length import current_length
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Mode = Literal['static', 'dynamic', 'per_row']
-MODES = ('static', 'dynamic', 'per_row')
 
 
 def alibi_pi_scale(length: Num[Array, '...'], train_len: int) -> Float[Array, '...']:
     """`max(1, l / L)`, float32: the divisor of ALiBi's slopes at length l.
 
     It is exactly 1 up to the trained length L.
-
-    Example:
-      >>> alibi_pi_scale(jnp.array([6, 13, 32]), 8).tolist()
-      [1.0, 1.625, 4.0]
     """
     return 1.0 + jnp.maximum(length - train_len, 0).astype(jnp.float32) / train_len
 
 
 CARD = Card(
     name='ALiBi position interpolation',
-    title='Position Interpolation Improves ALiBi Extrapolation',
-    arxiv='2310.13017',
     door='project, logits',
-    equation='logit_ij = q_i . k_j / sqrt(H) - (m_h / s) |i - j|; s = factor, max(1, n / L) or '
-    'max(1, (i + 1) / L)',
-    source='the released code of BTLM and Jais (alibi_scaling)',
-    authors='Al-Khateeb, Faisal and Dey, Nolan and Soboleva, Daria and Hestness, Joel',
-    year=2023,
     example='alibi_pi(factor=2.0)',
     share='model',
-    promises=Promises(relative=True),
+    relative=True,
 )
 
 
@@ -53,26 +39,27 @@ class ALiBiPI(Wrapper):
     """Divides ALiBi's slopes by length / trained length, so that penalties stay in trained range;
     acts on the logits.
 
-    `b_ij = -(m_h / s) |i - j|`. 'static': s is `factor` at every length, also below L; choose it
-    for the longest text that will be read. 'dynamic': `s = max(1, n / L)` for all queries, with n
-    the number of real tokens of the row, or of the packed document. 'per_row': `s_i = max(1, (i +
-    1) / L)` for the i-th real token. Neither 'dynamic' nor 'per_row' changes anything up to L. With
-    'static' and 'per_row' decoding equals a full pass exactly. With 'dynamic' a decoding step uses
-    the scale of the current length, while cached keys and values of earlier tokens were computed
-    with the scales of their own steps. So a single layer equals a full pass over its prefix, and a
-    model of several layers does not. Differs from the paper: 'per_row' is ours. As an extension it
-    wraps the ALiBi part of the chain, of any variant, and keeps its slopes.
+    `logit_ij = q_i . k_j / sqrt(H) - (m_h / s) |i - j|`. 'static': s is `factor` at every length,
+    also below L; choose it for the longest text that will be read. 'dynamic': `s = max(1, n / L)`
+    for all queries, with n the number of real tokens of the row, or of the packed document.
+    'per_row': `s_i = max(1, (i + 1) / L)` for the i-th real token. Neither 'dynamic' nor 'per_row'
+    changes anything up to L. With 'static' and 'per_row' decoding equals a full pass exactly. With
+    'dynamic' a decoding step uses the scale of the current length, while cached keys and values of
+    earlier tokens were computed with the scales of their own steps. So a single layer equals a full
+    pass over its prefix, and a model of several layers does not. Differs from the paper: 'per_row'
+    is ours. As an extension it wraps the ALiBi part of the chain, of any variant, and keeps its
+    slopes.
 
     Args:
-      factor: new length / trained length, at least 1; only for 'static', which needs it.
+      factor: new length / trained length; only for 'static', which needs it.
       mode: 'static', 'dynamic' or 'per_row'.
       encoding: the ALiBi encoding; None is `alibi()`.
       train_len: L, from the model.
       heads: N, from the model.
 
     Raises:
-      ValueError: 'static' without a factor or with one below 1; a factor with another mode; a
-        train_len that is not a positive integer; an encoding that is not ALiBi; an unknown mode.
+      ValueError: 'static' without a factor; a factor with another mode; an encoding that is not
+        ALiBi.
 
     Reference: Al-Khateeb, Dey, Soboleva, Hestness, arXiv 2310.13017.
 
@@ -90,13 +77,13 @@ class ALiBiPI(Wrapper):
 
     def __init__(
         self,
-        factor: float | None = None,
+        factor: Factor | None = None,
         mode: Mode = 'static',
         encoding: Encoding | None = None,
-        train_len: int = CONTEXT,
+        train_len: TrainLen = CONTEXT,
         heads: int = CONTEXT,
     ):
-        self.mode = check_choice('alibi_pi mode', mode, MODES)
+        self.mode = mode
         self.shut = frozenset(() if mode == 'dynamic' else ('project',))
         if mode == 'static' and factor is None:
             raise ValueError(
@@ -107,8 +94,7 @@ class ALiBiPI(Wrapper):
                 f'alibi_pi(mode={mode!r}) takes its scale from the length, got {factor=}; leave '
                 'it out'
             )
-        self.factor = None if factor is None else check_factor('alibi_pi', factor)
-        self.train_len = check_train_len('alibi_pi', train_len)
+        self.factor, self.train_len = factor, train_len
         self.encoding = ALiBi(heads=heads) if encoding is None else encoding
         if not isinstance(self.encoding, ALiBi):
             found = name_of(encoding) if isinstance(encoding, Encoding) else repr(encoding)
@@ -139,7 +125,7 @@ class ALiBiPI(Wrapper):
         return s + over_batch(bias, s.shape[0]), carry
 
 
-@register('alibi_pi', kind='extension', card=CARD)
+@register('alibi_pi', kind='extension', card=ALiBiPI.card)
 def alibi_pi(
     factor: float | None = None,
     mode: Mode = 'static',
@@ -149,15 +135,6 @@ def alibi_pi(
     """The encoding `ALiBiPI` of the ALiBi part of a chain. Differs from the paper: see `ALiBiPI`.
 
     Reference: Al-Khateeb, Dey, Soboleva, Hestness, arXiv 2310.13017.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> from posenc_jax.methods.extend import extend
-      >>> longer = extend(
-      ...     pj.make('rope() | alibi()', heads=4, head_dim=8), 'alibi_pi(factor=2.0)', train_len=64
-      ... )
-      >>> longer.parts[1].factor
-      2.0
     """
     return ALiBiPI(factor, mode, encoding, train_len)
 

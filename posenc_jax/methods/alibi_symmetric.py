@@ -1,8 +1,8 @@
 """Symmetric ALiBi for encoders, as used by BEACON."""
 
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.alibi import ALiBi
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.bounds import CONTEXT, PerHead
+from posenc_jax.protocol.registry import Card, register
 
 
 @register(
@@ -10,37 +10,25 @@ from posenc_jax.protocol.registry import Card, Promises, register
     kind='encoding',
     card=Card(
         name='ALiBi, symmetric',
-        title='BEACON: Benchmark for Comprehensive RNA Tasks and Language Models',
-        arxiv='2406.10391',
         door='logits',
-        equation='logit_ij = q_i . k_j / sqrt(H) - m_h |i - j|',
-        source='terry-r123/RNABenchmark',
-        authors='Ren, Yuchen and Chen, Zhiyuan and Qiao, Lifeng and Jing, Hongtai and Cai, '
-        'Yuchen and Xu, Sheng and Ye, Peng '
-        'and Ma, Xinzhu and Sun, Siqi and Yan, Hongliang and Yuan, Dong and Ouyang, Wanli and '
-        'Liu, Xihui',
-        year=2024,
         example='alibi_symmetric()',
         share='model',
-        promises=Promises(relative=True),
+        relative=True,
     ),
 )
 class ALiBiSymmetric(ALiBi):
     """ALiBi with the same penalty for earlier and later keys; acts on the logits.
 
-    `b_ij = -m_h |i - j|`. It is `alibi(variant='symmetric')` under the name of the paper that found
-    it better than learned and rotary positions on RNA; there it is the only positional signal of an
-    encoder. It cannot tell left from right: a reversed sequence gives the reversed output. In a
-    causal model it equals `alibi()`. Differs from the paper: nothing in the formula. Biases are
-    computed from positions, whereas the paper's code keeps a table and rebuilds it for longer
-    inputs.
+    `logit_ij = q_i . k_j / sqrt(H) - m_h |i - j|`. It is `alibi(variant='symmetric')` under the
+    name of the paper that found it better than learned and rotary positions on RNA; there it is the
+    only positional signal of an encoder. It cannot tell left from right: a reversed sequence gives
+    the reversed output. In a causal model it equals `alibi()`. Differs from the paper: nothing in
+    the formula. Biases are computed from positions, whereas the paper's code keeps a table and
+    rebuilds it for longer inputs.
 
     Args:
       slopes: m_h, one per head, in place of ALiBi's.
       heads: N, from the model.
-
-    Raises:
-      ValueError: slopes that are not one finite positive number per head.
 
     Reference: Ren et al., arXiv 2406.10391.
 
@@ -51,5 +39,5 @@ class ALiBiSymmetric(ALiBi):
       [[-0.0, -0.5, -1.0], [-0.5, -0.0, -0.5], [-1.0, -0.5, -0.0]]
     """
 
-    def __init__(self, slopes: tuple[float, ...] | None = None, heads: int = CONTEXT):
+    def __init__(self, slopes: PerHead | None = None, heads: int = CONTEXT):
         super().__init__(slopes=slopes, variant='symmetric', heads=heads)

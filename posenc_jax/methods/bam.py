@@ -1,16 +1,18 @@
 """BAM: a generalised Gaussian prior over the distance, trained per head."""
 
+from typing import Annotated
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.alibi import alibi_slopes
+from posenc_jax.protocol.bounds import CONTEXT, Entries, Finite, PerHead
 from posenc_jax.protocol.encoding import Constant
-from posenc_jax.protocol.errors import check_choice, check_number
+from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.families import Bias, check_heads, signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 PARAMETERS = ('beta', 'logscale', 'loc')
 _EPSILON = 1e-5  # as in the official code: a power of 0 or its gradient may not be finite
@@ -23,13 +25,7 @@ def bam_prior(
     q_pos: Num[Array, '#B T'],
     k_pos: Num[Array, '#B S'],
 ) -> Float[Array, '#B N T S']:
-    """`-exp(logscale) (|(j - i) - mu| + 1e-5)^beta`, `mu = exp(loc) - exp(-loc)`, float32.
-
-    Example:
-      >>> zero, query, keys = jnp.zeros(1), jnp.array([[3]]), jnp.array([[0, 3]])
-      >>> bam_prior(zero + 2.0, zero, zero, query, keys)[0, 0, 0].round(3).tolist()
-      [-9.0, -0.0]
-    """
+    """`-exp(logscale) (|(j - i) - mu| + 1e-5)^beta`, `mu = exp(loc) - exp(-loc)`, float32."""
     per_head = lambda a: a.astype(jnp.float32)[:, None, None]
     mu = per_head(jnp.exp(loc) - jnp.exp(-loc))
     ahead = -signed_distance(q_pos, k_pos).astype(jnp.float32)[:, None]
@@ -41,30 +37,15 @@ def bam_prior(
 @register(
     'bam',
     kind='encoding',
-    card=Card(
-        name='BAM',
-        title='Bayesian Attention Mechanism: A Probabilistic Framework for Positional Encoding '
-        'and Context Length '
-        'Extrapolation',
-        arxiv='2505.22842',
-        door='logits',
-        equation='logit_ij = q_i . k_j / sqrt(H) - exp(logscale_h) |j - i - mu_h|^beta_h, mu = '
-        'exp(loc) - exp(-loc)',
-        source='ArthurSBianchessi/BAM',
-        authors='Bianchessi, Arthur S. and Aguirre, Yasmin C. and Barros, Rodrigo C. and '
-        'Kupssinsku, Lucas S.',
-        year=2025,
-        example='bam()',
-        share='model',
-        promises=Promises(relative=True, needs_training=True),
-    ),
+    card=Card(name='BAM', example='bam()', share='model', relative=True, needs_training=True),
 )
 class BAM(Bias):
     """Adds a generalised Gaussian prior over the distance to the logits, trained per head.
 
-    `b_ij = -exp(logscale) (|(j - i) - mu| + 1e-5)^beta`, `mu = exp(loc) - exp(-loc)`. The initial
-    prior is ALiBi (up to 1e-5 m_h). beta = 0 is no bias; with beta < 0 a head attends less to keys
-    near mu. loc < 0 puts the peak in the past, loc > 0 in the future. All layers share one prior.
+    `logit_ij = q_i . k_j / sqrt(H) - exp(logscale_h) (|(j - i) - mu_h| + 1e-5)^beta_h`, `mu =
+    exp(loc) - exp(-loc)`. The initial prior is ALiBi (up to 1e-5 m_h). beta = 0 is no bias; with
+    beta < 0 a head attends less to keys near mu. loc < 0 puts the peak in the past, loc > 0 in the
+    future. All layers share one prior.
 
     The paper trains it together with scalable softmax, which here is a second part of the chain
     with a gain per layer. `bam() | ssmax()` multiplies logits and prior; `ssmax() | bam()`
@@ -74,14 +55,13 @@ class BAM(Bias):
 
     Args:
       beta: initial exponent of all heads, or one each.
-      scale: initial exp(logscale), one per head, positive, in place of ALiBi's slopes.
+      scale: initial exp(logscale), one per head, in place of ALiBi's slopes.
       loc: initial loc of all heads, or one each.
       fixed: names of the parameters that are not trained, from 'beta', 'logscale', 'loc'.
       heads: N, from the model.
 
     Raises:
-      ValueError: not one value per head, a scale that is not positive, an unknown name; when used,
-        queries of another number of heads.
+      ValueError: when used, queries of another number of heads.
 
     Reference: Bianchessi, Aguirre, Barros, Kupssinsku, arXiv 2505.22842.
 
@@ -94,23 +74,13 @@ class BAM(Bias):
 
     def __init__(
         self,
-        beta: float | tuple[float, ...] = 1.0,
-        scale: tuple[float, ...] | None = None,
-        loc: float | tuple[float, ...] = 0.0,
+        beta: Finite | Annotated[tuple[Finite, ...], Entries('heads')] = 1.0,
+        scale: PerHead | None = None,
+        loc: Finite | Annotated[tuple[Finite, ...], Entries('heads')] = 0.0,
         fixed: tuple[str, ...] = (),
         heads: int = CONTEXT,
     ):
         scale = alibi_slopes(heads) if scale is None else np.asarray(scale, np.float64)
-        given = {'beta': beta, 'scale': scale, 'loc': loc}
-        for name, values in given.items():
-            if np.ndim(values) and len(values) != heads:
-                raise ValueError(
-                    f'bam: {len(values)} values of {name} for {heads} heads; expected one per head'
-                )
-            for value in np.ravel(values):
-                check_number(f'bam {name}', float(value))
-        if not (scale > 0).all():
-            raise ValueError(f'bam scale must be positive, got {tuple(scale.tolist())}')
         for name in fixed:
             check_choice('a fixed parameter of bam', name, PARAMETERS)
         for name, values in zip(PARAMETERS, (beta, np.log(scale), loc)):

@@ -8,10 +8,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Int
 
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import alibi_slopes
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import known_range, lookup_rows
 
 
@@ -27,10 +27,6 @@ def bipe_ids(
       separator: which tokens end a segment; False for padding.
       order: which real token of its document each is, 0, 1, ..., and -1 for padding; None for one
         document a row.
-
-    Example:
-      >>> [ids[0].tolist() for ids in bipe_ids(jnp.array([[0, 1, 0, 0, 1, 1, 0]], bool))]
-      [[0, 1, 0, 1, 2, 0, 0], [0, 0, 1, 1, 1, 2, 3]]
     """
     index = jnp.arange(separator.shape[1], dtype=jnp.int32)[None]
     separator, order, index = jnp.broadcast_arrays(
@@ -52,10 +48,6 @@ def bipe_slopes(heads: int, scale: float = 96.0) -> np.ndarray:
     """The slopes of BiPE-ALiBi, float64 [N]: ALiBi's slopes times `scale`, 96 as released.
 
     They are larger than ALiBi's because there are fewer segments than tokens.
-
-    Example:
-      >>> bipe_slopes(4).tolist()
-      [24.0, 6.0, 1.5, 0.375]
     """
     if scale <= 0:
         raise ValueError(f'bipe_slopes: scale must be positive, got {scale}')
@@ -65,23 +57,7 @@ def bipe_slopes(heads: int, scale: float = 96.0) -> np.ndarray:
 @register(
     'bipe',
     kind='encoding',
-    card=Card(
-        name='BiPE',
-        title='Two Stones Hit One Bird: Bilevel Positional Encoding for Better Length '
-        'Extrapolation',
-        arxiv='2401.16421',
-        door='place, embed',
-        equation='x_t + E[min(intra_t, K-1)], p_t = inter_t; intra_t the index of t in its '
-        'segment, inter_t the index of the segment',
-        source='zhenyuhe00/BiPE',
-        authors='He, Zhenyu and Feng, Guhao and Luo, Shengjie and Yang, Kai and Wang, Liwei and '
-        'Xu, Jingjing and '
-        'Zhang, Zhi and Yang, Hongxia and He, Di',
-        year=2024,
-        example='bipe() | rope()',
-        share='model',
-        promises=Promises(needs_training=True, fused=True),
-    ),
+    card=Card(name='BiPE', example='bipe() | rope()', share='model', needs_training=True),
 )
 class BiPE(Encoding):
     """Adds a learned vector per index in a segment; the segment's number becomes the position.
@@ -101,10 +77,10 @@ class BiPE(Encoding):
       train_len: K, rows of the table; the trained length, from the model.
 
     Raises:
-      ValueError: no separators in a tuple, negative or repeated ones; K below 1; at call, tokens
-        without ids, or positions of several components, where there are separators; without
-        separators fractional positions or those of another shape, or negative ones (where these are
-        traced, the table gives NaN).
+      ValueError: no separators in a tuple, negative or repeated ones; at call, tokens without
+        ids, or positions of several components, where there are separators; without separators
+        fractional positions or those of another shape, or negative ones (where these are traced,
+        the table gives NaN).
 
     Reference: He, Feng, Luo, Yang, Wang, Xu, Zhang, Yang, He, arXiv 2401.16421.
 
@@ -121,7 +97,7 @@ class BiPE(Encoding):
     def __init__(
         self,
         separators: tuple[int, ...] | None = None,
-        train_len: int = CONTEXT,
+        train_len: Size = CONTEXT,
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
@@ -132,8 +108,6 @@ class BiPE(Encoding):
                 'bipe separators must be distinct token ids of at least 0, one or more, got '
                 f'{separators}'
             )
-        if train_len < 1:
-            raise ValueError(f'bipe train_len must be at least 1, got {train_len}')
         self.separators, self.train_len = separators, train_len
         rows = 0.02 * jax.random.normal(rngs.params(), (train_len, model_dim), jnp.float32)
         self.vectors = nnx.Param(rows, axes=('positions', 'width'))

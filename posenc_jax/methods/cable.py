@@ -7,10 +7,9 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.products import heads_first
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, NonNegative, Positive
 from posenc_jax.protocol.capabilities import Carries
-from posenc_jax.protocol.errors import check_number
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 # Up to this many keys the sums are a product with a triangular matrix. XLA's cumulative sum takes
 # longer on CPU (measured).
@@ -72,17 +71,7 @@ def cable_bias(
     'cable',
     kind='encoding',
     card=Card(
-        name='CABLE',
-        title='Context-aware Biases for Length Extrapolation',
-        arxiv='2503.08067',
-        door='project, logits',
-        equation='logit_ij = q_i . k_j / sqrt(H) - sum_{j<u<=i} softplus(x_u W_b + b_b)_h',
-        source='axiomlab/Cable',
-        authors='Veisi, Ali and Amirzadeh, Hamidreza and Mansourian, Amir',
-        year=2025,
-        example='cable()',
-        causal_only=True,
-        promises=Promises(relative=True, sweep_free=False, needs_training=True),
+        name='CABLE', example='cable()', causal_only=True, relative=True, needs_training=True
     ),
 )
 class Cable(Carries):
@@ -104,31 +93,22 @@ class Cable(Carries):
       heads, head_dim, model_dim: from the model.
 
     Raises:
-      ValueError: a scale that is not positive; negative std; the layer input of a key is missing.
+      ValueError: the layer input of a key is missing.
 
     Reference: Veisi, Amirzadeh, Mansourian, arXiv 2503.08067.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> part = pj.make('cable()', heads=2, head_dim=8, model_dim=16)
-      >>> part.kernel.shape, part.bias.shape
-      ((16, 2), (2,))
     """
 
     traits = frozenset({'sums_between'})
 
     def __init__(
         self,
-        scale: float | None = None,
-        std: float = 0.02,
+        scale: Positive | None = None,
+        std: NonNegative = 0.02,
         heads: int = CONTEXT,
         head_dim: int = CONTEXT,
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        if scale is not None:
-            check_number('cable scale, or None,', scale, above=0)
-        check_number('cable std', std, least=0)
         self.rescale = None if scale is None else scale * head_dim**0.5
         kernel = std * jax.random.normal(rngs.params(), (model_dim, heads), jnp.float32)
         self.kernel = nnx.Param(kernel, axes=('width', 'heads'))

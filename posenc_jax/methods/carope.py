@@ -8,21 +8,15 @@ from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import TWO_PI
 from posenc_jax.base.products import heads_first, scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.methods.rope import LAYOUTS, Layout, rope_frequencies, rotate
+from posenc_jax.methods.rope import Layout, rope_frequencies, rotate
+from posenc_jax.protocol.bounds import CONTEXT, Base
 from posenc_jax.protocol.capabilities import Carries
-from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 
 def carope_log_rate(a: Float[Array, '...']) -> Float[Array, '...']:
-    """`ln f = -ln(1 + softplus(a))` in float32, so that f is in (0, 1).
-
-    Example:
-      >>> round(float(jnp.exp(carope_log_rate(jnp.array(0.0)))), 6)
-      0.590616
-    """
+    """`ln f = -ln(1 + softplus(a))` in float32, so that f is in (0, 1)."""
     return -jnp.log1p(jax.nn.softplus(a.astype(jnp.float32)))
 
 
@@ -33,10 +27,6 @@ def carope_bias(head_dim: int, base: float) -> float:
 
     Raises:
       ValueError: a base that is not above 1.
-
-    Example:
-      >>> round(carope_bias(64, 10000.0), 6)
-      -0.926657
     """
     if not base > 1:
         raise ValueError(
@@ -48,24 +38,12 @@ def carope_bias(head_dim: int, base: float) -> float:
 
 
 def carope_increments(log_f: Float[Array, '...'], planes: int) -> Float[Array, '... F']:
-    """The increment `f^t` that one token adds to the phase of plane t = 0 .. planes - 1, radians.
-
-    Example:
-      >>> jnp.cumsum(carope_increments(jnp.log(jnp.full(3, 0.5)), 2), axis=0).tolist()
-      [[1.0, 0.5], [2.0, 1.0], [3.0, 1.5]]
-    """
+    """The increment `f^t` that one token adds to the phase of plane t = 0 .. planes - 1."""
     return jnp.exp(log_f[..., None] * np.arange(planes, dtype=np.float32))
 
 
 def carope_last(tq: Tokens, tk: Tokens) -> Float[Array, '#B S T']:
-    """1 at the last valid key of the block that is not after the query, 0 elsewhere.
-
-    Example:
-      >>> from posenc_jax.protocol.tokens import Tokens
-      >>> tk = Tokens.of(valid=jnp.array([[True, True, True, False]]))
-      >>> carope_last(tk.slice(1, 3), tk)[0].tolist()
-      [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
-    """
+    """1 at the last valid key of the block that is not after the query, 0 elsewhere."""
     until = tk.index[..., :, None] <= tq.index[..., None, :]
     if tk.valid is not None:
         until = until & tk.valid[..., None]
@@ -120,27 +98,16 @@ def _within_a_turn(angle):
     'carope',
     kind='encoding',
     card=Card(
-        name='CARoPE',
-        title='Context-aware Rotary Position Embedding',
-        arxiv='2507.23083',
-        door='project, logits',
-        equation='logit_ij = R(phi_i) q_i . R(phi_j) k_j / sqrt(H), phi_i = sum_{s<=i} f(x_s)^t, '
-        'f = 1/(1 + softplus(x W + c))',
-        source='the paper; no code was released',
-        authors='Veisi, Ali and Fartoot, Delaram and Amirzadeh, Hamidreza',
-        year=2025,
-        example='carope()',
-        causal_only=True,
-        promises=Promises(relative=True, sweep_free=False, needs_training=True),
+        name='CARoPE', example='carope()', causal_only=True, relative=True, needs_training=True
     ),
 )
 class CARoPE(Carries):
     """Rotates queries and keys of each head by sums of token-dependent phase increments.
 
-    `phi_t(m) = sum_{s<=m} f(x_s)^t`, `f(x)_h = 1 / (1 + softplus(x W + c)_h)`, plane
-    t = 0 .. H/2 - 1, x the layer input. A logit depends on the tokens between key and query,
-    through `phi(i) - phi(j) = sum_{j<s<=i} f(x_s)^t`. Positions are not read. Padding adds nothing,
-    and the sum starts again in each document.
+    `logit_ij = R(phi(i)) q_i . R(phi(j)) k_j / sqrt(H)`, `phi_t(m) = sum_{s<=m} f(x_s)^t`, `f(x)_h
+    = 1 / (1 + softplus(x W + c)_h)`, plane t = 0 .. H/2 - 1, x the layer input. A logit depends on
+    the tokens between key and query, through `phi(i) - phi(j) = sum_{j<s<=i} f(x_s)^t`. Positions
+    are not read. Padding adds nothing, and the sum starts again in each document.
 
     Differs from the paper: the bias c, with which the layer starts as RoPE; without it f = 0.59 at
     W = 0. The phase between key and query is summed block by block, so the cache holds unrotated
@@ -159,30 +126,23 @@ class CARoPE(Carries):
       heads, head_dim, model_dim: from the model.
 
     Raises:
-      ValueError: an odd head width, a base that is not above 1, an unknown layout; the layer input
-        of a key is missing.
+      ValueError: an odd head width, a base of 1; the layer input of a key is missing.
 
     Reference: Veisi, Fartoot, Amirzadeh, arXiv 2507.23083.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> part = pj.make('carope()', heads=2, head_dim=64, model_dim=16)
-      >>> part.kernel.shape, part.bias[...].round(4).tolist()
-      ((16, 2), [-0.9267, -0.9267])
     """
 
     traits = frozenset({'rotates', 'sums_between', 'forms_logits'})
 
     def __init__(
         self,
-        base: float = 10000.0,
+        base: Base = 10000.0,
         bias: bool = True,
         layout: Layout = 'half',
         heads: int = CONTEXT,
         head_dim: int = CONTEXT,
         model_dim: int = CONTEXT,
     ):
-        self.layout = check_choice('layout', layout, LAYOUTS)
+        self.layout = layout
         self.planes = len(rope_frequencies(head_dim, base))
         self.kernel = nnx.Param(jnp.zeros((model_dim, heads), jnp.float32), axes=('width', 'heads'))
         start = carope_bias(head_dim, base) if bias else None

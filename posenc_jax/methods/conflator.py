@@ -8,14 +8,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.base.phases import phase
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.methods.rope import LAYOUTS, Layout, rope_frequencies, rotate
+from posenc_jax.methods.rope import Layout, rope_frequencies, rotate
+from posenc_jax.protocol.bounds import CONTEXT, Base
 from posenc_jax.protocol.capabilities import SeveralInputs
-from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Mode = Literal['shift', 'reset']
-MODES = ('shift', 'reset')
 
 
 def switching_points(
@@ -32,10 +30,6 @@ def switching_points(
 
     Raises:
       ValueError: no integers, or of another shape than `segment`.
-
-    Example:
-      >>> [a.tolist() for a in switching_points(jnp.array([0, 0, 1, 1, 0]))]
-      [[0, 0, 1, 0, 1], [0, 0, 1, 1, 2]]
     """
     fresh, s = _starts(lang, segment)
     total = jnp.cumsum(s, axis=-1, dtype=jnp.int32)
@@ -49,10 +43,6 @@ def switching_ids(
 
     The token number counts within the document. Arguments as for `switching_points`. These
     positions also serve `hirope`, with runs of one language as its units.
-
-    Example:
-      >>> switching_ids(jnp.array([0, 0, 1, 1, 0])).T.tolist()
-      [[0, 1, 2, 3, 4], [0, 1, 0, 1, 0], [0, 0, 1, 1, 2]]
     """
     fresh, s = _starts(lang, segment)
     index = jnp.broadcast_to(jnp.arange(s.shape[-1], dtype=jnp.int32), s.shape)
@@ -96,12 +86,6 @@ def conflator_bigrams(
       kernel: W_b.
       first: True at the first tokens of documents, for which x_{i-1} = 0; None where the rows
         before them are zero already.
-
-    Example:
-      >>> conflator_bigrams(
-      ...     jnp.array([[[0.0], [1.0], [2.0]]]), jnp.array([[10.0], [1.0]])
-      ... ).ravel().tolist()
-      [1.0, 12.0]
     """
     before = x[:, :-1] if first is None else jnp.where(first[..., None], 0, x[:, :-1])
     return jnp.concatenate([before, x[:, 1:]], axis=-1) @ kernel.astype(x.dtype)
@@ -110,28 +94,13 @@ def conflator_bigrams(
 @register(
     'conflator',
     kind='encoding',
-    card=Card(
-        name='CONFLATOR',
-        title='CONFLATOR: Incorporating Switching Point based Rotatory Positional Encodings for '
-        'Code-Mixed Language Modeling',
-        arxiv='2309.05270',
-        door='qkv, project, merge',
-        equation='out_i = w_u O(x_i) + w_b O([x_{i-1}; x_i] W_b), w = softmax(mix), O rotary '
-        'attention with angles A_i = i theta + c_i delta, c_i the number of language switches',
-        source='our interpretation of the paper, which gives no full equations; no code was '
-        'released',
-        authors='Ali, Mohsin and Teja, Kandukuri Sai and Gupta, Neeharika and Patwa, Parth and '
-        'Chatterjee, Anubhab and '
-        'Jain, Vinija and Chadha, Aman and Das, Amitava',
-        year=2023,
-        example='conflator()',
-        promises=Promises(relative=True, needs_training=True, fused=True),
-    ),
+    card=Card(name='CONFLATOR', example='conflator()', relative=True, needs_training=True),
 )
 class Conflator(SeveralInputs):
     """Rotary angles that jump at switching points, and a second attention from bigrams.
 
-    `A_i = p_i theta + c_i delta`, c_i the number of times the language has switched up to token i,
+    `out_i = w_u O(x_i) + w_b O([x_{i-1}; x_i] W_b)`, `A_i = p_i theta + c_i delta`, O rotary
+    attention with the angles A, c_i the number of times the language has switched up to token i,
     delta learned, one number per plane and layer. Two attentions with the layer's W_q, W_k, W_v:
     one of the layer input x_i, one of the bigram `y_i = [x_{i-1}; x_i] W_b`, x_{i-1} = 0 at the
     first token of a document; their results are mixed, `w_u O_u + w_b O_b`, `(w_u, w_b) =
@@ -157,8 +126,8 @@ class Conflator(SeveralInputs):
       head_dim, model_dim, rngs: from the model.
 
     Raises:
-      ValueError: an odd head width, a base below 1 or beyond float32, an unknown layout or mode; at
-        call, positions of another shape, or not one row more of layer input than tokens.
+      ValueError: an odd head width; at call, positions of another shape, or not one row more of
+        layer input than tokens.
 
     Reference: Ali et al., arXiv 2309.05270.
 
@@ -178,7 +147,7 @@ class Conflator(SeveralInputs):
 
     def __init__(
         self,
-        base: float = 10000.0,
+        base: Base = 10000.0,
         layout: Layout = 'half',
         mode: Mode = 'shift',
         unigram_only: bool = False,
@@ -186,8 +155,8 @@ class Conflator(SeveralInputs):
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        self.layout = check_choice('layout', layout, LAYOUTS)
-        self.mode = check_choice('conflator mode', mode, MODES)
+        self.layout = layout
+        self.mode = mode
         self.base, self.head_dim, self.unigram_only = base, head_dim, unigram_only
         self.shut = frozenset(('qkv', 'merge') if unigram_only else ())
         self.lookback = 0 if unigram_only else 1

@@ -11,10 +11,9 @@ from posenc_jax.attention.buckets import sum_by_bucket, take_bucket
 from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.products import heads_first, scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.capabilities import Carries
-from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 # Cumulative sums are taken over runs of this many keys, each by one small matrix product. That
 # takes half the time of XLA's cumulative sum on CPU (measured).
@@ -22,12 +21,7 @@ _RUN = 32
 
 
 def suffix_sum(gates: Float[Array, '... S'] | Bool[Array, '... S']) -> Float[Array, '... S']:
-    """Sum over the keys from each key to the last one, inclusive, in float32.
-
-    Example:
-      >>> suffix_sum(jnp.array([1.0, 2.0, 3.0])).tolist()
-      [6.0, 5.0, 3.0]
-    """
+    """Sum over the keys from each key to the last one, inclusive, in float32."""
     if in_kernel():
         return jax.lax.cumsum(gates.astype(jnp.float32), axis=gates.ndim - 1, reverse=True)
     keys = gates.shape[-1]
@@ -48,10 +42,6 @@ def interpolate(z: Float[Array, 'B N T P'], p: Float[Array, 'B N T S']) -> Float
     """Linear interpolation of `z` along its last axis at fractional positions `p >= 0`.
 
     `p` is clamped at P - 1; no gradient reaches a clamped p.
-
-    Example:
-      >>> interpolate(jnp.array([[[[0.0, 10.0]]]]), jnp.array([[[[0.25, 7.0]]]])).tolist()
-      [[[[2.5, 10.0]]]]
     """
     return _interpolate_fwd(z, p)[0]
 
@@ -128,27 +118,21 @@ def cope_bias(
     kind='encoding',
     card=Card(
         name='CoPE (contextual)',
-        title="Contextual Position Encoding: Learning to Count What's Important",
-        arxiv='2405.18719',
-        door='project, logits',
-        equation='logit_ij = q_i . (k_j + e[p_ij]) / sqrt(H), p_ij = min(sum_{m=j..i} '
-        'sigmoid(q_i . k_m / sqrt(H)), npos - 1)',
-        source='facebookresearch/RAM (projects/cope)',
-        authors='Golovneva, Olga and Wang, Tianlu and Weston, Jason and Sukhbaatar, Sainbayar',
-        year=2024,
         example='cope(npos=16)',
         causal_only=True,
-        promises=Promises(relative=True, sweep_free=False, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class CoPE(Carries):
     """Adds a bias at a position that content-dependent gates count; acts on the logits.
 
-    `g_ij = sigmoid(s_ij)` with the scaled logits `s_ij`, `p_ij = min(sum_{m=j..i} g_im, npos - 1)`
-    over the visible keys, `b_ij` = linear interpolation of `z_i[c] = q_i . E[:, c]` at `p_ij`; the
-    logit is `s_ij + b_ij / sqrt(H)`. One table E serves all heads. Differs from the paper: nothing
-    in the formulas. In a chain, the gates read the logits and z reads the queries as the earlier
-    parts leave them. The gates of a query are summed again at every decoding step.
+    `logit_ij = q_i . (k_j + e[p_ij]) / sqrt(H)`, `p_ij = min(sum_{m=j..i} g_im, npos - 1)`, `g_ij =
+    sigmoid(q_i . k_j / sqrt(H))`, with sums over the visible keys. e is a trained table E, one for
+    all heads; between whole positions `z_i[c] = q_i . E[:, c]` is interpolated linearly. Differs
+    from the paper: nothing in the formulas. In a chain, the gates read the logits and z reads the
+    queries as the earlier parts leave them. The gates of a query are summed again at every decoding
+    step.
 
     Args:
       npos: number of columns of E, for positions 0 .. npos - 1; larger counts use the last one. The
@@ -161,19 +145,14 @@ class CoPE(Carries):
       kv_heads, head_dim, model_dim, rngs: from the model.
 
     Raises:
-      ValueError: npos below 1; `gates='separate'` without the layer input of every key.
+      ValueError: `gates='separate'` without the layer input of every key.
 
     Reference: Golovneva, Wang, Weston, Sukhbaatar, arXiv 2405.18719.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> pj.make('cope(npos=64)', heads=2, head_dim=8, model_dim=16).table.shape
-      (8, 64)
     """
 
     def __init__(
         self,
-        npos: int = 64,
+        npos: Size = 64,
         scale_pos: bool = True,
         gates: Literal['key', 'separate', 'value'] = 'key',
         kv_heads: int = CONTEXT,
@@ -181,9 +160,7 @@ class CoPE(Carries):
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        if npos < 1:
-            raise ValueError(f'CoPE needs npos of at least 1, got {npos}')
-        self.gates = check_choice('gates', gates, ('key', 'separate', 'value'))
+        self.gates = gates
         self.scale = head_dim**-0.5 if scale_pos else 1.0
         self.table = nnx.Param(jnp.zeros((head_dim, npos), jnp.float32), axes=(None, None))
         if gates == 'separate':

@@ -11,11 +11,11 @@ from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.base.phases import phase
 from posenc_jax.base.products import heads_first, scaled_dot_product, weighted_sum
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.sinusoidal import sinusoidal_frequencies
+from posenc_jax.protocol.bounds import CONTEXT, Finite, Size
 from posenc_jax.protocol.capabilities import SeveralInputs
-from posenc_jax.protocol.errors import check_choice, check_number
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_range, lookup_rows
 
 Mode = Literal['magnitude', 'phase', 'real', 'hybrid', 'apatt', 'riatt']
@@ -30,10 +30,6 @@ def cope_complex_sines(pos: Num[Array, '#B L'], width: int) -> Float[Array, '#B 
 
     Raises:
       ValueError: an odd width.
-
-    Example:
-      >>> cope_complex_sines(jnp.array([[1]]), 4).round(3).tolist()
-      [[[0.841, 0.841, 0.01, 0.01]]]
     """
     if width < 2 or width % 2:
         raise ValueError(
@@ -50,11 +46,6 @@ def complex_products(
 
     Args:
       q, k: real and imaginary part of queries and keys; key heads are shared as usual.
-
-    Example:
-      >>> one = lambda x: jnp.full((1, 1, 1, 1), x)
-      >>> [a.item() for a in complex_products((one(1.0), one(2.0)), (one(3.0), one(-1.0)))]
-      [1.0, 7.0]
     """
     (q_re, q_im), (k_re, k_im) = q, k
     real = scaled_dot_product(q_re, k_re) + scaled_dot_product(q_im, k_im)
@@ -110,10 +101,6 @@ def complex_logits(
 def paired(re: Array, im: Array, groups: int, axis: int) -> Array:
     """Both parts joined along the heads: in each of the groups of query heads that share a key
     head, the real parts come first. So a mesh that cuts the key heads leaves the parts together.
-
-    Example:
-      >>> paired(jnp.array([1, 2, 3, 4]), jnp.array([10, 20, 30, 40]), 2, 0).tolist()
-      [1, 2, 10, 20, 3, 4, 30, 40]
     """
     shape = (*re.shape[:axis], groups, -1, *re.shape[axis + 1 :])
     both = jnp.concatenate([re.reshape(shape), im.reshape(shape)], axis=axis + 1)
@@ -121,12 +108,7 @@ def paired(re: Array, im: Array, groups: int, axis: int) -> Array:
 
 
 def parted(both: Array, groups: int, axis: int) -> tuple[Array, Array]:
-    """The real and the imaginary part of what `paired` joined.
-
-    Example:
-      >>> [part.tolist() for part in parted(jnp.array([1, 2, 10, 20, 3, 4, 30, 40]), 2, 0)]
-      [[1, 2, 3, 4], [10, 20, 30, 40]]
-    """
+    """The real and the imaginary part of what `paired` joined."""
     split = both.reshape(*both.shape[:axis], groups, 2, -1, *both.shape[axis + 1 :])
     flat = (*both.shape[:axis], -1, *both.shape[axis + 1 :])
     re, im = (jax.lax.index_in_dim(split, part, axis + 1, keepdims=False) for part in range(2))
@@ -138,31 +120,25 @@ def parted(both: Array, groups: int, axis: int) -> tuple[Array, Array]:
     kind='encoding',
     card=Card(
         name='CoPE (complex)',
-        title='CoPE: A Lightweight Complex Positional Encoding',
-        arxiv='2508.18308',
         door='qkv, logits, merge',
-        equation='z_t = x_t + i gamma s_t, s_t[2m] = s_t[2m+1] = sin(t 10000^(-2m/D)); '
-        'logit_ij = |W_q z_i . conj(W_k z_j)| / sqrt(H)',
-        source='the paper and public code of the same idea; it has no official code',
-        authors='Amballa, Avinash',
-        year=2025,
         example='cope_complex()',
-        promises=Promises(needs_training=True),
+        needs_training=True,
     ),
 )
 class CopeComplex(SeveralInputs):
     """Attention of complex vectors whose imaginary part is the position; for the first layer.
 
-    `z_t = x_t + i gamma s_t` with `s_t[2m] = s_t[2m+1] = sin(t 10000^(-2m/D))` and x the input of
-    attention. Queries, keys and values are complex, `z W^T` with `W = W_r + i W_i`: W_r are the
-    projections of the layer, W_i belongs to this encoding. With `S_ij = q_i . conj(k_j)` the logits
-    are those of `complex_logits`; the values are summed as complex numbers. Other layers are
-    ordinary in the paper: `pattern=('cope_complex()', 'nope()', ...)` with one entry for each
-    layer. As `encoding` it acts in every layer, each with imaginary parts of its own. It acts on
-    projections and logits; a cache holds both parts of keys and values. Attention has twice the
-    heads of the layer, so parts with parameters per head cannot be chained. Differs from the paper:
-    the details are an interpretation; x is the input of the layer behind its norm; the output
-    projection is that of the layer, and real. A bias of the projections is added to both parts.
+    `logit_ij = |W_q z_i . conj(W_k z_j)| / sqrt(H)`, `z_t = x_t + i gamma s_t`, `s_t[2m] =
+    s_t[2m+1] = sin(t 10000^(-2m/D))`, x the input of attention. Queries, keys and values are
+    complex, `z W^T` with `W = W_r + i W_i`: W_r are the projections of the layer, W_i belongs to
+    this encoding. With `S_ij = q_i . conj(k_j)` the logits are those of `complex_logits`; the
+    values are summed as complex numbers. Other layers are ordinary in the paper:
+    `pattern=('cope_complex()', 'nope()', ...)` with one entry for each layer. As `encoding` it acts
+    in every layer, each with imaginary parts of its own. It acts on projections and logits; a cache
+    holds both parts of keys and values. Attention has twice the heads of the layer, so parts with
+    parameters per head cannot be chained. Differs from the paper: the details are an
+    interpretation; x is the input of the layer behind its norm; the output projection is that of
+    the layer, and real. A bias of the projections is added to both parts.
 
     Args:
       mode: 'magnitude', 'phase', 'real' or 'hybrid', see `complex_logits`; 'apatt' weighs by |S|
@@ -178,26 +154,19 @@ class CopeComplex(SeveralInputs):
       heads, kv_heads, head_dim, model_dim: from the model.
 
     Raises:
-      ValueError: an odd model_dim with sines, max_len below 1, alpha or gamma that are not finite,
-        'riatt' with 'concat'; at call, positions with components, or outside a learned table.
+      ValueError: an odd model_dim with sines, 'riatt' with 'concat'; at call, positions with
+        components, or outside a learned table.
 
     Reference: Amballa, arXiv 2508.18308.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> encoding = pj.make('cope_complex()', heads=2, head_dim=4, model_dim=8)
-      >>> layer = pj.Attention(encoding, width=8, heads=2, rngs=nnx.Rngs(0))
-      >>> layer(jnp.ones((1, 3, 8))).shape, layer.encoding.parts[0].w_q.shape
-      ((1, 3, 8), (8, 2, 4))
     """
 
     def __init__(
         self,
         mode: Mode = 'magnitude',
-        alpha: float = 0.25,
-        gamma: float = 1.0,
+        alpha: Finite = 0.25,
+        gamma: Finite = 1.0,
         position: Position = 'sinusoid',
-        max_len: int = 512,
+        max_len: Size = 512,
         merge: Merge = 'real',
         heads: int = CONTEXT,
         kv_heads: int = CONTEXT,
@@ -206,9 +175,8 @@ class CopeComplex(SeveralInputs):
         rngs: nnx.Rngs = CONTEXT,
     ):
         self.mode, self.kv_heads = mode, kv_heads
+        self.alpha, self.gamma = alpha, gamma
         self.shut = frozenset(() if mode == 'apatt' else ('project', 'collect'))
-        self.alpha = check_number('cope_complex alpha', alpha)
-        self.gamma = check_number('cope_complex gamma', gamma)
         if mode == 'riatt' and merge != 'real':
             raise ValueError("cope_complex(mode='riatt') sums the real part only: merge='real'")
         normal = lambda *shape: jax.random.normal(rngs.params(), shape, jnp.float32)
@@ -218,8 +186,6 @@ class CopeComplex(SeveralInputs):
         self.w_v = nnx.Param(drawn(kv_heads), axes=('width', 'kv_heads', 'head_dim'))
         table = project = None
         if position == 'learned':
-            if max_len < 1:
-                raise ValueError(f'cope_complex max_len must be at least 1, got {max_len}')
             table = nnx.Param(0.02 * normal(max_len, model_dim), axes=('positions', 'width'))
         elif model_dim % 2:
             raise ValueError(

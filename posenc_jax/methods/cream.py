@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.checks import check_train_len
+from posenc_jax.protocol.bounds import CONTEXT, TrainLen
 from posenc_jax.protocol.encoding import Encoding, PositionRange
 from posenc_jax.protocol.errors import check_number
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import known_range
 
 _SIGMA, _POINTS = 3.0, 1000
@@ -30,10 +29,6 @@ def cream_thresholds(factor: int) -> np.ndarray:
     Raises:
       ValueError: a factor that is no integer of at least 1, or so large that the ids of the
         shortest row, of more than 8 f tokens, leave int32.
-
-    Example:
-      >>> cream_thresholds(2).round(4).tolist()
-      [0.5, 0.6306]
     """
     if isinstance(factor, bool) or not isinstance(factor, (int, np.integer)) or factor < 1:
         raise ValueError(f'cream factor must be an integer of at least 1, got {factor!r}')
@@ -48,10 +43,6 @@ def cream_heads(count: int, factor: int) -> tuple[int, int]:
 
     Raises:
       ValueError: N too small for heads of `4f` with something between them.
-
-    Example:
-      >>> cream_heads(4096, 8)
-      (1365, 32)
     """
     if count <= 8 * factor:
         needed = (
@@ -66,10 +57,6 @@ def cream_bounds(alpha, head, count: int):
 
     `h + (q-1) alpha / 2` rounded down and `alpha N / 2 - h - 1`, with `q = N - 2h`. Works on NumPy
     and JAX integers.
-
-    Example:
-      >>> [cream_bounds(alpha, 1365, 4096) for alpha in (2, 3)]
-      [(2730, 2730), (3412, 4778)]
     """
     return head + (count - 2 * head - 1) * alpha // 2, alpha * count // 2 - head - 1
 
@@ -78,10 +65,6 @@ def cream_ids(end, head, count: int, factor: int, index):
     """The ids of the tokens at `index`: `0 .. h-1`, `end-q+1 .. end`, `Nf-h .. Nf-1` for N tokens.
 
     Works on NumPy and JAX integers.
-
-    Example:
-      >>> cream_ids(9, 2, 6, 3, np.arange(6)).tolist()
-      [0, 1, 8, 9, 16, 17]
     """
     in_tail, in_middle = index >= count - head, (index >= head) & (index < count - head)
     return index + in_middle * (end - (count - head - 1)) + in_tail * (count * (factor - 1))
@@ -92,44 +75,33 @@ def cream_ids(end, head, count: int, factor: int, index):
     kind='encoding',
     card=Card(
         name='CREAM',
-        title='Never Miss A Beat: An Efficient Recipe for Context Window Extension of Large '
-        'Language Models with Consistent '
-        '"Middle" Enhancement',
-        arxiv='2406.07138',
-        door='place',
-        equation='training: p = 0 .. h-1, end-q+1 .. end, Nf-h .. Nf-1, q = N - 2h, end ~ U[h + '
-        '(q-1) a/2, a N/2 - h - 1], a ~ floor Normal(1+f, 3) clipped to [2, 2f], f the factor; '
-        'evaluation: p = 0 .. L-1',
-        source='bigai-nlco/CREAM',
-        authors='Wu, Tong and Zhao, Yanpeng and Zheng, Zilong',
-        year=2024,
         example='cream(factor=2) | rope(freqs=pi(factor=2.0))',
         share='model',
-        promises=Promises(relative=True, fused=True),
+        relative=True,
     ),
 )
 class CREAM(Encoding):
     """Trains N tokens at positions of a range N f: h at each end, the others at random between.
 
-    Ids are `0 .. h-1`, `end-q+1 .. end`, `Nf-h .. Nf-1` with `q = N - 2h`. A forward pass draws h
-    with equal probability from `N // 3` (for distances between the pieces) and `4f` (for distances
-    of neighbours). Each row draws alpha from the censored normal of `cream_thresholds`, and `end`
+    `p = 0 .. h-1, end-q+1 .. end, Nf-h .. Nf-1`, `q = N - 2h`. A forward pass draws h with equal
+    probability from `N // 3` (for distances between the pieces) and `4f` (for distances of
+    neighbours). Each row draws alpha from the censored normal of `cream_thresholds`, and `end`
     uniformly between `cream_bounds`. In evaluation positions do not change. Chain it with position
-    interpolation by the same factor, in training and in evaluation:
-    `cream(factor=8) | rope(freqs=pi(factor=8.0))`. N is the length of the row. Ids are looked up by
-    position, so a shorter or packed document gets the first of the row's ids. The tokens remain N
-    consecutive tokens of the text. The task `cream_text` instead takes the middle from longer
-    texts, as the paper does; do not use this encoding with it. Differs from the paper: tokens that
-    have one row for the whole batch have one draw.
+    interpolation by the same factor, in training and in evaluation: `cream(factor=8) |
+    rope(freqs=pi(factor=8.0))`. N is the length of the row. Ids are looked up by position, so a
+    shorter or packed document gets the first of the row's ids. The tokens remain N consecutive
+    tokens of the text. The task `cream_text` instead takes the middle from longer texts, as the
+    paper does; do not use this encoding with it. Differs from the paper: tokens that have one row
+    for the whole batch have one draw.
 
     Args:
       factor: f, target length / trained length; 1 leaves positions as they are.
       train_len: N, from the model.
 
     Raises:
-      ValueError: a factor or train_len that is no integer of at least 1, or a factor above 16383;
-        in training, rows of 8f tokens or fewer, and positions that are fractional, have several
-        components, or lie outside 0 .. N-1 (where they are traced, ids then leave 0 .. Nf-1).
+      ValueError: a factor that is no integer in 1 .. 16383; in training, rows of 8f tokens or
+        fewer, and positions that are fractional, have several components, or lie outside 0 .. N-1
+        (where they are traced, ids then leave 0 .. Nf-1).
 
     Reference: Wu, Zhao, Zheng, arXiv 2406.07138.
 
@@ -146,9 +118,9 @@ class CREAM(Encoding):
 
     traits = frozenset({'places_together'})
 
-    def __init__(self, factor: int, train_len: int = CONTEXT):
+    def __init__(self, factor: int, train_len: TrainLen = CONTEXT):
         self.thresholds = tuple(cream_thresholds(factor).tolist())
-        self.factor, self.train_len = factor, check_train_len('cream', train_len)
+        self.factor, self.train_len = factor, train_len
 
     @property
     def position_range(self):

@@ -1,20 +1,20 @@
 """DCA: dual chunk attention."""
 
 import dataclasses
-import numbers
+from typing import Annotated
 
 import jax.numpy as jnp
 from jaxtyping import Array, Num
 
 from posenc_jax.base.products import heads_first
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.extended_parts import check_part
 from posenc_jax.methods.piecewise import piecewise_logits
 from posenc_jax.methods.rope import Rotary
+from posenc_jax.protocol.bounds import CONTEXT, Count, Ge, Lt, Positive
 from posenc_jax.protocol.checks import check_train_len
 from posenc_jax.protocol.composite import Wrapper
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def dca_distance(
@@ -51,19 +51,10 @@ def _query_positions(pos, chunk, clip):
 
 CARD = Card(
     name='DCA',
-    title='Training-Free Long-Context Scaling of Large Language Models',
-    arxiv='2402.17463',
     door='project, logits',
-    equation='logit_ij = R(D_ij) q_i . k_j / sqrt(H); D = i-j, min(i mod s + s, P) - j mod s, P '
-    '- j mod s by chunk relation',
-    source='HKUNLP/ChunkLlama',
-    authors='An, Chenxin and Huang, Fei and Zhang, Jun and Gong, Shansan and Qiu, Xipeng and '
-    'Zhou, Chang and Kong, Lingpeng',
-    year=2024,
     example='dca(encoding=rope(), chunk=4, local=2)',
     share='model',
     causal_only=True,
-    promises=Promises(),
 )
 
 
@@ -72,10 +63,11 @@ CARD = Card(
 class DCA(Wrapper):
     """Limits relative positions to s + w: a rotary query has three positions, a key one.
 
-    `D_ij = i - j` for keys of the query's chunk, `min(i mod s + s, P) - j mod s` for the chunk
-    before, `P - j mod s` for earlier chunks, with P = s + w. So D is at most P, within the trained
-    length M if P <= M, and it is exact where `i - j <= w`. Keys are cached once, rotated at `j mod
-    s`. Differs from the paper: P is s + w as in the released code; the text has s + w - 1.
+    `logit_ij = R(D_ij) q_i . k_j / sqrt(H)`, `D_ij = i - j, min(i mod s + s, P) - j mod s, P - j
+    mod s`, the three for keys of the query's chunk, of the chunk before and of earlier ones, with P
+    = s + w. So D is at most P, within the trained length M if P <= M, and it is exact where `i - j
+    <= w`. Keys are cached once, rotated at `j mod s`. Differs from the paper: P is s + w as in the
+    released code; the text has s + w - 1.
 
     Args:
       encoding: the rotary encoding.
@@ -87,17 +79,10 @@ class DCA(Wrapper):
       train_len: M, from the model.
 
     Raises:
-      ValueError: an encoding that is not rotary, depends on the length or has other frequencies at
-        its first positions; chunk or local not integers; chunk below 1 or from 2**30 on; local
-        outside 0 .. chunk; an attention_factor that is not positive.
+      ValueError: an encoding that is not rotary, depends on the length or has other frequencies
+        at its first positions; local above chunk, or a train_len without room for a chunk.
 
     Reference: An, Huang, Zhang, Gong, Qiu, Zhou, Kong, arXiv 2402.17463.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> part = pj.make('dca(encoding=rope())', head_dim=8, train_len=64)
-      >>> part.chunk, part.clip
-      (40, 48)
     """
 
     adds = frozenset({'forms_logits'})
@@ -107,9 +92,9 @@ class DCA(Wrapper):
     def __init__(
         self,
         encoding: Encoding = CONTEXT,
-        chunk: int | None = None,
-        local: int | None = None,
-        attention_factor: float = 1.0,
+        chunk: Annotated[int, Ge(1), Lt(2**30)] | None = None,
+        local: Count | None = None,
+        attention_factor: Positive = 1.0,
         train_len: int = CONTEXT,
     ):
         if chunk is None or local is None:
@@ -118,12 +103,6 @@ class DCA(Wrapper):
         origin = f'{given}; defaults are local = train_len / 8 and chunk = 3/4 train_len - local'
         local = train_len // 8 if local is None else local
         chunk = 3 * train_len // 4 - local if chunk is None else chunk
-        if not attention_factor > 0:
-            raise ValueError(f'dca: attention_factor must be positive, got {attention_factor}')
-        if not all(isinstance(size, numbers.Integral) for size in (chunk, local)):
-            raise ValueError(
-                f'dca: chunk and local must be integers, in positions, got {chunk=}, {local=}'
-            )
         if not 1 <= chunk < 2**30:  # so that 2 * chunk is a position of 32 bits
             raise ValueError(
                 f'dca: chunk must be at least 1 and less than 2**30, got chunk={chunk} ({origin})'

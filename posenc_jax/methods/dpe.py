@@ -1,18 +1,19 @@
 """Dynamic position encoding: a small encoder learns where each source word stands in the target."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.attention.attend import attend
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.sinusoidal import sinusoidal_table
+from posenc_jax.protocol.bounds import CONTEXT, Gt, Le, Size
 from posenc_jax.protocol.capabilities import AuxiliaryLoss
 from posenc_jax.protocol.encoding import TOKEN_STAGE
-from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.masks import Document
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 # One size of tile at every length, so that memory is linear in the length.
@@ -47,14 +48,6 @@ def ordering_layer(
       tok: the tokens; only documents and padding are read.
       weights: w_q, w_k, w_v [D, N, H], w_out [N, H, D], w_in [D, F], b_in [F], w_back [F, D], and
         b_back, scale_1, bias_1, scale_2, bias_2 [D].
-
-    Example:
-      >>> one, zero = jnp.ones(2), jnp.zeros(2)
-      >>> w = dict.fromkeys(['w_q', 'w_k', 'w_v', 'w_out'], jnp.zeros((2, 1, 2)))
-      >>> w |= dict(w_out=jnp.zeros((1, 2, 2)), w_in=jnp.eye(2), w_back=jnp.eye(2), b_back=zero)
-      >>> w |= dict(b_in=zero, scale_1=one, bias_1=zero, scale_2=one, bias_2=one)
-      >>> ordering_layer(jnp.array([[[3.0, 1.0]]]), Tokens.of(length=1), w).round(3).tolist()
-      [[[2.0, 0.0]]]
     """
     w = {name: a.astype(x.dtype) for name, a in weights.items()}
     q, k, v = (jnp.einsum('bld,dnh->blnh', x, w[name]) for name in ('w_q', 'w_k', 'w_v'))
@@ -82,10 +75,6 @@ def order_loss(
       o: what the ordering encoder says of each token.
       pi: the place of each token in the order of the target.
       valid: False for padding; None where all tokens are real.
-
-    Example:
-      >>> float(order_loss(jnp.zeros((1, 3, 4)), jnp.array([[2, 0, 1]])))
-      0.5
     """
     apart = o.astype(jnp.float32) - sinusoidal_table(pi, o.shape[-1])
     error = (apart * apart).mean(-1)
@@ -98,42 +87,35 @@ def order_loss(
     kind='encoding',
     card=Card(
         name='DPE, dynamic position encoding',
-        title='Dynamic Position Encoding for Transformers',
-        arxiv='2204.08142',
         door='embed',
-        equation='x_t + o_t, o = encoder(x_t + sinusoid(t)); loss = lam CE + (1 - lam) mean (o_t - '
-        'sinusoid(pi(t)))^2',
-        source='no official code; the paper',
-        authors='Zheng, Joyce and Rezagholizadeh, Mehdi and Passban, Peyman',
-        year=2022,
         example='dpe() | full()',
         share='model',
-        promises=Promises(cached='none', needs_training=True, fused=True),
+        needs_training=True,
     ),
 )
 class DPE(AuxiliaryLoss):
     """Adds to the vectors of a source what a small encoder says about their order in the target.
 
-    `x_t + o_t`; o is the result of `layers` encoder layers on `x_t + sinusoid(t)`. In training, o_t
-    is drawn to `sinusoid(pi(t))`, where pi(t) is the place of word t in the order of the target
-    (`order_from_alignment` of `xlpe` makes it): the loss is `lam CE + (1 - lam) L_order`, L_order
-    as `order_loss` has it. The cross entropy of a task has the weight 1 here, so `auxiliary_loss`
-    is `(1 - lam) / lam L_order`. Positions are [B, L, 2] of components (t, pi(t)) in training;
-    nothing but the loss reads pi, and without the loss positions [B, L] do. The layers read later
-    tokens too: for encoders. Differs from the paper, which has no public code and leaves details
-    open: that the layers read sinusoid(t) is an option, and the loss is a mean over the channels.
-    The layers are those of arXiv 1706.03762 with a hidden width of 4 D, without biases in
-    attention.
+    `x_t + o_t`, `o = encoder(x_t + sinusoid(t))`; o is the result of `layers` encoder layers on
+    `x_t + sinusoid(t)`. In training, o_t is drawn to `sinusoid(pi(t))`, where pi(t) is the place of
+    word t in the order of the target (`order_from_alignment` of `xlpe` makes it): the loss is `lam
+    CE + (1 - lam) L_order`, L_order as `order_loss` has it. The cross entropy of a task has the
+    weight 1 here, so `auxiliary_loss` is `(1 - lam) / lam L_order`. Positions are [B, L, 2] of
+    components (t, pi(t)) in training; nothing but the loss reads pi, and without the loss positions
+    [B, L] do. The layers read later tokens too: for encoders. Differs from the paper, which has no
+    public code and leaves details open: that the layers read sinusoid(t) is an option, and the loss
+    is a mean over the channels. The layers are those of arXiv 1706.03762 with a hidden width of 4
+    D, without biases in attention.
 
     Args:
       layers: of the ordering encoder.
-      lam: weight of the cross entropy, above 0 and at most 1.
+      lam: weight of the cross entropy.
       order_input_pe: whether the layers read sinusoid(t). Without it, repeated words are alike.
       heads, head_dim, model_dim, rngs: N, H, D, from the model.
 
     Raises:
-      ValueError: no layers, a lam outside (0, 1]; at call, positions with more than two components,
-        token vectors of another width, or a loss with positions that have no pi.
+      ValueError: at call, positions with more than two components, token vectors of another
+        width, or a loss with positions that have no pi.
 
     Reference: Zheng, Rezagholizadeh, Passban, arXiv 2204.08142.
 
@@ -149,17 +131,14 @@ class DPE(AuxiliaryLoss):
 
     def __init__(
         self,
-        layers: int = 2,
-        lam: float = 0.5,
+        layers: Size = 2,
+        lam: Annotated[float, Gt(0), Le(1.0)] = 0.5,
         order_input_pe: bool = True,
         heads: int = CONTEXT,
         head_dim: int = CONTEXT,
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        if layers < 1:
-            raise ValueError(f'dpe layers must be at least 1, got {layers}')
-        check_number('dpe lam', lam, above=0, most=1.0)
         self.lam, self.order_input_pe, self.model_dim = lam, order_input_pe, model_dim
         sizes = dict(D=model_dim, N=heads, H=head_dim, F=4 * model_dim)
         for name, (axes, letters) in _WEIGHTS.items():

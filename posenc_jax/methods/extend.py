@@ -5,7 +5,6 @@ import dataclasses
 from posenc_jax.language import spec as spec_language
 from posenc_jax.language.layer_spec import parse_layer
 from posenc_jax.language.make import CONTEXT_NAMES, make
-from posenc_jax.methods.extended_parts import is_relative_bias
 from posenc_jax.methods.rope import Rotary
 from posenc_jax.protocol.calls import written
 from posenc_jax.protocol.composite import name_of, parts_of
@@ -84,10 +83,6 @@ def extended_spec(encoding: str, spec: str) -> str:
     Raises:
       SpecError: as for `extend`. Errors that depend on the sizes of a model appear when the result
         is built.
-
-    Example:
-      >>> extended_spec('rope(base=500.0) | alibi()', 'yarn(factor=4.0)')
-      'rope(base=500.0, freqs=yarn(factor=4.0)) | alibi()'
     """
     nodes = list(parse_layer(encoding).nodes)
     for node in _calls(spec):
@@ -152,3 +147,15 @@ def _the_one(node: spec_language.Node, found: list, among: str):
             )
         raise SpecError(f'{node.entry.key} extends {wanted}; found {len(found)} in {among}')
     return found[0]
+
+
+def is_relative_bias(encoding: Encoding) -> bool:
+    """Whether it is a bias that depends on position differences only, like ALiBi, and masks no
+    keys.
+    """
+    return (
+        isinstance(encoding, Bias)
+        and hasattr(encoding, 'card')
+        and encoding.card.promises.relative
+        and not encoding.opens('mask')
+    )

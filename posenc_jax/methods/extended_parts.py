@@ -1,21 +1,9 @@
 """Checks of the encodings that an extension can wrap."""
 
+from posenc_jax.methods.extend import is_relative_bias
 from posenc_jax.methods.rope import Rotary
 from posenc_jax.protocol.composite import name_of
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.families import Bias
-
-
-def is_relative_bias(encoding: Encoding) -> bool:
-    """Whether it is a bias that depends on position differences only, like ALiBi, and masks no
-    keys.
-    """
-    return (
-        isinstance(encoding, Bias)
-        and hasattr(encoding, 'card')
-        and encoding.card.promises.relative
-        and not encoding.opens('mask')
-    )
 
 
 def check_part(

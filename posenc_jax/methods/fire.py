@@ -8,21 +8,15 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.attention.kernels.operations import loop, pick, put
 from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.derivatives import own_gradient
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.bounds import CONTEXT, Positive, Size
 from posenc_jax.protocol.families import Bias, signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 _EPSILON = 1e-6  # as in the official code: keeps the quotient finite where both transforms are 0
 
 
 def fire_transform(x: Float[Array, '...'], c: Float[Array, '']) -> Float[Array, '...']:
-    """`psi(x) = ln(|c x| + 1)`.
-
-    Example:
-      >>> fire_transform(jnp.array([0.0, 5.0]), jnp.float32(0.1)).round(4)
-      Array([0.    , 0.4055], dtype=float32)
-    """
+    """`psi(x) = ln(|c x| + 1)`."""
     return jnp.log1p(jnp.abs(c * x))
 
 
@@ -53,10 +47,6 @@ def fire_network(
 
     Both layers are matrix products with all pairs along the long axis. The sums over pairs in their
     gradients are then matrix products too.
-
-    Example:
-      >>> fire_network(jnp.array([[[0.5]]]), jnp.array([[1.0], [1.0]]), jnp.array([[2.0]])).tolist()
-      [[[[3.0]]]]
     """
     if in_kernel():
         gain, offset, weight = (a.reshape(1, 1, 1, len(w2)) for a in (w1[:1], w1[1:], w2))
@@ -108,58 +98,36 @@ _unit_by_unit.defvjp(lambda *inputs: (_unit_by_unit(*inputs), inputs), _unit_by_
     kind='encoding',
     card=Card(
         name='FIRE',
-        title='Functional Interpolation for Relative Positions Improves Long Context Transformers',
-        arxiv='2310.04418',
-        door='logits',
-        equation='logit_ij = q_i . k_j / sqrt(H) + f(psi(i - j) / psi(max(i, T)))_h, psi(x) = '
-        'ln(|c x| + 1)',
-        source='mcleish7/arithmetic (the appendix code of the paper)',
-        authors='Li, Shanda and You, Chong and Guruganesh, Guru and Ainslie, Joshua and Ontanon, '
-        'Santiago and '
-        'Zaheer, Manzil and Sanghai, Sumit and Yang, Yiming and Kumar, Sanjiv and Bhojanapalli, '
-        'Srinadh',
-        year=2024,
         example='fire(threshold=8)',
         share='layer',
         causal_only=True,
-        promises=Promises(needs_training=True),
+        needs_training=True,
     ),
 )
 class FIRE(Bias):
     """Adds a trained function of the distance relative to the query's position, to the logits.
 
-    `b_ij = W2 relu(W1 z_ij + b1)`, `z_ij = psi(i - j) / (psi(max(i, |mult| T)) + 1e-6)`, `psi(x) =
-    ln(|c x| + 1)`; c and mult are trained. It acts on the logits. Differs from the paper: the
-    output bias b2 is left out, since the softmax cancels it. FIRE-S (`fire_s`) shares one network
-    between the layers (`share='model'` in the config). For the paper's random training positions
-    use `randomized_pe(...) | fire()`.
+    `logit_ij = q_i . k_j / sqrt(H) + b_ij`, `b_ij = W2 relu(W1 z_ij + b1)`, `z_ij = psi(i - j) /
+    (psi(max(i, |mult| T)) + 1e-6)`, `psi(x) = ln(|c x| + 1)`; c and mult are trained. It acts on
+    the logits. Differs from the paper: the output bias b2 is left out, since the softmax cancels
+    it. FIRE-S (`fire_s`) shares one network between the layers (`share='model'` in the config). For
+    the paper's random training positions use `randomized_pe(...) | fire()`.
 
     Args:
       width: hidden units.
       threshold: T, constant; queries before `|mult| T` divide distances by `psi(|mult| T)`.
       heads: N, from the model.
 
-    Raises:
-      ValueError: width below 1, threshold not positive.
-
     Reference: Li et al., arXiv 2310.04418.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> pj.make('fire(width=16)', heads=4).w2.shape
-      (16, 4)
     """
 
     def __init__(
         self,
-        width: int = 32,
-        threshold: float = 512.0,
+        width: Size = 32,
+        threshold: Positive = 512.0,
         heads: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        if width < 1:
-            raise ValueError(f'fire width must be at least 1, got {width}')
-        check_number('fire threshold', threshold, above=0)
         uniform = lambda shape, bound: jax.random.uniform(
             rngs.params(), shape, jnp.float32, -bound, bound
         )

@@ -10,15 +10,15 @@ from jaxtyping import Array, Float, Int, UInt32
 from posenc_jax.base.meshes import vary, varying_axes
 from posenc_jax.base.phases import phase
 from posenc_jax.base.products import heads_first, scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.extended_parts import check_part
 from posenc_jax.methods.rope import Rotary, rotate
+from posenc_jax.protocol.bounds import CONTEXT, NonNegative
 from posenc_jax.protocol.checks import check_train_len
 from posenc_jax.protocol.composite import Wrapper
 from posenc_jax.protocol.encoding import Constant, Encoding
 from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.length import current_length
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 LAST = np.iinfo(np.int32).max
 
@@ -38,10 +38,6 @@ def gali_slots(
 
     Raises:
       ValueError: w outside 0 .. M - 1.
-
-    Example:
-      >>> [a.tolist() for a in gali_slots(jnp.array([8, 10, 11]), train_len=8, local=2)]
-      [[1, 2, 2], [0, 4, 6]]
     """
     _check_local(local, train_len)
     over = jnp.maximum(total - train_len, 0)
@@ -54,10 +50,6 @@ def gali_ids(
 ) -> Float[Array, '...']:
     """The ids of tokens r in a text of T tokens: `r//G + (r mod G) / G` for the first n tokens, `r
     - (T - M)` for the others, with G and n from `gali_slots`.
-
-    Example:
-      >>> gali_ids(jnp.arange(11), jnp.array(11), train_len=8, local=2).tolist()
-      [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0]
     """
     parts, fractions = gali_slots(total, train_len, local)
     return jnp.where(pos < fractions, pos / parts, pos - jnp.maximum(total - train_len, 0))
@@ -74,10 +66,6 @@ def gali_chunks(total: int, train_len: int, chunk: int | float) -> list[int]:
     Raises:
       ValueError: T or M below 1, a chunk of less than one token, or a number above 1 that is not
         an int.
-
-    Example:
-      >>> gali_chunks(100, 32, 16), gali_chunks(100, 32, 0.5)
-      ([32, 16, 16, 16, 16, 4], [32, 16, 24, 28])
     """
     _check_chunk(chunk, check_train_len('gali', train_len))
     if total < 1:
@@ -118,20 +106,6 @@ def pair_normals(
 ) -> Float[Array, '#B N T S']:
     """A normally distributed number for every head and pair of positions. It is a hash of (seed,
     head, i, j), so it does not depend on the tiles of attention.
-
-    Example:
-      >>> pos = jnp.arange(6)[None]
-      >>> whole = pair_normals(0, jnp.arange(2), pos, pos)
-      >>> (
-      ...     whole.shape,
-      ...     bool(
-      ...         (
-      ...             pair_normals(0, jnp.arange(1, 2), pos[:, 4:], pos[:, :3])[:, 0]
-      ...             == whole[:, 1, 4:, :3]
-      ...         ).all()
-      ...     ),
-      ... )
-      ((1, 2, 6, 6), True)
     """
     state = jnp.uint32(0)
     for word in (
@@ -159,19 +133,10 @@ def _scrambled(word: UInt32[Array, '...']) -> UInt32[Array, '...']:
 
 CARD = Card(
     name='GALI',
-    title='A Training-Free Length Extrapolation Approach for LLMs: Greedy Attention Logit '
-    'Interpolation (GALI)',
-    arxiv='2502.02659',
     door='project, logits',
-    equation='logit_ij = (1-r) A(a - ceil p_j) + r A(a - floor p_j), a = ceil p_i, r = frac(a - '
-    'p_j), A rotary logits',
-    source='AcademyCityL/GALI',
-    authors='Li, Yan and Zhang, Tianyi and Li, Zechuan and Han, Soyeon Caren',
-    year=2025,
     example='gali(encoding=rope(), chunk=3, local=2, train_len=8)',
     share='model',
     causal_only=True,
-    promises=Promises(),
 )
 
 
@@ -185,18 +150,18 @@ class GALI(Wrapper):
     """Reads a text in chunks and divides the oldest positions, so that each chunk fits into the
     trained length M; interpolates rotary logits between whole distances.
 
-    `logit_ij = (1 - r) A(a - ceil p_j) + r A(a - floor p_j)` with `a = ceil p_i` and `r = frac(a -
-    p_j)`. A(d) is the rotary logit at the whole distance d, and p are the ids (`gali_ids`) for a
-    text of T tokens. T is the end of the chunk of query i, or the length of the text if that is
-    shorter, since earlier chunks are not computed again. So the logit is a function of the pair:
-    one pass over a text equals prefill in chunks, and a decoding step is a chunk of one token. In
-    the first layer a step equals the last row of a pass over the text so far. In deeper layers it
-    does so with chunks of one token only, since a longer chunk has other hidden states than single
-    steps. Keys are cached once, rotated at their own position. Keys with whole ids are used as they
-    are, as in RoPE; other keys are rotated to their ids at every use.
-    Differs from the paper: two interpolated logits are computed as one, with an interpolated key;
-    the noise is off by default. It is a function of (seed, head, i, j), and so it is the same in
-    every layer, every row of a batch and for all tiles.
+    `logit_ij = (1 - r) A(a - ceil p_j) + r A(a - floor p_j)`, `a = ceil p_i`, `r = frac(a - p_j)`.
+    A(d) is the rotary logit at the whole distance d, and p are the ids (`gali_ids`) for a text of T
+    tokens. T is the end of the chunk of query i, or the length of the text if that is shorter,
+    since earlier chunks are not computed again. So the logit is a function of the pair: one pass
+    over a text equals prefill in chunks, and a decoding step is a chunk of one token. In the first
+    layer a step equals the last row of a pass over the text so far. In deeper layers it does so
+    with chunks of one token only, since a longer chunk has other hidden states than single steps.
+    Keys are cached once, rotated at their own position. Keys with whole ids are used as they are,
+    as in RoPE; other keys are rotated to their ids at every use. Differs from the paper: two
+    interpolated logits are computed as one, with an interpolated key; the noise is off by default.
+    It is a function of (seed, head, i, j), and so it is the same in every layer, every row of a
+    batch and for all tiles.
 
     Args:
       encoding: the rotary encoding.
@@ -212,10 +177,9 @@ class GALI(Wrapper):
       heads: N, from the model.
 
     Raises:
-      ValueError: an encoding that is not rotary, depends on the length or has other frequencies at
-        its first positions; local outside 0 .. train_len - 1; a chunk of less than one token;
-        negative noise; at call, positions that are not integers, and with noise another number of
-        heads.
+      ValueError: an encoding that is not rotary, depends on the length or has other frequencies
+        at its first positions; local outside 0 .. train_len - 1; a chunk of less than one token; at
+        call, positions that are not integers, and with noise another number of heads.
 
     Reference: Li, Zhang, Li, Han, arXiv 2502.02659.
 
@@ -238,7 +202,7 @@ class GALI(Wrapper):
         encoding: Encoding = CONTEXT,
         chunk: int | float = 3000,
         local: int | None = None,
-        noise: float = 0.0,
+        noise: NonNegative = 0.0,
         seed: int = 0,
         train_len: int = CONTEXT,
         heads: int = CONTEXT,
@@ -246,18 +210,9 @@ class GALI(Wrapper):
         local = min(128, check_train_len('gali', train_len) // 8) if local is None else local
         _check_local(local, train_len)
         _check_chunk(chunk, train_len)
-        if not noise >= 0:
-            raise ValueError(
-                f'gali: noise is a standard deviation and must be at least 0, got {noise}'
-            )
         self.encoding = check_part('gali', encoding, even=True)
-        self.chunk, self.local, self.noise, self.seed, self.train_len = (
-            chunk,
-            local,
-            noise,
-            seed,
-            train_len,
-        )
+        self.chunk, self.local, self.noise = chunk, local, noise
+        self.seed, self.train_len = seed, train_len
         self.head = Constant(jnp.arange(heads), axes=('heads',)) if noise else None
 
     def believed(self, tq, tk) -> Int[Array, '#B T']:

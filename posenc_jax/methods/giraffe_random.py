@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import known_range
 from posenc_jax.protocol.tokens import Tokens
 
@@ -28,13 +28,6 @@ def giraffe_ids(
       pos: which i of 0 .. M-1 each token is; None for all of them in order. NaN where there is no
         such i.
       count: n, length of the sequence each token belongs to; None for M.
-
-    Example:
-      >>> (
-      ...     giraffe_ids(jnp.array([[0.5, 0.25, 0.25]])).tolist(),
-      ...     giraffe_ids(jnp.array([[0.75, 0.5, 0.75]])).tolist(),
-      ... )
-      ([[1.0, 1.5, 2.0]], [[1.125, 1.875, 3.0]])
     """
     total = jnp.cumsum(2.0 * uniform.astype(jnp.float32), axis=1)
     pos = jnp.arange(total.shape[1])[None] if pos is None else pos
@@ -54,19 +47,9 @@ def giraffe_ids(
     kind='encoding',
     card=Card(
         name='Giraffe, randomised positions',
-        title='Giraffe: Adventures in Expanding Context Lengths in LLMs',
-        arxiv='2308.10882',
-        door='place',
-        equation='training: p_i = P_i L / max(P_L, L), P_i = 2 u_1 + ... + 2 u_i, u ~ U(0, 1); '
-        'evaluation: p = 0 .. L-1',
-        source='abacusai/Long-Context',
-        authors='Pal, Arka and Karkhanis, Deep and Roberts, Manley and Dooley, Samuel and '
-        'Sundararajan, Arvind and '
-        'Naidu, Siddartha',
-        year=2023,
         example='giraffe_random() | rope()',
         share='model',
-        promises=Promises(relative=True, fused=True),
+        relative=True,
     ),
 )
 class GiraffeRandom(Encoding):

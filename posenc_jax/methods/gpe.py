@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from posenc_jax.protocol.bounds import Count, Size
 from posenc_jax.protocol.families import Mask
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def gpe_ids(
@@ -24,13 +25,6 @@ def gpe_ids(
       group: 0 source, 1 target, -1 neither (padding).
       document: equal within a packed document, contiguous; None for one a row.
       phi: id of the first target token.
-
-    Example:
-      >>> (
-      ...     gpe_ids(jnp.array([[0, 0, 0, 1, 1]])).tolist(),
-      ...     gpe_ids(jnp.array([[0, 0, 1, 0, 1]]), phi=9).tolist(),
-      ... )
-      ([[0, 1, 2, 0, 1]], [[0, 1, 9, 2, 10]])
     """
     group, document, index = _with_index(group, document)
     earlier = functools.partial(_counted_before, start=_document_start(document, index))
@@ -55,12 +49,6 @@ def wait_k_reads(
         the end marker.
       k: source segments that are read before the first target segment.
       document: equal within a packed document, contiguous; None for one a row.
-
-    Example:
-      >>> wait_k_reads(jnp.array([[0, 0, 0, 1, 1, 1]]), jnp.array([[0, 1, 2, 0, 1, 1]]), 1)[
-      ...     0, 3:
-      ... ].tolist()
-      [2, 2, 2]
     """
     group, document, index = _with_index(group, document)
     segment, length = jnp.broadcast_to(segment, group.shape), group.shape[1]
@@ -89,18 +77,6 @@ def gpe_loss(
       logits: of every row, also of the source.
       tokens: ids of the same rows.
       group, segment, document: as for `wait_k_reads`.
-
-    Example:
-      >>> group, segment, tokens = (
-      ...     jnp.array([[0, 0, 0, 1, 1]]),
-      ...     jnp.array([[0, 1, 2, 0, 1]]),
-      ...     jnp.array([[4, 4, 4, 2, 3]]),
-      ... )
-      >>> sure = 50.0 * jax.nn.one_hot(
-      ...     jnp.array([[0, 2, 0, 3, 0]]), 5
-      ... )  # row 1 says 2, row 3 says 3
-      >>> gpe_loss(sure, tokens, group, segment).item()
-      0.0
     """
     rows = _predicting_rows(group, segment, document)
     counts = jnp.broadcast_to(rows >= 0, tokens.shape)
@@ -150,36 +126,26 @@ def _with_index(group, document):
     kind='encoding',
     card=Card(
         name='group position encoding',
-        title='LLM as Effective Streaming Processor: Bridging Streaming-Batch Mismatches with '
-        'Group Position Encoding',
-        arxiv='2505.16983',
-        door='place, mask',
-        equation='source p = 0 .. n-1, target p = phi .. phi+m-1; the row that predicts target '
-        'segment g sees source segments 0 .. k+g-1',
-        source='EIT-NLP/StreamingLLM',
-        authors='Tong, Junlong and Fu, Jinlan and Lin, Zixuan and Fan, Yingqi and Zhao, Anhao '
-        'and Su, Hui and Shen, Xiaoyu',
-        year=2025,
         example='gpe(k=2, source=8) | rope()',
         share='model',
         causal_only=True,
-        promises=Promises(relative=True),
+        relative=True,
     ),
 )
 class GPE(Mask):
     """Counts positions of source and target separately; the target sees the source read so far.
 
-    Source ids 0 .. n-1, target ids phi .. phi+m-1. The mask is causal; source tokens see no target;
-    target segment g may see the source segments 0 .. k+g-1, and since a row predicts the next
-    token, each target row has the view of the row after it (the last one its own). The task hands
-    over positions with two components, [#B, L, 2]: group, 0 source or 1 target, and number of the
-    segment (word) within the group, from 0. Tokens may stand as source then target, as in training,
-    or in the order of arrival, each source token before the first target row that sees it: ids and
-    views are the same, so one cache of tokens as they are read and written replaces the paper's
-    two. Ids depend on no later token; the view of a target row depends on the segment of the next,
-    which must be known when the row is fed in. The loss is `gpe_loss` (no task here streams yet).
-    Differs from the paper: nothing in ids and mask; `source` is a short form for words of one
-    token.
+    `p = 0 .. n-1 of source`, `p = phi .. phi+m-1 of target`. The mask is causal; source tokens see
+    no target; target segment g may see the source segments 0 .. k+g-1, and since a row predicts the
+    next token, each target row has the view of the row after it (the last one its own). The task
+    hands over positions with two components, [#B, L, 2]: group, 0 source or 1 target, and number of
+    the segment (word) within the group, from 0. Tokens may stand as source then target, as in
+    training, or in the order of arrival, each source token before the first target row that sees
+    it: ids and views are the same, so one cache of tokens as they are read and written replaces the
+    paper's two. Ids depend on no later token; the view of a target row depends on the segment of
+    the next, which must be known when the row is fed in. The loss is `gpe_loss` (no task here
+    streams yet). Differs from the paper: nothing in ids and mask; `source` is a short form for
+    words of one token.
 
     Args:
       k: source segments read before the first target segment, the source prompt among them; at
@@ -190,9 +156,9 @@ class GPE(Mask):
         row too has the view of the row that would follow.
 
     Raises:
-      ValueError: k or source below 1, phi below 0; at call, positions of another shape, fractional
-        ones, one component without `source` or two with it, groups other than 0 and 1, negative
-        segments (where positions are traced, a group other than 1 is the source).
+      ValueError: at call, positions of another shape, fractional ones, one component without
+        `source` or two with it, groups other than 0 and 1, negative segments (where positions are
+        traced, a group other than 1 is the source).
 
     Reference: Tong et al., arXiv 2505.16983.
 
@@ -206,10 +172,7 @@ class GPE(Mask):
 
     traits = frozenset({'decides_causality', 'leaves_gaps', 'places_together'})
 
-    def __init__(self, k: int, phi: int = 0, source: int | None = None):
-        for name, value, least in (('k', k, 1), ('phi', phi, 0), ('source', source, 1)):
-            if value is not None and value < least:
-                raise ValueError(f'gpe {name} must be at least {least}, got {value}')
+    def __init__(self, k: Size, phi: Count = 0, source: Size | None = None):
         self.k, self.phi, self.source = k, phi, source
 
     def place(self, tok, *, key=None):

@@ -13,18 +13,16 @@ import numpy as np
 from jaxtyping import Array, Int, Num
 
 from posenc_jax.base.products import heads_first, scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.extended_parts import check_part
 from posenc_jax.methods.rope import Rotary, rotate
+from posenc_jax.protocol.bounds import CONTEXT, Count
 from posenc_jax.protocol.composite import Wrapper
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.families import signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 Level = Literal['reset', 'absolute']
-LEVELS = ('reset', 'absolute')
 
 _NEWLINE = re.compile(r'\r\n|\r|\n')
 _HEAD = re.compile(r'(def|class|async def)\b')
@@ -42,10 +40,6 @@ def hierarchical_ids(units: Int[Array, '*B L']) -> tuple[Int[Array, '*B L'], Int
 
     Raises:
       ValueError: units that are not integers [..., L].
-
-    Example:
-      >>> [a.tolist() for a in hierarchical_ids(jnp.array([0, 0, 0, 1, 1, 2]))]
-      [[0, 1, 2, 0, 1, 0], [0, 0, 0, 1, 1, 2]]
     """
     units = jnp.asarray(units)
     if units.ndim < 1 or not jnp.issubdtype(units.dtype, jnp.integer):
@@ -76,10 +70,6 @@ def python_units(source: str) -> list[int]:
     Raises:
       ValueError: the source does not parse; the message gives the line. `line_units` takes any
         text.
-
-    Example:
-      >>> python_units('import os\\n\\n@cache\\ndef f():\\n    return 1\\n\\nx = f()')
-      [0, 0, 1, 1, 1, 1, 2]
     """
     try:
         tree = ast.parse(source)
@@ -107,10 +97,6 @@ def line_units(text: str) -> list[int]:
     A unit starts at an unindented line with `def`, `class` or `async def`, or at the decorators
     above it. It ends before the next line that is neither empty nor indented and does not begin
     with a closing bracket. The lines between two units are a unit of their own.
-
-    Example:
-      >>> line_units('@cache\\ndef f(\\n    a,\\n):\\n    return (\\nx = 1\\ny = 2')
-      [0, 0, 0, 0, 0, 1, 1]
     """
     heads, inside, decorated = set(), set(), None
     lines = _lines(text)
@@ -128,12 +114,7 @@ def line_units(text: str) -> list[int]:
 
 
 def paragraph_units(text: str) -> list[int]:
-    """The unit of every line of prose: a paragraph, with the empty lines behind it.
-
-    Example:
-      >>> paragraph_units('One\\nparagraph.\\n\\nAnother.')
-      [0, 0, 0, 1]
-    """
+    """The unit of every line of prose: a paragraph, with the empty lines behind it."""
     units, unit, gap = [], -1, True
     for line in _lines(text):
         unit += bool(line.strip()) and gap
@@ -152,11 +133,6 @@ def token_units(text: str, units: Sequence[int], offsets: Iterable[int]) -> list
 
     Raises:
       ValueError: another number of units than the text has lines; an offset outside the text.
-
-    Example:
-      >>> text = 'x = 1\\ndef f(): pass'
-      >>> token_units(text, line_units(text), [0, 2, 6, 10])
-      [0, 0, 1, 1]
     """
     starts = [0, *(newline.end() for newline in _NEWLINE.finditer(text))]
     if len(units) != len(starts):
@@ -190,18 +166,11 @@ def _number(lines, heads, inside):
 
 CARD = Card(
     name='HiRoPE',
-    title='HiRoPE: Length Extrapolation for Code Models Using Hierarchical Position',
-    arxiv='2403.19115',
     door='project, logits',
-    equation='logit_ij = R(A_i - A_j) q_i . k_j / sqrt(H); A_i = i theta_t if i - j < W, else '
-    'tok_i theta_t, F_i theta_t',
-    source='arXiv 2403.19115 (no public code)',
-    authors='Zhang, Kechi and Li, Ge and Zhang, Huangzhao and Jin, Zhi',
-    year=2024,
     example='hirope(encoding=rope(), window=5)',
     share='model',
     causal_only=True,
-    promises=Promises(relative=True),
+    relative=True,
 )
 
 
@@ -210,12 +179,12 @@ CARD = Card(
 class HiRoPE(Wrapper):
     """RoPE with two positions for far keys: the offset in a function, and the function's number.
 
-    `logit_ij = R(A_i - A_j) q_i . k_j / sqrt(H)` with `A_i = i theta_t` where `i - j < W`.
-    Elsewhere `A_i = tok_i theta_t` for planes t < n_s, and `A_i = F_i theta_t` for the others. Both
-    counters stay short even in a long text. Positions `[B, L, 3]` are (flat, tok, F), the last two
-    from `hierarchical_ids` (the task `code_text` supplies them). Positions `[B, L]` are a single
-    unit, with tok the flat position and F = 0. The second rotation of a key is a feature, so a
-    cache holds both. Differs from the paper: there are two levels only. The paper leaves open which
+    `logit_ij = R(A_i - A_j) q_i . k_j / sqrt(H)`, `A_i = i theta_t if i - j < W, else tok_i
+    theta_t or F_i theta_t`: tok for the planes t < n_s, F for the others. Both counters stay short
+    even in a long text. Positions `[B, L, 3]` are (flat, tok, F), the last two from
+    `hierarchical_ids` (the task `code_text` supplies them). Positions `[B, L]` are a single unit,
+    with tok the flat position and F = 0. The second rotation of a key is a feature, so a cache
+    holds both. Differs from the paper: there are two levels only. The paper leaves open which
     token-level position it means, see `level`.
 
     Args:
@@ -227,8 +196,8 @@ class HiRoPE(Wrapper):
         position.
 
     Raises:
-      ValueError: an encoding that is not rotary or depends on the length; window below 0; split
-        outside 0 .. planes; an unknown level; at call, positions of another shape.
+      ValueError: an encoding that is not rotary or depends on the length; split outside 0 ..
+        planes; at call, positions of another shape.
 
     Reference: Zhang, Li, Zhang, Jin, arXiv 2403.19115.
 
@@ -249,25 +218,19 @@ class HiRoPE(Wrapper):
     def __init__(
         self,
         encoding: Encoding = CONTEXT,
-        window: int = 512,
+        window: Count = 512,
         split: int | None = None,
         level: Level = 'reset',
     ):
         self.encoding = check_part('hirope', encoding)
         planes = encoding.rotary_dim // 2
         split = planes // 2 if split is None else split
-        if window < 0:
-            raise ValueError(f'hirope: window must be at least 0, got {window}')
         if not 0 <= split <= planes:
             raise ValueError(
                 f'hirope: split must be between 0 and the {planes} planes of the encoding, got '
                 f'{split}'
             )
-        self.window, self.split, self.level = (
-            window,
-            split,
-            check_choice('hirope level', level, LEVELS),
-        )
+        self.window, self.split, self.level = (window, split, level)
 
     def hierarchical_angles(self, tok: Tokens):
         """Angles [#B, L, planes] of the two levels, and the attention factors of the planes."""

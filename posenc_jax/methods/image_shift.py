@@ -10,9 +10,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import NOWHERE, known_range, lookup_rows
 
 
@@ -21,10 +21,6 @@ def image_ids(sizes: Sequence[tuple[int, int]]) -> Int[np.ndarray, 'L 3']:
 
     Args:
       sizes: height and width of each image, in tokens.
-
-    Example:
-      >>> image_ids([(1, 2), (2, 1)]).tolist()
-      [[0, 0, 0], [0, 0, 1], [1, 0, 0], [1, 1, 0]]
     """
     return np.concatenate(
         [
@@ -42,10 +38,6 @@ def image_shift_ids(
     Args:
       ids: (image, row, column); an image that does not exist gives ids far from all others.
       sizes: H_k and W_k of every image.
-
-    Example:
-      >>> image_shift_ids(jnp.array([[0, 1, 2], [1, 1, 2]]), [(2, 3), (4, 4)]).tolist()
-      [[1, 2], [3, 5]]
     """
     before = jnp.asarray(np.cumsum([(0, 0), *sizes[:-1]], axis=0), jnp.int32)
     image = ids[..., 0]
@@ -59,19 +51,9 @@ def image_shift_ids(
     kind='encoding',
     card=Card(
         name='image index and shift',
-        title='DreamOmni2: Multimodal Instruction-based Editing and Generation',
-        arxiv='2510.06679',
-        door='place, embed',
-        equation='p = (r + sum_(j<k) H_j, c + sum_(j<k) W_j), x + e_k for a token at (r, c) of '
-        'image k',
-        source='our interpretation of the paper, which gives no equations',
-        authors='Xia, Bin and Peng, Bohao and Zhang, Yuechen and Huang, Junjia and Liu, Jiyang and '
-        'Li, Jingyao and Tan, Haoru and Wu, Sitong and Wang, Chengyao and Wang, Yitong and '
-        'Wu, Xinglong and Yu, Bei and Jia, Jiaya',
-        year=2025,
         example='image_shift(sizes=((2, 5), (2, 5))) | sinusoidal()',
         share='model',
-        promises=Promises(needs_training=True, fused=True),
+        needs_training=True,
     ),
 )
 class ImageShift(Encoding):
@@ -92,8 +74,8 @@ class ImageShift(Encoding):
       model_dim: from the model.
 
     Raises:
-      ValueError: no sizes, or one below 1; at call, positions of another shape or fractional ones,
-        and, where they are known, an image, row or column that does not exist.
+      ValueError: no sizes; at call, positions of another shape or fractional ones, and, where
+        they are known, an image, row or column that does not exist.
 
     Reference: Xia et al., arXiv 2510.06679.
 
@@ -107,15 +89,14 @@ class ImageShift(Encoding):
 
     def __init__(
         self,
-        sizes: tuple[tuple[int, int], ...],
+        sizes: tuple[tuple[Size, Size], ...],
         shift: bool = True,
         index: bool = True,
         model_dim: int = CONTEXT,
     ):
-        if not sizes or min(map(min, sizes)) < 1:
+        if not sizes:
             raise ValueError(
-                'image_shift sizes are the heights and widths of one or more images, at least 1, '
-                f'got {sizes}'
+                'image_shift sizes are the heights and widths of one or more images, got ()'
             )
         self.sizes, self.shift = sizes, shift
         rows = jnp.zeros((len(sizes), model_dim), jnp.float32)

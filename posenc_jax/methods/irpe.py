@@ -8,17 +8,14 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.attention.buckets import sum_by_bucket, take_bucket
 from posenc_jax.base.products import heads_first, over_batch, weighted_sum
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.irpe_index import Method, irpe_buckets, irpe_ids
+from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.families import check_heads
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Mode = Literal['contextual', 'bias']
-MODES = ('contextual', 'bias')
 On = Literal['q', 'k', 'v', 'qk', 'qv', 'kv', 'qkv']
-ONS = ('q', 'k', 'v', 'qk', 'qv', 'kv', 'qkv')
 
 
 def irpe_terms(
@@ -29,11 +26,6 @@ def irpe_terms(
     Args:
       x: queries or keys.
       table: one for all heads, or one for each query head; then keys give terms of all query heads.
-
-    Example:
-      >>> x, table = jnp.array([[[[2.0, 4.0, 0.0, 0.0]]]]), jnp.eye(4, 3)[None]
-      >>> irpe_terms(x, table).tolist()
-      [[[[1.0, 2.0, 0.0]]]]
     """
     batch, length, heads, width = x.shape
     tables = table.reshape(-1, max(table.shape[0] // heads, 1), *table.shape[1:])
@@ -58,13 +50,7 @@ def irpe_bias(
 def irpe_values(
     w: Float[Array, 'B N T S'], table: Float[Array, 'N_or_1 C H'], ids: Int[Array, '#B T S']
 ) -> Float[Array, 'B N T H']:
-    """`sum_j p_ij T_v[b(i, j)]`, float32: the weights are summed for each bucket first.
-
-    Example:
-      >>> w, ids = jnp.array([[[[0.5, 0.25, 0.25]]]]), jnp.array([[[1, 0, 1]]])
-      >>> irpe_values(w, jnp.eye(2)[None], ids).tolist()
-      [[[[0.25, 0.75]]]]
-    """
+    """`sum_j p_ij T_v[b(i, j)]`, float32: the weights are summed for each bucket first."""
     sums = sum_by_bucket(w, ids, table.shape[1])
     # One copy of the table per row and head, as in `shaw_values`: then the gradient is a product
     # per row and head, which is many times as fast as one product over all.
@@ -76,25 +62,13 @@ def irpe_values(
 @register(
     'irpe',
     kind='encoding',
-    card=Card(
-        name='iRPE',
-        title='Rethinking and Improving Relative Position Encoding for Vision Transformer',
-        arxiv='2107.14222',
-        door='project, logits, collect',
-        equation='logit_ij = (q_i . k_j + T_k[:, b(i,j)] . q_i + T_q[:, b(j,i)] . k_j) / sqrt(H), '
-        'out_i = sum_j p_ij (v_j + T_v[b(i,j)])',
-        source='microsoft/Cream (iRPE)',
-        authors='Wu, Kan and Peng, Houwen and Chen, Minghao and Fu, Jianlong and Chao, Hongyang',
-        year=2021,
-        example='irpe(on="qkv")',
-        promises=Promises(relative=True, needs_training=True),
-    ),
+    card=Card(name='iRPE', example='irpe(on="qkv")', relative=True, needs_training=True),
 )
 class IRPE(Encoding):
     """Adds trained terms of the bucket of a pair, which depends on its offset in rows and columns.
 
-    'contextual': `logit_ij = (q_i . k_j + T_k[:, b(i,j)] . q_i + T_q[:, b(j,i)] . k_j) / sqrt(H)`
-    and `out_i = sum_j p_ij (v_j + T_v[b(i,j)])`; 'bias': `logit_ij = q_i . k_j / sqrt(H) +
+    `logit_ij = (q_i . k_j + T_k[:, b(i,j)] . q_i + T_q[:, b(j,i)] . k_j) / sqrt(H)`, `out_i = sum_j
+    p_ij (v_j + T_v[b(i,j)])`. That is 'contextual'; 'bias' has `logit_ij = q_i . k_j / sqrt(H) +
     t[h, b(i,j)]`. It acts on logits and, with T_v, on the output. `irpe_ids` says which bucket a
     pair is in: near offsets have their own, farther ones share some, and from about `8 ratio` on
     all are in the last one, so every size of grid is defined. Positions are (row, column); a pair
@@ -118,17 +92,10 @@ class IRPE(Encoding):
       heads, head_dim: N and H, from the model.
 
     Raises:
-      SpecError: an unknown mode, method or `on`.
-      ValueError: `on` given for 'bias', a ratio outside 0.5 .. 64; at call, positions that are not
-        integers [B, L, 2], or another number of heads.
+      ValueError: `on` given for 'bias', a ratio outside 0.5 .. 64; at call, positions that are
+        not integers [B, L, 2], or another number of heads.
 
     Reference: Wu, Peng, Chen, Fu, Chao, arXiv 2107.14222.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> part = pj.make('irpe(on="kv")', heads=4, head_dim=8)
-      >>> part.keys.shape, part.values.shape
-      ((1, 1, 8, 50), (1, 1, 50, 8))
     """
 
     components = 2
@@ -144,8 +111,6 @@ class IRPE(Encoding):
         heads: int = CONTEXT,
         head_dim: int = CONTEXT,
     ):
-        check_choice('irpe mode', mode, MODES)
-        check_choice('irpe on', on, ONS)
         self.buckets = irpe_buckets(method, ratio) + 1
         if mode == 'bias' and on != 'k':
             raise ValueError(

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.families import Bias, check_heads, signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Kernel = Literal['log', 'power', 'log3', 'bias_wht', 'weight']
 
@@ -31,13 +31,6 @@ def clamp_through(x: Float[Array, '...'], low: float, high: float = jnp.inf) -> 
     """`clip(x, low, high)` with the gradient of the identity.
 
     So gradients can move a parameter that is out of bounds back inside.
-
-    Example:
-      >>> (
-      ...     jax.grad(lambda x: clamp_through(x, 0.01))(-0.3).item(),
-      ...     clamp_through(jnp.float32(2.7), 0.01, 2.0).item(),
-      ... )
-      (1.0, 2.0)
     """
     clipped = jnp.clip(x, low, high)
     # The value is the clipped one itself; x - x would round it.
@@ -47,12 +40,7 @@ def clamp_through(x: Float[Array, '...'], low: float, high: float = jnp.inf) -> 
 def distance_power(
     distance: Float[Array, '...'], exponent: Float[Array, '...']
 ) -> Float[Array, '...']:
-    """`distance ** exponent` for distance >= 0, exactly 0 at 0 with zero gradients there.
-
-    Example:
-      >>> distance_power(jnp.array([0.0, 4.0]), jnp.float32(0.5)).tolist()
-      [0.0, 2.0]
-    """
+    """`distance ** exponent` for distance >= 0, exactly 0 at 0 with zero gradients there."""
     apart = distance > 0
     # Not `**`, which takes several times as long on a CPU.
     return jnp.where(apart, jnp.exp(exponent * jnp.log(jnp.where(apart, distance, 1.0))), 0.0)
@@ -73,12 +61,7 @@ def kerple_log(
 def kerple_power(
     a: Float[Array, 'N'], p: Float[Array, 'N'], distance: Float[Array, '#B T S']
 ) -> Float[Array, '#B N T S']:
-    """`-a d^p`; p = 1 is ALiBi with trained slopes.
-
-    Example:
-      >>> kerple_power(jnp.array([0.5]), jnp.array([2.0]), jnp.array([[[0.0, 3.0]]])).tolist()
-      [[[[-0.0, -4.5]]]]
-    """
+    """`-a d^p`; p = 1 is ALiBi with trained slopes."""
     return -_per_head(a) * distance_power(distance[:, None], _per_head(p))
 
 
@@ -88,14 +71,7 @@ def kerple_log3(
     r3: Float[Array, 'N'],
     distance: Float[Array, '#B T S'],
 ) -> Float[Array, '#B N T S']:
-    """`-r1 ln(1 + r2 d^r3)`; r3 = 1 is `kerple_log`.
-
-    Example:
-      >>> kerple_log3(jnp.ones(1), jnp.ones(1), jnp.array([2.0]), jnp.array([[[1.0]]]))[0, 0].round(
-      ...     4
-      ... )
-      Array([[-0.6931]], dtype=float32)
-    """
+    """`-r1 ln(1 + r2 d^r3)`; r3 = 1 is `kerple_log`."""
     return -_per_head(r1) * jnp.log1p(
         _per_head(r2) * distance_power(distance[:, None], _per_head(r3))
     )
@@ -104,12 +80,7 @@ def kerple_log3(
 def kerple_weight(
     wa: Float[Array, 'N'], wp: Float[Array, 'N'], distance: Float[Array, '#B T S']
 ) -> Float[Array, '#B N T S']:
-    """`exp(-wa d^wp)`, the factor of the logits.
-
-    Example:
-      >>> kerple_weight(jnp.ones(1), jnp.array([2.0]), jnp.array([[[0.0, 1.0]]]))[0, 0].round(4)
-      Array([[1.    , 0.3679]], dtype=float32)
-    """
+    """`exp(-wa d^wp)`, the factor of the logits."""
     return jnp.exp(kerple_power(wa, wp, distance))
 
 
@@ -120,30 +91,19 @@ def _per_head(x):
 @register(
     'kerple',
     kind='encoding',
-    card=Card(
-        name='KERPLE',
-        title='KERPLE: Kernelized Relative Positional Embedding for Length Extrapolation',
-        arxiv='2205.09921',
-        door='logits',
-        equation='logit_ij = q_i . k_j / sqrt(H) - p_h ln(1 + a_h |i - j|)',
-        source='chijames/KERPLE',
-        authors='Chi, Ta-Chung and Fan, Ting-Han and Ramadge, Peter J. and Rudnicky, Alexander I.',
-        year=2022,
-        example='kerple()',
-        share='model',
-        promises=Promises(relative=True, needs_training=True),
-    ),
+    card=Card(name='KERPLE', example='kerple()', share='model', relative=True, needs_training=True),
 )
 class Kerple(Bias):
     """Penalises distance by a kernel with trained parameters per head; acts on the logits.
 
-    With d = |i - j|, 'log' adds `-p ln(1 + a d)`, 'power' adds `-a d^p` and 'log3' adds
-    `-r1 ln(1 + r2 d^r3)`. 'weight' adds nothing; it multiplies the logits of the earlier parts of
-    the chain by `exp(-wa d^wp)`. 'bias_wht' multiplies in the same way and then adds the power
-    bias. Any other bias after the weight is written as a chain: `kerple(kernel="weight") |
-    kerple()`. Parameters are held at 0.01 or more, and exponents of a distance at 2 or less.
-    Differs from the paper: the official code overwrites parameters that leave these bounds; here
-    they are clamped when used, with the gradient of the identity.
+    `logit_ij = q_i . k_j / sqrt(H) - p_h ln(1 + a_h |i - j|)`. That is 'log'. With d = |i - j|,
+    'power' adds `-a d^p` and 'log3' adds `-r1 ln(1 + r2 d^r3)`. 'weight' adds nothing; it
+    multiplies the logits of the earlier parts of the chain by `exp(-wa d^wp)`. 'bias_wht'
+    multiplies in the same way and then adds the power bias. Any other bias after the weight is
+    written as a chain: `kerple(kernel="weight") | kerple()`. Parameters are held at 0.01 or more,
+    and exponents of a distance at 2 or less. Differs from the paper: the official code overwrites
+    parameters that leave these bounds; here they are clamped when used, with the gradient of the
+    identity.
 
     Args:
       kernel: 'log', 'power', 'log3', 'bias_wht' or 'weight'.
@@ -151,14 +111,9 @@ class Kerple(Bias):
       heads: N, from the model.
 
     Raises:
-      ValueError: unknown kernel, or a fixed name it does not have.
+      ValueError: a fixed name that the kernel does not have.
 
     Reference: Chi, Fan, Ramadge, Rudnicky, arXiv 2205.09921.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> pj.make("kerple(kernel='power', fixed=('p',))", heads=4).raw['a'].shape
-      (4,)
     """
 
     def __init__(
@@ -168,7 +123,6 @@ class Kerple(Bias):
         heads: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        check_choice('kerple kernel', kernel, tuple(KERNELS))
         for name in fixed:
             check_choice(f'a fixed parameter of kerple {kernel!r}', name, KERNELS[kernel])
         self.kernel = kernel

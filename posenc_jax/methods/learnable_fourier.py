@@ -1,15 +1,17 @@
 """Learnable Fourier features: a small network of trained waves of a position with components."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, Divides, Ge, Multiple, Positive, Size
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import Embedding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def learnable_fourier_features(
@@ -36,14 +38,7 @@ def learnable_fourier_network(
     w2: Float[Array, 'out hidden'],
     b2: Float[Array, 'out'],
 ) -> Float[Array, '... out']:
-    """`GELU(r W1^T + b1) W2^T + b2` in float32, with the exact GELU.
-
-    Example:
-      >>> w1, w2 = jnp.zeros((1, 2)), jnp.array([[1.0], [2.0]])
-      >>> out = learnable_fourier_network(jnp.ones(2), w1, jnp.ones(1), w2, jnp.zeros(2))
-      >>> [round(float(x), 4) for x in out]
-      [0.8413, 1.6827]
-    """
+    """`GELU(r W1^T + b1) W2^T + b2` in float32, with the exact GELU."""
     dot = lambda a, w: jnp.matmul(a, w.T, precision=jax.lax.Precision.HIGHEST)
     return dot(jax.nn.gelu(dot(features, w1) + b1, approximate=False), w2) + b2
 
@@ -56,11 +51,6 @@ def learnable_fourier_start(
 
     Raises:
       ValueError: features that are odd or below 2, hidden below 1, a gamma that is not positive.
-
-    Example:
-      >>> found = learnable_fourier_start(nnx.Rngs(0), 2, 8, 3, 5, 10.0)
-      >>> {name: array.shape for name, array in found.items()}
-      {'w_r': (4, 2), 'w1': (3, 8), 'b1': (3,), 'w2': (5, 3), 'b2': (5,)}
     """
     if hidden < 1:
         raise ValueError(f'learnable_fourier hidden must be at least 1, got {hidden}')
@@ -84,29 +74,22 @@ def learnable_fourier_start(
     kind='encoding',
     card=Card(
         name='Learnable Fourier Features',
-        title='Learnable Fourier Features for Multi-Dimensional Spatial Positional Encoding',
-        arxiv='2106.02795',
-        door='embed',
-        equation='x_p + GELU(r W1^T + b1) W2^T + b2, r = [cos(p W_r^T) | sin(p W_r^T)] / sqrt(F)',
-        source='no official code; willGuimont/learnable_fourier_positional_encoding',
-        authors='Li, Yang and Si, Si and Li, Gang and Hsieh, Cho-Jui and Bengio, Samy',
-        year=2021,
         example='learnable_fourier(features=64, hidden=16)',
         share='model',
-        promises=Promises(needs_training=True, fused=True),
+        needs_training=True,
     ),
 )
 class LearnableFourier(Embedding):
     """Adds a trained function of the position, which may have components, to the token vectors.
 
-    `x_p + PE`, `PE = GELU(r W1^T + b1) W2^T + b2`, `r = [cos(p W_r^T) | sin(p W_r^T)] / sqrt(F)`.
-    W_r starts as N(0, gamma^-2), so that at first `r(a) . r(b)` is about `exp(-|a - b|^2 / (2
-    gamma^2)) / 2`. With G groups, each group of M = P / G components (a corner of a box, for
-    example) gives D / G features by the same weights, and these are concatenated. Differs from the
-    paper: PE is always added, and not concatenated with the token vectors; `make_features` gives it
-    as features that can be concatenated. The network starts with uniform values within fan_in^-0.5,
-    as in the public code that `source` names; the standard deviation 1 / gamma of W_r is the
-    paper's (that code has gamma^-2).
+    `x_p + GELU(r W1^T + b1) W2^T + b2`, `r = [cos(p W_r^T) | sin(p W_r^T)] / sqrt(F)`. W_r starts
+    as N(0, gamma^-2), so that at first `r(a) . r(b)` is about `exp(-|a - b|^2 / (2 gamma^2)) / 2`.
+    With G groups, each group of M = P / G components (a corner of a box, for example) gives D / G
+    features by the same weights, and these are concatenated. Differs from the paper: PE is always
+    added, and not concatenated with the token vectors; `make_features` gives it as features that
+    can be concatenated. The network starts with uniform values within fan_in^-0.5, as in the public
+    code that `source` names; the standard deviation 1 / gamma of W_r is the paper's (that code has
+    gamma^-2).
 
     Args:
       components: P; positions are [B, L, P], for P = 1 also [B, L].
@@ -118,38 +101,22 @@ class LearnableFourier(Embedding):
       model_dim: D, from the model.
 
     Raises:
-      ValueError: components, groups or hidden below 1, groups that do not divide P or D, features
-        that are odd or below 2, a gamma that is not positive; at call, positions with another
-        number of components, or token vectors that are not D wide.
+      ValueError: at call, positions with another number of components, or token vectors that are
+        not D wide.
 
     Reference: Li et al., arXiv 2106.02795.
-
-    Example:
-      >>> import jax.numpy as jnp, posenc_jax as pj
-      >>> encoding = pj.make('learnable_fourier(components=2)', model_dim=4)
-      >>> pixels = pj.Tokens.of(positions=[[[0, 0], [0, 1], [1, 0]]])
-      >>> encoding.embed(jnp.zeros((1, 3, 4)), pixels).shape
-      (1, 3, 4)
     """
 
     def __init__(
         self,
-        components: int = 1,
-        groups: int = 1,
-        features: int = 768,
-        hidden: int = 32,
-        gamma: float = 10.0,
+        components: Size = 1,
+        groups: Annotated[int, Ge(1), Divides('components'), Divides('model_dim')] = 1,
+        features: Annotated[int, Ge(2), Multiple(2)] = 768,
+        hidden: Size = 32,
+        gamma: Positive = 10.0,
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        for name, size in (('components', components), ('groups', groups)):
-            if size < 1:
-                raise ValueError(f'learnable_fourier {name} must be at least 1, got {size}')
-        for name, size in (('components', components), ('model_dim', model_dim)):
-            if size % groups:
-                raise ValueError(
-                    f'learnable_fourier groups must divide {name}, got {groups} and {size}'
-                )
         self.components, self.groups = components, groups
         inputs, out = components // groups, model_dim // groups
         first = learnable_fourier_start(rngs, inputs, features, hidden, out, gamma)

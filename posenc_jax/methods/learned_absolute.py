@@ -7,19 +7,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative, Size
 from posenc_jax.protocol.encoding import PositionRange
-from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.length import current_length
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_range, lookup_rows
 from posenc_jax.protocol.tokens import Tokens
 
 Ids = Literal['plain', 'fairseq']
 Overflow = Literal['error', 'clamp', 'mod', 'interpolate']
-IDS = ('plain', 'fairseq')
-OVERFLOWS = ('error', 'clamp', 'mod', 'interpolate')
 
 
 def fairseq_ids(
@@ -28,10 +25,6 @@ def fairseq_ids(
     """Rows of fairseq's table: `padding_idx + 1 + pos` for real tokens, `padding_idx` for padding.
 
     Positions of real tokens count from 0.
-
-    Example:
-      >>> fairseq_ids(jnp.array([[0, 0, 1]]), jnp.array([[False, True, True]])).tolist()
-      [[1, 2, 3]]
     """
     ids = pos + padding_idx + 1
     return ids if valid is None else jnp.where(valid, ids, padding_idx)
@@ -43,10 +36,6 @@ def interpolated_positions(
     """Fractional rows, of `max_len`, for `length` positions when centres of cells are aligned.
 
     Positions are unchanged if `length` does not exceed `max_len`.
-
-    Example:
-      >>> interpolated_positions(jnp.arange(4), max_len=2, length=4).tolist()
-      [0.0, 0.25, 0.75, 1.0]
     """
     pos = pos.astype(jnp.float32)
     stretched = jnp.clip((pos + 0.5) * (max_len / jnp.maximum(length, 1)) - 0.5, 0.0, max_len - 1.0)
@@ -58,17 +47,9 @@ def interpolated_positions(
     kind='encoding',
     card=Card(
         name='learned absolute positions',
-        title='Convolutional Sequence to Sequence Learning',
-        arxiv='1705.03122',
-        door='place, embed',
-        equation='x_p + P[p], P trained',
-        source='facebookresearch/fairseq; for ids="plain" openai/gpt-2 and google-research/bert',
-        authors='Gehring, Jonas and Auli, Michael and Grangier, David and Yarats, Denis and '
-        'Dauphin, Yann N.',
-        year=2017,
         example='learned_absolute(max_len=128)',
         share='model',
-        promises=Promises(needs_training=True, fused=True),
+        needs_training=True,
     ),
 )
 class LearnedAbsolute(Embedding):
@@ -89,10 +70,9 @@ class LearnedAbsolute(Embedding):
       padding_idx: of 'fairseq' only.
 
     Raises:
-      ValueError: max_len below 1, a negative std or padding_idx; at call, positions that are
-        fractional or have several components and, under 'error', positions beyond the table. Where
-        positions are traced the number of tokens is checked instead, and a position that is still
-        beyond the table gives NaN.
+      ValueError: at call, positions that are fractional or have several components and, under
+        'error', positions beyond the table. Where positions are traced the number of tokens is
+        checked instead, and a position that is still beyond the table gives NaN.
 
     Reference: Gehring et al., arXiv 1705.03122; Devlin et al., arXiv 1810.04805.
 
@@ -105,28 +85,16 @@ class LearnedAbsolute(Embedding):
 
     def __init__(
         self,
-        max_len: int,
+        max_len: Size,
         ids: Ids = 'plain',
         overflow: Overflow = 'error',
-        std: float | None = None,
-        padding_idx: int = 1,
+        std: NonNegative | None = None,
+        padding_idx: Count = 1,
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        check_choice('learned_absolute ids', ids, IDS)
-        check_choice('learned_absolute overflow', overflow, OVERFLOWS)
-        if max_len < 1:
-            raise ValueError(f'learned_absolute max_len must be at least 1, got {max_len}')
-        if padding_idx < 0:
-            raise ValueError(f'learned_absolute padding_idx must be at least 0, got {padding_idx}')
-        if std is not None and std < 0:
-            raise ValueError(f'learned_absolute std must be at least 0, got {std}')
-        self.max_len, self.ids, self.overflow, self.padding_idx = (
-            max_len,
-            ids,
-            overflow,
-            padding_idx,
-        )
+        self.max_len, self.ids = max_len, ids
+        self.overflow, self.padding_idx = overflow, padding_idx
         first = padding_idx + 1 if ids == 'fairseq' else 0
         std = std if std is not None else (model_dim**-0.5 if ids == 'fairseq' else 0.02)
         rows = std * jax.random.normal(rngs.params(), (max_len + first, model_dim), jnp.float32)

@@ -5,11 +5,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative, Size
 from posenc_jax.protocol.families import Embedding
-from posenc_jax.protocol.grids import ANY_SIZE, check_grid, check_size, grid_size, on_grid
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.grids import ANY_SIZE, check_grid, grid_size, on_grid
+from posenc_jax.protocol.registry import Card, register
 
 # The largest negative weight of the cubic kernel, at distance about 4/3, is set by this number.
 SHARPNESS = -0.75
@@ -21,11 +20,6 @@ def cubic_weights(place: Float[Array, '...'], count: int):
 
     Returns:
       The cells, integers [..., 4], and the weights, [..., 4], whose sum is 1.
-
-    Example:
-      >>> cells, weights = cubic_weights(jnp.array(0.5), 4)
-      >>> cells.tolist(), weights.tolist()
-      ([0, 0, 1, 2], [-0.09375, 0.59375, 0.59375, -0.09375])
     """
     first = jnp.floor(place)
     share = place - first
@@ -51,13 +45,6 @@ def learned_grid_vectors(
       table: a vector for each cell.
       pos: (row, column).
       size: rows and columns of the grid, one pair or one for each token.
-
-    Example:
-      >>> table = jnp.arange(4.0).reshape(1, 4, 1)
-      >>> learned_grid_vectors(table, jnp.array([[[0, 2]]]), (1, 4)).tolist()
-      [[[2.0]]]
-      >>> learned_grid_vectors(table, jnp.array([[[0, 0], [0, 1]]]), (1, 2))[0, :, 0].tolist()
-      [0.40625, 2.59375]
     """
     counts = jnp.array(table.shape[:2], jnp.float32)
     place = (pos.astype(jnp.float32) + 0.5) * (counts / jnp.asarray(size, jnp.float32)) - 0.5
@@ -73,19 +60,9 @@ def learned_grid_vectors(
     kind='encoding',
     card=Card(
         name='learned grid positions',
-        title='An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale',
-        arxiv='2010.11929',
-        door='embed',
-        equation='x + P[r, c], P trained; on another grid P is resized by bicubic interpolation',
-        source='google-research/vision_transformer; facebookresearch/deit',
-        authors='Dosovitskiy, Alexey and Beyer, Lucas and Kolesnikov, Alexander and '
-        'Weissenborn, Dirk and Zhai, Xiaohua and Unterthiner, Thomas and Dehghani, Mostafa and '
-        'Minderer, Matthias and Heigold, Georg and Gelly, Sylvain and Uszkoreit, Jakob and '
-        'Houlsby, Neil',
-        year=2020,
         example='learned_grid(4, 6, size=(8, 64), extra=1)',
         share='model',
-        promises=Promises(needs_training=True, fused=True),
+        needs_training=True,
     ),
 )
 class LearnedGrid(Embedding):
@@ -108,8 +85,8 @@ class LearnedGrid(Embedding):
       model_dim: D, from the model.
 
     Raises:
-      ValueError: rows, columns or a size below 1, a negative extra or std; at call, positions that
-        are not integers [B, L, 2] or, where they are known, beyond the size.
+      ValueError: at call, positions that are not integers [B, L, 2] or, where they are known,
+        beyond the size.
 
     Reference: Dosovitskiy et al., arXiv 2010.11929; Touvron et al., arXiv 2012.12877.
 
@@ -129,18 +106,15 @@ class LearnedGrid(Embedding):
 
     def __init__(
         self,
-        rows: int,
-        columns: int,
-        size: tuple[int, int] | None = None,
-        extra: int = 0,
-        std: float = 0.02,
+        rows: Size,
+        columns: Size,
+        size: tuple[Size, Size] | None = None,
+        extra: Count = 0,
+        std: NonNegative = 0.02,
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        check_size('learned_grid', rows, columns)
-        self.size = check_size('learned_grid size:', *(size or (None, None)))
-        check_number('learned_grid extra', extra, least=0)
-        check_number('learned_grid std', std, least=0)
+        self.size = size
         drawn = lambda *shape: std * jax.random.normal(rngs.params(), shape, jnp.float32)
         self.vectors = nnx.Param(drawn(rows, columns, model_dim), axes=(None, None, 'width'))
         self.extra = nnx.Param(drawn(extra, model_dim), axes=(None, 'width')) if extra else None

@@ -6,29 +6,22 @@ import jax
 import jax.numpy as jnp
 
 from posenc_jax.base.products import heads_first, scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.extended_parts import check_part
 from posenc_jax.methods.rope import Rotary, rotate
+from posenc_jax.protocol.bounds import CONTEXT, Count, Size
 from posenc_jax.protocol.checks import check_train_len
 from posenc_jax.protocol.composite import Wrapper, name_of
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 CARD = Card(
     name='LM-Infinite',
-    title='LM-Infinite: Zero-Shot Extreme Length Generalization for Large Language Models',
-    arxiv='2308.16137',
     door='project, logits, mask',
-    equation='key j visible iff j <= i and (i - j < R or j < n_global); D_ij = min(i - j, R)',
-    source='Glaciohound/LM-Infinite',
-    authors='Han, Chi and Wang, Qifan and Peng, Hao and Xiong, Wenhan and Chen, Yu and Ji, Heng '
-    'and Wang, Sinong',
-    year=2024,
     example='lm_infinite(encoding=rope(), n_global=2, n_local=5)',
     share='model',
     causal_only=True,
-    promises=Promises(relative=True),
+    relative=True,
 )
 
 
@@ -42,11 +35,11 @@ class LMInfinite(Wrapper):
     """Masks all keys but the last `n_local` and the first `n_global` tokens, and limits distances
     to R = `n_local`.
 
-    Key j is visible iff `j <= i` and (`i - j < n_local` or `j < n_global`), at the relative
-    position `D_ij = min(i - j, R)`. Beyond the window a rotary query is rotated to R and the key
-    to 0, and a relative bias is that of distance R. The mask counts real tokens of the document;
-    distances are differences of positions. Without `top_k` a decode cache of n_global + n_local
-    slots is enough (`posenc_jax.lab.decoding.constant_cache`).
+    `D_ij = min(i - j, n_local)`, `j visible iff j <= i and (i - j < n_local or j < n_global)`. D is
+    the relative position. Beyond the window a rotary query is rotated to R and the key to 0, and a
+    relative bias is that of distance R. The mask counts real tokens of the document; distances are
+    differences of positions. Without `top_k` a decode cache of n_global + n_local slots is enough
+    (`posenc_jax.lab.decoding.constant_cache`).
 
     With `top_k` = k the last query of a text also sees keys of the middle, which are the causal
     keys that it would not see otherwise. Each head chooses the k keys with the largest logits at
@@ -72,9 +65,8 @@ class LMInfinite(Wrapper):
       train_len: the trained length in tokens, from the model.
 
     Raises:
-      ValueError: an encoding that is neither rotary nor a relative bias, or depends on the length;
-        n_global or top_k below 0; n_local or distance below 1; top_k with a bias; a distance
-        without top_k; at call, top_k with packed documents.
+      ValueError: an encoding that is neither rotary nor a relative bias, or depends on the
+        length; top_k with a bias; a distance without top_k; at call, top_k with packed documents.
 
     Reference: Han, Wang, Peng, Xiong, Chen, Ji, Wang, arXiv 2308.16137.
 
@@ -90,23 +82,16 @@ class LMInfinite(Wrapper):
     def __init__(
         self,
         encoding: Encoding = CONTEXT,
-        n_global: int = 10,
-        n_local: int | None = None,
-        top_k: int = 0,
-        distance: int | None = None,
+        n_global: Count = 10,
+        n_local: Size | None = None,
+        top_k: Count = 0,
+        distance: Size | None = None,
         train_len: int = CONTEXT,
     ):
         n_local = check_train_len('lm_infinite', train_len) if n_local is None else n_local
-        if n_global < 0 or n_local < 1:
+        if distance is not None and not top_k:
             raise ValueError(
-                f'lm_infinite: expected n_global >= 0 and n_local >= 1, got {n_global=}, {n_local=}'
-            )
-        if top_k < 0:
-            raise ValueError(f'lm_infinite: top_k must be at least 0, got {top_k}')
-        if distance is not None and (distance < 1 or not top_k):
-            raise ValueError(
-                'lm_infinite: distance must be at least 1 and needs top_k of at least 1, got '
-                f'{distance=}, {top_k=}'
+                f'lm_infinite: distance needs top_k of at least 1, got {distance=}, {top_k=}'
             )
         self.encoding = check_part('lm_infinite', encoding, bias=True)
         if top_k and not isinstance(encoding, Rotary):

@@ -8,17 +8,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.rope import rotate
+from posenc_jax.protocol.bounds import CONTEXT, Base, Count, Size
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.errors import check_choice, check_number
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 Form = Literal['rotate', 'cosine']
-FORMS = ('rotate', 'cosine')
 Half = Literal['all', 'high', 'low']
-HALVES = ('all', 'high', 'low')
 
 
 def md_lrpe_frequencies(
@@ -32,12 +29,6 @@ def md_lrpe_frequencies(
 
     They are `theta_c = base^(-c/e)`, and `base^(-2c/e)` in the form 'cosine'; with one component
     both are `base^(-2c/H)`. With `half`, those of the other half are 0.
-
-    Example:
-      >>> md_lrpe_frequencies(8, components=3, base=1000.0).round(6).tolist()
-      [1.0, 0.1, 0.01]
-      >>> md_lrpe_frequencies(4, half='low').round(6).tolist()
-      [0.0, 0.0, 0.01, 0.001]
     """
     count = -(-angles // components)
     turns = 1 if form == 'rotate' else 2
@@ -51,10 +42,6 @@ def md_lrpe_angles(
 ) -> Float[Array, '#B L heads_or_1 A']:
     """The angles of a position: those of its components, `n_a theta`, one after the other, of which
     the first `angles` are kept.
-
-    Example:
-      >>> md_lrpe_angles(jnp.array([[[1, 2, 3]]]), np.array([1.0, 0.5, 0.25]), 8)[0, 0, 0].tolist()
-      [1.0, 0.5, 0.25, 2.0, 1.0, 0.5, 3.0, 1.5]
     """
     per_head = theta.reshape(-1, 1, theta.shape[-1])
     angle = phase(pos[:, :, None], per_head)
@@ -69,10 +56,6 @@ def md_lrpe(
     'rotate' turns the pairs of features (c, c + H/2), so F = H = 2A; 'cosine' is
     `[x cos A; x sin A]`, so F = 2H = 2A, and the inner product is
     `sum_c q_c k_c cos(A_c - A'_c)`.
-
-    Example:
-      >>> md_lrpe(jnp.ones((1, 1, 1, 2)), jnp.zeros((1, 1, 1, 2)), 'cosine').tolist()
-      [[[[1.0, 1.0, 0.0, 0.0]]]]
     """
     if form == 'rotate':
         return rotate(x, angle)
@@ -80,33 +63,17 @@ def md_lrpe(
     return jnp.concatenate([x * cos, x * sin], axis=-1).astype(x.dtype)
 
 
-@register(
-    'md_lrpe',
-    kind='encoding',
-    card=Card(
-        name='MD-LRPE',
-        title='You Only Scan Once: Efficient Multi-dimension Sequential Modeling with LightNet',
-        arxiv='2405.21022',
-        door='project',
-        equation="q'_i = R(A_i) q_i, k'_j = R(A_j) k_j, A = (n_1 theta, ..., n_k theta)",
-        source='Doraemonzzz/xopes',
-        authors='Qin, Zhen and Mao, Yuxin and Shen, Xuyang and Li, Dong and Zhang, Jing and '
-        'Dai, Yuchao and Zhong, Yiran',
-        year=2024,
-        example='md_lrpe()',
-        promises=Promises(relative=True, fused=True),
-    ),
-)
+@register('md_lrpe', kind='encoding', card=Card(name='MD-LRPE', example='md_lrpe()', relative=True))
 class MdLrpe(Encoding):
     """Rotates queries and keys by the angles of all components of a position.
 
-    `q'_i = R(A_i) q_i`, `k'_j = R(A_j) k_j`, where A joins the angles `n_a theta` of the components
-    a = 1 .. k. The logits therefore depend on the differences of the components alone. It acts on
+    `q'_i = R(A_i) q_i`, `k'_j = R(A_j) k_j`, `A = (n_1 theta, ..., n_k theta)`, n the components of
+    the position. The logits therefore depend on the differences of the components alone. It acts on
     the pairs of attention through `project`, and `lightnet` takes it as its argument. The form
-    'cosine' doubles the width of queries and keys instead of turning pairs,
-    `[x cos A; x sin A]`; its logits are divided by sqrt(H), as those of 'rotate' are. Differs from
-    the paper: the e frequencies of a component are those of a head of 2e features ('cosine': e), so
-    every component has the whole range; with one component 'rotate' is `rope()`.
+    'cosine' doubles the width of queries and keys instead of turning pairs, `[x cos A; x sin A]`;
+    its logits are divided by sqrt(H), as those of 'rotate' are. Differs from the paper: the e
+    frequencies of a component are those of a head of 2e features ('cosine': e), so every component
+    has the whole range; with one component 'rotate' is `rope()`.
 
     Args:
       components: k; positions are [B, L, k], for k = 1 also [B, L].
@@ -118,9 +85,8 @@ class MdLrpe(Encoding):
       head_dim, heads, kv_heads: H, N and K, from the model.
 
     Raises:
-      ValueError: components below 1 or more than there are angles, a negative prefix, a base below
-        1, an odd head width with 'rotate'; at call, positions with another number of components, or
-        vectors of another width.
+      ValueError: more components than there are angles, an odd head width with 'rotate'; at call,
+        positions with another number of components, or vectors of another width.
 
     Reference: Qin et al., arXiv 2405.21022.
 
@@ -136,27 +102,23 @@ class MdLrpe(Encoding):
 
     def __init__(
         self,
-        components: int = 1,
+        components: Size = 1,
         form: Form = 'rotate',
         half: Half = 'all',
-        base: float = 10000.0,
-        prefix: int = 0,
+        base: Base = 10000.0,
+        prefix: Count = 0,
         learned: bool = False,
         head_dim: int = CONTEXT,
         heads: int = CONTEXT,
         kv_heads: int = CONTEXT,
     ):
-        check_choice('md_lrpe form', form, FORMS)
-        check_choice('md_lrpe half', half, HALVES)
-        check_number('md_lrpe base', base, least=1)
-        check_number('md_lrpe prefix', prefix, least=0)
         if form == 'rotate' and head_dim % 2:
             raise ValueError(
                 f'md_lrpe turns features in pairs, but head_dim is {head_dim}; use an even width '
                 "or form='cosine'"
             )
         self.angles = head_dim // 2 if form == 'rotate' else head_dim
-        if not 1 <= components <= self.angles:
+        if components > self.angles:
             raise ValueError(
                 f'md_lrpe components must lie in 1 .. {self.angles}, the number of angles of '
                 f'head_dim={head_dim} in the form {form!r}, got {components}'

@@ -7,7 +7,7 @@ from jaxtyping import Array, Int
 from posenc_jax.protocol.checks import is_size
 from posenc_jax.protocol.families import Mask
 from posenc_jax.protocol.grids import on_grid
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 
@@ -22,12 +22,6 @@ def near_to_far_order(size: tuple[int, ...]) -> Int[np.ndarray, 'n']:
 
     Raises:
       ValueError: no numbers, or one that is not an integer of at least 1.
-
-    Example:
-      >>> near_to_far_order((2, 3)).tolist()
-      [0, 1, 3, 2, 4, 5]
-      >>> np.argsort(near_to_far_order((2, 3))).tolist()
-      [0, 1, 3, 2, 4, 5]
     """
     if not size or not all(map(is_size, size)):
         raise ValueError(f'a grid has integers of at least 1 as its size, got {size}')
@@ -43,10 +37,6 @@ def near_to_far_positions(size: tuple[int, ...], conditions: int = 0) -> Int[np.
 
     Raises:
       ValueError: as `near_to_far_order`.
-
-    Example:
-      >>> near_to_far_positions((2, 2), conditions=1).tolist()
-      [[-1, -1], [0, 0], [0, 1], [1, 0], [1, 1]]
     """
     cells = np.indices(size).reshape(len(size), -1).T[near_to_far_order(size)]
     front = np.full((conditions, len(size)), -1)
@@ -56,30 +46,17 @@ def near_to_far_positions(size: tuple[int, ...], conditions: int = 0) -> Int[np.
 @register(
     'nar',
     kind='encoding',
-    card=Card(
-        name='near-to-far mask',
-        title='Neighboring Autoregressive Modeling for Efficient Visual Generation',
-        arxiv='2503.10696',
-        door='mask',
-        equation='key j visible to query i iff m_j <= m_i, m = r + c',
-        source='ThisisBillhe/NAR',
-        authors='He, Yefei and He, Yuanyu and He, Shaoxuan and Chen, Feng and Zhou, Hong and '
-        'Zhang, Kaipeng and Zhuang, Bohan',
-        year=2025,
-        example='nar()',
-        share='model',
-        promises=Promises(relative=True),
-    ),
+    card=Card(name='near-to-far mask', example='nar()', share='model', relative=True),
 )
 class NearToFar(Mask):
     """Lets a token of a grid see the tokens that are not farther from the corner than itself.
 
-    Key j is visible to query i iff `m_j <= m_i`, where m is the sum of the components of a
-    position, `r + c` of an image, `t + r + c` of a video. So a token sees its whole diagonal, and
-    all tokens of a diagonal can be written at once, see `posenc_jax.lab.decoding.nar`. Tokens that
-    are not on the grid are conditions: all tokens of the grid see them, and they see those of them
-    that are not later. A decode cache needs tokens in the order of `near_to_far_order`. Differs
-    from the paper: nothing.
+    `key j visible to query i iff m_j <= m_i`, `m = r + c`. m is the sum of the components of a
+    position, `t + r + c` of a video. So a token sees its whole diagonal, and all tokens of a
+    diagonal can be written at once, see `posenc_jax.lab.decoding.nar`. Tokens that are not on the
+    grid are conditions: all tokens of the grid see them, and they see those of them that are not
+    later. A decode cache needs tokens in the order of `near_to_far_order`. Differs from the paper:
+    nothing.
 
     Raises:
       ValueError: at call, positions without components.

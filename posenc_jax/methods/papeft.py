@@ -8,21 +8,16 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.sinusoidal import sinusoidal_table
+from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 WAVES = 64  # width of the sinusoidal code of a location
 
 
 def document_locations(number: Int[Array, '...'], count: Int[Array, '...']) -> Float[Array, '...']:
-    """`l_k = k / (n - 1)` for slot k = number - 1 of n documents; 0 where there is one.
-
-    Example:
-      >>> document_locations(jnp.array([1, 2, 3, 1]), jnp.array([3, 3, 3, 1])).tolist()
-      [0.0, 0.5, 1.0, 0.0]
-    """
+    """`l_k = k / (n - 1)` for slot k = number - 1 of n documents; 0 where there is one."""
     return (number - 1).astype(jnp.float32) / jnp.maximum(count - 1, 1).astype(jnp.float32)
 
 
@@ -32,10 +27,6 @@ def location_code(
     """`W2 gelu(W1 sincos(1000 l))`, float32, with the tanh form of the gelu.
 
     `sincos` is 32 sines and then 32 cosines at frequencies `10000^(-m / 32)`.
-
-    Example:
-      >>> location_code(jnp.array([[0.0, 1.0]]), jnp.ones((2, 64)), jnp.zeros((3, 2))).tolist()
-      [[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]]
     """
     code = sinusoidal_table(1000.0 * location, WAVES, style='halves')
     return jax.nn.gelu(code @ w1.astype(jnp.float32).T) @ w2.astype(jnp.float32).T
@@ -52,13 +43,6 @@ def shuffled_documents(
 
     Raises:
       ValueError: documents of another shape; a slot that does not exist or is no integer.
-
-    Example:
-      >>> documents, gold, order = shuffled_documents(
-      ...     np.random.default_rng(0), np.arange(3).reshape(1, 3, 1), np.array([2])
-      ... )
-      >>> documents[0, gold[0]].tolist(), documents[0, :, 0].tolist() == order[0].tolist()
-      ([2], True)
     """
     _check_documents('shuffled_documents', documents)
     examples, count = documents.shape[:2]
@@ -88,11 +72,6 @@ def located_prompts(
 
     Raises:
       ValueError: documents or questions of another shape, or of different numbers of examples.
-
-    Example:
-      >>> tokens, positions = located_prompts(np.array([[[5], [6]]]), np.array([[7]]), empty=9)
-      >>> tokens.tolist(), positions[0, :, 1].tolist()
-      ([[9, 5, 9, 6, 7]], [1, 0, 2, 0, 0])
     """
     _check_documents('located_prompts', documents)
     examples, count, width = documents.shape
@@ -120,20 +99,10 @@ def _check_documents(user, documents):
     kind='encoding',
     card=Card(
         name='PAPEFT',
-        title='Position-Aware Parameter Efficient Fine-Tuning Approach for Reducing Positional '
-        'Bias in LLMs',
-        arxiv='2404.01430',
-        door='place, embed',
-        equation='soft token in front of document k of n: e_k = W2 gelu(W1 sincos(1000 l_k)), '
-        'l_k = k / (n - 1)',
-        source='the paper; it has no public code, and the form and place of the adapter are ours',
-        authors='Zhang, Zheng and Yang, Fan and Jiang, Ziyan and Chen, Zheng and Zhao, Zhengyang '
-        'and Ma, Chengyuan and '
-        'Zhao, Liang and Liu, Yang',
-        year=2024,
         example='papeft() | rope()',
         share='model',
-        promises=Promises(relative=True, needs_training=True, fused=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class PAPEFT(Encoding):
@@ -155,8 +124,8 @@ class PAPEFT(Encoding):
       model_dim, rngs: from the model.
 
     Raises:
-      ValueError: width below 1; at call, positions of another shape or fractional ones, and, where
-        they are known, slots outside 0 .. n and a row whose tokens disagree on n.
+      ValueError: at call, positions of another shape or fractional ones, and, where they are
+        known, slots outside 0 .. n and a row whose tokens disagree on n.
 
     Reference: Zhang, Yang, Jiang, Chen, Zhao, Ma, Zhao, Liu, arXiv 2404.01430.
 
@@ -168,9 +137,7 @@ class PAPEFT(Encoding):
       [[0.0, 4.0, 0.0, 4.0]]
     """
 
-    def __init__(self, width: int = 32, model_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
-        if width < 1:
-            raise ValueError(f'papeft width must be at least 1, got {width}')
+    def __init__(self, width: Size = 32, model_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
         self.w1 = nnx.Param(
             WAVES**-0.5 * jax.random.normal(rngs.params(), (width, WAVES), jnp.float32),
             axes=('rank', 'waves'),

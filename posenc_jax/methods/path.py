@@ -8,9 +8,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.base.products import heads_first, scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.capabilities import Carries, EvolvingKeys
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 # Keys of a tile are processed in chunks of this many, a few chunks per loop step. The work inside a
@@ -28,10 +28,6 @@ def unit_lower_inverse(lower: Float[Array, '... C C']) -> Float[Array, '... C C'
     `[[A, 0], [B, D]]^-1 = [[A^-1, 0], [-D^-1 B A^-1, D^-1]]`. This is forward substitution by
     blocks and needs matrix products only. (The gradient of XLA's triangular solve hangs on CPU from
     128 rows on, jax 0.10.2.)
-
-    Example:
-      >>> unit_lower_inverse(jnp.array([[0.0, 0.0], [0.5, 0.0]])).tolist()
-      [[1.0, 0.0], [-0.5, 1.0]]
     """
     size = lower.shape[-1]
     if size <= 2:  # the square of the strictly lower part vanishes
@@ -141,13 +137,6 @@ def path_directions(
       u: projected rows of the tokens and of two rows before them.
       taps: convolution weights per channel; the last one is for the token itself.
       tok: tokens of the L rows; a tap reaches neither another segment nor a row that is not valid.
-
-    Example:
-      >>> from posenc_jax.protocol.tokens import Tokens
-      >>> tok = Tokens.of(index=[[7]])  # in the middle of a document
-      >>> w = path_directions(jnp.ones((1, 3, 1, 2)), jnp.ones((3, 1, 2)), tok)
-      >>> [round(float(c), 3) for c in w.ravel()]
-      [0.707, 0.707]
     """
     length, before = tok.length, _TAPS - 1
     total = 0.0
@@ -163,13 +152,7 @@ def path_directions(
 def evolve_keys(
     k: Float[Array, 'B K S H'], w: Float[Array, 'B K 1 H'], beta: Float[Array, 'B K S']
 ) -> Float[Array, 'B K S H']:
-    """`k_j - beta_j (k_j . w) w` in float32: cached keys after one more token.
-
-    Example:
-      >>> k, w = jnp.array([[[[1.0, 2.0]]]]), jnp.array([[[[0.6, 0.8]]]])
-      >>> [round(float(c), 2) for c in evolve_keys(k, w, jnp.array([[[0.5]]])).ravel()]
-      [0.34, 1.12]
-    """
+    """`k_j - beta_j (k_j . w) w` in float32: cached keys after one more token."""
     k = k.astype(jnp.float32)
     along = jnp.sum(k * w, axis=-1)
     return k - (beta * along)[..., None] * w
@@ -190,13 +173,6 @@ def forget_bias(
       q_index, k_index: order of the tokens. For keys after the query the bias is finite but has no
         meaning.
       carry: sum over the nearer blocks.
-
-    Example:
-      >>> bias, carry = forget_bias(
-      ...     jnp.full((1, 1, 2), -1.0), jnp.array([[1]]), jnp.array([[0, 1]]), jnp.zeros((1, 1, 1))
-      ... )
-      >>> bias.tolist(), carry.tolist()
-      ([[[[-1.0, 0.0]]]], [[[-2.0]]])
     """
     until = (k_index[..., :, None] <= q_index[..., None, :]).astype(jnp.float32)[:, None]
     carry = carry + _product(log_gates[..., None, :], until)[..., 0, :]
@@ -208,29 +184,20 @@ def forget_bias(
     kind='encoding',
     card=Card(
         name='PaTH',
-        title='PaTH Attention: Position Encoding via Accumulating Householder Transformations',
-        arxiv='2505.16381',
-        door='project, logits, update_keys',
-        equation='logit_ij = q_i^T H_i H_{i-1} ... H_{j+1} k_j / sqrt(H), H_t = I - beta_t w_t '
-        'w_t^T',
-        source='fla-org/flash-linear-attention',
-        authors='Yang, Songlin and Shen, Yikang and Wen, Kaiyue and Tan, Shawn and Mishra, '
-        'Mayank and Ren, Liliang and '
-        'Panda, Rameswar and Kim, Yoon',
-        year=2025,
         example='path(rank=8, forget=True)',
         causal_only=True,
-        promises=Promises(relative=True, sweep_free=False, cached='evolving', needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class PaTH(Carries, EvolvingKeys):
     """Applies one data-dependent map `H_t` per token between key and query; makes the logits.
 
-    `logit_ij = q_i^T H_i ... H_{j+1} k_j / sqrt(H)` with head width H and the maps `H_t = I -
-    beta_t w_t w_t^T`, `beta_t = 2 sigmoid(b x_t + c)`. The direction w_t is a low-rank map of the
-    layer input x, a causal depthwise convolution of width 3, SiLU and L2 norm. With `forget=True`
-    (PaTH-FoX) `F_i - F_j` is added, F the running sum of `logsigmoid(g x_t + d)` per query head.
-    Differs from the paper: nothing; the optional norm of queries and keys belongs to the model.
+    `logit_ij = q_i^T H_i ... H_{j+1} k_j / sqrt(H)`, `H_t = I - beta_t w_t w_t^T`, `beta_t = 2
+    sigmoid(b x_t + c)`. The direction w_t is a low-rank map of the layer input x, a causal
+    depthwise convolution of width 3, SiLU and L2 norm. With `forget=True` (PaTH-FoX) `F_i - F_j` is
+    added, F the running sum of `logsigmoid(g x_t + d)` per query head. Differs from the paper:
+    nothing; the optional norm of queries and keys belongs to the model.
 
     Only the tokens that a query sees act on it, so the visible tokens must be contiguous and end at
     the query. Causal, document and window masks and padding are exact. A chain with a mask that
@@ -245,15 +212,9 @@ class PaTH(Carries, EvolvingKeys):
         head.
 
     Raises:
-      ValueError: a rank below 1; a layer input that does not have two rows more than there are
-        keys.
+      ValueError: a layer input that does not have two rows more than there are keys.
 
     Reference: Yang et al., arXiv 2505.16381.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> pj.make('path(rank=4)', heads=4, kv_heads=2, head_dim=8, model_dim=32).up.shape
-      (4, 2, 8)
     """
 
     lookback = _TAPS - 1
@@ -262,7 +223,7 @@ class PaTH(Carries, EvolvingKeys):
 
     def __init__(
         self,
-        rank: int | None = 32,
+        rank: Size | None = 32,
         forget: bool = False,
         gate_scaled: bool = True,
         heads: int = CONTEXT,
@@ -271,10 +232,6 @@ class PaTH(Carries, EvolvingKeys):
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        if rank is not None and rank < 1:
-            raise ValueError(
-                f'PaTH needs a rank of at least 1, or None for a full matrix, got {rank}'
-            )
         normal = lambda *shape: 0.02 * jax.random.normal(rngs.params(), shape)
         self.down = (
             None if rank is None else nnx.Param(normal(model_dim, rank), axes=('width', None))

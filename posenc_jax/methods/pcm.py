@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, Count, Size
 from posenc_jax.protocol.families import Embedding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def pcm_linear(points: Num[Array, '... P'], w: Float[Array, 'D P']) -> Float[Array, '... D']:
@@ -30,13 +30,7 @@ def pcm_network(
     b2: Float[Array, 'h'],
     w3: Float[Array, 'D h'],
 ) -> Float[Array, '... D']:
-    """`W_3 relu(W_2 relu(W_1 p + b_1) + b_2)`, float32.
-
-    Example:
-      >>> one = jnp.ones((1, 1))
-      >>> pcm_network(jnp.array([3.0]), one, -jnp.ones(1), 2 * one, jnp.ones(1), one).tolist()
-      [5.0]
-    """
+    """`W_3 relu(W_2 relu(W_1 p + b_1) + b_2)`, float32."""
     hidden = jax.nn.relu(pcm_linear(points, w1) + b1)
     return pcm_linear(jax.nn.relu(pcm_linear(hidden, w2) + b2), w3)
 
@@ -44,20 +38,7 @@ def pcm_network(
 @register(
     'pcm',
     kind='encoding',
-    card=Card(
-        name='Point Cloud Mamba',
-        title='Point Cloud Mamba: Point Cloud Learning via State Space Model',
-        arxiv='2403.00762',
-        door='embed',
-        equation='x_i <- x_i + W p_i before every layer, p_i the coordinates of a point',
-        source='SkyworkAI/PointCloudMamba',
-        authors='Zhang, Tao and Yuan, Haobo and Qi, Lu and Zhang, Jiangning and Zhou, Qianyu and '
-        'Ji, Shunping and Yan, Shuicheng and Li, Xiangtai',
-        year=2024,
-        example='pcm()',
-        share='model',
-        promises=Promises(needs_training=True, fused=True),
-    ),
+    card=Card(name='Point Cloud Mamba', example='pcm()', share='model', needs_training=True),
 )
 class Pcm(Embedding):
     """Adds a linear map of the coordinates of a point to its vector, before every layer.
@@ -78,34 +59,22 @@ class Pcm(Embedding):
       components: P.
 
     Raises:
-      ValueError: components below 1, negative hidden or depth; at call, positions with another
-        number of components, or token vectors that are not D wide.
+      ValueError: at call, positions with another number of components, or token vectors that are
+        not D wide.
 
     Reference: Zhang, Yuan, Qi, Zhang, Zhou, Ji, Yan, Li, arXiv 2403.00762.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> points = pj.Tokens.of(positions=[[[0.0, 0.5, 1.0], [0.25, 0.5, 0.75]]])
-      >>> pj.make('pcm()', model_dim=4, rngs=nnx.Rngs(0)).embed(jnp.zeros((1, 2, 4)), points).shape
-      (1, 2, 4)
     """
 
     depth = 'every'
 
     def __init__(
         self,
-        hidden: int = 0,
-        depth: int | Literal['every'] = 'every',
-        components: int = 3,
+        hidden: Count = 0,
+        depth: Count | Literal['every'] = 'every',
+        components: Size = 3,
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        if components < 1:
-            raise ValueError(f'pcm components must be at least 1, got {components}')
-        if hidden < 0:
-            raise ValueError(f'pcm hidden must be at least 0, which is no network, got {hidden}')
-        if depth != 'every' and depth < 0:
-            raise ValueError(f"pcm depth must be a layer from 0 on, or 'every', got {depth}")
         self.components, self.depth = components, depth
         draw = lambda fan_in, out, role: nnx.Param(
             jax.random.normal(rngs.params(), (out, fan_in), jnp.float32) * fan_in**-0.5,

@@ -8,13 +8,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.base.convolution import check_kernel, depthwise, over_grid
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Padding = Literal['zeros', 'circular']
-PADDINGS = ('zeros', 'circular')
 
 
 def peg(
@@ -38,10 +36,6 @@ def check_depth(user: str, depth: int) -> int:
 
     Raises:
       ValueError: a negative depth.
-
-    Example:
-      >>> check_depth('peg', 1)
-      1
     """
     if depth < 0:
         raise ValueError(
@@ -54,17 +48,7 @@ def check_depth(user: str, depth: int) -> int:
     'peg',
     kind='encoding',
     card=Card(
-        name='PEG',
-        title='Conditional Positional Encodings for Vision Transformers',
-        arxiv='2102.10882',
-        door='embed',
-        equation='x + DWConv_kxk(x) + b on the grid of tokens, behind the first layer',
-        source='Meituan-AutoML/CPVT',
-        authors='Chu, Xiangxiang and Tian, Zhi and Zhang, Bo and Wang, Xinlong and Shen, Chunhua',
-        year=2021,
-        example='peg() | full()',
-        share='model',
-        promises=Promises(relative=True, cached='none', needs_training=True, fused=True),
+        name='PEG', example='peg() | full()', share='model', relative=True, needs_training=True
     ),
 )
 class Peg(Encoding):
@@ -93,12 +77,6 @@ class Peg(Encoding):
         another width.
 
     Reference: Chu et al., arXiv 2102.10882.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> encoding = pj.make('peg(kernel=3)', model_dim=4)
-      >>> encoding.embed(jnp.ones((1, 7, 4)), pj.Tokens.on_grid(2, 3, extra=1)).shape
-      (1, 7, 4)
     """
 
     traits = frozenset({'sees_later', 'moves_positions', 'reads_grid'})
@@ -112,7 +90,7 @@ class Peg(Encoding):
         rngs: nnx.Rngs = CONTEXT,
     ):
         check_kernel(self.card.key, kernel)
-        self.padding = check_choice(f'{self.card.key} padding', padding, PADDINGS)
+        self.padding = padding
         self.depth = check_depth(self.card.key, depth)
         drawn = jax.random.normal(rngs.params(), (kernel, kernel, model_dim), jnp.float32)
         self.kernel = nnx.Param(drawn * 2**0.5 / kernel, axes=(None, None, 'width'))

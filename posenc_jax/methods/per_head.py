@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.capabilities import first_carry
 from posenc_jax.protocol.composite import Composite, name_of, parts_of
 from posenc_jax.protocol.encoding import CAPABILITIES, DOORS, Constant, Encoding
@@ -18,16 +18,9 @@ from posenc_jax.protocol.tokens import Tokens
     kind='encoding',
     card=Card(
         name='per-head mixture',
-        title='posenc_jax: positional encodings for JAX',
-        arxiv='',
-        door='project, logits, mask, collect, rescale',
-        equation='head h is encoded by `first` if h < n, else by `second`',
-        source='this library; the recipe of models that rotate some heads and leave others '
-        'without positions',
-        authors='posenc_jax authors',
-        year=2026,
+        door='project, logits, mask, collect',
         example='per_head(first=rope(), second=alibi(), heads_of_first=2)',
-        promises=Promises(relative=True),
+        relative=True,
     ),
 )
 class PerHead(Composite):

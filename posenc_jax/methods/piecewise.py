@@ -21,13 +21,6 @@ def piecewise_logits(
       queries: the queries as rotated for each region.
       keys: the keys as rotated for each region; a single array serves all regions.
       seen: the visible pairs; the results of the others are arbitrary.
-
-    Example:
-      >>> q, k = jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1, 3, 4))
-      >>> piecewise_logits(
-      ...     jnp.array([[[1, 1, 0]]]), (q, 3 * q), (k,), jnp.ones((1, 1, 1, 3), bool)
-      ... ).ravel().tolist()
-      [6.0, 6.0, 2.0]
     """
     region, last = region[:, None], len(queries) - 1
     lowest, highest = jnp.where(seen, region, last).min(), jnp.where(seen, region, 0).max()

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.peg import Peg
+from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.capabilities import GridAnchor
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def anchor_place(
@@ -24,11 +24,6 @@ def anchor_place(
 
     Raises:
       ValueError: a grid that the stride does not divide; the message has the nearest size.
-
-    Example:
-      >>> x = jnp.zeros((1, 4, 4, 1)).at[0, 3, 2].set(1.0)
-      >>> anchor_place(x, 2).tolist(), anchor_place(x, 2, invariant=True).tolist()
-      ([[1, 0]], [[3, 2]])
     """
     batch, rows, columns, _ = x.shape
     if rows % stride or columns % stride:
@@ -67,12 +62,7 @@ def _largest(second: Float[Array, 'B n'], fourth: Float[Array, 'B n'], dtype) ->
 def anchored(
     x: Float[Array, 'B rows columns C'], stride: int, *, invariant: bool = False
 ) -> Float[Array, 'B rows columns C']:
-    """Each grid, as a torus, rolled such that its anchor is its origin, see `anchor_place`.
-
-    Example:
-      >>> anchored(jnp.zeros((1, 2, 2, 1)).at[0, 1, 0].set(1.0), 2)[0, :, :, 0].tolist()
-      [[1.0, 0.0], [0.0, 0.0]]
-    """
+    """Each grid, as a torus, rolled such that its anchor is its origin, see `anchor_place`."""
     place = anchor_place(x, stride, invariant=invariant)
     return jax.vmap(lambda a, by: jnp.roll(a, (-by[0], -by[1]), axis=(0, 1)))(x, place)
 
@@ -82,32 +72,25 @@ def anchored(
     kind='encoding',
     card=Card(
         name='Polyphase Anchoring',
-        title='Reviving Shift Equivariance in Vision Transformers',
-        arxiv='2306.07470',
-        door='embed, anchor',
-        equation='roll(x, -argmax_ab ||x[a::p, b::p]||), then x + DWConv_kxk(x) + b on a torus',
-        source='willding123/Shift-Equivariant-Vision-Transformers',
-        authors='Ding, Peijian and Soselia, Davit and Armstrong, Thomas and Su, Jiahao and Huang, '
-        'Furong',
-        year=2023,
         example='polyphase_anchor() | full()',
         share='model',
-        promises=Promises(relative=True, cached='none', needs_training=True, fused=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class PolyphaseAnchor(Peg, GridAnchor):
     """Chooses the origin of an image by its content before it is cut into patches, and adds a PEG
     with circular padding, so that a model gives shifted images the same class.
 
-    With patches of p pixels, an image is rolled, as a torus, by the phase (a, b) whose subimage
-    `x[a::p, b::p]` has the largest norm. Then the tokens of an image that was
-    shifted by any number of pixels are those of the image, in the order of a rolled grid. Attention
-    without other positions does not see the order, and the circular convolution, `x + DWConv(x) +
-    b`, rolls with it. With a mean over the tokens, or a class token, the logits are the same up to
-    rounding. With `invariant`, the grid is rolled further, by whole patches, to the token with the
-    largest norm, and the tokens are equal. Convolutions of the model (patches that overlap,
-    mix_ffn) see a torus too. In a pyramid every stage names it, with depth=1, and the reduced
-    attention is `spatial_reduction(anchor=True)`.
+    `roll(x, -argmax_ab ||x[a::p, b::p]||)`, `x + DWConv_kxk(x) + b on a torus`. With patches of p
+    pixels, an image is rolled, as a torus, by the phase (a, b) whose subimage `x[a::p, b::p]` has
+    the largest norm. Then the tokens of an image that was shifted by any number of pixels are those
+    of the image, in the order of a rolled grid. Attention without other positions does not see the
+    order, and the circular convolution rolls with it. With a mean over the tokens, or a class
+    token, the logits are the same up to rounding. With `invariant`, the grid is rolled further, by
+    whole patches, to the token with the largest norm, and the tokens are equal. Convolutions of the
+    model (patches that overlap, mix_ffn) see a torus too. In a pyramid every stage names it, with
+    depth=1, and the reduced attention is `spatial_reduction(anchor=True)`.
 
     Differs from the paper: norms that are equal up to rounding, such as those of normed tokens
     after a stage, are told apart by the sum of fourth powers, where the paper takes the first.

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Int
 
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding, PositionRange
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import NOWHERE, check_range, known_range, lookup_rows
 
 
@@ -29,10 +29,6 @@ def random_start(
 
     Raises:
       ValueError: known ids outside 0 .. max_position; traced ones beyond it stay as they are.
-
-    Example:
-      >>> random_start(jax.random.key(0), jnp.array([[0, 2, 1, 2, 0]]), 2).tolist()
-      [[0, 2, 1, 2, 0]]
     """
     low, high = known_range(ids, valid) or (0, 0)
     if low < 0 or high > max_position:
@@ -54,20 +50,9 @@ def random_start(
     kind='encoding',
     card=Card(
         name='position coupling',
-        title='Position Coupling: Improving Length Generalization of Arithmetic Transformers '
-        'Using Task Structure',
-        arxiv='2405.20671',
-        door='place, embed',
-        equation='x_t + P[p_t], tokens of equal significance have equal p_t; training draws the '
-        'first p from 1 .. M - (max p - 1)',
-        source='HanseulJo/position-coupling',
-        authors='Cho, Hanseul and Cha, Jaeyoung and Awasthi, Pranjal and Bhojanapalli, Srinadh '
-        'and Gupta, Anupam and '
-        'Yun, Chulhee',
-        year=2024,
         example='position_coupling(max_position=128)',
         share='model',
-        promises=Promises(needs_training=True, fused=True),
+        needs_training=True,
     ),
 )
 class PositionCoupling(Encoding):
@@ -89,9 +74,8 @@ class PositionCoupling(Encoding):
       shared: one table for all components.
 
     Raises:
-      ValueError: max_position or components below 1; at call, ids of another shape, fractional ids,
-        or ids beyond M (where ids are traced, such an id gets NaN from the table, and without it
-        becomes `NOWHERE`).
+      ValueError: at call, ids of another shape, fractional ids, or ids beyond M (where ids are
+        traced, such an id gets NaN from the table, and without it becomes `NOWHERE`).
 
     Reference: Cho et al., arXiv 2405.20671.
 
@@ -108,19 +92,13 @@ class PositionCoupling(Encoding):
 
     def __init__(
         self,
-        max_position: int,
-        components: int = 1,
+        max_position: Size,
+        components: Size = 1,
         table: bool = True,
         shared: bool = False,
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        if max_position < 1:
-            raise ValueError(
-                f'position_coupling max_position must be at least 1, got {max_position}'
-            )
-        if components < 1:
-            raise ValueError(f'position_coupling components must be at least 1, got {components}')
         self.max_position, self.components = max_position, components
         shape = (1 if shared else components, max_position + 1, model_dim)
         vectors = lambda: jax.random.normal(rngs.params(), shape, jnp.float32)

@@ -8,11 +8,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.products import heads_first, over_batch, scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.sinusoidal import sinusoidal_table
+from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Encoding, PositionRange
 from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_range, lookup_rows
 
 Table = Literal['identity', 'sinusoidal']
@@ -25,10 +25,6 @@ def project_positions(
     """`P[pos] w`, where P is the identity or the sinusoidal encodings.
 
     With the identity it is row `pos` of `w`, and NaN if there is no such row.
-
-    Example:
-      >>> project_positions(jnp.array([[1]]), jnp.array([[[1.0, 2.0]], [[3.0, 4.0]]])).tolist()
-      [[[[3.0, 4.0]]]]
     """
     if pos.ndim != 2:
         raise ValueError(
@@ -46,19 +42,9 @@ def project_positions(
     kind='encoding',
     card=Card(
         name='positional attention',
-        title='Positional Attention: Expressivity and Learnability of Algorithmic Computation',
-        arxiv='2410.01686',
-        door='place, project, logits',
-        equation='logit_ij = (P_i W_q + b_q) . (P_j W_k) / sqrt(e), P positional encodings of '
-        'width e',
-        source='opallab/positional_attention',
-        authors='Back de Luca, Artur and Giapitzakis, George and Yang, Shenghao and Veličković, '
-        'Petar and '
-        'Fountoulakis, Kimon',
-        year=2024,
         example='positional_attention(max_len=64)',
         share='layer',
-        promises=Promises(needs_training=True),
+        needs_training=True,
     ),
 )
 class PositionalAttention(Encoding):
@@ -103,7 +89,7 @@ class PositionalAttention(Encoding):
         head_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        identity = check_choice('positional_attention table', table, TABLES) == 'identity'
+        identity = table == 'identity'
         if identity and (max_len is None or max_len < 1 or width is not None):
             raise ValueError(
                 "positional_attention(table='identity') needs max_len of at least 1 and no "

@@ -1,12 +1,14 @@
 """Random tags: each occurrence of a token gets a random vector that identifies it."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, Ge, Lt
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def random_tags(
@@ -16,22 +18,7 @@ def random_tags(
     order: Int[Array, '#B L'],
     width: int,
 ) -> Float[Array, 'B L width']:
-    """Independent standard normal vectors, each determined by (row, segment, order) and the seed.
-
-    Example:
-      >>> at = jnp.arange(4)[None]
-      >>> tags = random_tags(jnp.array([0, 7], jnp.uint32), 0 * at, 0 * at, at, 8)
-      >>> (
-      ...     tags.shape,
-      ...     bool(
-      ...         (
-      ...             random_tags(jnp.array([0, 7], jnp.uint32), 0 * at, 0 * at, at + 2, 8)[:, :2]
-      ...             == tags[:, 2:]
-      ...         ).all()
-      ...     ),
-      ... )
-      ((1, 4, 8), True)
-    """
+    """Standard normal vectors, each determined by (row, segment, order) and the seed."""
     row, segment, order = jnp.broadcast_arrays(row, segment, order)
     key = jax.random.wrap_key_data(seed, impl='threefry2x32')
 
@@ -48,19 +35,7 @@ def random_tags(
     'positional_description',
     kind='encoding',
     card=Card(
-        name='random tags',
-        title='Positional Description Matters for Transformers Arithmetic',
-        arxiv='2311.14737',
-        door='place, embed',
-        equation='x_t = [the first D - r entries of e_t, tau_t], tau_t ~ N(0, I_r), drawn for '
-        'every token of every sequence',
-        source='the paper; it has no public code',
-        authors='Shen, Ruoqi and Bubeck, Sébastien and Eldan, Ronen and Lee, Yin Tat and Li, '
-        'Yuanzhi and Zhang, Yi',
-        year=2023,
-        example='positional_description(width=8)',
-        share='model',
-        promises=Promises(relative=True, fused=True),
+        name='random tags', example='positional_description(width=8)', share='model', relative=True
     ),
 )
 class PositionalDescription(Encoding):
@@ -85,9 +60,6 @@ class PositionalDescription(Encoding):
     Args:
       width: r, less than the model width.
 
-    Raises:
-      ValueError: r below 1 or not below the model width.
-
     Reference: Shen et al., arXiv 2311.14737.
 
     Example:
@@ -102,12 +74,9 @@ class PositionalDescription(Encoding):
       [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
     """
 
-    def __init__(self, width: int = 64, model_dim: int = CONTEXT):
-        if not 1 <= width < model_dim:
-            raise ValueError(
-                'positional_description width must lie in 1 .. model width - 1 = '
-                f'{model_dim - 1}, got {width}'
-            )
+    def __init__(
+        self, width: Annotated[int, Ge(1), Lt('model_dim')] = 64, model_dim: int = CONTEXT
+    ):
         self.width = width
 
     def place(self, tok, *, key=None):

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def psc_calibrate(
@@ -35,29 +35,19 @@ def psc_calibrate(
     'psc',
     kind='encoding',
     card=Card(
-        name='PSC',
-        title='PSC: Extending Context Window of Large Language Models via Phase Shift Calibration',
-        arxiv='2505.12423',
-        door='project',
-        equation="q'_i = R(A_i) [q_i * (1 + tanh(SiLU(q_i U_h) V_h) / 2)], k'_j likewise with its "
-        'own U_h and V_h',
-        source='WNQzhu/PSC',
-        authors='Zhu, Wenqiao and Xu, Chao and Wang, Lulu and Wu, Jun',
-        year=2025,
-        example='psc() | rope(freqs=pi(factor=4.0))',
-        promises=Promises(relative=True, needs_training=True, fused=True),
+        name='PSC', example='psc() | rope(freqs=pi(factor=4.0))', relative=True, needs_training=True
     ),
 )
 class PSC(Encoding):
     """Multiplies features of queries and keys by gains in (1/2, 3/2), computed from each vector.
 
-    `y = x * (1 + tanh(SiLU(x U_h) V_h) / 2)`; U_h and V_h are matrices [H, H] of head h, separate
-    ones for queries and keys. It comes before a rotary encoding in the chain,
-    `psc() | rope(freqs=...)`, and does not change its frequency rule. After the rotary encoding the
-    gain would act on rotated vectors, and logits would no longer depend on position differences
-    alone. U starts at zero, where psc changes nothing; then only U has a gradient, as SiLU(0) = 0.
-    Keys are calibrated before they are cached. In the paper it is trained with low-rank adapters
-    beside a frozen model: `model.lora_rank=8`, `train.tune='adapters'`.
+    `q'_i = R(A_i) [q_i * (1 + tanh(SiLU(q_i U_h) V_h) / 2)]`; keys likewise. U_h and V_h are
+    matrices [H, H] of head h, separate ones for queries and keys. It comes before a rotary encoding
+    in the chain, `psc() | rope(freqs=...)`, and does not change its frequency rule. After the
+    rotary encoding the gain would act on rotated vectors, and logits would no longer depend on
+    position differences alone. U starts at zero, where psc changes nothing; then only U has a
+    gradient, as SiLU(0) = 0. Keys are calibrated before they are cached. In the paper it is trained
+    with low-rank adapters beside a frozen model: `model.lora_rank=8`, `train.tune='adapters'`.
 
     Differs from the paper: it speaks of a shift of phases, but what is released, and done here, is
     this gain. V starts kaiming-uniform, a = sqrt 5, with the fan-in H of one head's matrix, bound
@@ -70,12 +60,6 @@ class PSC(Encoding):
       ValueError: at call, other numbers of heads.
 
     Reference: Zhu, Xu, Wang, Wu, arXiv 2505.12423.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> part = pj.make('psc() | rope()', heads=4, kv_heads=2, head_dim=8).parts[0]
-      >>> part.q_up.shape, part.k_down.shape
-      ((4, 8, 8), (2, 8, 8))
     """
 
     traits = frozenset({'reads_unrotated'})

@@ -1,16 +1,19 @@
 """Sorted random magnitudes in place of distances, shared by two variants of randomized PE."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Num, UInt32
 
 from posenc_jax.methods.randomized_pe import evaluation_key, largest_position, random_ids
+from posenc_jax.protocol.bounds import Ge, Le
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance
 from posenc_jax.protocol.tables import check_range
 from posenc_jax.protocol.tokens import Tokens
 
-LARGEST = 2**24
+Range = Annotated[int, Ge(1), Le(2**24)]  # the last whole number of float32
 
 
 def random_magnitudes(
@@ -24,10 +27,6 @@ def random_magnitudes(
       seed: seed of the draw, which all rows share.
       count: n, at most max_len.
       max_len: size of the range.
-
-    Example:
-      >>> random_magnitudes(jnp.array([0, 1], jnp.uint32), jnp.array([4]), 4).tolist()
-      [[0, 1, 2, 3]]
     """
     key = jax.random.wrap_key_data(seed, impl='threefry2x32')
     if max_len == 1:
@@ -58,25 +57,8 @@ class RandomOffsets(Encoding):
     def _configure(
         self, max_len: int, random: bool, both_sides: bool, eval_len: int | None, draw: int
     ):
-        name = self.card.key
-        if max_len < 1:
-            raise ValueError(f'{name} max_len must be at least 1, got {max_len}')
-        if max_len > LARGEST:
-            raise ValueError(
-                f'{name} max_len must be at most {LARGEST}, the last whole number of float32, '
-                f'got {max_len}'
-            )
-        if eval_len is not None and not 1 <= eval_len <= max_len:
-            raise ValueError(f'{name} eval_len must lie in 1 .. max_len={max_len}, got {eval_len}')
-        if draw < 0:
-            raise ValueError(f'{name} draw must be at least 0, got {draw}')
-        self.max_len, self.random, self.both_sides, self.eval_len, self.draw = (
-            max_len,
-            random,
-            both_sides,
-            eval_len,
-            draw,
-        )
+        self.max_len, self.random, self.both_sides = max_len, random, both_sides
+        self.eval_len, self.draw = eval_len, draw
 
     def place(self, tok: Tokens, *, key=None) -> Tokens:
         if not self.random:

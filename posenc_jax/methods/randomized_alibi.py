@@ -1,15 +1,17 @@
 """Randomized ALiBi: distances are replaced by sorted random magnitudes out of a long range."""
 
+from typing import Annotated
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.products import over_batch
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.alibi import alibi_slopes
-from posenc_jax.methods.random_offsets import RandomOffsets
+from posenc_jax.methods.random_offsets import RandomOffsets, Range
+from posenc_jax.protocol.bounds import CONTEXT, Count, Ge, Le
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.families import check_heads
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 _EARLIER = 0.5  # subtracted from the distance of earlier keys
 
@@ -17,12 +19,7 @@ _EARLIER = 0.5  # subtracted from the distance of earlier keys
 def randomized_alibi_bias(
     slopes: Float[Array, 'N'], offsets: Num[Array, '#B T S']
 ) -> Float[Array, '#B N T S']:
-    """`m_h (-|o_ij| + 1/2 [o_ij < 0])`, float32; o_ij is negative for earlier keys.
-
-    Example:
-      >>> randomized_alibi_bias(jnp.array([0.5]), jnp.array([[[-7, -2, 0, 2]]])).tolist()
-      [[[[-3.25, -0.75, 0.0, -1.0]]]]
-    """
+    """`m_h (-|o_ij| + 1/2 [o_ij < 0])`, float32; o_ij is negative for earlier keys."""
     nearer = jnp.where(offsets < 0, _EARLIER, 0.0)
     return (
         slopes.astype(jnp.float32)[:, None, None]
@@ -35,32 +32,22 @@ def randomized_alibi_bias(
     kind='encoding',
     card=Card(
         name='randomized ALiBi',
-        title='Randomized Positional Encodings Boost Length Generalization of Transformers',
-        arxiv='2305.16843',
-        door='place, logits',
-        equation='logit_ij = q_i . k_j / sqrt(H) + m_h (-a_|i-j| + 1/2 [j < i]), a_1 < ... < '
-        'a_(n-1) drawn from 1 .. M-1',
-        source='google-deepmind/randomized_positional_encodings',
-        authors='Ruoss, Anian and Delétang, Grégoire and Genewein, Tim and Grau-Moya, Jordi and '
-        'Csordás, Róbert and '
-        'Bennani, Mehdi and Legg, Shane and Veness, Joel',
-        year=2023,
         example='randomized_alibi(max_len=4096, eval_len=2048)',
         share='model',
-        promises=Promises(relative=True),
+        relative=True,
     ),
 )
 class RandomizedALiBi(RandomOffsets):
     """ALiBi of sorted random magnitudes in place of the distances; acts on the logits.
 
-    `b_ij = m_h (-a_|i-j| + 1/2 [j < i])`, 0 for i = j, not divided by sqrt(H); `a_1 < ... <
-    a_(n-1)` distinct, uniform without replacement from 1 .. M-1, one draw for each forward pass, or
-    with `both_sides` one for earlier keys and one for later ones; slopes m_h of ALiBi. All pairs at
-    the same distance get the same bias, unlike in `randomized_pe(...) | alibi()`. The term 1/2 for
-    earlier keys lets an encoder tell left from right. It is that of the official code, whereas
-    `alibi(variant='offset')` applies its 1/2 to later keys. n is the number of positions of a row;
-    positions must be token numbers, in any order. `random=False` is the paper's plain symmetric
-    ALiBi.
+    `logit_ij = q_i . k_j / sqrt(H) + b_ij`, `b_ij = m_h (-a_|i-j| + 1/2 [j < i])`, 0 for i = j, not
+    divided by sqrt(H); `a_1 < ... < a_(n-1)` distinct, uniform without replacement from 1 .. M-1,
+    one draw for each forward pass, or with `both_sides` one for earlier keys and one for later
+    ones; slopes m_h of ALiBi. All pairs at the same distance get the same bias, unlike in
+    `randomized_pe(...) | alibi()`. The term 1/2 for earlier keys lets an encoder tell left from
+    right. It is that of the official code, whereas `alibi(variant='offset')` applies its 1/2 to
+    later keys. n is the number of positions of a row; positions must be token numbers, in any
+    order. `random=False` is the paper's plain symmetric ALiBi.
 
     The paper draws anew in every layer. For that use a pattern with `draw=0, 1, ...`, see
     `randomized_pe`. Differs from the paper in the same points as `randomized_pe`: evaluation
@@ -76,9 +63,8 @@ class RandomizedALiBi(RandomOffsets):
       heads: N, from the model.
 
     Raises:
-      ValueError: max_len, eval_len or draw out of range; at call, positions that are fractional,
-        have several components or reach max_len (in evaluation, eval_len; if they are traced, the
-        number of tokens is checked).
+      ValueError: at call, positions that are fractional, have several components or reach max_len
+        (in evaluation, eval_len; if they are traced, the number of tokens is checked).
 
     Reference: Ruoss et al., arXiv 2305.16843.
 
@@ -94,11 +80,11 @@ class RandomizedALiBi(RandomOffsets):
 
     def __init__(
         self,
-        max_len: int,
+        max_len: Range,
         random: bool = True,
         both_sides: bool = False,
-        eval_len: int | None = None,
-        draw: int = 0,
+        eval_len: Annotated[int, Ge(1), Le('max_len')] | None = None,
+        draw: Count = 0,
         heads: int = CONTEXT,
     ):
         self._configure(max_len, random, both_sides, eval_len, draw)

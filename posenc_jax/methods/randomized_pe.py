@@ -1,20 +1,19 @@
 """Randomized positional encodings: sorted random positions from a range longer than the text."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from posenc_jax.protocol.bounds import Count, Ge, Le, Size
 from posenc_jax.protocol.encoding import Encoding, PositionRange
-from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import NOWHERE, check_range, known_range
 from posenc_jax.protocol.tokens import Tokens
 
 Evaluation = Literal['sampled', 'spaced', 'first']
-EVALUATIONS = ('sampled', 'spaced', 'first')
 LARGEST_SPACED = 46340  # the largest integer whose square fits in int32
 
 
@@ -58,10 +57,6 @@ def spaced_ids(pos: Int[Array, 'B L'], count: Int[Array, 'B'], max_len: int) -> 
 
     Raises:
       ValueError: known counts outside 0 .. max_len.
-
-    Example:
-      >>> spaced_ids(jnp.array([[0, 1, 2]]), jnp.array([3]), 7).tolist()
-      [[1, 3, 5]]
     """
     _check_count(count, max_len)
     parts = count[:, None] + 1
@@ -89,26 +84,16 @@ def _check_count(count, max_len):
     kind='encoding',
     card=Card(
         name='randomized PE',
-        title='Randomized Positional Encodings Boost Length Generalization of Transformers',
-        arxiv='2305.16843',
-        door='place',
-        equation='p_k = k-th smallest of n distinct ids drawn uniformly from 0 .. M-1',
-        source='google-deepmind/randomized_positional_encodings',
-        authors='Ruoss, Anian and Delétang, Grégoire and Genewein, Tim and Grau-Moya, Jordi and '
-        'Csordás, Róbert and '
-        'Bennani, Mehdi and Legg, Shane and Veness, Joel',
-        year=2023,
         example='randomized_pe(max_len=128, eval_len=96) | rope()',
         share='model',
-        promises=Promises(fused=True),
     ),
 )
 class RandomizedPE(Encoding):
     """Gives n tokens n sorted random positions out of a long range; precedes another encoding.
 
-    `p_0 < p_1 < ... < p_(n-1)`, uniform without replacement from 0 .. M-1; one draw per forward
-    pass. n counts the positions of a row (padding and shorter documents add none), and ids are
-    looked up by position, so rows may be padded or packed. The paper's ALiBi and Transformer-XL
+    `p_0 < p_1 < ... < p_(n-1), drawn from 0 .. M-1`, uniform without replacement; one draw per
+    forward pass. n counts the positions of a row (padding and shorter documents add none), and ids
+    are looked up by position, so rows may be padded or packed. The paper's ALiBi and Transformer-XL
     variants, which randomise distances instead of positions, are `randomized_alibi` and
     `randomized_transformer_xl`.
 
@@ -130,50 +115,31 @@ class RandomizedPE(Encoding):
       draw: parts with different numbers draw apart from each other, also where 'sampled' evaluates.
 
     Raises:
-      ValueError: max_len or eval_len out of range ('spaced' ends at 46340); at call, positions that
-        are fractional, have several components or reach max_len (in evaluation, eval_len; where
-        they are traced, the number of tokens counts, and such a position becomes `NOWHERE`),
-        `per_row` for tokens that have one row for the whole batch.
+      ValueError: a max_len beyond 46340 with 'spaced'; at call, positions that are fractional,
+        have several components or reach max_len (in evaluation, eval_len; where they are traced,
+        the number of tokens counts, and such a position becomes `NOWHERE`), `per_row` for tokens
+        that have one row for the whole batch.
 
     Reference: Ruoss et al., arXiv 2305.16843.
-
-    Example:
-      >>> import jax, posenc_jax as pj
-      >>> encoding = pj.make("randomized_pe(max_len=2048, evaluation='first') | rope()", head_dim=8)
-      >>> encoding.place(pj.Tokens.of(length=4), key=jax.random.key(0)).pos.shape
-      (1, 4)
     """
 
     traits = frozenset({'places_together'})
 
     def __init__(
         self,
-        max_len: int,
+        max_len: Size,
         per_row: bool = False,
         evaluation: Evaluation = 'sampled',
-        eval_len: int | None = None,
-        draw: int = 0,
+        eval_len: Annotated[int, Ge(1), Le('max_len')] | None = None,
+        draw: Count = 0,
     ):
-        check_choice('randomized_pe evaluation', evaluation, EVALUATIONS)
-        if max_len < 1:
-            raise ValueError(f'randomized_pe max_len must be at least 1, got {max_len}')
         if evaluation == 'spaced' and max_len > LARGEST_SPACED:
             raise ValueError(
                 f"randomized_pe evaluation='spaced' needs max_len <= {LARGEST_SPACED}, got "
                 f"{max_len}; use 'sampled'"
             )
-        if eval_len is not None and not 1 <= eval_len <= max_len:
-            raise ValueError(
-                f'randomized_pe eval_len must lie in 1 .. max_len={max_len}, got {eval_len}'
-            )
-        if draw < 0:
-            raise ValueError(f'randomized_pe draw must be at least 0, got {draw}')
-        self.max_len, self.per_row, self.evaluation, self.eval_len = (
-            max_len,
-            per_row,
-            evaluation,
-            eval_len,
-        )
+        self.max_len, self.per_row = max_len, per_row
+        self.evaluation, self.eval_len = evaluation, eval_len
         self.draw = draw
 
     @property
@@ -214,25 +180,11 @@ class RandomizedPE(Encoding):
 
 
 def evaluation_key(draw: int) -> Array:
-    """The fixed key of evaluation, one for each number of a draw.
-
-    Example:
-      >>> bool(
-      ...     (
-      ...         jax.random.key_data(evaluation_key(0)) == jax.random.key_data(jax.random.key(0))
-      ...     ).all()
-      ... )
-      True
-    """
+    """The fixed key of evaluation, one for each number of a draw."""
     return jax.random.fold_in(jax.random.key(0), draw) if draw else jax.random.key(0)
 
 
 def largest_position(tok: Tokens) -> Int[Array, 'B']:
-    """The largest position of a real token in each row.
-
-    Example:
-      >>> largest_position(Tokens.of(length=3)).tolist()
-      [2]
-    """
+    """The largest position of a real token in each row."""
     pos = tok.pos if tok.valid is None else jnp.where(tok.valid, tok.pos, 0)
     return pos.max(axis=1)

@@ -1,16 +1,17 @@
 """Randomized Transformer-XL: sinusoids of a random magnitude in place of those of the distance."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from posenc_jax.base.products import heads_first
-from posenc_jax.language.spec import CONTEXT
-from posenc_jax.methods.random_offsets import RandomOffsets
+from posenc_jax.methods.random_offsets import RandomOffsets, Range
 from posenc_jax.methods.transformer_xl import transformer_xl_frequencies, transformer_xl_table
-from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.bounds import CONTEXT, Count, Ge, Le, NonNegative
 from posenc_jax.protocol.families import check_heads
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 _QUERIES = 64  # number of queries whose codes are in memory at once
 
@@ -20,19 +21,10 @@ _QUERIES = 64  # number of queries whose codes are in memory at once
     kind='encoding',
     card=Card(
         name='randomized Transformer-XL',
-        title='Randomized Positional Encodings Boost Length Generalization of Transformers',
-        arxiv='2305.16843',
-        door='place, project, logits',
-        equation='logit_ij = ((q_i + u) . k_j + (q_i + v) . W enc(o_ij)) / sqrt(H), o_ij = '
-        'a_(j-i) if j > i, -a_(i-j) if j < i, a_1 < ... < a_(n-1) drawn from 1 .. M-1',
-        source='google-deepmind/randomized_positional_encodings',
-        authors='Ruoss, Anian and Delétang, Grégoire and Genewein, Tim and Grau-Moya, Jordi and '
-        'Csordás, Róbert and '
-        'Bennani, Mehdi and Legg, Shane and Veness, Joel',
-        year=2023,
         example='randomized_transformer_xl(max_len=4096, eval_len=2048)',
         share='model',
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class RandomizedTransformerXL(RandomOffsets):
@@ -63,9 +55,9 @@ class RandomizedTransformerXL(RandomOffsets):
       heads, head_dim, model_dim: from the model.
 
     Raises:
-      ValueError: max_len, eval_len, draw or std out of range, an odd model width, a base that is
-        not positive; at call, positions that are fractional, have several components or reach
-        max_len (in evaluation, eval_len; if they are traced, the number of tokens is checked).
+      ValueError: an odd model width, a base that is not positive; at call, positions that are
+        fractional, have several components or reach max_len (in evaluation, eval_len; if they are
+        traced, the number of tokens is checked).
 
     Reference: Ruoss et al., arXiv 2305.16843.
 
@@ -82,13 +74,13 @@ class RandomizedTransformerXL(RandomOffsets):
 
     def __init__(
         self,
-        max_len: int,
+        max_len: Range,
         random: bool = True,
         both_sides: bool = False,
-        eval_len: int | None = None,
-        draw: int = 0,
+        eval_len: Annotated[int, Ge(1), Le('max_len')] | None = None,
+        draw: Count = 0,
         base: float = 10000.0,
-        std: float = 0.02,
+        std: NonNegative = 0.02,
         heads: int = CONTEXT,
         head_dim: int = CONTEXT,
         model_dim: int = CONTEXT,
@@ -96,7 +88,6 @@ class RandomizedTransformerXL(RandomOffsets):
     ):
         self._configure(max_len, random, both_sides, eval_len, draw)
         transformer_xl_frequencies(model_dim, base)  # checks both
-        check_number('randomized_transformer_xl std', std, least=0)
         normal = lambda *shape: std * jax.random.normal(rngs.params(), shape, jnp.float32)
         self.base = base
         self.u = nnx.Param(normal(heads, head_dim), axes=('heads', None))

@@ -7,12 +7,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.base.products import heads_first
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.shaw import take_by_index
+from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.capabilities import SeveralInputs
 from posenc_jax.protocol.checks import exceeds
 from posenc_jax.protocol.families import whole_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 _TAPS = 3
@@ -32,14 +32,6 @@ def rcmha_convolution(
       y: projections of the tokens and of two rows before them.
       taps, bias: per channel, the same for all heads.
       order: index of each token in its document; rows before the document's first count as zero.
-
-    Example:
-      >>> y, taps = (
-      ...     jnp.array([9.0, 1.0, 2.0, 3.0]).reshape(1, 4, 1, 1),
-      ...     jnp.array([[100.0], [10.0], [1.0]]),
-      ... )
-      >>> rcmha_convolution(y, taps, jnp.zeros(1), jnp.array([[0, 1]])).ravel().tolist()
-      [2.0, 23.0]
     """
     length, total = order.shape[1], bias
     for tap in range(_TAPS):
@@ -105,29 +97,22 @@ def _longest(tok: Tokens) -> int:
     kind='encoding',
     card=Card(
         name='RCMHA',
-        title='RCMHA: Relative Convolutional Multi-Head Attention for Natural Language Modelling',
-        arxiv='2308.03429',
-        door='qkv, project, logits, merge',
-        equation='logit_ij = ((q_i + u) . k_j + q_i . E[i-j] + c[i-j]) / sqrt(H); q, k, v after '
-        'a causal depthwise convolution',
-        source='hermansh-id/rcmha',
-        authors='Sugiharto, Herman and Aradea and Mubarok, Husni',
-        year=2023,
         example='rcmha(max_len=64, clip=True)',
         causal_only=True,
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class RCMHA(SeveralInputs):
     """Convolves queries, keys and values over three tokens, and adds tables of the distance.
 
-    `z_t = b + w_2 y_t + w_1 y_(t-1) + w_0 y_(t-2)` per channel of the head width, with separate
-    weights for q, k and v and the same weights for all heads. Then
-    `logit_ij = ((q_i + u_h) . k_j + q_i . E[d, h] + c[d, h]) / sqrt(H)`, `d = p_i - p_j`. It acts
-    on projections and logits. It convolves projections, as the released code does (the paper speaks
-    of the input embedding), so it comes before all parts of a chain that open `project`. Differs
-    from the released code: tables hold the P distances of causal attention, not 2P; the convolution
-    reads neither another document nor rows before the first token.
+    `logit_ij = ((q_i + u_h) . k_j + q_i . E[d, h] + c[d, h]) / sqrt(H)`, `d = p_i - p_j`, `z_t = b
+    + w_2 y_t + w_1 y_(t-1) + w_0 y_(t-2)`, the convolution z of q, k and v per channel of the head
+    width, with separate weights for each and the same weights for all heads. It acts on projections
+    and logits. It convolves projections, as the released code does (the paper speaks of the input
+    embedding), so it comes before all parts of a chain that open `project`. Differs from the
+    released code: tables hold the P distances of causal attention, not 2P; the convolution reads
+    neither another document nor rows before the first token.
 
     `qkv` also projects the two rows of the layer input before the tokens, so decoding keeps two
     rows of the layer input. The tokens of a document must be contiguous, without padding inside.
@@ -139,16 +124,10 @@ class RCMHA(SeveralInputs):
       heads, head_dim: N, H, from the model.
 
     Raises:
-      ValueError: max_len below 1; queries with another number of heads than the tables; projections
-        without the two rows before the tokens; more tokens than the tables have rows.
+      ValueError: queries with another number of heads than the tables; projections without the
+        two rows before the tokens; more tokens than the tables have rows.
 
     Reference: Sugiharto, Aradea, Mubarok, arXiv 2308.03429.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> part = pj.make('rcmha(max_len=16)', heads=2, head_dim=8)
-      >>> part.vectors.shape, part.taps.shape
-      ((16, 2, 8), (3, 3, 8))
     """
 
     lookback = _TAPS - 1
@@ -156,14 +135,12 @@ class RCMHA(SeveralInputs):
 
     def __init__(
         self,
-        max_len: int = 4096,
+        max_len: Size = 4096,
         clip: bool = False,
         heads: int = CONTEXT,
         head_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        if max_len < 1:
-            raise ValueError(f'rcmha max_len must be at least 1, got {max_len}')
         self.clip = clip
         bound = _TAPS**-0.5  # the default of a depthwise convolution in the released code
         draw = lambda *shape: jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)

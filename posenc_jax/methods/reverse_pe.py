@@ -9,16 +9,11 @@ from jaxtyping import Array, Int, Num
 
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.length import current_length
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def reverse_ids(order: Int[Array, '#B L'], count: Int[Array, '#B #L']) -> Int[Array, '#B L']:
-    """`n - 1 - t`, of the t-th of n tokens.
-
-    Example:
-      >>> reverse_ids(jnp.array([[0, 1, 2]]), jnp.array([[3]])).tolist()
-      [[2, 1, 0]]
-    """
+    """`n - 1 - t`, of the t-th of n tokens."""
     return count - 1 - order
 
 
@@ -34,10 +29,6 @@ def newest_first(x: Num[Array, 'B L *F'], last: Int[Array, '#B'] | int) -> Num[A
 
     Raises:
       ValueError: a known `last` that is no index of a row.
-
-    Example:
-      >>> newest_first(jnp.array([[9.0, 1.0, 2.0], [1.0, 2.0, 9.0]]), jnp.array([2, 1])).tolist()
-      [[2.0, 1.0, 9.0], [2.0, 1.0, 1.0]]
     """
     if not isinstance(last, jax.core.Tracer):
         known = np.asarray(last)
@@ -55,16 +46,9 @@ def newest_first(x: Num[Array, 'B L *F'], last: Int[Array, '#B'] | int) -> Num[A
     kind='encoding',
     card=Card(
         name='reverse positions',
-        title='Reverse Ordering Techniques for Attention-Based Channel Prediction',
-        arxiv='2302.00341',
-        door='place',
-        equation='p_t = n - 1 - t',
-        source='the paper; it has no public code',
-        authors='Rizzello, Valentina and Böck, Benedikt and Joham, Michael and Utschick, Wolfgang',
-        year=2023,
         example='reverse_pe() | sinusoidal()',
         share='model',
-        promises=Promises(relative=True, fused=True, cached='none'),
+        relative=True,
     ),
 )
 class ReversePE(Encoding):

@@ -1,7 +1,7 @@
 """RoPE: rotary position embedding, which takes any frequency rule."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, Base, Gt, Le
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.families import Frequencies
 from posenc_jax.protocol.length import current_length
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Layout = Literal['half', 'interleaved']
 LAYOUTS = ('half', 'interleaved')
@@ -26,10 +26,6 @@ def rope_frequencies(rotary_dim: int, base: float) -> np.ndarray:
     The unit is radians per position.
     Raises:
       ValueError: a width that is odd or below 2, a base below 1 or beyond float32.
-
-    Example:
-      >>> rope_frequencies(4, 10000.0).tolist()
-      [1.0, 0.01]
     """
     if rotary_dim < 2 or rotary_dim % 2:
         raise ValueError(
@@ -65,11 +61,6 @@ def rotate(
 
     Raises:
       ValueError: 2F exceeds H; an unknown layout.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> rotate(jnp.array([1.0, 0.0]), jnp.array([jnp.pi / 2])).round(3).tolist()
-      [-0.0, 1.0]
     """
     check_choice('layout', layout, LAYOUTS)
     half = angles.shape[-1]
@@ -106,45 +97,19 @@ def rope(
     """Queries or keys rotated by their positions: `R(pos * theta) x`.
 
     Phases are exact to float32 at any position.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> [
-      ...     round(a, 3)
-      ...     for a in rope(jnp.arange(1.0, 5.0).reshape(1, 1, 1, 4), jnp.array([[3]]))
-      ...     .ravel()
-      ...     .tolist()
-      ... ]
-      [-1.413, 1.879, -2.829, 4.058]
     """
     return rotate(x, phase(pos, rope_frequencies(x.shape[-1], base))[..., None, :], layout=layout)
 
 
 @register(
-    'rope',
-    kind='encoding',
-    card=Card(
-        name='RoPE',
-        title='RoFormer: Enhanced Transformer with Rotary Position Embedding',
-        arxiv='2104.09864',
-        door='project',
-        equation="q'_i = R(i theta) q_i, k'_j = R(j theta) k_j, theta_t = base^(-2t/H)",
-        source='ZhuiyiTechnology/roformer',
-        authors='Su, Jianlin and Lu, Yu and Pan, Shengfeng and Murtadha, Ahmed and Wen, Bo and '
-        'Liu, Yunfeng',
-        year=2021,
-        example='rope()',
-        share='model',
-        promises=Promises(relative=True, fused=True),
-    ),
+    'rope', kind='encoding', card=Card(name='RoPE', example='rope()', share='model', relative=True)
 )
 class Rotary(Encoding):
     """Rotates queries and keys by angles proportional to their positions.
 
-    So logits depend on position differences alone.
-    `q'_i = R(i theta) q_i`, `k'_j = R(j theta) k_j`, `theta_t = base^(-2t/H)`. Differs from the
-    paper: the default layout is 'half'; 'interleaved' is the paper's. Both give the same logits
-    after a permutation of the features.
+    `q'_i = R(i theta) q_i`, `k'_j = R(j theta) k_j`, `theta_t = base^(-2t/H)`. So logits depend on
+    position differences alone. Differs from the paper: the default layout is 'half'; 'interleaved'
+    is the paper's. Both give the same logits after a permutation of the features.
 
     Args:
       base: base of the frequencies.
@@ -155,8 +120,7 @@ class Rotary(Encoding):
       head_dim: H, from the model.
 
     Raises:
-      ValueError: an odd or empty rotated width, a base below 1 or beyond float32, a fraction
-        outside (0, 1], an unknown layout.
+      ValueError: an odd or empty rotated width.
 
     Reference: Su, Lu, Pan, Murtadha, Wen, Liu, arXiv 2104.09864.
 
@@ -176,22 +140,14 @@ class Rotary(Encoding):
 
     def __init__(
         self,
-        base: float = 10000.0,
+        base: Base = 10000.0,
         layout: Layout = 'half',
-        partial: float = 1.0,
+        partial: Annotated[float, Gt(0), Le(1)] = 1.0,
         freqs: Frequencies | None = None,
         head_dim: int = CONTEXT,
     ):
-        check_choice('layout', layout, LAYOUTS)
-        if not 0 < partial <= 1:
-            raise ValueError(f'partial must be in (0, 1], got {partial}')
-        self.base, self.layout, self.partial, self.freqs, self.head_dim = (
-            base,
-            layout,
-            partial,
-            freqs,
-            head_dim,
-        )
+        self.base, self.layout, self.partial = base, layout, partial
+        self.freqs, self.head_dim = freqs, head_dim
         self.rotary_dim = int(head_dim * partial)
         if self.rotary_dim < 2 or self.rotary_dim % 2:
             raise ValueError(

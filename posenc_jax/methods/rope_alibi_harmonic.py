@@ -8,14 +8,13 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.products import over_batch
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.alibi import alibi_slopes
 from posenc_jax.methods.kerple import clamp_through
 from posenc_jax.methods.rope import Rotary
+from posenc_jax.protocol.bounds import CONTEXT, Base, NonNegative
 from posenc_jax.protocol.encoding import Constant, Encoding
-from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.families import signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Mode = Literal['distance', 'heads', 'product']
 MODES = ('distance', 'heads', 'product')
@@ -27,10 +26,6 @@ def harmonic_number(x: Float[Array, '...']) -> Float[Array, '...']:
     For whole x it is `1 + 1/2 + ... + 1/x`. It is the asymptotic series at x + 4 minus
     `1/(x+1) + ... + 1/(x+4)`; the first neglected term of the series is below 3e-8. This needs no
     table, takes a fifth of the time of `jax.scipy.special.digamma` on CPU and is more accurate.
-
-    Example:
-      >>> harmonic_number(jnp.array([0.0, 1.0, 2.0, 3.0, 4.0])).round(6).tolist()
-      [0.0, 1.0, 1.5, 1.833333, 2.083333]
     """
     y = x + 4.5
     r = 1.0 / (y * y)
@@ -50,14 +45,7 @@ def harmonic_penalty(
     *,
     linear: bool = False,
 ) -> Float[Array, '#B N T S']:
-    """`m_h H(|p_i - p_j|)` with the harmonic number H, or `m_h |p_i - p_j|` if `linear`; float32.
-
-    Example:
-      >>> harmonic_penalty(jnp.ones(1), jnp.array([[3]]), jnp.array([[0, 1, 2, 3]])).round(
-      ...     4
-      ... ).tolist()
-      [[[[1.8333, 1.5, 1.0, 0.0]]]]
-    """
+    """`m_h H(|p_i - p_j|)` with the harmonic number H, or `m_h |p_i - p_j|` if `linear`."""
     distance = jnp.abs(signed_distance(q_pos, k_pos)).astype(jnp.float32)
     return (
         slopes.astype(jnp.float32)[:, None, None]
@@ -69,31 +57,19 @@ def harmonic_penalty(
     'rope_alibi_harmonic',
     kind='encoding',
     card=Card(
-        name='RoPE x ALiBi, harmonic',
-        title='The Nature of Mathematical Modeling and Probabilistic Optimization Engineering in '
-        'Generative AI',
-        arxiv='2410.18441',
-        door='project, logits',
-        equation='logit_ij = R(i theta) q_i . R(j theta) k_j / sqrt(H) - w m_h (1 + 1/2 + ... + '
-        '1/|i - j|)',
-        source='the abstract of the paper; it has no public code, and the definition is ours',
-        authors='Li, Fulu',
-        year=2024,
-        example='rope_alibi_harmonic()',
-        share='model',
-        promises=Promises(relative=True),
+        name='RoPE x ALiBi, harmonic', example='rope_alibi_harmonic()', share='model', relative=True
     ),
 )
 class RoPEALiBiHarmonic(Encoding):
     """RoPE and a harmonic penalty of the distance; acts on projections and logits.
 
-    'distance' subtracts `w m_h H_d`, with `H_d = 1 + 1/2 + ... + 1/d`, d = |i - j| and ALiBi's
-    slopes m_h. 'heads' subtracts `w d / h`, a harmonic series of slopes over the heads h = 1 .. N.
-    'product' divides the logits of the earlier parts by `1 + w m_h H_d`. w = 0 is RoPE. Differs
-    from the paper: only its abstract was available. It names a factored combination of RoPE and
-    ALiBi with a harmonic series and does not define it. All three modes are our interpretations,
-    not a reproduction. If N is not a power of two, m_h are ALiBi's slopes for such an N and not
-    2^(-8h/N).
+    `logit_ij = R(i theta) q_i . R(j theta) k_j / sqrt(H) - w m_h H_d`, `H_d = 1 + 1/2 + ... + 1/d`,
+    `d = |i - j|`. That is 'distance'; m_h are ALiBi's slopes. 'heads' subtracts `w d / h`, a
+    harmonic series of slopes over the heads h = 1 .. N. 'product' divides the logits of the earlier
+    parts by `1 + w m_h H_d`. w = 0 is RoPE. Differs from the paper: only its abstract was
+    available. It names a factored combination of RoPE and ALiBi with a harmonic series and does not
+    define it. All three modes are our interpretations, not a reproduction. If N is not a power of
+    two, m_h are ALiBi's slopes for such an N and not 2^(-8h/N).
 
     Args:
       mode: 'distance', 'heads' or 'product'.
@@ -104,7 +80,7 @@ class RoPEALiBiHarmonic(Encoding):
       heads, head_dim: N, H, from the model.
 
     Raises:
-      ValueError: an unknown mode, a negative weight, or arguments that `rope` refuses.
+      ValueError: arguments that `rope` refuses.
 
     Reference: Li, arXiv 2410.18441.
 
@@ -121,14 +97,13 @@ class RoPEALiBiHarmonic(Encoding):
     def __init__(
         self,
         mode: Mode = 'distance',
-        weight: float = 1.0,
+        weight: NonNegative = 1.0,
         learn_weight: bool = False,
-        base: float = 10000.0,
+        base: Base = 10000.0,
         heads: int = CONTEXT,
         head_dim: int = CONTEXT,
     ):
-        self.mode = check_choice('rope_alibi_harmonic mode', mode, MODES)
-        check_number('rope_alibi_harmonic: weight, of a penalty,', weight, least=0)
+        self.mode = mode
         self.rotary = Rotary(base=base, head_dim=head_dim)
         slopes = 1.0 / np.arange(1, heads + 1) if mode == 'heads' else alibi_slopes(heads)
         kind = nnx.Param if learn_weight else Constant

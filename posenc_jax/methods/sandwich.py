@@ -1,27 +1,23 @@
 """Sandwich: the inner product of sinusoidal embeddings as a bias."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Multiple
 from posenc_jax.protocol.encoding import Constant
-from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import Bias
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 _MOST_WAVES = 2**16
 
 
 def sandwich_slopes(heads: int) -> np.ndarray:
-    """`N / (8h)`, h = 1 .. N, float64 [N]: the factor of the shared curve for each head.
-
-    Example:
-      >>> sandwich_slopes(4).tolist()
-      [0.5, 0.25, 0.16666666666666666, 0.125]
-    """
+    """`N / (8h)`, h = 1 .. N, float64 [N]: the factor of the shared curve for each head."""
     return heads / (8.0 * np.arange(1, heads + 1))
 
 
@@ -39,10 +35,6 @@ def sandwich_curve(
 
     Raises:
       ValueError: positions of several components.
-
-    Example:
-      >>> sandwich_curve(jnp.array([[10]]), jnp.array([[0, 7, 10]])).round(3).tolist()
-      [[[-19.341, -9.824, 0.0]]]
     """
     if q_pos.ndim != 2 or k_pos.ndim != 2:
         raise ValueError(
@@ -58,52 +50,27 @@ def sandwich_curve(
 def sandwich_bias(
     slopes: Float[Array, 'N'], q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], dim: int = 128
 ) -> Float[Array, '#B N T S']:
-    """`slopes_h` times `sandwich_curve`, float32.
-
-    Example:
-      >>> sandwich_bias(jnp.array([1.0, 0.5]), jnp.array([[10]]), jnp.array([[0]])).round(
-      ...     3
-      ... ).tolist()
-      [[[[-19.341]], [[-9.67]]]]
-    """
+    """`slopes_h` times `sandwich_curve`, float32."""
     return slopes.astype(jnp.float32)[:, None, None] * sandwich_curve(q_pos, k_pos, dim)[:, None]
 
 
 @register(
     'sandwich',
     kind='encoding',
-    card=Card(
-        name='Sandwich',
-        title='Dissecting Transformer Length Extrapolation via the Lens of Receptive Field '
-        'Analysis',
-        arxiv='2212.10356',
-        door='logits',
-        equation='logit_ij = q_i . k_j / sqrt(H) + (N / 8h) [sum_{t=1..w/2} cos((i - j) / '
-        '10000^(2t/w)) - w/2]',
-        source='the formula in NVIDIA/NeMo and OpenNLPLab/fairseq-evo; the paper has no official '
-        'repository',
-        authors='Chi, Ta-Chung and Fan, Ting-Han and Rudnicky, Alexander I. and Ramadge, Peter J.',
-        year=2022,
-        example='sandwich()',
-        share='model',
-        promises=Promises(relative=True),
-    ),
+    card=Card(name='Sandwich', example='sandwich()', share='model', relative=True),
 )
 class Sandwich(Bias):
     """Adds the inner product of sinusoidal embeddings, scaled per head; acts on the logits.
 
-    `b_ijh = (N / 8h) [sum_{t=1..w/2} cos((p_i - p_j) / 10000^(2t/w)) - w/2]`, h = 1 .. N: about
-    logarithmic in the distance, bounded by `-w N / 8h`, without parameters. Differs from the paper:
-    nothing in the formula. It is evaluated per tile from positions, which may be fractional; the
-    official code reads a table instead.
+    `logit_ij = q_i . k_j / sqrt(H) + b_ijh`, `b_ijh = (N / 8h) [sum_{t=1..w/2} cos((p_i - p_j) /
+    10000^(2t/w)) - w/2]`, h = 1 .. N: about logarithmic in the distance, bounded by `-w N / 8h`,
+    without parameters. Differs from the paper: nothing in the formula. It is evaluated per tile
+    from positions, which may be fractional; the official code reads a table instead.
 
     Args:
       dim: w, even. It is independent of the model width and the head width, which some ports use
         instead.
       heads: N, from the model.
-
-    Raises:
-      ValueError: a width that is odd, below 2 or above 65536 (a token needs w sines and cosines).
 
     Reference: Chi, Fan, Rudnicky, Ramadge, arXiv 2212.10356.
 
@@ -113,13 +80,10 @@ class Sandwich(Bias):
       [1.0, 0.5]
     """
 
-    def __init__(self, dim: int = 128, heads: int = CONTEXT):
-        if dim < 2 or dim % 2:
-            raise ValueError(
-                f'sandwich dim must be even and at least 2, got {dim}; the nearest is '
-                f'{max(2, dim // 2 * 2)}'
-            )
-        self.dim = check_number('sandwich dim', dim, most=_MOST_WAVES)
+    def __init__(
+        self, dim: Annotated[int, Ge(2), Le(_MOST_WAVES), Multiple(2)] = 128, heads: int = CONTEXT
+    ):
+        self.dim = dim
         self.slopes = Constant(jnp.asarray(sandwich_slopes(heads), jnp.float32), axes=('heads',))
 
     def bias(self, q_pos, k_pos):

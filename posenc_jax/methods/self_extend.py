@@ -11,15 +11,15 @@ from jaxtyping import Array, Num
 
 from posenc_jax.base.phases import TWO_PI, phase
 from posenc_jax.base.products import heads_first
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.extended_parts import check_part
 from posenc_jax.methods.piecewise import piecewise_logits
 from posenc_jax.methods.rope import Rotary, rotate
+from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.checks import check_train_len
 from posenc_jax.protocol.composite import Wrapper
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def self_extend_distance(
@@ -57,10 +57,6 @@ def self_extend_distance(
 def self_extend_capacity(train_len: int, group: float | None, local: int) -> float:
     """`(M - w) G + w`, the largest number of tokens whose relative positions all stay below the
     trained length M; infinite for an infinite group.
-
-    Example:
-      >>> self_extend_capacity(16, group=2, local=4), self_extend_capacity(16, group=None, local=4)
-      (28, inf)
     """
     return math.inf if group is None else (train_len - local) * group + local
 
@@ -72,20 +68,10 @@ def _offset(group, local) -> float:
 
 CARD = Card(
     name='Self-Extend',
-    title='LLM Maybe LongLM: Self-Extend LLM Context Window Without Tuning',
-    arxiv='2401.01325',
     door='project, logits',
-    equation='logit_ij = R(D_ij) q_i . k_j / sqrt(H); D = i-j if i-j < w, else i//G - j//G + w - '
-    'w/G',
-    source='datamllab/LongLM; ReRoPE and its leaky form: bojone/rerope',
-    authors='Jin, Hongye and Han, Xiaotian and Yang, Jingfeng and Jiang, Zhimeng and Liu, Zirui '
-    'and Chang, Chia-Yuan and '
-    'Chen, Huiyuan and Hu, Xia',
-    year=2024,
     example='self_extend(encoding=rope(), group=2, local=4)',
     share='model',
     causal_only=True,
-    promises=Promises(),
 )
 
 
@@ -98,16 +84,16 @@ CARD = Card(
 class SelfExtend(Wrapper):
     """Keeps exact distances within a window and divides rotary positions by G beyond it.
 
-    `D_ij = i - j` where `i - j < w`, else `i//G - j//G + w - w/G`. So (M - w) G + w tokens
-    (`self_extend_capacity`) stay within the trained length M. Longer texts are accepted, but the
-    relative positions of their farthest pairs are outside the trained range. `group=None` is
-    ReRoPE, `D = min(i - j, w)` at any length. `floor=False` is leaky ReRoPE, `D = w + (i - j - w) /
-    G` beyond the window. Queries and keys are rotated twice. The second keys are cached as a
-    feature, which makes the cache half as large again. Differs from the paper: w - w/G is not
-    rounded, as in the released code. It is whole if G divides w; this is preferable, but not
-    required, since released settings have other values. The released code leaves w - w/G out while
-    no query is beyond w, which has no effect. Its option to scale the query by the logarithm of the
-    position, off by default, is left out.
+    `logit_ij = R(D_ij) q_i . k_j / sqrt(H)`, `D_ij = i - j if i - j < w, else i//G - j//G + w -
+    w/G`. So (M - w) G + w tokens (`self_extend_capacity`) stay within the trained length M. Longer
+    texts are accepted, but the relative positions of their farthest pairs are outside the trained
+    range. `group=None` is ReRoPE, `D = min(i - j, w)` at any length. `floor=False` is leaky ReRoPE,
+    `D = w + (i - j - w) / G` beyond the window. Queries and keys are rotated twice. The second keys
+    are cached as a feature, which makes the cache half as large again. Differs from the paper: w -
+    w/G is not rounded, as in the released code. It is whole if G divides w; this is preferable, but
+    not required, since released settings have other values. The released code leaves w - w/G out
+    while no query is beyond w, which has no effect. Its option to scale the query by the logarithm
+    of the position, off by default, is left out.
 
     Args:
       encoding: the rotary encoding.
@@ -125,12 +111,6 @@ class SelfExtend(Wrapper):
 
     Reference: Jin, Han, Yang, Jiang, Liu, Chang, Chen, Hu, arXiv 2401.01325; ReRoPE: Su,
     github.com/bojone/rerope.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> part = pj.make('self_extend(encoding=rope(), group=4)', head_dim=8, train_len=64)
-      >>> part.local, self_extend_capacity(64, part.group, part.local)
-      (16, 208)
     """
 
     adds = frozenset({'forms_logits'})
@@ -141,15 +121,13 @@ class SelfExtend(Wrapper):
         self,
         encoding: Encoding = CONTEXT,
         group: int | float | None = 8,
-        local: int | None = None,
+        local: Size | None = None,
         floor: bool = True,
         train_len: int = CONTEXT,
     ):
         local = check_train_len('self_extend', train_len) // 4 if local is None else local
         if local < 1:
-            raise ValueError(
-                f'self_extend: local must be at least 1, got local={local} (train_len={train_len})'
-            )
+            raise ValueError(f'self_extend: local must be at least 1, got {local} ({train_len=})')
         if train_len is not None and local > train_len:
             raise ValueError(
                 f'self_extend: local must be at most the trained length of {train_len}, got '

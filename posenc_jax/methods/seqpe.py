@@ -1,6 +1,6 @@
 """SeqPE: the vector of a position is what a small transformer makes of its digits."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.base.products import heads_first, over_batch, scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.seqpe_encoder import MAX_DIGITS, SeqPEEncoder, seqpe_digits
 from posenc_jax.methods.seqpe_losses import (
     seqpe_comparisons,
@@ -19,12 +18,21 @@ from posenc_jax.methods.seqpe_losses import (
     seqpe_transfer_loss,
     seqpe_windows,
 )
+from posenc_jax.protocol.bounds import (
+    CONTEXT,
+    Finite,
+    Ge,
+    Le,
+    NonNegative,
+    Positive,
+    Share,
+    Size,
+    TrainLen,
+)
 from posenc_jax.protocol.capabilities import AuxiliaryLoss
-from posenc_jax.protocol.checks import check_train_len
 from posenc_jax.protocol.encoding import PositionRange
-from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.families import check_heads
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_range, known_range
 from posenc_jax.protocol.tokens import Tokens
 
@@ -37,45 +45,26 @@ DOOR_OF_USE = {
     'input_add': 'embed',
 }
 Direction = Literal['causal', 'both']
-DIRECTIONS = ('causal', 'both')
 
 
 def seqpe_logits(
     pq: Float[Array, '#B T N H'], pk: Float[Array, '#B S K H']
 ) -> Float[Array, '#B N T S']:
-    """`pq_i . pk_j / sqrt(H)`, float32: what `attn_scalar` adds to the logits.
-
-    Example:
-      >>> seqpe_logits(jnp.ones((1, 2, 4, 9)), jnp.ones((1, 3, 2, 9)))[0, 0].tolist()
-      [[3.0, 3.0, 3.0], [3.0, 3.0, 3.0]]
-    """
+    """`pq_i . pk_j / sqrt(H)`, float32: what `attn_scalar` adds to the logits."""
     return scaled_dot_product(heads_first(pq), heads_first(pk))
 
 
 @register(
     'seqpe',
     kind='encoding',
-    card=Card(
-        name='SeqPE',
-        title='SeqPE: Transformer with Sequential Position Encoding',
-        arxiv='2506.13277',
-        door='place, embed, project, logits, auxiliary_loss',
-        equation='logit_ij = (q_i . k_j + c pq_i . pk_j) / sqrt(H), [pq_i | pk_i] = W e(p_i) + b, '
-        'e = transformer over the decimal digits',
-        source='ghrua/seqpe',
-        authors='Li, Huayang and Liu, Yahui and Sun, Hongyu and Cai, Deng and Cui, Leyang and '
-        'Bi, Wei and Zhao, Peilin and Watanabe, Taro',
-        year=2025,
-        example='seqpe(max_pos=128)',
-        share='model',
-        promises=Promises(needs_training=True),
-    ),
+    card=Card(name='SeqPE', example='seqpe(max_pos=128)', share='model', needs_training=True),
 )
 class SeqPE(AuxiliaryLoss):
     """Reads the digits of a position by a small transformer; acts where `use` says.
 
-    e(p) in R^D is the output at a mark behind the n decimal digits of p (see `SeqPEEncoder`),
-    divided by the temperature, and `[pq | pk] = W e(p) + b` are its vectors per query and key head.
+    `logit_ij = (q_i . k_j + c pq_i . pk_j) / sqrt(H)`, `[pq_i | pk_i] = W e(p_i) + b`. e(p) in R^D
+    is the output at a mark behind the n decimal digits of p (see `SeqPEEncoder`), divided by the
+    temperature; pq and pk are its vectors per query and key head.
 
     - 'attn_scalar': `logit_ij = (q_i . k_j + c pq_i . pk_j) / sqrt(H)`;
     - 'attn_mul' and 'attn_add': `(q_i * pq_i) . (k_j * pk_j)` and `(q_i + pq_i) . (k_j + pk_j)`;
@@ -115,9 +104,9 @@ class SeqPE(AuxiliaryLoss):
       heads, kv_heads, head_dim, model_dim, train_len: N, K, H, D and T, from the model.
 
     Raises:
-      ValueError: arguments out of range; heads that do not divide D; a `max_pos` that leaves no
-        window for L_tr; at call, positions that are no integers, have other components, or lie
-        outside `0 .. max_pos - 1` (where they are traced they give NaN).
+      ValueError: digits that max_pos does not have; heads that do not divide D; a `max_pos` that
+        leaves no window for L_tr; at call, positions that are no integers, have other components,
+        or lie outside `0 .. max_pos - 1` (where they are traced they give NaN).
 
     Reference: Li et al., arXiv 2506.13277.
 
@@ -135,41 +124,29 @@ class SeqPE(AuxiliaryLoss):
     def __init__(
         self,
         use: Use = 'attn_scalar',
-        max_pos: int = 20000,
-        components: int = 1,
+        max_pos: Annotated[int, Ge(2)] = 20000,
+        components: Size = 1,
         digits: int | None = None,
-        layers: int = 2,
+        layers: Size = 2,
         direction: Direction = 'causal',
         mask_padding: bool = False,
-        temperature: float = 1.0,
-        scale: float = 1.0,
-        shift: float = 0.1,
-        contrastive: float = 0.1,
-        transfer: float = 0.1,
-        draws: int = 16,
-        candidates: int = 32,
-        offsets: int = 32,
-        dropout: float = 0.1,
-        std: float = 0.02,
+        temperature: Positive = 1.0,
+        scale: Finite = 1.0,
+        shift: Share = 0.1,
+        contrastive: NonNegative = 0.1,
+        transfer: NonNegative = 0.1,
+        draws: Size = 16,
+        candidates: Annotated[int, Ge(2)] = 32,
+        offsets: Annotated[int, Ge(2)] = 32,
+        dropout: Annotated[float, Ge(0), Le(0.99)] = 0.1,
+        std: NonNegative = 0.02,
         heads: int = CONTEXT,
         kv_heads: int = CONTEXT,
         head_dim: int = CONTEXT,
         model_dim: int = CONTEXT,
-        train_len: int = CONTEXT,
+        train_len: TrainLen = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        check_choice('seqpe use', use, DOOR_OF_USE)
-        check_choice('seqpe direction', direction, DIRECTIONS)
-        for name, size, least in (
-            ('max_pos', max_pos, 2),
-            ('components', components, 1),
-            ('layers', layers, 1),
-            ('draws', draws, 1),
-            ('candidates', candidates, 2),
-            ('offsets', offsets, 2),
-        ):
-            if size < least:
-                raise ValueError(f'seqpe {name} must be at least {least}, got {size}')
         needed = len(str(max_pos - 1))
         digits = needed if digits is None else digits
         if not needed <= digits <= MAX_DIGITS:
@@ -177,18 +154,12 @@ class SeqPE(AuxiliaryLoss):
                 f'seqpe digits must lie in {needed} .. {MAX_DIGITS} for max_pos={max_pos}, got '
                 f'{digits}'
             )
-        check_number('seqpe temperature', temperature, above=0)
-        check_number('seqpe scale', scale)
-        check_number('seqpe shift', shift, least=0, most=1)
-        check_number('seqpe dropout', dropout, least=0, most=0.99)
-        for name, weight in (('contrastive', contrastive), ('transfer', transfer), ('std', std)):
-            check_number(f'seqpe {name}', weight, least=0)
         if model_dim % heads:
             raise ValueError(
                 f'seqpe: the encoder has the heads of the model, which must divide its width; got '
                 f'{heads} heads and width {model_dim}'
             )
-        side = seqpe_side(check_train_len('seqpe', train_len), components)
+        side = seqpe_side(train_len, components)
         if transfer and max_pos - side <= side // 4:
             raise ValueError(
                 f'seqpe max_pos must be at least {side + side // 4 + 1}, so that a window of '

@@ -16,35 +16,19 @@ def seqpe_digits(pos: Int[Array, '... P'], digits: int) -> Int[Array, '... m']:
     """The decimal digits of all components one after the other, most significant first.
 
     Every component has `digits` digits, zeros in front.
-
-    Example:
-      >>> seqpe_digits(jnp.array([[123], [19999]]), 5).tolist()
-      [[0, 0, 1, 2, 3], [1, 9, 9, 9, 9]]
-      >>> seqpe_digits(jnp.array([3, 11]), 2).tolist()
-      [0, 3, 1, 1]
     """
     powers = 10 ** jnp.arange(digits - 1, -1, -1)
     return (pos[..., None] // powers % 10).reshape(*pos.shape[:-1], -1)
 
 
 def seqpe_positions(digits: Int[Array, '... m'], components: int) -> Int[Array, '... {components}']:
-    """The position with these digits; the inverse of `seqpe_digits`.
-
-    Example:
-      >>> seqpe_positions(jnp.array([0, 3, 1, 1]), 2).tolist()
-      [3, 11]
-    """
+    """The position with these digits; the inverse of `seqpe_digits`."""
     parts = digits.reshape(*digits.shape[:-1], components, -1)
     return (parts * 10 ** jnp.arange(parts.shape[-1] - 1, -1, -1)).sum(-1)
 
 
 def seqpe_padding(digits: Int[Array, '... m'], components: int) -> Bool[Array, '... m']:
-    """Which digits are zeros in front of a component; the last digit of a component never is.
-
-    Example:
-      >>> seqpe_padding(jnp.array([0, 0, 1, 0, 0, 0]), 2).tolist()
-      [True, True, False, True, True, False]
-    """
+    """Which digits are zeros in front of a component; the last digit of a component never is."""
     parts = digits.reshape(*digits.shape[:-1], components, -1)
     zeros = (jnp.cumsum(parts, axis=-1) == 0).at[..., -1].set(False)
     return zeros.reshape(digits.shape)
@@ -85,12 +69,6 @@ def seqpe_block(
       heads: of attention.
       rows: how many vectors, from the end, are computed.
       dropout, key: rate on the two added terms; none without a key.
-
-    Example:
-      >>> encoder = SeqPEEncoder(4, 3, 1, 1, std=0.0, rngs=nnx.Rngs(0))
-      >>> x = jnp.arange(12.0).reshape(3, 4)
-      >>> seqpe_block(x, encoder.layers[0], jnp.tri(3, dtype=bool), 2, rows=1).tolist()
-      [[8.0, 9.0, 10.0, 11.0]]
     """
     h = _norm(x, weights['norm_1'], weights['norm_1_bias'])
     q, k, v = (
@@ -123,11 +101,6 @@ class SeqPEEncoder(nnx.Module):
       layers: number of blocks.
       std: standard deviation of the initial weights and vectors; biases start at zero.
       rngs: draws the weights.
-
-    Example:
-      >>> encoder = SeqPEEncoder(8, 2, 1, 2, std=0.02, rngs=nnx.Rngs(0))
-      >>> encoder(seqpe_digits(jnp.array([[[7], [42]]]), 2), heads=2).shape
-      (1, 2, 8)
     """
 
     def __init__(

@@ -26,11 +26,6 @@ def seqpe_contrastive_loss(
 
     Returns:
       The mean over B pivots, nats.
-
-    Example:
-      >>> zero = jnp.zeros((1, 32, 2))  # equal products: ln 32
-      >>> round(float(seqpe_contrastive_loss(zero[:, 0], zero, jnp.array([5]))), 4)
-      3.4657
     """
     logits = _exact('bd,bcd->bc', pivots, candidates)
     chosen = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
@@ -44,12 +39,6 @@ def seqpe_transfer_loss(
 
     A vector is cut into heads, and every head has a Gram matrix. The divergences are means over all
     elements of these matrices, not sums over a row. No gradient reaches the teacher.
-
-    Example:
-      >>> one = jnp.eye(2)
-      >>> turned = one @ jnp.array([[0.6, 0.8], [-0.8, 0.6]])  # the same products
-      >>> abs(float(seqpe_transfer_loss(one, turned, 1))) < 1e-6
-      True
     """
 
     def rows(a):
@@ -64,10 +53,6 @@ def seqpe_edited(key: Array, digits: Int[Array, 'm']) -> Int[Array, 'm']:
     """The digits after one to three random edits: a digit inserted, removed, replaced, or two
     exchanged. An inserted digit pushes the first one out, behind a removed one comes a zero in
     front.
-
-    Example:
-      >>> seqpe_edited(jax.random.key(0), jnp.array([0, 0, 1, 2, 3])).shape
-      (5,)
     """
     at, count = jnp.arange(digits.shape[0]), digits.shape[0]
     # All numbers at once, since every draw takes long to compile.
@@ -89,12 +74,7 @@ def seqpe_edited(key: Array, digits: Int[Array, 'm']) -> Int[Array, 'm']:
 
 
 def seqpe_distances(a: Int[Array, '*#B P'], b: Int[Array, '*#B P']) -> Float[Array, '*B']:
-    """Squared distances of positions, float32.
-
-    Example:
-      >>> seqpe_distances(jnp.array([[0, 4]]), jnp.array([3, 0])).tolist()
-      [25.0]
-    """
+    """Squared distances of positions, float32."""
     return ((a - b).astype(jnp.float32) ** 2).sum(-1)
 
 
@@ -112,10 +92,6 @@ def seqpe_candidates(
       count: how many candidates.
       max_pos: components lie below it.
       digits: of a component.
-
-    Example:
-      >>> seqpe_candidates(jax.random.key(0), jnp.array([7]), 32, 20000, 5).shape
-      (32, 1)
     """
     kind, uniform, edits, corner, near = jax.random.split(key, 5)
     parts = pivot.shape[0]
@@ -139,12 +115,7 @@ def seqpe_candidates(
 
 
 def seqpe_side(volume: int, components: int) -> int:
-    """The side of the smallest cube of whole positions with this volume.
-
-    Example:
-      >>> seqpe_side(512, 1), seqpe_side(196, 2), seqpe_side(200, 2), seqpe_side(27, 3)
-      (512, 14, 15, 3)
-    """
+    """The side of the smallest cube of whole positions with this volume."""
     side = max(1, round(volume ** (1 / components)))
     return side + (side**components < volume)
 
@@ -157,10 +128,6 @@ def seqpe_comparisons(
     Args:
       draws: number of pivots.
       components, max_pos, candidates, digits: as for `seqpe_candidates`.
-
-    Example:
-      >>> seqpe_comparisons(jax.random.key(0), 16, 1, 20000, 32, 5).shape
-      (16, 33, 1)
     """
     of_pivots, of_candidates = jax.random.split(key)
     pivots = jax.random.randint(of_pivots, (draws, components), 0, max_pos)
@@ -170,12 +137,7 @@ def seqpe_comparisons(
 
 
 def seqpe_labels(compared: Int[Array, 'B C P']) -> Int[Array, 'B']:
-    """The first of the candidates that are nearest to the pivot in front of them.
-
-    Example:
-      >>> seqpe_labels(jnp.array([[[5], [1], [7], [3]]])).tolist()
-      [1]
-    """
+    """The first of the candidates that are nearest to the pivot in front of them."""
     return jnp.argmin(seqpe_distances(compared[:, 1:], compared[:, :1]), axis=-1)
 
 
@@ -191,10 +153,6 @@ def seqpe_windows(
       draws: number of windows.
       components, max_pos: components of positions lie below `max_pos`.
       offsets: positions of a window, at most all.
-
-    Example:
-      >>> seqpe_windows(jax.random.key(0), 16, 1, 20000, 32, 512).shape
-      (2, 16, 32, 1)
     """
     of_offsets, of_starts = jax.random.split(key)
     side = seqpe_side(length, components)

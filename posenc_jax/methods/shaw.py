@@ -11,11 +11,10 @@ from posenc_jax.attention.buckets import sum_by_bucket, take_bucket
 from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.products import heads_first, scaled_dot_product, weighted_sum
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import whole_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def shaw_index(
@@ -25,10 +24,6 @@ def shaw_index(
 
     Raises:
       ValueError: positions that are not integers.
-
-    Example:
-      >>> shaw_index(jnp.array([[2]]), jnp.array([[0, 1, 2, 3]]), 1).tolist()
-      [[[0, 0, 1, 2]]]
     """
     distance = whole_distance('shaw', q_pos, k_pos)
     return jnp.clip(-distance, -max_distance, max_distance).astype(jnp.int32) + max_distance
@@ -38,12 +33,7 @@ def shaw_index(
 def take_by_index(
     t: Float[Array, 'B N T C'], index: Int[Array, '#B T S']
 ) -> Float[Array, 'B N T S']:
-    """`out[s] = t[index[s]]` for every query; the transpose of `sum_by_index`.
-
-    Example:
-      >>> take_by_index(jnp.array([[[[5.0, 7.0]]]]), jnp.array([[[1, 0, 1]]])).tolist()
-      [[[[7.0, 5.0, 7.0]]]]
-    """
+    """`out[s] = t[index[s]]` for every query; the transpose of `sum_by_index`."""
     if in_kernel():
         return take_bucket(t, index)
     one, every = index[0, 0, 0], (*t.shape[:3], index.shape[2])
@@ -58,12 +48,7 @@ def take_by_index(
 def sum_by_index(
     w: Float[Array, 'B N T S'], index: Int[Array, '#B T S'], bins: int
 ) -> Float[Array, 'B N T C']:
-    """Sums of weights over the keys with the same index, for every query; linear in `w`.
-
-    Example:
-      >>> sum_by_index(jnp.array([[[[1.0, 2.0, 4.0]]]]), jnp.array([[[1, 0, 1]]]), 2).tolist()
-      [[[[2.0, 5.0]]]]
-    """
+    """Sums of weights over the keys with the same index, for every query; linear in `w`."""
     if in_kernel():
         return sum_by_bucket(w, index, bins)
     one, first = index[0, 0, 0], _first_of_run(index)
@@ -123,12 +108,7 @@ sum_by_index.defvjp(
 
 
 def shaw_terms(q: Float[Array, '*B H'], keys: Float[Array, 'C H']) -> Float[Array, '*B C']:
-    """`q_i . aK_c / sqrt(H)` for every clipped distance c, float32: the terms of relative keys.
-
-    Example:
-      >>> shaw_terms(jnp.array([2.0, 4.0, 0.0, 0.0]), jnp.eye(3, 4)).tolist()
-      [1.0, 2.0, 0.0]
-    """
+    """`q_i . aK_c / sqrt(H)` for every clipped distance c, float32: the terms of relative keys."""
     return jnp.einsum('...h,ch->...c', q.astype(jnp.float32), keys) * q.shape[-1] ** -0.5
 
 
@@ -175,11 +155,6 @@ def shaw_values(
 
     Raises:
       ValueError: an even number of relative values; positions that are not integers.
-
-    Example:
-      >>> w, pos = jnp.array([[[[0.5, 0.25, 0.25]]]]), jnp.array([[0, 1, 2]])
-      >>> shaw_values(w, jnp.eye(3), pos[:, 2:], pos)[0, 0, 0].tolist()
-      [0.75, 0.25, 0.0]
     """
     bins = sum_by_index(w, shaw_index(q_pos, k_pos, _reach('values', values)), len(values))
     # One copy of the values per row and head. The gradient is then a product per row and head,
@@ -202,17 +177,10 @@ def _reach(what, vectors):
     kind='encoding',
     card=Card(
         name='relative position representations',
-        title='Self-Attention with Relative Position Representations',
-        arxiv='1803.02155',
-        door='project, logits, collect',
-        equation='logit_ij = q_i . (k_j + aK_c) / sqrt(H), out_i = sum_j p_ij (v_j + aV_c), c = '
-        'clip(j - i, -K, K)',
-        source='tensorflow/tensor2tensor',
-        authors='Shaw, Peter and Uszkoreit, Jakob and Vaswani, Ashish',
-        year=2018,
         example='shaw(max_distance=5)',
         share='layer',
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class Shaw(Encoding):
@@ -229,30 +197,19 @@ class Shaw(Encoding):
       std: standard deviation of the initial vectors.
       head_dim: H, from the model.
 
-    Raises:
-      ValueError: negative max_distance or std.
-
     Reference: Shaw, Uszkoreit, Vaswani, arXiv 1803.02155.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> pj.make('shaw(max_distance=4)', head_dim=8).keys.shape
-      (9, 8)
     """
 
     traits = frozenset({'reads_unrotated'})
 
     def __init__(
         self,
-        max_distance: int = 16,
+        max_distance: Count = 16,
         value_term: bool = True,
-        std: float = 0.02,
+        std: NonNegative = 0.02,
         head_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        if max_distance < 0:
-            raise ValueError(f'shaw max_distance must be at least 0, got {max_distance}')
-        check_number('shaw std', std, least=0)
         vectors = lambda: (
             std * jax.random.normal(rngs.params(), (2 * max_distance + 1, head_dim), jnp.float32)
         )

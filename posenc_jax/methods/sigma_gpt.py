@@ -1,6 +1,6 @@
 """sigma-GPT's double positions: that of the token, and that of the token it predicts."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +9,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, Ge, Multiple, NonNegative
 from posenc_jax.protocol.checks import exceeds
 from posenc_jax.protocol.encoding import PositionRange
-from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.families import Embedding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import lookup_rows
 
 Table = Literal['learned', 'sinusoid']
-TABLES = ('learned', 'sinusoid')
 
 
 def sigma_gpt_sinusoid(
@@ -32,10 +30,6 @@ def sigma_gpt_sinusoid(
       pos: positions, -1 for a start slot.
       width: width of one half, D/2.
       max_len: M.
-
-    Example:
-      >>> sigma_gpt_sinusoid(jnp.array([1]), 2, 16).round(4).tolist()
-      [[0.8414999842643738, 0.5403000116348267]]
     """
     j = np.arange(width)
     angle = phase(pos, float(max_len) ** (-(j - j % 2) / (2 * width)))
@@ -47,17 +41,9 @@ def sigma_gpt_sinusoid(
     kind='encoding',
     card=Card(
         name='sigma-GPT, double positions',
-        title='sigma-GPTs: A New Approach to Autoregressive Models',
-        arxiv='2404.09562',
-        door='place, embed',
-        equation='x_t + [P[o_t], P[o_(t+1)]], o_t the position of the t-th token in the order, P a '
-        'table of half the width',
-        source='idiap/sigma-gpt',
-        authors='Pannatier, Arnaud and Courdier, Evann and Fleuret, François',
-        year=2024,
         example='sigma_gpt(max_len=128)',
         share='model',
-        promises=Promises(needs_training=True, fused=True),
+        needs_training=True,
     ),
 )
 class SigmaGPT(Embedding):
@@ -80,9 +66,9 @@ class SigmaGPT(Embedding):
       std: standard deviation of the initial vectors of a learned table.
 
     Raises:
-      ValueError: max_len or std out of range, an odd model width; at call, positions of another
-        shape or fractional ones, a negative one (below -1 of the sinusoid), or one beyond the
-        learned table (where it is traced, such a row is NaN, and the number of tokens is checked).
+      ValueError: at call, positions of another shape or fractional ones, a negative one (below -1
+        of the sinusoid), or one beyond the learned table (where it is traced, such a row is NaN,
+        and the number of tokens is checked).
 
     Reference: Pannatier, Courdier, Fleuret, arXiv 2404.09562.
 
@@ -98,21 +84,12 @@ class SigmaGPT(Embedding):
 
     def __init__(
         self,
-        max_len: int,
+        max_len: Annotated[int, Ge(2)],
         table: Table = 'learned',
-        std: float = 0.02,
-        model_dim: int = CONTEXT,
+        std: NonNegative = 0.02,
+        model_dim: Annotated[int, Multiple(2)] = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        check_choice('sigma_gpt table', table, TABLES)
-        if max_len < 2:
-            raise ValueError(f'sigma_gpt max_len must be at least 2, got {max_len}')
-        check_number('sigma_gpt std', std, least=0)
-        if model_dim % 2:
-            raise ValueError(
-                f'sigma_gpt gives each position half of the model width, got {model_dim}; use an '
-                'even one'
-            )
         self.max_len = max_len
         rows = lambda: (
             std * jax.random.normal(rngs.params(), (max_len, model_dim // 2), jnp.float32)

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.base.phases import phase
-from posenc_jax.protocol.errors import check_choice, check_number
+from posenc_jax.protocol.bounds import Size
+from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.grids import ANY_SIZE, check_grid, check_size, grid_size, on_grid
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Style = Literal['plain', 'detr']
-STYLES = ('plain', 'detr')
 
 
 def sincos2d_table(
@@ -31,10 +31,6 @@ def sincos2d_table(
 
     Raises:
       ValueError: another width, positions that are not [B, L, 2], a base that is not above 1.
-
-    Example:
-      >>> sincos2d_table(jnp.array([[[0, 1], [-1, -1]]]), 4)[0].round(3).tolist()
-      [[0.0, 1.0, 0.841, 0.540], [0.0, 0.0, 0.0, 0.0]]
     """
     check_grid('sincos2d', pos)
     _check(width, base)
@@ -64,10 +60,6 @@ def sincos2d_detr(
 
     Raises:
       ValueError: as `sincos2d_table`.
-
-    Example:
-      >>> sincos2d_detr(jnp.array([[[0, 1]]]), 4, size=(4, 2))[0, 0].round(3).tolist()
-      [1.0, 0.0, -0.0, 1.0]
     """
     check_grid('sincos2d', pos)
     _check(width, base)
@@ -92,30 +84,17 @@ def _check(width, base):
 @register(
     'sincos2d',
     kind='encoding',
-    card=Card(
-        name='2-D sinusoidal positions',
-        title='Masked Autoencoders Are Scalable Vision Learners',
-        arxiv='2111.06377',
-        door='embed',
-        equation='x + [sin(r w) | cos(r w) | sin(c w) | cos(c w)], w_k = base^(-4k/D)',
-        source='facebookresearch/mae; facebookresearch/detr',
-        authors="He, Kaiming and Chen, Xinlei and Xie, Saining and Li, Yanghao and Doll{\\'a}r, "
-        'Piotr and Girshick, Ross',
-        year=2021,
-        example='sincos2d()',
-        share='model',
-        promises=Promises(fused=True),
-    ),
+    card=Card(name='2-D sinusoidal positions', example='sincos2d()', share='model'),
 )
 class Sincos2d(Embedding):
     """Adds sines and cosines of the row and of the column to the token vectors.
 
-    'plain': `x + [sin(r w) | cos(r w) | sin(c w) | cos(c w)]`, `w_k = base^(-4k/D)`; larger grids
-    extend it. 'detr': sines and cosines alternate, and rows and columns are divided by the size of
-    the grid, so that they lie in (0, 2 pi] in every grid, see `sincos2d_detr`. Positions are
-    (row, column); a token that is not on the grid, such as a class token at (-1, -1), gets zeros,
-    and so does padding. Differs from the paper: the row has the first half of the features; the
-    released code gives it to the column.
+    `x + [sin(r w) | cos(r w) | sin(c w) | cos(c w)]`, `w_k = base^(-4k/D)`. That is 'plain'; larger
+    grids extend it. 'detr': sines and cosines alternate, and rows and columns are divided by the
+    size of the grid, so that they lie in (0, 2 pi] in every grid, see `sincos2d_detr`. Positions
+    are (row, column); a token that is not on the grid, such as a class token at (-1, -1), gets
+    zeros, and so does padding. Differs from the paper: the row has the first half of the features;
+    the released code gives it to the column.
 
     Args:
       style: 'plain' or 'detr'.
@@ -125,9 +104,9 @@ class Sincos2d(Embedding):
         vectors of all others, so no decode cache can serve it.
 
     Raises:
-      ValueError: a base that is not above 1, a size for 'plain', half a size or one below 1; at
-        call, positions that are not [B, L, 2] (for a size of None: integers), a position beyond the
-        size where it is known, or a width that is no multiple of 4.
+      ValueError: a base that is not above 1, a size for 'plain', half a size; at call, positions
+        that are not [B, L, 2] (for a size of None: integers), a position beyond the size where it
+        is known, or a width that is no multiple of 4.
 
     Reference: He, Chen, Xie, Li, Dollar, Girshick, arXiv 2111.06377; Carion et al., arXiv
     2005.12872.
@@ -149,10 +128,9 @@ class Sincos2d(Embedding):
         self,
         style: Style = 'plain',
         base: float = 10000.0,
-        rows: int | None = None,
-        columns: int | None = None,
+        rows: Size | None = None,
+        columns: Size | None = None,
     ):
-        check_choice('sincos2d style', style, STYLES)
         _check(4, base)
         self.style: Style = style
         self.base = base

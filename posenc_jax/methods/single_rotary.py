@@ -18,13 +18,6 @@ def single_rotary(
     Raises:
       ValueError: another part opens a door that is not in `beside`, or there is no rotary encoding;
         it is named.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> single_rotary(
-      ...     'this', pj.make('rope(base=500.0) | window(size=4)', head_dim=8, causal=True)
-      ... ).base
-      500.0
     """
     wanted = f'{user} needs one rotary encoding in every layer, e.g. rope()'
     found, doors = [], [door for door in (*DOORS, 'qkv') if door not in beside]

@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
+from posenc_jax.protocol.bounds import Count
 from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.families import Embedding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Style = Literal['vaswani', 't2t', 'fairseq', 'halves']
 STYLES = ('vaswani', 't2t', 'fairseq', 'halves')
@@ -28,12 +29,6 @@ def sinusoidal_frequencies(
     Raises:
       SpecError, ValueError: unknown style; a base that is not above s, or an s that is not
         positive, or not 1 in another style.
-
-    Example:
-      >>> sinusoidal_frequencies(2).tolist(), sinusoidal_frequencies(2, 't2t').tolist()
-      ([1.0, 0.01], [1.0, 0.0001])
-      >>> sinusoidal_frequencies(2, 't2t', base=64.0, min_timescale=4.0).tolist()
-      [4.0, 0.25]
     """
     check_choice('sinusoidal style', style, STYLES)
     check_number('sinusoidal min_timescale', min_timescale, above=0)
@@ -74,10 +69,6 @@ def sinusoidal_table(
 
     Raises:
       ValueError: no room for one wave per component; as `sinusoidal_frequencies`.
-
-    Example:
-      >>> sinusoidal_table(jnp.array([[1]]), 2)[0].round(3)
-      Array([[0.841, 0.54 ]], dtype=float32)
     """
     if pos.ndim == 2:
         pos = pos[..., None]
@@ -98,31 +89,17 @@ def sinusoidal_table(
 @register(
     'sinusoidal',
     kind='encoding',
-    card=Card(
-        name='sinusoidal positions',
-        title='Attention Is All You Need',
-        arxiv='1706.03762',
-        door='embed',
-        equation='x_p + PE_p, PE_p[2m] = sin(p / 10000^(2m/D)), PE_p[2m+1] = cos(p / 10000^(2m/D))',
-        source='tensorflow/tensor2tensor; facebookresearch/fairseq',
-        authors='Vaswani, Ashish and Shazeer, Noam and Parmar, Niki and Uszkoreit, Jakob and '
-        'Jones, Llion and '
-        'Gomez, Aidan N. and Kaiser, Lukasz and Polosukhin, Illia',
-        year=2017,
-        example='sinusoidal()',
-        share='model',
-        promises=Promises(fused=True),
-    ),
+    card=Card(name='sinusoidal positions', example='sinusoidal()', share='model'),
 )
 class Sinusoidal(Embedding):
     """Adds sines and cosines of the position to the token vectors.
 
-    The model scales token vectors by sqrt(D) before.
-    `PE_p[2m] = sin(p w_m)`, `PE_p[2m+1] = cos(p w_m)`, `w_m = base^(-2m/D)`. Differs from the
-    paper: nothing for 'vaswani'. The other styles are those of the code bases: 'halves' all sines
-    first (Marian, BART); 't2t' the same order with exponents m/(D/2-1) and a zero column for odd D;
-    'fairseq' as 't2t' with positions that start at `padding_idx + 1`. Padding gets a zero vector in
-    every style. Positions with P components share the width, as in tensor2tensor.
+    `x_p + PE_p`, `PE_p[2m] = sin(p w_m)`, `PE_p[2m+1] = cos(p w_m)`, `w_m = base^(-2m/D)`. The
+    model scales token vectors by sqrt(D) before. Differs from the paper: nothing for 'vaswani'. The
+    other styles are those of the code bases: 'halves' all sines first (Marian, BART); 't2t' the
+    same order with exponents m/(D/2-1) and a zero column for odd D; 'fairseq' as 't2t' with
+    positions that start at `padding_idx + 1`. Padding gets a zero vector in every style. Positions
+    with P components share the width, as in tensor2tensor.
 
     Args:
       style: 'vaswani', 't2t', 'fairseq' or 'halves'.
@@ -133,8 +110,8 @@ class Sinusoidal(Embedding):
 
     Raises:
       ValueError: base not above min_timescale, min_timescale not positive, or not 1 in another
-        style than 't2t', a negative padding_idx; at call, positions with several components under
-        'fairseq', or too small a width.
+        style than 't2t'; at call, positions with several components under 'fairseq', or too small a
+        width.
 
     Reference: Vaswani et al., arXiv 1706.03762.
 
@@ -149,12 +126,10 @@ class Sinusoidal(Embedding):
         style: Style = 'vaswani',
         base: float = 10000.0,
         start: int = 0,
-        padding_idx: int = 1,
+        padding_idx: Count = 1,
         min_timescale: float = 1.0,
     ):
         sinusoidal_frequencies(1, style, base, min_timescale)  # checks all three
-        if padding_idx < 0:
-            raise ValueError(f'sinusoidal padding_idx must be at least 0, got {padding_idx}')
         self.style, self.base, self.min_timescale = style, base, min_timescale
         self.start = start + (padding_idx + 1 if style == 'fairseq' else 0)
 

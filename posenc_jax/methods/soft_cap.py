@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from posenc_jax.protocol.bounds import Positive
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.errors import check_number
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def soft_capped(s: Float[Array, '...'], limit: float) -> Float[Array, '...']:
@@ -21,19 +21,7 @@ def soft_capped(s: Float[Array, '...'], limit: float) -> Float[Array, '...']:
 @register(
     'soft_cap',
     kind='encoding',
-    card=Card(
-        name='soft cap',
-        title='Gemma 2: Improving Open Language Models at a Practical Size',
-        arxiv='2408.00118',
-        door='logits',
-        equation='logit_ij <- c tanh(logit_ij / c)',
-        source='google-deepmind/gemma',
-        authors='Riviere, Morgane and Pathak, Shreya and Sessa, Pier Giuseppe and others',
-        year=2024,
-        example='soft_cap(2.0)',
-        share='model',
-        promises=Promises(relative=True),
-    ),
+    card=Card(name='soft cap', example='soft_cap(2.0)', share='model', relative=True),
 )
 class SoftCap(Encoding):
     """Holds the logits of attention between -c and c by a hyperbolic tangent.
@@ -48,19 +36,10 @@ class SoftCap(Encoding):
     Args:
       limit: c, positive; 50 in the paper.
 
-    Raises:
-      ValueError: a limit that is not positive.
-
     Reference: Gemma Team, arXiv 2408.00118, section 2.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> pj.make('rope() | soft_cap(50.0)', head_dim=4).parts[1].limit
-      50.0
     """
 
-    def __init__(self, limit: float = 50.0):
-        check_number('soft_cap limit', limit, above=0)
+    def __init__(self, limit: Positive = 50.0):
         self.limit = limit
 
     def logits(self, s, q, k, tq, tk, seen, carry):

@@ -7,12 +7,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.base.products import heads_first
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, Positive
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.length import current_length
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def ssmax_factor(gain: Float[Array, 'N'], count: Int[Array, '#B T']) -> Float[Array, '#B N T 1']:
@@ -33,17 +32,12 @@ def ssmax_factor(gain: Float[Array, 'N'], count: Int[Array, '#B T']) -> Float[Ar
     kind='encoding',
     card=Card(
         name='scalable softmax',
-        title='Scalable-Softmax Is Superior for Attention',
-        arxiv='2501.19399',
         door='logits',
-        equation='logit_ij <- g_h ln(n_i) logit_ij, n_i the number of tokens up to i',
-        source='ArthurSBianchessi/BAM, which trains the gain in this form',
-        authors='Nakanishi, Ken M.',
-        year=2025,
         example='ssmax()',
         share='layer',
         causal_only=True,
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class SSMax(Encoding):
@@ -64,19 +58,13 @@ class SSMax(Encoding):
       heads: N, from the model.
 
     Raises:
-      ValueError: a gain that is not positive; when used, queries with another number of heads, or a
-        document of unknown length (`bidirectional` with packed documents that come in parts).
+      ValueError: when used, queries with another number of heads, or a document of unknown length
+        (`bidirectional` with packed documents that come in parts).
 
     Reference: Nakanishi, arXiv 2501.19399.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> pj.make('bam() | ssmax()', heads=4).parts[1].gain[...].tolist()
-      [1.0, 1.0, 1.0, 1.0]
     """
 
-    def __init__(self, gain: float = 1.0, bidirectional: bool = False, heads: int = CONTEXT):
-        check_number('ssmax gain', gain, above=0)
+    def __init__(self, gain: Positive = 1.0, bidirectional: bool = False, heads: int = CONTEXT):
         self.bidirectional = bidirectional
         self.shut = frozenset(() if bidirectional else ('project',))
         if bidirectional:

@@ -6,15 +6,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Num
 
 from posenc_jax.base.products import heads_first
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.extended_parts import check_part
 from posenc_jax.methods.piecewise import piecewise_logits
 from posenc_jax.methods.rope import Rotary
+from posenc_jax.protocol.bounds import CONTEXT, Count, Positive, Size
 from posenc_jax.protocol.checks import check_train_len
 from posenc_jax.protocol.composite import Wrapper
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def string_distance(
@@ -36,19 +36,11 @@ def string_distance(
 
 CARD = Card(
     name='STRING',
-    title='Why Does the Effective Context Length of LLMs Fall Short?',
-    arxiv='2410.18745',
     door='project, logits',
-    equation='logit_ij = R(D_ij) q_i . k_j / sqrt(H); D = i-j if i-j < S, else i-j-S+W',
-    source='HKUNLP/STRING',
-    authors='An, Chenxin and Zhang, Jun and Zhong, Ming and Li, Lei and Gong, Shansan and Luo, '
-    'Yao and Xu, Jingjing and '
-    'Kong, Lingpeng',
-    year=2024,
     example='string(encoding=rope(), shift=4, local=2)',
     share='model',
     causal_only=True,
-    promises=Promises(relative=True),
+    relative=True,
 )
 
 
@@ -60,11 +52,12 @@ class STRING(Wrapper):
     """Shortens the distance of keys that are S or more away by S - W, so that the largest
     distances, which are rarely trained, are not used; acts on rotary queries.
 
-    `D_ij = i - j` if `i - j < S`, else `i - j - S + W`. So distances W .. S-1 occur twice, and the
-    largest distance of L tokens is `L - 1 - S + W`. Even M + S - W tokens stay within the trained
-    length M. Keys are cached once, rotated at their own position; a query is rotated twice. Differs
-    from the paper: nothing in the formula, which is also that of the released decoding. The
-    released prefill counts keys at distance S twice, once at S and once at W.
+    `logit_ij = R(D_ij) q_i . k_j / sqrt(H)`, `D_ij = i - j if i - j < S, else i - j - S + W`. So
+    distances W .. S-1 occur twice, and the largest distance of L tokens is `L - 1 - S + W`. Even M
+    + S - W tokens stay within the trained length M. Keys are cached once, rotated at their own
+    position; a query is rotated twice. Differs from the paper: nothing in the formula, which is
+    also that of the released decoding. The released prefill counts keys at distance S twice, once
+    at S and once at W.
 
     Args:
       encoding: the rotary encoding.
@@ -77,17 +70,10 @@ class STRING(Wrapper):
       train_len: M, from the model.
 
     Raises:
-      ValueError: an encoding that is not rotary, depends on the length or has other frequencies at
-        its first positions; shift below 1; local outside 0 .. shift; an attention_factor that is
-        not positive.
+      ValueError: an encoding that is not rotary, depends on the length or has other frequencies
+        at its first positions; local above shift, or a train_len without room for a shift.
 
     Reference: An, Zhang, Zhong, Li, Gong, Luo, Xu, Kong, arXiv 2410.18745.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> part = pj.make('string(encoding=rope())', head_dim=8, train_len=768)
-      >>> part.shift, part.local
-      (256, 128)
     """
 
     adds = frozenset({'forms_logits'})
@@ -97,22 +83,18 @@ class STRING(Wrapper):
     def __init__(
         self,
         encoding: Encoding = CONTEXT,
-        shift: int | None = None,
-        local: int | None = None,
-        attention_factor: float = 1.0,
+        shift: Size | None = None,
+        local: Count | None = None,
+        attention_factor: Positive = 1.0,
         train_len: int = CONTEXT,
     ):
         if shift is None:
             shift = check_train_len('string', train_len) // 3
         if shift < 1:
-            raise ValueError(
-                f'string: shift must be at least 1, got shift={shift} (train_len={train_len})'
-            )
+            raise ValueError(f'string: shift must be at least 1, got {shift} ({train_len=})')
         local = min(128, shift // 2) if local is None else local
         if not 0 <= local <= shift:
             raise ValueError(f'string: local must be between 0 and shift={shift}, got {local}')
-        if not attention_factor > 0:
-            raise ValueError(f'string: attention_factor must be positive, got {attention_factor}')
         self.encoding = check_part('string', encoding, even=True)
         self.shift, self.local, self.attention_factor = shift, local, attention_factor
 

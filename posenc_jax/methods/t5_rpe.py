@@ -10,10 +10,10 @@ from posenc_jax.attention.buckets import bucket_of, sum_by_bucket, take_bucket
 from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.meshes import vary, varying_axes
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, NonNegative
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import Bias, signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 _MOST_BUCKETS = 1024  # per direction
 
@@ -27,10 +27,6 @@ def t5_thresholds(buckets: int, max_distance: int) -> np.ndarray:
     Raises:
       ValueError: fewer than two buckets, more than 1024 (every distance is compared with all of
         them), or no distance left for the logarithmic half.
-
-    Example:
-      >>> t5_thresholds(8, 16).tolist()
-      [1, 2, 3, 4, 6, 8, 12]
     """
     exact = buckets // 2
     if buckets < 2:
@@ -65,10 +61,6 @@ def t5_bucket(
 
     With `bidirectional` each direction has half of the buckets; otherwise later keys fall in
     bucket 0.
-
-    Example:
-      >>> t5_bucket(jnp.array([[300]]), jnp.array([[300, 281, 200, 0]])).tolist()
-      [[[0, 17, 30, 31]]]
     """
     distance = signed_distance(q_pos, k_pos)
     first = 0
@@ -103,12 +95,7 @@ def t5_bias(
 
 @own_gradient
 def look_up(table: Float[Array, 'rows N'], index: Int[Array, '#B T S']) -> Float[Array, '#B N T S']:
-    """`table[index, head]`, heads first.
-
-    Example:
-      >>> look_up(jnp.array([[1.0, 3.0], [2.0, 4.0]]), jnp.array([[[1, 0]]])).tolist()
-      [[[[2.0, 1.0]], [[4.0, 3.0]]]]
-    """
+    """`table[index, head]`, heads first."""
     if in_kernel():
         return take_bucket(table.T[None, :, None], index, 'all')
     # On CPU one gather per head, from indices that are computed first, is several times as fast as
@@ -152,26 +139,19 @@ look_up.defvjp(lambda table, index: (look_up(table, index), (table.shape[0], ind
     kind='encoding',
     card=Card(
         name='T5 relative bias',
-        title='Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer',
-        arxiv='1910.10683',
-        door='logits',
-        equation='logit_ij = q_i . k_j / sqrt(H) + W[bucket(j - i), h]',
-        source='google-research/text-to-text-transfer-transformer; huggingface/transformers (T5)',
-        authors='Raffel, Colin and Shazeer, Noam and Roberts, Adam and Lee, Katherine and '
-        'Narang, Sharan and '
-        'Matena, Michael and Zhou, Yanqi and Li, Wei and Liu, Peter J.',
-        year=2020,
         example='t5_rpe(buckets=8, max_distance=20)',
         share='model',
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class T5RPE(Bias):
     """Adds a trained bias per head and bucket of distance; acts on the logits.
 
-    `bucket(n) = n` below e = buckets / 2, else `min(buckets - 1, e + floor(ln(n/e) /
-    ln(max_distance/e) (buckets - e)))`. Differs from T5: logits stay divided by sqrt(H) unless
-    `scaled=False`; the initial table is N(0, std^2) with 0.02 instead of D^-0.5.
+    `logit_ij = q_i . k_j / sqrt(H) + W[bucket(i - j), h]`, `bucket(n) = n if n < e, else
+    min(buckets - 1, e + floor(ln(n/e) / ln(max_distance/e) (buckets - e)))`, e = buckets / 2.
+    Differs from T5: logits stay divided by sqrt(H) unless `scaled=False`; the initial table is N(0,
+    std^2) with 0.02 instead of D^-0.5.
 
     Args:
       buckets: rows of the table; even where `bidirectional`.
@@ -183,15 +163,10 @@ class T5RPE(Bias):
       heads, head_dim: N, H, from the model.
 
     Raises:
-      ValueError: too few, too many or (bidirectional) an odd number of buckets, max_distance within
-        the exact ones, negative std.
+      ValueError: too few, too many or (bidirectional) an odd number of buckets, max_distance
+        within the exact ones.
 
     Reference: Raffel et al., arXiv 1910.10683.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> pj.make('t5_rpe()', heads=4, head_dim=8).table.shape
-      (32, 4)
     """
 
     def __init__(
@@ -199,7 +174,7 @@ class T5RPE(Bias):
         buckets: int = 32,
         max_distance: int = 128,
         bidirectional: bool = False,
-        std: float = 0.02,
+        std: NonNegative = 0.02,
         scaled: bool = True,
         heads: int = CONTEXT,
         head_dim: int = CONTEXT,
@@ -210,7 +185,6 @@ class T5RPE(Bias):
                 f't5_rpe(bidirectional=True) needs an even number of buckets, got {buckets}'
             )
         t5_thresholds(buckets // 2 if bidirectional else buckets, max_distance)  # checks both
-        check_number('t5_rpe std', std, least=0)
         self.max_distance, self.bidirectional = max_distance, bidirectional
         self.scale = 1.0 if scaled else head_dim**0.5
         table = std * jax.random.normal(rngs.params(), (buckets, heads), jnp.float32)

@@ -1,25 +1,22 @@
 """TAPA: each pair of tokens has its own phase, which is multiplied by the distance."""
 
+from typing import Annotated
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import TWO_PI
 from posenc_jax.base.products import scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, Ge, Gt, Lt, Positive
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def tapa_distance(
     q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], alpha: float
 ) -> Float[Array, '#B T S']:
-    """`|i - j|^alpha`, and 0 at distance 0, float32.
-
-    Example:
-      >>> tapa_distance(jnp.array([[16]]), jnp.array([[0, 15, 16]]), 0.5).tolist()
-      [[[4.0, 1.0, 0.0]]]
-    """
+    """`|i - j|^alpha`, and 0 at distance 0, float32."""
     distance = jnp.abs(signed_distance(q_pos, k_pos)).astype(jnp.float32)
     apart = distance > 0  # distance 0 is replaced by 1, since the gradient of the power is infinite
     return jnp.where(apart, jnp.where(apart, distance, 1.0) ** alpha, 0.0)
@@ -40,18 +37,6 @@ def tapa_logits(
       distance: factor of the phase, in turns, e.g. `tapa_distance`.
       amplitude_dim: a.
       phase: factor of all phases.
-
-    Example:
-      >>> q, k = jnp.array([1.0, 0.0, 1.0, 0.0]), jnp.array([2.0, 0.0, 0.25, 0.0])
-      >>> round(
-      ...     float(
-      ...         tapa_logits(q.reshape(1, 1, 1, 4), k.reshape(1, 1, 1, 4), jnp.ones((1, 1, 1)), 2)[
-      ...             0, 0, 0, 0
-      ...         ]
-      ...     ),
-      ...     6,
-      ... )
-      0.627933
     """
     amplitude = scaled_dot_product(q[..., :amplitude_dim], k[..., :amplitude_dim])
     turns = distance[:, None] * scaled_dot_product(q[..., amplitude_dim:], k[..., amplitude_dim:])
@@ -59,22 +44,7 @@ def tapa_logits(
 
 
 @register(
-    'tapa',
-    kind='encoding',
-    card=Card(
-        name='TAPA',
-        title='Positional Encoding via Token-Aware Phase Attention',
-        arxiv='2509.12635',
-        door='logits',
-        equation='logit_ij = (q_A . k_A)/sqrt(a) cos(2 pi |i-j|^alpha (q_P . k_P)/sqrt(H - a)), '
-        'a = theta H',
-        source='the paper; no code was released',
-        authors='Wang, Yu and Shen, Sheng and Munos, Rémi and Zhan, Hongyuan and Tian, Yuandong',
-        year=2025,
-        example='tapa()',
-        share='model',
-        promises=Promises(relative=True),
-    ),
+    'tapa', kind='encoding', card=Card(name='TAPA', example='tapa()', share='model', relative=True)
 )
 class TAPA(Encoding):
     """Logits of some features times the cosine of a phase from the others and the distance.
@@ -96,8 +66,7 @@ class TAPA(Encoding):
       head_dim: H, from the model.
 
     Raises:
-      ValueError: a share that does not cut H into two whole parts, an alpha or a phase that is not
-        positive and finite.
+      ValueError: a share that does not cut H into two whole parts.
 
     Reference: Wang, Shen, Munos, Zhan, Tian, arXiv 2509.12635.
 
@@ -110,14 +79,12 @@ class TAPA(Encoding):
     traits = frozenset({'forms_logits'})
 
     def __init__(
-        self, theta: float = 0.5, alpha: float = 0.1, phase: float = 1.0, head_dim: int = CONTEXT
+        self,
+        theta: Annotated[float, Gt(0), Lt(1)] = 0.5,
+        alpha: Positive = 0.1,
+        phase: Positive = 1.0,
+        head_dim: Annotated[int, Ge(2)] = CONTEXT,
     ):
-        if head_dim < 2:
-            raise ValueError(
-                f'tapa cuts a head into two parts: head_dim must be at least 2, got {head_dim}'
-            )
-        if not 0 < theta < 1:
-            raise ValueError(f'tapa: theta must be in (0, 1), got {theta}')
         size = theta * head_dim
         self.amplitude_dim = min(max(round(size), 1), head_dim - 1)
         if abs(self.amplitude_dim - size) > 1e-6:
@@ -126,9 +93,6 @@ class TAPA(Encoding):
                 'whole number from 1 to '
                 f'{head_dim - 1}; the nearest theta is {self.amplitude_dim / head_dim:g}'
             )
-        for name, value in (('alpha', alpha), ('phase', phase)):
-            if not 0 < value < float('inf'):
-                raise ValueError(f'tapa: {name} must be positive and finite, got {value}')
         self.alpha, self.phase = alpha, phase
 
     def logits(self, s, q, k, tq, tk, seen, carry):

@@ -11,11 +11,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.rope import rope_frequencies
+from posenc_jax.protocol.bounds import CONTEXT, Base, Positive, Size
 from posenc_jax.protocol.capabilities import Streams
 from posenc_jax.protocol.errors import check_choice, check_number
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 PostAttention = Literal['gain', 'mix']
@@ -28,10 +28,6 @@ def tape_start(pos: Num[Array, '#B L'], inv_freq: np.ndarray) -> Float[Array, '#
     Args:
       pos: positions.
       inv_freq: theta, H/2 frequencies in radians per position.
-
-    Example:
-      >>> tape_start(jnp.array([[0, 1]]), np.array([np.pi / 2])).round(3).ravel().tolist()
-      [1.0, 0.0, -0.0, 1.0]
     """
     angles = phase(pos, inv_freq)[:, :, None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
@@ -41,11 +37,6 @@ def tape_turn(x: Float[Array, 'B L N H'], z: Float[Array, '#B #L K H']) -> Float
     """`x z`, products of complex numbers, in float32 inside; the result has the dtype of `x`.
 
     Number f of a head is `x_f + i x_{f + H/2}`. A head of `z` serves N // K consecutive heads.
-
-    Example:
-      >>> x, z = jnp.array([1.0, 2.0]), jnp.array([0.0, 3.0])
-      >>> tape_turn(x[None, None, None], z[None, None, None]).ravel().tolist()  # (1 + 2i) 3i
-      [-6.0, 3.0]
     """
     grouped = x.reshape(*x.shape[:2], z.shape[2], -1, x.shape[-1]).astype(jnp.float32)
     a, b = jnp.split(grouped, 2, axis=-1)
@@ -71,14 +62,6 @@ def tape_attended(
       mean: `sum_j a_ij z_j` with the attention of each query head.
       weights: of query heads, for every head of `z`.
       post_attn: 'gain' or 'mix'.
-
-    Example:
-      >>> z, mean = jnp.zeros((1, 1, 2, 1)), jnp.array([1.0, 10.0]).reshape(1, 1, 2, 1)
-      >>> weights = jnp.array([[1.0, 2.0], [3.0, 4.0]])
-      >>> tape_attended(z, mean, weights).ravel().tolist()
-      [3.0, 70.0]
-      >>> tape_attended(z, mean, weights, post_attn='mix').ravel().tolist()
-      [21.0, 43.0]
     """
     if check_choice('post_attn', post_attn, POST_ATTENTIONS) == 'mix':
         return z + jnp.einsum('gn,blnh->blgh', weights, mean, precision='highest')
@@ -97,12 +80,6 @@ def tape_fed(
 
     The hidden units only mix the heads of one token, so their K x K matrix is formed first. That
     takes far less time and memory than I hidden units of width H.
-
-    Example:
-      >>> z, m = jnp.array([1.0, 10.0]).reshape(1, 1, 2, 1), jnp.full((1, 1, 1), 1e2)
-      >>> w_up, w_down = jnp.array([[0.0], [1.0]]), jnp.array([[1.0], [0.0]])
-      >>> tape_fed(z, m, jnp.ones((1, 1)), w_up, w_down).ravel().tolist()
-      [1001.0, 10.0]
     """
     gate = jax.nn.silu(jnp.matmul(m.astype(jnp.float32), w_gate, precision='highest'))
     pairs = (w_down[:, None] * w_up).reshape(-1, w_up.shape[1])
@@ -114,30 +91,16 @@ def tape_fed(
 @register(
     'tape',
     kind='encoding',
-    card=Card(
-        name='TAPE',
-        title='Rethinking Addressing in Language Models via Contexualized Equivariant Positional '
-        'Encoding',
-        arxiv='2501.00712',
-        door='project, begin_stream, carry_stream, feed_stream',
-        equation='logit_ij = Re(sum_f (q z)_if conj(k z)_jf) / sqrt(H); z = exp(i p theta), then '
-        'in each layer z_i += c sum_j a_ij z_j and z += down (silu(gate m) * up z)',
-        source='VITA-Group/TAPE',
-        authors='Zhu, Jiajun and Wang, Peihao and Cai, Ruisi and Lee, Jason D. and Li, Pan and '
-        'Wang, Zhangyang',
-        year=2025,
-        example='tape()',
-        promises=Promises(relative=True, needs_training=True, fused=True),
-    ),
+    card=Card(name='TAPE', example='tape()', relative=True, needs_training=True),
 )
 class TAPE(Streams):
     """Turns queries and keys by complex factors z, a second state that every layer changes.
 
-    A token has one factor for each head and plane, `z = exp(i p theta / scale)` at first. A layer
-    reads `logit_ij = Re(sum_f (q z)_if conj(k z)_jf) / sqrt(H)`, averages z with the weights of
-    attention, `z_i += c sum_j a_ij z_j`, and mixes its heads by a network that is gated by the
-    output m of the layer's feed-forward network, `z += down (silu(gate m) * up z)`. All of these
-    are linear in z and alike for all planes. So a rotation of all z of a plane by one phase changes
+    `logit_ij = Re(sum_f (q z)_if conj(k z)_jf) / sqrt(H)`, `z_i += c sum_j a_ij z_j`, `z += down
+    (silu(gate m) * up z)`. A token has one factor for each head and plane, `z = exp(i p theta /
+    scale)` at first. A layer averages z with the weights a of attention, and mixes its heads by a
+    network that is gated by the output m of the layer's feed-forward network. All of these are
+    linear in z and alike for all planes. So a rotation of all z of a plane by one phase changes
     nothing, and only position differences count. With `up` and c of zero, as at the start, it is
     RoPE with the layout 'half'.
 
@@ -168,8 +131,7 @@ class TAPE(Streams):
       rngs: draws `gate` and `down`.
 
     Raises:
-      ValueError: an odd head width, a base below 1, a scale that is not positive, fewer than one
-        hidden unit, an unknown `post_attn`; at call, positions of several components.
+      ValueError: an odd head width; at call, positions of several components.
 
     Reference: Zhu, Wang, Cai, Lee, Li, Wang, arXiv 2501.00712.
 
@@ -185,9 +147,9 @@ class TAPE(Streams):
 
     def __init__(
         self,
-        base: float = 10000.0,
-        scale: float = 1.0,
-        position_size: int | None = None,
+        base: Base = 10000.0,
+        scale: Positive = 1.0,
+        position_size: Size | None = None,
         post_attn: PostAttention = 'gain',
         heads: int = CONTEXT,
         kv_heads: int = CONTEXT,
@@ -195,13 +157,11 @@ class TAPE(Streams):
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        check_number('the scale of tape', scale, above=0)
         hidden = 4 * heads if position_size is None else position_size
         check_number('position_size of tape', hidden, least=1)
         rope_frequencies(head_dim, base)
         self.base, self.scale, self.head_dim, self.kv_heads = base, scale, head_dim, kv_heads
         self.post_attn: PostAttention = post_attn
-        check_choice('post_attn', post_attn, POST_ATTENTIONS)
         drawn = lambda *shape: 0.02 * jax.random.normal(rngs.params(), shape, jnp.float32)
         self.gate = nnx.Param(drawn(model_dim, hidden), axes=('width', None))
         self.up = nnx.Param(jnp.zeros((kv_heads, hidden), jnp.float32), axes=('kv_heads', None))

@@ -6,22 +6,16 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from posenc_jax.base.products import heads_first
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.cope import suffix_sum
+from posenc_jax.protocol.bounds import CONTEXT, NonNegative
 from posenc_jax.protocol.capabilities import Carries
-from posenc_jax.protocol.errors import check_number
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 _EPSILON = 1e-6
 
 
 def inverse_rms(a: Float[Array, '... H']) -> Float[Array, '...']:
-    """`1 / sqrt(mean(a^2) + 1e-6)`, float32.
-
-    Example:
-      >>> inverse_rms(jnp.array([2.0, -2.0])).round(4).item()
-      0.5
-    """
+    """`1 / sqrt(mean(a^2) + 1e-6)`, float32."""
     return jax.lax.rsqrt(jnp.mean(a.astype(jnp.float32) ** 2, axis=-1) + _EPSILON)
 
 
@@ -60,32 +54,18 @@ def tra_logits(
 @register(
     'tra',
     kind='encoding',
-    card=Card(
-        name='TRA',
-        title='TRA: Better Length Generalisation with Threshold Relative Attention',
-        arxiv='2503.23174',
-        door='project, logits',
-        equation='logit_ij = S_ij + logsigmoid(x_i W_d + b_d)_h #{t in j..i: S_it > 0} where '
-        'S_ij > 0, else -inf; '
-        'S = q_i . k_j / sqrt(H), q and k RMS-normalised',
-        source='abhishekpanigrahi1996/MOSS (submissions/submission-96)',
-        authors='Opper, Mattia and Fernandez, Roland and Smolensky, Paul and Gao, Jianfeng',
-        year=2025,
-        example='tra()',
-        causal_only=True,
-        promises=Promises(relative=True, sweep_free=False, needs_training=True),
-    ),
+    card=Card(name='TRA', example='tra()', causal_only=True, relative=True, needs_training=True),
 )
 class TRA(Carries):
     """Removes keys with low logits and penalises the number of keys left between; acts on logits.
 
-    `S_ij = q_i . k_j / sqrt(H)` with q, k of unit root mean square; key j is relevant to query i
-    where `S_ij > threshold`; `count_ij = #{t in j..i relevant}`, 1 at the nearest; the logit is
-    `S_ij + delta_i count_ij`, `delta_i = logsigmoid(x_i W_d + b_d)` per head, x the layer input. A
-    query without a relevant key gets zeros. Gradients pass through S at relevant keys and through
-    delta. Differs from the paper: `threshold` can be above the paper's 0. Two details of the
-    authors' notebook belong to the model and are not here: dropout of logits, and a residual
-    stream that carries the normed activations.
+    `logit_ij = S_ij + delta_i #{t in j..i: S_it > threshold} if S_ij > threshold, else -inf`, `S_ij
+    = q_i . k_j / sqrt(H)`, `delta_i = logsigmoid(x_i W_d + b_d)_h` with q, k of unit root mean
+    square and x the layer input. Key j is relevant to query i where `S_ij > threshold`; the nearest
+    one counts 1. A query without a relevant key gets zeros. Gradients pass through S at relevant
+    keys and through delta. Differs from the paper: `threshold` can be above the paper's 0. Two
+    details of the authors' notebook belong to the model and are not here: dropout of logits, and a
+    residual stream that carries the normed activations.
 
     Keys that a mask hides are not counted. In a chain, the threshold applies to logits with the
     biases of earlier parts; biases of later parts act on relevant keys alone.
@@ -95,25 +75,18 @@ class TRA(Carries):
       heads, model_dim: from the model.
 
     Raises:
-      ValueError: a negative threshold, which would make irrelevant keys visible again; the layer
-        input of a query is missing.
+      ValueError: the layer input of a query is missing.
 
     Reference: Opper, Fernandez, Smolensky, Gao, arXiv 2503.23174.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> pj.make('tra()', heads=2, model_dim=16).kernel.shape
-      (16, 2)
     """
 
     def __init__(
         self,
-        threshold: float = 0.0,
+        threshold: NonNegative = 0.0,
         heads: int = CONTEXT,
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        check_number('tra threshold', threshold, least=0)
         self.threshold = threshold
         bound = model_dim**-0.5  # the default of a linear layer in the released code
         draw = lambda *shape: jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)

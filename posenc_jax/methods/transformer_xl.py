@@ -8,11 +8,11 @@ from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
 from posenc_jax.base.products import heads_first
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import check_heads, signed_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def transformer_xl_frequencies(model_dim: int, base: float = 10000.0) -> np.ndarray:
@@ -20,10 +20,6 @@ def transformer_xl_frequencies(model_dim: int, base: float = 10000.0) -> np.ndar
 
     Raises:
       ValueError: an odd model width, or a base that is not positive.
-
-    Example:
-      >>> transformer_xl_frequencies(4).tolist()
-      [1.0, 0.01]
     """
     if model_dim % 2:
         raise ValueError(
@@ -37,12 +33,7 @@ def transformer_xl_frequencies(model_dim: int, base: float = 10000.0) -> np.ndar
 def transformer_xl_table(
     pos: Num[Array, '#B L'], frequencies: np.ndarray
 ) -> Float[Array, '#B L D']:
-    """`R_p = [sin(p w), cos(p w)]`, all sines first.
-
-    Example:
-      >>> transformer_xl_table(jnp.array([[0]]), transformer_xl_frequencies(4)).tolist()
-      [[[0.0, 0.0, 1.0, 1.0]]]
-    """
+    """`R_p = [sin(p w), cos(p w)]`, all sines first."""
     angle = phase(pos, frequencies)
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
@@ -71,17 +62,9 @@ def transformer_xl_turned(
     kind='encoding',
     card=Card(
         name='Transformer-XL',
-        title='Transformer-XL: Attentive Language Models Beyond a Fixed-Length Context',
-        arxiv='1901.02860',
-        door='project, logits',
-        equation='logit_ij = ((q_i + u) . k_j + (q_i + v) . W_r R_(i-j)) / sqrt(H), R_d = [sin(d '
-        'w), cos(d w)]',
-        source='kimiyoung/transformer-xl',
-        authors='Dai, Zihang and Yang, Zhilin and Yang, Yiming and Carbonell, Jaime and Le, Quoc '
-        'V. and Salakhutdinov, Ruslan',
-        year=2019,
         example='transformer_xl(clamp_len=11)',
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class TransformerXL(Encoding):
@@ -106,36 +89,24 @@ class TransformerXL(Encoding):
       heads, head_dim, model_dim: from the model.
 
     Raises:
-      ValueError: an odd model width, a base that is not positive, negative clamp_len or std.
+      ValueError: an odd model width, a base that is not positive.
 
     Reference: Dai, Yang, Yang, Carbonell, Le, Salakhutdinov, arXiv 1901.02860.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> part = pj.make('transformer_xl()', heads=2, head_dim=8, model_dim=16)
-      >>> part.u.shape, part.kernel.shape
-      ((2, 8), (16, 2, 8))
     """
 
     traits = frozenset({'reads_unrotated'})
 
     def __init__(
         self,
-        clamp_len: int | None = None,
+        clamp_len: Count | None = None,
         base: float = 10000.0,
-        std: float = 0.02,
+        std: NonNegative = 0.02,
         heads: int = CONTEXT,
         head_dim: int = CONTEXT,
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
         transformer_xl_frequencies(model_dim, base)  # checks both
-        if clamp_len is not None and clamp_len < 0:
-            raise ValueError(
-                'transformer_xl clamp_len must be at least 0, or None for no clamp, got '
-                f'{clamp_len}'
-            )
-        check_number('transformer_xl std', std, least=0)
         draw = lambda *shape: std * jax.random.normal(rngs.params(), shape, jnp.float32)
         self.base, self.clamp_len = base, clamp_len
         self.u = nnx.Param(draw(heads, head_dim), axes=('heads', None))

@@ -12,14 +12,12 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import known_range, lookup_rows
 
 Shape = Literal['arrow', 'diag', 'square']
-SHAPES = ('arrow', 'diag', 'square')
 PADDING = -1  # part number of padding
 
 
@@ -34,10 +32,6 @@ def uni_encoder_ids(context: int, candidates: Sequence[int]) -> Int[np.ndarray, 
 
     Raises:
       ValueError: no context, no candidate, or an empty one.
-
-    Example:
-      >>> uni_encoder_ids(2, [1, 2]).tolist()
-      [[0, 0], [1, 0], [2, 1], [2, 2], [3, 2]]
     """
     if not all(
         isinstance(n, numbers.Integral) and n >= 1 for n in (context, *candidates)
@@ -80,11 +74,6 @@ def uni_encoder_layout(
     Raises:
       ValueError: rows that disagree, a row without candidates, a text longer than max_len, or ids
         that are no token ids.
-
-    Example:
-      >>> layout = uni_encoder_layout([[7, 8]], [[[5], [6, 6]]], cls=1, sep=2)
-      >>> layout['tokens'].tolist(), layout['positions'][0, :, 0].tolist()
-      ([[1, 7, 8, 2, 1, 5, 2, 1, 6, 6, 2]], [0, 1, 2, 3, 4, 5, 6, 4, 5, 6, 7])
     """
     if len(contexts) != len(candidates) or not len(contexts):
         found = f'{len(contexts)} contexts and {len(candidates)} lists'
@@ -135,13 +124,6 @@ def uni_encoder_masks(
 
     Raises:
       ValueError: a share outside 0 .. 1, or a mask or tokens outside the vocabulary.
-
-    Example:
-      >>> read, chosen = uni_encoder_masks(
-      ...     np.full((1, 1000), 5), np.random.default_rng(0), mask=9, vocab_size=10, keep=(0, 1, 2)
-      ... )
-      >>> int(chosen.sum()), int((read == 9).sum()), bool((read[~chosen] == 5).all())
-      (131, 110, True)
     """
     tokens = np.asarray(tokens)
     if not 0 <= rate <= 1:
@@ -167,12 +149,6 @@ def candidate_means(
     """Mean of the vectors of each of `count` candidates, markers included, float32.
 
     It is NaN for candidates that a row does not have.
-
-    Example:
-      >>> candidate_means(jnp.array([[[9.0], [1.0], [3.0], [5.0]]]), jnp.array([[0, 1, 1, 2]]), 2)[
-      ...     ..., 0
-      ... ].tolist()
-      [[2.0, 5.0]]
     """
     member = (part[..., None] == jnp.arange(1, count + 1)).astype(jnp.float32)
     member = jnp.broadcast_to(member, (len(hidden), *member.shape[1:]))
@@ -199,10 +175,6 @@ def uni_encoder_loss(
     Raises:
       ValueError: shapes or types that do not fit, logits without targets and masked; where they are
         known, golden candidates outside 0 .. C-1 or targets outside 0 .. V-1.
-
-    Example:
-      >>> round(float(uni_encoder_loss(jnp.array([[0.0, 0.0]]), jnp.array([1]))), 4)
-      0.6931
     """
     golden = golden if isinstance(golden, jax.Array) else np.asarray(golden)
     if scores.ndim != 2 or golden.shape != scores.shape[:1]:
@@ -255,43 +227,34 @@ def _check_labels(what, labels, count):
     kind='encoding',
     card=Card(
         name='Uni-Encoder',
-        title='Uni-Encoder: A Fast and Accurate Response Selection Paradigm for Generation-Based '
-        'Dialogue Systems',
-        arxiv='2106.01263',
-        door='place, embed, mask',
-        equation='context p = 0 .. n-1, each candidate p = n, n+1, ...; i sees j iff one of them '
-        'is in the context or both are in one candidate',
-        source='dll-wu/Uni-Encoder',
-        authors='Song, Chiyu and He, Hongliang and Yu, Haofei and Fang, Pengfei and Cui, Leyang '
-        'and Lan, Zhenzhong',
-        year=2023,
         example='uni_encoder() | rope()',
         share='model',
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class UniEncoder(Encoding):
     """Places all candidates right after the context, hides them from each other, adds type vectors.
 
-    `p = 0 .. n-1` in the context and `n, n+1, ...` in every candidate; `x_t + E[0]` in the context,
-    `x_t + E[1]` in candidates. With 'arrow' context rows see everything and a candidate sees the
-    context and itself; 'diag' sees only its own part (the attention of a bi-encoder, of which
-    `CandidateScorer` lacks the product with the context), 'square' everything. The layout hands
-    over positions [#B, L, 2] of components (id, part), part 0 the context and c the c-th candidate,
-    as `uni_encoder_layout` makes them; positions [#B, L] are all context. Meant for models of kind
-    'encoder'; `CandidateScorer` is such a model with its head. With 'arrow' the context reads all
-    candidates, so a score may change with the set. Nothing decodes with a cache here, though in a
-    decoder the mask would hold as it stands. The bounds of a tile do not tell which parts it holds,
-    so no tile is skipped. Differs from the paper: texts that are too long are refused, where the
-    paper cuts them. `uni_encoder_masks` masks tokens for the loss; no task here trains with it.
+    `p = 0 .. n-1 of the context`, `p = n, n+1, ... of each candidate`. The vectors of tokens get
+    `E[0]` in the context and `E[1]` in candidates. With 'arrow' context rows see everything and a
+    candidate sees the context and itself; 'diag' sees only its own part (the attention of a
+    bi-encoder, of which `CandidateScorer` lacks the product with the context), 'square' everything.
+    The layout hands over positions [#B, L, 2] of components (id, part), part 0 the context and c
+    the c-th candidate, as `uni_encoder_layout` makes them; positions [#B, L] are all context. Meant
+    for models of kind 'encoder'; `CandidateScorer` is such a model with its head. With 'arrow' the
+    context reads all candidates, so a score may change with the set. Nothing decodes with a cache
+    here, though in a decoder the mask would hold as it stands. The bounds of a tile do not tell
+    which parts it holds, so no tile is skipped. Differs from the paper: texts that are too long are
+    refused, where the paper cuts them. `uni_encoder_masks` masks tokens for the loss; no task here
+    trains with it.
 
     Args:
       shape: 'arrow', 'diag' or 'square'.
 
     Raises:
-      ValueError: an unknown shape; at call, positions of another shape, fractional ones, and
-        negative parts of real tokens (where positions are traced, such tokens are a part of their
-        own).
+      ValueError: at call, positions of another shape, fractional ones, and negative parts of real
+        tokens (where positions are traced, such tokens are a part of their own).
 
     Reference: Song, He, Yu, Fang, Cui, Lan, arXiv 2106.01263.
 
@@ -304,7 +267,7 @@ class UniEncoder(Encoding):
     """
 
     def __init__(self, shape: Shape = 'arrow', model_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
-        self.shape = check_choice('uni_encoder shape', shape, SHAPES)
+        self.shape = shape
         self.shut = frozenset(('mask',) if shape == 'square' else ())
         rows = 0.02 * jax.random.normal(rngs.params(), (2, model_dim), jnp.float32)
         self.types = nnx.Param(rows, axes=(None, 'width'))

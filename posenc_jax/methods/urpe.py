@@ -9,12 +9,11 @@ from jaxtyping import Array, Int, Num
 
 from posenc_jax.attention.buckets import bucket_of
 from posenc_jax.base.products import over_batch, weighted_sum
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.t5_rpe import look_up, t5_thresholds
+from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.families import signed_distance, whole_distance
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Table = Literal['bucketed', 'toeplitz']
 
@@ -31,10 +30,6 @@ def urpe_bucket(
     With e the T5 bucket of |j - i| among `buckets` (see `t5_bucket`), it is `buckets + 1 + e` for
     keys j >= i and `buckets - 1 - e` for keys j < i. So rows `buckets - 1` and `buckets` are not
     used, and keys i and i - 1 are three rows apart.
-
-    Example:
-      >>> urpe_bucket(jnp.array([[200]]), jnp.array([[0, 199, 200, 201]])).tolist()
-      [[[0, 30, 33, 34]]]
     """
     distance = signed_distance(q_pos, k_pos)
     bucket = bucket_of(jnp.abs(distance), t5_thresholds(buckets, max_distance))
@@ -48,10 +43,6 @@ def urpe_diagonal(
 
     Raises:
       ValueError: positions that are not integers.
-
-    Example:
-      >>> urpe_diagonal(jnp.array([[5]]), jnp.array([[0, 4, 5, 6]]), 4).tolist()
-      [[[0, 2, 3, 4]]]
     """
     distance = whole_distance("urpe(table='toeplitz')", q_pos, k_pos, "; use table='bucketed'")
     return jnp.clip(-distance, 1 - max_len, max_len - 1).astype(jnp.int32) + max_len - 1
@@ -62,17 +53,10 @@ def urpe_diagonal(
     kind='encoding',
     card=Card(
         name='URPE',
-        title='Your Transformer May Not be as Powerful as You Expect',
-        arxiv='2205.13401',
-        door='logits, collect',
-        equation='out_i = sum_j softmax_j(q_i . k_j / sqrt(H) + b_(j-i)) C_(j-i) v_j',
-        source='lsj2408/URPE',
-        authors='Luo, Shengjie and Li, Shanda and Zheng, Shuxin and Liu, Tie-Yan and Wang, Liwei '
-        'and He, Di',
-        year=2022,
         example='urpe(max_distance=40)',
         share='model',
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class URPE(Encoding):
@@ -95,9 +79,9 @@ class URPE(Encoding):
       heads, train_len: N, and the trained length in tokens, from the model.
 
     Raises:
-      ValueError: an unknown table, too few buckets, a max_distance within the exact distances,
-        negative max_len or std, arguments of the other table; at call, queries with another number
-        of heads, or fractional positions with 'toeplitz'.
+      ValueError: too few buckets, a max_distance within the exact distances, arguments of the
+        other table; at call, queries with another number of heads, or fractional positions with
+        'toeplitz'.
 
     Reference: Luo et al., arXiv 2205.13401.
 
@@ -113,13 +97,12 @@ class URPE(Encoding):
         table: Table = 'bucketed',
         buckets: int = 32,
         max_distance: int = 128,
-        max_len: int = 0,
-        std: float = 0.02,
+        max_len: Count = 0,
+        std: NonNegative = 0.02,
         heads: int = CONTEXT,
         train_len: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        check_choice('urpe table', table, ('bucketed', 'toeplitz'))
         t5_thresholds(buckets, max_distance)  # checks both
         if table == 'bucketed' and max_len:
             raise ValueError(
@@ -131,12 +114,6 @@ class URPE(Encoding):
             raise ValueError(
                 f"urpe {found} arguments of table='bucketed'; table='toeplitz' has max_len"
             )
-        if max_len < 0:
-            raise ValueError(
-                f'urpe max_len must be positive, or 0 for the trained length of {train_len}, got '
-                f'{max_len}'
-            )
-        check_number('urpe std', std, least=0)
         self.table, self.buckets, self.max_distance, self.max_len = (
             table,
             buckets,

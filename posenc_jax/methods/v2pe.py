@@ -1,14 +1,16 @@
 """V2PE: the tokens of an image advance the position by less than one."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from posenc_jax.protocol.bounds import Gt, Le
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 DELTAS = tuple(2.0**-n for n in range(9))
 
@@ -35,10 +37,6 @@ def v2pe_ids(
       pos: positions that count every token by one; None for 0, 1, ....
       first: the first tokens of documents, before which nothing is saved; None for the first of the
         row.
-
-    Example:
-      >>> v2pe_ids(jnp.array([[0, 0, 1, 1, 1, 0, 0]]), 0.25).tolist()
-      [[0.0, 1.0, 1.25, 1.5, 1.75, 3.0, 4.0]]
     """
     index = jnp.arange(image.shape[1], dtype=jnp.int32)[None]
     image, pos, first, delta = jnp.broadcast_arrays(
@@ -64,43 +62,27 @@ def v2pe_ids(
 @register(
     'v2pe',
     kind='encoding',
-    card=Card(
-        name='V2PE',
-        title='V2PE: Improving Multimodal Long-Context Capability of Vision-Language Models with '
-        'Variable Visual Position '
-        'Encoding',
-        arxiv='2412.09616',
-        door='place',
-        equation='p_i = ceil(p_(i-1)) + 1 for text; p0 + n delta for the n-th token of an image '
-        'whose start marker is at p0',
-        source='OpenGVLab/V2PE',
-        authors='Ge, Junqi and Chen, Ziyi and Lin, Jintao and Zhu, Jinguo and Liu, Xihui and '
-        'Dai, Jifeng and Zhu, Xizhou',
-        year=2024,
-        example='v2pe(delta=0.0625) | rope()',
-        share='model',
-        promises=Promises(relative=True, fused=True),
-    ),
+    card=Card(name='V2PE', example='v2pe(delta=0.0625) | rope()', share='model', relative=True),
 )
 class V2PE(Encoding):
     """Gives image tokens fractional positions, delta <= 1 apart, to save range for long inputs.
 
-    `p0 + n delta` for the n-th of the N tokens (all tiles) of an image whose start marker is at p0,
-    `ceil(p0 + N delta) + 1` for its end marker, one more for every other token. Training draws
-    delta for each image from 1, 1/2, 1/4, ..., 1/256, evaluation takes the one given. The task
-    hands over positions with two components, [#B, L, 2]: the count 0, 1, 2, ... of real tokens and
-    the number of the image, from 1, or 0 for text and markers. Positions with one component are all
-    text and stay. Packed documents start anew; padding saves nothing. Differs from the paper: an
-    image right after another takes the rounded end of that one for its start marker; tokens that
-    have one row for the whole batch have one draw for an image.
+    `p_i = ceil(p_(i-1)) + 1 for text`, `p_i = p0 + n delta for the n-th token of an image`. p0 is
+    the position of its start marker. Its end marker is at `ceil(p0 + N delta) + 1`, with N tokens
+    in all tiles. Training draws delta for each image from 1, 1/2, 1/4, ..., 1/256, evaluation takes
+    the one given. The task hands over positions with two components, [#B, L, 2]: the count 0, 1, 2,
+    ... of real tokens and the number of the image, from 1, or 0 for text and markers. Positions
+    with one component are all text and stay. Packed documents start anew; padding saves nothing.
+    Differs from the paper: an image right after another takes the rounded end of that one for its
+    start marker; tokens that have one row for the whole batch have one draw for an image.
 
     Args:
       delta: step at evaluation, in (0, 1]; smaller for longer inputs; 1 counts tokens.
 
     Raises:
-      ValueError: delta outside (0, 1]; at call, positions of another shape, fractional ones with
-        components, negative image numbers, or an image without a start marker before it at the
-        beginning of a document (where positions are traced, such an image starts at `delta - 1`).
+      ValueError: at call, positions of another shape, fractional ones with components, negative
+        image numbers, or an image without a start marker before it at the beginning of a document
+        (where positions are traced, such an image starts at `delta - 1`).
 
     Reference: Ge et al., arXiv 2412.09616.
 
@@ -113,11 +95,7 @@ class V2PE(Encoding):
 
     traits = frozenset({'places_together'})
 
-    def __init__(self, delta: float):
-        if not 0 < delta <= 1:
-            raise ValueError(
-                f'v2pe delta must lie in (0, 1], got {delta}; the paper has 1, 1/2, 1/4, ..., 1/256'
-            )
+    def __init__(self, delta: Annotated[float, Gt(0), Le(1)]):
         self.delta = delta
 
     def place(self, tok, *, key=None):

@@ -1,43 +1,29 @@
 """Sliding-window mask."""
 
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.families import Mask
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 @register(
     'window',
     kind='encoding',
-    card=Card(
-        name='sliding window',
-        title='Longformer: The Long-Document Transformer',
-        arxiv='2004.05150',
-        door='mask',
-        equation='key j visible to query i iff |index_i - index_j| < size',
-        source='allenai/longformer',
-        authors='Beltagy, Iz and Peters, Matthew E. and Cohan, Arman',
-        year=2020,
-        example='window(size=5)',
-        share='model',
-        promises=Promises(relative=True),
-    ),
+    card=Card(name='sliding window', example='window(size=5)', share='model', relative=True),
 )
 class Window(Mask):
     """Masks keys that are `size` or more tokens away; combines with causal or full attention.
 
-    Key j is visible to query i iff `|index_i - index_j| < size`. With `aligned` a query sees the
-    keys of its own block of `size` tokens and of the neighbouring blocks. With causal attention
-    these are `size + 1` to `2 size` keys, as in the blockwise causal attention of xPos (arXiv
-    2212.10554, with blocks of half the trained length).
+    `key j visible to query i iff |index_i - index_j| < size`. With `aligned` a query sees the keys
+    of its own block of `size` tokens and of the neighbouring blocks. With causal attention these
+    are `size + 1` to `2 size` keys, as in the blockwise causal attention of xPos (arXiv 2212.10554,
+    with blocks of half the trained length).
 
     Differs from the paper: `size` counts one side and the query itself, and there is neither
     dilation nor global tokens.
 
     Args:
-      size: number of tokens visible on one side, including the query, or of a block; at least 1.
+      size: number of tokens visible on one side, including the query, or of a block.
       aligned: blocks begin at multiples of `size` in the document.
-
-    Raises:
-      ValueError: size below 1.
 
     Reference: Beltagy, Peters, Cohan, arXiv 2004.05150.
 
@@ -48,9 +34,7 @@ class Window(Mask):
       [1, 2, 2]
     """
 
-    def __init__(self, size: int, aligned: bool = False):
-        if size < 1:
-            raise ValueError(f'window size must be at least 1, got {size}')
+    def __init__(self, size: Size, aligned: bool = False):
         self.size, self.aligned = size, aligned
 
     @property

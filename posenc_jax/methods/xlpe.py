@@ -9,16 +9,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.sinusoidal import sinusoidal_table
+from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.capabilities import SeveralInputs
-from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Level = Literal['input', 'head', 'both']
-LEVELS = ('input', 'head', 'both')
 Missing = Literal['error', 'identity']
-MISSING = ('error', 'identity')
 
 
 def alignment_keys(pairs: Iterable[tuple[int, int]], length: int) -> Float[np.ndarray, ' T']:
@@ -32,10 +29,6 @@ def alignment_keys(pairs: Iterable[tuple[int, int]], length: int) -> Float[np.nd
 
     Raises:
       ValueError: a source index outside 0 .. T-1, a negative target index, no words.
-
-    Example:
-      >>> alignment_keys([(1, 0), (1, 3), (3, 1)], 4).tolist()
-      [-1.0, 1.5, 1.5, 1.0]
     """
     if length < 1:
         raise ValueError(f'xlpe: a source has at least one word, got {length}')
@@ -54,12 +47,7 @@ def alignment_keys(pairs: Iterable[tuple[int, int]], length: int) -> Float[np.nd
 
 
 def ranks(keys: Sequence[float] | Num[np.ndarray, ' T']) -> Int[np.ndarray, ' T']:
-    """pi: the place of each word when the words are sorted by key, equal keys in their order.
-
-    Example:
-      >>> ranks([2.0, 0.0, 0.0, -1.0]).tolist()
-      [3, 1, 2, 0]
-    """
+    """pi: the place of each word when the words are sorted by key, equal keys in their order."""
     order = np.argsort(np.asarray(keys), kind='stable')
     places = np.empty(len(order), np.int32)
     places[order] = np.arange(len(order))
@@ -80,12 +68,6 @@ def btg_order(keys: Sequence[float] | Num[np.ndarray, ' T']) -> tuple[Int[np.nda
 
     Raises:
       ValueError: no keys.
-
-    Example:
-      >>> btg_order([1, 0, 3, 2])
-      (array([1, 0, 3, 2], dtype=int32), 0)
-      >>> btg_order([1, 3, 0, 2])[1]
-      1
     """
     keys = np.asarray(keys)
     size = len(keys)
@@ -153,14 +135,7 @@ def xlpe_vectors(
     u: Float[Array, 'D D'],
     v: Float[Array, 'D D'],
 ) -> Float[Array, '#B L D']:
-    """`tanh(U A_t + V X_t)`, float32, with A and X the codes of t and of pi(t).
-
-    Example:
-      >>> xlpe_vectors(
-      ...     jnp.ones((1, 1, 1)), jnp.ones((1, 1, 1)), jnp.ones((1, 1)), -jnp.ones((1, 1))
-      ... )
-      Array([[[0.]]], dtype=float32)
-    """
+    """`tanh(U A_t + V X_t)`, float32, with A and X the codes of t and of pi(t)."""
     dot = lambda a, w: jnp.matmul(a, w.T, precision=jax.lax.Precision.HIGHEST)
     return jnp.tanh(dot(a, u) + dot(x, v))
 
@@ -168,12 +143,7 @@ def xlpe_vectors(
 def last_heads(
     first: Float[Array, 'B L n H'], second: Float[Array, 'B L n H'], count: int
 ) -> Float[Array, 'B L n H']:
-    """The last `count` heads of `second` behind the others of `first`.
-
-    Example:
-      >>> last_heads(jnp.zeros((1, 1, 3, 1)), jnp.ones((1, 1, 3, 1)), 1).ravel().tolist()
-      [0.0, 0.0, 1.0]
-    """
+    """The last `count` heads of `second` behind the others of `first`."""
     cut = first.shape[2] - count
     return jnp.concatenate([first[:, :, :cut], second[:, :, cut:]], axis=2)
 
@@ -183,32 +153,23 @@ def last_heads(
     kind='encoding',
     card=Card(
         name='cross-lingual position representation',
-        title='Self-Attention with Cross-Lingual Position Representation',
-        arxiv='2004.13310',
-        door='embed, qkv, merge',
-        equation='x_t + tanh(U A_t + V X_t), A_t = sinusoid(t), X_t = sinusoid(pi(t)); q, k, v of '
-        'the first N - tau heads from x + A, of the last tau from x + X',
-        source='no official code; the paper',
-        authors='Ding, Liang and Wang, Longyue and Tao, Dacheng',
-        year=2020,
         example='xlpe(level="both", missing="identity")',
         share='model',
-        promises=Promises(needs_training=True, fused=True),
+        needs_training=True,
     ),
 )
 class XLPE(SeveralInputs):
     """Tells an encoder where a word stands in the source, and where in the order of the target.
 
-    Positions are [B, L, 2] of components (t, pi(t)); `order_from_alignment` makes pi from word
-    alignments. `A_t = sinusoid(t)`, `X_t = sinusoid(pi(t))`. Level 'input' adds
-    `tanh(U A_t + V X_t)` to the token vectors. Level 'head' projects q, k and v of the first
-    N - tau heads from x + A and those of the last tau heads from x + X, where x is the input of the
+    `x_t + tanh(U A_t + V X_t)`, `A_t = sinusoid(t)`, `X_t = sinusoid(pi(t))`. Positions are [B, L,
+    2] of components (t, pi(t)); `order_from_alignment` makes pi from word alignments. Level 'input'
+    adds the equation's term to the token vectors. Level 'head' projects q, k and v of the first N -
+    tau heads from x + A and those of the last tau heads from x + X, where x is the input of the
     layer. The paper does this in the first layer alone: set `pattern` of an encoder, or
     `source_pattern` of an encoder-decoder, to `('xlpe(level="head")', 'nope()', ...)`. Without a
-    pattern every layer does it.
-    Differs from the paper: in a pre-norm model the layer input is normed before A and X are added.
-    The paper's code is not public, so the initial U, V ~ N(0, 1/D), and pi from alignments in place
-    of its preorderer, are our choices.
+    pattern every layer does it. Differs from the paper: in a pre-norm model the layer input is
+    normed before A and X are added. The paper's code is not public, so the initial U, V ~ N(0,
+    1/D), and pi from alignments in place of its preorderer, are our choices.
 
     Args:
       level: 'input', 'head' or 'both'.
@@ -218,18 +179,10 @@ class XLPE(SeveralInputs):
       heads, kv_heads, model_dim, rngs: from the model.
 
     Raises:
-      ValueError: an unknown level, a tau outside 0 .. N or one that cuts a group; at call,
-        positions without pi, or with another number of components.
+      ValueError: a tau outside 0 .. N or one that cuts a group; at call, positions without pi, or
+        with another number of components.
 
     Reference: Ding, Wang, Tao, arXiv 2004.13310.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> encoding = pj.make('xlpe()', heads=2, model_dim=4)
-      >>> pi = order_from_alignment([(0, 2), (1, 1), (2, 0)], 3)
-      >>> tok = pj.Tokens.of(positions=np.stack([np.arange(3), pi], axis=-1)[None])
-      >>> encoding.embed(jnp.zeros((1, 3, 4)), tok).shape
-      (1, 3, 4)
     """
 
     traits = frozenset({'reads_target_order'})
@@ -244,10 +197,9 @@ class XLPE(SeveralInputs):
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        self.level = check_choice('xlpe level', level, LEVELS)
-        shut = {'input': ('qkv', 'merge'), 'head': ('embed',), 'both': ()}
+        self.level = level
+        self.missing = missing
         self.shut = frozenset(shut[self.level])
-        self.missing = check_choice('xlpe missing', missing, MISSING)
         group = heads // kv_heads
         tau = heads // 2 // group * group if tau is None else tau
         if not 0 <= tau <= heads or tau % group:

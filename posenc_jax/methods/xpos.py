@@ -5,19 +5,14 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.products import scaled_dot_product
-from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.rope import Layout, Rotary
+from posenc_jax.protocol.bounds import CONTEXT, Base, Positive
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 
 
 def xpos_decay(rotary_dim: int, gamma: float = 0.4) -> np.ndarray:
-    """`zeta_t = (2t/D + gamma) / (1 + gamma)`, float64: decay of plane t at distance `scale_base`.
-
-    Example:
-      >>> xpos_decay(64)[[0, 31]].round(7).tolist()
-      [0.2857143, 0.9776786]
-    """
+    """`zeta_t = (2t/D + gamma) / (1 + gamma)`: decay of plane t at `scale_base`, float64."""
     return (np.arange(0, rotary_dim, 2) / rotary_dim + gamma) / (1.0 + gamma)
 
 
@@ -29,15 +24,7 @@ def xpos_scale(
     *,
     layout: Layout = 'half',
 ) -> Float[Array, 'B N L H']:
-    """Both features of plane t times `zeta_t^(offset / scale_base)`, float32.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> xpos_scale(jnp.ones((1, 1, 1, 4)), jnp.array([[2.0]]), np.array([0.5, 1.0]), 1.0)[
-      ...     0, 0, 0
-      ... ].tolist()
-      [0.25, 1.0, 0.25, 1.0]
-    """
+    """Both features of plane t times `zeta_t^(offset / scale_base)`, float32."""
     log_zeta = np.log(zeta).astype(np.float32)
     factor = jnp.exp(offset.astype(jnp.float32)[:, None, :, None] / scale_base * log_zeta)
     factor = (
@@ -51,14 +38,7 @@ def xpos_scale(
 def _card(name, title, arxiv, source, authors, year, example):
     return Card(
         name=name,
-        title=title,
-        arxiv=arxiv,
         door='project, logits',
-        equation='logit_ij = sum_t zeta_t^((i-j)/S) [R(i theta) q]_t . [R(j theta) k]_t / '
-        'sqrt(H), zeta_t = (2t/H + g)/(1 + g)',
-        source=source,
-        authors=authors,
-        year=year,
         example=example,
         share='model',
         causal_only=True,
@@ -83,11 +63,12 @@ def _card(name, title, arxiv, source, authors, year, example):
 class XPos(Encoding):
     """Rotates queries and keys and damps plane t by `zeta_t^((i-j)/S)`, high frequencies most.
 
-    `zeta_t = (2t/H + gamma) / (1 + gamma)`. Differs from the released code: the factor is split
-    between query and key around a position inside the current tile, not around half the sequence.
-    So it does not change when a sequence grows, and does not overflow at any length. The exception
-    is a tile of a few hundred tokens that spans some 70 S positions, which gives NaN. The default
-    layout is 'half'. For the paper's blockwise causal attention in evaluation, chain the mask
+    `logit_ij = sum_t zeta_t^((i-j)/S) [R(i theta) q]_t . [R(j theta) k]_t / sqrt(H)`, `zeta_t =
+    (2t/H + gamma) / (1 + gamma)`. Differs from the released code: the factor is split between query
+    and key around a position inside the current tile, not around half the sequence. So it does not
+    change when a sequence grows, and does not overflow at any length. The exception is a tile of a
+    few hundred tokens that spans some 70 S positions, which gives NaN. The default layout is
+    'half'. For the paper's blockwise causal attention in evaluation, chain the mask
     `window(size=BLOCK, aligned=True)`.
 
     Args:
@@ -98,7 +79,7 @@ class XPos(Encoding):
       head_dim: H, from the model.
 
     Raises:
-      ValueError: gamma or scale_base not positive; an odd width, an unknown layout.
+      ValueError: an odd width.
 
     Reference: Sun, Dong, Patra, Ma, Huang, Benhaim et al., arXiv 2212.10554.
 
@@ -112,16 +93,12 @@ class XPos(Encoding):
 
     def __init__(
         self,
-        base: float = 10000.0,
-        gamma: float = 0.4,
-        scale_base: float = 512.0,
+        base: Base = 10000.0,
+        gamma: Positive = 0.4,
+        scale_base: Positive = 512.0,
         layout: Layout = 'half',
         head_dim: int = CONTEXT,
     ):
-        if not gamma > 0 or not scale_base > 0:
-            raise ValueError(
-                f'xpos: gamma and scale_base must be positive, got {gamma=}, {scale_base=}'
-            )
         self.rotary = Rotary(base, layout, head_dim=head_dim)
         self.gamma, self.scale_base = gamma, scale_base
 
@@ -158,13 +135,12 @@ class XPos(Encoding):
 class XPosABF(XPos):
     """xPos with the adjusted base frequency, 500000; the damping stays as it is.
 
-    Differs from the paper: nothing that the paper says; see `XPos` for where the factor is applied.
+    `logit_ij = sum_t zeta_t^((i-j)/S) [R(i theta) q]_t . [R(j theta) k]_t / sqrt(H)`, `zeta_t =
+    (2t/H + gamma) / (1 + gamma)`. Differs from the paper: nothing that the paper says; see `XPos`
+    for where the factor is applied.
 
     Args:
       base, gamma, scale_base, layout, head_dim: as for `xpos`.
-
-    Raises:
-      ValueError: as for `xpos`.
 
     Reference: Xiong, Liu, Molybog, Zhang, Bhargava, Hou et al., arXiv 2309.16039.
 

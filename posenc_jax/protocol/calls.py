@@ -7,17 +7,8 @@ import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from posenc_jax.protocol.bounds import CONTEXT, checked
 from posenc_jax.protocol.registry import Entry
-
-
-class _Context:
-    """Default of a parameter that the surrounding model supplies."""
-
-    def __repr__(self):
-        return 'CONTEXT'
-
-
-CONTEXT: Any = _Context()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,11 +121,18 @@ def call(name: str, arguments: tuple[tuple[str, str], ...]) -> str:
     return f'{name}({", ".join(f"{key}={text}" for key, text in arguments)})'
 
 
+def name_of(cls: type) -> str:
+    """The key of a registered encoding, or the name of another class."""
+    return vars(cls).get('registered_key', cls.__name__)
+
+
 def remembering(init: Callable) -> Callable:
-    """An `__init__` that also sets `_spec_arguments`, the changed arguments and their texts.
-    Where a subclass calls the `__init__` of its base class, that of the base sets nothing.
+    """An `__init__` that also checks the bounds of its arguments (`protocol/bounds.py`), and sets
+    `_spec_arguments`, the changed arguments and their texts. Where a subclass calls the `__init__`
+    of its base class, that of the base sets nothing.
     """
     signature = inspect.signature(init)
+    init = checked(init, lambda self: name_of(type(self)))
 
     @functools.wraps(init)
     def wrapped(self, *args, **kwargs):

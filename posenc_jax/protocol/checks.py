@@ -1,23 +1,16 @@
 """Checks of arguments that several modules have in common."""
 
-import contextlib
 import math
 import numbers
-from collections.abc import Iterator
 from typing import Any
 
 from jax import core, errors
 
-from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.errors import about as about
+from posenc_jax.protocol.errors import is_size as is_size
 
 _NAME = 'InconclusiveDimensionOperation'  # moved to jax.errors in jax 0.9
 _INCONCLUSIVE: Any = getattr(errors if hasattr(errors, _NAME) else core, _NAME)
-
-
-def is_size(value: Any) -> bool:
-    """Whether a value is an integer of at least 1; True and False are none."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return whole and int(value) >= 1
 
 
 def exceeds(name: str, length: Any, most: int) -> bool:
@@ -66,21 +59,3 @@ def check_train_len(name: str, train_len: int) -> int:
             f'{train_len!r}'
         )
     return train_len
-
-
-@contextlib.contextmanager
-def about(what: str) -> Iterator[None]:
-    """Errors of values that arise within begin with what they are about, such as a field's name.
-
-    Example:
-      >>> with about('cross'):
-      ...     raise ValueError('expected a spec string')
-      Traceback (most recent call last):
-      ValueError: cross: expected a spec string
-    """
-    try:
-        yield
-    except SpecError as error:
-        raise SpecError(f'{what}: {error}') from error
-    except ValueError as error:
-        raise ValueError(f'{what}: {error}') from error

@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from posenc_jax.base.products import weighted_sum
-from posenc_jax.protocol.calls import call, remembering
+from posenc_jax.protocol.calls import call, name_of, remembering
 from posenc_jax.protocol.registry import Card, constructor_signature
 from posenc_jax.protocol.tokens import Bounds, Tokens
 
@@ -34,6 +34,11 @@ DOORS = ('place', 'embed', 'project', 'logits', 'mask', 'collect', 'rescale')
 CAPABILITIES = (
     'qkv', 'merge', 'first_carry', 'update_keys', 'begin_stream', 'carry_stream', 'feed_stream',
     'auxiliary_loss', 'anchor', 'fast_path',
+)  # fmt: skip
+PIPELINE = (
+    'place', 'embed', 'qkv', 'project', 'first_carry', 'logits', 'mask', 'collect', 'rescale',
+    'merge',
+    *(name for name in CAPABILITIES if name not in ('qkv', 'first_carry', 'merge')),
 )  # fmt: skip
 TOKEN_STAGE = ('place', 'embed', 'qkv', 'project')
 
@@ -127,8 +132,7 @@ class Encoding(nnx.Module):
         cls.__signature__ = constructor_signature(cls)
 
     def __repr__(self):
-        key = vars(type(self)).get('registered_key', type(self).__name__)
-        return call(key, self._spec_arguments)
+        return call(name_of(type(self)), self._spec_arguments)
 
     __str__ = __repr__
 
@@ -212,6 +216,14 @@ class Encoding(nnx.Module):
         if 'follows_length' in self.traits:
             return 'raw'
         return 'evolving' if self.opens('update_keys') else 'encoded'
+
+    @classmethod
+    def opened_doors(cls) -> list[str]:
+        """The doors that the class overrides and the methods of its capabilities, in the order of
+        `PIPELINE`.
+        """
+        own = lambda name: getattr(cls, name, None) is not getattr(Encoding, name, None)
+        return [name for name in PIPELINE if own(name)]
 
     def opens(self, door: str) -> bool:
         """Whether this encoding overrides a door, or has a method of a capability."""

@@ -1,8 +1,10 @@
 """Errors of wrong input: what was found, what was expected, and the nearest valid choice."""
 
+import contextlib
 import difflib
+import numbers
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 LARGEST = (2 - 2.0**-23) * 2.0**127  # the largest number of float32
@@ -129,3 +131,27 @@ def check_number(
     if value > most:
         raise ValueError(f'{what} must be at most {most}, got {value}')
     return value
+
+
+def is_size(value: Any) -> bool:
+    """Whether a value is an integer of at least 1; True and False are none."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return whole and int(value) >= 1
+
+
+@contextlib.contextmanager
+def about(what: str) -> Iterator[None]:
+    """Errors of values that arise within begin with what they are about, such as a field's name.
+
+    Example:
+      >>> with about('cross'):
+      ...     raise ValueError('expected a spec string')
+      Traceback (most recent call last):
+      ValueError: cross: expected a spec string
+    """
+    try:
+        yield
+    except SpecError as error:
+        raise SpecError(f'{what}: {error}') from error
+    except ValueError as error:
+        raise ValueError(f'{what}: {error}') from error

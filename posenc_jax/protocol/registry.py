@@ -1,4 +1,4 @@
-"""The registry of everything that has a key, with its Card.
+"""The registry of everything that has a key, with its Card (`protocol/card.py`).
 
 Spec strings build the kinds `encoding`, `frequencies`, `extension`, `task`, `coordinates` (encoders
 of coordinates), `graph` (encoders of the nodes of a graph), `field` (networks from coordinates to
@@ -14,90 +14,16 @@ import contextlib
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
-from posenc_jax.protocol import index
+from posenc_jax.protocol import bounds, index
+from posenc_jax.protocol.card import Card, Kind, completed
+from posenc_jax.protocol.card import Promises as Promises
 from posenc_jax.protocol.errors import SpecError, near, nearest, quoted, same_letters
 
 NAMED_ONLY = ('cache', 'conversion', 'analysis')
 Built = TypeVar('Built', bound=Callable[..., Any])  # the class or function that is registered
-Kind = Literal[
-    'encoding',
-    'frequencies',
-    'extension',
-    'task',
-    'coordinates',
-    'field',
-    'graph',
-    'mixer',
-    'cache',
-    'conversion',
-    'analysis',
-]
 _FEW = 20  # choices that are shown where none is near
-Cached = Literal['encoded', 'raw', 'evolving', 'none']
-
-
-@dataclasses.dataclass(frozen=True)
-class Promises:
-    """Properties of an encoding. The contract suite checks that stated properties hold and that the
-    others do not.
-
-    Attributes:
-      relative: adding one constant to every position changes nothing.
-      sweep_free: the order in which keys are visited does not matter (no carry along the sweep).
-      blockwise: evaluation in tiles equals dense evaluation, in memory linear in the length.
-      cached: the form in which a decode cache holds keys: 'encoded' (as projected and encoded),
-        'raw' (encoded again at every step, because the encoding of a key depends on the current
-        length), 'evolving' (rewritten by every new token), or 'none' (no cache is possible, because
-        every new token moves the positions of all others).
-      needs_training: it has trainable parameters.
-      fused: the pair stage is a plain scaled inner product, so a fused attention kernel may serve
-        it.
-    """
-
-    relative: bool = False
-    sweep_free: bool = True
-    blockwise: bool = True
-    cached: Cached = 'encoded'
-    needs_training: bool = False
-    fused: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Card:
-    """The catalogue entry of a method: where it comes from, where it acts, what it promises.
-
-    Attributes:
-      title: title of the paper.
-      arxiv: arXiv identifier, or '' where there is none (then `source` says where it comes from).
-      door: the doors it opens, in pipeline order, e.g. 'project' or 'embed'; 'mlp' for a method in
-        the place of the feed-forward network.
-      equation: one line in the paper's symbols.
-      source: official repository, or another source that was followed.
-      authors: for the citation, 'Su, Jianlin and Lu, Yu and ...'.
-      year: of the paper.
-      example: the spec string the contract suite and the documentation use.
-      name: display name with the paper's capitals.
-      share: whether the layers of a model share one set of parameters in the paper's setting.
-      causal_only: defined only where keys do not lie after queries.
-      promises: see `Promises`.
-      key: filled in by `register`.
-    """
-
-    title: str
-    arxiv: str
-    door: str
-    equation: str
-    source: str
-    authors: str
-    year: int
-    example: str
-    name: str
-    share: Literal['model', 'layer'] = 'layer'
-    causal_only: bool = False
-    promises: Promises = Promises()
-    key: str = ''
 
 
 def constructor_signature(cls: type) -> inspect.Signature:
@@ -185,13 +111,26 @@ def register(key: str, *, kind: Kind, card: Card | None = None) -> Callable[[Bui
             print(f'{kind} {key!r} is registered again; the new {_place(build)} replaces the old')
         if kind == 'encoding' and isinstance(build, type):
             build.registered_key = key
-        named = None if card is None else dataclasses.replace(card, key=key)
+        build = _bounded(build, key)
+        named = None if card is None else completed(card, key, kind, build)
         if named is not None:
             build.card = named
         _ENTRIES[kind, key] = Entry(key, kind, build, named)
         return build
 
     return add
+
+
+def _bounded(build: Any, key: str) -> Any:
+    """What is registered, with the bounds of its arguments checked (`protocol/bounds.py`). A class
+    stays the same object.
+    """
+    if not isinstance(build, type):
+        return bounds.checked(build, lambda _: key) if bounds.hints_of(build) else build
+    if '__init__' in vars(build) and not hasattr(build.__init__, 'bounded_hints'):
+        if bounds.hints_of(build.__init__):
+            build.__init__ = bounds.checked(build.__init__, lambda _: key)
+    return build
 
 
 def _load_own(kind: Kind, key: str) -> None:

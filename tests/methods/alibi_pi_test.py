@@ -209,7 +209,7 @@ def test_the_mask_of_half_stays():
         ("alibi_pi(factor=2.0, mode='dynamic')", 'takes its scale from the length, got factor=2.0'),
         ("alibi_pi(mode='dinamic')", "'static', 'dynamic', 'per_row'"),
         ('alibi_pi(factor=2.0, encoding=rope())', 'alibi_pi extends ALiBi, got rope'),
-        ('alibi_pi(factor=2.0, train_len=0)', 'a positive integer; got 0'),
+        ('alibi_pi(factor=2.0, train_len=0)', 'length in tokens, must be at least 1, got 0'),
     ],
 )
 def test_errors(spec, message):

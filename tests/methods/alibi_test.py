@@ -168,11 +168,11 @@ def test_errors():
         alibi_slopes(0)
     with pytest.raises(ValueError, match='positive integer, got 0'):
         pj.make('alibi()', heads=0)
-    with pytest.raises(ValueError, match='2 slopes .* for 4 heads'):
+    with pytest.raises(ValueError, match='slopes must be a tuple of heads=4 entries, got'):
         pj.make('alibi(slopes=(1.0, 0.25))', heads=4)
     with pytest.raises(ValueError, match='even number of heads, got 3'):
         pj.make("alibi(variant='half')", heads=3)
-    with pytest.raises(ValueError, match='-0.25.* expected one finite positive number per head'):
+    with pytest.raises(ValueError, match=r'slopes must be positive, got -0.25 in \(1.0, -0.25\)'):
         pj.make('alibi(slopes=(1.0, -0.25), learn_slopes=True)', heads=2)
     with pytest.raises(ValueError, match="variant='symetric' is not one of 'symmetric'"):
         pj.make("alibi(variant='symetric')", heads=2)

@@ -123,10 +123,10 @@ def test_far_distances_keep_a_shape_that_alibi_loses():
 
 def test_wrong_input_says_what_is_wrong():
     for arguments, message in (
-        ('beta=(1.0, 2.0)', '2 values of beta for 4 heads'),
-        ('scale=(1.0, 2.0)', '2 values of scale for 4 heads'),
-        ('loc=(1.0, 2.0, 3.0, 4.0, 5.0)', '5 values of loc for 4 heads'),
-        ('scale=(1.0, 0.0, 1.0, 1.0)', r'scale must be positive, got \(1.0, 0.0, 1.0, 1.0\)'),
+        ('beta=(1.0, 2.0)', 'beta must be a tuple of heads=4 entries, got'),
+        ('scale=(1.0, 2.0)', 'scale must be a tuple of heads=4 entries, got'),
+        ('loc=(1.0, 2.0, 3.0, 4.0, 5.0)', 'loc must be a tuple of heads=4 entries, got'),
+        ('scale=(1.0, 0.0, 1.0, 1.0)', r'scale must be positive, got 0.0 in \(1.0, 0.0, 1.0,'),
         ('scale=(1.0, -2.0, 1.0, 1.0)', 'scale must be positive'),
         ('fixed=("scale",)', "a fixed parameter of bam is 'scale'; did you mean 'logscale'"),
     ):

@@ -331,7 +331,7 @@ def test_every_layer_has_its_own():
 @pytest.mark.parametrize(
     'spec, message',
     [
-        ('conflator(base=0.0)', 'base of rotary frequencies must be at least 1, got 0.0'),
+        ('conflator(base=0.0)', 'base of rotary frequencies, must be at least 1, got 0.0'),
         ('conflator(layout="halves")', "layout='halves' is not one of 'half', 'interleaved'"),
         ('conflator(mode="restart")', "mode='restart' is not one of 'shift', 'reset'"),
         ('conflator(head_dim=5)', 'must be even and at least 2, got 5'),

@@ -207,7 +207,7 @@ def test_wrong_input_says_what_is_wrong():
             cream_thresholds(factor)
     with pytest.raises(ValueError, match='cream factor must be an integer of at least 1, got 0'):
         pj.make('cream(factor=0)', train_len=9)
-    with pytest.raises(ValueError, match='cream needs train_len, .* got 0'):
+    with pytest.raises(ValueError, match='cream train_len, .* got 0'):
         pj.make('cream(factor=1)', train_len=0)
     with pytest.raises(
         ValueError,

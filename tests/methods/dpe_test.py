@@ -246,8 +246,8 @@ def test_other_positions_and_widths_are_refused(shape, positions, message):
     'arguments, message',
     [
         ('layers=0', 'layers must be at least 1, got 0'),
-        ('lam=0.0', 'lam must be positive, got 0.0'),
-        ('lam=1.5', 'lam must be at most 1.0, got 1.5'),
+        ('lam=0.0', 'lam must be positive and at most 1, got 0.0'),
+        ('lam=1.5', 'lam must be positive and at most 1, got 1.5'),
     ],
 )
 def test_wrong_values_are_refused(arguments, message):

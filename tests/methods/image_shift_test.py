@@ -110,7 +110,14 @@ def test_positions_that_do_not_exist_are_refused(ids, message):
         make().place(tokens(ids))
 
 
-@pytest.mark.parametrize('sizes', ['()', '((0, 2),)', '((1, 2), (3, -1))'])
-def test_wrong_sizes_are_refused(sizes):
-    with pytest.raises(SpecError, match='heights and widths of one or more images'):
+@pytest.mark.parametrize(
+    'sizes, message',
+    [
+        ('()', 'heights and widths of one or more images'),
+        ('((0, 2),)', 'sizes must be at least 1, got'),
+        ('((1, 2), (3, -1))', 'sizes must be at least 1, got'),
+    ],
+)
+def test_wrong_sizes_are_refused(sizes, message):
+    with pytest.raises(SpecError, match=message):
         make(sizes=sizes)

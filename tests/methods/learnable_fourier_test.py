@@ -163,12 +163,12 @@ def test_attention_over_pixels_decodes_with_a_cache():
     'arguments, message',
     [
         ('components=0', 'components must be at least 1, got 0'),
-        ('groups=0', 'groups must be at least 1, got 0'),
+        ('groups=0', 'groups must be at least 1, .*, got 0'),
         ('hidden=0', 'hidden must be at least 1, got 0'),
-        ('components=3, groups=2', 'groups must divide components, got 2 and 3'),
-        ('components=4, groups=4', 'groups must divide model_dim, got 4 and 6'),
-        ('features=7', 'features must be even and at least 2, got 7'),
-        ('features=0', 'features must be even and at least 2, got 0'),
+        ('components=3, groups=2', 'groups must be .* a divisor of components=3 .*, got 2'),
+        ('components=4, groups=4', 'a divisor of model_dim=6, got 4; the nearest is 3'),
+        ('features=7', 'features must be at least 2 and even, got 7; the nearest is 8'),
+        ('features=0', 'features must be at least 2 and even, got 0'),
         ('gamma=0.0', 'gamma must be positive, got 0.0'),
     ],
 )

@@ -107,8 +107,8 @@ def test_documents_have_sizes_of_their_own():
 
 def test_wrong_values_are_refused():
     for arguments, message in (
-        ('0, 5', 'rows and columns must be integers of at least 1, got 0 and 5'),
-        ('3, 5, size=(3, 0)', 'size: rows and columns'),
+        ('0, 5', 'rows must be at least 1, got 0'),
+        ('3, 5, size=(3, 0)', 'size must be at least 1, got 0 in .3, 0.'),
         ('3, 5, extra=-1', 'extra must be at least 0'),
         ('3, 5, std=-1.0', 'std must be at least 0'),
     ):

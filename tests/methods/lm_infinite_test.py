@@ -213,7 +213,7 @@ def test_bfloat16():
         ('lm_infinite(encoding=rope(), n_local=0)', 'n_local=0'),
         ('lm_infinite(encoding=rope(), n_global=-1)', 'n_global=-1'),
         ('lm_infinite(encoding=rope(), top_k=-1)', 'at least 0, got -1'),
-        ('lm_infinite(encoding=rope(), top_k=2, distance=0)', 'distance=0, top_k=2'),
+        ('lm_infinite(encoding=rope(), top_k=2, distance=0)', 'distance must be at least 1, got 0'),
         ('lm_infinite(encoding=rope(), distance=7)', 'distance=7, top_k=0'),
         (
             'lm_infinite(encoding=alibi(), top_k=2)',

@@ -163,12 +163,12 @@ def test_it_takes_the_place_of_nope():
 @pytest.mark.parametrize(
     'encoding, spec, message',
     [
-        ('nope()', 'nope_temperature(0.0)', 'by a positive number, got temperature=0.0'),
-        ('nope()', 'nope_temperature((1.0, -1.0, 1.0, 1.0))', 'by a positive number, got'),
+        ('nope()', 'nope_temperature(0.0)', 'temperature must be positive, got 0.0'),
+        ('nope()', 'nope_temperature((1.0, -1.0, 1.0, 1.0))', 'temperature must be positive, got'),
         (
             'nope()',
             'nope_temperature((1.0, 2.0))',
-            '2 values .* for 4 heads; expected one number or 4',
+            'temperature must be a tuple of heads=4 entries, got',
         ),
         (
             'nope()',
@@ -176,7 +176,11 @@ def test_it_takes_the_place_of_nope():
             'trained temperatures are at least 1, got 0.8',
         ),
         ('nope()', 'nope_temperature(slope=-0.1)', 'slope must be at least 0, got -0.1'),
-        ('nope()', 'nope_temperature(slope=0.1, train_len=0)', 'a positive integer; got 0'),
+        (
+            'nope()',
+            'nope_temperature(slope=0.1, train_len=0)',
+            'length in tokens, must be at least 1, got 0',
+        ),
         (
             'rope() | causal()',
             'nope_temperature(1.5)',

@@ -276,7 +276,7 @@ def test_wrong_input():
         encoding.project(q, k, v, tok, tok)
     with pytest.raises(ValueError, match='2 tokens before: 17 keys, input: 17 tokens'):
         encoding.project(q, k, v, tok, tok, x)
-    with pytest.raises(pj.SpecError, match='rank of at least 1'):
+    with pytest.raises(pj.SpecError, match='rank must be at least 1, got 0; None is accepted too'):
         build('rank=0')
     with pytest.raises(pj.SpecError, match='causal attention only'):
         pj.make('path()', causal=False, heads=N, head_dim=H, model_dim=D)

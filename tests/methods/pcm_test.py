@@ -169,8 +169,8 @@ def test_it_acts_before_the_layers_of_its_depth(spec, times):
     'arguments, message',
     [
         ('components=0', 'components must be at least 1, got 0'),
-        ('hidden=-1', 'hidden must be at least 0, which is no network, got -1'),
-        ('depth=-1', "depth must be a layer from 0 on, or 'every', got -1"),
+        ('hidden=-1', 'hidden must be at least 0, got -1'),
+        ('depth=-1', "depth must be at least 0, got -1; 'every' is accepted too"),
         ('depth="all"', "depth='all' is not"),
     ],
 )

@@ -135,7 +135,7 @@ def test_tokens_permuted_with_their_tags_permute_the_output():
 def test_wrong_widths():
     for width, dim in ((0, 8), (8, 8), (64, 16)):
         with pytest.raises(
-            ValueError, match=f'width must lie in 1 .. model width - 1 = {dim - 1}, got {width}'
+            ValueError, match=f'width must be at least 1 and below model_dim={dim}, got {width}'
         ):
             make(f'width={width}', dim)
 

@@ -177,7 +177,7 @@ def test_it_feeds_any_encoding_of_the_chain():
 def test_wrong_input_says_what_is_wrong():
     for arguments, message in (
         ('max_len=0', 'max_len must be at least 1, got 0'),
-        ('max_len=8, eval_len=9', 'eval_len must lie in 1 .. max_len=8, got 9'),
+        ('max_len=8, eval_len=9', 'eval_len must be at least 1 and at most max_len=8, got 9'),
         ("max_len=50000, evaluation='spaced'", "needs max_len <= 46340, got 50000; use 'sampled'"),
         ("max_len=8, evaluation='random'", 'one of .*sampled'),
     ):

@@ -168,7 +168,7 @@ def test_a_pattern_gives_every_layer_its_own_draw_and_parameters():
 
 def test_wrong_input_says_what_is_wrong():
     for arguments, message in (
-        ('max_len=0', 'randomized_transformer_xl max_len must be at least 1, got 0'),
+        ('max_len=0', 'max_len must be at least 1 and at most 16777216, got 0'),
         ('max_len=8, base=0.0', 'base must be positive, got 0.0'),
     ):
         with pytest.raises(SpecError, match=message):

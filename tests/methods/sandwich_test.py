@@ -67,10 +67,8 @@ def test_it_falls_as_the_logarithm_of_the_distance_and_stays_above_its_bound():
 
 
 def test_errors():
-    for dim, near in ((7, 6), (0, 2)):
-        with pytest.raises(
-            ValueError, match=f'even and at least 2, got {dim}; the nearest is {near}'
-        ):
+    for dim, near in ((7, '; the nearest is 8'), (0, '')):
+        with pytest.raises(ValueError, match=f'at least 2, .* and even, got {dim}{near}'):
             pj.make(f'sandwich(dim={dim})', heads=4)
     with pytest.raises(
         ValueError, match=r'one position per token \[B, L\], got positions of shape \(1, 4, 2\)'

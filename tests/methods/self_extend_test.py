@@ -148,7 +148,7 @@ def test_bfloat16():
         ('self_extend(encoding=rope(), group=None, floor=False)', 'finite group, got group=None'),
         ('self_extend(encoding=rope(), local=0)', 'local=0'),
         ('self_extend(encoding=rope(), local=65)', 'trained length of 64, got local=65'),
-        ('self_extend(encoding=rope(), train_len=3)', r'local=0 \(train_len=3\)'),
+        ('self_extend(encoding=rope(), train_len=3)', r'at least 1, got 0 \(train_len=3\)'),
         ('self_extend()', 'extends another encoding'),
     ],
 )

@@ -139,7 +139,7 @@ def test_wrong_arguments():
     ):
         with pytest.raises(ValueError, match=message):
             pj.make(f'sigma_gpt({arguments})', model_dim=8)
-    with pytest.raises(ValueError, match='half of the model width, got 7'):
+    with pytest.raises(ValueError, match='model_dim must be even, got 7; the nearest is 8'):
         pj.make('sigma_gpt(max_len=4)', model_dim=7)
 
 

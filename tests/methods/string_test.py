@@ -129,7 +129,7 @@ def test_defaults(train_len, expected):
             'use start=0',
         ),
         ('string(encoding=rope(), shift=0)', 'shift=0'),
-        ('string(encoding=rope(), train_len=2)', r'shift=0 \(train_len=2\)'),
+        ('string(encoding=rope(), train_len=2)', r'at least 1, got 0 \(train_len=2\)'),
         ('string(encoding=rope(), shift=4, local=5)', 'between 0 and shift=4, got 5'),
         ('string(encoding=rope(), attention_factor=0.0)', 'positive, got 0.0'),
         ('string()', 'extends another encoding'),

@@ -452,8 +452,8 @@ def test_a_fine_tune_trains_the_encoding_the_norms_and_the_embedding():
     'arguments, width, message',
     [
         ('', 7, 'a rotary width must be even and at least 2, got 7'),
-        ('scale=0.0', 8, 'the scale of tape must be positive, got 0.0'),
-        ('position_size=0', 8, 'position_size of tape must be at least 1, got 0'),
+        ('scale=0.0', 8, 'scale must be positive, got 0.0'),
+        ('position_size=0', 8, 'position_size must be at least 1, got 0'),
         ('post_attn="mean"', 8, "post_attn='mean' is not one of 'gain', 'mix'"),
     ],
 )

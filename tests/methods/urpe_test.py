@@ -240,10 +240,7 @@ def test_wrong_input_says_what_is_wrong():
         ("table='bucket'", "one of 'bucketed', 'toeplitz'"),
         ('buckets=1', 'at least 2 per direction'),
         ('max_distance=16', 'must exceed the 16 exact distances of 32 buckets, got 16'),
-        (
-            'table="toeplitz", max_len=-1',
-            'max_len must be positive, or 0 for the trained length of 16, got -1',
-        ),
+        ('table="toeplitz", max_len=-1', 'max_len must be at least 0, got -1'),
         ('max_len=9', "max_len=9 is an argument of table='toeplitz'"),
         ('table="toeplitz", max_distance=99', "max_distance=99 are arguments of table='bucketed'"),
         ('std=-1.0', 'std must be at least 0, got -1.0'),

@@ -212,7 +212,7 @@ def test_decoding_equals_the_whole_pass():
 
 def test_wrong_input_says_what_is_wrong():
     for delta in (0.0, 1.5, -0.5):
-        with pytest.raises(ValueError, match=rf'delta must lie in \(0, 1\], got {delta}'):
+        with pytest.raises(ValueError, match=f'delta must be positive and at most 1, got {delta}'):
             pj.make(f'v2pe(delta={delta})')
     place = pj.make('v2pe(delta=0.5)').place
     with pytest.raises(

@@ -16,6 +16,7 @@ from posenc_jax.language.catalog.cells import (
 from posenc_jax.language.catalog.screen import Catalog, Entries
 from posenc_jax.language.spec import Chain, Node, parse
 from posenc_jax.protocol import index
+from posenc_jax.protocol.encoding import PIPELINE
 from posenc_jax.protocol.errors import SpecError, nearest, quoted
 from posenc_jax.protocol.registry import Card, Entry, Kind, entries
 
@@ -37,7 +38,7 @@ __dir__ = __all__.copy
 
 PICTURED: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension')
 
-_PIPELINE = ('place', 'embed', 'qkv', 'project', 'logits', 'mask', 'collect', 'rescale', 'none')
+_DOORS = (*PIPELINE, 'none')
 
 
 def catalog(what: str | None = None) -> Catalog:
@@ -77,7 +78,7 @@ def catalog(what: str | None = None) -> Catalog:
 def _of_kind(kind: Kind) -> list[Entry]:
     def place(entry):
         first = re.split(r'\W+', entry.card.door)[0] if entry.card else ''
-        return _PIPELINE.index(first) if first in _PIPELINE else len(_PIPELINE)
+        return _DOORS.index(first) if first in _DOORS else len(_DOORS)
 
     return sorted(entries(kind), key=lambda entry: (place(entry), entry.key))
 

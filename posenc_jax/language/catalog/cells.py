@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import re
 
-from posenc_jax.protocol.calls import CONTEXT
+from posenc_jax.protocol.bounds import CONTEXT, described, hints_of
 from posenc_jax.protocol.registry import NAMED_ONLY, Card, Entry, Kind
 
 KINDS: tuple[Kind, ...] = (
@@ -92,6 +92,19 @@ def call_with_defaults(entry: Entry) -> str:
         if p.default is not CONTEXT
     )
     return f'{entry.key}({", ".join(shown)})'
+
+
+def bounds_text(entry: Entry) -> str:
+    """What the arguments of a call accept, as far as their annotations bound it.
+
+    Example:
+      >>> from posenc_jax.protocol.registry import lookup
+      >>> bounds_text(lookup('window', ('encoding',)))
+      'size: at least 1'
+    """
+    hints = hints_of(entry.build.__init__ if isinstance(entry.build, type) else entry.build)
+    own = [name for name, p in entry.parameters.items() if p.default is not CONTEXT]
+    return '; '.join(f'{name}: {described(hints[name])}' for name in own if name in hints)
 
 
 def summary(entry: Entry) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from posenc_jax.language.catalog.cells import (
     COLUMNS,
     HEADINGS,
+    bounds_text,
     call_with_defaults,
     promise_text,
     reference_text,
@@ -107,6 +108,7 @@ def _page(entry: Entry) -> str:
         ('equation', of_card(lambda card: card.equation)),
         ('doors', of_card(lambda card: card.door)),
         named,
+        ('arguments', bounds_text(entry)),
         ('from the model', ', '.join(supplied)),
         ('example', of_card(lambda card: card.example)),
         ('promises', of_card(promise_text)),
