@@ -25,11 +25,6 @@ def residual_block(
       first, second: matrix and vector of both layers.
       dropout: probability that a unit is dropped.
       key: draws which; None drops none.
-
-    Example:
-      >>> one = (jnp.eye(2), jnp.zeros(2))
-      >>> residual_block(jnp.array([1.0, -1.0]), one, one).tolist()
-      [2.0, -1.0]
     """
     product = lambda h, w, b: jnp.matmul(h, w, precision=jax.lax.Precision.HIGHEST) + b
     h = jax.nn.relu(product(x, *first))

@@ -26,12 +26,7 @@ Activation = Callable[[Array], Array]
 def affine(
     x: Float[Array, '... I'], weight: Float[Array, 'I O'], bias: Float[Array, ' O'] | None = None
 ) -> Float[Array, '... O']:
-    """`x W + b` in full float32, because sines with factors of 30 follow.
-
-    Example:
-      >>> affine(jnp.array([1.0, 2.0]), jnp.eye(2), jnp.array([0.5, 0.0])).tolist()
-      [1.5, 2.0]
-    """
+    """`x W + b` in full float32, because sines with factors of 30 follow."""
     out = jnp.matmul(x, weight, precision=jax.lax.Precision.HIGHEST)
     return out if bias is None else out + bias
 
@@ -45,11 +40,6 @@ def perceptron(
       x: the input.
       layers: matrix and vector of every layer.
       activations: one fewer than there are layers.
-
-    Example:
-      >>> layer = (2 * jnp.eye(1), jnp.zeros(1))
-      >>> perceptron(jnp.array([-3.0]), [layer, layer], [jnp.abs]).tolist()
-      [12.0]
     """
     for (weight, bias), activation in zip(layers[:-1], activations, strict=True):
         x = activation(affine(x, weight, bias))
@@ -160,9 +150,6 @@ class FieldNetwork(nnx.Module):
 
 def check_finite(coords: Num[Array, '... d'] | np.ndarray) -> None:
     """Raises ValueError if a coordinate is not finite. Traced coordinates have no values to check.
-
-    Example:
-      >>> check_finite(jnp.array([0.0, 1.0]))
     """
     if isinstance(coords, jax.core.Tracer):
         return
@@ -176,12 +163,7 @@ def check_finite(coords: Num[Array, '... d'] | np.ndarray) -> None:
 
 
 def check_size(what: str, value: int, most: int = MAX_WIDTH) -> int:
-    """`value` if it lies in 1 .. most. Raises ValueError with `what` otherwise.
-
-    Example:
-      >>> check_size('siren width', 64)
-      64
-    """
+    """`value` if it lies in 1 .. most. Raises ValueError with `what` otherwise."""
     if not 1 <= value <= most:
         raise ValueError(f'{what} must lie in 1 .. {most}, got {quoted(value)}')
     return value
@@ -201,12 +183,6 @@ def make_field(
 
     Raises:
       SpecError: the string is wrong, or names several networks.
-
-    Example:
-      >>> network = make_field('siren(width=8, layers=2)', features=2, outputs=3)
-      >>> points = jnp.zeros((5, 2))
-      >>> network(points, points).shape
-      (5, 3)
     """
     nodes = spec_language.parse(spec, ('field',)).nodes
     if len(nodes) != 1:

@@ -46,12 +46,6 @@ def poly_level(
 
     Returns:
       The features and the points.
-
-    Example:
-      >>> one = (jnp.eye(1), jnp.zeros(1))
-      >>> x, g = poly_level(None, jnp.array([3.0]), one, one, one)
-      >>> poly_level(x, g, one, one, one)[0].tolist()
-      [9.0]
     """
     leaky = lambda a: jnp.where(a >= 0, a, slope * a)
     grid = affine(grid, *turn)

@@ -27,13 +27,7 @@ PRESETS = {'siren': 30.0, 'geo': 1.0}  # omega of all layers but the first
 def siren(
     x: Float[Array, '... I'], layers: Sequence[Weights], first: float = 30.0, hidden: float = 30.0
 ) -> Float[Array, '... O']:
-    """`h1 = sin(first (W1 x + b1))`, `h = sin(hidden (W h + b))`, and a last layer without sine.
-
-    Example:
-      >>> one = (jnp.eye(1), jnp.zeros(1))
-      >>> siren(jnp.array([0.5]), [one, one], first=jnp.pi).tolist()
-      [1.0]
-    """
+    """`h1 = sin(first (W1 x + b1))`, `h = sin(hidden (W h + b))`, and a last layer without sine."""
     omegas = [first] + [hidden] * (len(layers) - 2)
     return perceptron(x, layers, [lambda z, o=o: jnp.sin(o * z) for o in omegas])
 

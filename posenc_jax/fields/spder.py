@@ -18,10 +18,6 @@ from posenc_jax.protocol.registry import Card, Promises, register
 def root_sine(z: Float[Array, '...']) -> Float[Array, '...']:
     """`sin(z) sqrt(|z|)`, whose derivative `cos(z) sqrt(|z|) + sin|z| / (2 sqrt(|z|))` is 0 at 0;
     JAX would divide 0 by 0 there.
-
-    Example:
-      >>> float(root_sine(jnp.array(1.0))), float(jax.grad(root_sine)(jnp.zeros(())))
-      (0.8415, 0.0)
     """
     return jnp.sin(z) * jnp.sqrt(jnp.abs(z))
 
@@ -51,10 +47,6 @@ def spder_activation(z: Float[Array, '...'], damping: str = 'sqrt') -> Float[Arr
 
     Raises:
       SpecError: an unknown damping.
-
-    Example:
-      >>> [float(spder_activation(jnp.array(2.0), name)) for name in ('sqrt', 'arctan')]
-      [1.2859, 1.0067]
     """
     return DAMPED[check_choice('spder damping', damping, DAMPED)](z)
 

@@ -33,10 +33,6 @@ def giraffe_frequencies(
 
     Raises:
       ValueError: a number out of range.
-
-    Example:
-      >>> giraffe_frequencies(8, 10000.0, power=1.0).round(5).tolist()
-      [1.0, 0.075, 0.005, 0.00025]
     """
     check_factor('giraffe', factor)
     if not (math.isfinite(power) and power >= 0):

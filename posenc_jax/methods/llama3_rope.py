@@ -34,12 +34,6 @@ def llama3_frequencies(
 
     Raises:
       ValueError: a factor below 1, no train_len, lf or hf not ordered.
-
-    Example:
-      >>> (llama3_frequencies(8, 5e5, 8.0, 256) / llama3_frequencies(8, 5e5, 1.0, 256)).round(
-      ...     3
-      ... ).tolist()
-      [1.0, 0.28, 0.125, 0.125]
     """
     check_factor('llama3_rope', factor), check_train_len('llama3_rope', train_len)
     if not 0 < low_freq_factor < high_freq_factor:

@@ -16,10 +16,6 @@ def ntk_aware_base(rotary_dim: int, base: float, factor: float) -> float:
 
     Raises:
       ValueError: a factor below 1; a width below 4, where the highest frequency is the lowest.
-
-    Example:
-      >>> round(ntk_aware_base(128, 10000.0, factor=4.0), 3)
-      40889.942
     """
     if rotary_dim < 4:
         raise ValueError(f'ntk_aware needs a rotary width of at least 4, got {rotary_dim}')

@@ -27,10 +27,6 @@ def p_rope_frequencies(
 
     Raises:
       ValueError: p outside [0, 1], an unknown choice.
-
-    Example:
-      >>> p_rope_frequencies(8, 10000.0, 0.5).tolist()
-      [1.0, 0.1, 0.0, 0.0]
     """
     check_choice('keep', keep, ('highest', 'lowest', 'compressed'))
     if not 0 <= p <= 1:

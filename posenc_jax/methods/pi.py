@@ -13,10 +13,6 @@ from posenc_jax.protocol.registry import Card, Promises, register
 def pi_frequencies(rotary_dim: int, base: float, factor: float) -> np.ndarray:
     """`theta_t / factor`, float64. With them, position i is rotated like position i / factor with
     theta.
-
-    Example:
-      >>> pi_frequencies(4, 10000.0, factor=4.0).tolist()
-      [0.25, 0.0025]
     """
     return rope_frequencies(rotary_dim, base) / check_factor('pi', factor)
 

@@ -29,13 +29,6 @@ def yarn_temperature(
 
     If `mscale` a and `mscale_all_dim` c are both given, `(0.1 a ln s + 1) / (0.1 c ln s + 1)`. An
     array of s gives an array of m.
-
-    Example:
-      >>> (
-      ...     round(yarn_temperature(4.0), 6),
-      ...     round(yarn_temperature(40.0, mscale=1.0, mscale_all_dim=0.8), 6),
-      ... )
-      (1.138629, 1.056966)
     """
     log = jnp.log(factor) if isinstance(factor, jax.Array) else math.log(factor)
     grown = lambda slope: 0.1 * slope * log + 1.0
@@ -71,10 +64,6 @@ def yarn_ramp(
 
     `ramp_t = clip((t - lo) / (hi - lo), 0, 1)`. t may be a fraction; the plane has the frequency
     `base^(-2t / D)`.
-
-    Example:
-      >>> yarn_ramp(np.array([0.0, 1.0, 1.5, 3.0]), 16, 10000.0, 64).round(3).tolist()
-      [0.0, 0.333, 0.5, 1.0]
     """
     check_train_len('yarn', train_len)
     check_choice('ramp', ramp, ('index', 'rotations'))
@@ -132,12 +121,6 @@ def yarn_frequencies(
     Raises:
       ValueError: a factor below 1, no train_len, betas that are not ordered, an unknown ramp, a
         base of 1 or less.
-
-    Example:
-      >>> (yarn_frequencies(16, 10000.0, 4.0, 64) / yarn_frequencies(16, 10000.0, 1.0, 64)).round(
-      ...     2
-      ... ).tolist()
-      [1.0, 0.75, 0.5, 0.25, 0.25, 0.25, 0.25, 0.25]
     """
     current = isinstance(factor, (Double, jax.Array))
     factor = Double.of(factor) if current else factor

@@ -53,10 +53,6 @@ def moved_boxes(boxes: Float[Array, '... 4'], delta: Float[Array, '... 4']) -> A
     free room that lies left of and above the box, the last two to the logits of width and height.
     So every result lies in the image, with a positive size. Zero moves no box of the image; a box
     that reaches out of it is moved to the nearest edge.
-
-    Example:
-      >>> moved_boxes(jnp.array([0.5, 0.5, 0.5, 0.5]), jnp.zeros(4)).round(4).tolist()
-      [0.5, 0.5, 0.5, 0.5]
     """
     low, high = boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2
     side = jax.nn.sigmoid(inverse_sigmoid(high - low) + delta[..., 2:])

@@ -32,14 +32,7 @@ def enclose(
     start: Float[Array, 'E'],
     end: Float[Array, 'E'],
 ) -> Float[Array, 'B S+2 E']:
-    """Puts `start` before and `end` behind the first `length` rows of x; zeros follow.
-
-    Example:
-      >>> enclose(
-      ...     jnp.array([[[5.0], [6.0], [7.0]]]), jnp.array([2]), jnp.array([1.0]), jnp.array([2.0])
-      ... )[0, :, 0].tolist()
-      [1.0, 5.0, 6.0, 2.0, 0.0]
-    """
+    """Puts `start` before and `end` behind the first `length` rows of x; zeros follow."""
     behind = (jnp.arange(x.shape[1] + 2) - length[:, None] - 1)[..., None]  # 0 at the row of `end`
     x = jnp.pad(x, ((0, 0), (1, 1), (0, 0))).at[:, 0].set(start)
     return jnp.where(behind < 0, x, jnp.where(behind == 0, end, 0))

@@ -67,13 +67,6 @@ class GRU(nnx.Module):
 
         Rows that are not valid do not change the state and are zero in the result. `reverse` runs
         from the last row to the first.
-
-        Example:
-          >>> states, last = GRU(2, 3, rngs=nnx.Rngs(0)).run(
-          ...     jnp.ones((1, 4, 2)), jnp.arange(4)[None] < 2
-          ... )
-          >>> states.shape, bool((states[:, 1] == last).all()), bool((states[:, 2:] == 0).all())
-          ((1, 4, 3), True, True)
         """
         w, b = self.w_h[...], self.b_h[...]  # the scan closes over arrays, not over NNX variables
 

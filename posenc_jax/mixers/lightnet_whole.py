@@ -18,11 +18,6 @@ def lightnet_whole(
 ) -> Float[Array, 'B L H V']:
     """LightNet in both directions: `o = Q (softmax(K)^T V)`, the softmax over all positions, so one
     scan serves positions with any number of components.
-
-    Example:
-      >>> k, v = jnp.zeros((1, 2, 1, 1)), jnp.array([1.0, 3.0]).reshape(1, 2, 1, 1)
-      >>> lightnet_whole(jnp.ones((1, 2, 1, 1)), k, v)[0, :, 0, 0].tolist()
-      [2.0, 2.0]
     """
     if valid is not None:
         k = jnp.where(valid[..., None, None], k, HIDDEN)

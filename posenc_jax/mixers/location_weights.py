@@ -25,11 +25,6 @@ def key_positions(
 ) -> tuple[Float[Array, 'B S'], Int[Array, 'B S'], Int[Array, 'B']]:
     """The position `j / max(1, len - 1)` of every key, its number j among the valid keys, and len,
     the number of valid keys.
-
-    Example:
-      >>> position, number, length = key_positions(jnp.array([[True, True, True, False]]))
-      >>> position[0, :3].tolist(), number[0, :3].tolist(), length.tolist()
-      ([0.0, 0.5, 1.0], [0, 1, 2], [3])
     """
     number, length = jnp.cumsum(valid, axis=1) - 1, valid.sum(1)
     return number / jnp.maximum(1, length - 1)[:, None], number, length
@@ -165,17 +160,6 @@ def relative_query(
 
     R_j holds sin and cos of j, interleaved, over Q features. Because the query is rotated, the keys
     stay the same at every step.
-
-    Example:
-      >>> one = jnp.ones((1, 1, 1))
-      >>> asked = relative_query(one, jnp.ones((2, 1, 1)), 0 * one[0], 2 * one[0], 1)
-      >>> at = lambda j: jnp.array([5.0, jnp.sin(j), jnp.cos(j)])
-      >>> (
-      ...     (asked @ at(1.0)).item(),
-      ...     round((asked @ at(3.0)).item(), 3),
-      ...     round(5 + 3 * float(jnp.sin(2.0) + jnp.cos(2.0)), 3),
-      ... )
-      (8.0, 6.479, 6.479)
     """
     turned = rope(
         jnp.einsum('bhd,qhd->bhq', q + v, w)[:, None],

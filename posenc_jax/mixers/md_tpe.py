@@ -21,13 +21,7 @@ PIECE = 32  # tokens that are summed by one product
 def md_tpe_kernel(
     b: Float[Array, 'D E'], log_decay: Float[Array, 'E'], length: int
 ) -> Float[Array, '{length} D']:
-    """The coefficients of a Toeplitz matrix for each channel c: `sum_e b[c, e] lambda_e^n`.
-
-    Example:
-      >>> b = jnp.array([[1.0, 2.0]])
-      >>> md_tpe_kernel(b, jnp.log(jnp.array([0.5, 1.0])), 3)[:, 0].tolist()
-      [3.0, 2.5, 2.25]
-    """
+    """The coefficients of a Toeplitz matrix for each channel c: `sum_e b[c, e] lambda_e^n`."""
     return jnp.exp(jnp.arange(length)[:, None] * log_decay) @ b.T
 
 

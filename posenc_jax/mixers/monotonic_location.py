@@ -29,12 +29,6 @@ CONTENTS = ('plain', 'relative', 'rotary')
 
 def reverse_valid(e: Float[Array, 'B S E'], valid: Bool[Array, 'B S']) -> Float[Array, 'B S E']:
     """Reverses the order of the valid rows, which are contiguous, and sets all other rows to zero.
-
-    Example:
-      >>> reverse_valid(jnp.array([[[1.0], [2.0], [9.0]]]), jnp.array([[True, True, False]]))[
-      ...     0, :, 0
-      ... ].tolist()
-      [2.0, 1.0, 0.0]
     """
     first, count, place = jnp.argmax(valid, axis=1), valid.sum(1), jnp.arange(valid.shape[1])
     mirrored = jnp.clip((2 * first + count - 1)[:, None] - place, 0, valid.shape[1] - 1)
@@ -44,14 +38,7 @@ def reverse_valid(e: Float[Array, 'B S E'], valid: Bool[Array, 'B S']) -> Float[
 def mix_directions(
     e: Float[Array, 'B S E'], valid: Bool[Array, 'B S'], gate: Float[Array, 'B']
 ) -> Float[Array, 'B S E']:
-    """`g e + (1 - g) reverse(e)`, so that steps forwards can read the source backwards.
-
-    Example:
-      >>> mix_directions(jnp.array([[[1.0], [2.0]]]), jnp.array([[True, True]]), jnp.array([0.75]))[
-      ...     0, :, 0
-      ... ].tolist()
-      [1.25, 1.75]
-    """
+    """`g e + (1 - g) reverse(e)`, so that steps forwards can read the source backwards."""
     gate = gate[:, None, None]
     return gate * jnp.where(valid[..., None], e, 0) + (1 - gate) * reverse_valid(e, valid)
 

@@ -22,12 +22,7 @@ Order = Literal[
 
 
 def reordered(x: Float[Array, 'B N D'], order: Int[Array, 'B N']) -> Float[Array, 'B N D']:
-    """Row i of the result is row `order[i]` of x.
-
-    Example:
-      >>> reordered(jnp.array([[[1.0], [2.0], [3.0]]]), jnp.array([[2, 0, 1]]))[0, :, 0].tolist()
-      [3.0, 1.0, 2.0]
-    """
+    """Row i of the result is row `order[i]` of x."""
     return jnp.take_along_axis(x, order[..., None], axis=1)
 
 
@@ -47,11 +42,6 @@ def between(
 ) -> tuple[Float[Array, 'B M D'], Bool[Array, '#B M'] | None]:
     """The rows of x with all prompts in front of them and again behind them, M = N + 2 P, and which
     of them are real.
-
-    Example:
-      >>> x, valid = between(jnp.zeros((1, 2, 1)), jnp.array([[True, False]]), jnp.ones((1, 1)))
-      >>> x[0, :, 0].tolist(), valid.tolist()
-      ([1.0, 0.0, 0.0, 1.0], [[True, True, False, True]])
     """
     rows = jnp.broadcast_to(prompts.astype(x.dtype), (len(x), *prompts.shape))
     x = jnp.concatenate([rows, x, rows], axis=1)

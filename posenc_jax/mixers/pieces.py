@@ -30,12 +30,6 @@ def scan_pieces(
 
     Returns:
       The joined y, [B, T, ...], and the last state.
-
-    Example:
-      >>> total = lambda state, x: (state + x.sum(), jnp.cumsum(x, axis=1) + state)
-      >>> y, last = scan_pieces(total, jnp.float32(0), jnp.ones((1, 5)), 2)
-      >>> y.tolist(), float(last)
-      ([[1.0, 2.0, 3.0, 4.0, 5.0]], 5.0)
     """
     length = jax.tree.leaves(rows)[0].shape[1]
     if length <= size:

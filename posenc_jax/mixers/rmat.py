@@ -35,11 +35,6 @@ def gated_slots(
 ) -> Float[Array, 'B C D']:
     """The new slots of the memory, chunk by chunk: `m = g u + (1 - g) o` with
     `g = sigmoid([u; o] W_g + b_g)`, where u is the mean of the chunk and o the newest slot so far.
-
-    Example:
-      >>> means = jnp.array([[[1.0], [3.0]]])
-      >>> gated_slots(means, jnp.zeros((1, 1)), jnp.zeros((2, 1)), jnp.zeros(1)).tolist()
-      [[[0.5], [1.75]]]
     """
     of_mean, of_slot = jnp.split(w_gate, 2)
 

@@ -47,10 +47,6 @@ def likely_remedy(longitudes: tuple[float, float], latitudes: tuple[float, float
 
     Args:
       longitudes, latitudes: the smallest and the largest value of each.
-
-    Example:
-      >>> likely_remedy((0.0, 359.5), (-90.0, 90.0))
-      'longitudes of 0 .. 360 become those of -180 .. 180 by (longitude + 180) % 360 - 180'
     """
     inside = lambda span, low, high: low <= span[0] and span[1] <= high
     if inside(latitudes, -90, 90):

@@ -12,10 +12,6 @@ def cartesian3d(coords: Num[Array, '... 2']) -> Float[Array, '... 3']:
 
     Args:
       coords: (longitude, latitude) in degrees.
-
-    Example:
-      >>> cartesian3d(jnp.array([90.0, 0.0])).round(4).tolist()
-      [0.0, 1.0, 0.0]
     """
     lon, lat = (coords[..., i].astype(jnp.float32) * RADIAN for i in range(2))
     across = jnp.cos(lat)

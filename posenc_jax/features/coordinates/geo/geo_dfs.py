@@ -16,10 +16,6 @@ def dfs(coords: Num[Array, '... 2'], tau: Float[np.ndarray, 'F']) -> Float[Array
     Args:
       coords: (longitude, latitude) in degrees.
       tau: radii in degrees.
-
-    Example:
-      >>> dfs(jnp.array([90.0, 0.0]), np.array([90.0])).round(4).tolist()
-      [0.0, 1.0, 0.8415, 0.5403, 0.5403, 0.8415, 0.0, 0.0]
     """
     of = waves(coords, tau)
     phi = jnp.stack([of.cos_phi, of.sin_phi], axis=-1)[..., :, None, :, None]  # [.. n 1 2 1]

@@ -12,10 +12,6 @@ def direct(coords: Num[Array, '... 2']) -> Float[Array, '... 2']:
 
     Args:
       coords: (longitude, latitude) in degrees.
-
-    Example:
-      >>> direct(jnp.array([180.0, 90.0])).round(4).tolist()
-      [0.0, -1.5708]
     """
     return coords.astype(jnp.float32) * RADIAN - jnp.pi
 

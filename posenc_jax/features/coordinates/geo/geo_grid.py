@@ -14,10 +14,6 @@ def grid(coords: Num[Array, '... 2'], tau: Float[np.ndarray, 'F']) -> Float[Arra
     Args:
       coords: (longitude, latitude) in degrees.
       tau: radii in degrees.
-
-    Example:
-      >>> grid(jnp.array([90.0, 0.0]), np.array([90.0])).round(4).tolist()
-      [0.8415, 0.5403, 0.0, 1.0]
     """
     of = waves(coords, tau)
     return jnp.concatenate(

@@ -27,11 +27,6 @@ def legendre_tables(degrees: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Returns:
       alpha, beta and kappa. alpha and beta are 0 where l <= m, which holds Q at 1 there; kappa is 0
       where l < m.
-
-    Example:
-      >>> alpha, beta, kappa = legendre_tables(3)
-      >>> alpha[2].tolist(), beta[2].tolist(), kappa[2].round(4).tolist()
-      ([1.5, 1.0, 0.0], [0.5, 0.0, 0.0], [0.6308, 0.7725, 0.3863])
     """
     l, m = np.arange(degrees)[:, None], np.arange(degrees)[None]
     below = l > m
@@ -66,10 +61,6 @@ def spherical_harmonics(
 
     Raises:
       ValueError: degrees outside 1 .. 128.
-
-    Example:
-      >>> spherical_harmonics(jnp.array([0.0, 0.0]), 2).round(4).tolist()
-      [0.2821, 0.0, 0.0, -0.4886]
     """
     if not 1 <= degrees <= MAX_DEGREES:
         raise ValueError(f'degrees must lie in 1 .. {MAX_DEGREES}, got {degrees}')

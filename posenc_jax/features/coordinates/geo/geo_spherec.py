@@ -16,11 +16,6 @@ def spherec(
       coords: (longitude, latitude) in degrees.
       tau: radii in degrees.
       repeats: how often in a row every feature is written.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> spherec(jnp.array([0.0, 90.0]), np.array([90.0])).round(4).tolist()
-      [0.8415, 0.5403, 0.0]
     """
     of = waves(coords, tau)
     return by_scale(of.sin_phi, of.cos_phi * of.cos_lam, of.cos_phi * of.sin_lam, repeats=repeats)

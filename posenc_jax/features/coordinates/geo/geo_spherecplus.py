@@ -19,11 +19,6 @@ def spherecplus(
       coords: (longitude, latitude) in degrees.
       tau: radii in degrees.
       repeats: how often in a row every feature is written.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> spherecplus(jnp.array([0.0, 90.0]), np.array([90.0])).round(4).tolist()
-      [0.8415, 0.5403, 0.0, 1.0, 0.5403, 0.0]
     """
     of = waves(coords, tau)
     return by_scale(

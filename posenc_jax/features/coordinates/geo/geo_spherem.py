@@ -25,12 +25,6 @@ def mixed_products(
       of: the waves of the scales.
       unit: of the unscaled lam and phi: 'deg_as_rad', the number of degrees taken as radians; or
         'rad', radians.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> of = waves(jnp.array([90.0, 0.0]), np.array([90.0]))
-      >>> [round(float(a[0]), 4) for a in mixed_products(jnp.array([90.0, 0.0]), of, 'rad')]
-      [0.0, 0.5403, 1.0, 0.8415]
     """
     one = waves(coords, np.array([UNITS[check_choice('single_scale_unit', unit, UNITS)]]))
     return (
@@ -52,11 +46,6 @@ def spherem(
       tau: radii in degrees.
       unit: as for `mixed_products`.
       repeats: how often in a row every feature is written.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> spherem(jnp.array([90.0, 0.0]), np.array([90.0])).round(4).tolist()
-      [0.0, -0.4481, 0.5403, 0.8940, 0.8415]
     """
     of = waves(coords, tau)
     return by_scale(of.sin_phi, *mixed_products(coords, of, unit), repeats=repeats)

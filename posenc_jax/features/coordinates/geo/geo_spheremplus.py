@@ -24,11 +24,6 @@ def spheremplus(
       tau: radii in degrees.
       unit: as for `mixed_products`.
       repeats: how often in a row every feature is written.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> spheremplus(jnp.array([90.0, 0.0]), np.array([90.0])).round(4).tolist()
-      [0.0, 1.0, 0.8415, 0.5403, -0.4481, 0.5403, 0.8940, 0.8415]
     """
     of = waves(coords, tau)
     return by_scale(

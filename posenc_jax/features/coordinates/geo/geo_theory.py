@@ -18,10 +18,6 @@ def theory(coords: Num[Array, '... 2'], tau: Float[np.ndarray, 'F']) -> Float[Ar
     Args:
       coords: (longitude, latitude) in degrees.
       tau: radii in degrees.
-
-    Example:
-      >>> theory(jnp.array([90.0, 0.0]), np.array([90.0])).round(4).tolist()
-      [0.8415, 0.5403, -0.4794, 0.8776, -0.4794, 0.8776]
     """
     lon, lat = coords[..., 0], coords[..., 1]
     angles = [phase(lon, along / tau) + phase(lat, up / tau) for along, up in DIRECTIONS]

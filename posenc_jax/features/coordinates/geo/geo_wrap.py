@@ -12,10 +12,6 @@ def wrap(coords: Num[Array, '... 2']) -> Float[Array, '... 4']:
 
     Args:
       coords: (longitude, latitude) in degrees.
-
-    Example:
-      >>> wrap(jnp.array([90.0, 30.0])).round(4).tolist()
-      [0.0, 1.0, 0.8660, 0.5]
     """
     angles = coords.astype(jnp.float32) * RADIAN
     return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1).reshape(*coords.shape[:-1], 4)

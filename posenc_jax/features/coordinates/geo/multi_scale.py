@@ -36,10 +36,6 @@ def radii(scales: int, rmin: float = 1.0, rmax: float = 360.0) -> Float[np.ndarr
 
     Raises:
       ValueError: fewer than one scale, an rmin below 1e-6, or an rmax below rmin.
-
-    Example:
-      >>> radii(3, 1.0, 100.0).tolist()
-      [1.0, 10.0, 100.0]
     """
     if scales < 1:
         raise ValueError(f'scales must be at least 1, got {scales}')
@@ -54,11 +50,6 @@ def waves(coords: Num[Array, '... 2'], tau: Float[np.ndarray, 'F']) -> Waves:
     Args:
       coords: (longitude, latitude) in degrees.
       tau: radii in degrees.
-
-    Example:
-      >>> of = waves(jnp.array([0.0, 90.0]), np.array([90.0, 45.0]))
-      >>> of.cos_lam.tolist(), of.sin_phi.round(4).tolist()
-      ([1.0, 1.0], [0.8415, 0.9093])
     """
     lam, phi = (phase(coords[..., i], 1 / tau) for i in range(2))
     return Waves(jnp.sin(lam), jnp.cos(lam), jnp.sin(phi), jnp.cos(phi))
@@ -70,10 +61,6 @@ def by_scale(*terms: Float[Array, '... F'], repeats: int = 1) -> Float[Array, '.
     Args:
       terms: each with a value for every scale.
       repeats: how often in a row every value is written.
-
-    Example:
-      >>> by_scale(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]), repeats=2).tolist()
-      [1.0, 1.0, 3.0, 3.0, 2.0, 2.0, 4.0, 4.0]
     """
     *batch, scales = terms[0].shape
     together = jnp.repeat(jnp.stack(terms, axis=-1), repeats, axis=-1)
