@@ -24,6 +24,10 @@ def alibi_pi_scale(length: Num[Array, '...'], train_len: int) -> Float[Array, '.
     """`max(1, l / L)`, float32: the divisor of ALiBi's slopes at length l.
 
     It is exactly 1 up to the trained length L.
+
+    Example:
+      >>> alibi_pi_scale(jnp.array([6, 13, 32]), 8).tolist()
+      [1.0, 1.625, 4.0]
     """
     return 1.0 + jnp.maximum(length - train_len, 0).astype(jnp.float32) / train_len
 

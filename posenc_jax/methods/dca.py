@@ -29,6 +29,11 @@ def dca_distance(
       q_pos, k_pos: positions of queries and keys.
       chunk: s, the chunk length.
       clip: P, the largest relative position.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> dca_distance(jnp.array([[7]]), jnp.arange(8)[None], chunk=4, clip=6)[0, 0].tolist()
+      [6, 5, 4, 3, 3, 2, 1, 0]
     """
     relation = (q_pos // chunk)[:, :, None] - (k_pos // chunk)[:, None, :]
     intra, successive, inter = (p[:, :, None] for p in _query_positions(q_pos, chunk, clip))

@@ -38,6 +38,10 @@ def gali_slots(
 
     Raises:
       ValueError: w outside 0 .. M - 1.
+
+    Example:
+      >>> [a.tolist() for a in gali_slots(jnp.array([8, 10, 11]), train_len=8, local=2)]
+      [[1, 2, 2], [0, 4, 6]]
     """
     _check_local(local, train_len)
     over = jnp.maximum(total - train_len, 0)
@@ -50,6 +54,10 @@ def gali_ids(
 ) -> Float[Array, '...']:
     """The ids of tokens r in a text of T tokens: `r//G + (r mod G) / G` for the first n tokens, `r
     - (T - M)` for the others, with G and n from `gali_slots`.
+
+    Example:
+      >>> gali_ids(jnp.arange(11), jnp.array(11), train_len=8, local=2).tolist()
+      [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0]
     """
     parts, fractions = gali_slots(total, train_len, local)
     return jnp.where(pos < fractions, pos / parts, pos - jnp.maximum(total - train_len, 0))
@@ -66,6 +74,10 @@ def gali_chunks(total: int, train_len: int, chunk: int | float) -> list[int]:
     Raises:
       ValueError: T or M below 1, a chunk of less than one token, or a number above 1 that is not
         an int.
+
+    Example:
+      >>> gali_chunks(100, 32, 16), gali_chunks(100, 32, 0.5)
+      ([32, 16, 16, 16, 16, 4], [32, 16, 24, 28])
     """
     _check_chunk(chunk, check_train_len('gali', train_len))
     if total < 1:
@@ -106,6 +118,20 @@ def pair_normals(
 ) -> Float[Array, '#B N T S']:
     """A normally distributed number for every head and pair of positions. It is a hash of (seed,
     head, i, j), so it does not depend on the tiles of attention.
+
+    Example:
+      >>> pos = jnp.arange(6)[None]
+      >>> whole = pair_normals(0, jnp.arange(2), pos, pos)
+      >>> (
+      ...     whole.shape,
+      ...     bool(
+      ...         (
+      ...             pair_normals(0, jnp.arange(1, 2), pos[:, 4:], pos[:, :3])[:, 0]
+      ...             == whole[:, 1, 4:, :3]
+      ...         ).all()
+      ...     ),
+      ... )
+      ((1, 2, 6, 6), True)
     """
     state = jnp.uint32(0)
     for word in (

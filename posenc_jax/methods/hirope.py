@@ -42,6 +42,10 @@ def hierarchical_ids(units: Int[Array, '*B L']) -> tuple[Int[Array, '*B L'], Int
 
     Raises:
       ValueError: units that are not integers [..., L].
+
+    Example:
+      >>> [a.tolist() for a in hierarchical_ids(jnp.array([0, 0, 0, 1, 1, 2]))]
+      [[0, 1, 2, 0, 1, 0], [0, 0, 0, 1, 1, 2]]
     """
     units = jnp.asarray(units)
     if units.ndim < 1 or not jnp.issubdtype(units.dtype, jnp.integer):
@@ -72,6 +76,10 @@ def python_units(source: str) -> list[int]:
     Raises:
       ValueError: the source does not parse; the message gives the line. `line_units` takes any
         text.
+
+    Example:
+      >>> python_units('import os\\n\\n@cache\\ndef f():\\n    return 1\\n\\nx = f()')
+      [0, 0, 1, 1, 1, 1, 2]
     """
     try:
         tree = ast.parse(source)
@@ -99,6 +107,10 @@ def line_units(text: str) -> list[int]:
     A unit starts at an unindented line with `def`, `class` or `async def`, or at the decorators
     above it. It ends before the next line that is neither empty nor indented and does not begin
     with a closing bracket. The lines between two units are a unit of their own.
+
+    Example:
+      >>> line_units('@cache\\ndef f(\\n    a,\\n):\\n    return (\\nx = 1\\ny = 2')
+      [0, 0, 0, 0, 0, 1, 1]
     """
     heads, inside, decorated = set(), set(), None
     lines = _lines(text)
@@ -116,7 +128,12 @@ def line_units(text: str) -> list[int]:
 
 
 def paragraph_units(text: str) -> list[int]:
-    """The unit of every line of prose: a paragraph, with the empty lines behind it."""
+    """The unit of every line of prose: a paragraph, with the empty lines behind it.
+
+    Example:
+      >>> paragraph_units('One\\nparagraph.\\n\\nAnother.')
+      [0, 0, 0, 1]
+    """
     units, unit, gap = [], -1, True
     for line in _lines(text):
         unit += bool(line.strip()) and gap
@@ -135,6 +152,11 @@ def token_units(text: str, units: Sequence[int], offsets: Iterable[int]) -> list
 
     Raises:
       ValueError: another number of units than the text has lines; an offset outside the text.
+
+    Example:
+      >>> text = 'x = 1\\ndef f(): pass'
+      >>> token_units(text, line_units(text), [0, 2, 6, 10])
+      [0, 0, 1, 1]
     """
     starts = [0, *(newline.end() for newline in _NEWLINE.finditer(text))]
     if len(units) != len(starts):

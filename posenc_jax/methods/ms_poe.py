@@ -27,6 +27,10 @@ ASSIGNMENTS = ('rank', 'code', 'normal')
 def ms_poe_ratios(heads: int, r_min: float, r_max: float) -> np.ndarray:
     """The ratios by which positions are divided: `r_n = r_min + (r_max - r_min) n / heads`, n =
     0 .. heads - 1, in float64.
+
+    Example:
+      >>> ms_poe_ratios(4, 1.2, 1.8).round(2).tolist()
+      [1.2, 1.35, 1.5, 1.65]
     """
     return r_min + (r_max - r_min) * np.arange(heads) / heads
 
@@ -41,6 +45,10 @@ def head_scores(
       q: the last query of every row, not rotated.
       k: the keys, not rotated.
       seen: False for padding; None where all keys are seen.
+
+    Example:
+      >>> head_scores(jnp.ones((1, 2, 4)), jnp.ones((1, 6, 2, 4))).tolist()
+      [[0.0, 0.0]]
     """
     s = scaled_dot_product(q[:, :, None], k.swapaxes(1, 2))[:, :, 0]
     seen = jnp.ones((1, k.shape[1]), bool) if seen is None else seen
@@ -52,6 +60,10 @@ def head_scores(
 def head_order(scores: Float[Array, '... N']) -> Int[Array, '... N']:
     """Numbers of the heads from the most to the least position-aware; equal scores keep their
     order.
+
+    Example:
+      >>> head_order(jnp.array([0.1, 0.4, 0.2, 0.3])).tolist()
+      [1, 3, 2, 0]
     """
     return jnp.argsort(-scores, axis=-1, stable=True)
 
@@ -61,6 +73,11 @@ def ratio_index(order: Int[Array, '... N'], assign: Assign = 'rank') -> Int[Arra
 
     'rank': n(h) is the rank of head h in the order, as the paper means it. 'code': n(h) = order[h],
     the inverse permutation, as in the released code. 'normal': n(h) = N - 1 - h for any order.
+
+    Example:
+      >>> order = jnp.array([1, 3, 2, 0])
+      >>> [ratio_index(order, assign).tolist() for assign in ASSIGNMENTS]
+      [[3, 0, 2, 1], [1, 3, 2, 0], [3, 2, 1, 0]]
     """
     check_choice('ms_poe assign', assign, ASSIGNMENTS)
     if assign == 'normal':
@@ -213,6 +230,22 @@ def probe_heads(
 
     Raises:
       ValueError: an encoder; packed documents.
+
+    Example:
+      >>> from flax import nnx
+      >>> from posenc_jax.lab.model import Transformer, TransformerConfig
+      >>> cfg = TransformerConfig(
+      ...     vocab_size=7,
+      ...     train_len=8,
+      ...     layers=3,
+      ...     width=8,
+      ...     heads=2,
+      ...     encoding='ms_poe(encoding=rope())',
+      ... )
+      >>> model, prompt = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(6)[None]
+      >>> orders = probe_heads(model, prompt)
+      >>> reorder(model, orders)(prompt).shape, orders.shape
+      ((1, 6, 7), (3, 2))
     """
     if not model.cfg.causal:
         raise ValueError(

@@ -23,6 +23,10 @@ def nope_temperature_curve(
     """`1 + a ln(max(i + 1, L) / L)`, float32: the temperature of the i-th token.
 
     It is exactly 1 up to the trained length L.
+
+    Example:
+      >>> nope_temperature_curve(jnp.array([0, 7, 31]), 0.5, 8).round(4)
+      Array([1.    , 1.    , 1.6931], dtype=float32)
     """
     return 1.0 + slope * jnp.log(jnp.maximum(order + 1, train_len).astype(jnp.float32) / train_len)
 
@@ -33,6 +37,10 @@ def attention_entropy(
     """`-sum_j p_ij log2 p_ij` of the softmax over the visible keys, in bits, float32.
 
     It is 0 for a query that sees no key.
+
+    Example:
+      >>> attention_entropy(jnp.zeros((4, 4)), jnp.tril(jnp.ones((4, 4), bool))).round(4).tolist()
+      [0.0, 1.0, 1.585, 2.0]
     """
     s = s.astype(jnp.float32)
     seen = jnp.ones(s.shape, bool) if seen is None else seen

@@ -38,6 +38,13 @@ def self_extend_distance(
       group: G; None is infinite, with D_ij = `min(i - j, w)`.
       local: w, the first distance that is not exact.
       floor: whether far positions are rounded down to whole groups.
+
+    Example:
+      >>> q_pos, k_pos = jnp.array([[11]]), jnp.arange(12)[None]
+      >>> self_extend_distance(q_pos, k_pos, group=2, local=4)[0, 0].tolist()
+      [7, 7, 6, 6, 5, 5, 4, 4, 3, 2, 1, 0]
+      >>> self_extend_distance(q_pos, k_pos, group=None, local=4)[0, 0].tolist()
+      [4, 4, 4, 4, 4, 4, 4, 4, 3, 2, 1, 0]
     """
     gap = signed_distance(q_pos, k_pos)
     if group is None:
@@ -50,6 +57,10 @@ def self_extend_distance(
 def self_extend_capacity(train_len: int, group: float | None, local: int) -> float:
     """`(M - w) G + w`, the largest number of tokens whose relative positions all stay below the
     trained length M; infinite for an infinite group.
+
+    Example:
+      >>> self_extend_capacity(16, group=2, local=4), self_extend_capacity(16, group=None, local=4)
+      (28, inf)
     """
     return math.inf if group is None else (train_len - local) * group + local
 

@@ -25,6 +25,10 @@ def string_distance(
     Args:
       q_pos, k_pos: positions of queries and keys.
       shift, local: S and W.
+
+    Example:
+      >>> string_distance(jnp.array([[9]]), jnp.arange(10)[None], shift=4, local=2)[0, 0].tolist()
+      [7, 6, 5, 4, 3, 2, 3, 2, 1, 0]
     """
     gap = signed_distance(q_pos, k_pos)
     return jnp.where(gap < shift, gap, gap - shift + local)
