@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.fields.linear import GEO
+from posenc_jax.features.coordinates.geo.degrees import RUSSWURM
 from posenc_jax.fields.network import MAX_LAYERS, Dense, FieldNetwork, check_size, usual_bound
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.registry import Card, Promises, register
@@ -38,7 +38,7 @@ def residual_block(
     'fcnet',
     kind='field',
     card=Card(
-        **GEO,
+        **RUSSWURM,
         name='FcNet',
         door='none',
         equation='h = relu(W x + b), h = h + relu(W2 drop(relu(W1 h + b1)) + b2), y = V h',
@@ -64,7 +64,7 @@ class FcNet(FieldNetwork):
     Raises:
       ValueError: sizes out of their range, or a dropout outside [0, 1).
 
-    Reference: Russwurm et al., arXiv 2310.06743.
+    Reference: Rußwurm et al., arXiv 2310.06743.
 
     Example:
       >>> from posenc_jax.fields import make_field

@@ -149,7 +149,7 @@ class FieldNetwork(nnx.Module):
 
 
 def check_finite(coords: Num[Array, '... d'] | np.ndarray) -> None:
-    """Raises ValueError if a coordinate is not finite. Traced coordinates have no values to check."""
+    """Raises ValueError if a coordinate is not finite; traced ones have no values to check."""
     if isinstance(coords, jax.core.Tracer):
         return
     wrong = np.argwhere(~np.isfinite(np.asarray(coords)))

@@ -28,7 +28,7 @@ CONTENTS = ('plain', 'relative', 'rotary')
 
 
 def reverse_valid(e: Float[Array, 'B S E'], valid: Bool[Array, 'B S']) -> Float[Array, 'B S E']:
-    """Reverses the order of the valid rows, which are contiguous, and sets all other rows to zero."""
+    """Reverses the order of the valid rows, which are contiguous; all other rows are zero."""
     first, count, place = jnp.argmax(valid, axis=1), valid.sum(1), jnp.arange(valid.shape[1])
     mirrored = jnp.clip((2 * first + count - 1)[:, None] - place, 0, valid.shape[1] - 1)
     return jnp.where(valid[..., None], jnp.take_along_axis(e, mirrored[..., None], axis=1), 0)

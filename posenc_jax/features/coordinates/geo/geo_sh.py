@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
-from posenc_jax.features.coordinates.geo.degrees import RADIAN, GeoEncoder
+from posenc_jax.features.coordinates.geo.degrees import RADIAN, RUSSWURM, GeoEncoder
 from posenc_jax.protocol.registry import Card, register
 
 MAX_DEGREES = 128  # above, sin^m of float32 loses terms that count
@@ -109,17 +109,11 @@ def spherical_harmonics(
     'geo_sh',
     kind='coordinates',
     card=Card(
-        name='spherical harmonics',
-        title='Geographic Location Encoding with Spherical Harmonics and Sinusoidal '
-        'Representation Networks',
-        arxiv='2310.06743',
+        **RUSSWURM,
         door='embed',
+        name='spherical harmonics',
         equation='Y_l^0 = N_l0 P_l(cos t), Y_l^(+-m) = sqrt(2) N_lm Pbar_l^m(cos t) cos(m p), '
         'sin(m p); t = rad(lat + 90), p = rad(lon + 180), l < L',
-        source='MarcCoru/locationencoder',
-        authors='Rußwurm, Marc and Klemmer, Konstantin and Rolf, Esther and Zbinden, Robin and '
-        'Tuia, Devis',
-        year=2023,
         example='geo_sh(degrees=4)',
         share='model',
     ),
