@@ -24,7 +24,7 @@ from posenc_jax.layer.recurrent_mixer import MixerState, RecurrentMixer
 from posenc_jax.layer.sharding import constrain, sharded_attend
 from posenc_jax.layer.stream import NoState, StreamingMixer
 from posenc_jax.mixers.cheems import Cheems
-from posenc_jax.mixers.pieces import from_heads, input_weights, output_weights, to_heads
+from posenc_jax.mixers.head_projections import from_heads, input_weights, output_weights, to_heads
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens

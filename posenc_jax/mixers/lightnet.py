@@ -9,14 +9,8 @@ from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.layers import linear, normal, rms_norm
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.methods.md_lrpe import MdLrpe
-from posenc_jax.mixers.pieces import (
-    from_heads,
-    input_weights,
-    known_rows,
-    output_weights,
-    scan_pieces,
-    to_heads,
-)
+from posenc_jax.mixers.head_projections import from_heads, input_weights, output_weights, to_heads
+from posenc_jax.mixers.piecewise_scan import known_rows, scan_pieces
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens

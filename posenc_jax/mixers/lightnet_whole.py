@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float
 
 from posenc_jax.layer.whole_mixer import WholeMixer
 from posenc_jax.mixers.lightnet import HIDDEN, PIECE, LightNetParts, decayed_sum, running_log_sum
-from posenc_jax.mixers.pieces import scan_pieces
+from posenc_jax.mixers.piecewise_scan import scan_pieces
 from posenc_jax.protocol.registry import Card, Promises, register
 
 

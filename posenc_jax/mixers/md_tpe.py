@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
-from posenc_jax.mixers.pieces import Blocks, known_rows, scan_pieces
+from posenc_jax.mixers.piecewise_scan import Blocks, known_rows, scan_pieces
 from posenc_jax.protocol.registry import Card, Promises, register
 
 PIECE = 32  # tokens that are summed by one product

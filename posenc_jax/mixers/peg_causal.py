@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
-from posenc_jax.mixers.pieces import known_rows
+from posenc_jax.mixers.piecewise_scan import known_rows
 from posenc_jax.protocol.registry import Card, Promises, register
 
 

@@ -12,15 +12,8 @@ from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.layers import normal, zeros
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.methods.rope import rope
-from posenc_jax.mixers.pieces import (
-    Blocks,
-    from_heads,
-    input_weights,
-    known_rows,
-    output_weights,
-    scan_pieces,
-    to_heads,
-)
+from posenc_jax.mixers.head_projections import from_heads, input_weights, output_weights, to_heads
+from posenc_jax.mixers.piecewise_scan import Blocks, known_rows, scan_pieces
 from posenc_jax.protocol.registry import Card, Promises, register
 
 PIECE = 128  # queries at a time

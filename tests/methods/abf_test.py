@@ -6,7 +6,6 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods.abf import ABF
 from posenc_jax.methods.rope import rope_frequencies
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('abf')['values']
@@ -33,8 +32,3 @@ def test_the_base_of_rope_is_replaced():
     )
     x, pos = np.ones((1, 3, 1, 16), np.float32), np.arange(3)[None]
     np.testing.assert_array_equal(given.rotate(x, pos), plain.rotate(x, pos))
-
-
-def test_errors():
-    with pytest.raises(SpecError, match='at least 1, got -1'):
-        pj.make('rope(freqs=abf(base=-1.0))', head_dim=8)

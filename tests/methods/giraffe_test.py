@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 
-import posenc_jax as pj
 from posenc_jax.methods.giraffe import giraffe_frequencies
 from posenc_jax.methods.pi import pi_frequencies
 from posenc_jax.methods.rope import rope_frequencies
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('giraffe')['values']
@@ -63,16 +61,3 @@ def test_thresholds_look_at_the_result_of_the_other_two(factor, power, trained):
         expected,
         rtol=1e-12,
     )
-
-
-@pytest.mark.parametrize(
-    'spec, message',
-    [
-        ('giraffe(factor=0.0)', 'at least 1, got 0.0'),
-        ('giraffe(power=-1.0)', 'power must be at least 0, got -1.0'),
-        ('giraffe(truncated=True, train_len=0)', 'needs train_len'),
-    ],
-)
-def test_errors(spec, message):
-    with pytest.raises(SpecError, match=message):
-        pj.make(f'rope(freqs={spec})', head_dim=8, train_len=64)

@@ -15,7 +15,6 @@ from posenc_jax.lab.analyse.pi_bound import (
 )
 from posenc_jax.methods.pi import pi_frequencies
 from posenc_jax.methods.rope import rope, rope_frequencies
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('pi')['values']
@@ -25,13 +24,6 @@ def test_is_rope_at_positions_divided_by_the_factor():
     x, pos = jax.random.normal(jax.random.key(0), (1, 9, 2, 16)), jnp.arange(9)[None]
     ours = pj.make('rope(freqs=pi(factor=4.0))', head_dim=16).rotate(x, pos)
     np.testing.assert_allclose(ours, rope(x, pos / 4), atol=1e-6)
-
-
-def test_factor_one_is_rope_and_integers_are_factors():
-    x, pos = jax.random.normal(jax.random.key(0), (1, 9, 2, 16)), jnp.arange(9)[None]
-    np.testing.assert_array_equal(
-        pj.make('rope(freqs=pi(factor=1))', head_dim=16).rotate(x, pos), rope(x, pos)
-    )
 
 
 def test_no_angle_beyond_those_of_the_trained_length():
@@ -77,13 +69,6 @@ def test_interpolation_bound_holds_with_the_strict_constant():
             abs(logit(h, start + part) - chord) / (strict * np.abs(h).max() * part * (1 - part)),
         )
     assert 0.01 < worst < 1
-
-
-def test_errors():
-    with pytest.raises(SpecError, match='at least 1, got 0.5'):
-        pj.make('rope(freqs=pi(factor=0.5))', head_dim=8)
-    with pytest.raises(SpecError, match="pi needs 'factor'"):
-        pj.make('rope(freqs=pi())', head_dim=8)
 
 
 def test_the_strict_constant_is_nearly_attained_and_the_papers_holds_without_the_first_plane():

@@ -10,8 +10,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.attention.kernels.program import at_any_depth
 from posenc_jax.mixers.lightnet import PIECE, decayed_sum, running_log_sum
-from posenc_jax.mixers.pieces import scan_pieces
-from posenc_jax.protocol.errors import SpecError
+from posenc_jax.mixers.piecewise_scan import scan_pieces
 from tests.golden_files import golden
 from tests.mixers.small import MODEL, draw, make, whole
 
@@ -169,13 +168,6 @@ def test_the_weights_of_old_tokens_fall_as_one_over_t():
     np.testing.assert_allclose(
         averaged(ones, 0 * ones, v).ravel(), 1 / (np.arange(length) + 2), rtol=1e-4
     )
-
-
-def test_other_encodings_are_refused_by_name():
-    with pytest.raises(SpecError, match='takes the encoding md_lrpe, not rope'):
-        make('lightnet(encoding=rope())')
-    with pytest.raises(SpecError, match='takes the encoding md_lrpe, not'):
-        make('lightnet(encoding=md_lrpe() | alibi())')
 
 
 def test_keys_far_above_all_before_them_decay_exactly():

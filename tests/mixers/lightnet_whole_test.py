@@ -122,7 +122,3 @@ def test_it_reads_both_sides_and_stands_in_encoders_alone():
     assert np.abs(model(ids) - model(later))[0, 0].max() > 1e-4
     with pytest.raises(SpecError, match="lightnet_whole sees the tokens on both sides.*'encoder'"):
         Transformer(TransformerConfig(**sizes), rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match='lightnet_whole reads all tokens at once'):
-        make(PLAIN).start(1, pj.Tokens.of(length=2))
-    with pytest.raises(SpecError, match='lightnet_whole takes the encoding md_lrpe, not rope'):
-        make('lightnet_whole(encoding=rope())')

@@ -5,7 +5,6 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.mixers.md_tpe import md_tpe_kernel
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.mixers.small import MODEL, draw, make, whole
 
@@ -84,13 +83,3 @@ def test_only_the_lines_through_a_token_reach_it():
     changed[:, 5] += 1  # row 1, column 1
     reached = np.abs(run(mixer, changed) - run(mixer, x)).max((0, 2)) > 1e-6
     assert np.flatnonzero(reached).tolist() == [5, 6, 7, 9]
-
-
-def test_wrong_values_are_refused():
-    for spec, message in (
-        ('md_tpe(terms=0)', 'terms must be at least 1'),
-        ('md_tpe(shape=(3, 0))', 'sizes of at least 1'),
-        ('md_tpe(shape=(4096, 4096))', 'lines'),
-    ):
-        with pytest.raises(SpecError, match=message):
-            make(spec)
