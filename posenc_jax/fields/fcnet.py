@@ -21,7 +21,6 @@ def residual_block(
     """`x + relu(W2 drop(relu(W1 x + b1)) + b2)`.
 
     Args:
-      x: the input.
       first, second: matrix and vector of both layers.
       dropout: probability that a unit is dropped.
       key: draws which; None drops none.
@@ -57,9 +56,6 @@ class FcNet(FieldNetwork):
       width: units of a hidden layer.
       blocks: how many residual blocks.
       dropout: probability that training drops a unit within a block.
-      features: how many features a point has.
-      outputs: how many values a point has.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: sizes out of their range, or a dropout outside [0, 1).

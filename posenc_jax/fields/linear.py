@@ -25,11 +25,6 @@ class Linear(FieldNetwork):
 
     Weights and biases are uniform within 1 / sqrt(F). Differs from the paper: nothing.
 
-    Args:
-      features: F, how many features a point has.
-      outputs: how many values a point has.
-      rngs: draws the parameters.
-
     Reference: Rußwurm et al., arXiv 2310.06743.
 
     Example:

@@ -37,7 +37,6 @@ def perceptron(
     """Layers one after the other, with an activation behind each of them but the last.
 
     Args:
-      x: the input.
       layers: matrix and vector of every layer.
       activations: one fewer than there are layers.
     """
@@ -53,7 +52,6 @@ class Dense(nnx.Module):
       inputs, outputs: sizes.
       bound: the weights are drawn uniformly from -bound .. bound.
       bias: so are the biases, from -bias .. bias; None for a layer without biases.
-      rngs: draws them.
     """
 
     def __init__(self, inputs: int, outputs: int, bound: float, bias: float | None, rngs: nnx.Rngs):
@@ -86,8 +84,9 @@ class FieldNetwork(nnx.Module):
 
     A subclass writes `values`, which reads the features of a point, or its coordinates if the
     network has none of them (`takes_features` is False). One point's values do not depend on the
-    other points. A constructor takes the sizes from its context: `features` (F, how many features a
-    point has), `components` (d, how many coordinates) and `outputs`.
+    other points. A constructor takes from its context: `features` (F, how many features a point
+    has), `components` (d, how many coordinates), `outputs` (how many values), and `rngs`, which
+    draws the parameters.
 
     Attributes:
       card: the catalogue entry, set by `register`.
@@ -122,7 +121,6 @@ class FieldNetwork(nnx.Module):
         Args:
           features: of the points; None for a network that reads the coordinates themselves. A
             network that reads features takes the coordinates as such where there are no others.
-          coords: the points.
           key: draws what training drops; None drops nothing.
           progress: the share of training that is over, for networks that grow; None is the end.
 
@@ -175,8 +173,6 @@ def make_field(
 
     Args:
       spec: e.g. 'siren(width=64, layers=3)'.
-      features: F, how many features a point has.
-      outputs: how many values a point has.
       components: d, how many coordinates; 0 means `features`, for points without other features.
       rngs: draws the parameters; `nnx.Rngs(0)` if it is not given.
 

@@ -78,9 +78,6 @@ class Pins(FieldNetwork):
       encoding: 'nerf' (`2^i pi`), or 'rff': Gaussian frequencies, sorted by their size.
       sigma: standard deviation of the frequencies of 'rff'; 10 by default.
       progressive: whether levels become active one after the other.
-      components: d, how many coordinates a point has.
-      outputs: how many values a point has.
-      rngs: draws the parameters.
 
     Raises:
       SpecError: a sigma without 'rff'.

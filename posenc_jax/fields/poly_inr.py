@@ -89,9 +89,6 @@ class PolyInr(FieldNetwork):
       levels: how many.
       style: Z, width of a style.
       slope: of the leaky units; 1 makes the features a polynomial of degree `levels`.
-      components: d, how many coordinates a point has.
-      outputs: how many values a point has.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: sizes out of their range, or a slope outside [0, 1]; at call, features.

@@ -48,7 +48,6 @@ def sine_layers(
       inputs, width, layers, outputs: sizes; `layers` counts those with an activation.
       hidden: omega of the layers behind the first.
       bias: 'usual' draws biases within 1 / sqrt(d), 'weights' within the bound of the weights.
-      rngs: draws them.
     """
     sizes = [inputs, *[width] * layers, outputs]
     bounds = [1 / inputs] + [math.sqrt(6 / width) / hidden] * layers
@@ -90,9 +89,6 @@ class Siren(FieldNetwork):
       layers: layers with a sine, the first included.
       preset: 'siren' or 'geo'.
       first: factor of the argument in the first layer.
-      features: how many features a point has.
-      outputs: how many values a point has.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: sizes out of their range, or a factor that is not positive.

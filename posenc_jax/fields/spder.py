@@ -79,9 +79,6 @@ class Spder(FieldNetwork):
       layers: layers with an activation, the first included.
       damping: 'sqrt', 'arctan' (the authors' choice for sound), 'log', or 'one', which is SIREN.
       omega: factor of the arguments.
-      features: how many features a point has.
-      outputs: how many values a point has.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: sizes out of their range, or a factor that is not positive.

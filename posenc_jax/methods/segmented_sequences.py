@@ -28,13 +28,7 @@ def chunk_ids(
 
 
 def check_chunks(source_len: int, count: int, segment_len: int) -> None:
-    """Whether `chunk_ids` can draw; arguments and errors are its own.
-
-    Example:
-      >>> check_chunks(12, 6, 4)
-      Traceback (most recent call last):
-      ValueError: segmented_sequences: segments of 4 tokens do not divide the 6 tokens of a row
-    """
+    """Whether `chunk_ids` can draw; arguments and errors are its own."""
     _check_count(source_len, count)
     if not isinstance(segment_len, numbers.Integral) or segment_len < 1:
         raise ValueError(
@@ -75,14 +69,7 @@ def prefix_ids(
 
 
 def check_prefix(source_len: int, count: int, prefix_len: int) -> None:
-    """Whether `prefix_ids` can draw; arguments and errors are its own.
-
-    Example:
-      >>> check_prefix(12, 6, 6)
-      Traceback (most recent call last):
-      ValueError: segmented_sequences: prefix_len must lie in 0 .. 5, so that a run follows in a row
-        of 6 tokens, got 6
-    """
+    """Whether `prefix_ids` can draw; arguments and errors are its own."""
     _check_count(source_len, count)
     if not 0 <= prefix_len < count:
         raise ValueError(
@@ -122,10 +109,6 @@ def check_stretch(factor: int) -> int:
 
     Raises:
       ValueError: it is not.
-
-    Example:
-      >>> check_stretch(4)
-      4
     """
     if isinstance(factor, bool) or not isinstance(factor, (int, np.integer)) or factor < 1:
         raise ValueError(

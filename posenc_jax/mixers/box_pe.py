@@ -38,12 +38,7 @@ class Decoded(NamedTuple):
 
 
 def inverse_sigmoid(p: Float[Array, '...']) -> Float[Array, '...']:
-    """The logit of p, which is kept 1e-4 away from 0 and 1.
-
-    Example:
-      >>> inverse_sigmoid(jnp.array([0.5, 1.0])).round(2).tolist()
-      [0.0, 9.21]
-    """
+    """The logit of p, which is kept 1e-4 away from 0 and 1."""
     p = jnp.clip(p, 1e-4, 1 - 1e-4)
     return jnp.log(p) - jnp.log1p(-p)
 
@@ -101,7 +96,6 @@ class BoxLayer(nnx.Module):
       cells: P.
       hidden: width of e, and of its network.
       attention, convolution: whether the encodings act in either.
-      rngs: draws the parameters, Xavier-uniform.
 
     Raises:
       ValueError: a size below 1, heads that do not divide the width; at call, boxes that are none

@@ -68,8 +68,6 @@ class GIN(WholeMixer):
     Args:
       hidden: units between the two linear maps; 0 = model_dim.
       learn_epsilon: train eps; else it stays 0.
-      model_dim, layers: from the model.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: hidden below 0; at call, tokens that are no nodes of a graph.

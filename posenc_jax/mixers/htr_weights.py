@@ -13,14 +13,7 @@ _MASKED = -1e30
 def additive_energy(
     query: Float[Array, 'B A'], keys: Float[Array, 'B S A'], w: Float[Array, 'A']
 ) -> Float[Array, 'B S']:
-    """`e_j = w . tanh(query + key_j)`.
-
-    Example:
-      >>> additive_energy(
-      ...     jnp.ones((1, 1)), jnp.array([[[-1.0], [99.0]]]), jnp.array([2.0])
-      ... ).tolist()
-      [[0.0, 2.0]]
-    """
+    """`e_j = w . tanh(query + key_j)`."""
     return jnp.tanh(query[:, None] + keys) @ w
 
 

@@ -111,8 +111,6 @@ class Lavo(RecurrentMixer):
       learned: train the rows B_n, which are made orthonormal again whenever they are used; else
         they stay as they were drawn.
       memory_bias: train beta; else it is zero.
-      model_dim, heads, head_dim, layers: from the model.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: slots below 1 or above D, a window below 1.

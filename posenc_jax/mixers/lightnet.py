@@ -164,8 +164,6 @@ class LightNet(LightNetParts, RecurrentMixer):
 
     Args:
       encoding: `md_lrpe(...)`, or None for no encoding.
-      model_dim, heads, head_dim, layers: from the model.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: another encoding than `md_lrpe`.

@@ -31,12 +31,7 @@ def key_positions(
 
 
 def soft_stair(r: Float[Array, '...']) -> Float[Array, '...']:
-    """`floor(r) + sigmoid(20 (r - floor(r) - 0.5))`: a smooth staircase with integer levels.
-
-    Example:
-      >>> soft_stair(jnp.array([0.5, -0.3, 2.2])).round(3).tolist()
-      [0.5, -0.018, 2.002]
-    """
+    """`floor(r) + sigmoid(20 (r - floor(r) - 0.5))`: a smooth staircase with integer levels."""
     low = jnp.floor(r)
     return low + jax.nn.sigmoid(20 * (r - low - 0.5))
 
@@ -46,10 +41,6 @@ def step_size(
 ) -> Float[Array, '...']:
     """The size of a step in keys: 'onestep' `sigmoid(5r)`, 'relu' `relu(r)`, 'monoattn' `s relu(r)
     + (1 - s) sigmoid(5r)`, 'softstair' `soft_stair(r)`, 'free' r; s is `share`.
-
-    Example:
-      >>> [round(float(step_size(kind, jnp.float32(0.4), 0.5)), 3) for kind in STEPS]
-      [0.881, 0.4, 0.64, 0.119, 0.4]
     """
     check_choice('a step of monotonic_location', kind, STEPS)
     if kind == 'onestep':
@@ -82,12 +73,6 @@ def location_centre(
       length: len, the number of valid keys.
       first: whether this is step 0.
       share: s of 'monoattn'.
-
-    Example:
-      >>> location_centre(
-      ...     'onestep', jnp.full((1, 1, 1), 99.0), jnp.full((1, 1), 0.25), jnp.array([5]), False
-      ... ).tolist()
-      [[0.5]]
     """
     check_choice('location of monotonic_location', kind, tuple(GATES))
     spacing = 1 / jnp.maximum(1, length - 1)[:, None]
@@ -113,16 +98,6 @@ def location_weights(
     each of them; 0 at other keys.
 
     If the centre is so far from all keys that every weight underflows in float32, all are 0.
-
-    Example:
-      >>> weights = location_weights(
-      ...     jnp.zeros((1, 1)),
-      ...     jnp.full((1, 1), 0.5),
-      ...     jnp.array([[0.0, 1.0]]),
-      ...     jnp.ones((1, 2), bool),
-      ... )
-      >>> weights.round(3).tolist()
-      [[[0.881, 0.119]]]
     """
     apart = (position[:, None] - mu[..., None]) / sigma[..., None]
     logits = jnp.where(valid[:, None], -0.5 * apart * apart, -1e30)
@@ -138,12 +113,7 @@ def location_weights(
 def content_weights(
     logits: Float[Array, 'B H S'], valid: Bool[Array, 'B S']
 ) -> Float[Array, 'B H S']:
-    """Softmax over the valid keys; 0 at other keys.
-
-    Example:
-      >>> content_weights(jnp.zeros((1, 1, 3)), jnp.array([[True, True, False]])).tolist()
-      [[[0.5, 0.5, 0.0]]]
-    """
+    """Softmax over the valid keys; 0 at other keys."""
     w = jax.nn.softmax(jnp.where(valid[:, None], logits.astype(jnp.float32), -1e30), axis=-1)
     return jnp.where(valid[:, None], w, 0.0)
 

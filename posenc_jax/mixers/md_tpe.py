@@ -122,8 +122,6 @@ class MdTpe(RecurrentMixer):
     Args:
       shape: the sizes of all axes but the first; () is a sequence.
       terms: E.
-      model_dim, layers: from the model.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: terms or a size below 1; at call, tokens on a grid with other columns.

@@ -118,7 +118,6 @@ class MonotonicLocation(nnx.Module):
         weights by location alone.
       gru: replace z by `GRU(relu(z), z of the previous step)`; all heads share the cell and its
         trained initial state.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: a width or count below 1; neither location nor content; unknown names;

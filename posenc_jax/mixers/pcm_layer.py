@@ -27,12 +27,7 @@ def reordered(x: Float[Array, 'B N D'], order: Int[Array, 'B N']) -> Float[Array
 
 
 def inverse_order(order: Int[Array, 'B N']) -> Int[Array, 'B N']:
-    """The order that undoes another one.
-
-    Example:
-      >>> inverse_order(jnp.array([[2, 0, 1]])).tolist()
-      [[1, 2, 0]]
-    """
+    """The order that undoes another one."""
     places = jnp.broadcast_to(jnp.arange(order.shape[1], dtype=order.dtype), order.shape)
     return jnp.put_along_axis(jnp.zeros_like(order), order, places, axis=1, inplace=False)
 

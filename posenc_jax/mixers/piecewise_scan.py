@@ -51,13 +51,7 @@ def scan_pieces(
 def known_rows(
     x: Float[Array, 'B T D'], tok: Tokens, starts: Bool[Array, '#B T']
 ) -> tuple[Bool[Array, 'B T'], Int[Array, 'B T'], Bool[Array, 'B T']]:
-    """Which tokens are valid, their ranks, and where documents start, for every row of a batch.
-
-    Example:
-      >>> x, tok = jnp.zeros((2, 3, 1)), Tokens.of(length=3)
-      >>> known_rows(x, tok, jnp.zeros((1, 3), bool))[1].tolist()
-      [[0, 1, 2], [0, 1, 2]]
-    """
+    """Which tokens are valid, their ranks, and where documents start, for every row of a batch."""
     of_row = lambda a: jnp.broadcast_to(a, x.shape[:2])
     valid = jnp.ones((1, 1), bool) if tok.valid is None else tok.valid
     return of_row(valid), of_row(jnp.asarray(tok.rank)), of_row(starts)

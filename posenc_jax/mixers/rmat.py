@@ -43,12 +43,7 @@ def gated_slots(
 
 
 def masked_weights(s: Float[Array, 'B N T S'], seen: Bool[Array, 'B T S']) -> Array:
-    """The softmax over the keys that are seen; zero where there are none.
-
-    Example:
-      >>> masked_weights(jnp.zeros((1, 1, 1, 2)), jnp.array([[[False, False]]])).tolist()
-      [[[[0.0, 0.0]]]]
-    """
+    """The softmax over the keys that are seen; zero where there are none."""
     seen = seen[:, None]
     return jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, HIDDEN), axis=-1), 0.0)
 
@@ -117,8 +112,6 @@ class Rmat(RecurrentMixer):
       mix: weigh the three attentions by a trained softmax for each head instead of summing them.
       base: of the rotary frequencies.
       through: let gradients flow into earlier segments, through the whole memory.
-      model_dim, heads, head_dim, layers, train_len: from the model.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: a negative segment, a chunk or slots below 1, an odd head width, a base below 1.

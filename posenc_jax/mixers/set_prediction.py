@@ -110,7 +110,6 @@ class Detector(nnx.Module):
       width: D.
       channels: of the image.
       options: further arguments of `BoxLayer`.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: proposals or steps below 1; as for `BoxLayer`.

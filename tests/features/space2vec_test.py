@@ -9,7 +9,6 @@ import pytest
 
 from posenc_jax.features.coordinates import make_features
 from posenc_jax.features.coordinates.geo.multi_scale import radii
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 KEYS = ('geo_grid', 'geo_theory')
@@ -59,18 +58,3 @@ def test_fine_scales_are_exact():
     angles = place / 2e-5
     by_hand = np.stack([np.sin(angles), np.cos(angles)], axis=-1).ravel()
     np.testing.assert_allclose(found, by_hand, atol=5e-3)
-
-
-@pytest.mark.parametrize(
-    'arguments, message',
-    [
-        ('scales=0', 'scales must be at least 1, got 0'),
-        ('scales=300000', 'scales=300000 give 1200000 features; at most 1048576'),
-        ('rmin=0.0', 'rmin must be positive, got 0.0'),
-        ('rmin=1e-7', 'rmin must be at least 1e-06, got 1e-07'),
-        ('rmin=10.0, rmax=1.0', 'rmax must be at least 10.0, got 1.0'),
-    ],
-)
-def test_wrong_values_are_refused(arguments, message):
-    with pytest.raises(SpecError, match=message):
-        make_features(f'geo_grid({arguments})')

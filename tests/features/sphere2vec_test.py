@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from posenc_jax.features.coordinates import make_features
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 KEYS = ('geo_spherec', 'geo_spherecplus', 'geo_spherem', 'geo_spheremplus', 'geo_dfs')
@@ -74,15 +73,3 @@ def test_products_of_the_double_fourier_sphere_are_those_of_its_waves():
     by_hand = np.einsum('bni,bmj->bnmij', phi[..., ::-1], lam[..., ::-1])
     np.testing.assert_allclose(products.reshape(2, 3, 3, 2, 2), by_hand, atol=1e-6)
     np.testing.assert_allclose((products**2).sum(-1), 9, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    'spec, message',
-    [
-        ('geo_dfs(scales=512)', 'scales=512 give 1050624 features; at most 1048576'),
-        ("geo_spherem(single_scale_unit='radian')", "did you mean 'rad'"),
-    ],
-)
-def test_wrong_values_are_refused(spec, message):
-    with pytest.raises(SpecError, match=message):
-        make_features(spec)

@@ -151,13 +151,6 @@ class MultiScalePositions(nnx.Module):
 
     Raises:
       ValueError: fewer than one level; at call, a level that does not exist.
-
-    Example:
-      >>> positions = MultiScalePositions(levels=2)
-      >>> x = positions.first(4, 4, 8, size=(16, 16))[None]
-      >>> x = positions(jnp.zeros((1, 8, 8, 4)), level=0, size=(16, 16))
-      >>> x.shape, positions.gamma[...].tolist()
-      ((1, 8, 8, 4), [1.0, 1.0])
     """
 
     def __init__(self, levels: int, scale: float = 1.0):

@@ -50,10 +50,6 @@ def grid_cells(points: Num[np.ndarray, 'N 3'], size: float = CELL) -> Int[np.nda
     Raises:
       ValueError: as for `check_points`; a size that is not positive; a cloud of more than 2**BITS
         cells along an axis.
-
-    Example:
-      >>> grid_cells(np.array([[0.5, 0.1, -0.3], [0.1, 0.1, 0.1]]), size=0.2).tolist()
-      [[2, 0, 0], [0, 0, 2]]
     """
     check_number('the side of a cell', size, above=0)
     cells = np.floor(check_points(points) / size)
@@ -121,10 +117,6 @@ def point_key(cells: Int[np.ndarray, 'N 3'], order: str) -> Int[np.ndarray, 'N']
 
     Raises:
       SpecError: an unknown order.
-
-    Example:
-      >>> point_key(np.array([[1, 0, 0]]), 'z-trans').tolist()
-      [2]
     """
     if check_choice('order', order, ORDERS) == 'hilbert':
         return hilbert_key(cells)

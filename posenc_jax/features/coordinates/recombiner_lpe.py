@@ -128,7 +128,6 @@ class RecombinerLpe(CoordinateEncoder):
         frequencies each. None: 16, or 18 for three axes, so 8, 4 and 3 frequencies for one, two and
         three axes.
       cells: pixels of a cell along every axis, multiples of 4; None: 16.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: a shape that the cells do not divide or with more than three axes; cells that are

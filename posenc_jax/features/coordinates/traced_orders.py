@@ -86,11 +86,6 @@ def traced_order(
 
     Raises:
       SpecError: an unknown order.
-
-    Example:
-      >>> points = jnp.array([[[0.9, 0.0, 0.0], [0.1, 0.0, 0.0], [0.5, 0.0, 0.0]]])
-      >>> traced_order(points, 'xyz')[0].tolist()
-      [[1, 2, 0]]
     """
     check_choice('order', order, ORDERS)
     cells, fits = traced_cells(points, valid, size)

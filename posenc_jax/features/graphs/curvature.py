@@ -84,10 +84,6 @@ def ollivier_ricci(
 
     Raises:
       ValueError: an alpha outside these bounds.
-
-    Example:
-      >>> ollivier_ricci(1 - np.eye(4)).round(4).tolist()
-      [0.6667, 0.6667, 0.6667, 0.6667, 0.6667, 0.6667]
     """
     check_number('Ollivier-Ricci alpha', alpha, least=0)
     if alpha >= 1:
@@ -129,11 +125,6 @@ def ollivier_bounds(
 
     `-(1 - 1/d_u - 1/d_v - t/min)_+ - (1 - 1/d_u - 1/d_v - t/max)_+ + t/max` and `t/max`, for t
     triangles on the edge, and the smaller and the larger degree.
-
-    Example:
-      >>> lower, upper = ollivier_bounds(1 - np.eye(3))
-      >>> lower.tolist(), upper.tolist()
-      ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
     """
     of_u, of_v, triangles = _of_edges(adjacency)
     small, large = np.minimum(of_u, of_v), np.maximum(of_u, of_v)
@@ -151,10 +142,6 @@ def forman_ricci(
 
     Raises:
       SpecError: another kind.
-
-    Example:
-      >>> [forman_ricci(1 - np.eye(4), kind)[0].item() for kind in ('frc', 'afrc3', 'afrc4')]
-      [-2.0, 4.0, 8.0]
     """
     check_choice('Forman-Ricci kind', kind, FORMAN)
     of_u, of_v, triangles = _of_edges(adjacency)

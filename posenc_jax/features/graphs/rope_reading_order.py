@@ -165,16 +165,9 @@ class ReadingOrderConvolution(nnx.Module):
       code_width: of the sines and cosines of a code.
       feature, origin: see `reading_order_features` and `reading_order_codes`; 'none' is the plain
         convolution.
-      rngs: draws the parameters.
 
     Raises:
       SpecError, ValueError: an unknown feature or origin; a width below 1, a code_width below 2.
-
-    Example:
-      >>> layer = ReadingOrderConvolution(4, rngs=nnx.Rngs(0))
-      >>> words = gabriel_graph(np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]))
-      >>> layer(jnp.ones((3, 4)), jnp.arange(3), jnp.asarray(words)).shape
-      (3, 4)
     """
 
     def __init__(
