@@ -21,7 +21,7 @@ def concatenating_layer(
     w_out: Float[Array, 'F D'],
     b_out: Float[Array, 'D'],
 ) -> Float[Array, 'B L D']:
-    """`relu([x ; mixed] w_in + b_in) w_out + b_out`, where `mixed` is the output of attention on x."""
+    """`relu([x ; mixed] w_in + b_in) w_out + b_out`, `mixed` being the output of attention on x."""
     return jax.nn.relu(jnp.concatenate([x, mixed], axis=-1) @ w_in + b_in) @ w_out + b_out
 
 
