@@ -93,11 +93,9 @@ class BitPlaneInr(FieldNetwork):
                 'coordinate; the task bit_planes adds it'
             )
         self.inner, self.components = inner, components
-        self.takes_features, self.inputs, self.outputs = (
-            inner.takes_features,
-            inner.inputs,
-            inner.outputs,
-        )
+        self.takes_features = inner.takes_features
+        self.inputs = inner.inputs
+        self.outputs = inner.outputs
 
     def values(self, x, *, key=None, progress=None):
         return self.inner.values(x, key=key, progress=progress)

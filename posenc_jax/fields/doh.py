@@ -109,11 +109,9 @@ class Doh(FieldNetwork):
                 f'doh makes the weights of networks of layers W x + b alone, with random initial '
                 f'weights, such as siren() or mlp(); {type(inner).card.key} has {name}'
             )
-        self.takes_features, self.inputs, self.outputs = (
-            inner.takes_features,
-            inner.inputs,
-            inner.outputs,
-        )
+        self.takes_features = inner.takes_features
+        self.inputs = inner.inputs
+        self.outputs = inner.outputs
         self.structure = structure
         self.paths = tuple(path for path, _ in dense)
         self.shapes = tuple(

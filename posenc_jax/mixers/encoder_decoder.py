@@ -107,10 +107,8 @@ class EncoderDecoder(nnx.Module):
             )
         self.rate = rate
         normal = jax.random.normal(rngs.params(), (symbols, embedding), jnp.float32)
-        self.table, self.bias = (
-            nnx.Param((2 / symbols) ** 0.5 * normal),
-            nnx.Param(jnp.zeros(symbols, jnp.float32)),
-        )
+        self.table = nnx.Param((2 / symbols) ** 0.5 * normal)
+        self.bias = nnx.Param(jnp.zeros(symbols, jnp.float32))
         self.start, self.end = (nnx.Param(jnp.zeros(embedding, jnp.float32)) for _ in range(2))
         self.forwards, self.backwards = (GRU(embedding, hidden // 2, rngs=rngs) for _ in range(2))
         draw = lambda *shape: uniform(rngs, hidden**-0.5, *shape)
@@ -120,10 +118,8 @@ class EncoderDecoder(nnx.Module):
         make, own = (MonotonicLocation, own) if attention is None else (attention, {})
         self.attention = make(hidden, hidden, rngs=rngs, **own)
         self.cell = GRU(embedding + hidden, hidden, rngs=rngs)
-        self.w_out, self.b_out = (
-            uniform(rngs, (6 / (hidden + embedding)) ** 0.5, hidden, embedding),
-            draw(embedding),
-        )
+        self.w_out = uniform(rngs, (6 / (hidden + embedding)) ** 0.5, hidden, embedding)
+        self.b_out = draw(embedding)
 
     def encode(
         self, source: Int[Array, 'B S'], length: Int[Array, 'B'], *, key: Array | None = None

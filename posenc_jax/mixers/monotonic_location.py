@@ -182,14 +182,10 @@ class MonotonicLocation(nnx.Module):
         weights = lambda *shape: uniform(rngs, (6 / sum(shape)) ** 0.5, *shape)
         bias = lambda width: uniform(rngs, query_dim**-0.5, width)
         zeros = lambda *shape: nnx.Param(jnp.zeros(shape, jnp.float32))
-        self.w_value, self.b_value = (
-            weights(key_dim, query_dim),
-            uniform(rngs, key_dim**-0.5, query_dim),
-        )
-        self.w_head, self.w_out = (
-            weights(query_dim, heads * query_dim),
-            weights(heads * query_dim, query_dim),
-        )
+        self.w_value = weights(key_dim, query_dim)
+        self.b_value = uniform(rngs, key_dim**-0.5, query_dim)
+        self.w_head = weights(query_dim, heads * query_dim)
+        self.w_out = weights(heads * query_dim, query_dim)
         if location is not None:
             self.w_z, self.b_z = weights(query_dim, heads * head_dim), bias(heads * head_dim)
             gates = GATES[location]
@@ -201,10 +197,8 @@ class MonotonicLocation(nnx.Module):
         self.cell = GRU(head_dim, head_dim, rngs=rngs) if gru else None
         self.first = zeros(head_dim) if gru else None
         if content is not None:
-            self.w_query, self.w_key = (
-                weights(query_dim, heads * head_dim),
-                weights(key_dim, heads * head_dim),
-            )
+            self.w_query = weights(query_dim, heads * head_dim)
+            self.w_key = weights(key_dim, heads * head_dim)
         if content == 'relative':
             bound = (6 / (query_dim + heads * head_dim)) ** 0.5
             self.w_distance = uniform(rngs, bound, query_dim, heads, head_dim)

@@ -18,10 +18,8 @@ def test_golden_power():
 @pytest.mark.parametrize('length', GOLDEN['truncated'])
 def test_golden_truncation(length):
     kept, slow, still, constant = GOLDEN['truncated'][length]
-    inv_freq, theta = (
-        giraffe_frequencies(128, 1e4, truncate=int(length)),
-        rope_frequencies(128, 1e4),
-    )
+    inv_freq = giraffe_frequencies(128, 1e4, truncate=int(length))
+    theta = rope_frequencies(128, 1e4)
     np.testing.assert_array_equal(inv_freq[:kept], theta[:kept])
     np.testing.assert_allclose(inv_freq[kept : kept + slow], constant, rtol=1e-6)
     assert (inv_freq[kept + slow :] == 0).all() and kept + slow + still == 64
@@ -41,11 +39,9 @@ def test_golden_combination():
     kept, slow, still = case['kept'], case['slow'], case['still']
     np.testing.assert_allclose(inv_freq[case['planes']], case['frequency'], rtol=1e-8)
     np.testing.assert_allclose(inv_freq[kept : kept + slow], case['constant'], rtol=1e-8)
-    assert (
-        (inv_freq[:kept] > case['constant']).all()
-        and (inv_freq[kept + slow :] == 0).all()
-        and kept + slow + still == 64
-    )
+    assert (inv_freq[:kept] > case['constant']).all()
+    assert (inv_freq[kept + slow :] == 0).all()
+    assert kept + slow + still == 64
 
 
 @pytest.mark.full

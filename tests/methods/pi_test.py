@@ -50,19 +50,15 @@ def test_interpolation_bound_holds_with_the_strict_constant():
     logit = lambda h, s: (h * np.exp(1j * np.multiply.outer(s, theta))).sum(-1).real
     ones = np.ones(64)
     deviation = abs(logit(ones, 0.5) - (logit(ones, 0.0) + logit(ones, 1.0)) / 2)
-    assert (
-        deviation == pytest.approx(GOLDEN['deviation'], abs=6e-6)
-        and deviation > GOLDEN['paper_bound']
-    )
+    assert deviation == pytest.approx(GOLDEN['deviation'], abs=6e-6)
+    assert deviation > GOLDEN['paper_bound']
     assert deviation <= strict / 4
     random = np.random.default_rng(0)
     worst = 0.0
     for _ in range(200):
-        h, start, part = (
-            random.normal(size=64) + 1j * random.normal(size=64),
-            random.integers(0, 2048),
-            random.random(),
-        )
+        h = random.normal(size=64) + 1j * random.normal(size=64)
+        start = random.integers(0, 2048)
+        part = random.random()
         chord = (1 - part) * logit(h, start) + part * logit(h, start + 1)
         worst = max(
             worst,
@@ -85,17 +81,13 @@ def test_the_strict_constant_is_nearly_attained_and_the_papers_holds_without_the
         -1j * (start[:, None] + 0.5) * theta
     )  # every plane at its peak in the middle of the interval
     worst = deviation(aligned, 0.5)
-    assert (
-        (worst <= strict / 4).all()
-        and (worst > 0.97 * strict / 4).all()
-        and (worst > paper / 4).all()
-    )
+    assert (worst <= strict / 4).all()
+    assert (worst > 0.97 * strict / 4).all()
+    assert (worst > paper / 4).all()
     assert (deviation(aligned * (np.arange(64) > 0), 0.5) <= paper / 4).all()
     random = np.random.default_rng(1)
-    h, part = (
-        random.normal(size=(2000, 64)) + 1j * random.normal(size=(2000, 64)),
-        random.random(2000),
-    )
+    h = random.normal(size=(2000, 64)) + 1j * random.normal(size=(2000, 64))
+    part = random.random(2000)
     bound = paper * np.abs(h).max(1) * part * (1 - part)
     assert (deviation(h, part) < 0.58 * bound).all()
 

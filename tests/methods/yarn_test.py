@@ -172,18 +172,14 @@ def test_decoding_with_a_dynamic_rule_equals_the_pass_over_each_prefix():
     cfg = TransformerConfig(
         vocab_size=11, train_len=8, layers=1, width=32, heads=2, encoding=DYNAMIC.format('')
     )
-    model, prompt = (
-        Transformer(cfg, rngs=nnx.Rngs(0)),
-        jax.random.randint(jax.random.key(1), (1, 24), 0, 11),
-    )
+    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    prompt = jax.random.randint(jax.random.key(1), (1, 24), 0, 11)
     tok = pj.Tokens.of(length=24)
     _, cache = jax.jit(prefill)(model, init_cache(model, tok), prompt[:, :6])
     assert model.encoding(0, model.blocks[0]).cached == 'raw'
-    steps, step, whole = (
-        [],
-        jax.jit(decode_step),
-        jax.jit(lambda model, text, tok: model(text, tok)),
-    )
+    steps = []
+    step = jax.jit(decode_step)
+    whole = jax.jit(lambda model, text, tok: model(text, tok))
     upto = lambda end: pj.Tokens.of(valid=np.arange(24)[None] < end)
     for t in range(6, 24):
         logits, cache = step(model, cache, prompt[:, t])
