@@ -26,6 +26,7 @@ from posenc_jax.mixers.location_weights import (
 from posenc_jax.mixers.monotonic_location import MonotonicLocation, mix_directions, reverse_valid
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
+from tests.mixers.small import draw
 
 GOLDEN = golden('monotonic_location')
 VARIANTS = {kind: dict(location=kind) for kind in GATES} | {
@@ -39,10 +40,6 @@ VARIANTS = {kind: dict(location=kind) for kind in GATES} | {
 B, S, E, H, D = 3, 7, 8, 2, 4
 LENGTH = np.array([7, 4, 1])
 VALID = np.arange(S) < LENGTH[:, None]
-
-
-def draw(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
 def make(name, **more):
