@@ -34,6 +34,15 @@ _PACKAGES = {
     'training': ['lab.train', 'lab.cluster'],
 }
 _RENAMED = {
+    **{
+        f'coordinates.geo.geo_{name}': f'features.coordinates.geo.{file}'
+        for file, names in (
+            ('one_scale', 'cartesian3d direct wrap'),
+            ('space2vec', 'grid theory'),
+            ('sphere2vec', 'dfs spherec spherecplus spherem spheremplus'),
+        )
+        for name in names.split()
+    },
     'core.attention': 'attention.attend',
     'core.compose': 'language.make',
     'core.kernel': 'attention.kernels.passes',

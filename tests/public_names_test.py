@@ -25,7 +25,7 @@ PACKAGES = sorted(
 # They import nothing for their users.
 WITHOUT = {'attention', 'base', 'lab', 'language', 'layer', 'protocol'}
 # They import a part of their names, or all, when somebody reads one.
-LAZY = {'posenc_jax', 'posenc_jax.methods'}
+LAZY = {'posenc_jax', 'posenc_jax.methods', 'posenc_jax.mixers'}
 
 
 def imported(package):

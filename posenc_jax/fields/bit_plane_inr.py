@@ -20,10 +20,6 @@ def bits_of(values: Int[np.ndarray, '*S'], bits: int) -> Int[np.ndarray, '*S K']
 
     Raises:
       ValueError: another number of bits, or a number that does not fit.
-
-    Example:
-      >>> bits_of(np.array([5]), 8).tolist()
-      [[1, 0, 1, 0, 0, 0, 0, 0]]
     """
     values = np.asarray(values)
     if not 1 <= bits <= MAX_BITS:
@@ -36,23 +32,13 @@ def bits_of(values: Int[np.ndarray, '*S'], bits: int) -> Int[np.ndarray, '*S K']
 
 
 def from_bits(planes: Int[np.ndarray, '*S K']) -> Int[np.ndarray, '*S']:
-    """The whole numbers of bits, the least significant first: `sum_k 2^k bit_k`.
-
-    Example:
-      >>> from_bits(np.array([1, 0, 1])).item()
-      5
-    """
+    """The whole numbers of bits, the least significant first: `sum_k 2^k bit_k`."""
     planes = np.asarray(planes)
     return (planes.astype(np.int64) << np.arange(planes.shape[-1])).sum(-1)
 
 
 def bit_coordinates(bits: int) -> Float[np.ndarray, ' K']:
-    """The coordinate of every bit, from -1 for the least significant to 1.
-
-    Example:
-      >>> bit_coordinates(3).tolist()
-      [-1.0, 0.0, 1.0]
-    """
+    """The coordinate of every bit, from -1 for the least significant to 1."""
     return np.linspace(-1.0, 1.0, bits)
 
 
@@ -107,11 +93,9 @@ class BitPlaneInr(FieldNetwork):
                 'coordinate; the task bit_planes adds it'
             )
         self.inner, self.components = inner, components
-        self.takes_features, self.inputs, self.outputs = (
-            inner.takes_features,
-            inner.inputs,
-            inner.outputs,
-        )
+        self.takes_features = inner.takes_features
+        self.inputs = inner.inputs
+        self.outputs = inner.outputs
 
     def values(self, x, *, key=None, progress=None):
         return self.inner.values(x, key=key, progress=progress)

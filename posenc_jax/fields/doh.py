@@ -32,11 +32,6 @@ def doh_weights(
 
     Returns:
       W and b of every layer.
-
-    Example:
-      >>> ((w, b),) = doh_weights(jnp.ones(4), jnp.int32(0), [(2, 3, True, 0.1)])
-      >>> w.shape, b.shape
-      ((2, 3), (3,))
     """
     made, size = [], latent.shape[0]
     for number, (inputs, outputs, biased, std) in enumerate(layers):
@@ -83,7 +78,6 @@ class Doh(FieldNetwork):
       inner: the network, made of layers `W x + b` alone: siren, spder, mlp, fcnet or linear.
       latent: D, the size of z.
       seed: of the random matrices.
-      rngs: draws z.
 
     Raises:
       ValueError: an inner network with other parameters, sizes out of their range, or random
@@ -115,11 +109,9 @@ class Doh(FieldNetwork):
                 f'doh makes the weights of networks of layers W x + b alone, with random initial '
                 f'weights, such as siren() or mlp(); {type(inner).card.key} has {name}'
             )
-        self.takes_features, self.inputs, self.outputs = (
-            inner.takes_features,
-            inner.inputs,
-            inner.outputs,
-        )
+        self.takes_features = inner.takes_features
+        self.inputs = inner.inputs
+        self.outputs = inner.outputs
         self.structure = structure
         self.paths = tuple(path for path, _ in dense)
         self.shapes = tuple(

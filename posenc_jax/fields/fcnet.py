@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.fields.linear import GEO
+from posenc_jax.features.coordinates.geo.degrees import RUSSWURM
 from posenc_jax.fields.network import MAX_LAYERS, Dense, FieldNetwork, check_size, usual_bound
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.registry import Card, Promises, register
@@ -21,15 +21,9 @@ def residual_block(
     """`x + relu(W2 drop(relu(W1 x + b1)) + b2)`.
 
     Args:
-      x: the input.
       first, second: matrix and vector of both layers.
       dropout: probability that a unit is dropped.
       key: draws which; None drops none.
-
-    Example:
-      >>> one = (jnp.eye(2), jnp.zeros(2))
-      >>> residual_block(jnp.array([1.0, -1.0]), one, one).tolist()
-      [2.0, -1.0]
     """
     product = lambda h, w, b: jnp.matmul(h, w, precision=jax.lax.Precision.HIGHEST) + b
     h = jax.nn.relu(product(x, *first))
@@ -43,7 +37,7 @@ def residual_block(
     'fcnet',
     kind='field',
     card=Card(
-        **GEO,
+        **RUSSWURM,
         name='FcNet',
         door='none',
         equation='h = relu(W x + b), h = h + relu(W2 drop(relu(W1 h + b1)) + b2), y = V h',
@@ -62,14 +56,11 @@ class FcNet(FieldNetwork):
       width: units of a hidden layer.
       blocks: how many residual blocks.
       dropout: probability that training drops a unit within a block.
-      features: how many features a point has.
-      outputs: how many values a point has.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: sizes out of their range, or a dropout outside [0, 1).
 
-    Reference: Russwurm et al., arXiv 2310.06743.
+    Reference: Rußwurm et al., arXiv 2310.06743.
 
     Example:
       >>> from posenc_jax.fields import make_field

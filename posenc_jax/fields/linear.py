@@ -2,26 +2,17 @@
 
 from flax import nnx
 
+from posenc_jax.features.coordinates.geo.degrees import RUSSWURM
 from posenc_jax.fields.network import Dense, FieldNetwork, usual_bound
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.registry import Card, Promises, register
-
-GEO = dict(
-    title='Geographic Location Encoding with Spherical Harmonics and Sinusoidal Representation '
-    'Networks',
-    arxiv='2310.06743',
-    source='MarcCoru/locationencoder',
-    authors='Russwurm, Marc and Klemmer, Konstantin and Rolf, Esther and Zbinden, Robin and Tuia, '
-    'Devis',
-    year=2023,
-)
 
 
 @register(
     'linear',
     kind='field',
     card=Card(
-        **GEO,
+        **RUSSWURM,
         name='Linear',
         door='none',
         equation='y = V x + c',
@@ -34,12 +25,7 @@ class Linear(FieldNetwork):
 
     Weights and biases are uniform within 1 / sqrt(F). Differs from the paper: nothing.
 
-    Args:
-      features: F, how many features a point has.
-      outputs: how many values a point has.
-      rngs: draws the parameters.
-
-    Reference: Russwurm et al., arXiv 2310.06743.
+    Reference: Rußwurm et al., arXiv 2310.06743.
 
     Example:
       >>> import jax.numpy as jnp

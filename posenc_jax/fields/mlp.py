@@ -46,9 +46,6 @@ class Mlp(FieldNetwork):
     Args:
       width: units of a hidden layer.
       layers: layers with an activation.
-      features: how many features a point has.
-      outputs: how many values a point has.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: sizes out of their range.

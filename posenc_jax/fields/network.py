@@ -26,12 +26,7 @@ Activation = Callable[[Array], Array]
 def affine(
     x: Float[Array, '... I'], weight: Float[Array, 'I O'], bias: Float[Array, ' O'] | None = None
 ) -> Float[Array, '... O']:
-    """`x W + b` in full float32, because sines with factors of 30 follow.
-
-    Example:
-      >>> affine(jnp.array([1.0, 2.0]), jnp.eye(2), jnp.array([0.5, 0.0])).tolist()
-      [1.5, 2.0]
-    """
+    """`x W + b` in full float32, because sines with factors of 30 follow."""
     out = jnp.matmul(x, weight, precision=jax.lax.Precision.HIGHEST)
     return out if bias is None else out + bias
 
@@ -42,14 +37,8 @@ def perceptron(
     """Layers one after the other, with an activation behind each of them but the last.
 
     Args:
-      x: the input.
       layers: matrix and vector of every layer.
       activations: one fewer than there are layers.
-
-    Example:
-      >>> layer = (2 * jnp.eye(1), jnp.zeros(1))
-      >>> perceptron(jnp.array([-3.0]), [layer, layer], [jnp.abs]).tolist()
-      [12.0]
     """
     for (weight, bias), activation in zip(layers[:-1], activations, strict=True):
         x = activation(affine(x, weight, bias))
@@ -63,7 +52,6 @@ class Dense(nnx.Module):
       inputs, outputs: sizes.
       bound: the weights are drawn uniformly from -bound .. bound.
       bias: so are the biases, from -bias .. bias; None for a layer without biases.
-      rngs: draws them.
     """
 
     def __init__(self, inputs: int, outputs: int, bound: float, bias: float | None, rngs: nnx.Rngs):
@@ -96,8 +84,9 @@ class FieldNetwork(nnx.Module):
 
     A subclass writes `values`, which reads the features of a point, or its coordinates if the
     network has none of them (`takes_features` is False). One point's values do not depend on the
-    other points. A constructor takes the sizes from its context: `features` (F, how many features a
-    point has), `components` (d, how many coordinates) and `outputs`.
+    other points. A constructor takes from its context: `features` (F, how many features a point
+    has), `components` (d, how many coordinates), `outputs` (how many values), and `rngs`, which
+    draws the parameters.
 
     Attributes:
       card: the catalogue entry, set by `register`.
@@ -132,7 +121,6 @@ class FieldNetwork(nnx.Module):
         Args:
           features: of the points; None for a network that reads the coordinates themselves. A
             network that reads features takes the coordinates as such where there are no others.
-          coords: the points.
           key: draws what training drops; None drops nothing.
           progress: the share of training that is over, for networks that grow; None is the end.
 
@@ -159,11 +147,7 @@ class FieldNetwork(nnx.Module):
 
 
 def check_finite(coords: Num[Array, '... d'] | np.ndarray) -> None:
-    """Raises ValueError if a coordinate is not finite. Traced coordinates have no values to check.
-
-    Example:
-      >>> check_finite(jnp.array([0.0, 1.0]))
-    """
+    """Raises ValueError if a coordinate is not finite; traced ones have no values to check."""
     if isinstance(coords, jax.core.Tracer):
         return
     wrong = np.argwhere(~np.isfinite(np.asarray(coords)))
@@ -176,12 +160,7 @@ def check_finite(coords: Num[Array, '... d'] | np.ndarray) -> None:
 
 
 def check_size(what: str, value: int, most: int = MAX_WIDTH) -> int:
-    """`value` if it lies in 1 .. most. Raises ValueError with `what` otherwise.
-
-    Example:
-      >>> check_size('siren width', 64)
-      64
-    """
+    """`value` if it lies in 1 .. most. Raises ValueError with `what` otherwise."""
     if not 1 <= value <= most:
         raise ValueError(f'{what} must lie in 1 .. {most}, got {quoted(value)}')
     return value
@@ -194,19 +173,11 @@ def make_field(
 
     Args:
       spec: e.g. 'siren(width=64, layers=3)'.
-      features: F, how many features a point has.
-      outputs: how many values a point has.
       components: d, how many coordinates; 0 means `features`, for points without other features.
       rngs: draws the parameters; `nnx.Rngs(0)` if it is not given.
 
     Raises:
       SpecError: the string is wrong, or names several networks.
-
-    Example:
-      >>> network = make_field('siren(width=8, layers=2)', features=2, outputs=3)
-      >>> points = jnp.zeros((5, 2))
-      >>> network(points, points).shape
-      (5, 3)
     """
     nodes = spec_language.parse(spec, ('field',)).nodes
     if len(nodes) != 1:

@@ -28,10 +28,6 @@ def bands(
       frequencies: rows of random Fourier features, of which `count` from `first` are used; None
         for the bands `2^i pi x_j`, i = first .. first + count - 1, of every coordinate.
       first, count: which ones.
-
-    Example:
-      >>> bands(jnp.array([0.5]), None, 0, 1).round(3).tolist()
-      [1.0, -0.0]
     """
     if frequencies is None:
         scale = math.pi * 2.0 ** jnp.arange(first, first + count)
@@ -82,9 +78,6 @@ class Pins(FieldNetwork):
       encoding: 'nerf' (`2^i pi`), or 'rff': Gaussian frequencies, sorted by their size.
       sigma: standard deviation of the frequencies of 'rff'; 10 by default.
       progressive: whether levels become active one after the other.
-      components: d, how many coordinates a point has.
-      outputs: how many values a point has.
-      rngs: draws the parameters.
 
     Raises:
       SpecError: a sigma without 'rff'.

@@ -46,12 +46,6 @@ def poly_level(
 
     Returns:
       The features and the points.
-
-    Example:
-      >>> one = (jnp.eye(1), jnp.zeros(1))
-      >>> x, g = poly_level(None, jnp.array([3.0]), one, one, one)
-      >>> poly_level(x, g, one, one, one)[0].tolist()
-      [9.0]
     """
     leaky = lambda a: jnp.where(a >= 0, a, slope * a)
     grid = affine(grid, *turn)
@@ -95,9 +89,6 @@ class PolyInr(FieldNetwork):
       levels: how many.
       style: Z, width of a style.
       slope: of the leaky units; 1 makes the features a polynomial of degree `levels`.
-      components: d, how many coordinates a point has.
-      outputs: how many values a point has.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: sizes out of their range, or a slope outside [0, 1]; at call, features.

@@ -27,13 +27,7 @@ PRESETS = {'siren': 30.0, 'geo': 1.0}  # omega of all layers but the first
 def siren(
     x: Float[Array, '... I'], layers: Sequence[Weights], first: float = 30.0, hidden: float = 30.0
 ) -> Float[Array, '... O']:
-    """`h1 = sin(first (W1 x + b1))`, `h = sin(hidden (W h + b))`, and a last layer without sine.
-
-    Example:
-      >>> one = (jnp.eye(1), jnp.zeros(1))
-      >>> siren(jnp.array([0.5]), [one, one], first=jnp.pi).tolist()
-      [1.0]
-    """
+    """`h1 = sin(first (W1 x + b1))`, `h = sin(hidden (W h + b))`, and a last layer without sine."""
     omegas = [first] + [hidden] * (len(layers) - 2)
     return perceptron(x, layers, [lambda z, o=o: jnp.sin(o * z) for o in omegas])
 
@@ -54,7 +48,6 @@ def sine_layers(
       inputs, width, layers, outputs: sizes; `layers` counts those with an activation.
       hidden: omega of the layers behind the first.
       bias: 'usual' draws biases within 1 / sqrt(d), 'weights' within the bound of the weights.
-      rngs: draws them.
     """
     sizes = [inputs, *[width] * layers, outputs]
     bounds = [1 / inputs] + [math.sqrt(6 / width) / hidden] * layers
@@ -96,9 +89,6 @@ class Siren(FieldNetwork):
       layers: layers with a sine, the first included.
       preset: 'siren' or 'geo'.
       first: factor of the argument in the first layer.
-      features: how many features a point has.
-      outputs: how many values a point has.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: sizes out of their range, or a factor that is not positive.

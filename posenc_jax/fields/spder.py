@@ -18,10 +18,6 @@ from posenc_jax.protocol.registry import Card, Promises, register
 def root_sine(z: Float[Array, '...']) -> Float[Array, '...']:
     """`sin(z) sqrt(|z|)`, whose derivative `cos(z) sqrt(|z|) + sin|z| / (2 sqrt(|z|))` is 0 at 0;
     JAX would divide 0 by 0 there.
-
-    Example:
-      >>> float(root_sine(jnp.array(1.0))), float(jax.grad(root_sine)(jnp.zeros(())))
-      (0.8415, 0.0)
     """
     return jnp.sin(z) * jnp.sqrt(jnp.abs(z))
 
@@ -51,10 +47,6 @@ def spder_activation(z: Float[Array, '...'], damping: str = 'sqrt') -> Float[Arr
 
     Raises:
       SpecError: an unknown damping.
-
-    Example:
-      >>> [float(spder_activation(jnp.array(2.0), name)) for name in ('sqrt', 'arctan')]
-      [1.2859, 1.0067]
     """
     return DAMPED[check_choice('spder damping', damping, DAMPED)](z)
 
@@ -87,9 +79,6 @@ class Spder(FieldNetwork):
       layers: layers with an activation, the first included.
       damping: 'sqrt', 'arctan' (the authors' choice for sound), 'log', or 'one', which is SIREN.
       omega: factor of the arguments.
-      features: how many features a point has.
-      outputs: how many values a point has.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: sizes out of their range, or a factor that is not positive.

@@ -1,32 +1,30 @@
 """ABF: adjusted base frequency."""
 
 import dataclasses
-from typing import ClassVar
 
+from posenc_jax.methods.frequency_rule import STATIC, FrequencyRule
 from posenc_jax.methods.rope import rope_frequencies
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 @register(
     'abf',
     kind='frequencies',
     card=Card(
+        **STATIC,
         name='ABF',
         title='Effective Long-Context Scaling of Foundation Models',
         arxiv='2309.16039',
-        door='project',
         equation="theta'_t = b'^(-2t/D), b' = 500000",
         source='the paper; no code was released',
         authors='Xiong, Wenhan and Liu, Jingyu and Molybog, Igor and Zhang, Hejia and Bhargava, '
         'Prajjwal and Hou, Rui and others',
         year=2023,
         example='rope(freqs=abf())',
-        share='model',
-        promises=Promises(relative=True, fused=True),
     ),
 )
 @dataclasses.dataclass(frozen=True)
-class ABF:
+class ABF(FrequencyRule):
     """Replaces the rotary base by a larger one, for continued training at a longer length.
 
     `theta'_t = b'^(-2t/D)`. The base of the encoding itself has no effect. Differs from the paper:
@@ -45,13 +43,7 @@ class ABF:
       [1.0, 0.001414]
     """
 
-    spec_kind: ClassVar[str] = 'frequencies'
-    uses_length: ClassVar[bool] = False
-
     base: float = 500000.0
 
-    def __post_init__(self):
-        rope_frequencies(2, self.base)
-
-    def __call__(self, rotary_dim, base, length=None):
-        return rope_frequencies(rotary_dim, self.base), 1.0
+    def frequencies(self, rotary_dim, base):
+        return rope_frequencies(rotary_dim, self.base)

@@ -28,15 +28,6 @@ def dynamic_ntk_frequencies(
 
     Raises:
       ValueError: a factor below 1, a train_len that is no positive integer, a width below 4.
-
-    Example:
-      >>> import jax.numpy as jnp, numpy as np
-      >>> print(
-      ...     np.asarray(
-      ...         dynamic_ntk_frequencies(4, 10000.0, jnp.array(16), train_len=8, factor=2.0)
-      ...     )
-      ... )
-      [1.         0.00333333]
     """
     if rotary_dim < 4:
         raise ValueError(f'dynamic_ntk needs a rotary width of at least 4, got {rotary_dim}')

@@ -2,14 +2,14 @@
 
 import dataclasses
 import math
-from typing import ClassVar
 
 import numpy as np
 
 from posenc_jax.language.spec import CONTEXT
+from posenc_jax.methods.frequency_rule import STATIC, FrequencyRule
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.protocol.checks import check_factor, check_train_len
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def giraffe_frequencies(
@@ -33,10 +33,6 @@ def giraffe_frequencies(
 
     Raises:
       ValueError: a number out of range.
-
-    Example:
-      >>> giraffe_frequencies(8, 10000.0, power=1.0).round(5).tolist()
-      [1.0, 0.075, 0.005, 0.00025]
     """
     check_factor('giraffe', factor)
     if not (math.isfinite(power) and power >= 0):
@@ -53,10 +49,10 @@ def giraffe_frequencies(
     'giraffe',
     kind='frequencies',
     card=Card(
+        **STATIC,
         name='Giraffe',
         title='Giraffe: Adventures in Expanding Context Lengths in LLMs',
         arxiv='2308.10882',
-        door='project',
         equation="x_t = theta_t/s (1 - 2t/D)^k; with c = 2 pi/L: theta'_t = x_t if x_t >= c, "
         'c/16 if x_t >= c/8, else 0',
         source='abacusai/Long-Context',
@@ -64,12 +60,10 @@ def giraffe_frequencies(
         'Sundararajan, Arvind and Naidu, Siddartha',
         year=2023,
         example='rope(freqs=giraffe(factor=2.0, power=0.1, truncated=True, train_len=64))',
-        share='model',
-        promises=Promises(relative=True, fused=True),
     ),
 )
 @dataclasses.dataclass(frozen=True)
-class Giraffe:
+class Giraffe(FrequencyRule):
     """Scales rotary frequencies linearly or by a power, and truncates those that complete no turn
     within the trained length.
 
@@ -95,19 +89,12 @@ class Giraffe:
       [1.0, 0.1, 0.0, 0.0]
     """
 
-    spec_kind: ClassVar[str] = 'frequencies'
-    uses_length: ClassVar[bool] = False
-
     factor: float = 1.0
     power: float = 0.0
     truncated: bool = False
     train_len: int = CONTEXT
 
-    def __post_init__(self):
-        self(2, 10000.0)  # the formula checks its own arguments
-
-    def __call__(self, rotary_dim, base, length=None):
+    def frequencies(self, rotary_dim, base):
         cut = self.train_len if self.truncated else None
-        return giraffe_frequencies(
-            rotary_dim, base, factor=self.factor, power=self.power, truncate=cut
-        ), 1.0
+        options = dict(factor=self.factor, power=self.power, truncate=cut)
+        return giraffe_frequencies(rotary_dim, base, **options)

@@ -2,14 +2,14 @@
 
 import dataclasses
 import math
-from typing import ClassVar
 
 import numpy as np
 
 from posenc_jax.language.spec import CONTEXT
+from posenc_jax.methods.frequency_rule import STATIC, FrequencyRule
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.protocol.checks import check_factor, check_train_len
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def llama3_frequencies(
@@ -34,12 +34,6 @@ def llama3_frequencies(
 
     Raises:
       ValueError: a factor below 1, no train_len, lf or hf not ordered.
-
-    Example:
-      >>> (llama3_frequencies(8, 5e5, 8.0, 256) / llama3_frequencies(8, 5e5, 1.0, 256)).round(
-      ...     3
-      ... ).tolist()
-      [1.0, 0.28, 0.125, 0.125]
     """
     check_factor('llama3_rope', factor), check_train_len('llama3_rope', train_len)
     if not 0 < low_freq_factor < high_freq_factor:
@@ -57,10 +51,10 @@ def llama3_frequencies(
     'llama3_rope',
     kind='frequencies',
     card=Card(
+        **STATIC,
         name='Llama 3 RoPE',
         title='The Llama 3 Herd of Models',
         arxiv='2407.21783',
-        door='project',
         equation="theta'_t = g theta_t + (1-g) theta_t / s, g = clip((L theta_t / 2 pi - lf) / "
         '(hf - lf), 0, 1)',
         source='huggingface/transformers, rope_type "llama3"',
@@ -68,12 +62,10 @@ def llama3_frequencies(
         'and others',
         year=2024,
         example='rope(freqs=llama3_rope(factor=4.0, train_len=64))',
-        share='model',
-        promises=Promises(relative=True, fused=True),
     ),
 )
 @dataclasses.dataclass(frozen=True)
-class Llama3RoPE:
+class Llama3RoPE(FrequencyRule):
     """Keeps rotary planes that turn often within the trained length and interpolates those that
     hardly turn once.
 
@@ -96,17 +88,11 @@ class Llama3RoPE:
       [1.0, 0.01054, 0.00018, 1e-05]
     """
 
-    spec_kind: ClassVar[str] = 'frequencies'
-    uses_length: ClassVar[bool] = False
-
     factor: float = 8.0
     train_len: int = CONTEXT
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
 
-    def __post_init__(self):
-        self(2, 10000.0)  # the formula checks its own arguments
-
-    def __call__(self, rotary_dim, base, length=None):
+    def frequencies(self, rotary_dim, base):
         bounds = dict(low_freq_factor=self.low_freq_factor, high_freq_factor=self.high_freq_factor)
-        return llama3_frequencies(rotary_dim, base, self.factor, self.train_len, **bounds), 1.0
+        return llama3_frequencies(rotary_dim, base, self.factor, self.train_len, **bounds)

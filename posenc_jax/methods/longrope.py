@@ -24,10 +24,6 @@ def longrope_temperature(factor: float, train_len: int, magnitude: Magnitude = '
 
     Raises:
       ValueError: a factor below 1, a train_len below 2, an unknown choice.
-
-    Example:
-      >>> round(longrope_temperature(32.0, 4096), 6)
-      1.190238
     """
     check_factor('longrope', factor)
     check_choice('magnitude', magnitude, ('su', 'yarn', 'none'))
@@ -48,10 +44,6 @@ def longrope_temperature(factor: float, train_len: int, magnitude: Magnitude = '
 def rescaled_factors(factors, scale: float, new_scale: float) -> np.ndarray:
     """Factors lambda that were found for the scale s, carried over to the scale s':
     `1 + (lambda - 1) (s' - 1) / (s - 1)`.
-
-    Example:
-      >>> rescaled_factors([1.0, 16.5, 32.0], 32.0, 16.0).tolist()
-      [1.0, 8.5, 16.0]
     """
     if check_factor('longrope', scale) == 1:
         raise ValueError(

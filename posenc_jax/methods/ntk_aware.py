@@ -1,13 +1,11 @@
 """NTK-aware scaling: a larger rotary base."""
 
 import dataclasses
-from typing import ClassVar
 
-import numpy as np
-
+from posenc_jax.methods.frequency_rule import STATIC, FrequencyRule
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.protocol.checks import check_factor
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def ntk_aware_base(rotary_dim: int, base: float, factor: float) -> float:
@@ -16,10 +14,6 @@ def ntk_aware_base(rotary_dim: int, base: float, factor: float) -> float:
 
     Raises:
       ValueError: a factor below 1; a width below 4, where the highest frequency is the lowest.
-
-    Example:
-      >>> round(ntk_aware_base(128, 10000.0, factor=4.0), 3)
-      40889.942
     """
     if rotary_dim < 4:
         raise ValueError(f'ntk_aware needs a rotary width of at least 4, got {rotary_dim}')
@@ -30,21 +24,19 @@ def ntk_aware_base(rotary_dim: int, base: float, factor: float) -> float:
     'ntk_aware',
     kind='frequencies',
     card=Card(
+        **STATIC,
         name='NTK-aware',
         title='YaRN: Efficient Context Window Extension of Large Language Models',
         arxiv='2309.00071',
-        door='project',
         equation="theta'_t = b'^(-2t/D), b' = b s^(D/(D-2))",
         source='jquesnelle/yarn',
         authors='Peng, Bowen and Quesnelle, Jeffrey and Fan, Honglu and Shippole, Enrico',
         year=2023,
         example='rope(freqs=ntk_aware(factor=4.0))',
-        share='model',
-        promises=Promises(relative=True, fused=True),
     ),
 )
 @dataclasses.dataclass(frozen=True)
-class NTKAware:
+class NTKAware(FrequencyRule):
     """Raises the rotary base so that low frequencies are interpolated and high ones kept; no
     fine-tuning needed.
 
@@ -63,13 +55,7 @@ class NTKAware:
       (array([1.    , 0.0025]), 1.0)
     """
 
-    spec_kind: ClassVar[str] = 'frequencies'
-    uses_length: ClassVar[bool] = False
-
     factor: float
 
-    def __post_init__(self):
-        check_factor('ntk_aware', self.factor)
-
-    def __call__(self, rotary_dim: int, base: float, length=None) -> tuple[np.ndarray, float]:
-        return rope_frequencies(rotary_dim, ntk_aware_base(rotary_dim, base, self.factor)), 1.0
+    def frequencies(self, rotary_dim, base):
+        return rope_frequencies(rotary_dim, ntk_aware_base(rotary_dim, base, self.factor))

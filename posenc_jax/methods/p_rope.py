@@ -1,13 +1,14 @@
 """p-RoPE: only the highest frequencies rotate."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
+from posenc_jax.methods.frequency_rule import STATIC, FrequencyRule
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Keep = Literal['highest', 'lowest', 'compressed']
 
@@ -27,10 +28,6 @@ def p_rope_frequencies(
 
     Raises:
       ValueError: p outside [0, 1], an unknown choice.
-
-    Example:
-      >>> p_rope_frequencies(8, 10000.0, 0.5).tolist()
-      [1.0, 0.1, 0.0, 0.0]
     """
     check_choice('keep', keep, ('highest', 'lowest', 'compressed'))
     if not 0 <= p <= 1:
@@ -51,22 +48,20 @@ def p_rope_frequencies(
     'p_rope',
     kind='frequencies',
     card=Card(
+        **STATIC,
         name='p-RoPE',
         title='Round and Round We Go! What makes Rotary Positional Encodings useful?',
         arxiv='2410.06205',
-        door='project',
         equation="theta'_t = theta_t for t < floor(p D / 2), else 0",
         source='appendix of the paper; huggingface/transformers, rope_type "proportional"',
         authors='Barbero, Federico and Vitvitskyi, Alex and Perivolaropoulos, Christos and '
         'Pascanu, Razvan and Velickovic, Petar',
         year=2024,
         example='rope(freqs=p_rope(p=0.75))',
-        share='model',
-        promises=Promises(relative=True, fused=True),
     ),
 )
 @dataclasses.dataclass(frozen=True)
-class PRoPE:
+class PRoPE(FrequencyRule):
     """Rotates the fraction `p` of planes with the highest frequencies; the others carry content
     without position.
 
@@ -87,14 +82,8 @@ class PRoPE:
       [1.0, 0.1, 0.0, 0.0]
     """
 
-    spec_kind: ClassVar[str] = 'frequencies'
-    uses_length: ClassVar[bool] = False
-
     p: float = 0.75
     keep: Keep = 'highest'
 
-    def __post_init__(self):
-        self(2, 10000.0)  # the formula checks its own arguments
-
-    def __call__(self, rotary_dim, base, length=None):
-        return p_rope_frequencies(rotary_dim, base, self.p, keep=self.keep), 1.0
+    def frequencies(self, rotary_dim, base):
+        return p_rope_frequencies(rotary_dim, base, self.p, keep=self.keep)

@@ -1,22 +1,18 @@
 """PI: position interpolation."""
 
 import dataclasses
-from typing import ClassVar
 
 import numpy as np
 
+from posenc_jax.methods.frequency_rule import STATIC, FrequencyRule
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.protocol.checks import check_factor
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def pi_frequencies(rotary_dim: int, base: float, factor: float) -> np.ndarray:
     """`theta_t / factor`, float64. With them, position i is rotated like position i / factor with
     theta.
-
-    Example:
-      >>> pi_frequencies(4, 10000.0, factor=4.0).tolist()
-      [0.25, 0.0025]
     """
     return rope_frequencies(rotary_dim, base) / check_factor('pi', factor)
 
@@ -25,21 +21,19 @@ def pi_frequencies(rotary_dim: int, base: float, factor: float) -> np.ndarray:
     'pi',
     kind='frequencies',
     card=Card(
+        **STATIC,
         name='PI',
         title='Extending Context Window of Large Language Models via Positional Interpolation',
         arxiv='2306.15595',
-        door='project',
         equation='A_it = (i / s) theta_t',
         source='huggingface/transformers, rope_type "linear"',
         authors='Chen, Shouyuan and Wong, Sherman and Chen, Liangjian and Tian, Yuandong',
         year=2023,
         example='rope(freqs=pi(factor=4.0))',
-        share='model',
-        promises=Promises(relative=True, fused=True),
     ),
 )
 @dataclasses.dataclass(frozen=True)
-class PI:
+class PI(FrequencyRule):
     """Divides every rotary frequency by `factor`, so that `factor` times the trained length stays
     within the trained angles.
 
@@ -59,13 +53,7 @@ class PI:
       (array([0.5  , 0.005]), 1.0)
     """
 
-    spec_kind: ClassVar[str] = 'frequencies'
-    uses_length: ClassVar[bool] = False
-
     factor: float
 
-    def __post_init__(self):
-        check_factor('pi', self.factor)
-
-    def __call__(self, rotary_dim, base, length=None):
-        return pi_frequencies(rotary_dim, base, self.factor), 1.0
+    def frequencies(self, rotary_dim, base):
+        return pi_frequencies(rotary_dim, base, self.factor)

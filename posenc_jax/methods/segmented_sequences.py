@@ -21,10 +21,6 @@ def chunk_ids(
 
     Raises:
       ValueError: segments that do not divide the text and the count, or a count beyond the text.
-
-    Example:
-      >>> chunk_ids(np.random.default_rng(0), 12, 6, 3).tolist()
-      [6, 7, 8, 9, 10, 11]
     """
     check_chunks(source_len, count, segment_len)
     drawn = np.sort(rng.choice(source_len // segment_len, count // segment_len, replace=False))
@@ -32,13 +28,7 @@ def chunk_ids(
 
 
 def check_chunks(source_len: int, count: int, segment_len: int) -> None:
-    """Whether `chunk_ids` can draw; arguments and errors are its own.
-
-    Example:
-      >>> check_chunks(12, 6, 4)
-      Traceback (most recent call last):
-      ValueError: segmented_sequences: segments of 4 tokens do not divide the 6 tokens of a row
-    """
+    """Whether `chunk_ids` can draw; arguments and errors are its own."""
     _check_count(source_len, count)
     if not isinstance(segment_len, numbers.Integral) or segment_len < 1:
         raise ValueError(
@@ -69,10 +59,6 @@ def prefix_ids(
 
     Raises:
       ValueError: a prefix longer than the count or with no run after it; a count beyond the text.
-
-    Example:
-      >>> prefix_ids(np.random.default_rng(0), 12, 6, 2).tolist()
-      [5, 7, 8, 9, 10, 11]
     """
     check_prefix(source_len, count, prefix_len)
     run = count - prefix_len
@@ -83,14 +69,7 @@ def prefix_ids(
 
 
 def check_prefix(source_len: int, count: int, prefix_len: int) -> None:
-    """Whether `prefix_ids` can draw; arguments and errors are its own.
-
-    Example:
-      >>> check_prefix(12, 6, 6)
-      Traceback (most recent call last):
-      ValueError: segmented_sequences: prefix_len must lie in 0 .. 5, so that a run follows in a row
-        of 6 tokens, got 6
-    """
+    """Whether `prefix_ids` can draw; arguments and errors are its own."""
     _check_count(source_len, count)
     if not 0 <= prefix_len < count:
         raise ValueError(
@@ -115,11 +94,6 @@ def stretched_table(table: Float[Array, 'M D'], factor: int) -> Float[Array, 'sM
 
     Raises:
       ValueError: a factor that is no integer of at least 1.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> stretched_table(jnp.array([[0.0], [4.0]]), 4)[:, 0].tolist()
-      [0.0, 1.0, 2.0, 3.0, 4.0, 4.0, 4.0, 4.0]
     """
     check_stretch(factor)
     whole, rest = np.divmod(np.arange(len(table) * factor), factor)
@@ -135,10 +109,6 @@ def check_stretch(factor: int) -> int:
 
     Raises:
       ValueError: it is not.
-
-    Example:
-      >>> check_stretch(4)
-      4
     """
     if isinstance(factor, bool) or not isinstance(factor, (int, np.integer)) or factor < 1:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +29,6 @@ def yarn_temperature(
 
     If `mscale` a and `mscale_all_dim` c are both given, `(0.1 a ln s + 1) / (0.1 c ln s + 1)`. An
     array of s gives an array of m.
-
-    Example:
-      >>> (
-      ...     round(yarn_temperature(4.0), 6),
-      ...     round(yarn_temperature(40.0, mscale=1.0, mscale_all_dim=0.8), 6),
-      ... )
-      (1.138629, 1.056966)
     """
     log = jnp.log(factor) if isinstance(factor, jax.Array) else math.log(factor)
     grown = lambda slope: 0.1 * slope * log + 1.0
@@ -66,15 +59,22 @@ def yarn_ramp(
     truncate: bool = True,
     ramp: Ramp = 'index',
 ) -> Float[np.ndarray, 'F']:
-    """How far each plane t is interpolated, from 0 to 1. Arguments are those of `yarn_frequencies`,
-    whose planes are 0, 1, 2, ...
+    """How far each plane t is interpolated, from 0 to 1: `clip((t - lo) / (hi - lo), 0, 1)`. lo and
+    hi are the planes that turn `beta_fast` and `beta_slow` times in L positions, `D ln(L / (2 pi
+    beta)) / (2 ln b)`.
 
-    `ramp_t = clip((t - lo) / (hi - lo), 0, 1)`. t may be a fraction; the plane has the frequency
-    `base^(-2t / D)`.
+    Args:
+      planes: t, which may be a fraction; the plane has the frequency `b^(-2t / D)`.
+      rotary_dim, base: D, b.
+      train_len: L.
+      beta_fast: rotations within L above which a plane is kept.
+      beta_slow: rotations within L below which a plane is interpolated by s.
+      truncate: whether lo is rounded down and hi up, as in the released code.
+      ramp: 'index' for a ramp that is linear in the index of the plane, as in every released
+        implementation; 'rotations' for one linear in its rotations, as in the paper's text.
 
-    Example:
-      >>> yarn_ramp(np.array([0.0, 1.0, 1.5, 3.0]), 16, 10000.0, 64).round(3).tolist()
-      [0.0, 0.333, 0.5, 1.0]
+    Raises:
+      ValueError: no train_len, betas that are not ordered, an unknown ramp, a base of 1 or less.
     """
     check_train_len('yarn', train_len)
     check_choice('ramp', ramp, ('index', 'rotations'))
@@ -106,53 +106,24 @@ def yarn_frequencies(
     base: float,
     factor: float | Double | Float[Array, '...'],
     train_len: int,
-    *,
-    beta_fast: float = 32.0,
-    beta_slow: float = 1.0,
-    truncate: bool = True,
-    ramp: Ramp = 'index',
+    **ramp: Any,
 ) -> np.ndarray | Double:
     """`theta_t ((1 - ramp_t) + ramp_t / s)`, float64: planes that turn often are kept, and those
     that turn rarely are interpolated.
 
-    `ramp_t = clip((t - lo) / (hi - lo), 0, 1)`; lo and hi are the planes that turn `beta_fast` and
-    `beta_slow` times in `train_len` positions, `D ln(L / (2 pi beta)) / (2 ln b)`.
-
     Args:
-      rotary_dim, base: D, b.
+      rotary_dim, base, train_len, ramp: as for `yarn_ramp`.
       factor: s, at least 1. A `Double` or an array [...] is not checked, and gives a `Double`
         [..., D/2].
-      train_len: L.
-      beta_fast: rotations within L above which a plane is kept.
-      beta_slow: rotations within L below which a plane is interpolated by s.
-      truncate: whether lo is rounded down and hi up, as in the released code.
-      ramp: 'index' for a ramp that is linear in the index of the plane, as in every released
-        implementation; 'rotations' for one linear in its rotations, as in the paper's text.
 
     Raises:
-      ValueError: a factor below 1, no train_len, betas that are not ordered, an unknown ramp, a
-        base of 1 or less.
-
-    Example:
-      >>> (yarn_frequencies(16, 10000.0, 4.0, 64) / yarn_frequencies(16, 10000.0, 1.0, 64)).round(
-      ...     2
-      ... ).tolist()
-      [1.0, 0.75, 0.5, 0.25, 0.25, 0.25, 0.25, 0.25]
+      ValueError: a factor below 1; as for `yarn_ramp`.
     """
     current = isinstance(factor, (Double, jax.Array))
     factor = Double.of(factor) if current else factor
     check_factor('yarn', 1.0 if current else factor)
-    theta = rope_frequencies(rotary_dim, base)
-    betas = dict(beta_fast=beta_fast, beta_slow=beta_slow)
-    interpolated = yarn_ramp(
-        np.arange(rotary_dim // 2),
-        rotary_dim,
-        base,
-        train_len,
-        truncate=truncate,
-        ramp=ramp,
-        **betas,
-    )
+    theta, planes = rope_frequencies(rotary_dim, base), np.arange(rotary_dim // 2)
+    interpolated = yarn_ramp(planes, rotary_dim, base, train_len, **ramp)
     if current:  # in a form that gives theta itself where s = 1
         return theta * (1.0 - interpolated * (1.0 - 1.0 / factor[..., None]))
     return theta * (1.0 - interpolated) + theta / factor * interpolated
@@ -196,7 +167,7 @@ class YaRN:
       factor: s = new length / trained length, at least 1. A dynamic rule takes no factor, since its
         s follows the length without a bound.
       train_len: L, from the model.
-      beta_fast, beta_slow, truncate, ramp: see `yarn_frequencies`.
+      beta_fast, beta_slow, truncate, ramp: see `yarn_ramp`.
       attention_factor, mscale, mscale_all_dim: see `yarn_temperature`; `attention_factor=1.0` is
         "NTK by parts". A given attention factor is m at every length.
       dynamic: whether s follows the current length.
@@ -248,23 +219,13 @@ class YaRN:
         if not self.dynamic:
             return self._rule(rotary_dim, base, self.factor)
         # s = 1 + (l - L) / L. The excess l - L is an integer, so that l = L gives exactly 1.
-        return self._rule(
-            rotary_dim,
-            base,
-            1.0 + Double.of(jnp.maximum(length - self.train_len, 0)) * (1.0 / self.train_len),
-        )
+        excess = Double.of(jnp.maximum(length - self.train_len, 0))
+        return self._rule(rotary_dim, base, 1.0 + excess * (1.0 / self.train_len))
 
     def _rule(self, rotary_dim, base, factor):
-        inv_freq = yarn_frequencies(
-            rotary_dim,
-            base,
-            factor,
-            self.train_len,
-            beta_fast=self.beta_fast,
-            beta_slow=self.beta_slow,
-            truncate=self.truncate,
-            ramp=self.ramp,
-        )
+        names = ('beta_fast', 'beta_slow', 'truncate', 'ramp')
+        ramp = {name: getattr(self, name) for name in names}
+        inv_freq = yarn_frequencies(rotary_dim, base, factor, self.train_len, **ramp)
         single = factor.high if isinstance(factor, Double) else factor
         return inv_freq, yarn_temperature(
             single, self.attention_factor, self.mscale, self.mscale_all_dim

@@ -1,48 +1,14 @@
-"""Layers in place of the common attention, and the small networks with which papers study them."""
+"""Layers in place of the common attention, and the small networks with which papers study them. A
+file is imported when a spec string, or somebody, asks for it.
 
-from posenc_jax.mixers import (
-    box_pe,
-    cheems,
-    cmc_pe,
-    encoder_decoder,
-    gin,
-    gmu_hybrid,
-    graph_attention,
-    gru,
-    htr_attention,
-    lavo,
-    lightnet,
-    lightnet_whole,
-    md_tpe,
-    monotonic_location,
-    number_network,
-    pcm_layer,
-    peg_causal,
-    recurrent_baselines,
-    rmat,
-    spatial_reduction,
-)
+A constructor takes its sizes (`model_dim`, `heads`, `kv_heads`, `head_dim`, `layers`) and `rngs`,
+which draws the parameters, from the model.
+"""
 
-__all__ = [
-    'box_pe',
-    'cheems',
-    'cmc_pe',
-    'encoder_decoder',
-    'gin',
-    'gmu_hybrid',
-    'graph_attention',
-    'gru',
-    'htr_attention',
-    'lavo',
-    'lightnet',
-    'lightnet_whole',
-    'md_tpe',
-    'monotonic_location',
-    'number_network',
-    'pcm_layer',
-    'peg_causal',
-    'recurrent_baselines',
-    'rmat',
-    'spatial_reduction',
-]
+import pathlib
+
+from posenc_jax.protocol.lazy import names_from
+
+_FILES = sorted(p.stem for p in pathlib.Path(__file__).parent.glob('[a-z]*.py'))
+__all__, __getattr__ = names_from(__name__, __name__, dict.fromkeys(_FILES, ''))
 __dir__ = __all__.copy

@@ -26,11 +26,6 @@ def check_boxes(boxes: Any) -> None:
     Raises:
       ValueError: another shape; numbers that are not finite or lie outside [0, 1]; a box without
         width or height. The message has the first such box.
-
-    Example:
-      >>> check_boxes(np.array([[0.5, 0.5, 0.2, 0.0]]))
-      Traceback (most recent call last):
-      ValueError: box 0 has no width or no height: [0.5, 0.5, 0.2, 0.0]
     """
     if np.ndim(boxes) < 1 or np.shape(boxes)[-1] != 4:
         raise ValueError(f'boxes are (cx, cy, w, h), [..., 4], got {np.shape(boxes)}')
@@ -48,12 +43,7 @@ def check_boxes(boxes: Any) -> None:
 
 
 def sine_features(values: Float[Array, '...'], features: int = 128) -> Float[Array, '... F']:
-    """`[sin a_0, cos a_0, sin a_1, ...]` with `a_i = 2 pi v / 10000^(2 i / F)`, float32.
-
-    Example:
-      >>> sine_features(jnp.float32(0.125), 4).round(4).tolist()
-      [0.7071, 0.7071, 0.0079, 1.0]
-    """
+    """`[sin a_0, cos a_0, sin a_1, ...]` with `a_i = 2 pi v / 10000^(2 i / F)`, float32."""
     rates = 2 * np.pi / 10000.0 ** (np.arange(0, features, 2) / features)
     angles = values.astype(jnp.float32)[..., None] * rates.astype(np.float32)
     both = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
@@ -65,10 +55,6 @@ def box_features(boxes: Float[Array, '... 4'], features: int = 128) -> Float[Arr
 
     Raises:
       ValueError: an odd number of features; as for `check_boxes`.
-
-    Example:
-      >>> box_features(jnp.array([0.5, 0.375, 0.25, 0.5]), 2).round(2).tolist()
-      [0.71, -0.71, -0.0, -1.0, 1.0, -0.0, -0.0, -1.0]
     """
     if features < 2 or features % 2:
         raise ValueError(f'features must be even and at least 2, got {features}')
@@ -78,12 +64,7 @@ def box_features(boxes: Float[Array, '... 4'], features: int = 128) -> Float[Arr
 
 
 def sine_map(rows: int, columns: int, features: int = 128) -> Float[Array, 'rows columns F']:
-    """The sine features of y and x at the centres of the cells of an image, 2 times `features`.
-
-    Example:
-      >>> sine_map(4, 1, 2)[0, 0].round(2).tolist()  # y = 1/8, x = 1/2
-      [0.71, 0.71, -0.0, -1.0]
-    """
+    """The sine features of y and x at the centres of the cells of an image, 2 times `features`."""
     y = sine_features((jnp.arange(rows) + 0.5) / rows, features)[:, None]
     x = sine_features((jnp.arange(columns) + 0.5) / columns, features)[None]
     size = (rows, columns, features)
@@ -96,10 +77,6 @@ def centerness(size: int) -> Float[Array, '{size} {size}']:
 
     Raises:
       ValueError: a size below 1.
-
-    Example:
-      >>> centerness(3).round(4).tolist()
-      [[0.2, 0.4472, 0.2], [0.4472, 1.0, 0.4472], [0.2, 0.4472, 0.2]]
     """
     if size < 1:
         raise ValueError(f'the grid of a box has at least one cell, got {size}')
@@ -113,11 +90,6 @@ def roi_samples(
 ) -> Float[Array, 'N {size*size} C']:
     """The image at the centres of the size x size cells of each box, row by row, by bilinear
     interpolation between the centres of pixels. Outside of these the nearest one counts.
-
-    Example:
-      >>> image = jnp.arange(4.0).reshape(2, 2, 1)
-      >>> roi_samples(image, jnp.array([[0.5, 0.5, 1.0, 1.0]]), 2)[0, :, 0].tolist()
-      [0.0, 1.0, 2.0, 3.0]
     """
     cells = (jnp.arange(size) + 0.5) / size - 0.5
     weigh = lambda centre, side, count: _bilinear(centre[:, None] + side[:, None] * cells, count)
@@ -148,12 +120,6 @@ def proposal_attention(
       e: encodings of their boxes; None for none.
       content: the maps 'q', 'k' and 'v' of f.
       position: the maps 'q' and 'k' of e.
-
-    Example:
-      >>> one = jnp.ones((1, 1, 1))
-      >>> maps = dict(q=one, k=one, v=one)
-      >>> proposal_attention(jnp.array([[[0.0], [2.0]]]), None, maps, {})[0, 0, 0].tolist()
-      [1.0]
     """
     project = lambda a, w: jnp.einsum('bnd,dhk->bnhk', a, w)
     q, k, v = (project(f, content[name]) for name in 'qkv')
@@ -181,14 +147,6 @@ def kernel_positions(
       gate: g(f), of the proposal.
       ref: reference width and height of the proposal, in (0, 1).
       cen: of `centerness`.
-
-    Example:
-      >>> one = jnp.ones((1, 4))
-      >>> found = kernel_positions(
-      ...     one, jnp.array([[0.5, 0.5, 0.5, 0.25]]), one[:, :2], one[:, :2], jnp.ones((1, 1))
-      ... )
-      >>> found.tolist()
-      [[[4.0, 2.0]]]
     """
     y, x = jnp.split(pe[..., : pe.shape[-1] // 2] * gate, 2, axis=-1)
     y = y * ref[..., 1:] / boxes[..., 3:]
@@ -202,13 +160,7 @@ def position_term(
     w_q: Float[Array, 'G A'],
     w_k: Float[Array, 'G A'],
 ) -> Float[Array, '... cells']:
-    """`<Wq fp, Wk kp>` of the positions of features and kernels, a number a cell.
-
-    Example:
-      >>> one = jnp.ones((1, 2))
-      >>> position_term(one, 2 * one, jnp.eye(2), jnp.eye(2)).tolist()
-      [4.0]
-    """
+    """`<Wq fp, Wk kp>` of the positions of features and kernels, a number a cell."""
     return ((feature @ w_q) * (kernel @ w_k)).sum(-1)
 
 
@@ -220,10 +172,6 @@ def dynamic_convolution(
     """`F K + s`: the features of a box times the kernel of its proposal, plus one number a cell in
     all channels. This is one convolution of features and positions joined along the channels, with
     a kernel whose rows of positions are the same for all outputs.
-
-    Example:
-      >>> dynamic_convolution(jnp.ones((1, 2)), jnp.eye(2), jnp.array([0.5])).tolist()
-      [[1.5, 1.5]]
     """
     out = roi @ kernel
     return out if term is None else out + term[..., None]

@@ -38,12 +38,7 @@ class Decoded(NamedTuple):
 
 
 def inverse_sigmoid(p: Float[Array, '...']) -> Float[Array, '...']:
-    """The logit of p, which is kept 1e-4 away from 0 and 1.
-
-    Example:
-      >>> inverse_sigmoid(jnp.array([0.5, 1.0])).round(2).tolist()
-      [0.0, 9.21]
-    """
+    """The logit of p, which is kept 1e-4 away from 0 and 1."""
     p = jnp.clip(p, 1e-4, 1 - 1e-4)
     return jnp.log(p) - jnp.log1p(-p)
 
@@ -53,10 +48,6 @@ def moved_boxes(boxes: Float[Array, '... 4'], delta: Float[Array, '... 4']) -> A
     free room that lies left of and above the box, the last two to the logits of width and height.
     So every result lies in the image, with a positive size. Zero moves no box of the image; a box
     that reaches out of it is moved to the nearest edge.
-
-    Example:
-      >>> moved_boxes(jnp.array([0.5, 0.5, 0.5, 0.5]), jnp.zeros(4)).round(4).tolist()
-      [0.5, 0.5, 0.5, 0.5]
     """
     low, high = boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2
     side = jax.nn.sigmoid(inverse_sigmoid(high - low) + delta[..., 2:])
@@ -105,7 +96,6 @@ class BoxLayer(nnx.Module):
       cells: P.
       hidden: width of e, and of its network.
       attention, convolution: whether the encodings act in either.
-      rngs: draws the parameters, Xavier-uniform.
 
     Raises:
       ValueError: a size below 1, heads that do not divide the width; at call, boxes that are none

@@ -11,7 +11,7 @@ from posenc_jax.layer.layers import linear, normal, zeros
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.layer.sharding import constrain
 from posenc_jax.methods.rope import rope_frequencies, rotate
-from posenc_jax.mixers.pieces import from_heads, input_weights, output_weights, to_heads
+from posenc_jax.mixers.head_projections import from_heads, input_weights, output_weights, to_heads
 from posenc_jax.mixers.ssd import ssd_chunks
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.registry import Card, Promises, register

@@ -31,12 +31,6 @@ def aligned(
 
     Raises:
       SpecError, ValueError: an unknown alignment; a length below 1.
-
-    Example:
-      >>> aligned(jnp.array([[0.0], [4.0]]), 4)[:, 0].tolist()
-      [0.0, 1.0, 3.0, 4.0]
-      >>> aligned(jnp.array([[0.0], [4.0]]), 4, 'nearest')[:, 0].tolist()
-      [0.0, 0.0, 4.0, 4.0]
     """
     check_choice('aligned align', align, ALIGNS)
     if not is_size(length):
@@ -53,12 +47,7 @@ def aligned(
 
 
 def normalized(x: Float[Array, '... D'], epsilon: float = 1e-6) -> Float[Array, '... D']:
-    """Every vector less its mean, divided by its standard deviation, in float32.
-
-    Example:
-      >>> normalized(jnp.array([1.0, 3.0])).round(3).tolist()
-      [-1.0, 1.0]
-    """
+    """Every vector less its mean, divided by its standard deviation, in float32."""
     x = x.astype(jnp.float32)
     x = x - x.mean(-1, keepdims=True)
     return x / jnp.sqrt((x**2).mean(-1, keepdims=True) + epsilon)
@@ -70,13 +59,7 @@ def conditioned(
     w: Float[Array, 'E D'],
     align: Align = 'linear',
 ) -> Float[Array, '... T D']:
-    """`x_t + align(norm(other))_t W`, in the dtype of x.
-
-    Example:
-      >>> x, other = jnp.zeros((2, 1)), jnp.array([[1.0, 3.0], [3.0, 1.0]])
-      >>> conditioned(x, other, jnp.array([[0.0], [5.0]])).round(2).tolist()
-      [[5.0], [-5.0]]
-    """
+    """`x_t + align(norm(other))_t W`, in the dtype of x."""
     read = aligned(normalized(other), x.shape[-2], align)
     return x + (read @ w.astype(jnp.float32)).astype(x.dtype)
 

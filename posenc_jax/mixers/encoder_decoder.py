@@ -32,14 +32,7 @@ def enclose(
     start: Float[Array, 'E'],
     end: Float[Array, 'E'],
 ) -> Float[Array, 'B S+2 E']:
-    """Puts `start` before and `end` behind the first `length` rows of x; zeros follow.
-
-    Example:
-      >>> enclose(
-      ...     jnp.array([[[5.0], [6.0], [7.0]]]), jnp.array([2]), jnp.array([1.0]), jnp.array([2.0])
-      ... )[0, :, 0].tolist()
-      [1.0, 5.0, 6.0, 2.0, 0.0]
-    """
+    """Puts `start` before and `end` behind the first `length` rows of x; zeros follow."""
     behind = (jnp.arange(x.shape[1] + 2) - length[:, None] - 1)[..., None]  # 0 at the row of `end`
     x = jnp.pad(x, ((0, 0), (1, 1), (0, 0))).at[:, 0].set(start)
     return jnp.where(behind < 0, x, jnp.where(behind == 0, end, 0))
@@ -114,10 +107,8 @@ class EncoderDecoder(nnx.Module):
             )
         self.rate = rate
         normal = jax.random.normal(rngs.params(), (symbols, embedding), jnp.float32)
-        self.table, self.bias = (
-            nnx.Param((2 / symbols) ** 0.5 * normal),
-            nnx.Param(jnp.zeros(symbols, jnp.float32)),
-        )
+        self.table = nnx.Param((2 / symbols) ** 0.5 * normal)
+        self.bias = nnx.Param(jnp.zeros(symbols, jnp.float32))
         self.start, self.end = (nnx.Param(jnp.zeros(embedding, jnp.float32)) for _ in range(2))
         self.forwards, self.backwards = (GRU(embedding, hidden // 2, rngs=rngs) for _ in range(2))
         draw = lambda *shape: uniform(rngs, hidden**-0.5, *shape)
@@ -127,10 +118,8 @@ class EncoderDecoder(nnx.Module):
         make, own = (MonotonicLocation, own) if attention is None else (attention, {})
         self.attention = make(hidden, hidden, rngs=rngs, **own)
         self.cell = GRU(embedding + hidden, hidden, rngs=rngs)
-        self.w_out, self.b_out = (
-            uniform(rngs, (6 / (hidden + embedding)) ** 0.5, hidden, embedding),
-            draw(embedding),
-        )
+        self.w_out = uniform(rngs, (6 / (hidden + embedding)) ** 0.5, hidden, embedding)
+        self.b_out = draw(embedding)
 
     def encode(
         self, source: Int[Array, 'B S'], length: Int[Array, 'B'], *, key: Array | None = None

@@ -33,13 +33,7 @@ def edges_of(user: str, tok: Tokens) -> Bool[Array, 'B N N']:
 def neighbour_sums(
     x: Float[Array, 'B N D'], edges: Bool[Array, '#B N N'], epsilon: Float[Array, '']
 ) -> Float[Array, 'B N D']:
-    """`(1 + eps) x_i + sum over the neighbours j of i of x_j`, in float32 inside.
-
-    Example:
-      >>> path = jnp.array([[[0, 1, 0], [1, 0, 1], [0, 1, 0]]]) > 0
-      >>> neighbour_sums(jnp.array([[[1.0], [2.0], [4.0]]]), path, jnp.zeros(()))[0, :, 0].tolist()
-      [3.0, 7.0, 6.0]
-    """
+    """`(1 + eps) x_i + sum over the neighbours j of i of x_j`, in float32 inside."""
     wide = x.astype(jnp.float32)
     near = jnp.einsum('bnm,bmd->bnd', edges.astype(jnp.float32), wide)
     return ((1 + epsilon) * wide + near).astype(x.dtype)
@@ -74,8 +68,6 @@ class GIN(WholeMixer):
     Args:
       hidden: units between the two linear maps; 0 = model_dim.
       learn_epsilon: train eps; else it stays 0.
-      model_dim, layers: from the model.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: hidden below 0; at call, tokens that are no nodes of a graph.

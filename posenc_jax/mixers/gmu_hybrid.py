@@ -24,7 +24,7 @@ from posenc_jax.layer.recurrent_mixer import MixerState, RecurrentMixer
 from posenc_jax.layer.sharding import constrain, sharded_attend
 from posenc_jax.layer.stream import NoState, StreamingMixer
 from posenc_jax.mixers.cheems import Cheems
-from posenc_jax.mixers.pieces import from_heads, input_weights, output_weights, to_heads
+from posenc_jax.mixers.head_projections import from_heads, input_weights, output_weights, to_heads
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
@@ -54,13 +54,7 @@ def gated_memory(
     w_gate: Float[Array, 'D M'],
     w_out: Float[Array, 'M D'],
 ) -> Float[Array, 'B T D']:
-    """The gated memory unit `(m * silu(x w_gate)) w_out`, token by token, in the dtype of `x`.
-
-    Example:
-      >>> one = jnp.ones((1, 1, 1))
-      >>> gated_memory(one, 2 * one, one[0], one[0]).round(4).item()
-      1.4621
-    """
+    """The gated memory unit `(m * silu(x w_gate)) w_out`, token by token, in the dtype of `x`."""
     return linear(m.astype(x.dtype) * jax.nn.silu(linear(x, w_gate)), w_out)
 
 
@@ -80,18 +74,6 @@ def pattern_of(
 
     Raises:
       SpecError: another number of layers; a spec or a window that is not accepted.
-
-    Example:
-      >>> for spec in pattern_of(8):
-      ...     print(spec)
-      cheems(rotate=False)
-      window(size=64) | nope()
-      gmu_hybrid(part='scan', scan=cheems(rotate=False))
-      gmu_hybrid(part='keys')
-      gmu_hybrid(part='cross')
-      gmu_hybrid(part='gmu')
-      gmu_hybrid(part='cross')
-      gmu_hybrid(part='gmu')
     """
     if layers < 4 or layers % 2:
         nearest = max(4, layers + layers % 2)

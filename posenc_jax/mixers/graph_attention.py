@@ -79,8 +79,6 @@ class GraphAttention(WholeMixer):
 
     Args:
       edges: 'mask' or 'bias'.
-      model_dim, heads, kv_heads, head_dim, layers: from the model.
-      rngs: draws the parameters.
 
     Raises:
       SpecError: an unknown choice.

@@ -22,12 +22,6 @@ def gru_update(
       from_h: `W_h h + b_h`, in the same order. r multiplies h_n including its bias, so the two
         biases cannot be merged.
       h: the previous state.
-
-    Example:
-      >>> gru_update(
-      ...     jnp.array([9.0, -99.0, 0.0]), jnp.array([0.0, 0.0, 9.0]), jnp.array([0.5])
-      ... ).round(3).tolist()
-      [1.0]
     """
     x_r, x_z, x_n = jnp.split(from_x, 3, axis=-1)
     h_r, h_z, h_n = jnp.split(from_h, 3, axis=-1)
@@ -43,7 +37,6 @@ class GRU(nnx.Module):
 
     Args:
       inputs, features: widths of x and of the state, H.
-      rngs: draws the parameters.
 
     Example:
       >>> GRU(2, 3, rngs=nnx.Rngs(0))(jnp.zeros((5, 3)), jnp.ones((5, 2))).shape
@@ -67,13 +60,6 @@ class GRU(nnx.Module):
 
         Rows that are not valid do not change the state and are zero in the result. `reverse` runs
         from the last row to the first.
-
-        Example:
-          >>> states, last = GRU(2, 3, rngs=nnx.Rngs(0)).run(
-          ...     jnp.ones((1, 4, 2)), jnp.arange(4)[None] < 2
-          ... )
-          >>> states.shape, bool((states[:, 1] == last).all()), bool((states[:, 2:] == 0).all())
-          ((1, 4, 3), True, True)
         """
         w, b = self.w_h[...], self.b_h[...]  # the scan closes over arrays, not over NNX variables
 

@@ -107,7 +107,6 @@ class HTRAttention(nnx.Module):
       width: keys in a chunk.
       noise: deviation of the noise on energies of walks in training, where `start` gets a key.
       max_len: rows of a learned table; a source of more keys, padding included, is refused.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: unknown names, sizes below 1, an even number of taps, a negative noise; at call,

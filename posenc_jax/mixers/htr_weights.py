@@ -13,14 +13,7 @@ _MASKED = -1e30
 def additive_energy(
     query: Float[Array, 'B A'], keys: Float[Array, 'B S A'], w: Float[Array, 'A']
 ) -> Float[Array, 'B S']:
-    """`e_j = w . tanh(query + key_j)`.
-
-    Example:
-      >>> additive_energy(
-      ...     jnp.ones((1, 1)), jnp.array([[[-1.0], [99.0]]]), jnp.array([2.0])
-      ... ).tolist()
-      [[0.0, 2.0]]
-    """
+    """`e_j = w . tanh(query + key_j)`."""
     return jnp.tanh(query[:, None] + keys) @ w
 
 
@@ -29,11 +22,6 @@ def location_features(
 ) -> Float[Array, 'B S F']:
     """The weights of the last step, convolved over the keys: the filter is centred on its key, and
     there is nothing beyond the ends.
-
-    Example:
-      >>> past = jnp.array([[0.0, 1.0, 0.0]])
-      >>> location_features(past, jnp.array([[1.0], [2.0], [3.0]]))[0, :, 0].tolist()
-      [3.0, 2.0, 1.0]
     """
     return jax.lax.conv_general_dilated(
         past[..., None],
@@ -64,12 +52,6 @@ def penalised_weights(
 
     Returns:
       The weights, and the `total` of the next step.
-
-    Example:
-      >>> e, every = jnp.log(jnp.array([[1.0, 2.0]])), jnp.ones((1, 2), bool)
-      >>> weights, total = penalised_weights(e, jnp.zeros((1, 2)), True, every)
-      >>> weights.round(3).tolist(), penalised_weights(e, total, False, every)[0].tolist()
-      ([[0.333, 0.667]], [[0.5, 0.5]])
     """
     logits = jnp.where(first, e, e - total)
     weights = jax.nn.softmax(jnp.where(valid, logits, _MASKED), axis=-1)
@@ -77,12 +59,7 @@ def penalised_weights(
 
 
 def first_key(valid: Bool[Array, 'B S']) -> Float[Array, 'B S']:
-    """Where monotonic attention stands before step 0: all weight on the first valid key.
-
-    Example:
-      >>> first_key(jnp.array([[False, True, True]])).tolist()
-      [[0.0, 1.0, 0.0]]
-    """
+    """Where monotonic attention stands before step 0: all weight on the first valid key."""
     return jax.nn.one_hot(jnp.argmax(valid, axis=1), valid.shape[1])
 
 
@@ -99,11 +76,6 @@ def monotonic_weights(
       p: probability of stopping at each key.
       past: the weights of the last step, `first_key` before step 0.
       valid: False for padding, whose weight is 0.
-
-    Example:
-      >>> every = jnp.ones((1, 3), bool)
-      >>> monotonic_weights(jnp.full((1, 3), 0.5), first_key(every), every).tolist()
-      [[0.5, 0.25, 0.125]]
     """
     walks_on = jnp.pad(1 - p, ((0, 0), (1, 0)))[:, :-1]
 
@@ -127,11 +99,6 @@ def chunk_weights(
       u: energies within a chunk.
       valid: False for padding, which is in no chunk.
       width: w, keys in a chunk; a chunk at the start has fewer.
-
-    Example:
-      >>> stops, u = jnp.array([[0.0, 0.0, 1.0]]), jnp.zeros((1, 3))
-      >>> chunk_weights(stops, u, jnp.ones((1, 3), bool), 2).tolist()
-      [[0.0, 0.5, 0.5]]
     """
     keys, room = u.shape[1], width - 1
     before = jnp.pad(jnp.where(valid, u, _MASKED), ((0, 0), (room, 0)), constant_values=_MASKED)

@@ -8,15 +8,8 @@ from jaxtyping import Array, Float
 from posenc_jax.base.orthonormal import orthonormal_rows
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
-from posenc_jax.mixers.pieces import (
-    Blocks,
-    from_heads,
-    input_weights,
-    known_rows,
-    output_weights,
-    scan_pieces,
-    to_heads,
-)
+from posenc_jax.mixers.head_projections import from_heads, input_weights, output_weights, to_heads
+from posenc_jax.mixers.piecewise_scan import Blocks, known_rows, scan_pieces
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.registry import Card, Promises, register
 
@@ -118,8 +111,6 @@ class Lavo(RecurrentMixer):
       learned: train the rows B_n, which are made orthonormal again whenever they are used; else
         they stay as they were drawn.
       memory_bias: train beta; else it is zero.
-      model_dim, heads, head_dim, layers: from the model.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: slots below 1 or above D, a window below 1.

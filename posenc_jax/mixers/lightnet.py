@@ -9,14 +9,8 @@ from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.layers import linear, normal, rms_norm
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.methods.md_lrpe import MdLrpe
-from posenc_jax.mixers.pieces import (
-    from_heads,
-    input_weights,
-    known_rows,
-    output_weights,
-    scan_pieces,
-    to_heads,
-)
+from posenc_jax.mixers.head_projections import from_heads, input_weights, output_weights, to_heads
+from posenc_jax.mixers.piecewise_scan import known_rows, scan_pieces
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
@@ -32,13 +26,7 @@ def running_log_sum(
     before: Float[Array, 'B H F'],
     initial: float = 0.0,
 ) -> Float[Array, 'B T H F']:
-    """`E_t = log(e^E + sum_{s <= t} e^k_s)`, where E is `before`, and `initial` from a start on.
-
-    Example:
-      >>> zero = jnp.zeros((1, 2, 1, 1))
-      >>> jnp.exp(running_log_sum(zero, jnp.zeros((1, 2), bool), zero[:, 0]))[0, :, 0, 0].tolist()
-      [2.0, 3.0]
-    """
+    """`E_t = log(e^E + sum_{s <= t} e^k_s)`, where E is `before`, and `initial` from a start on."""
     starts = jnp.broadcast_to(starts[..., None, None], (*starts.shape, 1, 1))
     first = jnp.zeros_like(starts).at[:, :1].set(True)
     begun = jnp.logaddexp(jnp.where(starts, initial, before[:, None]), k)
@@ -61,15 +49,6 @@ def decayed_sum(state, rows):
 
     Returns:
       The new state, and o [B, C, H, V].
-
-    Example:
-      >>> one = jnp.ones((1, 2, 1, 1))
-      >>> state, o = decayed_sum(
-      ...     (jnp.zeros((1, 1, 1, 1)), jnp.zeros((1, 1, 1))),
-      ...     (one, one, one, 0 * one, jnp.zeros((1, 2), bool)),
-      ... )
-      >>> o[0, :, 0, 0].tolist()
-      [1.0, 2.0]
     """
     s, before = state
     q, k, v, log_sum, starts = rows
@@ -185,8 +164,6 @@ class LightNet(LightNetParts, RecurrentMixer):
 
     Args:
       encoding: `md_lrpe(...)`, or None for no encoding.
-      model_dim, heads, head_dim, layers: from the model.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: another encoding than `md_lrpe`.

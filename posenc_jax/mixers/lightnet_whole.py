@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float
 
 from posenc_jax.layer.whole_mixer import WholeMixer
 from posenc_jax.mixers.lightnet import HIDDEN, PIECE, LightNetParts, decayed_sum, running_log_sum
-from posenc_jax.mixers.pieces import scan_pieces
+from posenc_jax.mixers.piecewise_scan import scan_pieces
 from posenc_jax.protocol.registry import Card, Promises, register
 
 
@@ -18,11 +18,6 @@ def lightnet_whole(
 ) -> Float[Array, 'B L H V']:
     """LightNet in both directions: `o = Q (softmax(K)^T V)`, the softmax over all positions, so one
     scan serves positions with any number of components.
-
-    Example:
-      >>> k, v = jnp.zeros((1, 2, 1, 1)), jnp.array([1.0, 3.0]).reshape(1, 2, 1, 1)
-      >>> lightnet_whole(jnp.ones((1, 2, 1, 1)), k, v)[0, :, 0, 0].tolist()
-      [2.0, 2.0]
     """
     if valid is not None:
         k = jnp.where(valid[..., None, None], k, HIDDEN)
@@ -32,12 +27,7 @@ def lightnet_whole(
 def of_row(
     q: Float[Array, 'B L H W'], k: Float[Array, 'B L H W'], v: Float[Array, 'B L H V']
 ) -> Float[Array, 'B L H V']:
-    """`o_t = q_t . sum_s k_s v_s` over whole rows.
-
-    Example:
-      >>> of_row(*[jnp.ones((1, 3, 1, 1))] * 3)[0, :, 0, 0].tolist()
-      [3.0, 3.0, 3.0]
-    """
+    """`o_t = q_t . sum_s k_s v_s` over whole rows."""
     return jnp.einsum('blhf,bhfv->blhv', q, jnp.einsum('bshf,bshv->bhfv', k, v))
 
 
@@ -54,11 +44,6 @@ def of_documents(
     Args:
       q, k, v: of the tokens.
       starts, ends: the first and the last tokens of the documents.
-
-    Example:
-      >>> one, last = jnp.ones((1, 3, 1, 1)), jnp.array([[False, True, True]])
-      >>> of_documents(one, one, one, jnp.array([[True, False, True]]), last)[0, :, 0, 0].tolist()
-      [2.0, 2.0, 1.0]
     """
     batch, heads, width = q.shape[0], *q.shape[2:]
     still = jnp.zeros(q.shape)  # nothing decays
@@ -72,13 +57,7 @@ def of_documents(
 def log_totals(
     k: Float[Array, 'B L H F'], starts: Bool[Array, 'B L'], ends: Bool[Array, 'B L']
 ) -> Float[Array, 'B L H F']:
-    """`log sum_s e^k_s` over the document of each token.
-
-    Example:
-      >>> first, last = jnp.array([[True, False, True]]), jnp.array([[False, True, True]])
-      >>> jnp.exp(log_totals(jnp.zeros((1, 3, 1, 1)), first, last))[0, :, 0, 0].tolist()
-      [2.0, 2.0, 1.0]
-    """
+    """`log sum_s e^k_s` over the document of each token."""
     length = k.shape[1]
     running = running_log_sum(k, starts, jnp.full_like(k[:, 0], HIDDEN), initial=HIDDEN)
     places = jnp.where(ends, jnp.arange(length), length - 1)
@@ -115,8 +94,6 @@ class LightNetWhole(LightNetParts, WholeMixer):
 
     Args:
       encoding: `md_lrpe(...)`, or None for no encoding; `md_lrpe(components=2)` on grids.
-      model_dim, heads, head_dim, layers: from the model.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: another encoding than `md_lrpe`.

@@ -25,23 +25,13 @@ def key_positions(
 ) -> tuple[Float[Array, 'B S'], Int[Array, 'B S'], Int[Array, 'B']]:
     """The position `j / max(1, len - 1)` of every key, its number j among the valid keys, and len,
     the number of valid keys.
-
-    Example:
-      >>> position, number, length = key_positions(jnp.array([[True, True, True, False]]))
-      >>> position[0, :3].tolist(), number[0, :3].tolist(), length.tolist()
-      ([0.0, 0.5, 1.0], [0, 1, 2], [3])
     """
     number, length = jnp.cumsum(valid, axis=1) - 1, valid.sum(1)
     return number / jnp.maximum(1, length - 1)[:, None], number, length
 
 
 def soft_stair(r: Float[Array, '...']) -> Float[Array, '...']:
-    """`floor(r) + sigmoid(20 (r - floor(r) - 0.5))`: a smooth staircase with integer levels.
-
-    Example:
-      >>> soft_stair(jnp.array([0.5, -0.3, 2.2])).round(3).tolist()
-      [0.5, -0.018, 2.002]
-    """
+    """`floor(r) + sigmoid(20 (r - floor(r) - 0.5))`: a smooth staircase with integer levels."""
     low = jnp.floor(r)
     return low + jax.nn.sigmoid(20 * (r - low - 0.5))
 
@@ -51,10 +41,6 @@ def step_size(
 ) -> Float[Array, '...']:
     """The size of a step in keys: 'onestep' `sigmoid(5r)`, 'relu' `relu(r)`, 'monoattn' `s relu(r)
     + (1 - s) sigmoid(5r)`, 'softstair' `soft_stair(r)`, 'free' r; s is `share`.
-
-    Example:
-      >>> [round(float(step_size(kind, jnp.float32(0.4), 0.5)), 3) for kind in STEPS]
-      [0.881, 0.4, 0.64, 0.119, 0.4]
     """
     check_choice('a step of monotonic_location', kind, STEPS)
     if kind == 'onestep':
@@ -87,12 +73,6 @@ def location_centre(
       length: len, the number of valid keys.
       first: whether this is step 0.
       share: s of 'monoattn'.
-
-    Example:
-      >>> location_centre(
-      ...     'onestep', jnp.full((1, 1, 1), 99.0), jnp.full((1, 1), 0.25), jnp.array([5]), False
-      ... ).tolist()
-      [[0.5]]
     """
     check_choice('location of monotonic_location', kind, tuple(GATES))
     spacing = 1 / jnp.maximum(1, length - 1)[:, None]
@@ -118,16 +98,6 @@ def location_weights(
     each of them; 0 at other keys.
 
     If the centre is so far from all keys that every weight underflows in float32, all are 0.
-
-    Example:
-      >>> weights = location_weights(
-      ...     jnp.zeros((1, 1)),
-      ...     jnp.full((1, 1), 0.5),
-      ...     jnp.array([[0.0, 1.0]]),
-      ...     jnp.ones((1, 2), bool),
-      ... )
-      >>> weights.round(3).tolist()
-      [[[0.881, 0.119]]]
     """
     apart = (position[:, None] - mu[..., None]) / sigma[..., None]
     logits = jnp.where(valid[:, None], -0.5 * apart * apart, -1e30)
@@ -143,12 +113,7 @@ def location_weights(
 def content_weights(
     logits: Float[Array, 'B H S'], valid: Bool[Array, 'B S']
 ) -> Float[Array, 'B H S']:
-    """Softmax over the valid keys; 0 at other keys.
-
-    Example:
-      >>> content_weights(jnp.zeros((1, 1, 3)), jnp.array([[True, True, False]])).tolist()
-      [[[0.5, 0.5, 0.0]]]
-    """
+    """Softmax over the valid keys; 0 at other keys."""
     w = jax.nn.softmax(jnp.where(valid[:, None], logits.astype(jnp.float32), -1e30), axis=-1)
     return jnp.where(valid[:, None], w, 0.0)
 
@@ -165,17 +130,6 @@ def relative_query(
 
     R_j holds sin and cos of j, interleaved, over Q features. Because the query is rotated, the keys
     stay the same at every step.
-
-    Example:
-      >>> one = jnp.ones((1, 1, 1))
-      >>> asked = relative_query(one, jnp.ones((2, 1, 1)), 0 * one[0], 2 * one[0], 1)
-      >>> at = lambda j: jnp.array([5.0, jnp.sin(j), jnp.cos(j)])
-      >>> (
-      ...     (asked @ at(1.0)).item(),
-      ...     round((asked @ at(3.0)).item(), 3),
-      ...     round(5 + 3 * float(jnp.sin(2.0) + jnp.cos(2.0)), 3),
-      ... )
-      (8.0, 6.479, 6.479)
     """
     turned = rope(
         jnp.einsum('bhd,qhd->bhq', q + v, w)[:, None],

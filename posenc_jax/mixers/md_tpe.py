@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
-from posenc_jax.mixers.pieces import Blocks, known_rows, scan_pieces
+from posenc_jax.mixers.piecewise_scan import Blocks, known_rows, scan_pieces
 from posenc_jax.protocol.registry import Card, Promises, register
 
 PIECE = 32  # tokens that are summed by one product
@@ -21,13 +21,7 @@ PIECE = 32  # tokens that are summed by one product
 def md_tpe_kernel(
     b: Float[Array, 'D E'], log_decay: Float[Array, 'E'], length: int
 ) -> Float[Array, '{length} D']:
-    """The coefficients of a Toeplitz matrix for each channel c: `sum_e b[c, e] lambda_e^n`.
-
-    Example:
-      >>> b = jnp.array([[1.0, 2.0]])
-      >>> md_tpe_kernel(b, jnp.log(jnp.array([0.5, 1.0])), 3)[:, 0].tolist()
-      [3.0, 2.5, 2.25]
-    """
+    """The coefficients of a Toeplitz matrix for each channel c: `sum_e b[c, e] lambda_e^n`."""
     return jnp.exp(jnp.arange(length)[:, None] * log_decay) @ b.T
 
 
@@ -128,8 +122,6 @@ class MdTpe(RecurrentMixer):
     Args:
       shape: the sizes of all axes but the first; () is a sequence.
       terms: E.
-      model_dim, layers: from the model.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: terms or a size below 1; at call, tokens on a grid with other columns.

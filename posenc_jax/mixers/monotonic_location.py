@@ -28,14 +28,7 @@ CONTENTS = ('plain', 'relative', 'rotary')
 
 
 def reverse_valid(e: Float[Array, 'B S E'], valid: Bool[Array, 'B S']) -> Float[Array, 'B S E']:
-    """Reverses the order of the valid rows, which are contiguous, and sets all other rows to zero.
-
-    Example:
-      >>> reverse_valid(jnp.array([[[1.0], [2.0], [9.0]]]), jnp.array([[True, True, False]]))[
-      ...     0, :, 0
-      ... ].tolist()
-      [2.0, 1.0, 0.0]
-    """
+    """Reverses the order of the valid rows, which are contiguous; all other rows are zero."""
     first, count, place = jnp.argmax(valid, axis=1), valid.sum(1), jnp.arange(valid.shape[1])
     mirrored = jnp.clip((2 * first + count - 1)[:, None] - place, 0, valid.shape[1] - 1)
     return jnp.where(valid[..., None], jnp.take_along_axis(e, mirrored[..., None], axis=1), 0)
@@ -44,14 +37,7 @@ def reverse_valid(e: Float[Array, 'B S E'], valid: Bool[Array, 'B S']) -> Float[
 def mix_directions(
     e: Float[Array, 'B S E'], valid: Bool[Array, 'B S'], gate: Float[Array, 'B']
 ) -> Float[Array, 'B S E']:
-    """`g e + (1 - g) reverse(e)`, so that steps forwards can read the source backwards.
-
-    Example:
-      >>> mix_directions(jnp.array([[[1.0], [2.0]]]), jnp.array([[True, True]]), jnp.array([0.75]))[
-      ...     0, :, 0
-      ... ].tolist()
-      [1.25, 1.75]
-    """
+    """`g e + (1 - g) reverse(e)`, so that steps forwards can read the source backwards."""
     gate = gate[:, None, None]
     return gate * jnp.where(valid[..., None], e, 0) + (1 - gate) * reverse_valid(e, valid)
 
@@ -132,7 +118,6 @@ class MonotonicLocation(nnx.Module):
         weights by location alone.
       gru: replace z by `GRU(relu(z), z of the previous step)`; all heads share the cell and its
         trained initial state.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: a width or count below 1; neither location nor content; unknown names;
@@ -197,14 +182,10 @@ class MonotonicLocation(nnx.Module):
         weights = lambda *shape: uniform(rngs, (6 / sum(shape)) ** 0.5, *shape)
         bias = lambda width: uniform(rngs, query_dim**-0.5, width)
         zeros = lambda *shape: nnx.Param(jnp.zeros(shape, jnp.float32))
-        self.w_value, self.b_value = (
-            weights(key_dim, query_dim),
-            uniform(rngs, key_dim**-0.5, query_dim),
-        )
-        self.w_head, self.w_out = (
-            weights(query_dim, heads * query_dim),
-            weights(heads * query_dim, query_dim),
-        )
+        self.w_value = weights(key_dim, query_dim)
+        self.b_value = uniform(rngs, key_dim**-0.5, query_dim)
+        self.w_head = weights(query_dim, heads * query_dim)
+        self.w_out = weights(heads * query_dim, query_dim)
         if location is not None:
             self.w_z, self.b_z = weights(query_dim, heads * head_dim), bias(heads * head_dim)
             gates = GATES[location]
@@ -216,10 +197,8 @@ class MonotonicLocation(nnx.Module):
         self.cell = GRU(head_dim, head_dim, rngs=rngs) if gru else None
         self.first = zeros(head_dim) if gru else None
         if content is not None:
-            self.w_query, self.w_key = (
-                weights(query_dim, heads * head_dim),
-                weights(key_dim, heads * head_dim),
-            )
+            self.w_query = weights(query_dim, heads * head_dim)
+            self.w_key = weights(key_dim, heads * head_dim)
         if content == 'relative':
             bound = (6 / (query_dim + heads * head_dim)) ** 0.5
             self.w_distance = uniform(rngs, bound, query_dim, heads, head_dim)

@@ -21,15 +21,7 @@ def concatenating_layer(
     w_out: Float[Array, 'F D'],
     b_out: Float[Array, 'D'],
 ) -> Float[Array, 'B L D']:
-    """`relu([x ; mixed] w_in + b_in) w_out + b_out`, where `mixed` is the output of attention on x.
-
-    Example:
-      >>> one = jnp.ones((1, 1, 1))
-      >>> concatenating_layer(
-      ...     one, -2 * one, jnp.array([[3.0], [1.0]]), jnp.zeros(1), jnp.ones((1, 1)), jnp.zeros(1)
-      ... ).item()
-      1.0
-    """
+    """`relu([x ; mixed] w_in + b_in) w_out + b_out`, `mixed` being the output of attention on x."""
     return jax.nn.relu(jnp.concatenate([x, mixed], axis=-1) @ w_in + b_in) @ w_out + b_out
 
 

@@ -22,22 +22,12 @@ Order = Literal[
 
 
 def reordered(x: Float[Array, 'B N D'], order: Int[Array, 'B N']) -> Float[Array, 'B N D']:
-    """Row i of the result is row `order[i]` of x.
-
-    Example:
-      >>> reordered(jnp.array([[[1.0], [2.0], [3.0]]]), jnp.array([[2, 0, 1]]))[0, :, 0].tolist()
-      [3.0, 1.0, 2.0]
-    """
+    """Row i of the result is row `order[i]` of x."""
     return jnp.take_along_axis(x, order[..., None], axis=1)
 
 
 def inverse_order(order: Int[Array, 'B N']) -> Int[Array, 'B N']:
-    """The order that undoes another one.
-
-    Example:
-      >>> inverse_order(jnp.array([[2, 0, 1]])).tolist()
-      [[1, 2, 0]]
-    """
+    """The order that undoes another one."""
     places = jnp.broadcast_to(jnp.arange(order.shape[1], dtype=order.dtype), order.shape)
     return jnp.put_along_axis(jnp.zeros_like(order), order, places, axis=1, inplace=False)
 
@@ -47,11 +37,6 @@ def between(
 ) -> tuple[Float[Array, 'B M D'], Bool[Array, '#B M'] | None]:
     """The rows of x with all prompts in front of them and again behind them, M = N + 2 P, and which
     of them are real.
-
-    Example:
-      >>> x, valid = between(jnp.zeros((1, 2, 1)), jnp.array([[True, False]]), jnp.ones((1, 1)))
-      >>> x[0, :, 0].tolist(), valid.tolist()
-      ([1.0, 0.0, 0.0, 1.0], [[True, True, False, True]])
     """
     rows = jnp.broadcast_to(prompts.astype(x.dtype), (len(x), *prompts.shape))
     x = jnp.concatenate([rows, x, rows], axis=1)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
-from posenc_jax.mixers.pieces import known_rows
+from posenc_jax.mixers.piecewise_scan import known_rows
 from posenc_jax.protocol.registry import Card, Promises, register
 
 
@@ -29,12 +29,6 @@ def causal_depthwise(
 
     Returns:
       y, and the last k - 1 valid rows of the last document, zeros where there are fewer.
-
-    Example:
-      >>> x, no = jnp.arange(1.0, 4.0).reshape(1, 3, 1), jnp.zeros((1, 3), bool)
-      >>> y, last = causal_depthwise(x, jnp.array([[10.0], [1.0]]), jnp.zeros((1, 1, 1)), ~no, no)
-      >>> y[0, :, 0].tolist(), last.tolist()
-      ([1.0, 12.0, 23.0], [[[3.0]]])
     """
     lags = kernel.shape[0] - 1
     place = jnp.cumsum(valid, axis=1) - 1  # among the valid rows
@@ -88,7 +82,6 @@ class PegCausal(RecurrentMixer):
     Args:
       kernel: k, at least 1; it may be even, since it has no middle.
       model_dim: D.
-      rngs: draws the weights.
 
     Raises:
       ValueError: a kernel below 1 or above 1024.

@@ -12,15 +12,8 @@ from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.layers import normal, zeros
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.methods.rope import rope
-from posenc_jax.mixers.pieces import (
-    Blocks,
-    from_heads,
-    input_weights,
-    known_rows,
-    output_weights,
-    scan_pieces,
-    to_heads,
-)
+from posenc_jax.mixers.head_projections import from_heads, input_weights, output_weights, to_heads
+from posenc_jax.mixers.piecewise_scan import Blocks, known_rows, scan_pieces
 from posenc_jax.protocol.registry import Card, Promises, register
 
 PIECE = 128  # queries at a time
@@ -35,11 +28,6 @@ def gated_slots(
 ) -> Float[Array, 'B C D']:
     """The new slots of the memory, chunk by chunk: `m = g u + (1 - g) o` with
     `g = sigmoid([u; o] W_g + b_g)`, where u is the mean of the chunk and o the newest slot so far.
-
-    Example:
-      >>> means = jnp.array([[[1.0], [3.0]]])
-      >>> gated_slots(means, jnp.zeros((1, 1)), jnp.zeros((2, 1)), jnp.zeros(1)).tolist()
-      [[[0.5], [1.75]]]
     """
     of_mean, of_slot = jnp.split(w_gate, 2)
 
@@ -55,12 +43,7 @@ def gated_slots(
 
 
 def masked_weights(s: Float[Array, 'B N T S'], seen: Bool[Array, 'B T S']) -> Array:
-    """The softmax over the keys that are seen; zero where there are none.
-
-    Example:
-      >>> masked_weights(jnp.zeros((1, 1, 1, 2)), jnp.array([[[False, False]]])).tolist()
-      [[[[0.0, 0.0]]]]
-    """
+    """The softmax over the keys that are seen; zero where there are none."""
     seen = seen[:, None]
     return jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, HIDDEN), axis=-1), 0.0)
 
@@ -129,8 +112,6 @@ class Rmat(RecurrentMixer):
       mix: weigh the three attentions by a trained softmax for each head instead of summing them.
       base: of the rotary frequencies.
       through: let gradients flow into earlier segments, through the whole memory.
-      model_dim, heads, head_dim, layers, train_len: from the model.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: a negative segment, a chunk or slots below 1, an odd head width, a base below 1.

@@ -45,11 +45,6 @@ def assign(
 
     Raises:
       ValueError: fewer predictions than objects, or costs that are not finite.
-
-    Example:
-      >>> costs = np.array([[[1.0, 5.0], [0.0, 1.0], [3.0, 3.0]]])
-      >>> assign(costs, np.array([[True, True]])).tolist()
-      [[0, 1, -1]]
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -96,13 +91,7 @@ def set_loss(
 
 
 def overlap(a: Float[Array, '... 4'], b: Float[Array, '... 4']) -> Float[Array, '...']:
-    """Intersection over union of boxes (cx, cy, w, h).
-
-    Example:
-      >>> box = jnp.array([0.5, 0.5, 0.5, 0.5])
-      >>> overlap(box, jnp.array([0.75, 0.5, 0.5, 0.5])).round(4).item()
-      0.3333
-    """
+    """Intersection over union of boxes (cx, cy, w, h)."""
     low = jnp.maximum(a[..., :2] - a[..., 2:] / 2, b[..., :2] - b[..., 2:] / 2)
     high = jnp.minimum(a[..., :2] + a[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
     both = jnp.maximum(high - low, 0).prod(-1)
@@ -121,7 +110,6 @@ class Detector(nnx.Module):
       width: D.
       channels: of the image.
       options: further arguments of `BoxLayer`.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: proposals or steps below 1; as for `BoxLayer`.

@@ -23,11 +23,6 @@ def reduced_grid(
 
     Raises:
       ValueError: a grid that R does not divide; the message has the nearest size.
-
-    Example:
-      >>> x = jnp.arange(8.0).reshape(1, 2, 4, 1)
-      >>> reduced_grid(x, jnp.full((2, 2, 1, 1), 0.25), jnp.ones(1))[0, :, 0].tolist()
-      [3.5, 5.5]
     """
     rate, (rows, columns) = kernel.shape[0], x.shape[1:3]
     if rows % rate or columns % rate:
@@ -76,7 +71,6 @@ class SpatialReduction(GridMixer):
       anchor: whether the grid is rolled by its largest phase before it is reduced, see
         `polyphase_anchor`, so that shifts of the grid do not change what the keys are.
       bias: whether the projections have biases.
-      heads, kv_heads, head_dim, model_dim, layers, rngs: from the model.
 
     Raises:
       ValueError: a rate below 1, anchor=True with rate=1; at call, tokens on no grid, a grid that

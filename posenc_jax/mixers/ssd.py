@@ -34,13 +34,6 @@ def ssd_scan(
 
     Returns:
       y, and S behind the last token.
-
-    Example:
-      >>> one = jnp.ones((1, 3, 1, 1))
-      >>> half = jnp.log(0.5) * jnp.ones((1, 3, 1))
-      >>> y, last = ssd_scan(one, half, one, one, jnp.zeros((1, 3), bool), jnp.zeros((1, 1, 1, 1)))
-      >>> y.ravel().tolist(), last.item()
-      ([1.0, 1.5, 1.75], 1.75)
     """
 
     def step(state, token):
@@ -148,11 +141,6 @@ def running_sum(
 
     The difference of two running sums then has the relative precision of float32, also where a
     steep decay has made both of them large.
-
-    Example:
-      >>> high, low = running_sum(jnp.array([1e8, 1.0, 1.0]), jnp.zeros(3, bool))
-      >>> (high - high[0] + (low - low[0])).tolist()
-      [0.0, 1.0, 2.0]
     """
     total = _restarted(Double.of(x), starts)
     return total.high, total.low

@@ -94,10 +94,8 @@ def test_wrong_coordinates_are_refused(entry):
             encoder.encode(coords)
     # Values are not known while JAX traces: what is not a number stays that, and only there.
     traced = np.asarray(jax.jit(encoder.encode)(points(encoder).at[1, 0].set(np.nan)))
-    assert (
-        np.isnan(traced[1, 0]).all()
-        and np.isfinite(np.delete(traced.reshape(10, -1), 5, axis=0)).all()
-    )
+    assert np.isnan(traced[1, 0]).all()
+    assert np.isfinite(np.delete(traced.reshape(10, -1), 5, axis=0)).all()
 
 
 @representatives_fast

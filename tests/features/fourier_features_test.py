@@ -10,7 +10,6 @@ from flax import nnx
 
 from posenc_jax.features.coordinates import make_features
 from posenc_jax.features.coordinates.fourier_features import nerf_features, nyquist_bands
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('fourier_features')['values']
@@ -64,28 +63,6 @@ def test_the_scale_is_a_standard_deviation_and_other_seeds_draw_others():
     make = lambda seed: make_features("fourier_features(kind='random')", nnx.Rngs(seed)).b[...]
     assert make(0).shape == (2, 128) and np.std(make(0)) == pytest.approx(10, rel=0.15)
     assert np.abs(make(0) - make(1)).max() > 1
-
-
-@pytest.mark.parametrize(
-    'arguments, message',
-    [
-        ("kind='rff'", "is not one of 'nerf', 'random'"),
-        (
-            "kind='random', bands=4",
-            "kind 'random' has no bands, got 4; it takes features and scale",
-        ),
-        ('features=8', "kind 'nerf' has no features, got 8; it takes bands"),
-        ('components=0', 'components must lie in 1 .. 1048576, got 0'),
-        ('bands=-1', 'bands must lie in 0 .. 127, got -1'),
-        ('bands=128', 'bands must lie in 0 .. 127, got 128'),
-        ('components=100000', '2100000 features; at most 1048576'),
-        ("kind='random', features=7", 'even and at least 2, got 7'),
-        ("kind='random', scale=0.0", 'scale must be positive, got 0.0'),
-    ],
-)
-def test_wrong_values_are_refused(arguments, message):
-    with pytest.raises(SpecError, match=message):
-        make_features(f'fourier_features({arguments})')
 
 
 def test_a_signal_without_samples_is_refused():

@@ -21,7 +21,6 @@ from posenc_jax.features.graphs.adjacency import check_adjacency, edges_of
 from posenc_jax.lab.tasks.graphs import random_graph
 from posenc_jax.lab.tasks.graphs.named import circulant, complete, disjoint, from_edges
 from posenc_jax.language.spec import parse
-from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import entries
 
 ENTRIES = [entry for entry in entries('graph') if entry.in_specs]
@@ -209,21 +208,3 @@ def test_adjacencies_are_copied_and_their_edges_listed():
     assert not np.shares_memory(check_adjacency(checked), checked)
     assert edges_of(graph).tolist() == [[0, 1], [1, 3]]
     assert edges_of(np.zeros((2, 2))).shape == (0, 2)
-
-
-@pytest.mark.parametrize(
-    'spec, message',
-    [
-        ('rope()', "'rope' is registered as encoding.*, not as graph"),
-        ('lcpp()', "unknown graph 'lcpp'; did you mean 'lcp'"),
-        (
-            'lcp() | rope_reading_order()',
-            r'rope_reading_order needs more than a graph and is called as reading_order_codes'
-            r"\(order, adjacency\); encoders of graphs: 'lap_pe', 'lcp', 'rfp', 'rwse'",
-        ),
-        ('rwse(steps=70000)', '70000 features; at most 65536'),
-    ],
-)
-def test_wrong_specs_are_refused(spec, message):
-    with pytest.raises(SpecError, match=message):
-        make_graph_features(spec)

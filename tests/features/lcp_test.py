@@ -188,21 +188,6 @@ def test_what_it_tells_apart():
     assert told == BLIND_PAIRS.keys() - {'squares_octagon'}
 
 
-@pytest.mark.parametrize(
-    'arguments, message',
-    [
-        ("curvature='ord'", "did you mean 'orc'"),
-        ('alpha=1.0', 'alpha must be below 1, got 1.0'),
-        ('alpha=-0.1', 'alpha must be at least 0, got -0.1'),
-        ("curvature='frc', alpha=0.5", "alpha=0.5 is of curvature='orc', got 'frc'"),
-        ("curvature='orc_approx', alt=True", 'alt=True needs one curvature an edge'),
-    ],
-)
-def test_wrong_values_are_refused(arguments, message):
-    with pytest.raises(SpecError, match=message):
-        make_graph_features(f'lcp({arguments})')
-
-
 def test_other_wrong_calls_are_refused():
     with pytest.raises(SpecError, match="kind is 'orc'; did you mean 'frc'"):
         forman_ricci(GRAPH, 'orc')

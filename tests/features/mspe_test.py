@@ -15,7 +15,6 @@ from posenc_jax.features.coordinates.mspe import (
     shifted_axis,
     shifted_constant,
 )
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('mspe')['values']
@@ -113,19 +112,6 @@ def test_a_generator_follows_a_shift(explicit):
     assert np.abs(generator((1.0, 0.0), explicit) - generator((0.0, 0.0), explicit)).max() > 0.1
 
 
-@pytest.mark.parametrize(
-    'arguments, message',
-    [
-        ('features=6', r'multiple of 4 in 4 \.\. 1048576, got 6'),
-        ('features=0', r'multiple of 4 in 4 \.\. 1048576, got 0'),
-        ('scale=0.0', 'scale must be positive, got 0.0'),
-    ],
-)
-def test_wrong_values_are_refused(arguments, message):
-    with pytest.raises(SpecError, match=message):
-        make_features(f'mspe({arguments})')
-
-
 def test_wrong_calls_are_refused():
     with pytest.raises(ValueError, match='multiple of 4 channels, got 6'):
         mspe(jnp.zeros(2), 6)
@@ -133,5 +119,3 @@ def test_wrong_calls_are_refused():
         MultiScalePositions(levels=0)
     with pytest.raises(ValueError, match=r'has levels 0 \.\. 1, got 2'):
         MultiScalePositions(levels=2)(jnp.zeros((1, 2, 2, 4)), 2)
-    with pytest.raises(ValueError, match=r'encodes points \[..., 2\]'):
-        make_features('mspe(features=4)').encode(jnp.zeros((5, 1)))

@@ -8,11 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from posenc_jax.features.coordinates import make_features
 from posenc_jax.features.coordinates.recombiner_lpe import fourier_part, looked_up
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('recombiner_lpe')['values']
@@ -113,18 +111,3 @@ def test_pixels_are_read_as_they_are_and_points_between_them_in_between():
     np.testing.assert_allclose(looked_up(values, jnp.array([3.0, 3.0])), values[3, 5], atol=1e-5)
     slope = jax.jacobian(lambda p: looked_up(values, p))(middle)
     assert np.isfinite(slope).all() and np.abs(slope).max() > 0
-
-
-def test_wrong_sizes_are_refused():
-    for options, message in (
-        ('shape=(40, 32)', 'multiples of 16, got 40; nearest: 32'),
-        ('shape=(0,)', 'got 0; nearest: 16'),
-        ('shape=(16, 16, 16, 16)', 'one to three axes'),
-        ('shape=(24, 16), cells=(24,)', r'each of the 2 axes of the shape, got \(24,\)'),
-        ('shape=(40, 16), cells=(24, 16)', 'shape takes multiples of 24, got 40; nearest: 48'),
-        ('shape=(18, 16), cells=(18, 16)', 'cells takes multiples of 4, got 18; nearest: 16'),
-        ('fourier=18', 'fourier takes multiples of 4, got 18; nearest: 16'),
-        ('fourier=0', 'fourier takes multiples of 4, got 0; nearest: 4'),
-    ):
-        with pytest.raises(SpecError, match=message):
-            make_features(f'recombiner_lpe({options})', nnx.Rngs(0))

@@ -257,26 +257,6 @@ def test_without_steps_the_random_features_are_left():
     np.testing.assert_array_equal(found, expected.astype(found.dtype))
 
 
-@pytest.mark.parametrize(
-    'arguments, message',
-    [
-        ("operator='gnc'", "did you mean 'gcn'"),
-        ("normalise='rows'", "one of 'qr', 'l2', 'none'"),
-        ('features=0', 'rfp features must be at least 1, got 0'),
-        ('draws=0', 'rfp draws must be at least 1, got 0'),
-        ('draws=1025', 'rfp draws must be at most 1024, got 1025'),
-        ('steps=-1', 'rfp steps must be at least 0, got -1'),
-        ("steps=0, operator='learned'", 'rfp steps must be at least 1, got 0'),
-        ('steps=2000', '128064 features; at most 65536'),
-        ('key_width=4', "key_width=4 is of operator='learned', got 'gcn'"),
-        ("operator='learned', key_width=0", 'key_width must be at least 1, got 0'),
-    ],
-)
-def test_wrong_values_are_refused(arguments, message):
-    with pytest.raises(SpecError, match=message):
-        make_graph_features(f'rfp({arguments})')
-
-
 def test_other_wrong_calls_are_refused():
     with pytest.raises(SpecError, match="operator is 'gnc'; did you mean 'gcn'"):
         graph_operator(GRAPH, 'gnc')

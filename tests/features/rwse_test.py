@@ -7,7 +7,6 @@ from posenc_jax.features.graphs import make_graph_features
 from posenc_jax.features.graphs.rwse import return_probabilities
 from posenc_jax.lab.tasks.graphs import blind_pair, random_graph
 from posenc_jax.lab.tasks.graphs.named import circulant, complete, disjoint, from_edges, rook
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('rwse')['values']
@@ -58,12 +57,3 @@ def test_what_it_tells_apart():
     np.testing.assert_allclose(one, other, atol=1e-12)
     one, other = of('decalin_bicyclopentyl')
     assert one[:, 4].max() == 0 < other[:, 4].min()  # walks around a pentagon
-
-
-@pytest.mark.parametrize(
-    'arguments, message',
-    [('steps=0', 'at least 1 step, got 0'), ('steps=65537', '65537 features; at most 65536')],
-)
-def test_wrong_values_are_refused(arguments, message):
-    with pytest.raises(SpecError, match=message):
-        make_graph_features(f'rwse({arguments})')

@@ -5,11 +5,9 @@ networks.
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import nnx
 
 from posenc_jax.fields import make_field
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('doh')['values']
@@ -48,16 +46,3 @@ def test_weights_are_linear_in_the_latent():
     network.latent[...] = 2 * network.latent[...]
     for once, twice in zip(first, network.made().layers[0].weights):
         np.testing.assert_allclose(twice, 2 * once, rtol=1e-5)
-
-
-def test_wrong_inner_networks_are_refused():
-    with pytest.raises(SpecError, match='poly_inr has styles'):
-        make('poly_inr(width=4, levels=2, style=4), latent=8')
-    with pytest.raises(SpecError, match='doh has '):
-        make('doh(linear(), latent=4), latent=8')
-    with pytest.raises(SpecError, match='pins has heads.1'):
-        make('pins(width=4, levels=2), latent=8')
-    with pytest.raises(SpecError, match='1 GiB'):
-        make('siren(width=1024, layers=2), latent=4096')
-    with pytest.raises(SpecError, match='seed must be at least 0'):
-        make('linear(), latent=8, seed=-1')

@@ -3,12 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import nnx
 
 from posenc_jax.fields import make_field
 from posenc_jax.fields.network import perceptron
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('mlp')['values']
@@ -30,8 +28,3 @@ def test_the_network_is_the_function_and_keeps_its_variance():
     np.testing.assert_allclose(network(x, x), perceptron(x, layers, [jax.nn.relu] * 2), atol=1e-5)
     hidden = jax.nn.relu(network.layers[0](x))
     assert 0.8 < float(jnp.mean(hidden**2)) < 1.25  # the inputs have mean square 1
-
-
-def test_wrong_values_are_refused():
-    with pytest.raises(SpecError, match='mlp width must lie in'):
-        make_field('mlp(width=0)', features=2, outputs=1)

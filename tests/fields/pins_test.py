@@ -11,7 +11,6 @@ from flax import nnx
 
 from posenc_jax.fields import make_field
 from posenc_jax.fields.pins import bands
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('pins')['values']
@@ -94,15 +93,3 @@ def test_the_first_level_holds_lower_frequencies():
     power = np.abs(np.fft.rfft(levels * np.hanning(256)[:, None], axis=0)) ** 2
     high = power[5:].sum(0) / power[1:].sum(0)
     assert high[0] < 0.5 * high[-1]
-
-
-def test_wrong_values_are_refused():
-    with pytest.raises(SpecError, match='at most 24'):
-        make('levels=13, bands=2')
-    with pytest.raises(SpecError, match='sigma must be positive'):
-        make("encoding='rff', sigma=0.0")
-
-
-def test_a_sigma_without_drawn_frequencies_is_refused():
-    with pytest.raises(SpecError, match="sigma=3.0 is of encoding='rff', got encoding='nerf'"):
-        make_field('pins(sigma=3.0)', features=2, outputs=1)

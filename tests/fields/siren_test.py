@@ -5,12 +5,10 @@ arguments.
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import nnx
 
 from posenc_jax.fields import make_field
 from posenc_jax.fields.siren import siren
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('siren')['values']
@@ -56,13 +54,3 @@ def test_the_presets_draw_their_weights_within_their_bounds():
         biases = (1 / 4, bound) if preset == 'geo' else (1 / 2, 1 / 8)
         for layer, most in zip((first, second), biases):
             assert 0.8 * most < np.abs(layer.bias[...]).max() <= most
-
-
-def test_wrong_values_are_refused():
-    for arguments, message in (
-        ('layers=0', 'layers must lie in 1 .. 64'),
-        ('first=0.0', 'first must be positive'),
-        ("preset='sine'", 'one of'),
-    ):
-        with pytest.raises(SpecError, match=message):
-            make_field(f'siren({arguments})', features=2, outputs=1)

@@ -6,7 +6,6 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods.abf import ABF
 from posenc_jax.methods.rope import rope_frequencies
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('abf')['values']
@@ -27,14 +26,7 @@ def test_golden_wavelengths():
 def test_the_base_of_rope_is_replaced():
     np.testing.assert_array_equal(ABF(1e4)(16, 77.0)[0], rope_frequencies(16, 1e4))
     assert ABF()(16, 1e4)[0][0] == 1.0
-    plain, given = (
-        pj.make('rope(base=500000.0)', head_dim=16),
-        pj.make('rope(freqs=abf())', head_dim=16),
-    )
+    plain = pj.make('rope(base=500000.0)', head_dim=16)
+    given = pj.make('rope(freqs=abf())', head_dim=16)
     x, pos = np.ones((1, 3, 1, 16), np.float32), np.arange(3)[None]
     np.testing.assert_array_equal(given.rotate(x, pos), plain.rotate(x, pos))
-
-
-def test_errors():
-    with pytest.raises(SpecError, match='at least 1, got -1'):
-        pj.make('rope(freqs=abf(base=-1.0))', head_dim=8)

@@ -9,7 +9,6 @@ import posenc_jax as pj
 from posenc_jax.methods.longrope import LongRoPE, longrope_temperature, rescaled_factors
 from posenc_jax.methods.rope import Rotary, rope, rope_frequencies
 from posenc_jax.methods.yarn import yarn_frequencies
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.phases import FAR, error, wide, wide_theta
 
@@ -91,11 +90,6 @@ def test_a_logit_across_two_million_tokens_is_exact():
     )
 
 
-def test_factors_of_one_and_no_scale_are_rope():
-    x, ours = rotated('longrope(long=(1.0, 1.0, 1.0, 1.0), factor=1.0)', 12)
-    np.testing.assert_allclose(ours, rope(x, jnp.arange(12)[None]), atol=1e-6)
-
-
 def test_the_first_positions_are_plain_rope():
     x, ours = rotated(f'longrope(long={LONG}, factor=4.0, start=3)', 12)
     _, without = rotated(f'longrope(long={LONG}, factor=4.0)', 12)
@@ -128,29 +122,6 @@ def test_yarn_as_factors_is_yarn():
     theta, wanted = rope_frequencies(8, 1e4), yarn_frequencies(8, 1e4, 4.0, 64)
     long = tuple((theta / wanted).tolist())
     np.testing.assert_allclose(LongRoPE(long=long, factor=4.0, train_len=64)(8, 1e4)[0], wanted)
-
-
-@pytest.mark.parametrize(
-    'arguments, message',
-    [
-        ('long=(1.0, 2.0), factor=4.0', '2 factors for a rotary width of 8, expected 4'),
-        (f'long={LONG}, short=(1.0,), factor=4.0', '4 long factors and 1 short'),
-        (
-            'long=(0.5, 2.0, 2.0, 2.0), factor=4.0',
-            'a factor of long divides a frequency and must be at least 1, got 0.5',
-        ),
-        (f'long={LONG}, factor=0.5', 'at least 1, got 0.5'),
-        (f'long={LONG}, factor=4.0, mode="short"', 'needs the list short'),
-        (f'long={LONG}, factor=4.0, start=-1', 'start must be at least 0'),
-        (f'long={LONG}, factor=4.0, mode="long", dynamic=True', "need mode='length'"),
-        (f'long={LONG}, factor=4.0, magnitude="sue"', "magnitude='sue' is not"),
-        (f'long={LONG}, factor=4.0, magnitude=-1.0', 'must be positive'),
-        (f'long={LONG}, factor=4.0, train_len=1', 'at least 2, got 1'),
-    ],
-)
-def test_errors(arguments, message):
-    with pytest.raises(SpecError, match=message):
-        pj.make(f'rope(freqs=longrope({arguments}))', head_dim=8, train_len=64)
 
 
 def test_numbers_are_those_of_float32():

@@ -1,14 +1,11 @@
 """NTK-aware scaling: the bases of the sheet, the two ends of the spectrum."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import posenc_jax as pj
 from posenc_jax.methods.ntk_aware import ntk_aware_base
-from posenc_jax.methods.rope import rope, rope_frequencies
-from posenc_jax.protocol.errors import SpecError
+from posenc_jax.methods.rope import rope_frequencies
 from tests.golden_files import golden
 
 GOLDEN = golden('ntk_aware')['values']
@@ -31,23 +28,6 @@ def test_lowest_frequency_is_divided_by_the_factor_and_highest_kept():
     assert (np.diff(theta / inv_freq) > 0).all()
 
 
-def test_uses_the_rotated_width():
-    x, pos = jax.random.normal(jax.random.key(0), (1, 5, 2, 16)), jnp.arange(5)[None]
-    out = pj.make('rope(partial=0.5, freqs=ntk_aware(factor=4.0))', head_dim=16).rotate(x, pos)
-    np.testing.assert_allclose(
-        out[..., :8], rope(x[..., :8], pos, base=ntk_aware_base(8, 10000.0, 4.0)), atol=1e-6
-    )
-
-
-def test_factor_one_is_rope():
-    x, pos = jax.random.normal(jax.random.key(0), (1, 5, 2, 16)), jnp.arange(5)[None]
-    np.testing.assert_array_equal(
-        pj.make('rope(freqs=ntk_aware(factor=1.0))', head_dim=16).rotate(x, pos), rope(x, pos)
-    )
-
-
 def test_errors():
-    with pytest.raises(SpecError, match='at least 1, got 0.9'):
-        pj.make('rope(freqs=ntk_aware(factor=0.9))', head_dim=8)
     with pytest.raises(ValueError, match='at least 4, got 2'):
         ntk_aware_base(2, 10000.0, 4.0)

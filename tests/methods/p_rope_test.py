@@ -8,7 +8,6 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods.p_rope import p_rope_frequencies
 from posenc_jax.methods.rope import rope_frequencies
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('p_rope')['values']
@@ -49,12 +48,3 @@ def test_the_compressed_ablation_is_partial_rope():
     np.testing.assert_array_equal(inv_freq[:4], rope_frequencies(8, 1e4))
     assert (inv_freq[4:] == 0).all()
     assert not p_rope_frequencies(16, 1e4, 0.0, keep='compressed').any()
-
-
-@pytest.mark.parametrize(
-    'spec, message',
-    [('p_rope(p=1.5)', r'must lie in \[0, 1\], got 1.5'), ('p_rope(keep="high")', 'highest')],
-)
-def test_errors(spec, message):
-    with pytest.raises(SpecError, match=message):
-        pj.make(f'rope(freqs={spec})', head_dim=8)

@@ -86,9 +86,8 @@ def test_taking_everything_is_ordinary_training():
         assert ids.tolist() == list(range(12))
     assert prefix_ids(RNG(0), 20, 8, 0).tolist() == list(range(12, 20))
     batch = SegmentedText(source_len=16, segment_len=4).sample(RNG(0), 2, 16)
-    assert (batch['positions'] == np.arange(16)).all() and (
-        batch['tokens'][:, 1:] == batch['targets'][:, :-1]
-    ).all()
+    assert (batch['positions'] == np.arange(16)).all()
+    assert (batch['tokens'][:, 1:] == batch['targets'][:, :-1]).all()
 
 
 @pytest.mark.parametrize(
@@ -100,11 +99,9 @@ def test_targets_are_the_true_next_tokens(options):
     batch = task._rows(stream, RNG(0), 6, 16)
     np.testing.assert_array_equal(batch['targets'], batch['tokens'] + 1)
     offsets = batch['tokens'] - batch['positions']
-    assert (
-        (offsets == offsets[:, :1]).all()
-        and (batch['positions'] < 64).all()
-        and batch['loss_mask'].all()
-    )
+    assert (offsets == offsets[:, :1]).all()
+    assert (batch['positions'] < 64).all()
+    assert batch['loss_mask'].all()
     assert (np.diff(batch['positions'], axis=1) > 1).any(1).all()
 
 

@@ -10,9 +10,8 @@ import posenc_jax as pj
 from posenc_jax.base.double import Double
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.model import Transformer, TransformerConfig
-from posenc_jax.methods.rope import rope, rope_frequencies
+from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.methods.yarn import YaRN, yarn_frequencies, yarn_temperature
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.phases import FAR, error, wide, wide_theta
 
@@ -60,12 +59,6 @@ def test_untruncated_borders_are_fractional():
     assert ratio[20] == 1.0 and ratio[21] == pytest.approx(expected, abs=3e-5)
 
 
-def test_factor_one_is_rope():
-    x, pos = jax.random.normal(jax.random.key(0), (1, 9, 2, 16)), jnp.arange(9)[None]
-    ours = pj.make('rope(freqs=yarn(factor=1.0))', head_dim=16, train_len=64).rotate(x, pos)
-    np.testing.assert_allclose(ours, rope(x, pos), atol=1e-6)
-
-
 def test_temperature_scales_logits_by_its_square_once():
     width, tok = 16, pj.Tokens.of(length=6)
     q, k = (jax.random.normal(jax.random.key(i), (1, 6, 2, width)) for i in range(2))
@@ -81,15 +74,6 @@ def test_temperature_scales_logits_by_its_square_once():
         GOLDEN['logit_scale'][0] * by_parts,
         rtol=2e-5,
         atol=2e-5,
-    )
-
-
-def test_uses_the_rotated_width():
-    part = pj.make('rope(partial=0.5, freqs=yarn(factor=4.0))', head_dim=32, train_len=64)
-    x, pos = jax.random.normal(jax.random.key(0), (1, 3, 1, 32)), jnp.asarray([[0, 10, 100]])
-    small = pj.make('rope(freqs=yarn(factor=4.0))', head_dim=16, train_len=64)
-    np.testing.assert_allclose(
-        part.rotate(x, pos)[..., :16], small.rotate(x[..., :16], pos), atol=1e-6
     )
 
 
@@ -188,18 +172,14 @@ def test_decoding_with_a_dynamic_rule_equals_the_pass_over_each_prefix():
     cfg = TransformerConfig(
         vocab_size=11, train_len=8, layers=1, width=32, heads=2, encoding=DYNAMIC.format('')
     )
-    model, prompt = (
-        Transformer(cfg, rngs=nnx.Rngs(0)),
-        jax.random.randint(jax.random.key(1), (1, 24), 0, 11),
-    )
+    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    prompt = jax.random.randint(jax.random.key(1), (1, 24), 0, 11)
     tok = pj.Tokens.of(length=24)
     _, cache = jax.jit(prefill)(model, init_cache(model, tok), prompt[:, :6])
     assert model.encoding(0, model.blocks[0]).cached == 'raw'
-    steps, step, whole = (
-        [],
-        jax.jit(decode_step),
-        jax.jit(lambda model, text, tok: model(text, tok)),
-    )
+    steps = []
+    step = jax.jit(decode_step)
+    whole = jax.jit(lambda model, text, tok: model(text, tok))
     upto = lambda end: pj.Tokens.of(valid=np.arange(24)[None] < end)
     for t in range(6, 24):
         logits, cache = step(model, cache, prompt[:, t])
@@ -221,25 +201,6 @@ def test_a_dynamic_extension_of_a_model():
     read = jax.jit(lambda model, tokens: model(tokens))
     np.testing.assert_allclose(read(longer, tokens), read(static, tokens), atol=2e-5)
     np.testing.assert_allclose(read(longer, tokens[:, :8]), read(model, tokens[:, :8]), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    'spec, message',
-    [
-        ('yarn(factor=0.5)', 'at least 1, got 0.5'),
-        ('yarn(factor=4.0, ramp="linear")', 'ramp'),
-        ('yarn(factor=4.0, beta_fast=1.0, beta_slow=2.0)', 'beta_slow < beta_fast'),
-        ('yarn(factor=4.0, train_len=0)', 'needs train_len.*got 0'),
-        ('yarn(factor=4.0, attn_factor=1.0)', 'attention_factor'),
-        ('yarn()', "yarn needs 'factor'.*unless dynamic=True"),
-        ('yarn(factor=4.0, dynamic=True)', 'leave out factor=4.0'),
-        ('yarn(dynamic=True, beta_fast=1.0, beta_slow=2.0)', 'beta_slow < beta_fast'),
-        ('yarn(dynamic=True, attention_factor=0.0)', 'attention_factor must be positive, got 0.0'),
-    ],
-)
-def test_errors(spec, message):
-    with pytest.raises(SpecError, match=message):
-        pj.make(f'rope(freqs={spec})', head_dim=16, train_len=64)
 
 
 def test_errors_outside_specs():

@@ -10,11 +10,9 @@ from flax import nnx
 from jax import export
 
 import posenc_jax as pj
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.rope import rope
 from posenc_jax.mixers.cheems import Cheems
 from posenc_jax.mixers.ssd import ssd_chunks, ssd_scan
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('cheems')
@@ -216,25 +214,7 @@ def test_the_first_step_is_that_of_the_argument(dt):
     np.testing.assert_allclose(decay, np.exp(-np.arange(1, 5) * dt), rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    'arguments, message',
-    [
-        ('chunk=0', 'a chunk holds at least 1 token, got 0'),
-        ('base=0.5', 'must be at least 1, got 0.5'),
-        ('dt=0.0', 'cheems dt must be positive'),
-    ],
-)
-def test_wrong_values_are_refused(arguments, message):
-    cfg = TransformerConfig(
-        vocab_size=5, train_len=8, layers=1, width=8, heads=2, encoding=f'cheems({arguments})'
-    )
-    with pytest.raises(SpecError, match=message):
-        Transformer(cfg, rngs=nnx.Rngs(0))
-
-
 def test_positions_of_two_components_are_refused():
     pos = np.zeros((2, 20, 2), int)
     with pytest.raises(ValueError, match='one position per token, got 2 components'):
         layer_of().whole(X, pj.Tokens.of(positions=pos))
-    with pytest.raises(ValueError, match='a rotary width must be even'):
-        Cheems(**{**SIZES, 'head_dim': 3}, rngs=nnx.Rngs(0))

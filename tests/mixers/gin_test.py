@@ -4,12 +4,9 @@ node without any.
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import nnx
 
-from posenc_jax.language.spec import build, parse
 from posenc_jax.mixers.gin import GIN, neighbour_sums
-from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden
 
@@ -31,11 +28,3 @@ def test_a_layer_by_hand():
 def test_a_node_without_neighbours_keeps_its_own_vector():
     alone = neighbour_sums(jnp.ones((1, 2, 3)), jnp.zeros((1, 2, 2), bool), jnp.full((), 0.5))
     np.testing.assert_allclose(alone, 1.5)
-
-
-def test_wrong_sizes_are_refused():
-    with pytest.raises(SpecError, match='hidden must be positive'):
-        build(
-            parse('gin(hidden=-1)', ('mixer',)).nodes[0],
-            dict(model_dim=4, layers=1, rngs=nnx.Rngs(0)),
-        )

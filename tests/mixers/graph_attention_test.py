@@ -9,7 +9,6 @@ from flax import nnx
 
 from posenc_jax.layer.projections import Projections
 from posenc_jax.mixers.graph_attention import GraphAttention
-from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden
 
@@ -31,11 +30,6 @@ def test_a_layer_by_hand(edges, expected, monkeypatch):
     nodes = Tokens.of(length=4).with_feats(adjacency=adjacency[:, :, None])
     out = layer.whole(jnp.zeros((1, 4, 4)), nodes)
     np.testing.assert_allclose(out, read(expected), atol=1e-5)
-
-
-def test_wrong_choices_are_refused():
-    with pytest.raises(SpecError, match="'masc'.*did you mean 'mask'"):
-        GraphAttention(edges='masc', **SIZES, rngs=nnx.Rngs(0))
 
 
 def test_one_key_head_for_two_query_heads_is_two_equal_ones():

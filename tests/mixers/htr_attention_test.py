@@ -24,15 +24,12 @@ from posenc_jax.mixers.htr_weights import (
 )
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
+from tests.mixers.small import draw
 
 GOLDEN = golden('htr_attention')['values']
 B, S, E, Q = 3, 7, 6, 5
 VALID = np.arange(S) < np.array([[7], [4], [1]])
 SIZES = dict(width_inside=4, filters=3, taps=3, width=2)
-
-
-def draw(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
 def make(kind='content', positions='none', **more):

@@ -8,11 +8,9 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.base.orthonormal import orthonormal_rows
 from posenc_jax.mixers.lavo import lavo
-from posenc_jax.mixers.pieces import scan_pieces
-from posenc_jax.protocol.errors import SpecError
+from posenc_jax.mixers.piecewise_scan import scan_pieces
 from tests.golden_files import golden
-from tests.methods import recurrent
-from tests.methods.recurrent import draw, make
+from tests.mixers.small import draw, make
 
 VALUES = golden('lavo')['values']
 
@@ -95,34 +93,8 @@ def test_the_memory_is_constant_within_a_block():
     assert np.abs(out[0] - out[1]).max() > 0.01
 
 
-@pytest.mark.full
-def test_steps_padding_packing_and_gradients_where_the_basis_is_trained():
-    """The contract of mixers has the fixed basis."""
-    mixer = make('lavo(slots=4, window=3, learned=True, memory_bias=True)')
-    recurrent.check_cuts(mixer, 14, [1] * 14, [3, 1, 6, 3, 1])
-    recurrent.check_padding_and_packing(mixer, 13)
-    recurrent.check_causality(mixer, 14)
-    recurrent.check_gradients(mixer, 14)
-    recurrent.check_bfloat16(mixer, 14)
-
-
 def test_the_state_does_not_grow():
     """The claim of the paper: a text of any length is read with the memory of one block."""
     mixer = make('lavo(slots=3, window=4)')
     state = mixer.start(1, pj.Tokens.of(length=1000)).inner
     assert sum(a.size for a in state) == 2 * (3 + 4 * 4)
-
-
-@pytest.mark.full
-def test_it_trains():
-    recurrent.check_training('lavo(slots=4, window=4)')
-
-
-def test_wrong_values_are_refused():
-    for spec, message in (
-        ('lavo(slots=64)', r'1 .. 4 \(head_dim\), got 64'),
-        ('lavo(slots=0)', 'got 0'),
-        ('lavo(slots=2, window=0)', 'window must be at least 1'),
-    ):
-        with pytest.raises(SpecError, match=message):
-            make(spec)

@@ -10,11 +10,9 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.attention.kernels.program import at_any_depth
 from posenc_jax.mixers.lightnet import PIECE, decayed_sum, running_log_sum
-from posenc_jax.mixers.pieces import scan_pieces
-from posenc_jax.protocol.errors import SpecError
+from posenc_jax.mixers.piecewise_scan import scan_pieces
 from tests.golden_files import golden
-from tests.methods import recurrent
-from tests.methods.recurrent import draw, make
+from tests.mixers.small import MODEL, draw, make, whole
 
 VALUES = golden('lightnet')['values']
 SPECS = (
@@ -140,43 +138,25 @@ def sequential(mixer, x, positions):
 @pytest.mark.full_but_one
 @pytest.mark.parametrize('spec', SPECS)
 def test_the_recurrence(spec):
-    mixer, x = make(spec), draw(3, 1, 75, recurrent.MODEL)
-    out = recurrent.whole(mixer, x, pj.Tokens.of(length=75))
+    mixer, x = make(spec), draw(3, 1, 75, MODEL)
+    out = whole(mixer, x, pj.Tokens.of(length=75))
     np.testing.assert_allclose(out[0], sequential(mixer, np.float64(x[0]), range(75)), atol=2e-5)
 
 
 @pytest.mark.full
 def test_only_cosine_sees_differences_of_coordinates_alone():
     """In the other form the two features of a turned pair decay differently."""
-    x, row, column = draw(4, 1, 6, recurrent.MODEL), np.arange(6) // 3, np.arange(6) % 3
+    x, row, column = draw(4, 1, 6, MODEL), np.arange(6) // 3, np.arange(6) % 3
     of = lambda *rows: pj.Tokens.of(positions=np.stack(rows, -1)[None])
 
     def change(form, other):
         mixer = make(f'lightnet(encoding=md_lrpe(components=2, form={form!r}))')
-        return np.abs(
-            recurrent.whole(mixer, x, of(row, column)) - recurrent.whole(mixer, x, other)
-        ).max()
+        return np.abs(whole(mixer, x, of(row, column)) - whole(mixer, x, other)).max()
 
     assert (
         change('cosine', of(row + 5, column + 1)) < 1e-5 < 1e-3 < change('cosine', of(column, row))
     )
     assert change('rotate', of(row + 5, column + 1)) > 1e-3
-
-
-@pytest.mark.full
-@pytest.mark.parametrize('spec', SPECS[:2])
-def test_steps_longer_than_a_piece(spec):
-    # 70 tokens are more than one piece, and not a whole number of pieces.
-    recurrent.check_cuts(make(spec), 80, [70, 1, 9])
-
-
-@pytest.mark.full
-def test_padding_packing_causality_and_gradients_beyond_one_piece():
-    mixer = make(SPECS[2])
-    recurrent.check_padding_and_packing(mixer, 100)
-    recurrent.check_causality(mixer, 100)
-    recurrent.check_gradients(mixer, 70)
-    recurrent.check_bfloat16(mixer, 9)
 
 
 def test_the_weights_of_old_tokens_fall_as_one_over_t():
@@ -188,18 +168,6 @@ def test_the_weights_of_old_tokens_fall_as_one_over_t():
     np.testing.assert_allclose(
         averaged(ones, 0 * ones, v).ravel(), 1 / (np.arange(length) + 2), rtol=1e-4
     )
-
-
-@pytest.mark.full
-def test_it_trains():
-    recurrent.check_training('lightnet(encoding=md_lrpe())')
-
-
-def test_other_encodings_are_refused_by_name():
-    with pytest.raises(SpecError, match='takes the encoding md_lrpe, not rope'):
-        make('lightnet(encoding=rope())')
-    with pytest.raises(SpecError, match='takes the encoding md_lrpe, not'):
-        make('lightnet(encoding=md_lrpe() | alibi())')
 
 
 def test_keys_far_above_all_before_them_decay_exactly():

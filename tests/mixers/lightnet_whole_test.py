@@ -14,9 +14,8 @@ from posenc_jax.mixers.lightnet_whole import lightnet_whole
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.testing.jaxprs import largest_array
 from tests.golden_files import golden
-from tests.methods import recurrent
-from tests.methods.recurrent import MODEL, draw, make
 from tests.mixers.lightnet_test import averaged
+from tests.mixers.small import MODEL, draw, make, whole
 
 PLAIN, GRID = 'lightnet_whole()', 'lightnet_whole(encoding=md_lrpe(components=2, form="cosine"))'
 LONG = PIECE + 20
@@ -64,9 +63,9 @@ def defined(mixer, x, positions=None):
 def test_a_grid_is_read_in_one_sum():
     mixer, x = make(GRID), draw(0, 1, 12, MODEL)
     cells = np.stack(np.divmod(np.arange(12), 4), axis=-1)
-    out = recurrent.whole(mixer, x, pj.Tokens.of(positions=cells[None]))
+    out = whole(mixer, x, pj.Tokens.of(positions=cells[None]))
     np.testing.assert_allclose(out[0], defined(mixer, np.float64(x[0]), cells), atol=2e-5)
-    moved = recurrent.whole(mixer, x, pj.Tokens.of(positions=cells[None] + 7))
+    moved = whole(mixer, x, pj.Tokens.of(positions=cells[None] + 7))
     np.testing.assert_allclose(moved, out, atol=2e-5)
 
 
@@ -76,12 +75,12 @@ def test_documents_and_padding():
     valid = np.ones((1, LONG), bool)
     valid[0, [2, 40, LONG - 1]] = False
     segment = (np.arange(LONG) >= 9).astype(np.int32)[None]
-    out = recurrent.whole(mixer, x, pj.Tokens.of(valid=valid, segment=segment))
+    out = whole(mixer, x, pj.Tokens.of(valid=valid, segment=segment))
     for document in range(2):
         chosen = valid[0] & (segment[0] == document)
         expected = defined(mixer, np.float64(x[0, chosen]))
         np.testing.assert_allclose(np.asarray(out)[0, chosen], expected, atol=2e-5)
-    alone = recurrent.whole(mixer, x, pj.Tokens.of(valid=valid))
+    alone = whole(mixer, x, pj.Tokens.of(valid=valid))
     expected = defined(mixer, np.float64(x[0, valid[0]]))
     np.testing.assert_allclose(np.asarray(alone)[0, valid[0]], expected, atol=2e-5)
 
@@ -89,7 +88,7 @@ def test_documents_and_padding():
 @pytest.mark.full
 def test_memory_is_linear_and_gradients_are_finite():
     mixer = make(PLAIN)
-    loss = lambda x, tok: recurrent.whole(mixer, x, tok).sum()
+    loss = lambda x, tok: whole(mixer, x, tok).sum()
     for of in (lambda n: {'length': n}, lambda n: {'segment': np.zeros((1, n), np.int32)}):
         jaxprs = (
             jax.make_jaxpr(jax.grad(loss))(jnp.ones((1, n, MODEL)), pj.Tokens.of(**of(n)))
@@ -123,7 +122,3 @@ def test_it_reads_both_sides_and_stands_in_encoders_alone():
     assert np.abs(model(ids) - model(later))[0, 0].max() > 1e-4
     with pytest.raises(SpecError, match="lightnet_whole sees the tokens on both sides.*'encoder'"):
         Transformer(TransformerConfig(**sizes), rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match='lightnet_whole reads all tokens at once'):
-        make(PLAIN).start(1, pj.Tokens.of(length=2))
-    with pytest.raises(SpecError, match='lightnet_whole takes the encoding md_lrpe, not rope'):
-        make('lightnet_whole(encoding=rope())')

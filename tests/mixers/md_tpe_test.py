@@ -5,10 +5,8 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.mixers.md_tpe import md_tpe_kernel
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
-from tests.methods import recurrent
-from tests.methods.recurrent import draw, make
+from tests.mixers.small import MODEL, draw, make, whole
 
 VALUES = golden('md_tpe')['values']
 
@@ -24,8 +22,8 @@ def with_values(spec, b, decay):
 
 def run(mixer, x):
     x = np.float32(x)
-    x = x[None, :, None].repeat(recurrent.MODEL, -1) if x.ndim == 1 else x
-    return np.asarray(recurrent.whole(mixer, x, pj.Tokens.of(length=x.shape[1])))
+    x = x[None, :, None].repeat(MODEL, -1) if x.ndim == 1 else x
+    return np.asarray(whole(mixer, x, pj.Tokens.of(length=x.shape[1])))
 
 
 def test_an_impulse_returns_the_coefficients():
@@ -45,16 +43,16 @@ def test_golden_grid():
 
 def test_tokens_in_front_of_a_grid_are_left_alone_and_other_columns_are_refused():
     mixer = with_values('md_tpe(shape=(2,), terms=1)', [[1.0], [2.0]], [[0.5], [0.25]])
-    x = np.float32(VALUES['grid']['x'])[None, :, None].repeat(recurrent.MODEL, -1)
+    x = np.float32(VALUES['grid']['x'])[None, :, None].repeat(MODEL, -1)
     rows = x.shape[1] // 2
-    cells = recurrent.whole(mixer, x, pj.Tokens.on_grid(rows, 2))
+    cells = whole(mixer, x, pj.Tokens.on_grid(rows, 2))
     np.testing.assert_allclose(cells[0, :, 0], VALUES['grid']['y'], rtol=1e-6)
     behind = np.pad(x, ((0, 0), (3, 0), (0, 0)), constant_values=7.0)
-    y = recurrent.whole(mixer, behind, pj.Tokens.on_grid(rows, 2, extra=3))
+    y = whole(mixer, behind, pj.Tokens.on_grid(rows, 2, extra=3))
     assert not np.any(y[:, :3])
     np.testing.assert_allclose(y[:, 3:], cells, rtol=1e-6)
     with pytest.raises(ValueError, match=r'shape=\(2,\) does not fit a grid of 2 x 3 tokens; use'):
-        recurrent.whole(mixer, behind[:, :6], pj.Tokens.on_grid(2, 3))
+        whole(mixer, behind[:, :6], pj.Tokens.on_grid(2, 3))
 
 
 def definition(mixer, x, shape):
@@ -74,41 +72,14 @@ def definition(mixer, x, shape):
 @pytest.mark.full_but_one
 @pytest.mark.parametrize('shape', [(), (5,), (3, 2), (7, 1)])
 def test_the_definition(shape):
-    mixer, x = make(f'md_tpe(shape={shape}, terms=3)'), draw(0, 1, 40, recurrent.MODEL)
+    mixer, x = make(f'md_tpe(shape={shape}, terms=3)'), draw(0, 1, 40, MODEL)
     expected = definition(mixer, np.float64(x[0]), shape)
     np.testing.assert_allclose(run(mixer, x)[0], expected, atol=2e-5)
 
 
 def test_only_the_lines_through_a_token_reach_it():
-    mixer, x = make('md_tpe(shape=(4,), terms=2)'), draw(1, 1, 12, recurrent.MODEL)
+    mixer, x = make('md_tpe(shape=(4,), terms=2)'), draw(1, 1, 12, MODEL)
     changed = x.copy()
     changed[:, 5] += 1  # row 1, column 1
     reached = np.abs(run(mixer, changed) - run(mixer, x)).max((0, 2)) > 1e-6
     assert np.flatnonzero(reached).tolist() == [5, 6, 7, 9]
-
-
-@pytest.mark.full
-def test_steps_padding_packing_and_gradients_along_three_axes():
-    """The contract of mixers has two axes."""
-    mixer = make('md_tpe(shape=(3, 2), terms=2)')
-    recurrent.check_cuts(mixer, 70, [40, 1, 29])  # also longer than a piece
-    recurrent.check_cuts(mixer, 14, [1] * 14, [3, 1, 6, 3, 1])
-    recurrent.check_padding_and_packing(mixer, 13)
-    recurrent.check_causality(mixer, 14)
-    recurrent.check_gradients(mixer, 14)
-    recurrent.check_bfloat16(mixer, 14)
-
-
-@pytest.mark.full
-def test_it_trains_before_a_layer_without_positions():
-    recurrent.check_training('md_tpe(shape=(4,), terms=4)', 'nope()')
-
-
-def test_wrong_values_are_refused():
-    for spec, message in (
-        ('md_tpe(terms=0)', 'terms must be at least 1'),
-        ('md_tpe(shape=(3, 0))', 'sizes of at least 1'),
-        ('md_tpe(shape=(4096, 4096))', 'lines'),
-    ):
-        with pytest.raises(SpecError, match=message):
-            make(spec)

@@ -59,11 +59,28 @@ PARTS = {
     'gmu_hybrid': tuple(f"gmu_hybrid(part='{part}')" for part in ('scan', 'keys', 'cross', 'gmu'))
 }
 
+# Options that change how a mixer computes; they keep the laws, too.
+OPTIONS = {
+    'lavo': 'lavo(slots=4, window=3, learned=True, memory_bias=True)',
+    'lightnet': 'lightnet(encoding=md_lrpe(form="cosine", learned=True))',
+    'md_tpe': 'md_tpe(shape=(3, 2), terms=2)',
+    'rmat': 'rmat(segment=4, chunk=2, slots=3, mix=True, through=True)',
+}
+OPTION_ENTRIES = [
+    dataclasses.replace(entry, card=dataclasses.replace(entry.card, example=OPTIONS[entry.key]))
+    for entry in ENTRIES
+    if entry.key in OPTIONS
+]
+
 # The fast tests run the most expensive tests on this mixer alone, in a model with attention.
 REPRESENTATIVE = 'cheems'
 expensive = pytest.mark.full_where(
     condition=lambda entry, mixed=True: entry.key != REPRESENTATIVE or not mixed
 )
+every_option = pytest.mark.parametrize('entry', OPTION_ENTRIES, ids=lambda entry: entry.key)
+named = lambda entry: entry.key + '-options' * (entry in OPTION_ENTRIES)
+every_form = pytest.mark.parametrize('entry', [*ENTRIES, *OPTION_ENTRIES], ids=named)
+every_form_of_rows = pytest.mark.parametrize('entry', [*ROW_ENTRIES, *OPTION_ENTRIES], ids=named)
 every_mixer = pytest.mark.parametrize('entry', ENTRIES, ids=lambda entry: entry.key)
 every_mixer_of_rows = pytest.mark.parametrize('entry', ROW_ENTRIES, ids=lambda entry: entry.key)
 every_pattern = pytest.mark.parametrize('mixed', [False, True], ids=['alone', 'with_rope'])
@@ -122,15 +139,13 @@ def make(entry, seed=0):
 
 
 @functools.cache
-def mixer_of(key):
-    (entry,) = (entry for entry in LAYERS if entry.key == key)
+def mixer_of(entry):
     return make(entry)
 
 
 @functools.cache
-def model_of(key, mixed, **fields):
-    (entry,) = (entry for entry in ENTRIES if entry.key == key)
-    pattern = (*PARTS.get(key, (entry.card.example,)), 'rope()')
+def model_of(entry, mixed, **fields):
+    pattern = (*PARTS.get(entry.key, (entry.card.example,)), 'rope()')
     pattern = pattern if mixed else pattern[:-1]
     sizes = dict(width=MODEL, heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH)
     layers = max(2, len(pattern))
@@ -172,9 +187,9 @@ PROMPT, BEGUN = 8, np.arange(LENGTH)[None] >= np.array([[0], [3]])
 
 
 @functools.cache
-def generated(key, mixed):
+def generated(entry, mixed):
     """The prompts with their most probable continuations, up to `LENGTH`."""
-    return continued(model_of(key, mixed))
+    return continued(model_of(entry, mixed))
 
 
 def continued(model):
@@ -240,9 +255,9 @@ def test_mixers_of_whole_rows_refuse_to_decode(entry):
 # Shapes, dtypes, states.
 
 
-@every_mixer_of_rows
+@every_form_of_rows
 def test_the_result_has_the_dtype_of_the_input_and_the_state_is_float32(entry):
-    mixer, x = mixer_of(entry.key), jnp.asarray(X, jnp.bfloat16)
+    mixer, x = mixer_of(entry), jnp.asarray(X, jnp.bfloat16)
     tok = pj.Tokens.of(**KINDS['packed_and_padded'])
     out = jax.eval_shape(mixer.whole, x, tok)
     assert (out.shape, out.dtype) == (X.shape, jnp.bfloat16)
@@ -263,7 +278,7 @@ def test_the_result_has_the_dtype_of_the_input_and_the_state_is_float32(entry):
 @every_mixer_of_rows
 def test_every_variable_declares_the_role_of_each_axis(entry):
     variables = jax.tree.leaves(
-        nnx.state(mixer_of(entry.key)), is_leaf=lambda a: isinstance(a, nnx.Variable)
+        nnx.state(mixer_of(entry)), is_leaf=lambda a: isinstance(a, nnx.Variable)
     )
     for variable in variables:
         assert isinstance(variable, (nnx.Param, Constant)), type(variable)
@@ -277,14 +292,14 @@ def test_every_variable_declares_the_role_of_each_axis(entry):
 
 
 @expensive
-@every_mixer_of_rows
+@every_form_of_rows
 def test_bfloat16_is_close_to_float32(entry):
     tok = pj.Tokens.of(length=LENGTH)
     if entry.card.promises.relative:  # where the error of a position in bfloat16 is above 1
         tok = dataclasses.replace(tok, pos=13 * tok.pos + 1000)
     low = jnp.asarray(X, jnp.bfloat16)
-    exact = whole(mixer_of(entry.key), low.astype(jnp.float32), tok)
-    error = np.abs(np.asarray(whole(mixer_of(entry.key), low, tok), np.float32) - exact)
+    exact = whole(mixer_of(entry), low.astype(jnp.float32), tok)
+    error = np.abs(np.asarray(whole(mixer_of(entry), low, tok), np.float32) - exact)
     scale = float(np.abs(exact).max())
     assert np.median(error) < 0.01 * scale and error.max() < 0.06 * scale, (error.max(), scale)
 
@@ -293,8 +308,8 @@ def test_bfloat16_is_close_to_float32(entry):
 @every_mixer
 def test_a_model_in_bfloat16_is_close_to_float32(entry):
     tok = pj.Tokens.of(length=LENGTH)
-    logits = logits_of(model_of(entry.key, True), IDS, tok)
-    low = logits_of(model_of(entry.key, True, dtype='bfloat16'), IDS, tok)
+    logits = logits_of(model_of(entry, True), IDS, tok)
+    low = logits_of(model_of(entry, True, dtype='bfloat16'), IDS, tok)
     assert gap(low, logits) < 0.25 and np.median(np.abs(low - logits)) < 0.04
 
 
@@ -306,10 +321,10 @@ def test_a_model_in_bfloat16_is_close_to_float32(entry):
         kind == 'plain' or (entry.key != REPRESENTATIVE and kind != 'packed_and_padded')
     )
 )
-@every_mixer
+@every_form
 @pytest.mark.parametrize('kind', KINDS)
 def test_steps_in_any_cut_equal_the_whole(entry, kind):
-    mixer = mixer_of(entry.key)
+    mixer = mixer_of(entry)
     tok = pj.Tokens.of(length=LENGTH, **KINDS[kind])
     expected, real = np.asarray(whole(mixer, tok=tok)), KINDS[kind].get('valid', REAL)
     for cuts in CUTS:
@@ -324,11 +339,28 @@ def test_steps_in_any_cut_equal_the_whole(entry, kind):
         close(rest[real[:, cut:]], expected[:, cut:][real[:, cut:]])
 
 
+@pytest.mark.full
+@every_option
+def test_steps_and_documents_longer_than_a_piece(entry):
+    """A piece is what a mixer computes at once; the backward pass computes it again."""
+    mixer, length, cut = mixer_of(entry), 100, 75
+    x, valid = np.asarray(draw(5, ROWS, length, MODEL)), np.ones((ROWS, length), bool)
+    valid[0, :3] = valid[1, 70:73] = valid[1, -4:] = False
+    tok = pj.Tokens.of(segment=np.arange(length)[None] // cut + 0 * valid, valid=valid)
+    expected = np.asarray(whole(mixer, x, tok))
+    close(np.asarray(in_pieces(mixer, x, tok, (80, 1, 19))[0])[valid], expected[valid])
+    alone = np.asarray(whole(mixer, x[:, cut:], tok.slice(cut, length - cut)))
+    close(alone[valid[:, cut:]], expected[:, cut:][valid[:, cut:]])
+    loss = lambda x: jnp.where(valid[..., None], mixer.whole(x, tok) ** 2, 0).sum()
+    slope = np.asarray(jax.jit(jax.grad(loss))(jnp.asarray(x)))
+    assert np.isfinite(slope).all() and not slope[~valid].any()
+
+
 @expensive
 @every_mixer
 @every_pattern
 def test_decoding_equals_the_full_pass(entry, mixed):
-    model, tok = model_of(entry.key, mixed), pj.Tokens.of(valid=BEGUN)
+    model, tok = model_of(entry, mixed), pj.Tokens.of(valid=BEGUN)
     expected, real = np.asarray(logits_of(model, IDS, tok)), BEGUN[:, :PROMPT]
     logits, cache = read(model, init_cache(model, tok), IDS[:, :PROMPT])
     close(np.asarray(logits)[real], expected[:, :PROMPT][real])
@@ -341,8 +373,8 @@ def test_decoding_equals_the_full_pass(entry, mixed):
 @every_mixer
 @every_pattern
 def test_generated_tokens_are_the_most_probable(entry, mixed):
-    model, tok = model_of(entry.key, mixed), pj.Tokens.of(valid=BEGUN)
-    out = generated(entry.key, mixed)
+    model, tok = model_of(entry, mixed), pj.Tokens.of(valid=BEGUN)
+    out = generated(entry, mixed)
     logits, cache = read(model, init_cache(model, tok), IDS[:, :PROMPT])
     new = continue_cache(model, cache, logits[:, -1], max_new_tokens=LENGTH - PROMPT)
     np.testing.assert_array_equal(out[:, PROMPT:], new)
@@ -355,12 +387,12 @@ def test_generated_tokens_are_the_most_probable(entry, mixed):
 
 
 @expensive
-@every_mixer
+@every_form
 def test_packing_and_padding_change_nothing(entry):
     """Two documents have the same logits alone, packed in one row, and with padding on the left or
     on the right.
     """
-    model = model_of(entry.key, True)
+    model = model_of(entry, True)
     documents = IDS[:, :DOCUMENT]
     alone = pj.Tokens.of(length=DOCUMENT)
     expected = logits_of(model, documents, alone)
@@ -375,7 +407,7 @@ def test_packing_and_padding_change_nothing(entry):
 
 @every_mixer_of_rows
 def test_padding_is_finite_and_does_not_leak(entry):
-    mixer = mixer_of(entry.key)
+    mixer = mixer_of(entry)
     for kind in ('padded', 'packed_and_padded'):
         tok = pj.Tokens.of(**KINDS[kind])
         out = whole(mixer, tok=tok)
@@ -400,12 +432,12 @@ def influence(mixer, tok, outputs):
 
 
 @expensive
-@every_mixer
+@every_form
 def test_causality(entry):
     """The gradients of earlier outputs by later inputs are exactly zero, and changed later inputs
     leave earlier outputs exactly the same. A packed document sees nothing of the others.
     """
-    mixer, place = mixer_of(entry.key), np.arange(LENGTH)
+    mixer, place = mixer_of(entry), np.arange(LENGTH)
     if not entry.card.causal_only:
         return
     reached = influence(mixer, pj.Tokens.of(segment=ONE), place < 7)
@@ -422,10 +454,10 @@ def test_causality(entry):
 
 
 @expensive
-@every_mixer
+@every_form
 def test_gradients_are_finite_and_those_of_the_steps(entry):
     """Also where rows are padded. Every parameter has a gradient."""
-    graphdef, params, rest = nnx.split(mixer_of(entry.key), nnx.Param, ...)
+    graphdef, params, rest = nnx.split(mixer_of(entry), nnx.Param, ...)
     tok = pj.Tokens.of(**KINDS['packed_and_padded'])
     cotangent = np.where(PADDED[..., None], COTANGENT, np.float32(0))
 
@@ -443,9 +475,26 @@ def test_gradients_are_finite_and_those_of_the_steps(entry):
 
 
 @pytest.mark.full
+@every_option
+def test_training_lowers_the_loss_of_a_batch(entry):
+    graphdef, params, rest = nnx.split(model_of(entry, False), nnx.Param, ...)
+
+    def loss(params):
+        logits = nnx.merge(graphdef, params, rest)(IDS[:, :9])
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), IDS[:, 1:10, None], -1).mean()
+
+    def update(params, _):
+        value, slope = jax.value_and_grad(loss)(params)
+        return jax.tree.map(lambda a, b: a - 0.3 * b, params, slope), value
+
+    losses = jax.jit(lambda params: jax.lax.scan(update, params, length=30)[1])(params)
+    assert np.isfinite(losses).all() and losses[-1] < 0.8 * losses[0], losses
+
+
+@pytest.mark.full
 @every_mixer_of_rows
 def test_jit_equals_eager(entry):
-    mixer, tok = mixer_of(entry.key), pj.Tokens.of(**KINDS['packed_and_padded'])
+    mixer, tok = mixer_of(entry), pj.Tokens.of(**KINDS['packed_and_padded'])
     eager = mixer.whole(jnp.asarray(X), tok)
     close(np.asarray(eager)[PADDED], np.asarray(whole(mixer, tok=tok))[PADDED])
 
@@ -465,7 +514,7 @@ def test_sharded_equals_unsharded(entry, mixed):
     """Of most mixers in a model of the mixer alone: what cuts the layers of attention beside them
     is the same for all. For one mixer a model with attention is compared, too.
     """
-    model = model_of(entry.key, mixed)
+    model = model_of(entry, mixed)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     tok = pj.Tokens.of(valid=PADDED)
 
@@ -485,7 +534,7 @@ def test_sharded_equals_unsharded(entry, mixed):
     assert len(sharded.sharding.device_set) == 8
     close(np.asarray(sharded)[PADDED], np.asarray(logits)[PADDED])
     close_trees(cut, grads)
-    np.testing.assert_array_equal(out, generated(entry.key, mixed))
+    np.testing.assert_array_equal(out, generated(entry, mixed))
 
 
 def traced(mixer, length):
@@ -501,7 +550,7 @@ def traced(mixer, length):
 @every_mixer
 def test_memory_is_linear_in_the_length(entry):
     """No array has an entry for each pair of tokens. For one mixer the compiler is asked, too."""
-    mixer, length = mixer_of(entry.key), 4096
+    mixer, length = mixer_of(entry), 4096
     largest = largest_array(traced(mixer, length))
     assert (largest < length**2) == entry.card.promises.blockwise, f'{largest / length} a token'
     if entry.key == REPRESENTATIVE:
@@ -517,7 +566,7 @@ def test_memory_is_linear_in_the_length(entry):
 
 @every_mixer
 def test_promise_relative(entry):
-    mixer, tok = mixer_of(entry.key), pj.Tokens.of(length=LENGTH)
+    mixer, tok = mixer_of(entry), pj.Tokens.of(length=LENGTH)
     distance = gap(whole(mixer, tok=dataclasses.replace(tok, pos=tok.pos + 300)), whole(mixer))
     assert distance < 5 * SAME or distance > DIFFERENT, f'undecided: {distance}'
     assert (distance < 5 * SAME) == entry.card.promises.relative
@@ -525,16 +574,16 @@ def test_promise_relative(entry):
 
 @every_mixer
 def test_a_checkpoint_restores_it(entry):
-    equal_trees(nnx.state(make(entry)), nnx.state(mixer_of(entry.key)))
-    saved = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(mixer_of(entry.key))))
+    equal_trees(nnx.state(make(entry)), nnx.state(mixer_of(entry)))
+    saved = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(mixer_of(entry))))
     graphdef, state = nnx.split(make(entry, seed=5))
-    assert graphdef == nnx.graphdef(mixer_of(entry.key))
+    assert graphdef == nnx.graphdef(mixer_of(entry))
     fresh = nnx.merge(graphdef, state)
     if entry.card.promises.needs_training:
-        assert gap(whole(fresh), whole(mixer_of(entry.key))) > DIFFERENT
+        assert gap(whole(fresh), whole(mixer_of(entry))) > DIFFERENT
     nnx.replace_by_pure_dict(state, saved)
     restored = nnx.merge(graphdef, state)
-    np.testing.assert_array_equal(whole(restored), whole(mixer_of(entry.key)))
+    np.testing.assert_array_equal(whole(restored), whole(mixer_of(entry)))
 
 
 # Spec strings.
@@ -626,6 +675,6 @@ def test_faults_would_be_noticed(monkeypatch, fault):
     entry, faulty = scan_of(**changed)
     mixer = moved(faulty(model_dim=MODEL, layers=2, rngs=nnx.Rngs(0)), 100)
     check(entry)
-    monkeypatch.setitem(globals(), 'mixer_of', lambda key: mixer)
+    monkeypatch.setitem(globals(), 'mixer_of', lambda entry: mixer)
     with pytest.raises(AssertionError):
         check(entry)

@@ -26,6 +26,7 @@ from posenc_jax.mixers.location_weights import (
 from posenc_jax.mixers.monotonic_location import MonotonicLocation, mix_directions, reverse_valid
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
+from tests.mixers.small import draw
 
 GOLDEN = golden('monotonic_location')
 VARIANTS = {kind: dict(location=kind) for kind in GATES} | {
@@ -39,10 +40,6 @@ VARIANTS = {kind: dict(location=kind) for kind in GATES} | {
 B, S, E, H, D = 3, 7, 8, 2, 4
 LENGTH = np.array([7, 4, 1])
 VALID = np.arange(S) < LENGTH[:, None]
-
-
-def draw(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
 def make(name, **more):
@@ -230,10 +227,8 @@ def test_golden_gru():
     run_gru = jax.jit(GRU.run, static_argnames='reverse')
     for place, direction in enumerate(('forwards', 'backwards')):
         cell, weights = GRU(3, 2, rngs=nnx.Rngs(0)), golden[direction]
-        cell.w_x[...], cell.w_h[...] = (
-            jnp.array(weights['weight_ih']).T,
-            jnp.array(weights['weight_hh']).T,
-        )
+        cell.w_x[...] = jnp.array(weights['weight_ih']).T
+        cell.w_h[...] = jnp.array(weights['weight_hh']).T
         cell.b_x[...], cell.b_h[...] = jnp.array(weights['bias_ih']), jnp.array(weights['bias_hh'])
         states, last = run_gru(cell, x, valid, reverse=direction == 'backwards')
         np.testing.assert_allclose(
@@ -356,11 +351,9 @@ def reference(model, source, target):
     the other.
     """
     get = lambda module, name: np.asarray(getattr(module, name)[...], np.float64)
-    sigmoid, relu, leaky = (
-        lambda x: 1 / (1 + np.exp(-x)),
-        lambda x: np.maximum(x, 0),
-        lambda x: np.where(x > 0, x, 0.01 * x),
-    )
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))
+    relu = lambda x: np.maximum(x, 0)
+    leaky = lambda x: np.where(x > 0, x, 0.01 * x)
     softmax = lambda x: np.exp(x - x.max()) / np.exp(x - x.max()).sum()
 
     def gru(cell, x, h):
@@ -390,11 +383,9 @@ def reference(model, source, target):
     values = (
         leaky(e @ get(attention, 'w_value') + get(attention, 'b_value')) @ get(attention, 'w_head')
     ).reshape(n, H, E)
-    past, hidden, logits = (
-        np.zeros(H),
-        None if attention.first is None else np.tile(get(attention, 'first'), (H, 1)),
-        [],
-    )
+    past = np.zeros(H)
+    hidden = None if attention.first is None else np.tile(get(attention, 'first'), (H, 1))
+    logits = []
 
     for t, token in enumerate(target):
         located = content = None
@@ -425,10 +416,8 @@ def reference(model, source, target):
                 located[head] = w / (w + 1e-20).sum()
         if attention.content is not None:
             content = np.zeros((H, n))
-            q, k = (
-                (h @ get(attention, 'w_query')).reshape(H, D),
-                (e @ get(attention, 'w_key')).reshape(n, H, D),
-            )
+            q = (h @ get(attention, 'w_query')).reshape(H, D)
+            k = (e @ get(attention, 'w_key')).reshape(n, H, D)
             for head in range(H):
                 for j in range(n):
                     if attention.content == 'plain':
@@ -492,10 +481,8 @@ def test_dropout_needs_a_key():
     model = redrawn('onestep', rate=0.5)
     source, target = np.ones((B, S), np.int32), np.ones((B, 2), np.int32)
     call = jax.jit(lambda *text, key=None: model(*text, key=key))
-    plain, dropped = (
-        call(source, LENGTH, target),
-        call(source, LENGTH, target, key=jax.random.key(0)),
-    )
+    plain = call(source, LENGTH, target)
+    dropped = call(source, LENGTH, target, key=jax.random.key(0))
     np.testing.assert_array_equal(plain, call(source, LENGTH, target))
     assert np.abs(plain - dropped).max() > 1e-3
 
@@ -506,18 +493,14 @@ def test_dropout_needs_a_key():
 def test_samples_of_the_sweep():
     task = sweep.TRANSDUCTIONS['recopy']
     source, length, target = sweep.samples_of(task, np.random.default_rng(0), 60, (5, 10))
-    assert (
-        set(length) == set(range(5, 11))
-        and source.shape == (60, 10)
-        and (target[:, 0] == sweep.START).all()
-    )
+    assert set(length) == set(range(5, 11))
+    assert source.shape == (60, 10)
+    assert (target[:, 0] == sweep.START).all()
     for ids, n, wanted in zip(source, length, target):
         assert (ids[:n] >= sweep.WORDS).all() and (ids[n:] == sweep.PADDING).all()
         answer = [task.words[i - sweep.WORDS] for i in wanted[1:] if i != sweep.PADDING]
-        assert (
-            answer.index('<eos>') == len(answer) - 1
-            and (wanted[1 + len(answer) :] == sweep.PADDING).all()
-        )
+        assert answer.index('<eos>') == len(answer) - 1
+        assert (wanted[1 + len(answer) :] == sweep.PADDING).all()
 
 
 @pytest.mark.full
@@ -533,9 +516,8 @@ def test_the_sweep_trains_and_reports(tmp_path, capsys):
                 '--samples', '2', '--workdir', str(tmp_path)])  # fmt: skip
     lines = (tmp_path / 'results.csv').read_text().splitlines()
     assert len(lines) == 1 + 2 * 7
-    assert lines[1].startswith('dedupe,onestep,10,0,') and lines[-1].startswith(
-        'dedupe,onestep,100,3,'
-    )
+    assert lines[1].startswith('dedupe,onestep,10,0,')
+    assert lines[-1].startswith('dedupe,onestep,100,3,')
     assert 'seed 3' in capsys.readouterr().out
 
 

@@ -147,20 +147,6 @@ def test_what_it_refuses(layer):
         layer.whole(X, pj.Tokens.of(positions=POINTS, segment=np.zeros((2, 12), int)))
     with pytest.raises(ValueError, match=r'positions \[B, L, 3\], got \(1, 12\)'):
         layer.whole(X, pj.Tokens.of(length=12))
-    with pytest.raises(ValueError, match='cannot decode token by token'):
-        layer.start(2, pj.Tokens.of(length=12))
-    for spec, message in (
-        ('pcm_layer(pcm_layer(gru()))', 'takes a recurrent mixer such as gru'),
-        ("pcm_layer(gmu_hybrid(part='keys'))", 'recurrent mixer .* got gmu_hybrid'),
-        ('pcm_layer(gru(), prompts=-1)', 'prompts must be at least 0'),
-        ('pcm_layer(gru(), size=0.0)', 'size must be positive'),
-        ('pcm_layer(gru(), order="xxx")', "order='xxx' is not"),
-        ('pcm_layer(rope())', "'rope' is registered as encoding"),
-        ('rope() | pcm_layer(gru())', 'replaces attention, so it stands alone'),
-        ('pcm_layer(gru()) | pcm()', 'replaces attention, so it stands alone'),
-    ):
-        with pytest.raises(SpecError, match=message):
-            make(spec)
 
 
 def test_the_next_token_cannot_be_asked_for():

@@ -8,10 +8,8 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods.rope import rope
 from posenc_jax.mixers.rmat import gated_slots
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
-from tests.methods import recurrent
-from tests.methods.recurrent import draw, make
+from tests.mixers.small import MODEL, draw, make, whole
 
 VALUES = golden('rmat')['values']
 SPECS = (
@@ -78,26 +76,26 @@ def sequential(mixer, x):
 @pytest.mark.parametrize('spec', SPECS)
 def test_segments(spec):
     """Also where the last chunk of a segment is shorter, and where the memory overflows."""
-    mixer, x = make(spec), draw(2, 1, 23, recurrent.MODEL)
-    out = recurrent.whole(mixer, x, pj.Tokens.of(length=23))
+    mixer, x = make(spec), draw(2, 1, 23, MODEL)
+    out = whole(mixer, x, pj.Tokens.of(length=23))
     np.testing.assert_allclose(out[0], sequential(mixer, np.float64(x[0])), atol=1e-5)
 
 
 @pytest.mark.full
 def test_segments_longer_than_a_piece():
-    mixer, x = make('rmat(segment=200, chunk=60, slots=6)'), draw(3, 1, 450, recurrent.MODEL)
-    out = recurrent.whole(mixer, x, pj.Tokens.of(length=450))
+    mixer, x = make('rmat(segment=200, chunk=60, slots=6)'), draw(3, 1, 450, MODEL)
+    out = whole(mixer, x, pj.Tokens.of(length=450))
     np.testing.assert_allclose(out[0], sequential(mixer, np.float64(x[0])), atol=2e-5)
 
 
 def test_a_chunk_as_long_as_the_segment_sees_what_the_segment_sees():
     """And an empty memory adds nothing: the first segment is twice plain attention with RoPE."""
-    mixer, x = make('rmat(segment=6, chunk=64)'), draw(4, 1, 6, recurrent.MODEL)
+    mixer, x = make('rmat(segment=6, chunk=64)'), draw(4, 1, 6, MODEL)
     tok = pj.Tokens.of(length=6)
     q, k, v = (np.einsum('btd,dnh->btnh', x, getattr(mixer, f'w_{name}')[...]) for name in 'qkv')
     plain = pj.attend(pj.make('causal()'), rope(q, tok.pos), rope(k, tok.pos), v, tok, tok)
     expected = 2 * np.einsum('btnh,nhd->btd', plain, mixer.w_out[...])
-    np.testing.assert_allclose(recurrent.whole(mixer, x, tok), expected, atol=1e-5)
+    np.testing.assert_allclose(whole(mixer, x, tok), expected, atol=1e-5)
 
 
 def test_the_angles_are_those_of_a_head_not_of_the_model():
@@ -112,10 +110,10 @@ def test_the_angles_are_those_of_a_head_not_of_the_model():
 
 def influence(mixer, at, length):
     """How much the token `at` changes the results of each segment."""
-    x, tok = draw(5, 1, length, recurrent.MODEL), pj.Tokens.of(length=length)
+    x, tok = draw(5, 1, length, MODEL), pj.Tokens.of(length=length)
     changed = x.copy()
     changed[:, at] += 1
-    change = np.abs(recurrent.whole(mixer, changed, tok) - recurrent.whole(mixer, x, tok))
+    change = np.abs(whole(mixer, changed, tok) - whole(mixer, x, tok))
     return change.max((0, 2)).reshape(-1, mixer.segment).max(-1)
 
 
@@ -133,20 +131,9 @@ def test_the_memory_carries_a_token_over_two_segments_and_drops_the_oldest():
 def test_no_gradient_reaches_earlier_segments_unless_it_is_asked_for():
     for through in (False, True):
         mixer = make(f'rmat(segment=4, chunk=2, slots=4, through={through})')
-        x, tok = draw(6, 1, 12, recurrent.MODEL), pj.Tokens.of(length=12)
+        x, tok = draw(6, 1, 12, MODEL), pj.Tokens.of(length=12)
         slope = jax.jit(jax.grad(lambda x: (mixer.whole(x, tok)[:, 8:] ** 2).sum()))(jnp.asarray(x))
         assert bool(slope[:, :8].any()) == through and bool(slope[:, 8:].all())
-
-
-@pytest.mark.full
-def test_steps_padding_packing_and_gradients_with_shares_and_through_the_memory():
-    """The contract of mixers has the form without these options."""
-    mixer = make(SPECS[1])
-    recurrent.check_cuts(mixer, 14, [1] * 14, [3, 1, 6, 3, 1])
-    recurrent.check_padding_and_packing(mixer, 13)
-    recurrent.check_causality(mixer, 14)
-    recurrent.check_gradients(mixer, 14)
-    recurrent.check_bfloat16(mixer, 14)
 
 
 def test_the_state_does_not_grow():
@@ -155,21 +142,3 @@ def test_the_state_does_not_grow():
     ]
     assert sizes(10) == sizes(100_000)
     assert make('rmat(chunk=3)').segment == 4  # half the trained length
-
-
-@pytest.mark.full
-def test_it_trains():
-    recurrent.check_training('rmat(segment=4, chunk=2, slots=4)')
-
-
-def test_wrong_values_are_refused():
-    for spec, message in (
-        ('rmat(segment=-1)', 'segment must be at least 0'),
-        ('rmat(chunk=0)', 'chunk must be at least 1'),
-        ('rmat(slots=0)', 'slots must be at least 1'),
-        ('rmat(base=0.5)', 'at least 1'),
-    ):
-        with pytest.raises(SpecError, match=message):
-            make(spec)
-    with pytest.raises(SpecError, match='even'):
-        make('rmat()', head_dim=3)

@@ -85,12 +85,7 @@ class CoordinateEncoder(nnx.Module):
 
 
 def counted(wrong: Bool[np.ndarray, '...']) -> str:
-    """How many points of a batch are wrong, and the index of the first one, as words.
-
-    Example:
-      >>> counted(np.array([[False, False], [False, True]]))
-      '1 of 4 points, first at [1, 1]'
-    """
+    """How many points of a batch are wrong, and the index of the first one, as words."""
     first = np.unravel_index(int(wrong.argmax()), wrong.shape)
     where = f', first at {[int(i) for i in first]}' if wrong.ndim else ''
     return f'{wrong.sum()} of {wrong.size} point{"s" * (wrong.size > 1)}{where}'
@@ -129,11 +124,6 @@ def make_features(spec: str, rngs: nnx.Rngs | None = None) -> CoordinateEncoder:
 
     Raises:
       SpecError: the string is wrong, or joins encoders of different points.
-
-    Example:
-      >>> encoder = make_features("shifted_basis('triangle', features=4)")
-      >>> encoder.encode(jnp.array([[0.25], [0.5]])).tolist()
-      [[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]]
     """
     context = {'rngs': nnx.Rngs(0) if rngs is None else rngs}
     nodes = spec_language.parse(spec, ('coordinates',)).nodes

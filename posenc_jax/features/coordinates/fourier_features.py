@@ -29,10 +29,6 @@ def nerf_features(x: Num[Array, '... d'], bands: int) -> Float[Array, '... F']:
 
     Raises:
       ValueError: another number of bands.
-
-    Example:
-      >>> nerf_features(jnp.array([0.25]), 2).round(4).tolist()
-      [0.25, 0.7071, 0.7071, 1.0, 0.0]
     """
     if not 0 <= bands <= MAX_BANDS:
         raise ValueError(f'nerf_features takes 0 .. {MAX_BANDS} bands, got {bands}')
@@ -50,10 +46,6 @@ def nyquist_bands(samples: int) -> int:
 
     Raises:
       ValueError: fewer than one sample.
-
-    Example:
-      >>> nyquist_bands(64), nyquist_bands(255), nyquist_bands(3)
-      (4, 5, 0)
     """
     if samples < 1:
         raise ValueError(f'nyquist_bands needs at least 1 sample, got {samples}')
@@ -66,10 +58,6 @@ def random_features(x: Num[Array, '... d'], b: Float[Array, 'd m']) -> Float[Arr
     Args:
       x: coordinates.
       b: B, frequencies in turns per unit.
-
-    Example:
-      >>> random_features(jnp.array([0.5, 0.25]), jnp.array([[1.0], [1.0]])).round(4).tolist()
-      [0.0, -1.0]
     """
     turns = jnp.matmul(x.astype(jnp.float32), b, precision=jax.lax.Precision.HIGHEST)
     angle = 2 * jnp.pi * (turns - jnp.round(turns))

@@ -40,7 +40,6 @@ class LearnableFourierFeatures(CoordinateEncoder):
       features: F, waves: half of them cosines, half sines.
       hidden: units of the network.
       gamma: 1 / gamma is the standard deviation of the first W_r; 1 suits coordinates in [0, 1].
-      rngs: draws the parameters.
 
     Raises:
       ValueError: sizes below 1, groups that do not divide components or width, features that are

@@ -23,10 +23,6 @@ def mspe(coords: Num[Array, '... 2'], channels: int, scale: float = 1.0) -> Floa
 
     Raises:
       ValueError: channels that are no positive multiple of 4; a scale that is not positive.
-
-    Example:
-      >>> mspe(jnp.array([0, 1]), 4).round(3).tolist()
-      [0.841, 0.540, 0.0, 1.0]
     """
     if channels < 4 or channels % 4:
         raise ValueError(f'mspe needs a positive multiple of 4 channels, got {channels}')
@@ -43,10 +39,6 @@ def shifted_axis(length: int, shift: Float[Array, ''] | float) -> Float[Array, '
 
     Whole shifts are circular, and fractional ones add the rest to every coordinate. Halves are
     rounded to even numbers.
-
-    Example:
-      >>> shifted_axis(4, 1.25).tolist()
-      [2.75, -0.25, 0.75, 1.75]
     """
     shift = jnp.asarray(shift, jnp.float32)
     whole = jnp.round(shift)
@@ -67,10 +59,6 @@ def grid_coordinates(
       shift: down and to the right, in pixels of the full resolution.
       size: height and width of the full resolution; None for those of this grid. A grid of
         resolution R is moved by `shift R / size`.
-
-    Example:
-      >>> grid_coordinates(2, 2, shift=(0.0, 2.0), size=(4, 4))[0].tolist()
-      [[0.0, 1.0], [0.0, 0.0]]
     """
     full = (height, width) if size is None else size
     rows = shifted_axis(height, shift[0] * (height / full[0]))
@@ -87,10 +75,6 @@ def shifted_constant(
     Args:
       constant: the trained input of the generator.
       shift: down and to the right, in cells of the constant.
-
-    Example:
-      >>> shifted_constant(jnp.arange(4.0).reshape(1, 4, 1), (0.0, 1.25))[0, :, 0].tolist()
-      [2.75, 0.75, 0.75, 1.75]
     """
     for axis in range(2):
         moved = jnp.asarray(shift[axis], jnp.float32)
@@ -167,13 +151,6 @@ class MultiScalePositions(nnx.Module):
 
     Raises:
       ValueError: fewer than one level; at call, a level that does not exist.
-
-    Example:
-      >>> positions = MultiScalePositions(levels=2)
-      >>> x = positions.first(4, 4, 8, size=(16, 16))[None]
-      >>> x = positions(jnp.zeros((1, 8, 8, 4)), level=0, size=(16, 16))
-      >>> x.shape, positions.gamma[...].tolist()
-      ((1, 8, 8, 4), [1.0, 1.0])
     """
 
     def __init__(self, levels: int, scale: float = 1.0):

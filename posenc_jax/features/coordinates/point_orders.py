@@ -26,10 +26,6 @@ def check_points(points: Any, what: str = 'points') -> Float[np.ndarray, 'N 3']:
 
     Raises:
       ValueError: another shape, no points, or coordinates that are not finite.
-
-    Example:
-      >>> check_points([[0, 1, 2]]).shape
-      (1, 3)
     """
     found = np.asarray(points)
     if found.ndim != 2 or found.shape[1] != 3:
@@ -54,10 +50,6 @@ def grid_cells(points: Num[np.ndarray, 'N 3'], size: float = CELL) -> Int[np.nda
     Raises:
       ValueError: as for `check_points`; a size that is not positive; a cloud of more than 2**BITS
         cells along an axis.
-
-    Example:
-      >>> grid_cells(np.array([[0.5, 0.1, -0.3], [0.1, 0.1, 0.1]]), size=0.2).tolist()
-      [[2, 0, 0], [0, 0, 2]]
     """
     check_number('the side of a cell', size, above=0)
     cells = np.floor(check_points(points) / size)
@@ -79,10 +71,6 @@ def traverse_key(cells: Int[np.ndarray, 'N 3'], order: str) -> Int[np.ndarray, '
 
     Raises:
       SpecError: an order that is no traverse.
-
-    Example:
-      >>> traverse_key(np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]), 'xyz').tolist()
-      [0, 1, 2, 3]
     """
     check_choice('order', order, TRAVERSES)
     a, b, c = (cells[:, 'xyz'.index(axis)] for axis in order)
@@ -93,12 +81,7 @@ def traverse_key(cells: Int[np.ndarray, 'N 3'], order: str) -> Int[np.ndarray, '
 
 
 def interleaved(cells: Int[np.ndarray, 'N 3']) -> Int[np.ndarray, 'N']:
-    """The bits of x, y, z in turn: bit i of x is bit 3 i + 2, that of y 3 i + 1, that of z 3 i.
-
-    Example:
-      >>> interleaved(np.array([[1, 0, 0], [0, 1, 0], [0, 0, 3]])).tolist()
-      [4, 2, 9]
-    """
+    """The bits of x, y, z in turn: bit i of x is bit 3 i + 2, that of y 3 i + 1, that of z 3 i."""
     bits = (cells[:, :, None] >> np.arange(BITS)) & 1
     return (bits << (3 * np.arange(BITS) + np.array([[2], [1], [0]]))).sum(axis=(1, 2))
 
@@ -107,10 +90,6 @@ def hilbert_key(cells: Int[np.ndarray, 'N 3']) -> Int[np.ndarray, 'N']:
     """The number of every cell along a Hilbert curve, by Skilling's algorithm.
 
     The curve fills a cube whose side is the smallest power of two above all cells.
-
-    Example:
-      >>> hilbert_key(np.array([[0, 0, 0], [0, 0, 1], [0, 1, 1], [0, 1, 0], [1, 1, 0]])).tolist()
-      [0, 1, 2, 3, 4]
     """
     axes = [cells[:, axis].copy() for axis in range(3)]
     levels = [1 << bit for bit in reversed(range(int(cells.max()).bit_length()))]
@@ -138,10 +117,6 @@ def point_key(cells: Int[np.ndarray, 'N 3'], order: str) -> Int[np.ndarray, 'N']
 
     Raises:
       SpecError: an unknown order.
-
-    Example:
-      >>> point_key(np.array([[1, 0, 0]]), 'z-trans').tolist()
-      [2]
     """
     if check_choice('order', order, ORDERS) == 'hilbert':
         return hilbert_key(cells)

@@ -37,11 +37,6 @@ def enlarged(
       kernels: [..., I, O], 5, 3 and 3 wide.
       biases: [O], one a convolution.
       cells: pixels of a cell along every axis, multiples of 4; None for 16.
-
-    Example:
-      >>> kernels = [jnp.zeros((size, 1, 1)).at[size // 2].set(1.0) for size in (5, 3, 3)]
-      >>> enlarged(jnp.array([[1.0], [2.0]]), kernels, [jnp.zeros(1)] * 3)[14:18, 0].tolist()
-      [1.0, 1.0, 2.0, 2.0]
     """
     axes, x = grid.ndim - 1, grid
     letters = 'XYZ'[:axes]
@@ -66,10 +61,6 @@ def enlarged(
 def looked_up(values: Float[Array, '*S E'], coords: Float[Array, '... d']) -> Float[Array, '... E']:
     """Values on a grid at points between: linear along every axis, with pixel i of n at `-1 + 2 (i
     + 0.5) / n`; beyond the outermost pixels it is constant.
-
-    Example:
-      >>> looked_up(jnp.array([[0.0], [1.0]]), jnp.array([[-0.5], [0.0], [2.0]])).tolist()
-      [[0.0], [0.5], [1.0]]
     """
     axes = coords.shape[-1]
     sizes = np.array(values.shape[:axes])
@@ -93,10 +84,6 @@ def fourier_part(coords: Float[Array, '... d'], frequencies: int) -> Float[Array
     Args:
       coords: usually in [-1, 1].
       frequencies: K, at least 1.
-
-    Example:
-      >>> fourier_part(jnp.array([0.5]), 1).round(4).tolist()
-      [0.0, 1.0]
     """
     rates = np.exp(np.linspace(0.0, np.log(MOST), frequencies))
     turns = Double.of(coords[..., None]) * (rates / 2)
@@ -141,7 +128,6 @@ class RecombinerLpe(CoordinateEncoder):
         frequencies each. None: 16, or 18 for three axes, so 8, 4 and 3 frequencies for one, two and
         three axes.
       cells: pixels of a cell along every axis, multiples of 4; None: 16.
-      rngs: draws the parameters.
 
     Raises:
       ValueError: a shape that the cells do not divide or with more than three axes; cells that are

@@ -48,10 +48,6 @@ def shifted_basis(
       scale: s, w or f.
       circular: whether u is the shorter way around a circle of length 1.
       signed: whether the square wave has the values 1 and -1 instead of 1 and 0.
-
-    Example:
-      >>> shifted_basis(jnp.array([0.25, 0.375]), 'triangle', 4, 0.25).tolist()
-      [[0.0, 1.0, 0.0, 0.0], [0.0, 0.5, 0.5, 0.0]]
     """
     check_choice('shifted_basis basis', basis, SHIFTED)
     u = x.astype(jnp.float32)[..., None] - jnp.arange(count, dtype=jnp.float32) / count
@@ -72,10 +68,6 @@ def shifted_basis(
 def basis_frequencies(basis: Waves, count: int, scale: float) -> Float[Array, 'count']:
     """The frequencies b of 'linf' (`linspace(1, 2^a)`), 'logf' (`2^linspace(0, a)`), a = `scale`,
     and 'basic' (1), in waves over the interval [0, 1).
-
-    Example:
-      >>> basis_frequencies('logf', 3, 2.0).tolist(), basis_frequencies('linf', 3, 2.0).tolist()
-      ([1.0, 2.0, 4.0], [1.0, 2.5, 4.0])
     """
     check_choice('basis_frequencies basis', basis, ('linf', 'logf', 'basic'))
     if basis == 'linf':
@@ -84,12 +76,7 @@ def basis_frequencies(basis: Waves, count: int, scale: float) -> Float[Array, 'c
 
 
 def basis_waves(x: Float[Array, '... d'], b: Float[Array, 'waves d']) -> Float[Array, '... F']:
-    """`[sin(2 pi x b) | cos(2 pi x b)]`, not normalised, float32, F = 2 waves.
-
-    Example:
-      >>> basis_waves(jnp.array([0.25]), jnp.ones((1, 1))).round(6).tolist()
-      [1.0, 0.0]
-    """
+    """`[sin(2 pi x b) | cos(2 pi x b)]`, not normalised, float32, F = 2 waves."""
     turns = jnp.matmul(x.astype(jnp.float32), b.T, precision=jax.lax.Precision.HIGHEST)
     angle = 2 * jnp.pi * (turns - jnp.round(turns))
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
@@ -98,10 +85,6 @@ def basis_waves(x: Float[Array, '... d'], b: Float[Array, 'waves d']) -> Float[A
 def directions(coords: Float[Array, '... 2'], form: Form) -> Float[Array, '... n']:
     """The numbers of [0, 1) that the forms 'two' (x, y) and 'four' (x, y, (x + y) / 2, (x - y + 1)
     / 2) encode.
-
-    Example:
-      >>> directions(jnp.array([0.5, 0.25]), 'four').tolist()
-      [0.5, 0.25, 0.375, 0.625]
     """
     check_choice('directions form', form, ('two', 'four'))
     if form == 'two':

@@ -20,11 +20,6 @@ def traced_cells(
 ) -> tuple[Int[Array, 'B N 3'], Bool[Array, 'B']]:
     """`grid_cells` of every cloud, 0 where points are padding, and whether the cloud fits the grid:
     its points are finite and lie within 2**BITS cells along every axis.
-
-    Example:
-      >>> cells, fits = traced_cells(jnp.array([[[0.5, 0.1, -0.3], [0.1, 0.1, 0.1]]]), size=0.2)
-      >>> cells.tolist(), fits.tolist()
-      ([[[2, 0, 0], [0, 0, 2]]], [True])
     """
     real = jnp.ones((1, points.shape[1], 1), bool) if valid is None else valid[..., None]
     cells = jnp.floor(points.astype(jnp.float32) / size)
@@ -37,11 +32,6 @@ def traced_cells(
 def traverse_words(cells: Int[Array, 'B N 3'], order: str) -> Words:
     """`traverse_key` as the three places of a cell along the axes, each counted in the direction in
     which the path takes it.
-
-    Example:
-      >>> words = traverse_words(jnp.array([[[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]]), 'xyz')
-      >>> [word[0].tolist() for word in words]
-      [[0, 0, 0, 0], [0, 0, 1, 1], [0, 1, 0, 1]]
     """
     a, b, c = (cells[..., 'xyz'.index(axis)] for axis in check_choice('order', order, TRAVERSES))
     back = lambda odd, q: jnp.where(odd % 2 == 1, q.max(axis=1, keepdims=True) - q, q)
@@ -49,13 +39,7 @@ def traverse_words(cells: Int[Array, 'B N 3'], order: str) -> Words:
 
 
 def interleaved_words(axes: tuple[Int[Array, 'B N'], ...]) -> Words:
-    """`interleaved` in two words of 30 bits.
-
-    Example:
-      >>> one, zero = jnp.ones((1, 1), jnp.int32), jnp.zeros((1, 1), jnp.int32)
-      >>> [int(word[0, 0]) for word in interleaved_words((2**10 * one, one, zero))]
-      [4, 2]
-    """
+    """`interleaved` in two words of 30 bits."""
     words = []
     for low in (HALF, 0):
         word = jnp.zeros_like(axes[0])
@@ -67,12 +51,7 @@ def interleaved_words(axes: tuple[Int[Array, 'B N'], ...]) -> Words:
 
 
 def hilbert_words(cells: Int[Array, 'B N 3']) -> Words:
-    """`hilbert_key`, with the cube of every cloud, in two words of 30 bits.
-
-    Example:
-      >>> [word.tolist() for word in hilbert_words(jnp.array([[[0, 1, 1], [1, 1, 0]]]))]
-      [[[0, 0]], [[2, 4]]]
-    """
+    """`hilbert_key`, with the cube of every cloud, in two words of 30 bits."""
     first, largest = [cells[..., axis] for axis in range(3)], cells.max(axis=(1, 2))[:, None]
     levels = 1 << jnp.arange(BITS - 1, 0, -1)
 
@@ -107,11 +86,6 @@ def traced_order(
 
     Raises:
       SpecError: an unknown order.
-
-    Example:
-      >>> points = jnp.array([[[0.9, 0.0, 0.0], [0.1, 0.0, 0.0], [0.5, 0.0, 0.0]]])
-      >>> traced_order(points, 'xyz')[0].tolist()
-      [[1, 2, 0]]
     """
     check_choice('order', order, ORDERS)
     cells, fits = traced_cells(points, valid, size)

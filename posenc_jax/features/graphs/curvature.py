@@ -20,10 +20,6 @@ def near_distances(adjacency: Float[np.ndarray, 'n n']) -> Int[np.ndarray, 'n n'
     """Hops between nodes, 0, 1, 2, and 3 for all that are farther apart.
 
     The neighbours of two joined nodes are never farther than 3 from each other.
-
-    Example:
-      >>> near_distances(np.eye(5, k=1) + np.eye(5, k=-1))[0].tolist()
-      [0, 1, 2, 3, 3]
     """
     hops = np.where(adjacency @ adjacency > 0, 2, 3)
     hops[adjacency > 0] = 1
@@ -39,10 +35,6 @@ def transport_by_assignment(
 
     Raises:
       ValueError: another number of pieces at the rows than at the columns.
-
-    Example:
-      >>> transport_by_assignment(np.array([[0.0], [1.0]]), np.array([1, 1]), np.array([2]))
-      1.0
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -60,10 +52,6 @@ def transport_by_program(
     Raises:
       ValueError: another mass of all rows than of all columns.
       RuntimeError: the solver has found no solution; its message follows.
-
-    Example:
-      >>> transport_by_program(np.array([[0.0], [1.0]]), np.array([0.5, 0.5]), np.ones(1))
-      0.5
     """
     from scipy.optimize import linprog
     from scipy.sparse import csc_array
@@ -96,10 +84,6 @@ def ollivier_ricci(
 
     Raises:
       ValueError: an alpha outside these bounds.
-
-    Example:
-      >>> ollivier_ricci(1 - np.eye(4)).round(4).tolist()
-      [0.6667, 0.6667, 0.6667, 0.6667, 0.6667, 0.6667]
     """
     check_number('Ollivier-Ricci alpha', alpha, least=0)
     if alpha >= 1:
@@ -141,11 +125,6 @@ def ollivier_bounds(
 
     `-(1 - 1/d_u - 1/d_v - t/min)_+ - (1 - 1/d_u - 1/d_v - t/max)_+ + t/max` and `t/max`, for t
     triangles on the edge, and the smaller and the larger degree.
-
-    Example:
-      >>> lower, upper = ollivier_bounds(1 - np.eye(3))
-      >>> lower.tolist(), upper.tolist()
-      ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
     """
     of_u, of_v, triangles = _of_edges(adjacency)
     small, large = np.minimum(of_u, of_v), np.maximum(of_u, of_v)
@@ -163,10 +142,6 @@ def forman_ricci(
 
     Raises:
       SpecError: another kind.
-
-    Example:
-      >>> [forman_ricci(1 - np.eye(4), kind)[0].item() for kind in ('frc', 'afrc3', 'afrc4')]
-      [-2.0, 4.0, 8.0]
     """
     check_choice('Forman-Ricci kind', kind, FORMAN)
     of_u, of_v, triangles = _of_edges(adjacency)

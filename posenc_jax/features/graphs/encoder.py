@@ -189,12 +189,6 @@ def make_graph_features(spec: str) -> GraphEncoder:
 
     Raises:
       SpecError: the string is wrong, or names a code of graphs that needs more than a graph.
-
-    Example:
-      >>> encoder = make_graph_features('rwse(steps=3) | lcp()')
-      >>> triangle = 1 - np.eye(3)
-      >>> encoder.encode(triangle)[0].tolist()
-      [0.0, 0.5, 0.25, 0.5, 0.5, 0.5, 0.0, 0.5]
     """
     nodes = spec_language.parse(spec, ('graph',)).nodes
     for node in nodes:
@@ -230,11 +224,6 @@ def feature_scale(
 
     Raises:
       ValueError: no graphs.
-
-    Example:
-      >>> mean, std = feature_scale([np.array([[1.0, 5.0]]), np.array([[3.0, 5.0]])])
-      >>> mean.tolist(), std.tolist()
-      ([2.0, 5.0], [1.0, 1.0])
     """
     if not features:
         raise ValueError('feature_scale needs the features of at least one graph, got none')

@@ -27,11 +27,6 @@ def laplacian_eigenvectors(
     other end of the spectrum, L + 3 u u^T, so a graph of several components, which has more
     eigenvectors for 0, loses this one and not an arbitrary mixture. An isolated node has the row of
     I in L.
-
-    Example:
-      >>> values, vectors = laplacian_eigenvectors(1 - np.eye(2), 8)
-      >>> values.round(6).tolist(), np.abs(vectors).round(4).tolist()
-      ([2.0], [[0.7071], [0.7071]])
     """
     n = len(adjacency)
     first = np.sqrt(adjacency.sum(1))
@@ -47,10 +42,6 @@ def laplacian_eigenvectors(
 def canonical_signs(vectors: Float[np.ndarray, 'n m']) -> Float[np.ndarray, 'm']:
     """The signs 1 and -1 that make the entry of largest magnitude of each column positive; of
     entries that differ by less than 1e-9 of it, the first decides.
-
-    Example:
-      >>> canonical_signs(np.array([[0.6, -0.6], [-0.8, 0.6]])).tolist()
-      [-1.0, -1.0]
     """
     size = np.abs(vectors)
     largest = (size >= size.max(0) * (1 - 1e-9)).argmax(0)
@@ -64,10 +55,6 @@ def sign_invariant(
 
     Args:
       phi: a network; to leave the sign of each eigenvector open, v has an eigenvector per row.
-
-    Example:
-      >>> sign_invariant(lambda v: v + v**2, np.array([3.0, -3.0])).tolist()
-      [18.0, 18.0]
     """
     return phi(v) + phi(-v)
 

@@ -30,13 +30,6 @@ def curvature_profile(
     number is the mean of the middle two. The variant `alt` has the sorted values themselves: the
     three smallest and the two largest if there are more than five, and zeros at the end if there
     are fewer.
-
-    Example:
-      >>> path = np.array([[0, 1], [1, 2]])
-      >>> curvature_profile(3, path, np.array([1.0, 3.0])).tolist()
-      [[1.0, 1.0, 1.0, 0.0, 1.0], [1.0, 3.0, 2.0, 1.0, 2.0], [3.0, 3.0, 3.0, 0.0, 3.0]]
-      >>> curvature_profile(3, path, np.array([1.0, 3.0]), alt=True)[1].tolist()
-      [1.0, 3.0, 0.0, 0.0, 0.0]
     """
     found = np.zeros((n, 5))
     for node in range(n):
@@ -57,12 +50,7 @@ def bound_profile(
     lower: Float[np.ndarray, 'E'],
     upper: Float[np.ndarray, 'E'],
 ) -> Float[np.ndarray, 'n 2']:
-    """The smallest lower and the largest upper bound at each node; zeros for isolated nodes.
-
-    Example:
-      >>> bound_profile(2, np.array([[0, 1]]), np.array([-0.5]), np.array([0.25])).tolist()
-      [[-0.5, 0.25], [-0.5, 0.25]]
-    """
+    """The smallest lower and the largest upper bound at each node; zeros for isolated nodes."""
     low, high = np.full(n, np.inf), np.full(n, -np.inf)
     for end in edges.T:
         np.minimum.at(low, end, lower)

@@ -22,12 +22,7 @@ _JITTER = 1e-8
 
 
 def positive_qr(y: Float[np.ndarray, 'n r']) -> Float[np.ndarray, 'n r']:
-    """Q of the thin QR decomposition whose R has a positive diagonal, which makes it unique.
-
-    Example:
-      >>> positive_qr(np.array([[-2.0], [0.0]])).tolist()
-      [[-1.0], [0.0]]
-    """
+    """Q of the thin QR decomposition whose R has a positive diagonal, which makes it unique."""
     q, r = np.linalg.qr(y)
     return q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
 
@@ -54,11 +49,6 @@ def propagate_features(
     Raises:
       SpecError: an unknown `normalise`.
       ValueError: more columns than nodes under 'qr'.
-
-    Example:
-      >>> path = np.array([[0.0, 1, 0], [1, 0, 1], [0, 1, 0]])
-      >>> propagate_features(path, np.array([[1.0], [0], [0]]), 2, 'none').tolist()
-      [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
     check_choice('rfp normalise', normalise, NORMALISE)
     n, r = start.shape

@@ -26,12 +26,6 @@ def neighbour_attention(
 ) -> Float[Array, '*B N N']:
     """`S_ij = softmax over j in N(i) and i of (W_q f_i) . (W_k f_j) / sqrt(d)`, float32; 0 for
     padding.
-
-    Example:
-      >>> near = ~jnp.eye(2, dtype=bool)
-      >>> w = jnp.ones((1, 1))
-      >>> neighbour_attention(jnp.zeros((2, 1)), w, w, near, jnp.ones(2, bool)).tolist()
-      [[0.5, 0.5], [0.5, 0.5]]
     """
     precise = jax.lax.Precision.HIGHEST
     q = jnp.einsum('...nd,de->...ne', nodes.astype(jnp.float32), w_q, precision=precise)
@@ -52,11 +46,6 @@ def propagate_learned(
 
     As `propagate_features` of the host, but 'qr' always takes `S + 1e-3 I`. A column of X_0 that is
     0 everywhere stays 0, so graphs of fewer nodes than features have zeros there.
-
-    Example:
-      >>> s = jnp.array([[0.5, 0.5], [0.5, 0.5]])
-      >>> propagate_learned(s, jnp.array([[1.0], [0.0]]), 1, 'none').tolist()
-      [[1.0, 0.5], [0.0, 0.5]]
     """
     n, r = start.shape[-2:]
     x = start.astype(jnp.float32)
@@ -96,13 +85,6 @@ class LearnedPropagation(GraphNetwork):
 
     Raises:
       SpecError, ValueError: an unknown `normalise`; sizes below 1.
-
-    Example:
-      >>> network = LearnedPropagation(5, 2, 3, rngs=nnx.Rngs(0))
-      >>> near = ~jnp.eye(4, dtype=bool)
-      >>> x0 = jax.random.normal(jax.random.key(0), (4, 2))
-      >>> network(x0, jnp.ones((4, 5)), near, jnp.ones(4, bool)).shape, network.width
-      ((4, 8), 8)
     """
 
     def __init__(

@@ -98,10 +98,6 @@ def reading_order_features(
 
     Raises:
       SpecError, ValueError: an unknown feature; a width below 2.
-
-    Example:
-      >>> reading_order_features(jnp.array([[-1]]), 2, 'both').round(2).tolist()
-      [[[-0.84, 0.54, -1.0]]]
     """
     check_choice('reading_order_features feature', feature, FEATURES)
     parts = [jnp.zeros((*codes.shape, 0))]
@@ -120,10 +116,6 @@ def gabriel_graph(
 
     A point on its surface, up to `tolerance` of the squared distance, does not keep them apart. It
     runs on the host, in O(n^3) time and O(n^2) memory.
-
-    Example:
-      >>> gabriel_graph(np.array([[0.0, 0.0], [1.0, 0.1], [2.0, 0.0]])).astype(int).tolist()
-      [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
     """
     points = np.asarray(points, np.float64)
     square = ((points[:, None] - points) ** 2).sum(-1)
@@ -146,11 +138,6 @@ def word_graph(boxes: Num[np.ndarray, 'n 4'], points: int = 1) -> Bool[np.ndarra
 
     Raises:
       ValueError: points below 1, or boxes that end before they begin.
-
-    Example:
-      >>> boxes = np.array([[0, 0, 2, 1], [3, 0, 5, 1], [6, 0, 8, 1]])
-      >>> word_graph(boxes).astype(int).tolist()
-      [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
     """
     boxes = np.asarray(boxes, np.float64)
     if points < 1:
@@ -178,16 +165,9 @@ class ReadingOrderConvolution(nnx.Module):
       code_width: of the sines and cosines of a code.
       feature, origin: see `reading_order_features` and `reading_order_codes`; 'none' is the plain
         convolution.
-      rngs: draws the parameters.
 
     Raises:
       SpecError, ValueError: an unknown feature or origin; a width below 1, a code_width below 2.
-
-    Example:
-      >>> layer = ReadingOrderConvolution(4, rngs=nnx.Rngs(0))
-      >>> words = gabriel_graph(np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]))
-      >>> layer(jnp.ones((3, 4)), jnp.arange(3), jnp.asarray(words)).shape
-      (3, 4)
     """
 
     def __init__(

@@ -18,10 +18,6 @@ def return_probabilities(
 
     `diag(P^(a+b))` is the row sum of P^a and the transpose of P^b, so only half of the powers are
     formed. No number is negative, and odd steps in a bipartite graph are exactly 0.
-
-    Example:
-      >>> return_probabilities(1 - np.eye(3), 4)[0].tolist()
-      [0.0, 0.5, 0.25, 0.375]
     """
     walk = graph_operator(adjacency, 'rw')
     power, columns = walk, [np.diagonal(walk)]

@@ -2,7 +2,7 @@
 checked.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -10,12 +10,22 @@ from jaxtyping import Float
 from posenc_jax.features.coordinates.encoder import CoordinateEncoder, counted
 
 RADIAN = np.pi / 180  # radians per degree
+RUSSWURM: dict[str, Any] = dict(  # the paper that compares these encoders, with networks on them
+    title='Geographic Location Encoding with Spherical Harmonics and Sinusoidal Representation '
+    'Networks',
+    arxiv='2310.06743',
+    source='MarcCoru/locationencoder',
+    authors='Rußwurm, Marc and Klemmer, Konstantin and Rolf, Esther and Zbinden, Robin and Tuia, '
+    'Devis',
+    year=2023,
+)
 
 
 class GeoEncoder(CoordinateEncoder):
     """Features of places (longitude, latitude) in degrees, in this order.
 
-    Longitudes lie in [-180, 180], latitudes in [-90, 90].
+    Longitudes lie in [-180, 180], latitudes in [-90, 90]. Other values are refused with a
+    ValueError at call.
 
     Attributes:
       seamless: whether the longitudes -180 and 180, which are one meridian, have the same features.
@@ -47,10 +57,6 @@ def likely_remedy(longitudes: tuple[float, float], latitudes: tuple[float, float
 
     Args:
       longitudes, latitudes: the smallest and the largest value of each.
-
-    Example:
-      >>> likely_remedy((0.0, 359.5), (-90.0, 90.0))
-      'longitudes of 0 .. 360 become those of -180 .. 180 by (longitude + 180) % 360 - 180'
     """
     inside = lambda span, low, high: low <= span[0] and span[1] <= high
     if inside(latitudes, -90, 90):

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
-from posenc_jax.features.coordinates.geo.degrees import RADIAN, GeoEncoder
+from posenc_jax.features.coordinates.geo.degrees import RADIAN, RUSSWURM, GeoEncoder
 from posenc_jax.protocol.registry import Card, register
 
 MAX_DEGREES = 128  # above, sin^m of float32 loses terms that count
@@ -27,11 +27,6 @@ def legendre_tables(degrees: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Returns:
       alpha, beta and kappa. alpha and beta are 0 where l <= m, which holds Q at 1 there; kappa is 0
       where l < m.
-
-    Example:
-      >>> alpha, beta, kappa = legendre_tables(3)
-      >>> alpha[2].tolist(), beta[2].tolist(), kappa[2].round(4).tolist()
-      ([1.5, 1.0, 0.0], [0.5, 0.0, 0.0], [0.6308, 0.7725, 0.3863])
     """
     l, m = np.arange(degrees)[:, None], np.arange(degrees)[None]
     below = l > m
@@ -66,10 +61,6 @@ def spherical_harmonics(
 
     Raises:
       ValueError: degrees outside 1 .. 128.
-
-    Example:
-      >>> spherical_harmonics(jnp.array([0.0, 0.0]), 2).round(4).tolist()
-      [0.2821, 0.0, 0.0, -0.4886]
     """
     if not 1 <= degrees <= MAX_DEGREES:
         raise ValueError(f'degrees must lie in 1 .. {MAX_DEGREES}, got {degrees}')
@@ -118,17 +109,11 @@ def spherical_harmonics(
     'geo_sh',
     kind='coordinates',
     card=Card(
-        name='spherical harmonics',
-        title='Geographic Location Encoding with Spherical Harmonics and Sinusoidal '
-        'Representation Networks',
-        arxiv='2310.06743',
+        **RUSSWURM,
         door='embed',
+        name='spherical harmonics',
         equation='Y_l^0 = N_l0 P_l(cos t), Y_l^(+-m) = sqrt(2) N_lm Pbar_l^m(cos t) cos(m p), '
         'sin(m p); t = rad(lat + 90), p = rad(lon + 180), l < L',
-        source='MarcCoru/locationencoder',
-        authors='Rußwurm, Marc and Klemmer, Konstantin and Rolf, Esther and Zbinden, Robin and '
-        'Tuia, Devis',
-        year=2023,
         example='geo_sh(degrees=4)',
         share='model',
     ),

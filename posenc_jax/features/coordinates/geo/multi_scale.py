@@ -2,7 +2,7 @@
 and latitude divided by each radius.
 """
 
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,10 +36,6 @@ def radii(scales: int, rmin: float = 1.0, rmax: float = 360.0) -> Float[np.ndarr
 
     Raises:
       ValueError: fewer than one scale, an rmin below 1e-6, or an rmax below rmin.
-
-    Example:
-      >>> radii(3, 1.0, 100.0).tolist()
-      [1.0, 10.0, 100.0]
     """
     if scales < 1:
         raise ValueError(f'scales must be at least 1, got {scales}')
@@ -54,11 +50,6 @@ def waves(coords: Num[Array, '... 2'], tau: Float[np.ndarray, 'F']) -> Waves:
     Args:
       coords: (longitude, latitude) in degrees.
       tau: radii in degrees.
-
-    Example:
-      >>> of = waves(jnp.array([0.0, 90.0]), np.array([90.0, 45.0]))
-      >>> of.cos_lam.tolist(), of.sin_phi.round(4).tolist()
-      ([1.0, 1.0], [0.8415, 0.9093])
     """
     lam, phi = (phase(coords[..., i], 1 / tau) for i in range(2))
     return Waves(jnp.sin(lam), jnp.cos(lam), jnp.sin(phi), jnp.cos(phi))
@@ -70,10 +61,6 @@ def by_scale(*terms: Float[Array, '... F'], repeats: int = 1) -> Float[Array, '.
     Args:
       terms: each with a value for every scale.
       repeats: how often in a row every value is written.
-
-    Example:
-      >>> by_scale(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]), repeats=2).tolist()
-      [1.0, 1.0, 3.0, 3.0, 2.0, 2.0, 4.0, 4.0]
     """
     *batch, scales = terms[0].shape
     together = jnp.repeat(jnp.stack(terms, axis=-1), repeats, axis=-1)
@@ -81,13 +68,20 @@ def by_scale(*terms: Float[Array, '... F'], repeats: int = 1) -> Float[Array, '.
 
 
 class MultiScale(GeoEncoder):
-    """An encoder with F radii and a fixed number of features for each of them.
+    """An encoder with F radii: `tau_k = rmin (rmax / rmin)^(k / (F - 1))`, `lam_k = lon / tau_k`,
+    `phi_k = lat / tau_k`.
 
-    Attributes:
-      per_scale: features for each scale.
+    The scales are those of the released code of arXiv 2310.06743, which divides degrees by a radius
+    and takes the quotient as radians. A subclass has `size` and `encode`.
+
+    Args:
+      scales: F, the number of radii.
+      rmin, rmax: the smallest and the largest radius, in degrees.
+
+    Raises:
+      ValueError: no scale, more than 2^20 features, an rmin below 1e-6, an rmax below rmin; at
+        call, coordinates that are not (longitude, latitude) in degrees.
     """
-
-    per_scale: ClassVar[int]
 
     def __init__(self, scales: int = 16, rmin: float = 1.0, rmax: float = 360.0):
         self.width = self.size(scales)
@@ -101,27 +95,9 @@ class MultiScale(GeoEncoder):
 
     def size(self, scales: int) -> int:
         """The number of features of that many scales."""
-        return scales * self.per_scale
+        raise NotImplementedError
 
     @property
     def tau(self) -> Float[np.ndarray, 'F']:
         """The radii in degrees."""
         return radii(self.scales, self.rmin, self.rmax)
-
-
-class Deduplicated(MultiScale):
-    """A `MultiScale` encoder whose released code writes every feature twice in a row.
-
-    Attributes:
-      per_scale: different features for each scale.
-      repeats: how often each is written.
-    """
-
-    def __init__(
-        self, scales: int = 16, rmin: float = 1.0, rmax: float = 360.0, dedup: bool = True
-    ):
-        self.repeats = 1 if dedup else 2
-        super().__init__(scales, rmin, rmax)
-
-    def size(self, scales: int) -> int:
-        return scales * self.per_scale * self.repeats

@@ -1,4 +1,4 @@
-"""What mixers with a state share: long sequences in pieces of one size, documents, projections."""
+"""Scans over long sequences in pieces of one size, and the blocks and documents of a piece."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,10 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.layer.layers import linear, normal
 from posenc_jax.protocol.tokens import Tokens
 
 
@@ -30,12 +28,6 @@ def scan_pieces(
 
     Returns:
       The joined y, [B, T, ...], and the last state.
-
-    Example:
-      >>> total = lambda state, x: (state + x.sum(), jnp.cumsum(x, axis=1) + state)
-      >>> y, last = scan_pieces(total, jnp.float32(0), jnp.ones((1, 5)), 2)
-      >>> y.tolist(), float(last)
-      ([[1.0, 2.0, 3.0, 4.0, 5.0]], 5.0)
     """
     length = jax.tree.leaves(rows)[0].shape[1]
     if length <= size:
@@ -59,42 +51,10 @@ def scan_pieces(
 def known_rows(
     x: Float[Array, 'B T D'], tok: Tokens, starts: Bool[Array, '#B T']
 ) -> tuple[Bool[Array, 'B T'], Int[Array, 'B T'], Bool[Array, 'B T']]:
-    """Which tokens are valid, their ranks, and where documents start, for every row of a batch.
-
-    Example:
-      >>> x, tok = jnp.zeros((2, 3, 1)), Tokens.of(length=3)
-      >>> known_rows(x, tok, jnp.zeros((1, 3), bool))[1].tolist()
-      [[0, 1, 2], [0, 1, 2]]
-    """
+    """Which tokens are valid, their ranks, and where documents start, for every row of a batch."""
     of_row = lambda a: jnp.broadcast_to(a, x.shape[:2])
     valid = jnp.ones((1, 1), bool) if tok.valid is None else tok.valid
     return of_row(valid), of_row(jnp.asarray(tok.rank)), of_row(starts)
-
-
-def input_weights(
-    rngs: nnx.Rngs, model_dim: int, heads: int, head_dim: int, *, gain: float = 1.0
-) -> nnx.Param:
-    """Weights [D, H, F] of `to_heads`, with which inputs of unit variance give `gain**2`."""
-    axes = ('width', 'heads', 'head_dim')
-    return normal(rngs, (model_dim, heads, head_dim), model_dim, axes, gain=gain)
-
-
-def output_weights(
-    rngs: nnx.Rngs, heads: int, head_dim: int, model_dim: int, layers: int
-) -> nnx.Param:
-    """Weights [H, F, D] of `from_heads`, scaled as those of attention in a model of this depth."""
-    axes, gain = ('heads', 'head_dim', 'width'), (2 * layers) ** -0.5
-    return normal(rngs, (heads, head_dim, model_dim), heads * head_dim, axes, gain=gain)
-
-
-def to_heads(x: Float[Array, 'B T D'], w: Float[Array, 'D H F']) -> Float[Array, 'B T H F']:
-    """`x w` for each head, in the dtype of `x`."""
-    return linear(x, w.reshape(w.shape[0], -1)).reshape(*x.shape[:2], *w.shape[1:])
-
-
-def from_heads(x: Float[Array, 'B T H F'], w: Float[Array, 'H F D']) -> Float[Array, 'B T D']:
-    """The sum of `x w` over the heads, in the dtype of `x`."""
-    return linear(x.reshape(*x.shape[:2], -1), w.reshape(-1, w.shape[-1]))
 
 
 @jax.tree_util.register_dataclass

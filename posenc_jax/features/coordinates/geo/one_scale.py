@@ -1,0 +1,114 @@
+"""Encoders of places at the scale of the globe: radians, two circles, and the unit sphere."""
+
+import jax.numpy as jnp
+
+from posenc_jax.features.coordinates.geo.degrees import RADIAN, RUSSWURM, GeoEncoder
+from posenc_jax.protocol.registry import Card, register
+
+
+@register(
+    'geo_direct',
+    kind='coordinates',
+    card=Card(
+        **RUSSWURM,
+        door='embed',
+        name='direct',
+        equation='[rad(lon) - pi, rad(lat) - pi]',
+        example='geo_direct()',
+        share='model',
+    ),
+)
+class GeoDirect(GeoEncoder):
+    """The place in radians less pi, the baseline without an encoding.
+
+    `[rad(lon) - pi, rad(lat) - pi]`. The offset is applied to the latitude too, as in the released
+    code. Differs from the paper: nothing. Errors are those of `GeoEncoder`.
+
+    Reference: Rußwurm et al., arXiv 2310.06743.
+
+    Example:
+      >>> from posenc_jax.features.coordinates import make_features
+      >>> make_features('geo_direct()').encode(jnp.array([[180.0, 0.0]])).round(4).tolist()
+      [[0.0, -3.1416]]
+    """
+
+    width = 2
+
+    def encode(self, coords):
+        return self.check(coords) * RADIAN - jnp.pi
+
+
+@register(
+    'geo_wrap',
+    kind='coordinates',
+    card=Card(
+        name='wrap',
+        title='Presence-Only Geographical Priors for Fine-Grained Image Classification',
+        arxiv='1906.05272',
+        door='embed',
+        equation='[cos lon, sin lon, cos lat, sin lat]',
+        source='MarcCoru/locationencoder',
+        authors='Mac Aodha, Oisin and Cole, Elijah and Perona, Pietro',
+        year=2019,
+        example='geo_wrap()',
+        share='model',
+    ),
+)
+class GeoWrap(GeoEncoder):
+    """Both coordinates on circles, so that the longitudes -180 and 180 are one.
+
+    `[cos lon, sin lon, cos lat, sin lat]`. Differs from the paper: both angles are in degrees, as
+    in the released code of arXiv 2310.06743; the paper divides each coordinate by its largest value
+    first, so that the latitudes -90 .. 90 are a whole turn too. Errors are those of `GeoEncoder`.
+
+    Reference: Mac Aodha, Cole, Perona, arXiv 1906.05272.
+
+    Example:
+      >>> from posenc_jax.features.coordinates import make_features
+      >>> make_features('geo_wrap()').encode(jnp.array([[-180.0, 0.0]])).round(4).tolist()
+      [[-1.0, 0.0, 1.0, 0.0]]
+    """
+
+    width = 4
+    seamless = True
+
+    def encode(self, coords):
+        angles = self.check(coords) * RADIAN
+        both = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        return both.reshape(*angles.shape[:-1], 4)
+
+
+@register(
+    'geo_cartesian3d',
+    kind='coordinates',
+    card=Card(
+        **RUSSWURM,
+        door='embed',
+        name='Cartesian3D',
+        equation='[cos lon cos lat, sin lon cos lat, sin lat]',
+        example='geo_cartesian3d()',
+        share='model',
+    ),
+)
+class GeoCartesian3D(GeoEncoder):
+    """The place as a point of the unit sphere.
+
+    `[cos lon cos lat, sin lon cos lat, sin lat]`. Inner products are the cosines of great-circle
+    distances. Differs from the paper: nothing. Errors are those of `GeoEncoder`.
+
+    Reference: Rußwurm et al., arXiv 2310.06743.
+
+    Example:
+      >>> from posenc_jax.features.coordinates import make_features
+      >>> make_features('geo_cartesian3d()').encode(jnp.array([[0.0, 30.0]])).round(4).tolist()
+      [[0.8660, 0.0, 0.5]]
+    """
+
+    width = 3
+    seamless = True
+
+    def encode(self, coords):
+        coords = self.check(coords)
+        lon, lat = (coords[..., i] * RADIAN for i in range(2))
+        across = jnp.cos(lat)
+        return jnp.stack([jnp.cos(lon) * across, jnp.sin(lon) * across, jnp.sin(lat)], axis=-1)

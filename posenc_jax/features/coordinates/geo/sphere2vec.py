@@ -1,0 +1,265 @@
+"""Sphere2Vec: points of the sphere at several scales, and products of their sines and cosines."""
+
+from typing import Any, ClassVar, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from posenc_jax.features.coordinates.geo.degrees import RADIAN
+from posenc_jax.features.coordinates.geo.multi_scale import MultiScale, Waves, by_scale, waves
+from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.registry import Card, register
+
+Unit = Literal['deg_as_rad', 'rad']
+UNITS = {'deg_as_rad': 1.0, 'rad': 1 / RADIAN}  # the radius that leaves a coordinate unscaled
+PAPER: dict[str, Any] = dict(
+    title='Sphere2Vec: A General-Purpose Location Representation Learning over a Spherical '
+    'Surface for Large-Scale Geospatial Predictions',
+    arxiv='2306.17624',
+    source='MarcCoru/locationencoder',
+    authors='Mai, Gengchen and Xuan, Yao and Zuo, Wenyun and He, Yutong and Song, Jiaming and '
+    'Ermon, Stefano and Janowicz, Krzysztof and Lao, Ni',
+    year=2023,
+    door='embed',
+    share='model',
+)
+
+
+class Deduplicated(MultiScale):
+    """A `MultiScale` encoder that is written scale by scale, and whose released code writes every
+    feature twice in a row.
+
+    Args:
+      scales, rmin, rmax: as for `MultiScale`.
+      dedup: whether every feature is written once. The second column adds nothing; False gives the
+        form of the released code.
+
+    Attributes:
+      per_scale: different features for each scale.
+    """
+
+    per_scale: ClassVar[int]
+
+    def __init__(
+        self, scales: int = 16, rmin: float = 1.0, rmax: float = 360.0, dedup: bool = True
+    ):
+        self.repeats = 1 if dedup else 2
+        super().__init__(scales, rmin, rmax)
+
+    def size(self, scales: int) -> int:
+        return scales * self.per_scale * self.repeats
+
+    def terms(self, coords: Float[Array, '... 2'], of: Waves) -> tuple[Float[Array, '... F'], ...]:
+        """The features, each with a value for every scale, from the waves of the scales."""
+        raise NotImplementedError
+
+    def encode(self, coords):
+        coords = self.check(coords)
+        return by_scale(*self.terms(coords, waves(coords, self.tau)), repeats=self.repeats)
+
+
+class PartlyScaled(Deduplicated):
+    """A `Deduplicated` encoder of products of one scaled and one unscaled coordinate.
+
+    Args:
+      scales, rmin, rmax, dedup: as for `Deduplicated`.
+      single_scale_unit: how the unscaled longitude and latitude become angles: 'deg_as_rad', the
+        number of degrees is taken as radians, as in the released code; 'rad', they are converted,
+        as in the paper.
+    """
+
+    def __init__(
+        self,
+        scales: int = 16,
+        rmin: float = 1.0,
+        rmax: float = 360.0,
+        dedup: bool = True,
+        single_scale_unit: Unit = 'deg_as_rad',
+    ):
+        super().__init__(scales, rmin, rmax, dedup)
+        key = type(self).card.key
+        self.unit = check_choice(f'{key} single_scale_unit', single_scale_unit, UNITS)
+
+    def products(
+        self, coords: Float[Array, '... 2'], of: Waves
+    ) -> tuple[Float[Array, '... F'], ...]:
+        """`cos phi_k cos lam`, `cos phi cos lam_k`, `cos phi_k sin lam`, `cos phi sin lam_k`."""
+        one = waves(coords, np.array([UNITS[self.unit]]))
+        return (
+            *(of.cos_phi * one.cos_lam, one.cos_phi * of.cos_lam),
+            *(of.cos_phi * one.sin_lam, one.cos_phi * of.sin_lam),
+        )
+
+
+@register(
+    'geo_spherec',
+    kind='coordinates',
+    card=Card(
+        **PAPER,
+        name='sphereC',
+        equation='per k [sin phi_k, cos phi_k cos lam_k, cos phi_k sin lam_k], lam_k = lon / '
+        'tau_k, phi_k = lat / tau_k',
+        example='geo_spherec(scales=4)',
+    ),
+)
+class GeoSphereC(Deduplicated):
+    """The point of the sphere whose longitude and latitude are divided by a radius, for F radii.
+
+    For every k the features `[sin phi_k, cos phi_k cos lam_k, cos phi_k sin lam_k]`, 3F in all.
+    Differs from the paper: the scales, see `MultiScale`. Arguments and errors are those of
+    `Deduplicated`.
+
+    Reference: Mai et al., arXiv 2306.17624.
+
+    Example:
+      >>> from posenc_jax.features.coordinates import make_features
+      >>> make_features('geo_spherec(scales=8)').encode(jnp.zeros((5, 2))).shape
+      (5, 24)
+    """
+
+    per_scale = 3
+
+    def terms(self, coords, of):
+        return of.sin_phi, of.cos_phi * of.cos_lam, of.cos_phi * of.sin_lam
+
+
+@register(
+    'geo_spherecplus',
+    kind='coordinates',
+    card=Card(
+        **PAPER,
+        name='sphereC+',
+        equation='per k [sin phi_k, cos phi_k, sin lam_k, cos lam_k, cos phi_k cos lam_k, cos '
+        'phi_k sin lam_k]',
+        example='geo_spherecplus(scales=4)',
+    ),
+)
+class GeoSphereCPlus(Deduplicated):
+    """The features of `geo_spherec`, and the sines and cosines of each coordinate.
+
+    For every k the features `[sin phi_k, cos phi_k, sin lam_k, cos lam_k, cos phi_k cos lam_k, cos
+    phi_k sin lam_k]`, 6F in all. Differs from the paper: the scales, see `MultiScale`. Arguments
+    and errors are those of `Deduplicated`.
+
+    Reference: Mai et al., arXiv 2306.17624.
+
+    Example:
+      >>> from posenc_jax.features.coordinates import make_features
+      >>> make_features('geo_spherecplus(scales=8)').encode(jnp.zeros((5, 2))).shape
+      (5, 48)
+    """
+
+    per_scale = 6
+
+    def terms(self, coords, of):
+        return (
+            *(of.sin_phi, of.cos_phi, of.sin_lam, of.cos_lam),
+            *(of.cos_phi * of.cos_lam, of.cos_phi * of.sin_lam),
+        )
+
+
+@register(
+    'geo_spherem',
+    kind='coordinates',
+    card=Card(
+        **PAPER,
+        name='sphereM',
+        equation='per k [sin phi_k, cos phi_k cos lam, cos phi cos lam_k, cos phi_k sin lam, cos'
+        ' phi sin lam_k]',
+        example='geo_spherem(scales=4)',
+    ),
+)
+class GeoSphereM(PartlyScaled):
+    """Points of the sphere of which one coordinate at a time is divided by a radius, for F radii.
+
+    For every k the features `[sin phi_k, cos phi_k cos lam, cos phi cos lam_k, cos phi_k sin lam,
+    cos phi sin lam_k]`, 5F in all. Differs from the paper: the scales, see `MultiScale`; the
+    unscaled lam and phi are degrees taken as radians, as in the released code. Arguments and errors
+    are those of `PartlyScaled`.
+
+    Reference: Mai et al., arXiv 2306.17624.
+
+    Example:
+      >>> from posenc_jax.features.coordinates import make_features
+      >>> make_features('geo_spherem(scales=8)').encode(jnp.zeros((5, 2))).shape
+      (5, 40)
+    """
+
+    per_scale = 5
+
+    def terms(self, coords, of):
+        return of.sin_phi, *self.products(coords, of)
+
+
+@register(
+    'geo_spheremplus',
+    kind='coordinates',
+    card=Card(
+        **PAPER,
+        name='sphereM+',
+        equation='per k [sin phi_k, cos phi_k, sin lam_k, cos lam_k, cos phi_k cos lam, cos phi '
+        'cos lam_k, cos phi_k sin lam, cos phi sin lam_k]',
+        example='geo_spheremplus(scales=4)',
+    ),
+)
+class GeoSphereMPlus(PartlyScaled):
+    """The four products of `geo_spherem`, and the sines and cosines of each coordinate.
+
+    For every k the features `[sin phi_k, cos phi_k, sin lam_k, cos lam_k, cos phi_k cos lam, cos
+    phi cos lam_k, cos phi_k sin lam, cos phi sin lam_k]`, 8F in all. Differs from the paper: as
+    `geo_spherem`. Arguments and errors are those of `PartlyScaled`.
+
+    Reference: Mai et al., arXiv 2306.17624.
+
+    Example:
+      >>> from posenc_jax.features.coordinates import make_features
+      >>> make_features('geo_spheremplus(scales=8)').encode(jnp.zeros((5, 2))).shape
+      (5, 64)
+    """
+
+    per_scale = 8
+
+    def terms(self, coords, of):
+        waves_of_each = of.sin_phi, of.cos_phi, of.sin_lam, of.cos_lam
+        return *waves_of_each, *self.products(coords, of)
+
+
+@register(
+    'geo_dfs',
+    kind='coordinates',
+    card=Card(
+        **PAPER,
+        name='DFS',
+        equation='[sin phi_n, cos phi_n; sin lam_m, cos lam_m; cos phi_n cos lam_m, cos phi_n '
+        'sin lam_m, sin phi_n cos lam_m, sin phi_n sin lam_m for all n, m]',
+        example='geo_dfs(scales=3)',
+    ),
+)
+class GeoDFS(MultiScale):
+    """The double Fourier sphere: products of the waves of all pairs of scales.
+
+    `[sin phi_n, cos phi_n]` for every n, `[sin lam_m, cos lam_m]` for every m, and `[cos phi_n cos
+    lam_m, cos phi_n sin lam_m, sin phi_n cos lam_m, sin phi_n sin lam_m]` for every pair, m the
+    faster; 4F + 4F^2 features. Differs from the paper: the scales, see `MultiScale`. The released
+    code of arXiv 2310.06743 does not have this encoder; the formula is the paper's. Arguments and
+    errors are those of `MultiScale`.
+
+    Reference: Mai et al., arXiv 2306.17624.
+
+    Example:
+      >>> from posenc_jax.features.coordinates import make_features
+      >>> make_features('geo_dfs(scales=8)').encode(jnp.zeros((5, 2))).shape
+      (5, 288)
+    """
+
+    def size(self, scales: int) -> int:
+        return 4 * scales**2 + 4 * scales
+
+    def encode(self, coords):
+        of = waves(self.check(coords), self.tau)
+        phi = jnp.stack([of.cos_phi, of.sin_phi], axis=-1)[..., :, None, :, None]  # [.. n 1 2 1]
+        lam = jnp.stack([of.cos_lam, of.sin_lam], axis=-1)[..., None, :, None, :]  # [.. 1 m 1 2]
+        pairs = (phi * lam).reshape(*of.sin_phi.shape[:-1], 4 * self.scales**2)
+        each = by_scale(of.sin_phi, of.cos_phi), by_scale(of.sin_lam, of.cos_lam)
+        return jnp.concatenate([*each, pairs], axis=-1)

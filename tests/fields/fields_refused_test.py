@@ -1,0 +1,38 @@
+"""What networks refuse in a spec string, and what the message says."""
+
+import re
+
+import pytest
+
+from posenc_jax.fields import make_field
+from posenc_jax.protocol.errors import SpecError
+
+REFUSED = {  # spec -> what the message says
+    'doh(poly_inr(width=4, levels=2, style=4), latent=8)': 'poly_inr has styles',
+    'doh(doh(linear(), latent=4), latent=8)': 'doh has ',
+    'doh(pins(width=4, levels=2), latent=8)': 'pins has heads.1',
+    'doh(siren(width=1024, layers=2), latent=4096)': '1 GiB',
+    'doh(linear(), latent=8, seed=-1)': 'seed must be at least 0',
+    'fcnet(dropout=1.0)': 'dropout must lie in [0, 1), got 1.0',
+    'mlp(width=0)': 'mlp width must lie in',
+    'mlp(layers=65)': 'layers must lie in 1 .. 64',
+    'pins(levels=13, bands=2)': 'at most 24',
+    "pins(encoding='rff', sigma=0.0)": 'sigma must be positive',
+    'pins(sigma=3.0)': "sigma=3.0 is of encoding='rff', got encoding='nerf'",
+    'poly_inr(slope=1.5)': 'slope must be at most 1',
+    'poly_inr(levels=0)': 'levels must lie in',
+    'siren(layers=0)': 'layers must lie in 1 .. 64',
+    'siren(first=0.0)': 'first must be positive',
+    "siren(preset='sine')": 'one of',
+    'siren() | mlp()': 'cannot be joined',
+    'siren(width=0)': 'width must lie in 1 .. 65536, got 0',
+    'sirren()': 'did you mean',
+    "spder(damping='sqr')": "did you mean 'sqrt'",
+    'spder(omega=0.0)': 'omega must be positive',
+}
+
+
+@pytest.mark.parametrize('spec', REFUSED)
+def test_wrong_specs_are_refused(spec):
+    with pytest.raises(SpecError, match=re.escape(REFUSED[spec])):
+        make_field(spec, features=2, outputs=1)
