@@ -10,7 +10,6 @@ Reference: Cho et al., "Position Coupling: Improving Length Generalization of Ar
 Transformers Using Task Structure", arXiv 2405.20671; official code HanseulJo/position-coupling.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -20,30 +19,6 @@ from posenc_jax.lab.tasks.task import join_ragged
 
 Counts = int | Int[np.ndarray, ' B']
 Ids = Literal['none', 'plain', 'coupled']
-IDS = ('none', 'plain', 'coupled')
-
-
-def supplied_ids(
-    ids: Ids,
-    ends: Int[np.ndarray, ' B'],
-    width: int,
-    coupled: Callable[..., Int[np.ndarray, 'B W *P']] | None,
-) -> Int[np.ndarray, 'B W *P'] | None:
-    """The positions that a task supplies for its sequences `$prompt=answer$`; None for 'none'.
-
-    Args:
-      ids: 'none', 'plain' (see `plain_ids`) or 'coupled'.
-      ends: number of tokens of each row, both `$` included.
-      width: length of the result.
-      coupled: function of `width` that returns the coupled ids; needed for 'coupled' only.
-
-    Example:
-      >>> supplied_ids('plain', np.array([4, 5]), 6, coupled=None).tolist()
-      [[0, 1, 2, 0, 0, 0], [0, 1, 2, 3, 0, 0]]
-    """
-    if ids == 'none':
-        return None
-    return plain_ids(ends - 2, width=width) if ids == 'plain' else coupled(width=width)
 
 
 def coupled_addition_ids(

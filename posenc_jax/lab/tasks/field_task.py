@@ -137,11 +137,6 @@ class FieldTask(Task):
 
 
 def grid_points(*axes: Float[np.ndarray, ' _']) -> Float[np.ndarray, 'N d']:
-    """All points of a grid, the last axis the fastest, float32.
-
-    Example:
-      >>> grid_points(np.array([0.0, 1.0]), np.array([2.0])).tolist()
-      [[0.0, 2.0], [1.0, 2.0]]
-    """
+    """All points of a grid, the last axis the fastest, float32."""
     grid = np.meshgrid(*axes, indexing='ij')
     return np.stack([axis.ravel() for axis in grid], axis=-1).astype(np.float32)

@@ -27,11 +27,13 @@ import functools
 import operator
 import sys
 import zlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int
 
+from posenc_jax.lab.tasks.options import check_options
 from posenc_jax.protocol.errors import SpecError, check_choice
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 SPLITS = ('train', 'validation', 'test')
 Batch = dict[str, np.ndarray]
 Length = int | tuple[int, int]
+# (generator of a batch, rows of the global batch, those that are wanted) -> the wanted rows
+Reader = Callable[[np.random.Generator, int, slice], Batch]
 
 
 class Task(abc.ABC):
@@ -64,6 +68,9 @@ class Task(abc.ABC):
     is_language: ClassVar[bool] = False
     is_image: ClassVar[bool] = False
     one_length: ClassVar[bool] = False
+
+    def __post_init__(self):
+        check_options(self)
 
     @property
     def channels(self) -> int:
@@ -130,6 +137,19 @@ class Task(abc.ABC):
         """
         return self
 
+    def of_split(self, split: str) -> 'Task':
+        """The task whose reader draws the batches of a split."""
+        return self if split == 'train' else self.for_evaluation()
+
+    def reader(self, split: str, length: Length) -> Reader:
+        """What draws the batches of a data set. Stored data are opened here, once.
+
+        Raises:
+          ValueError: the task or its data have no such length.
+        """
+        self.width(length)
+        return functools.partial(_sampled_rows, self, length)
+
     def dataset(
         self,
         *,
@@ -153,17 +173,16 @@ class Task(abc.ABC):
             process in the same global batches.
 
         Raises:
-          ValueError: an impossible length, seed, split or shard; raised by this call, not at the
-            first batch.
+          ValueError: an impossible length, seed, split or shard, or data that cannot be read;
+            raised by this call, not at the first batch.
         """
         import grain
 
-        task = self if split == 'train' else self.for_evaluation()
-        task.width(length)
         batch_rng(seed, split, 0)
         rows = shard_rows(batch_size, shard)
+        read = self.of_split(split).reader(split, length)
         return grain.MapDataset.range(sys.maxsize).map(
-            functools.partial(_generated_batch, task, batch_size, length, seed, split, rows)
+            functools.partial(_numbered_rows, read, batch_size, seed, split, rows)
         )
 
 
@@ -185,9 +204,18 @@ def check_decoder_task(wrapper: str, task: Task) -> None:
         )
 
 
-def _generated_batch(task, batch_size, length, seed, split, rows, index):
-    batch = task.sample(batch_rng(seed, split, index), batch_size, length)
+def _sampled_rows(task, length, rng, batch_size, rows):
+    batch = task.sample(rng, batch_size, length)
     check_sample(task, batch)
+    return rows_of(batch, rows)
+
+
+def _numbered_rows(read, batch_size, seed, split, rows, index):
+    return read(batch_rng(seed, split, index), batch_size, rows)
+
+
+def rows_of(batch: Batch, rows: slice) -> Batch:
+    """Some rows of a batch."""
     return {name: array[rows] for name, array in batch.items()}
 
 
@@ -306,11 +334,6 @@ def join_ragged(
     return out, ends
 
 
-def one_token(token: int, batch: int) -> tuple[Int[np.ndarray, '1 1'], Int[np.ndarray, ' B']]:
-    """A piece for `join_ragged` with this token in every row."""
-    return np.full((1, 1), token), np.ones(batch, np.int64)
-
-
 def next_token_batch(
     sequence: Int[np.ndarray, 'B N'],
     ends: Int[np.ndarray, ' B'],
@@ -344,12 +367,6 @@ def real_tokens(batch: Batch) -> Int[np.ndarray, ' B']:
     """The number of tokens of each row without padding, the last target included.
 
     Everything behind the last scored target counts as padding.
-
-    Example:
-      >>> real_tokens(
-      ...     {'loss_mask': np.array([[0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])}
-      ... ).tolist()
-      [4, 5]
     """
     scored = batch['loss_mask'] > 0
     return scored.shape[1] - np.argmax(scored[:, ::-1], axis=1) + 1
@@ -360,14 +377,6 @@ def batch_iterator(dataset: 'grain.MapDataset', *, prefetch: int = 2) -> 'grain.
 
     One thread prepares them. Plain `iter(dataset)` would prepare 500 batches in 16 threads, which
     take the cores from a training step on CPU.
-
-    Example:
-      >>> from posenc_jax.lab.tasks.copy import Reverse
-      >>> iterator = batch_iterator(Reverse().dataset(length=(1, 10), batch_size=64, seed=0))
-      >>> state, first = iterator.get_state(), next(iterator)
-      >>> iterator.set_state(state)
-      >>> bool((next(iterator)['tokens'] == first['tokens']).all())
-      True
     """
     import grain
 

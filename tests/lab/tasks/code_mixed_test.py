@@ -4,7 +4,6 @@ import pytest
 
 from posenc_jax.lab.tasks.retrieval import CodeMixed
 from posenc_jax.methods.conflator import switching_ids
-from posenc_jax.protocol.errors import SpecError
 
 
 @pytest.mark.parametrize('length', [24, 7, (9, 20)])
@@ -56,23 +55,3 @@ def test_text_for_people():
     assert (
         CodeMixed(letters=2, switches=2).decode(np.array([0, 3, 1, 4, 5, 6])) == 'a0 b1 a1 1? 2? _'
     )
-
-
-@pytest.mark.parametrize(
-    'options, message',
-    [
-        ({'letters': 0}, 'at least 1'),
-        ({'switches': 0}, 'at least 1'),
-        ({'ids': 'switch'}, "did you mean 'switches'"),
-    ],
-)
-def test_wrong_options(options, message):
-    with pytest.raises(SpecError, match=message):
-        CodeMixed(**options)
-
-
-def test_a_text_needs_room_for_its_switching_points():
-    with pytest.raises(
-        ValueError, match='length of a text with 6 switching points must be at least 7, got 6'
-    ):
-        CodeMixed().width(6)

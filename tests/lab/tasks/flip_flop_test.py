@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.tasks.formal import FlipFlop
-from posenc_jax.protocol.errors import SpecError
 
 
 @pytest.mark.parametrize('ignore', [0.1, 0.8, 0.98])
@@ -34,10 +33,3 @@ def test_instructions_have_their_probabilities_and_bits_are_fair():
     np.testing.assert_allclose(shares, [0.25, 0.25, 0.5], atol=0.02)
     ignored = batch['targets'][batch['tokens'] == 4]
     assert abs(ignored.mean() - 0.5) < 0.02
-
-
-def test_a_probability_is_one():
-    with pytest.raises(SpecError, match='0 to 1, got 1.2; nearest: 1'):
-        FlipFlop(1.2)
-    with pytest.raises(ValueError, match='at least 2'):
-        FlipFlop().width(1)

@@ -253,14 +253,6 @@ def test_splits_of_edge_lists_share_no_graph(tmp_path):
 @pytest.mark.parametrize(
     'make, error, message',
     [
-        (lambda: BlindPairs('rook'), SpecError, 'rook_shrikhande'),
-        (lambda: BlindPairs(features='lcpp()'), SpecError, 'lcp'),
-        (lambda: Triangles(degree=0), SpecError, 'degree must be at least 1'),
-        (lambda: Triangles(degree=3).width(7), ValueError, 'even number of nodes'),
-        (lambda: Communities(groups=1), SpecError, 'at least 2'),
-        (lambda: Communities(groups=3).width(16), ValueError, 'nearest'),
-        (lambda: Communities(inside=1.5), ValueError, '1.5'),
-        (lambda: EdgeLists(), SpecError, 'needs a folder'),
         (lambda: EdgeLists(folder='nowhere'), FileNotFoundError, 'nowhere'),
         (lambda: model_of('gin(hidden=-1)', 1), ValueError, 'hidden'),
         (lambda: model_of('gin()', 1)(jnp.ones((1, 3, 1))), ValueError, 'edges of a graph'),

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.tasks.retrieval import KVSlots
-from posenc_jax.protocol.errors import SpecError
 
 
 @pytest.mark.parametrize('ids', ['none', 'locations'])
@@ -42,17 +41,3 @@ def test_skew_prefers_the_first_slots():
     np.testing.assert_allclose(
         np.bincount(place, minlength=4) / 4000, expected / expected.sum(), atol=0.03
     )
-
-
-def test_what_cannot_be_is_refused():
-    for call, message in [
-        (lambda: KVSlots(words=0), 'words must be at least 1, got 0'),
-        (lambda: KVSlots(slot=-1), 'nearest: 0'),
-        (lambda: KVSlots(ids='location'), "did you mean 'locations'"),
-    ]:
-        with pytest.raises(SpecError, match=message):
-            call()
-    with pytest.raises(ValueError, match='must be at least 4, got 3'):
-        KVSlots(slot=3).width(3)
-    with pytest.raises(ValueError, match='9 pairs need 9 distinct keys, but there are 8'):
-        KVSlots(keys=8).width(9)

@@ -15,7 +15,6 @@ from posenc_jax.lab.tasks.language.documents import as_text, split_documents, sp
 from posenc_jax.lab.tasks.language.embedded import EmbeddedCorpus, markov_text, stdlib_code
 from posenc_jax.lab.tasks.language.listings import listings
 from posenc_jax.lab.tasks.language.packing import pack_documents
-from posenc_jax.protocol.errors import SpecError
 
 SPLITS = ('train', 'validation', 'test')
 
@@ -287,23 +286,6 @@ def test_as_text_takes_str_and_bytes():
 # ---
 
 
-@pytest.mark.parametrize(
-    'arguments, message',
-    [
-        (dict(dataset='pydoc_topic'), "did you mean 'pydoc_topics'"),
-        (dict(dataset='stdlib'), "'stdlib_code'"),
-        (dict(dataset='text:'), "'text:GLOB'"),
-        (dict(dataset='shakespeare'), "unknown dataset 'shakespeare'"),
-        (dict(packing='docs'), 'packing'),
-        (dict(data_dir='/somewhere'), 'comes with Python'),
-        (dict(feature='title'), 'has no features'),
-    ],
-)
-def test_wrong_options(arguments, message):
-    with pytest.raises(SpecError, match=message):
-        Language(**arguments)
-
-
 @pytest.mark.parametrize('packing', ['stream', 'documents'])
 def test_corpus_shorter_than_a_sequence(tmp_path, packing):
     (tmp_path / 'short.txt').write_text('x' * 100)
@@ -316,11 +298,6 @@ def test_corpus_shorter_than_a_sequence(tmp_path, packing):
         task.dataset(length=91, batch_size=2, seed=0)
     with pytest.raises(ValueError, match='validation split'):
         task.dataset(length=6, batch_size=2, seed=0, split='validation')
-
-
-def test_a_range_of_lengths_is_refused():
-    with pytest.raises(ValueError, match='one length at a time.*did you mean 8'):
-        Language().width((4, 8))
 
 
 # --- batches

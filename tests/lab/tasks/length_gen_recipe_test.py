@@ -204,13 +204,8 @@ def test_spread_keeps_loss_on_what_bore_it():
 
 def test_wrong_input_says_what_is_wrong():
     for spec, message in (
-        ('length_gen_recipe(index_hints=1)', 'at least 2, or 0 for none, got 1'),
         ('addition(first_hint="most")', 'has no hints; give index_hints, such as index_hints=102'),
-        (
-            'addition(index_hints=9, first_hint="first")',
-            "first_hint='first' is not one of 'least', 'most'",
-        ),
-        ('length_gen_recipe(spaces=-1)', 'most must be at least 0, got -1'),
+        ('addition(index_hints=9, first_hint="first")', 'is not one of .least., .most.'),
         ('length_gen_recipe(ids="coupled")', 'is not one of'),
         (
             'addition(reverse_output=True, ids="coupled", index_hints=9)',

@@ -3,7 +3,6 @@ import pytest
 
 from posenc_jax.lab.tasks.retrieval import Passkey
 from posenc_jax.lab.tasks.retrieval.passkey import ASK, FIRST_FILLER, KEY
-from posenc_jax.protocol.errors import SpecError
 
 
 def sequences(task, length, batch=300):
@@ -52,17 +51,3 @@ def test_filler_loss_is_for_training_only():
     assert set(
         np.unique(task.dataset(length=20, batch_size=4, seed=0, split='test')[0]['loss_mask'])
     ) == {0, 1}
-
-
-@pytest.mark.parametrize(
-    'options, message',
-    [({'depth': 1.5}, 'nearest: 1'), ({'digits': 0}, 'digits'), ({'lm_weight': -1.0}, 'lm_weight')],
-)
-def test_wrong_options(options, message):
-    with pytest.raises(SpecError, match=message):
-        Passkey(**options)
-
-
-def test_too_short_a_sequence():
-    with pytest.raises(ValueError, match='at least 7, got 6'):
-        Passkey(digits=3).width(6)

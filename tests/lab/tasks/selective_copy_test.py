@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.tasks.copy import SelectiveCopy
-from posenc_jax.protocol.errors import SpecError
 
 
 @pytest.mark.parametrize('blanks', [0.5, 1.0, 2.0])
@@ -36,16 +35,3 @@ def test_the_vocabulary_of_the_sheet():
     assert task.symbols == 16 and task.vocab_size == 20
     assert task.decode(np.arange(14, 20)) == '14 15 . = $ _'
     assert SelectiveCopy(blanks=0.0).width(5) == 11
-
-
-@pytest.mark.parametrize(
-    'options, message',
-    [
-        (dict(symbols=0), 'symbols must be at least 1, got 0'),
-        (dict(blanks=-1.0), 'are 0 to 1024, got -1.0; nearest: 0'),
-        (dict(blanks=2000.0), 'nearest: 1024'),
-    ],
-)
-def test_wrong_options(options, message):
-    with pytest.raises(SpecError, match=message):
-        SelectiveCopy(**options)

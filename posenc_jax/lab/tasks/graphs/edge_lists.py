@@ -70,14 +70,6 @@ def read_edge_list(path: str | pathlib.Path) -> EdgeList:
         nodes or more than `MAX_NODES`; a line of other than one or
         two ids, an id that is no whole number of at most 18 digits, a node joined to itself, or a
         repeated edge. The message begins with the file and the line.
-
-    Example:
-      >>> import tempfile
-      >>> file = pathlib.Path(tempfile.mkdtemp(), 'path.txt')
-      >>> _ = file.write_text('# a path, and a node alone\\n7 9\\n9 11\\n3\\n')
-      >>> graph = read_edge_list(file)
-      >>> graph.name, graph.ids.tolist(), graph.adjacency.sum(1).tolist()
-      ('path', [3, 7, 9, 11], [0, 1, 2, 1])
     """
     return _with_adjacency(*_parsed(pathlib.Path(path)))
 
@@ -124,13 +116,6 @@ def read_labels(path: str | pathlib.Path) -> dict[str, int | float]:
       FileNotFoundError: there is no such file.
       ValueError: a line of other than two words, a label that is no finite number, or a second
         label of a graph. The message begins with the file and the line.
-
-    Example:
-      >>> import tempfile
-      >>> file = pathlib.Path(tempfile.mkdtemp(), 'labels.txt')
-      >>> _ = file.write_text('a 0\\nb 2\\n')
-      >>> read_labels(file)
-      {'a': 0, 'b': 2}
     """
     path = pathlib.Path(path)
     texts: dict[str, str] = {}
@@ -160,13 +145,6 @@ def read_node_classes(path: str | pathlib.Path) -> dict[str, dict[int, int]]:
       FileNotFoundError: there is no such file.
       ValueError: a line of other than three words, a node or class that is no whole number of at
         least 0, or a second class of a node. The message begins with the file and the line.
-
-    Example:
-      >>> import tempfile
-      >>> file = pathlib.Path(tempfile.mkdtemp(), 'nodes.txt')
-      >>> _ = file.write_text('a 7 0\\na 9 2\\n')
-      >>> read_node_classes(file)
-      {'a': {7: 0, 9: 2}}
     """
     path, found = pathlib.Path(path), {}
     for number, words in _lines(path):
@@ -199,14 +177,6 @@ def read_graphs(folder: str | pathlib.Path, labels: str | None = None) -> list[E
       ValueError: a file that is wrong, graphs that are together too large for
         `base.memory.check_data`, a graph or node without a label, or a label without a graph or
         node.
-
-    Example:
-      >>> import tempfile
-      >>> folder = pathlib.Path(tempfile.mkdtemp())
-      >>> _ = (folder / 'edge.txt').write_text('0 1\\n')
-      >>> _ = (folder / 'labels.txt').write_text('edge 1.5\\n')
-      >>> [(graph.name, graph.label) for graph in read_graphs(folder)]
-      [('edge', 1.5)]
     """
     folder = pathlib.Path(folder).expanduser()
     if not folder.is_dir():

@@ -49,6 +49,7 @@ class GraphTask(ClassTask):
     fresh: bool = True
 
     def __post_init__(self):
+        super().__post_init__()
         self.encoder  # noqa: B018  (raises for a spec string that is wrong)
 
     @functools.cached_property

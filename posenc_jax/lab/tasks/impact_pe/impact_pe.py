@@ -16,7 +16,7 @@ from posenc_jax.lab.tasks.impact_pe.numbers import NUMBERS
 from posenc_jax.lab.tasks.impact_pe.sorting import SORTING
 from posenc_jax.lab.tasks.task import Length
 from posenc_jax.lab.tasks.word_task import WordTask
-from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
 FAMILIES: dict[str, Family] = {**COPYING, **NUMBERS, **SORTING, **LEGO, **LANGUAGES}
@@ -74,7 +74,7 @@ class ImpactPE(WordTask):
       permute_clauses: whether `lego` writes its clauses in random order.
 
     Raises:
-      SpecError: an unknown name, or an option that the task does not have.
+      SpecError: an option that the task does not have.
       ValueError: a length that the task does not have.
 
     Reference: Kazemnejad, Padhi, Natesan Ramamurthy, Das, Reddy, arXiv 2305.19466; official code
@@ -97,7 +97,7 @@ class ImpactPE(WordTask):
     separated = False
 
     def __post_init__(self):
-        check_choice('name', self.name, FAMILIES)
+        super().__post_init__()
         pool = len(self.family.symbols)
         if self.symbols is not None and not pool:
             having = ', '.join(name for name, family in FAMILIES.items() if family.symbols)

@@ -2,15 +2,15 @@
 
 import abc
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from posenc_jax.features.coordinates.point_orders import CELL, ORDERS, point_order
+from posenc_jax.features.coordinates.point_orders import CELL, point_order
 from posenc_jax.lab.tasks.class_task import ClassTask, class_targets
+from posenc_jax.lab.tasks.options import Gt
 from posenc_jax.lab.tasks.task import Batch, Length, length_range
-from posenc_jax.protocol.errors import check_choice, check_number
 
 Order = Literal[
     'random', 'xyz', 'xzy', 'yxz', 'yzx', 'zxy', 'zyx', 'hilbert', 'z', 'z-trans'
@@ -29,18 +29,10 @@ class PointTask(ClassTask):
       order: the order of the points in a row: 'random', or along one of the curves of
         `features/coordinates/point_orders.py`. The mixer `pcm_layer` sorts them itself.
       size: side of a cell of the grid in which the curves run.
-
-    Raises:
-      SpecError: an unknown order.
-      ValueError: a size that is not positive.
     """
 
     order: Order = 'random'
-    size: float = CELL
-
-    def __post_init__(self):
-        check_choice('order', self.order, ('random', *ORDERS))
-        check_number('size', self.size, above=0)
+    size: Annotated[float, Gt(0)] = CELL
 
     @property
     def channels(self) -> int:
