@@ -5,12 +5,12 @@ that of the token to predict.
 import collections
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from posenc_jax.lab.tasks.options import Ge
+from posenc_jax.lab.tasks.options import Count
 from posenc_jax.lab.tasks.task import (
     Batch,
     Length,
@@ -111,7 +111,7 @@ class AnyOrder(Task):
     task: Task
     order: Literal['random', 'fractal', 'left_to_right'] = 'random'
     prompt: bool = False
-    curriculum: Annotated[int, Ge(0)] = 0
+    curriculum: Count = 0
     in_evaluation: bool = False
 
     def __post_init__(self):
@@ -128,9 +128,7 @@ class AnyOrder(Task):
                 f"packing={self.task.packing!r}; use packing='stream'"
             )
 
-    @property
-    def supplies_positions(self) -> bool:
-        return True
+    supplies_positions = True
 
     @property
     def vocab_size(self) -> int:

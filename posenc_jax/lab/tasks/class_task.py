@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int
@@ -16,13 +16,8 @@ class ClassTask(Task):
     otherwise.
     """
 
-    @property
-    def predicts(self) -> Literal['here', 'class']:
-        return 'class'
-
-    @property
-    def vocab_size(self) -> int:
-        return 0
+    predicts = 'class'
+    vocab_size = 0
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:
         """Numbers of classes as text."""

@@ -99,9 +99,7 @@ class FieldTask(Task):
         """
         return None
 
-    @property
-    def vocab_size(self) -> int:
-        return 0
+    vocab_size = 0
 
     def width(self, length: Length) -> int:
         """1, since a row is one point; raises ValueError for a resolution that does not exist."""

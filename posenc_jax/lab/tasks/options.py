@@ -1,54 +1,76 @@
-"""What the annotations of a task's options say: choices and bounds, checked in one place."""
+"""Bounds of a task's options, which stand in their annotations and are checked in one place.
+
+    symbols: Size = 10                           # a whole number of at least 1
+    slot: Count | None = None                    # at least 0, or None
+    directions: Annotated[int, Ge(2), Le(64)] = 4
+    ids: Literal['none', 'plain'] = 'none'       # a choice needs no bound
+
+A number with bounds must be finite in float32, too.
+"""
 
 import dataclasses
 import functools
 import operator
 import types
 import typing
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
 
 from posenc_jax.protocol.errors import LARGEST, SpecError, check_choice
 
 
-class Ge(NamedTuple):
-    """`Annotated[int, Ge(1)]`: at least 1."""
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """What a number must fulfil."""
 
-    bound: float
+    limit: float
+    words: ClassVar[str]
+    fulfilled: ClassVar[Callable[[Any, Any], bool]]
 
-
-class Gt(NamedTuple):
-    """`Annotated[float, Gt(0)]`: above 0."""
-
-    bound: float
-
-
-class Le(NamedTuple):
-    """`Annotated[int, Le(64)]`: at most 64."""
-
-    bound: float
+    def __repr__(self):
+        return f'{type(self).__name__}({self.limit})'
 
 
-class Lt(NamedTuple):
-    """`Annotated[float, Lt(0.5)]`: below 0.5."""
+class Ge(Bound):
+    """At least `limit`."""
 
-    bound: float
+    words, fulfilled = 'at least {}', operator.ge
 
 
-FINITE = 'finite'  # what all numbers with bounds are
-Real = Annotated[float, FINITE]
-Chance = Annotated[float, Ge(0), Le(1)]  # a probability, or a share of a whole
+class Gt(Bound):
+    """Above `limit`."""
+
+    words, fulfilled = 'above {}', operator.gt
+
+
+class Le(Bound):
+    """At most `limit`."""
+
+    words, fulfilled = 'at most {}', operator.le
+
+
+class Lt(Bound):
+    """Below `limit`."""
+
+    words, fulfilled = 'below {}', operator.lt
+
+
+Size = Annotated[int, Ge(1)]
+Count = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+Finite = Annotated[float, Le(LARGEST)]
 
 
 def check_options(task: Any) -> None:
     """Checks the fields of a dataclass whose annotation is a `Literal` of texts or has bounds.
 
-    A number with bounds must be finite in float32, too. None passes where the annotation allows it.
-
     Raises:
-      SpecError: a value that the annotation excludes, with the nearest one.
+      SpecError: a value that the annotation excludes.
     """
     for name, hint in _hints(type(task)).items():
-        value, what = getattr(task, name), f'{type(task).__name__}: {name}'
+        value, what = getattr(task, name), f'{type(task).__name__} {name}'
         if value is None:
             continue
         union = typing.get_origin(hint) in (typing.Union, types.UnionType)
@@ -69,24 +91,13 @@ def _hints(kind: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-_SAID = {
-    Ge: (operator.ge, 'at least {}'),
-    Gt: (operator.gt, 'above {}'),
-    Le: (operator.le, 'at most {}'),
-    Lt: (operator.lt, 'below {}'),
-}
-
-
-def _check_bounds(what: str, value: float, bounds: tuple) -> None:
-    found = {type(bound): bound.bound for bound in bounds if bound != FINITE}
-    inside = all(_SAID[kind][0](value, bound) for kind, bound in found.items())
+def _check_bounds(what: str, value: float, bounds: tuple[Bound, ...]) -> None:
+    inside = all(bound.fulfilled(value, bound.limit) for bound in bounds)
     if inside and abs(value) <= LARGEST:
         return
-    expected = ' and '.join(_SAID[kind][1].format(bound) for kind, bound in found.items())
-    if found == {Gt: 0}:
+    expected = ' and '.join(bound.words.format(bound.limit) for bound in bounds)
+    if inside or bounds == (Le(LARGEST),):
+        expected = f'a finite number of 32 bits, at most {LARGEST:.4g}'
+    elif bounds == (Gt(0),):
         expected = 'positive'
-    if found.keys() == {Ge, Le} and value == value:
-        least, most = found[Ge], found[Le]
-        nearest = min(max(value, least), most)
-        raise SpecError(f'{what} must lie in {least} .. {most}, got {value}; nearest: {nearest}')
-    raise SpecError(f'{what} must be {expected or "a finite number of 32 bits"}, got {value}')
+    raise SpecError(f'{what} must be {expected}, got {value}')

@@ -31,7 +31,7 @@ class TokenTask(Task):
     Attributes:
       joint: what stands between the names of tokens in readable text.
       shortest: the least task length.
-      counted: what the task length counts, for messages.
+      counted: what the task length counts, for messages; `{0.switches}` is an option.
     """
 
     joint: ClassVar[str] = ''
@@ -43,9 +43,9 @@ class TokenTask(Task):
     def names(self) -> Sequence[str]:
         """The text of each token id of the input."""
 
-    @abc.abstractmethod
     def longest(self, length: int) -> int:
-        """The width of a batch of examples of this length."""
+        """The width of a batch of examples of this length: the length, unless a task has more."""
+        return length
 
     def range(self, length: Length) -> tuple[int, int]:
         """A task length as an inclusive range.
@@ -53,7 +53,7 @@ class TokenTask(Task):
         Raises:
           ValueError: the task has no such length.
         """
-        return length_range(length, self.shortest, self.counted)
+        return length_range(length, self.shortest, self.counted.format(self))
 
     @property
     def vocab_size(self) -> int:

@@ -136,10 +136,6 @@ TRANSDUCTIONS = {
     ),
     'pos_retrieve': _of_digits(retrieved, target=4, words=(END, *DIGITS, ':', ';', 'n/a')),
 }
-Name = Literal[
-    'copy', 'reverse_copy', 'lookup', 'reverse_lookup', 'recopy', 'reverse_recopy', 'inv_recopy',
-    'inv_reverse_recopy', 'dedupe', 'pos_retrieve',
-]  # fmt: skip
 
 
 @register('source_target', kind='task')
@@ -176,7 +172,7 @@ class SourceTarget(WordTask):
       '8 6 5 ^ 8 8 8 8 8 6 6 6'
     """
 
-    name: Name
+    name: Literal[*TRANSDUCTIONS]
     layout: Literal['row', 'source'] = 'row'
 
     counted = 'number of digits or tables'

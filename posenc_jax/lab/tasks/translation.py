@@ -3,12 +3,11 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Annotated
 
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.lab.tasks.options import Ge
+from posenc_jax.lab.tasks.options import Count
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.lab.tasks.task import Batch, Length
 from posenc_jax.protocol.errors import SpecError, check_choice
@@ -91,7 +90,7 @@ class Translation(PromptTask):
     """
 
     words: int = 64
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Count = 0
     alignments: bool = False
 
     joint = ' '

@@ -2,14 +2,13 @@
 
 import dataclasses
 from functools import partial
-from typing import Annotated
 
 import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.lab.tasks.arithmetic.digits import digits_of, random_numbers, written
 from posenc_jax.lab.tasks.coupling import Ids, coupled_multiplication_ids
-from posenc_jax.lab.tasks.options import Ge
+from posenc_jax.lab.tasks.options import Count
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.lab.tasks.task import Length
 from posenc_jax.protocol.errors import SpecError
@@ -49,8 +48,8 @@ class Multiplication(PromptTask):
 
     reverse_output: bool = False
     pad_product: bool = False
-    digits: Annotated[int, Ge(0)] = 0
-    second: Annotated[int, Ge(0)] = 0
+    digits: Count = 0
+    second: Count = 0
     ids: Ids = 'none'
 
     names = '0123456789*=$_'

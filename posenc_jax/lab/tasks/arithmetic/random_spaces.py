@@ -3,13 +3,13 @@ no information.
 """
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.lab.tasks.coupling import plain_ids
-from posenc_jax.lab.tasks.options import Ge
+from posenc_jax.lab.tasks.options import Count
 from posenc_jax.lab.tasks.task import Batch, Length, Task, check_decoder_task, real_tokens
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
@@ -73,7 +73,7 @@ class RandomSpaces(Task):
     """
 
     task: Task
-    most: Annotated[int, Ge(0)] = 3
+    most: Count = 3
     law: Literal['uniform', 'geometric'] = 'uniform'
     in_evaluation: bool = False
 

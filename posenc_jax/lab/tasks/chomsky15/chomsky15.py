@@ -16,12 +16,6 @@ from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
 PROBLEMS: dict[str, Problem] = {**STRINGS, **ARITHMETIC, **STACK, **NUMBERS}
-Name = Literal[
-    'even_pairs', 'modular_arithmetic', 'parity_check', 'cycle_navigation', 'stack_manipulation',
-    'reverse_string', 'modular_arithmetic_brackets', 'solve_equation', 'duplicate_string',
-    'missing_duplicate_string', 'odds_first', 'binary_addition', 'binary_multiplication',
-    'compute_sqrt', 'bucket_sort',
-]  # fmt: skip
 # The tasks whose output is one symbol, so that a class of the row can be predicted.
 CLASSES = (
     'even_pairs', 'modular_arithmetic', 'parity_check', 'cycle_navigation',
@@ -89,9 +83,11 @@ class Chomsky15(TokenTask):
       ('11100_____', '00111')
     """
 
-    name: Name
+    name: Literal[*PROBLEMS]
     ignore_rest: bool = False
     readout: Literal['tape', 'class'] = 'tape'
+
+    counted = 'length of {0.name}'
 
     def __post_init__(self):
         super().__post_init__()
@@ -114,10 +110,6 @@ class Chomsky15(TokenTask):
     def names(self) -> str:
         """Input ids, and `_` for empty tokens; output ids have the same digits."""
         return f'{self.problem.symbols}_'
-
-    @property
-    def counted(self) -> str:
-        return f'length of {self.name}'
 
     @property
     def output_size(self) -> int:

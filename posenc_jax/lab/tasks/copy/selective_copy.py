@@ -6,7 +6,7 @@ from typing import Annotated
 
 import numpy as np
 
-from posenc_jax.lab.tasks.options import Ge, Le
+from posenc_jax.lab.tasks.options import Ge, Le, Size
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.protocol.registry import register
 
@@ -39,7 +39,7 @@ class SelectiveCopy(PromptTask):
       '86..5.2.=8652'
     """
 
-    symbols: Annotated[int, Ge(1)] = 16
+    symbols: Size = 16
     blanks: Annotated[float, Ge(0), Le(MOST_BLANKS)] = 1.0
 
     counted = 'number of symbols'

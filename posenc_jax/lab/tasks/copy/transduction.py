@@ -4,13 +4,13 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.lab.tasks.coupling import Ids
-from posenc_jax.lab.tasks.options import Ge
+from posenc_jax.lab.tasks.options import Size
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 
 
@@ -29,7 +29,7 @@ class Transduction(PromptTask):
       coupled: gives the coupled ids of the sequences `$x=y$` from the lengths of x.
     """
 
-    symbols: Annotated[int, Ge(1)] = 10
+    symbols: Size = 10
     ids: Ids = 'none'
 
     counted = 'number of symbols'

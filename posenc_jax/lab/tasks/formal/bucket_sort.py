@@ -1,12 +1,12 @@
 """Bucket sort: a string of few different symbols in order, `$31232=12233$`."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 
 from posenc_jax.lab.tasks.copy.transduction import Transduction
-from posenc_jax.lab.tasks.options import Ge
+from posenc_jax.lab.tasks.options import Size
 from posenc_jax.protocol.registry import register
 
 
@@ -30,7 +30,7 @@ class BucketSort(Transduction):
       '$43211=11234'
     """
 
-    symbols: Annotated[int, Ge(1)] = 5
+    symbols: Size = 5
     ids: Literal['none', 'plain'] = 'none'
 
     def answer(self, x, count):

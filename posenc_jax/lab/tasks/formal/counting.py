@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 from jaxtyping import Bool
 
-from posenc_jax.lab.tasks.options import Chance, Ge, Le
+from posenc_jax.lab.tasks.options import Ge, Le, Share
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
@@ -57,11 +57,12 @@ class Counting(PromptTask):
     """
 
     variables: Annotated[int, Ge(1), Le(len(NAMES))] = 1
-    passes: Chance = 0.4
-    sets: Chance = 0.05
+    passes: Share = 0.4
+    sets: Share = 0.05
     full: Literal['set', 'redraw'] = 'set'
 
     joint = ' '
+    counted = 'number of steps of a program with {0.variables} variables'
 
     def __post_init__(self):
         super().__post_init__()
@@ -79,10 +80,6 @@ class Counting(PromptTask):
     @property
     def shortest(self) -> int:
         return self.variables
-
-    @property
-    def counted(self) -> str:
-        return f'number of steps of a program with {self.variables} variables'
 
     def longest(self, length: int) -> int:
         return 3 * length + 2

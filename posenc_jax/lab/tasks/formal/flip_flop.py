@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from posenc_jax.lab.tasks.options import Chance
+from posenc_jax.lab.tasks.options import Share
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.lab.tasks.task import Batch, Length
 from posenc_jax.protocol.registry import register
@@ -35,7 +35,7 @@ class FlipFlop(PromptTask):
       'w 1 i 1 w 1 w 1 i 0 i 1 i 1 r'
     """
 
-    ignore: Chance = 0.8
+    ignore: Share = 0.8
 
     names = '01wri_'
     joint = ' '

@@ -75,15 +75,12 @@ class WordProblem(TokenTask):
       ('1 1 1 0 0', '1 0 1 1 1')
     """
 
-    group: Literal['parity', 's3', 'a4', 's4', 'a5', 's5']
+    group: Literal[*GROUPS]
     scored: Literal['all', 'last'] = 'all'
 
     joint = ' '
     counted = 'number of elements'
-
-    @property
-    def predicts(self) -> Literal['here']:
-        return 'here'
+    predicts = 'here'
 
     @property
     def output_size(self) -> int:
@@ -95,9 +92,6 @@ class WordProblem(TokenTask):
         group = GROUPS[self.group]
         bits = group.shape[1] == 2
         return (*('01' if bits else (''.join(map(str, p)) for p in group)), '_')
-
-    def longest(self, length: int) -> int:
-        return length
 
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
         low, high = self.range(length)

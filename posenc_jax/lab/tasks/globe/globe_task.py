@@ -38,13 +38,8 @@ class GlobeTask(FieldTask):
     samples: Annotated[int, Ge(1), Le(MOST)] = 10_000
     seed: Annotated[int, Ge(0), Le(2**32 - 2)] = 0
 
-    @property
-    def components(self):
-        return 2
-
-    @property
-    def predicts(self):
-        return 'class'
+    components = 2
+    predicts = 'class'
 
     @abc.abstractmethod
     def classes_of(self, places: Float[np.ndarray, 'N 2']) -> Int[np.ndarray, ' N']:

@@ -60,9 +60,7 @@ class LandOrOcean(GlobeTask):
         except ValueError as error:
             raise SpecError(f'land globe={self.globe}, islands={self.islands}: {error}') from error
 
-    @property
-    def output_size(self):
-        return 2
+    output_size = 2
 
     def classes_of(self, places):
         return is_land(self.land, places)

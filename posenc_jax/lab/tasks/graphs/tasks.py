@@ -10,15 +10,15 @@ from posenc_jax.base.programs import printable
 from posenc_jax.lab.tasks.class_task import split_numbers
 from posenc_jax.lab.tasks.graphs.edge_lists import MAX_NODES, NODES, EdgeList, read_graphs
 from posenc_jax.lab.tasks.graphs.graph_task import GraphTask
-from posenc_jax.lab.tasks.graphs.named import blind_pair, disjoint, relabelled
+from posenc_jax.lab.tasks.graphs.named import BLIND_PAIRS, blind_pair, disjoint, relabelled
 from posenc_jax.lab.tasks.graphs.random_graphs import (
     community_graph,
     node_triangles,
     random_regular,
     rewired,
 )
-from posenc_jax.lab.tasks.options import Chance, Ge
-from posenc_jax.lab.tasks.task import Length, Reader, length_range
+from posenc_jax.lab.tasks.options import Ge, Share, Size
+from posenc_jax.lab.tasks.task import SPLITS, Length, Reader, length_range
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
@@ -40,14 +40,9 @@ class BlindPairs(GraphTask):
       ([[1], [0]], [-1.21, 0.83])
     """
 
-    pair: Literal[
-        'rook_shrikhande', 'triangles_hexagon', 'decalin_bicyclopentyl', 'prism_bipartite',
-        'squares_octagon', 'skip_links',
-    ] = 'rook_shrikhande'  # fmt: skip
+    pair: Literal[*BLIND_PAIRS] = 'rook_shrikhande'
 
-    @property
-    def output_size(self) -> int:
-        return 2
+    output_size = 2
 
     def range_of(self, length):
         return length_range(length, 1, 'number of copies of a graph')
@@ -82,8 +77,8 @@ class Triangles(GraphTask):
       [[3, 3, 3, 3, 2, 2, 3, 2]]
     """
 
-    degree: Annotated[int, Ge(1)] = 4
-    most: Annotated[int, Ge(1)] = 3
+    degree: Size = 4
+    most: Size = 3
     by_graph: bool = False
 
     @property
@@ -134,12 +129,10 @@ class Communities(GraphTask):
     """
 
     groups: Annotated[int, Ge(2)] = 2
-    inside: Chance = 0.6
-    between: Chance = 0.1
+    inside: Share = 0.6
+    between: Share = 0.1
 
-    @property
-    def output_size(self) -> int:
-        return 2
+    output_size = 2
 
     def range_of(self, length):
         low, high = length_range(length, 2 * self.groups, 'number of nodes')
@@ -189,7 +182,7 @@ class EdgeLists(GraphTask):
     """
 
     folder: str = ''
-    part: Literal['train', 'validation', 'test'] = 'train'
+    part: Literal[*SPLITS] = 'train'
     by_node: bool = False
 
     def __post_init__(self):

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.lab.tasks.options import Ge, Le, Real
+from posenc_jax.lab.tasks.options import Finite, Ge, Le
 from posenc_jax.lab.tasks.prompt import TokenTask
 from posenc_jax.lab.tasks.task import Batch, Length
 from posenc_jax.methods.nar import near_to_far_order
@@ -70,7 +70,7 @@ class MarkovField(TokenTask):
     one_length: ClassVar[bool] = True
 
     states: Annotated[int, Ge(2), Le(MAX_STATES)] = 4
-    coupling: Real = 0.9
+    coupling: Finite = 0.9
     order: Literal['rows', 'near_to_far'] = 'rows'
     ids: Literal['none', 'grid'] = 'grid'
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from posenc_jax.lab.tasks.coupling import Ids, coupled_grid_ids
-from posenc_jax.lab.tasks.options import Chance
+from posenc_jax.lab.tasks.options import Share
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.protocol.registry import register
 
@@ -40,7 +40,7 @@ class Minesweeper(PromptTask):
       ('$..**=22**', [[0, 0], [2, 2], [3, 2], [2, 3], [3, 3], [1, 1]])
     """
 
-    mines: Chance = 0.2
+    mines: Share = 0.2
     ids: Ids = 'none'
 
     names = '012345678*.=$_'

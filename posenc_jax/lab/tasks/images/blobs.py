@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from posenc_jax.lab.tasks.images.image_task import ImageTask, blob
-from posenc_jax.lab.tasks.options import Ge, Gt, Le
+from posenc_jax.lab.tasks.options import Ge, Le, NonNegative, Positive
 from posenc_jax.protocol.registry import register
 
 
@@ -38,9 +38,9 @@ class Blobs(ImageTask):
     """
 
     directions: Annotated[int, Ge(2), Le(64)] = 4
-    noise: Annotated[float, Ge(0)] = 1.0
+    noise: NonNegative = 1.0
     larger: Literal['scene', 'detail'] = 'scene'
-    aspect: Annotated[float, Gt(0)] = 1.0
+    aspect: Positive = 1.0
 
     @property
     def output_size(self) -> int:

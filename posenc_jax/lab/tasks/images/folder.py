@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,7 +10,7 @@ from posenc_jax.base import extras
 from posenc_jax.base.programs import printable
 from posenc_jax.lab.tasks.class_task import ClassFolder, split_numbers
 from posenc_jax.lab.tasks.images.stored_images import StoredImages
-from posenc_jax.lab.tasks.options import Gt
+from posenc_jax.lab.tasks.options import Positive
 from posenc_jax.lab.tasks.picture_file import deep_grey, open_picture
 from posenc_jax.protocol.errors import quoted, shortened
 from posenc_jax.protocol.registry import register
@@ -44,7 +43,7 @@ class Folder(ClassFolder, StoredImages):
 
     path: str
     grey: bool = False
-    aspect: Annotated[float, Gt(0)] = 1.0
+    aspect: Positive = 1.0
 
     key = 'folder'
     kind = 'picture'

@@ -25,10 +25,7 @@ class ImageTask(ClassTask):
     is_image: ClassVar[bool] = True
     one_length: ClassVar[bool] = True
     aspect = 1.0
-
-    @property
-    def channels(self) -> int:
-        return 1
+    channels = 1
 
     @abc.abstractmethod
     def images(

@@ -1,12 +1,12 @@
 """Which quarter of the image is the blob in: a task about absolute places."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 
 from posenc_jax.lab.tasks.images.image_task import ImageTask, blob
-from posenc_jax.lab.tasks.options import Ge, Gt
+from posenc_jax.lab.tasks.options import NonNegative, Positive
 from posenc_jax.protocol.registry import register
 
 
@@ -30,13 +30,11 @@ class Quadrant(ImageTask):
       ((2, 16, 16, 1), [[3], [2]])
     """
 
-    noise: Annotated[float, Ge(0)] = 1.0
+    noise: NonNegative = 1.0
     larger: Literal['scene', 'detail'] = 'scene'
-    aspect: Annotated[float, Gt(0)] = 1.0
+    aspect: Positive = 1.0
 
-    @property
-    def output_size(self) -> int:
-        return 4
+    output_size = 4
 
     def images(self, rng, batch, side):
         sides = side, self.columns(side)

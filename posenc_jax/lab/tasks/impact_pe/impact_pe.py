@@ -20,11 +20,6 @@ from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
 FAMILIES: dict[str, Family] = {**COPYING, **NUMBERS, **SORTING, **LEGO, **LANGUAGES}
-Name = Literal[
-    'copy', 'copy_repeat1', 'copy_replace', 'copy_2x', 'copy_repeat1_2x', 'reverse', 'reverse_2x',
-    'reverse_then_copy', 'addition', 'poly', 'sum', 'parity', 'sort_single', 'sort_multi', 'lego',
-    'scan', 'pcfg',
-]  # fmt: skip
 
 
 @register('impact_pe', kind='task')
@@ -89,12 +84,13 @@ class ImpactPE(WordTask):
       'Compute : 8 + 6 + 5 .'
     """
 
-    name: Name
+    name: Literal[*FAMILIES]
     symbols: int | None = None
     scratchpad: str = 'none'
     permute_clauses: bool = False
 
     separated = False
+    counted = 'length of {0.name}'
 
     def __post_init__(self):
         super().__post_init__()
@@ -119,10 +115,6 @@ class ImpactPE(WordTask):
         return FAMILIES[self.name]
 
     @property
-    def counted(self) -> str:
-        return f'length of {self.name}'
-
-    @property
     def shortest(self) -> int:
         return self.family.shortest
 
@@ -143,7 +135,8 @@ class ImpactPE(WordTask):
         low, high = super().range(length)
         if self.family.most is not None and high > self.family.most:
             raise ValueError(
-                f'{self.counted} is at most {self.family.most}, the number of variables, got {high}'
+                f'length of {self.name} is at most {self.family.most}, the number of variables, '
+                f'got {high}'
             )
         if self.name == 'scan':
             COMMANDS.check(low, high)

@@ -70,9 +70,7 @@ class BitPlanes(FieldTask):
     def output_size(self):
         return self.inner.output_size
 
-    @property
-    def predicts(self):
-        return 'bits'
+    predicts = 'bits'
 
     def width(self, length):
         return self.inner.width(length)

@@ -84,9 +84,7 @@ class Picture(FieldTask):
     def _grids(self) -> dict:
         return {}  # of resolutions that were asked for
 
-    @property
-    def components(self):
-        return 2
+    components = 2
 
     @property
     def output_size(self):

@@ -2,19 +2,15 @@
 
 import abc
 import dataclasses
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from posenc_jax.features.coordinates.point_orders import CELL, point_order
+from posenc_jax.features.coordinates.point_orders import CELL, ORDERS, point_order
 from posenc_jax.lab.tasks.class_task import ClassTask, class_targets
-from posenc_jax.lab.tasks.options import Gt
+from posenc_jax.lab.tasks.options import Positive
 from posenc_jax.lab.tasks.task import Batch, Length, length_range
-
-Order = Literal[
-    'random', 'xyz', 'xzy', 'yxz', 'yzx', 'zxy', 'zyx', 'hilbert', 'z', 'z-trans'
-]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,16 +27,11 @@ class PointTask(ClassTask):
       size: side of a cell of the grid in which the curves run.
     """
 
-    order: Order = 'random'
-    size: Annotated[float, Gt(0)] = CELL
+    order: Literal['random', *ORDERS] = 'random'
+    size: Positive = CELL
 
-    @property
-    def channels(self) -> int:
-        return 3
-
-    @property
-    def supplies_positions(self) -> bool:
-        return True
+    channels = 3
+    supplies_positions = True
 
     @abc.abstractmethod
     def clouds(

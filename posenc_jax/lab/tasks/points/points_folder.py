@@ -14,7 +14,7 @@ from posenc_jax.features.coordinates.point_orders import check_points
 from posenc_jax.lab.tasks.class_task import ClassFolder
 from posenc_jax.lab.tasks.points.npy_file import MOST, count_points
 from posenc_jax.lab.tasks.points.point_task import PointTask
-from posenc_jax.lab.tasks.task import Length, Reader
+from posenc_jax.lab.tasks.task import SPLITS, Length, Reader
 from posenc_jax.protocol.errors import LARGEST, quoted
 from posenc_jax.protocol.registry import register
 
@@ -50,7 +50,7 @@ class PointsFolder(ClassFolder, PointTask):
 
     path: str
     centred: bool = True
-    part: Literal['train', 'validation', 'test'] = 'train'
+    part: Literal[*SPLITS] = 'train'
 
     key = 'points_folder'
     kind = 'cloud'

@@ -2,12 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from posenc_jax.lab.tasks.options import Ge
+from posenc_jax.lab.tasks.options import NonNegative
 from posenc_jax.lab.tasks.points.point_task import PointTask
 from posenc_jax.protocol.registry import register
 
@@ -91,9 +90,9 @@ class Shapes(PointTask):
       ((3, 64, 3), [[4], [3], [2]])
     """
 
-    noise: Annotated[float, Ge(0)] = 0.08
-    stretch: Annotated[float, Ge(0)] = 0.3
-    shift: Annotated[float, Ge(0)] = 0.1
+    noise: NonNegative = 0.08
+    stretch: NonNegative = 0.3
+    shift: NonNegative = 0.1
 
     @property
     def output_size(self) -> int:

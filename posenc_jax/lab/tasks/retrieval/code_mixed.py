@@ -2,11 +2,11 @@
 
 import dataclasses
 import functools
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 
-from posenc_jax.lab.tasks.options import Ge
+from posenc_jax.lab.tasks.options import Size
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.lab.tasks.task import Batch, Length
 from posenc_jax.protocol.registry import register
@@ -37,11 +37,12 @@ class CodeMixed(PromptTask):
       ('b4 b7 a5 b5 b4 b4 1? b5 2?', [[0, 1, 0, 0, 1, 2], [0, 0, 1, 2, 2, 2]])
     """
 
-    letters: Annotated[int, Ge(1)] = 8
-    switches: Annotated[int, Ge(1)] = 6
+    letters: Size = 8
+    switches: Size = 6
     ids: Literal['none', 'switches'] = 'none'
 
     joint = ' '
+    counted = 'length of a text with {0.switches} switching points'
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -51,10 +52,6 @@ class CodeMixed(PromptTask):
     @property
     def shortest(self) -> int:
         return self.switches + 1
-
-    @property
-    def counted(self) -> str:
-        return f'length of a text with {self.switches} switching points'
 
     def longest(self, length: int) -> int:
         return length + 2 * self.switches - 1

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from posenc_jax.lab.tasks.options import Chance
+from posenc_jax.lab.tasks.options import Share
 from posenc_jax.lab.tasks.retrieval.text import TextRetrieval
 from posenc_jax.protocol.registry import register
 
@@ -49,7 +49,7 @@ class KVRetrieval(TextRetrieval):
     """
 
     tokenizer: str | None = None
-    depth: Chance | None = None
+    depth: Share | None = None
 
     fewest: ClassVar[int] = 2
 

@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.lab.tasks.options import Ge, Real
+from posenc_jax.lab.tasks.options import Count, Finite, Size
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.lab.tasks.task import Length
 from posenc_jax.protocol.registry import register
@@ -41,11 +41,11 @@ class KVSlots(PromptTask):
       'k3 v57 v43 k11 v57 v19 k20 v56 v12 ASK k11 v57'
     """
 
-    keys: Annotated[int, Ge(1)] = 64
-    values: Annotated[int, Ge(1)] = 64
-    words: Annotated[int, Ge(1)] = 2
-    slot: Annotated[int, Ge(0)] | None = None
-    skew: Real = 0.0
+    keys: Size = 64
+    values: Size = 64
+    words: Size = 2
+    slot: Count | None = None
+    skew: Finite = 0.0
     ids: Literal['none', 'locations'] = 'none'
 
     joint = ' '

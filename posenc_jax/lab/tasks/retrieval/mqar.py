@@ -2,11 +2,10 @@
 
 import dataclasses
 import functools
-from typing import Annotated
 
 import numpy as np
 
-from posenc_jax.lab.tasks.options import Ge, Gt
+from posenc_jax.lab.tasks.options import Positive, Size
 from posenc_jax.lab.tasks.prompt import TokenTask
 from posenc_jax.lab.tasks.task import Batch, Length
 from posenc_jax.protocol.errors import SpecError
@@ -45,12 +44,13 @@ class MQAR(TokenTask):
       ('k6 v1 k5 v2 k6 . k5 . . . . .', '. . . . v1 . v2 . . . . .')
     """
 
-    pairs: Annotated[int, Ge(1)] = 4
+    pairs: Size = 4
     vocab: int = 8192
-    power: Annotated[float, Gt(0)] = 0.01
+    power: Positive = 0.01
     random_non_queries: bool = False
 
     joint = ' '
+    counted = 'length for {0.pairs} pairs and as many queries'
 
     def __post_init__(self):
         super().__post_init__()
@@ -69,19 +69,12 @@ class MQAR(TokenTask):
     def shortest(self) -> int:
         return 4 * self.pairs
 
-    @property
-    def counted(self) -> str:
-        return f'length for {self.pairs} pairs and as many queries'
-
     def range(self, length: Length) -> tuple[int, int]:
         low, high = super().range(length)
         if low % 2 or high % 2:
             nearest = (low + low % 2, high + high % 2)
             raise ValueError(f'the length of mqar must be even, got {length!r}; nearest: {nearest}')
         return low, high
-
-    def longest(self, length: int) -> int:
-        return length
 
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
         low, high = self.range(length)

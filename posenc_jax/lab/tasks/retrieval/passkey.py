@@ -2,11 +2,10 @@
 
 import dataclasses
 import functools
-from typing import Annotated
 
 import numpy as np
 
-from posenc_jax.lab.tasks.options import Chance, Ge
+from posenc_jax.lab.tasks.options import NonNegative, Share, Size
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.lab.tasks.task import Batch, Length
 from posenc_jax.protocol.registry import register
@@ -37,12 +36,13 @@ class Passkey(PromptTask):
       'f20 f15 f12 KEY 3 8 5 f12 f14 ASK 3 8'
     """
 
-    digits: Annotated[int, Ge(1)] = 3
-    fillers: Annotated[int, Ge(1)] = 24
-    depth: Chance | None = None
-    lm_weight: Annotated[float, Ge(0)] = 0.0
+    digits: Size = 3
+    fillers: Size = 24
+    depth: Share | None = None
+    lm_weight: NonNegative = 0.0
 
     joint = ' '
+    counted = 'input length with a passkey of {0.digits} digits'
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -51,13 +51,6 @@ class Passkey(PromptTask):
     @property
     def shortest(self) -> int:
         return 2 * self.digits + 1
-
-    @property
-    def counted(self) -> str:
-        return f'input length with a passkey of {self.digits} digits'
-
-    def longest(self, length: int) -> int:
-        return length
 
     def for_evaluation(self) -> 'Passkey':
         return dataclasses.replace(self, lm_weight=0.0)

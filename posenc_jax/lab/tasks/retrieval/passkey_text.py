@@ -1,9 +1,9 @@
 """Passkey retrieval in plain English, for models that have learned language."""
 
 import dataclasses
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from posenc_jax.lab.tasks.options import Chance, Ge
+from posenc_jax.lab.tasks.options import Share, Size
 from posenc_jax.lab.tasks.retrieval.text import TextRetrieval
 from posenc_jax.protocol.registry import register
 
@@ -49,8 +49,8 @@ class PasskeyText(TextRetrieval):
     """
 
     tokenizer: str | None = None
-    digits: Annotated[int, Ge(1)] = 5
-    depth: Chance | None = None
+    digits: Size = 5
+    depth: Share | None = None
 
     fewest: ClassVar[int] = 0
 

@@ -2,11 +2,10 @@
 
 import dataclasses
 import functools
-from typing import Annotated
 
 import numpy as np
 
-from posenc_jax.lab.tasks.options import Ge
+from posenc_jax.lab.tasks.options import Size
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.lab.tasks.task import Batch, Length
 from posenc_jax.protocol.registry import register
@@ -35,12 +34,13 @@ class Passkeys(PromptTask):
       'f1 f0 f4 KEY1 w32 w17 f0 f9 KEY2 w19 w2 ASK1 w32 w17 ASK2 w19'
     """
 
-    keys: Annotated[int, Ge(1)] = 10
-    words: Annotated[int, Ge(1)] = 32
-    alphabet: Annotated[int, Ge(1)] = 64
-    fillers: Annotated[int, Ge(1)] = 24
+    keys: Size = 10
+    words: Size = 32
+    alphabet: Size = 64
+    fillers: Size = 24
 
     joint = ' '
+    counted = 'input length with {0.keys} passkeys of {0.words} words'
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -51,13 +51,6 @@ class Passkeys(PromptTask):
     @property
     def shortest(self) -> int:
         return 2 * self.keys * (self.words + 1) - 1
-
-    @property
-    def counted(self) -> str:
-        return f'input length with {self.keys} passkeys of {self.words} words'
-
-    def longest(self, length: int) -> int:
-        return length
 
     def draw(self, rng, batch, low, high):
         room = rng.integers(low, high, batch, endpoint=True) + 1 - 2 * self.keys * (self.words + 1)

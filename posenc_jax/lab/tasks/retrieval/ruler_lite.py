@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
-from posenc_jax.lab.tasks.options import Chance, Ge, Le
+from posenc_jax.lab.tasks.options import Ge, Le, Share
 from posenc_jax.lab.tasks.retrieval.ruler_texts import OTHERS, Form, Text, needles
 from posenc_jax.lab.tasks.retrieval.text import TextRetrieval
 from posenc_jax.lab.tasks.task import Length
@@ -72,12 +72,9 @@ class RulerLite(TextRetrieval):
       True
     """
 
-    name: Literal[
-        'niah_single', 'niah_multikey', 'niah_multivalue', 'niah_multiquery',
-        'variable_tracking', 'common_words', 'freq_words',
-    ]  # fmt: skip
+    name: Literal[*NAMES]
     tokenizer: str | None = None
-    depth: Chance | None = None
+    depth: Share | None = None
     needles: Annotated[int, Ge(2), Le(MOST_NEEDLES)] | None = None
     values: Literal['numbers', 'uuids'] = 'numbers'
     haystack: Literal['noise', 'needles'] = 'noise'

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.lab.tasks.language.vocabulary import Vocabulary, open_vocabulary
-from posenc_jax.lab.tasks.options import Chance
+from posenc_jax.lab.tasks.options import Share
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask, ragged
 from posenc_jax.lab.tasks.task import Length
 
@@ -35,11 +35,12 @@ class TextRetrieval(PromptTask):
     """
 
     tokenizer: str | None
-    depth: Chance | None
+    depth: Share | None
     fewest: ClassVar[int]
 
     names = ()  # those of `vocabulary`
     padding = 0
+    counted = 'length for the fixed text of this task {0._read_by}'
 
     def __post_init__(self):
         super().__post_init__()
@@ -68,9 +69,6 @@ class TextRetrieval(PromptTask):
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:
         return self.vocabulary.decode(ids)
 
-    def longest(self, length: int) -> int:
-        return length
-
     @property
     def shortest(self) -> int:
         rng = np.random.default_rng(0)
@@ -81,9 +79,8 @@ class TextRetrieval(PromptTask):
         return max(sizes) - 1
 
     @property
-    def counted(self) -> str:
-        reader = f'read by {self.tokenizer}' if self.tokenizer else 'in bytes'
-        return f'length for the fixed text of this task {reader}'
+    def _read_by(self) -> str:
+        return f'read by {self.tokenizer}' if self.tokenizer else 'in bytes'
 
     def draw(self, rng, batch, low, high):
         rows = [self._row(*given) for given in self.filled(rng, batch, (low, high))]
