@@ -18,8 +18,8 @@ from posenc_jax.lab.tasks.task import (
     next_token_batch,
 )
 
-# Values [B, any] and how many of each row are used, or the name of one token.
-Piece = tuple[Int[np.ndarray, 'B _'], Int[np.ndarray, ' B']] | str
+# The name of one token, token ids [B, any], or such ids and how many of each row are used.
+Piece = str | Int[np.ndarray, 'B _'] | tuple[Int[np.ndarray, 'B _'], Int[np.ndarray, ' B']]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +116,9 @@ class PromptTask(TokenTask):
         return next_token_batch(sequence, ends, starts, positions) | drawn.further
 
     def _piece(self, piece, batch):
-        if not isinstance(piece, str):
-            return piece
-        return np.full((1, 1), self.names.index(piece)), np.ones(batch, np.int64)
+        if isinstance(piece, str):
+            piece = np.full((1, 1), self.names.index(piece))
+        return piece if isinstance(piece, tuple) else (piece, np.full(batch, piece.shape[1]))
 
 
 def ragged(rows: Sequence[Sequence[int]]) -> tuple[Int[np.ndarray, 'B W'], Int[np.ndarray, ' B']]:

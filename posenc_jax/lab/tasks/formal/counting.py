@@ -110,8 +110,7 @@ class Counting(PromptTask):
             pieces.append((tokens, np.where(number < steps, words, 0)))
         asked = variable[:, -1]
         question = np.stack([np.full(batch, PRINT), FIRST + asked], axis=1)
-        end = (question, np.full(batch, 2)), (values[row, asked][:, None], np.ones(batch, np.int64))
-        return Drawn([*pieces, end[0]], [end[1]])
+        return Drawn([*pieces, question], [values[row, asked][:, None]])
 
     def _possible(self, rng: np.random.Generator, room: Bool[np.ndarray, 'B V']):
         """A step that is possible where some variables have no room, as drawing until one is would

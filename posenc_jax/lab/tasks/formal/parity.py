@@ -45,5 +45,5 @@ class Parity(PromptTask):
     def draw(self, rng, batch, low, high):
         count = rng.integers(low, high, batch, endpoint=True)
         bits = np.where(np.arange(high) < count[:, None], rng.integers(0, 2, (batch, high)), 0)
-        answer = bits.sum(axis=1, keepdims=True) % 2, np.ones(batch, np.int64)
+        answer = bits.sum(axis=1, keepdims=True) % 2
         return Drawn(['$', (bits, count), '='], [answer, '$'], partial(coupled_parity_ids, count))

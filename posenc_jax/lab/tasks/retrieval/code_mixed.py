@@ -73,8 +73,7 @@ class CodeMixed(PromptTask):
         )
         questions = 2 * self.letters + asked - 1
         pairs = np.stack([questions, answers], axis=-1).reshape(batch, -1)
-        asking = pairs, np.full(batch, 2 * self.switches)
-        return Drawn([(text, total)], [asking], functools.partial(_positions, switch, count))
+        return Drawn([(text, total)], [pairs], functools.partial(_positions, switch, count))
 
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
         out = super().sample(rng, batch, length)

@@ -104,9 +104,8 @@ class KVSlots(PromptTask):
         documents[:, 0] = documents[rows, slot]
         documents[rows, slot] = first
         pairs = documents.reshape(batch, -1), total * self._pair
-        whole = lambda a: (a, np.full(batch, a.shape[1]))
         ids = functools.partial(self._locations, total)
-        return Drawn([pairs, whole(question)], [whole(answer)], ids)
+        return Drawn([pairs, question], [answer], ids)
 
     def _locations(self, total, width):
         """(position, slot + 1 at empty tokens and 0 elsewhere, number of pairs)."""

@@ -62,7 +62,7 @@ class Passkey(PromptTask):
         else:
             before = np.floor(self.depth * room + 0.5).astype(np.int64)
         filler = rng.integers(FIRST_FILLER, FIRST_FILLER + self.fillers, (2, batch, high))
-        secret = rng.integers(0, 10, (batch, self.digits)), np.full(batch, self.digits)
+        secret = rng.integers(0, 10, (batch, self.digits))
         hidden = [(filler[0], before), 'KEY', secret, (filler[1], room - before)]
         return Drawn([*hidden, 'ASK'], [secret])
 

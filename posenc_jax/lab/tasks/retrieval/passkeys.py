@@ -62,15 +62,11 @@ class Passkeys(PromptTask):
             + self.alphabet
             + rng.integers(0, self.fillers, (self.keys + 1, batch, high + 1))
         )
-        said = [(words[:, number], np.full(batch, self.words)) for number in range(self.keys)]
-        hidden = [
-            piece
-            for number, secret in enumerate(said)
-            for piece in ((filler[number], gaps[:, number]), f'KEY{number + 1}', secret)
-        ]
-        asked = [
-            piece for number, secret in enumerate(said, 1) for piece in (f'ASK{number}', secret)
-        ]
+        hidden, asked = [], []
+        for number in range(self.keys):
+            secret = words[:, number]
+            hidden += [(filler[number], gaps[:, number]), f'KEY{number + 1}', secret]
+            asked += [f'ASK{number + 1}', secret]
         return Drawn([*hidden, (filler[self.keys], gaps[:, self.keys])], asked)
 
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
