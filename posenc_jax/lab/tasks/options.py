@@ -96,8 +96,7 @@ def _check_bounds(what: str, value: float, bounds: tuple[Bound, ...]) -> None:
     if inside and abs(value) <= LARGEST:
         return
     expected = ' and '.join(bound.words.format(bound.limit) for bound in bounds)
+    expected = expected.replace('above 0', 'positive') if Gt(0) in bounds else expected
     if inside or bounds == (Le(LARGEST),):
         expected = f'a finite number of 32 bits, at most {LARGEST:.4g}'
-    elif bounds == (Gt(0),):
-        expected = 'positive'
     raise SpecError(f'{what} must be {expected}, got {value}')

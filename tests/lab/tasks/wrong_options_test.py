@@ -160,7 +160,7 @@ DATA = {  # text, images, clouds of points, graphs and fields
     BitPlanes: [
         (dict(inner=Reverse()), 'takes a picture, .* got Reverse'),
         (dict(inner=Picture('synthetic', bits=8)), 'without bits'),
-        (dict(inner=Picture('synthetic'), bits=12), 'must be 8 or 16, got 12'),
+        (dict(inner=Picture('synthetic'), bits=12), 'bits must be 8 or 16, got 12|bits is 12; valid'),
         (dict(inner=Picture('synthetic'), grid='end'), "'end'.*did you mean 'ends'"),
     ],
     BlindPairs: [(dict(pair='rook'), 'rook_shrikhande'), (dict(features='lcpp()'), 'lcp')],
@@ -181,7 +181,7 @@ DATA = {  # text, images, clouds of points, graphs and fields
     LandOrOcean: [
         (dict(globe=-1), 'globe must be at least 0 and at most 4294967295'),
         (dict(degree=41), 'degree must be at least 0 and at most 40, got 41'),
-        (dict(coast=0.0), 'coast must be above 0 and at most 90, got 0.0'),
+        (dict(coast=0.0), 'coast must be positive and at most 90, got 0.0'),
         (dict(islands=201), 'islands must be at least 0 and at most 200'),
     ],
     Language: [
@@ -216,7 +216,7 @@ DATA = {  # text, images, clouds of points, graphs and fields
     ],
     Textures: [
         (dict(classes=65), 'classes must be at least 2 and at most 64, got 65'),
-        (dict(steepest=0.0), 'steepest must be above 0 and at most 8, got 0.0'),
+        (dict(steepest=0.0), 'steepest must be positive and at most 8, got 0.0'),
     ],
     Triangles: [(dict(degree=0), 'degree must be at least 1'), (dict(most=0), 'most must be')],
 }
