@@ -20,18 +20,14 @@ from posenc_jax.lab.tasks.globe import (
     regions,
 )
 from posenc_jax.lab.train.loop import train
-from posenc_jax.language.spec import build, parse
 from posenc_jax.protocol import registry
 from posenc_jax.protocol.errors import SpecError
+from tests.lab.tasks.rows import make
 from tests.lab.train import field_run_test
 from tests.lab.train.loop_test import NAME
 
 SMALL = Checkerboard(support=20, classes=4, samples=300)
 LAND = LandOrOcean(degree=4, islands=4, samples=200)
-
-
-def make(spec):
-    return build(parse(spec, ('task',)).nodes[0], {})
 
 
 def test_training_and_validation_have_places_of_two_seeds():

@@ -10,8 +10,8 @@ import posenc_jax.lab.tasks  # noqa: F401  (registers the tasks)
 from posenc_jax.lab.tasks import picture_file
 from posenc_jax.lab.tasks.class_task import split_numbers
 from posenc_jax.lab.tasks.images import Blobs, Digits, Folder, Quadrant, Textures
-from posenc_jax.language.spec import build, parse
 from posenc_jax.protocol.errors import SpecError
+from tests.lab.tasks.rows import make
 
 TASKS = {
     'blobs()': 16,
@@ -24,10 +24,6 @@ TASKS = {
 
 def rng(seed=0):
     return np.random.default_rng(seed)
-
-
-def make(spec):
-    return build(parse(spec, ('task',)).nodes[0], {})
 
 
 @pytest.fixture

@@ -15,17 +15,13 @@ import posenc_jax as pj
 from posenc_jax.lab.tasks.arithmetic import Addition, RandomSpaces, length_gen_recipe
 from posenc_jax.lab.tasks.arithmetic.index_hints import draw_hints, hinted
 from posenc_jax.lab.tasks.arithmetic.random_spaces import spread
-from posenc_jax.language.spec import build, parse
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
+from tests.lab.tasks.rows import make
 
 GOLDEN = golden('length_gen_recipe')['values']
 SYMBOLS = GOLDEN['symbols']
 HINTED = dict(reverse_output=True, reverse_operands=True, index_hints=SYMBOLS)
-
-
-def make(spec):
-    return build(parse(spec, ('task',)).nodes[0], {})
 
 
 def whole(batch, row):

@@ -13,7 +13,7 @@ from posenc_jax.lab.tasks.class_task import split_numbers
 from posenc_jax.lab.tasks.points import PointsFolder, Shapes
 from posenc_jax.lab.tasks.points.shapes import SHAPES
 from posenc_jax.lab.tasks.task import SPLITS
-from posenc_jax.language.spec import build, parse
+from tests.lab.tasks.rows import make
 
 EXACT = Shapes(noise=0.0, stretch=0.0, shift=0.0)
 
@@ -117,8 +117,7 @@ def folder(tmp_path):
 
 
 def test_own_files_are_classes_by_folder_and_split_like_pictures(folder):
-    node = parse(f"points_folder('{folder}', centred=False, order='xyz')", ('task',)).nodes[0]
-    task = build(node, {})
+    task = make(f"points_folder('{folder}', centred=False, order='xyz')")
     assert task.output_size == 2 and task.decode(np.array([0, 1])) == 'car tree'
     parts = {}
     for split in ('train', 'validation', 'test'):

@@ -8,7 +8,7 @@ import pytest
 from posenc_jax.lab.tasks.arithmetic import Addition
 from posenc_jax.lab.tasks.arithmetic.addition import add_digits
 from posenc_jax.lab.tasks.copy import Copy
-from posenc_jax.language.spec import build, parse
+from tests.lab.tasks.rows import make
 
 
 def rows(task, length, batch=400):
@@ -59,7 +59,7 @@ SOLVERS = {
 @pytest.mark.parametrize('spec', SOLVERS)
 def test_a_solver_agrees_and_loss_covers_the_answer_and_the_end(spec, length):
     seen = set()
-    for question, answer, scored in rows(build(parse(spec, ('task',)).nodes[0], {}), length):
+    for question, answer, scored in rows(make(spec), length):
         assert answer == SOLVERS[spec](question) and scored == f'{answer}$'
         seen.add(len(re.split('[+]', question)[0]))
     if 'pad' not in spec and 'sums' not in spec:
@@ -70,7 +70,7 @@ def test_symbols_and_bits_are_uniform_with_replacement():
     batch = Copy(symbols=4).sample(np.random.default_rng(0), 1000, 4)
     counts = np.bincount(batch['tokens'][:, 1:5].ravel(), minlength=4)
     assert abs(counts / 4000 - 0.25).max() < 0.03 and Copy(symbols=4).vocab_size == 7
-    task = build(parse('parity()', ('task',)).nodes[0], {})
+    task = make('parity()')
     ones = [answer == '1' for _, answer, _ in rows(task, (1, 9), batch=1000)]
     assert abs(np.mean(ones) - 0.5) < 0.08  # bits are fair, so that answers are
 

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 
-from posenc_jax.lab.tasks import Task, batch_iterator
+from posenc_jax.lab.tasks import batch_iterator
 from posenc_jax.lab.tasks.task import (
     SPLITS,
     batch_rng,
@@ -18,9 +18,9 @@ from posenc_jax.lab.tasks.task import (
     next_token_batch,
     shard_rows,
 )
-from posenc_jax.language.spec import build, parse
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import entries
+from tests.lab.tasks.rows import make
 
 CODE = pathlib.Path(__file__).parents[3] / 'posenc_jax' / 'methods'
 TASKS = {
@@ -112,10 +112,6 @@ TASKS = {
 SOURCE = ('source', 'source_valid', 'source_positions')
 PIECES = ('segmented_text', 'cream_text')  # of text, with positions of their own
 GENERATED = {spec: length for spec, length in TASKS.items() if not spec.startswith('language')}
-
-
-def make(spec) -> Task:
-    return build(parse(spec, ('task',)).nodes[0], {})
 
 
 def same(a, b):

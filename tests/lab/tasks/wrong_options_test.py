@@ -160,7 +160,7 @@ DATA = {  # text, images, clouds of points, graphs and fields
     BitPlanes: [
         (dict(inner=Reverse()), 'takes a picture, .* got Reverse'),
         (dict(inner=Picture('synthetic', bits=8)), 'without bits'),
-        (dict(inner=Picture('synthetic'), bits=12), 'bits must be 8 or 16, got 12|bits is 12; valid'),
+        (dict(inner=Picture('synthetic'), bits=12), 'bits must be 8 or 16, got 12|bits is 12'),
         (dict(inner=Picture('synthetic'), grid='end'), "'end'.*did you mean 'ends'"),
     ],
     BlindPairs: [(dict(pair='rook'), 'rook_shrikhande'), (dict(features='lcpp()'), 'lcp')],
