@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.lab.tasks.task import join_ragged
+from posenc_jax.lab.tasks.sequences import join_ragged
 
 Counts = int | Int[np.ndarray, ' B']
 Ids = Literal['none', 'plain', 'coupled']

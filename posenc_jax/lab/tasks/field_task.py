@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from posenc_jax.lab.tasks.task import Length, Task, length_range
+from posenc_jax.lab.tasks.task import Length, Task
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,6 +52,7 @@ class FieldTask(Task):
     """
 
     one_length: ClassVar[bool] = True
+    counted = 'the resolution'
     bits: int = 0  # of the whole numbers that the targets stand for; 0 for none
 
     @property
@@ -103,7 +104,7 @@ class FieldTask(Task):
 
     def width(self, length: Length) -> int:
         """1, since a row is one point; raises ValueError for a resolution that does not exist."""
-        length_range(length, 1, 'the resolution')
+        self.range(length)
         return 1
 
     def check_batch(self, batch: int, length: int) -> None:
@@ -115,7 +116,7 @@ class FieldTask(Task):
             )
 
     def sample(self, rng, batch, length):
-        _, length = length_range(length, 1, 'the resolution')
+        _, length = self.range(length)
         self.check_batch(batch, length)
         points = self.points(length)
         count = len(points.coords)

@@ -9,14 +9,8 @@ import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.lab.tasks.coupling import plain_ids
-from posenc_jax.lab.tasks.task import (
-    Batch,
-    Length,
-    Task,
-    join_ragged,
-    length_range,
-    next_token_batch,
-)
+from posenc_jax.lab.tasks.sequences import join_ragged, next_token_batch
+from posenc_jax.lab.tasks.task import Batch, Length, Task
 
 # The name of one token, token ids [B, any], or such ids and how many of each row are used.
 Piece = str | Int[np.ndarray, 'B _'] | tuple[Int[np.ndarray, 'B _'], Int[np.ndarray, ' B']]
@@ -26,41 +20,20 @@ Piece = str | Int[np.ndarray, 'B _'] | tuple[Int[np.ndarray, 'B _'], Int[np.ndar
 class TokenTask(Task):
     """A task whose token ids have names.
 
-    A subclass says the names, the width of its longest examples, and how a batch is drawn.
-
     Attributes:
       joint: what stands between the names of tokens in readable text.
-      shortest: the least task length.
-      counted: what the task length counts, for messages; `{0.switches}` is an option.
     """
 
     joint: ClassVar[str] = ''
-    shortest: ClassVar[int] = 1
-    counted: ClassVar[str]
 
     @property
     @abc.abstractmethod
     def names(self) -> Sequence[str]:
         """The text of each token id of the input."""
 
-    def longest(self, length: int) -> int:
-        """The width of a batch of examples of this length: the length, unless a task has more."""
-        return length
-
-    def range(self, length: Length) -> tuple[int, int]:
-        """A task length as an inclusive range.
-
-        Raises:
-          ValueError: the task has no such length.
-        """
-        return length_range(length, self.shortest, self.counted.format(self))
-
     @property
     def vocab_size(self) -> int:
         return len(self.names)
-
-    def width(self, length: Length) -> int:
-        return self.longest(self.range(length)[1])
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:
         names = self.names

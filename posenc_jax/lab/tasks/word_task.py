@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask, ragged
-from posenc_jax.lab.tasks.task import Length, join_ragged
+from posenc_jax.lab.tasks.sequences import join_ragged
+from posenc_jax.lab.tasks.task import Length
 
 Words = list[str]
 

@@ -27,8 +27,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-# --- splits
-# ---
+# Splits.
 
 
 def test_split_by_name_is_90_5_5_and_stable():
@@ -54,8 +53,7 @@ def test_documents_are_cut_between_characters():
     assert ''.join(part.decode() for part in parts) == text.decode()
 
 
-# --- embedded corpora
-# ---
+# Embedded corpora.
 
 
 @pytest.mark.full_but_one
@@ -174,8 +172,7 @@ def test_a_name_of_a_listing_keeps_its_value_in_a_document_and_rare_names_recur_
     assert shares[:4].min() > 0.1 and shares[4:].min() > 0.005  # in units of entries
 
 
-# --- text:
-# ---
+# Text.
 
 
 def test_text_files(folder):
@@ -282,8 +279,7 @@ def test_as_text_takes_str_and_bytes():
     assert as_text('ä', 'x') == as_text('ä'.encode(), 'x') == 'ä'.encode()
 
 
-# --- names and lengths
-# ---
+# Names and lengths.
 
 
 @pytest.mark.parametrize('packing', ['stream', 'documents'])
@@ -300,8 +296,7 @@ def test_corpus_shorter_than_a_sequence(tmp_path, packing):
         task.dataset(length=6, batch_size=2, seed=0, split='validation')
 
 
-# --- batches
-# ---
+# Batches.
 
 
 @pytest.mark.parametrize('packing', ['stream', 'documents'])

@@ -10,14 +10,8 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.tasks import batch_iterator
-from posenc_jax.lab.tasks.task import (
-    SPLITS,
-    batch_rng,
-    join_ragged,
-    length_range,
-    next_token_batch,
-    shard_rows,
-)
+from posenc_jax.lab.tasks.sequences import join_ragged, next_token_batch
+from posenc_jax.lab.tasks.task import SPLITS, batch_rng, length_range, shard_rows
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import entries
 from tests.lab.tasks.rows import make

@@ -42,8 +42,7 @@ class Addition(PromptTask):
     Args:
       reverse_output: write the sum least significant digit first.
       zero_pad: pad both operands to m digits, the length of the longer one, and the sum to m + 1.
-      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
-        'coupled', all with start 1; a random start is left to the encoding.
+      ids: position ids: 'none', 'plain' (see `PromptTask`) or 'coupled', with start 1.
       equal_length: give both operands the same number of digits.
       reverse_operands: write the operands least significant digit first.
       index_hints: number of different hints; 0 for none. A hint before every digit, also in the

@@ -22,7 +22,7 @@ class Multiplication(PromptTask):
     closing `$`.
 
     With a range of lengths, the two operands draw their numbers of digits independently and
-    uniformly. The N x 2 task of Cho et al., "Position Coupling", arXiv 2405.20671, is
+    uniformly. The N x 2 task of Cho et al., arXiv 2405.20671, is
     `multiplication(second=2, pad_product=True, reverse_output=True, ids='coupled')`. The task of
     Shen et al., "Positional Description Matters for Transformers Arithmetic", arXiv 2311.14737, is
     `multiplication(digits=n, pad_product=True, reverse_output=True)`; they write `#` for `=`.
@@ -32,8 +32,7 @@ class Multiplication(PromptTask):
       pad_product: zero-pad the product to the total number of digits of both operands as written.
       digits: zero-pad both operands to this many digits; 0 for no padding.
       second: number of digits of the second operand; 0 draws it like that of the first.
-      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
-        'coupled', all with start 1.
+      ids: position ids: 'none', 'plain' (see `PromptTask`) or 'coupled', with start 1.
 
     Raises:
       SpecError: `second` above `digits`; coupled ids for a product that is not padded and reversed.

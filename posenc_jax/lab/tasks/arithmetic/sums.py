@@ -22,13 +22,11 @@ class Sums(PromptTask):
 
     The sum is written least significant digit first. All numbers and the sum are zero-padded to the
     same length: the most digits that a sum of k numbers, each as long as the longest one, can have.
-    Follows Cho et al., "Position Coupling: Improving Length Generalization of Arithmetic
-    Transformers Using Task Structure", arXiv 2405.20671.
+    Follows Cho et al., arXiv 2405.20671.
 
     Args:
       operands: k, how many numbers are added.
-      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
-        'coupled', all with start 1.
+      ids: position ids: 'none', 'plain' (see `PromptTask`) or 'coupled', with start 1.
 
     Example:
       >>> task = Sums(operands=3, ids='coupled')

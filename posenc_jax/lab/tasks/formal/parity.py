@@ -15,13 +15,11 @@ from posenc_jax.protocol.registry import register
 class Parity(PromptTask):
     """`$x=y$`, where y is the number of ones in x modulo 2; the task length is the number of bits.
 
-    Loss on y and the closing `$`. Bits are uniform. Follows Cho et al., "Position Coupling:
-    Improving Length Generalization of Arithmetic Transformers Using Task Structure", arXiv
-    2405.20671 (official code HanseulJo/position-coupling), in the form without a scratchpad.
+    Loss on y and the closing `$`. Bits are uniform. Follows Cho et al., arXiv 2405.20671, in the
+    form without a scratchpad.
 
     Args:
-      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
-        'coupled', all with start 1; a random start is left to the encoding.
+      ids: position ids: 'none', 'plain' (see `PromptTask`) or 'coupled', with start 1.
 
     Example:
       >>> task = Parity(ids='coupled')

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Int
 from posenc_jax.lab.tasks.field_task import FieldTask, Points, grid_points
 from posenc_jax.lab.tasks.globe.places import fibonacci_lattice, random_places
 from posenc_jax.lab.tasks.options import Ge, Le
-from posenc_jax.lab.tasks.task import length_range
 
 MOST = 2**22  # places of a data set
 MAP = (90, 180)  # rows and columns of a map, two degrees each
@@ -38,6 +37,7 @@ class GlobeTask(FieldTask):
     samples: Annotated[int, Ge(1), Le(MOST)] = 10_000
     seed: Annotated[int, Ge(0), Le(2**32 - 2)] = 0
 
+    counted = 'the number of places of the lattice'
     components = 2
     predicts = 'class'
 
@@ -69,7 +69,7 @@ class GlobeTask(FieldTask):
         return Points(places.astype(np.float32), classes, parts or {})
 
     def width(self, length):
-        _, high = length_range(length, 1, 'the number of places of the lattice')
+        high = self.range(length)[1]
         if high % 2 or high > MOST:
             nearest = min(high + high % 2, MOST)
             raise ValueError(

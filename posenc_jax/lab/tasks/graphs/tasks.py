@@ -18,7 +18,7 @@ from posenc_jax.lab.tasks.graphs.random_graphs import (
     rewired,
 )
 from posenc_jax.lab.tasks.options import Ge, Share, Size
-from posenc_jax.lab.tasks.task import SPLITS, Length, Reader, length_range
+from posenc_jax.lab.tasks.task import SPLITS, Length, Reader
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
@@ -42,13 +42,12 @@ class BlindPairs(GraphTask):
 
     pair: Literal[*BLIND_PAIRS] = 'rook_shrikhande'
 
+    counted = 'number of copies of a graph'
+
     output_size = 2
 
-    def range_of(self, length):
-        return length_range(length, 1, 'number of copies of a graph')
-
-    def width(self, length):
-        return self.range_of(length)[1] * max(map(len, blind_pair(self.pair)))
+    def longest(self, length):
+        return length * max(map(len, blind_pair(self.pair)))
 
     def scale_graphs(self, rng, count):
         return self.graphs(rng, count, 1, 1)[0]
@@ -89,8 +88,12 @@ class Triangles(GraphTask):
     def output_size(self) -> int:
         return self.most + 1
 
-    def range_of(self, length):
-        low, high = length_range(length, self.degree + 1, 'number of nodes')
+    @property
+    def shortest(self):
+        return self.degree + 1
+
+    def range(self, length):
+        low, high = super().range(length)
         if self.degree % 2 and (low % 2 or high % 2):
             raise ValueError(
                 f'graphs of degree {self.degree} have an even number of nodes, got {length!r}; '
@@ -134,8 +137,12 @@ class Communities(GraphTask):
 
     output_size = 2
 
-    def range_of(self, length):
-        low, high = length_range(length, 2 * self.groups, 'number of nodes')
+    @property
+    def shortest(self):
+        return 2 * self.groups
+
+    def range(self, length):
+        low, high = super().range(length)
         if low % self.groups or high % self.groups:
             nearest = tuple(round(n / self.groups) * self.groups for n in (low, high))
             raise ValueError(
@@ -227,7 +234,7 @@ class EdgeLists(GraphTask):
         return dataclasses.replace(super().of_split(split), part=split)
 
     def reader(self, split: str, length: Length) -> Reader:
-        self.known(*self.range_of(length))
+        self.known(*self.range(length))
         return super().reader(split, length)
 
     def known(self, low: int, high: int) -> list[EdgeList]:

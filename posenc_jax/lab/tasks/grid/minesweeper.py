@@ -22,8 +22,7 @@ class Minesweeper(PromptTask):
     The task length is the length of a side. With a range, both sides are drawn independently; an
     int gives a square. Boards are written cell by cell, row after row. A cell of the answer is a
     mine, or the number of mines among the eight cells around it. Loss on the answer and the closing
-    `$`. Follows Cho et al., "Position Coupling: Improving Length Generalization of Arithmetic
-    Transformers Using Task Structure", arXiv 2405.20671; a coupled id there has two components, for
+    `$`. Follows Cho et al., arXiv 2405.20671; a coupled id there has two components, for
     the column and the row of a cell.
 
     Args:

@@ -15,15 +15,7 @@ from posenc_jax.lab.tasks.language.prepared import PreparedDataset
 from posenc_jax.lab.tasks.language.text_files import TextFiles
 from posenc_jax.lab.tasks.language.vocabulary import Vocabulary, open_vocabulary
 from posenc_jax.lab.tasks.language.windows import Places, crops, windows
-from posenc_jax.lab.tasks.task import (
-    Batch,
-    Length,
-    Reader,
-    Task,
-    batch_rng,
-    length_range,
-    shard_rows,
-)
+from posenc_jax.lab.tasks.task import Batch, Length, Reader, Task, batch_rng, shard_rows
 from posenc_jax.protocol.errors import SpecError, check_choice, nearest, quoted
 from posenc_jax.protocol.registry import register
 
@@ -65,6 +57,7 @@ class Language(Task):
 
     is_language: ClassVar[bool] = True
     one_length: ClassVar[bool] = True
+    counted = 'sequence length'
 
     corpus: Corpus
     packing: str
@@ -99,7 +92,7 @@ class Language(Task):
         return self.vocabulary.bytes_of
 
     def width(self, length: Length) -> int:
-        low, high = length_range(length, 1, 'sequence length')
+        low, high = self.range(length)
         if low != high:
             raise ValueError(
                 f'language has one length at a time, got the range {length!r}; did you mean {high}?'

@@ -8,15 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from posenc_jax.lab.tasks.language.language import Language
-from posenc_jax.lab.tasks.task import (
-    Batch,
-    Length,
-    Reader,
-    Task,
-    check_sample,
-    length_range,
-    rows_of,
-)
+from posenc_jax.lab.tasks.task import Batch, Length, Reader, Task, check_sample, rows_of
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
@@ -93,6 +85,7 @@ class MaskedText(Task):
     """
 
     both_sides: ClassVar[bool] = True
+    counted = 'number of tokens of a window'
 
     text: Language
     rate: float
@@ -122,9 +115,6 @@ class MaskedText(Task):
     def output_size(self) -> int:
         return self.text.vocab_size
 
-    def width(self, length: Length) -> int:
-        return length_range(length, 1, 'number of tokens of a window')[1]
-
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
         """Random training rows. Every call reads the corpus, which `dataset` does only once."""
         return self.reader('train', length)(rng, batch, slice(None))
@@ -135,7 +125,7 @@ class MaskedText(Task):
         return functools.partial(self._rows, stream, length)
 
     def _rows(self, stream, length, rng, batch, rows):
-        low, high = length_range(length, 1, 'number of tokens of a window')
+        low, high = self.range(length)
         counts = rng.integers(low, high, batch, endpoint=True)
         valid = np.arange(high) < counts[:, None]
         offsets = rng.integers(0, len(stream) - high, batch, endpoint=True)

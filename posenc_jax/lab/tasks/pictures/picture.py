@@ -11,7 +11,6 @@ from posenc_jax.fields.bit_plane_inr import MAX_BITS
 from posenc_jax.lab.tasks.field_task import FieldTask, Points, grid_points
 from posenc_jax.lab.tasks.options import Ge, Le, Lt
 from posenc_jax.lab.tasks.pictures.sources import check_name, load_picture
-from posenc_jax.lab.tasks.task import length_range
 from posenc_jax.protocol.registry import register
 
 
@@ -91,7 +90,7 @@ class Picture(FieldTask):
         return self.pixels.shape[-1]
 
     def width(self, length):
-        low, high = length_range(length, 1, 'the resolution')
+        high = self.range(length)[1]
         seen = self._seen
         if high > seen:
             raise ValueError(

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from posenc_jax.features.coordinates.point_orders import CELL, ORDERS, point_order
 from posenc_jax.lab.tasks.class_task import ClassTask, class_targets
 from posenc_jax.lab.tasks.options import Positive
-from posenc_jax.lab.tasks.task import Batch, Length, length_range
+from posenc_jax.lab.tasks.task import Batch, Length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,8 @@ class PointTask(ClassTask):
     order: Literal['random', *ORDERS] = 'random'
     size: Positive = CELL
 
+    counted = 'number of points'
+
     channels = 3
     supplies_positions = True
 
@@ -39,11 +41,8 @@ class PointTask(ClassTask):
     ) -> tuple[list[Float[np.ndarray, '_ 3']], Int[np.ndarray, ' B']]:
         """Clouds of these numbers of points, in random order, and their classes."""
 
-    def width(self, length: Length) -> int:
-        return length_range(length, 1, 'number of points')[1]
-
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        low, high = length_range(length, 1, 'number of points')
+        low, high = self.range(length)
         counts = rng.integers(low, high, batch, endpoint=True)
         clouds, classes = self.clouds(rng, counts)
         points = np.zeros((batch, high, 3), np.float32)
