@@ -6,7 +6,7 @@ from posenc_jax.lab.tasks.retrieval import KVSlots
 
 @pytest.mark.parametrize('ids', ['none', 'locations'])
 @pytest.mark.parametrize('slot', [None, 0, 2])
-def test_the_value_of_the_asked_key_is_scored_and_lies_in_its_slot(ids, slot):
+def test_the_asked_pair_lies_in_its_slot(ids, slot):
     task = KVSlots(keys=9, values=5, words=2, slot=slot, ids=ids)
     batch = task.sample(np.random.default_rng(0), 200, (3, 6))
     slots, pair = set(), 3 + (ids == 'locations')
@@ -17,9 +17,6 @@ def test_the_value_of_the_asked_key_is_scored_and_lies_in_its_slot(ids, slot):
         count = ask // pair
         assert 3 <= count <= 6 and ask % pair == 0
         pairs = tokens[:ask].reshape(count, pair)[:, -3:]
-        assert (
-            len(set(pairs[:, 0])) == count and (pairs[:, 0] < 9).all() and (pairs[:, 1:] >= 9).all()
-        )
         (place,) = np.flatnonzero(pairs[:, 0] == tokens[ask + 1])
         slots.add(int(place))
         np.testing.assert_array_equal(targets[mask == 1], pairs[place, 1:])
