@@ -43,7 +43,6 @@ class BlindPairs(GraphTask):
     pair: Literal[*BLIND_PAIRS] = 'rook_shrikhande'
 
     counted = 'number of copies of a graph'
-
     output_size = 2
 
     def longest(self, length):

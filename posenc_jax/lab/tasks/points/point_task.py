@@ -31,7 +31,6 @@ class PointTask(ClassTask):
     size: Positive = CELL
 
     counted = 'number of points'
-
     channels = 3
     supplies_positions = True
 

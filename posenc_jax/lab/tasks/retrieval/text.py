@@ -83,7 +83,8 @@ class TextRetrieval(PromptTask):
         return f'read by {self.tokenizer}' if self.tokenizer else 'in bytes'
 
     def draw(self, rng, batch, low, high):
-        rows = [self._row(*given) for given in self.filled(rng, batch, (low, high))]
+        rooms = rng.integers(low, high, batch, endpoint=True)
+        rows = [self._row(*self._fill(rng, int(room) + 1)) for room in rooms]
         return Drawn(*([ragged(side)] for side in zip(*rows)))
 
     def filled(
