@@ -60,6 +60,7 @@ _RENAMED = {
     'extension.parts': 'methods.extended_parts',
     'rotation.single': 'methods.single_rotary',
     'run.reading': 'lab.model.inputs',
+    'tasks.grey_levels': 'lab.tasks.picture_file',
 }
 
 FUNCTIONS = (  # those of posenc_jax.functional that are in posenc_jax.lab.functional

@@ -186,7 +186,7 @@ def test_products_are_right(options, length):
 def test_wrong_products():
     for spec, message in (
         ('multiplication(ids="coupled")', 'needs reverse_output=True and pad_product=True'),
-        ('multiplication(digits=-1)', 'digits must be at least 1, or 0 for none, got -1'),
+        ('multiplication(digits=-1)', 'digits must be at least 0, got -1'),
         (
             'multiplication(digits=2, second=3)',
             'a second number of 3 digits cannot be padded to digits=2',

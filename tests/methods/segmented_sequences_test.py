@@ -96,7 +96,7 @@ def test_taking_everything_is_ordinary_training():
 def test_targets_are_the_true_next_tokens(options):
     task = SegmentedText(source_len=64, **options)
     stream = np.arange(200, dtype=np.int32)  # the token says where it stands
-    batch = task._rows(stream, RNG(0), 6, 16)
+    batch = task._rows(stream, 16, RNG(0), 6, slice(None))
     np.testing.assert_array_equal(batch['targets'], batch['tokens'] + 1)
     offsets = batch['tokens'] - batch['positions']
     assert (offsets == offsets[:, :1]).all()

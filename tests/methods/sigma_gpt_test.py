@@ -18,7 +18,7 @@ from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.tasks.any_order import AnyOrder, fractal_order, shuffled_batch
 from posenc_jax.lab.tasks.copy import Reverse
-from posenc_jax.lab.tasks.task import real_tokens
+from posenc_jax.lab.tasks.sequences import real_tokens
 from posenc_jax.language.spec import build, parse
 from posenc_jax.methods.sigma_gpt import sigma_gpt_sinusoid
 from posenc_jax.protocol.errors import SpecError

@@ -10,22 +10,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from posenc_jax.lab.tasks.task import (
-    Batch,
-    Length,
-    Task,
-    batch_rng,
-    check_decoder_task,
-    real_tokens,
-    shard_rows,
-)
-from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.lab.tasks.options import Count
+from posenc_jax.lab.tasks.sequences import real_tokens
+from posenc_jax.lab.tasks.task import Batch, Length, Task, batch_rng, check_decoder_task, shard_rows
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
 if TYPE_CHECKING:
     import grain
-
-ORDERS = ('random', 'fractal', 'left_to_right')
 
 
 def fractal_order(length: int) -> Int[np.ndarray, ' L']:
@@ -34,10 +26,6 @@ def fractal_order(length: int) -> Int[np.ndarray, ' L']:
     A queue starts with the range [0, L). Each range [a, b) taken from the queue gives its midpoint
     `(a + b) // 2`, and its two halves join the end of the queue. The right half comes first if the
     number of earlier midpoints is even, and the left half if it is odd. Empty ranges are skipped.
-
-    Example:
-      >>> fractal_order(7).tolist()
-      [3, 5, 1, 4, 6, 2, 0]
     """
     queue, order = collections.deque([(0, length)]), []
     while queue:
@@ -63,16 +51,6 @@ def shuffled_batch(
 
     Returns:
       A batch with positions [B, T, 2]: the place in the text of the input token and of its target.
-
-    Example:
-      >>> batch = {
-      ...     'tokens': np.array([[5, 6]]),
-      ...     'targets': np.array([[6, 7]]),
-      ...     'loss_mask': np.array([[1.0, 1.0]]),
-      ... }
-      >>> out = shuffled_batch(batch, np.array([[0.5, 0.9, 0.2]]), np.array([0]))
-      >>> out['tokens'].tolist(), out['targets'].tolist(), out['positions'].tolist()
-      ([[7, 5]], [[5, 6]], [[[2, 0], [0, 1]]])
     """
     sequence = np.concatenate([batch['tokens'][:, :1], batch['targets']], axis=1)
     count, place = real_tokens(batch)[:, None], np.arange(sequence.shape[1])
@@ -112,8 +90,8 @@ class AnyOrder(Task):
       in_evaluation: whether validation and test data are shuffled too, with all targets scored.
 
     Raises:
-      SpecError: an unknown order, a negative curriculum, a task with positions, packed documents or
-        a source, or one that does not predict the next token.
+      SpecError: a task with positions, packed documents or a source, or one that does not predict
+        the next token.
 
     Example:
       >>> from posenc_jax.lab.tasks.copy import Reverse
@@ -126,16 +104,12 @@ class AnyOrder(Task):
     task: Task
     order: Literal['random', 'fractal', 'left_to_right'] = 'random'
     prompt: bool = False
-    curriculum: int = 0
+    curriculum: Count = 0
     in_evaluation: bool = False
 
     def __post_init__(self):
-        check_choice('order', self.order, ORDERS)
+        super().__post_init__()
         check_decoder_task('any_order', self.task)
-        if self.curriculum < 0:
-            raise SpecError(
-                f'any_order curriculum is a number of batches, at least 0, got {self.curriculum}'
-            )
         if self.task.supplies_positions:
             ids, name = getattr(self.task, 'ids', None), type(self.task).__name__
             other = f'{name} supplies them too; use a task without positions, such as reverse()'
@@ -147,9 +121,7 @@ class AnyOrder(Task):
                 f"packing={self.task.packing!r}; use packing='stream'"
             )
 
-    @property
-    def supplies_positions(self) -> bool:
-        return True
+    supplies_positions = True
 
     @property
     def vocab_size(self) -> int:

@@ -1,8 +1,8 @@
 """What tasks share whose rows have one class each: images, clouds of points and graphs."""
 
+import functools
 import pathlib
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int
@@ -16,13 +16,8 @@ class ClassTask(Task):
     otherwise.
     """
 
-    @property
-    def predicts(self) -> Literal['here', 'class']:
-        return 'class'
-
-    @property
-    def vocab_size(self) -> int:
-        return 0
+    predicts = 'class'
+    vocab_size = 0
 
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:
         """Numbers of classes as text."""
@@ -30,12 +25,7 @@ class ClassTask(Task):
 
 
 def class_targets(classes: Any) -> Batch:
-    """The targets [B, 1] and the loss mask of a batch with these classes.
-
-    Example:
-      >>> {name: array.tolist() for name, array in class_targets([2, 0]).items()}
-      {'targets': [[2], [0]], 'loss_mask': [[1.0], [1.0]]}
-    """
+    """The targets [B, 1] and the loss mask of a batch with these classes."""
     targets = np.asarray(classes, np.int32)[:, None]
     return {'targets': targets, 'loss_mask': np.ones(targets.shape, np.float32)}
 
@@ -53,10 +43,6 @@ def split_numbers(count: int, split: str, items: str = 'files of a class') -> In
     Raises:
       SpecError: an unknown split.
       ValueError: fewer than three samples.
-
-    Example:
-      >>> [split_numbers(5, split).tolist() for split in ('train', 'validation', 'test')]
-      [[0, 1, 3], [4], [2]]
     """
     check_choice('split', split, SPLITS)
     if count < len(SPLITS):
@@ -68,38 +54,72 @@ def split_numbers(count: int, split: str, items: str = 'files of a class') -> In
     return np.sort(parts[split])
 
 
-def class_files(
-    user: str, path: str, items: str, check: Callable[[pathlib.Path], None]
-) -> dict[str, list[pathlib.Path]]:
-    """The files in the subfolders of a folder, by the names of these, both in order. Names that
-    begin with a dot are left out.
+class ClassFolder(ClassTask):
+    """Files of a user in the subfolders of a folder, which name their classes in alphabetical
+    order. Names that begin with a dot are left out, and every other file must be of this kind.
 
-    Args:
-      user: who reads them, for messages.
+    Of each class a seventh of the files, at least one, is for test, as many for validation, and the
+    rest for training.
+
+    Attributes:
       path: the folder.
-      items: what the files are, in the plural, for messages.
-      check: raises for a file that cannot be one of them.
+      kind: what a file is, for messages.
+      endings: with which the names of files may end.
 
     Raises:
-      ValueError: no folder of this name, fewer than two subfolders, or a subfolder with fewer than
-        three files, one for each split.
+      ValueError: no folder of this name, fewer than two subfolders, a subfolder with fewer than
+        three files, one for each split, or a file with another ending. The message has the name.
     """
-    root = pathlib.Path(path).expanduser()
-    if not root.is_dir():
-        raise ValueError(f'{user}: {quoted(path)} is no folder')
-    listed = lambda home: sorted(p for p in home.iterdir() if not p.name.startswith('.'))
-    found = {home.name: listed(home) for home in listed(root) if home.is_dir()}
-    if len(found) < 2:
-        raise ValueError(
-            f'{user}: {quoted(path)} must have a subfolder for each of at least two classes, got '
-            f'{sorted(found) or "none"}'
-        )
-    for name, files in found.items():
-        if len(files) < 3:
+
+    path: str
+    key: ClassVar[str]
+    kind: ClassVar[str]
+    endings: ClassVar[tuple[str, ...]]
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.files  # noqa: B018  (raises for a folder that cannot be used)
+
+    @functools.cached_property
+    def files(self) -> dict[str, list[pathlib.Path]]:
+        """The files of each class, in order."""
+        root = pathlib.Path(self.path).expanduser()
+        if not root.is_dir():
+            raise ValueError(f'{self.key}: {quoted(self.path)} is no folder')
+        listed = lambda home: sorted(p for p in home.iterdir() if not p.name.startswith('.'))
+        found = {home.name: listed(home) for home in listed(root) if home.is_dir()}
+        if len(found) < 2:
             raise ValueError(
-                f'{user}: {quoted(str(root / name))} needs at least three {items}, one for each '
-                f'split, got {len(files)}'
+                f'{self.key}: {quoted(self.path)} must have a subfolder for each of at least two '
+                f'classes, got {sorted(found) or "none"}'
             )
-        for file in files:
-            check(file)
-    return found
+        for name, files in found.items():
+            if len(files) < len(SPLITS):
+                raise ValueError(
+                    f'{self.key}: {quoted(str(root / name))} needs at least three {self.kind}s, '
+                    f'one for each split, got {len(files)}'
+                )
+            for file in files:
+                if not file.is_file() or file.suffix.lower() not in self.endings:
+                    raise ValueError(
+                        f'{self.key}: {quoted(str(file))} is no {self.kind}; expected a file that '
+                        f'ends on {", ".join(self.endings)}'
+                    )
+        return found
+
+    @property
+    def output_size(self) -> int:
+        return len(self.files)
+
+    def labelled(self, split: str) -> list[tuple[pathlib.Path, int]]:
+        """The files of a split, each with its class."""
+        return [
+            (files[number], label)
+            for label, files in enumerate(self.files.values())
+            for number in split_numbers(len(files), split)
+        ]
+
+    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
+        """Names of classes as text."""
+        names = list(self.files)
+        return ' '.join(names[int(i)] for i in ids)

@@ -6,44 +6,23 @@ a whole sequence `$prompt=answer$`. Both `$` and padding have id 0; all other id
 `start` is 1 at test time. In training, `random_start` adds a random offset per example to all
 non-zero ids.
 
+`width` is the length of the result, by default that of the longest sequence. Every function raises
+ValueError for a count or a start below 1, and for a `width` that is too small. None of them differs
+from the paper.
+
 Reference: Cho et al., "Position Coupling: Improving Length Generalization of Arithmetic
 Transformers Using Task Structure", arXiv 2405.20671; official code HanseulJo/position-coupling.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.lab.tasks.task import join_ragged
+from posenc_jax.lab.tasks.sequences import join_ragged
 
 Counts = int | Int[np.ndarray, ' B']
 Ids = Literal['none', 'plain', 'coupled']
-IDS = ('none', 'plain', 'coupled')
-
-
-def supplied_ids(
-    ids: Ids,
-    ends: Int[np.ndarray, ' B'],
-    width: int,
-    coupled: Callable[..., Int[np.ndarray, 'B W *P']] | None,
-) -> Int[np.ndarray, 'B W *P'] | None:
-    """The positions that a task supplies for its sequences `$prompt=answer$`; None for 'none'.
-
-    Args:
-      ids: 'none', 'plain' (see `plain_ids`) or 'coupled'.
-      ends: number of tokens of each row, both `$` included.
-      width: length of the result.
-      coupled: function of `width` that returns the coupled ids; needed for 'coupled' only.
-
-    Example:
-      >>> supplied_ids('plain', np.array([4, 5]), 6, coupled=None).tolist()
-      [[0, 1, 2, 0, 0, 0], [0, 1, 2, 3, 0, 0]]
-    """
-    if ids == 'none':
-        return None
-    return plain_ids(ends - 2, width=width) if ids == 'plain' else coupled(width=width)
 
 
 def coupled_addition_ids(
@@ -61,17 +40,13 @@ def coupled_addition_ids(
     A digit of significance r (0 = least) gets start + 1 + r, wherever it is written; `+` and `=`
     get start. With the most significant answer digit first (`reverse_output=False`) `=` gets start
     + answer_digits + 1, so that ids fall by one along the answer. The largest id is start +
-    answer_digits (+ 1 if not reversed). Differs from the paper: nothing.
+    answer_digits (+ 1 if not reversed).
 
     Args:
       a_digits, b_digits, answer_digits: digits as written, zero padding included.
       start: id of `+`.
       reverse_operands: both operands are written least significant digit first.
       reverse_output: the answer is written least significant digit first.
-      width: length of the result; default: the longest sequence.
-
-    Raises:
-      ValueError: a count or start below 1, or `width` too small.
 
     Example:
       >>> coupled_addition_ids(4, 4, 5).tolist()  # $0303+7737=04080$
@@ -95,16 +70,12 @@ def coupled_sum_ids(
     """Ids of `$a+b+...=s$`, all numbers padded to the same number of digits, the sum reversed.
 
     As in addition, a digit of significance r (0 = least) gets start + 1 + r, and every `+` and `=`
-    get start. The largest id is start + digits. Differs from the paper: nothing.
+    get start. The largest id is start + digits.
 
     Args:
       digits: digits of every number and of the sum, as written.
       operands: how many numbers are added.
       start: id of `+`.
-      width: length of the result; default: the longest sequence.
-
-    Raises:
-      ValueError: a count, operands or start below 1, or `width` too small.
 
     Example:
       >>> coupled_sum_ids(2, 3).tolist()  # $05+07+09=12$
@@ -125,15 +96,10 @@ def coupled_multiplication_ids(
     With e = start + a_digits + b_digits, `*` and `=` get e, and a digit of significance r gets
     e - 1 - r. The order is opposite to that of addition. The largest id is e, which needs a row in
     the table: with the official range of random starts, e can exceed `max_position` by one.
-    Differs from the paper: nothing.
 
     Args:
       a_digits, b_digits: digits as written.
       start: the smallest id, that of the most significant product digit.
-      width: length of the result; default: the longest sequence.
-
-    Raises:
-      ValueError: a count or start below 1, or `width` too small.
 
     Example:
       >>> coupled_multiplication_ids(2, 2).tolist()  # $15*36=0450$
@@ -150,15 +116,11 @@ def coupled_copy_ids(
 ) -> Int[np.ndarray, '*B L']:
     """Ids of `$x=x$`: `=` gets start, the k-th symbol (from 0) of both copies start + 1 + k.
 
-    The largest id is start + symbols. Differs from the paper: nothing.
+    The largest id is start + symbols.
 
     Args:
       symbols: length of x.
       start: id of `=`.
-      width: length of the result; default: the longest sequence.
-
-    Raises:
-      ValueError: a count or start below 1, or `width` too small.
 
     Example:
       >>> coupled_copy_ids(5).tolist()  # $61916=61916$
@@ -173,16 +135,11 @@ def coupled_reverse_ids(
 ) -> Int[np.ndarray, '*B L']:
     """Ids of `$x=reversed(x)$`: the k-th symbol (from 0) gets start + k, `=` start + symbols.
 
-    The answer has the ids of x backwards. The largest id is start + symbols. Differs from the
-    paper: nothing.
+    The answer has the ids of x backwards. The largest id is start + symbols.
 
     Args:
       symbols: length of x.
       start: id of the first symbol.
-      width: length of the result; default: the longest sequence.
-
-    Raises:
-      ValueError: a count or start below 1, or `width` too small.
 
     Example:
       >>> coupled_reverse_ids(5).tolist()  # $61916=61916$
@@ -197,15 +154,11 @@ def coupled_parity_ids(
 ) -> Int[np.ndarray, '*B L']:
     """Ids of `$x=y$` with one bit y: all bits of x and the answer get start, `=` gets start + 1.
 
-    The largest id is start + 1, whatever the length of x. Differs from the paper: nothing.
+    The largest id is start + 1, whatever the length of x.
 
     Args:
       bits: length of x.
       start: id of the bits.
-      width: length of the result; default: the longest sequence.
-
-    Raises:
-      ValueError: a count or start below 1, or `width` too small.
 
     Example:
       >>> coupled_parity_ids(4).tolist()  # $0110=0$
@@ -225,15 +178,11 @@ def coupled_grid_ids(
     """Ids of `$board=board$`: every cell has the id of its column and the id of its row.
 
     The cells of a board are in row-major order. Columns get start[0] + 1 .. start[0] + columns,
-    rows start[1] + 1 .. start[1] + rows, and `=` gets both starts. Differs from the paper: nothing.
+    rows start[1] + 1 .. start[1] + rows, and `=` gets both starts.
 
     Args:
       columns, rows: size of the board.
       start: the ids of `=`, for columns and for rows.
-      width: length of the result; default: the longest sequence.
-
-    Raises:
-      ValueError: a count or start below 1, or `width` too small.
 
     Example:
       >>> coupled_grid_ids(2, 1).tolist()
@@ -257,15 +206,11 @@ def plain_ids(
     """Consecutive ids start, start + 1, ... of the tokens between the two `$`.
 
     With a random start this is the paper's baseline, an absolute encoding with random start. The
-    largest id is start + tokens - 1. Differs from the paper: nothing.
+    largest id is start + tokens - 1.
 
     Args:
       tokens: number of tokens between the two `$`.
       start: id of the first of them.
-      width: length of the result; default: the longest sequence.
-
-    Raises:
-      ValueError: a count or start below 1, or `width` too small.
 
     Example:
       >>> plain_ids(3, width=7).tolist()  # $1=1$ and padding

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from posenc_jax.lab.tasks.task import Length, Task, length_range
+from posenc_jax.lab.tasks.task import Length, Task
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,6 +52,7 @@ class FieldTask(Task):
     """
 
     one_length: ClassVar[bool] = True
+    counted = 'the resolution'
     bits: int = 0  # of the whole numbers that the targets stand for; 0 for none
 
     @property
@@ -99,13 +100,11 @@ class FieldTask(Task):
         """
         return None
 
-    @property
-    def vocab_size(self) -> int:
-        return 0
+    vocab_size = 0
 
     def width(self, length: Length) -> int:
         """1, since a row is one point; raises ValueError for a resolution that does not exist."""
-        length_range(length, 1, 'the resolution')
+        self.range(length)
         return 1
 
     def check_batch(self, batch: int, length: int) -> None:
@@ -117,7 +116,7 @@ class FieldTask(Task):
             )
 
     def sample(self, rng, batch, length):
-        _, length = length_range(length, 1, 'the resolution')
+        _, length = self.range(length)
         self.check_batch(batch, length)
         points = self.points(length)
         count = len(points.coords)
@@ -137,11 +136,6 @@ class FieldTask(Task):
 
 
 def grid_points(*axes: Float[np.ndarray, ' _']) -> Float[np.ndarray, 'N d']:
-    """All points of a grid, the last axis the fastest, float32.
-
-    Example:
-      >>> grid_points(np.array([0.0, 1.0]), np.array([2.0])).tolist()
-      [[0.0, 2.0], [1.0, 2.0]]
-    """
+    """All points of a grid, the last axis the fastest, float32."""
     grid = np.meshgrid(*axes, indexing='ij')
     return np.stack([axis.ravel() for axis in grid], axis=-1).astype(np.float32)

@@ -20,22 +20,12 @@ Rows = Float[np.ndarray, 'B L']
 
 
 def prefix_median(x: Rows) -> Rows:
-    """The median of every prefix: for an even count, the mean of the two middle numbers.
-
-    Example:
-      >>> prefix_median(np.array([[3.0, 1.0, 2.0]])).tolist()
-      [[3.0, 2.0, 2.0]]
-    """
+    """The median of every prefix: for an even count, the mean of the two middle numbers."""
     return np.stack([np.median(x[:, :end], axis=1) for end in range(1, x.shape[1] + 1)], axis=1)
 
 
 def prefix_subarray_sum(x: Rows) -> Rows:
-    """The largest sum of a non-empty run of consecutive numbers within every prefix.
-
-    Example:
-      >>> prefix_subarray_sum(np.array([[1.0, -2.0, 3.0]])).tolist()
-      [[1.0, 1.0, 3.0]]
-    """
+    """The largest sum of a non-empty run of consecutive numbers within every prefix."""
     ending_here, columns = x[:, 0], [x[:, 0]]
     for column in x.T[1:]:
         ending_here = np.maximum(column, ending_here + column)
@@ -48,10 +38,6 @@ def prefix_minimum_of_sums(x: Rows) -> Rows:
 
     Raises:
       ValueError: an odd number of columns.
-
-    Example:
-      >>> prefix_minimum_of_sums(np.array([[1.0, 2.0, 5.0, 0.0]])).tolist()
-      [[6.0, 2.0, 6.0, 2.0]]
     """
     if x.shape[1] % 2:
         raise ValueError(
@@ -91,11 +77,6 @@ class NumberTask:
 
         Raises:
           ValueError: batch or length below 1, or a scale below 1.
-
-        Example:
-          >>> x, y = NUMBER_TASKS['cumsum'].sample(np.random.default_rng(0), 2, 3)
-          >>> bool(np.allclose(x.cumsum(axis=1), y))
-          True
         """
         for name, value in (('batch', batch), ('length', length), ('scale', scale)):
             if not value >= 1:
@@ -109,11 +90,6 @@ def intervals(rng: np.random.Generator, batch: int, scale: float) -> Float[np.nd
     """Draws the two sorted ends of an interval in [-2 scale, 2 scale] for each row.
 
     With a scale above 1, intervals that lie within [-2, 2] are drawn again.
-
-    Example:
-      >>> ends = intervals(np.random.default_rng(0), 100, 1.5)
-      >>> bool((np.abs(ends).max(axis=1) > 2).all()), bool((np.abs(ends) <= 3).all())
-      (True, True)
     """
     ends = np.sort(rng.uniform(-SPAN * scale, SPAN * scale, (batch, 2)), axis=1)
     while scale > 1 and (inside := (np.abs(ends) <= SPAN).all(axis=1)).any():

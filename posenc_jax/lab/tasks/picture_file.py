@@ -1,8 +1,11 @@
-"""Picture files of a user, whose sizes are checked before they are read."""
+"""Picture files of a user, whose sizes are checked before they are read, and their grey levels."""
 
 import pathlib
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
 
 from posenc_jax.base import extras
 
@@ -22,14 +25,6 @@ def open_picture(path: pathlib.Path) -> 'Image.Image':
       ImportError: Pillow is missing.
       ValueError: a file of more than `MOST_BYTES`, or a picture of more than `MOST_PIXELS`.
       Exception: what Pillow raises for other files.
-
-    Example:
-      >>> import tempfile
-      >>> from PIL import Image
-      >>> path = pathlib.Path(tempfile.mkdtemp(), 'a.png')
-      >>> Image.new('L', (3, 2)).save(path)
-      >>> open_picture(path).size
-      (3, 2)
     """
     with extras.explained():
         from PIL import Image
@@ -46,3 +41,19 @@ def open_picture(path: pathlib.Path) -> 'Image.Image':
         image.close()
         raise ValueError(f'it has {width} x {height} = {width * height} pixels; {_SMALLER}')
     return image
+
+
+def deep_grey(image: Any) -> Float[np.ndarray, 'H W'] | None:
+    """The pixels of a picture of Pillow with one channel of 16 bits, in [0, 1]; None for others,
+    whose channels have 8 bits.
+
+    Raises:
+      ValueError: pixels that are no whole numbers, whose range is not known.
+    """
+    if image.mode == 'F':
+        raise ValueError('its pixels are no whole numbers; save it with 8 or 16 bits')
+    if not image.mode.startswith('I'):
+        return None
+    levels = np.array(image, np.float64)
+    levels /= 65535  # in place, as this array is the largest
+    return np.clip(levels, 0, 1, out=levels)

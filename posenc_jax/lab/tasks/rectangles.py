@@ -41,11 +41,6 @@ def rectangles(
 
     Raises:
       ValueError: a side below 16, most or batch below 1, a negative noise.
-
-    Example:
-      >>> found = rectangles(np.random.default_rng(0), 2, noise=0.0)
-      >>> found.image.shape, found.real.sum(axis=1).tolist()
-      ((2, 32, 32, 1), [1, 2])
     """
     for name, value, least in (('side', side, 16), ('most', most, 1), ('batch', batch, 1)):
         if value < least:

@@ -8,8 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from posenc_jax.lab.tasks.word_task import LAYOUTS, Words, WordTask
-from posenc_jax.protocol.errors import check_choice
+from posenc_jax.lab.tasks.word_task import Words, WordTask
 from posenc_jax.protocol.registry import register
 
 Pair = tuple[Words, Words]
@@ -28,22 +27,12 @@ BIJECTIONS = {
 
 
 def times(digit: str) -> int:
-    """How often recopying repeats a digit: 0 to 3 once, 4 to 6 three times, 7 to 9 five times.
-
-    Example:
-      >>> [times(digit) for digit in '3467']
-      [1, 3, 3, 5]
-    """
+    """How often recopying repeats a digit: 0 to 3 once, 4 to 6 three times, 7 to 9 five times."""
     return 1 if digit <= '3' else 3 if digit <= '6' else 5
 
 
 def repeated(x: Sequence[str], counts: Sequence[int]) -> Words:
-    """Repeats each word as often as its count says.
-
-    Example:
-      >>> repeated(['2', '5'], [1, 3])
-      ['2', '5', '5', '5']
-    """
+    """Repeats each word as often as its count says."""
     return [word for word, count in zip(x, counts, strict=True) for _ in range(count)]
 
 
@@ -52,23 +41,13 @@ def _recopied(x):
 
 
 def deduped(x: Sequence[str], counts: Sequence[int]) -> Pair:
-    """The source repeats each digit; the target has every run of equal digits collapsed to one.
-
-    Example:
-      >>> deduped(['4', '4', '1'], [3, 1, 1])
-      (['4', '4', '4', '4', '1', '<eos>'], ['4', '1', '<eos>'])
-    """
+    """The source repeats each digit; the target has every run of equal digits collapsed to one."""
     runs = [digit for place, digit in enumerate(x) if place == 0 or x[place - 1] != digit]
     return [*repeated(x, counts), END], [*runs, END]
 
 
 def retrieved(x: Sequence[str]) -> Pair:
-    """The target lists every digit d of x with the digit at index d of x, or 'n/a' beyond its end.
-
-    Example:
-      >>> ' '.join(retrieved(['1', '7'])[1])
-      '1 : 7 ; 7 : n/a ; <eos>'
-    """
+    """The target lists every digit d of x with the digit at index d of x, 'n/a' beyond its end."""
     found = lambda digit: x[int(digit)] if int(digit) < len(x) else 'n/a'
     return list(x), [word for digit in x for word in (digit, ':', found(digit), ';')] + [END]
 
@@ -83,13 +62,6 @@ def looked_up(
       tables: names of the tables, in the order of application.
       reverse: whether the source names the tables before the string, the last to apply in front.
       bijections: for each table, the value of each string.
-
-    Example:
-      >>> tables = {'t1': {'001': '110'}, 't3': {'110': '010'}}
-      >>> [' '.join(side) for side in looked_up('001', ['t1', 't3'], bijections=tables)]
-      ['001 t1 t3 .', '001 110 010 <eos>']
-      >>> ' '.join(looked_up('001', ['t1', 't3'], reverse=True, bijections=tables)[0])
-      't3 t1 001 .'
     """
     values = [string]
     for table in tables:
@@ -164,10 +136,6 @@ TRANSDUCTIONS = {
     ),
     'pos_retrieve': _of_digits(retrieved, target=4, words=(END, *DIGITS, ':', ';', 'n/a')),
 }
-Name = Literal[
-    'copy', 'reverse_copy', 'lookup', 'reverse_lookup', 'recopy', 'reverse_recopy', 'inv_recopy',
-    'inv_reverse_recopy', 'dedupe', 'pos_retrieve',
-]  # fmt: skip
 
 
 @register('source_target', kind='task')
@@ -195,9 +163,6 @@ class SourceTarget(WordTask):
       name: the map.
       layout: 'row' (`source ^ target $`, for a decoder) or 'source' (an encoder reads the source).
 
-    Raises:
-      SpecError: an unknown name or layout.
-
     Reference: Ray Chowdhury, Caragea, "Monotonic Location Attention for Length Generalization",
     arXiv 2305.20019; official code JRC1995/MonotonicLocationAttention.
 
@@ -207,14 +172,10 @@ class SourceTarget(WordTask):
       '8 6 5 ^ 8 8 8 8 8 6 6 6'
     """
 
-    name: Name
+    name: Literal[*TRANSDUCTIONS]
     layout: Literal['row', 'source'] = 'row'
 
     counted = 'number of digits or tables'
-
-    def __post_init__(self):
-        check_choice('name', self.name, TRANSDUCTIONS)
-        check_choice('layout', self.layout, LAYOUTS)
 
     @property
     def words(self) -> tuple[str, ...]:

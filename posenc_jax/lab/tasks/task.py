@@ -27,11 +27,13 @@ import functools
 import operator
 import sys
 import zlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int
 
+from posenc_jax.lab.tasks.options import check_options
 from posenc_jax.protocol.errors import SpecError, check_choice
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 SPLITS = ('train', 'validation', 'test')
 Batch = dict[str, np.ndarray]
 Length = int | tuple[int, int]
+# (generator of a batch, rows of the global batch, those that are wanted) -> the wanted rows
+Reader = Callable[[np.random.Generator, int, slice], Batch]
 
 
 class Task(abc.ABC):
@@ -58,12 +62,20 @@ class Task(abc.ABC):
         from a range that ends there.
       both_sides: whether a target is to be told from the tokens on both sides, so that a causal
         model is refused.
+      shortest: the least task length.
+      counted: what the task length counts, for messages; `{0.switches}` is an option.
     """
 
     spec_kind: ClassVar[str] = 'task'
     is_language: ClassVar[bool] = False
     is_image: ClassVar[bool] = False
     one_length: ClassVar[bool] = False
+    both_sides: ClassVar[bool] = False
+    shortest: ClassVar[int] = 1
+    counted: ClassVar[str] = 'length'
+
+    def __post_init__(self):
+        check_options(self)
 
     @property
     def channels(self) -> int:
@@ -77,8 +89,6 @@ class Task(abc.ABC):
         'value', 'bits' or a 'class' at every point.
         """
         return 'next'
-
-    both_sides: ClassVar[bool] = False
 
     @property
     def output_size(self) -> int:
@@ -104,13 +114,25 @@ class Task(abc.ABC):
     def vocab_size(self) -> int:
         """Number of token ids, special ones included; 0 where vectors or images are read."""
 
-    @abc.abstractmethod
+    def range(self, length: Length) -> tuple[int, int]:
+        """A task length as an inclusive range.
+
+        Raises:
+          ValueError: the task has no such length.
+        """
+        return length_range(length, self.shortest, self.counted.format(self))
+
+    def longest(self, length: int) -> int:
+        """The width of a batch of examples of this length: the length, unless a task has more."""
+        return length
+
     def width(self, length: Length) -> int:
         """The width T of a batch of this task length; for a range, that of its longest example.
 
         Raises:
           ValueError: the task has no such length.
         """
+        return self.longest(self.range(length)[1])
 
     @abc.abstractmethod
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
@@ -129,6 +151,19 @@ class Task(abc.ABC):
         In training, a task may give weight to further tokens.
         """
         return self
+
+    def of_split(self, split: str) -> 'Task':
+        """The task whose reader draws the batches of a split."""
+        return self if split == 'train' else self.for_evaluation()
+
+    def reader(self, split: str, length: Length) -> Reader:
+        """What draws the batches of a data set. Stored data are opened here, once.
+
+        Raises:
+          ValueError: the task or its data have no such length.
+        """
+        self.width(length)
+        return functools.partial(_sampled_rows, self, length)
 
     def dataset(
         self,
@@ -153,17 +188,16 @@ class Task(abc.ABC):
             process in the same global batches.
 
         Raises:
-          ValueError: an impossible length, seed, split or shard; raised by this call, not at the
-            first batch.
+          ValueError: an impossible length, seed, split or shard, or data that cannot be read;
+            raised by this call, not at the first batch.
         """
         import grain
 
-        task = self if split == 'train' else self.for_evaluation()
-        task.width(length)
         batch_rng(seed, split, 0)
         rows = shard_rows(batch_size, shard)
+        read = self.of_split(split).reader(split, length)
         return grain.MapDataset.range(sys.maxsize).map(
-            functools.partial(_generated_batch, task, batch_size, length, seed, split, rows)
+            functools.partial(_numbered_rows, read, batch_size, seed, split, rows)
         )
 
 
@@ -185,9 +219,18 @@ def check_decoder_task(wrapper: str, task: Task) -> None:
         )
 
 
-def _generated_batch(task, batch_size, length, seed, split, rows, index):
-    batch = task.sample(batch_rng(seed, split, index), batch_size, length)
+def _sampled_rows(task, length, rng, batch_size, rows):
+    batch = task.sample(rng, batch_size, length)
     check_sample(task, batch)
+    return rows_of(batch, rows)
+
+
+def _numbered_rows(read, batch_size, seed, split, rows, index):
+    return read(batch_rng(seed, split, index), batch_size, rows)
+
+
+def rows_of(batch: Batch, rows: slice) -> Batch:
+    """Some rows of a batch."""
     return {name: array[rows] for name, array in batch.items()}
 
 
@@ -280,94 +323,11 @@ def length_range(length: Length, shortest: int, what: str) -> tuple[int, int]:
     return low, high
 
 
-def join_ragged(
-    pieces: list[tuple[Int[np.ndarray, '#B _'], Int[np.ndarray, ' B']]], width: int, fill: int
-) -> tuple[Int[np.ndarray, 'B W'], Int[np.ndarray, ' B']]:
-    """Writes pieces of different lengths one after the other into rows.
-
-    Args:
-      pieces: pairs (values [B or 1, any], lengths [B]); of row b the first `lengths[b]` values are
-        used.
-      width: width of the result.
-      fill: value of the remaining columns on the right.
-
-    Returns:
-      The rows, and the number of columns written in each row.
-    """
-    batch = len(pieces[0][1])
-    out = np.full((batch, width), fill, np.int32)
-    ends = np.zeros(batch, np.int64)
-    for values, lengths in pieces:
-        row, column = np.nonzero(np.arange(values.shape[1]) < lengths[:, None])
-        out[row, ends[row] + column] = np.broadcast_to(values, (batch, values.shape[1]))[
-            row, column
-        ]
-        ends += lengths
-    return out, ends
-
-
-def one_token(token: int, batch: int) -> tuple[Int[np.ndarray, '1 1'], Int[np.ndarray, ' B']]:
-    """A piece for `join_ragged` with this token in every row."""
-    return np.full((1, 1), token), np.ones(batch, np.int64)
-
-
-def next_token_batch(
-    sequence: Int[np.ndarray, 'B N'],
-    ends: Int[np.ndarray, ' B'],
-    answer_start: Int[np.ndarray, ' B'],
-    positions: Int[np.ndarray, 'B N *P'] | None = None,
-) -> Batch:
-    """Inputs and targets of right-padded sequences, with loss on the answers.
-
-    The last prompt token predicts the first token of the answer. So in a row of N tokens whose
-    answer begins at index a, the loss mask is 1 for a - 1 <= t <= N - 2.
-
-    Args:
-      sequence: prompt, answer and padding.
-      ends: number of real tokens per row.
-      answer_start: index in `sequence` of the first answer token.
-      positions: position ids of the tokens of `sequence`, if the task supplies them.
-    """
-    target = np.arange(1, sequence.shape[1])
-    scored = (target >= answer_start[:, None]) & (target < ends[:, None])
-    batch = {
-        'tokens': np.ascontiguousarray(sequence[:, :-1], np.int32),
-        'targets': np.ascontiguousarray(sequence[:, 1:], np.int32),
-        'loss_mask': scored.astype(np.float32),
-    }
-    if positions is not None:
-        batch['positions'] = np.ascontiguousarray(positions[:, :-1], np.int32)
-    return batch
-
-
-def real_tokens(batch: Batch) -> Int[np.ndarray, ' B']:
-    """The number of tokens of each row without padding, the last target included.
-
-    Everything behind the last scored target counts as padding.
-
-    Example:
-      >>> real_tokens(
-      ...     {'loss_mask': np.array([[0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])}
-      ... ).tolist()
-      [4, 5]
-    """
-    scored = batch['loss_mask'] > 0
-    return scored.shape[1] - np.argmax(scored[:, ::-1], axis=1) + 1
-
-
 def batch_iterator(dataset: 'grain.MapDataset', *, prefetch: int = 2) -> 'grain.DatasetIterator':
     """A resumable iterator (`get_state`, `set_state`) with `prefetch` batches prepared ahead.
 
     One thread prepares them. Plain `iter(dataset)` would prepare 500 batches in 16 threads, which
     take the cores from a training step on CPU.
-
-    Example:
-      >>> from posenc_jax.lab.tasks.copy import Reverse
-      >>> iterator = batch_iterator(Reverse().dataset(length=(1, 10), batch_size=64, seed=0))
-      >>> state, first = iterator.get_state(), next(iterator)
-      >>> iterator.set_state(state)
-      >>> bool((next(iterator)['tokens'] == first['tokens']).all())
-      True
     """
     import grain
 

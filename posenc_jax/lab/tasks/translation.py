@@ -1,20 +1,15 @@
 """Synthetic translation: every word has one translation, and words decide where others stand."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.lab.tasks.task import (
-    Batch,
-    Length,
-    Task,
-    join_ragged,
-    length_range,
-    next_token_batch,
-    one_token,
-)
+from posenc_jax.lab.tasks.options import Count
+from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
+from posenc_jax.lab.tasks.task import Batch, Length
 from posenc_jax.protocol.errors import SpecError, check_choice
 from posenc_jax.protocol.registry import register
 
@@ -36,10 +31,6 @@ def target_order(kinds: Int[np.ndarray, 'B S']) -> Int[np.ndarray, 'B S']:
 
     Args:
       kinds: `PLAIN`, `MODIFIER`, `VERB` or `MARK` for each word, and `PADDING` on the right.
-
-    Example:
-      >>> target_order(np.array([[VERB, PLAIN, MODIFIER, MODIFIER, PLAIN, MARK, PLAIN]])).tolist()
-      [[1, 4, 3, 2, 0, 5, 6]]
     """
     place = np.broadcast_to(np.arange(kinds.shape[1]), kinds.shape)
     ends = np.where(kinds == MODIFIER, kinds.shape[1], place)
@@ -56,17 +47,13 @@ def target_order(kinds: Int[np.ndarray, 'B S']) -> Int[np.ndarray, 'B S']:
 def alignment(kinds: Int[np.ndarray, 'B S']) -> Int[np.ndarray, 'B S']:
     """pi(t), the index of the translation of source word t among the target words, the inverse of
     `target_order`.
-
-    Example:
-      >>> alignment(np.array([[VERB, PLAIN, MODIFIER, MODIFIER, PLAIN, MARK, PLAIN]])).tolist()
-      [[4, 0, 3, 2, 1, 5, 6]]
     """
     return np.argsort(target_order(kinds), axis=1)
 
 
 @register('translation', kind='task')
 @dataclasses.dataclass(frozen=True)
-class Translation(Task):
+class Translation(PromptTask):
     """Translation of sentences of random words; the task length is their number of words.
 
     The source is n words, drawn uniformly. The id of a word says its kind: of `words` ids, the last
@@ -93,7 +80,7 @@ class Translation(Task):
       alignments: whether batches have `source_positions`.
 
     Raises:
-      SpecError: words that are no positive multiple of 8, or a negative seed.
+      SpecError: words that are no positive multiple of 8.
 
     Example:
       >>> task = Translation(words=16)
@@ -103,35 +90,36 @@ class Translation(Task):
     """
 
     words: int = 64
-    seed: int = 0
+    seed: Count = 0
     alignments: bool = False
 
+    joint = ' '
+    counted = 'number of words'
+
     def __post_init__(self):
+        super().__post_init__()
         if self.words < 8 or self.words % 8:
             below = max(8, self.words // 8 * 8)
             raise SpecError(
                 f'translation words must be a positive multiple of 8, got {self.words}; nearest: '
                 f'{below}'
             )
-        if self.seed < 0:
-            raise SpecError(f'translation seed must be at least 0, got {self.seed}')
 
-    @property
-    def vocab_size(self) -> int:
-        return self.words + 3
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of target ids; a translation is its source word in capitals."""
+        words = self._names()
+        return (*(words[i].upper() for i in np.argsort(self.translations())), '^', '$', '_')
 
     @property
     def source_size(self) -> int:
         return self.words + 1
 
-    def _range(self, length):
-        return length_range(length, 1, 'number of words')
-
-    def width(self, length: Length) -> int:
-        return self._range(length)[1] + 1
+    def longest(self, length: int) -> int:
+        return length + 1
 
     def source_width(self, length: Length) -> int:
-        return self._range(length)[1]
+        return self.range(length)[1]
 
     def kinds(self, source: Int[np.ndarray, '*S']) -> Int[np.ndarray, '*S']:
         """The kind of each word id of the source."""
@@ -146,33 +134,22 @@ class Translation(Task):
         """pi(t) for each word of a source; see `alignment`."""
         return alignment(self.kinds(source))
 
-    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        low, high = self._range(length)
+    def draw(self, rng, batch, low, high):
         counts = rng.integers(low, high, batch, endpoint=True)
         valid = np.arange(high) < counts[:, None]
         source = np.where(valid, rng.integers(0, self.words, (batch, high)), self.words)
         order = target_order(self.kinds(source))
-        begin, end, padding = range(self.words, self.words + 3)
-        translated = np.append(self.translations(), padding)[source]
-        pieces = [
-            one_token(begin, batch),
-            (np.take_along_axis(translated, order, axis=1), counts),
-            one_token(end, batch),
-        ]
-        sequence, ends = join_ragged(pieces, high + 2, padding)
-        out = next_token_batch(sequence, ends, np.ones(batch, np.int64))
-        out |= {'source': source.astype(np.int32), 'source_valid': valid}
-        if self.alignments:
-            place = np.broadcast_to(np.arange(high), order.shape)
-            pairs = np.stack([place, np.argsort(order, axis=1)], axis=-1)
-            out['source_positions'] = pairs.astype(np.int32)
-        return out
+        translated = np.append(self.translations(), self.padding)[source]
+        answer = np.take_along_axis(translated, order, axis=1), counts
+        return Drawn(['^'], [answer, '$'], further=self._source(source, np.argsort(order, axis=1)))
 
-    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        """Target ids as text: a translation is its source word in capitals."""
-        words = self._names()
-        names = [words[word].upper() for word in np.argsort(self.translations())]
-        return ' '.join([*names, '^', '$', '_'][i] for i in ids)
+    def _source(self, source, aligned) -> Batch:
+        """The arrays of a source in a batch."""
+        found = {'source': source.astype(np.int32), 'source_valid': source < self.words}
+        if self.alignments:
+            place = np.broadcast_to(np.arange(source.shape[1]), source.shape)
+            found['source_positions'] = np.stack([place, aligned], axis=-1).astype(np.int32)
+        return found
 
     def decode_source(self, ids: Int[np.ndarray, ' S']) -> str:
         """Source ids as text: n, m, v or a comma for the kind, and a number within the kind."""
@@ -193,11 +170,6 @@ class Translation(Task):
 
         Raises:
           SpecError: a text without words, or an unknown word, with the nearest one.
-
-        Example:
-          >>> batch = Translation(words=16).source_batch(['v1 m2 n4', 'n0'])
-          >>> batch['source'].tolist(), batch['source_valid'].sum(axis=1).tolist()
-          ([[13, 10, 4], [0, 16, 16]], [3, 1])
         """
         names = self._names()
         rows = [text.split() for text in texts]
@@ -207,11 +179,7 @@ class Translation(Task):
         width = max(map(len, rows))
         padded = [[*map(names.index, row), *[self.words] * (width - len(row))] for row in rows]
         source = np.array(padded, np.int32)
-        out = {'source': source, 'source_valid': source < self.words}
-        if self.alignments:
-            place = np.broadcast_to(np.arange(width), source.shape)
-            out['source_positions'] = np.stack([place, self.align(source)], -1).astype(np.int32)
-        return out
+        return self._source(source, self.align(source))
 
     def _names(self):
         sizes = zip(_LETTERS, (4, 2, 1, 1))

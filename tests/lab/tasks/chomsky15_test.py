@@ -253,12 +253,3 @@ def test_a_class_is_the_one_symbol_of_the_output(name):
         assert (batch['tokens'] < task.vocab_size - 1).sum() == 6 * count
         np.testing.assert_array_equal(batch['targets'], plain['targets'][:, count : count + 1])
         np.testing.assert_array_equal(batch['loss_mask'], np.ones((6, 1), np.float32))
-
-
-def test_a_wrong_name_is_an_error():
-    with pytest.raises(SpecError, match="readout is 'clas'; did you mean 'class'"):
-        Chomsky15('parity_check', readout='clas')
-    with pytest.raises(SpecError, match="did you mean 'reverse_string'"):
-        Chomsky15('reverse')
-    with pytest.raises(ValueError, match='length of odds_first must be at least 1'):
-        Chomsky15('odds_first').width(0)

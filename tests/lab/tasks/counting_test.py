@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.tasks.formal import Counting
-from posenc_jax.protocol.errors import SpecError
 
 
 def run(text):
@@ -95,21 +94,3 @@ def test_a_step_of_full_variables_is_drawn_again(full):
     weights = np.array([0.2, 0.8 * 0.1, 0.8 * 0.9 * (2 - full.count(10)) / 2])
     shares = [found.count(word) / len(found) for word in ('pass', 'set', 'incr')]
     np.testing.assert_allclose(shares, weights / weights.sum(), atol=0.04)
-
-
-@pytest.mark.parametrize(
-    'options, message',
-    [
-        (dict(full='reset'), "full is 'reset'; did you mean 'set'"),
-        (dict(full='redraw', passes=0.0, sets=0.0), 'draws nothing but incr'),
-        (dict(variables=0), 'variables are 1 to 26, got 0; nearest: 1'),
-        (dict(variables=27), 'nearest: 26'),
-        (dict(passes=1.5), 'passes is a probability, 0 to 1, got 1.5; nearest: 1'),
-        (dict(sets=-0.5), 'sets is a probability, 0 to 1, got -0.5; nearest: 0'),
-    ],
-)
-def test_wrong_options(options, message):
-    with pytest.raises(SpecError, match=message):
-        Counting(**options)
-    with pytest.raises(ValueError, match='with 3 variables must be at least 3'):
-        Counting(variables=3).width(2)

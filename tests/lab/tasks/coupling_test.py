@@ -15,8 +15,8 @@ from posenc_jax.lab.tasks.coupling import (
     coupled_sum_ids,
     plain_ids,
 )
-from posenc_jax.language.spec import build, parse
 from tests.golden_files import golden
+from tests.lab.tasks.rows import make
 
 GOLDEN = golden('position_coupling')['values']
 
@@ -145,7 +145,7 @@ def test_a_reader_of_the_text_finds_the_ids_of_every_row(spec):
     """1000 rows, closing `$` and padding included; the ids follow from what is written and from
     nothing else.
     """
-    task, (reader, options) = build(parse(spec, ('task',)).nodes[0], {}), READERS[spec]
+    task, (reader, options) = make(spec), READERS[spec]
     batch = task.sample(np.random.default_rng(3), 1000, (1, 5))
     lengths = set()
     for tokens, targets, positions in zip(batch['tokens'], batch['targets'], batch['positions']):

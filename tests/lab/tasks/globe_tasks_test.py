@@ -20,18 +20,14 @@ from posenc_jax.lab.tasks.globe import (
     regions,
 )
 from posenc_jax.lab.train.loop import train
-from posenc_jax.language.spec import build, parse
 from posenc_jax.protocol import registry
 from posenc_jax.protocol.errors import SpecError
+from tests.lab.tasks.rows import make
 from tests.lab.train import field_run_test
 from tests.lab.train.loop_test import NAME
 
 SMALL = Checkerboard(support=20, classes=4, samples=300)
 LAND = LandOrOcean(degree=4, islands=4, samples=200)
-
-
-def make(spec):
-    return build(parse(spec, ('task',)).nodes[0], {})
 
 
 def test_training_and_validation_have_places_of_two_seeds():
@@ -78,30 +74,7 @@ def test_land_is_measured_by_region():
     assert LAND.for_evaluation().land.threshold == LAND.land.threshold
 
 
-@pytest.mark.parametrize(
-    'spec, message',
-    [
-        ('checkerboard(support=21)', 'support must be even.*got 21; nearest: 22'),
-        ('checkerboard(support=0)', 'nearest: 2$'),
-        ('checkerboard(support=1000000)', 'nearest: 65536'),
-        ('checkerboard(support=4, classes=5)', 'classes must lie in 1 .. 4'),
-        ('checkerboard(samples=0)', 'checkerboard samples must lie in 1'),
-        ('checkerboard(seed=-1)', 'checkerboard seed must lie in 0'),
-        ('land(globe=-1)', 'land globe must lie in 0'),
-        ('land(degree=41)', 'land degree must lie in 0 .. 40, got 41'),
-        ('land(coast=0.0)', r'land coast must lie in \(0, 90\]'),
-        ('land(islands=201)', 'land islands must lie in 0 .. 200'),
-    ],
-)
-def test_wrong_options_are_refused(spec, message):
-    with pytest.raises(SpecError, match=message):
-        make(spec)
-
-
-def test_wrong_lengths_are_refused():
-    for length, nearest in ((21, 22), (2**23, 2**22)):
-        with pytest.raises(ValueError, match=f'an even number .* got {length}; nearest: {nearest}'):
-            SMALL.evaluation_points(length)
+def test_a_batch_has_at_most_all_places():
     with pytest.raises(ValueError, match='train.batch is 301, but .* 300 points'):
         SMALL.check_batch(301, 100)
 

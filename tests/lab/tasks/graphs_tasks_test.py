@@ -25,10 +25,10 @@ def rng():
     return batch_rng(0, 'train', 0)
 
 
-def model_of(pattern, channels, pool='mean', width=8):
+def model_of(pattern, channels, pool='mean', layers=2, features=''):
     cfg = TransformerConfig(
-        vocab_size=0, channels=channels, output_size=2, train_len=6, layers=2, width=width,
-        heads=2, kind='encoder', encoding='', pattern=(pattern,), pool=pool,
+        vocab_size=0, channels=channels, output_size=2, train_len=6, layers=layers, width=8,
+        heads=2, kind='encoder', encoding='', pattern=(pattern,), pool=pool, features=features,
     )  # fmt: skip
     return Transformer(cfg, rngs=nnx.Rngs(0))
 
@@ -149,11 +149,7 @@ def test_gin_tells_numbers_of_equal_neighbours_apart_and_a_mean_does_not():
 def test_a_trained_part_of_features_runs_inside_the_model():
     task = BlindPairs('triangles_hexagon', features='rfp(features=3, steps=2, operator="learned")')
     batch = task.sample(rng(), 2, 1)
-    cfg = TransformerConfig(
-        vocab_size=0, channels=task.channels, features=task.features, output_size=2, train_len=6,
-        layers=1, width=8, heads=2, kind='encoder', encoding='', pattern=('gin()',), pool='mean',
-    )  # fmt: skip
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    model = model_of('gin()', task.channels, layers=1, features=task.features)
     layer = model.input_layer
     assert task.channels == 4 and layer.kernel.shape == (1 + 3 * 3, 8)
     nodes, x0 = batch['vectors'][..., :1], batch['vectors'][..., 1:]
@@ -171,11 +167,7 @@ def test_logits_are_averaged_over_the_draws_of_random_features(operator):
     task = BlindPairs('triangles_hexagon', features=spec)
     batch = task.sample(rng(), 2, (1, 2))
     batch['valid'][0, 10:] = False
-    cfg = TransformerConfig(
-        vocab_size=0, channels=task.channels, features=spec, output_size=2, train_len=6,
-        layers=1, width=8, heads=2, kind='encoder', encoding='', pattern=('gin()',), pool='mean',
-    )  # fmt: skip
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    model = model_of('gin()', task.channels, layers=1, features=spec)
     call = jax.jit(lambda x, tok: model(x, tok))
     drawn, tok = batch['vectors'], tokens_of(batch)
     assert drawn.shape == (2, 3, 12, task.channels)
@@ -253,14 +245,6 @@ def test_splits_of_edge_lists_share_no_graph(tmp_path):
 @pytest.mark.parametrize(
     'make, error, message',
     [
-        (lambda: BlindPairs('rook'), SpecError, 'rook_shrikhande'),
-        (lambda: BlindPairs(features='lcpp()'), SpecError, 'lcp'),
-        (lambda: Triangles(degree=0), SpecError, 'degree must be at least 1'),
-        (lambda: Triangles(degree=3).width(7), ValueError, 'even number of nodes'),
-        (lambda: Communities(groups=1), SpecError, 'at least 2'),
-        (lambda: Communities(groups=3).width(16), ValueError, 'nearest'),
-        (lambda: Communities(inside=1.5), ValueError, '1.5'),
-        (lambda: EdgeLists(), SpecError, 'needs a folder'),
         (lambda: EdgeLists(folder='nowhere'), FileNotFoundError, 'nowhere'),
         (lambda: model_of('gin(hidden=-1)', 1), ValueError, 'hidden'),
         (lambda: model_of('gin()', 1)(jnp.ones((1, 3, 1))), ValueError, 'edges of a graph'),

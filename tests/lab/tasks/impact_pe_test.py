@@ -19,7 +19,6 @@ from posenc_jax.lab.tasks.impact_pe.numbers import (
     sum_example,
 )
 from posenc_jax.lab.tasks.impact_pe.sorting import RANKED, sort_example
-from posenc_jax.protocol.errors import SpecError
 from tests.lab.tasks.scan_test import interpreted
 
 every_name = pytest.mark.parametrize('name', FAMILIES)
@@ -410,36 +409,3 @@ def test_options():
         prompt, _ = plain.example(np.random.default_rng(seed), 4)
         assert clauses(prompt)[0][-2:] in ('+1', '-1')
     assert starts == {0, 1, 2, 3}
-
-
-@pytest.mark.parametrize(
-    'options, message',
-    [
-        (dict(name='copi'), "name is 'copi'; did you mean 'copy'"),
-        (dict(name='sum', symbols=9), 'sum has no symbols .*: copy, .*sort_single, pcfg'),
-        (dict(name='copy', symbols=101), 'symbols of copy are 1 to 100, got 101; nearest: 100'),
-        (dict(name='copy_replace', symbols=1), 'are 2 to 100, got 1; nearest: 2'),
-        (dict(name='sum', permute_clauses=True), 'permute_clauses is an option of lego'),
-        (dict(name='reverse', scratchpad='full'), "reverse has no scratchpad.* use 'none', or one"),
-        (dict(name='sum', scratchpad='i1_c1'), "as in 'i1_c1_o1_v1_r1'"),
-        (dict(name='sum', scratchpad='i0_c0_o0_v0_r0'), "writes no part of a step; use 'none'"),
-        (dict(name='lego', scratchpad='i1_c1_o1_v1_r0'), "nearest scratchpad: 'i1_c1_o1_v0_r0'"),
-    ],
-)
-def test_wrong_options(options, message):
-    with pytest.raises(SpecError, match=message):
-        ImpactPE(**options)
-
-
-@pytest.mark.parametrize(
-    'name, length, message',
-    [
-        ('lego', 27, 'length of lego is at most 26, the number of variables, got 27'),
-        ('lego', 1, 'length of lego must be at least 2'),
-        ('sum', 0, 'length of sum must be at least 1'),
-        ('scan', 23, 'nearest: 22 or 24'),
-    ],
-)
-def test_wrong_lengths(name, length, message):
-    with pytest.raises(ValueError, match=message):
-        ImpactPE(name).width(length)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.tasks.retrieval import KVRetrieval, kv_retrieval, text
-from posenc_jax.protocol.errors import SpecError
 
 
 def texts(task, length, batch=4):
@@ -94,8 +93,3 @@ def test_an_example_that_needs_more_than_others_says_so(monkeypatch):
 
 def test_pairs_of_a_seed_begin_alike():
     assert kv_retrieval._pairs(7, 20)[:3] == kv_retrieval._pairs(7, 3) != kv_retrieval._pairs(8, 3)
-
-
-def test_wrong_depth():
-    with pytest.raises(SpecError, match='between 0 and 1, got -0.5; nearest: 0'):
-        KVRetrieval(depth=-0.5)

@@ -2,12 +2,11 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.tasks.retrieval import KVSlots
-from posenc_jax.protocol.errors import SpecError
 
 
 @pytest.mark.parametrize('ids', ['none', 'locations'])
 @pytest.mark.parametrize('slot', [None, 0, 2])
-def test_the_value_of_the_asked_key_is_scored_and_lies_in_its_slot(ids, slot):
+def test_the_asked_pair_lies_in_its_slot(ids, slot):
     task = KVSlots(keys=9, values=5, words=2, slot=slot, ids=ids)
     batch = task.sample(np.random.default_rng(0), 200, (3, 6))
     slots, pair = set(), 3 + (ids == 'locations')
@@ -18,9 +17,6 @@ def test_the_value_of_the_asked_key_is_scored_and_lies_in_its_slot(ids, slot):
         count = ask // pair
         assert 3 <= count <= 6 and ask % pair == 0
         pairs = tokens[:ask].reshape(count, pair)[:, -3:]
-        assert (
-            len(set(pairs[:, 0])) == count and (pairs[:, 0] < 9).all() and (pairs[:, 1:] >= 9).all()
-        )
         (place,) = np.flatnonzero(pairs[:, 0] == tokens[ask + 1])
         slots.add(int(place))
         np.testing.assert_array_equal(targets[mask == 1], pairs[place, 1:])
@@ -42,17 +38,3 @@ def test_skew_prefers_the_first_slots():
     np.testing.assert_allclose(
         np.bincount(place, minlength=4) / 4000, expected / expected.sum(), atol=0.03
     )
-
-
-def test_what_cannot_be_is_refused():
-    for call, message in [
-        (lambda: KVSlots(words=0), 'words must be at least 1, got 0'),
-        (lambda: KVSlots(slot=-1), 'nearest: 0'),
-        (lambda: KVSlots(ids='location'), "did you mean 'locations'"),
-    ]:
-        with pytest.raises(SpecError, match=message):
-            call()
-    with pytest.raises(ValueError, match='must be at least 4, got 3'):
-        KVSlots(slot=3).width(3)
-    with pytest.raises(ValueError, match='9 pairs need 9 distinct keys, but there are 8'):
-        KVSlots(keys=8).width(9)

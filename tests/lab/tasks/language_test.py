@@ -15,7 +15,6 @@ from posenc_jax.lab.tasks.language.documents import as_text, split_documents, sp
 from posenc_jax.lab.tasks.language.embedded import EmbeddedCorpus, markov_text, stdlib_code
 from posenc_jax.lab.tasks.language.listings import listings
 from posenc_jax.lab.tasks.language.packing import pack_documents
-from posenc_jax.protocol.errors import SpecError
 
 SPLITS = ('train', 'validation', 'test')
 
@@ -28,8 +27,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-# --- splits
-# ---
+# Splits.
 
 
 def test_split_by_name_is_90_5_5_and_stable():
@@ -55,8 +53,7 @@ def test_documents_are_cut_between_characters():
     assert ''.join(part.decode() for part in parts) == text.decode()
 
 
-# --- embedded corpora
-# ---
+# Embedded corpora.
 
 
 @pytest.mark.full_but_one
@@ -175,8 +172,7 @@ def test_a_name_of_a_listing_keeps_its_value_in_a_document_and_rare_names_recur_
     assert shares[:4].min() > 0.1 and shares[4:].min() > 0.005  # in units of entries
 
 
-# --- text:
-# ---
+# Text.
 
 
 def test_text_files(folder):
@@ -283,25 +279,7 @@ def test_as_text_takes_str_and_bytes():
     assert as_text('ä', 'x') == as_text('ä'.encode(), 'x') == 'ä'.encode()
 
 
-# --- names and lengths
-# ---
-
-
-@pytest.mark.parametrize(
-    'arguments, message',
-    [
-        (dict(dataset='pydoc_topic'), "did you mean 'pydoc_topics'"),
-        (dict(dataset='stdlib'), "'stdlib_code'"),
-        (dict(dataset='text:'), "'text:GLOB'"),
-        (dict(dataset='shakespeare'), "unknown dataset 'shakespeare'"),
-        (dict(packing='docs'), 'packing'),
-        (dict(data_dir='/somewhere'), 'comes with Python'),
-        (dict(feature='title'), 'has no features'),
-    ],
-)
-def test_wrong_options(arguments, message):
-    with pytest.raises(SpecError, match=message):
-        Language(**arguments)
+# Names and lengths.
 
 
 @pytest.mark.parametrize('packing', ['stream', 'documents'])
@@ -318,13 +296,7 @@ def test_corpus_shorter_than_a_sequence(tmp_path, packing):
         task.dataset(length=6, batch_size=2, seed=0, split='validation')
 
 
-def test_a_range_of_lengths_is_refused():
-    with pytest.raises(ValueError, match='one length at a time.*did you mean 8'):
-        Language().width((4, 8))
-
-
-# --- batches
-# ---
+# Batches.
 
 
 @pytest.mark.parametrize('packing', ['stream', 'documents'])

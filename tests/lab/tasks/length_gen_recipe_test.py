@@ -15,18 +15,14 @@ import posenc_jax as pj
 from posenc_jax.lab.tasks.arithmetic import Addition, RandomSpaces, length_gen_recipe
 from posenc_jax.lab.tasks.arithmetic.index_hints import draw_hints, hinted
 from posenc_jax.lab.tasks.arithmetic.random_spaces import spread
-from posenc_jax.language.spec import build, parse
 from posenc_jax.protocol.capabilities import first_carry
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
+from tests.lab.tasks.rows import make
 
 GOLDEN = golden('length_gen_recipe')['values']
 SYMBOLS = GOLDEN['symbols']
 HINTED = dict(reverse_output=True, reverse_operands=True, index_hints=SYMBOLS)
-
-
-def make(spec):
-    return build(parse(spec, ('task',)).nodes[0], {})
 
 
 def whole(batch, row):
@@ -207,13 +203,8 @@ def test_spread_keeps_loss_on_what_bore_it():
 
 def test_wrong_input_says_what_is_wrong():
     for spec, message in (
-        ('length_gen_recipe(index_hints=1)', 'at least 2, or 0 for none, got 1'),
         ('addition(first_hint="most")', 'has no hints; give index_hints, such as index_hints=102'),
-        (
-            'addition(index_hints=9, first_hint="first")',
-            "first_hint='first' is not one of 'least', 'most'",
-        ),
-        ('length_gen_recipe(spaces=-1)', 'most must be at least 0, got -1'),
+        ('addition(index_hints=9, first_hint="first")', 'is not one of .least., .most.'),
         ('length_gen_recipe(ids="coupled")', 'is not one of'),
         (
             'addition(reverse_output=True, ids="coupled", index_hints=9)',

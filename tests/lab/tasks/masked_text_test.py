@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.tasks.language import Language, MaskedText
-from posenc_jax.protocol.errors import SpecError
 
 MASK = 257
 
@@ -67,31 +66,9 @@ def test_windows_reach_both_ends_of_a_split(tmp_path):
         task.dataset(length=10, batch_size=2, seed=0)
 
 
-def test_examples_of_an_evaluation_are_fixed_at_every_length():
-    task = MaskedText()
-    for length in (8, 64):
-        one, two = (
-            task.dataset(length=length, batch_size=5, seed=3, split='test')[0] for _ in range(2)
-        )
-        assert one['tokens'].shape == (5, length)
-        for name, array in one.items():
-            np.testing.assert_array_equal(array, two[name])
-
-
 def test_sizes_and_text():
     task = MaskedText()
     assert (task.vocab_size, task.output_size, task.predicts) == (258, 257, 'here')
     assert not task.is_language
     ids = np.concatenate([task.encode('ab'), [MASK, MASK], task.encode('c')[1:]])
     assert task.decode(ids) == '<bos>ab[MASK][MASK]c' and task.decode(ids[:0]) == ''
-
-
-@pytest.mark.parametrize('rate', [0.0, 1.5, -0.1])
-def test_wrong_rates(rate):
-    with pytest.raises(SpecError, match='above 0 and at most 1'):
-        MaskedText(rate=rate)
-
-
-def test_wrong_data_sets():
-    with pytest.raises(SpecError, match="did you mean 'pydoc_topics'"):
-        MaskedText('pydoc_topic')

@@ -3,7 +3,6 @@ import pytest
 
 from posenc_jax.lab.tasks.coupling import coupled_grid_ids
 from posenc_jax.lab.tasks.grid import Minesweeper
-from posenc_jax.protocol.errors import SpecError
 
 
 def boards(task, length, batch=100):
@@ -55,12 +54,3 @@ def test_a_cell_of_the_answer_has_the_ids_of_the_cell_of_the_question():
     assert ids[13].tolist() == [5, 9] and len({tuple(pair) for pair in ids[1:13]}) == 12
     batch = coupled_grid_ids(np.array([2, 3]), np.array([3, 1]), width=20)
     np.testing.assert_array_equal(batch[1], coupled_grid_ids(3, 1, width=20))
-
-
-def test_wrong_options():
-    with pytest.raises(SpecError, match='0 to 1, got 1.5; nearest: 1'):
-        Minesweeper(mines=1.5)
-    with pytest.raises(SpecError, match="did you mean 'coupled'"):
-        Minesweeper(ids='couple')
-    with pytest.raises(ValueError, match='side of the board must be at least 1'):
-        Minesweeper().width(0)

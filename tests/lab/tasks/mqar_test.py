@@ -3,7 +3,6 @@ import pytest
 
 from posenc_jax.lab.tasks.retrieval import MQAR
 from posenc_jax.lab.tasks.retrieval.mqar import _distinct, _weighted
-from posenc_jax.protocol.errors import SpecError
 
 
 @pytest.mark.parametrize('pairs, length', [(4, 64), (8, 128), (16, 256), (64, 512), (3, (12, 40))])
@@ -56,17 +55,3 @@ def test_range_of_lengths_keeps_to_each_length():
     )
     written = batch['tokens'].shape[1] - np.argmax(batch['tokens'][:, ::-1] > 0, axis=1)
     assert set(written) == set(range(8, 21, 2))
-
-
-@pytest.mark.parametrize(
-    'options', [{'pairs': 0}, {'vocab': 63}, {'pairs': 8, 'vocab': 16}, {'power': 0.0}]
-)
-def test_wrong_options(options):
-    with pytest.raises(SpecError, match='must be'):
-        MQAR(**options)
-
-
-@pytest.mark.parametrize('length, message', [(14, 'at least 16'), (17, r'nearest: \(18, 18\)')])
-def test_wrong_lengths(length, message):
-    with pytest.raises(ValueError, match=message):
-        MQAR(pairs=4).width(length)

@@ -3,7 +3,6 @@ import pytest
 
 from posenc_jax.lab.tasks.language import BOS
 from posenc_jax.lab.tasks.retrieval import KVRetrieval, PasskeyText, text
-from posenc_jax.protocol.errors import SpecError
 from tests.smollm2 import needs_smollm2, smollm2
 
 GRASS = ' The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.'
@@ -71,10 +70,7 @@ def test_one_token_less_makes_one_sentence_less():
 
 
 @pytest.mark.parametrize('kind', [PasskeyText, KVRetrieval])
-def test_a_batch_depends_on_the_generator_alone_and_depths_share_what_is_hidden(kind):
-    batches = [kind(depth=0.5).sample(np.random.default_rng(seed), 4, 700) for seed in (0, 0, 1)]
-    assert all((batches[0][name] == batches[1][name]).all() for name in batches[0])
-    assert (batches[0]['tokens'] != batches[2]['tokens']).any()
+def test_depths_share_what_is_hidden(kind):
     answers = [
         [answer for _, answer, _, _ in rows(kind(depth=depth), 700)]
         for depth in (0.0, 0.3, 1.0, None)
@@ -156,15 +152,6 @@ def test_a_token_across_prompt_and_answer_is_refused(monkeypatch):
         match=r"token across the end of the prompt '.*pass key is' and the answer ' \d{5}'",
     ):
         PasskeyText('somewhere').sample(np.random.default_rng(0), 1, 600)
-
-
-@pytest.mark.parametrize(
-    'options, message',
-    [({'depth': 1.5}, 'nearest: 1'), ({'digits': 0}, 'digits must be at least 1')],
-)
-def test_wrong_options(options, message):
-    with pytest.raises(SpecError, match=message):
-        PasskeyText(**options)
 
 
 def test_too_short_a_length_says_which_is_long_enough():

@@ -10,7 +10,6 @@ import pytest
 
 from posenc_jax.fields.bit_plane_inr import from_bits
 from posenc_jax.lab.tasks import FieldTask
-from posenc_jax.lab.tasks.copy import Reverse
 from posenc_jax.lab.tasks.field_task import Points
 from posenc_jax.lab.tasks.pictures.bit_planes import BitPlanes
 from posenc_jax.lab.tasks.pictures.picture import Picture, averaging
@@ -164,24 +163,6 @@ def test_missing_packages_are_named(monkeypatch, name, package):
     said = r"^(scikit-learn|pillow) is not installed; pip install 'posenc_jax\[images\]'$"
     with pytest.raises(ModuleNotFoundError, match=said):
         load_picture(name)
-
-
-def test_wrong_options_are_refused():
-    for make, message in (
-        (lambda: Picture('chna'), "did you mean 'china'"),
-        (lambda: Picture('digits', index=1797), 'must lie in 0 .. 1796, got 1797'),
-        (lambda: Picture('china', index=1), 'chooses one of digits or synthetic'),
-        (lambda: Picture(outside=0.5), r'outside must lie in \[0, 0.5\), got 0.5'),
-        (lambda: Picture(bits=17), 'bits must lie in 0 .. 16'),
-        (lambda: BitPlanes(Reverse()), 'takes a picture, .* got Reverse'),
-        (lambda: BitPlanes(Picture('synthetic', bits=8)), 'without bits'),
-        (lambda: BitPlanes(Picture('synthetic'), bits=12), 'must be 8 or 16, got 12'),
-    ):
-        with pytest.raises(SpecError, match=message):
-            make()
-    for length, message in ((0, 'at least 1, got 0'), (513, 'only 512 pixels')):
-        with pytest.raises(ValueError, match=message):
-            Picture('synthetic').width(length)
 
 
 def test_points_are_finite():

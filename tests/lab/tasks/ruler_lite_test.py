@@ -9,7 +9,6 @@ import pytest
 
 from posenc_jax.lab.tasks.retrieval.ruler_lite import NAMES, NEEDLES, RulerLite, string_match_all
 from posenc_jax.lab.tasks.retrieval.ruler_texts import NOISE, words, zeta_counts
-from posenc_jax.protocol.errors import SpecError
 
 LENGTH = {'common_words': 7000}
 NEEDLE = re.compile(r'One of the special magic (\w+) for ([a-z-]+\d*) is: (\S+)\.')
@@ -115,25 +114,3 @@ def test_the_score_of_ruler():
     assert string_match_all(['7654321', 'none'], references) == 25
     with pytest.raises(ValueError, match='got 1 outputs and 2 lists'):
         string_match_all(['a'], references)
-
-
-@pytest.mark.parametrize(
-    'options, message',
-    [
-        (dict(name='niah'), "name is 'niah'; did you mean 'niah_single'"),
-        (dict(name='niah_single', needles=3), 'fixed number of hidden lines.* niah_multikey, '),
-        (dict(name='niah_multikey', needles=1), 'needles are 2 to 64, got 1; nearest: 2'),
-        (dict(name='freq_words', values='uuids'), 'no needles; values and haystack are options'),
-        (dict(name='niah_single', haystack='essays'), "haystack is 'essays'; "),
-        (dict(name='common_words', depth=0.5), 'asks about the whole text.* leave depth out'),
-        (dict(name='niah_single', depth=1.5), 'between 0 and 1, got 1.5; nearest: 1'),
-    ],
-)
-def test_wrong_options(options, message):
-    with pytest.raises(SpecError, match=message):
-        RulerLite(**options)
-
-
-def test_too_short_a_length_says_which_is_long_enough():
-    with pytest.raises(ValueError, match=r'must be at least \d{4}, got 900'):
-        RulerLite('common_words').width(900)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.tasks.formal.scan import COMMANDS, Scan
-from posenc_jax.protocol.errors import SpecError
 
 SIDES = {'left': 'LTURN', 'right': 'RTURN'}
 
@@ -86,13 +85,3 @@ def test_commands_are_drawn_equally_often():
     counts = collections.Counter(' '.join(COMMANDS.draw(rng, 1, 2)[0]) for _ in range(2350))
     assert len(counts) == 94 and all(len(interpreted(text)) <= 2 for text in counts)
     assert 8 < min(counts.values()) < 25 < max(counts.values()) < 50
-
-
-@pytest.mark.parametrize(
-    'length, nearest', [(23, '22 or 24'), ((29, 29), '28 or 30'), ((49, 99), '48')]
-)
-def test_lengths_that_do_not_exist(length, nearest):
-    with pytest.raises(ValueError, match=f'no command of SCAN has .* nearest: {nearest}$'):
-        Scan().width(length)
-    with pytest.raises(SpecError, match="layout is 'rows'; did you mean 'row'"):
-        Scan('rows')

@@ -1,26 +1,6 @@
 import numpy as np
-import pytest
 
 from posenc_jax.lab.tasks.copy import SelectiveCopy
-from posenc_jax.protocol.errors import SpecError
-
-
-@pytest.mark.parametrize('blanks', [0.5, 1.0, 2.0])
-@pytest.mark.parametrize('length', [8, (1, 12)])
-def test_the_answer_is_the_text_without_blanks(blanks, length):
-    task = SelectiveCopy(symbols=10, blanks=blanks)
-    batch = task.sample(np.random.default_rng(0), 100, length)
-    high = length if isinstance(length, int) else 12
-    assert batch['tokens'].shape == (100, task.width(length)) == (100, int((2 + blanks) * high) + 1)
-    seen = set()
-    for tokens, targets, mask in zip(batch['tokens'], batch['targets'], batch['loss_mask']):
-        text, _, answer = task.decode(np.append(tokens, targets[-1])).rstrip('_').partition('=')
-        assert answer == text.replace('.', '') + '$'
-        assert task.decode(targets[mask == 1]) == answer
-        count = len(answer) - 1
-        assert text.count('.') == int(blanks * count + 0.5)
-        seen.add(count)
-    assert seen == ({8} if length == 8 else set(range(1, 13)))
 
 
 def test_all_orders_are_equally_likely():
@@ -36,16 +16,3 @@ def test_the_vocabulary_of_the_sheet():
     assert task.symbols == 16 and task.vocab_size == 20
     assert task.decode(np.arange(14, 20)) == '14 15 . = $ _'
     assert SelectiveCopy(blanks=0.0).width(5) == 11
-
-
-@pytest.mark.parametrize(
-    'options, message',
-    [
-        (dict(symbols=0), 'symbols must be at least 1, got 0'),
-        (dict(blanks=-1.0), 'are 0 to 1024, got -1.0; nearest: 0'),
-        (dict(blanks=2000.0), 'nearest: 1024'),
-    ],
-)
-def test_wrong_options(options, message):
-    with pytest.raises(SpecError, match=message):
-        SelectiveCopy(**options)

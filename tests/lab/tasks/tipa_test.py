@@ -7,7 +7,6 @@ import pytest
 
 from posenc_jax.lab.tasks.language.embedded import EmbeddedCorpus
 from posenc_jax.lab.tasks.language.tipa import Tipa, character_mapping, learned_tokens, mapped_text
-from posenc_jax.protocol.errors import SpecError
 
 
 def texts(task, batch):
@@ -100,20 +99,6 @@ def test_forward_mappings_begin_with_the_first_character():
     task = Tipa(reverse=False)
     for tokens, _, answer, _ in texts(task, task.sample(np.random.default_rng(0), 50, 2)):
         assert answer.startswith(f'1: {tokens[0][0]}')
-
-
-@pytest.mark.parametrize(
-    'options, message',
-    [
-        (dict(form='map'), "did you mean 'mapping'"),
-        (dict(size=20), 'vocabulary of at least .* got 20'),
-        (dict(size=10**6), 'vocabulary of at most'),
-        (dict(most=2), 'characters of the longest token, got 2'),
-    ],
-)
-def test_wrong_options(options, message):
-    with pytest.raises(SpecError, match=message):
-        Tipa(**options)
 
 
 def test_words_longer_than_the_positions_are_refused():

@@ -15,7 +15,6 @@ from posenc_jax.lab.tasks.translation import (
     alignment,
     target_order,
 )
-from posenc_jax.protocol.errors import SpecError
 
 
 def reordered(words):
@@ -119,11 +118,3 @@ def test_the_bijection_depends_on_the_seed_alone():
     one, two = Translation(seed=1).translations(), Translation(seed=2).translations()
     np.testing.assert_array_equal(one, Translation(seed=1, alignments=True).translations())
     assert not np.array_equal(one, two)
-
-
-@pytest.mark.parametrize('words, closest', [(0, 8), (12, 8), (31, 24)])
-def test_wrong_options(words, closest):
-    with pytest.raises(SpecError, match=f'multiple of 8, got {words}; nearest: {closest}'):
-        Translation(words=words)
-    with pytest.raises(SpecError, match='at least 0'):
-        Translation(seed=-1)

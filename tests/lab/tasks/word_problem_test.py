@@ -5,7 +5,6 @@ import pytest
 
 from posenc_jax.lab.tasks.formal import WordProblem
 from posenc_jax.lab.tasks.formal.word_problem import GROUPS, products
-from posenc_jax.protocol.errors import SpecError
 
 SIZES = {'parity': 2, 's3': 6, 'a4': 12, 's4': 24, 'a5': 60, 's5': 120}
 every_group = pytest.mark.parametrize('group', SIZES)
@@ -68,17 +67,3 @@ def test_an_element_and_its_inverse_cancel_and_s5_does_not_commute():
     assert not products(pairs, group)[:, 1].any()
     orders = np.array([[1, 2], [2, 1]])
     assert len(set(products(orders, group)[:, 1])) == 2
-
-
-@pytest.mark.parametrize(
-    'options, message',
-    [
-        (dict(group='s6'), "group is 's6'; did you mean 's"),
-        (dict(group='a5', scored='lst'), "scored is 'lst'; did you mean 'last'"),
-    ],
-)
-def test_wrong_options(options, message):
-    with pytest.raises(SpecError, match=message):
-        WordProblem(**options)
-    with pytest.raises(ValueError, match='number of elements must be at least 1'):
-        WordProblem('a5').width(0)

@@ -1,37 +1,27 @@
 """Addition of two numbers, digit by digit: `$303+7737=0408$`."""
 
 import dataclasses
-from functools import partial
+import functools
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.lab.tasks.arithmetic.digits import random_numbers, written
+from posenc_jax.lab.tasks.arithmetic.digits import digits_of, random_numbers, written
 from posenc_jax.lab.tasks.arithmetic.index_hints import draw_hints, hinted
 from posenc_jax.lab.tasks.arithmetic.scratchpad import recursive_scratchpad, scratchpad_width
-from posenc_jax.lab.tasks.coupling import IDS, Ids, coupled_addition_ids, supplied_ids
-from posenc_jax.lab.tasks.task import (
-    Batch,
-    Length,
-    Task,
-    join_ragged,
-    length_range,
-    next_token_batch,
-    one_token,
-)
-from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.lab.tasks.coupling import Ids, coupled_addition_ids
+from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
 SYMBOLS = '0123456789+=$_'
-PLUS, EQUALS, BOUNDARY, PADDING = 10, 11, 12, 13
-COMMA, SEMICOLON = FURTHER = 14, 15  # only with a scratchpad; index hints use the same ids
-FIRST_HINT = 'least', 'most'
+FURTHER = ',;'  # only with a scratchpad; index hints use the same ids
 
 
 @register('addition', kind='task')
 @dataclasses.dataclass(frozen=True)
-class Addition(Task):
+class Addition(PromptTask):
     """`$a+b=c$`; the task length is the number of digits of an operand. Loss on the sum and the
     closing `$`.
 
@@ -52,8 +42,7 @@ class Addition(Task):
     Args:
       reverse_output: write the sum least significant digit first.
       zero_pad: pad both operands to m digits, the length of the longer one, and the sum to m + 1.
-      ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
-        'coupled', all with start 1; a random start is left to the encoding.
+      ids: position ids: 'none', 'plain' (see `PromptTask`) or 'coupled', with start 1.
       equal_length: give both operands the same number of digits.
       reverse_operands: write the operands least significant digit first.
       index_hints: number of different hints; 0 for none. A hint before every digit, also in the
@@ -66,7 +55,7 @@ class Addition(Task):
         hint start + m - k, m digits in the longer operand.
 
     Raises:
-      SpecError: unknown `ids` or `first_hint`; a single hint; first_hint='most' without hints;
+      SpecError: a single hint; first_hint='most' without hints;
         coupled ids with hints, with a scratchpad, or for a sum that is neither reversed nor padded,
         since the id of its first digit then depends on the length of the sum; a scratchpad with
         hints or reversed operands.
@@ -88,9 +77,10 @@ class Addition(Task):
     scratchpad: bool = False
     first_hint: Literal['least', 'most'] = 'least'
 
+    counted = 'number of digits'
+
     def __post_init__(self):
-        check_choice('ids', self.ids, IDS)
-        check_choice('first_hint', self.first_hint, FIRST_HINT)
+        super().__post_init__()
         if self.first_hint != 'least' and not self.index_hints:
             raise SpecError(
                 f'addition(first_hint={self.first_hint!r}) has no hints; give index_hints, such as '
@@ -119,22 +109,25 @@ class Addition(Task):
                     f'{name}={getattr(self, name)}; leave one out'
                 )
 
-    @property
-    def vocab_size(self) -> int:
-        return len(SYMBOLS) + (len(FURTHER) if self.scratchpad else self.index_hints)
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        hints = [f'h{number}' for number in range(self.index_hints)]
+        return (*SYMBOLS, *(FURTHER if self.scratchpad else hints))
 
-    def width(self, length: Length) -> int:
-        high = length_range(length, 1, 'number of digits')[1]
-        if self.index_hints and high + 1 > self.index_hints:
+    @property
+    def joint(self) -> str:
+        return ' ' if self.index_hints else ''
+
+    def longest(self, length: int) -> int:
+        if self.index_hints and length + 1 > self.index_hints:
             raise ValueError(
-                f'sums of {high}-digit numbers need {high + 1} index hints, but there are '
+                f'sums of {length}-digit numbers need {length + 1} index hints, but there are '
                 f'{self.index_hints}; use at most {self.index_hints - 1} digits or more hints'
             )
-        digits = (3 * high + 1) * (2 if self.index_hints else 1)
-        return digits + 3 + (scratchpad_width(high) if self.scratchpad else 0)
+        digits = (3 * length + 1) * (2 if self.index_hints else 1)
+        return digits + 3 + (scratchpad_width(length) if self.scratchpad else 0)
 
-    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        (low, high), width = length_range(length, 1, 'number of digits'), self.width(length)
+    def draw(self, rng, batch, low, high):
         a_count = rng.integers(low, high, batch, endpoint=True)
         b_count = a_count if self.equal_length else rng.integers(low, high, batch, endpoint=True)
         a, b = random_numbers(rng, a_count, high), random_numbers(rng, b_count, high)
@@ -143,7 +136,7 @@ class Addition(Task):
             a_count = b_count = np.maximum(a_count, b_count)
             c_count = a_count + 1
         else:
-            c_count = np.where(c.any(axis=1), high + 1 - np.argmax(c[:, ::-1] != 0, axis=1), 1)
+            c_count = digits_of(c)
         numbers = [
             (a, a_count, self.reverse_operands),
             (b, b_count, self.reverse_operands),
@@ -154,45 +147,28 @@ class Addition(Task):
             for digits, count, reverse in numbers
         ]
         if self.index_hints:
-            longer = np.maximum(a_count, b_count)
-            start = draw_hints(rng, longer + 1, self.index_hints) + len(SYMBOLS)
-            step = 1
-            if self.first_hint == 'most':
-                start, step = start + longer, -1
-            pieces = [
-                hinted(*piece, start, reverse, step)
-                for piece, (*_, reverse) in zip(pieces, numbers)
-            ]
+            pieces = self._hinted(rng, pieces, np.maximum(a_count, b_count))
         of_a, of_b, of_c = pieces
-        plus, equals, dollar = (one_token(token, batch) for token in (PLUS, EQUALS, BOUNDARY))
-        steps = (
-            recursive_scratchpad(a, a_count, b, b_count, PLUS, COMMA, SEMICOLON)
-            if self.scratchpad
-            else []
-        )
-        whole = [dollar, of_a, plus, of_b, equals, *steps, of_c, dollar]
-        sequence, ends = join_ragged(whole, width + 1, PADDING)
+        steps = []
+        if self.scratchpad:
+            marks = map(self.names.index, f'+{FURTHER}')
+            steps = recursive_scratchpad(a, a_count, b, b_count, *marks)
         order = dict(reverse_operands=self.reverse_operands, reverse_output=self.reverse_output)
-        coupled = partial(coupled_addition_ids, a_count, b_count, c_count, **order)
-        positions = supplied_ids(self.ids, ends, sequence.shape[1], coupled)
-        return next_token_batch(sequence, ends, of_a[1] + of_b[1] + 3, positions)
+        coupled = functools.partial(coupled_addition_ids, a_count, b_count, c_count, **order)
+        return Drawn(['$', of_a, '+', of_b, '='], [*steps, of_c, '$'], coupled)
 
-    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        names = (
-            SYMBOLS + ',;'
-            if self.scratchpad
-            else [*SYMBOLS, *(f'h{number}' for number in range(self.index_hints))]
-        )
-        return (' ' if self.index_hints else '').join(names[i] for i in ids)
+    def _hinted(self, rng, pieces, longer):
+        """The numbers with their hints; `longer` counts the digits of the longer operand."""
+        start = draw_hints(rng, longer + 1, self.index_hints) + len(SYMBOLS)
+        step = 1
+        if self.first_hint == 'most':
+            start, step = start + longer, -1
+        reverse = [self.reverse_operands, self.reverse_operands, self.reverse_output]
+        return [hinted(*piece, start, order, step) for piece, order in zip(pieces, reverse)]
 
 
 def add_digits(a: Int[np.ndarray, 'B L'], b: Int[np.ndarray, 'B L']) -> Int[np.ndarray, 'B L+1']:
-    """Column addition; digits least significant first, zeros beyond a number's end.
-
-    Example:
-      >>> add_digits(np.array([[9, 9]]), np.array([[1, 0]])).tolist()
-      [[0, 0, 1]]
-    """
+    """Column addition; digits least significant first, zeros beyond a number's end."""
     out = np.zeros((a.shape[0], a.shape[1] + 1), a.dtype)
     carry = np.zeros(a.shape[0], a.dtype)
     for column in range(a.shape[1]):

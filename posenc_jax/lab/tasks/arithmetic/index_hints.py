@@ -20,10 +20,6 @@ def draw_hints(
 
     Raises:
       ValueError: more hints are needed than there are.
-
-    Example:
-      >>> draw_hints(np.random.default_rng(0), np.array([3, 3]), 3).tolist()
-      [0, 0]
     """
     if count.max() > symbols:
         most = count.max()
@@ -49,10 +45,6 @@ def hinted(
 
     Returns:
       A piece for `join_ragged`.
-
-    Example:
-      >>> hinted(np.array([[2, 4]]), np.array([2]), np.array([14]), True)
-      (array([[14,  2, 15,  4]]), array([4]))
     """
     column = np.arange(digits.shape[1])
     significance = column[None] if reverse else count[:, None] - 1 - column

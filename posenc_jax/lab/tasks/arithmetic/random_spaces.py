@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.lab.tasks.coupling import plain_ids
-from posenc_jax.lab.tasks.task import Batch, Length, Task, check_decoder_task, real_tokens
-from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.lab.tasks.options import Count
+from posenc_jax.lab.tasks.sequences import real_tokens
+from posenc_jax.lab.tasks.task import Batch, Length, Task, check_decoder_task
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
-
-LAWS = ('uniform', 'geometric')
 
 
 def spread(
@@ -29,16 +29,6 @@ def spread(
 
     Returns:
       The batch without positions, and the number of tokens of each row, the last target included.
-
-    Example:
-      >>> batch = {
-      ...     'tokens': np.array([[5, 6]]),
-      ...     'targets': np.array([[6, 7]]),
-      ...     'loss_mask': np.array([[0.0, 1.0]], np.float32),
-      ... }
-      >>> spaced, _ = spread(batch, np.array([[0, 2]]), 9, 4)
-      >>> spaced['tokens'].tolist(), spaced['targets'].tolist(), spaced['loss_mask'].tolist()
-      ([[5, 6, 9, 9]], [[6, 9, 9, 7]], [[0.0, 0.0, 0.0, 1.0]])
     """
     count = real_tokens(batch)
     real = np.arange(1, gaps.shape[1] + 1) < count[:, None]
@@ -72,8 +62,8 @@ class RandomSpaces(Task):
       in_evaluation: whether validation and test data have spaces as well.
 
     Raises:
-      SpecError: `most` below 0, an unknown law, a task that reads text, one that supplies positions
-        other than plain ids, has a source, or does not predict the next token.
+      SpecError: a task that reads text, one that supplies positions other than plain ids, has a
+        source, or does not predict the next token.
 
     Example:
       >>> from posenc_jax.lab.tasks.arithmetic import Addition
@@ -84,15 +74,13 @@ class RandomSpaces(Task):
     """
 
     task: Task
-    most: int = 3
+    most: Count = 3
     law: Literal['uniform', 'geometric'] = 'uniform'
     in_evaluation: bool = False
 
     def __post_init__(self):
-        check_choice('law', self.law, LAWS)
+        super().__post_init__()
         check_decoder_task('random_spaces', self.task)
-        if self.most < 0:
-            raise SpecError(f'random_spaces most must be at least 0, got {self.most}')
         if self.task.is_language:
             raise SpecError('random_spaces takes a task with answers, not one that reads text')
         if self.ids not in ('none', 'plain'):

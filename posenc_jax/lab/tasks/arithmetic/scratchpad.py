@@ -9,12 +9,7 @@ from jaxtyping import Int
 
 
 def scratchpad_width(digits: int) -> int:
-    """Number of tokens of the scratchpad for two numbers of `digits` digits each.
-
-    Example:
-      >>> scratchpad_width(2)  # '2+3,1,7;' and '+,0,67;'
-      15
-    """
+    """Number of tokens of the scratchpad for two numbers of `digits` digits each."""
     return sum(2 * (digits - step) + step + 5 for step in range(1, digits + 1))
 
 
@@ -40,12 +35,6 @@ def recursive_scratchpad(
 
     Returns:
       One piece for `join_ragged`.
-
-    Example:
-      >>> a, b = np.array([[8, 2]]), np.array([[9, 3]])
-      >>> ((values, count),) = recursive_scratchpad(a, np.array([2]), b, np.array([2]), 10, 14, 15)
-      >>> ''.join('0123456789+=$_,;'[i] for i in values[0, : count[0]])
-      '2+3,1,7;+,0,67;'
     """
     rows = []
     for row in range(len(a)):

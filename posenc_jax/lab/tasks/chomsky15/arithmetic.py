@@ -18,10 +18,6 @@ PLUS, MINUS, TIMES = (PLAIN.index(sign) for sign in OPERATIONS)
 def modular_arithmetic(tape: Int[np.ndarray, 'B N']) -> Int[np.ndarray, 'B 1']:
     """The value modulo 5 of digits at the even places with + (5), - (6) and * (7) between them;
     products come first.
-
-    Example:
-      >>> modular_arithmetic(np.array([[2, 6, 3, 7, 1, 7, 1]])).tolist()  # 2 - 3 * 1 * 1
-      [[4]]
     """
     total, product = np.zeros(len(tape), np.int64), tape[:, 0]
     for sign, digit in zip(tape[:, 1::2].T, tape[:, 2::2].T):
@@ -49,10 +45,6 @@ def value_of(text: str, x: int = 0) -> int:
     Args:
       text: the expression, without spaces.
       x: the value of the letter x, which may stand for a digit.
-
-    Example:
-      >>> value_of('(0-(-3))'), value_of('(0--x)', x=3), value_of('(4*(1+x))', x=2)
-      (3, 3, 2)
     """
     values, pending = [], []  # what is read and not yet used: numbers, and signs and brackets
     previous = '('
@@ -81,10 +73,6 @@ def solution_of(equation: str) -> int:
     """The value of x that solves an equation without products.
 
     x occurs once, so the left side is a + c x with c = 1 or c = -1.
-
-    Example:
-      >>> solution_of('(0--x)=3'), solution_of('-x=2')
-      (3, 3)
     """
     left, _, right = equation.partition('=')
     at_0, at_1 = value_of(left, x=0), value_of(left, x=1)
@@ -97,22 +85,12 @@ def written(ids: Int[np.ndarray, ' N'], symbols: str) -> str:
 
 
 def modular_arithmetic_brackets(tape: Int[np.ndarray, 'B N']) -> Int[np.ndarray, 'B 1']:
-    """The value modulo 5 of an expression in brackets.
-
-    Example:
-      >>> modular_arithmetic_brackets(np.array([[8, 0, 6, 8, 6, 3, 9, 9]])).tolist()
-      [[3]]
-    """
+    """The value modulo 5 of an expression in brackets."""
     return np.array([[value_of(written(row, BRACKETS))] for row in tape])
 
 
 def solve_equation(tape: Int[np.ndarray, 'B N']) -> Int[np.ndarray, 'B 1']:
-    """The value of x; 0 for tapes of fewer than three symbols, which have no equation.
-
-    Example:
-      >>> solve_equation(np.array([[7, 0, 6, 6, 9, 8, 10, 3]])).tolist()
-      [[3]]
-    """
+    """The value of x; 0 for tapes of fewer than three symbols, which have no equation."""
     if tape.shape[1] < 3:
         return np.zeros((len(tape), 1), np.int64)
     return np.array([[solution_of(written(row, EQUATION))] for row in tape])
@@ -123,10 +101,6 @@ def expression(rng: np.random.Generator, n: int, signs: str) -> str:
 
     Up to four symbols it is `d`, `-d`, `(d)` or `(-d)`. Beyond, it is `(L sign R)`, with the length
     of L uniform in 1 .. n-4.
-
-    Example:
-      >>> expression(np.random.default_rng(0), 9, '+-')
-      '((3+2)+1)'
     """
     if n <= 4:
         digit = DIGITS[rng.integers(MODULUS)]

@@ -4,24 +4,18 @@ import dataclasses
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int
 
 from posenc_jax.lab.tasks.chomsky15.arithmetic import ARITHMETIC
 from posenc_jax.lab.tasks.chomsky15.numbers import NUMBERS
 from posenc_jax.lab.tasks.chomsky15.problem import Problem
 from posenc_jax.lab.tasks.chomsky15.stack import STACK
 from posenc_jax.lab.tasks.chomsky15.strings import STRINGS
-from posenc_jax.lab.tasks.task import Batch, Length, Task, length_range
-from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.lab.tasks.prompt import TokenTask
+from posenc_jax.lab.tasks.task import Batch, Length
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
 PROBLEMS: dict[str, Problem] = {**STRINGS, **ARITHMETIC, **STACK, **NUMBERS}
-Name = Literal[
-    'even_pairs', 'modular_arithmetic', 'parity_check', 'cycle_navigation', 'stack_manipulation',
-    'reverse_string', 'modular_arithmetic_brackets', 'solve_equation', 'duplicate_string',
-    'missing_duplicate_string', 'odds_first', 'binary_addition', 'binary_multiplication',
-    'compute_sqrt', 'bucket_sort',
-]  # fmt: skip
 # The tasks whose output is one symbol, so that a class of the row can be predicted.
 CLASSES = (
     'even_pairs', 'modular_arithmetic', 'parity_check', 'cycle_navigation',
@@ -31,7 +25,7 @@ CLASSES = (
 
 @register('chomsky15', kind='task')
 @dataclasses.dataclass(frozen=True)
-class Chomsky15(Task):
+class Chomsky15(TokenTask):
     """One of 15 tasks; the task length is n, the length of the input.
 
     The tokens are the input tape and then one empty token for every symbol of the output. The id of
@@ -76,7 +70,7 @@ class Chomsky15(Task):
       ignore_rest: whether what follows a terminator bears no loss, as in validation and test data.
 
     Raises:
-      SpecError: an unknown name; a class of a task whose output has several symbols.
+      SpecError: a class of a task whose output has several symbols.
 
     Reference: Ruoss, Deletang, Genewein, Grau-Moya, Csordas, Bennani, Legg, Veness, "Randomized
     Positional Encodings Boost Length Generalization of Transformers", arXiv 2305.16843; official
@@ -89,13 +83,14 @@ class Chomsky15(Task):
       ('11100_____', '00111')
     """
 
-    name: Name
+    name: Literal[*PROBLEMS]
     ignore_rest: bool = False
     readout: Literal['tape', 'class'] = 'tape'
 
+    counted = 'length of {0.name}'
+
     def __post_init__(self):
-        check_choice('name', self.name, PROBLEMS)
-        check_choice('readout', self.readout, ('tape', 'class'))
+        super().__post_init__()
         if self.readout == 'class' and self.name not in CLASSES:
             raise SpecError(
                 f"readout is 'class', but the output of {self.name} has several symbols; use "
@@ -112,23 +107,24 @@ class Chomsky15(Task):
         return PROBLEMS[self.name]
 
     @property
-    def vocab_size(self) -> int:
-        return len(self.problem.symbols) + 1
+    def names(self) -> str:
+        """Input ids, and `_` for empty tokens; output ids have the same digits."""
+        return f'{self.problem.symbols}_'
 
     @property
     def output_size(self) -> int:
         return self.problem.outputs
 
-    def width(self, length: Length) -> int:
-        return sum(self._lengths(length_range(length, 1, f'length of {self.name}')[1]))
+    def longest(self, length: int) -> int:
+        return sum(self._lengths(length))
 
     def _lengths(self, n):
         places = 0 if self.readout == 'class' else self.problem.output_length(n)
         return self.problem.input_length(n), places
 
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        width = self.width(length)
-        low, high = length_range(length, 1, f'length of {self.name}')
+        low, high = self.range(length)
+        width = self.longest(high)
         n = int(rng.integers(low, high, endpoint=True))
         begin, count = self._lengths(n)
         answer = slice(begin, begin + count)
@@ -154,7 +150,3 @@ class Chomsky15(Task):
 
     def for_evaluation(self) -> 'Chomsky15':
         return dataclasses.replace(self, ignore_rest=True)
-
-    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        """Input ids as text, `_` for empty tokens; output ids have the same digits."""
-        return ''.join(f'{self.problem.symbols}_'[i] for i in ids)

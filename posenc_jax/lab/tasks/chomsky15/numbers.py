@@ -11,22 +11,12 @@ OPERATOR, TERMINATOR = 2, 2
 
 
 def number_of(bits: Int[np.ndarray, ' N']) -> int:
-    """The number that is written in these bits, the lowest first.
-
-    Example:
-      >>> number_of(np.array([0, 1, 1, 0, 1]))
-      22
-    """
+    """The number that is written in these bits, the lowest first."""
     return int(''.join(map(str, bits[::-1])), 2)
 
 
 def bits_of(number: int, least: int = 0) -> list[int]:
-    """The bits of a number, the lowest first, with zeros behind them up to `least` bits.
-
-    Example:
-      >>> bits_of(4), bits_of(4, 5), bits_of(0)
-      ([0, 0, 1], [0, 0, 1, 0, 0], [0])
-    """
+    """The bits of a number, the lowest first, with zeros behind them up to `least` bits."""
     return [int(bit) for bit in f'{number:b}'.zfill(least)[::-1]]
 
 
@@ -38,10 +28,6 @@ def _operands(row):
 def binary_addition(tape: Int[np.ndarray, 'B N']) -> Int[np.ndarray, 'B _']:
     """a + b with the lowest bit first, the terminator 2 and zeros, n + 1 symbols together, from a
     tape `a 2 b`. A tape of one or two symbols is a number, and the answer is this number.
-
-    Example:
-      >>> binary_addition(np.array([[0, 0, 1, 2, 0, 1, 1, 0, 1]])).tolist()
-      [[0, 1, 0, 1, 1, 2, 0, 0, 0, 0]]
     """
     n = tape.shape[1]
     totals = [number_of(row) if n <= 2 else sum(_operands(row)) for row in tape]
@@ -51,10 +37,6 @@ def binary_addition(tape: Int[np.ndarray, 'B N']) -> Int[np.ndarray, 'B _']:
 def binary_multiplication(tape: Int[np.ndarray, 'B N']) -> Int[np.ndarray, 'B N']:
     """a * b with the lowest bit first, the terminator 2 and zeros, n symbols together, from a tape
     `a 2 b`. A tape of n <= 2 symbols has n - 1 zeros as its answer.
-
-    Example:
-      >>> binary_multiplication(np.array([[0, 0, 1, 2, 0, 1, 1, 0, 1]])).tolist()
-      [[0, 0, 0, 1, 1, 0, 1, 2, 0]]
     """
     n = tape.shape[1]
     if n <= 2:
@@ -65,10 +47,6 @@ def binary_multiplication(tape: Int[np.ndarray, 'B N']) -> Int[np.ndarray, 'B N'
 def compute_sqrt(bits: Int[np.ndarray, 'B N']) -> Int[np.ndarray, 'B _']:
     """The integer part of the square root in ceil(n / 2) bits. Both numbers have the highest bit
     first.
-
-    Example:
-      >>> compute_sqrt(np.array([[0, 0, 1, 1, 1, 0, 1, 1]])).tolist()  # of 59
-      [[0, 1, 1, 1]]
     """
     width = (bits.shape[1] + 1) // 2
     roots = [bits_of(math.isqrt(number_of(row[::-1])), width)[::-1] for row in bits]

@@ -40,12 +40,7 @@ def uniform(ids: int) -> Callable[[np.random.Generator, int, int], Rows]:
 
 
 def ended(answers: list[list[int]], terminator: int, width: int) -> Int[np.ndarray, 'B width']:
-    """Answers in rows, each followed by the terminator and then by zeros.
-
-    Example:
-      >>> ended([[1, 0], []], terminator=2, width=4).tolist()
-      [[1, 0, 2, 0], [2, 0, 0, 0]]
-    """
+    """Answers in rows, each followed by the terminator and then by zeros."""
     out = np.zeros((len(answers), width), np.int64)
     for row, answer in zip(out, answers):
         row[: len(answer) + 1] = [*answer, terminator]

@@ -13,10 +13,6 @@ def stack_manipulation(tape: Int[np.ndarray, 'B N']) -> Int[np.ndarray, 'B _']:
 
     Bits at the beginning of the tape are the stack from bottom to top; the action 2 pops, 3 pushes
     0 and 4 pushes 1. To pop an empty stack changes nothing.
-
-    Example:
-      >>> stack_manipulation(np.array([[0, 1, 1, 0, 4, 2, 2], [1, 1, 0, 2, 2, 2, 2]])).tolist()
-      [[1, 1, 0, 2, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0, 0, 0]]
     """
     stack, height = np.zeros_like(tape), np.zeros(len(tape), np.int64)
     for symbol in tape.T:

@@ -11,10 +11,6 @@ MISSING, FILLER = 2, 3
 def even_pairs(bits: Int[np.ndarray, 'B N']) -> Int[np.ndarray, 'B 1']:
     """The number of unequal neighbours modulo 2, which is whether the first bit and the last one
     differ.
-
-    Example:
-      >>> even_pairs(np.array([[0, 1, 0, 1], [1, 1, 0, 1]])).tolist()
-      [[1], [0]]
     """
     return bits[:, :1] ^ bits[:, -1:]
 
@@ -27,10 +23,6 @@ def parity_check(bits: Int[np.ndarray, 'B N']) -> Int[np.ndarray, 'B 1']:
 def cycle_navigation(steps: Int[np.ndarray, 'B N']) -> Int[np.ndarray, 'B 1']:
     """The last place of a walk on a circle of five places, from place 0 by steps 0 (left), 1 (stay)
     and 2 (right).
-
-    Example:
-      >>> cycle_navigation(np.array([[2, 0, 1, 0, 0]])).tolist()
-      [[3]]
     """
     return (steps - 1).sum(axis=1, keepdims=True) % MODULUS
 
@@ -48,10 +40,6 @@ def duplicate_string(bits: Int[np.ndarray, 'B N']) -> Int[np.ndarray, 'B _']:
 def odds_first(bits: Int[np.ndarray, 'B N']) -> Int[np.ndarray, 'B N']:
     """The symbols at the odd indices, counted from 0, and then those at the even ones. This is the
     order of the released code; its text counts from 1.
-
-    Example:
-      >>> odds_first(np.array([[1, 1, 1, 1, 0, 0, 0, 1]])).tolist()
-      [[1, 1, 0, 1, 1, 1, 0, 0]]
     """
     return np.concatenate([bits[:, 1::2], bits[:, ::2]], axis=1)
 
@@ -59,10 +47,6 @@ def odds_first(bits: Int[np.ndarray, 'B N']) -> Int[np.ndarray, 'B N']:
 def missing_duplicate_string(tape: Int[np.ndarray, 'B N']) -> Int[np.ndarray, 'B 1']:
     """The bit whose place in a string written twice has the id 2. An odd length has a filler at the
     end; a tape of one symbol is the bit 1 itself, as in the released code.
-
-    Example:
-      >>> missing_duplicate_string(np.array([[0, 1, 1, 0, 0, 1, 2, 0]])).tolist()
-      [[1]]
     """
     half = tape.shape[1] // 2
     if not half:

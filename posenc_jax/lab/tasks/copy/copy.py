@@ -20,9 +20,6 @@ class Copy(Transduction):
       symbols: how many different symbols there are.
       ids: position ids that the task supplies: 'none', 'plain' or 'coupled'.
 
-    Raises:
-      SpecError: symbols below 1, or unknown `ids`.
-
     Example:
       >>> import numpy as np
       >>> task = Copy(symbols=10, ids='coupled')
@@ -31,8 +28,7 @@ class Copy(Transduction):
       ('$8652=8652', [0, 2, 3, 4, 5, 1, 2, 3, 4, 5])
     """
 
+    coupled = staticmethod(coupled_copy_ids)
+
     def answer(self, x, count):
         return x
-
-    def coupled_ids(self, count, width):
-        return coupled_copy_ids(count, width=width)

@@ -22,19 +22,15 @@ class Reverse(Transduction):
       symbols: size of the alphabet.
       ids: position ids that the task supplies: 'none', 'plain' or 'coupled'.
 
-    Raises:
-      SpecError: symbols below 1, or unknown `ids`.
-
     Example:
       >>> task = Reverse(symbols=10)
       >>> task.decode(task.sample(np.random.default_rng(0), batch=1, length=5)['tokens'][0])
       '$86523=32568'
     """
 
+    coupled = staticmethod(coupled_reverse_ids)
+
     def answer(self, x, count):
         return np.take_along_axis(
             x, (count[:, None] - 1 - np.arange(x.shape[1])) % x.shape[1], axis=1
         )
-
-    def coupled_ids(self, count, width):
-        return coupled_reverse_ids(count, width=width)

@@ -2,26 +2,20 @@
 
 import abc
 import dataclasses
-from functools import partial
+import functools
+from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.lab.tasks.coupling import IDS, Ids, supplied_ids
-from posenc_jax.lab.tasks.task import (
-    Batch,
-    Length,
-    Task,
-    join_ragged,
-    length_range,
-    next_token_batch,
-    one_token,
-)
-from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.lab.tasks.coupling import Ids
+from posenc_jax.lab.tasks.options import Size
+from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 
 
 @dataclasses.dataclass(frozen=True)
-class Transduction(Task):
+class Transduction(PromptTask):
     """A task `$x=y$` with y as long as x.
 
     The token ids are the symbols from 0 on, then `=`, `$` (at both ends) and padding.
@@ -30,22 +24,27 @@ class Transduction(Task):
       symbols: size of the alphabet; symbols are drawn with replacement.
       ids: position ids that the task supplies: 'none', 'plain' (`$` 0, then 1, 2, ...) or
         'coupled'.
+
+    Attributes:
+      coupled: gives the coupled ids of the sequences `$x=y$` from the lengths of x.
     """
 
-    symbols: int = 10
+    symbols: Size = 10
     ids: Ids = 'none'
 
-    def __post_init__(self):
-        if self.symbols < 1:
-            raise SpecError(f'symbols must be at least 1, got {self.symbols}')
-        check_choice('ids', self.ids, IDS)
+    counted = 'number of symbols'
+    coupled: ClassVar[Callable[..., Int[np.ndarray, 'B W']] | None] = None
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        return (*map(str, range(self.symbols)), '=', '$', '_')
 
     @property
-    def vocab_size(self) -> int:
-        return self.symbols + 3
+    def joint(self) -> str:
+        return '' if self.symbols <= 10 else ' '
 
-    def width(self, length: Length) -> int:
-        return 2 * length_range(length, 1, 'number of symbols')[1] + 2
+    def longest(self, length: int) -> int:
+        return 2 * length + 2
 
     @abc.abstractmethod
     def answer(
@@ -53,29 +52,8 @@ class Transduction(Task):
     ) -> Int[np.ndarray, 'B L']:
         """y for every row; of x and y, the first `count` symbols of a row are used."""
 
-    @abc.abstractmethod
-    def coupled_ids(self, count: Int[np.ndarray, ' B'], width: int) -> Int[np.ndarray, 'B W']:
-        """Coupled ids of the whole sequence `$x=y$`, padded to `width`."""
-
-    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        low, high = length_range(length, 1, 'number of symbols')
+    def draw(self, rng, batch, low, high):
         count = rng.integers(low, high, batch, endpoint=True)
         x = rng.integers(0, self.symbols, (batch, high))
-        equals, boundary, padding = np.arange(self.symbols, self.symbols + 3)
-        dollar = one_token(boundary, batch)
-        pieces = [
-            dollar,
-            (x, count),
-            one_token(equals, batch),
-            (self.answer(x, count), count),
-            dollar,
-        ]
-        sequence, ends = join_ragged(pieces, self.width(length) + 1, padding)
-        positions = supplied_ids(
-            self.ids, ends, sequence.shape[1], partial(self.coupled_ids, count)
-        )
-        return next_token_batch(sequence, ends, count + 2, positions)
-
-    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        marks = {self.symbols: '=', self.symbols + 1: '$', self.symbols + 2: '_'}
-        return ('' if self.symbols <= 10 else ' ').join(marks.get(int(i), str(int(i))) for i in ids)
+        ids = self.coupled and functools.partial(self.coupled, count)
+        return Drawn(['$', (x, count), '='], [(self.answer(x, count), count), '$'], ids)

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from posenc_jax.lab.tasks.copy.transduction import Transduction
-from posenc_jax.protocol.errors import SpecError
+from posenc_jax.lab.tasks.options import Size
 from posenc_jax.protocol.registry import register
 
 
@@ -24,25 +24,14 @@ class BucketSort(Transduction):
       symbols: size of the alphabet.
       ids: position ids that the task supplies: 'none' or 'plain'.
 
-    Raises:
-      SpecError: symbols below 1, or other ids.
-
     Example:
       >>> task = BucketSort(symbols=5)
       >>> task.decode(task.sample(np.random.default_rng(0), batch=1, length=5)['tokens'][0])
       '$43211=11234'
     """
 
-    symbols: int = 5
+    symbols: Size = 5
     ids: Literal['none', 'plain'] = 'none'
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.ids == 'coupled':
-            raise SpecError("bucket_sort has no coupled ids; use ids='none' or 'plain'")
 
     def answer(self, x, count):
         return np.sort(np.where(np.arange(x.shape[1]) < count[:, None], x, self.symbols), axis=1)
-
-    def coupled_ids(self, count, width):
-        raise NotImplementedError

@@ -1,33 +1,27 @@
 """Counting: how often a variable of a program was incremented since it was set to 0."""
 
 import dataclasses
+import functools
 import string
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 
-from posenc_jax.lab.tasks.task import (
-    Batch,
-    Length,
-    Task,
-    join_ragged,
-    length_range,
-    next_token_batch,
-)
-from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.lab.tasks.options import Ge, Le, Share
+from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
 MOST = 10  # the largest value of a variable
 NAMES = string.ascii_lowercase
 SET, INCR, PASS, PRINT = range(MOST + 1, MOST + 5)  # behind the numbers 0 .. MOST
 FIRST = PRINT + 1  # the first variable
-FULL = 'set', 'redraw'
 
 
 @register('counting', kind='task')
 @dataclasses.dataclass(frozen=True)
-class Counting(Task):
+class Counting(PromptTask):
     """`set a 0 incr a pass incr a print a 2`; the task length is the number of steps before
     `print`. Loss on the value alone.
 
@@ -51,8 +45,7 @@ class Counting(Task):
         'redraw' for another draw of the step, with `pass` and all variables, until it is possible.
 
     Raises:
-      SpecError: a number of variables outside 1 .. 26, a probability outside 0 .. 1, an unknown
-        `full`, or 'redraw' where nothing but `incr` can be drawn.
+      SpecError: 'redraw' where nothing but `incr` can be drawn.
 
     Reference: Golovneva, Wang, Weston, Sukhbaatar, "Contextual Position Encoding", arXiv
     2405.18719.
@@ -63,44 +56,35 @@ class Counting(Task):
       'set a 0 set b 0 incr b incr b pass incr a incr b pass print a 1 _ _ _ _ _ _ _'
     """
 
-    variables: int = 1
-    passes: float = 0.4
-    sets: float = 0.05
+    variables: Annotated[int, Ge(1), Le(len(NAMES))] = 1
+    passes: Share = 0.4
+    sets: Share = 0.05
     full: Literal['set', 'redraw'] = 'set'
 
+    joint = ' '
+    counted = 'number of steps of a program with {0.variables} variables'
+
     def __post_init__(self):
-        if not 1 <= self.variables <= len(NAMES):
-            nearest = min(max(self.variables, 1), len(NAMES))
-            raise SpecError(
-                f'variables are 1 to {len(NAMES)}, got {self.variables}; nearest: {nearest}'
-            )
-        for name in ('passes', 'sets'):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise SpecError(
-                    f'{name} is a probability, 0 to 1, got {value}; nearest: '
-                    f'{min(max(value, 0), 1)}'
-                )
-        check_choice('full', self.full, FULL)
+        super().__post_init__()
         if self.full == 'redraw' and self.passes == self.sets == 0:
             raise SpecError(
                 "counting(full='redraw') draws nothing but incr with passes=0 and sets=0, and "
                 "variables that are full have no other step; use full='set' or sets=0.125"
             )
 
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        words = 'set', 'incr', 'pass', 'print'
+        return (*map(str, range(MOST + 1)), *words, *NAMES[: self.variables], '_')
+
     @property
-    def vocab_size(self) -> int:
-        return FIRST + self.variables + 1
+    def shortest(self) -> int:
+        return self.variables
 
-    def _range(self, length):
-        what = f'number of steps of a program with {self.variables} variables'
-        return length_range(length, self.variables, what)
+    def longest(self, length: int) -> int:
+        return 3 * length + 2
 
-    def width(self, length: Length) -> int:
-        return 3 * self._range(length)[1] + 2
-
-    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        low, high = self._range(length)
+    def draw(self, rng, batch, low, high):
         steps = rng.integers(low, high, batch, endpoint=True)
         variable = rng.integers(0, self.variables, (batch, high + 1))  # the last one is printed
         passed, is_set = rng.random((2, batch, high)) < [[[self.passes]], [[self.sets]]]
@@ -125,12 +109,8 @@ class Counting(Task):
             words = np.where(idle, 1, np.where(sets, 3, 2))
             pieces.append((tokens, np.where(number < steps, words, 0)))
         asked = variable[:, -1]
-        end = np.stack([np.full(batch, PRINT), FIRST + asked, values[row, asked]], axis=1)
-        padding = self.vocab_size - 1
-        sequence, ends = join_ragged(
-            [*pieces, (end, np.full(batch, 3))], self.width(length) + 1, padding
-        )
-        return next_token_batch(sequence, ends, ends - 1)
+        question = np.stack([np.full(batch, PRINT), FIRST + asked], axis=1)
+        return Drawn([*pieces, question], [values[row, asked][:, None]])
 
     def _possible(self, rng: np.random.Generator, room: Bool[np.ndarray, 'B V']):
         """A step that is possible where some variables have no room, as drawing until one is would
@@ -144,7 +124,3 @@ class Counting(Task):
         chosen = (ends < drawn).sum(axis=1)
         variable = np.maximum(chosen - 1, 0) % self.variables
         return variable, (chosen >= 1) & (chosen <= self.variables), chosen == 0
-
-    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        words = [*map(str, range(MOST + 1)), 'set', 'incr', 'pass', 'print']
-        return ' '.join([*words, *NAMES[: self.variables], '_'][int(i)] for i in ids)

@@ -3,18 +3,18 @@
 import dataclasses
 
 import numpy as np
-from jaxtyping import Int
 
-from posenc_jax.lab.tasks.task import Batch, Length, Task, length_range, next_token_batch
-from posenc_jax.protocol.errors import SpecError
+from posenc_jax.lab.tasks.options import Share
+from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
+from posenc_jax.lab.tasks.task import Batch, Length
 from posenc_jax.protocol.registry import register
 
-WRITE, READ, IGNORE, PADDING = 2, 3, 4, 5
+WRITE, READ, IGNORE = 2, 3, 4
 
 
 @register('flip_flop', kind='task')
 @dataclasses.dataclass(frozen=True)
-class FlipFlop(Task):
+class FlipFlop(PromptTask):
     """`w 1 i 0 i 1 r 1 ...`; the task length is the number of pairs. Loss on the bits after `r`.
 
     A text consists of pairs of an instruction and a bit: `w` writes the bit, `i` ignores it, and
@@ -29,36 +29,23 @@ class FlipFlop(Task):
     Args:
       ignore: p, the probability of `i`.
 
-    Raises:
-      SpecError: a probability outside 0 .. 1.
-
     Example:
       >>> task = FlipFlop(ignore=0.8)
       >>> task.decode(task.sample(np.random.default_rng(0), batch=1, length=8)['tokens'][0])
       'w 1 i 1 w 1 w 1 i 0 i 1 i 1 r'
     """
 
-    ignore: float = 0.8
+    ignore: Share = 0.8
 
-    def __post_init__(self):
-        if not 0 <= self.ignore <= 1:
-            raise SpecError(
-                f'ignore is a probability, 0 to 1, got {self.ignore}; nearest: '
-                f'{min(max(self.ignore, 0), 1)}'
-            )
+    names = '01wri_'
+    joint = ' '
+    shortest = 2
+    counted = 'number of flip-flop pairs'
 
-    @property
-    def vocab_size(self) -> int:
-        return PADDING + 1
+    def longest(self, length: int) -> int:
+        return 2 * length - 1
 
-    def _range(self, length):
-        return length_range(length, 2, 'number of flip-flop pairs')
-
-    def width(self, length: Length) -> int:
-        return 2 * self._range(length)[1] - 1
-
-    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        low, high = self._range(length)
+    def draw(self, rng, batch, low, high):
         pairs = rng.integers(low, high, (batch, 1), endpoint=True)
         number = np.arange(high)
         other = (1 - self.ignore) / 2
@@ -69,11 +56,10 @@ class FlipFlop(Task):
         bit = rng.integers(0, 2, (batch, high))
         written = np.maximum.accumulate(np.where(instruction == WRITE, number, 0), axis=1)
         bit = np.where(instruction == READ, np.take_along_axis(bit, written, axis=1), bit)
-        sequence = np.stack([instruction, bit], axis=-1)
-        sequence = np.where((number < pairs)[..., None], sequence, PADDING).reshape(batch, 2 * high)
-        out = next_token_batch(sequence, 2 * pairs[:, 0], np.ones(batch, np.int64))
-        out['loss_mask'] *= (out['tokens'] == READ).astype(np.float32)
-        return out
+        text = np.stack([instruction, bit], axis=-1).reshape(batch, -1)
+        return Drawn([], [(text, 2 * pairs[:, 0])])
 
-    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        return ' '.join('01wri_'[int(token)] for token in ids)
+    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
+        out = super().sample(rng, batch, length)
+        out['loss_mask'] *= out['tokens'] == READ
+        return out

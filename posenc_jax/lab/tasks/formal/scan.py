@@ -7,8 +7,7 @@ from typing import Literal
 import numpy as np
 
 from posenc_jax.lab.tasks.task import Length
-from posenc_jax.lab.tasks.word_task import LAYOUTS, WordTask
-from posenc_jax.protocol.errors import check_choice
+from posenc_jax.lab.tasks.word_task import WordTask
 from posenc_jax.protocol.registry import register
 
 TURNS = {'left': 'LTURN', 'right': 'RTURN'}
@@ -31,11 +30,6 @@ def phrases() -> list[Phrase]:
     `S = V | V twice | V thrice`, and V is an action (walk, look, run, jump), possibly with a
     direction, such as `u left`, `u opposite left` or `u around left`; with a direction u may be
     `turn`, which is no action.
-
-    Example:
-      >>> [' '.join(side) for side in phrases()[-1]]
-      ['turn around right thrice',
-       'RTURN RTURN RTURN RTURN RTURN RTURN RTURN RTURN RTURN RTURN RTURN RTURN']
     """
     single: list[Phrase] = [([word], [action]) for word, action in PRIMITIVES.items()]
     for word, actions in [*((w, [a]) for w, a in PRIMITIVES.items()), ('turn', [])]:
@@ -62,12 +56,7 @@ class Commands:
         self.lengths = np.concatenate([one, *[two] * len(JOINTS)])
 
     def __getitem__(self, number: int) -> Phrase:
-        """The words and the actions of a command.
-
-        Example:
-          >>> ' '.join(COMMANDS[0][0]), len(COMMANDS.lengths)
-          ('walk', 20910)
-        """
+        """The words and the actions of a command."""
         count = len(self.phrases)
         if number < count:
             return self.phrases[number]
@@ -114,7 +103,6 @@ class Scan(WordTask):
         command).
 
     Raises:
-      SpecError: another layout.
       ValueError: a length that no command has; the message has the nearest one.
 
     Reference: Lake, Baroni, "Generalization without Systematicity", arXiv 1711.00350.
@@ -128,9 +116,6 @@ class Scan(WordTask):
     layout: Literal['row', 'source'] = 'row'
 
     counted = 'number of actions'
-
-    def __post_init__(self):
-        check_choice('layout', self.layout, LAYOUTS)
 
     @property
     def words(self) -> tuple[str, ...]:

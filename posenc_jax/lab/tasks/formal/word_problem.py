@@ -7,20 +7,15 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.lab.tasks.task import Batch, Length, Task, length_range
-from posenc_jax.protocol.errors import check_choice
+from posenc_jax.lab.tasks.prompt import TokenTask
+from posenc_jax.lab.tasks.task import Batch, Length
 from posenc_jax.protocol.registry import register
 
 Permutations = Int[np.ndarray, 'G P']
 
 
 def permutations(points: int, *, even: bool = False) -> Permutations:
-    """All permutations of 0 .. points - 1 in alphabetical order, or the even ones alone.
-
-    Example:
-      >>> permutations(3, even=True).tolist()
-      [[0, 1, 2], [1, 2, 0], [2, 0, 1]]
-    """
+    """All permutations of 0 .. points - 1 in alphabetical order, or the even ones alone."""
     inversions = lambda p: sum(a > b for a, b in itertools.combinations(p, 2))
     every = itertools.permutations(range(points))
     return np.array([p for p in every if not even or inversions(p) % 2 == 0])
@@ -41,10 +36,6 @@ def products(elements: Int[np.ndarray, 'B L'], group: Permutations) -> Int[np.nd
 
     The permutations of a prefix are carried out one after the other, the first one first: point i
     goes to `g_t[... g_2[g_1[i]]]`.
-
-    Example:
-      >>> products(np.array([[0, 1, 1, 1]]), GROUPS['parity']).tolist()
-      [[0, 1, 0, 1]]
     """
     base = group.shape[1] ** np.arange(group.shape[1])
     codes = group @ base
@@ -58,7 +49,7 @@ def products(elements: Int[np.ndarray, 'B L'], group: Permutations) -> Int[np.nd
 
 @register('word_problem', kind='task')
 @dataclasses.dataclass(frozen=True)
-class WordProblem(Task):
+class WordProblem(TokenTask):
     """Elements of a group, and at each of them the product of all so far; the task length is the
     number of elements. Loss on every product, or on the last one.
 
@@ -74,9 +65,6 @@ class WordProblem(Task):
       group: 'parity' (2 elements), 's3' (6), 'a4' (12), 's4' (24), 'a5' (60) or 's5' (120).
       scored: 'all' products, or the 'last' one of every row.
 
-    Raises:
-      SpecError: an unknown group, or other products.
-
     Reference: Merrill, Petty, Sabharwal, "The Illusion of State in State-Space Models", arXiv
     2404.08819; PaTH (arXiv 2505.16381) is tested on A5.
 
@@ -87,30 +75,26 @@ class WordProblem(Task):
       ('1 1 1 0 0', '1 0 1 1 1')
     """
 
-    group: Literal['parity', 's3', 'a4', 's4', 'a5', 's5']
+    group: Literal[*GROUPS]
     scored: Literal['all', 'last'] = 'all'
 
-    def __post_init__(self):
-        check_choice('group', self.group, GROUPS)
-        check_choice('scored', self.scored, ('all', 'last'))
-
-    @property
-    def predicts(self) -> Literal['here']:
-        return 'here'
+    joint = ' '
+    counted = 'number of elements'
+    predicts = 'here'
 
     @property
     def output_size(self) -> int:
         return len(GROUPS[self.group])
 
     @property
-    def vocab_size(self) -> int:
-        return self.output_size + 1
-
-    def width(self, length: Length) -> int:
-        return length_range(length, 1, 'number of elements')[1]
+    def names(self) -> tuple[str, ...]:
+        """Bits for parity; else permutations, such as `10234`, whose digit i is where i goes."""
+        group = GROUPS[self.group]
+        bits = group.shape[1] == 2
+        return (*('01' if bits else (''.join(map(str, p)) for p in group)), '_')
 
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        low, high = length_range(length, 1, 'number of elements')
+        low, high = self.range(length)
         count = rng.integers(low, high, (batch, 1), endpoint=True)
         elements = rng.integers(0, self.output_size, (batch, high))
         place = np.arange(high)
@@ -123,9 +107,3 @@ class WordProblem(Task):
             'loss_mask': scored.astype(np.float32),
             'valid': valid,
         }
-
-    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        """Bits for parity; else permutations, such as `10234`, whose digit i is where i goes."""
-        group = GROUPS[self.group]
-        names = [''.join(map(str, p)) for p in group] if group.shape[1] > 2 else ['0', '1']
-        return ' '.join([*names, '_'][int(i)] for i in ids)

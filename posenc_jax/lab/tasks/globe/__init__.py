@@ -2,22 +2,9 @@
 (longitude, latitude) in degrees.
 """
 
-from posenc_jax.lab.tasks.globe.checkerboard import (
-    Checkerboard,
-    checkerboard,
-    checkerboard_labels,
-    checkerboard_samples,
-)
+from posenc_jax.lab.tasks.globe.checkerboard import Checkerboard, checkerboard, checkerboard_labels
 from posenc_jax.lab.tasks.globe.globe_task import GlobeTask
-from posenc_jax.lab.tasks.globe.land import (
-    REGIONS,
-    Land,
-    draw_land,
-    is_land,
-    land_samples,
-    on_island,
-    regions,
-)
+from posenc_jax.lab.tasks.globe.land import REGIONS, Land, draw_land, is_land, on_island, regions
 from posenc_jax.lab.tasks.globe.land_or_ocean import LandOrOcean
 from posenc_jax.lab.tasks.globe.places import (
     around,

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from posenc_jax.lab.tasks.globe.globe_task import GlobeTask
-from posenc_jax.lab.tasks.globe.places import fibonacci_lattice, nearest, random_places
+from posenc_jax.lab.tasks.globe.places import fibonacci_lattice, nearest
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
@@ -22,10 +22,6 @@ def checkerboard_labels(points: int = 200, classes: int = 16) -> Int[np.ndarray,
 
     Raises:
       ValueError: fewer than one class, or more classes than points.
-
-    Example:
-      >>> checkerboard_labels(20, 4)[:6].tolist()
-      [2, 3, 0, 1, 2, 3]
     """
     if not 1 <= classes <= points:
         raise ValueError(
@@ -47,28 +43,9 @@ def checkerboard(
 
     Raises:
       ValueError: M is odd or below 2; K is not in 1 .. M.
-
-    Example:
-      >>> checkerboard(fibonacci_lattice(20), points=20, classes=4)[:4].tolist()
-      [2, 3, 0, 1]
     """
     support = fibonacci_lattice(points)
     return checkerboard_labels(points, classes)[nearest(places, support)]
-
-
-def checkerboard_samples(
-    rng: np.random.Generator, count: int, points: int = 200, classes: int = 16
-) -> tuple[Float[np.ndarray, 'N 2'], Int[np.ndarray, 'N']]:
-    """Random places and their labels, for training and validation with two seeds; a test takes the
-    places of a Fibonacci lattice.
-
-    Example:
-      >>> places, labels = checkerboard_samples(np.random.default_rng(0), 5)
-      >>> places.shape, labels.shape
-      ((5, 2), (5,))
-    """
-    places = random_places(rng, count)
-    return places, checkerboard(places, points, classes)
 
 
 @register('checkerboard', kind='task')
@@ -81,17 +58,15 @@ class Checkerboard(GlobeTask):
     encoder is found by runs with other `support`. Spherical harmonics of L degrees resolve cells of
     about 180 / L degrees; the spacing of 200 points is 13.8 degrees.
 
-    The task length is the number of places of the lattice that evaluation reads, see `GlobeTask`.
+    The task length is the number of places of the lattice that evaluation reads. `GlobeTask` has
+    further arguments.
 
     Args:
       support: M, how many support points, even.
       classes: K; the support points have them in turn.
-      samples: places of the training data, and as many of the validation data.
-      seed: of the training places; the next one is that of the validation places.
 
     Raises:
-      SpecError: an odd number of support points, more classes than those, or another option out of
-        its range.
+      SpecError: an odd number of support points, or more classes than those.
       ValueError: at call, a length that is odd.
 
     Reference: Russwurm et al., arXiv 2310.06743.
@@ -105,10 +80,9 @@ class Checkerboard(GlobeTask):
 
     support: int = 200
     classes: int = 16
-    samples: int = 10_000
-    seed: int = 0
 
     def __post_init__(self):
+        super().__post_init__()
         if self.support < 2 or self.support % 2 or self.support > MOST_SUPPORT:
             nearest = min(max(self.support + self.support % 2, 2), MOST_SUPPORT)
             raise SpecError(
@@ -120,7 +94,6 @@ class Checkerboard(GlobeTask):
                 f'checkerboard classes must lie in 1 .. {self.support}, the number of support '
                 f'points, got {self.classes}'
             )
-        self.check_samples('checkerboard')
 
     @property
     def output_size(self):
@@ -128,6 +101,3 @@ class Checkerboard(GlobeTask):
 
     def classes_of(self, places):
         return checkerboard(places, self.support, self.classes)
-
-    def for_evaluation(self):
-        return dataclasses.replace(self, seed=self.seed + 1)

@@ -3,21 +3,23 @@ map.
 """
 
 import abc
+import dataclasses
 import functools
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from posenc_jax.lab.tasks.field_task import FieldTask, Points, grid_points
 from posenc_jax.lab.tasks.globe.places import fibonacci_lattice, random_places
-from posenc_jax.lab.tasks.task import length_range
-from posenc_jax.protocol.errors import SpecError
+from posenc_jax.lab.tasks.options import Ge, Le
 
 MOST = 2**22  # places of a data set
 MAP = (90, 180)  # rows and columns of a map, two degrees each
 POLES = 60.0  # degrees of latitude beyond which accuracy is measured on its own
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class GlobeTask(FieldTask):
     """A class at every place (longitude, latitude), in degrees.
 
@@ -26,20 +28,18 @@ class GlobeTask(FieldTask):
     lattice, an even number. It is no difficulty: a finer lattice measures the same field more
     exactly, and training does not read it.
 
-    Subclasses have the fields `samples` and `seed`. Training places are drawn with this seed,
-    those of validation with the next one, whatever `config.seed` is.
+    Args:
+      samples: places of the training data, and as many of the validation data.
+      seed: of the training places; the next one is that of the validation places, whatever
+        `config.seed` is.
     """
 
-    samples: int
-    seed: int
+    samples: Annotated[int, Ge(1), Le(MOST)] = 10_000
+    seed: Annotated[int, Ge(0), Le(2**32 - 2)] = 0
 
-    @property
-    def components(self):
-        return 2
-
-    @property
-    def predicts(self):
-        return 'class'
+    counted = 'the number of places of the lattice'
+    components = 2
+    predicts = 'class'
 
     @abc.abstractmethod
     def classes_of(self, places: Float[np.ndarray, 'N 2']) -> Int[np.ndarray, ' N']:
@@ -52,12 +52,8 @@ class GlobeTask(FieldTask):
         poles = np.abs(places[:, 1]) > POLES
         return {'': np.ones(len(places), bool), 'poles': poles, 'below_60': ~poles}
 
-    def check_samples(self, name: str) -> None:
-        """Raises SpecError for a number of samples or a seed that is out of its range."""
-        if not 1 <= self.samples <= MOST:
-            raise SpecError(f'{name} samples must lie in 1 .. {MOST}, got {self.samples}')
-        if not 0 <= self.seed < 2**32 - 1:
-            raise SpecError(f'{name} seed must lie in 0 .. 2**32 - 2, got {self.seed}')
+    def for_evaluation(self):
+        return dataclasses.replace(self, seed=self.seed + 1)
 
     @functools.cached_property
     def _drawn(self) -> Points:
@@ -73,7 +69,7 @@ class GlobeTask(FieldTask):
         return Points(places.astype(np.float32), classes, parts or {})
 
     def width(self, length):
-        _, high = length_range(length, 1, 'the number of places of the lattice')
+        high = self.range(length)[1]
         if high % 2 or high > MOST:
             nearest = min(high + high % 2, MOST)
             raise ValueError(

@@ -40,10 +40,6 @@ def harmonics(places: Float[np.ndarray, 'N 2'], degrees: int) -> Float[np.ndarra
     Args:
       places: (longitude, latitude) in degrees.
       degrees: L.
-
-    Example:
-      >>> harmonics(np.array([[0.0, 0.0]]), 2).round(4).tolist()
-      [[0.2821, 0.0, -0.0, -0.4886]]
     """
     t, p = np.radians(places[:, 1] + 90), np.radians(places[:, 0] + 180)
     x, s = np.cos(t), np.sin(t)
@@ -69,12 +65,7 @@ def harmonics(places: Float[np.ndarray, 'N 2'], degrees: int) -> Float[np.ndarra
 def field(
     coefficients: Float[np.ndarray, 'L2'], places: Float[np.ndarray, 'N 2']
 ) -> Float[np.ndarray, 'N']:
-    """The sum of the harmonics with these coefficients.
-
-    Example:
-      >>> field(np.array([2 * np.pi**0.5, 0, 0, 0]), np.zeros((1, 2))).round(6).tolist()
-      [1.0]
-    """
+    """The sum of the harmonics with these coefficients."""
     degrees = round(len(coefficients) ** 0.5)
     blocks = [places[i : i + _AT_ONCE] for i in range(0, len(places), _AT_ONCE)]
     values = [harmonics(block, degrees) @ coefficients for block in blocks]
@@ -104,11 +95,6 @@ def draw_land(
     Raises:
       ValueError: a percentile outside 0 .. 100, a negative degree or number of islands, radii that
         are not in increasing order between 0 and 90, or no room for the islands.
-
-    Example:
-      >>> land = draw_land(np.random.default_rng(0))
-      >>> land.coefficients.shape, land.centres.shape, round(float(land.radii.min()), 1) >= 2
-      ((81,), (30, 2), True)
     """
     if highest < 0 or islands < 0:
         raise ValueError(
@@ -142,35 +128,18 @@ def draw_land(
 def from_island(land: Land, places: Float[np.ndarray, 'N 2']) -> Float[np.ndarray, 'N']:
     """The distance to the edge of the nearest island in degrees of arc, negative inside; infinite
     if there are none.
-
-    Example:
-      >>> land = Land(np.zeros(1), 0.0, np.array([[0.0, 0.0]]), np.array([2.0]))
-      >>> from_island(land, np.array([[0.0, 0.0], [0.0, 5.0]])).round(6).tolist()
-      [-2.0, 3.0]
     """
     distances = [great_circle(places, c) - r for c, r in zip(land.centres, land.radii)]
     return np.min(distances, axis=0) if distances else np.full(len(places), np.inf)
 
 
 def on_island(land: Land, places: Float[np.ndarray, 'N 2']) -> Bool[np.ndarray, 'N']:
-    """Whether places lie on an island.
-
-    Example:
-      >>> land = Land(np.zeros(1), 0.0, np.array([[0.0, 0.0]]), np.array([2.0]))
-      >>> on_island(land, np.array([[1.0, 1.0], [0.0, 5.0]])).tolist()
-      [True, False]
-    """
+    """Whether places lie on an island."""
     return from_island(land, places) <= 0
 
 
 def is_land(land: Land, places: Float[np.ndarray, 'N 2']) -> Bool[np.ndarray, 'N']:
-    """Whether places lie on a continent or an island.
-
-    Example:
-      >>> land = draw_land(np.random.default_rng(0))
-      >>> is_land(land, land.centres).all().item()
-      True
-    """
+    """Whether places lie on a continent or an island."""
     return (field(land.coefficients, places) > land.threshold) | on_island(land, places)
 
 
@@ -190,11 +159,6 @@ def regions(
 
     Raises:
       ValueError: a coast outside 0 .. 90.
-
-    Example:
-      >>> land = draw_land(np.random.default_rng(0))
-      >>> set(regions(land, land.centres).tolist())
-      {2}
     """
     if not 0 < coast <= 90:
         raise ValueError(f'regions coast must lie in 0 .. 90 degrees, got {coast}')
@@ -205,18 +169,3 @@ def regions(
         near |= (ring != here[:, None]).any(-1)
     edge = from_island(land, places)
     return np.where(edge <= 0, 2, np.where(near | (edge < coast), 1, 0))
-
-
-def land_samples(
-    rng: np.random.Generator, count: int, land: Land
-) -> tuple[Float[np.ndarray, 'N 2'], Int[np.ndarray, 'N']]:
-    """Random places, and 1 on land, 0 in the ocean.
-
-    Example:
-      >>> land = draw_land(np.random.default_rng(0))
-      >>> places, labels = land_samples(np.random.default_rng(1), 1000, land)
-      >>> bool(0.2 < labels.mean() < 0.4)
-      True
-    """
-    places = random_places(rng, count)
-    return places, is_land(land, places).astype(np.int64)

@@ -2,16 +2,15 @@
 
 import dataclasses
 import functools
+from typing import Annotated
 
 import numpy as np
 
 from posenc_jax.lab.tasks.globe.globe_task import GlobeTask
 from posenc_jax.lab.tasks.globe.land import REGIONS, Land, draw_land, is_land, regions
+from posenc_jax.lab.tasks.options import Ge, Gt, Le
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
-
-MOST_DEGREE = 40
-MOST_ISLANDS = 200
 
 
 @register('land', kind='task')
@@ -24,18 +23,17 @@ class LandOrOcean(GlobeTask):
     coast and the islands on their own (`regions`), beside the poles: what is small and rare is
     easily lost in the accuracy over all places.
 
-    The task length is the number of places of the lattice that evaluation reads, see `GlobeTask`.
+    The task length is the number of places of the lattice that evaluation reads. `GlobeTask` has
+    further arguments.
 
     Args:
       globe: seed of the field and the islands.
       degree: the highest degree of the field.
       islands: how many.
       coast: how far it reaches from a boundary, in degrees of arc.
-      samples: places of the training data, and as many of the validation data.
-      seed: of the training places; the next one is that of the validation places.
 
     Raises:
-      SpecError: an option out of its range, or no room for the islands.
+      SpecError: no room for the islands.
       ValueError: at call, a length that is odd.
 
     Reference: the regions follow FAIR-Earth in spirit; the globe is of this package.
@@ -48,24 +46,10 @@ class LandOrOcean(GlobeTask):
       ['below_60', 'coast', 'interior', 'poles']
     """
 
-    globe: int = 0
-    degree: int = 8
-    islands: int = 30
-    coast: float = 3.0
-    samples: int = 10_000
-    seed: int = 0
-
-    def __post_init__(self):
-        for name, value, most in (
-            ('globe', self.globe, 2**32 - 1),
-            ('degree', self.degree, MOST_DEGREE),
-            ('islands', self.islands, MOST_ISLANDS),
-        ):
-            if not 0 <= value <= most:
-                raise SpecError(f'land {name} must lie in 0 .. {most}, got {value}')
-        if not 0 < self.coast <= 90:
-            raise SpecError(f'land coast must lie in (0, 90] degrees of arc, got {self.coast}')
-        self.check_samples('land')
+    globe: Annotated[int, Ge(0), Le(2**32 - 1)] = 0
+    degree: Annotated[int, Ge(0), Le(40)] = 8
+    islands: Annotated[int, Ge(0), Le(200)] = 30
+    coast: Annotated[float, Gt(0), Le(90)] = 3.0
 
     @functools.cached_property
     def land(self) -> Land:
@@ -76,9 +60,7 @@ class LandOrOcean(GlobeTask):
         except ValueError as error:
             raise SpecError(f'land globe={self.globe}, islands={self.islands}: {error}') from error
 
-    @property
-    def output_size(self):
-        return 2
+    output_size = 2
 
     def classes_of(self, places):
         return is_land(self.land, places)
@@ -87,6 +69,3 @@ class LandOrOcean(GlobeTask):
         region = regions(self.land, places, self.coast)
         own = {name: region == number for number, name in enumerate(REGIONS)}
         return super().parts_of(places) | own
-
-    def for_evaluation(self):
-        return dataclasses.replace(self, seed=self.seed + 1)

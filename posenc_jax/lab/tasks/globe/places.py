@@ -18,10 +18,6 @@ def fibonacci_lattice(points: int) -> Float[np.ndarray, 'M 2']:
 
     Raises:
       ValueError: another M; names the nearest even one.
-
-    Example:
-      >>> fibonacci_lattice(20)[0].round(4).tolist()
-      [-64.9224, -72.2472]
     """
     if points < 2 or points % 2:
         raise ValueError(
@@ -35,33 +31,18 @@ def fibonacci_lattice(points: int) -> Float[np.ndarray, 'M 2']:
 
 
 def random_places(rng: np.random.Generator, count: int) -> Float[np.ndarray, 'N 2']:
-    """Places of the same density everywhere: the directions of normal vectors.
-
-    Example:
-      >>> random_places(np.random.default_rng(0), 3).shape
-      (3, 2)
-    """
+    """Places of the same density everywhere: the directions of normal vectors."""
     return places_of(rng.normal(size=(count, 3)))
 
 
 def unit_vectors(places: Float[np.ndarray, '... 2']) -> Float[np.ndarray, '... 3']:
-    """`[cos lon cos lat, sin lon cos lat, sin lat]`.
-
-    Example:
-      >>> unit_vectors(np.array([90.0, 0.0])).round(4).tolist()
-      [0.0, 1.0, 0.0]
-    """
+    """`[cos lon cos lat, sin lon cos lat, sin lat]`."""
     lon, lat = np.moveaxis(np.radians(places), -1, 0)
     return np.stack([np.cos(lon) * np.cos(lat), np.sin(lon) * np.cos(lat), np.sin(lat)], axis=-1)
 
 
 def places_of(vectors: Float[np.ndarray, '... 3']) -> Float[np.ndarray, '... 2']:
-    """The places in the directions of vectors of any length but 0.
-
-    Example:
-      >>> places_of(np.array([0.0, -2.0, 0.0])).tolist()
-      [-90.0, 0.0]
-    """
+    """The places in the directions of vectors of any length but 0."""
     x, y, z = np.moveaxis(vectors, -1, 0)
     return np.degrees(np.stack([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))], axis=-1))
 
@@ -69,12 +50,7 @@ def places_of(vectors: Float[np.ndarray, '... 3']) -> Float[np.ndarray, '... 2']
 def great_circle(
     one: Float[np.ndarray, '... 2'], other: Float[np.ndarray, '... 2']
 ) -> Float[np.ndarray, '...']:
-    """Distances of places along the sphere, in degrees of arc, exact also near 0 and 180.
-
-    Example:
-      >>> float(great_circle(np.array([0.0, 60.0]), np.array([180.0, 60.0])).round(6))
-      60.0
-    """
+    """Distances of places along the sphere, in degrees of arc, exact also near 0 and 180."""
     a, b = np.broadcast_arrays(unit_vectors(one), unit_vectors(other))
     return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=-1), (a * b).sum(-1)))
 
@@ -86,10 +62,6 @@ def nearest(
 
     Raises:
       ValueError: no support points.
-
-    Example:
-      >>> nearest(np.array([[179.0, 0.0]]), np.array([[0.0, 0.0], [-175.0, 0.0]])).tolist()
-      [1]
     """
     if not len(support):
         raise ValueError('nearest needs at least 1 support point, got 0')
@@ -105,10 +77,6 @@ def mean_spacing(places: Float[np.ndarray, 'M 2']) -> float:
 
     Raises:
       ValueError: fewer than two places.
-
-    Example:
-      >>> round(mean_spacing(fibonacci_lattice(20)), 2)
-      41.71
     """
     if len(places) < 2:
         raise ValueError(f'mean_spacing needs at least 2 places, got {len(places)}')
@@ -131,10 +99,6 @@ def around(
       places: the centres.
       distance: in degrees of arc.
       directions: how many.
-
-    Example:
-      >>> around(np.array([10.0, 20.0]), 5.0, 2).round(6).tolist()
-      [[10.0, 25.0], [10.0, 15.0]]
     """
     lon, lat = np.moveaxis(np.radians(places), -1, 0)
     up = np.stack([-np.cos(lon) * np.sin(lat), -np.sin(lon) * np.sin(lat), np.cos(lat)], axis=-1)

@@ -9,12 +9,7 @@ from posenc_jax.lab.tasks.graphs.edge_lists import (
     read_labels,
     read_node_classes,
 )
-from posenc_jax.lab.tasks.graphs.named import (
-    BLIND_PAIRS,
-    blind_pair,
-    blind_pair_samples,
-    relabelled,
-)
+from posenc_jax.lab.tasks.graphs.named import BLIND_PAIRS, blind_pair, relabelled
 from posenc_jax.lab.tasks.graphs.padded import pad_graphs, pad_nodes
 from posenc_jax.lab.tasks.graphs.random_graphs import (
     community_graph,

@@ -38,14 +38,19 @@ class EdgeList:
     classes: Int[np.ndarray, 'n'] | None = None
 
 
-def _lines(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
-    """The numbers and words of the lines that are neither empty nor comments."""
-    size = path.stat().st_size
-    check_data(f'{printable(path)} of {size} bytes', PARSED * size, 'give smaller graphs')
-    text = as_text(path.read_bytes(), printable(path)).decode()
+def _lines(path: pathlib.Path, expected: str = '') -> Iterator[tuple[str, list[str]]]:
+    """Where the lines stand that are neither empty nor comments, and their words, of which there
+    are as many as in `expected`, if it is given.
+    """
+    size, name = path.stat().st_size, printable(path)
+    check_data(f'{name} of {size} bytes', PARSED * size, 'give smaller graphs')
+    text = as_text(path.read_bytes(), name).decode()
     for number, line in enumerate(text.splitlines(), 1):
         if words := line.split('#')[0].split():
-            yield number, words
+            where = f'{name}, line {number}'
+            if expected and len(words) != len(expected.split()):
+                raise ValueError(f'{where}: {len(words)} words, expected "{expected}"')
+            yield where, words
 
 
 def _check_whole(where: str, word: str, what: str) -> int:
@@ -70,23 +75,14 @@ def read_edge_list(path: str | pathlib.Path) -> EdgeList:
         nodes or more than `MAX_NODES`; a line of other than one or
         two ids, an id that is no whole number of at most 18 digits, a node joined to itself, or a
         repeated edge. The message begins with the file and the line.
-
-    Example:
-      >>> import tempfile
-      >>> file = pathlib.Path(tempfile.mkdtemp(), 'path.txt')
-      >>> _ = file.write_text('# a path, and a node alone\\n7 9\\n9 11\\n3\\n')
-      >>> graph = read_edge_list(file)
-      >>> graph.name, graph.ids.tolist(), graph.adjacency.sum(1).tolist()
-      ('path', [3, 7, 9, 11], [0, 1, 2, 1])
     """
     return _with_adjacency(*_parsed(pathlib.Path(path)))
 
 
 def _parsed(path: pathlib.Path) -> tuple[str, Int[np.ndarray, 'n'], Int[np.ndarray, 'edges 2']]:
     """The name of a graph, the ids of its nodes, and its edges as places in them."""
-    lines: dict[tuple[int, ...], int] = {}  # of each edge or node
-    for number, words in _lines(path):
-        where = f'{printable(path)}, line {number}'
+    lines: dict[tuple[int, ...], str] = {}  # of each edge or node
+    for where, words in _lines(path):
         if len(words) > 2:
             raise ValueError(
                 f'{where}: {len(words)} words, expected an edge "u v", or one node: '
@@ -96,8 +92,9 @@ def _parsed(path: pathlib.Path) -> tuple[str, Int[np.ndarray, 'n'], Int[np.ndarr
         if len(edge) == 2 and edge[0] == edge[1]:
             raise ValueError(f'{where}: node {edge[0]} is joined to itself')
         if len(edge) == 2 and edge in lines:
-            raise ValueError(f'{where}: the edge {edge[0]} {edge[1]} is also in line {lines[edge]}')
-        lines[edge] = number
+            first = lines[edge].rpartition(' ')[2]
+            raise ValueError(f'{where}: the edge {edge[0]} {edge[1]} is also in line {first}')
+        lines[edge] = where
     ids = sorted({node for edge in lines for node in edge})
     if not ids:
         raise ValueError(f'{printable(path)} has no nodes; expected an edge "u v" a line')
@@ -124,21 +121,9 @@ def read_labels(path: str | pathlib.Path) -> dict[str, int | float]:
       FileNotFoundError: there is no such file.
       ValueError: a line of other than two words, a label that is no finite number, or a second
         label of a graph. The message begins with the file and the line.
-
-    Example:
-      >>> import tempfile
-      >>> file = pathlib.Path(tempfile.mkdtemp(), 'labels.txt')
-      >>> _ = file.write_text('a 0\\nb 2\\n')
-      >>> read_labels(file)
-      {'a': 0, 'b': 2}
     """
-    path = pathlib.Path(path)
     texts: dict[str, str] = {}
-    for number, words in _lines(path):
-        where = f'{printable(path)}, line {number}'
-        if len(words) != 2:
-            raise ValueError(f'{where}: {len(words)} words, expected "name label"')
-        name, label = words
+    for where, (name, label) in _lines(pathlib.Path(path), 'name label'):
         try:
             finite = np.isfinite(float(label))
         except ValueError:
@@ -160,19 +145,9 @@ def read_node_classes(path: str | pathlib.Path) -> dict[str, dict[int, int]]:
       FileNotFoundError: there is no such file.
       ValueError: a line of other than three words, a node or class that is no whole number of at
         least 0, or a second class of a node. The message begins with the file and the line.
-
-    Example:
-      >>> import tempfile
-      >>> file = pathlib.Path(tempfile.mkdtemp(), 'nodes.txt')
-      >>> _ = file.write_text('a 7 0\\na 9 2\\n')
-      >>> read_node_classes(file)
-      {'a': {7: 0, 9: 2}}
     """
-    path, found = pathlib.Path(path), {}
-    for number, words in _lines(path):
-        where = f'{printable(path)}, line {number}'
-        if len(words) != 3:
-            raise ValueError(f'{where}: {len(words)} words, expected "graph node class"')
+    found = {}
+    for where, words in _lines(pathlib.Path(path), 'graph node class'):
         node, label = (
             _check_whole(where, word, what) for word, what in zip(words[1:], ('node id', 'class'))
         )
@@ -199,14 +174,6 @@ def read_graphs(folder: str | pathlib.Path, labels: str | None = None) -> list[E
       ValueError: a file that is wrong, graphs that are together too large for
         `base.memory.check_data`, a graph or node without a label, or a label without a graph or
         node.
-
-    Example:
-      >>> import tempfile
-      >>> folder = pathlib.Path(tempfile.mkdtemp())
-      >>> _ = (folder / 'edge.txt').write_text('0 1\\n')
-      >>> _ = (folder / 'labels.txt').write_text('edge 1.5\\n')
-      >>> [(graph.name, graph.label) for graph in read_graphs(folder)]
-      [('edge', 1.5)]
     """
     folder = pathlib.Path(folder).expanduser()
     if not folder.is_dir():

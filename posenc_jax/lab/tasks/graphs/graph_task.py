@@ -15,7 +15,7 @@ from posenc_jax.features.graphs.encoder import (
 )
 from posenc_jax.lab.tasks.class_task import ClassTask, class_targets
 from posenc_jax.lab.tasks.graphs.padded import pad_graphs, pad_nodes
-from posenc_jax.lab.tasks.task import Batch, Length, batch_rng, length_range
+from posenc_jax.lab.tasks.task import Batch, Length, batch_rng
 
 Graph = Bool[np.ndarray, 'n n']
 SCALE_GRAPHS = 64  # whose features give the scale of a task
@@ -48,7 +48,10 @@ class GraphTask(ClassTask):
     features: str = ''
     fresh: bool = True
 
+    counted = 'number of nodes'
+
     def __post_init__(self):
+        super().__post_init__()
         self.encoder  # noqa: B018  (raises for a spec string that is wrong)
 
     @functools.cached_property
@@ -73,19 +76,8 @@ class GraphTask(ClassTask):
     def for_evaluation(self) -> 'GraphTask':
         return dataclasses.replace(self, fresh=False)
 
-    def range_of(self, length: Length) -> tuple[int, int]:
-        """The task length as an inclusive range.
-
-        Raises:
-          ValueError: a length that the task does not have.
-        """
-        return length_range(length, 1, 'number of nodes')
-
-    def width(self, length: Length) -> int:
-        return self.range_of(length)[1]
-
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        graphs, classes = self.graphs(rng, batch, *self.range_of(length))
+        graphs, classes = self.graphs(rng, batch, *self.range(length))
         encoder, drawn = self.encoder, rng if self.fresh else None
         mean, std = (0, 1) if encoder is None else _scale(dataclasses.replace(self, fresh=True))
         rows = []

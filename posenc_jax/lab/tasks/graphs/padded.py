@@ -19,10 +19,6 @@ def pad_nodes(
 
     Raises:
       ValueError: no graphs, a graph of more nodes, or other axes that differ.
-
-    Example:
-      >>> pad_nodes([np.array([1, 2]), np.array([3])], 3).tolist()
-      [[1, 2, 0], [3, 0, 0]]
     """
     if not len(values):
         raise ValueError('a batch needs at least one graph, got none')
@@ -65,11 +61,6 @@ def pad_graphs(
       ValueError: no graphs, another number of features than graphs, features of another number of
         nodes than the graph has, a graph of more than N nodes, or a matrix that is no adjacency,
         see `check_adjacency`.
-
-    Example:
-      >>> batch = pad_graphs([1 - np.eye(2), np.zeros((1, 1))], [np.ones((2, 3)), np.ones((1, 3))])
-      >>> batch['features'].shape, batch['valid'].tolist()
-      ((2, 2, 3), [[True, True], [True, False]])
     """
     if len(graphs) != len(features):
         raise ValueError(f'{len(graphs)} graphs, but features of {len(features)}')

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -10,15 +10,16 @@ from posenc_jax.base.programs import printable
 from posenc_jax.lab.tasks.class_task import split_numbers
 from posenc_jax.lab.tasks.graphs.edge_lists import MAX_NODES, NODES, EdgeList, read_graphs
 from posenc_jax.lab.tasks.graphs.graph_task import GraphTask
-from posenc_jax.lab.tasks.graphs.named import blind_pair, disjoint, relabelled
+from posenc_jax.lab.tasks.graphs.named import BLIND_PAIRS, blind_pair, disjoint, relabelled
 from posenc_jax.lab.tasks.graphs.random_graphs import (
     community_graph,
     node_triangles,
     random_regular,
     rewired,
 )
-from posenc_jax.lab.tasks.task import SPLITS, length_range
-from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.lab.tasks.options import Ge, Share, Size
+from posenc_jax.lab.tasks.task import SPLITS, Length, Reader
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
 
@@ -32,9 +33,6 @@ class BlindPairs(GraphTask):
     Args:
       pair: see `posenc_jax.lab.tasks.graphs.blind_pair`.
 
-    Raises:
-      SpecError: an unknown pair; as for `GraphTask`.
-
     Example:
       >>> task = BlindPairs('triangles_hexagon', features='rwse(steps=3)')
       >>> batch = task.sample(np.random.default_rng(3), batch=2, length=1)
@@ -42,24 +40,13 @@ class BlindPairs(GraphTask):
       ([[1], [0]], [-1.21, 0.83])
     """
 
-    pair: Literal[
-        'rook_shrikhande', 'triangles_hexagon', 'decalin_bicyclopentyl', 'prism_bipartite',
-        'squares_octagon', 'skip_links',
-    ] = 'rook_shrikhande'  # fmt: skip
+    pair: Literal[*BLIND_PAIRS] = 'rook_shrikhande'
 
-    def __post_init__(self):
-        super().__post_init__()
-        blind_pair(self.pair)
+    counted = 'number of copies of a graph'
+    output_size = 2
 
-    @property
-    def output_size(self) -> int:
-        return 2
-
-    def range_of(self, length):
-        return length_range(length, 1, 'number of copies of a graph')
-
-    def width(self, length):
-        return self.range_of(length)[1] * max(map(len, blind_pair(self.pair)))
+    def longest(self, length):
+        return length * max(map(len, blind_pair(self.pair)))
 
     def scale_graphs(self, rng, count):
         return self.graphs(rng, count, 1, 1)[0]
@@ -82,24 +69,15 @@ class Triangles(GraphTask):
       most: counts from here on are one class, so there are `most + 1` classes.
       by_graph: predict the count of the whole graph and not that of each node.
 
-    Raises:
-      SpecError: a degree or `most` below 1; as for `GraphTask`.
-
     Example:
       >>> batch = Triangles(degree=4).sample(np.random.default_rng(0), batch=1, length=8)
       >>> batch['targets'].tolist()
       [[3, 3, 3, 3, 2, 2, 3, 2]]
     """
 
-    degree: int = 4
-    most: int = 3
+    degree: Size = 4
+    most: Size = 3
     by_graph: bool = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ('degree', 'most'):
-            if getattr(self, name) < 1:
-                raise SpecError(f'triangles {name} must be at least 1, got {getattr(self, name)}')
 
     @property
     def predicts(self) -> Literal['here', 'class']:
@@ -109,8 +87,12 @@ class Triangles(GraphTask):
     def output_size(self) -> int:
         return self.most + 1
 
-    def range_of(self, length):
-        low, high = length_range(length, self.degree + 1, 'number of nodes')
+    @property
+    def shortest(self):
+        return self.degree + 1
+
+    def range(self, length):
+        low, high = super().range(length)
         if self.degree % 2 and (low % 2 or high % 2):
             raise ValueError(
                 f'graphs of degree {self.degree} have an even number of nodes, got {length!r}; '
@@ -142,32 +124,24 @@ class Communities(GraphTask):
       groups: number of communities.
       inside, between: probability of an edge within a community, and between two.
 
-    Raises:
-      SpecError: fewer than two groups; as for `GraphTask`.
-      ValueError: probabilities outside 0 .. 1.
-
     Example:
       >>> batch = Communities().sample(np.random.default_rng(0), batch=2, length=16)
       >>> batch['vectors'].shape, batch['targets'].ravel().tolist()
       ((2, 16, 1), [1, 1])
     """
 
-    groups: int = 2
-    inside: float = 0.6
-    between: float = 0.1
+    groups: Annotated[int, Ge(2)] = 2
+    inside: Share = 0.6
+    between: Share = 0.1
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.groups < 2:
-            raise SpecError(f'communities groups must be at least 2, got {self.groups}')
-        community_graph(np.random.default_rng(0), 1, 1, self.inside, self.between)
+    output_size = 2
 
     @property
-    def output_size(self) -> int:
-        return 2
+    def shortest(self):
+        return 2 * self.groups
 
-    def range_of(self, length):
-        low, high = length_range(length, 2 * self.groups, 'number of nodes')
+    def range(self, length):
+        low, high = super().range(length)
         if low % self.groups or high % self.groups:
             nearest = tuple(round(n / self.groups) * self.groups for n in (low, high))
             raise ValueError(
@@ -209,17 +183,16 @@ class EdgeLists(GraphTask):
     Raises:
       FileNotFoundError, ValueError: a folder or file that is missing or wrong, with its name; fewer
         than three graphs.
-      SpecError: an unknown part; graphs without labels that are whole numbers, or without classes
+      SpecError: graphs without labels that are whole numbers, or without classes
         of their nodes.
     """
 
     folder: str = ''
-    part: Literal['train', 'validation', 'test'] = 'train'
+    part: Literal[*SPLITS] = 'train'
     by_node: bool = False
 
     def __post_init__(self):
         super().__post_init__()
-        check_choice('part', self.part, SPLITS)
         if not self.folder:
             raise SpecError("edge_lists needs a folder, e.g. edge_lists(folder='molecules')")
         for graph in _read(self.folder):
@@ -256,11 +229,12 @@ class EdgeLists(GraphTask):
     def _classes(self, graph: EdgeList):
         return graph.classes if self.by_node else graph.label
 
-    def dataset(self, *, length, batch_size, seed, split='train', shard=(0, 1)):
-        own = dataclasses.replace(self, part=check_choice('split', split, SPLITS))
-        own.known(*own.range_of(length))
-        further = dict(batch_size=batch_size, seed=seed, split=split, shard=shard)
-        return super(EdgeLists, own).dataset(length=length, **further)
+    def of_split(self, split):
+        return dataclasses.replace(super().of_split(split), part=split)
+
+    def reader(self, split: str, length: Length) -> Reader:
+        self.known(*self.range(length))
+        return super().reader(split, length)
 
     def known(self, low: int, high: int) -> list[EdgeList]:
         """The graphs of the part with `low` to `high` nodes.

@@ -1,17 +1,19 @@
 """Fields of a Markov random field, written cell by cell along rows or from near to far."""
 
 import dataclasses
-from typing import ClassVar, Literal
+import functools
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.lab.tasks.task import Batch, Length, Task, length_range
+from posenc_jax.lab.tasks.options import Finite, Ge, Le
+from posenc_jax.lab.tasks.prompt import TokenTask
+from posenc_jax.lab.tasks.task import Batch, Length
 from posenc_jax.methods.nar import near_to_far_order
-from posenc_jax.protocol.errors import SpecError, check_choice, check_number
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
-ORDERS = ('rows', 'near_to_far')
 SWEEPS = 20  # over all cells, from a field that is drawn cell by cell
 MAX_STATES = 64
 
@@ -23,10 +25,6 @@ def potts_fields(
     sampling in which the cells of one colour of a chess board are drawn at once.
 
     A torus of an odd side is no chess board: there a few neighbours are drawn at the same time.
-
-    Example:
-      >>> potts_fields(np.random.default_rng(0), 1, 3, states=2, coupling=5.0)[0].tolist()
-      [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
     """
     x = rng.integers(0, states, (count, side, side))
     black = np.indices((side, side)).sum(0) % 2 == 0
@@ -39,7 +37,7 @@ def potts_fields(
 
 @register('markov_field', kind='task')
 @dataclasses.dataclass(frozen=True)
-class MarkovField(Task):
+class MarkovField(TokenTask):
     """The cells of a field of the Potts model, whose neighbours like to be equal, behind one
     condition token. The task length is the side of the field. Cells are random, so no model
     predicts all of them; the mean loss over the cells tells how well a model knows the field.
@@ -60,8 +58,7 @@ class MarkovField(Task):
       ids: 'grid', or 'none' for the order of rows alone.
 
     Raises:
-      SpecError: an unknown choice, `near_to_far` without positions.
-      ValueError: states outside 2 .. 64, a coupling that is not finite.
+      SpecError: `near_to_far` without positions.
 
     Example:
       >>> task = MarkovField(order='near_to_far')
@@ -72,19 +69,16 @@ class MarkovField(Task):
 
     one_length: ClassVar[bool] = True
 
-    states: int = 4
-    coupling: float = 0.9
+    states: Annotated[int, Ge(2), Le(MAX_STATES)] = 4
+    coupling: Finite = 0.9
     order: Literal['rows', 'near_to_far'] = 'rows'
     ids: Literal['none', 'grid'] = 'grid'
 
+    joint = ' '
+    counted = 'side of the field'
+
     def __post_init__(self):
-        check_choice('order', self.order, ORDERS)
-        check_choice('ids', self.ids, ('none', 'grid'))
-        check_number('markov_field coupling', self.coupling)
-        if not 2 <= self.states <= MAX_STATES:
-            raise ValueError(
-                f'markov_field states must lie in 2 .. {MAX_STATES}, got {self.states}'
-            )
+        super().__post_init__()
         if self.order == 'near_to_far' and self.ids == 'none':
             raise SpecError("markov_field order='near_to_far' needs ids='grid', got 'none'")
 
@@ -92,19 +86,19 @@ class MarkovField(Task):
     def predicts(self) -> Literal['next', 'here']:
         return 'next' if self.order == 'rows' else 'here'
 
-    @property
-    def vocab_size(self) -> int:
-        return self.states + 1
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        return (*map(str, range(self.states)), '.')
 
     @property
     def output_size(self) -> int:
         return self.states
 
-    def width(self, length: Length) -> int:
-        return length_range(length, 1, 'side of the field')[1] ** 2 + 1
+    def longest(self, length: int) -> int:
+        return length**2 + 1
 
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        low, side = length_range(length, 1, 'side of the field')
+        low, side = self.range(length)
         if low != side:
             raise ValueError(f'all fields of a batch have one side, got the range {length!r}')
         cells = potts_fields(rng, batch, side, self.states, self.coupling)
@@ -130,6 +124,3 @@ class MarkovField(Task):
             places = np.concatenate([[[-1, -1]], cell]).astype(np.int32)
             found['positions'] = np.broadcast_to(places, (batch, *places.shape))
         return found
-
-    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        return ' '.join('.' if i == self.states else str(int(i)) for i in ids)

@@ -1,12 +1,12 @@
 """In which direction does the bright blob lie of the dark one: a task about relative places."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from posenc_jax.lab.tasks.images.image_task import ImageTask, blob
-from posenc_jax.protocol.errors import check_choice, check_number
+from posenc_jax.lab.tasks.options import Ge, Le, NonNegative, Positive
 from posenc_jax.protocol.registry import register
 
 
@@ -28,11 +28,6 @@ class Blobs(ImageTask):
         1.5 pixels and a distance of 4.8 to 9.6 pixels, or of as many pixels of an image of 16 x 16.
       aspect: columns for each row. The shorter side is then the one that has 16 pixels.
 
-    Raises:
-      SpecError: an unknown choice.
-      ValueError: directions outside 2 .. 64, noise that is negative or not finite, an aspect
-        that is not positive.
-
     Example:
       >>> task = Blobs(noise=0.0)
       >>> batch = task.sample(np.random.default_rng(0), batch=2, length=16)
@@ -42,17 +37,10 @@ class Blobs(ImageTask):
       ([[13, 11], [8, 10]], [3])
     """
 
-    directions: int = 4
-    noise: float = 1.0
+    directions: Annotated[int, Ge(2), Le(64)] = 4
+    noise: NonNegative = 1.0
     larger: Literal['scene', 'detail'] = 'scene'
-    aspect: float = 1.0
-
-    def __post_init__(self):
-        if not 2 <= self.directions <= 64:
-            raise ValueError(f'blobs directions must lie in 2 .. 64, got {self.directions}')
-        check_number('noise', self.noise, least=0)
-        check_choice('larger', self.larger, ('scene', 'detail'))
-        check_number('blobs aspect', self.aspect, above=0)
+    aspect: Positive = 1.0
 
     @property
     def output_size(self) -> int:

@@ -34,9 +34,7 @@ class Digits(StoredImages):
       (10, 1, [1285, 256])
     """
 
-    @property
-    def output_size(self) -> int:
-        return 10
+    output_size = 10
 
     def numbers(self, split: str) -> Int[np.ndarray, ' M']:
         return split_numbers(1797, split)

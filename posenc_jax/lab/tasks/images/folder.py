@@ -1,7 +1,6 @@
 """A user's own pictures: the class of a picture is the subfolder that it lies in."""
 
 import dataclasses
-import functools
 import pathlib
 
 import numpy as np
@@ -9,26 +8,22 @@ from jaxtyping import Float, Int
 
 from posenc_jax.base import extras
 from posenc_jax.base.programs import printable
-from posenc_jax.lab.tasks.class_task import class_files, split_numbers
-from posenc_jax.lab.tasks.grey_levels import deep_grey
+from posenc_jax.lab.tasks.class_task import ClassFolder, split_numbers
 from posenc_jax.lab.tasks.images.stored_images import StoredImages
-from posenc_jax.lab.tasks.picture_file import open_picture
-from posenc_jax.protocol.errors import check_number, quoted, shortened
+from posenc_jax.lab.tasks.options import Positive
+from posenc_jax.lab.tasks.picture_file import deep_grey, open_picture
+from posenc_jax.protocol.errors import quoted, shortened
 from posenc_jax.protocol.registry import register
-
-ENDINGS = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
 
 @register('folder', kind='task')
 @dataclasses.dataclass(frozen=True)
-class Folder(StoredImages):
+class Folder(ClassFolder, StoredImages):
     """Pictures in the subfolders of a folder, which name their classes in alphabetical order:
     `path/cat/1.png`, `path/dog/7.jpg`. They need Pillow.
 
-    Files whose names begin with a dot are left out; every other file must be a picture. A picture
-    of any shape is resized to n rows and the nearest number of columns to `aspect * n`. Of each
-    class a seventh, at least one picture, is for test, as many for validation, and the rest for
-    training.
+    `ClassFolder` says how files are found and split. A picture of any shape is resized to n rows
+    and the nearest number of columns to `aspect * n`.
 
     Args:
       path: the folder.
@@ -37,9 +32,8 @@ class Folder(StoredImages):
 
     Raises:
       ImportError: Pillow is missing.
-      ValueError: no folder of this name, fewer than two subfolders, a subfolder with fewer than
-        three pictures, or a file that is none or too large for `open_picture`; the message has
-        the name. Files are read when a data set is made. Also an aspect that is not positive.
+      ValueError: as for `ClassFolder`, or a file that is no picture or too large for
+        `open_picture`; the message has the name. Files are read when a data set is made.
 
     Example:
       >>> Folder('no such folder')
@@ -49,20 +43,11 @@ class Folder(StoredImages):
 
     path: str
     grey: bool = False
-    aspect: float = 1.0
+    aspect: Positive = 1.0
 
-    def __post_init__(self):
-        check_number('folder aspect', self.aspect, above=0)
-        self.files  # noqa: B018  (raises for a folder that cannot be used)
-
-    @functools.cached_property
-    def files(self) -> dict[str, list[pathlib.Path]]:
-        """The files of each class, in order."""
-        return class_files('folder', self.path, 'pictures', _check_name)
-
-    @property
-    def output_size(self) -> int:
-        return len(self.files)
+    key = 'folder'
+    kind = 'picture'
+    endings = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
     @property
     def channels(self) -> int:
@@ -91,19 +76,6 @@ class Folder(StoredImages):
         images = [_read(labelled[number][0], size, self.grey) for number in numbers]
         # Pixels of natural pictures have a mean near 1/2 and a deviation near 1/4.
         return (np.stack(images) - 0.5) * 4, np.array([labelled[number][1] for number in numbers])
-
-    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        """Names of classes as text."""
-        names = list(self.files)
-        return ' '.join(names[int(i)] for i in ids)
-
-
-def _check_name(file: pathlib.Path) -> None:
-    if not file.is_file() or file.suffix.lower() not in ENDINGS:
-        raise ValueError(
-            f'folder: {quoted(str(file))} is no picture; expected a file that ends on '
-            f'{", ".join(ENDINGS)}'
-        )
 
 
 def _read(

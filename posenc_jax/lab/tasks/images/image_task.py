@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from posenc_jax.lab.tasks.class_task import ClassTask, class_targets
-from posenc_jax.lab.tasks.task import Batch, Length, length_range
+from posenc_jax.lab.tasks.task import Batch, Length
 
 LARGEST = 2048  # pixels along a side
 
@@ -24,11 +24,9 @@ class ImageTask(ClassTask):
 
     is_image: ClassVar[bool] = True
     one_length: ClassVar[bool] = True
+    counted = 'side of an image'
     aspect = 1.0
-
-    @property
-    def channels(self) -> int:
-        return 1
+    channels = 1
 
     @abc.abstractmethod
     def images(
@@ -56,7 +54,7 @@ class ImageTask(ClassTask):
         Raises:
           ValueError: a range of sides, or a side outside 1 .. LARGEST.
         """
-        low, high = length_range(length, 1, 'side of an image')
+        low, high = self.range(length)
         if low != high:
             raise ValueError(f'all images of a batch have one side, got the range {length!r}')
         if high > LARGEST:

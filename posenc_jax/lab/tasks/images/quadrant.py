@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from posenc_jax.lab.tasks.images.image_task import ImageTask, blob
-from posenc_jax.protocol.errors import check_choice, check_number
+from posenc_jax.lab.tasks.options import NonNegative, Positive
 from posenc_jax.protocol.registry import register
 
 
@@ -24,28 +24,17 @@ class Quadrant(ImageTask):
         of 1.5 pixels of an image with 16 x 16.
       aspect: columns for each row. The shorter side is then the one that has 16 pixels.
 
-    Raises:
-      SpecError: an unknown choice.
-      ValueError: noise that is negative or not finite, an aspect that is not positive.
-
     Example:
       >>> batch = Quadrant(noise=0.0).sample(np.random.default_rng(0), batch=2, length=16)
       >>> batch['image'].shape, batch['targets'].tolist()
       ((2, 16, 16, 1), [[3], [2]])
     """
 
-    noise: float = 1.0
+    noise: NonNegative = 1.0
     larger: Literal['scene', 'detail'] = 'scene'
-    aspect: float = 1.0
+    aspect: Positive = 1.0
 
-    def __post_init__(self):
-        check_number('noise', self.noise, least=0)
-        check_choice('larger', self.larger, ('scene', 'detail'))
-        check_number('quadrant aspect', self.aspect, above=0)
-
-    @property
-    def output_size(self) -> int:
-        return 4
+    output_size = 4
 
     def images(self, rng, batch, side):
         sides = side, self.columns(side)

@@ -2,17 +2,12 @@
 
 import abc
 import functools
-import sys
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from posenc_jax.lab.tasks.images.image_task import ImageTask
-from posenc_jax.lab.tasks.task import Batch, Length, batch_rng, shard_rows
-
-if TYPE_CHECKING:
-    import grain
+from posenc_jax.lab.tasks.task import Length, Reader
 
 
 class StoredImages(ImageTask):
@@ -36,29 +31,11 @@ class StoredImages(ImageTask):
     def images(self, rng, batch, side):
         return self.pictures(rng.choice(self.numbers('train'), batch), side)
 
-    def dataset(
-        self,
-        *,
-        length: Length,
-        batch_size: int,
-        seed: int,
-        split: str = 'train',
-        shard: tuple[int, int] = (0, 1),
-    ) -> 'grain.MapDataset':
-        """As `Task.dataset`, drawn from the pictures of the split; also ValueError for pictures
-        that cannot be read.
-        """
-        import grain
-
+    def reader(self, split: str, length: Length) -> Reader:
+        """Pictures of a split; also ValueError for pictures that cannot be read."""
         side = self.side(length)
-        batch_rng(seed, split, 0)
         self.check(side)
-        rows, numbers = shard_rows(batch_size, shard), self.numbers(split)
-        return grain.MapDataset.range(sys.maxsize).map(
-            functools.partial(_drawn, self, numbers, batch_size, side, seed, split, rows)
-        )
+        return functools.partial(self._rows, self.numbers(split), side)
 
-
-def _drawn(task, numbers, batch_size, side, seed, split, rows, index) -> Batch:
-    picked = batch_rng(seed, split, index).choice(numbers, batch_size)[rows]
-    return task.batch(*task.pictures(picked, side))
+    def _rows(self, numbers, side, rng, batch_size, rows):
+        return self.batch(*self.pictures(rng.choice(numbers, batch_size)[rows], side))

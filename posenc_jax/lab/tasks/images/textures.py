@@ -1,11 +1,12 @@
 """Which of several textures is it: a task in which no place matters."""
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
 
 from posenc_jax.lab.tasks.images.image_task import ImageTask
-from posenc_jax.protocol.errors import check_number
+from posenc_jax.lab.tasks.options import Ge, Gt, Le
 from posenc_jax.protocol.registry import register
 
 
@@ -22,8 +23,7 @@ class Textures(ImageTask):
       steepest: beta of the last class, positive.
 
     Raises:
-      ValueError: classes outside 2 .. 64, a `steepest` that is not positive and at most 8; at a
-        sample, a side below 2.
+      ValueError: at a sample, a side below 2.
 
     Example:
       >>> batch = Textures().sample(np.random.default_rng(0), batch=2, length=16)
@@ -31,13 +31,8 @@ class Textures(ImageTask):
       ((2, 16, 16, 1), [1.0, 1.0])
     """
 
-    classes: int = 4
-    steepest: float = 3.0
-
-    def __post_init__(self):
-        if not 2 <= self.classes <= 64:
-            raise ValueError(f'textures classes must lie in 2 .. 64, got {self.classes}')
-        check_number('steepest', self.steepest, above=0, most=8)
+    classes: Annotated[int, Ge(2), Le(64)] = 4
+    steepest: Annotated[float, Gt(0), Le(8)] = 3.0
 
     @property
     def output_size(self) -> int:

@@ -13,22 +13,12 @@ _WORD = re.compile(r"\[(?:SEP|NEXT)\]|\*\*|[+-]1\b|\w+(?:'s)?|[^\w\s]")
 
 
 def words_of(text: str) -> Words:
-    """The words of a text; every mark is one, and spaces are none.
-
-    Example:
-      >>> words_of('a = -1, x ** 3 twice[SEP] ')
-      ['a', '=', '-1', ',', 'x', '**', '3', 'twice', '[SEP]']
-    """
+    """The words of a text; every mark is one, and spaces are none."""
     return _WORD.findall(text)
 
 
 def spaced(number: int) -> str:
-    """The digits of a number and its sign, with spaces between them.
-
-    Example:
-      >>> spaced(-16), spaced(7)
-      ('- 1 6', '7')
-    """
+    """The digits of a number and its sign, with spaces between them."""
     return ' '.join(str(number))
 
 

@@ -16,15 +16,10 @@ from posenc_jax.lab.tasks.impact_pe.numbers import NUMBERS
 from posenc_jax.lab.tasks.impact_pe.sorting import SORTING
 from posenc_jax.lab.tasks.task import Length
 from posenc_jax.lab.tasks.word_task import WordTask
-from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
 FAMILIES: dict[str, Family] = {**COPYING, **NUMBERS, **SORTING, **LEGO, **LANGUAGES}
-Name = Literal[
-    'copy', 'copy_repeat1', 'copy_replace', 'copy_2x', 'copy_repeat1_2x', 'reverse', 'reverse_2x',
-    'reverse_then_copy', 'addition', 'poly', 'sum', 'parity', 'sort_single', 'sort_multi', 'lego',
-    'scan', 'pcfg',
-]  # fmt: skip
 
 
 @register('impact_pe', kind='task')
@@ -74,7 +69,7 @@ class ImpactPE(WordTask):
       permute_clauses: whether `lego` writes its clauses in random order.
 
     Raises:
-      SpecError: an unknown name, or an option that the task does not have.
+      SpecError: an option that the task does not have.
       ValueError: a length that the task does not have.
 
     Reference: Kazemnejad, Padhi, Natesan Ramamurthy, Das, Reddy, arXiv 2305.19466; official code
@@ -89,15 +84,16 @@ class ImpactPE(WordTask):
       'Compute : 8 + 6 + 5 .'
     """
 
-    name: Name
+    name: Literal[*FAMILIES]
     symbols: int | None = None
     scratchpad: str = 'none'
     permute_clauses: bool = False
 
     separated = False
+    counted = 'length of {0.name}'
 
     def __post_init__(self):
-        check_choice('name', self.name, FAMILIES)
+        super().__post_init__()
         pool = len(self.family.symbols)
         if self.symbols is not None and not pool:
             having = ', '.join(name for name, family in FAMILIES.items() if family.symbols)
@@ -117,10 +113,6 @@ class ImpactPE(WordTask):
     def family(self) -> Family:
         """How examples are drawn."""
         return FAMILIES[self.name]
-
-    @property
-    def counted(self) -> str:
-        return f'length of {self.name}'
 
     @property
     def shortest(self) -> int:
@@ -143,7 +135,8 @@ class ImpactPE(WordTask):
         low, high = super().range(length)
         if self.family.most is not None and high > self.family.most:
             raise ValueError(
-                f'{self.counted} is at most {self.family.most}, the number of variables, got {high}'
+                f'length of {self.name} is at most {self.family.most}, the number of variables, '
+                f'got {high}'
             )
         if self.name == 'scan':
             COMMANDS.check(low, high)

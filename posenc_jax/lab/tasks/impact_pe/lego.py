@@ -19,13 +19,6 @@ def lego_example(
       values: -1 or 1, the hidden value of each.
       query: the index of the variable that is asked for.
       order: in which order the clauses are written.
-
-    Example:
-      >>> example = lego_example('abc', [-1, -1, 1], query=2, order=range(3))
-      >>> example.prompt
-      'If a = -1, b = + a, c = - b. Then, what is the value of c? '
-      >>> example.steps[1].computation, example.answer
-      ('+ a = + -1', 'The answer is +1.')
     """
     signs = ['+' if value == before else '-' for before, value in zip(values, values[1:])]
     clauses = [f'{names[0]} = {VALUES[values[0]]}']

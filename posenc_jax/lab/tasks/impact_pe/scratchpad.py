@@ -19,12 +19,7 @@ _NAME = re.compile('_'.join(f'{letter}([01])' for letter in PARTS))
 
 
 def named(parts: str) -> str:
-    """The name of a scratchpad with these parts.
-
-    Example:
-      >>> named('icor')
-      'i1_c1_o1_v0_r1'
-    """
+    """The name of a scratchpad with these parts."""
     return '_'.join(f'{letter}{int(letter in parts)}' for letter in PARTS)
 
 
@@ -64,12 +59,7 @@ def parts_of(scratchpad: str, existing: str, task: str) -> str:
 
 
 def written(steps: tuple[Step, ...], parts: str) -> str:
-    """The text of a scratchpad. The answer follows it behind a space.
-
-    Example:
-      >>> written((Step('3', '3 + sum = 3 + 0 =', '3', '9', 'sum: 3 = 3'),), 'icovr')
-      'Thinking step by step:  in 3 comp 3 + sum = 3 + 0 = out 3 [ sum: 3 = 3 ] re 9  . Thus, '
-    """
+    """The text of a scratchpad. The answer follows it behind a space."""
     return f'{OPENING} {BETWEEN.join(_step(step, parts) for step in steps)} {CLOSING}'
 
 

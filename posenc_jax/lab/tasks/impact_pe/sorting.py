@@ -18,13 +18,6 @@ def sort_example(items: list[int], written: Callable[[int], str]) -> Example:
     Args:
       items: ranks or numbers.
       written: the text of an item.
-
-    Example:
-      >>> example = sort_example([2, 0, 1], 'EFM'.__getitem__)
-      >>> example.prompt, example.answer
-      ('Sort the following list [ M, E, F ]. ', 'The sorted list is [ E, F, M ].')
-      >>> example.steps[0].remaining
-      '[ M, F ]'
     """
     listed = lambda some: f'[ {", ".join(map(written, some))} ]'
     steps, rest = [], list(items)

@@ -30,10 +30,6 @@ def flatten(tree: Tree) -> list[str]:
     Raises:
       ValueError: a leaf that reads like a bracket, or a type that is empty or contains '#': the
         sequence could not be read back.
-
-    Example:
-      >>> ' '.join(flatten(('call', ['f', ('args', [])])))
-      'AST#call#Left f AST#args#Left AST#args#Right AST#call#Right'
     """
     tokens, waiting = [], [(tree, False)]
     while waiting:
@@ -62,10 +58,6 @@ def unflatten(tokens: Sequence[str]) -> Tree:
 
     Raises:
       ValueError: brackets that do not nest, with their names and places, or no single tree.
-
-    Example:
-      >>> unflatten('AST#call#Left f AST#args#Left AST#args#Right AST#call#Right'.split())
-      ('call', ['f', ('args', [])])
     """
     top: list[Tree] = []
     opened: list[tuple[str, int, list[Tree]]] = []
@@ -111,10 +103,6 @@ def python_tree(syntax: ast.AST) -> Tree:
     A field that holds several values is a node 'list'. Names are leaves as they stand, and so are
     numbers and None; the value of a `Constant` is a leaf with its literal. Lines and columns are
     left out.
-
-    Example:
-      >>> python_tree(ast.parse('x', mode='eval'))
-      ('Expression', [('Name', ['x', ('Load', [])])])
     """
 
     def convert(value, literal=False):
@@ -142,11 +130,6 @@ def python_syntax(tree: Tree) -> ast.AST:
     Raises:
       ValueError: a type that is no node of Python's syntax, with the nearest one; another number
         of children than the node has fields; a value that is no literal.
-
-    Example:
-      >>> syntax = python_syntax(python_tree(ast.parse('y = f(x, "a")')))
-      >>> ast.unparse(ast.fix_missing_locations(syntax))
-      "y = f(x, 'a')"
     """
 
     def convert(tree, literal=False):
@@ -241,10 +224,6 @@ def ast_unflatten(tokens: Sequence[str]) -> ast.AST:
 
     Raises:
       ValueError: as `unflatten` and `python_syntax`.
-
-    Example:
-      >>> ast.unparse(ast_unflatten(ast_flatten('if x :  y( )')))
-      'if x:\\n    y()'
     """
     return python_syntax(unflatten(tokens))
 
@@ -282,7 +261,7 @@ class FlatTrees(Language):
         tokenizer: str | None = None,
     ):
         super().__init__(dataset, data_dir, packing, feature, tokenizer)
-        object.__setattr__(self, 'nodes', nodes)
+        self._set(nodes=nodes)
 
     @staticmethod
     def text(source: bytes, nodes: bool = True) -> str:

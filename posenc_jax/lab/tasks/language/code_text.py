@@ -1,6 +1,5 @@
 """Text with hierarchical positions: where a token stands in its function or paragraph."""
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -38,7 +37,6 @@ class CodeText(Language):
       dataset, data_dir, feature, tokenizer: as for `language`.
 
     Raises:
-      SpecError: unknown units.
       ValueError: with 'python', a document that does not parse.
 
     Reference: Zhang, Li, Zhang, Jin, arXiv 2403.19115.
@@ -62,11 +60,11 @@ class CodeText(Language):
         tokenizer: str | None = None,
     ):
         super().__init__(dataset, data_dir, 'stream', feature, tokenizer)
-        object.__setattr__(self, 'units', check_choice('units', units, tuple(UNITS)))
+        self._set(units=check_choice('units', units, UNITS))
 
     def places(self, split):
         units = np.concatenate(self.unit_numbers(split))
-        return lambda index: _hierarchical(units[index])
+        return functools.partial(_places, units)
 
     # Cached because an evaluation asks for the units at every length, and parsing is slow.
     @functools.lru_cache(maxsize=3)  # noqa: B019
@@ -86,33 +84,9 @@ class CodeText(Language):
             first += units[-1] + 1
         return numbers
 
-    def sample(self, rng, batch, length):
-        same = copy.deepcopy(rng)
-        return _joined(super().sample(rng, batch, length), _Units(self).sample(same, batch, length))
 
-    def dataset(self, *, length, batch_size, seed, split='train', shard=(0, 1)):
-        import grain
-
-        options = dict(length=length, batch_size=batch_size, seed=seed, split=split, shard=shard)
-        text, units = super().dataset(**options), _Units(self).dataset(**options)
-        return grain.MapDataset.range(len(text)).map(functools.partial(_row_pair, text, units))
-
-
-class _Units(Language):
-    """The rows of a `CodeText` with the number of the unit of each token in place of its id."""
-
-    def __init__(self, task: CodeText):
-        for name in ('corpus', 'packing', 'vocabulary'):
-            object.__setattr__(self, name, getattr(task, name))
-        object.__setattr__(self, 'documents', task.unit_numbers)
-
-
-def _row_pair(text, units, index):
-    return _joined(text[index], units[index])
-
-
-def _joined(text, units):
-    return {**text, 'positions': _hierarchical(units['tokens'])}
+def _places(units, index):
+    return _hierarchical(units[index])
 
 
 def _hierarchical(units: Int[np.ndarray, 'B L']) -> Int[np.ndarray, 'B L 3']:

@@ -53,8 +53,7 @@ class CreamText(SelectedText):
     ):
         super().__init__(dataset, data_dir, 'stream', feature, tokenizer)
         cream_thresholds(factor)
-        object.__setattr__(self, 'factor', factor)
-        object.__setattr__(self, 'source_len', source_len)
+        self._set(factor=factor, source_len=source_len)
 
     def source(self, length):
         cream_heads(length, self.factor)

@@ -26,10 +26,6 @@ def split_of(name: str) -> str:
 
     Documents keep their split when others are added or removed, unless there are so few that each
     is cut (`cuts_documents`).
-
-    Example:
-      >>> split_of('json/decoder.py')
-      'train'
     """
     fraction = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], 'big') / 2**64
     return SPLITS[sum(fraction >= cut for cut in CUTS)]
@@ -38,13 +34,6 @@ def split_of(name: str) -> str:
 def cuts_documents(sizes: Mapping[str, int]) -> bool:
     """Whether a split by name leaves a part with less than 1 % of the bytes, so that each document
     is cut in three instead.
-
-    Example:
-      >>> (
-      ...     cuts_documents({'a.txt': 1000, 'b.txt': 1000}),
-      ...     cuts_documents({str(n): 1000 for n in range(100)}),
-      ... )
-      (True, False)
     """
     parts = dict.fromkeys(SPLITS, 0)
     for name, size in sizes.items():
@@ -55,10 +44,6 @@ def cuts_documents(sizes: Mapping[str, int]) -> bool:
 def split_bytes(sizes: Mapping[str, int], split: str) -> int:
     """The bytes of the documents of a split, from the sizes of all: about as many where each
     document is cut.
-
-    Example:
-      >>> split_bytes({'a.txt': 1000, 'b.txt': 1000}, 'validation')
-      100
     """
     if not cuts_documents(sizes):
         return sum(size for name, size in sizes.items() if split_of(name) == split)

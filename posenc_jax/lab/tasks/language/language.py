@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -15,8 +14,8 @@ from posenc_jax.lab.tasks.language.packing import pack_documents, packed_batch
 from posenc_jax.lab.tasks.language.prepared import PreparedDataset
 from posenc_jax.lab.tasks.language.text_files import TextFiles
 from posenc_jax.lab.tasks.language.vocabulary import Vocabulary, open_vocabulary
-from posenc_jax.lab.tasks.language.windows import crops, windows
-from posenc_jax.lab.tasks.task import Batch, Length, Task, batch_rng, length_range, shard_rows
+from posenc_jax.lab.tasks.language.windows import Places, crops, windows
+from posenc_jax.lab.tasks.task import Batch, Length, Reader, Task, batch_rng, shard_rows
 from posenc_jax.protocol.errors import SpecError, check_choice, nearest, quoted
 from posenc_jax.protocol.registry import register
 
@@ -58,6 +57,7 @@ class Language(Task):
 
     is_language: ClassVar[bool] = True
     one_length: ClassVar[bool] = True
+    counted = 'sequence length'
 
     corpus: Corpus
     packing: str
@@ -72,11 +72,15 @@ class Language(Task):
         tokenizer: str | None = None,
     ):
         # Written by hand because `dataset` is an argument here and a method of every task.
-        object.__setattr__(self, 'corpus', open_corpus(dataset, data_dir, feature))
-        object.__setattr__(
-            self, 'packing', check_choice('packing', packing, ('stream', 'documents'))
+        self._set(
+            corpus=open_corpus(dataset, data_dir, feature),
+            packing=check_choice('packing', packing, ('stream', 'documents')),
+            vocabulary=open_vocabulary(tokenizer),
         )
-        object.__setattr__(self, 'vocabulary', open_vocabulary(tokenizer))
+
+    def _set(self, **fields):
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
     @property
     def vocab_size(self) -> int:
@@ -88,7 +92,7 @@ class Language(Task):
         return self.vocabulary.bytes_of
 
     def width(self, length: Length) -> int:
-        low, high = length_range(length, 1, 'sequence length')
+        low, high = self.range(length)
         if low != high:
             raise ValueError(
                 f'language has one length at a time, got the range {length!r}; did you mean {high}?'
@@ -112,9 +116,7 @@ class Language(Task):
         sizes = [len(document) for document in self.documents(split)]
         return np.repeat(np.arange(len(sizes)), sizes)
 
-    def places(
-        self, split: str
-    ) -> Callable[[Int[np.ndarray, 'B L']], Int[np.ndarray, 'B L *P']] | None:
+    def places(self, split: str) -> Places:
         """A function from indices into `tokens(split)` to the positions of windows of these tokens.
 
         None if windows have plain positions 0, 1, 2, ...
@@ -135,12 +137,17 @@ class Language(Task):
 
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
         """Random training rows. Every call reads the corpus, which `dataset` does only once."""
-        length = self.width(length)
-        documents = self._documents('train', length)
         if self.packing == 'stream':
-            return _random_crops(np.concatenate(documents), rng, batch, length)
-        packed = pack_documents(documents, length)
+            return self.reader('train', length)(rng, batch, slice(None))
+        length = self.width(length)
+        packed = pack_documents(self._documents('train', length), length)
         return packed_batch(packed, rng.integers(0, packed.rows, batch))
+
+    def reader(self, split: str, length: Length) -> Reader:
+        """Random crops of the stream of a split."""
+        length = self.width(length)
+        stream = np.concatenate(self._documents(split, length))
+        return functools.partial(_random_crops, stream, length, self.places(split))
 
     def dataset(
         self,
@@ -159,6 +166,10 @@ class Language(Task):
 
         Args and errors: as `Task.dataset`; also ValueError if a split is shorter than a sequence.
         """
+        if split == 'train' and self.packing == 'stream':
+            return super().dataset(
+                length=length, batch_size=batch_size, seed=seed, split=split, shard=shard
+            )
         import grain
 
         length = self.width(length)
@@ -169,19 +180,16 @@ class Language(Task):
             packed = pack_documents(documents, length)
             make, count = functools.partial(packed_batch, packed), packed.rows
         else:
-            stream = np.concatenate(documents)
-            make, count = (
-                functools.partial(windows, stream, length=length),
-                -(-(len(stream) - 1) // length),
-            )
+            stream, places = np.concatenate(documents), self.places(split)
+            make = functools.partial(windows, stream, length=length, places=places)
+            count = -(-(len(stream) - 1) // length)
         if split != 'train':
             batches = grain.MapDataset.range(-(-count // batch_size))
             return batches.map(functools.partial(_numbered_rows, make, batch_size, rows))
-        batches = grain.MapDataset.range(sys.maxsize // batch_size)
-        if self.packing == 'documents':
-            order = grain.MapDataset.range(count).shuffle(seed=seed).repeat()
-            return batches.map(functools.partial(_shuffled_rows, make, batch_size, rows, order))
-        return batches.map(functools.partial(_cropped_rows, stream, batch_size, rows, length, seed))
+        order = grain.MapDataset.range(count).shuffle(seed=seed).repeat()
+        return grain.MapDataset.range(sys.maxsize // batch_size).map(
+            functools.partial(_shuffled_rows, make, batch_size, rows, order)
+        )
 
     def encode(self, text: str) -> Int[np.ndarray, ' L']:
         """The token ids of a text, e.g. a prompt, behind the tokens that begin a document."""
@@ -221,13 +229,8 @@ def open_corpus(dataset: str, data_dir: str | None = None, feature: str | None =
     )
 
 
-def _random_crops(stream, rng, batch, length):
-    return crops(stream, rng.integers(0, len(stream) - length, batch), length)
-
-
-def _cropped_rows(stream, batch_size, rows, length, seed, index):
-    offsets = batch_rng(seed, 'train', index).integers(0, len(stream) - length, batch_size)
-    return crops(stream, offsets[rows], length)
+def _random_crops(stream, length, places, rng, batch_size, rows):
+    return crops(stream, rng.integers(0, len(stream) - length, batch_size)[rows], length, places)
 
 
 def _numbered_rows(make, batch_size, rows, index):

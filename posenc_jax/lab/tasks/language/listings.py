@@ -21,11 +21,6 @@ def listings() -> dict[str, bytes]:
     """600 documents of 8192 entries, 10 MB, the same every time.
 
     In each document the names have another order of frequency and other values.
-
-    Example:
-      >>> text = listings()['listing/000']
-      >>> len(text), text[:12]
-      (16384, b'?9F4&3?9F4?9')
     """
     rng = np.random.Generator(np.random.PCG64(0))
     frequency = np.arange(1, len(NAMES) + 1) ** -EXPONENT

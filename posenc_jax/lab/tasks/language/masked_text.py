@@ -2,27 +2,15 @@
 
 import dataclasses
 import functools
-import sys
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from posenc_jax.lab.tasks.language.language import Language
-from posenc_jax.lab.tasks.task import (
-    Batch,
-    Length,
-    Task,
-    batch_rng,
-    check_sample,
-    length_range,
-    shard_rows,
-)
+from posenc_jax.lab.tasks.task import Batch, Length, Reader, Task, check_sample, rows_of
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
-
-if TYPE_CHECKING:
-    import grain
 
 MASK = '[MASK]'  # the mask in readable text
 MASKED, RANDOM = 0.8, 0.1  # shares of the chosen tokens; the others keep their id
@@ -31,12 +19,7 @@ MASKED, RANDOM = 0.8, 0.1  # shares of the chosen tokens; the others keep their 
 def chosen_tokens(
     rng: np.random.Generator, counts: Int[np.ndarray, ' B'], width: int, rate: float
 ) -> Bool[np.ndarray, 'B width']:
-    """Of each row's first `counts` places, `rate` of them, rounded, but at least one.
-
-    Example:
-      >>> chosen_tokens(np.random.default_rng(0), np.array([10, 4]), 10, 0.3).sum(axis=1).tolist()
-      [3, 1]
-    """
+    """Of each row's first `counts` places, `rate` of them, rounded, but at least one."""
     draw = np.where(np.arange(width) < counts[:, None], rng.random((len(counts), width)), 2.0)
     rank = np.argsort(np.argsort(draw, axis=1), axis=1)
     return rank < np.maximum(1, np.rint(rate * counts))[:, None]
@@ -56,12 +39,6 @@ def hidden_tokens(
       tokens: ids below `size`.
       chosen: which tokens are to be predicted.
       size: number of token ids, which is also the mask id.
-
-    Example:
-      >>> hidden_tokens(
-      ...     np.random.default_rng(0), np.array([[5, 6, 7]]), np.array([[False, True, True]]), 9
-      ... ).tolist()
-      [[5, 9, 9]]
     """
     action, other = rng.random(tokens.shape), rng.integers(0, size, tokens.shape)
     replaced = np.where(action < MASKED, size, np.where(action < MASKED + RANDOM, other, tokens))
@@ -108,6 +85,7 @@ class MaskedText(Task):
     """
 
     both_sides: ClassVar[bool] = True
+    counted = 'number of tokens of a window'
 
     text: Language
     rate: float
@@ -127,9 +105,7 @@ class MaskedText(Task):
         object.__setattr__(self, 'text', text)
         object.__setattr__(self, 'rate', rate)
 
-    @property
-    def predicts(self) -> Literal['here']:
-        return 'here'
+    predicts = 'here'
 
     @property
     def vocab_size(self) -> int:
@@ -139,53 +115,34 @@ class MaskedText(Task):
     def output_size(self) -> int:
         return self.text.vocab_size
 
-    def width(self, length: Length) -> int:
-        return length_range(length, 1, 'number of tokens of a window')[1]
-
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
         """Random training rows. Every call reads the corpus, which `dataset` does only once."""
-        return self._rows(self.text.tokens('train', self.width(length)), rng, batch, length)
+        return self.reader('train', length)(rng, batch, slice(None))
 
-    def _rows(self, stream, rng, batch, length):
-        low, high = length_range(length, 1, 'number of tokens of a window')
+    def reader(self, split: str, length: Length) -> Reader:
+        """Windows of a split, with tokens hidden."""
+        stream = self.text.tokens(split, self.width(length))
+        return functools.partial(self._rows, stream, length)
+
+    def _rows(self, stream, length, rng, batch, rows):
+        low, high = self.range(length)
         counts = rng.integers(low, high, batch, endpoint=True)
         valid = np.arange(high) < counts[:, None]
         offsets = rng.integers(0, len(stream) - high, batch, endpoint=True)
         window = np.where(valid, stream[offsets[:, None] + np.arange(high)], 0)
         chosen = chosen_tokens(rng, counts, high, self.rate)
-        return {
+        drawn = {
             'tokens': hidden_tokens(rng, window, chosen, self.output_size).astype(np.int32),
             'targets': window.astype(np.int32),
             'loss_mask': chosen.astype(np.float32),
             'valid': valid,
         }
-
-    def dataset(
-        self,
-        *,
-        length: Length,
-        batch_size: int,
-        seed: int,
-        split: str = 'train',
-        shard: tuple[int, int] = (0, 1),
-    ) -> 'grain.MapDataset':
-        """As `Task.dataset`; also ValueError if a split is shorter than a window."""
-        import grain
-
-        batch_rng(seed, split, 0)
-        stream = self.text.tokens(split, self.width(length))
-        rows = shard_rows(batch_size, shard)
-        return grain.MapDataset.range(sys.maxsize).map(
-            functools.partial(_numbered_batch, self, stream, batch_size, length, seed, split, rows)
-        )
+        check_sample(self, drawn)
+        return rows_of(drawn, rows)
 
     def encode(self, text: str) -> Int[np.ndarray, ' L']:
         """The token ids of a text as `decode` writes it, behind the tokens that begin a document:
         `[MASK]` is one mask.
-
-        Example:
-          >>> MaskedText('pydoc_topics').encode('a[MASK][MASK]').tolist()
-          [256, 97, 257, 257]
         """
         begin = self.text.encode('')
         found = [begin]
@@ -202,9 +159,3 @@ class MaskedText(Task):
             MASK * len(run) if (run == self.output_size).all() else self.text.decode(run)
             for run in runs
         )
-
-
-def _numbered_batch(task, stream, batch_size, length, seed, split, rows, index):
-    batch = task._rows(stream, batch_rng(seed, split, index), batch_size, length)
-    check_sample(task, batch)
-    return {name: array[rows] for name, array in batch.items()}

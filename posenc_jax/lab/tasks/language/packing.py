@@ -35,10 +35,6 @@ def pack_documents(documents: list[Int[np.ndarray, ' _']], length: int) -> Packe
 
     Every token of a document but its first is a target exactly once; no target crosses from one
     document to the next.
-
-    Example:
-      >>> pack_documents([np.arange(5), np.arange(3)], length=6).rows
-      1
     """
     sizes = np.array([len(document) for document in documents])
     first = np.concatenate([[0], np.cumsum(sizes)[:-1]])

@@ -67,10 +67,7 @@ class SegmentedText(SelectedText):
                 'segmented_text(last=False) moves the run behind a prefix and needs one; give '
                 'prefix_len'
             )
-        for name, value in dict(
-            source_len=source_len, segment_len=segment_len, prefix_len=prefix_len, last=last
-        ).items():
-            object.__setattr__(self, name, value)
+        self._set(source_len=source_len, segment_len=segment_len, prefix_len=prefix_len, last=last)
 
     def source(self, length):
         if self.segment_len is not None:

@@ -4,13 +4,12 @@ that the method assigns.
 
 import abc
 import functools
-import sys
 
 import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.lab.tasks.language.language import Language
-from posenc_jax.lab.tasks.task import Batch, Length, batch_rng, shard_rows
+from posenc_jax.lab.tasks.task import Length, Reader, rows_of
 
 
 class SelectedText(Language):
@@ -43,47 +42,19 @@ class SelectedText(Language):
         self.source(length)
         return length
 
-    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
+    def reader(self, split: str, length: Length) -> Reader:
         length = self.width(length)
-        stream = np.concatenate(self._documents('train', self.source(length)))
-        return self._rows(stream, rng, batch, length)
+        stream = np.concatenate(self._documents(split, self.source(length)))
+        return functools.partial(self._rows, stream, length)
 
-    def _rows(self, stream, rng, batch, length):
-        offsets = rng.integers(0, len(stream) - self.source(length), batch)
-        kept, positions = self.choose(rng, batch, length)
+    def _rows(self, stream, length, rng, batch_size, rows):
+        offsets = rng.integers(0, len(stream) - self.source(length), batch_size)
+        kept, positions = self.choose(rng, batch_size, length)
         at = offsets[:, None] + kept
-        return {
+        batch = {
             'tokens': stream[at].astype(np.int32),
             'targets': stream[at + 1].astype(np.int32),
             'loss_mask': np.ones(at.shape, np.float32),
             'positions': positions.astype(np.int32),
         }
-
-    def dataset(
-        self,
-        *,
-        length: Length,
-        batch_size: int,
-        seed: int,
-        split: str = 'train',
-        shard: tuple[int, int] = (0, 1),
-    ):
-        if split != 'train':
-            return super().dataset(
-                length=length, batch_size=batch_size, seed=seed, split=split, shard=shard
-            )
-        import grain
-
-        length = self.width(length)
-        stream = np.concatenate(self._documents(split, self.source(length)))
-        batch_rng(seed, split, 0)
-        rows = shard_rows(batch_size, shard)
-        batches = grain.MapDataset.range(sys.maxsize // batch_size)
-        return batches.map(
-            functools.partial(_numbered_batch, self, stream, batch_size, rows, length, seed)
-        )
-
-
-def _numbered_batch(task, stream, batch_size, rows, length, seed, index):
-    batch = task._rows(stream, batch_rng(seed, 'train', index), batch_size, length)
-    return {name: array[rows] for name, array in batch.items()}
+        return rows_of(batch, rows)

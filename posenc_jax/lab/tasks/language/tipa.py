@@ -12,11 +12,10 @@ from jaxtyping import Int
 
 from posenc_jax.base import extras
 from posenc_jax.lab.tasks.language.embedded import EmbeddedCorpus
-from posenc_jax.lab.tasks.task import Batch, Length, Task, length_range, next_token_batch
-from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.lab.tasks.prompt import Drawn, PromptTask, ragged
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
-FORMS = ('mapping', 'character', 'both')
 HELD_OUT = 4  # one in so many tokens of two or more characters is asked about in evaluation only
 
 MOST_TOKENS = 2**17  # more than the text has; the trainer makes room for what it is asked for
@@ -29,10 +28,6 @@ def character_mapping(text: str, *, reverse: bool = True) -> dict[int, str]:
     Args:
       text: a token, or a word of several tokens.
       reverse: False lists the positions from the first to the last.
-
-    Example:
-      >>> character_mapping('naïf'), character_mapping('a')
-      ({4: 'f', 3: 'ï', 2: 'a', 1: 'n'}, {1: 'a'})
     """
     positions = range(len(text), 0, -1) if reverse else range(1, len(text) + 1)
     return {position: text[position - 1] for position in positions}
@@ -43,10 +38,6 @@ def mapped_text(mapping: Mapping[int, str]) -> str:
 
     Raises:
       ValueError: the positions are not 1 .. n.
-
-    Example:
-      >>> mapped_text({3: 'f', 1: 'ï', 2: 'a'})
-      'ïaf'
     """
     if sorted(mapping) != list(range(1, len(mapping) + 1)):
         raise ValueError(f'positions must be 1 .. {len(mapping)}, got {sorted(mapping)}')
@@ -85,7 +76,7 @@ def learned_tokens(size: int) -> tuple[str, ...]:
 
 @register('tipa', kind='task')
 @dataclasses.dataclass(frozen=True)
-class Tipa(Task):
+class Tipa(PromptTask):
     """Spells words that are given as tokens; the task length is the number of tokens of a word.
 
     A word is one or more tokens of a byte-pair vocabulary, drawn uniformly. Its characters count
@@ -115,8 +106,7 @@ class Tipa(Task):
       held_out: whether questions are of the tokens of an evaluation.
 
     Raises:
-      SpecError: an unknown form, a vocabulary that the text does not have, `most` below the longest
-        token.
+      SpecError: a vocabulary that the text does not have, `most` below the longest token.
       ModuleNotFoundError: `tokenizers` is not installed.
 
     Example:
@@ -133,8 +123,11 @@ class Tipa(Task):
     most: int = 64
     held_out: bool = False
 
+    joint = ' '
+    counted = 'number of tokens of a word'
+
     def __post_init__(self):
-        check_choice('form', self.form, FORMS)
+        super().__post_init__()
         lengths = [len(token) for token in self.vocabulary]
         least = lengths.count(1) + HELD_OUT
         if self.size < least:
@@ -154,9 +147,15 @@ class Tipa(Task):
         """The text of each token id below `size`."""
         return learned_tokens(self.size)
 
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """`3:` is the position 3, and the last `_` is padding."""
+        positions = (f'{k}:' for k in range(1, self.most + 1))
+        return (*self.vocabulary, *positions, '=', '?', '$', '_')
+
     @property
-    def vocab_size(self) -> int:
-        return self.size + self.most + 4
+    def padding(self) -> int:
+        return self.vocab_size - 1  # the vocabulary has a token of the same name
 
     def asked(self) -> Int[np.ndarray, ' A']:
         """The ids of the tokens that questions are about."""
@@ -164,46 +163,35 @@ class Tipa(Task):
         kept = longer[HELD_OUT - 1 :: HELD_OUT]
         return np.array(kept) if self.held_out else np.setdiff1d(np.arange(self.size), kept)
 
-    def width(self, length: Length) -> int:
-        high = length_range(length, 1, 'number of tokens of a word')[1]
+    def longest(self, length: int) -> int:
         longest = max(map(len, self.vocabulary))
-        if high * longest > self.most:
+        if length * longest > self.most:
             raise ValueError(
-                f'{high} tokens can have {high * longest} characters, but tipa has ids for '
+                f'{length} tokens can have {length * longest} characters, but tipa has ids for '
                 f'most={self.most} positions; use at most {self.most // longest} tokens or '
-                f'most={high * longest}'
+                f'most={length * longest}'
             )
-        return high + 2 if self.form == 'character' else high + 1 + 2 * high * longest
+        return length + (2 if self.form == 'character' else 1 + 2 * length * longest)
 
-    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        low, high = length_range(length, 1, 'number of tokens of a word')
-        sequence = np.full((batch, self.width(length) + 1), self.vocab_size - 1, np.int32)
-        ids, asked = {token: i for i, token in enumerate(self.vocabulary)}, self.asked()
-        starts, ends = np.empty((2, batch), np.int64)
-        for number, count in enumerate(rng.integers(low, high, batch, endpoint=True).tolist()):
+    def draw(self, rng, batch, low, high):
+        ids, asked, rows = {token: i for i, token in enumerate(self.vocabulary)}, self.asked(), []
+        for count in rng.integers(low, high, batch, endpoint=True).tolist():
             question = self.form == 'character' or (self.form == 'both' and rng.random() < 0.5)
-            row, starts[number] = self._row(rng, count, ids, asked if question else None)
-            ends[number] = len(row)
-            sequence[number, : len(row)] = row
-        return next_token_batch(sequence, ends, starts)
+            rows.append(self._row(rng, count, ids, asked if question else None))
+        return Drawn(*([ragged(side)] for side in zip(*rows)))
 
     def _row(self, rng, count, ids, asked):
-        """Token ids of an example, and where its answer begins; a question if `asked` is given."""
+        """The ids of a prompt and of its answer; a question if `asked` is given."""
         first, equals = self.size - 1, self.size + self.most  # of positions, and the first mark
         tokens = rng.choice(self.size if asked is None else asked, count).tolist()
         word = ''.join(self.vocabulary[token] for token in tokens)
         mapping = character_mapping(word, reverse=self.reverse)
         if asked is None:
             pairs = [i for k, character in mapping.items() for i in (first + k, ids[character])]
-            return [*tokens, equals, *pairs, equals + 2], count + 1
+            return [*tokens, equals], [*pairs, equals + 2]
         k = int(rng.integers(1, len(word), endpoint=True))
-        return [*tokens, equals + 1, first + k, ids[mapping[k]]], count + 2
+        return [*tokens, equals + 1, first + k], [ids[mapping[k]]]
 
     def for_evaluation(self) -> 'Tipa':
         form = 'character' if self.form == 'both' else self.form
         return dataclasses.replace(self, form=form, held_out=True)
-
-    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        """Token ids as text: `3:` is the position 3, `_` is padding."""
-        positions = [f'{k}:' for k in range(1, self.most + 1)]
-        return ' '.join([*self.vocabulary, *positions, '=', '?', '$', '_'][i] for i in ids)

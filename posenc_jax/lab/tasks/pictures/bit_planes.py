@@ -10,10 +10,8 @@ from posenc_jax.fields.bit_plane_inr import bit_coordinates, bits_of, from_bits
 from posenc_jax.lab.tasks.field_task import FieldTask, Points, grid_points
 from posenc_jax.lab.tasks.pictures.picture import Picture, pixel_centres
 from posenc_jax.lab.tasks.task import Task
-from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
-
-GRIDS = 'centres', 'ends'
 
 
 @register('bit_planes', kind='task')
@@ -32,8 +30,7 @@ class BitPlanes(FieldTask):
         resolutions show the same square, or 'ends', n values from -1 to 1, as in the released code.
 
     Raises:
-      SpecError: another task than a picture, or a picture with bits or an outside of its own; an
-        unknown grid.
+      SpecError: another task than a picture, or a picture with bits or an outside of its own.
 
     Reference: Han et al., arXiv 2502.21001.
 
@@ -48,6 +45,7 @@ class BitPlanes(FieldTask):
     grid: Literal['centres', 'ends'] = 'centres'
 
     def __post_init__(self):
+        super().__post_init__()
         if not isinstance(self.inner, Picture):
             raise SpecError(
                 f'bit_planes takes a picture, such as picture(); got {type(self.inner).__name__}'
@@ -59,7 +57,6 @@ class BitPlanes(FieldTask):
             )
         if self.bits not in (8, 16):
             raise SpecError(f'bit_planes bits must be 8 or 16, got {self.bits}')
-        check_choice('bit_planes grid', self.grid, GRIDS)
 
     @functools.cached_property
     def _grids(self) -> dict:
@@ -73,9 +70,7 @@ class BitPlanes(FieldTask):
     def output_size(self):
         return self.inner.output_size
 
-    @property
-    def predicts(self):
-        return 'bits'
+    predicts = 'bits'
 
     def width(self, length):
         return self.inner.width(length)

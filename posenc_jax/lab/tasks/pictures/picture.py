@@ -2,35 +2,26 @@
 
 import dataclasses
 import functools
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from posenc_jax.fields.bit_plane_inr import MAX_BITS
 from posenc_jax.lab.tasks.field_task import FieldTask, Points, grid_points
+from posenc_jax.lab.tasks.options import Ge, Le, Lt
 from posenc_jax.lab.tasks.pictures.sources import check_name, load_picture
-from posenc_jax.lab.tasks.task import length_range
-from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
 
 def pixel_centres(count: int, beyond: int = 0) -> Float[np.ndarray, ' n']:
-    """The coordinates of pixels that fill [-1, 1], and of some more on either side.
-
-    Example:
-      >>> pixel_centres(2).tolist(), pixel_centres(2, beyond=1).tolist()
-      ([-0.5, 0.5], [-1.5, -0.5, 0.5, 1.5])
-    """
+    """The coordinates of pixels that fill [-1, 1], and of some more on either side."""
     return (2 * np.arange(-beyond, count + beyond) + 1) / count - 1
 
 
 def averaging(edges: Float[np.ndarray, ' m'], size: int) -> Float[np.ndarray, 'n S']:
     """The matrix that averages `size` pixels over the cells between edges, a part of a pixel by
     that part.
-
-    Example:
-      >>> averaging(np.array([0.0, 1.5, 3.0]), 3).round(3).tolist()
-      [[0.667, 0.333, 0.0], [0.0, 0.333, 0.667]]
     """
     low, high = edges[:-1, None], edges[1:, None]
     pixel = np.arange(size)
@@ -59,7 +50,7 @@ class Picture(FieldTask):
         that are wrong; 0 leaves them as they are.
 
     Raises:
-      SpecError: an unknown picture, or an option out of its range.
+      SpecError: an unknown picture or index.
       ValueError: at call, a resolution beyond that of the picture.
 
     Example:
@@ -72,15 +63,12 @@ class Picture(FieldTask):
     name: str = 'china'
     index: int = 0
     gray: bool = False
-    outside: float = 0.0
-    bits: int = 0
+    outside: Annotated[float, Ge(0), Lt(0.5)] = 0.0
+    bits: Annotated[int, Ge(0), Le(MAX_BITS)] = 0
 
     def __post_init__(self):
+        super().__post_init__()
         check_name(self.name, self.index)
-        if not 0 <= self.outside < 0.5:
-            raise SpecError(f'picture outside must lie in [0, 0.5), got {self.outside}')
-        if not 0 <= self.bits <= MAX_BITS:
-            raise SpecError(f'picture bits must lie in 0 .. {MAX_BITS}, got {self.bits}')
 
     @functools.cached_property
     def pixels(self) -> Float[np.ndarray, 'S S C']:
@@ -95,16 +83,14 @@ class Picture(FieldTask):
     def _grids(self) -> dict:
         return {}  # of resolutions that were asked for
 
-    @property
-    def components(self):
-        return 2
+    components = 2
 
     @property
     def output_size(self):
         return self.pixels.shape[-1]
 
     def width(self, length):
-        low, high = length_range(length, 1, 'the resolution')
+        high = self.range(length)[1]
         seen = self._seen
         if high > seen:
             raise ValueError(

@@ -7,8 +7,7 @@ from jaxtyping import Float
 
 from posenc_jax.base import extras
 from posenc_jax.base.programs import printable
-from posenc_jax.lab.tasks.grey_levels import deep_grey
-from posenc_jax.lab.tasks.picture_file import open_picture
+from posenc_jax.lab.tasks.picture_file import deep_grey, open_picture
 from posenc_jax.protocol.errors import SpecError, nearest, quoted
 
 PHOTOGRAPHS = ('china', 'flower')
@@ -44,10 +43,6 @@ def load_picture(name: str, index: int = 0) -> Float[np.ndarray, 'H W C']:
       FileNotFoundError: there is no such file.
       ValueError: a file that is not a picture, or too large for `open_picture`.
       ImportError: scikit-learn or Pillow is missing.
-
-    Example:
-      >>> load_picture('synthetic').shape
-      (512, 512, 1)
     """
     check_name(name, index)
     if name.startswith(FILE):

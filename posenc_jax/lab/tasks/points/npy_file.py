@@ -20,13 +20,6 @@ def count_points(file: pathlib.Path) -> int:
       ValueError: a file that is no NumPy file, a header that cannot be read or has more than
         `MOST` bytes, another shape, numbers that are not real, or a file that is shorter than its
         header says.
-
-    Example:
-      >>> import tempfile
-      >>> file = pathlib.Path(tempfile.mkdtemp(), 'cloud.npy')
-      >>> np.save(file, np.zeros((5, 3), np.float32))
-      >>> count_points(file)
-      5
     """
     with file.open('rb') as opened:
         shape, kind = _header(opened)

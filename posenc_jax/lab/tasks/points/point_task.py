@@ -9,12 +9,8 @@ from jaxtyping import Float, Int
 
 from posenc_jax.features.coordinates.point_orders import CELL, ORDERS, point_order
 from posenc_jax.lab.tasks.class_task import ClassTask, class_targets
-from posenc_jax.lab.tasks.task import Batch, Length, length_range
-from posenc_jax.protocol.errors import check_choice, check_number
-
-Order = Literal[
-    'random', 'xyz', 'xzy', 'yxz', 'yzx', 'zxy', 'zyx', 'hilbert', 'z', 'z-trans'
-]  # fmt: skip
+from posenc_jax.lab.tasks.options import Positive
+from posenc_jax.lab.tasks.task import Batch, Length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,26 +25,14 @@ class PointTask(ClassTask):
       order: the order of the points in a row: 'random', or along one of the curves of
         `features/coordinates/point_orders.py`. The mixer `pcm_layer` sorts them itself.
       size: side of a cell of the grid in which the curves run.
-
-    Raises:
-      SpecError: an unknown order.
-      ValueError: a size that is not positive.
     """
 
-    order: Order = 'random'
-    size: float = CELL
+    order: Literal['random', *ORDERS] = 'random'
+    size: Positive = CELL
 
-    def __post_init__(self):
-        check_choice('order', self.order, ('random', *ORDERS))
-        check_number('size', self.size, above=0)
-
-    @property
-    def channels(self) -> int:
-        return 3
-
-    @property
-    def supplies_positions(self) -> bool:
-        return True
+    counted = 'number of points'
+    channels = 3
+    supplies_positions = True
 
     @abc.abstractmethod
     def clouds(
@@ -56,11 +40,8 @@ class PointTask(ClassTask):
     ) -> tuple[list[Float[np.ndarray, '_ 3']], Int[np.ndarray, ' B']]:
         """Clouds of these numbers of points, in random order, and their classes."""
 
-    def width(self, length: Length) -> int:
-        return length_range(length, 1, 'number of points')[1]
-
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        low, high = length_range(length, 1, 'number of points')
+        low, high = self.range(length)
         counts = rng.integers(low, high, batch, endpoint=True)
         clouds, classes = self.clouds(rng, counts)
         points = np.zeros((batch, high, 3), np.float32)

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from posenc_jax.base.memory import check_data
 from posenc_jax.features.coordinates.point_orders import check_points
-from posenc_jax.lab.tasks.class_task import class_files, split_numbers
+from posenc_jax.lab.tasks.class_task import ClassFolder
 from posenc_jax.lab.tasks.points.npy_file import MOST, count_points
 from posenc_jax.lab.tasks.points.point_task import PointTask
-from posenc_jax.lab.tasks.task import SPLITS, length_range
-from posenc_jax.protocol.errors import LARGEST, check_choice, quoted
+from posenc_jax.lab.tasks.task import SPLITS, Length, Reader
+from posenc_jax.protocol.errors import LARGEST, quoted
 from posenc_jax.protocol.registry import register
 
 POINT = 24  # bytes of a point, three numbers of float64
@@ -23,13 +23,12 @@ POINT = 24  # bytes of a point, three numbers of float64
 
 @register('points_folder', kind='task')
 @dataclasses.dataclass(frozen=True)
-class PointsFolder(PointTask):
+class PointsFolder(ClassFolder, PointTask):
     """Clouds of points in NumPy files `path/CLASS/*.npy`, each an array [M, 3]; the subfolders name
     the classes in alphabetical order.
 
-    A cloud is N of the M points of a file. Files whose names begin with a dot are left out; every
-    other file must be a cloud. Of each class a seventh of the files, at least one, is for test, as
-    many for validation, and the rest for training. Further arguments are those of `PointTask`.
+    A cloud is N of the M points of a file. `ClassFolder` says how files are found and split.
+    Further arguments are those of `PointTask`.
 
     Args:
       path: the folder.
@@ -38,12 +37,10 @@ class PointsFolder(PointTask):
       part: the split of which `sample` draws; a data set reads its own.
 
     Raises:
-      SpecError: an unknown part; see also `PointTask`.
-      ValueError: no folder of this name, fewer than two subfolders, a subfolder with fewer than
-        three files, a file that does not end on .npy; when a data set is made, a file that is no
-        array [M, 3] of numbers that are finite in float32 or has fewer than N points, and files
-        whose points are together too many for `base.memory.check_data`; the headers of all are
-        read before any points. The message has the name.
+      ValueError: as for `ClassFolder`; when a data set is made, a file that is no array [M, 3] of
+        numbers that are finite in float32 or has fewer than N points, and files whose points are
+        together too many for `base.memory.check_data`; the headers of all are read before any
+        points. The message has the name.
 
     Example:
       >>> PointsFolder('no such folder')
@@ -53,26 +50,16 @@ class PointsFolder(PointTask):
 
     path: str
     centred: bool = True
-    part: Literal['train', 'validation', 'test'] = 'train'
+    part: Literal[*SPLITS] = 'train'
 
-    def __post_init__(self):
-        super().__post_init__()
-        check_choice('part', self.part, SPLITS)
-        self.files  # noqa: B018  (raises for a folder that cannot be used)
-
-    @functools.cached_property
-    def files(self) -> dict[str, list[pathlib.Path]]:
-        """The files of each class, in order."""
-        return class_files('points_folder', self.path, 'files', _check_name)
+    key = 'points_folder'
+    kind = 'cloud'
+    endings = ('.npy',)
 
     @functools.cached_property
     def stored(self) -> list[tuple[pathlib.Path, Float[np.ndarray, 'M 3'], int]]:
         """The files of the part with their points and classes."""
-        own = [
-            (files[number], label)
-            for label, files in enumerate(self.files.values())
-            for number in split_numbers(len(files), self.part)
-        ]
+        own = self.labelled(self.part)
         counts = [_with_name(count_points, file) for file, _ in own]
         check_data(
             f'points_folder: the {sum(counts)} points of {len(own)} files in {quoted(self.path)}',
@@ -94,15 +81,12 @@ class PointsFolder(PointTask):
             points /= np.linalg.norm(points, axis=1).max() or 1.0
         return points
 
-    @property
-    def output_size(self) -> int:
-        return len(self.files)
+    def of_split(self, split):
+        return dataclasses.replace(super().of_split(split), part=split)
 
-    def dataset(self, *, length, batch_size, seed, split='train', shard=(0, 1)):
-        own = dataclasses.replace(self, part=check_choice('split', split, SPLITS))
-        own.check(length_range(length, 1, 'number of points')[1])
-        further = dict(batch_size=batch_size, seed=seed, split=split, shard=shard)
-        return super(PointsFolder, own).dataset(length=length, **further)
+    def reader(self, split: str, length: Length) -> Reader:
+        self.check(self.width(length))
+        return super().reader(split, length)
 
     def check(self, most: int) -> None:
         """Raises ValueError if a file of the part has fewer than `most` points."""
@@ -123,11 +107,6 @@ class PointsFolder(PointTask):
         ]
         return clouds, np.array([label for *_, label in chosen])
 
-    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        """Names of classes as text."""
-        names = list(self.files)
-        return ' '.join(names[int(i)] for i in ids)
-
 
 def _with_name(read: Callable[[pathlib.Path], Any], file: pathlib.Path) -> Any:
     try:
@@ -140,10 +119,3 @@ def _with_name(read: Callable[[pathlib.Path], Any], file: pathlib.Path) -> Any:
 
 def _load(file: pathlib.Path) -> np.ndarray:
     return np.load(file, allow_pickle=False, max_header_size=MOST)
-
-
-def _check_name(file: pathlib.Path) -> None:
-    if not file.is_file() or file.suffix != '.npy':
-        raise ValueError(
-            f'points_folder: {quoted(str(file))} is no cloud; expected files that end on .npy'
-        )

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
+from posenc_jax.lab.tasks.options import NonNegative
 from posenc_jax.lab.tasks.points.point_task import PointTask
-from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.registry import register
 
 Points = Float[np.ndarray, 'n 3']
@@ -84,23 +84,15 @@ class Shapes(PointTask):
       stretch: factors along the axes are drawn between 1 / (1 + stretch) and 1 + stretch.
       shift: standard deviation of the place of a cloud.
 
-    Raises:
-      ValueError: a number that is negative or not finite; see also `PointTask`.
-
     Example:
       >>> batch = Shapes(order='xyz').sample(np.random.default_rng(0), batch=3, length=64)
       >>> batch['vectors'].shape, batch['targets'].tolist()
       ((3, 64, 3), [[4], [3], [2]])
     """
 
-    noise: float = 0.08
-    stretch: float = 0.3
-    shift: float = 0.1
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ('noise', 'stretch', 'shift'):
-            check_number(name, getattr(self, name), least=0)
+    noise: NonNegative = 0.08
+    stretch: NonNegative = 0.3
+    shift: NonNegative = 0.1
 
     @property
     def output_size(self) -> int:

@@ -1,26 +1,20 @@
 """Code-mixed text of two alphabets, with questions about the points where the language switches."""
 
 import dataclasses
+import functools
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int
 
-from posenc_jax.lab.tasks.task import (
-    Batch,
-    Length,
-    Task,
-    join_ragged,
-    length_range,
-    next_token_batch,
-)
-from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.lab.tasks.options import Size
+from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
+from posenc_jax.lab.tasks.task import Batch, Length
 from posenc_jax.protocol.registry import register
 
 
 @register('code_mixed', kind='task')
 @dataclasses.dataclass(frozen=True)
-class CodeMixed(Task):
+class CodeMixed(PromptTask):
     """`text k1 y1 k2 y2 ...`: y is the first letter after the k-th last switching point.
 
     Loss on every y. The text consists of random letters, from two alphabets in turn. Its switching
@@ -36,9 +30,6 @@ class CodeMixed(Task):
         point, switches so far), as `conflator` and `hirope` take them. Questions and answers have
         the language of the last letter.
 
-    Raises:
-      SpecError: an option out of its range.
-
     Example:
       >>> task = CodeMixed(switches=2, ids='switches')
       >>> batch = task.sample(np.random.default_rng(0), batch=1, length=6)
@@ -46,32 +37,28 @@ class CodeMixed(Task):
       ('b4 b7 a5 b5 b4 b4 1? b5 2?', [[0, 1, 0, 0, 1, 2], [0, 0, 1, 2, 2, 2]])
     """
 
-    letters: int = 8
-    switches: int = 6
+    letters: Size = 8
+    switches: Size = 6
     ids: Literal['none', 'switches'] = 'none'
 
-    def __post_init__(self):
-        for name in ('letters', 'switches'):
-            if getattr(self, name) < 1:
-                raise SpecError(f'{name} must be at least 1, got {getattr(self, name)}')
-        check_choice('ids', self.ids, ('none', 'switches'))
+    joint = ' '
+    counted = 'length of a text with {0.switches} switching points'
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        letters = (f'{language}{i}' for language in 'ab' for i in range(self.letters))
+        return (*letters, *(f'{k}?' for k in range(1, self.switches + 1)), '_')
 
     @property
-    def vocab_size(self) -> int:
-        return 2 * self.letters + self.switches + 1
+    def shortest(self) -> int:
+        return self.switches + 1
 
-    def _range(self, length):
-        return length_range(
-            length, self.switches + 1, f'length of a text with {self.switches} switching points'
-        )
+    def longest(self, length: int) -> int:
+        return length + 2 * self.switches - 1
 
-    def width(self, length: Length) -> int:
-        return self._range(length)[1] + 2 * self.switches - 1
-
-    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        low, high = self._range(length)
+    def draw(self, rng, batch, low, high):
         total = rng.integers(low, high, batch, endpoint=True)
-        column, width = np.arange(high), self.width(length) + 1
+        column, width = np.arange(high), self.longest(high) + 1
         order = np.where((column > 0) & (column < total[:, None]), rng.random((batch, high)), 2.0)
         places = np.sort(np.argsort(order, axis=1)[:, : self.switches], axis=1)
         switch = np.zeros((batch, width), np.int64)
@@ -86,23 +73,16 @@ class CodeMixed(Task):
         )
         questions = 2 * self.letters + asked - 1
         pairs = np.stack([questions, answers], axis=-1).reshape(batch, -1)
-        pieces = [(text, total), (pairs, np.full(batch, 2 * self.switches))]
-        sequence, ends = join_ragged(pieces, width, self.vocab_size - 1)
-        positions = None
-        if self.ids == 'switches':
-            index = np.broadcast_to(np.arange(width), (batch, width))
-            offset = index - np.maximum.accumulate(index * switch, axis=1)
-            positions = np.stack([index, offset, count], axis=-1)
-        out = next_token_batch(sequence, ends, total + 1, positions)
+        return Drawn([(text, total)], [pairs], functools.partial(_positions, switch, count))
+
+    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
+        out = super().sample(rng, batch, length)
         out['loss_mask'] *= out['tokens'] >= 2 * self.letters
         return out
 
-    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        def text(token):
-            if token == self.vocab_size - 1:
-                return '_'
-            if token >= 2 * self.letters:
-                return f'{token - 2 * self.letters + 1}?'
-            return f'{"ab"[token // self.letters]}{token % self.letters}'
 
-        return ' '.join(text(int(token)) for token in ids)
+def _positions(switch, count, width):
+    """(position, offset since the last switching point, switches so far) of every token."""
+    index = np.broadcast_to(np.arange(width), switch.shape)
+    offset = index - np.maximum.accumulate(index * switch, axis=1)
+    return np.stack([index, offset, count], axis=-1)

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from posenc_jax.lab.tasks.options import Share
 from posenc_jax.lab.tasks.retrieval.text import TextRetrieval
 from posenc_jax.protocol.registry import register
 
@@ -38,7 +39,6 @@ class KVRetrieval(TextRetrieval):
       depth: where the asked pair lies, 0 (first) to 1 (last); None draws its place uniformly.
 
     Raises:
-      SpecError: an option out of its range.
       ValueError: a length too short for two pairs; the message gives the shortest possible one.
 
     Example:
@@ -49,11 +49,11 @@ class KVRetrieval(TextRetrieval):
     """
 
     tokenizer: str | None = None
-    depth: float | None = None
+    depth: Share | None = None
 
     fewest: ClassVar[int] = 2
 
-    def draw(self, rng):
+    def example(self, rng):
         return int(rng.integers(2**63))  # a seed, since the number of pairs is not known yet
 
     def places(self, units):

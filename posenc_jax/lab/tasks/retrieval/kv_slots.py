@@ -1,26 +1,21 @@
 """Key-value retrieval in tokens: pairs in numbered slots, one of which is asked for."""
 
 import dataclasses
+import functools
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.lab.tasks.task import (
-    Batch,
-    Length,
-    Task,
-    join_ragged,
-    length_range,
-    next_token_batch,
-)
-from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.lab.tasks.options import Count, Finite, Size
+from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
+from posenc_jax.lab.tasks.task import Length
 from posenc_jax.protocol.registry import register
 
 
 @register('kv_slots', kind='task')
 @dataclasses.dataclass(frozen=True)
-class KVSlots(Task):
+class KVSlots(PromptTask):
     """`key1 value1 ... keyN valueN ASK key` and the value of that key; the task length is N, the
     number of pairs. Loss on the value.
 
@@ -38,7 +33,6 @@ class KVSlots(Task):
         (position, slot + 1 at empty tokens and 0 elsewhere, N), as `papeft` takes them.
 
     Raises:
-      SpecError: an option out of its range.
       ValueError: fewer pairs than the slot needs, or more than there are keys.
 
     Example:
@@ -47,26 +41,20 @@ class KVSlots(Task):
       'k3 v57 v43 k11 v57 v19 k20 v56 v12 ASK k11 v57'
     """
 
-    keys: int = 64
-    values: int = 64
-    words: int = 2
-    slot: int | None = None
-    skew: float = 0.0
+    keys: Size = 64
+    values: Size = 64
+    words: Size = 2
+    slot: Count | None = None
+    skew: Finite = 0.0
     ids: Literal['none', 'locations'] = 'none'
 
-    def __post_init__(self):
-        for name in ('keys', 'values', 'words'):
-            if getattr(self, name) < 1:
-                raise SpecError(f'{name} must be at least 1, got {getattr(self, name)}')
-        if self.slot is not None and self.slot < 0:
-            raise SpecError(f'slot must be None or at least 0, got {self.slot}; nearest: 0')
-        if not abs(self.skew) < float('inf'):
-            raise SpecError(f'skew must be finite, got {self.skew}')
-        check_choice('ids', self.ids, ('none', 'locations'))
+    joint = ' '
+    counted = 'number of pairs'
 
-    @property
-    def vocab_size(self) -> int:
-        return self.keys + self.values + 3
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        keys, values = (f'k{i}' for i in range(self.keys)), (f'v{i}' for i in range(self.values))
+        return (*keys, *values, 'ASK', '()', '_')
 
     @property
     def ask(self) -> int:
@@ -75,14 +63,18 @@ class KVSlots(Task):
     @property
     def empty(self) -> int:
         """The token that `ids='locations'` puts in front of every pair."""
-        return self.keys + self.values + 1
+        return self.ask + 1
 
     @property
     def _pair(self):
         return 1 + self.words + (self.ids == 'locations')
 
-    def _range(self, length):
-        low, high = length_range(length, (self.slot or 0) + 1, 'number of pairs')
+    @property
+    def shortest(self) -> int:
+        return (self.slot or 0) + 1
+
+    def range(self, length: Length) -> tuple[int, int]:
+        low, high = super().range(length)
         if high > self.keys:
             raise ValueError(
                 f'{high} pairs need {high} distinct keys, but there are {self.keys}; nearest: '
@@ -90,8 +82,8 @@ class KVSlots(Task):
             )
         return low, high
 
-    def width(self, length: Length) -> int:
-        return self._range(length)[1] * self._pair + 1 + self.words
+    def longest(self, length: int) -> int:
+        return length * self._pair + 1 + self.words
 
     def documents(
         self, rng: np.random.Generator, batch: int, pairs: int
@@ -104,43 +96,26 @@ class KVSlots(Task):
             documents = np.insert(documents, 0, self.empty, axis=-1)
         return documents, np.stack([np.full(batch, self.ask), keys[:, 0]], axis=1), values[:, 0]
 
-    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        low, high = self._range(length)
+    def draw(self, rng, batch, low, high):
         total = rng.integers(low, high, batch, endpoint=True)
         documents, question, answer = self.documents(rng, batch, high)
         slot = np.full(batch, self.slot) if self.slot is not None else self._drawn(rng, total, high)
-        rows = np.arange(batch)
-        documents[rows, slot], documents[:, 0] = (
-            documents[:, 0].copy(),
-            documents[rows, slot].copy(),
-        )
-        whole = lambda a: (a, np.full(batch, a.shape[1]))
-        pieces = [
-            (documents.reshape(batch, -1), total * self._pair),
-            whole(question),
-            whole(answer),
-        ]
-        sequence, ends = join_ragged(pieces, self.width(length) + 1, self.vocab_size - 1)
-        positions = None
-        if self.ids == 'locations':
-            index = np.broadcast_to(np.arange(sequence.shape[1]), sequence.shape)
-            number = np.where(sequence == self.empty, index // self._pair + 1, 0)
-            positions = np.stack(
-                [index, number, np.broadcast_to(total[:, None], index.shape)], axis=-1
-            )
-        return next_token_batch(sequence, ends, ends - self.words, positions)
+        rows, first = np.arange(batch), documents[:, 0].copy()
+        documents[:, 0] = documents[rows, slot]
+        documents[rows, slot] = first
+        pairs = documents.reshape(batch, -1), total * self._pair
+        ids = functools.partial(self._locations, total)
+        return Drawn([pairs, question], [answer], ids)
+
+    def _locations(self, total, width):
+        """(position, slot + 1 at empty tokens and 0 elsewhere, number of pairs)."""
+        index = np.arange(width)
+        number, place = index // self._pair, index % self._pair
+        slot = np.where((place == 0) & (number < total[:, None]), number + 1, 0)
+        return np.stack(np.broadcast_arrays(index, slot, total[:, None]), axis=-1)
 
     def _drawn(self, rng, total, high):
         log_weights = np.where(
             np.arange(high) < total[:, None], -self.skew * np.arange(high), -np.inf
         )
         return np.argmax(log_weights + rng.gumbel(size=log_weights.shape), axis=1)
-
-    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        def text(token):
-            special = {self.ask: 'ASK', self.empty: '()', self.vocab_size - 1: '_'}
-            return special.get(token) or (
-                f'k{token}' if token < self.keys else f'v{token - self.keys}'
-            )
-
-        return ' '.join(text(int(token)) for token in ids)

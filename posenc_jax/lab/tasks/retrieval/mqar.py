@@ -1,18 +1,20 @@
 """Multi-query associative recall: key-value pairs, and then a query for every key."""
 
 import dataclasses
+import functools
 
 import numpy as np
-from jaxtyping import Int
 
-from posenc_jax.lab.tasks.task import Batch, Length, Task, length_range
+from posenc_jax.lab.tasks.options import Positive, Size
+from posenc_jax.lab.tasks.prompt import TokenTask
+from posenc_jax.lab.tasks.task import Batch, Length
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
 
 @register('mqar', kind='task')
 @dataclasses.dataclass(frozen=True)
-class MQAR(Task):
+class MQAR(TokenTask):
     """`k1 v1 ... kK vK` and then each key once more, as a query; the task length is T, the width.
 
     Loss at the K queries. Keys are distinct and in 1..vocab/2-1, values are distinct and in
@@ -33,7 +35,7 @@ class MQAR(Task):
       random_non_queries: fill the other positions after the pairs with random values instead of 0.
 
     Raises:
-      SpecError: an option out of its range.
+      SpecError: a vocabulary that is odd or too small for the pairs.
 
     Example:
       >>> task = MQAR(pairs=2, vocab=16)
@@ -42,40 +44,40 @@ class MQAR(Task):
       ('k6 v1 k5 v2 k6 . k5 . . . . .', '. . . . v1 . v2 . . . . .')
     """
 
-    pairs: int = 4
+    pairs: Size = 4
     vocab: int = 8192
-    power: float = 0.01
+    power: Positive = 0.01
     random_non_queries: bool = False
 
+    joint = ' '
+    counted = 'length for {0.pairs} pairs and as many queries'
+
     def __post_init__(self):
-        if self.pairs < 1:
-            raise SpecError(f'pairs must be at least 1, got {self.pairs}')
+        super().__post_init__()
         if self.vocab % 2 or self.vocab < 2 * self.pairs + 2:
             raise SpecError(
                 f'vocab must be even and at least 2 * pairs + 2 = {2 * self.pairs + 2} for '
                 f'{self.pairs} distinct keys, got {self.vocab}'
             )
-        if not 0 < self.power < float('inf'):
-            raise SpecError(f'power must be a positive number, got {self.power}')
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        half = range(self.vocab // 2)
+        return ('.', *(f'k{i}' for i in half[1:]), *(f'v{i}' for i in half))
 
     @property
-    def vocab_size(self) -> int:
-        return self.vocab
+    def shortest(self) -> int:
+        return 4 * self.pairs
 
-    def _range(self, length):
-        low, high = length_range(
-            length, 4 * self.pairs, f'length for {self.pairs} pairs and as many queries'
-        )
+    def range(self, length: Length) -> tuple[int, int]:
+        low, high = super().range(length)
         if low % 2 or high % 2:
             nearest = (low + low % 2, high + high % 2)
             raise ValueError(f'the length of mqar must be even, got {length!r}; nearest: {nearest}')
         return low, high
 
-    def width(self, length: Length) -> int:
-        return self._range(length)[1]
-
     def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        low, high = self._range(length)
+        low, high = self.range(length)
         half, pairs = self.vocab // 2, self.pairs
         total = 2 * rng.integers(low // 2, high // 2, batch, endpoint=True)
         keys = 1 + _distinct(rng, half - 1, pairs, batch)
@@ -97,12 +99,6 @@ class MQAR(Task):
         loss_mask = np.zeros((batch, high), np.float32)
         np.put_along_axis(loss_mask, query, np.float32(1), axis=1)
         return {'tokens': tokens, 'targets': targets, 'loss_mask': loss_mask}
-
-    def decode(self, ids: Int[np.ndarray, ' L']) -> str:
-        half = self.vocab // 2
-        return ' '.join(
-            '.' if i == 0 else f'k{i}' if i < half else f'v{i - half}' for i in map(int, ids)
-        )
 
 
 def _distinct(rng, population, count, batch):

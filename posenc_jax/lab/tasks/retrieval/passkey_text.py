@@ -3,8 +3,8 @@
 import dataclasses
 from typing import ClassVar
 
+from posenc_jax.lab.tasks.options import Share, Size
 from posenc_jax.lab.tasks.retrieval.text import TextRetrieval
-from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
 TASK = (
@@ -37,7 +37,6 @@ class PasskeyText(TextRetrieval):
       depth: where the number lies, 0 (p = 0) to 1 (p = n); None draws p uniformly.
 
     Raises:
-      SpecError: an option out of its range.
       ValueError: a length too short for the text without garbage; the message gives the shortest
         possible one.
 
@@ -50,17 +49,12 @@ class PasskeyText(TextRetrieval):
     """
 
     tokenizer: str | None = None
-    digits: int = 5
-    depth: float | None = None
+    digits: Size = 5
+    depth: Share | None = None
 
     fewest: ClassVar[int] = 0
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.digits < 1:
-            raise SpecError(f'digits must be at least 1, got {self.digits}')
-
-    def draw(self, rng):
+    def example(self, rng):
         digits = [rng.integers(1, 10), *rng.integers(0, 10, self.digits - 1)]
         return ''.join(map(str, digits))
 

@@ -4,14 +4,15 @@ that are counted.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
+from posenc_jax.lab.tasks.options import Ge, Le, Share
 from posenc_jax.lab.tasks.retrieval.ruler_texts import OTHERS, Form, Text, needles
 from posenc_jax.lab.tasks.retrieval.text import TextRetrieval
 from posenc_jax.lab.tasks.task import Length
-from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
 NEEDLES = ('niah_single', 'niah_multikey', 'niah_multivalue', 'niah_multiquery')
@@ -53,7 +54,7 @@ class RulerLite(TextRetrieval):
       haystack: 'noise' or 'needles' of other keys.
 
     Raises:
-      SpecError: an unknown name or an option that the test does not have.
+      SpecError: an option that the test does not have.
       ValueError: a length too short for the text with the least filler; the message gives the
         shortest possible one.
 
@@ -71,32 +72,22 @@ class RulerLite(TextRetrieval):
       True
     """
 
-    name: Literal[
-        'niah_single', 'niah_multikey', 'niah_multivalue', 'niah_multiquery',
-        'variable_tracking', 'common_words', 'freq_words',
-    ]  # fmt: skip
+    name: Literal[*NAMES]
     tokenizer: str | None = None
-    depth: float | None = None
-    needles: int | None = None
+    depth: Share | None = None
+    needles: Annotated[int, Ge(2), Le(MOST_NEEDLES)] | None = None
     values: Literal['numbers', 'uuids'] = 'numbers'
     haystack: Literal['noise', 'needles'] = 'noise'
 
     NEEDLES: ClassVar[int] = 4  # unless `needles` is given
 
     def __post_init__(self):
-        check_choice('name', self.name, NAMES)
-        check_choice('values', self.values, ('numbers', 'uuids'))
-        check_choice('haystack', self.haystack, ('noise', 'needles'))
+        super().__post_init__()
         several = NEEDLES[1:]
         if self.needles is not None and self.name not in several:
             raise SpecError(
                 f'{self.name} has a fixed number of hidden lines; needles is an option of '
                 f'{", ".join(several)}'
-            )
-        if self.needles is not None and not 2 <= self.needles <= MOST_NEEDLES:
-            nearest = min(max(self.needles, 2), MOST_NEEDLES)
-            raise SpecError(
-                f'needles are 2 to {MOST_NEEDLES}, got {self.needles}; nearest: {nearest}'
             )
         if self.name not in NEEDLES and (self.values, self.haystack) != ('numbers', 'noise'):
             raise SpecError(
@@ -107,7 +98,6 @@ class RulerLite(TextRetrieval):
             raise SpecError(
                 f'{self.name} asks about the whole text, so it has no depth; leave depth out'
             )
-        super().__post_init__()
 
     @property
     def fewest(self) -> int:
@@ -126,7 +116,7 @@ class RulerLite(TextRetrieval):
         }[self.name]
         return needles(keys, values, asked, self.values, self.haystack)
 
-    def draw(self, rng):
+    def example(self, rng):
         return int(rng.integers(2**62)), rng.random(self._form.lines)
 
     def places(self, units):
@@ -166,10 +156,6 @@ def string_match_all(outputs: Sequence[str], references: Sequence[Sequence[str]]
 
     Raises:
       ValueError: not as many outputs as lists of references, or none.
-
-    Example:
-      >>> string_match_all(['They are 12, 7.', 'Ab'], [['12', '34'], ['aB']])
-      75.0
     """
     if len(outputs) != len(references) or not outputs:
         raise ValueError(

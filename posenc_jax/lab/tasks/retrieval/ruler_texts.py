@@ -66,12 +66,7 @@ def words(rng: np.random.Generator, count: int) -> list[str]:
 
 
 def hidden(lines: Sequence[str], filler: Sequence[str], places: Sequence[int]) -> list[str]:
-    """The filler with lines in it, line i behind `places[i]` units of filler.
-
-    Example:
-      >>> hidden(['a', 'b'], ['-', '-'], [2, 0])
-      ['b', '-', '-', 'a']
-    """
+    """The filler with lines in it, line i behind `places[i]` units of filler."""
     out = list(filler)
     # From behind, so that no insertion moves a place that is still needed; at one place the lines
     # keep their order.
@@ -81,12 +76,7 @@ def hidden(lines: Sequence[str], filler: Sequence[str], places: Sequence[int]) -
 
 
 def in_text(places: Sequence[int]) -> list[int]:
-    """The numbers of hidden lines in the order of the text.
-
-    Example:
-      >>> in_text([2, 0, 2])
-      [1, 0, 2]
-    """
+    """The numbers of hidden lines in the order of the text."""
     return sorted(range(len(places)), key=lambda number: (places[number], number))
 
 
@@ -185,12 +175,7 @@ def _frequent_words(seed, units, places):
 
 
 def zeta_counts(n: int) -> list[int]:
-    """How often the word of rank k = 1, 2, ... occurs: floor(n k^-2 / zeta(2)), as long as it does.
-
-    Example:
-      >>> zeta_counts(80)
-      [48, 12, 5, 3, 1, 1]
-    """
+    """How often the word of rank k = 1, 2, ... occurs, floor(n k^-2 / zeta(2)), while it does."""
     share = 6 / math.pi**2
     return [count for k in range(1, n) if (count := math.floor(n * share / k**2))]
 

@@ -10,14 +10,15 @@ import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.lab.tasks.language.vocabulary import Vocabulary, open_vocabulary
-from posenc_jax.lab.tasks.task import Batch, Length, Task, length_range, next_token_batch
-from posenc_jax.protocol.errors import SpecError
+from posenc_jax.lab.tasks.options import Share
+from posenc_jax.lab.tasks.prompt import Drawn, PromptTask, ragged
+from posenc_jax.lab.tasks.task import Length
 
 _PROBE = 8  # units of filler whose tokens are counted to estimate how many fit
 _SAMPLED = 16  # examples whose fixed text is measured; its number of tokens varies with the draw
 
 
-class TextRetrieval(Task):
+class TextRetrieval(PromptTask):
     """A prompt with units of filler, and an answer; the task length is T, the width of the input.
 
     The prompt has as many units of filler as fit: prompt and answer have at most T + 1 tokens, and
@@ -34,19 +35,19 @@ class TextRetrieval(Task):
     """
 
     tokenizer: str | None
-    depth: float | None
+    depth: Share | None
     fewest: ClassVar[int]
 
+    names = ()  # those of `vocabulary`
+    padding = 0
+    counted = 'length for the fixed text of this task {0._read_by}'
+
     def __post_init__(self):
-        if self.depth is not None and not 0 <= self.depth <= 1:
-            nearest = min(max(self.depth, 0), 1)
-            raise SpecError(
-                f'depth must be None or between 0 and 1, got {self.depth}; nearest: {nearest}'
-            )
+        super().__post_init__()
         open_vocabulary(self.tokenizer)
 
     @abc.abstractmethod
-    def draw(self, rng: np.random.Generator) -> Any:
+    def example(self, rng: np.random.Generator) -> Any:
         """Draws everything that is random in an example, apart from the depth."""
 
     @abc.abstractmethod
@@ -68,41 +69,35 @@ class TextRetrieval(Task):
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:
         return self.vocabulary.decode(ids)
 
-    def width(self, length: Length) -> int:
-        return self._range(length)[1]
-
-    def _range(self, length):
+    @property
+    def shortest(self) -> int:
         rng = np.random.default_rng(0)
         sizes = [
-            len(self._encode(''.join(self.text(self.draw(rng), self.fewest, 0))))
+            len(self._encode(''.join(self.text(self.example(rng), self.fewest, 0))))
             for _ in range(_SAMPLED)
         ]
-        reader = f'read by {self.tokenizer}' if self.tokenizer else 'in bytes'
-        return length_range(
-            length, max(sizes) - 1, f'length for the fixed text of this task {reader}'
-        )
+        return max(sizes) - 1
 
-    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        rows = [self._row(*given) for given in self.filled(rng, batch, length)]
-        sequence = np.zeros((batch, self.width(length) + 1), np.int32)
-        for row, (ids, _) in zip(sequence, rows):
-            row[: len(ids)] = ids
-        return next_token_batch(
-            sequence,
-            *(np.array(column) for column in zip(*((len(ids), start) for ids, start in rows))),
-        )
+    @property
+    def _read_by(self) -> str:
+        return f'read by {self.tokenizer}' if self.tokenizer else 'in bytes'
+
+    def draw(self, rng, batch, low, high):
+        rooms = rng.integers(low, high, batch, endpoint=True)
+        rows = [self._row(*self._fill(rng, int(room) + 1)) for room in rooms]
+        return Drawn(*([ragged(side)] for side in zip(*rows)))
 
     def filled(
         self, rng: np.random.Generator, batch: int, length: Length
     ) -> list[tuple[Any, int, int]]:
         """The arguments of `text` for the examples of a batch: as much filler as fits."""
-        low, high = self._range(length)
+        low, high = self.range(length)
         return [
             self._fill(rng, int(room) + 1) for room in rng.integers(low, high, batch, endpoint=True)
         ]
 
     def _fill(self, rng, room):
-        example, drawn = self.draw(rng), rng.random()
+        example, drawn = self.example(rng), rng.random()
 
         def given(units):
             places = self.places(units)
@@ -115,7 +110,7 @@ class TextRetrieval(Task):
         return given(_most(size, self.fewest, room))
 
     def _row(self, *given):
-        """Token ids, and where the answer begins."""
+        """The token ids of a prompt and of its answer."""
         prompt, answer = self.text(*given)
         ids, told = self._encode(prompt + answer), self._encode(prompt)
         if not np.array_equal(ids[: len(told)], told):
@@ -124,7 +119,7 @@ class TextRetrieval(Task):
                 f'the answer {answer!r}, so teacher forcing cannot score greedy decoding from the '
                 'prompt; use another tokenizer'
             )
-        return ids, len(told)
+        return told, ids[len(told) :]
 
     def _encode(self, text):
         return self.vocabulary.encode(text.encode())
