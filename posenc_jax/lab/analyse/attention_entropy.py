@@ -28,14 +28,7 @@ from posenc_jax.protocol.tokens import Tokens
 
 
 def row_entropy(p: Float[Array, '... S']) -> Float[Array, '...']:
-    """`-sum_j p_j ln p_j` in nats, with 0 ln 0 = 0.
-
-    Example:
-      >>> row_entropy(jnp.array([[0.25, 0.25, 0.25, 0.25], [0.5, 0.25, 0.25, 0.0]])).round(
-      ...     4
-      ... ).tolist()
-      [1.3863, 1.0397]
-    """
+    """`-sum_j p_j ln p_j` in nats, with 0 ln 0 = 0."""
     p = p.astype(jnp.float32)
     return -(p * jnp.log(jnp.where(p > 0, p, 1.0))).sum(-1)
 
@@ -256,21 +249,6 @@ def entropy_of_pieces(
     Raises:
       ValueError: fewer tokens between sink and query than pieces; a query of fewer than 2 tokens;
         a negative sink; `keep` below 1; an encoding that is not one rotary encoding (it is named).
-
-    Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=16, heads=2, encoding='rope()'
-      ... )
-      >>> found = entropy_of_pieces(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)),
-      ...     jnp.arange(12)[None] % 5,
-      ...     pieces=2,
-      ...     query=4,
-      ...     sink=2,
-      ... )
-      >>> found.entropy.rows, found.loss > 0
-      (4, True)
     """
     check_model('attention_entropy', model)
     middle = tokens.shape[1] - sink - query
@@ -293,15 +271,6 @@ def entropy_of_pieces(
 def entropy_plot(found: Mapping[str, AttentionEntropy], path: str | pathlib.Path) -> pathlib.Path:
     """Writes the mean entropy of each layer as a PNG, with a line for each entry of `found`; needs
     matplotlib.
-
-    Example:
-      >>> import tempfile
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     entropy_plot(
-      ...         {'whole': AttentionEntropy(np.ones((3, 2)), np.ones((3, 2)), 1)},
-      ...         folder + '/h.png',
-      ...     ).stat().st_size > 1000
-      True
     """
     from matplotlib.figure import Figure
 

@@ -31,15 +31,6 @@ def check_rotary(user: str, model: Transformer) -> list[Rotary]:
 
     Raises:
       ValueError: a layer has another encoding, or layers rotate different numbers of planes.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> [rotary.rotary_dim for rotary in check_rotary('this', Transformer(cfg, rngs=nnx.Rngs(0)))]
-      [4]
     """
     found = [
         single_rotary(user, model.encoding(layer_type, block))
@@ -100,12 +91,7 @@ def capture_encodings(
 
 
 def known(tok: Tokens, batch: int) -> Tokens:
-    """The tokens with `valid` filled in for every row, so that zeros padded later are not valid.
-
-    Example:
-      >>> known(Tokens.of(length=2), 1).valid.tolist()
-      [[True, True]]
-    """
+    """The tokens with `valid` filled in for every row, so that zeros padded later are not valid."""
     valid = jnp.ones((1, tok.length), bool) if tok.valid is None else tok.valid
     return dataclasses.replace(tok, valid=jnp.broadcast_to(valid, (batch, tok.length)))
 
@@ -182,12 +168,7 @@ def draw_planes(
 
 
 def planes_size(shape: tuple[int, ...]) -> tuple[float, float]:
-    """Inches of the picture that `draw_planes` makes of [layers, N, F] values.
-
-    Example:
-      >>> planes_size((32, 32, 64))
-      (9.68, 12.0)
-    """
+    """Inches of the picture that `draw_planes` makes of [layers, N, F] values."""
     layers, heads, count = shape
     return 2.0 + 0.12 * max(count, 20), min(1.6 + 0.12 * max(layers * heads, 10), 12.0)
 
@@ -208,14 +189,6 @@ def plane_heatmap(
       label: of the colour bar.
       title: above the picture.
       low: value at the lower end of the colours; None for the smallest of `values`.
-
-    Example:
-      >>> import tempfile
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     plane_heatmap(
-      ...         np.ones((2, 2, 4)), folder + '/usage.png', label='usage'
-      ...     ).stat().st_size > 1000
-      True
     """
     from matplotlib.figure import Figure
 

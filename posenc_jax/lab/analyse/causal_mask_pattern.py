@@ -46,11 +46,6 @@ class MaskPattern(NamedTuple):
 def relative_part(scores: Float[np.ndarray, 'T T']) -> tuple[Float[np.ndarray, ' T'], float]:
     """The mean of the scores at each distance i - j, and the non-relative share:
     `Var(S - mean of its diagonal) / Var(S)` over the pairs j <= i; 0 if the scores are constant.
-
-    Example:
-      >>> place = np.arange(4.0)
-      >>> relative_part(place[:, None] - place)
-      (array([0., 1., 2., 3.]), 0.0)
     """
     i, j = np.tril_indices(len(scores))
     seen, distance = np.asarray(scores, np.float64)[i, j], i - j
@@ -71,10 +66,6 @@ def mask_cosine(
 
     `sqrt(j / i)` for the output of attention, and `(2 / i) / sqrt((1 + 3/i) (1 + 3/j))` with the
     residual sum. Both grow with j: near keys fit better, though nothing is trained.
-
-    Example:
-      >>> mask_cosine(64, np.array([1, 32, 63]), residual=False).round(4).tolist()
-      [0.125, 0.7071, 0.9922]
     """
     i, j = np.asarray(i, float), np.asarray(j, float)
     return 2 / i / np.sqrt((1 + 3 / i) * (1 + 3 / j)) if residual else np.sqrt(j / i)
@@ -260,10 +251,6 @@ def pattern_report(found: Mapping[str, MaskPattern]) -> Report:
 def recency(content: Float[np.ndarray, 'N T T']) -> float:
     """The mean over heads of the score of the nearer half of the keys of the last query, without
     the query's own place, less that of the farther half.
-
-    Example:
-      >>> recency(np.tile(np.arange(5.0), (1, 5, 1)))
-      2.0
     """
     row = content.mean(0)[-1, :-1]
     half = len(row) // 2

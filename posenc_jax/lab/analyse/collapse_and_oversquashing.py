@@ -49,10 +49,6 @@ class Squashed(NamedTuple):
 def uniform_distance(n: int | Int[np.ndarray, '...']):
     """`|a - b| / ((n + 1) (n + 2))` for |a - b| = 1: the distance of the means of (a repeated n
     times, b) for n and n + 1.
-
-    Example:
-      >>> float(uniform_distance(1).round(5))
-      0.16667
     """
     n = np.asarray(n, float)
     return 1 / ((n + 1) * (n + 2))
@@ -64,10 +60,6 @@ def path_influence(attention: Float[np.ndarray, 'layers T T']) -> Float[np.ndarr
 
     Args:
       attention: rows that sum to 1.
-
-    Example:
-      >>> path_influence(np.tril(np.ones((1, 2, 2))) / [[1], [2]]).tolist()
-      [0.25, 0.75]
     """
     row = np.zeros(attention.shape[-1])
     row[-1] = 1

@@ -38,11 +38,6 @@ def decay_kernel(encoding: Encoding, heads: int, reach: int = REACH) -> Float[np
     Raises:
       ValueError: the encoding opens another door (it is named); fewer than 4 distances, or more
         than fit in memory; no head.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> decay_kernel(pj.make('alibi()', heads=2), 2, 4)[0].tolist()
-      [-0.0, -0.0625, -0.125, -0.1875]
     """
     if reach < 4 or heads < 1:
         raise ValueError(
@@ -128,11 +123,6 @@ def undecided(r: Float[np.ndarray, '*n D'], epsilon: float = 0.05) -> Bool[np.nd
     Let A be the sum of exp(r(d)) over [D/4, D/2), B the sum over [D/2, D), and rho = B / A. If this
     ratio does not decrease from block to block, the rest is at least `B rho / (1 - rho)`; it is
     infinite where rho >= 1.
-
-    Example:
-      >>> d = np.arange(100_000.0)
-      >>> undecided(np.stack([-2 * np.log1p(d), -np.log1p(d)])).tolist()
-      [False, True]
     """
     check_epsilon(epsilon)
     weights = relative_weights(r)
@@ -173,14 +163,6 @@ def theoretical_field(
 
     Raises:
       ValueError: as for `decay_kernel`, or an epsilon outside (0, 1).
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> (
-      ...     theoretical_field(pj.make('alibi()', heads=2), 2).tolist(),
-      ...     theoretical_field(pj.make('nope()'), 1).tolist(),
-      ... )
-      ([48.0, 767.0], [inf])
     """
     r = decay_kernel(encoding, heads, reach)
     fields = field_of(r, epsilon).astype(np.float64)
@@ -194,16 +176,7 @@ def theoretical_field(
 def trained_field(
     model: Transformer, *, reach: int = REACH, epsilon: float = 0.05
 ) -> Float[np.ndarray, 'layers N']:
-    """`theoretical_field` of every layer of a model, with the parameters that the model has now.
-
-    Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='alibi()'
-      ... )
-      >>> trained_field(Transformer(cfg, rngs=nnx.Rngs(0))).tolist()
-      [[48.0, 767.0], [48.0, 767.0]]
-    """
+    """`theoretical_field` of every layer of a model, with the parameters that the model has now."""
     encodings = [model.encoding(layer_type, block) for layer_type, block in model.layers()]
     return np.stack(
         [theoretical_field(e, model.cfg.heads, reach=reach, epsilon=epsilon) for e in encodings]

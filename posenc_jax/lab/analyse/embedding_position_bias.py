@@ -42,24 +42,14 @@ class Bias(NamedTuple):
 
 
 def slopes(similarity: Float[np.ndarray, 'documents K']) -> Float[np.ndarray, ' documents']:
-    """Least squares of the similarity on k / (K - 1), k = 0 .. K - 1.
-
-    Example:
-      >>> slopes(np.array([[0.9, 0.8, 0.7]])).round(6).tolist()
-      [-0.2]
-    """
+    """Least squares of the similarity on k / (K - 1), k = 0 .. K - 1."""
     place = np.linspace(0, 1, similarity.shape[1])
     place -= place.mean()
     return similarity @ place / (place @ place)
 
 
 def cosines(a: Float[np.ndarray, '*#rest D'], b: Float[np.ndarray, '*#rest D']):
-    """The cosine along the last axis; 0 where a vector is 0.
-
-    Example:
-      >>> float(cosines(np.array([1.0, 0.0]), np.array([1.0, 1.0])).round(4))
-      0.7071
-    """
+    """The cosine along the last axis; 0 where a vector is 0."""
     size = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return (a * b).sum(-1) / np.where(size > 0, size, 1)
 
@@ -67,24 +57,14 @@ def cosines(a: Float[np.ndarray, '*#rest D'], b: Float[np.ndarray, '*#rest D']):
 def inserted_at(
     text: Int[np.ndarray, ' T'], other: Int[np.ndarray, ' n'], place: str
 ) -> Int[np.ndarray, ' _']:
-    """The text with other text at its 'beginning', in its 'middle' or at its 'end'.
-
-    Example:
-      >>> inserted_at(np.array([1, 2]), np.array([9]), 'middle').tolist()
-      [1, 9, 2]
-    """
+    """The text with other text at its 'beginning', in its 'middle' or at its 'end'."""
     check_choice('place', place, PLACES)
     at = (0, len(text) // 2, len(text))[PLACES.index(place)]
     return np.concatenate([text[:at], other, text[at:]])
 
 
 def removed_at(text: Int[np.ndarray, ' T'], count: int, place: str) -> Int[np.ndarray, ' _']:
-    """The text without `count` of its tokens at a place.
-
-    Example:
-      >>> removed_at(np.array([1, 2, 3, 4]), 2, 'middle').tolist()
-      [1, 4]
-    """
+    """The text without `count` of its tokens at a place."""
     check_choice('place', place, PLACES)
     rest = len(text) - count
     at = (0, rest // 2, rest)[PLACES.index(place)]
@@ -94,19 +74,7 @@ def removed_at(text: Int[np.ndarray, ' T'], count: int, place: str) -> Int[np.nd
 def bias_of(
     embed: Embedder, documents: Int[np.ndarray, 'S T'], *, segments: int, seed: int
 ) -> Bias:
-    """The measures of `embedding_position_bias` for any embedder.
-
-    Example:
-      >>> rows = np.random.default_rng(0).integers(64, size=(4, 32))
-      >>> found = bias_of(
-      ...     lambda texts: np.stack([np.eye(64)[text].mean(0) for text in texts]),
-      ...     rows,
-      ...     segments=4,
-      ...     seed=0,
-      ... )
-      >>> bool(np.ptp(found.inserted, axis=1).max() < 1e-6)
-      True
-    """
+    """The measures of `embedding_position_bias` for any embedder."""
     count, length = documents.shape
     if not 2 <= segments <= length or count < 2:
         raise ValueError(

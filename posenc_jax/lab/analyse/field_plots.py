@@ -30,12 +30,6 @@ def rank_correlation(rows: Sequence[Compared]) -> float:
 
     Raises:
       ValueError: fewer than two methods have a TRF.
-
-    Example:
-      >>> rank_correlation(
-      ...     [Compared('a', 5.0, 4.0), Compared('b', 90.0, 20.0), Compared('c', np.inf, 31.0)]
-      ... )
-      1.0
     """
     both = [row for row in rows if not np.isnan(row.trf)]
     if len(both) < 2:
@@ -47,12 +41,7 @@ def rank_correlation(rows: Sequence[Compared]) -> float:
 
 
 def by_method(rows: Sequence[Compared]) -> list[Compared]:
-    """One row per label, with the means over its runs.
-
-    Example:
-      >>> by_method([Compared('a', 5.0, 4.0), Compared('a', 7.0, 5.0)])
-      [Compared(label='a', trf=6.0, erf=4.5)]
-    """
+    """One row per label, with the means over its runs."""
     mean = lambda label, name: float(
         np.mean([getattr(row, name) for row in rows if row.label == label])
     )
@@ -84,20 +73,6 @@ def decay_plot(
     Args:
       kernels, fields: decay kernel and TRF of each head, by the label of the encoding.
       path: of the PNG.
-
-    Example:
-      >>> import tempfile, posenc_jax as pj
-      >>> from posenc_jax.lab.analyse.decay_kernel import decay_kernel, theoretical_field
-      >>> alibi = pj.make('alibi()', heads=2)
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     path = folder + '/decay.png'
-      ...     drawn = decay_plot(
-      ...         {'alibi()': decay_kernel(alibi, 2, 99)},
-      ...         {'alibi()': theoretical_field(alibi, 2)},
-      ...         path,
-      ...     )
-      ...     drawn.stat().st_size > 1000
-      True
     """
     path, figure, axis = _axis(path)
     several = len(kernels) > 1
@@ -137,14 +112,6 @@ def decay_plot(
 def profile_plot(found: ReceptiveField, path: str | pathlib.Path) -> pathlib.Path:
     """Writes the mean attention at each distance as a PNG: a line for each of at most eight layers,
     with a dot at the ERF. Needs matplotlib.
-
-    Example:
-      >>> import tempfile
-      >>> ones = np.ones((2, 2))
-      >>> found = ReceptiveField(3 * ones, ones, np.ones((2, 2, 5)), np.ones(5, int), 0.05)
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     profile_plot(found, folder + '/profile.png').stat().st_size > 1000
-      True
     """
     path, figure, axis = _axis(path)
     at = 1 + np.arange(found.profile.shape[-1])
@@ -168,14 +135,6 @@ def profile_plot(found: ReceptiveField, path: str | pathlib.Path) -> pathlib.Pat
 def rank_plot(rows: Sequence[Compared], path: str | pathlib.Path) -> pathlib.Path:
     """Writes ERF against TRF as a PNG, with a point for each method. Methods with an infinite TRF
     stand at the right end; methods without a TRF are left out. Needs matplotlib.
-
-    Example:
-      >>> import tempfile
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     rank_plot(
-      ...         [Compared('a', 5.0, 4.0), Compared('b', np.inf, 20.0)], folder + '/ranks.png'
-      ...     ).stat().st_size > 1000
-      True
     """
     path, figure, axis = _axis(path)
     rows = [row for row in rows if not np.isnan(row.trf)]

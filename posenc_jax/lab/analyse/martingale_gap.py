@@ -38,12 +38,7 @@ class Gap(NamedTuple):
 
 
 def laplace(flips: Int[np.ndarray, 'M n']) -> Float[np.ndarray, ' M']:
-    """(k + 1) / (n + 2) for k ones among n flips: the prediction of Bayes for a uniform coin.
-
-    Example:
-      >>> laplace(np.array([[1, 1, 0]])).tolist()
-      [0.6]
-    """
+    """(k + 1) / (n + 2) for k ones among n flips: the prediction of Bayes for a uniform coin."""
     return (flips.sum(-1) + 1) / (flips.shape[-1] + 2)
 
 
@@ -57,13 +52,7 @@ def gap_of(
 
 
 def fit_gap(counts: Int[np.ndarray, ' n'], gap: Float[np.ndarray, ' n']) -> Float[np.ndarray, '3']:
-    """a, b, c of the least-squares fit `a ln(n) / n + b / n + c`; NaN for fewer than three counts.
-
-    Example:
-      >>> n = np.array([1, 2, 4, 8])
-      >>> fit_gap(n, 2 * np.log(n) / n + 0.5 / n).round(6).tolist()
-      [2.0, 0.5, 0.0]
-    """
+    """a, b, c of the least-squares fit `a ln(n) / n + b / n + c`; NaN below three counts."""
     if len(counts) < 3:
         return np.full(3, np.nan)
     n = np.asarray(counts, float)
@@ -73,13 +62,7 @@ def fit_gap(counts: Int[np.ndarray, ' n'], gap: Float[np.ndarray, ' n']) -> Floa
 def gaps(
     predict: Predictor, counts: Sequence[int], *, sequences: int, orders: int, seed: int
 ) -> Gap:
-    """The measures of `martingale_gap` for any predictor.
-
-    Example:
-      >>> found = gaps(laplace, (2, 5), sequences=4, orders=3, seed=0)
-      >>> bool(max(a.max() for a in found[1:4]) < 1e-15)
-      True
-    """
+    """The measures of `martingale_gap` for any predictor."""
     n = np.asarray(counts, np.int32)
     if n.ndim != 1 or len(n) < 1 or n[0] < 1 or (np.diff(n) <= 0).any():
         raise ValueError(f'counts must ascend from at least 1, got {list(counts)}')

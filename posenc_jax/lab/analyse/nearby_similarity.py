@@ -25,12 +25,7 @@ class Similarity(NamedTuple):
 
 
 def mean_cosines(h: Float[np.ndarray, '... S T D']) -> Float[np.ndarray, '... T T']:
-    """`S_ij = mean over sequences of cos(h_i, h_j)`; a vector of zeros is like no other.
-
-    Example:
-      >>> mean_cosines(np.array([[[1.0, 0.0], [1.0, 1.0]]])).round(3).tolist()
-      [[1.0, 0.707], [0.707, 1.0]]
-    """
+    """`S_ij = mean over sequences of cos(h_i, h_j)`; a vector of zeros is like no other."""
     size = np.linalg.norm(h, axis=-1, keepdims=True)
     unit = h / np.where(size > 0, size, 1)
     return (unit @ np.swapaxes(unit, -1, -2)).mean(-3)
@@ -45,11 +40,6 @@ def adjacency_score(similarity: Float[np.ndarray, 'T T']) -> float:
 
     Raises:
       ValueError: fewer than three places, which have no triple, or more than 512.
-
-    Example:
-      >>> place = np.arange(6.0)
-      >>> adjacency_score(-np.abs(place[:, None] - place)), adjacency_score(np.ones((6, 6)))
-      (1.0, 0.5)
     """
     length = len(similarity)
     if not 3 <= length <= LONGEST:
@@ -162,11 +152,6 @@ def similarity_report(found: Mapping[str, Similarity]) -> Report:
 
 
 def by_distance(maps: Float[np.ndarray, 'L T T']) -> Float[np.ndarray, 'L T']:
-    """The mean of each map over the pairs at every distance.
-
-    Example:
-      >>> by_distance(np.array([[[1.0, 0.5], [0.5, 1.0]]])).tolist()
-      [[1.0, 0.5]]
-    """
+    """The mean of each map over the pairs at every distance."""
     diagonals = [np.diagonal(maps, -d, 1, 2).mean(-1) for d in range(maps.shape[1])]
     return np.stack(diagonals, axis=-1)

@@ -32,12 +32,7 @@ class Symmetry(NamedTuple):
 def slice_cosines(
     below: Float[np.ndarray, 'S T D'], above: Float[np.ndarray, 'S T D']
 ) -> tuple[float, float]:
-    """Mean cosine of `below[t]` with `above[t]`, and with `above[t']` of other places t'.
-
-    Example:
-      >>> slice_cosines(np.eye(3)[None], np.eye(3)[None])
-      (1.0, 0.0)
-    """
+    """Mean cosine of `below[t]` with `above[t]`, and with `above[t']` of other places t'."""
     unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-30)
     cosines = np.asarray(unit(below) @ np.swapaxes(unit(above), 1, 2), np.float64).mean(0)
     same, length = np.trace(cosines), len(cosines)

@@ -59,11 +59,6 @@ def bound_report(
       head_dim, base: d, and the base of the frequencies.
       train_len: trained length, drawn as a dashed line.
       longest: number of distances.
-
-    Example:
-      >>> report = bound_report(longest=4)
-      >>> print(report.text().splitlines()[1])
-      0 to 0             32.5              32.5
     """
     theta = rope_frequencies(head_dim, base)
     distance = np.arange(longest)

@@ -50,10 +50,6 @@ def position_information(frequency: Float[np.ndarray, '*rest T']) -> Float[np.nd
 
     Raises:
       ValueError: frequencies outside 0 .. 1.
-
-    Example:
-      >>> float(position_information(np.array([1.0, 1.0, 0.0, 0.0])).round(4))
-      0.6931
     """
     if not ((frequency >= 0) & (frequency <= 1)).all():
         raise ValueError('frequencies lie in 0 .. 1')
@@ -71,10 +67,6 @@ def shape_of(frequency: Float[np.ndarray, ' T']) -> str:
     """The shape of a frequency over the places: 'step' if it crosses the middle of its range once,
     'oscillating' if more often; 'strong ...' if it reaches 0 and 0.95. A crossing counts when it
     leads from a quarter of the range to three quarters, or back.
-
-    Example:
-      >>> shape_of(np.array([0.0, 0.0, 1.0, 1.0])), shape_of(np.array([0.1, 0.5, 0.1, 0.5]))
-      ('strong step', 'oscillating')
     """
     low, high = float(frequency.min()), float(frequency.max())
     scaled = (frequency - low) / max(high - low, 1e-30)

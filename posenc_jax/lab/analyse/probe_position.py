@@ -38,10 +38,6 @@ class Probed(NamedTuple):
 def guesses(length: int) -> tuple[float, float]:
     """The mean distance of two guesses that know nothing: the median position, T/4 (for an even T),
     and a uniform draw, (T^2 - 1) / (3 T).
-
-    Example:
-      >>> guesses(64)
-      (16.0, 21.328125)
     """
     return float(np.abs(np.arange(length) - (length - 1) / 2).mean()), (length**2 - 1) / (
         3 * length
@@ -55,11 +51,6 @@ def ridge_probe(
     mean over its standard deviation, both of the training tokens. In float64.
 
     `w = (F^T F + penalty I)^-1 F^T (t - mean t)` for centred features F.
-
-    Example:
-      >>> exact = np.broadcast_to(np.eye(8), (4, 8, 8))
-      >>> bool(np.abs(ridge_probe(exact, exact[:1], penalty=1e-6) - np.arange(8)).max() < 1e-4)
-      True
     """
     mean, std = train.mean((0, 1), dtype=np.float64), train.std((0, 1), dtype=np.float64)
     scale = 1 / np.where(std > 1e-9 * (1 + np.abs(mean)), std, np.inf)  # a constant feature says 0
@@ -119,12 +110,7 @@ def _trained(train, test, steps, seed):
 
 
 def probe_scores(predicted: Float[np.ndarray, 'R T']) -> tuple[float, float, float]:
-    """MAE, R^2 and accuracy of predicted positions; the true ones are 0 .. T-1.
-
-    Example:
-      >>> probe_scores(np.array([[0.2, 1.2, 2.2]]))[2]
-      1.0
-    """
+    """MAE, R^2 and accuracy of predicted positions; the true ones are 0 .. T-1."""
     t = np.arange(predicted.shape[1])
     error = predicted - t
     nearest = np.clip(np.rint(predicted), 0, len(t) - 1)

@@ -49,10 +49,6 @@ def first_slow_plane(inv_freq: Float[np.ndarray, ' F'], length: int) -> int:
     Args:
       inv_freq: radians per position, in descending order.
       length: in tokens.
-
-    Example:
-      >>> first_slow_plane(1e5 ** (-np.arange(32) / 32), 8192)
-      20
     """
     return int((np.asarray(inv_freq) * length >= 2 * math.pi).sum())
 

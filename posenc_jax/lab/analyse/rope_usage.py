@@ -24,10 +24,6 @@ from posenc_jax.protocol.tokens import Tokens
 def planes(x: Num[Array, '... H'], count: int, layout: Layout = 'half') -> Float[Array, '... F 2']:
     """The two features of each of the first `count` rotary planes, in float32. Features that are
     not rotated are left out.
-
-    Example:
-      >>> planes(jnp.arange(4.0), 2).tolist()
-      [[0.0, 2.0], [1.0, 3.0]]
     """
     check_choice('layout', layout, LAYOUTS)
     turned = x[..., : 2 * count].astype(jnp.float32)
@@ -202,11 +198,6 @@ def positional_head(
 
     Raises:
       ValueError: negative weights, or not one for every frequency.
-
-    Example:
-      >>> q, k = positional_head(np.array([1.0]), np.array([2.0]), shift=0)
-      >>> round(float(q @ k) / 2**0.5, 6)
-      2.0
     """
     inv_freq, weights = np.asarray(inv_freq, np.float64), np.asarray(weights, np.float64)
     if weights.shape != inv_freq.shape or (weights < 0).any():

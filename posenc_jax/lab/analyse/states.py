@@ -84,10 +84,6 @@ def pieces(rows: Any, size: int) -> Iterator[Any]:
 
     Raises:
       ValueError: no rows, or a size below 1.
-
-    Example:
-      >>> [len(piece) for piece in pieces(np.zeros(12), 8)]
-      [6, 6]
     """
     if size < 1 or not len(rows):
         raise ValueError(f'expected rows and a batch of at least 1, got {len(rows)} and {size}')

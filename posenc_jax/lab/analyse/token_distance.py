@@ -76,12 +76,6 @@ def plane_logits(
 ) -> Float[Array, 'F B N T S']:
     """`c_t(i, j) = <q'_it, k'_jt> / sqrt(H)`: what each of the first `count` planes adds to the
     scaled logits of rotated queries and keys.
-
-    Example:
-      >>> plane_logits(
-      ...     jnp.ones((1, 1, 1, 4)), jnp.arange(4.0).reshape(1, 1, 1, 4), 2
-      ... ).ravel().tolist()
-      [1.0, 2.0]
     """
     leading = lambda a: jnp.moveaxis(planes(a, count, layout), -2, 0)
     return jax.vmap(functools.partial(_plane_logit, width=q.shape[-1]))(leading(q), leading(k))
@@ -310,19 +304,6 @@ def stream(
 def distance_heatmap(found: TokenDistance, path: str | pathlib.Path) -> pathlib.Path:
     """Writes `found.corr` as a PNG: a row for each head of each layer, a column for each plane;
     needs matplotlib.
-
-    Example:
-      >>> import tempfile
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='rope()'
-      ... )
-      >>> found = token_distance(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5
-      ... )
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     distance_heatmap(found, folder + '/corr.png').stat().st_size > 1000
-      True
     """
     return plane_heatmap(
         found.corr,
@@ -340,10 +321,6 @@ def positional_heads(
 
     Raises:
       ValueError: a fraction outside (0, 1].
-
-    Example:
-      >>> positional_heads(np.array([[0.1, 0.9], [0.5, 0.2]]), fraction=0.5)
-      [(0, 1), (1, 0)]
     """
     if not 0 < fraction <= 1:
         raise ValueError(f'positional_heads takes a fraction in (0, 1], got {fraction}')
@@ -355,10 +332,6 @@ def positional_heads(
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
     """Rank correlation of two arrays of equal size, ties at their mean rank; 0 where one is
     constant.
-
-    Example:
-      >>> spearman(np.array([1.0, 2.0, 9.0]), np.array([0.1, 0.2, 0.3]))
-      1.0
     """
 
     def ranks(values):
@@ -377,15 +350,6 @@ def without_heads(model: Transformer, heads: Sequence[tuple[int, int]]) -> Trans
 
     Raises:
       ValueError: a layer or head that does not exist, or a layer without attention.
-
-    Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> less = without_heads(Transformer(cfg, rngs=nnx.Rngs(0)), [(1, 0)])
-      >>> [bool(block.attention.w_out[...][0].any()) for _, block in less.layers()]
-      [True, False]
     """
     changed, period = nnx.clone(model), len(model.blocks)
     for layer, head in heads:

@@ -30,10 +30,6 @@ class Shrinkage(NamedTuple):
 def log_slope(variance: Float[np.ndarray, '*rest T']) -> Float[np.ndarray, '*rest']:
     """The least-squares slope of log variance on log m, where m = 1 .. T is how many tokens a
     causal query sees: -1 for means of independent vectors, 0 where places do not differ.
-
-    Example:
-      >>> float(log_slope(1 / np.arange(1.0, 65.0)).round(6))
-      -1.0
     """
     m = np.log(np.arange(1, variance.shape[-1] + 1))
     m -= m.mean()

@@ -36,11 +36,6 @@ def ape_layout(prefix: int, lengths: Sequence[int]) -> Layout:
 
     Raises:
       ValueError: no context, or lengths that are not positive.
-
-    Example:
-      >>> layout = ape_layout(3, [6, 9, 4])
-      >>> layout.start, layout.ids[3].tolist()
-      (12, [3, 4, 5, 6])
     """
     check_lengths('ape_layout', prefix, lengths)
     return parallel_layout(
@@ -63,16 +58,6 @@ def ape_merge(
         log-sum-exp l_C.
       others: the result o_O over the other keys, by the softmax of `a`, and its log-sum-exp l_O.
       temperature, scale: T and s.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> total = (
-      ...     jax.nn.logsumexp(jnp.array([1.0, 2.0]) / 0.9),
-      ...     jax.nn.logsumexp(jnp.array([0.5, 0.0])),
-      ... )
-      >>> out = ape_merge((jnp.ones(1), total[0]), (jnp.zeros(1), total[1]))
-      >>> round(float(out[0]), 5)
-      0.74201
     """
     (of_contexts, l_c), (of_others, l_o) = contexts, others
     w = jax.nn.sigmoid(temperature * scale * l_c - l_o)[..., None]
@@ -105,10 +90,6 @@ class AdaptiveAttention:
 
     Raises:
       ValueError: one of them is not positive and finite.
-
-    Example:
-      >>> AdaptiveAttention(temperature=0.5).scale
-      0.9
     """
 
     temperature: float = 0.9
@@ -149,18 +130,6 @@ def encode(
     Raises:
       ValueError: no contexts, an empty one, ids outside the vocabulary, or another kind of model,
         of which the part in the way is named.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> [
-      ...     piece.ids.tolist()
-      ...     for piece in encode(Transformer(cfg, rngs=nnx.Rngs(0)), [1], [[2, 3], [4]])
-      ... ]
-      [[0], [1, 2], [1]]
     """
     user = 'ape_parallel'
     tokens = check_contexts(user, prefix, contexts, model.cfg.vocab_size)

@@ -26,23 +26,6 @@ def constant_cache(
 
     Raises:
       ValueError: a layer without `lm_infinite` or with its `top_k`; the errors of `keep_ends`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> from posenc_jax.lab.decoding.decode import init_cache, prefill
-      >>> spec = 'lm_infinite(encoding=rope(), n_global=1, n_local=3)'
-      >>> model = Transformer(
-      ...     TransformerConfig(
-      ...         vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding=spec
-      ...     ),
-      ...     rngs=nnx.Rngs(0),
-      ... )
-      >>> empty = init_cache(model, Tokens.of(length=12))
-      >>> _, full = prefill(model, empty, jnp.ones((1, 9), jnp.int32))
-      >>> constant_cache(model, full, empty.tokens, room=2).capacity
-      5
     """
     found = _windows(model)
     first, last = (max(getattr(part, name) for part in found) for name in ('n_global', 'n_local'))

@@ -45,15 +45,6 @@ def init_cache(model: Transformer, tok: Tokens, source: Source | None = None) ->
     Raises:
       ValueError: the model is an encoder, has an encoding that no cache can serve, or has outputs
         that are not tokens; a source is missing or not wanted.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()'
-      ... )
-      >>> init_cache(Transformer(cfg, rngs=nnx.Rngs(0)), Tokens.of(length=16)).capacity
-      16
     """
     if not model.cfg.causal:
         raise ValueError(f'generation needs a decoder, this model is of kind {model.cfg.kind!r}')

@@ -55,15 +55,6 @@ def calibrate(
     Raises:
       ValueError: groups do not divide the head width, or an encoding acts on the logits (the
         message names it).
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=3, width=16, heads=2, encoding='rope()'
-      ... )
-      >>> calibrate(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 7, groups=4).shape
-      (3, 2, 2)
     """
     tokens = jnp.asarray(tokens)
     placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok, tokens)
@@ -93,16 +84,6 @@ def sparse_logits(
 
     The memory is quadratic in the length. Arguments and errors are those of `label` and
     `decode_step`.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=3, width=16, heads=2, encoding='rope()'
-      ... )
-      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 7
-      >>> sparse_logits(model, calibrate(model, text, groups=4), text, keep=3).shape
-      (1, 12, 7)
     """
     _check_channels(model.cfg.layers, model.cfg.heads, model.cfg.head_dim, channels, dense_layers)
     check_keep(keep)

@@ -182,14 +182,6 @@ def with_mask(encoding: Encoding, mask: DuoAttention) -> Encoding:
 
     Raises:
       ValueError: a chain that does not have exactly one `causal` or `duo_attention` mask.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> chained = with_mask(
-      ...     pj.make('alibi()', heads=2, causal=True), DuoAttention(1, 2, (), 2, 2)
-      ... )
-      >>> [name_of(part) for part in parts_of(chained)]
-      ['alibi', 'duo_attention', 'document']
     """
     parts = parts_of(encoding)
     if (count := sum(isinstance(part, (Causal, DuoAttention)) for part in parts)) != 1:
@@ -215,21 +207,6 @@ def deploy(
     Raises:
       ValueError: `retrieval` is not boolean of shape [layers, K]; sink below 0 or recent below 1; a
         model without causal masks.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = deploy(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)),
-      ...     np.array([[True, False], [False, False]]),
-      ...     sink=1,
-      ...     recent=2,
-      ... )
-      >>> heads_of(model)
-      ((True, False), (False, False))
     """
     retrieval = np.asarray(retrieval)
     wanted = (model.cfg.layers, model.cfg.kv_heads)

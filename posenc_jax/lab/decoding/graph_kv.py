@@ -105,11 +105,6 @@ def graph_layout(
     Raises:
       ValueError: no segment, lengths that are not positive integers, a prefix below 0, or the
         errors of `graph_sources`.
-
-    Example:
-      >>> layout = graph_layout(2, [3, 5, 4, 6], [(0, 3), (1, 3), (2, 3)])
-      >>> [(int(ids[0]), int(ids[-1])) for ids in layout.ids], layout.start
-      ([(0, 1), (2, 4), (2, 6), (2, 5), (7, 12)], 13)
     """
     check_lengths('graph_layout', prefix, lengths)
     count = len(lengths)
@@ -158,18 +153,6 @@ def encode(
       ValueError: no segments, ids outside the vocabulary, the errors of `graph_sources`, 'shared'
         without edges ([] is parallel encoding), or a model whose layers are not causal attention
         with one rotary encoding (the message names the part at fault).
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> [piece.ids.tolist() for piece in encode(model, [1], [[2, 3], [4], [5]], [(0, 2), (1, 2)])]
-      [[0], [1, 2], [1], [3]]
-      >>> [piece.ids.tolist() for piece in encode(model, [1], [[2, 3], [4]], places='sequential')]
-      [[0], [1, 2], [3], [4, 5], [6]]
     """
     user = 'graph_kv'
     check_choice('graph_kv: places', places, PLACES)

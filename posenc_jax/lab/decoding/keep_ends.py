@@ -90,15 +90,6 @@ def keep_ends(
     Raises:
       ValueError: sizes that keep nothing; packed documents; positions that depend on token ids; a
         room beyond the text to come (under jit, slots beyond the text are padding instead).
-
-    Example:
-      >>> tok = Tokens.of(length=9)
-      >>> layer = LayerCache(
-      ...     jnp.ones((1, 1, 9, 2)), jnp.ones((1, 1, 9, 2)), {}, jnp.zeros((1, 0, 4))
-      ... )
-      >>> kept = keep_ends(Cache((tok,), jnp.array(7), (layer,)), (tok,), first=1, last=2)
-      >>> kept.tokens[0].index.tolist(), int(kept.cursor), kept.layers[0].k.shape
-      ([[0, 5, 6, 7]], 3, (1, 1, 4, 2))
     """
     check_layers(cache, LayerCache, 'keep_ends', 'decode.prefill')
     if first < 0 or last < 1 or room < 1:

@@ -74,11 +74,6 @@ def piece_layout(
 
     Raises:
       ValueError: no pieces, lengths that are not positive, an unknown choice.
-
-    Example:
-      >>> layout = piece_layout(2, [5, 8, 3, 8])
-      >>> layout.ids[1].round(3).tolist(), layout.ids[3].round(3).tolist(), float(layout.start)
-      ([2.0, 3.6, 5.2, 6.8, 8.4], [2.0, 4.667, 7.333], 10.0)
     """
     check_choice('parallel_context_entropy: size', size, SIZES)
     check_choice('parallel_context_entropy: align', align, ALIGNS)
@@ -105,11 +100,6 @@ def piece_scores(
 
     Raises:
       ValueError: top below 1.
-
-    Example:
-      >>> p, segment = jnp.array([0.1, 0.2, 0.3, 0.4]), jnp.array([0, 1, 1, 2])
-      >>> piece_scores(p, segment, 2, top=1).round(1).tolist()
-      [0.3, 0.4]
     """
     _check_number('top', top)
     of = segment == 1 + jnp.arange(count)[:, None]
@@ -123,11 +113,6 @@ def pool_scores(
 
     Raises:
       ValueError: top below 1.
-
-    Example:
-      >>> scores, rows = jnp.arange(6.0).reshape(1, 1, 3, 2), jnp.array([[True, True, False]])
-      >>> pool_scores(scores, rows, top=2).tolist()
-      [[[[2.0, 4.0]]]]
     """
     _check_number('top', top)
     batch, heads, count, pieces = scores.shape
@@ -172,11 +157,6 @@ def select_pieces(
     divided by their sum, or by 1e-5 if the sum is smaller.
 
     This is the definition; `SelectedAttention` evaluates it in blocks of keys.
-
-    Example:
-      >>> p = jnp.array([0.2, 0.4, 0.1, 0.3]).reshape(1, 1, 1, 4)
-      >>> select_pieces(p, jnp.array([0, 1, 2, 3]), 3, keep=1)[0, 0, 0].round(3).tolist()
-      [0.333, 0.667, 0.0, 0.0]
     """
     scores = piece_scores(p, segment, count, top)
     if pooled:
@@ -217,10 +197,6 @@ class SelectedAttention:
 
     Raises:
       ValueError: one of the numbers is below 1 or no integer.
-
-    Example:
-      >>> SelectedAttention(count=3, keep=1).keep
-      1
     """
 
     count: int
@@ -313,16 +289,6 @@ def encode(
     Raises:
       ValueError: no pieces, an empty one, ids outside the vocabulary, or another kind of model, of
         which the part in the way is named.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> pieces = encode(Transformer(cfg, rngs=nnx.Rngs(0)), [1], [[2, 3, 4], [5, 6]])
-      >>> [piece.ids.tolist() for piece in pieces]
-      [[0], [1, 2, 3], [1.0, 2.5]]
     """
     user = 'parallel_context_entropy'
     tokens = check_contexts(user, prefix, contexts, model.cfg.vocab_size)

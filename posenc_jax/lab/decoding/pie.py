@@ -36,13 +36,6 @@ def pie_keys(
       before, after: angles in radians; only their difference is used.
       layout: arrangement of the rotated pairs of channels, see `rotate`.
       scale: ratio of the attention factors at the new and the old position; 1 if they are equal.
-
-    Example:
-      >>> angle = lambda a: jnp.full((1, 1, 1), a * jnp.pi)
-      >>> pie_keys(jnp.array([1.0, 0.0]).reshape(1, 1, 1, 2), angle(2.0), angle(2.5)).round(
-      ...     3
-      ... ).ravel().tolist()
-      [-0.0, 1.0]
     """
     return rotate(k, (after - before)[:, None], layout=layout, scale=scale)
 

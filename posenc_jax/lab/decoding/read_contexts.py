@@ -36,20 +36,6 @@ def read(
         token ids outside the vocabulary; an empty cache or one of another method; a cache of joined
         contexts with a model that has no `ContextMask`; an encoding that caches more than encoded
         keys, or encodes them again at every step. Traced values are not checked.
-
-    Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> pieces = encode(
-      ...     'this', model, [np.array([[1, 2]]), np.array([[3]])], [np.arange(2), np.arange(1)]
-      ... )
-      >>> cache = join('this', model, pieces, capacity=8, start=2)
-      >>> logits, cache = read(model, cache, jnp.array([[4, 5]]))
-      >>> logits.shape, int(cache.cursor)
-      ((1, 2, 9), 5)
     """
     tokens = jnp.asarray(tokens)
     _check_readable(model, cache)
@@ -118,19 +104,6 @@ def continue_from(
     Raises:
       ValueError: the query and the new tokens do not fit the free slots, a temperature above 0 has
         no key, or the errors of `read`.
-
-    Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> pieces = encode(
-      ...     'this', model, [np.array([[1, 2]]), np.array([[3]])], [np.arange(2), np.arange(1)]
-      ... )
-      >>> cache = join('this', model, pieces, capacity=8, start=2)
-      >>> continue_from(model, cache, jnp.array([[4]]), max_new_tokens=3).shape
-      (1, 3)
     """
     query = jnp.asarray(query)
     free = cache.capacity - int(cache.cursor)
@@ -160,17 +133,6 @@ def dense(
     the mask of `layout`.
 
     This is the reference that reading through a cache is tested against.
-
-    Example:
-      >>> from posenc_jax.lab.decoding.pieces import parallel_layout
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> layout = parallel_layout((np.arange(1), np.arange(1, 3), np.arange(1, 2)), 3)
-      >>> segments = [np.array([[1]]), np.array([[2, 3]]), np.array([[4]])]
-      >>> dense(Transformer(cfg, rngs=nnx.Rngs(0)), segments, np.array([[5]]), layout).shape
-      (1, 5, 9)
     """
     tokens = np.concatenate([*segments, query], axis=1)
     reader = with_contexts(model, layout.sees, attention_fn)
@@ -197,25 +159,6 @@ def encode(
       ids: positions of the tokens, one array for each context.
       before: pieces, already at the positions where the contexts see them (see `moved`).
       together: largest number of contexts in one pass; None for no limit.
-
-    Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> (prefix,) = encode('this', model, [np.array([[1, 2]])], [np.arange(2)])
-      >>> [
-      ...     p.length
-      ...     for p in encode(
-      ...         'this',
-      ...         model,
-      ...         [np.array([[3, 4, 5]]), np.array([[6]])],
-      ...         [2 + np.arange(3), np.array([2])],
-      ...         [prefix],
-      ...     )
-      ... ]
-      [3, 1]
     """
     check_model(user, model)
     if together is not None and not (isinstance(together, Integral) and together >= 1):
@@ -251,17 +194,6 @@ def encode_behind_prefix(
     Args:
       tokens, ids: token ids and positions; those of the prefix come first.
       user, model, together: as for `encode`.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model, tokens = Transformer(cfg, rngs=nnx.Rngs(0)), [np.array([[1]]), np.array([[2, 3]])]
-      >>> pieces = encode_behind_prefix('this', model, tokens, [np.arange(1), 1 + np.arange(2)])
-      >>> [piece.length for piece in pieces]
-      [1, 2]
     """
     (prefix,) = encode(user, model, tokens[:1], ids[:1])
     return (prefix, *encode(user, model, tokens[1:], ids[1:], [prefix], together=together))
