@@ -4,15 +4,12 @@ how many of the nearest keys hold all but a share epsilon of `sum_d exp(r(d))`. 
 Reference: Qin, Zhong, Deng, arXiv 2307.10156.
 """
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from posenc_jax.base.memory import main_memory, readable
+from posenc_jax.lab.analyse.capture import compiled
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.encoding import DOORS, Encoding
@@ -50,12 +47,11 @@ def decay_kernel(encoding: Encoding, heads: int, reach: int = REACH) -> Float[np
             f'{readable(limit)}; give fewer distances'
         )
     _check_additive(encoding)
-    graphdef, state = nnx.split(encoding)
-    pieces = []
+    chunks = []
     for start in range(0, reach, _CHUNK):
         distance = np.minimum(np.arange(start, start + min(_CHUNK, reach)), reach - 1)
-        pieces.append(np.asarray(_row(graphdef, heads, state, distance, reach - 1, 0)))
-    return np.concatenate(pieces, axis=1)[:, :reach].astype(np.float64)
+        chunks.append(np.asarray(_row(encoding, distance, reach - 1, 0, fixed=(heads,))))
+    return np.concatenate(chunks, axis=1)[:, :reach].astype(np.float64)
 
 
 def _check_additive(encoding: Encoding) -> None:
@@ -68,10 +64,9 @@ def _check_additive(encoding: Encoding) -> None:
             )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _row(graphdef, heads, state, distance, row, shift):
+@compiled
+def _row(encoding, heads, distance, row, shift):
     """r(d) of the query at index `row` at these distances, with all positions moved by `shift`."""
-    encoding = nnx.merge(graphdef, state)
     index = jnp.full((1, 1), row, jnp.int32)
     tok = lambda index: Tokens(index, index + shift, rank=index)
     tq, tk = tok(index), tok(index - distance[None])
@@ -83,10 +78,10 @@ def _row(graphdef, heads, state, distance, row, shift):
 
 
 def _is_relative(encoding: Encoding, heads: int, reach: int) -> bool:
-    graphdef, state = nnx.split(encoding)
     distance = np.geomspace(1, reach, _PROBES).astype(np.int32) - 1
     here, there = (
-        np.asarray(_row(graphdef, heads, state, distance, reach - 1, shift)) for shift in (0, reach)
+        np.asarray(_row(encoding, distance, reach - 1, shift, fixed=(heads,)))
+        for shift in (0, reach)
     )
     # A bias that is a sum of large terms which cancel (sandwich) has rounding errors of the size of
     # these terms at every distance, so the tolerance contains a share of its spread.

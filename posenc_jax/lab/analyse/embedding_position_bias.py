@@ -1,6 +1,6 @@
 """Position bias of text embeddings: whose part of a document its vector resembles most."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -8,7 +8,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from posenc_jax.lab.analyse.report import Report, few, titled
+from posenc_jax.lab.analyse.protocol import Comparison
+from posenc_jax.lab.analyse.report import small_legend
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.layers import pooled
 from posenc_jax.protocol.errors import check_choice
@@ -222,54 +223,45 @@ def embedding_position_bias(
     return bias_of(embedder(model, pool, batch=batch), documents, segments=segments, seed=seed)
 
 
-def bias_report(found: Mapping[str, Bias]) -> Report:
-    """The table of cosines by place and the picture: inserted text, segments and needles."""
-    rows = []
-    for name, one in found.items():
-        for what, shares, values in (
-            ('inserted', SHARES, one.inserted),
-            ('removed', REMOVED, one.removed),
-        ):
-            rows += [
-                (name, f'{what} {share:.0%}', *map(float, row))
-                for share, row in zip(shares, values)
-            ]
+def _rows(one):
+    for what, shares in (('inserted', SHARES), ('removed', REMOVED)):
+        for share, cosines in zip(shares, getattr(one, what)):
+            yield f'{what} {share:.0%}', *cosines
 
-    def draw(figure):
-        drawn = few(found)
-        axes = figure.subplots(len(drawn), 3, squeeze=False)
-        for (left, middle, right), (name, one) in zip(axes, drawn.items()):
-            for place, values in zip(PLACES, one.inserted.T):
-                left.plot(np.array(SHARES) * 100, values, 'o-', markersize=3, label=place)
-            left.set(xlabel='inserted text, % of the document', ylabel='cosine with the original')
-            left.set_title(name, fontsize=8)
-            left.legend(frameon=False, fontsize=7)
-            place = np.linspace(0, 1, len(one.similarity))
-            middle.plot(place, one.similarity, 'o-', markersize=3)
-            middle.set(
-                xlabel='place of the segment, share of the text', ylabel='cosine with the document'
-            )
-            middle.set_title(f'slope {one.slope:+.3f}, shuffled {one.shuffled:+.3f}', fontsize=8)
-            right.plot(place, one.needle, 'o-', markersize=3, color='C3')
-            right.set(
-                xlabel='place of the needle, share of the text',
-                ylabel='cosine of needle and document',
-            )
 
-    return Report(
-        'embedding_position_bias',
-        ('model', 'change', *PLACES),
-        rows,
-        {
-            name: {**one._asdict(), 'shares': SHARES, 'left_out': REMOVED}
-            for name, one in found.items()
-        },
-        draw,
-        title=titled('Which part of a text its vector resembles', found),
-        size=(10.5, 3.4 * len(few(found))),
-        remarks=[
-            f'{name}: slope {one.slope:+.4f}, of shuffled segments {one.shuffled:+.4f}; needle '
-            f'{one.needle[0]:.3f} at the beginning, {one.needle[-1]:.3f} at the end'
-            for name, one in found.items()
-        ],
-    )
+def _draw(axes, name, one):
+    left, middle, right = axes
+    for place, values in zip(PLACES, one.inserted.T):
+        left.plot(np.array(SHARES) * 100, values, 'o-', markersize=3, label=place)
+    left.set(xlabel='inserted text, % of the document', ylabel='cosine with the original')
+    left.set_title(name, fontsize=8)
+    small_legend(left)
+    place, of = np.linspace(0, 1, len(one.similarity)), 'share of the text'
+    middle.plot(place, one.similarity, 'o-', markersize=3)
+    middle.set(xlabel=f'place of the segment, {of}', ylabel='cosine with the document')
+    middle.set_title(f'slope {one.slope:+.3f}, shuffled {one.shuffled:+.3f}', fontsize=8)
+    right.plot(place, one.needle, 'o-', markersize=3, color='C3')
+    right.set(xlabel=f'place of the needle, {of}', ylabel='cosine of needle and document')
+
+
+ANALYSIS = Comparison(
+    measure=embedding_position_bias,
+    says='which part of a text its vector resembles',
+    batches=8,
+    options={'pool': dict(default='mean', help="'mean' or 'last'")},
+    arguments=lambda known, subject: dict(
+        documents=subject.sequences(known, 256), pool=known.pool, batch=min(known.batches, 16)
+    ),
+    columns=('change', *PLACES),
+    rows=_rows,
+    draw=_draw,
+    panels=3,
+    title='Which part of a text its vector resembles',
+    size=(10.5, 3.4),
+    numbers=lambda one: {**one._asdict(), 'shares': SHARES, 'left_out': REMOVED},
+    remarks=lambda found: [
+        f'{name}: slope {one.slope:+.4f}, of shuffled segments {one.shuffled:+.4f}; needle '
+        f'{one.needle[0]:.3f} at the beginning, {one.needle[-1]:.3f} at the end'
+        for name, one in found.items()
+    ],
+)

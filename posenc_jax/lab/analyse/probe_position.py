@@ -1,7 +1,6 @@
 """Position probes: how well a small network tells the position of a token from its vector."""
 
 import functools
-from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import jax
@@ -10,7 +9,8 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from posenc_jax.lab.analyse.report import Report, by_layer, titled
+from posenc_jax.lab.analyse.protocol import Comparison
+from posenc_jax.lab.analyse.report import by_layer, small_legend
 from posenc_jax.lab.analyse.states import layer_states
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.protocol.errors import check_choice
@@ -191,40 +191,32 @@ def probe_position(
     return Probed(*map(np.array, zip(*scores)), tokens.shape[1])
 
 
-def probe_report(found: Mapping[str, Probed]) -> Report:
-    """The table and the picture: the mean distance behind every layer, a line for each model."""
-    rows = [
-        (name, layer, *(float(a[layer]) for a in (one.mae, one.r2, one.accuracy)))
-        for name, one in found.items()
-        for layer in range(len(one.mae))
-    ]
-    lengths = sorted({one.length for one in found.values()})
+def _draw(figure, found):
+    axis = figure.subplots()
+    label = 'mean |predicted - true position|, tokens'
+    by_layer(axis, {name: one.mae for name, one in found.items()}, first=0, label=label)
+    for guess, style, what in zip(
+        guesses(max(one.length for one in found.values())), ('--', ':'), ('median', 'random')
+    ):
+        label = f'{what} position'
+        axis.axhline(guess, color='0.4', linestyle=style, linewidth=1, label=label)
+    axis.set_ylim(0, None)
+    small_legend(axis)
 
-    def draw(figure):
-        axis = figure.subplots()
-        by_layer(
-            axis,
-            {name: one.mae for name, one in found.items()},
-            first=0,
-            label='mean |predicted - true position|, tokens',
-        )
-        for guess, style, what in zip(
-            guesses(lengths[-1]), ('--', ':'), ('median position', 'random position')
-        ):
-            axis.axhline(guess, color='0.4', linestyle=style, linewidth=1, label=what)
-        axis.set_ylim(0, None)
-        axis.legend(frameon=False, fontsize=7)
 
-    return Report(
-        'probe_position',
-        ('model', 'layer', 'MAE', 'R2', 'accuracy'),
-        rows,
-        {name: one._asdict() for name, one in found.items()},
-        draw,
-        title=titled('Error of a position read from the vector of a token', found),
-        remarks=[
-            f'{length} positions: the median position is {guesses(length)[0]:.2f} off, a random '
-            f'one {guesses(length)[1]:.2f}'
-            for length in lengths
-        ],
-    )
+ANALYSIS = Comparison(
+    measure=probe_position,
+    says="how well a token's position is read from its vector in every layer",
+    batches=64,
+    longest=256,
+    options={'probe': dict(default='ridge', help="'ridge' or 'mlp'")},
+    columns=('layer', 'MAE', 'R2', 'accuracy'),
+    rows=lambda one: zip(range(len(one.mae)), one.mae, one.r2, one.accuracy),
+    draw=_draw,
+    title='Error of a position read from the vector of a token',
+    remarks=lambda found: [
+        f'{length} positions: the median position is {guesses(length)[0]:.2f} off, a random '
+        f'one {guesses(length)[1]:.2f}'
+        for length in sorted({one.length for one in found.values()})
+    ],
+)

@@ -3,17 +3,19 @@ key for a head that attends by position alone.
 """
 
 import dataclasses
-import functools
-from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from posenc_jax.lab.analyse.capture import capture_layers, check_rotary, draw_planes, planes_size
-from posenc_jax.lab.analyse.report import Report, few, titled
+from posenc_jax.lab.analyse.capture import (
+    capture_layers,
+    check_rotary,
+    compiled,
+    draw_planes,
+    planes_size,
+)
+from posenc_jax.lab.analyse.protocol import Comparison
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.rope import LAYOUTS, Layout
 from posenc_jax.protocol.errors import check_choice
@@ -106,6 +108,7 @@ def rope_usage(model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None
     Reference: Barbero, Vitvitskyi, Perivolaropoulos, Pascanu, Velickovic, arXiv 2410.06205.
 
     Example:
+      >>> from flax import nnx
       >>> from posenc_jax.lab.model import TransformerConfig
       >>> cfg = TransformerConfig(
       ...     vocab_size=7, train_len=8, layers=3, width=16, heads=2, kv_heads=1, encoding='rope()'
@@ -122,12 +125,12 @@ def rope_usage(model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None
     )
     if not valid.any():
         raise ValueError('rope_usage averages over tokens; all of these are padding')
-    q, k = _usage(*nnx.split(model), tokens, tok, valid)
+    q, k = _usage(model, tokens, tok, valid)
     return Usage(np.asarray(q), np.asarray(k), int(valid.sum()), model.cfg.head_dim)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _usage(graphdef, state, tokens, tok, valid):
+@compiled
+def _usage(model, tokens, tok, valid):
     def look(rotary, encoding, before, after):
         def mean(x):
             size = jnp.linalg.norm(planes(x, rotary.rotary_dim // 2, rotary.layout), axis=-1)
@@ -135,44 +138,24 @@ def _usage(graphdef, state, tokens, tok, valid):
 
         return tuple(map(mean, before))
 
-    return capture_layers(nnx.merge(graphdef, state), tokens, tok, look)
+    return capture_layers(model, tokens, tok, look)
 
 
-def usage_report(found: Mapping[str, Usage]) -> Report:
-    """The table of the largest logit that a mean query and a mean key can have in the planes, by
-    layer, and the picture: the same of each plane, a row for each head of each layer.
-    """
-    rows = []
-    for name, one in found.items():
-        count = quarter(one.product.shape[-1])
-        for layer, most in enumerate(one.product.mean(1)):
-            sums = most.sum(), most[:count].sum(), most[-count:].sum()
-            rows.append((name, layer + 1, *map(float, sums), int(most.argmax())))
+def _rows(one):
+    count = quarter(one.product.shape[-1])
+    for layer, most in enumerate(one.product.mean(1)):
+        sums = most.sum(), most[:count].sum(), most[-count:].sum()
+        yield layer + 1, *sums, int(most.argmax())
 
-    def draw(figure):
-        drawn = few(found)
-        axes = figure.subplots(len(drawn), 1, squeeze=False)[:, 0]
-        for axis, (name, one) in zip(axes, drawn.items()):
-            draw_planes(figure, axis, one.product, label='u_q u_k / sqrt(H)', first=1)
-            axis.set_title(name, fontsize=8)
 
+def _draw(axes, name, one):
+    draw_planes(axes[0], one.product, label='u_q u_k / sqrt(H)', first=1)
+    axes[0].set_title(name, fontsize=8)
+
+
+def _size(found):
     width, height = np.max([planes_size(one.product.shape) for one in found.values()], axis=0)
-    return Report(
-        'rope_usage',
-        ('model', 'layer', 'all planes', 'fastest 1/4', 'slowest 1/4', 'peak'),
-        rows,
-        {
-            name: {'q': one.q, 'k': one.k, 'product': one.product, 'tokens': one.count}
-            for name, one in found.items()
-        },
-        draw,
-        title=titled('The most that each rotary plane adds to a logit', found),
-        size=(float(width), float(height) * len(few(found))),
-        remarks=[
-            'u_q u_k / sqrt(H), mean over the heads: what a query and a key of mean norm add to '
-            'their logit at most; peak: the plane with the most'
-        ],
-    )
+    return float(width), float(height)
 
 
 def quarter(planes: int) -> int:
@@ -210,3 +193,22 @@ def positional_head(
     return np.concatenate([size * np.cos(angle), size * np.sin(angle)]), np.concatenate(
         [size, np.zeros_like(size)]
     )
+
+
+ANALYSIS = Comparison(
+    measure=rope_usage,
+    says='the most that each rotary frequency adds to a logit, by the norms of queries and keys',
+    batches=4,
+    longest=512,
+    columns=('layer', 'all planes', 'fastest 1/4', 'slowest 1/4', 'peak'),
+    rows=_rows,
+    draw=_draw,
+    panels=1,
+    title='The most that each rotary plane adds to a logit',
+    size=_size,
+    numbers=lambda one: {'q': one.q, 'k': one.k, 'product': one.product, 'tokens': one.count},
+    remarks=lambda found: [
+        'u_q u_k / sqrt(H), mean over the heads: what a query and a key of mean norm add to '
+        'their logit at most; peak: the plane with the most'
+    ],
+)
