@@ -34,6 +34,9 @@ _PACKAGES = {
     'training': ['lab.train', 'lab.cluster'],
 }
 _RENAMED = {
+    'analysis.field_plots': 'lab.analyse.field_reports',
+    'analysis.of_models': 'lab.analyse.protocol',
+    'analysis.reading': 'lab.analyse.subjects',
     'core.attention': 'attention.attend',
     'core.compose': 'language.make',
     'core.kernel': 'attention.kernels.passes',
@@ -48,6 +51,8 @@ _RENAMED = {
     'core.numerics': 'base.phases',
     'core.parts': 'attention.split_cache',
     'core.places': 'attention.library.plain_masks',
+    'decoding.duo_cache': 'lab.decoding.duo_attention.cache',
+    'decoding.keep_ends': 'lab.decoding.constant_cache',
     'extension.parts': 'methods.extended_parts',
     'rotation.single': 'methods.single_rotary',
     'run.reading': 'lab.model.inputs',

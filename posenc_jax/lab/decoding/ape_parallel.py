@@ -10,14 +10,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from posenc_jax.lab.decoding import contexts as shared
-from posenc_jax.lab.decoding import read_contexts
+from posenc_jax.lab.decoding.contexts import from_query
+from posenc_jax.lab.decoding.parallel_contexts import ParallelContexts
 from posenc_jax.lab.decoding.pieces import (
     PREFIX,
     QUERY,
     Layout,
     Piece,
-    check_contexts,
     check_lengths,
     parallel_layout,
     select,
@@ -41,6 +40,9 @@ def ape_layout(prefix: int, lengths: Sequence[int]) -> Layout:
     return parallel_layout(
         [np.arange(prefix), *(prefix + np.arange(n) for n in lengths)], prefix + max(lengths)
     )
+
+
+_FAMILY = ParallelContexts('ape_parallel', ape_layout)
 
 
 def ape_merge(
@@ -71,7 +73,7 @@ class _Side(Encoding):
         self.contexts = contexts
 
     def mask(self, tq, tk):
-        between = shared.from_query(tq, tk)
+        between = from_query(tq, tk)
         return between if self.contexts else ~between
 
     def may_see(self, tq, tk):
@@ -131,10 +133,7 @@ def encode(
       ValueError: no contexts, an empty one, ids outside the vocabulary, or another kind of model,
         of which the part in the way is named.
     """
-    user = 'ape_parallel'
-    tokens = check_contexts(user, prefix, contexts, model.cfg.vocab_size)
-    layout = ape_layout(tokens[0].shape[1], [a.shape[1] for a in tokens[1:]])
-    return read_contexts.encode_behind_prefix(user, model, tokens, layout.ids, together=together)
+    return _FAMILY.encode(model, prefix, contexts, together)
 
 
 @register(
@@ -202,9 +201,6 @@ def join(
       >>> continue_from(reader, cache, np.array([[5, 6]]), max_new_tokens=2).shape
       (1, 2)
     """
-    user = 'ape_parallel'
-    held = select(user, model, pieces, chosen)
-    reader = shared.with_contexts(model, attention_fn=AdaptiveAttention(temperature, scale))
-    layout = ape_layout(held[0].length, [piece.length for piece in held[1:]])
-    held = [shared.moved(model, piece, ids) for piece, ids in zip(held, layout.ids)]
-    return reader, shared.join(user, reader, held, capacity=capacity, start=layout.start)
+    held = select('ape_parallel', model, pieces, chosen)
+    attend = AdaptiveAttention(temperature, scale)
+    return _FAMILY.join(model, held, capacity=capacity, attention_fn=attend)

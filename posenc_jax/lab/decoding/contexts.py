@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Num
 
-from posenc_jax.lab.decoding.pie import pie_keys
+from posenc_jax.lab.decoding.pie import at_positions
 from posenc_jax.lab.decoding.pieces import (
     PREFIX,
     QUERY,
@@ -133,11 +133,7 @@ def moved(model: Transformer, piece: Piece, ids: Num[np.ndarray, 'n']) -> Piece:
         (rotary,) = [
             part for part in parts_of(model.encoding(layer_type, block)) if isinstance(part, Rotary)
         ]
-        (before, old), (after, new) = (
-            rotary.angles(jnp.asarray(a)[None]) for a in (piece.ids, ids)
-        )
-        scale = (new / old)[:, None, :, None] if jnp.ndim(new) else 1.0
-        keys.append(pie_keys(k, before, after, layout=rotary.layout, scale=scale))
+        keys.append(at_positions(rotary, k, *(jnp.asarray(a)[None] for a in (piece.ids, ids))))
     return Piece(tuple(keys), piece.v, ids)
 
 

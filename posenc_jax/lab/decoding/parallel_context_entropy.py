@@ -1,6 +1,7 @@
 """Parallel pieces behind a shared sink: their positions, and which pieces a query attends to."""
 
 import dataclasses
+import functools
 import numbers
 from collections.abc import Sequence
 from typing import Literal
@@ -11,14 +12,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.attention.tiles import Blocks, pair_logits
-from posenc_jax.lab.decoding import contexts as shared
-from posenc_jax.lab.decoding import read_contexts
-from posenc_jax.lab.decoding.contexts import ContextMask
+from posenc_jax.lab.decoding.contexts import from_query
+from posenc_jax.lab.decoding.parallel_contexts import ParallelContexts
 from posenc_jax.lab.decoding.pieces import (
     QUERY,
     Layout,
     Piece,
-    check_contexts,
     check_lengths,
     parallel_layout,
     select,
@@ -91,6 +90,11 @@ def piece_layout(
         *(prefix + place(np.arange(n), n, at) for n, at in zip(lengths, before)),
     ]
     return parallel_layout(ids, prefix + m)
+
+
+def _family(size: Size, align: Align) -> ParallelContexts:
+    layout = functools.partial(piece_layout, size=size, align=align)
+    return ParallelContexts('parallel_context_entropy', layout)
 
 
 def piece_scores(
@@ -178,7 +182,7 @@ class _KeptPieces(Encoding):
         kept = jnp.swapaxes(tq.feats[_FEATURE], 1, 2)
         of_piece = tk.segment[:, None] == 1 + jnp.arange(kept.shape[-1])[:, None]
         dropped = (1.0 - kept) @ of_piece[:, None].astype(jnp.float32) > 0
-        return ~(dropped & shared.from_query(tq, tk))
+        return ~(dropped & from_query(tq, tk))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,12 +294,7 @@ def encode(
       ValueError: no pieces, an empty one, ids outside the vocabulary, or another kind of model, of
         which the part in the way is named.
     """
-    user = 'parallel_context_entropy'
-    tokens = check_contexts(user, prefix, contexts, model.cfg.vocab_size)
-    layout = piece_layout(
-        tokens[0].shape[1], [a.shape[1] for a in tokens[1:]], size=size, align=align
-    )
-    return read_contexts.encode_behind_prefix(user, model, tokens, layout.ids, together=together)
+    return _family(size, align).encode(model, prefix, contexts, together)
 
 
 @register('parallel_context_entropy', kind='cache', card=CARD)
@@ -354,13 +353,6 @@ def join(
       >>> continue_from(reader, cache, jnp.array([[5, 6]]), max_new_tokens=2).shape
       (1, 2)
     """
-    user = 'parallel_context_entropy'
-    held = select(user, model, pieces, chosen)
-    layout = piece_layout(
-        held[0].length, [piece.length for piece in held[1:]], size=size, align=align
-    )
-    plain = keep is None and not shared.has_part(model, ContextMask)
-    attend = sharded_attend if keep is None else SelectedAttention(len(held) - 1, keep, top, pooled)
-    reader = model if plain else shared.with_contexts(model, attention_fn=attend)
-    held = [shared.moved(model, piece, ids) for piece, ids in zip(held, layout.ids)]
-    return reader, shared.join(user, reader, held, capacity=capacity, start=layout.start)
+    held = select('parallel_context_entropy', model, pieces, chosen)
+    attend = None if keep is None else SelectedAttention(len(held) - 1, keep, top, pooled)
+    return _family(size, align).join(model, held, capacity=capacity, attention_fn=attend)

@@ -181,24 +181,6 @@ def encode(
     return tuple(pieces)
 
 
-def encode_behind_prefix(
-    user: str,
-    model: Transformer,
-    tokens: Sequence[Int[np.ndarray, 'B _']],
-    ids: Sequence[Num[np.ndarray, '_']],
-    *,
-    together: int | None = None,
-) -> tuple[Piece, ...]:
-    """Encodes a prefix, and contexts that see the prefix but not each other.
-
-    Args:
-      tokens, ids: token ids and positions; those of the prefix come first.
-      user, model, together: as for `encode`.
-    """
-    (prefix,) = encode(user, model, tokens[:1], ids[:1])
-    return (prefix, *encode(user, model, tokens[1:], ids[1:], [prefix], together=together))
-
-
 def _encode(user, model, contexts, ids, before) -> list[Piece]:
     count, rows, longest = (
         len(contexts),

@@ -11,7 +11,6 @@ import optax
 import pytest
 from flax import nnx
 
-import posenc_jax as pj
 from posenc_jax.lab.conversion.pos2distill import (
     answer_divergence,
     distill,
@@ -327,8 +326,3 @@ def test_what_cannot_be_is_refused():
             call()
     with pytest.raises(SpecError, match="'r3'; did you mean"):
         distill(model, batches, rule='r3')
-
-
-def test_the_card_is_in_the_catalogue_and_can_be_cited():
-    assert 'pos2distill' in [card.key for card in pj.catalog('conversion')]
-    assert 'eprint = {2508.15709}' in pj.cite('pos2distill()')

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.base.products import scaled_dot_product
@@ -24,9 +23,9 @@ from posenc_jax.lab.decoding.ape_parallel import (
 from posenc_jax.lab.decoding.contexts import QUERY
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.decoding.read_contexts import continue_from, dense, read
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden
+from tests.small_models import kept_model
 
 GOLDEN = golden('ape_parallel')['values']
 BASE = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=4, kv_heads=2, encoding='rope()')
@@ -39,9 +38,7 @@ step, prompt = jax.jit(decode_step), jax.jit(prefill)
 one_pass = jax.jit(lambda model, text: model(text))
 
 
-@functools.cache
-def model_of(**fields):
-    return Transformer(TransformerConfig(**{**BASE, **fields}), rngs=nnx.Rngs(0))
+model_of = functools.partial(kept_model, **BASE)
 
 
 @functools.cache
@@ -333,11 +330,6 @@ def test_wrong_input_is_an_error():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
-
-
-def test_the_card_can_be_cited():
-    assert 'ape_parallel' in [card.key for card in pj.catalog('cache')]
-    assert 'eprint = {2502.05431}' in pj.cite('ape_parallel()')
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ from posenc_jax.lab.decoding.label_channels import (
     label_logits,
     top_keys,
 )
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from tests.golden_files import golden
+from tests.small_models import kept_model
 
 GOLDEN = golden('double_sparsity')['values']
 BASE = dict(vocab_size=13, train_len=16, layers=3, width=32, heads=4, kv_heads=2, encoding='rope()')
@@ -41,9 +41,7 @@ chosen = jax.jit(calibrate, static_argnames='groups')
 chosen_logits = jax.jit(sparse_logits, static_argnames=('keep', 'dense_layers'))
 
 
-@functools.cache
-def model_of(**fields):
-    return Transformer(TransformerConfig(**{**BASE, **fields}), rngs=nnx.Rngs(0))
+model_of = functools.partial(kept_model, **BASE)
 
 
 def qkv(seed=0, length=5, heads=4, kv_heads=2):
@@ -274,8 +272,3 @@ def test_what_cannot_be_is_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
-
-
-def test_the_card_is_in_the_catalogue_and_can_be_cited():
-    assert 'double_sparsity' in [card.key for card in pj.catalog('cache')]
-    assert 'eprint = {2408.07092}' in pj.cite('double_sparsity()')

@@ -22,7 +22,7 @@ from posenc_jax.lab.decoding.duo_attention import (
     retrieval_heads,
     with_mask,
 )
-from posenc_jax.lab.decoding.duo_cache import decode_step, prefill, streaming
+from posenc_jax.lab.decoding.duo_attention.cache import decode_step, prefill, streaming
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.tasks.retrieval import Passkeys
@@ -31,6 +31,7 @@ from posenc_jax.protocol.composite import parts_of
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.masks import Causal
 from tests.golden_files import golden
+from tests.small_models import kept_model
 
 GOLDEN = golden('duo_attention')['values']
 BASE = dict(vocab_size=13, train_len=16, layers=3, width=16, heads=4, kv_heads=2, encoding='rope()')
@@ -55,9 +56,7 @@ def compiled_prefill(model, cache, prompts, **options):
     return prefill_of_heads(model, cache, prompts, heads=heads_of(model), **options)
 
 
-@functools.cache
-def model_of(**fields):
-    return Transformer(TransformerConfig(**{**BASE, **fields}), rngs=nnx.Rngs(0))
+model_of = functools.partial(kept_model, **BASE)
 
 
 # Gates.

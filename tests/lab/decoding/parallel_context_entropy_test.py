@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.base.phases import phase
@@ -25,9 +24,9 @@ from posenc_jax.lab.decoding.parallel_context_entropy import (
     select_pieces,
 )
 from posenc_jax.lab.decoding.read_contexts import dense, read
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden
+from tests.small_models import kept_model
 
 GOLDEN = golden('parallel_context_entropy')['values']
 RANDOM = np.random.default_rng(0)
@@ -39,12 +38,8 @@ step, one_pass = jax.jit(decode_step), jax.jit(lambda model, text: model(text))
 compiled = jax.jit(read)
 
 
-@functools.cache
-def model_of(**fields):
-    cfg = dict(
-        vocab_size=13, train_len=16, layers=2, width=16, heads=4, kv_heads=2, encoding='rope()'
-    )
-    return Transformer(TransformerConfig(**{**cfg, **fields}), rngs=nnx.Rngs(0))
+BASE = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=4, kv_heads=2, encoding='rope()')
+model_of = functools.partial(kept_model, **BASE)
 
 
 @functools.cache
@@ -246,8 +241,3 @@ def test_wrong_input_is_an_error():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
-
-
-def test_the_card_can_be_cited():
-    assert 'parallel_context_entropy' in [card.key for card in pj.catalog('cache')]
-    assert 'eprint = {2412.16545}' in pj.cite('parallel_context_entropy()')

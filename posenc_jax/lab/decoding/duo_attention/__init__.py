@@ -102,11 +102,11 @@ class DuoAttention(Mask):
     i and j count the real tokens of the document. Positions do not change, so the mask combines
     with any positional encoding. It replaces the causal mask. `deploy` puts it into a model, with
     the retrieval heads that the gates of `train_gates` (posenc_jax/lab/train/duo_gates.py) choose.
-    `prefill` and `decode_step` of `posenc_jax.lab.decoding.duo_cache` then keep `sink + recent + 1`
-    keys of every streaming head. Differs from the paper: the mask has `i - j <= recent`, as in the
-    paper's decoding, which sees the query and `recent` keys before it. So a decoding step equals
-    the pass over the whole text. The paper's mask has `i - j < recent` in training, as have the
-    gates here.
+    `prefill` and `decode_step` of `posenc_jax.lab.decoding.duo_attention.cache` then keep
+    `sink + recent + 1` keys of every streaming head. Differs from the paper: the mask has
+    `i - j <= recent`, as in the paper's decoding, which sees the query and `recent` keys before it.
+    So a decoding step equals the pass over the whole text. The paper's mask has `i - j < recent` in
+    training, as have the gates here.
 
     Args:
       sink: number of first tokens that stay visible; in the paper 64 when deployed and 128 while
