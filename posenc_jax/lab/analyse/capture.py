@@ -92,35 +92,21 @@ def check_rotary(user: str, model: Transformer) -> list[Rotary]:
     return found
 
 
-def capture_layers(
-    model: Transformer,
-    tokens: Int[Array, 'B L'],
-    tok: Tokens | None,
-    look: Callable[[Rotary, Any, Any, Any], Any],
-) -> Any:
-    """The results of `look` for every layer in one forward pass, stacked over the layers in order.
-
-    Args:
-      model: every layer has one rotary encoding (see `check_rotary`).
-      tokens: token ids.
-      tok: positions, documents and padding of the tokens; None counts positions from 0.
-      look: `look(rotary, encoding, before, after)` returns arrays; `before` is (q, k) as projected
-        from the layer input, `after` is (q, k, tq, tk) as returned by `Encoding.project`.
-    """
-    single = lambda encoding: single_rotary('an analysis', encoding)
-    return capture_encodings(
-        model, tokens, tok, lambda encoding, *seen: look(single(encoding), encoding, *seen)
-    )
-
-
 def capture_encodings(
     model: Transformer,
     tokens: Int[Array, 'B L'],
     tok: Tokens | None,
     look: Callable[[Encoding, Any, Any], Any],
 ) -> Any:
-    """`capture_layers` for a model with any encodings; it calls `look(encoding, before, after)`. If
-    an encoding gives attention several inputs (`qkv`), their heads lie side by side.
+    """The results of `look` for every layer in one forward pass, stacked over the layers in order.
+
+    Args:
+      model: a transformer whose layers have attention.
+      tokens: token ids.
+      tok: positions, documents and padding of the tokens; None counts positions from 0.
+      look: `look(encoding, before, after)` returns arrays; `before` is (q, k) as projected from the
+        layer input, `after` is (q, k, tq, tk) as returned by `Encoding.project`. If the encoding
+        gives attention several inputs (`qkv`), their heads lie side by side.
     """
     tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
     placed = model.place(tok, tokens)

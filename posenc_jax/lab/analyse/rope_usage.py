@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.lab.analyse.capture import (
-    capture_layers,
+    capture_encodings,
     check_rotary,
     compiled,
     draw_planes,
@@ -18,6 +18,7 @@ from posenc_jax.lab.analyse.capture import (
 from posenc_jax.lab.analyse.protocol import Comparison
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.rope import LAYOUTS, Layout
+from posenc_jax.methods.single_rotary import single_rotary
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
@@ -131,14 +132,16 @@ def rope_usage(model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None
 
 @compiled
 def _usage(model, tokens, tok, valid):
-    def look(rotary, encoding, before, after):
+    def look(encoding, before, after):
+        rotary = single_rotary('rope_usage', encoding)
+
         def mean(x):
             size = jnp.linalg.norm(planes(x, rotary.rotary_dim // 2, rotary.layout), axis=-1)
             return jnp.sum(size, axis=(0, 1), where=valid[..., None, None]) / valid.sum()
 
         return tuple(map(mean, before))
 
-    return capture_layers(model, tokens, tok, look)
+    return capture_encodings(model, tokens, tok, look)
 
 
 def _rows(one):

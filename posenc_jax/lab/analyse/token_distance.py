@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.lab.analyse.capture import (
-    capture_layers,
+    capture_encodings,
     check_block,
     check_causal,
     check_rotary,
@@ -34,6 +34,7 @@ from posenc_jax.lab.analyse.rope_usage import planes
 from posenc_jax.lab.analyse.subjects import subject
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.rope import Layout
+from posenc_jax.methods.single_rotary import single_rotary
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
@@ -232,11 +233,11 @@ def token_distance(
 
 @compiled
 def _distances(model, tau, block, tokens, tok):
-    def look(rotary, encoding, before, after):
-        q, k, tq, tk = after
+    def look(encoding, before, after):
+        rotary, (q, k, tq, tk) = single_rotary('token_distance', encoding), after
         return stream(encoding, q, k, tq, tk, rotary.rotary_dim // 2, rotary.layout, tau, block)
 
-    return capture_layers(model, tokens, tok, look)
+    return capture_encodings(model, tokens, tok, look)
 
 
 def stream(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from posenc_jax.lab.decoding.generate import generate
+from posenc_jax.lab.decoding.generate import check_temperature, generate
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.sigma_gpt import SigmaGPT
 from posenc_jax.protocol.composite import name_of, parts_of
@@ -73,11 +73,7 @@ def sample_in_order(
       (5, 3)
     """
     sequence, places = given_first(model, tokens, order, known, start)
-    if not temperature >= 0 or (temperature > 0 and key is None):
-        raise ValueError(
-            f'temperature must be at least 0, and above 0 it needs a key, got {temperature} and '
-            f'{key=}'
-        )
+    check_temperature(temperature, key)
     given = known + (start is not None)
     pairs = jnp.stack([places[:, :-1], places[:, 1:]], axis=-1)
     new = sequence.shape[1] - given

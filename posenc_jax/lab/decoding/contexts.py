@@ -2,8 +2,7 @@
 
 `encode` computes a `Piece` for every context. `join` puts any of the pieces, in any order, into a
 `Cache`. `read` appends a query to this cache, and `decode_step` appends single tokens. `moved`
-rotates the keys of a piece to other positions (`pie_keys`) and leaves its values unchanged. `dense`
-is the reference: one pass over all tokens, with explicit positions and a mask of segments.
+rotates the keys of a piece to other positions (`pie_keys`) and leaves its values unchanged.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 
 import jax
@@ -11,14 +11,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from posenc_jax.lab.decoding.contexts import ContextMask, check_model, has_part, join, with_contexts
+from posenc_jax.lab.decoding.contexts import ContextMask, check_model, has_part, join
 from posenc_jax.lab.decoding.decode import check_last, read_ids
 from posenc_jax.lab.decoding.generate import check_temperature, continue_cache
-from posenc_jax.lab.decoding.pieces import Layout, Piece, check_tokens, token_positions
+from posenc_jax.lab.decoding.pieces import Piece, check_tokens, token_positions
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer import slots
 from posenc_jax.layer.cache import Cache, LayerCache, check_layers
-from posenc_jax.layer.sharding import sharded_attend
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.tokens import Tokens
 
@@ -120,23 +119,6 @@ def continue_from(
     return continue_cache(
         model, cache, logits[:, -1], max_new_tokens=max_new_tokens, temperature=temperature, key=key
     )
-
-
-def dense(
-    model: Transformer,
-    segments: Sequence[Int[np.ndarray, 'B _']],
-    query: Int[np.ndarray, 'B T'],
-    layout: Layout,
-    attention_fn: Callable = sharded_attend,
-) -> Float[Array, 'B L V']:
-    """Logits of all tokens from one pass over prefix, contexts and query, with the positions and
-    the mask of `layout`.
-
-    This is the reference that reading through a cache is tested against.
-    """
-    tokens = np.concatenate([*segments, query], axis=1)
-    reader = with_contexts(model, layout.sees, attention_fn)
-    return reader(jnp.asarray(tokens), layout.tokens(query.shape[1]))
 
 
 def encode(

@@ -22,9 +22,10 @@ from posenc_jax.lab.decoding.ape_parallel import (
 )
 from posenc_jax.lab.decoding.contexts import QUERY
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.lab.decoding.read_contexts import continue_from, dense, read
+from posenc_jax.lab.decoding.read_contexts import continue_from, read
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden
+from tests.lab.decoding.dense_contexts import dense
 from tests.small_models import kept_model
 
 GOLDEN = golden('ape_parallel')['values']

@@ -17,8 +17,9 @@ from posenc_jax.lab.decoding.graph_kv import (
     join,
 )
 from posenc_jax.lab.decoding.pieces import QUERY, Layout, Piece
-from posenc_jax.lab.decoding.read_contexts import dense, read
+from posenc_jax.lab.decoding.read_contexts import read
 from tests.golden_files import golden
+from tests.lab.decoding.dense_contexts import dense
 from tests.small_models import kept_model
 
 GOLDEN = golden('graph_kv')['values']

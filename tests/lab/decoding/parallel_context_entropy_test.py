@@ -23,9 +23,10 @@ from posenc_jax.lab.decoding.parallel_context_entropy import (
     pool_scores,
     select_pieces,
 )
-from posenc_jax.lab.decoding.read_contexts import dense, read
+from posenc_jax.lab.decoding.read_contexts import read
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden
+from tests.lab.decoding.dense_contexts import dense
 from tests.small_models import kept_model
 
 GOLDEN = golden('parallel_context_entropy')['values']

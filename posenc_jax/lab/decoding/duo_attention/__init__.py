@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from posenc_jax.lab.decoding.contexts import has_part
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.composite import name_of, parts_of
@@ -223,11 +224,7 @@ def deploy(
     for layer_type, block in model.layers():
         with_mask(model.encoding(layer_type, block), mask)
     for kind in (Causal, DuoAttention):
-        if any(
-            isinstance(part, kind)
-            for layer_type, block in model.layers()
-            for part in parts_of(model.encoding(layer_type, block))
-        ):
+        if has_part(model, kind):
             model = model.map_parts(
                 kind, lambda part, layers: mask.with_heads(jnp.asarray(retrieval)[layers])
             )
