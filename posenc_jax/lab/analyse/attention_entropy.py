@@ -129,13 +129,9 @@ def attention_entropy(
     Reference: Zhang, Wang, Huang, Fang, Zhang, Deng, Li, Yu, arXiv 2412.16545.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='alibi()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> found = attention_entropy(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5
+      ...     tiny_model('alibi()', layers=2, width=16), jnp.arange(14).reshape(2, 7) % 5
       ... )
       >>> found.heads.shape, found.rows, bool(0 < found.mean < np.log(7))
       ((2, 2), 14, True)

@@ -120,14 +120,8 @@ def causal_mask_pattern(
     Reference: Kim, Liu, Lin, Ji, Gong, Choi, arXiv 2509.21042.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()'
-      ... )
-      >>> found = causal_mask_pattern(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), np.arange(16).reshape(2, 8) % 7
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> found = causal_mask_pattern(tiny_model('alibi()'), np.arange(16).reshape(2, 8) % 7)
       >>> found.score.shape, bool(found.shares['mean_content'].max() < 1e-6)
       ((1, 2, 8, 8), True)
     """

@@ -125,13 +125,9 @@ def collapse_and_oversquashing(
     2406.04267.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='nope()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> found = collapse_and_oversquashing(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), np.arange(8)[None] % 7, counts=(1, 2, 4)
+      ...     tiny_model('nope()'), np.arange(8)[None] % 7, counts=(1, 2, 4)
       ... )
       >>> bool(found.distance[0] > found.distance[2] > 0), found.paths.shape
       (True, (8,))

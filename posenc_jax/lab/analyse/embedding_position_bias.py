@@ -208,12 +208,9 @@ def embedding_position_bias(
     Reference: Goel, Lee, Ramchandran, arXiv 2412.15241; Coelho et al., arXiv 2404.04163.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> found = embedding_position_bias(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), np.arange(16).reshape(2, 8) % 7, segments=4
+      ...     tiny_model('alibi()'), np.arange(16).reshape(2, 8) % 7, segments=4
       ... )
       >>> found.similarity.shape, found.inserted.shape
       ((4,), (5, 3))

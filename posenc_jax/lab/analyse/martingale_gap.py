@@ -182,11 +182,8 @@ def martingale_gap(
     Reference: Chlon, Khamis, Chlon, El Zein, Awada, arXiv 2507.11768.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=2, train_len=8, layers=1, width=8, heads=2, encoding='nope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> model = tiny_model('nope()', vocab_size=2)
       >>> martingale_gap(model, (0, 1), counts=(2, 5), sequences=2, orders=2).gap.shape
       (2,)
     """

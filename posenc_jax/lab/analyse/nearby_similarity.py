@@ -88,14 +88,8 @@ def nearby_similarity(
     Reference: Zuo, Guerzhoy, Guerzhoy, arXiv 2501.00073.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='nope()'
-      ... )
-      >>> nearby_similarity(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), np.arange(16).reshape(2, 8) % 7
-      ... ).maps.shape
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> nearby_similarity(tiny_model('nope()'), np.arange(16).reshape(2, 8) % 7).maps.shape
       (2, 8, 8)
     """
     length = tokens.shape[1]

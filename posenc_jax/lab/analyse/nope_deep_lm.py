@@ -53,12 +53,8 @@ def nope_deep_lm(
     Reference: Irie, Zeyer, Schlüter, Ney, arXiv 1905.04226.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=6, layers=2, width=8, heads=2, encoding='nope()'
-      ... )
-      >>> d = nope_deep_lm(Transformer(cfg, rngs=nnx.Rngs(0)), np.arange(6)[None])
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> d = nope_deep_lm(tiny_model('nope()', train_len=6, layers=2), np.arange(6)[None])
       >>> bool(d[0] < 1e-5), bool(d[1] > 1e-3)
       (True, True)
     """

@@ -87,12 +87,9 @@ def permutation_symmetry(
     Reference: Zuo, Guerzhoy, arXiv 2402.05969.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=6, layers=1, width=8, heads=2, encoding='nope()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> found = permutation_symmetry(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), np.arange(6)[None], orders=2
+      ...     tiny_model('nope()', train_len=6), np.arange(6)[None], orders=2
       ... )
       >>> bool(found.delta.max() < 1e-5)
       True

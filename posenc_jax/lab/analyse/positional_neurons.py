@@ -113,14 +113,8 @@ def positional_neurons(
     Reference: Voita, Ferrando, Nalmpantis, arXiv 2309.04827.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='nope()'
-      ... )
-      >>> found = positional_neurons(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), np.arange(16).reshape(2, 8) % 7
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> found = positional_neurons(tiny_model('nope()'), np.arange(16).reshape(2, 8) % 7)
       >>> found.frequency.shape
       (1, 32, 8)
     """

@@ -169,13 +169,9 @@ def probe_position(
     Reference: Haviv, Ram, Press, Izsak, Levy, arXiv 2203.16634.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='nope()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> tokens = np.random.default_rng(0).integers(7, size=(16, 8))
-      >>> probe_position(Transformer(cfg, rngs=nnx.Rngs(0)), tokens).mae.shape
+      >>> probe_position(tiny_model('nope()'), tokens).mae.shape
       (2,)
     """
     check_choice('probe', probe, PROBES)

@@ -122,13 +122,9 @@ def receptive_field(
     Reference: Qin, Zhong, Deng, arXiv 2307.10156.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='alibi()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> found = receptive_field(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5
+      ...     tiny_model('alibi()', layers=2, width=16), jnp.arange(14).reshape(2, 7) % 5
       ... )
       >>> found.erf.shape, found.profile.shape, found.mass.sum(-1).round(3).tolist()
       ((2, 2), (2, 2, 7), [[14.0, 14.0], [14.0, 14.0]])

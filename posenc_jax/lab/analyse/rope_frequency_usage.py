@@ -101,13 +101,9 @@ def rope_frequency_usage(
     Reference: Barbero, Vitvitskyi, Perivolaropoulos, Pascanu, Velickovic, arXiv 2410.06205.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=16, heads=2, encoding='rope()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> found = rope_frequency_usage(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), np.arange(16).reshape(2, 8) % 7
+      ...     tiny_model('rope()', width=16), np.arange(16).reshape(2, 8) % 7
       ... )
       >>> found.norms.shape, found.logits.sum(-1).round(3).tolist()
       ((1, 2, 4), [[1.0, 1.0]])

@@ -109,12 +109,10 @@ def rope_usage(model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None
     Reference: Barbero, Vitvitskyi, Perivolaropoulos, Pascanu, Velickovic, arXiv 2410.06205.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=3, width=16, heads=2, kv_heads=1, encoding='rope()'
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> usage = rope_usage(
+      ...     tiny_model('rope()', layers=3, width=16, kv_heads=1), jnp.ones((1, 5), jnp.int32)
       ... )
-      >>> usage = rope_usage(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.ones((1, 5), jnp.int32))
       >>> usage.q.shape, usage.k.shape, usage.product.shape
       ((3, 2, 4), (3, 1, 4), (3, 2, 4))
     """

@@ -48,12 +48,9 @@ def layer_states(
         that carry a stream.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='alibi()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> hidden, mlp = layer_states(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), np.zeros((3, 5), int), ('hidden', 'mlp')
+      ...     tiny_model('alibi()', layers=2), np.zeros((3, 5), int), ('hidden', 'mlp')
       ... )
       >>> hidden.shape, mlp.shape
       ((3, 3, 5, 8), (2, 3, 5, 32))

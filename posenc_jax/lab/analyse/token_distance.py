@@ -202,13 +202,9 @@ def token_distance(
     Reference: Hong, Jiang, Qi, Meng, Yu, Zhou, Zhou, arXiv 2410.08703.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='rope()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> found = token_distance(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5
+      ...     tiny_model('rope()', layers=2, width=16), jnp.arange(14).reshape(2, 7) % 5
       ... )
       >>> found.corr.shape, found.score.shape, found.alloc.sum(-1).round(5).tolist()
       ((2, 2, 4), (2, 2), [[1.0, 1.0], [1.0, 1.0]])

@@ -92,13 +92,9 @@ def variance_shrinkage(
     Reference: Chi, Fan, Chen, Rudnicky, Ramadge, arXiv 2305.13571.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='nope()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> tokens = np.random.default_rng(0).integers(7, size=(8, 8))
-      >>> variance_shrinkage(Transformer(cfg, rngs=nnx.Rngs(0)), tokens).before.shape
+      >>> variance_shrinkage(tiny_model('nope()'), tokens).before.shape
       (1, 8)
     """
     if tokens.shape[1] < 2:

@@ -266,10 +266,7 @@ def distill(
     Reference: Wang, Xiong, Wang, Li, Chu, Zeng, arXiv 2508.15709.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> rng = np.random.default_rng(0)
       >>> question, answer = (
       ...     np.full((2, 1), 7),
@@ -277,7 +274,7 @@ def distill(
       ... )  # the untrained model happens to give this answer
       >>> one = lambda: moved_evidence(rng, rng.integers(0, 9, (2, 6, 1)), question, answer)
       >>> batches = jax.tree.map(lambda *a: np.stack(a), *(one() for _ in range(3)))
-      >>> student, losses = distill(Transformer(cfg, rngs=nnx.Rngs(0)), batches)
+      >>> student, losses = distill(tiny_model('rope()', vocab_size=9), batches)
       >>> losses.shape
       (3,)
     """

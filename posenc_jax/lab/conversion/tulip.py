@@ -111,11 +111,8 @@ def pooled(
       ValueError: an encoder; shapes that do not fit.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=16, heads=2, encoding='rope()'
-      ... )
-      >>> pooled(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.ones((3, 5), jnp.int32)).shape
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> pooled(tiny_model('rope()', width=16), jnp.ones((3, 5), jnp.int32)).shape
       (3, 16)
     """
     if not model.cfg.causal:
@@ -175,16 +172,8 @@ def swap(
     Reference: Najdenkoska, Derakhshani, Asano, van Noord, Worring, Snoek, arXiv 2410.10034.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7,
-      ...     train_len=8,
-      ...     layers=1,
-      ...     width=8,
-      ...     heads=2,
-      ...     encoding='learned_absolute(max_len=8)',
-      ... )
-      >>> student = swap(Transformer(cfg, rngs=nnx.Rngs(0)))
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> student = swap(tiny_model('learned_absolute(max_len=8)'))
       >>> student.cfg.encoding, student(jnp.ones((1, 20), jnp.int32)).shape
       ("rope(layout='interleaved')", (1, 20, 7))
     """

@@ -62,12 +62,8 @@ def sample_in_order(
         is not in the vocabulary, `order` is not a permutation, or the key is missing.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='sigma_gpt(max_len=9)'
-      ... )
-      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.array([[0, 0, 0, 5]])
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> model, text = tiny_model('sigma_gpt(max_len=9)'), jnp.array([[0, 0, 0, 5]])
       >>> out = sample_in_order(model, text, jnp.array([[3, 1, 2, 0]]), known=1, temperature=0.0)
       >>> int(out.tokens[0, 3]), out.evaluations
       (5, 3)

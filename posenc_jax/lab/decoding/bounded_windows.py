@@ -50,14 +50,10 @@ class BoundedWindows(Decoding):
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from flax import nnx
       >>> from posenc_jax.lab.decoding.generate import generate
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='window(size=4)'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> generate(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)),
+      ...     tiny_model('window(size=4)'),
       ...     jnp.ones((1, 5), int),
       ...     max_new_tokens=9,
       ...     temperature=0.0,

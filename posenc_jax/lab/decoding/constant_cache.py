@@ -192,16 +192,10 @@ class ConstantCache(Decoding):
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> from posenc_jax.lab.decoding.generate import generate
       >>> spec = 'lm_infinite(encoding=rope(), n_global=1, n_local=3)'
-      >>> model = Transformer(
-      ...     TransformerConfig(
-      ...         vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding=spec
-      ...     ),
-      ...     rngs=nnx.Rngs(0),
-      ... )
+      >>> model = tiny_model(spec, vocab_size=9)
       >>> generate(
       ...     model,
       ...     jnp.ones((1, 5), int),

@@ -199,13 +199,9 @@ def label(cache: Cache, channels: Int[Array, 'layers N r'], *, dense_layers: int
     Reference: Yang, Sheng, Gonzalez, Stoica, Zheng, arXiv 2408.07092.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> from posenc_jax.lab.decoding.decode import init_cache, prefill
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=3, width=16, heads=2, encoding='rope()'
-      ... )
-      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 7
+      >>> model, text = tiny_model('rope()', layers=3, width=16), jnp.arange(12)[None] % 7
       >>> _, cache = prefill(model, init_cache(model, Tokens.of(length=16)), text)
       >>> labelled = label(cache, calibrate(model, text, groups=4))
       >>> logits, labelled = decode_step(model, labelled, jnp.array([3]), keep=4)
@@ -284,13 +280,9 @@ class Sparse(Decoding):
       dense_layers: number of first layers whose queries attend to all keys.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> from posenc_jax.lab.decoding.generate import generate
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=3, width=16, heads=2, encoding='rope()'
-      ... )
-      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 7
+      >>> model, text = tiny_model('rope()', layers=3, width=16), jnp.arange(12)[None] % 7
       >>> sparse = Sparse(calibrate(model, text, groups=4), keep=4)
       >>> generate(model, text, max_new_tokens=3, temperature=0.0, decoding=sparse).shape
       (1, 15)

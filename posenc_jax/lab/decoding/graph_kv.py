@@ -261,12 +261,8 @@ def join(model: Transformer, pieces: Sequence[Piece], *, capacity: int) -> Cache
 
     Example:
       >>> from posenc_jax.lab.decoding.read_contexts import read
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> model = tiny_model('rope()', vocab_size=9)
       >>> cache = join(model, encode(model, [1], [[2, 3], [4], [5]], [(0, 2), (1, 2)]), capacity=8)
       >>> logits, cache = read(model, cache, np.array([[6, 7]]))
       >>> cache.tokens[0].pos.tolist()

@@ -141,17 +141,9 @@ def draw_near_to_far(
         without its key, or an encoding that no cache can serve.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7,
-      ...     train_len=8,
-      ...     layers=1,
-      ...     width=8,
-      ...     heads=2,
-      ...     encoding='axial_rope2d() | nar()',
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> model, heads = (
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)),
+      ...     tiny_model('axial_rope2d() | nar()'),
       ...     DirectionHeads(2, 8, 6, rngs=nnx.Rngs(1)),
       ... )
       >>> out = draw_near_to_far(model, heads, jnp.array([[6]]), (2, 3), temperature=0.0)

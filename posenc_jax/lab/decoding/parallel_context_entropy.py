@@ -342,12 +342,8 @@ def join(
 
     Example:
       >>> from posenc_jax.lab.decoding.read_contexts import continue_from
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> model = tiny_model('rope()', vocab_size=9)
       >>> pieces = encode(model, [1], [[2, 3], [4], [7, 7]])
       >>> reader, cache = join(model, pieces, capacity=10, keep=1)
       >>> continue_from(reader, cache, jnp.array([[5, 6]]), max_new_tokens=2).shape

@@ -107,12 +107,9 @@ def edit(model: Transformer, cache: Cache, edits: Sequence[Edit]) -> Cache:
     Reference: He, Zhang, Luo, Xu, Zhang, He, arXiv 2407.03157.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> from posenc_jax.lab.decoding.decode import init_cache, prefill
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> model = tiny_model('rope()', vocab_size=9)
       >>> _, cache = prefill(
       ...     model, init_cache(model, Tokens.of(length=8)), jnp.array([[1, 2, 3, 4, 5]])
       ... )

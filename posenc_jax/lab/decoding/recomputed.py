@@ -46,14 +46,10 @@ class Recomputed(Decoding):
     little more than in `Decoding` (6 % on a CPU). The memory of a full pass is needed at all times.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> from posenc_jax.lab.decoding.generate import generate
       >>> spec = 'rope(freqs=dynamic_ntk())'
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=4, layers=2, width=8, heads=2, encoding=spec
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> model = tiny_model(spec, vocab_size=9, train_len=4, layers=2)
       >>> generate(
       ...     model, jnp.ones((1, 3), int), max_new_tokens=4, temperature=0.0, decoding=Recomputed()
       ... ).shape

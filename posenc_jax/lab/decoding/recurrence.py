@@ -71,11 +71,8 @@ def read_segment(
         differ from those of the memory; no `tok` where positions have several components.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='transformer_xl()'
-      ... )
-      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.ones((1, 6), jnp.int32)
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> model, text = tiny_model('transformer_xl()', layers=2), jnp.ones((1, 6), jnp.int32)
       >>> logits, memory = read_segment(model, text[:, :3], length=4)
       >>> logits, memory = read_segment(model, text[:, 3:], memory, length=4)
       >>> logits.shape, memory.rows.shape, memory.tokens.index.tolist()

@@ -198,13 +198,10 @@ def streaming(model: Transformer, *, full: bool = False) -> Streaming:
       ValueError: a layer without `duo_attention`.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> from posenc_jax.lab.decoding.generate import generate
       >>> encoding = 'rope() | duo_attention(sink=1, recent=2, retrieval=(1,))'
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding=encoding
-      ... )
-      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(6)[None]
+      >>> model, text = tiny_model(encoding, layers=2), jnp.arange(6)[None]
       >>> generate(model, text, max_new_tokens=3, temperature=0.0, decoding=streaming(model)).shape
       (1, 9)
     """
