@@ -17,54 +17,51 @@ from posenc_jax.lab.pretrained.layout import (
 )
 from posenc_jax.lab.pretrained.scaling import trained_length
 
-# Names of tensors, without '.weight' and '.bias'; those of a layer stand behind the name 'layer'.
+# Names of tensors, without '.weight' and '.bias'; '{}' stands for the number of a layer.
 _NAMES = {
     'gpt_neox': {
         'embedding': 'gpt_neox.embed_in',
         'norm': 'gpt_neox.final_layer_norm',
-        'layer': 'gpt_neox.layers.{}.',
-        'attention_norm': 'input_layernorm',
-        'mlp_norm': 'post_attention_layernorm',
-        'qkv': 'attention.query_key_value',
-        'out': 'attention.dense',
-        'in': 'mlp.dense_h_to_4h',
-        'down': 'mlp.dense_4h_to_h',
+        'attention_norm': 'gpt_neox.layers.{}.input_layernorm',
+        'mlp_norm': 'gpt_neox.layers.{}.post_attention_layernorm',
+        'qkv': 'gpt_neox.layers.{}.attention.query_key_value',
+        'out': 'gpt_neox.layers.{}.attention.dense',
+        'in': 'gpt_neox.layers.{}.mlp.dense_h_to_4h',
+        'down': 'gpt_neox.layers.{}.mlp.dense_4h_to_h',
     },
     'bloom': {
         'embedding': 'transformer.word_embeddings',
         'embedding_norm': 'transformer.word_embeddings_layernorm',
         'norm': 'transformer.ln_f',
-        'layer': 'transformer.h.{}.',
-        'attention_norm': 'input_layernorm',
-        'mlp_norm': 'post_attention_layernorm',
-        'qkv': 'self_attention.query_key_value',
-        'out': 'self_attention.dense',
-        'in': 'mlp.dense_h_to_4h',
-        'down': 'mlp.dense_4h_to_h',
+        'attention_norm': 'transformer.h.{}.input_layernorm',
+        'mlp_norm': 'transformer.h.{}.post_attention_layernorm',
+        'qkv': 'transformer.h.{}.self_attention.query_key_value',
+        'out': 'transformer.h.{}.self_attention.dense',
+        'in': 'transformer.h.{}.mlp.dense_h_to_4h',
+        'down': 'transformer.h.{}.mlp.dense_4h_to_h',
     },
     'gpt2': {
         'embedding': 'transformer.wte',
         'norm': 'transformer.ln_f',
-        'layer': 'transformer.h.{}.',
-        'attention_norm': 'ln_1',
-        'mlp_norm': 'ln_2',
-        'qkv': 'attn.c_attn',
-        'out': 'attn.c_proj',
-        'in': 'mlp.c_fc',
-        'down': 'mlp.c_proj',
+        'attention_norm': 'transformer.h.{}.ln_1',
+        'mlp_norm': 'transformer.h.{}.ln_2',
+        'qkv': 'transformer.h.{}.attn.c_attn',
+        'out': 'transformer.h.{}.attn.c_proj',
+        'in': 'transformer.h.{}.mlp.c_fc',
+        'down': 'transformer.h.{}.mlp.c_proj',
     },
     'mpt': {
         'embedding': 'transformer.wte',
         'norm': 'transformer.norm_f',
-        'layer': 'transformer.blocks.{}.',
-        'attention_norm': 'norm_1',
-        'mlp_norm': 'norm_2',
-        'qkv': 'attn.Wqkv',
-        'out': 'attn.out_proj',
-        'in': 'ffn.up_proj',
-        'down': 'ffn.down_proj',
+        'attention_norm': 'transformer.blocks.{}.norm_1',
+        'mlp_norm': 'transformer.blocks.{}.norm_2',
+        'qkv': 'transformer.blocks.{}.attn.Wqkv',
+        'out': 'transformer.blocks.{}.attn.out_proj',
+        'in': 'transformer.blocks.{}.ffn.up_proj',
+        'down': 'transformer.blocks.{}.ffn.down_proj',
     },
 }
+_MASKS = ('bias', 'masked_bias')  # buffers that are stored beside the weights
 
 
 def gpt_neox(config, where) -> Architecture:
@@ -84,9 +81,8 @@ def gpt_neox(config, where) -> Architecture:
         epsilon=config.get('layer_norm_eps', 1e-5),
         parallel=config.get('use_parallel_residual', True),
     )
-    layer, leaves = _NAMES['gpt_neox']['layer'], _leaves('gpt_neox', cfg, by_head=True)
-    buffers = ('rotary_emb.inv_freq', 'bias', 'masked_bias')
-    ignored = (f'{layer}attention.{name}' for name in buffers)
+    leaves, buffers = _leaves('gpt_neox', cfg, by_head=True), ('rotary_emb.inv_freq', *_MASKS)
+    ignored = (f'gpt_neox.layers.{{}}.attention.{name}' for name in buffers)
     return with_output(config, cfg, leaves, *ignored, name='embed_out.weight', tied=False)
 
 
@@ -130,7 +126,7 @@ def gpt2(config, where) -> Architecture:
     )
     leaves = _leaves('gpt2', cfg, input_first=True)
     leaves['shared.0.vectors'] = Leaf('transformer.wpe.weight', (positions, width), same)
-    ignored = (f'{_NAMES["gpt2"]["layer"]}attn.{name}' for name in ('bias', 'masked_bias'))
+    ignored = (f'transformer.h.{{}}.attn.{name}' for name in _MASKS)
     return with_output(config, cfg, leaves, *ignored)
 
 
@@ -206,7 +202,6 @@ def _leaves(
       input_first: whether matrices are stored with the input axis first.
     """
     names, leaves = _NAMES[kind], {}
-    layer, biased = names['layer'], cfg.bias == 'all'
     width, hidden, heads, head_dim = cfg.width, cfg.mlp_width, cfg.heads, cfg.head_dim
 
     def matrix(ours, name, shape, change):
@@ -214,33 +209,27 @@ def _leaves(
         leaves[ours] = Leaf(f'{name}.weight', stored, read)
 
     def bias(ours, name, size, change=same):
-        if biased:
+        if cfg.bias == 'all':
             leaves[ours] = Leaf(f'{name}.bias', (size,), change)
 
     leaves['embedding'] = Leaf(f'{names["embedding"]}.weight', (cfg.vocab_size, width), same)
-    for norm, front in {
-        'embedding_norm': '',
-        'norm': '',
-        'attention_norm': layer,
-        'mlp_norm': layer,
-    }.items():
-        if norm in names:
-            leaves[f'{norm}.scale'] = Leaf(f'{front}{names[norm]}.weight', (width,), same)
-            bias(f'{norm}.bias', front + names[norm], width)
+    for norm in (name for name in names if name.endswith('norm')):
+        leaves[f'{norm}.scale'] = Leaf(f'{names[norm]}.weight', (width,), same)
+        bias(f'{norm}.bias', names[norm], width)
     for number, part in enumerate('qkv'):
         if by_head:
             weight_of, bias_of = joined_heads(heads, head_dim, number)
         else:
             weight_of, bias_of = _cut(cfg, number)
-        matrix(f'attention.w_{part}', layer + names['qkv'], (3 * width, width), weight_of)
-        bias(f'attention.b_{part}', layer + names['qkv'], 3 * width, bias_of)
+        matrix(f'attention.w_{part}', names['qkv'], (3 * width, width), weight_of)
+        bias(f'attention.b_{part}', names['qkv'], 3 * width, bias_of)
     out = out_of_heads(width, heads, head_dim)
-    matrix('attention.w_out', layer + names['out'], (width, width), out)
-    bias('attention.b_out', layer + names['out'], width)
-    matrix('mlp.w_in', layer + names['in'], (hidden, width), turned)
-    bias('mlp.b_in', layer + names['in'], hidden)
-    matrix('mlp.w_out', layer + names['down'], (width, hidden), turned)
-    bias('mlp.b_out', layer + names['down'], width)
+    matrix('attention.w_out', names['out'], (width, width), out)
+    bias('attention.b_out', names['out'], width)
+    matrix('mlp.w_in', names['in'], (hidden, width), turned)
+    bias('mlp.b_in', names['in'], hidden)
+    matrix('mlp.w_out', names['down'], (width, hidden), turned)
+    bias('mlp.b_out', names['down'], width)
     return leaves
 
 

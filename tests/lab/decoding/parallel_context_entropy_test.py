@@ -206,36 +206,28 @@ def test_a_reader_that_joins_all_pieces_forgets_its_selection():
 
 
 def test_wrong_input_is_an_error():
-    model = model_of()
+    model, one = model_of(), jnp.ones((1, 1, 1, 4))
+    joined = lambda of=model, **o: join(of, pieces_of(), **{'capacity': 40, **o})
     for call, message in [
         (lambda: encode(model, PREFIX, []), 'at least one context'),
         (lambda: encode(model, PREFIX, PIECES, align='centre'), "align is 'centre'"),
         (lambda: encode(model, PREFIX, PIECES, size='mean'), "size is 'mean'"),
-        (
-            lambda: join(model, pieces_of(), capacity=40, keep=0),
-            'keep must be at least 1, an integer, got 0',
-        ),
-        (
-            lambda: join(model, pieces_of(), capacity=40, keep=1.5),
-            'keep must be at least 1, an integer, got 1.5',
-        ),
-        (
-            lambda: join(model_of(layers=1), pieces_of(), capacity=40),
-            'piece 0 is of 2 layers, the model has 1',
-        ),
-        (lambda: join(model, pieces_of(), capacity=40, chosen=[4]), r'among 0 .. 3, got \[4\]'),
-        (lambda: join(model, pieces_of(), capacity=26), '26 tokens .* cache of 26'),
+        (lambda: joined(keep=0), 'keep must be at least 1, an integer, got 0'),
+        (lambda: joined(keep=1.5), 'keep must be at least 1, an integer, got 1.5'),
+        (lambda: joined(model_of(layers=1)), 'piece 0 is of 2 layers, the model has 1'),
+        (lambda: joined(chosen=[4]), r'among 0 .. 3, got \[4\]'),
+        (lambda: joined(capacity=26), '26 tokens .* cache of 26'),
         (
             lambda: encode(model_of(encoding='alibi()'), PREFIX, PIECES),
             '_entropy needs one rotary .* got alibi',
         ),
         (lambda: piece_layout(0, [2, 0]), r'got 0, \[2, 0\]'),
         (
-            lambda: select_pieces(jnp.ones((1, 1, 1, 4)), jnp.arange(4), 3, top=0),
+            lambda: select_pieces(one, jnp.arange(4), 3, top=0),
             'top must be at least 1, an integer, got 0',
         ),
         (
-            lambda: pool_scores(jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1), bool), top=0.5),
+            lambda: pool_scores(one, jnp.ones((1, 1), bool), top=0.5),
             'top must be at least 1, an integer, got 0.5',
         ),
         (lambda: best_pieces(jnp.ones(3), 1.5), 'keep must be at least 1, an integer, got 1.5'),
