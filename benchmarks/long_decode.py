@@ -20,8 +20,9 @@ from flax import nnx
 from measure import MIB, milliseconds, ratio, show, take_turns
 
 from posenc_jax.lab.decoding import decode as plain
-from posenc_jax.lab.decoding import duo_attention, duo_cache
+from posenc_jax.lab.decoding import duo_attention
 from posenc_jax.lab.decoding.constant_cache import constant_cache
+from posenc_jax.lab.decoding.duo_attention import cache as duo_cache
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.protocol.tokens import Tokens
 

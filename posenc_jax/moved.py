@@ -43,6 +43,9 @@ _RENAMED = {
         )
         for name in names.split()
     },
+    'analysis.field_plots': 'lab.analyse.field_reports',
+    'analysis.of_models': 'lab.analyse.protocol',
+    'analysis.reading': 'lab.analyse.subjects',
     'core.attention': 'attention.attend',
     'core.compose': 'language.make',
     'core.kernel': 'attention.kernels.passes',
@@ -57,6 +60,8 @@ _RENAMED = {
     'core.numerics': 'base.phases',
     'core.parts': 'attention.split_cache',
     'core.places': 'attention.library.plain_masks',
+    'decoding.duo_cache': 'lab.decoding.duo_attention.cache',
+    'decoding.keep_ends': 'lab.decoding.constant_cache',
     'extension.parts': 'methods.extended_parts',
     'rotation.single': 'methods.single_rotary',
     'run.reading': 'lab.model.inputs',

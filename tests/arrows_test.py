@@ -39,7 +39,6 @@ DYNAMIC = {
     'lab.cluster.watcher': 'two modules of lab.files, which import the standard library alone',
     'lab.cluster.peers': 'starts the watcher',
     'console': 'the program of a command, which is in lab',
-    'lab.analyse.of_models': 'an analysis of its own folder',
     'lab.pretrained.chat': 'starts `chat_process.py`, which imports jinja2',
     'lab.tasks.language.embedded': 'a text of the standard library',
 }

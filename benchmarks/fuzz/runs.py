@@ -35,7 +35,7 @@ from benchmarks.fuzz.damage import (
 )
 from benchmarks.fuzz.programs import refusing, run
 from benchmarks.fuzz.target import CANARY, Target
-from posenc_jax.lab.analyse import reading
+from posenc_jax.lab.analyse import subjects
 from posenc_jax.lab.cli import eval as program
 from posenc_jax.lab.cli import generate
 from posenc_jax.lab.config import defaults, settings
@@ -277,7 +277,7 @@ def _resumed(given: Given) -> None:
 def _analysed(given: Given) -> None:
     asked = dict(analysis='rope_usage', run=str(given.run), runs='', batches=1, length=0)
     known = argparse.Namespace(**asked, trust_imports=False)
-    refusing(lambda: reading.subjects(known, []))
+    refusing(lambda: [one.load() for one in subjects.subjects(known, [])])
 
 
 def _started(given: Given) -> None:

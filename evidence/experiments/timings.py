@@ -36,8 +36,9 @@ from flax import nnx
 import posenc_jax as pj
 from benchmarks.measure import ratio, take_turns, temporary
 from evidence.experiments.tables import report
-from posenc_jax.lab.decoding import ape_parallel, double_sparsity, duo_attention, duo_cache
+from posenc_jax.lab.decoding import ape_parallel, double_sparsity, duo_attention
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.decoding.duo_attention import cache as duo_cache
 from posenc_jax.lab.decoding.read_contexts import read
 from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.model import Transformer, TransformerConfig

@@ -11,10 +11,9 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.lab.decoding.constant_cache import ConstantCache, constant_cache
+from posenc_jax.lab.decoding.constant_cache import ConstantCache, constant_cache, keep_ends
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.decoding.generate import generate
-from posenc_jax.lab.decoding.keep_ends import keep_ends
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.layer.cache import Cache, LayerCache
 from posenc_jax.methods.rope import rope

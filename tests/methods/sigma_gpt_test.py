@@ -503,7 +503,7 @@ def test_wrong_calls(model):
             lambda: sample_in_order(model, text(), orders()[:, :4], known=2, temperature=0.0),
             r'shape \(2, 4\), expected 2 rows',
         ),
-        (lambda: sample_in_order(model, text(), orders(), known=2), 'above 0 it needs a key'),
+        (lambda: sample_in_order(model, text(), orders(), known=2), 'at random and needs a key'),
         (
             lambda: sample_in_order(model, text(), orders(), known=0, start=0, temperature=0.0),
             'no row in a learned table',

@@ -2,40 +2,40 @@
 are read as a whole, or with their middle cut into parallel pieces.
 """
 
+import argparse
 import dataclasses
 import functools
-import pathlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.attention.tiles import pair_logits
-from posenc_jax.lab.analyse.capture import capture_encodings, over_queries
-from posenc_jax.lab.analyse.report import by_layer
+from posenc_jax.lab.analyse.capture import (
+    attention_of,
+    capture_encodings,
+    check_block,
+    compiled,
+    over_queries,
+)
+from posenc_jax.lab.analyse.protocol import Analysis
+from posenc_jax.lab.analyse.report import Report, by_layer
+from posenc_jax.lab.analyse.subjects import subject
 from posenc_jax.lab.decoding.contexts import QUERY, check_model, with_contexts
 from posenc_jax.lab.decoding.parallel_context_entropy import SelectedAttention, piece_layout
-from posenc_jax.lab.files import disk
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.sharding import sharded_attend
 from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.errors import quoted
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
 
 def row_entropy(p: Float[Array, '... S']) -> Float[Array, '...']:
-    """`-sum_j p_j ln p_j` in nats, with 0 ln 0 = 0.
-
-    Example:
-      >>> row_entropy(jnp.array([[0.25, 0.25, 0.25, 0.25], [0.5, 0.25, 0.25, 0.0]])).round(
-      ...     4
-      ... ).tolist()
-      [1.3863, 1.0397]
-    """
+    """`-sum_j p_j ln p_j` in nats, with 0 ln 0 = 0."""
     p = p.astype(jnp.float32)
     return -(p * jnp.log(jnp.where(p > 0, p, 1.0))).sum(-1)
 
@@ -129,18 +129,14 @@ def attention_entropy(
     Reference: Zhang, Wang, Huang, Fang, Zhang, Deng, Li, Yu, arXiv 2412.16545.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='alibi()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> found = attention_entropy(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5
+      ...     tiny_model('alibi()', layers=2, width=16), jnp.arange(14).reshape(2, 7) % 5
       ... )
       >>> found.heads.shape, found.rows, bool(0 < found.mean < np.log(7))
       ((2, 2), 14, True)
     """
-    if block < 1:
-        raise ValueError(f'attention_entropy: block must be at least 1, got {block}')
+    check_block('attention_entropy', block)
     tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
     counted = (
         jnp.ones(tokens.shape, bool)
@@ -170,15 +166,12 @@ def attention_entropy(
             f'attention_entropy: the layers attend by {type(attend).__name__}, whose rows are not '
             'one softmax'
         )
-    graphdef, state = nnx.split(model)
-    sums = np.asarray(_entropies((graphdef, block), state, tokens, tok, counted), np.float64)
+    sums = np.asarray(_entropies(model, tokens, tok, counted, fixed=(block,)), np.float64)
     return AttentionEntropy(sums[:, 0], sums[:, 1], count)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _entropies(static, state, tokens, tok, counted):
-    graphdef, block = static
-    model = nnx.merge(graphdef, state)
+@compiled
+def _entropies(model, block, tokens, tok, counted):
     attend = model.blocks[0].attention_fn
 
     def look(encoding, before, after):
@@ -205,9 +198,8 @@ def stream(
     k = jnp.swapaxes(k, 1, 2)
 
     def one(total, start, rows):
-        own_q, own_tq, own = jnp.swapaxes(rows[0], 1, 2), *rows[1:]
-        s, _, seen = pair_logits(encoding, own_q, k, own_tq, tk)
-        p = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
+        own_tq, own = rows[1:]
+        _, p, seen = attention_of(encoding, jnp.swapaxes(rows[0], 1, 2), k, own_tq, tk)
         nats, keys = row_entropy(p), seen.sum(-1)
         share = jnp.where(keys > 1, nats / jnp.log(jnp.maximum(keys, 2)), 0.0)
         both = jnp.stack([nats, share])
@@ -255,21 +247,6 @@ def entropy_of_pieces(
     Raises:
       ValueError: fewer tokens between sink and query than pieces; a query of fewer than 2 tokens;
         a negative sink; `keep` below 1; an encoding that is not one rotary encoding (it is named).
-
-    Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=16, heads=2, encoding='rope()'
-      ... )
-      >>> found = entropy_of_pieces(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)),
-      ...     jnp.arange(12)[None] % 5,
-      ...     pieces=2,
-      ...     query=4,
-      ...     sink=2,
-      ... )
-      >>> found.entropy.rows, found.loss > 0
-      (4, True)
     """
     check_model('attention_entropy', model)
     middle = tokens.shape[1] - sink - query
@@ -287,31 +264,6 @@ def entropy_of_pieces(
     log_p = jax.nn.log_softmax(reader(tokens, tok, last=query)[:, :-1])
     loss = -jnp.take_along_axis(log_p, tokens[:, -query + 1 :, None], axis=-1).mean()
     return OfPieces(entropy, float(loss))
-
-
-def entropy_plot(found: Mapping[str, AttentionEntropy], path: str | pathlib.Path) -> pathlib.Path:
-    """Writes the mean entropy of each layer as a PNG, with a line for each entry of `found`; needs
-    matplotlib.
-
-    Example:
-      >>> import tempfile
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     entropy_plot(
-      ...         {'whole': AttentionEntropy(np.ones((3, 2)), np.ones((3, 2)), 1)},
-      ...         folder + '/h.png',
-      ...     ).stat().st_size > 1000
-      True
-    """
-    from matplotlib.figure import Figure
-
-    path, figure = pathlib.Path(path), Figure(figsize=(5.6, 3.6), layout='constrained')
-    axis = figure.subplots()
-    lines = {f'{name}: {one.mean:.2f}': one.heads.mean(-1) for name, one in found.items()}
-    by_layer(axis, lines, first=1, label='attention entropy, nats')
-    axis.set_ylim(0, None)
-    figure.suptitle('Attention entropy of the last tokens of a window', fontsize=10)
-    disk.save_figure(figure, path, dpi=160)
-    return path
 
 
 def labels(pieces: Sequence[int], sink: int, keep: int) -> list[tuple[str, dict]]:
@@ -336,3 +288,60 @@ def labels(pieces: Sequence[int], sink: int, keep: int) -> list[tuple[str, dict]
                 (f'{name}{with_sink}, best {keep}', dict(pieces=count, sink=sink, keep=keep))
             )
     return found
+
+
+def _reports(known: argparse.Namespace, rest: list[str]) -> Iterator[Report]:
+    if not re.fullmatch(r'\s*\d{1,9}\s*(,\s*\d{1,9}\s*)*', known.pieces, re.ASCII):
+        raise ValueError(
+            '--pieces are numbers of at most nine digits with commas between them, got '
+            f'{quoted(known.pieces)}'
+        )
+    for name in ('sink', 'keep', 'query'):
+        if getattr(known, name) < 0:
+            raise ValueError(f'--{name} must be at least 0, got {getattr(known, name)}')
+    counts = [int(count) for count in known.pieces.split(',')]
+    read = subject(known, rest, known.run)
+    texts = read.sequences(known)
+    model, query = read.load(), known.query or texts.shape[-1] // 4
+    entropies, losses = {}, {}
+    for label, options in labels(counts, known.sink, known.keep):
+        found = [entropy_of_pieces(model, text[None], query=query, **options) for text in texts]
+        entropies[label] = functools.reduce(lambda a, b: a.merge(b), (one.entropy for one in found))
+        losses[label] = float(np.mean([one.loss for one in found]))
+        print(f'{label}: entropy {entropies[label].mean:.3f}, loss {losses[label]:.3f}', flush=True)
+
+    def draw(figure):
+        axis = figure.subplots()
+        lines = {f'{name}: {one.mean:.2f}': one.heads.mean(-1) for name, one in entropies.items()}
+        by_layer(axis, lines, first=1, label='attention entropy, nats')
+        axis.set_ylim(0, None)
+
+    yield Report(
+        key='attention_entropy',
+        arrays=dict(
+            labels=list(entropies),
+            entropy=np.stack([one.heads for one in entropies.values()]),
+            loss=list(losses.values()),
+        ),
+        draw=draw,
+        title='Attention entropy of the last tokens of a window',
+        size=(5.6, 3.6),
+    )
+
+
+ANALYSIS = Analysis(
+    key='attention_entropy',
+    says='attention entropy and loss of the last tokens of a window behind parallel pieces',
+    reports=_reports,
+    options={
+        'pieces': dict(default='1,4,16', metavar='N,N', help='numbers of pieces to compare'),
+        'sink': dict(type=int, default=4, metavar='N', help='first tokens that all pieces see'),
+        'keep': dict(type=int, default=2, metavar='N', help='pieces that a query keeps; 0 for all'),
+        'query': dict(
+            type=int,
+            default=0,
+            metavar='N',
+            help='tokens that are measured, at the end; default: a quarter of a window',
+        ),
+    },
+)

@@ -1,24 +1,72 @@
-"""Tools of the analyses: queries and keys of every layer from one forward pass, sums over blocks of
-queries, and a heat map.
+"""Tools of the analyses: functions of a model that are compiled, queries and keys of every layer
+from one forward pass, sums over blocks of queries, and a heat map.
 """
 
 import dataclasses
-import pathlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.lab.analyse.report import some
-from posenc_jax.lab.files import disk
+from posenc_jax.attention.tiles import pair_logits
+from posenc_jax.lab.analyse.report import some, whole_numbers
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.rope import Rotary
 from posenc_jax.methods.single_rotary import single_rotary
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.tokens import Tokens
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles `function(model, *fixed, *arrays)`, once for each architecture, `fixed` and shapes.
+    It is called as `function(model, *arrays, fixed=())`; `fixed` is a tuple of hashable values.
+    Its attribute `lower` shows the program without running it, see `jax.jit`.
+    """
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def of_state(static, state, *arrays):
+        graphdef, fixed = static
+        return function(nnx.merge(graphdef, state), *fixed, *arrays)
+
+    def given(model, arrays, fixed):
+        graphdef, state = nnx.split(model)
+        return (graphdef, fixed), state, *arrays
+
+    @functools.wraps(function)
+    def call(model, *arrays, fixed=()):
+        return of_state(*given(model, arrays, fixed))
+
+    call.lower = lambda model, *arrays, fixed=(): of_state.lower(*given(model, arrays, fixed))
+    return call
+
+
+def check_block(user: str, block: int) -> None:
+    """Refuses a number of queries that are evaluated at a time.
+
+    Raises:
+      ValueError: it is below 1.
+    """
+    if block < 1:
+        raise ValueError(f'{user}: block must be at least 1, got {block}')
+
+
+def check_causal(user: str, model: Transformer) -> None:
+    """Refuses a model whose queries see later tokens.
+
+    Raises:
+      ValueError: as said.
+    """
+    for layer_type, block in enumerate(model.blocks):
+        later = block.own_mixer is None and 'sees_later' in model.encoding(layer_type, block).traits
+        if not model.cfg.causal or later:
+            raise ValueError(
+                f'{user} is defined for causal attention; this model lets queries see later tokens'
+            )
 
 
 def check_rotary(user: str, model: Transformer) -> list[Rotary]:
@@ -31,15 +79,6 @@ def check_rotary(user: str, model: Transformer) -> list[Rotary]:
 
     Raises:
       ValueError: a layer has another encoding, or layers rotate different numbers of planes.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> [rotary.rotary_dim for rotary in check_rotary('this', Transformer(cfg, rngs=nnx.Rngs(0)))]
-      [4]
     """
     found = [
         single_rotary(user, model.encoding(layer_type, block))
@@ -53,35 +92,21 @@ def check_rotary(user: str, model: Transformer) -> list[Rotary]:
     return found
 
 
-def capture_layers(
-    model: Transformer,
-    tokens: Int[Array, 'B L'],
-    tok: Tokens | None,
-    look: Callable[[Rotary, Any, Any, Any], Any],
-) -> Any:
-    """The results of `look` for every layer in one forward pass, stacked over the layers in order.
-
-    Args:
-      model: every layer has one rotary encoding (see `check_rotary`).
-      tokens: token ids.
-      tok: positions, documents and padding of the tokens; None counts positions from 0.
-      look: `look(rotary, encoding, before, after)` returns arrays; `before` is (q, k) as projected
-        from the layer input, `after` is (q, k, tq, tk) as returned by `Encoding.project`.
-    """
-    single = lambda encoding: single_rotary('an analysis', encoding)
-    return capture_encodings(
-        model, tokens, tok, lambda encoding, *seen: look(single(encoding), encoding, *seen)
-    )
-
-
 def capture_encodings(
     model: Transformer,
     tokens: Int[Array, 'B L'],
     tok: Tokens | None,
     look: Callable[[Encoding, Any, Any], Any],
 ) -> Any:
-    """`capture_layers` for a model with any encodings; it calls `look(encoding, before, after)`. If
-    an encoding gives attention several inputs (`qkv`), their heads lie side by side.
+    """The results of `look` for every layer in one forward pass, stacked over the layers in order.
+
+    Args:
+      model: a transformer whose layers have attention.
+      tokens: token ids.
+      tok: positions, documents and padding of the tokens; None counts positions from 0.
+      look: `look(encoding, before, after)` returns arrays; `before` is (q, k) as projected from the
+        layer input, `after` is (q, k, tq, tk) as returned by `Encoding.project`. If the encoding
+        gives attention several inputs (`qkv`), their heads lie side by side.
     """
     tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
     placed = model.place(tok, tokens)
@@ -96,16 +121,37 @@ def capture_encodings(
         return block.around(x, lambda h: mixer.whole(h, own, capture=capture)), seen[0]
 
     _, outs = model.scan_layers(layer, model.embed(tokens, placed))
+    return in_order(outs)
+
+
+def in_order(outs: tuple) -> Any:
+    """The outputs of `scan_layers`, whose first axis counts groups for each layer type, with one
+    axis of layers in order.
+    """
     return jax.tree.map(lambda *types: jnp.stack(types, 1).reshape(-1, *types[0].shape[1:]), *outs)
 
 
-def known(tok: Tokens, batch: int) -> Tokens:
-    """The tokens with `valid` filled in for every row, so that zeros padded later are not valid.
+def weights_of(s: Float[Array, '... S'], seen: Bool[Array, '... S']) -> Float[Array, '... S']:
+    """The softmax of logits over the keys that are seen; 0 for the others."""
+    return jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
 
-    Example:
-      >>> known(Tokens.of(length=2), 1).valid.tolist()
-      [[True, True]]
+
+def attention_of(
+    encoding: Encoding,
+    q: Float[Array, 'B N T H'],
+    k: Float[Array, 'B K S H'],
+    tq: Tokens,
+    tk: Tokens,
+) -> tuple[Float[Array, 'B N T S'], Float[Array, 'B N T S'], Bool[Array, 'B N T S']]:
+    """Logits before the softmax, attention, and which keys are seen, of every head of one layer,
+    from the queries and keys that `Encoding.project` returns, heads first.
     """
+    s, _, seen = pair_logits(encoding, q, k, tq, tk)
+    return s, weights_of(s, seen), jnp.broadcast_to(seen, s.shape)
+
+
+def with_valid(tok: Tokens, batch: int) -> Tokens:
+    """The tokens with `valid` filled in for every row, so that zeros padded later are not valid."""
     valid = jnp.ones((1, tok.length), bool) if tok.valid is None else tok.valid
     return dataclasses.replace(tok, valid=jnp.broadcast_to(valid, (batch, tok.length)))
 
@@ -117,7 +163,7 @@ def over_queries(step: Callable[[Any, Array, Any], Any], sums: Any, rows: Any, b
       step: returns the sums with those of one block of queries added.
       sums: initial sums.
       rows: arrays [B, L, ...] or trees of them. Zeros fill up the last block, so tokens need
-        `valid` (see `known`).
+        `valid` (see `with_valid`).
       block: how many queries are evaluated at a time.
 
     Example:
@@ -148,7 +194,6 @@ def over_queries(step: Callable[[Any, Array, Any], Any], sums: Any, rows: Any, b
 
 
 def draw_planes(
-    figure: Any,
     axis: Any,
     values: Float[np.ndarray, 'layers N F'],
     *,
@@ -159,7 +204,7 @@ def draw_planes(
     """Draws a heat map with a row for each head of each layer and a column for each plane.
 
     Args:
-      figure, axis: of matplotlib.
+      axis: of matplotlib.
       values: one number for each layer, head and plane.
       label: of the colour bar.
       low: value at the lower end of the colours; None for the smallest of `values`.
@@ -175,52 +220,13 @@ def draw_planes(
     axis.hlines(
         np.arange(1, layers) * heads - 0.5, -0.5, count - 0.5, colors='white', linewidth=0.6
     )
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(axis.xaxis)
     axis.set_xlabel('plane (high to low frequency)')
     axis.set_ylabel(f'layer, {heads} heads each')
-    figure.colorbar(image, ax=axis, label=label)
+    axis.figure.colorbar(image, ax=axis, label=label)
 
 
 def planes_size(shape: tuple[int, ...]) -> tuple[float, float]:
-    """Inches of the picture that `draw_planes` makes of [layers, N, F] values.
-
-    Example:
-      >>> planes_size((32, 32, 64))
-      (9.68, 12.0)
-    """
+    """Inches of the picture that `draw_planes` makes of [layers, N, F] values."""
     layers, heads, count = shape
     return 2.0 + 0.12 * max(count, 20), min(1.6 + 0.12 * max(layers * heads, 10), 12.0)
-
-
-def plane_heatmap(
-    values: Float[np.ndarray, 'layers N F'],
-    path: str | pathlib.Path,
-    *,
-    label: str,
-    title: str = '',
-    low: float | None = 0.0,
-) -> pathlib.Path:
-    """Writes `draw_planes` of these values as a PNG; needs matplotlib.
-
-    Args:
-      values: one number for each layer, head and plane.
-      path: of the PNG.
-      label: of the colour bar.
-      title: above the picture.
-      low: value at the lower end of the colours; None for the smallest of `values`.
-
-    Example:
-      >>> import tempfile
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     plane_heatmap(
-      ...         np.ones((2, 2, 4)), folder + '/usage.png', label='usage'
-      ...     ).stat().st_size > 1000
-      True
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=planes_size(values.shape), layout='constrained')
-    draw_planes(figure, figure.subplots(), values, label=label, low=low)
-    figure.suptitle(title, fontsize=10)
-    disk.save_figure(figure, path, dpi=160)
-    return pathlib.Path(path)

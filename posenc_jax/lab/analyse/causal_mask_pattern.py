@@ -1,15 +1,17 @@
 """The pattern that a causal mask writes into attention: mean logits by query and key."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import dataclasses
+import functools
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.base.products import scaled_dot_product
-from posenc_jax.lab.analyse.report import Report, by_layer, few, some, titled
-from posenc_jax.lab.analyse.states import check_causal, head_maps, over_layers, pieces
+from posenc_jax.lab.analyse.capture import check_causal
+from posenc_jax.lab.analyse.protocol import Comparison
+from posenc_jax.lab.analyse.report import by_layer, small_legend, some
+from posenc_jax.lab.analyse.states import batches, head_maps, over_layers
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.rope import Rotary
 from posenc_jax.protocol.composite import parts_of
@@ -17,10 +19,15 @@ from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
-KINDS = ('score', 'content', 'mean_content')
+KINDS = {  # fields of `MaskPattern`, and what their logits are of
+    'score': 'model',
+    'content': 'without positions',
+    'mean_content': 'positions alone',
+}
 
 
-class MaskPattern(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class MaskPattern:
     """Mean logits over the sequences, [layers, heads, T, T]; entries of later keys are 0.
 
     Attributes:
@@ -34,7 +41,7 @@ class MaskPattern(NamedTuple):
     content: Float[np.ndarray, 'layers N T T']
     mean_content: Float[np.ndarray, 'layers N T T']
 
-    @property
+    @functools.cached_property
     def shares(self) -> dict[str, Float[np.ndarray, 'layers N']]:
         """The non-relative share of each kind."""
         return {
@@ -46,11 +53,6 @@ class MaskPattern(NamedTuple):
 def relative_part(scores: Float[np.ndarray, 'T T']) -> tuple[Float[np.ndarray, ' T'], float]:
     """The mean of the scores at each distance i - j, and the non-relative share:
     `Var(S - mean of its diagonal) / Var(S)` over the pairs j <= i; 0 if the scores are constant.
-
-    Example:
-      >>> place = np.arange(4.0)
-      >>> relative_part(place[:, None] - place)
-      (array([0., 1., 2., 3.]), 0.0)
     """
     i, j = np.tril_indices(len(scores))
     seen, distance = np.asarray(scores, np.float64)[i, j], i - j
@@ -71,10 +73,6 @@ def mask_cosine(
 
     `sqrt(j / i)` for the output of attention, and `(2 / i) / sqrt((1 + 3/i) (1 + 3/j))` with the
     residual sum. Both grow with j: near keys fit better, though nothing is trained.
-
-    Example:
-      >>> mask_cosine(64, np.array([1, 32, 63]), residual=False).round(4).tolist()
-      [0.125, 0.7071, 0.9922]
     """
     i, j = np.asarray(i, float), np.asarray(j, float)
     return 2 / i / np.sqrt((1 + 3 / i) * (1 + 3 / j)) if residual else np.sqrt(j / i)
@@ -122,14 +120,8 @@ def causal_mask_pattern(
     Reference: Kim, Liu, Lin, Ji, Gong, Choi, arXiv 2509.21042.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()'
-      ... )
-      >>> found = causal_mask_pattern(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), np.arange(16).reshape(2, 8) % 7
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> found = causal_mask_pattern(tiny_model('alibi()'), np.arange(16).reshape(2, 8) % 7)
       >>> found.score.shape, bool(found.shares['mean_content'].max() < 1e-6)
       ((1, 2, 8, 8), True)
     """
@@ -137,8 +129,8 @@ def causal_mask_pattern(
     if tokens.shape[1] < 2:
         raise ValueError(f'causal_mask_pattern compares places, got {tokens.shape[1]} token')
     total, queries, keys = [0.0, 0.0], 0.0, 0.0
-    for piece in pieces(tokens, batch):
-        *sums, q, k = map(np.asarray, over_layers(model, piece, _sums))
+    for rows in batches(tokens, batch):
+        *sums, q, k = map(np.asarray, over_layers(model, rows, _sums))
         total = [one + np.asarray(more, np.float64) for one, more in zip(total, sums)]
         queries, keys = queries + q, keys + k
     count = tokens.size
@@ -182,89 +174,61 @@ def _of_mean(encoding: Encoding, q: Array, k: Array, tok: Tokens) -> np.ndarray:
     return np.asarray(head_maps(encoding, q, k, tq, tk)[0][0], np.float64)
 
 
-def pattern_report(found: Mapping[str, MaskPattern]) -> Report:
-    """The table of non-relative shares and the picture: mean logits of some layers, and the shares
-    by layer.
-    """
-    shares = {name: one.shares for name, one in found.items()}
-    rows = [
-        (name, layer + 1, *(float(shares[name][kind][layer].mean()) for kind in KINDS), recency(s))
-        for name, one in found.items()
-        for layer, s in enumerate(one.content)
-    ]
+def _rows(one):
+    for layer, content in enumerate(one.content):
+        yield layer + 1, *(one.shares[kind][layer].mean() for kind in KINDS), recency(content)
 
-    def draw(figure):
-        drawn = few(found)
-        columns = max(len(some(len(one.score), 4)) for one in drawn.values())
-        axes = figure.subplots(len(drawn), columns + 1, squeeze=False)
-        for own, (name, one) in zip(axes, drawn.items()):
-            for axis, layer in zip(own, shown := some(len(one.score), 4)):
-                s = one.score[layer].mean(0)
-                s = np.where(np.tri(len(s), dtype=bool), s, np.nan)
-                image = axis.imshow(s, cmap='viridis')
-                axis.set_title(f'layer {layer + 1}: mean logit', fontsize=8)
-                axis.tick_params(labelsize=6)
-                axis.set_xlabel('key', fontsize=7)
-                figure.colorbar(image, ax=axis, shrink=0.7).ax.tick_params(labelsize=6)
-            for axis in own[len(shown) : -1]:
-                axis.axis('off')
-            own[0].set_ylabel(f'{name}\nquery', fontsize=7)
-            lines = {
-                'the model': 'score',
-                'without positions': 'content',
-                'positions alone': 'mean_content',
-            }
-            by_layer(
-                own[-1],
-                {what: shares[name][kind].mean(-1) for what, kind in lines.items()},
-                first=1,
-                label='share of the variance',
-            )
-            own[-1].set_ylim(-0.03, 1.6)  # room for the legend
-            own[-1].set_yticks(np.linspace(0, 1, 6))
-            own[-1].legend(frameon=False, fontsize=7, loc='upper center')
 
-    numbers = {
-        name: {
-            'shares': shares[name],
-            'by_distance': {
-                kind: [relative_part(s.mean(0))[0] for s in getattr(one, kind)] for kind in KINDS
-            },
-        }
-        for name, one in found.items()
-    }
-    return Report(
-        'causal_mask_pattern',
-        (
-            'model',
-            'layer',
-            'share, model',
-            'share, without positions',
-            'share, positions alone',
-            'near - far',
-        ),
-        rows,
-        numbers,
-        draw,
-        title=titled('Mean logits, and the share of their variance that is no distance', found),
-        size=(13.0, 2.9 * len(few(found))),
-        remarks=[
-            'share: of the variance of the mean logits that is no function of the distance, mean '
-            'over the heads',
-            'near - far: logit without positions of the nearer half of the keys less that of the '
-            'farther, for the last query',
-        ],
-    )
+def _numbers(one):
+    mean = lambda layers: [relative_part(s.mean(0))[0] for s in layers]
+    by_distance = {kind: mean(getattr(one, kind)) for kind in KINDS}
+    return {'shares': one.shares, 'by_distance': by_distance}
+
+
+def _draw(axes, name, one):
+    *maps, right = axes
+    for axis, layer in zip(maps, shown := some(len(one.score), 4)):
+        s = one.score[layer].mean(0)
+        image = axis.imshow(np.where(np.tri(len(s), dtype=bool), s, np.nan), cmap='viridis')
+        axis.set_title(f'layer {layer + 1}: mean logit', fontsize=8)
+        axis.tick_params(labelsize=6)
+        axis.set_xlabel('key', fontsize=7)
+        axis.figure.colorbar(image, ax=axis, shrink=0.7).ax.tick_params(labelsize=6)
+    for axis in maps[len(shown) :]:
+        axis.axis('off')
+    maps[0].set_ylabel(f'{name}\nquery', fontsize=7)
+    lines = {what: one.shares[kind].mean(-1) for kind, what in KINDS.items()}
+    by_layer(right, lines, first=1, label='share of the variance')
+    right.set_ylim(-0.03, 1.6)  # room for the legend
+    right.set_yticks(np.linspace(0, 1, 6))
+    small_legend(right, loc='upper center')
 
 
 def recency(content: Float[np.ndarray, 'N T T']) -> float:
     """The mean over heads of the score of the nearer half of the keys of the last query, without
     the query's own place, less that of the farther half.
-
-    Example:
-      >>> recency(np.tile(np.arange(5.0), (1, 5, 1)))
-      2.0
     """
     row = content.mean(0)[-1, :-1]
     half = len(row) // 2
     return float(row[len(row) - half :].mean() - row[:half].mean()) if half else 0.0
+
+
+ANALYSIS = Comparison(
+    measure=causal_mask_pattern,
+    says='mean logits by query and key, and their part that is no distance',
+    batches=16,
+    longest=128,
+    columns=('layer', *(f'share, {what}' for what in KINDS.values()), 'near - far'),
+    rows=_rows,
+    draw=_draw,
+    panels=lambda found: 1 + max(len(some(len(one.score), 4)) for one in found.values()),
+    title='Mean logits, and the share of their variance that is no distance',
+    size=(13.0, 2.9),
+    numbers=_numbers,
+    remarks=lambda found: [
+        'share: of the variance of the mean logits that is no function of the distance, mean '
+        'over the heads',
+        'near - far: logit without positions of the nearer half of the keys less that of the '
+        'farther, for the last query',
+    ],
+)

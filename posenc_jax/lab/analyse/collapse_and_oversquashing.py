@@ -2,18 +2,18 @@
 much of the last vector each token decides.
 """
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Float, Int
 
-from posenc_jax.lab.analyse.report import Report, few, tick_counts, titled
-from posenc_jax.lab.analyse.states import check_causal, head_maps, over_layers, pieces
+from posenc_jax.lab.analyse.capture import check_causal, compiled
+from posenc_jax.lab.analyse.protocol import SYMBOLS, Comparison, powers, symbols_of
+from posenc_jax.lab.analyse.report import small_legend, tick_counts
+from posenc_jax.lab.analyse.states import batches, head_maps, over_layers, through_layers
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
@@ -49,10 +49,6 @@ class Squashed(NamedTuple):
 def uniform_distance(n: int | Int[np.ndarray, '...']):
     """`|a - b| / ((n + 1) (n + 2))` for |a - b| = 1: the distance of the means of (a repeated n
     times, b) for n and n + 1.
-
-    Example:
-      >>> float(uniform_distance(1).round(5))
-      0.16667
     """
     n = np.asarray(n, float)
     return 1 / ((n + 1) * (n + 2))
@@ -64,10 +60,6 @@ def path_influence(attention: Float[np.ndarray, 'layers T T']) -> Float[np.ndarr
 
     Args:
       attention: rows that sum to 1.
-
-    Example:
-      >>> path_influence(np.tril(np.ones((1, 2, 2))) / [[1], [2]]).tolist()
-      [0.25, 0.75]
     """
     row = np.zeros(attention.shape[-1])
     row[-1] = 1
@@ -133,12 +125,9 @@ def collapse_and_oversquashing(
     2406.04267.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='nope()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> found = collapse_and_oversquashing(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), np.arange(8)[None] % 7, counts=(1, 2, 4)
+      ...     tiny_model('nope()'), np.arange(8)[None] % 7, counts=(1, 2, 4)
       ... )
       >>> bool(found.distance[0] > found.distance[2] > 0), found.paths.shape
       (True, (8,))
@@ -153,21 +142,20 @@ def collapse_and_oversquashing(
         )
     if probes is not None and probes < 1:
         raise ValueError(f'probes must be at least 1, or None for all features, got {probes}')
-    graphdef, state = nnx.split(model)
-    distance, equal = _collapse(graphdef, state, n, pair, batch)
+    distance, equal = _collapse(model, n, pair, batch)
     paths, gradients = 0.0, 0.0
     keys = jax.random.split(jax.random.key(seed), len(tokens))
-    for piece in pieces(tokens, batch):
-        maps = np.asarray(over_layers(model, piece, _mean_attention))
-        paths = paths + sum(path_influence(maps[:, row]) for row in range(len(piece)))
+    for rows in batches(tokens, batch):
+        maps = np.asarray(over_layers(model, rows, _mean_attention))
+        paths = paths + sum(path_influence(maps[:, row]) for row in range(len(rows)))
     for key, row in zip(keys, tokens):
-        norms = np.asarray(_gradients((graphdef, probes), state, row[None], key), np.float64)
+        norms = np.asarray(_gradients(model, row[None], key, fixed=(probes,)), np.float64)
         gradients = gradients + norms / norms.sum()
     count = len(tokens)
     return Squashed(n, distance, equal, paths / count, gradients / count)
 
 
-def _collapse(graphdef, state, counts, pair, batch):
+def _collapse(model, counts, pair, batch):
     """The distances of the last vectors, and from which count on they are equal in bfloat16."""
     lengths = np.stack([counts, counts + 1], 1).reshape(-1)
     width = int(lengths[-1]) + 1
@@ -175,8 +163,8 @@ def _collapse(graphdef, state, counts, pair, batch):
     # What follows b is padding, which a causal model does not see.
     rows = np.where(place == lengths[:, None], pair[1], pair[0]).astype(np.int32)
     found = [
-        np.asarray(_last(graphdef, state, rows[at], lengths[at], place <= lengths[at][:, None]))
-        for at in pieces(np.arange(len(rows)), batch)
+        np.asarray(_last(model, rows[at], lengths[at], place <= lengths[at][:, None]))
+        for at in batches(np.arange(len(rows)), batch)
     ]
     y = np.concatenate(found).reshape(len(counts), 2, -1)
     rounded = np.asarray(jnp.asarray(y).astype(jnp.bfloat16).astype(jnp.float32))
@@ -187,9 +175,9 @@ def _collapse(graphdef, state, counts, pair, batch):
     return distance, int(counts[first]) if first < len(counts) else None
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _last(graphdef, state, rows, at, valid):
-    hidden = nnx.merge(graphdef, state).hidden(rows, Tokens.of(valid=valid))
+@compiled
+def _last(model, rows, at, valid):
+    hidden = model.hidden(rows, Tokens.of(valid=valid))
     return jnp.take_along_axis(hidden, at[:, None, None], axis=1)[:, 0].astype(jnp.float32)
 
 
@@ -197,19 +185,14 @@ def _mean_attention(encoding, before, after):
     return head_maps(encoding, *after)[1].mean(1)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _gradients(static, state, tokens, key):
+@compiled
+def _gradients(model, probes, tokens, key):
     """The Frobenius norm of the derivative of the last vector by each input vector, [T]."""
-    graphdef, probes = static
-    model = nnx.merge(graphdef, state)
     placed = model.place(Tokens.of(length=tokens.shape[1]), tokens)
 
-    def layer(x, number, layer_type, block):
-        own = None if block.own_mixer is not None else model.encoding(layer_type, block)
-        return block(x, placed[layer_type], own), None
-
     def last(x):
-        return model.norm(model.scan_layers(layer, x)[0])[0, -1].astype(jnp.float32)
+        x, _ = through_layers(model, x, placed, lambda x: None)
+        return model.norm(x)[0, -1].astype(jnp.float32)
 
     y, back = jax.vjp(last, model.embed(tokens, placed))
     rows = jnp.eye(len(y)) if probes is None else jax.random.normal(key, (probes, len(y)))
@@ -217,48 +200,52 @@ def _gradients(static, state, tokens, key):
     return jnp.sqrt(jax.lax.map(square, rows).sum(0))
 
 
-def squashed_report(found: Mapping[str, Squashed]) -> Report:
-    """The table of distances and shares, and the picture: distance by n, influence by place."""
-    rows, numbers = [], {}
-    for name, one in found.items():
-        first, last = one.paths[0], one.paths[-1]
-        rows += [(name, int(n), float(d)) for n, d in zip(one.counts, one.distance)]
-        numbers[name] = {**one._asdict(), 'slope': one.slope}
-        numbers[name] |= {'first_token': first, 'last_token': last}
+def _draw(figure, found):
+    left, right = figure.subplots(1, 2)
+    for number, (name, one) in enumerate(found.items()):
+        left.loglog(one.counts, np.maximum(one.distance, 1e-12), 'o-', label=name, markersize=3)
+        right.semilogy(one.paths, color=f'C{number}', label=f'{name}: paths')
+        right.semilogy(one.gradients, '--', color=f'C{number}', label=f'{name}: derivative')
+    first = next(iter(found.values()))
+    shape = uniform_distance(first.counts) / uniform_distance(first.counts[0])
+    uniform = first.distance[0] * shape
+    left.loglog(first.counts, uniform, ':', color='0.5', label='uniform attention')
+    left.set(xlabel='n, copies of the first token', ylabel='L1 distance of the last vectors')
+    influence = 'share of the influence on the last vector'
+    right.set(xlabel='position of the token', ylabel=influence)
+    tick_counts(left, first.counts)
+    small_legend(left)
+    small_legend(right)
 
-    def draw(figure):
-        left, right = figure.subplots(1, 2)
-        for number, (name, one) in enumerate(few(found).items()):
-            colour = f'C{number}'
-            left.loglog(one.counts, np.maximum(one.distance, 1e-12), 'o-', label=name, markersize=3)
-            right.semilogy(one.paths, color=colour, label=f'{name}: paths')
-            right.semilogy(one.gradients, '--', color=colour, label=f'{name}: derivative')
-        first = next(iter(found.values()))
-        shape = uniform_distance(first.counts) / uniform_distance(first.counts[0])
-        left.loglog(
-            first.counts, first.distance[0] * shape, ':', color='0.5', label='uniform attention'
-        )
-        left.set(xlabel='n, copies of the first token', ylabel='L1 distance of the last vectors')
-        right.set(
-            xlabel='position of the token', ylabel='share of the influence on the last vector'
-        )
-        tick_counts(left, first.counts)
-        for axis in (left, right):
-            axis.legend(frameon=False, fontsize=7)
 
-    return Report(
-        'collapse_and_oversquashing',
-        ('model', 'n', 'distance'),
-        rows,
-        numbers,
-        draw,
-        title=titled('The last vector of (A, ..., A, B), and what each token decides of it', found),
-        size=(9.4, 3.8),
-        remarks=[
-            f'{name}: slope {one.slope:.2f} (-2 for uniform attention), equal in bfloat16 from n = '
-            f'{one.equal_in_bf16 or "none of these"} on; paths give the first token '
-            f'{one.paths[0]:.1%} and the last {one.paths[-1]:.1%}, derivatives '
-            f'{one.gradients[0]:.1%} and {one.gradients[-1]:.1%}'
-            for name, one in found.items()
-        ],
-    )
+ANALYSIS = Comparison(
+    measure=collapse_and_oversquashing,
+    says='distances of the last vectors of (A, ..., A, B), and influences',
+    batches=4,
+    options=SYMBOLS,
+    arguments=lambda known, subject: dict(
+        tokens=subject.sequences(known, 128),
+        pair=symbols_of(known, subject),
+        counts=powers(known, subject, 1, 512),
+        # Above this width the exact derivatives take too many backward passes.
+        probes=None if subject.job.cfg.width <= 64 else 8,
+    ),
+    columns=('n', 'distance'),
+    rows=lambda one: zip(one.counts, one.distance),
+    draw=_draw,
+    title='The last vector of (A, ..., A, B), and what each token decides of it',
+    size=(9.4, 3.8),
+    numbers=lambda one: {
+        **one._asdict(),
+        'slope': one.slope,
+        'first_token': one.paths[0],
+        'last_token': one.paths[-1],
+    },
+    remarks=lambda found: [
+        f'{name}: slope {one.slope:.2f} (-2 for uniform attention), equal in bfloat16 from n = '
+        f'{one.equal_in_bf16 or "none of these"} on; paths give the first token '
+        f'{one.paths[0]:.1%} and the last {one.paths[-1]:.1%}, derivatives '
+        f'{one.gradients[0]:.1%} and {one.gradients[-1]:.1%}'
+        for name, one in found.items()
+    ],
+)

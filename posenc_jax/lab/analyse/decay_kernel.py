@@ -4,15 +4,12 @@ how many of the nearest keys hold all but a share epsilon of `sum_d exp(r(d))`. 
 Reference: Qin, Zhong, Deng, arXiv 2307.10156.
 """
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from posenc_jax.base.memory import main_memory, readable
+from posenc_jax.lab.analyse.capture import compiled
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.protocol.capabilities import first_carry
 from posenc_jax.protocol.composite import name_of, parts_of
@@ -39,11 +36,6 @@ def decay_kernel(encoding: Encoding, heads: int, reach: int = REACH) -> Float[np
     Raises:
       ValueError: the encoding opens another door (it is named); fewer than 4 distances, or more
         than fit in memory; no head.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> decay_kernel(pj.make('alibi()', heads=2), 2, 4)[0].tolist()
-      [-0.0, -0.0625, -0.125, -0.1875]
     """
     if reach < 4 or heads < 1:
         raise ValueError(
@@ -56,12 +48,11 @@ def decay_kernel(encoding: Encoding, heads: int, reach: int = REACH) -> Float[np
             f'{readable(limit)}; give fewer distances'
         )
     _check_additive(encoding)
-    graphdef, state = nnx.split(encoding)
-    pieces = []
+    chunks = []
     for start in range(0, reach, _CHUNK):
         distance = np.minimum(np.arange(start, start + min(_CHUNK, reach)), reach - 1)
-        pieces.append(np.asarray(_row(graphdef, heads, state, distance, reach - 1, 0)))
-    return np.concatenate(pieces, axis=1)[:, :reach].astype(np.float64)
+        chunks.append(np.asarray(_row(encoding, distance, reach - 1, 0, fixed=(heads,))))
+    return np.concatenate(chunks, axis=1)[:, :reach].astype(np.float64)
 
 
 def _check_additive(encoding: Encoding) -> None:
@@ -76,10 +67,9 @@ def _check_additive(encoding: Encoding) -> None:
             )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _row(graphdef, heads, state, distance, row, shift):
+@compiled
+def _row(encoding, heads, distance, row, shift):
     """r(d) of the query at index `row` at these distances, with all positions moved by `shift`."""
-    encoding = nnx.merge(graphdef, state)
     index = jnp.full((1, 1), row, jnp.int32)
     tok = lambda index: Tokens(index, index + shift, rank=index)
     tq, tk = tok(index), tok(index - distance[None])
@@ -92,10 +82,10 @@ def _row(graphdef, heads, state, distance, row, shift):
 
 
 def _is_relative(encoding: Encoding, heads: int, reach: int) -> bool:
-    graphdef, state = nnx.split(encoding)
     distance = np.geomspace(1, reach, _PROBES).astype(np.int32) - 1
     here, there = (
-        np.asarray(_row(graphdef, heads, state, distance, reach - 1, shift)) for shift in (0, reach)
+        np.asarray(_row(encoding, distance, reach - 1, shift, fixed=(heads,)))
+        for shift in (0, reach)
     )
     # A bias that is a sum of large terms which cancel (sandwich) has rounding errors of the size of
     # these terms at every distance, so the tolerance contains a share of its spread.
@@ -132,11 +122,6 @@ def undecided(r: Float[np.ndarray, '*n D'], epsilon: float = 0.05) -> Bool[np.nd
     Let A be the sum of exp(r(d)) over [D/4, D/2), B the sum over [D/2, D), and rho = B / A. If this
     ratio does not decrease from block to block, the rest is at least `B rho / (1 - rho)`; it is
     infinite where rho >= 1.
-
-    Example:
-      >>> d = np.arange(100_000.0)
-      >>> undecided(np.stack([-2 * np.log1p(d), -np.log1p(d)])).tolist()
-      [False, True]
     """
     check_epsilon(epsilon)
     weights = relative_weights(r)
@@ -177,14 +162,6 @@ def theoretical_field(
 
     Raises:
       ValueError: as for `decay_kernel`, or an epsilon outside (0, 1).
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> (
-      ...     theoretical_field(pj.make('alibi()', heads=2), 2).tolist(),
-      ...     theoretical_field(pj.make('nope()'), 1).tolist(),
-      ... )
-      ([48.0, 767.0], [inf])
     """
     r = decay_kernel(encoding, heads, reach)
     fields = field_of(r, epsilon).astype(np.float64)
@@ -198,16 +175,7 @@ def theoretical_field(
 def trained_field(
     model: Transformer, *, reach: int = REACH, epsilon: float = 0.05
 ) -> Float[np.ndarray, 'layers N']:
-    """`theoretical_field` of every layer of a model, with the parameters that the model has now.
-
-    Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='alibi()'
-      ... )
-      >>> trained_field(Transformer(cfg, rngs=nnx.Rngs(0))).tolist()
-      [[48.0, 767.0], [48.0, 767.0]]
-    """
+    """`theoretical_field` of every layer of a model, with the parameters that the model has now."""
     encodings = [model.encoding(layer_type, block) for layer_type, block in model.layers()]
     return np.stack(
         [theoretical_field(e, model.cfg.heads, reach=reach, epsilon=epsilon) for e in encodings]

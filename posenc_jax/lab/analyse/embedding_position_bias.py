@@ -1,6 +1,6 @@
 """Position bias of text embeddings: whose part of a document its vector resembles most."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -8,7 +8,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from posenc_jax.lab.analyse.report import Report, few, titled
+from posenc_jax.lab.analyse.protocol import Comparison
+from posenc_jax.lab.analyse.report import small_legend
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.layers import pooled
 from posenc_jax.protocol.errors import check_choice
@@ -42,24 +43,14 @@ class Bias(NamedTuple):
 
 
 def slopes(similarity: Float[np.ndarray, 'documents K']) -> Float[np.ndarray, ' documents']:
-    """Least squares of the similarity on k / (K - 1), k = 0 .. K - 1.
-
-    Example:
-      >>> slopes(np.array([[0.9, 0.8, 0.7]])).round(6).tolist()
-      [-0.2]
-    """
+    """Least squares of the similarity on k / (K - 1), k = 0 .. K - 1."""
     place = np.linspace(0, 1, similarity.shape[1])
     place -= place.mean()
     return similarity @ place / (place @ place)
 
 
 def cosines(a: Float[np.ndarray, '*#rest D'], b: Float[np.ndarray, '*#rest D']):
-    """The cosine along the last axis; 0 where a vector is 0.
-
-    Example:
-      >>> float(cosines(np.array([1.0, 0.0]), np.array([1.0, 1.0])).round(4))
-      0.7071
-    """
+    """The cosine along the last axis; 0 where a vector is 0."""
     size = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return (a * b).sum(-1) / np.where(size > 0, size, 1)
 
@@ -67,24 +58,14 @@ def cosines(a: Float[np.ndarray, '*#rest D'], b: Float[np.ndarray, '*#rest D']):
 def inserted_at(
     text: Int[np.ndarray, ' T'], other: Int[np.ndarray, ' n'], place: str
 ) -> Int[np.ndarray, ' _']:
-    """The text with other text at its 'beginning', in its 'middle' or at its 'end'.
-
-    Example:
-      >>> inserted_at(np.array([1, 2]), np.array([9]), 'middle').tolist()
-      [1, 9, 2]
-    """
+    """The text with other text at its 'beginning', in its 'middle' or at its 'end'."""
     check_choice('place', place, PLACES)
     at = (0, len(text) // 2, len(text))[PLACES.index(place)]
     return np.concatenate([text[:at], other, text[at:]])
 
 
 def removed_at(text: Int[np.ndarray, ' T'], count: int, place: str) -> Int[np.ndarray, ' _']:
-    """The text without `count` of its tokens at a place.
-
-    Example:
-      >>> removed_at(np.array([1, 2, 3, 4]), 2, 'middle').tolist()
-      [1, 4]
-    """
+    """The text without `count` of its tokens at a place."""
     check_choice('place', place, PLACES)
     rest = len(text) - count
     at = (0, rest // 2, rest)[PLACES.index(place)]
@@ -94,19 +75,7 @@ def removed_at(text: Int[np.ndarray, ' T'], count: int, place: str) -> Int[np.nd
 def bias_of(
     embed: Embedder, documents: Int[np.ndarray, 'S T'], *, segments: int, seed: int
 ) -> Bias:
-    """The measures of `embedding_position_bias` for any embedder.
-
-    Example:
-      >>> rows = np.random.default_rng(0).integers(64, size=(4, 32))
-      >>> found = bias_of(
-      ...     lambda texts: np.stack([np.eye(64)[text].mean(0) for text in texts]),
-      ...     rows,
-      ...     segments=4,
-      ...     seed=0,
-      ... )
-      >>> bool(np.ptp(found.inserted, axis=1).max() < 1e-6)
-      True
-    """
+    """The measures of `embedding_position_bias` for any embedder."""
     count, length = documents.shape
     if not 2 <= segments <= length or count < 2:
         raise ValueError(
@@ -239,12 +208,9 @@ def embedding_position_bias(
     Reference: Goel, Lee, Ramchandran, arXiv 2412.15241; Coelho et al., arXiv 2404.04163.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> found = embedding_position_bias(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), np.arange(16).reshape(2, 8) % 7, segments=4
+      ...     tiny_model('alibi()'), np.arange(16).reshape(2, 8) % 7, segments=4
       ... )
       >>> found.similarity.shape, found.inserted.shape
       ((4,), (5, 3))
@@ -254,54 +220,45 @@ def embedding_position_bias(
     return bias_of(embedder(model, pool, batch=batch), documents, segments=segments, seed=seed)
 
 
-def bias_report(found: Mapping[str, Bias]) -> Report:
-    """The table of cosines by place and the picture: inserted text, segments and needles."""
-    rows = []
-    for name, one in found.items():
-        for what, shares, values in (
-            ('inserted', SHARES, one.inserted),
-            ('removed', REMOVED, one.removed),
-        ):
-            rows += [
-                (name, f'{what} {share:.0%}', *map(float, row))
-                for share, row in zip(shares, values)
-            ]
+def _rows(one):
+    for what, shares in (('inserted', SHARES), ('removed', REMOVED)):
+        for share, cosines in zip(shares, getattr(one, what)):
+            yield f'{what} {share:.0%}', *cosines
 
-    def draw(figure):
-        drawn = few(found)
-        axes = figure.subplots(len(drawn), 3, squeeze=False)
-        for (left, middle, right), (name, one) in zip(axes, drawn.items()):
-            for place, values in zip(PLACES, one.inserted.T):
-                left.plot(np.array(SHARES) * 100, values, 'o-', markersize=3, label=place)
-            left.set(xlabel='inserted text, % of the document', ylabel='cosine with the original')
-            left.set_title(name, fontsize=8)
-            left.legend(frameon=False, fontsize=7)
-            place = np.linspace(0, 1, len(one.similarity))
-            middle.plot(place, one.similarity, 'o-', markersize=3)
-            middle.set(
-                xlabel='place of the segment, share of the text', ylabel='cosine with the document'
-            )
-            middle.set_title(f'slope {one.slope:+.3f}, shuffled {one.shuffled:+.3f}', fontsize=8)
-            right.plot(place, one.needle, 'o-', markersize=3, color='C3')
-            right.set(
-                xlabel='place of the needle, share of the text',
-                ylabel='cosine of needle and document',
-            )
 
-    return Report(
-        'embedding_position_bias',
-        ('model', 'change', *PLACES),
-        rows,
-        {
-            name: {**one._asdict(), 'shares': SHARES, 'left_out': REMOVED}
-            for name, one in found.items()
-        },
-        draw,
-        title=titled('Which part of a text its vector resembles', found),
-        size=(10.5, 3.4 * len(few(found))),
-        remarks=[
-            f'{name}: slope {one.slope:+.4f}, of shuffled segments {one.shuffled:+.4f}; needle '
-            f'{one.needle[0]:.3f} at the beginning, {one.needle[-1]:.3f} at the end'
-            for name, one in found.items()
-        ],
-    )
+def _draw(axes, name, one):
+    left, middle, right = axes
+    for place, values in zip(PLACES, one.inserted.T):
+        left.plot(np.array(SHARES) * 100, values, 'o-', markersize=3, label=place)
+    left.set(xlabel='inserted text, % of the document', ylabel='cosine with the original')
+    left.set_title(name, fontsize=8)
+    small_legend(left)
+    place, of = np.linspace(0, 1, len(one.similarity)), 'share of the text'
+    middle.plot(place, one.similarity, 'o-', markersize=3)
+    middle.set(xlabel=f'place of the segment, {of}', ylabel='cosine with the document')
+    middle.set_title(f'slope {one.slope:+.3f}, shuffled {one.shuffled:+.3f}', fontsize=8)
+    right.plot(place, one.needle, 'o-', markersize=3, color='C3')
+    right.set(xlabel=f'place of the needle, {of}', ylabel='cosine of needle and document')
+
+
+ANALYSIS = Comparison(
+    measure=embedding_position_bias,
+    says='which part of a text its vector resembles',
+    batches=8,
+    options={'pool': dict(default='mean', help="'mean' or 'last'")},
+    arguments=lambda known, subject: dict(
+        documents=subject.sequences(known, 256), pool=known.pool, batch=min(known.batches, 16)
+    ),
+    columns=('change', *PLACES),
+    rows=_rows,
+    draw=_draw,
+    panels=3,
+    title='Which part of a text its vector resembles',
+    size=(10.5, 3.4),
+    numbers=lambda one: {**one._asdict(), 'shares': SHARES, 'left_out': REMOVED},
+    remarks=lambda found: [
+        f'{name}: slope {one.slope:+.4f}, of shuffled segments {one.shuffled:+.4f}; needle '
+        f'{one.needle[0]:.3f} at the beginning, {one.needle[-1]:.3f} at the end'
+        for name, one in found.items()
+    ],
+)

@@ -87,11 +87,8 @@ def lm_eval(
     Reference: Press, Smith, Lewis, arXiv 2108.12409.
 
     Example:
-      >>> from posenc_jax.lab.model import Transformer, TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=16, heads=2, encoding='alibi()'
-      ... )
-      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), np.arange(40) % 7
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> model, text = tiny_model('alibi()', width=16), np.arange(40) % 7
       >>> (found,) = lm_eval(model, text, lengths=(8,), protocols=('within_blocks',))
       >>> found.protocol, found.length, found.tokens
       ('within_blocks', 8, 35)

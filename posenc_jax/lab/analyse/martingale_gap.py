@@ -2,8 +2,9 @@
 far they depend on the order of the flips.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from posenc_jax.lab.analyse.report import Report, few, tick_counts, titled
-from posenc_jax.lab.analyse.states import check_causal, pieces
+from posenc_jax.lab.analyse.capture import check_causal
+from posenc_jax.lab.analyse.protocol import SYMBOLS, Comparison, id_of, powers, symbols_of
+from posenc_jax.lab.analyse.report import small_legend, tick_counts
+from posenc_jax.lab.analyse.states import batches
+from posenc_jax.lab.analyse.subjects import Subject
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
@@ -38,12 +42,7 @@ class Gap(NamedTuple):
 
 
 def laplace(flips: Int[np.ndarray, 'M n']) -> Float[np.ndarray, ' M']:
-    """(k + 1) / (n + 2) for k ones among n flips: the prediction of Bayes for a uniform coin.
-
-    Example:
-      >>> laplace(np.array([[1, 1, 0]])).tolist()
-      [0.6]
-    """
+    """(k + 1) / (n + 2) for k ones among n flips: the prediction of Bayes for a uniform coin."""
     return (flips.sum(-1) + 1) / (flips.shape[-1] + 2)
 
 
@@ -57,13 +56,7 @@ def gap_of(
 
 
 def fit_gap(counts: Int[np.ndarray, ' n'], gap: Float[np.ndarray, ' n']) -> Float[np.ndarray, '3']:
-    """a, b, c of the least-squares fit `a ln(n) / n + b / n + c`; NaN for fewer than three counts.
-
-    Example:
-      >>> n = np.array([1, 2, 4, 8])
-      >>> fit_gap(n, 2 * np.log(n) / n + 0.5 / n).round(6).tolist()
-      [2.0, 0.5, 0.0]
-    """
+    """a, b, c of the least-squares fit `a ln(n) / n + b / n + c`; NaN below three counts."""
     if len(counts) < 3:
         return np.full(3, np.nan)
     n = np.asarray(counts, float)
@@ -73,13 +66,7 @@ def fit_gap(counts: Int[np.ndarray, ' n'], gap: Float[np.ndarray, ' n']) -> Floa
 def gaps(
     predict: Predictor, counts: Sequence[int], *, sequences: int, orders: int, seed: int
 ) -> Gap:
-    """The measures of `martingale_gap` for any predictor.
-
-    Example:
-      >>> found = gaps(laplace, (2, 5), sequences=4, orders=3, seed=0)
-      >>> bool(max(a.max() for a in found[1:4]) < 1e-15)
-      True
-    """
+    """The measures of `martingale_gap` for any predictor."""
     n = np.asarray(counts, np.int32)
     if n.ndim != 1 or len(n) < 1 or n[0] < 1 or (np.diff(n) <= 0).any():
         raise ValueError(f'counts must ascend from at least 1, got {list(counts)}')
@@ -132,7 +119,7 @@ def predictor(
         rows = np.full((filled, longest * step), ids[0] if separator is None else separator)
         rows[: len(flips), :count:step] = ids[flips]
         found = [
-            np.asarray(call(state, piece.astype(np.int32), count)) for piece in pieces(rows, batch)
+            np.asarray(call(state, rows.astype(np.int32), count)) for rows in batches(rows, batch)
         ]
         return np.concatenate(found)[: len(flips)]
 
@@ -195,11 +182,8 @@ def martingale_gap(
     Reference: Chlon, Khamis, Chlon, El Zein, Awada, arXiv 2507.11768.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=2, train_len=8, layers=1, width=8, heads=2, encoding='nope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> model = tiny_model('nope()', vocab_size=2)
       >>> martingale_gap(model, (0, 1), counts=(2, 5), sequences=2, orders=2).gap.shape
       (2,)
     """
@@ -217,40 +201,52 @@ def martingale_gap(
     return gaps(predict, counts, sequences=sequences, orders=orders, seed=seed)
 
 
-def gap_report(found: Mapping[str, Gap]) -> Report:
-    """The table by n and the picture: gap with its fit, spread and risk."""
-    rows = [
-        (name, int(n), *(float(a[at]) for a in one[1:4]))
-        for name, one in found.items()
-        for at, n in enumerate(one.counts)
-    ]
+def _draw(figure, found):
+    axes = figure.subplots(1, 3)
+    for number, (name, one) in enumerate(found.items()):
+        for axis, values in zip(axes, one[1:4]):
+            shown = np.where(values > 0, values, np.nan)
+            axis.loglog(one.counts, shown, 'o-', markersize=3, label=name, color=f'C{number}')
+        n = np.geomspace(one.counts[0], one.counts[-1], 60)
+        a, b, c = one.fit
+        fitted = a * np.log(n) / n + b / n + c
+        axes[0].loglog(n, np.where(fitted > 0, fitted, np.nan), ':', color=f'C{number}')
+    labels = ('gap (dotted: fit)', 'standard deviation over orders', 'KL from Laplace, nats')
+    for axis, label in zip(axes, labels):
+        axis.set(xlabel='n, flips read', ylabel=label)
+        tick_counts(axis, next(iter(found.values())).counts)
+        small_legend(axis)
 
-    def draw(figure):
-        axes = figure.subplots(1, 3)
-        for number, (name, one) in enumerate(few(found).items()):
-            for axis, values in zip(axes, one[1:4]):
-                shown = np.where(values > 0, values, np.nan)
-                axis.loglog(one.counts, shown, 'o-', markersize=3, label=name, color=f'C{number}')
-            n = np.geomspace(one.counts[0], one.counts[-1], 60)
-            a, b, c = one.fit
-            fitted = a * np.log(n) / n + b / n + c
-            axes[0].loglog(n, np.where(fitted > 0, fitted, np.nan), ':', color=f'C{number}')
-        labels = ('gap (dotted: fit)', 'standard deviation over orders', 'KL from Laplace, nats')
-        for axis, label in zip(axes, labels):
-            axis.set(xlabel='n, flips read', ylabel=label)
-            tick_counts(axis, next(iter(found.values())).counts)
-            axis.legend(frameon=False, fontsize=7)
 
-    return Report(
-        'martingale_gap',
-        ('model', 'n', 'gap', 'spread', 'KL from Laplace'),
-        rows,
-        {name: one._asdict() for name, one in found.items()},
-        draw,
-        title=titled('Predictions of coin flips', found),
-        size=(11.0, 3.5),
-        remarks=[
-            f'{name}: gap ~ {one.fit[0]:.3g} ln(n) / n + {one.fit[1]:.3g} / n + {one.fit[2]:.3g}'
-            for name, one in found.items()
-        ],
+def _arguments(known: argparse.Namespace, subject: Subject) -> dict[str, Any]:
+    separator = id_of(subject, '--separator is', known.separator) if known.separator else None
+    return dict(
+        symbols=symbols_of(known, subject),
+        separator=separator,
+        counts=powers(known, subject, 2, 64, tokens=2 if known.separator else 1),
+        sequences=known.batches,
+        batch=min(known.batches, 32),
     )
+
+
+ANALYSIS = Comparison(
+    measure=martingale_gap,
+    says='predictions of coin flips A, B against those of Bayes, and their order',
+    batches=16,
+    options={
+        **SYMBOLS,
+        'separator': dict(
+            default='', metavar='C', help='a text of one token that follows every flip'
+        ),
+    },
+    arguments=_arguments,
+    columns=('n', 'gap', 'spread', 'KL from Laplace'),
+    rows=lambda one: zip(*one[:4]),
+    draw=_draw,
+    title='Predictions of coin flips',
+    size=(11.0, 3.5),
+    remarks=lambda found: [
+        f'{name}: gap ~ {one.fit[0]:.3g} ln(n) / n + {one.fit[1]:.3g} / n + {one.fit[2]:.3g}'
+        for name, one in found.items()
+    ],
+)

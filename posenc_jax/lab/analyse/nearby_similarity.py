@@ -1,13 +1,13 @@
 """Nearby similarity: whether vectors of tokens are the more alike the nearer the tokens are."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from posenc_jax.lab.analyse.report import Report, by_layer, few, some, titled
-from posenc_jax.lab.analyse.states import layer_states, pieces
+from posenc_jax.lab.analyse.protocol import Comparison
+from posenc_jax.lab.analyse.report import by_layer, small_legend, some
+from posenc_jax.lab.analyse.states import batches, layer_states
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.protocol.registry import Card, Promises, register
 
@@ -25,12 +25,7 @@ class Similarity(NamedTuple):
 
 
 def mean_cosines(h: Float[np.ndarray, '... S T D']) -> Float[np.ndarray, '... T T']:
-    """`S_ij = mean over sequences of cos(h_i, h_j)`; a vector of zeros is like no other.
-
-    Example:
-      >>> mean_cosines(np.array([[[1.0, 0.0], [1.0, 1.0]]])).round(3).tolist()
-      [[1.0, 0.707], [0.707, 1.0]]
-    """
+    """`S_ij = mean over sequences of cos(h_i, h_j)`; a vector of zeros is like no other."""
     size = np.linalg.norm(h, axis=-1, keepdims=True)
     unit = h / np.where(size > 0, size, 1)
     return (unit @ np.swapaxes(unit, -1, -2)).mean(-3)
@@ -45,11 +40,6 @@ def adjacency_score(similarity: Float[np.ndarray, 'T T']) -> float:
 
     Raises:
       ValueError: fewer than three places, which have no triple, or more than 512.
-
-    Example:
-      >>> place = np.arange(6.0)
-      >>> adjacency_score(-np.abs(place[:, None] - place)), adjacency_score(np.ones((6, 6)))
-      (1.0, 0.5)
     """
     length = len(similarity)
     if not 3 <= length <= LONGEST:
@@ -98,75 +88,54 @@ def nearby_similarity(
     Reference: Zuo, Guerzhoy, Guerzhoy, arXiv 2501.00073.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='nope()'
-      ... )
-      >>> nearby_similarity(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), np.arange(16).reshape(2, 8) % 7
-      ... ).maps.shape
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> nearby_similarity(tiny_model('nope()'), np.arange(16).reshape(2, 8) % 7).maps.shape
       (2, 8, 8)
     """
     length = tokens.shape[1]
     if not 3 <= length <= LONGEST:
         raise ValueError(f'nearby_similarity takes 3 .. {LONGEST} tokens, got {length}')
     total = 0.0
-    for piece in pieces(tokens, batch):
-        (hidden,) = layer_states(model, piece, batch=batch)
-        total = total + np.stack([mean_cosines(h) for h in hidden]) * len(piece)
+    for rows in batches(tokens, batch):
+        (hidden,) = layer_states(model, rows, batch=batch)
+        total = total + np.stack([mean_cosines(h) for h in hidden]) * len(rows)
     maps = total / len(tokens)
     return Similarity(maps, np.array([adjacency_score(one) for one in maps]))
 
 
-def similarity_report(found: Mapping[str, Similarity]) -> Report:
-    """The table of scores and the picture: S of some layers, and the score by layer."""
-    rows = [
-        (name, layer, float(score))
-        for name, one in found.items()
-        for layer, score in enumerate(one.scores)
-    ]
-
-    def draw(figure):
-        drawn = few(found)
-        columns = max(len(some(len(one.maps), 4)) for one in drawn.values())
-        axes = figure.subplots(len(drawn), columns + 1, squeeze=False)
-        for own, (name, one) in zip(axes, drawn.items()):
-            for axis, layer in zip(own, some(len(one.maps), 4)):
-                shown = axis.imshow(one.maps[layer], vmin=-1, vmax=1, cmap='RdBu_r')
-                axis.set_title(f'layer {layer}', fontsize=8)
-                axis.tick_params(labelsize=6)
-                axis.set_xlabel('position', fontsize=7)
-            own[0].set_ylabel(f'{name}\nposition', fontsize=7)
-            for axis in own[len(some(len(one.maps), 4)) : -1]:
-                axis.axis('off')
-            figure.colorbar(shown, ax=list(own[:-1]), shrink=0.7, label='mean cosine')
-            by_layer(own[-1], {'score': one.scores}, first=0, label='adjacency score')
-            own[-1].axhline(0.5, color='0.5', linestyle='--', linewidth=1, label='no order')
-            own[-1].set_ylim(0.4, 1.02)
-            own[-1].legend(frameon=False, fontsize=7)
-
-    numbers = {
-        name: {'scores': one.scores, 'by_distance': by_distance(one.maps)}
-        for name, one in found.items()
-    }
-    return Report(
-        'nearby_similarity',
-        ('model', 'layer', 'adjacency score'),
-        rows,
-        numbers,
-        draw,
-        title=titled('Similarity of the vectors of two positions', found),
-        size=(12.0, 2.7 * len(few(found))),
-    )
+def _draw(axes, name, one):
+    *maps, scores = axes
+    for axis, layer in zip(maps, layers := some(len(one.maps), 4)):
+        shown = axis.imshow(one.maps[layer], vmin=-1, vmax=1, cmap='RdBu_r')
+        axis.set_title(f'layer {layer}', fontsize=8)
+        axis.tick_params(labelsize=6)
+        axis.set_xlabel('position', fontsize=7)
+    maps[0].set_ylabel(f'{name}\nposition', fontsize=7)
+    for axis in maps[len(layers) :]:
+        axis.axis('off')
+    scores.figure.colorbar(shown, ax=maps, shrink=0.7, label='mean cosine')
+    by_layer(scores, {'score': one.scores}, first=0, label='adjacency score')
+    scores.axhline(0.5, color='0.5', linestyle='--', linewidth=1, label='no order')
+    scores.set_ylim(0.4, 1.02)
+    small_legend(scores)
 
 
 def by_distance(maps: Float[np.ndarray, 'L T T']) -> Float[np.ndarray, 'L T']:
-    """The mean of each map over the pairs at every distance.
-
-    Example:
-      >>> by_distance(np.array([[[1.0, 0.5], [0.5, 1.0]]])).tolist()
-      [[1.0, 0.5]]
-    """
+    """The mean of each map over the pairs at every distance."""
     diagonals = [np.diagonal(maps, -d, 1, 2).mean(-1) for d in range(maps.shape[1])]
     return np.stack(diagonals, axis=-1)
+
+
+ANALYSIS = Comparison(
+    measure=nearby_similarity,
+    says='whether vectors are the more alike the nearer their tokens are',
+    batches=16,
+    longest=128,
+    columns=('layer', 'adjacency score'),
+    rows=lambda one: enumerate(one.scores),
+    draw=_draw,
+    panels=lambda found: 1 + max(len(some(len(one.maps), 4)) for one in found.values()),
+    title='Similarity of the vectors of two positions',
+    size=(12.0, 2.7),
+    numbers=lambda one: {'scores': one.scores, 'by_distance': by_distance(one.maps)},
+)

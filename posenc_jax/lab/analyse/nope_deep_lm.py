@@ -1,13 +1,10 @@
 """Where a deep language model without positions learns the order of its tokens: layer by layer."""
 
-import functools
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from posenc_jax.lab.analyse.capture import compiled
+from posenc_jax.lab.analyse.states import through_layers
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
@@ -56,11 +53,8 @@ def nope_deep_lm(
     Reference: Irie, Zeyer, Schlüter, Ney, arXiv 1905.04226.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=6, layers=2, width=8, heads=2, encoding='nope()'
-      ... )
-      >>> d = nope_deep_lm(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(6)[None])
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> d = nope_deep_lm(tiny_model('nope()', train_len=6, layers=2), np.arange(6)[None])
       >>> bool(d[0] < 1e-5), bool(d[1] > 1e-3)
       (True, True)
     """
@@ -69,23 +63,15 @@ def nope_deep_lm(
         raise ValueError(f'nope_deep_lm permutes the tokens before the last, got {length} tokens')
     if orders < 1:
         raise ValueError(f'nope_deep_lm needs at least 1 permutation, got {orders}')
-    graphdef, state = nnx.split(model)
-    plain = _last_rows(graphdef, state, tokens)
-    moved = [
-        _last_rows(graphdef, state, tokens[:, order]) - plain
-        for order in orders_of(length, orders, seed)
-    ]
+    last = lambda tokens: np.asarray(_last_rows(model, tokens), np.float32)
+    plain = last(tokens)
+    moved = [last(tokens[:, order]) - plain for order in orders_of(length, orders, seed)]
     rms = lambda a: np.sqrt(np.mean(np.square(a, dtype=np.float64), axis=(-2, -1)))
     return np.sqrt(np.mean([rms(a) ** 2 for a in moved], axis=0)) / rms(plain)
 
 
 def orders_of(length: int, count: int, seed: int) -> list[np.ndarray]:
-    """Random permutations of all places but the last, none of which leaves every place alone.
-
-    Example:
-      >>> [order.tolist() for order in orders_of(3, 2, 0)]
-      [[1, 0, 2], [1, 0, 2]]
-    """
+    """Random permutations of all places but the last, none of which leaves every place alone."""
     rng, same, found = np.random.default_rng(seed), np.arange(length), []
     while len(found) < count:
         order = np.append(rng.permutation(length - 1), length - 1)
@@ -93,20 +79,8 @@ def orders_of(length: int, count: int, seed: int) -> list[np.ndarray]:
     return found
 
 
-def _last_rows(graphdef, state, tokens) -> Float[np.ndarray, 'layers B D']:
+@compiled
+def _last_rows(model, tokens) -> Float[Array, 'layers B D']:
     """The vector of the last token behind each layer."""
-    return np.asarray(_read(graphdef, state, tokens), np.float32)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _read(graphdef, state, tokens):
-    model = nnx.merge(graphdef, state)
     placed = model.place(Tokens.of(length=tokens.shape[1]), tokens)
-
-    def layer(x, number, layer_type, block):
-        encoding = None if block.own_mixer is not None else model.encoding(layer_type, block)
-        x = block(x, placed[layer_type], encoding)
-        return x, x[:, -1]
-
-    _, outs = model.scan_layers(layer, model.embed(tokens, placed))
-    return jnp.stack(outs, axis=1).reshape(-1, *outs[0].shape[1:])
+    return through_layers(model, model.embed(tokens, placed), placed, lambda x: x[:, -1])[1]

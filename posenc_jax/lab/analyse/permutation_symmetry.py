@@ -2,7 +2,6 @@
 and whether a token's vector stays with its place from layer to layer.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -11,8 +10,9 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 from posenc_jax.lab.analyse.nope_deep_lm import orders_of
-from posenc_jax.lab.analyse.report import Report, few, titled
-from posenc_jax.lab.analyse.states import layer_states, pieces
+from posenc_jax.lab.analyse.protocol import Comparison
+from posenc_jax.lab.analyse.report import small_legend, whole_numbers
+from posenc_jax.lab.analyse.states import batches, layer_states
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.protocol.registry import Card, Promises, register
 
@@ -32,12 +32,7 @@ class Symmetry(NamedTuple):
 def slice_cosines(
     below: Float[np.ndarray, 'S T D'], above: Float[np.ndarray, 'S T D']
 ) -> tuple[float, float]:
-    """Mean cosine of `below[t]` with `above[t]`, and with `above[t']` of other places t'.
-
-    Example:
-      >>> slice_cosines(np.eye(3)[None], np.eye(3)[None])
-      (1.0, 0.0)
-    """
+    """Mean cosine of `below[t]` with `above[t]`, and with `above[t']` of other places t'."""
     unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-30)
     cosines = np.asarray(unit(below) @ np.swapaxes(unit(above), 1, 2), np.float64).mean(0)
     same, length = np.trace(cosines), len(cosines)
@@ -92,12 +87,9 @@ def permutation_symmetry(
     Reference: Zuo, Guerzhoy, arXiv 2402.05969.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=6, layers=1, width=8, heads=2, encoding='nope()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> found = permutation_symmetry(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), np.arange(6)[None], orders=2
+      ...     tiny_model('nope()', train_len=6), np.arange(6)[None], orders=2
       ... )
       >>> bool(found.delta.max() < 1e-5)
       True
@@ -111,54 +103,46 @@ def permutation_symmetry(
     graphdef, state = nnx.split(model)
     call = jax.jit(lambda state, ids: nnx.merge(graphdef, state)(ids, last=1)[:, -1])
     last = lambda ids: np.concatenate(
-        [np.asarray(call(state, piece), np.float64) for piece in pieces(ids, batch)]
+        [np.asarray(call(state, rows), np.float64) for rows in batches(ids, batch)]
     )
     plain, cosines = last(tokens), 0.0
     delta = [
         np.abs(last(tokens[:, order]) - plain).max() for order in orders_of(length, orders, seed)
     ]
-    for piece in pieces(tokens, batch):
-        (hidden,) = layer_states(model, piece, batch=batch)
+    for rows in batches(tokens, batch):
+        (hidden,) = layer_states(model, rows, batch=batch)
         own = [slice_cosines(below, above) for below, above in zip(hidden, hidden[1:])]
-        cosines = cosines + np.array(own).T * len(piece) / len(tokens)
+        cosines = cosines + np.array(own).T * len(rows) / len(tokens)
     return Symmetry(np.array(delta) / np.abs(plain).max(), *cosines)
 
 
-def symmetry_report(found: Mapping[str, Symmetry]) -> Report:
-    """The table and the picture: the change for every permutation, and the cosines by layer."""
-    rows = [
-        (name, float(one.delta.mean()), float(one.same.mean()), float(one.other.mean()))
-        for name, one in found.items()
-    ]
+def _draw(figure, found):
+    left, right = figure.subplots(1, 2)
+    for number, (name, one) in enumerate(found.items()):
+        left.semilogy(np.full(len(one.delta), number), np.maximum(one.delta, 1e-9), 'o')
+        layers = np.arange(1, len(one.same) + 1)
+        (line,) = right.plot(layers, one.same, marker='o', markersize=3, label=name)
+        right.plot(layers, one.other, '--', color=line.get_color(), linewidth=1)
+    left.axhline(1e-5, color='0.5', linestyle=':', linewidth=1, label='rounding of float32')
+    small_legend(left)
+    label, limits = 'change of the last logits / the largest', (-0.6, len(found) - 0.4)
+    left.set(ylabel=label, xlim=limits, ylim=(1e-9, 10))
+    left.set_xticks(range(len(found)), list(found), fontsize=7, rotation=15)
+    right.set(xlabel='layer', ylabel='mean cosine across the layer', ylim=(None, 1.02))
+    whole_numbers(right.xaxis)
+    right.plot([], [], '-', color='0.3', label='same place')
+    right.plot([], [], '--', color='0.3', label='other places')
+    small_legend(right)
 
-    def draw(figure):
-        left, right = figure.subplots(1, 2)
-        names = list(few(found))
-        for number, one in enumerate(few(found).values()):
-            left.semilogy(np.full(len(one.delta), number), np.maximum(one.delta, 1e-9), 'o')
-            layers = np.arange(1, len(one.same) + 1)
-            (line,) = right.plot(layers, one.same, marker='o', markersize=3, label=names[number])
-            right.plot(layers, one.other, '--', color=line.get_color(), linewidth=1)
-        left.axhline(1e-5, color='0.5', linestyle=':', linewidth=1, label='rounding of float32')
-        left.legend(frameon=False, fontsize=7)
-        left.set(
-            ylabel='change of the last logits / the largest',
-            xlim=(-0.6, len(names) - 0.4),
-            ylim=(1e-9, 10),
-        )
-        left.set_xticks(range(len(names)), names, fontsize=7, rotation=15)
-        right.set(xlabel='layer', ylabel='mean cosine across the layer', ylim=(None, 1.02))
-        right.xaxis.get_major_locator().set_params(integer=True)
-        right.plot([], [], '-', color='0.3', label='same place')
-        right.plot([], [], '--', color='0.3', label='other places')
-        right.legend(frameon=False, fontsize=7)
 
-    return Report(
-        'permutation_symmetry',
-        ('model', 'delta', 'cosine, same place', 'cosine, other places'),
-        rows,
-        {name: one._asdict() for name, one in found.items()},
-        draw,
-        title=titled('Change with the order of the tokens before the last one', found),
-        size=(8.4, 3.6),
-    )
+ANALYSIS = Comparison(
+    measure=permutation_symmetry,
+    says='how much the last logits change with the order of the tokens before',
+    batches=4,
+    longest=128,
+    columns=('delta', 'cosine, same place', 'cosine, other places'),
+    rows=lambda one: [(one.delta.mean(), one.same.mean(), one.other.mean())],
+    draw=_draw,
+    title='Change with the order of the tokens before the last one',
+    size=(8.4, 3.6),
+)

@@ -5,6 +5,7 @@ beyond training, and how far it can deviate from a straight line between two tra
 import numpy as np
 from jaxtyping import Float, Num
 
+from posenc_jax.lab.analyse.protocol import Analysis
 from posenc_jax.lab.analyse.report import Report, doublings
 from posenc_jax.methods.rope import rope_frequencies
 
@@ -59,11 +60,6 @@ def bound_report(
       head_dim, base: d, and the base of the frequencies.
       train_len: trained length, drawn as a dashed line.
       longest: number of distances.
-
-    Example:
-      >>> report = bound_report(longest=4)
-      >>> print(report.text().splitlines()[1])
-      0 to 0             32.5              32.5
     """
     theta = rope_frequencies(head_dim, base)
     distance = np.arange(longest)
@@ -87,24 +83,33 @@ def bound_report(
         axis.spines[['top', 'right']].set_visible(False)
         axis.legend(frameon=False, fontsize=8)
 
+    within = f'between integers at most C / (4 d) = {between:.4g}'
+    times = beyond[train_len:].max(initial=0.0) / between
     return Report(
-        'pi_bound',
-        ('distance', 'largest 2 B(s) / d', 'smallest 2 B(s) / d'),
-        rows,
-        {
+        key='pi_bound',
+        columns=('distance', 'largest 2 B(s) / d', 'smallest 2 B(s) / d'),
+        rows=rows,
+        numbers={
             'head_dim': head_dim,
             'base': base,
             'train_len': train_len,
             'interpolation': between,
             'extrapolation': beyond,
         },
-        draw,
+        draw=draw,
         title=f'How far a logit may go, d = {head_dim}, base {base:g}',
         size=(6.0, 3.8),
         remarks=[
-            f'between integers at most C / (4 d) = {between:.4g}: from distance {train_len} on, '
-            f'extrapolation may go up to {beyond[train_len:].max() / between:.0f} times as far'
+            f'{within}: from distance {train_len} on, extrapolation may go up to {times:.0f} times '
+            'as far'
             if train_len < longest
-            else f'between integers at most C / (4 d) = {between:.4g}'
+            else within
         ],
     )
+
+
+ANALYSIS = Analysis(
+    key='pi_bound',
+    says='both bounds of the paper of position interpolation, in the same form, without a run',
+    reports=lambda known, rest: [bound_report()],
+)

@@ -3,14 +3,14 @@ whatever stands there.
 """
 
 import functools
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from posenc_jax.lab.analyse.report import Report, few, titled
-from posenc_jax.lab.analyse.states import layer_states, pieces
+from posenc_jax.lab.analyse.protocol import Comparison
+from posenc_jax.lab.analyse.report import small_legend, whole_numbers
+from posenc_jax.lab.analyse.states import batches, layer_states
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.protocol.registry import Card, Promises, register
 
@@ -50,10 +50,6 @@ def position_information(frequency: Float[np.ndarray, '*rest T']) -> Float[np.nd
 
     Raises:
       ValueError: frequencies outside 0 .. 1.
-
-    Example:
-      >>> float(position_information(np.array([1.0, 1.0, 0.0, 0.0])).round(4))
-      0.6931
     """
     if not ((frequency >= 0) & (frequency <= 1)).all():
         raise ValueError('frequencies lie in 0 .. 1')
@@ -71,10 +67,6 @@ def shape_of(frequency: Float[np.ndarray, ' T']) -> str:
     """The shape of a frequency over the places: 'step' if it crosses the middle of its range once,
     'oscillating' if more often; 'strong ...' if it reaches 0 and 0.95. A crossing counts when it
     leads from a quarter of the range to three quarters, or back.
-
-    Example:
-      >>> shape_of(np.array([0.0, 0.0, 1.0, 1.0])), shape_of(np.array([0.1, 0.5, 0.1, 0.5]))
-      ('strong step', 'oscillating')
     """
     low, high = float(frequency.min()), float(frequency.max())
     scaled = (frequency - low) / max(high - low, 1e-30)
@@ -121,86 +113,69 @@ def positional_neurons(
     Reference: Voita, Ferrando, Nalmpantis, arXiv 2309.04827.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='nope()'
-      ... )
-      >>> found = positional_neurons(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), np.arange(16).reshape(2, 8) % 7
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> found = positional_neurons(tiny_model('nope()'), np.arange(16).reshape(2, 8) % 7)
       >>> found.frequency.shape
       (1, 32, 8)
     """
 
-    def active(piece):
-        (mlp,) = layer_states(model, piece, ('mlp',), batch=batch)
+    def active(rows):
+        (mlp,) = layer_states(model, rows, ('mlp',), batch=batch)
         return (mlp > 0).sum(1)
 
-    total = functools.reduce(np.add, map(active, pieces(tokens, batch)))
+    total = functools.reduce(np.add, map(active, batches(tokens, batch)))
     return Neurons(np.swapaxes(total, 1, 2) / len(tokens), len(tokens))
 
 
-def neurons_report(found: Mapping[str, Neurons]) -> Report:
-    """The table of counts and the picture: counts by layer, and the curves of the neurons with the
-    most information.
-    """
-    rows, numbers = [], {}
-    for name, one in found.items():
-        information, positional = one.information, one.positional
-        shapes = [[shape_of(f) for f in layer[at]] for layer, at in zip(one.frequency, positional)]
-        for layer, own in enumerate(shapes):
-            strong = sum('strong' in shape for shape in own)
-            waves = sum('oscillating' in shape for shape in own)
-            counts = (len(own), strong, waves, int(one.dead[layer].sum()))
-            rows.append((name, layer + 1, *counts, float(information[layer].max())))
-        numbers[name] = {
-            'sequences': one.count,
-            'positional': positional.sum(-1),
-            'dead': one.dead.sum(-1),
-            'neurons': information.shape[1],
-            'largest_information': information.max(-1),
-        }
+def _rows(one):
+    for layer, positional in enumerate(one.positional):
+        shapes = [shape_of(f) for f in one.frequency[layer, positional]]
+        strong, waves = (sum(kind in s for s in shapes) for kind in ('strong', 'oscillating'))
+        counts = len(shapes), strong, waves, int(one.dead[layer].sum())
+        yield layer + 1, *counts, one.information[layer].max()
 
-    def draw(figure):
-        drawn = few(found)
-        axes = figure.subplots(len(drawn), 2, squeeze=False)
-        for (left, right), (name, one) in zip(axes, drawn.items()):
-            layers = np.arange(1, len(one.frequency) + 1)
-            left.bar(layers - 0.2, one.positional.sum(-1), 0.4, label='positional')
-            left.bar(layers + 0.2, one.dead.sum(-1), 0.4, label='dead')
-            left.set(xlabel='layer', ylabel='neurons')
-            # Whole numbers, also without neurons, and room for the legend.
-            left.set_ylim(0, max(1.0, 1.15 * left.get_ylim()[1]))
-            left.set_title(f'{name}: of {one.frequency.shape[1]} in a layer', fontsize=8)
-            for axis in (left.xaxis, left.yaxis):
-                axis.get_major_locator().set_params(integer=True)
-            left.legend(frameon=False, fontsize=7, loc='upper right', ncols=2)
-            best = np.argsort(-one.information, axis=None)[:5]
-            for layer, neuron in zip(*np.unravel_index(best, one.information.shape)):
-                label = f'{layer + 1}.{neuron}: {one.information[layer, neuron]:.2f}'
-                right.plot(one.frequency[layer, neuron], linewidth=1, label=label)
-            right.set(xlabel='position', ylabel='share of sequences active', ylim=(-0.03, 1.03))
-            right.legend(
-                frameon=False,
-                fontsize=7,
-                title='layer.neuron: nats',
-                title_fontsize=7,
-                loc='center left',
-                bbox_to_anchor=(1, 0.5),
-            )
 
-    return Report(
-        'positional_neurons',
-        ('model', 'layer', 'positional', 'strong', 'oscillating', 'dead', 'largest I'),
-        rows,
-        numbers,
-        draw,
-        title=titled('Neurons that are active at some positions, and at none', found),
-        size=(10.0, 3.4 * len(few(found))),
-        remarks=[
-            f'{name}: {one.count} sequences, {int(one.positional.sum())} of '
-            f'{one.positional.size} neurons are positional'
-            for name, one in found.items()
-        ],
-    )
+def _draw(axes, name, one):
+    left, right = axes
+    layers = np.arange(1, len(one.frequency) + 1)
+    left.bar(layers - 0.2, one.positional.sum(-1), 0.4, label='positional')
+    left.bar(layers + 0.2, one.dead.sum(-1), 0.4, label='dead')
+    left.set(xlabel='layer', ylabel='neurons')
+    # Whole numbers, also without neurons, and room for the legend.
+    left.set_ylim(0, max(1.0, 1.15 * left.get_ylim()[1]))
+    left.set_title(f'{name}: of {one.frequency.shape[1]} in a layer', fontsize=8)
+    whole_numbers(left.xaxis, left.yaxis)
+    small_legend(left, loc='upper right', ncols=2)
+    best = np.argsort(-one.information, axis=None)[:5]
+    for layer, neuron in zip(*np.unravel_index(best, one.information.shape)):
+        label = f'{layer + 1}.{neuron}: {one.information[layer, neuron]:.2f}'
+        right.plot(one.frequency[layer, neuron], linewidth=1, label=label)
+    right.set(xlabel='position', ylabel='share of sequences active', ylim=(-0.03, 1.03))
+    title = dict(title='layer.neuron: nats', title_fontsize=7)
+    small_legend(right, **title, loc='center left', bbox_to_anchor=(1, 0.5))
+
+
+ANALYSIS = Comparison(
+    measure=positional_neurons,
+    says='neurons that are active at some places of a text, and dead ones',
+    batches=128,
+    longest=128,
+    columns=('layer', 'positional', 'strong', 'oscillating', 'dead', 'largest I'),
+    rows=_rows,
+    draw=_draw,
+    panels=2,
+    title='Neurons that are active at some positions, and at none',
+    size=(10.0, 3.4),
+    numbers=lambda one: {
+        'sequences': one.count,
+        'positional': one.positional.sum(-1),
+        'dead': one.dead.sum(-1),
+        'neurons': one.information.shape[1],
+        'largest_information': one.information.max(-1),
+    },
+    remarks=lambda found: [
+        f'{name}: {one.count} sequences, {int(one.positional.sum())} of '
+        f'{one.positional.size} neurons are positional'
+        for name, one in found.items()
+    ],
+)

@@ -53,13 +53,6 @@ def run_stack(
 
     Raises:
       SpecError: an unknown padding.
-
-    Example:
-      >>> ones = [Convolution(jnp.ones((3, 3, 1, 1)))]
-      >>> run_stack(jnp.ones((1, 2, 2, 1)), ones, 'zeros')[0, :, :, 0].tolist()
-      [[4.0, 4.0], [4.0, 4.0]]
-      >>> run_stack(jnp.ones((1, 3, 3, 1)), ones, 'none')[0, :, :, 0].tolist()
-      [[9.0]]
     """
     check_choice('padding', padding, (*PADDINGS, 'none'))
     for layer in stack:
@@ -80,13 +73,7 @@ def run_stack(
 
 
 def margin(stack: Sequence[Convolution]) -> int:
-    """m, how many pixels of context on each side the convolutions need in the place of padding.
-
-    Example:
-      >>> three = jnp.zeros((3, 3, 1, 1))
-      >>> margin([Convolution(three, stride=2), Convolution(three)])
-      3
-    """
+    """m, how many pixels of context on each side the convolutions need in the place of padding."""
     scale, total = 1, 0
     for layer in stack:
         total += scale * (layer.kernel.shape[0] // 2)

@@ -1,7 +1,6 @@
 """Position probes: how well a small network tells the position of a token from its vector."""
 
 import functools
-from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import jax
@@ -10,7 +9,8 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from posenc_jax.lab.analyse.report import Report, by_layer, titled
+from posenc_jax.lab.analyse.protocol import Comparison
+from posenc_jax.lab.analyse.report import by_layer, small_legend
 from posenc_jax.lab.analyse.states import layer_states
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.protocol.errors import check_choice
@@ -38,10 +38,6 @@ class Probed(NamedTuple):
 def guesses(length: int) -> tuple[float, float]:
     """The mean distance of two guesses that know nothing: the median position, T/4 (for an even T),
     and a uniform draw, (T^2 - 1) / (3 T).
-
-    Example:
-      >>> guesses(64)
-      (16.0, 21.328125)
     """
     return float(np.abs(np.arange(length) - (length - 1) / 2).mean()), (length**2 - 1) / (
         3 * length
@@ -55,11 +51,6 @@ def ridge_probe(
     mean over its standard deviation, both of the training tokens. In float64.
 
     `w = (F^T F + penalty I)^-1 F^T (t - mean t)` for centred features F.
-
-    Example:
-      >>> exact = np.broadcast_to(np.eye(8), (4, 8, 8))
-      >>> bool(np.abs(ridge_probe(exact, exact[:1], penalty=1e-6) - np.arange(8)).max() < 1e-4)
-      True
     """
     mean, std = train.mean((0, 1), dtype=np.float64), train.std((0, 1), dtype=np.float64)
     scale = 1 / np.where(std > 1e-9 * (1 + np.abs(mean)), std, np.inf)  # a constant feature says 0
@@ -119,12 +110,7 @@ def _trained(train, test, steps, seed):
 
 
 def probe_scores(predicted: Float[np.ndarray, 'R T']) -> tuple[float, float, float]:
-    """MAE, R^2 and accuracy of predicted positions; the true ones are 0 .. T-1.
-
-    Example:
-      >>> probe_scores(np.array([[0.2, 1.2, 2.2]]))[2]
-      1.0
-    """
+    """MAE, R^2 and accuracy of predicted positions; the true ones are 0 .. T-1."""
     t = np.arange(predicted.shape[1])
     error = predicted - t
     nearest = np.clip(np.rint(predicted), 0, len(t) - 1)
@@ -183,13 +169,9 @@ def probe_position(
     Reference: Haviv, Ram, Press, Izsak, Levy, arXiv 2203.16634.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='nope()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> tokens = np.random.default_rng(0).integers(7, size=(16, 8))
-      >>> probe_position(Transformer(cfg, rngs=nnx.Rngs(0)), tokens).mae.shape
+      >>> probe_position(tiny_model('nope()'), tokens).mae.shape
       (2,)
     """
     check_choice('probe', probe, PROBES)
@@ -205,40 +187,32 @@ def probe_position(
     return Probed(*map(np.array, zip(*scores)), tokens.shape[1])
 
 
-def probe_report(found: Mapping[str, Probed]) -> Report:
-    """The table and the picture: the mean distance behind every layer, a line for each model."""
-    rows = [
-        (name, layer, *(float(a[layer]) for a in (one.mae, one.r2, one.accuracy)))
-        for name, one in found.items()
-        for layer in range(len(one.mae))
-    ]
-    lengths = sorted({one.length for one in found.values()})
+def _draw(figure, found):
+    axis = figure.subplots()
+    label = 'mean |predicted - true position|, tokens'
+    by_layer(axis, {name: one.mae for name, one in found.items()}, first=0, label=label)
+    for guess, style, what in zip(
+        guesses(max(one.length for one in found.values())), ('--', ':'), ('median', 'random')
+    ):
+        label = f'{what} position'
+        axis.axhline(guess, color='0.4', linestyle=style, linewidth=1, label=label)
+    axis.set_ylim(0, None)
+    small_legend(axis)
 
-    def draw(figure):
-        axis = figure.subplots()
-        by_layer(
-            axis,
-            {name: one.mae for name, one in found.items()},
-            first=0,
-            label='mean |predicted - true position|, tokens',
-        )
-        for guess, style, what in zip(
-            guesses(lengths[-1]), ('--', ':'), ('median position', 'random position')
-        ):
-            axis.axhline(guess, color='0.4', linestyle=style, linewidth=1, label=what)
-        axis.set_ylim(0, None)
-        axis.legend(frameon=False, fontsize=7)
 
-    return Report(
-        'probe_position',
-        ('model', 'layer', 'MAE', 'R2', 'accuracy'),
-        rows,
-        {name: one._asdict() for name, one in found.items()},
-        draw,
-        title=titled('Error of a position read from the vector of a token', found),
-        remarks=[
-            f'{length} positions: the median position is {guesses(length)[0]:.2f} off, a random '
-            f'one {guesses(length)[1]:.2f}'
-            for length in lengths
-        ],
-    )
+ANALYSIS = Comparison(
+    measure=probe_position,
+    says="how well a token's position is read from its vector in every layer",
+    batches=64,
+    longest=256,
+    options={'probe': dict(default='ridge', help="'ridge' or 'mlp'")},
+    columns=('layer', 'MAE', 'R2', 'accuracy'),
+    rows=lambda one: zip(range(len(one.mae)), one.mae, one.r2, one.accuracy),
+    draw=_draw,
+    title='Error of a position read from the vector of a token',
+    remarks=lambda found: [
+        f'{length} positions: the median position is {guesses(length)[0]:.2f} off, a random '
+        f'one {guesses(length)[1]:.2f}'
+        for length in sorted({one.length for one in found.values()})
+    ],
+)

@@ -3,16 +3,21 @@ nearest keys hold all but a share epsilon of the attention of a query.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.attention.tiles import pair_logits
-from posenc_jax.lab.analyse.capture import capture_encodings, known, over_queries
+from posenc_jax.lab.analyse.capture import (
+    attention_of,
+    capture_encodings,
+    check_block,
+    check_causal,
+    compiled,
+    over_queries,
+    with_valid,
+)
 from posenc_jax.lab.analyse.decay_kernel import check_epsilon
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.protocol.encoding import Encoding
@@ -117,38 +122,26 @@ def receptive_field(
     Reference: Qin, Zhong, Deng, arXiv 2307.10156.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='alibi()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> found = receptive_field(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5
+      ...     tiny_model('alibi()', layers=2, width=16), jnp.arange(14).reshape(2, 7) % 5
       ... )
       >>> found.erf.shape, found.profile.shape, found.mass.sum(-1).round(3).tolist()
       ((2, 2), (2, 2, 7), [[14.0, 14.0], [14.0, 14.0]])
     """
     check_epsilon(epsilon)
-    if block < 1:
-        raise ValueError(f'receptive_field: block must be at least 1, got {block}')
-    for layer_type, layer in model.layers():
-        if not model.cfg.causal or 'sees_later' in model.encoding(layer_type, layer).traits:
-            raise ValueError(
-                'receptive_field is defined for causal attention; this model lets queries see '
-                'later tokens'
-            )
-    graphdef, state = nnx.split(model)
-    widths, rows, mass, having = _fields((graphdef, epsilon, block), state, tokens, tok)
+    check_block('receptive_field', block)
+    check_causal('receptive_field', model)
+    widths, rows, mass, having = _fields(model, tokens, tok, fixed=(epsilon, block))
     return ReceptiveField(*map(np.asarray, (widths, rows, mass, having[0])), epsilon)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _fields(static, state, tokens, tok):
-    graphdef, epsilon, block = static
-
+@compiled
+def _fields(model, epsilon, block, tokens, tok):
     def look(encoding, before, after):
         return attention_fields(encoding, *after, epsilon, block)
 
-    return capture_encodings(nnx.merge(graphdef, state), tokens, tok, look)
+    return capture_encodings(model, tokens, tok, look)
 
 
 def attention_fields(
@@ -162,14 +155,13 @@ def attention_fields(
 ) -> tuple[Float[Array, 'N'], Float[Array, 'N'], Float[Array, 'N L'], Int[Array, 'L']]:
     """The sums behind `ReceptiveField` for one layer, from projected queries and keys."""
     batch, length, heads, _ = q.shape
-    tq, tk = known(tq, batch), known(tk, batch)
+    tq, tk = with_valid(tq, batch), with_valid(tk, batch)
     k, distance = jnp.swapaxes(k, 1, 2), jnp.arange(length)
 
     def one(sums, start, own):
-        q_rows, rows = jnp.swapaxes(own[0], 1, 2), own[1]
-        s, _, seen = pair_logits(encoding, q_rows, k, rows, tk)
-        seen = seen & rows.valid[:, None, :, None]
-        p = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
+        rows = own[1]
+        _, p, _ = attention_of(encoding, jnp.swapaxes(own[0], 1, 2), k, rows, tk)
+        p = jnp.where(rows.valid[:, None, :, None], p, 0.0)
         at = (start + jnp.arange(rows.length))[:, None] - distance
         p = jnp.where(
             at >= 0, jnp.take_along_axis(p, jnp.clip(at, 0, length - 1)[None, None], axis=-1), 0.0

@@ -1,4 +1,4 @@
-"""The result of an analysis as it is shown: a table, a JSON file of its numbers, a picture."""
+"""The result of an analysis as it is shown: a table, a file of its numbers, a picture."""
 
 import dataclasses
 import json
@@ -14,15 +14,16 @@ from posenc_jax.lab.files import disk
 LINES = 8  # the most lines, or models, of a picture
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """A table, numbers and a picture of one analysis.
+    """A table, numbers and a picture of one analysis; it may have only some of them.
 
     Attributes:
       key: name of the analysis, and of its files.
       columns: heads of the table.
       rows: its rows; floats are shown with four significant digits, None as '-'.
-      numbers: what the JSON file holds; arrays become lists.
+      numbers: what KEY.json holds; arrays become lists.
+      arrays: what KEY.npz holds.
       draw: draws on a figure of matplotlib.
       title: above the picture.
       size: of the figure, inches.
@@ -30,10 +31,11 @@ class Report:
     """
 
     key: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-    numbers: Mapping[str, Any]
     draw: Callable[[Any], None]
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[Any]] = ()
+    numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    arrays: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     title: str = ''
     size: tuple[float, float] = (5.4, 3.4)
     remarks: Sequence[str] = ()
@@ -42,11 +44,14 @@ class Report:
         """The table and the remarks.
 
         Example:
-          >>> print(Report('a', ('layer', 'mae'), [(0, 16.0), (1, None)], {}, print).text())
+          >>> rows = [(0, 16.0), (1, None)]
+          >>> print(Report(key='a', draw=print, columns=('layer', 'mae'), rows=rows).text())
           layer  mae
               0   16
               1    -
         """
+        if not self.columns:
+            return '\n'.join(self.remarks)
         cells = [tuple(self.columns), *(tuple(map(_shown, row)) for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*cells)]
         numeric = [
@@ -57,18 +62,23 @@ class Report:
         return '\n'.join([*lines, *self.remarks])
 
     def write(self, folder: pathlib.Path) -> list[pathlib.Path]:
-        """Writes KEY.json and KEY.png; needs matplotlib."""
+        """Writes KEY.json or KEY.npz, if there are such numbers, and KEY.png; needs matplotlib."""
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-        numbers, picture = (folder / f'{self.key}.{ending}' for ending in ('json', 'png'))
-        content = {'analysis': self.key, **{k: plain(v) for k, v in self.numbers.items()}}
-        disk.write(numbers, json.dumps(content, indent=1) + '\n')
+        written, file = [], lambda ending: folder / f'{self.key}.{ending}'
+        if self.numbers:
+            written.append(file('json'))
+            content = {'analysis': self.key, **{k: plain(v) for k, v in self.numbers.items()}}
+            disk.write(written[-1], json.dumps(content, indent=1) + '\n')
+        if self.arrays:
+            written.append(file('npz'))
+            disk.save_arrays(written[-1], **self.arrays)
         figure = Figure(figsize=self.size, layout=ConstrainedLayoutEngine(w_pad=0.08))
         self.draw(figure)
         figure.suptitle(self.title, fontsize=10)
-        disk.save_figure(figure, picture, dpi=150)
-        return [numbers, picture]
+        disk.save_figure(figure, file('png'), dpi=150)
+        return [*written, file('png')]
 
 
 def _shown(value: Any) -> str:
@@ -103,8 +113,8 @@ def by_layer(axis: Any, found: Mapping[str, np.ndarray], *, first: int, label: s
             np.arange(first, first + len(values)), values, marker='o', markersize=3, label=name
         )
     axis.set(xlabel='layer' if first else 'layer (0: the embedding)', ylabel=label)
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend(frameon=False, fontsize=7)
+    whole_numbers(axis.xaxis)
+    small_legend(axis)
 
 
 def few(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,15 +128,15 @@ def few(found: Mapping[str, Any]) -> dict[str, Any]:
     return {names[at]: found[names[at]] for at in some(len(names), LINES)}
 
 
-def titled(text: str, found: Mapping[str, Any]) -> str:
-    """A title that says so if the picture has only a part of the models.
+def whole_numbers(*axes: Any) -> None:
+    """Labels the x or y axes of matplotlib with whole numbers alone."""
+    for axis in axes:
+        axis.get_major_locator().set_params(integer=True)
 
-    Example:
-      >>> titled('Slopes', dict.fromkeys('abcdefghij')), titled('Slopes', {'a': 0})
-      ('Slopes (8 of 10 models; the table has all)', 'Slopes')
-    """
-    part = f' ({LINES} of {len(found)} models; the table has all)' if len(found) > LINES else ''
-    return text + part
+
+def small_legend(axis: Any, **options: Any) -> None:
+    """A legend without a frame, in small letters."""
+    axis.legend(frameon=False, fontsize=7, **options)
 
 
 def tick_counts(axis: Any, counts: np.ndarray) -> None:

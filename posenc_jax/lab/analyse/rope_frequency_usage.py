@@ -3,7 +3,6 @@ and by what it really adds.
 """
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -11,10 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from posenc_jax.lab.analyse.capture import check_rotary, known, over_queries
-from posenc_jax.lab.analyse.report import Report, few, some, titled
+from posenc_jax.lab.analyse.capture import (
+    check_block,
+    check_causal,
+    check_rotary,
+    over_queries,
+    with_valid,
+)
+from posenc_jax.lab.analyse.protocol import Comparison
+from posenc_jax.lab.analyse.report import small_legend, some, whole_numbers
 from posenc_jax.lab.analyse.rope_usage import Usage, planes, quarter, rope_usage
-from posenc_jax.lab.analyse.states import check_causal, over_layers, pieces
+from posenc_jax.lab.analyse.states import batches, over_layers
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.single_rotary import single_rotary
 from posenc_jax.protocol.registry import Card, Promises, register
@@ -49,10 +55,6 @@ def first_slow_plane(inv_freq: Float[np.ndarray, ' F'], length: int) -> int:
     Args:
       inv_freq: radians per position, in descending order.
       length: in tokens.
-
-    Example:
-      >>> first_slow_plane(1e5 ** (-np.arange(32) / 32), 8192)
-      20
     """
     return int((np.asarray(inv_freq) * length >= 2 * math.pi).sum())
 
@@ -99,27 +101,22 @@ def rope_frequency_usage(
     Reference: Barbero, Vitvitskyi, Perivolaropoulos, Pascanu, Velickovic, arXiv 2410.06205.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=16, heads=2, encoding='rope()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> found = rope_frequency_usage(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), np.arange(16).reshape(2, 8) % 7
+      ...     tiny_model('rope()', width=16), np.arange(16).reshape(2, 8) % 7
       ... )
       >>> found.norms.shape, found.logits.sum(-1).round(3).tolist()
       ((1, 2, 4), [[1.0, 1.0]])
     """
     rotary = check_rotary('rope_frequency_usage', model)[0]
     check_causal('rope_frequency_usage', model)
-    if block < 1:
-        raise ValueError(f'rope_frequency_usage: block must be at least 1, got {block}')
+    check_block('rope_frequency_usage', block)
     usage: Usage | None = None
     logits = 0.0
-    for piece in pieces(tokens, batch):
-        own = rope_usage(model, piece)
+    for rows in batches(tokens, batch):
+        own = rope_usage(model, rows)
         usage = own if usage is None else usage.merge(own)
-        logits = logits + np.asarray(over_layers(model, piece, _plane_sums, block), np.float64)
+        logits = logits + np.asarray(over_layers(model, rows, _plane_sums, block), np.float64)
     assert usage is not None
     share = lambda a: a / a.sum(-1, keepdims=True)
     length = jnp.full((1, 1), model.cfg.train_len) if rotary.uses_length else None
@@ -135,7 +132,7 @@ def _plane_sums(block, encoding, before, after):
     q, k, tq, tk = after
     batch, _, heads, width = q.shape
     count, layout = rotary.rotary_dim // 2, rotary.layout
-    tq, tk = known(tq.without_feats(), batch), known(tk, batch)
+    tq, tk = with_valid(tq.without_feats(), batch), with_valid(tk, batch)
     in_planes = lambda a: jnp.moveaxis(planes(a.astype(jnp.float32), count, layout), -2, 0)
     k = in_planes(jnp.swapaxes(k, 1, 2))  # [F, B, K, S, 2]
 
@@ -155,77 +152,45 @@ def _plane_sums(block, encoding, before, after):
     return over_queries(one, jnp.zeros((heads, count)), (q, tq), block)
 
 
-def usage_report(found: Mapping[str, FrequencyUsage]) -> Report:
-    """The table of shares by layer and the picture: the mean over heads by layer and plane, and the
-    heads with the largest share in the fastest planes.
-    """
-    rows, remarks, numbers = [], [], {}
+def _rows(one):
+    count = quarter(one.norms.shape[-1])
+    for layer, both in enumerate(zip(one.norms.mean(1), one.logits.mean(1))):
+        shares = ((a[:count].sum(), a[-count:].sum()) for a in both)
+        yield layer + 1, *(share for pair in shares for share in pair), int(both[0].argmax())
+
+
+def _remarks(found):
     for name, one in found.items():
         count, fast = quarter(one.norms.shape[-1]), one.fastest()
-        at = slice(count), slice(-count, None)
-        for layer, (norms, logits) in enumerate(zip(one.norms.mean(1), one.logits.mean(1))):
-            shares = (float(a[..., part].sum()) for a in (norms, logits) for part in at)
-            rows.append((name, layer + 1, *shares, int(norms.argmax())))
-        best = _fast_heads(one)
-        shown = ', '.join(f'({layer + 1}, {head}) {fast[layer, head]:.2f}' for layer, head in best)
-        remarks += [
+        best = [
+            f'({layer + 1}, {head}) {fast[layer, head]:.2f}' for layer, head in _fast_heads(one)
+        ]
+        yield (
             f'{name}: the {count} slowest planes hold {one.slowest().mean():.0%} of the norms, the '
             f'{count} fastest {fast.mean():.0%}; the largest mean share is that of plane '
-            f'{one.norms.mean((0, 1)).argmax()}',
-            f'heads with the largest share in the fastest planes (layer, head): {shown}',
-            f'first plane with less than one turn within the trained length: {one.slow}',
-        ]
-        numbers[name] = {
-            'norms': one.norms.mean(1),
-            'logits': one.logits.mean(1),
-            'fastest_quarter': fast,
-            'slow': one.slow,
-        }
+            f'{one.norms.mean((0, 1)).argmax()}'
+        )
+        yield f'heads with the largest share in the fastest planes (layer, head): {", ".join(best)}'
+        yield f'first plane with less than one turn within the trained length: {one.slow}'
 
-    def draw(figure):
-        drawn = few(found)
-        axes = figure.subplots(len(drawn), 3, squeeze=False)
-        for own, (name, one) in zip(axes, drawn.items()):
-            for axis, shares, what in zip(own, one[:2], ('norms', 'logits')):
-                image = axis.imshow(shares.mean(1), aspect='auto', cmap='viridis', vmin=0)
-                axis.set(xlabel='plane (high to low frequency)', ylabel='layer')
-                axis.set_yticks(ticks := some(len(shares), 8), [t + 1 for t in ticks], fontsize=7)
-                axis.set_title(f'{name}: share of the {what}', fontsize=8)
-                axis.axvline(one.slow - 0.5, color='white', linestyle=':', linewidth=1)
-                axis.xaxis.get_major_locator().set_params(integer=True)
-                figure.colorbar(image, ax=axis)
-            for layer, head in _fast_heads(one):
-                own[2].plot(
-                    one.norms[layer, head], linewidth=1, label=f'layer {layer + 1}, head {head}'
-                )
-            own[2].plot(one.norms.mean((0, 1)), 'k--', linewidth=1, label='mean of all heads')
-            own[2].set(xlabel='plane (high to low frequency)', ylabel='share of the norms')
-            own[2].set_ylim(0, None)
-            own[2].xaxis.get_major_locator().set_params(integer=True)
-            own[2].legend(frameon=False, fontsize=7)
 
-    return Report(
-        'rope_frequency_usage',
-        (
-            'model',
-            'layer',
-            'norms, fastest 1/4',
-            'norms, slowest 1/4',
-            'logits, fastest 1/4',
-            'logits, slowest 1/4',
-            'peak',
-        ),
-        rows,
-        numbers,
-        draw,
-        title=titled(
-            'Shares of the rotary frequencies (dotted: from here on less than one turn within the '
-            'trained length)',
-            found,
-        ),
-        size=(12.0, 3.6 * len(few(found))),
-        remarks=remarks,
-    )
+def _draw(axes, name, one):
+    for axis, shares, what in zip(axes, one[:2], ('norms', 'logits')):
+        image = axis.imshow(shares.mean(1), aspect='auto', cmap='viridis', vmin=0)
+        axis.set(xlabel='plane (high to low frequency)', ylabel='layer')
+        axis.set_yticks(ticks := some(len(shares), 8), [t + 1 for t in ticks], fontsize=7)
+        axis.set_title(f'{name}: share of the {what}', fontsize=8)
+        axis.axvline(one.slow - 0.5, color='white', linestyle=':', linewidth=1)
+        whole_numbers(axis.xaxis)
+        axis.figure.colorbar(image, ax=axis)
+    for layer, head in _fast_heads(one):
+        label = f'layer {layer + 1}, head {head}'
+        axes[2].plot(one.norms[layer, head], linewidth=1, label=label)
+    axes[2].plot(one.norms.mean((0, 1)), 'k--', linewidth=1, label='mean of all heads')
+    axes[2].set(xlabel='plane (high to low frequency)', ylabel='share of the norms')
+    axes[2].set_ylim(0, None)
+    whole_numbers(axes[2].xaxis)
+    small_legend(axes[2])
 
 
 def _fast_heads(one: FrequencyUsage, most: int = 3) -> list[tuple[int, int]]:
@@ -233,3 +198,32 @@ def _fast_heads(one: FrequencyUsage, most: int = 3) -> list[tuple[int, int]]:
     fast = one.fastest()
     best = np.argsort(-fast, axis=None, kind='stable')[:most]
     return [tuple(map(int, np.unravel_index(at, fast.shape))) for at in best]
+
+
+ANALYSIS = Comparison(
+    measure=rope_frequency_usage,
+    says='shares of the rotary frequencies in norms and in logits',
+    batches=4,
+    longest=512,
+    columns=(
+        'layer',
+        'norms, fastest 1/4',
+        'norms, slowest 1/4',
+        'logits, fastest 1/4',
+        'logits, slowest 1/4',
+        'peak',
+    ),
+    rows=_rows,
+    draw=_draw,
+    panels=3,
+    title='Shares of the rotary frequencies (dotted: from here on less than one turn within '
+    'the trained length)',
+    size=(12.0, 3.6),
+    numbers=lambda one: {
+        'norms': one.norms.mean(1),
+        'logits': one.logits.mean(1),
+        'fastest_quarter': one.fastest(),
+        'slow': one.slow,
+    },
+    remarks=_remarks,
+)

@@ -3,19 +3,22 @@ key for a head that attends by position alone.
 """
 
 import dataclasses
-import functools
-from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from posenc_jax.lab.analyse.capture import capture_layers, check_rotary, draw_planes, planes_size
-from posenc_jax.lab.analyse.report import Report, few, titled
+from posenc_jax.lab.analyse.capture import (
+    capture_encodings,
+    check_rotary,
+    compiled,
+    draw_planes,
+    planes_size,
+)
+from posenc_jax.lab.analyse.protocol import Comparison
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.rope import LAYOUTS, Layout
+from posenc_jax.methods.single_rotary import single_rotary
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
@@ -24,10 +27,6 @@ from posenc_jax.protocol.tokens import Tokens
 def planes(x: Num[Array, '... H'], count: int, layout: Layout = 'half') -> Float[Array, '... F 2']:
     """The two features of each of the first `count` rotary planes, in float32. Features that are
     not rotated are left out.
-
-    Example:
-      >>> planes(jnp.arange(4.0), 2).tolist()
-      [[0.0, 2.0], [1.0, 3.0]]
     """
     check_choice('layout', layout, LAYOUTS)
     turned = x[..., : 2 * count].astype(jnp.float32)
@@ -110,11 +109,10 @@ def rope_usage(model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None
     Reference: Barbero, Vitvitskyi, Perivolaropoulos, Pascanu, Velickovic, arXiv 2410.06205.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=3, width=16, heads=2, kv_heads=1, encoding='rope()'
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> usage = rope_usage(
+      ...     tiny_model('rope()', layers=3, width=16, kv_heads=1), jnp.ones((1, 5), jnp.int32)
       ... )
-      >>> usage = rope_usage(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.ones((1, 5), jnp.int32))
       >>> usage.q.shape, usage.k.shape, usage.product.shape
       ((3, 2, 4), (3, 1, 4), (3, 2, 4))
     """
@@ -126,57 +124,39 @@ def rope_usage(model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None
     )
     if not valid.any():
         raise ValueError('rope_usage averages over tokens; all of these are padding')
-    q, k = _usage(*nnx.split(model), tokens, tok, valid)
+    q, k = _usage(model, tokens, tok, valid)
     return Usage(np.asarray(q), np.asarray(k), int(valid.sum()), model.cfg.head_dim)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _usage(graphdef, state, tokens, tok, valid):
-    def look(rotary, encoding, before, after):
+@compiled
+def _usage(model, tokens, tok, valid):
+    def look(encoding, before, after):
+        rotary = single_rotary('rope_usage', encoding)
+
         def mean(x):
             size = jnp.linalg.norm(planes(x, rotary.rotary_dim // 2, rotary.layout), axis=-1)
             return jnp.sum(size, axis=(0, 1), where=valid[..., None, None]) / valid.sum()
 
         return tuple(map(mean, before))
 
-    return capture_layers(nnx.merge(graphdef, state), tokens, tok, look)
+    return capture_encodings(model, tokens, tok, look)
 
 
-def usage_report(found: Mapping[str, Usage]) -> Report:
-    """The table of the largest logit that a mean query and a mean key can have in the planes, by
-    layer, and the picture: the same of each plane, a row for each head of each layer.
-    """
-    rows = []
-    for name, one in found.items():
-        count = quarter(one.product.shape[-1])
-        for layer, most in enumerate(one.product.mean(1)):
-            sums = most.sum(), most[:count].sum(), most[-count:].sum()
-            rows.append((name, layer + 1, *map(float, sums), int(most.argmax())))
+def _rows(one):
+    count = quarter(one.product.shape[-1])
+    for layer, most in enumerate(one.product.mean(1)):
+        sums = most.sum(), most[:count].sum(), most[-count:].sum()
+        yield layer + 1, *sums, int(most.argmax())
 
-    def draw(figure):
-        drawn = few(found)
-        axes = figure.subplots(len(drawn), 1, squeeze=False)[:, 0]
-        for axis, (name, one) in zip(axes, drawn.items()):
-            draw_planes(figure, axis, one.product, label='u_q u_k / sqrt(H)', first=1)
-            axis.set_title(name, fontsize=8)
 
+def _draw(axes, name, one):
+    draw_planes(axes[0], one.product, label='u_q u_k / sqrt(H)', first=1)
+    axes[0].set_title(name, fontsize=8)
+
+
+def _size(found):
     width, height = np.max([planes_size(one.product.shape) for one in found.values()], axis=0)
-    return Report(
-        'rope_usage',
-        ('model', 'layer', 'all planes', 'fastest 1/4', 'slowest 1/4', 'peak'),
-        rows,
-        {
-            name: {'q': one.q, 'k': one.k, 'product': one.product, 'tokens': one.count}
-            for name, one in found.items()
-        },
-        draw,
-        title=titled('The most that each rotary plane adds to a logit', found),
-        size=(float(width), float(height) * len(few(found))),
-        remarks=[
-            'u_q u_k / sqrt(H), mean over the heads: what a query and a key of mean norm add to '
-            'their logit at most; peak: the plane with the most'
-        ],
-    )
+    return float(width), float(height)
 
 
 def quarter(planes: int) -> int:
@@ -202,11 +182,6 @@ def positional_head(
 
     Raises:
       ValueError: negative weights, or not one for every frequency.
-
-    Example:
-      >>> q, k = positional_head(np.array([1.0]), np.array([2.0]), shift=0)
-      >>> round(float(q @ k) / 2**0.5, 6)
-      2.0
     """
     inv_freq, weights = np.asarray(inv_freq, np.float64), np.asarray(weights, np.float64)
     if weights.shape != inv_freq.shape or (weights < 0).any():
@@ -219,3 +194,22 @@ def positional_head(
     return np.concatenate([size * np.cos(angle), size * np.sin(angle)]), np.concatenate(
         [size, np.zeros_like(size)]
     )
+
+
+ANALYSIS = Comparison(
+    measure=rope_usage,
+    says='the most that each rotary frequency adds to a logit, by the norms of queries and keys',
+    batches=4,
+    longest=512,
+    columns=('layer', 'all planes', 'fastest 1/4', 'slowest 1/4', 'peak'),
+    rows=_rows,
+    draw=_draw,
+    panels=1,
+    title='The most that each rotary plane adds to a logit',
+    size=_size,
+    numbers=lambda one: {'q': one.q, 'k': one.k, 'product': one.product, 'tokens': one.count},
+    remarks=lambda found: [
+        'u_q u_k / sqrt(H), mean over the heads: what a query and a key of mean norm add to '
+        'their logit at most; peak: the plane with the most'
+    ],
+)

@@ -2,11 +2,11 @@
 far.
 """
 
+import argparse
 import dataclasses
 import functools
 import math
-import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,15 +17,24 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.lab.analyse.capture import (
-    capture_layers,
+    capture_encodings,
+    check_block,
+    check_causal,
     check_rotary,
-    known,
+    compiled,
+    draw_planes,
     over_queries,
-    plane_heatmap,
+    planes_size,
+    weights_of,
+    with_valid,
 )
+from posenc_jax.lab.analyse.protocol import Analysis
+from posenc_jax.lab.analyse.report import Report
 from posenc_jax.lab.analyse.rope_usage import planes
+from posenc_jax.lab.analyse.subjects import subject
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.rope import Layout
+from posenc_jax.methods.single_rotary import single_rotary
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
@@ -76,12 +85,6 @@ def plane_logits(
 ) -> Float[Array, 'F B N T S']:
     """`c_t(i, j) = <q'_it, k'_jt> / sqrt(H)`: what each of the first `count` planes adds to the
     scaled logits of rotated queries and keys.
-
-    Example:
-      >>> plane_logits(
-      ...     jnp.ones((1, 1, 1, 4)), jnp.arange(4.0).reshape(1, 1, 1, 4), 2
-      ... ).ravel().tolist()
-      [1.0, 2.0]
     """
     leading = lambda a: jnp.moveaxis(planes(a, count, layout), -2, 0)
     return jax.vmap(functools.partial(_plane_logit, width=q.shape[-1]))(leading(q), leading(k))
@@ -199,33 +202,23 @@ def token_distance(
     Reference: Hong, Jiang, Qi, Meng, Yu, Zhou, Zhou, arXiv 2410.08703.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='rope()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> found = token_distance(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5
+      ...     tiny_model('rope()', layers=2, width=16), jnp.arange(14).reshape(2, 7) % 5
       ... )
       >>> found.corr.shape, found.score.shape, found.alloc.sum(-1).round(5).tolist()
       ((2, 2, 4), (2, 2), [[1.0, 1.0], [1.0, 1.0]])
     """
     check_rotary('token_distance', model)
-    for layer_type, layer in model.layers():
-        if not model.cfg.causal or 'sees_later' in model.encoding(layer_type, layer).traits:
-            raise ValueError(
-                'token_distance is defined for causal attention; this model lets queries see '
-                'later tokens'
-            )
+    check_causal('token_distance', model)
     length = tokens.shape[1]
     tau = length // 4 if tau is None else tau
     if not 0 <= tau < length:
         raise ValueError(
             f'token_distance: tau must lie in 0 .. {length - 1} for {length} tokens, got {tau}'
         )
-    if block < 1:
-        raise ValueError(f'token_distance: block must be at least 1, got {block}')
-    graphdef, state = nnx.split(model)
-    moments, weighed, reached, queries = _distances((graphdef, tau, block), state, tokens, tok)
+    check_block('token_distance', block)
+    moments, weighed, reached, queries = _distances(model, tokens, tok, fixed=(tau, block))
     return TokenDistance(
         Moments(*map(np.asarray, moments)),
         np.asarray(weighed),
@@ -234,15 +227,13 @@ def token_distance(
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _distances(static, state, tokens, tok):
-    graphdef, tau, block = static
-
-    def look(rotary, encoding, before, after):
-        q, k, tq, tk = after
+@compiled
+def _distances(model, tau, block, tokens, tok):
+    def look(encoding, before, after):
+        rotary, (q, k, tq, tk) = single_rotary('token_distance', encoding), after
         return stream(encoding, q, k, tq, tk, rotary.rotary_dim // 2, rotary.layout, tau, block)
 
-    return capture_layers(nnx.merge(graphdef, state), tokens, tok, look)
+    return capture_encodings(model, tokens, tok, look)
 
 
 def stream(
@@ -260,7 +251,7 @@ def stream(
     `encoding` is used.
     """
     batch, _, heads, width = q.shape
-    tq, tk = known(tq.without_feats(), batch), known(tk, batch)
+    tq, tk = with_valid(tq.without_feats(), batch), with_valid(tk, batch)
     k = jnp.swapaxes(k, 1, 2).astype(jnp.float32)
     k_planes = jnp.moveaxis(planes(k, count, layout), -2, 0)
 
@@ -270,7 +261,7 @@ def stream(
         seen = rows.valid[:, None, :, None] & tk.valid[:, None, None, :]
         allowed = encoding.mask(rows, tk)
         seen = jnp.broadcast_to(seen if allowed is None else seen & allowed, s.shape)
-        p = jnp.where(seen, jax.nn.softmax(jnp.where(seen, s, -1e30), axis=-1), 0.0)
+        p = weights_of(s, seen)
         distance = (rows.rank[:, :, None] - tk.rank[:, None, :])[:, None]
         far = seen & (distance >= tau)
         total = lambda a: a.sum((0, 2, 3))
@@ -307,32 +298,6 @@ def stream(
     return over_queries(one, empty, (q.astype(jnp.float32), tq), block)
 
 
-def distance_heatmap(found: TokenDistance, path: str | pathlib.Path) -> pathlib.Path:
-    """Writes `found.corr` as a PNG: a row for each head of each layer, a column for each plane;
-    needs matplotlib.
-
-    Example:
-      >>> import tempfile
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='rope()'
-      ... )
-      >>> found = token_distance(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 5
-      ... )
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     distance_heatmap(found, folder + '/corr.png').stat().st_size > 1000
-      True
-    """
-    return plane_heatmap(
-        found.corr,
-        path,
-        label='correlation with the logit',
-        title='What each plane decides of far logits',
-        low=None,
-    )
-
-
 def positional_heads(
     score: Float[np.ndarray, 'layers N'], fraction: float = 0.05
 ) -> list[tuple[int, int]]:
@@ -340,10 +305,6 @@ def positional_heads(
 
     Raises:
       ValueError: a fraction outside (0, 1].
-
-    Example:
-      >>> positional_heads(np.array([[0.1, 0.9], [0.5, 0.2]]), fraction=0.5)
-      [(0, 1), (1, 0)]
     """
     if not 0 < fraction <= 1:
         raise ValueError(f'positional_heads takes a fraction in (0, 1], got {fraction}')
@@ -355,10 +316,6 @@ def positional_heads(
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
     """Rank correlation of two arrays of equal size, ties at their mean rank; 0 where one is
     constant.
-
-    Example:
-      >>> spearman(np.array([1.0, 2.0, 9.0]), np.array([0.1, 0.2, 0.3]))
-      1.0
     """
 
     def ranks(values):
@@ -377,15 +334,6 @@ def without_heads(model: Transformer, heads: Sequence[tuple[int, int]]) -> Trans
 
     Raises:
       ValueError: a layer or head that does not exist, or a layer without attention.
-
-    Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> less = without_heads(Transformer(cfg, rngs=nnx.Rngs(0)), [(1, 0)])
-      >>> [bool(block.attention.w_out[...][0].any()) for _, block in less.layers()]
-      [True, False]
     """
     changed, period = nnx.clone(model), len(model.blocks)
     for layer, head in heads:
@@ -396,3 +344,32 @@ def without_heads(model: Transformer, heads: Sequence[tuple[int, int]]) -> Trans
         w_out = changed.attention(*at).projections.w_out
         w_out[...] = w_out[...].at[layer // period, head].set(0.0)
     return changed
+
+
+def _reports(known: argparse.Namespace, rest: list[str]) -> Iterator[Report]:
+    read = subject(known, rest, known.run)
+    texts = read.sequences(known)
+    model = read.load()
+    found = functools.reduce(
+        lambda a, b: a.merge(b), (token_distance(model, text[None]) for text in texts)
+    )
+    heads = ', '.join(f'{layer}.{head}' for layer, head in positional_heads(found.score))
+    label = 'correlation with the logit'
+    yield Report(
+        key='token_distance',
+        arrays={name: getattr(found, name) for name in ('corr', 'score', 'alloc', 'dist')},
+        draw=lambda figure: draw_planes(figure.subplots(), found.corr, label=label, low=None),
+        title='What each plane decides of far logits',
+        size=planes_size(found.corr.shape),
+        remarks=[
+            f'positional heads (layer.head): {heads}; rank correlation of score and attended '
+            f'distance: {spearman(found.score, found.dist):.2f}'
+        ],
+    )
+
+
+ANALYSIS = Analysis(
+    key='token_distance',
+    says='which rotary planes decide the logits of distant tokens, and which heads attend far',
+    reports=_reports,
+)

@@ -1,13 +1,13 @@
 """Variance shrinkage: a causal mean over more tokens has less variance, which tells positions."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from posenc_jax.lab.analyse.report import Report, doublings, few, some, tick_counts, titled
-from posenc_jax.lab.analyse.states import layer_states, pieces
+from posenc_jax.lab.analyse.protocol import Comparison
+from posenc_jax.lab.analyse.report import doublings, small_legend, some, tick_counts
+from posenc_jax.lab.analyse.states import batches, layer_states
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.protocol.registry import Card, Promises, register
 
@@ -30,10 +30,6 @@ class Shrinkage(NamedTuple):
 def log_slope(variance: Float[np.ndarray, '*rest T']) -> Float[np.ndarray, '*rest']:
     """The least-squares slope of log variance on log m, where m = 1 .. T is how many tokens a
     causal query sees: -1 for means of independent vectors, 0 where places do not differ.
-
-    Example:
-      >>> float(log_slope(1 / np.arange(1.0, 65.0)).round(6))
-      -1.0
     """
     m = np.log(np.arange(1, variance.shape[-1] + 1))
     m -= m.mean()
@@ -96,20 +92,16 @@ def variance_shrinkage(
     Reference: Chi, Fan, Chen, Rudnicky, Ramadge, arXiv 2305.13571.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='nope()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> tokens = np.random.default_rng(0).integers(7, size=(8, 8))
-      >>> variance_shrinkage(Transformer(cfg, rngs=nnx.Rngs(0)), tokens).before.shape
+      >>> variance_shrinkage(tiny_model('nope()'), tokens).before.shape
       (1, 8)
     """
     if tokens.shape[1] < 2:
         raise ValueError(f'variance_shrinkage compares places, got {tokens.shape[1]} token')
     before, after = _Sums(), _Sums()
-    for piece in pieces(tokens, batch):
-        attention, residual = layer_states(model, piece, ('attention', 'residual'), batch=batch)
+    for rows in batches(tokens, batch):
+        attention, residual = layer_states(model, rows, ('attention', 'residual'), batch=batch)
         before.add(attention)
         after.add(residual)
     found = Shrinkage(before.variance(), after.variance())
@@ -118,49 +110,34 @@ def variance_shrinkage(
     return found
 
 
-def shrinkage_report(found: Mapping[str, Shrinkage]) -> Report:
-    """The table of slopes and the picture: log variance by log m, a line for each layer."""
-    rows = [
-        (name, layer + 1, float(one.slopes[0][layer]), float(one.slopes[1][layer]))
-        for name, one in found.items()
-        for layer in range(len(one.before))
-    ]
-
-    def draw(figure):
-        drawn = few(found)
-        for axis, (name, one) in zip(
-            figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items()
-        ):
-            shown = some(len(one.before), 6)
-            m = np.arange(1, one.before.shape[1] + 1)
-            for number, layer in enumerate(shown):
-                axis.loglog(
-                    m,
-                    one.before[layer],
-                    color=_colour(number, len(shown)),
-                    linewidth=1.2,
-                    label=f'layer {layer + 1}: slope {one.slopes[0][layer]:.2f}',
-                )
-            axis.loglog(
-                m, one.before[shown[0], 0] / m, '--', color='0.5', linewidth=1, label='1 / m'
-            )
-            axis.set(xlabel='m, tokens seen', ylabel='variance of what attention adds')
-            axis.set_title(name, fontsize=8)
-            tick_counts(axis, doublings(len(m)))
-            axis.legend(frameon=False, fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5))
-
-    return Report(
-        'variance_shrinkage',
-        ('model', 'layer', 'slope', 'slope after the sum'),
-        rows,
-        {name: {**one._asdict(), 'slopes': one.slopes} for name, one in found.items()},
-        draw,
-        title=titled('Variance of what attention adds, by the tokens seen', found),
-        size=(5.6 * len(few(found)), 3.6),
-    )
-
-
-def _colour(number: int, count: int):
+def _draw(figure, found):
     from matplotlib import colormaps
 
-    return colormaps['viridis'](0.9 * number / max(count - 1, 1))
+    axes = figure.subplots(1, len(found), squeeze=False)[0]
+    for axis, (name, one) in zip(axes, found.items()):
+        shown = some(len(one.before), 6)
+        m = np.arange(1, one.before.shape[1] + 1)
+        for colour, layer in zip(np.linspace(0, 0.9, len(shown)), shown):
+            style = dict(color=colormaps['viridis'](colour), linewidth=1.2)
+            label = f'layer {layer + 1}: slope {one.slopes[0][layer]:.2f}'
+            axis.loglog(m, one.before[layer], **style, label=label)
+        style = dict(color='0.5', linewidth=1)
+        axis.loglog(m, one.before[shown[0], 0] / m, '--', **style, label='1 / m')
+        axis.set(xlabel='m, tokens seen', ylabel='variance of what attention adds')
+        axis.set_title(name, fontsize=8)
+        tick_counts(axis, doublings(len(m)))
+        small_legend(axis, loc='center left', bbox_to_anchor=(1, 0.5))
+
+
+ANALYSIS = Comparison(
+    measure=variance_shrinkage,
+    says='how the variance of what attention adds falls with the tokens seen',
+    batches=16,
+    longest=256,
+    columns=('layer', 'slope', 'slope after the sum'),
+    rows=lambda one: [(layer + 1, *both) for layer, both in enumerate(zip(*one.slopes))],
+    draw=_draw,
+    title='Variance of what attention adds, by the tokens seen',
+    size=lambda found: (5.6 * len(found), 3.6),
+    numbers=lambda one: {**one._asdict(), 'slopes': one.slopes},
+)

@@ -14,10 +14,6 @@ def tasks_markdown() -> str:
 
     A task has no Card. The table shows the first paragraph of its docstring, its options with their
     defaults, and the first arXiv number that the docstring cites.
-
-    Example:
-      >>> [line for line in tasks_markdown().splitlines() if '`flip_flop`' in line][0][-63:]
-      '`ignore=0.8` | [2306.00946](https://arxiv.org/abs/2306.00946) |'
     """
     table = markdown_table(TASK_COLUMNS, map(_row, entries('task')))
     return f'**Tasks**\n\n{table}\n'

@@ -239,33 +239,21 @@ def _lines(axis, values, start):
     for head in heads:
         colour = colormaps['viridis'](0.9 * head / max(len(heads) - 1, 1))
         label = f'head {head + 1}' if len(heads) > 1 else 'every head'
-        axis.plot(
-            np.arange(start, values.shape[1]),
-            values[head, start:],
-            color=colour,
-            linewidth=1,
-            label=label,
-        )
+        distance = np.arange(start, values.shape[1])
+        axis.plot(distance, values[head, start:], color=colour, linewidth=1, label=label)
     if not np.nanmax(np.abs(values)) > 1e-6:
         axis.set_ylim(-1, 1)  # otherwise rounding noise would fill the panel
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(program('posenc_jax.lab.cli.gallery'), description=__doc__)
-    parser.add_argument(
-        'specs', nargs='+', metavar='SPEC', help="encoding string, e.g. 'rope() | alibi()'"
-    )
-    parser.add_argument(
-        '--out', type=pathlib.Path, default=pathlib.Path('runs', 'gallery'), metavar='DIR'
-    )
+    specs = "encoding string, e.g. 'rope() | alibi()'"
+    parser.add_argument('specs', nargs='+', metavar='SPEC', help=specs)
+    usual = pathlib.Path('runs', 'gallery')
+    parser.add_argument('--out', type=pathlib.Path, default=usual, metavar='DIR')
     parser.add_argument('--train_len', type=int, default=64, metavar='L')
-    parser.add_argument(
-        '--times',
-        type=int,
-        default=8,
-        metavar='N',
-        help='length of the last panel, in trained lengths',
-    )
+    times = 'length of the last panel, in trained lengths'
+    parser.add_argument('--times', type=int, default=8, metavar='N', help=times)
     parser.add_argument('--heads', type=int, default=8)
     parser.add_argument('--head_dim', type=int, default=64)
     parser.add_imports()

@@ -31,12 +31,6 @@ def answer_divergence(
 
     Raises:
       ValueError: answers of different shapes; a temperature that is not positive.
-
-    Example:
-      >>> answer_divergence(jnp.zeros((1, 1, 2)), jnp.log(jnp.array([[[0.25, 0.75]]]))).round(
-      ...     4
-      ... ).tolist()
-      [0.1438]
     """
     if teacher.ndim != 3 or teacher.shape != student.shape:
         raise ValueError(
@@ -95,12 +89,6 @@ def slot_weights(
 
     Slot g has n_g rows and the largest divergence max_g KL. All figures are those of the global
     batch. Arguments as for `slot_shares`.
-
-    Example:
-      >>> slot_weights(jnp.array([9.0, 1.0, 3.0, 2.0]), jnp.array([0, 1, 1, 3]), 5).round(
-      ...     4
-      ... ).tolist()
-      [1.0, 0.1667, 0.5, 1.0]
     """
     member = _members(slots, count, kept)
     shares = slot_shares(divergence, slots, count, kept) / jnp.maximum(member.sum(0), 1)
@@ -146,14 +134,6 @@ def pos2distill_loss(
     Raises:
       ValueError: answers of different shapes; a temperature that is not positive; `slots` or `kept`
         of another shape than [B]; slots outside 0 .. count - 1, unless they are traced.
-
-    Example:
-      >>> teacher, student = (
-      ...     jnp.zeros((2, 1, 2)),
-      ...     jnp.log(jnp.array([[[0.5, 0.5]], [[0.25, 0.75]]])),
-      ... )
-      >>> float(pos2distill_loss(teacher, student, jnp.array([0, 3]), count=4).round(4))
-      0.1438
     """
     divergence = answer_divergence(teacher, student, temperature=temperature)
     if kept is not None and kept.shape != divergence.shape:
@@ -205,15 +185,6 @@ def moved_evidence(
     Raises:
       ValueError: arrays of other shapes or of different numbers of examples; `trivial` below 1 or
         above n - 1.
-
-    Example:
-      >>> documents = np.arange(6).reshape(1, 3, 2)
-      >>> data = moved_evidence(
-      ...     np.random.default_rng(0), documents, np.array([[8]]), np.array([[1]]), trivial=2
-      ... )
-      >>> places = [row.tolist().index(0) // 2 for row in data['tokens'][0]]
-      >>> data['teacher'].tolist(), sorted(places), places == data['slots'][0].tolist()
-      ([[0, 1, 2, 3, 4, 5, 8]], [0, 1, 2], True)
     """
     shapes = documents.shape, question.shape, answer.shape
     if tuple(map(len, shapes)) != (3, 2, 2) or len({shape[0] for shape in shapes}) > 1:
@@ -295,10 +266,7 @@ def distill(
     Reference: Wang, Xiong, Wang, Li, Chu, Zeng, arXiv 2508.15709.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> rng = np.random.default_rng(0)
       >>> question, answer = (
       ...     np.full((2, 1), 7),
@@ -306,7 +274,7 @@ def distill(
       ... )  # the untrained model happens to give this answer
       >>> one = lambda: moved_evidence(rng, rng.integers(0, 9, (2, 6, 1)), question, answer)
       >>> batches = jax.tree.map(lambda *a: np.stack(a), *(one() for _ in range(3)))
-      >>> student, losses = distill(Transformer(cfg, rngs=nnx.Rngs(0)), batches)
+      >>> student, losses = distill(tiny_model('rope()', vocab_size=9), batches)
       >>> losses.shape
       (3,)
     """

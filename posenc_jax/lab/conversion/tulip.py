@@ -43,11 +43,6 @@ def distillation_loss(
 
     Raises:
       ValueError: shapes that differ or are not [B, D]; an unknown kind.
-
-    Example:
-      >>> x = jnp.array([[1.0, 2.0], [-3.0, 1.0]])
-      >>> [float(distillation_loss(x, y)) for y in (5.0 * x, -x)]
-      [0.0, 2.0]
     """
     if teacher.ndim != 2 or teacher.shape != student.shape:
         raise ValueError(
@@ -96,11 +91,6 @@ def expansion_spec(length: int, train_len: int = 77, factor: float = 2.0) -> str
     """Stage 2 as a spec string, for `student.extend(...)` or as the rule of a rotary encoding.
 
     Arguments and errors as for `expansion_factor`.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> pj.make(f'rope(layout="interleaved", freqs={expansion_spec(154)})', head_dim=64).freqs
-      NTKAware(factor=3.0)
     """
     return f'ntk_aware(factor={expansion_factor(length, train_len, factor)!r})'
 
@@ -121,11 +111,8 @@ def pooled(
       ValueError: an encoder; shapes that do not fit.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=16, heads=2, encoding='rope()'
-      ... )
-      >>> pooled(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.ones((3, 5), jnp.int32)).shape
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> pooled(tiny_model('rope()', width=16), jnp.ones((3, 5), jnp.int32)).shape
       (3, 16)
     """
     if not model.cfg.causal:
@@ -185,16 +172,8 @@ def swap(
     Reference: Najdenkoska, Derakhshani, Asano, van Noord, Worring, Snoek, arXiv 2410.10034.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7,
-      ...     train_len=8,
-      ...     layers=1,
-      ...     width=8,
-      ...     heads=2,
-      ...     encoding='learned_absolute(max_len=8)',
-      ... )
-      >>> student = swap(Transformer(cfg, rngs=nnx.Rngs(0)))
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> student = swap(tiny_model('learned_absolute(max_len=8)'))
       >>> student.cfg.encoding, student(jnp.ones((1, 20), jnp.int32)).shape
       ("rope(layout='interleaved')", (1, 20, 7))
     """
@@ -282,21 +261,6 @@ def distill(
     Raises:
       ValueError: models of different widths; token ids that one of them does not have; shapes that
         do not fit; an unknown kind.
-
-    Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7,
-      ...     train_len=8,
-      ...     layers=1,
-      ...     width=8,
-      ...     heads=2,
-      ...     encoding='learned_absolute(max_len=8)',
-      ... )
-      >>> teacher = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> student, losses = distill(teacher, swap(teacher), jnp.ones((3, 2, 8), jnp.int32))
-      >>> losses.shape, bool(losses[2] < losses[0])
-      ((3,), True)
     """
     if teacher.cfg.width != student.cfg.width:
         raise ValueError(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from posenc_jax.lab.decoding.generate import generate
+from posenc_jax.lab.decoding.generate import check_temperature, generate
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.sigma_gpt import SigmaGPT
 from posenc_jax.protocol.composite import name_of, parts_of
@@ -62,22 +62,14 @@ def sample_in_order(
         is not in the vocabulary, `order` is not a permutation, or the key is missing.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='sigma_gpt(max_len=9)'
-      ... )
-      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.array([[0, 0, 0, 5]])
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> model, text = tiny_model('sigma_gpt(max_len=9)'), jnp.array([[0, 0, 0, 5]])
       >>> out = sample_in_order(model, text, jnp.array([[3, 1, 2, 0]]), known=1, temperature=0.0)
       >>> int(out.tokens[0, 3]), out.evaluations
       (5, 3)
     """
     sequence, places = given_first(model, tokens, order, known, start)
-    if not temperature >= 0 or (temperature > 0 and key is None):
-        raise ValueError(
-            f'temperature must be at least 0, and above 0 it needs a key, got {temperature} and '
-            f'{key=}'
-        )
+    check_temperature(temperature, key)
     given = known + (start is not None)
     pairs = jnp.stack([places[:, :-1], places[:, 1:]], axis=-1)
     new = sequence.shape[1] - given

@@ -10,14 +10,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from posenc_jax.lab.decoding import contexts as shared
-from posenc_jax.lab.decoding import read_contexts
+from posenc_jax.lab.decoding.contexts import from_query
+from posenc_jax.lab.decoding.parallel_contexts import ParallelContexts
 from posenc_jax.lab.decoding.pieces import (
     PREFIX,
     QUERY,
     Layout,
     Piece,
-    check_contexts,
     check_lengths,
     parallel_layout,
     select,
@@ -36,16 +35,14 @@ def ape_layout(prefix: int, lengths: Sequence[int]) -> Layout:
 
     Raises:
       ValueError: no context, or lengths that are not positive.
-
-    Example:
-      >>> layout = ape_layout(3, [6, 9, 4])
-      >>> layout.start, layout.ids[3].tolist()
-      (12, [3, 4, 5, 6])
     """
     check_lengths('ape_layout', prefix, lengths)
     return parallel_layout(
         [np.arange(prefix), *(prefix + np.arange(n) for n in lengths)], prefix + max(lengths)
     )
+
+
+_FAMILY = ParallelContexts('ape_parallel', ape_layout)
 
 
 def ape_merge(
@@ -63,16 +60,6 @@ def ape_merge(
         log-sum-exp l_C.
       others: the result o_O over the other keys, by the softmax of `a`, and its log-sum-exp l_O.
       temperature, scale: T and s.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> total = (
-      ...     jax.nn.logsumexp(jnp.array([1.0, 2.0]) / 0.9),
-      ...     jax.nn.logsumexp(jnp.array([0.5, 0.0])),
-      ... )
-      >>> out = ape_merge((jnp.ones(1), total[0]), (jnp.zeros(1), total[1]))
-      >>> round(float(out[0]), 5)
-      0.74201
     """
     (of_contexts, l_c), (of_others, l_o) = contexts, others
     w = jax.nn.sigmoid(temperature * scale * l_c - l_o)[..., None]
@@ -86,7 +73,7 @@ class _Side(Encoding):
         self.contexts = contexts
 
     def mask(self, tq, tk):
-        between = shared.from_query(tq, tk)
+        between = from_query(tq, tk)
         return between if self.contexts else ~between
 
     def may_see(self, tq, tk):
@@ -105,10 +92,6 @@ class AdaptiveAttention:
 
     Raises:
       ValueError: one of them is not positive and finite.
-
-    Example:
-      >>> AdaptiveAttention(temperature=0.5).scale
-      0.9
     """
 
     temperature: float = 0.9
@@ -149,23 +132,8 @@ def encode(
     Raises:
       ValueError: no contexts, an empty one, ids outside the vocabulary, or another kind of model,
         of which the part in the way is named.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> [
-      ...     piece.ids.tolist()
-      ...     for piece in encode(Transformer(cfg, rngs=nnx.Rngs(0)), [1], [[2, 3], [4]])
-      ... ]
-      [[0], [1, 2], [1]]
     """
-    user = 'ape_parallel'
-    tokens = check_contexts(user, prefix, contexts, model.cfg.vocab_size)
-    layout = ape_layout(tokens[0].shape[1], [a.shape[1] for a in tokens[1:]])
-    return read_contexts.encode_behind_prefix(user, model, tokens, layout.ids, together=together)
+    return _FAMILY.encode(model, prefix, contexts, together)
 
 
 @register(
@@ -223,19 +191,12 @@ def join(
 
     Example:
       >>> from posenc_jax.lab.decoding.read_contexts import continue_from
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> model = tiny_model('rope()', vocab_size=9)
       >>> reader, cache = join(model, encode(model, [1], [[2, 3], [4]]), capacity=8)
       >>> continue_from(reader, cache, np.array([[5, 6]]), max_new_tokens=2).shape
       (1, 2)
     """
-    user = 'ape_parallel'
-    held = select(user, model, pieces, chosen)
-    reader = shared.with_contexts(model, attention_fn=AdaptiveAttention(temperature, scale))
-    layout = ape_layout(held[0].length, [piece.length for piece in held[1:]])
-    held = [shared.moved(model, piece, ids) for piece, ids in zip(held, layout.ids)]
-    return reader, shared.join(user, reader, held, capacity=capacity, start=layout.start)
+    held = select('ape_parallel', model, pieces, chosen)
+    attend = AdaptiveAttention(temperature, scale)
+    return _FAMILY.join(model, held, capacity=capacity, attention_fn=attend)

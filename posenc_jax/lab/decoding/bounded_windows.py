@@ -20,22 +20,6 @@ def bounded_windows(model: Transformer, cache: Cache) -> Cache:
     Args:
       model: the model that filled the cache.
       cache: as `prefill` or `decode_step` of `posenc_jax.lab.decoding.decode` returned it.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from posenc_jax.protocol.tokens import Tokens
-      >>> from posenc_jax.lab.decoding.decode import init_cache, prefill
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> pattern = ('window(size=4) | rope()', 'nope()')
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='', pattern=pattern
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> empty = init_cache(model, Tokens.of(length=20))
-      >>> _, cache = prefill(model, empty, jnp.ones((1, 9), jnp.int32))
-      >>> [layer.k.shape[2] for layer in bounded_windows(model, cache).layers]
-      [3, 20]
     """
     windows = _reaches(model)
     layers = []
@@ -66,14 +50,10 @@ class BoundedWindows(Decoding):
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from flax import nnx
       >>> from posenc_jax.lab.decoding.generate import generate
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='window(size=4)'
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> generate(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)),
+      ...     tiny_model('window(size=4)'),
       ...     jnp.ones((1, 5), int),
       ...     max_new_tokens=9,
       ...     temperature=0.0,

@@ -79,16 +79,6 @@ def burst_sample(
     Raises:
       ValueError: the errors of `sample_in_order`, a temperature that is not positive, fewer than
         one order, or an unknown pairing.
-
-    Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='sigma_gpt(max_len=9)'
-      ... )
-      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.array([[4, 0, 0, 5]])
-      >>> out = burst_sample(model, text, jnp.array([[3, 0, 2, 1]]), known=2, key=jax.random.key(0))
-      >>> out.tokens[0, jnp.array([0, 3])].tolist(), out.evaluations <= 4
-      ([4, 5], True)
     """
     check_choice('pairing', pairing, PAIRINGS)
     if not temperature > 0:

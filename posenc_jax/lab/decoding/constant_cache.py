@@ -1,17 +1,146 @@
-"""A cache of constant size for models with `lm_infinite`, whose mask hides the dropped tokens."""
+"""A decode cache of constant size, of the first and last tokens: models with `lm_infinite` see no
+others.
+"""
 
 import dataclasses
 import numbers
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from posenc_jax.lab.decoding.decoding import Decoding
-from posenc_jax.lab.decoding.keep_ends import keep_ends
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.layer.cache import Cache
+from posenc_jax.layer.cache import Cache, LayerCache, check_layers
 from posenc_jax.methods.lm_infinite import LMInfinite
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.tokens import Tokens
+
+
+def end_slots(
+    tok: Tokens, cursor: int | Int[Array, ''], first: int, last: int
+) -> Int[Array, '#B {first+last}']:
+    """Slots of the first real tokens and of the last filled slots of every row, in ascending order
+    and without duplicates. A row with fewer slots than first + last begins with -1.
+
+    Args:
+      tok: tokens of the whole capacity, one text a row.
+      cursor: number of filled slots.
+      first, last: numbers of slots.
+
+    Raises:
+      ValueError: packed documents.
+
+    Example:
+      >>> end_slots(
+      ...     Tokens.of(valid=[[False, True, True, True, True, True, True, True]]),
+      ...     7,
+      ...     first=2,
+      ...     last=3,
+      ... ).tolist()
+      [[1, 2, 4, 5, 6]]
+    """
+    if tok.segment is not None:
+        raise ValueError(
+            'a cache of first and last tokens needs one text a row, got packed documents '
+            '(tok.segment)'
+        )
+    slot = jnp.arange(tok.length, dtype=jnp.int32)
+    wanted = (slot < cursor) & ((tok.rank < first) | (slot >= cursor - last))
+    slots = jnp.where(wanted if tok.valid is None else wanted & tok.valid, slot, -1)
+    slots = jnp.pad(slots, ((0, 0), (max(0, first + last - tok.length), 0)), constant_values=-1)
+    return jnp.sort(slots, axis=1)[:, slots.shape[1] - first - last :]
+
+
+def take_slots(tree: Any, slots: Int[Array, '#B n'], axis: int, room: int = 0) -> Any:
+    """The entries of every array at these slots along `axis`, followed by `room` zeros. The first
+    axis is the batch. An entry is zero where its slot is -1.
+
+    Example:
+      >>> take_slots(jnp.arange(10.0, 15.0)[None], jnp.array([[-1, 0, 4]]), axis=1, room=1).tolist()
+      [[0.0, 10.0, 14.0, 0.0]]
+    """
+
+    def one(a, slots):
+        kept = jnp.take(a, slots, axis=axis - 1, mode='clip')
+        kept = jnp.where(
+            (slots >= 0).reshape(-1, *(1,) * (a.ndim - axis)), kept, jnp.zeros((), a.dtype)
+        )
+        return jnp.pad(kept, [(0, room * (i == axis - 1)) for i in range(a.ndim)])
+
+    def rows(a):
+        batch = max(a.shape[0], slots.shape[0])
+        return jax.vmap(one)(*(jnp.broadcast_to(b, (batch, *b.shape[1:])) for b in (a, slots)))
+
+    return jax.tree.map(rows, tree)
+
+
+def keep_ends(
+    cache: Cache, placed: tuple[Tokens, ...], *, first: int, last: int, room: int = 1
+) -> Cache:
+    """A cache of constant size: it keeps the first and the last tokens and drops all others, and
+    has room for new tokens.
+
+    Call it again whenever the room is used up. Decoding gives the same logits as with the full
+    cache if the encodings hide the dropped tokens. This is not checked here;
+    `constant_cache` checks it for a model. Every call copies first + last
+    slots.
+
+    Args:
+      cache: a filled cache, or a result of this function.
+      placed: `Cache.tokens` of the whole text to come; the tokens of the room are found in it by
+        their index.
+      first, last: numbers of tokens to keep; padding does not count among the first.
+      room: number of tokens that can be appended.
+
+    Raises:
+      ValueError: sizes that keep nothing; packed documents; positions that depend on token ids; a
+        room beyond the text to come (under jit, slots beyond the text are padding instead).
+    """
+    check_layers(cache, LayerCache, 'keep_ends', 'decode.prefill')
+    if first < 0 or last < 1 or room < 1:
+        raise ValueError(
+            f'keep_ends: expected first >= 0, last >= 1 and room >= 1, got {first=}, {last=}, '
+            f'{room=}'
+        )
+    if cache.unplaced is not None:
+        raise ValueError(
+            'keep_ends drops tokens, but an encoding of this model computes positions from the '
+            'ids of all of them'
+        )
+    done = cache.tokens[0].index[0, cache.cursor - 1] + 1
+    if not isinstance(done, jax.core.Tracer) and int(done) + room > placed[0].length:
+        raise ValueError(
+            f'keep_ends: room for {room} tokens after {int(done)} exceeds the text of '
+            f'{placed[0].length} tokens'
+        )
+    slots = end_slots(cache.tokens[0], cache.cursor, first, last)
+
+    def tokens(own, placed):
+        kept = take_slots(dataclasses.replace(own, valid=None), slots, 1)
+        kept = dataclasses.replace(
+            kept, index=jnp.where(slots >= 0, kept.index, -1), valid=slots >= 0
+        )
+        known = (
+            placed
+            if placed.valid is not None
+            else dataclasses.replace(placed, valid=jnp.ones_like(placed.index, bool))
+        )
+        coming = jax.tree.map(
+            lambda a: jnp.pad(a, [(0, room * (i == 1)) for i in range(a.ndim)]), known
+        ).slice(done, room)
+        rows = lambda a, batch: jnp.broadcast_to(a, (batch, *a.shape[1:]))
+        joined = lambda a, b: jnp.concatenate(
+            [rows(a, max(len(a), len(b))), rows(b, max(len(a), len(b)))], axis=1
+        )
+        return jax.tree.map(joined, kept, coming)
+
+    layer = lambda own: LayerCache(
+        *take_slots((own.k, own.v), slots, 2, room), take_slots(own.feats, slots, 1, room), own.rows
+    )
+    both = tuple(tokens(own, coming) for own, coming in zip(cache.tokens, placed, strict=True))
+    return Cache(both, jnp.asarray(slots.shape[1], jnp.int32), tuple(map(layer, cache.layers)))
 
 
 def constant_cache(
@@ -26,23 +155,6 @@ def constant_cache(
 
     Raises:
       ValueError: a layer without `lm_infinite` or with its `top_k`; the errors of `keep_ends`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> from posenc_jax.lab.decoding.decode import init_cache, prefill
-      >>> spec = 'lm_infinite(encoding=rope(), n_global=1, n_local=3)'
-      >>> model = Transformer(
-      ...     TransformerConfig(
-      ...         vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding=spec
-      ...     ),
-      ...     rngs=nnx.Rngs(0),
-      ... )
-      >>> empty = init_cache(model, Tokens.of(length=12))
-      >>> _, full = prefill(model, empty, jnp.ones((1, 9), jnp.int32))
-      >>> constant_cache(model, full, empty.tokens, room=2).capacity
-      5
     """
     found = _windows(model)
     first, last = (max(getattr(part, name) for part in found) for name in ('n_global', 'n_local'))
@@ -80,16 +192,10 @@ class ConstantCache(Decoding):
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> from posenc_jax.lab.decoding.generate import generate
       >>> spec = 'lm_infinite(encoding=rope(), n_global=1, n_local=3)'
-      >>> model = Transformer(
-      ...     TransformerConfig(
-      ...         vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding=spec
-      ...     ),
-      ...     rngs=nnx.Rngs(0),
-      ... )
+      >>> model = tiny_model(spec, vocab_size=9)
       >>> generate(
       ...     model,
       ...     jnp.ones((1, 5), int),

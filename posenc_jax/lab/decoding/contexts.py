@@ -2,8 +2,7 @@
 
 `encode` computes a `Piece` for every context. `join` puts any of the pieces, in any order, into a
 `Cache`. `read` appends a query to this cache, and `decode_step` appends single tokens. `moved`
-rotates the keys of a piece to other positions (`pie_keys`) and leaves its values unchanged. `dense`
-is the reference: one pass over all tokens, with explicit positions and a mask of segments.
+rotates the keys of a piece to other positions (`pie_keys`) and leaves its values unchanged.
 """
 
 import dataclasses
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Num
 
-from posenc_jax.lab.decoding.pie import pie_keys
+from posenc_jax.lab.decoding.pie import at_positions
 from posenc_jax.lab.decoding.pieces import (
     PREFIX,
     QUERY,
@@ -45,14 +44,6 @@ class ContextMask(Encoding):
 
     Args:
       sees: `Layout.sees`, or None for no table.
-
-    Example:
-      >>> from posenc_jax.lab.decoding.pieces import parallel_layout
-      >>> layout = parallel_layout((np.arange(1), np.arange(1, 2)), 2)
-      >>> ContextMask(layout.sees).mask(layout.tokens(1), layout.tokens(1))[0, 0].astype(
-      ...     int
-      ... ).tolist()
-      [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
     """
 
     traits = frozenset({'decides_segments'})
@@ -81,16 +72,6 @@ def with_contexts(
     Args:
       sees: as for `ContextMask`.
       attention_fn: evaluates the pair stage of every layer, see `AttentionMixer`; hashable.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> reader = with_contexts(Transformer(cfg, rngs=nnx.Rngs(0)))
-      >>> [type(part).__name__ for part in parts_of(reader.encoding(0, reader.blocks[0]))]
-      ['Rotary', 'Causal', 'ContextMask']
     """
     stacked = lambda layers: (
         None if sees is None else np.broadcast_to(sees, (len(layers), *sees.shape))
@@ -103,17 +84,7 @@ def with_contexts(
 
 
 def has_part(model: Transformer, kind: type[Encoding]) -> bool:
-    """Whether some layer has a part of this class.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> has_part(Transformer(cfg, rngs=nnx.Rngs(0)), Document)
-      True
-    """
+    """Whether some layer has a part of this class."""
     return any(
         isinstance(part, kind)
         for at in enumerate(model.blocks)
@@ -127,14 +98,6 @@ def check_model(user: str, model: Transformer) -> None:
 
     Raises:
       ValueError: the model does not fit; the message names the part of the encoding at fault.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> check_model('this', Transformer(cfg, rngs=nnx.Rngs(0)))
     """
     if not model.cfg.causal:
         raise ValueError(f'{user} needs a decoder, this model is of kind {model.cfg.kind!r}')
@@ -160,23 +123,7 @@ def check_model(user: str, model: Transformer) -> None:
 
 
 def moved(model: Transformer, piece: Piece, ids: Num[np.ndarray, 'n']) -> Piece:
-    """The piece at the positions `ids`: its keys are rotated to them, its values are unchanged.
-
-    Example:
-      >>> from posenc_jax.lab.decoding.read_contexts import encode
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> here, there = (
-      ...     encode('this', model, [np.array([[1, 2]])], [ids])[0]
-      ...     for ids in (np.arange(2), 5 + np.arange(2))
-      ... )
-      >>> bool(jnp.allclose(moved(model, here, 5 + np.arange(2)).k[0], there.k[0], atol=1e-5))
-      True
-    """
+    """The piece at the positions `ids`: its keys are rotated to them, its values are unchanged."""
     ids = token_positions([ids])
     if np.array_equal(ids, piece.ids):
         return piece
@@ -185,11 +132,7 @@ def moved(model: Transformer, piece: Piece, ids: Num[np.ndarray, 'n']) -> Piece:
         (rotary,) = [
             part for part in parts_of(model.encoding(layer_type, block)) if isinstance(part, Rotary)
         ]
-        (before, old), (after, new) = (
-            rotary.angles(jnp.asarray(a)[None]) for a in (piece.ids, ids)
-        )
-        scale = (new / old)[:, None, :, None] if jnp.ndim(new) else 1.0
-        keys.append(pie_keys(k, before, after, layout=rotary.layout, scale=scale))
+        keys.append(at_positions(rotary, k, *(jnp.asarray(a)[None] for a in (piece.ids, ids))))
     return Piece(tuple(keys), piece.v, ids)
 
 

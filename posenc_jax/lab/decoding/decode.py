@@ -45,15 +45,6 @@ def init_cache(model: Transformer, tok: Tokens, source: Source | None = None) ->
     Raises:
       ValueError: the model is an encoder, has an encoding that no cache can serve, or has outputs
         that are not tokens; a source is missing or not wanted.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()'
-      ... )
-      >>> init_cache(Transformer(cfg, rngs=nnx.Rngs(0)), Tokens.of(length=16)).capacity
-      16
     """
     if not model.cfg.causal:
         raise ValueError(f'generation needs a decoder, this model is of kind {model.cfg.kind!r}')
@@ -83,13 +74,9 @@ def read_ids(model: Transformer, cache: Cache, tokens: Int[Array, 'B T']) -> Cac
     the cache is returned unchanged.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> encoding = 'bipe(separators=(3,)) | rope()'
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding=encoding
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> model = tiny_model(encoding)
       >>> cache = read_ids(model, init_cache(model, Tokens.of(length=4)), jnp.array([[5, 3, 6]]))
       >>> cache.tokens[0].pos.tolist()
       [[0, 0, 1, 1]]

@@ -55,15 +55,6 @@ def calibrate(
     Raises:
       ValueError: groups do not divide the head width, or an encoding acts on the logits (the
         message names it).
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=3, width=16, heads=2, encoding='rope()'
-      ... )
-      >>> calibrate(Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 7, groups=4).shape
-      (3, 2, 2)
     """
     tokens = jnp.asarray(tokens)
     placed = model.place(Tokens.of(length=tokens.shape[1]) if tok is None else tok, tokens)
@@ -93,16 +84,6 @@ def sparse_logits(
 
     The memory is quadratic in the length. Arguments and errors are those of `label` and
     `decode_step`.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=3, width=16, heads=2, encoding='rope()'
-      ... )
-      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 7
-      >>> sparse_logits(model, calibrate(model, text, groups=4), text, keep=3).shape
-      (1, 12, 7)
     """
     _check_channels(model.cfg.layers, model.cfg.heads, model.cfg.head_dim, channels, dense_layers)
     check_keep(keep)
@@ -218,13 +199,9 @@ def label(cache: Cache, channels: Int[Array, 'layers N r'], *, dense_layers: int
     Reference: Yang, Sheng, Gonzalez, Stoica, Zheng, arXiv 2408.07092.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> from posenc_jax.lab.decoding.decode import init_cache, prefill
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=3, width=16, heads=2, encoding='rope()'
-      ... )
-      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 7
+      >>> model, text = tiny_model('rope()', layers=3, width=16), jnp.arange(12)[None] % 7
       >>> _, cache = prefill(model, init_cache(model, Tokens.of(length=16)), text)
       >>> labelled = label(cache, calibrate(model, text, groups=4))
       >>> logits, labelled = decode_step(model, labelled, jnp.array([3]), keep=4)
@@ -303,13 +280,9 @@ class Sparse(Decoding):
       dense_layers: number of first layers whose queries attend to all keys.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> from posenc_jax.lab.decoding.generate import generate
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=3, width=16, heads=2, encoding='rope()'
-      ... )
-      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(12)[None] % 7
+      >>> model, text = tiny_model('rope()', layers=3, width=16), jnp.arange(12)[None] % 7
       >>> sparse = Sparse(calibrate(model, text, groups=4), keep=4)
       >>> generate(model, text, max_new_tokens=3, temperature=0.0, decoding=sparse).shape
       (1, 15)

@@ -6,10 +6,15 @@ from typing import Literal
 
 import numpy as np
 
-from posenc_jax.lab.decoding import contexts as shared
-from posenc_jax.lab.decoding import read_contexts
-from posenc_jax.lab.decoding.contexts import PREFIX, QUERY
-from posenc_jax.lab.decoding.pieces import Layout, Piece, check_contexts, check_lengths
+from posenc_jax.lab.decoding import contexts, read_contexts
+from posenc_jax.lab.decoding.pieces import (
+    PREFIX,
+    QUERY,
+    Layout,
+    Piece,
+    check_contexts,
+    check_lengths,
+)
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache
 from posenc_jax.protocol.errors import check_choice
@@ -105,11 +110,6 @@ def graph_layout(
     Raises:
       ValueError: no segment, lengths that are not positive integers, a prefix below 0, or the
         errors of `graph_sources`.
-
-    Example:
-      >>> layout = graph_layout(2, [3, 5, 4, 6], [(0, 3), (1, 3), (2, 3)])
-      >>> [(int(ids[0]), int(ids[-1])) for ids in layout.ids], layout.start
-      ([(0, 1), (2, 4), (2, 6), (2, 5), (7, 12)], 13)
     """
     check_lengths('graph_layout', prefix, lengths)
     count = len(lengths)
@@ -158,18 +158,6 @@ def encode(
       ValueError: no segments, ids outside the vocabulary, the errors of `graph_sources`, 'shared'
         without edges ([] is parallel encoding), or a model whose layers are not causal attention
         with one rotary encoding (the message names the part at fault).
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> [piece.ids.tolist() for piece in encode(model, [1], [[2, 3], [4], [5]], [(0, 2), (1, 2)])]
-      [[0], [1, 2], [1], [3]]
-      >>> [piece.ids.tolist() for piece in encode(model, [1], [[2, 3], [4]], places='sequential')]
-      [[0], [1, 2], [3], [4, 5], [6]]
     """
     user = 'graph_kv'
     check_choice('graph_kv: places', places, PLACES)
@@ -183,57 +171,34 @@ def encode(
         if places == 'shared':
             raise ValueError("graph_kv needs edges for places='shared'; [] is parallel encoding")
         edges = complete_edges(count, sources)
-    grouped = graph_sources(count, edges, places)
+    grouped, shared = graph_sources(count, edges, places), places == 'shared'
+    read = lambda numbers, ids, before=(): dict(
+        zip(
+            numbers,
+            read_contexts.encode(user, model, [tokens[1 + n] for n in numbers], ids, before),
+        )
+    )
+    ids = [np.arange(n) for n in lengths]
+    if shared:
+        ids = graph_layout(tokens[0].shape[1], lengths, edges).ids[1:]
     (first,) = read_contexts.encode(user, model, tokens[:1], [np.arange(tokens[0].shape[1])])
     of_prefix = [first] if targets_see_prefix else []
-
-    if places == 'shared':
-        layout = graph_layout(first.length, lengths, edges)
-        alone = [number for number in range(count) if number not in grouped]
-        encoded = dict(
-            zip(alone, read_contexts.encode(user, model, *_some(tokens, layout.ids, alone)))
-        )
-        for of, targets in _by_sources(grouped).items():
-            behind = [*of_prefix, *(encoded[source] for source in of)]
-            encoded.update(
-                zip(
-                    targets,
-                    read_contexts.encode(user, model, *_some(tokens, layout.ids, targets), behind),
-                )
-            )
-        return (first, *(encoded[number] for number in range(count)))
-
-    read = sorted(
-        {source for of in grouped.values() for source in of} | (set(range(count)) - set(grouped))
-    )
-    own = [np.arange(n) for n in lengths]
-    copies = dict(zip(read, read_contexts.encode(user, model, *_some(tokens, [None, *own], read))))
+    # With 'sequential' a source that is a target too has a copy that is encoded alone.
+    sources_of_any = set() if shared else {source for of in grouped.values() for source in of}
+    alone = sorted(sources_of_any | set(range(count)) - set(grouped))
+    copies = read(alone, [ids[n] for n in alone])
     base, encoded = first.length if targets_see_prefix else 0, {}
     for of, targets in _by_sources(grouped).items():
-        behind = _in_a_row(model, [copies[source] for source in of], base)
-        start = base + sum(lengths[source] for source in of)
-        ids = [None, *(start + a for a in own)]
-        encoded.update(
-            zip(
-                targets,
-                read_contexts.encode(
-                    user, model, *_some(tokens, ids, targets), [*of_prefix, *behind]
-                ),
-            )
-        )
-    return (
-        first,
-        *_in_a_row(
-            model,
-            [*copies.values(), *(encoded[target] for target in sorted(encoded))],
-            first.length,
-        ),
-    )
-
-
-def _some(tokens, ids, numbers):
-    """Token ids and positions of some segments; in both lists the prefix comes first."""
-    return [tokens[1 + n] for n in numbers], [ids[1 + n] for n in numbers]
+        behind, start = [copies[source] for source in of], 0
+        if not shared:
+            behind, start = _in_a_row(model, behind, base), base + sum(lengths[n] for n in of)
+        own = [start + ids[target] for target in targets]
+        encoded |= read(targets, own, [*of_prefix, *behind])
+    if shared:
+        encoded |= copies
+        return first, *(encoded[number] for number in range(count))
+    in_order = [*copies.values(), *(encoded[target] for target in sorted(encoded))]
+    return first, *_in_a_row(model, in_order, first.length)
 
 
 def _by_sources(grouped):
@@ -248,7 +213,7 @@ def _in_a_row(model, pieces, start):
     """The pieces moved to consecutive positions from `start` on."""
     placed = []
     for piece in pieces:
-        placed.append(shared.moved(model, piece, start + np.arange(piece.length)))
+        placed.append(contexts.moved(model, piece, start + np.arange(piece.length)))
         start += piece.length
     return placed
 
@@ -296,21 +261,17 @@ def join(model: Transformer, pieces: Sequence[Piece], *, capacity: int) -> Cache
 
     Example:
       >>> from posenc_jax.lab.decoding.read_contexts import read
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> model = tiny_model('rope()', vocab_size=9)
       >>> cache = join(model, encode(model, [1], [[2, 3], [4], [5]], [(0, 2), (1, 2)]), capacity=8)
       >>> logits, cache = read(model, cache, np.array([[6, 7]]))
       >>> cache.tokens[0].pos.tolist()
       [[0, 1, 2, 1, 3, 4, 5, 6]]
     """
-    if shared.has_part(model, shared.ContextMask):
+    if contexts.has_part(model, contexts.ContextMask):
         raise ValueError(
             'graph_kv: expected the model that encoded the pieces, got one with the context mask '
             'of another method'
         )
     start = max([0, *(piece.ids.max() + 1 for piece in pieces if piece.length)])
-    return shared.join('graph_kv', model, pieces, capacity=capacity, start=start)
+    return contexts.join('graph_kv', model, pieces, capacity=capacity, start=start)

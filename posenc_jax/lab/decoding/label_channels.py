@@ -63,12 +63,6 @@ def key_labels(k: Float[Array, 'B K S H'], channels: Int[Array, 'N r']) -> Float
     Raises:
       ValueError: channels (that are not traced) outside 0 .. H - 1, or a number of query heads N
         that is not a multiple of K.
-
-    Example:
-      >>> key_labels(jnp.arange(4.0).reshape(1, 1, 1, 4), jnp.array([[3, 1], [0, 2]]))[
-      ...     0, :, 0
-      ... ].tolist()
-      [[3.0, 1.0], [0.0, 2.0]]
     """
     low, high = known_range(channels, None) or (0, 0)
     if low < 0 or high >= k.shape[-1] or channels.shape[0] % k.shape[1]:
@@ -84,17 +78,7 @@ def key_labels(k: Float[Array, 'B K S H'], channels: Int[Array, 'N r']) -> Float
 def label_logits(
     q: Float[Array, 'B N T H'], labels: Float[Array, 'B N S r'], channels: Int[Array, 'N r']
 ) -> Float[Array, 'B N T S']:
-    """The approximate logits `q_r . k_r / sqrt(r)`, float32.
-
-    Example:
-      >>> q, k, channels = (
-      ...     jnp.array([[[[1.0, -2, 3, 0.5]]]]),
-      ...     jnp.array([[[[2.0, 2, -1, 1]]]]),
-      ...     jnp.array([[1, 2]]),
-      ... )
-      >>> label_logits(q, key_labels(k, channels), channels).round(3).item()
-      -4.95
-    """
+    """The approximate logits `q_r . k_r / sqrt(r)`, float32."""
     return scaled_dot_product(jnp.take_along_axis(q, channels[None, :, None], axis=-1), labels)
 
 
@@ -106,11 +90,6 @@ def top_keys(
 
     Raises:
       ValueError: keep below 1.
-
-    Example:
-      >>> seen = jnp.array([True, True, True, False])[None, None, None]
-      >>> top_keys(jnp.array([[[[0.1, 0.4, 0.2, 0.9]]]]), seen, 2)[0, 0, 0].tolist()
-      [False, True, True, False]
     """
     check_keep(keep)
     chosen = jax.lax.top_k(jnp.where(seen, s, -jnp.inf), min(keep, s.shape[-1]))[1]
@@ -127,15 +106,6 @@ def double_sparsity_attention(
 ) -> Float[Array, 'B N T H']:
     """Exact attention over the `top_keys` that `label_logits` choose. It computes all pairs, and
     serves whole sequences and tests.
-
-    Example:
-      >>> q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 2, 5, 8))
-      >>> causal, channels = (
-      ...     jnp.tril(jnp.ones((5, 5), bool))[None, None],
-      ...     jnp.zeros((2, 1), jnp.int32),
-      ... )
-      >>> double_sparsity_attention(q, k, v, causal, channels, keep=2).shape
-      (1, 2, 5, 8)
     """
     kept = top_keys(label_logits(q, key_labels(k, channels), channels), seen, keep)
     s = jnp.where(kept, scaled_dot_product(q, k), -1e30)

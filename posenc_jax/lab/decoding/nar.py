@@ -34,10 +34,6 @@ class DirectionHeads(nnx.Module):
       width: D of the model.
       vocab_size: V, number of tokens that are predicted.
       rngs: draws the weights, with standard deviation D^-0.5.
-
-    Example:
-      >>> DirectionHeads(2, 8, 5, rngs=nnx.Rngs(0))(jnp.ones((1, 3, 8))).shape
-      (1, 3, 2, 5)
     """
 
     def __init__(self, axes: int, width: int, vocab_size: int, *, rngs: nnx.Rngs):
@@ -93,11 +89,6 @@ def nar_logits(outputs: Float[Array, 'B L P V'], size: tuple[int, ...]) -> Float
 
     Raises:
       ValueError: fewer than n + 1 tokens, or heads of another number of axes.
-
-    Example:
-      >>> outputs = jnp.arange(10.0).reshape(1, 5, 2, 1)
-      >>> nar_logits(outputs, (2, 2))[0, :, 0].tolist()
-      [0.5, 3.0, 2.0, 5.5]
     """
     sources = nar_sources(size)
     conditions = outputs.shape[1] - len(sources)
@@ -150,17 +141,9 @@ def draw_near_to_far(
         without its key, or an encoding that no cache can serve.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7,
-      ...     train_len=8,
-      ...     layers=1,
-      ...     width=8,
-      ...     heads=2,
-      ...     encoding='axial_rope2d() | nar()',
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> model, heads = (
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)),
+      ...     tiny_model('axial_rope2d() | nar()'),
       ...     DirectionHeads(2, 8, 6, rngs=nnx.Rngs(1)),
       ... )
       >>> out = draw_near_to_far(model, heads, jnp.array([[6]]), (2, 3), temperature=0.0)

@@ -1,6 +1,7 @@
 """Parallel pieces behind a shared sink: their positions, and which pieces a query attends to."""
 
 import dataclasses
+import functools
 import numbers
 from collections.abc import Sequence
 from typing import Literal
@@ -11,14 +12,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.attention.tiles import Blocks, pair_logits
-from posenc_jax.lab.decoding import contexts as shared
-from posenc_jax.lab.decoding import read_contexts
-from posenc_jax.lab.decoding.contexts import ContextMask
+from posenc_jax.lab.decoding.contexts import from_query
+from posenc_jax.lab.decoding.parallel_contexts import ParallelContexts
 from posenc_jax.lab.decoding.pieces import (
     QUERY,
     Layout,
     Piece,
-    check_contexts,
     check_lengths,
     parallel_layout,
     select,
@@ -74,11 +73,6 @@ def piece_layout(
 
     Raises:
       ValueError: no pieces, lengths that are not positive, an unknown choice.
-
-    Example:
-      >>> layout = piece_layout(2, [5, 8, 3, 8])
-      >>> layout.ids[1].round(3).tolist(), layout.ids[3].round(3).tolist(), float(layout.start)
-      ([2.0, 3.6, 5.2, 6.8, 8.4], [2.0, 4.667, 7.333], 10.0)
     """
     check_choice('parallel_context_entropy: size', size, SIZES)
     check_choice('parallel_context_entropy: align', align, ALIGNS)
@@ -98,6 +92,11 @@ def piece_layout(
     return parallel_layout(ids, prefix + m)
 
 
+def _family(size: Size, align: Align) -> ParallelContexts:
+    layout = functools.partial(piece_layout, size=size, align=align)
+    return ParallelContexts('parallel_context_entropy', layout)
+
+
 def piece_scores(
     p: Float[Array, '... S'], segment: Int[Array, 'S'], count: int, top: int = 5
 ) -> Float[Array, '... count']:
@@ -105,11 +104,6 @@ def piece_scores(
 
     Raises:
       ValueError: top below 1.
-
-    Example:
-      >>> p, segment = jnp.array([0.1, 0.2, 0.3, 0.4]), jnp.array([0, 1, 1, 2])
-      >>> piece_scores(p, segment, 2, top=1).round(1).tolist()
-      [0.3, 0.4]
     """
     _check_number('top', top)
     of = segment == 1 + jnp.arange(count)[:, None]
@@ -123,11 +117,6 @@ def pool_scores(
 
     Raises:
       ValueError: top below 1.
-
-    Example:
-      >>> scores, rows = jnp.arange(6.0).reshape(1, 1, 3, 2), jnp.array([[True, True, False]])
-      >>> pool_scores(scores, rows, top=2).tolist()
-      [[[[2.0, 4.0]]]]
     """
     _check_number('top', top)
     batch, heads, count, pieces = scores.shape
@@ -172,11 +161,6 @@ def select_pieces(
     divided by their sum, or by 1e-5 if the sum is smaller.
 
     This is the definition; `SelectedAttention` evaluates it in blocks of keys.
-
-    Example:
-      >>> p = jnp.array([0.2, 0.4, 0.1, 0.3]).reshape(1, 1, 1, 4)
-      >>> select_pieces(p, jnp.array([0, 1, 2, 3]), 3, keep=1)[0, 0, 0].round(3).tolist()
-      [0.333, 0.667, 0.0, 0.0]
     """
     scores = piece_scores(p, segment, count, top)
     if pooled:
@@ -198,7 +182,7 @@ class _KeptPieces(Encoding):
         kept = jnp.swapaxes(tq.feats[_FEATURE], 1, 2)
         of_piece = tk.segment[:, None] == 1 + jnp.arange(kept.shape[-1])[:, None]
         dropped = (1.0 - kept) @ of_piece[:, None].astype(jnp.float32) > 0
-        return ~(dropped & shared.from_query(tq, tk))
+        return ~(dropped & from_query(tq, tk))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,10 +201,6 @@ class SelectedAttention:
 
     Raises:
       ValueError: one of the numbers is below 1 or no integer.
-
-    Example:
-      >>> SelectedAttention(count=3, keep=1).keep
-      1
     """
 
     count: int
@@ -312,23 +292,8 @@ def encode(
     Raises:
       ValueError: no pieces, an empty one, ids outside the vocabulary, or another kind of model, of
         which the part in the way is named.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> pieces = encode(Transformer(cfg, rngs=nnx.Rngs(0)), [1], [[2, 3, 4], [5, 6]])
-      >>> [piece.ids.tolist() for piece in pieces]
-      [[0], [1, 2, 3], [1.0, 2.5]]
     """
-    user = 'parallel_context_entropy'
-    tokens = check_contexts(user, prefix, contexts, model.cfg.vocab_size)
-    layout = piece_layout(
-        tokens[0].shape[1], [a.shape[1] for a in tokens[1:]], size=size, align=align
-    )
-    return read_contexts.encode_behind_prefix(user, model, tokens, layout.ids, together=together)
+    return _family(size, align).encode(model, prefix, contexts, together)
 
 
 @register('parallel_context_entropy', kind='cache', card=CARD)
@@ -376,24 +341,13 @@ def join(
 
     Example:
       >>> from posenc_jax.lab.decoding.read_contexts import continue_from
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> model = tiny_model('rope()', vocab_size=9)
       >>> pieces = encode(model, [1], [[2, 3], [4], [7, 7]])
       >>> reader, cache = join(model, pieces, capacity=10, keep=1)
       >>> continue_from(reader, cache, jnp.array([[5, 6]]), max_new_tokens=2).shape
       (1, 2)
     """
-    user = 'parallel_context_entropy'
-    held = select(user, model, pieces, chosen)
-    layout = piece_layout(
-        held[0].length, [piece.length for piece in held[1:]], size=size, align=align
-    )
-    plain = keep is None and not shared.has_part(model, ContextMask)
-    attend = sharded_attend if keep is None else SelectedAttention(len(held) - 1, keep, top, pooled)
-    reader = model if plain else shared.with_contexts(model, attention_fn=attend)
-    held = [shared.moved(model, piece, ids) for piece, ids in zip(held, layout.ids)]
-    return reader, shared.join(user, reader, held, capacity=capacity, start=layout.start)
+    held = select('parallel_context_entropy', model, pieces, chosen)
+    attend = None if keep is None else SelectedAttention(len(held) - 1, keep, top, pooled)
+    return _family(size, align).join(model, held, capacity=capacity, attention_fn=attend)

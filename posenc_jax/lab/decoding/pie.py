@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache, LayerCache, check_layers, filled
@@ -36,15 +36,22 @@ def pie_keys(
       before, after: angles in radians; only their difference is used.
       layout: arrangement of the rotated pairs of channels, see `rotate`.
       scale: ratio of the attention factors at the new and the old position; 1 if they are equal.
-
-    Example:
-      >>> angle = lambda a: jnp.full((1, 1, 1), a * jnp.pi)
-      >>> pie_keys(jnp.array([1.0, 0.0]).reshape(1, 1, 1, 2), angle(2.0), angle(2.5)).round(
-      ...     3
-      ... ).ravel().tolist()
-      [-0.0, 1.0]
     """
     return rotate(k, (after - before)[:, None], layout=layout, scale=scale)
+
+
+def at_positions(
+    rotary: Rotary,
+    k: Float[Array, 'B K S H'],
+    before: Num[Array, '#B S'],
+    after: Num[Array, '#B S'],
+) -> Float[Array, 'B K S H']:
+    """`pie_keys` from the positions `before` to the positions `after`; where the attention factor
+    depends on the position, the keys are scaled by its ratio.
+    """
+    (old, was), (new, factor) = rotary.angles(before), rotary.angles(after)
+    scale = (factor / was)[:, None, :, None] if jnp.ndim(factor) else 1.0
+    return pie_keys(k, old, new, layout=rotary.layout, scale=scale)
 
 
 @register(
@@ -100,12 +107,9 @@ def edit(model: Transformer, cache: Cache, edits: Sequence[Edit]) -> Cache:
     Reference: He, Zhang, Luo, Xu, Zhang, He, arXiv 2407.03157.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> from posenc_jax.lab.decoding.decode import init_cache, prefill
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> model = tiny_model('rope()', vocab_size=9)
       >>> _, cache = prefill(
       ...     model, init_cache(model, Tokens.of(length=8)), jnp.array([[1, 2, 3, 4, 5]])
       ... )
@@ -250,12 +254,6 @@ def _edited(graphdef, state, cache: Cache, source, slots, ids) -> Cache:
 
 def _moved(rotary: Rotary, layer: LayerCache, tok: Tokens, source) -> LayerCache:
     """The kept keys and values at their new slots; all other slots are zero."""
-    angles, temperature = rotary.angles(tok.pos)
-    scale = (
-        (temperature / temperature[:, source])[:, None, :, None] if jnp.ndim(temperature) else 1.0
-    )
-    k = pie_keys(
-        layer.k[:, :, source], angles[:, source], angles, layout=rotary.layout, scale=scale
-    )
+    k = at_positions(rotary, layer.k[:, :, source], tok.pos[:, source], tok.pos)
     kept = lambda a: jnp.where((source >= 0)[:, None], a, 0)
     return dataclasses.replace(layer, k=kept(k), v=kept(layer.v[:, :, source]))

@@ -49,13 +49,7 @@ class Layout:
     sees: Bool[np.ndarray, 'segments segments']
 
     def tokens(self, query: int) -> Tokens:
-        """`Tokens` of prefix, contexts and a query of `query` tokens, one after the other.
-
-        Example:
-          >>> tok = parallel_layout((np.arange(1), np.arange(1, 3), np.arange(1, 2)), 3).tokens(2)
-          >>> tok.pos.tolist(), tok.segment.tolist()
-          ([[0, 1, 2, 1, 3, 4]], [[0, 1, 1, 2, -1, -1]])
-        """
+        """`Tokens` of prefix, contexts and a query of `query` tokens, one after the other."""
         pos = token_positions([*self.ids, self.start + np.arange(query)])
         segment = np.concatenate(
             [
@@ -88,9 +82,6 @@ def check_lengths(user: str, prefix: int, lengths: Sequence[int]) -> None:
 
     Raises:
       ValueError: a number that is not an integer, a prefix below 0, no context, or an empty one.
-
-    Example:
-      >>> check_lengths('this', 0, [3])
     """
     whole = all(isinstance(n, Integral) for n in (prefix, *lengths))
     if not whole or prefix < 0 or not len(lengths) or min(lengths) < 1:
@@ -170,16 +161,6 @@ def check_pieces(user: str, model: Transformer, pieces: Sequence[Piece]) -> None
 
     Raises:
       ValueError: no pieces, a wrong number of layers, or keys and values of a wrong shape.
-
-    Example:
-      >>> from posenc_jax.lab.decoding.read_contexts import encode
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> check_pieces('this', model, encode('this', model, [np.array([[1, 2]])], [np.arange(2)]))
     """
     if not len(pieces):
         raise ValueError(f'{user} needs at least one piece, got none; pieces come from encode')

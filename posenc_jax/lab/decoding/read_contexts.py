@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 
 import jax
@@ -11,14 +11,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from posenc_jax.lab.decoding.contexts import ContextMask, check_model, has_part, join, with_contexts
+from posenc_jax.lab.decoding.contexts import ContextMask, check_model, has_part, join
 from posenc_jax.lab.decoding.decode import check_last, read_ids
 from posenc_jax.lab.decoding.generate import check_temperature, continue_cache
-from posenc_jax.lab.decoding.pieces import Layout, Piece, check_tokens, token_positions
+from posenc_jax.lab.decoding.pieces import Piece, check_tokens, token_positions
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer import slots
 from posenc_jax.layer.cache import Cache, LayerCache, check_layers
-from posenc_jax.layer.sharding import sharded_attend
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.tokens import Tokens
 
@@ -36,20 +35,6 @@ def read(
         token ids outside the vocabulary; an empty cache or one of another method; a cache of joined
         contexts with a model that has no `ContextMask`; an encoding that caches more than encoded
         keys, or encodes them again at every step. Traced values are not checked.
-
-    Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> pieces = encode(
-      ...     'this', model, [np.array([[1, 2]]), np.array([[3]])], [np.arange(2), np.arange(1)]
-      ... )
-      >>> cache = join('this', model, pieces, capacity=8, start=2)
-      >>> logits, cache = read(model, cache, jnp.array([[4, 5]]))
-      >>> logits.shape, int(cache.cursor)
-      ((1, 2, 9), 5)
     """
     tokens = jnp.asarray(tokens)
     _check_readable(model, cache)
@@ -118,19 +103,6 @@ def continue_from(
     Raises:
       ValueError: the query and the new tokens do not fit the free slots, a temperature above 0 has
         no key, or the errors of `read`.
-
-    Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> pieces = encode(
-      ...     'this', model, [np.array([[1, 2]]), np.array([[3]])], [np.arange(2), np.arange(1)]
-      ... )
-      >>> cache = join('this', model, pieces, capacity=8, start=2)
-      >>> continue_from(model, cache, jnp.array([[4]]), max_new_tokens=3).shape
-      (1, 3)
     """
     query = jnp.asarray(query)
     free = cache.capacity - int(cache.cursor)
@@ -147,34 +119,6 @@ def continue_from(
     return continue_cache(
         model, cache, logits[:, -1], max_new_tokens=max_new_tokens, temperature=temperature, key=key
     )
-
-
-def dense(
-    model: Transformer,
-    segments: Sequence[Int[np.ndarray, 'B _']],
-    query: Int[np.ndarray, 'B T'],
-    layout: Layout,
-    attention_fn: Callable = sharded_attend,
-) -> Float[Array, 'B L V']:
-    """Logits of all tokens from one pass over prefix, contexts and query, with the positions and
-    the mask of `layout`.
-
-    This is the reference that reading through a cache is tested against.
-
-    Example:
-      >>> from posenc_jax.lab.decoding.pieces import parallel_layout
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> layout = parallel_layout((np.arange(1), np.arange(1, 3), np.arange(1, 2)), 3)
-      >>> segments = [np.array([[1]]), np.array([[2, 3]]), np.array([[4]])]
-      >>> dense(Transformer(cfg, rngs=nnx.Rngs(0)), segments, np.array([[5]]), layout).shape
-      (1, 5, 9)
-    """
-    tokens = np.concatenate([*segments, query], axis=1)
-    reader = with_contexts(model, layout.sees, attention_fn)
-    return reader(jnp.asarray(tokens), layout.tokens(query.shape[1]))
 
 
 def encode(
@@ -197,25 +141,6 @@ def encode(
       ids: positions of the tokens, one array for each context.
       before: pieces, already at the positions where the contexts see them (see `moved`).
       together: largest number of contexts in one pass; None for no limit.
-
-    Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> (prefix,) = encode('this', model, [np.array([[1, 2]])], [np.arange(2)])
-      >>> [
-      ...     p.length
-      ...     for p in encode(
-      ...         'this',
-      ...         model,
-      ...         [np.array([[3, 4, 5]]), np.array([[6]])],
-      ...         [2 + np.arange(3), np.array([2])],
-      ...         [prefix],
-      ...     )
-      ... ]
-      [3, 1]
     """
     check_model(user, model)
     if together is not None and not (isinstance(together, Integral) and together >= 1):
@@ -236,35 +161,6 @@ def encode(
             for number, piece in zip(some, encoded):
                 pieces[number] = piece
     return tuple(pieces)
-
-
-def encode_behind_prefix(
-    user: str,
-    model: Transformer,
-    tokens: Sequence[Int[np.ndarray, 'B _']],
-    ids: Sequence[Num[np.ndarray, '_']],
-    *,
-    together: int | None = None,
-) -> tuple[Piece, ...]:
-    """Encodes a prefix, and contexts that see the prefix but not each other.
-
-    Args:
-      tokens, ids: token ids and positions; those of the prefix come first.
-      user, model, together: as for `encode`.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model, tokens = Transformer(cfg, rngs=nnx.Rngs(0)), [np.array([[1]]), np.array([[2, 3]])]
-      >>> pieces = encode_behind_prefix('this', model, tokens, [np.arange(1), 1 + np.arange(2)])
-      >>> [piece.length for piece in pieces]
-      [1, 2]
-    """
-    (prefix,) = encode(user, model, tokens[:1], ids[:1])
-    return (prefix, *encode(user, model, tokens[1:], ids[1:], [prefix], together=together))
 
 
 def _encode(user, model, contexts, ids, before) -> list[Piece]:

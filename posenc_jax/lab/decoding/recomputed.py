@@ -46,14 +46,10 @@ class Recomputed(Decoding):
     little more than in `Decoding` (6 % on a CPU). The memory of a full pass is needed at all times.
 
     Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> from posenc_jax.lab.decoding.generate import generate
       >>> spec = 'rope(freqs=dynamic_ntk())'
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=4, layers=2, width=8, heads=2, encoding=spec
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
+      >>> model = tiny_model(spec, vocab_size=9, train_len=4, layers=2)
       >>> generate(
       ...     model, jnp.ones((1, 3), int), max_new_tokens=4, temperature=0.0, decoding=Recomputed()
       ... ).shape
@@ -112,17 +108,6 @@ def default_decoding(model: Transformer, capacity: int | None = None) -> Decodin
     Args:
       capacity: slots of the cache, if positions count them; a rule that changes beyond this length
         needs no new pass. None if positions are given by the task.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> spec = 'rope(freqs=longrope(long=(2.0, 4.0), short=(1.0, 2.0), factor=4.0))'
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=9, train_len=4, layers=2, width=8, heads=2, encoding=spec
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> default_decoding(model), default_decoding(model, capacity=4)
-      (Recomputed(), Decoding())
     """
     switches = [getattr(part.freqs, 'switch', None) for _, part in _following(model)]
     reached = any(at is not None and (capacity is None or at < capacity) for at in switches)

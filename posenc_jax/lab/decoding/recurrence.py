@@ -71,11 +71,8 @@ def read_segment(
         differ from those of the memory; no `tok` where positions have several components.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='transformer_xl()'
-      ... )
-      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.ones((1, 6), jnp.int32)
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> model, text = tiny_model('transformer_xl()', layers=2), jnp.ones((1, 6), jnp.int32)
       >>> logits, memory = read_segment(model, text[:, :3], length=4)
       >>> logits, memory = read_segment(model, text[:, 3:], memory, length=4)
       >>> logits.shape, memory.rows.shape, memory.tokens.index.tolist()
@@ -147,16 +144,6 @@ def read_segments(
 
     Raises:
       ValueError: segments of less than one token; the errors of `read_segment`.
-
-    Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()'
-      ... )
-      >>> read_segments(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), jnp.ones((1, 8), jnp.int32), segment=3, length=4
-      ... ).shape
-      (1, 8, 7)
     """
     if segment < 1:
         raise ValueError(f'a segment has at least one token, got {segment}')
@@ -189,17 +176,6 @@ def segment_losses(
 
     Raises:
       ValueError: segments of less than one token; the errors of `read_segment`.
-
-    Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()'
-      ... )
-      >>> text = jnp.arange(9)[None] % 7
-      >>> segment_losses(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)), text[:, :-1], text[:, 1:], segment=3, length=4
-      ... ).shape
-      (1, 8)
     """
     if segment < 1:
         raise ValueError(f'a segment has at least one token, got {segment}')

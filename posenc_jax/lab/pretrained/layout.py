@@ -101,30 +101,3 @@ def joined_heads(heads, head_dim, part) -> tuple[Change, Change]:
     """
     rows = lambda w: w.reshape(heads, 3, head_dim, *w.shape[1:])[:, part]
     return lambda w: np.moveaxis(rows(w), -1, 0), rows
-
-
-def biased_layers(*, prefix, names, width, hidden, heads, joined) -> dict[str, Leaf]:
-    """The leaves of the layers of GPT-NeoX and BLOOM: LayerNorm, biases everywhere, and a joined
-    projection of query, key and value.
-    """
-    head_dim = width // heads
-    leaves = {}
-    for name in ('attention_norm', 'mlp_norm'):
-        leaves[f'{name}.scale'] = Leaf(f'{prefix}{names[name]}.weight', (width,), same)
-        leaves[f'{name}.bias'] = Leaf(f'{prefix}{names[name]}.bias', (width,), same)
-    for part, name in enumerate('qkv'):
-        weight, bias = joined(part)
-        leaves[f'attention.w_{name}'] = Leaf(
-            f'{prefix}{names["qkv"]}.weight', (3 * width, width), weight
-        )
-        leaves[f'attention.b_{name}'] = Leaf(f'{prefix}{names["qkv"]}.bias', (3 * width,), bias)
-    out, in_, down = (f'{prefix}{names[name]}' for name in ('out', 'in', 'down'))
-    leaves['attention.w_out'] = Leaf(
-        f'{out}.weight', (width, width), out_of_heads(width, heads, head_dim)
-    )
-    leaves['attention.b_out'] = Leaf(f'{out}.bias', (width,), same)
-    leaves['mlp.w_in'] = Leaf(f'{in_}.weight', (hidden, width), turned)
-    leaves['mlp.b_in'] = Leaf(f'{in_}.bias', (hidden,), same)
-    leaves['mlp.w_out'] = Leaf(f'{down}.weight', (width, hidden), turned)
-    leaves['mlp.b_out'] = Leaf(f'{down}.bias', (width,), same)
-    return leaves

@@ -134,17 +134,6 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
 
     Raises:
       PretrainedError: an unknown rope type, or a missing, unsupported or wrong parameter.
-
-    Example:
-      >>> rope_spec(
-      ...     {
-      ...         'rope_theta': 10000.0,
-      ...         'max_position_embeddings': 2048,
-      ...         'rope_scaling': {'type': 'linear', 'factor': 2.0},
-      ...     },
-      ...     '',
-      ... )
-      'rope(base=10000.0, freqs=pi(factor=2.0))'
     """
     found = parameters(config, where)
     kind = found['rope_type']

@@ -2,8 +2,6 @@
 into pieces does to it.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,20 +19,17 @@ from posenc_jax.lab.analyse.attention_entropy import (
 )
 from posenc_jax.lab.decoding.contexts import QUERY
 from posenc_jax.lab.decoding.parallel_context_entropy import SelectedAttention, select_pieces
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden
+from tests.small_models import kept_model
 
 GOLDEN = golden('attention_entropy')['values']
 TOKENS = jax.random.randint(jax.random.key(1), (2, 20), 0, 13)
 
 
-@functools.cache
 def model_of(encoding='rope()'):
-    cfg = TransformerConfig(
-        vocab_size=13, train_len=16, layers=2, width=16, heads=2, encoding=encoding
-    )
-    return Transformer(cfg, rngs=nnx.Rngs(0))
+    sizes = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=2)
+    return kept_model(**sizes, encoding=encoding)
 
 
 def test_rows_worked_out_by_hand():
@@ -162,8 +157,3 @@ def test_the_command_needs_a_run_and_numbers(capsys):
         main(['attention_entropy', '--run=none', '--pieces=1,x']) == 2
         and "got '1,x'" in capsys.readouterr().err
     )
-
-
-def test_the_card_can_be_cited():
-    assert 'attention_entropy' in [card.key for card in pj.catalog('analysis')]
-    assert 'eprint = {2412.16545}' in pj.cite('attention_entropy()')

@@ -4,17 +4,16 @@ models with and without rotation.
 
 import numpy as np
 import pytest
-from flax import nnx
 
 from posenc_jax.lab.analyse.causal_mask_pattern import (
+    ANALYSIS,
     causal_mask_pattern,
     mask_cosine,
-    pattern_report,
     recency,
     relative_part,
 )
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from tests.golden_files import golden
+from tests.small_models import small_model
 
 GOLDEN = golden('causal_mask_pattern')['values']
 T, V = 32, 512
@@ -53,8 +52,7 @@ def model(encoding, layers=2):
     small, so that attention is nearly uniform.
     """
     sizes = dict(vocab_size=V, train_len=T, width=32, heads=2, embedding_scale=0.1)
-    cfg = TransformerConfig(**sizes, layers=layers, encoding=encoding)
-    found = Transformer(cfg, rngs=nnx.Rngs(0))
+    found = small_model(**sizes, layers=layers, encoding=encoding)
     for block in found.blocks:
         block.attention.w_k[...] = block.attention.w_q[...]
         block.attention.w_q[...] = 0.05 * block.attention.w_q[...]
@@ -72,7 +70,7 @@ def test_the_mask_favours_near_keys_from_the_second_layer_on(tmp_path):
     seen = found.mean_content[..., *np.tril_indices(T)]
     np.testing.assert_allclose(seen, seen[..., :1].repeat(seen.shape[-1], -1), atol=1e-5)
     assert found.shares['mean_content'].max() < 1e-6
-    report = pattern_report({'nope()': found})
+    report = ANALYSIS.report({'nope()': found})
     assert len(report.rows) == 2 and report.write(tmp_path)[1].stat().st_size > 1000
 
 
@@ -91,19 +89,17 @@ def test_rotation_alone_is_relative_and_with_the_mask_it_is_not():
 @pytest.mark.full
 def test_an_encoding_that_reads_tokens_has_no_pattern_of_its_own():
     cfg = dict(vocab_size=V, train_len=T, layers=1, width=16, heads=2, encoding='path()')
-    found = causal_mask_pattern(
-        Transformer(TransformerConfig(**cfg), rngs=nnx.Rngs(0)), TOKENS[:4], batch=4
-    )
+    found = causal_mask_pattern(small_model(**cfg), TOKENS[:4], batch=4)
     assert np.isnan(found.mean_content).all() and np.isnan(found.shares['mean_content']).all()
-    assert '-' in pattern_report({'path()': found}).text()
+    assert '-' in ANALYSIS.report({'path()': found}).text()
 
 
 def test_wrong_input():
     with pytest.raises(ValueError, match='compares places, got 1 token'):
         causal_mask_pattern(model('nope()'), TOKENS[:, :1])
     cfg = dict(vocab_size=V, train_len=T, layers=1, width=16, heads=2, encoding='nope()')
-    encoder = Transformer(TransformerConfig(**cfg, kind='encoder'), rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match='defined for causal models'):
+    encoder = small_model(**cfg, kind='encoder')
+    with pytest.raises(ValueError, match='defined for causal attention'):
         causal_mask_pattern(encoder, TOKENS)
     with pytest.raises(ValueError, match='at most 2048 tokens, got 2049'):
         causal_mask_pattern(model('nope()'), np.zeros((1, 2049), np.int32))

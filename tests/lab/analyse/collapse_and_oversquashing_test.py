@@ -2,22 +2,23 @@
 length, and derivatives against finite differences.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.lab.analyse.collapse_and_oversquashing import (
+    ANALYSIS,
     Squashed,
     collapse_and_oversquashing,
     path_influence,
-    squashed_report,
     uniform_distance,
 )
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from tests.golden_files import golden
+from tests.small_models import small_model
 
 GOLDEN = golden('collapse_and_oversquashing')['values']
 TOKENS = np.random.default_rng(0).integers(9, size=(2, 6)).astype(np.int32)
@@ -25,8 +26,7 @@ SIZES = dict(vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='al
 COUNTS = (1, 2, 4, 16, 64)
 
 
-def model_of(**fields):
-    return Transformer(TransformerConfig(**{**SIZES, **fields}), rngs=nnx.Rngs(0))
+model_of = functools.partial(small_model, **SIZES)
 
 
 @pytest.fixture(scope='module')
@@ -67,7 +67,7 @@ def test_distances_are_those_of_sequences_of_their_own_length(found, tmp_path):
     assert found.distance[-1] < found.distance[0]
     assert found.paths.sum() == pytest.approx(1, rel=1e-5)
     assert found.gradients.sum() == pytest.approx(1, rel=1e-5)
-    report = squashed_report({'alibi()': found})
+    report = ANALYSIS.report({'alibi()': found})
     assert len(report.rows) == len(COUNTS) and 'slope' in report.text()
     assert report.write(tmp_path)[1].stat().st_size > 1000
 
@@ -124,5 +124,5 @@ def test_wrong_input(options, message):
 
 
 def test_an_encoder_is_refused():
-    with pytest.raises(ValueError, match='defined for causal models'):
+    with pytest.raises(ValueError, match='defined for causal attention'):
         collapse_and_oversquashing(model_of(kind='encoder', encoding='nope()'), TOKENS)

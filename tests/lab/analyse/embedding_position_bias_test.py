@@ -5,19 +5,18 @@ against texts that are read alone.
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from posenc_jax.lab.analyse.embedding_position_bias import (
+    ANALYSIS,
     bias_of,
-    bias_report,
     embedder,
     embedding_position_bias,
     inserted_at,
     removed_at,
     slopes,
 )
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from tests.golden_files import golden
+from tests.small_models import small_model
 
 GOLDEN = golden('embedding_position_bias')['values']
 TABLE = np.random.default_rng(1).normal(size=(200, 64))
@@ -54,7 +53,7 @@ def test_one_that_fades_resembles_the_beginning(tmp_path):
     assert found.needle[0] > found.needle[-1] + 0.2
     assert (found.inserted[:, 0] < found.inserted[:, 2] - 0.005).all()
     assert (found.removed[:, 0] < found.removed[:, 2]).all()
-    report = bias_report({'fading': found})
+    report = ANALYSIS.report({'fading': found})
     assert len(report.rows) == 7 and report.write(tmp_path)[1].stat().st_size > 1000
 
 
@@ -72,8 +71,8 @@ def test_changed_texts():
 
 
 def model_of(kind='decoder'):
-    cfg = dict(vocab_size=200, train_len=32, layers=1, width=8, heads=2, encoding='nope()')
-    return Transformer(TransformerConfig(**cfg, kind=kind), rngs=nnx.Rngs(0))
+    sizes = dict(vocab_size=200, train_len=32, layers=1, width=8, heads=2, encoding='nope()')
+    return small_model(**sizes, kind=kind)
 
 
 def test_texts_in_a_batch_are_read_as_if_alone():

@@ -6,27 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from posenc_jax.lab.analyse.martingale_gap import (
+    ANALYSIS,
     fit_gap,
     gap_of,
-    gap_report,
     gaps,
     laplace,
     martingale_gap,
     predictor,
 )
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from tests.golden_files import golden
+from tests.small_models import small_model
 
 GOLDEN = golden('martingale_gap')['values']
 
 
 def model_of(encoding='nope()', layers=1, **fields):
     sizes = dict(vocab_size=5, train_len=16, layers=layers, width=16, heads=2)
-    cfg = TransformerConfig(**{**sizes, **fields}, encoding=encoding)
-    return Transformer(cfg, rngs=nnx.Rngs(0))
+    return small_model(encoding=encoding, **{**sizes, **fields})
 
 
 def recency(flips):
@@ -73,7 +71,7 @@ def test_a_set_has_no_spread_and_predictions_are_those_of_whole_passes(tmp_path)
     own = jax.jit(lambda m, ids: m(ids))(model, np.array([3, 1])[flips])[:, -1, jnp.array([3, 1])]
     expected = np.asarray(jax.nn.softmax(own))[:, 1]
     np.testing.assert_allclose(predictor(model, (3, 1), 4)(flips), expected, rtol=1e-5)
-    report = gap_report({'nope()': found})
+    report = ANALYSIS.report({'nope()': found})
     assert len(report.rows) == 2 and report.write(tmp_path)[1].stat().st_size > 1000
 
 
@@ -101,5 +99,5 @@ def test_wrong_input(options, message):
 
 
 def test_an_encoder_is_refused():
-    with pytest.raises(ValueError, match='defined for causal models'):
+    with pytest.raises(ValueError, match='defined for causal attention'):
         martingale_gap(model_of(kind='encoder'), (0, 1))

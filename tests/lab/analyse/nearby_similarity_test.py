@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.analyse.nearby_similarity import (
+    ANALYSIS,
     adjacency_score,
     by_distance,
     mean_cosines,
     nearby_similarity,
-    similarity_report,
 )
 from tests.golden_files import golden
 from tests.random_models import TOKENS, random_model, random_states
@@ -47,7 +47,7 @@ def test_the_mask_makes_neighbours_alike(tmp_path):
     expected = np.mean([cosine(h[5], h[9]) for h in hidden])
     assert found.maps[4, 5, 9] == pytest.approx(expected, abs=1e-5)
     assert by_distance(found.maps)[4, 63] == pytest.approx(found.maps[4, 63, 0])
-    report = similarity_report({'nope()': found})
+    report = ANALYSIS.report({'nope()': found})
     assert len(report.rows) == 7 and report.write(tmp_path)[1].stat().st_size > 1000
 
 

@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
 from configs import nope_deep_lm as config_file
 from posenc_jax.lab.analyse.nope_deep_lm import nope_deep_lm
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from tests.golden_files import golden
+from tests.small_models import small_model
 
 GOLDEN = golden('nope_deep_lm')['values']
 L, V = 8, 11
@@ -21,8 +20,7 @@ TOKENS = np.random.default_rng(0).integers(V, size=(2, L))
 
 def model(layers, encoding='nope()', kind='decoder'):
     sizes = dict(vocab_size=V, train_len=L, width=16, heads=2, mlp='gelu_erf', norm='layernorm')
-    cfg = TransformerConfig(**sizes, layers=layers, encoding=encoding, kind=kind, bias='all')
-    return Transformer(cfg, rngs=nnx.Rngs(0))
+    return small_model(**sizes, layers=layers, encoding=encoding, kind=kind, bias='all')
 
 
 def test_equal_logits_give_the_inverse_of_the_place():

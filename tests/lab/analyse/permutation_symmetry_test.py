@@ -5,16 +5,15 @@ against NumPy.
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from posenc_jax.lab.analyse.nope_deep_lm import orders_of
 from posenc_jax.lab.analyse.permutation_symmetry import (
+    ANALYSIS,
     permutation_symmetry,
     slice_cosines,
-    symmetry_report,
 )
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from tests.golden_files import golden
+from tests.small_models import small_model
 
 GOLDEN = golden('permutation_symmetry')['values']
 TOKENS = np.random.default_rng(0).integers(11, size=(2, 8)).astype(np.int32)
@@ -22,8 +21,7 @@ TOKENS = np.random.default_rng(0).integers(11, size=(2, 8)).astype(np.int32)
 
 def model(layers, encoding='nope()', kind='decoder'):
     sizes = dict(vocab_size=11, train_len=8, width=16, heads=2)
-    cfg = TransformerConfig(**sizes, layers=layers, encoding=encoding, kind=kind)
-    return Transformer(cfg, rngs=nnx.Rngs(0))
+    return small_model(**sizes, layers=layers, encoding=encoding, kind=kind)
 
 
 SETS = [(1, 'nope()', 'decoder'), (2, 'nope()', 'encoder')]
@@ -56,7 +54,7 @@ def test_residual_sums_keep_a_vector_with_its_place(tmp_path):
     assert found.delta[0] == pytest.approx(
         np.abs(last - moved).max() / np.abs(last).max(), rel=1e-3
     )
-    report = symmetry_report({'nope()': found})
+    report = ANALYSIS.report({'nope()': found})
     assert len(report.rows) == 1 and report.write(tmp_path)[1].stat().st_size > 1000
 
 

@@ -9,15 +9,15 @@ import pytest
 from flax import nnx
 
 from posenc_jax.lab.analyse.positional_neurons import (
+    ANALYSIS,
     Neurons,
-    neurons_report,
     position_information,
     positional_neurons,
     shape_of,
 )
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from tests.golden_files import golden
 from tests.random_models import TOKENS, random_model, random_states
+from tests.small_models import small_model
 
 GOLDEN = golden('positional_neurons')['values']
 
@@ -49,7 +49,7 @@ def test_shapes_and_dead_neurons():
     found = Neurons(curve, 100)
     assert found.positional.tolist() == [[True, False, False]]
     assert found.dead.tolist() == [[False, True, False]]
-    assert neurons_report({'x': found}).rows[0][2:6] == (1, 1, 0, 1)
+    assert ANALYSIS.report({'x': found}).rows[0][2:6] == (1, 1, 0, 1)
 
 
 def test_frequencies_are_shares_of_the_sequences(tmp_path):
@@ -57,7 +57,7 @@ def test_frequencies_are_shares_of_the_sequences(tmp_path):
     assert found.positional[0].mean() < 0.2
     mlp = random_states('decoder')[2]
     np.testing.assert_allclose(found.frequency[2, 5], (mlp[2, :, :, 5] > 0).mean(0))
-    report = neurons_report({'nope()': found})
+    report = ANALYSIS.report({'nope()': found})
     assert len(report.rows) == 6 and report.write(tmp_path)[1].stat().st_size > 1000
 
 
@@ -74,7 +74,7 @@ def test_learned_positions_make_neurons_of_the_first_layer_positional():
 @pytest.mark.full
 def test_the_gate_of_a_swiglu_tells_activity():
     sizes = dict(vocab_size=9, train_len=8, layers=1, width=8, heads=2, mlp='swiglu')
-    model = Transformer(TransformerConfig(**sizes, encoding='alibi()'), rngs=nnx.Rngs(0))
+    model = small_model(**sizes, encoding='alibi()')
     model.blocks[0].mlp.w_gate[...] = -jnp.abs(model.blocks[0].mlp.w_gate[...])
     found = positional_neurons(model, np.arange(16).reshape(2, 8) % 9)
     x = model.embedding[...]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.analyse.probe_position import (
+    ANALYSIS,
     guesses,
     mlp_probe,
     probe_position,
-    probe_report,
     probe_scores,
     ridge_probe,
 )
@@ -67,7 +67,7 @@ def test_the_report_has_a_row_for_every_layer_and_a_picture(tmp_path):
     found = probe_position(random_model('decoder'), TOKENS, batch=32)
     expected = ridge_probe(*(random_states('decoder')[0][3][rows] for rows in np.s_[8:, :8]))
     assert found.mae[3] == pytest.approx(probe_scores(expected)[0], rel=1e-6)
-    report = probe_report({'nope()': found})
+    report = ANALYSIS.report({'nope()': found})
     assert len(report.rows) == 7 and 'a random one 21.33' in report.text()
     numbers, picture = report.write(tmp_path)
     assert len(json.loads(numbers.read_text())['nope()']['mae']) == 7

@@ -2,11 +2,12 @@
 probabilities written out.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.attention.tiles import pair_logits
@@ -17,19 +18,20 @@ from posenc_jax.lab.analyse.decay_kernel import (
     trained_field,
     undecided,
 )
-from posenc_jax.lab.analyse.field_plots import (
+from posenc_jax.lab.analyse.field_reports import (
     Compared,
     by_method,
-    decay_plot,
-    profile_plot,
+    draw_decay,
+    draw_profile,
+    draw_ranks,
     rank_correlation,
-    rank_plot,
 )
 from posenc_jax.lab.analyse.receptive_field import _fields, attention_fields, receptive_field
-from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.analyse.report import Report
 from posenc_jax.methods.rpe_convergent import DIVERGENT, KERNELS
 from posenc_jax.protocol.families import Bias, signed_distance
 from tests.golden_files import golden
+from tests.small_models import small_model
 
 GOLDEN = golden('receptive_field')['values']
 BASE = dict(
@@ -39,8 +41,7 @@ TOKENS = jax.random.randint(jax.random.key(1), (2, 9), 0, 13)
 D = np.arange(200_000.0)
 
 
-def model_of(**fields):
-    return Transformer(TransformerConfig(**{**BASE, **fields}), rngs=nnx.Rngs(0))
+model_of = functools.partial(small_model, **BASE)
 
 
 # The theoretical field.
@@ -282,10 +283,10 @@ def test_with_equal_content_the_two_fields_agree():
 
 
 def test_memory_grows_with_the_length_and_not_with_its_square():
-    graphdef, state = nnx.split(model_of(implementation='blocked', block=64, layers=1))
+    model = model_of(implementation='blocked', block=64, layers=1)
     shape = lambda length: jax.ShapeDtypeStruct((1, length), jnp.int32)
     size = lambda n: (
-        _fields.lower((graphdef, 0.05, 64), state, shape(n), None)
+        _fields.lower(model, shape(n), None, fixed=(0.05, 64))
         .compile()
         .memory_analysis()
         .temp_size_in_bytes
@@ -319,15 +320,14 @@ def test_pictures_are_written(tmp_path):
     kernels = {spec: decay_kernel(pj.make(spec, heads=2), 2, 100) for spec in specs}
     fields = {spec: theoretical_field(pj.make(spec, heads=2), 2, reach=100) for spec in specs}
     found = receptive_field(model_of(), TOKENS)
-    for path in (
-        decay_plot(kernels, fields, tmp_path / 'several.png'),
-        decay_plot({'alibi()': kernels['alibi()']}, fields, tmp_path / 'one.png'),
-        profile_plot(found, tmp_path / 'profile.png'),
-        rank_plot(
-            [Compared('a', 6.0, 5.0), Compared('b', np.nan, 1.0), Compared('c', np.inf, 30.0)],
-            tmp_path / 'ranks.png',
-        ),
-    ):
+    rows = [Compared('a', 6.0, 5.0), Compared('b', np.nan, 1.0), Compared('c', np.inf, 30.0)]
+    for name, draw in {
+        'several': lambda figure: draw_decay(figure, kernels, fields),
+        'one': lambda figure: draw_decay(figure, {'alibi()': kernels['alibi()']}, fields),
+        'profile': lambda figure: draw_profile(figure, found),
+        'ranks': lambda figure: draw_ranks(figure, rows),
+    }.items():
+        (path,) = Report(key=name, draw=draw).write(tmp_path)
         assert path.read_bytes().startswith(b'\x89PNG')
 
 

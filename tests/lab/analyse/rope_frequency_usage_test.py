@@ -2,27 +2,27 @@
 attends by position, and the first slow plane.
 """
 
+import functools
+
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.lab.analyse.rope_frequency_usage import (
+    ANALYSIS,
     first_slow_plane,
     rope_frequency_usage,
-    usage_report,
 )
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from tests.golden_files import golden
+from tests.small_models import small_model
 
 GOLDEN = golden('rope_frequency_usage')['values']
 TOKENS = np.random.default_rng(0).integers(13, size=(2, 9)).astype(np.int32)
 BASE = dict(vocab_size=13, train_len=16, layers=2, width=32, heads=4, kv_heads=2, encoding='rope()')
 
 
-def model_of(**fields):
-    return Transformer(TransformerConfig(**{**BASE, **fields}), rngs=nnx.Rngs(0))
+model_of = functools.partial(small_model, **BASE)
 
 
 def test_the_first_plane_that_does_not_turn_once():
@@ -71,7 +71,7 @@ def test_a_head_without_slow_features_stands_out(tmp_path):
     model.blocks[0].attention.w_q[...] = w
     found = rope_frequency_usage(model, TOKENS, block=4)
     assert found.fastest()[1, 2] == pytest.approx(1) and found.fastest()[1, 1] < 0.6
-    report = usage_report({'rope()': found})
+    report = ANALYSIS.report({'rope()': found})
     assert '(layer, head): (2, 2) 1.00' in report.text() and len(report.rows) == 2
     assert report.write(tmp_path)[1].stat().st_size > 1000
 
@@ -79,7 +79,7 @@ def test_a_head_without_slow_features_stands_out(tmp_path):
 def test_wrong_input():
     with pytest.raises(ValueError, match='rope_frequency_usage needs .* got alibi'):
         rope_frequency_usage(model_of(encoding='alibi()'), TOKENS)
-    with pytest.raises(ValueError, match='defined for causal models'):
+    with pytest.raises(ValueError, match='defined for causal attention'):
         rope_frequency_usage(model_of(kind='encoder'), TOKENS)
     with pytest.raises(ValueError, match='block must be at least 1, got 0'):
         rope_frequency_usage(model_of(), TOKENS, block=0)

@@ -2,20 +2,20 @@
 the sheet's table.
 """
 
+import functools
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.base.products import scaled_dot_product
-from posenc_jax.lab.analyse.rope_usage import _usage, positional_head, rope_usage, usage_report
-from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.analyse.rope_usage import ANALYSIS, _usage, positional_head, rope_usage
 from posenc_jax.methods.rope import rope, rope_frequencies
 from tests.golden_files import golden
+from tests.small_models import small_model
 
 GOLDEN = golden('rope_usage')['values']
 BASE = dict(vocab_size=13, train_len=16, layers=2, width=32, heads=4, kv_heads=2, encoding='rope()')
@@ -23,8 +23,7 @@ TOKENS = jax.random.randint(jax.random.key(1), (2, 9), 0, 13)
 THETA = rope_frequencies(64, 10000.0)
 
 
-def model_of(**fields):
-    return Transformer(TransformerConfig(**{**BASE, **fields}), rngs=nnx.Rngs(0))
+model_of = functools.partial(small_model, **BASE)
 
 
 def last_row(weights, shift, length, rotate=rope):
@@ -147,21 +146,21 @@ def test_batches_merge_and_padding_does_not_count():
 
 
 def test_memory_grows_with_the_length_and_not_with_its_square():
-    graphdef, state = nnx.split(model_of(implementation='blocked', block=64, layers=1))
+    model = model_of(implementation='blocked', block=64, layers=1)
     shape = lambda length: (
         jax.ShapeDtypeStruct((1, length), jnp.int32),
         None,
         jax.ShapeDtypeStruct((1, length), bool),
     )
     size = lambda length: (
-        _usage.lower(graphdef, state, *shape(length)).compile().memory_analysis().temp_size_in_bytes
+        _usage.lower(model, *shape(length)).compile().memory_analysis().temp_size_in_bytes
     )
     assert size(1024) < 2.5 * size(512)
 
 
 def test_report_has_the_most_that_planes_add_by_layer(tmp_path):
     usage = rope_usage(model_of(), TOKENS)
-    report = usage_report({'rope()': usage})
+    report = ANALYSIS.report({'rope()': usage})
     assert [row[:2] for row in report.rows] == [('rope()', n + 1) for n in range(len(usage.q))]
     all_planes, fastest, slowest, peak = report.rows[1][2:]
     mean, count = usage.product[1].mean(0), usage.product.shape[-1] // 4

@@ -2,11 +2,12 @@
 hand.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.base.products import scaled_dot_product
@@ -20,9 +21,9 @@ from posenc_jax.lab.analyse.token_distance import (
     token_distance,
     without_heads,
 )
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.rope import rope
 from tests.golden_files import golden
+from tests.small_models import small_model
 
 GOLDEN = golden('token_distance')['values']
 BASE = dict(vocab_size=13, train_len=16, layers=2, width=32, heads=4, kv_heads=2, encoding='rope()')
@@ -31,8 +32,7 @@ TOKENS = jax.random.randint(jax.random.key(1), (2, LENGTH), 0, 13)
 CAUSAL = pj.make('nope()', causal=True)
 
 
-def model_of(**fields):
-    return Transformer(TransformerConfig(**{**BASE, **fields}), rngs=nnx.Rngs(0))
+model_of = functools.partial(small_model, **BASE)
 
 
 def streamed(q, k, *, tau=0, block=4, layout='half', valid=None):

@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from posenc_jax.lab.analyse.variance_shrinkage import (
-    log_slope,
-    shrinkage_report,
-    variance_shrinkage,
-)
+from posenc_jax.lab.analyse.variance_shrinkage import ANALYSIS, log_slope, variance_shrinkage
 from tests.golden_files import golden
 from tests.random_models import TOKENS, random_model, random_states
 
@@ -43,7 +39,7 @@ def test_only_a_mask_makes_the_variance_fall(tmp_path):
     assert found['decoder'].slopes[0][0] < GOLDEN['causal_below']
     assert found['decoder'].slopes[1][0] > found['decoder'].slopes[0][0]  # the sum dampens it
     assert np.abs(found['encoder'].slopes[0][0]) < GOLDEN['bidirectional_within']
-    report = shrinkage_report(found)
+    report = ANALYSIS.report(found)
     assert len(report.rows) == 12 and report.write(tmp_path)[1].stat().st_size > 1000
 
 

@@ -11,7 +11,6 @@ import optax
 import pytest
 from flax import nnx
 
-import posenc_jax as pj
 from posenc_jax.lab.conversion.pos2distill import (
     answer_divergence,
     distill,
@@ -250,6 +249,8 @@ def test_what_cannot_be_is_refused():
     )
     model = Transformer(cfg, rngs=nnx.Rngs(0))
     batches = jax.tree.map(lambda a: a[None], examples(0, 3))
+    wrong = lambda **changed: distill(model, {**batches, **changed})
+    loss = lambda slots, **o: pos2distill_loss(logits(0), logits(1), slots, **o)
     for call, message in [
         (lambda: examples(0, 3, trivial=4), 'trivial lies in 1 .. 3, got 4; nearest: 3'),
         (lambda: examples(0, 3, trivial=0), 'got 0; nearest: 1'),
@@ -257,22 +258,10 @@ def test_what_cannot_be_is_refused():
             lambda: pos2distill_loss(logits(0), logits(0, words=3), SLOTS, count=6),
             r'\(5, 2, 7\) and \(5, 3, 7\)',
         ),
-        (
-            lambda: pos2distill_loss(logits(0), logits(1), SLOTS[:3], count=6),
-            r'each of 5 rows, got \(3,\)',
-        ),
-        (
-            lambda: pos2distill_loss(logits(0), logits(1), SLOTS, count=5),
-            'slots lie in 0 .. 4, got 0 .. 5',
-        ),
-        (
-            lambda: pos2distill_loss(logits(0), logits(1), SLOTS, count=6, temperature=0),
-            'temperature must be positive, got 0',
-        ),
-        (
-            lambda: pos2distill_loss(logits(0), logits(1), SLOTS, count=6, kept=SLOTS[:3] > 0),
-            r'each of 5 rows .* got \(3,\)',
-        ),
+        (lambda: loss(SLOTS[:3], count=6), r'each of 5 rows, got \(3,\)'),
+        (lambda: loss(SLOTS, count=5), 'slots lie in 0 .. 4, got 0 .. 5'),
+        (lambda: loss(SLOTS, count=6, temperature=0), 'temperature must be positive, got 0'),
+        (lambda: loss(SLOTS, count=6, kept=SLOTS[:3] > 0), r'each of 5 rows .* got \(3,\)'),
         (
             lambda: moved_evidence(
                 np.random.default_rng(0),
@@ -282,53 +271,27 @@ def test_what_cannot_be_is_refused():
             ),
             r'got \(2, 3, 1\), \(1, 2\), \(2, 1\)',
         ),
+        (lambda: wrong(teacher=batches['teacher'][:, :2]), r'got \(1, 3, 3, 10\), \(1, 2, 10\)'),
+        (lambda: wrong(slots=batches['slots'] - 1), 'slots are at least 0, .* got -1'),
+        (lambda: wrong(slots=batches['slots'] + 1), '0 in the first prompt of each .* got 1'),
         (
-            lambda: distill(model, {**batches, 'teacher': batches['teacher'][:, :2]}),
-            r'got \(1, 3, 3, 10\), \(1, 2, 10\)',
-        ),
-        (
-            lambda: distill(model, {**batches, 'slots': batches['slots'] - 1}),
-            'slots are at least 0, .* got -1',
-        ),
-        (
-            lambda: distill(model, {**batches, 'slots': batches['slots'] + 1}),
-            '0 in the first prompt of each .* got 1',
-        ),
-        (
-            lambda: distill(model, {**batches, 'slots': batches['slots'] * 99}),
+            lambda: wrong(slots=batches['slots'] * 99),
             'a prompt of 10 tokens has at most 10 slots, got slot',
         ),
-        (
-            lambda: distill(model, {**batches, 'slots': batches['slots'] / 2}),
-            'slots are integers, got float',
-        ),
+        (lambda: wrong(slots=batches['slots'] / 2), 'slots are integers, got float'),
         (
             lambda: distill(model, {'tokens': batches['tokens']}),
             'batches lack teacher, slots, answer',
         ),
+        (lambda: wrong(answer=batches['answer'] + 11), r'answer holds token ids 0 .. 10 .* got 1'),
         (
-            lambda: distill(model, {**batches, 'answer': batches['answer'] + 11}),
-            r'answer holds token ids 0 .. 10 .* got 1',
-        ),
-        (
-            lambda: distill(model, {**batches, 'tokens': batches['tokens'] - 99}),
+            lambda: wrong(tokens=batches['tokens'] - 99),
             r'tokens holds token ids 0 .. 10 .* got -99',
         ),
-        (
-            lambda: distill(model, {**batches, 'answer': batches['answer'] / 2}),
-            'answer holds token ids .* of float32',
-        ),
-        (
-            lambda: distill(model, {**batches, 'answer': batches['answer'][:, :2]}),
-            r'an answer .* got \(1, 2, 1\)',
-        ),
+        (lambda: wrong(answer=batches['answer'] / 2), 'answer holds token ids .* of float32'),
+        (lambda: wrong(answer=batches['answer'][:, :2]), r'an answer .* got \(1, 2, 1\)'),
     ]:
         with pytest.raises(ValueError, match=message):
             call()
     with pytest.raises(SpecError, match="'r3'; did you mean"):
         distill(model, batches, rule='r3')
-
-
-def test_the_card_is_in_the_catalogue_and_can_be_cited():
-    assert 'pos2distill' in [card.key for card in pj.catalog('conversion')]
-    assert 'eprint = {2508.15709}' in pj.cite('pos2distill()')

@@ -3,6 +3,7 @@ that reads on where its teacher's table ends.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,20 +21,19 @@ from posenc_jax.lab.conversion.tulip import (
     pooled,
     swap,
 )
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.ntk_aware import ntk_aware_base
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
+from tests.small_models import small_model
 
 GOLDEN = golden('tulip')['values']
 ABSOLUTE = 'learned_absolute(max_len=32, std=0.3)'
 BASE = dict(vocab_size=8, train_len=32, layers=2, width=16, heads=2, encoding=ABSOLUTE)
 
 
-def model_of(seed=0, **fields):
-    return Transformer(TransformerConfig(**{**BASE, **fields}), rngs=nnx.Rngs(seed))
+model_of = functools.partial(small_model, **BASE)
 
 
 def tokens_of(length, rows=3):
@@ -275,8 +275,7 @@ def test_errors(call, message):
         call()
 
 
-def test_it_can_be_cited():
-    assert 'eprint = {2410.10034}' in pj.cite('tulip()')
+def test_it_is_no_encoding():
     with pytest.raises(SpecError):
         pj.make('tulip()')
 

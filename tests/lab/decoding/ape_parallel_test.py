@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.base.products import scaled_dot_product
@@ -23,10 +22,11 @@ from posenc_jax.lab.decoding.ape_parallel import (
 )
 from posenc_jax.lab.decoding.contexts import QUERY
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.lab.decoding.read_contexts import continue_from, dense, read
-from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.decoding.read_contexts import continue_from, read
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden
+from tests.lab.decoding.dense_contexts import dense
+from tests.small_models import kept_model
 
 GOLDEN = golden('ape_parallel')['values']
 BASE = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=4, kv_heads=2, encoding='rope()')
@@ -39,9 +39,7 @@ step, prompt = jax.jit(decode_step), jax.jit(prefill)
 one_pass = jax.jit(lambda model, text: model(text))
 
 
-@functools.cache
-def model_of(**fields):
-    return Transformer(TransformerConfig(**{**BASE, **fields}), rngs=nnx.Rngs(0))
+model_of = functools.partial(kept_model, **BASE)
 
 
 @functools.cache
@@ -258,6 +256,12 @@ def test_wrong_input_is_an_error():
     reader, cache = join(model, pieces, capacity=23)
     spacious = join(model, pieces, capacity=40)[1]
     single = encode(model, PREFIX[:1], [CONTEXTS[0][:1]])
+    joined = lambda own=pieces, of=model, **o: join(of, own, **{'capacity': 40, **o})
+    go_on = lambda cache, tokens, count=2, **o: continue_from(
+        reader, cache, tokens, max_new_tokens=count, **o
+    )
+    more = lambda tokens=QUESTION, **o: read(reader, spacious, tokens, **o)
+    empty = init_cache(model, pj.Tokens.of(length=9))
     for call, message in [
         (lambda: encode(model, PREFIX, []), 'at least one context'),
         (lambda: encode(model, [1], [[2], []]), r'context 1 has no tokens'),
@@ -271,73 +275,47 @@ def test_wrong_input_is_an_error():
             lambda: encode(model, PREFIX, CONTEXTS, together=0),
             'together must be at least 1, .*got 0',
         ),
-        (lambda: join(model, pieces, capacity=22), '22 tokens .* do not fit a cache of 22'),
-        (lambda: join(model, pieces, capacity=30, chosen=[0, 3]), r'among 0 .. 2, got \[0, 3\]'),
+        (lambda: joined(capacity=22), '22 tokens .* do not fit a cache of 22'),
+        (lambda: joined(chosen=[0, 3]), r'among 0 .. 2, got \[0, 3\]'),
         (
             lambda: read(model, spacious, QUESTION),
             'joined contexts, which this model would not see',
         ),
-        (
-            lambda: read(model, init_cache(model, pj.Tokens.of(length=9)), QUESTION),
-            'call prefill or join first',
-        ),
-        (lambda: join(model, pieces, capacity=30.5), 'an integer, got 30.5'),
-        (lambda: join(model, pieces, capacity=30, chosen=1), r'got 1; did you mean \[1\]'),
-        (lambda: join(model, pieces[:1], capacity=30), 'got a single piece, the prefix'),
+        (lambda: read(model, empty, QUESTION), 'call prefill or join first'),
+        (lambda: joined(capacity=30.5), 'an integer, got 30.5'),
+        (lambda: joined(chosen=1), r'got 1; did you mean \[1\]'),
+        (lambda: joined(pieces[:1]), 'got a single piece, the prefix'),
         (lambda: encode(model, PREFIX, [[[2, 3], [4]]]), 'rows of context 0 differ in length'),
         (lambda: ape_layout(2, [2.5, 3]), r'contexts of 1 or more tokens, got 2, \[2.5, 3\]'),
-        (lambda: join(model, pieces, capacity=30, chosen=[]), r'got \[\]'),
-        (
-            lambda: join(model, pieces, capacity=30, temperature=0.0),
-            'temperature must be positive and finite, got 0',
-        ),
+        (lambda: joined(chosen=[]), r'got \[\]'),
+        (lambda: joined(temperature=0.0), 'temperature must be positive and finite, got 0'),
         (lambda: read(reader, cache, QUESTION), r'\[2, 1 .. 1\].*23 slots, 22 .*got \(2, 5\)'),
+        (lambda: go_on(cache, QUESTION[:, :1]), '2 new ones .* 1 free slots'),
         (
-            lambda: continue_from(reader, cache, QUESTION[:, :1], max_new_tokens=2),
-            '2 new ones .* 1 free slots',
-        ),
-        (
-            lambda: continue_from(reader, cache, [[1]], max_new_tokens=1, temperature=1.0),
+            lambda: go_on(cache, [[1]], 1, temperature=1.0),
             'temperature=1.0 draws at random and needs a key',
         ),
-        (
-            lambda: continue_from(reader, spacious, QUESTION, max_new_tokens=2.5),
-            'an integer of at least 1, got 2.5',
-        ),
-        (
-            lambda: continue_from(reader, spacious, QUESTION + 13, max_new_tokens=2),
-            r'ids .* 0 .. 12, got 1\d .. 2\d',
-        ),
-        (lambda: read(reader, spacious, QUESTION - 13), r'must lie in 0 .. 12, got -1\d .. -\d'),
-        (lambda: read(reader, spacious, QUESTION * 1.0), 'must be integers'),
-        (lambda: read(reader, spacious, QUESTION, last=6), r'an integer in 0 .. 5, got 6'),
-        (lambda: read(reader, spacious, QUESTION, last=-1), r'an integer in 0 .. 5, got -1'),
+        (lambda: go_on(spacious, QUESTION, 2.5), 'an integer of at least 1, got 2.5'),
+        (lambda: go_on(spacious, QUESTION + 13), r'ids .* 0 .. 12, got 1\d .. 2\d'),
+        (lambda: more(QUESTION - 13), r'must lie in 0 .. 12, got -1\d .. -\d'),
+        (lambda: more(QUESTION * 1.0), 'must be integers'),
+        (lambda: more(last=6), r'an integer in 0 .. 5, got 6'),
+        (lambda: more(last=-1), r'an integer in 0 .. 5, got -1'),
         (lambda: encode(model, PREFIX, CONTEXTS, together=1.5), 'at least 1, an integer, got 1.5'),
+        (lambda: joined(of=model_of(layers=1)), 'piece 0 is of 2 layers, the model has 1'),
+        (lambda: joined(of=model_of(layers=3)), 'piece 0 is of 2 layers, the model has 3'),
         (
-            lambda: join(model_of(layers=1), pieces, capacity=40),
-            'piece 0 is of 2 layers, the model has 1',
-        ),
-        (
-            lambda: join(model_of(layers=3), pieces, capacity=40),
-            'piece 0 is of 2 layers, the model has 3',
-        ),
-        (
-            lambda: join(model_of(kv_heads=4), pieces, capacity=40),
+            lambda: joined(of=model_of(kv_heads=4)),
             r'holds .*\(2, 2, 3, 4\), expected \(2, 4, 3, 4\)',
         ),
         (
-            lambda: join(model, [pieces[0], single[1]], capacity=40),
+            lambda: joined([pieces[0], single[1]]),
             r'piece 1 holds .*\(1, 2, 6, 4\), expected \(2, 2, 6, 4\)',
         ),
         (lambda: ape_layout(2, []), r'got 2, \[\]'),
     ]:
         with pytest.raises(ValueError, match=message):
             call()
-
-
-def test_the_card_can_be_cited():
-    assert 'ape_parallel' in [card.key for card in pj.catalog('cache')]
-    assert 'eprint = {2502.05431}' in pj.cite('ape_parallel()')
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from posenc_jax.lab.decoding.bounded_windows import BoundedWindows, bounded_windows
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.decoding.generate import generate
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.layer.cache import LayerCache
 from posenc_jax.layer.window_cache import WindowCache, bounded, reach
 from posenc_jax.protocol.tokens import Tokens
+from tests.small_models import small_model
 
 IDS = jax.random.randint(jax.random.key(1), (2, 24), 0, 11)
 PADDED = Tokens.of(valid=np.arange(24)[None] >= np.array([[0], [6]]))
@@ -21,11 +20,8 @@ PROMPT = 9
 
 
 def model_of(*pattern, **fields):
-    cfg = TransformerConfig(
-        vocab_size=11, train_len=16, layers=len(pattern), width=16, heads=4, kv_heads=2,
-        encoding='', pattern=pattern, **fields,
-    )  # fmt: skip
-    return Transformer(cfg, rngs=nnx.Rngs(0))
+    sizes = dict(vocab_size=11, train_len=16, layers=len(pattern), width=16, heads=4, kv_heads=2)
+    return small_model(**sizes, encoding='', pattern=pattern, **fields)
 
 
 @pytest.mark.full

@@ -7,14 +7,13 @@ import os
 import sys
 
 import jax.numpy as jnp
-from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.attention.attend import attend
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.alibi import alibi_bias
 from posenc_jax.protocol.tokens import Tokens
+from tests.small_models import small_model
 
 PACKAGE = os.path.dirname(pj.__file__) + os.sep
 
@@ -40,10 +39,8 @@ def functions_up_to(target, call) -> list[str]:
 
 
 def test_a_decode_step_reaches_attention_in_eight_functions():
-    cfg = TransformerConfig(
-        vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-    )
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    sizes = dict(vocab_size=7, train_len=8, layers=1, width=8, heads=2)
+    model = small_model(**sizes, encoding='rope()')
     cache = prefill(model, init_cache(model, Tokens.of(length=8)), jnp.array([[1, 2]]))[1]
     passed = functions_up_to(attend, lambda: decode_step(model, cache, jnp.array([1])))
     assert passed[0] == 'decode_step' and passed[-1] == 'attend' and len(passed) <= 8, passed

@@ -1,5 +1,7 @@
 """Decoding through the cache is the full forward pass, for every kind of cache."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,8 @@ from flax import nnx
 
 from posenc_jax.lab.decoding.decode import append, decode_step, init_cache, prefill
 from posenc_jax.lab.decoding.generate import continue_cache, generate
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.protocol.tokens import Tokens
+from tests.small_models import small_model
 
 BASE = dict(vocab_size=11, train_len=16, layers=2, width=16, heads=4, kv_heads=2)
 TOKENS = jax.random.randint(jax.random.key(1), (2, 10), 0, 11)
@@ -17,10 +19,7 @@ LEFT_PADDED = np.arange(10)[None] >= np.array([[0], [3]])
 PROMPT = 5
 
 
-def model_of(**fields):
-    return Transformer(
-        TransformerConfig(**{**BASE, 'encoding': 'alibi()', **fields}), rngs=nnx.Rngs(0)
-    )
+model_of = functools.partial(small_model, encoding='alibi()', **BASE)
 
 
 def stepped(model, tok):

@@ -29,8 +29,8 @@ from posenc_jax.lab.decoding.label_channels import (
     label_logits,
     top_keys,
 )
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from tests.golden_files import golden
+from tests.small_models import kept_model
 
 GOLDEN = golden('double_sparsity')['values']
 BASE = dict(vocab_size=13, train_len=16, layers=3, width=32, heads=4, kv_heads=2, encoding='rope()')
@@ -41,9 +41,7 @@ chosen = jax.jit(calibrate, static_argnames='groups')
 chosen_logits = jax.jit(sparse_logits, static_argnames=('keep', 'dense_layers'))
 
 
-@functools.cache
-def model_of(**fields):
-    return Transformer(TransformerConfig(**{**BASE, **fields}), rngs=nnx.Rngs(0))
+model_of = functools.partial(kept_model, **BASE)
 
 
 def qkv(seed=0, length=5, heads=4, kv_heads=2):
@@ -208,6 +206,9 @@ def test_what_cannot_be_is_refused():
     write = lambda model, decoding: generate(
         model, TEXT, max_new_tokens=2, temperature=0.0, decoding=decoding
     )
+    of = lambda encoding: model_of(encoding=encoding)
+    sparse = lambda own=channels, **o: sparse_logits(model, own, TEXT, **{'keep': 2, **o})
+    step = lambda cache, keep=2: decode_step(model, cache, TEXT[:, 0], keep=keep)
     for call, message in [
         (lambda: calibrate(model, TEXT, groups=3), r'divide the head width 8, got 3; nearest: 2'),
         (lambda: calibrate(model, TEXT, groups=0), 'got 0; nearest: 1'),
@@ -217,26 +218,14 @@ def test_what_cannot_be_is_refused():
             r'channels 0 \.\. 3 of a multiple of 2 heads, got 0 \.\. 4',
         ),
         (lambda: key_labels(jnp.ones((1, 2, 3, 4)), jnp.array([[3]])), 'for 1 heads'),
+        (lambda: calibrate(of('rope() | alibi()'), TEXT), "but alibi opens 'logits'"),
         (
-            lambda: calibrate(model_of(encoding='rope() | alibi()'), TEXT),
-            "but alibi opens 'logits'",
-        ),
-        (
-            lambda: calibrate(model_of(encoding='rope(freqs=dynamic_ntk())'), TEXT),
+            lambda: calibrate(of('rope(freqs=dynamic_ntk())'), TEXT),
             'but rope does not cache keys as encoded',
         ),
-        (
-            lambda: sparse_logits(model, channels, TEXT, keep=0),
-            'at least 1 key, got keep=0; nearest: 1',
-        ),
-        (
-            lambda: sparse_logits(model, channels[:2], TEXT, keep=2),
-            r'3 layers and 4 query heads, got \(2, 4, 2\)',
-        ),
-        (
-            lambda: sparse_logits(model, channels, TEXT, keep=2, dense_layers=4),
-            r'0 .. 3, got 4; nearest: 3',
-        ),
+        (lambda: sparse(keep=0), 'at least 1 key, got keep=0; nearest: 1'),
+        (lambda: sparse(channels[:2]), r'3 layers and 4 query heads, got \(2, 4, 2\)'),
+        (lambda: sparse(dense_layers=4), r'0 .. 3, got 4; nearest: 3'),
         (
             lambda: label(init_cache(model, pj.Tokens.of(length=20)), channels),
             'decode.prefill first',
@@ -248,19 +237,10 @@ def test_what_cannot_be_is_refused():
         (lambda: write(model, Sparse(channels + 8, keep=2)), 'of width 8 lie in 0 .. 7'),
         (lambda: label(cache, channels, dense_layers=1.5), 'got 1.5; nearest: 2'),
         (lambda: label(cache, channels[0]), r'got \(4, 2\)'),
-        (
-            lambda: decode_step(model, label(cache, channels), TEXT[:, 0], keep=2),
-            '20 slots is full',
-        ),
-        (lambda: decode_step(model, label(cache, channels), TEXT[:, 0], keep=0), 'keep=0'),
-        (
-            lambda: decode_step(model, label(cache, channels[:, :2]), TEXT[:, 0], keep=2),
-            'channels of 2 query heads, the model has 4',
-        ),
-        (
-            lambda: decode_step(model, cache, TEXT[:, 0], keep=2),
-            'cache of LabelledLayers, .* this one holds LayerCaches',
-        ),
+        (lambda: step(label(cache, channels)), '20 slots is full'),
+        (lambda: step(label(cache, channels), keep=0), 'keep=0'),
+        (lambda: step(label(cache, channels[:, :2])), 'channels of 2 query heads, the model has 4'),
+        (lambda: step(cache), 'cache of LabelledLayers, .* this one holds LayerCaches'),
         (
             lambda: label(label(cache, channels), channels),
             'cache of LayerCaches, .* this one holds LabelledLayers',
@@ -271,14 +251,9 @@ def test_what_cannot_be_is_refused():
             r'3 layers and 4 query heads, got \(2, 4, 2\)',
         ),
         (
-            lambda: write(model_of(encoding='rope() | alibi()'), Sparse(channels, keep=2)),
+            lambda: write(of('rope() | alibi()'), Sparse(channels, keep=2)),
             "but alibi opens 'logits'",
         ),
     ]:
         with pytest.raises(ValueError, match=message):
             call()
-
-
-def test_the_card_is_in_the_catalogue_and_can_be_cited():
-    assert 'double_sparsity' in [card.key for card in pj.catalog('cache')]
-    assert 'eprint = {2408.07092}' in pj.cite('double_sparsity()')

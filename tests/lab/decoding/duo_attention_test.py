@@ -22,7 +22,7 @@ from posenc_jax.lab.decoding.duo_attention import (
     retrieval_heads,
     with_mask,
 )
-from posenc_jax.lab.decoding.duo_cache import decode_step, prefill, streaming
+from posenc_jax.lab.decoding.duo_attention.cache import decode_step, prefill, streaming
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.tasks.retrieval import Passkeys
@@ -31,6 +31,7 @@ from posenc_jax.protocol.composite import parts_of
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.masks import Causal
 from tests.golden_files import golden
+from tests.small_models import kept_model
 
 GOLDEN = golden('duo_attention')['values']
 BASE = dict(vocab_size=13, train_len=16, layers=3, width=16, heads=4, kv_heads=2, encoding='rope()')
@@ -55,9 +56,7 @@ def compiled_prefill(model, cache, prompts, **options):
     return prefill_of_heads(model, cache, prompts, heads=heads_of(model), **options)
 
 
-@functools.cache
-def model_of(**fields):
-    return Transformer(TransformerConfig(**{**BASE, **fields}), rngs=nnx.Rngs(0))
+model_of = functools.partial(kept_model, **BASE)
 
 
 # Gates.
@@ -301,17 +300,23 @@ def test_what_cannot_be_is_refused():
         model, TEXT, max_new_tokens=2, temperature=0, decoding=decoding
     )
     dynamic = deploy(model_of(encoding='rope(freqs=dynamic_ntk())'), RETRIEVAL)
-    cache = compiled_prefill(deployed, init_cache(deployed, pj.Tokens.of(length=20)), text)[1]
+    of_tokens = lambda own=deployed, **tok: init_cache(own, pj.Tokens.of(**tok or dict(length=20)))
+    begin = lambda prompts=text, **tok: prefill(deployed, of_tokens(**tok), prompts)
+    cache = compiled_prefill(deployed, of_tokens(), text)[1]
     hole, right = np.ones((2, 20), bool), np.ones((2, 20), bool)
     hole[1, 5], right[0, 16:18] = False, False
+    of_gates = lambda gates, recent=2: mixed_hidden(model, gates, text, sink=1, recent=recent)
+    train = lambda batches=(), **options: train_gates(model, batches, progress=False, **options)
+    unknown = {'tokens': text + 13, 'loss_mask': jnp.ones(text.shape)}
+    elsewhere = deploy(model, ~RETRIEVAL)
     for call, message in [
         (
             lambda: retrieval_heads(gates, sparsity=1.5),
-            r'sparsity lies in 0 .. 1, got 1.5; nearest: 1',
+            'sparsity lies in 0 .. 1, got 1.5; nearest: 1',
         ),
         (
             lambda: retrieval_heads(gates, threshold=5.0),
-            r'threshold lies in 0 .. 1 as gates do, got 5.0',
+            'threshold lies in 0 .. 1 as gates do, got 5.0',
         ),
         (lambda: retrieval_heads(gates, threshold=float('nan')), 'got nan'),
         (lambda: retrieval_heads(gates[0], sparsity=0.5), r'\[layers, kv_heads\], got \(2,\)'),
@@ -330,65 +335,28 @@ def test_what_cannot_be_is_refused():
             'found 2 in causal',
         ),
         (lambda: DuoAttention(1.5, 2, (), 2, 2), 'integers sink >= 0 .*got sink=1.5'),
-        (
-            lambda: prefill(
-                deployed, init_cache(deployed, pj.Tokens.of(valid=np.ones((3, 20), bool))), text
-            ),
-            'the cache has 3 rows, the prompts 2',
-        ),
-        (
-            lambda: prefill(deployed, init_cache(deployed, pj.Tokens.of(length=20)), text[0]),
-            r'integers \[B, T\] .*got int32 \(18,\)',
-        ),
-        (
-            lambda: prefill(deployed, init_cache(deployed, pj.Tokens.of(valid=hole)), text),
-            'slot 5 of row 1 is padding behind a token',
-        ),
-        (
-            lambda: prefill(deployed, init_cache(deployed, pj.Tokens.of(valid=right)), text),
-            'slot 16 of row 0 is padding behind a token',
-        ),
+        (lambda: begin(valid=np.ones((3, 20), bool)), 'the cache has 3 rows, the prompts 2'),
+        (lambda: begin(text[0]), r'integers \[B, T\] .*got int32 \(18,\)'),
+        (lambda: begin(valid=hole), 'slot 5 of row 1 is padding behind a token'),
+        (lambda: begin(valid=right), 'slot 16 of row 0 is padding behind a token'),
         (lambda: decode_step(deployed, cache, text[0, :1]), r'each of 2 rows, got int32 \(1,\)'),
         (lambda: DuoAttention(1, 2, (2,), 4, 2), r'key heads of 0 .. 1, each once; got \(2,\)'),
+        (lambda: of_gates(gates.T), r'3 layers and 2 key heads, got \(2, 3\)'),
+        (lambda: of_gates(gates, recent=0), 'recent=0'),
+        (lambda: of_gates(5 * gates), r'gates must lie in 0 \.\. 1, got 5 \.\. 5'),
+        (lambda: train(steps=2), '2 steps need as many batches, got 0'),
+        (lambda: train(steps=1.5), 'at least 1, an integer, got 1.5'),
         (
-            lambda: mixed_hidden(model, gates.T, text, sink=1, recent=2),
-            r'3 layers and 2 key heads, got \(2, 3\)',
+            lambda: train(learning_rate=-1.0),
+            'weight >= 0 and learning_rate > 0, got weight=0.05, learning_rate=-1.0',
         ),
-        (lambda: mixed_hidden(model, gates, text, sink=1, recent=0), 'recent=0'),
+        (lambda: train(weight=-3.0), 'got weight=-3.0'),
+        (lambda: train([unknown], steps=1), r'token ids lie in 0 \.\. 12 \(vocab_size\), got 13'),
         (
-            lambda: mixed_hidden(model, 5 * gates, text, sink=1, recent=2),
-            r'gates must lie in 0 \.\. 1, got 5 \.\. 5',
-        ),
-        (
-            lambda: train_gates(model, [], steps=2, progress=False),
-            '2 steps need as many batches, got 0',
-        ),
-        (
-            lambda: train_gates(model, [], steps=1.5, progress=False),
-            'at least 1, an integer, got 1.5',
-        ),
-        (
-            lambda: train_gates(model, [], learning_rate=-1.0),
-            r'weight >= 0 and learning_rate > 0, got weight=0.05, learning_rate=-1.0',
-        ),
-        (lambda: train_gates(model, [], weight=-3.0), 'got weight=-3.0'),
-        (
-            lambda: train_gates(
-                model,
-                [{'tokens': text + 13, 'loss_mask': jnp.ones(text.shape)}],
-                steps=1,
-                progress=False,
-            ),
-            r'token ids lie in 0 \.\. 12 \(vocab_size\), got 13',
-        ),
-        (
-            lambda: prefill(model, init_cache(model, pj.Tokens.of(length=20)), text),
+            lambda: prefill(model, of_tokens(model), text),
             'this cache is for duo_attention.* got rope',
         ),
-        (
-            lambda: prefill(deployed, init_cache(deployed, pj.Tokens.of(length=10)), text),
-            '18 tokens do not fit a cache of 10',
-        ),
+        (lambda: begin(length=10), '18 tokens do not fit a cache of 10'),
         (lambda: prefill(deployed, cache, text), 'needs an empty cache'),
         (lambda: decode_step(deployed, empty, text[:, 0]), 'duo_attention.prefill first'),
         (
@@ -400,20 +368,12 @@ def test_what_cannot_be_is_refused():
             'cache of LayerCaches, .* this one holds DuoLayers',
         ),
         (
-            lambda: write(deploy(model, ~RETRIEVAL), streaming(deployed)),
+            lambda: write(elsewhere, streaming(deployed)),
             'differs from the model in layer 0; use streaming',
         ),
         (lambda: write(model_of(layers=1), streaming(deployed)), 'got rope'),
-        (
-            lambda: prefill(
-                deployed, init_cache(deployed, pj.Tokens.of(segment=np.zeros((1, 20), int))), text
-            ),
-            'packed documents; give each a row',
-        ),
-        (
-            lambda: prefill(dynamic, init_cache(dynamic, pj.Tokens.of(length=20)), text),
-            'but rope reads more',
-        ),
+        (lambda: begin(segment=np.zeros((1, 20), int)), 'packed documents; give each a row'),
+        (lambda: prefill(dynamic, of_tokens(dynamic), text), 'but rope reads more'),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

@@ -5,9 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
-import posenc_jax as pj
 from posenc_jax.lab.decoding import ape_parallel
 from posenc_jax.lab.decoding import contexts as shared
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
@@ -19,9 +17,10 @@ from posenc_jax.lab.decoding.graph_kv import (
     join,
 )
 from posenc_jax.lab.decoding.pieces import QUERY, Layout, Piece
-from posenc_jax.lab.decoding.read_contexts import dense, read
-from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.decoding.read_contexts import read
 from tests.golden_files import golden
+from tests.lab.decoding.dense_contexts import dense
+from tests.small_models import kept_model
 
 GOLDEN = golden('graph_kv')['values']
 RANDOM = np.random.default_rng(0)
@@ -38,10 +37,8 @@ step, prompt, one_pass = (
 compiled = jax.jit(read)
 
 
-@functools.cache
-def model_of(**fields):
-    cfg = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=2, encoding='rope()')
-    return Transformer(TransformerConfig(**{**cfg, **fields}), rngs=nnx.Rngs(0))
+BASE = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=2, encoding='rope()')
+model_of = functools.partial(kept_model, **BASE)
 
 
 def answers(model, pieces):
@@ -205,8 +202,3 @@ def test_wrong_input_is_an_error():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
-
-
-def test_the_card_can_be_cited():
-    assert 'graph_kv' in [card.key for card in pj.catalog('cache')]
-    assert 'eprint = {2506.07334}' in pj.cite('graph_kv()')

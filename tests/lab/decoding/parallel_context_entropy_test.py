@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.base.phases import phase
@@ -24,10 +23,11 @@ from posenc_jax.lab.decoding.parallel_context_entropy import (
     pool_scores,
     select_pieces,
 )
-from posenc_jax.lab.decoding.read_contexts import dense, read
-from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.decoding.read_contexts import read
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden
+from tests.lab.decoding.dense_contexts import dense
+from tests.small_models import kept_model
 
 GOLDEN = golden('parallel_context_entropy')['values']
 RANDOM = np.random.default_rng(0)
@@ -39,12 +39,8 @@ step, one_pass = jax.jit(decode_step), jax.jit(lambda model, text: model(text))
 compiled = jax.jit(read)
 
 
-@functools.cache
-def model_of(**fields):
-    cfg = dict(
-        vocab_size=13, train_len=16, layers=2, width=16, heads=4, kv_heads=2, encoding='rope()'
-    )
-    return Transformer(TransformerConfig(**{**cfg, **fields}), rngs=nnx.Rngs(0))
+BASE = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=4, kv_heads=2, encoding='rope()')
+model_of = functools.partial(kept_model, **BASE)
 
 
 @functools.cache
@@ -210,44 +206,31 @@ def test_a_reader_that_joins_all_pieces_forgets_its_selection():
 
 
 def test_wrong_input_is_an_error():
-    model = model_of()
+    model, one = model_of(), jnp.ones((1, 1, 1, 4))
+    joined = lambda of=model, **o: join(of, pieces_of(), **{'capacity': 40, **o})
     for call, message in [
         (lambda: encode(model, PREFIX, []), 'at least one context'),
         (lambda: encode(model, PREFIX, PIECES, align='centre'), "align is 'centre'"),
         (lambda: encode(model, PREFIX, PIECES, size='mean'), "size is 'mean'"),
-        (
-            lambda: join(model, pieces_of(), capacity=40, keep=0),
-            'keep must be at least 1, an integer, got 0',
-        ),
-        (
-            lambda: join(model, pieces_of(), capacity=40, keep=1.5),
-            'keep must be at least 1, an integer, got 1.5',
-        ),
-        (
-            lambda: join(model_of(layers=1), pieces_of(), capacity=40),
-            'piece 0 is of 2 layers, the model has 1',
-        ),
-        (lambda: join(model, pieces_of(), capacity=40, chosen=[4]), r'among 0 .. 3, got \[4\]'),
-        (lambda: join(model, pieces_of(), capacity=26), '26 tokens .* cache of 26'),
+        (lambda: joined(keep=0), 'keep must be at least 1, an integer, got 0'),
+        (lambda: joined(keep=1.5), 'keep must be at least 1, an integer, got 1.5'),
+        (lambda: joined(model_of(layers=1)), 'piece 0 is of 2 layers, the model has 1'),
+        (lambda: joined(chosen=[4]), r'among 0 .. 3, got \[4\]'),
+        (lambda: joined(capacity=26), '26 tokens .* cache of 26'),
         (
             lambda: encode(model_of(encoding='alibi()'), PREFIX, PIECES),
             '_entropy needs one rotary .* got alibi',
         ),
         (lambda: piece_layout(0, [2, 0]), r'got 0, \[2, 0\]'),
         (
-            lambda: select_pieces(jnp.ones((1, 1, 1, 4)), jnp.arange(4), 3, top=0),
+            lambda: select_pieces(one, jnp.arange(4), 3, top=0),
             'top must be at least 1, an integer, got 0',
         ),
         (
-            lambda: pool_scores(jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1), bool), top=0.5),
+            lambda: pool_scores(one, jnp.ones((1, 1), bool), top=0.5),
             'top must be at least 1, an integer, got 0.5',
         ),
         (lambda: best_pieces(jnp.ones(3), 1.5), 'keep must be at least 1, an integer, got 1.5'),
     ]:
         with pytest.raises(ValueError, match=message):
             call()
-
-
-def test_the_card_can_be_cited():
-    assert 'parallel_context_entropy' in [card.key for card in pj.catalog('cache')]
-    assert 'eprint = {2412.16545}' in pj.cite('parallel_context_entropy()')

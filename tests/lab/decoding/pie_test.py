@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.decoding.pie import edit, pie_keys
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.rope import rope, rope_frequencies
 from tests.golden_files import golden
+from tests.small_models import kept_model
 
 GOLDEN = golden('pie')['values']
 BASE = dict(vocab_size=13, train_len=16, layers=1, width=32, heads=4, kv_heads=2, encoding='rope()')
@@ -32,9 +31,7 @@ EDITS = [
 PREFILL, STEP = jax.jit(functools.partial(prefill, last=1)), jax.jit(decode_step)
 
 
-@functools.cache
-def model_of(**fields):
-    return Transformer(TransformerConfig(**{**BASE, **fields}), rngs=nnx.Rngs(0))
+model_of = functools.partial(kept_model, **BASE)
 
 
 def filled_with(model, text, **tokens):
@@ -251,8 +248,3 @@ def test_wrong_edits_are_errors():
     ]:
         with pytest.raises(ValueError, match=message):
             edit(model, start, edits)
-
-
-def test_the_card_is_in_the_catalogue_and_can_be_cited():
-    assert 'pie' in [card.key for card in pj.catalog('cache')]
-    assert 'eprint = {2407.03157}' in pj.cite('pie()')

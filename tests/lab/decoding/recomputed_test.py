@@ -14,8 +14,8 @@ from posenc_jax.lab.decoding.decode import init_cache
 from posenc_jax.lab.decoding.decoding import Decoding
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.lab.decoding.recomputed import Recomputed, default_decoding
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.protocol.tokens import Tokens
+from tests.small_models import small_model
 
 TRAINED, LENGTH, PROMPT = 8, 13, 5
 BASE = dict(vocab_size=11, train_len=TRAINED, layers=2, width=16, heads=2)
@@ -29,10 +29,8 @@ DYNAMIC = ['rope(freqs=dynamic_ntk())', 'rope(freqs=yarn(dynamic=True))']
 EOS = 8  # which the second row of the generated texts starts with
 
 
-def model_of(encoding=LONGROPE, seed=0, **fields):
-    return Transformer(
-        TransformerConfig(**{**BASE, 'encoding': encoding, **fields}), rngs=nnx.Rngs(seed)
-    )
+def model_of(encoding=LONGROPE, **fields):
+    return small_model(encoding=encoding, **{**BASE, **fields})
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

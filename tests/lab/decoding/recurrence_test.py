@@ -11,9 +11,9 @@ import pytest
 from flax import nnx
 
 from posenc_jax.lab.decoding.recurrence import read_segment, segment_losses
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.model.losses import target_losses
 from posenc_jax.protocol.tokens import Tokens
+from tests.small_models import small_model
 
 B, L, VOCAB = 2, 14, 11
 TEXT = np.random.default_rng(0).integers(VOCAB, size=(B, L + 1), dtype=np.int32)
@@ -23,9 +23,7 @@ TOLERANCE = 2e-5
 def build(encoding, **fields):
     """A model whose encoding is off its zeros, layers different."""
     sizes = dict(vocab_size=VOCAB, train_len=8, layers=2, width=16, heads=4, kv_heads=2, head_dim=4)
-    model = Transformer(
-        TransformerConfig(**{**sizes, 'encoding': encoding, **fields}), rngs=nnx.Rngs(0)
-    )
+    model = small_model(encoding=encoding, **{**sizes, **fields})
     for number, block in enumerate(model.blocks):
         for part in block.encodings:
             state = nnx.state(part, nnx.Param)

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.lab.decoding.duo_cache import streaming
+from posenc_jax.lab.decoding.duo_attention.cache import streaming
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.lab.decoding.recurrence import read_segment
 from posenc_jax.lab.model import Transformer, TransformerConfig

@@ -30,12 +30,11 @@ from posenc_jax.lab.decoding import (
     read_contexts,
     recurrence,
 )
-from posenc_jax.lab.decoding.constant_cache import ConstantCache, constant_cache
+from posenc_jax.lab.decoding.constant_cache import ConstantCache, constant_cache, keep_ends
 from posenc_jax.lab.decoding.decode import init_cache, prefill
-from posenc_jax.lab.decoding.duo_cache import prefill as duo_prefill
-from posenc_jax.lab.decoding.duo_cache import streaming
+from posenc_jax.lab.decoding.duo_attention.cache import prefill as duo_prefill
+from posenc_jax.lab.decoding.duo_attention.cache import streaming
 from posenc_jax.lab.decoding.generate import generate
-from posenc_jax.lab.decoding.keep_ends import keep_ends
 from posenc_jax.lab.decoding.recomputed import Recomputed, default_decoding
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.pretrained.export import export_pretrained

@@ -96,6 +96,10 @@ def test_weights_land_in_the_layout_of_the_mesh(llama):
     )
 
 
+def changed(**fields):
+    return lambda path: change(path, **fields)
+
+
 def drop(name):
     def act(path):
         tensors = load_file(path / 'model.safetensors')
@@ -162,49 +166,37 @@ UP = 'model.layers.1.mlp.up_proj.weight'
     'damage, message',
     [
         (
-            lambda path: change(path, model_type='lama'),
+            changed(model_type='lama'),
             "unknown architecture 'lama'; supported: llama, mistral, .*; the nearest is 'llama'",
         ),
         (
-            lambda path: change(path, model_type='mixtral'),
+            changed(model_type='mixtral'),
             "'mixtral' is not supported yet: it has .* mixtures of experts, .*; supported: llama",
         ),
         (
-            lambda path: change(path, model_type='newest', num_experts=8),
+            changed(model_type='newest', num_experts=8),
             "'newest' is not supported yet: it has .* mixtures of experts",
         ),
         (
-            lambda path: change(path, model_type='llama4_text'),
+            changed(model_type='llama4_text'),
             "'llama4_text' is not supported yet: it has layers that attend within chunks",
         ),
         (
-            lambda path: change(path, model_type='gemma3'),
+            changed(model_type='gemma3'),
             'it has images; its text model alone has the model_type gemma3_text',
         ),
         (
-            lambda path: change(path, rope_scaling={'type': 'yran', 'factor': 2.0}),
+            changed(rope_scaling={'type': 'yran', 'factor': 2.0}),
             "unknown rope type 'yran'; did you mean 'yarn'",
         ),
+        (changed(rope_scaling={'type': 'yarn'}), "rope type 'yarn' lacks 'factor'"),
         (
-            lambda path: change(path, rope_scaling={'type': 'yarn'}),
-            "rope type 'yarn' lacks 'factor'",
-        ),
-        (
-            lambda path: change(path, rope_scaling={'type': 'linear', 'factor': 0.5}),
+            changed(rope_scaling={'type': 'linear', 'factor': 0.5}),
             'config.json: rope_scaling.factor=0.5, expected a number from 1 to 1e',
         ),
-        (
-            lambda path: change(path, hidden_act='gelu'),
-            "hidden_act='gelu' is not supported, expected 'silu'",
-        ),
-        (
-            lambda path: change(path, rms_norm_eps=None),
-            "the config of a llama model lacks 'rms_norm_eps'",
-        ),
-        (
-            lambda path: change(path, intermediate_size=21),
-            r'proj.weight. has shape .*20.*, expected .*21',
-        ),
+        (changed(hidden_act='gelu'), "hidden_act='gelu' is not supported, expected 'silu'"),
+        (changed(rms_norm_eps=None), "the config of a llama model lacks 'rms_norm_eps'"),
+        (changed(intermediate_size=21), r'proj.weight. has shape .*20.*, expected .*21'),
         (drop(UP), rf"lacks the tensor '{UP}' \(20, 24\)"),
         (
             add('model.layers.2.mlp.up_proj.weight', (20, 24)),
@@ -226,13 +218,11 @@ UP = 'model.layers.1.mlp.up_proj.weight'
         ),
         (big_tokenizer, 'the tokenizer has ids up to 19, the vocabulary of the model ends at 12'),
         (
-            lambda path: change(
-                path, rope_scaling={'type': 'linear', 'factor': 2.0, 'facotr': 4.0}
-            ),
+            changed(rope_scaling={'type': 'linear', 'factor': 2.0, 'facotr': 4.0}),
             "config.json: rope type 'linear' does not read 'facotr' .4.0.; did you mean 'factor'",
         ),
         (
-            lambda path: change(path, rope_scaling={'factor': 2.0}),
+            changed(rope_scaling={'factor': 2.0}),
             "'default' does not read 'factor' .2.0.; valid: .*'rope_type'",
         ),
         (
@@ -240,82 +230,70 @@ UP = 'model.layers.1.mlp.up_proj.weight'
             'the tokenizer has ids up to 14, the vocabulary of the model ends at 12',
         ),
         (
-            lambda path: change(path, eos_token_id=[None]),
+            changed(eos_token_id=[None]),
             'config.json: eos_token_id=None, expected a token in 0 .. 12',
         ),
         (
-            lambda path: change(path, eos_token_id=[2, 13]),
+            changed(eos_token_id=[2, 13]),
             'config.json: eos_token_id=13, expected a token in 0 .. 12',
         ),
         (
             lambda path: (path / 'generation_config.json').write_text('{"eos_token_id": 13}'),
             'generation_config.json: eos_token_id=13, expected a token in 0 .. 12',
         ),
-        (lambda path: change(path, rope_scaling='yarn'), "rope_scaling='yarn', expected an object"),
+        (changed(rope_scaling='yarn'), "rope_scaling='yarn', expected an object"),
         (
-            lambda path: change(path, rope_parameters={'full_attention': {'rope_type': 'yarn'}}),
+            changed(rope_parameters={'full_attention': {'rope_type': 'yarn'}}),
             'rope_parameters differs by layer',
         ),
         (
-            lambda path: change(path, rope_scaling={'type': 'linear', 'factor': '2'}),
+            changed(rope_scaling={'type': 'linear', 'factor': '2'}),
             "config.json: rope_scaling.factor='2', expected a number",
         ),
         (
-            lambda path: change(
-                path, rope_scaling=dict(type='longrope', long_factor=2.0, short_factor=[1.0])
-            ),
+            changed(rope_scaling=dict(type='longrope', long_factor=2.0, short_factor=[1.0])),
             'long_factor=2.0, expected a list of at most 8192 entries, each a number',
         ),
         (
-            lambda path: change(
-                path, rope_scaling=dict(type='longrope', long_factor=[1.0], short_factor=[1.0])
-            ),
+            changed(rope_scaling=dict(type='longrope', long_factor=[1.0], short_factor=[1.0])),
             "'longrope' lacks 'original_max_position_embeddings' or 'factor'",
         ),
-        (lambda path: change(path, rope_theta='1e4'), "rope_theta='1e4', expected a number"),
+        (changed(rope_theta='1e4'), "rope_theta='1e4', expected a number"),
         (
-            lambda path: change(path, rope_scaling={'type': 'proportional', 'factor': 2.0}),
+            changed(rope_scaling={'type': 'proportional', 'factor': 2.0}),
             'factor of 2.0 is not supported',
         ),
         (
-            lambda path: change(
-                path,
+            changed(
                 rope_scaling=dict(
                     type='longrope', long_factor=[1.0], short_factor=[1.0, 2.0], factor=2.0
-                ),
+                )
             ),
             'config.json: long_factor has 1 entries, expected 4, half of the rotated width of a '
             'head of 8',
         ),
+        (changed(hidden_size='a'), "hidden_size='a', expected a whole number from 1 to 1048576"),
         (
-            lambda path: change(path, hidden_size='a'),
-            "hidden_size='a', expected a whole number from 1 to 1048576",
-        ),
-        (
-            lambda path: change(path, num_hidden_layers=2.0),
+            changed(num_hidden_layers=2.0),
             'num_hidden_layers=2.0, expected a whole number from 1 to 4096',
         ),
-        (lambda path: change(path, model_type=['llama']), r"unknown architecture \['llama'\]"),
-        (lambda path: change(path, rms_norm_eps='a'), "rms_norm_eps='a', expected a number"),
+        (changed(model_type=['llama']), r"unknown architecture \['llama'\]"),
+        (changed(rms_norm_eps='a'), "rms_norm_eps='a', expected a number"),
         (
-            lambda path: change(path, sliding_window='4', model_type='mistral'),
+            changed(sliding_window='4', model_type='mistral'),
             "sliding_window='4', expected a whole number from 1 to 2147483647",
         ),
         (
-            lambda path: change(path, layer_types=['full_attention']),
+            changed(layer_types=['full_attention']),
             'layer_types has 1 entries, expected one for each of 2 layers',
         ),
         (
-            lambda path: change(path, quantization_config={'quant_method': 'gptq'}),
+            changed(quantization_config={'quant_method': 'gptq'}),
             'quantization_config is not supported',
         ),
+        (changed(attn_logit_softcapping=30.0), 'attn_logit_softcapping=30.0 is not supported'),
         (
-            lambda path: change(path, attn_logit_softcapping=30.0),
-            'attn_logit_softcapping=30.0 is not supported',
-        ),
-        (
-            lambda path: change(
-                path,
+            changed(
                 max_position_embeddings=16,
                 rope_scaling={
                     'type': 'yarn',
@@ -325,7 +303,7 @@ UP = 'model.layers.1.mlp.up_proj.weight'
             ),
             'original_max_position_embeddings=64 is longer than max_position_embeddings=16',
         ),
-        (lambda path: change(path, layer_types=['odd', 'full_attention']), "layer_types has 'odd'"),
+        (changed(layer_types=['odd', 'full_attention']), "layer_types has 'odd'"),
         (
             surplus_in_a_shard,
             "has a tensor 'stray' that model.safetensors.index.json does not list",

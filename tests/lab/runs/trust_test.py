@@ -374,7 +374,6 @@ def test_only_few_modules_can_execute_what_they_read():
         if re.search(EXECUTING, path.read_text())
     }
     assert executing == {
-        'lab/analyse/of_models.py',  # its own modules, by a name of a table
         '__init__.py',  # its own packages
         'console.py',  # a program of lab
         'protocol/index.py',  # its own modules

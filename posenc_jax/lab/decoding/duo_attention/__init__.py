@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from posenc_jax.lab.decoding.contexts import has_part
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.composite import name_of, parts_of
@@ -102,11 +103,11 @@ class DuoAttention(Mask):
     i and j count the real tokens of the document. Positions do not change, so the mask combines
     with any positional encoding. It replaces the causal mask. `deploy` puts it into a model, with
     the retrieval heads that the gates of `train_gates` (posenc_jax/lab/train/duo_gates.py) choose.
-    `prefill` and `decode_step` of `posenc_jax.lab.decoding.duo_cache` then keep `sink + recent + 1`
-    keys of every streaming head. Differs from the paper: the mask has `i - j <= recent`, as in the
-    paper's decoding, which sees the query and `recent` keys before it. So a decoding step equals
-    the pass over the whole text. The paper's mask has `i - j < recent` in training, as have the
-    gates here.
+    `prefill` and `decode_step` of `posenc_jax.lab.decoding.duo_attention.cache` then keep
+    `sink + recent + 1` keys of every streaming head. Differs from the paper: the mask has
+    `i - j <= recent`, as in the paper's decoding, which sees the query and `recent` keys before it.
+    So a decoding step equals the pass over the whole text. The paper's mask has `i - j < recent` in
+    training, as have the gates here.
 
     Args:
       sink: number of first tokens that stay visible; in the paper 64 when deployed and 128 while
@@ -182,14 +183,6 @@ def with_mask(encoding: Encoding, mask: DuoAttention) -> Encoding:
 
     Raises:
       ValueError: a chain that does not have exactly one `causal` or `duo_attention` mask.
-
-    Example:
-      >>> import posenc_jax as pj
-      >>> chained = with_mask(
-      ...     pj.make('alibi()', heads=2, causal=True), DuoAttention(1, 2, (), 2, 2)
-      ... )
-      >>> [name_of(part) for part in parts_of(chained)]
-      ['alibi', 'duo_attention', 'document']
     """
     parts = parts_of(encoding)
     if (count := sum(isinstance(part, (Causal, DuoAttention)) for part in parts)) != 1:
@@ -215,21 +208,6 @@ def deploy(
     Raises:
       ValueError: `retrieval` is not boolean of shape [layers, K]; sink below 0 or recent below 1; a
         model without causal masks.
-
-    Example:
-      >>> from flax import nnx
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model = deploy(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)),
-      ...     np.array([[True, False], [False, False]]),
-      ...     sink=1,
-      ...     recent=2,
-      ... )
-      >>> heads_of(model)
-      ((True, False), (False, False))
     """
     retrieval = np.asarray(retrieval)
     wanted = (model.cfg.layers, model.cfg.kv_heads)
@@ -246,11 +224,7 @@ def deploy(
     for layer_type, block in model.layers():
         with_mask(model.encoding(layer_type, block), mask)
     for kind in (Causal, DuoAttention):
-        if any(
-            isinstance(part, kind)
-            for layer_type, block in model.layers()
-            for part in parts_of(model.encoding(layer_type, block))
-        ):
+        if has_part(model, kind):
             model = model.map_parts(
                 kind, lambda part, layers: mask.with_heads(jnp.asarray(retrieval)[layers])
             )

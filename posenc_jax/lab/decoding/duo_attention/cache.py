@@ -68,23 +68,6 @@ def prefill(
         another number of rows than the cache; packed documents; padding that is not in front
         (checked where `valid` is not traced); a layer whose encoding does not fit (the message
         names it).
-
-    Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> from posenc_jax.lab.decoding.decode import init_cache
-      >>> encoding = 'rope() | duo_attention(sink=1, recent=2, retrieval=(1,))'
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding=encoding
-      ... )
-      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(14).reshape(2, 7) % 7
-      >>> _, cache = prefill(model, init_cache(model, Tokens.of(length=100)), text[:, :6])
-      >>> logits, cache = decode_step(model, cache, text[:, 6])
-      >>> (
-      ...     bool(jnp.allclose(logits, model(text)[:, -1], atol=1e-5)),
-      ...     cache.layers[0].k.shape,
-      ...     cache.layers[0].recent_k.shape,
-      ... )
-      (True, (2, 1, 100, 4), (2, 1, 3, 4))
     """
     if prompts.ndim != 2 or not prompts.shape[1] or not jnp.issubdtype(prompts.dtype, jnp.integer):
         raise ValueError(
@@ -215,13 +198,10 @@ def streaming(model: Transformer, *, full: bool = False) -> Streaming:
       ValueError: a layer without `duo_attention`.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
+      >>> from posenc_jax.lab.model.tiny import tiny_model
       >>> from posenc_jax.lab.decoding.generate import generate
       >>> encoding = 'rope() | duo_attention(sink=1, recent=2, retrieval=(1,))'
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding=encoding
-      ... )
-      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(6)[None]
+      >>> model, text = tiny_model(encoding, layers=2), jnp.arange(6)[None]
       >>> generate(model, text, max_new_tokens=3, temperature=0.0, decoding=streaming(model)).shape
       (1, 9)
     """

@@ -1,9 +1,9 @@
-"""What the commands of the analyses read: the plan of a run, its model, and its sequences."""
+"""What the command line of the analyses reads: the plan of a run, its model, and its sequences."""
 
 import argparse
 import glob
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,12 +19,13 @@ from posenc_jax.protocol.errors import check_choice
 INPUTS = ('text', 'random')
 
 
-def folder_of(known: argparse.Namespace, run: str = '') -> pathlib.Path:
+def folder_of(known: argparse.Namespace) -> pathlib.Path:
     """Where the results go."""
-    return known.out or (home_of(run) / 'analysis' if run else pathlib.Path('runs', 'analysis'))
+    usual = home_of(known.run) / 'analysis' if known.run else pathlib.Path('runs', 'analysis')
+    return known.out or usual
 
 
-def prepared(known: argparse.Namespace, rest: list[str], run: str, more: dict | None = None) -> Job:
+def _prepared(known: argparse.Namespace, rest: list[str], run: str) -> Job:
     """The plan of a run; nothing is checked that only an evaluation needs."""
     if known.batches < 1 or known.length < 0:
         raise ValueError(
@@ -34,14 +35,14 @@ def prepared(known: argparse.Namespace, rest: list[str], run: str, more: dict | 
     overrides = read_overrides(rest)
     if asks_for_mesh(overrides):
         raise ValueError('an analysis uses one device; leave out the fields of config.mesh')
-    fields = {**overrides, **UNASKED, **(more or {})}
+    fields = {**overrides, **UNASKED, **_task_length(known, run)}
     return prepare(run, fields, trust_imports=known.trust_imports)
 
 
-def task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:
+def _task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:
     """`eval.lengths` for a run that was trained on a task: the length that is analysed.
 
-    Without it `prepared` checks length 1, which every text has, but not every task.
+    Without it the plan checks length 1, which every text has, but not every task.
     """
     directory = directory_of(run)
     if not (directory / stored.FILE).is_file():
@@ -50,27 +51,6 @@ def task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:
     if make_task(config).is_language:
         return {}
     return {'eval.lengths': (known.length or config.train.length,)}
-
-
-def windows(known: argparse.Namespace, job: Job) -> np.ndarray:
-    """The first windows of the text of a run, [batches, 1, length].
-
-    Raises:
-      ValueError: a run without text, or with too little of it.
-    """
-    if not job.task.is_language:
-        raise ValueError(
-            f'{job.directory} was trained on {job.config.task}, which is not text; expected a run '
-            'of language()'
-        )
-    length = known.length or job.cfg.train_len
-    stream = job.task.tokens(job.config.eval.split)
-    if len(stream) < length * known.batches:
-        needed = f'{known.batches} windows of {length} need {length * known.batches} tokens'
-        raise ValueError(
-            f'{needed}, but the text has {len(stream)}; give a smaller --length or --batches'
-        )
-    return np.asarray(stream[: length * known.batches]).reshape(known.batches, 1, length)
 
 
 def matching(pattern: str) -> list[str]:
@@ -89,57 +69,82 @@ def matching(pattern: str) -> list[str]:
 
 
 class Subject(NamedTuple):
-    """A model that is analysed: a name for tables and pictures, its plan and the model."""
+    """A model that is analysed: a name for tables and pictures, and its plan."""
 
     label: str
     job: Job
-    model: Any
+
+    def load(self) -> Transformer:
+        """The model, with its context extension.
+
+        Raises:
+          ValueError: it is no transformer.
+        """
+        model = self.job.extended(self.job.load()[0])
+        if not isinstance(model, Transformer):
+            raise ValueError(f'{self.job.directory} is not a transformer, which analyses read')
+        return model
 
     def sequences(self, known: argparse.Namespace, most: int = 0) -> np.ndarray:
-        """Token ids [batches, length]: windows of its text, or random ids.
+        """Token ids [batches, length]: the first windows of its text, or random ids.
 
         Args:
           known: the options; without --length, the trained length.
           most: the largest length that is taken without --length; 0 for any.
+
+        Raises:
+          ValueError: a run without text, or with too little of it.
         """
         check_choice('--inputs', known.inputs, INPUTS)
-        length = known.length or min(self.job.cfg.train_len, most or self.job.cfg.train_len)
+        job, count = self.job, known.batches
+        length = known.length or min(job.cfg.train_len, most or job.cfg.train_len)
         if known.inputs == 'random':
-            drawn = np.random.default_rng(0).integers(
-                self.job.cfg.vocab_size, size=(known.batches, length)
-            )
+            drawn = np.random.default_rng(0).integers(job.cfg.vocab_size, size=(count, length))
             return drawn.astype(np.int32)
-        if not self.job.task.is_language:
+        if not job.task.is_language:
             raise ValueError(
-                f'{self.job.directory} was trained on {self.job.config.task}, which is not text; '
-                'give --inputs=random, or a run of language()'
+                f'{job.directory} was trained on {job.config.task}, which is not text; give '
+                '--inputs=random, or a run of language()'
             )
-        own = argparse.Namespace(**{**vars(known), 'length': length})
-        return windows(own, self.job)[:, 0]
+        stream = job.task.tokens(job.config.eval.split)
+        if len(stream) < length * count:
+            raise ValueError(
+                f'{count} windows of {length} need {length * count} tokens, but the text has '
+                f'{len(stream)}; give a smaller --length or --batches'
+            )
+        return np.asarray(stream[: length * count]).reshape(count, length)
+
+
+def subject(known: argparse.Namespace, rest: list[str], run: str | None) -> Subject:
+    """The model of a run.
+
+    Raises:
+      ValueError: no run, or one that is no decoder or encoder of token ids.
+    """
+    if not run:
+        raise ValueError(f'{known.analysis} analyses a model; give --run=RUN')
+    job = _prepared(known, rest, run)
+    if not job.cfg.vocab_size or getattr(job.cfg, 'kind', '') == 'encoder_decoder':
+        raise ValueError(
+            f'{run} is not a decoder or encoder of token ids, which {known.analysis} reads'
+        )
+    return Subject(_label(run, job), job)
 
 
 def subjects(known: argparse.Namespace, rest: list[str]) -> list[Subject]:
     """The models of --run=RUN or --runs=PATTERN, with names that differ.
 
     Raises:
-      ValueError: none or both of the options; a run that is no transformer over token ids.
+      ValueError: none or both of the options; the errors of `subject`.
     """
     if bool(known.run) == bool(known.runs):
         raise ValueError(
             f'{known.analysis} analyses models; give --run=RUN or --runs=PATTERN'
             + (', not both' if known.run else '')
         )
-    found = []
-    for run in [known.run] if known.run else matching(known.runs):
-        job = prepared(known, rest, run, task_length(known, run))
-        if not job.cfg.vocab_size or getattr(job.cfg, 'kind', '') == 'encoder_decoder':
-            raise ValueError(
-                f'{run} is not a decoder or encoder of token ids, which {known.analysis} reads'
-            )
-        model = job.extended(job.load()[0])
-        if not isinstance(model, Transformer):
-            raise ValueError(f'{run} is not a transformer, which {known.analysis} reads')
-        found.append(Subject(_label(run, job), job, model))
+    found = [
+        subject(known, rest, run) for run in ([known.run] if known.run else matching(known.runs))
+    ]
     names = [one.label for one in found]
     return [
         one._replace(label=f'{one.label} ({directory_of(str(one.job.directory)).name})')
@@ -149,8 +154,12 @@ def subjects(known: argparse.Namespace, rest: list[str]) -> list[Subject]:
     ]
 
 
+def encoding_of(job: Job) -> str:
+    """The encoding of a run, of all its layers."""
+    return ' / '.join(job.config.pattern) or job.config.encoding
+
+
 def _label(run: str, job: Job) -> str:
     path = directory_of(run)
-    encoding = ' / '.join(job.config.pattern) or job.config.encoding
-    name = path.stem if is_pretrained(path) else encoding
+    name = path.stem if is_pretrained(path) else encoding_of(job)
     return f'{name} | {job.config.extend}' if job.config.extend else name
