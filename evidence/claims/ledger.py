@@ -20,8 +20,8 @@ from typing import Any
 
 import jax
 
-from evidence.claims.claim import Claim, Measurement, MissingResultError, Results, over_documents
-from evidence.claims.fingerprint import fingerprint
+from evidence.claims.claim import Claim, Measurement
+from evidence.claims.results import MissingResultError, Results, over_documents
 from evidence.experiments.runs import Run, Sweep
 from posenc_jax.lab.files import disk, json_file
 from posenc_jax.lab.runs import entries, stored
@@ -32,6 +32,7 @@ monotonic = time.monotonic  # tests replace it
 ROOT = pathlib.Path(__file__).parents[2]
 MEASURED = ROOT / 'evidence' / 'measured.json'
 KEPT = ('effects', 'date', 'commit', 'device', 'versions', 'begun')  # of an earlier record
+NEEDED = {'digest', 'test', 'measure', 'effects'}  # of a record
 PLUMBING = (  # which start runs and write tables
     'evidence.experiments.runs',
     'evidence.experiments.tables',
@@ -59,7 +60,6 @@ class Plan:
     digest: str
 
 
-@functools.cache
 def plan(how: Measurement) -> Plan:
     """The command and the digest of a measurement.
 
@@ -69,20 +69,25 @@ def plan(how: Measurement) -> Plan:
     it imports, without comments and docstrings. It covers neither the code of the package, nor the
     modules that start runs and write tables, nor the folders from which a name is imported.
     """
-    module = importlib.import_module(f'evidence.experiments.{how.sweep}')
-    seeds = ('--seeds', *map(str, how.seeds))
-    first = how.arguments[:1] if hasattr(module, 'SWEEPS') else ()
+    return _plan(how.sweep, tuple(how.arguments), tuple(how.seeds))
+
+
+@functools.cache
+def _plan(name: str, arguments: tuple[str, ...], seeds: tuple[int, ...]) -> Plan:
+    module = importlib.import_module(f'evidence.experiments.{name}')
+    of_seeds = ('--seeds', *map(str, seeds))
+    first = arguments[:1] if hasattr(module, 'SWEEPS') else ()
     if sweep := module.SWEEPS[first[0]] if first else getattr(module, 'SWEEP', None):
-        options = (*how.arguments[len(first) :], *seeds, *ONE_DEVICE)
+        options = (*arguments[len(first) :], *of_seeds, *ONE_DEVICE)
         settings = _settings(sweep, options)
     else:
-        options = (*how.arguments, *seeds)
+        options = (*arguments, *of_seeds)
         settings = {'code': _code(module), 'options': options}
         if imported := _imported(module):
             settings['imported'] = imported
     digest = entries.digest(settings)[:12]
-    name = '-'.join((how.sweep, *first, digest))
-    return Plan(('-m', f'evidence.experiments.{how.sweep}', *first, *options), name, digest)
+    directory = '-'.join((name, *first, digest))
+    return Plan(('-m', f'evidence.experiments.{name}', *first, *options), directory, digest)
 
 
 def _settings(sweep: Sweep, options: Sequence[str]) -> dict[str, Any]:
@@ -152,7 +157,7 @@ def read(path: pathlib.Path | None = None) -> dict[str, dict[str, Any]]:
     path = path or MEASURED
     found = json_file.read_object(path, 'a ledger of claims') if path.is_file() else {}
     for name, record in found.items():
-        if not isinstance(record, dict) or not {'digest', 'test', 'effects'} <= record.keys():
+        if not isinstance(record, dict) or not NEEDED <= record.keys():
             raise ValueError(f'{path} is not a ledger of claims: the record of {name} is damaged')
     return found
 
@@ -165,9 +170,9 @@ def is_current(claim: Claim, record: Mapping[str, Any] | None) -> bool:
     return bool(
         record
         and how
-        and record['test'] == how.test
+        and record['test'] == claim.test
         and record['digest'] == plan(how).digest
-        and record.get('measure', fingerprint(how)) == fingerprint(how)
+        and record['measure'] == how.fingerprint
     )
 
 
@@ -212,15 +217,15 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
         raise FailedSweepError(f'its sweep ended with status {status}, see above')
     minutes = (monotonic() - began) / 60
     results = Results(directory)
-    found = dict(claim.how.measure(results))
+    found = dict(claim.how.effects(results))
     if lacking := sorted(set(claim.how.seeds) - set(found)):
         raise MissingResultError(f'claim {claim.id} has no effect for the seeds {lacking}')
     if wrong := {seed: value for seed, value in found.items() if not math.isfinite(value)}:
         raise MissingResultError(f'claim {claim.id} has effects that are not finite: {wrong}')
     record = {
         'digest': made.digest,
-        'test': claim.how.test,
-        'measure': fingerprint(claim.how),
+        'test': claim.test,
+        'measure': claim.how.fingerprint,
         'effects': {str(seed): round(value, 6) for seed, value in sorted(found.items())},
         'date': datetime.date.today().isoformat(),
         'commit': _commit(),
@@ -229,7 +234,7 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
         'versions': {'posenc_jax': __version__, 'jax': jax.__version__},
         'begun': begun,
     }
-    if (interval := over_documents(claim.how.measure, results)) is not None:
+    if (interval := over_documents(claim.how.effects, results)) is not None:
         low, high, count = interval
         record['documents'] = {'low': round(low, 6), 'high': round(high, 6), 'count': count}
     before = read().get(claim.id)
@@ -249,7 +254,7 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
 def is_ready(how: Measurement, workdir: pathlib.Path) -> bool:
     """Whether a directory has all results that the measure reads."""
     try:
-        return set(how.seeds) <= set(how.measure(Results(workdir / plan(how).name)))
+        return set(how.seeds) <= set(how.effects(Results(workdir / plan(how).name)))
     except (MissingResultError, ValueError, LookupError, ArithmeticError):
         return False
 

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from evidence.claims import analyses
-from evidence.claims.claim import Results
+from evidence.claims import CLAIMS
+from evidence.claims.results import Results
 from evidence.experiments import coins
 
 
@@ -32,7 +32,7 @@ def test_what_the_sweep_writes_is_what_its_claims_read(tmp_path, monkeypatch):
     monkeypatch.setattr(coins, 'COINS', 8)
     coins.main()
     for name in ('N10', 'N11'):
-        effects = analyses.MEASUREMENTS[name].measure(Results(tmp_path))
+        effects = CLAIMS[name].how.effects(Results(tmp_path))
         assert effects.keys() == {0} and math.isfinite(effects[0])
     monkeypatch.setattr(coins, 'trained', None)
     coins.main()  # what was measured is kept

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from evidence.claims import analyses, caches
-from evidence.claims.claim import Results
+from evidence.claims import CLAIMS
+from evidence.claims.results import Results
 from evidence.experiments import far_context, public_caches, public_model, sparse_shares
 from posenc_jax.lab.model import Transformer, TransformerConfig
 
@@ -42,15 +42,11 @@ def test_every_group_writes_what_its_claims_read(sweep, group, tmp_path, monkeyp
     found = Results(tmp_path)
     for row in found.rows:  # as if digits were repeated as often as in the claim
         row['x'] = 512.0 if (row['panel'], row['x']) == ('collapse', 8.0) else row['x']
-    own = [
-        how
-        for module in (analyses, caches)
-        for how in module.MEASUREMENTS.values()
-        if (how.sweep, how.arguments) == (sweep, ('--groups', group))
-    ]
+    asked = (sweep, ('--groups', group))
+    own = [c.how for c in CLAIMS.values() if c.how and (c.how.sweep, c.how.arguments) == asked]
     assert own
     for how in own:
-        effects = how.measure(found)
+        effects = how.effects(found)
         assert effects.keys() == {0, 1} and all(map(math.isfinite, effects.values()))
 
 

@@ -5,9 +5,8 @@ import math
 
 import pytest
 
-from evidence.claims import rotary_text as text_claims
-from evidence.claims.claim import Results
-from evidence.claims.rotary import MEASUREMENTS
+from evidence.claims import CLAIMS
+from evidence.claims.results import Results
 from evidence.experiments import infinite_passkeys, rotary_text, rotary_times
 from evidence.experiments.tables import report
 from posenc_jax.lab.runs.plan import validate
@@ -29,7 +28,7 @@ def test_times_are_those_of_both_sides(tmp_path, monkeypatch):
     monkeypatch.setattr('sys.argv', ['rotary_times', '--seeds', '0', '--workdir', str(tmp_path)])
     rotary_times.main()
     found = Results(tmp_path)
-    assert MEASUREMENTS['R20'].measure(found)[0] < math.inf
+    assert CLAIMS['R20'].how.effects(found)[0] < math.inf
     for group in ('training', 'decoding'):
         assert found.values('rope', panel='speed', folder=group) == {0: 1.0}
 
@@ -44,7 +43,7 @@ def test_the_measure_of_passkeys_is_a_mean_over_depths_and_lengths(tmp_path):
     ]  # fmt: skip
     (tmp_path / 'decoded').mkdir()
     (tmp_path / 'decoded' / 'results.json').write_text(json.dumps({'results': rows}))
-    assert MEASUREMENTS['R30'].measure(Results(tmp_path))[0] == pytest.approx(0.4)
+    assert CLAIMS['R30'].how.effects(Results(tmp_path))[0] == pytest.approx(0.4)
 
 
 def test_slow_frequencies_are_compared_with_losses(tmp_path):
@@ -64,4 +63,5 @@ def test_slow_frequencies_are_compared_with_losses(tmp_path):
     ]
     (tmp_path / 'comparison').mkdir()
     (tmp_path / 'comparison' / 'results.json').write_text(json.dumps({'results': rows}))
-    assert text_claims.agreement(Results(tmp_path)) == pytest.approx({0: 1.0, 1: -1.0, 2: 1.0})
+    found = CLAIMS['R32'].how.effects(Results(tmp_path))
+    assert found == pytest.approx({0: 1.0, 1: -1.0, 2: 1.0})
