@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
+import scipy.stats
 
 from evidence.claims.results import Results, together
 from posenc_jax.lab.runs import entries
@@ -31,9 +31,8 @@ def sooner(own: Curve, other: Curve) -> float:
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """The correlation of the ranks of two lists without ties."""
-    ranks = np.array([np.argsort(np.argsort(values)) for values in (first, second)])
-    return float(np.corrcoef(ranks)[0, 1])
+    """The correlation of the ranks of two lists."""
+    return float(scipy.stats.spearmanr(first, second)[0])
 
 
 # What a formula may call.

@@ -22,7 +22,8 @@ import jax
 
 from evidence.claims.claim import Claim, Measurement
 from evidence.claims.results import MissingResultError, Results, over_documents
-from evidence.experiments.runs import Run, Sweep
+from evidence.experiments import sweep
+from evidence.experiments.runs import Run
 from posenc_jax.lab.files import disk, json_file
 from posenc_jax.lab.runs import entries, stored
 from posenc_jax.protocol.errors import nearest
@@ -33,10 +34,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 MEASURED = ROOT / 'evidence' / 'measured.json'
 KEPT = ('effects', 'date', 'commit', 'device', 'versions', 'begun')  # of an earlier record
 NEEDED = {'digest', 'test', 'measure', 'effects'}  # of a record
-PLUMBING = (  # which start runs and write tables
-    'evidence.experiments.runs',
-    'evidence.experiments.tables',
-)
+# Modules that read options, start runs and write tables.
+PLUMBING = tuple(f'evidence.experiments.{name}' for name in ('program', 'runs', 'sweep', 'tables'))
 # A run has the same numbers on machines of any number of cores.
 ONE_DEVICE = ('--set', 'mesh.cpu_devices=1')
 
@@ -74,34 +73,34 @@ def plan(how: Measurement) -> Plan:
 
 @functools.cache
 def _plan(name: str, arguments: tuple[str, ...], seeds: tuple[int, ...]) -> Plan:
-    module = importlib.import_module(f'evidence.experiments.{name}')
-    of_seeds = ('--seeds', *map(str, seeds))
-    first = arguments[:1] if hasattr(module, 'SWEEPS') else ()
-    if sweep := module.SWEEPS[first[0]] if first else getattr(module, 'SWEEP', None):
+    sweeps, of_seeds = sweep.read(name), ('--seeds', *map(str, seeds))
+    first = arguments[:1] if sweeps and '' not in sweeps else ()
+    if sweeps:
         options = (*arguments[len(first) :], *of_seeds, *ONE_DEVICE)
-        settings = _settings(sweep, options)
+        settings = _settings(sweeps[first[0] if first else ''], options)
     else:
         options = (*arguments, *of_seeds)
-        settings = {'code': _code(module), 'options': options}
-        if imported := _imported(module):
-            settings['imported'] = imported
+        settings = {'options': options, **_code_of(name)}
     digest = entries.digest(settings)[:12]
     directory = '-'.join((name, *first, digest))
-    return Plan(('-m', f'evidence.experiments.{name}', *first, *options), directory, digest)
+    return Plan(('-m', 'evidence.experiments', name, *first, *options), directory, digest)
 
 
-def _settings(sweep: Sweep, options: Sequence[str]) -> dict[str, Any]:
-    asked = sweep.parse(options)
-    runs = sweep.runs(asked)
+def _settings(made: sweep.Sweep, options: Sequence[str]) -> dict[str, Any]:
+    asked = made.parse(options)
+    runs = made.trained(asked)
     settings = {
         'runs': {f'{name}_{seed}': _bound(run) for (name, seed), run in runs.items()},
-        'extended': sweep.extended,
-        'evaluation': sweep.evaluations(asked),
+        'extended': made.extended,
+        'evaluation': made.evaluations(asked),
     }
-    if type(sweep) is not Sweep:  # it measures more than the evaluation does
-        own = sys.modules[type(sweep).__module__]
-        settings['code'] = {_last(own.__name__): _code(own), **_imported(own)}
-    return settings
+    return {**settings, **_code_of(made.then)} if made.then else settings
+
+
+def _code_of(name: str) -> dict[str, Any]:
+    """The code of a module of `evidence.experiments`, and of what it imports."""
+    module = importlib.import_module(f'evidence.experiments.{name}')
+    return {'code': _code(module), 'imported': _imported(module)}
 
 
 def _imported(module: types.ModuleType) -> dict[str, str]:

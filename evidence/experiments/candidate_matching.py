@@ -1,6 +1,6 @@
 """Finds which of eight candidates comes from the context: Uni-Encoder and two other encoders.
 
-Command:   python -m evidence.experiments.candidate_matching [--seeds 0 1 2] [--steps 300]
+Command:   python -m evidence.experiments candidate_matching [--seeds 0 1 2] [--steps 300]
            [--workdir runs/candidate_matching]
 Time:      half a minute ('arrow', 'diag') to two minutes ('cross') for each seed (two CPU cores
            with other work on them)
@@ -16,8 +16,8 @@ Results:   WORKDIR/results.csv
 Paper:     arXiv 2106.01263: as accurate as the cross-encoder, 4 times as fast.
 """
 
+import argparse
 import functools
-import pathlib
 import statistics
 import time
 
@@ -27,8 +27,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from evidence.experiments.tables import report
-from posenc_jax.lab.files.command import Parser
+from evidence.experiments.program import Found, Program, each
 from posenc_jax.lab.model.candidate_scorer import CandidateScorer
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.methods.uni_encoder import uni_encoder_layout, uni_encoder_loss
@@ -116,21 +115,18 @@ def measured(score, seed: int) -> dict[str, tuple[float, float]]:
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--steps', type=int, default=300)
-    parser.add_argument('--batch', type=int, default=32)
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/candidate_matching')
-    given, rows = parser.parse_args(arguments), []
-    for seed in given.seeds:
-        score = {mode: trained(mode, seed, given.steps, given.batch) for mode in MODES}
-        for mode, (accuracy, rate) in measured(score, seed).items():
-            print(f'{mode:6} seed {seed}: accuracy {accuracy:.3f}, {rate:.0f} contexts a second')
-            rows.append(('accuracy', mode, CANDIDATES, seed, accuracy))
-            rows.append(('contexts a second', mode, CANDIDATES, seed, rate))
-    report(rows, given.workdir, title='Matching', x='candidates', value='value')
+def of_seed(seed: int, options: argparse.Namespace) -> Found:
+    """The accuracy and the speed of every mode."""
+    score = {mode: trained(mode, seed, options.steps, options.batch) for mode in MODES}
+    for mode, (accuracy, rate) in measured(score, seed).items():
+        yield 'accuracy', mode, CANDIDATES, accuracy
+        yield 'contexts a second', mode, CANDIDATES, rate
 
 
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    each(of_seed),
+    options={'steps': 300, 'batch': 32},
+    table={'title': 'Matching', 'x': 'candidates', 'value': 'value'},
+)

@@ -1,6 +1,6 @@
 """Predicts the next snapshot of a noisy signal with forward and with reverse positions.
 
-Command:   python -m evidence.experiments.channel_prediction [--seeds 0 1] [--steps 1500]
+Command:   python -m evidence.experiments channel_prediction [--seeds 0 1] [--steps 1500]
            [--workdir runs/channel_prediction]
 Time:      one to three minutes for each of the 2 encodings x 2 seeds (two CPU cores with other work
            on them)
@@ -15,8 +15,7 @@ channel snapshots: an oscillation of one frequency for each signal, which fades 
 observed with noise at a tenth of its power. Writes WORKDIR/results.csv and WORKDIR/results.png.
 """
 
-import pathlib
-import time
+import argparse
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +23,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from evidence.experiments.tables import report
-from posenc_jax.lab.files.command import Parser
+from evidence.experiments.program import Found, Program, each
 from posenc_jax.lab.model.block import Block
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.language.make import make
@@ -103,35 +101,24 @@ def train(encoding: str, seed: int, steps: int, batch: int) -> Predictor:
     return nnx.merge(graphdef, params, rest)
 
 
-def main():
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
-    parser.add_argument('--steps', type=int, default=1500)
-    parser.add_argument('--batch', type=int, default=128)
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/channel_prediction')
-    arguments = parser.parse_args()
-    rows = []
-    for name, encoding in ENCODINGS.items():
-        for seed in arguments.seeds:
-            begin, network = (
-                time.perf_counter(),
-                nnx.jit(train(encoding, seed, arguments.steps, arguments.batch)),
-            )
-            for length in LENGTHS:
-                x, y = signals(np.random.default_rng([length, 7]), 4000, length)
-                error = float(np.square(np.asarray(network(x)) - y).mean() / np.square(y).mean())
-                rows.append(('second-order signals', name, length, seed, error))
-            print(f'{name}, seed {seed}: {time.perf_counter() - begin:.0f} s', flush=True)
-    title = f'Next snapshot, trained on {LENGTH}'
-    report(
-        rows,
-        arguments.workdir,
-        title=title,
-        x='snapshots',
-        value='squared error / power',
-        trained=LENGTH,
-    )
+def measured(name: str, seed: int, options: argparse.Namespace) -> Found:
+    """The errors of a trained encoder, by the number of snapshots."""
+    network = nnx.jit(train(ENCODINGS[name], seed, options.steps, options.batch))
+    for length in LENGTHS:
+        x, y = signals(np.random.default_rng([length, 7]), 4000, length)
+        error = np.square(np.asarray(network(x)) - y).mean() / np.square(y).mean()
+        yield 'second-order signals', name, length, float(error)
 
 
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    each(measured, 'encodings'),
+    choose={'encodings': ENCODINGS},
+    options={'steps': 1500, 'batch': 128},
+    default_seeds=(0, 1),
+    table={
+        'title': f'Next snapshot, trained on {LENGTH}', 'x': 'snapshots',
+        'value': 'squared error / power', 'trained': LENGTH,
+    },
+)  # fmt: skip

@@ -1,6 +1,6 @@
 """Times of methods that are to be faster, as ratios of calls that take turns in one process.
 
-Command:   python -m evidence.experiments.timings [--seeds 0 1 2] [--workdir runs/timings]
+Command:   python -m evidence.experiments timings [--seeds 0 1 2] [--workdir runs/timings]
            [--groups steps kernelized streaming sparse contexts]
 Measured:  a seed is a block of rounds; a number is the median over the rounds of a block, in each
            of which the two sides run one after the other.
@@ -23,7 +23,6 @@ Results:   WORKDIR/results.csv
 import argparse
 import dataclasses
 import functools
-import pathlib
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 
@@ -35,11 +34,10 @@ from flax import nnx
 
 import posenc_jax as pj
 from benchmarks.measure import ratio, take_turns, temporary
-from evidence.experiments.tables import report
+from evidence.experiments.program import Program, Row
 from posenc_jax.lab.decoding import ape_parallel, double_sparsity, duo_attention, duo_cache
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.decoding.read_contexts import read
-from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.layer.cache import Cache
 from posenc_jax.protocol.tokens import Tokens
@@ -245,26 +243,23 @@ GROUPS: Mapping[str, Callable[[argparse.Namespace], Found]] = {
 }  # fmt: skip
 
 
-def main() -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--groups', nargs='+', choices=list(GROUPS), default=list(GROUPS))
-    for name, default, what in (
-        ('rounds', 7, 'rounds of a block'), ('window', 128, 'bytes, of `steps`'),
-        ('tokens', 2048, 'bytes of a step, of `steps`'),
-        ('length', 32768, 'tokens, of `kernelized`, `streaming` and `sparse`'),
-        ('context', 256, 'tokens of a context, of `contexts`'),
-    ):  # fmt: skip
-        parser.add_argument(f'--{name}', type=int, default=default, help=what)
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/timings')
-    known = parser.parse_args()
-    rows = [
-        (group, name, place, seed, value)
-        for group in known.groups
-        for name, place, seed, value in GROUPS[group](known)
-    ]
-    report(rows, known.workdir, title='Times', x='size', value='ratio')
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """The numbers of all groups; the calls of a group are compiled once for all seeds."""
+    for group in options.groups:
+        for name, place, seed, value in GROUPS[group](options):
+            yield group, name, place, seed, value
 
 
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    rows,
+    choose={'groups': GROUPS},
+    options={
+        'rounds': (7, 'rounds of a block'), 'window': (128, 'bytes, of `steps`'),
+        'tokens': (2048, 'bytes of a step, of `steps`'),
+        'length': (32768, 'tokens, of `kernelized`, `streaming` and `sparse`'),
+        'context': (256, 'tokens of a context, of `contexts`'),
+    },
+    table={'title': 'Times', 'x': 'size', 'value': 'ratio'},
+)  # fmt: skip

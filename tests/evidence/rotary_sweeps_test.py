@@ -7,15 +7,8 @@ import pytest
 
 from evidence.claims import CLAIMS
 from evidence.claims.results import Results
-from evidence.experiments import infinite_passkeys, rotary_text, rotary_times
+from evidence.experiments import planes, rotary_times
 from evidence.experiments.tables import report
-from posenc_jax.lab.runs.plan import validate
-
-
-@pytest.mark.parametrize('made', [infinite_passkeys.SWEEP, rotary_text.SWEEP])
-def test_the_runs_are_valid(made):
-    for run in made.runs(made.parse(['--seeds', '3'])).values():
-        assert validate(run.asked()).train.length == 64
 
 
 @pytest.mark.full
@@ -25,8 +18,7 @@ def test_times_are_those_of_both_sides(tmp_path, monkeypatch):
         monkeypatch.setattr(rotary_times, name, value)
     encodings = {'rope': 'rope()', 'other': 'lm_infinite(encoding=rope(), n_global=2, n_local=8)'}
     monkeypatch.setitem(rotary_times.GROUPS, 'decoding', (rotary_times.decoding, encodings))
-    monkeypatch.setattr('sys.argv', ['rotary_times', '--seeds', '0', '--workdir', str(tmp_path)])
-    rotary_times.main()
+    rotary_times.PROGRAM.main(['--seeds', '0', '--workdir', str(tmp_path)])
     found = Results(tmp_path)
     assert CLAIMS['R20'].how.effects(found)[0] < math.inf
     for group in ('training', 'decoding'):
@@ -47,7 +39,7 @@ def test_the_measure_of_passkeys_is_a_mean_over_depths_and_lengths(tmp_path):
 
 
 def test_slow_frequencies_are_compared_with_losses(tmp_path):
-    names, seeds = rotary_text.EXTENSIONS, (0, 1, 2)
+    names, seeds = planes.EXTENSIONS, (0, 1, 2)
     report(
         [
             ('share of the slower half', name or 'none', 256, seed, (-1) ** seed * number)

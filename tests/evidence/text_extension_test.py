@@ -13,7 +13,7 @@ from posenc_jax.lab.model import Transformer, TransformerConfig
 
 
 def test_every_run_has_fields_that_exist(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, 'searched', lambda run: 'longrope(long=(1.0, 2.0), factor=2.0)')
+    monkeypatch.setattr(sweep, 'factors', lambda run: 'longrope(long=(1.0, 2.0), factor=2.0)')
     assert sweep.base(tmp_path, 0, 60).asked().train.length == sweep.LENGTH
     for name in sweep.TUNED:
         config = sweep.tuned(tmp_path, name, 3, 60).asked()

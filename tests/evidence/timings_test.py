@@ -19,11 +19,10 @@ def written(tmp_path, *rows):
 
 @pytest.mark.full
 @pytest.mark.parametrize('group', timings.GROUPS)
-def test_every_group_writes_what_its_claims_read(group, tmp_path, monkeypatch):
+def test_every_group_writes_what_its_claims_read(group, tmp_path):
     sizes = ('--rounds', '2', '--window', '16', '--tokens', '64', '--length', '512')
-    words = ('timings', '--groups', group, '--seeds', '0', '1', *sizes, '--context', '8')
-    monkeypatch.setattr('sys.argv', [*words, '--workdir', str(tmp_path)])
-    timings.main()
+    words = ('--groups', group, '--seeds', '0', '1', *sizes, '--context', '8')
+    timings.PROGRAM.main([*words, '--workdir', str(tmp_path)])
     found = Results(tmp_path)
     for row in found.rows:  # as if the sizes were those of the claims
         row['x'] = {small: size for size, small in SMALL.items()}.get(row['x'], row['x'])
