@@ -32,8 +32,9 @@ from posenc_jax.version import __version__
 monotonic = time.monotonic  # tests replace it
 ROOT = pathlib.Path(__file__).parents[2]
 MEASURED = ROOT / 'evidence' / 'measured.json'
+RESULTS = ROOT / 'evidence' / 'results'
 KEPT = ('effects', 'date', 'commit', 'device', 'versions', 'begun')  # of an earlier record
-NEEDED = {'digest', 'test', 'measure', 'effects'}  # of a record
+NEEDED = {'digest', 'test', 'measure', 'effects', 'results'}  # of a record
 # Modules that read options, start runs and write tables.
 PLUMBING = tuple(f'evidence.experiments.{name}' for name in ('program', 'runs', 'sweep', 'tables'))
 # A run has the same numbers on machines of any number of cores.
@@ -195,7 +196,8 @@ def run(command: Sequence[str], keep: int | None) -> int:
 
 
 def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dict[str, Any]:
-    """Runs the sweep of a claim, reads the effect, and writes it into the ledger.
+    """Runs the sweep of a claim, reads the effect, and writes it into the ledger. The numbers of
+    its runs are kept in `RESULTS`.
 
     `keep` is the descriptor of a lock that the sweep holds even if this process is killed.
 
@@ -221,6 +223,7 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
         raise MissingResultError(f'claim {claim.id} has no effect for the seeds {lacking}')
     if wrong := {seed: value for seed, value in found.items() if not math.isfinite(value)}:
         raise MissingResultError(f'claim {claim.id} has effects that are not finite: {wrong}')
+    results.keep(RESULTS / f'{made.name}.csv')
     record = {
         'digest': made.digest,
         'test': claim.test,
@@ -232,6 +235,7 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
         'minutes': round(minutes, 1),
         'versions': {'posenc_jax': __version__, 'jax': jax.__version__},
         'begun': begun,
+        'results': f'{made.name}.csv',
     }
     if (interval := over_documents(claim.how.effects, results)) is not None:
         low, high, count = interval
@@ -248,6 +252,17 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
     # The file is read again, because another process may have written since.
     disk.write(MEASURED, json.dumps({**read(), claim.id: record}, indent=1) + '\n')
     return record
+
+
+def recomputed(claim: Claim, record: Mapping[str, Any]) -> dict[int, float] | None:
+    """Seed -> effect, from the numbers of the runs that the repository keeps; None if the numbers
+    of this record are missing.
+    """
+    assert claim.how is not None
+    if record['results'] is None:
+        return None
+    found = claim.how.effects(Results.kept(RESULTS / record['results']))
+    return {seed: round(value, 6) for seed, value in found.items()}
 
 
 def is_ready(how: Measurement, workdir: pathlib.Path) -> bool:

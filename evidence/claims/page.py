@@ -136,7 +136,7 @@ def markdown(claims: Claims, records: Records) -> str:
     """The whole page."""
     verdicts = measured(claims, records)
     parts = [HEADER, table(COLUMNS, counts(claims, records)), f'\n{_cost(claims)}']
-    parts += _repeated(claims, records, verdicts)
+    parts += [f'\n{_kept(records, verdicts)}', *_repeated(claims, records, verdicts)]
     for family in dict.fromkeys(claim.family for claim in claims.values()):
         own = [claim for claim in claims.values() if claim.family == family]
         parts.append(f'\n## {family}')
@@ -181,6 +181,17 @@ def _cost(claims: Claims) -> str:
     return (
         f'The {len(costs)} sweeps of the whole ledger take about {sum(costs.values()) / 60:.0f} '
         'hours on two cores.'
+    )
+
+
+def _kept(records: Records, measured: Iterable[str]) -> str:
+    """How many claims can be computed again from numbers that lie in the repository."""
+    known = [name for name in measured if records[name]['results']]
+    missing = len(list(measured)) - len(known)
+    return (
+        f'`evidence/results/` has the numbers of the runs of {len(known)} measured claims, from '
+        'which a test computes their effects again. The numbers of the runs of the other '
+        f'{missing} are missing, and `evidence/measured.json` has their effects by seed alone.'
     )
 
 

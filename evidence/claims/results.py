@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import io
 import itertools
 import json
 import math
@@ -15,9 +16,15 @@ import numpy as np
 
 from posenc_jax.lab.evaluate.measurement import FEWEST
 from posenc_jax.lab.evaluate.results import read_groups
+from posenc_jax.lab.files import disk
 
 Document = tuple[str, str, int]  # data set, split, number
 Numbers = dict[int, Any]  # seed -> a number, or a list of numbers
+
+
+# Columns of the tables that the repository keeps: names, and numbers.
+NAMES = ('folder', 'panel', 'name', 'task', 'protocol', 'metric')
+NUMBERS = ('seed', 'length', 'depth', 'x', 'value', 'nll', 'token_accuracy')
 
 
 class MissingResultError(Exception):
@@ -125,6 +132,36 @@ class Results:
                 f'no result of {run or matches!r} with {where}; there are {names}'
             )
         return rows
+
+    def keep(self, path: pathlib.Path) -> None:
+        """Writes a table of all rows, without what is known of documents."""
+        columns = [
+            name
+            for name in (*NAMES, *NUMBERS)
+            if any(row.get(name) is not None for row in self.rows)
+        ]
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, extrasaction='ignore', lineterminator='\n')
+        table.writeheader()
+        table.writerows(self.rows)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        disk.write(path, text.getvalue())
+
+    @classmethod
+    def kept(cls, path: pathlib.Path) -> 'Results':
+        """The numbers of a table that `keep` wrote."""
+        number = lambda name, cell: int(cell) if name == 'seed' else float(cell)
+        made = cls(path)
+        with path.open(newline='') as file:
+            made.rows = [
+                {
+                    name: cell if name in NAMES else number(name, cell)
+                    for name, cell in row.items()
+                    if cell or name == 'folder'
+                }
+                for row in csv.DictReader(file)
+            ]
+        return made
 
     def drawn(self, counts: Mapping[Document, int]) -> 'Results':
         """These results on a text in which each document occurs so many times."""

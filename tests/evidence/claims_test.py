@@ -89,6 +89,17 @@ def test_a_measure_reads_the_table_of_a_sweep(tmp_path):
     assert effects(found, 'best', {'best': {'matches': '[ab]', 'chosen': 'least'}}) == {0: 0.25}
 
 
+def test_numbers_are_kept_and_read_again(tmp_path):
+    results(tmp_path, ('runs/a_0', 0, 8, 0.5, 2.0), ('runs/b_0', 0, 8, 0.25, 1.5))
+    report([('sum', 'c', 4.0, 0, 0.75)], tmp_path / 'own', title='t', x='x', value='value')
+    Results(tmp_path).keep(tmp_path / 'kept' / 'text.csv')
+    found = Results.kept(tmp_path / 'kept' / 'text.csv')
+    assert effects(found, length=8, folder='comparison') == {0: 0.25}
+    assert effects(found, 'a + c', {'c': {'field': 'value', 'x': 4.0}}, field='nll') == {0: 2.75}
+    with pytest.raises(MissingResultError, match='have no nll'):
+        effects(found, 'c', field='nll')
+
+
 def test_functions_of_formulas():
     slow, fast = [(10, 5.0), (20, 3.0), (40, 1.0)], [(10, 1.2), (20, 1.0), (40, 0.5)]
     assert FUNCTIONS['sooner'](fast, slow) == 2.0 and FUNCTIONS['sooner'](slow, fast) == 0.5
@@ -226,6 +237,32 @@ def test_page_ledger_and_cards_belong_together():
     assert not WITHOUT.keys() - methods
 
 
+def test_effects_and_verdicts_follow_from_the_numbers_that_are_kept():
+    """What is missing is marked, and no file lies there without its record."""
+    for name, record in MEASURED.items():
+        found = ledger.recomputed(claims.CLAIMS[name], record)
+        if found is None:
+            assert record['results'] is None
+        else:
+            assert record['results'] == f'{ledger.plan(claims.CLAIMS[name].how).name}.csv'
+            assert found == pytest.approx(ledger.effects(record), abs=1.5e-6)
+    named = {record['results'] for record in MEASURED.values()} - {None}
+    assert {path.name for path in ledger.RESULTS.glob('*')} == named
+    text = command.PAGE.read_text()
+    for name, verdict in page.measured(claims.CLAIMS, MEASURED).items():
+        (row,) = [line for line in text.splitlines() if line.startswith(f'| {name} | ')]
+        values = MEASURED[name]['effects'].values()
+        margin = claims.CLAIMS[name].how.margin
+        mean = sum(values) / len(values)
+        assert {
+            'holds': all(value >= margin for value in values),
+            'partly': mean >= margin and min(values) < margin,
+            'contrary': mean <= -margin,
+            'open': abs(mean) < margin,
+        }[verdict] and len(values) >= 3
+        assert f'**{verdict}**' in row or f'**[{verdict}](' in row
+
+
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """Two claims, a ledger of their own, and a sweep that writes results without training."""
@@ -237,6 +274,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(claims, 'CLAIMS', made)
     monkeypatch.setattr(command, 'PAGE', tmp_path / 'claims.md')
     monkeypatch.setattr(ledger, 'MEASURED', tmp_path / 'measured.json')
+    monkeypatch.setattr(ledger, 'RESULTS', tmp_path / 'results')
     statuses = []
 
     def sweep(arguments, keep):
@@ -279,7 +317,9 @@ def test_a_budget_measures_the_cheapest_and_says_what_is_left(small, tmp_path, m
         status == 0
         and 'X1: holds (0.3 points (0.3 to 0.3 over 3 seeds; at least 0.1 counts))' in text
     )
-    assert list(ledger.read(ledger.MEASURED)) == ['X1', 'X2']
+    there = ledger.read(ledger.MEASURED)
+    assert list(there) == ['X1', 'X2']
+    assert ledger.recomputed(claims.CLAIMS['X1'], there['X1']) == ledger.effects(there['X1'])
     assert 'X2' not in text.split('not measured with its present')[1]
     assert command.PAGE.read_text().count('**holds**') == 3  # one is in the explanation
     assert (command.PAGE.parent / page.PICTURE.format('family')).stat().st_size > 5000
