@@ -4,7 +4,8 @@
 
 NAME is a file of this folder: one that declares runs (.toml), or a program (.py). `--help` behind a
 name says what it has of its own. What is done already is not done again, so an experiment may be
-stopped and started again.
+stopped and started again. WORKDIR, by default runs/NAME or runs/NAME/GROUP, has a folder for each
+evaluation of a sweep, most often `comparison`; of a program it has results.csv and results.png.
 """
 
 import importlib

@@ -10,7 +10,6 @@ Measured:  the PSNR of the half of the pixels that was not read, by a linear mod
            row 'explained'.
 Time:      20 s of processor time a seed
 Number:    docs/claims.md, claim C12
-Results:   WORKDIR/results.csv
 Paper:     Zheng et al. (arXiv 2107.02561): the trade between stable rank and preserved distances
            decides the quality of an encoding, of which Fourier features are one case.
 """

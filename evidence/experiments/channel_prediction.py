@@ -23,6 +23,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from evidence.experiments.fitting import fitted
 from evidence.experiments.program import Found, Program, each
 from posenc_jax.lab.model.block import Block
 from posenc_jax.lab.model.config import TransformerConfig
@@ -83,27 +84,23 @@ class Predictor(nnx.Module):
         return self.outputs(self.norm(h[:, -1]))[:, 0]
 
 
-def train(encoding: str, seed: int, steps: int, batch: int) -> Predictor:
-    graphdef, params, rest = nnx.split(Predictor(encoding, rngs=nnx.Rngs(seed)), nnx.Param, ...)
-    optimizer = optax.adamw(
-        optax.warmup_cosine_decay_schedule(0.0, 3e-3, 100, steps, 1e-4), weight_decay=1e-4
-    )
-
-    @jax.jit
-    def step(params, state, x, y):
-        loss = lambda params: jnp.square(nnx.merge(graphdef, params, rest)(x) - y).mean()
-        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-        return optax.apply_updates(params, updates), state
-
-    rng, state = np.random.default_rng([seed, 1]), optimizer.init(params)
-    for _ in range(steps):
-        params, state = step(params, state, *signals(rng, batch, LENGTH))
-    return nnx.merge(graphdef, params, rest)
+def loss(model: Predictor, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """The squared error of the next snapshot."""
+    return jnp.square(model(batch[0]) - batch[1]).mean()
 
 
 def measured(name: str, seed: int, options: argparse.Namespace) -> Found:
     """The errors of a trained encoder, by the number of snapshots."""
-    network = nnx.jit(train(ENCODINGS[name], seed, options.steps, options.batch))
+    rate = optax.warmup_cosine_decay_schedule(0.0, 3e-3, 100, options.steps, 1e-4)
+    rng = np.random.default_rng([seed, 1])
+    model = fitted(
+        Predictor(ENCODINGS[name], rngs=nnx.Rngs(seed)),
+        loss,
+        (signals(rng, options.batch, LENGTH) for _ in range(options.steps)),
+        steps=options.steps,
+        optimizer=optax.adamw(rate, weight_decay=1e-4),
+    )
+    network = nnx.jit(model)
     for length in LENGTHS:
         x, y = signals(np.random.default_rng([length, 7]), 4000, length)
         error = np.square(np.asarray(network(x)) - y).mean() / np.square(y).mean()

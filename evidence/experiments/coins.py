@@ -9,8 +9,6 @@ Measured:  by n, the flips that were read: the gap, which is the distance of the
            flips; and the excess, the divergence from Laplace's rule over its mean entropy.
 Time:      40 s of processor time a run
 Number:    docs/claims.md, claims N10 and N11
-Results:   WORKDIR/results.csv and WORKDIR/results.png. What a run measured is kept in
-           WORKDIR/ENCODING_SEED.json, so the sweep may be interrupted and started again.
 Paper:     Chlon et al. (arXiv 2507.11768): positions violate the martingale property in the order
            of log n / n; 99 % of the limit of entropy after 20 flips.
 """

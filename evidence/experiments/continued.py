@@ -12,8 +12,6 @@ Measured:  nats of the same bytes in windows of 128 and 512. Models have 4 layer
            bytes or twice as many.
 Number:    docs/claims.md, claims A18 and A20 (with --tuned 400) and B21 (with
            --steps 8000)
-Results:   WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep may
-           be interrupted and started again.
 Paper:     Wang et al. (arXiv 2404.12224): trained temperatures expand the context of models without
            positions substantially. Wu et al. (arXiv 2406.07138): tuning at the old length extends
            the context to the target. Karypis et al. (arXiv 2310.14633): inputs of four times the

@@ -14,7 +14,6 @@ Groups:    trees   the share of modules of the standard library whose syntax tre
                    behind 2048 (seeds 0, 1, 2)
            index   the share of 32 equal tokens without a mask that learn their own index, with URPE
                    and with the biases of T5
-Results:   WORKDIR/results.csv
 """
 
 import argparse

@@ -8,7 +8,6 @@ Measured:  questions that an encoder of 2 layers of width 64 answers. Its token 
            trained function of row and column (`learnable_fourier`): with `image_shift` as it is,
            with the shift alone, with the vectors of the images alone, and with neither.
 Number:    docs/claims.md, claim A39
-Results:   WORKDIR/results.csv. A model whose numbers are there is not trained again.
 Paper:     Xia et al. (arXiv 2510.06679): an index and a shift of positions keep images apart.
 """
 

@@ -21,12 +21,12 @@ Writes WORKDIR/results.csv and WORKDIR/results.png.
 
 import argparse
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
+from evidence.experiments.fitting import fitted
 from evidence.experiments.program import Found, Program, each
 from posenc_jax.lab.tasks.number_lists import NUMBER_TASKS, NumberTask
 from posenc_jax.mixers.number_network import NumberNetwork
@@ -36,23 +36,16 @@ SCALES = (1, 2, 3, 5, 10)
 
 
 def train(task: NumberTask, standard: bool, seed: int, steps: int, batch: int) -> NumberNetwork:
-    network = NumberNetwork(task.lists * NUMBERS, standard=standard, rngs=nnx.Rngs(seed))
-    graphdef, params, rest = nnx.split(network, nnx.Param, ...)
     rng = np.random.default_rng([seed, 1])
     x, y = task.sample(rng, 30000, NUMBERS)
-    optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, steps, 0.01))
-
-    @jax.jit
-    def step(params, state, x, y):
-        loss = lambda params: jnp.square(nnx.merge(graphdef, params, rest)(x) - y).mean()
-        updates, state = optimizer.update(jax.grad(loss)(params), state)
-        return optax.apply_updates(params, updates), state
-
-    state = optimizer.init(params)
-    for _ in range(steps):
-        chosen = rng.integers(0, len(x), batch)
-        params, state = step(params, state, x[chosen], y[chosen])
-    return nnx.merge(graphdef, params, rest)
+    chosen = (rng.integers(0, len(x), batch) for _ in range(steps))
+    return fitted(
+        NumberNetwork(task.lists * NUMBERS, standard=standard, rngs=nnx.Rngs(seed)),
+        lambda network, batch: jnp.square(network(batch[0]) - batch[1]).mean(),
+        ((x[rows], y[rows]) for rows in chosen),
+        steps=steps,
+        optimizer=optax.adam(optax.cosine_decay_schedule(1e-3, steps, 0.01)),
+    )
 
 
 def measured(name: str, seed: int, options: argparse.Namespace) -> Found:

@@ -7,7 +7,6 @@ Set-up:    that of `evidence.experiments.positional_attention`: functions of eig
            layers and 1,000 samples; standard attention with 2 layers and 30,000 samples.
 Measured:  the mean squared error on new rows from the intervals of training
 Number:    docs/claims.md, claim A29
-Results:   WORKDIR/results.csv. A network whose errors are there is not trained again.
 Paper:     Back de Luca et al. (arXiv 2410.01686): for some tasks positional attention needs more
            layers than standard attention, and then more samples.
 """

@@ -7,8 +7,6 @@ Measured:  the base of `evidence.experiments.text_extension`, trained in windows
            factors are searched for 1024 bytes, and the model is tuned with them for 100 steps of 2
            x 1024; factors are searched for 4096 bytes, without tuning; the list `short` is searched
            for 256 bytes. All models are scored on the same bytes, which lie all over the test text.
-Results:   WORKDIR/comparison. Runs and searches that are complete are not done again, so the sweep
-           may be interrupted and started again.
 Paper:     Ding et al. (arXiv 2402.13753), section 4.2 and figure 4: 4k -> 256k, tuned -> 2048k.
 """
 

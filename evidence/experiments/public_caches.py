@@ -16,7 +16,6 @@ Groups:    sparse    nats a token of windows of text if every query reads a 16th
                      in one piece, in parallel pieces, behind a shared sink, and with the best two
 Time:      one to two minutes of processor time a seed and group
 Number:    docs/claims.md, claims X3, X5, X6 and X8
-Results:   WORKDIR/results.csv
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

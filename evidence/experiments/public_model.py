@@ -16,7 +16,6 @@ Groups:    mask        the share of the variance of mean logits that is no funct
                        one inserted at its beginning, in its middle and at its end
 Time:      about a minute of processor time a seed and group
 Number:    docs/claims.md, claims N6, N8, N9 and N12
-Results:   WORKDIR/results.csv
 """
 
 import argparse

@@ -14,8 +14,7 @@ Measured:  texts of `ruler_lite('niah_multiquery')`: eight numbers of seven digi
            before it. All models read the same texts; a seed is a sample of texts.
 Results:   WORKDIR/results.csv has the share of right numbers and the nats of a digit, by the third
            of the text in which a number lies; the table has an interval of the share of all thirds
-           (Wilson, 95 %). What is measured is not measured again, so the sweep may be interrupted
-           and started again.
+           (Wilson, 95 %).
 """
 
 import argparse

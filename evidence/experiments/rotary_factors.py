@@ -13,8 +13,7 @@ Measured:  the base of `evidence.experiments.text_extension`, trained in windows
            windows of 256 bytes and of the factor times 256: WORKDIR/factor_4 (8192 scored bytes),
            WORKDIR/factor_8 (4096) and WORKDIR/factor_16 (2048). WORKDIR/tuning has the validation
            loss by the number of steps.
-Results:   the folders have results.json and results.csv. Runs and searches that are complete are
-           not done again, so the sweep may be interrupted and started again.
+Results:   the folders have results.json and results.csv.
 """
 
 import argparse

@@ -14,28 +14,25 @@ Results:   WORKDIR/GROUP/results.csv: milliseconds, and how many times as fast a
 """
 
 import argparse
-import dataclasses
 import functools
 import statistics
 import time
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from evidence.experiments.long_decoding import NEW, behind, decoder
 from evidence.experiments.program import Found, Program, each
 from evidence.experiments.tables import report
 from posenc_jax.lab.decoding.constant_cache import constant_cache
-from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.decoding.decode import decode_step, prefill
 from posenc_jax.lab.model import Transformer, TransformerConfig
-from posenc_jax.layer.cache import Cache
-from posenc_jax.protocol.tokens import Tokens
 
 SIZES = dict(vocab_size=256, layers=2, width=128, heads=4)
 BATCH, LENGTH, TURNS = 8, 256, 9
-BEHIND, NEW, FIRST, WINDOW = 32768, 16, 64, 2048
+BEHIND, FIRST, WINDOW = 32768, 64, 2048
 
 
 def model(encoding: str, seed: int, train_len: int) -> Transformer:
@@ -60,47 +57,13 @@ def training(encoding: str, seed: int) -> Callable[[], object]:
     return functools.partial(step, state)
 
 
-def filled(cache: Cache, seed: int) -> Cache:
-    """The cache as if `BEHIND` tokens had been read, with random keys and values."""
-    leaves, structure = jax.tree.flatten(cache.layers)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    full = [
-        jax.random.normal(key, leaf.shape, leaf.dtype)
-        if jnp.issubdtype(leaf.dtype, jnp.floating)
-        else leaf
-        for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    layers = jax.tree.unflatten(structure, full)
-    return dataclasses.replace(cache, layers=layers, cursor=jnp.asarray(BEHIND, jnp.int32))
-
-
 def decoding(encoding: str, seed: int) -> Callable[[], object]:
     """A call that decodes `NEW` tokens behind `BEHIND`."""
     made = model(encoding, seed, WINDOW).for_decoding()
-    empty = init_cache(made, Tokens.of(length=BEHIND + NEW))
-    cache = filled(prefill(made, empty, jnp.zeros((1, 1), jnp.int32))[1], seed)
-    if encoding != 'rope()':
-        cache = constant_cache(made, cache, cache.tokens, room=NEW)
-    graphdef, state = nnx.split(made)
-
-    @jax.jit
-    def run(state, layers, tokens, cursor):
-        model = nnx.merge(graphdef, state)
-        blocks = model.layers()
-
-        # One row is carried without its axis, as in `generate`, so that keys are written in place.
-        def one(loop, _):
-            layers, cursor, token = loop
-            whole = jax.tree.map(lambda a: a[None], layers)
-            now = dataclasses.replace(cache, tokens=tokens, layers=whole, cursor=cursor)
-            logits, grown = decode_step(model, now, token, blocks)
-            token = logits.argmax(-1).astype(jnp.int32)
-            return (jax.tree.map(lambda a: a[0], grown.layers), grown.cursor, token), token
-
-        first = jax.tree.map(lambda a: a[0], layers), cursor, jnp.zeros(1, jnp.int32)
-        return jax.lax.scan(one, first, None, length=NEW)[1]
-
-    return functools.partial(run, state, cache.layers, cache.tokens, cache.cursor)
+    few = lambda cache: constant_cache(made, cache, cache.tokens, room=NEW)
+    every = lambda cache: cache
+    cache = behind(made, BEHIND, prefill, every if encoding == 'rope()' else few, seed)
+    return decoder(made, cache, decode_step)
 
 
 def turns(calls: list[Callable[[], object]]) -> list[list[float]]:

@@ -17,8 +17,6 @@ Groups:    pixels     the offset of two of 16 x 16 pixels, by a network that rea
                       without codes of the reading order
 Time:      5 to 30 s of processor time a run
 Number:    docs/claims.md, claims C8, C11, C13, C15 and C17
-Results:   WORKDIR/results.csv. What a run measured is kept in WORKDIR/GROUP_VARIANT_SEED.json, so
-           the sweep may be interrupted and started again.
 """
 
 import argparse

@@ -9,7 +9,6 @@ Measured:  nats a token that are lost if every query of all layers but the first
            channels choose. The channels are calibrated on other windows.
 Time:      six minutes of processor time
 Number:    docs/results/caches.md, "Few keys a query: Double Sparsity"
-Results:   WORKDIR/results.csv
 """
 
 import jax

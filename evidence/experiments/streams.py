@@ -12,7 +12,6 @@ Data:      a source of 16 symbols of 16 kinds; the g-th word of the target is a 
   interleaved  symbols and words in the order in which they arrive, with ids that count through it
 Measured:  words of the target that are right, before and after tuning
 Number:    docs/claims.md, claim A26
-Results:   WORKDIR/results.csv. A seed whose numbers are there is not trained again.
 Paper:     Tong et al. (arXiv 2505.16983): in streaming, the order within source and within target
            matters more than absolute order, so grouped ids are better than interleaved ones.
 """

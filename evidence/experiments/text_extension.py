@@ -15,9 +15,6 @@ Measured:  rope is trained on 256 bytes of Python source. Extensions change it w
            at 8 times, WORKDIR/far at 16 times and WORKDIR/very_far at 32 times. GALI takes a pass
            for each chunk, so it is read on fewer bytes. WORKDIR/tuning has the validation loss at
            1024 bytes by the number of steps.
-Results:   the folders have results.json and results.csv. Runs and searches that are complete are
-           not done again, so the sweep may be interrupted and started again. `evidence.experiments.
-           extension` has tables of more extensions.
 """
 
 import argparse

@@ -17,11 +17,9 @@ Groups:    steps       a train step with windows of 128 bytes and ALiBi or CABLE
                        that behind contexts that are encoded each on its own, and that are cached
 Time:      about two minutes a group on one core
 Number:    docs/claims.md, claims B3, B11, B17, X1, X4 and X7
-Results:   WORKDIR/results.csv
 """
 
 import argparse
-import dataclasses
 import functools
 import statistics
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +32,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from benchmarks.measure import ratio, take_turns, temporary
+from evidence.experiments.long_decoding import NEW, behind, decoder
 from evidence.experiments.program import Program, Row
 from posenc_jax.lab.decoding import ape_parallel, double_sparsity, duo_attention, duo_cache
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
@@ -45,7 +44,7 @@ from posenc_jax.protocol.tokens import Tokens
 Found = Iterator[tuple[str, float, int, float]]  # a variant, its place, its seed and its number
 MODEL = dict(vocab_size=256, layers=4, width=160, heads=4)
 DECODED = dict(vocab_size=256, train_len=1024, layers=4, width=256, heads=8, encoding='rope()')
-SINK, RECENT, NEW = 64, 256, 16
+SINK, RECENT = 64, 256
 CONTEXTS = 16
 
 
@@ -119,48 +118,6 @@ def _attention(length: int) -> dict[str, Callable]:
     return {name: of(spec) for name, spec in specs.items()}
 
 
-def _behind(model: Transformer, length: int, start, cut=lambda cache: cache) -> Cache:
-    """The cache of drawn keys and values behind a text of `length` tokens, after `cut`.
-
-    Args:
-      start: (model, empty cache, prompt) -> logits and cache.
-    """
-    empty = init_cache(model, Tokens.of(length=length + NEW))
-    cache = start(model, empty, jnp.zeros((1, 1), jnp.int32))[1]
-    leaves, structure = jax.tree.flatten(cache.layers)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    full = [
-        jax.random.normal(key, leaf.shape) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-        for key, leaf in zip(keys, leaves)
-    ]
-    layers = jax.tree.unflatten(structure, full)
-    return cut(dataclasses.replace(cache, layers=layers, cursor=jnp.asarray(length, jnp.int32)))
-
-
-def _decoder(model: Transformer, cache: Cache, step) -> Callable:
-    """A call that decodes NEW tokens behind a cache of one row."""
-    graphdef, state = nnx.split(model)
-
-    @jax.jit
-    def run(state, layers, tokens, cursor):
-        model = nnx.merge(graphdef, state)
-        blocks = model.layers()
-        # A row is carried without its batch axis, as in `generate`: keys are written in place.
-        first, whole = (lambda a: a[0]), (lambda a: a[None])
-
-        def one(loop, _):
-            layers, cursor, token = loop
-            now = Cache(tokens, cursor, jax.tree.map(whole, layers))
-            logits, grown = step(model, now, token, layers=blocks)
-            token = logits.argmax(-1).astype(jnp.int32)
-            return (jax.tree.map(first, grown.layers), grown.cursor, token), token
-
-        begin = jax.tree.map(first, layers), cursor, jnp.zeros(1, jnp.int32)
-        return jax.lax.scan(one, begin, None, length=NEW)[1]
-
-    return functools.partial(run, state, cache.layers, cache.tokens, cache.cursor)
-
-
 def _size(cache: Cache) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(cache.layers))
 
@@ -171,11 +128,11 @@ def streaming(known: argparse.Namespace) -> Found:
     heads = duo_attention.retrieval_heads(gates, sparsity=0.5)
     duo = duo_attention.deploy(full, heads, sink=SINK, recent=RECENT).for_decoding()
     full = full.for_decoding()
-    every = _behind(full, known.length, prefill)
-    few = _behind(duo, known.length, duo_cache.prefill)
+    every = behind(full, known.length, prefill)
+    few = behind(duo, known.length, duo_cache.prefill)
     calls = {
-        'every key': _decoder(full, every, decode_step),
-        'duo': _decoder(duo, few, duo_cache.decode_step),
+        'every key': decoder(full, every, decode_step),
+        'duo': decoder(duo, few, duo_cache.decode_step),
     }
     for seed in known.seeds:
         seconds = take_turns(calls, known.rounds)
@@ -188,14 +145,14 @@ def sparse(known: argparse.Namespace) -> Found:
     cfg, keep = model.cfg, known.length // 16
     channels = np.tile(np.arange(cfg.head_dim // 16), (cfg.layers, cfg.heads, 1))
     cut = functools.partial(double_sparsity.label, channels=channels, dense_layers=0)
-    every = _behind(model, known.length, prefill)
+    every = behind(model, known.length, prefill)
     calls = {
-        'every key': _decoder(model, every, decode_step),
-        'sparse': _decoder(
+        'every key': decoder(model, every, decode_step),
+        'sparse': decoder(
             model, cut(every), functools.partial(double_sparsity.decode_step, keep=keep)
         ),
         # What is left of a step without attention: nearly no key.
-        'rest': _decoder(model, _behind(model, NEW, prefill), decode_step),
+        'rest': decoder(model, behind(model, NEW, prefill), decode_step),
     }
     for seed in known.seeds:
         seconds = take_turns(calls, known.rounds)

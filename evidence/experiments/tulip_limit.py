@@ -10,7 +10,6 @@ Measured:  an encoder of texts with a table of 32 positions (2 layers of width 6
            on texts of up to 32 tokens, and expands the base. Both then look for the pictures of
            texts of 96 tokens among 128, the teacher with the first 32 tokens of each text.
 Number:    docs/claims.md, claim A25
-Results:   WORKDIR/results.csv. A seed whose numbers are there is not trained again.
 Paper:     Najdenkoska et al. (arXiv 2410.10034): distilling into relative positions lifts the limit
            of 77 tokens, and long captions are found better than by CLIP.
 """

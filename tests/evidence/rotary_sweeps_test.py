@@ -13,7 +13,7 @@ from evidence.experiments.tables import report
 
 @pytest.mark.full
 def test_times_are_those_of_both_sides(tmp_path, monkeypatch):
-    small = {'LENGTH': 16, 'BEHIND': 32, 'NEW': 2, 'FIRST': 2, 'WINDOW': 8, 'TURNS': 2}
+    small = {'LENGTH': 16, 'BEHIND': 32, 'FIRST': 2, 'WINDOW': 8, 'TURNS': 2}
     for name, value in small.items():
         monkeypatch.setattr(rotary_times, name, value)
     encodings = {'rope': 'rope()', 'other': 'lm_infinite(encoding=rope(), n_global=2, n_local=8)'}
