@@ -27,8 +27,8 @@ class Program:
       rows: from the options to the rows of the table, see `each`; None if it writes its own tables.
       table: the words of the table, see `tables.report`.
       options: name of an option -> its default, which says its type, or (default, help). Whole
-        numbers are at least 1. A list takes several values; a list of texts is FIELD=VALUE. The
-        default None is a text that may be left out, and a type must be given.
+        numbers are at least 1. A list takes several values, and an empty one FIELD=VALUE. None
+        stands for a text.
       group: the names of which the first argument is one, if there is such an argument.
       choose: name of an option -> the names among which it chooses; by default all of them.
       folder: of the table, within --workdir.
@@ -65,8 +65,6 @@ class Program:
             elif isinstance(default, list):
                 words = {'type': type(default[0]), 'nargs': '+'} if default else _FIELDS
                 parser.add_argument(option, default=default, **{'help': what, **words})
-            elif isinstance(default, type):
-                parser.add_argument(option, type=default, required=True, help=what)
             else:
                 own = str if default is None else type(default)
                 parser.add_argument(option, type=own, default=default, help=what)
