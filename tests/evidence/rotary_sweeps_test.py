@@ -25,19 +25,6 @@ def test_times_are_those_of_both_sides(tmp_path, monkeypatch):
         assert found.values('rope', panel='speed', folder=group) == {0: 1.0}
 
 
-def test_the_measure_of_passkeys_is_a_mean_over_depths_and_lengths(tmp_path):
-    rows = [
-        {'run': 'a/rope_0', 'extend': extend, 'seed': 0, 'length': length, 'depth': depth,
-         'value': value if length == 256 else 0.0}
-        for extend, value in (('lm_infinite()', 0.2), ('lm_infinite(top_k=5)', 1.0))
-        for length in (64, 256, 1024)
-        for depth in (0.25, 0.5, 0.75)
-    ]  # fmt: skip
-    (tmp_path / 'decoded').mkdir()
-    (tmp_path / 'decoded' / 'results.json').write_text(json.dumps({'results': rows}))
-    assert CLAIMS['R30'].how.effects(Results(tmp_path))[0] == pytest.approx(0.4)
-
-
 def test_slow_frequencies_are_compared_with_losses(tmp_path):
     names, seeds = planes.EXTENSIONS, (0, 1, 2)
     report(

@@ -3,6 +3,7 @@ that are asked for.
 """
 
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from flax import nnx
 
 from configs import default
+from evidence.claims import CLAIMS
 from evidence.experiments import __main__ as experiments
 from evidence.experiments import fields, globe, sweep
 from evidence.experiments import runs as shared
@@ -41,6 +43,36 @@ def test_every_run_is_valid_and_reaches_its_longest_evaluation(name, group, run)
             plan = resolve(config)
             assert plan.config.seed == 3
             assert max(plan.config.eval.lengths) >= plan.config.train.length
+
+
+def asked_of(claim):
+    """The sweep of a claim, and the runs, folders, lengths and depths that the claim reads."""
+    how = claim.how
+    sweeps = sweep.read(how.sweep)
+    made = sweeps[''] if '' in sweeps else sweeps[how.arguments[0]]
+    options = made.parse([*how.arguments[len(made.name) - 1 :], '--seeds', '0'])
+    listed = lambda value: value if isinstance(value, list) else [value]
+    for read in how.numbers.values():
+        if 'panel' not in read and 'x' not in read:  # from the evaluation
+            for run, folder, length, depth in itertools.product(
+                *(listed(read.get(name)) for name in ('run', 'folder', 'length', 'depth'))
+            ):
+                yield made, options, run, folder or next(iter(made.evaluation)), length, depth
+
+
+OF_SWEEPS = [c for c in CLAIMS.values() if c.how and sweep.read(c.how.sweep)]
+
+
+@pytest.mark.parametrize('claim', OF_SWEEPS, ids=lambda claim: claim.id)
+def test_a_claim_reads_what_its_sweep_evaluates(claim):
+    for made, options, run, folder, length, depth in asked_of(claim):
+        fields = made.evaluations(options)[folder]
+        runs = made.evaluated(fields, {key: key[0] for key in made.trained(options)})
+        assert run in runs, folder
+        assert length in (None, *fields['eval.lengths']) and depth in (
+            None,
+            *fields.get('eval.depths', ()),
+        )
 
 
 def test_randomized_runs_draw_anew_in_every_layer():
