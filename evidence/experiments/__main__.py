@@ -44,13 +44,14 @@ def main() -> None:
         module = importlib.import_module(f'evidence.experiments.{name}')
         getattr(module, 'PROGRAM', module).main(arguments)
         return
-    group = '' if '' in sweeps else arguments.pop(0) if arguments else '--help'
+    first = [] if '' in sweeps else arguments[:1]
+    group = first[0] if first else ''
     if group in ('-h', '--help'):
         print(next(iter(sweeps.values())).help)
     elif group not in sweeps:
         Parser(name).error(f'name a group first: {", ".join(sweeps)}')
     else:
-        sweeps[group].main(arguments)
+        sweeps[group].main(arguments[len(first) :])
 
 
 if __name__ == '__main__':

@@ -332,6 +332,7 @@ def test_a_sweep_refuses_as_a_command(tmp_path):
     [
         (['flip_flap'], "there is no experiment 'flip_flap'; did you mean 'flip_flop'"),
         (['text', 'length'], 'name a group first: lengths, biases'),
+        (['text'], 'name a group first: lengths, biases'),
         (['flip_flop', '--only', 'rop'], "did you mean 'rope'"),
         (['rna', '--steps', '0'], '--steps must be at least 1, got 0'),
         (['rna', '--seeds', '-1'], '--seeds must be at least 0, got -1'),
