@@ -6,7 +6,7 @@ Pre-norm layers with layer norms and GELU; the causal mask alone carries the ord
 Command:  python train.py --config=configs/nope_deep_lm.py [--config.model.layers=6]
 Baseline: --config.encoding='sinusoidal()', with the same number of layers.
 Time:     not measured; 24 layers are for an accelerator. On a CPU
-          `python -m evidence.experiments.models depth` compares 2, 6 and 12 layers of width 32; a
+          `python -m evidence.experiments models depth` compares 2, 6 and 12 layers of width 32; a
           run takes 3 to 8 minutes of one core.
 Number:   that sweep, seeds 0, 1, 2, perplexity a byte without positions and with sinusoids:
           7.94, 8.01, 7.68 and 4.19, 4.14, 4.22 in 2 layers; 3.93, 3.88, 3.95 and 3.63, 3.63, 3.71

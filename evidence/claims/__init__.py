@@ -9,66 +9,20 @@ Results:   evidence/measured.json, and the pages docs/claims.md and docs/choosin
            sweep. A run that exists is not trained again, so the command may be interrupted and
            started again.
 
-`papers.csv` has the sentences of the papers, and for those that nothing measures yet the test that
-would. A module for each family of methods says how the others are measured.
+A file for each family of methods has the claims: the sentences of the papers, how they are measured
+or would be, and the margin. `claim.py` explains the fields. `choosing.toml` has the advice of
+docs/choosing.md, and `without.toml` the methods without a claim.
 """
 
-import csv
 import pathlib
 
-from evidence.claims import (
-    analyses,
-    caches,
-    content,
-    ids,
-    mixers,
-    public_rotary,
-    relative,
-    rotary,
-    rotary_extended,
-    rotary_factors,
-    rotary_text,
-    space,
-    tasks,
-    text,
-    timing,
-)
-from evidence.claims.claim import Claim
+from evidence.claims.claim import Claim, read
 
-MEASUREMENTS = {
-    **ids.MEASUREMENTS,
-    **tasks.MEASUREMENTS,
-    **text.MEASUREMENTS,
-    **relative.MEASUREMENTS,
-    **rotary.MEASUREMENTS,
-    **rotary_extended.MEASUREMENTS,
-    **rotary_factors.MEASUREMENTS,
-    **content.MEASUREMENTS,
-    **mixers.MEASUREMENTS,
-    **space.MEASUREMENTS,
-    **caches.MEASUREMENTS,
-    **timing.MEASUREMENTS,
-    **analyses.MEASUREMENTS,
-    **public_rotary.MEASUREMENTS,
-    **rotary_text.MEASUREMENTS,
+FAMILIES = (  # in the order of the page
+    'positions', 'biases', 'rotary', 'caches', 'content', 'mixers', 'space', 'analyses',
+)  # fmt: skip
+CLAIMS: dict[str, Claim] = {
+    claim.id: claim
+    for family in FAMILIES
+    for claim in read(pathlib.Path(__file__).with_name(f'{family}.toml'))
 }
-
-
-def _claims() -> dict[str, Claim]:
-    with pathlib.Path(__file__).with_name('papers.csv').open(newline='') as file:
-        rows = list(csv.DictReader(file))
-    made = {
-        row['id']: Claim(
-            **{**row, 'minutes': float(row['minutes'] or 0)},  # pyright: ignore[reportArgumentType]
-            how=MEASUREMENTS.get(row['id']),
-        )
-        for row in rows
-    }
-    if unknown := sorted(MEASUREMENTS.keys() - made.keys()):
-        raise ValueError(f'papers.csv has no claims {unknown}, which are measured')
-    if wrong := sorted(claim.id for claim in made.values() if bool(claim.test) == bool(claim.how)):
-        raise ValueError(f'a test in papers.csv or a measurement, not both or neither: {wrong}')
-    return made
-
-
-CLAIMS = _claims()

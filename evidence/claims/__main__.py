@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from evidence import claims
 from evidence.claims import choosing, ledger, page
-from evidence.claims.claim import Claim, MissingResultError
+from evidence.claims.claim import Claim
+from evidence.claims.results import MissingResultError
 from posenc_jax.base.programs import program
 from posenc_jax.lab.files import around, disk, lock
 from posenc_jax.lab.files.command import Parser
@@ -26,7 +27,7 @@ def write_pages() -> None:
 def cost(claim: Claim, workdir: pathlib.Path) -> float:
     """The minutes that a claim takes: 0 if the directory has its results already."""
     assert claim.how is not None
-    return 0 if ledger.is_ready(claim.how, workdir) else claim.how.minutes
+    return 0 if ledger.is_ready(claim.how, workdir) else claim.minutes
 
 
 def left(workdir: pathlib.Path) -> list[Claim]:

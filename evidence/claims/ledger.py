@@ -20,9 +20,10 @@ from typing import Any
 
 import jax
 
-from evidence.claims.claim import Claim, Measurement, MissingResultError, Results, over_documents
-from evidence.claims.fingerprint import fingerprint
-from evidence.experiments.runs import Run, Sweep
+from evidence.claims.claim import Claim, Measurement
+from evidence.claims.results import MissingResultError, Results, over_documents
+from evidence.experiments import sweep
+from evidence.experiments.runs import Run
 from posenc_jax.lab.files import disk, json_file
 from posenc_jax.lab.runs import entries, stored
 from posenc_jax.protocol.errors import nearest
@@ -31,11 +32,11 @@ from posenc_jax.version import __version__
 monotonic = time.monotonic  # tests replace it
 ROOT = pathlib.Path(__file__).parents[2]
 MEASURED = ROOT / 'evidence' / 'measured.json'
+RESULTS = ROOT / 'evidence' / 'results'
 KEPT = ('effects', 'date', 'commit', 'device', 'versions', 'begun')  # of an earlier record
-PLUMBING = (  # which start runs and write tables
-    'evidence.experiments.runs',
-    'evidence.experiments.tables',
-)
+NEEDED = {'digest', 'test', 'measure', 'effects', 'results'}  # of a record
+# Modules that read options, start runs and write tables.
+PLUMBING = tuple(f'evidence.experiments.{name}' for name in ('program', 'runs', 'sweep', 'tables'))
 # A run has the same numbers on machines of any number of cores.
 ONE_DEVICE = ('--set', 'mesh.cpu_devices=1')
 
@@ -59,7 +60,6 @@ class Plan:
     digest: str
 
 
-@functools.cache
 def plan(how: Measurement) -> Plan:
     """The command and the digest of a measurement.
 
@@ -69,34 +69,39 @@ def plan(how: Measurement) -> Plan:
     it imports, without comments and docstrings. It covers neither the code of the package, nor the
     modules that start runs and write tables, nor the folders from which a name is imported.
     """
-    module = importlib.import_module(f'evidence.experiments.{how.sweep}')
-    seeds = ('--seeds', *map(str, how.seeds))
-    first = how.arguments[:1] if hasattr(module, 'SWEEPS') else ()
-    if sweep := module.SWEEPS[first[0]] if first else getattr(module, 'SWEEP', None):
-        options = (*how.arguments[len(first) :], *seeds, *ONE_DEVICE)
-        settings = _settings(sweep, options)
+    return _plan(how.sweep, tuple(how.arguments), tuple(how.seeds))
+
+
+@functools.cache
+def _plan(name: str, arguments: tuple[str, ...], seeds: tuple[int, ...]) -> Plan:
+    sweeps, of_seeds = sweep.read(name), ('--seeds', *map(str, seeds))
+    first = arguments[:1] if sweeps and '' not in sweeps else ()
+    if sweeps:
+        options = (*arguments[len(first) :], *of_seeds, *ONE_DEVICE)
+        settings = _settings(sweeps[first[0] if first else ''], options)
     else:
-        options = (*how.arguments, *seeds)
-        settings = {'code': _code(module), 'options': options}
-        if imported := _imported(module):
-            settings['imported'] = imported
+        options = (*arguments, *of_seeds)
+        settings = {'options': options, **_code_of(name)}
     digest = entries.digest(settings)[:12]
-    name = '-'.join((how.sweep, *first, digest))
-    return Plan(('-m', f'evidence.experiments.{how.sweep}', *first, *options), name, digest)
+    directory = '-'.join((name, *first, digest))
+    return Plan(('-m', 'evidence.experiments', name, *first, *options), directory, digest)
 
 
-def _settings(sweep: Sweep, options: Sequence[str]) -> dict[str, Any]:
-    asked = sweep.parse(options)
-    runs = sweep.runs(asked)
+def _settings(made: sweep.Sweep, options: Sequence[str]) -> dict[str, Any]:
+    asked = made.parse(options)
+    runs = made.trained(asked)
     settings = {
         'runs': {f'{name}_{seed}': _bound(run) for (name, seed), run in runs.items()},
-        'extended': sweep.extended,
-        'evaluation': sweep.evaluations(asked),
+        'extended': made.extended,
+        'evaluation': made.evaluations(asked),
     }
-    if type(sweep) is not Sweep:  # it measures more than the evaluation does
-        own = sys.modules[type(sweep).__module__]
-        settings['code'] = {_last(own.__name__): _code(own), **_imported(own)}
-    return settings
+    return {**settings, **_code_of(made.then)} if made.then else settings
+
+
+def _code_of(name: str) -> dict[str, Any]:
+    """The code of a module of `evidence.experiments`, and of what it imports."""
+    module = importlib.import_module(f'evidence.experiments.{name}')
+    return {'code': _code(module), 'imported': _imported(module)}
 
 
 def _imported(module: types.ModuleType) -> dict[str, str]:
@@ -152,7 +157,7 @@ def read(path: pathlib.Path | None = None) -> dict[str, dict[str, Any]]:
     path = path or MEASURED
     found = json_file.read_object(path, 'a ledger of claims') if path.is_file() else {}
     for name, record in found.items():
-        if not isinstance(record, dict) or not {'digest', 'test', 'effects'} <= record.keys():
+        if not isinstance(record, dict) or not NEEDED <= record.keys():
             raise ValueError(f'{path} is not a ledger of claims: the record of {name} is damaged')
     return found
 
@@ -165,9 +170,9 @@ def is_current(claim: Claim, record: Mapping[str, Any] | None) -> bool:
     return bool(
         record
         and how
-        and record['test'] == how.test
+        and record['test'] == claim.test
         and record['digest'] == plan(how).digest
-        and record.get('measure', fingerprint(how)) == fingerprint(how)
+        and record['measure'] == how.fingerprint
     )
 
 
@@ -191,7 +196,8 @@ def run(command: Sequence[str], keep: int | None) -> int:
 
 
 def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dict[str, Any]:
-    """Runs the sweep of a claim, reads the effect, and writes it into the ledger.
+    """Runs the sweep of a claim, reads the effect, and writes it into the ledger. The numbers of
+    its runs are kept in `RESULTS`.
 
     `keep` is the descriptor of a lock that the sweep holds even if this process is killed.
 
@@ -212,15 +218,16 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
         raise FailedSweepError(f'its sweep ended with status {status}, see above')
     minutes = (monotonic() - began) / 60
     results = Results(directory)
-    found = dict(claim.how.measure(results))
+    found = dict(claim.how.effects(results))
     if lacking := sorted(set(claim.how.seeds) - set(found)):
         raise MissingResultError(f'claim {claim.id} has no effect for the seeds {lacking}')
     if wrong := {seed: value for seed, value in found.items() if not math.isfinite(value)}:
         raise MissingResultError(f'claim {claim.id} has effects that are not finite: {wrong}')
+    results.keep(RESULTS / f'{made.name}.csv')
     record = {
         'digest': made.digest,
-        'test': claim.how.test,
-        'measure': fingerprint(claim.how),
+        'test': claim.test,
+        'measure': claim.how.fingerprint,
         'effects': {str(seed): round(value, 6) for seed, value in sorted(found.items())},
         'date': datetime.date.today().isoformat(),
         'commit': _commit(),
@@ -228,8 +235,9 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
         'minutes': round(minutes, 1),
         'versions': {'posenc_jax': __version__, 'jax': jax.__version__},
         'begun': begun,
+        'results': f'{made.name}.csv',
     }
-    if (interval := over_documents(claim.how.measure, results)) is not None:
+    if (interval := over_documents(claim.how.effects, results)) is not None:
         low, high, count = interval
         record['documents'] = {'low': round(low, 6), 'high': round(high, 6), 'count': count}
     before = read().get(claim.id)
@@ -246,10 +254,21 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
     return record
 
 
+def recomputed(claim: Claim, record: Mapping[str, Any]) -> dict[int, float] | None:
+    """Seed -> effect, from the numbers of the runs that the repository keeps; None if the numbers
+    of this record are missing.
+    """
+    assert claim.how is not None
+    if record['results'] is None:
+        return None
+    found = claim.how.effects(Results.kept(RESULTS / record['results']))
+    return {seed: round(value, 6) for seed, value in found.items()}
+
+
 def is_ready(how: Measurement, workdir: pathlib.Path) -> bool:
     """Whether a directory has all results that the measure reads."""
     try:
-        return set(how.seeds) <= set(how.measure(Results(workdir / plan(how).name)))
+        return set(how.seeds) <= set(how.effects(Results(workdir / plan(how).name)))
     except (MissingResultError, ValueError, LookupError, ArithmeticError):
         return False
 

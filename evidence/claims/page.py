@@ -4,6 +4,7 @@ import collections
 import pathlib
 import re
 import statistics
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,6 @@ import rich.table
 
 from evidence.claims import ledger
 from evidence.claims.claim import VERDICTS, Claim, Measurement
-from evidence.claims.without import WITHOUT
 from posenc_jax.lab.files import disk
 from posenc_jax.language.catalog import markdown_table
 
@@ -72,6 +72,13 @@ BY_LENGTH = {
         'relative_bias/passkey.png': 'Passkeys by length and depth: claims B12, B20 and B22',
     },
 }
+WITHOUT = {  # method -> why it has no claim
+    method: own['why']
+    for own in tomllib.loads(
+        pathlib.Path(__file__).with_name('without.toml').read_text(encoding='utf-8')
+    )['without']
+    for method in own['methods']
+}
 Claims = Mapping[str, Claim]
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -97,7 +104,7 @@ def effect_text(how: Measurement, record: Mapping[str, Any]) -> str:
     with the unit and the margin.
 
     Example:
-      >>> how = Measurement('', '', (), dict, unit='nats', margin=0.1, minutes=1)
+      >>> how = Measurement('', (), 'a - b', unit='nats', margin=0.1)
       >>> effect_text(how, {'effects': {'0': 0.25, '1': 0.5, '2': 0.75}})
       '0.5 nats (0.25 to 0.75 over 3 seeds; at least 0.1 counts)'
     """
@@ -129,7 +136,7 @@ def markdown(claims: Claims, records: Records) -> str:
     """The whole page."""
     verdicts = measured(claims, records)
     parts = [HEADER, table(COLUMNS, counts(claims, records)), f'\n{_cost(claims)}']
-    parts += _repeated(claims, records, verdicts)
+    parts += [f'\n{_kept(records, verdicts)}', *_repeated(claims, records, verdicts)]
     for family in dict.fromkeys(claim.family for claim in claims.values()):
         own = [claim for claim in claims.values() if claim.family == family]
         parts.append(f'\n## {family}')
@@ -142,11 +149,11 @@ def markdown(claims: Claims, records: Records) -> str:
         if waiting := [claim for claim in own if claim.id not in verdicts]:
             rows = [
                 [
-                    c.id, f'`{c.key}`', _cited(c), (c.how or c).test + _of_other(records.get(c.id)),
-                    f'{(c.how or c).minutes:g}',
+                    *(c.id, f'`{c.key}`', _cited(c), c.test + _of_other(records.get(c.id))),
+                    f'{c.minutes:g}',
                 ]
                 for c in waiting
-            ]  # fmt: skip
+            ]
             names = ('id', 'method', 'the paper says', 'the test would be', 'minutes')
             parts += ['\nNot measured:\n', table(names, rows)]
     rows = [[f'`{key}`', why] for key, why in sorted(WITHOUT.items())]
@@ -165,7 +172,7 @@ def _slug(family: str) -> str:
 
 def _minutes(claims: Iterable[Claim]) -> dict[str, float]:
     """Name of each sweep that claims read -> its minutes on two cores."""
-    return {ledger.plan(how).name: how.minutes for claim in claims if (how := claim.how)}
+    return {ledger.plan(claim.how).name: claim.minutes for claim in claims if claim.how}
 
 
 def _cost(claims: Claims) -> str:
@@ -174,6 +181,17 @@ def _cost(claims: Claims) -> str:
     return (
         f'The {len(costs)} sweeps of the whole ledger take about {sum(costs.values()) / 60:.0f} '
         'hours on two cores.'
+    )
+
+
+def _kept(records: Records, measured: Iterable[str]) -> str:
+    """How many claims can be computed again from numbers that lie in the repository."""
+    known = [name for name in measured if records[name]['results']]
+    missing = len(list(measured)) - len(known)
+    return (
+        f'`evidence/results/` has the numbers of the runs of {len(known)} measured claims, from '
+        'which a test computes their effects again. The numbers of the runs of the other '
+        f'{missing} are missing, and `evidence/measured.json` has their effects by seed alone.'
     )
 
 
@@ -209,7 +227,7 @@ def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
         claim.id,
         f'`{claim.key}`',
         _cited(claim),
-        f'{how.test} (`{command}`)',
+        f'{claim.test} (`{command}`)',
         effect_text(how, record),
         f'**{word}**' + (again if before else '') + (f'. {how.remark}' if how.remark else ''),
     ]
@@ -284,6 +302,6 @@ def show(claims: Claims, records: Records, waiting: Sequence[Claim]) -> None:
         if claim.how:
             there = records.get(claim.id)
             other = f' (measured {there["date"]} with other settings)' if there else ''
-            console.print(f'  {claim.id:5} {claim.how.minutes:5g} min  {claim.how.test}{other}')
+            console.print(f'  {claim.id:5} {claim.minutes:5g} min  {claim.test}{other}')
     without = [name for name, claim in claims.items() if claim.how is None]
     console.print(f'{len(without)} claims have no sweep yet: {", ".join(without) or "none"}')

@@ -1,6 +1,6 @@
 """Writes text in any order, one byte at a time and in bursts: quality, passes and time.
 
-Command:   python -m evidence.experiments.any_order [--seeds 0 1] [--workdir runs/any_order]
+Command:   python -m evidence.experiments any_order [--seeds 0 1] [--workdir runs/any_order]
            [--steps 1500]
 Time:      under a minute a run for 800 steps of a model of two layers of width 96 (two CPU cores)
 Number:    for that model, seeds 0 and 1, 64 bytes: 56 passes one at a time, 8.8 in bursts, 5.9 in
@@ -18,19 +18,20 @@ Paper:     Pannatier et al. (arXiv 2404.09562): bursts write text and mazes with
            longer training than a model of a single order.
 """
 
-import pathlib
+import argparse
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from evidence.experiments.program import Program, Row
 from evidence.experiments.runs import Run, train_runs
-from evidence.experiments.tables import report
 from posenc_jax.lab.decoding.any_order import sample_in_order
 from posenc_jax.lab.decoding.burst import burst_sample
-from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.runs.restore import restore_model
 from posenc_jax.lab.train.step import target_losses, tokens_of
 from posenc_jax.language.spec import build, parse
@@ -73,106 +74,95 @@ def judged(model, text) -> float:
     return float(run(state, jnp.asarray(text)))
 
 
-def main():
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/any_order')
-    parser.add_argument(
-        '--lengths',
-        type=int,
-        nargs='+',
-        default=[32, 64, 128],
-        help=f'of texts, {KNOWN} given bytes included',
+def losses_of(models: Mapping[str, Any], seed: int) -> Iterator[Row]:
+    """The losses of both models on test text, in either order."""
+    for order in ('left_to_right', 'random'):
+        task = task_of(f"any_order(task=language(), order='{order}', in_evaluation=True)")
+        batch = task.dataset(length=LENGTH, batch_size=64, seed=0, split='test')[0]
+        for name, model in models.items():
+            yield f'loss, read {order}', name, LENGTH, seed, losses(model, batch)
+
+
+def task_of(spec: str) -> Any:
+    """The task of a spec string."""
+    return build(parse(spec, ('task',)).nodes[0], {})
+
+
+def ways_of(
+    models: Mapping[str, Any], length: int, seed: int, orders: Sequence[int]
+) -> dict[str, Callable]:
+    """Name -> function that writes a text behind the given bytes."""
+    straight = np.arange(length)[None]
+    behind = KNOWN + np.random.default_rng(seed).permutation(length - KNOWN)
+    shuffled = np.concatenate([np.arange(KNOWN), behind])[None]
+    in_order = lambda name, order: (
+        lambda text, key: sample_in_order(models[name], text, order, known=KNOWN, key=key)
     )
-    parser.add_argument('--texts', type=int, default=16, help='of each length')
-    parser.add_argument(
-        '--orders', type=int, nargs='+', default=[1, 8], help='orders that a burst tries'
+    in_bursts = lambda orders: (
+        lambda text, key: burst_sample(
+            models['shuffled'], text, shuffled, known=KNOWN, key=key, orders=orders
+        )
     )
-    parser.add_argument('--steps', type=int, default=1500)
-    parser.add_argument(
-        '--set', nargs='*', default=[], metavar='FIELD=VALUE', help='more config fields'
-    )
-    arguments = parser.parse_args()
-    runs, rows = {}, []
-    for seed in arguments.seeds:
+    return {
+        'left to right': in_order('shuffled', straight),
+        'random order': in_order('shuffled', shuffled),
+        'left to right, by the judge': in_order('left_to_right', straight),
+        **{f'bursts, {number} orders': in_bursts(number) for number in orders},
+    }
+
+
+def written(write: Callable, texts: np.ndarray, seed: int) -> tuple[np.ndarray, float, float]:
+    """Texts, how many evaluations each takes in the mean, and the median of the milliseconds."""
+    key, found, seconds, evaluations = jax.random.key(seed), [], [], []
+    for n in range(2):  # compiles
+        write(texts[:1], jax.random.fold_in(key, n))
+    for n in range(len(texts)):
+        begin = time.perf_counter()
+        out = write(texts[n : n + 1], jax.random.fold_in(key, n))
+        found.append(np.asarray(out.tokens))
+        seconds.append(time.perf_counter() - begin)
+        evaluations.append(out.evaluations)
+    text = np.concatenate(found)
+    return text, float(np.mean(evaluations)), 1e3 * float(np.median(seconds))
+
+
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """The losses of both models, and of what they write."""
+    runs = {}
+    for seed in options.seeds:
         for name, task in TASKS.items():
-            task = task.format(curriculum=arguments.steps // 4)
-            fields = {**FIELDS, 'task': task, 'seed': seed, 'train.steps': arguments.steps}
-            runs[name, seed] = Run(
-                arguments.workdir / f'{name}_{seed}', 'configs/quickstart.py', fields, arguments.set
-            )
-    runs = train_runs(runs)
-    for seed in arguments.seeds:
-        models = {name: restore_model(runs[name, seed])[1] for name in TASKS}
-        for order in ('left_to_right', 'random'):
-            task = build(
-                parse(
-                    f"any_order(task=language(), order='{order}', in_evaluation=True)", ('task',)
-                ).nodes[0],
-                {},
-            )
-            batch = task.dataset(length=LENGTH, batch_size=64, seed=0, split='test')[0]
-            for name, model in models.items():
-                rows.append((f'loss, read {order}', name, LENGTH, seed, losses(model, batch)))
-        plain = build(parse('language()', ('task',)).nodes[0], {})
-        for length in arguments.lengths:
-            real = plain.dataset(
-                length=length - 1, batch_size=arguments.texts, seed=1, split='test'
+            task = task.format(curriculum=options.steps // 4)
+            fields = {**FIELDS, 'task': task, 'seed': seed, 'train.steps': options.steps}
+            directory = options.workdir / f'{name}_{seed}'
+            runs[name, seed] = Run(directory, 'configs/quickstart.py', fields, options.set)
+    trained = train_runs(runs)
+    for seed in options.seeds:
+        models = {name: restore_model(trained[name, seed])[1] for name in TASKS}
+        yield from losses_of(models, seed)
+        for length in options.lengths:
+            real = task_of('language()').dataset(
+                length=length - 1, batch_size=options.texts, seed=1, split='test'
             )[0]
             texts = np.concatenate([real['tokens'][:, :1], real['targets']], axis=1)
-            rows.append(
-                (
-                    'loss under the judge',
-                    'real text',
-                    length,
-                    seed,
-                    judged(models['left_to_right'], texts),
-                )
-            )
-            rng = np.random.default_rng(seed)
-            straight = np.arange(length)[None]
-            shuffled = np.concatenate([np.arange(KNOWN), KNOWN + rng.permutation(length - KNOWN)])[
-                None
-            ]
-            ways = {
-                'left to right': lambda text, key: sample_in_order(
-                    models['shuffled'], text, straight, known=KNOWN, key=key
-                ),
-                'random order': lambda text, key: sample_in_order(
-                    models['shuffled'], text, shuffled, known=KNOWN, key=key
-                ),
-                'left to right, by the judge': lambda text, key: sample_in_order(
-                    models['left_to_right'], text, straight, known=KNOWN, key=key
-                ),
-            }
-            for orders in arguments.orders:
-                ways[f'bursts, {orders} orders'] = lambda text, key, orders=orders: burst_sample(
-                    models['shuffled'], text, shuffled, known=KNOWN, key=key, orders=orders
-                )
-            for name, write in ways.items():
-                key, found, seconds, evaluations = jax.random.key(seed), [], [], []
-                for n in range(2):  # compiles
-                    write(texts[:1], jax.random.fold_in(key, n))
-                for n in range(arguments.texts):
-                    begin = time.perf_counter()
-                    out = write(texts[n : n + 1], jax.random.fold_in(key, n))
-                    found.append(np.asarray(out.tokens))
-                    seconds.append(time.perf_counter() - begin)
-                    evaluations.append(out.evaluations)
-                rows.append(('evaluations', name, length, seed, float(np.mean(evaluations))))
-                rows.append(
-                    ('milliseconds a text', name, length, seed, 1e3 * float(np.median(seconds)))
-                )
-                loss = judged(models['left_to_right'], np.concatenate(found))
-                rows.append(('loss under the judge', name, length, seed, loss))
-    report(
-        rows,
-        arguments.workdir / 'written',
-        title='sigma_gpt',
-        x='bytes',
-        value='nats a byte, passes, ms',
-    )
+            panel, judge = 'loss under the judge', models['left_to_right']
+            yield panel, 'real text', length, seed, judged(judge, texts)
+            for name, write in ways_of(models, length, seed, options.orders).items():
+                found, evaluations, milliseconds = written(write, texts, seed)
+                yield 'evaluations', name, length, seed, evaluations
+                yield 'milliseconds a text', name, length, seed, milliseconds
+                yield panel, name, length, seed, judged(judge, found)
 
 
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    rows,
+    options={
+        'lengths': ([32, 64, 128], f'of texts, {KNOWN} given bytes included'),
+        'texts': (16, 'of each length'), 'orders': ([1, 8], 'orders that a burst tries'),
+        'steps': 1500, 'set': [],
+    },
+    default_seeds=(0, 1),
+    folder='written',
+    table={'title': 'sigma_gpt', 'x': 'bytes', 'value': 'nats a byte, passes, ms'},
+)  # fmt: skip

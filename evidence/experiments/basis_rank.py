@@ -1,6 +1,6 @@
 """Encodings of coordinates by their stable rank: how well a linear model fills in a picture.
 
-Command:   python -m evidence.experiments.basis_rank [--seeds 0 1 2] [--workdir runs/basis_rank]
+Command:   python -m evidence.experiments basis_rank [--seeds 0 1 2] [--workdir runs/basis_rank]
            [--side 64] [--features 32]
 Measured:  the PSNR of the half of the pixels that was not read, by a linear model of least squares
            on products of codes of rows and columns, for Gaussians, triangles and random Fourier
@@ -10,22 +10,19 @@ Measured:  the PSNR of the half of the pixels that was not read, by a linear mod
            row 'explained'.
 Time:      20 s of processor time a seed
 Number:    docs/claims.md, claim C12
-Results:   WORKDIR/results.csv
 Paper:     Zheng et al. (arXiv 2107.02561): the trade between stable rank and preserved distances
            decides the quality of an encoding, of which Fourier features are one case.
 """
 
-import pathlib
-from collections.abc import Iterator
+import argparse
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from evidence.experiments.tables import report
+from evidence.experiments.program import Found, Program, each
 from posenc_jax.features.coordinates import make_features
 from posenc_jax.features.coordinates.basis_grid import stable_rank
-from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.model.losses import psnr
 from posenc_jax.lab.tasks.pictures.sources import load_picture
 
@@ -35,7 +32,6 @@ SCALES = {
     'triangle': (0.02, 0.04, 0.08, 0.16, 0.32, 0.64),
     'rff': (0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
 }
-Row = tuple[str, str, float, int, float]
 
 
 def explained(x: np.ndarray, y: np.ndarray) -> float:
@@ -55,7 +51,8 @@ def filled_in(code: np.ndarray, image: np.ndarray, known: np.ndarray) -> float:
     return float(psnr(error.mean()))
 
 
-def of_seed(seed: int, side: int, count: int) -> Iterator[Row]:
+def of_seed(seed: int, options: argparse.Namespace) -> Found:
+    side, count = options.side, options.features
     rng = np.random.default_rng(seed)
     whole = load_picture('synthetic', seed)[..., 0]
     block = whole.shape[0] // side
@@ -69,21 +66,15 @@ def of_seed(seed: int, side: int, count: int) -> Iterator[Row]:
             code = encoder.encode(jnp.arange(side)[:, None] / side)
             ranks.append(float(stable_rank(code)))
             qualities.append(filled_in(np.asarray(code, np.float64), image, known))
-            yield 'PSNR, dB', basis, scale, seed, qualities[-1]
-            yield 'stable rank', basis, scale, seed, ranks[-1]
-    yield 'all', 'explained', 0.0, seed, explained(np.log(ranks), np.array(qualities))
+            yield 'PSNR, dB', basis, scale, qualities[-1]
+            yield 'stable rank', basis, scale, ranks[-1]
+    yield 'all', 'explained', 0.0, explained(np.log(ranks), np.array(qualities))
 
 
-def main() -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--side', type=int, default=64, help='pixels along a side')
-    parser.add_argument('--features', type=int, default=32, help='of an axis')
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/basis_rank')
-    known = parser.parse_args()
-    rows = [row for seed in known.seeds for row in of_seed(seed, known.side, known.features)]
-    report(rows, known.workdir, title='Codes of coordinates', x='scale', value='value')
-
-
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    each(of_seed),
+    options={'side': (64, 'pixels along a side'), 'features': (32, 'of an axis')},
+    table={'title': 'Codes of coordinates', 'x': 'scale', 'value': 'value'},
+)

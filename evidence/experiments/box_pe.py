@@ -1,6 +1,6 @@
 """A detector that applies one layer again and again, with and without the encodings of its boxes.
 
-Command:   python -m evidence.experiments.box_pe [--variants NAME ...] [--seeds 0 1 2] [--steps 400]
+Command:   python -m evidence.experiments box_pe [--variants NAME ...] [--seeds 0 1 2] [--steps 400]
            [--batch 16] [--rate 2e-3] [--workdir runs/box_pe]
 Writes results.csv and results.png to WORKDIR: the share of objects that are found, by the number of
 steps of the decoder. An object is found if the prediction that is assigned to it has its kind
@@ -12,8 +12,7 @@ Paper:     Zhao, Sun and Li (arXiv 2307.13619): one layer with encodings of the 
            six layers of their own, with fewer parameters. Their images are those of COCO.
 """
 
-import pathlib
-import time
+import argparse
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +22,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from evidence.experiments.tables import report
-from posenc_jax.lab.files.command import Parser
+from evidence.experiments.program import Found, Program, each
 from posenc_jax.lab.tasks.rectangles import KINDS, rectangles
 from posenc_jax.mixers.set_prediction import Detector, assign, match_costs, overlap, set_loss
 
@@ -102,39 +100,22 @@ def run(variant: Mapping[str, Any], seed: int, **training: Any) -> tuple[list[fl
     return found_share(train(detector, seed, **training)[0], TESTED), count
 
 
-def main(arguments: list[str] | None = None):
-    parser = Parser(prog='box_pe', description=__doc__.splitlines()[0])
-    parser.add_argument('--variants', nargs='+', choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--steps', type=int, default=400)
-    parser.add_argument('--batch', type=int, default=16)
-    parser.add_argument('--rate', type=float, default=2e-3)
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/box_pe')
-    given = parser.parse_args(arguments)
-    for name in ('steps', 'batch'):
-        if getattr(given, name) < 1:
-            parser.error(f'--{name} must be at least 1, got {getattr(given, name)}')
-    rows = []
-    for name in given.variants:
-        for seed in given.seeds:
-            begin = time.process_time()
-            training = dict(steps=given.steps, batch=given.batch, rate=given.rate)
-            shares, count = run(VARIANTS[name], seed, **training)
-            rows += [
-                ('rectangles', name, step, seed, share) for step, share in enumerate(shares, 1)
-            ]
-            used = time.process_time() - begin
-            text = ' '.join(f'{share:.3f}' for share in shares)
-            print(
-                f'{name}, seed {seed}, {count:,} parameters: {text} ({used:.0f} s of processor '
-                'time)',
-                flush=True,
-            )
-    report(
-        rows, given.workdir, title='Objects that a detector finds', x='steps of the decoder',
-        value='found',
-    )  # fmt: skip
+def measured(variant: str, seed: int, options: argparse.Namespace) -> Found:
+    """The shares of objects that the steps of a trained decoder find."""
+    training = dict(steps=options.steps, batch=options.batch, rate=options.rate)
+    shares, count = run(VARIANTS[variant], seed, **training)
+    print(f'{count:,} parameters', end=' ')
+    for step, share in enumerate(shares, 1):
+        yield 'rectangles', variant, step, share
 
 
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    each(measured, 'variants'),
+    choose={'variants': VARIANTS},
+    options={'steps': 400, 'batch': 16, 'rate': 2e-3},
+    table={
+        'title': 'Objects that a detector finds', 'x': 'steps of the decoder', 'value': 'found',
+    },
+)  # fmt: skip

@@ -1,6 +1,6 @@
 """Finds which of eight candidates comes from the context: Uni-Encoder and two other encoders.
 
-Command:   python -m evidence.experiments.candidate_matching [--seeds 0 1 2] [--steps 300]
+Command:   python -m evidence.experiments candidate_matching [--seeds 0 1 2] [--steps 300]
            [--workdir runs/candidate_matching]
 Time:      half a minute ('arrow', 'diag') to two minutes ('cross') for each seed (two CPU cores
            with other work on them)
@@ -12,12 +12,11 @@ reads all candidates beside one context. 'diag' lets no part see another, so it 
 without its context, and its accuracy is chance (1/8). 'cross' is a cross-encoder: it reads the
 context again for every candidate. Accuracy is over 896 contexts. The contexts a second are those
 of the median batch of 32; the models score every batch in turn.
-Results:   WORKDIR/results.csv
 Paper:     arXiv 2106.01263: as accurate as the cross-encoder, 4 times as fast.
 """
 
+import argparse
 import functools
-import pathlib
 import statistics
 import time
 
@@ -27,8 +26,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from evidence.experiments.tables import report
-from posenc_jax.lab.files.command import Parser
+from evidence.experiments.fitting import fitted
+from evidence.experiments.program import Found, Program, each
 from posenc_jax.lab.model.candidate_scorer import CandidateScorer
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.methods.uni_encoder import uni_encoder_layout, uni_encoder_loss
@@ -64,38 +63,33 @@ def laid_out(context, candidates, mode: str) -> dict[str, np.ndarray]:
     return uni_encoder_layout(context.tolist(), candidates.tolist(), cls=1, sep=2)
 
 
-def build(mode: str, seed: int):
+def scores(model: CandidateScorer, layout: dict[str, jax.Array], mode: str) -> jax.Array:
+    """The scores [contexts, candidates]."""
+    count = 1 if mode == 'cross' else CANDIDATES
+    return model(**layout, candidates=count)[0].reshape(-1, CANDIDATES)
+
+
+def trained(mode: str, seed: int, steps: int, batch: int):
+    """The scores of a trained model, compiled: layout -> [contexts, candidates]."""
     shape = 'square' if mode == 'cross' else mode
     sizes = dict(vocab_size=SYMBOLS + 3, train_len=CONTEXT, layers=2, width=64, heads=4)
     cfg = TransformerConfig(
         encoding=f'uni_encoder(shape={shape!r}) | rope()', kind='encoder', **sizes
     )
-    graphdef, params, rest = nnx.split(CandidateScorer(cfg, rngs=nnx.Rngs(seed)), nnx.Param, ...)
-    count = 1 if mode == 'cross' else CANDIDATES
-    scores = lambda params, layout: nnx.merge(graphdef, params, rest)(**layout, candidates=count)[
-        0
-    ].reshape(-1, CANDIDATES)
-    return params, scores
-
-
-def trained(mode: str, seed: int, steps: int, batch: int):
-    """The scores of trained parameters, compiled: layout -> [contexts, candidates]."""
-    params, scores = build(mode, seed)
-    optimizer = optax.adamw(
-        optax.warmup_cosine_decay_schedule(0.0, 2e-3, 50, steps, 1e-4), weight_decay=1e-4
+    rng = np.random.default_rng([seed, 1])
+    drawn = (examples(rng, batch) for _ in range(steps))
+    model = fitted(
+        CandidateScorer(cfg, rngs=nnx.Rngs(seed)),
+        lambda model, batch: uni_encoder_loss(scores(model, batch[0], mode), batch[1]),
+        ((laid_out(*pieces, mode), golden) for *pieces, golden in drawn),
+        steps=steps,
+        optimizer=optax.adamw(
+            optax.warmup_cosine_decay_schedule(0.0, 2e-3, 50, steps, 1e-4), weight_decay=1e-4
+        ),
     )
-
-    @jax.jit
-    def step(params, state, layout, golden):
-        gradient = jax.grad(lambda params: uni_encoder_loss(scores(params, layout), golden))(params)
-        updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
-
-    rng, state = np.random.default_rng([seed, 1]), optimizer.init(params)
-    for _ in range(steps):
-        context, candidates, golden = examples(rng, batch)
-        params, state = step(params, state, laid_out(context, candidates, mode), golden)
-    return functools.partial(jax.jit(scores), params)
+    graphdef, state = nnx.split(model)
+    score = jax.jit(lambda state, layout: scores(nnx.merge(graphdef, state), layout, mode))
+    return functools.partial(score, state)
 
 
 def measured(score, seed: int) -> dict[str, tuple[float, float]]:
@@ -116,21 +110,18 @@ def measured(score, seed: int) -> dict[str, tuple[float, float]]:
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--steps', type=int, default=300)
-    parser.add_argument('--batch', type=int, default=32)
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/candidate_matching')
-    given, rows = parser.parse_args(arguments), []
-    for seed in given.seeds:
-        score = {mode: trained(mode, seed, given.steps, given.batch) for mode in MODES}
-        for mode, (accuracy, rate) in measured(score, seed).items():
-            print(f'{mode:6} seed {seed}: accuracy {accuracy:.3f}, {rate:.0f} contexts a second')
-            rows.append(('accuracy', mode, CANDIDATES, seed, accuracy))
-            rows.append(('contexts a second', mode, CANDIDATES, seed, rate))
-    report(rows, given.workdir, title='Matching', x='candidates', value='value')
+def of_seed(seed: int, options: argparse.Namespace) -> Found:
+    """The accuracy and the speed of every mode."""
+    score = {mode: trained(mode, seed, options.steps, options.batch) for mode in MODES}
+    for mode, (accuracy, rate) in measured(score, seed).items():
+        yield 'accuracy', mode, CANDIDATES, accuracy
+        yield 'contexts a second', mode, CANDIDATES, rate
 
 
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    each(of_seed),
+    options={'steps': 300, 'batch': 32},
+    table={'title': 'Matching', 'x': 'candidates', 'value': 'value'},
+)

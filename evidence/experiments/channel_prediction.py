@@ -1,6 +1,6 @@
 """Predicts the next snapshot of a noisy signal with forward and with reverse positions.
 
-Command:   python -m evidence.experiments.channel_prediction [--seeds 0 1] [--steps 1500]
+Command:   python -m evidence.experiments channel_prediction [--seeds 0 1] [--steps 1500]
            [--workdir runs/channel_prediction]
 Time:      one to three minutes for each of the 2 encodings x 2 seeds (two CPU cores with other work
            on them)
@@ -15,8 +15,7 @@ channel snapshots: an oscillation of one frequency for each signal, which fades 
 observed with noise at a tenth of its power. Writes WORKDIR/results.csv and WORKDIR/results.png.
 """
 
-import pathlib
-import time
+import argparse
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +23,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from evidence.experiments.tables import report
-from posenc_jax.lab.files.command import Parser
+from evidence.experiments.fitting import fitted
+from evidence.experiments.program import Found, Program, each
 from posenc_jax.lab.model.block import Block
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.language.make import make
@@ -85,53 +84,38 @@ class Predictor(nnx.Module):
         return self.outputs(self.norm(h[:, -1]))[:, 0]
 
 
-def train(encoding: str, seed: int, steps: int, batch: int) -> Predictor:
-    graphdef, params, rest = nnx.split(Predictor(encoding, rngs=nnx.Rngs(seed)), nnx.Param, ...)
-    optimizer = optax.adamw(
-        optax.warmup_cosine_decay_schedule(0.0, 3e-3, 100, steps, 1e-4), weight_decay=1e-4
+def loss(model: Predictor, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """The squared error of the next snapshot."""
+    return jnp.square(model(batch[0]) - batch[1]).mean()
+
+
+def measured(name: str, seed: int, options: argparse.Namespace) -> Found:
+    """The errors of a trained encoder, by the number of snapshots."""
+    rate = optax.warmup_cosine_decay_schedule(0.0, 3e-3, 100, options.steps, 1e-4)
+    rng = np.random.default_rng([seed, 1])
+    model = fitted(
+        Predictor(ENCODINGS[name], rngs=nnx.Rngs(seed)),
+        loss,
+        (signals(rng, options.batch, LENGTH) for _ in range(options.steps)),
+        steps=options.steps,
+        optimizer=optax.adamw(rate, weight_decay=1e-4),
     )
-
-    @jax.jit
-    def step(params, state, x, y):
-        loss = lambda params: jnp.square(nnx.merge(graphdef, params, rest)(x) - y).mean()
-        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-        return optax.apply_updates(params, updates), state
-
-    rng, state = np.random.default_rng([seed, 1]), optimizer.init(params)
-    for _ in range(steps):
-        params, state = step(params, state, *signals(rng, batch, LENGTH))
-    return nnx.merge(graphdef, params, rest)
+    network = nnx.jit(model)
+    for length in LENGTHS:
+        x, y = signals(np.random.default_rng([length, 7]), 4000, length)
+        error = np.square(np.asarray(network(x)) - y).mean() / np.square(y).mean()
+        yield 'second-order signals', name, length, float(error)
 
 
-def main():
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
-    parser.add_argument('--steps', type=int, default=1500)
-    parser.add_argument('--batch', type=int, default=128)
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/channel_prediction')
-    arguments = parser.parse_args()
-    rows = []
-    for name, encoding in ENCODINGS.items():
-        for seed in arguments.seeds:
-            begin, network = (
-                time.perf_counter(),
-                nnx.jit(train(encoding, seed, arguments.steps, arguments.batch)),
-            )
-            for length in LENGTHS:
-                x, y = signals(np.random.default_rng([length, 7]), 4000, length)
-                error = float(np.square(np.asarray(network(x)) - y).mean() / np.square(y).mean())
-                rows.append(('second-order signals', name, length, seed, error))
-            print(f'{name}, seed {seed}: {time.perf_counter() - begin:.0f} s', flush=True)
-    title = f'Next snapshot, trained on {LENGTH}'
-    report(
-        rows,
-        arguments.workdir,
-        title=title,
-        x='snapshots',
-        value='squared error / power',
-        trained=LENGTH,
-    )
-
-
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    each(measured, 'encodings'),
+    choose={'encodings': ENCODINGS},
+    options={'steps': 1500, 'batch': 128},
+    default_seeds=(0, 1),
+    table={
+        'title': f'Next snapshot, trained on {LENGTH}', 'x': 'snapshots',
+        'value': 'squared error / power', 'trained': LENGTH,
+    },
+)  # fmt: skip

@@ -1,6 +1,6 @@
 """Coin flips: how far the predictions of small models are from a martingale and from Bayes.
 
-Command:   python -m evidence.experiments.coins [--seeds 0 1 2] [--steps 1500]
+Command:   python -m evidence.experiments coins [--seeds 0 1 2] [--steps 1500]
            [--workdir runs/coins] [--encodings nope rope learned alibi]
 Data:      sequences of 64 flips of coins whose bias is uniform. Decoders of two layers learn the
            next flip, without positions, with RoPE, with learned positions and with ALiBi.
@@ -9,13 +9,11 @@ Measured:  by n, the flips that were read: the gap, which is the distance of the
            flips; and the excess, the divergence from Laplace's rule over its mean entropy.
 Time:      40 s of processor time a run
 Number:    docs/claims.md, claims N10 and N11
-Results:   WORKDIR/results.csv and WORKDIR/results.png. What a run measured is kept in
-           WORKDIR/ENCODING_SEED.json, so the sweep may be interrupted and started again.
 Paper:     Chlon et al. (arXiv 2507.11768): positions violate the martingale property in the order
            of log n / n; 99 % of the limit of entropy after 20 flips.
 """
 
-import pathlib
+import argparse
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +21,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from evidence.experiments.runs import kept
-from evidence.experiments.tables import report
+from evidence.experiments.program import Found, Program, each
 from posenc_jax.lab.analyse.martingale_gap import martingale_gap
-from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.model import Transformer, TransformerConfig
 
 LENGTH, BATCH = 64, 32
@@ -79,39 +75,21 @@ def entropy(count: int) -> float:
     return float(-(p * np.log(p) + (1 - p) * np.log(1 - p)).mean())
 
 
-def measured(encoding: str, seed: int, steps: int) -> dict[str, list[float]]:
+def measured(name: str, seed: int, options: argparse.Namespace) -> Found:
     """What is measured of one model, by the number of flips."""
-    model = trained(encoding, seed, steps)
+    model = trained(ENCODINGS[name], seed, options.steps)
     found = martingale_gap(model, (0, 1), counts=COUNTS, sequences=COINS, seed=seed, batch=COINS)
     excess = [risk / entropy(count) for risk, count in zip(found.risk, COUNTS)]
-    return {'gap': found.gap.tolist(), 'spread': found.spread.tolist(), 'excess': excess}
+    for panel, values in (('gap', found.gap), ('spread', found.spread), ('excess', excess)):
+        for count, value in zip(COUNTS, values):
+            yield panel, name, count, float(value)
 
 
-def main() -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--steps', type=int, default=1500)
-    parser.add_argument(
-        '--encodings', nargs='+', choices=list(ENCODINGS), default=list(ENCODINGS), metavar='NAME'
-    )
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/coins')
-    known = parser.parse_args()
-    known.workdir.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for seed in known.seeds:
-        for name in known.encodings:
-            found = kept(
-                known.workdir / f'{name}_{seed}.json',
-                {'encoding': ENCODINGS[name], 'seed': seed, 'steps': known.steps},
-                lambda name=name, seed=seed: measured(ENCODINGS[name], seed, known.steps),
-            )
-            rows += [
-                (panel, name, count, seed, value)
-                for panel, values in found.items()
-                for count, value in zip(COUNTS, values)
-            ]
-    report(rows, known.workdir, title='Coin flips', x='flips read', value='value', log=True)
-
-
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    each(measured, 'encodings'),
+    choose={'encodings': ENCODINGS},
+    options={'steps': 1500},
+    table={'title': 'Coin flips', 'x': 'flips read', 'value': 'value', 'log': True},
+)

@@ -1,6 +1,6 @@
 """Models of text, trained in windows of 128 bytes and tuned a little to read four times as much.
 
-Command:   python -m evidence.experiments.continued GROUP [--seeds 0 1 2] [--steps 2000]
+Command:   python -m evidence.experiments continued GROUP [--seeds 0 1 2] [--steps 2000]
            [--tuned 100] [--workdir DIR]
            GROUP is one of
   temperatures  no positions; one temperature for all heads, and a temperature for each head that is
@@ -12,20 +12,18 @@ Measured:  nats of the same bytes in windows of 128 and 512. Models have 4 layer
            bytes or twice as many.
 Number:    docs/claims.md, claims A18 and A20 (with --tuned 400) and B21 (with
            --steps 8000)
-Results:   WORKDIR/comparison. Runs whose last step is saved are not trained again, so the sweep may
-           be interrupted and started again.
 Paper:     Wang et al. (arXiv 2404.12224): trained temperatures expand the context of models without
            positions substantially. Wu et al. (arXiv 2406.07138): tuning at the old length extends
            the context to the target. Karypis et al. (arXiv 2310.14633): inputs of four times the
            length at lower perplexity with the memory of the old length.
 """
 
+import argparse
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 
+from evidence.experiments.program import Program
 from evidence.experiments.runs import Run, evaluate_once, train_runs
-from posenc_jax.lab.files.command import Parser
 
 NEAR, FAR = 128, 512
 
@@ -75,33 +73,28 @@ FIELDS = {
     'model.width': 96, 'model.heads': 3, 'train.length': NEAR, 'train.batch': 8, 'train.lr': 4e-3,
 }  # fmt: skip
 ALL = {'train.save_every': 100000, 'train.eval_every': 400, 'mesh.cpu_devices': 1}
-EVALUATION = (f'eval.lengths={NEAR},{FAR}', 'eval.protocols=same_tokens', 'eval.tokens=65536')
+EVALUATION = {
+    'eval.lengths': (NEAR, FAR), 'eval.protocols': ('same_tokens',), 'eval.tokens': 65536,
+}  # fmt: skip
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('group', choices=list(GROUPS))
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--steps', type=int, default=2000)
-    parser.add_argument('--tuned', type=int, default=100)
-    parser.add_argument('--workdir', type=pathlib.Path)
-    given, runs = parser.parse_args(arguments), {}
-    group = GROUPS[given.group]
-    workdir = given.workdir or pathlib.Path('runs', 'continued', given.group)
-    for seed in given.seeds:
+def run(options: argparse.Namespace) -> None:
+    """Trains a model, continues it in every way of the group, and evaluates everything."""
+    group, workdir, runs = GROUPS[options.group], options.workdir, {}
+    for seed in options.seeds:
         first = workdir / f'first_{seed}'
-        fields = {**FIELDS, **ALL, 'encoding': group.encoding, 'train.steps': given.steps}
-        fields['train.warmup'] = given.steps // 25
+        fields = {**FIELDS, **ALL, 'encoding': group.encoding, 'train.steps': options.steps}
+        fields['train.warmup'] = options.steps // 25
         runs['first', seed] = Run(first, 'configs/quickstart.py', {**fields, 'seed': seed})
-        again = {'train.steps': given.tuned, 'train.warmup': given.tuned // 10, 'seed': seed}
+        again = {'train.steps': options.tuned, 'train.warmup': options.tuned // 10, 'seed': seed}
         for name, own in group.tuned.items():
             fields = {**ALL, 'init.source': str(first), **again, **own}
             runs[name, seed] = Run(workdir / f'{name}_{seed}', group.config, fields)
     evaluated = []
-    for (name, _), run in train_runs(runs).items():
-        evaluated += [run, f'{run} | {group.extended}'] if name == 'first' else [run]
+    for (name, _), directory in train_runs(runs).items():
+        more = [f'{directory} | {group.extended}'] if name == 'first' else []
+        evaluated += [directory, *more]
     evaluate_once(evaluated, workdir / 'comparison', EVALUATION)
 
 
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(__name__, __doc__, run, group=GROUPS, options={'steps': 2000, 'tuned': 100})

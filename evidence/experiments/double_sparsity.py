@@ -2,7 +2,7 @@
 
 Calibrated channels are compared with random ones.
 
-Command:   python -m evidence.experiments.double_sparsity --run RUN [--length 512] [--groups 4 16]
+Command:   python -m evidence.experiments double_sparsity --run RUN [--length 512] [--groups 4 16]
            [--keep 16 32 64 128]
 Time:      36 s for a model of four layers of width 32 and --length 64 on two busy CPU cores Number:
 loss per target of the runs recall_0 and recall_1 of evidence.experiments.duo_attention with
@@ -17,6 +17,7 @@ Paper:     Yang et al. (arXiv 2408.07092): little loss at 1/16 of the keys with 
 """
 
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ from posenc_jax.lab.train.step import target_losses
 from posenc_jax.language.spec import build, parse
 
 
-def main():
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--run', required=True)
     parser.add_argument('--length', type=int, default=512)
@@ -44,10 +45,10 @@ def main():
     )
     parser.add_argument('--workdir', type=pathlib.Path, default='runs/double_sparsity')
     parser.add_imports(of_runs=True)
-    arguments = parser.parse_args()
-    config, model, _ = restore_model(arguments.run, trust_imports=arguments.trust_imports)
+    options = parser.parse_args(arguments)
+    config, model, _ = restore_model(options.run, trust_imports=options.trust_imports)
     task = build(parse(config.task, ('task',)).nodes[0], {})
-    drawn = dict(length=arguments.length, batch_size=arguments.rows, seed=0)
+    drawn = dict(length=options.length, batch_size=options.rows, seed=0)
     batch = lambda split: jax.tree.map(jnp.asarray, task.dataset(**drawn, split=split)[0])
     graphdef, state = nnx.split(model)
 
@@ -62,9 +63,9 @@ def main():
 
     text, test, rows = batch('train'), batch('test'), []
     full = float(dense(state, test))
-    for groups in arguments.groups:
+    for groups in options.groups:
         calibrated = calibrate(model, text['tokens'], groups=groups)
-        for keep in arguments.keep:
+        for keep in options.keep:
             sparse = jax.jit(
                 lambda state, channels, batch: mean_loss(
                     sparse_logits(
@@ -72,12 +73,12 @@ def main():
                         channels,
                         batch['tokens'],
                         keep=keep,
-                        dense_layers=arguments.dense_layers,
+                        dense_layers=options.dense_layers,
                     ),
                     batch,
                 )
             )
-            for seed in arguments.seeds:
+            for seed in options.seeds:
                 rng, width = np.random.default_rng(seed), model.cfg.head_dim
                 random = rng.permuted(
                     np.tile(np.arange(width), (*calibrated.shape[:2], 1)), axis=-1
@@ -92,12 +93,8 @@ def main():
                 rows.append((f'g = {groups}', 'dense', keep, seed, full))
     report(
         rows,
-        arguments.workdir,
-        title=f'Double Sparsity at {arguments.length} tokens',
+        options.workdir,
+        title=f'Double Sparsity at {options.length} tokens',
         x='keys a query reads',
         value='loss',
     )
-
-
-if __name__ == '__main__':
-    main()

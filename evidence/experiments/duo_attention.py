@@ -2,7 +2,7 @@
 
 Trained gates are compared with random ones.
 
-Command:   python -m evidence.experiments.duo_attention [--seeds 0 1] [--workdir runs/duo_attention]
+Command:   python -m evidence.experiments duo_attention [--seeds 0 1] [--workdir runs/duo_attention]
            [--set train.steps=500]
 Time:      75 s a seed on one CPU core
 Number:    at 25 / 50 / 75 % streaming heads, seed 0: 1.00 / 0.94 / 0.69 by trained gates, 0.86 /
@@ -17,19 +17,19 @@ Paper:     Xiao et al. (arXiv 2410.10819): with 50 % streaming heads (heads with
            of them, lose passkeys.
 """
 
+import argparse
 import json
-import pathlib
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from evidence.experiments.program import Program, Row
 from evidence.experiments.runs import Run, full_disk_in_one_line, train_runs
-from evidence.experiments.tables import report
 from posenc_jax.lab.decoding.duo_attention import deploy, retrieval_heads
 from posenc_jax.lab.files import disk
-from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.model import Transformer
 from posenc_jax.lab.runs.restore import restore_model
 from posenc_jax.lab.tasks import Task, batch_iterator
@@ -61,37 +61,24 @@ def accuracy(model: Transformer, task: Task, length: int, rows: int = 256) -> fl
     return float(hits[batch['loss_mask'] > 0].mean())
 
 
-def main():
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/duo_attention')
-    parser.add_argument('--gate-steps', type=int, default=200)
-    parser.add_argument('--random', type=int, default=4, help='draws of random gates')
-    parser.add_argument(
-        '--set',
-        nargs='*',
-        default=[],
-        metavar='FIELD=VALUE',
-        help='more config fields, e.g. train.steps=200',
-    )
-    arguments = parser.parse_args()
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """The accuracy of trained and of drawn gates, by the share of streaming heads."""
     run_of = lambda seed: Run(
-        arguments.workdir / f'recall_{seed}',
+        options.workdir / f'recall_{seed}',
         'configs/default.py',
         FIELDS | {'seed': seed},
-        arguments.set,
+        options.set,
     )
-    rows = []
-    for seed, run in train_runs({seed: run_of(seed) for seed in arguments.seeds}).items():
+    for seed, run in train_runs({seed: run_of(seed) for seed in options.seeds}).items():
         config, model, _ = restore_model(run)
         task, length = build(parse(config.task, ('task',)).nodes[0], {}), config.train.length
         batches = batch_iterator(
             task.dataset(length=(length // 2, length), batch_size=16, seed=seed)
         )
-        gates, _ = train_gates(model, batches, steps=arguments.gate_steps, sink=SINK, recent=RECENT)
+        gates, _ = train_gates(model, batches, steps=options.gate_steps, sink=SINK, recent=RECENT)
         with full_disk_in_one_line():
             disk.write(
-                arguments.workdir / f'gates_{seed}.json',
+                options.workdir / f'gates_{seed}.json',
                 json.dumps(np.asarray(gates).round(4).tolist()),
             )
         print(
@@ -102,29 +89,25 @@ def main():
         score = lambda heads: accuracy(deploy(model, heads, sink=SINK, recent=RECENT), task, length)
         rng = np.random.default_rng([seed, 1])
         for sparsity in SPARSITIES:
-            rows.append(
-                (
-                    'passkeys',
-                    'trained gates',
-                    sparsity,
-                    seed,
-                    score(retrieval_heads(gates, sparsity=sparsity)),
-                )
-            )
-            drawn = [
-                score(retrieval_heads(rng.random(gates.shape), sparsity=sparsity))
-                for _ in range(arguments.random)
-            ]
-            rows += [('passkeys', 'random gates', sparsity, seed, value) for value in drawn]
-        rows.append(('passkeys', 'all stream', 1.0, seed, score(np.zeros(gates.shape, bool))))
-    report(
-        rows,
-        arguments.workdir / 'comparison',
-        title=f'DuoAttention, sink {SINK}, recent {RECENT}',
-        x='share of streaming heads',
-        value='accuracy',
-    )
+            own = score(retrieval_heads(gates, sparsity=sparsity))
+            yield 'passkeys', 'trained gates', sparsity, seed, own
+            for _ in range(options.random):
+                drawn = score(retrieval_heads(rng.random(gates.shape), sparsity=sparsity))
+                yield 'passkeys', 'random gates', sparsity, seed, drawn
+        yield 'passkeys', 'all stream', 1.0, seed, score(np.zeros(gates.shape, bool))
 
 
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    rows,
+    options={
+        'gate-steps': 200, 'random': (4, 'draws of random gates'), 'set': [],
+    },
+    default_seeds=(0, 1),
+    folder='comparison',
+    table={
+        'title': f'DuoAttention, sink {SINK}, recent {RECENT}',
+        'x': 'share of streaming heads', 'value': 'accuracy',
+    },
+)  # fmt: skip

@@ -1,6 +1,6 @@
 """Claims that need a construction, a count or a few seconds of training, and no run of `train.py`.
 
-Command:   python -m evidence.experiments.exact [--seeds 0 1 2]
+Command:   python -m evidence.experiments exact [--seeds 0 1 2]
            [--groups trees fire decay bound index] [--workdir runs/exact]
 Time:      about a minute on two CPU cores
 Groups:    trees   the share of modules of the standard library whose syntax tree comes back from
@@ -14,11 +14,10 @@ Groups:    trees   the share of modules of the standard library whose syntax tre
                    behind 2048 (seeds 0, 1, 2)
            index   the share of 32 equal tokens without a mask that learn their own index, with URPE
                    and with the biases of T5
-Results:   WORKDIR/results.csv
 """
 
+import argparse
 import ast
-import pathlib
 from collections.abc import Callable, Iterator
 
 import jax
@@ -28,21 +27,20 @@ import optax
 from flax import nnx
 
 import posenc_jax as pj
-from evidence.experiments.tables import report
+from evidence.experiments.program import Found, Program, each
 from posenc_jax.lab.analyse.pi_bound import extrapolation_bound, interpolation_constant
-from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.tasks.language.ast_flatten import ast_flatten, ast_unflatten
 from posenc_jax.lab.tasks.language.embedded import stdlib_code
 from posenc_jax.methods.fire import fire_progress
 from posenc_jax.methods.rope import rope_frequencies
 
-Found = Iterator[tuple[str, float]]  # a variant and its number
+Numbers = Iterator[tuple[str, float]]  # a variant and its number
 MODULES = 40
 DISTANCES, WINDOW = 128, 2048
 TOKENS, STEPS = 32, 400
 
 
-def trees(seed: int) -> Found:
+def trees(seed: int) -> Numbers:
     sources = list(stdlib_code().values())
     chosen = np.random.default_rng(seed).permutation(len(sources))[:MODULES]
     back = [
@@ -52,7 +50,7 @@ def trees(seed: int) -> Found:
     yield 'ast_flatten', float(np.mean(back))
 
 
-def fire(seed: int) -> Found:
+def fire(seed: int) -> Numbers:
     rngs, pos = nnx.Rngs(seed), np.arange(DISTANCES, dtype=np.int32)[None]
     ours = pj.make(f'fire(width={DISTANCES - 1}, threshold={DISTANCES})', heads=4, rngs=rngs)
     z = fire_progress(ours.c[...], ours.mult[...] * DISTANCES, pos, pos)[0, -1, ::-1]
@@ -71,7 +69,7 @@ def fire(seed: int) -> Found:
         yield spec, float(error / np.ptp(by_distance))
 
 
-def decay(seed: int) -> Found:
+def decay(seed: int) -> Numbers:
     rng, theta = np.random.default_rng(seed), rope_frequencies(64, 10000.0)
     query = rng.standard_normal(32) + 1j * rng.standard_normal(32)
     distance = np.arange(WINDOW)
@@ -81,13 +79,13 @@ def decay(seed: int) -> Found:
     yield 'rope', float((logits.argmax(axis=1) == distance).mean())
 
 
-def bound(seed: int) -> Found:
+def bound(seed: int) -> Numbers:
     theta, first = rope_frequencies(128, 10000.0), WINDOW * 2**seed
     outside = 2 * 128 * extrapolation_bound(np.arange(first, 2 * first), theta).min()
     yield 'pi', float(outside / (interpolation_constant(theta) / 4))
 
 
-def index(seed: int) -> Found:
+def index(seed: int) -> Numbers:
     for spec in ("urpe(table='toeplitz')", 't5_rpe(bidirectional=True)'):
         yield spec.split('(')[0], _own_index(spec, seed)
 
@@ -118,25 +116,21 @@ def _own_index(spec: str, seed: int) -> float:
     return float((logits(params).argmax(-1) == jnp.arange(TOKENS)).mean())
 
 
-GROUPS: dict[str, Callable[[int], Found]] = {
+GROUPS: dict[str, Callable[[int], Numbers]] = {
     'trees': trees, 'fire': fire, 'decay': decay, 'bound': bound, 'index': index,
 }  # fmt: skip
 
 
-def main() -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--groups', nargs='+', choices=list(GROUPS), default=list(GROUPS))
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/exact')
-    arguments = parser.parse_args()
-    rows = [
-        (group, name, 0, seed, value)
-        for group in arguments.groups
-        for seed in arguments.seeds
-        for name, value in GROUPS[group](seed)
-    ]
-    report(rows, arguments.workdir, title='Without training', x='place', value='value')
+def measured(group: str, seed: int, options: argparse.Namespace) -> Found:
+    """The numbers of a group."""
+    del options
+    return ((group, name, 0, value) for name, value in GROUPS[group](seed))
 
 
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    each(measured, 'groups'),
+    choose={'groups': GROUPS},
+    table={'title': 'Without training', 'x': 'place', 'value': 'value'},
+)

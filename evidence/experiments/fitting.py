@@ -18,19 +18,21 @@ def fitted(
     *,
     steps: int,
     rate: float = 2e-3,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> Model:
-    """A copy of the model after one update for each batch. AdamW; the rate rises for a tenth of the
-    steps, and falls as a cosine.
+    """A copy of the model after one update for each batch.
 
     Args:
       model: what is trained, all of its parameters.
       loss: of the model and a batch.
       batches: trees of arrays of the same shapes.
       steps: how many batches there are.
-      rate: the largest learning rate.
+      rate: the largest learning rate of the usual optimizer, which is AdamW; its rate rises for a
+        tenth of the steps, and falls as a cosine.
+      optimizer: another optimizer.
     """
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    optimizer = optax.chain(
+    optimizer = optimizer or optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(
             optax.warmup_cosine_decay_schedule(0, rate, steps // 10, steps),

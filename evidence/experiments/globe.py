@@ -1,6 +1,6 @@
 """Encoders of places on the globe with three networks, on checkerboards: all places, and the poles.
 
-Command:   python -m evidence.experiments.globe [--seeds 0 1 2] [--workdir runs/globe]
+Command:   python -m evidence.experiments globe [--seeds 0 1 2] [--workdir runs/globe]
            [--support 100] [--heads linear siren fcnet] [--only geo_sh geo_grid] [--rates 2e-3 1e-2]
            [--set train.steps=500]
 Time:      36 minutes for 90 runs on one of two busy cores
@@ -20,15 +20,17 @@ Paper:     reproduced small, accuracy of all places and beyond 60 degrees: linea
            the poles.
 """
 
+import argparse
+import itertools
 import pathlib
-import sys
 
 import numpy as np
 
-from evidence.experiments.runs import Run, full_disk_in_one_line, train_runs
+from evidence.experiments.program import Program
+from evidence.experiments.runs import ERRORS, Run, full_disk_in_one_line, refuse, train_runs
 from evidence.experiments.tables import report
 from posenc_jax.lab.evaluate.run import evaluate
-from posenc_jax.lab.files.command import Parser
+from posenc_jax.lab.files.command import in_line
 from posenc_jax.lab.train.metrics_file import FILE, read_lines
 
 CONFIG = 'configs/globe.py'
@@ -45,7 +47,10 @@ HEADS = {
     'fcnet': 'fcnet(width=64)',
 }
 STEPS = 500
-PARTS = {'all': 'accuracy', 'poles': 'accuracy_poles'}  # folder -> protocol
+PARTS = {  # folder -> protocol and title
+    'all': ('accuracy', 'all places'),
+    'poles': ('accuracy_poles', 'beyond 60 degrees'),
+}
 
 
 def fields_of(encoder: str, head: str, support: int) -> dict[str, object]:
@@ -67,59 +72,47 @@ def validation_accuracy(directory: str) -> float:
     return [line[name] for line in lines if name in line][-1]
 
 
-def main() -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--workdir', type=pathlib.Path, default=pathlib.Path('runs/globe'))
-    parser.add_argument('--support', type=int, nargs='+', default=[100], metavar='M')
-    parser.add_argument('--heads', nargs='+', choices=list(HEADS), default=list(HEADS))
-    parser.add_argument('--only', nargs='+', choices=list(ENCODERS), default=list(ENCODERS))
-    parser.add_argument('--rates', type=float, nargs='+', default=[2e-3, 1e-2])
-    parser.add_argument(
-        '--set', nargs='*', default=[], metavar='FIELD=VALUE', help='more config fields'
-    )
-    arguments = parser.parse_args()
-    variants = [
-        (head, name, support)
-        for head in arguments.heads
-        for name in arguments.only
-        for support in arguments.support
-    ]
+def run(options: argparse.Namespace) -> None:
+    """Trains everything, and tests what has the best rate."""
+    variants = list(itertools.product(options.heads, options.only, options.support))
     runs = {
-        (*variant, rate, seed): Run(
-            arguments.workdir / f'{variant[0]}_{variant[1]}_{variant[2]}_{rate:g}_{seed}',
+        (head, name, support, rate, seed): Run(
+            options.workdir / f'{head}_{name}_{support}_{rate:g}_{seed}',
             CONFIG,
-            {**fields_of(variant[1], variant[0], variant[2]), 'train.lr': rate, 'seed': seed},
-            arguments.set,
+            {**fields_of(name, head, support), 'train.lr': rate, 'seed': seed},
+            options.set,
         )
-        for variant in variants
-        for rate in arguments.rates
-        for seed in arguments.seeds
+        for head, name, support in variants
+        for rate in options.rates
+        for seed in options.seeds
     }
     directories, chosen = train_runs(runs), {}
     for variant in variants:
         score = lambda rate, variant=variant: np.mean(
-            [validation_accuracy(directories[*variant, rate, seed]) for seed in arguments.seeds]
+            [validation_accuracy(directories[*variant, rate, seed]) for seed in options.seeds]
         )
-        rate = max(arguments.rates, key=score)
-        chosen |= {(*variant, seed): directories[*variant, rate, seed] for seed in arguments.seeds}
+        rate = max(options.rates, key=score)
+        chosen |= {(*variant, seed): directories[*variant, rate, seed] for seed in options.seeds}
     try:
         found = evaluate(list(chosen.values()), {'eval.lengths': (5000,)})
-    except (ValueError, OSError) as error:
-        sys.exit(f'globe: {error}')
-    out = arguments.workdir / 'results'
+    except ERRORS as error:
+        refuse(in_line(error))
     with full_disk_in_one_line():
-        found.write_numbers(out)
-    for part, protocol in PARTS.items():
+        found.write_numbers(options.workdir / 'results')
+    for part, (protocol, title) in PARTS.items():
         rows = [
             (head, name, support, seed, measurement.value)
             for (head, name, support, seed), run in zip(chosen, found.runs, strict=True)
             for measurement in run.measurements
             if measurement.protocol == protocol
         ]
-        title = {'all': 'all places', 'poles': 'beyond 60 degrees'}[part]
-        report(rows, arguments.workdir / part, title=title, x='support points', value='accuracy')
+        report(rows, options.workdir / part, title=title, x='support points', value='accuracy')
 
 
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    run,
+    choose={'heads': HEADS, 'only': ENCODERS},
+    options={'support': [100], 'rates': [2e-3, 1e-2], 'set': []},
+)

@@ -1,6 +1,6 @@
 """Patches of one of several images, asked for by image, row and column: index and shift of ids.
 
-Command:   python -m evidence.experiments.images_apart [--seeds 0 1 2] [--steps 600]
+Command:   python -m evidence.experiments images_apart [--seeds 0 1 2] [--steps 600]
            [--workdir runs/images_apart]
 Data:      three images of 3 x 3 patches, drawn from 16 kinds, and nine questions, each a token that
            names the image, the row and the column of a patch. The answer is the kind of the patch.
@@ -8,12 +8,10 @@ Measured:  questions that an encoder of 2 layers of width 64 answers. Its token 
            trained function of row and column (`learnable_fourier`): with `image_shift` as it is,
            with the shift alone, with the vectors of the images alone, and with neither.
 Number:    docs/claims.md, claim A39
-Results:   WORKDIR/results.csv. A model whose numbers are there is not trained again.
 Paper:     Xia et al. (arXiv 2510.06679): an index and a shift of positions keep images apart.
 """
 
-import functools
-import pathlib
+import argparse
 
 import jax
 import numpy as np
@@ -21,9 +19,7 @@ import optax
 from flax import nnx
 
 from evidence.experiments.fitting import fitted
-from evidence.experiments.runs import kept
-from evidence.experiments.tables import report
-from posenc_jax.lab.files.command import Parser
+from evidence.experiments.program import Found, Program, each
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.image_shift import image_ids
 from posenc_jax.protocol.tokens import Tokens
@@ -58,8 +54,9 @@ def loss(model: Transformer, batch: dict[str, jax.Array]) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(found, batch['answers']).mean()
 
 
-def measured(variant: str, seed: int, steps: int) -> float:
+def measured(variant: str, seed: int, options: argparse.Namespace) -> Found:
     """The share of questions that a trained model answers."""
+    steps = options.steps
     cfg = TransformerConfig(
         vocab_size=KINDS + PATCHES, output_size=KINDS, train_len=PATCHES + QUESTIONS, layers=2,
         width=64, heads=4, kind='encoder',
@@ -70,24 +67,14 @@ def measured(variant: str, seed: int, steps: int) -> float:
     model = fitted(Transformer(cfg, rngs=nnx.Rngs(seed)), loss, batches, steps=steps, rate=3e-3)
     test = batch(np.random.default_rng(0), 512)
     found = np.asarray(nnx.jit(logits)(model, test['tokens']).argmax(-1))
-    return float((found == test['answers']).mean())
+    yield 'patches', variant, IMAGES, float((found == test['answers']).mean())
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--steps', type=int, default=600)
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/images_apart')
-    given, rows = parser.parse_args(arguments), []
-    for seed in given.seeds:
-        for variant in VARIANTS:
-            settings = {'steps': given.steps, 'variant': VARIANTS[variant]}
-            path = given.workdir / f'{variant.replace(" ", "_")}_{seed}.json'
-            share = kept(path, settings, functools.partial(measured, variant, seed, given.steps))
-            print(f'seed {seed}, {variant}: {share:.3f}', flush=True)
-            rows.append(('patches', variant, IMAGES, seed, share))
-    report(rows, given.workdir, title='Patches of images', x='images', value='answered')
-
-
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    each(measured, 'variants'),
+    choose={'variants': VARIANTS},
+    options={'steps': 600},
+    table={'title': 'Patches of images', 'x': 'images', 'value': 'answered'},
+)

@@ -1,6 +1,6 @@
 """What smaller caches cost a public model on long text: DuoAttention and LM-Infinite.
 
-Command:   python -m evidence.experiments.long_caches --file FILE --text 'text:FILE.txt'
+Command:   python -m evidence.experiments long_caches --file FILE --text 'text:FILE.txt'
            [--length 32768] [--extend 'yarn(factor=4.0)']
 Time:      with --depths 0 0.5 --passkeys 8192 an hour on two CPU cores with other jobs running (48
            minutes of processor time), of which the gates take 5 minutes; 2600 MiB of memory
@@ -19,6 +19,7 @@ Paper:     Xiao et al. (arXiv 2410.10819): half of the heads lose nothing; Han e
 """
 
 import pathlib
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +34,7 @@ from posenc_jax.lab.tasks import batch_iterator
 from posenc_jax.lab.train.duo_gates import train_gates
 
 
-def main():
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--file', required=True, help='a public checkpoint')
     parser.add_argument('--text', required=True, help="config.data.dataset, e.g. 'text:book.txt'")
@@ -50,49 +51,45 @@ def main():
     parser.add_argument('--sink', type=int, default=64)
     parser.add_argument('--recent', type=int, default=256)
     parser.add_argument('--workdir', type=pathlib.Path, default='runs/long_caches')
-    arguments = parser.parse_args()
-    arguments.workdir.mkdir(parents=True, exist_ok=True)
+    options = parser.parse_args(arguments)
+    options.workdir.mkdir(parents=True, exist_ok=True)
 
-    shared = {'eval.batch': 1, 'extend': arguments.extend}
+    shared = {'eval.batch': 1, 'extend': options.extend}
     text = {
         **shared,
-        'data.dataset': arguments.text,
+        'data.dataset': options.text,
         'eval.split': 'train',
         'eval.protocols': ('per_position',),
     }
-    text |= {
-        'eval.lengths': (arguments.length,),
-        'eval.tokens': arguments.length,
-        'eval.buckets': 14,
-    }
-    passkeys = {**shared, 'task': 'passkey_text()', 'eval.lengths': tuple(arguments.passkeys)}
-    passkeys |= {'eval.depths': tuple(arguments.depths), 'eval.samples': arguments.samples}
-    jobs = {'text': prepare(arguments.file, text), 'passkeys': prepare(arguments.file, passkeys)}
+    text |= {'eval.lengths': (options.length,), 'eval.tokens': options.length, 'eval.buckets': 14}
+    passkeys = {**shared, 'task': 'passkey_text()', 'eval.lengths': tuple(options.passkeys)}
+    passkeys |= {'eval.depths': tuple(options.depths), 'eval.samples': options.samples}
+    jobs = {'text': prepare(options.file, text), 'passkeys': prepare(options.file, passkeys)}
     model, _ = jobs['text'].load()
     full = jobs['text'].extended(model)
 
-    sizes = {'sink': arguments.sink, 'recent': arguments.recent}
+    sizes = {'sink': options.sink, 'recent': options.recent}
 
     def trained():
-        examples = jobs['passkeys'].task.dataset(length=arguments.gate_length, batch_size=1, seed=0)
+        examples = jobs['passkeys'].task.dataset(length=options.gate_length, batch_size=1, seed=0)
         gates, losses = train_gates(
-            full, batch_iterator(examples), steps=arguments.gate_steps, **sizes
+            full, batch_iterator(examples), steps=options.gate_steps, **sizes
         )
         print(f'loss of the gates: {np.asarray(losses)[[0, -1]]}')
         return np.asarray(gates).round(4).tolist()
 
     settings = {
-        name: getattr(arguments, name)
+        name: getattr(options, name)
         for name in ('file', 'extend', 'gate_length', 'gate_steps', *sizes)
     }
-    gates = jnp.asarray(kept(arguments.workdir / 'gates.json', settings, trained))
+    gates = jnp.asarray(kept(options.workdir / 'gates.json', settings, trained))
     print(
         f'gates, quartiles: {np.quantile(np.asarray(gates), (0, 0.25, 0.5, 0.75, 1)).round(3)}',
         flush=True,
     )
     random = np.random.default_rng(0).random(gates.shape)
     streaming = lambda gates: deploy(
-        full, retrieval_heads(gates, sparsity=arguments.sparsity), **sizes
+        full, retrieval_heads(gates, sparsity=options.sparsity), **sizes
     )
     variants = {
         'every key': lambda: full,
@@ -118,14 +115,5 @@ def main():
                 )
         words = ('first token', 'perplexity') if task == 'text' else ('depth', 'exact match')
         report(
-            rows,
-            arguments.workdir / task,
-            title=task,
-            x=words[0],
-            value=words[1],
-            log=task == 'text',
+            rows, options.workdir / task, title=task, x=words[0], value=words[1], log=task == 'text'
         )
-
-
-if __name__ == '__main__':
-    main()

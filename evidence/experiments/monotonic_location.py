@@ -2,7 +2,7 @@
 
 The models are tested on sources that are longer than those of training.
 
-Command:   python -m evidence.experiments.monotonic_location [--tasks copy recopy]
+Command:   python -m evidence.experiments monotonic_location [--tasks copy recopy]
            [--variants NAME ...]
            [--seeds 0 1] [--steps 2000] [--width 64] [--dropout 0.1] [--samples 256] [--workdir DIR]
            The variants of `htr_attention` (htr-KIND-POSITIONS) run where --variants names them.
@@ -259,7 +259,3 @@ def main(arguments: list[str] | None = None):
         x='length',
         value='exact match',
     )
-
-
-if __name__ == '__main__':
-    main()

@@ -1,6 +1,6 @@
 """A small convolutional generator whose grid is shifted: does what it draws move along?
 
-Command:   python -m evidence.experiments.mspe [--seeds 0 1 2] [--steps 1500] [--workdir runs/mspe]
+Command:   python -m evidence.experiments mspe [--seeds 0 1 2] [--steps 1500] [--workdir runs/mspe]
 Time:      6 minutes on one of two busy cores
 Number:    moved at 4 pixels, seeds 0 to 2: 'mspe' .04 (-.46 to .33), 'constant' -.04 (-.60 to
            .87); see claim C16
@@ -16,10 +16,10 @@ Paper:     Choi et al. (arXiv 2108.01285): with zero padding a generator knows i
            what it draws by them; with the encoding, samples follow a shifted grid.
 """
 
+import argparse
 import functools
 import pathlib
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +27,10 @@ import numpy as np
 import optax
 from flax import nnx
 
+from evidence.experiments.program import Program, Row
 from evidence.experiments.runs import full_disk_in_one_line
-from evidence.experiments.tables import report
 from posenc_jax.features.coordinates.mspe import MultiScalePositions, shifted_constant
 from posenc_jax.lab.files import disk
-from posenc_jax.lab.files.command import Parser
 
 SIDE, CHANNELS, LEVELS, BATCH = 32, 16, 3, 32
 SHIFTS = (0, 2, 4, 6)  # pixels, down and to the right
@@ -164,35 +163,27 @@ def draw_pictures(pictures: Mapping[str, list[np.ndarray]], path: pathlib.Path) 
     disk.save_figure(figure, path, dpi=160)
 
 
-def main():
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--steps', type=int, default=1500)
-    parser.add_argument('--workdir', type=pathlib.Path, default=pathlib.Path('runs/mspe'))
-    arguments = parser.parse_args()
-    if arguments.steps < 1:
-        parser.error(f'--steps must be at least 1, got {arguments.steps}')
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """The numbers of all generators. Draws images of the first seed."""
     factors = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (128, 3)), jnp.float32)
-    rows, pictures = [], {}
+    pictures = {}
     for name, variant in VARIANTS.items():
-        for seed in arguments.seeds:
-            begin = time.process_time()
-            generator, error = trained(variant, seed, arguments.steps)
-            found = measured(generator, factors)
-            for shift, (share, relative, image) in found.items():
-                rows.append(('error', name, shift, seed, relative))
+        for seed in options.seeds:
+            generator, error = trained(variant, seed, options.steps)
+            for shift, (share, relative, image) in measured(generator, factors).items():
+                yield 'error', name, shift, seed, relative
                 if shift:
-                    rows.append(('movement', name, shift, seed, share))
-                if seed == arguments.seeds[0]:
+                    yield 'movement', name, shift, seed, share
+                if seed == options.seeds[0]:
                     pictures.setdefault(name, []).append(image)
-            print(
-                f'{name}, seed {seed}: error of training {error:.2g} '
-                f'({time.process_time() - begin:.0f} s of processor time)',
-                flush=True,
-            )
-    report(rows, arguments.workdir, title='A shifted grid', x='shift in pixels', value='share')
-    draw_pictures(pictures, arguments.workdir / 'pictures.png')
+            print(f'{name}, seed {seed}: error of training {error:.2g}', flush=True)
+    draw_pictures(pictures, options.workdir / 'pictures.png')
 
 
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    rows,
+    options={'steps': 1500},
+    table={'title': 'A shifted grid', 'x': 'shift in pixels', 'value': 'share'},
+)

@@ -1,6 +1,6 @@
 """The pattern that padding writes into a convolutional network, before and after training.
 
-Command:   python -m evidence.experiments.padding [--seeds 0 1 2] [--steps 300]
+Command:   python -m evidence.experiments padding [--seeds 0 1 2] [--steps 300]
            [--workdir runs/padding]
 A network of four convolutions of 3 x 3 pixels and 16 channels, a mean over all places and a linear
 map is trained on images of 16 x 16 pixels, once with each padding. Its classes are those of
@@ -13,7 +13,8 @@ patterns of the first seed.
 Paper:     Lin et al. (arXiv 2206.01202): the pattern grows in training, with every kind of padding.
 """
 
-import pathlib
+import argparse
+import itertools
 from collections.abc import Iterator
 
 import jax
@@ -22,7 +23,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from evidence.experiments.tables import report
+from evidence.experiments.program import Program, Row
 from posenc_jax.lab.analyse.ppp_padding import (
     PADDINGS,
     Convolution,
@@ -32,7 +33,6 @@ from posenc_jax.lab.analyse.ppp_padding import (
     pattern_plot,
     run_stack,
 )
-from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.tasks.images import Quadrant, Textures
 from posenc_jax.lab.tasks.images.image_task import ImageTask
 
@@ -110,26 +110,22 @@ def measured(
     return [(what, float(at), float(value)) for what, at, value in rows], found
 
 
-def main() -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--steps', type=int, default=300)
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/padding')
-    options = parser.parse_args()
-    rows: list[tuple[str, str, float, int, float]] = []
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """The numbers of all tasks and paddings. Draws the patterns of textures of the first seed."""
     patterns: dict[str, PaddingPattern] = {}
-    for name, padding, seed in _cells(options.seeds):
+    for name, padding, seed in itertools.product(TASKS, PADDINGS, options.seeds):
         found, pattern = measured(name, padding, seed, options.steps)
-        rows += [(f'{name}, {what}', padding, at, seed, value) for what, at, value in found]
+        for what, at, value in found:
+            yield f'{name}, {what}', padding, at, seed, value
         if (name, seed) == ('textures', options.seeds[0]):
             patterns[padding] = pattern
-    report(rows, options.workdir, title='padding', x='step', value='value', log=True)
     pattern_plot(patterns, options.workdir / 'textures.png')
 
 
-def _cells(seeds: list[int]) -> Iterator[tuple[str, str, int]]:
-    return ((name, padding, seed) for name in TASKS for padding in PADDINGS for seed in seeds)
-
-
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    rows,
+    options={'steps': 300},
+    table={'title': 'padding', 'x': 'step', 'value': 'value', 'log': True},
+)

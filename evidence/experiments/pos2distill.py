@@ -1,6 +1,6 @@
 """Pos2Distill and PAPEFT against plain fine-tuning: accuracy of key-value retrieval by slot.
 
-Command:   python -m evidence.experiments.pos2distill [--seeds 0 1] [--workdir runs/pos2distill]
+Command:   python -m evidence.experiments pos2distill [--seeds 0 1] [--workdir runs/pos2distill]
            [--set train.steps=500]
 Time:      5 minutes for one seed on one core with --papeft and 1000 steps of distillation
 Number:    docs/claims.md, claims A21 and A23; docs/results/length_generalisation.md has the table
@@ -15,7 +15,8 @@ Paper:     Wang et al. (arXiv 2508.15709): the curve of accuracy by position bec
            positions.
 """
 
-import pathlib
+import argparse
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +24,9 @@ import numpy as np
 import optax
 from flax import nnx
 
+from evidence.experiments.program import Program, Row
 from evidence.experiments.runs import Run, train_runs
-from evidence.experiments.tables import report
 from posenc_jax.lab.conversion.pos2distill import distill, moved_evidence
-from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.runs.restore import restore_model
 from posenc_jax.lab.tasks.retrieval import KVSlots
 from posenc_jax.lab.tasks.task import batch_rng
@@ -75,79 +75,54 @@ def examples(seed: int, steps: int, rows: int, *, anchors_only: bool = False):
     return stacked
 
 
-def main():
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/pos2distill')
-    parser.add_argument('--distill-steps', type=int, default=400)
-    parser.add_argument(
-        '--rows', type=int, default=16, help='examples of a step, of five prompts each'
-    )
-    parser.add_argument('--lr', type=float, default=1e-3)
-    parser.add_argument(
-        '--papeft', action='store_true', help='also continue the run with a PAPEFT adapter'
-    )
-    parser.add_argument('--adapter-steps', type=int, default=1000)
-    parser.add_argument(
-        '--set',
-        nargs='*',
-        default=[],
-        metavar='FIELD=VALUE',
-        help='more config fields, e.g. train.steps=200',
-    )
-    arguments = parser.parse_args()
-    runs, rows = {}, []
-    for seed in arguments.seeds:
-        fields, base = (
-            FIELDS | {'seed': seed, 'encoding': ENCODING},
-            arguments.workdir / f'skewed_{seed}',
-        )
-        runs['skewed', seed] = Run(
-            base, 'configs/default.py', fields | {'task': spec(skew=SKEW)}, arguments.set
-        )
-        if arguments.papeft:
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """The accuracy at every slot, before and after distillation."""
+    runs = {}
+    for seed in options.seeds:
+        fields = FIELDS | {'seed': seed, 'encoding': ENCODING}
+        base = options.workdir / f'skewed_{seed}'
+        skewed = fields | {'task': spec(skew=SKEW)}
+        runs['skewed', seed] = Run(base, 'configs/default.py', skewed, options.set)
+        if options.papeft:
             more = {
-                'task': spec(ids='locations'), 'encoding': 'papeft() | '
-                                                           f'{ENCODING}', 'init.source': str(base),
-                'train.tune': 'encodings', 'train.steps': arguments.adapter_steps,
-                'train.warmup': arguments.adapter_steps // 10, 'train.lr': 1e-2,
+                'task': spec(ids='locations'), 'encoding': f'papeft() | {ENCODING}',
+                'init.source': str(base), 'train.tune': 'encodings',
+                'train.steps': options.adapter_steps,
+                'train.warmup': options.adapter_steps // 10, 'train.lr': 1e-2,
             }  # fmt: skip
-            runs['papeft', seed] = Run(
-                arguments.workdir / f'papeft_{seed}', 'configs/default.py', fields | more
-            )
-    runs = train_runs(runs)
-    for seed in arguments.seeds:
-        model = restore_model(runs['skewed', seed])[1]
-        optimizer = optax.adamw(arguments.lr)
-        batches = lambda **more: examples(seed, arguments.distill_steps, arguments.rows, **more)
+            directory = options.workdir / f'papeft_{seed}'
+            runs['papeft', seed] = Run(directory, 'configs/default.py', fields | more)
+    trained = train_runs(runs)
+    for seed in options.seeds:
+        model = restore_model(trained['skewed', seed])[1]
+        optimizer = optax.adamw(options.lr)
+        batches = lambda **more: examples(seed, options.distill_steps, options.rows, **more)
+        taught = lambda batches, **more: distill(model, batches, optimizer=optimizer, **more)[0]
         variants = {
             'skewed': (model, 'none'),
-            'R1': (distill(model, batches(), optimizer=optimizer)[0], 'none'),
-            'R2': (distill(model, batches(), rule='r2', optimizer=optimizer)[0], 'none'),
-            'SFT, slot 0': (
-                distill(model, batches(anchors_only=True), rule='r2', optimizer=optimizer)[0],
-                'none',
-            ),
+            'R1': (taught(batches()), 'none'),
+            'R2': (taught(batches(), rule='r2'), 'none'),
+            'SFT, slot 0': (taught(batches(anchors_only=True), rule='r2'), 'none'),
         }
-        if arguments.papeft:
-            variants['PAPEFT'] = (restore_model(runs['papeft', seed])[1], 'locations')
+        if options.papeft:
+            variants['PAPEFT'] = (restore_model(trained['papeft', seed])[1], 'locations')
         for name, (variant, kind) in variants.items():
             scores = [accuracy(variant, slot, ids=kind) for slot in SHOWN]
-            rows += [
-                ('key-value retrieval', name, slot, seed, value)
-                for slot, value in zip(SHOWN, scores)
-            ]
-            print(
-                f'seed {seed}, {name}: ' + ' '.join(f'{value:.2f}' for value in scores), flush=True
-            )
-    report(
-        rows,
-        arguments.workdir / 'distilled',
-        title='Distilled between slots',
-        x='slot',
-        value='accuracy',
-    )
+            print(f'seed {seed}, {name}:', *(f'{value:.2f}' for value in scores), flush=True)
+            for slot, value in zip(SHOWN, scores):
+                yield 'key-value retrieval', name, slot, seed, value
 
 
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    rows,
+    options={
+        'distill-steps': 400, 'rows': (16, 'examples of a step, of five prompts each'),
+        'lr': 1e-3, 'papeft': (False, 'also continue the run with a PAPEFT adapter'),
+        'adapter-steps': 1000, 'set': [],
+    },
+    default_seeds=(0, 1),
+    folder='distilled',
+    table={'title': 'Distilled between slots', 'x': 'slot', 'value': 'accuracy'},
+)  # fmt: skip

@@ -2,7 +2,7 @@
 
 The models are tested on larger numbers than those of training.
 
-Command:   python -m evidence.experiments.positional_attention [--tasks cumsum cummin] [--seeds 0 1]
+Command:   python -m evidence.experiments positional_attention [--tasks cumsum cummin] [--seeds 0 1]
            [--steps 2500] [--workdir DIR]
 Tasks:     cumsum, cummin, cummax, median, sort, maxsub (largest sum of consecutive numbers) and
            minsum (minimum of the sums of two lists), of prefixes of the list;
@@ -19,17 +19,15 @@ steps of 128 samples at 1e-3, falling as a cosine; the paper takes 60000 steps o
 Writes WORKDIR/results.csv and WORKDIR/results.png.
 """
 
-import pathlib
-import time
+import argparse
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
-from evidence.experiments.tables import report
-from posenc_jax.lab.files.command import Parser
+from evidence.experiments.fitting import fitted
+from evidence.experiments.program import Found, Program, each
 from posenc_jax.lab.tasks.number_lists import NUMBER_TASKS, NumberTask
 from posenc_jax.mixers.number_network import NumberNetwork
 
@@ -38,79 +36,37 @@ SCALES = (1, 2, 3, 5, 10)
 
 
 def train(task: NumberTask, standard: bool, seed: int, steps: int, batch: int) -> NumberNetwork:
-    network = NumberNetwork(task.lists * NUMBERS, standard=standard, rngs=nnx.Rngs(seed))
-    graphdef, params, rest = nnx.split(network, nnx.Param, ...)
     rng = np.random.default_rng([seed, 1])
     x, y = task.sample(rng, 30000, NUMBERS)
-    optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, steps, 0.01))
-
-    @jax.jit
-    def step(params, state, x, y):
-        loss = lambda params: jnp.square(nnx.merge(graphdef, params, rest)(x) - y).mean()
-        updates, state = optimizer.update(jax.grad(loss)(params), state)
-        return optax.apply_updates(params, updates), state
-
-    state = optimizer.init(params)
-    for _ in range(steps):
-        chosen = rng.integers(0, len(x), batch)
-        params, state = step(params, state, x[chosen], y[chosen])
-    return nnx.merge(graphdef, params, rest)
-
-
-def main():
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        '--tasks', nargs='+', choices=tuple(NUMBER_TASKS), default=list(NUMBER_TASKS)
-    )
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
-    parser.add_argument('--steps', type=int, default=2500)
-    parser.add_argument('--batch', type=int, default=128)
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/positional_attention')
-    arguments = parser.parse_args()
-    if min(arguments.steps, arguments.batch) < 1 or min(arguments.seeds) < 0:
-        parser.error(
-            'steps and batch are at least 1, seeds at least 0, '
-            f'got --steps {arguments.steps} --batch {arguments.batch} --seeds '
-            f'{" ".join(map(str, arguments.seeds))}'
-        )
-    try:
-        arguments.workdir.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
-    except OSError as error:
-        parser.error(f'--workdir {arguments.workdir}: {error.strerror}')
-    rows = []
-    for name in arguments.tasks:
-        task = NUMBER_TASKS[name]
-        for standard in (False, True):
-            for seed in arguments.seeds:
-                begin, model = time.perf_counter(), 'standard' if standard else 'positional'
-                network = nnx.jit(train(task, standard, seed, arguments.steps, arguments.batch))
-                for scale in SCALES:
-                    x, y = task.sample(np.random.default_rng([scale, 7]), 2000, NUMBERS, scale)
-                    rows.append(
-                        (
-                            name,
-                            model,
-                            scale,
-                            seed,
-                            float(np.square(np.asarray(network(x)) - y).mean()),
-                        )
-                    )
-                errors = ' '.join(f'{row[4]:.3g}' for row in rows[-len(SCALES) :])
-                print(
-                    f'{name}, {model}, seed {seed}: {errors} ({time.perf_counter() - begin:.0f} s)',
-                    flush=True,
-                )
-    title = 'Eight numbers, trained on values up to 2'
-    report(
-        rows,
-        arguments.workdir,
-        title=title,
-        x='range of values, times 2',
-        value='mean squared error',
-        log=True,
-        trained=1,
+    chosen = (rng.integers(0, len(x), batch) for _ in range(steps))
+    return fitted(
+        NumberNetwork(task.lists * NUMBERS, standard=standard, rngs=nnx.Rngs(seed)),
+        lambda network, batch: jnp.square(network(batch[0]) - batch[1]).mean(),
+        ((x[rows], y[rows]) for rows in chosen),
+        steps=steps,
+        optimizer=optax.adam(optax.cosine_decay_schedule(1e-3, steps, 0.01)),
     )
 
 
-if __name__ == '__main__':
-    main()
+def measured(name: str, seed: int, options: argparse.Namespace) -> Found:
+    """The errors of both kinds of attention on a task, by the range of the values."""
+    task = NUMBER_TASKS[name]
+    for model, standard in (('positional', False), ('standard', True)):
+        network = nnx.jit(train(task, standard, seed, options.steps, options.batch))
+        for scale in SCALES:
+            x, y = task.sample(np.random.default_rng([scale, 7]), 2000, NUMBERS, scale)
+            yield name, model, scale, float(np.square(np.asarray(network(x)) - y).mean())
+
+
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    each(measured, 'tasks'),
+    choose={'tasks': NUMBER_TASKS},
+    options={'steps': 2500, 'batch': 128},
+    default_seeds=(0, 1),
+    table={
+        'title': 'Eight numbers, trained on values up to 2', 'x': 'range of values, times 2',
+        'value': 'mean squared error', 'log': True, 'trained': 1,
+    },
+)  # fmt: skip

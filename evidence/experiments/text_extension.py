@@ -1,6 +1,6 @@
 """Extensions of one model of text, as they are and after a short tuning, as the claims read them.
 
-Command:   python -m evidence.experiments.text_extension [--seeds 0 1 2]
+Command:   python -m evidence.experiments text_extension [--seeds 0 1 2]
            [--workdir runs/text_extension]
 Time:      about 120 minutes on one idle core for three seeds; a base run takes 10 of them
 Number:    docs/claims.md, claims R4, R8, R10, R14, R17, R18 and R24 to R28. The base of seed 0 has
@@ -15,18 +15,17 @@ Measured:  rope is trained on 256 bytes of Python source. Extensions change it w
            at 8 times, WORKDIR/far at 16 times and WORKDIR/very_far at 32 times. GALI takes a pass
            for each chunk, so it is read on fewer bytes. WORKDIR/tuning has the validation loss at
            1024 bytes by the number of steps.
-Results:   the folders have results.json and results.csv. Runs and searches that are complete are
-           not done again, so the sweep may be interrupted and started again. `evidence.experiments.
-           extension` has tables of more extensions.
 """
 
-import json
+import argparse
 import pathlib
 from collections.abc import Iterator, Mapping
 
-from evidence.experiments.runs import Run, call, evaluate_once, train_runs
+from evidence.experiments.program import Program
+from evidence.experiments.runs import Run, evaluate_once, searched, train_runs
 from evidence.experiments.tables import report
-from posenc_jax.lab.files.command import Parser
+from posenc_jax.lab.search.evolution import Sizes
+from posenc_jax.lab.train.metrics_file import FILE, read_lines
 
 LENGTH, FACTOR, SEARCHED = 256, 4, 2048
 SAME_MACHINE = {'data.dataset': 'stdlib_code', 'mesh.cpu_devices': 1, 'train.save_every': 500}
@@ -58,24 +57,19 @@ EIGHTH = ('', 'yarn(factor=8.0)', 'LONGROPE')
 EIGHT = ('yarn(factor=8.0)', 'dynamic_ntk(factor=8.0)', 'dca()', 'self_extend(group=16)', *GALI)
 FAR = ('', 'yarn(factor=16.0)', 'dynamic_ntk(factor=16.0)', 'dca()', 'self_extend(group=32)')
 VERY_FAR = ('', 'dca()')
-BUDGET = (
-    '--population=16', '--parents=8', '--mutations=4', '--crossovers=4', '--iterations=9',
-)  # fmt: skip
+BUDGET = Sizes(population=16, parents=8, mutations=4, crossovers=4, iterations=9)
 
 
-def settings(*lengths: int, tokens: int) -> tuple[str, ...]:
+def settings(*lengths: int, tokens: int) -> dict[str, object]:
     """The fields of an evaluation: 4 x `tokens` bytes are read at the largest length."""
-    return (
-        f'eval.lengths={",".join(map(str, lengths))}',
-        'eval.protocols=same_tokens',
-        f'eval.tokens={tokens}',
-    )
+    return {
+        'eval.lengths': lengths, 'eval.protocols': ('same_tokens',), 'eval.tokens': tokens,
+    }  # fmt: skip
 
 
-def searched(run: str) -> str:
+def factors(run: str) -> str:
     """The spec of LongRoPE with the factors that a search finds at `SEARCHED` bytes."""
-    call('-m', 'posenc_jax.lab.search', f'--run={run}', f'--length={SEARCHED}', *BUDGET)
-    return json.loads(pathlib.Path(run, f'longrope_{SEARCHED}.json').read_text())['spec']
+    return searched(run, SEARCHED, BUDGET)['spec']
 
 
 def base(workdir: pathlib.Path, seed: int, steps: int) -> Run:
@@ -92,14 +86,13 @@ def tuned(workdir: pathlib.Path, name: str, seed: int, steps: int) -> Run:
     source = str(workdir / f'base_{seed}')
     fields |= {'init.source': source, **TUNED[name]}
     if fields['init.extend'] == 'LONGROPE':
-        fields['init.extend'] = searched(source)
+        fields['init.extend'] = factors(source)
     return Run(workdir / f'{name}_{seed}', 'configs/extend.py', SAME_MACHINE | fields)
 
 
 def curve(directory: str) -> Iterator[tuple[float, float]]:
     """Step and validation loss of a run, as it was trained."""
-    for line in pathlib.Path(directory, 'metrics.jsonl').read_text().splitlines():
-        row = json.loads(line)
+    for row in read_lines(pathlib.Path(directory, FILE)):
         if 'validation_loss' in row:
             yield float(row['step']), float(row['validation_loss'])
 
@@ -107,7 +100,7 @@ def curve(directory: str) -> Iterator[tuple[float, float]]:
 def evaluate(workdir: pathlib.Path, trained: Mapping[tuple[str, int], str], seeds: list[int]):
     """Evaluates everything that a claim reads, each group on bytes of its own."""
     bases = [trained['base', seed] for seed in seeds]
-    longrope = {run: searched(run) for run in bases}
+    longrope = {run: factors(run) for run in bases}
     extended = lambda specs: [
         f'{run} | {spec.replace("LONGROPE", longrope[run])}' if spec else run
         for run in bases
@@ -134,18 +127,13 @@ def evaluate(workdir: pathlib.Path, trained: Mapping[tuple[str, int], str], seed
         evaluate_once(runs, workdir / folder, fields)
 
 
-def main() -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/text_extension')
-    parser.add_argument('--steps', type=int, default=4000, help='of the base runs')
-    parser.add_argument('--tune_steps', type=int, default=100, help='of the other runs')
-    arguments = parser.parse_args()
-    workdir, seeds = arguments.workdir, arguments.seeds
-    trained = train_runs({('base', seed): base(workdir, seed, arguments.steps) for seed in seeds})
+def run(options: argparse.Namespace) -> None:
+    """Trains the base, continues it with every extension, and evaluates everything."""
+    workdir, seeds = options.workdir, options.seeds
+    trained = train_runs({('base', seed): base(workdir, seed, options.steps) for seed in seeds})
     trained |= train_runs(
         {
-            (name, seed): tuned(workdir, name, seed, arguments.tune_steps)
+            (name, seed): tuned(workdir, name, seed, options.tune_steps)
             for seed in seeds
             for name in TUNED
         }
@@ -160,5 +148,5 @@ def main() -> None:
     evaluate(workdir, trained, seeds)
 
 
-if __name__ == '__main__':
-    main()
+STEPS = {'steps': (4000, 'of the base runs'), 'tune_steps': (100, 'of the other runs')}
+PROGRAM = Program(__name__, __doc__, run, options=STEPS)

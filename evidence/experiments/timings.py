@@ -1,6 +1,6 @@
 """Times of methods that are to be faster, as ratios of calls that take turns in one process.
 
-Command:   python -m evidence.experiments.timings [--seeds 0 1 2] [--workdir runs/timings]
+Command:   python -m evidence.experiments timings [--seeds 0 1 2] [--workdir runs/timings]
            [--groups steps kernelized streaming sparse contexts]
 Measured:  a seed is a block of rounds; a number is the median over the rounds of a block, in each
            of which the two sides run one after the other.
@@ -17,13 +17,10 @@ Groups:    steps       a train step with windows of 128 bytes and ALiBi or CABLE
                        that behind contexts that are encoded each on its own, and that are cached
 Time:      about two minutes a group on one core
 Number:    docs/claims.md, claims B3, B11, B17, X1, X4 and X7
-Results:   WORKDIR/results.csv
 """
 
 import argparse
-import dataclasses
 import functools
-import pathlib
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 
@@ -35,12 +32,12 @@ from flax import nnx
 
 import posenc_jax as pj
 from benchmarks.measure import ratio, take_turns, temporary
-from evidence.experiments.tables import report
+from evidence.experiments.long_decoding import NEW, behind, decoder
+from evidence.experiments.program import Program, Row
 from posenc_jax.lab.decoding import ape_parallel, double_sparsity, duo_attention
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.decoding.duo_attention import cache as duo_cache
 from posenc_jax.lab.decoding.read_contexts import read
-from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.layer.cache import Cache
 from posenc_jax.protocol.tokens import Tokens
@@ -48,7 +45,7 @@ from posenc_jax.protocol.tokens import Tokens
 Found = Iterator[tuple[str, float, int, float]]  # a variant, its place, its seed and its number
 MODEL = dict(vocab_size=256, layers=4, width=160, heads=4)
 DECODED = dict(vocab_size=256, train_len=1024, layers=4, width=256, heads=8, encoding='rope()')
-SINK, RECENT, NEW = 64, 256, 16
+SINK, RECENT = 64, 256
 CONTEXTS = 16
 
 
@@ -122,48 +119,6 @@ def _attention(length: int) -> dict[str, Callable]:
     return {name: of(spec) for name, spec in specs.items()}
 
 
-def _behind(model: Transformer, length: int, start, cut=lambda cache: cache) -> Cache:
-    """The cache of drawn keys and values behind a text of `length` tokens, after `cut`.
-
-    Args:
-      start: (model, empty cache, prompt) -> logits and cache.
-    """
-    empty = init_cache(model, Tokens.of(length=length + NEW))
-    cache = start(model, empty, jnp.zeros((1, 1), jnp.int32))[1]
-    leaves, structure = jax.tree.flatten(cache.layers)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    full = [
-        jax.random.normal(key, leaf.shape) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-        for key, leaf in zip(keys, leaves)
-    ]
-    layers = jax.tree.unflatten(structure, full)
-    return cut(dataclasses.replace(cache, layers=layers, cursor=jnp.asarray(length, jnp.int32)))
-
-
-def _decoder(model: Transformer, cache: Cache, step) -> Callable:
-    """A call that decodes NEW tokens behind a cache of one row."""
-    graphdef, state = nnx.split(model)
-
-    @jax.jit
-    def run(state, layers, tokens, cursor):
-        model = nnx.merge(graphdef, state)
-        blocks = model.layers()
-        # A row is carried without its batch axis, as in `generate`: keys are written in place.
-        first, whole = (lambda a: a[0]), (lambda a: a[None])
-
-        def one(loop, _):
-            layers, cursor, token = loop
-            now = Cache(tokens, cursor, jax.tree.map(whole, layers))
-            logits, grown = step(model, now, token, layers=blocks)
-            token = logits.argmax(-1).astype(jnp.int32)
-            return (jax.tree.map(first, grown.layers), grown.cursor, token), token
-
-        begin = jax.tree.map(first, layers), cursor, jnp.zeros(1, jnp.int32)
-        return jax.lax.scan(one, begin, None, length=NEW)[1]
-
-    return functools.partial(run, state, cache.layers, cache.tokens, cache.cursor)
-
-
 def _size(cache: Cache) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(cache.layers))
 
@@ -174,11 +129,11 @@ def streaming(known: argparse.Namespace) -> Found:
     heads = duo_attention.retrieval_heads(gates, sparsity=0.5)
     duo = duo_attention.deploy(full, heads, sink=SINK, recent=RECENT).for_decoding()
     full = full.for_decoding()
-    every = _behind(full, known.length, prefill)
-    few = _behind(duo, known.length, duo_cache.prefill)
+    every = behind(full, known.length, prefill)
+    few = behind(duo, known.length, duo_cache.prefill)
     calls = {
-        'every key': _decoder(full, every, decode_step),
-        'duo': _decoder(duo, few, duo_cache.decode_step),
+        'every key': decoder(full, every, decode_step),
+        'duo': decoder(duo, few, duo_cache.decode_step),
     }
     for seed in known.seeds:
         seconds = take_turns(calls, known.rounds)
@@ -191,14 +146,14 @@ def sparse(known: argparse.Namespace) -> Found:
     cfg, keep = model.cfg, known.length // 16
     channels = np.tile(np.arange(cfg.head_dim // 16), (cfg.layers, cfg.heads, 1))
     cut = functools.partial(double_sparsity.label, channels=channels, dense_layers=0)
-    every = _behind(model, known.length, prefill)
+    every = behind(model, known.length, prefill)
     calls = {
-        'every key': _decoder(model, every, decode_step),
-        'sparse': _decoder(
+        'every key': decoder(model, every, decode_step),
+        'sparse': decoder(
             model, cut(every), functools.partial(double_sparsity.decode_step, keep=keep)
         ),
         # What is left of a step without attention: nearly no key.
-        'rest': _decoder(model, _behind(model, NEW, prefill), decode_step),
+        'rest': decoder(model, behind(model, NEW, prefill), decode_step),
     }
     for seed in known.seeds:
         seconds = take_turns(calls, known.rounds)
@@ -246,26 +201,23 @@ GROUPS: Mapping[str, Callable[[argparse.Namespace], Found]] = {
 }  # fmt: skip
 
 
-def main() -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--groups', nargs='+', choices=list(GROUPS), default=list(GROUPS))
-    for name, default, what in (
-        ('rounds', 7, 'rounds of a block'), ('window', 128, 'bytes, of `steps`'),
-        ('tokens', 2048, 'bytes of a step, of `steps`'),
-        ('length', 32768, 'tokens, of `kernelized`, `streaming` and `sparse`'),
-        ('context', 256, 'tokens of a context, of `contexts`'),
-    ):  # fmt: skip
-        parser.add_argument(f'--{name}', type=int, default=default, help=what)
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/timings')
-    known = parser.parse_args()
-    rows = [
-        (group, name, place, seed, value)
-        for group in known.groups
-        for name, place, seed, value in GROUPS[group](known)
-    ]
-    report(rows, known.workdir, title='Times', x='size', value='ratio')
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """The numbers of all groups; the calls of a group are compiled once for all seeds."""
+    for group in options.groups:
+        for name, place, seed, value in GROUPS[group](options):
+            yield group, name, place, seed, value
 
 
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    rows,
+    choose={'groups': GROUPS},
+    options={
+        'rounds': (7, 'rounds of a block'), 'window': (128, 'bytes, of `steps`'),
+        'tokens': (2048, 'bytes of a step, of `steps`'),
+        'length': (32768, 'tokens, of `kernelized`, `streaming` and `sparse`'),
+        'context': (256, 'tokens of a context, of `contexts`'),
+    },
+    table={'title': 'Times', 'x': 'size', 'value': 'ratio'},
+)  # fmt: skip

@@ -1,6 +1,6 @@
 """Texts longer than the limit of an encoder: TULIP against cutting them off.
 
-Command:   python -m evidence.experiments.tulip_limit [--seeds 0 1 2] [--steps 800]
+Command:   python -m evidence.experiments tulip_limit [--seeds 0 1 2] [--steps 800]
            [--distilled 800] [--workdir runs/tulip_limit]
 Data:      a text of 16 to 32 tokens of 64 kinds, and the vector that stands for its picture: the
            sum of drawn vectors of its kinds. A third of the kinds is rare, and a kind that is
@@ -10,13 +10,11 @@ Measured:  an encoder of texts with a table of 32 positions (2 layers of width 6
            on texts of up to 32 tokens, and expands the base. Both then look for the pictures of
            texts of 96 tokens among 128, the teacher with the first 32 tokens of each text.
 Number:    docs/claims.md, claim A25
-Results:   WORKDIR/results.csv. A seed whose numbers are there is not trained again.
 Paper:     Najdenkoska et al. (arXiv 2410.10034): distilling into relative positions lifts the limit
            of 77 tokens, and long captions are found better than by CLIP.
 """
 
-import functools
-import pathlib
+import argparse
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +23,8 @@ import optax
 from flax import nnx
 
 from evidence.experiments.fitting import fitted
-from evidence.experiments.runs import kept
-from evidence.experiments.tables import report
+from evidence.experiments.program import Found, Program, each
 from posenc_jax.lab.conversion import tulip
-from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.model import Transformer, TransformerConfig
 
 KINDS, MARK, LIMIT, LONG, AMONG, ROWS = 64, 64, 32, 96, 128, 64
@@ -76,8 +72,9 @@ def cut(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {**batch, **{name: batch[name][:, :LIMIT] for name in ('tokens', 'valid')}}
 
 
-def measured(seed: int, steps: int, distilled: int) -> dict[str, dict[str, float]]:
+def measured(seed: int, options: argparse.Namespace) -> Found:
     """The share of pictures that are found, by model and tokens of a text."""
+    steps, distilled = options.steps, options.distilled
     cfg = TransformerConfig(
         vocab_size=KINDS + 1, train_len=LIMIT, layers=2, width=64, heads=4,
         encoding=f'learned_absolute(max_len={LIMIT})',
@@ -95,32 +92,18 @@ def measured(seed: int, steps: int, distilled: int) -> dict[str, dict[str, float
     )
     near, far = (texts(np.random.default_rng(n), AMONG, (n, n)) for n in (LIMIT, LONG))
     expanded = student.extend(tulip.expansion_spec(LONG, LIMIT))
-    return {
-        'cut': {str(LIMIT): found(teacher, near), str(LONG): found(teacher, cut(far))},
-        'TULIP': {str(LIMIT): found(student, near), str(LONG): found(expanded, far)},
-        'TULIP, not expanded': {str(LONG): found(student, far)},
-    }
+    for name, model, batch in (
+        ('cut', teacher, near), ('cut', teacher, cut(far)), ('TULIP', student, near),
+        ('TULIP', expanded, far), ('TULIP, not expanded', student, far),
+    ):  # fmt: skip
+        length = LIMIT if batch is near else LONG
+        yield 'pictures', name, length, found(model, batch)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--steps', type=int, default=800)
-    parser.add_argument('--distilled', type=int, default=800)
-    parser.add_argument('--workdir', type=pathlib.Path, default='runs/tulip_limit')
-    given, rows = parser.parse_args(arguments), []
-    for seed in given.seeds:
-        settings = {'steps': given.steps, 'distilled': given.distilled}
-        make = functools.partial(measured, seed, given.steps, given.distilled)
-        shares = kept(given.workdir / f'{seed}.json', settings, make)
-        print(f'seed {seed}: {shares}', flush=True)
-        rows += [
-            ('pictures', name, int(length), seed, share)
-            for name, by_length in shares.items()
-            for length, share in by_length.items()
-        ]
-    report(rows, given.workdir, title='Long texts', x='tokens', value='found', trained=LIMIT)
-
-
-if __name__ == '__main__':
-    main()
+PROGRAM = Program(
+    __name__,
+    __doc__,
+    each(measured),
+    options={'steps': 800, 'distilled': 800},
+    table={'title': 'Long texts', 'x': 'tokens', 'value': 'found', 'trained': LIMIT},
+)

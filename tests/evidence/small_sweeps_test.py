@@ -1,41 +1,20 @@
 """Sweeps of small tasks: their data are what they say, and they run through with few steps."""
 
 import csv
-import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from evidence.experiments import (
-    hirope_code,
+    attention_patterns,
     images_apart,
-    impact,
     positional_depth,
-    positions,
     receptive,
     rna,
     streams,
-    text,
     tulip_limit,
 )
-from posenc_jax.lab.runs.plan import resolve
-from tests.lab.train import tiny
-
-OWN = {'impact': impact.SWEEP, 'hirope_code': hirope_code.SWEEP}
-SWEEPS = {**positions.SWEEPS, **text.SWEEPS, **OWN}
-RUNS = [(group, name) for group, own in SWEEPS.items() for name in own.encodings]
-
-
-@pytest.mark.full_but_one
-@pytest.mark.parametrize('group, name', RUNS, ids=str)
-def test_every_run_is_valid_and_reaches_its_longest_evaluation(group, name):
-    sweep = SWEEPS[group]
-    (run,) = sweep.runs(sweep.parse(['--seeds', '0', '--only', name])).values()
-    asked = [f for f in sweep.evaluation['comparison'] if not f.startswith('task=')]
-    more = (*run.more, *asked, 'eval.at_end=True')
-    plan = resolve(dataclasses.replace(run, config=str(tiny.ROOT / run.config), more=more).asked())
-    assert max(plan.config.eval.lengths) >= plan.config.train.length
 
 
 def test_motifs_lie_in_the_sequences_and_a_question_is_a_masked_base_of_one():
@@ -84,8 +63,8 @@ def test_a_marked_kind_counts_four_times():
 
 def test_the_distance_of_attention_is_0_for_the_same_heads_in_any_order():
     drawn = np.random.default_rng(0).dirichlet(np.ones(5), size=(2, 3, 4, 5))
-    assert impact.distance(drawn, drawn[:, ::-1]) == pytest.approx(0, abs=1e-12)
-    assert impact.distance(drawn, np.roll(drawn, 1, axis=-1)) > 0.01
+    assert attention_patterns.distance(drawn, drawn[:, ::-1]) == pytest.approx(0, abs=1e-12)
+    assert attention_patterns.distance(drawn, np.roll(drawn, 1, axis=-1)) > 0.01
 
 
 PROGRAMS = {
@@ -101,7 +80,9 @@ PROGRAMS = {
 @pytest.mark.parametrize('name', PROGRAMS)
 def test_a_program_runs_through_and_keeps_what_it_has(name, tmp_path, capsys):
     program, options = PROGRAMS[name]
-    call = lambda *options: program.main([*options, '--seeds', '0', '--workdir', str(tmp_path)])
+    call = lambda *options: program.PROGRAM.main(
+        [*options, '--seeds', '0', '--workdir', str(tmp_path)]
+    )
     call(*options)
     with (tmp_path / 'results.csv').open(newline='') as file:
         values = [float(row[-1]) for row in list(csv.reader(file))[1:]]
@@ -141,7 +122,7 @@ def test_attention_is_that_of_the_model():
         vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='alibi()'
     )
     model = Transformer(cfg, rngs=nnx.Rngs(0))
-    found = impact.patterns(model, jnp.arange(12).reshape(2, 6) % 5)
+    found = attention_patterns.patterns(model, jnp.arange(12).reshape(2, 6) % 5)
     assert found.shape == (2, 2, 2, 6, 6)
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
     assert not np.triu(found, 1).any()

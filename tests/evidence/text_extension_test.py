@@ -6,14 +6,14 @@ import jax
 import pytest
 from flax import nnx
 
-from evidence.claims import rotary_extended as claims
-from evidence.claims.claim import Results
+from evidence.claims import CLAIMS
+from evidence.claims.results import Results
 from evidence.experiments import text_extension as sweep
 from posenc_jax.lab.model import Transformer, TransformerConfig
 
 
 def test_every_run_has_fields_that_exist(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, 'searched', lambda run: 'longrope(long=(1.0, 2.0), factor=2.0)')
+    monkeypatch.setattr(sweep, 'factors', lambda run: 'longrope(long=(1.0, 2.0), factor=2.0)')
     assert sweep.base(tmp_path, 0, 60).asked().train.length == sweep.LENGTH
     for name in sweep.TUNED:
         config = sweep.tuned(tmp_path, name, 3, 60).asked()
@@ -65,7 +65,10 @@ def test_every_claim_reads_what_the_sweep_writes(tmp_path):
     steps = ('tuned', 'tuned | longrope(x)', 'tuned | longrope(x, short=y)')
     losses |= dict(zip(steps, (1.05, 1.12, 1.07)))
     written('comparison', ['base', *steps], 256, 1024, 4096)
-    found = {name: how.measure(Results(tmp_path)) for name, how in claims.MEASUREMENTS.items()}
+    sweeps = ('text_extension', 'progressive')
+    own = [claim for claim in CLAIMS.values() if claim.how and claim.how.sweep in sweeps]
+    found = {claim.id: claim.how.effects(Results(tmp_path)) for claim in own}
+    assert len(found) == 13
     assert all(values.keys() == {0, 1, 2} for values in found.values())
     first = {name: values[0] for name, values in found.items()}
     assert first['R10'] == pytest.approx(0.1 - 0.5 - 1e-5 * (2048 - 256))

@@ -4,12 +4,12 @@ import math
 
 import pytest
 
-from evidence.claims import caches, timing
-from evidence.claims.claim import Results
+from evidence.claims import CLAIMS
+from evidence.claims.results import Results
 from evidence.experiments import timings
 from evidence.experiments.tables import report
 
-SMALL = {timing.LENGTH: 512, timing.WINDOW: 16, timing.CONTEXT: 8}
+SMALL = {32768.0: 512, 128.0: 16, 256.0: 8}  # place in the claims -> here
 
 
 def written(tmp_path, *rows):
@@ -19,18 +19,18 @@ def written(tmp_path, *rows):
 
 @pytest.mark.full
 @pytest.mark.parametrize('group', timings.GROUPS)
-def test_every_group_writes_what_its_claims_read(group, tmp_path, monkeypatch):
+def test_every_group_writes_what_its_claims_read(group, tmp_path):
     sizes = ('--rounds', '2', '--window', '16', '--tokens', '64', '--length', '512')
-    words = ('timings', '--groups', group, '--seeds', '0', '1', *sizes, '--context', '8')
-    monkeypatch.setattr('sys.argv', [*words, '--workdir', str(tmp_path)])
-    timings.main()
+    words = ('--groups', group, '--seeds', '0', '1', *sizes, '--context', '8')
+    timings.PROGRAM.main([*words, '--workdir', str(tmp_path)])
     found = Results(tmp_path)
     for row in found.rows:  # as if the sizes were those of the claims
         row['x'] = {small: size for size, small in SMALL.items()}.get(row['x'], row['x'])
-    own = [how for how in timing.MEASUREMENTS.values() if how.arguments == ('--groups', group)]
+    asked = ('timings', ('--groups', group))
+    own = [c.how for c in CLAIMS.values() if c.how and (c.how.sweep, c.how.arguments) == asked]
     assert own
     for how in own:
-        effects = how.measure(found)
+        effects = how.effects(found)
         assert effects.keys() == {0, 1} and all(map(math.isfinite, effects.values()))
 
 
@@ -42,8 +42,8 @@ def test_a_limit_that_is_not_kept_counts_against_the_claim(tmp_path):
         *(('kernelized', 'softmax', 32768, 0, 10.0), ('kernelized', 'slope', 32768, 0, 1.1)),
         *(('kernelized', 'softmax', 32768, 1, 10.0), ('kernelized', 'slope', 32768, 1, 1.5)),
     )
-    assert timing.MEASUREMENTS['B11'].measure(found) == pytest.approx({0: 0.4, 1: -0.25})
-    assert timing.MEASUREMENTS['B17'].measure(found) == pytest.approx({0: 1.0, 1: -0.3})
+    assert CLAIMS['B11'].how.effects(found) == pytest.approx({0: 0.4, 1: -0.25})
+    assert CLAIMS['B17'].how.effects(found) == pytest.approx({0: 1.0, 1: -0.3})
 
 
 def test_streaming_heads_are_compared_with_the_mean_of_the_draws(tmp_path):
@@ -55,5 +55,5 @@ def test_streaming_heads_are_compared_with_the_mean_of_the_draws(tmp_path):
     rows += [
         ('passkeys', 'random gates', 0.5, seed, value) for seed in (0, 1) for value in (0.4, 0.6)
     ]
-    found = caches.MEASUREMENTS['X2'].measure(written(tmp_path, *rows))
+    found = CLAIMS['X2'].how.effects(written(tmp_path, *rows))
     assert found == pytest.approx({0: 0.48, 1: -0.3})

@@ -11,14 +11,10 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from configs import quickstart
-from evidence.experiments import tape_addition
-from posenc_jax.lab.config.overrides import replaced
 from posenc_jax.lab.decoding.decode import append, decode_step, init_cache, prefill
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.lab.decoding.recurrence import read_segment
 from posenc_jax.lab.model import Transformer, TransformerConfig
-from posenc_jax.lab.runs.plan import validate
 from posenc_jax.lab.runs.restore import restore_model
 from posenc_jax.lab.runs.tuned import trained
 from posenc_jax.lab.train.loop import train
@@ -546,12 +542,3 @@ def test_a_run_learns_and_a_fine_tune_continues_a_run_of_rope(tmp_path):
         'gate', 'up', 'down', 'weights',
     }  # fmt: skip
     assert all(after[name].any() for name in after.keys() - before.keys())
-
-
-def test_the_sweep_is_valid_to_its_longest_sums():
-    config = quickstart.get_config().unlock()
-    settings = (*tape_addition.SETTINGS, 'eval.lengths=16')
-    for name, encoding in tape_addition.ENCODINGS.items():
-        given = replaced(config, {'encoding': encoding, **dict(s.split('=', 1) for s in settings)})
-        made = validate(given)
-        assert name.split('_')[0] in made.encoding and made.train.length == 8

@@ -226,7 +226,7 @@ def test_the_sweep_writes_its_table(tmp_path, monkeypatch, capsys):
     small = dict(proposals=4, steps=2, width=8, heads=2, kernel=4, cells=3, hidden=8)
     monkeypatch.setattr(box_pe, 'SIZES', {**box_pe.SIZES, **small})
     arguments = ['--variants', 'unshared', '--seeds', '0', '--steps', '2', '--batch', '2']
-    box_pe.main([*arguments, '--workdir', str(tmp_path)])
+    box_pe.PROGRAM.main([*arguments, '--workdir', str(tmp_path)])
     assert 'unshared, seed 0' in capsys.readouterr().out
     assert len((tmp_path / 'results.csv').read_text().splitlines()) == 3
 

@@ -2,9 +2,9 @@
 of full length, prompts that pass the upper half with their last token, and refused arguments.
 """
 
-import ast
 import dataclasses
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from configs import quickstart
-from evidence.experiments import gmu_hybrid as sweep
+from evidence.experiments import sweep
 from posenc_jax.lab.decoding.bounded_windows import BoundedWindows, bounded_windows
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.decoding.generate import generate
@@ -241,16 +240,12 @@ def test_every_parameter_learns_and_recomputation_changes_nothing(remat):
 
 @pytest.mark.full
 def test_the_runs_of_the_sweep_are_valid_and_reach_16k_tokens():
-    settings = {
-        field: ast.literal_eval(value) if field != 'task' else value
-        for field, value in (setting.split('=', 1) for setting in sweep.SETTINGS)
-    }
-    far = dict(setting.split('=') for setting in sweep.EVALUATION['far'])
-    for fields in sweep.MODELS.values():
-        config = quickstart.get_config().unlock()
-        longest = (int(far['eval.lengths']),)
-        config.update_from_flattened_dict({**settings, **fields, 'eval.lengths': longest})
-        assert resolve(config).task.width(longest[0]) == 16384
+    made = sweep.read('gmu_hybrid')['']
+    config = str(pathlib.Path(sweep.__file__).parents[2] / 'configs' / 'quickstart.py')
+    for run in made.trained(made.parse(['--seeds', '0', '--config', config])).values():
+        asked = dataclasses.replace(run, fields={**run.fields, **made.evaluation['far']})
+        assert resolve(asked.asked()).task.width(16384) == 16384
+    assert made.runs['hybrid']['pattern'] == pattern_of(4, scan='cheems(rotate=False, chunk=64)')
 
 
 def test_the_pattern():
