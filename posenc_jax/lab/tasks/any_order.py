@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from posenc_jax.lab.tasks.options import Count
 from posenc_jax.lab.tasks.sequences import real_tokens
 from posenc_jax.lab.tasks.task import Batch, Length, Task, batch_rng, check_decoder_task, shard_rows
+from posenc_jax.protocol.bounds import Count
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 

@@ -33,7 +33,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.lab.tasks.options import check_options
 from posenc_jax.protocol.errors import SpecError, check_choice
 
 if TYPE_CHECKING:
@@ -74,8 +73,8 @@ class Task(abc.ABC):
     shortest: ClassVar[int] = 1
     counted: ClassVar[str] = 'length'
 
-    def __post_init__(self):
-        check_options(self)
+    def __post_init__(self):  # noqa: B027
+        """Checks what the annotations of options cannot say; a subclass extends it."""
 
     @property
     def channels(self) -> int:

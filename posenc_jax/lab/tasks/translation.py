@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.lab.tasks.options import Count
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.lab.tasks.task import Batch, Length
+from posenc_jax.protocol.bounds import Count
 from posenc_jax.protocol.errors import SpecError, check_choice
 from posenc_jax.protocol.registry import register
 

@@ -8,9 +8,9 @@ from jaxtyping import Int
 
 from posenc_jax.lab.tasks.arithmetic.digits import digits_of, random_numbers, written
 from posenc_jax.lab.tasks.coupling import Ids, coupled_multiplication_ids
-from posenc_jax.lab.tasks.options import Count
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.lab.tasks.task import Length
+from posenc_jax.protocol.bounds import Count
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 

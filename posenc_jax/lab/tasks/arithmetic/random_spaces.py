@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.lab.tasks.coupling import plain_ids
-from posenc_jax.lab.tasks.options import Count
 from posenc_jax.lab.tasks.sequences import real_tokens
 from posenc_jax.lab.tasks.task import Batch, Length, Task, check_decoder_task
+from posenc_jax.protocol.bounds import Count
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 

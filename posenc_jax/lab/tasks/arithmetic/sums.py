@@ -9,8 +9,8 @@ import numpy as np
 from posenc_jax.lab.tasks.arithmetic.addition import SYMBOLS
 from posenc_jax.lab.tasks.arithmetic.digits import random_numbers, written
 from posenc_jax.lab.tasks.coupling import Ids, coupled_sum_ids
-from posenc_jax.lab.tasks.options import Ge
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
+from posenc_jax.protocol.bounds import Ge
 from posenc_jax.protocol.registry import register
 
 

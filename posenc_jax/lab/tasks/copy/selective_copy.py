@@ -6,8 +6,8 @@ from typing import Annotated
 
 import numpy as np
 
-from posenc_jax.lab.tasks.options import Ge, Le, Size
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
+from posenc_jax.protocol.bounds import Ge, Le, Size
 from posenc_jax.protocol.registry import register
 
 MOST_BLANKS = 1024.0  # for one symbol

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.lab.tasks.coupling import Ids
-from posenc_jax.lab.tasks.options import Size
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
+from posenc_jax.protocol.bounds import Size
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from posenc_jax.lab.tasks.copy.transduction import Transduction
-from posenc_jax.lab.tasks.options import Size
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.registry import register
 
 

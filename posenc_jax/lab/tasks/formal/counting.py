@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import numpy as np
 from jaxtyping import Bool
 
-from posenc_jax.lab.tasks.options import Ge, Le, Share
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
+from posenc_jax.protocol.bounds import Ge, Le, Share
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from posenc_jax.lab.tasks.options import Share
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.lab.tasks.task import Batch, Length
+from posenc_jax.protocol.bounds import Share
 from posenc_jax.protocol.registry import register
 
 WRITE, READ, IGNORE = 2, 3, 4

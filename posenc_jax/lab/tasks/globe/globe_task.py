@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from posenc_jax.lab.tasks.field_task import FieldTask, Points, grid_points
 from posenc_jax.lab.tasks.globe.places import fibonacci_lattice, random_places
-from posenc_jax.lab.tasks.options import Ge, Le
+from posenc_jax.protocol.bounds import Ge, Le
 
 MOST = 2**22  # places of a data set
 MAP = (90, 180)  # rows and columns of a map, two degrees each

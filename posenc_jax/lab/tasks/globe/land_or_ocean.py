@@ -8,7 +8,7 @@ import numpy as np
 
 from posenc_jax.lab.tasks.globe.globe_task import GlobeTask
 from posenc_jax.lab.tasks.globe.land import REGIONS, Land, draw_land, is_land, regions
-from posenc_jax.lab.tasks.options import Ge, Gt, Le
+from posenc_jax.protocol.bounds import Ge, Gt, Le
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 

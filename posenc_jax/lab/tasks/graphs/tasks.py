@@ -17,8 +17,8 @@ from posenc_jax.lab.tasks.graphs.random_graphs import (
     random_regular,
     rewired,
 )
-from posenc_jax.lab.tasks.options import Ge, Share, Size
 from posenc_jax.lab.tasks.task import SPLITS, Length, Reader
+from posenc_jax.protocol.bounds import Ge, Share, Size
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 

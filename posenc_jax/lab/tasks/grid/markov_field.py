@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.lab.tasks.options import Finite, Ge, Le
 from posenc_jax.lab.tasks.prompt import TokenTask
 from posenc_jax.lab.tasks.task import Batch, Length
 from posenc_jax.methods.nar import near_to_far_order
+from posenc_jax.protocol.bounds import Finite, Ge, Le
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 

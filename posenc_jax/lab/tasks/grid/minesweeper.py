@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from posenc_jax.lab.tasks.coupling import Ids, coupled_grid_ids
-from posenc_jax.lab.tasks.options import Share
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
+from posenc_jax.protocol.bounds import Share
 from posenc_jax.protocol.registry import register
 
 MINE, FREE = 9, 10

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from posenc_jax.lab.tasks.images.image_task import ImageTask, blob
-from posenc_jax.lab.tasks.options import Ge, Le, NonNegative, Positive
+from posenc_jax.protocol.bounds import Ge, Le, NonNegative, Positive
 from posenc_jax.protocol.registry import register
 
 

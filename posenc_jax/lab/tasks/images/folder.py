@@ -10,8 +10,8 @@ from posenc_jax.base import extras
 from posenc_jax.base.programs import printable
 from posenc_jax.lab.tasks.class_task import ClassFolder, split_numbers
 from posenc_jax.lab.tasks.images.stored_images import StoredImages
-from posenc_jax.lab.tasks.options import Positive
 from posenc_jax.lab.tasks.picture_file import deep_grey, open_picture
+from posenc_jax.protocol.bounds import Positive
 from posenc_jax.protocol.errors import quoted, shortened
 from posenc_jax.protocol.registry import register
 

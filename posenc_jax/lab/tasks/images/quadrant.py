@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from posenc_jax.lab.tasks.images.image_task import ImageTask, blob
-from posenc_jax.lab.tasks.options import NonNegative, Positive
+from posenc_jax.protocol.bounds import NonNegative, Positive
 from posenc_jax.protocol.registry import register
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 
 from posenc_jax.lab.tasks.images.image_task import ImageTask
-from posenc_jax.lab.tasks.options import Ge, Gt, Le
+from posenc_jax.protocol.bounds import Ge, Gt, Le
 from posenc_jax.protocol.registry import register
 
 

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 
 from posenc_jax.fields.bit_plane_inr import MAX_BITS
 from posenc_jax.lab.tasks.field_task import FieldTask, Points, grid_points
-from posenc_jax.lab.tasks.options import Ge, Le, Lt
 from posenc_jax.lab.tasks.pictures.sources import check_name, load_picture
+from posenc_jax.protocol.bounds import Ge, Le, Lt
 from posenc_jax.protocol.registry import register
 
 

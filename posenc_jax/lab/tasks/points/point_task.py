@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 
 from posenc_jax.features.coordinates.point_orders import CELL, ORDERS, point_order
 from posenc_jax.lab.tasks.class_task import ClassTask, class_targets
-from posenc_jax.lab.tasks.options import Positive
 from posenc_jax.lab.tasks.task import Batch, Length
+from posenc_jax.protocol.bounds import Positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

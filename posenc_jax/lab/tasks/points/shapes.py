@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
-from posenc_jax.lab.tasks.options import NonNegative
 from posenc_jax.lab.tasks.points.point_task import PointTask
+from posenc_jax.protocol.bounds import NonNegative
 from posenc_jax.protocol.registry import register
 
 Points = Float[np.ndarray, 'n 3']

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from posenc_jax.lab.tasks.options import Size
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.lab.tasks.task import Batch, Length
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.registry import register
 
 

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from posenc_jax.lab.tasks.options import Share
 from posenc_jax.lab.tasks.retrieval.text import TextRetrieval
+from posenc_jax.protocol.bounds import Share
 from posenc_jax.protocol.registry import register
 
 PROMPT = (

@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.lab.tasks.options import Count, Finite, Size
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.lab.tasks.task import Length
+from posenc_jax.protocol.bounds import Count, Finite, Size
 from posenc_jax.protocol.registry import register
 
 

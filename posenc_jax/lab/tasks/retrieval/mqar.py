@@ -5,9 +5,9 @@ import functools
 
 import numpy as np
 
-from posenc_jax.lab.tasks.options import Positive, Size
 from posenc_jax.lab.tasks.prompt import TokenTask
 from posenc_jax.lab.tasks.task import Batch, Length
+from posenc_jax.protocol.bounds import Positive, Size
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 

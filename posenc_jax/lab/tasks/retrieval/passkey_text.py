@@ -3,8 +3,8 @@
 import dataclasses
 from typing import ClassVar
 
-from posenc_jax.lab.tasks.options import Share, Size
 from posenc_jax.lab.tasks.retrieval.text import TextRetrieval
+from posenc_jax.protocol.bounds import Share, Size
 from posenc_jax.protocol.registry import register
 
 TASK = (

@@ -8,10 +8,10 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
-from posenc_jax.lab.tasks.options import Ge, Le, Share
 from posenc_jax.lab.tasks.retrieval.ruler_texts import OTHERS, Form, Text, needles
 from posenc_jax.lab.tasks.retrieval.text import TextRetrieval
 from posenc_jax.lab.tasks.task import Length
+from posenc_jax.protocol.bounds import Ge, Le, Share
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.lab.tasks.language.vocabulary import Vocabulary, open_vocabulary
-from posenc_jax.lab.tasks.options import Share
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask, ragged
 from posenc_jax.lab.tasks.task import Length
+from posenc_jax.protocol.bounds import Share
 
 _PROBE = 8  # units of filler whose tokens are counted to estimate how many fit
 _SAMPLED = 16  # examples whose fixed text is measured; its number of tokens varies with the draw
