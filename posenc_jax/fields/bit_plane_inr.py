@@ -47,14 +47,7 @@ def bit_coordinates(bits: int) -> Float[np.ndarray, ' K']:
     kind='field',
     card=Card(
         name='Bit-plane INR',
-        title='Towards Lossless Implicit Neural Representation via Bit Plane Decomposition',
-        arxiv='2502.21001',
-        door='none',
         equation='v = sum_k 2^k round(sigmoid(f(row, column, k)))',
-        source='WooKyoungHan/LosslessINR',
-        authors='Han, Woo Kyoung and Lee, Byeonghun and Cho, Hyunmin and Im, Sunghoon and Jin, '
-        'Kyong Hwan',
-        year=2025,
         example='bit_plane_inr(siren(width=32, layers=2))',
         promises=Promises(needs_training=True),
     ),

@@ -9,8 +9,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.base.memory import readable
-from posenc_jax.fields.network import Dense, FieldNetwork, check_size
+from posenc_jax.fields.network import Dense, FieldNetwork, Width
 from posenc_jax.language.spec import CONTEXT, MAX_BYTES
+from posenc_jax.protocol.bounds import Count
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.registry import Card, Promises, register
 
@@ -53,14 +54,7 @@ def doh_weights(
     kind='field',
     card=Card(
         name="D'OH",
-        title="D'OH: Decoder-Only Random Hypernetworks for Implicit Neural Representations",
-        arxiv='2403.19163',
-        door='none',
         equation='vec(W_l) = s_l P_l z, b_l = s_l Q_l z, P_l and Q_l fixed and normal',
-        source='the paper; no code was used',
-        authors='Gordon, Cameron and MacDonald, Lachlan E. and Saratchandran, Hemanth and Lucey, '
-        'Simon',
-        year=2024,
         example='doh(siren(width=16, layers=2), latent=64)',
         promises=Promises(needs_training=True),
     ),
@@ -80,8 +74,8 @@ class Doh(FieldNetwork):
       seed: of the random matrices.
 
     Raises:
-      ValueError: an inner network with other parameters, sizes out of their range, or random
-        matrices of a layer that would take more than 1 GiB.
+      ValueError: an inner network with other parameters, or random matrices of a layer that would
+        take more than 1 GiB.
 
     Reference: Gordon et al., arXiv 2403.19163.
 
@@ -93,11 +87,8 @@ class Doh(FieldNetwork):
     """
 
     def __init__(
-        self, inner: FieldNetwork, latent: int = 1024, seed: int = 0, rngs: nnx.Rngs = CONTEXT
+        self, inner: FieldNetwork, latent: Width = 1024, seed: Count = 0, rngs: nnx.Rngs = CONTEXT
     ):
-        check_size('doh latent', latent)
-        if seed < 0:
-            raise ValueError(f'doh seed must be at least 0, got {seed}')
         dense = [(path, m) for path, m in nnx.iter_modules(inner) if isinstance(m, Dense)]
         structure, state = nnx.split(inner)
         within = lambda path: any(path[: len(home)] == home for home, _ in dense)

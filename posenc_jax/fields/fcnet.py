@@ -1,13 +1,15 @@
 """FcNet: residual blocks of rectified linear units, from location encoders."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.features.coordinates.geo.degrees import RUSSWURM
-from posenc_jax.fields.network import MAX_LAYERS, Dense, FieldNetwork, check_size, usual_bound
+from posenc_jax.fields.network import Dense, Depth, FieldNetwork, Width, usual_bound
 from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import Ge, Lt
 from posenc_jax.protocol.registry import Card, Promises, register
 
 
@@ -37,9 +39,7 @@ def residual_block(
     'fcnet',
     kind='field',
     card=Card(
-        **RUSSWURM,
         name='FcNet',
-        door='none',
         equation='h = relu(W x + b), h = h + relu(W2 drop(relu(W1 h + b1)) + b2), y = V h',
         example='fcnet(width=32, blocks=2)',
         promises=Promises(needs_training=True),
@@ -57,9 +57,6 @@ class FcNet(FieldNetwork):
       blocks: how many residual blocks.
       dropout: probability that training drops a unit within a block.
 
-    Raises:
-      ValueError: sizes out of their range, or a dropout outside [0, 1).
-
     Reference: Rußwurm et al., arXiv 2310.06743.
 
     Example:
@@ -71,17 +68,13 @@ class FcNet(FieldNetwork):
 
     def __init__(
         self,
-        width: int = 256,
-        blocks: int = 4,
-        dropout: float = 0.5,
+        width: Width = 256,
+        blocks: Depth = 4,
+        dropout: Annotated[float, Ge(0), Lt(1)] = 0.5,
         features: int = CONTEXT,
         outputs: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        check_size('fcnet width', width)
-        check_size('fcnet blocks', blocks, MAX_LAYERS)
-        if not 0 <= dropout < 1:
-            raise ValueError(f'fcnet dropout must lie in [0, 1), got {dropout}')
         self.inputs, self.outputs, self.dropout = features, outputs, dropout
         own = usual_bound(width)
         self.first = Dense(features, width, usual_bound(features), usual_bound(features), rngs)

@@ -2,7 +2,6 @@
 
 from flax import nnx
 
-from posenc_jax.features.coordinates.geo.degrees import RUSSWURM
 from posenc_jax.fields.network import Dense, FieldNetwork, usual_bound
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.registry import Card, Promises, register
@@ -12,9 +11,7 @@ from posenc_jax.protocol.registry import Card, Promises, register
     'linear',
     kind='field',
     card=Card(
-        **RUSSWURM,
         name='Linear',
-        door='none',
         equation='y = V x + c',
         example='linear()',
         promises=Promises(needs_training=True),

@@ -5,14 +5,7 @@ import math
 import jax
 from flax import nnx
 
-from posenc_jax.fields.network import (
-    MAX_LAYERS,
-    Dense,
-    FieldNetwork,
-    check_size,
-    perceptron,
-    usual_bound,
-)
+from posenc_jax.fields.network import Dense, Depth, FieldNetwork, Width, perceptron, usual_bound
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.registry import Card, Promises, register
 
@@ -22,16 +15,7 @@ from posenc_jax.protocol.registry import Card, Promises, register
     kind='field',
     card=Card(
         name='MLP',
-        title='Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional '
-        'Domains',
-        arxiv='2006.10739',
-        door='none',
         equation='h = relu(W h + b), y = V h + c',
-        source='tancik/fourier-feature-networks',
-        authors='Tancik, Matthew and Srinivasan, Pratul P. and Mildenhall, Ben and '
-        'Fridovich-Keil, Sara and Raghavan, Nithin and Singhal, Utkarsh and Ramamoorthi, Ravi and '
-        'Barron, Jonathan T. and Ng, Ren',
-        year=2020,
         example='mlp(width=32, layers=2)',
         promises=Promises(needs_training=True),
     ),
@@ -47,9 +31,6 @@ class Mlp(FieldNetwork):
       width: units of a hidden layer.
       layers: layers with an activation.
 
-    Raises:
-      ValueError: sizes out of their range.
-
     Reference: Tancik et al., arXiv 2006.10739.
 
     Example:
@@ -62,14 +43,12 @@ class Mlp(FieldNetwork):
 
     def __init__(
         self,
-        width: int = 256,
-        layers: int = 4,
+        width: Width = 256,
+        layers: Depth = 4,
         features: int = CONTEXT,
         outputs: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        check_size('mlp width', width)
-        check_size('mlp layers', layers, MAX_LAYERS)
         self.inputs, self.outputs = features, outputs
         sizes = [features, *[width] * layers, outputs]
         self.layers = nnx.List(

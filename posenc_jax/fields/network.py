@@ -4,7 +4,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.language import spec as spec_language
+from posenc_jax.protocol.bounds import Ge, Le
 from posenc_jax.protocol.errors import SpecError, quoted
 from posenc_jax.protocol.registry import Card
 
 MAX_WIDTH = 2**16
 MAX_LAYERS = 64  # each is traced on its own
+Width = Annotated[int, Ge(1), Le(MAX_WIDTH)]
+Depth = Annotated[int, Ge(1), Le(MAX_LAYERS)]
 
 Weights = tuple[Array, Array | None]  # a matrix [I, O], and a vector [O] or none
 Activation = Callable[[Array], Array]
@@ -157,13 +160,6 @@ def check_finite(coords: Num[Array, '... d'] | np.ndarray) -> None:
             f'coordinates must be finite, got {np.asarray(coords)[place]} at {list(place)} of '
             f'points of shape {coords.shape} ({len(wrong)} such coordinates)'
         )
-
-
-def check_size(what: str, value: int, most: int = MAX_WIDTH) -> int:
-    """`value` if it lies in 1 .. most. Raises ValueError with `what` otherwise."""
-    if not 1 <= value <= most:
-        raise ValueError(f'{what} must lie in 1 .. {most}, got {quoted(value)}')
-    return value
 
 
 def make_field(

@@ -2,20 +2,22 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.fields.network import Dense, FieldNetwork, check_size, usual_bound
+from posenc_jax.fields.network import Dense, FieldNetwork, Width, usual_bound
 from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import Ge, Le, Positive
 from posenc_jax.protocol.encoding import Constant
-from posenc_jax.protocol.errors import SpecError, check_number
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import Card, Promises, register
 
 MAX_BANDS = 24  # beyond, 2^i pi x has no fraction left in float32
+Bands = Annotated[int, Ge(1), Le(MAX_BANDS)]
 
 
 def bands(
@@ -47,13 +49,7 @@ def _sorted(frequencies: Float[Array, 'd M']) -> Float[Array, 'd M']:
     kind='field',
     card=Card(
         name='PINs',
-        title='PINs: Progressive Implicit Networks for Multi-Scale Neural Representations',
-        arxiv='2202.04713',
-        door='none',
         equation='h_l = MLP_l([h_{l-1}, E_l(x)]), y_l = sum_{k <= l} V_k h_k + c_k',
-        source='the paper; no code was found',
-        authors='Landgraf, Zoe and Hornung, Alexander Sorkine and Cabral, Ricardo Silveira',
-        year=2022,
         example='pins(width=16, levels=2)',
         promises=Promises(needs_training=True),
     ),
@@ -81,7 +77,7 @@ class Pins(FieldNetwork):
 
     Raises:
       SpecError: a sigma without 'rff'.
-      ValueError: sizes out of their range, or a sigma that is not positive; at call, features.
+      ValueError: more than 24 frequencies; at call, features.
 
     Reference: Landgraf et al., arXiv 2202.04713.
 
@@ -97,26 +93,23 @@ class Pins(FieldNetwork):
 
     def __init__(
         self,
-        width: int = 256,
-        levels: int = 4,
-        bands: int = 2,
+        width: Width = 256,
+        levels: Bands = 4,
+        bands: Bands = 2,
         encoding: Literal['nerf', 'rff'] = 'nerf',
-        sigma: float | None = None,
+        sigma: Positive | None = None,
         progressive: bool = False,
         components: int = CONTEXT,
         outputs: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        check_size('pins width', width)
-        check_size('pins levels', levels, MAX_BANDS)
-        check_size('pins bands', bands, MAX_BANDS)
         if levels * bands > MAX_BANDS:
             raise ValueError(
                 f'pins has levels * bands = {levels * bands} frequencies; at most {MAX_BANDS}'
             )
         if sigma is not None and encoding == 'nerf':
             raise SpecError(f"pins sigma={sigma} is of encoding='rff', got encoding='nerf'")
-        sigma = 10.0 if sigma is None else check_number('pins sigma', sigma, above=0)
+        sigma = 10.0 if sigma is None else sigma
         self.inputs, self.outputs, self.progressive = components, outputs, progressive
         self.count = bands if encoding == 'nerf' else bands * components
         shape = (components, levels * bands * components)

@@ -8,16 +8,16 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.fields.network import (
-    MAX_LAYERS,
     Dense,
+    Depth,
     FieldNetwork,
     Weights,
+    Width,
     affine,
-    check_size,
     usual_bound,
 )
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.bounds import Share
 from posenc_jax.protocol.registry import Card, Promises, register
 
 LIMIT = 256.0  # the features of a level are cut at +- this
@@ -59,13 +59,7 @@ def poly_level(
     kind='field',
     card=Card(
         name='Poly-INR',
-        title='Polynomial Implicit Neural Representations For Large Diverse Datasets',
-        arxiv='2303.11424',
-        door='none',
         equation='g = g A_l + a_l, x = lrelu(W_l (x lrelu(g M_l + m_l)) + b_l)',
-        source='Rajhans0/Poly_INR',
-        authors='Singh, Rajhans and Shukla, Ankita and Turaga, Pavan',
-        year=2023,
         example='poly_inr(width=16, levels=3, style=8)',
         promises=Promises(needs_training=True),
     ),
@@ -90,9 +84,6 @@ class PolyInr(FieldNetwork):
       style: Z, width of a style.
       slope: of the leaky units; 1 makes the features a polynomial of degree `levels`.
 
-    Raises:
-      ValueError: sizes out of their range, or a slope outside [0, 1]; at call, features.
-
     Reference: Singh, Shukla, Turaga, arXiv 2303.11424.
 
     Example:
@@ -106,19 +97,15 @@ class PolyInr(FieldNetwork):
 
     def __init__(
         self,
-        width: int = 1024,
-        levels: int = 10,
-        style: int = 512,
-        slope: float = 0.2,
+        width: Width = 1024,
+        levels: Depth = 10,
+        style: Width = 512,
+        slope: Share = 0.2,
         components: int = CONTEXT,
         outputs: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        check_size('poly_inr width', width)
-        check_size('poly_inr levels', levels, MAX_LAYERS)
-        check_size('poly_inr style', style)
-        self.slope = check_number('poly_inr slope', slope, least=0, most=1)
-        self.inputs, self.outputs = components, outputs
+        self.inputs, self.outputs, self.slope = components, outputs, slope
         drawn = jax.random.normal(rngs.params(), (levels, style))
         self.styles = nnx.Param(drawn, axes=(None, None))
         bound = lambda size: math.sqrt(6 / size)

@@ -9,16 +9,16 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.fields.network import (
-    MAX_LAYERS,
     Dense,
+    Depth,
     FieldNetwork,
     Weights,
-    check_size,
+    Width,
     perceptron,
     usual_bound,
 )
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.bounds import Positive
 from posenc_jax.protocol.registry import Card, Promises, register
 
 PRESETS = {'siren': 30.0, 'geo': 1.0}  # omega of all layers but the first
@@ -62,14 +62,7 @@ def sine_layers(
     kind='field',
     card=Card(
         name='SIREN',
-        title='Implicit Neural Representations with Periodic Activation Functions',
-        arxiv='2006.09661',
-        door='none',
         equation='h1 = sin(30 (W1 x + b1)), h = sin(30 (W h + b)), y = V h + c',
-        source='vsitzmann/siren',
-        authors='Sitzmann, Vincent and Martel, Julien N. P. and Bergman, Alexander W. and Lindell, '
-        'David B. and Wetzstein, Gordon',
-        year=2020,
         example='siren(width=32, layers=2)',
         promises=Promises(needs_training=True),
     ),
@@ -90,9 +83,6 @@ class Siren(FieldNetwork):
       preset: 'siren' or 'geo'.
       first: factor of the argument in the first layer.
 
-    Raises:
-      ValueError: sizes out of their range, or a factor that is not positive.
-
     Reference: Sitzmann et al., arXiv 2006.09661.
 
     Example:
@@ -105,18 +95,15 @@ class Siren(FieldNetwork):
 
     def __init__(
         self,
-        width: int = 256,
-        layers: int = 3,
+        width: Width = 256,
+        layers: Depth = 3,
         preset: Literal['siren', 'geo'] = 'siren',
-        first: float = 30.0,
+        first: Positive = 30.0,
         features: int = CONTEXT,
         outputs: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        check_size('siren width', width)
-        check_size('siren layers', layers, MAX_LAYERS)
-        self.first = check_number('siren first', first, above=0)
-        self.hidden = PRESETS[preset]
+        self.first, self.hidden = first, PRESETS[preset]
         self.inputs, self.outputs = features, outputs
         bias = 'usual' if preset == 'siren' else 'weights'
         self.layers = sine_layers(features, width, layers, outputs, self.hidden, bias, rngs)

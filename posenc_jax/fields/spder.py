@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.fields.network import MAX_LAYERS, FieldNetwork, check_size, perceptron
+from posenc_jax.fields.network import Depth, FieldNetwork, Width, perceptron
 from posenc_jax.fields.siren import sine_layers
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.errors import check_choice, check_number
+from posenc_jax.protocol.bounds import Positive
+from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import Card, Promises, register
 
 
@@ -56,13 +57,7 @@ def spder_activation(z: Float[Array, '...'], damping: str = 'sqrt') -> Float[Arr
     kind='field',
     card=Card(
         name='SPDER',
-        title='SPDER: Semiperiodic Damping-Enabled Object Representation',
-        arxiv='2306.15242',
-        door='none',
         equation='h = a(30 (W h + b)), a(z) = sin(z) sqrt(|z|), y = V h + c',
-        source='katop1234/SPDER',
-        authors='Shah, Kathan and Sitawarin, Chawin',
-        year=2023,
         example='spder(width=32, layers=2)',
         promises=Promises(needs_training=True),
     ),
@@ -80,9 +75,6 @@ class Spder(FieldNetwork):
       damping: 'sqrt', 'arctan' (the authors' choice for sound), 'log', or 'one', which is SIREN.
       omega: factor of the arguments.
 
-    Raises:
-      ValueError: sizes out of their range, or a factor that is not positive.
-
     Reference: Shah, Sitawarin, arXiv 2306.15242.
 
     Example:
@@ -95,18 +87,16 @@ class Spder(FieldNetwork):
 
     def __init__(
         self,
-        width: int = 256,
-        layers: int = 5,
+        width: Width = 256,
+        layers: Depth = 5,
         damping: Literal['sqrt', 'arctan', 'log', 'one'] = 'sqrt',
-        omega: float = 30.0,
+        omega: Positive = 30.0,
         features: int = CONTEXT,
         outputs: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        check_size('spder width', width)
-        check_size('spder layers', layers, MAX_LAYERS)
-        self.omega = check_number('spder omega', omega, above=0)
-        self.damping, self.inputs, self.outputs = damping, features, outputs
+        self.omega, self.damping = omega, damping
+        self.inputs, self.outputs = features, outputs
         self.layers = sine_layers(features, width, layers, outputs, self.omega, 'usual', rngs)
 
     def values(self, x, *, key=None, progress=None):

@@ -13,13 +13,7 @@ from posenc_jax.protocol.registry import Card, register
     card=Card(
         **STATIC,
         name='ABF',
-        title='Effective Long-Context Scaling of Foundation Models',
-        arxiv='2309.16039',
         equation="theta'_t = b'^(-2t/D), b' = 500000",
-        source='the paper; no code was released',
-        authors='Xiong, Wenhan and Liu, Jingyu and Molybog, Igor and Zhang, Hejia and Bhargava, '
-        'Prajjwal and Hou, Rui and others',
-        year=2023,
         example='rope(freqs=abf())',
     ),
 )

@@ -42,14 +42,8 @@ def dynamic_ntk_frequencies(
     kind='frequencies',
     card=Card(
         name='Dynamic NTK',
-        title='YaRN: Efficient Context Window Extension of Large Language Models',
-        arxiv='2309.00071',
-        door='project',
         equation="theta'_t = b'^(-2t/D), b' = b max(1, f l / L - (f - 1))^(D/(D-2)), l the "
         'current length',
-        source='jquesnelle/yarn (f = 1); huggingface/transformers, rope_type "dynamic"',
-        authors='Peng, Bowen and Quesnelle, Jeffrey and Fan, Honglu and Shippole, Enrico',
-        year=2023,
         example='rope(freqs=dynamic_ntk(factor=2.0, train_len=8))',
         share='model',
         promises=Promises(cached='raw', fused=True),

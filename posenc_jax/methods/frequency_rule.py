@@ -7,7 +7,7 @@ import numpy as np
 from posenc_jax.protocol.registry import Promises
 
 STATIC: dict[str, Any] = dict(  # of their Cards
-    door='project', share='model', promises=Promises(relative=True, fused=True)
+    share='model', promises=Promises(relative=True, fused=True)
 )
 
 

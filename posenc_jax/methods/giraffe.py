@@ -51,14 +51,8 @@ def giraffe_frequencies(
     card=Card(
         **STATIC,
         name='Giraffe',
-        title='Giraffe: Adventures in Expanding Context Lengths in LLMs',
-        arxiv='2308.10882',
         equation="x_t = theta_t/s (1 - 2t/D)^k; with c = 2 pi/L: theta'_t = x_t if x_t >= c, "
         'c/16 if x_t >= c/8, else 0',
-        source='abacusai/Long-Context',
-        authors='Pal, Arka and Karkhanis, Deep and Roberts, Manley and Dooley, Samuel and '
-        'Sundararajan, Arvind and Naidu, Siddartha',
-        year=2023,
         example='rope(freqs=giraffe(factor=2.0, power=0.1, truncated=True, train_len=64))',
     ),
 )

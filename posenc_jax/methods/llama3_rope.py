@@ -53,14 +53,8 @@ def llama3_frequencies(
     card=Card(
         **STATIC,
         name='Llama 3 RoPE',
-        title='The Llama 3 Herd of Models',
-        arxiv='2407.21783',
         equation="theta'_t = g theta_t + (1-g) theta_t / s, g = clip((L theta_t / 2 pi - lf) / "
         '(hf - lf), 0, 1)',
-        source='huggingface/transformers, rope_type "llama3"',
-        authors='Grattafiori, Aaron and Dubey, Abhimanyu and Jauhri, Abhinav and Pandey, Abhinav '
-        'and others',
-        year=2024,
         example='rope(freqs=llama3_rope(factor=4.0, train_len=64))',
     ),
 )

@@ -59,15 +59,8 @@ def rescaled_factors(factors, scale: float, new_scale: float) -> np.ndarray:
     kind='frequencies',
     card=Card(
         name='LongRoPE',
-        title='LongRoPE: Extending LLM Context Window Beyond 2 Million Tokens',
-        arxiv='2402.13753',
-        door='project',
         equation="theta'_t = theta_t / lambda_t at positions >= n_hat, theta_t before; cos and "
         'sin times sqrt(1 + ln s / ln L)',
-        source='microsoft/LongRoPE; huggingface/transformers, rope_type "longrope"',
-        authors='Ding, Yiran and Zhang, Li Lyna and Zhang, Chengruidong and Xu, Yuanyuan and '
-        'Shang, Ning and Xu, Jiahang and others',
-        year=2024,
         example='rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), short=(1.0, 1.0, 1.5, 2.0), '
         'start=2, factor=4.0, train_len=8))',
         share='model',

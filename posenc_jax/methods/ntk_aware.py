@@ -23,17 +23,7 @@ def ntk_aware_base(rotary_dim: int, base: float, factor: float) -> float:
 @register(
     'ntk_aware',
     kind='frequencies',
-    card=Card(
-        **STATIC,
-        name='NTK-aware',
-        title='YaRN: Efficient Context Window Extension of Large Language Models',
-        arxiv='2309.00071',
-        equation="theta'_t = b'^(-2t/D), b' = b s^(D/(D-2))",
-        source='jquesnelle/yarn',
-        authors='Peng, Bowen and Quesnelle, Jeffrey and Fan, Honglu and Shippole, Enrico',
-        year=2023,
-        example='rope(freqs=ntk_aware(factor=4.0))',
-    ),
+    card=Card(**STATIC, name='NTK-aware', example='rope(freqs=ntk_aware(factor=4.0))'),
 )
 @dataclasses.dataclass(frozen=True)
 class NTKAware(FrequencyRule):

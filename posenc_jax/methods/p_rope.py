@@ -50,13 +50,7 @@ def p_rope_frequencies(
     card=Card(
         **STATIC,
         name='p-RoPE',
-        title='Round and Round We Go! What makes Rotary Positional Encodings useful?',
-        arxiv='2410.06205',
         equation="theta'_t = theta_t for t < floor(p D / 2), else 0",
-        source='appendix of the paper; huggingface/transformers, rope_type "proportional"',
-        authors='Barbero, Federico and Vitvitskyi, Alex and Perivolaropoulos, Christos and '
-        'Pascanu, Razvan and Velickovic, Petar',
-        year=2024,
         example='rope(freqs=p_rope(p=0.75))',
     ),
 )

@@ -18,19 +18,7 @@ def pi_frequencies(rotary_dim: int, base: float, factor: float) -> np.ndarray:
 
 
 @register(
-    'pi',
-    kind='frequencies',
-    card=Card(
-        **STATIC,
-        name='PI',
-        title='Extending Context Window of Large Language Models via Positional Interpolation',
-        arxiv='2306.15595',
-        equation='A_it = (i / s) theta_t',
-        source='huggingface/transformers, rope_type "linear"',
-        authors='Chen, Shouyuan and Wong, Sherman and Chen, Liangjian and Tian, Yuandong',
-        year=2023,
-        example='rope(freqs=pi(factor=4.0))',
-    ),
+    'pi', kind='frequencies', card=Card(**STATIC, name='PI', example='rope(freqs=pi(factor=4.0))')
 )
 @dataclasses.dataclass(frozen=True)
 class PI(FrequencyRule):

@@ -122,14 +122,9 @@ def check_stretch(factor: int) -> int:
     kind='extension',
     card=Card(
         name='segmented sequences',
-        title='Extending Input Contexts of Language Models through Training on Segmented Sequences',
-        arxiv='2310.14633',
         door='place, embed',
         equation='E_new[p] = (1-t) E[floor(p/s)] + t E[floor(p/s) + 1], t = frac(p/s); trained '
         'on segments of texts with their original p',
-        source='the paper; it has no public code',
-        authors='Karypis, Petros and McAuley, Julian and Karypis, George',
-        year=2023,
         example='segmented_sequences(factor=4)',
         share='model',
         promises=Promises(needs_training=True, fused=True),

@@ -134,14 +134,8 @@ def yarn_frequencies(
     kind='frequencies',
     card=Card(
         name='YaRN',
-        title='YaRN: Efficient Context Window Extension of Large Language Models',
-        arxiv='2309.00071',
-        door='project',
         equation="theta'_t = (1 - ramp_t) theta_t + ramp_t theta_t / s; cos and sin times m = "
         '0.1 ln s + 1',
-        source='jquesnelle/yarn',
-        authors='Peng, Bowen and Quesnelle, Jeffrey and Fan, Honglu and Shippole, Enrico',
-        year=2023,
         example='rope(freqs=yarn(factor=4.0, train_len=64))',
         share='model',
         promises=Promises(relative=True, fused=True),

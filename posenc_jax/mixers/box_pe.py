@@ -1,6 +1,6 @@
 """RecursiveDet: encodings of boxes in a decoder layer that a detector applies again and again."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from posenc_jax.mixers.box_features import (
     roi_samples,
     sine_map,
 )
+from posenc_jax.protocol.bounds import Divides, Ge, Size
 from posenc_jax.protocol.registry import Card, Promises, register
 
 FEATURES = 128  # sine features of each number of a box
@@ -61,13 +62,7 @@ def moved_boxes(boxes: Float[Array, '... 4'], delta: Float[Array, '... 4']) -> A
     kind='mixer',
     card=Card(
         name='RecursiveDet',
-        title='RecursiveDet: End-to-End Region-based Recursive Object Detection',
-        arxiv='2307.13619',
-        door='none',
         equation='q = Wq_c f + Wq_p e, k = Wk_c f + Wk_p e, v = Wv f; F K1 + <Wq fp, Wk kp>',
-        source='bravezzzzz/RecursiveDet',
-        authors='Zhao, Jing and Sun, Li and Li, Qingli',
-        year=2023,
         example='BoxLayer(32, heads=2, classes=3, rngs=rngs)',
         promises=Promises(needs_training=True),
     ),
@@ -98,8 +93,7 @@ class BoxLayer(nnx.Module):
       attention, convolution: whether the encodings act in either.
 
     Raises:
-      ValueError: a size below 1, heads that do not divide the width; at call, boxes that are none
-        (see `check_boxes`).
+      ValueError: at call, boxes that are none (see `check_boxes`).
 
     Reference: Zhao, Sun, Li, arXiv 2307.13619.
 
@@ -113,23 +107,17 @@ class BoxLayer(nnx.Module):
 
     def __init__(
         self,
-        width: int,
+        width: Size,
         *,
-        heads: int,
-        classes: int,
-        kernel: int = 16,
-        cells: int = 7,
-        hidden: int = 256,
+        heads: Annotated[int, Ge(1), Divides('width')],
+        classes: Size,
+        kernel: Size = 16,
+        cells: Size = 7,
+        hidden: Size = 256,
         attention: bool = True,
         convolution: bool = True,
         rngs: nnx.Rngs,
     ):
-        sizes = dict(width=width, heads=heads, classes=classes, kernel=kernel, cells=cells)
-        for name, size in (*sizes.items(), ('hidden', hidden)):
-            if size < 1:
-                raise ValueError(f'box_pe {name} must be at least 1, got {size}')
-        if width % heads:
-            raise ValueError(f'box_pe heads must divide the width, got {heads} and {width}')
         per_head, both = width // heads, 2 * FEATURES
         draw = lambda *shape: _xavier(rngs, *shape)
         project = lambda inputs: draw(inputs, heads, per_head)

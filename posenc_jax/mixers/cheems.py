@@ -13,7 +13,7 @@ from posenc_jax.layer.sharding import constrain
 from posenc_jax.methods.rope import rope_frequencies, rotate
 from posenc_jax.mixers.head_projections import from_heads, input_weights, output_weights, to_heads
 from posenc_jax.mixers.ssd import ssd_chunks
-from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.bounds import Positive, Size
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
@@ -23,14 +23,8 @@ from posenc_jax.protocol.tokens import Tokens
     kind='mixer',
     card=Card(
         name='Cheems',
-        title='Cheems: Wonderful Matrices More Efficient and More Effective Architecture',
-        arxiv='2407.16958',
-        door='none',
         equation='S_t = exp(A dt_t) S_(t-1) + R(t theta) B_t (dt_t u_t)^T, '
         'y_t = S_t^T R(t theta) C_t + D u_t',
-        source='LoserCheems/WonderfulMatrices',
-        authors='Shi, Jingze and Wu, Bingheng and He, Lu and Jiang, Luchang',
-        year=2024,
         example='cheems(chunk=8)',
         causal_only=True,
         promises=Promises(relative=True, sweep_free=False, needs_training=True),
@@ -63,8 +57,8 @@ class Cheems(RecurrentMixer):
         longer.
 
     Raises:
-      ValueError: a head width that is odd, a base below 1, a chunk below 1, a step that is not
-        positive; at a call, positions of several components.
+      ValueError: a head width that is odd, a base below 1; at a call, positions of several
+        components.
 
     Reference: Shi, Wu, He, Jiang, arXiv 2407.16958.
 
@@ -79,20 +73,16 @@ class Cheems(RecurrentMixer):
     def __init__(
         self,
         base: float = 10000.0,
-        chunk: int = 256,
+        chunk: Size = 256,
         rotate: bool = True,
         gate: bool = False,
-        dt: float | None = None,
+        dt: Positive | None = None,
         heads: int = CONTEXT,
         head_dim: int = CONTEXT,
         model_dim: int = CONTEXT,
         layers: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        if chunk < 1:
-            raise ValueError(f'a chunk holds at least 1 token, got {chunk}')
-        if dt is not None:
-            check_number('cheems dt', dt, above=0)
         rope_frequencies(head_dim, base)
         self.base, self.chunk, self.rotate = base, chunk, rotate
         self.heads, self.head_dim = heads, head_dim

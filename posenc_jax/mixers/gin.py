@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.layers import linear, normal, zeros
 from posenc_jax.layer.whole_mixer import WholeMixer
+from posenc_jax.protocol.bounds import Count
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
@@ -44,13 +45,7 @@ def neighbour_sums(
     kind='mixer',
     card=Card(
         name='GIN',
-        title='How Powerful are Graph Neural Networks?',
-        arxiv='1810.00826',
-        door='none',
         equation="h'_i = MLP((1 + eps) h_i + sum_(j in N(i)) h_j)",
-        source='weihua916/powerful-gnns',
-        authors='Xu, Keyulu and Hu, Weihua and Leskovec, Jure and Jegelka, Stefanie',
-        year=2019,
         example='gin()',
         promises=Promises(needs_training=True),
     ),
@@ -70,7 +65,7 @@ class GIN(WholeMixer):
       learn_epsilon: train eps; else it stays 0.
 
     Raises:
-      ValueError: hidden below 0; at call, tokens that are no nodes of a graph.
+      ValueError: at call, tokens that are no nodes of a graph.
 
     Reference: Xu et al., arXiv 1810.00826.
 
@@ -85,14 +80,12 @@ class GIN(WholeMixer):
 
     def __init__(
         self,
-        hidden: int = 0,
+        hidden: Count = 0,
         learn_epsilon: bool = True,
         model_dim: int = CONTEXT,
         layers: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        if hidden < 0:
-            raise ValueError(f'gin hidden must be positive, or 0 to derive it, got {hidden}')
         hidden, gain = hidden or model_dim, layers**-0.5
         self.w1 = normal(rngs, (model_dim, hidden), model_dim, ('width', 'mlp'))
         self.b1 = zeros((hidden,), ('mlp',))

@@ -93,16 +93,8 @@ def pattern_of(
     kind='mixer',
     card=Card(
         name='GMU hybrid',
-        title='Decoder-Hybrid-Decoder Architecture for Efficient Reasoning with Long Generation',
-        arxiv='2507.06607',
-        door='none',
         equation='GMU(x, m) = (m * silu(x W_1)) W_2; cross-attention of own queries over the keys '
         'and values of one layer',
-        source='microsoft/ArchScale',
-        authors='Ren, Liliang and Chen, Congcong and Xu, Haoran and Kim, Young Jin and Atkinson, '
-        'Adam and Zhan, Zheng and Sun, Jiankai and Peng, Baolin and Liu, Liyuan and Wang, Shuohang '
-        'and Cheng, Hao and Gao, Jianfeng and Chen, Weizhu and Shen, Yelong',
-        year=2025,
         example="gmu_hybrid(part='scan')",
         causal_only=True,
         promises=Promises(relative=True, sweep_free=False, needs_training=True),

@@ -12,7 +12,6 @@ from posenc_jax.layer.sharding import sharded_attend
 from posenc_jax.layer.whole_mixer import WholeMixer
 from posenc_jax.mixers.gin import check_edges
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
@@ -56,13 +55,7 @@ def _pairs(tq: Tokens, tk: Tokens) -> tuple[Bool[Array, 'B T S'], Bool[Array, 'B
     kind='mixer',
     card=Card(
         name='Graph attention',
-        title='A Generalization of Transformer Networks to Graphs',
-        arxiv='2012.09699',
-        door='none',
         equation='softmax_(j in N(i) or i)(q_i . k_j / sqrt(H)), or over all j with + b_edge',
-        source='graphdeeplearning/graphtransformer',
-        authors='Dwivedi, Vijay Prakash and Bresson, Xavier',
-        year=2021,
         example='graph_attention()',
         promises=Promises(needs_training=True),
     ),
@@ -81,7 +74,6 @@ class GraphAttention(WholeMixer):
       edges: 'mask' or 'bias'.
 
     Raises:
-      SpecError: an unknown choice.
       ValueError: at call, tokens that are no nodes of a graph.
 
     Reference: Dwivedi and Bresson, arXiv 2012.09699.
@@ -106,7 +98,7 @@ class GraphAttention(WholeMixer):
         layers: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        self.edges = check_choice('graph_attention edges', edges, ('mask', 'bias'))
+        self.edges = edges
         self.projections = Projections(
             model_dim, heads, kv_heads, head_dim, gain=(2 * layers) ** -0.5, rngs=rngs
         )

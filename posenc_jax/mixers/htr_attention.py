@@ -19,7 +19,7 @@ from posenc_jax.mixers.htr_weights import (
     penalised_weights,
 )
 from posenc_jax.mixers.location_weights import content_weights, key_positions
-from posenc_jax.protocol.errors import check_choice, check_number
+from posenc_jax.protocol.bounds import NonNegative, Size
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tables import lookup_rows
 
@@ -72,13 +72,7 @@ class Past:
     kind='mixer',
     card=Card(
         name='seq2seq handwriting recognition: attention types',
-        title='Evaluating Sequence-to-Sequence Models for Handwritten Text Recognition',
-        arxiv='1903.07377',
-        door='none',
         equation='e_tj = w . tanh(W s_t + V h_j + b [+ U conv(alpha_(t-1))_j]), h_j <- h_j + PE_j',
-        source='no official code; the paper',
-        authors='Michael, Johannes and Labahn, Roger and Grüning, Tobias and Zöllner, Jochen',
-        year=2019,
         example="HTRAttention(64, 64, kind='location', positions='sinusoid', rngs=rngs)",
         promises=Promises(sweep_free=False, blockwise=False, needs_training=True),
     ),
@@ -109,8 +103,7 @@ class HTRAttention(nnx.Module):
       max_len: rows of a learned table; a source of more keys, padding included, is refused.
 
     Raises:
-      ValueError: unknown names, sizes below 1, an even number of taps, a negative noise; at call,
-        more keys than rows of the table.
+      ValueError: an even number of taps; at call, more keys than rows of the table.
 
     Reference: Michael, Labahn, Grüning, Zöllner, arXiv 1903.07377.
 
@@ -124,32 +117,25 @@ class HTRAttention(nnx.Module):
 
     def __init__(
         self,
-        query_dim: int,
-        key_dim: int,
+        query_dim: Size,
+        key_dim: Size,
         *,
         kind: Kind = 'content',
         positions: Positions = 'none',
-        width_inside: int = 128,
-        filters: int = 16,
-        taps: int = 15,
-        width: int = 4,
-        noise: float = 1.0,
-        max_len: int = 512,
+        width_inside: Size = 128,
+        filters: Size = 16,
+        taps: Size = 15,
+        width: Size = 4,
+        noise: NonNegative = 1.0,
+        max_len: Size = 512,
         rngs: nnx.Rngs,
     ):
-        self.kind = check_choice('kind of htr_attention', kind, KINDS)
-        self.positions = check_choice('positions of htr_attention', positions, POSITIONS)
-        sizes = dict(query_dim=query_dim, key_dim=key_dim, width_inside=width_inside)
-        sizes |= dict(filters=filters, taps=taps, width=width, max_len=max_len)
-        for name, number in sizes.items():
-            if number < 1:
-                raise ValueError(f'htr_attention: {name} must be at least 1, got {number}')
+        self.kind, self.positions = kind, positions
         if taps % 2 == 0:
             raise ValueError(
                 f'htr_attention: taps must be odd, so that a filter has a centre, got {taps}'
             )
-        self.noise = check_number('htr_attention noise', noise, least=0)
-        self.width = width
+        self.noise, self.width = noise, width
         drawn = lambda *shape: uniform(rngs, (6 / sum(shape)) ** 0.5, *shape)
         energy = lambda: nnx.Dict(
             w=drawn(width_inside),

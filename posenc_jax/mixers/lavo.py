@@ -10,6 +10,7 @@ from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.mixers.head_projections import from_heads, input_weights, output_weights, to_heads
 from posenc_jax.mixers.piecewise_scan import Blocks, known_rows, scan_pieces
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.registry import Card, Promises, register
 
@@ -79,14 +80,7 @@ def lavo(
     kind='mixer',
     card=Card(
         name='LAVO',
-        title='Linear Attention via Orthogonal Memory',
-        arxiv='2312.11135',
-        door='none',
         equation='softmax([q_i . M; q_i . c_s + rho_(i-s)]) [M; c], M[n] = B_n mean_s B_n . c_s',
-        source='no code; the equations of the paper',
-        authors='Zhang, Jun and Jiang, Shuyang and Feng, Jiangtao and Zheng, Lin and Kong, '
-        'Lingpeng',
-        year=2023,
         example='lavo(slots=4, window=8)',
         causal_only=True,
         promises=Promises(relative=True, needs_training=True),
@@ -113,7 +107,7 @@ class Lavo(RecurrentMixer):
       memory_bias: train beta; else it is zero.
 
     Raises:
-      ValueError: slots below 1 or above D, a window below 1.
+      ValueError: slots below 1 or above D.
 
     Reference: Zhang et al., arXiv 2312.11135.
 
@@ -128,7 +122,7 @@ class Lavo(RecurrentMixer):
     def __init__(
         self,
         slots: int | None = None,
-        window: int = 128,
+        window: Size = 128,
         learned: bool = False,
         memory_bias: bool = False,
         model_dim: int = CONTEXT,
@@ -143,8 +137,6 @@ class Lavo(RecurrentMixer):
                 f'lavo slots are orthogonal rows of the head width, so they must lie in 1 .. '
                 f'{head_dim} (head_dim), got {slots}'
             )
-        if window < 1:
-            raise ValueError(f'lavo window must be at least 1, got {window}')
         self.window = window
         into = lambda: input_weights(rngs, model_dim, heads, head_dim)
         self.w_q, self.w_c = into(), into()

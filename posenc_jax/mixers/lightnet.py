@@ -135,14 +135,7 @@ class LightNetParts(nnx.Module):
     kind='mixer',
     card=Card(
         name='LightNet',
-        title='You Only Scan Once: Efficient Multi-dimension Sequential Modeling with LightNet',
-        arxiv='2405.21022',
-        door='none',
         equation='o_t = q_t . sum_s e^k_s v_s / (1 + sum_s e^k_s), s <= t',
-        source='Doraemonzzz/xmixers',
-        authors='Qin, Zhen and Mao, Yuxin and Shen, Xuyang and Li, Dong and Zhang, Jing and '
-        'Dai, Yuchao and Zhong, Yiran',
-        year=2024,
         example="lightnet(encoding=md_lrpe(form='cosine'))",
         causal_only=True,
         promises=Promises(relative=True, needs_training=True),

@@ -70,14 +70,7 @@ def log_totals(
     kind='mixer',
     card=Card(
         name='LightNet in both directions',
-        title='You Only Scan Once: Efficient Multi-dimension Sequential Modeling with LightNet',
-        arxiv='2405.21022',
-        door='none',
         equation='o_t = q_t . sum_s e^k_s v_s / sum_s e^k_s, over all s',
-        source='Doraemonzzz/xmixers',
-        authors='Qin, Zhen and Mao, Yuxin and Shen, Xuyang and Li, Dong and Zhang, Jing and '
-        'Dai, Yuchao and Zhong, Yiran',
-        year=2024,
         example='lightnet_whole(encoding=md_lrpe())',
         promises=Promises(relative=True, needs_training=True),
     ),

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.mixers.piecewise_scan import Blocks, known_rows, scan_pieces
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.registry import Card, Promises, register
 
 PIECE = 32  # tokens that are summed by one product
@@ -93,14 +94,7 @@ def decaying_sums(
     kind='mixer',
     card=Card(
         name='MD-TPE',
-        title='You Only Scan Once: Efficient Multi-dimension Sequential Modeling with LightNet',
-        arxiv='2405.21022',
-        door='none',
         equation='y_n = sum_a sum_{m<=n} (sum_e b_a[c,e] lambda_ae^(n-m)) x_m along axis a',
-        source='Doraemonzzz/xmixers',
-        authors='Qin, Zhen and Mao, Yuxin and Shen, Xuyang and Li, Dong and Zhang, Jing and '
-        'Dai, Yuchao and Zhong, Yiran',
-        year=2024,
         example='md_tpe(shape=(3,), terms=4)',
         promises=Promises(relative=True, needs_training=True),
     ),
@@ -124,7 +118,7 @@ class MdTpe(RecurrentMixer):
       terms: E.
 
     Raises:
-      ValueError: terms or a size below 1; at call, tokens on a grid with other columns.
+      ValueError: too many lines; at call, tokens on a grid with other columns.
 
     Reference: Qin et al., arXiv 2405.21022.
 
@@ -137,16 +131,12 @@ class MdTpe(RecurrentMixer):
 
     def __init__(
         self,
-        shape: tuple[int, ...] = (),
-        terms: int = 16,
+        shape: tuple[Size, ...] = (),
+        terms: Size = 16,
         model_dim: int = CONTEXT,
         layers: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        if terms < 1:
-            raise ValueError(f'md_tpe terms must be at least 1, got {terms}')
-        if any(size < 1 for size in shape):
-            raise ValueError(f'md_tpe shape must have sizes of at least 1, got {shape}')
         strides = [math.prod(shape[axis:]) for axis in range(len(shape) + 1)]
         if strides[0] >= 2**20:
             raise ValueError(f'md_tpe shape {shape} has {strides[0]} lines; at most 2**20 are kept')

@@ -20,7 +20,7 @@ from posenc_jax.mixers.location_weights import (
     location_weights,
     relative_query,
 )
-from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.registry import Card, Promises, register
 
 Content = Literal['plain', 'relative', 'rotary']
@@ -82,14 +82,8 @@ class Progress:
     kind='mixer',
     card=Card(
         name='monotonic location attention',
-        title='Monotonic Location Attention for Length Generalization',
-        arxiv='2305.20019',
-        door='none',
         equation='a_j ~ exp(-(pos_j - mu_t)^2 / (2 sigma_t^2)), mu_t = step(r_t) / (len - 1) + '
         'sum_j a_(t-1)j pos_j',
-        source='JRC1995/MonotonicLocationAttention',
-        authors='Ray Chowdhury, Jishnu and Caragea, Cornelia',
-        year=2023,
         example="MonotonicLocation(64, 64, location='monoattn', rngs=rngs)",
         promises=Promises(sweep_free=False, blockwise=False, needs_training=True),
     ),
@@ -120,8 +114,8 @@ class MonotonicLocation(nnx.Module):
         trained initial state.
 
     Raises:
-      ValueError: a width or count below 1; neither location nor content; unknown names;
-        `position_past` without both, or `gru` without location; an odd width for rotations.
+      ValueError: neither location nor content; `position_past` without both, or `gru` without
+        location; an odd width for rotations.
 
     Reference: Ray Chowdhury, Caragea, arXiv 2305.20019; Dubois et al., arXiv 1911.03872, for
     'locattn'.
@@ -136,29 +130,20 @@ class MonotonicLocation(nnx.Module):
 
     def __init__(
         self,
-        query_dim: int,
-        key_dim: int,
+        query_dim: Size,
+        key_dim: Size,
         *,
-        heads: int = 1,
-        head_dim: int = 128,
+        heads: Size = 1,
+        head_dim: Size = 128,
         location: Location | None = 'monoattn',
         content: Content | None = None,
         position_past: bool = False,
         gru: bool = False,
         rngs: nnx.Rngs,
     ):
-        for name, number in dict(
-            query_dim=query_dim, key_dim=key_dim, heads=heads, head_dim=head_dim
-        ).items():
-            if number < 1:
-                raise ValueError(f'monotonic_location: {name} must be at least 1, got {number}')
         if location is None and content is None:
             kinds = f'location ({", ".join(GATES)}), content ({", ".join(CONTENTS)})'
             raise ValueError(f'monotonic_location attends by {kinds} or both, got neither')
-        if location is not None:
-            check_choice('location of monotonic_location', location, tuple(GATES))
-        if content is not None:
-            check_choice('content of monotonic_location', content, CONTENTS)
         if position_past and (location is None or content is None):
             raise ValueError(
                 'monotonic_location position_past chooses between two kinds of weights, so it '

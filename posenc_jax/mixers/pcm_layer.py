@@ -12,7 +12,7 @@ from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.layers import linear, normal
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.layer.whole_mixer import WholeMixer
-from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.bounds import Count, Positive, Size
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
@@ -51,14 +51,7 @@ def between(
     kind='mixer',
     card=Card(
         name='Point Cloud Mamba: ordered layer',
-        title='Point Cloud Mamba: Point Cloud Learning via State Space Model',
-        arxiv='2403.00762',
-        door='none',
         equation='y = unsort(inner([u; sort(x); u])), keys of a traverse, Hilbert or z-order of p',
-        source='SkyworkAI/PointCloudMamba',
-        authors='Zhang, Tao and Yuan, Haobo and Qi, Lu and Zhang, Jiangning and Zhou, Qianyu and '
-        'Ji, Shunping and Yan, Shuicheng and Li, Xiangtai',
-        year=2024,
         example='pcm_layer(gru())',
         promises=Promises(sweep_free=False, needs_training=True),
     ),
@@ -92,9 +85,8 @@ class PcmLayer(WholeMixer):
       size: side of a cell, in the unit of the coordinates.
 
     Raises:
-      ValueError: a mixer within the layer that carries a stream or sorts points itself; negative
-        prompts, a width or a size that is not positive; at call, positions that are not [B, L, 3],
-        and packed documents.
+      ValueError: a mixer within the layer that carries a stream or sorts points itself; at call,
+        positions that are not [B, L, 3], and packed documents.
 
     Reference: Zhang, Yuan, Qi, Zhang, Zhou, Ji, Yan, Li, arXiv 2403.00762.
 
@@ -111,9 +103,9 @@ class PcmLayer(WholeMixer):
         self,
         inner: RecurrentMixer,
         order: Order = 'xyz',
-        prompts: int = 6,
-        prompt_width: int = 384,
-        size: float = CELL,
+        prompts: Count = 6,
+        prompt_width: Size = 384,
+        size: Positive = CELL,
         model_dim: int = CONTEXT,
         layers: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
@@ -124,13 +116,7 @@ class PcmLayer(WholeMixer):
                 'pcm_layer takes a recurrent mixer such as gru() or cheems(), got '
                 f'{name.key if name else type(inner).__name__}'
             )
-        if prompts < 0 or prompt_width < 1:
-            raise ValueError(
-                'pcm_layer prompts must be at least 0 and prompt_width at least 1, got '
-                f'{prompts} and {prompt_width}'
-            )
-        self.size = check_number('pcm_layer size', size, above=0)
-        self.inner, self.order = inner, order
+        self.inner, self.order, self.size = inner, order, size
         # At first the vectors have about the size of a normed row.
         self.prompts: Any = (
             normal(rngs, (prompts, prompt_width), 1, (None, None)) if prompts else None

@@ -1,5 +1,7 @@
 """The causal form of PEG for lines of tokens: a short depthwise convolution as a layer."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.mixers.piecewise_scan import known_rows
+from posenc_jax.protocol.bounds import Ge, Le
 from posenc_jax.protocol.registry import Card, Promises, register
 
 
@@ -54,13 +57,7 @@ def causal_depthwise(
     kind='mixer',
     card=Card(
         name='causal PEG',
-        title='Conditional Positional Encodings for Vision Transformers',
-        arxiv='2102.10882',
-        door='none',
         equation='y_t = b + sum_j w_j x_(t-j), j = 0 .. k - 1, for each channel',
-        source='none: the one-dimensional causal form of this project',
-        authors='Chu, Xiangxiang and Tian, Zhi and Zhang, Bo and Wang, Xinlong and Shen, Chunhua',
-        year=2021,
         example='peg_causal(kernel=3)',
         causal_only=True,
         promises=Promises(relative=True, sweep_free=False, needs_training=True),
@@ -83,9 +80,6 @@ class PegCausal(RecurrentMixer):
       kernel: k, at least 1; it may be even, since it has no middle.
       model_dim: D.
 
-    Raises:
-      ValueError: a kernel below 1 or above 1024.
-
     Reference: Chu et al., arXiv 2102.10882.
 
     Example:
@@ -96,9 +90,12 @@ class PegCausal(RecurrentMixer):
       ((2, 5, 4), (2, 2, 4))
     """
 
-    def __init__(self, kernel: int = 3, model_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
-        if not 1 <= kernel <= 1024:
-            raise ValueError(f'peg_causal kernel must lie in 1 .. 1024, got {kernel}')
+    def __init__(
+        self,
+        kernel: Annotated[int, Ge(1), Le(1024)] = 3,
+        model_dim: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
         drawn = jax.random.normal(rngs.params(), (kernel, model_dim), jnp.float32)
         axes = (None, 'width')
         self.kernel = nnx.Param(drawn * kernel**-0.5, axes=axes, decays=False)

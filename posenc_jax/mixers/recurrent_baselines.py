@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.layers import linear, normal
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.registry import Card, Promises, register
 
 
@@ -56,15 +57,7 @@ class CellMixer(RecurrentMixer):
     kind='mixer',
     card=Card(
         name='GRU',
-        title='Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine '
-        'Translation',
-        arxiv='1406.1078',
-        door='none',
         equation='h_t = (1 - z_t) n_t + z_t h_(t-1), n_t = tanh(W x_t + r_t U h_(t-1))',
-        source='google/flax',
-        authors='Cho, Kyunghyun and van Merrienboer, Bart and Gulcehre, Caglar and Bahdanau, '
-        'Dzmitry and Bougares, Fethi and Schwenk, Holger and Bengio, Yoshua',
-        year=2014,
         example='gru()',
         causal_only=True,
         promises=Promises(relative=True, sweep_free=False, needs_training=True),
@@ -82,27 +75,17 @@ class GRULayer(CellMixer):
     Args:
       features: width of the state; None for that of the model.
 
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Cho, van Merrienboer, Gulcehre, Bahdanau, Bougares, Schwenk, Bengio, arXiv 1406.1078.
-
-    Example:
-      >>> from posenc_jax.protocol.tokens import Tokens
-      >>> layer = GRULayer(features=3, model_dim=4, layers=1, rngs=nnx.Rngs(0))
-      >>> y, state = layer.fill(jnp.ones((2, 5, 4)), Tokens.of(length=5), capacity=5)
-      >>> y.shape, state.inner.shape
-      ((2, 5, 4), (2, 3))
     """
 
     def __init__(
         self,
-        features: int | None = None,
+        features: Size | None = None,
         model_dim: int = CONTEXT,
         layers: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        self.features = _width('gru', features, model_dim)
+        self.features = model_dim if features is None else features
         super().__init__(nnx.GRUCell(model_dim, self.features, rngs=rngs), model_dim, layers, rngs)
 
     def initial(self, batch: int) -> Float[Array, 'B F']:
@@ -114,13 +97,7 @@ class GRULayer(CellMixer):
     kind='mixer',
     card=Card(
         name='LSTM',
-        title='Long Short-Term Memory',
-        arxiv='',
-        door='none',
         equation='c_t = f_t c_(t-1) + i_t tanh(W x_t + U h_(t-1)), h_t = o_t tanh(c_t)',
-        source='Neural Computation 9(8)',
-        authors='Hochreiter, Sepp and Schmidhuber, Jürgen',
-        year=1997,
         example='lstm()',
         causal_only=True,
         promises=Promises(relative=True, sweep_free=False, needs_training=True),
@@ -139,9 +116,6 @@ class LSTMLayer(CellMixer):
     Args:
       features: width of the state; None for that of the model.
 
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Hochreiter, Schmidhuber, Neural Computation 9(8), 1997.
 
     Example:
@@ -154,12 +128,12 @@ class LSTMLayer(CellMixer):
 
     def __init__(
         self,
-        features: int | None = None,
+        features: Size | None = None,
         model_dim: int = CONTEXT,
         layers: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        self.features = _width('lstm', features, model_dim)
+        self.features = model_dim if features is None else features
         super().__init__(
             nnx.OptimizedLSTMCell(model_dim, self.features, rngs=rngs), model_dim, layers, rngs
         )
@@ -167,9 +141,3 @@ class LSTMLayer(CellMixer):
     def initial(self, batch: int) -> tuple[Float[Array, 'B F'], Float[Array, 'B F']]:
         zeros = jnp.zeros((batch, self.features), jnp.float32)
         return zeros, zeros
-
-
-def _width(key: str, features: int | None, model_dim: int) -> int:
-    if features is not None and features < 1:
-        raise ValueError(f'{key} features must be at least 1, got {features}')
-    return model_dim if features is None else features

@@ -14,6 +14,7 @@ from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.methods.rope import rope
 from posenc_jax.mixers.head_projections import from_heads, input_weights, output_weights, to_heads
 from posenc_jax.mixers.piecewise_scan import Blocks, known_rows, scan_pieces
+from posenc_jax.protocol.bounds import Count, Size
 from posenc_jax.protocol.registry import Card, Promises, register
 
 PIECE = 128  # queries at a time
@@ -74,15 +75,8 @@ class SegmentState:
     kind='mixer',
     card=Card(
         name='RMAT',
-        title='Recurrent Memory-Augmented Transformers with Chunked Attention for Long-Context '
-        'Language Modeling',
-        arxiv='2507.00453',
-        door='none',
         equation='(A_global + A_chunk + A_memory) W_o, m = g u + (1 - g) o, '
         'g = sigmoid([u; o] W_g + b_g)',
-        source='no code; the equations of the paper',
-        authors='Kashyap, Ankit',
-        year=2025,
         example='rmat(segment=8, chunk=4, slots=3)',
         causal_only=True,
         promises=Promises(relative=True, needs_training=True),
@@ -114,7 +108,7 @@ class Rmat(RecurrentMixer):
       through: let gradients flow into earlier segments, through the whole memory.
 
     Raises:
-      ValueError: a negative segment, a chunk or slots below 1, an odd head width, a base below 1.
+      ValueError: an odd head width, a base below 1.
 
     Reference: Kashyap, arXiv 2507.00453.
 
@@ -128,9 +122,9 @@ class Rmat(RecurrentMixer):
 
     def __init__(
         self,
-        segment: int = 0,
-        chunk: int = 64,
-        slots: int = 64,
+        segment: Count = 0,
+        chunk: Size = 64,
+        slots: Size = 64,
         mix: bool = False,
         base: float = 10000.0,
         through: bool = False,
@@ -141,13 +135,6 @@ class Rmat(RecurrentMixer):
         train_len: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        for name, size, least in (
-            ('segment', segment, 0),
-            ('chunk', chunk, 1),
-            ('slots', slots, 1),
-        ):
-            if size < least:
-                raise ValueError(f'rmat {name} must be at least {least}, got {size}')
         self.segment, self.slots = segment or -(-train_len // 2), slots
         self.chunk = min(chunk, self.segment)
         self.chunks = -(-self.segment // self.chunk)

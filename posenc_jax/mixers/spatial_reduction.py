@@ -11,6 +11,7 @@ from posenc_jax.layer.layers import Norm, zeros
 from posenc_jax.layer.projections import Projections
 from posenc_jax.layer.sharding import sharded_attend
 from posenc_jax.methods.polyphase_anchor import anchored
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.masks import Full
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
@@ -42,14 +43,7 @@ def reduced_grid(
     kind='mixer',
     card=Card(
         name='efficient self-attention',
-        title='SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers',
-        arxiv='2105.15203',
-        door='none',
         equation='attention(q = W_q x, k, v = W x_R), x_R = LayerNorm(Conv_RxR,stride R(x))',
-        source='NVlabs/SegFormer',
-        authors='Xie, Enze and Wang, Wenhai and Yu, Zhiding and Anandkumar, Anima and Alvarez, '
-        'Jose M. and Luo, Ping',
-        year=2021,
         example='spatial_reduction(rate=2)',
         promises=Promises(relative=True, needs_training=True),
     ),
@@ -73,8 +67,8 @@ class SpatialReduction(GridMixer):
       bias: whether the projections have biases.
 
     Raises:
-      ValueError: a rate below 1, anchor=True with rate=1; at call, tokens on no grid, a grid that
-        the rate does not divide, or a decode step.
+      ValueError: anchor=True with rate=1; at call, tokens on no grid, a grid that the rate does not
+        divide, or a decode step.
 
     Reference: Xie et al., arXiv 2105.15203.
 
@@ -87,7 +81,7 @@ class SpatialReduction(GridMixer):
 
     def __init__(
         self,
-        rate: int,
+        rate: Size,
         anchor: bool = False,
         bias: bool = True,
         heads: int = CONTEXT,
@@ -97,8 +91,6 @@ class SpatialReduction(GridMixer):
         layers: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        if rate < 1:
-            raise ValueError(f'spatial_reduction rate must be at least 1, got {rate}')
         if anchor and rate == 1:
             raise ValueError(
                 'spatial_reduction anchor=True chooses between the phases of a rate of at least 2, '

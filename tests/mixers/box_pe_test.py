@@ -250,7 +250,7 @@ def test_wrong_boxes_and_sizes_are_refused():
         box_features(BOXES, 5)
     with pytest.raises(ValueError, match='at least one cell'):
         centerness(0)
-    with pytest.raises(ValueError, match='heads must divide the width, got 3 and 8'):
+    with pytest.raises(ValueError, match='a divisor of width=8, got 3; the nearest is 2'):
         BoxLayer(8, heads=3, classes=2, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match='box_pe cells must be at least 1'):
         BoxLayer(8, heads=2, classes=2, cells=0, rngs=nnx.Rngs(0))

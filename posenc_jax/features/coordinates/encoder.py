@@ -2,7 +2,7 @@
 string.
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.language import spec as spec_language
+from posenc_jax.protocol.bounds import Ge, Le
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import Card
 
 MAX_FEATURES = 2**20
+Wide = Annotated[int, Ge(1), Le(MAX_FEATURES)]
 
 
 class CoordinateEncoder(nnx.Module):

@@ -1,16 +1,16 @@
 """Fourier features of coordinates: the bands of NeRF, or waves of random frequencies."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.features.coordinates.encoder import MAX_FEATURES, CoordinateEncoder
+from posenc_jax.features.coordinates.encoder import MAX_FEATURES, CoordinateEncoder, Wide
 from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import Ge, Le, Multiple, Positive
 from posenc_jax.protocol.encoding import Constant
-from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.registry import Card, register
 
 Kind = Literal['nerf', 'random']
@@ -69,17 +69,8 @@ def random_features(x: Num[Array, '... d'], b: Float[Array, 'd m']) -> Float[Arr
     kind='coordinates',
     card=Card(
         name='Fourier features',
-        title='Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional '
-        'Domains',
-        arxiv='2006.10739',
-        door='embed',
         equation='[x, sin(2^i pi x_j), cos(2^i pi x_j)], i < K; or [cos(2 pi x B) | '
         'sin(2 pi x B)], B ~ N(0, s^2)',
-        source='tancik/fourier-feature-networks; bmild/nerf',
-        authors='Tancik, Matthew and Srinivasan, Pratul P. and Mildenhall, Ben and '
-        'Fridovich-Keil, Sara and Raghavan, Nithin and Singhal, Utkarsh and Ramamoorthi, Ravi and '
-        'Barron, Jonathan T. and Ng, Ren',
-        year=2020,
         example='fourier_features(bands=3)',
         share='model',
     ),
@@ -102,9 +93,7 @@ class FourierFeatures(CoordinateEncoder):
       rngs: draws B.
 
     Raises:
-      ValueError: an argument of the other kind, components below 1, bands outside 0 .. 127,
-        features that are odd or below 2, more than 2^20 features, a scale that is not positive; at
-        call, points with another number of coordinates.
+      ValueError: an argument of the other kind, more than 2^20 features.
 
     Reference: Tancik et al., arXiv 2006.10739; Mildenhall et al., arXiv 2003.08934.
 
@@ -119,13 +108,12 @@ class FourierFeatures(CoordinateEncoder):
     def __init__(
         self,
         kind: Kind = 'nerf',
-        components: int = 2,
-        bands: int | None = None,
-        features: int | None = None,
-        scale: float | None = None,
+        components: Wide = 2,
+        bands: Annotated[int, Ge(0), Le(MAX_BANDS)] | None = None,
+        features: Annotated[int, Ge(2), Multiple(2)] | None = None,
+        scale: Positive | None = None,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        check_choice('fourier_features kind', kind, ('nerf', 'random'))
         foreign = {'features': features, 'scale': scale} if kind == 'nerf' else {'bands': bands}
         for name, value in foreign.items():
             if value is not None:
@@ -133,21 +121,9 @@ class FourierFeatures(CoordinateEncoder):
                     f'fourier_features of kind {kind!r} has no {name}, got {value}; it takes '
                     f'{"bands" if kind == "nerf" else "features and scale"}'
                 )
-        if not 1 <= components <= MAX_FEATURES:
-            raise ValueError(
-                f'fourier_features components must lie in 1 .. {MAX_FEATURES}, got {components}'
-            )
         self.kind, self.components = kind, components
         self.bands = 10 if bands is None else bands
-        if not 0 <= self.bands <= MAX_BANDS:
-            raise ValueError(
-                f'fourier_features bands must lie in 0 .. {MAX_BANDS}, got {self.bands}'
-            )
         features = 256 if features is None else features
-        if features < 2 or features % 2:
-            raise ValueError(
-                f'fourier_features features must be even and at least 2, got {features}'
-            )
         self.width = components * (1 + 2 * self.bands) if kind == 'nerf' else features
         if self.width > MAX_FEATURES:
             raise ValueError(
@@ -155,7 +131,6 @@ class FourierFeatures(CoordinateEncoder):
             )
         if kind == 'random':
             scale = 10.0 if scale is None else scale
-            check_number('fourier_features scale', scale, above=0)
             waves = (components, features // 2)
             b = scale * jax.random.normal(rngs.params(), waves, jnp.float32)
             self.b = Constant(b, axes=(None, None))

@@ -1,10 +1,11 @@
 """Learnable Fourier features of points, as an encoder of coordinates."""
 
 import dataclasses
+from typing import Annotated
 
 from flax import nnx
 
-from posenc_jax.features.coordinates.encoder import MAX_FEATURES, CoordinateEncoder
+from posenc_jax.features.coordinates.encoder import CoordinateEncoder, Wide
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.learnable_fourier import (
     LearnableFourier,
@@ -12,6 +13,7 @@ from posenc_jax.methods.learnable_fourier import (
     learnable_fourier_network,
     learnable_fourier_start,
 )
+from posenc_jax.protocol.bounds import Divides, Ge
 from posenc_jax.protocol.registry import Promises, register
 
 
@@ -42,9 +44,7 @@ class LearnableFourierFeatures(CoordinateEncoder):
       gamma: 1 / gamma is the standard deviation of the first W_r; 1 suits coordinates in [0, 1].
 
     Raises:
-      ValueError: sizes below 1, groups that do not divide components or width, features that are
-        odd or below 2, a gamma that is not positive; at call, points with another number of
-        coordinates.
+      ValueError: features that are odd or below 2, a gamma that is not positive.
 
     Reference: Li et al., arXiv 2106.02795.
 
@@ -58,24 +58,14 @@ class LearnableFourierFeatures(CoordinateEncoder):
 
     def __init__(
         self,
-        components: int = 2,
-        width: int = 768,
-        groups: int = 1,
+        components: Wide = 2,
+        width: Wide = 768,
+        groups: Annotated[int, Ge(1), Divides('components'), Divides('width')] = 1,
         features: int = 768,
         hidden: int = 32,
         gamma: float = 1.0,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        for name, size in (('components', components), ('width', width), ('groups', groups)):
-            if not 1 <= size <= MAX_FEATURES:
-                raise ValueError(
-                    f'learnable_fourier {name} must lie in 1 .. {MAX_FEATURES}, got {size}'
-                )
-        for name, size in (('components', components), ('width', width)):
-            if size % groups:
-                raise ValueError(
-                    f'learnable_fourier groups must divide {name}, got {groups} and {size}'
-                )
         self.components, self.width, self.groups = components, width, groups
         first = learnable_fourier_start(
             rngs, components // groups, features, hidden, width // groups, gamma

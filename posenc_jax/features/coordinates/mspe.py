@@ -1,5 +1,7 @@
 """Multi-scale explicit positional encoding of the grids of a convolutional generator."""
 
+from typing import Annotated
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -7,6 +9,7 @@ from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
 from posenc_jax.features.coordinates.encoder import MAX_FEATURES, CoordinateEncoder
+from posenc_jax.protocol.bounds import Ge, Le, Multiple, Positive
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.registry import Card, register
 
@@ -91,14 +94,8 @@ def shifted_constant(
     kind='coordinates',
     card=Card(
         name='MS-PE',
-        title='Toward Spatially Unbiased Generative Models',
-        arxiv='2108.01285',
-        door='embed',
         equation='y = x + gamma PE, PE[2m], PE[2m+1] = sin, cos(column w_m), then of the row, '
         'w_m = 10000^(-4m/C) / scale',
-        source='jychoi118/toward_spatial_unbiased',
-        authors='Choi, Jooyoung and Lee, Jungbeom and Jeong, Yonghyun and Yoon, Sungroh',
-        year=2021,
         example='mspe(features=16)',
         share='model',
     ),
@@ -115,10 +112,6 @@ class MSPE(CoordinateEncoder):
       features: C, a multiple of 4.
       scale: divides the coordinates.
 
-    Raises:
-      ValueError: features that are no positive multiple of 4, or more than 2^20; a scale that is
-        not positive; at call, points with another number of coordinates.
-
     Reference: Choi, Lee, Jeong, Yoon, arXiv 2108.01285.
 
     Example:
@@ -127,13 +120,12 @@ class MSPE(CoordinateEncoder):
       (4, 6, 8)
     """
 
-    def __init__(self, features: int = 512, scale: float = 1.0):
-        if not 4 <= features <= MAX_FEATURES or features % 4:
-            raise ValueError(
-                f'mspe features must be a multiple of 4 in 4 .. {MAX_FEATURES}, got {features}'
-            )
-        self.components, self.width = 2, features
-        self.scale = check_number('mspe scale', scale, above=0)
+    def __init__(
+        self,
+        features: Annotated[int, Ge(4), Le(MAX_FEATURES), Multiple(4)] = 512,
+        scale: Positive = 1.0,
+    ):
+        self.components, self.width, self.scale = 2, features, scale
 
     def encode(self, coords):
         return mspe(self.check(coords), self.width, self.scale)

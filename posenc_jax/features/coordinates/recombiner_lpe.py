@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.base.double import Double
-from posenc_jax.features.coordinates.encoder import MAX_FEATURES, CoordinateEncoder
+from posenc_jax.features.coordinates.encoder import CoordinateEncoder, Wide
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.registry import Card, Promises, register
 
@@ -97,14 +97,8 @@ def fourier_part(coords: Float[Array, '... d'], frequencies: int) -> Float[Array
     kind='coordinates',
     card=Card(
         name='RECOMBINER LPE',
-        title='RECOMBINER: Robust and Enhanced Compression with Bayesian Implicit Neural '
-        'Representations',
-        arxiv='2309.17182',
         door='none',
         equation='[cos(pi x w) | sin(pi x w) | pe(x)], pe = conv3(up2(conv3(up2(conv5(up4(Z))))))',
-        source='cambridge-mlg/RECOMBINER',
-        authors='He, Jiajun and Flamich, Gergely and Guo, Zongyu and Hernandez-Lobato, Jose Miguel',
-        year=2023,
         example='recombiner_lpe(shape=(32, 32), latent=8, hidden=8, features=4)',
         promises=Promises(needs_training=True),
     ),
@@ -132,7 +126,7 @@ class RecombinerLpe(CoordinateEncoder):
     Raises:
       ValueError: a shape that the cells do not divide or with more than three axes; cells that are
         no multiples of 4 or of another number of axes; Fourier features that are no multiple of
-        2 d; sizes below 1.
+        2 d.
 
     Reference: He et al., arXiv 2309.17182.
 
@@ -146,10 +140,10 @@ class RecombinerLpe(CoordinateEncoder):
     def __init__(
         self,
         shape: tuple[int, ...] = (64, 64),
-        latent: int = 128,
-        hidden: int = 64,
-        features: int = 16,
-        fourier: int | None = None,
+        latent: Wide = 128,
+        hidden: Wide = 64,
+        features: Wide = 16,
+        fourier: Wide | None = None,
         cells: tuple[int, ...] | None = None,
         rngs: nnx.Rngs = CONTEXT,
     ):
@@ -169,12 +163,6 @@ class RecombinerLpe(CoordinateEncoder):
         if fourier is None:
             fourier = -(-FEATURES // each) * each
         _check_multiple('fourier', fourier, each)
-        sizes = dict(latent=latent, hidden=hidden, features=features, fourier=fourier)
-        for name, size in sizes.items():
-            if not 1 <= size <= MAX_FEATURES:
-                raise ValueError(
-                    f'recombiner_lpe {name} must lie in 1 .. {MAX_FEATURES}, got {size}'
-                )
         self.components, self.width = axes, fourier + features
         self.frequencies, self.cells = fourier // each, cells
         grid = tuple(size // cell for size, cell in zip(shape, cells))

@@ -98,14 +98,8 @@ def directions(coords: Float[Array, '... 2'], form: Form) -> Float[Array, '... n
     kind='coordinates',
     card=Card(
         name='shifted basis embedders',
-        title='Rethinking Positional Encoding',
-        arxiv='2107.02561',
-        door='embed',
         equation='psi(x)[c] = f(x - c / D), f a Gaussian, triangle, impulse, square or sine; or '
         '[sin(2 pi x b) | cos(2 pi x b)]; in two dimensions concatenated or psi(x) kron psi(y)',
-        source='osiriszjq/Rethinking-positional-encoding; osiriszjq/complex_encoding',
-        authors='Zheng, Jianqiao and Ramasinghe, Sameera and Lucey, Simon',
-        year=2021,
         example="shifted_basis('gaussian', form='two', features=16, scale=0.1)",
         share='model',
     ),
@@ -154,8 +148,7 @@ class ShiftedBasis(CoordinateEncoder):
         scale: float | None = None,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        check_choice('shifted_basis basis', basis, SHIFTED + WAVES)
-        usual, parts = FORMS[check_choice('shifted_basis form', form, FORMS)]
+        usual, parts = FORMS[form]
         basic = 2 * parts
         if basis == 'basic' and features not in (None, basic):
             raise ValueError(

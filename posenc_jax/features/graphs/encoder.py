@@ -4,7 +4,7 @@ string.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +13,12 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from posenc_jax.features.graphs.adjacency import check_adjacency
 from posenc_jax.language import spec as spec_language
+from posenc_jax.protocol.bounds import Ge, Le
 from posenc_jax.protocol.errors import LARGEST, SpecError, shortened
 from posenc_jax.protocol.registry import Card, entries
 
 MAX_GRAPH_FEATURES = 2**16  # of a node
+Features = Annotated[int, Ge(1), Le(MAX_GRAPH_FEATURES)]
 
 
 class GraphNetwork(nnx.Module):

@@ -8,13 +8,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from posenc_jax.features.graphs.adjacency import graph_operator
-from posenc_jax.features.graphs.encoder import GraphEncoder, check_features
-from posenc_jax.protocol.checks import is_size
-from posenc_jax.protocol.errors import check_choice
+from posenc_jax.features.graphs.encoder import Features, GraphEncoder
 from posenc_jax.protocol.registry import Card, register
 
 Signs = Literal['random', 'canonical', 'abs']
-SIGNS = ('random', 'canonical', 'abs')
 
 
 def laplacian_eigenvectors(
@@ -64,15 +61,8 @@ def sign_invariant(
     kind='graph',
     card=Card(
         name='LapPE',
-        title='Benchmarking Graph Neural Networks',
-        arxiv='2003.00982',
-        door='embed',
         equation='p_i = [v_1(i), ..., v_k(i)], (I - D^-1/2 A D^-1/2) v_j = lambda_j v_j, '
         '0 = lambda_0 <= lambda_1 <= ...',
-        source='graphdeeplearning/benchmarking-gnns',
-        authors='Dwivedi, Vijay Prakash and Joshi, Chaitanya K. and Luu, Anh Tuan and '
-        'Laurent, Thomas and Bengio, Yoshua and Bresson, Xavier',
-        year=2020,
         example='lap_pe(vectors=3)',
         share='model',
     ),
@@ -95,9 +85,6 @@ class LapPe(GraphEncoder):
         takes absolute values. `sign_invariant` makes a network of
         yours independent of them; no spec string does.
 
-    Raises:
-      SpecError: fewer than 1 or more than 2^16 vectors, unknown signs.
-
     Reference: Dwivedi et al., arXiv 2003.00982.
 
     Example:
@@ -107,14 +94,8 @@ class LapPe(GraphEncoder):
       [[0.707, 0.5], [0.0, 0.707], [0.707, 0.5]]
     """
 
-    vectors: int = 8
+    vectors: Features = 8
     signs: Signs = 'random'
-
-    def __post_init__(self):
-        if not is_size(self.vectors):
-            raise ValueError(f'lap_pe needs at least 1 vector, got {self.vectors}')
-        check_choice('lap_pe signs', self.signs, SIGNS)
-        check_features('lap_pe', self.vectors)
 
     @property
     def width(self):

@@ -1,24 +1,19 @@
 """Local curvature profile: statistics of the curvatures of the edges at a node."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from posenc_jax.features.graphs.adjacency import edges_of
-from posenc_jax.features.graphs.curvature import (
-    FORMAN,
-    forman_ricci,
-    ollivier_bounds,
-    ollivier_ricci,
-)
+from posenc_jax.features.graphs.curvature import forman_ricci, ollivier_bounds, ollivier_ricci
 from posenc_jax.features.graphs.encoder import GraphEncoder
-from posenc_jax.protocol.errors import SpecError, check_choice, check_number
+from posenc_jax.protocol.bounds import Ge, Lt
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import Card, register
 
 Curvature = Literal['orc', 'frc', 'afrc3', 'afrc4', 'orc_approx']
-CURVATURES = ('orc', *FORMAN, 'orc_approx')
 
 
 def curvature_profile(
@@ -64,14 +59,8 @@ def bound_profile(
     kind='graph',
     card=Card(
         name='LCP',
-        title='Effective Structural Encodings via Local Curvature Profiles',
-        arxiv='2311.14864',
-        door='embed',
         equation='[min, max, mean, std, median] of k(u, v), v in N(u), '
         'k(u, v) = 1 - W_1(mu_u, mu_v)',
-        source='Weber-GeoML/Local_Curvature_Profile',
-        authors='Fesser, Lukas and Weber, Melanie',
-        year=2023,
         example='lcp()',
         share='model',
     ),
@@ -96,8 +85,7 @@ class Lcp(GraphEncoder):
         program, which is slower.
 
     Raises:
-      SpecError: an unknown curvature; an alpha outside 0 <= alpha < 1, or one of a curvature other
-        than 'orc'; `alt` of 'orc_approx'.
+      SpecError: an alpha of a curvature other than 'orc'; `alt` of 'orc_approx'.
 
     Reference: Fesser, Weber, arXiv 2311.14864.
 
@@ -109,13 +97,9 @@ class Lcp(GraphEncoder):
 
     curvature: Curvature = 'orc'
     alt: bool = False
-    alpha: float = 0.0
+    alpha: Annotated[float, Ge(0), Lt(1)] = 0.0
 
     def __post_init__(self):
-        check_choice('lcp curvature', self.curvature, CURVATURES)
-        check_number('lcp alpha', self.alpha, least=0)
-        if self.alpha >= 1:
-            raise ValueError(f'lcp alpha must be below 1, got {self.alpha}')
         if self.alpha and self.curvature != 'orc':
             raise SpecError(f"lcp alpha={self.alpha} is of curvature='orc', got {self.curvature!r}")
         if self.alt and self.curvature == 'orc_approx':

@@ -1,15 +1,15 @@
 """Random feature propagation: random features of nodes, and what a graph makes of them."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from posenc_jax.features.graphs.adjacency import OPERATORS, graph_operator
-from posenc_jax.features.graphs.encoder import MAX_GRAPH_FEATURES, GraphEncoder, check_features
+from posenc_jax.features.graphs.adjacency import graph_operator
+from posenc_jax.features.graphs.encoder import Features, GraphEncoder, check_features
 from posenc_jax.features.graphs.rfp_learned import LearnedPropagation
-from posenc_jax.protocol.checks import is_size
+from posenc_jax.protocol.bounds import Count, Ge, Le, Size
 from posenc_jax.protocol.errors import SpecError, check_choice, check_number
 from posenc_jax.protocol.registry import Card, register
 
@@ -79,14 +79,7 @@ def propagate_features(
     kind='graph',
     card=Card(
         name='RFP',
-        title='Graph Positional Encoding via Random Feature Propagation',
-        arxiv='2303.02918',
-        door='embed',
         equation='[X_0 | X_1 | ... | X_P], X_0 ~ N(0, 1), X_t = normalise(S X_(t-1))',
-        source='our interpretation of the paper; it has no official code that we know',
-        authors='Eliasof, Moshe and Frasca, Fabrizio and Bevilacqua, Beatrice and '
-        'Treister, Eran and Chechik, Gal and Maron, Haggai',
-        year=2023,
         example='rfp(features=2, steps=3, pad=True)',
         share='model',
     ),
@@ -116,8 +109,7 @@ class Rfp(GraphEncoder):
     graphs of one size.
 
     Raises:
-      SpecError: sizes below 1, unknown choices, more than 2^16 features in all, more than
-        1024 draws; a `key_width` of another operator than 'learned'.
+      SpecError: more than 2^16 features in all; a `key_width` of another operator than 'learned'.
       ValueError: at call, more features than nodes under 'qr' without `pad`.
 
     Reference: Eliasof et al., arXiv 2303.02918.
@@ -130,29 +122,21 @@ class Rfp(GraphEncoder):
       ((4, 8), [[1.0, 0.0], [0.0, 1.0]])
     """
 
-    features: int = 64
-    steps: int = 16
+    features: Size = 64
+    steps: Count = 16
     normalise: Normalise = 'qr'
     operator: Propagation = 'gcn'
-    draws: int = 1
+    draws: Annotated[int, Ge(1), Le(MAX_DRAWS)] = 1
     pad: bool = False
-    key_width: int | None = None
+    key_width: Features | None = None
 
     def __post_init__(self):
-        for name in ('features', 'draws'):
-            if not is_size(getattr(self, name)):
-                raise ValueError(f'rfp {name} must be at least 1, got {getattr(self, name)}')
         check_number('rfp steps', self.steps, least=int(self.operator == 'learned'))
-        check_choice('rfp normalise', self.normalise, NORMALISE)
-        check_choice('rfp operator', self.operator, (*OPERATORS, 'learned'))
         check_features('rfp', self.features * (self.steps + 1))
-        check_number('rfp draws', self.draws, most=MAX_DRAWS)
         if self.key_width is not None and self.operator != 'learned':
             raise SpecError(
                 f"rfp key_width={self.key_width} is of operator='learned', got {self.operator!r}"
             )
-        if self.key_width is not None:
-            check_number('rfp key_width', self.key_width, least=1, most=MAX_GRAPH_FEATURES)
 
     @property
     def width(self):

@@ -26,16 +26,8 @@ FEATURES = ('sinusoid', 'code', 'both', 'none')
     kind='graph',
     card=Card(
         name='ROPE',
-        title='ROPE: Reading Order Equivariant Positional Encoding for Graph-based Document '
-        'Information Extraction',
-        arxiv='2106.10786',
-        door='embed',
         equation='c(i, n) = number of m in N(i) with r(m) < r(n), from which c(i, i) is taken for '
         "origin='self'",
-        source='our interpretation of the paper; it has no public code',
-        authors='Lee, Chen-Yu and Li, Chun-Liang and Wang, Chu and Wang, Renshen and '
-        'Fujii, Yasuhisa and Qin, Siyang and Popat, Ashok and Pfister, Tomas',
-        year=2021,
         example='reading_order_codes(order, adjacency)',
         share='model',
         promises=Promises(relative=True),
@@ -62,7 +54,6 @@ def reading_order_codes(
       Codes, 0 where n is no neighbour of i.
 
     Raises:
-      SpecError: an unknown origin.
       ValueError: another number of words in `order` than in `adjacency`.
 
     Reference: Lee et al., arXiv 2106.10786.
@@ -74,7 +65,6 @@ def reading_order_codes(
       >>> reading_order_codes(jnp.array([1, 5, 9, 0]), near, 'self')[1].tolist()
       [-1, 0, 1, 0]
     """
-    check_choice('reading_order_codes origin', origin, ORIGINS)
     n = adjacency.shape[0]
     if order.shape != (n,):
         raise ValueError(

@@ -6,8 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from posenc_jax.features.graphs.adjacency import graph_operator
-from posenc_jax.features.graphs.encoder import GraphEncoder, check_features
-from posenc_jax.protocol.checks import is_size
+from posenc_jax.features.graphs.encoder import Features, GraphEncoder
 from posenc_jax.protocol.registry import Card, register
 
 
@@ -30,23 +29,7 @@ def return_probabilities(
     return np.stack(columns, axis=1)
 
 
-@register(
-    'rwse',
-    kind='graph',
-    card=Card(
-        name='RWSE',
-        title='Graph Neural Networks with Learnable Structural and Positional Representations',
-        arxiv='2110.07875',
-        door='embed',
-        equation='p_i = [P_ii, (P^2)_ii, ..., (P^K)_ii], P = D^-1 A',
-        source='vijaydwivedi75/gnn-lspe',
-        authors='Dwivedi, Vijay Prakash and Luu, Anh Tuan and Laurent, Thomas and '
-        'Bengio, Yoshua and Bresson, Xavier',
-        year=2021,
-        example='rwse(steps=5)',
-        share='model',
-    ),
-)
+@register('rwse', kind='graph', card=Card(name='RWSE', example='rwse(steps=5)', share='model'))
 @dataclasses.dataclass(frozen=True)
 class Rwse(GraphEncoder):
     """The probabilities that a random walk from a node is back after 1, ..., K steps.
@@ -57,9 +40,6 @@ class Rwse(GraphEncoder):
     Args:
       steps: K.
 
-    Raises:
-      SpecError: fewer than 1 or more than 2^16 steps.
-
     Reference: Dwivedi et al., arXiv 2110.07875.
 
     Example:
@@ -68,12 +48,7 @@ class Rwse(GraphEncoder):
       [0.0, 0.5, 0.25]
     """
 
-    steps: int = 16
-
-    def __post_init__(self):
-        if not is_size(self.steps):
-            raise ValueError(f'rwse needs at least 1 step, got {self.steps}')
-        check_features('rwse', self.steps)
+    steps: Features = 16
 
     @property
     def width(self):

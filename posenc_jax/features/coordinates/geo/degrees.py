@@ -2,7 +2,7 @@
 checked.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -10,15 +10,6 @@ from jaxtyping import Float
 from posenc_jax.features.coordinates.encoder import CoordinateEncoder, counted
 
 RADIAN = np.pi / 180  # radians per degree
-RUSSWURM: dict[str, Any] = dict(  # the paper that compares these encoders, with networks on them
-    title='Geographic Location Encoding with Spherical Harmonics and Sinusoidal Representation '
-    'Networks',
-    arxiv='2310.06743',
-    source='MarcCoru/locationencoder',
-    authors='Rußwurm, Marc and Klemmer, Konstantin and Rolf, Esther and Zbinden, Robin and Tuia, '
-    'Devis',
-    year=2023,
-)
 
 
 class GeoEncoder(CoordinateEncoder):

@@ -1,6 +1,7 @@
 """Spherical harmonics of a place on the globe."""
 
 from math import lgamma, log, pi
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
-from posenc_jax.features.coordinates.geo.degrees import RADIAN, RUSSWURM, GeoEncoder
+from posenc_jax.features.coordinates.geo.degrees import RADIAN, GeoEncoder
+from posenc_jax.protocol.bounds import Ge, Le
 from posenc_jax.protocol.registry import Card, register
 
 MAX_DEGREES = 128  # above, sin^m of float32 loses terms that count
@@ -109,8 +111,6 @@ def spherical_harmonics(
     'geo_sh',
     kind='coordinates',
     card=Card(
-        **RUSSWURM,
-        door='embed',
         name='spherical harmonics',
         equation='Y_l^0 = N_l0 P_l(cos t), Y_l^(+-m) = sqrt(2) N_lm Pbar_l^m(cos t) cos(m p), '
         'sin(m p); t = rad(lat + 90), p = rad(lon + 180), l < L',
@@ -131,10 +131,6 @@ class GeoSH(GeoEncoder):
       condon_shortley: whether columns are multiplied by `(-1)^m`, as the option `closed_form` of
         the released code does.
 
-    Raises:
-      ValueError: degrees outside 1 .. 128; at call, coordinates that are not (longitude, latitude)
-        in degrees.
-
     Reference: Rußwurm et al., arXiv 2310.06743.
 
     Example:
@@ -146,9 +142,9 @@ class GeoSH(GeoEncoder):
 
     seamless = True
 
-    def __init__(self, degrees: int = 10, condon_shortley: bool = False):
-        if not 1 <= degrees <= MAX_DEGREES:
-            raise ValueError(f'geo_sh degrees must lie in 1 .. {MAX_DEGREES}, got {degrees}')
+    def __init__(
+        self, degrees: Annotated[int, Ge(1), Le(MAX_DEGREES)] = 10, condon_shortley: bool = False
+    ):
         self.degrees, self.condon_shortley, self.width = degrees, condon_shortley, degrees**2
 
     def encode(self, coords):

@@ -2,21 +2,14 @@
 
 import jax.numpy as jnp
 
-from posenc_jax.features.coordinates.geo.degrees import RADIAN, RUSSWURM, GeoEncoder
+from posenc_jax.features.coordinates.geo.degrees import RADIAN, GeoEncoder
 from posenc_jax.protocol.registry import Card, register
 
 
 @register(
     'geo_direct',
     kind='coordinates',
-    card=Card(
-        **RUSSWURM,
-        door='embed',
-        name='direct',
-        equation='[rad(lon) - pi, rad(lat) - pi]',
-        example='geo_direct()',
-        share='model',
-    ),
+    card=Card(name='direct', example='geo_direct()', share='model'),
 )
 class GeoDirect(GeoEncoder):
     """The place in radians less pi, the baseline without an encoding.
@@ -25,11 +18,6 @@ class GeoDirect(GeoEncoder):
     code. Differs from the paper: nothing. Errors are those of `GeoEncoder`.
 
     Reference: Rußwurm et al., arXiv 2310.06743.
-
-    Example:
-      >>> from posenc_jax.features.coordinates import make_features
-      >>> make_features('geo_direct()').encode(jnp.array([[180.0, 0.0]])).round(4).tolist()
-      [[0.0, -3.1416]]
     """
 
     width = 2
@@ -39,20 +27,7 @@ class GeoDirect(GeoEncoder):
 
 
 @register(
-    'geo_wrap',
-    kind='coordinates',
-    card=Card(
-        name='wrap',
-        title='Presence-Only Geographical Priors for Fine-Grained Image Classification',
-        arxiv='1906.05272',
-        door='embed',
-        equation='[cos lon, sin lon, cos lat, sin lat]',
-        source='MarcCoru/locationencoder',
-        authors='Mac Aodha, Oisin and Cole, Elijah and Perona, Pietro',
-        year=2019,
-        example='geo_wrap()',
-        share='model',
-    ),
+    'geo_wrap', kind='coordinates', card=Card(name='wrap', example='geo_wrap()', share='model')
 )
 class GeoWrap(GeoEncoder):
     """Both coordinates on circles, so that the longitudes -180 and 180 are one.
@@ -62,11 +37,6 @@ class GeoWrap(GeoEncoder):
     first, so that the latitudes -90 .. 90 are a whole turn too. Errors are those of `GeoEncoder`.
 
     Reference: Mac Aodha, Cole, Perona, arXiv 1906.05272.
-
-    Example:
-      >>> from posenc_jax.features.coordinates import make_features
-      >>> make_features('geo_wrap()').encode(jnp.array([[-180.0, 0.0]])).round(4).tolist()
-      [[-1.0, 0.0, 1.0, 0.0]]
     """
 
     width = 4
@@ -81,14 +51,7 @@ class GeoWrap(GeoEncoder):
 @register(
     'geo_cartesian3d',
     kind='coordinates',
-    card=Card(
-        **RUSSWURM,
-        door='embed',
-        name='Cartesian3D',
-        equation='[cos lon cos lat, sin lon cos lat, sin lat]',
-        example='geo_cartesian3d()',
-        share='model',
-    ),
+    card=Card(name='Cartesian3D', example='geo_cartesian3d()', share='model'),
 )
 class GeoCartesian3D(GeoEncoder):
     """The place as a point of the unit sphere.

@@ -1,7 +1,5 @@
 """Space2Vec: sines and cosines at several scales, along the two coordinates or three directions."""
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from posenc_jax.base.phases import phase
@@ -10,23 +8,13 @@ from posenc_jax.protocol.registry import Card, register
 
 # Three directions with angles of 120 degrees between them: factors of longitude and latitude.
 DIRECTIONS = ((1.0, 0.0), (-0.5, 3**0.5 / 2), (-0.5, -(3**0.5) / 2))
-PAPER: dict[str, Any] = dict(
-    title='Multi-Scale Representation Learning for Spatial Feature Distributions using Grid Cells',
-    arxiv='2003.00824',
-    source='MarcCoru/locationencoder',
-    authors='Mai, Gengchen and Janowicz, Krzysztof and Yan, Bo and Zhu, Rui and Cai, Ling and '
-    'Lao, Ni',
-    year=2020,
-    door='embed',
-    share='model',
-)
 
 
 @register(
     'geo_grid',
     kind='coordinates',
     card=Card(
-        **PAPER,
+        share='model',
         name='grid',
         equation='tau_k = rmin (rmax/rmin)^(k/(F-1)), lam_k = lon / tau_k, phi_k = lat / tau_k; '
         '[sin lam_0, cos lam_0, sin lam_1, ...; sin phi_0, cos phi_0, ...]',
@@ -41,11 +29,6 @@ class GeoGrid(MultiScale):
     those of `MultiScale`.
 
     Reference: Mai et al., arXiv 2003.00824.
-
-    Example:
-      >>> from posenc_jax.features.coordinates import make_features
-      >>> make_features('geo_grid(scales=8)').encode(jnp.zeros((5, 2))).shape
-      (5, 32)
     """
 
     def size(self, scales: int) -> int:
@@ -62,7 +45,7 @@ class GeoGrid(MultiScale):
     'geo_theory',
     kind='coordinates',
     card=Card(
-        **PAPER,
+        share='model',
         name='theory',
         equation='a1 = lon, a2 = -lon/2 + sqrt(3)/2 lat, a3 = -lon/2 - sqrt(3)/2 lat; per k '
         '[sin(a1/tau_k), cos(a1/tau_k), sin(a2/tau_k), cos(a2/tau_k), sin(a3/tau_k), '

@@ -1,6 +1,6 @@
 """Sphere2Vec: points of the sphere at several scales, and products of their sines and cosines."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,17 +13,6 @@ from posenc_jax.protocol.registry import Card, register
 
 Unit = Literal['deg_as_rad', 'rad']
 UNITS = {'deg_as_rad': 1.0, 'rad': 1 / RADIAN}  # the radius that leaves a coordinate unscaled
-PAPER: dict[str, Any] = dict(
-    title='Sphere2Vec: A General-Purpose Location Representation Learning over a Spherical '
-    'Surface for Large-Scale Geospatial Predictions',
-    arxiv='2306.17624',
-    source='MarcCoru/locationencoder',
-    authors='Mai, Gengchen and Xuan, Yao and Zuo, Wenyun and He, Yutong and Song, Jiaming and '
-    'Ermon, Stefano and Janowicz, Krzysztof and Lao, Ni',
-    year=2023,
-    door='embed',
-    share='model',
-)
 
 
 class Deduplicated(MultiScale):
@@ -96,7 +85,7 @@ class PartlyScaled(Deduplicated):
     'geo_spherec',
     kind='coordinates',
     card=Card(
-        **PAPER,
+        share='model',
         name='sphereC',
         equation='per k [sin phi_k, cos phi_k cos lam_k, cos phi_k sin lam_k], lam_k = lon / '
         'tau_k, phi_k = lat / tau_k',
@@ -111,11 +100,6 @@ class GeoSphereC(Deduplicated):
     `Deduplicated`.
 
     Reference: Mai et al., arXiv 2306.17624.
-
-    Example:
-      >>> from posenc_jax.features.coordinates import make_features
-      >>> make_features('geo_spherec(scales=8)').encode(jnp.zeros((5, 2))).shape
-      (5, 24)
     """
 
     per_scale = 3
@@ -128,7 +112,7 @@ class GeoSphereC(Deduplicated):
     'geo_spherecplus',
     kind='coordinates',
     card=Card(
-        **PAPER,
+        share='model',
         name='sphereC+',
         equation='per k [sin phi_k, cos phi_k, sin lam_k, cos lam_k, cos phi_k cos lam_k, cos '
         'phi_k sin lam_k]',
@@ -143,11 +127,6 @@ class GeoSphereCPlus(Deduplicated):
     and errors are those of `Deduplicated`.
 
     Reference: Mai et al., arXiv 2306.17624.
-
-    Example:
-      >>> from posenc_jax.features.coordinates import make_features
-      >>> make_features('geo_spherecplus(scales=8)').encode(jnp.zeros((5, 2))).shape
-      (5, 48)
     """
 
     per_scale = 6
@@ -163,7 +142,7 @@ class GeoSphereCPlus(Deduplicated):
     'geo_spherem',
     kind='coordinates',
     card=Card(
-        **PAPER,
+        share='model',
         name='sphereM',
         equation='per k [sin phi_k, cos phi_k cos lam, cos phi cos lam_k, cos phi_k sin lam, cos'
         ' phi sin lam_k]',
@@ -179,11 +158,6 @@ class GeoSphereM(PartlyScaled):
     are those of `PartlyScaled`.
 
     Reference: Mai et al., arXiv 2306.17624.
-
-    Example:
-      >>> from posenc_jax.features.coordinates import make_features
-      >>> make_features('geo_spherem(scales=8)').encode(jnp.zeros((5, 2))).shape
-      (5, 40)
     """
 
     per_scale = 5
@@ -196,7 +170,7 @@ class GeoSphereM(PartlyScaled):
     'geo_spheremplus',
     kind='coordinates',
     card=Card(
-        **PAPER,
+        share='model',
         name='sphereM+',
         equation='per k [sin phi_k, cos phi_k, sin lam_k, cos lam_k, cos phi_k cos lam, cos phi '
         'cos lam_k, cos phi_k sin lam, cos phi sin lam_k]',
@@ -229,7 +203,7 @@ class GeoSphereMPlus(PartlyScaled):
     'geo_dfs',
     kind='coordinates',
     card=Card(
-        **PAPER,
+        share='model',
         name='DFS',
         equation='[sin phi_n, cos phi_n; sin lam_m, cos lam_m; cos phi_n cos lam_m, cos phi_n '
         'sin lam_m, sin phi_n cos lam_m, sin phi_n sin lam_m for all n, m]',
@@ -246,11 +220,6 @@ class GeoDFS(MultiScale):
     errors are those of `MultiScale`.
 
     Reference: Mai et al., arXiv 2306.17624.
-
-    Example:
-      >>> from posenc_jax.features.coordinates import make_features
-      >>> make_features('geo_dfs(scales=8)').encode(jnp.zeros((5, 2))).shape
-      (5, 288)
     """
 
     def size(self, scales: int) -> int:
