@@ -199,7 +199,8 @@ class XLPE(SeveralInputs):
     ):
         self.level = level
         self.missing = missing
-        self.shut = frozenset(shut[self.level])
+        shut = {'input': ('qkv', 'merge'), 'head': ('embed',), 'both': ()}
+        self.shut = frozenset(shut[level])
         group = heads // kv_heads
         tau = heads // 2 // group * group if tau is None else tau
         if not 0 <= tau <= heads or tau % group:

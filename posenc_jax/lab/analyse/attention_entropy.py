@@ -84,17 +84,8 @@ class AttentionEntropy:
     kind='analysis',
     card=Card(
         name='attention entropy',
-        title='Attention Entropy is a Key Factor: An Analysis of Parallel Context Encoding with '
-        'Full-attention-based '
-        'Pre-trained Language Models',
-        arxiv='2412.16545',
         door='analysis',
         equation='H_i = -sum_j a_ij ln a_ij, mean over rows, heads, layers',
-        source='zzsfornlp/parallel_context_encoding_analysis',
-        authors='Zhang, Zhisong and Wang, Yan and Huang, Xinting and Fang, Tianqing and Zhang, '
-        'Hongming and Deng, Chenlong '
-        'and Li, Shuaiyi and Yu, Dong',
-        year=2024,
         example='attention_entropy(model, tokens)',
         promises=Promises(sweep_free=False, blockwise=False),
     ),

@@ -83,14 +83,8 @@ def mask_cosine(
     kind='analysis',
     card=Card(
         name='pattern of the causal mask',
-        title='Behind RoPE: How Does Causal Mask Encode Positional Information?',
-        arxiv='2509.21042',
         door='analysis',
         equation='S_ij = mean logit; share = Var(S - mean of its diagonal) / Var(S), j <= i',
-        source='starmpcc/causal_mask_encodes_positional; the share is ours',
-        authors='Kim, Junu and Liu, Xiao and Lin, Zhenghao and Ji, Lei and Gong, Yeyun and Choi, '
-        'Edward',
-        year=2025,
         example='causal_mask_pattern(model, tokens)',
         causal_only=True,
         promises=Promises(sweep_free=False, blockwise=False),

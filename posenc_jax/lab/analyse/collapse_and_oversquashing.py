@@ -73,15 +73,8 @@ def path_influence(attention: Float[np.ndarray, 'layers T T']) -> Float[np.ndarr
     kind='analysis',
     card=Card(
         name='collapse and over-squashing',
-        title='Transformers need glasses! Information over-squashing in language tasks',
-        arxiv='2406.04267',
         door='analysis',
         equation='|y_n - y_(n+1)|_1 -> 0; |d y_T / d x_i| <= C (prod_l (A_l + I) / 2)_(T, i)',
-        source='the paper',
-        authors='Barbero, Federico and Banino, Andrea and Kapturowski, Steven and Kumaran, '
-        'Dharshan and Araújo, João G.M. and Vitvitskyi, Alex and Pascanu, Razvan and '
-        'Veličković, Petar',
-        year=2024,
         example='collapse_and_oversquashing(model, tokens)',
         causal_only=True,
         promises=Promises(sweep_free=False, blockwise=False),

@@ -160,14 +160,8 @@ def embedder(model: Transformer, pool: str, *, batch: int = 16) -> Embedder:
     kind='analysis',
     card=Card(
         name='position bias of embeddings',
-        title='Quantifying Positional Biases in Text Embedding Models',
-        arxiv='2412.15241',
         door='analysis',
         equation='slope of cos(E(document), E(segment k)) on k / (K - 1)',
-        source='sgoel97/neurips-embedding-positional-bias; segments and needles after arXiv '
-        '2404.04163',
-        authors='Goel, Samarth and Lee, Reagan J. and Ramchandran, Kannan',
-        year=2024,
         example='embedding_position_bias(model, documents)',
         promises=Promises(sweep_free=False, blockwise=False),
     ),

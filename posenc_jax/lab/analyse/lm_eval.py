@@ -24,14 +24,8 @@ _AT_ONCE = 2**14  # tokens that are read at a time
     kind='analysis',
     card=Card(
         name='perplexity at longer lengths',
-        title='Train Short, Test Long: Attention with Linear Biases Enables Input Length '
-        'Extrapolation',
-        arxiv='2108.12409',
         door='analysis',
         equation='ppl = exp(sum NLL / scored tokens), bits per byte = sum NLL / (ln 2 * bytes)',
-        source='ofirpress/attention_with_linear_biases',
-        authors='Press, Ofir and Smith, Noah A. and Lewis, Mike',
-        year=2021,
         example='lm_eval(model, stream, lengths=(64, 128))',
         promises=Promises(sweep_free=False, blockwise=False),
     ),

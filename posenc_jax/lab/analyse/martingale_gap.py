@@ -131,14 +131,8 @@ def predictor(
     kind='analysis',
     card=Card(
         name='martingale gap',
-        title='LLMs are Bayesian, In Expectation, Not in Realization',
-        arxiv='2507.11768',
         door='analysis',
         equation='gap_n = |p_n P(1 | x, 1) + (1 - p_n) P(1 | x, 0) - p_n|',
-        source='the paper',
-        authors='Chlon, Leon and Khamis, Zein and Chlon, Maggie and El Zein, Mahdi and Awada, '
-        'MarcAntonio M.',
-        year=2025,
         example='martingale_gap(model, (0, 1))',
         causal_only=True,
         promises=Promises(sweep_free=False, blockwise=False),

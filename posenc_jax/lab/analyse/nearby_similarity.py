@@ -57,14 +57,8 @@ def adjacency_score(similarity: Float[np.ndarray, 'T T']) -> float:
     kind='analysis',
     card=Card(
         name='similarity of nearby embeddings',
-        title='Position Information Emerges in Causal Transformers Without Positional Encodings '
-        'via Similarity of Nearby Embeddings',
-        arxiv='2501.00073',
         door='analysis',
         equation='S_ij = mean cos(h_i, h_j); score = share of |i-j| < |i-k| with S_ij > S_ik',
-        source='the paper; the score is ours',
-        authors='Zuo, Chunsheng and Guerzhoy, Pavel and Guerzhoy, Michael',
-        year=2025,
         example='nearby_similarity(model, tokens)',
         promises=Promises(sweep_free=False, blockwise=False),
     ),

@@ -15,14 +15,9 @@ from posenc_jax.protocol.tokens import Tokens
     kind='analysis',
     card=Card(
         name='deep language models without positions',
-        title='Language Modeling with Deep Transformers',
-        arxiv='1905.04226',
         door='analysis',
         equation='d_l = rms of h_l(x) - h_l(pi x) / rms of h_l(x), h_l the last token behind layer '
         'l, pi a permutation of the tokens before it',
-        source='the paper; the measure is ours',
-        authors='Irie, Kazuki and Zeyer, Albert and Schlüter, Ralf and Ney, Hermann',
-        year=2019,
         example='nope_deep_lm(model, tokens)',
         promises=Promises(sweep_free=False, blockwise=False),
     ),

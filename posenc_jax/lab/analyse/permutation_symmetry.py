@@ -44,14 +44,9 @@ def slice_cosines(
     kind='analysis',
     card=Card(
         name='permutation symmetry',
-        title='Breaking Symmetry When Training Transformers',
-        arxiv='2402.05969',
         door='analysis',
         equation='delta = max |f(x) - f(pi x)| / max |f(x)|, f the last logits, pi a permutation '
         'of the tokens before',
-        source='the paper; the measure is ours',
-        authors='Zuo, Chunsheng and Guerzhoy, Michael',
-        year=2024,
         example='permutation_symmetry(model, tokens)',
         promises=Promises(sweep_free=False, blockwise=False),
     ),

@@ -81,13 +81,8 @@ def shape_of(frequency: Float[np.ndarray, ' T']) -> str:
     kind='analysis',
     card=Card(
         name='positional neurons',
-        title='Neurons in Large Language Models: Dead, N-gram, Positional',
-        arxiv='2309.04827',
         door='analysis',
         equation='I(n) = mean_pos KL(Bernoulli(fr_pos) || Bernoulli(fr)); positional: I > 0.05',
-        source='the paper',
-        authors='Voita, Elena and Ferrando, Javier and Nalmpantis, Christoforos',
-        year=2023,
         example='positional_neurons(model, tokens)',
         promises=Promises(sweep_free=False, blockwise=False),
     ),

@@ -115,16 +115,9 @@ class PaddingPattern:
     kind='analysis',
     card=Card(
         name='PPP',
-        title='Unveiling The Mask of Position-Information Pattern Through the Mist of Image '
-        'Features',
-        arxiv='2206.01202',
         door='analysis',
         equation='d_i = f_padded(crop x_i) - f_context(x_i); PPP = mean_i d_i; '
         'SNR = mean PPP^2 / (Var_i d_i + 1e-8)',
-        source='none: the paper has no public code',
-        authors='Lin, Chieh Hubert and Tseng, Hung-Yu and Lee, Hsin-Ying and Tulyakov, Sergey and '
-        'Yang, Ming-Hsuan',
-        year=2022,
         example="padding_pattern(images, stack, 'zeros')",
     ),
 )

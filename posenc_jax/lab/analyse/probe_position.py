@@ -126,14 +126,8 @@ def probe_scores(predicted: Float[np.ndarray, 'R T']) -> tuple[float, float, flo
     kind='analysis',
     card=Card(
         name='position probes',
-        title='Transformer Language Models without Positional Encodings Still Learn Positional '
-        'Information',
-        arxiv='2203.16634',
         door='analysis',
         equation='mae_l = mean over held-out sequences of |probe_l(h_lt) - t|',
-        source='the paper; the ridge probe is ours',
-        authors='Haviv, Adi and Ram, Ori and Press, Ofir and Izsak, Peter and Levy, Omer',
-        year=2022,
         example='probe_position(model, tokens)',
         promises=Promises(sweep_free=False, blockwise=False),
     ),

@@ -79,14 +79,9 @@ class ReceptiveField:
     kind='analysis',
     card=Card(
         name='receptive fields',
-        title='Exploring Transformer Extrapolation',
-        arxiv='2307.10156',
         door='analysis',
         equation='TRF = min J: sum_(d<J) exp(r_d) > (1 - eps) sum_d exp(r_d); '
         'ERF = mean_i min J: sum_(d<J) p_(i,i-d) > 1 - eps',
-        source='the paper (its code, OpenNLPLab/Rpe, was not found)',
-        authors='Qin, Zhen and Zhong, Yiran and Deng, Hui',
-        year=2024,
         example='receptive_field(model, tokens)',
         promises=Promises(sweep_free=False, blockwise=False),
     ),

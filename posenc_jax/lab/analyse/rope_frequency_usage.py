@@ -64,14 +64,8 @@ def first_slow_plane(inv_freq: Float[np.ndarray, ' F'], length: int) -> int:
     kind='analysis',
     card=Card(
         name='shares of rotary frequencies',
-        title='Round and Round We Go! What makes Rotary Positional Encodings useful?',
-        arxiv='2410.06205',
         door='analysis',
         equation='u_f = mean |q_f| mean |k_f| / sum_f; l_f = mean_(j<=i) |q_if . R k_jf| / sum_f',
-        source='the paper',
-        authors='Barbero, Federico and Vitvitskyi, Alex and Perivolaropoulos, Christos and '
-        'Pascanu, Razvan and Velickovic, Petar',
-        year=2024,
         example='rope_frequency_usage(model, tokens)',
         causal_only=True,
         promises=Promises(sweep_free=False, blockwise=False),

@@ -74,15 +74,8 @@ class Usage:
     kind='analysis',
     card=Card(
         name='frequency usage',
-        title='Round and Round We Go! What makes Rotary Positional Encodings useful?',
-        arxiv='2410.06205',
         door='analysis',
         equation='u_t = mean_i |(q_it, q_i(t+F))|; |logit of plane t| <= |q_t| |k_t| / sqrt(H)',
-        source='the paper',
-        authors='Barbero, Federico and Vitvitskyi, Alex and Perivolaropoulos, Christos and '
-        'Pascanu, Razvan and '
-        'Velickovic, Petar',
-        year=2024,
         example='rope_usage(model, tokens)',
         promises=Promises(sweep_free=False, blockwise=False),
     ),

@@ -156,15 +156,9 @@ class TokenDistance:
     kind='analysis',
     card=Card(
         name='token distance',
-        title='On the Token Distance Modeling Ability of Higher RoPE Attention Dimension',
-        arxiv='2410.08703',
         door='analysis',
         equation='corr_t = Pearson over i - j >= tau of (c_t, sum_t c_t), c_t = [R(i) q_i]_t . '
         '[R(j) k_j]_t / sqrt(H)',
-        source='the paper; no code was found',
-        authors='Hong, Xiangyu and Jiang, Che and Qi, Biqing and Meng, Fandong and Yu, Mo and '
-        'Zhou, Bowen and Zhou, Jie',
-        year=2024,
         example='token_distance(model, tokens)',
         promises=Promises(sweep_free=False, blockwise=False),
     ),

@@ -57,15 +57,8 @@ class _Sums:
     kind='analysis',
     card=Card(
         name='variance shrinkage',
-        title='Latent Positional Information is in the Self-Attention Variance of Transformer '
-        'Language Models Without Positional Embeddings',
-        arxiv='2305.13571',
         door='analysis',
         equation='Var(o_m) = Var(v) / m; slope of log Var(o_m) on log m',
-        source='the paper',
-        authors='Chi, Ta-Chung and Fan, Ting-Han and Chen, Li-Wei and Rudnicky, Alexander and '
-        'Ramadge, Peter',
-        year=2023,
         example='variance_shrinkage(model, tokens)',
         promises=Promises(sweep_free=False, blockwise=False),
     ),

@@ -219,16 +219,8 @@ def moved_evidence(
     kind='conversion',
     card=Card(
         name='Pos2Distill',
-        title='Position Bias Mitigates Position Bias: Mitigate Position Bias Through '
-        'Inter-Position Knowledge Distillation',
-        arxiv='2508.15709',
-        door='none',
         equation='R1: min sum_b w_b KL(teacher, slot 0 || student, slot g), w_b = c_g / n_g KL_b '
         '/ max_g KL; R2: cross-entropy',
-        source='AMAP-ML/Pos2Distill for R1, the paper for R2',
-        authors='Wang, Yifei and Xiong, Feng and Wang, Yong and Li, Linjing and Chu, Xiangxiang '
-        'and Zeng, Daniel Dajun',
-        year=2025,
         example='pos2distill.distill(model, batches)',
         promises=Promises(sweep_free=False, blockwise=False),
     ),

@@ -131,16 +131,9 @@ def pooled(
     kind='conversion',
     card=Card(
         name='TULIP',
-        title='TULIP: Token-length Upgraded CLIP',
-        arxiv='2410.10034',
         door='embed, project',
         equation='min 1 - mean cos(teacher(x), student(x)); then base b (f l / L - (f - '
         '1))^(D/(D-2))',
-        source='ivonajdenkoska/tulip',
-        authors='Najdenkoska, Ivona and Derakhshani, Mohammad Mahdi and Asano, Yuki M. and van '
-        'Noord, Nanne and '
-        'Worring, Marcel and Snoek, Cees G. M.',
-        year=2024,
         example='tulip.swap(model, \'rope(layout="interleaved")\')',
         promises=Promises(sweep_free=False, blockwise=False),
     ),

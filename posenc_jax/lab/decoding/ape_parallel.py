@@ -141,13 +141,8 @@ def encode(
     kind='cache',
     card=Card(
         name='APE',
-        title='APE: Faster and Longer Context-Augmented Generation via Adaptive Parallel Encoding',
-        arxiv='2502.05431',
         door='cache, logits',
         equation='o = w_C o_C + w_O o_O, (w_C, w_O) = softmax(T s LSE_C(a / T), LSE_O(a))',
-        source='Infini-AI-Lab/APE',
-        authors='Yang, Xinyu and Chen, Tianqi and Chen, Beidi',
-        year=2025,
         example='ape_parallel.join(model, pieces, capacity=64)',
         promises=Promises(sweep_free=False),
     ),

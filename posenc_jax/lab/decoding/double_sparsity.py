@@ -163,15 +163,9 @@ class LabelledLayer:
     kind='cache',
     card=Card(
         name='Double Sparsity',
-        title='Post-Training Sparse Attention with Double Sparsity',
-        arxiv='2408.07092',
         door='cache',
         equation='s_hat_ij = q_i[C] . k_j[C] / sqrt(r), C = top-r of mean |q_c k_c|; softmax '
         'over the top-h keys of s_hat_i',
-        source='andy-yang-1/DoubleSparse',
-        authors='Yang, Shuo and Sheng, Ying and Gonzalez, Joseph E. and Stoica, Ion and Zheng, '
-        'Lianmin',
-        year=2024,
         example='double_sparsity.Sparse(channels, keep=64)',
         promises=Promises(sweep_free=False, blockwise=False),
     ),

@@ -223,16 +223,9 @@ def _in_a_row(model, pieces, start):
     kind='cache',
     card=Card(
         name='Graph-KV',
-        title='Graph-KV: Breaking Sequence via Injecting Structural Biases into Large Language '
-        'Models',
-        arxiv='2506.07334',
         door='cache, mask',
         equation='target t sees itself causally and all keys of its sources; sources at P .., t '
         'at P + max len of its sources',
-        source='Graph-COM/GraphKV',
-        authors='Wang, Haoyu and Wang, Peihao and Li, Mufei and Liu, Shikun and Miao, Siqi and '
-        'Wang, Zhangyang and Li, Pan',
-        year=2025,
         example='graph_kv.join(model, pieces, capacity=64)',
         promises=Promises(sweep_free=False),
     ),

@@ -59,15 +59,9 @@ def at_positions(
     kind='cache',
     card=Card(
         name='PIE',
-        title='Let the Code LLM Edit Itself When You Edit the Code',
-        arxiv='2407.03157',
         door='cache',
         equation="K'_(p + d) = R(d) K'_p, V'_(p + d) = V'_p, d = new - old length of the edits "
         'before p',
-        source='the paper; zhenyuhe00/PIE holds no code',
-        authors='He, Zhenyu and Zhang, Jun and Luo, Shengjie and Xu, Jingjing and Zhang, Zhi and '
-        'He, Di',
-        year=2024,
         example='pie.edit(model, cache, [(3, 5, [7])])',
         promises=Promises(sweep_free=False, blockwise=False),
     ),

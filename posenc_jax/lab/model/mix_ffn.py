@@ -15,14 +15,8 @@ from posenc_jax.protocol.registry import Card, register
     kind='mixer',
     card=Card(
         name='Mix-FFN',
-        title='SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers',
-        arxiv='2105.15203',
         door='mlp',
         equation='y = W_2 gelu(DWConv3x3(W_1 x + b_1) + b) + b_2',
-        source='NVlabs/SegFormer',
-        authors='Xie, Enze and Wang, Wenhai and Yu, Zhiding and Anandkumar, Anima and Alvarez, '
-        'Jose M. and Luo, Ping',
-        year=2021,
         example="config.model.mlp = 'mix_ffn'",
     ),
 )

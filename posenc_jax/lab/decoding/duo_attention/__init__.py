@@ -80,16 +80,7 @@ def retrieval_heads(
     kind='encoding',
     card=Card(
         name='DuoAttention',
-        title='DuoAttention: Efficient Long-Context LLM Inference with Retrieval and Streaming '
-        'Heads',
-        arxiv='2410.10819',
-        door='mask',
         equation='key j visible iff j <= i, in streaming heads also (j < sink or i - j <= recent)',
-        source='mit-han-lab/duo-attention',
-        authors='Xiao, Guangxuan and Tang, Jiaming and Zuo, Jingwei and Guo, Junxian and Yang, '
-        'Shang and Tang, Haotian and '
-        'Fu, Yao and Han, Song',
-        year=2024,
         example='rope() | duo_attention(sink=2, recent=4, retrieval=(1,))',
         causal_only=True,
         promises=Promises(relative=True),
