@@ -50,6 +50,8 @@ _RENAMED = {
     'core.places': 'attention.library.plain_masks',
     'extension.parts': 'methods.extended_parts',
     'rotation.single': 'methods.single_rotary',
+    'run.job': 'lab.runs.prepare',
+    'run.plan': 'lab.runs.run',
     'run.reading': 'lab.model.inputs',
 }
 

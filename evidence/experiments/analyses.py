@@ -28,7 +28,7 @@ from posenc_jax.lab.analyse.probe_position import probe_position
 from posenc_jax.lab.analyse.variance_shrinkage import log_slope, variance_shrinkage
 from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.model import Transformer, TransformerConfig
-from posenc_jax.lab.runs.job import UNASKED, prepare
+from posenc_jax.lab.runs.prepare import UNASKED, prepare
 
 LENGTH, SEQUENCES = 64, 128
 ENCODINGS = {

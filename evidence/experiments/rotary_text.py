@@ -24,7 +24,7 @@ import numpy as np
 from evidence.experiments.runs import Sweep
 from evidence.experiments.tables import report
 from posenc_jax.lab.analyse.token_distance import token_distance
-from posenc_jax.lab.runs.job import UNASKED, prepare
+from posenc_jax.lab.runs.prepare import UNASKED, prepare
 
 LENGTH, FAR, SEQUENCES = 64, 256, 8
 ENCODINGS = {

@@ -19,7 +19,7 @@ from posenc_jax.lab.files import disk
 from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.files.safe import finished_steps
 from posenc_jax.lab.runs import entries, initial, stored
-from posenc_jax.lab.runs.plan import imported
+from posenc_jax.lab.runs.run import imported
 
 Key = TypeVar('Key')
 TRAIN, EVALUATE = ('-m', 'posenc_jax.lab.cli.train'), ('-m', 'posenc_jax.lab.cli.eval')

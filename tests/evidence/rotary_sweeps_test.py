@@ -10,7 +10,7 @@ from evidence.claims.claim import Results
 from evidence.claims.rotary import MEASUREMENTS
 from evidence.experiments import infinite_passkeys, rotary_text, rotary_times
 from evidence.experiments.tables import report
-from posenc_jax.lab.runs.plan import validate
+from posenc_jax.lab.runs.run import validate
 
 
 @pytest.mark.parametrize('made', [infinite_passkeys.SWEEP, rotary_text.SWEEP])

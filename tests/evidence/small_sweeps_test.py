@@ -19,7 +19,7 @@ from evidence.experiments import (
     text,
     tulip_limit,
 )
-from posenc_jax.lab.runs.plan import resolve
+from posenc_jax.lab.runs.run import resolve
 from tests.lab.train import tiny
 
 OWN = {'impact': impact.SWEEP, 'hirope_code': hirope_code.SWEEP}

@@ -16,7 +16,7 @@ from configs import default, quickstart
 from evidence.experiments import fields, flip_flop, globe, graphs, images, points
 from evidence.experiments import length_generalisation as sweep
 from evidence.experiments import runs as shared
-from posenc_jax.lab.runs.plan import resolve, validate
+from posenc_jax.lab.runs.run import resolve, validate
 from posenc_jax.lab.runs.stored import FILE, save
 from tests.lab.train import tiny
 

@@ -18,8 +18,8 @@ from posenc_jax.lab.decoding.decode import append, decode_step, init_cache, pref
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.lab.decoding.recurrence import read_segment
 from posenc_jax.lab.model import Transformer, TransformerConfig
-from posenc_jax.lab.runs.plan import validate
 from posenc_jax.lab.runs.restore import restore_model
+from posenc_jax.lab.runs.run import validate
 from posenc_jax.lab.runs.tuned import trained
 from posenc_jax.lab.train.loop import train
 from posenc_jax.lab.train.metrics_file import FILE, read_lines

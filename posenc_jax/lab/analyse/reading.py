@@ -11,9 +11,10 @@ from posenc_jax.lab.config.overrides import read_overrides
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.pretrained import is_pretrained
 from posenc_jax.lab.runs import stored
-from posenc_jax.lab.runs.job import UNASKED, Job, asks_for_mesh, directory_of, home_of, prepare
-from posenc_jax.lab.runs.plan import make_task
+from posenc_jax.lab.runs.prepare import UNASKED, asks_for_mesh, directory_of, home_of, prepare
 from posenc_jax.lab.runs.restore import read_run
+from posenc_jax.lab.runs.run import Run
+from posenc_jax.lab.runs.sizes import make_task
 from posenc_jax.protocol.errors import check_choice
 
 INPUTS = ('text', 'random')
@@ -24,7 +25,7 @@ def folder_of(known: argparse.Namespace, run: str = '') -> pathlib.Path:
     return known.out or (home_of(run) / 'analysis' if run else pathlib.Path('runs', 'analysis'))
 
 
-def prepared(known: argparse.Namespace, rest: list[str], run: str, more: dict | None = None) -> Job:
+def prepared(known: argparse.Namespace, rest: list[str], run: str, more: dict | None = None) -> Run:
     """The plan of a run; nothing is checked that only an evaluation needs."""
     if known.batches < 1 or known.length < 0:
         raise ValueError(
@@ -52,7 +53,7 @@ def task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:
     return {'eval.lengths': (known.length or config.train.length,)}
 
 
-def windows(known: argparse.Namespace, job: Job) -> np.ndarray:
+def windows(known: argparse.Namespace, job: Run) -> np.ndarray:
     """The first windows of the text of a run, [batches, 1, length].
 
     Raises:
@@ -92,7 +93,7 @@ class Subject(NamedTuple):
     """A model that is analysed: a name for tables and pictures, its plan and the model."""
 
     label: str
-    job: Job
+    job: Run
     model: Any
 
     def sequences(self, known: argparse.Namespace, most: int = 0) -> np.ndarray:
@@ -149,7 +150,7 @@ def subjects(known: argparse.Namespace, rest: list[str]) -> list[Subject]:
     ]
 
 
-def _label(run: str, job: Job) -> str:
+def _label(run: str, job: Run) -> str:
     path = directory_of(run)
     encoding = ' / '.join(job.config.pattern) or job.config.encoding
     name = path.stem if is_pretrained(path) else encoding

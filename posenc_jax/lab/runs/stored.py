@@ -14,10 +14,9 @@ from posenc_jax.lab.config.fields import fields_of
 from posenc_jax.lab.config.overrides import COMPUTING, of_computing, replaced
 from posenc_jax.lab.files import disk, imports
 from posenc_jax.lab.files.json_file import listed, read_object, typed
-from posenc_jax.lab.model.field import FieldConfig
 from posenc_jax.lab.model.kinds import ModelConfig
 from posenc_jax.lab.model.pyramid import STAGE
-from posenc_jax.lab.runs.plan import make_task, model_config, sized_model
+from posenc_jax.lab.runs.sizes import make_task, model_config, problem_of, sized_model
 from posenc_jax.protocol.errors import quoted
 
 # Fields that may differ when a run is resumed, because they do not change what is trained: where
@@ -48,7 +47,7 @@ class Saved:
 
     Attributes:
       config: the config of the run.
-      shape: the sizes of the model that its task sets, as `plan.sized_model` takes them; {} in
+      shape: the sizes of the model that its task sets, as `sizes.sized_model` takes them; {} in
         files of versions that stored none.
       earlier: digests of the configs that `--resume_changed` has replaced (see
         `checkpoint.Checkpoints`).
@@ -99,30 +98,14 @@ def write(saved: Saved, path: pathlib.Path) -> None:
     disk.write(path, json.dumps(fields, indent=2) + '\n')
 
 
-def saved_of(
-    config: ConfigDict, earlier: Iterable[str] = (), cfg: ModelConfig | None = None
-) -> Saved:
+def saved_of(config: ConfigDict, earlier: Iterable[str] = ()) -> Saved:
     """A config with the sizes that its task sets.
 
     Args:
       config: the config of the run.
       earlier: digests of configs that `--resume_changed` has replaced.
-      cfg: the config of the model; None derives it from `config`.
     """
-    cfg = model_config(config, make_task(config)) if cfg is None else cfg
-    if isinstance(cfg, FieldConfig):
-        own = {name: getattr(cfg, name) for name in ('output_size', 'predicts', 'bits')}
-        shape = {'components': cfg.components, 'width': cfg.train_len}
-        return Saved(config, shape | {k: v for k, v in own.items() if v}, tuple(earlier))
-    shape = {'vocab_size': cfg.vocab_size, 'width': cfg.train_len}
-    further = dict(
-        output_size=cfg.output_size if cfg.output_size != cfg.vocab_size else 0,
-        pooled=int(bool(cfg.pool)),
-        channels=cfg.channels,
-        source_size=cfg.source_size,
-        source_width=cfg.source_len,
-    )
-    shape |= {name: size for name, size in further.items() if size}
+    shape = problem_of(make_task(config), config.task).shape(config)
     return Saved(config, shape, tuple(earlier))
 
 
