@@ -300,52 +300,39 @@ def _until(row, ends):
     return row[: found[0]] if len(found) else row
 
 
-def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
-    """The arguments of `continue_text` that a command line gives."""
-    parser = RunParser(program('python -m posenc_jax.lab.cli.generate'), description=__doc__)
-    parser.add_argument(
-        '--run', required=True, metavar='DIR', help='run directory or public checkpoint'
-    )
-    parser.add_argument('--extend', metavar='SPEC', help='context extension, e.g. yarn(factor=2.0)')
-    parser.add_argument(
-        '--prompt', action='append', default=[], metavar='TEXT', help='may be repeated'
-    )
-    parser.add_argument(
-        '--prompt_file',
+OPTIONS = {
+    'run': dict(required=True, metavar='DIR', help='run directory or public checkpoint'),
+    'extend': dict(metavar='SPEC', help='context extension, e.g. yarn(factor=2.0)'),
+    'prompt': dict(action='append', default=[], metavar='TEXT', help='may be repeated'),
+    'prompt_file': dict(
         type=pathlib.Path,
         metavar='FILE',
         help='a file with one more prompt; a final line break is left out',
-    )
-    parser.add_argument('--tokens', type=int, default=64, metavar='N', help='new tokens at most')
-    parser.add_argument(
-        '--temperature',
-        type=float,
-        default=0.0,
-        metavar='T',
-        help='0 takes the most probable token',
-    )
-    parser.add_argument('--top_k', type=int, metavar='K')
-    parser.add_argument('--top_p', type=float, metavar='P')
-    parser.add_argument('--seed', type=int, default=0, metavar='N')
-    parser.add_argument(
-        '--samples', type=int, default=1, metavar='N', help='continuations of each prompt'
-    )
-    parser.add_argument(
-        '--constant_cache',
-        type=int,
-        metavar='ROOM',
-        help='cache only what lm_infinite sees, and ROOM new tokens',
-    )
-    parser.add_argument(
-        '--recompute',
-        action='store_true',
-        help='read the text again where its length changes frequencies',
-    )
-    parser.add_argument(
-        '--chat',
-        action='store_true',
-        help='write each prompt into the chat template of the checkpoint',
-    )
+    ),
+    'tokens': dict(type=int, default=64, metavar='N', help='new tokens at most'),
+    'temperature': dict(
+        type=float, default=0.0, metavar='T', help='0 takes the most probable token'
+    ),
+    'top_k': dict(type=int, metavar='K'),
+    'top_p': dict(type=float, metavar='P'),
+    'seed': dict(type=int, default=0, metavar='N'),
+    'samples': dict(type=int, default=1, metavar='N', help='continuations of each prompt'),
+    'constant_cache': dict(
+        type=int, metavar='ROOM', help='cache only what lm_infinite sees, and ROOM new tokens'
+    ),
+    'recompute': dict(
+        action='store_true', help='read the text again where its length changes frequencies'
+    ),
+    'chat': dict(
+        action='store_true', help='write each prompt into the chat template of the checkpoint'
+    ),
+}
+
+
+def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
+    """The arguments of `continue_text` that a command line gives."""
+    parser = RunParser(program('python -m posenc_jax.lab.cli.generate'), description=__doc__)
+    parser.add_options(OPTIONS)
     known, processes, overrides = parser.read(argv)
     given = vars(known)
     file, extend = given.pop('prompt_file'), given.pop('extend')

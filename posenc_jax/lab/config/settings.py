@@ -215,64 +215,51 @@ def check_ids(
     """
     supplied: list[tuple[str, dict[str, Any]]] = []
     if task.supplies_positions:
-        splits = [
-            name for name, read in (('train', training), ('test', not task.is_language)) if read
-        ]
-        rows = max(1, min(_TRIED, MAX_WIDTH // task.width(length)))
-        supplied = [(name, task.sample(batch_rng(0, name, 0), rows, length)) for name in splits]
+        splits = ['train'] * training + ['test'] * (not task.is_language)
+        supplied = [(name, _examples(task, length, name)) for name in splits]
     if task.is_language and (places := task.places(split)) is not None:
         first = np.arange(length)[None]
         supplied.append((split, {'tokens': task.tokens(split)[first], 'positions': places(first)}))
     for name, batch in supplied:
-        pos: Any = batch['positions']
-        index: Any = np.arange(pos.shape[1], dtype=np.int32)[None]
-        tok = Tokens(index, pos, rank=index)  # on the host: no device is touched
-        _place(model, tok, batch['tokens'], draws=training and name == 'train')
+        _place(model, batch['positions'], batch['tokens'], draws=training and name == 'train')
     return supplied[-1][1]['positions'] if supplied else None
 
 
-def source_positions(model: Transformer, task: Task, length: Any) -> tuple[int, ...] | None:
-    """Gives the position ids that a task supplies for its source to the encoder, which raises if an
-    id is beyond a table. The ids of the batch are checked by `check_sample`.
-
-    Returns:
-      The trailing dimensions of these ids; None if the task supplies none, or has no source.
+def source_shape(
+    model: Transformer, task: Task, length: Any
+) -> tuple[int, tuple[int, ...] | None] | None:
+    """The argument `source` of `check_call` for a task. The position ids that the task supplies for
+    its source are given to the encoder, which raises if an id is beyond a table.
     """
-    if model.encoder is None:
+    if not task.source_size:
         return None
-    rows = max(1, min(_TRIED, MAX_WIDTH // task.width(length)))
-    batch = task.sample(batch_rng(0, 'test', 0), rows, length)
-    pos: Any = batch.get('source_positions')
-    if pos is None:
-        return None
-    index: Any = np.arange(pos.shape[1], dtype=np.int32)[None]
-    tok = Tokens(index, pos, rank=index)
+    width, batch = task.source_width(length), _examples(task, length, 'test')
+    if model.encoder is None or (pos := batch.get('source_positions')) is None:
+        return width, None
     check_sample(task, batch)
     with about(f'the source of {pos.shape[1]} tokens'):
-        _place(model.encoder, tok, batch['source'])
-    return pos.shape[2:]
+        _place(model.encoder, pos, batch['source'])
+    return width, pos.shape[2:]
 
 
-def _place(model: LayerStack, tok: Tokens, ids: Any, *, draws: bool = False) -> None:
+def _examples(task: Task, length: Any, split: str) -> dict[str, Any]:
+    """Some examples of a task, as many as are drawn to check their ids."""
+    rows = max(1, min(_TRIED, MAX_WIDTH // task.width(length)))
+    return task.sample(batch_rng(0, split, 0), rows, length)
+
+
+def _place(model: LayerStack, pos: Any, ids: Any, *, draws: bool = False) -> None:
     """Calls `model.place`, with a key if it `draws`, on arrays of NumPy. The variables of the model
     are traced, so no device computes, and the arrays stay concrete numbers that `place` can check.
     """
-    graphdef, state = nnx.split(model)
+    index: Any = np.arange(pos.shape[1], dtype=np.int32)[None]
+    tok, (graphdef, state) = Tokens(index, pos, rank=index), nnx.split(model)
 
     def place(state):
         key = jax.random.key(0) if draws else None
         nnx.merge(graphdef, state).place(tok, ids, key=key)
 
     jax.eval_shape(place, state)
-
-
-def source_shape(
-    model: Transformer, task: Task, length: Any
-) -> tuple[int, tuple[int, ...] | None] | None:
-    """The argument `source` of `check_call` for a task."""
-    if not task.source_size:
-        return None
-    return task.source_width(length), source_positions(model, task, length)
 
 
 def check_call(

@@ -6,6 +6,7 @@ import functools
 import math
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from posenc_jax.base.programs import printable
@@ -33,6 +34,11 @@ class Parser(argparse.ArgumentParser):
         self.register('type', float, functools.partial(_number, float, 'a finite number'))
         self.register('type', pathlib.Path, functools.partial(_path, False))
         self.register('type', paths.path, functools.partial(_path, True))
+
+    def add_options(self, options: Mapping[str, Mapping[str, Any]]) -> None:
+        """Adds optional arguments: name without dashes -> the options of `add_argument`."""
+        for name, given in options.items():
+            self.add_argument(f'--{name}', **given)
 
     def add_imports(self, of_runs: bool = False, action: Any = None) -> None:
         """Adds the argument `--import=MODULE`, which imports a module of one's own at once.

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
 from posenc_jax.lab.config import answers, protocols, settings
-from posenc_jax.lab.config.fields import fields_of
 from posenc_jax.lab.decoding.recurrence import read_segments
 from posenc_jax.lab.model.inputs import (
     auxiliary_loss,
@@ -57,15 +56,10 @@ class Problem:
     task: Any
     spec: str
 
-    @property
-    def length_fields(self) -> tuple[str, ...]:
-        """The fields of a config that set the length of a training row."""
-        return ('train.length',) if self.task.one_length else ('train.min_length', 'train.length')
-
     def length(self, config: ConfigDict) -> int | tuple[int, int]:
         """The length, or the range (lowest, highest) of lengths, that training draws from."""
-        found = tuple(fields_of(config)[name] for name in self.length_fields)
-        return found[0] if self.task.one_length else found
+        low, high = config.train.min_length, config.train.length
+        return high if self.task.one_length else (low, high)
 
     def width(self, config: ConfigDict) -> int:
         """The width of a training batch.
@@ -76,15 +70,19 @@ class Problem:
         try:
             return settings.width_of(self.task, self.length(config))
         except ValueError as error:
-            given = ', '.join(
-                f'{name}={value}'
-                for name, value in fields_of(config).items()
-                if name in self.length_fields
-            )
+            given = f'train.length={config.train.length}'
+            if not self.task.one_length:
+                given += f', train.min_length={config.train.min_length}'
             raise ValueError(f'{given}: {error}') from error
 
     def shape(self, config: ConfigDict) -> dict[str, Any]:
-        """The sizes of the model that the task sets, as `sizes.sized_model` takes them.
+        """The sizes of the model that the task sets, without those that are 0.
+
+        Returns:
+          `vocab_size`, token ids, and `width`, tokens of a training row; `output_size`, target ids
+          where they are others; `pooled`, 1 if the class of the row is predicted; `channels`,
+          numbers of a vector or of a pixel; `source_size` and `source_width`, the first two of the
+          source. For points see `FieldConfig`.
 
         Raises:
           ValueError: a kind of model that cannot do the task, or a length that it does not have.
@@ -191,20 +189,12 @@ class Problem:
             answers.check_decodable(cast('dict[str, Any]', examples[0]))
         settings.check_memory(f'eval.samples={asked.samples} rows of', asked.samples, width)
 
-    def read(
-        self,
-        model: Any,
-        batch: Mapping[str, Array],
-        train: ConfigDict,
-        key: Array | None = None,
-        step: Array | None = None,
-    ) -> Float[Array, 'B *T V']:
+    def read(self, model: Any, batch: dict[str, Array], train: ConfigDict, key=None, step=None):
         """Logits of a batch, [B, T, V], or [B, 1, V] for a class, in one pass or segment by segment
         with a memory (`train.segment`). With a key the training rule applies (dropout, random
         positions), without it the evaluation rule. A field gives the outputs of its points, [B, V];
         `step` tells it how far training is.
         """
-        batch = dict(batch)
         if not train.segment:
             training = key is not None
             source = encoded_source(model, source_of(batch), key, training)
@@ -219,21 +209,12 @@ class Problem:
             key=key,
         )
 
-    def losses(self, outputs: Array, targets: Array) -> tuple[Array, Array]:
-        """The losses and the log-partitions of outputs."""
-        return target_losses(outputs, targets)
+    # (outputs [B, *T, V], targets [B, *T]) -> their losses and log-partitions, [B, *T]
+    losses = staticmethod(target_losses)
+    # (model, batch, key) -> the sum of the terms that encodings add to the loss, or None
+    auxiliary_loss = staticmethod(auxiliary_loss)
 
-    def auxiliary_loss(self, model: Any, batch: Mapping[str, Array], key: Array) -> Array | None:
-        """The sum of the terms that encodings add to the loss; None where none of them adds one."""
-        return auxiliary_loss(model, dict(batch), key)
-
-    def sums(
-        self,
-        losses: Float[Array, 'B *T'],
-        outputs: Float[Array, 'B *T V'],
-        targets: Shaped[Array, 'B *T'],
-        scored: Bool[Array, 'B *T'],
-    ) -> Sums:
+    def sums(self, losses, outputs, targets, scored: Bool[Array, 'B *T']) -> Sums:
         """Sums over the scored targets of a batch.
 
         Returns:

@@ -78,59 +78,25 @@ def model_config(config: ConfigDict, task: Task) -> ModelConfig:
     return sized_model(config, **problem_of(task, config.task).shape(config))
 
 
-def sized_model(
-    config: ConfigDict,
-    vocab_size: int = 0,
-    width: int = 1,
-    output_size: int = 0,
-    pooled: int = 0,
-    channels: int = 0,
-    source_size: int = 0,
-    source_width: int = 0,
-    components: int = 0,
-    predicts: str = '',
-    bits: int = 0,
-) -> ModelConfig:
-    """The model of a config with the sizes that its task sets.
-
-    Args:
-      config: the config of the run.
-      vocab_size: number of token ids.
-      width: tokens of a training row.
-      output_size: number of target ids; 0 for `vocab_size`.
-      pooled: 1 if the class of the row is predicted, else 0.
-      channels: numbers of a vector or of a pixel; 0 where ids are read.
-      source_size, source_width: token ids of the source and tokens of its training rows; 0 where
-        there is none.
-      components, predicts, bits: of a task of points, see `FieldConfig`; 0 and '' for others.
+def sized_model(config: ConfigDict, *, width: int, **shape: Any) -> ModelConfig:
+    """The model of a config with the sizes that its task sets: `shape` as `Problem.shape` gives
+    them, with `width`, the tokens of a training row.
 
     Raises:
       SpecError: a kind of model that cannot do the task.
     """
-    if field_settings.is_field(config) != bool(components):
-        found, instead = ('points', "'field'") if components else ('tokens', "'decoder'")
+    points = 'components' in shape
+    if field_settings.is_field(config) != points:
+        found, instead = ('points', "'field'") if points else ('tokens', "'decoder'")
         raise SpecError(
             f'model.kind is {config.model.kind!r}, but {config.task} has {found} to read; use '
             f'{instead}'
         )
-    if components:
-        return FieldConfig(
-            components=components,
-            output_size=output_size,
-            predicts=predicts,
-            features=config.features,
-            field=config.field,
-            bits=bits,
-        )
-    within = ConfigDict(config.to_dict(), convert_dict=True)
-    within.train.length = width
+    if points:  # a file may lack two of them, which `FieldConfig` refuses
+        sizes: dict[str, Any] = dict(output_size=0, predicts='') | shape
+        return FieldConfig(features=config.features, field=config.field, **sizes)
+    pooled, source_len = shape.pop('pooled', 0), shape.pop('source_width', 0)
     pool = check_choice('model.pool', config.model.pool, POOLS[1:] if pooled else POOLS)
     return TransformerConfig.from_config(
-        within,
-        vocab_size,
-        output_size=output_size,
-        pool=pool if pooled else '',
-        channels=channels,
-        source_size=source_size,
-        source_len=source_width,
+        config, train_len=width, pool=pool if pooled else '', source_len=source_len, **shape
     )

@@ -28,10 +28,11 @@ FILE = 'config.json'  # in the run directory
 # The entry of that file with the sizes of the model that the task sets. With them the model can be
 # built without the data.
 SHAPE = 'task_shape'
-# Sizes in it that only some tasks set.
+# Sizes in it that only some tasks set, of points and of tokens.
 FURTHER = (
-    'output_size', 'pooled', 'channels', 'source_size', 'source_width', 'predicts', 'bits'
-)  # fmt: skip
+    ('output_size', 'predicts', 'bits'),
+    ('output_size', 'pooled', 'channels', 'source_size', 'source_width'),
+)
 # The entry with digests of the configs that the run had before `--resume_changed` replaced them.
 EARLIER = 'resumed_changed'
 # Types of the items of the lists in that file; a stage of a pyramid is a list itself.
@@ -154,7 +155,7 @@ def read_saved(path: pathlib.Path) -> Saved:
 
 def _shape(found: Any) -> dict[str, int | str]:
     points = isinstance(found, dict) and 'components' in found
-    names, further = ('components' if points else 'vocab_size', 'width'), FURTHER
+    names, further = ('components' if points else 'vocab_size', 'width'), FURTHER[not points]
     least = lambda name: (
         len(typed(found[name], str, f'{SHAPE}.{name}'))
         if name == 'predicts'
