@@ -47,7 +47,7 @@ from posenc_jax.lab.files.safe import FOLDER
 from posenc_jax.lab.runs import initial, restore, stored
 from posenc_jax.lab.runs.checkpoint import READERS
 from posenc_jax.lab.runs.entries import sealed, unsealed
-from posenc_jax.lab.runs.run import validate
+from posenc_jax.lab.runs.run import Run, validate
 from posenc_jax.lab.train import loop
 from posenc_jax.lab.train.metrics_file import FILE as METRICS
 from posenc_jax.lab.train.step import make_trainer

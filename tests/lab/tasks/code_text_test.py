@@ -8,6 +8,7 @@ import pytest
 from posenc_jax.lab.config import defaults
 from posenc_jax.lab.evaluate.language import evaluate_language
 from posenc_jax.lab.model.config import TransformerConfig
+from posenc_jax.lab.runs.run import Run
 from posenc_jax.lab.tasks.language import BOS, CodeText
 from posenc_jax.methods.hirope import hierarchical_ids
 from posenc_jax.protocol.errors import SpecError
