@@ -3,19 +3,23 @@
     PYTHONPATH=. python benchmarks/house.py
 
 It prints lines of Python, the files of methods, the largest folder without subfolders, long files,
-the functions of the package between a call and the bias of a tile, and what `import posenc_jax`
-loads. A file of a method is one that registers something that is no task. Its code is what is
-neither import, Card, docstring, comment nor blank line. Every figure is computed from the files of
-the working directory, so this program measures another commit too, if it is called from there.
+the functions of the package between a call and the bias of a tile, what `import posenc_jax` loads,
+and what a training of two steps with its evaluation repeats. A file of a method is one that
+registers something that is no task. Its code is what is neither import, Card, docstring, comment
+nor blank line. Every figure is computed from the files of the working directory, so this program
+measures another commit too, if it is called from there.
 """
 
 import ast
 import collections
+import contextlib
 import importlib
+import io
 import pathlib
 import statistics
 import subprocess
 import sys
+import tempfile
 
 import jax.numpy as jnp
 from flax import nnx
@@ -123,6 +127,45 @@ def imported() -> tuple[int, float]:
     return int(count), float(seconds)
 
 
+# What is counted in a run -> the file of the package and the name of its function.
+COUNTED = {
+    'parses of a spec string': ('language/spec.py', 'parse'),
+    'builds of the model': ('lab/model/transformer.py', '__init__'),
+    'traces of the model': ('lab/model/transformer.py', 'hidden'),
+}
+
+
+def of_a_run() -> dict[str, int]:
+    """What a training of two steps, which evaluates one length at its end, calls: the functions of
+    `COUNTED`, the functions that check something, and the calls of these.
+    """
+    defaults = importlib.import_module('posenc_jax.lab.config.defaults')
+    train = importlib.import_module('posenc_jax.lab.train.loop').train
+    config = defaults.get_config()
+    config.model.update(layers=1, width=16, heads=2)
+    config.train.update(steps=2, batch=8, length=16, warmup=0)
+    config.eval.update(lengths=(16,), tokens=64, stride=16, protocols=('nonoverlapping',))
+    calls = collections.Counter()
+
+    def look(frame, event, _):
+        file = frame.f_code.co_filename
+        if event == 'call' and file.startswith(PACKAGE):
+            calls[file[len(PACKAGE) + 1 :], frame.f_code.co_name] += 1
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        config.workdir = folder
+        sys.setprofile(look)
+        try:
+            train(config)
+        finally:
+            sys.setprofile(None)
+    checks = {place: count for place, count in calls.items() if 'check' in place[1]}
+    return {name: calls[place] for name, place in COUNTED.items()} | {
+        'functions that check': len(checks),
+        'their calls': sum(checks.values()),
+    }
+
+
 def main() -> None:
     python = lambda *folders: sum(map(lines, files(*folders)))
     package, tests, around = python('posenc_jax'), python('tests'), python('configs', 'evidence')
@@ -141,6 +184,7 @@ def main() -> None:
     print('functions to the bias: ' + ', '.join(f'{k} {v}' for k, v in walks().items()))
     count, seconds = imported()
     print(f'import posenc_jax: {count} modules, {seconds:.2f} s beside JAX and Flax')
+    print('a run of two steps: ' + ', '.join(f'{k} {v}' for k, v in of_a_run().items()))
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ There is a table for each of the three.
 
 import argparse
 import functools
+import pathlib
 import time
 
 import jax
@@ -16,8 +17,9 @@ from measure import MIB, milliseconds, ratio, show, take_turns, temporary
 
 from configs.default import get_config
 from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.runs.run import Run
+from posenc_jax.lab.runs.sizes import make_task
 from posenc_jax.lab.runs.state import TrainState, take_apart
-from posenc_jax.lab.runs.tuned import trained
 from posenc_jax.lab.train.optimizer import decays, make_optimizer
 from posenc_jax.lab.train.step import make_trainer, train_step
 from posenc_jax.layer.sharding import make_mesh
@@ -57,6 +59,13 @@ def batch_of(batch: int, length: int) -> dict[str, jax.Array]:
     }
 
 
+def run_of(cfg: TransformerConfig, batch: dict[str, jax.Array]) -> Run:
+    """A run with this model and rows of this number, with the defaults of all other fields."""
+    config = get_config()
+    config.train.batch = len(batch['tokens'])
+    return Run(pathlib.Path(), config, make_task(config), cfg)
+
+
 class Step:
     """A compiled step with its state; a call makes one update and returns the loss."""
 
@@ -67,17 +76,15 @@ class Step:
         kind: type[Transformer] = Transformer,
     ):
         model = kind(cfg, rngs=nnx.Rngs(0))
-        graphdef, params, constants = take_apart(model)
-        train, params = get_config().train, nnx.to_pure_dict(params)
-        optimizer = make_optimizer(train, decays(model))
+        _, params, constants = take_apart(model)
+        run, params = run_of(cfg, batch), nnx.to_pure_dict(params)
+        vars(run)['model'] = model  # in the place of the one that the run would build
+        optimizer = make_optimizer(run.config.train, decays(model))
         self.batch = batch
         self.state = TrainState(
             jnp.zeros((), jnp.int32), params, nnx.to_pure_dict(constants), optimizer.init(params)
         )
-        step = jax.jit(
-            functools.partial(train_step, graphdef, optimizer, train, 0, trained(model, 'all')),
-            donate_argnums=0,
-        )
+        step = jax.jit(functools.partial(train_step, run, optimizer), donate_argnums=0)
         begin = time.perf_counter()
         self.compiled = step.lower(self.state, batch).compile()
         self.compile_seconds = time.perf_counter() - begin
@@ -93,10 +100,8 @@ class MeshStep:
     """
 
     def __init__(self, cfg: TransformerConfig, batch: dict[str, jax.Array]):
-        train = get_config().train
-        train.batch = len(batch['tokens'])
         mesh = make_mesh()
-        self.trainer = make_trainer(cfg, train, 0, mesh)
+        self.trainer = make_trainer(run_of(cfg, batch), mesh)
         # As in the training loop: where a mesh is set, attention runs in `shard_map`, and each sum
         # over the batch is made once.
         with jax.set_mesh(mesh):
@@ -138,10 +143,8 @@ def dispatch(args):
     The model is so small that the call itself is a good part of the time.
     """
     batch = batch_of(1, 8)
-    train = get_config().train
-    train.batch = 1
     cfg = model_config('alibi()', train_len=8, layers=args.layers, width=16, heads=2)
-    trainer = make_trainer(cfg, train, 0, make_mesh(devices=jax.devices()[:1]))
+    trainer = make_trainer(run_of(cfg, batch), make_mesh(devices=jax.devices()[:1]))
     state = trainer.init({})
     structure = jax.tree.structure(state)
     flat = lambda state: dict(enumerate(jax.tree.leaves(state)))

@@ -64,6 +64,8 @@ _RENAMED = {
     'decoding.keep_ends': 'lab.decoding.constant_cache',
     'extension.parts': 'methods.extended_parts',
     'rotation.single': 'methods.single_rotary',
+    'run.job': 'lab.runs.prepare',
+    'run.plan': 'lab.runs.run',
     'run.reading': 'lab.model.inputs',
     'tasks.grey_levels': 'lab.tasks.picture_file',
 }

@@ -15,7 +15,7 @@ from posenc_jax.lab.analyse.__main__ import ANALYSES
 from posenc_jax.lab.cli import eval as evaluation
 from posenc_jax.lab.config import config_file, defaults
 from posenc_jax.lab.config.overrides import replaced
-from posenc_jax.lab.runs import plan
+from posenc_jax.lab.runs.run import resolve
 from posenc_jax.language.catalog import KINDS, catalog
 from posenc_jax.language.spec import parse
 from posenc_jax.protocol.registry import entries, lookup
@@ -138,7 +138,7 @@ def read(words):
 @pytest.mark.parametrize('entry', TRAINED, ids=named)
 def test_training_commands_are_accepted(entry):
     """Every training command is checked up to the first step of training."""
-    plan.resolve(read(shlex.split(command(entry))[1:]))
+    resolve(read(shlex.split(command(entry))[1:]))
 
 
 def lines(page):

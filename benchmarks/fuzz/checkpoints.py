@@ -22,8 +22,8 @@ from benchmarks.fuzz.target import Target
 from posenc_jax.lab.config import defaults
 from posenc_jax.lab.runs import stored
 from posenc_jax.lab.runs.checkpoint import Checkpoints
-from posenc_jax.lab.runs.plan import make_task, model_config, validate
 from posenc_jax.lab.runs.restore import restore_model
+from posenc_jax.lab.runs.run import Run, validate
 from posenc_jax.lab.runs.state import take_apart
 from posenc_jax.lab.train.metrics import MetricsLog
 from posenc_jax.lab.train.metrics_file import FILE
@@ -63,7 +63,7 @@ def config_of_run():
 def trainer():
     config = config_of_run()
     mesh = make_mesh(data=1, devices=jax.local_devices()[:1])
-    return make_trainer(model_config(config, make_task(config)), config.train, 0, mesh)
+    return make_trainer(Run.of(config), mesh)
 
 
 def prepare(folder: pathlib.Path) -> None:

@@ -14,10 +14,11 @@ import numpy as np
 
 from benchmarks.fuzz import specs
 from benchmarks.fuzz.target import Target
-from posenc_jax.lab.config import config_file, defaults, settings
+from posenc_jax.lab.config import config_file, defaults
 from posenc_jax.lab.config.fields import fields_of
 from posenc_jax.lab.config.overrides import apply_overrides, read_overrides
-from posenc_jax.lab.runs.plan import make_task, model_config, task_length, validate
+from posenc_jax.lab.runs.run import Run, validate
+from posenc_jax.lab.runs.sizes import make_task, task_length
 from posenc_jax.lab.tasks.task import batch_rng
 from posenc_jax.lab.train.step import make_trainer
 from posenc_jax.layer.layers import BIASES, MLPS, NORM_PLACES, NORMS
@@ -219,9 +220,9 @@ def prepare(folder: pathlib.Path) -> None:
 def read(given: Given) -> None:
     if given.program == 'eval':
         config = config_file.read(given.path)
-        cfg = model_config(config, make_task(config))
+        cfg = Run.of(config).cfg
         config = apply_overrides(config, read_overrides(given.arguments))
-        settings.check(config, make_task(config), cfg)
+        Run(pathlib.Path(), config, make_task(config), cfg).check_evaluation()
         return
     config = validate(config_file.read(given.path, given.arguments))
     if given.steps and config.train.length <= 4 * (
@@ -234,7 +235,7 @@ def trace_step(config) -> None:
     """One training step on shapes, and a validation."""
     task = make_task(config)
     mesh = make_mesh(**{name: config.mesh[name] for name in ('data', 'fsdp', 'tensor', 'sequence')})
-    trainer = make_trainer(model_config(config, task), config.train, config.seed, mesh)
+    trainer = make_trainer(Run.of(config), mesh)
     batch = task.sample(batch_rng(0, 'train', 0), 2, task_length(config, task))
     rows = {
         name: jax.ShapeDtypeStruct((config.train.batch, *np.shape(a)[1:]), a.dtype)

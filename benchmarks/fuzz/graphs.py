@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.fuzz.damage import TEXTS, changed_bytes, file_name, odd_file, remove
 from benchmarks.fuzz.target import CANARY, Target
 from posenc_jax.lab.config import defaults
-from posenc_jax.lab.runs.plan import make_task
+from posenc_jax.lab.runs.sizes import make_task
 from posenc_jax.lab.tasks.graphs import tasks
 from posenc_jax.lab.tasks.graphs.edge_lists import LABELS, MAX_NODES, NODES
 from posenc_jax.lab.tasks.task import SPLITS

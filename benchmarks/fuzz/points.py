@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.fuzz.damage import SIZES, changed_bytes, file_name, odd_file, odd_tree
 from benchmarks.fuzz.target import CANARY, Target
 from posenc_jax.lab.config import defaults
-from posenc_jax.lab.runs.plan import make_task
+from posenc_jax.lab.runs.sizes import make_task
 from posenc_jax.lab.tasks.task import SPLITS
 
 ENDING = '.npy'

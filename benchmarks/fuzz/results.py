@@ -210,21 +210,21 @@ def read(given: Given) -> None:
     """As `eval.py --run=... --also=...`; the run itself is not measured."""
     now = Results((), '2026-01-02T03:04:05+00:00', VERSIONS)
 
-    def evaluate(runs, overrides, *, also, after, **_):
+    def evaluate_runs(runs, *, also, after):
         found = dataclasses.replace(now, runs=(*also, result(given.name, seed=7)))
         after(found)
         return found
 
-    usual = evaluation.evaluate, Results.write, disk.save_figure
-    evaluation.evaluate = evaluate
+    usual = evaluation.evaluate_runs, evaluation.prepared, Results.write, disk.save_figure
+    evaluation.evaluate_runs, evaluation.prepared = evaluate_runs, lambda *_: []
     if not given.drawn:
         Results.write = Results.write_numbers
-    disk.save_figure = lambda figure, path, dpi: usual[2](figure, path, dpi=40)
+    disk.save_figure = lambda figure, path, dpi: usual[3](figure, path, dpi=40)
     try:
         also = [f'--also={folder}' for folder in given.folders]
         run(program.main, '--run=runs/none', *also, f'--out={given.out}')
     finally:
-        evaluation.evaluate, Results.write, disk.save_figure = usual
+        evaluation.evaluate_runs, evaluation.prepared, Results.write, disk.save_figure = usual
     json.loads((given.out / FILE).read_text(), parse_constant=_no_number)
 
 

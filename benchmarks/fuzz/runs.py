@@ -44,10 +44,10 @@ from posenc_jax.lab.evaluate.measurement import Measurement
 from posenc_jax.lab.evaluate.results import Results
 from posenc_jax.lab.files import imports
 from posenc_jax.lab.files.safe import FOLDER
-from posenc_jax.lab.runs import initial, plan, restore, stored
+from posenc_jax.lab.runs import initial, restore, stored
 from posenc_jax.lab.runs.checkpoint import READERS
 from posenc_jax.lab.runs.entries import sealed, unsealed
-from posenc_jax.lab.runs.plan import make_task, model_config, validate
+from posenc_jax.lab.runs.run import Run, validate
 from posenc_jax.lab.train import loop
 from posenc_jax.lab.train.metrics_file import FILE as METRICS
 from posenc_jax.lab.train.step import make_trainer
@@ -104,8 +104,7 @@ def trainer(good: pathlib.Path) -> Any:
     if str(good) not in _TRAINERS:
         config = config_of(good, good)
         mesh = make_mesh(data=1, devices=jax.local_devices()[:1])
-        cfg = model_config(config, make_task(config))
-        _TRAINERS[str(good)] = make_trainer(cfg, config.train, 0, mesh)
+        _TRAINERS[str(good)] = make_trainer(Run.of(config), mesh)
     return _TRAINERS[str(good)]
 
 
@@ -329,8 +328,7 @@ def started_in(folder: pathlib.Path, good: pathlib.Path) -> Iterator[None]:
             generate, 'generator', lambda *_: lambda ids, **__: np.full((len(ids), 2), ord('a'))
         )
         replace(loop, 'make_trainer', lambda *_: trainer(good))
-        for owner in (restore, settings, generate, plan):
-            replace(owner, 'abstract_model', remembered(owner.abstract_model))
+        replace(restore, 'abstract_model', remembered(restore.abstract_model))
         for owner in (settings, generate.settings):
             replace(owner, 'check_call', remembered(owner.check_call))
         replace(sys, 'path', [str(folder), *sys.path])  # as `python -m` does

@@ -21,7 +21,7 @@ import numpy as np
 import posenc_jax as pj
 from benchmarks.fuzz.target import Target
 from posenc_jax.lab.config import defaults, settings
-from posenc_jax.lab.runs.plan import make_task
+from posenc_jax.lab.runs.sizes import make_task
 from posenc_jax.lab.tasks.task import batch_rng
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.extend import extend

@@ -32,8 +32,9 @@ from evidence.experiments.program import Program, Row
 from evidence.experiments.runs import Run, train_runs
 from posenc_jax.lab.decoding.any_order import sample_in_order
 from posenc_jax.lab.decoding.burst import burst_sample
+from posenc_jax.lab.model.inputs import tokens_of
+from posenc_jax.lab.model.losses import target_losses
 from posenc_jax.lab.runs.restore import restore_model
-from posenc_jax.lab.train.step import target_losses, tokens_of
 from posenc_jax.language.spec import build, parse
 from posenc_jax.protocol.tokens import Tokens
 

@@ -18,7 +18,7 @@ from evidence.experiments.tables import report
 from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.lab.analyse.capture import capture_encodings
 from posenc_jax.lab.model import Transformer
-from posenc_jax.lab.runs.job import UNASKED, prepare
+from posenc_jax.lab.runs.prepare import UNASKED, prepare
 from posenc_jax.lab.tasks.task import batch_rng
 
 TRAINED, EXAMPLES = 8, 32

@@ -27,8 +27,8 @@ from flax import nnx
 from evidence.experiments.tables import report
 from posenc_jax.lab.decoding.double_sparsity import calibrate, sparse_logits
 from posenc_jax.lab.files.command import Parser
+from posenc_jax.lab.model.losses import target_losses
 from posenc_jax.lab.runs.restore import restore_model
-from posenc_jax.lab.train.step import target_losses
 from posenc_jax.language.spec import build, parse
 
 

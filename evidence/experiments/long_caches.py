@@ -29,7 +29,7 @@ from evidence.experiments.tables import report
 from posenc_jax.lab.decoding.duo_attention import deploy, retrieval_heads
 from posenc_jax.lab.evaluate.run import measure
 from posenc_jax.lab.files.command import Parser
-from posenc_jax.lab.runs.job import prepare
+from posenc_jax.lab.runs.prepare import prepare
 from posenc_jax.lab.tasks import batch_iterator
 from posenc_jax.lab.train.duo_gates import train_gates
 

@@ -13,7 +13,7 @@ from posenc_jax.lab.analyse.positional_neurons import positional_neurons
 from posenc_jax.lab.analyse.probe_position import probe_position
 from posenc_jax.lab.analyse.variance_shrinkage import log_slope, variance_shrinkage
 from posenc_jax.lab.model import Transformer, TransformerConfig
-from posenc_jax.lab.runs.job import UNASKED, prepare
+from posenc_jax.lab.runs.prepare import UNASKED, prepare
 
 LENGTH, SEQUENCES = 64, 128
 # Models without positions: kind, layers.

@@ -13,7 +13,7 @@ import numpy as np
 from evidence.experiments.sweep import read
 from evidence.experiments.tables import report
 from posenc_jax.lab.analyse.token_distance import token_distance
-from posenc_jax.lab.runs.job import UNASKED, prepare
+from posenc_jax.lab.runs.prepare import UNASKED, prepare
 
 FAR, SEQUENCES = 256, 8
 # Those that the sweep evaluates, and none.

@@ -27,10 +27,10 @@ from flax import nnx
 from evidence.experiments.program import Program, Row
 from evidence.experiments.runs import Run, train_runs
 from posenc_jax.lab.conversion.pos2distill import distill, moved_evidence
+from posenc_jax.lab.model.inputs import tokens_of
 from posenc_jax.lab.runs.restore import restore_model
 from posenc_jax.lab.tasks.retrieval import KVSlots
 from posenc_jax.lab.tasks.task import batch_rng
-from posenc_jax.lab.train.step import tokens_of
 
 PAIRS, SKEW = 12, 1.5
 ENCODING = 'learned_absolute(max_len=64)'

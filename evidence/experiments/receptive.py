@@ -20,7 +20,7 @@ from evidence.experiments.tables import report
 from posenc_jax.lab.analyse.decay_kernel import decay_kernel, field_of
 from posenc_jax.lab.analyse.receptive_field import receptive_field
 from posenc_jax.lab.model import Transformer
-from posenc_jax.lab.runs.job import UNASKED, prepare
+from posenc_jax.lab.runs.prepare import UNASKED, prepare
 
 ADDITIVE = ('alibi', 'kerple', 't5_rpe')  # biases of the distance alone
 TEXTS = 32

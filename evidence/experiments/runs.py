@@ -22,7 +22,7 @@ from posenc_jax.lab.files.command import in_line
 from posenc_jax.lab.files.room import check_folder
 from posenc_jax.lab.files.safe import finished_steps
 from posenc_jax.lab.runs import entries, initial, stored
-from posenc_jax.lab.runs.plan import imported
+from posenc_jax.lab.runs.run import imported
 from posenc_jax.lab.search.evolution import Sizes
 from posenc_jax.lab.search.longrope import search
 from posenc_jax.lab.train.loop import NonFiniteError, train

@@ -104,6 +104,18 @@ class LMInfinite(Wrapper):
         self.n_global, self.n_local, self.top_k, self.distance = n_global, n_local, top_k, distance
 
     @property
+    def unlike_decoding(self) -> str:
+        """Why one pass over a prompt and its answer reads otherwise than decoding; '' if it does
+        not.
+        """
+        if not self.top_k:
+            return ''
+        return (
+            f'lm_infinite(top_k={self.top_k}) shows keys of the middle to the last token of a text '
+            'alone'
+        )
+
+    @property
     def traits(self):
         own = {
             'leaves_gaps': self.n_global > 0,

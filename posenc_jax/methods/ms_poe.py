@@ -1,7 +1,7 @@
 """Ms-PoE: every head divides positions by its own ratio."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -152,6 +152,12 @@ class MsPoE(Wrapper):
         copy.unordered = False
         copy.ratios = Constant(jnp.where(plain, 1.0, self.ratios_of(order)), axes=('heads',))
         return copy
+
+    def fitted(self, model: Any, prompt: Int[Array, 'B T']) -> Any:
+        """A copy of a model whose layers order their heads as `probe_heads` finds them on a prompt,
+        for the programs that extend a trained model.
+        """
+        return reorder(model, probe_heads(model, jnp.asarray(prompt)))
 
     def rotate(
         self, x: Num[Array, 'B L heads H'], pos: Num[Array, '#B L'], ratios: Float[Array, 'heads']

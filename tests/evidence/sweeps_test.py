@@ -18,7 +18,7 @@ from evidence.experiments import __main__ as experiments
 from evidence.experiments import fields, globe, sweep
 from evidence.experiments import runs as shared
 from evidence.experiments.__main__ import names
-from posenc_jax.lab.runs.plan import resolve
+from posenc_jax.lab.runs.run import resolve
 from posenc_jax.lab.runs.stored import FILE, save
 from tests.lab.train import tiny
 

@@ -23,8 +23,8 @@ from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.model.transformer import Transformer, abstract_model
 from posenc_jax.lab.pretrained import export_pretrained
 from posenc_jax.lab.runs import initial
-from posenc_jax.lab.runs.job import Job, prepare
-from posenc_jax.lab.runs.plan import make_task, model_config
+from posenc_jax.lab.runs.prepare import prepare
+from posenc_jax.lab.runs.run import Run
 from posenc_jax.lab.search import __main__ as command
 from posenc_jax.lab.search import longrope, state_file
 from posenc_jax.lab.search import objective as objectives
@@ -537,7 +537,7 @@ def test_a_length_that_the_mesh_does_not_divide(run, tmp_path, monkeypatch):
         overrides={'mesh.data': '2', 'mesh.sequence': '4'},
     )  # fmt: skip
     one = make_mesh(devices=jax.devices()[:1])
-    monkeypatch.setattr(longrope, 'mesh_of', lambda job: one)
+    monkeypatch.setattr(Run, 'mesh', one)
     whole = longrope.search(run, 19, Sizes(3, 0, 2), documents=2, out=tmp_path / 'whole.json')
     found, expected = (json.loads(path.read_text()) for path in (cut, whole))
     assert found['spec'] == expected['spec'] and len(expected['state']['history']) == 3
@@ -783,9 +783,7 @@ def test_layers_without_a_rotary_part_stay_as_they_are():
 def test_tasks_without_a_perplexity_are_refused(monkeypatch):
     config = default.get_config()
     config.task = 'copy()'
-    task = make_task(config)
-    job = Job(Path('x'), config, task, model_config(config, task), load=None)
-    monkeypatch.setattr(longrope, 'prepare', lambda *_, **__: job)
+    monkeypatch.setattr(longrope, 'prepare', lambda *_, **__: Run.of(config))
     with pytest.raises(SpecError, match='which has none'):
         longrope.search('x', 512)
 
@@ -830,9 +828,7 @@ def test_runs_that_are_not_searched_on(freqs, length, message, monkeypatch):
     config = default.get_config()
     config.encoding = f'rope(freqs={freqs})'
     config.model.update(layers=1, width=8, heads=2)
-    task = make_task(config)
-    job = Job(Path('x'), config, task, model_config(config, task), load=None)
-    monkeypatch.setattr(longrope, 'prepare', lambda *_, **__: job)
+    monkeypatch.setattr(longrope, 'prepare', lambda *_, **__: Run.of(config))
     with pytest.raises(ValueError, match=message):
         longrope.search('x', length)
 

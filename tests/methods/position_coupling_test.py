@@ -142,7 +142,7 @@ def test_every_task_with_ids_trains_from_a_config(task, encoding, length):
     the table is an error.
     """
     from configs import default
-    from posenc_jax.lab.runs.plan import validate
+    from posenc_jax.lab.runs.run import validate
 
     config = default.get_config()
     config.task, config.encoding = task, encoding
@@ -161,7 +161,7 @@ def test_coupled_parity_reaches_any_length():
     table.
     """
     from configs import default
-    from posenc_jax.lab.runs.plan import validate
+    from posenc_jax.lab.runs.run import validate
 
     config = default.get_config()
     config.model.update(layers=1, width=16, heads=2)

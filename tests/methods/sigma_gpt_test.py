@@ -559,7 +559,7 @@ def test_it_trains_and_evaluates_from_a_config(encoding, options):
     in evaluation.
     """
     from configs import default
-    from posenc_jax.lab.runs.plan import validate
+    from posenc_jax.lab.runs.run import validate
 
     config = default.get_config()
     config.task, config.encoding = f'any_order(reverse(), {options})', encoding
@@ -576,7 +576,7 @@ def test_it_trains_and_evaluates_from_a_config(encoding, options):
 
 def test_text_within_any_order_is_that_of_the_config():
     from configs import default
-    from posenc_jax.lab.runs.plan import make_task
+    from posenc_jax.lab.runs.sizes import make_task
 
     config = default.get_config()
     config.task, config.data.dataset = 'any_order(language())', 'stdlib_code'

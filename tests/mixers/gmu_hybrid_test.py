@@ -18,7 +18,7 @@ from posenc_jax.lab.decoding.bounded_windows import BoundedWindows, bounded_wind
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.lab.model import Transformer, TransformerConfig
-from posenc_jax.lab.runs.plan import resolve
+from posenc_jax.lab.runs.run import resolve
 from posenc_jax.mixers.cheems import Cheems
 from posenc_jax.mixers.gmu_hybrid import GMUHybrid, Memory, gated_memory, pattern_of
 from posenc_jax.protocol.errors import SpecError

@@ -11,9 +11,10 @@ from posenc_jax.lab.config.overrides import read_overrides
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.pretrained import is_pretrained
 from posenc_jax.lab.runs import stored
-from posenc_jax.lab.runs.job import UNASKED, Job, asks_for_mesh, directory_of, home_of, prepare
-from posenc_jax.lab.runs.plan import make_task
+from posenc_jax.lab.runs.prepare import UNASKED, asks_for_mesh, directory_of, home_of, prepare
 from posenc_jax.lab.runs.restore import read_run
+from posenc_jax.lab.runs.run import Run
+from posenc_jax.lab.runs.sizes import make_task
 from posenc_jax.protocol.errors import check_choice
 
 INPUTS = ('text', 'random')
@@ -25,7 +26,7 @@ def folder_of(known: argparse.Namespace) -> pathlib.Path:
     return known.out or usual
 
 
-def _prepared(known: argparse.Namespace, rest: list[str], run: str) -> Job:
+def _prepared(known: argparse.Namespace, rest: list[str], run: str) -> Run:
     """The plan of a run; nothing is checked that only an evaluation needs."""
     if known.batches < 1 or known.length < 0:
         raise ValueError(
@@ -72,7 +73,7 @@ class Subject(NamedTuple):
     """A model that is analysed: a name for tables and pictures, and its plan."""
 
     label: str
-    job: Job
+    job: Run
 
     def load(self) -> Transformer:
         """The model, with its context extension.
@@ -154,12 +155,12 @@ def subjects(known: argparse.Namespace, rest: list[str]) -> list[Subject]:
     ]
 
 
-def encoding_of(job: Job) -> str:
+def encoding_of(job: Run) -> str:
     """The encoding of a run, of all its layers."""
     return ' / '.join(job.config.pattern) or job.config.encoding
 
 
-def _label(run: str, job: Job) -> str:
+def _label(run: str, job: Run) -> str:
     path = directory_of(run)
     name = path.stem if is_pretrained(path) else encoding_of(job)
     return f'{name} | {job.config.extend}' if job.config.extend else name

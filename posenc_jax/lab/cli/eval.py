@@ -24,7 +24,6 @@ import sys
 from posenc_jax.base import interrupts
 from posenc_jax.base.programs import program
 from posenc_jax.lab.files import paths
-from posenc_jax.lab.files.command import Parser, processes_of
 
 
 def arguments(
@@ -34,9 +33,10 @@ def arguments(
     of `together`, and whether code that the runs bring may be executed.
     """
     from posenc_jax.lab.config.listing import field_help
-    from posenc_jax.lab.config.overrides import CHANGEABLE, read_overrides
+    from posenc_jax.lab.config.overrides import CHANGEABLE
+    from posenc_jax.lab.config.program import RunParser
 
-    parser = Parser(program('eval.py'), description=__doc__, epilog=field_help(CHANGEABLE))
+    parser = RunParser(program('eval.py'), description=__doc__, epilog=field_help(CHANGEABLE))
     parser.add_argument(
         '--run', action='append', required=True, metavar='DIR[,DIR...]', help='runs to evaluate'
     )
@@ -54,17 +54,11 @@ def arguments(
         metavar='DIR',
         help='output of an earlier evaluation, to compare with',
     )
-    parser.add_imports(of_runs=True)
-    parser.add_processes()
-    known, rest = parser.parse_known_args(argv)
-    try:
-        overrides = read_overrides(rest, parser.near)
-    except ValueError as error:
-        parser.error(str(error))
+    known, processes, overrides = parser.read(argv)
     runs = [run.strip() for text in known.run for run in _split(text) if run.strip()]
     if not runs:
         parser.error('--run is empty; expected a run directory or a public checkpoint')
-    return runs, known.out, known.also, overrides, processes_of(known), known.trust_imports
+    return runs, known.out, known.also, overrides, processes, known.trust_imports
 
 
 def _split(text: str) -> list[str]:
@@ -83,10 +77,9 @@ def main(argv: list[str] | None = None) -> int:
     runs, out, earlier, overrides, processes, trusted = arguments(argv)
     from posenc_jax.lab.cluster.cluster import ERRORS, failed, together
     from posenc_jax.lab.evaluate.results import print_tables, read
-    from posenc_jax.lab.evaluate.run import evaluate
+    from posenc_jax.lab.evaluate.run import evaluate_runs, prepared
     from posenc_jax.lab.files.room import check_folder
-    from posenc_jax.lab.pretrained.fields import is_folder
-    from posenc_jax.lab.runs.job import directory_of, results_folder
+    from posenc_jax.lab.runs.prepare import results_folder
 
     kept = 0
 
@@ -108,14 +101,14 @@ def main(argv: list[str] | None = None) -> int:
         return f'stopping; {safe}'
 
     try:
-        given, out = out, out or results_folder(runs, earlier)
-        if given is not None or is_folder(directory_of(runs[0])):
-            check_folder(out)
+        out = out or results_folder(runs, earlier)
         also = [run for directory in earlier for run in read(directory)]
         with interrupts.announced(stopping), together(*processes) as first:
+            asked = prepared(runs, overrides, trusted)
+            check_folder(out)  # after `prepared`, which says that a run does not exist
             # Results are written after every run, so that an interrupted evaluation loses none.
             after = keep if first else lambda found: None
-            results = evaluate(runs, overrides, also=also, after=after, trust_imports=trusted)
+            results = evaluate_runs(asked, also=also, after=after)
             if first:
                 print_tables(results)
                 for path in results.write(out):

@@ -16,7 +16,7 @@ eval.py.
 
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,22 +28,22 @@ from posenc_jax.base.memory import device_memory, readable
 from posenc_jax.base.programs import program
 from posenc_jax.lab.cluster.cluster import ERRORS, failed, together
 from posenc_jax.lab.config import defaults, settings
-from posenc_jax.lab.config.overrides import read_overrides
+from posenc_jax.lab.config.program import RunParser
 from posenc_jax.lab.decoding.constant_cache import ConstantCache
 from posenc_jax.lab.decoding.generate import pad_left
 from posenc_jax.lab.decoding.recomputed import Recomputed
 from posenc_jax.lab.evaluate.generator import generator
 from posenc_jax.lab.evaluate.scoring import first_choices
-from posenc_jax.lab.files.command import Parser, processes_of, read_letters
+from posenc_jax.lab.files.command import read_letters
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.model.inputs import source_of
-from posenc_jax.lab.model.transformer import Transformer, abstract_model
+from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.pretrained import is_pretrained
 from posenc_jax.lab.pretrained.sources import open_source
 from posenc_jax.lab.pretrained.special_tokens import special_ids
-from posenc_jax.lab.runs.job import UNASKED, Job, mesh_of, prepare
-from posenc_jax.lab.tasks.language.masked_text import MASK, MaskedText
-from posenc_jax.lab.tasks.translation import Translation
+from posenc_jax.lab.runs.prepare import UNASKED, prepare
+from posenc_jax.lab.runs.run import Run
+from posenc_jax.lab.tasks.language.masked_text import MASK
 from posenc_jax.layer.sharding import whole_rows
 from posenc_jax.protocol.errors import SpecError, check_number
 from posenc_jax.protocol.tokens import Tokens
@@ -127,30 +127,24 @@ def _texts(run, prompts, overrides, trust_imports, **given) -> tuple[list[list[s
         )
     if not prompts or not all(prompts):
         raise SpecError('a prompt is empty; expected at least one character')
-    job = prepare(run, {**overrides, **UNASKED}, trust_imports=trust_imports)
-    sizes = [dict(config.mesh) for config in (job.config, defaults.get_config())]
-    several = job.asks_for_mesh or sizes[0] != sizes[1]
-    given['mesh'] = mesh_of(job) if several or jax.process_count() > 1 else None
-    if isinstance(job.task, (Translation, MaskedText)) and (
-        constant_cache or recompute or given['chat']
-    ):
-        raise SpecError(
-            'constant_cache, recompute and chat are for runs of language(); '
-            f'{job.directory} was trained on {job.config.task}'
-        )
-    if isinstance(job.task, Translation):
-        return _translated(job, job.task, prompts, **given), False
-    if isinstance(job.task, MaskedText):
-        return _filled(job, job.task, prompts, temperature, given['mesh']), False
-    if not job.task.is_language:
+    run = prepare(run, {**overrides, **UNASKED}, trust_imports=trust_imports)
+    sizes = [dict(config.mesh) for config in (run.config, defaults.get_config())]
+    several = run.asks_for_mesh or sizes[0] != sizes[1]
+    given['mesh'] = run.mesh if several or jax.process_count() > 1 else None
+    if (write := _writer(run.task)) is None:
         found = {'next': 'not text', 'class': 'one class for a row'}.get(
-            job.task.predicts, 'answers at given places'
+            run.task.predicts, 'answers at given places'
         )
         raise SpecError(
-            f'{job.directory} was trained on {job.config.task}, which is {found}; expected a '
+            f'{run.directory} was trained on {run.config.task}, which is {found}; expected a '
             'run of language(), translation() or masked_text()'
         )
-    return _continued(job, prompts, **given), not given['chat']
+    if not run.task.is_language and (constant_cache or recompute or given['chat']):
+        raise SpecError(
+            'constant_cache, recompute and chat are for runs of language(); '
+            f'{run.directory} was trained on {run.config.task}'
+        )
+    return write(run, prompts, **given), run.task.is_language and not given['chat']
 
 
 def _drawn(model: Transformer, ids, given: Mapping[str, Any], **more) -> np.ndarray:
@@ -166,24 +160,25 @@ def _grouped(texts: list[str], samples: int) -> list[list[str]]:
     return [texts[i : i + samples] for i in range(0, len(texts), samples)]
 
 
-def _translated(job: Job, task: Translation, prompts, **given) -> list[list[str]]:
-    samples, tokens = given['samples'], given['tokens']
+def _translated(run: Run, prompts, **given) -> list[list[str]]:
+    samples, tokens, task = given['samples'], given['tokens'], run.task
     batch = task.source_batch([prompt for prompt in prompts for _ in range(samples)])
     rows, width = batch['source'].shape
-    _check_memory(job.cfg, rows, width + 1 + tokens, given['mesh'])
+    _check_memory(run.cfg, rows, width + 1 + tokens, given['mesh'])
     components = batch['source_positions'].shape[2:] if task.alignments else None
-    model = abstract_model(job.cfg, job.config.extend)
+    model = run.extended_model
     try:
         settings.check_call(model, 1 + tokens, None, (width, components))
     except ValueError as error:
         raise SpecError(f'a prompt of {width} words and {tokens} new ones: {error}') from error
-    model = job.extended(job.load(given['mesh'])[0])
+    model = run.extended(run.load(given['mesh'])[0])
     begin = np.full((rows, 1), task.begin, np.int32)
     out = _drawn(model, begin, given, eos=task.end, source=source_of(batch))
     return _grouped([task.decode(_until(row, (task.end,))) for row in out], samples)
 
 
-def _filled(job: Job, task: MaskedText, prompts, temperature, mesh) -> list[list[str]]:
+def _filled(run: Run, prompts, *, temperature, mesh, **_) -> list[list[str]]:
+    task = run.task
     if temperature:
         raise SpecError(
             f'masks get the most probable token; temperature must be 0, got {temperature}'
@@ -193,27 +188,27 @@ def _filled(job: Job, task: MaskedText, prompts, temperature, mesh) -> list[list
     masked = ids == task.output_size
     if not masked.any(axis=1).all():
         raise SpecError(
-            f'{job.directory} was trained on {job.config.task}, which fills masks; expected '
+            f'{run.directory} was trained on {run.config.task}, which fills masks; expected '
             f'{MASK} in every prompt'
         )
-    _check_memory(job.cfg, *ids.shape, mesh)
-    settings.check_call(abstract_model(job.cfg, job.config.extend), ids.shape[1])
-    choices = first_choices(job.extended(job.load(mesh)[0]), mesh)
+    _check_memory(run.cfg, *ids.shape, mesh)
+    settings.check_call(run.extended_model, ids.shape[1])
+    choices = first_choices(run.extended(run.load(mesh)[0]), mesh)
     filled = np.where(masked, choices(ids, Tokens.of(valid=valid)), ids)
     begin = len(task.encode(''))
     return [[task.decode(row[own][begin:])] for row, own in zip(filled, valid)]
 
 
-def _continued(job: Job, prompts, **given) -> list[list[str]]:
+def _continued(run: Run, prompts, **given) -> list[list[str]]:
     tokens, samples, constant_cache = given['tokens'], given['samples'], given['constant_cache']
     encoded = [
-        job.task.vocabulary.encode(_in_chat(job, prompt).encode(), begins=False)
+        run.task.vocabulary.encode(_in_chat(run, prompt).encode(), begins=False)
         if given['chat']
-        else job.task.encode(prompt)
+        else run.task.encode(prompt)
         for prompt in prompts
     ]
     capacity = max(map(len, encoded)) + (constant_cache or tokens)
-    _check_memory(job.cfg, len(prompts) * samples, capacity, given['mesh'])
+    _check_memory(run.cfg, len(prompts) * samples, capacity, given['mesh'])
     ids, valid = pad_left([row for row in encoded for _ in range(samples)])
     decoding = (
         ConstantCache(constant_cache)
@@ -222,7 +217,7 @@ def _continued(job: Job, prompts, **given) -> list[list[str]]:
         if given['recompute']
         else None
     )
-    model = abstract_model(job.cfg, job.config.extend)
+    model = run.extended_model
     if decoding is not None:
         decoding.check(model)
     try:
@@ -231,16 +226,25 @@ def _continued(job: Job, prompts, **given) -> list[list[str]]:
         raise SpecError(
             f'a prompt of {ids.shape[1]} tokens and {tokens} new ones: {error}'
         ) from error
-    ends = _ends(job)
+    ends = _ends(run)
     out = _drawn(
-        job.extended(job.load(given['mesh'])[0]),
+        run.extended(run.load(given['mesh'])[0]),
         ids,
         given,
         valid=None if valid.all() else valid,
         eos=ends[0] if ends else None,
         decoding=decoding,
     )
-    return _grouped([job.task.decode(_until(row, ends)) for row in out], samples)
+    return _grouped([run.task.decode(_until(row, ends)) for row in out], samples)
+
+
+def _writer(task: Any) -> Callable[..., list[list[str]]] | None:
+    """What continues, translates or fills texts of a task; None for a task without texts."""
+    if hasattr(task, 'source_batch'):
+        return _translated
+    if hasattr(task, 'encode'):
+        return _continued if task.is_language else _filled
+    return None
 
 
 def _check_memory(
@@ -260,17 +264,17 @@ def _check_memory(
         )
 
 
-def _public(job: Job) -> Any:
+def _public(run: Run) -> Any:
     """The public checkpoint whose model or tokenizer the run uses; None if there is none."""
-    path = job.directory if is_pretrained(job.directory) else job.config.data.tokenizer
+    path = run.directory if is_pretrained(run.directory) else run.config.data.tokenizer
     return open_source(path) if path else None
 
 
-def _in_chat(job: Job, prompt: str) -> str:
+def _in_chat(run: Run, prompt: str) -> str:
     """A prompt in the chat template of the public checkpoint."""
-    if (source := _public(job)) is None:
+    if (source := _public(run)) is None:
         raise SpecError(
-            f'chat needs a chat template, and {job.directory} was trained on bytes; expected a '
+            f'chat needs a chat template, and {run.directory} was trained on bytes; expected a '
             'public checkpoint, or a run with the tokenizer of one'
         )
     if (template := source.chat_template()) is None:
@@ -282,11 +286,11 @@ def _in_chat(job: Job, prompt: str) -> str:
     return template.render([{'role': 'user', 'content': prompt}])
 
 
-def _ends(job: Job) -> tuple[int, ...]:
+def _ends(run: Run) -> tuple[int, ...]:
     """The ids of the end-of-text tokens of that checkpoint; () if there is none. A text ends at the
     first one that occurs.
     """
-    source = _public(job)
+    source = _public(run)
     config = source.config if source else {}
     return special_ids('eos_token_id', config, config)
 
@@ -296,59 +300,43 @@ def _until(row, ends):
     return row[: found[0]] if len(found) else row
 
 
-def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
-    """The arguments of `continue_text` that a command line gives."""
-    parser = Parser(program('python -m posenc_jax.lab.cli.generate'), description=__doc__)
-    parser.add_argument(
-        '--run', required=True, metavar='DIR', help='run directory or public checkpoint'
-    )
-    parser.add_argument('--extend', metavar='SPEC', help='context extension, e.g. yarn(factor=2.0)')
-    parser.add_argument(
-        '--prompt', action='append', default=[], metavar='TEXT', help='may be repeated'
-    )
-    parser.add_argument(
-        '--prompt_file',
+OPTIONS = {
+    'run': dict(required=True, metavar='DIR', help='run directory or public checkpoint'),
+    'extend': dict(metavar='SPEC', help='context extension, e.g. yarn(factor=2.0)'),
+    'prompt': dict(action='append', default=[], metavar='TEXT', help='may be repeated'),
+    'prompt_file': dict(
         type=pathlib.Path,
         metavar='FILE',
         help='a file with one more prompt; a final line break is left out',
-    )
-    parser.add_argument('--tokens', type=int, default=64, metavar='N', help='new tokens at most')
-    parser.add_argument(
-        '--temperature',
-        type=float,
-        default=0.0,
-        metavar='T',
-        help='0 takes the most probable token',
-    )
-    parser.add_argument('--top_k', type=int, metavar='K')
-    parser.add_argument('--top_p', type=float, metavar='P')
-    parser.add_argument('--seed', type=int, default=0, metavar='N')
-    parser.add_argument(
-        '--samples', type=int, default=1, metavar='N', help='continuations of each prompt'
-    )
-    parser.add_argument(
-        '--constant_cache',
-        type=int,
-        metavar='ROOM',
-        help='cache only what lm_infinite sees, and ROOM new tokens',
-    )
-    parser.add_argument(
-        '--recompute',
-        action='store_true',
-        help='read the text again where its length changes frequencies',
-    )
-    parser.add_imports(of_runs=True)
-    parser.add_processes()
-    parser.add_argument(
-        '--chat',
-        action='store_true',
-        help='write each prompt into the chat template of the checkpoint',
-    )
-    known, rest = parser.parse_known_args(argv)
-    processes, given = processes_of(known), vars(known)
+    ),
+    'tokens': dict(type=int, default=64, metavar='N', help='new tokens at most'),
+    'temperature': dict(
+        type=float, default=0.0, metavar='T', help='0 takes the most probable token'
+    ),
+    'top_k': dict(type=int, metavar='K'),
+    'top_p': dict(type=float, metavar='P'),
+    'seed': dict(type=int, default=0, metavar='N'),
+    'samples': dict(type=int, default=1, metavar='N', help='continuations of each prompt'),
+    'constant_cache': dict(
+        type=int, metavar='ROOM', help='cache only what lm_infinite sees, and ROOM new tokens'
+    ),
+    'recompute': dict(
+        action='store_true', help='read the text again where its length changes frequencies'
+    ),
+    'chat': dict(
+        action='store_true', help='write each prompt into the chat template of the checkpoint'
+    ),
+}
+
+
+def arguments(argv: Sequence[str] | None) -> dict[str, Any]:
+    """The arguments of `continue_text` that a command line gives."""
+    parser = RunParser(program('python -m posenc_jax.lab.cli.generate'), description=__doc__)
+    parser.add_options(OPTIONS)
+    known, processes, overrides = parser.read(argv)
+    given = vars(known)
     file, extend = given.pop('prompt_file'), given.pop('extend')
     try:
-        overrides = read_overrides(rest, parser.near)
         prompts = [*given.pop('prompt'), *([read_letters(file).removesuffix('\n')] if file else [])]
     except (ValueError, OSError) as error:
         parser.error(str(error))

@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.tasks import Task
-from posenc_jax.methods.lm_infinite import LMInfinite
 from posenc_jax.protocol.composite import parts_of
 from posenc_jax.protocol.errors import SpecError, quoted
 from posenc_jax.protocol.registry import entries
@@ -49,17 +48,16 @@ def check_one_pass(model: Transformer, task: Task) -> None:
     """Checks that one pass over prompt and answer reads as decoding does.
 
     Raises:
-      SpecError: the last token of a text alone chooses keys, and `eval.decode` is not set.
+      SpecError: an encoding says why it does not, as its attribute `unlike_decoding`.
     """
     if task.is_language or task.predicts != 'next':
         return
     for encoding in model.encodings:
         for part in parts_of(encoding):
-            if isinstance(part, LMInfinite) and part.top_k:
+            if why := getattr(part, 'unlike_decoding', ''):
                 raise SpecError(
-                    f'lm_infinite(top_k={part.top_k}) shows keys of the middle to the last token '
-                    'of a text alone, so one pass over prompt and answer is not what decoding '
-                    'reads; use eval.decode=True'
+                    f'{why}, so one pass over prompt and answer is not what decoding reads; use '
+                    'eval.decode=True'
                 )
 
 

@@ -1,9 +1,9 @@
-"""Checks the settings of an evaluation against the config of a run. No checkpoint is read and no
-device is used.
+"""Checks the fields of `config.eval`, and that a model reads what a task has. No checkpoint is read
+and no device is used.
 """
 
 import contextlib
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,7 @@ from ml_collections import ConfigDict
 
 from posenc_jax.base.memory import main_memory, readable
 from posenc_jax.base.targets import made_for
-from posenc_jax.lab.config import answers, protocols
 from posenc_jax.lab.config.protocols import CHOICES
-from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.model.inputs import (
     auxiliary_loss,
     encoded_source,
@@ -24,11 +22,9 @@ from posenc_jax.lab.model.inputs import (
     tokens_of,
 )
 from posenc_jax.lab.model.stack import LayerStack
-from posenc_jax.lab.model.transformer import Transformer, abstract_model
+from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.tasks import Task
-from posenc_jax.lab.tasks.language import Language
 from posenc_jax.lab.tasks.task import SPLITS, batch_rng, check_sample
-from posenc_jax.language import spec as spec_language
 from posenc_jax.protocol.checks import about
 from posenc_jax.protocol.composite import name_of
 from posenc_jax.protocol.errors import SpecError, check_choice, quoted
@@ -109,77 +105,6 @@ def lengths_of(config: ConfigDict) -> tuple[int, ...]:
     """`eval.lengths` once each; by default train.length times 1, 2, 4 and, but for fields, 8."""
     times = (1, 2, 4, 8)[: 3 if config.model.kind == 'field' else 4]
     return tuple(dict.fromkeys(config.eval.lengths or (n * config.train.length for n in times)))
-
-
-def check(
-    config: ConfigDict, task: Task, cfg: TransformerConfig, model: Transformer | None = None
-) -> None:
-    """Checks that a model can be evaluated as its config says: fields, extension, text, causality,
-    and lengths that the encoding reaches.
-
-    Args:
-      config: its fields `eval`, `extend` and `train.length` are used.
-      task: the task of the evaluation. Its text is read, to know how long it is.
-      cfg: the config of the trained model.
-      model: the trained model as shapes; None builds it from `cfg`.
-
-    Raises:
-      ValueError: a setting does not fit; the message says what was expected and names the nearest
-        valid choice.
-    """
-    settings, lengths = config.eval, lengths_of(config)
-    check_fields(settings)
-    answers.check(config, task)
-    if config.extend:
-        spec_language.parse(config.extend, ('extension', 'frequencies'))
-    for name, ours, theirs in (
-        ('token ids', cfg.vocab_size, task.vocab_size),
-        ('channels', cfg.channels, task.channels),
-        ('target ids', cfg.output_size, task.output_size),
-        ('token ids of the source', cfg.source_size, task.source_size),
-    ):
-        if ours != theirs:
-            raise SpecError(f'the model was trained on {ours} {name}; {config.task} has {theirs}')
-    if isinstance(task, Language):
-        targets = len(task.tokens(settings.split)) - 1
-        check_memory(
-            f'eval.batch={settings.batch} rows of',
-            settings.batch,
-            cfg.train_len,
-            12 + 4 * cfg.width,
-        )
-        protocols.plan(
-            targets,
-            lengths,
-            tuple(settings.protocols),
-            tokens=settings.tokens,
-            stride=settings.stride,
-        )
-    elif settings.split == 'train':
-        raise SpecError("eval.split is 'train'; tasks are evaluated on 'validation' or 'test'")
-    if config.extend or model is None:
-        model = abstract_model(cfg, config.extend)
-    check_kind(model, task, config.task)
-    if not settings.decode:
-        answers.check_one_pass(model, task)
-    problems = {}
-    for length in lengths:
-        try:
-            width = width_of(task, length)
-            if not task.is_language:
-                # A task that reads a text refuses windows that are longer than the split.
-                examples = task.dataset(length=length, batch_size=1, seed=0, split=settings.split)
-                if settings.decode:
-                    answers.check_decodable(cast('dict[str, Any]', examples[0]))
-                check_memory(f'eval.samples={settings.samples} rows of', settings.samples, width)
-            check_read(model, task, length, width, split=settings.split)
-        except ValueError as error:
-            problems[length] = error
-    if problems:
-        reached = ','.join(str(length) for length in lengths if length not in problems)
-        remedy = f'; lengths that fit: --config.eval.lengths={reached}' if reached else ''
-        length, error = next(iter(problems.items()))
-        raise SpecError(f'at length {length}: {error}{remedy}') from error
 
 
 def check_kind(model: Transformer, task: Task, spec: str) -> None:
@@ -272,7 +197,7 @@ def check_segments(model: Transformer) -> None:
 
 
 def check_ids(
-    model: Transformer, task: Task, length: int, *, training: bool = False, split: str = 'test'
+    model: Transformer, task: Any, length: int, *, training: bool = False, split: str = 'test'
 ) -> np.ndarray | None:
     """Gives the position ids that a task supplies at a length to `model.place`, which raises if an
     id is beyond a table.
@@ -290,64 +215,51 @@ def check_ids(
     """
     supplied: list[tuple[str, dict[str, Any]]] = []
     if task.supplies_positions:
-        splits = [
-            name for name, read in (('train', training), ('test', not task.is_language)) if read
-        ]
-        rows = max(1, min(_TRIED, MAX_WIDTH // task.width(length)))
-        supplied = [(name, task.sample(batch_rng(0, name, 0), rows, length)) for name in splits]
-    if isinstance(task, Language) and (places := task.places(split)) is not None:
+        splits = ['train'] * training + ['test'] * (not task.is_language)
+        supplied = [(name, _examples(task, length, name)) for name in splits]
+    if task.is_language and (places := task.places(split)) is not None:
         first = np.arange(length)[None]
         supplied.append((split, {'tokens': task.tokens(split)[first], 'positions': places(first)}))
     for name, batch in supplied:
-        pos: Any = batch['positions']
-        index: Any = np.arange(pos.shape[1], dtype=np.int32)[None]
-        tok = Tokens(index, pos, rank=index)  # on the host: no device is touched
-        _place(model, tok, batch['tokens'], draws=training and name == 'train')
+        _place(model, batch['positions'], batch['tokens'], draws=training and name == 'train')
     return supplied[-1][1]['positions'] if supplied else None
 
 
-def source_positions(model: Transformer, task: Task, length: Any) -> tuple[int, ...] | None:
-    """Gives the position ids that a task supplies for its source to the encoder, which raises if an
-    id is beyond a table. The ids of the batch are checked by `check_sample`.
-
-    Returns:
-      The trailing dimensions of these ids; None if the task supplies none, or has no source.
+def source_shape(
+    model: Transformer, task: Task, length: Any
+) -> tuple[int, tuple[int, ...] | None] | None:
+    """The argument `source` of `check_call` for a task. The position ids that the task supplies for
+    its source are given to the encoder, which raises if an id is beyond a table.
     """
-    if model.encoder is None:
+    if not task.source_size:
         return None
-    rows = max(1, min(_TRIED, MAX_WIDTH // task.width(length)))
-    batch = task.sample(batch_rng(0, 'test', 0), rows, length)
-    pos: Any = batch.get('source_positions')
-    if pos is None:
-        return None
-    index: Any = np.arange(pos.shape[1], dtype=np.int32)[None]
-    tok = Tokens(index, pos, rank=index)
+    width, batch = task.source_width(length), _examples(task, length, 'test')
+    if model.encoder is None or (pos := batch.get('source_positions')) is None:
+        return width, None
     check_sample(task, batch)
     with about(f'the source of {pos.shape[1]} tokens'):
-        _place(model.encoder, tok, batch['source'])
-    return pos.shape[2:]
+        _place(model.encoder, pos, batch['source'])
+    return width, pos.shape[2:]
 
 
-def _place(model: LayerStack, tok: Tokens, ids: Any, *, draws: bool = False) -> None:
+def _examples(task: Task, length: Any, split: str) -> dict[str, Any]:
+    """Some examples of a task, as many as are drawn to check their ids."""
+    rows = max(1, min(_TRIED, MAX_WIDTH // task.width(length)))
+    return task.sample(batch_rng(0, split, 0), rows, length)
+
+
+def _place(model: LayerStack, pos: Any, ids: Any, *, draws: bool = False) -> None:
     """Calls `model.place`, with a key if it `draws`, on arrays of NumPy. The variables of the model
     are traced, so no device computes, and the arrays stay concrete numbers that `place` can check.
     """
-    graphdef, state = nnx.split(model)
+    index: Any = np.arange(pos.shape[1], dtype=np.int32)[None]
+    tok, (graphdef, state) = Tokens(index, pos, rank=index), nnx.split(model)
 
     def place(state):
         key = jax.random.key(0) if draws else None
         nnx.merge(graphdef, state).place(tok, ids, key=key)
 
     jax.eval_shape(place, state)
-
-
-def source_shape(
-    model: Transformer, task: Task, length: Any
-) -> tuple[int, tuple[int, ...] | None] | None:
-    """The argument `source` of `check_call` for a task."""
-    if not task.source_size:
-        return None
-    return task.source_width(length), source_positions(model, task, length)
 
 
 def check_call(

@@ -16,7 +16,7 @@ from posenc_jax.lab.decoding.generate import pad_left
 from posenc_jax.lab.evaluate.generator import Generator, generator
 from posenc_jax.lab.model.inputs import source_of
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.lab.runs.job import SEED
+from posenc_jax.lab.runs.problem import SEED
 from posenc_jax.lab.tasks.retrieval.ruler_lite import RulerLite, string_match_all
 from posenc_jax.lab.tasks.task import batch_rng
 from posenc_jax.protocol.errors import check_choice

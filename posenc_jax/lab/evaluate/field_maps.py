@@ -2,16 +2,13 @@
 latitude.
 """
 
-import pathlib
-import textwrap
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from posenc_jax.lab.evaluate.field_points import Fitted
 from posenc_jax.lab.evaluate.series import RunResult
-from posenc_jax.lab.files import disk
 
 BANDS = 12  # of latitude, each with the same area of the sphere
 _TWO = ('#c6dbef', '#8c6d31')  # ocean and land
@@ -42,24 +39,8 @@ def accuracy_by_latitude(
     return edges, np.where(total > 0, good / np.maximum(total, 1), np.nan)
 
 
-def write(runs: Sequence[RunResult], directory: pathlib.Path) -> list[pathlib.Path]:
-    """Writes map.png for the one run that has a map, or map_1.png, map_2.png and so on for several.
-
-    Args:
-      runs: those without a map are left out.
-      directory: the folder of the maps.
-
-    Returns:
-      The paths of the maps.
-    """
-    drawn = [run for run in runs if run.class_map is not None]
-    names = ['map.png'] if len(drawn) == 1 else [f'map_{n + 1}.png' for n in range(len(drawn))]
-    for run, name in zip(drawn, names):
-        _draw(run, directory / name)
-    return [directory / name for name in names]
-
-
-def _draw(run: RunResult, path: pathlib.Path) -> None:
+def draw(run: RunResult) -> Any:
+    """The figure of a run."""
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
@@ -83,11 +64,7 @@ def _draw(run: RunResult, path: pathlib.Path) -> None:
         axis.set(title=title, xticks=range(-180, 181, 60), yticks=range(-90, 91, 30))
     axes[1, 0].set(xlabel='longitude, degrees', ylabel='latitude, degrees')
     _draw_latitudes(axes[1, 1], finest, numbers)
-    title = f'{run.task}: {run.encoding}, {run.parameters:,} parameters, step {run.step}'
-    figure.suptitle(
-        '\n'.join(textwrap.wrap(title, 150)), fontsize=9, x=0.01, ha='left', color='0.3'
-    )
-    disk.save_figure(figure, path, dpi=110)
+    return figure
 
 
 def _draw_latitudes(axis, one: Fitted, numbers: dict[str, float]) -> None:

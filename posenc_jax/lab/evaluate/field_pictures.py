@@ -2,15 +2,12 @@
 row for each resolution.
 """
 
-import pathlib
-import textwrap
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from posenc_jax.lab.evaluate.series import RunResult
-from posenc_jax.lab.files import disk
 
 _TRUE, _FITTED = '#000000', '#D55E00'
 
@@ -34,27 +31,8 @@ def radial_power(image: Float[np.ndarray, 'H W C']) -> Float[np.ndarray, ' F']:
     return (total / np.maximum(count, 1))[: min(height, width) // 2 + 1]
 
 
-def write(runs: Sequence[RunResult], directory: pathlib.Path) -> list[pathlib.Path]:
-    """Writes picture.png for the one run that fitted a picture, or picture_1.png, picture_2.png and
-    so on for several.
-
-    Args:
-      runs: those without pictures are left out.
-      directory: the folder of the pictures.
-
-    Returns:
-      The paths of the pictures.
-    """
-    drawn = [run for run in runs if any(one.images is not None for one in run.fitted)]
-    names = (
-        ['picture.png'] if len(drawn) == 1 else [f'picture_{n + 1}.png' for n in range(len(drawn))]
-    )
-    for run, name in zip(drawn, names):
-        _draw(run, directory / name)
-    return [directory / name for name in names]
-
-
-def _draw(run: RunResult, path: pathlib.Path) -> None:
+def draw(run: RunResult) -> Any:
+    """The figure of a run."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -85,11 +63,7 @@ def _draw(run: RunResult, path: pathlib.Path) -> None:
         for axis in row[:3]:
             axis.set_axis_off()
     row[3].set_xlabel('periods along a side')
-    title = f'{run.task}: {run.encoding}, {run.parameters:,} parameters, step {run.step}'
-    figure.suptitle(
-        '\n'.join(textwrap.wrap(title, 150)), fontsize=9, x=0.01, ha='left', color='0.3'
-    )
-    disk.save_figure(figure, path, dpi=110)
+    return figure
 
 
 def _title(numbers, length):

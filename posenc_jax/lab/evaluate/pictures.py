@@ -46,13 +46,13 @@ def write(
         rest = [s for s in series if s not in deep]
         return written + (write(rest, protocols, directory) if rest else [])
     panels = [p for p in protocols if p not in ('per_position', BY_PLANE, 'lossless')]
-    jobs = []
+    drawings = []
     if panels:
-        jobs.append((directory / 'by_length.png', panels, _draw_length))
+        drawings.append((directory / 'by_length.png', panels, _draw_length))
     if 'per_position' in protocols:
-        jobs.append((directory / 'by_position.png', ['per_position'], _draw_position))
+        drawings.append((directory / 'by_position.png', ['per_position'], _draw_position))
     of_ngrams = of_tables(series)
-    for path, names, draw in jobs:
+    for path, names, draw in drawings:
         wide = 4.0 if len(names) > 1 else 6.0
         longest = max(len(s.label) for s in series)
         # Tall enough for the names beside the lines; otherwise they would overlap.
@@ -72,7 +72,7 @@ def write(
         _label_lines(figure, axes[-1])
         _set_title(figure, series)
         disk.save_figure(figure, path, dpi=160)
-    return [path for path, _, _ in jobs]
+    return [path for path, _, _ in drawings]
 
 
 def _metric(protocols) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from posenc_jax.base.memory import check_data
 from posenc_jax.base.programs import printable
-from posenc_jax.lab.evaluate import field_maps, field_pictures, pictures, sample_pictures
+from posenc_jax.lab.evaluate import pictures, run_pictures
 from posenc_jax.lab.evaluate.differences import Difference, differences
 from posenc_jax.lab.evaluate.measurement import (
     BY_PLANE,
@@ -86,9 +86,7 @@ class Results:
         return [
             *self.write_numbers(directory),
             *pictures.write(self.series, self.protocols, directory),
-            *field_pictures.write(self.runs, directory),
-            *field_maps.write(self.runs, directory),
-            *sample_pictures.write(self.runs, directory),
+            *run_pictures.write(self.runs, directory),
         ]
 
     def write_numbers(self, directory: pathlib.Path) -> list[pathlib.Path]:

@@ -10,24 +10,23 @@ import flax
 import jax
 from flax import nnx
 
-from posenc_jax.lab.config import field_settings, settings
+from posenc_jax.lab.config import settings
 from posenc_jax.lab.config.fields import encoding_label, fields_of
 from posenc_jax.lab.config.protocols import check_stride
 from posenc_jax.lab.evaluate import field_points, language
 from posenc_jax.lab.evaluate.generator import generator
 from posenc_jax.lab.evaluate.measurement import Measurement
 from posenc_jax.lab.evaluate.results import Results
-from posenc_jax.lab.evaluate.samples import Samples, read_samples
+from posenc_jax.lab.evaluate.samples import read_samples
 from posenc_jax.lab.evaluate.scoring import scorer
 from posenc_jax.lab.evaluate.series import RunResult
 from posenc_jax.lab.evaluate.tasks import evaluate_task
 from posenc_jax.lab.files import paths
-from posenc_jax.lab.model.field import Field
 from posenc_jax.lab.model.kinds import Model
 from posenc_jax.lab.runs import stored
-from posenc_jax.lab.runs.job import SEED, Job, directory_of, mesh_of, prepare
-from posenc_jax.lab.tasks.class_task import ClassTask
-from posenc_jax.lab.tasks.language.language import Language
+from posenc_jax.lab.runs.prepare import directory_of, prepare
+from posenc_jax.lab.runs.problem import SEED
+from posenc_jax.lab.runs.run import Run
 from posenc_jax.layer.sharding import whole_rows
 from posenc_jax.version import __version__
 
@@ -66,77 +65,66 @@ def evaluate(
       results = evaluate(['runs/rope', 'runs/rope | yarn(factor=4.0)'], {'eval.tokens': 4096})
       results.write(pathlib.Path('comparison'))
     """
+    return evaluate_runs(prepared(runs, overrides or {}, trust_imports), also=also, after=after)
+
+
+def prepared(
+    runs: Sequence[str | pathlib.Path], overrides: Mapping[str, Any], trust_imports: bool = False
+) -> list[Run]:
+    """The runs of an evaluation, with their settings checked; arguments and errors as for
+    `evaluate`.
+    """
     asked: dict[tuple, str] = {}
     for run in map(str, runs):  # a run that is named by two paths would pass for two seeds
         asked.setdefault((paths.resolved(directory_of(run)), run.partition('|')[2].strip()), run)
-    jobs = [prepare(run, overrides or {}, trust_imports=trust_imports) for run in asked.values()]
-    for job in jobs:
-        _check_stride(job, overrides or {})
+    found = [prepare(run, overrides, trust_imports=trust_imports) for run in asked.values()]
+    if 'eval.stride' in overrides:
+        for run in found:
+            _check_stride(run)
+    return found
+
+
+def evaluate_runs(
+    runs: Sequence[Run],
+    *,
+    also: Sequence[RunResult] = (),
+    after: Callable[[Results], Any] = lambda results: None,
+) -> Results:
+    """Evaluates runs whose settings `prepare` or `resolve` has checked; see `evaluate`."""
     versions = {'posenc_jax': __version__, 'jax': jax.__version__, 'flax': flax.__version__}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     results = Results(tuple(also), date, versions)
-    for job in jobs:
-        results = dataclasses.replace(results, runs=(*results.runs, _evaluate(job)))
+    for run in runs:
+        results = dataclasses.replace(results, runs=(*results.runs, _evaluate(run)))
         after(results)
     return results
 
 
-def _check_stride(job: Job, overrides: Mapping[str, Any]) -> None:
+def _check_stride(run: Run) -> None:
     """Raises ValueError if a stride that was given is longer than the shortest length; the default
     follows the length.
     """
-    strides = isinstance(job.task, Language) and {'sliding', 'same_tokens'} & set(
-        job.config.eval.protocols
-    )
-    if strides and 'eval.stride' in overrides:
-        check_stride(job.config.eval.stride, min(settings.lengths_of(job.config)))
+    asked = run.config.eval
+    if run.task.is_language and {'sliding', 'same_tokens'} & set(asked.protocols):
+        check_stride(asked.stride, min(settings.lengths_of(run.config)))
 
 
-def _evaluate(job: Job) -> RunResult:
-    config, asked = job.config, job.config.eval
+def _evaluate(run: Run) -> RunResult:
+    config, asked = run.config, run.config.eval
     incidental = ('seed', *stored.FREE_FIELDS)
     # Samples of a model of classes, and the points of a field, are computed on one device.
-    alone = isinstance(job.task, ClassTask) or field_settings.is_field(config)
-    model, step = job.load(None if alone else mesh_of(job))
+    model, step = run.load(None if run.problem.alone else run.mesh)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    fitted: tuple[field_points.Fitted, ...] = ()
-    class_map: field_points.ClassMap | None = None
-    samples: tuple[Samples, ...] = ()
-    of_ngrams: dict[str, float] = {}
     try:
-        if isinstance(model, Field):
-            fitted = field_points.fit(model, job.task, settings.lengths_of(config))
-            measurements = field_points.measure(fitted, job.cfg)
-            class_map = field_points.draw_map(model, job.task)
-        else:
-            model = job.extended(model)
-            measurements = measure(job, model)
-            if isinstance(job.task, ClassTask):
-                samples = read_samples(
-                    model,
-                    job.task,
-                    settings.lengths_of(config),
-                    samples=asked.samples,
-                    split=asked.split,
-                    key=_key(asked),
-                )
-            if isinstance(job.task, Language):
-                of_ngrams = language.of_tables(
-                    job.task,
-                    asked.split,
-                    settings.lengths_of(config),
-                    tuple(asked.protocols),
-                    tokens=asked.tokens,
-                    stride=asked.stride,
-                )
+        found = MEASURED.get(run.problem.kind, _of_answers)(run, run.extended(model))
     except ValueError as error:
-        raise ValueError(f'{job.directory}: {error}') from error
+        raise ValueError(f'{run.directory}: {error}') from error
     return RunResult(
-        run=str(job.directory),
+        run=str(run.directory),
         encoding=encoding_label(config),
         extend=config.extend,
         task=config.task,
-        dataset=config.data.dataset if job.task.is_language else '',
+        dataset=config.data.dataset if run.task.is_language else '',
         split=asked.split,
         positions=asked.positions,
         seed=config.seed,
@@ -144,47 +132,75 @@ def _evaluate(job: Job) -> RunResult:
         train_length=config.train.length,
         parameters=parameters,
         settings={k: v for k, v in fields_of(config).items() if not k.startswith(incidental)},
-        measurements=tuple(measurements),
-        fitted=fitted,
-        class_map=class_map,
-        samples=samples,
-        **of_ngrams,
+        **found,
     )
+
+
+def _of_answers(run: Run, model: Model) -> dict[str, Any]:
+    return {'measurements': tuple(measure(run, model))}
+
+
+def _of_field(run: Run, model: Model) -> dict[str, Any]:
+    fitted = field_points.fit(model, run.task, settings.lengths_of(run.config))
+    return {
+        'measurements': tuple(field_points.measure(fitted, run.cfg)),
+        'fitted': fitted,
+        'class_map': field_points.draw_map(model, run.task),
+    }
+
+
+def _of_classes(run: Run, model: Model) -> dict[str, Any]:
+    asked, lengths = run.config.eval, settings.lengths_of(run.config)
+    given = dict(samples=asked.samples, split=asked.split, key=_key(asked))
+    return {**_of_answers(run, model), 'samples': read_samples(model, run.task, lengths, **given)}
+
+
+def _of_text(run: Run, model: Model) -> dict[str, Any]:
+    asked, lengths = run.config.eval, settings.lengths_of(run.config)
+    given = dict(tokens=asked.tokens, stride=asked.stride)
+    return {
+        **_of_answers(run, model),
+        **language.of_tables(run.task, asked.split, lengths, tuple(asked.protocols), **given),
+    }
+
+
+# Kind of a problem -> the fields of `RunResult` that are measured of a run and its extended model.
+MEASURED = {'field': _of_field, 'classes': _of_classes, 'text': _of_text}
 
 
 def _key(asked: Any) -> jax.Array | None:
     return jax.random.key(SEED) if asked.positions == 'sampled' else None
 
 
-def measure(job: Job, model: Model) -> list[Measurement]:
-    """Measures a transformer by the settings of a job.
+def measure(run: Run, model: Model) -> list[Measurement]:
+    """Measures a transformer by the settings of a run.
 
     Args:
-      job: its task and settings are used.
-      model: `job.extended(model)`, or another model to evaluate in the same way.
+      run: its task and settings are used.
+      model: `run.extended(model)`, or another model to evaluate in the same way.
     """
-    asked, lengths = job.config.eval, settings.lengths_of(job.config)
-    key, mesh = _key(asked), mesh_of(job)
+    asked, lengths = run.config.eval, settings.lengths_of(run.config)
+    key, mesh = _key(asked), run.mesh
     score = scorer(model, mesh)
-    rows = lambda width: whole_rows(mesh, job.rows(width))
-    if job.task.is_language:
+    rows = lambda width: whole_rows(mesh, run.rows(width))
+    if run.task.is_language:
         return language.evaluate_language(
             score,
-            job.task.tokens(asked.split),
+            run.task.tokens(asked.split),
             lengths,
             tuple(asked.protocols),
             tokens=asked.tokens,
             rows=rows,
             stride=asked.stride,
             buckets=asked.buckets,
-            bytes_of=job.task.bytes_of,
+            bytes_of=run.task.bytes_of,
             key=key,
-            places=job.task.places(asked.split),
-            documents=job.task.document_of(asked.split),
+            places=run.task.places(asked.split),
+            documents=run.task.document_of(asked.split),
         )
     return evaluate_task(
         score,
-        job.task,
+        run.task,
         lengths,
         samples=asked.samples,
         rows=rows,

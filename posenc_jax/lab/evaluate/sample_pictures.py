@@ -2,9 +2,7 @@
 model says, a row for each length.
 """
 
-import pathlib
 import textwrap
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,30 +10,9 @@ from scipy.sparse.csgraph import connected_components
 
 from posenc_jax.lab.evaluate.samples import SHOWN, Samples
 from posenc_jax.lab.evaluate.series import RunResult
-from posenc_jax.lab.files import disk
 
 _RIGHT, _WRONG = '#000000', '#D55E00'
 _NODE = '#0072B2'
-
-
-def write(runs: Sequence[RunResult], directory: pathlib.Path) -> list[pathlib.Path]:
-    """Writes samples.png for the one run that has samples, or samples_1.png, samples_2.png and so
-    on for several.
-
-    Args:
-      runs: those without samples are left out.
-      directory: the folder of the pictures.
-
-    Returns:
-      The paths of the pictures.
-    """
-    drawn = [run for run in runs if run.samples]
-    names = (
-        ['samples.png'] if len(drawn) == 1 else [f'samples_{n + 1}.png' for n in range(len(drawn))]
-    )
-    for run, name in zip(drawn, names):
-        _draw(run, directory / name)
-    return [directory / name for name in names]
 
 
 def draw_image(axis: Any, samples: Samples, row: int) -> None:
@@ -96,7 +73,8 @@ def _present(samples: Samples, row: int) -> np.ndarray:
     return np.ones(batch['vectors'].shape[-2], bool)
 
 
-def _draw(run: RunResult, path: pathlib.Path) -> None:
+def draw(run: RunResult) -> Any:
+    """The figure of a run."""
     from matplotlib.figure import Figure
 
     shares = {m.length: m.value for m in run.measurements}
@@ -119,8 +97,4 @@ def _draw(run: RunResult, path: pathlib.Path) -> None:
         sides = one.batch['image'].shape[1:3] if is_image else ()
         size = ' x '.join(map(str, sides)) or f'length {one.length}'
         line[0].set_ylabel(f'{size}\n{shares[one.length]:.1%} right', fontsize=9)
-    title = f'{run.task}: {run.encoding}, {run.parameters:,} parameters, step {run.step}'
-    figure.suptitle(
-        '\n'.join(textwrap.wrap(title, 150)), fontsize=9, x=0.01, ha='left', color='0.3'
-    )
-    disk.save_figure(figure, path, dpi=110)
+    return figure

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 
 from posenc_jax.lab.model.inputs import inputs_of, tokens_of
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.lab.runs.job import SEED
+from posenc_jax.lab.runs.problem import SEED
 from posenc_jax.lab.tasks.class_task import ClassTask
 from posenc_jax.lab.tasks.task import Batch
 

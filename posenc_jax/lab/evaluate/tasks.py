@@ -18,7 +18,7 @@ from posenc_jax.lab.evaluate.generator import Generator
 from posenc_jax.lab.evaluate.measurement import Measurement, exact_match, token_accuracy
 from posenc_jax.lab.evaluate.scoring import Scorer
 from posenc_jax.lab.model.inputs import inputs_of, source_of, tokens_of
-from posenc_jax.lab.runs.job import SEED
+from posenc_jax.lab.runs.problem import SEED
 from posenc_jax.lab.tasks import Task
 
 

@@ -6,10 +6,11 @@ import functools
 import math
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from posenc_jax.base.programs import printable
-from posenc_jax.lab.files import paths
+from posenc_jax.lab.files import paths, regular
 from posenc_jax.protocol.errors import nearest, quoted, shortened
 
 
@@ -34,16 +35,22 @@ class Parser(argparse.ArgumentParser):
         self.register('type', pathlib.Path, functools.partial(_path, False))
         self.register('type', paths.path, functools.partial(_path, True))
 
-    def add_imports(self, of_runs: bool = False) -> None:
+    def add_options(self, options: Mapping[str, Mapping[str, Any]]) -> None:
+        """Adds optional arguments: name without dashes -> the options of `add_argument`."""
+        for name, given in options.items():
+            self.add_argument(f'--{name}', **given)
+
+    def add_imports(self, of_runs: bool = False, action: Any = None) -> None:
         """Adds the argument `--import=MODULE`, which imports a module of one's own at once.
 
         Args:
           of_runs: whether the program reads runs; it then has `--trust-imports` too.
+          action: what is done in the place of that, e.g. 'append' for a list of the modules.
         """
         self.add_argument(
             '--import',
-            action=_Import,
-            default=argparse.SUPPRESS,
+            action=action or _Import,
+            default=[] if action else argparse.SUPPRESS,
             metavar='MODULE',
             help='a dotted name or a .py file that registers encodings or tasks; may be repeated',
         )
@@ -94,11 +101,9 @@ def read_letters(file: pathlib.Path, most: int = 2**24) -> str:
       OSError: the file cannot be read.
       ValueError: it has more than `most` letters, or bytes that are no text.
     """
+    told = lambda: f'{file} has more than {most} letters, the most that are read'
     with file.open() as opened:
-        text = opened.read(most + 1)
-    if len(text) > most:
-        raise ValueError(f'{file} has more than {most} letters, the most that are read')
-    return text
+        return regular.read_most(opened, most, told)
 
 
 def in_line(error: object, longest: int = 2000) -> str:

@@ -23,7 +23,7 @@ import types
 from collections.abc import Iterable, Iterator
 
 from posenc_jax.base.memory import readable
-from posenc_jax.lab.files import disk
+from posenc_jax.lab.files import disk, regular
 from posenc_jax.protocol import index
 from posenc_jax.protocol.errors import quoted
 from posenc_jax.protocol.registry import Entry, loaded, restored_after_errors
@@ -148,10 +148,9 @@ def _file(given: str) -> str:
     path = pathlib.Path(given).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f'--import: {given} does not exist{_near_file(path)}')
+    told = lambda: f'--import: {given} has more than {readable(LARGEST)}'
     with path.open('rb') as file:
-        text = file.read(LARGEST + 1)
-    if len(text) > LARGEST:
-        raise ValueError(f'--import: {given} has more than {readable(LARGEST)}')
+        text = regular.read_most(file, LARGEST, told)
     digest = digest_of(text, 12)
     copy = f'{path.stem.removesuffix(f"-{digest}")}-{digest}.py'
     if not COPY.fullmatch(copy) or not copy.isprintable():

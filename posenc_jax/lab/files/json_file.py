@@ -9,6 +9,7 @@ import os
 import pathlib
 from typing import Any
 
+from posenc_jax.lab.files import regular
 from posenc_jax.protocol.errors import quoted
 
 MOST = 2**20  # bytes of a file
@@ -47,10 +48,9 @@ def read_object(path: pathlib.Path, what: str) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f'{path} is not {what}: it is not a file')
     with path.open('rb') as file:
-        content = file.read(MOST + 1)
-        size = file.seek(0, os.SEEK_END)
-    if len(content) > MOST:
-        raise ValueError(f'{path} is not {what}: it has {size} bytes, expected at most {MOST}')
+        size = lambda: file.seek(0, os.SEEK_END)
+        told = lambda: f'{path} is not {what}: it has {size()} bytes, expected at most {MOST}'
+        content = regular.read_most(file, MOST, told)
     try:
         found = json.loads(content.decode(), object_pairs_hook=_without_doubles)
     except ValueError as error:

@@ -9,7 +9,8 @@ import contextlib
 import os
 import pathlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import IO, Any
 
 from posenc_jax.lab.files import paths
 
@@ -53,6 +54,28 @@ def read_text(path: pathlib.Path) -> str:
     if paths.is_local(path):
         _check_size(path)
     return path.read_text()
+
+
+def read_most(file: IO, most: int, told: Callable[[], str]) -> Any:
+    """What is left of an open file, which may be a pipe and have no size.
+
+    Args:
+      file: a file of bytes or of text.
+      most: how many bytes, or letters, are read at most.
+      told: gives the message about a longer file.
+
+    Raises:
+      ValueError: the file is longer.
+
+    Example:
+      >>> import io
+      >>> read_most(io.StringIO('text'), 4, lambda: 'too long')
+      'text'
+    """
+    found = file.read(most + 1)
+    if len(found) > most:
+        raise ValueError(told())
+    return found
 
 
 def opened(path: pathlib.Path, flags: int) -> int:

@@ -18,7 +18,7 @@ from posenc_jax.lab.files.quiet import hush_orbax
 from posenc_jax.lab.files.safe import FOLDER, finished_steps
 from posenc_jax.lab.runs import stored
 from posenc_jax.lab.runs.entries import digest, fingerprint, other_config, sealed, unsealed
-from posenc_jax.lab.runs.state import TrainState
+from posenc_jax.lab.runs.state import TrainState, sizes_of
 from posenc_jax.protocol.errors import quoted
 
 # The lock file beside the folder. Processes that read checkpoints share it; a process that removes
@@ -349,8 +349,8 @@ class Checkpoints:
         """Compares the shapes of the stored variables with those of `abstract`. A difference means
         damage if the config is `known` to be the same, and another model otherwise.
         """
-        held = _shapes(self._manager.item_metadata(step)['model'].tree)
-        wanted = _shapes(abstract)
+        held = sizes_of(self._manager.item_metadata(step)['model'].tree)
+        wanted = sizes_of(abstract)
         for name in sorted(held.keys() | wanted.keys()):
             if held.get(name) != wanted.get(name):
                 there, here = held.get(name, 'absent'), wanted.get(name, 'absent')
@@ -391,11 +391,6 @@ def everywhere(good: bool) -> bool:
 def _say(line: str) -> None:
     if jax.process_index() == 0:
         print(printable(line), flush=True)
-
-
-def _shapes(tree) -> dict[str, tuple[int, ...]]:
-    name = lambda path: jax.tree_util.keystr(path, simple=True, separator='.')
-    return {name(path): tuple(a.shape) for path, a in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _short(error: BaseException) -> str:

@@ -7,7 +7,6 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -22,6 +21,7 @@ from posenc_jax.lab.pretrained.fields import is_folder
 from posenc_jax.lab.pretrained.load import architecture_of
 from posenc_jax.lab.pretrained.sources import open_source
 from posenc_jax.lab.runs.restore import read_run, restore_model
+from posenc_jax.lab.runs.state import sizes_of
 from posenc_jax.lab.runs.trust import UntrustedError
 from posenc_jax.language import spec as spec_language
 from posenc_jax.language.layer_spec import parse_layer
@@ -92,25 +92,13 @@ def _nodes(extend: str) -> tuple[spec_language.Node, ...]:
 
 def _resized(initial: Initial, nodes: tuple[spec_language.Node, ...]) -> Initial:
     """The source after the extensions that change the sizes of its variables."""
-    specs = _written(
-        initial.cfg.specs,
-        str(spec_language.Chain(nodes)),
-        [initial.cfg.train_len] * len(initial.cfg.specs),
-    )
+    extend = str(spec_language.Chain(nodes))
+    specs = _written(initial.cfg.specs, extend, [initial.cfg.train_len] * len(initial.cfg.specs))
     cfg = dataclasses.replace(
         initial.cfg, **({'pattern': specs} if initial.cfg.pattern else {'encoding': specs[0]})
     )
 
-    def load(mesh):
-        model = initial.load(mesh)
-        for node in nodes:
-            for number, part in enumerate(model.shared):
-                if isinstance(part, node.entry.build.extends):
-                    model.shared[number] = spec_language.build(
-                        node, {**cfg.context, 'encoding': part}
-                    )
-        return model
-
+    load = lambda mesh: initial.load(mesh).extend(extend)
     return Initial(cfg, load, nodes, initial.imports)
 
 
@@ -277,8 +265,8 @@ def check(config: ConfigDict, initial: Initial | None, model: Transformer) -> No
         theirs = carried(abstract_model(initial.cfg), model)
     except SpecError as error:
         raise SpecError(f'{config.init.source}: {error}') from None
-    source = _shapes(theirs)
-    wanted = _shapes(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    source = sizes_of(theirs)
+    wanted = sizes_of(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
     for name in sorted(source.keys() | wanted.keys()):
         fresh = name not in source and any(
             part in name.split('.') for part in ('adapters', 'encodings', 'shared')
@@ -289,13 +277,6 @@ def check(config: ConfigDict, initial: Initial | None, model: Transformer) -> No
                 f'{name} is {there} in {config.init.source} and {here} in the model that would '
                 'continue it'
             )
-
-
-def _shapes(params: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator='.'): leaf.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
 
 
 def initial_params(initial: Initial | None, model: Transformer, mesh: Mesh) -> dict[str, Any]:

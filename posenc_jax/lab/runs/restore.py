@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from flax import nnx
@@ -17,6 +17,9 @@ from posenc_jax.lab.runs.checkpoint import Checkpoints
 from posenc_jax.lab.runs.state import take_apart
 from posenc_jax.lab.runs.trust import import_of_run
 from posenc_jax.layer.sharding import dict_shapes, make_mesh
+
+if TYPE_CHECKING:
+    from posenc_jax.lab.runs.run import Run
 
 
 def restore_model(
@@ -59,11 +62,31 @@ def restore_model(
         checkpoints.confirm(step)  # before a model is built from sizes that may be wrong
         import_of_run(run_dir, saved.config.imports, trust_imports)
         cfg = saved.computed(overrides or {}).model_config
-        graphdef, params, constants = take_apart(abstract_model(cfg))
-        mesh = make_mesh(data=1, devices=jax.local_devices()[:1]) if mesh is None else mesh
-        abstract = {'params': dict_shapes(params, mesh), 'constants': dict_shapes(constants, mesh)}
-        found, step = checkpoints.restore_model(abstract, step)
-    return config, nnx.merge(graphdef, found['params'], found['constants']), step
+        return config, *_read(checkpoints, abstract_model(cfg), step, mesh)
+
+
+def weights(run: 'Run', mesh: Mesh | None = None) -> tuple[Model, int]:
+    """The model of a run with the weights of its newest checkpoint, and the step of that. The
+    arguments are those of `Run.weights`.
+
+    Raises:
+      CheckpointError: there is no checkpoint, none can be read, or one has another config than the
+        run.
+    """
+    saved = stored.read_saved(run.directory / stored.FILE)
+    with Checkpoints(run.directory, saved=saved) as checkpoints:
+        return _read(checkpoints, run.model, None, mesh)
+
+
+def _read(
+    checkpoints: Checkpoints, model: Model, step: int | None, mesh: Mesh | None
+) -> tuple[Model, int]:
+    """`model`, which is given as shapes, with the weights of a checkpoint, and its step."""
+    graphdef, params, constants = take_apart(model)
+    mesh = make_mesh(data=1, devices=jax.local_devices()[:1]) if mesh is None else mesh
+    abstract = {'params': dict_shapes(params, mesh), 'constants': dict_shapes(constants, mesh)}
+    found, step = checkpoints.restore_model(abstract, step)
+    return nnx.merge(graphdef, found['params'], found['constants']), step
 
 
 def read_run(run_dir: str | os.PathLike, *, trust_imports: bool = False) -> stored.Saved:

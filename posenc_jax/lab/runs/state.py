@@ -32,6 +32,17 @@ class TrainState:
     opt_state: optax.OptState
 
 
+def sizes_of(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Dotted name -> shape of every leaf of nested dicts of arrays.
+
+    Example:
+      >>> sizes_of({'norm': {'scale': jax.ShapeDtypeStruct((8,), 'float32')}})
+      {'norm.scale': (8,)}
+    """
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator='.')
+    return {name(path): tuple(a.shape) for path, a in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def take_apart(model: Model) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """Splits a model into its structure, its parameters, and its other variables."""
     structure, trained, others = nnx.split(model, nnx.Param, ...)

@@ -14,10 +14,9 @@ from posenc_jax.lab.config.fields import fields_of
 from posenc_jax.lab.config.overrides import COMPUTING, of_computing, replaced
 from posenc_jax.lab.files import disk, imports
 from posenc_jax.lab.files.json_file import listed, read_object, typed
-from posenc_jax.lab.model.field import FieldConfig
 from posenc_jax.lab.model.kinds import ModelConfig
 from posenc_jax.lab.model.pyramid import STAGE
-from posenc_jax.lab.runs.plan import make_task, model_config, sized_model
+from posenc_jax.lab.runs.sizes import make_task, model_config, problem_of, sized_model
 from posenc_jax.protocol.errors import quoted
 
 # Fields that may differ when a run is resumed, because they do not change what is trained: where
@@ -29,10 +28,11 @@ FILE = 'config.json'  # in the run directory
 # The entry of that file with the sizes of the model that the task sets. With them the model can be
 # built without the data.
 SHAPE = 'task_shape'
-# Sizes in it that only some tasks set.
+# Sizes in it that only some tasks set, of points and of tokens.
 FURTHER = (
-    'output_size', 'pooled', 'channels', 'source_size', 'source_width', 'predicts', 'bits'
-)  # fmt: skip
+    ('output_size', 'predicts', 'bits'),
+    ('output_size', 'pooled', 'channels', 'source_size', 'source_width'),
+)
 # The entry with digests of the configs that the run had before `--resume_changed` replaced them.
 EARLIER = 'resumed_changed'
 # Types of the items of the lists in that file; a stage of a pyramid is a list itself.
@@ -48,7 +48,7 @@ class Saved:
 
     Attributes:
       config: the config of the run.
-      shape: the sizes of the model that its task sets, as `plan.sized_model` takes them; {} in
+      shape: the sizes of the model that its task sets, as `sizes.sized_model` takes them; {} in
         files of versions that stored none.
       earlier: digests of the configs that `--resume_changed` has replaced (see
         `checkpoint.Checkpoints`).
@@ -99,30 +99,14 @@ def write(saved: Saved, path: pathlib.Path) -> None:
     disk.write(path, json.dumps(fields, indent=2) + '\n')
 
 
-def saved_of(
-    config: ConfigDict, earlier: Iterable[str] = (), cfg: ModelConfig | None = None
-) -> Saved:
+def saved_of(config: ConfigDict, earlier: Iterable[str] = ()) -> Saved:
     """A config with the sizes that its task sets.
 
     Args:
       config: the config of the run.
       earlier: digests of configs that `--resume_changed` has replaced.
-      cfg: the config of the model; None derives it from `config`.
     """
-    cfg = model_config(config, make_task(config)) if cfg is None else cfg
-    if isinstance(cfg, FieldConfig):
-        own = {name: getattr(cfg, name) for name in ('output_size', 'predicts', 'bits')}
-        shape = {'components': cfg.components, 'width': cfg.train_len}
-        return Saved(config, shape | {k: v for k, v in own.items() if v}, tuple(earlier))
-    shape = {'vocab_size': cfg.vocab_size, 'width': cfg.train_len}
-    further = dict(
-        output_size=cfg.output_size if cfg.output_size != cfg.vocab_size else 0,
-        pooled=int(bool(cfg.pool)),
-        channels=cfg.channels,
-        source_size=cfg.source_size,
-        source_width=cfg.source_len,
-    )
-    shape |= {name: size for name, size in further.items() if size}
+    shape = problem_of(make_task(config), config.task).shape(config)
     return Saved(config, shape, tuple(earlier))
 
 
@@ -171,7 +155,7 @@ def read_saved(path: pathlib.Path) -> Saved:
 
 def _shape(found: Any) -> dict[str, int | str]:
     points = isinstance(found, dict) and 'components' in found
-    names, further = ('components' if points else 'vocab_size', 'width'), FURTHER
+    names, further = ('components' if points else 'vocab_size', 'width'), FURTHER[not points]
     least = lambda name: (
         len(typed(found[name], str, f'{SHAPE}.{name}'))
         if name == 'predicts'

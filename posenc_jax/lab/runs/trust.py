@@ -4,13 +4,11 @@ executed only if the caller says so.
 
 import os
 import pathlib
-import stat
 import sys
 from collections.abc import Iterable
-from typing import IO
 
 from posenc_jax.base.memory import readable
-from posenc_jax.lab.files import imports, paths
+from posenc_jax.lab.files import imports, paths, regular
 from posenc_jax.lab.files.json_file import listed
 from posenc_jax.protocol.errors import quoted
 
@@ -128,20 +126,13 @@ def _instead(name: str) -> str:
 
 def _bytes(path: pathlib.Path) -> bytes:
     """The content of a regular file, or of an object in a bucket, of at most `imports.LARGEST`."""
-    with paths.reached(path), _opened(path) as file:
+    local = paths.is_local(path)
+    with (
+        paths.reached(path),
+        # A link that has just taken the place of the file is not followed, a pipe not waited for.
+        os.fdopen(regular.opened(path, os.O_RDONLY), 'rb') if local else path.open('rb') as file,
+    ):
         text = file.read(imports.LARGEST + 1)
-    if len(text) > imports.LARGEST:
+    if len(text) > imports.LARGEST:  # out of `reached`, whose errors are those of a bucket
         raise ValueError(f'{path} has more than {readable(imports.LARGEST)}')
     return text
-
-
-def _opened(path: pathlib.Path) -> IO[bytes]:
-    """Opens a file. A link that has just taken its place is not followed, a pipe not waited for."""
-    if not paths.is_local(path):
-        return path.open('rb')
-    flags = os.O_RDONLY | getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_NONBLOCK', 0)
-    file = open(path, 'rb', opener=lambda name, _: os.open(name, flags))
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise ValueError(f'{path} is no regular file; expected the one that training wrote')
-    return file

@@ -44,50 +44,34 @@ from jax.experimental import multihost_utils
 from posenc_jax.base import interrupts
 from posenc_jax.base.programs import printable, program
 from posenc_jax.lab.cluster.cluster import ERRORS, failed, leave, together
-from posenc_jax.lab.config.overrides import read_overrides
+from posenc_jax.lab.config.program import RunParser
 from posenc_jax.lab.files import disk, paths, regular
-from posenc_jax.lab.files.command import Parser, processes_of
 from posenc_jax.lab.search.evolution import Sizes
 from posenc_jax.lab.search.genome import VARIANTS
 from posenc_jax.lab.search.longrope import default_output, scores_of, search
 
+OPTIONS = {
+    'run': dict(required=True, metavar='DIR', help='run directory or public checkpoint'),
+    'length': dict(required=True, type=int, metavar='T', help='target length in tokens'),
+    **{f.name: dict(type=int, default=f.default, metavar='N') for f in dataclasses.fields(Sizes)},
+    'probability': dict(
+        type=float, default=0.3, metavar='P', help='probability that a sweep visits a gene'
+    ),
+    'documents': dict(
+        type=int, default=5, metavar='N', help='windows of T tokens that score a genome'
+    ),
+    'seed': dict(type=int, default=0, metavar='N'),
+    'variant': dict(default='free', metavar='|'.join(VARIANTS)),
+    'out': dict(type=paths.path, metavar='FILE.json'),
+}
+
 
 def arguments(argv: list[str] | None) -> dict[str, Any]:
     """The arguments of `search` that a command line gives."""
-    parser = Parser(program('python -m posenc_jax.lab.search'), description=__doc__)
-    parser.add_argument(
-        '--run', required=True, metavar='DIR', help='run directory or public checkpoint'
-    )
-    parser.add_argument(
-        '--length', required=True, type=int, metavar='T', help='target length in tokens'
-    )
-    for field in dataclasses.fields(Sizes):
-        parser.add_argument(f'--{field.name}', type=int, default=field.default, metavar='N')
-    parser.add_argument(
-        '--probability',
-        type=float,
-        default=0.3,
-        metavar='P',
-        help='probability that a sweep visits a gene',
-    )
-    parser.add_argument(
-        '--documents',
-        type=int,
-        default=5,
-        metavar='N',
-        help='windows of T tokens that score a genome',
-    )
-    parser.add_argument('--seed', type=int, default=0, metavar='N')
-    parser.add_argument('--variant', default='free', metavar='|'.join(VARIANTS))
-    parser.add_argument('--out', type=paths.path, metavar='FILE.json')
-    parser.add_imports(of_runs=True)
-    parser.add_processes()
-    known, rest = parser.parse_known_args(argv)
-    try:
-        overrides = read_overrides(rest, parser.near)
-    except ValueError as error:
-        parser.error(str(error))
-    processes, given = processes_of(known), vars(known)
+    parser = RunParser(program('python -m posenc_jax.lab.search'), description=__doc__)
+    parser.add_options(OPTIONS)
+    known, processes, overrides = parser.read(argv)
+    given = vars(known)
     try:
         sizes = Sizes(**{field.name: given.pop(field.name) for field in dataclasses.fields(Sizes)})
     except ValueError as error:

@@ -11,8 +11,7 @@ from typing import Any
 from posenc_jax.lab.config.overrides import COMPUTING
 from posenc_jax.lab.evaluate.scoring import scorer
 from posenc_jax.lab.files.lock import hold
-from posenc_jax.lab.model.transformer import abstract_model
-from posenc_jax.lab.runs.job import home_of, mesh_of, prepare
+from posenc_jax.lab.runs.prepare import home_of, prepare
 from posenc_jax.lab.search.evolution import Objective, Sizes, State, advance, begin
 from posenc_jax.lab.search.genome import Genome, Space
 from posenc_jax.lab.search.objective import make_objective, perplexity_of, pick_documents
@@ -160,22 +159,22 @@ def search(
     if seed < 0:
         raise ValueError(f'seed must be at least 0, got {seed}')
     decided = dict(zip(_DECIDED, ('', (length,), 'validation', ('nonoverlapping',))))
-    job = prepare(run, {**overrides, **decided}, trust_imports=trust_imports)
-    if not job.task.is_language:
+    opened = prepare(run, {**overrides, **decided}, trust_imports=trust_imports)
+    if not opened.task.is_language:
         raise SpecError(
-            f'the search minimises perplexity; {run} was trained on {job.config.task}, which has '
-            'none'
+            f'the search minimises perplexity; {run} was trained on {opened.config.task}, which '
+            'has none'
         )
-    mesh = mesh_of(job)
+    mesh = opened.mesh
     # The scores are the same up to rounding however they are computed and on every mesh, so a
     # search may continue in another way.
     incidental = ('mesh.', *COMPUTING)
     stated = {name: value for name, value in overrides.items() if not name.startswith(incidental)}
-    part = rotary_part(abstract_model(job.cfg, job.config.extend))
-    target = target_of(run, part, job.cfg.train_len, length)
+    part = rotary_part(opened.extended_model)
+    target = target_of(run, part, opened.cfg.train_len, length)
     now, space = target.now, target.space(length, probability, variant)
     seeds = target.seeds(space, part.rotary_dim, part.base)
-    stream = job.task.tokens('validation')
+    stream = opened.task.tokens('validation')
     windows = pick_documents(len(stream) - 1, length, documents)
     path = out or default_output(run, length)
     asked = dict(
@@ -189,14 +188,14 @@ def search(
         path.with_name(path.name + '.lock'), f'{path} is being searched', 'choose another --out'
     ):
         state, fields = read(path, asked)
-        model, step = job.load(mesh)
+        model, step = opened.load(mesh)
         asked['step'] = step
         if state is not None:
             read(path, asked)  # the run may have been trained further
         if 'exact' in fields:
             return path
         # Every batch is padded to this number of rows.
-        rows = whole_rows(mesh, min(job.rows(length), documents))
+        rows = whole_rows(mesh, min(opened.rows(length), documents))
         if any(list(factors or ()) != sorted(factors or ()) for factors in (now.long, now.short)):
             print(
                 f'{run}: its factors descend in places. The searched factors ascend, so their '

@@ -39,16 +39,6 @@ def gate_loss(
 
     Raises:
       ValueError: the hidden states have different shapes, or the mask does not fit them.
-    Example:
-      >>> float(
-      ...     gate_loss(
-      ...         jnp.zeros((1, 2, 4)),
-      ...         jnp.full((1, 2, 4), 2.0),
-      ...         jnp.array([[0.0, 1.0]]),
-      ...         jnp.full((3, 2), 0.5),
-      ...     )
-      ... )
-      4.025
     """
     if full.shape != mixed.shape or loss_mask.shape != full.shape[:2]:
         found = f'{full.shape}, {mixed.shape}, {loss_mask.shape}'
@@ -89,21 +79,6 @@ def mixed_hidden(
     Raises:
       ValueError: the gates have another shape or lie outside 0 .. 1; `sink` or `recent` is out of
         range; the encoding has no causal mask, or gives attention several inputs.
-
-    Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='rope()'
-      ... )
-      >>> model, text = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(8)[None] % 7
-      >>> bool(
-      ...     jnp.allclose(
-      ...         mixed_hidden(model, jnp.ones((1, 2)), text, sink=1, recent=2),
-      ...         model.hidden(text),
-      ...         atol=1e-6,
-      ...     )
-      ... )
-      True
     """
     cfg = model.cfg
     if gates.shape != (cfg.layers, cfg.kv_heads):

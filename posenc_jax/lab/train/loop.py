@@ -18,7 +18,7 @@ from posenc_jax.lab.cluster.stop import StopSignal
 from posenc_jax.lab.cluster.stragglers import Stragglers
 from posenc_jax.lab.config.fields import encoding_label
 from posenc_jax.lab.evaluate.results import print_tables
-from posenc_jax.lab.evaluate.run import evaluate
+from posenc_jax.lab.evaluate.run import evaluate_runs
 from posenc_jax.lab.files import paths
 from posenc_jax.lab.files.json_file import listed
 from posenc_jax.lab.files.lock import HeldError, hold
@@ -26,15 +26,13 @@ from posenc_jax.lab.files.room import run_told
 from posenc_jax.lab.files.safe import finished_steps
 from posenc_jax.lab.runs import initial, stored
 from posenc_jax.lab.runs.checkpoint import CheckpointError, Checkpoints, everywhere
-from posenc_jax.lab.runs.plan import Plan, imported, resolve
+from posenc_jax.lab.runs.run import Run, imported, resolve
 from posenc_jax.lab.runs.state import TrainState
-from posenc_jax.lab.runs.tuned import trained
 from posenc_jax.lab.tasks import batch_iterator
 from posenc_jax.lab.train.batches import WHOLE, Shard, device_batch, shard_of
-from posenc_jax.lab.train.field_sums import means
 from posenc_jax.lab.train.metrics import MetricsLog, Progress
 from posenc_jax.lab.train.step import Metrics, Trainer, make_trainer
-from posenc_jax.layer.sharding import make_mesh, split_cpu
+from posenc_jax.layer.sharding import split_cpu
 from posenc_jax.protocol.errors import quoted
 
 # A file in the run directory. Process 0 holds its lock while the run is trained and evaluated.
@@ -96,15 +94,27 @@ def train(
     source = initial.open_initial(
         config.init.source, config.init.extend, trust_imports=trust_imports
     )
-    plan = resolve(initial.resolve(config, source))
-    config, directory = plan.config, plan.directory
-    initial.check(config, source, plan.model)
-    trained(plan.model, config.train.tune)  # raises before a device is used
+    run = resolve(initial.resolve(config, source))
+    initial.check(run.config, source, run.model)
+    train_run(run, source, cluster=cluster, resume_changed=resume_changed)
+    return run.directory
+
+
+def train_run(
+    run: Run,
+    source: initial.Initial | None = None,
+    *,
+    cluster: Cluster | None = None,
+    resume_changed: bool = False,
+) -> None:
+    """Trains a run that `resolve` has checked; see `train`. `source` has its initial weights."""
+    config, directory = run.config, run.directory
+    _ = run.tuned  # raises before a device is used
 
     def datasets(shard):
         return {
-            split: plan.task.dataset(
-                length=plan.length,
+            split: run.task.dataset(
+                length=run.length,
                 batch_size=config.train.batch,
                 seed=config.seed,
                 split=split,
@@ -124,47 +134,35 @@ def train(
     )
     with run_told(directory), contextlib.ExitStack() as until_done:
         with StopSignal() as stop, joined as peers:
-            mesh = make_mesh(**sizes)
+            mesh = run.mesh
             if config.model.implementation == 'kernel':
                 kernel_sizes.target()  # refuses a platform without kernels before anything is made
-            trainer = make_trainer(plan.cfg, config.train, config.seed, mesh, plan.model)
+            trainer = make_trainer(run, mesh)
             shard = shard_of(trainer.batch_sharding, config.train.batch)
             data = datasets(shard) if data is None else data
             # `telling` begins before any process waits for the others.
             telling = contextlib.nullcontext() if peers is None else peers.telling()
             with jax.set_mesh(mesh):
                 _hold(directory, until_done)
-                saved = _open(plan, resume_changed)
+                saved = _open(run, resume_changed)
                 with (
                     Checkpoints(directory, keep=config.train.keep, saved=saved) as checkpoints,
                     telling,
                 ):
                     if resume_changed:
                         checkpoints.accept()
-                    given = functools.partial(initial.initial_params, source, plan.model, mesh)
-                    finished = _run(
-                        config,
-                        directory,
-                        trainer,
-                        given,
-                        checkpoints,
-                        data,
-                        shard,
-                        plan.task.width(plan.length),
-                        not plan.task.is_language,
-                        stop,
-                    )
+                    given = functools.partial(initial.initial_params, source, run.model, mesh)
+                    finished = _run(run, trainer, given, checkpoints, data, shard, stop)
             # A signal may also have come while the last checkpoint was written, to any process.
             done = everywhere(finished and not stop.asked)
             evaluates = done and config.eval.at_end
             together = jax.process_count() > 1
             if evaluates and together:  # while the processes are connected
-                _evaluate(directory)
+                _evaluate(run)
         if evaluates and not together:
-            _evaluate(directory)
+            _evaluate(run)
     if not done and config.cluster.stop_status:
         raise SystemExit(config.cluster.stop_status)
-    return directory
 
 
 def _hold(directory: pathlib.Path, until: contextlib.ExitStack) -> None:
@@ -184,13 +182,13 @@ def _hold(directory: pathlib.Path, until: contextlib.ExitStack) -> None:
         )
 
 
-def _open(plan: Plan, resume_changed: bool) -> stored.Saved:
+def _open(run: Run, resume_changed: bool) -> stored.Saved:
     """The content that `config.json` will have, after a comparison with the file that exists."""
-    config, directory = plan.config, plan.directory
+    config, directory = run.config, run.directory
     with paths.reached(directory):
         begun = finished_steps(directory)
     if resume_changed or not begun:
-        return stored.saved_of(config, cfg=plan.cfg)
+        return run.saved()
     path = directory / stored.FILE
     otherwise = (
         'give the run another name (--config.name=...), or continue it all the same with '
@@ -204,25 +202,22 @@ def _open(plan: Plan, resume_changed: bool) -> stored.Saved:
     there = stored.read_saved(path)
     if changed := stored.differences(there.config, config):
         raise ConfigChangedError(f'{path} holds another config: {listed(changed)}; {otherwise}')
-    return stored.saved_of(config, there.earlier, plan.cfg)
+    return run.saved(there.earlier)
 
 
 def _run(
-    config,
-    directory,
+    run: Run,
     trainer: Trainer,
     given: Callable,
     checkpoints: Checkpoints,
     data,
     shard: Shard,
-    width: int,
-    answers: bool,
     stop: StopSignal,
 ) -> bool:
     """Trains from the newest checkpoint, or from the parameters of `given()`. Returns whether it
-    reached the last step without being asked to stop. `width` is that of a row, and `answers` is
-    as for `validate`.
+    reached the last step without being asked to stop.
     """
+    config, directory, width = run.config, run.directory, run.problem.width(run.config)
     settings, first = config.train, jax.process_index() == 0
     batches = batch_iterator(data['train'])
     if checkpoints.steps():
@@ -284,7 +279,7 @@ def _run(
                     if progress is not None:
                         progress.show(text='validating')
                     found = validate(
-                        trainer, state, data['validation'], settings.eval_batches, shard, answers
+                        run, trainer, state, data['validation'], settings.eval_batches, shard
                     )
                     if first:
                         log.write(step, found)
@@ -348,25 +343,23 @@ def check_finite(step: int, metrics: Metrics, saved: int) -> dict[str, float]:
 
 
 def validate(
-    trainer: Trainer, state: TrainState, dataset, batches: int, shard: Shard, answers: bool
+    run: Run, trainer: Trainer, state: TrainState, dataset, batches: int, shard: Shard
 ) -> dict[str, float]:
     """Evaluates the first `batches` batches of a dataset, which has the rows of `shard`. Returns
-    the mean loss and accuracy over the scored targets and, where the rows have `answers`, which a
-    stretch of text has not, the share of rows whose targets are all correct; see `field_sums` for
-    the numbers of a field.
+    what `Problem.means` makes of the sums: the mean loss and accuracy over the scored targets and,
+    where the rows have answers, the share of rows whose targets are all correct.
     """
     totals: dict[str, float] = {}
     for number in range(min(batches, len(dataset))):
         sums = trainer.evaluate(state, device_batch(dataset[number], trainer.batch_sharding, shard))
         totals = {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}
-    if not answers:
-        totals.pop('solved', None)
-    return {f'validation_{name}': value for name, value in means(totals).items()}
+    found = run.problem.means(totals)
+    return {f'validation_{name}': value for name, value in found.items()}
 
 
-def _evaluate(directory: pathlib.Path) -> None:
+def _evaluate(run: Run) -> None:
     """Evaluates a run on the devices of all processes; process 0 prints and writes the results."""
-    first = jax.process_index() == 0
+    first, directory = jax.process_index() == 0, run.directory
     saved = f'{directory} is trained and saved'
     stopping = f'stopping; {saved}, and eval.py --run={directory} evaluates it'
     if jax.process_count() > 1:  # the signal has gone to JAX, see `StopSignal`
@@ -374,7 +367,7 @@ def _evaluate(directory: pathlib.Path) -> None:
     with interrupts.announced(lambda: stopping):
         if first:
             print(f'evaluating {directory}', flush=True)
-        results = evaluate([directory])
+        results = evaluate_runs([run])
         if not first:
             return
         print_tables(results)

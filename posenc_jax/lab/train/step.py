@@ -15,24 +15,10 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
-from ml_collections import ConfigDict
 
 from posenc_jax.base.memory import bytes_of, device_memory, readable
-from posenc_jax.lab.decoding.recurrence import read_segments
-from posenc_jax.lab.model.field import Field, FieldConfig
-from posenc_jax.lab.model.inputs import (
-    auxiliary_loss,
-    encoded_source,
-    inputs_of,
-    source_of,
-    tokens_of,
-)
-from posenc_jax.lab.model.kinds import Model, ModelConfig, abstract_model, build_model
-from posenc_jax.lab.model.losses import LOSSES, target_losses
-from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.lab.runs.run import Run
 from posenc_jax.lab.runs.state import Params, TrainState, take_apart
-from posenc_jax.lab.runs.tuned import trained
-from posenc_jax.lab.train.field_sums import field_sums
 from posenc_jax.lab.train.optimizer import decays, make_optimizer, schedule
 from posenc_jax.layer.sharding import dict_shapes, nearest_multiple, spec_of
 
@@ -63,22 +49,14 @@ class Trainer:
     batch_sharding: NamedSharding
 
 
-def make_trainer(
-    cfg: ModelConfig, train: ConfigDict, seed: int, mesh: Mesh, model: Model | None = None
-) -> Trainer:
-    """Builds the functions of a run on a mesh.
-
-    Args:
-      cfg: the config of the model.
-      train: `config.train`.
-      seed: `config.seed`; parameters and dropout derive from it.
-      mesh: a mesh of all devices.
-      model: the model of `cfg` as shapes; None builds it.
+def make_trainer(run: Run, mesh: Mesh) -> Trainer:
+    """Builds the functions of a run on a mesh of all devices.
 
     Raises:
       ValueError: the mesh does not divide the rows or heads (the message has the numbers), or a
         device has too little memory.
     """
+    cfg, train = run.cfg, run.config.train
     parts = mesh.shape['data'] * mesh.shape['fsdp']
     if train.batch % (train.accumulate * parts):
         raise ValueError(
@@ -92,13 +70,12 @@ def make_trainer(
             f'a train.length whose rows have {nearest_multiple(cfg.train_len, pieces)} tokens, or '
             'mesh.sequence=1'
         )
-    model = abstract_model(cfg) if model is None else model
-    graphdef, params, constants = take_apart(model)
-    tuned = trained(model, train.tune)
-    optimizer = make_optimizer(train, only(decays(model), tuned))
+    _, params, constants = take_apart(run.model)
+    tuned = run.tuned
+    optimizer = make_optimizer(train, only(decays(run.model), tuned))
 
     def init(given: Params) -> TrainState:
-        _, params, constants = take_apart(build_model(cfg, nnx.Rngs(jax.random.key(seed))))
+        params, constants = run.draw()
         params = _overlaid(nnx.to_pure_dict(params), given)
         opt_state = optimizer.init(only(params, tuned))
         return TrainState(jnp.zeros((), jnp.int32), params, nnx.to_pure_dict(constants), opt_state)
@@ -120,39 +97,32 @@ def make_trainer(
         shape.shape, shape.dtype, sharding=sharding
     )
     abstract = jax.tree.map(place, shapes, shardings)
-    check_memory(abstract, cfg, train, mesh)
-    step = functools.partial(train_step, graphdef, optimizer, train, seed, tuned)
+    check_memory(abstract, run, mesh)
+    step = functools.partial(train_step, run, optimizer)
     return Trainer(
         init=jax.jit(init, donate_argnums=0, out_shardings=shardings),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole)),
-        evaluate=jax.jit(functools.partial(eval_step, graphdef, train), out_shardings=whole),
+        evaluate=jax.jit(functools.partial(eval_step, run), out_shardings=whole),
         abstract=abstract,
         tuned=only(shapes.params, tuned),
-        batch_sharding=NamedSharding(mesh, spec_of(_roles_of_batch(cfg))),
+        batch_sharding=NamedSharding(mesh, spec_of(run.problem.axes)),
     )
 
 
-def _roles_of_batch(cfg: ModelConfig) -> tuple[str, ...]:
-    return ('batch',) if isinstance(cfg, FieldConfig) else ('batch', 'sequence')
-
-
-def check_memory(abstract: TrainState, cfg: ModelConfig, train: ConfigDict, mesh: Mesh) -> None:
+def check_memory(abstract: TrainState, run: Run, mesh: Mesh) -> None:
     """Raises ValueError if a device cannot hold its part of the state and the least that a step
     needs besides, which is the input of every layer and the logits. The message has both sizes.
     """
     part = lambda leaf: jax.ShapeDtypeStruct(leaf.sharding.shard_shape(leaf.shape), leaf.dtype)
     state = bytes_of(jax.tree.map(part, abstract))
+    train = run.config.train
     tokens = (
         train.batch
         // train.accumulate
-        * (train.segment or cfg.train_len)
+        * (train.segment or run.cfg.train_len)
         // (mesh.size // mesh.shape['tensor'])
     )
-    if isinstance(cfg, FieldConfig):
-        step = 4 * tokens * (cfg.components + cfg.output_size)
-    else:
-        logits = 0 if cfg.pool else 4 * cfg.output_size
-        step = tokens * (cfg.layers * cfg.width * jnp.dtype(cfg.dtype).itemsize + logits)
+    step = run.problem.step_bytes(run.cfg, tokens)
     if state + step > (limit := device_memory(mesh.local_devices)):
         raise ValueError(
             f'the state of training would take {readable(state)} of a device, and a step at '
@@ -185,74 +155,32 @@ def _overlaid(params: Params, given: Params) -> Params:
     }
 
 
-def losses_of(model: Model) -> Callable[[Array, Array], tuple[Array, Array]]:
-    """The function from outputs and targets to losses and log-partitions of a model."""
-    return LOSSES[model.cfg.predicts] if isinstance(model, Field) else target_losses
-
-
-def read(
-    model: Model,
-    batch: DeviceBatch,
-    train: ConfigDict,
-    key: Array | None = None,
-    step: Array | None = None,
-) -> Float[Array, 'B *T V']:
-    """Logits of a batch, [B, T, V], or [B, 1, V] for a class, in one pass or segment by segment
-    with a memory (`train.segment`). With a key the training rule applies (dropout, random
-    positions), without it the evaluation rule. A field gives the outputs of its points, [B, V];
-    `step` tells it how far training is.
-    """
-    if isinstance(model, Field):
-        progress = None if step is None else step / train.steps
-        return model(batch['coords'], key=key, progress=progress)
-    if not train.segment:
-        training = key is not None
-        source = encoded_source(model, source_of(batch), key, training)
-        inputs, tok = inputs_of(batch), tokens_of(batch)
-        return model(inputs, tok, key=key, train=training, source=source)
-    return read_segments(
-        model,
-        batch['tokens'],
-        segment=train.segment,
-        length=train.memory,
-        tok=tokens_of(batch),
-        key=key,
-    )
-
-
 def train_step(
-    graphdef: nnx.GraphDef,
-    optimizer: optax.GradientTransformation,
-    train: ConfigDict,
-    seed: int,
-    tuned: Params,
-    state: TrainState,
-    batch: DeviceBatch,
+    run: Run, optimizer: optax.GradientTransformation, state: TrainState, batch: DeviceBatch
 ) -> tuple[TrainState, Metrics]:
-    """One update of the `tuned` parameters. The loss is the mean over the scored targets of the
-    whole batch, whether or not `train.accumulate` cuts the batch into parts. The terms that
-    encodings add to it (`AuxiliaryLoss`) are means over these parts.
+    """One update of the parameters that `run.tuned` names. The loss is the mean over the scored
+    targets of the whole batch, whether or not `train.accumulate` cuts the batch into parts. The
+    terms that encodings add to it (`AuxiliaryLoss`) are means over these parts.
 
     Returns:
       The new state and the metrics: `loss` (nats per target, without the z-loss and the terms of
       encodings), `auxiliary_loss` (their sum, where there are some), `grad_norm` (before clipping),
       `param_norm` (of all parameters, after the update), `learning_rate`.
     """
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    problem, train, tuned = run.problem, run.config.train, run.tuned
+    graphdef, *_ = take_apart(run.model)
+    key = jax.random.fold_in(jax.random.key(run.config.seed), state.step)
     scored = jnp.maximum(batch['loss_mask'].sum(dtype=jnp.float32), 1.0)
 
     def loss_of(params, part, key):
         model = nnx.merge(graphdef, _joined(params, state.params), state.constants)
-        outputs = read(model, part, train, key, state.step)
-        nll, log_partition = losses_of(model)(outputs, part['targets'])
+        outputs = problem.read(model, part, train, key, state.step)
+        nll, log_partition = problem.losses(outputs, part['targets'])
         mean = lambda values: (values * part['loss_mask']).sum(dtype=jnp.float32) / scored
         objective, losses = mean(nll), {'loss': mean(nll)}
         if train.z_loss:
             objective += train.z_loss * mean(log_partition**2)
-        if (
-            isinstance(model, Transformer)
-            and (term := auxiliary_loss(model, part, key)) is not None
-        ):
+        if (term := problem.auxiliary_loss(model, part, key)) is not None:
             losses['auxiliary_loss'] = term / train.accumulate
             objective += losses['auxiliary_loss']
         return objective, losses
@@ -287,27 +215,9 @@ def train_step(
     return TrainState(state.step + 1, params, state.constants, opt_state), metrics
 
 
-def eval_step(
-    graphdef: nnx.GraphDef, train: ConfigDict, state: TrainState, batch: DeviceBatch
-) -> Metrics:
-    """Sums over the scored targets of a batch, under the evaluation rule.
-
-    Returns:
-      `loss` in nats, number of `correct` targets, number of scored `targets`, `solved` rows (whose
-      targets are all correct), and `rows` with targets. For a field see `field_sums`.
-    """
-    model = nnx.merge(graphdef, state.params, state.constants)
-    logits = read(model, batch, train)
-    nll, _ = losses_of(model)(logits, batch['targets'])
-    scored = batch['loss_mask'] > 0
-    if isinstance(model, Field):
-        return field_sums(model.cfg, nll, logits, batch['targets'], scored)
-    correct = (jnp.argmax(logits, axis=-1) == batch['targets']) & scored
-    rows = scored.any(axis=1)
-    return {
-        'loss': jnp.where(scored, nll, 0).sum(),
-        'correct': correct.sum(dtype=jnp.float32),
-        'targets': scored.sum(dtype=jnp.float32),
-        'solved': (rows & (correct == scored).all(axis=1)).sum(dtype=jnp.float32),
-        'rows': rows.sum(dtype=jnp.float32),
-    }
+def eval_step(run: Run, state: TrainState, batch: DeviceBatch) -> Metrics:
+    """Sums over the scored targets of a batch, under the evaluation rule; see `Problem.sums`."""
+    model = nnx.merge(take_apart(run.model)[0], state.params, state.constants)
+    outputs = run.problem.read(model, batch, run.config.train)
+    losses, _ = run.problem.losses(outputs, batch['targets'])
+    return run.problem.sums(losses, outputs, batch['targets'], batch['loss_mask'] > 0)

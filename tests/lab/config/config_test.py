@@ -7,13 +7,13 @@ import sys
 
 import jax
 import pytest
-from absl import flags
 
 from configs import default
 from posenc_jax.lab.config import config_file
 from posenc_jax.lab.config.fields import fields_of
 from posenc_jax.lab.runs import stored
-from posenc_jax.lab.runs.plan import make_task, model_config, resolve, run_name, validate
+from posenc_jax.lab.runs.run import resolve, run_name, validate
+from posenc_jax.lab.runs.sizes import make_task, model_config
 from posenc_jax.protocol.errors import SpecError
 from tests.lab.train import tiny
 
@@ -294,7 +294,7 @@ def test_no_device_is_touched(tmp_path):
     code = '\n'.join(
         [
             'import jax._src.xla_bridge as bridge',
-            'from posenc_jax.lab.runs.plan import validate',
+            'from posenc_jax.lab.runs.run import validate',
             'from tests.lab.train import tiny',
             f'validate(tiny.config({str(tmp_path)!r}, eval__at_end=True, '
             'eval__lengths=(16, 32), eval__stride=8))',
@@ -588,9 +588,8 @@ def test_command_line(capsys):
     found = []
     started = [(run(*given), message) for given, message in in_processes]
     for given, message in here:
-        flags.FLAGS.unparse_flags()
         with pytest.raises(SystemExit, match='2'):
-            program.run(program.parse(['train.py', '--config=configs/quickstart.py', *given]))
+            program.main(['--config=configs/quickstart.py', *given])
         found.append((capsys.readouterr().err, message))
     for process, message in started:
         found.append((process.communicate(timeout=120)[1], message))
@@ -645,11 +644,8 @@ def test_errors_of_the_surroundings_are_one_message(monkeypatch, capsys, error):
 
     monkeypatch.setattr(loop, 'train', fail)
     monkeypatch.setattr(cluster, 'find_cluster', lambda *_: None)
-    flags.FLAGS.unparse_flags()
-    monkeypatch.setattr(sys, 'argv', ['train.py', '--config=configs/quickstart.py'])
-    command.parse(sys.argv)
     with pytest.raises(SystemExit, match='2'):
-        command.run(['train.py'])
+        command.main(['--config=configs/quickstart.py'])
     assert capsys.readouterr().err == f'train.py: {error}\n'
 
 
@@ -662,9 +658,7 @@ def test_tuples_are_read_as_eval_reads_them():
         '--config.eval.depths=0,0.5',
     ]
     given += ['--config.pattern=alibi(),nope()']
-    flags.FLAGS.unparse_flags()
-    command.parse(['train.py', '--config=configs/quickstart.py', *given])
-    read = command.CONFIG.value
+    read = command.parse(['--config=configs/quickstart.py', *given]).config
     assert read.eval.protocols == ('nonoverlapping', 'sliding') and read.eval.lengths == (64,)
     assert read.eval.depths == (0, 0.5) and read.pattern == ('alibi()', 'nope()')
 

@@ -9,7 +9,7 @@ import pytest
 from posenc_jax.lab.cli import eval as command
 from posenc_jax.lab.config import config_file
 from posenc_jax.lab.runs import initial
-from posenc_jax.lab.runs.plan import resolve
+from posenc_jax.lab.runs.run import resolve
 from posenc_jax.lab.tasks.translation import Translation
 from tests.lab.evaluate.run_test import make_run
 

@@ -54,14 +54,14 @@ def test_a_field_without_its_section_is_proposed(capsys):
         ('set', '--config.NAME=VALUE changes a field of the config'),
     ):
         with pytest.raises(SystemExit):
-            train.parse(['train.py', f'--{flag}=3'])
+            train.parse([f'--{flag}=3'])
         assert f'unknown argument --{flag}; ' in (text := capsys.readouterr().err)
         assert message in text
 
 
 def test_help_is_readable(capsys):
     with pytest.raises(SystemExit) as ended:
-        train.parse(['train.py', '--help'])
+        train.parse(['--help'])
     text = capsys.readouterr().out
     assert not ended.value.code and field_help() in text
     assert '  --config.train.lr=0.001\n' in text or '  --config.train.lr=1e-3\n' in text

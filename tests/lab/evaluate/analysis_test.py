@@ -12,7 +12,7 @@ from posenc_jax.lab.analyse.martingale_gap import martingale_gap
 from posenc_jax.lab.analyse.receptive_field import receptive_field
 from posenc_jax.lab.analyse.rope_frequency_usage import rope_frequency_usage
 from posenc_jax.lab.analyse.rope_usage import rope_usage
-from posenc_jax.lab.runs.job import prepare
+from posenc_jax.lab.runs.prepare import prepare
 from tests.lab.evaluate.run_test import make_run
 
 LEAST = {'eval.lengths': (1,), 'eval.stride': 1}

@@ -13,8 +13,8 @@ from posenc_jax.lab.evaluate.scoring import scorer
 from posenc_jax.lab.evaluate.tasks import score_rows
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.lab.runs.job import SEED
-from posenc_jax.lab.runs.plan import make_task
+from posenc_jax.lab.runs.problem import SEED
+from posenc_jax.lab.runs.sizes import make_task
 from posenc_jax.lab.tasks.retrieval.ruler_lite import RulerLite
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens

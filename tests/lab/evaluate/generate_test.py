@@ -15,7 +15,7 @@ import posenc_jax.lab.cli.generate
 from posenc_jax.lab.cli.generate import continue_text, main
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.lab.model.inputs import source_of
-from posenc_jax.lab.runs.job import prepare
+from posenc_jax.lab.runs.prepare import prepare
 from tests.lab.evaluate.pretrained_test import checkpoint  # noqa: F401  (a fixture)
 from tests.lab.evaluate.run_test import make_run
 from tests.smollm2 import needs_smollm2, smollm2

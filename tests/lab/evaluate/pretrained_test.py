@@ -20,8 +20,8 @@ from posenc_jax.lab.evaluate.scoring import token_scores
 from posenc_jax.lab.evaluate.tasks import SEED
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.pretrained import export_pretrained, is_pretrained
-from posenc_jax.lab.runs.job import home_of
-from posenc_jax.lab.runs.plan import make_task
+from posenc_jax.lab.runs.prepare import home_of
+from posenc_jax.lab.runs.sizes import make_task
 from posenc_jax.lab.tasks.language import Language
 
 

@@ -18,9 +18,10 @@ from posenc_jax.lab.cli.generate import continue_text
 from posenc_jax.lab.evaluate import run as evaluation
 from posenc_jax.lab.evaluate.results import read
 from posenc_jax.lab.evaluate.run import evaluate
-from posenc_jax.lab.runs import checkpoint, initial, job, restore, stored
-from posenc_jax.lab.runs.job import home_of, results_folder
-from posenc_jax.lab.runs.plan import make_task, model_config
+from posenc_jax.lab.runs import checkpoint, initial, restore, stored
+from posenc_jax.lab.runs.prepare import home_of, results_folder
+from posenc_jax.lab.runs.run import Run
+from posenc_jax.lab.runs.sizes import make_task
 from posenc_jax.lab.train.step import make_trainer
 from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.methods.ms_poe import ms_poe_ratios, probe_heads
@@ -36,8 +37,7 @@ def make_run(directory, **changes):
     config.train.update(length=16)
     config.eval.update(stride=8, tokens=128, batch=4, lengths=(16, 32), samples=20)
     config.update(changes)
-    cfg = model_config(config, make_task(config))
-    trainer = make_trainer(cfg, config.train, config.seed, make_mesh(devices=jax.devices()[:1]))
+    trainer = make_trainer(Run.of(config), make_mesh(devices=jax.devices()[:1]))
     with checkpoint.Checkpoints(directory, keep=1) as checkpoints:
         checkpoints.save(2, trainer.init({}), {})
     stored.save(config, directory / stored.FILE)
@@ -118,7 +118,7 @@ def test_a_mesh_changes_no_result(runs, monkeypatch, name):
     asked = {'eval.protocols': 'nonoverlapping', 'eval.tokens': 100, 'eval.samples': 5}
     asked['eval.decode'] = name == 'passkey'
     cut = evaluate([runs[name]], {**asked, 'mesh.tensor': 2, 'mesh.sequence': 2}).runs[0]
-    monkeypatch.setattr(job, 'make_mesh', lambda **_: None)
+    monkeypatch.setattr('posenc_jax.lab.runs.run.make_mesh', lambda **_: None)
     one = evaluate([runs[name]], asked).runs[0]
     for own, other in zip(cut.measurements, one.measurements, strict=True):
         assert own.nll == pytest.approx(other.nll, abs=1e-5) and own.value == pytest.approx(
@@ -257,9 +257,11 @@ def test_a_run_trained_with_kernels_has_the_results_of_one_without(runs):
 def test_a_run_trained_with_kernels_is_read_and_continued_without_them(runs):
     config, model, _ = restore.restore_model(runs['kernel'], overrides=BLOCKED)
     assert config.model.implementation == vars(model.cfg)['implementation'] == 'blocked'
-    plan = job.prepare(runs['kernel'], {**BLOCKED, 'model.block': '8', 'model.remat': 'full'})
+    found = evaluation.prepare(
+        runs['kernel'], {**BLOCKED, 'model.block': '8', 'model.remat': 'full'}
+    )
     own = dict(implementation='blocked', block=8, remat='full')
-    assert all(own.items() <= vars(cfg).items() for cfg in (plan.cfg, plan.load()[0].cfg))
+    assert all(own.items() <= vars(cfg).items() for cfg in (found.cfg, found.load()[0].cfg))
     resumed = stored.from_json(pathlib.Path(runs['kernel']) / stored.FILE)
     assert stored.differences(resumed, config) == []
     config.unlock().init.source = runs['kernel']
@@ -371,8 +373,7 @@ def test_ids_within_the_table_are_scored(runs):
 
 def test_a_likelihood_that_is_not_finite_names_the_run_and_the_length(runs, tmp_path):
     config = stored.from_json(pathlib.Path(runs['alibi']) / stored.FILE)
-    cfg = stored.read_saved(pathlib.Path(runs['alibi']) / stored.FILE).model_config
-    trainer = make_trainer(cfg, config.train, 0, make_mesh(devices=jax.devices()[:1]))
+    trainer = make_trainer(Run.of(config), make_mesh(devices=jax.devices()[:1]))
     state = trainer.init({})
     state.params['embedding'] = state.params['embedding'] * jnp.nan
     with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
@@ -408,7 +409,7 @@ def test_runs_of_versions_that_stored_no_shape(runs):
 
 
 def test_a_run_that_cannot_be_evaluated_stops_the_others_before_they_start(runs, monkeypatch):
-    monkeypatch.setattr(restore, 'restore_model', lambda *_: pytest.fail('a checkpoint was read'))
+    monkeypatch.setattr(Run, 'load', lambda *_: pytest.fail('a checkpoint was read'))
     with pytest.raises(ValueError, match='at length 64: learned_absolute: .*overflow'):
         evaluate([runs['alibi'], runs['learned']], {'eval.lengths': '64'})
 
@@ -476,7 +477,7 @@ def test_command_in_a_process_of_its_own(runs, tmp_path):
 
 def test_a_missing_checkpoint_stops_the_others_before_they_start(runs, tmp_path, monkeypatch):
     (tmp_path / 'config.json').write_text((pathlib.Path(runs['alibi']) / 'config.json').read_text())
-    monkeypatch.setattr(restore, 'restore_model', lambda *_: pytest.fail('a checkpoint was read'))
+    monkeypatch.setattr(Run, 'load', lambda *_: pytest.fail('a checkpoint was read'))
     with pytest.raises(ValueError, match='has no checkpoint'):
         evaluate([runs['alibi'], tmp_path])
 

@@ -9,7 +9,7 @@ from posenc_jax.lab.files.command import Parser
 from posenc_jax.lab.files.safe import finished_steps
 from posenc_jax.lab.pretrained import PretrainedError, is_pretrained
 from posenc_jax.lab.runs.checkpoint import Checkpoints
-from posenc_jax.lab.runs.plan import resolve
+from posenc_jax.lab.runs.run import resolve
 from posenc_jax.lab.tasks.language.text_files import TextFiles
 from tests import fake_bucket
 from tests.lab.train import tiny

@@ -18,8 +18,8 @@ from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.runs import stored
 from posenc_jax.lab.runs.checkpoint import CheckpointError, Checkpoints, fingerprint, finished_steps
 from posenc_jax.lab.runs.entries import sealed, unsealed
-from posenc_jax.lab.runs.plan import make_task, model_config, validate
 from posenc_jax.lab.runs.restore import read_run, restore_model
+from posenc_jax.lab.runs.run import Run, validate
 from posenc_jax.lab.train.step import make_trainer
 from posenc_jax.layer.sharding import make_mesh
 from tests.lab.train import tiny
@@ -32,13 +32,8 @@ FIELDS = {'encoding': 'learned_absolute(max_len=32) | alibi()', 'model__layers':
 
 
 def trainer_of(config, **mesh):
-    cfg = model_config(config, make_task(config))
-    return make_trainer(
-        cfg,
-        config.train,
-        config.seed,
-        make_mesh(**(mesh or dict(data=1, devices=jax.devices()[:1]))),
-    )
+    mesh = mesh or dict(data=1, devices=jax.devices()[:1])
+    return make_trainer(Run.of(config), make_mesh(**mesh))
 
 
 @pytest.fixture(scope='module')

@@ -15,9 +15,8 @@ from posenc_jax.lab.config import defaults
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.pretrained import export_pretrained
 from posenc_jax.lab.runs import initial, stored
-from posenc_jax.lab.runs.plan import validate
 from posenc_jax.lab.runs.restore import restore_model
-from posenc_jax.lab.train import loop
+from posenc_jax.lab.runs.run import validate
 from posenc_jax.lab.train.loop import train
 from posenc_jax.protocol.errors import SpecError
 from tests.lab.train import tiny
@@ -260,7 +259,8 @@ def test_a_public_checkpoint_is_continued_with_its_tokenizer(tmp_path):
     ],
 )
 def test_errors_come_before_any_device_is_used(tmp_path, source, fields, message, monkeypatch):
-    monkeypatch.setattr(loop, 'make_mesh', lambda **_: pytest.fail('a device was used'))
+    used = lambda **_: pytest.fail('a device was used')
+    monkeypatch.setattr('posenc_jax.lab.runs.run.make_mesh', used)
     fields = {'init__source': str(source), **fields}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         train(continued(tmp_path, fields.pop('init__source'), **fields))

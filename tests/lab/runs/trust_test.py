@@ -23,9 +23,9 @@ from posenc_jax.lab.files import imports, paths
 from posenc_jax.lab.runs import stored, trust
 from posenc_jax.lab.runs.checkpoint import CheckpointError, Checkpoints
 from posenc_jax.lab.runs.initial import open_initial
-from posenc_jax.lab.runs.job import prepare
-from posenc_jax.lab.runs.plan import make_task, model_config
+from posenc_jax.lab.runs.prepare import prepare
 from posenc_jax.lab.runs.restore import read_run, restore_model
+from posenc_jax.lab.runs.run import Run
 from posenc_jax.lab.runs.trust import UntrustedError, import_of_run
 from posenc_jax.lab.search.longrope import search
 from posenc_jax.lab.train.loop import train
@@ -157,8 +157,8 @@ HARM = {
     linked: (ValueError, f'{COPY} is a link; expected the file that training wrote'),
     linked_folder: (ValueError, 'imports is a link'),
     dangling: (ValueError, f'{COPY} is a link'),
-    pipe: (ValueError, f'{COPY} is no regular file'),
-    folder: (OSError, 'Is a directory'),
+    pipe: (ValueError, f'{COPY} is a pipe, expected a regular file'),
+    folder: (ValueError, f'{COPY} is a folder, expected a regular file'),
     lambda run: (run / 'imports' / COPY).write_text(PAYLOAD + '#'): (
         ValueError,
         f'{COPY} was changed: its name has the digest of another text',
@@ -192,7 +192,7 @@ def test_a_link_that_takes_the_place_of_a_copy_is_not_followed(
     run = brought(COPY)
     monkeypatch.setattr(pathlib.Path, 'is_symlink', lambda path: False)
     linked(run)
-    with pytest.raises(OSError, match='symbolic link'):
+    with pytest.raises(ValueError, match='symbolic link, expected a regular file'):
         read_run(run, trust_imports=trusted)
     assert not executed
 
@@ -338,12 +338,7 @@ def test_modules_of_the_package_need_no_trust(brought):
 def test_the_config_is_compared_before_anything_is_executed(plain, brought, executed, door):
     run = brought(COPY)
     trained = stored.from_json(pathlib.Path(plain) / stored.FILE)
-    trainer = make_trainer(
-        model_config(trained, make_task(trained)),
-        trained.train,
-        0,
-        make_mesh(devices=jax.devices()[:1]),
-    )
+    trainer = make_trainer(Run.of(trained), make_mesh(devices=jax.devices()[:1]))
     with Checkpoints(run, keep=1, saved=stored.saved_of(trained)) as checkpoints:
         checkpoints.save(3, trainer.init({}), {})
     with pytest.raises(CheckpointError, match='was trained with another config than config.json'):

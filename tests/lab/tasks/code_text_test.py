@@ -5,9 +5,10 @@ that does not parse.
 import numpy as np
 import pytest
 
-from posenc_jax.lab.config import defaults, settings
+from posenc_jax.lab.config import defaults
 from posenc_jax.lab.evaluate.language import evaluate_language
 from posenc_jax.lab.model.config import TransformerConfig
+from posenc_jax.lab.runs.run import Run
 from posenc_jax.lab.tasks.language import BOS, CodeText
 from posenc_jax.methods.hirope import hierarchical_ids
 from posenc_jax.protocol.errors import SpecError
@@ -97,11 +98,12 @@ def test_hirope_reads_them_and_what_takes_no_such_positions_says_so(folder):
     )
     with config.unlocked():
         config.eval.tokens = 64
-    settings.check(config, of(folder), cfg('hirope(encoding=rope(), window=8)'))
+    run = lambda encoding: Run(folder, config, of(folder), cfg(encoding))
+    run('hirope(encoding=rope(), window=8)').check_evaluation()
     with pytest.raises(
         SpecError, match=r'at length 64: a distance needs one position per token .* got .*64, 3'
     ):
-        settings.check(config, of(folder), cfg('alibi()'))
+        run('alibi()').check_evaluation()
 
 
 def test_paragraphs_and_lines(folder, tmp_path):

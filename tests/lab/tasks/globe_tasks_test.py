@@ -9,7 +9,7 @@ import pytest
 
 from posenc_jax.lab.evaluate import field_maps
 from posenc_jax.lab.evaluate.results import read
-from posenc_jax.lab.runs.plan import resolve
+from posenc_jax.lab.runs.run import resolve
 from posenc_jax.lab.tasks.field_task import FieldTask, Points
 from posenc_jax.lab.tasks.globe import (
     Checkerboard,

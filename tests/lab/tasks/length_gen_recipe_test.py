@@ -243,7 +243,7 @@ def test_it_trains_and_evaluates_from_a_config():
     evaluation.
     """
     from configs import default
-    from posenc_jax.lab.runs.plan import validate
+    from posenc_jax.lab.runs.run import validate
 
     config = default.get_config()
     config.task, config.encoding = (

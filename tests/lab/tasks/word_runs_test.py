@@ -5,7 +5,8 @@ scratchpad that is evaluated beyond the trained length.
 import pytest
 
 from posenc_jax.lab.evaluate.run import evaluate
-from posenc_jax.lab.runs.plan import make_task, task_length, validate
+from posenc_jax.lab.runs.run import validate
+from posenc_jax.lab.runs.sizes import make_task, task_length
 from posenc_jax.lab.train.loop import train
 from posenc_jax.lab.train.metrics_file import FILE, read_lines
 from tests.lab.train import tiny

@@ -15,9 +15,9 @@ from posenc_jax.lab.config.config_file import read as read_config
 from posenc_jax.lab.evaluate.results import read
 from posenc_jax.lab.evaluate.run import evaluate
 from posenc_jax.lab.model.losses import psnr
-from posenc_jax.lab.runs.job import UNASKED, prepare
-from posenc_jax.lab.runs.plan import resolve
+from posenc_jax.lab.runs.prepare import UNASKED, prepare
 from posenc_jax.lab.runs.restore import restore_model
+from posenc_jax.lab.runs.run import resolve
 from posenc_jax.lab.tasks.field_task import FieldTask, Points, grid_points
 from posenc_jax.lab.tasks.pictures.picture import Picture
 from posenc_jax.lab.train.loop import train

@@ -18,9 +18,10 @@ from posenc_jax.lab.evaluate.run import evaluate
 from posenc_jax.lab.evaluate.scoring import token_scores
 from posenc_jax.lab.model.inputs import inputs_of, source_of, tokens_of
 from posenc_jax.lab.runs import stored
-from posenc_jax.lab.runs.job import prepare
-from posenc_jax.lab.runs.plan import make_task, task_length, validate
+from posenc_jax.lab.runs.prepare import prepare
 from posenc_jax.lab.runs.restore import restore_model
+from posenc_jax.lab.runs.run import validate
+from posenc_jax.lab.runs.sizes import make_task, task_length
 from posenc_jax.lab.train.batches import device_batch, divisible
 from posenc_jax.lab.train.loop import ConfigChangedError, train
 from posenc_jax.lab.train.metrics_file import FILE, read_lines

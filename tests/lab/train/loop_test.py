@@ -20,8 +20,8 @@ from posenc_jax.lab.evaluate.results import read
 from posenc_jax.lab.evaluate.run import evaluate
 from posenc_jax.lab.runs import initial, stored
 from posenc_jax.lab.runs.checkpoint import CheckpointError
-from posenc_jax.lab.runs.plan import validate
 from posenc_jax.lab.runs.restore import restore_model
+from posenc_jax.lab.runs.run import validate
 from posenc_jax.lab.tasks import batch_iterator
 from posenc_jax.lab.tasks.copy import Reverse
 from posenc_jax.lab.tasks.language import Language

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from posenc_jax.lab.runs import stored
-from posenc_jax.lab.runs.plan import resolve
 from posenc_jax.lab.runs.restore import restore_model
+from posenc_jax.lab.runs.run import resolve
 from posenc_jax.lab.runs.trust import UntrustedError
 from posenc_jax.lab.train.loop import ConfigChangedError, train
 from tests.lab.train.tiny import config

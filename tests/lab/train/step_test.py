@@ -15,7 +15,7 @@ from posenc_jax.lab.decoding.recurrence import segment_losses
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.model.inputs import OF_SOURCE
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.lab.runs.plan import make_task, model_config
+from posenc_jax.lab.runs.run import Run
 from posenc_jax.lab.train import step as steps
 from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.protocol.tokens import Tokens
@@ -24,10 +24,8 @@ from tests.lab.train import tiny
 
 def trainer_of(workdir='', **fields):
     config = tiny.config(workdir, **{'model__dropout': 0.0, 'model__layers': 1, **fields})
-    cfg = model_config(config, make_task(config))
-    return cfg, steps.make_trainer(
-        cfg, config.train, config.seed, make_mesh(data=1, devices=jax.devices()[:1])
-    )
+    run = Run.of(config)
+    return run, steps.make_trainer(run, make_mesh(data=1, devices=jax.devices()[:1]))
 
 
 @pytest.fixture(scope='module')
@@ -48,8 +46,8 @@ def _logits(graphdef, params, constants, tokens):
     return nnx.merge(graphdef, params, constants)(tokens)
 
 
-def numpy_losses(cfg, state, batch):
-    graphdef, *_ = steps.take_apart(steps.abstract_model(cfg))
+def numpy_losses(run, state, batch):
+    graphdef, *_ = steps.take_apart(run.model)
     logits = _logits(graphdef, state.params, state.constants, batch['tokens'])
     logits = np.asarray(logits, np.float64)
     partition = np.log(np.exp(logits).sum(-1))
@@ -58,7 +56,7 @@ def numpy_losses(cfg, state, batch):
 
 
 def test_what_no_device_holds_is_refused():
-    cfg, trainer = trainer_of(train__batch=8, train__accumulate=4)
+    run, trainer = trainer_of(train__batch=8, train__accumulate=4)
     batch = 10**7
     with pytest.raises(
         ValueError,
@@ -72,9 +70,9 @@ def test_what_no_device_holds_is_refused():
 
 
 def test_loss_is_the_masked_mean(plain):
-    cfg, trainer = plain
+    run, trainer = plain
     state, batch = trainer.init({}), batch_of()
-    nll, _, logits = numpy_losses(cfg, state, batch)
+    nll, _, logits = numpy_losses(run, state, batch)
     mask = batch['loss_mask']
     sums = trainer.evaluate(state, batch)
     assert float(sums['loss']) == pytest.approx((nll * mask).sum(), rel=1e-5)
@@ -89,11 +87,11 @@ def test_a_batch_is_read_in_segments_with_a_memory():
     batch = batch_of(rows=2) | {'loss_mask': np.ones((2, 32), np.float32)}
     read = {}
     for memory in (0, 8, 32):
-        cfg, trainer = trainer_of(
+        run, trainer = trainer_of(
             train__segment=8, train__memory=memory, train__batch=2, encoding='transformer_xl()'
         )
         state = trainer.init({})
-        graphdef, *_ = steps.take_apart(steps.abstract_model(cfg))
+        graphdef, *_ = steps.take_apart(run.model)
         model = nnx.merge(graphdef, state.params, state.constants)
         read_segments = functools.partial(segment_losses, segment=8, length=memory)
         expected = jax.jit(read_segments)(model, batch['tokens'], batch['targets'])
@@ -101,7 +99,7 @@ def test_a_batch_is_read_in_segments_with_a_memory():
             float(expected.sum()), rel=1e-5
         )
         if memory == 32:
-            losses = numpy_losses(cfg, state, batch)[0]
+            losses = numpy_losses(run, state, batch)[0]
         read[memory] = float(trainer.step(state, batch)[1]['loss'])
         assert read[memory] == pytest.approx(float(expected.mean()), rel=1e-5)
     assert read[32] == pytest.approx(losses.mean(), rel=1e-5)
@@ -109,9 +107,9 @@ def test_a_batch_is_read_in_segments_with_a_memory():
 
 
 def test_solved_rows(plain):
-    cfg, trainer = plain
+    run, trainer = plain
     state, batch = trainer.init({}), batch_of()
-    _, _, logits = numpy_losses(cfg, state, batch)
+    _, _, logits = numpy_losses(run, state, batch)
     right = logits.argmax(-1).astype(np.int32)
     targets = np.where(
         np.arange(8)[:, None] < 3, right, (right + 1) % 257
@@ -131,7 +129,7 @@ def test_what_is_not_scored_does_not_train(plain):
 
 @pytest.mark.full
 def test_z_loss(plain):
-    cfg, trainer = plain
+    run, trainer = plain
     _, with_z = trainer_of(train__z_loss=0.5)
     batch = batch_of()
     (_, without), (_, added) = (
@@ -141,7 +139,7 @@ def test_z_loss(plain):
     assert float(without['loss']) == float(
         added['loss']
     )  # what is reported is the cross-entropy alone
-    graphdef, *_ = steps.take_apart(steps.abstract_model(cfg))
+    graphdef, *_ = steps.take_apart(run.model)
     state = trainer.init({})
 
     def loss(params):
@@ -168,14 +166,14 @@ def test_accumulation_changes_nothing(plain):
 
 
 def test_the_model_sees_what_the_batch_says(plain):
-    cfg, trainer = plain
+    run, trainer = plain
     state, batch = trainer.init({}), batch_of()
     extra = {
         'positions': np.tile(np.arange(32, dtype=np.int32)[::-1], (8, 1)),
         'segment': np.repeat(np.array([[0, 1]], np.int32), 16, axis=1).repeat(8, 0),
         'valid': np.tile(np.arange(32) < 30, (8, 1)),
     }
-    graphdef, *_ = steps.take_apart(steps.abstract_model(cfg))
+    graphdef, *_ = steps.take_apart(run.model)
     model = nnx.merge(graphdef, state.params, state.constants)
     for names in (('positions',), ('segment', 'valid')):
         known = {name: extra[name] for name in names}
@@ -212,13 +210,10 @@ def test_it_learns(plain):
 
 def test_batch_that_the_mesh_does_not_divide(tmp_path):
     config = tiny.config(tmp_path, train__batch=6, train__accumulate=2)
-    cfg = model_config(config, make_task(config))
     with pytest.raises(
         ValueError, match='batch 6 in 2 accumulated parts .* fsdp = 2: it must be a multiple of 4'
     ):
-        steps.make_trainer(
-            cfg, config.train, 0, make_mesh(data=1, fsdp=2, devices=jax.devices()[:2])
-        )
+        steps.make_trainer(Run.of(config), make_mesh(data=1, fsdp=2, devices=jax.devices()[:2]))
 
 
 SEQPE = 'seqpe(max_pos=100, draws=8, candidates=4, offsets=4, contrastive=1.0, std=0.1)'
@@ -230,9 +225,9 @@ def test_the_terms_of_encodings_are_added_to_the_objective_alone(plain):
     """The first step of SGD moves the parameters against the gradient of the sum; the loss that is
     reported is that of the task.
     """
-    cfg, trainer = trainer_of(encoding=SHALLOW, train__warmup=1)
+    run, trainer = trainer_of(encoding=SHALLOW, train__warmup=1)
     state, batch = trainer.init({}), batch_of()
-    graphdef, *_ = steps.take_apart(steps.abstract_model(cfg))
+    graphdef, *_ = steps.take_apart(run.model)
     key = jax.random.fold_in(jax.random.key(0), 0)
     tok = Tokens.of(length=32)
 
@@ -253,7 +248,7 @@ def test_the_terms_of_encodings_are_added_to_the_objective_alone(plain):
     assert float(metrics['grad_norm']) == pytest.approx(
         float(optax.global_norm(gradient)), rel=1e-3
     )
-    cfg, trainer = plain
+    run, trainer = plain
     assert 'auxiliary_loss' not in trainer.step(trainer.init({}), batch)[1]
 
 

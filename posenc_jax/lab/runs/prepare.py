@@ -6,34 +6,23 @@ import hashlib
 import os
 import pathlib
 import re
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
-
-from posenc_jax.attention.kernels import sizes as kernel_sizes
-from posenc_jax.lab.config import defaults, field_settings, settings
+from posenc_jax.lab.config import defaults, field_settings
 from posenc_jax.lab.config.overrides import COMPUTING, apply_overrides, replaced
 from posenc_jax.lab.files import paths
-from posenc_jax.lab.model.kinds import Model
-from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.pretrained import is_pretrained, load_pretrained
 from posenc_jax.lab.pretrained.fields import is_file, is_folder
 from posenc_jax.lab.pretrained.load import architecture_of
 from posenc_jax.lab.pretrained.sources import open_source
 from posenc_jax.lab.runs import restore, stored
-from posenc_jax.lab.runs.plan import LONGEST_NAME, Plan, check_evaluation, make_task
-from posenc_jax.lab.tasks.language import Language
-from posenc_jax.lab.tasks.task import batch_rng
-from posenc_jax.layer.sharding import make_mesh, split_cpu
-from posenc_jax.methods.ms_poe import MsPoE, probe_heads, reorder
-from posenc_jax.protocol.composite import parts_of
+from posenc_jax.lab.runs.run import LONGEST_NAME, Run
+from posenc_jax.lab.runs.sizes import make_task, task_call
+from posenc_jax.layer.sharding import split_cpu
+from posenc_jax.protocol.calls import Node
 from posenc_jax.protocol.errors import SpecError, quoted, shortened
 
-SEED = zlib.crc32(b'eval')
 _MOST_SHOWN = 20  # runs in an error message
 _LONGEST_LABEL = 60  # characters of what a comparison is named after
 # Settings for a caller that needs only the model and the text of a run: with them `prepare` checks
@@ -93,83 +82,7 @@ def directory_of(run: str) -> pathlib.Path:
     return paths.path(run.partition('|')[0].strip())
 
 
-@dataclasses.dataclass(frozen=True)
-class Job(Plan):
-    """The plan of a run to evaluate.
-
-    Attributes:
-      load: reads its weights and returns model and step. Its argument is the mesh on which the
-        weights are placed; None is one device.
-      asks_for_mesh: whether the mesh of the config was chosen for the evaluation; otherwise it is
-        that of the training.
-    """
-
-    load: Callable[..., tuple[Model, int]]
-    asks_for_mesh: bool = False
-
-    def extended(self, model: Model) -> Model:
-        """`model` with the context extension `config.extend`, if any. Ms-PoE orders its heads on
-        text of the validation split.
-        """
-        if not self.config.extend or not isinstance(model, Transformer):
-            return model
-        model = model.extend(self.config.extend)
-        if not any(
-            isinstance(part, MsPoE) and part.unordered
-            for layer_type, block in model.layers()
-            if block.own_mixer is None
-            for part in parts_of(model.encoding(layer_type, block))
-        ):
-            return model
-        return reorder(model, probe_heads(model, jnp.asarray(self._prompt())))
-
-    def _prompt(self) -> np.ndarray:
-        """A row of the validation split: the first `train_len` tokens of its text, or an example of
-        the task at the first evaluation length.
-        """
-        if isinstance(self.task, Language):
-            return np.asarray(self.task.tokens('validation')[: self.cfg.train_len])[None]
-        rng = batch_rng(SEED, 'validation', 0)
-        return self.task.for_evaluation().sample(rng, 1, settings.lengths_of(self.config)[0])[
-            'tokens'
-        ]
-
-    def rows(self, width: int) -> int:
-        """The number of rows to read at once: as many tokens as `eval.batch` rows of the trained
-        length have, at most `eval.batch` rows, and at least one.
-
-        Args:
-          width: tokens per row; pixels or nodes, where the task has images or graphs.
-        """
-        batch, trained = self.config.eval.batch, self.cfg.train_len
-        if self.task.channels:  # their length is a side or a number of copies, not a width
-            try:
-                trained = self.task.width(self.config.train.length)
-            except ValueError:
-                # The evaluation has another task, without images of the trained side. The trained
-                # length in tokens serves as well: the number of rows changes no result.
-                pass
-        return max(1, min(batch, batch * trained // width))
-
-
-def mesh_of(job: Job) -> Mesh:
-    """The mesh of an evaluation: that of the config, if it has as many devices as there are.
-    Otherwise, unless the evaluation asks for a mesh, all devices share the rows. The results are
-    the same on every mesh.
-
-    Raises:
-      ValueError: the evaluation asks for a mesh that the devices do not give.
-    """
-    sizes = {name: size for name, size in job.config.mesh.items() if name != 'cpu_devices'}
-    try:
-        return make_mesh(**sizes)
-    except ValueError:
-        if job.asks_for_mesh:
-            raise
-        return make_mesh()
-
-
-def prepare(run: str, overrides: Mapping[str, Any], *, trust_imports: bool = False) -> Job:
+def prepare(run: str, overrides: Mapping[str, Any], *, trust_imports: bool = False) -> Run:
     """Reads the config of a run and checks the settings of its evaluation, without its weights. The
     CPU is split first, if `mesh.cpu_devices` is given.
 
@@ -202,16 +115,10 @@ def prepare(run: str, overrides: Mapping[str, Any], *, trust_imports: bool = Fal
     if field_settings.is_field(saved.config) and UNASKED.items() <= overrides.items():
         raise SpecError(f'{directory} is a field, which reads points; it has no text to read')
     config = apply_overrides(saved.config, overrides)
-    return _checked(
-        Job(
-            directory,
-            config,
-            make_task(config),
-            saved.computed(overrides).model_config,
-            lambda mesh=None: restore.restore_model(directory, mesh=mesh, overrides=overrides)[1:],
-            asks_for_mesh(overrides),
-        )
-    )
+    call = task_call(config)
+    cfg = saved.computed(overrides).model_config
+    task, asks = make_task(config, call), asks_for_mesh(overrides)
+    return _checked(Run(directory, config, task, cfg, asks_for_mesh=asks), call)
 
 
 def _missing(directory: pathlib.Path) -> str:
@@ -237,7 +144,7 @@ def _missing(directory: pathlib.Path) -> str:
     return f'no such run directory: {named(directory)}; {hint}'
 
 
-def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job:
+def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Run:
     """`prepare` for a public checkpoint, whose own tokenizer reads the text. All other settings are
     the defaults.
     """
@@ -250,8 +157,10 @@ def _prepare_pretrained(path: pathlib.Path, overrides: Mapping[str, Any]) -> Job
     config = apply_overrides(config.lock(), overrides)
     own = {name.removeprefix('model.'): config[name] for name in COMPUTING}
     cfg = dataclasses.replace(cfg, **own)
-    load = lambda mesh=None: (load_pretrained(path, mesh=mesh, **own).model, 0)
-    return _checked(Job(path, config, make_task(config), cfg, load, asks_for_mesh(overrides)))
+    load = lambda run, mesh: (load_pretrained(path, mesh=mesh, **own).model, 0)
+    call = task_call(config)
+    run = Run(path, config, make_task(config, call), cfg, load, asks_for_mesh(overrides))
+    return _checked(run, call)
 
 
 def asks_for_mesh(overrides: Mapping[str, Any]) -> bool:
@@ -259,11 +168,11 @@ def asks_for_mesh(overrides: Mapping[str, Any]) -> bool:
     return any(name.startswith('mesh.') for name in overrides)
 
 
-def _checked(job: Job) -> Job:
+def _checked(run: Run, call: Node) -> Run:
     try:
-        check_evaluation(job.config, job.task, job.cfg)
-        if job.config.model.implementation == 'kernel':
-            kernel_sizes.target()  # refuses a platform without kernels before weights are read
+        if field_settings.is_field(run.config):
+            field_settings.check_applies(run.config, call)
+        run.check_evaluation()
     except ValueError as error:
-        raise SpecError(f'{job.directory}: {error}') from error
-    return job
+        raise SpecError(f'{run.directory}: {error}') from error
+    return run
