@@ -203,7 +203,9 @@ def _problem(hint: Any, value: Any, arguments: Arguments) -> _Problem | None:
         return _problem(inner[0], value, arguments) or _out_of_bounds(*inner, value, arguments)
     if origin is Literal:
         fits = any(type(choice) is type(value) and choice == value for choice in inner)
-        return None if fits else _Problem(nearest(str(value), map(str, inner)), choice=True)
+        if fits or not all(isinstance(choice, str) for choice in inner):
+            return None if fits else _Problem(_named(hint))
+        return _Problem(nearest(str(value), inner), choice=True)
     if origin in (typing.Union, types.UnionType):
         found = [_problem(option, value, arguments) for option in inner]
         problems = [problem for problem in found if problem is not None]
@@ -282,7 +284,8 @@ def check(name: str, hints: Mapping[str, Any], arguments: Arguments) -> None:
         if problem.choice:
             raise SpecError(f'{name} {argument} is {found}; {problem.expected}{problem.remedy}')
         meaning = ''.join(f', {text},' for text in _meanings(hint))
-        raise ValueError(
+        kind = SpecError if typing.get_origin(hint) is Literal else ValueError
+        raise kind(
             f'{name} {argument}{meaning} must be {problem.expected}, got {found}{problem.remedy}'
         )
 
