@@ -5,11 +5,14 @@
 
 The changes are those of `list.txt`. The tests run in a worktree of the commit, so the working
 directory is not touched. For each change, the nearest tests run until one fails: the files of the
-module's name, those that the list names, and the rows of its keys in the contract suite. What they
-do not notice is a survivor. With `--whole`, one more run of the fast tier finds the test files that
-evaluate the changed expression of each survivor, and these files decide. The caches of JAX and of
-the package are cleared before every file of that run, so that no file uses a value which another
-one computed. Without `--whole`, the table says of a survivor that only the nearest tests have run.
+module's name, those that the list names, and the rows of its keys in the contract suite. First they
+run in one process, which gives the functions of a module other code. What survives there is decided
+by processes that read the changed file.
+
+With `--whole`, one more run of the fast tier finds the test files that evaluate the changed
+expression of each survivor, and these files decide. The caches of JAX and of the package are
+cleared before every file of that run, so that no file uses a value which another one computed.
+Without `--whole`, the table says of a survivor that only the nearest tests have run.
 
 Rows that the table of `--out` has are not computed again, so a stopped run goes on.
 """
@@ -19,6 +22,7 @@ import ast
 import collections
 import contextlib
 import csv
+import json
 import os
 import pathlib
 import re
@@ -30,7 +34,7 @@ import time
 
 from benchmarks.mutations.places import AREAS, Mutation, Place, changed, find, mutations, replaced
 
-HERE = pathlib.Path(__file__).parent
+HERE, PLUGIN = pathlib.Path(__file__).parent, 'in_one_process'
 
 
 class Checkout:
@@ -57,13 +61,14 @@ class Checkout:
             path.write_text(text, encoding='utf-8')
             os.utime(path, (10**9 + self.writes,) * 2)
 
-    def test(self, *arguments, plugins=(), processes=0, times=1):
+    def test(self, *arguments, jobs=None, processes=0, times=1):
         """One run of pytest: the result, and the tests that failed."""
         own = '-q --tb=no -rfE -p no:cacheprovider'.split()
         count = f'-n{processes}'
-        named = (f'-p{name}' for name in plugins)
+        more = {'PYTHONPATH': str(HERE), **jobs} if jobs is not None else {}
+        named = ['-p', PLUGIN] if jobs is not None else []
         command = [sys.executable, '-m', 'pytest', *own, count, *named, *map(str, arguments)]
-        env = {**os.environ, **({'PYTHONPATH': str(HERE)} if plugins else {})}
+        env = {**os.environ, **more}
         try:
             done = subprocess.run(
                 command,
@@ -106,6 +111,36 @@ def nearest(mutation: Mutation, place: Place, root: pathlib.Path) -> list[tuple]
     return runs
 
 
+def in_one_process(checkout: Checkout, chosen: dict[Mutation, Place], save):
+    """Saves the rows of the changes that the nearest tests notice when they run in one process."""
+    jobs, files = [], set()
+    for m, place in chosen.items():
+        runs = [
+            ([str(a) for a in run if isinstance(a, pathlib.Path)], run[-1].split(' or '))
+            if '-k' in run
+            else (list(map(str, run)), [])
+            for run in nearest(m, place, checkout.root)
+        ]
+        files |= {file for own, _ in runs for file in own}
+        before = place.path.read_text(encoding='utf-8')
+        module = '.'.join(place.path.relative_to(checkout.root).with_suffix('').parts)
+        job = dict(name=m.name, module=module, before=before, after=changed(m, place), runs=runs)
+        jobs.append(job)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / 'jobs'
+        path.write_text(json.dumps(jobs))
+        try:
+            checkout.test(*sorted(files), jobs={'MUTATION_JOBS': str(path)}, times=9)
+        finally:
+            found = path.with_suffix('.found')
+            names = {m.name: m for m in chosen}
+            for line in found.read_text().splitlines() if found.exists() else []:
+                name, test, seconds = json.loads(line)
+                if test is not None:
+                    how = 'nearest, in one process', seconds, test
+                    save((*row_of(checkout, names[name], chosen[names[name]]), 'caught', *how))
+
+
 def reaching(checkout: Checkout, chosen: dict[Mutation, Place]) -> dict[Mutation, set[str]]:
     """The test files of the fast tier that evaluate each place."""
     with tempfile.TemporaryDirectory() as folder:
@@ -118,12 +153,17 @@ def reaching(checkout: Checkout, chosen: dict[Mutation, Place]) -> dict[Mutation
             marked = f'({seen} and ({ast.unparse(place.node)}))'
             sources[place.path] = replaced(place, marked, source)
         with checkout.holding(sources):
-            how = dict(plugins=['forgets'], processes=checkout.options.whole, times=9)
+            how = dict(jobs={}, processes=checkout.options.whole, times=9)
             if checkout.test('--dist', 'loadfile', **how)[0] == 'timeout':
                 raise TimeoutError('the fast tier took nine times the limit of one run')
         read = lambda log: set(log.read_text().splitlines()) if log.exists() else set()
         lines = {m: read(log) for m, log in logs.items()}
         return {m: {line.split('::')[0] for line in found} for m, found in lines.items()}
+
+
+def row_of(checkout: Checkout, mutation: Mutation, place: Place) -> tuple:
+    where = f'{place.path.relative_to(checkout.root)}:{place.node.lineno}'
+    return mutation.area, mutation.kind, mutation.name, where
 
 
 def decide(checkout: Checkout, mutation: Mutation, place: Place, runs, ran: str, processes=0):
@@ -134,9 +174,8 @@ def decide(checkout: Checkout, mutation: Mutation, place: Place, runs, ran: str,
             result, tests = checkout.test('-x', *run, processes=processes)
             if result != 'survived':
                 break
-    where = f'{place.path.relative_to(checkout.root)}:{place.node.lineno}'
     seconds = round(time.monotonic() - begun)
-    return mutation.area, mutation.kind, mutation.name, where, result, ran, seconds, *tests
+    return *row_of(checkout, mutation, place), result, ran, seconds, *tests
 
 
 def measure(checkout: Checkout, chosen: dict[Mutation, Place], table: pathlib.Path):
@@ -152,7 +191,9 @@ def measure(checkout: Checkout, chosen: dict[Mutation, Place], table: pathlib.Pa
         with table.open('w', newline='') as file:
             csv.writer(file).writerows(rows.values())
 
-    for m, place in chosen.items():
+    if new := {m: place for m, place in chosen.items() if m.name not in rows}:
+        in_one_process(checkout, new, save)
+    for m, place in new.items():
         if m.name not in rows:
             save(decide(checkout, m, place, nearest(m, place, checkout.root), 'nearest'))
     alive = {
