@@ -222,7 +222,7 @@ def main():
     parser.add_argument('--commit', default='HEAD')
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('mutations.csv'))
     parser.add_argument('--list', action='store_true', help='only show where the mutations are')
-    parser.add_argument('--only', default='', help='mutations whose name has this in it')
+    parser.add_argument('--only', default='', help='a regular expression of names')
     parser.add_argument('--whole', type=int, default=0, metavar='PROCESSES')
     parser.add_argument('--limit', type=int, default=1200, help='seconds of one run of pytest')
     options = parser.parse_args()
@@ -231,7 +231,7 @@ def main():
         root, git = pathlib.Path(folder) / 'checkout', ['git', 'worktree']
         subprocess.run([*git, 'add', '--quiet', '--detach', root, options.commit], check=True)
         try:
-            found = {m: find(m, root) for m in mutations() if options.only in m.name}
+            found = {m: find(m, root) for m in mutations() if re.search(options.only, m.name)}
             chosen = {m: place for m, place in found.items() if isinstance(place, Place)}
             for m, place in found.items():
                 if m not in chosen:
