@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import posenc_jax as pj
 from posenc_jax.lab.decoding.bounded_windows import BoundedWindows, bounded_windows
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.decoding.generate import generate
@@ -26,6 +27,23 @@ def model_of(*pattern, **fields):
         encoding='', pattern=pattern, **fields,
     )  # fmt: skip
     return Transformer(cfg, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'tokens'),
+    [
+        ('window(size=1)', 0),
+        ('window(size=5)', 4),
+        ('window(size=5, aligned=True)', 9),
+        ('window(size=7) | window(size=3)', 2),
+        ('nope()', None),
+    ],
+)
+def test_how_many_tokens_before_itself_a_token_sees(encoding, tokens):
+    encoding = pj.make(encoding, causal=True)
+    assert reach(encoding) == tokens
+    tok = Tokens.of(length=12)
+    assert encoding.mask(tok, tok)[0, 0].sum(-1).max() == (12 if tokens is None else tokens + 1)
 
 
 @pytest.mark.full
