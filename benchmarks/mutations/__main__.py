@@ -196,9 +196,8 @@ def measure(checkout: Checkout, chosen: dict[Mutation, Place], table: pathlib.Pa
     for m, place in new.items():
         if m.name not in rows:
             save(decide(checkout, m, place, nearest(m, place, checkout.root), 'nearest'))
-    alive = {
-        m: place for m, place in chosen.items() if rows[m.name][4:6] == ('survived', 'nearest')
-    }
+    left = lambda row: row[4] == 'survived' and row[5].startswith('nearest')
+    alive = {m: place for m, place in chosen.items() if left(rows[m.name])}
     if checkout.options.whole and alive:
         for m, files in reaching(checkout, alive).items():
             runs = [('tests',) if '' in files else tuple(sorted(files))] if files else []
