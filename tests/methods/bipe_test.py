@@ -51,6 +51,14 @@ def test_golden_ids():
     assert intra[0].tolist() == GOLDEN['intra'] and inter[0].tolist() == GOLDEN['inter']
 
 
+def test_both_counts_start_again_in_a_packed_document():
+    tokens, separators = GOLDEN['tokens'], tuple(GOLDEN['separators'])
+    row = pj.Tokens.of(ids=[tokens * 2], segment=[[0] * len(tokens) + [1] * len(tokens)])
+    tok = make(f'bipe(separators={separators})').place(row)
+    assert tok.feats['bipe'][0, :, 0].tolist() == GOLDEN['intra'] * 2
+    assert tok.pos[0].tolist() == GOLDEN['inter'] * 2
+
+
 @pytest.mark.parametrize('heads', [4, 12])
 def test_golden_slopes(heads):
     np.testing.assert_allclose(bipe_slopes(heads), GOLDEN[f'slopes_{heads}'], atol=5e-4)

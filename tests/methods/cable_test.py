@@ -151,6 +151,14 @@ def test_packing_and_left_padding():
     np.testing.assert_allclose(padded[:, cut:], second, atol=TOLERANCE)
 
 
+def test_padding_within_a_text_costs_nothing():
+    encoding, arrays = build(), inputs()
+    valid = np.arange(L) % 5 != 2
+    padded = run(encoding, *arrays, pj.Tokens.of(valid=valid[None]), block=(5, 8))
+    alone = run(encoding, *(a[:, valid] for a in arrays), pj.Tokens.of(length=int(valid.sum())))
+    np.testing.assert_allclose(padded[:, valid], alone, atol=TOLERANCE)
+
+
 def test_a_token_moves_only_what_lies_across_it():
     """Content decides how far back a head sees, which no function of the distance can: one
     expensive token cuts it off.

@@ -59,6 +59,12 @@ def test_distances_are_exact_nearby_and_never_above_the_clip(chunk, local):
     assert d[past].min() == 0 and d[past].max() == chunk + local
 
 
+def test_attention_has_the_distances_of_the_table():
+    arrays, tok = qkv(20), pj.Tokens.of(length=20)
+    expected = defined(*arrays, distances(20))
+    np.testing.assert_allclose(run(encoding(), tok, *arrays), expected, atol=2e-6)
+
+
 @pytest.mark.full
 def test_tiles_and_their_gradients_equal_the_defining_dense_form_and_its_gradients():
     arrays, tok, distance = qkv(19), pj.Tokens.of(length=19), distances(19)

@@ -273,6 +273,14 @@ def test_whole_equals_the_sweep_and_so_do_gradients(padded, causal):
         np.testing.assert_allclose(ours, expected, atol=2e-5 * max(1.0, np.abs(expected).max()))
 
 
+def test_padding_is_no_key_of_the_fft_form():
+    encoding, valid = make(causal=False), np.arange(L) < [[L], [30]]
+    arguments = layer(encoding, valid=valid)
+    assert uses_fft(encoding, arguments)
+    found, expected = (attend(encoding, *arguments, implementation=i) for i in (None, 'dense'))
+    np.testing.assert_allclose(found[valid], expected[valid], atol=1e-5)
+
+
 def test_low_precision_values_come_back_as_they_came():
     encoding = make()
     q, k, v, tq, tk = layer(encoding)

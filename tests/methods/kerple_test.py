@@ -8,6 +8,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.methods.alibi import alibi_bias, alibi_slopes
+from posenc_jax.methods.kerple import clamp_through
 from tests.golden_files import golden
 
 GOLDEN = golden('kerple')['values']
@@ -128,6 +129,14 @@ def test_bounds():
     np.testing.assert_array_equal(
         make('log', p=p).parameters()['p'], np.float32(p)
     )  # no exponent of a distance
+
+
+def test_bounds_leave_the_gradient_as_it_is():
+    values, slopes = jax.vmap(jax.value_and_grad(lambda x: clamp_through(x, 0.01, 2.0)))(
+        jnp.array([-3.0, 0.5, 7.0])
+    )
+    np.testing.assert_allclose(values, [0.01, 0.5, 2.0], rtol=1e-6)
+    assert slopes.tolist() == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize('kernel', KERNELS)

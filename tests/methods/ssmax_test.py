@@ -138,6 +138,13 @@ def test_wrong_input_says_what_is_wrong():
         pj.make('ssmax()', heads=1).logits(ONES, None, None, tok, tok, None, ())
 
 
+def test_a_refused_logit_stays_refused():
+    """Also of the first token, whose factor is 0."""
+    refused = jnp.full((1, N, 3, 3), -jnp.inf)
+    scored, _ = pj.make('ssmax()', heads=N).score(refused, *[pj.Tokens.of(length=3)] * 2, None, ())
+    assert jnp.isneginf(scored).all()
+
+
 @pytest.mark.full
 def test_a_key_that_was_refused_stays_refused_where_the_factor_is_zero():
     """`tra` gives -inf, and the logarithm of the first token's one key is 0."""

@@ -12,7 +12,16 @@ import posenc_jax as pj
 from posenc_jax.methods.string import string_distance
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
-from tests.methods.by_distance import ROTARY, WIDTH, check_tiles, qkv, rotary_logits, run, softmax
+from tests.methods.by_distance import (
+    ROTARY,
+    WIDTH,
+    check_tiles,
+    defined,
+    qkv,
+    rotary_logits,
+    run,
+    softmax,
+)
 
 GOLDEN = golden('string')['values']
 
@@ -78,6 +87,12 @@ def test_largest_distance_and_what_stays_exact(shift, local):
     near = (gap >= 0) & (gap < shift)
     np.testing.assert_array_equal(d[near], gap[near])
     assert d[gap >= shift].min() == local and d[gap >= 0].max() == 29 - shift + local
+
+
+def test_attention_has_the_distances_of_the_table():
+    arrays, tok = qkv(12), pj.Tokens.of(length=12)
+    expected = defined(*arrays, distances(12, GOLDEN['shift'], GOLDEN['local']))
+    np.testing.assert_allclose(run(encoding(), tok, *arrays), expected, atol=2e-6)
 
 
 @pytest.mark.full

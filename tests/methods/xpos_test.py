@@ -36,13 +36,13 @@ def test_golden_factors():
 @pytest.mark.full_but_one
 @pytest.mark.parametrize('layout', ['half', 'interleaved'])
 def test_one_plane_fades_by_its_factor(layout):
-    pos = jnp.asarray([[0, 1024]])
+    pos = jnp.asarray([[0, 512, 1536]])  # the factor of a key counts from the tile's first query
     for plane, factor in zip(GOLDEN['planes'], GOLDEN['factor_at_1024']):
         features = [plane, plane + 32] if layout == 'half' else [2 * plane, 2 * plane + 1]
         only = np.isin(np.arange(64), features).astype(np.float32)
-        q, k = (a * only for a in draw(2))
+        q, k = (a * only for a in draw(3))
         faded, plain = (
-            logits(f'{key}(layout="{layout}")', q, k, pos)[1, 0] for key in ('xpos', 'rope')
+            logits(f'{key}(layout="{layout}")', q, k, pos)[2, 1] for key in ('xpos', 'rope')
         )
         assert faded == pytest.approx(factor * plain, rel=1e-5)
 

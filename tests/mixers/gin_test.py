@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from posenc_jax.mixers.gin import GIN, neighbour_sums
+from posenc_jax.mixers.gin import GIN, edges_of, neighbour_sums
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden
 
@@ -28,3 +28,9 @@ def test_a_layer_by_hand():
 def test_a_node_without_neighbours_keeps_its_own_vector():
     alone = neighbour_sums(jnp.ones((1, 2, 3)), jnp.zeros((1, 2, 2), bool), jnp.full((), 0.5))
     np.testing.assert_allclose(alone, 1.5)
+
+
+def test_no_edge_leads_to_padding_or_from_it():
+    valid = np.array([[True, True, False]])
+    nodes = Tokens.of(valid=valid).with_feats(adjacency=np.ones((1, 3, 1, 3)))
+    np.testing.assert_array_equal(edges_of('gin', nodes)[0], np.outer(valid, valid))

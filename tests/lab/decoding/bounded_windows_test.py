@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import posenc_jax as pj
 from posenc_jax.lab.decoding.bounded_windows import BoundedWindows, bounded_windows
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.decoding.generate import generate
@@ -22,6 +23,23 @@ PROMPT = 9
 def model_of(*pattern, **fields):
     sizes = dict(vocab_size=11, train_len=16, layers=len(pattern), width=16, heads=4, kv_heads=2)
     return small_model(**sizes, encoding='', pattern=pattern, **fields)
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'tokens'),
+    [
+        ('window(size=1)', 0),
+        ('window(size=5)', 4),
+        ('window(size=5, aligned=True)', 9),
+        ('window(size=7) | window(size=3)', 2),
+        ('nope()', None),
+    ],
+)
+def test_how_many_tokens_before_itself_a_token_sees(encoding, tokens):
+    encoding = pj.make(encoding, causal=True)
+    assert reach(encoding) == tokens
+    tok = Tokens.of(length=12)
+    assert encoding.mask(tok, tok)[0, 0].sum(-1).max() == (12 if tokens is None else tokens + 1)
 
 
 @pytest.mark.full

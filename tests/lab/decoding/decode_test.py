@@ -180,6 +180,18 @@ def test_continuing_a_cache_says_what_does_not_fit():
             call()
 
 
+def test_every_new_token_is_drawn_with_a_key_of_its_own():
+    """Where all tokens are equally likely, the keys alone decide."""
+    graphdef, state = nnx.split(model_of(layers=1))
+    model = nnx.merge(graphdef, jax.tree.map(jnp.zeros_like, state))
+    key = jax.random.key(3)
+    out = generate(model, TOKENS[:, :PROMPT], max_new_tokens=6, key=key)
+    draw = lambda number: jax.random.categorical(
+        jax.random.fold_in(key, number), jnp.zeros((2, 11))
+    )
+    np.testing.assert_array_equal(out[:, PROMPT:], np.stack([draw(n) for n in range(6)], axis=1))
+
+
 @pytest.mark.full
 def test_sampling_depends_on_the_key_alone_and_stops_at_eos():
     model = model_of(layers=1)

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from posenc_jax.lab.evaluate import language
-from posenc_jax.lab.evaluate.measurement import exact_match, perplexity
+from posenc_jax.lab.evaluate.measurement import exact_match, perplexity, token_accuracy
 from posenc_jax.lab.evaluate.scoring import scorer, token_scores
 from posenc_jax.lab.evaluate.tasks import evaluate_task, score_rows
 from posenc_jax.lab.model.config import TransformerConfig
@@ -311,6 +311,17 @@ def test_exact_match_needs_every_scored_token_and_has_a_wilson_interval():
     )
     assert result.low == pytest.approx((centre - half) / (1 + z * z / n))
     assert result.high == pytest.approx((centre + half) / (1 + z * z / n))
+
+
+def test_the_share_of_correct_tokens_has_the_interval_of_a_mean_over_rows():
+    right = np.array([5, 3, 4, 4])
+    correct, scored = np.arange(6) < right[:, None], np.arange(6) < np.full((4, 1), 5)
+    result = token_accuracy(7, np.zeros((4, 6)), correct, scored)
+    half = 1.96 * np.std(right / 5, ddof=1) / 4**0.5
+    assert result.value == result.token_accuracy == pytest.approx(0.8)
+    assert (result.low, result.high) == pytest.approx((0.8 - half, 0.8 + half))
+    alone = token_accuracy(7, np.zeros((1, 6)), correct[:1], scored[:1])
+    assert alone.value == 1 and alone.low is alone.high is None
 
 
 def test_task_examples_do_not_depend_on_how_they_are_batched():

@@ -160,6 +160,15 @@ def test_bfloat16_activations_keep_float32_parameters_and_logits():
     assert 1e-4 < error < 0.05 * float(jnp.abs(logits).max())  # rounded, and not by much
 
 
+def test_parallel_branches_read_the_same_vectors():
+    x, mix = jax.random.normal(jax.random.key(0), (2, 5, 16)), lambda h: 3.0 * h
+    for parallel in (True, False):
+        ((_, block),) = model_of(layers=1, parallel=parallel).layers()
+        mixed = x + mix(block.attention_norm(x))
+        expected = mixed + block.mlp(block.mlp_norm(x if parallel else mixed))
+        np.testing.assert_allclose(block.around(x, mix), expected, atol=1e-6)
+
+
 def test_hidden_and_logits_make_up_the_call_and_last_cuts_it():
     model = model_of()
     logits = model(TOKENS)

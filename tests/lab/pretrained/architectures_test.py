@@ -9,6 +9,7 @@ import pytest
 
 from posenc_jax.lab.pretrained import load_pretrained
 from posenc_jax.lab.pretrained.architectures import ARCHITECTURES, describe
+from posenc_jax.lab.pretrained.gpt import mpt_slopes
 from posenc_jax.lab.pretrained.sources import PretrainedError
 
 SIZES = dict(
@@ -171,3 +172,8 @@ def test_architectures_that_are_not_read_yet_are_refused_before_their_tensors(
     assert found.match(f"config.json: architecture '{kind}' is not supported yet: it has {missing}")
     assert str(found.value).endswith(f'; supported: {", ".join(ARCHITECTURES)}')
     assert '\n' not in str(found.value)
+
+
+def test_slopes_of_mpt_take_every_other_power_first():
+    assert mpt_slopes(4, largest=4.0) == (1 / 2, 1 / 4, 1 / 8, 1 / 16)
+    assert mpt_slopes(3) == (2**-4, 2**-8, 2**-2)
