@@ -221,15 +221,15 @@ class LayerStack(nnx.Module):
         x = constrain(x.astype(self.cfg.dtype), 'batch', 'sequence', None)
         return x if self.embedding_norm is None else self.embedding_norm(x)
 
-    def once(self, placed: tuple[Tokens, ...]) -> list[tuple[int, Any, Tokens]]:
-        """The number of every shared part, the part, and its tokens in the first layer type that
-        has it.
+    def once(self, placed: tuple[Tokens, ...], door: str) -> list[tuple[int, Any, Tokens]]:
+        """The number of every shared part that opens a door, the part, and its tokens in the first
+        layer type that has it.
         """
         found = {}
         for layer_type, tok in enumerate(placed):
             for number, part in self.stem(layer_type):
                 found.setdefault(number, (number, part, tok))
-        return list(found.values())
+        return [one for one in found.values() if one[1].opens(door)]
 
     def embed(self, inputs: Inputs, placed: tuple[Tokens, ...]) -> Float[Array, 'B T D']:
         """The input of the first layer: `vectors`, changed once by the `embed` of every shared part
@@ -247,13 +247,13 @@ class LayerStack(nnx.Module):
 
     def _at_input(self, inputs, placed):
         x = self.vectors(inputs, placed[0])
-        for _, part, tok in self.once(placed):
+        for _, part, tok in self.once(placed, 'embed'):
             x = part.embed(x, tok) if part.depth == 0 else x
         return x
 
     def _deep(self, placed: tuple[Tokens, ...]) -> list[tuple[Encoding, Tokens]]:
         """The shared parts whose `embed` acts before later layers, with their tokens."""
-        return [(part, tok) for _, part, tok in self.once(placed) if part.depth != 0]
+        return [(part, tok) for _, part, tok in self.once(placed, 'embed') if part.depth != 0]
 
     @property
     def opens_auxiliary_loss(self) -> bool:
@@ -267,9 +267,8 @@ class LayerStack(nnx.Module):
         place_key = jax.random.split(key, 3)[0]
         placed = self.place(self.tokens_of(tokens, tok), self._ids(tokens), key=place_key)
         x, loss = self.vectors(tokens, placed[0]), jnp.zeros((), jnp.float32)
-        for number, part, own in self.once(placed):
-            if part.opens('auxiliary_loss'):
-                loss += part.auxiliary_loss(x, own, key=jax.random.fold_in(place_key, number))
+        for number, part, own in self.once(placed, 'auxiliary_loss'):
+            loss += part.auxiliary_loss(x, own, key=jax.random.fold_in(place_key, number))
         return loss
 
     def hidden(
