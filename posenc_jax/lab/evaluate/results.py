@@ -292,7 +292,7 @@ def _caption(table, text):
 def _split(table_of, lengths, console):
     """`table_of(lengths)`, or tables of some of the lengths each if that one is too wide."""
     table = table_of(lengths)
-    if len(lengths) == 1 or console is None or _width(table, console) <= console.width:
+    if len(lengths) <= 1 or console is None or _width(table, console) <= console.width:
         return [table]
     half = (len(lengths) + 1) // 2
     return [

@@ -365,6 +365,15 @@ def test_a_narrow_terminal_gets_several_tables_without_cut_numbers():
     assert set(map(str, lengths)) <= set(shown.split()) and '512x' in shown.split()
 
 
+def test_a_table_without_a_length_is_not_cut_into_smaller_ones():
+    console = rich.console.Console(width=20, file=io.StringIO())
+    both = run('alibi()', 0, 4), run('alibi()', 1, 4)
+    few = tuple(m for m in both[0].measurements if m.protocol == 'nonoverlapping')
+    found = results(dataclasses.replace(both[0], measurements=few), both[1])
+    (sliding,) = (table for table in tables(found, console) if 'sliding' in table.title)
+    assert [column.header for column in sliding.columns][:2] == ['encoding', 'trained']
+
+
 def test_lengths_below_the_trained_one_are_shown_as_fractions():
     (table,) = tables(
         results(
