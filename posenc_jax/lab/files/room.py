@@ -12,7 +12,7 @@ import jax
 
 from posenc_jax.lab.files import disk, paths
 from posenc_jax.lab.files.safe import COMMITTED, FOLDER, continues, finished_steps, saved_steps
-from posenc_jax.protocol.errors import quoted
+from posenc_jax.protocol.errors import quoted, shortened
 
 _UNFINISHED = '*.orbax-checkpoint-tmp*'  # folders of unfinished saves
 # Estimated bytes beside the data of the arrays: for each array (shape, sharding, entry of the
@@ -93,12 +93,20 @@ def check_folder(folder: pathlib.Path) -> None:
     its path is a file or a link to nowhere.
     """
     for place in (folder, *folder.parents) * paths.is_local(folder):
+        try:
+            place.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # a parent that is a file is named below
+        except OSError as error:
+            raise ValueError(
+                f'{shortened(str(place), 96)}: {error.strerror}; expected a folder that can be made'
+            ) from error
         if place.is_symlink() and not place.exists():
             raise ValueError(
                 f'{place} is a link to {quoted(os.readlink(place))}, which does not exist; make '
                 'that folder, or remove the link'
             )
-        if place.exists() and not place.is_dir():
+        if not place.is_dir():
             raise ValueError(f'{place} is a file; expected a folder. Move it away')
 
 

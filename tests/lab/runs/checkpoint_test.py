@@ -525,6 +525,12 @@ def test_a_run_has_no_place_below_a_file_or_a_link_to_nowhere(tmp_path):
     check_place(tmp_path / 'link' / 'rope')
 
 
+def test_a_place_with_too_long_a_name_is_one_short_line(tmp_path):
+    with pytest.raises(ValueError, match='File name too long; expected a folder') as error:
+        check_place(tmp_path / ('(' * 5000) / 'rope')
+    assert len(str(error.value)) < 200
+
+
 def test_none_is_removed_while_somebody_reads(run):
     directory, trainer, _ = run
     state = trainer.init({})
