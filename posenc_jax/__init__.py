@@ -18,11 +18,8 @@ from typing import TYPE_CHECKING
 import posenc_jax.base.starting  # noqa: F401
 from posenc_jax import moved
 from posenc_jax.attention.attend import attend
-from posenc_jax.language.catalog import catalog, cite
 from posenc_jax.language.make import make
 from posenc_jax.layer.attention import Attention, attention_layer
-from posenc_jax.methods.extend import extend
-from posenc_jax.methods.per_head import PerHead
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import TOKEN_STAGE, Constant, Encoding
 from posenc_jax.protocol.errors import SpecError
@@ -33,15 +30,26 @@ from posenc_jax.version import __version__
 
 if TYPE_CHECKING:
     from posenc_jax import features, fields, functional, linen, methods, mixers, testing
+    from posenc_jax.language.catalog import catalog, cite
+    from posenc_jax.methods.extend import extend
+    from posenc_jax.methods.per_head import PerHead
 
-# Packages that are imported when somebody reads them.
-_ON_DEMAND = 'features', 'fields', 'functional', 'linen', 'methods', 'mixers', 'testing'
+# What is imported when somebody reads it: packages, and names of modules.
+_PACKAGES = 'features', 'fields', 'functional', 'linen', 'methods', 'mixers', 'testing'
+_NAMES = {
+    'catalog': 'language.catalog',
+    'cite': 'language.catalog',
+    'extend': 'methods.extend',
+    'PerHead': 'methods.per_head',
+}
 
 
 def __getattr__(name: str):
+    if name in _NAMES:
+        return getattr(importlib.import_module(f'posenc_jax.{_NAMES[name]}'), name)
     if (there := moved.place(f'posenc_jax.{name}')) is not None:
         raise ImportError(f'posenc_jax.{name} has moved to {there}')
-    if name in _ON_DEMAND:
+    if name in _PACKAGES:
         return importlib.import_module(f'posenc_jax.{name}')
     raise missing(__name__, name, __all__)
 
