@@ -196,7 +196,10 @@ WRONG = [
         (*FIELD, 'features=mspe(features=8)', 'field=poly_inr(width=8, levels=2, style=4)'),
         "reads the coordinates themselves; features must be '', got 'mspe",
     ),
-    ((*FIELD, 'field=bit_plane_inr(pins(levels=30))'), 'levels must lie in 1 .. 24, got 30'),
+    (
+        (*FIELD, 'field=bit_plane_inr(pins(levels=30))'),
+        'levels must be at least 1 and at most 24, got 30',
+    ),
     ((*FIELD, 'train.length=0'), 'train.length must be at least 1, got 0'),
     ((*FIELD, 'train.batch=100'), 'train.batch is 100, but .* has 64 points; nearest: 64'),
     ((*FIELD, 'train.length=600', 'train.batch=8'), 'has only 512 pixels along a side'),
