@@ -141,7 +141,8 @@ def test_wrong_input_says_what_is_wrong():
 def test_a_refused_logit_stays_refused():
     """Also of the first token, whose factor is 0."""
     refused = jnp.full((1, N, 3, 3), -jnp.inf)
-    scored, _ = pj.make('ssmax()', heads=N).score(refused, *[pj.Tokens.of(length=3)] * 2, None, ())
+    tok = pj.Tokens.of(length=3)
+    scored, _ = pj.make('ssmax()', heads=N).logits(refused, None, None, tok, tok, None, ())
     assert jnp.isneginf(scored).all()
 
 
