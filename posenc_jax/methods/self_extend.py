@@ -106,7 +106,7 @@ class SelfExtend(Wrapper):
 
     Raises:
       ValueError: an encoding that is not rotary, depends on the length or has other frequencies at
-        its first positions; a group below 1, or not whole with `floor`; an infinite group without
+        its first positions; a group below 1, or not whole or of 2**31 or more with `floor`; an infinite group without
         `floor`; local below 1 or beyond train_len.
 
     Reference: Jin, Han, Yang, Jiang, Liu, Chang, Chen, Hu, arXiv 2401.01325; ReRoPE: Su,
@@ -144,6 +144,11 @@ class SelfExtend(Wrapper):
             raise ValueError(
                 f'self_extend: group must be an integer with floor=True, got group={group}; the '
                 f'nearest is {round(group)}, or use floor=False'
+            )
+        if group is not None and floor and group >= 2**31:
+            raise ValueError(
+                f'self_extend: group must be below 2**31 with floor=True, got group={group}; an '
+                'infinite one is group=None'
             )
         self.encoding = check_part('self_extend', encoding, even=True)
         self.group = int(group) if group is not None and floor else group

@@ -98,7 +98,8 @@ DECODERS: dict[str, dict[str, Kind]] = {
     'ByteLevel': _BYTE_LEVEL,
     'WordPiece': {'prefix': WORD, 'cleanup': FLAG},
     'Metaspace': _METASPACE,
-    'CTC': {'pad_token': WORD, 'word_delimiter_token': WORD, 'cleanup': FLAG},
+    # An empty delimiter would stand between all characters, in each of the parts again.
+    'CTC': {'pad_token': WORD, 'word_delimiter_token': text(1000, 1), 'cleanup': FLAG},
     'Replace': _REPLACE,
     'Strip': {
         'content': CHARACTER,
