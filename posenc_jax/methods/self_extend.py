@@ -106,8 +106,8 @@ class SelfExtend(Wrapper):
 
     Raises:
       ValueError: an encoding that is not rotary, depends on the length or has other frequencies at
-        its first positions; a group below 1, or not whole or of 2**31 or more with `floor`; an infinite group without
-        `floor`; local below 1 or beyond train_len.
+        its first positions; a group below 1, or with `floor` not whole or of 2**31 or
+        more; an infinite group without `floor`; local below 1 or beyond train_len.
 
     Reference: Jin, Han, Yang, Jiang, Liu, Chang, Chen, Hu, arXiv 2401.01325; ReRoPE: Su,
     github.com/bojone/rerope.

@@ -144,6 +144,7 @@ def test_bfloat16():
             'use start=0',
         ),
         ('self_extend(encoding=rope(), group=0)', 'group=0'),
+        ('self_extend(encoding=rope(), group=1e38)', 'below 2.*31 with floor=True, got group=1e'),
         ('self_extend(encoding=rope(), group=2.6)', 'group=2.6; the nearest is 3'),
         ('self_extend(encoding=rope(), group=None, floor=False)', 'finite group, got group=None'),
         ('self_extend(encoding=rope(), local=0)', 'local=0'),

@@ -144,6 +144,17 @@ GROW = replace({'Regex': 'a*'}, 'x' * 100)
             "model.continuing_subword_prefix='é', expected ASCII",
         ),
         (
+            {
+                'decoder': {
+                    'type': 'CTC',
+                    'pad_token': 'a',
+                    'word_delimiter_token': '',
+                    'cleanup': True,
+                }
+            },
+            "decoder.word_delimiter_token='', expected a text of 1 to",
+        ),
+        (
             {'normalizer': sequence({'type': 'Prepend', 'prepend': ''}, {'type': 'NFD'})},
             r"normalizers\[0\].prepend='', expected a text of 1 to",
         ),
