@@ -109,7 +109,7 @@ class Cable(Carries):
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        self.rescale = None if scale is None else scale * head_dim**0.5
+        self.scaled_by = None if scale is None else scale * head_dim**0.5
         kernel = std * jax.random.normal(rngs.params(), (model_dim, heads), jnp.float32)
         self.kernel = nnx.Param(kernel, axes=('width', 'heads'))
         self.bias = nnx.Param(jnp.zeros(heads, jnp.float32), axes=('heads',))
@@ -136,4 +136,4 @@ class Cable(Carries):
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         bias, carry = cable_bias(heads_first(tk.feats['cable']), tq.index, tk.index, carry)
-        return (s if self.rescale is None else s * self.rescale) + bias, carry
+        return (s if self.scaled_by is None else s * self.scaled_by) + bias, carry

@@ -15,7 +15,8 @@ from flax import nnx
 from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.layer.sharding import make_mesh, sharded_attend
 from posenc_jax.protocol.capabilities import first_carry, merge
-from posenc_jax.protocol.encoding import Constant
+from posenc_jax.protocol.composite import name_of, parts_of
+from posenc_jax.protocol.encoding import CAPABILITIES, DOORS, Constant
 from posenc_jax.testing.compare import close, close_gradients, demand
 from posenc_jax.testing.subject import (
     BLOCKS,
@@ -48,6 +49,12 @@ def shapes(subject: Subject) -> None:
     )
     q, k, v, tq, tk = found
     inputs = q.shape[2] // HEADS
+    for part in parts_of(encoding):
+        hidden = vars(part).keys() & {*DOORS, *CAPABILITIES}
+        demand(
+            not hidden,
+            f'an attribute of {name_of(part)} hides the door {min(hidden, default="")!r}',
+        )
     demand(encoding.opens('qkv') == encoding.opens('merge'), 'qkv and merge are opened together')
     demand(inputs == 1 or encoding.opens('qkv'), f'{q.shape[2]} query heads, expected {HEADS}')
     kept = lambda a: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), a)

@@ -51,7 +51,7 @@ def reference(part, q, k, v, x):
     )
     repeat = lambda a: jnp.repeat(a, N // K, axis=2)
     s = jnp.einsum('bihd,bjhd->bhij', q, repeat(k)) * (
-        H**-0.5 if part.rescale is None else part.rescale * H**-0.5
+        H**-0.5 if part.scaled_by is None else part.scaled_by * H**-0.5
     )
     s = s - (total[..., :, None] - total[..., None, :])
     w = jax.nn.softmax(jnp.where(jnp.tril(jnp.ones(s.shape[2:], bool)), s, -jnp.inf), axis=-1)

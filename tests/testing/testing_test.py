@@ -31,6 +31,13 @@ class SumOfTheCall(pj.Encoding):
         return s - heads_first(tk.feats['total'])[:, :, None], carry
 
 
+class HidesADoor(pj.Encoding):
+    """Has an attribute with the name of a door."""
+
+    def __init__(self):
+        self.rescale = 2.0
+
+
 class GrowsWithThePosition(pj.Encoding):
     """Multiplies logits by the position of the key."""
 
@@ -58,6 +65,11 @@ class RootOfTheDistance(pj.Encoding):
             GrowsWithThePosition(),
             pj.Promises(relative=True),
             "breaks the law 'relative': the promise is relative=True, and the results differ by ",
+        ),
+        (
+            HidesADoor(),
+            None,
+            "breaks the law 'shapes': an attribute of HidesADoor hides the door 'r",
         ),
         (MeanOfTheTile(), None, "breaks the law 'tiles': tiles and the whole differ by up to "),
         pytest.param(

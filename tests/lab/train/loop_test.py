@@ -155,7 +155,7 @@ def test_ctrl_c_says_at_once_what_is_saved(cache, tmp_path):
     assert restore_model(tmp_path / 'a' / NAME)[2] == 1
 
     twice = tiny.start(tmp_path / 'b', **fields)
-    wait_for(twice, 'step 2/')
+    wait_for(twice, str(tmp_path / 'b' / NAME))  # it compiles, so that no step ends in between
     for _ in range(2):
         twice.send_signal(signal.SIGINT)
         line = twice.stderr.readline()
