@@ -13,7 +13,7 @@ from flax import nnx
 
 from posenc_jax.lab.decoding.recurrence import segment_losses
 from posenc_jax.lab.model.config import TransformerConfig
-from posenc_jax.lab.model.inputs import OF_SOURCE
+from posenc_jax.lab.model.inputs import OF_SOURCE, auxiliary_loss
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.runs.run import Run
 from posenc_jax.lab.train import step as steps
@@ -294,8 +294,8 @@ def test_every_stack_counts_each_of_its_parts_once():
     @jax.jit
     def both(model, batch):
         expected = term(model, key) + term(model.encoder, jax.random.fold_in(key, OF_SOURCE))
-        return steps.auxiliary_loss(model, batch, key), expected
+        return auxiliary_loss(model, batch, key), expected
 
     np.testing.assert_allclose(*both(model, batch), rtol=1e-5)
     plain = Transformer(TransformerConfig(encoding='alibi()', **sizes), rngs=nnx.Rngs(0))
-    assert steps.auxiliary_loss(plain, {'tokens': batch['tokens']}, key) is None
+    assert auxiliary_loss(plain, {'tokens': batch['tokens']}, key) is None
