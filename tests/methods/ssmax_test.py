@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.attention.tiles import pair_logits
+from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.methods.ssmax import ssmax_factor
 from posenc_jax.protocol.capabilities import first_carry
 from tests.golden_files import golden
@@ -154,6 +154,6 @@ def test_a_key_that_was_refused_stays_refused_where_the_factor_is_zero():
     q, k, v = (jax.random.normal(jax.random.key(n), (1, 9, 2, 4)) for n in range(3))
     arguments = encoding.project(q, k, v, tok, tok, jax.random.normal(jax.random.key(3), (1, 9, 8)))
     q, k = (a.swapaxes(1, 2) for a in arguments[:2])
-    logits = pair_logits(encoding, q, k, tok, tok)
-    assert (np.asarray(logits[0])[0, :, 0, 0] <= 0).any()  # a first token that refuses itself
+    products = scaled_dot_product(q, k)
+    assert (np.asarray(products)[0, :, 0, 0] <= 0).any()  # a first token that refuses itself
     assert np.isfinite(pj.attend(encoding, *arguments, applied=pj.TOKEN_STAGE)).all()
