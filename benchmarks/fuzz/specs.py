@@ -210,7 +210,7 @@ def attended(encoding: pj.Encoding, key) -> jax.Array:
     x = encoding.embed(jnp.ones((1, LENGTH, rows)), tok)
     before = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
     linear = lambda x: (x.reshape(1, -1, heads, rows // heads),) * 3
-    projected = capabilities.qkv(encoding, before, linear, tok)
+    projected = capabilities.qkv(encoding, x, before, linear, tok)
     q, k, v, tq, tk = encoding.project(*projected, tok, tok, before)
     out = pj.attend(encoding, q, k, v, tq, tk, applied=pj.TOKEN_STAGE)
     return capabilities.merge(encoding, out)

@@ -19,7 +19,7 @@ from posenc_jax.layer.cache import LayerCache
 from posenc_jax.layer.projections import Projections
 from posenc_jax.layer.sharding import constrain, sharded_attend
 from posenc_jax.layer.window_cache import WindowCache
-from posenc_jax.protocol.capabilities import merge
+from posenc_jax.protocol.capabilities import merge, qkv
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.tokens import Tokens
 
@@ -158,9 +158,7 @@ class AttentionMixer:
         return self.projections.output(out)
 
     def _qkv(self, x, rows, tok):
-        linear = self.projections.qkv
-        several: Any = self.encoding
-        return several.qkv(rows, linear, tok) if several.opens('qkv') else linear(x)
+        return qkv(self.encoding, x, rows, self.projections.qkv, tok)
 
 
 def layer_rows(x: Float[Array, 'B T D'], valid, lookback: int) -> Float[Array, 'B R D']:

@@ -141,15 +141,21 @@ def first_carry(encoding: Encoding, q: Float[Array, 'B N T H'], tq: Tokens) -> C
 
 
 def qkv(
-    encoding: Encoding, x: Float[Array, 'B rows ...'], linear: Callable[[Array], Projections], tok
+    encoding: Encoding,
+    x: Float[Array, 'B L ...'],
+    rows: Float[Array, 'B rows ...'],
+    linear: Callable[[Array], Projections],
+    tok: Tokens,
 ) -> Projections:
-    """Queries, keys and values of the layer input `x`, which begins with the earlier rows that the
-    encoding looks back at. Arguments as for `SeveralInputs.qkv`.
+    """Queries, keys and values of the layer input.
+
+    Args:
+      x: the layer input.
+      rows: the same as `SeveralInputs.qkv` reads it, with the rows that the encoding looks back at.
+      linear, tok: as for `SeveralInputs.qkv`.
     """
     several: Any = encoding
-    return (
-        several.qkv(x, linear, tok) if encoding.opens('qkv') else linear(x[:, encoding.lookback :])
-    )
+    return several.qkv(rows, linear, tok) if encoding.opens('qkv') else linear(x)
 
 
 def merge(encoding: Encoding, out: Float[Array, 'B T nN H']) -> Float[Array, 'B T N H']:

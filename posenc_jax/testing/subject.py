@@ -18,7 +18,7 @@ from flax import nnx
 
 from posenc_jax.attention.attend import attend as attend_heads
 from posenc_jax.base.products import scaled_dot_product
-from posenc_jax.protocol.capabilities import first_carry, merge
+from posenc_jax.protocol.capabilities import first_carry, merge, qkv
 from posenc_jax.protocol.encoding import TOKEN_STAGE, Encoding
 from posenc_jax.protocol.registry import Promises
 from posenc_jax.protocol.tokens import Tokens
@@ -88,7 +88,7 @@ def split(encoding, weights, x, rows, tok):
     linear = lambda x: tuple(
         jnp.einsum('bld,dnh->blnh', x, weights[name].astype(x.dtype)) for name in 'qkv'
     )
-    return encoding.qkv(rows, linear, tok) if encoding.opens('qkv') else linear(x)
+    return qkv(encoding, x, rows, linear, tok)
 
 
 def project(encoding, weights, x, tok, *, key=None):

@@ -396,7 +396,10 @@ def test_branches_have_one_owner_and_read_its_rows():
         assert a[0, :, :, 0].tolist() == [[3, 2], [4, 3]]
     assert both.merge(jnp.arange(4.0)[None, None, :, None]).ravel().tolist() == [-2, -2]
     shut = pj.chain(Looking(), Doubling('a', 1))
-    assert capabilities.qkv(shut, x, linear, tok)[0].ravel().tolist() == [3, 4]
+    assert capabilities.qkv(shut, x[:, shut.lookback :], x, linear, tok)[0].ravel().tolist() == [
+        3,
+        4,
+    ]
     out = x[..., None]
     assert capabilities.merge(shut, out) is out
     with pytest.raises(

@@ -132,7 +132,7 @@ def test_every_door_is_shut_by_default():
 def test_encodings_without_a_capability_are_passed_by():
     encoding, tok = Encoding(), pj.Tokens.of(length=3)
     x = jnp.ones((1, 3, 2, 4))
-    projected = capabilities.qkv(encoding, x, lambda x: (x, x, x), tok)
+    projected = capabilities.qkv(encoding, x, x, lambda x: (x, x, x), tok)
     assert projected[0].shape == x.shape and capabilities.merge(encoding, x) is x
     assert capabilities.first_carry(encoding, x, tok) == ()
     methods = {
