@@ -142,7 +142,7 @@ def first_carry(encoding: Encoding, q: Float[Array, 'B N T H'], tq: Tokens) -> C
 
 def qkv(
     encoding: Encoding,
-    x: Float[Array, 'B L ...'],
+    x: Float[Array, 'B length ...'],
     rows: Float[Array, 'B rows ...'],
     linear: Callable[[Array], Projections],
     tok: Tokens,
