@@ -9,25 +9,39 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.methods.alibi import VARIANTS, alibi_bias, alibi_slopes
 from posenc_jax.protocol.errors import SpecError
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
 
 GOLDEN = golden('alibi')['values']
 
 
-@pytest.mark.parametrize('heads', GOLDEN['slopes'])
-def test_slopes(heads):
-    np.testing.assert_allclose(alibi_slopes(int(heads)), GOLDEN['slopes'][heads], atol=5e-6)
+def row_that_sees_both_ways(case, variant):
+    encoding = pj.make(f'alibi(variant={variant!r})', heads=case['heads'])
+    pos, tok = jnp.arange(case['length'])[None], pj.Tokens.of(length=case['length'])
+    bias = encoding.bias(pos[:, case['query'] : case['query'] + 1], pos)[0, :, 0]
+    seen = encoding.mask(tok.slice(case['query'], 1), tok)
+    return bias if seen is None else jnp.where(seen[0, :, 0], bias, -jnp.inf)
+
+
+def probabilities_of_the_last_row(row):
+    pos = jnp.arange(row['length'])[None]
+    bias = alibi_bias(jnp.array([row['slope']]), pos[:, -1:], pos)
+    return jax.nn.softmax(bias[0, 0, 0])
+
+
+test_golden = golden_suite(
+    'alibi',
+    {
+        'slopes.*': (lambda _, heads: alibi_slopes(int(heads)), {'atol': 5e-6}),
+        'row.probabilities': (probabilities_of_the_last_row, {'atol': 1e-6}),
+        'both_ways.bias.*': lambda _, variant: row_that_sees_both_ways(
+            GOLDEN['both_ways'], variant
+        ),
+    },
+)
 
 
 def test_slopes_of_sixteen_heads_are_powers_of_the_root():
     np.testing.assert_allclose(alibi_slopes(16), 2.0 ** (-np.arange(1, 17) / 2), rtol=1e-15)
-
-
-def test_the_last_row_of_probabilities():
-    row = GOLDEN['row']
-    pos = jnp.arange(row['length'])[None]
-    bias = alibi_bias(jnp.array([row['slope']]), pos[:, -1:], pos)
-    np.testing.assert_allclose(jax.nn.softmax(bias[0, 0, 0]), row['probabilities'], atol=1e-6)
 
 
 def test_key_position_form_is_equal_under_a_causal_mask_only():
@@ -65,22 +79,6 @@ def probabilities(variant, length=5, **sizes):
     )
     encoding = pj.make(f'alibi(variant={variant!r})', causal=False, **sizes)
     return np.asarray(pj.attend(encoding, zero, zero, v, tok, tok))[0].swapaxes(0, 1)
-
-
-@pytest.mark.parametrize('variant', GOLDEN['both_ways']['bias'])
-def test_rows_that_see_both_ways(variant):
-    case = GOLDEN['both_ways']
-    encoding, pos = (
-        pj.make(f'alibi(variant={variant!r})', heads=case['heads']),
-        jnp.arange(case['length'])[None],
-    )
-    bias = np.array(encoding.bias(pos[:, case['query'] : case['query'] + 1], pos)[0, :, 0])
-    tok = pj.Tokens.of(length=case['length'])
-    seen = encoding.mask(tok.slice(case['query'], 1), tok)
-    if seen is not None:
-        bias[~np.asarray(seen)[0, :, 0]] = -np.inf
-    expected = [[-np.inf if x is None else x for x in row] for row in case['bias'][variant]]
-    np.testing.assert_array_equal(bias, expected)
 
 
 def test_half_of_the_heads_look_back_and_half_ahead():

@@ -9,7 +9,7 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.methods.alibi import alibi_bias, alibi_slopes
 from posenc_jax.methods.kerple import clamp_through
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
 
 GOLDEN = golden('kerple')['values']
 KERNELS = ['log', 'power', 'log3', 'bias_wht', 'weight']
@@ -30,10 +30,15 @@ def bias_of(encoding, length=30):
     return encoding.bias(pos, pos)[0]
 
 
-def test_the_last_row_of_probabilities():
-    case = GOLDEN['log']
-    bias = bias_of(make('log', a=case['a'], p=case['p']), case['length'])
-    np.testing.assert_allclose(jax.nn.softmax(bias[0, -1]), case['probabilities'], atol=1e-6)
+test_golden = golden_suite(
+    'kerple',
+    {
+        'log.probabilities': lambda case: jax.nn.softmax(
+            bias_of(make('log', a=case['a'], p=case['p']), case['length'])[0, -1]
+        )
+    },
+    atol=1e-6,
+)
 
 
 def test_power_with_exponent_one_is_alibi():
