@@ -228,6 +228,16 @@ def test_nodes_of_edge_lists_have_classes(tmp_path):
         EdgeLists(folder=str(tmp_path))
 
 
+@pytest.mark.parametrize('by_node', [False, True])
+def test_a_class_of_edge_lists_is_an_output_of_the_model(tmp_path, by_node):
+    write_graphs(tmp_path, 3)
+    nodes = [f'g{graph:02} {node} {65536 * node}\n' for graph in range(3) for node in range(3)]
+    (tmp_path / 'nodes.txt').write_text(''.join(nodes))
+    (tmp_path / 'labels.txt').write_text('g00 0\ng01 131072\ng02 1\n')
+    with pytest.raises(SpecError, match='has the class 131072; .* at most 65536: number the cl'):
+        EdgeLists(folder=str(tmp_path), by_node=by_node)
+
+
 def test_splits_of_edge_lists_share_no_graph(tmp_path):
     write_graphs(tmp_path, 15, sizes=range(3, 18))  # the number of nodes tells a graph
     task, found = EdgeLists(folder=str(tmp_path)), {}

@@ -22,6 +22,8 @@ from posenc_jax.protocol.bounds import Ge, Share, Size
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
+MAX_CLASSES = 2**16  # of the graphs or nodes of a user
+
 
 @register('blind_pairs', kind='task')
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +186,7 @@ class EdgeLists(GraphTask):
       FileNotFoundError, ValueError: a folder or file that is missing or wrong, with its name; fewer
         than three graphs.
       SpecError: graphs without labels that are whole numbers, or without classes
-        of their nodes.
+        of their nodes; a class of `MAX_CLASSES` or more.
     """
 
     folder: str = ''
@@ -206,6 +208,11 @@ class EdgeLists(GraphTask):
                     f'{self._where}: the label of graph {graph.name!r} must be a whole number of '
                     f'at least 0, its class, got {graph.label!r}'
                 )
+        if self.output_size > MAX_CLASSES:
+            raise SpecError(
+                f'{self._where} has the class {self.output_size - 1}; a model has one output for '
+                f'each class from 0 on, and at most {MAX_CLASSES}: number the classes anew'
+            )
         self.numbers  # noqa: B018  (raises for too few graphs)
 
     @functools.cached_property
