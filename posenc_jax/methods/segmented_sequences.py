@@ -7,7 +7,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.language.spec import CONTEXT, Node
+from posenc_jax.base.memory import readable
+from posenc_jax.language.spec import CONTEXT, MAX_BYTES, Node
 from posenc_jax.methods.learned_absolute import LearnedAbsolute
 from posenc_jax.protocol.composite import name_of
 from posenc_jax.protocol.encoding import Encoding
@@ -146,7 +147,8 @@ def segmented_sequences(factor: int, encoding: Encoding = CONTEXT) -> LearnedAbs
       encoding: `learned_absolute` with `ids='plain'`; given by `extend`.
 
     Raises:
-      ValueError: a factor that is no integer of at least 1; another encoding, or one whose table
+      ValueError: a factor that is no integer of at least 1, or that gives a table of more than
+        `MAX_BYTES`; another encoding, or one whose table
         has rows for no position.
 
     Reference: Karypis, McAuley, Karypis, arXiv 2310.14633.
@@ -166,6 +168,12 @@ def segmented_sequences(factor: int, encoding: Encoding = CONTEXT) -> LearnedAbs
         found += f'(ids={encoding.ids!r})' if isinstance(encoding, LearnedAbsolute) else ''
         raise ValueError(
             f"segmented_sequences stretches learned_absolute(ids='plain'), got {found}"
+        )
+    rows, width = encoding.vectors.shape
+    if (needed := 4 * rows * width * factor) > MAX_BYTES:
+        raise ValueError(
+            f'segmented_sequences: factor={factor} would make a table of {rows * factor} rows, '
+            f'which takes {readable(needed)}; at most {readable(MAX_BYTES)} are accepted'
         )
     longer = nnx.clone(encoding)
     longer.max_len = encoding.max_len * factor

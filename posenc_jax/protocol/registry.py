@@ -19,7 +19,7 @@ from typing import Any, TypeVar, get_args
 from posenc_jax.protocol import bounds, index
 from posenc_jax.protocol.card import Card, Kind, completed
 from posenc_jax.protocol.card import Promises as Promises
-from posenc_jax.protocol.errors import SpecError, near, nearest, quoted, same_letters
+from posenc_jax.protocol.errors import SpecError, near, nearest, quoted, same_letters, shortened
 
 NAMED_ONLY = ('cache', 'conversion', 'analysis')
 Built = TypeVar('Built', bound=Callable[..., Any])  # the class or function that is registered
@@ -216,7 +216,7 @@ def lookup(key: str, kinds: tuple[Kind, ...], call: str = '') -> Entry:
     known = dict.fromkeys([*_ENTRIES, *index.modules()])
     elsewhere = [k for (k, name) in known if name == key]
     if elsewhere:
-        call = call if '(' in call else f'{key}()'
+        call = shortened(call, 160) if '(' in call else f'{key}()'
         instead = ''.join(
             f'; {_INSTEAD[pair].format(call=call, quoted=quoted(call))}'
             for pair in ((kind, elsewhere[0]) for kind in kinds)

@@ -483,3 +483,9 @@ def test_what_is_no_encoding_says_how_it_is_written(spec, message):
     with pytest.raises(SpecError) as error:
         pj.make(spec, heads=2, head_dim=8)
     assert message in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_a_long_call_of_another_kind_is_shortened():
+    with pytest.raises(SpecError, match="'rope' is registered as encoding") as found:
+        parse(f'rope(base={"9" * 2000})', kinds=('extension', 'frequencies'))
+    assert len(str(found.value)) < 400

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from posenc_jax.base import extras
+from posenc_jax.base.programs import printable
 from posenc_jax.lab.pretrained.fields import PretrainedError, read_json, shown
 from posenc_jax.lab.pretrained.tokenizer_json import check_tokenizer_json, kind_of_model
 
@@ -31,7 +32,7 @@ def one_line(what: str) -> Iterator[None]:
     # The library raises plain Exceptions, and its panics are not subclasses of Exception.
     except BaseException as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PretrainedError(f'{what}: {reason[:300]}') from None
+        raise PretrainedError(f'{what}: {printable(reason[:300])}') from None
 
 
 def read_tokenizer(file: pathlib.Path) -> Any:

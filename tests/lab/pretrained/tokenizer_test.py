@@ -238,6 +238,7 @@ GROW = replace({'Regex': 'a*'}, 'x' * 100)
             {'model': {**UNIGRAM, 'vocab': [['a', float('nan')]]}},
             r"model.vocab\[0\] is \['a', nan\], expected a token and its score",
         ),
+        ({'version': '\0'}, r"is not a tokenizer: Unknown tokenizer version '\\x00'"),
         ({'model': {**UNIGRAM, 'unk_id': 7}}, 'is not a tokenizer: Unable to load vocab'),
         ({'added_tokens': [{'id': 0}]}, r"added_tokens\[0\] lacks 'content'"),
         ({'model': None}, 'model=None, expected an object'),

@@ -10,7 +10,7 @@ from posenc_jax.lab.tasks.arithmetic.addition import SYMBOLS
 from posenc_jax.lab.tasks.arithmetic.digits import random_numbers, written
 from posenc_jax.lab.tasks.coupling import Ids, coupled_sum_ids
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
-from posenc_jax.protocol.bounds import Ge
+from posenc_jax.protocol.bounds import Ge, Le
 from posenc_jax.protocol.registry import register
 
 
@@ -35,7 +35,7 @@ class Sums(PromptTask):
       ('$038+013+091=241', [0, 4, 3, 2, 1, 4, 3, 2, 1, 4, 3, 2, 1, 2, 3, 4])
     """
 
-    operands: Annotated[int, Ge(2)] = 3
+    operands: Annotated[int, Ge(2), Le(1000)] = 3
     ids: Ids = 'none'
 
     names = SYMBOLS

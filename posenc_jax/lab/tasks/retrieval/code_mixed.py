@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.lab.tasks.task import Batch, Length
-from posenc_jax.protocol.bounds import Size
+from posenc_jax.protocol.bounds import Le, Size
 from posenc_jax.protocol.registry import register
 
 
@@ -37,7 +37,7 @@ class CodeMixed(PromptTask):
       ('b4 b7 a5 b5 b4 b4 1? b5 2?', [[0, 1, 0, 0, 1, 2], [0, 0, 1, 2, 2, 2]])
     """
 
-    letters: Size = 8
+    letters: Annotated[Size, Le(10_000)] = 8
     switches: Size = 6
     ids: Literal['none', 'switches'] = 'none'
 
