@@ -73,8 +73,8 @@ class LMInfinite(Wrapper):
     Example:
       >>> import posenc_jax as pj
       >>> t = pj.Tokens.of(length=10)
-      >>> part = pj.make('lm_infinite(encoding=alibi(), n_global=2, n_local=5)', heads=2)
-      >>> part.mask(t, t)[0, 0].sum(-1).tolist()
+      >>> spec = 'lm_infinite(encoding=alibi(), n_global=2, n_local=5)'
+      >>> pj.make(spec, heads=2, train_len=5).mask(t, t)[0, 0].sum(-1).tolist()
       [1, 2, 3, 4, 5, 6, 7, 7, 7, 7]
     """
 
