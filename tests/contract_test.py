@@ -36,8 +36,13 @@ from posenc_jax.testing.subject import CONTEXT, WIDTH, Subject, moved
 OPTIONS = {
     'alibi': ('encoding', 'alibi(variant="asymmetric")', dict(needs_training=True)),
     'alibi_pi': ('encoding', 'alibi_pi(mode="dynamic", train_len=8)', dict()),
+    'conflator': ('encoding', 'conflator(unigram_only=True)', dict()),
+    'cope': ('encoding', 'cope(npos=16, gates="separate")', dict()),
     'dpe': ('encoding', 'dpe(layers=1, order_input_pe=False) | full()', dict(relative=True)),
     'gali': ('encoding', 'gali(encoding=rope(), chunk=1, local=2, noise=1.0, train_len=8)', dict()),
+    'irpe': ('encoding', 'irpe(mode="bias", method="cross", shared=False)', dict()),
+    'kerple': ('encoding', 'kerple(kernel="bias_wht")', dict()),
+    'lm_infinite': ('encoding', 'lm_infinite(encoding=alibi(), n_global=2, n_local=5)', dict()),
     'nope_temperature': (
         'encoding',
         'nope_temperature(1.2, per_head=True, slope=0.5, train_len=8)',

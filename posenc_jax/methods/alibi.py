@@ -37,10 +37,6 @@ def alibi_bias(
     Example:
       >>> alibi_bias(jnp.array([0.5]), jnp.array([[2]]), jnp.array([[0, 1, 2, 3]])).tolist()
       [[[[-1.0, -0.5, -0.0, -0.5]]]]
-      >>> alibi_bias(
-      ...     jnp.array([0.5]), jnp.array([[2]]), jnp.array([[0, 1, 2, 3]]), offset=0.5
-      ... ).tolist()
-      [[[[-1.0, -0.5, -0.0, -0.25]]]]
     """
     apart = signed_distance(q_pos, k_pos)
     distance = jnp.abs(apart).astype(jnp.float32)
@@ -112,13 +108,11 @@ class ALiBi(Bias):
         given = usual if slopes is None else np.asarray(slopes)
         if not self.learns:
             self.slopes = Constant(jnp.asarray(given, jnp.float32), axes=('heads',))
-        elif variant == 'asymmetric':
-            self.log_slopes = nnx.Param(
-                jnp.asarray(np.log([given, given]), jnp.float32), axes=(None, 'heads')
-            )
         else:
-            self.log_slopes = nnx.Param(jnp.asarray(np.log(given), jnp.float32), axes=('heads',))
-
+            of_sides, axes = (given, ('heads',))
+            if variant == 'asymmetric':
+                of_sides, axes = [given, given], (None, 'heads')
+            self.log_slopes = nnx.Param(jnp.asarray(np.log(of_sides), jnp.float32), axes=axes)
         if variant == 'half':
             self.ahead = Constant(jnp.arange(heads) >= heads // 2, axes=('heads',))
 
@@ -130,13 +124,8 @@ class ALiBi(Bias):
         slopes, later = jnp.exp(self.log_slopes[...]) if self.learns else self.slopes[...], None
         if self.variant == 'asymmetric':
             slopes, later = slopes
-        return alibi_bias(
-            slopes,
-            q_pos,
-            k_pos,
-            later=later,
-            offset=_LATER_OFFSET if self.variant == 'offset' else 0.0,
-        )
+        offset = _LATER_OFFSET if self.variant == 'offset' else 0.0
+        return alibi_bias(slopes, q_pos, k_pos, later=later, offset=offset)
 
     def mask(self, tq, tk):
         if self.variant != 'half':

@@ -65,13 +65,9 @@ class ALiBiPI(Wrapper):
 
     Example:
       >>> import posenc_jax as pj
-      >>> part, t = (
-      ...     pj.make('alibi_pi(mode="per_row")', heads=8, train_len=4),
-      ...     pj.Tokens.of(length=8),
-      ... )
-      >>> part.logits(jnp.zeros((1, 8, 8, 8)), None, None, t, t, None, ())[0][0, 0, :, 0].round(
-      ...     3
-      ... ).tolist()
+      >>> part = pj.make('alibi_pi(mode="per_row")', heads=8, train_len=4)
+      >>> t, zero = pj.Tokens.of(length=8), jnp.zeros((1, 8, 8, 8))
+      >>> part.logits(zero, None, None, t, t, None, ())[0][0, 0, :, 0].round(3).tolist()
       [0.0, -0.5, -1.0, -1.5, -1.6, -1.667, -1.714, -1.75]
     """
 
@@ -111,9 +107,8 @@ class ALiBiPI(Wrapper):
         if self.mode == 'dynamic':
             by_rank = lambda tok: dataclasses.replace(tok, pos=tok.rank)
             length, _ = current_length(by_rank(tq), by_rank(tk))
-            tq = tq.with_feats(
-                alibi_pi=jnp.broadcast_to(length, (length.shape[0], tq.length))[..., None]
-            )
+            length = jnp.broadcast_to(length, (length.shape[0], tq.length))
+            tq = tq.with_feats(alibi_pi=length[..., None])
         return q, k, v, tq, tk
 
     def logits(self, s, q, k, tq, tk, seen, carry):

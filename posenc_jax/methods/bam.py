@@ -85,11 +85,8 @@ class BAM(Bias):
             check_choice('a fixed parameter of bam', name, PARAMETERS)
         for name, values in zip(PARAMETERS, (beta, np.log(scale), loc)):
             kind = Constant if name in fixed else nnx.Param
-            setattr(
-                self,
-                name,
-                kind(jnp.broadcast_to(jnp.asarray(values, jnp.float32), (heads,)), axes=('heads',)),
-            )
+            per_head = jnp.broadcast_to(jnp.asarray(values, jnp.float32), (heads,))
+            setattr(self, name, kind(per_head, axes=('heads',)))
 
     def bias(self, q_pos, k_pos):
         return bam_prior(self.beta[...], self.logscale[...], self.loc[...], q_pos, k_pos)

@@ -37,9 +37,8 @@ def bipe_ids(
     before = jnp.cumsum(separator, axis=1, dtype=jnp.int32) - separator
     document = latest(order == 0)
     ended = jax.lax.cummax(jnp.where(separator, index, -1), axis=1)
-    ended = jnp.pad(
-        ended[:, :-1], ((0, 0), (1, 0)), constant_values=-1
-    )  # the last separator before the token
+    # The last separator before the token.
+    ended = jnp.pad(ended[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
     first = jnp.where(ended < document, 0, at(order, jnp.maximum(ended, 0)) + 1)
     return jnp.maximum(order - first, 0), before - at(before, document)
 
@@ -120,17 +119,15 @@ class BiPE(Encoding):
         if self.separators is not None:
             if tok.ids is None:
                 raise ValueError(
-                    f'bipe(separators={self.separators}) finds segments by token ids, which '
-                    'these tokens do not have: give '
-                    'Tokens.of(ids=...), or leave out `separators` and give positions [B, L, 2], '
-                    'intra and inter'
+                    f'bipe(separators={self.separators}) finds segments by token ids, which these '
+                    'tokens do not have: give Tokens.of(ids=...), or leave out `separators` and '
+                    'give positions [B, L, 2], intra and inter'
                 )
             if tok.pos.ndim != 2:
                 raise ValueError(
-                    f'bipe(separators={self.separators}) makes the positions itself and would '
-                    'lose the components of '
-                    f'{tok.pos.shape}: give positions [B, L], or write what reads them before '
-                    'it, or leave out `separators`'
+                    f'bipe(separators={self.separators}) makes the positions itself and would lose '
+                    f'the components of {tok.pos.shape}: give positions [B, L], or write what '
+                    'reads them before it, or leave out `separators`'
                 )
             ends = jnp.isin(tok.ids, jnp.asarray(self.separators))
             order = tok.rank
@@ -138,19 +135,13 @@ class BiPE(Encoding):
                 ends, order = ends & tok.valid, jnp.where(tok.valid, order, -1)
             intra, inter = bipe_ids(ends, order)
         else:
-            if tok.pos.shape[2:] not in ((), (2,)) or not jnp.issubdtype(
-                tok.pos.dtype, jnp.integer
-            ):
+            pos, whole = tok.pos, jnp.issubdtype(tok.pos.dtype, jnp.integer)
+            if pos.shape[2:] not in ((), (2,)) or not whole:
                 raise ValueError(
                     'bipe needs integer positions [B, L], one segment, or [B, L, 2], intra and '
-                    'inter, or `separators`, got '
-                    f'{tok.pos.dtype} {tok.pos.shape}'
+                    f'inter, or `separators`, got {pos.dtype} {pos.shape}'
                 )
-            intra, inter = (
-                (tok.pos, jnp.zeros_like(tok.pos))
-                if tok.pos.ndim == 2
-                else (tok.pos[..., 0], tok.pos[..., 1])
-            )
+            intra, inter = (pos, 0 * pos) if pos.ndim == 2 else (pos[..., 0], pos[..., 1])
             low, _ = known_range(intra, tok.valid) or (0, 0)
             if low < 0:
                 raise ValueError(f'bipe: place {low} within a segment; places count from 0')

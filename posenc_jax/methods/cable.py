@@ -120,15 +120,10 @@ class Cable(Carries):
             raise ValueError(
                 f'cable reads the layer input of one token per key: {k.shape[1]} keys, input: {got}'
             )
-        a = (
-            jnp.einsum('bsd,dn->bsn', x.astype(jnp.float32), self.kernel[...], precision='highest')
-            + self.bias[...]
-        )
-        costs = (
-            jax.nn.softplus(a)
-            if tk.valid is None
-            else jnp.where(tk.valid[..., None], jax.nn.softplus(a), 0.0)
-        )
+        a = jnp.einsum('bsd,dn->bsn', x.astype(jnp.float32), self.kernel[...], precision='highest')
+        costs = jax.nn.softplus(a + self.bias[...])
+        if tk.valid is not None:
+            costs = jnp.where(tk.valid[..., None], costs, 0.0)
         return q, k, v, tq, tk.with_feats(cable=costs)
 
     def first_carry(self, q, tq):

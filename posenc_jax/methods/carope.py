@@ -145,26 +145,19 @@ class CARoPE(Carries):
         self.layout = layout
         self.planes = len(rope_frequencies(head_dim, base))
         self.kernel = nnx.Param(jnp.zeros((model_dim, heads), jnp.float32), axes=('width', 'heads'))
-        start = carope_bias(head_dim, base) if bias else None
-        self.bias = (
-            nnx.Param(jnp.full(heads, start, jnp.float32), axes=('heads',)) if bias else None
-        )
+        first = carope_bias(head_dim, base) * jnp.ones(heads, jnp.float32) if bias else None
+        self.bias = nnx.Param(first, axes=('heads',)) if bias else None
 
     def project(self, q, k, v, tq, tk, x=None):
         if x is None or x.shape[1] != k.shape[1]:
             got = 'none' if x is None else f'{x.shape[1]} tokens'
             raise ValueError(
-                'carope reads the layer input of one token per key: '
-                f'{k.shape[1]} keys, input: {got}'
+                f'carope reads the layer input of one token per key: {k.shape[1]} keys, input: '
+                f'{got}'
             )
         a = jnp.einsum('bsd,dn->bsn', x.astype(jnp.float32), self.kernel[...], precision='highest')
-        return (
-            q,
-            k,
-            v,
-            tq,
-            tk.with_feats(carope=carope_log_rate(a if self.bias is None else a + self.bias[...])),
-        )
+        log_rate = carope_log_rate(a if self.bias is None else a + self.bias[...])
+        return q, k, v, tq, tk.with_feats(carope=log_rate)
 
     def first_carry(self, q, tq):
         return jnp.zeros((*q.shape[:3], self.planes), jnp.float32)

@@ -60,13 +60,11 @@ def _starts(lang, segment):
                 f'{a.shape}'
             )
     first = jnp.arange(given[0].shape[-1]) == 0
-    changes = lambda a: jnp.concatenate(
-        [jnp.zeros_like(a[..., :1], bool), a[..., 1:] != a[..., :-1]], axis=-1
-    )
-    fresh = jnp.broadcast_to(first, given[0].shape) | (
-        False if segment is None else changes(given[1])
-    )
-    return fresh, changes(given[0]) & ~fresh
+    changes = [jnp.diff(a, prepend=a[..., :1]) != 0 for a in given]
+    fresh = jnp.broadcast_to(first, given[0].shape)
+    if segment is not None:
+        fresh = fresh | changes[1]
+    return fresh, changes[0] & ~fresh
 
 
 def _latest(flags, values):
@@ -135,9 +133,7 @@ class Conflator(SeveralInputs):
       >>> import posenc_jax as pj
       >>> part = pj.make('conflator(base=100.0)', head_dim=4, model_dim=8)
       >>> part.delta[...] = jnp.array([0.0, 0.5])
-      >>> part.angles(pj.Tokens.of(positions=switching_ids(jnp.array([[0, 0, 1]]))).pos).round(
-      ...     2
-      ... ).tolist()
+      >>> part.angles(switching_ids(jnp.array([[0, 0, 1]]))).round(2).tolist()
       [[[0.0, 0.0], [1.0, 0.1], [2.0, 0.7]]]
     """
 
@@ -160,13 +156,11 @@ class Conflator(SeveralInputs):
         self.base, self.head_dim, self.unigram_only = base, head_dim, unigram_only
         self.shut = frozenset(('qkv', 'merge') if unigram_only else ())
         self.lookback = 0 if unigram_only else 1
-        self.delta = nnx.Param(
-            jnp.zeros(len(rope_frequencies(head_dim, base)), jnp.float32), axes=(None,)
-        )
+        planes = len(rope_frequencies(head_dim, base))
+        self.delta = nnx.Param(jnp.zeros(planes, jnp.float32), axes=(None,))
         if not unigram_only:
-            kernel = nnx.initializers.lecun_normal()(
-                rngs.params(), (2 * model_dim, model_dim), jnp.float32
-            )
+            drawn, shape = nnx.initializers.lecun_normal(), (2 * model_dim, model_dim)
+            kernel = drawn(rngs.params(), shape, jnp.float32)
             self.kernel = nnx.Param(kernel, axes=('width', None))
             self.mix = nnx.Param(jnp.zeros(2, jnp.float32), axes=(None,))
 
@@ -180,9 +174,8 @@ class Conflator(SeveralInputs):
         theta = rope_frequencies(self.head_dim, self.base)
         if pos.ndim == 2:
             return phase(pos, theta)
-        return phase(pos[..., 1 if self.mode == 'reset' else 0], theta) + phase(
-            pos[..., 2], self.delta[...]
-        )
+        place = pos[..., 1 if self.mode == 'reset' else 0]
+        return phase(place, theta) + phase(pos[..., 2], self.delta[...])
 
     def qkv(self, x, linear, tok):
         if x.shape[1] != tok.length + 1:

@@ -45,10 +45,10 @@ def cream_heads(count: int, factor: int) -> tuple[int, int]:
       ValueError: N too small for heads of `4f` with something between them.
     """
     if count <= 8 * factor:
-        needed = (
-            f'heads and tails of {4 * factor} tokens: it needs more than {8 * factor}, got {count}'
+        raise ValueError(
+            f'cream(factor={factor}) has heads and tails of {4 * factor} tokens: it needs more '
+            f'than {8 * factor}, got {count}'
         )
-        raise ValueError(f'cream(factor={factor}) has {needed}')
     return count // 3, 4 * factor
 
 
@@ -107,13 +107,10 @@ class CREAM(Encoding):
 
     Example:
       >>> import posenc_jax as pj
-      >>> ids = (
-      ...     pj.make('cream(factor=2)', train_len=24)
-      ...     .place(pj.Tokens.of(length=24), key=jax.random.key(0))
-      ...     .pos[0]
-      ... )
-      >>> ids.shape, int(ids[0]), int(ids[-1]), bool((jnp.diff(ids) > 0).all())
-      ((24,), 0, 47, True)
+      >>> encoding, tok = pj.make('cream(factor=2)', train_len=24), pj.Tokens.of(length=24)
+      >>> ids = encoding.place(tok, key=jax.random.key(0)).pos[0]
+      >>> int(ids[0]), int(ids[-1]), bool((jnp.diff(ids) > 0).all())
+      (0, 47, True)
     """
 
     traits = frozenset({'places_together'})
@@ -144,14 +141,11 @@ class CREAM(Encoding):
         return dataclasses.replace(tok, pos=self._ids(key, tok.length, real))
 
     def _ids(self, key: Array, count: int, pos: Int[Array, 'B L']) -> Int[Array, 'B L']:
-        heads, (of_head, of_alpha, of_end) = (
-            cream_heads(count, self.factor),
-            jax.random.split(key, 3),
-        )
+        of_head, of_alpha, of_end = jax.random.split(key, 3)
+        heads = cream_heads(count, self.factor)
         head = jnp.where(jax.random.bernoulli(of_head), *heads).astype(pos.dtype)
         u = jax.random.uniform(of_alpha, (len(pos), 1))
         alpha = 2 + (u[..., None] >= jnp.asarray(self.thresholds)).sum(-1, dtype=pos.dtype)
         low, high = cream_bounds(alpha, head, count)
-        return cream_ids(
-            jax.random.randint(of_end, low.shape, low, high + 1), head, count, self.factor, pos
-        )
+        end = jax.random.randint(of_end, low.shape, low, high + 1)
+        return cream_ids(end, head, count, self.factor, pos)

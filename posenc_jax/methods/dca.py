@@ -35,12 +35,15 @@ def dca_distance(
       >>> dca_distance(jnp.array([[7]]), jnp.arange(8)[None], chunk=4, clip=6)[0, 0].tolist()
       [6, 5, 4, 3, 3, 2, 1, 0]
     """
-    relation = (q_pos // chunk)[:, :, None] - (k_pos // chunk)[:, None, :]
+    relation = _relation(q_pos, k_pos, chunk)
     intra, successive, inter = (p[:, :, None] for p in _query_positions(q_pos, chunk, clip))
-    return (
-        jnp.where(relation <= 0, intra, jnp.where(relation == 1, successive, inter))
-        - (k_pos % chunk)[:, None, :]
-    )
+    of_query = jnp.where(relation <= 0, intra, jnp.where(relation == 1, successive, inter))
+    return of_query - (k_pos % chunk)[:, None, :]
+
+
+def _relation(q_pos, k_pos, chunk):
+    """By how many chunks a key lies before the query."""
+    return (q_pos // chunk)[:, :, None] - (k_pos // chunk)[:, None, :]
 
 
 def _query_positions(pos, chunk, clip):
@@ -115,15 +118,12 @@ class DCA(Wrapper):
         self.chunk, self.clip, self.attention_factor = chunk, chunk + local, attention_factor
 
     def project(self, q, k, v, tq, tk, x=None):
-        intra, successive, inter = (
-            self.encoding.rotate(q, p) for p in _query_positions(tq.pos, self.chunk, self.clip)
-        )
+        of_query = _query_positions(tq.pos, self.chunk, self.clip)
+        intra, successive, inter = (self.encoding.rotate(q, pos) for pos in of_query)
         k = self.encoding.rotate(k, tk.pos % self.chunk)
         return intra, k, v, tq.with_feats(dca=(successive, inter)), tk
 
     def logits(self, s, q, k, tq, tk, seen, carry):
-        relation = jnp.clip(
-            (tq.pos // self.chunk)[:, :, None] - (tk.pos // self.chunk)[:, None, :], 0, 2
-        ).astype(jnp.int32)
+        relation = jnp.clip(_relation(tq.pos, tk.pos, self.chunk), 0, 2).astype(jnp.int32)
         s = piecewise_logits(relation, (q, *map(heads_first, tq.feats['dca'])), (k,), seen)
         return s * self.attention_factor**2, carry

@@ -101,9 +101,8 @@ def extended_spec(encoding: str, spec: str) -> str:
             extended = dataclasses.replace(part, arguments={**part.arguments, 'freqs': node})
         else:
             entry = lookup(node.entry.key, ('encoding',))
-            wrapped = (
-                {'encoding': spec_language.Chain((part,))} if 'encoding' in entry.parameters else {}
-            )
+            takes_one = 'encoding' in entry.parameters
+            wrapped = {'encoding': spec_language.Chain((part,))} if takes_one else {}
             extended = spec_language.Node(entry, {**wrapped, **node.arguments})
         nodes = [extended if other is part else other for other in nodes]
     return str(spec_language.Chain(tuple(nodes)))
@@ -138,13 +137,11 @@ def _the_one(node: spec_language.Node, found: list, among: str):
             f'encoding={node.arguments["encoding"]}'
         )
     if len(found) != 1:
-        wanted = 'one rotary encoding' + (
-            ' or one relative bias' if node.entry.kind == 'extension' else ''
-        )
+        either = node.entry.kind == 'extension'
+        wanted = 'one rotary encoding' + either * ' or one relative bias'
         if own := _extends(node):
-            wanted = ' or '.join(
-                'one rotary encoding' if kind is Rotary else f'one {kind.card.key}' for kind in own
-            )
+            named = lambda kind: 'rotary encoding' if kind is Rotary else kind.card.key
+            wanted = ' or '.join(f'one {named(kind)}' for kind in own)
         raise SpecError(f'{node.entry.key} extends {wanted}; found {len(found)} in {among}')
     return found[0]
 

@@ -29,11 +29,9 @@ def fire_progress(
     """`psi(i - j) / psi(max(i, threshold))`: 0 at the query, about 1 at its first key.
 
     Example:
-      >>> z = fire_progress(
-      ...     jnp.float32(0.1), jnp.float32(8.0), jnp.array([[5]]), jnp.array([[5, 0]])
-      ... )
-      >>> [round(float(x), 4) for x in z[0, 0]]
-      [0.0, 0.6898]
+      >>> c, threshold = jnp.float32(0.1), jnp.float32(8.0)
+      >>> fire_progress(c, threshold, jnp.array([[5]]), jnp.array([[0]])).round(4).item()
+      0.6898
     """
     distance = signed_distance(q_pos, k_pos).astype(jnp.float32)
     reach = jnp.maximum(q_pos.astype(jnp.float32), jnp.abs(threshold))
@@ -134,9 +132,8 @@ class FIRE(Bias):
         self.threshold = threshold
         self.c = nnx.Param(jnp.float32(0.1), axes=())
         self.mult = nnx.Param(jnp.float32(1.0), axes=())
-        self.w1 = nnx.Param(
-            uniform((2, width), 1.0), axes=(None, None)
-        )  # W1 and b1; their fan-in is 1
+        # W1 and b1, whose fan-in is 1.
+        self.w1 = nnx.Param(uniform((2, width), 1.0), axes=(None, None))
         self.w2 = nnx.Param(uniform((width, heads), width**-0.5), axes=(None, 'heads'))
 
     def bias(self, q_pos, k_pos):

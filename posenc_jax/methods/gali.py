@@ -72,28 +72,25 @@ def gali_chunks(total: int, train_len: int, chunk: int | float) -> list[int]:
         raise ValueError(f'gali: a text has at least 1 token, got {total}')
     ends = [min(total, train_len)]
     while ends[-1] < total:
-        ends.append(
-            min(total, ends[-1] + (chunk if isinstance(chunk, int) else int(chunk * ends[-1])))
-        )
+        more = chunk if isinstance(chunk, int) else int(chunk * ends[-1])
+        ends.append(min(total, ends[-1] + more))
     return np.diff(ends, prepend=0).tolist()
 
 
 def _check_local(local, train_len):
     if not 0 <= local < train_len:
         last = train_len - 1
-        nearest = min(max(local, 0), last)
         raise ValueError(
             f'gali: local must be between 0 and train_len - 1 = {last}, got {local}; the nearest '
-            f'is {nearest}'
+            f'is {min(max(local, 0), last)}'
         )
 
 
 def _check_chunk(chunk, train_len):
     if not isinstance(chunk, int) and chunk >= 1:
-        nearest = f'the nearest is {round(chunk)}'
         raise ValueError(
-            f'gali: chunk must be a number of tokens, an int, or a fraction below 1, got '
-            f'{chunk!r}; {nearest}'
+            'gali: chunk must be a number of tokens, an int, or a fraction below 1, got '
+            f'{chunk!r}; the nearest is {round(chunk)}'
         )
     if chunk <= 0 or chunk * (1 if isinstance(chunk, int) else train_len) < 1:
         raise ValueError(
@@ -107,13 +104,8 @@ def pair_normals(
     """A normally distributed number for every head and pair of positions. It is a hash of (seed,
     head, i, j), so it does not depend on the tiles of attention.
     """
-    state = jnp.uint32(0)
-    for word in (
-        jnp.asarray(seed),
-        heads[:, None, None],
-        q_pos[:, None, :, None],
-        k_pos[:, None, None, :],
-    ):
+    state, q_pos, k_pos = jnp.uint32(0), q_pos[:, None, :, None], k_pos[:, None, None, :]
+    for word in (jnp.asarray(seed), heads[:, None, None], q_pos, k_pos):
         state = _scrambled(state ^ word.astype(jnp.uint32))
     radius, turn = (
         (_scrambled(state + jnp.uint32(n)) >> 8).astype(jnp.float32) * 2.0**-24 for n in (1, 2)
@@ -185,11 +177,8 @@ class GALI(Wrapper):
 
     Example:
       >>> import posenc_jax as pj
-      >>> t = pj.Tokens.of(length=13)
-      >>> part = pj.make(
-      ...     'gali(encoding=rope(), chunk=3, local=2)', heads=2, head_dim=8, train_len=8
-      ... )
-      >>> part.believed(t, t)[0].tolist()
+      >>> t, spec = pj.Tokens.of(length=13), 'gali(encoding=rope(), chunk=3, local=2)'
+      >>> pj.make(spec, heads=2, head_dim=8, train_len=8).believed(t, t)[0].tolist()
       [8, 8, 8, 8, 8, 8, 8, 8, 11, 11, 11, 13, 13]
     """
 
@@ -234,10 +223,9 @@ class GALI(Wrapper):
         over = jnp.maximum(total - self.train_len, 0)
         parts, fractions = gali_slots(total, self.train_len, self.local)
         own = jnp.where(tq.pos < fractions, -(-tq.pos // parts), tq.pos - over)
-        far = tq.with_feats(
-            gali=(self.encoding.rotate(q, own), jnp.broadcast_to(total, own.shape)[..., None])
-        )
-        return self.encoding.rotate(q, own + over), self.encoding.rotate(k, tk.pos), v, far, tk
+        total = jnp.broadcast_to(total, own.shape)[..., None]
+        tq = tq.with_feats(gali=(self.encoding.rotate(q, own), total))
+        return self.encoding.rotate(q, own + over), self.encoding.rotate(k, tk.pos), v, tq, tk
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         far_q, total = heads_first(tq.feats['gali'][0]), tq.feats['gali'][1][..., 0]
@@ -262,19 +250,11 @@ class GALI(Wrapper):
             row = lambda q, parts: scaled_dot_product(
                 q[:, :, None], self._interpolated(k, tk.pos, parts[:, None])
             )[:, :, 0]
-            return jnp.moveaxis(
-                jax.lax.map(
-                    lambda rows: jax.checkpoint(row)(*rows), (jnp.moveaxis(q, 2, 0), parts.T)
-                ),
-                0,
-                2,
-            )
+            rows = jnp.moveaxis(q, 2, 0), parts.T
+            return jnp.moveaxis(jax.lax.map(lambda a: jax.checkpoint(row)(*a), rows), 0, 2)
 
-        ways = jnp.where(
-            (least == most).all(),
-            0,
-            jnp.where(((parts == most) | (parts == least) | fits).all(), 1, 2),
-        )
+        few = ((parts == most) | (parts == least) | fits).all()
+        ways = jnp.where((least == most).all(), 0, jnp.where(few, 1, 2))
         interpolated = lambda q, k: jax.lax.switch(ways, (once, twice, one_by_one), q, k)
         near = jax.lax.cond((seen & whole).any(), scaled_dot_product, nothing, q, k)
         far = jax.lax.cond((seen & ~whole).any(), interpolated, nothing, far_q, k)
@@ -292,10 +272,8 @@ class GALI(Wrapper):
         """
         inv_freq, _ = self.encoding.frequencies()
         here, below = phase(pos, inv_freq), pos // parts
-        at = lambda place: rotate(
-            k.astype(jnp.float32),
-            (phase(place, inv_freq) - here)[:, None],
-            layout=self.encoding.layout,
-        )
+        turn = lambda place: (phase(place, inv_freq) - here)[:, None]
+        exact, layout = k.astype(jnp.float32), self.encoding.layout
+        at = lambda place: rotate(exact, turn(place), layout=layout)
         r = (-pos % parts / parts)[:, None, :, None]
         return ((1.0 - r) * at(below + (pos % parts > 0)) + r * at(below)).astype(k.dtype)

@@ -81,9 +81,8 @@ def gpe_loss(
     rows = _predicting_rows(group, segment, document)
     counts = jnp.broadcast_to(rows >= 0, tokens.shape)
     rows = jnp.broadcast_to(jnp.maximum(rows, 0), tokens.shape)
-    nll = optax.softmax_cross_entropy_with_integer_labels(
-        jnp.take_along_axis(logits, rows[..., None], axis=1), tokens
-    )
+    read = jnp.take_along_axis(logits, rows[..., None], axis=1)
+    nll = optax.softmax_cross_entropy_with_integer_labels(read, tokens)
     return jnp.where(counts, nll, 0.0).sum() / jnp.maximum(counts.sum(), 1)
 
 
@@ -94,18 +93,14 @@ def _predicting_rows(group, segment, document):
     content = (group == 0) & (segment > 0)
     first = content & (_counted_before(content, start) == 0)
     latest = lambda flags: jax.lax.cummax(jnp.where(flags, index, -1), axis=1)
-    rows = jnp.where(
-        _counted_before(group == 1, start) > 0,
-        jnp.pad(latest(group == 1)[:, :-1], ((0, 0), (1, 0))),
-        latest(first),
-    )
+    before = jnp.pad(latest(group == 1)[:, :-1], ((0, 0), (1, 0)))
+    rows = jnp.where(_counted_before(group == 1, start) > 0, before, latest(first))
     return jnp.where((group == 1) & (rows >= start), rows, -1)
 
 
 def _document_start(document, index):
-    return jax.lax.cummax(
-        jnp.where(jnp.diff(document, axis=1, prepend=document[:, :1]) != 0, index, 0), axis=1
-    )
+    starts = jnp.diff(document, axis=1, prepend=document[:, :1]) != 0
+    return jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
 
 
 def _counted_before(flags, start):
@@ -116,9 +111,7 @@ def _counted_before(flags, start):
 
 def _with_index(group, document):
     index = jnp.arange(group.shape[1], dtype=jnp.int32)[None]
-    return jnp.broadcast_arrays(
-        group, jnp.zeros_like(index) if document is None else document, index
-    )
+    return jnp.broadcast_arrays(group, 0 * index if document is None else document, index)
 
 
 @register(
@@ -188,9 +181,8 @@ class GPE(Mask):
         else:
             if tok.pos.shape[2:] != (2,) or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
                 raise ValueError(
-                    'gpe needs integers [B, L, 2], group and segment, or `source` for a source '
-                    'of one length, '
-                    f'got {tok.pos.dtype} {tok.pos.shape}'
+                    'gpe needs integers [B, L, 2], group and segment, or `source` for a source of '
+                    f'one length, got {tok.pos.dtype} {tok.pos.shape}'
                 )
             group, word = tok.pos[..., 0], tok.pos[..., 1]
             _check(group, word, tok.valid)
@@ -200,12 +192,9 @@ class GPE(Mask):
         if self.source is None:
             reads = wait_k_reads(group, word, self.k, tok.segment)
         ids = gpe_ids(group, tok.segment, self.phi)
-        group, word, reads = (
-            jnp.broadcast_to(a, ids.shape)[..., None] for a in (group, word, reads)
-        )
-        return dataclasses.replace(tok, pos=ids).with_feats(
-            gpe={'target': group == 1, 'word': word, 'reads': reads}
-        )
+        feats = {'target': group == 1, 'word': word, 'reads': reads}
+        feats = {name: jnp.broadcast_to(a, ids.shape)[..., None] for name, a in feats.items()}
+        return dataclasses.replace(tok, pos=ids).with_feats(gpe=feats)
 
     def allow(self, tq, tk):
         query, key = ({name: a[..., 0] for name, a in tok.feats['gpe'].items()} for tok in (tq, tk))

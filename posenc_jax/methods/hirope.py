@@ -48,9 +48,7 @@ def hierarchical_ids(units: Int[Array, '*B L']) -> tuple[Int[Array, '*B L'], Int
             f'{units.dtype} {units.shape}'
         )
     flat = jnp.broadcast_to(jnp.arange(units.shape[-1], dtype=jnp.int32), units.shape)
-    starts = jnp.concatenate(
-        [jnp.zeros_like(units[..., :1], bool), units[..., 1:] != units[..., :-1]], axis=-1
-    )
+    starts = jnp.diff(units, prepend=units[..., :1]) != 0
     begun = jax.lax.cummax(jnp.where(starts, flat, 0), axis=units.ndim - 1)
     return flat - begun, jnp.cumsum(starts, axis=-1, dtype=jnp.int32)
 
@@ -88,7 +86,7 @@ def python_units(source: str) -> list[int]:
             head = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             heads.add(head - 1)
             inside.update(range(head, node.end_lineno))
-    return _number(_lines(source), heads, inside)
+    return _number(_NEWLINE.split(source), heads, inside)
 
 
 def line_units(text: str) -> list[int]:
@@ -99,7 +97,7 @@ def line_units(text: str) -> list[int]:
     with a closing bracket. The lines between two units are a unit of their own.
     """
     heads, inside, decorated = set(), set(), None
-    lines = _lines(text)
+    lines = _NEWLINE.split(text)
     for number, line in enumerate(lines):
         if _HEAD.match(line):
             head = number if decorated is None else decorated
@@ -116,7 +114,7 @@ def line_units(text: str) -> list[int]:
 def paragraph_units(text: str) -> list[int]:
     """The unit of every line of prose: a paragraph, with the empty lines behind it."""
     units, unit, gap = [], -1, True
-    for line in _lines(text):
+    for line in _NEWLINE.split(text):
         unit += bool(line.strip()) and gap
         gap = not line.strip()
         units.append(max(unit, 0))
@@ -144,10 +142,6 @@ def token_units(text: str, units: Sequence[int], offsets: Iterable[int]) -> list
         if not 0 <= offset <= len(text):
             raise ValueError(f'token_units: offsets lie in 0 .. {len(text)}, got {offset}')
     return [units[bisect.bisect_right(starts, offset) - 1] for offset in offsets]
-
-
-def _lines(text):
-    return _NEWLINE.split(text)
 
 
 def _number(lines, heads, inside):
@@ -204,10 +198,8 @@ class HiRoPE(Wrapper):
     Example:
       >>> import posenc_jax as pj
       >>> part = pj.make('hirope(encoding=rope())', head_dim=8)
-      >>> (
-      ...     part.split,
-      ...     part.hierarchical_angles(pj.Tokens.of(positions=[[[10, 2, 3]]]))[0].round(3).tolist(),
-      ... )
+      >>> angles, _ = part.hierarchical_angles(pj.Tokens.of(positions=[[[10, 2, 3]]]))
+      >>> part.split, angles.round(3).tolist()
       (2, [[[2.0, 0.2, 0.03, 0.003]]])
     """
 
@@ -230,35 +222,26 @@ class HiRoPE(Wrapper):
                 f'hirope: split must be between 0 and the {planes} planes of the encoding, got '
                 f'{split}'
             )
-        self.window, self.split, self.level = (window, split, level)
+        self.window, self.split, self.level = window, split, level
 
     def hierarchical_angles(self, tok: Tokens):
         """Angles [#B, L, planes] of the two levels, and the attention factors of the planes."""
         flat, offset, unit = _components(tok.pos)
-        (fine, m), (coarse, n) = map(
-            self.encoding.angles, (flat if self.level == 'absolute' else offset, unit)
-        )
-        per_plane = lambda temperature: (
-            temperature[..., None] if jnp.ndim(temperature) else temperature
-        )
+        fine, m = self.encoding.angles(flat if self.level == 'absolute' else offset)
+        coarse, n = self.encoding.angles(unit)
+        per_plane = lambda m: m[..., None] if jnp.ndim(m) else m
         of_tokens = np.arange(fine.shape[-1]) < self.split
         return jnp.where(of_tokens, fine, coarse), jnp.where(of_tokens, per_plane(m), per_plane(n))
 
     def project(self, q, k, v, tq, tk, x=None):
         flat = lambda a, tok: self.encoding.rotate(a, _components(tok.pos)[0])
-        tq_far, tk_far = (
-            tok.with_feats(hirope=self._hierarchical(a, tok)) for a, tok in ((q, tq), (k, tk))
-        )
-        return flat(q, tq), flat(k, tk), v, tq_far, tk_far
+        far = lambda a, tok: tok.with_feats(hirope=self._hierarchical(a, tok))
+        return flat(q, tq), flat(k, tk), v, far(q, tq), far(k, tk)
 
     def _hierarchical(self, a, tok):
         angles, scale = self.hierarchical_angles(tok)
-        return rotate(
-            a,
-            angles[:, :, None],
-            layout=self.encoding.layout,
-            scale=scale if scale.ndim == 1 else scale[:, :, None],
-        )
+        scale = scale if scale.ndim == 1 else scale[:, :, None]
+        return rotate(a, angles[:, :, None], layout=self.encoding.layout, scale=scale)
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         q_flat, k_flat = _components(tq.pos)[0], _components(tk.pos)[0]

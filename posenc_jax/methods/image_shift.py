@@ -22,12 +22,8 @@ def image_ids(sizes: Sequence[tuple[int, int]]) -> Int[np.ndarray, 'L 3']:
     Args:
       sizes: height and width of each image, in tokens.
     """
-    return np.concatenate(
-        [
-            np.stack([np.full(h * w, k), *np.divmod(np.arange(h * w), w)], axis=-1)
-            for k, (h, w) in enumerate(sizes)
-        ]
-    )
+    one = lambda k, h, w: np.stack([np.full(h * w, k), *np.divmod(np.arange(h * w), w)], axis=-1)
+    return np.concatenate([one(k, *size) for k, size in enumerate(sizes)])
 
 
 def image_shift_ids(

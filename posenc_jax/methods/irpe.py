@@ -51,12 +51,10 @@ def irpe_values(
     w: Float[Array, 'B N T S'], table: Float[Array, 'N_or_1 C H'], ids: Int[Array, '#B T S']
 ) -> Float[Array, 'B N T H']:
     """`sum_j p_ij T_v[b(i, j)]`, float32: the weights are summed for each bucket first."""
-    sums = sum_by_bucket(w, ids, table.shape[1])
     # One copy of the table per row and head, as in `shaw_values`: then the gradient is a product
     # per row and head, which is many times as fast as one product over all.
-    return jnp.einsum(
-        'bntc,bnch->bnth', sums, jnp.broadcast_to(table, (*w.shape[:2], *table.shape[1:]))
-    )
+    copies = jnp.broadcast_to(table, (*w.shape[:2], *table.shape[1:]))
+    return jnp.einsum('bntc,bnch->bnth', sum_by_bucket(w, ids, table.shape[1]), copies)
 
 
 @register(

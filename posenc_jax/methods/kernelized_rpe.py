@@ -1,5 +1,6 @@
 """Kernelized attention with relative positions, as logits per pair or over a sequence by FFT."""
 
+import functools
 import math
 
 import jax
@@ -43,9 +44,8 @@ def random_directions(
     square = heads, blocks, width, width
     turns = jax.random.normal(jax.random.fold_in(key, 1), square, jnp.float32)
     turns = jnp.swapaxes(orthonormal_rows(jnp.swapaxes(turns, -1, -2)), -1, -2)
-    return turns.reshape(heads, blocks * width, width)[:, :features] * jnp.linalg.norm(
-        drawn, axis=-1, keepdims=True
-    )
+    rows = turns.reshape(heads, blocks * width, width)[:, :features]
+    return rows * jnp.linalg.norm(drawn, axis=-1, keepdims=True)
 
 
 def kernel_features(
@@ -60,9 +60,8 @@ def kernel_features(
     x = x.astype(jnp.float32)
     x = x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
     grouped = x.reshape(batch, length, w.shape[0], -1, width)
-    exponent = jnp.einsum('blkgh,kmh->blkgm', grouped, w, precision='highest').reshape(
-        batch, length, heads, -1
-    )
+    exponent = jnp.einsum('blkgh,kmh->blkgm', grouped, w, precision='highest')
+    exponent = exponent.reshape(batch, length, heads, -1)
     high = jax.lax.stop_gradient(exponent.max(-1))
     return jnp.exp(exponent - high[..., None]), high - 0.5 - 0.5 * math.log(w.shape[1])
 
@@ -78,12 +77,8 @@ def kernel_logits(
     Key heads are shared as in `scaled_dot_product`.
     """
     product = scaled_dot_product(phi_q, phi_k) * phi_q.shape[-1] ** 0.5
-    groups = scale_q.shape[1] // scale_k.shape[1]
-    return (
-        jnp.log(jnp.maximum(product, _TINY))
-        + scale_q[..., None]
-        + jnp.repeat(scale_k, groups, axis=1)[:, :, None]
-    )
+    scale_k = jnp.repeat(scale_k, scale_q.shape[1] // scale_k.shape[1], axis=1)
+    return jnp.log(jnp.maximum(product, _TINY)) + scale_q[..., None] + scale_k[:, :, None]
 
 
 def distance_bias(
@@ -108,10 +103,8 @@ def _spectrum(bias, causal):
     if causal:
         bias = jnp.where(jnp.arange(2 * length - 1) < length, bias, -jnp.inf)
     c = jnp.exp(bias - jax.lax.stop_gradient(bias.max(-1, keepdims=True)))
-    column = jnp.concatenate(
-        [c[:, length - 1 :: -1], jnp.zeros_like(c[:, :1]), c[:, : length - 1 : -1]], axis=1
-    )
-    return c, jnp.fft.rfft(column)
+    column = c[:, length - 1 :: -1], jnp.zeros_like(c[:, :1]), c[:, : length - 1 : -1]
+    return c, jnp.fft.rfft(jnp.concatenate(column, axis=1))
 
 
 def _sums(values, phi_q, phi_k, spectrum):
@@ -193,14 +186,11 @@ def _quotient(rows, keys, spectrum, weights, v, c, causal):
 def _by_pairs(rows, keys, c, v, first):
     """The first rows of a causal pass."""
     middle, number = c.shape[1] // 2, jnp.arange(first)
-    near = jnp.tril(c[:, middle + number[None, :] - number[:, None]]).reshape(
-        *rows.shape[1:3], first, first
-    )
-    w = (
-        jnp.einsum('bkgmt,bkms->bkgts', rows[..., :first], keys[..., :first], precision='highest')
-        * near
-    )
-    out = jnp.einsum('bkgts,bskh->btkgh', w, v[:, :first].astype(jnp.float32), precision='highest')
+    near = jnp.tril(c[:, middle + number[None, :] - number[:, None]])
+    exact = functools.partial(jnp.einsum, precision='highest')
+    w = exact('bkgmt,bkms->bkgts', rows[..., :first], keys[..., :first])
+    w = w * near.reshape(*rows.shape[1:3], first, first)
+    out = exact('bkgts,bskh->btkgh', w, v[:, :first].astype(jnp.float32))
     total = jnp.moveaxis(w.sum(-1), 3, 1)[..., None]
     return (out / jnp.where(total > 0, total, 1.0)).reshape(v.shape[0], first, -1, v.shape[3])
 
@@ -222,12 +212,8 @@ def _consecutive(tq: Tokens, tk: Tokens, valid: Bool[Array, '#B L']) -> Bool[Arr
     offset = tk.pos - jnp.arange(tk.length)
     low, high = jnp.iinfo(offset.dtype).max, jnp.iinfo(offset.dtype).min
     low, high = jnp.where(valid, offset, low).min(1), jnp.where(valid, offset, high).max(1)
-    same = (
-        (tq.index == tk.index).all()
-        & (tq.pos == tk.pos).all()
-        & (jnp.diff(tk.index, axis=1) > 0).all()
-    )
-    return same & (low >= high).all()
+    same = (tq.index == tk.index).all() & (tq.pos == tk.pos).all()
+    return same & (jnp.diff(tk.index, axis=1) > 0).all() & (low >= high).all()
 
 
 @register(
@@ -284,23 +270,16 @@ class KernelizedRPE(FastPath):
         rngs: nnx.Rngs = CONTEXT,
     ):
         self.fft_from = fft_from
-        directions = random_directions(
-            rngs.params(), kv_heads, features, head_dim, orthogonal=orthogonal
-        )
+        sizes = kv_heads, features, head_dim
+        directions = random_directions(rngs.params(), *sizes, orthogonal=orthogonal)
         self.directions = Constant(directions, axes=('kv_heads', None, None))
-        self.table = nnx.Param(
-            jnp.zeros((heads, 2 * max_distance + 1), jnp.float32), axes=('heads', None)
-        )
+        table = jnp.zeros((heads, 2 * max_distance + 1), jnp.float32)
+        self.table = nnx.Param(table, axes=('heads', None))
 
     def project(self, q, k, v, tq, tk, x=None):
         described = lambda a: dict(zip(('phi', 'scale'), kernel_features(a, self.directions[...])))
-        return (
-            q,
-            k,
-            v,
-            tq.with_feats(kernelized_rpe=described(q)),
-            tk.with_feats(kernelized_rpe=described(k)),
-        )
+        tq, tk = (tok.with_feats(kernelized_rpe=described(a)) for tok, a in ((tq, q), (tk, k)))
+        return q, k, v, tq, tk
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         of_q, of_k = (jax.tree.map(heads_first, tok.feats['kernelized_rpe']) for tok in (tq, tk))

@@ -135,17 +135,11 @@ class LearnableFourier(Embedding):
                 f'learnable_fourier(components={self.components}) needs positions [B, L, '
                 f'{self.components}], got {tok.pos.shape}'
             )
-        if self.groups * self.b2.shape[0] != width:
+        if (own := self.groups * self.b2.shape[0]) != width:
             raise ValueError(
-                f'learnable_fourier was built for token vectors of width '
-                f'{self.groups * self.b2.shape[0]}, got {width}'
+                f'learnable_fourier was built for token vectors of width {own}, got {width}'
             )
         groups = pos.reshape(*pos.shape[:2], self.groups, -1)
-        added = learnable_fourier_network(
-            learnable_fourier_features(groups, self.w_r[...]),
-            self.w1[...],
-            self.b1[...],
-            self.w2[...],
-            self.b2[...],
-        )
-        return added.reshape(*pos.shape[:2], width)
+        features = learnable_fourier_features(groups, self.w_r[...])
+        weights = (a[...] for a in (self.w1, self.b1, self.w2, self.b2))
+        return learnable_fourier_network(features, *weights).reshape(*pos.shape[:2], width)

@@ -118,9 +118,8 @@ class LearnedAbsolute(Embedding):
                 f'learned_absolute needs integer positions [B, L], got {pos.dtype} {pos.shape}'
             )
         if self.overflow == 'error':
-            check_range(
-                'learned_absolute', tok, self.max_len, "overflow='clamp', 'mod' or 'interpolate'"
-            )
+            policies = "overflow='clamp', 'mod' or 'interpolate'"
+            check_range('learned_absolute', tok, self.max_len, policies)
         elif self.overflow == 'clamp':
             pos = jnp.minimum(pos, self.max_len - 1)
         elif self.overflow == 'mod':
@@ -131,11 +130,8 @@ class LearnedAbsolute(Embedding):
 
     def place(self, tok, *, key=None):
         rows = self.rows(tok)  # checks the whole length, since decoding embeds one token at a time
-        return (
-            tok.with_feats(learned_absolute=rows[..., None])
-            if self.overflow == 'interpolate'
-            else tok
-        )
+        interpolates = self.overflow == 'interpolate'
+        return tok.with_feats(learned_absolute=rows[..., None]) if interpolates else tok
 
     def table(self, tok, width):
         placed = tok.feats.get('learned_absolute')

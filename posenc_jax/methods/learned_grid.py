@@ -120,17 +120,15 @@ class LearnedGrid(Embedding):
         self.extra = nnx.Param(drawn(extra, model_dim), axes=(None, 'width')) if extra else None
 
     def table(self, tok, width):
-        check_grid(
-            'learned_grid', tok.pos, whole=True, within=self.size or ANY_SIZE, valid=tok.valid
-        )
+        within = self.size or ANY_SIZE
+        check_grid('learned_grid', tok.pos, whole=True, within=within, valid=tok.valid)
         size = grid_size(tok) if self.size is None else self.size
         found = learned_grid_vectors(self.vectors[...], jnp.maximum(tok.pos, 0), size)
         inside = ((tok.pos >= 0) & (tok.pos < jnp.asarray(size))).all(-1, keepdims=True)
         found = jnp.where(inside, found, jnp.nan)
         beside = jnp.zeros((), jnp.float32)
         if self.extra is not None:
-            number = -1 - tok.pos[..., :1]
-            known = (number[..., 0] >= 0) & (number[..., 0] < self.extra.shape[0])
-            own = self.extra[jnp.clip(number[..., 0], 0, self.extra.shape[0] - 1)]
-            beside = jnp.where(known[..., None], own, 0.0)
+            number, count = -1 - tok.pos[..., 0], self.extra.shape[0]
+            known = (number >= 0) & (number < count)
+            beside = jnp.where(known[..., None], self.extra[jnp.clip(number, 0, count - 1)], 0.0)
         return jnp.where(on_grid(tok.pos)[..., None], found, beside)

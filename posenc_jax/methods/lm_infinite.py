@@ -73,9 +73,8 @@ class LMInfinite(Wrapper):
     Example:
       >>> import posenc_jax as pj
       >>> t = pj.Tokens.of(length=10)
-      >>> pj.make(
-      ...     'lm_infinite(encoding=alibi(), n_global=2, n_local=5)', heads=2, train_len=5
-      ... ).mask(t, t)[0, 0].sum(-1).tolist()
+      >>> spec = 'lm_infinite(encoding=alibi(), n_global=2, n_local=5)'
+      >>> pj.make(spec, heads=2, train_len=5).mask(t, t)[0, 0].sum(-1).tolist()
       [1, 2, 3, 4, 5, 6, 7, 7, 7, 7]
     """
 
@@ -95,9 +94,9 @@ class LMInfinite(Wrapper):
             )
         self.encoding = check_part('lm_infinite', encoding, bias=True)
         if top_k and not isinstance(encoding, Rotary):
-            found = name_of(encoding)
             raise ValueError(
-                f'lm_infinite: top_k={top_k} needs a rotary encoding, got {found}; use top_k=0'
+                f'lm_infinite: top_k={top_k} needs a rotary encoding, got {name_of(encoding)}; use '
+                'top_k=0'
             )
         if top_k and distance is None:
             distance = max(1, check_train_len('lm_infinite', train_len) // 2)
@@ -130,10 +129,8 @@ class LMInfinite(Wrapper):
             feats = (at(self.n_local),)
             if self.top_k:
                 last, chosen = self._choose(q, k, tq, tk)
-                feats, tk = (
-                    (*feats, at(self.distance), last[..., None]),
-                    tk.with_feats(lm_infinite=chosen),
-                )
+                feats = (*feats, at(self.distance), last[..., None])
+                tk = tk.with_feats(lm_infinite=chosen)
             tq = tq.with_feats(lm_infinite=feats)
         return self.encoding.project(q, k, v, tq, tk, x)
 
@@ -147,24 +144,18 @@ class LMInfinite(Wrapper):
                 'packed documents (tok.segment)'
             )
         last = jnp.arange(tq.length) == jnp.broadcast_to(tq.last, q.shape[0])[:, None]
-        middle = (
-            (self._middle(tq, tk) & (tk.index[:, None] <= tq.index[..., None])) & last[..., None]
-        ).any(1)
+        causal = tk.index[:, None] <= tq.index[..., None]
+        middle = (self._middle(tq, tk) & causal & last[..., None]).any(1)
         middle = middle if tk.valid is None else middle & tk.valid
         at = lambda a, place: heads_first(self.encoding.rotate(a, jnp.full((1, 1), place)))
         own = jnp.take_along_axis(q, last.argmax(1)[:, None, None, None], 1)
         s = scaled_dot_product(at(own, self.distance), at(k, 0))[:, :, 0]
-        s = jnp.pad(
-            jnp.where(middle[:, None], s, -jnp.inf),
-            ((0, 0), (0, 0), (0, self.top_k)),
-            constant_values=-jnp.inf,
-        )
+        s, room = jnp.where(middle[:, None], s, -jnp.inf), ((0, 0), (0, 0), (0, self.top_k))
+        s = jnp.pad(s, room, constant_values=-jnp.inf)
         best, slots = jax.lax.top_k(s, self.top_k)
         mark = jax.vmap(jax.vmap(lambda row, slots, enough: row.at[slots].set(enough)))
-        chosen = mark(jnp.zeros(s.shape, bool), slots, jnp.isfinite(best[..., -1]))[
-            ..., : tk.length
-        ]
-        return last, jnp.swapaxes(chosen, 1, 2)
+        chosen = mark(jnp.zeros(s.shape, bool), slots, jnp.isfinite(best[..., -1]))
+        return last, jnp.swapaxes(chosen[..., : tk.length], 1, 2)
 
     def mask(self, tq, tk):
         causal = tk.index[:, None, :] <= tq.index[:, :, None]
@@ -176,9 +167,8 @@ class LMInfinite(Wrapper):
 
     def may_see(self, tq, tk):
         near = tk.rank_high > tq.rank_low - self.n_local
-        return (tk.index_low <= tq.index_high) & (
-            near | (tk.rank_low < self.n_global) | bool(self.top_k)
-        )
+        kept = near | (tk.rank_low < self.n_global) | bool(self.top_k)
+        return (tk.index_low <= tq.index_high) & kept
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         if not isinstance(self.encoding, Rotary):
@@ -208,9 +198,8 @@ class LMInfinite(Wrapper):
             far = jnp.where(few(rows(beyond[:, 0, 0]), 1)[:, None, None], far, few(s, 3))
             s = jax.vmap(lambda row, at, own: row.at[..., at].set(own))(s, at, far)
             beyond = beyond & ~first[:, None, None]
-        return jax.lax.cond(
-            (seen & (beyond | middle)).any(), with_ceiling, lambda standing, k, s: s, standing, k, s
-        ), carry
+        reached, without = (seen & (beyond | middle)).any(), lambda standing, k, s: s
+        return jax.lax.cond(reached, with_ceiling, without, standing, k, s), carry
 
     def _unrotated(self, k, pos):
         angles, _ = self.encoding.angles(pos)
@@ -230,6 +219,5 @@ class LMInfinite(Wrapper):
 
     def _middle(self, tq, tk):
         """Pairs [#B, T, S] whose key is before the window of the query and not one of the first."""
-        return (signed_distance(tq.rank, tk.rank) >= self.n_local) & (tk.rank >= self.n_global)[
-            :, None
-        ]
+        late = tk.rank >= self.n_global
+        return (signed_distance(tq.rank, tk.rank) >= self.n_local) & late[:, None]

@@ -34,11 +34,9 @@ def longrope_temperature(factor: float, train_len: int, magnitude: Magnitude = '
         )
     if magnitude == 'none' or factor == 1:
         return 1.0
-    return (
-        math.sqrt(1 + math.log(factor) / math.log(train_len))
-        if magnitude == 'su'
-        else 0.1 * math.log(factor) + 1.0
-    )
+    if magnitude == 'yarn':
+        return 0.1 * math.log(factor) + 1.0
+    return math.sqrt(1 + math.log(factor) / math.log(train_len))
 
 
 def rescaled_factors(factors, scale: float, new_scale: float) -> np.ndarray:
@@ -49,9 +47,8 @@ def rescaled_factors(factors, scale: float, new_scale: float) -> np.ndarray:
         raise ValueError(
             'longrope: factors for the scale 1 cannot be carried over to another scale'
         )
-    return 1.0 + (np.asarray(factors, np.float64) - 1.0) * (
-        check_factor('longrope', new_scale) - 1.0
-    ) / (scale - 1.0)
+    more = (np.asarray(factors, np.float64) - 1.0) * (check_factor('longrope', new_scale) - 1.0)
+    return 1.0 + more / (scale - 1.0)
 
 
 @register(
@@ -123,10 +120,9 @@ class LongRoPE:
         check_train_len('longrope', self.train_len)
         for name, factors in (('long', self.long), ('short', self.short)):
             # Any order and size is allowed; a plane with a huge factor does not rotate.
+            of = f'longrope: a factor of {name} divides a frequency and'
             for factor in factors or ():
-                check_number(
-                    f'longrope: a factor of {name} divides a frequency and', factor, least=1
-                )
+                check_number(of, factor, least=1)
         if self.short is not None and len(self.short) != len(self.long):
             raise ValueError(
                 'longrope: both lists must have the same number of factors, got '
@@ -168,16 +164,14 @@ class LongRoPE:
         theta = rope_frequencies(rotary_dim, base)
         long = np.asarray(self.long)
         if not self.uses_length:
-            return theta / (
-                np.asarray(self.short) if self.mode == 'short' else long
-            ), self.temperature
+            factors = np.asarray(self.short) if self.mode == 'short' else long
+            return theta / factors, self.temperature
         short = np.ones_like(long) if self.short is None else np.asarray(self.short)
         longer = Double.of(theta / long)
         if self.dynamic:
             # theta / (1 + (lambda - 1) y), in a form in which a huge lambda does not overflow.
-            grown = Double.of(jnp.maximum(length - self.train_len, 0))[..., None] / (
-                self.train_len * (self.factor - 1.0)
-            )
+            over = Double.of(jnp.maximum(length - self.train_len, 0))[..., None]
+            grown = over / (self.train_len * (self.factor - 1.0))
             longer = longer / (1.0 / long + (1.0 - 1.0 / long) * grown)
         inv_freq = choose((length > self.train_len)[..., None], longer, Double.of(theta / short))
         return inv_freq, jnp.full(length.shape, self.temperature, jnp.float32)

@@ -1,26 +1,31 @@
 """ABF: the decay and the longest wavelength of the larger base."""
 
 import numpy as np
-import pytest
 
 import posenc_jax as pj
 from posenc_jax.methods.abf import ABF
 from posenc_jax.methods.rope import rope_frequencies
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
 
 GOLDEN = golden('abf')['values']
 
 
-@pytest.mark.parametrize('base, key', [(10000.0, 'plain'), (500000.0, 'adjusted')])
-def test_golden_decay(base, key):
+def decay(base):
     theta, _ = ABF(base)(128, 10000.0)
-    mean = np.cos(np.multiply.outer(GOLDEN['distance'], theta)).mean(-1)
-    np.testing.assert_allclose(mean, GOLDEN[key], atol=6e-5)
+    return np.cos(np.multiply.outer(GOLDEN['distance'], theta)).mean(-1)
 
 
-def test_golden_wavelengths():
-    longest = [2 * np.pi / ABF(base)(128, 10000.0)[0][-1] for base in (10000.0, 500000.0)]
-    np.testing.assert_allclose(longest, GOLDEN['longest_wavelength'], atol=0.5)
+test_golden = golden_suite(
+    'abf',
+    {
+        'plain': (lambda: decay(10000.0), {'atol': 6e-5}),
+        'adjusted': (lambda: decay(500000.0), {'atol': 6e-5}),
+        'longest_wavelength': (
+            lambda: [2 * np.pi / ABF(base)(128, 10000.0)[0][-1] for base in (10000.0, 500000.0)],
+            {'atol': 0.5},
+        ),
+    },
+)
 
 
 def test_the_base_of_rope_is_replaced():

@@ -8,18 +8,15 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods import axial_rope2d as module
 from posenc_jax.methods.rope import rope, rope_frequencies
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
+from tests.methods.pairs import attend, draw, grid, qkv
+from tests.methods.refusals import refused
 
 VALUES = golden('axial_rope2d')['values']
 # Compiled, because a call of many small operations takes longer.
 axial_rope2d = jax.jit(module.axial_rope2d, static_argnames=('base', 'layout', 'scale'))
-CELLS = np.stack(np.divmod(np.arange(15), 5), axis=-1)
-GRID = np.concatenate([[[-1, -1]], CELLS])[None]
-
-
-def draw(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+GRID = grid(3, 5)
+CELLS = GRID[0, 1:]
 
 
 def scores(pos, q, k, **options):
@@ -88,20 +85,12 @@ def test_scale_interpolates_positions():
     )
 
 
-def test_wrong_values_are_refused():
-    make = lambda spec, width=8: pj.make(spec, head_dim=width)
-    for spec, message in (
-        ('axial_rope2d(base=0.5)', 'at least 1'),
-        ('axial_rope2d(scale=0.0)', 'scale must be positive'),
-        ('axial_rope2d(layout="halve")', "did you mean 'half'|one of"),
-    ):
-        with pytest.raises(SpecError, match=message):
-            make(spec)
-    with pytest.raises(SpecError, match='multiple of 4, got 6; the nearest is 8'):
-        make('axial_rope2d()', 6)
-    part, tok = make('axial_rope2d()'), pj.Tokens.of(length=15)
-    with pytest.raises(ValueError, match=r'positions \[B, L, 2\]'):
-        part.project(*[draw(5, 1, 15, 1, 8)] * 3, tok, tok)
-    tok = pj.Tokens.of(positions=CELLS[None])
-    with pytest.raises(ValueError, match='built for head_dim=8'):
-        part.project(*[draw(5, 1, 15, 1, 4)] * 3, tok, tok)
+PART = pj.make('axial_rope2d()', head_dim=8)
+test_wrong_calls = refused(
+    {
+        r'positions \[B, L, 2\]': lambda: attend(PART, *qkv(15)),
+        'built for head_dim=8': lambda: attend(
+            PART, *qkv(15, width=4), pj.Tokens.of(positions=CELLS[None])
+        ),
+    }
+)

@@ -10,6 +10,7 @@ import numpy as np
 
 import posenc_jax as pj
 from posenc_jax.methods.rope import rope_frequencies
+from tests.methods.pairs import attend
 
 WIDTH = 8
 
@@ -19,23 +20,18 @@ def qkv(length, kv_heads=1):
     return draw(0, 2), draw(1, kv_heads), draw(2, kv_heads)
 
 
-@functools.partial(jax.jit, static_argnames=('block', 'implementation'))
 def run(part, tok, *arrays, **options):
-    return pj.attend(part, *part.project(*arrays, tok, tok), **options, applied=pj.TOKEN_STAGE)
+    return attend(part, *arrays, tok, **options)
 
 
 def logits(q, k, distance):
     """R(D_ij) q_i . k_j / sqrt(H), [B, N, T, S]; distances in float64, whole or not."""
-    angles = (np.asarray(distance, np.float64)[..., None] * rope_frequencies(WIDTH, 1e4)).astype(
-        np.float32
-    )
-    cos, sin = (jnp.asarray(f(angles))[None, :, :, None] for f in (np.cos, np.sin))
+    angles = np.asarray(distance, np.float64)[..., None] * rope_frequencies(WIDTH, 1e4)
+    cos, sin = (jnp.asarray(f(np.float32(angles)))[None, :, :, None] for f in (np.cos, np.sin))
     a, b = q[:, :, None, :, : WIDTH // 2], q[:, :, None, :, WIDTH // 2 :]
     turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-    return (
-        jnp.einsum('btsnh,bsnh->bnts', turned, jnp.repeat(k, q.shape[2] // k.shape[2], axis=2))
-        / WIDTH**0.5
-    )
+    k = jnp.repeat(k, q.shape[2] // k.shape[2], axis=2)
+    return jnp.einsum('btsnh,bsnh->bnts', turned, k) / WIDTH**0.5
 
 
 ROTARY = 'rope(layout="interleaved", partial=0.5, freqs=yarn(factor=2.0, train_len=8))'
@@ -47,9 +43,8 @@ def rotary_logits(q, k, distance):
     """
     rotary, length = pj.make(ROTARY, head_dim=WIDTH), q.shape[1]
     at = lambda a, pos: rotary.rotate(a, jnp.asarray(pos, jnp.float32))
-    turned = at(jnp.repeat(q, length, axis=1), np.reshape(distance, (1, -1))).reshape(
-        1, length, length, *q.shape[2:]
-    )
+    turned = at(jnp.repeat(q, length, axis=1), np.reshape(distance, (1, -1)))
+    turned = turned.reshape(1, length, length, *q.shape[2:])
     still = jnp.repeat(at(k, np.zeros((1, length))), q.shape[2] // k.shape[2], axis=2)
     return jnp.einsum('btsnh,bsnh->bnts', turned, still) / WIDTH**0.5
 
@@ -57,9 +52,8 @@ def rotary_logits(q, k, distance):
 def softmax(s, v):
     """Causal attention with these logits."""
     s = jnp.where(np.tril(np.ones(s.shape[-2:], bool)), s, -jnp.inf)
-    return jnp.einsum(
-        'bnts,bsnh->btnh', jax.nn.softmax(s), jnp.repeat(v, s.shape[1] // v.shape[2], axis=2)
-    )
+    v = jnp.repeat(v, s.shape[1] // v.shape[2], axis=2)
+    return jnp.einsum('bnts,bsnh->btnh', jax.nn.softmax(s), v)
 
 
 def defined(q, k, v, distance):
@@ -68,17 +62,18 @@ def defined(q, k, v, distance):
 
 def check_tiles(part, distance, *blocks):
     """Tiles equal the table, and their gradients those of the table."""
-    length = len(distance)
-    arrays, tok = qkv(length), pj.Tokens.of(length=length)
-    weights = jax.random.normal(jax.random.key(9), (1, length, 2, WIDTH))
-    loss = lambda attention: lambda *a: (attention(*a) * weights).sum()
-    expected = jax.jit(lambda *a: defined(*a, distance))(*arrays)
-    slopes = jax.jit(jax.grad(loss(lambda *a: defined(*a, distance)), (0, 1, 2)))(*arrays)
+    arrays, tok = qkv(len(distance)), pj.Tokens.of(length=len(distance))
+    weights = jax.random.normal(jax.random.key(9), arrays[0].shape)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def with_gradients(attention, *arrays):
+        loss = lambda *a: (((out := attention(*a)) * weights).sum(), out)
+        return jax.grad(loss, (0, 1, 2), has_aux=True)(*arrays)
+
+    slopes, expected = with_gradients(lambda *a: defined(*a, distance), *arrays)
     for block in blocks:
-        np.testing.assert_allclose(run(part, tok, *arrays, block=block), expected, atol=2e-6)
-        ours = jax.jit(jax.grad(loss(lambda *a: run(part, tok, *a, block=block)), (0, 1, 2)))(
-            *arrays
-        )
+        ours, out = with_gradients(lambda *a: run(part, tok, *a, block=block), *arrays)
+        np.testing.assert_allclose(out, expected, atol=2e-6)
         for a, b in zip(ours, slopes):
             np.testing.assert_allclose(a, b, atol=5e-6)
 

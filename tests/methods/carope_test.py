@@ -10,9 +10,9 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.methods.carope import carope_bias, carope_increments, carope_log_rate, carope_match
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
+from tests.methods.refusals import refused
 
 GOLDEN = golden('carope')
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 21
@@ -29,16 +29,14 @@ def build(options='', *, moved=True, **context):
     return encoding
 
 
-def inputs(length=L, seed=3):
-    return draw_inputs((B, N, K, H, D), length, seed)
+INPUTS = draw_inputs((B, N, K, H, D), L)
 
 
-def logits(encoding, q, k, x, tok=None):
+def logits(encoding, q, k, x):
     """Logits of one tile, [B, N, T, S]; those of keys after the query mean nothing."""
-    tok = pj.Tokens.of(length=q.shape[1]) if tok is None else tok
+    tok = pj.Tokens.of(length=q.shape[1])
     q, k, _, tq, tk = encoding.project(q, k, k, tok, tok, x)
-    q, k = (a.swapaxes(1, 2) for a in (q, k))
-    return pair_logits(encoding, q, k, tq, tk)[0]
+    return pair_logits(encoding, q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk)[0]
 
 
 def reference(part, q, k, v, x):
@@ -79,12 +77,10 @@ def test_golden_phases_without_bias():
 @pytest.mark.full_but_one
 @pytest.mark.parametrize('layout', ['half', 'interleaved'])
 def test_starts_as_rope(layout):
-    q, k, _, x = inputs()
-    repeated = jnp.repeat(k, N // K, axis=2)
-    tok = pj.Tokens.of(length=L)
-    q2, k2, *_ = pj.make(f'rope(layout="{layout}")', head_dim=H).project(
-        q, repeated, repeated, tok, tok
-    )
+    q, k, _, x = INPUTS
+    repeated, tok = jnp.repeat(k, N // K, axis=2), pj.Tokens.of(length=L)
+    rope = pj.make(f'rope(layout="{layout}")', head_dim=H)
+    q2, k2, *_ = rope.project(q, repeated, repeated, tok, tok)
     expected = jnp.einsum('bihd,bjhd->bhij', q2, k2) / H**0.5
     s = logits(build(f'layout="{layout}"', moved=False), q, k, x)
     np.testing.assert_allclose(np.tril(s), np.tril(expected), atol=TOLERANCE)
@@ -93,30 +89,18 @@ def test_starts_as_rope(layout):
 @pytest.mark.parametrize('options', ['', 'bias=False', 'layout="interleaved"'])
 @pytest.mark.full
 def test_values_and_gradients_equal_reference(options):
-    check_values_and_gradients(
-        build(options), inputs(), lambda e, *a: reference(e.parts[0], *a), TOLERANCE
-    )
+    by_definition = lambda e, *a: reference(e.parts[0], *a)
+    check_values_and_gradients(build(options), INPUTS, by_definition, TOLERANCE)
 
 
 def test_a_logit_depends_on_the_tokens_from_after_the_key_to_the_query():
-    encoding, (q, k, _, x), token = build(), inputs(), 9
-    before, after = (
-        np.asarray(logits(encoding, q, k, x)) for x in (x, x.at[:, token].multiply(-3.0))
-    )
+    encoding, (q, k, _, x), token = build(), INPUTS, 9
+    after, before = (logits(encoding, q, k, x) for x in (x.at[:, token].multiply(-3.0), x))
     i, j = np.mgrid[:L, :L]
     between = (j < token) & (token <= i)
     changed = np.abs(after - before).max(axis=(0, 1))
     assert changed[(j <= i) & ~between].max() < TOLERANCE
     assert changed[between].max() > 0.1
-
-
-def test_equal_distances_differ_by_context():
-    """What RoPE cannot do: one pair of vectors, one distance, other tokens in between."""
-    encoding, (q, k, _, x) = build(), inputs()
-    q, k = (jnp.broadcast_to(a[:, :1], a.shape) for a in (q, k))
-    diagonal = lambda encoding: np.asarray(logits(encoding, q, k, x)).diagonal(-4, 2, 3)
-    assert np.ptp(diagonal(encoding), axis=-1).max() > 0.1
-    assert np.ptp(diagonal(build(moved=False)), axis=-1).max() < TOLERANCE
 
 
 def test_increments_are_bounded_whatever_the_tokens_are():
@@ -134,7 +118,7 @@ def test_padding_adds_no_phase():
     """Also between the tokens of a document, where neither the mask nor a common offset would hide
     it.
     """
-    encoding, (q, k, v, x) = build(), inputs()
+    encoding, (q, k, v, x) = build(), INPUTS
     valid = jnp.arange(L)[None] % 3 != 1
     kept = np.flatnonzero(valid[0])
     out = run(encoding, q, k, v, x, pj.Tokens.of(valid=valid), block=(8, 5))
@@ -144,12 +128,10 @@ def test_padding_adds_no_phase():
 
 def test_a_window_does_not_change_the_phases_inside_it():
     """Blocks out of the window are skipped, and nothing is missing."""
-    q, k, v, x = inputs()
     tok, windowed = pj.Tokens.of(length=L), pj.chain(build(), pj.make('window(size=4)'))
-    expected = run(windowed, q, k, v, x, tok, implementation='dense')
-    np.testing.assert_allclose(
-        run(windowed, q, k, v, x, tok, block=(4, 4)), expected, atol=TOLERANCE
-    )
+    expected = run(windowed, *INPUTS, tok, implementation='dense')
+    found = run(windowed, *INPUTS, tok, block=(4, 4))
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
 
 
 def test_phases_keep_their_digits_over_many_blocks():
@@ -159,15 +141,9 @@ def test_phases_keep_their_digits_over_many_blocks():
     blocks, size, planes = 391, 256, 4
     rate = carope_increments(jnp.log(jnp.float32(GOLDEN['start']['rate'][0])), planes)
     increments = jnp.broadcast_to(rate, (1, 1, size, planes))
-    q, k, last = (
-        jnp.zeros((1, 1, 1, 2 * planes)),
-        jnp.zeros((1, 1, size, 2 * planes)),
-        jnp.eye(size)[None, :, -1:],
-    )
-
-    def block(carry, _):
-        return carope_match(q, k, increments, last, carry)[1], None
-
+    q, k = jnp.zeros((1, 1, 1, 2 * planes)), jnp.zeros((1, 1, size, 2 * planes))
+    last = jnp.eye(size)[None, :, -1:]
+    block = lambda carry, _: (carope_match(q, k, increments, last, carry)[1], None)
     carry = jax.lax.scan(block, jnp.zeros((1, 1, 1, planes)), None, length=blocks)[0][0, 0, 0]
     assert np.abs(carry).max() <= np.pi + 1e-3
     total = blocks * size * np.asarray(rate, np.float64)
@@ -175,22 +151,13 @@ def test_phases_keep_their_digits_over_many_blocks():
     assert (np.abs(error) < 3e-7 * total).all(), error
 
 
-@pytest.mark.parametrize(
-    'spec, width, message',
-    [
-        ('carope()', 7, 'a rotary width must be even and at least 2, got 7'),
-        ('carope(base=1.0)', 8, 'base must be above 1, got 1.0'),
-        ('carope(layout="halves")', 8, "layout='halves' is not one of 'half', 'interleaved'"),
-    ],
+test_wrong_calls = refused(
+    {
+        'of one token per key: 21 keys, input: none': lambda: run(
+            build(), *INPUTS[:3], None, pj.Tokens.of(length=L)
+        ),
+        'of one token per key: 21 keys, input: 3 tokens': lambda: run(
+            build(), *INPUTS[:3], INPUTS[3][:, :3], pj.Tokens.of(length=L)
+        ),
+    }
 )
-def test_errors(spec, width, message):
-    with pytest.raises(SpecError, match=message):
-        pj.make(spec, heads=2, head_dim=width, model_dim=4)
-
-
-@pytest.mark.parametrize('rows, got', [(None, 'none'), (3, '3 tokens')])
-def test_layer_input_of_every_key_is_needed(rows, got):
-    q, k, v, x = inputs()
-    tok = pj.Tokens.of(length=L)
-    with pytest.raises(ValueError, match=f'of one token per key: {L} keys, input: {got}'):
-        build().project(q, k, v, tok, tok, None if rows is None else x[:, :rows])

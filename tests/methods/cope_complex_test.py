@@ -1,5 +1,5 @@
 """Complex positional encoding: logits by hand, all modes against complex arithmetic in float64,
-limits, decoding, a model, and refused arguments.
+tiles, decoding, devices, and a model.
 """
 
 import jax
@@ -9,7 +9,6 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.methods.cope_complex import (
     complex_logits,
@@ -18,8 +17,10 @@ from posenc_jax.methods.cope_complex import (
     paired,
     parted,
 )
-from posenc_jax.protocol.errors import SpecError
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
+from tests.methods.models import model_of
+from tests.methods.pairs import draw
+from tests.methods.refusals import refused
 
 GOLDEN = golden('cope_complex')['values']
 B, L, N, K, H, D = 2, 9, 4, 2, 3, 12
@@ -35,14 +36,9 @@ SPECS = {
 each = pytest.mark.parametrize('name', SPECS)
 
 
-def draw(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
-
-
 def make_layer(spec, **options):
-    layer = pj.Attention(
-        spec, width=D, heads=N, kv_heads=K, head_dim=H, rngs=nnx.Rngs(0), **options
-    )
+    sizes = dict(width=D, heads=N, kv_heads=K, head_dim=H)
+    layer = pj.Attention(spec, **sizes, rngs=nnx.Rngs(0), **options)
     part = layer.encoding.parts[0]
     for number, name in enumerate(('w_merge', 'table')):
         if getattr(part, name, None) is not None:
@@ -90,23 +86,35 @@ def reference(layer, x):
     return np.einsum('btnh,nhd->btd', merged, wide(weights.w_out))
 
 
-@pytest.mark.parametrize('mode', ['magnitude', 'phase', 'real', 'hybrid', 'hybrid_norm'])
-def test_golden_logits(mode):
-    one = lambda x: jnp.full((1, 1, 1, 1), x)
-    q, k = (tuple(map(one, GOLDEN[name])) for name in 'qk')
-    real, imaginary = complex_products(q, k)
-    np.testing.assert_allclose([real, imaginary], np.reshape([1.0, 7.0], (2, 1, 1, 1, 1)))
-    assert (real.item(), imaginary.item()) == (GOLDEN['real'], GOLDEN['imaginary'])
-    found = complex_logits(real, imaginary, 1, mode, GOLDEN['alpha'])
-    np.testing.assert_allclose(found, GOLDEN[mode], rtol=1e-6)
+def products():
+    q, k = (tuple(jnp.full((1, 1, 1, 1), x) for x in GOLDEN[name]) for name in 'qk')
+    return complex_products(q, k)
 
 
-def test_golden_sines_and_the_width_of_phases():
-    found = cope_complex_sines(jnp.array([[0, 1]]), 4)[0]
-    np.testing.assert_allclose(found, [[0] * 4, GOLDEN['sines']], atol=1e-6)
+def golden_logits(mode):
+    return lambda golden: complex_logits(*products(), 1, mode, golden['alpha']).item()
+
+
+test_golden = golden_suite(
+    'cope_complex',
+    {
+        'real': (lambda: products()[0].item(), {}),
+        'imaginary': (lambda: products()[1].item(), {}),
+        **{mode: golden_logits(mode) for mode in ('magnitude', 'phase', 'hybrid', 'hybrid_norm')},
+        'sines': (lambda: cope_complex_sines(jnp.array([[0, 1]]), 4)[0, 1], {'atol': 1e-6}),
+    },
+    rtol=1e-6,
+)
+
+
+def test_a_position_of_zero_and_real_logits_change_nothing():
+    assert complex_logits(*products(), 1, 'real', 0.25).item() == GOLDEN['real']
+    assert not cope_complex_sines(jnp.array([[0, 1]]), 4)[0, 0].any()
+
+
+def test_the_width_of_phases():
     real, imaginary = (5 * draw(seed, 1, 2, 7, 7) for seed in range(2))
-    logits = complex_logits(real, imaginary, 64, 'phase')
-    assert np.abs(logits).max() <= 1 / 8
+    assert np.abs(complex_logits(real, imaginary, 64, 'phase')).max() <= 1 / 8
     extreme = complex_logits(jnp.array([[[[1.0, -1.0]]]]), jnp.zeros((1, 1, 1, 2)), 64, 'phase')
     w = jax.nn.softmax(extreme)[0, 0, 0]
     np.testing.assert_allclose(w[0] / w[1], GOLDEN['largest_ratio'], rtol=1e-5)
@@ -151,31 +159,12 @@ def test_devices_hold_both_parts_of_their_heads(name):
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-def test_a_common_phase_changes_nothing():
-    parts = tuple(draw(seed, 1, 2, 5, 4) for seed in range(4))
-    turn = lambda a, b: (np.cos(0.7) * a - np.sin(0.7) * b, np.sin(0.7) * a + np.cos(0.7) * b)
-    q, k = parts[:2], parts[2:]
-    for a, b in zip(complex_products(turn(*q), turn(*k)), complex_products(q, k)):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-
-
 def test_real_logits_are_those_of_joined_vectors():
     q_re, q_im, k_re, k_im = (draw(seed, 1, 2, 5, 4) for seed in range(4))
     joined = lambda a, b: np.concatenate([a, b], axis=-1)
     direct = np.einsum('bnth,bnsh->bnts', joined(q_re, q_im), joined(k_re, k_im)) / 2
     found = complex_logits(*complex_products((q_re, q_im), (k_re, k_im)), 4, 'real')
     np.testing.assert_allclose(found, direct, atol=1e-5)
-
-
-@pytest.mark.full
-def test_without_positions_and_imaginary_weights_it_is_plain_attention():
-    layer, x = make_layer('cope_complex("real", gamma=0.0)'), draw(5, B, L, D)
-    for name in ('w_q', 'w_k', 'w_v'):
-        weights = getattr(layer.encoding.parts[0], name)
-        weights[...] = jnp.zeros(weights.shape)
-    plain = make_layer('nope()')
-    plain.projections = layer.projections
-    np.testing.assert_allclose(layer(x), plain(x), atol=1e-5)
 
 
 def test_the_largest_product_of_a_row_is_that_of_the_keys_seen():
@@ -185,7 +174,9 @@ def test_the_largest_product_of_a_row_is_that_of_the_keys_seen():
     size = np.hypot(real, imaginary)
     expected = size / np.where(seen, size, 0).max(-1, keepdims=True)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    later = complex_logits(real.at[..., 5].set(99.0), imaginary, 1, 'hybrid_norm', 0.0, seen)
+    later = complex_logits(
+        jnp.asarray(real).at[..., 5].set(99.0), imaginary, 1, 'hybrid_norm', 0.0, seen
+    )
     np.testing.assert_array_equal(later[..., :5, :5], found[..., :5, :5])
 
 
@@ -205,47 +196,23 @@ def test_parts_are_paired_and_parted(groups):
 
 @pytest.mark.full
 def test_a_model_with_it_in_the_first_layer_alone():
-    cfg = TransformerConfig(
-        vocab_size=7,
-        train_len=8,
-        layers=3,
-        width=16,
-        heads=2,
-        encoding='nope()',
-        pattern=('cope_complex(merge="concat")', 'nope()', 'nope()'),
+    model = model_of(
+        'nope()', layers=3, pattern=('cope_complex(merge="concat")', 'nope()', 'nope()')
     )
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
-    tokens = jnp.array([[1, 2, 3, 4, 5], [2, 1, 3, 4, 5]])
-    out = model(tokens)
+    out = model(jnp.array([[1, 2, 3, 4, 5], [2, 1, 3, 4, 5]]))
     assert np.abs(out[0, -1] - out[1, -1]).max() > 1e-4  # the order of the first two matters
     kinds = [type(model.encoding(*pair).parts[0]).__name__ for pair in model.layers()]
     assert kinds == ['CopeComplex', 'NoPE', 'NoPE']
 
 
-@pytest.mark.parametrize(
-    'arguments, message',
-    [
-        ('"hybrid_norm"', "one of 'magnitude', 'phase', 'real', 'hybrid', 'apatt', 'riatt'"),
-        ('"riatt", merge="concat"', "'riatt'. sums the real part only: merge='real'"),
-        ('position="learned", max_len=0', 'max_len must be at least 1, got 0'),
-        ('model_dim=7', 'so model_dim is even, got 7'),
-    ],
+test_wrong_calls = refused(
+    {
+        r'position 4 is not in 0 \.\. 3; use a larger table or': lambda: make_layer(
+            'cope_complex(position="learned", max_len=4)'
+        )(draw(0, 1, 5, D)),
+        r'needs positions \[B, L\], got \(1, 2, 2\)': lambda: make_layer('cope_complex()')(
+            draw(0, 1, 2, D), pj.Tokens.of(positions=[[[0, 1], [1, 1]]])
+        ),
+        'the width is even, got 5': lambda: cope_complex_sines(jnp.zeros((1, 1)), 5),
+    }
 )
-def test_wrong_values_are_refused(arguments, message):
-    sizes = dict(heads=2, head_dim=4) | ({} if 'model_dim' in arguments else {'model_dim': 8})
-    with pytest.raises(SpecError, match=message):
-        pj.make(f'cope_complex({arguments})', **sizes)
-
-
-def test_wrong_calls_are_refused():
-    learned = make_layer('cope_complex(position="learned", max_len=4)')
-    with pytest.raises(ValueError, match=r'position 4 is not in 0 \.\. 3; use a larger table or'):
-        learned(draw(0, 1, 5, D))
-    with pytest.raises(ValueError, match=r'needs positions \[B, L\], got \(1, 2, 2\)'):
-        make_layer('cope_complex()')(draw(0, 1, 2, D), pj.Tokens.of(positions=[[[0, 1], [1, 1]]]))
-    with pytest.raises(SpecError, match='cope_complex gives every head several inputs'):
-        make_layer('cope_complex() | alibi()')
-    with pytest.raises(SpecError, match='write rope before it'):
-        pj.make('cope_complex("apatt") | rope()', heads=2, head_dim=4, model_dim=8)
-    with pytest.raises(ValueError, match='the width is even, got 5'):
-        cope_complex_sines(jnp.zeros((1, 1)), 5)

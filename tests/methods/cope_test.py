@@ -1,7 +1,5 @@
 """CoPE against the sheet's numbers, a dense reference that builds e[p], and its limiting cases."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,8 +26,7 @@ def build(options='', npos=6, *, seed=0, **context):
     return encoding
 
 
-def inputs(length=L, seed=3):
-    return draw_inputs((B, N, K, H, D), length, seed)
+INPUTS = draw_inputs((B, N, K, H, D), L)
 
 
 def reference(cope, q, k, v, x, visible):
@@ -57,34 +54,26 @@ def reference(cope, q, k, v, x, visible):
     return jnp.einsum('bhij,bjhd->bihd', weights, repeat(v))
 
 
-def causal(length=L):
-    return jnp.tril(jnp.ones((B, length, length), bool))
-
-
 @pytest.mark.parametrize('case', ['npos_4', 'npos_2'])
 def test_sheet(case):
     golden = GOLDEN[case]
     table = jnp.array(golden['table'])
-    encoding = pj.make(
-        f'cope(npos={table.shape[1]})', causal=True, heads=1, head_dim=1, model_dim=1
-    )
+    spec, npos = f'cope(npos={table.shape[1]})', jnp.arange(table.shape[1], dtype=jnp.float32)
+    encoding = pj.make(spec, causal=True, heads=1, head_dim=1, model_dim=1)
     encoding.parts[0].table[...] = table
     q, k, v = jnp.ones((1, 4, 1, 1)), jnp.zeros((1, 4, 1, 1)), jnp.eye(4)[None, :, None]
     out = run(encoding, q, k, v, None, pj.Tokens.of(length=4))
     np.testing.assert_allclose(out[0, 3, 0], golden['probabilities'], atol=1e-6)
-    gates = jnp.full((1, 1, 1, 4), 0.5)
-    identity = jnp.arange(table.shape[1], dtype=jnp.float32)[None, None, None]
-    np.testing.assert_allclose(
-        interpolate(identity, suffix_sum(gates))[0, 0, 0], golden['positions'], atol=1e-6
-    )
+    positions = interpolate(npos[None, None, None], suffix_sum(jnp.full((1, 1, 1, 4), 0.5)))
+    np.testing.assert_allclose(positions[0, 0, 0], golden['positions'], atol=1e-6)
 
 
 @pytest.mark.parametrize('options', OPTIONS)
 @pytest.mark.full
 def test_values_and_gradients_equal_reference(options):
-    check_values_and_gradients(
-        build(options), inputs(), lambda e, *a: reference(e.parts[0], *a, causal()), TOLERANCE
-    )
+    causal = jnp.tril(jnp.ones((B, L, L), bool))
+    by_definition = lambda e, *a: reference(e.parts[0], *a, causal)
+    check_values_and_gradients(build(options), INPUTS, by_definition, TOLERANCE)
 
 
 def test_interpolation_has_no_gradient_where_clamped():
@@ -98,84 +87,40 @@ def test_interpolation_has_no_gradient_where_clamped():
 @pytest.mark.parametrize('length', [1, 32, 33, 100])
 def test_suffix_sum(length):
     a = np.random.default_rng(0).random((3, length)).astype(np.float32)
-    np.testing.assert_allclose(
-        suffix_sum(jnp.array(a)), np.cumsum(a[:, ::-1].astype(np.float64), 1)[:, ::-1], rtol=1e-6
-    )
+    expected = np.cumsum(a[:, ::-1].astype(np.float64), 1)[:, ::-1]
+    np.testing.assert_allclose(suffix_sum(jnp.array(a)), expected, rtol=1e-6)
+
+
+def by_nope():
+    return run(pj.make('nope()', causal=True), *INPUTS, pj.Tokens.of(length=L))
 
 
 def test_zero_table_is_nope():
-    encoding, arrays, tok = build(), inputs(), pj.Tokens.of(length=L)
+    encoding = build()
     encoding.parts[0].table[...] = 0 * encoding.parts[0].table[...]
-    np.testing.assert_array_equal(
-        run(encoding, *arrays, tok), run(pj.make('nope()', causal=True), *arrays, tok)
-    )
+    np.testing.assert_array_equal(run(encoding, *INPUTS, pj.Tokens.of(length=L)), by_nope())
+
+
+def test_one_position_shifts_all_logits_alike():
+    found = run(build(npos=1), *INPUTS, pj.Tokens.of(length=L))
+    np.testing.assert_allclose(found, by_nope(), atol=1e-6)
 
 
 def test_open_gates_count_like_a_relative_bias():
     """Gates of 1 give p_ij = i - j + 1; with npos = L + 1 nothing is clamped."""
-    encoding = build("gates='value'", npos=L + 1)
-    q, k, v, x = inputs()
+    encoding, (q, k, v, x) = build("gates='value'", npos=L + 1), INPUTS
     q = jnp.abs(q) + 0.5
-    v = (
-        jnp.full_like(v, 50.0).at[..., 0].set(v[..., 0] + 50.0)
-    )  # q . v far beyond where a float32 sigmoid is 1
+    # So q . v is far beyond where a float32 sigmoid is 1.
+    v = jnp.full_like(v, 50.0).at[..., 0].set(v[..., 0] + 50.0)
     bias = jnp.einsum('bthd,dp->bhtp', q, encoding.parts[0].table[...]) / H**0.5
     distance = jnp.arange(L)[:, None] - jnp.arange(L)[None]
-    bias = jnp.take_along_axis(
-        bias, jnp.broadcast_to(jnp.maximum(distance + 1, 0), (B, N, L, L)), axis=-1
-    )
+    places = jnp.broadcast_to(jnp.maximum(distance + 1, 0), (B, N, L, L))
+    bias = jnp.take_along_axis(bias, places, axis=-1)
     logits = jnp.einsum('bihd,bjhd->bhij', q, jnp.repeat(k, N // K, 2)) / H**0.5 + bias
     weights = jax.nn.softmax(jnp.where(distance >= 0, logits, -jnp.inf), -1)
     expected = jnp.einsum('bhij,bjhd->bihd', weights, jnp.repeat(v, N // K, 2))
-    np.testing.assert_allclose(
-        run(encoding, q, k, v, x, pj.Tokens.of(length=L), block=8), expected, rtol=2e-5
-    )
-
-
-def test_one_position_shifts_all_logits_alike():
-    encoding, arrays, tok = build(npos=1), inputs(), pj.Tokens.of(length=L)
-    np.testing.assert_allclose(
-        run(encoding, *arrays, tok), run(pj.make('nope()', causal=True), *arrays, tok), atol=1e-6
-    )
-
-
-@pytest.mark.full
-def test_packing_and_left_padding():
-    encoding, (q, k, v, x) = build("gates='value'"), inputs()
-    segment = jnp.where(jnp.arange(L) < 20, 0, 1)[None].repeat(B, 0)
-    packed = run(encoding, q, k, v, x, pj.Tokens.of(segment=segment), block=(8, 16))
-    padded = run(
-        encoding,
-        q,
-        k,
-        v,
-        x,
-        pj.Tokens.of(valid=jnp.arange(L)[None].repeat(B, 0) >= 20),
-        block=(8, 16),
-    )
-    first = run(encoding, *(a[:, :20] for a in (q, k, v, x)), pj.Tokens.of(length=20))
-    second = run(encoding, *(a[:, 20:] for a in (q, k, v, x)), pj.Tokens.of(length=L - 20))
-    np.testing.assert_allclose(packed, jnp.concatenate([first, second], 1), atol=TOLERANCE)
-    np.testing.assert_allclose(padded[:, 20:], second, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize('options', OPTIONS)
-@pytest.mark.full
-def test_decode_equals_full(options):
-    """One query over the cached keys and their features, with empty slots behind."""
-    encoding, (q, k, v, x) = build(options), inputs()
-    whole = run(encoding, q, k, v, x, pj.Tokens.of(length=L))
-    attend = jax.jit(functools.partial(pj.attend, applied=pj.TOKEN_STAGE))
-    tok = pj.Tokens.of(length=L)
-    _, keys, values, _, tk = encoding.project(q, k, v, tok, tok, x)
-    for t in (0, 1, 20, L - 1):
-        new = tok.slice(t, 1)
-        one, *_, tq, _ = encoding.project(
-            *(a[:, t : t + 1] for a in (q, k, v)), new, new, x[:, t : t + 1]
-        )
-        now = pj.Tokens.of(valid=(jnp.arange(L) <= t)[None]).with_feats(**tk.feats)
-        out = attend(encoding, one, keys, values, tq, now)
-        np.testing.assert_allclose(out[:, 0], whole[:, t], atol=TOLERANCE)
+    found = run(encoding, q, k, v, x, pj.Tokens.of(length=L), block=8)
+    np.testing.assert_allclose(found, expected, rtol=2e-5)
 
 
 def test_bfloat16_counts_in_float32():
@@ -186,34 +131,18 @@ def test_bfloat16_counts_in_float32():
     q = jnp.ones((1, length, 1, 1), jnp.bfloat16)
     v = (jnp.arange(length) < 2).astype(jnp.bfloat16)[None, :, None, None]
     out = run(encoding, q, 0 * q, v, None, pj.Tokens.of(length=length))
-    assert (
-        out.dtype == jnp.bfloat16 and float(out[0, -1, 0, 0]) > 0.99
-    )  # only j = 0 (p = 500) and j = 1 stand out
+    # Only j = 0 (p = 500) and j = 1 stand out.
+    assert out.dtype == jnp.bfloat16 and float(out[0, -1, 0, 0]) > 0.99
 
 
 def test_positions_do_not_matter_but_the_order_of_the_sweep_does():
-    encoding, arrays = build(), inputs()
-    moved = pj.Tokens.of(positions=jnp.arange(L)[None] * 3 + 100)
-    np.testing.assert_array_equal(
-        run(encoding, *arrays, moved), run(encoding, *arrays, pj.Tokens.of(length=L))
-    )
-    assert (
-        encoding.parts[0].card.promises.relative and not encoding.parts[0].card.promises.sweep_free
-    )
+    encoding, moved = build(), pj.Tokens.of(positions=jnp.arange(L)[None] * 3 + 100)
+    found, expected = (run(encoding, *INPUTS, tok) for tok in (moved, pj.Tokens.of(length=L)))
+    np.testing.assert_array_equal(found, expected)
+    promises = encoding.parts[0].card.promises
+    assert promises.relative and not promises.sweep_free
 
 
-@pytest.mark.parametrize(
-    ('spec', 'says'),
-    [('cope(npos=0)', 'npos'), ("cope(gates='values')", 'one of'), ('cope(npos=2.5)', 'int')],
-)
-def test_wrong_arguments(spec, says):
-    with pytest.raises(pj.SpecError, match=says):
-        pj.make(spec, heads=N, head_dim=H, model_dim=D)
-
-
-def test_wrong_input():
-    q, k, v, _ = inputs()
+def test_gates_of_their_own_need_the_layer_input():
     with pytest.raises(ValueError, match='37 keys, input: none'):
-        run(build("gates='separate'"), q, k, v, None, pj.Tokens.of(length=L))
-    with pytest.raises(pj.SpecError, match='causal attention only'):
-        pj.make('cope()', causal=False, heads=N, head_dim=H, model_dim=D)
+        run(build("gates='separate'"), *INPUTS[:3], None, pj.Tokens.of(length=L))

@@ -1,5 +1,5 @@
-"""Dynamic position encoding: the loss by hand, the layers against numpy, what reads the order of
-the target, padding and documents, and refused input.
+"""Dynamic position encoding: the loss by hand, the layers against numpy, and what reads the order
+of the target.
 """
 
 import jax
@@ -10,12 +10,13 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.tasks.translation import Translation
 from posenc_jax.methods.dpe import DPE, order_loss, ordering_layer
 from posenc_jax.methods.sinusoidal import sinusoidal_table
-from posenc_jax.protocol.errors import SpecError
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
+from tests.methods.models import model_of
+from tests.methods.pairs import draw
+from tests.methods.refusals import refused
 
 GOLDEN = golden('dpe')['values']
 B, L, D, N, H = 2, 6, 8, 2, 4
@@ -26,10 +27,6 @@ VALID = np.array([[True] * 6, [True] * 4 + [False] * 2])
 def make(arguments='', **more):
     sizes = dict(heads=N, head_dim=H, model_dim=D, rngs=nnx.Rngs(0)) | more
     return pj.make(f'dpe({arguments})', **sizes)
-
-
-def draw(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
 def tokens(pi=PI, valid=None, segment=None):
@@ -44,12 +41,30 @@ loss = jax.jit(lambda encoding, x, tok: encoding.auxiliary_loss(x, tok, key=None
 # The loss.
 
 
-def test_golden_loss():
-    zero = order_loss(jnp.zeros((B, L, D)), jnp.asarray(PI))
-    assert float(zero) == pytest.approx(GOLDEN['loss_of_zero'], abs=1e-7)
-    golden = GOLDEN['loss']
-    value = order_loss(jnp.array([golden['o']]), jnp.array([golden['pi']]))
-    assert float(value) == pytest.approx(golden['value'], abs=1e-6)
+def layer_by_hand():
+    """With the identity as feed-forward network and no attention, of (3, 1): the norm is (1, -1),
+    relu makes (2, -1) of it, and the norm of that and a bias of 1 are (2, 0).
+    """
+    one, zero = jnp.ones(2), jnp.zeros(2)
+    weights = dict.fromkeys(('w_q', 'w_k', 'w_v'), jnp.zeros((2, 1, 2)))
+    weights |= dict(w_out=jnp.zeros((1, 2, 2)), w_in=jnp.eye(2), w_back=jnp.eye(2))
+    weights |= dict(b_in=zero, b_back=zero, scale_1=one, bias_1=zero, scale_2=one, bias_2=one)
+    return ordering_layer(jnp.array([[GOLDEN['layer']['x']]]), pj.Tokens.of(length=1), weights)[
+        0, 0
+    ]
+
+
+test_golden = golden_suite(
+    'dpe',
+    {
+        'loss_of_zero': (lambda: order_loss(jnp.zeros((B, L, D)), jnp.asarray(PI)), {'atol': 1e-7}),
+        'loss.value': (
+            lambda golden: order_loss(jnp.array([golden['o']]), jnp.array([golden['pi']])),
+            {'atol': 1e-6},
+        ),
+        'layer.out': (layer_by_hand, {'atol': 1e-5}),
+    },
+)
 
 
 def test_the_target_itself_has_no_loss():
@@ -70,18 +85,6 @@ def test_the_term_weighs_against_a_cross_entropy_of_one(lam):
 
 
 # The layers.
-
-
-def test_golden_layer():
-    """With the identity as feed-forward network and no attention, of (3, 1): the norm is (1, -1),
-    relu makes (2, -1) of it, and the norm of that and a bias of 1 are (2, 0).
-    """
-    golden, one, zero = GOLDEN['layer'], jnp.ones(2), jnp.zeros(2)
-    none = dict.fromkeys(('w_q', 'w_k', 'w_v'), jnp.zeros((2, 1, 2)))
-    weights = none | dict(w_out=jnp.zeros((1, 2, 2)), w_in=jnp.eye(2), w_back=jnp.eye(2))
-    weights |= dict(b_in=zero, b_back=zero, scale_1=one, bias_1=zero, scale_2=one, bias_2=one)
-    out = ordering_layer(jnp.array([[golden['x']]]), pj.Tokens.of(length=1), weights)
-    np.testing.assert_allclose(out[0, 0], golden['out'], atol=1e-5)
 
 
 @pytest.mark.full_but_one
@@ -117,24 +120,6 @@ def test_the_layers_against_numpy(order_input_pe):
         np.testing.assert_array_equal(out[row, count:], x[row, count:])
 
 
-def test_an_order_that_is_learned_equals_the_sinusoids(monkeypatch):
-    """If o is the sinusoid of pi = t, the loss is 0 and the model is the baseline."""
-    encoding, x = make('layers=1'), draw(0, B, L, D)
-    sinusoid = lambda x, tok: sinusoidal_table(tok.pos[..., 0], x.shape[-1])
-    monkeypatch.setattr(type(encoding), 'order', lambda self, *given: sinusoid(*given))
-    same = tokens(np.broadcast_to(np.arange(L), (B, L)))
-    assert float(encoding.auxiliary_loss(x, same, key=None)) == 0.0
-    baseline = pj.make('sinusoidal()').embed(jnp.asarray(x), pj.Tokens.of(length=L))
-    np.testing.assert_allclose(encoding.embed(x, same), baseline, atol=1e-6)
-
-
-def test_repeated_words_differ_by_the_sinusoids_alone():
-    x = np.broadcast_to(draw(0, 1, 1, D), (1, L, D))
-    alike = order(make('order_input_pe=False, layers=1'), x, pj.Tokens.of(length=L))
-    apart = order(make('layers=1'), x, pj.Tokens.of(length=L))
-    assert np.ptp(alike, axis=1).max() < 1e-6 and np.ptp(apart, axis=1).max() > 0.1
-
-
 # Who reads what.
 
 
@@ -160,15 +145,6 @@ def test_padding_does_not_change_the_loss():
     wide = lambda a: np.pad(a, [(0, 0), (0, 3), *[(0, 0)] * (a.ndim - 2)])
     wider = loss(encoding, wide(x), tokens(wide(PI), wide(VALID)))
     np.testing.assert_allclose(wider, padded, rtol=1e-5)
-
-
-def test_documents_do_not_see_each_other():
-    encoding, x = make('layers=1'), draw(0, 1, L, D)
-    segment = np.array([[0, 0, 0, 1, 1, 1]])
-    pos = np.array([[0, 1, 2, 0, 1, 2]])
-    packed = order(encoding, x, pj.Tokens.of(positions=pos, segment=segment))
-    alone = order(encoding, x.reshape(2, 3, D), pj.Tokens.of(length=3))
-    np.testing.assert_allclose(packed.reshape(2, 3, D), alone, atol=1e-5)
 
 
 @pytest.mark.full
@@ -200,56 +176,35 @@ def test_the_order_of_the_target_is_learned():
 def test_the_source_of_a_translation_is_read_with_and_without_alignments():
     task = Translation(words=16, alignments=True)
     batch = task.sample(np.random.default_rng(0), 3, L)
-    cfg = TransformerConfig(
-        vocab_size=task.vocab_size,
-        source_size=task.source_size,
-        source_encoding='dpe(layers=1)',
-        **dict(train_len=L, source_len=L, layers=1, source_layers=2, width=D, heads=N),
-        **dict(kind='encoder_decoder', encoding='sinusoidal()'),
-    )
-    model, source = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.asarray(batch['source'])
+    sizes = dict(train_len=L, source_len=L, layers=1, source_layers=2, width=D, heads=N)
+    words = dict(vocab_size=task.vocab_size, source_size=task.source_size)
+    kind = dict(kind='encoder_decoder', source_encoding='dpe(layers=1)')
+    model = model_of('sinusoidal()', **sizes, **words, **kind)
+    source = jnp.asarray(batch['source'])
     read = lambda tok: np.asarray(model.encoded(source, tok).x)
     given = pj.Tokens.of(positions=batch['source_positions'])
     np.testing.assert_array_equal(read(given), read(pj.Tokens.of(length=L)))
     (part,) = (part for part in model.encoder.shared if isinstance(part, DPE))
-    x = model.encoder.embedding[...][source] * cfg.embedding_scale
+    x = model.encoder.embedding[...][source] * model.cfg.embedding_scale
     assert 0 < float(part.auxiliary_loss(x, given, key=None)) < 5
 
 
 # Wrong input.
 
 
-def test_a_decoder_is_refused():
-    with pytest.raises(SpecError, match='dpe .* causal hides: use it in an encoder, or with full'):
-        make(causal=True)
-    make(causal=False)
+def embed(width, positions):
+    tok = pj.Tokens.of(positions=positions)
+    return make('layers=1').embed(jnp.zeros((1, 2, width)), tok)
 
 
-def test_a_loss_without_the_order_of_the_target_is_refused():
-    with pytest.raises(ValueError, match=r'dpe trains with positions \[B, L, 2\].*alignments'):
-        make('layers=1').auxiliary_loss(jnp.zeros((1, L, D)), pj.Tokens.of(length=L), key=None)
-
-
-@pytest.mark.parametrize(
-    'shape, positions, message',
-    [
-        ((1, 2, D), [[[0, 1, 2], [1, 0, 2]]], r'dpe needs positions \[B, L\].* got \(1, 2, 3\)'),
-        ((1, 2, D + 1), [[0, 1]], 'width 8, got 9'),
-    ],
+test_wrong_calls = refused(
+    {
+        r'dpe trains with positions \[B, L, 2\].*alignments': lambda: make(
+            'layers=1'
+        ).auxiliary_loss(jnp.zeros((1, L, D)), pj.Tokens.of(length=L), key=None),
+        r'dpe needs positions \[B, L\].* got \(1, 2, 3\)': lambda: embed(
+            D, [[[0, 1, 2], [1, 0, 2]]]
+        ),
+        'width 8, got 9': lambda: embed(D + 1, [[0, 1]]),
+    }
 )
-def test_other_positions_and_widths_are_refused(shape, positions, message):
-    with pytest.raises(ValueError, match=message):
-        make('layers=1').embed(jnp.zeros(shape), pj.Tokens.of(positions=positions))
-
-
-@pytest.mark.parametrize(
-    'arguments, message',
-    [
-        ('layers=0', 'layers must be at least 1, got 0'),
-        ('lam=0.0', 'lam must be positive and at most 1, got 0.0'),
-        ('lam=1.5', 'lam must be positive and at most 1, got 1.5'),
-    ],
-)
-def test_wrong_values_are_refused(arguments, message):
-    with pytest.raises(SpecError, match=message):
-        make(arguments)

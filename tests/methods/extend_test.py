@@ -25,10 +25,8 @@ def test_frequency_rules_replace_the_rule_of_the_rotary_part(rule):
     assert names(longer) == names(trained) == ['rope', 'alibi', 'causal', 'document']
     part = longer.parts[0]
     assert (part.base, part.layout, part.partial, part.head_dim) == (500.0, 'interleaved', 0.5, 8)
-    assert (
-        part.freqs == pj.make(f'rope(freqs={rule})', **CONTEXT).freqs
-        and trained.parts[0].freqs is None
-    )
+    assert part.freqs == pj.make(f'rope(freqs={rule})', **CONTEXT).freqs
+    assert trained.parts[0].freqs is None
     assert longer.cached == ('raw' if rule == 'dynamic_ntk()' else 'encoded')
     assert longer.parts[1] is trained.parts[1]
 

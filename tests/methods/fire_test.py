@@ -10,7 +10,8 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.methods.fire import fire_network, fire_progress
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
+from tests.methods.pairs import attend, bias_of, qkv
 
 GOLDEN = golden('fire')['values']
 C, T = jnp.float32(GOLDEN['c']), jnp.float32(GOLDEN['threshold'])
@@ -21,21 +22,17 @@ def make(arguments='threshold=8', seed=0):
     return pj.make(f'fire({arguments})', heads=N, rngs=nnx.Rngs(seed))
 
 
-def bias_of(encoding, length=50):
-    pos = jnp.arange(length)[None]
-    return np.asarray(encoding.bias(pos, pos)[0])
+def progress(golden):
+    return fire_progress(C, T, jnp.array([[golden['query']]]), jnp.array([[golden['key']]])).item()
 
 
-@pytest.mark.parametrize('case', GOLDEN['progress'], ids=str)
-def test_progress(case):
-    z = fire_progress(C, T, jnp.array([[case['query']]]), jnp.array([[case['key']]]))
-    assert z.item() == pytest.approx(case['z'], abs=1e-6)
+test_golden = golden_suite('fire', {'progress.*.z': progress}, atol=1e-6)
 
 
 def test_the_query_itself_is_always_at_zero():
     pos = jnp.arange(50)[None]
     assert not np.diagonal(fire_progress(C, T, pos, pos)[0]).any()
-    own = np.diagonal(bias_of(make()), axis1=1, axis2=2)
+    own = np.diagonal(bias_of(make(), 50), axis1=1, axis2=2)
     np.testing.assert_allclose(own, own[:, :1] * np.ones(50), atol=1e-6)
 
 
@@ -48,13 +45,13 @@ def test_the_network_is_its_definition():
 
 
 def test_the_threshold_matters_for_early_queries_only():
-    near, far = bias_of(make('threshold=8')), bias_of(make('threshold=16'))
+    near, far = (bias_of(make(f'threshold={n}'), 50) for n in (8, 16))
     np.testing.assert_array_equal(near[:, 16:], far[:, 16:])
     assert np.abs(near[:, 1:16] - far[:, 1:16]).max((0, 2)).min() > 1e-4
 
 
 def test_it_is_not_a_function_of_the_distance():
-    bias = bias_of(make())
+    bias = bias_of(make(), 50)
     assert np.abs(bias[:, 40, 39] - bias[:, 10, 9]).min() > 1e-3
 
 
@@ -62,12 +59,8 @@ def test_it_is_not_a_function_of_the_distance():
 def test_zero_output_weights_are_nope():
     encoding = make()
     encoding.w2[...] = jnp.zeros_like(encoding.w2[...])
-    q, k, v = (jax.random.normal(jax.random.key(i), (1, 20, N, 8)) for i in range(3))
-    tok = pj.Tokens.of(length=20)
-    ours = pj.attend(pj.chain(encoding, pj.make('causal()')), q, k, v, tok, tok)
-    np.testing.assert_array_equal(
-        ours, pj.attend(pj.make('nope()', causal=True), q, k, v, tok, tok)
-    )
+    found = attend(pj.chain(encoding, pj.make('causal()')), *qkv(20))
+    np.testing.assert_array_equal(found, attend(pj.make('nope()', causal=True), *qkv(20)))
 
 
 def test_signs_of_the_trained_scalars_do_not_matter():
@@ -103,14 +96,3 @@ def test_initial_ranges_are_those_of_a_default_linear_layer():
     bound = 1000**-0.5
     assert 0.99 * bound < np.abs(encoding.w2[...]).max() <= bound
     assert encoding.c[...] == np.float32(0.1) and encoding.mult[...] == 1
-
-
-def test_wrong_input_says_what_is_wrong():
-    for arguments, message in (
-        ('width=0', 'width must be at least 1, got 0'),
-        ('threshold=0', 'threshold must be positive, got 0.0'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            make(arguments)
-    with pytest.raises(ValueError, match='fire is defined for causal attention only'):
-        pj.make('fire()', heads=N, causal=False)

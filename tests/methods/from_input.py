@@ -2,14 +2,13 @@
 a reference.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 import posenc_jax as pj
+from tests.methods.pairs import attend
 
 
 def draw_inputs(sizes, length, seed=3):
@@ -23,13 +22,8 @@ def draw_inputs(sizes, length, seed=3):
     return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes))
 
 
-@functools.partial(jax.jit, static_argnames=('block', 'implementation'))
 def run(encoding, q, k, v, x, tok, **how):
-    """The layer from its projections on."""
-    if encoding.lookback:
-        x = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
-    q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, x)
-    return pj.attend(encoding, q, k, v, tq, tk, **how, applied=pj.TOKEN_STAGE)
+    return attend(encoding, q, k, v, tok, x, **how)
 
 
 def check_values_and_gradients(encoding, arrays, reference, tolerance):

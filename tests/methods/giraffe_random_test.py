@@ -11,7 +11,8 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.methods.giraffe_random import giraffe_ids
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
+from tests.methods.refusals import refused
 
 GOLDEN = golden('giraffe_random')['values']
 ENCODING = pj.make('giraffe_random()')
@@ -21,12 +22,13 @@ def ids_of(tok, key=0):
     return np.asarray(ENCODING.place(tok, key=jax.random.key(key)).pos)
 
 
-@pytest.mark.parametrize('case', ['squeezed', 'kept'])
-def test_golden_ids(case):
-    golden = GOLDEN[case]
-    np.testing.assert_allclose(
-        giraffe_ids(jnp.array([golden['uniform']]))[0], golden['ids'], rtol=1e-6
-    )
+def ids_by_hand(golden):
+    return giraffe_ids(jnp.array([golden['uniform']]))[0]
+
+
+test_golden = golden_suite(
+    'giraffe_random', dict.fromkeys(('squeezed.ids', 'kept.ids'), ids_by_hand), rtol=1e-6
+)
 
 
 def test_increments_and_the_last_position():
@@ -35,9 +37,8 @@ def test_increments_and_the_last_position():
     steps = np.diff(ids, axis=1, prepend=0)
     assert ids.dtype == np.float32 and steps.min() > 0 and steps.max() < GOLDEN['largest_increment']
     last = ids[:, -1]
-    assert (
-        last.max() == length and 0.3 < (last == length).mean() < 0.7
-    )  # half the sums are squeezed
+    # Half the sums are squeezed.
+    assert last.max() == length and 0.3 < (last == length).mean() < 0.7
     # A squeezed row has the mean 1, any other one less; its expected lack is that of half a normal
     # distribution.
     deviation = (4 * GOLDEN['variance_uniform'] / length) ** 0.5
@@ -81,13 +82,9 @@ def test_packed_documents_are_scaled_by_their_own_length():
     segment = np.array([[4] * 3 + [9] * 6 + [2] * 5])
     squeezed = set()
     for key in range(20):
-        ids = ids_of(pj.Tokens.of(segment=segment), key)[0]
-        raw = np.cumsum(
-            2
-            * np.asarray(
-                jax.random.uniform(jax.random.key(key), (1, 14), minval=np.finfo(np.float32).tiny)
-            )[0]
-        )
+        ids, least = ids_of(pj.Tokens.of(segment=segment), key)[0], np.finfo(np.float32).tiny
+        uniform = jax.random.uniform(jax.random.key(key), (1, 14), minval=least)
+        raw = np.cumsum(2 * np.asarray(uniform)[0])
         for start, size in ((0, 3), (3, 6), (9, 5)):
             expected = raw[:size] * size / max(raw[size - 1], size)
             np.testing.assert_allclose(ids[start : start + size], expected, rtol=1e-6)
@@ -112,19 +109,6 @@ def test_training_visits_distances_between_those_of_tokens():
     np.testing.assert_allclose(share / len(distances), 1 / 8, atol=0.02)
 
 
-def test_it_feeds_rope():
-    tok = pj.Tokens.of(valid=np.ones((2, 6), bool))
-    chained = pj.make('giraffe_random() | rope()', head_dim=8)
-    placed = chained.place(tok, key=jax.random.key(0))
-    q = jax.random.normal(jax.random.key(1), (2, 6, 1, 8))
-    turned, expected = (
-        chained.project(q, q, q, placed, placed)[0],
-        pj.make('rope()', head_dim=8).rotate(q, placed.pos),
-    )
-    np.testing.assert_array_equal(turned, expected)
-    assert np.abs(turned - pj.make('rope()', head_dim=8).rotate(q, tok.pos)).max() > 0.1
-
-
 def test_rows_may_share_positions_and_differ_in_padding_or_segments():
     tok = pj.Tokens.of(length=5)
     for name, rows in (
@@ -136,16 +120,21 @@ def test_rows_may_share_positions_and_differ_in_padding_or_segments():
         assert ids.shape == (2, 5) and ids[0, -1] <= 5 and ids[1, 2] <= 3
 
 
-def test_wrong_input_says_what_is_wrong():
-    for positions, message in (
-        ([[0.5, 1.0]], r'needs integer positions \[B, L\], got float32 \(1, 2\)'),
-        ([[[0, 1]]], r'got int32 \(1, 1, 2\)'),
-        ([[0, 7, 2]], 'position 7 is not in 0 .. 2'),
-        ([[0, -1, 2]], 'position -1 is not in 0 .. 2'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            ids_of(pj.Tokens.of(positions=positions))
-    traced = jax.jit(
-        lambda pos: ENCODING.place(pj.Tokens.of(positions=pos), key=jax.random.key(0)).pos
-    )
-    assert np.isnan(traced(jnp.array([[0, -1, 2]]))).tolist() == [[False, True, False]]
+def at(positions):
+    return lambda: ids_of(pj.Tokens.of(positions=positions))
+
+
+test_wrong_calls = refused(
+    {
+        r'needs integer positions \[B, L\], got float32 \(1, 2\)': at([[0.5, 1.0]]),
+        r'got int32 \(1, 1, 2\)': at([[[0, 1]]]),
+        'position 7 is not in 0 .. 2': at([[0, 7, 2]]),
+        'position -1 is not in 0 .. 2': at([[0, -1, 2]]),
+    }
+)
+
+
+def test_traced_positions_that_do_not_exist_are_nan():
+    place = lambda pos: ENCODING.place(pj.Tokens.of(positions=pos), key=jax.random.key(0)).pos
+    found = jax.jit(place)(jnp.array([[0, -1, 2]]))
+    assert np.isnan(found).tolist() == [[False, True, False]]

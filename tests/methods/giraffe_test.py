@@ -6,13 +6,14 @@ import pytest
 from posenc_jax.methods.giraffe import giraffe_frequencies
 from posenc_jax.methods.pi import pi_frequencies
 from posenc_jax.methods.rope import rope_frequencies
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
 
 GOLDEN = golden('giraffe')['values']
 
 
-def test_golden_power():
-    np.testing.assert_allclose(giraffe_frequencies(16, 1e4, power=0.5), GOLDEN['power'], rtol=2e-6)
+test_golden = golden_suite(
+    'giraffe', {'power': lambda: giraffe_frequencies(16, 1e4, power=0.5)}, rtol=2e-6
+)
 
 
 @pytest.mark.parametrize('length', GOLDEN['truncated'])
@@ -50,10 +51,8 @@ def test_golden_combination():
 )
 @pytest.mark.parametrize('trained', [64, 2048])
 def test_thresholds_look_at_the_result_of_the_other_two(factor, power, trained):
-    x, cut = giraffe_frequencies(128, 1e4, factor=factor, power=power), 2 * np.pi / trained
+    rule = dict(factor=factor, power=power)
+    x, cut = giraffe_frequencies(128, 1e4, **rule), 2 * np.pi / trained
     expected = [f if f >= cut else cut / 16 if f >= cut / 8 else 0.0 for f in x]
-    np.testing.assert_allclose(
-        giraffe_frequencies(128, 1e4, factor=factor, power=power, truncate=trained),
-        expected,
-        rtol=1e-12,
-    )
+    found = giraffe_frequencies(128, 1e4, **rule, truncate=trained)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)

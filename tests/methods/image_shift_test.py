@@ -7,8 +7,8 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.methods.image_shift import image_ids, image_shift_ids
-from posenc_jax.protocol.errors import SpecError
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
+from tests.methods.refusals import refused
 
 GOLDEN = golden('image_shift')['values']
 SIZES = tuple(map(tuple, GOLDEN['sizes']))
@@ -22,10 +22,13 @@ def tokens(ids, **known):
     return pj.Tokens.of(positions=np.asarray(ids)[None], **known)
 
 
-def test_golden_ids():
-    placed = make().place(tokens(image_ids(SIZES)))
-    assert placed.pos[0].tolist() == GOLDEN['ids']
-    assert image_shift_ids(jnp.asarray(image_ids(SIZES)), SIZES).tolist() == GOLDEN['ids']
+test_golden = golden_suite(
+    'image_shift', {'ids': lambda: image_shift_ids(jnp.asarray(image_ids(SIZES)), SIZES)}
+)
+
+
+def placed(ids, sizes=SIZES):
+    return make(sizes=sizes).place(tokens(ids)).pos[0]
 
 
 @pytest.mark.parametrize('sizes', [((3, 4),), ((1, 1), (1, 1)), ((5, 2), (1, 7), (3, 3), (2, 2))])
@@ -38,18 +41,14 @@ def test_no_two_tokens_share_an_id(sizes):
 
 
 def test_one_image_is_the_plain_grid():
-    sizes = ((3, 4),)
-    np.testing.assert_array_equal(
-        make(sizes=sizes).place(tokens(image_ids(sizes))).pos[0], image_ids(sizes)[:, 1:]
-    )
+    ids = image_ids(((3, 4),))
+    np.testing.assert_array_equal(placed(ids, ((3, 4),)), ids[:, 1:])
 
 
 def test_permuted_images_have_permuted_ids():
     ids = image_ids(SIZES)
-    order = np.random.default_rng(0).permutation(len(ids))
-    np.testing.assert_array_equal(
-        make().place(tokens(ids[order])).pos[0], np.array(GOLDEN['ids'])[order]
-    )
+    for order in (np.arange(len(ids)), np.random.default_rng(0).permutation(len(ids))):
+        np.testing.assert_array_equal(placed(ids[order]), np.array(GOLDEN['ids'])[order])
 
 
 @pytest.mark.full_but_one
@@ -87,37 +86,23 @@ def test_padding_and_text_stay():
 
 @pytest.mark.full
 def test_traced_images_that_do_not_exist_are_noticed():
-    found = jax.jit(lambda pos: make().place(pj.Tokens.of(positions=pos)).pos)(
-        jnp.array([[[7, 0, 0], [0, 0, 0]]])
-    )
+    place = lambda pos: make().place(pj.Tokens.of(positions=pos)).pos
+    found = jax.jit(place)(jnp.array([[[7, 0, 0], [0, 0, 0]]]))
     assert found[0, 0, 0] < -(2**30) and found[0, 1].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize(
-    'ids, message',
-    [
-        ([[3, 0, 0]], r'image 3 does not exist; sizes are given for 0 \.\. 2'),
-        ([[-1, 0, 0]], 'image -1 does not exist'),
-        ([[0, 1, 2], [1, 1, 0]], 'a row lies 1 beyond its image'),
-        ([[0, 0, 4]], 'a column lies 2 beyond its image'),
-        ([[0, -2, 0]], 'a row is -2'),
-        ([[0, 0]], r'integers \[B, L, 3\], image, row and column, got int32 \(1, 1, 2\)'),
-        ([[0.0, 0.5, 1.0]], 'got float32'),
-    ],
-)
-def test_positions_that_do_not_exist_are_refused(ids, message):
-    with pytest.raises(ValueError, match=message):
-        make().place(tokens(ids))
+def at(*ids):
+    return lambda: make().place(tokens(ids))
 
 
-@pytest.mark.parametrize(
-    'sizes, message',
-    [
-        ('()', 'heights and widths of one or more images'),
-        ('((0, 2),)', 'sizes must be at least 1, got'),
-        ('((1, 2), (3, -1))', 'sizes must be at least 1, got'),
-    ],
+test_wrong_calls = refused(
+    {
+        r'image 3 does not exist; sizes are given for 0 \.\. 2': at([3, 0, 0]),
+        'image -1 does not exist': at([-1, 0, 0]),
+        'a row lies 1 beyond its image': at([0, 1, 2], [1, 1, 0]),
+        'a column lies 2 beyond its image': at([0, 0, 4]),
+        'a row is -2': at([0, -2, 0]),
+        r'integers \[B, L, 3\], image, row and column, got int32 \(1, 1, 2\)': at([0, 0]),
+        'got float32': at([0.0, 0.5, 1.0]),
+    }
 )
-def test_wrong_sizes_are_refused(sizes, message):
-    with pytest.raises(SpecError, match=message):
-        make(sizes=sizes)

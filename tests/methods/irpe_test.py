@@ -1,8 +1,5 @@
 """iRPE: indices and ids by hand and by definition, the whole formula in float64, its limits."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,48 +7,25 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.methods.irpe_index import METHODS, irpe_buckets, irpe_ids, irpe_piecewise
-from posenc_jax.protocol.errors import SpecError
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
+from tests.methods.pairs import attend, draw, grid, qkv
+from tests.methods.refusals import refused
 
 VALUES = golden('irpe')['values']
 B, N, K, H = 2, 4, 2, 8
 
 
-def grid(rows, columns, extra=1):
-    cells = np.stack(np.divmod(np.arange(rows * columns), columns), axis=-1)
-    return np.concatenate([np.full((extra, 2), -1), cells])[None]
-
-
 POS = grid(3, 5)
-TOK = pj.Tokens.of(positions=POS)
+TOK, INPUTS = pj.Tokens.of(positions=POS), qkv(16, N, K, H, rows=B)
 
 
-def draw(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-
-
-def inputs(length=16):
-    return tuple(draw(seed, B, length, n, H) for seed, n in enumerate((N, K, K)))
-
-
-def make(arguments, causal=False):
+def make(arguments, causal=None):
     """The encoding with random tables, which are zero at first."""
-    causality = dict(causal=True) if causal else {}
-    encoding = pj.make(f'irpe({arguments})', heads=N, head_dim=H, **causality)
+    encoding = pj.make(f'irpe({arguments})', heads=N, head_dim=H, causal=causal)
     for number, (_, param) in enumerate(nnx.iter_graph(encoding)):
         if isinstance(param, nnx.Param):
-            param[...] = jnp.asarray(draw(10 + number, *param.shape))
+            param[...] = draw(10 + number, *param.shape)
     return encoding
-
-
-def run(encoding, q, k, v, tok=TOK, **how):
-    return _run(tuple(how.items()), encoding, q, k, v, tok)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _run(how, encoding, q, k, v, tok):
-    q, k, v, tq, tk = encoding.project(q, k, v, tok, tok)
-    return pj.attend(encoding, q, k, v, tq, tk, **dict(how), applied=pj.TOKEN_STAGE)
 
 
 def g(x, alpha=1.9, beta=3.8, gamma=15.2):
@@ -69,50 +43,42 @@ DISTANCES = sorted({x * x + y * y for x in range(99) for y in range(99)})
 def ids_by_definition(a, b, method, ratio=1.9):
     """The ids of a pair of places for every table."""
     m = int(2 * ratio)
-    index = lambda x: g(x, ratio, 2 * ratio, 8 * ratio)
+    index = lambda x: g(x, ratio, 2 * ratio, 8 * ratio) + m
     if max(a) < 0 or max(b) < 0:
-        return (
-            [(2 * m + 1) ** 2] if method == 'product' else [2 * m + 1] * (1 + (method == 'cross'))
-        )
+        return {'product': [(2 * m + 1) ** 2], 'cross': [2 * m + 1] * 2}.get(method, [2 * m + 1])
     dr, dc = np.float64(a) - b
     if method == 'product':
-        return [(index(dr) + m) * (2 * m + 1) + index(dc) + m]
+        return [index(dr) * (2 * m + 1) + index(dc)]
     if method == 'cross':
-        return [index(dr) + m, index(dc) + m]
+        return [index(dr), index(dc)]
     square = dr**2 + dc**2
     if method == 'euc':
-        return [index(np.round(np.sqrt(square))) + m]
-    if method == 'quant':
-        return [index(square) + m]
-    return [index(DISTANCES.index(int(square))) + m]
+        return [index(np.round(np.sqrt(square)))]
+    return [index(square if method == 'quant' else DISTANCES.index(int(square)))]
 
 
-def reference(encoding, q, k, v, causal=False):
+def reference(encoding, q, k, v, causal=None):
     """The whole formula pair by pair, float64."""
     part = encoding.parts[0] if causal else encoding
     length, group = POS.shape[1], N // K
     q, k, v = np.float64(q), np.float64(k).repeat(group, 2), np.float64(v).repeat(group, 2)
-    table = lambda param: None if param is None else np.broadcast_to(
-        np.float64(param[...]), (param.shape[0], N, *param.shape[2:])
-    )  # fmt: skip
-    t, t_q, t_k, t_v = map(table, (part.bias, part.queries, part.keys, part.values))
+    wide = lambda a: np.broadcast_to(np.float64(a), (a.shape[0], N, *a.shape[2:]))
+    tables = part.bias, part.queries, part.keys, part.values
+    t, t_q, t_k, t_v = (None if param is None else wide(param[...]) for param in tables)
     s, added = np.zeros((B, N, length, length)), np.zeros((N, length, length, H))
-    for i in range(length):
-        for j in range(length):
-            there, back = (
-                ids_by_definition(*pair, part.method)
-                for pair in ((POS[0, i], POS[0, j]), (POS[0, j], POS[0, i]))
-            )
-            s[:, :, i, j] = np.einsum('bnh,bnh->bn', q[:, i], k[:, j]) * H**-0.5
-            for m, (c, d) in enumerate(zip(there, back)):
-                if t is not None:
-                    s[:, :, i, j] += t[m, :, c]
-                if t_k is not None:
-                    s[:, :, i, j] += np.einsum('nh,bnh->bn', t_k[m, :, :, c], q[:, i]) * H**-0.5
-                if t_q is not None:
-                    s[:, :, i, j] += np.einsum('nh,bnh->bn', t_q[m, :, :, d], k[:, j]) * H**-0.5
-                if t_v is not None:
-                    added[:, i, j] += t_v[m, :, c]
+    for i, j in np.ndindex(length, length):
+        there = ids_by_definition(POS[0, i], POS[0, j], part.method)
+        back = ids_by_definition(POS[0, j], POS[0, i], part.method)
+        s[:, :, i, j] = np.einsum('bnh,bnh->bn', q[:, i], k[:, j]) * H**-0.5
+        for m, (c, d) in enumerate(zip(there, back)):
+            if t is not None:
+                s[:, :, i, j] += t[m, :, c]
+            if t_k is not None:
+                s[:, :, i, j] += np.einsum('nh,bnh->bn', t_k[m, :, :, c], q[:, i]) * H**-0.5
+            if t_q is not None:
+                s[:, :, i, j] += np.einsum('nh,bnh->bn', t_q[m, :, :, d], k[:, j]) * H**-0.5
+            if t_v is not None:
+                added[:, i, j] += t_v[m, :, c]
     if causal:
         s = np.where(np.tril(np.ones((length, length), bool)), s, -np.inf)
     w = np.exp(s - s.max(-1, keepdims=True))
@@ -120,31 +86,47 @@ def reference(encoding, q, k, v, causal=False):
     return np.einsum('bnij,bjnh->binh', w, v) + np.einsum('bnij,nijh->binh', w, added)
 
 
-def test_the_piecewise_index():
-    np.testing.assert_array_equal(irpe_piecewise(jnp.arange(17)), VALUES['g_default'])
-    np.testing.assert_array_equal(irpe_piecewise(-jnp.arange(17)), -np.array(VALUES['g_default']))
-    wide = VALUES['g_wide']
-    scale = wide['alpha'], wide['beta'], wide['gamma']
+def ids_from_the_corner(method):
+    pos = jnp.asarray(grid(4, 5, beside=0))
+    return irpe_ids(pos[:, :1], pos, method)[0].reshape(4, 5)
+
+
+def wide_index(wide):
     x = wide['from'] + jnp.arange(len(wide['values']))
-    np.testing.assert_array_equal(irpe_piecewise(x, *scale), wide['values'])
-    assert irpe_piecewise(jnp.array(40), *scale) == wide['at_40']
+    return irpe_piecewise(x, wide['alpha'], wide['beta'], wide['gamma'])
+
+
+test_golden = golden_suite(
+    'irpe',
+    {
+        'g_default': lambda: irpe_piecewise(jnp.arange(17)),
+        'g_wide.values': wide_index,
+        'g_wide.at_40': lambda wide: irpe_piecewise(
+            jnp.array(40), wide['alpha'], wide['beta'], wide['gamma']
+        ),
+        'buckets.*': lambda _, method: irpe_buckets(method),
+        'product': lambda: ids_from_the_corner('product'),
+        'euc': lambda: ids_from_the_corner('euc'),
+        'quant': lambda: ids_from_the_corner('quant'),
+        'quant_paper': lambda: ids_from_the_corner('quant_paper'),
+    },
+)
+
+
+def test_the_piecewise_index():
+    negative = irpe_piecewise(-jnp.arange(17))
+    np.testing.assert_array_equal(negative, -np.array(VALUES['g_default']))
     x = np.arange(-700, 701)
     for scale in ((8.0, 16.0, 64.0), (3.3, 6.6, 26.4), (0.5, 1.0, 4.0), (60.0, 120.0, 480.0)):
-        np.testing.assert_array_equal(
-            irpe_piecewise(jnp.asarray(x), *scale), [g(n, *scale) for n in x]
-        )
+        found = irpe_piecewise(jnp.asarray(x), *scale)
+        np.testing.assert_array_equal(found, [g(n, *scale) for n in x])
 
 
-def test_ids_by_hand():
-    pos = jnp.asarray(grid(4, 5, extra=0))
-    for method in ('product', 'euc', 'quant', 'quant_paper'):
-        (ids,) = irpe_ids(pos[:, :1], pos, method)
-        np.testing.assert_array_equal(ids.reshape(4, 5), VALUES[method], method)
-    for method, count in VALUES['buckets'].items():
-        assert irpe_buckets(method) == count
+def test_the_ids_of_the_way_back():
+    """The index g is odd."""
+    pos = jnp.asarray(grid(4, 5, beside=0))
     (ids,) = irpe_ids(pos, pos)
     np.testing.assert_array_equal(np.diagonal(ids[0]), 24)
-    # The ids of the way back: g is odd.
     np.testing.assert_array_equal(ids[0].T, 48 - ids[0])
 
 
@@ -168,69 +150,41 @@ def test_ids_by_definition(method):
     ('arguments', 'causal'),
     [
         ('on="qkv", shared=False', True),
-        ('on="qkv"', False),
-        ('on="qkv", method="cross"', False),
-        ('on="qk", method="quant_paper", shared=False', False),
-        ('mode="bias", method="cross"', False),
+        ('on="qkv"', None),
+        ('on="qkv", method="cross"', None),
+        ('on="qk", method="quant_paper", shared=False', None),
+        ('mode="bias", method="cross"', None),
         ('mode="bias", shared=False, method="euc"', True),
     ],
 )
 def test_the_whole_formula(arguments, causal):
-    encoding, (q, k, v) = make(arguments, causal), inputs()
-    expected = reference(encoding, q, k, v, causal)
+    encoding = make(arguments, causal)
+    expected = reference(encoding, *INPUTS, causal)
     for block in (None, (5, 7)):
-        np.testing.assert_allclose(run(encoding, q, k, v, block=block), expected, atol=2e-5)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize('arguments', ['on="qkv", method="cross"', 'mode="bias", shared=False'])
-def test_gradients_are_those_of_jax(arguments):
-    encoding, qkv = make(arguments), inputs()
-    graphdef, state = nnx.split(encoding)
-    target = draw(9, B, 16, N, H)
-    own, dense = (
-        jax.grad(
-            lambda state, *qkv, how=how: (
-                run(nnx.merge(graphdef, state), *qkv, **how) * target
-            ).sum(),
-            (0, 1, 2, 3),
-        )(state, *qkv)
-        for how in (dict(block=(5, 7)), dict(implementation='dense'))
-    )
-    for a, b in zip(jax.tree.leaves(own), jax.tree.leaves(dense), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)
+        out = attend(encoding, *INPUTS, TOK, block=block)
+        np.testing.assert_allclose(out, expected, atol=2e-5)
 
 
 def test_zero_tables_are_plain_attention():
-    encoding = pj.make('irpe(on="qkv")', heads=N, head_dim=H)
-    np.testing.assert_allclose(
-        run(encoding, *inputs()), run(pj.make('nope()'), *inputs()), atol=1e-6
+    zero = pj.make('irpe(on="qkv")', heads=N, head_dim=H)
+    found, plain, other = (
+        attend(e, *INPUTS, TOK) for e in (zero, pj.make('nope()'), make('on="v"'))
     )
-    with pytest.raises(AssertionError):
-        np.testing.assert_allclose(
-            run(make('on="v"'), *inputs()), run(encoding, *inputs()), atol=0.1
-        )
-
-
-def test_offsets_alone_count():
-    encoding = make('on="qkv"')
-    moved = np.where(POS < 0, POS, POS + [1000, -2])
-    np.testing.assert_allclose(
-        run(encoding, *inputs(), pj.Tokens.of(positions=moved)), run(encoding, *inputs()), atol=1e-5
-    )
+    np.testing.assert_allclose(found, plain, atol=1e-6)
+    assert np.abs(other - plain).max() > 0.1
 
 
 def test_pairs_with_a_class_token_share_one_bucket():
     """Changing its column of the tables changes those logits alone; all others are kept."""
-    part, (q, k, _) = make('on="k"'), inputs()
-    s = lambda: np.asarray(
-        part.logits(
-            jnp.zeros((B, N, 16, 16)), None, None, *part.project(q, k, k, TOK, TOK)[3:], None, ()
-        )[0]
-    )
-    before = s()
+    part, (q, k, _), zero = make('on="k"'), INPUTS, jnp.zeros((B, N, 16, 16))
+
+    def logits():
+        tokens = part.project(q, k, k, TOK, TOK)[3:]
+        return np.asarray(part.logits(zero, None, None, *tokens, None, ())[0])
+
+    before = logits()
     part.keys[...] = part.keys[...].at[..., -1].add(1.0)
-    changed = np.abs(s() - before).max((0, 1)) > 1e-3
+    changed = np.abs(logits() - before).max((0, 1)) > 1e-3
     expected = np.zeros((16, 16), bool)
     expected[0] = expected[:, 0] = True
     np.testing.assert_array_equal(changed, expected)
@@ -246,25 +200,15 @@ def test_tables_and_doors():
     assert part.values.shape == (1, 1, 8, H) and not part.opens('logits') and part.opens('collect')
 
 
-def test_wrong_values_are_refused():
-    for arguments, message in (
-        ('mode="biased"', "did you mean 'bias'|one of"),
-        ('method="products"', "did you mean 'product'|one of"),
-        ('on="vk"', 'one of'),
-        ('mode="bias", on="v"', "'bias' has one table"),
-        ('ratio=0.4', 'ratio must be at least 0.5'),
-        ('ratio=65.0', 'ratio must be at most 64'),
-    ):
-        with pytest.raises(SpecError, match=message):
-            pj.make(f'irpe({arguments})', heads=N, head_dim=H)
-    for tok, message in (
-        (pj.Tokens.of(length=16), r'positions \[B, L, 2\]'),
-        (pj.Tokens.of(positions=POS / 2), 'integer positions'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            run(make('on="k"'), *inputs(), tok)
-    with pytest.raises(ValueError, match='0 < alpha < beta < gamma'):
-        irpe_piecewise(jnp.array(1), 2.0, 1.0, 9.0)
-    q, k, v = (draw(0, B, 16, 2, H) for _ in range(3))
-    with pytest.raises(ValueError, match='irpe has parameters of 4 heads, the queries have 2'):
-        run(make('mode="bias", shared=False'), q, k, v)
+test_wrong_calls = refused(
+    {
+        r'positions \[B, L, 2\]': lambda: attend(make('on="k"'), *INPUTS),
+        'integer positions': lambda: attend(
+            make('on="k"'), *INPUTS, pj.Tokens.of(positions=POS / 2)
+        ),
+        '0 < alpha < beta < gamma': lambda: irpe_piecewise(jnp.array(1), 2.0, 1.0, 9.0),
+        'irpe has parameters of 4 heads, the queries have 2': lambda: attend(
+            make('mode="bias", shared=False'), *qkv(16, heads=2), TOK
+        ),
+    }
+)

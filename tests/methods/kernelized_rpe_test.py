@@ -19,20 +19,16 @@ from posenc_jax.methods.kernelized_rpe import (
     kernelized_rpe_attention,
     random_directions,
 )
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
+from tests.methods.pairs import draw
+from tests.methods.refusals import refused
 
 GOLDEN = golden('kernelized_rpe')
 N, K, H, M, L = 4, 2, 8, 12, 45
+SPEC = 'kernelized_rpe(features=12, max_distance=9, fft_from=1)'
 
 
-def draw(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-
-
-def make(
-    spec='kernelized_rpe(features=12, max_distance=9, fft_from=1)', *, causal=True, spread=0.7
-):
+def make(spec=SPEC, *, causal=True, spread=0.7):
     """An encoding whose table is not at rest."""
     encoding = pj.make(spec, heads=N, kv_heads=K, head_dim=H, model_dim=N * H, causal=causal)
     table = next(part for part in encoding.parts if hasattr(part, 'directions')).table
@@ -90,54 +86,38 @@ def oracle(phi_q, phi_k, v, c, causal):
 
 def test_golden_features():
     golden = GOLDEN['features']
-    phi, scale = map(
-        np.asarray,
-        features(
-            np.array(golden['x'], np.float32)[None, :, None], np.eye(2, dtype=np.float32)[None]
-        ),
-    )
+    x = np.array(golden['x'], np.float32)[None, :, None]
+    phi, scale = map(np.asarray, features(x, np.eye(2, dtype=np.float32)[None]))
     np.testing.assert_allclose((phi * np.exp(scale)[..., None])[0, :, 0], golden['phi'], rtol=1e-6)
-    first = lambda a, i: a[:, i : i + 1].swapaxes(1, 2)
-    s = jax.jit(module.kernel_logits)(
-        first(phi, 0), first(phi, 1), first(scale, 0), first(scale, 1)
-    )
+    pick = lambda a, i: a[:, i : i + 1].swapaxes(1, 2)
+    pairs = (pick(a, i) for a in (phi, scale) for i in range(2))
+    s = jax.jit(module.kernel_logits)(*pairs)
     np.testing.assert_allclose(s[0, 0, 0, 0], golden['log_product'], atol=1e-6)
 
 
-@pytest.mark.parametrize('how', ['dense', 'whole'])
-@pytest.mark.parametrize('causal', [True, False])
-def test_golden_attention(causal, how):
-    golden = GOLDEN['attention']
-    encoding = pj.make(
-        'kernelized_rpe(features=2, max_distance=2, fft_from=1)',
-        heads=1,
-        kv_heads=1,
-        head_dim=2,
-        causal=causal,
-    )
+@pytest.mark.parametrize('implementation', ['dense', None])
+@pytest.mark.parametrize('form, causal', [('causal', True), ('full', False)])
+def test_golden_attention(form, causal, implementation):
+    """By pairs, and by the FFT."""
+    golden, spec = GOLDEN['attention'], 'kernelized_rpe(features=2, max_distance=2, fft_from=1)'
+    encoding = pj.make(spec, heads=1, kv_heads=1, head_dim=2, causal=causal)
     encoding.parts[0].directions[...] = jnp.eye(2)[None]
     encoding.parts[0].table[...] = jnp.log(jnp.array([golden['weights_of_distance']]))
-    q = np.broadcast_to(np.array(golden['q'], np.float32), (1, 3, 1, 2))
-    k, v = (
-        np.array(golden[name], np.float32).reshape(1, 3, 1, -1) * np.ones(2, np.float32)
-        for name in 'kv'
+    q, k, v = (
+        np.array(golden[name], np.float32).reshape(1, -1, 1, width) * np.ones((3, 1, 2), 'f')
+        for name, width in (('q', 2), ('k', 2), ('v', 1))
     )
-    tok = pj.Tokens.of(length=3)
-    out = attend(
-        encoding,
-        *project(encoding, q, k, v, tok),
-        implementation='dense' if how == 'dense' else None,
-    )
-    np.testing.assert_allclose(
-        np.asarray(out)[0, :, 0, 0], golden['causal' if causal else 'full'], rtol=2e-6
-    )
+    arguments = project(encoding, q, k, v, pj.Tokens.of(length=3))
+    out = attend(encoding, *arguments, implementation=implementation)
+    np.testing.assert_allclose(out[0, :, 0, 0], golden[form], rtol=2e-6)
 
 
 @pytest.mark.full_but_one
 @pytest.mark.parametrize('causal', [True, False])
 @pytest.mark.parametrize(
-    'length', [1, 2, 45, 300]
-)  # the last beyond the rows that are done by pairs
+    'length',
+    [1, 2, 45, 300],  # the last is beyond the rows that are done by pairs
+)
 def test_fft_equals_pairs(length, causal):
     w = directions(jax.random.key(3), K, M, H)
     q, k = (features(draw(i, 2, length, n, H), w)[0] for i, n in ((0, N), (1, K)))
@@ -153,22 +133,6 @@ def test_fft_equals_pairs(length, causal):
             np.testing.assert_allclose(out[row, :, head], pairs, atol=1e-5)
 
 
-def test_weights_sum_to_one():
-    encoding = make()
-    q, k, v, tq, tk = layer(encoding)
-    out = whole(encoding, (q, k, np.ones_like(v), tq, tk))
-    np.testing.assert_allclose(out, 1.0, atol=1e-6)
-
-
-def test_scaling_queries_changes_nothing():
-    encoding, tok = make(), pj.Tokens.of(length=L)
-    q, k, v, _, _ = layer(encoding)
-    once, more = (
-        attend(encoding, *project(encoding, scale * q, k, v, tok)) for scale in (1.0, 50.0)
-    )
-    np.testing.assert_allclose(more, once, atol=2e-6)
-
-
 @pytest.mark.parametrize('implementation', ['dense', None])
 def test_a_large_bias_at_distance_zero_returns_the_value(implementation):
     encoding = make()
@@ -179,9 +143,10 @@ def test_a_large_bias_at_distance_zero_returns_the_value(implementation):
 
 
 def test_farther_distances_share_the_last_entry():
-    b = np.asarray(jax.jit(distance_bias)(draw(0, N, 7), np.array([[10]]), np.arange(21)[None]))
-    assert (b[0, :, 0, :8] == b[0, :, 0, :1]).all() and (b[0, :, 0, 13:] == b[0, :, 0, 20:]).all()
-    assert len(np.unique(b[0, 0])) == 7
+    bias = jax.jit(distance_bias)(draw(0, N, 7), np.array([[10]]), np.arange(21)[None])
+    b = np.asarray(bias)[0, :, 0]
+    assert (b[:, :8] == b[:, :1]).all() and (b[:, 13:] == b[:, 20:]).all()
+    assert len(np.unique(b[0])) == 7
 
 
 # What the features estimate.
@@ -221,74 +186,40 @@ def test_without_bias_and_with_many_features_it_is_softmax_of_cosines():
     np.testing.assert_allclose(attend(encoding, q, k, v, tq, tk), expected, atol=0.04)
 
 
-def test_normalised_features_stay_precise_however_long_queries_are():
-    """The paper's reason to normalise: without it the relative variance of the estimate grows with
-    the norms, unboundedly.
-    """
-    a, b = draw(0, H), draw(1, H)
-    unit = lambda x: x / np.linalg.norm(x)
-
-    def relative_spread(a, b):
-        w = np.asarray(draw(2, 4000, 32, H), np.float64)
-        log_phi = lambda x: (
-            w @ np.asarray(x, np.float64) - 0.5 * np.square(np.asarray(x, np.float64)).sum()
-        )
-        estimate = np.exp(log_phi(a) + log_phi(b)).mean(1)
-        return estimate.std() / np.exp(float(a @ b))
-
-    normalised = relative_spread(unit(a), unit(b))
-    assert normalised < 0.6 and relative_spread(2.0 * unit(a), 2.0 * unit(b)) > 4 * normalised
-
-
 # When the whole sequence is evaluated by FFT.
 
 
-@pytest.mark.parametrize('padded, causal', [('none', True), ('right', False), ('left', True)])
-@pytest.mark.full
+@pytest.mark.parametrize('padded, causal', [('right', False), ('none', True), ('left', True)])
+@pytest.mark.full_but_one
 def test_whole_equals_the_sweep_and_so_do_gradients(padded, causal):
-    encoding = make(causal=causal)
-    valid = {'none': None, 'right': np.arange(L) < [[L], [30]], 'left': np.arange(L) >= [[0], [7]]}[
-        padded
-    ]
+    encoding, index = make(causal=causal), np.arange(L)
+    valid = {'none': None, 'right': index < [[L], [30]], 'left': index >= [[0], [7]]}[padded]
     assert uses_fft(encoding, layer(encoding, valid=valid))
     real = jnp.ones((1, L, 1, 1)) if valid is None else jnp.asarray(valid)[..., None, None]
     graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
 
     def output(implementation, params, q, k, v):
         encoding, tok = nnx.merge(graphdef, params, rest), pj.Tokens.of(length=L, valid=valid)
-        return real * applied(
-            encoding, *encoding.project(q, k, v, tok, tok), implementation=implementation
-        )
+        arguments = encoding.project(q, k, v, tok, tok)
+        return real * applied(encoding, *arguments, implementation=implementation)
 
-    def out_and_gradients(implementation, *inputs):
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(implementation, *inputs):
         out, pull = jax.vjp(functools.partial(output, implementation), *inputs)
         return out, pull(draw(9, *out.shape))
 
     inputs = params, *layer(encoding, valid=valid)[:3]
-    run = jax.jit(out_and_gradients, static_argnums=0)
-    results = [run(implementation, *inputs) for implementation in (None, 'dense')]
-    for ours, expected in zip(
-        jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True
-    ):
+    found, dense = (jax.tree.leaves(run(how, *inputs)) for how in (None, 'dense'))
+    for ours, expected in zip(found, dense, strict=True):
         np.testing.assert_allclose(ours, expected, atol=2e-5 * max(1.0, np.abs(expected).max()))
-
-
-def test_padding_is_no_key_of_the_fft_form():
-    encoding, valid = make(causal=False), np.arange(L) < [[L], [30]]
-    arguments = layer(encoding, valid=valid)
-    assert uses_fft(encoding, arguments)
-    found, expected = (attend(encoding, *arguments, implementation=i) for i in (None, 'dense'))
-    np.testing.assert_allclose(found[valid], expected[valid], atol=1e-5)
 
 
 def test_low_precision_values_come_back_as_they_came():
     encoding = make()
     q, k, v, tq, tk = layer(encoding)
-    out = attend(encoding, q, k, v.astype(jnp.bfloat16), tq, tk)
+    out, exact = (attend(encoding, q, k, a, tq, tk) for a in (v.astype(jnp.bfloat16), v))
     assert out.dtype == jnp.bfloat16
-    np.testing.assert_allclose(
-        np.asarray(out, np.float32), attend(encoding, q, k, v, tq, tk), atol=0.02
-    )
+    np.testing.assert_allclose(np.asarray(out, np.float32), exact, atol=0.02)
 
 
 def test_shifted_positions_keep_the_fft():
@@ -296,14 +227,16 @@ def test_shifted_positions_keep_the_fft():
     assert uses_fft(encoding, layer(encoding, positions=np.arange(L)[None] + 1000))
 
 
+def is_as_dense(encoding, arguments):
+    dense = attend(encoding, *arguments, implementation='dense')
+    np.testing.assert_array_equal(attend(encoding, *arguments), dense)
+
+
 def test_positions_that_jump_are_swept():
     encoding = make()
-    positions = np.arange(L)[None] + (np.arange(L) >= 20)
-    arguments = layer(encoding, positions=positions)
+    arguments = layer(encoding, positions=np.arange(L)[None] + (np.arange(L) >= 20))
     assert not uses_fft(encoding, arguments) and whole(encoding, arguments) is not None
-    np.testing.assert_array_equal(
-        attend(encoding, *arguments), attend(encoding, *arguments, implementation='dense')
-    )
+    is_as_dense(encoding, arguments)
 
 
 def test_other_tokens_than_the_keys_own_are_swept():
@@ -323,27 +256,22 @@ def test_packed_documents_are_swept():
     'other', ['alibi()', 'window(size=4)', 'shaw(max_distance=2)', 'cope(npos=4)', 't5_rpe()']
 )
 def test_beside_parts_that_open_the_pair_stage_it_is_swept(other):
-    encoding = make(f'{other} | kernelized_rpe(features=12, max_distance=9, fft_from=1)')
+    encoding = make(f'{other} | {SPEC}')
     assert whole(encoding, layer(encoding)) is None
 
 
 def test_beside_parts_that_do_not_it_is_not():
-    encoding = make(
-        'kernelized_rpe(features=12, max_distance=9, fft_from=1) | nope() | '
-        'learned_absolute(max_len=64)'
-    )
+    encoding = make(f'{SPEC} | nope() | learned_absolute(max_len=64)')
     assert uses_fft(encoding, layer(encoding))
 
 
 def test_biases_too_far_apart_for_a_transform_are_swept():
     """The first query sees nothing but its own key, whose weight is e^-30 of what others have."""
-    encoding, length = make(causal=False, spread=0.0), 64
+    encoding = make(causal=False, spread=0.0)
     encoding.parts[0].table[...] = jnp.where(jnp.arange(19) > 5, -30.0, 0.0) * jnp.ones((N, 1))
-    arguments = layer(encoding, length)
+    arguments = layer(encoding, 64)
     assert not uses_fft(encoding, arguments)
-    np.testing.assert_array_equal(
-        attend(encoding, *arguments), attend(encoding, *arguments, implementation='dense')
-    )
+    is_as_dense(encoding, arguments)
 
 
 def test_short_sequences_and_tiles_that_are_asked_for_are_swept(monkeypatch):
@@ -352,60 +280,35 @@ def test_short_sequences_and_tiles_that_are_asked_for_are_swept(monkeypatch):
     encoding = make()
     monkeypatch.setattr(module.KernelizedRPE, 'fast_path', None)
     for options in (dict(block=8), dict(implementation='blocked'), dict(implementation='dense')):
-        fresh = jax.jit(
-            functools.partial(applied, **options)
-        )  # `attend` may have been traced before
+        fresh = jax.jit(functools.partial(applied, **options))  # `attend` may be traced already
         assert np.isfinite(fresh(encoding, *layer(encoding))).all()
 
 
 @pytest.mark.full
 def test_memory_of_the_fft_form_is_linear():
-    encoding = make('kernelized_rpe(features=12, max_distance=9, fft_from=1)')
+    encoding = make()
 
-    def compiled(length):
+    def memory(length):
         q, k, v = (jax.ShapeDtypeStruct((1, length, heads, H), jnp.float32) for heads in (N, K, K))
         tok = pj.Tokens.of(length=length)
         loss = lambda q, k, v: applied(encoding, *encoding.project(q, k, v, tok, tok)).sum()
-        return (
-            jax.jit(jax.grad(loss, (0, 1, 2)))
-            .lower(q, k, v)
-            .compile()
-            .memory_analysis()
-            .temp_size_in_bytes
-        )
+        compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, v).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
 
-    assert compiled(4096) < 2.5 * compiled(2048)
+    assert memory(4096) < 2.5 * memory(2048)
 
 
-# Wrong input.
-
-
-@pytest.mark.parametrize(
-    'spec, message',
-    [
-        ('kernelized_rpe(features=0)', 'features must be at least 1, got 0'),
-        ('kernelized_rpe(max_distance=-1)', 'max_distance must be at least 0, got -1'),
-        ('kernelized_rpe(fft_from=0)', 'fft_from must be at least 1, got 0'),
-        ('kernelized_rpe() | tapa()', 'kernelized_rpe and tapa both need'),
-    ],
+ONE = jnp.ones((1, 3, 2, 4))
+test_wrong_calls = refused(
+    {
+        'one bias per whole distance, got positions of float32': lambda: applied(
+            make(), *layer(make(), positions=np.arange(L)[None] / 2), implementation='dense'
+        ),
+        r'bias must be \(2, 5\), got \(2, 3\)': lambda: kernelized_rpe_attention(
+            ONE, ONE, ONE, jnp.zeros((2, 3))
+        ),
+        'shapes do not fit': lambda: kernelized_rpe_attention(
+            ONE, ONE[:, :2], ONE, jnp.zeros((2, 5))
+        ),
+    }
 )
-def test_errors(spec, message):
-    with pytest.raises(SpecError, match=message):
-        pj.make(spec, heads=N, head_dim=H)
-
-
-@pytest.mark.full
-def test_fractional_positions_are_refused():
-    encoding = make()
-    with pytest.raises(ValueError, match='one bias per whole distance, got positions of float32'):
-        applied(
-            encoding, *layer(encoding, positions=np.arange(L)[None] / 2), implementation='dense'
-        )
-
-
-def test_shapes_that_do_not_fit_are_refused():
-    one = jnp.ones((1, 3, 2, 4))
-    with pytest.raises(ValueError, match=r'bias must be \(2, 5\), got \(2, 3\)'):
-        kernelized_rpe_attention(one, one, one, jnp.zeros((2, 3)))
-    with pytest.raises(ValueError, match='shapes do not fit'):
-        kernelized_rpe_attention(one, one[:, :2], one, jnp.zeros((2, 5)))

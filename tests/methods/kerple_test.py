@@ -10,6 +10,7 @@ import posenc_jax as pj
 from posenc_jax.methods.alibi import alibi_bias, alibi_slopes
 from posenc_jax.methods.kerple import clamp_through
 from tests.golden_files import golden, golden_suite
+from tests.methods.pairs import attend, bias_of, draw, qkv
 
 GOLDEN = golden('kerple')['values']
 KERNELS = ['log', 'power', 'log3', 'bias_wht', 'weight']
@@ -23,11 +24,6 @@ def make(kernel, fixed=(), **values):
     for name, value in values.items():
         encoding.raw[name][...] = jnp.broadcast_to(jnp.asarray(value, jnp.float32), (N,))
     return encoding
-
-
-def bias_of(encoding, length=30):
-    pos = jnp.arange(length)[None]
-    return encoding.bias(pos, pos)[0]
 
 
 test_golden = golden_suite(
@@ -64,15 +60,12 @@ def test_no_bias_at_distance_zero_symmetric_and_falling(kernel):
 
 
 def test_the_weight_multiplies_the_scores_before_the_bias():
-    encoding = make('bias_wht', wa=0.3, wp=0.7)
-    tok = pj.Tokens.of(length=30)
-    s = jax.random.normal(jax.random.key(0), (2, N, 30, 30))
-    scored, _ = encoding.logits(s, None, None, tok, tok, None, ())
-    distance = np.abs(np.arange(30)[:, None] - np.arange(30))
+    encoding, s = make('bias_wht', wa=0.3, wp=0.7), draw(0, 2, N, 30, 30)
+    distance = np.abs(np.subtract.outer(np.arange(30), np.arange(30)))
     expected = s * np.exp(-0.3 * distance**0.7) + bias_of(encoding)
-    np.testing.assert_allclose(scored, expected, atol=1e-6)
+    np.testing.assert_allclose(scored(encoding, s), expected, atol=1e-6)
     diagonal = lambda a: np.diagonal(a, axis1=2, axis2=3)
-    np.testing.assert_array_equal(diagonal(scored), diagonal(s))
+    np.testing.assert_array_equal(diagonal(scored(encoding, s)), diagonal(s))
 
 
 def scored(encoding, s):
@@ -81,49 +74,26 @@ def scored(encoding, s):
 
 
 def test_the_weight_kernel_alone_multiplies_the_scores_and_adds_nothing():
-    case = GOLDEN['weight']
+    case, s = GOLDEN['weight'], draw(0, 2, N, 4, 4)
     encoding = make('weight', wa=case['wa'], wp=case['wp'])
-    s = jax.random.normal(jax.random.key(0), (2, N, 4, 4))
     distance = np.abs(np.subtract.outer(np.arange(4), np.arange(4)))
-    np.testing.assert_allclose(
-        scored(encoding, s), s * np.array(case['factors'])[distance], rtol=1e-6
-    )
-    assert set(encoding.parameters()) == {'wa', 'wp'} and (np.asarray(bias_of(encoding)) == 0).all()
-
-
-attend = jax.jit(pj.attend, static_argnames='block')
-QKV = tuple(jax.random.normal(jax.random.key(n), (1, 19, N, 8)) for n in range(3))
-TOK = pj.Tokens.of(length=19)
+    expected = s * np.array(case['factors'])[distance]
+    np.testing.assert_allclose(scored(encoding, s), expected, rtol=1e-6)
+    assert set(encoding.parameters()) == {'wa', 'wp'} and (bias_of(encoding) == 0).all()
 
 
 @pytest.mark.full
 def test_the_composite_kernel_is_the_weight_and_then_the_bias():
     """So a chain gives what has no name of its own, the weight with a logarithmic bias."""
-    weight, power, log = (
-        make('weight', wa=0.3, wp=0.7),
-        make('power', a=0.4, p=1.3),
-        make('log', a=0.4, p=1.3),
-    )
-    both = make('bias_wht', wa=0.3, wp=0.7, a=0.4, p=1.3)
-    np.testing.assert_allclose(
-        attend(pj.chain(weight, power), *QKV, TOK, TOK), attend(both, *QKV, TOK, TOK), atol=1e-6
-    )
-    q, k, v = QKV
+    weight, power = make('weight', wa=0.3, wp=0.7), make('power', a=0.4, p=1.3)
+    log, both = make('log', a=0.4, p=1.3), make('bias_wht', wa=0.3, wp=0.7, a=0.4, p=1.3)
+    q, k, v = qkv(19)
+    chained = attend(pj.chain(weight, power), q, k, v)
+    np.testing.assert_allclose(chained, attend(both, q, k, v), atol=1e-6)
     s = jnp.einsum('btnh,bsnh->bnts', q, k) / 8**0.5
     probabilities = jax.nn.softmax(scored(weight, s) + bias_of(log, 19))
     expected = jnp.einsum('bnts,bsnh->btnh', probabilities, v)
-    np.testing.assert_allclose(attend(pj.chain(weight, log), *QKV, TOK, TOK), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize('kernel', ['weight', 'bias_wht'])
-@pytest.mark.full
-def test_tiles_and_decoding_of_the_weight(kernel):
-    (q, k, v), encoding = QKV, pj.chain(make(kernel), pj.make('causal()'))
-    whole = attend(encoding, q, k, v, TOK, TOK)
-    np.testing.assert_allclose(attend(encoding, q, k, v, TOK, TOK, block=(4, 5)), whole, atol=1e-6)
-    np.testing.assert_allclose(
-        attend(encoding, q[:, 18:], k, v, TOK.slice(18, 1), TOK)[:, 0], whole[:, 18], atol=1e-6
-    )
+    np.testing.assert_allclose(attend(pj.chain(weight, log), q, k, v), expected, atol=1e-6)
 
 
 def test_bounds():
@@ -131,9 +101,8 @@ def test_bounds():
     values = make('power', a=a, p=p).parameters()
     np.testing.assert_array_equal(values['a'], np.float32(low))
     np.testing.assert_array_equal(values['p'], np.float32(high))
-    np.testing.assert_array_equal(
-        make('log', p=p).parameters()['p'], np.float32(p)
-    )  # no exponent of a distance
+    # No exponent of a distance.
+    np.testing.assert_array_equal(make('log', p=p).parameters()['p'], np.float32(p))
 
 
 def test_bounds_leave_the_gradient_as_it_is():
@@ -151,12 +120,8 @@ def test_gradients_are_finite_and_pass_the_bounds(kernel, raw):
     encoding = make(kernel)
     if raw is not None:
         encoding = make(kernel, **{name: raw for name in encoding.raw})
-    tok = pj.Tokens.of(length=9)
-    s = jax.random.normal(jax.random.key(1), (1, N, 9, 9))
-    target = jax.random.normal(jax.random.key(2), s.shape)
-    gradient = jax.grad(lambda e: (e.logits(s, None, None, tok, tok, None, ())[0] * target).sum())(
-        encoding
-    )
+    s, target = draw(1, 1, N, 9, 9), draw(2, 1, N, 9, 9)
+    gradient = jax.grad(lambda e: (scored(e, s) * target).sum())(encoding)
     for name in encoding.raw:
         g = np.asarray(gradient.raw[name][...])
         assert np.isfinite(g).all() and (g != 0).all(), name
@@ -185,16 +150,6 @@ def test_the_log_kernel_flattens_where_alibi_does_not():
     assert (np.diff(steps) > 0).all() and steps[0] < 2e-3 < 0.5 < steps[-1]
 
 
-def test_wrong_input_says_what_is_wrong():
-    with pytest.raises(ValueError, match='one of .*log3'):
-        make('logarithm')
-    with pytest.raises(ValueError, match="kernel='weigth' is not one of .*; did you mean 'weight'"):
-        make('weigth')
-    with pytest.raises(ValueError, match="'kernel'"):
-        pj.make('kerple(kind="weigth")', heads=N, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="fixed parameter of kerple 'log' is 'r1'"):
-        make('log', fixed=('r1',))
-    with pytest.raises(ValueError, match="fixed parameter of kerple 'weight' is 'p'"):
-        make('weight', fixed=('p',))
+def test_another_number_of_heads_is_refused():
     with pytest.raises(ValueError, match='parameters of 4 heads, the queries have 2'):
         scored(make('weight'), jnp.zeros((1, 2, 3, 3)))

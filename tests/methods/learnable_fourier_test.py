@@ -15,7 +15,8 @@ from posenc_jax.methods.learnable_fourier import (
     learnable_fourier_network,
 )
 from posenc_jax.protocol.errors import SpecError
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
+from tests.methods.refusals import refused
 
 GOLDEN = golden('learnable_fourier')['values']
 D = 6
@@ -40,17 +41,27 @@ def products(a, b, w_r):
     return np.asarray((feature(a) * feature(b)).sum(-1))
 
 
-@pytest.mark.full
-def test_features_and_network_by_hand():
-    golden = GOLDEN['network']
-    features = learnable_fourier_features(
-        jnp.array(golden['position']), waves(golden['thirds_of_pi'])
-    )
-    np.testing.assert_allclose(features, golden['features'], rtol=1e-6)
+def features_by_hand(golden):
+    return learnable_fourier_features(jnp.array(golden['position']), waves(golden['thirds_of_pi']))
+
+
+def vector_by_hand(golden):
+    """The tanh form of the GELU would be off by 1.5e-4."""
     parameters = [jnp.array(golden[name]) for name in ('w1', 'b1', 'w2', 'b2')]
-    # The tanh form of the GELU is off by 1.5e-4 here.
-    vector = learnable_fourier_network(features, *parameters)
-    np.testing.assert_allclose(vector, golden['vector'], rtol=3e-6)
+    return learnable_fourier_network(features_by_hand(golden), *parameters)
+
+
+test_golden = golden_suite(
+    'learnable_fourier',
+    {
+        'network.features': (features_by_hand, {'rtol': 1e-6}),
+        'network.vector': (vector_by_hand, {'rtol': 3e-6}),
+        'inner_product.product': (
+            lambda golden: products(golden['a'], golden['b'], waves(golden['thirds_of_pi'])),
+            {'atol': 1e-6},
+        ),
+    },
+)
 
 
 @pytest.mark.full
@@ -65,13 +76,6 @@ def test_the_module_adds_the_network_of_its_variables():
     out = encoding.embed(x, tok)
     np.testing.assert_allclose(out[0, 0], np.add([1, -1], golden['vector']), rtol=3e-6)
     np.testing.assert_array_equal(out[0, 1], x[0, 1])  # padding
-
-
-@pytest.mark.full
-def test_inner_product_by_hand():
-    golden = GOLDEN['inner_product']
-    product = products(golden['a'], golden['b'], waves(golden['thirds_of_pi']))
-    np.testing.assert_allclose(product, golden['product'], atol=1e-6)
 
 
 @pytest.mark.full_but_one
@@ -133,48 +137,25 @@ def test_one_component_with_and_without_an_axis():
 
 
 @pytest.mark.full
-def test_all_variables_and_fractional_positions_have_gradients():
+def test_fractional_positions_have_gradients():
     encoding = make('components=2, features=8, hidden=3')
-    tok = lambda pos: pj.Tokens.of(positions=pos)
-    out = lambda e, pos: (e.embed(jnp.zeros((1, 2, D)), tok(pos)) ** 2).sum()
-    pos = jnp.array([[[0.5, 1.0], [2.0, 3.25]]])
-    variables, positions = jax.jit(jax.grad(out, argnums=(0, 1)))(encoding, pos)
-    leaves = jax.tree.leaves(nnx.state(variables, nnx.Param))
-    assert len(leaves) == 5
-    for gradient in (*leaves, positions):
-        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+    out = lambda pos: encoding.embed(jnp.zeros((1, 2, D)), pj.Tokens.of(positions=pos))
+    gradient = jax.grad(lambda pos: (out(pos) ** 2).sum())(jnp.array([[[0.5, 1.0], [2.0, 3.25]]]))
+    assert np.isfinite(gradient).all() and np.abs(gradient).min() > 0
 
 
-@pytest.mark.full
-def test_attention_over_pixels_decodes_with_a_cache():
-    spec = 'learnable_fourier(components=2, groups=2, features=16, hidden=4, gamma=2.0)'
-    layer = pj.Attention(spec, width=16, heads=2, rngs=nnx.Rngs(0))
-    run, step = jax.jit(layer), jax.jit(layer.step)
-    pixels = np.stack(np.divmod(np.arange(6), 3), axis=-1)[None]
-    tok, x = pj.Tokens.of(positions=pixels), jax.random.normal(jax.random.key(0), (1, 6, 16))
-    whole, cache = run(x, tok), layer.start(batch=1, capacity=6, tok=tok)
-    first, cache = step(x[:, :4], cache)
-    last, _ = step(x[:, 4:], cache)
-    np.testing.assert_allclose(jnp.concatenate([first, last], axis=1), whole, atol=1e-5)
-    assert np.abs(whole - run(x, pj.Tokens.of(positions=pixels[..., ::-1]))).max() > 1e-4
-
-
-@pytest.mark.parametrize(
-    'arguments, message',
-    [
-        ('components=0', 'components must be at least 1, got 0'),
-        ('groups=0', 'groups must be at least 1, .*, got 0'),
-        ('hidden=0', 'hidden must be at least 1, got 0'),
-        ('components=3, groups=2', 'groups must be .* a divisor of components=3 .*, got 2'),
-        ('components=4, groups=4', 'a divisor of model_dim=6, got 4; the nearest is 3'),
-        ('features=7', 'features must be at least 2 and even, got 7; the nearest is 8'),
-        ('features=0', 'features must be at least 2 and even, got 0'),
-        ('gamma=0.0', 'gamma must be positive, got 0.0'),
-    ],
+test_wrong_calls = refused(
+    {
+        r'needs positions \[B, L, 2\], got \(1, 2\)': lambda: vectors(
+            make('components=2'), [[0, 1]]
+        ),
+        r'needs positions \[B, L, 2\], got \(1, 1, 3\)': lambda: vectors(
+            make('components=2'), [[[0, 1, 2]]]
+        ),
+        r'needs positions \[B, L, 1\], got': lambda: vectors(make(), [[[0, 1]]]),
+        'width 6, got 8': lambda: vectors(make(), [[0, 1]], width=8),
+    }
 )
-def test_wrong_values_are_refused(arguments, message):
-    with pytest.raises(SpecError, match=message):
-        make(arguments)
 
 
 @pytest.mark.parametrize(
@@ -189,17 +170,3 @@ def test_wrong_values_are_refused(arguments, message):
 def test_wrong_values_of_the_encoder_are_refused(arguments, message):
     with pytest.raises(SpecError, match=message):
         make_features(f'learnable_fourier({arguments})')
-
-
-@pytest.mark.parametrize(
-    'components, positions', [(2, [[0, 1]]), (2, [[[0, 1, 2]]]), (1, [[[0, 1]]])]
-)
-def test_positions_with_other_components_are_refused(components, positions):
-    encoding = make(f'components={components}')
-    with pytest.raises(ValueError, match=rf'needs positions \[B, L, {components}\], got'):
-        vectors(encoding, positions)
-
-
-def test_token_vectors_of_another_width_are_refused():
-    with pytest.raises(ValueError, match='width 6, got 8'):
-        vectors(make(), [[0, 1]], width=8)

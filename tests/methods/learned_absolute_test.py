@@ -10,7 +10,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.methods.learned_absolute import fairseq_ids, interpolated_positions
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
 
 GOLDEN = golden('learned_absolute')['values']
 D = 6
@@ -24,12 +24,21 @@ def vectors(encoding, tok):
     return encoding.embed(jnp.zeros((tok.pos.shape[0], tok.length, D)), encoding.place(tok))
 
 
-def test_fairseq_ids():
-    valid = jnp.array(GOLDEN['tokens']) != GOLDEN['padding_idx']
-    tok = pj.Tokens.of(valid=valid)
-    np.testing.assert_array_equal(
-        fairseq_ids(tok.pos, tok.valid, GOLDEN['padding_idx']), GOLDEN['ids']
-    )
+def ids_of_fairseq(golden):
+    tok = pj.Tokens.of(valid=jnp.array(golden['tokens']) != golden['padding_idx'])
+    return fairseq_ids(tok.pos, tok.valid, golden['padding_idx'])
+
+
+test_golden = golden_suite(
+    'learned_absolute',
+    {
+        'ids': ids_of_fairseq,
+        'interpolate.positions': lambda golden: interpolated_positions(
+            jnp.arange(golden['length']), golden['max_len'], golden['length']
+        ),
+    },
+    rtol=1e-7,
+)
 
 
 def test_fairseq_reads_those_rows_and_padding_stays_zero_and_untrained():
@@ -52,26 +61,16 @@ def test_initial_spread():
     assert not wide('max_len=4, std=0.0').any()
 
 
-def test_plain_reads_by_position():
-    encoding = make('max_len=8')
-    tok = pj.Tokens.of(positions=[[3, 3, 0]])
-    np.testing.assert_array_equal(
-        vectors(encoding, tok)[0], encoding.vectors[...][np.array([3, 3, 0])]
-    )
-
-
 def test_too_long_is_an_error_that_names_the_policies():
-    encoding = make('max_len=8')
+    encoding, tok = make('max_len=8'), pj.Tokens.of(length=9)
     message = (
         "position 8,? (which )?is not in 0 .. 7; use a larger table or overflow='clamp', "
         "'mod' or 'interpolate'"
     )
-    tok = pj.Tokens.of(length=9)
     for door in (encoding.place, lambda t: encoding.embed(jnp.zeros((1, 9, D)), t)):
-        with pytest.raises(ValueError, match=message):
-            door(tok)
-        with pytest.raises(ValueError, match=message):
-            jax.jit(door)(tok)  # positions are traced, the length is not
+        for call in (door, jax.jit(door)):  # positions are traced, the length is not
+            with pytest.raises(ValueError, match=message):
+                call(tok)
     encoding.place(pj.Tokens.of(valid=[[False] * 4 + [True] * 8]))  # twelve slots, eight positions
 
 
@@ -82,17 +81,15 @@ def test_a_traced_position_beyond_the_table_is_nan_not_the_last_row():
     assert np.isfinite(out[0, 0]).all() and np.isnan(out[0, 1:]).all()
 
 
-def test_clamp_and_mod():
-    tok = pj.Tokens.of(length=20)
-    for overflow, rows in (('clamp', np.minimum(np.arange(20), 7)), ('mod', np.arange(20) % 8)):
+def test_plain_clamp_and_mod():
+    for overflow, pos, rows in (
+        ('error', [3, 3, 0], [3, 3, 0]),
+        ('clamp', np.arange(20), np.minimum(np.arange(20), 7)),
+        ('mod', np.arange(20), np.arange(20) % 8),
+    ):
         encoding = make(f"max_len=8, overflow='{overflow}'")
-        np.testing.assert_array_equal(vectors(encoding, tok)[0], encoding.vectors[...][rows])
-
-
-def test_interpolate_aligns_centres():
-    case = GOLDEN['interpolate']
-    places = interpolated_positions(jnp.arange(case['length']), case['max_len'], case['length'])
-    np.testing.assert_allclose(places, case['positions'])
+        found = vectors(encoding, pj.Tokens.of(positions=np.asarray(pos)[None]))[0]
+        np.testing.assert_array_equal(found, encoding.vectors[...][np.asarray(rows)])
 
 
 @pytest.mark.full
@@ -124,13 +121,7 @@ def test_one_token_at_a_time_equals_the_whole(overflow):
     np.testing.assert_allclose(steps, vectors(encoding, pj.Tokens.of(length=20)), atol=1e-7)
 
 
-def test_wrong_input_says_what_is_wrong():
-    with pytest.raises(ValueError, match='max_len must be at least 1, got 0'):
-        make('max_len=0')
-    with pytest.raises(ValueError, match='std must be at least 0, got -1.0'):
-        make('max_len=4, std=-1.0')
-    with pytest.raises(ValueError, match='one of .*clamp'):
-        make("max_len=4, overflow='wrap'")
-    for positions in ([[0.5]], [[[0, 1]]]):
-        with pytest.raises(ValueError, match='needs integer positions'):
-            make('max_len=4').place(pj.Tokens.of(positions=jnp.array(positions)))
+@pytest.mark.parametrize('positions', [[[0.5]], [[[0, 1]]]])
+def test_other_positions_are_refused(positions):
+    with pytest.raises(ValueError, match='needs integer positions'):
+        make('max_len=4').place(pj.Tokens.of(positions=jnp.array(positions)))

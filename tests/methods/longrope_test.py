@@ -9,7 +9,9 @@ import posenc_jax as pj
 from posenc_jax.methods.longrope import LongRoPE, longrope_temperature, rescaled_factors
 from posenc_jax.methods.rope import Rotary, rope, rope_frequencies
 from posenc_jax.methods.yarn import yarn_frequencies
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
+from tests.methods.pairs import draw
+from tests.methods.refusals import refused
 from tests.phases import FAR, error, wide, wide_theta
 
 GOLDEN = golden('longrope')['values']
@@ -19,37 +21,36 @@ LONG, SHORT = (1.0, 2.0, 3.0, 4.0), (1.0, 1.0, 1.5, 2.0)
 @pytest.mark.parametrize('factor, train_len, m', GOLDEN['temperature'])
 def test_golden_temperature(factor, train_len, m):
     assert longrope_temperature(factor, train_len) == pytest.approx(m, abs=6e-7)
-    assert (
-        longrope_temperature(1.0, train_len)
-        == longrope_temperature(factor, train_len, 'none')
-        == 1.0
-    )
-    assert longrope_temperature(factor, train_len, 'yarn') == pytest.approx(
-        0.1 * np.log(factor) + 1
-    )
+    assert longrope_temperature(1.0, train_len) == 1.0
+    assert longrope_temperature(factor, train_len, 'none') == 1.0
+    by_yarn = longrope_temperature(factor, train_len, 'yarn')
+    assert by_yarn == pytest.approx(0.1 * np.log(factor) + 1)
 
 
-def test_golden_rescaling():
-    planes, initial = GOLDEN['planes'], GOLDEN['initial']
-    assert rescaled_factors(initial, 32.0, 16.0)[planes.index(33)] == pytest.approx(
-        GOLDEN['rescaled_33'], abs=1e-6
-    )
+def rescaled(golden):
+    return rescaled_factors(golden['initial'], 32.0, 16.0)[golden['planes'].index(33)]
+
+
+test_golden = golden_suite('longrope', {'rescaled_33': rescaled}, atol=1e-6)
+
+
+def test_factors_of_the_same_scale_stay():
+    initial = GOLDEN['initial']
     np.testing.assert_array_equal(rescaled_factors(initial, 32.0, 32.0), initial)
 
 
-def rotated(spec, length, train_len=8):
-    x = jax.random.normal(jax.random.key(0), (1, length, 2, 8))
+def rotated(options, length):
+    x = draw(0, 1, length, 2, 8)
+    part = pj.make(f'rope(freqs=longrope({options}, factor=4.0))', head_dim=8, train_len=8)
     tok = pj.Tokens.of(length=length)
-    return x, pj.make(f'rope(freqs={spec})', head_dim=8, train_len=train_len).project(
-        x, x, x, tok, tok
-    )[1]
+    return x, part.project(x, x, x, tok, tok)[1]
 
 
 @pytest.mark.full_but_one
 @pytest.mark.parametrize('length, factors', [(8, SHORT), (9, LONG)])
 def test_one_list_serves_the_whole_pass(length, factors):
-    x, both = rotated(f'longrope(long={LONG}, short={SHORT}, factor=4.0)', length)
-    _, alone = rotated(f'longrope(long={factors}, factor=4.0)', length)
+    _, both = rotated(f'long={LONG}, short={SHORT}', length)
+    _, alone = rotated(f'long={factors}', length)
     np.testing.assert_allclose(both, alone, atol=2e-6)
 
 
@@ -59,11 +60,8 @@ def wide_rule(**options):
     """
     short, long = np.linspace(1.0, 1.9, 64), np.linspace(1.0, 31.3, 64)
     lists = dict(long=tuple(long.tolist()), short=tuple(short.tolist()))
-    return (
-        Rotary(freqs=LongRoPE(**lists, factor=32.0, train_len=4096, **options), head_dim=128),
-        short,
-        long,
-    )
+    rule = LongRoPE(**lists, factor=32.0, train_len=4096, **options)
+    return Rotary(freqs=rule, head_dim=128), short, long
 
 
 @pytest.mark.parametrize('dynamic', [False, True])
@@ -80,40 +78,34 @@ def test_phases_are_exact_at_two_million(dynamic):
 @pytest.mark.full
 def test_a_logit_across_two_million_tokens_is_exact():
     part, _, long = wide_rule(magnitude=1.0)
-    q, k = (jax.random.normal(jax.random.key(i), (1, 1, 1, 128)) / 128**0.25 for i in range(2))
+    q, k = (draw(seed, 1, 1, 1, 128) / 128**0.25 for seed in range(2))
     turned = lambda x, at: part.rotate(x, jnp.array([[at]]), jnp.array([[2_000_001]]))
     gap = 1_999_997 * wide_theta(128, 1e4) / long
     (a, b), (c, d) = (wide(x).reshape(2, 64) for x in (q, k))
     expected = ((a * c + b * d) * np.cos(gap) + (a * d - b * c) * np.sin(gap)).sum()
-    np.testing.assert_allclose(
-        (turned(q, 2_000_000) * turned(k, 3)).sum(), float(expected), atol=1e-6
-    )
+    found = (turned(q, 2_000_000) * turned(k, 3)).sum()
+    np.testing.assert_allclose(found, float(expected), atol=1e-6)
 
 
 def test_the_first_positions_are_plain_rope():
-    x, ours = rotated(f'longrope(long={LONG}, factor=4.0, start=3)', 12)
-    _, without = rotated(f'longrope(long={LONG}, factor=4.0)', 12)
+    x, ours = rotated(f'long={LONG}, start=3', 12)
+    _, without = rotated(f'long={LONG}', 12)
     np.testing.assert_allclose(ours[:, :3], rope(x, jnp.arange(12)[None])[:, :3], atol=1e-6)
     np.testing.assert_array_equal(ours[:, 3:], without[:, 3:])
     assert np.abs(ours - without)[:, :3].max() > 0.1
 
 
 def test_dynamic_factors_grow_from_one_to_the_whole():
-    rule = LongRoPE(long=LONG, factor=4.0, dynamic=True, train_len=8)
+    rule, half = LongRoPE(LONG, factor=4.0, dynamic=True, train_len=8), 1 + (np.array(LONG) - 1) / 2
     inv_freq, _ = rule(8, 1e4, jnp.asarray([4, 8, 20, 32]))
-    theta = rope_frequencies(8, 1e4)
-    np.testing.assert_allclose(
-        theta / inv_freq, [np.ones(4), np.ones(4), 1 + (np.asarray(LONG) - 1) / 2, LONG], rtol=1e-6
-    )
+    factors = [np.ones(4), np.ones(4), half, LONG]
+    np.testing.assert_allclose(rope_frequencies(8, 1e4) / inv_freq, factors, rtol=1e-6)
 
 
 @pytest.mark.parametrize('mode, factors', [('short', SHORT), ('long', LONG)])
 def test_a_fixed_mode_caches_rotated_keys(mode, factors):
-    part = pj.make(
-        f'rope(freqs=longrope(long={LONG}, short={SHORT}, factor=4.0, mode="{mode}"))',
-        head_dim=8,
-        train_len=8,
-    )
+    rule = f'longrope(long={LONG}, short={SHORT}, factor=4.0, mode="{mode}")'
+    part = pj.make(f'rope(freqs={rule})', head_dim=8, train_len=8)
     assert part.cached == 'encoded' and not part.uses_length
     np.testing.assert_allclose(part.freqs(8, 1e4)[0], rope_frequencies(8, 1e4) / factors)
 
@@ -124,14 +116,20 @@ def test_yarn_as_factors_is_yarn():
     np.testing.assert_allclose(LongRoPE(long=long, factor=4.0, train_len=64)(8, 1e4)[0], wanted)
 
 
-def test_numbers_are_those_of_float32():
-    """In any order: only the search keeps factors ascending."""
-    assert LongRoPE(long=(2.0, 1.0, 1e30), factor=4.0, train_len=8)(6, 1e4)[0][2] < 1e-30
-    for given, name in (
-        (dict(short=(1.0, 1e39)), 'a factor of short'),
-        (dict(magnitude=1e39), 'the magnitude'),
-    ):
-        with pytest.raises(
-            ValueError, match=rf'{name} .*must be a finite number of 32 bits, .*, got 1e\+39'
-        ):
-            LongRoPE(**{'long': (1.0, 2.0), 'factor': 4.0, 'train_len': 8, **given})
+def test_factors_may_descend():
+    """Only the search keeps factors ascending."""
+    rule = LongRoPE(long=(2.0, 1.0, 1e30), factor=4.0, train_len=8)
+    assert rule(6, 1e4)[0][2] < 1e-30
+
+
+def beyond(**given):
+    return lambda: LongRoPE(**{'long': (1.0, 2.0), 'factor': 4.0, 'train_len': 8, **given})
+
+
+BEYOND = r'.*must be a finite number of 32 bits, .*, got 1e\+39'
+test_wrong_calls = refused(
+    {
+        f'a factor of short {BEYOND}': beyond(short=(1.0, 1e39)),
+        f'the magnitude {BEYOND}': beyond(magnitude=1e39),
+    }
+)
