@@ -61,10 +61,7 @@ def sine_layers(
     'siren',
     kind='field',
     card=Card(
-        name='SIREN',
-        equation='h1 = sin(30 (W1 x + b1)), h = sin(30 (W h + b)), y = V h + c',
-        example='siren(width=32, layers=2)',
-        promises=Promises(needs_training=True),
+        name='SIREN', example='siren(width=32, layers=2)', promises=Promises(needs_training=True)
     ),
 )
 class Siren(FieldNetwork):

@@ -67,22 +67,16 @@ def random_features(x: Num[Array, '... d'], b: Float[Array, 'd m']) -> Float[Arr
 @register(
     'fourier_features',
     kind='coordinates',
-    card=Card(
-        name='Fourier features',
-        equation='[x, sin(2^i pi x_j), cos(2^i pi x_j)], i < K; or [cos(2 pi x B) | '
-        'sin(2 pi x B)], B ~ N(0, s^2)',
-        example='fourier_features(bands=3)',
-        share='model',
-    ),
+    card=Card(name='Fourier features', example='fourier_features(bands=3)', share='model'),
 )
 class FourierFeatures(CoordinateEncoder):
     """Encodes coordinates by waves whose frequencies are powers of two, or random.
 
-    'nerf': `[x, then for band i = 0 .. K - 1, for coordinate j: sin(2^i pi x_j), cos(2^i pi x_j)]`,
-    d + 2 d K features of x in [-1, 1]; `nyquist_bands` chooses K for a signal of n samples.
-    'random': `[cos(2 pi x B) | sin(2 pi x B)]`, B [d, m] drawn once from N(0, s^2) and not trained.
-    The inner product of two random codes over m approximates `exp(-2 pi^2 s^2 |x - y|^2)`. Differs
-    from the papers: nothing.
+    `[x, sin(2^i pi x_j), cos(2^i pi x_j)]`, i < K, is the kind 'nerf', the band i the slower and
+    the coordinate j the faster: d + 2 d K features of x in [-1, 1]; `nyquist_bands` chooses K for a
+    signal of n samples. The kind 'random' is `[cos(2 pi x B) | sin(2 pi x B)]`, B [d, m] drawn once
+    from N(0, s^2) and not trained. The inner product of two random codes over m approximates
+    `exp(-2 pi^2 s^2 |x - y|^2)`. Differs from the papers: nothing.
 
     Args:
       kind: 'nerf' or 'random'.
@@ -90,7 +84,6 @@ class FourierFeatures(CoordinateEncoder):
       bands: K of 'nerf'; 10 by default, the number for points in space.
       features: 2m of 'random'; 256 by default.
       scale: s of 'random', in turns per unit; 10 by default, the papers' for images.
-      rngs: draws B.
 
     Raises:
       ValueError: an argument of the other kind, more than 2^20 features.
@@ -101,8 +94,6 @@ class FourierFeatures(CoordinateEncoder):
       >>> from posenc_jax.features.coordinates import make_features
       >>> make_features('fourier_features(bands=4)').encode(jnp.zeros((5, 2))).shape
       (5, 18)
-      >>> make_features("fourier_features(kind='random', features=64, scale=10.0)").width
-      64
     """
 
     def __init__(
