@@ -1,4 +1,4 @@
-"""Return probabilities of random walks: by hand, by powers, limits, and refused arguments."""
+"""Return probabilities of random walks: by hand, by powers, and limits."""
 
 import numpy as np
 import pytest
