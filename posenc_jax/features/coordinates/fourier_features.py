@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.features.coordinates.encoder import MAX_FEATURES, CoordinateEncoder, Wide
+from posenc_jax.features.coordinates.encoder import CoordinateEncoder, Wide, limited
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.bounds import Ge, Le, Multiple, Positive
 from posenc_jax.protocol.encoding import Constant
@@ -115,11 +115,8 @@ class FourierFeatures(CoordinateEncoder):
         self.kind, self.components = kind, components
         self.bands = 10 if bands is None else bands
         features = 256 if features is None else features
-        self.width = components * (1 + 2 * self.bands) if kind == 'nerf' else features
-        if self.width > MAX_FEATURES:
-            raise ValueError(
-                f'fourier_features: {self.width} features; at most {MAX_FEATURES} are accepted'
-            )
+        width = components * (1 + 2 * self.bands) if kind == 'nerf' else features
+        self.width = limited('fourier_features:', width)
         if kind == 'random':
             scale = 10.0 if scale is None else scale
             waves = (components, features // 2)

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.features.coordinates.basis_grid import kron_features
-from posenc_jax.features.coordinates.encoder import MAX_FEATURES, CoordinateEncoder
+from posenc_jax.features.coordinates.encoder import CoordinateEncoder, limited
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.errors import check_choice, check_number
@@ -160,11 +160,7 @@ class ShiftedBasis(CoordinateEncoder):
                 f'multiple of {whole}, got {features}'
             )
         self.components = 1 if form == 'line' else 2
-        self.width = features**2 if form == 'complex' else features
-        if self.width > MAX_FEATURES:
-            raise ValueError(
-                f'shifted_basis: {self.width} features; at most {MAX_FEATURES} are accepted'
-            )
+        self.width = limited('shifted_basis:', features**2 if form == 'complex' else features)
         self.basis, self.form, self.count = basis, form, features // parts
         self.scale = check_number(
             'shifted_basis scale',

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from posenc_jax.features.graphs.adjacency import Operator, graph_operator
-from posenc_jax.features.graphs.encoder import Features, GraphEncoder, check_features
+from posenc_jax.features.graphs.encoder import MAX_GRAPH_FEATURES, Features, GraphEncoder
 from posenc_jax.features.graphs.rfp_learned import LearnedPropagation, Normalise
 from posenc_jax.protocol.bounds import Count, Ge, Le, Size
 from posenc_jax.protocol.errors import SpecError, check_choice, check_number
@@ -125,7 +125,8 @@ class Rfp(GraphEncoder):
 
     def __post_init__(self):
         check_number('rfp steps', self.steps, least=int(self.operator == 'learned'))
-        check_features('rfp', self.features * (self.steps + 1))
+        if (width := self.features * (self.steps + 1)) > MAX_GRAPH_FEATURES:
+            raise SpecError(f'rfp: {width} features; at most {MAX_GRAPH_FEATURES} are accepted')
         if self.key_width is not None and self.operator != 'learned':
             raise SpecError(
                 f"rfp key_width={self.key_width} is of operator='learned', got {self.operator!r}"
