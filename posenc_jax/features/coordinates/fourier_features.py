@@ -72,10 +72,10 @@ def random_features(x: Num[Array, '... d'], b: Float[Array, 'd m']) -> Float[Arr
 class FourierFeatures(CoordinateEncoder):
     """Encodes coordinates by waves whose frequencies are powers of two, or random.
 
-    `[x, sin(2^i pi x_j), cos(2^i pi x_j)]`, i < K, is the kind 'nerf', the band i the slower and
-    the coordinate j the faster: d + 2 d K features of x in [-1, 1]; `nyquist_bands` chooses K for a
-    signal of n samples. The kind 'random' is `[cos(2 pi x B) | sin(2 pi x B)]`, B [d, m] drawn once
-    from N(0, s^2) and not trained. The inner product of two random codes over m approximates
+    `[x, sin(2^i pi x_j), cos(2^i pi x_j)]` and `[cos(2 pi x B) | sin(2 pi x B)]` are the kinds
+    'nerf' and 'random'. The bands i < K are the slower and the coordinates j the faster: d + 2 d K
+    features of x in [-1, 1]; `nyquist_bands` chooses K for a signal of n samples. B [d, m] is drawn
+    once from N(0, s^2) and not trained. The inner product of two random codes over m approximates
     `exp(-2 pi^2 s^2 |x - y|^2)`. Differs from the papers: nothing.
 
     Args:

@@ -104,13 +104,13 @@ def directions(coords: Float[Array, '... 2'], form: Form) -> Float[Array, '... n
 class ShiftedBasis(CoordinateEncoder):
     """Encodes coordinates by shifted copies of one function, or by waves.
 
-    `psi(x)[c] = f(x - c / D)`, f a Gaussian, triangle, impulse, square wave or sine, or waves
-    `[sin(2 pi x b) | cos(2 pi x b)]`. The form 'line' encodes one coordinate, 'two' concatenates
-    the codes of x and y, 'four' those of x, y, (x + y) / 2 and (x - y + 1) / 2, and 'complex' is
-    their Kronecker product, F = D^2, which `kron_linear` of `coordinates.basis_grid` applies
-    without forming it. All features are divided by the largest norm of a feature vector. Differs
-    from the paper: the released code takes the largest norm of each batch; here it is that of a
-    grid over the whole interval, so a point has the same features in any batch. The random
+    `psi(x)[c] = f(x - c / D)` and `[sin(2 pi x b) | cos(2 pi x b)]` are the codes of a number, f a
+    Gaussian, triangle, impulse, square wave or sine. The form 'line' encodes one coordinate, 'two'
+    concatenates the codes of x and y, 'four' those of x, y, (x + y) / 2 and (x - y + 1) / 2, and
+    'complex' is their Kronecker product, F = D^2, which `kron_linear` of `coordinates.basis_grid`
+    applies without forming it. All features are divided by the largest norm of a feature vector.
+    Differs from the paper: the released code takes the largest norm of each batch; here it is that
+    of a grid over the whole interval, so a point has the same features in any batch. The random
     frequencies of 'two' with 'rff' are those of points, [D / 2, 2], as in the released code; 'four'
     with 'rff' draws frequencies of one number.
 
