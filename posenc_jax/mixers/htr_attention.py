@@ -24,8 +24,8 @@ from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tables import lookup_rows
 
 Kind = Literal['content', 'location', 'penalised', 'monotonic', 'chunkwise']
-KINDS = get_args(Kind)
 Positions = Literal['none', 'sinusoid', 'table']
+KINDS, POSITIONS = get_args(Kind), get_args(Positions)
 _WALKS = ('monotonic', 'chunkwise')
 
 
