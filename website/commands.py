@@ -21,8 +21,8 @@ OTHER = {
 }
 # Encodings whose positions only the task of a sweep supplies; the measurement of a claim trains it.
 PLACED = ('bipe', 'dpe', 'gpe', 'hirope', 'image_shift', 'nar', 'papeft', 'uni_encoder', 'xlpe')
-# Spec strings with room for the lengths that the quickstart evaluates at, 128 to 1024.
-ROOMY = {
+# Spec strings whose tables are as long as the texts that the quickstart evaluates, 128 to 1024.
+LONG_ENOUGH = {
     'learned_absolute': 'learned_absolute(max_len=1024)',
     'positional_attention': 'positional_attention(max_len=1024)',
     'randomized_pe': 'randomized_pe(max_len=2048) | rope()',
@@ -70,7 +70,7 @@ def command(entry: Entry) -> str:
     if entry.key in OTHER:
         return OTHER[entry.key]
     if entry.kind == 'encoding' and entry.key not in PLACED:
-        spec = ROOMY.get(entry.key, card.example)
+        spec = LONG_ENOUGH.get(entry.key, card.example)
         return _train(CONFIGS.get(entry.key, 'quickstart'), encoding=spec)
     if entry.kind == 'frequencies':
         return _evaluate('rope', str(_rule(card.example)))

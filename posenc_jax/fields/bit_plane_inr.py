@@ -47,7 +47,6 @@ def bit_coordinates(bits: int) -> Float[np.ndarray, ' K']:
     kind='field',
     card=Card(
         name='Bit-plane INR',
-        equation='v = sum_k 2^k round(sigmoid(f(row, column, k)))',
         example='bit_plane_inr(siren(width=32, layers=2))',
         promises=Promises(needs_training=True),
     ),
@@ -56,12 +55,12 @@ class BitPlaneInr(FieldNetwork):
     """A network of logits of bits: the last coordinate of a point says which bit of the value it
     asks for, from -1 (the least significant) to 1.
 
-    The task `bit_planes` makes such points of a picture; its loss is the binary cross entropy. An
-    error rate of 0 means that whole numbers are stored without loss. Differs from the paper: rows
-    and columns are centres of pixels, `-1 + 2 (i + 1/2) / n`, where the released code has the n
-    values from -1 to 1 (`bit_planes(grid='ends')`), so that pictures of all resolutions show the
-    same square; the axis of bits is as there. The network of the paper is
-    `siren(width=512, layers=5)`; any other may be given.
+    `v = sum_k 2^k round(sigmoid(f(row, column, k)))`. The task `bit_planes` makes such points of a
+    picture; its loss is the binary cross entropy. An error rate of 0 means that whole numbers are
+    stored without loss. Differs from the paper: rows and columns are centres of pixels, `-1 + 2 (i
+    + 1/2) / n`, where the released code has the n values from -1 to 1 (`bit_planes(grid='ends')`),
+    so that pictures of all resolutions show the same square; the axis of bits is as there. The
+    network of the paper is `siren(width=512, layers=5)`; any other may be given.
 
     Args:
       inner: the network that gives the logits.

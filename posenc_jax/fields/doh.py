@@ -54,7 +54,6 @@ def doh_weights(
     kind='field',
     card=Card(
         name="D'OH",
-        equation='vec(W_l) = s_l P_l z, b_l = s_l Q_l z, P_l and Q_l fixed and normal',
         example='doh(siren(width=16, layers=2), latent=64)',
         promises=Promises(needs_training=True),
     ),

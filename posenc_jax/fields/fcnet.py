@@ -39,18 +39,15 @@ def residual_block(
     'fcnet',
     kind='field',
     card=Card(
-        name='FcNet',
-        equation='h = relu(W x + b), h = h + relu(W2 drop(relu(W1 h + b1)) + b2), y = V h',
-        example='fcnet(width=32, blocks=2)',
-        promises=Promises(needs_training=True),
+        name='FcNet', example='fcnet(width=32, blocks=2)', promises=Promises(needs_training=True)
     ),
 )
 class FcNet(FieldNetwork):
     """A layer of rectified linear units, residual blocks with dropout, and a head without bias.
 
-    `h = relu(W x + b)`, then for every block `h = h + relu(W2 drop(relu(W1 h + b1)) + b2)`, and `y
-    = V h`. Weights and biases are uniform within 1 / sqrt(d), d the inputs of a layer. Differs from
-    the paper: nothing.
+    `h = relu(W x + b)`, `h = h + relu(W2 drop(relu(W1 h + b1)) + b2)` for every block, and `y = V
+    h`. Weights and biases are uniform within 1 / sqrt(d), d the inputs of a layer. Differs from the
+    paper: nothing.
 
     Args:
       width: units of a hidden layer.

@@ -10,17 +10,12 @@ from posenc_jax.protocol.registry import Card, Promises, register
 @register(
     'linear',
     kind='field',
-    card=Card(
-        name='Linear',
-        equation='y = V x + c',
-        example='linear()',
-        promises=Promises(needs_training=True),
-    ),
+    card=Card(name='Linear', example='linear()', promises=Promises(needs_training=True)),
 )
 class Linear(FieldNetwork):
-    """`y = V x + c`, which shows what the features alone can say.
+    """A linear layer, which shows what the features alone can say.
 
-    Weights and biases are uniform within 1 / sqrt(F). Differs from the paper: nothing.
+    `y = V x + c`, weights and biases uniform within 1 / sqrt(F). Differs from the paper: nothing.
 
     Reference: Rußwurm et al., arXiv 2310.06743.
 

@@ -14,18 +14,15 @@ from posenc_jax.protocol.registry import Card, Promises, register
     'mlp',
     kind='field',
     card=Card(
-        name='MLP',
-        equation='h = relu(W h + b), y = V h + c',
-        example='mlp(width=32, layers=2)',
-        promises=Promises(needs_training=True),
+        name='MLP', example='mlp(width=32, layers=2)', promises=Promises(needs_training=True)
     ),
 )
 class Mlp(FieldNetwork):
-    """`h = relu(W h + b)` and a linear head, of features or of the coordinates themselves.
+    """Rectified linear units and a linear head, of features or of the coordinates themselves.
 
-    On raw coordinates it learns low frequencies alone; the paper reads Fourier features with it.
-    Weights are uniform with variance 2 / d (He), biases within 1 / sqrt(d), d the inputs of a
-    layer. Differs from the paper: no sigmoid behind the head.
+    `h = relu(W h + b)`, `y = V h + c`. On raw coordinates it learns low frequencies alone; the
+    paper reads Fourier features with it. Weights are uniform with variance 2 / d (He), biases
+    within 1 / sqrt(d), d the inputs of a layer. Differs from the paper: no sigmoid behind the head.
 
     Args:
       width: units of a hidden layer.

@@ -48,10 +48,7 @@ def _sorted(frequencies: Float[Array, 'd M']) -> Float[Array, 'd M']:
     'pins',
     kind='field',
     card=Card(
-        name='PINs',
-        equation='h_l = MLP_l([h_{l-1}, E_l(x)]), y_l = sum_{k <= l} V_k h_k + c_k',
-        example='pins(width=16, levels=2)',
-        promises=Promises(needs_training=True),
+        name='PINs', example='pins(width=16, levels=2)', promises=Promises(needs_training=True)
     ),
 )
 class Pins(FieldNetwork):

@@ -59,7 +59,6 @@ def poly_level(
     kind='field',
     card=Card(
         name='Poly-INR',
-        equation='g = g A_l + a_l, x = lrelu(W_l (x lrelu(g M_l + m_l)) + b_l)',
         example='poly_inr(width=16, levels=3, style=8)',
         promises=Promises(needs_training=True),
     ),
@@ -68,11 +67,11 @@ class PolyInr(FieldNetwork):
     """Features that are multiplied by an affine map of the coordinates at every level, without any
     encoding of the coordinates.
 
-    The grid g is that of the coordinates, moved from [-1, 1] to [0, 1]. Level 0: `g = g A_0 + a_0`,
-    `x = clamp(lrelu(W (g M_0 + m_0) + b))`. Level l: `g = g A_l + a_l` of the grid of the level
-    before, `x = clamp(lrelu(W (x lrelu(g M_l + m_l)) + b))`, clamped at +-256. A linear head
-    follows. A_l, a_l, M_l and m_l are affine functions of a style w_l, from level 1 on of `s =
-    lrelu(W_f w_l / sqrt(Z) + b_f) sqrt(2)`.
+    `g = g A_l + a_l`, `x = clamp(lrelu(W_l (x lrelu(g M_l + m_l)) + b_l))` at level l, where g
+    begins as the coordinates, moved from [-1, 1] to [0, 1], and x is clamped at +-256. At level 0,
+    `x = clamp(lrelu(W_0 (g M_0 + m_0) + b_0))`. A linear head follows. A_l, a_l, M_l and m_l are
+    affine functions of a style w_l, from level 1 on of `s = lrelu(W_f w_l / sqrt(Z) + b_f)
+    sqrt(2)`.
 
     Differs from the paper: as in its code, the map of the coordinates has a leaky unit too and the
     grid is transformed cumulatively. The styles are free parameters, for a single signal, where the

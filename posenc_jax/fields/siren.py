@@ -61,16 +61,13 @@ def sine_layers(
     'siren',
     kind='field',
     card=Card(
-        name='SIREN',
-        equation='h1 = sin(30 (W1 x + b1)), h = sin(30 (W h + b)), y = V h + c',
-        example='siren(width=32, layers=2)',
-        promises=Promises(needs_training=True),
+        name='SIREN', example='siren(width=32, layers=2)', promises=Promises(needs_training=True)
     ),
 )
 class Siren(FieldNetwork):
     """A network whose activation is the sine, of coordinates in [-1, 1] or of other features.
 
-    `h1 = sin(30 (W1 x + b1))`, `h = sin(30 (W h + b))`, and a linear head. W1 is drawn uniformly
+    `h1 = sin(30 (W1 x + b1))`, `h = sin(30 (W h + b))`, `y = V h + c`. W1 is drawn uniformly
     within 1 / d and all other weights within `sqrt(6 / d) / 30`, d the inputs of a layer, so that
     the sines of every layer are spread alike; biases within 1 / sqrt(d). Outside [-1, 1] nothing
     is learned. Differs from the paper: nothing. The preset 'geo' is the SirenNet of location

@@ -56,10 +56,7 @@ def spder_activation(z: Float[Array, '...'], damping: str = 'sqrt') -> Float[Arr
     'spder',
     kind='field',
     card=Card(
-        name='SPDER',
-        equation='h = a(30 (W h + b)), a(z) = sin(z) sqrt(|z|), y = V h + c',
-        example='spder(width=32, layers=2)',
-        promises=Promises(needs_training=True),
+        name='SPDER', example='spder(width=32, layers=2)', promises=Promises(needs_training=True)
     ),
 )
 class Spder(FieldNetwork):

@@ -111,9 +111,7 @@ def proposal_attention(
     content: dict[str, Float[Array, 'D H K']],
     position: dict[str, Float[Array, 'E H K']],
 ) -> Float[Array, 'B N H K']:
-    """Softmax attention of all proposals of an image, with positions in queries and keys alone.
-
-    `q = Wq_c f + Wq_p e`, `k = Wk_c f + Wk_p e`, `v = W_v f`; logits `q . k / sqrt(K)`.
+    """The softmax attention of `BoxLayer` over all proposals of an image.
 
     Args:
       f: proposal features.

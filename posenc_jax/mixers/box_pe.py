@@ -62,7 +62,6 @@ def moved_boxes(boxes: Float[Array, '... 4'], delta: Float[Array, '... 4']) -> A
     kind='mixer',
     card=Card(
         name='RecursiveDet',
-        equation='q = Wq_c f + Wq_p e, k = Wk_c f + Wk_p e, v = Wv f; F K1 + <Wq fp, Wk kp>',
         example='BoxLayer(32, heads=2, classes=3, rngs=rngs)',
         promises=Promises(needs_training=True),
     ),
@@ -71,12 +70,13 @@ class BoxLayer(nnx.Module):
     """A decoder layer of an object detector that knows the boxes of its proposals. A detector of
     one layer applies it to its own results.
 
-    Attention over the proposals has the encoding `e = W_2 relu(W_1 pe)` of their boxes in queries
-    and keys; pe are 512 sine features of y, x, w and h. Then the features of each box, P x P cells,
-    pass two kernels that are made of the proposal. The first one adds `<Wq fp, Wk kp>` to all
-    channels of a cell: fp are the sine features of the image there, kp those of the centre of the
-    box, gated, scaled by reference sizes over w and h; both times the centerness of the cell. A
-    feed-forward network follows, and two heads.
+    `q = Wq_c f + Wq_p e`, `k = Wk_c f + Wk_p e`, `v = Wv f`: attention over the proposals has the
+    encoding `e = W_2 relu(W_1 pe)` of their boxes in queries and keys; pe are 512 sine features of
+    y, x, w and h. Then the features of each box, P x P cells, pass two kernels that are made of the
+    proposal. The first one adds `<Wq fp, Wk kp>` to all channels of a cell: fp are the sine
+    features of the image there, kp those of the centre of the box, gated, scaled by reference sizes
+    over w and h; both times the centerness of the cell. A feed-forward network follows, and two
+    heads.
 
     Differs from the paper: an RMS norm follows the first kernel, since the layer norm of Sparse
     R-CNN would remove a number that is the same in all channels; the cells of a box have one sample
@@ -124,20 +124,20 @@ class BoxLayer(nnx.Module):
         self.cells, self.kernel, self.encodes = cells, kernel, (attention, convolution)
         self.content = nnx.Dict({name: project(width) for name in 'qkv'})
         self.position = nnx.Dict({name: project(hidden) for name in 'qk'} if attention else {})
-        self.w_boxes: Any = _network(rngs, 4 * FEATURES, hidden, hidden) if attention else None
+        self.w_boxes: Any = _Network(rngs, 4 * FEATURES, hidden, hidden) if attention else None
         self.w_out = draw(width, width)
         self.w_kernels = draw(width, 2 * width * kernel)
-        self.gate: Any = _network(rngs, width, width, both) if convolution else None
-        self.ref: Any = _network(rngs, width, width, 2) if convolution else None
+        self.gate: Any = _Network(rngs, width, width, both) if convolution else None
+        self.ref: Any = _Network(rngs, width, width, 2) if convolution else None
         self.w_q: Any = draw(both, width) if convolution else None
         self.w_k: Any = draw(both, width) if convolution else None
         self.w_cells = draw(cells * cells * width, width)
-        self.mlp = _network(rngs, width, 4 * width, width)
+        self.mlp = _Network(rngs, width, 4 * width, width)
         # A layer norm behind the first kernel would take off the number that all channels share.
         kinds = (('layernorm', width), ('rmsnorm', kernel), *[('layernorm', width)] * 3)
         self.norms = nnx.List(Norm(*kind) for kind in kinds)
         self.to_classes = draw(width, classes + 1)
-        self.to_boxes = _network(rngs, width, width, 4)
+        self.to_boxes = _Network(rngs, width, width, 4)
 
     def __call__(
         self,
@@ -193,10 +193,6 @@ class _Network(nnx.Module):
 
     def __call__(self, x):
         return jax.nn.relu(x @ self.w1[...]) @ self.w2[...]
-
-
-def _network(rngs, inputs: int, hidden: int, out: int) -> _Network:
-    return _Network(rngs, inputs, hidden, out)
 
 
 def _xavier(rngs: nnx.Rngs, inputs: int, *out: int) -> nnx.Param:

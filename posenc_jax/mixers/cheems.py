@@ -23,8 +23,6 @@ from posenc_jax.protocol.tokens import Tokens
     kind='mixer',
     card=Card(
         name='Cheems',
-        equation='S_t = exp(A dt_t) S_(t-1) + R(t theta) B_t (dt_t u_t)^T, '
-        'y_t = S_t^T R(t theta) C_t + D u_t',
         example='cheems(chunk=8)',
         causal_only=True,
         promises=Promises(relative=True, sweep_free=False, needs_training=True),
@@ -34,11 +32,11 @@ class Cheems(RecurrentMixer):
     """A state-space layer in its dual form, with rotary positions in the place of those of queries
     and keys.
 
-    For each head, with N = P = head_dim: `dt_t = softplus(x_t W_dt + b_dt)`, `A = -exp(A_log)`,
-    `S_t = exp(A dt_t) S_{t-1} + B'_t (dt_t u_t)^T`, `y_t = S_t^T C'_t + D u_t`, where
-    `B'_t = R(t theta) B_t` and `C'_t = R(t theta) C_t` in the layout 'half'. In the dual form,
-    `y_i = sum_{j<=i} <C'_i, B'_j> exp(sum_{j<r<=i} A dt_r) dt_j u_j + D u_i`, so positions act by
-    their differences. The paper makes every eighth layer attention with `rope()` of the same base:
+    `S_t = exp(A dt_t) S_{t-1} + B'_t (dt_t u_t)^T`, `y_t = S_t^T C'_t + D u_t` for each head, with
+    N = P = head_dim, `dt_t = softplus(x_t W_dt + b_dt)`, `A = -exp(A_log)`, and `B'_t = R(t theta)
+    B_t`, `C'_t = R(t theta) C_t` in the layout 'half'. In the dual form, `y_i = sum_{j<=i} <C'_i,
+    B'_j> exp(sum_{j<r<=i} A dt_r) dt_j u_j + D u_i`, so positions act by their differences. The
+    paper makes every eighth layer attention with `rope()` of the same base:
     `pattern=(*('cheems()',) * 7, 'rope()')`.
 
     Differs from the paper: B and C are those of each head, not shared by groups of heads; of the

@@ -1,6 +1,6 @@
 """CMC-PE: the features of another stream at the same time, added as a positional encoding is."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,6 @@ from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import Card, Promises, register
 
 Align = Literal['linear', 'nearest']
-ALIGNS = ('linear', 'nearest')
 
 
 def aligned(
@@ -33,7 +32,7 @@ def aligned(
     Raises:
       SpecError, ValueError: an unknown alignment; a length below 1.
     """
-    check_choice('aligned align', align, ALIGNS)
+    check_choice('aligned align', align, get_args(Align))
     if not is_size(length):
         raise ValueError(f'aligned needs a length of at least 1, got {length}')
     size = other.shape[-2]
@@ -70,10 +69,8 @@ def conditioned(
     kind='mixer',
     card=Card(
         name='CMC-PE',
-        door='embed',
-        equation='a_t + align(norm(b))_t W_ba, b_s + align(norm(a))_s W_ab, aligned at the times '
-        '(t + 1/2) / T_a',
         example='CrossModalConditioning(64, 32)',
+        door='embed',
         promises=Promises(needs_training=True),
     ),
 )

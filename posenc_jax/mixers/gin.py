@@ -43,12 +43,7 @@ def neighbour_sums(
 @register(
     'gin',
     kind='mixer',
-    card=Card(
-        name='GIN',
-        equation="h'_i = MLP((1 + eps) h_i + sum_(j in N(i)) h_j)",
-        example='gin()',
-        promises=Promises(needs_training=True),
-    ),
+    card=Card(name='GIN', example='gin()', promises=Promises(needs_training=True)),
 )
 class GIN(WholeMixer):
     """Sums the vectors of the neighbours of each node, for a row of nodes and its adjacency.

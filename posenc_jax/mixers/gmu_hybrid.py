@@ -93,8 +93,6 @@ def pattern_of(
     kind='mixer',
     card=Card(
         name='GMU hybrid',
-        equation='GMU(x, m) = (m * silu(x W_1)) W_2; cross-attention of own queries over the keys '
-        'and values of one layer',
         example="gmu_hybrid(part='scan')",
         causal_only=True,
         promises=Promises(relative=True, sweep_free=False, needs_training=True),
@@ -103,12 +101,13 @@ def pattern_of(
 class GMUHybrid(StreamingMixer):
     """One layer of a decoder-hybrid-decoder; `pattern_of` gives the layers of a model.
 
-    `part` says which: 'scan' runs a recurrent mixer and writes what it reads from its state, m;
-    'keys' is full causal attention without positions, and writes its keys K* and values V*; 'cross'
-    attends with queries of its own over K* and V*; 'gmu' is `(m * silu(x W_1)) W_2`, with the m of
-    the same token. The last two keep nothing of earlier tokens, so a prompt passes through them
-    with its last token alone. One layer of a model has a cache of full length, if its windows are
-    bounded while it decodes (`bounded_windows`); a plain cache gives every window the full length.
+    `GMU(x, m) = (m * silu(x W_1)) W_2` is the part 'gmu', with the m of the same token. The part
+    'scan' runs a recurrent mixer and writes m, what it reads from its state; 'keys' is full causal
+    attention without positions, and writes its keys K* and values V*; 'cross' attends with queries
+    of its own over K* and V*. 'cross' and 'gmu' keep nothing of earlier tokens, so a prompt passes
+    through them with its last token alone. One layer of a model has a cache of full length, if its
+    windows are bounded while it decodes (`bounded_windows`); a plain cache gives every window the
+    full length.
 
     Differs from the paper: the scan is `cheems` without rotation instead of Mamba, and m is taken
     before the gate of the scan as there; attention has no differential form.

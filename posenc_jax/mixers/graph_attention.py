@@ -54,19 +54,16 @@ def _pairs(tq: Tokens, tk: Tokens) -> tuple[Bool[Array, 'B T S'], Bool[Array, 'B
     'graph_attention',
     kind='mixer',
     card=Card(
-        name='Graph attention',
-        equation='softmax_(j in N(i) or i)(q_i . k_j / sqrt(H)), or over all j with + b_edge',
-        example='graph_attention()',
-        promises=Promises(needs_training=True),
+        name='Graph attention', example='graph_attention()', promises=Promises(needs_training=True)
     ),
 )
 class GraphAttention(WholeMixer):
     """The attention of a graph transformer, for a row of nodes and its adjacency.
 
-    With `edges='mask'` a node attends to its neighbours and itself, as in the paper. With
-    `edges='bias'` it attends to all nodes of its graph, and each head has a trained bias for pairs
-    that an edge joins, for other pairs, and for the node itself (as Graphormer, arXiv 2106.05234,
-    with distances up to 1).
+    `softmax_(j in N(i) or i)(q_i . k_j / sqrt(H))`: with `edges='mask'` a node attends to its
+    neighbours and itself, as in the paper. With `edges='bias'` it attends to all nodes of its
+    graph, and each head has a trained bias for pairs that an edge joins, for other pairs, and for
+    the node itself (as Graphormer, arXiv 2106.05234, with distances up to 1).
 
     Differs from the paper: the layer stands in a pre-norm block, and there are no edge features.
 

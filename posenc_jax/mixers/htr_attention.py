@@ -1,7 +1,7 @@
 """Attention of a recurrent decoder over the features of a text line, with positions inside it."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,8 @@ from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tables import lookup_rows
 
 Kind = Literal['content', 'location', 'penalised', 'monotonic', 'chunkwise']
-KINDS = ('content', 'location', 'penalised', 'monotonic', 'chunkwise')
 Positions = Literal['none', 'sinusoid', 'table']
-POSITIONS = ('none', 'sinusoid', 'table')
+KINDS, POSITIONS = get_args(Kind), get_args(Positions)
 _WALKS = ('monotonic', 'chunkwise')
 
 
@@ -72,7 +71,6 @@ class Past:
     kind='mixer',
     card=Card(
         name='seq2seq handwriting recognition: attention types',
-        equation='e_tj = w . tanh(W s_t + V h_j + b [+ U conv(alpha_(t-1))_j]), h_j <- h_j + PE_j',
         example="HTRAttention(64, 64, kind='location', positions='sinusoid', rngs=rngs)",
         promises=Promises(sweep_free=False, blockwise=False, needs_training=True),
     ),

@@ -100,9 +100,9 @@ def chunk_weights(
       valid: False for padding, which is in no chunk.
       width: w, keys in a chunk; a chunk at the start has fewer.
     """
-    keys, room = u.shape[1], width - 1
-    before = jnp.pad(jnp.where(valid, u, _MASKED), ((0, 0), (room, 0)), constant_values=_MASKED)
+    keys, first = u.shape[1], width - 1  # of the keys, behind a padding
+    before = jnp.pad(jnp.where(valid, u, _MASKED), ((0, 0), (first, 0)), constant_values=_MASKED)
     at = jnp.arange(keys)[:, None] + jnp.arange(width)  # the keys of the chunk of each stop
     shares = jax.nn.softmax(before[:, at], axis=-1) * stops[..., None]
-    weights = jnp.zeros_like(before).at[:, at].add(shares)[:, room:]
+    weights = jnp.zeros_like(before).at[:, at].add(shares)[:, first:]
     return jnp.where(valid, weights, 0)

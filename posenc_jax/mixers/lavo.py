@@ -24,11 +24,7 @@ def lavo(
     state: tuple[Float[Array, 'B H r'], Float[Array, 'B w H D']],
     rows,
 ):
-    """One piece of LAVO.
-
-    A query attends to `M[n] = B_n mean_s (B_n . c_s)` over the blocks before its own, with the
-    logits `q . M[n] / sqrt(D) + beta_n`, and to the tokens of its block up to itself, with the
-    logits `q . c_s / sqrt(D) + rho_{i-s}`.
+    """One piece of a row; `Lavo` has the equations.
 
     Args:
       basis, rho, beta: B, rho and beta.
@@ -80,7 +76,6 @@ def lavo(
     kind='mixer',
     card=Card(
         name='LAVO',
-        equation='softmax([q_i . M; q_i . c_s + rho_(i-s)]) [M; c], M[n] = B_n mean_s B_n . c_s',
         example='lavo(slots=4, window=8)',
         causal_only=True,
         promises=Promises(relative=True, needs_training=True),
@@ -89,15 +84,15 @@ def lavo(
 class Lavo(RecurrentMixer):
     """Attention to the block of the query, and to means of everything before it.
 
-    For each head, one stream `c_s = x_s W_c` is both keys and values. Blocks have w tokens. With
-    orthonormal rows B_n and the start b0 of the query's block, the memory is `M[n] = B_n (1/b0)
-    sum_{s<b0} B_n . c_s`, and there is none in the first block. The query attends by one softmax to
-    the r rows of the memory, `q . M[n] / sqrt(D) + beta_n`, and to the tokens of its block up to
-    itself, `q . c_s / sqrt(D) + rho_{i-s}`. So positions act within a block alone, by a trained
-    bias per head and distance, and no position is unseen in a longer text. Time is linear in the
-    length, `L (r + w) D` for each head; the state is r sums and one block of c. Differs from the
-    paper, which does not fix the positional part: rho as described, and no position in the memory.
-    Blocks count the real tokens of each document.
+    `softmax([q_i . M; q_i . c_s + rho_{i-s}]) [M; c]` for each head, where one stream `c_s = x_s
+    W_c` is both keys and values. Blocks have w tokens. With orthonormal rows B_n and the start b0
+    of the query's block, the memory is `M[n] = B_n (1/b0) sum_{s<b0} B_n . c_s`, and there is none
+    in the first block. The query attends by one softmax to the r rows of the memory, `q . M[n] /
+    sqrt(D) + beta_n`, and to the tokens of its block up to itself, `q . c_s / sqrt(D) + rho_{i-s}`.
+    So positions act within a block alone, by a trained bias per head and distance, and no position
+    is unseen in a longer text. Time is linear in the length, `L (r + w) D` for each head; the state
+    is r sums and one block of c. Differs from the paper, which does not fix the positional part:
+    rho as described, and no position in the memory. Blocks count the real tokens of each document.
 
     Args:
       slots: r, at most D; None for the smaller of 64 and D.

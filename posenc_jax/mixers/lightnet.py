@@ -135,7 +135,6 @@ class LightNetParts(nnx.Module):
     kind='mixer',
     card=Card(
         name='LightNet',
-        equation='o_t = q_t . sum_s e^k_s v_s / (1 + sum_s e^k_s), s <= t',
         example="lightnet(encoding=md_lrpe(form='cosine'))",
         causal_only=True,
         promises=Promises(relative=True, needs_training=True),
@@ -144,16 +143,16 @@ class LightNetParts(nnx.Module):
 class LightNet(LightNetParts, RecurrentMixer):
     """Linear attention with an additive decay, in the place of softmax attention.
 
-    For each head and each feature of the keys, `E_t = log(1 + sum_{s <= t} e^k_s)`, and the state
-    is `S_t = diag(e^(E_{t-1} - E_t)) S_{t-1} + k'_t v_t^T` with `k'_t = e^(k_t - E_t)`. The result
-    `o_t = S_t^T q_t`, q = SiLU(x W_q), is a running average, so the weights of old tokens fall like
-    1/t instead of exponentially. An encoding turns q and k', and the decay acts on its features. In
-    the form 'cosine' results depend on differences of positions alone; in the form 'rotate' not
-    quite, because the two features of a turned pair decay differently. Then
-    `y = (RMSNorm(o) * sigmoid(x W_down W_up)) W_o`, with a norm for each head. Time and memory are
-    linear in the length, and decoding reads a state of H F (V + 1) numbers. Differs from the paper:
-    the rank of the gate is the head width. `lightnet_whole` reads in both directions. Packed
-    documents start with the initial state.
+    `o_t = q_t . sum_s e^k_s v_s / (1 + sum_s e^k_s)`, s <= t, for each head and each feature of the
+    keys, q = SiLU(x W_q): a running average, so the weights of old tokens fall like 1/t instead of
+    exponentially. With `E_t = log(1 + sum_{s <= t} e^k_s)` the state is `S_t = diag(e^(E_{t-1} -
+    E_t)) S_{t-1} + k'_t v_t^T`, `k'_t = e^(k_t - E_t)`, and `o_t = S_t^T q_t`. An encoding turns q
+    and k', and the decay acts on its features. In the form 'cosine' results depend on differences
+    of positions alone; in the form 'rotate' not quite, because the two features of a turned pair
+    decay differently. Then `y = (RMSNorm(o) * sigmoid(x W_down W_up)) W_o`, with a norm for each
+    head. Time and memory are linear in the length, and decoding reads a state of H F (V + 1)
+    numbers. Differs from the paper: the rank of the gate is the head width. `lightnet_whole` reads
+    in both directions. Packed documents start with the initial state.
 
     Args:
       encoding: `md_lrpe(...)`, or None for no encoding.

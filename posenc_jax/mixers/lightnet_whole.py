@@ -70,7 +70,6 @@ def log_totals(
     kind='mixer',
     card=Card(
         name='LightNet in both directions',
-        equation='o_t = q_t . sum_s e^k_s v_s / sum_s e^k_s, over all s',
         example='lightnet_whole(encoding=md_lrpe())',
         promises=Promises(relative=True, needs_training=True),
     ),
@@ -78,12 +77,11 @@ def log_totals(
 class LightNetWhole(LightNetParts, WholeMixer):
     """Linear attention over all tokens of a row, in the place of softmax attention of an encoder.
 
-    For each head and each feature of the keys, `k'_s = e^(k_s) / sum_s e^(k_s)` over all tokens,
-    and `o_t = q_t . sum_s k'_s v_s`, q = SiLU(x W_q). An encoding turns q and k'. One sum serves
-    positions with any number of components, where a scan needs one for each direction of each axis.
+    `o_t = q_t . sum_s k'_s v_s`, `k'_s = e^k_s / sum_s e^k_s` over all tokens, for each head and
+    each feature of the keys, q = SiLU(x W_q). An encoding turns q and k'. One sum serves positions
+    with any number of components, where a scan needs one for each direction of each axis.
     Projections, norm and gate are those of `lightnet`. Time and memory are linear in the length. In
-    packed rows every document has its own sums. Differs from the paper: the rank of the gate is the
-    head width, as in `lightnet`.
+    packed rows every document has its own sums. Differs from the paper: as `lightnet`.
 
     Args:
       encoding: `md_lrpe(...)`, or None for no encoding; `md_lrpe(components=2)` on grids.

@@ -19,13 +19,6 @@ from posenc_jax.protocol.registry import Card, Promises, register
 PIECE = 32  # tokens that are summed by one product
 
 
-def md_tpe_kernel(
-    b: Float[Array, 'D E'], log_decay: Float[Array, 'E'], length: int
-) -> Float[Array, '{length} D']:
-    """The coefficients of a Toeplitz matrix for each channel c: `sum_e b[c, e] lambda_e^n`."""
-    return jnp.exp(jnp.arange(length)[:, None] * log_decay) @ b.T
-
-
 def decays(
     target: Int[Array, 'B T'],
     source: Int[Array, 'B S'],
@@ -94,7 +87,6 @@ def decaying_sums(
     kind='mixer',
     card=Card(
         name='MD-TPE',
-        equation='y_n = sum_a sum_{m<=n} (sum_e b_a[c,e] lambda_ae^(n-m)) x_m along axis a',
         example='md_tpe(shape=(3,), terms=4)',
         promises=Promises(relative=True, needs_training=True),
     ),
@@ -102,16 +94,16 @@ def decaying_sums(
 class MdTpe(RecurrentMixer):
     """Adds decaying sums of earlier token vectors along every axis of a grid.
 
-    For each channel c and axis a, `y_n = sum_{m <= n} (sum_e b_a[c, e] lambda_ae^(n - m)) x_m`,
-    over the tokens m that differ from n in the coordinate of this axis alone: a causal Toeplitz
-    matrix of E decaying exponentials, lambda = sigmoid of a parameter. It is meant as the first
-    layer of a model, before layers that see no positions: `pattern=('md_tpe()', 'lightnet()',
-    ...)`. Tokens are in row-major order, the first axis slowest, and a token's coordinates follow
-    from its rank in its document. Tokens in front of a grid of patches are left as they are. Time
-    is linear in the length, `L E D` for each axis; the state has E D numbers for each line that
-    crosses a row. Differs from the paper: the sums are those of the normed layer input, and are
-    added to the residual stream. At first the decays are spread over 2 to 256 tokens, and b is
-    normal, such that a term of white noise has the same variance at every decay.
+    `y_n = sum_{m <= n} (sum_e b_a[c, e] lambda_ae^(n - m)) x_m` for each channel c and axis a, over
+    the tokens m that differ from n in the coordinate of this axis alone: a causal Toeplitz matrix
+    of E decaying exponentials, lambda = sigmoid of a parameter. It is meant as the first layer of a
+    model, before layers that see no positions: `pattern=('md_tpe()', 'lightnet()', ...)`. Tokens
+    are in row-major order, the first axis slowest, and a token's coordinates follow from its rank
+    in its document. Tokens in front of a grid of patches are left as they are. Time is linear in
+    the length, `L E D` for each axis; the state has E D numbers for each line that crosses a row.
+    Differs from the paper: the sums are those of the normed layer input, and are added to the
+    residual stream. At first the decays are spread over 2 to 256 tokens, and b is normal, such that
+    a term of white noise has the same variance at every decay.
 
     Args:
       shape: the sizes of all axes but the first; () is a sequence.

@@ -1,7 +1,7 @@
 """Location attention: cross attention of a decoder that moves along the source in steps."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,6 @@ from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.registry import Card, Promises, register
 
 Content = Literal['plain', 'relative', 'rotary']
-CONTENTS = ('plain', 'relative', 'rotary')
 
 
 def reverse_valid(e: Float[Array, 'B S E'], valid: Bool[Array, 'B S']) -> Float[Array, 'B S E']:
@@ -82,8 +81,6 @@ class Progress:
     kind='mixer',
     card=Card(
         name='monotonic location attention',
-        equation='a_j ~ exp(-(pos_j - mu_t)^2 / (2 sigma_t^2)), mu_t = step(r_t) / (len - 1) + '
-        'sum_j a_(t-1)j pos_j',
         example="MonotonicLocation(64, 64, location='monoattn', rngs=rngs)",
         promises=Promises(sweep_free=False, blockwise=False, needs_training=True),
     ),
@@ -91,16 +88,16 @@ class Progress:
 class MonotonicLocation(nnx.Module):
     """Cross attention by location, content or both, one decoder step at a time.
 
-    It takes the place of softmax attention. For each head, with `pos_j = j / max(1, len - 1)`,
-    `a_j ~ exp(-(pos_j - mu_t)^2 / (2 sigma^2))`, where `sigma = (relu(z . w_sigma) + 0.27) / len`,
-    `z = W h_t + b`, and mu_t is the `location_centre` of `r = z . w_rho`. Steps are counted in
-    keys, so a step of one key stays one key at any length. With `content` as well,
-    `a = m a_location + (1 - m) a_content`, `m = sigmoid(w_m . h_t + b_m)`. The values of a head are
-    `W_v leaky_relu(W_e e + b_e)`, as wide as h_t, and W_o joins the weighted sums of all heads to a
-    context of the same width. Initial weights are Xavier uniform, and initial biases are drawn from
-    `U(-1/sqrt(inputs), 1/sqrt(inputs))`. Differs from the paper: the first step starts at 0 and
-    adds its step, as in the official code; 1e-20 is added to the sum of the weights for each valid
-    key instead of each key, so that padding changes nothing.
+    `a_j ~ exp(-(pos_j - mu_t)^2 / (2 sigma^2))` takes the place of softmax attention, for each
+    head, with `pos_j = j / max(1, len - 1)`, `sigma = (relu(z . w_sigma) + 0.27) / len`, `z = W h_t
+    + b`, and the `location_centre` mu_t of `r = z . w_rho`. Steps are counted in keys, so a step of
+    one key stays one key at any length. With `content` as well, `a = m a_location + (1 - m)
+    a_content`, `m = sigmoid(w_m . h_t + b_m)`. The values of a head are `W_v leaky_relu(W_e e +
+    b_e)`, as wide as h_t, and W_o joins the weighted sums of all heads to a context of the same
+    width. Initial weights are Xavier uniform, and initial biases are drawn from `U(-1/sqrt(inputs),
+    1/sqrt(inputs))`. Differs from the paper: the first step starts at 0 and adds its step, as in
+    the official code; 1e-20 is added to the sum of the weights for each valid key instead of each
+    key, so that padding changes nothing.
 
     Args:
       query_dim, key_dim: widths of h_t and of the encodings.
@@ -142,7 +139,7 @@ class MonotonicLocation(nnx.Module):
         rngs: nnx.Rngs,
     ):
         if location is None and content is None:
-            kinds = f'location ({", ".join(GATES)}), content ({", ".join(CONTENTS)})'
+            kinds = f'location ({", ".join(GATES)}), content ({", ".join(get_args(Content))})'
             raise ValueError(f'monotonic_location attends by {kinds} or both, got neither')
         if position_past and (location is None or content is None):
             raise ValueError(

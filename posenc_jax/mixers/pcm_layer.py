@@ -51,7 +51,6 @@ def between(
     kind='mixer',
     card=Card(
         name='Point Cloud Mamba: ordered layer',
-        equation='y = unsort(inner([u; sort(x); u])), keys of a traverse, Hilbert or z-order of p',
         example='pcm_layer(gru())',
         promises=Promises(sweep_free=False, needs_training=True),
     ),
@@ -60,18 +59,18 @@ class PcmLayer(WholeMixer):
     """Sorts the points of a cloud along a curve, runs another mixer over them, and puts its results
     back in place.
 
-    A point p lies in the cell `q = floor(p / size)`, counted from the smallest of its cloud.
-    `order` is a snake through the grid of cells, named by its axes from the fastest to the slowest,
-    a Hilbert curve or a z-order (`features/coordinates/point_orders.py` has the formulas). The
-    inner mixer reads P learned vectors, the points in order and the same P vectors again; its
-    results for the vectors are dropped. So it knows which order it reads. Its tokens have their
-    places in the order as positions, as the rotation of `cheems` needs. A pattern cycles over
-    orders: `pattern=('pcm() | pcm_layer(cheems(), order="xyz")', 'pcm_layer(cheems(),
-    order="xzy")', ...)`.
+    `y = unsort(inner([u; sort(x); u]))`, where the points are sorted by their cells `q = floor(p /
+    size)`, counted from the smallest of their cloud. `order` is a snake through the grid of cells,
+    named by its axes from the fastest to the slowest, a Hilbert curve or a z-order
+    (`features/coordinates/point_orders.py` has the formulas). The inner mixer reads P learned
+    vectors u, the points in order and the same P vectors again; its results for the vectors are
+    dropped. So it knows which order it reads. Its tokens have their places in the order as
+    positions, as the rotation of `cheems` needs. A pattern cycles over orders: `pattern=('pcm() |
+    pcm_layer(cheems(), order="xyz")', 'pcm_layer(cheems(), order="xzy")', ...)`.
 
     The layer reads whole clouds, one a row, so it needs a model of kind 'encoder' and has no state
-    to continue. A cloud with a coordinate that is not finite, or of more
-    than 2**20 cells along an axis, gives NaN.
+    to continue. A cloud with a coordinate that is not finite, or of more than 2**20 cells along an
+    axis, gives NaN.
 
     Differs from the paper: its traverse code sorts by one axis alone; here the formula of the paper
     holds. Every layer has its own vectors and map, where the paper shares both between the layers

@@ -57,7 +57,6 @@ def causal_depthwise(
     kind='mixer',
     card=Card(
         name='causal PEG',
-        equation='y_t = b + sum_j w_j x_(t-j), j = 0 .. k - 1, for each channel',
         example='peg_causal(kernel=3)',
         causal_only=True,
         promises=Promises(relative=True, sweep_free=False, needs_training=True),
@@ -78,7 +77,6 @@ class PegCausal(RecurrentMixer):
 
     Args:
       kernel: k, at least 1; it may be even, since it has no middle.
-      model_dim: D.
 
     Reference: Chu et al., arXiv 2102.10882.
 

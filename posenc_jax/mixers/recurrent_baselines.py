@@ -57,7 +57,6 @@ class CellMixer(RecurrentMixer):
     kind='mixer',
     card=Card(
         name='GRU',
-        equation='h_t = (1 - z_t) n_t + z_t h_(t-1), n_t = tanh(W x_t + r_t U h_(t-1))',
         example='gru()',
         causal_only=True,
         promises=Promises(relative=True, sweep_free=False, needs_training=True),
@@ -97,7 +96,6 @@ class GRULayer(CellMixer):
     kind='mixer',
     card=Card(
         name='LSTM',
-        equation='c_t = f_t c_(t-1) + i_t tanh(W x_t + U h_(t-1)), h_t = o_t tanh(c_t)',
         example='lstm()',
         causal_only=True,
         promises=Promises(relative=True, sweep_free=False, needs_training=True),

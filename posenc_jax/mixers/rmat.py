@@ -75,8 +75,6 @@ class SegmentState:
     kind='mixer',
     card=Card(
         name='RMAT',
-        equation='(A_global + A_chunk + A_memory) W_o, m = g u + (1 - g) o, '
-        'g = sigmoid([u; o] W_g + b_g)',
         example='rmat(segment=8, chunk=4, slots=3)',
         causal_only=True,
         promises=Promises(relative=True, needs_training=True),
@@ -85,18 +83,18 @@ class SegmentState:
 class Rmat(RecurrentMixer):
     """Three attentions with the same queries: to the segment, to its chunk, and to a memory.
 
-    A document is read in segments of G tokens, in which positions start at 0. Within a segment
-    queries and keys are rotated by RoPE, with the same angles in every head. A query attends to all
-    earlier tokens of its segment (global), to those of its chunk of C tokens (local), and without
-    rotation to the memory M at the start of its segment, `softmax(q (M W_k)^T / sqrt(H)) (M W_v)`,
-    which is 0 while M is empty. The result is the sum of the three times W_o. After a segment, each
-    of its chunks appends a slot `m = g u + (1 - g) o`, `g = sigmoid([u; o] W_g + b_g)`, where u is
-    the mean of the chunk's layer inputs and o the newest slot (0 at first); of more than S slots
-    the oldest are dropped. The last chunk of a segment may be shorter. Time is linear in the
-    length, `L (G + S)` for each head, and so is memory; the state holds one segment, its chunk sums
-    and the memory. Differs from the paper, which has no public code: sizes and the update are as
-    described here. No gradient flows into the tokens of earlier segments. The gate is trained by
-    the queries of the segment right after its slots were made.
+    `(A_global + A_chunk + A_memory) W_o`: a document is read in segments of G tokens, in which
+    positions start at 0. Within a segment queries and keys are rotated by RoPE, with the same
+    angles in every head. A query attends to all earlier tokens of its segment (global), to those of
+    its chunk of C tokens (local), and without rotation to the memory M at the start of its segment,
+    `softmax(q (M W_k)^T / sqrt(H)) (M W_v)`, which is 0 while M is empty. After a segment, each of
+    its chunks appends a slot `m = g u + (1 - g) o`, `g = sigmoid([u; o] W_g + b_g)`, where u is the
+    mean of the chunk's layer inputs and o the newest slot (0 at first); of more than S slots the
+    oldest are dropped. The last chunk of a segment may be shorter. Time is linear in the length, `L
+    (G + S)` for each head, and so is memory; the state holds one segment, its chunk sums and the
+    memory. Differs from the paper, which has no public code: sizes and the update are as described
+    here. No gradient flows into the tokens of earlier segments. The gate is trained by the queries
+    of the segment right after its slots were made.
 
     Args:
       segment: G; 0 is half the trained length, so that training crosses a boundary, behind which

@@ -43,7 +43,6 @@ def reduced_grid(
     kind='mixer',
     card=Card(
         name='efficient self-attention',
-        equation='attention(q = W_q x, k, v = W x_R), x_R = LayerNorm(Conv_RxR,stride R(x))',
         example='spatial_reduction(rate=2)',
         promises=Promises(relative=True, needs_training=True),
     ),
@@ -52,10 +51,10 @@ class SpatialReduction(GridMixer):
     """Attention without positions whose keys and values are those of a grid that is R times coarser
     in rows and columns, in the place of attention: `config.pattern` or the stages of a pyramid.
 
-    `x_R = LayerNorm(Conv(x))` with an R x R kernel, stride R and epsilon 1e-5, where x are the
-    normed tokens; queries are projected from all tokens, keys and values from x_R. It costs L^2 /
-    R^2 inner products. With R = 1 there is no convolution and no norm. Positions come from
-    elsewhere: `config.model.mlp = 'mix_ffn'`, or `peg` in other layers of the pattern.
+    `attention(q = W_q x, k, v = W x_R)`, `x_R = LayerNorm(Conv(x))` with an R x R kernel, stride R
+    and epsilon 1e-5, where x are the normed tokens. It costs L^2 / R^2 inner products. With R = 1
+    there is no convolution and no norm. Positions come from elsewhere: `config.model.mlp =
+    'mix_ffn'`, or `peg` in other layers of the pattern.
 
     Differs from the paper: tokens in front of the grid, which it does not have, are keys as they
     are; the projections start as those of other layers. `anchor` is of arXiv 2306.07470.

@@ -74,15 +74,6 @@ def ssd_chunks(
 
     Raises:
       ValueError: a chunk below 1.
-
-    Example:
-      >>> one = jnp.ones((1, 3, 1, 1))
-      >>> half = jnp.log(0.5) * jnp.ones((1, 3, 1))
-      >>> y, last = ssd_chunks(
-      ...     one, half, one, one, jnp.zeros((1, 3), bool), jnp.zeros((1, 1, 1, 1)), chunk=2
-      ... )
-      >>> y.ravel().tolist(), last.item()
-      ([1.0, 1.5, 1.75], 1.75)
     """
     if chunk < 1:
         raise ValueError(f'a chunk holds at least 1 token, got {chunk}')

@@ -1,11 +1,35 @@
-"""What encoders of coordinates and of graphs refuse in a spec string, and what the message says."""
+"""What encoders of coordinates and of graphs refuse in spec strings and in calls, and what the
+message says.
+"""
 
 import re
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 
 from posenc_jax.features.coordinates import make_features
-from posenc_jax.features.graphs import make_graph_features
+from posenc_jax.features.coordinates.basis_grid import basis_kernel, blend_weights, separable_fit
+from posenc_jax.features.coordinates.fourier_features import nyquist_bands
+from posenc_jax.features.coordinates.geo.geo_sh import spherical_harmonics
+from posenc_jax.features.coordinates.mspe import MultiScalePositions, mspe
+from posenc_jax.features.graphs import feature_scale, make_graph_features
+from posenc_jax.features.graphs.adjacency import graph_operator
+from posenc_jax.features.graphs.curvature import (
+    forman_ricci,
+    ollivier_ricci,
+    transport_by_assignment,
+    transport_by_program,
+)
+from posenc_jax.features.graphs.rfp import propagate_features
+from posenc_jax.features.graphs.rfp_learned import LearnedPropagation
+from posenc_jax.features.graphs.rope_reading_order import (
+    ReadingOrderConvolution,
+    reading_order_codes,
+    reading_order_features,
+    word_graph,
+)
 from posenc_jax.protocol.errors import SpecError
 
 COORDINATES = {  # spec -> what the message says
@@ -93,3 +117,59 @@ def test_wrong_coordinate_encoders_are_refused(spec):
 def test_wrong_graph_encoders_are_refused(spec):
     with pytest.raises(SpecError, match=re.escape(GRAPHS[spec])):
         make_graph_features(spec)
+
+
+GRAPH = 1.0 - np.eye(3)
+
+
+def codes(words, **options):
+    return reading_order_codes(jnp.arange(words), jnp.ones((9, 9), bool), **options)
+
+
+CALLS = {  # what the message says -> the call
+    'at least 1 sample, got 0': lambda: nyquist_bands(0),
+    'degrees must lie in 1 .. 128, got 129': lambda: spherical_harmonics(jnp.zeros(2), 129),
+    'multiple of 4 channels, got 6': lambda: mspe(jnp.zeros(2), 6),
+    'at least 1 level, got 0': lambda: MultiScalePositions(levels=0),
+    'has levels 0 .. 1, got 2': lambda: MultiScalePositions(levels=2)(jnp.zeros((1, 2, 2, 4)), 2),
+    'grid [2, 3], got (3, 2)': lambda: separable_fit(np.eye(2), np.eye(3), np.zeros((3, 2))),
+    'at least 2 points, got 1': lambda: blend_weights(jnp.zeros(1), 1, basis_kernel('rff', 1.0)),
+    "did you mean 'triangle'": lambda: basis_kernel('triangl', 1.0),
+    'at least one graph, got none': lambda: feature_scale([]),
+    "operator is 'gnc'; did you mean 'gcn'": lambda: graph_operator(GRAPH, 'gnc'),
+    "kind is 'orc'; did you mean 'frc'": lambda: forman_ricci(GRAPH, 'orc'),
+    'alpha must be below 1, got 1.5': lambda: ollivier_ricci(GRAPH, 1.5),
+    'rows have 2 pieces, the columns 3': lambda: transport_by_assignment(
+        np.ones((1, 1)), np.array([2]), np.array([3])
+    ),
+    'rows have mass 2.0, the columns 0.0': lambda: transport_by_program(
+        np.ones((2, 2)), np.ones(2), np.zeros(2)
+    ),
+    'no optimal transport was found': lambda: transport_by_program(
+        np.ones((2, 2)), np.array([-1.0, 2.0]), np.array([0.5, 0.5])
+    ),
+    "normalise='qr' needs at most as many features as nodes, got 5 features and 3 nodes": lambda: (
+        propagate_features(GRAPH, np.ones((3, 5)), 1)
+    ),
+    '3 nodes, features=5; use features=3, or pad=True': lambda: make_graph_features(
+        'rfp(features=5, steps=2)'
+    ).encode(GRAPH),
+    'node_width must be at least 1, got 0': lambda: LearnedPropagation(0, 2, 3, rngs=nnx.Rngs(0)),
+    "did you mean 'first'": lambda: codes(9, origin='fist'),
+    'order of 9 words, [9], got (8,)': lambda: codes(8),
+    "feature is 'sine'": lambda: reading_order_features(jnp.zeros((1, 1), int), 4, 'sine'),
+    'at least 1 point in a box, got 0': lambda: word_graph(np.array([[0, 0, 1, 1]]), points=0),
+    'left, top, right, bottom, got [2.0, 0.0, 1.0, 1.0]': lambda: word_graph(
+        np.array([[2, 0, 1, 1]])
+    ),
+    'code_width of at least 2, got 4 and 1': lambda: ReadingOrderConvolution(
+        4, 1, rngs=nnx.Rngs(0)
+    ),
+}
+
+
+@pytest.mark.parametrize('message', CALLS)
+def test_wrong_calls_are_refused(message):
+    error = RuntimeError if message == 'no optimal transport was found' else ValueError
+    with pytest.raises(error, match=re.escape(message)):
+        CALLS[message]()

@@ -1,5 +1,5 @@
-"""Laplacian eigenvectors: eigenvalues by hand and of the karate club, the equation, signs, graphs
-of several components, and refused arguments.
+"""Laplacian eigenvectors: eigenvalues by hand and of the karate club, the equation, signs, and
+graphs of several components.
 """
 
 import numpy as np

@@ -1,5 +1,5 @@
 """Multi-scale explicit positional encoding: coordinates and a vector by hand, whole shifts as
-rolls, the baseline's shift, a small generator, and refused arguments.
+rolls, and the baseline's shift.
 """
 
 import jax
@@ -56,6 +56,11 @@ def test_no_factor_leaves_features_alone():
     added = positions(x, 1) - x
     np.testing.assert_allclose(added[1], 0.5 * mspe(grid_coordinates(4, 6), 8), atol=1e-6)
     assert positions(x.astype(jnp.bfloat16), 1).dtype == jnp.bfloat16
+    moved = grid_coordinates(4, 6, (2.0, -3.0), (8, 18))  # by one cell
+    added = positions(x, 1, (2.0, -3.0), (8, 18)) - x
+    np.testing.assert_allclose(added[0], 0.5 * mspe(moved, 8), atol=1e-6)
+    first = positions.first(4, 6, 8, (2.0, -3.0), (8, 18))
+    np.testing.assert_allclose(first, np.roll(mspe(grid_coordinates(4, 6), 8), (1, -1), (0, 1)))
 
 
 def test_the_baseline_is_interpolated():
@@ -66,56 +71,3 @@ def test_the_baseline_is_interpolated():
     by_hand = lambda a, s, t, axis: (1 - t) * np.roll(a, s[0], axis) + t * np.roll(a, s[1], axis)
     expected = by_hand(by_hand(np.asarray(constant), (0, 1), 0.5, 0), (-1, -2), 0.75, 1)
     np.testing.assert_allclose(both, expected, atol=1e-6)
-
-
-class Generator:
-    """Two resolutions, 4 x 4 and 8 x 8, with circular convolutions."""
-
-    def __init__(self):
-        self.positions = MultiScalePositions(levels=1)
-        normal = lambda seed, *shape: 0.3 * jax.random.normal(jax.random.key(seed), shape)
-        self.low, self.high = normal(0, 3, 3, 8, 8), normal(1, 3, 3, 8, 8)
-        self.constant = normal(2, 4, 4, 8)
-
-    def convolve(self, x, kernel):
-        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode='wrap')
-        return jnp.tanh(
-            jax.lax.conv_general_dilated(
-                x, kernel, (1, 1), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-            )
-        )
-
-    def __call__(self, shift, explicit=True):
-        size = (8, 8)
-        if explicit:
-            first = self.positions.first(4, 4, 8, shift, size)
-        else:
-            first = shifted_constant(self.constant, (shift[0] / 2, shift[1] / 2))
-        x = self.convolve(first[None], self.low)
-        x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-        x = self.convolve(x, self.high)
-        return np.asarray(self.positions(x, 0, shift, size) if explicit else x)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize('explicit', [True, False])
-def test_a_generator_follows_a_shift(explicit):
-    """The claim of the paper: the picture moves with the grid, by whole cells of every resolution
-    exactly.
-    """
-    generator = Generator()
-    moved = generator((2.0, -4.0), explicit)
-    np.testing.assert_allclose(
-        moved, np.roll(generator((0.0, 0.0), explicit), (2, -4), (1, 2)), atol=1e-5
-    )
-    # Half a cell of the low resolution moves the picture too.
-    assert np.abs(generator((1.0, 0.0), explicit) - generator((0.0, 0.0), explicit)).max() > 0.1
-
-
-def test_wrong_calls_are_refused():
-    with pytest.raises(ValueError, match='multiple of 4 channels, got 6'):
-        mspe(jnp.zeros(2), 6)
-    with pytest.raises(ValueError, match='at least 1 level, got 0'):
-        MultiScalePositions(levels=0)
-    with pytest.raises(ValueError, match=r'has levels 0 \.\. 1, got 2'):
-        MultiScalePositions(levels=2)(jnp.zeros((1, 2, 2, 4)), 2)

@@ -1,5 +1,5 @@
 """RECOMBINER's learnable positional encodings: Fourier features against NumPy, the reach of a cell,
-zeros, reading at pixels and between them, and refused shapes.
+zeros, and reading at pixels and between them.
 """
 
 import math
@@ -54,37 +54,23 @@ def test_the_slope_of_the_highest_frequency():
     np.testing.assert_allclose(slope, 1024 * math.pi, rtol=1e-6)
 
 
-@pytest.mark.full
-def test_a_cell_of_a_video_has_its_own_size_along_time():
-    spec = 'recombiner_lpe(shape=(72, 32, 32), cells=(24, 16, 16), latent=2, hidden=2, features=1)'
-    encoder = make_features(spec)
-    before = encoder.encoding()
-    assert before.shape == (72, 32, 32, 1) and encoder.latent[...].shape == (3, 2, 2, 2)
-    encoder.latent[1, 0, 0] = encoder.latent[1, 0, 0] + 1.0
-    changed = np.argwhere(np.abs(encoder.encoding() - before).max(-1) > 0)
-    margin = (GOLDEN['reach'] - GOLDEN['cell']) // 2
-    np.testing.assert_array_equal(changed.min(0), [24 - margin, 0, 0])
-    np.testing.assert_array_equal(changed.max(0) + 1, np.array([48, 16, 16]) + margin)
-
-
 @pytest.mark.full_but_one
-@pytest.mark.parametrize('shape', [(112,), (80, 112)])
-def test_a_cell_reaches_eleven_pixels_beyond_itself(shape):
-    encoder = make_features(f'recombiner_lpe(shape={shape}, latent=3, hidden=4, features=2)')
-    before = encoder.encoding()
-    assert before.shape == (*shape, 2)
-    cell = (2,) * len(shape)
-    encoder.latent[cell] = encoder.latent[cell] + 1.0
-    changed = np.abs(encoder.encoding() - before).max(-1) > 0
-    (low, *_), high = np.argwhere(changed), np.argwhere(changed)[-1]
-    margin = (GOLDEN['reach'] - GOLDEN['cell']) // 2
-    np.testing.assert_array_equal(low, 2 * GOLDEN['cell'] - margin)
-    np.testing.assert_array_equal(high - low + 1, GOLDEN['reach'])
-    corner = (0,) * len(shape)  # clipped at the border
-    before = encoder.encoding()
-    encoder.latent[corner] = encoder.latent[corner] + 1.0
-    changed = np.abs(encoder.encoding() - before).max(-1) > 0
-    np.testing.assert_array_equal(np.argwhere(changed)[-1] + 1, GOLDEN['cell'] + margin)
+@pytest.mark.parametrize(
+    'options', ['shape=(112,)', 'shape=(80, 112)', 'shape=(72, 32, 32), cells=(24, 16, 16)']
+)
+def test_a_cell_reaches_eleven_pixels_beyond_itself(options):
+    """A cell of a video has a size of its own along time; at a border the reach is clipped."""
+    encoder = make_features(f'recombiner_lpe({options}, latent=3, hidden=4, features=2)')
+    size, margin = np.array(encoder.cells), (GOLDEN['reach'] - GOLDEN['cell']) // 2
+    shape = encoder.encoding().shape[:-1]
+    np.testing.assert_array_equal(shape, size * encoder.latent.shape[:-1])
+    for cell in (0 * size, 0 * size + 1):
+        before = encoder.encoding()
+        encoder.latent[tuple(cell)] = encoder.latent[tuple(cell)] + 1.0
+        changed = np.argwhere(np.abs(encoder.encoding() - before).max(-1) > 0)
+        low, high = cell * size - margin, (cell + 1) * size + margin
+        np.testing.assert_array_equal(changed.min(0), np.maximum(low, 0))
+        np.testing.assert_array_equal(changed.max(0) + 1, np.minimum(high, shape))
 
 
 def test_zeros_give_zeros_and_the_features_are_joined():

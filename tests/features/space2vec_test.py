@@ -1,6 +1,4 @@
-"""Sines and cosines at several scales: values by hand, radii, shifts and turns of the map, and
-refused arguments.
-"""
+"""Sines and cosines at several scales: values by hand, radii, shifts and turns of the map."""
 
 import jax
 import jax.numpy as jnp

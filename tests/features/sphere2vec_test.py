@@ -1,6 +1,4 @@
-"""Points of the sphere at several scales: values by hand in both units, what the encoders have in
-common, the sphere itself, and refused arguments.
-"""
+"""Points of the sphere at several scales: values by hand in both units, and the sphere itself."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,33 +41,8 @@ def test_one_radius_of_a_radian_is_the_sphere():
     np.testing.assert_allclose(found, np.stack([z, x, x, y, y], -1), atol=1e-6)
 
 
-def test_every_scale_is_a_point_of_the_sphere():
-    found = np.asarray(make_features('geo_spherec()').encode(PLACES)).reshape(2, 16, 3)
-    np.testing.assert_allclose((found**2).sum(-1), 1, atol=1e-6)
-
-
-@pytest.mark.parametrize('key, others', [('geo_spherecplus', 2), ('geo_spheremplus', 4)])
-def test_the_plus_adds_the_waves_of_the_grid(key, others):
-    """The first feature of a scale and the last ones are those without the plus."""
-    found = code(key).reshape(2, 3, 4 + others)
-    without = np.concatenate([found[..., :1], found[..., 4:]], axis=-1).reshape(2, -1)
-    np.testing.assert_array_equal(without, code(key.removesuffix('plus')))
-    lon, lat = np.split(code('geo_grid').reshape(2, 6, 2), 2, axis=1)
-    np.testing.assert_array_equal(found[..., :4], np.concatenate([lat, lon], axis=-1))
-
-
 @pytest.mark.parametrize('key', [key for key in KEYS if key != 'geo_dfs'])
 def test_the_released_code_writes_every_feature_twice(key):
     once, twice = code(key, ', dedup=True'), code(key, ', dedup=False')
     np.testing.assert_array_equal(twice, np.repeat(once, 2, axis=-1))
     assert make_features(f'{key}(dedup=False)').width == 2 * make_features(f'{key}()').width
-
-
-def test_products_of_the_double_fourier_sphere_are_those_of_its_waves():
-    """Every product, from the waves in front of them; their squares sum to the number of pairs."""
-    found = np.asarray(code('geo_dfs'), np.float64)
-    phi, lam, products = np.split(found, [6, 12], axis=1)
-    phi, lam = phi.reshape(2, 3, 2), lam.reshape(2, 3, 2)
-    by_hand = np.einsum('bni,bmj->bnmij', phi[..., ::-1], lam[..., ::-1])
-    np.testing.assert_allclose(products.reshape(2, 3, 3, 2, 2), by_hand, atol=1e-6)
-    np.testing.assert_allclose((products**2).sum(-1), 9, atol=1e-5)

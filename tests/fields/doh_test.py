@@ -1,6 +1,4 @@
-"""D'OH: one trained variable, weights that latent and seed decide, their scale, and refused inner
-networks.
-"""
+"""D'OH: one trained variable, weights that latent and seed decide, and their scale."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""FcNet: outputs against NumPy, dropout in training alone, and refused arguments."""
+"""FcNet: outputs against NumPy, and dropout in training alone."""
 
 import jax
 import jax.numpy as jnp

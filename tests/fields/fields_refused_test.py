@@ -1,10 +1,14 @@
-"""What networks refuse in a spec string, and what the message says."""
+"""What networks refuse in spec strings and in calls, and what the message says."""
 
 import re
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from posenc_jax.fields import make_field
+from posenc_jax.fields.bit_plane_inr import bits_of
+from posenc_jax.fields.spder import spder_activation
 from posenc_jax.protocol.errors import SpecError
 
 REFUSED = {  # spec -> what the message says
@@ -36,3 +40,20 @@ REFUSED = {  # spec -> what the message says
 def test_wrong_specs_are_refused(spec):
     with pytest.raises(SpecError, match=re.escape(REFUSED[spec])):
         make_field(spec, features=2, outputs=1)
+
+
+CALLS = {  # what the message says -> the call
+    '8 bits lie in 0 .. 255, got 0 .. 256': lambda: bits_of(np.array([0, 256]), 8),
+    'bits must lie in 1 .. 16, got 17': lambda: bits_of(np.array([0]), 17),
+    'beside the coordinates': lambda: make_field('bit_plane_inr(linear())', features=1, outputs=1),
+    'spder damping': lambda: spder_activation(jnp.zeros(1), 'root'),
+    'has levels 0 .. 3, got 4': lambda: make_field('pins()', features=2, outputs=1).levels(
+        jnp.zeros((1, 2)), last=4
+    ),
+}
+
+
+@pytest.mark.parametrize('message', CALLS)
+def test_wrong_calls_are_refused(message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        CALLS[message]()

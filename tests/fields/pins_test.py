@@ -45,8 +45,6 @@ def test_a_level_does_not_depend_on_later_ones():
     after = network.levels(x)
     np.testing.assert_array_equal(after[:, :2], before[:, :2])
     assert np.abs(after[:, 2] - before[:, 2]).max() > 0.1
-    with pytest.raises(ValueError, match='has levels 0 .. 2, got 3'):
-        network.levels(x, last=3)
 
 
 def test_levels_become_active_one_after_the_other():

@@ -1,5 +1,5 @@
-"""Poly-INR: levels against NumPy, the degree of its polynomial, points that two resolutions share,
-and refused arguments.
+"""Poly-INR: levels against NumPy, the degree of its polynomial, and points that two resolutions
+share.
 """
 
 import jax

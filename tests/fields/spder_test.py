@@ -1,4 +1,4 @@
-"""SPDER: values and derivatives of its activation, symmetries, and refused arguments."""
+"""SPDER: values and derivatives of its activation, and symmetries."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,6 @@ import pytest
 from posenc_jax.fields import make_field
 from posenc_jax.fields.siren import siren
 from posenc_jax.fields.spder import root_sine, spder_activation
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 
 GOLDEN = golden('spder')['values']
@@ -47,8 +46,3 @@ def test_the_factor_multiplies_sine_and_root():
     z = 30 * (x @ w + b)
     by_hand = (np.sin(z) * np.sqrt(np.abs(z))) @ v + c
     np.testing.assert_allclose(network(x, x), by_hand, atol=1e-5)
-
-
-def test_wrong_values_are_refused():
-    with pytest.raises(SpecError, match='spder damping'):
-        spder_activation(Z, 'root')

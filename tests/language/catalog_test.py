@@ -1,5 +1,6 @@
 """Tests of the catalogue and the citations, which are made from the Cards of the methods."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -26,19 +27,9 @@ from posenc_jax.protocol.registry import Card, entries
 ROOT = Path(__file__).parents[2]
 
 
-def card(**changes):
-    fields = dict(
-        title='T',
-        arxiv='',
-        door='none',
-        equation='x',
-        source='a/b',
-        authors='A, B',
-        year=2026,
-        example='a()',
-        name='A',
-    )
-    return Card(**{**fields, **changes})
+card = functools.partial(
+    Card, 'A', 'a()', door='none', equation='x', title='T', source='a/b', authors='A, B', year=2026
+)
 
 
 def test_every_registered_method_has_a_row():

@@ -26,6 +26,7 @@ from posenc_jax.mixers.box_features import (
 from posenc_jax.mixers.box_pe import BoxLayer, moved_boxes
 from posenc_jax.mixers.set_prediction import Detector, assign, overlap
 from tests.golden_files import golden
+from tests.mixers.small import assert_all_learn
 
 GOLDEN = golden('box_pe')['values']
 
@@ -157,8 +158,7 @@ def test_every_variable_has_a_gradient_and_proposals_are_a_set(acts):
         return out, pull(jax.tree.map(lambda a: jnp.cos(7 * a), out))[0]
 
     out, gradient = run(layer, F, BOXES)
-    for path, one in jax.tree_util.tree_leaves_with_path(nnx.state(gradient, nnx.Param)):
-        assert np.isfinite(one).all() and np.abs(one).max() > 1e-6, jax.tree_util.keystr(path)
+    assert_all_learn(nnx.state(gradient, nnx.Param), 1e-6)
     order = np.array([2, 0, 1])
     moved = run(layer, F[:, order], BOXES[:, order])[0]
     for a, b in zip(out, moved):
@@ -235,30 +235,3 @@ def test_overlap_of_boxes():
     a = jnp.array([0.25, 0.25, 0.5, 0.5])
     assert float(overlap(a, a)) == pytest.approx(1.0)
     assert float(overlap(a, jnp.array([0.75, 0.75, 0.5, 0.5]))) == 0.0
-
-
-def test_wrong_boxes_and_sizes_are_refused():
-    for box, message in (
-        ([0.5, 0.5, 0.5], r'\[..., 4\], got \(3,\)'),
-        ([0.5, np.nan, 0.5, 0.5], 'box 0 is not finite'),
-        ([0.5, 1.5, 0.5, 0.5], r'outside \[0, 1\]'),
-        ([0.5, 0.5, 0.0, 0.5], 'no width or no height'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            box_features(jnp.array(box))
-    with pytest.raises(ValueError, match='even and at least 2, got 5'):
-        box_features(BOXES, 5)
-    with pytest.raises(ValueError, match='at least one cell'):
-        centerness(0)
-    with pytest.raises(ValueError, match='a divisor of width=8, got 3; the nearest is 2'):
-        BoxLayer(8, heads=3, classes=2, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match='box_pe cells must be at least 1'):
-        BoxLayer(8, heads=2, classes=2, cells=0, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match='at least one proposal and one step, got 0 and 4'):
-        Detector(classes=2, proposals=0, heads=2, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match='1 predictions cannot stand for 2 objects'):
-        assign(np.zeros((1, 1, 2)), np.ones((1, 2), bool))
-    with pytest.raises(ValueError, match='costs must be finite'):
-        assign(np.full((1, 2, 2), np.nan), np.ones((1, 2), bool))
-    with pytest.raises(ValueError, match='side must be at least 16, got 8'):
-        rectangles(np.random.default_rng(0), 1, side=8)

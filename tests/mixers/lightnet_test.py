@@ -95,13 +95,6 @@ def test_a_gradient_keeps_no_array_of_pairs_and_features():
     assert results and max(results) < PIECE * PIECE * 8
 
 
-def test_a_key_far_above_all_others_takes_all():
-    k = np.zeros((1, 3, 1, 1), np.float32)
-    k[0, 1] = 75.0
-    v = np.float32([1, 2, 3]).reshape(1, 3, 1, 1)
-    np.testing.assert_allclose(averaged(k * 0 + 1, k, v).ravel(), [0.5, 2.0, 2.0], rtol=1e-6)
-
-
 def sequential(mixer, x, positions):
     """The mixer token by token in float64."""
     to = lambda w: np.einsum('td,dhf->thf', x, np.float64(w[...]))

@@ -7,7 +7,6 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.mixers.lightnet import PIECE
 from posenc_jax.mixers.lightnet_whole import lightnet_whole
@@ -15,7 +14,7 @@ from posenc_jax.protocol.errors import SpecError
 from posenc_jax.testing.jaxprs import largest_array
 from tests.golden_files import golden
 from tests.mixers.lightnet_test import averaged
-from tests.mixers.small import MODEL, draw, make, whole
+from tests.mixers.small import MODEL, draw, make, model_of, whole
 
 PLAIN, GRID = 'lightnet_whole()', 'lightnet_whole(encoding=md_lrpe(components=2, form="cosine"))'
 LONG = PIECE + 20
@@ -103,8 +102,7 @@ def test_memory_is_linear_and_gradients_are_finite():
 @pytest.mark.full
 @pytest.mark.skipif(len(jax.devices()) < 8, reason='needs eight emulated devices')
 def test_a_mesh_changes_nothing():
-    sizes = dict(vocab_size=5, train_len=8, layers=2, width=MODEL, heads=2, encoding=PLAIN)
-    model = Transformer(TransformerConfig(**sizes, kind='encoder'), rngs=nnx.Rngs(0))
+    model = model_of(PLAIN, kind='encoder')
     ids = jnp.asarray(np.arange(16).reshape(2, 8) % 5)
     expected = model(ids)
     with jax.set_mesh(make_mesh(2, 1, 2, 2, devices=jax.devices()[:8])):
@@ -114,11 +112,10 @@ def test_a_mesh_changes_nothing():
 
 
 def test_it_reads_both_sides_and_stands_in_encoders_alone():
-    sizes = dict(vocab_size=5, train_len=8, layers=2, width=MODEL, heads=2, encoding=PLAIN)
-    model = Transformer(TransformerConfig(**sizes, kind='encoder'), rngs=nnx.Rngs(0))
+    model = model_of(PLAIN, kind='encoder')
     ids = np.arange(8)[None] % 5
     later = ids.copy()
     later[0, -1] = 3
     assert np.abs(model(ids) - model(later))[0, 0].max() > 1e-4
     with pytest.raises(SpecError, match="lightnet_whole sees the tokens on both sides.*'encoder'"):
-        Transformer(TransformerConfig(**sizes), rngs=nnx.Rngs(0))
+        model_of(PLAIN)

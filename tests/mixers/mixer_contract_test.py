@@ -1,9 +1,6 @@
 """Contract tests of mixers: they run on every registered mixer that can be a layer of a model,
-built from the example on its Card.
-
-Some run one mixer through `whole`, `start`, `fill` and `step`. Others run small models, of which
-all layers are this mixer, or every other one is attention with `rope()`. A new mixer is found in
-the registry, and needs no change here.
+built from the example on its Card, and call its `whole`, `start`, `fill` and `step`. A new mixer is
+found in the registry, and needs no change here. `mixer_models_test.py` runs models of mixers.
 """
 
 import dataclasses
@@ -17,17 +14,14 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.lab.decoding.generate import continue_cache, generate
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.language.layer_spec import parse_layer
 from posenc_jax.language.spec import build
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
-from posenc_jax.layer.sharding import make_mesh, param_shardings
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import entries
 from posenc_jax.testing.jaxprs import largest_array
+from tests.mixers.small import Joined, assert_all_learn, draw, moved, variables
 
 LAYERS = [entry for entry in entries('mixer') if entry.is_layer]
 # These read whole rows, later tokens too, so they refuse to decode; their own tests do the rest.
@@ -35,7 +29,7 @@ WHOLE = [entry for entry in LAYERS if getattr(entry.build, 'sees_later', False)]
 ENTRIES = [entry for entry in LAYERS if entry not in WHOLE]
 # Of those of whole rows, the ones that need no grid, points or graph.
 ROW_ENTRIES = [*ENTRIES, *(entry for entry in WHOLE if entry.key == 'lightnet_whole')]
-ROWS, LENGTH, HEADS, KV_HEADS, WIDTH, MODEL, VOCAB = 2, 20, 4, 2, 8, 16, 11
+ROWS, LENGTH, HEADS, KV_HEADS, WIDTH, MODEL = 2, 20, 4, 2, 8, 16
 CONTEXT = dict(
     heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH, model_dim=MODEL, train_len=16, layers=2
 )
@@ -74,6 +68,7 @@ OPTION_ENTRIES = [
 
 # The fast tests run the most expensive tests on this mixer alone, in a model with attention.
 REPRESENTATIVE = 'cheems'
+assert REPRESENTATIVE in {entry.key for entry in ENTRIES}
 expensive = pytest.mark.full_where(
     condition=lambda entry, mixed=True: entry.key != REPRESENTATIVE or not mixed
 )
@@ -83,51 +78,6 @@ every_form = pytest.mark.parametrize('entry', [*ENTRIES, *OPTION_ENTRIES], ids=n
 every_form_of_rows = pytest.mark.parametrize('entry', [*ROW_ENTRIES, *OPTION_ENTRIES], ids=named)
 every_mixer = pytest.mark.parametrize('entry', ENTRIES, ids=lambda entry: entry.key)
 every_mixer_of_rows = pytest.mark.parametrize('entry', ROW_ENTRIES, ids=lambda entry: entry.key)
-every_pattern = pytest.mark.parametrize('mixed', [False, True], ids=['alone', 'with_rope'])
-
-
-def draw(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
-
-
-def moved(module, seed):
-    """The module with random numbers added to its parameters, because some start at zero."""
-    graphdef, params, rest = nnx.split(module, nnx.Param, ...)
-    rng = np.random.default_rng(seed)
-    added = lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape, np.float32)
-    return nnx.merge(graphdef, jax.tree.map(added, params), rest)
-
-
-class Joined(nnx.Module):
-    """Parts of a whole with the stream that flows through them, as one mixer: each adds its result
-    to its input.
-    """
-
-    def __init__(self, parts):
-        self.parts = nnx.List(parts)
-
-    def start(self, batch, tok):
-        return tuple(part.start(batch, tok) for part in self.parts)
-
-    def whole(self, x, tok):
-        return self._through(x, tok, lambda part, *rest: (*part.whole(*rest), None))[0]
-
-    def fill(self, x, tok, capacity, count=None):
-        return self._through(x, tok, lambda part, *rest: part.fill(*rest, capacity, count))
-
-    def step(self, x, tok, state, cursor):
-        states = iter(state)
-        run = lambda part, x, _, stream: part.step(x, tok, stream, next(states), cursor)
-        return self._through(x, tok.slice(cursor, x.shape[1]), run)
-
-    def _through(self, x, tok, run):
-        whole = lambda a: jnp.broadcast_to(a, (len(x), *a.shape[1:]))
-        stream, states = jax.tree.map(whole, self.parts[0].begin_stream(tok)), []
-        for part in self.parts:
-            y, stream, state = run(part, x, tok, stream)
-            x = x + y
-            states.append(state)
-        return x, tuple(states)
 
 
 def make(entry, seed=0):
@@ -135,7 +85,7 @@ def make(entry, seed=0):
     for spec in PARTS.get(entry.key, (entry.card.example,)):
         (node,) = parse_layer(spec).nodes
         built.append(build(node, {**CONTEXT, 'rngs': rngs}))
-    return moved(Joined(built) if entry.key in PARTS else built[0], seed + 100)
+    return moved(Joined(built) if entry.key in PARTS else built[0], 0.1, seed + 100)
 
 
 @functools.cache
@@ -143,21 +93,7 @@ def mixer_of(entry):
     return make(entry)
 
 
-@functools.cache
-def model_of(entry, mixed, **fields):
-    pattern = (*PARTS.get(entry.key, (entry.card.example,)), 'rope()')
-    pattern = pattern if mixed else pattern[:-1]
-    sizes = dict(width=MODEL, heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH)
-    layers = max(2, len(pattern))
-    cfg = TransformerConfig(
-        **{**dict(vocab_size=VOCAB, train_len=16, layers=layers, encoding='', **sizes), **fields},
-        pattern=pattern,
-    )
-    return moved(Transformer(cfg, rngs=nnx.Rngs(0)), 7)
-
-
-X = np.asarray(draw(4, ROWS, LENGTH, MODEL))
-IDS = np.asarray(jax.random.randint(jax.random.key(1), (ROWS, LENGTH), 0, VOCAB))
+X = draw(4, ROWS, LENGTH, MODEL)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -178,23 +114,6 @@ def _fill(graphdef, state, x, tok, count=None):
 def whole(mixer, x=X, tok=None):
     """`whole`, compiled once for all inputs of one form."""
     return _whole(*nnx.split(mixer), x, pj.Tokens.of(length=x.shape[1]) if tok is None else tok)
-
-
-logits_of = jax.jit(lambda model, ids, tok: model(ids, tok))
-read, read_on = jax.jit(prefill), jax.jit(decode_step)
-# The prompts that models continue, which a mesh can cut: the second row is padded.
-PROMPT, BEGUN = 8, np.arange(LENGTH)[None] >= np.array([[0], [3]])
-
-
-@functools.cache
-def generated(entry, mixed):
-    """The prompts with their most probable continuations, up to `LENGTH`."""
-    return continued(model_of(entry, mixed))
-
-
-def continued(model):
-    prompts, valid = IDS[:, :PROMPT], BEGUN[:, :PROMPT]
-    return generate(model, prompts, valid=valid, max_new_tokens=LENGTH - PROMPT, temperature=0.0)
 
 
 def in_pieces(mixer, x, tok, cuts, step=_step):
@@ -224,20 +143,12 @@ def close_trees(a, b):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=5 * SAME * largest)
 
 
-def equal_trees(a, b):
-    chex.assert_trees_all_equal(a, b)
-
-
 def shapes_of(tree):
     return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
 
 
 def gap(a, b):
     return float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))))
-
-
-def test_there_are_mixers():
-    assert REPRESENTATIVE in {entry.key for entry in ENTRIES}
 
 
 @pytest.mark.parametrize('entry', WHOLE, ids=lambda entry: entry.key)
@@ -277,17 +188,15 @@ def test_the_result_has_the_dtype_of_the_input_and_the_state_is_float32(entry):
 
 @every_mixer_of_rows
 def test_every_variable_declares_the_role_of_each_axis(entry):
-    variables = jax.tree.leaves(
-        nnx.state(mixer_of(entry)), is_leaf=lambda a: isinstance(a, nnx.Variable)
-    )
-    for variable in variables:
+    found = variables(mixer_of(entry))
+    for variable in found:
         assert isinstance(variable, (nnx.Param, Constant)), type(variable)
         axes = variable.get_metadata().get('axes')
         assert axes is not None and len(axes) == variable.get_value().ndim, variable
         for size, role in zip(variable.get_value().shape, axes):
             expected = {'heads': HEADS, 'kv_heads': KV_HEADS, 'width': MODEL}.get(role, size)
             assert size == expected, f'an axis of {size} has the role {role!r}'
-    trained = any(isinstance(variable, nnx.Param) for variable in variables)
+    trained = any(isinstance(variable, nnx.Param) for variable in found)
     assert entry.card.promises.needs_training == trained
 
 
@@ -304,16 +213,7 @@ def test_bfloat16_is_close_to_float32(entry):
     assert np.median(error) < 0.01 * scale and error.max() < 0.06 * scale, (error.max(), scale)
 
 
-@pytest.mark.full
-@every_mixer
-def test_a_model_in_bfloat16_is_close_to_float32(entry):
-    tok = pj.Tokens.of(length=LENGTH)
-    logits = logits_of(model_of(entry, True), IDS, tok)
-    low = logits_of(model_of(entry, True, dtype='bfloat16'), IDS, tok)
-    assert gap(low, logits) < 0.25 and np.median(np.abs(low - logits)) < 0.04
-
-
-# Steps, and decoding.
+# Steps.
 
 
 @pytest.mark.full_where(
@@ -344,7 +244,7 @@ def test_steps_in_any_cut_equal_the_whole(entry, kind):
 def test_steps_and_documents_longer_than_a_piece(entry):
     """A piece is what a mixer computes at once; the backward pass computes it again."""
     mixer, length, cut = mixer_of(entry), 100, 75
-    x, valid = np.asarray(draw(5, ROWS, length, MODEL)), np.ones((ROWS, length), bool)
+    x, valid = draw(5, ROWS, length, MODEL), np.ones((ROWS, length), bool)
     valid[0, :3] = valid[1, 70:73] = valid[1, -4:] = False
     tok = pj.Tokens.of(segment=np.arange(length)[None] // cut + 0 * valid, valid=valid)
     expected = np.asarray(whole(mixer, x, tok))
@@ -356,53 +256,7 @@ def test_steps_and_documents_longer_than_a_piece(entry):
     assert np.isfinite(slope).all() and not slope[~valid].any()
 
 
-@expensive
-@every_mixer
-@every_pattern
-def test_decoding_equals_the_full_pass(entry, mixed):
-    model, tok = model_of(entry, mixed), pj.Tokens.of(valid=BEGUN)
-    expected, real = np.asarray(logits_of(model, IDS, tok)), BEGUN[:, :PROMPT]
-    logits, cache = read(model, init_cache(model, tok), IDS[:, :PROMPT])
-    close(np.asarray(logits)[real], expected[:, :PROMPT][real])
-    for number in range(PROMPT, LENGTH):
-        logits, cache = read_on(model, cache, IDS[:, number])
-        close(logits, expected[:, number])
-
-
-@pytest.mark.full
-@every_mixer
-@every_pattern
-def test_generated_tokens_are_the_most_probable(entry, mixed):
-    model, tok = model_of(entry, mixed), pj.Tokens.of(valid=BEGUN)
-    out = generated(entry, mixed)
-    logits, cache = read(model, init_cache(model, tok), IDS[:, :PROMPT])
-    new = continue_cache(model, cache, logits[:, -1], max_new_tokens=LENGTH - PROMPT)
-    np.testing.assert_array_equal(out[:, PROMPT:], new)
-    logits = np.asarray(logits_of(model, out, tok))[:, PROMPT - 1 : -1]
-    chosen = np.take_along_axis(logits, np.asarray(new)[..., None], axis=-1)[..., 0]
-    close(chosen, logits.max(-1))
-
-
 # Padding, packing, causality.
-
-
-@expensive
-@every_form
-def test_packing_and_padding_change_nothing(entry):
-    """Two documents have the same logits alone, packed in one row, and with padding on the left or
-    on the right.
-    """
-    model = model_of(entry, True)
-    documents = IDS[:, :DOCUMENT]
-    alone = pj.Tokens.of(length=DOCUMENT)
-    expected = logits_of(model, documents, alone)
-    packed = logits_of(model, documents.reshape(1, LENGTH), pj.Tokens.of(segment=PACKED[:1]))
-    close(packed.reshape(expected.shape), expected)
-    for order in (1, -1):
-        valid = np.repeat([[False, True]], DOCUMENT, axis=1)[:, ::order]
-        padded = np.concatenate([np.full_like(documents, 3), documents][::order], axis=1)
-        out = logits_of(model, padded, pj.Tokens.of(valid=np.broadcast_to(valid, padded.shape)))
-        close(np.asarray(out)[:, valid[0]], expected)
 
 
 @every_mixer_of_rows
@@ -416,7 +270,7 @@ def test_padding_is_finite_and_does_not_leak(entry):
         close(np.asarray(other)[PADDED], np.asarray(out)[PADDED], 1e-6)
 
 
-COTANGENT = np.asarray(draw(9, ROWS, LENGTH, MODEL))
+COTANGENT = draw(9, ROWS, LENGTH, MODEL)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -468,27 +322,8 @@ def test_gradients_are_finite_and_those_of_the_steps(entry):
     gradient = lambda how: jax.jit(jax.grad(functools.partial(loss, how), (0, 1)))(params, X)
     ours = gradient(lambda mixer, x: mixer.whole(x, tok))
     close_trees(ours, gradient(lambda mixer, x: in_pieces(mixer, x, tok, (19, 1), step)[0]))
-    for path, one in jax.tree_util.tree_leaves_with_path(ours[0]):
-        name = jax.tree_util.keystr(path)
-        assert np.abs(one).max() > 1e-6, f'{name} is trained but has no gradient'
+    assert_all_learn(ours[0], 1e-6)
     assert not np.asarray(ours[1])[~PADDED].any(), 'padding has a gradient'
-
-
-@pytest.mark.full
-@every_option
-def test_training_lowers_the_loss_of_a_batch(entry):
-    graphdef, params, rest = nnx.split(model_of(entry, False), nnx.Param, ...)
-
-    def loss(params):
-        logits = nnx.merge(graphdef, params, rest)(IDS[:, :9])
-        return -jnp.take_along_axis(jax.nn.log_softmax(logits), IDS[:, 1:10, None], -1).mean()
-
-    def update(params, _):
-        value, slope = jax.value_and_grad(loss)(params)
-        return jax.tree.map(lambda a, b: a - 0.3 * b, params, slope), value
-
-    losses = jax.jit(lambda params: jax.lax.scan(update, params, length=30)[1])(params)
-    assert np.isfinite(losses).all() and losses[-1] < 0.8 * losses[0], losses
 
 
 @pytest.mark.full
@@ -497,44 +332,6 @@ def test_jit_equals_eager(entry):
     mixer, tok = mixer_of(entry), pj.Tokens.of(**KINDS['packed_and_padded'])
     eager = mixer.whole(jnp.asarray(X), tok)
     close(np.asarray(eager)[PADDED], np.asarray(whole(mixer, tok=tok))[PADDED])
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(
-    'entry, mixed',
-    [
-        pytest.param(entry, mixed, id=f'{"with_rope" if mixed else "alone"}-{entry.key}')
-        for entry in ENTRIES
-        for mixed in (False, True)
-        if not mixed or entry.key == REPRESENTATIVE
-    ],
-)
-@pytest.mark.skipif(len(jax.devices()) < 8, reason='needs eight emulated devices')
-def test_sharded_equals_unsharded(entry, mixed):
-    """Of most mixers in a model of the mixer alone: what cuts the layers of attention beside them
-    is the same for all. For one mixer a model with attention is compared, too.
-    """
-    model = model_of(entry, mixed)
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    tok = pj.Tokens.of(valid=PADDED)
-
-    def loss(params, rest, tok):
-        logits = nnx.merge(graphdef, params, rest)(IDS, tok)
-        picked = jax.nn.log_softmax(logits)[:, :-1] * jax.nn.one_hot(IDS[:, 1:], VOCAB)
-        return -jnp.where(tok.valid[:, :-1, None], picked, 0).mean(), logits
-
-    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    mesh = make_mesh(1, 2, 2, 2, devices=jax.devices()[:8])
-    place = lambda state: jax.device_put(state, param_shardings(state, mesh))
-    placed = place(params), place(rest)
-    (_, logits), grads = run(params, rest, tok)
-    with jax.set_mesh(mesh):
-        (_, sharded), cut = run(*placed, tok)
-        out = continued(nnx.merge(graphdef, *placed))
-    assert len(sharded.sharding.device_set) == 8
-    close(np.asarray(sharded)[PADDED], np.asarray(logits)[PADDED])
-    close_trees(cut, grads)
-    np.testing.assert_array_equal(out, generated(entry, mixed))
 
 
 def traced(mixer, length):
@@ -574,7 +371,7 @@ def test_promise_relative(entry):
 
 @every_mixer
 def test_a_checkpoint_restores_it(entry):
-    equal_trees(nnx.state(make(entry)), nnx.state(mixer_of(entry)))
+    chex.assert_trees_all_equal(nnx.state(make(entry)), nnx.state(mixer_of(entry)))
     saved = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(mixer_of(entry))))
     graphdef, state = nnx.split(make(entry, seed=5))
     assert graphdef == nnx.graphdef(mixer_of(entry))
@@ -602,79 +399,3 @@ def test_wrong_specs_are_refused(entry):
         parse_layer(f'{entry.key}(nonsense=1)')
     with pytest.raises(SpecError, match=f'{entry.key} replaces attention, so it stands alone'):
         parse_layer(f'{entry.card.example} | rope()')
-
-
-@every_mixer
-def test_mixers_that_are_causal_refuse_an_encoder(entry):
-    cfg = TransformerConfig(
-        vocab_size=VOCAB,
-        train_len=16,
-        layers=1,
-        width=MODEL,
-        heads=HEADS,
-        encoding=entry.card.example,
-        kind='encoder',
-    )
-    build_it = lambda: nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0)))
-    if not entry.card.causal_only:
-        build_it()
-        return
-    with pytest.raises(SpecError, match=f'{entry.key} reads tokens from left to right'):
-        build_it()
-
-
-# Faults that these tests must notice.
-
-
-def scan_of(**changed):
-    """The class of the GRU layer, in which one argument of `scan` is replaced by another."""
-    (entry,) = (entry for entry in ENTRIES if entry.key == 'gru')
-
-    class Faulty(entry.build):
-        def scan(self, x, tok, starts, state):
-            given = dict(x=x, tok=tok, starts=starts, state=state)
-            return super().scan(
-                **given | {name: change(**given) for name, change in changed.items()}
-            )
-
-    return entry, Faulty
-
-
-FAULTS = {
-    'remembers the document before': (
-        dict(starts=lambda starts, **_: jnp.zeros_like(starts)),
-        lambda entry: test_causality(entry),
-    ),
-    'reads padding': (
-        dict(tok=lambda tok, **_: dataclasses.replace(tok, valid=None)),
-        lambda entry: test_padding_is_finite_and_does_not_leak(entry),
-    ),
-    'forgets what came before': (
-        dict(state=lambda state, **_: jnp.zeros_like(state)),
-        lambda entry: test_steps_in_any_cut_equal_the_whole(entry, 'packed_and_padded'),
-    ),
-    'reads later tokens': (
-        dict(x=lambda x, **_: x + 0.1 * jnp.roll(x, -1, axis=1)),
-        lambda entry: test_causality(entry),
-    ),
-    'reads positions': (
-        dict(x=lambda x, tok, **_: x * (1 + 0.01 * tok.pos[..., None])),
-        lambda entry: test_promise_relative(entry),
-    ),
-    'gives another dtype': (
-        dict(x=lambda x, **_: x.astype(jnp.float32)),
-        lambda entry: test_the_result_has_the_dtype_of_the_input_and_the_state_is_float32(entry),
-    ),
-}
-
-
-@pytest.mark.full
-@pytest.mark.parametrize('fault', FAULTS)
-def test_faults_would_be_noticed(monkeypatch, fault):
-    changed, check = FAULTS[fault]
-    entry, faulty = scan_of(**changed)
-    mixer = moved(faulty(model_dim=MODEL, layers=2, rngs=nnx.Rngs(0)), 100)
-    check(entry)
-    monkeypatch.setitem(globals(), 'mixer_of', lambda entry: mixer)
-    with pytest.raises(AssertionError):
-        check(entry)

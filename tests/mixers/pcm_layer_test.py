@@ -1,5 +1,5 @@
 """The layer that sorts points: a decaying sum along the orders by hand, no dependence on the order
-in which points come, padding, gradients, and what it refuses.
+in which points come, padding, and gradients.
 """
 
 import jax
@@ -9,18 +9,21 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.lab.model import Transformer, TransformerConfig
-from posenc_jax.language.layer_spec import parse_layer
-from posenc_jax.language.spec import build
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.mixers.pcm_layer import PcmLayer
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
+from tests.mixers.small import (
+    OF_POINTS,
+    assert_all_learn,
+    built,
+    model_of,
+    normal,
+    variables,
+    whole,
+)
 
 GOLDEN = golden('pcm_layer')['values']
-SIZES = dict(heads=2, kv_heads=2, head_dim=4, model_dim=8, layers=2, train_len=16)
-POINTS = jax.random.normal(jax.random.key(0), (2, 12, 3))
-X = jax.random.normal(jax.random.key(1), (2, 12, 8))
+POINTS, X = normal(0, 2, 12, 3), normal(1, 2, 12, 8)
 VALID = np.arange(12) < np.array([[12], [7]])
 
 
@@ -57,17 +60,9 @@ def test_sums_by_hand():
         np.testing.assert_allclose(of_halving(order, 8.0), expected, rtol=1e-6)
 
 
-def make(spec, seed=0):
-    (node,) = parse_layer(spec).nodes
-    return build(node, {**SIZES, 'rngs': nnx.Rngs(seed)})
-
-
-whole = jax.jit(lambda layer, x, tok: layer.whole(x, tok))
-
-
 @pytest.fixture(scope='module', params=['gru()', 'cheems(chunk=8)'])
 def layer(request):
-    return make(f'pcm_layer({request.param}, order="yzx", prompts=2, prompt_width=5, size=0.5)')
+    return built(f'pcm_layer({request.param}, order="yzx", prompts=2, prompt_width=5, size=0.5)')
 
 
 @pytest.mark.full_but_one
@@ -95,8 +90,7 @@ def test_every_variable_has_a_gradient_and_padding_has_none(layer):
         return jnp.where(VALID[..., None], jnp.sin(3 * y), 0).sum()
 
     ours, of_x = jax.jit(jax.grad(loss, (0, 1)))(params, X)
-    for path, one in jax.tree_util.tree_leaves_with_path(ours):
-        assert np.isfinite(one).all() and np.abs(one).max() > 1e-7, jax.tree_util.keystr(path)
+    assert_all_learn(ours, 1e-7)
     assert np.isfinite(of_x).all() and not np.asarray(of_x)[~VALID].any()
     assert (np.abs(of_x).max(-1)[VALID] > 0).all()
 
@@ -105,9 +99,7 @@ def test_types_and_roles(layer):
     tok = pj.Tokens.of(positions=POINTS, valid=VALID)
     out = jax.eval_shape(layer.whole, X.astype(jnp.bfloat16), tok)
     assert (out.shape, out.dtype) == (X.shape, jnp.bfloat16)
-    for variable in jax.tree.leaves(
-        nnx.state(layer), is_leaf=lambda a: isinstance(a, nnx.Variable)
-    ):
+    for variable in variables(layer):
         assert len(variable.get_metadata()['axes']) == variable.get_value().ndim
 
 
@@ -117,13 +109,9 @@ def test_a_cloud_that_no_grid_holds_gives_nan_alone(layer):
     assert np.isnan(found[0]).all() and np.isfinite(found[1]).all()
 
 
-def model(spec, kind='encoder'):
-    sizes = dict(vocab_size=0, channels=3, output_size=5, pool='mean')
-    cfg = TransformerConfig(
-        train_len=12, layers=2, width=8, heads=2, kind=kind, encoding='', **sizes,
-        pattern=(f'pcm() | pcm_layer({spec}, prompts=1)', f'pcm_layer({spec}, order="hilbert")'),
-    )  # fmt: skip
-    return Transformer(cfg, rngs=nnx.Rngs(0))
+def model(spec):
+    first, second = f'pcm() | pcm_layer({spec}, prompts=1)', f'pcm_layer({spec}, order="hilbert")'
+    return model_of(first, second, kind='encoder', **OF_POINTS)
 
 
 logits = jax.jit(lambda model, points, tok: model(points, tok))
@@ -140,15 +128,3 @@ def test_a_model_of_such_layers_reads_a_set():
     np.testing.assert_allclose(logits(both, moved, pj.Tokens.of(positions=moved)), found, atol=1e-5)
     gradient = nnx.grad(lambda model: (model(POINTS, pj.Tokens.of(positions=POINTS)) ** 2).sum())
     assert np.abs(jax.jit(gradient)(both)['shared'][0]['w_out'][...]).max() > 1e-6
-
-
-def test_what_it_refuses(layer):
-    with pytest.raises(ValueError, match='packed documents'):
-        layer.whole(X, pj.Tokens.of(positions=POINTS, segment=np.zeros((2, 12), int)))
-    with pytest.raises(ValueError, match=r'positions \[B, L, 3\], got \(1, 12\)'):
-        layer.whole(X, pj.Tokens.of(length=12))
-
-
-def test_the_next_token_cannot_be_asked_for():
-    with pytest.raises(SpecError, match='pcm_layer sees the tokens on both sides'):
-        model('gru()', 'decoder')

@@ -1,6 +1,4 @@
-"""The causal PEG: numbers of another library, its state, what it tells a model, weight decay, and
-refused arguments. tests/mixers/mixer_contract_test.py has the contract of mixers.
-"""
+"""The causal PEG: numbers of another library, its state, what it tells a model, and decay."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +7,10 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.train.optimizer import decays
 from posenc_jax.mixers.peg_causal import PegCausal
 from tests.golden_files import golden
+from tests.mixers.small import model_of
 
 GOLDEN = golden('peg_causal')
 
@@ -21,13 +19,6 @@ def layer_of_golden():
     layer = PegCausal(kernel=3, model_dim=2, rngs=nnx.Rngs(0))
     layer.kernel[...], layer.bias[...] = jnp.array(GOLDEN['kernel']), jnp.array(GOLDEN['bias'])
     return layer
-
-
-def model_of(*pattern):
-    cfg = TransformerConfig(
-        vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='', pattern=pattern
-    )
-    return Transformer(cfg, rngs=nnx.Rngs(0))
 
 
 def test_the_convolution_is_that_of_another_library():

@@ -1,6 +1,8 @@
-"""The reduced attention of SegFormer: numbers of another library, limiting cases, its place in a
-model, and refused arguments and uses.
+"""The reduced attention of SegFormer: numbers of another library, limiting cases, and its place in
+a model.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +10,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.layer.sharding import make_mesh, param_shardings
 from posenc_jax.mixers.spatial_reduction import SpatialReduction
-from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden
+from tests.mixers.small import OF_IMAGES, model_of
 
 GOLDEN = golden('spatial_reduction')
 SIZES = dict(heads=2, kv_heads=2, head_dim=2, model_dim=4, layers=1)
@@ -25,10 +26,7 @@ def make(rate=2, **options):
     return SpatialReduction(rate=rate, **options, **SIZES, rngs=nnx.Rngs(0))
 
 
-def model_of(*pattern, **fields):
-    sizes = dict(vocab_size=0, train_len=6, layers=2, width=8, heads=2, kind='encoder')
-    sizes |= dict(output_size=3, channels=1, patch=2, pool='mean', encoding='', pattern=pattern)
-    return Transformer(TransformerConfig(**{**sizes, **fields}), rngs=nnx.Rngs(0))
+of_images = functools.partial(model_of, kind='encoder', **OF_IMAGES)
 
 
 def mixer_of_golden():
@@ -76,14 +74,14 @@ def test_an_anchor_makes_the_keys_those_of_any_shift_of_the_grid():
 
 @pytest.mark.full
 def test_in_a_model_and_in_the_stages_of_a_pyramid():
-    pattern = model_of('spatial_reduction(rate=2)', 'peg()', mlp='mix_ffn')
+    pattern = of_images('spatial_reduction(rate=2)', 'peg()', mlp='mix_ffn')
     lower = ((1, 4, 1, 2, 'spatial_reduction(rate=4)'), (1, 4, 2, 1, 'spatial_reduction(rate=2)'))
-    pyramid = model_of('nope()', lower=lower, mlp='mix_ffn', overlap=True)
+    pyramid = of_images('nope()', lower=lower, mlp='mix_ffn', overlap=True)
     for model in (pattern, pyramid):
         value, gradient = nnx.value_and_grad(lambda model: (model(IMAGES) ** 2).sum())(model)
         assert np.isfinite(value)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-    mixer = model_of('spatial_reduction(rate=2)', kv_heads=1, bias='none').blocks[0].own_mixer
+    mixer = of_images('spatial_reduction(rate=2)', kv_heads=1, bias='none').blocks[0].own_mixer
     assert mixer.projections.w_k.shape == (2, 8, 1, 4) and mixer.kernel.shape == (2, 2, 2, 8, 8)
 
 
@@ -91,10 +89,10 @@ def test_in_a_model_and_in_the_stages_of_a_pyramid():
 @pytest.mark.skipif(len(jax.devices()) < 8, reason='needs eight emulated devices')
 def test_recomputed_layers_bfloat16_and_a_mesh_change_nothing():
     spec = 'spatial_reduction(rate=2, anchor=True)'
-    model, low = model_of(spec), model_of(spec, dtype='bfloat16')
+    model, low = of_images(spec), of_images(spec, dtype='bfloat16')
     run = jax.jit(jax.value_and_grad(lambda model, images: (model(images) ** 2).sum()))
     expected, gradient = run(model, IMAGES)
-    assert float(run(model_of(spec, remat='full'), IMAGES)[0]) == pytest.approx(float(expected))
+    assert float(run(of_images(spec, remat='full'), IMAGES)[0]) == pytest.approx(float(expected))
     assert np.abs(jax.jit(low)(IMAGES) - jax.jit(model)(IMAGES)).max() < 0.2
     mesh = make_mesh(2, 2, 2, 1, devices=jax.devices()[:8])
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
@@ -104,18 +102,3 @@ def test_recomputed_layers_bfloat16_and_a_mesh_change_nothing():
     assert float(cut) == pytest.approx(float(expected), rel=1e-5)
     for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-
-
-def test_wrong_uses_are_refused():
-    mixer, x = make(), jnp.ones((1, 9, 4))
-    with pytest.raises(
-        ValueError, match='does not divide a grid of 3 x 3 tokens; nearest grid: 4 x 4'
-    ):
-        mixer.whole(x, Tokens.on_grid(3, 3))
-    with pytest.raises(ValueError, match='spatial_reduction reads a grid of tokens, and these lie'):
-        mixer.whole(x, Tokens.of(length=9))
-    padded = Tokens(**{**vars(TOK), 'valid': jnp.ones((1, 9), bool)})
-    with pytest.raises(ValueError, match='got tokens with padding or documents'):
-        mixer.whole(x, padded)
-    with pytest.raises(SpecError, match="use kind 'encoder'"):
-        model_of('spatial_reduction(rate=2)', kind='decoder')

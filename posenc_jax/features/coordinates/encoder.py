@@ -86,6 +86,13 @@ class CoordinateEncoder(nnx.Module):
         )
 
 
+def limited(what: str, width: int) -> int:
+    """The width of an encoder; more than 2^20 features are a ValueError."""
+    if width > MAX_FEATURES:
+        raise ValueError(f'{what} {width} features; at most {MAX_FEATURES} are accepted')
+    return width
+
+
 def counted(wrong: Bool[np.ndarray, '...']) -> str:
     """How many points of a batch are wrong, and the index of the first one, as words."""
     first = np.unravel_index(int(wrong.argmax()), wrong.shape)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.features.coordinates.encoder import MAX_FEATURES, CoordinateEncoder, Wide
+from posenc_jax.features.coordinates.encoder import CoordinateEncoder, Wide, limited
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.bounds import Ge, Le, Multiple, Positive
 from posenc_jax.protocol.encoding import Constant
@@ -67,22 +67,16 @@ def random_features(x: Num[Array, '... d'], b: Float[Array, 'd m']) -> Float[Arr
 @register(
     'fourier_features',
     kind='coordinates',
-    card=Card(
-        name='Fourier features',
-        equation='[x, sin(2^i pi x_j), cos(2^i pi x_j)], i < K; or [cos(2 pi x B) | '
-        'sin(2 pi x B)], B ~ N(0, s^2)',
-        example='fourier_features(bands=3)',
-        share='model',
-    ),
+    card=Card(name='Fourier features', example='fourier_features(bands=3)', share='model'),
 )
 class FourierFeatures(CoordinateEncoder):
     """Encodes coordinates by waves whose frequencies are powers of two, or random.
 
-    'nerf': `[x, then for band i = 0 .. K - 1, for coordinate j: sin(2^i pi x_j), cos(2^i pi x_j)]`,
-    d + 2 d K features of x in [-1, 1]; `nyquist_bands` chooses K for a signal of n samples.
-    'random': `[cos(2 pi x B) | sin(2 pi x B)]`, B [d, m] drawn once from N(0, s^2) and not trained.
-    The inner product of two random codes over m approximates `exp(-2 pi^2 s^2 |x - y|^2)`. Differs
-    from the papers: nothing.
+    `[x, sin(2^i pi x_j), cos(2^i pi x_j)]` and `[cos(2 pi x B) | sin(2 pi x B)]` are the kinds
+    'nerf' and 'random'. The bands i < K are the slower and the coordinates j the faster: d + 2 d K
+    features of x in [-1, 1]; `nyquist_bands` chooses K for a signal of n samples. B [d, m] is drawn
+    once from N(0, s^2) and not trained. The inner product of two random codes over m approximates
+    `exp(-2 pi^2 s^2 |x - y|^2)`. Differs from the papers: nothing.
 
     Args:
       kind: 'nerf' or 'random'.
@@ -90,7 +84,6 @@ class FourierFeatures(CoordinateEncoder):
       bands: K of 'nerf'; 10 by default, the number for points in space.
       features: 2m of 'random'; 256 by default.
       scale: s of 'random', in turns per unit; 10 by default, the papers' for images.
-      rngs: draws B.
 
     Raises:
       ValueError: an argument of the other kind, more than 2^20 features.
@@ -101,8 +94,6 @@ class FourierFeatures(CoordinateEncoder):
       >>> from posenc_jax.features.coordinates import make_features
       >>> make_features('fourier_features(bands=4)').encode(jnp.zeros((5, 2))).shape
       (5, 18)
-      >>> make_features("fourier_features(kind='random', features=64, scale=10.0)").width
-      64
     """
 
     def __init__(
@@ -124,11 +115,8 @@ class FourierFeatures(CoordinateEncoder):
         self.kind, self.components = kind, components
         self.bands = 10 if bands is None else bands
         features = 256 if features is None else features
-        self.width = components * (1 + 2 * self.bands) if kind == 'nerf' else features
-        if self.width > MAX_FEATURES:
-            raise ValueError(
-                f'fourier_features: {self.width} features; at most {MAX_FEATURES} are accepted'
-            )
+        width = components * (1 + 2 * self.bands) if kind == 'nerf' else features
+        self.width = limited('fourier_features:', width)
         if kind == 'random':
             scale = 10.0 if scale is None else scale
             waves = (components, features // 2)

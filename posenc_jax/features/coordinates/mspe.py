@@ -15,9 +15,7 @@ from posenc_jax.protocol.registry import Card, register
 
 
 def mspe(coords: Num[Array, '... 2'], channels: int, scale: float = 1.0) -> Float[Array, '... C']:
-    """Sines and cosines of the column in the first half of the channels, of the row in the second.
-
-    Channels 2m and 2m + 1 of each half are `sin, cos(u w_m)`, `w_m = 10000^(-4m/C) / scale`.
+    """The features of `MSPE`, sines and cosines of the column and then of the row.
 
     Args:
       coords: (row, column).
@@ -90,15 +88,7 @@ def shifted_constant(
 
 
 @register(
-    'mspe',
-    kind='coordinates',
-    card=Card(
-        name='MS-PE',
-        equation='y = x + gamma PE, PE[2m], PE[2m+1] = sin, cos(column w_m), then of the row, '
-        'w_m = 10000^(-4m/C) / scale',
-        example='mspe(features=16)',
-        share='model',
-    ),
+    'mspe', kind='coordinates', card=Card(name='MS-PE', example='mspe(features=16)', share='model')
 )
 class MSPE(CoordinateEncoder):
     """Sines and cosines of the columns and rows of a grid, for the resolutions of a generator.

@@ -97,9 +97,8 @@ def fourier_part(coords: Float[Array, '... d'], frequencies: int) -> Float[Array
     kind='coordinates',
     card=Card(
         name='RECOMBINER LPE',
-        door='none',
-        equation='[cos(pi x w) | sin(pi x w) | pe(x)], pe = conv3(up2(conv3(up2(conv5(up4(Z))))))',
         example='recombiner_lpe(shape=(32, 32), latent=8, hidden=8, features=4)',
+        door='none',
         promises=Promises(needs_training=True),
     ),
 )
@@ -107,9 +106,9 @@ class RecombinerLpe(CoordinateEncoder):
     """A trained vector for every 16 x 16 pixels of a signal, enlarged to its pixels by convolutions
     and read at the points, beside Fourier features. A network can so learn different places apart.
 
-    `[fourier | pe]`. The grid Z has one cell for 16 pixels along every axis; cells are repeated 4,
-    2 and 2 times, each time followed by a convolution (5, 3 and 3 wide). Changing a cell changes pe
-    in its pixels and the 11 around them. The released code reads videos (time, row, column) with
+    `[cos(pi x w) | sin(pi x w) | pe(x)]`, `pe = conv3(up2(conv3(up2(conv5(up4(Z))))))`. The grid Z
+    has one cell for 16 pixels along every axis; `enlarged` has the sizes. Changing a cell changes
+    pe in its pixels and the 11 around them. The released code reads videos (time, row, column) with
     `cells=(24, 16, 16)`. Differs from the paper: Z is trained as it stands, where the paper has a
     distribution over it; between pixels pe is interpolated linearly.
 

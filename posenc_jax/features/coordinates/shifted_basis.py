@@ -1,6 +1,6 @@
 """Shifted basis embedders: features of coordinates by shifted copies of one function, or waves."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.features.coordinates.basis_grid import kron_features
-from posenc_jax.features.coordinates.encoder import MAX_FEATURES, CoordinateEncoder
+from posenc_jax.features.coordinates.encoder import CoordinateEncoder, limited
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.errors import check_choice, check_number
@@ -16,10 +16,9 @@ from posenc_jax.protocol.registry import Card, register
 
 Shifted = Literal['gaussian', 'triangle', 'impulse', 'square', 'sin']
 Waves = Literal['rff', 'linf', 'logf', 'basic']
-Basis = Literal['gaussian', 'triangle', 'impulse', 'square', 'sin', 'rff', 'linf', 'logf', 'basic']
+Basis = Literal[Shifted, Waves]
 Form = Literal['line', 'two', 'four', 'complex']
-SHIFTED = ('gaussian', 'triangle', 'impulse', 'square', 'sin')
-WAVES = ('rff', 'linf', 'logf', 'basic')
+SHIFTED, WAVES = get_args(Shifted), get_args(Waves)
 # Features, and the parts that share them: one axis, two axes, four directions, a product.
 FORMS = {'line': (512, 1), 'two': (512, 2), 'four': (512, 4), 'complex': (256, 1)}
 SIMPLE = {'rff': 14.0, 'linf': 5.0, 'logf': 5.5, 'gaussian': 0.006}
@@ -98,8 +97,6 @@ def directions(coords: Float[Array, '... 2'], form: Form) -> Float[Array, '... n
     kind='coordinates',
     card=Card(
         name='shifted basis embedders',
-        equation='psi(x)[c] = f(x - c / D), f a Gaussian, triangle, impulse, square or sine; or '
-        '[sin(2 pi x b) | cos(2 pi x b)]; in two dimensions concatenated or psi(x) kron psi(y)',
         example="shifted_basis('gaussian', form='two', features=16, scale=0.1)",
         share='model',
     ),
@@ -107,13 +104,15 @@ def directions(coords: Float[Array, '... 2'], form: Form) -> Float[Array, '... n
 class ShiftedBasis(CoordinateEncoder):
     """Encodes coordinates by shifted copies of one function, or by waves.
 
-    Forms: 'line' encodes one coordinate, 'two' concatenates the codes of x and y, 'four' those of
-    x, y, (x + y) / 2 and (x - y + 1) / 2, and 'complex' is their Kronecker product, F = D^2, which
-    `kron_linear` of `coordinates.basis_grid` applies without forming it. All features are divided
-    by the largest norm of a feature vector. Differs from the paper: the released code takes the
-    largest norm of each batch; here it is that of a grid over the whole interval, so a point has
-    the same features in any batch. The random frequencies of 'two' with 'rff' are those of points,
-    [D / 2, 2], as in the released code; 'four' with 'rff' draws frequencies of one number.
+    `psi(x)[c] = f(x - c / D)` and `[sin(2 pi x b) | cos(2 pi x b)]` are the codes of a number, f a
+    Gaussian, triangle, impulse, square wave or sine. The form 'line' encodes one coordinate, 'two'
+    concatenates the codes of x and y, 'four' those of x, y, (x + y) / 2 and (x - y + 1) / 2, and
+    'complex' is their Kronecker product, F = D^2, which `kron_linear` of `coordinates.basis_grid`
+    applies without forming it. All features are divided by the largest norm of a feature vector.
+    Differs from the paper: the released code takes the largest norm of each batch; here it is that
+    of a grid over the whole interval, so a point has the same features in any batch. The random
+    frequencies of 'two' with 'rff' are those of points, [D / 2, 2], as in the released code; 'four'
+    with 'rff' draws frequencies of one number.
 
     Args:
       basis: 'gaussian', 'triangle', 'impulse', 'square', 'sin', see `shifted_basis`; 'rff', b ~
@@ -124,7 +123,6 @@ class ShiftedBasis(CoordinateEncoder):
       scale: s, w, f or a. By default the values that the papers' grids of pixels use, 1 for 'sin'
         and 'square', half a step of anchors for 'impulse', and a step for 'triangle' ('four': 2.5 /
         128; 'complex': 2 / 256).
-      rngs: draws b of 'rff'.
 
     Raises:
       ValueError: features that do not divide into the parts, or are odd for waves; more than
@@ -162,11 +160,7 @@ class ShiftedBasis(CoordinateEncoder):
                 f'multiple of {whole}, got {features}'
             )
         self.components = 1 if form == 'line' else 2
-        self.width = features**2 if form == 'complex' else features
-        if self.width > MAX_FEATURES:
-            raise ValueError(
-                f'shifted_basis: {self.width} features; at most {MAX_FEATURES} are accepted'
-            )
+        self.width = limited('shifted_basis:', features**2 if form == 'complex' else features)
         self.basis, self.form, self.count = basis, form, features // parts
         self.scale = check_number(
             'shifted_basis scale',

@@ -3,7 +3,7 @@
 All of this runs on the host, in float64.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -11,7 +11,6 @@ from jaxtyping import Float, Int, Shaped
 from posenc_jax.protocol.errors import check_choice
 
 Operator = Literal['gcn', 'adj', 'sym', 'rw', 'lap']
-OPERATORS = ('gcn', 'adj', 'sym', 'rw', 'lap')
 
 
 def check_adjacency(adjacency: Shaped[np.ndarray, 'n n']) -> Float[np.ndarray, 'n n']:
@@ -73,7 +72,7 @@ def graph_operator(
     Raises:
       SpecError: an unknown operator.
     """
-    check_choice('graph operator', operator, OPERATORS)
+    check_choice('graph operator', operator, get_args(Operator))
     a = adjacency + np.eye(len(adjacency)) if operator == 'gcn' else adjacency
     degrees = a.sum(1)
     if operator == 'adj':

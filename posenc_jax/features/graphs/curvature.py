@@ -3,7 +3,7 @@ Forman-Ricci with and without triangles and 4-cycles. On the host, in float64.
 """
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,7 +12,6 @@ from posenc_jax.features.graphs.adjacency import edges_of
 from posenc_jax.protocol.errors import check_choice, check_number
 
 Forman = Literal['frc', 'afrc3', 'afrc4']
-FORMAN = ('frc', 'afrc3', 'afrc4')
 LARGEST_ASSIGNMENT = 2000  # beyond it the linear program is cheaper
 
 
@@ -143,7 +142,7 @@ def forman_ricci(
     Raises:
       SpecError: another kind.
     """
-    check_choice('Forman-Ricci kind', kind, FORMAN)
+    check_choice('Forman-Ricci kind', kind, get_args(Forman))
     of_u, of_v, triangles = _of_edges(adjacency)
     found = 4 - of_u - of_v
     if kind == 'frc':

@@ -204,16 +204,6 @@ def make_graph_features(spec: str) -> GraphEncoder:
     return parts[0] if len(parts) == 1 else JoinedGraphFeatures(parts)
 
 
-def check_features(name: str, width: int) -> None:
-    """Refuses encoders with more than 2^16 features.
-
-    Raises:
-      SpecError: there are more.
-    """
-    if width > MAX_GRAPH_FEATURES:
-        raise SpecError(f'{name}: {width} features; at most {MAX_GRAPH_FEATURES} are accepted')
-
-
 def feature_scale(
     features: Sequence[Float[np.ndarray, '_ F']],
 ) -> tuple[Float[np.ndarray, 'F'], Float[np.ndarray, 'F']]:

@@ -57,15 +57,7 @@ def sign_invariant(
 
 
 @register(
-    'lap_pe',
-    kind='graph',
-    card=Card(
-        name='LapPE',
-        equation='p_i = [v_1(i), ..., v_k(i)], (I - D^-1/2 A D^-1/2) v_j = lambda_j v_j, '
-        '0 = lambda_0 <= lambda_1 <= ...',
-        example='lap_pe(vectors=3)',
-        share='model',
-    ),
+    'lap_pe', kind='graph', card=Card(name='LapPE', example='lap_pe(vectors=3)', share='model')
 )
 @dataclasses.dataclass(frozen=True)
 class LapPe(GraphEncoder):

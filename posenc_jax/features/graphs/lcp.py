@@ -54,24 +54,14 @@ def bound_profile(
     return np.where(np.isfinite(found), found, 0.0)
 
 
-@register(
-    'lcp',
-    kind='graph',
-    card=Card(
-        name='LCP',
-        equation='[min, max, mean, std, median] of k(u, v), v in N(u), '
-        'k(u, v) = 1 - W_1(mu_u, mu_v)',
-        example='lcp()',
-        share='model',
-    ),
-)
+@register('lcp', kind='graph', card=Card(name='LCP', example='lcp()', share='model'))
 @dataclasses.dataclass(frozen=True)
 class Lcp(GraphEncoder):
     """Statistics of the curvatures of the edges at a node.
 
-    `[min, max, mean, std, median]` of k(u, v) over the neighbours v of u, `k(u, v) = 1 - W_1(mu_u,
-    mu_v)`, mu_u uniform on the neighbours of u; zeros for isolated nodes. Curvatures are of
-    different size from graph to graph, so tasks standardise features by those of training graphs
+    `[min, max, mean, std, median] of k(u, v) = 1 - W_1(mu_u, mu_v)` over the neighbours v of u,
+    with mu_u uniform on the neighbours of u; zeros for isolated nodes. Curvatures are of different
+    size from graph to graph, so tasks standardise features by those of training graphs
     (`feature_scale`) before they join them to others. Differs from the paper: the released code
     sets the curvatures of 'afrc3' and 'afrc4' to 0 and counts 4-cycles of nodes that are not
     joined; here they follow the definitions.

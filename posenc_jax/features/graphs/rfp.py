@@ -1,21 +1,19 @@
 """Random feature propagation: random features of nodes, and what a graph makes of them."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 
-from posenc_jax.features.graphs.adjacency import graph_operator
-from posenc_jax.features.graphs.encoder import Features, GraphEncoder, check_features
-from posenc_jax.features.graphs.rfp_learned import LearnedPropagation
+from posenc_jax.features.graphs.adjacency import Operator, graph_operator
+from posenc_jax.features.graphs.encoder import MAX_GRAPH_FEATURES, Features, GraphEncoder
+from posenc_jax.features.graphs.rfp_learned import LearnedPropagation, Normalise
 from posenc_jax.protocol.bounds import Count, Ge, Le, Size
 from posenc_jax.protocol.errors import SpecError, check_choice, check_number
 from posenc_jax.protocol.registry import Card, register
 
-Normalise = Literal['qr', 'l2', 'none']
-NORMALISE = ('qr', 'l2', 'none')
-Propagation = Literal['gcn', 'adj', 'sym', 'rw', 'lap', 'learned']
+Propagation = Literal[Operator, 'learned']
 MAX_DRAWS = 1024
 _DEFICIENT = 1e-10  # |R_ii| over the largest, below which a column counts as dependent
 _JITTER = 1e-8
@@ -50,7 +48,7 @@ def propagate_features(
       SpecError: an unknown `normalise`.
       ValueError: more columns than nodes under 'qr'.
     """
-    check_choice('rfp normalise', normalise, NORMALISE)
+    check_choice('rfp normalise', normalise, get_args(Normalise))
     n, r = start.shape
     if normalise == 'qr' and r > n:
         raise ValueError(
@@ -77,19 +75,14 @@ def propagate_features(
 @register(
     'rfp',
     kind='graph',
-    card=Card(
-        name='RFP',
-        equation='[X_0 | X_1 | ... | X_P], X_0 ~ N(0, 1), X_t = normalise(S X_(t-1))',
-        example='rfp(features=2, steps=3, pad=True)',
-        share='model',
-    ),
+    card=Card(name='RFP', example='rfp(features=2, steps=3, pad=True)', share='model'),
 )
 @dataclasses.dataclass(frozen=True)
 class Rfp(GraphEncoder):
     """Random features of the nodes and all that a power iteration makes of them.
 
-    `[X_0 | X_1 | ... | X_P]`, `X_0 ~ N(0, 1)` [n, r], `X_t = normalise(S X_(t-1))`, r (P + 1)
-    features. With 'qr' the last X_t span the eigenvectors of S with the largest absolute
+    `[X_0 | X_1 | ... | X_P]`, `X_0 ~ N(0, 1)`, `X_t = normalise(S X_(t-1))`, with X_0 [n, r], are r
+    (P + 1) features. With 'qr' the last X_t span the eigenvectors of S with the largest absolute
     eigenvalues. With `operator='learned'`, S is attention among neighbours, whose weights are
     trained: `encode` then gives X_0 alone, and `network` the module that propagates it inside the
     model. Differs from the paper: the form of the learned operator and the treatment of dependent
@@ -132,7 +125,8 @@ class Rfp(GraphEncoder):
 
     def __post_init__(self):
         check_number('rfp steps', self.steps, least=int(self.operator == 'learned'))
-        check_features('rfp', self.features * (self.steps + 1))
+        if (width := self.features * (self.steps + 1)) > MAX_GRAPH_FEATURES:
+            raise SpecError(f'rfp: {width} features; at most {MAX_GRAPH_FEATURES} are accepted')
         if self.key_width is not None and self.operator != 'learned':
             raise SpecError(
                 f"rfp key_width={self.key_width} is of operator='learned', got {self.operator!r}"

@@ -1,6 +1,6 @@
 """The learned operator of random feature propagation: attention among the neighbours of a node."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from posenc_jax.features.graphs.encoder import GraphNetwork
 from posenc_jax.protocol.checks import is_size
 from posenc_jax.protocol.errors import check_choice
 
+Normalise = Literal['qr', 'l2', 'none']
 # A row of attention can repeat another (equal nodes of a clique), so S alone has a low rank. To
 # make columns orthonormal needs full rank, in float32.
 _SHIFT = 1e-3
@@ -40,7 +41,7 @@ def propagate_learned(
     operator: Float[Array, '*B N N'],
     start: Float[Array, '*B N r'],
     steps: int,
-    normalise: Literal['qr', 'l2', 'none'] = 'qr',
+    normalise: Normalise = 'qr',
 ) -> Float[Array, '*B N F']:
     """`[X_0 | X_1 | ... | X_P]` with derivatives by S, for padded graphs, float32.
 
@@ -81,7 +82,6 @@ class LearnedPropagation(GraphNetwork):
         then the mean over a node and its neighbours.
       features, steps, normalise: r, P, and 'qr', 'l2' or 'none'.
       key_width: d.
-      rngs: draws W_q and W_k.
 
     Raises:
       SpecError, ValueError: an unknown `normalise`; sizes below 1.
@@ -93,7 +93,7 @@ class LearnedPropagation(GraphNetwork):
         features: int,
         steps: int,
         *,
-        normalise: Literal['qr', 'l2', 'none'] = 'qr',
+        normalise: Normalise = 'qr',
         key_width: int = 16,
         rngs: nnx.Rngs,
     ):
@@ -101,7 +101,7 @@ class LearnedPropagation(GraphNetwork):
         for name, size in sizes.items():
             if not is_size(size):
                 raise ValueError(f'LearnedPropagation {name} must be at least 1, got {size}')
-        self.normalise = check_choice('rfp normalise', normalise, ('qr', 'l2', 'none'))
+        self.normalise = check_choice('rfp normalise', normalise, get_args(Normalise))
         self.steps, self.width = steps, features * (steps + 1)
         draw = lambda: jax.random.normal(rngs.params(), (node_width, key_width)) * node_width**-0.5
         self.w_q = nnx.Param(draw(), axes=('width', None))

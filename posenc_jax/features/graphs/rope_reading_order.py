@@ -2,7 +2,7 @@
 nothing to do with rotary embeddings.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,7 @@ from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import Card, Promises, register
 
 Origin = Literal['first', 'self']
-ORIGINS = ('first', 'self')
 Feature = Literal['sinusoid', 'code', 'both', 'none']
-FEATURES = ('sinusoid', 'code', 'both', 'none')
 
 
 @register(
@@ -26,8 +24,6 @@ FEATURES = ('sinusoid', 'code', 'both', 'none')
     kind='graph',
     card=Card(
         name='ROPE',
-        equation='c(i, n) = number of m in N(i) with r(m) < r(n), from which c(i, i) is taken for '
-        "origin='self'",
         example='reading_order_codes(order, adjacency)',
         share='model',
         promises=Promises(relative=True),
@@ -38,10 +34,10 @@ def reading_order_codes(
 ) -> Int[Array, 'n n']:
     """The rank of every neighbour of a word in the reading order of its neighbourhood.
 
-    `c(i, n)` is how many words of N(i) are read before n, and N(i) holds i itself. It only depends
-    on the order within N(i): more words elsewhere change nothing, and codes are bounded by the
-    degree. Differs from the paper: whether the paper counts from the first neighbour or from the
-    word itself is not certain, so both are offered.
+    `c(i, n) = |{m in N(i): r(m) < r(n)}|` is how many words of N(i) are read before n, and N(i)
+    holds i itself. It only depends on the order within N(i): more words elsewhere change nothing,
+    and codes are bounded by the degree. Differs from the paper: whether the paper counts from the
+    first neighbour or from the word itself is not certain, so both are offered.
 
     Args:
       order: r, the place of each word in the reading order of the document; ties are broken by the
@@ -62,8 +58,6 @@ def reading_order_codes(
       >>> near = jnp.zeros((4, 4), bool).at[1].set(jnp.array([True, True, True, False]))
       >>> reading_order_codes(jnp.array([5, 2, 9, 0]), near)[1].tolist()
       [1, 0, 2, 0]
-      >>> reading_order_codes(jnp.array([1, 5, 9, 0]), near, 'self')[1].tolist()
-      [-1, 0, 1, 0]
     """
     n = adjacency.shape[0]
     if order.shape != (n,):
@@ -89,7 +83,7 @@ def reading_order_features(
     Raises:
       SpecError, ValueError: an unknown feature; a width below 2.
     """
-    check_choice('reading_order_features feature', feature, FEATURES)
+    check_choice('reading_order_features feature', feature, get_args(Feature))
     parts = [jnp.zeros((*codes.shape, 0))]
     if feature in ('sinusoid', 'both'):
         parts.append(sinusoidal_table(codes, width))
@@ -169,8 +163,8 @@ class ReadingOrderConvolution(nnx.Module):
         origin: Origin = 'first',
         rngs: nnx.Rngs,
     ):
-        self.feature = check_choice('ReadingOrderConvolution feature', feature, FEATURES)
-        self.origin = check_choice('ReadingOrderConvolution origin', origin, ORIGINS)
+        self.feature = check_choice('ReadingOrderConvolution feature', feature, get_args(Feature))
+        self.origin = check_choice('ReadingOrderConvolution origin', origin, get_args(Origin))
         if not is_size(width) or code_width < 2:
             raise ValueError(
                 'ReadingOrderConvolution needs a width of at least 1 and a code_width of at least '

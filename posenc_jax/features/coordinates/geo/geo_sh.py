@@ -110,21 +110,16 @@ def spherical_harmonics(
 @register(
     'geo_sh',
     kind='coordinates',
-    card=Card(
-        name='spherical harmonics',
-        equation='Y_l^0 = N_l0 P_l(cos t), Y_l^(+-m) = sqrt(2) N_lm Pbar_l^m(cos t) cos(m p), '
-        'sin(m p); t = rad(lat + 90), p = rad(lon + 180), l < L',
-        example='geo_sh(degrees=4)',
-        share='model',
-    ),
+    card=Card(name='spherical harmonics', example='geo_sh(degrees=4)', share='model'),
 )
 class GeoSH(GeoEncoder):
     """Real spherical harmonics of the first L degrees, L^2 features.
 
-    Column `l^2 + l + m` holds `Y_l^m`, see `spherical_harmonics`: orthonormal functions on the
-    sphere, without a seam and without distinguished poles. Features of higher degrees are finer,
-    down to about 180 / L degrees. Differs from the paper: nothing in the values; they are computed
-    by a recurrence in float32 instead of closed formulas in float64.
+    `Y_l^0 = N_l0 P_l(cos t)`, `Y_l^(+-m) = sqrt(2) N_lm Pbar_l^m(cos t) cos(m p), sin(m p)` in
+    column `l^2 + l + m`, t = rad(lat + 90) and p = rad(lon + 180), see `spherical_harmonics`:
+    orthonormal functions on the sphere, without a seam and without distinguished poles. Features of
+    higher degrees are finer, down to about 180 / L degrees. Differs from the paper: nothing in the
+    values; they are computed by a recurrence in float32 instead of closed formulas in float64.
 
     Args:
       degrees: L, in 1 .. 128.

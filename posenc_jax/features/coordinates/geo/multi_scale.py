@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
-from posenc_jax.features.coordinates.encoder import MAX_FEATURES
+from posenc_jax.features.coordinates.encoder import limited
 from posenc_jax.features.coordinates.geo.degrees import GeoEncoder
 from posenc_jax.protocol.errors import check_number
 
@@ -84,12 +84,7 @@ class MultiScale(GeoEncoder):
     """
 
     def __init__(self, scales: int = 16, rmin: float = 1.0, rmax: float = 360.0):
-        self.width = self.size(scales)
-        if self.width > MAX_FEATURES:
-            raise ValueError(
-                f'{type(self).card.key}: scales={scales} give {self.width} features; at most '
-                f'{MAX_FEATURES} are accepted'
-            )
+        self.width = limited(f'{type(self).card.key}: scales={scales} give', self.size(scales))
         radii(scales, rmin, rmax)  # refuses wrong values
         self.scales, self.rmin, self.rmax = scales, rmin, rmax
 

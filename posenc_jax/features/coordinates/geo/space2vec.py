@@ -13,18 +13,12 @@ DIRECTIONS = ((1.0, 0.0), (-0.5, 3**0.5 / 2), (-0.5, -(3**0.5) / 2))
 @register(
     'geo_grid',
     kind='coordinates',
-    card=Card(
-        share='model',
-        name='grid',
-        equation='tau_k = rmin (rmax/rmin)^(k/(F-1)), lam_k = lon / tau_k, phi_k = lat / tau_k; '
-        '[sin lam_0, cos lam_0, sin lam_1, ...; sin phi_0, cos phi_0, ...]',
-        example='geo_grid(scales=4)',
-    ),
+    card=Card(name='grid', example='geo_grid(scales=4)', share='model'),
 )
 class GeoGrid(MultiScale):
     """Sines and cosines of each coordinate at F scales.
 
-    4F features `[sin lam_0, cos lam_0, sin lam_1, ...; sin phi_0, cos phi_0, ...]`, with the waves
+    `[sin lam_0, cos lam_0, sin lam_1, ...; sin phi_0, cos phi_0, ...]`, 4F features, with the waves
     of `MultiScale`. Differs from the paper: the scales, see `MultiScale`. Arguments and errors are
     those of `MultiScale`.
 
@@ -44,14 +38,7 @@ class GeoGrid(MultiScale):
 @register(
     'geo_theory',
     kind='coordinates',
-    card=Card(
-        share='model',
-        name='theory',
-        equation='a1 = lon, a2 = -lon/2 + sqrt(3)/2 lat, a3 = -lon/2 - sqrt(3)/2 lat; per k '
-        '[sin(a1/tau_k), cos(a1/tau_k), sin(a2/tau_k), cos(a2/tau_k), sin(a3/tau_k), '
-        'cos(a3/tau_k)]',
-        example='geo_theory(scales=4)',
-    ),
+    card=Card(name='theory', example='geo_theory(scales=4)', share='model'),
 )
 class GeoTheory(MultiScale):
     """Sines and cosines along three directions of the map, as of grid cells, at F scales.

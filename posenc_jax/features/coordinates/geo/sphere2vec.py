@@ -84,20 +84,13 @@ class PartlyScaled(Deduplicated):
 @register(
     'geo_spherec',
     kind='coordinates',
-    card=Card(
-        share='model',
-        name='sphereC',
-        equation='per k [sin phi_k, cos phi_k cos lam_k, cos phi_k sin lam_k], lam_k = lon / '
-        'tau_k, phi_k = lat / tau_k',
-        example='geo_spherec(scales=4)',
-    ),
+    card=Card(name='sphereC', example='geo_spherec(scales=4)', share='model'),
 )
 class GeoSphereC(Deduplicated):
     """The point of the sphere whose longitude and latitude are divided by a radius, for F radii.
 
-    For every k the features `[sin phi_k, cos phi_k cos lam_k, cos phi_k sin lam_k]`, 3F in all.
-    Differs from the paper: the scales, see `MultiScale`. Arguments and errors are those of
-    `Deduplicated`.
+    `[sin phi_k, cos phi_k cos lam_k, cos phi_k sin lam_k]` for every k, 3F features. Differs from
+    the paper: the scales, see `MultiScale`. Arguments and errors are those of `Deduplicated`.
 
     Reference: Mai et al., arXiv 2306.17624.
     """
@@ -111,20 +104,14 @@ class GeoSphereC(Deduplicated):
 @register(
     'geo_spherecplus',
     kind='coordinates',
-    card=Card(
-        share='model',
-        name='sphereC+',
-        equation='per k [sin phi_k, cos phi_k, sin lam_k, cos lam_k, cos phi_k cos lam_k, cos '
-        'phi_k sin lam_k]',
-        example='geo_spherecplus(scales=4)',
-    ),
+    card=Card(name='sphereC+', example='geo_spherecplus(scales=4)', share='model'),
 )
 class GeoSphereCPlus(Deduplicated):
     """The features of `geo_spherec`, and the sines and cosines of each coordinate.
 
-    For every k the features `[sin phi_k, cos phi_k, sin lam_k, cos lam_k, cos phi_k cos lam_k, cos
-    phi_k sin lam_k]`, 6F in all. Differs from the paper: the scales, see `MultiScale`. Arguments
-    and errors are those of `Deduplicated`.
+    `[sin phi_k, cos phi_k, sin lam_k, cos lam_k, cos phi_k cos lam_k, cos phi_k sin lam_k]` for
+    every k, 6F features. Differs from the paper: the scales, see `MultiScale`. Arguments and errors
+    are those of `Deduplicated`.
 
     Reference: Mai et al., arXiv 2306.17624.
     """
@@ -141,21 +128,15 @@ class GeoSphereCPlus(Deduplicated):
 @register(
     'geo_spherem',
     kind='coordinates',
-    card=Card(
-        share='model',
-        name='sphereM',
-        equation='per k [sin phi_k, cos phi_k cos lam, cos phi cos lam_k, cos phi_k sin lam, cos'
-        ' phi sin lam_k]',
-        example='geo_spherem(scales=4)',
-    ),
+    card=Card(name='sphereM', example='geo_spherem(scales=4)', share='model'),
 )
 class GeoSphereM(PartlyScaled):
     """Points of the sphere of which one coordinate at a time is divided by a radius, for F radii.
 
-    For every k the features `[sin phi_k, cos phi_k cos lam, cos phi cos lam_k, cos phi_k sin lam,
-    cos phi sin lam_k]`, 5F in all. Differs from the paper: the scales, see `MultiScale`; the
-    unscaled lam and phi are degrees taken as radians, as in the released code. Arguments and errors
-    are those of `PartlyScaled`.
+    `[sin phi_k, cos phi_k cos lam, cos phi cos lam_k, cos phi_k sin lam, cos phi sin lam_k]` for
+    every k, 5F features. Differs from the paper: the scales, see `MultiScale`; the unscaled lam and
+    phi are degrees taken as radians, as in the released code. Arguments and errors are those of
+    `PartlyScaled`.
 
     Reference: Mai et al., arXiv 2306.17624.
     """
@@ -169,20 +150,14 @@ class GeoSphereM(PartlyScaled):
 @register(
     'geo_spheremplus',
     kind='coordinates',
-    card=Card(
-        share='model',
-        name='sphereM+',
-        equation='per k [sin phi_k, cos phi_k, sin lam_k, cos lam_k, cos phi_k cos lam, cos phi '
-        'cos lam_k, cos phi_k sin lam, cos phi sin lam_k]',
-        example='geo_spheremplus(scales=4)',
-    ),
+    card=Card(name='sphereM+', example='geo_spheremplus(scales=4)', share='model'),
 )
 class GeoSphereMPlus(PartlyScaled):
     """The four products of `geo_spherem`, and the sines and cosines of each coordinate.
 
-    For every k the features `[sin phi_k, cos phi_k, sin lam_k, cos lam_k, cos phi_k cos lam, cos
-    phi cos lam_k, cos phi_k sin lam, cos phi sin lam_k]`, 8F in all. Differs from the paper: as
-    `geo_spherem`. Arguments and errors are those of `PartlyScaled`.
+    `[sin phi_k, cos phi_k, sin lam_k, cos lam_k, cos phi_k cos lam, cos phi cos lam_k, cos phi_k
+    sin lam, cos phi sin lam_k]` for every k, 8F features. Differs from the paper: as `geo_spherem`.
+    Arguments and errors are those of `PartlyScaled`.
 
     Reference: Mai et al., arXiv 2306.17624.
 
@@ -200,24 +175,16 @@ class GeoSphereMPlus(PartlyScaled):
 
 
 @register(
-    'geo_dfs',
-    kind='coordinates',
-    card=Card(
-        share='model',
-        name='DFS',
-        equation='[sin phi_n, cos phi_n; sin lam_m, cos lam_m; cos phi_n cos lam_m, cos phi_n '
-        'sin lam_m, sin phi_n cos lam_m, sin phi_n sin lam_m for all n, m]',
-        example='geo_dfs(scales=3)',
-    ),
+    'geo_dfs', kind='coordinates', card=Card(name='DFS', example='geo_dfs(scales=3)', share='model')
 )
 class GeoDFS(MultiScale):
     """The double Fourier sphere: products of the waves of all pairs of scales.
 
-    `[sin phi_n, cos phi_n]` for every n, `[sin lam_m, cos lam_m]` for every m, and `[cos phi_n cos
-    lam_m, cos phi_n sin lam_m, sin phi_n cos lam_m, sin phi_n sin lam_m]` for every pair, m the
-    faster; 4F + 4F^2 features. Differs from the paper: the scales, see `MultiScale`. The released
-    code of arXiv 2310.06743 does not have this encoder; the formula is the paper's. Arguments and
-    errors are those of `MultiScale`.
+    `[sin phi_n, cos phi_n; sin lam_m, cos lam_m; cos phi_n cos lam_m, cos phi_n sin lam_m, sin
+    phi_n cos lam_m, sin phi_n sin lam_m]` for every n, every m and every pair, m the faster; 4F +
+    4F^2 features. Differs from the paper: the scales, see `MultiScale`. The released code of arXiv
+    2310.06743 does not have this encoder; the formula is the paper's. Arguments and errors are
+    those of `MultiScale`.
 
     Reference: Mai et al., arXiv 2306.17624.
     """
