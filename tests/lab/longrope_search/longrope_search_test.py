@@ -19,17 +19,12 @@ from posenc_jax.lab.evaluate import scoring
 from posenc_jax.lab.evaluate.run import evaluate
 from posenc_jax.lab.evaluate.scoring import scorer
 from posenc_jax.lab.files.lock import hold
-from posenc_jax.lab.model.config import TransformerConfig
-from posenc_jax.lab.model.transformer import Transformer, abstract_model
-from posenc_jax.lab.pretrained import export_pretrained
-from posenc_jax.lab.runs import initial
-from posenc_jax.lab.runs.prepare import prepare
-from posenc_jax.lab.runs.run import Run
-from posenc_jax.lab.search import __main__ as command
-from posenc_jax.lab.search import longrope, state_file
-from posenc_jax.lab.search import objective as objectives
-from posenc_jax.lab.search import target as targets
-from posenc_jax.lab.search.evolution import (
+from posenc_jax.lab.longrope_search import __main__ as command
+from posenc_jax.lab.longrope_search import objective as objectives
+from posenc_jax.lab.longrope_search import search as searches
+from posenc_jax.lab.longrope_search import state_file
+from posenc_jax.lab.longrope_search import target as targets
+from posenc_jax.lab.longrope_search.evolution import (
     Sizes,
     State,
     advance,
@@ -37,7 +32,7 @@ from posenc_jax.lab.search.evolution import (
     children,
     initial_population,
 )
-from posenc_jax.lab.search.genome import (
+from posenc_jax.lab.longrope_search.genome import (
     STARTS,
     VARIANTS,
     Genome,
@@ -48,6 +43,12 @@ from posenc_jax.lab.search.genome import (
     ramp_factors,
     short_genomes,
 )
+from posenc_jax.lab.model.config import TransformerConfig
+from posenc_jax.lab.model.transformer import Transformer, abstract_model
+from posenc_jax.lab.pretrained import export_pretrained
+from posenc_jax.lab.runs import initial
+from posenc_jax.lab.runs.prepare import prepare
+from posenc_jax.lab.runs.run import Run
 from posenc_jax.language import spec as spec_language
 from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.methods.longrope import LongRoPE, rescaled_factors
@@ -329,13 +330,13 @@ def stopping(objective, after):
 def test_a_stopped_search_ends_as_an_uninterrupted_one(tmp_path, capsys, variant, target):
     space, asked = Space(8, 4.0, variant=variant), {'seed': 3, 'factor': 4.0, 'variant': variant}
     whole, parts = tmp_path / 'whole.json', tmp_path / 'parts.json'
-    end = longrope.run_search(whole, asked, target, None, distance, seeds_of(space), space, SIZES)
+    end = searches.run_search(whole, asked, target, None, distance, seeds_of(space), space, SIZES)
     assert end.iteration == 4 and 'iteration 4/4  best perplexity' in capsys.readouterr().out
     stops = 0
     for after in (5, 14, 9, 9, 100):  # the first one within the first population
         state, _ = state_file.read(parts, asked)
         try:
-            longrope.run_search(
+            searches.run_search(
                 parts,
                 asked,
                 target,
@@ -350,7 +351,7 @@ def test_a_stopped_search_ends_as_an_uninterrupted_one(tmp_path, capsys, variant
             assert parts.exists() == (stops > 1)
     assert stops == 4 and parts.read_text() == whole.read_text()
     assert f'{parts}: continuing after iteration 2 of 4' in capsys.readouterr().out
-    other = longrope.run_search(
+    other = searches.run_search(
         tmp_path / 'other.json',
         {**asked, 'seed': 4},
         target,
@@ -382,7 +383,7 @@ def test_no_genome_is_scored_twice(tmp_path):
     while not path.exists() or state_file.read(path, asked)[0].iteration < SIZES.iterations:
         try:
             state, _ = state_file.read(path, asked)
-            end = longrope.run_search(
+            end = searches.run_search(
                 path, asked, TARGET, state, objective, seeds_of(space), space, SIZES
             )
         except Stop:
@@ -418,7 +419,7 @@ def test_a_file_of_another_search_is_refused(tmp_path):
         {'seed': 0, 'factor': 4.0, 'overrides': {}},
     )
     assert state_file.read(path, asked) == (None, {})
-    longrope.run_search(path, asked, TARGET, None, distance, seeds_of(space), space, SIZES)
+    searches.run_search(path, asked, TARGET, None, distance, seeds_of(space), space, SIZES)
     assert (
         state_file.read(path, {**asked, 'rule': None})[0].iteration == 4
     )  # a file from before there were second searches
@@ -532,13 +533,13 @@ def test_the_objective_is_the_exact_rule_compiled_once(
 
 @pytest.mark.full
 def test_a_length_that_the_mesh_does_not_divide(run, tmp_path, monkeypatch):
-    cut = longrope.search(
+    cut = searches.search(
         run, 19, Sizes(3, 0, 2), documents=2, out=tmp_path / 'cut.json',
         overrides={'mesh.data': '2', 'mesh.sequence': '4'},
     )  # fmt: skip
     one = make_mesh(devices=jax.devices()[:1])
     monkeypatch.setattr(Run, 'mesh', one)
-    whole = longrope.search(run, 19, Sizes(3, 0, 2), documents=2, out=tmp_path / 'whole.json')
+    whole = searches.search(run, 19, Sizes(3, 0, 2), documents=2, out=tmp_path / 'whole.json')
     found, expected = (json.loads(path.read_text()) for path in (cut, whole))
     assert found['spec'] == expected['spec'] and len(expected['state']['history']) == 3
     assert found['trace'] == pytest.approx(expected['trace'], rel=2e-6)
@@ -560,7 +561,7 @@ SMALL = [
 def finished(run):
     """A whole search by the command."""
     assert command.main([f'--run={run}', *SMALL]) == 0
-    return longrope.default_output(run, 32)
+    return searches.default_output(run, 32)
 
 
 @pytest.mark.full
@@ -609,7 +610,7 @@ def test_progressive_extension(tuned, monkeypatch, capsys):
         '--documents=2',
     ]
     assert command.main([f'--run={tuned}', '--length=64', *sizes]) == 0
-    fields = json.loads(longrope.default_output(tuned, 64).read_text())
+    fields = json.loads(searches.default_output(tuned, 64).read_text())
     rule = made(fields['spec'])
     assert (fields['settings']['rule'], rule.factor, rule.train_len, rule.short) == (
         TUNED,
@@ -635,7 +636,7 @@ def test_progressive_extension(tuned, monkeypatch, capsys):
     rule = dataclasses.replace(rule, start=0)  # an untrained model may want any
     longer = f'{tuned} | {targets.spec_of(rule)}'
     assert command.main([f'--run={longer}', '--length=12', *sizes]) == 0
-    fields = json.loads(longrope.default_output(tuned, 12).read_text())
+    fields = json.loads(searches.default_output(tuned, 12).read_text())
     assert dataclasses.replace(made(fields['spec']), short=None) == rule
     assert list(made(fields['spec']).short) == fields['best']['factors']
     assert (
@@ -648,7 +649,7 @@ def test_progressive_extension(tuned, monkeypatch, capsys):
         shown in capsys.readouterr().out and fields['exact']['as_it_is'] != fields['exact']['ones']
     )
     check_score(fields, tuned)
-    monkeypatch.setattr(longrope, 'run_search', None)
+    monkeypatch.setattr(searches, 'run_search', None)
     assert command.main([f'--run={longer}', '--length=12', *sizes]) == 0  # what is there
 
 
@@ -678,7 +679,7 @@ def test_the_command_continues_where_it_was_stopped(run, finished, tmp_path, cap
     again = [f'--run={run}', *SMALL, f'--out={path}']
     with monkeypatch.context() as patch:
         make = objectives.make_objective
-        patch.setattr(longrope, 'make_objective', lambda *a: interrupted(make(*a), after=6))
+        patch.setattr(searches, 'make_objective', lambda *a: interrupted(make(*a), after=6))
         assert command.main(again) == 130
     assert 'the same command continues' in capsys.readouterr().err
     assert json.loads(path.read_text())['iteration'] == 0
@@ -691,7 +692,7 @@ def test_the_command_continues_where_it_was_stopped(run, finished, tmp_path, cap
 
 
 def test_the_command_shows_or_refuses_what_is_there(run, finished, capsys, monkeypatch):
-    monkeypatch.setattr(longrope, 'run_search', None)  # nothing is searched any more
+    monkeypatch.setattr(searches, 'run_search', None)  # nothing is searched any more
     before = finished.read_text()
     capsys.readouterr()
     assert command.main([f'--run={run}', *SMALL]) == 0
@@ -783,9 +784,9 @@ def test_layers_without_a_rotary_part_stay_as_they_are():
 def test_tasks_without_a_perplexity_are_refused(monkeypatch):
     config = default.get_config()
     config.task = 'copy()'
-    monkeypatch.setattr(longrope, 'prepare', lambda *_, **__: Run.of(config))
+    monkeypatch.setattr(searches, 'prepare', lambda *_, **__: Run.of(config))
     with pytest.raises(SpecError, match='which has none'):
-        longrope.search('x', 512)
+        searches.search('x', 512)
 
 
 RULE = 'longrope(long=(1.0, 2.0), factor=2.0, train_len=16{})'
@@ -828,9 +829,9 @@ def test_runs_that_are_not_searched_on(freqs, length, message, monkeypatch):
     config = default.get_config()
     config.encoding = f'rope(freqs={freqs})'
     config.model.update(layers=1, width=8, heads=2)
-    monkeypatch.setattr(longrope, 'prepare', lambda *_, **__: Run.of(config))
+    monkeypatch.setattr(searches, 'prepare', lambda *_, **__: Run.of(config))
     with pytest.raises(ValueError, match=message):
-        longrope.search('x', length)
+        searches.search('x', length)
 
 
 @pytest.mark.parametrize(
@@ -838,7 +839,7 @@ def test_runs_that_are_not_searched_on(freqs, length, message, monkeypatch):
 )
 def test_another_extension_is_not_part_of_the_run(extension):
     with pytest.raises(SpecError, match='give the run alone or with longrope, not'):
-        longrope.search(f'runs/rope | {extension}', 32)
+        searches.search(f'runs/rope | {extension}', 32)
 
 
 def public_checkpoint(path, encoding, train_len):
@@ -863,7 +864,7 @@ def public_checkpoint(path, encoding, train_len):
 @pytest.mark.full
 def test_a_public_checkpoint_is_searched(tmp_path):
     model = public_checkpoint(tmp_path / 'model', 'rope()', 16)
-    path = longrope.search(
+    path = searches.search(
         str(model), 24, Sizes(3, 0, 2), documents=1, out=tmp_path / 'a' / 'found.json'
     )
     fields = json.loads(path.read_text())
@@ -892,7 +893,7 @@ def test_a_public_checkpoint_with_factors_is_searched_on(tmp_path, capsys):
         'original_max_position_embeddings': 16,
     }
     (model / 'config.json').write_text(json.dumps(config))
-    path = longrope.search(str(model), 40, Sizes(4, 0, 2), documents=1, out=tmp_path / 'found.json')
+    path = searches.search(str(model), 40, Sizes(4, 0, 2), documents=1, out=tmp_path / 'found.json')
     assert 'its factors descend in places' in capsys.readouterr().out
     fields = json.loads(path.read_text())
     answer = made(fields['spec'])
@@ -912,5 +913,5 @@ def test_where_the_file_of_a_checkpoint_lies(tmp_path):
     checkpoint_file.write_bytes(b'GGUF')
     assert re.fullmatch(
         r'runs/small-[0-9a-f]{6}/longrope_32\.json',
-        str(longrope.default_output(str(checkpoint_file), 32)),
+        str(searches.default_output(str(checkpoint_file), 32)),
     )
