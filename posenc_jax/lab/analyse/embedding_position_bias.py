@@ -8,12 +8,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
+from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.analyse.protocol import Comparison
 from posenc_jax.lab.analyse.report import small_legend
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.layers import pooled
 from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import register
 from posenc_jax.protocol.tokens import Tokens
 
 # Texts, as rows of token ids of any length, to one vector each.
@@ -158,13 +159,7 @@ def embedder(model: Transformer, pool: str, *, batch: int = 16) -> Embedder:
 @register(
     'embedding_position_bias',
     kind='analysis',
-    card=Card(
-        name='position bias of embeddings',
-        door='analysis',
-        equation='slope of cos(E(document), E(segment k)) on k / (K - 1)',
-        example='embedding_position_bias(model, documents)',
-        promises=Promises(sweep_free=False, blockwise=False),
-    ),
+    card=analysis_card('position bias of embeddings', 'embedding_position_bias(model, documents)'),
 )
 def embedding_position_bias(
     model: Transformer,
@@ -178,10 +173,10 @@ def embedding_position_bias(
     """Which part of a text its vector resembles: by inserted and removed text, by segments, and by
     a needle.
 
-    Text of another document is inserted at the beginning, in the middle or at the end, or segments
-    are left out there; the cosine with the vector of the unchanged document says how much that
-    place counts. The cosine of the document with its k-th segment has a slope over k / (K - 1),
-    which is measured again after shuffling the segments, as a control of the content. A needle, a
+    `slope of cos(E(document), E(segment k)) on k / (K - 1)`, E the vector of a text, is measured
+    again after shuffling the segments, as a control of the content. Text of another document is
+    inserted at the beginning, in the middle or at the end, or segments are left out there; the
+    cosine with the vector of the unchanged document says how much that place counts. A needle, a
     segment of another document, takes the place of each segment in turn; its cosine with the
     document is its score in a search. The mean of token vectors has no bias: slope 0, equal places.
     Differs from the paper: segments of equal length stand for sentences, and other windows of the
@@ -237,7 +232,6 @@ def _draw(axes, name, one):
 
 ANALYSIS = Comparison(
     measure=embedding_position_bias,
-    says='which part of a text its vector resembles',
     batches=8,
     options={'pool': dict(default='mean', help="'mean' or 'last'")},
     arguments=lambda known, subject: dict(

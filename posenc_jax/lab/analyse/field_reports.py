@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from posenc_jax.lab.analyse.correlation import spearman
 from posenc_jax.lab.analyse.decay_kernel import (
     decay_kernel,
     relative_weights,
@@ -20,7 +21,6 @@ from posenc_jax.lab.analyse.protocol import Analysis
 from posenc_jax.lab.analyse.receptive_field import ReceptiveField, receptive_field
 from posenc_jax.lab.analyse.report import LINES, Report, doublings, some, tick_counts
 from posenc_jax.lab.analyse.subjects import Subject, encoding_of, folder_of, matching, subject
-from posenc_jax.lab.analyse.token_distance import spearman
 from posenc_jax.lab.evaluate.tasks import SEED
 from posenc_jax.lab.files import disk
 from posenc_jax.lab.model.transformer import Transformer

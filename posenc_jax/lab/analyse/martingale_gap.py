@@ -13,12 +13,13 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 from posenc_jax.lab.analyse.capture import check_causal
+from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.analyse.protocol import SYMBOLS, Comparison, id_of, powers, symbols_of
 from posenc_jax.lab.analyse.report import small_legend, tick_counts
 from posenc_jax.lab.analyse.states import batches
 from posenc_jax.lab.analyse.subjects import Subject
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import register
 from posenc_jax.protocol.tokens import Tokens
 
 # Flips [M, n], all of one length, to P(the next flip is 1) of every row.
@@ -129,14 +130,7 @@ def predictor(
 @register(
     'martingale_gap',
     kind='analysis',
-    card=Card(
-        name='martingale gap',
-        door='analysis',
-        equation='gap_n = |p_n P(1 | x, 1) + (1 - p_n) P(1 | x, 0) - p_n|',
-        example='martingale_gap(model, (0, 1))',
-        causal_only=True,
-        promises=Promises(sweep_free=False, blockwise=False),
-    ),
+    card=analysis_card('martingale gap', 'martingale_gap(model, (0, 1))', causal_only=True),
 )
 def martingale_gap(
     model: Transformer,
@@ -151,8 +145,9 @@ def martingale_gap(
 ) -> Gap:
     """Whether predictions on exchangeable data form a martingale, and how far they depend on order.
 
-    The data are flips of coins whose bias is uniform. The prediction of Bayes, Laplace's rule, is a
-    martingale: the mean of the next prediction is this one. `gap_n` says how far a model is off.
+    `gap_n = |p_n P(1 | x, 1) + (1 - p_n) P(1 | x, 0) - p_n|`. The data x are flips of coins whose
+    bias is uniform. The prediction of Bayes, Laplace's rule, is a martingale: the mean of the next
+    prediction is this one. `gap_n` says how far a model is off.
     `spread` is the standard deviation over permutations of the flips, which are equally likely. It
     is 0 for one causal layer without positions that reads a separator last; without a separator the
     last flip is the query. `risk` is the mean KL from Laplace's rule. The mean of a model's
@@ -225,7 +220,6 @@ def _arguments(known: argparse.Namespace, subject: Subject) -> dict[str, Any]:
 
 ANALYSIS = Comparison(
     measure=martingale_gap,
-    says='predictions of coin flips A, B against those of Bayes, and their order',
     batches=16,
     options={
         **SYMBOLS,
