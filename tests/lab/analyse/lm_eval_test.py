@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from posenc_jax.lab.analyse import lm_eval as module
 from posenc_jax.lab.analyse.lm_eval import lm_eval, lm_eval_plot
 from posenc_jax.lab.config import protocols
 from posenc_jax.lab.evaluate.measurement import perplexity
@@ -70,9 +71,11 @@ def mean(pairs):
     return np.mean([laplace_nll(TEXT[b:t], TEXT[t], 3) for b, t in pairs])
 
 
-@pytest.fixture(scope='module')
-def measured():
-    found = lm_eval(Laplace(3), TEXT, LENGTHS, tokens=100, stride=2, buckets=2, bytes_of=BYTES)
+@pytest.fixture(scope='module', params=[2**14, 20], ids=['all windows at once', 'in batches'])
+def measured(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, '_AT_ONCE', request.param)
+        found = lm_eval(Laplace(3), TEXT, LENGTHS, tokens=100, stride=2, buckets=2, bytes_of=BYTES)
     return {(m.protocol, m.length, m.position_low): m for m in found}
 
 

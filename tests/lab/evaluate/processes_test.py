@@ -14,7 +14,7 @@ from posenc_jax.lab.longrope_search import __main__ as search
 from posenc_jax.lab.longrope_search import objective
 from posenc_jax.lab.longrope_search import search as searches
 from tests.lab.evaluate.run_test import make_run
-from tests.lab.longrope_search.longrope_search_test import SMALL, interrupted
+from tests.lab.longrope_search.search_test import SMALL, interrupted
 from tests.lab.train import tiny
 from tests.lab.train.loop_test import finish, flags_of, free_port
 
