@@ -25,7 +25,7 @@ REMOVED = (0.25, 0.5)
 POOLS = ('mean', 'last')
 
 
-class Bias(NamedTuple):
+class PositionBias(NamedTuple):
     """Attributes:
     inserted: mean cosine of a document and the same with other text inserted, by share and place.
     removed: the same with a share of its segments left out, by share and place.
@@ -75,7 +75,7 @@ def removed_at(text: Int[np.ndarray, ' T'], count: int, place: str) -> Int[np.nd
 
 def bias_of(
     embed: Embedder, documents: Int[np.ndarray, 'S T'], *, segments: int, seed: int
-) -> Bias:
+) -> PositionBias:
     """The measures of `embedding_position_bias` for any embedder."""
     count, length = documents.shape
     if not 2 <= segments <= length or count < 2:
@@ -119,7 +119,7 @@ def bias_of(
         moved[:, k] = needles
         vectors = np.asarray(embed(list(moved.reshape(count, -1))), np.float64)
         needle.append(cosines(vectors, wanted).mean())
-    return Bias(
+    return PositionBias(
         np.array(inserted),
         np.array(removed),
         similarity.mean(0),
@@ -169,7 +169,7 @@ def embedding_position_bias(
     segments: int = 8,
     seed: int = 0,
     batch: int = 16,
-) -> Bias:
+) -> PositionBias:
     """Which part of a text its vector resembles: by inserted and removed text, by segments, and by
     a needle.
 

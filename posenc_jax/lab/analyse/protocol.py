@@ -162,9 +162,9 @@ def powers(
     """The powers of two from `first` on, of so many tokens each and two more, that have room in
     --length, or in the trained length and are at most `most`.
     """
-    room = (known.length or min(subject.job.cfg.train_len, (most + 2) * tokens)) // tokens - 2
-    if room < first:
+    longest = (known.length or min(subject.job.cfg.train_len, (most + 2) * tokens)) // tokens - 2
+    if longest < first:
         raise ValueError(
             f'{known.analysis} needs a length of at least {(first + 2) * tokens} tokens'
         )
-    return [2**k for k in range(room.bit_length()) if first <= 2**k <= room]
+    return [2**k for k in range(longest.bit_length()) if first <= 2**k <= longest]

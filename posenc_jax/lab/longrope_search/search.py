@@ -137,7 +137,7 @@ def search(
       seed: of the random choices, at least 0.
       out: the file; None for `default_output`.
       overrides: dotted names of fields of the config -> values.
-      trust_imports: whether code that the run brings may be executed, see `run.trust`.
+      trust_imports: whether code that the run brings may be executed, see `lab/runs/trust.py`.
 
     Raises:
       SettingsChangedError: the file belongs to a search with other arguments.

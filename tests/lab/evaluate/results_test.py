@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 
 from posenc_jax.lab.evaluate import pictures
 from posenc_jax.lab.evaluate.measurement import Measurement
-from posenc_jax.lab.evaluate.results import Results, print_tables, read, tables
+from posenc_jax.lab.evaluate.results import Results, print_tables, read
 from posenc_jax.lab.evaluate.series import RunResult, group
+from posenc_jax.lab.evaluate.tables import tables
 from posenc_jax.lab.files import disk
 from posenc_jax.protocol.errors import shortened
 
