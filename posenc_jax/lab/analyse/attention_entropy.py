@@ -6,17 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.lab.analyse.capture import (
-    attention_of,
-    capture_encodings,
-    check_block,
-    compiled,
-    over_queries,
-)
+from posenc_jax.lab.analyse.capture import attention_of, capture_encodings, compiled, over_queries
 from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.decoding.parallel_context_entropy import SelectedAttention
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.sharding import sharded_attend
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import register
 from posenc_jax.protocol.tokens import Tokens
@@ -78,7 +73,7 @@ def attention_entropy(
     tok: Tokens | None = None,
     *,
     rows: Bool[Array, '#B L'] | None = None,
-    block: int = 128,
+    block: Size = 128,
 ) -> AttentionEntropy:
     """Measures the entropy of the attention of every head, in nats.
 
@@ -110,7 +105,6 @@ def attention_entropy(
       >>> found.heads.shape, found.rows, bool(0 < found.mean < np.log(7))
       ((2, 2), 14, True)
     """
-    check_block('attention_entropy', block)
     tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
     counted = (
         jnp.ones(tokens.shape, bool)

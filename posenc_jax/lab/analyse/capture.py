@@ -43,16 +43,6 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def check_block(user: str, block: int) -> None:
-    """Refuses a number of queries that are evaluated at a time.
-
-    Raises:
-      ValueError: it is below 1.
-    """
-    if block < 1:
-        raise ValueError(f'{user}: block must be at least 1, got {block}')
-
-
 def check_causal(user: str, model: Transformer) -> None:
     """Refuses a model whose queries see later tokens.
 

@@ -16,6 +16,7 @@ from posenc_jax.lab.analyse.protocol import SYMBOLS, Comparison, powers, symbols
 from posenc_jax.lab.analyse.report import small_legend, tick_counts
 from posenc_jax.lab.analyse.states import batches, head_maps, over_layers, through_layers
 from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.registry import register
 from posenc_jax.protocol.tokens import Tokens
 
@@ -82,7 +83,7 @@ def collapse_and_oversquashing(
     *,
     pair: tuple[int, int] = (0, 1),
     counts: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
-    probes: int | None = None,
+    probes: Size | None = None,
     seed: int = 0,
     batch: int = 4,
 ) -> Squashed:
@@ -130,8 +131,6 @@ def collapse_and_oversquashing(
         raise ValueError(
             f'pair must be two different ids in 0 .. {model.cfg.vocab_size - 1}, got {pair}'
         )
-    if probes is not None and probes < 1:
-        raise ValueError(f'probes must be at least 1, or None for all features, got {probes}')
     distance, equal = _collapse(model, n, pair, batch)
     paths, gradients = 0.0, 0.0
     keys = jax.random.split(jax.random.key(seed), len(tokens))

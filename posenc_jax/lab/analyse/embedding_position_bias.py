@@ -22,7 +22,6 @@ Embedder = Callable[[Sequence[Int[np.ndarray, ' _']]], Float[np.ndarray, 'M D']]
 PLACES = ('beginning', 'middle', 'end')
 SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
 REMOVED = (0.25, 0.5)
-POOLS = ('mean', 'last')
 
 
 class PositionBias(NamedTuple):
@@ -204,7 +203,6 @@ def embedding_position_bias(
       >>> found.similarity.shape, found.inserted.shape
       ((4,), (5, 3))
     """
-    check_choice('pool', pool, POOLS)
     model.check_ids(documents)
     return bias_of(embedder(model, pool, batch=batch), documents, segments=segments, seed=seed)
 

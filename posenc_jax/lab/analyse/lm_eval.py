@@ -15,6 +15,7 @@ from posenc_jax.lab.evaluate.language import evaluate_language
 from posenc_jax.lab.evaluate.measurement import Measurement
 from posenc_jax.lab.evaluate.scoring import scorer
 from posenc_jax.lab.files import disk
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.registry import register
 
 _AT_ONCE = 2**14  # tokens that are read at a time
@@ -31,7 +32,7 @@ def lm_eval(
     lengths: Sequence[int],
     protocols: Sequence[str] = CHOICES,
     *,
-    tokens: int = 4096,
+    tokens: Size = 4096,
     stride: int | None = None,
     buckets: int = 8,
     bytes_of: Int[np.ndarray, ' V'] | None = None,
@@ -86,8 +87,6 @@ def lm_eval(
     """
     if not lengths:
         raise ValueError('lm_eval needs context lengths, e.g. lengths=(64, 128), got none')
-    if tokens < 1:
-        raise ValueError(f'tokens must be at least 1, got {tokens}')
     if stride is not None:
         check_stride(stride, min(lengths))
     return evaluate_language(

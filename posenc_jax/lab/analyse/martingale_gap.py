@@ -4,7 +4,7 @@ far they depend on the order of the flips.
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from posenc_jax.lab.analyse.report import small_legend, tick_counts
 from posenc_jax.lab.analyse.states import batches
 from posenc_jax.lab.analyse.subjects import Subject
 from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.protocol.bounds import Ge, Size
 from posenc_jax.protocol.registry import register
 from posenc_jax.protocol.tokens import Tokens
 
@@ -71,11 +72,6 @@ def gaps(
     n = np.asarray(counts, np.int32)
     if n.ndim != 1 or len(n) < 1 or n[0] < 1 or (np.diff(n) <= 0).any():
         raise ValueError(f'counts must ascend from at least 1, got {list(counts)}')
-    if sequences < 1 or orders < 2:
-        raise ValueError(
-            'martingale_gap needs at least one sequence and two orders, got '
-            f'{sequences} and {orders}'
-        )
     rng = np.random.default_rng(seed)
     theta = rng.uniform(size=(sequences, 1))
     flips = (rng.uniform(size=(sequences, n[-1])) < theta).astype(np.int32)
@@ -138,8 +134,8 @@ def martingale_gap(
     *,
     separator: int | None = None,
     counts: Sequence[int] = (2, 4, 8, 16, 32, 64),
-    sequences: int = 32,
-    orders: int = 20,
+    sequences: Size = 32,
+    orders: Annotated[int, Ge(2)] = 20,
     seed: int = 0,
     batch: int = 32,
 ) -> Gap:

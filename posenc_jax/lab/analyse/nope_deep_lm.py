@@ -7,6 +7,7 @@ from posenc_jax.lab.analyse.capture import compiled
 from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.analyse.states import through_layers
 from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.registry import register
 from posenc_jax.protocol.tokens import Tokens
 
@@ -17,7 +18,7 @@ from posenc_jax.protocol.tokens import Tokens
     card=analysis_card('deep language models without positions', 'nope_deep_lm(model, tokens)'),
 )
 def nope_deep_lm(
-    model: Transformer, tokens: Int[Array, 'B L'], *, orders: int = 4, seed: int = 0
+    model: Transformer, tokens: Int[Array, 'B L'], *, orders: Size = 4, seed: int = 0
 ) -> Float[np.ndarray, ' layers']:
     """How much the last token knows, behind each layer, of the order of the tokens before it.
 
@@ -50,8 +51,6 @@ def nope_deep_lm(
     length = tokens.shape[1]
     if length < 3:
         raise ValueError(f'nope_deep_lm permutes the tokens before the last, got {length} tokens')
-    if orders < 1:
-        raise ValueError(f'nope_deep_lm needs at least 1 permutation, got {orders}')
     last = lambda tokens: np.asarray(_last_rows(model, tokens), np.float32)
     plain = last(tokens)
     moved = [last(tokens[:, order]) - plain for order in orders_of(length, orders, seed)]

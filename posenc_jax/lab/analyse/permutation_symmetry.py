@@ -15,6 +15,7 @@ from posenc_jax.lab.analyse.protocol import Comparison
 from posenc_jax.lab.analyse.report import small_legend, whole_numbers
 from posenc_jax.lab.analyse.states import batches, layer_states
 from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.registry import register
 
 
@@ -49,7 +50,7 @@ def permutation_symmetry(
     model: Transformer,
     tokens: Int[np.ndarray, 'S T'],
     *,
-    orders: int = 8,
+    orders: Size = 8,
     seed: int = 0,
     batch: int = 8,
 ) -> Symmetry:
@@ -84,10 +85,9 @@ def permutation_symmetry(
       True
     """
     length = tokens.shape[1]
-    if length < 3 or orders < 1:
+    if length < 3:
         raise ValueError(
-            'permutation_symmetry permutes the tokens before the last, got '
-            f'{length} tokens and {orders} permutations'
+            f'permutation_symmetry permutes the tokens before the last, got {length} tokens'
         )
     graphdef, state = nnx.split(model)
     call = jax.jit(lambda state, ids: nnx.merge(graphdef, state)(ids, last=1)[:, -1])

@@ -14,10 +14,9 @@ from posenc_jax.lab.analyse.protocol import Comparison
 from posenc_jax.lab.analyse.report import by_layer, small_legend
 from posenc_jax.lab.analyse.states import layer_states
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.bounds import Positive
 from posenc_jax.protocol.registry import register
 
-PROBES = ('ridge', 'mlp')
 HIDDEN, RATE, ROWS = 128, 3e-3, 512  # of the network: units, step size, tokens of a step
 
 
@@ -132,7 +131,7 @@ def probe_position(
     tokens: Int[np.ndarray, 'S T'],
     *,
     probe: Literal['ridge', 'mlp'] = 'ridge',
-    penalty: float = 1.0,
+    penalty: Positive = 1.0,
     batch: int = 8,
 ) -> Probed:
     """How well the position of a token is read from its vector, behind every layer of a frozen
@@ -164,11 +163,10 @@ def probe_position(
       >>> probe_position(tiny_model('nope()'), tokens).mae.shape
       (2,)
     """
-    check_choice('probe', probe, PROBES)
-    if len(tokens) < 4 or tokens.shape[1] < 2 or penalty <= 0:
+    if len(tokens) < 4 or tokens.shape[1] < 2:
         raise ValueError(
-            'probe_position needs at least four sequences of two tokens and a positive penalty, '
-            f'got {len(tokens)} of {tokens.shape[1]} and {penalty}'
+            'probe_position needs at least four sequences of two tokens, got '
+            f'{len(tokens)} of {tokens.shape[1]}'
         )
     (hidden,) = layer_states(model, tokens, batch=batch)
     held = max(1, len(tokens) // 4)

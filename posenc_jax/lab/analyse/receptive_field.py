@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.lab.analyse.capture import (
     attention_of,
     capture_encodings,
-    check_block,
     check_causal,
     compiled,
     over_queries,
@@ -21,6 +20,7 @@ from posenc_jax.lab.analyse.capture import (
 from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.analyse.decay_kernel import check_epsilon
 from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import register
 from posenc_jax.protocol.tokens import Tokens
@@ -86,7 +86,7 @@ def receptive_field(
     tok: Tokens | None = None,
     *,
     epsilon: float = 0.05,
-    block: int = 128,
+    block: Size = 128,
 ) -> ReceptiveField:
     """Measures the empirical receptive field of every head: how many of the nearest keys hold all
     but epsilon of the attention of a query.
@@ -120,7 +120,6 @@ def receptive_field(
       ((2, 2), (2, 2, 7), [[14.0, 14.0], [14.0, 14.0]])
     """
     check_epsilon(epsilon)
-    check_block('receptive_field', block)
     check_causal('receptive_field', model)
     widths, rows, mass, having = _fields(model, tokens, tok, fixed=(epsilon, block))
     return ReceptiveField(*map(np.asarray, (widths, rows, mass, having[0])), epsilon)

@@ -10,13 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from posenc_jax.lab.analyse.capture import (
-    check_block,
-    check_causal,
-    check_rotary,
-    over_queries,
-    with_valid,
-)
+from posenc_jax.lab.analyse.capture import check_causal, check_rotary, over_queries, with_valid
 from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.analyse.protocol import Comparison
 from posenc_jax.lab.analyse.report import small_legend, some, whole_numbers
@@ -24,6 +18,7 @@ from posenc_jax.lab.analyse.rope_usage import Usage, planes, quarter, rope_usage
 from posenc_jax.lab.analyse.states import batches, over_layers
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.single_rotary import single_rotary
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.registry import register
 
 
@@ -68,7 +63,7 @@ def first_slow_plane(inv_freq: Float[np.ndarray, ' F'], length: int) -> int:
     ),
 )
 def rope_frequency_usage(
-    model: Transformer, tokens: Int[np.ndarray, 'S T'], *, batch: int = 4, block: int = 64
+    model: Transformer, tokens: Int[np.ndarray, 'S T'], *, batch: int = 4, block: Size = 64
 ) -> FrequencyUsage:
     """Which rotary frequencies a head uses: shares of the norms, and of the logits.
 
@@ -101,7 +96,6 @@ def rope_frequency_usage(
     """
     rotary = check_rotary('rope_frequency_usage', model)[0]
     check_causal('rope_frequency_usage', model)
-    check_block('rope_frequency_usage', block)
     usage: Usage | None = None
     logits = 0.0
     for rows in batches(tokens, batch):

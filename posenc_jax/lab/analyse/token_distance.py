@@ -17,7 +17,6 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.lab.analyse.capture import (
     capture_encodings,
-    check_block,
     check_causal,
     check_rotary,
     compiled,
@@ -34,6 +33,7 @@ from posenc_jax.lab.analyse.subjects import subject
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.rope import Layout
 from posenc_jax.methods.single_rotary import single_rotary
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import register
 from posenc_jax.protocol.tokens import Tokens
@@ -124,7 +124,7 @@ def token_distance(
     tok: Tokens | None = None,
     *,
     tau: int | None = None,
-    block: int = 128,
+    block: Size = 128,
 ) -> TokenDistance:
     """Measures how closely each plane of a head follows the logits of distant tokens, and how far
     the head attends.
@@ -166,7 +166,6 @@ def token_distance(
         raise ValueError(
             f'token_distance: tau must lie in 0 .. {length - 1} for {length} tokens, got {tau}'
         )
-    check_block('token_distance', block)
     moments, weighed, reached, queries = _distances(model, tokens, tok, fixed=(tau, block))
     return TokenDistance(
         Moments(*map(np.asarray, moments)),

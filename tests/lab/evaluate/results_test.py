@@ -49,11 +49,11 @@ def run(encoding, seed, factor, extend='', width=64):
     )  # fmt: skip
 
 
-NUMBERS = ['results.json', 'results.csv']
+NUMBERS, DATE = ['results.json', 'results.csv'], '2026-01-02T03:04:05+00:00'
 
 
 def results(*runs):
-    return Results(tuple(runs), '2026-01-02T03:04:05+00:00', {'jax': '0.0.1', 'flax': '0.0.2'})
+    return Results(tuple(runs), DATE, {'jax': '0.0.1', 'flax': '0.0.2'})
 
 
 def with_measurements(one, *measurements, **fields):
@@ -75,11 +75,9 @@ def test_seeds_are_aggregated_as_mean_smallest_and_largest():
 
 def test_series_are_told_apart_by_extension_and_settings():
     extended = run('rope()', 0, 1, extend='yarn(factor=8.0)')
-    labels = [
-        s.label for s in group([run('rope()', 0, 4), extended, run('rope()', 0, 3, width=32)])
-    ]
+    series = group([run('rope()', 0, 4), extended, run('rope()', 0, 3, width=32)])
     narrow, wide = 'rope() (model.width=32)', 'rope() (model.width=64)'
-    assert labels == [wide, 'rope() + yarn(factor=8.0)', narrow]
+    assert [s.label for s in series] == [wide, 'rope() + yarn(factor=8.0)', narrow]
 
 
 def test_files(tmp_path):
@@ -89,18 +87,14 @@ def test_files(tmp_path):
     content = json.loads(paths[0].read_text())
     assert content['lengths'] == [64, 128, 256, 512] and len(content['results']) == 2 * (3 * 4 + 8)
     assert content['results'][0] == {
-        'run': 'runs/rope()-0', 'encoding': 'rope()', 'extend': '', 'task': 'language()',
-        'dataset': 'pydoc_topics',
-        'split': 'test', 'positions': 'sampled', 'seed': 0, 'step': 100, 'train_length': 64,
-        'parameters': 12345, 'bigram': None, 'fivegram': None,
-        'protocol': 'nonoverlapping', 'length': 64, 'metric': 'perplexity', 'value': 9.0,
-        'low': 8.1, 'high': 9.9,
-        'nll': math.log(9), 'bits_per_byte': 1.5, 'token_accuracy': 0.5, 'tokens': 1000,
-        'samples': 50,
-        'position_low': None, 'position_high': None, 'depth': None, 'drawn': None,
-        'date': '2026-01-02T03:04:05+00:00', 'jax_version': '0.0.1',
-        'flax_version': '0.0.2',
-    }  # fmt: skip
+        **dict(run='runs/rope()-0', encoding='rope()', extend='', task='language()', seed=0),
+        **dict(dataset='pydoc_topics', split='test', positions='sampled', step=100),
+        **dict(train_length=64, parameters=12345, bigram=None, fivegram=None),
+        **dict(protocol='nonoverlapping', length=64, metric='perplexity', value=9.0),
+        **dict(low=8.1, high=9.9, nll=math.log(9), bits_per_byte=1.5, token_accuracy=0.5),
+        **dict(tokens=1000, samples=50, position_low=None, position_high=None, depth=None),
+        **dict(drawn=None, date=DATE, jax_version='0.0.1', flax_version='0.0.2'),
+    }
     with paths[1].open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(content['results'])
