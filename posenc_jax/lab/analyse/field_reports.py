@@ -20,10 +20,11 @@ from posenc_jax.lab.analyse.decay_kernel import (
 from posenc_jax.lab.analyse.protocol import Analysis
 from posenc_jax.lab.analyse.receptive_field import ReceptiveField, receptive_field
 from posenc_jax.lab.analyse.report import LINES, Report, doublings, some, tick_counts
-from posenc_jax.lab.analyse.subjects import Subject, encoding_of, folder_of, matching, subject
-from posenc_jax.lab.evaluate.tasks import SEED
+from posenc_jax.lab.analyse.subjects import Subject, folder_of, matching, subject
+from posenc_jax.lab.config.fields import encoding_label
 from posenc_jax.lab.files import disk
 from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.lab.runs.problem import SEED
 from posenc_jax.language.make import make
 from posenc_jax.protocol.tokens import Tokens
 
@@ -72,6 +73,16 @@ def _without_frame(figure: Any) -> Any:
     return axis
 
 
+def _curve(axis: Any, line: np.ndarray, field: float, label: str) -> None:
+    """A line over the distances, with a dot at a field that lies among them."""
+    distance = 1 + np.arange(len(line))
+    at = np.unique(np.geomspace(1, len(line), 400).astype(int)) - 1
+    (drawn,) = axis.plot(distance[at], line[at], label=label, linewidth=1.2)
+    if field <= len(line):
+        height = np.interp(field, distance, line)
+        axis.plot(field, height, 'o', color=drawn.get_color(), markersize=4)
+
+
 def draw_decay(
     figure: Any,
     kernels: Mapping[str, Float[np.ndarray, 'N D']],
@@ -91,14 +102,9 @@ def draw_decay(
         lines, trf = relative_weights(r), np.asarray(fields[label])
         if several:
             lines, trf = lines.mean(0, keepdims=True), trf.mean(keepdims=True)
-        at = np.unique(np.geomspace(1, r.shape[-1], 400).astype(int)) - 1
         for head in some(len(lines), LINES):
-            line, field = np.maximum(lines[head], 1e-30), trf[head]
-            name = f'{label if several else f"head {head}"}: TRF {field:.0f}'
-            (drawn,) = axis.plot(at + 1, line[at], label=name, linewidth=1.2)
-            if np.isfinite(field) and field <= len(line):
-                dot = dict(color=drawn.get_color(), markersize=4)
-                axis.plot(field, line[int(field) - 1], 'o', **dot)
+            name = f'{label if several else f"head {head}"}: TRF {trf[head]:.0f}'
+            _curve(axis, np.maximum(lines[head], 1e-30), trf[head], name)
     axis.set(xscale='log', yscale='log', ylim=(1e-8, 2.0))
     axis.set(xlabel='distance d + 1, tokens', ylabel='exp(r(d) - max r)')
     axis.legend(frameon=False, fontsize=7, title='dot: TRF in tokens', title_fontsize=7)
@@ -108,16 +114,12 @@ def draw_profile(figure: Any, found: ReceptiveField) -> None:
     """Draws the mean attention at each distance: a line for each of at most eight layers, with a
     dot at the ERF.
     """
-    axis, at = _without_frame(figure), 1 + np.arange(found.profile.shape[-1])
-    profiles, fields = found.profile.mean(1), found.erf.mean(1)
+    axis, profiles, fields = _without_frame(figure), found.profile.mean(1), found.erf.mean(1)
     for layer in some(len(profiles), LINES):
-        line, erf = profiles[layer], fields[layer]
-        label = f'layer {layer}: ERF {erf:.1f}'
-        (drawn,) = axis.plot(at, np.maximum(line, 1e-12), label=label, linewidth=1.2)
-        dot = dict(color=drawn.get_color(), markersize=4)
-        axis.plot(erf, max(np.interp(erf, at, line), 1e-12), 'o', **dot)
+        name = f'layer {layer}: ERF {fields[layer]:.1f}'
+        _curve(axis, np.maximum(profiles[layer], 1e-12), fields[layer], name)
     axis.set(xscale='log', yscale='log', xlabel='distance d + 1, tokens', ylabel='mean attention')
-    tick_counts(axis, doublings(len(at)))
+    tick_counts(axis, doublings(profiles.shape[-1]))
     axis.legend(frameon=False, fontsize=8, title='dot: ERF in tokens', title_fontsize=8)
 
 
@@ -227,7 +229,7 @@ def _of_runs(known: argparse.Namespace, rest: list[str]) -> Iterator[Report]:
     for run in matching(known.runs):
         read = subject(known, rest, run)
         _, found, trf, _ = _measured(known, read)
-        label = encoding_of(read.job)
+        label = encoding_label(read.job.config)
         rows.append(
             Compared(label, np.nan if trf is None else float(trf.mean()), float(found.erf.mean()))
         )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from posenc_jax.lab.config.fields import encoding_label
 from posenc_jax.lab.config.overrides import read_overrides
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.pretrained import is_pretrained
@@ -155,12 +156,7 @@ def subjects(known: argparse.Namespace, rest: list[str]) -> list[Subject]:
     ]
 
 
-def encoding_of(job: Run) -> str:
-    """The encoding of a run, of all its layers."""
-    return ' / '.join(job.config.pattern) or job.config.encoding
-
-
 def _label(run: str, job: Run) -> str:
     path = directory_of(run)
-    name = path.stem if is_pretrained(path) else encoding_of(job)
+    name = path.stem if is_pretrained(path) else encoding_label(job.config)
     return f'{name} | {job.config.extend}' if job.config.extend else name

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from posenc_jax.lab.config import protocols
 from posenc_jax.lab.evaluate.run import evaluate
 from posenc_jax.lab.evaluate.scoring import token_scores
-from posenc_jax.lab.evaluate.tasks import SEED
 from posenc_jax.lab.pretrained import export_pretrained, is_pretrained
 from posenc_jax.lab.runs.prepare import home_of
+from posenc_jax.lab.runs.problem import SEED
 from posenc_jax.lab.runs.sizes import make_task
 from posenc_jax.lab.tasks.language import Language
 from tests.small_models import small_model

@@ -1,3 +1,5 @@
+"""Files, tables and pictures of an evaluation."""
+
 import csv
 import dataclasses
 import io
@@ -139,12 +141,8 @@ def with_tokens(one, counts):
     return with_measurements(one, *(dataclasses.replace(m, tokens=of(m)) for m in one.measurements))
 
 
-COUNTS = {
-    'nonoverlapping': 32768,
-    'sliding': 17408,
-    'same_tokens': 512,
-    'per_position': (11, 19, 27, 37, 53, 75, 106, 4150),
-}
+BUCKETS = (11, 19, 27, 37, 53, 75, 106, 4150)
+COUNTS = dict(nonoverlapping=32768, sliding=17408, same_tokens=512, per_position=BUCKETS)
 
 
 def test_tables_say_how_many_tokens_were_scored():
@@ -160,7 +158,7 @@ def test_tables_say_how_many_tokens_were_scored():
     assert heads.count(['encoding', 'trained', 'tokens']) == 3
     buckets = [line[1:3] for line in lines if len(line) == 6 and '-' in line[1]]
     edges = '0-44 45-63 64-90 91-127 128-180 181-255 256-361 362-511'.split()
-    assert buckets == [list(two) for two in zip(edges, '11 19 27 37 53 75 106 4,150'.split())]
+    assert buckets == [[edge, f'{count:,}'] for edge, count in zip(edges, BUCKETS)]
     note = 'each protocol scores tokens of its own: compare within a table'
     assert note in ' '.join(text.split())
     only = with_measurements(one, *one.measurements[:4])
@@ -227,12 +225,8 @@ def test_depths_are_in_the_files_the_table_and_a_heat_map(tmp_path):
     answers = [line[3] for line in lines if len(line) > 6 and line[2] == '64']
     assert answers == ['50', '50']  # of a cell
     shown = [line[4:8] for line in lines if len(line) > 7 and line[4] in ('0', '0.5', '1')]
-    expected = [
-        [f'{d:g}', *(f'{VALUES[n, d] / by:.3f}' for n in (32, 64, 128))]
-        for by in (1, 2)
-        for d in (0.0, 0.5, 1.0)
-    ]
-    assert shown == expected
+    line_of = lambda d, by: [f'{d:g}', *(f'{VALUES[n, d] / by:.3f}' for n in (32, 64, 128))]
+    assert shown == [line_of(d, by) for by in (1, 2) for d in (0.0, 0.5, 1.0)]
 
 
 @pytest.mark.parametrize(
@@ -369,6 +363,9 @@ def test_letters_of_a_picture_are_those_of_its_names():
         assert r'$\mathdefault{10^{1}}$' in [text.get_text() for text in axis.get_xticklabels()]
 
 
+NO_SHARE = dict(protocol='exact_match', value=-1e308)
+
+
 @pytest.mark.parametrize(
     'row, changes, message',
     [
@@ -380,11 +377,7 @@ def test_letters_of_a_picture_are_those_of_its_names():
         (-1, dict(position_low=None), 'per_position has no pos'),
         (0, dict(position_low=3), "'nonoverlapping' has positions"),
         (0, dict(value=10**400), 'OverflowError'),
-        (
-            0,
-            dict(protocol='exact_match', value=-1e308),
-            "value of 'exact_match' is -1e.308, not a share",
-        ),
+        (0, NO_SHARE, "value of 'exact_match' is -1e.308, not a share"),
         (None, dict(documents='../secret.csv'), 'documents is .../secret.csv., not'),
         (None, dict(results=[3]), 'TypeError'),
         (None, dict(settings=3), 'TypeError'),

@@ -20,8 +20,6 @@ from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.methods.ms_poe import ms_poe_ratios, probe_heads
 from posenc_jax.protocol.errors import SpecError
 
-ROOT = pathlib.Path(__file__).parents[3]
-
 
 def make_run(directory, **changes):
     """The directory of a run with untrained weights, as training would leave it after 2 steps."""
