@@ -73,16 +73,6 @@ def _without_frame(figure: Any) -> Any:
     return axis
 
 
-def _curve(axis: Any, line: np.ndarray, field: float, label: str) -> None:
-    """A line over the distances, with a dot at a field that lies among them."""
-    distance = 1 + np.arange(len(line))
-    at = np.unique(np.geomspace(1, len(line), 400).astype(int)) - 1
-    (drawn,) = axis.plot(distance[at], line[at], label=label, linewidth=1.2)
-    if field <= len(line):
-        height = np.interp(field, distance, line)
-        axis.plot(field, height, 'o', color=drawn.get_color(), markersize=4)
-
-
 def draw_decay(
     figure: Any,
     kernels: Mapping[str, Float[np.ndarray, 'N D']],
@@ -102,9 +92,14 @@ def draw_decay(
         lines, trf = relative_weights(r), np.asarray(fields[label])
         if several:
             lines, trf = lines.mean(0, keepdims=True), trf.mean(keepdims=True)
+        at = np.unique(np.geomspace(1, r.shape[-1], 400).astype(int)) - 1
         for head in some(len(lines), LINES):
-            name = f'{label if several else f"head {head}"}: TRF {trf[head]:.0f}'
-            _curve(axis, np.maximum(lines[head], 1e-30), trf[head], name)
+            line, field = np.maximum(lines[head], 1e-30), trf[head]
+            name = f'{label if several else f"head {head}"}: TRF {field:.0f}'
+            (drawn,) = axis.plot(at + 1, line[at], label=name, linewidth=1.2)
+            if np.isfinite(field) and field <= len(line):
+                dot = dict(color=drawn.get_color(), markersize=4)
+                axis.plot(field, line[int(field) - 1], 'o', **dot)
     axis.set(xscale='log', yscale='log', ylim=(1e-8, 2.0))
     axis.set(xlabel='distance d + 1, tokens', ylabel='exp(r(d) - max r)')
     axis.legend(frameon=False, fontsize=7, title='dot: TRF in tokens', title_fontsize=7)
@@ -114,12 +109,16 @@ def draw_profile(figure: Any, found: ReceptiveField) -> None:
     """Draws the mean attention at each distance: a line for each of at most eight layers, with a
     dot at the ERF.
     """
-    axis, profiles, fields = _without_frame(figure), found.profile.mean(1), found.erf.mean(1)
+    axis, at = _without_frame(figure), 1 + np.arange(found.profile.shape[-1])
+    profiles, fields = found.profile.mean(1), found.erf.mean(1)
     for layer in some(len(profiles), LINES):
-        name = f'layer {layer}: ERF {fields[layer]:.1f}'
-        _curve(axis, np.maximum(profiles[layer], 1e-12), fields[layer], name)
+        line, erf = profiles[layer], fields[layer]
+        label = f'layer {layer}: ERF {erf:.1f}'
+        (drawn,) = axis.plot(at, np.maximum(line, 1e-12), label=label, linewidth=1.2)
+        dot = dict(color=drawn.get_color(), markersize=4)
+        axis.plot(erf, max(np.interp(erf, at, line), 1e-12), 'o', **dot)
     axis.set(xscale='log', yscale='log', xlabel='distance d + 1, tokens', ylabel='mean attention')
-    tick_counts(axis, doublings(profiles.shape[-1]))
+    tick_counts(axis, doublings(len(at)))
     axis.legend(frameon=False, fontsize=8, title='dot: ERF in tokens', title_fontsize=8)
 
 
