@@ -24,15 +24,20 @@ from posenc_jax.lab.tasks.language import Language
 from tests.small_models import small_model
 
 
+def byte_level(*merges):
+    """A tokenizer of the 256 bytes, and of merged tokens behind them."""
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *map(''.join, merges)]
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, list(merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp('public')
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate([*letters, 'th', 'the'])}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [('t', 'h'), ('th', 'e')]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    sizes = dict(vocab_size=len(vocabulary), train_len=16, layers=1, width=16, heads=2)
+    tokenizer = byte_level(('t', 'h'), ('th', 'e'))
+    sizes = dict(vocab_size=tokenizer.get_vocab_size(), train_len=16, layers=1, width=16, heads=2)
     model = small_model(**sizes, mlp='swiglu', mlp_width=16, encoding='rope()')
     export_pretrained(model, folder / 'model', tokenizer=tokenizer)
     (folder / 'a.txt').write_text('the theme of the thesis: über them. ' * 60)

@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from configs import default, extend
 from posenc_jax.lab.evaluate import scoring
@@ -30,6 +29,7 @@ from posenc_jax.lab.runs.run import Run
 from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.methods.rope import Rotary
 from posenc_jax.protocol.errors import SpecError
+from tests.lab.evaluate.pretrained_test import byte_level
 from tests.lab.evaluate.run_test import make_run
 from tests.lab.longrope_search.genome_test import TUNED, made
 from tests.lab.longrope_search.search_files_test import Stop, stopping
@@ -356,12 +356,8 @@ def test_another_extension_is_not_part_of_the_run(extension):
 
 
 def public_checkpoint(path, encoding, train_len):
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(letters)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
     sizes = dict(vocab_size=256, train_len=train_len, layers=1, width=16, heads=2, mlp='swiglu')
-    return export_pretrained(small_model(**sizes, encoding=encoding), path, tokenizer=tokenizer)
+    return export_pretrained(small_model(**sizes, encoding=encoding), path, tokenizer=byte_level())
 
 
 @pytest.mark.full
