@@ -45,10 +45,11 @@ def whole(c, s, far, seen, distance):
 
 
 def by_hand(around, name):
-    """A result of the case in the sheet, in blocks of 1, 2 and 3 queries."""
+    """A result of the case in the sheet: that in blocks of 1, 2 or 3 queries which is farthest."""
     q = jnp.asarray([1.0, 1.0, 0.0, 0.0]) * jnp.ones((1, 3, 1, 1))
     k = 2 * jnp.array([around['c_0'], around['c_1'], 3 * [0.0], 3 * [0.0]]).T[None, :, None]
-    return [getattr(streamed(q, k, block=block), name)[0, 0] for block in (1, 2, 3)]
+    found = [getattr(streamed(q, k, block=block), name)[0, 0] for block in (1, 2, 3)]
+    return max(found, key=lambda one: np.abs(one - np.array(around[name])).max())
 
 
 test_golden = golden_suite(
