@@ -109,7 +109,7 @@ def search(workdir: str) -> Killed:
     def start(folder):
         return run(
             '-m',
-            'posenc_jax.lab.search',
+            'posenc_jax.lab.longrope_search',
             f'--run={workdir}/{NAME}',
             *SEARCH,
             f'--out={found(folder)}',

@@ -7,8 +7,8 @@ Command:  python train.py --config=configs/extend.py \
           --config.init.source=runs/language-pydoc_topics-rope-s0 \
               [--config.init.extend='pi(factor=4.0)'] [--config.name=NAME]
 Others:   PI, ABF (`abf()`) and LongRoPE (`longrope(...)`, with factors from `python -m
-          posenc_jax.lab.search`) are given in the same way. For PSC only its calibrations and
-          adapters are trained: --config.init.extend='psc() | pi(factor=4.0)'
+          posenc_jax.lab.longrope_search`) are given in the same way. For PSC only its calibrations
+          and adapters are trained: --config.init.extend='psc() | pi(factor=4.0)'
           --config.model.lora_rank=8 --config.train.tune=adapters --config.train.lr=2e-4.
 Time:     100 steps of 4 x 1024 bytes with 4 layers of width 160: under a minute on two idle cores.
 Papers:   PI trains for 1000 steps, YaRN for 400. LongRoPE trains for 400 steps at half the target,

@@ -32,7 +32,7 @@ def _command(module: str, name: str) -> Callable[[], int | None]:
 train = _command('posenc_jax.lab.cli.train', 'train.py')
 evaluate = _command('posenc_jax.lab.cli.eval', 'eval.py')
 generate = _command('posenc_jax.lab.cli.generate', 'generate')
-search = _command('posenc_jax.lab.search.__main__', 'longrope search')
+search = _command('posenc_jax.lab.longrope_search.__main__', 'longrope search')
 gallery = _command('posenc_jax.lab.cli.gallery', 'posenc_jax.lab.cli.gallery')
 catalog = _command('posenc_jax.lab.catalogue.__main__', 'posenc_jax.lab.catalogue')
 analysis = _command('posenc_jax.lab.analyse.__main__', 'posenc_jax.lab.analyse')

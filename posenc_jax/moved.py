@@ -29,7 +29,7 @@ _PACKAGES = {
     'rotation': ['methods'],
     'rotation.frequencies': ['methods'],
     'run': ['lab.runs', 'lab.config', 'lab.files'],
-    'search': ['lab.search'],
+    'search': ['lab.longrope_search'],
     'tasks': ['lab.tasks'],
     'training': ['lab.train', 'lab.cluster'],
 }
@@ -67,6 +67,7 @@ _RENAMED = {
     'run.job': 'lab.runs.prepare',
     'run.plan': 'lab.runs.run',
     'run.reading': 'lab.model.inputs',
+    'search.longrope': 'lab.longrope_search.search',
     'tasks.grey_levels': 'lab.tasks.picture_file',
 }
 

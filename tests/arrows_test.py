@@ -25,7 +25,7 @@ ORDER = (
         'lab.conversion',
         'lab.tasks',
     ),
-    *('lab.config', 'lab.runs', 'lab.cluster', 'lab.evaluate', 'lab.train', 'lab.search'),
+    *('lab.config', 'lab.runs', 'lab.cluster', 'lab.evaluate', 'lab.train', 'lab.longrope_search'),
     *('lab.analyse', 'lab.functional', 'lab.cli', 'lab.catalogue'),
 )
 # What imports in a way that the syntax of an import does not show, and from where.

@@ -112,9 +112,9 @@ def test_commands_can_be_read(entry):
     elif words[1] == '-m':
         assert (
             words[2:4] == ['posenc_jax.lab.analyse', entry.key]
-            or words[2] == 'posenc_jax.lab.search'
+            or words[2] == 'posenc_jax.lab.longrope_search'
         )
-        assert words[2] == 'posenc_jax.lab.search' or entry.key in ANALYSES
+        assert words[2] == 'posenc_jax.lab.longrope_search' or entry.key in ANALYSES
     else:
         assert read(words[1:]) is not None
 

@@ -9,7 +9,7 @@ from posenc_jax.protocol.registry import Entry
 
 # Commands that do not follow from the kind.
 OTHER = {
-    'longrope': 'python -m posenc_jax.lab.search '
+    'longrope': 'python -m posenc_jax.lab.longrope_search '
     '--run=runs/language-pydoc_topics-rope-s0 --length=512',
     'md_tpe': 'python train.py --config=configs/vit.py '
     """--config.pattern='("md_tpe(shape=(8,))",)' --config.eval.lengths=16""",  # a grid of 8 x 8

@@ -27,7 +27,7 @@ from flax import nnx
 
 from evidence.experiments.program import Program
 from evidence.experiments.public_model import FILE, Public, of_groups
-from posenc_jax.lab.analyse.attention_entropy import entropy_of_pieces
+from posenc_jax.lab.analyse.pieces_entropy import entropy_of_pieces
 from posenc_jax.lab.decoding import ape_parallel, pie
 from posenc_jax.lab.decoding.decode import init_cache, prefill
 from posenc_jax.lab.decoding.double_sparsity import calibrate, sparse_logits

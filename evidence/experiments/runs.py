@@ -21,10 +21,10 @@ from posenc_jax.lab.files import disk, paths
 from posenc_jax.lab.files.command import in_line
 from posenc_jax.lab.files.room import check_folder
 from posenc_jax.lab.files.safe import finished_steps
+from posenc_jax.lab.longrope_search.evolution import Sizes
+from posenc_jax.lab.longrope_search.search import search
 from posenc_jax.lab.runs import entries, initial, stored
 from posenc_jax.lab.runs.run import imported
-from posenc_jax.lab.search.evolution import Sizes
-from posenc_jax.lab.search.longrope import search
 from posenc_jax.lab.train.loop import NonFiniteError, train
 
 Key = TypeVar('Key')
@@ -235,7 +235,7 @@ def searched(run: str, length: int, sizes: Sizes, **more: Any) -> dict[str, Any]
       run: a run directory, or 'DIRECTORY | EXTENSION'.
       length: the length for which factors are searched.
       sizes: of the search.
-      more: further arguments of `posenc_jax.lab.search.longrope.search`.
+      more: further arguments of `posenc_jax.lab.longrope_search.search.search`.
     """
     if 'out' in more:
         more['out'] = paths.path(str(more['out']))

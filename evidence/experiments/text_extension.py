@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from evidence.experiments.program import Program
 from evidence.experiments.runs import Run, evaluate_once, searched, train_runs
 from evidence.experiments.tables import report
-from posenc_jax.lab.search.evolution import Sizes
+from posenc_jax.lab.longrope_search.evolution import Sizes
 from posenc_jax.lab.train.metrics_file import FILE, read_lines
 
 LENGTH, FACTOR, SEARCHED = 256, 4, 2048

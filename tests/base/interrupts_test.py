@@ -173,7 +173,7 @@ def test_a_program_that_has_not_begun_ends_with_one_line(command):
     'given, program',
     [
         (['python', '-m', 'posenc_jax.lab.cli.generate', '--run=x'], True),
-        (['python', '-um', 'posenc_jax.lab.search'], True),
+        (['python', '-um', 'posenc_jax.lab.longrope_search'], True),
         (['python', '-m', 'pytest', 'posenc_jax'], False),
         (['python', '-m', 'other.posenc_jax'], False),
         (['python', str(ROOT / 'train.py')], True),

@@ -1,5 +1,5 @@
-"""Tools of the analyses: functions of a model that are compiled, queries and keys of every layer
-from one forward pass, sums over blocks of queries, and a heat map.
+"""What analyses read of attention: queries and keys of every layer from one forward pass, the
+attention of given queries and keys, sums over blocks of queries, and checks of a model.
 """
 
 import dataclasses
@@ -9,12 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.attention.tiles import pair_logits
-from posenc_jax.lab.analyse.report import some, whole_numbers
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.rope import Rotary
 from posenc_jax.methods.single_rotary import single_rotary
@@ -43,16 +41,6 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     call.lower = lambda model, *arrays, fixed=(): of_state.lower(*given(model, arrays, fixed))
     return call
-
-
-def check_block(user: str, block: int) -> None:
-    """Refuses a number of queries that are evaluated at a time.
-
-    Raises:
-      ValueError: it is below 1.
-    """
-    if block < 1:
-        raise ValueError(f'{user}: block must be at least 1, got {block}')
 
 
 def check_causal(user: str, model: Transformer) -> None:
@@ -191,42 +179,3 @@ def over_queries(step: Callable[[Any, Array, Any], Any], sums: Any, rows: Any, b
         sums,
         jnp.arange(0, length + room, block),
     )[0]
-
-
-def draw_planes(
-    axis: Any,
-    values: Float[np.ndarray, 'layers N F'],
-    *,
-    label: str,
-    low: float | None = 0.0,
-    first: int = 0,
-) -> None:
-    """Draws a heat map with a row for each head of each layer and a column for each plane.
-
-    Args:
-      axis: of matplotlib.
-      values: one number for each layer, head and plane.
-      label: of the colour bar.
-      low: value at the lower end of the colours; None for the smallest of `values`.
-      first: number of the first layer.
-    """
-    layers, heads, count = values.shape
-    image = axis.imshow(
-        values.reshape(-1, count), aspect='auto', interpolation='nearest', cmap='viridis', vmin=low
-    )
-    shown = some(layers, 16)
-    places = [(layer + 0.5) * heads - 0.5 for layer in shown]
-    axis.set_yticks(places, [str(first + layer) for layer in shown], fontsize=7)
-    axis.hlines(
-        np.arange(1, layers) * heads - 0.5, -0.5, count - 0.5, colors='white', linewidth=0.6
-    )
-    whole_numbers(axis.xaxis)
-    axis.set_xlabel('plane (high to low frequency)')
-    axis.set_ylabel(f'layer, {heads} heads each')
-    axis.figure.colorbar(image, ax=axis, label=label)
-
-
-def planes_size(shape: tuple[int, ...]) -> tuple[float, float]:
-    """Inches of the picture that `draw_planes` makes of [layers, N, F] values."""
-    layers, heads, count = shape
-    return 2.0 + 0.12 * max(count, 20), min(1.6 + 0.12 * max(layers * heads, 10), 12.0)

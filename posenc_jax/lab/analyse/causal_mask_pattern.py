@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.lab.analyse.capture import check_causal
+from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.analyse.protocol import Comparison
 from posenc_jax.lab.analyse.report import by_layer, small_legend, some
 from posenc_jax.lab.analyse.states import batches, head_maps, over_layers
@@ -16,7 +17,7 @@ from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.rope import Rotary
 from posenc_jax.protocol.composite import parts_of
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import register
 from posenc_jax.protocol.tokens import Tokens
 
 KINDS = {  # fields of `MaskPattern`, and what their logits are of
@@ -81,13 +82,8 @@ def mask_cosine(
 @register(
     'causal_mask_pattern',
     kind='analysis',
-    card=Card(
-        name='pattern of the causal mask',
-        door='analysis',
-        equation='S_ij = mean logit; share = Var(S - mean of its diagonal) / Var(S), j <= i',
-        example='causal_mask_pattern(model, tokens)',
-        causal_only=True,
-        promises=Promises(sweep_free=False, blockwise=False),
+    card=analysis_card(
+        'pattern of the causal mask', 'causal_mask_pattern(model, tokens)', causal_only=True
     ),
 )
 def causal_mask_pattern(
@@ -95,12 +91,12 @@ def causal_mask_pattern(
 ) -> MaskPattern:
     """Mean logits of every head by query i and key j, with and without the encoding.
 
-    The mean over many inputs keeps what depends on the places alone. It has a relative part, the
-    mean of each diagonal i - j, and a rest, whose share of the variance is 0 for an encoding of
-    distances in the first layer. Later layers read vectors into which the mask has written the
-    place, so the share grows and near keys get larger scores. Differs from the paper: the share is
-    ours; the effect of the encoding without the mask is measured with the mean query and key of a
-    head in all places.
+    `S_ij = mean logit; share = Var(S - mean of its diagonal) / Var(S), j <= i`. The mean over many
+    inputs keeps what depends on the places alone. It has a relative part, the mean of each diagonal
+    i - j, and a rest, whose share is 0 for an encoding of distances in the first layer. Later
+    layers read vectors into which the mask has written the place, so the share grows and near keys
+    get larger scores. Differs from the paper: the share is ours; the effect of the encoding without
+    the mask is measured with the mean query and key of a head in all places.
 
     Args:
       model: a decoder whose layers have attention.
@@ -209,7 +205,6 @@ def recency(content: Float[np.ndarray, 'N T T']) -> float:
 
 ANALYSIS = Comparison(
     measure=causal_mask_pattern,
-    says='mean logits by query and key, and their part that is no distance',
     batches=16,
     longest=128,
     columns=('layer', *(f'share, {what}' for what in KINDS.values()), 'near - far'),

@@ -11,11 +11,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from posenc_jax.lab.analyse.capture import check_causal, compiled
+from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.analyse.protocol import SYMBOLS, Comparison, powers, symbols_of
 from posenc_jax.lab.analyse.report import small_legend, tick_counts
 from posenc_jax.lab.analyse.states import batches, head_maps, over_layers, through_layers
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.bounds import Size
+from posenc_jax.protocol.registry import register
 from posenc_jax.protocol.tokens import Tokens
 
 
@@ -71,13 +73,8 @@ def path_influence(attention: Float[np.ndarray, 'layers T T']) -> Float[np.ndarr
 @register(
     'collapse_and_oversquashing',
     kind='analysis',
-    card=Card(
-        name='collapse and over-squashing',
-        door='analysis',
-        equation='|y_n - y_(n+1)|_1 -> 0; |d y_T / d x_i| <= C (prod_l (A_l + I) / 2)_(T, i)',
-        example='collapse_and_oversquashing(model, tokens)',
-        causal_only=True,
-        promises=Promises(sweep_free=False, blockwise=False),
+    card=analysis_card(
+        'collapse and over-squashing', 'collapse_and_oversquashing(model, tokens)', causal_only=True
     ),
 )
 def collapse_and_oversquashing(
@@ -86,19 +83,20 @@ def collapse_and_oversquashing(
     *,
     pair: tuple[int, int] = (0, 1),
     counts: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
-    probes: int | None = None,
+    probes: Size | None = None,
     seed: int = 0,
     batch: int = 4,
 ) -> Squashed:
     """How fast the last vectors of (a, a, ..., a, b) stop to differ, and how much each token
     decides of the last vector.
 
-    Collapse: `||y_n - y_(n+1)||_1` for n and n + 1 copies of a; once it is below the precision of
-    the numbers, no reader can count them. Over-squashing: a token acts on the last vector through
-    all paths along attention and residual sums. Their weight is the last row of `prod_l (A_l + I) /
-    2`, with A_l the mean over heads; with depth it moves to the first tokens. The true influence is
-    the norm of the derivative by the input of the first layer. y is the last vector behind the
-    final norm. Differs from the paper: derivatives are given as shares.
+    `|y_n - y_(n+1)|_1 -> 0; |d y_T / d x_i| <= C (prod_l (A_l + I) / 2)_(T, i)`, with y the last
+    vector behind the final norm and y_n that of n copies of a. Collapse: once the distance is below
+    the precision of the numbers, no reader can count the copies. Over-squashing: a token acts on
+    the last vector through all paths along attention and residual sums, and with depth their weight
+    moves to the first tokens; A_l is the mean over heads. The true influence is the norm of the
+    derivative by the input of the first layer. Differs from the paper: derivatives are given as
+    shares.
 
     Args:
       model: a decoder whose layers have attention.
@@ -133,8 +131,6 @@ def collapse_and_oversquashing(
         raise ValueError(
             f'pair must be two different ids in 0 .. {model.cfg.vocab_size - 1}, got {pair}'
         )
-    if probes is not None and probes < 1:
-        raise ValueError(f'probes must be at least 1, or None for all features, got {probes}')
     distance, equal = _collapse(model, n, pair, batch)
     paths, gradients = 0.0, 0.0
     keys = jax.random.split(jax.random.key(seed), len(tokens))
@@ -213,7 +209,6 @@ def _draw(figure, found):
 
 ANALYSIS = Comparison(
     measure=collapse_and_oversquashing,
-    says='distances of the last vectors of (A, ..., A, B), and influences',
     batches=4,
     options=SYMBOLS,
     arguments=lambda known, subject: dict(

@@ -8,12 +8,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
+from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.analyse.protocol import Comparison
 from posenc_jax.lab.analyse.report import small_legend
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.layers import pooled
 from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import register
 from posenc_jax.protocol.tokens import Tokens
 
 # Texts, as rows of token ids of any length, to one vector each.
@@ -21,10 +22,9 @@ Embedder = Callable[[Sequence[Int[np.ndarray, ' _']]], Float[np.ndarray, 'M D']]
 PLACES = ('beginning', 'middle', 'end')
 SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
 REMOVED = (0.25, 0.5)
-POOLS = ('mean', 'last')
 
 
-class Bias(NamedTuple):
+class PositionBias(NamedTuple):
     """Attributes:
     inserted: mean cosine of a document and the same with other text inserted, by share and place.
     removed: the same with a share of its segments left out, by share and place.
@@ -74,7 +74,7 @@ def removed_at(text: Int[np.ndarray, ' T'], count: int, place: str) -> Int[np.nd
 
 def bias_of(
     embed: Embedder, documents: Int[np.ndarray, 'S T'], *, segments: int, seed: int
-) -> Bias:
+) -> PositionBias:
     """The measures of `embedding_position_bias` for any embedder."""
     count, length = documents.shape
     if not 2 <= segments <= length or count < 2:
@@ -118,7 +118,7 @@ def bias_of(
         moved[:, k] = needles
         vectors = np.asarray(embed(list(moved.reshape(count, -1))), np.float64)
         needle.append(cosines(vectors, wanted).mean())
-    return Bias(
+    return PositionBias(
         np.array(inserted),
         np.array(removed),
         similarity.mean(0),
@@ -158,13 +158,7 @@ def embedder(model: Transformer, pool: str, *, batch: int = 16) -> Embedder:
 @register(
     'embedding_position_bias',
     kind='analysis',
-    card=Card(
-        name='position bias of embeddings',
-        door='analysis',
-        equation='slope of cos(E(document), E(segment k)) on k / (K - 1)',
-        example='embedding_position_bias(model, documents)',
-        promises=Promises(sweep_free=False, blockwise=False),
-    ),
+    card=analysis_card('position bias of embeddings', 'embedding_position_bias(model, documents)'),
 )
 def embedding_position_bias(
     model: Transformer,
@@ -174,14 +168,14 @@ def embedding_position_bias(
     segments: int = 8,
     seed: int = 0,
     batch: int = 16,
-) -> Bias:
+) -> PositionBias:
     """Which part of a text its vector resembles: by inserted and removed text, by segments, and by
     a needle.
 
-    Text of another document is inserted at the beginning, in the middle or at the end, or segments
-    are left out there; the cosine with the vector of the unchanged document says how much that
-    place counts. The cosine of the document with its k-th segment has a slope over k / (K - 1),
-    which is measured again after shuffling the segments, as a control of the content. A needle, a
+    `slope of cos(E(document), E(segment k)) on k / (K - 1)`, E the vector of a text, is measured
+    again after shuffling the segments, as a control of the content. Text of another document is
+    inserted at the beginning, in the middle or at the end, or segments are left out there; the
+    cosine with the vector of the unchanged document says how much that place counts. A needle, a
     segment of another document, takes the place of each segment in turn; its cosine with the
     document is its score in a search. The mean of token vectors has no bias: slope 0, equal places.
     Differs from the paper: segments of equal length stand for sentences, and other windows of the
@@ -209,7 +203,6 @@ def embedding_position_bias(
       >>> found.similarity.shape, found.inserted.shape
       ((4,), (5, 3))
     """
-    check_choice('pool', pool, POOLS)
     model.check_ids(documents)
     return bias_of(embedder(model, pool, batch=batch), documents, segments=segments, seed=seed)
 
@@ -237,7 +230,6 @@ def _draw(axes, name, one):
 
 ANALYSIS = Comparison(
     measure=embedding_position_bias,
-    says='which part of a text its vector resembles',
     batches=8,
     options={'pool': dict(default='mean', help="'mean' or 'last'")},
     arguments=lambda known, subject: dict(

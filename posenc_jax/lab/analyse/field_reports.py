@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from posenc_jax.lab.analyse.correlation import spearman
 from posenc_jax.lab.analyse.decay_kernel import (
     decay_kernel,
     relative_weights,
@@ -19,11 +20,11 @@ from posenc_jax.lab.analyse.decay_kernel import (
 from posenc_jax.lab.analyse.protocol import Analysis
 from posenc_jax.lab.analyse.receptive_field import ReceptiveField, receptive_field
 from posenc_jax.lab.analyse.report import LINES, Report, doublings, some, tick_counts
-from posenc_jax.lab.analyse.subjects import Subject, encoding_of, folder_of, matching, subject
-from posenc_jax.lab.analyse.token_distance import spearman
-from posenc_jax.lab.evaluate.tasks import SEED
+from posenc_jax.lab.analyse.subjects import Subject, folder_of, matching, subject
+from posenc_jax.lab.config.fields import encoding_label
 from posenc_jax.lab.files import disk
 from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.lab.runs.problem import SEED
 from posenc_jax.language.make import make
 from posenc_jax.protocol.tokens import Tokens
 
@@ -227,7 +228,7 @@ def _of_runs(known: argparse.Namespace, rest: list[str]) -> Iterator[Report]:
     for run in matching(known.runs):
         read = subject(known, rest, run)
         _, found, trf, _ = _measured(known, read)
-        label = encoding_of(read.job)
+        label = encoding_label(read.job.config)
         rows.append(
             Compared(label, np.nan if trf is None else float(trf.mean()), float(found.erf.mean()))
         )

@@ -9,12 +9,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int
 
+from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.config.protocols import CHOICES, check_stride
 from posenc_jax.lab.evaluate.language import evaluate_language
 from posenc_jax.lab.evaluate.measurement import Measurement
 from posenc_jax.lab.evaluate.scoring import scorer
 from posenc_jax.lab.files import disk
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.bounds import Size
+from posenc_jax.protocol.registry import register
 
 _AT_ONCE = 2**14  # tokens that are read at a time
 
@@ -22,13 +24,7 @@ _AT_ONCE = 2**14  # tokens that are read at a time
 @register(
     'lm_eval',
     kind='analysis',
-    card=Card(
-        name='perplexity at longer lengths',
-        door='analysis',
-        equation='ppl = exp(sum NLL / scored tokens), bits per byte = sum NLL / (ln 2 * bytes)',
-        example='lm_eval(model, stream, lengths=(64, 128))',
-        promises=Promises(sweep_free=False, blockwise=False),
-    ),
+    card=analysis_card('perplexity at longer lengths', 'lm_eval(model, stream, lengths=(64, 128))'),
 )
 def lm_eval(
     model: nnx.Module,
@@ -36,12 +32,14 @@ def lm_eval(
     lengths: Sequence[int],
     protocols: Sequence[str] = CHOICES,
     *,
-    tokens: int = 4096,
+    tokens: Size = 4096,
     stride: int | None = None,
     buckets: int = 8,
     bytes_of: Int[np.ndarray, ' V'] | None = None,
 ) -> list[Measurement]:
     """Measures the perplexity of a language model on a text, for each protocol and length L.
+
+    `ppl = exp(sum NLL / scored tokens)`, `bits per byte = sum NLL / (ln 2 * bytes)`, by protocol:
 
     - `nonoverlapping`: windows of L tokens, one after the other. All their targets are scored, the
       first of them with one token of context.
@@ -89,8 +87,6 @@ def lm_eval(
     """
     if not lengths:
         raise ValueError('lm_eval needs context lengths, e.g. lengths=(64, 128), got none')
-    if tokens < 1:
-        raise ValueError(f'tokens must be at least 1, got {tokens}')
     if stride is not None:
         check_stride(stride, min(lengths))
     return evaluate_language(

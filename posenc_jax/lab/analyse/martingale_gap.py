@@ -4,7 +4,7 @@ far they depend on the order of the flips.
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,14 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 from posenc_jax.lab.analyse.capture import check_causal
+from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.analyse.protocol import SYMBOLS, Comparison, id_of, powers, symbols_of
 from posenc_jax.lab.analyse.report import small_legend, tick_counts
 from posenc_jax.lab.analyse.states import batches
 from posenc_jax.lab.analyse.subjects import Subject
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.bounds import Ge, Size
+from posenc_jax.protocol.registry import register
 from posenc_jax.protocol.tokens import Tokens
 
 # Flips [M, n], all of one length, to P(the next flip is 1) of every row.
@@ -70,11 +72,6 @@ def gaps(
     n = np.asarray(counts, np.int32)
     if n.ndim != 1 or len(n) < 1 or n[0] < 1 or (np.diff(n) <= 0).any():
         raise ValueError(f'counts must ascend from at least 1, got {list(counts)}')
-    if sequences < 1 or orders < 2:
-        raise ValueError(
-            'martingale_gap needs at least one sequence and two orders, got '
-            f'{sequences} and {orders}'
-        )
     rng = np.random.default_rng(seed)
     theta = rng.uniform(size=(sequences, 1))
     flips = (rng.uniform(size=(sequences, n[-1])) < theta).astype(np.int32)
@@ -129,14 +126,7 @@ def predictor(
 @register(
     'martingale_gap',
     kind='analysis',
-    card=Card(
-        name='martingale gap',
-        door='analysis',
-        equation='gap_n = |p_n P(1 | x, 1) + (1 - p_n) P(1 | x, 0) - p_n|',
-        example='martingale_gap(model, (0, 1))',
-        causal_only=True,
-        promises=Promises(sweep_free=False, blockwise=False),
-    ),
+    card=analysis_card('martingale gap', 'martingale_gap(model, (0, 1))', causal_only=True),
 )
 def martingale_gap(
     model: Transformer,
@@ -144,15 +134,16 @@ def martingale_gap(
     *,
     separator: int | None = None,
     counts: Sequence[int] = (2, 4, 8, 16, 32, 64),
-    sequences: int = 32,
-    orders: int = 20,
+    sequences: Size = 32,
+    orders: Annotated[int, Ge(2)] = 20,
     seed: int = 0,
     batch: int = 32,
 ) -> Gap:
     """Whether predictions on exchangeable data form a martingale, and how far they depend on order.
 
-    The data are flips of coins whose bias is uniform. The prediction of Bayes, Laplace's rule, is a
-    martingale: the mean of the next prediction is this one. `gap_n` says how far a model is off.
+    `gap_n = |p_n P(1 | x, 1) + (1 - p_n) P(1 | x, 0) - p_n|`. The data x are flips of coins whose
+    bias is uniform. The prediction of Bayes, Laplace's rule, is a martingale: the mean of the next
+    prediction is this one. `gap_n` says how far a model is off.
     `spread` is the standard deviation over permutations of the flips, which are equally likely. It
     is 0 for one causal layer without positions that reads a separator last; without a separator the
     last flip is the query. `risk` is the mean KL from Laplace's rule. The mean of a model's
@@ -225,7 +216,6 @@ def _arguments(known: argparse.Namespace, subject: Subject) -> dict[str, Any]:
 
 ANALYSIS = Comparison(
     measure=martingale_gap,
-    says='predictions of coin flips A, B against those of Bayes, and their order',
     batches=16,
     options={
         **SYMBOLS,

@@ -5,11 +5,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.analyse.protocol import Comparison
 from posenc_jax.lab.analyse.report import by_layer, small_legend, some
 from posenc_jax.lab.analyse.states import batches, layer_states
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import register
 
 LONGEST = 512  # places: the score compares about T^3 / 6 pairs
 
@@ -55,13 +56,7 @@ def adjacency_score(similarity: Float[np.ndarray, 'T T']) -> float:
 @register(
     'nearby_similarity',
     kind='analysis',
-    card=Card(
-        name='similarity of nearby embeddings',
-        door='analysis',
-        equation='S_ij = mean cos(h_i, h_j); score = share of |i-j| < |i-k| with S_ij > S_ik',
-        example='nearby_similarity(model, tokens)',
-        promises=Promises(sweep_free=False, blockwise=False),
-    ),
+    card=analysis_card('similarity of nearby embeddings', 'nearby_similarity(model, tokens)'),
 )
 def nearby_similarity(
     model: Transformer, tokens: Int[np.ndarray, 'S T'], *, batch: int = 8
@@ -69,7 +64,8 @@ def nearby_similarity(
     """The mean cosine of the vectors at any two places behind every layer, and whether it orders
     the places.
 
-    Differs from the paper: the score is ours, see `adjacency_score`.
+    `S_ij = mean cos(h_i, h_j); score = share of |i-j| < |i-k| with S_ij > S_ik`. Differs from the
+    paper: the score is ours, see `adjacency_score`.
 
     Args:
       model: a decoder or encoder with any encodings.
@@ -122,7 +118,6 @@ def by_distance(maps: Float[np.ndarray, 'L T T']) -> Float[np.ndarray, 'L T']:
 
 ANALYSIS = Comparison(
     measure=nearby_similarity,
-    says='whether vectors are the more alike the nearer their tokens are',
     batches=16,
     longest=128,
     columns=('layer', 'adjacency score'),

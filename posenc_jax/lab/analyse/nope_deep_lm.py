@@ -4,32 +4,27 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.lab.analyse.capture import compiled
+from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.analyse.states import through_layers
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.bounds import Size
+from posenc_jax.protocol.registry import register
 from posenc_jax.protocol.tokens import Tokens
 
 
 @register(
     'nope_deep_lm',
     kind='analysis',
-    card=Card(
-        name='deep language models without positions',
-        door='analysis',
-        equation='d_l = rms of h_l(x) - h_l(pi x) / rms of h_l(x), h_l the last token behind layer '
-        'l, pi a permutation of the tokens before it',
-        example='nope_deep_lm(model, tokens)',
-        promises=Promises(sweep_free=False, blockwise=False),
-    ),
+    card=analysis_card('deep language models without positions', 'nope_deep_lm(model, tokens)'),
 )
 def nope_deep_lm(
-    model: Transformer, tokens: Int[Array, 'B L'], *, orders: int = 4, seed: int = 0
+    model: Transformer, tokens: Int[Array, 'B L'], *, orders: Size = 4, seed: int = 0
 ) -> Float[np.ndarray, ' layers']:
     """How much the last token knows, behind each layer, of the order of the tokens before it.
 
-    All tokens but the last are permuted, and positions stay where they are.
-    `d_l = rms(h_l(x) - h_l(pi x)) / rms(h_l(x))` over rows, channels and permutations, with h_l the
-    vector of the last token behind layer l. Without positions, the first layer of a causal model is
+    `d_l = rms of h_l(x) - h_l(pi x) / rms of h_l(x), h_l the last token behind layer l, pi a
+    permutation of the tokens before it`, over rows, channels and permutations. Positions stay where
+    they are. Without positions, the first layer of a causal model is
     a weighted mean over a set of tokens: d_1 is 0 up to rounding. Its result at place i is a mean
     over i + 1 tokens, which is how a second layer can know the order; in a model that sees later
     tokens, d is 0 at every depth. `configs/nope_deep_lm.py` trains such a deep model. Differs from
@@ -56,8 +51,6 @@ def nope_deep_lm(
     length = tokens.shape[1]
     if length < 3:
         raise ValueError(f'nope_deep_lm permutes the tokens before the last, got {length} tokens')
-    if orders < 1:
-        raise ValueError(f'nope_deep_lm needs at least 1 permutation, got {orders}')
     last = lambda tokens: np.asarray(_last_rows(model, tokens), np.float32)
     plain = last(tokens)
     moved = [last(tokens[:, order]) - plain for order in orders_of(length, orders, seed)]

@@ -9,12 +9,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
+from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.analyse.nope_deep_lm import orders_of
 from posenc_jax.lab.analyse.protocol import Comparison
 from posenc_jax.lab.analyse.report import small_legend, whole_numbers
 from posenc_jax.lab.analyse.states import batches, layer_states
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.bounds import Size
+from posenc_jax.protocol.registry import register
 
 
 class Symmetry(NamedTuple):
@@ -42,32 +44,25 @@ def slice_cosines(
 @register(
     'permutation_symmetry',
     kind='analysis',
-    card=Card(
-        name='permutation symmetry',
-        door='analysis',
-        equation='delta = max |f(x) - f(pi x)| / max |f(x)|, f the last logits, pi a permutation '
-        'of the tokens before',
-        example='permutation_symmetry(model, tokens)',
-        promises=Promises(sweep_free=False, blockwise=False),
-    ),
+    card=analysis_card('permutation symmetry', 'permutation_symmetry(model, tokens)'),
 )
 def permutation_symmetry(
     model: Transformer,
     tokens: Int[np.ndarray, 'S T'],
     *,
-    orders: int = 8,
+    orders: Size = 8,
     seed: int = 0,
     batch: int = 8,
 ) -> Symmetry:
     """How much the last logits change if the tokens before the last are permuted, and whether the
     vectors of one place belong together.
 
-    `delta = max |f(x) - f(pi x)| / max |f(x)|` over sequences and logits, for every permutation pi.
-    Without positions it is 0 up to rounding for a model that sees all tokens, and for one causal
-    layer, which is a function of the set of the tokens; two causal layers break the symmetry. The
-    second measure is about residual sums, which keep a vector with its place: the cosine of h_t in
-    front of a layer with h_t behind it, and with h_t' of other places. Differs from the paper,
-    which trains models: both measures are ours.
+    `delta = max |f(x) - f(pi x)| / max |f(x)|, f the last logits, pi a permutation of the tokens
+    before`, over sequences and logits. Without positions it is 0 up to rounding for a model that
+    sees all tokens, and for one causal layer, which is a function of the set of the tokens; two
+    causal layers break the symmetry. The second measure is about residual sums, which keep a vector
+    with its place: the cosine of h_t in front of a layer with h_t behind it, and with h_t' of other
+    places. Differs from the paper, which trains models: both measures are ours.
 
     Args:
       model: a decoder or encoder with any encodings.
@@ -90,10 +85,9 @@ def permutation_symmetry(
       True
     """
     length = tokens.shape[1]
-    if length < 3 or orders < 1:
+    if length < 3:
         raise ValueError(
-            'permutation_symmetry permutes the tokens before the last, got '
-            f'{length} tokens and {orders} permutations'
+            f'permutation_symmetry permutes the tokens before the last, got {length} tokens'
         )
     graphdef, state = nnx.split(model)
     call = jax.jit(lambda state, ids: nnx.merge(graphdef, state)(ids, last=1)[:, -1])
@@ -132,7 +126,6 @@ def _draw(figure, found):
 
 ANALYSIS = Comparison(
     measure=permutation_symmetry,
-    says='how much the last logits change with the order of the tokens before',
     batches=4,
     longest=128,
     columns=('delta', 'cosine, same place', 'cosine, other places'),

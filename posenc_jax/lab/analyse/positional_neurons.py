@@ -8,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.analyse.protocol import Comparison
 from posenc_jax.lab.analyse.report import small_legend, whole_numbers
 from posenc_jax.lab.analyse.states import batches, layer_states
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import register
 
 THRESHOLD = 0.05  # nats
 
@@ -79,23 +80,18 @@ def shape_of(frequency: Float[np.ndarray, ' T']) -> str:
 @register(
     'positional_neurons',
     kind='analysis',
-    card=Card(
-        name='positional neurons',
-        door='analysis',
-        equation='I(n) = mean_pos KL(Bernoulli(fr_pos) || Bernoulli(fr)); positional: I > 0.05',
-        example='positional_neurons(model, tokens)',
-        promises=Promises(sweep_free=False, blockwise=False),
-    ),
+    card=analysis_card('positional neurons', 'positional_neurons(model, tokens)'),
 )
 def positional_neurons(
     model: Transformer, tokens: Int[np.ndarray, 'S T'], *, batch: int = 4
 ) -> Neurons:
     """How often every neuron of the feed-forward networks is active at every place.
 
-    A neuron is active where the input of its non-linearity is positive (in a swiglu, that of the
-    gate). Its activity tells the place by I nats (`position_information`); a neuron above 0.05 is
-    positional, one that is never active is dead. Differs from the paper: the bias of 1 / (2 N)
-    that N sequences bring is added to the threshold; shapes are told by crossings (`shape_of`).
+    `I(n) = mean_pos KL(Bernoulli(fr_pos) || Bernoulli(fr)); positional: I > 0.05`, in nats (see
+    `position_information`). A neuron is active where the input of its non-linearity is positive (in
+    a swiglu, that of the gate); one that is never active is dead. Differs from the paper: the bias
+    of 1 / (2 N) that N sequences bring is added to the threshold; shapes are told by crossings
+    (`shape_of`).
 
     Args:
       model: a decoder or encoder with any encodings.
@@ -152,7 +148,6 @@ def _draw(axes, name, one):
 
 ANALYSIS = Comparison(
     measure=positional_neurons,
-    says='neurons that are active at some places of a text, and dead ones',
     batches=128,
     longest=128,
     columns=('layer', 'positional', 'strong', 'oscillating', 'dead', 'largest I'),

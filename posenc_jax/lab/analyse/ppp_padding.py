@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from posenc_jax.base.convolution import check_kernel
+from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.files import disk
 from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, register
+from posenc_jax.protocol.registry import register
 
 # Padding schemes, and what numpy calls them; 'none' does not pad.
 PADDINGS = {'zeros': 'constant', 'reflect': 'reflect', 'replicate': 'edge', 'circular': 'wrap'}
@@ -113,24 +114,18 @@ class PaddingPattern:
 @register(
     'ppp_padding',
     kind='analysis',
-    card=Card(
-        name='PPP',
-        door='analysis',
-        equation='d_i = f_padded(crop x_i) - f_context(x_i); PPP = mean_i d_i; '
-        'SNR = mean PPP^2 / (Var_i d_i + 1e-8)',
-        example="padding_pattern(images, stack, 'zeros')",
-    ),
+    card=analysis_card('PPP', "padding_pattern(images, stack, 'zeros')"),
 )
 def padding_pattern(
     images: Float[Array, 'n rows columns C'], stack: Sequence[Convolution], padding: Scheme
 ) -> PaddingPattern:
     """The pattern that a padding scheme writes into the output of convolutions.
 
-    The images are larger than the crop by m = `margin(stack)` pixels on each side. `d_i` is the
-    output for the padded crop less the output for the whole image without padding, on the same
-    grid. `PPP = mean_i d_i` is what all images have in common, `MAE = mean |d_i|`, and `SNR = mean
-    (PPP^2 / (Var_i(d_i) + 1e-8))` with the population variance: it tells a pattern of the place
-    from what padding makes of the single images.
+    `d_i = f_padded(crop x_i) - f_context(x_i); PPP = mean_i d_i; SNR = mean PPP^2 / (Var_i d_i +
+    1e-8)`. The images are larger than the crop by m = `margin(stack)` pixels on each side. d_i is
+    the output for the padded crop less the output for the whole image without padding, on the same
+    grid. PPP is what all images have in common, `MAE = mean |d_i|`, and SNR, with the population
+    variance, tells a pattern of the place from what padding makes of the single images.
 
     Differs from the paper, which has no public code: the definitions of MAE and SNR are ours, so
     their numbers are not those of the paper.

@@ -9,14 +9,14 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
+from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.analyse.protocol import Comparison
 from posenc_jax.lab.analyse.report import by_layer, small_legend
 from posenc_jax.lab.analyse.states import layer_states
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.bounds import Positive
+from posenc_jax.protocol.registry import register
 
-PROBES = ('ridge', 'mlp')
 HIDDEN, RATE, ROWS = 128, 3e-3, 512  # of the network: units, step size, tokens of a step
 
 
@@ -124,26 +124,21 @@ def probe_scores(predicted: Float[np.ndarray, 'R T']) -> tuple[float, float, flo
 @register(
     'probe_position',
     kind='analysis',
-    card=Card(
-        name='position probes',
-        door='analysis',
-        equation='mae_l = mean over held-out sequences of |probe_l(h_lt) - t|',
-        example='probe_position(model, tokens)',
-        promises=Promises(sweep_free=False, blockwise=False),
-    ),
+    card=analysis_card('position probes', 'probe_position(model, tokens)'),
 )
 def probe_position(
     model: Transformer,
     tokens: Int[np.ndarray, 'S T'],
     *,
     probe: Literal['ridge', 'mlp'] = 'ridge',
-    penalty: float = 1.0,
+    penalty: Positive = 1.0,
     batch: int = 8,
 ) -> Probed:
     """How well the position of a token is read from its vector, behind every layer of a frozen
     model.
 
-    Each layer has a probe of its own, which sees one token at a time. It is trained on three
+    `mae_l = mean over held-out sequences of |probe_l(h_lt) - t|`: each layer has a probe of its
+    own, which sees one token at a time. It is trained on three
     quarters of the sequences and measured on the others. Differs from the paper: besides its
     network of two layers there is a ridge regression, which is much cheaper; the sizes of the
     network are ours.
@@ -168,11 +163,10 @@ def probe_position(
       >>> probe_position(tiny_model('nope()'), tokens).mae.shape
       (2,)
     """
-    check_choice('probe', probe, PROBES)
-    if len(tokens) < 4 or tokens.shape[1] < 2 or penalty <= 0:
+    if len(tokens) < 4 or tokens.shape[1] < 2:
         raise ValueError(
-            'probe_position needs at least four sequences of two tokens and a positive penalty, '
-            f'got {len(tokens)} of {tokens.shape[1]} and {penalty}'
+            'probe_position needs at least four sequences of two tokens, got '
+            f'{len(tokens)} of {tokens.shape[1]}'
         )
     (hidden,) = layer_states(model, tokens, batch=batch)
     held = max(1, len(tokens) // 4)
@@ -196,7 +190,6 @@ def _draw(figure, found):
 
 ANALYSIS = Comparison(
     measure=probe_position,
-    says="how well a token's position is read from its vector in every layer",
     batches=64,
     longest=256,
     options={'probe': dict(default='ridge', help="'ridge' or 'mlp'")},

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ class Comparison:
 
     Attributes:
       measure: `measure(model, tokens, **options)`; its name is that of the analysis.
-      says, options, batches: as for `Analysis`; the options are arguments of `measure`.
+      options, batches: as for `Analysis`; the options are arguments of `measure`.
       columns: heads of the table behind 'model'.
       rows: the rows of one result.
       draw: `draw(figure, found)`, where `found` has the results of at most eight models by their
@@ -55,7 +56,6 @@ class Comparison:
     """
 
     measure: Callable[..., Any]
-    says: str
     batches: int
     columns: Sequence[str]
     rows: Callable[[Any], Iterable[Sequence[Any]]]
@@ -72,6 +72,11 @@ class Comparison:
     @property
     def key(self) -> str:
         return self.measure.__name__
+
+    @property
+    def says(self) -> str:
+        """The first paragraph of the docstring of `measure`."""
+        return ' '.join((inspect.getdoc(self.measure) or '').partition('\n\n')[0].split())
 
     def reports(self, known: argparse.Namespace, rest: list[str]) -> Iterable[Report]:
         found = {}
@@ -157,9 +162,9 @@ def powers(
     """The powers of two from `first` on, of so many tokens each and two more, that have room in
     --length, or in the trained length and are at most `most`.
     """
-    room = (known.length or min(subject.job.cfg.train_len, (most + 2) * tokens)) // tokens - 2
-    if room < first:
+    longest = (known.length or min(subject.job.cfg.train_len, (most + 2) * tokens)) // tokens - 2
+    if longest < first:
         raise ValueError(
             f'{known.analysis} needs a length of at least {(first + 2) * tokens} tokens'
         )
-    return [2**k for k in range(room.bit_length()) if first <= 2**k <= room]
+    return [2**k for k in range(longest.bit_length()) if first <= 2**k <= longest]

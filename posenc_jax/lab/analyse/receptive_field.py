@@ -12,16 +12,17 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.lab.analyse.capture import (
     attention_of,
     capture_encodings,
-    check_block,
     check_causal,
     compiled,
     over_queries,
     with_valid,
 )
+from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.analyse.decay_kernel import check_epsilon
 from posenc_jax.lab.model.transformer import Transformer
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import register
 from posenc_jax.protocol.tokens import Tokens
 
 
@@ -77,14 +78,7 @@ class ReceptiveField:
 @register(
     'receptive_field',
     kind='analysis',
-    card=Card(
-        name='receptive fields',
-        door='analysis',
-        equation='TRF = min J: sum_(d<J) exp(r_d) > (1 - eps) sum_d exp(r_d); '
-        'ERF = mean_i min J: sum_(d<J) p_(i,i-d) > 1 - eps',
-        example='receptive_field(model, tokens)',
-        promises=Promises(sweep_free=False, blockwise=False),
-    ),
+    card=analysis_card('receptive fields', 'receptive_field(model, tokens)'),
 )
 def receptive_field(
     model: Transformer,
@@ -92,16 +86,17 @@ def receptive_field(
     tok: Tokens | None = None,
     *,
     epsilon: float = 0.05,
-    block: int = 128,
+    block: Size = 128,
 ) -> ReceptiveField:
     """Measures the empirical receptive field of every head: how many of the nearest keys hold all
     but epsilon of the attention of a query.
 
-    `ERF = mean over i of min J: sum_(d < J) p_(i, i-d) > 1 - epsilon`, where p are the attention
-    probabilities of the model, whatever its encoding. One forward pass, in blocks of queries:
-    O(L^2 D) time, O(block L) memory. Its theoretical counterpart, `theoretical_field`, needs no
-    model. Differs from the paper: the paper's epsilon and averages are not known; epsilon = 0.05
-    and the mean over all queries are choices of this project.
+    `TRF = min J: sum_(d<J) exp(r_d) > (1 - eps) sum_d exp(r_d); ERF = mean_i min J: sum_(d<J)
+    p_(i,i-d) > 1 - eps`, where p are the attention probabilities of the model, whatever its
+    encoding. One forward pass, in blocks of queries: O(L^2 D) time, O(block L) memory. The
+    theoretical field TRF of a bias r, `theoretical_field`, needs no model. Differs from the paper:
+    the paper's epsilon and averages are not known; epsilon = 0.05 and the mean over all queries are
+    choices of this project.
 
     Args:
       model: a decoder.
@@ -125,7 +120,6 @@ def receptive_field(
       ((2, 2), (2, 2, 7), [[14.0, 14.0], [14.0, 14.0]])
     """
     check_epsilon(epsilon)
-    check_block('receptive_field', block)
     check_causal('receptive_field', model)
     widths, rows, mass, having = _fields(model, tokens, tok, fixed=(epsilon, block))
     return ReceptiveField(*map(np.asarray, (widths, rows, mass, having[0])), epsilon)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from posenc_jax.lab.files import disk
 
@@ -166,3 +167,42 @@ def some(count: int, most: int) -> list[int]:
       [0, 10, 20, 30]
     """
     return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})
+
+
+def draw_planes(
+    axis: Any,
+    values: Float[np.ndarray, 'layers N F'],
+    *,
+    label: str,
+    low: float | None = 0.0,
+    first: int = 0,
+) -> None:
+    """Draws a heat map with a row for each head of each layer and a column for each plane.
+
+    Args:
+      axis: of matplotlib.
+      values: one number for each layer, head and plane.
+      label: of the colour bar.
+      low: value at the lower end of the colours; None for the smallest of `values`.
+      first: number of the first layer.
+    """
+    layers, heads, count = values.shape
+    image = axis.imshow(
+        values.reshape(-1, count), aspect='auto', interpolation='nearest', cmap='viridis', vmin=low
+    )
+    shown = some(layers, 16)
+    places = [(layer + 0.5) * heads - 0.5 for layer in shown]
+    axis.set_yticks(places, [str(first + layer) for layer in shown], fontsize=7)
+    axis.hlines(
+        np.arange(1, layers) * heads - 0.5, -0.5, count - 0.5, colors='white', linewidth=0.6
+    )
+    whole_numbers(axis.xaxis)
+    axis.set_xlabel('plane (high to low frequency)')
+    axis.set_ylabel(f'layer, {heads} heads each')
+    axis.figure.colorbar(image, ax=axis, label=label)
+
+
+def planes_size(shape: tuple[int, ...]) -> tuple[float, float]:
+    """Inches of the picture that `draw_planes` makes of [layers, N, F] values."""
+    layers, heads, count = shape
+    return 2.0 + 0.12 * max(count, 20), min(1.6 + 0.12 * max(layers * heads, 10), 12.0)

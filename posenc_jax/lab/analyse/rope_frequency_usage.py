@@ -10,20 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from posenc_jax.lab.analyse.capture import (
-    check_block,
-    check_causal,
-    check_rotary,
-    over_queries,
-    with_valid,
-)
+from posenc_jax.lab.analyse.capture import check_causal, check_rotary, over_queries, with_valid
+from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.analyse.protocol import Comparison
 from posenc_jax.lab.analyse.report import small_legend, some, whole_numbers
 from posenc_jax.lab.analyse.rope_usage import Usage, planes, quarter, rope_usage
 from posenc_jax.lab.analyse.states import batches, over_layers
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.single_rotary import single_rotary
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.bounds import Size
+from posenc_jax.protocol.registry import register
 
 
 class FrequencyUsage(NamedTuple):
@@ -62,25 +58,21 @@ def first_slow_plane(inv_freq: Float[np.ndarray, ' F'], length: int) -> int:
 @register(
     'rope_frequency_usage',
     kind='analysis',
-    card=Card(
-        name='shares of rotary frequencies',
-        door='analysis',
-        equation='u_f = mean |q_f| mean |k_f| / sum_f; l_f = mean_(j<=i) |q_if . R k_jf| / sum_f',
-        example='rope_frequency_usage(model, tokens)',
-        causal_only=True,
-        promises=Promises(sweep_free=False, blockwise=False),
+    card=analysis_card(
+        'shares of rotary frequencies', 'rope_frequency_usage(model, tokens)', causal_only=True
     ),
 )
 def rope_frequency_usage(
-    model: Transformer, tokens: Int[np.ndarray, 'S T'], *, batch: int = 4, block: int = 64
+    model: Transformer, tokens: Int[np.ndarray, 'S T'], *, batch: int = 4, block: Size = 64
 ) -> FrequencyUsage:
     """Which rotary frequencies a head uses: shares of the norms, and of the logits.
 
-    `norms` are the products of the mean norms that `rope_usage` measures, an upper bound of what a
-    plane adds; rotation does not change them. `logits` are the means of `|q_i . R k_j|` of a plane
-    over the pairs j <= i. A head with a large share in the fast planes attends by position, e.g. to
-    the token before; slow planes carry what the tokens mean. Random queries and keys have equal
-    shares. Differs from the paper: both are shares of a head, so that layers can be compared.
+    `u_f = mean |q_f| mean |k_f| / sum_f; l_f = mean_(j<=i) |q_if . R k_jf| / sum_f`. The shares u
+    of the norms come from the means that `rope_usage` measures, an upper bound of what a plane
+    adds; rotation does not change them. A head with a large share in the fast planes attends by
+    position, e.g. to the token before; slow planes carry what the tokens mean. Random queries and
+    keys have equal shares. Differs from the paper: both are shares of a head, so that layers can be
+    compared.
 
     Args:
       model: a decoder, every layer with one rotary encoding; grouped-query heads are allowed.
@@ -104,7 +96,6 @@ def rope_frequency_usage(
     """
     rotary = check_rotary('rope_frequency_usage', model)[0]
     check_causal('rope_frequency_usage', model)
-    check_block('rope_frequency_usage', block)
     usage: Usage | None = None
     logits = 0.0
     for rows in batches(tokens, batch):
@@ -196,7 +187,6 @@ def _fast_heads(one: FrequencyUsage, most: int = 3) -> list[tuple[int, int]]:
 
 ANALYSIS = Comparison(
     measure=rope_frequency_usage,
-    says='shares of the rotary frequencies in norms and in logits',
     batches=4,
     longest=512,
     columns=(

@@ -8,19 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from posenc_jax.lab.analyse.capture import (
-    capture_encodings,
-    check_rotary,
-    compiled,
-    draw_planes,
-    planes_size,
-)
+from posenc_jax.lab.analyse.capture import capture_encodings, check_rotary, compiled
+from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.analyse.protocol import Comparison
+from posenc_jax.lab.analyse.report import draw_planes, planes_size
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.rope import LAYOUTS, Layout
 from posenc_jax.methods.single_rotary import single_rotary
 from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import register
 from posenc_jax.protocol.tokens import Tokens
 
 
@@ -72,20 +68,14 @@ class Usage:
 @register(
     'rope_usage',
     kind='analysis',
-    card=Card(
-        name='frequency usage',
-        door='analysis',
-        equation='u_t = mean_i |(q_it, q_i(t+F))|; |logit of plane t| <= |q_t| |k_t| / sqrt(H)',
-        example='rope_usage(model, tokens)',
-        promises=Promises(sweep_free=False, blockwise=False),
-    ),
+    card=analysis_card('frequency usage', 'rope_usage(model, tokens)'),
 )
 def rope_usage(model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None = None) -> Usage:
     """Measures how much each rotary frequency can add to the logits of every head.
 
-    `u_q[t] = mean_i |q_it|` over the tokens i, where |.| is the norm of the two features of plane
-    t; u_k is the same mean over keys. Rotation changes neither. By Cauchy-Schwarz plane t adds at
-    most `|q_t| |k_t| / sqrt(H)` to a logit. Needs one forward pass. Differs from the paper: queries
+    `u_t = mean_i |(q_it, q_i(t+F))|; |logit of plane t| <= |q_t| |k_t| / sqrt(H)`, where |.| is the
+    norm of the two features of plane t; u_k is the same mean over keys. Rotation changes neither,
+    and the bound is that of Cauchy-Schwarz. Needs one forward pass. Differs from the paper: queries
     and keys are averaged separately, so that nothing is stored per pair of tokens; an attention
     factor (of YaRN, for example) is not included.
 
@@ -191,7 +181,6 @@ def positional_head(
 
 ANALYSIS = Comparison(
     measure=rope_usage,
-    says='the most that each rotary frequency adds to a logit, by the norms of queries and keys',
     batches=4,
     longest=512,
     columns=('layer', 'all planes', 'fastest 1/4', 'slowest 1/4', 'peak'),

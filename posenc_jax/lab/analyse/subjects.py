@@ -1,4 +1,4 @@
-"""What the command line of the analyses reads: the plan of a run, its model, and its sequences."""
+"""What the command line of the analyses reads: a run, its model, and its sequences."""
 
 import argparse
 import glob
@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from posenc_jax.lab.config.fields import encoding_label
 from posenc_jax.lab.config.overrides import read_overrides
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.pretrained import is_pretrained
@@ -27,7 +28,7 @@ def folder_of(known: argparse.Namespace) -> pathlib.Path:
 
 
 def _prepared(known: argparse.Namespace, rest: list[str], run: str) -> Run:
-    """The plan of a run; nothing is checked that only an evaluation needs."""
+    """A run, of which nothing is checked that only an evaluation needs."""
     if known.batches < 1 or known.length < 0:
         raise ValueError(
             '--batches must be at least 1 and --length at least 0 (0: the trained length), got '
@@ -43,7 +44,7 @@ def _prepared(known: argparse.Namespace, rest: list[str], run: str) -> Run:
 def _task_length(known: argparse.Namespace, run: str) -> dict[str, tuple[int]]:
     """`eval.lengths` for a run that was trained on a task: the length that is analysed.
 
-    Without it the plan checks length 1, which every text has, but not every task.
+    Without it length 1 is checked, which every text has, but not every task.
     """
     directory = directory_of(run)
     if not (directory / stored.FILE).is_file():
@@ -70,7 +71,7 @@ def matching(pattern: str) -> list[str]:
 
 
 class Subject(NamedTuple):
-    """A model that is analysed: a name for tables and pictures, and its plan."""
+    """A model that is analysed: a name for tables and pictures, and its run."""
 
     label: str
     job: Run
@@ -155,12 +156,7 @@ def subjects(known: argparse.Namespace, rest: list[str]) -> list[Subject]:
     ]
 
 
-def encoding_of(job: Run) -> str:
-    """The encoding of a run, of all its layers."""
-    return ' / '.join(job.config.pattern) or job.config.encoding
-
-
 def _label(run: str, job: Run) -> str:
     path = directory_of(run)
-    name = path.stem if is_pretrained(path) else encoding_of(job)
+    name = path.stem if is_pretrained(path) else encoding_label(job.config)
     return f'{name} | {job.config.extend}' if job.config.extend else name

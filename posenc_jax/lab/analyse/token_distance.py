@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,66 +17,29 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.lab.analyse.capture import (
     capture_encodings,
-    check_block,
     check_causal,
     check_rotary,
     compiled,
-    draw_planes,
     over_queries,
-    planes_size,
     weights_of,
     with_valid,
 )
+from posenc_jax.lab.analyse.card import analysis_card
+from posenc_jax.lab.analyse.correlation import Moments, merge_moments, spearman
 from posenc_jax.lab.analyse.protocol import Analysis
-from posenc_jax.lab.analyse.report import Report
+from posenc_jax.lab.analyse.report import Report, draw_planes, planes_size
 from posenc_jax.lab.analyse.rope_usage import planes
 from posenc_jax.lab.analyse.subjects import subject
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.rope import Layout
 from posenc_jax.methods.single_rotary import single_rotary
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import register
 from posenc_jax.protocol.tokens import Tokens
 
 # Below this ratio of variance to squared mean, float32 cannot tell a quantity from a constant.
 _CONSTANT = 1e-12
-
-
-class Moments(NamedTuple):
-    """Count, means, and sums of centred products of pairs (c, s); their Pearson correlation follows
-    from these.
-    """
-
-    count: Array
-    mean_c: Array
-    mean_s: Array
-    cc: Array
-    ss: Array
-    cs: Array
-
-
-def merge_moments(a: Moments, b: Moments) -> Moments:
-    """The moments of two sets of pairs taken together. Centred sums keep their precision in
-    float32, where differences of plain sums of squares would cancel.
-
-    Example:
-      >>> one = lambda c, s: Moments(*(jnp.array(v) for v in (1.0, c, s, 0.0, 0.0, 0.0)))
-      >>> both = merge_moments(one(1.0, 2.0), one(3.0, 6.0))
-      >>> [float(v) for v in both]
-      [2.0, 2.0, 4.0, 2.0, 8.0, 4.0]
-    """
-    count = a.count + b.count
-    share = b.count / jnp.maximum(count, 1)
-    weight = a.count * share
-    d_c, d_s = b.mean_c - a.mean_c, b.mean_s - a.mean_s
-    return Moments(
-        count,
-        a.mean_c + d_c * share,
-        a.mean_s + d_s * share,
-        a.cc + b.cc + d_c**2 * weight,
-        a.ss + b.ss + d_s**2 * weight,
-        a.cs + b.cs + d_c * d_s * weight,
-    )
 
 
 def plane_logits(
@@ -154,14 +116,7 @@ class TokenDistance:
 @register(
     'token_distance',
     kind='analysis',
-    card=Card(
-        name='token distance',
-        door='analysis',
-        equation='corr_t = Pearson over i - j >= tau of (c_t, sum_t c_t), c_t = [R(i) q_i]_t . '
-        '[R(j) k_j]_t / sqrt(H)',
-        example='token_distance(model, tokens)',
-        promises=Promises(sweep_free=False, blockwise=False),
-    ),
+    card=analysis_card('token distance', 'token_distance(model, tokens)'),
 )
 def token_distance(
     model: Transformer,
@@ -169,17 +124,17 @@ def token_distance(
     tok: Tokens | None = None,
     *,
     tau: int | None = None,
-    block: int = 128,
+    block: Size = 128,
 ) -> TokenDistance:
     """Measures how closely each plane of a head follows the logits of distant tokens, and how far
     the head attends.
 
-    `c_t(i, j)` is what plane t adds to the logit s(i, j). `corr_t` is the Pearson correlation of
-    (c_t, s) over the visible pairs at a distance of at least tau. The score of a head is the mean
-    of `corr_t` over the lower half of the frequencies. One forward pass, in blocks of queries:
-    O(L^2 D) time, O(block L) memory. Differs from the paper: its formula could not be checked, and
-    the metric here is defined in the same spirit. Distances count tokens of the document, not
-    positions, so that a model can be compared with its context extensions.
+    `corr_t = Pearson over i - j >= tau of (c_t, sum_t c_t), c_t = [R(i) q_i]_t . [R(j) k_j]_t /
+    sqrt(H)`: c_t is what plane t adds to the logit, and the pairs are the visible ones. The score
+    of a head is the mean of `corr_t` over the lower half of the frequencies. One forward pass, in
+    blocks of queries: O(L^2 D) time, O(block L) memory. Differs from the paper: its formula could
+    not be checked, and the metric here is defined in the same spirit. Distances count tokens of the
+    document, not positions, so that a model can be compared with its context extensions.
 
     Args:
       model: a decoder; every layer has one rotary encoding; grouped-query heads are allowed.
@@ -211,7 +166,6 @@ def token_distance(
         raise ValueError(
             f'token_distance: tau must lie in 0 .. {length - 1} for {length} tokens, got {tau}'
         )
-    check_block('token_distance', block)
     moments, weighed, reached, queries = _distances(model, tokens, tok, fixed=(tau, block))
     return TokenDistance(
         Moments(*map(np.asarray, moments)),
@@ -225,12 +179,14 @@ def token_distance(
 def _distances(model, tau, block, tokens, tok):
     def look(encoding, before, after):
         rotary, (q, k, tq, tk) = single_rotary('token_distance', encoding), after
-        return stream(encoding, q, k, tq, tk, rotary.rotary_dim // 2, rotary.layout, tau, block)
+        return distance_sums(
+            encoding, q, k, tq, tk, rotary.rotary_dim // 2, rotary.layout, tau, block
+        )
 
     return capture_encodings(model, tokens, tok, look)
 
 
-def stream(
+def distance_sums(
     encoding: Encoding,
     q: Float[Array, 'B L N H'],
     k: Float[Array, 'B L K H'],
@@ -305,21 +261,6 @@ def positional_heads(
     score = np.asarray(score)
     best = np.argsort(-score, axis=None, kind='stable')[: math.ceil(fraction * score.size)]
     return [tuple(map(int, np.unravel_index(number, score.shape))) for number in best]
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation of two arrays of equal size, ties at their mean rank; 0 where one is
-    constant.
-    """
-
-    def ranks(values):
-        _, inverse, counts = np.unique(np.ravel(values), return_inverse=True, return_counts=True)
-        mean_rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-        return mean_rank - mean_rank.mean()
-
-    x, y = ranks(a), ranks(b)
-    size = math.sqrt((x @ x) * (y @ y))
-    return float(x @ y / size) if size else 0.0
 
 
 def without_heads(model: Transformer, heads: Sequence[tuple[int, int]]) -> Transformer:

@@ -5,11 +5,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.analyse.protocol import Comparison
 from posenc_jax.lab.analyse.report import doublings, small_legend, some, tick_counts
 from posenc_jax.lab.analyse.states import batches, layer_states
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import register
 
 
 class Shrinkage(NamedTuple):
@@ -55,24 +56,18 @@ class _Sums:
 @register(
     'variance_shrinkage',
     kind='analysis',
-    card=Card(
-        name='variance shrinkage',
-        door='analysis',
-        equation='Var(o_m) = Var(v) / m; slope of log Var(o_m) on log m',
-        example='variance_shrinkage(model, tokens)',
-        promises=Promises(sweep_free=False, blockwise=False),
-    ),
+    card=analysis_card('variance shrinkage', 'variance_shrinkage(model, tokens)'),
 )
 def variance_shrinkage(
     model: Transformer, tokens: Int[np.ndarray, 'S T'], *, batch: int = 8
 ) -> Shrinkage:
     """The variance, at every place, of what attention adds in each layer.
 
-    A causal query without positions and with small logits averages the values of the m tokens that
-    it sees. For independent values `Var(o_m) = Var(v) / m`, so later layers can read m from the
-    variance. Measured over sequences and features together, before and after the residual sum; the
-    slope of log variance on log m is -1 for such means. Tokens that repeat put a floor under it.
-    Differs from the paper: nothing.
+    `Var(o_m) = Var(v) / m; slope of log Var(o_m) on log m`. A causal query without positions and
+    with small logits averages the values of the m tokens that it sees. If the values are
+    independent, the variance falls so, and later layers can read m from it; the slope is -1.
+    Measured over sequences and features together, before and after the residual sum. Tokens that
+    repeat put a floor under it. Differs from the paper: nothing.
 
     Args:
       model: a decoder or encoder with any encodings; without a causal mask the slope is 0.
@@ -124,7 +119,6 @@ def _draw(figure, found):
 
 ANALYSIS = Comparison(
     measure=variance_shrinkage,
-    says='how the variance of what attention adds falls with the tokens seen',
     batches=16,
     longest=256,
     columns=('layer', 'slope', 'slope after the sum'),

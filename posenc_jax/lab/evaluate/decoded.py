@@ -138,7 +138,7 @@ def _greedy(
     """The `count` most probable tokens behind each prompt, for `rows` prompts at once. `sources`
     are the entries of a batch about its source, if it has one.
     """
-    rows, parts = min(rows, len(ids)), []
+    rows, decoded = min(rows, len(ids)), []
     for first in range(0, len(ids), rows):
         own = np.minimum(np.arange(first, first + rows), len(ids) - 1)  # one shape, one compilation
         source = source_of({name: array[own] for name, array in sources.items()})
@@ -150,5 +150,5 @@ def _greedy(
             decoding=decoding,
             source=source,
         )
-        parts.append(new[: len(ids) - first])
-    return np.concatenate(parts)
+        decoded.append(new[: len(ids) - first])
+    return np.concatenate(decoded)

@@ -44,14 +44,14 @@ def generator(model: Transformer, mesh: Mesh | None = None) -> Generator:
         return new_tokens
 
     def on_mesh(prompts, *, max_new_tokens, valid=None, source=None, **options):
-        batch, parts = len(prompts), mesh.shape['sequence']
-        if front := -prompts.shape[1] % parts:
+        batch, divisor = len(prompts), mesh.shape['sequence']
+        if front := -prompts.shape[1] % divisor:
             valid = np.ones(prompts.shape, bool) if valid is None else valid
             prompts, valid = (np.pad(a, [(0, 0), (front, 0)]) for a in (prompts, valid))
         total, rows = prompts.shape[1] + max_new_tokens, whole_rows(mesh, batch)
         dealt = lambda a: np.resize(a, (rows, *a.shape[1:])) if len(a) == batch else a
         prompts, valid, source = jax.tree.map(dealt, (prompts, valid, source))
-        options |= dict(max_new_tokens=max_new_tokens, capacity=total + -total % parts)
+        options |= dict(max_new_tokens=max_new_tokens, capacity=total + -total % divisor)
         with jax.set_mesh(mesh):
             return new_tokens(prompts, valid=valid, source=source, **options)[:batch]
 

@@ -124,7 +124,7 @@ def score_windows(
       For each target [W, length]: its negative log-likelihood, whether it is the first choice,
       whether it is scored, and the index of the token before it in the stream.
     """
-    parts, order = [], []
+    scored, order = [], []
     for size in np.unique(windows.size)[::-1]:
         # All rows of a batch have the same padding. So they share positions, and biases are
         # computed once.
@@ -139,7 +139,7 @@ def score_windows(
             own = None if key is None else jax.random.fold_in(key, len(order))
             nll, correct = score(batch['tokens'], batch['targets'], tok, own)
             arrays = (np.asarray(nll), np.asarray(correct), batch['scored'], batch['index'])
-            parts.append(tuple(a[: len(numbers)] for a in arrays))
+            scored.append(tuple(a[: len(numbers)] for a in arrays))
             order.extend(numbers)
     back = np.argsort(order)
-    return tuple(np.concatenate(column)[back] for column in zip(*parts))
+    return tuple(np.concatenate(column)[back] for column in zip(*scored))

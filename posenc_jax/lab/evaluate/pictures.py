@@ -38,41 +38,44 @@ def write(
     Returns:
       The paths of the pictures.
     """
-    from matplotlib.figure import Figure
-
     deep = [s for s in series if depths_of([s])]
     if deep:
         written = [_write_depth(deep, directory / 'by_depth.png')]
         rest = [s for s in series if s not in deep]
         return written + (write(rest, protocols, directory) if rest else [])
     panels = [p for p in protocols if p not in ('per_position', BY_PLANE, 'lossless')]
-    drawings = []
-    if panels:
-        drawings.append((directory / 'by_length.png', panels, _draw_length))
-    if 'per_position' in protocols:
-        drawings.append((directory / 'by_position.png', ['per_position'], _draw_position))
-    of_ngrams = of_tables(series)
-    for path, names, draw in drawings:
-        wide = 4.0 if len(names) > 1 else 6.0
-        longest = max(len(s.label) for s in series)
-        # Tall enough for the names beside the lines; otherwise they would overlap.
-        high = max(4.2, len(series) * _LINE_POINTS / 72 + 1.2)
-        figure = Figure(
-            figsize=(wide * len(names) + min(0.075 * longest, 4.0) + 0.3, high),
-            layout='constrained',
-        )
-        axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-        for axis, name in zip(axes, names):
-            draw(axis, name, series)
-        if draw is _draw_length and of_ngrams:
-            _draw_tables(axes[0], of_ngrams)
-        for axis, name in zip(axes, names):  # after all are drawn, since the panels share a y axis
-            _finish(axis, name, series)
-        axes[0].set_ylabel(_metric(names))
-        _label_lines(figure, axes[-1])
-        _set_title(figure, series)
-        disk.save_figure(figure, path, dpi=160)
-    return [path for path, _, _ in drawings]
+    positions = [p for p in protocols if p == 'per_position']
+    written = []
+    for name, names, draw in (
+        ('by_length.png', panels, _draw_length),
+        ('by_position.png', positions, _draw_position),
+    ):
+        if names:
+            written.append(directory / name)
+            disk.save_figure(_lines(series, names, draw), written[-1], dpi=160)
+    return written
+
+
+def _lines(series, protocols, draw):
+    """The figure of a panel for each protocol, with the names of the lines beside the last one."""
+    from matplotlib.figure import Figure
+
+    wide = (4.0 if len(protocols) > 1 else 6.0) * len(protocols)
+    beside = min(0.075 * max(len(s.label) for s in series), 4.0) + 0.3
+    # Tall enough for the names beside the lines; otherwise they would overlap.
+    high = max(4.2, len(series) * _LINE_POINTS / 72 + 1.2)
+    figure = Figure(figsize=(wide + beside, high), layout='constrained')
+    axes = figure.subplots(1, len(protocols), sharey=True, squeeze=False)[0]
+    for axis, name in zip(axes, protocols):
+        draw(axis, name, series)
+    if draw is _draw_length:
+        _draw_tables(axes[0], of_tables(series))
+    for axis, name in zip(axes, protocols):  # after all are drawn, since panels share a y axis
+        _finish(axis, name, series)
+    axes[0].set_ylabel(_metric(protocols))
+    _label_lines(figure, axes[-1])
+    _set_title(figure, series)
+    return figure
 
 
 def _metric(protocols) -> str:
@@ -90,11 +93,8 @@ def _write_depth(series, path):
     """
     from matplotlib.figure import Figure
 
-    depths, lengths = (
-        depths_of(series),
-        sorted({m.length for s in series for m in s.runs[0].measurements}),
-    )
-    columns = min(len(series), 3)
+    lengths = sorted({m.length for s in series for m in s.runs[0].measurements})
+    depths, columns = depths_of(series), min(len(series), 3)
     rows = -(-len(series) // columns)
     wide, high = max(3.0, 0.62 * len(lengths) + 0.8), max(2.2, 0.36 * len(depths) + 1.4)
     figure = Figure(figsize=(wide * columns + 1.2, high * rows + 0.5), layout='constrained')
@@ -103,11 +103,8 @@ def _write_depth(series, path):
         axis.set_visible(False)
     for axis, s in zip(axes.flat, series):
         image = _draw_depth(axis, s, lengths, depths)
-        axis.set_title(
-            '\n'.join(textwrap.wrap(shortened(s.label, 200), int(wide * 72 / 5.5))),
-            fontsize=10,
-            pad=14,
-        )
+        name = textwrap.wrap(shortened(s.label, 200), int(wide * 72 / 5.5))
+        axis.set_title('\n'.join(name), fontsize=10, pad=14)
         axis.tick_params(labelbottom=True)
     for axis in axes[:, 0]:
         axis.set_ylabel('depth of the answer')
@@ -120,27 +117,15 @@ def _write_depth(series, path):
 
 def _draw_depth(axis, series, lengths, depths):
     estimates = series.estimates('exact_match')
-    values = np.array(
-        [
-            [estimates[n, d].value if (n, d) in estimates else np.nan for n in lengths]
-            for d in depths
-        ]
-    )
+    of = lambda cell: estimates[cell].value if cell in estimates else np.nan
+    values = np.array([[of((n, d)) for n in lengths] for d in depths])
     image = axis.imshow(values, cmap='cividis', vmin=0, vmax=1, aspect='auto')
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            axis.text(
-                column,
-                row,
-                f'{value:.2f}',
-                ha='center',
-                va='center',
-                fontsize=8,
-                color='w' if value < 0.55 else 'k',
-            )
-    axis.set_xticks(
-        range(len(lengths)), [str(n) for n in lengths], rotation=0 if len(lengths) < 7 else 45
-    )
+            how = dict(ha='center', va='center', fontsize=8, color='w' if value < 0.55 else 'k')
+            axis.text(column, row, f'{value:.2f}', **how)
+    rotation = 0 if len(lengths) < 7 else 45
+    axis.set_xticks(range(len(lengths)), [str(n) for n in lengths], rotation=rotation)
     axis.set_yticks(range(len(depths)), [f'{d:g}' for d in depths])
     axis.set_xticks(np.arange(1, len(lengths)) - 0.5, minor=True)
     axis.set_yticks(np.arange(1, len(depths)) - 0.5, minor=True)
@@ -156,14 +141,14 @@ def _draw_depth(axis, series, lengths, depths):
     elif trained > len(lengths) - 1:
         side = 'right'
     axis.axvline(trained, color=_COLOURS[1], linestyle='--', linewidth=1.8)
-    axis.annotate(
-        label, (trained, 1), xycoords=('data', 'axes '
-                                               'fraction'), xytext=(0, 3), textcoords='offset '
-                                                                                      'points',
-                                                                                      ha=side,
-        va='bottom', fontsize=8, color=_COLOURS[1],
-    )  # fmt: skip
+    how = dict(ha=side, va='bottom', fontsize=8, color=_COLOURS[1])
+    _annotate(axis, label, (trained, 1), ('data', 'axes fraction'), (0, 3), **how)
     return image
+
+
+def _annotate(axis, text, point, where, away, **how):
+    """Writes a text some points away from a point, given in the coordinates `where`."""
+    axis.annotate(text, point, away, where, 'offset points', **how)
 
 
 def _draw_length(axis, protocol, series):
@@ -185,10 +170,8 @@ def _draw_tables(axis, of_ngrams):
     """Lines at the perplexity of tables of n-grams, which were measured on the same tokens."""
     for order, value in of_ngrams.items():
         axis.axhline(value, color='0.55', linestyle=(0, (1, 2)), linewidth=1.2, label='_table')
-        axis.annotate(
-            f'table of {order}-grams', (1, value), xycoords=('axes fraction', 'data'), ha='right',
-            xytext=(-2, 2), textcoords='offset points', fontsize=7.5, color='0.4',
-        )  # fmt: skip
+        where, how = ('axes fraction', 'data'), dict(ha='right', fontsize=7.5, color='0.4')
+        _annotate(axis, f'table of {order}-grams', (1, value), where, (-2, 2), **how)
 
 
 def _draw_position(axis, protocol, series):
@@ -230,10 +213,8 @@ def _finish(axis, protocol, series):
         _log_scale(axis)
     for length in sorted({s.train_length for s in series}):
         axis.axvline(length, color='0.4', linestyle='--', linewidth=1, zorder=0)
-        axis.annotate(
-            f'trained: {length}', (length, 1), xycoords=('data', 'axes fraction'), xytext=(3, -3),
-            textcoords='offset points', rotation=90, va='top', ha='left', fontsize=8, color='0.4',
-        )  # fmt: skip
+        where, how = ('data', 'axes fraction'), dict(va='top', fontsize=8, color='0.4')
+        _annotate(axis, f'trained: {length}', (length, 1), where, (3, -3), rotation=90, **how)
     counted = scored([run for s in series for run in s.runs], protocol)
     axis.set_title(f'{protocol.replace("_", " ")}\n{counted} {unit(protocol)}', fontsize=10)
     axis.spines[['top', 'right']].set_visible(False)
@@ -270,37 +251,29 @@ def _label_lines(figure, axis):
     places = _spread([ends[i][1] for i in order], gap)
     right = axis.transAxes.transform((1, 0))[0]
     for i, place in zip(order, places):
-        x, y = ends[i]
-        axis.annotate(
-            lines[i].get_label(), points[i], xytext=((right - x) / scale + 8, (place - y) / scale),
-            textcoords='offset '
-                       'points', va='center', fontsize=9, color=lines[i].get_color(),
-                       annotation_clip=False,
-            arrowprops={'arrowstyle': '-', 'relpos': (0, 0.5), 'color': lines[i].get_color(),
-                'linewidth': 0.6,
-                        'shrinkA': 0, 'shrinkB': 2},
-        )  # fmt: skip
+        away = (right - ends[i][0]) / scale + 8, (place - ends[i][1]) / scale
+        colour, name = dict(color=lines[i].get_color()), lines[i].get_label()
+        arrow = dict(arrowstyle='-', relpos=(0, 0.5), linewidth=0.6, shrinkA=0, shrinkB=2)
+        how = dict(va='center', fontsize=9, annotation_clip=False, arrowprops=arrow | colour)
+        _annotate(axis, name, points[i], 'data', away, **how, **colour)
 
 
 def _spread(wanted: Sequence[float], gap: float) -> list[float]:
     """Places at least `gap` apart, in ascending order and close to the wanted ones. Places that
     would be closer form a cluster, which is laid out around its mean.
     """
+
+    def ends(cluster):
+        middle, half = sum(cluster) / len(cluster), gap * (len(cluster) - 1) / 2
+        return middle - half, middle + half
+
     clusters: list[list[float]] = []
     for value in wanted:
         clusters.append([value])
-        while len(clusters) > 1 and _low(clusters[-1], gap) - _high(clusters[-2], gap) < gap:
+        while len(clusters) > 1 and ends(clusters[-1])[0] - ends(clusters[-2])[1] < gap:
             last = clusters.pop()
             clusters[-1] += last
-    return [_low(c, gap) + i * gap for c in clusters for i in range(len(c))]
-
-
-def _low(cluster, gap):
-    return sum(cluster) / len(cluster) - gap * (len(cluster) - 1) / 2
-
-
-def _high(cluster, gap):
-    return sum(cluster) / len(cluster) + gap * (len(cluster) - 1) / 2
+    return [ends(c)[0] + i * gap for c in clusters for i in range(len(c))]
 
 
 def _set_title(figure, series):
@@ -312,11 +285,7 @@ def _set_title(figure, series):
 
 def _title(series):
     first = series[0].runs[0]
-    what = (
-        f'{first.task}, {first.dataset}, {first.split}'
-        if first.dataset
-        else f'{first.task}, {first.split}'
-    )
+    what = ', '.join(filter(None, (first.task, first.dataset, first.split)))
     several = max(len(s.runs) for s in series)
     if depths_of(series):
         samples = sorted({m.samples for s in series for run in s.runs for m in run.measurements})
@@ -324,7 +293,6 @@ def _title(series):
         return f'{what}; answers per cell: {" or ".join(map(str, samples))}{seeds}'
     alone = [s.runs[0] for s in series if len(s.runs) == 1]
     found = (m.spread for run in alone for m in run.measurements)
-    around = [*dict.fromkeys(filter(None, found))] + ['smallest to largest of several runs'] * (
-        several > 1
-    )
+    around = [*dict.fromkeys(filter(None, found))]
+    around += ['smallest to largest of several runs'] if several > 1 else []
     return f'{what}; band: {", or ".join(around)}' if around else what

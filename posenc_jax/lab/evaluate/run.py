@@ -53,7 +53,7 @@ def evaluate(
         'first' uses the evaluation rule of the encoding.
       also: results of earlier evaluations, see `results.read`, to compare with these.
       after: called after every run with the results so far, e.g. to write them.
-      trust_imports: whether code that the runs bring may be executed, see `run.trust`.
+      trust_imports: whether code that the runs bring may be executed, see `lab/runs/trust.py`.
 
     Raises:
       FileNotFoundError: a run directory does not exist.

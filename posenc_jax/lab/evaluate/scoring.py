@@ -90,39 +90,39 @@ def _choose(graphdef, state, tokens, targets, tok, key, at, source):
     return (constrain(jnp.argmax(logits, axis=-1), None, None),)
 
 
-def _divisible(parts: int, tokens, targets, tok: Tokens | None, source) -> tuple:
+def _divisible(divisor: int, tokens, targets, tok: Tokens | None, source) -> tuple:
     """The arguments of a scorer, padded on the right with tokens that are not valid, to widths that
-    `parts` divides. Images stay as they are: their patches are a grid.
+    `divisor` divides. Images stay as they are: their patches are a grid.
     """
-    if source is not None and source[0].shape[1] % parts:
-        source = _padded(source[0], 1, parts), _padded_tokens(source[1], parts)
+    if source is not None and source[0].shape[1] % divisor:
+        source = _padded(source[0], 1, divisor), _padded_tokens(source[1], divisor)
     if tokens.ndim == 4 and tok is None:
         return tokens, targets, tok, source
     axis = 1 if tokens.ndim == 2 else tokens.ndim - 2
-    if (width := tokens.shape[axis]) % parts:
-        tok = _padded_tokens(Tokens.of(length=width) if tok is None else tok, parts)
-        tokens = _padded(tokens, axis, parts)
+    if (width := tokens.shape[axis]) % divisor:
+        tok = _padded_tokens(Tokens.of(length=width) if tok is None else tok, divisor)
+        tokens = _padded(tokens, axis, divisor)
         if targets.shape[1] == width:  # and not one target for the row
-            targets = _padded(targets, 1, parts)
+            targets = _padded(targets, 1, divisor)
     return tokens, targets, tok, source
 
 
-def _padded(a, axis: int, parts: int, **how) -> np.ndarray:
-    ends = [(0, -n % parts if axis == i else 0) for i, n in enumerate(a.shape)]
+def _padded(a, axis: int, divisor: int, **how) -> np.ndarray:
+    ends = [(0, -n % divisor if axis == i else 0) for i, n in enumerate(a.shape)]
     return np.pad(np.asarray(a), ends, **how)
 
 
-def _padded_tokens(tok: Tokens, parts: int) -> Tokens:
+def _padded_tokens(tok: Tokens, divisor: int) -> Tokens:
     """Tokens behind which some follow that are not valid, at the position of the last one."""
-    last = lambda a: _padded(a, 1, parts, mode='edge')
+    last = lambda a: _padded(a, 1, divisor, mode='edge')
     whole = jax.tree.map(last, tok)
     real = np.ones(tok.index.shape, bool) if tok.valid is None else tok.valid
     behind = np.maximum(np.arange(whole.length) - (tok.length - 1), 0)
     feats = whole.feats
     if 'adjacency' in feats:  # its last axis are the tokens, too
-        feats = {**feats, 'adjacency': _padded(feats['adjacency'], 3, parts)}
+        feats = {**feats, 'adjacency': _padded(feats['adjacency'], 3, divisor)}
     return dataclasses.replace(
-        whole, index=whole.index + behind, valid=_padded(real, 1, parts), feats=feats
+        whole, index=whole.index + behind, valid=_padded(real, 1, divisor), feats=feats
     )
 
 
@@ -170,7 +170,7 @@ def token_scores(
         other logits are computed. None scores all positions (M = T).
       chunk: how many positions have their logits held at once; None chooses by the size of the
         vocabulary.
-      source: what the encoder reads, see `run.reading.source_of`.
+      source: what the encoder reads, see `source_of` in `lab/model/inputs.py`.
 
     Example:
       nll, correct = token_scores(model, tokens[:, :-1], tokens[:, 1:])
@@ -193,8 +193,8 @@ def token_scores(
         a = jnp.pad(a, [(0, 0), (0, count * chunk - length)] + [(0, 0)] * (a.ndim - 2))
         return jnp.moveaxis(a.reshape(batch, count, chunk, *a.shape[2:]), 1, 0)
 
-    def score(piece):
-        hidden, targets = piece
+    def score(one):
+        hidden, targets = one
         logits = model.logits(hidden).astype(jnp.float32)
         chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
         return jax.nn.logsumexp(logits, axis=-1) - chosen, jnp.argmax(logits, axis=-1) == targets

@@ -34,7 +34,7 @@ class RunResult:
         trained. Runs with equal settings differ only in their seed.
       measurements: one for each protocol, length, and bucket or depth.
       bigram, fivegram: in language modelling on bytes, the perplexity that tables of n-grams of the
-        training text have on the tokens of the first protocol; see `evaluation.ngrams`.
+        training text have on the tokens of the first protocol; see `lab/evaluate/ngrams.py`.
       fitted, class_map: what a field says at its points and on a map of its task, to be drawn; not
         kept in results.json.
       samples: what a model of classes says of some images, clouds or graphs, to be drawn; not kept

@@ -87,15 +87,15 @@ def score_rows(
     rows = min(rows, total)
     mask = batch['loss_mask'] > 0
     at = np.argsort(~mask, axis=1, kind='stable')[:, : mask.sum(axis=1).max()].astype(np.int32)
-    parts = []
+    scored = []
     for first in range(0, total, rows):
         numbers = np.arange(first, first + rows)
         at_most = np.minimum(numbers, total - 1)
-        piece = {name: array[at_most] for name, array in batch.items()}
+        chunk = {name: array[at_most] for name, array in batch.items()}
         own = None if key is None else jax.random.fold_in(key, first)
-        read = inputs_of(piece), piece['targets'], tokens_of(piece), own, at[at_most]
-        source = source_of(piece)
+        read = inputs_of(chunk), chunk['targets'], tokens_of(chunk), own, at[at_most]
+        source = source_of(chunk)
         scores = score(*read) if source is None else score(*read, source)
-        parts.append(tuple(np.asarray(a)[numbers < total] for a in scores))
-    nll, correct = zip(*parts)
+        scored.append(tuple(np.asarray(a)[numbers < total] for a in scores))
+    nll, correct = zip(*scored)
     return np.concatenate(nll), np.concatenate(correct), np.take_along_axis(mask, at, axis=1)

@@ -2,46 +2,48 @@
 into pieces does to it.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.lab.analyse.__main__ import main
 from posenc_jax.lab.analyse.attention_entropy import (
     attention_entropy,
-    entropy_of_pieces,
     row_entropy,
-    stream,
+    summed_entropies,
 )
+from posenc_jax.lab.analyse.pieces_entropy import entropy_of_pieces
 from posenc_jax.lab.decoding.contexts import QUERY
 from posenc_jax.lab.decoding.parallel_context_entropy import SelectedAttention, select_pieces
 from posenc_jax.protocol.tokens import Tokens
-from tests.golden_files import golden
-from tests.small_models import kept_model
+from tests.golden_files import golden_suite
+from tests.lab.analyse.by_hand import ids
+from tests.small_models import kept_model, small_model
 
-GOLDEN = golden('attention_entropy')['values']
-TOKENS = jax.random.randint(jax.random.key(1), (2, 20), 0, 13)
+TOKENS = ids(2, 20)
+SIZES = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=2)
+model_of = functools.partial(kept_model, **SIZES)
+
+test_golden = golden_suite(
+    'attention_entropy',
+    {'entropy': lambda around: row_entropy(jnp.array(around['rows']))},
+    atol=1e-6,
+)
 
 
-def model_of(encoding='rope()'):
-    sizes = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=2)
-    return kept_model(**sizes, encoding=encoding)
-
-
-def test_rows_worked_out_by_hand():
-    np.testing.assert_allclose(row_entropy(jnp.array(GOLDEN['rows'])), GOLDEN['entropy'], atol=1e-6)
+def draw(*shape):
+    return (2 * jax.random.normal(key, shape) for key in jax.random.split(jax.random.key(2)))
 
 
 @pytest.mark.full_but_one
 @pytest.mark.parametrize('block', [3, 128])
 def test_it_is_that_of_whole_rows_after_the_selection(block):
-    q, k = (
-        2 * jax.random.normal(key, (2, 20, 2, 8)) for key in jax.random.split(jax.random.key(2))
-    )
+    q, k = draw(2, 20, 2, 8)
     segment = jnp.array([[0] * 2 + [1] * 5 + [2] * 5 + [3] * 3 + [QUERY] * 5])
     index = jnp.arange(20)[None]
     tok = Tokens(index, index, rank=index, segment=segment)
@@ -49,13 +51,10 @@ def test_it_is_that_of_whole_rows_after_the_selection(block):
     encoding, tq = select.choose(pj.make('causal()'), q, k, tok, tok)
     counted = jnp.broadcast_to(segment == QUERY, (2, 20)).at[1, -1].set(False)
     s = scaled_dot_product(*(jnp.swapaxes(a, 1, 2) for a in (q, k)))
-    p = jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((20, 20), bool)), s, -jnp.inf), axis=-1)[
-        :, :, -5:
-    ]
-    expected = jnp.where(
-        counted[:, None, -5:], row_entropy(select_pieces(p, segment[0], 3, keep=1)), 0.0
-    ).sum((0, 2))
-    found = stream(encoding, q, k, tq, tok, counted, block)
+    p = jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((20, 20), bool)), s, -jnp.inf))[:, :, -5:]
+    entropies = row_entropy(select_pieces(p, segment[0], 3, keep=1))
+    expected = jnp.where(counted[:, None, -5:], entropies, 0.0).sum((0, 2))
+    found = summed_entropies(encoding, q, k, tq, tok, counted, block)
     np.testing.assert_allclose(found[0], expected, rtol=1e-5)
 
 
@@ -63,10 +62,7 @@ def test_it_is_that_of_whole_rows_after_the_selection(block):
 def test_it_is_divided_by_ln_of_the_keys_that_a_row_sees(spec):
     """Against a loop over rows; the keys are those in front, up to the window, without padding."""
     length, padding, heads = 7, 2, 2
-    q, k = (
-        2 * jax.random.normal(key, (1, length, heads, 4))
-        for key in jax.random.split(jax.random.key(2))
-    )
+    q, k = draw(1, length, heads, 4)
     valid = np.arange(length)[None] >= padding
     tok = Tokens.of(valid=jnp.asarray(valid))
     encoding = pj.make(spec, heads=heads, head_dim=4, causal=True)
@@ -78,82 +74,50 @@ def test_it_is_divided_by_ln_of_the_keys_that_a_row_sees(spec):
             p = np.exp(s) / np.exp(s).sum()
             if len(p) > 1:
                 expected[head] += -(p * np.log(p)).sum() / np.log(len(p))
-    found = stream(encoding, q, k, tok, tok, jnp.asarray(valid), 3)
+    found = summed_entropies(encoding, q, k, tok, tok, jnp.asarray(valid), 3)
     np.testing.assert_allclose(found[1], expected, rtol=1e-5)
 
 
 @pytest.mark.full
 def test_even_attention_is_1_and_a_row_that_sees_itself_alone_is_0():
-    model = nnx.clone(model_of('nope()'))
+    model = small_model(**SIZES, encoding='nope()')
     for block in model.blocks:
         block.attention.w_q[...] = jnp.zeros_like(block.attention.w_q[...])
-    found = attention_entropy(model, TOKENS)
-    np.testing.assert_allclose(found.relative, 19 / 20, rtol=1e-5)
-    np.testing.assert_allclose(found.merge(found).relative, 19 / 20, rtol=1e-5)
+    np.testing.assert_allclose(attention_entropy(model, TOKENS).relative, 19 / 20, rtol=1e-5)
+    first = attention_entropy(model, TOKENS, rows=jnp.arange(20)[None] == 0)
+    assert first.rows == 2 and np.abs(first.total).max() < 1e-6
 
 
 @pytest.mark.full
-def test_padding_and_chosen_rows():
-    model = model_of('alibi()')
-    padded = jnp.concatenate([jnp.zeros((2, 3), jnp.int32), TOKENS], axis=1)
-    tok = Tokens.of(valid=jnp.broadcast_to(jnp.arange(23)[None] >= 3, (2, 23)))
-    whole, ours = attention_entropy(model, TOKENS), attention_entropy(model, padded, tok)
-    np.testing.assert_allclose(ours.heads, whole.heads, atol=1e-5)
-    first = attention_entropy(model, TOKENS, rows=jnp.arange(20)[None] == 0)
-    assert first.rows == 2 and np.abs(first.total).max() < 1e-6
-    rest = attention_entropy(model, TOKENS, rows=jnp.arange(20)[None] > 0)
+def test_chosen_rows_add_up_to_all():
+    model, at = model_of(encoding='alibi()'), jnp.arange(20)[None]
+    first, rest = (attention_entropy(model, TOKENS, rows=rows) for rows in (at < 7, at >= 7))
+    whole = attention_entropy(model, TOKENS)
     np.testing.assert_allclose(first.merge(rest).heads, whole.heads, atol=1e-6)
 
 
 @pytest.mark.full
 def test_one_piece_is_the_text_as_it_is():
-    model, query = model_of(), jnp.arange(20)[None] >= 14
+    model, query = model_of(encoding='rope()'), jnp.arange(20)[None] >= 14
     found = entropy_of_pieces(model, TOKENS, pieces=1, query=6)
-    np.testing.assert_allclose(
-        found.entropy.heads, attention_entropy(model, TOKENS, rows=query).heads, atol=1e-5
-    )
+    expected = attention_entropy(model, TOKENS, rows=query)
+    np.testing.assert_allclose(found.entropy.heads, expected.heads, atol=1e-5)
     log_p = jax.nn.log_softmax(model(TOKENS)[:, 14:-1])
-    assert found.loss == pytest.approx(
-        -float(jnp.take_along_axis(log_p, TOKENS[:, 15:, None], -1).mean()), abs=1e-5
-    )
+    loss = -float(jnp.take_along_axis(log_p, TOKENS[:, 15:, None], -1).mean())
+    assert found.loss == pytest.approx(loss, abs=1e-5)
 
 
 @pytest.mark.full
 def test_selection_lowers_the_entropy():
     """The paper's claim."""
-    model = model_of()
+    pieces = dict(pieces=4, query=6, sink=2)
     every, best = (
-        entropy_of_pieces(model, TOKENS, pieces=4, query=6, sink=2, keep=keep) for keep in (None, 1)
+        entropy_of_pieces(model_of(encoding='rope()'), TOKENS, **pieces, keep=keep)
+        for keep in (None, 1)
     )
     assert (best.entropy.heads < every.entropy.heads - 0.05).all()
 
 
-def test_wrong_input_is_an_error():
-    model = model_of()
-    for call, message in [
-        (lambda: attention_entropy(model, TOKENS, block=0), 'block must be at least 1, got 0'),
-        (lambda: attention_entropy(model, TOKENS + 1000), 'token ids lie in 0 .. '),
-        (
-            lambda: attention_entropy(model, TOKENS, rows=jnp.ones((1, 19), bool)),
-            r'\(1, 19\), tokens \(2, 20\)',
-        ),
-        (
-            lambda: attention_entropy(model, TOKENS, rows=jnp.zeros((1, 20), bool)),
-            'none of the 40 rows',
-        ),
-        (
-            lambda: entropy_of_pieces(model, TOKENS, pieces=9, query=10, sink=2),
-            'has 8 tokens for 9 pieces',
-        ),
-        (lambda: entropy_of_pieces(model_of('alibi()'), TOKENS, pieces=2, query=5), 'got alibi'),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            call()
-
-
 def test_the_command_needs_a_run_and_numbers(capsys):
-    assert main(['attention_entropy']) == 2 and 'give --run=RUN' in capsys.readouterr().err
-    assert (
-        main(['attention_entropy', '--run=none', '--pieces=1,x']) == 2
-        and "got '1,x'" in capsys.readouterr().err
-    )
+    for options, message in (([], 'give --run=RUN'), (['--run=none', '--pieces=1,x'], "got '1,x'")):
+        assert main(['attention_entropy', *options]) == 2 and message in capsys.readouterr().err

@@ -12,25 +12,33 @@ from posenc_jax.lab.analyse.causal_mask_pattern import (
     recency,
     relative_part,
 )
-from tests.golden_files import golden
+from tests.golden_files import golden_suite
+from tests.lab.analyse.by_hand import check_report
 from tests.small_models import small_model
 
-GOLDEN = golden('causal_mask_pattern')['values']
 T, V = 32, 512
 TOKENS = np.random.default_rng(0).integers(V, size=(64, T)).astype(np.int32)
 
+test_golden = golden_suite(
+    'causal_mask_pattern',
+    {
+        'output': (lambda g: mask_cosine(g['i'], np.array(g['j']), residual=False), {'atol': 5e-5}),
+        'residual': (
+            lambda g: mask_cosine(g['i'], np.array(g['j']), residual=True),
+            {'atol': 5e-6},
+        ),
+    },
+)
 
-def test_closed_forms_and_a_simulation():
-    i, j = GOLDEN['i'], np.array(GOLDEN['j'])
-    np.testing.assert_allclose(mask_cosine(i, j, residual=False), GOLDEN['output'], atol=5e-5)
-    np.testing.assert_allclose(mask_cosine(i, j, residual=True), GOLDEN['residual'], atol=5e-6)
-    x = np.random.default_rng(0).normal(size=(i, 4096))
-    mean = x.cumsum(0) / np.arange(1, i + 1)[:, None]
-    for h, residual, error in ((mean, False, 0.03), (x + mean, True, 0.06)):
-        unit = h / np.linalg.norm(h, axis=1, keepdims=True)
-        others = np.arange(1, i)
-        expected = mask_cosine(i, others, residual=residual)
-        np.testing.assert_allclose(unit[:-1] @ unit[-1], expected, atol=error)
+
+@pytest.mark.parametrize('residual, error', [(False, 0.03), (True, 0.06)])
+def test_a_simulation_has_the_cosines_of_the_closed_form(residual, error):
+    x, last = np.random.default_rng(0).normal(size=(64, 4096)), 64
+    mean = x.cumsum(0) / np.arange(1, last + 1)[:, None]
+    h = x + mean if residual else mean
+    unit = h / np.linalg.norm(h, axis=1, keepdims=True)
+    expected = mask_cosine(last, np.arange(1, last), residual=residual)
+    np.testing.assert_allclose(unit[:-1] @ unit[-1], expected, atol=error)
 
 
 def test_relative_parts():
@@ -40,19 +48,17 @@ def test_relative_parts():
     assert share < 1e-12
     assert relative_part(np.full((6, 6), 3.0))[1] == 0
     s = np.random.default_rng(0).normal(size=(6, 6))
-    rest, seen = [], []
-    for d in range(6):
-        diagonal = np.diagonal(s, -d)
-        rest, seen = [*rest, *(diagonal - diagonal.mean())], [*seen, *diagonal]
-    assert relative_part(s)[1] == pytest.approx(np.var(rest) / np.var(seen))
+    diagonals = [np.diagonal(s, -d) for d in range(6)]
+    rest = np.concatenate([diagonal - diagonal.mean() for diagonal in diagonals])
+    assert relative_part(s)[1] == pytest.approx(rest.var() / np.concatenate(diagonals).var())
 
 
-def model(encoding, layers=2):
+def model(encoding):
     """Keys are projected like queries, so that a logit tells how alike two vectors are; logits are
     small, so that attention is nearly uniform.
     """
-    sizes = dict(vocab_size=V, train_len=T, width=32, heads=2, embedding_scale=0.1)
-    found = small_model(**sizes, layers=layers, encoding=encoding)
+    sizes = dict(vocab_size=V, train_len=T, layers=2, width=32, heads=2, embedding_scale=0.1)
+    found = small_model(**sizes, encoding=encoding)
     for block in found.blocks:
         block.attention.w_k[...] = block.attention.w_q[...]
         block.attention.w_q[...] = 0.05 * block.attention.w_q[...]
@@ -70,8 +76,7 @@ def test_the_mask_favours_near_keys_from_the_second_layer_on(tmp_path):
     seen = found.mean_content[..., *np.tril_indices(T)]
     np.testing.assert_allclose(seen, seen[..., :1].repeat(seen.shape[-1], -1), atol=1e-5)
     assert found.shares['mean_content'].max() < 1e-6
-    report = ANALYSIS.report({'nope()': found})
-    assert len(report.rows) == 2 and report.write(tmp_path)[1].stat().st_size > 1000
+    check_report(ANALYSIS, {'nope()': found}, tmp_path, rows=2)
 
 
 @pytest.mark.full
@@ -92,14 +97,3 @@ def test_an_encoding_that_reads_tokens_has_no_pattern_of_its_own():
     found = causal_mask_pattern(small_model(**cfg), TOKENS[:4], batch=4)
     assert np.isnan(found.mean_content).all() and np.isnan(found.shares['mean_content']).all()
     assert '-' in ANALYSIS.report({'path()': found}).text()
-
-
-def test_wrong_input():
-    with pytest.raises(ValueError, match='compares places, got 1 token'):
-        causal_mask_pattern(model('nope()'), TOKENS[:, :1])
-    cfg = dict(vocab_size=V, train_len=T, layers=1, width=16, heads=2, encoding='nope()')
-    encoder = small_model(**cfg, kind='encoder')
-    with pytest.raises(ValueError, match='defined for causal attention'):
-        causal_mask_pattern(encoder, TOKENS)
-    with pytest.raises(ValueError, match='at most 2048 tokens, got 2049'):
-        causal_mask_pattern(model('nope()'), np.zeros((1, 2049), np.int32))

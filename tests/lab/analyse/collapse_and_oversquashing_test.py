@@ -17,16 +17,26 @@ from posenc_jax.lab.analyse.collapse_and_oversquashing import (
     path_influence,
     uniform_distance,
 )
-from tests.golden_files import golden
+from tests.golden_files import golden_suite
+from tests.lab.analyse.by_hand import check_report
 from tests.small_models import small_model
 
-GOLDEN = golden('collapse_and_oversquashing')['values']
 TOKENS = np.random.default_rng(0).integers(9, size=(2, 6)).astype(np.int32)
 SIZES = dict(vocab_size=9, train_len=8, layers=2, width=8, heads=2, encoding='alibi()')
 COUNTS = (1, 2, 4, 16, 64)
-
-
+UNIFORM = np.tril(np.ones((8, 8))) / np.arange(1, 9)[:, None]
 model_of = functools.partial(small_model, **SIZES)
+
+test_golden = golden_suite(
+    'collapse_and_oversquashing',
+    {
+        'distance': (lambda around: uniform_distance(np.array(around['n'])), {'rtol': 1e-3}),
+        'paths.*': (
+            lambda _, layers: path_influence(np.stack([UNIFORM] * int(layers))),
+            {'atol': 6e-5},
+        ),
+    },
+)
 
 
 @pytest.fixture(scope='module')
@@ -34,23 +44,13 @@ def found():
     return collapse_and_oversquashing(model_of(), TOKENS, counts=COUNTS, batch=10)
 
 
-def test_closed_forms():
-    n = np.array(GOLDEN['n'])
-    np.testing.assert_allclose(uniform_distance(n), GOLDEN['distance'], rtol=1e-3)
+def test_the_slope_of_uniform_attention():
     mean = lambda n: np.append(np.full(n, 3.0), 5.0).mean()
     assert mean(7) - mean(8) == pytest.approx(2 * uniform_distance(7))
     many = 2 ** np.arange(6, 12)
     one = Squashed(many, uniform_distance(many), None, np.ones(1), np.ones(1))
     assert one.slope == pytest.approx(-2, abs=0.02)
     assert np.isnan(one._replace(distance=0.0 * many).slope)
-
-
-@pytest.mark.parametrize('layers', ['1', '2', '6'])
-def test_paths_through_uniform_attention(layers):
-    uniform = np.tril(np.ones((8, 8))) / np.arange(1, 9)[:, None]
-    row = path_influence(np.stack([uniform] * int(layers)))
-    np.testing.assert_allclose(row, GOLDEN['paths'][layers], atol=6e-5)
-    assert row.sum() == pytest.approx(1)
 
 
 def test_the_last_layer_of_a_path_is_the_leftmost():
@@ -67,9 +67,7 @@ def test_distances_are_those_of_sequences_of_their_own_length(found, tmp_path):
     assert found.distance[-1] < found.distance[0]
     assert found.paths.sum() == pytest.approx(1, rel=1e-5)
     assert found.gradients.sum() == pytest.approx(1, rel=1e-5)
-    report = ANALYSIS.report({'alibi()': found})
-    assert len(report.rows) == len(COUNTS) and 'slope' in report.text()
-    assert report.write(tmp_path)[1].stat().st_size > 1000
+    check_report(ANALYSIS, {'alibi()': found}, tmp_path, rows=len(COUNTS), says='slope')
 
 
 @pytest.mark.full
@@ -106,23 +104,3 @@ def test_without_positions_the_last_vectors_become_equal_in_bfloat16():
     found = collapse_and_oversquashing(model, TOKENS[:1], counts=(16, 32, 64, 256, 2000), batch=10)
     assert found.slope == pytest.approx(-2, abs=0.15)
     assert found.equal_in_bf16 in (64, 256, 2000)
-
-
-@pytest.mark.parametrize(
-    'options, message',
-    [
-        (dict(counts=(0, 1)), r'ascend from at least 1, got \[0, 1\]'),
-        (dict(counts=(2, 2)), 'ascend from at least 1'),
-        (dict(pair=(1, 1)), r'two different ids in 0 .. 8, got \(1, 1\)'),
-        (dict(pair=(0, 9)), 'two different ids in 0 .. 8'),
-        (dict(probes=0), 'probes must be at least 1'),
-    ],
-)
-def test_wrong_input(options, message):
-    with pytest.raises(ValueError, match=message):
-        collapse_and_oversquashing(model_of(), TOKENS, **options)
-
-
-def test_an_encoder_is_refused():
-    with pytest.raises(ValueError, match='defined for causal attention'):
-        collapse_and_oversquashing(model_of(kind='encoder', encoding='nope()'), TOKENS)

@@ -8,6 +8,7 @@ import pytest
 
 from posenc_jax.lab.analyse.embedding_position_bias import (
     ANALYSIS,
+    PLACES,
     bias_of,
     embedder,
     embedding_position_bias,
@@ -15,12 +16,19 @@ from posenc_jax.lab.analyse.embedding_position_bias import (
     removed_at,
     slopes,
 )
-from tests.golden_files import golden
-from tests.small_models import small_model
+from tests.golden_files import golden_suite
+from tests.lab.analyse.by_hand import check_report
+from tests.small_models import kept_model
 
-GOLDEN = golden('embedding_position_bias')['values']
 TABLE = np.random.default_rng(1).normal(size=(200, 64))
 DOCUMENTS = np.random.default_rng(0).integers(200, size=(40, 64))
+SIZES = dict(vocab_size=200, train_len=32, layers=1, width=8, heads=2, encoding='nope()')
+
+test_golden = golden_suite(
+    'embedding_position_bias',
+    {'slope': lambda around: slopes(np.array([around['similarity']]))[0]},
+    atol=1e-12,
+)
 
 
 def fading(rate):
@@ -33,11 +41,10 @@ def fading(rate):
     return embed
 
 
-def test_a_slope_by_hand():
-    found = slopes(np.array([GOLDEN['similarity'], [0.5, 0.5, 0.5]]))
-    np.testing.assert_allclose(found, [GOLDEN['slope'], 0], atol=1e-12)
+def test_slopes_are_those_of_least_squares():
     own = np.random.default_rng(0).normal(size=(1, 9))
     assert slopes(own)[0] == pytest.approx(np.polyfit(np.linspace(0, 1, 9), own[0], 1)[0])
+    assert slopes(np.full((1, 3), 0.5))[0] == pytest.approx(0, abs=1e-12)
 
 
 def test_a_mean_of_token_vectors_has_no_bias():
@@ -53,30 +60,21 @@ def test_one_that_fades_resembles_the_beginning(tmp_path):
     assert found.needle[0] > found.needle[-1] + 0.2
     assert (found.inserted[:, 0] < found.inserted[:, 2] - 0.005).all()
     assert (found.removed[:, 0] < found.removed[:, 2]).all()
-    report = ANALYSIS.report({'fading': found})
-    assert len(report.rows) == 7 and report.write(tmp_path)[1].stat().st_size > 1000
+    check_report(ANALYSIS, {'fading': found}, tmp_path, rows=7)
 
 
 def test_changed_texts():
     text, other = np.arange(6), np.array([8, 9])
-    assert inserted_at(text, other, 'beginning').tolist() == [8, 9, 0, 1, 2, 3, 4, 5]
-    assert inserted_at(text, other, 'end').tolist() == [0, 1, 2, 3, 4, 5, 8, 9]
-    assert [removed_at(text, 2, place).tolist() for place in ('beginning', 'middle', 'end')] == [
-        [2, 3, 4, 5],
-        [0, 1, 4, 5],
-        [0, 1, 2, 3],
-    ]
-    with pytest.raises(ValueError, match="did you mean 'end'"):
-        removed_at(text, 2, 'ende')
-
-
-def model_of(kind='decoder'):
-    sizes = dict(vocab_size=200, train_len=32, layers=1, width=8, heads=2, encoding='nope()')
-    return small_model(**sizes, kind=kind)
+    inserted, removed = (
+        [change(text, what, place).tolist() for place in PLACES]
+        for change, what in ((inserted_at, other), (removed_at, 2))
+    )
+    assert inserted == [[8, 9, *range(6)], [0, 1, 2, 8, 9, 3, 4, 5], [*range(6), 8, 9]]
+    assert removed == [[2, 3, 4, 5], [0, 1, 4, 5], [0, 1, 2, 3]]
 
 
 def test_texts_in_a_batch_are_read_as_if_alone():
-    model, texts = model_of(), [DOCUMENTS[0, :7], DOCUMENTS[1, :5], DOCUMENTS[2, :8]]
+    model, texts = kept_model(**SIZES), [DOCUMENTS[0, :7], DOCUMENTS[1, :5], DOCUMENTS[2, :8]]
     for pool, of in (('mean', lambda h: h.mean(1)), ('last', lambda h: h[:, -1])):
         found = embedder(model, pool, batch=2)(texts)
         alone = np.asarray(jax.jit(lambda m, ids: m.hidden(ids))(model, texts[1][None]))
@@ -85,22 +83,7 @@ def test_texts_in_a_batch_are_read_as_if_alone():
 
 @pytest.mark.full
 def test_the_last_vector_of_a_causal_model_resembles_the_end():
-    found = embedding_position_bias(
-        model_of(), DOCUMENTS[:16].astype(np.int32), pool='last', segments=4, batch=32
-    )
+    documents = DOCUMENTS[:16].astype(np.int32)
+    options = dict(pool='last', segments=4, batch=32)
+    found = embedding_position_bias(kept_model(**SIZES), documents, **options)
     assert found.slope > 0 and found.similarity.argmax() == 3
-
-
-@pytest.mark.parametrize(
-    'documents, options, message',
-    [
-        (DOCUMENTS[:1], {}, 'two documents .* got 1 of 64 tokens in 8 segments'),
-        (DOCUMENTS, dict(segments=1), 'got 40 of 64 tokens in 1 segments'),
-        (DOCUMENTS, dict(segments=65), 'in 65 segments'),
-        (DOCUMENTS, dict(pool='first'), 'pool'),
-        (DOCUMENTS + 200, {}, 'token ids lie in 0 .. 199'),
-    ],
-)
-def test_wrong_input(documents, options, message):
-    with pytest.raises(ValueError, match=message):
-        embedding_position_bias(model_of(), documents, **options)

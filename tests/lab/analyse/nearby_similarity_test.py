@@ -2,6 +2,8 @@
 and without a mask.
 """
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -12,10 +14,23 @@ from posenc_jax.lab.analyse.nearby_similarity import (
     mean_cosines,
     nearby_similarity,
 )
-from tests.golden_files import golden
+from tests.golden_files import golden_suite
+from tests.lab.analyse.by_hand import check_report
 from tests.random_models import TOKENS, random_model, random_states
 
-GOLDEN = golden('nearby_similarity')['values']
+found = functools.cache(lambda: nearby_similarity(random_model(), TOKENS, batch=32))
+test_golden = golden_suite('nearby_similarity', {'causal': lambda: found().scores}, atol=0.06)
+test_golden_of_a_model_that_sees_all_tokens = pytest.mark.full(
+    golden_suite(
+        'nearby_similarity',
+        {
+            'bidirectional': lambda: [
+                adjacency_score(mean_cosines(h)) for h in random_states('encoder')[0]
+            ]
+        },
+        atol=0.03,
+    )
+)
 
 
 def test_scores_of_known_maps():
@@ -39,26 +54,11 @@ def test_the_score_counts_triples():
     assert adjacency_score(s) == pytest.approx(right / total, abs=1e-12)
 
 
-def test_the_mask_makes_neighbours_alike(tmp_path):
-    found = nearby_similarity(random_model(), TOKENS, batch=32)
-    np.testing.assert_allclose(found.scores, GOLDEN['causal'], atol=0.06)
+def test_maps_are_mean_cosines(tmp_path):
+    maps = found().maps
     hidden = random_states('decoder')[0][4].astype(float)
     cosine = lambda a, b: a @ b / np.sqrt((a @ a) * (b @ b))
     expected = np.mean([cosine(h[5], h[9]) for h in hidden])
-    assert found.maps[4, 5, 9] == pytest.approx(expected, abs=1e-5)
-    assert by_distance(found.maps)[4, 63] == pytest.approx(found.maps[4, 63, 0])
-    report = ANALYSIS.report({'nope()': found})
-    assert len(report.rows) == 7 and report.write(tmp_path)[1].stat().st_size > 1000
-
-
-@pytest.mark.full
-def test_a_model_that_sees_all_tokens_orders_nothing():
-    scores = [adjacency_score(mean_cosines(h)) for h in random_states('encoder')[0]]
-    np.testing.assert_allclose(scores, GOLDEN['bidirectional'], atol=0.03)
-
-
-def test_wrong_input():
-    with pytest.raises(ValueError, match='takes 3 .. 512 tokens, got 2'):
-        nearby_similarity(random_model(), TOKENS[:, :2])
-    with pytest.raises(ValueError, match='takes 3 .. 512 places, got 513'):
-        adjacency_score(np.zeros((513, 513)))
+    assert maps[4, 5, 9] == pytest.approx(expected, abs=1e-5)
+    assert by_distance(maps)[4, 63] == pytest.approx(maps[4, 63, 0])
+    check_report(ANALYSIS, {'nope()': found()}, tmp_path, rows=7)

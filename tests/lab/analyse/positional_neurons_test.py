@@ -15,24 +15,30 @@ from posenc_jax.lab.analyse.positional_neurons import (
     positional_neurons,
     shape_of,
 )
-from tests.golden_files import golden
+from tests.golden_files import golden_suite
+from tests.lab.analyse.by_hand import check_report
 from tests.random_models import TOKENS, random_model, random_states
 from tests.small_models import small_model
 
-GOLDEN = golden('positional_neurons')['values']
+HALF = np.arange(10) < 5.0
+
+test_golden = golden_suite(
+    'positional_neurons',
+    {
+        'half': lambda: position_information(HALF),
+        'constant': lambda: position_information(np.full(10, 0.3)),
+        'linear': lambda: position_information(np.linspace(0, 1, 10)),
+    },
+    atol=1e-5,
+)
 
 
 def test_information_by_hand():
-    half = np.arange(10) < 5.0
-    frequencies = np.stack([half, np.full(10, 0.3), np.linspace(0, 1, 10), np.zeros(10)])
-    expected = [GOLDEN['half'], GOLDEN['constant'], GOLDEN['linear'], 0.0]
-    np.testing.assert_allclose(position_information(frequencies), expected, atol=1e-5)
-    assert position_information(frequencies)[0] == pytest.approx(np.log(2), abs=1e-9)
+    found = position_information(np.stack([HALF, np.zeros(10)]))
+    np.testing.assert_allclose(found, [np.log(2), 0], atol=1e-9)
     entropy = lambda p: -p * np.log(p) - (1 - p) * np.log(1 - p)  # I = H(mean) - mean H
     own = np.random.default_rng(0).uniform(0.01, 0.99, 12)
     assert position_information(own) == pytest.approx(entropy(own.mean()) - entropy(own).mean())
-    with pytest.raises(ValueError, match='lie in 0 .. 1'):
-        position_information(np.array([0.5, 1.5]))
 
 
 def test_few_sequences_add_the_inverse_of_twice_their_number():
@@ -57,8 +63,7 @@ def test_frequencies_are_shares_of_the_sequences(tmp_path):
     assert found.positional[0].mean() < 0.2
     mlp = random_states('decoder')[2]
     np.testing.assert_allclose(found.frequency[2, 5], (mlp[2, :, :, 5] > 0).mean(0))
-    report = ANALYSIS.report({'nope()': found})
-    assert len(report.rows) == 6 and report.write(tmp_path)[1].stat().st_size > 1000
+    check_report(ANALYSIS, {'nope()': found}, tmp_path, rows=6)
 
 
 @pytest.mark.full

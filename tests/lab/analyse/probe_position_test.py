@@ -2,8 +2,6 @@
 and random models whose mask tells positions or does not.
 """
 
-import json
-
 import numpy as np
 import pytest
 
@@ -15,16 +13,22 @@ from posenc_jax.lab.analyse.probe_position import (
     probe_scores,
     ridge_probe,
 )
-from tests.golden_files import golden
+from tests.golden_files import golden_suite
+from tests.lab.analyse.by_hand import check_report
 from tests.random_models import TOKENS, random_model, random_states
 
-GOLDEN = golden('probe_position')['values']
+test_golden = golden_suite(
+    'probe_position',
+    {
+        'median': lambda around: [guesses(length)[0] for length in around['length']],
+        'uniform': lambda around: [guesses(length)[1] for length in around['length']],
+    },
+    rtol=1e-7,
+)
 
 
-def test_what_guesses_miss():
-    found = [guesses(length) for length in GOLDEN['length']]
-    np.testing.assert_allclose(found, np.transpose([GOLDEN['median'], GOLDEN['uniform']]))
-    t = np.arange(64)  # the mean over all pairs of two positions
+def test_a_uniform_guess_misses_the_mean_over_all_pairs_of_positions():
+    t = np.arange(64)
     assert np.abs(t[:, None] - t).mean() == guesses(64)[1]
 
 
@@ -67,23 +71,6 @@ def test_the_report_has_a_row_for_every_layer_and_a_picture(tmp_path):
     found = probe_position(random_model('decoder'), TOKENS, batch=32)
     expected = ridge_probe(*(random_states('decoder')[0][3][rows] for rows in np.s_[8:, :8]))
     assert found.mae[3] == pytest.approx(probe_scores(expected)[0], rel=1e-6)
-    report = ANALYSIS.report({'nope()': found})
-    assert len(report.rows) == 7 and 'a random one 21.33' in report.text()
-    numbers, picture = report.write(tmp_path)
-    assert len(json.loads(numbers.read_text())['nope()']['mae']) == 7
-    assert picture.read_bytes().startswith(b'\x89PNG')
-
-
-@pytest.mark.parametrize(
-    'tokens, options, message',
-    [
-        (TOKENS[:3], {}, 'four sequences of two tokens .* got 3 of 64 and 1.0'),
-        (TOKENS, dict(penalty=0.0), 'positive penalty, got 32 of 64 and 0.0'),
-        (TOKENS, dict(probe='ridges'), "did you mean 'ridge'"),
-        (np.zeros((2**20, 64), np.int32), {}, 'would take .* more than 4 GiB'),
-        (TOKENS, dict(batch=0), 'a batch of at least 1, got 32 and 0'),
-    ],
-)
-def test_wrong_input(tokens, options, message):
-    with pytest.raises(ValueError, match=message):
-        probe_position(random_model('decoder'), tokens, **options)
+    says = 'a random one 21.33'
+    numbers = check_report(ANALYSIS, {'nope()': found}, tmp_path, rows=7, says=says)
+    assert len(numbers['nope()']['mae']) == 7

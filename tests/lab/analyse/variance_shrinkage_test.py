@@ -8,6 +8,7 @@ from flax import nnx
 
 from posenc_jax.lab.analyse.variance_shrinkage import ANALYSIS, log_slope, variance_shrinkage
 from tests.golden_files import golden
+from tests.lab.analyse.by_hand import check_report
 from tests.random_models import TOKENS, random_model, random_states
 
 GOLDEN = golden('variance_shrinkage')['values']
@@ -39,8 +40,7 @@ def test_only_a_mask_makes_the_variance_fall(tmp_path):
     assert found['decoder'].slopes[0][0] < GOLDEN['causal_below']
     assert found['decoder'].slopes[1][0] > found['decoder'].slopes[0][0]  # the sum dampens it
     assert np.abs(found['encoder'].slopes[0][0]) < GOLDEN['bidirectional_within']
-    report = ANALYSIS.report(found)
-    assert len(report.rows) == 12 and report.write(tmp_path)[1].stat().st_size > 1000
+    check_report(ANALYSIS, found, tmp_path, rows=12)
 
 
 def test_sums_over_batches_are_variances_over_sequences_and_features():
@@ -49,13 +49,3 @@ def test_sums_over_batches_are_variances_over_sequences_and_features():
     np.testing.assert_allclose(found.before, attention.var((1, 3), dtype=float), rtol=1e-5)
     after = (hidden[:-1].astype(float) + attention).var((1, 3))
     np.testing.assert_allclose(found.after, after, rtol=1e-4)
-
-
-def test_wrong_input():
-    with pytest.raises(ValueError, match='compares places, got 1 token'):
-        variance_shrinkage(random_model(), TOKENS[:, :1])
-    same = np.zeros((2, 64), np.int32)
-    model = with_small_logits(random_model())
-    model.embedding[...] = 0 * model.embedding[...]
-    with pytest.raises(ValueError, match='do not vary at some place'):
-        variance_shrinkage(model, np.tile(same, (16, 1)), batch=32)

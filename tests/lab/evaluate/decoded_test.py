@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from flax import nnx
 
 from configs import default
 from posenc_jax.lab.config import answers
@@ -11,14 +10,14 @@ from posenc_jax.lab.evaluate import decoded
 from posenc_jax.lab.evaluate.generator import generator
 from posenc_jax.lab.evaluate.scoring import scorer
 from posenc_jax.lab.evaluate.tasks import score_rows
-from posenc_jax.lab.model.config import TransformerConfig
-from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.runs.problem import SEED
 from posenc_jax.lab.runs.sizes import make_task
 from posenc_jax.lab.tasks.retrieval.ruler_lite import RulerLite
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
+from tests.small_models import small_model
 
+SIZES = dict(vocab_size=11, train_len=8, layers=1, width=16, heads=2)
 TASK = RulerLite('niah_multivalue', needles=2)
 
 
@@ -48,10 +47,8 @@ def test_the_share_of_references_that_are_written(monkeypatch):
 
 @pytest.mark.full
 def test_a_model_that_has_learned_nothing_scores_nothing():
-    cfg = TransformerConfig(
-        vocab_size=TASK.vocab_size, train_len=64, layers=1, width=8, heads=1, encoding='nope()'
-    )
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    sizes = dict(vocab_size=TASK.vocab_size, train_len=64, layers=1, width=8, heads=1)
+    model = small_model(**sizes, encoding='nope()')
     found = decoded.decoded_match(model, TASK, 500, samples=3, rows=3, max_new_tokens=6)
     assert found.score == 0 and len(found.outputs) == 3
 
@@ -82,10 +79,7 @@ def batch_of(model, prompts, new):
 
 
 def test_decoded_rows_are_compared_with_their_targets():
-    cfg = TransformerConfig(
-        vocab_size=11, train_len=8, layers=1, width=16, heads=2, encoding='alibi()'
-    )
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    model = small_model(**SIZES, encoding='alibi()')
     rng = np.random.default_rng(0)
     batch = batch_of(model, [rng.integers(0, 11, n) for n in (4, 7, 5)], new=3)
     assert decoded.decoded_rows(generator(model), batch, rows=2).all()
@@ -96,11 +90,8 @@ def test_decoded_rows_are_compared_with_their_targets():
 
 
 def test_answers_to_a_source_are_decoded():
-    cfg = TransformerConfig(
-        vocab_size=11, train_len=8, layers=1, width=16, heads=2, encoding='rope()',
-        kind='encoder_decoder', source_size=7, source_len=6,
-    )  # fmt: skip
-    model, rng = Transformer(cfg, rngs=nnx.Rngs(0)), np.random.default_rng(0)
+    reads = dict(kind='encoder_decoder', source_size=7, source_len=6)
+    model, rng = small_model(**SIZES, **reads, encoding='rope()'), np.random.default_rng(0)
     source = rng.integers(0, 7, (3, 6))
     valid = np.arange(6) < np.array([[6], [3], [4]])
     given = model.encoded(source, Tokens.of(valid=valid))
@@ -112,9 +103,8 @@ def test_answers_to_a_source_are_decoded():
     }  # fmt: skip
     assert decoded.decoded_rows(generator(model), batch, rows=2).all()
     batch['targets'] = (batch['targets'] + np.eye(3, 4, dtype=int)) % 11
-    np.testing.assert_array_equal(
-        decoded.decoded_rows(generator(model), batch, rows=3), 1 - np.eye(3, 4)
-    )
+    found = decoded.decoded_rows(generator(model), batch, rows=3)
+    np.testing.assert_array_equal(found, 1 - np.eye(3, 4))
 
 
 @pytest.mark.parametrize(

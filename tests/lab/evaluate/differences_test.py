@@ -9,8 +9,9 @@ import scipy.stats
 
 from posenc_jax.lab.evaluate.differences import differences
 from posenc_jax.lab.evaluate.measurement import perplexity, spread_name
-from posenc_jax.lab.evaluate.results import Results, read, tables
+from posenc_jax.lab.evaluate.results import Results, read
 from posenc_jax.lab.evaluate.series import RunResult, group
+from posenc_jax.lab.evaluate.tables import tables
 
 DOCUMENTS = np.array([[0, 0, 1, 1], [1, 2, 2, 2]])
 EASY_AND_HARD = np.array([[0.1, 0.2, 3.0, 3.5], [2.5, 7.0, 6.0, 8.0]])

@@ -40,6 +40,12 @@ def runs(tmp_path_factory):
     return root
 
 
+def greedy(model, ids):
+    """The most probable tokens behind a prompt."""
+    rows = generate(model, jnp.asarray(ids[None]), max_new_tokens=NEW, temperature=0.0)
+    return np.asarray(rows)[0, len(ids) :].tolist()
+
+
 @pytest.mark.full
 def test_prompts_of_unequal_length_continue_as_if_alone(runs):
     run, prompts = str(runs / 'rope'), ['Positions', 'of ü']
@@ -47,37 +53,23 @@ def test_prompts_of_unequal_length_continue_as_if_alone(runs):
     assert together == [continue_text(run, [prompt], tokens=NEW)[0] for prompt in prompts]
     task, model = prepare(run, LEAST).task, prepare(run, LEAST).load()[0]
     ids = task.encode(prompts[1])
-    new = generate(model, jnp.asarray(ids[None]), max_new_tokens=NEW, temperature=0.0)[
-        0, len(ids) :
-    ]
-    assert together[1] == [task.decode(np.asarray(new))]
+    assert together[1] == [task.decode(np.array(greedy(model, ids)))]
 
 
 @pytest.mark.full
 def test_samples_differ_and_depend_on_the_seed_alone(runs):
-    draw = lambda seed: continue_text(
-        str(runs / 'rope'), ['a'], tokens=NEW, temperature=1.0, top_p=0.9, seed=seed, samples=2
-    )[0]
+    given = dict(tokens=NEW, temperature=1.0, top_p=0.9, samples=2)
+    draw = lambda seed: continue_text(str(runs / 'rope'), ['a'], **given, seed=seed)[0]
     assert draw(0) == draw(0) != draw(1) and draw(0)[0] != draw(0)[1]
 
 
 def test_the_command_prints_prompts_with_their_continuations(runs, tmp_path, capsys):
     (tmp_path / 'prompt.txt').write_text('second\n')
-    run = f'{runs / "rope"} | yarn(factor=4.0)'
-    assert (
-        main(
-            [
-                f'--run={run}',
-                '--prompt=first',
-                f'--prompt_file={tmp_path / "prompt.txt"}',
-                '--tokens=4',
-            ]
-        )
-        == 0
-    )
-    texts = continue_text(
-        str(runs / 'rope'), ['first', 'second'], tokens=4, overrides={'extend': 'yarn(factor=4.0)'}
-    )
+    run = f'--run={runs / "rope"} | yarn(factor=4.0)'
+    prompts = '--prompt=first', f'--prompt_file={tmp_path / "prompt.txt"}'
+    assert main([run, *prompts, '--tokens=4']) == 0
+    extended = dict(overrides={'extend': 'yarn(factor=4.0)'})
+    texts = continue_text(str(runs / 'rope'), ['first', 'second'], tokens=4, **extended)
     assert capsys.readouterr().out == f'first{texts[0][0]}\n---\nsecond{texts[1][0]}\n'
 
 
@@ -98,9 +90,8 @@ def test_a_mesh_writes_the_text_of_one_device(runs, name, prompts, mesh):
 def test_the_mesh_of_the_config_generates(runs, tmp_path, monkeypatch):
     """A model that was cut over devices in training may be too large for one."""
     found = []
-    monkeypatch.setattr(
-        posenc_jax.lab.cli.generate, '_continued', lambda _, __, **given: found.append(given)
-    )
+    noted = lambda _, __, **given: found.append(given)
+    monkeypatch.setattr(posenc_jax.lab.cli.generate, '_continued', noted)
     make_run(tmp_path / 'cut', encoding='rope()', mesh={'data': 1, 'fsdp': 4, 'tensor': 2})
     for run in (tmp_path / 'cut', runs / 'rope'):
         continue_text(str(run), ['a'])
@@ -112,23 +103,20 @@ def test_the_mesh_of_the_config_generates(runs, tmp_path, monkeypatch):
 def test_text_ends_where_the_checkpoint_says(checkpoint):  # noqa: F811
     path, model = checkpoint[0] / 'model', checkpoint[1]
     task, prompt = prepare(str(path), LEAST).task, 'the theme'
-    ids = task.encode(prompt)
-    new = np.asarray(generate(model, jnp.asarray(ids[None]), max_new_tokens=NEW, temperature=0.0))[
-        0, len(ids) :
-    ].tolist()
-    assert continue_text(str(path), [prompt], tokens=NEW) == [[task.decode(np.array(new))]]
+    new = greedy(model, task.encode(prompt))
+
+    def check(*shown):
+        assert continue_text(str(path), [prompt], tokens=NEW) == [[task.decode(np.array(shown))]]
+
+    check(*new)
     file = path / 'config.json'
     config = json.loads(file.read_text())
     for ends in (new[2], [new[2], new[3]]):
         file.write_text(json.dumps({**config, 'eos_token_id': ends}))
-        assert continue_text(str(path), [prompt], tokens=NEW) == [
-            [task.decode(np.array(new[: new.index(new[2])]))]
-        ]
+        check(*new[: new.index(new[2])])
     generation = path / 'generation_config.json'
     generation.write_text(json.dumps({'eos_token_id': new[4]}))  # goes before that of the config
-    assert continue_text(str(path), [prompt], tokens=NEW) == [
-        [task.decode(np.array(new[: new.index(new[4])]))]
-    ]
+    check(*new[: new.index(new[4])])
     generation.unlink()
     file.write_text(json.dumps(config))
 
@@ -215,24 +203,8 @@ def test_smollm2_continues_a_text():
     pytest.importorskip('gguf')
     (text,) = continue_text(str(smollm2()), ['The capital of France is'], tokens=16)[0]
     task = prepare(str(smollm2()), LEAST).task
-    assert task.encode(text).tolist() == [
-        7042,
-        30,
-        198,
-        198,
-        504,
-        2988,
-        314,
-        42,
-        216,
-        34,
-        32,
-        33,
-        40,
-        29,
-        32,
-        33,
-    ]
+    expected = '7042 30 198 198 504 2988 314 42 216 34 32 33 40 29 32 33'
+    assert task.encode(text).tolist() == [int(token) for token in expected.split()]
 
 
 def test_a_prompt_is_written_into_the_chat_template(checkpoint, tmp_path, capsys):  # noqa: F811

@@ -15,10 +15,9 @@ from posenc_jax.lab.decoding.decoding import Decoding
 from posenc_jax.lab.decoding.generate import pad_left
 from posenc_jax.lab.decoding.recomputed import Recomputed
 from posenc_jax.lab.evaluate.generator import generator
-from posenc_jax.lab.model.config import TransformerConfig
-from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.sharding import make_mesh, placed
 from posenc_jax.protocol.tokens import Tokens
+from tests.small_models import small_model
 
 CUT = dict(data=2, tensor=2, sequence=2)
 LM_INFINITE = 'lm_infinite(encoding=rope(), n_global=1, n_local=3)'
@@ -26,7 +25,7 @@ LM_INFINITE = 'lm_infinite(encoding=rope(), n_global=1, n_local=3)'
 
 def model_of(spec, layers=1):
     sizes = dict(vocab_size=11, train_len=8, layers=layers, width=16, heads=4, kv_heads=2)
-    return Transformer(TransformerConfig(encoding=spec, **sizes), rngs=nnx.Rngs(0))
+    return small_model(encoding=spec, **sizes)
 
 
 @pytest.mark.full_where(condition=lambda spec, decoding, axes: spec != 'cope()')

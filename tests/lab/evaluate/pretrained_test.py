@@ -10,42 +10,35 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from ml_collections import ConfigDict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from posenc_jax.lab.config import protocols
 from posenc_jax.lab.evaluate.run import evaluate
 from posenc_jax.lab.evaluate.scoring import token_scores
-from posenc_jax.lab.evaluate.tasks import SEED
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.pretrained import export_pretrained, is_pretrained
 from posenc_jax.lab.runs.prepare import home_of
+from posenc_jax.lab.runs.problem import SEED
 from posenc_jax.lab.runs.sizes import make_task
 from posenc_jax.lab.tasks.language import Language
+from tests.small_models import small_model
+
+
+def byte_level(*merges):
+    """A tokenizer of the 256 bytes, and of merged tokens behind them."""
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *map(''.join, merges)]
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, list(merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp('public')
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate([*letters, 'th', 'the'])}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [('t', 'h'), ('th', 'e')]))
-    tokenizer.pre_tokenizer, tokenizer.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
-    )
-    cfg = TransformerConfig(
-        vocab_size=len(vocabulary),
-        train_len=16,
-        layers=1,
-        width=16,
-        heads=2,
-        mlp='swiglu',
-        mlp_width=16,
-        encoding='rope()',
-    )
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    tokenizer = byte_level(('t', 'h'), ('th', 'e'))
+    sizes = dict(vocab_size=tokenizer.get_vocab_size(), train_len=16, layers=1, width=16, heads=2)
+    model = small_model(**sizes, mlp='swiglu', mlp_width=16, encoding='rope()')
     export_pretrained(model, folder / 'model', tokenizer=tokenizer)
     (folder / 'a.txt').write_text('the theme of the thesis: über them. ' * 60)
     return folder, model
@@ -73,22 +66,20 @@ def test_language_reads_the_tokens_of_the_model(checkpoint):
 def test_perplexity_and_bits_per_byte_are_those_of_the_model(checkpoint):
     folder, model = checkpoint
     assert is_pretrained(folder / 'model')
-    results = evaluate(
-        [folder / 'model'], overrides(folder, **{'eval.protocols': ('nonoverlapping',)})
-    ).runs
+    asked = overrides(folder, **{'eval.protocols': ('nonoverlapping',)})
+    (run,) = evaluate([folder / 'model'], asked).runs
     task = Language('text:a.txt', str(folder), tokenizer=str(folder / 'model'))
     stream = task.tokens('test')
-    lengths = tuple(sorted({m.length for m in results[0].measurements}))
-    first = next(m for m in results[0].measurements if m.length == lengths[0] == 16)
+    lengths = tuple(sorted({m.length for m in run.measurements}))
+    first = next(m for m in run.measurements if m.length == lengths[0] == 16)
     plans = protocols.plan(len(stream) - 1, lengths, ('nonoverlapping',), tokens=64, stride=1)
     index = plans[0][2].start[:, None] + np.arange(16)
     assert first.tokens == index.size == 64
     nll, _ = token_scores(model, jnp.asarray(stream[index]), jnp.asarray(stream[index + 1]))
     total = float(np.asarray(nll, np.float64).sum())
     assert first.value == pytest.approx(math.exp(total / 64), rel=1e-4)
-    assert first.bits_per_byte == pytest.approx(
-        total / math.log(2) / task.bytes_of[stream[index + 1]].sum(), rel=1e-4
-    )
+    count = task.bytes_of[stream[index + 1]].sum()
+    assert first.bits_per_byte == pytest.approx(total / math.log(2) / count, rel=1e-4)
 
 
 @pytest.mark.parametrize('task', ['passkey_text(digits=2)', 'kv_retrieval()'])
@@ -98,27 +89,18 @@ def test_text_tasks_read_its_tokens_at_every_depth(checkpoint, tmp_path, task):
     changes = {'task': task, 'eval.lengths': (400, 500), 'eval.depths': (0, 1), 'eval.samples': 3}
     results = evaluate([folder / 'model'], changes)
     (run,) = results.runs
-    assert [(m.length, m.depth, m.samples) for m in run.measurements] == [
-        (n, d, 3) for n in (400, 500) for d in (0, 1)
-    ]
-    assert (
-        run.task == task
-        and run.dataset == ''
-        and run.settings['data.tokenizer'] == str(folder / 'model')
-    )
-    own = make_task(ConfigDict({'task': task, 'data': {'tokenizer': str(folder / 'model')}}))
-    batch = dataclasses.replace(own, depth=1.0).dataset(
-        length=500, batch_size=3, seed=SEED, split='test'
-    )[0]
+    cells = [(m.length, m.depth, m.samples) for m in run.measurements]
+    assert cells == [(n, d, 3) for n in (400, 500) for d in (0, 1)]
+    tokenizer = str(folder / 'model')
+    assert (run.task, run.dataset) == (task, '') and run.settings['data.tokenizer'] == tokenizer
+    own = make_task(ConfigDict({'task': task, 'data': {'tokenizer': tokenizer}}))
+    last, drawn = dataclasses.replace(own, depth=1.0), dict(batch_size=3, seed=SEED, split='test')
+    batch = last.dataset(length=500, **drawn)[0]
     nll, _ = token_scores(model, jnp.asarray(batch['tokens']), jnp.asarray(batch['targets']))
-    assert run.measurements[-1].nll == pytest.approx(
-        float(nll[batch['loss_mask'] > 0].mean()), rel=1e-4
-    )
-    assert [path.name for path in results.write(tmp_path)] == [
-        'results.json',
-        'results.csv',
-        'by_depth.png',
-    ]
+    expected = float(nll[batch['loss_mask'] > 0].mean())
+    assert run.measurements[-1].nll == pytest.approx(expected, rel=1e-4)
+    written = [path.name for path in results.write(tmp_path)]
+    assert written == ['results.json', 'results.csv', 'by_depth.png']
 
 
 @pytest.mark.full
@@ -126,10 +108,8 @@ def test_extensions_apply_to_it(checkpoint):
     folder, _ = checkpoint
     path = folder / 'model'
     plain, longer = evaluate([path, f'{path} | yarn(factor=2.0)'], overrides(folder)).runs
-    assert (
-        plain.encoding == longer.encoding == 'rope(base=10000.0)'
-        and longer.extend == 'yarn(factor=2.0)'
-    )
+    assert plain.encoding == longer.encoding == 'rope(base=10000.0)'
+    assert longer.extend == 'yarn(factor=2.0)'
     value = lambda run: [m.value for m in run.measurements]
     assert len(value(plain)) == len(value(longer)) and value(plain) != value(longer)
 
@@ -174,11 +154,8 @@ def test_each_checkpoint_has_a_place_and_a_name_of_its_own(checkpoint, tmp_path,
     shutil.copytree(other, other / 'model-1.7B', ignore=shutil.ignore_patterns('model-*', 'sub'))
     assert home_of('model-1.7B').name.startswith('model-1.7B-')
 
-    results = evaluate(
-        [folder / 'model', other, '../model', './'],
-        overrides(folder, **{'data.tokenizer': str(other)}),
-    )
+    asked = overrides(folder, **{'data.tokenizer': str(other)})
+    results = evaluate([folder / 'model', other, '../model', './'], asked)
     assert [run.run for run in results.runs] == [str(folder / 'model'), str(other)]
-    assert len({series.label for series in results.series}) == 2 and all(
-        len(series.runs) == 1 for series in results.series
-    )
+    assert len({series.label for series in results.series}) == 2
+    assert all(len(series.runs) == 1 for series in results.series)

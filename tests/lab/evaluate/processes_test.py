@@ -10,12 +10,13 @@ from posenc_jax.lab.cli.generate import continue_text
 from posenc_jax.lab.cluster import cluster
 from posenc_jax.lab.evaluate.results import read
 from posenc_jax.lab.evaluate.run import evaluate
-from posenc_jax.lab.search import __main__ as search
-from posenc_jax.lab.search import longrope, objective
+from posenc_jax.lab.longrope_search import __main__ as search
+from posenc_jax.lab.longrope_search import objective
+from posenc_jax.lab.longrope_search import search as searches
 from tests.lab.evaluate.run_test import make_run
+from tests.lab.longrope_search.search_test import SMALL, interrupted
 from tests.lab.train import tiny
 from tests.lab.train.loop_test import finish, flags_of, free_port
-from tests.methods.longrope_search_test import SMALL, interrupted
 
 
 @pytest.fixture(scope='module')
@@ -114,9 +115,9 @@ def test_a_search_that_goes_on(tmp_path, monkeypatch):
     assert search.main([*asked, f'--out={alone}']) == 0
     with monkeypatch.context() as patch:
         make = objective.make_objective
-        patch.setattr(longrope, 'make_objective', lambda *a: interrupted(make(*a), after=6))
+        patch.setattr(searches, 'make_objective', lambda *a: interrupted(make(*a), after=6))
         assert search.main([*asked, f'--out={both}']) == 130
-    out = together('-m', 'posenc_jax.lab.search', *asked, f'--out={both}')
+    out = together('-m', 'posenc_jax.lab.longrope_search', *asked, f'--out={both}')
     expected, found = (json.loads(path.read_text()) for path in (alone, both))
     assert out.endswith(f'{both}\n{expected["spec"]}\n') and 'continuing after iteration 0' in out
     assert found['iteration'] == expected['iteration'] and found['best'] == expected['best']

@@ -1,3 +1,5 @@
+"""Files, tables and pictures of an evaluation."""
+
 import csv
 import dataclasses
 import io
@@ -15,8 +17,9 @@ from matplotlib.figure import Figure
 
 from posenc_jax.lab.evaluate import pictures
 from posenc_jax.lab.evaluate.measurement import Measurement
-from posenc_jax.lab.evaluate.results import Results, print_tables, read, tables
+from posenc_jax.lab.evaluate.results import Results, print_tables, read
 from posenc_jax.lab.evaluate.series import RunResult, group
+from posenc_jax.lab.evaluate.tables import tables
 from posenc_jax.lab.files import disk
 from posenc_jax.protocol.errors import shortened
 
@@ -48,60 +51,52 @@ def run(encoding, seed, factor, extend='', width=64):
     )  # fmt: skip
 
 
+NUMBERS, DATE = ['results.json', 'results.csv'], '2026-01-02T03:04:05+00:00'
+
+
 def results(*runs):
-    return Results(tuple(runs), '2026-01-02T03:04:05+00:00', {'jax': '0.0.1', 'flax': '0.0.2'})
+    return Results(tuple(runs), DATE, {'jax': '0.0.1', 'flax': '0.0.2'})
+
+
+def with_measurements(one, *measurements, **fields):
+    return dataclasses.replace(one, measurements=measurements, **fields)
+
+
+def names_of(paths):
+    return [path.name for path in paths]
 
 
 def test_seeds_are_aggregated_as_mean_smallest_and_largest():
-    series = group([run('rope()', 0, 4), run('alibi()', 0, 0), run('rope()', 1, 2)])
-    assert [(s.label, [r.seed for r in s.runs]) for s in series] == [
-        ('rope()', [0, 1]),
-        ('alibi()', [0]),
-    ]
-    estimate = series[0].estimates('nonoverlapping')[128, None]
-    assert (estimate.value, estimate.low, estimate.high) == (11, 9, 13)
-    alone = series[1].estimates('nonoverlapping')[128, None]
-    assert (alone.value, alone.low, alone.high) == pytest.approx((5, 4.5, 5.5))
+    rope, alibi = group([run('rope()', 0, 4), run('alibi()', 0, 0), run('rope()', 1, 2)])
+    assert rope.label == 'rope()' and [r.seed for r in rope.runs] == [0, 1]
+    assert alibi.label == 'alibi()' and [r.seed for r in alibi.runs] == [0]
+    for series, expected in ((rope, (11, 9, 13)), (alibi, (5, 4.5, 5.5))):
+        found = series.estimates('nonoverlapping')[128, None]
+        assert (found.value, found.low, found.high) == pytest.approx(expected)
 
 
 def test_series_are_told_apart_by_extension_and_settings():
-    runs = [
-        run('rope()', 0, 4),
-        run('rope()', 0, 1, extend='yarn(factor=8.0)'),
-        run('rope()', 0, 3, width=32),
-    ]
-    labels = [s.label for s in group(runs)]
-    assert labels == [
-        'rope() (model.width=64)',
-        'rope() + yarn(factor=8.0)',
-        'rope() (model.width=32)',
-    ]
+    extended = run('rope()', 0, 1, extend='yarn(factor=8.0)')
+    series = group([run('rope()', 0, 4), extended, run('rope()', 0, 3, width=32)])
+    narrow, wide = 'rope() (model.width=32)', 'rope() (model.width=64)'
+    assert [s.label for s in series] == [wide, 'rope() + yarn(factor=8.0)', narrow]
 
 
 def test_files(tmp_path):
     found = results(run('rope()', 0, 4), run('alibi()', 0, 0))
     paths = found.write(tmp_path / 'new' / 'eval')
-    assert [p.name for p in paths] == [
-        'results.json',
-        'results.csv',
-        'by_length.png',
-        'by_position.png',
-    ]
+    assert names_of(paths) == [*NUMBERS, 'by_length.png', 'by_position.png']
     content = json.loads(paths[0].read_text())
     assert content['lengths'] == [64, 128, 256, 512] and len(content['results']) == 2 * (3 * 4 + 8)
     assert content['results'][0] == {
-        'run': 'runs/rope()-0', 'encoding': 'rope()', 'extend': '', 'task': 'language()',
-        'dataset': 'pydoc_topics',
-        'split': 'test', 'positions': 'sampled', 'seed': 0, 'step': 100, 'train_length': 64,
-        'parameters': 12345, 'bigram': None, 'fivegram': None,
-        'protocol': 'nonoverlapping', 'length': 64, 'metric': 'perplexity', 'value': 9.0,
-        'low': 8.1, 'high': 9.9,
-        'nll': math.log(9), 'bits_per_byte': 1.5, 'token_accuracy': 0.5, 'tokens': 1000,
-        'samples': 50,
-        'position_low': None, 'position_high': None, 'depth': None, 'drawn': None,
-        'date': '2026-01-02T03:04:05+00:00', 'jax_version': '0.0.1',
-        'flax_version': '0.0.2',
-    }  # fmt: skip
+        **dict(run='runs/rope()-0', encoding='rope()', extend='', task='language()', seed=0),
+        **dict(dataset='pydoc_topics', split='test', positions='sampled', step=100),
+        **dict(train_length=64, parameters=12345, bigram=None, fivegram=None),
+        **dict(protocol='nonoverlapping', length=64, metric='perplexity', value=9.0),
+        **dict(low=8.1, high=9.9, nll=math.log(9), bits_per_byte=1.5, token_accuracy=0.5),
+        **dict(tokens=1000, samples=50, position_low=None, position_high=None, depth=None),
+        **dict(drawn=None, date=DATE, jax_version='0.0.1', flax_version='0.0.2'),
+    }
     with paths[1].open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(content['results'])
@@ -113,12 +108,9 @@ def test_files(tmp_path):
 
 
 def test_overflowed_perplexity_is_valid_json(tmp_path):
-    endless = dataclasses.replace(
-        run('rope()', 0, 4).measurements[0], value=math.inf, high=math.inf, nll=800.0
-    )
-    paths = results(dataclasses.replace(run('rope()', 0, 4), measurements=(endless,))).write(
-        tmp_path
-    )
+    one, overflown = run('rope()', 0, 4), dict(value=math.inf, high=math.inf, nll=800.0)
+    endless = dataclasses.replace(one.measurements[0], **overflown)
+    paths = results(with_measurements(one, endless)).write(tmp_path)
     (row,) = json.loads(paths[0].read_text(), parse_constant=pytest.fail)['results']
     assert row['value'] is None and row['nll'] == 800.0
 
@@ -126,18 +118,9 @@ def test_overflowed_perplexity_is_valid_json(tmp_path):
 def test_tables_show_every_series_and_length():
     found = results(run('rope()', 0, 4), run('rope()', 1, 2), run('t5_rpe()', 0, 0))
     text, _ = printed(found)
-    for expected in (
-        'rope()',
-        '2 runs',
-        't5_rpe()',
-        '512',
-        '8x',
-        '11.00',
-        '9.00-13.00',
-        '362-511',
-        'same_tokens',
-    ):
-        assert expected in text
+    names = ('rope()', '2 runs', 't5_rpe()', 'same_tokens')
+    numbers = ('512', '8x', '11.00', '9.00-13.00', '362-511')
+    assert [word for word in (*names, *numbers) if word not in text] == []
 
 
 def printed(found, width=140):
@@ -155,69 +138,53 @@ def with_tokens(one, counts):
     """
     places = iter(counts['per_position'])
     of = lambda m: next(places) if m.protocol == 'per_position' else counts[m.protocol]
-    return dataclasses.replace(
-        one, measurements=tuple(dataclasses.replace(m, tokens=of(m)) for m in one.measurements)
-    )
+    return with_measurements(one, *(dataclasses.replace(m, tokens=of(m)) for m in one.measurements))
 
 
-COUNTS = {
-    'nonoverlapping': 32768,
-    'sliding': 17408,
-    'same_tokens': 512,
-    'per_position': (11, 19, 27, 37, 53, 75, 106, 4150),
-}
+BUCKETS = (11, 19, 27, 37, 53, 75, 106, 4150)
+COUNTS = dict(nonoverlapping=32768, sliding=17408, same_tokens=512, per_position=BUCKETS)
 
 
 def test_tables_say_how_many_tokens_were_scored():
     """Protocols score different ones, so their perplexities of one length differ; the tables show
     that they do.
     """
-    one, two = (
-        with_tokens(run('rope()', 0, 4), COUNTS),
-        with_tokens(run('t5_rpe()', 0, 0), {**COUNTS, 'sliding': 999}),
-    )
+    one = with_tokens(run('rope()', 0, 4), COUNTS)
+    two = with_tokens(run('t5_rpe()', 0, 0), {**COUNTS, 'sliding': 999})
     text, lines = printed(results(one, two))
     column = [line[3] for line in lines if len(line) > 5 and line[1] in ('rope()', 't5_rpe()')]
     assert column == ['32,768', '32,768', '17,408', '999', '512', '512']
-    assert (
-        sum(line[1:4] == ['encoding', 'trained', 'tokens'] for line in lines if len(line) > 4) == 3
-    )
-    buckets = {line[1]: line[2] for line in lines if len(line) == 6 and '-' in line[1]}
-    assert buckets == dict(zip(('0-44', '45-63', '64-90', '91-127', '128-180', '181-255', '256-361',
-        '362-511'),
-                               ('11', '19', '27', '37', '53', '75', '106', '4,150')))  # fmt: skip
-    assert 'each protocol scores tokens of its own: compare within a table' in ' '.join(
-        text.split()
-    )
-    only = dataclasses.replace(one, measurements=one.measurements[:4])
+    heads = [line[1:4] for line in lines if len(line) > 4]
+    assert heads.count(['encoding', 'trained', 'tokens']) == 3
+    buckets = [line[1:3] for line in lines if len(line) == 6 and '-' in line[1]]
+    edges = '0-44 45-63 64-90 91-127 128-180 181-255 256-361 362-511'.split()
+    assert buckets == [[edge, f'{count:,}'] for edge, count in zip(edges, BUCKETS)]
+    note = 'each protocol scores tokens of its own: compare within a table'
+    assert note in ' '.join(text.split())
+    only = with_measurements(one, *one.measurements[:4])
     assert 'of its own' not in printed(results(only))[0]
 
 
 def test_numbers_that_differ_between_lengths_are_a_range():
     one = run('rope()', 0, 4)
-    varied = tuple(dataclasses.replace(m, tokens=m.length) for m in one.measurements)
-    text, _ = printed(results(dataclasses.replace(one, measurements=varied)))
+    varied = (dataclasses.replace(m, tokens=m.length) for m in one.measurements)
+    text, _ = printed(results(with_measurements(one, *varied)))
     assert '64-512' in text
 
 
 def test_panels_say_how_many_tokens_were_scored(tmp_path, monkeypatch):
-    titles = []
-    finish = pictures._finish
-    monkeypatch.setattr(
-        pictures,
-        '_finish',
-        lambda axis, *rest: (finish(axis, *rest), titles.append(axis.get_title())),
+    titles, finish = [], pictures._finish
+    noted = lambda axis, *rest: (finish(axis, *rest), titles.append(axis.get_title()))
+    monkeypatch.setattr(pictures, '_finish', noted)
+    one = run('rope()', 0, 4)
+    answers = with_measurements(one, measured('exact_match', 64, 0.5))
+    for shown in (with_tokens(one, COUNTS), answers):
+        results(shown).write(tmp_path)
+    tokens = dict(
+        nonoverlapping='32,768', sliding='17,408', same_tokens='512', per_position='4,478'
     )
-    results(with_tokens(run('rope()', 0, 4), COUNTS)).write(tmp_path)
-    assert titles == ['nonoverlapping\n32,768 '
-                      'tokens', 'sliding\n17,408 tokens', 'same tokens\n512 tokens',
-                      'per position\n4,478 tokens']  # fmt: skip
-    titles.clear()
-    answers = dataclasses.replace(
-        run('rope()', 0, 4), measurements=(measured('exact_match', 64, 0.5),)
-    )
-    results(answers).write(tmp_path)
-    assert titles == ['exact match\n50 answers']
+    expected = [f'{name.replace("_", " ")}\n{count} tokens' for name, count in tokens.items()]
+    assert titles == [*expected, 'exact match\n50 answers']
 
 
 def test_a_pipe_has_120_columns(capsys, monkeypatch):
@@ -227,62 +194,51 @@ def test_a_pipe_has_120_columns(capsys, monkeypatch):
 
 
 def test_exact_match_has_one_panel_and_no_positions(tmp_path):
-    measurements = tuple(measured('exact_match', n, 0.5) for n in (10, 20))
-    one = dataclasses.replace(run('rope()', 0, 4), measurements=measurements)
-    assert [p.name for p in results(one).write(tmp_path)] == [
-        'results.json',
-        'results.csv',
-        'by_length.png',
-    ]
+    answers = (measured('exact_match', n, 0.5) for n in (10, 20))
+    one = with_measurements(run('rope()', 0, 4), *answers)
+    assert names_of(results(one).write(tmp_path)) == [*NUMBERS, 'by_length.png']
 
 
 def deep(values, **changes):
     """A run with exact match {(length, depth): value}."""
-    made = tuple(
+    made = (
         dataclasses.replace(measured('exact_match', n, 0.5), value=v, depth=d)
         for (n, d), v in values.items()
     )
-    return dataclasses.replace(
-        run('rope()', **{'seed': 0, 'factor': 4} | changes),
-        measurements=made,
-        task='passkey_text()',
-    )
+    return with_measurements(run('rope()', 0, 4, **changes), *made, task='passkey_text()')
 
 
 VALUES = {(n, d): round(1 - n / 1000 - d / 4, 3) for n in (32, 64, 128) for d in (0.0, 0.5, 1.0)}
 
 
 def test_depths_are_in_the_files_the_table_and_a_heat_map(tmp_path):
-    found = results(
-        deep(VALUES), deep({k: v / 2 for k, v in VALUES.items()}, extend='yarn(factor=2.0)')
-    )
+    half = deep({k: v / 2 for k, v in VALUES.items()}, extend='yarn(factor=2.0)')
+    found = results(deep(VALUES), half)
     paths = found.write(tmp_path)
-    assert [p.name for p in paths] == ['results.json', 'results.csv', 'by_depth.png']
+    assert names_of(paths) == [*NUMBERS, 'by_depth.png']
     rows = json.loads(paths[0].read_text())['results']
     assert {(r['length'], r['depth']): r['value'] for r in rows if not r['extend']} == VALUES
     with paths[1].open() as file:
         assert [float(row['depth']) for row in csv.DictReader(file)] == [d for _, d in VALUES] * 2
     assert paths[2].read_bytes()[:4] == b'\x89PNG' and paths[2].stat().st_size > 10_000
     _, lines = printed(found)
-    assert [line[3] for line in lines if len(line) > 6 and line[2] == '64'] == [
-        '50',
-        '50',
-    ]  # answers of a cell
+    answers = [line[3] for line in lines if len(line) > 6 and line[2] == '64']
+    assert answers == ['50', '50']  # of a cell
     shown = [line[4:8] for line in lines if len(line) > 7 and line[4] in ('0', '0.5', '1')]
-    expected = [
-        [f'{d:g}', *(f'{VALUES[n, d] / by:.3f}' for n in (32, 64, 128))]
-        for by in (1, 2)
-        for d in (0.0, 0.5, 1.0)
-    ]
-    assert shown == expected
+    line_of = lambda d, by: [f'{d:g}', *(f'{VALUES[n, d] / by:.3f}' for n in (32, 64, 128))]
+    assert shown == [line_of(d, by) for by in (1, 2) for d in (0.0, 0.5, 1.0)]
 
 
 @pytest.mark.parametrize(
-    'trained, line, '
-    'label', [(64, 1.5, 'trained: 64'), (100, 1.5, 'trained: 100'), (128, 2.5, 'trained: 128'),
-                             (8, -0.5, '\N{LEFTWARDS ARROW} trained: '
-                                       '8'), (999, 2.5, 'trained: 999 \N{RIGHTWARDS ARROW}')]
-)  # fmt: skip
+    'trained, line, label',
+    [
+        (64, 1.5, 'trained: 64'),
+        (100, 1.5, 'trained: 100'),
+        (128, 2.5, 'trained: 128'),
+        (8, -0.5, '\N{LEFTWARDS ARROW} trained: 8'),
+        (999, 2.5, 'trained: 999 \N{RIGHTWARDS ARROW}'),
+    ],
+)
 def test_numbers_of_a_heat_map(trained, line, label):
     missing = {k: v for k, v in VALUES.items() if k != (64, 0.5)}
     (series,) = group([dataclasses.replace(deep(missing), train_length=trained)])
@@ -290,11 +246,10 @@ def test_numbers_of_a_heat_map(trained, line, label):
     image = pictures._draw_depth(axis, series, [32, 64, 128], [0.0, 0.5, 1.0])
     assert image.get_clim() == (0, 1)
     cells = {t.get_position(): t.get_text() for t in axis.texts[:-1]}
-    expected = {(x, y): f'{missing[n, d]:.2f}' for x, n in enumerate((32, 64, 128)) for y,
-        d in enumerate((0.0, 0.5, 1.0))
-                if (n, d) in missing}  # fmt: skip
-    assert cells == expected
     drawn = [[missing.get((n, d), np.nan) for n in (32, 64, 128)] for d in (0.0, 0.5, 1.0)]
+    expected = {(x, y): f'{value:.2f}' for (y, x), value in np.ndenumerate(drawn)}
+    del expected[1, 1]
+    assert cells == expected
     np.testing.assert_array_equal(np.ma.filled(image.get_array(), np.nan), drawn)
     assert [t.get_text() for t in axis.get_xticklabels()] == ['32', '64', '128']
     assert [t.get_text() for t in axis.get_yticklabels()] == ['0', '0.5', '1']
@@ -304,13 +259,9 @@ def test_numbers_of_a_heat_map(trained, line, label):
 
 
 def test_runs_with_and_without_depths_have_a_picture_each(tmp_path):
-    plain = dataclasses.replace(
-        run('alibi()', 0, 4), measurements=(measured('exact_match', 64, 0.5),)
-    )
-    assert [p.name for p in results(deep(VALUES), plain).write(tmp_path)][2:] == [
-        'by_depth.png',
-        'by_length.png',
-    ]
+    plain = with_measurements(run('alibi()', 0, 4), measured('exact_match', 64, 0.5))
+    paths = results(deep(VALUES), plain).write(tmp_path)
+    assert names_of(paths) == [*NUMBERS, 'by_depth.png', 'by_length.png']
 
 
 def test_a_long_title_stays_within_the_figure():
@@ -319,10 +270,9 @@ def test_a_long_title_stays_within_the_figure():
         figure = Figure(figsize=(width, 4))
         FigureCanvasAgg(figure).draw()
         pictures._set_title(figure, group([dataclasses.replace(deep(VALUES), task=long)]))
-        extent = figure._suptitle.get_window_extent()
-        assert extent.x1 <= figure.bbox.x1 and figure._suptitle.get_text().replace(
-            '\n', ''
-        ).startswith(long)
+        title = figure._suptitle
+        assert title.get_window_extent().x1 <= figure.bbox.x1
+        assert title.get_text().replace('\n', '').startswith(long)
 
 
 @pytest.mark.parametrize(
@@ -341,23 +291,19 @@ def test_labels_are_moved_apart(wanted, placed):
 def test_long_labels_leave_room_for_what_they_label():
     name = 'rope(freqs=longrope(long=(' + ', '.join(['1.2345'] * 40) + '), factor=4.0))'
     short = shortened(name)
-    assert (
-        len(short) == 49
-        and short.startswith('rope(freqs=longrope(long=(1.2345')
-        and short.endswith('factor=4.0))')
-    )
+    assert len(short) == 49 and short.startswith('rope(freqs=longrope(long=(1.2345')
+    assert short.endswith('factor=4.0))')
     assert shortened('rope() + yarn(factor=4.0)') == 'rope() + yarn(factor=4.0)'
     for table in tables(results(run(name, 0, 4))):
-        assert name not in str(
-            [column.header for column in table.columns] + list(table.columns[0].cells)
-        )
+        heads = [column.header for column in table.columns]
+        assert name not in str([*heads, *table.columns[0].cells])
 
 
 def test_a_narrow_terminal_gets_several_tables_without_cut_numbers():
     console = rich.console.Console(width=80, file=io.StringIO())
     lengths = [64 << i for i in range(12)]
-    several = tuple(measured('nonoverlapping', n, 50 + n / 10) for n in lengths)
-    found = results(dataclasses.replace(run('alibi()', 0, 4), measurements=several))
+    several = (measured('nonoverlapping', n, 50 + n / 10) for n in lengths)
+    found = results(with_measurements(run('alibi()', 0, 4), *several))
     for table in tables(found, console):
         console.print(table)
     shown = console.file.getvalue()
@@ -368,20 +314,15 @@ def test_a_narrow_terminal_gets_several_tables_without_cut_numbers():
 def test_a_table_without_a_length_is_not_cut_into_smaller_ones():
     console = rich.console.Console(width=20, file=io.StringIO())
     both = run('alibi()', 0, 4), run('alibi()', 1, 4)
-    few = tuple(m for m in both[0].measurements if m.protocol == 'nonoverlapping')
-    found = results(dataclasses.replace(both[0], measurements=few), both[1])
+    few = (m for m in both[0].measurements if m.protocol == 'nonoverlapping')
+    found = results(with_measurements(both[0], *few), both[1])
     (sliding,) = (table for table in tables(found, console) if 'sliding' in table.title)
     assert [column.header for column in sliding.columns][:2] == ['encoding', 'trained']
 
 
 def test_lengths_below_the_trained_one_are_shown_as_fractions():
-    (table,) = tables(
-        results(
-            dataclasses.replace(
-                run('alibi()', 0, 4), measurements=(measured('nonoverlapping', 8, 5.0),)
-            )
-        )
-    )
+    short = with_measurements(run('alibi()', 0, 4), measured('nonoverlapping', 8, 5.0))
+    (table,) = tables(results(short))
     assert table.columns[-1].header == '8\n1/8x'
 
 
@@ -389,32 +330,23 @@ NAME = '[/red]rope$_{$ \\frac$\x1b[2J\r\u202e'  # markup, wrong mathematics and 
 
 
 def test_names_of_others_are_shown_letter_by_letter(tmp_path):
-    answers = tuple(
-        dataclasses.replace(measured('exact_match', n, 0.5), depth=0.5) for n in (64, 128)
-    )
-    for one in (run(NAME, 0, 4), dataclasses.replace(run(NAME, 0, 4), measurements=answers)):
+    answers = (dataclasses.replace(measured('exact_match', n, 0.5), depth=0.5) for n in (64, 128))
+    for one in (run(NAME, 0, 4), with_measurements(run(NAME, 0, 4), *answers)):
         named = dataclasses.replace(one, task=NAME, dataset=NAME, split=NAME)
-        other = tuple(
-            dataclasses.replace(m, protocol=m.protocol + NAME) for m in one.measurements[:2]
-        )
-        found = results(
-            named,
-            dataclasses.replace(named, settings={NAME: NAME}),
-            dataclasses.replace(named, encoding='nope()', measurements=other),
-        )
+        set_otherwise = dataclasses.replace(named, settings={NAME: NAME})
+        other = (dataclasses.replace(m, protocol=m.protocol + NAME) for m in one.measurements[:2])
+        found = results(named, set_otherwise, with_measurements(named, *other, encoding='nope()'))
         text, _ = printed(found, width=400)
         assert text.replace('\n', '').isprintable() and r'[/red]rope$_{$ \frac$\x1b[2J\r' in text
         assert all(path.stat().st_size > 1000 for path in found.write(tmp_path) if path.suffix)
 
 
 def test_runs_without_a_protocol_of_others_have_empty_cells(tmp_path):
-    answers = dataclasses.replace(
-        run('nope()', 0, 4), measurements=(measured('exact_match', 64, 0.5),)
-    )
+    answers = with_measurements(run('nope()', 0, 4), measured('exact_match', 64, 0.5))
     found = results(run('rope()', 0, 4), answers)
-    text, lines = printed(found)
+    _, lines = printed(found)
     assert ['│', 'nope()', '64', '', '', '', '', ''] in [['│', *line[1:-1]] for line in lines]
-    assert 'by_position.png' in [path.name for path in found.write(tmp_path)]
+    assert 'by_position.png' in names_of(found.write(tmp_path))
 
 
 def test_letters_of_a_picture_are_those_of_its_names():
@@ -431,37 +363,31 @@ def test_letters_of_a_picture_are_those_of_its_names():
         assert r'$\mathdefault{10^{1}}$' in [text.get_text() for text in axis.get_xticklabels()]
 
 
+NO_SHARE = dict(protocol='exact_match', value=-1e308)
+
+
 @pytest.mark.parametrize(
-    'change, message',
+    'row, changes, message',
     [
-        (lambda found: found['results'][0].update(length='64'), "length is '64'"),
-        (lambda found: found['results'][0].update(length=0), 'length is 0'),
-        (lambda found: found['results'][0].update(train_length=True), 'train_length is True'),
-        (lambda found: found['results'][0].update(encoding=['\n\x1b']), 'encoding is '),
-        (lambda found: found['results'][0].update(low=None), 'low and high are not both null'),
-        (lambda found: found['results'][-1].update(position_low=None), 'per_position has no pos'),
-        (
-            lambda found: found['results'][0].update(position_low=3),
-            "'nonoverlapping' has positions",
-        ),
-        (
-            lambda found: found.update(documents='../secret.csv'),
-            'documents is .../secret.csv., not',
-        ),
-        (lambda found: found['results'][0].update(value=10**400), 'OverflowError'),
-        (
-            lambda found: found['results'][0].update(protocol='exact_match', value=-1e308),
-            "value of 'exact_match' is -1e.308, not a share",
-        ),
-        (lambda found: found.update(results=[3]), 'TypeError'),
-        (lambda found: found.update(settings=3), 'TypeError'),
+        (0, dict(length='64'), "length is '64'"),
+        (0, dict(length=0), 'length is 0'),
+        (0, dict(train_length=True), 'train_length is True'),
+        (0, dict(encoding=['\n\x1b']), 'encoding is '),
+        (0, dict(low=None), 'low and high are not both null'),
+        (-1, dict(position_low=None), 'per_position has no pos'),
+        (0, dict(position_low=3), "'nonoverlapping' has positions"),
+        (0, dict(value=10**400), 'OverflowError'),
+        (0, NO_SHARE, "value of 'exact_match' is -1e.308, not a share"),
+        (None, dict(documents='../secret.csv'), 'documents is .../secret.csv., not'),
+        (None, dict(results=[3]), 'TypeError'),
+        (None, dict(settings=3), 'TypeError'),
     ],
 )
-def test_results_that_are_wrong_are_refused_in_one_line(tmp_path, change, message):
+def test_results_that_are_wrong_are_refused_in_one_line(tmp_path, row, changes, message):
     results(run('rope()', 0, 4)).write_numbers(tmp_path)
     assert [one.encoding for one in read(tmp_path)] == ['rope()']
     content = json.loads((tmp_path / 'results.json').read_text())
-    change(content)
+    (content if row is None else content['results'][row]).update(changes)
     (tmp_path / 'results.json').write_text(json.dumps(content))
     with pytest.raises(ValueError, match=f'was not written by an evaluation.*{message}') as found:
         read(tmp_path)

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from posenc_jax.lab.evaluate import language
+from posenc_jax.lab.evaluate.language import evaluate_language
 from posenc_jax.lab.evaluate.measurement import exact_match, perplexity, token_accuracy
 from posenc_jax.lab.evaluate.scoring import scorer, token_scores
 from posenc_jax.lab.evaluate.tasks import evaluate_task, score_rows
-from posenc_jax.lab.model.config import TransformerConfig
-from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.tasks.copy import Copy
 from posenc_jax.lab.tasks.language import BOS
 from posenc_jax.lab.tasks.language.vocabulary import Bytes
@@ -20,6 +18,7 @@ from posenc_jax.lab.tasks.retrieval.passkey import KEY
 from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
+from tests.small_models import small_model
 
 
 class Laplace(nnx.Module):
@@ -40,81 +39,13 @@ def laplace_nll(context, target, vocab):
     return -math.log((list(context).count(target) + 1) / (len(context) + vocab))
 
 
-def tiny(encoding, vocab=11, **changes):
-    cfg = dict(vocab_size=vocab, train_len=8, layers=2, width=16, heads=2, encoding=encoding)
-    return Transformer(TransformerConfig(**(cfg | changes)), rngs=nnx.Rngs(0))
+def tiny(encoding, **changes):
+    cfg = dict(vocab_size=11, train_len=8, layers=2, width=16, heads=2, encoding=encoding)
+    return small_model(**(cfg | changes))
 
 
 STREAM = np.random.default_rng(0).integers(0, 5, 90)
-LENGTHS, STRIDE, TOKENS = (8, 16, 32), 4, 60
-
-
-def first_token_of_context(protocol, target, length):
-    """By the definition of the protocols, not by window plans."""
-    if protocol == 'nonoverlapping':
-        return target // length * length
-    return 0 if target < length else -(-(target + 1 - length) // STRIDE) * STRIDE
-
-
-@pytest.mark.parametrize('rows', [1, 3, 64])
-def test_batched_protocols_equal_a_loop_over_tokens(rows):
-    results = language.evaluate_language(
-        scorer(Laplace(5)),
-        STREAM,
-        LENGTHS,
-        tokens=TOKENS,
-        rows=lambda length: rows,
-        stride=STRIDE,
-        buckets=3,
-    )
-    by = {(m.protocol, m.length, m.position_low): m for m in results}
-    assert len(by) == len(results) == 3 * 3 + 3
-    at_most = 4 * TOKENS // 32  # windows at the longest length
-    for length in LENGTHS:
-        for protocol, scored in (
-            ('nonoverlapping', TOKENS),
-            ('sliding', min(TOKENS, 32 + (at_most - 1) * STRIDE)),
-        ):
-            starts = [first_token_of_context(protocol, t, length) for t in range(scored)]
-            expected = [
-                laplace_nll(STREAM[b : t + 1], STREAM[t + 1], 5) for t, b in enumerate(starts)
-            ]
-            assert by[protocol, length, None].nll == pytest.approx(np.mean(expected), rel=1e-5)
-            assert by[protocol, length, None].tokens == scored
-        blocks = min(TOKENS // STRIDE, at_most, (89 - 32) // STRIDE + 1)
-        ends = 32 + STRIDE * np.round(np.linspace(0, (89 - 32) // STRIDE, blocks)).astype(int)
-        expected = [
-            laplace_nll(STREAM[end - length : t + 1], STREAM[t + 1], 5)
-            for end in ends
-            for t in range(end - STRIDE, end)
-        ]
-        assert by['same_tokens', length, None].nll == pytest.approx(np.mean(expected), rel=1e-5)
-        assert by['same_tokens', length, None].tokens == len(expected)
-    for low, high in ((0, 16), (16, 23), (23, 32)):
-        inside = [t for t in range(TOKENS) if low <= t % 32 < high]
-        expected = np.mean(
-            [laplace_nll(STREAM[t // 32 * 32 : t + 1], STREAM[t + 1], 5) for t in inside]
-        )
-        bucket = by['per_position', 32, low]
-        assert bucket.nll == pytest.approx(expected, rel=1e-5)
-        assert (bucket.position_high, bucket.tokens) == (high, len(inside))
-
-
-@pytest.mark.parametrize('encoding', ['nope()', 'alibi()'])
-@pytest.mark.full
-def test_transformer_windows_equal_its_prefixes(encoding):
-    model = tiny(encoding)
-    stream = np.random.default_rng(1).integers(0, 11, 14)
-    (result,) = language.evaluate_language(
-        scorer(model), stream, (5,), ('sliding',), tokens=100, rows=lambda length: 2, stride=2
-    )
-    nll = []
-    for t in range(13):
-        start = 0 if t < 5 else -(-(t - 4) // 2) * 2
-        logits = model(jnp.asarray(stream[None, start : t + 1]))[0, -1]
-        nll.append(float(jax.nn.logsumexp(logits) - logits[stream[t + 1]]))
-    assert result.tokens == 13
-    assert result.nll == pytest.approx(np.mean(nll), rel=1e-5)
+LENGTHS = (8, 16, 32)
 
 
 @pytest.mark.full_but_one
@@ -133,14 +64,10 @@ def test_scored_positions_alone_equal_a_choice_from_all():
     model, rng = tiny('alibi()'), np.random.default_rng(0)
     tokens, targets = jnp.asarray(rng.integers(0, 11, (2, 2, 8)))
     at = jnp.asarray([[1, 7, 3], [0, 2, 2]])
-    every, some = (
-        token_scores(model, tokens, targets),
-        scorer(model)(tokens, targets, None, None, at),
-    )
-    for whole, part in zip(every, some):
-        np.testing.assert_allclose(
-            part, np.take_along_axis(np.asarray(whole), np.asarray(at), 1), rtol=1e-6
-        )
+    some = scorer(model)(tokens, targets, None, None, at)
+    for whole, part in zip(token_scores(model, tokens, targets), some):
+        chosen = np.take_along_axis(np.asarray(whole), np.asarray(at), 1)
+        np.testing.assert_allclose(part, chosen, rtol=1e-6)
 
 
 def test_no_logits_of_positions_that_are_not_scored():
@@ -170,9 +97,8 @@ def test_rows_with_fewer_scored_targets_than_others_count_their_own():
         return np.zeros(at.shape), at == 2
 
     _, correct, scored = score_rows(score, batch, rows=64)
-    assert (
-        asked[0].shape == (2, 3) and asked[0][0].tolist() == [1, 3, 4] and asked[0][1, 0] == 2
-    )  # no row is read twice
+    (at,) = asked  # no row is read twice
+    assert at.shape == (2, 3) and at[0].tolist() == [1, 3, 4] and at[1, 0] == 2
     assert scored.tolist() == [[True] * 3, [True, False, False]]
     assert exact_match(5, np.zeros((2, 3)), correct, scored).value == 0.5
 
@@ -186,25 +112,21 @@ def test_every_length_is_read_at_every_depth():
         answers.setdefault(tokens.shape[1], []).append(np.take_along_axis(targets, at, 1))
         return np.zeros(at.shape), np.broadcast_to(place[:, None] > 5, at.shape)
 
-    found = evaluate_task(
-        score, Passkey(), (17, 27), samples=6, rows=lambda width: 6, depths=(0, 0.5, 1.0)
-    )
+    given = dict(samples=6, rows=lambda width: 6)
+    found = evaluate_task(score, Passkey(), (17, 27), **given, depths=(0, 0.5, 1.0))
     assert places == {17: [{0}, {5}, {10}], 27: [{0}, {10}, {20}]}
-    assert [(m.length, m.depth, m.value, m.samples) for m in found] == [
-        (17, 0.0, 0, 6), (17, 0.5, 0, 6), (17, 1.0, 1, 6), (27, 0.0, 0, 6), (27, 0.5, 1, 6), (27,
-            1.0, 1, 6),
-    ]  # fmt: skip
-    assert all(
-        (a == b[0]).all() for b in answers.values() for a in b
-    )  # the depth is all that differs
-    assert [
-        m.depth for m in evaluate_task(score, Passkey(), (17,), samples=6, rows=lambda width: 6)
-    ] == [None]
+    cells = [(length, depth) for length in (17, 27) for depth in (0.0, 0.5, 1.0)]
+    assert [(m.length, m.depth) for m in found] == cells
+    assert [m.value for m in found] == [0, 0, 1, 0, 1, 1] and {m.samples for m in found} == {6}
+    # The depth is all that differs.
+    assert all((a == b[0]).all() for b in answers.values() for a in b)
+    (alone,) = evaluate_task(score, Passkey(), (17,), **given)
+    assert alone.depth is None
 
 
 def test_memory_at_64_times_the_length_is_linear_and_holds_no_whole_logits():
     vocab = 5000
-    graphdef, state = nnx.split(tiny('alibi()', vocab=vocab))
+    graphdef, state = nnx.split(tiny('alibi()', vocab_size=vocab))
 
     def temporary(length):
         shape = jax.ShapeDtypeStruct((1, length), jnp.int32)
@@ -225,33 +147,26 @@ def test_one_compilation_for_each_length():
             traces.append(tokens.shape)
             return super().hidden(tokens, tok)
 
-    language.evaluate_language(
-        scorer(Counting(5)), STREAM, LENGTHS, tokens=60, rows=lambda length: 3, stride=4
-    )
+    given = dict(tokens=60, rows=lambda length: 3, stride=4)
+    evaluate_language(scorer(Counting(5)), STREAM, LENGTHS, **given)
     assert sorted(traces) == [(3, length) for length in LENGTHS]
 
 
 def test_perplexity_of_a_uniform_guess():
     nll, all_ = np.full((3, 4), math.log(4)), np.ones((3, 4), bool)
     result = perplexity('sliding', 4, nll, ~all_, all_, bytes_scored=12)
-    assert (
-        result.value == pytest.approx(4)
-        and result.low == pytest.approx(4)
-        and result.high == pytest.approx(4)
-    )
+    assert (result.value, result.low, result.high) == pytest.approx((4, 4, 4))
     assert result.bits_per_byte == pytest.approx(2)
-    assert perplexity(
-        'sliding', 4, nll, ~all_, all_, bytes_scored=6
-    ).bits_per_byte == pytest.approx(4)
+    half = perplexity('sliding', 4, nll, ~all_, all_, bytes_scored=6)
+    assert half.bits_per_byte == pytest.approx(4)
     assert perplexity('sliding', 4, nll[:1], ~all_[:1], all_[:1], 4).low is None
 
 
 def test_perplexity_interval_covers_at_its_rate():
     rng = np.random.default_rng(0)
     scored = np.arange(6) < rng.integers(1, 7, (400, 30, 1))
-    nll = (
-        1 + rng.exponential(0.5, (400, 30, 1)) + rng.exponential(0.5, (400, 30, 6))
-    )  # shared within a window
+    shared = 1 + rng.exponential(0.5, (400, 30, 1))  # within a window
+    nll = shared + rng.exponential(0.5, (400, 30, 6))
     found = [perplexity('sliding', 6, n, s, s, 0) for n, s in zip(nll, scored)]
     covered = np.mean([m.low <= math.exp(2) <= m.high for m in found])
     assert 0.9 < covered < 0.98
@@ -267,9 +182,8 @@ def test_perplexity_interval_covers_if_documents_differ():
         own = 1 + rng.exponential(0.5, 40)
         nll = own[documents] + rng.exponential(0.5, documents.shape)
         for by_document in covered:
-            found = perplexity(
-                'sliding', 6, nll, ones, ones, 0, documents=documents if by_document else None
-            )
+            known = documents if by_document else None
+            found = perplexity('sliding', 6, nll, ones, ones, 0, documents=known)
             covered[by_document] += found.low <= math.exp(2) <= found.high
     assert 0.88 < covered[True] / 200 < 0.99 and covered[False] / 200 < 0.75
 
@@ -282,16 +196,8 @@ def test_the_interval_of_one_document_is_that_of_its_windows():
 
 def test_beginnings_of_documents_are_scored_but_are_no_bytes():
     stream = np.where(np.arange(33) % 4 == 0, BOS, 0)
-    (result,) = language.evaluate_language(
-        scorer(Laplace(257)),
-        stream,
-        (8,),
-        ('nonoverlapping',),
-        tokens=32,
-        rows=lambda length: 2,
-        stride=1,
-        bytes_of=Bytes.bytes_of,
-    )
+    given = dict(tokens=32, rows=lambda length: 2, stride=1, bytes_of=Bytes.bytes_of)
+    (result,) = evaluate_language(scorer(Laplace(257)), stream, (8,), ('nonoverlapping',), **given)
     assert result.tokens == 32
     assert result.bits_per_byte == pytest.approx(result.nll * 32 / 24 / math.log(2))
 
@@ -304,13 +210,10 @@ def test_exact_match_needs_every_scored_token_and_has_a_wilson_interval():
     result = exact_match(7, np.full((10, 6), 0.5), correct, scored)
     p, n, z = 0.8, 10, 1.959963984540054
     centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    assert (
-        result.value == 0.8
-        and result.token_accuracy == pytest.approx(48 / 50)
-        and result.nll == pytest.approx(0.5)
-    )
-    assert result.low == pytest.approx((centre - half) / (1 + z * z / n))
-    assert result.high == pytest.approx((centre + half) / (1 + z * z / n))
+    assert result.value == 0.8
+    assert (result.token_accuracy, result.nll) == pytest.approx((48 / 50, 0.5))
+    ends = (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+    assert (result.low, result.high) == pytest.approx(ends)
 
 
 def test_the_share_of_correct_tokens_has_the_interval_of_a_mean_over_rows():
@@ -330,9 +233,7 @@ def test_task_examples_do_not_depend_on_how_they_are_batched():
     def score(tokens, targets, tok, key, at):
         seen.setdefault(tokens.shape[0], []).append(tokens)
         right = np.ones(at.shape, bool)
-        right[:, -1] = (
-            tokens[:, 1] != 0
-        )  # wrong about the closing symbol where the first symbol is 0
+        right[:, -1] = tokens[:, 1] != 0  # wrong about the closing symbol behind a first 0
         return np.zeros(at.shape), right
 
     found = [
@@ -353,16 +254,7 @@ def test_task_ids_and_keys_reach_the_model():
         return np.zeros(at.shape), np.ones(at.shape, bool)
 
     evaluate_task(score, Copy(ids='coupled'), (3,), samples=4, rows=lambda width: 2)
-    assert isinstance(calls[0][0], Tokens) and calls[0][0].pos[0].tolist() == [
-        0,
-        2,
-        3,
-        4,
-        1,
-        2,
-        3,
-        4,
-    ]
+    assert calls[0][0].pos[0].tolist() == [0, 2, 3, 4, 1, 2, 3, 4]
     assert all(key is None for _, key in calls)
     calls.clear()
     evaluate_task(score, Copy(), (3,), samples=4, rows=lambda width: 2, key=jax.random.key(0))
@@ -370,13 +262,11 @@ def test_task_ids_and_keys_reach_the_model():
 
 
 def test_wrong_requests():
-    score = scorer(Laplace(5))
+    score, given = scorer(Laplace(5)), dict(tokens=8, rows=lambda n: 1, stride=1)
     with pytest.raises(SpecError, match="did you mean 'sliding'"):
-        language.evaluate_language(
-            score, STREAM, (8,), ('slidin',), tokens=8, rows=lambda n: 1, stride=1
-        )
+        evaluate_language(score, STREAM, (8,), ('slidin',), **given)
     with pytest.raises(ValueError, match='needs 129 tokens, but the text has 90'):
-        language.evaluate_language(score, STREAM, (8, 128), tokens=8, rows=lambda n: 1, stride=1)
+        evaluate_language(score, STREAM, (8, 128), **given)
     with pytest.raises(ValueError, match="evaluated on 'validation' or 'test'"):
         evaluate_task(score, Copy(), (3,), samples=4, rows=lambda n: 1, split='train')
 
@@ -385,10 +275,7 @@ def test_wrong_requests():
     'sizes', [dict(data=2, tensor=2, sequence=2), dict(data=1, fsdp=8), dict(data=8)], ids=str
 )
 def test_a_mesh_gives_the_scores_of_one_device(sizes):
-    cfg = TransformerConfig(
-        vocab_size=11, train_len=8, layers=1, width=16, heads=2, encoding='rope() | alibi()'
-    )
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    model = tiny('rope() | alibi()', layers=1)
     tokens = np.random.default_rng(0).integers(0, 11, (3, 13))
     arguments = tokens[:, :-1], tokens[:, 1:], Tokens.of(length=12), None, np.array([[0, 11]] * 3)
     one, many = scorer(model)(*arguments), scorer(model, make_mesh(**sizes))(*arguments)
@@ -427,9 +314,7 @@ def test_rows_that_a_mesh_does_not_divide_are_padded(fields, known, scored):
         source = rng.integers(0, 11, (2, 5)), Tokens.of(length=5)
     at = np.array([[0, 5], [5, 3]]) if scored else None
     arguments = tokens, targets, tok, None, at, source
-    one, many = (
-        scorer(model)(*arguments),
-        scorer(model, make_mesh(tensor=2, sequence=2))(*arguments),
-    )
+    one = scorer(model)(*arguments)
+    many = scorer(model, make_mesh(tensor=2, sequence=2))(*arguments)
     assert many[0].shape == one[0].shape and (np.asarray(one[1]) == many[1]).all()
     np.testing.assert_allclose(many[0], one[0], atol=1e-5)

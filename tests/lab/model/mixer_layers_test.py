@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from posenc_jax.lab.analyse.attention_entropy import attention_entropy, entropy_of_pieces
+from posenc_jax.lab.analyse.attention_entropy import attention_entropy
 from posenc_jax.lab.analyse.decay_kernel import trained_field
+from posenc_jax.lab.analyse.pieces_entropy import entropy_of_pieces
 from posenc_jax.lab.analyse.receptive_field import receptive_field
 from posenc_jax.lab.analyse.rope_usage import rope_usage
 from posenc_jax.lab.analyse.token_distance import token_distance, without_heads

@@ -20,6 +20,7 @@ from posenc_jax.lab.cli import eval as evaluation
 from posenc_jax.lab.cli import generate
 from posenc_jax.lab.evaluate.run import evaluate
 from posenc_jax.lab.files import imports, paths
+from posenc_jax.lab.longrope_search.search import search
 from posenc_jax.lab.runs import stored, trust
 from posenc_jax.lab.runs.checkpoint import CheckpointError, Checkpoints
 from posenc_jax.lab.runs.initial import open_initial
@@ -27,7 +28,6 @@ from posenc_jax.lab.runs.prepare import prepare
 from posenc_jax.lab.runs.restore import read_run, restore_model
 from posenc_jax.lab.runs.run import Run
 from posenc_jax.lab.runs.trust import UntrustedError, import_of_run
-from posenc_jax.lab.search.longrope import search
 from posenc_jax.lab.train.loop import train
 from posenc_jax.lab.train.step import make_trainer
 from posenc_jax.layer.sharding import make_mesh

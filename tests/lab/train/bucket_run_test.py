@@ -13,9 +13,9 @@ from posenc_jax.lab.evaluate import results
 from posenc_jax.lab.files import paths
 from posenc_jax.lab.files.room import run_told
 from posenc_jax.lab.files.safe import finished_steps
+from posenc_jax.lab.longrope_search.__main__ import main as search
 from posenc_jax.lab.runs.checkpoint import CheckpointError
 from posenc_jax.lab.runs.restore import restore_model
-from posenc_jax.lab.search.__main__ import main as search
 from posenc_jax.lab.train import loop
 from posenc_jax.lab.train.metrics_file import FILE, read_lines
 from tests import fake_bucket

@@ -1,7 +1,7 @@
 """Searches the factors of `longrope` for a trained model and a target length. A search that was
 stopped continues with the same command.
 
-    python -m posenc_jax.lab.search --run=RUN_OR_CHECKPOINT --length=T [--population=64
+    python -m posenc_jax.lab.longrope_search --run=RUN_OR_CHECKPOINT --length=T [--population=64
         --iterations=40 --parents=32 --mutations=16 --crossovers=16 --probability=0.3 --documents=5
         --seed=0 --variant=free|dim_piece_mono --out=FILE.json] [--config.NAME=VALUE ...]
 
@@ -46,9 +46,9 @@ from posenc_jax.base.programs import printable, program
 from posenc_jax.lab.cluster.cluster import ERRORS, failed, leave, together
 from posenc_jax.lab.config.program import RunParser
 from posenc_jax.lab.files import disk, paths, regular
-from posenc_jax.lab.search.evolution import Sizes
-from posenc_jax.lab.search.genome import VARIANTS
-from posenc_jax.lab.search.longrope import default_output, scores_of, search
+from posenc_jax.lab.longrope_search.evolution import Sizes
+from posenc_jax.lab.longrope_search.genome import VARIANTS
+from posenc_jax.lab.longrope_search.search import default_output, scores_of, search
 
 OPTIONS = {
     'run': dict(required=True, metavar='DIR', help='run directory or public checkpoint'),
@@ -68,7 +68,7 @@ OPTIONS = {
 
 def arguments(argv: list[str] | None) -> dict[str, Any]:
     """The arguments of `search` that a command line gives."""
-    parser = RunParser(program('python -m posenc_jax.lab.search'), description=__doc__)
+    parser = RunParser(program('python -m posenc_jax.lab.longrope_search'), description=__doc__)
     parser.add_options(OPTIONS)
     known, processes, overrides = parser.read(argv)
     given = vars(known)

@@ -15,9 +15,9 @@ from posenc_jax.base.phases import phase
 from posenc_jax.lab.config.protocols import Windows
 from posenc_jax.lab.evaluate.language import score_windows
 from posenc_jax.lab.evaluate.scoring import scorer
+from posenc_jax.lab.longrope_search.evolution import Objective
+from posenc_jax.lab.longrope_search.target import Target, rotary_part
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.lab.search.evolution import Objective
-from posenc_jax.lab.search.target import Target, rotary_part
 from posenc_jax.layer.sharding import placed
 from posenc_jax.methods.rope import Rotary, rope_frequencies
 from posenc_jax.protocol.encoding import Constant

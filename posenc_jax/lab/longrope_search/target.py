@@ -7,8 +7,14 @@ from typing import Literal
 
 import numpy as np
 
+from posenc_jax.lab.longrope_search.genome import (
+    STARTS,
+    Genome,
+    Space,
+    initial_genomes,
+    short_genomes,
+)
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.lab.search.genome import STARTS, Genome, Space, initial_genomes, short_genomes
 from posenc_jax.methods.longrope import LongRoPE
 from posenc_jax.methods.rope import Rotary
 from posenc_jax.protocol.errors import SpecError

@@ -7,9 +7,9 @@ from typing import Any
 
 from posenc_jax.lab.files import disk, regular
 from posenc_jax.lab.files.json_file import listed
-from posenc_jax.lab.search.evolution import Objective, State
-from posenc_jax.lab.search.genome import Genome
-from posenc_jax.lab.search.target import Target, spec_of
+from posenc_jax.lab.longrope_search.evolution import Objective, State
+from posenc_jax.lab.longrope_search.genome import Genome
+from posenc_jax.lab.longrope_search.target import Target, spec_of
 
 
 class SettingsChangedError(ValueError):

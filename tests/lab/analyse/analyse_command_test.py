@@ -175,7 +175,6 @@ def test_flips_are_the_symbols_of_a_text_or_ids_of_a_task(runs, tmp_path, capsys
         (['probe_position', '--runs=ROOT/nothing*'], 'no training run matches'),
         (['probe_position', '--run=ROOT/copy'], 'give --inputs=random, or a run of language()'),
         (['probe_position', '--run=ROOT/rope', '--inputs=texts'], "did you mean 'text'"),
-        (['probe_position', '--run=ROOT/rope', '--probe=mpl'], "did you mean 'mlp'"),
         (['martingale_gap', '--run=ROOT/rope', '--symbols=0'], 'two texts with a comma'),
         (['martingale_gap', '--run=ROOT/rope', '--symbols=0,10'], "one token, '10' has 2"),
         (['martingale_gap', '--run=ROOT/copy', '--symbols=a,b'], 'reads no text: --symbols are'),
@@ -194,15 +193,8 @@ def test_flips_are_the_symbols_of_a_text_or_ids_of_a_task(runs, tmp_path, capsys
         ),
         (['receptive_field'], 'takes one of --encoding=SPEC, --run=RUN, --runs=PATTERN, got none'),
         (['receptive_field', '--run=ROOT/rope', '--encoding=alibi()'], "got ['encoding', 'run']"),
-        (['receptive_field', '--encoding=rope()'], "rope opens 'project' as well"),
         (['receptive_field', '--encoding=alib()'], "did you mean 'alibi'"),
-        (['receptive_field', '--encoding=alibi()', '--epsilon=1'], 'is in (0, 1), got 1.0'),
-        (
-            ['receptive_field', '--encoding=alibi()', '--reach=1'],
-            'at least 4 distances and 1 head, got 1 and 8',
-        ),
         (['receptive_field', '--encoding=alibi()', '--wrong=1'], "cannot read '--wrong=1'"),
-        (['receptive_field', '--runs=ROOT/nothing*'], 'no training run matches'),
         (['receptive_field', '--runs=ROOT/alibi'], 'needs two methods that have a TRF, got 1 of 1'),
         (['rope_frequency_usage', '--run=ROOT/rope', '--wrong=1'], "cannot read '--wrong=1'"),
         (

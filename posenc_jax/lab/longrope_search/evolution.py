@@ -1,7 +1,7 @@
 """The evolutionary search of LongRoPE: populations of genomes, from one iteration to the next.
 
 This module does not know the model. An objective gives a score to each genome
-(`posenc_jax.lab.search.genome`); lower scores are better.
+(`posenc_jax.lab.longrope_search.genome`); lower scores are better.
 
 Reference: Ding, Zhang, Zhang, Xu, Shang, Xu et al., arXiv 2402.13753.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from posenc_jax.lab.search.genome import Genome, Space, crossover, mutate
+from posenc_jax.lab.longrope_search.genome import Genome, Space, crossover, mutate
 from posenc_jax.protocol.errors import check_number
 
 _MOST = 100_000  # limit of each size: all genomes are kept, and each costs an evaluation

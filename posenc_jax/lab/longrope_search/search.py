@@ -11,12 +11,18 @@ from typing import Any
 from posenc_jax.lab.config.overrides import COMPUTING
 from posenc_jax.lab.evaluate.scoring import scorer
 from posenc_jax.lab.files.lock import hold
+from posenc_jax.lab.longrope_search.evolution import Objective, Sizes, State, advance, begin
+from posenc_jax.lab.longrope_search.genome import Genome, Space
+from posenc_jax.lab.longrope_search.objective import make_objective, perplexity_of, pick_documents
+from posenc_jax.lab.longrope_search.state_file import read, remembered, write
+from posenc_jax.lab.longrope_search.target import (
+    Target,
+    factors_of,
+    rotary_part,
+    spec_of,
+    target_of,
+)
 from posenc_jax.lab.runs.prepare import home_of, prepare
-from posenc_jax.lab.search.evolution import Objective, Sizes, State, advance, begin
-from posenc_jax.lab.search.genome import Genome, Space
-from posenc_jax.lab.search.objective import make_objective, perplexity_of, pick_documents
-from posenc_jax.lab.search.state_file import read, remembered, write
-from posenc_jax.lab.search.target import Target, factors_of, rotary_part, spec_of, target_of
 from posenc_jax.lab.train.metrics import LiveLine
 from posenc_jax.language import spec as spec_language
 from posenc_jax.layer.sharding import whole_rows
@@ -131,7 +137,7 @@ def search(
       seed: of the random choices, at least 0.
       out: the file; None for `default_output`.
       overrides: dotted names of fields of the config -> values.
-      trust_imports: whether code that the run brings may be executed, see `run.trust`.
+      trust_imports: whether code that the run brings may be executed, see `lab/runs/trust.py`.
 
     Raises:
       SettingsChangedError: the file belongs to a search with other arguments.

@@ -1,0 +1,16 @@
+"""The Card of an analysis."""
+
+from posenc_jax.protocol.card import Card, Promises
+
+
+def analysis_card(name: str, example: str, *, causal_only: bool = False) -> Card:
+    """The Card of an analysis, with the arguments of `Card`; `example` is a call in Python. The
+    equation is the code with which a paragraph of the docstring begins.
+    """
+    return Card(
+        name=name,
+        example=example,
+        door='analysis',
+        causal_only=causal_only,
+        promises=Promises(sweep_free=False, blockwise=False),
+    )

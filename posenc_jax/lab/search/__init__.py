@@ -1,1 +1,0 @@
-"""Search for the factors of `longrope`: `python -m posenc_jax.lab.search`."""
