@@ -17,7 +17,6 @@ from posenc_jax.lab.evaluate.run import evaluate
 from posenc_jax.lab.model.losses import psnr
 from posenc_jax.lab.runs.prepare import UNASKED, prepare
 from posenc_jax.lab.runs.restore import restore_model
-from posenc_jax.lab.runs.run import resolve
 from posenc_jax.lab.tasks.field_task import FieldTask, Points, grid_points
 from posenc_jax.lab.tasks.pictures.picture import Picture
 from posenc_jax.lab.train.loop import train
@@ -166,55 +165,6 @@ def test_an_evaluation_reads_other_resolutions(runs):
     assert json.loads((directory / 'config.json').read_text())['task_shape'] == dict(
         components=2, width=1, output_size=1, predicts='value', bits=8
     )
-
-
-FIELD = ('task=picture("synthetic")',)
-WRONG = [
-    (
-        (*FIELD, 'encoding=alibi()'),
-        "encoding is 'alibi..', which is not read; model.kind is 'field'",
-    ),
-    ((*FIELD, 'extend=yarn(factor=4.0)'), 'extend is .* not read'),
-    ((*FIELD, "pattern=('rope()',)"), 'pattern is .* not read'),
-    ((*FIELD, 'model.layers=2'), 'model.layers is 2, which is not read.* leave it at 6'),
-    ((*FIELD, 'train.tune=norms'), 'train.tune is .* not read'),
-    ((*FIELD, 'init.source=runs/x'), 'init.source is .* not read'),
-    ((*FIELD, 'train.z_loss=0.1'), 'z_loss is 0.1, but picture.* predicts value'),
-    (
-        (*FIELD, 'model.kind=decoder', 'field=mlp()'),
-        "field is 'mlp..', which a 'field' alone reads",
-    ),
-    ((*FIELD, 'model.kind=decoder'), "'decoder', but picture.* has points to read; use 'field'"),
-    ((*FIELD, 'model.kind=feild'), "model.kind is 'feild'; did you mean 'field'"),
-    (('task=copy()',), "'field', but copy.. has tokens to read; use 'decoder'"),
-    ((*FIELD, 'field=sirren()'), "unknown field 'sirren'; did you mean 'siren'"),
-    ((*FIELD, 'field=siren() | mlp()'), 'networks cannot be joined'),
-    ((*FIELD, 'field=alibi()'), "'alibi' is registered as encoding, not as field"),
-    ((*FIELD, 'features=siren()'), "'siren' is registered as field, not as coordinates"),
-    ((*FIELD, 'features=shifted_basis()'), 'with 1 coordinates; those of the task have 2'),
-    (
-        (*FIELD, 'features=mspe(features=8)', 'field=poly_inr(width=8, levels=2, style=4)'),
-        "reads the coordinates themselves; features must be '', got 'mspe",
-    ),
-    (
-        (*FIELD, 'field=bit_plane_inr(pins(levels=30))'),
-        'levels must be at least 1 and at most 24, got 30',
-    ),
-    ((*FIELD, 'train.length=0'), 'train.length must be at least 1, got 0'),
-    ((*FIELD, 'train.batch=100'), 'train.batch is 100, but .* has 64 points; nearest: 64'),
-    ((*FIELD, 'train.length=600', 'train.batch=8'), 'has only 512 pixels along a side'),
-    ((*FIELD, 'eval.lengths=8,0'), 'eval.lengths must be whole numbers of at least 1'),
-    ((*FIELD, 'eval.lengths=8,600'), 'at length 600: .* lengths that fit: --config.eval.lengths=8'),
-    (('task=picture("chna")',), "picture name is 'chna'; did you mean 'china'"),
-    (('task=bit_planes(copy())',), 'bit_planes takes a picture'),
-    (('task=bit_planes(picture("synthetic"), bits=12)',), 'bits=12 is not one of 8, 16'),
-]
-
-
-@pytest.mark.parametrize('fields, message', WRONG)
-def test_wrong_configs_are_refused_before_a_device_is_used(fields, message, tmp_path):
-    with pytest.raises((SpecError, ValueError), match=message):
-        resolve(config(tmp_path, *fields))
 
 
 @pytest.mark.parametrize(
