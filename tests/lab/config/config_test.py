@@ -63,7 +63,7 @@ FLAGS = {  # argument of train.py -> what the message says
     '--config.model.parallel=' + 'y' * 100: "yyyyyy' is not True or False (its value is False)",
     '--config=/etc/passwd': "'/etc/passwd' is not a Python file; expected one with get_config()",
     "--config.encoding='alibi()'": 'is not a name or a call',
-    '--config.eval.protocols=nonoverlapping,slidin': "protocol is 'slidin'; did you mean 'sliding'?",
+    '--config.eval.protocols=sliding,slidin': "protocol is 'slidin'; did you mean 'sliding'?",
 }
 IN_PROCESSES = {
     '--config.train.stepz=3': "config has no field 'train.stepz'; did you mean 'train.steps'",
