@@ -46,7 +46,7 @@ from full_disk import mount  # noqa: E402
 
 from posenc_jax.lab.cli import train as command  # noqa: E402
 from posenc_jax.lab.files import disk  # noqa: E402
-from posenc_jax.lab.files.safe import finished_steps  # noqa: E402
+from posenc_jax.lab.files.saved_steps import finished_steps  # noqa: E402
 from posenc_jax.lab.runs.checkpoint import Checkpoints  # noqa: E402
 from posenc_jax.lab.train import loop  # noqa: E402
 from posenc_jax.lab.train.metrics_file import FILE, read_lines  # noqa: E402

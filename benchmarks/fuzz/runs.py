@@ -43,7 +43,7 @@ from posenc_jax.lab.evaluate import run as evaluation
 from posenc_jax.lab.evaluate.measurement import Measurement
 from posenc_jax.lab.evaluate.results import Results
 from posenc_jax.lab.files import imports
-from posenc_jax.lab.files.safe import FOLDER
+from posenc_jax.lab.files.saved_steps import FOLDER
 from posenc_jax.lab.runs import initial, restore, stored
 from posenc_jax.lab.runs.checkpoint import READERS
 from posenc_jax.lab.runs.entries import sealed, unsealed

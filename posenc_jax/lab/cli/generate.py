@@ -28,7 +28,7 @@ from posenc_jax.base.memory import device_memory, readable
 from posenc_jax.base.programs import program
 from posenc_jax.lab.cluster.cluster import ERRORS, failed, together
 from posenc_jax.lab.config import defaults, settings
-from posenc_jax.lab.config.program import RunParser
+from posenc_jax.lab.config.run_parser import RunParser
 from posenc_jax.lab.decoding.constant_cache import ConstantCache
 from posenc_jax.lab.decoding.generate import pad_left
 from posenc_jax.lab.decoding.recomputed import Recomputed

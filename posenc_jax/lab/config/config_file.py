@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from posenc_jax.lab.config.fields import check_fields
 from posenc_jax.lab.config.overrides import read_overrides, replaced
-from posenc_jax.lab.files import around
+from posenc_jax.lab.files import repository
 from posenc_jax.lab.files.imports import described
 from posenc_jax.protocol.errors import nearest, quoted
 
@@ -54,7 +54,7 @@ def _named(path: str) -> str:
 
 def _located(path: str) -> str:
     """The file of a config."""
-    folder = around.ROOT / 'configs'
+    folder = repository.ROOT / 'configs'
     names = sorted(file.stem for file in folder.glob('[!_]*.py'))
     if path.startswith(NAMED):
         if (name := path.removeprefix(NAMED)) in names:

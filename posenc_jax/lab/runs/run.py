@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from posenc_jax.attention.kernels import sizes as kernel_sizes
 from posenc_jax.lab.config import field_settings, settings
 from posenc_jax.lab.config.fields import check_fields, check_numbers
-from posenc_jax.lab.files import imports, paths, room
+from posenc_jax.lab.files import checkpoint_files, imports, paths
 from posenc_jax.lab.model.config import KINDS
 from posenc_jax.lab.model.field import FieldConfig
 from posenc_jax.lab.model.kinds import Model, build_model
@@ -252,7 +252,7 @@ def resolve(config: ConfigDict) -> Run:
             f'{quoted(config.name)}'
         )
     directory = paths.path(config.workdir) / config.name
-    room.check_place(directory)
+    checkpoint_files.check_place(directory)
     run = dataclasses.replace(run, directory=directory, config=config.lock())
     run.problem.check_training(run)
     if config.eval.at_end:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from posenc_jax.lab.files.room import check_place
+from posenc_jax.lab.files.checkpoint_files import check_place
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.runs import stored
 from posenc_jax.lab.runs.checkpoint import CheckpointError, Checkpoints, fingerprint, finished_steps

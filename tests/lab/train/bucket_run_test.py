@@ -11,8 +11,8 @@ from posenc_jax.lab.cli import eval as eval_command
 from posenc_jax.lab.cluster.stop import StopSignal
 from posenc_jax.lab.evaluate import results
 from posenc_jax.lab.files import paths
-from posenc_jax.lab.files.room import run_told
-from posenc_jax.lab.files.safe import finished_steps
+from posenc_jax.lab.files.checkpoint_files import run_told
+from posenc_jax.lab.files.saved_steps import finished_steps
 from posenc_jax.lab.runs.checkpoint import CheckpointError
 from posenc_jax.lab.runs.restore import restore_model
 from posenc_jax.lab.search.__main__ import main as search

@@ -9,8 +9,8 @@ import subprocess
 import orbax.checkpoint as ocp
 import pytest
 
-from posenc_jax.lab.files import disk, room
-from posenc_jax.lab.files.safe import FOLDER
+from posenc_jax.lab.files import checkpoint_files, disk
+from posenc_jax.lab.files.saved_steps import FOLDER
 from posenc_jax.lab.runs.restore import restore_model
 from posenc_jax.lab.train import loop
 from posenc_jax.lab.train.metrics import MetricsLog
@@ -34,7 +34,9 @@ def train_until_full(workdir):
     """What the error says, in one line, of a run that nothing of a failed save is left of."""
     with pytest.raises(disk.DiskFullError) as caught:
         loop.train(tiny.config(workdir, **FIELDS))
-    assert not list(workdir.rglob(room._UNFINISHED)) and not list(workdir.rglob('*.partial*'))
+    assert not list(workdir.rglob(checkpoint_files._UNFINISHED)) and not list(
+        workdir.rglob('*.partial*')
+    )
     text = str(caught.value)
     assert '\n' not in text and text.startswith('the disk is full: ')
     return text
@@ -114,7 +116,7 @@ def test_what_a_killed_save_has_left_is_removed(tmp_path, whole):
     left = tmp_path / 'run' / FOLDER / '4.orbax-checkpoint-tmp' / 'model'
     left.mkdir(parents=True)
     goes_on(tmp_path, whole)
-    assert not list(tmp_path.rglob(room._UNFINISHED))
+    assert not list(tmp_path.rglob(checkpoint_files._UNFINISHED))
 
 
 def test_metrics_are_whole_lines(tmp_path, monkeypatch):
