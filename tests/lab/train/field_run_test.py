@@ -23,6 +23,7 @@ from posenc_jax.lab.train.loop import train
 from posenc_jax.lab.train.metrics_file import FILE, read_lines
 from posenc_jax.protocol import registry
 from posenc_jax.protocol.errors import SpecError
+from tests.lab.train import tiny
 from tests.lab.train.loop_test import NAME, back_to
 
 STEPS = 12
@@ -67,28 +68,19 @@ def quadrants():
 
 
 def config(workdir, *fields):
-    return read_config(
-        'configs/default.py',
-        [f'--config.{field}' for field in (*SETTINGS, *fields, f'workdir={workdir}')],
-    )
+    given = (*SETTINGS, *fields, f'workdir={workdir}')
+    return read_config('configs/default.py', [f'--config.{field}' for field in given])
 
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
     """kind -> the working directory of its run, which is trained when it is first asked for."""
-    made = {}
-
-    def of(kind):
-        if kind not in made:
-            made[kind] = tmp_path_factory.mktemp(kind)
-            train(config(made[kind], *RUNS[kind]))
-        return made[kind]
-
-    return of
+    start = lambda workdir, kind: train(config(workdir, *RUNS[kind]))
+    return tiny.trained_when_asked(tmp_path_factory.mktemp('fields'), start)
 
 
 def losses(workdir):
-    return [line['loss'] for line in read_lines(workdir / NAME / FILE) if 'loss' in line]
+    return tiny.losses(workdir / NAME)
 
 
 def measured(workdir):
@@ -114,9 +106,8 @@ def test_values_are_fitted_measured_and_drawn(runs):
     whole = np.rint((np.clip(output, -1, 1) + 1) / 2 * 255).astype(int)
     truth = np.rint((points.targets + 1) / 2 * 255).astype(int)
     own = points.parts['']
-    wrong = np.mean(
-        [(a ^ b).bit_count() for a, b in zip(whole[own, 0].tolist(), truth[own, 0].tolist())]
-    )
+    pairs = zip(whole[own, 0].tolist(), truth[own, 0].tolist())
+    wrong = np.mean([(a ^ b).bit_count() for a, b in pairs])
     assert abs(values['bit_error_rate', 16, None].value - wrong / 8) < 1e-3
     assert values['lossless', 16, None].value == 0 and values['psnr', 8, None].tokens == 64
     written = {path.name for path in (workdir / NAME / 'eval').iterdir()}
@@ -167,19 +158,19 @@ def test_an_evaluation_reads_other_resolutions(runs):
     )
 
 
-@pytest.mark.parametrize(
-    'override, message',
-    [
-        ('extend=yarn(factor=4.0)', 'extend is .* not read'),
-        ('task=copy()', 'the model is a field, which reads points'),
-        ('task=picture("synthetic")', 'trained with bits: 8; .*: 0'),
-        ('eval.lengths=600', 'at length 600'),
-        ('field=mlp()', 'field belongs to the checkpoint'),
-    ],
-)
-def test_wrong_evaluations_are_refused(runs, override, message, capsys):
+EVALUATIONS = {  # a field that is changed -> what the message says
+    'extend=yarn(factor=4.0)': 'extend is .* not read',
+    'task=copy()': 'the model is a field, which reads points',
+    'task=picture("synthetic")': 'trained with bits: 8; .*: 0',
+    'eval.lengths=600': 'at length 600',
+    'field=mlp()': 'field belongs to the checkpoint',
+}
+
+
+@pytest.mark.parametrize('override', EVALUATIONS)
+def test_wrong_evaluations_are_refused(runs, override, capsys):
     assert command.main([f'--run={runs("value") / NAME}', f'--config.{override}']) == 2
-    assert re.search(message, capsys.readouterr().err)
+    assert re.search(EVALUATIONS[override], capsys.readouterr().err)
 
 
 def test_commands_that_read_text_refuse_a_field(runs):

@@ -1,6 +1,7 @@
 """A run small enough for tests, in this process or as a real one."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import subprocess
@@ -56,8 +57,22 @@ def typed(workdir, *fields, base=FIELDS):
 
 
 def losses(directory):
-    """The losses of a run by step; the line of a validation has none."""
-    return {line['step']: line['loss'] for line in read_lines(directory / FILE) if 'loss' in line}
+    """The losses of a run in the order of its steps; the line of a validation has none."""
+    return [line['loss'] for line in read_lines(directory / FILE) if 'loss' in line]
+
+
+@functools.cache
+def _trained(kind, root, start):
+    workdir = root / kind
+    start(workdir, kind)
+    return workdir
+
+
+def trained_when_asked(root, start):
+    """A function from a kind of run to its working directory, in which `start(workdir, kind)`
+    trains it when it is first asked for.
+    """
+    return functools.partial(_trained, root=root, start=start)
 
 
 @contextlib.contextmanager
