@@ -35,10 +35,6 @@ def read(path: str, arguments: Iterable[str] = ()) -> ConfigDict:
         field, or has a field of another type; an argument has another form, an unknown field, or a
         value of another type.
       FileNotFoundError: there is no such file, or no config of this name.
-
-    Example:
-      >>> read('configs/quickstart.py', ['--config.train.lr=0.5']).train.lr
-      0.5
     """
     config = _executed(path, _located(path))
     try:

@@ -136,10 +136,6 @@ def read_letters(file: pathlib.Path, most: int = 2**24) -> str:
 def in_line(error: object, longest: int = 2000) -> str:
     """A message as programs print it: on one line, with escapes for control characters, without the
     middle of long words (such as a path that a user gave) and of a long line.
-
-    Example:
-      >>> len(in_line('no such run: ' + 'x' * 5000)), in_line('two\\nlines')
-      (214, 'two lines')
     """
     text = re.sub(r'\S{201,}', lambda word: shortened(word[0], 200), str(error))
     return printable(shortened(' '.join(text.splitlines()), longest))

@@ -29,7 +29,7 @@ def noisy(state, step):
     return jax.tree.map(noise, state)
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def saved(tmp_path_factory):
     """A run directory with checkpoints at steps 3 and 7, and the state of each."""
     directory = tmp_path_factory.mktemp('run')
