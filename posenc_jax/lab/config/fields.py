@@ -4,8 +4,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from posenc_jax.lab.config import defaults, settings
-from posenc_jax.protocol.errors import LARGEST, nearest, quoted
+from posenc_jax.lab.config import defaults
+from posenc_jax.lab.config.protocols import CHOICES
+from posenc_jax.lab.tasks.task import SPLITS
+from posenc_jax.protocol.errors import LARGEST, SpecError, check_choice, nearest, quoted
 
 MAX_SEGMENTS = 64
 PATTERNS = ('pattern', 'source_pattern')
@@ -141,7 +143,7 @@ def check_numbers(config: ConfigDict) -> None:
     parts = f'a multiple of train.accumulate = {train.accumulate}'
     need(train.batch % train.accumulate == 0, 'train.batch', parts)
     need(0 <= config.seed < 2**32, 'seed', f'between 0 and {2**32 - 1}')
-    settings.check_fields(config.eval)
+    check_evaluation(config.eval)
     at_least(0, 'mesh', 'cpu_devices')
     at_least(1, 'mesh', 'fsdp tensor sequence')
     devices = config.mesh.data
@@ -153,3 +155,33 @@ def check_numbers(config: ConfigDict) -> None:
     status = config.cluster.stop_status
     other = 'between 3 and 125, since 1 and 2 are those of errors, or 0'
     need(status == 0 or 3 <= status <= 125, 'cluster.stop_status', other)
+
+
+def check_evaluation(settings: ConfigDict) -> None:
+    """Checks each field of `config.eval` alone.
+
+    Raises:
+      SpecError: a field is wrong; the message says what was expected.
+    """
+    for name in ('tokens', 'batch', 'stride', 'buckets', 'samples'):
+        if settings[name] < 1:
+            raise SpecError(f'eval.{name} must be at least 1, got {quoted(settings[name])}')
+    for length in settings.lengths:
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            raise SpecError(
+                f'eval.lengths must be whole numbers of at least 1, got {quoted(settings.lengths)}'
+            )
+    if not settings.protocols:
+        raise SpecError(f'eval.protocols is empty; choose among {", ".join(CHOICES)}')
+    for name in settings.protocols:
+        check_choice('protocol', name, CHOICES)
+    for depth in settings.depths:
+        if isinstance(depth, bool) or not isinstance(depth, (int, float)) or not 0 <= depth <= 1:
+            raise SpecError(
+                'eval.depths must be numbers from 0 (first) to 1 (last), got '
+                f'{quoted(settings.depths)}'
+            )
+    if len(set(settings.depths)) < len(settings.depths):
+        raise SpecError(f'eval.depths names a depth twice: {quoted(settings.depths)}')
+    check_choice('eval.split', settings.split, SPLITS)
+    check_choice('eval.positions', settings.positions, ('sampled', 'first'))
