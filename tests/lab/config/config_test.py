@@ -11,7 +11,6 @@ from posenc_jax.lab.config import config_file
 from posenc_jax.lab.config.fields import fields_of
 from posenc_jax.lab.runs.run import resolve, run_name, validate
 from posenc_jax.lab.runs.sizes import make_task, model_config
-from posenc_jax.protocol.errors import SpecError
 from tests.lab.train import tiny
 
 START = """from posenc_jax.lab.config import defaults
@@ -214,10 +213,6 @@ def test_a_config_of_the_package_is_named_or_found_by_its_path(tmp_path, monkeyp
 def test_unknown_configs_are_one_line(name):
     with tiny.refused(NAMES[name], FileNotFoundError):
         config_file.read(name)
-
-
-def test_spec_errors_are_value_errors():
-    assert issubclass(SpecError, ValueError)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from flax import nnx
 
 from configs import temperature
 from posenc_jax.lab.config import defaults
+from posenc_jax.lab.config.overrides import read_overrides, replaced
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.pretrained import export_pretrained
 from posenc_jax.lab.runs import initial, stored
@@ -189,37 +190,32 @@ def test_a_public_checkpoint_is_continued_with_its_tokenizer(tmp_path):
     assert np.allclose(read(after, tokens), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    'fields, message',
-    [
-        (dict(init__source='nowhere'), 'no such run or checkpoint: nowhere'),
-        (
-            dict(init__extend='pi(factor=2.0)', train__length=8),
-            'train.length is 8, below the 16 that .* was trained at',
-        ),
-        (dict(init__source='', init__extend='pi(factor=2.0)'), 'init.source, which is empty'),
-        (dict(model__layers=3), r'model.layers is 3, but .* has 2; leave it out'),
-        (dict(init__extend='yran(factor=2.0)'), "did you mean 'yarn'"),
-        (
-            dict(encoding='alibi()', init__extend='yarn(factor=2.0)'),
-            'yarn extends one rotary encoding; found 0 in alibi',
-        ),
-        (dict(train__tune='adapters'), 'set model.lora_rank'),
-        (dict(train__tune='encodings'), 'the encodings have no parameters'),
-        (dict(train__tune='adaptors'), "did you mean 'adapters'"),
-        (dict(train__tune='adapter', mesh__data=1000), "did you mean 'adapters'"),
-        (
-            dict(task='addition()'),
-            'embedding is .* in .* and .* in the model that would continue it',
-        ),
-    ],
-)
-def test_errors_come_before_any_device_is_used(tmp_path, source, fields, message, monkeypatch):
+REFUSED = {  # fields, separated by semicolons -> what the message says
+    'init.source=nowhere': 'no such run or checkpoint: nowhere',
+    'init.extend=pi(factor=2.0); train.length=8': (
+        'train.length is 8, below the 16 that .* was trained at'
+    ),
+    'init.source=; init.extend=pi(factor=2.0)': 'init.source, which is empty',
+    'model.layers=3': r'model.layers is 3, but .* has 2; leave it out',
+    'init.extend=yran(factor=2.0)': "did you mean 'yarn'",
+    'encoding=alibi(); init.extend=yarn(factor=2.0)': (
+        'yarn extends one rotary encoding; found 0 in alibi'
+    ),
+    'train.tune=adapters': 'set model.lora_rank',
+    'train.tune=encodings': 'the encodings have no parameters',
+    'train.tune=adaptors': "did you mean 'adapters'",
+    'train.tune=adapter; mesh.data=1000': "did you mean 'adapters'",
+    'task=addition()': 'embedding is .* in .* and .* in the model that would continue it',
+}
+
+
+@pytest.mark.parametrize('fields', REFUSED)
+def test_errors_come_before_any_device_is_used(tmp_path, source, fields, monkeypatch):
     used = lambda **_: pytest.fail('a device was used')
     monkeypatch.setattr('posenc_jax.lab.runs.run.make_mesh', used)
-    fields = {'init__source': str(source), **fields}
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        train(continued(tmp_path, fields.pop('init__source'), **fields))
+    typed = read_overrides(f'--config.{field}' for field in fields.split('; '))
+    with pytest.raises((ValueError, FileNotFoundError), match=REFUSED[fields]):
+        train(replaced(continued(tmp_path, source), typed))
     assert not list((tmp_path / 'next').glob('checkpoints/*'))
 
 

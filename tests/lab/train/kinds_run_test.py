@@ -28,7 +28,6 @@ from posenc_jax.lab.train.loop import ConfigChangedError, train
 from posenc_jax.lab.train.metrics_file import FILE, read_lines
 from posenc_jax.layer.projections import Adapter
 from posenc_jax.layer.sharding import make_mesh, spec_of
-from posenc_jax.protocol.errors import SpecError
 from tests.lab.train import tiny
 from tests.lab.train.loop_test import NAME, back_to
 
@@ -205,12 +204,6 @@ def test_an_encoder_decoder_is_evaluated_with_an_extension(runs):
     assert all(a.nll != b.nll for a, b in pairs)
 
 
-def test_an_extension_without_a_part_to_extend_is_refused_before_training(tmp_path):
-    fields = {**COMMON, **KINDS['translation'], 'encoding': 'nope()', 'eval__at_end': True}
-    with pytest.raises(ValueError, match='the evaluation at the end .* would fail: .*pi'):
-        validate(tiny.config(tmp_path, **fields, extend='pi(factor=2.0)'))
-
-
 @pytest.mark.full
 def test_another_kind_is_not_continued(runs, tmp_path):
     shutil.copytree(runs('encoder'), tmp_path / 'runs')
@@ -289,8 +282,3 @@ def test_images_are_cut_along_the_batch_alone():
     assert placed['image'].sharding.spec == PartitionSpec(('data', 'fsdp'))
     assert placed['image'].addressable_shards[0].data.shape == (1, 7, 7, 1)
     np.testing.assert_array_equal(placed['image'], batch['image'])
-
-
-def test_a_class_needs_a_pool(tmp_path):
-    with pytest.raises(SpecError, match="model.pool is 'max'; did you mean"):
-        validate(tiny.config(tmp_path, **COMMON, **KINDS['class'], model__pool='max'))
