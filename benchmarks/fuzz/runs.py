@@ -36,8 +36,8 @@ from benchmarks.fuzz.damage import (
 from benchmarks.fuzz.programs import refusing, run
 from benchmarks.fuzz.target import CANARY, Target
 from posenc_jax.lab.analyse import subjects
+from posenc_jax.lab.cli import continuations, generate
 from posenc_jax.lab.cli import eval as program
-from posenc_jax.lab.cli import generate
 from posenc_jax.lab.config import defaults, settings
 from posenc_jax.lab.evaluate import run as evaluation
 from posenc_jax.lab.evaluate.measurement import Measurement
@@ -325,11 +325,13 @@ def started_in(folder: pathlib.Path, good: pathlib.Path) -> Iterator[None]:
         replace(evaluation.language, 'of_tables', lambda *_, **__: {})
         replace(Results, 'write', Results.write_numbers)
         replace(
-            generate, 'generator', lambda *_: lambda ids, **__: np.full((len(ids), 2), ord('a'))
+            continuations,
+            'generator',
+            lambda *_: lambda ids, **__: np.full((len(ids), 2), ord('a')),
         )
         replace(loop, 'make_trainer', lambda *_: trainer(good))
         replace(restore, 'abstract_model', remembered(restore.abstract_model))
-        for owner in (settings, generate.settings):
+        for owner in (settings, continuations.settings):
             replace(owner, 'check_call', remembered(owner.check_call))
         replace(sys, 'path', [str(folder), *sys.path])  # as `python -m` does
         for known in (registry._ENTRIES, imports._TEXTS):

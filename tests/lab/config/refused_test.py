@@ -258,6 +258,7 @@ def test_wrong_fields_are_one_line(base, fields, message, tmp_path):
         ('train__steps', 10**5000, 'a whole number of 32 bits, got a whole number of 16610 bits'),
         ('model__epsilon', math.nan, 'model.epsilon must be a finite number of 32 bits, got nan'),
     ],
+    ids=['a huge number', 'no number'],
 )
 def test_values_that_nobody_types(field, value, message, tmp_path):
     with tiny.refused(message):

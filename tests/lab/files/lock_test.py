@@ -260,7 +260,7 @@ def test_a_program_that_inherits_a_lock_keeps_it(tmp_path):
         program = [sys.executable, '-c', 'import time; time.sleep(600)']
         child = subprocess.Popen(program, pass_fds=(held,))
     try:
-        refused(path, '')
+        refused(path, 'the run is trained by')
     finally:
         child.kill()
         child.wait()
