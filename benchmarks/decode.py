@@ -42,7 +42,7 @@ def plain_forward(graphdef, state, layers, cache, tokens, start):
                 for a, b in ((keys, k), (values, v))
             ]
             new.append(own)
-            return jax.nn.dot_product_attention(q, *own, bias=bias)
+            return block.attention.output(jax.nn.dot_product_attention(q, *own, bias=bias))
 
         x = block.around(x, mix)
     return jnp.argmax(model.logits(model.norm(x[:, -1:]))[:, 0], axis=-1), new

@@ -31,14 +31,15 @@ STANDARD = dict(layers=6, width=256, heads=8, length=512, batch=8, rounds=7)
 class DenseTransformer(Transformer):
     """The same model with `jax.nn.dot_product_attention` and ALiBi as a dense bias."""
 
-    def hidden(self, tokens, tok=None, *, key=None, train=False):
+    def hidden(self, tokens, tok=None, *, key=None, train=False, source=None):
         (placed,) = self.place(Tokens.of(length=tokens.shape[1]))
         alibi = self.shared[0]
         bias = alibi.bias(placed.pos, placed.pos)
 
         def layer(x, number, layer_type, block):
-            mix = lambda h: jax.nn.dot_product_attention(
-                *block.attention.qkv(h), bias=bias, is_causal=True
+            attention = block.attention
+            mix = lambda h: attention.output(
+                jax.nn.dot_product_attention(*attention.qkv(h), bias=bias, is_causal=True)
             )
             return block.around(x, mix), None
 
