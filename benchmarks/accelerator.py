@@ -11,7 +11,6 @@ with the kernels of this library. All contenders of a table take turns in one pr
     PYTHONPATH=. python benchmarks/accelerator.py --all        # hours: attention of every encoding
 """
 
-import argparse
 import dataclasses
 import functools
 import itertools
@@ -22,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
-from measure import MIB, milliseconds, ratio, take_turns, temporary
+from measure import MIB, drawn, gradient, milliseconds, options, ratio, take_turns, temporary_mib
 from train_step import VOCAB, MeshStep, batch_of, model_config
 
 import posenc_jax as pj
@@ -98,13 +97,11 @@ def contender(make, arguments):
     that says why there is none.
     """
     try:
-        attention = make()
-        total = lambda *qkv: attention(*qkv).astype(jnp.float32).sum()
-        made = jax.jit(jax.grad(total, (0, 1, 2))).lower(*arguments).compile()
-        jax.block_until_ready(made(*arguments))
+        made = gradient(make(), *arguments)
+        jax.block_until_ready(made())
     except Exception as error:  # of many libraries, e.g. no memory
         return _why(error)
-    return functools.partial(made, *arguments), f'{temporary(made) / MIB:.0f}'
+    return made, temporary_mib(made)
 
 
 def flex_attention(arguments):
@@ -143,9 +140,7 @@ def _why(error: Exception) -> str:
 def attention_rows(sizes: Sizes, rounds: int, encodings):
     for length in sizes.lengths:
         for width in sizes.widths:
-            keys = jax.random.split(jax.random.key(0), 3)
-            shape = 1, length, sizes.heads, width
-            arguments = [jax.random.normal(key, shape, jnp.bfloat16) for key in keys]
+            arguments = drawn((1, length, sizes.heads, width), jnp.bfloat16)
             layer = functools.partial(_layer, length=length, heads=sizes.heads, width=width)
             made = {LIBRARY: contender(lambda: library(layer), arguments)}
             for spec, how in itertools.product(encodings, FORMS):
@@ -205,8 +200,7 @@ def train_rows(sizes: Sizes, rounds: int):
             else 'peak not known'
         )
         speed = f'{rows * length / seconds:,.0f}'
-        memory = f'{temporary(step.compiled) / MIB:.0f}'
-        yield name, f'{seconds * 1e3:.1f}', speed, share, memory
+        yield name, f'{seconds * 1e3:.1f}', speed, share, temporary_mib(step)
 
 
 def decode_rows(sizes: Sizes, rounds: int):
@@ -243,27 +237,21 @@ def every_encoding() -> list[str]:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--small', action='store_true', help='small sizes, for a trial on a CPU')
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument(
-        '--encodings', nargs='+', default=ENCODINGS, metavar='SPEC', help='whose attention is timed'
+    arguments = options(
+        __doc__,
+        small=(False, 'small sizes, for a trial on a CPU'),
+        rounds=5,
+        encodings=(list(ENCODINGS), 'spec strings whose attention is timed'),
+        all=(False, 'the attention of every encoding is timed'),
     )
-    parser.add_argument(
-        '--all',
-        action='store_const',
-        const=every_encoding(),
-        dest='encodings',
-        help='the attention of every encoding is timed',
-    )
-    arguments = parser.parse_args()
+    encodings = every_encoding() if arguments.all else arguments.encodings
     sizes = SMALL if arguments.small else Sizes()
     device = jax.devices()[0]
     print(f'### {jax.device_count()} x {device.device_kind}, jax {jax.__version__}\n')
     print(f'Sizes: {sizes}. Numbers are medians of {arguments.rounds} rounds (least in brackets).')
     print('\nAttention, forward and backward, bfloat16, one row:\n')
     names = ('encoding', 'tokens', 'head width', 'ms', 'of the library', 'temporary MiB')
-    rows = attention_rows(sizes, arguments.rounds, arguments.encodings)
+    rows = attention_rows(sizes, arguments.rounds, encodings)
     print(markdown_table(names, rows), flush=True)
     print('\nTrain step, bfloat16, all devices:\n')
     names = ('encoding', 'ms', 'tokens a second', 'of the peak', 'temporary MiB')

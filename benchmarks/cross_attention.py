@@ -8,34 +8,25 @@ when the source was encoded.
     python benchmarks/cross_attention.py --keys 256 4096 --steps=64
 """
 
-import argparse
 import functools
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from measure import milliseconds, ratio, show, take_turns
+from measure import milliseconds, options, ratio, show, small_model, take_turns
 
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.protocol.tokens import Tokens
 
 
 def contenders(keys: int, steps: int, batch: int, sizes: dict):
     """Two functions that take `steps` decode steps over `keys` cached keys."""
-    cfg = TransformerConfig(
-        vocab_size=8,
-        train_len=keys,
-        layers=1,
-        encoding='nope()',
-        kind='encoder_decoder',
-        source_size=8,
-        source_len=keys,
-        **sizes,
-    )
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    model = small_model(
+        'nope()', vocab_size=8, train_len=keys, layers=1, kind='encoder_decoder', source_size=8,
+        source_len=keys, **sizes,
+    )  # fmt: skip
     ((layer_type, block),) = model.layers()
     source = model.encoded(jnp.ones((batch, keys), jnp.int32))
-    x = jax.random.normal(jax.random.key(0), (batch, 1, cfg.width))
+    x = jax.random.normal(jax.random.key(0), (batch, 1, model.cfg.width))
     graphdef, state = nnx.split(block)
     tok, mixer = Tokens.of(length=keys), model.mixer(layer_type, block)
     cache = mixer.fill(source.x, model.place(tok)[layer_type], keys)[1]
@@ -70,34 +61,20 @@ def contenders(keys: int, steps: int, batch: int, sizes: dict):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--keys', type=int, nargs='+', default=[256, 1024, 4096])
-    for name, default in (
-        ('batch', 4),
-        ('steps', 64),
-        ('width', 256),
-        ('heads', 8),
-        ('rounds', 15),
-    ):
-        parser.add_argument(f'--{name}', type=int, default=default)
-    args = parser.parse_args()
+    args = options(
+        __doc__, keys=[256, 1024, 4096], batch=4, steps=64, width=256, heads=8, rounds=15
+    )
     rows = []
     for keys in args.keys:
         runs = contenders(keys, args.steps, args.batch, dict(width=args.width, heads=args.heads))
         seconds = take_turns(runs, args.rounds)
-        rows.append(
-            (
-                keys,
-                *(milliseconds(seconds[name]) for name in runs),
-                f'{ratio(seconds, "cross-attention", "self-attention"):.2f}',
-            )
-        )
-    show(
+        more = f'{ratio(seconds, "cross-attention", "self-attention"):.2f}'
+        rows.append((keys, *(milliseconds(seconds[name]) for name in runs), more))
+    title = (
         f'{args.steps} decode steps of one layer, batch {args.batch}, width {args.width}, '
-        f'{args.heads} heads: median (smallest) ms',
-        ('keys', 'self-attention', 'cross-attention', 'cross / self'),
-        rows,
+        f'{args.heads} heads: median (smallest) ms'
     )
+    show(title, ('keys', 'self-attention', 'cross-attention', 'cross / self'), rows)
 
 
 if __name__ == '__main__':

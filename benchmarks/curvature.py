@@ -8,11 +8,10 @@ nodes of unequal degrees, for which the assignment has lcm(d_u, d_v) pieces. The
 the largest difference of the two results.
 """
 
-import argparse
 import statistics
 
 import numpy as np
-from measure import ratio, show, take_turns
+from measure import options, ratio, show, take_turns
 
 from posenc_jax.features.graphs import curvature
 from posenc_jax.features.graphs.adjacency import edges_of
@@ -37,41 +36,23 @@ def microseconds(times: list[float], edges: int) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--nodes', type=int, default=40)
-    parser.add_argument('--degrees', type=int, nargs='+', default=[4, 8, 16])
-    parser.add_argument('--rounds', type=int, default=5)
-    args = parser.parse_args()
-    graphs = {
-        f'regular, degree {degree}': random_regular(np.random.default_rng(0), args.nodes, degree)
-        for degree in args.degrees
-    }
-    density = args.degrees[-1] / args.nodes
-    graphs[f'random, mean degree {args.degrees[-1]}'] = random_graph(
-        np.random.default_rng(0), args.nodes, density
-    )
+    args = options(__doc__, nodes=40, degrees=[4, 8, 16], rounds=5)
+    rng = lambda: np.random.default_rng(0)
+    graphs = {f'regular, degree {d}': random_regular(rng(), args.nodes, d) for d in args.degrees}
+    last = args.degrees[-1]
+    graphs[f'random, mean degree {last}'] = random_graph(rng(), args.nodes, last / args.nodes)
     rows = []
     for name, graph in graphs.items():
         graph = graph.astype(np.float64)
-        seconds = take_turns(
-            {
-                'assignment': lambda: curvature.ollivier_ricci(graph),
-                'program': lambda: by_program(graph),
-            },
-            args.rounds,
-        )
-        edges = len(edges_of(graph))
-        apart = np.abs(curvature.ollivier_ricci(graph) - by_program(graph)).max()
-        rows.append(
-            (
-                name,
-                edges,
-                microseconds(seconds['assignment'], edges),
-                microseconds(seconds['program'], edges),
-                f'{ratio(seconds, "program", "assignment"):.1f}x',
-                f'{apart:.0e}',
-            )
-        )
+        ways = {
+            'assignment': lambda: curvature.ollivier_ricci(graph),
+            'program': lambda: by_program(graph),
+        }
+        seconds, edges = take_turns(ways, args.rounds), len(edges_of(graph))
+        apart = np.abs(ways['assignment']() - ways['program']()).max()
+        times = [microseconds(seconds[way], edges) for way in ways]
+        faster = f'{ratio(seconds, "program", "assignment"):.1f}x'
+        rows.append((name, edges, *times, faster, f'{apart:.0e}'))
     columns = ('graph', 'edges', 'assignment, us/edge', 'program, us/edge', 'faster', 'apart')
     show(f'{args.nodes} nodes', columns, rows)
 

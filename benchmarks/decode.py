@@ -7,17 +7,16 @@ that agree is printed.
     python benchmarks/decode.py            # about a minute on two cores
 """
 
-import argparse
 import functools
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from measure import options, small_model, take_turns
 
 from posenc_jax.lab.decoding.generate import generate
-from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.model import Transformer
 from posenc_jax.protocol.tokens import Tokens
 
 
@@ -43,7 +42,7 @@ def plain_forward(graphdef, state, layers, cache, tokens, start):
                 for a, b in ((keys, k), (values, v))
             ]
             new.append(own)
-            return jax.nn.dot_product_attention(q, *own, bias=bias)
+            return block.attention.output(jax.nn.dot_product_attention(q, *own, bias=bias))
 
         x = block.around(x, mix)
     return jnp.argmax(model.logits(model.norm(x[:, -1:]))[:, 0], axis=-1), new
@@ -74,45 +73,21 @@ def plain_generate(model: Transformer):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (
-        ('batch', 8),
-        ('prompt', 64),
-        ('new', 192),
-        ('layers', 6),
-        ('width', 256),
-        ('heads', 8),
-        ('rounds', 5),
-    ):
-        parser.add_argument(f'--{name}', type=int, default=default)
-    args = parser.parse_args()
-    cfg = TransformerConfig(
-        vocab_size=256,
-        train_len=256,
-        layers=args.layers,
-        width=args.width,
-        heads=args.heads,
-        encoding='alibi()',
-    )
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
-    prompts = jax.random.randint(jax.random.key(1), (args.batch, args.prompt), 0, cfg.vocab_size)
+    args = options(__doc__, batch=8, prompt=64, new=192, layers=6, width=256, heads=8, rounds=5)
+    sizes = dict(train_len=256, layers=args.layers, width=args.width, heads=args.heads)
+    model = small_model('alibi()', **sizes)
+    shape = args.batch, args.prompt
+    prompts = jax.random.randint(jax.random.key(1), shape, 0, model.cfg.vocab_size)
     ours = functools.partial(generate, model, prompts, max_new_tokens=args.new, temperature=0.0)
     plain = functools.partial(plain_generate(model), prompts, args.new)
-    agree = float((ours() == plain()).mean())  # compiles both
-    seconds = {'scanned loop, [B, K, S, H]': [], 'step by step, [B, S, N, H]': []}
-    for _ in range(args.rounds):
-        for (name, times), run in zip(seconds.items(), (ours, plain)):
-            begin = time.perf_counter()
-            jax.block_until_ready(run())
-            times.append(time.perf_counter() - begin)
-    rates = {
-        name: args.batch * args.new / statistics.median(times) for name, times in seconds.items()
-    }
+    agree = float((ours() == plain()).mean())
+    calls = {'scanned loop, [B, K, S, H]': ours, 'step by step, [B, S, N, H]': plain}
+    seconds = take_turns(calls, args.rounds)
     print(vars(args), jax.devices()[0].device_kind)
-    for name, rate in rates.items():
+    rates = [args.batch * args.new / statistics.median(times) for times in seconds.values()]
+    for name, rate in zip(calls, rates):
         print(f'{name:30s} {rate:8.0f} tokens/s')
-    first, second = rates.values()
-    print(f'ratio {first / second:.2f}; tokens that agree: {agree:.1%}')
+    print(f'ratio {rates[0] / rates[1]:.2f}; tokens that agree: {agree:.1%}')
 
 
 if __name__ == '__main__':

@@ -9,16 +9,15 @@ docs/results/training_free_extension.md has the numbers.
     python benchmarks/extensions.py --length=2048 --rounds=1
 """
 
-import argparse
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from measure import MIB, milliseconds, ratio, show, take_turns, temporary
+from measure import Compiled, longer, options, show, small_model, take_turns, temporary_mib
 
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.model import Transformer
 from posenc_jax.protocol.tokens import Tokens
 
 EXTENSIONS = (
@@ -28,69 +27,42 @@ EXTENSIONS = (
 )  # fmt: skip
 
 
-class Pass:
-    """A compiled pass over one row of tokens; a call runs it."""
-
-    def __init__(self, model: Transformer, length: int):
-        graphdef, state = nnx.split(model)
-        tokens = jax.random.randint(jax.random.key(1), (1, length), 0, model.cfg.vocab_size)
-        read = jax.jit(lambda state, tokens: nnx.merge(graphdef, state).hidden(tokens))
-        self.compiled, self.given = read.lower(state, tokens).compile(), (state, tokens)
-
-    def __call__(self):
-        return self.compiled(*self.given)
+def reading(model: Transformer, length: int) -> Compiled:
+    """A compiled pass over one row of tokens."""
+    graphdef, state = nnx.split(model)
+    tokens = jax.random.randint(jax.random.key(1), (1, length), 0, model.cfg.vocab_size)
+    return Compiled(lambda state, ids: nnx.merge(graphdef, state).hidden(ids), state, tokens)
 
 
-class Step:
-    """A compiled decoding step behind `length - 1` tokens; a call runs it. All of these but the
-    first have zeros as keys, which does not change the time.
+def decoding(model: Transformer, length: int) -> Compiled:
+    """A compiled decoding step behind `length - 1` tokens. All of these but the first have zeros as
+    keys, which does not change the time.
     """
-
-    def __init__(self, model: Transformer, length: int):
-        model = model.for_decoding()
-        token = jnp.zeros(1, jnp.int32)
-        cache = prefill(model, init_cache(model, Tokens.of(length=length)), token[:, None])[1]
-        cache = dataclasses.replace(cache, cursor=jnp.asarray(length - 1, jnp.int32))
-        graphdef, state = nnx.split(model)
-        step = jax.jit(
-            lambda state, cache, token: decode_step(nnx.merge(graphdef, state), cache, token)[0]
-        )
-        self.compiled, self.given = step.lower(state, cache, token).compile(), (state, cache, token)
-
-    def __call__(self):
-        return self.compiled(*self.given)
+    model = model.for_decoding()
+    token = jnp.zeros(1, jnp.int32)
+    cache = prefill(model, init_cache(model, Tokens.of(length=length)), token[:, None])[1]
+    cache = dataclasses.replace(cache, cursor=jnp.asarray(length - 1, jnp.int32))
+    graphdef, state = nnx.split(model)
+    step = lambda state, cache, token: decode_step(nnx.merge(graphdef, state), cache, token)[0]
+    return Compiled(step, state, cache, token)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (
-        ('length', 8192), ('trained', 256), ('layers', 4), ('width', 160), ('heads', 4), ('rounds',
-            5), ('steps', 20),
-    ):  # fmt: skip
-        parser.add_argument(f'--{name}', type=int, default=default)
-    args = parser.parse_args()
-    factor = args.length // args.trained
-    sizes = dict(
-        vocab_size=256,
-        train_len=args.trained,
-        layers=args.layers,
-        width=args.width,
-        heads=args.heads,
+    args = options(
+        __doc__, length=8192, trained=256, layers=4, width=160, heads=4, rounds=5, steps=20
     )
-    model = Transformer(TransformerConfig(**sizes, encoding='rope()'), rngs=nnx.Rngs(0))
+    factor = args.length // args.trained
+    sizes = dict(train_len=args.trained, layers=args.layers, width=args.width, heads=args.heads)
+    model = small_model('rope()', **sizes)
     specs = [spec.format(factor=factor, group=2 * factor) for spec in EXTENSIONS]
     models = {spec: model if spec == 'none' else model.extend(spec) for spec in specs}
-    passes = {spec: Pass(model, args.length) for spec, model in models.items()}
-    steps = {spec: Step(model, args.length) for spec, model in models.items()}
+    passes = {spec: reading(model, args.length) for spec, model in models.items()}
+    steps = {spec: decoding(model, args.length) for spec, model in models.items()}
     read, written = take_turns(passes, args.rounds), take_turns(steps, args.steps)
     rows = [
         (
-            spec,
-            milliseconds(read[spec]),
-            f'{ratio(read, spec, "none"):.2f}x',
-            f'{temporary(passes[spec].compiled) / MIB:.0f}',
-            milliseconds(written[spec]),
-            f'{ratio(written, spec, "none"):.2f}x',
+            *(spec, *longer(read, spec, 'none'), temporary_mib(passes[spec])),
+            *longer(written, spec, 'none'),
         )
         for spec in specs
     ]

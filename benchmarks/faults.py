@@ -30,23 +30,21 @@ import time
 from collections.abc import Callable
 
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
-if __name__ == '__main__' and '--inside' not in sys.argv:
-    # Mounts and processes in separate namespaces end with the program.
-    user = [] if os.geteuid() == 0 else ['--user', '--map-root-user']
-    apart = ['unshare', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc', *user]
-    sys.exit(subprocess.run([*apart, sys.executable, *sys.argv, '--inside']).returncode)
 os.environ |= {
     'JAX_PLATFORMS': 'cpu', 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'PYTHONPATH': str(ROOT), 'XLA_FLAGS': '--xla_force_host_platform_device_count=1',
 }  # fmt: skip
 
+from short_runs import NAME, arguments, in_namespaces, mount  # noqa: E402
+
+if __name__ == '__main__':
+    in_namespaces('--pid', '--fork', '--kill-child', '--mount-proc')
+
 import orbax.checkpoint as ocp  # noqa: E402
-from full_disk import mount  # noqa: E402
 
 from posenc_jax.lab.cli import train as command  # noqa: E402
 from posenc_jax.lab.files import disk  # noqa: E402
-from posenc_jax.lab.files.safe import finished_steps  # noqa: E402
+from posenc_jax.lab.files.saved_steps import finished_steps  # noqa: E402
 from posenc_jax.lab.runs.checkpoint import Checkpoints  # noqa: E402
 from posenc_jax.lab.train import loop  # noqa: E402
 from posenc_jax.lab.train.metrics_file import FILE, read_lines  # noqa: E402
@@ -55,7 +53,7 @@ from posenc_jax.lab.train.metrics_file import FILE, read_lines  # noqa: E402
 FORKS = multiprocessing.get_context('forkserver')
 FORKS.set_forkserver_preload([loop.__name__, command.__name__, ocp.__name__, 'tensorboardX'])
 
-NAME, STEPS_FOR_EACH = 'run', 30
+STEPS_FOR_EACH = 30
 START, SILENCE, GRACE = 15, 10, 5  # seconds: the two timeouts, and the pause of a watcher
 # Seconds that a very busy machine may take: until a process begins to wait for the other one, for
 # some steps and a checkpoint, and until the second save after a full disk, which says so at last.
@@ -65,7 +63,7 @@ FIELDS = (
     'encoding=alibi()', 'model.layers=1', 'model.width=16', 'model.heads=4', 'model.dropout=0.1',
     'train.batch=8', 'train.length=32', 'train.warmup=4', 'train.log_every=1', 'train.keep=2',
     'train.save_every=10', 'train.eval_every=0', 'eval.at_end=False', 'mesh.data=1', 'mesh.fsdp=2',
-    f'cluster.start_timeout={START}', f'cluster.peer_timeout={SILENCE}', f'name={NAME}',
+    f'cluster.start_timeout={START}', f'cluster.peer_timeout={SILENCE}',
 )  # fmt: skip
 
 PAUSE, SLOW = 0.1, 0.5  # seconds in which a process waits for a batch
@@ -94,7 +92,7 @@ def no_room() -> None:
     ocp.StandardCheckpointHandler.async_save = fails
 
 
-def train(arguments: list[str], out: pathlib.Path, errors: pathlib.Path, before) -> None:
+def train(given: list[str], out: pathlib.Path, errors: pathlib.Path, before) -> None:
     """What a process does: `python train.py`, with its outputs in files."""
     for stream, path in (1, out), (2, errors):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
@@ -104,7 +102,7 @@ def train(arguments: list[str], out: pathlib.Path, errors: pathlib.Path, before)
         before()
     put = loop.device_batch
     loop.device_batch = lambda *given: (time.sleep(PAUSE), put(*given))[1]
-    sys.argv = ['train.py', *arguments]
+    sys.argv = ['train.py', *given]
     command.main()
 
 
@@ -123,14 +121,13 @@ class Pair:
             port = free.getsockname()[1]
         self.directory = workdir / NAME
         self._said, self.processes = tempfile.TemporaryDirectory(), []
-        fields = (*FIELDS, f'train.steps={steps}', f'workdir={workdir}')
-        arguments = ['--config=configs/default.py', *(f'--config.{field}' for field in fields)]
+        common = arguments((*FIELDS, f'train.steps={steps}'), workdir)
         for number in (0, 1):
             own = f'--coordinator=127.0.0.1:{port}', '--processes=2', f'--process_id={number}'
             files = self._file(number, 'out'), self._file(number, 'errors')
             for file in files:
                 file.touch()
-            given = [*arguments, *own], *files, before.get(number)
+            given = [*common, *own], *files, before.get(number)
             self.processes.append(FORKS.Process(target=train, args=given, daemon=True))
             self.processes[-1].start()
 
@@ -360,8 +357,8 @@ def main():
     parser.add_argument('--repeats', type=int, default=4, help='how often each fault happens')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--inside', action='store_true', help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    folder, steps, good = tempfile.TemporaryDirectory, STEPS_FOR_EACH * arguments.repeats, []
+    asked = parser.parse_args()
+    folder, steps, good = tempfile.TemporaryDirectory, STEPS_FOR_EACH * asked.repeats, []
     with folder() as whole, folder() as places, folder() as cache:
         os.environ['JAX_COMPILATION_CACHE_DIR'] = cache
         undisturbed = Pair(pathlib.Path(whole), steps, {})
@@ -370,13 +367,13 @@ def main():
         expected = left_behind(undisturbed.directory)
         print('fault | ended as documented | seconds to the end | what was lost')
         for name, fault in FAULTS.items():
-            if arguments.only not in (None, name.split()[0]):
+            if asked.only not in (None, name.split()[0]):
                 continue
             place = pathlib.Path(places, name.split()[0])
             mount(place, ROOM)
             start = lambda before, place=place: Pair(place, steps, before)
-            rng = random.Random(f'{arguments.seed} {name}')
-            for repeat in range(arguments.repeats):
+            rng = random.Random(f'{asked.seed} {name}')
+            for repeat in range(asked.repeats):
                 good.append(attempt(name, fault(repeat), start, expected['metrics'], rng))
             last = start({})
             status, said = last.wait(600.0), last.errors(0) + last.errors(1)

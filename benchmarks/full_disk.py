@@ -13,7 +13,6 @@ left. After the file system was enlarged, the same command continues from that s
 losses of an undisturbed run.
 """
 
-import argparse
 import os
 import pathlib
 import re
@@ -21,21 +20,18 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from measure import options
+from short_runs import NAME, ROOT, arguments, in_namespaces, losses, mount
 
-from posenc_jax.lab.runs.checkpoint import CheckpointError  # noqa: E402
-from posenc_jax.lab.runs.restore import restore_model  # noqa: E402
-from posenc_jax.lab.train.metrics_file import FILE, read_lines  # noqa: E402
+from posenc_jax.lab.runs.checkpoint import CheckpointError
+from posenc_jax.lab.runs.restore import restore_model
 
-NAME = 'run'
 STEPS, ENLARGED = 24, '64m'
 FIELDS = (
-    'encoding=t5_rpe() | '
-    'alibi()', 'model.layers=2', 'model.width=32', 'model.heads=4', f'train.steps={STEPS}',
-    'train.batch=8', 'train.length=32', 'train.warmup=4', 'train.log_every=1',
-    'train.eval_every=12', 'train.save_every=4',
-    'train.keep=2', 'eval.lengths=32,64', 'eval.tokens=256', 'eval.stride=16', f'name={NAME}',
+    'encoding=t5_rpe() | alibi()', 'model.layers=2', 'model.width=32', 'model.heads=4',
+    f'train.steps={STEPS}', 'train.batch=8', 'train.length=32', 'train.warmup=4',
+    'train.log_every=1', 'train.eval_every=12', 'train.save_every=4', 'train.keep=2',
+    'eval.lengths=32,64', 'eval.tokens=256', 'eval.stride=16',
 )  # fmt: skip
 
 
@@ -49,27 +45,14 @@ runpy.run_path('train.py', run_name='__main__')
 
 
 def train(workdir: pathlib.Path, cache: str, blind: bool = False) -> subprocess.CompletedProcess:
-    settings = (f'--config.{field}' for field in (*FIELDS, f'workdir={workdir}'))
     environment = {
         **os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': cache,
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     }  # fmt: skip
-    command = [
-        sys.executable,
-        *(['-c', BLIND] if blind else []),
-        'train.py',
-        '--config=configs/default.py',
-        *settings,
-    ]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
-    )
-
-
-def losses(workdir: pathlib.Path) -> dict[int, float]:
-    return {
-        line['step']: line['loss'] for line in read_lines(workdir / NAME / FILE) if 'loss' in line
-    }
+    own = ['-c', BLIND] if blind else []
+    command = [sys.executable, *own, 'train.py', *arguments(FIELDS, workdir)]
+    how = dict(cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, **how)
 
 
 def readable(run: pathlib.Path) -> int | None:
@@ -80,14 +63,6 @@ def readable(run: pathlib.Path) -> int | None:
         return None
 
 
-def mount(where: pathlib.Path, size: str, *options: str) -> None:
-    where.mkdir(exist_ok=True)
-    subprocess.run(
-        ['mount', '-t', 'tmpfs', '-o', ','.join([f'size={size}', *options]), 'tmpfs', where],
-        check=True,
-    )
-
-
 def attempt(
     where: pathlib.Path, size: int, cache: str, expected: dict[int, float], blind: bool
 ) -> bool:
@@ -95,56 +70,35 @@ def attempt(
     mount(where, str(size))
     first = train(where, cache, blind)
     said = first.stderr.splitlines()
-    stated = re.search(
-        r'(?:step (\d+) is safe|no step is saved); once there is room', said[-1] if said else ''
-    )
+    pattern = r'(?:step (\d+) is safe|no step is saved); once there is room'
+    stated = re.search(pattern, said[-1] if said else '')
     safe = int(stated[1]) if stated and stated[1] else None
-    good = (
-        first.returncode == 0
-        and not said
-        or first.returncode == 2
-        and len(said) == 1
-        and stated is not None
-    )
+    ended = not said if first.returncode == 0 else len(said) == 1 and stated is not None
+    good = first.returncode in (0, 2) and ended
     found = readable(where / NAME)
     good &= found == (STEPS if first.returncode == 0 else safe)
     good &= not list(where.rglob('*.orbax-checkpoint-tmp*')) and not list(where.rglob('*.partial*'))
     mount(where, ENLARGED, 'remount')
     second = train(where, cache)
-    went_on = (
-        second.returncode == 0
-        and losses(where) == expected
-        and (where / NAME / 'eval' / 'results.json').is_file()
-    )
-    went_on &= (
-        found is None
-        or re.search(rf'(?:after|to) step {found} of {STEPS}', second.stdout) is not None
-    )
+    went_on = second.returncode == 0 and losses(where) == expected
+    went_on &= (where / NAME / 'eval' / 'results.json').is_file()
+    continued = re.search(rf'(?:after|to) step {found} of {STEPS}', second.stdout)
+    went_on &= found is None or continued is not None
     subprocess.run(['umount', where], check=True)
     line = said[-1].replace(str(where), '') if said else 'trained and evaluated'
-    print(
-        f'{size / 1000:8.0f}  {first.returncode:6}  {found or "-":>4}  '
-        f'{"yes" if went_on else "NO":9}  {line}',
-        flush=True,
-    )
+    words = f'{size / 1000:8.0f}  {first.returncode:6}  {found or "-":>4}'
+    print(f'{words}  {"yes" if went_on else "NO":9}  {line}', flush=True)
     return good and went_on
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--sizes', type=int, default=20, help='how many file systems')
-    parser.add_argument(
-        '--blind', action='store_true', help='do not look at the room before a save'
+    asked = options(
+        __doc__,
+        sizes=(20, 'how many file systems'),
+        blind=(False, 'do not look at the room before a save'),
+        inside=(False, 'given by the program itself, which starts again in a namespace'),
     )
-    parser.add_argument('--inside', action='store_true', help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if not arguments.inside:  # mounts in a separate namespace disappear when the process ends
-        user = [] if os.geteuid() == 0 else ['--user', '--map-root-user']
-        sys.exit(
-            subprocess.run(
-                ['unshare', '--mount', *user, sys.executable, *sys.argv, '--inside']
-            ).returncode
-        )
+    in_namespaces()
     folder = tempfile.TemporaryDirectory
     with folder() as whole, folder() as places, folder() as cache:
         undisturbed = train(pathlib.Path(whole), cache)
@@ -152,13 +106,11 @@ def main():
             sys.exit(f'the undisturbed run failed: {undisturbed.stderr}')
         expected = losses(pathlib.Path(whole))
         taken = sum(path.lstat().st_blocks * 512 for path in pathlib.Path(whole).rglob('*'))
-        sizes = [
-            4096 + round(1.6 * taken * number / max(1, arguments.sizes - 1))
-            for number in range(arguments.sizes)
-        ]
+        step = 1.6 * taken / max(1, asked.sizes - 1)
+        sizes = [4096 + round(step * number) for number in range(asked.sizes)]
         print('size, kB  status  safe  continues  last line on stderr')
         good = [
-            attempt(pathlib.Path(places, str(size)), size, cache, expected, arguments.blind)
+            attempt(pathlib.Path(places, str(size)), size, cache, expected, asked.blind)
             for size in sizes
         ]
     print(f'{sum(good)} of {len(good)} sizes, all good: {all(good)}')

@@ -10,17 +10,16 @@ take turns. The caches of the first table hold random numbers, whose values do n
     python benchmarks/hybrid_decode.py --length=1024 --new=8 --rounds=2
 """
 
-import argparse
 import functools
 
 import jax
 from flax import nnx
-from long_decode import contender
-from measure import MIB, milliseconds, ratio, show, take_turns
+from long_decode import contender, times_and_sizes
+from measure import MIB, options, shorter, show, small_model, take_turns
 
 from posenc_jax.lab.decoding import decode as plain
 from posenc_jax.lab.decoding.bounded_windows import bounded_windows
-from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.model import Transformer
 from posenc_jax.mixers.gmu_hybrid import pattern_of
 from posenc_jax.protocol.tokens import Tokens
 
@@ -47,24 +46,13 @@ def prompt_reader(model: Transformer, length: int, last: int | None):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (
-        ('length', 16384), ('new', 32), ('batch', 1), ('layers', 8), ('width', 256), ('heads', 8),
-        ('window', 64), ('rounds', 5),
-    ):  # fmt: skip
-        parser.add_argument(f'--{name}', type=int, default=default)
-    args = parser.parse_args()
+    args = options(
+        __doc__, length=16384, new=32, batch=1, layers=8, width=256, heads=8, window=64, rounds=5
+    )
     capacity, kept = args.length + args.new, {}
-
-    def of(*pattern):
-        sizes = dict(layers=args.layers, width=args.width, heads=args.heads)
-        cfg = TransformerConfig(
-            **sizes, vocab_size=256, train_len=256, encoding='', pattern=pattern
-        )
-        return Transformer(cfg, rngs=nnx.Rngs(0))
-
+    sizes = dict(train_len=256, layers=args.layers, width=args.width, heads=args.heads)
+    of = lambda *pattern: small_model('', pattern=pattern, **sizes)
     decoder, hybrid = of('rope()'), of(*pattern_of(args.layers, window=args.window))
-    begun = lambda model, tok, prompt: plain.prefill(model, plain.init_cache(model, tok), prompt)[1]
 
     def counted(name, cut_down=lambda cache: cache):
         def run(cache):
@@ -74,41 +62,23 @@ def main():
 
         return run
 
-    bounded = functools.partial(bounded_windows, hybrid)
     contenders = {
-        'plain decoder': (decoder, lambda cache: cache),
-        'hybrid': (hybrid, lambda cache: cache),
-        'hybrid, windows bounded': (hybrid, bounded),
+        'plain decoder': (decoder,),
+        'hybrid': (hybrid,),
+        'hybrid, windows bounded': (hybrid, functools.partial(bounded_windows, hybrid)),
     }
     built = {
-        name: contender(
-            model, begun, plain.decode_step, counted(name, cut), args.length, args.new, args.batch
-        )
-        for name, (model, cut) in contenders.items()
+        name: contender(model, args.length, args.new, args.batch, cut_down=counted(name, *cut))
+        for name, (model, *cut) in contenders.items()
     }
-    seconds = take_turns({name: run for name, (run, _) in built.items()}, args.rounds)
-    base = next(iter(built))
     rows = [
-        (
-            name,
-            milliseconds([s / args.new for s in seconds[name]]),
-            f'{ratio(seconds, base, name):.2f}x',
-            kept[name],
-            f'{size / MIB:.2f}',
-            f'{built[base][1] / size:.2f}x',
-        )
-        for name, (_, size) in built.items()
+        (name, *times, kept[name], f'{size / MIB:.2f}', f'{saved:.2f}x')
+        for name, *times, size, saved in times_and_sizes(built, args.new, args.rounds)
     ]
-    columns = (
-        'model',
-        'ms per token, median (min)',
-        'speed',
-        'full caches',
-        'MiB of all states',
-        'memory saved',
-    )
+    columns = 'model', 'ms per token, median (min)', 'speed', 'full caches', 'MiB of all states'
     sizes = f'{args.layers} layers of width {args.width}, window {args.window}'
-    show(f'{args.new} tokens behind {args.length}, {args.batch} row(s), {sizes}', columns, rows)
+    title = f'{args.new} tokens behind {args.length}, {args.batch} row(s), {sizes}'
+    show(title, (*columns, 'memory saved'), rows)
 
     readers = {
         'plain decoder': prompt_reader(decoder, args.length, 1),
@@ -116,10 +86,7 @@ def main():
         'hybrid, last token in the upper half': prompt_reader(hybrid, args.length, 1),
     }
     seconds = take_turns(readers, args.rounds)
-    rows = [
-        (name, milliseconds(seconds[name]), f'{ratio(seconds, base, name):.2f}x')
-        for name in readers
-    ]
+    rows = [(name, *shorter(seconds, name, 'plain decoder')) for name in readers]
     columns = ('model', 'ms per prompt, median (min)', 'speed')
     show(f'A prompt of {args.length} tokens, {sizes}', columns, rows)
 

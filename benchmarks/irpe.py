@@ -10,35 +10,32 @@ gradients are those of queries, keys, values and tables, and the projection of t
 the time.
 """
 
-import argparse
-import functools
-import time
-
 import jax
 import numpy as np
 from flax import nnx
-from measure import MIB, milliseconds, ratio, show, take_turns, temporary
+from measure import (
+    Compiled,
+    drawn,
+    longer,
+    options,
+    processor_seconds,
+    show,
+    take_turns,
+    temporary_mib,
+)
 
 import posenc_jax as pj
 
 SPECS = (
-    'nope()',
-    'irpe()',
-    'irpe(method="cross")',
-    'irpe(mode="bias")',
-    'irpe(on="v")',
+    'nope()', 'irpe()', 'irpe(method="cross")', 'irpe(mode="bias")', 'irpe(on="v")',
     'irpe(on="qkv")',
-)
+)  # fmt: skip
 
 
-def compiled(spec: str, side: int, batch: int, heads: int, width: int):
-    """The gradients of attention over a grid, compiled, and its arguments."""
-    length = side * side
-    q, k, v = (
-        jax.random.normal(key, (batch, length, heads, width))
-        for key in jax.random.split(jax.random.key(0), 3)
-    )
-    tok = pj.Tokens.of(positions=np.stack(np.divmod(np.arange(length), side), axis=-1)[None])
+def compiled(spec: str, side: int, batch: int, heads: int, width: int) -> Compiled:
+    """The gradients of attention over a grid."""
+    positions = np.stack(np.divmod(np.arange(side * side), side), axis=-1)[None]
+    tok, qkv = pj.Tokens.of(positions=positions), drawn((batch, side * side, heads, width))
     graphdef, state = nnx.split(pj.make(spec, heads=heads, kv_heads=heads, head_dim=width))
 
     def loss(state, q, k, v, tok):
@@ -46,40 +43,24 @@ def compiled(spec: str, side: int, batch: int, heads: int, width: int):
         projected = encoding.project(q, k, v, tok, tok)
         return pj.attend(encoding, *projected, applied=pj.TOKEN_STAGE).sum()
 
-    arguments = state, q, k, v, tok
-    return jax.jit(jax.grad(loss, (0, 1, 2, 3))).lower(*arguments).compile(), arguments
-
-
-def computed(call, times: int) -> float:
-    """Processor time of a call in seconds, the smallest of a few."""
-    seconds = []
-    for _ in range(times):
-        begin = time.process_time()
-        jax.block_until_ready(call())
-        seconds.append(time.process_time() - begin)
-    return min(seconds)
+    return Compiled(jax.grad(loss, (0, 1, 2, 3)), state, *qkv, tok)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--encodings', nargs='*', default=SPECS[1:])
-    for name, default in (('side', 32), ('batch', 4), ('heads', 8), ('width', 32), ('rounds', 5)):
-        parser.add_argument(f'--{name}', type=int, default=default)
-    args = parser.parse_args()
+    args = options(
+        __doc__, encodings=list(SPECS[1:]), side=32, batch=4, heads=8, width=32, rounds=5
+    )
     sizes = args.side, args.batch, args.heads, args.width
-    programs = {spec: compiled(spec, *sizes) for spec in (SPECS[0], *args.encodings)}
-    calls = {spec: functools.partial(run, *given) for spec, (run, given) in programs.items()}
+    base, *others = (SPECS[0], *args.encodings)
+    calls = {spec: compiled(spec, *sizes) for spec in (base, *others)}
     seconds = take_turns(calls, args.rounds)
-    least = {spec: computed(call, args.rounds) for spec, call in calls.items()}
+    least = {spec: processor_seconds(call, args.rounds) for spec, call in calls.items()}
     rows = [
         (
-            spec,
-            milliseconds(seconds[spec]),
-            f'{ratio(seconds, spec, SPECS[0]):.2f}x',
-            f'{least[spec] / least[SPECS[0]]:.2f}x',
-            f'{temporary(programs[spec][0]) / MIB:.0f}',
+            *(spec, *longer(seconds, spec, base), f'{least[spec] / least[base]:.2f}x'),
+            temporary_mib(call),
         )
-        for spec in programs
+        for spec, call in calls.items()
     ]
     title = (
         f'Attention over {args.side} x {args.side} tokens, B {args.batch}, {args.heads} heads, H '

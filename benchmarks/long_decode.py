@@ -9,21 +9,21 @@ most of them, or it keeps only the visible keys (`constant_cache`).
     python benchmarks/long_decode.py --length=2048 --new=16
 """
 
-import argparse
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from measure import MIB, milliseconds, ratio, show, take_turns
+from measure import MIB, options, shorter, show, small_model, take_turns
 
 from posenc_jax.lab.decoding import decode as plain
 from posenc_jax.lab.decoding import duo_attention
 from posenc_jax.lab.decoding.constant_cache import constant_cache
 from posenc_jax.lab.decoding.duo_attention import cache as duo_cache
-from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.model import Transformer
 from posenc_jax.protocol.tokens import Tokens
 
 
@@ -42,9 +42,29 @@ def filled(cache, length: int, seed: int):
     )
 
 
-def contender(model: Transformer, start, step, cut_down, length: int, new: int, batch: int):
-    """A function that decodes `new` tokens behind `length` others, and the bytes of its cache after
-    `cut_down` has reduced it.
+def all_keys(model: Transformer, tok: Tokens, prompt: jax.Array):
+    """A cache of all keys that has read a prompt."""
+    return plain.prefill(model, plain.init_cache(model, tok), prompt)[1]
+
+
+def contender(
+    model: Transformer,
+    length: int,
+    new: int,
+    batch: int = 1,
+    *,
+    start: Callable = all_keys,
+    step: Callable = plain.decode_step,
+    cut_down: Callable = lambda cache: cache,
+):
+    """A function that decodes `new` tokens behind `length` others, and the bytes of its cache.
+
+    Args:
+      model: the model.
+      length, new, batch: tokens behind which it decodes, tokens that it decodes, and rows.
+      start: from the model, the tokens and a prompt to a cache.
+      step: a decoding step.
+      cut_down: reduces the cache after it was filled.
     """
     model = model.for_decoding()
     prompt, capacity = jnp.zeros((batch, 1), jnp.int32), length + new
@@ -74,78 +94,50 @@ def contender(model: Transformer, start, step, cut_down, length: int, new: int, 
     return functools.partial(run, state, cache.layers, cache.tokens, cache.cursor), size
 
 
+def times_and_sizes(built: Mapping[str, tuple], new: int, rounds: int) -> list[tuple]:
+    """Rows of a table of contenders: name, milliseconds a token, times faster than the first one,
+    bytes of the cache, and times less memory than the first one.
+    """
+    seconds = take_turns({name: run for name, (run, _) in built.items()}, rounds)
+    base = next(iter(built))
+    return [
+        (name, *shorter(seconds, name, base, new), size, built[base][1] / size)
+        for name, (_, size) in built.items()
+    ]
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (
-        ('length', 32768), ('new', 32), ('batch', 1), ('layers', 4), ('width', 256), ('heads', 8),
-        ('kv_heads', 8),
-        ('sink', 64), ('recent', 256), ('window', 1024), ('rounds', 5),
-    ):  # fmt: skip
-        parser.add_argument(f'--{name}', type=int, default=default)
-    parser.add_argument(
-        '--sparsity', type=float, default=0.5, help='share of key heads that stream'
-    )
-    args = parser.parse_args()
-    sizes = dict(
-        vocab_size=256,
-        train_len=args.window,
-        layers=args.layers,
-        width=args.width,
-        heads=args.heads,
-    )
-    of = lambda encoding: Transformer(
-        TransformerConfig(**sizes, kv_heads=args.kv_heads, encoding=encoding), rngs=nnx.Rngs(0)
-    )
+    args = options(
+        __doc__, length=32768, new=32, batch=1, layers=4, width=256, heads=8, kv_heads=8, sink=64,
+        recent=256, window=1024, rounds=5, sparsity=(0.5, 'share of key heads that stream'),
+    )  # fmt: skip
+    sizes = dict(train_len=args.window, layers=args.layers, width=args.width, heads=args.heads)
+    of = functools.partial(small_model, kv_heads=args.kv_heads, **sizes)
     full = of('rope()')
     infinite = of(f'lm_infinite(encoding=rope(), n_global={args.sink}, n_local={args.window})')
     gates = np.random.default_rng(0).random((args.layers, args.kv_heads))
     retrieval = duo_attention.retrieval_heads(gates, sparsity=args.sparsity)
     duo = duo_attention.deploy(full, retrieval, sink=args.sink, recent=args.recent)
-
-    all_keys = lambda model, tok, prompt: plain.prefill(
-        model, plain.init_cache(model, tok), prompt
-    )[1]
-    same = lambda cache: cache
     ends = lambda cache: constant_cache(infinite, cache, cache.tokens, room=args.new)
     by_heads = lambda model, tok, prompt: duo_cache.prefill(
         model, plain.init_cache(model, tok), prompt
     )[1]
-    contenders = {
-        'full cache': (full, all_keys, plain.decode_step, same),
-        'lm_infinite, all keys kept': (infinite, all_keys, plain.decode_step, same),
-        'lm_infinite, first and last keys': (infinite, all_keys, plain.decode_step, ends),
-        f'duo_attention, {1 - retrieval.mean():.0%} of heads stream': (
-            duo,
-            by_heads,
-            duo_cache.decode_step,
-            same,
-        ),
-    }
+    streaming = f'duo_attention, {1 - retrieval.mean():.0%} of heads stream'
+    behind = args.length, args.new, args.batch
     built = {
-        name: contender(*parts, args.length, args.new, args.batch)
-        for name, parts in contenders.items()
+        'full cache': contender(full, *behind),
+        'lm_infinite, all keys kept': contender(infinite, *behind),
+        'lm_infinite, first and last keys': contender(infinite, *behind, cut_down=ends),
+        streaming: contender(duo, *behind, start=by_heads, step=duo_cache.decode_step),
     }
-    seconds = take_turns({name: run for name, (run, _) in built.items()}, args.rounds)
-    base = next(iter(built))
     rows = [
-        (
-            name,
-            milliseconds([s / args.new for s in seconds[name]]),
-            f'{ratio(seconds, base, name):.2f}x',
-            f'{size / MIB:.1f}',
-            f'{built[base][1] / size:.2f}x',
-        )
-        for name, (_, size) in built.items()
+        (*times, f'{size / MIB:.1f}', f'{saved:.2f}x')
+        for *times, size, saved in times_and_sizes(built, args.new, args.rounds)
     ]
-    columns = (
-        'cache',
-        'ms per token, median (min)',
-        'speed',
-        'MiB of keys and values',
-        'memory saved',
-    )
+    columns = 'cache', 'ms per token, median (min)', 'speed', 'MiB of keys and values'
     sizes = f'{args.layers} layers of width {args.width}'
-    show(f'{args.new} tokens behind {args.length}, {args.batch} row(s), {sizes}', columns, rows)
+    title = f'{args.new} tokens behind {args.length}, {args.batch} row(s), {sizes}'
+    show(title, (*columns, 'memory saved'), rows)
 
 
 if __name__ == '__main__':

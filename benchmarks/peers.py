@@ -7,13 +7,12 @@ clipping, on the same number of threads.
     python benchmarks/peers.py
 """
 
-import argparse
 import os
 
 import numpy as np
 import torch
-from measure import milliseconds, ratio, show, take_turns
-from train_step import VOCAB, MeshStep, batch_of, model_config
+from measure import options, shorter, show, take_turns
+from train_step import STANDARD, VOCAB, MeshStep, batch_of, described, model_config, sizes_of
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from x_transformers import Decoder, TransformerWrapper
 
@@ -77,28 +76,14 @@ def x_transformer(args, batch, **position):
     return TorchStep(model, lambda model, tokens: model(tokens), batch)
 
 
+THREADS = (len(os.sched_getaffinity(0)), 'of torch; JAX uses all it may')
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (
-        ('layers', 6),
-        ('width', 256),
-        ('heads', 8),
-        ('length', 512),
-        ('batch', 8),
-        ('rounds', 7),
-    ):
-        parser.add_argument(f'--{name}', type=int, default=default)
-    parser.add_argument(
-        '--threads',
-        type=int,
-        default=len(os.sched_getaffinity(0)),
-        help='of torch; JAX uses all it may',
-    )
-    args = parser.parse_args()
+    args = options(__doc__, **STANDARD, threads=THREADS)
     torch.set_num_threads(args.threads)
     split_cpu(args.batch)  # as train.py does
-    batch = batch_of(args.batch, args.length)
-    sizes = dict(train_len=args.length, layers=args.layers, width=args.width, heads=args.heads)
+    batch, sizes = batch_of(args.batch, args.length), sizes_of(args)
     steps = {
         'posenc_jax rope': MeshStep(model_config('rope()', **sizes), batch),
         'posenc_jax alibi': MeshStep(model_config('alibi()', **sizes), batch),
@@ -109,17 +94,10 @@ def main():
         ),
     }
     seconds = take_turns(steps, args.rounds)
-    rows = [
-        (name, milliseconds(times), f'{ratio(seconds, "posenc_jax rope", name):.2f}x')
-        for name, times in seconds.items()
-    ]
-    show(
-        f'Train step: {args.layers} layers, D {args.width}, {args.heads} heads, L {args.length}, '
-        f'B {args.batch}, float32, '
-        f'{args.threads} torch threads, torch {torch.__version__}',
-        ('model', 'ms', 'posenc_jax rope takes'),
-        rows,
-    )
+    rows = [(name, *shorter(seconds, name, 'posenc_jax rope')) for name in steps]
+    torches = f'{args.threads} torch threads, torch {torch.__version__}'
+    columns = ('model', 'ms', 'posenc_jax rope takes')
+    show(f'Train step: {described(args)}, {torches}', columns, rows)
 
 
 if __name__ == '__main__':

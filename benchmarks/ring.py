@@ -8,7 +8,6 @@ device holds at a time. The programs are compiled and not run.
     PYTHONPATH=. python benchmarks/ring.py --length=131072 --devices 1 8 16 --specs 'shaw()'
 """
 
-import argparse
 import os
 
 
@@ -47,16 +46,21 @@ def temporary(spec: str, devices: int, length: int, layers: int, width: int, hea
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--devices', type=int, nargs='+', default=[1, 8])
-    parser.add_argument('--specs', nargs='+', default=['rope()', 't5_rpe()', 'cope()', 'path()'])
-    for name, default in (('length', 32768), ('layers', 2), ('width', 512), ('heads', 8)):
-        parser.add_argument(f'--{name}', type=int, default=default)
-    args = vars(parser.parse_args())
+    from measure import MIB, options, show
+
+    args = vars(
+        options(
+            __doc__,
+            devices=[1, 8],
+            specs=['rope()', 't5_rpe()', 'cope()', 'path()'],
+            length=32768,
+            layers=2,
+            width=512,
+            heads=8,
+        )  # fmt: skip
+    )
     specs, devices = args.pop('specs'), args.pop('devices')
     os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={max(devices)}'
-    from measure import MIB, show
-
     rows = []
     for spec in specs:
         found = [temporary(spec, count, **args) for count in devices]
@@ -64,11 +68,9 @@ def main():
             (spec, count, f'{size / MIB:.1f}', f'1/{found[0] / size:.2f}')
             for count, size in zip(devices, found)
         ]
-    show(
-        '{layers} layers of width {width}, {length} tokens: loss and gradients'.format(**args),
-        ('encoding', 'devices', 'temporary MiB of each', 'part of the first row'),
-        rows,
-    )
+    title = '{layers} layers of width {width}, {length} tokens: loss and gradients'.format(**args)
+    columns = ('encoding', 'devices', 'temporary MiB of each', 'part of the first row')
+    show(title, columns, rows)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,6 @@ that it makes each time; it is called with all pairs of a few places. The larges
 scipy's functions is printed too.
 """
 
-import argparse
 import functools
 import time
 
@@ -21,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
-from measure import milliseconds, ratio, show, take_turns
+from measure import milliseconds, options, ratio, show, take_turns
 
 from posenc_jax.features.coordinates.geo.geo_sh import spherical_harmonics
 from posenc_jax.lab.tasks.globe import random_places
@@ -57,13 +56,10 @@ def by_jax(places: jax.Array, degrees: int) -> jax.Array:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--places', type=int, default=1_000_000)
-    parser.add_argument('--degrees', type=int, default=40)
-    parser.add_argument('--block', type=int, default=1024, help='places at a time')
-    parser.add_argument('--jax_block', type=int, default=16, help='places at a time for JAX')
-    parser.add_argument('--jax_rounds', type=int, default=5, help='blocks of JAX; 0 for none')
-    args = parser.parse_args()
+    args = options(
+        __doc__, places=1_000_000, degrees=40, block=(1024, 'places at a time'),
+        jax_block=(16, 'places at a time for JAX'), jax_rounds=(5, 'blocks of JAX; 0 for none'),
+    )  # fmt: skip
     places = random_places(np.random.default_rng(0), args.places).astype(np.float32)
     blocks = np.split(places, range(args.block, args.places, args.block))
     if len(blocks) > 1 and len(blocks[-1]) < args.block:  # one more shape to compile for
@@ -90,19 +86,11 @@ def main():
     print(f'scipy over geo_sh: {ratio(spent, "scipy", "geo_sh"):.2f}x', flush=True)
     if args.jax_rounds:
         small = jnp.asarray(places[: args.jax_block])
-        turns = take_turns(
-            {'geo_sh': lambda: ours(small), 'JAX': lambda: by_jax(small, args.degrees)},
-            args.jax_rounds,
-        )
+        ways = {'geo_sh': lambda: ours(small), 'JAX': lambda: by_jax(small, args.degrees)}
+        turns, size = take_turns(ways, args.jax_rounds), len(small)
         rows += [
-            (
-                f'{name}, small block',
-                len(small),
-                milliseconds(t),
-                '',
-                f'{per(t, len(small) * len(t)):.2f}',
-            )
-            for name, t in turns.items()
+            (f'{n}, small block', size, milliseconds(t), '', f'{per(t, size * len(t)):.2f}')
+            for n, t in turns.items()
         ]
         print(f'JAX over geo_sh, small block: {ratio(turns, "JAX", "geo_sh"):.0f}x')
     columns = ('contender', 'block', 'ms a block', 's in all', 'us a place')

@@ -5,7 +5,6 @@
 There is a table for each of the three.
 """
 
-import argparse
 import functools
 import pathlib
 import time
@@ -13,7 +12,7 @@ import time
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from measure import MIB, milliseconds, ratio, show, take_turns, temporary
+from measure import longer, options, ratio, show, take_turns, temporary_mib
 
 from configs.default import get_config
 from posenc_jax.lab.model import Transformer, TransformerConfig
@@ -26,19 +25,21 @@ from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.protocol.tokens import Tokens
 
 VOCAB = 256
+STANDARD = dict(layers=6, width=256, heads=8, length=512, batch=8, rounds=7)
 
 
 class DenseTransformer(Transformer):
     """The same model with `jax.nn.dot_product_attention` and ALiBi as a dense bias."""
 
-    def hidden(self, tokens, tok=None, *, key=None, train=False):
+    def hidden(self, tokens, tok=None, *, key=None, train=False, source=None):
         (placed,) = self.place(Tokens.of(length=tokens.shape[1]))
         alibi = self.shared[0]
         bias = alibi.bias(placed.pos, placed.pos)
 
         def layer(x, number, layer_type, block):
-            mix = lambda h: jax.nn.dot_product_attention(
-                *block.attention.qkv(h), bias=bias, is_causal=True
+            attention = block.attention
+            mix = lambda h: attention.output(
+                jax.nn.dot_product_attention(*attention.qkv(h), bias=bias, is_causal=True)
             )
             return block.around(x, mix), None
 
@@ -48,6 +49,19 @@ class DenseTransformer(Transformer):
 
 def model_config(encoding: str, **sizes) -> TransformerConfig:
     return TransformerConfig(vocab_size=VOCAB, encoding=encoding, **sizes)
+
+
+def sizes_of(args) -> dict[str, int]:
+    """The fields of the model that the options set."""
+    return dict(train_len=args.length, layers=args.layers, width=args.width, heads=args.heads)
+
+
+def described(args) -> str:
+    """The sizes for the title of a table."""
+    return (
+        f'{args.layers} layers, D {args.width}, {args.heads} heads, L {args.length}, '
+        f'B {args.batch}, float32'
+    )
 
 
 def batch_of(batch: int, length: int) -> dict[str, jax.Array]:
@@ -115,26 +129,16 @@ class MeshStep:
 
 
 def against_dense(args):
-    sizes = dict(train_len=args.length, layers=args.layers, width=args.width, heads=args.heads)
     batch = batch_of(args.batch, args.length)
-    cfg = model_config('alibi()', **sizes)
+    cfg = model_config('alibi()', **sizes_of(args))
     steps = {'dense': Step(cfg, batch, DenseTransformer), 'ours': Step(cfg, batch)}
     losses = {name: float(step()) for name, step in steps.items()}
     seconds = take_turns(steps, args.rounds)
     rows = [
-        (
-            name,
-            milliseconds(seconds[name]),
-            f'{ratio(seconds, name, "dense"):.2f}x',
-            f'{temporary(step.compiled) / MIB:.0f}',
-            f'{losses[name]:.5f}',
-        )
+        (name, *longer(seconds, name, 'dense'), temporary_mib(step), f'{losses[name]:.5f}')
         for name, step in steps.items()
     ]
-    title = (
-        f'Train step with ALiBi: {args.layers} layers, D {args.width}, {args.heads} heads, L '
-        f'{args.length}, B {args.batch}, float32'
-    )
+    title = f'Train step with ALiBi: {described(args)}'
     show(title, ('attention', 'ms', 'time', 'temporary MiB', 'first loss'), rows)
 
 
@@ -167,26 +171,16 @@ def dispatch(args):
         return states[name]
 
     seconds = take_turns({name: functools.partial(run, name) for name in steps}, args.rounds)
-    rows = [
-        (
-            name,
-            f'{min(times) / calls * 1e6:.0f}',
-            f'{ratio(seconds, name, "flat dict, plain jax.jit"):.2f}x',
-        )
-        for name, times in seconds.items()
-    ]
-    show(
-        f'Calling a tiny step of {structure.num_leaves} arrays',
-        ('state', 'us per call', 'time'),
-        rows,
-    )
+    of = lambda name: f'{ratio(seconds, name, "flat dict, plain jax.jit"):.2f}x'
+    rows = [(name, f'{min(times) / calls * 1e6:.0f}', of(name)) for name, times in seconds.items()]
+    title = f'Calling a tiny step of {structure.num_leaves} arrays'
+    show(title, ('state', 'us per call', 'time'), rows)
 
 
 def compile_time(args):
-    sizes = dict(train_len=args.length, width=args.width, heads=args.heads)
-    batch = batch_of(args.batch, args.length)
+    sizes, batch = sizes_of(args), batch_of(args.batch, args.length)
     fastest = lambda layers: min(
-        Step(model_config('alibi()', layers=layers, **sizes), batch).compile_seconds
+        Step(model_config('alibi()', **sizes | {'layers': layers}), batch).compile_seconds
         for _ in range(3)
     )
     shallow, deep = fastest(args.layers), fastest(4 * args.layers)
@@ -198,17 +192,7 @@ def compile_time(args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (
-        ('layers', 6),
-        ('width', 256),
-        ('heads', 8),
-        ('length', 512),
-        ('batch', 8),
-        ('rounds', 7),
-    ):
-        parser.add_argument(f'--{name}', type=int, default=default)
-    args = parser.parse_args()
+    args = options(__doc__, **STANDARD)
     against_dense(args)
     dispatch(args)
     compile_time(args)

@@ -46,6 +46,7 @@ _RENAMED = {
     'analysis.field_plots': 'lab.analyse.field_reports',
     'analysis.of_models': 'lab.analyse.protocol',
     'analysis.reading': 'lab.analyse.subjects',
+    'core.around': 'lab.files.repository',
     'core.attention': 'attention.attend',
     'core.compose': 'language.make',
     'core.kernel': 'attention.kernels.passes',
@@ -66,8 +67,11 @@ _RENAMED = {
     'rotation.single': 'methods.single_rotary',
     'run.job': 'lab.runs.prepare',
     'run.plan': 'lab.runs.run',
+    'run.quiet': 'lab.files.orbax_reports',
     'run.reading': 'lab.model.inputs',
     'search.longrope': 'lab.longrope_search.search',
+    'run.room': 'lab.files.checkpoint_files',
+    'run.safe': 'lab.files.saved_steps',
     'tasks.grey_levels': 'lab.tasks.picture_file',
 }
 

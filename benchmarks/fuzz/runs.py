@@ -36,14 +36,14 @@ from benchmarks.fuzz.damage import (
 from benchmarks.fuzz.programs import refusing, run
 from benchmarks.fuzz.target import CANARY, Target
 from posenc_jax.lab.analyse import subjects
+from posenc_jax.lab.cli import continuations, generate
 from posenc_jax.lab.cli import eval as program
-from posenc_jax.lab.cli import generate
 from posenc_jax.lab.config import defaults, settings
 from posenc_jax.lab.evaluate import run as evaluation
 from posenc_jax.lab.evaluate.measurement import Measurement
 from posenc_jax.lab.evaluate.results import Results
 from posenc_jax.lab.files import imports
-from posenc_jax.lab.files.safe import FOLDER
+from posenc_jax.lab.files.saved_steps import FOLDER
 from posenc_jax.lab.runs import initial, restore, stored
 from posenc_jax.lab.runs.checkpoint import READERS
 from posenc_jax.lab.runs.entries import sealed, unsealed
@@ -325,11 +325,13 @@ def started_in(folder: pathlib.Path, good: pathlib.Path) -> Iterator[None]:
         replace(evaluation.language, 'of_tables', lambda *_, **__: {})
         replace(Results, 'write', Results.write_numbers)
         replace(
-            generate, 'generator', lambda *_: lambda ids, **__: np.full((len(ids), 2), ord('a'))
+            continuations,
+            'generator',
+            lambda *_: lambda ids, **__: np.full((len(ids), 2), ord('a')),
         )
         replace(loop, 'make_trainer', lambda *_: trainer(good))
         replace(restore, 'abstract_model', remembered(restore.abstract_model))
-        for owner in (settings, generate.settings):
+        for owner in (settings, continuations.settings):
             replace(owner, 'check_call', remembered(owner.check_call))
         replace(sys, 'path', [str(folder), *sys.path])  # as `python -m` does
         for known in (registry._ENTRIES, imports._TEXTS):

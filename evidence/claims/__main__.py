@@ -11,10 +11,10 @@ from evidence.claims import choosing, ledger, page
 from evidence.claims.claim import Claim
 from evidence.claims.results import MissingResultError
 from posenc_jax.base.programs import program
-from posenc_jax.lab.files import around, disk, lock
+from posenc_jax.lab.files import disk, lock, repository
 from posenc_jax.lab.files.command import Parser
 
-PAGE = around.WRITTEN / 'docs' / 'claims.md'
+PAGE = repository.WRITTEN / 'docs' / 'claims.md'
 
 
 def write_pages() -> None:

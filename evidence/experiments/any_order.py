@@ -1,7 +1,5 @@
 """Writes text in any order, one byte at a time and in bursts: quality, passes and time.
 
-Command:   python -m evidence.experiments any_order [--seeds 0 1] [--workdir runs/any_order]
-           [--steps 1500]
 Time:      under a minute a run for 800 steps of a model of two layers of width 96 (two CPU cores)
 Number:    for that model, seeds 0 and 1, 64 bytes: 56 passes one at a time, 8.8 in bursts, 5.9 in
            bursts that try 8 orders. This model had learned little (3.1 nats a byte). A larger model

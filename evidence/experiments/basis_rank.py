@@ -1,7 +1,5 @@
 """Encodings of coordinates by their stable rank: how well a linear model fills in a picture.
 
-Command:   python -m evidence.experiments basis_rank [--seeds 0 1 2] [--workdir runs/basis_rank]
-           [--side 64] [--features 32]
 Measured:  the PSNR of the half of the pixels that was not read, by a linear model of least squares
            on products of codes of rows and columns, for Gaussians, triangles and random Fourier
            features of several widths; and the stable rank of the codes of one axis. A seed draws
@@ -9,7 +7,6 @@ Measured:  the PSNR of the half of the pixels that was not read, by a linear mod
            square polynomial of the logarithm of the stable rank explains, over all codes, is the
            row 'explained'.
 Time:      20 s of processor time a seed
-Number:    docs/claims.md, claim C12
 Paper:     Zheng et al. (arXiv 2107.02561): the trade between stable rank and preserved distances
            decides the quality of an encoding, of which Fourier features are one case.
 """

@@ -1,7 +1,5 @@
 """A detector that applies one layer again and again, with and without the encodings of its boxes.
 
-Command:   python -m evidence.experiments box_pe [--variants NAME ...] [--seeds 0 1 2] [--steps 400]
-           [--batch 16] [--rate 2e-3] [--workdir runs/box_pe]
 Writes results.csv and results.png to WORKDIR: the share of objects that are found, by the number of
 steps of the decoder. An object is found if the prediction that is assigned to it has its kind
 and an overlap (intersection over union) above 1/2. The pictures show up to three rectangles, see

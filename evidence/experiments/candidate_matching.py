@@ -1,7 +1,5 @@
 """Finds which of eight candidates comes from the context: Uni-Encoder and two other encoders.
 
-Command:   python -m evidence.experiments candidate_matching [--seeds 0 1 2] [--steps 300]
-           [--workdir runs/candidate_matching]
 Time:      half a minute ('arrow', 'diag') to two minutes ('cross') for each seed (two CPU cores
            with other work on them)
 Number:    docs/claims.md, claim A24; accuracy, seeds 0 and 1: arrow 1.000, 1.000, diag 0.125,

@@ -1,7 +1,5 @@
 """Predicts the next snapshot of a noisy signal with forward and with reverse positions.
 
-Command:   python -m evidence.experiments channel_prediction [--seeds 0 1] [--steps 1500]
-           [--workdir runs/channel_prediction]
 Time:      one to three minutes for each of the 2 encodings x 2 seeds (two CPU cores with other work
            on them)
 Number:    squared error / power at 8, 12, 16, 24 snapshots, mean of seeds 0 and 1

@@ -1,14 +1,11 @@
 """Coin flips: how far the predictions of small models are from a martingale and from Bayes.
 
-Command:   python -m evidence.experiments coins [--seeds 0 1 2] [--steps 1500]
-           [--workdir runs/coins] [--encodings nope rope learned alibi]
 Data:      sequences of 64 flips of coins whose bias is uniform. Decoders of two layers learn the
            next flip, without positions, with RoPE, with learned positions and with ALiBi.
 Measured:  by n, the flips that were read: the gap, which is the distance of the mean of the next
            prediction from this one; the standard deviation of the prediction over orders of the
            flips; and the excess, the divergence from Laplace's rule over its mean entropy.
 Time:      40 s of processor time a run
-Number:    docs/claims.md, claims N10 and N11
 Paper:     Chlon et al. (arXiv 2507.11768): positions violate the martingale property in the order
            of log n / n; 99 % of the limit of entropy after 20 flips.
 """

@@ -2,8 +2,6 @@
 
 Trained gates are compared with random ones.
 
-Command:   python -m evidence.experiments duo_attention [--seeds 0 1] [--workdir runs/duo_attention]
-           [--set train.steps=500]
 Time:      75 s a seed on one CPU core
 Number:    at 25 / 50 / 75 % streaming heads, seed 0: 1.00 / 0.94 / 0.69 by trained gates, 0.86 /
            0.71 / 0.41 by random ones (mean of four draws); seed 1: 1.00 / 1.00 / 1.00 and 0.89 /

@@ -1,7 +1,5 @@
 """Claims that need a construction, a count or a few seconds of training, and no run of `train.py`.
 
-Command:   python -m evidence.experiments exact [--seeds 0 1 2]
-           [--groups trees fire decay bound index] [--workdir runs/exact]
 Time:      about a minute on two CPU cores
 Groups:    trees   the share of modules of the standard library whose syntax tree comes back from
                    its flat sequence; a seed is a sample of 40 modules

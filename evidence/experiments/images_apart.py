@@ -1,13 +1,10 @@
 """Patches of one of several images, asked for by image, row and column: index and shift of ids.
 
-Command:   python -m evidence.experiments images_apart [--seeds 0 1 2] [--steps 600]
-           [--workdir runs/images_apart]
 Data:      three images of 3 x 3 patches, drawn from 16 kinds, and nine questions, each a token that
            names the image, the row and the column of a patch. The answer is the kind of the patch.
 Measured:  questions that an encoder of 2 layers of width 64 answers. Its token vectors get a
            trained function of row and column (`learnable_fourier`): with `image_shift` as it is,
            with the shift alone, with the vectors of the images alone, and with neither.
-Number:    docs/claims.md, claim A39
 Paper:     Xia et al. (arXiv 2510.06679): an index and a shift of positions keep images apart.
 """
 

@@ -2,10 +2,7 @@
 
 The models are tested on sources that are longer than those of training.
 
-Command:   python -m evidence.experiments monotonic_location [--tasks copy recopy]
-           [--variants NAME ...]
-           [--seeds 0 1] [--steps 2000] [--width 64] [--dropout 0.1] [--samples 256] [--workdir DIR]
-           The variants of `htr_attention` (htr-KIND-POSITIONS) run where --variants names them.
+Setting:   The variants of `htr_attention` (htr-KIND-POSITIONS) run where --variants names them.
 Writes results.csv and results.png to WORKDIR: the exact match of the whole target with its end, by
 length. It is measured under teacher forcing, which gives the same exact match as greedy decoding.
 The first length stands for the trained ones. The model is that of the paper (arXiv 2305.20019) and

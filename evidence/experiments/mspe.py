@@ -1,6 +1,5 @@
 """A small convolutional generator whose grid is shifted: does what it draws move along?
 
-Command:   python -m evidence.experiments mspe [--seeds 0 1 2] [--steps 1500] [--workdir runs/mspe]
 Time:      6 minutes on one of two busy cores
 Number:    moved at 4 pixels, seeds 0 to 2: 'mspe' .04 (-.46 to .33), 'constant' -.04 (-.60 to
            .87); see claim C16

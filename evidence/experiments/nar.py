@@ -1,6 +1,5 @@
 """A diagonal of an image at a time against one token at a time: likelihood and steps.
 
-Command:   python -m evidence.experiments nar [--seeds 0 1 2] [--steps 800] [--workdir runs/nar]
 Number:    seeds 0, 1, 2: as many fields a second in both orders with 256 at once, at 1.08 nats a
            token; see claim A38 of docs/claims.md
 Results:   WORKDIR/results.csv The data are fields of 6 x 6 tokens with 4 states, as the task

@@ -1,7 +1,5 @@
 """The pattern that padding writes into a convolutional network, before and after training.
 
-Command:   python -m evidence.experiments padding [--seeds 0 1 2] [--steps 300]
-           [--workdir runs/padding]
 A network of four convolutions of 3 x 3 pixels and 16 channels, a mean over all places and a linear
 map is trained on images of 16 x 16 pixels, once with each padding. Its classes are those of
 `textures`, which no place tells, or those of `quadrant`, which only places tell. Then

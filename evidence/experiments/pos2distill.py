@@ -1,7 +1,5 @@
 """Pos2Distill and PAPEFT against plain fine-tuning: accuracy of key-value retrieval by slot.
 
-Command:   python -m evidence.experiments pos2distill [--seeds 0 1] [--workdir runs/pos2distill]
-           [--set train.steps=500]
 Time:      5 minutes for one seed on one core with --papeft and 1000 steps of distillation
 Number:    docs/claims.md, claims A21 and A23; docs/results/length_generalisation.md has the table
 A small model is trained on key-value pairs that are mostly asked for in the first slots. It is then

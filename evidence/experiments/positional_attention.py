@@ -2,8 +2,6 @@
 
 The models are tested on larger numbers than those of training.
 
-Command:   python -m evidence.experiments positional_attention [--tasks cumsum cummin] [--seeds 0 1]
-           [--steps 2500] [--workdir DIR]
 Tasks:     cumsum, cummin, cummax, median, sort, maxsub (largest sum of consecutive numbers) and
            minsum (minimum of the sums of two lists), of prefixes of the list;
            posenc_jax/lab/tasks/number_lists.py

@@ -1,12 +1,9 @@
 """How many layers and samples positional attention needs, against standard attention.
 
-Command:   python -m evidence.experiments positional_depth [--seeds 0 1 2] [--steps 1500]
-           [--tasks sort] [--workdir runs/positional_depth]
 Set-up:    that of `evidence.experiments.positional_attention`: functions of eight numbers, width
            64, two heads. Positional attention with 2 and 6 layers and 30,000 samples, and with 6
            layers and 1,000 samples; standard attention with 2 layers and 30,000 samples.
 Measured:  the mean squared error on new rows from the intervals of training
-Number:    docs/claims.md, claim A29
 Paper:     Back de Luca et al. (arXiv 2410.01686): for some tasks positional attention needs more
            layers than standard attention, and then more samples.
 """

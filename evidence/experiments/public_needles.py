@@ -1,13 +1,10 @@
 """Numbers that a public model finds in long texts, with and without extensions: SmolLM2-135M.
 
-Command:   python -m evidence.experiments public_needles [--seeds 0 1 2] [--groups within beyond]
-           [--file FILE.gguf] [--workdir runs/public_needles]
 Time:      within 10 and beyond 20 to 40 minutes for each seed on one core
 Groups:    within   7,168 tokens, of the 8,192 with which the model was trained: the model as it is,
                     and STRING with its default and with the released attention factor
            beyond   10,240 tokens, which STRING reaches with its default shift: the model as it is,
                     STRING, DCA, Self-Extend, GALI, YaRN and the dynamic NTK rule
-Number:    docs/claims.md, claim R23
 Measured:  texts of `ruler_lite('niah_multiquery')`: eight numbers of seven digits, each of another
            key, lie at drawn places among repeated sentences, and the model is asked for all of
            them. A number is right if every digit is the most probable one, with the right digits

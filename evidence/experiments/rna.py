@@ -1,6 +1,5 @@
 """Masked bases of motifs in RNA-like sequences: symmetric ALiBi and other positions.
 
-Command:   python -m evidence.experiments rna [--seeds 0 1 2] [--steps 500] [--workdir runs/rna]
 Data:      sequences of the four bases, with motifs at random places: eight motifs of 10 bases are
            drawn once for all, and 0 to 4 bases that are drawn uniformly lie between two of them. An
            eighth of the bases is masked, and the loss is that of the masked ones. A base of a motif
@@ -8,7 +7,6 @@ Data:      sequences of the four bases, with motifs at random places: eight moti
 Measured:  masked bases of motifs that an encoder of 3 layers of width 64 tells, at the trained 64
            bases and at 128, with symmetric ALiBi, RoPE and a learned table (of 128 rows, of which
            training reaches 64)
-Number:    docs/claims.md, claim A34
 Paper:     Ren et al. (arXiv 2406.10391): over 13 RNA tasks ALiBi is better than learned and rotary
            positions.
 """

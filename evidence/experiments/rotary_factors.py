@@ -1,9 +1,6 @@
 """Rules for rotary frequencies at 4, 8 and 16 times the trained length, as they are and tuned.
 
-Command:   python -m evidence.experiments rotary_factors [--seeds 0 1 2]
-           [--workdir runs/rotary_factors]
 Time:      about 65 minutes on one idle core for each seed, 10 of them for the base run
-Number:    docs/claims.md, claims R6, R7, R9 and R13
 Measured:  the base of `evidence.experiments.text_extension`, trained in windows of 256 bytes of
            Python source. For each factor, PI, the NTK-aware rule, YaRN and LongRoPE are tuned for
            200 steps of 4096 bytes, in windows of the factor times 256; with factor 4 plain RoPE, a

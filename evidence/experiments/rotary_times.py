@@ -1,7 +1,5 @@
 """Times of rotary methods against RoPE, both sides in turn in one process.
 
-Command:   python -m evidence.experiments rotary_times [--seeds 0 1 2] [--groups training decoding]
-           [--workdir runs/rotary_times]
 Time:      about 4 minutes for three seeds on one core
 Groups:    training   a step of training (loss and gradient) with CARoPE and with RoPE: 2 layers of
                       width 128, 8 sequences of 256 tokens

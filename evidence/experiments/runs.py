@@ -18,9 +18,9 @@ from posenc_jax.lab.config.overrides import replaced
 from posenc_jax.lab.evaluate.results import print_tables
 from posenc_jax.lab.evaluate.run import evaluate
 from posenc_jax.lab.files import disk, paths
+from posenc_jax.lab.files.checkpoint_files import check_folder
 from posenc_jax.lab.files.command import in_line
-from posenc_jax.lab.files.room import check_folder
-from posenc_jax.lab.files.safe import finished_steps
+from posenc_jax.lab.files.saved_steps import finished_steps
 from posenc_jax.lab.longrope_search.evolution import Sizes
 from posenc_jax.lab.longrope_search.search import search
 from posenc_jax.lab.runs import entries, initial, stored

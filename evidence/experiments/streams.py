@@ -1,7 +1,5 @@
 """A model of whole sources that learns to write while it reads: grouped ids and ids by arrival.
 
-Command:   python -m evidence.experiments streams [--seeds 0 1 2] [--steps 700] [--tuned 100]
-           [--workdir runs/streams]
 Data:      a source of 16 symbols of 16 kinds; the g-th word of the target is a function of the
            source symbols g and g - 1, drawn once for all. A decoder of 2 layers of width 64 with
            RoPE is first trained on sources that are read as a whole, with ids that count through
@@ -11,7 +9,6 @@ Data:      a source of 16 symbols of 16 kinds; the g-th word of the target is a 
   continued    `gpe` with the ids of the first training, source and target one after the other
   interleaved  symbols and words in the order in which they arrive, with ids that count through it
 Measured:  words of the target that are right, before and after tuning
-Number:    docs/claims.md, claim A26
 Paper:     Tong et al. (arXiv 2505.16983): in streaming, the order within source and within target
            matters more than absolute order, so grouped ids are better than interleaved ones.
 """

@@ -1,7 +1,5 @@
 """Times of methods that are to be faster, as ratios of calls that take turns in one process.
 
-Command:   python -m evidence.experiments timings [--seeds 0 1 2] [--workdir runs/timings]
-           [--groups steps kernelized streaming sparse contexts]
 Measured:  a seed is a block of rounds; a number is the median over the rounds of a block, in each
            of which the two sides run one after the other.
 Groups:    steps       a train step with windows of 128 bytes and ALiBi or CABLE over one with
@@ -16,7 +14,6 @@ Groups:    steps       a train step with windows of 128 bytes and ALiBi or CABLE
            contexts    the time to the first token behind 16 contexts that are read in a row over
                        that behind contexts that are encoded each on its own, and that are cached
 Time:      about two minutes a group on one core
-Number:    docs/claims.md, claims B3, B11, B17, X1, X4 and X7
 """
 
 import argparse

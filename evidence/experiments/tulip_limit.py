@@ -1,7 +1,5 @@
 """Texts longer than the limit of an encoder: TULIP against cutting them off.
 
-Command:   python -m evidence.experiments tulip_limit [--seeds 0 1 2] [--steps 800]
-           [--distilled 800] [--workdir runs/tulip_limit]
 Data:      a text of 16 to 32 tokens of 64 kinds, and the vector that stands for its picture: the
            sum of drawn vectors of its kinds. A third of the kinds is rare, and a kind that is
            marked counts four times: the token in front of it is the mark.
@@ -9,7 +7,6 @@ Measured:  an encoder of texts with a table of 32 positions (2 layers of width 6
            token) learns to find the picture of a text. TULIP swaps its table for RoPE, distils it
            on texts of up to 32 tokens, and expands the base. Both then look for the pictures of
            texts of 96 tokens among 128, the teacher with the first 32 tokens of each text.
-Number:    docs/claims.md, claim A25
 Paper:     Najdenkoska et al. (arXiv 2410.10034): distilling into relative positions lifts the limit
            of 77 tokens, and long captions are found better than by CLIP.
 """

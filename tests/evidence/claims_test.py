@@ -12,34 +12,17 @@ import threading
 import time
 
 import pytest
-import scipy.stats
 
 from evidence import claims
 from evidence.claims import __main__ as command
 from evidence.claims import choosing, ledger, page
-from evidence.claims.claim import FUNCTIONS, Claim, Measurement, read
+from evidence.claims.claim import Claim, Measurement, read
 from evidence.claims.page import WITHOUT
-from evidence.claims.results import MissingResultError, Results, over_documents
-from evidence.experiments.tables import report
 from posenc_jax.lab.files import lock
 from posenc_jax.protocol import registry
+from tests.evidence.claim_results_test import measurement, results
 
 MEASURED = ledger.read()
-
-
-def measurement(margin=0.1, sweep='flip_flop', arguments=('--only', 'tra'), effect='a - b', **more):
-    return Measurement(sweep, arguments, effect, 'points', margin, **more)
-
-
-def effects(found, effect='a - b', read=(), **where):
-    return measurement(effect=effect, where=where, read=dict(read)).effects(found)
-
-
-def results(directory, *rows):
-    (directory / 'comparison').mkdir(parents=True, exist_ok=True)
-    keys = ('run', 'seed', 'length', 'value', 'nll')
-    content = {'results': [dict(zip(keys, row, strict=True), extend='') for row in rows]}
-    (directory / 'comparison' / 'results.json').write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
@@ -55,57 +38,6 @@ def results(directory, *rows):
 )
 def test_the_verdict_follows_from_the_effects(effects, verdict):
     assert measurement().verdict(dict(enumerate(effects))) == verdict
-
-
-def test_a_measure_reads_what_the_evaluation_wrote(tmp_path):
-    results(
-        tmp_path,
-        *(('runs/a_0', 0, 8, 0.5, 2.0), ('runs/b_0', 0, 8, 0.25, 1.5)),
-        *(
-            ('runs/a_1', 1, 8, 1.0, 2.5),
-            ('runs/b_1', 1, 8, 0.0, 1.0),
-            ('runs/a_1', 1, 16, 0.0, 9.0),
-        ),
-    )
-    found = Results(tmp_path)
-    assert effects(found, length=8) == {0: 0.25, 1: 1.0}
-    assert effects(found, 'b - a', length=8, field='nll') == {0: -0.5, 1: -1.5}
-    assert effects(found, 'mean(a) + c', {'c': {'run': 'b', 'length': 8}}, length=[8, 16]) == {
-        1: 0.5
-    }
-    with pytest.raises(MissingResultError, match="no result of 'c' with .*; there are .'a', 'b'."):
-        found.values('c', length=8)
-    with pytest.raises(MissingResultError, match="several results of 'a'"):
-        found.values('a')
-
-
-def test_a_measure_reads_the_table_of_a_sweep(tmp_path):
-    rows = [('sum', 'a', 2.0, 0, 0.5), ('sum', 'a', 4.0, 0, 0.75), ('sum', 'b', 4.0, 0, 0.25)]
-    report(rows, tmp_path, title='t', x='length', value='error')
-    found = Results(tmp_path)
-    assert effects(found, panel='sum', x=4.0) == {0: 0.5}
-    assert effects(found, 'a[1][1] - a[0][0]', panel='sum', every=True) == {0: -1.25}
-    assert effects(found, 'best', {'best': {'matches': '[ab]', 'chosen': 'largest'}}) == {0: 0.75}
-    assert effects(found, 'best', {'best': {'matches': '[ab]', 'chosen': 'least'}}) == {0: 0.25}
-
-
-def test_numbers_are_kept_and_read_again(tmp_path):
-    results(tmp_path, ('runs/a_0', 0, 8, 0.5, 2.0), ('runs/b_0', 0, 8, 0.25, 1.5))
-    report([('sum', 'c', 4.0, 0, 0.75)], tmp_path / 'own', title='t', x='x', value='value')
-    Results(tmp_path).keep(tmp_path / 'kept' / 'text.csv')
-    found = Results.kept(tmp_path / 'kept' / 'text.csv')
-    assert effects(found, length=8, folder='comparison') == {0: 0.25}
-    assert effects(found, 'a + c', {'c': {'field': 'value', 'x': 4.0}}, field='nll') == {0: 2.75}
-    with pytest.raises(MissingResultError, match='have no nll'):
-        effects(found, 'c', field='nll')
-
-
-def test_functions_of_formulas():
-    slow, fast = [(10, 5.0), (20, 3.0), (40, 1.0)], [(10, 1.2), (20, 1.0), (40, 0.5)]
-    assert FUNCTIONS['sooner'](fast, slow) == 2.0 and FUNCTIONS['sooner'](slow, fast) == 0.5
-    ranks = FUNCTIONS['rank_correlation']
-    assert ranks([1.0, 9.0, 3.0], [2.0, 4.0, 3.0]) == pytest.approx(1.0)
-    assert ranks([1.0, 2.0], [2.0, 1.0]) == pytest.approx(-1.0)
 
 
 @pytest.mark.parametrize(
@@ -126,57 +58,6 @@ def test_a_claim_that_cannot_be_read_is_refused(tmp_path, line, message):
     path.write_text(f'family = "Family"\n[X1]\n{own}{more}{line}\n')
     with pytest.raises(ValueError, match=f'claim X1: .*{message}'):
         list(read(path))
-
-
-def documents(directory, *sums, drawn='documents'):
-    """Writes documents.csv: for each row (number, tokens, sum of the loss) of its documents."""
-    path = directory / 'comparison' / 'results.json'
-    content = json.loads(path.read_text()) | {'documents': 'documents.csv'}
-    for row in content['results']:
-        row['drawn'] = drawn
-    path.write_text(json.dumps(content))
-    lines = [
-        f'{row},{drawn},{number},{tokens},{loss}'
-        for row, own in enumerate(sums)
-        for number, tokens, loss in own
-    ]
-    text = '\n'.join(['row,drawn,number,tokens,nll', *lines]) + '\n'
-    path.with_name('documents.csv').write_text(text)
-
-
-def b_below_a(found):
-    return effects(found, length=8, field='nll')
-
-
-def test_few_documents_give_the_range_of_the_effect(tmp_path):
-    results(tmp_path, *((f'runs/{n}_{s}', s, 8, 1.0, 1.0) for s in (0, 1) for n in 'ab'))
-    sums = [
-        *([(4, 10, 20.0), (7, 30, 60.0)], [(4, 10, 10.0), (7, 30, 45.0)]),
-        *([(4, 10, 24.0), (7, 30, 60.0)], [(4, 10, 10.0), (7, 30, 45.0)]),
-    ]
-    documents(tmp_path, *sums)
-    found = Results(tmp_path)
-    low, high, count = over_documents(b_below_a, found)
-    # b needs 1.0 and 1.4 nats less in the first document, and 0.5 in the second one.
-    assert (low, high, count) == (pytest.approx(0.5), pytest.approx(1.2), 2)
-    assert over_documents(lambda found: effects(found, field='seed', length=8), found) is None
-    documents(tmp_path, *sums, drawn='windows')
-    assert over_documents(b_below_a, Results(tmp_path)) is None
-    documents(tmp_path, *sums[:3])  # those of one number are not known
-    assert over_documents(b_below_a, Results(tmp_path)) is None
-
-
-def test_many_documents_are_drawn_again_and_no_others(tmp_path):
-    """Twelve documents of one token: the effect in a draw is the share of those in which b is
-    better. A row that the measure does not read has more documents.
-    """
-    names = ('runs/a_0', 'runs/b_0', 'runs/other_0')
-    results(tmp_path, *((name, 0, 8, 1.0, 1.0) for name in names))
-    a = [(n, 1, 1.0 + n % 2) for n in range(12)]
-    documents(tmp_path, a, [(n, 1, 1.0) for n in range(12)], [(n, 1, 9.0) for n in range(99)])
-    low, high, count = over_documents(b_below_a, Results(tmp_path))
-    expected = scipy.stats.binom(12, 0.5).ppf([0.025, 0.975]) / 12
-    assert count == 12 and (low, high) == pytest.approx(expected, abs=1 / 12)
 
 
 def test_the_page_says_how_far_documents_move_an_effect():
@@ -267,10 +148,9 @@ def test_effects_and_verdicts_follow_from_the_numbers_that_are_kept():
 def small(monkeypatch, tmp_path):
     """Two claims, a ledger of their own, and a sweep that writes results without training."""
     how = [measurement(), measurement(arguments=('--only', 'cope'))]
-    made = {
-        name: Claim(name, 'family', 'rope', '0', 'a sentence', 'a test', 5.0, how[i])
-        for i, name in enumerate(('X1', 'X2'))
-    } | {'X3': Claim('X3', 'family', 'rope', '0', 'a sentence', 'a test', 5.0)}
+    claim = lambda name, *how: Claim(name, 'family', 'rope', '0', 'a sentence', 'a test', 5.0, *how)
+    made = {name: claim(name, *own) for name, *own in zip(('X1', 'X2'), how)}
+    made['X3'] = claim('X3')
     monkeypatch.setattr(claims, 'CLAIMS', made)
     monkeypatch.setattr(command, 'PAGE', tmp_path / 'claims.md')
     monkeypatch.setattr(ledger, 'MEASURED', tmp_path / 'measured.json')
@@ -281,9 +161,8 @@ def small(monkeypatch, tmp_path):
         del keep
         status = statuses.pop(0) if statuses else 0
         if not status:
-            rows = [
-                (f'{n}_{s}', s, 8, v, 0.0) for n, v in (('a', 0.5), ('b', 0.2)) for s in (0, 1, 2)
-            ]
+            values = {'a': 0.5, 'b': 0.2}.items()
+            rows = [(f'{n}_{seed}', seed, 8, v, 0.0) for n, v in values for seed in (0, 1, 2)]
             results(pathlib.Path(arguments[-1]), *rows)
         return status
 
@@ -291,33 +170,39 @@ def small(monkeypatch, tmp_path):
     return statuses
 
 
-def called(monkeypatch, capsys, *arguments):
-    """Status and text of the command."""
-    monkeypatch.setattr('sys.argv', ['claims', *arguments])
-    try:
-        command.main()
-        status = 0
-    except SystemExit as stopped:
-        status = stopped.code
-    found = capsys.readouterr()
-    return status, ' '.join(
-        (found.out + found.err + (status if isinstance(status, str) else '')).split()
-    )
+@pytest.fixture
+def call(small, tmp_path, monkeypatch, capsys):
+    """A function from arguments of the command to its status and its text on one line."""
+
+    def called(*arguments, workdir=tmp_path / 'runs'):
+        monkeypatch.setattr('sys.argv', ['claims', '--workdir', str(workdir), *arguments])
+        try:
+            command.main()
+            status = 0
+        except SystemExit as stopped:
+            status = stopped.code
+        found = capsys.readouterr()
+        said = status if isinstance(status, str) else ''
+        return status, ' '.join((found.out + found.err + said).split())
+
+    return called
 
 
-def test_a_budget_measures_the_cheapest_and_says_what_is_left(small, tmp_path, monkeypatch, capsys):
-    call = lambda *more: called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'), *more)
+def measured():
+    """The records of the ledger that the command has written."""
+    return ledger.read(ledger.MEASURED)
+
+
+def test_a_budget_measures_the_cheapest_and_says_what_is_left(call):
     status, text = call()
     assert status == 0 and '2 claims have a sweep' in text and 'about 10 minutes' in text
     status, text = call('--budget', '3')
     assert 'nothing was measured: the next claim, X1, takes about 5 minutes' in text and status
-    assert not ledger.read(ledger.MEASURED)
+    assert not measured()
     status, text = call('--budget', '9')  # the stub takes no time
-    assert (
-        status == 0
-        and 'X1: holds (0.3 points (0.3 to 0.3 over 3 seeds; at least 0.1 counts))' in text
-    )
-    there = ledger.read(ledger.MEASURED)
+    said = 'X1: holds (0.3 points (0.3 to 0.3 over 3 seeds; at least 0.1 counts))'
+    assert status == 0 and said in text
+    there = measured()
     assert list(there) == ['X1', 'X2']
     assert ledger.recomputed(claims.CLAIMS['X1'], there['X1']) == ledger.effects(there['X1'])
     assert 'X2' not in text.split('not measured with its present')[1]
@@ -326,30 +211,26 @@ def test_a_budget_measures_the_cheapest_and_says_what_is_left(small, tmp_path, m
 
 
 def test_claims_of_one_sweep_pay_for_it_once_and_an_empty_budget_ends_the_command(
-    small, tmp_path, monkeypatch, capsys
+    call, monkeypatch
 ):
     made = claims.CLAIMS
     made['X0'] = dataclasses.replace(made['X1'], id='X0')  # the same sweep as X1
     minutes = iter([0.0, 0.0, *[60 * 4.0] * 6])
     monkeypatch.setattr(ledger, 'monotonic', lambda: next(minutes))
-    arguments = ('--workdir', str(tmp_path / 'runs'), '--budget', '6')
-    status, text = called(monkeypatch, capsys, *arguments)
-    assert status == 0 and list(ledger.read(ledger.MEASURED)) == ['X0', 'X1']
+    status, text = call('--budget', '6')
+    assert status == 0 and list(measured()) == ['X0', 'X1']
     assert 'the next claim, X2, takes about 5 minutes, and the budget has 2 left' in text
     assert '1 claims have a sweep' in text
 
 
-def test_a_claim_that_is_measured_again_keeps_the_first_verdict(
-    small, tmp_path, monkeypatch, capsys
-):
+def test_a_claim_that_is_measured_again_keeps_the_first_verdict(call, monkeypatch):
     times = iter(['2026-01-01T10:00', '2026-01-01T10:00', '2026-01-01T12:00'])
     monkeypatch.setattr(ledger, '_begun', lambda directory: next(times))
-    call = lambda: called(monkeypatch, capsys, 'X1', '--workdir', str(tmp_path / 'runs'))
-    assert call()[0] == 0 and call()[0] == 0  # the same runs, read twice
-    assert 'earlier' not in ledger.read(ledger.MEASURED)['X1']
+    assert call('X1')[0] == 0 and call('X1')[0] == 0  # the same runs, read twice
+    assert 'earlier' not in measured()['X1']
     monkeypatch.setattr(Measurement, 'verdict', lambda how, effects: 'partly')
-    assert call()[0] == 0
-    record = ledger.read(ledger.MEASURED)['X1']
+    assert call('X1')[0] == 0
+    record = measured()['X1']
     assert [found['effects'] for found in record['earlier']] == [record['effects']]
     assert ledger.verdicts(claims.CLAIMS['X1'], record) == ['partly', 'partly']
     text = ' '.join(command.PAGE.read_text().split())
@@ -367,42 +248,38 @@ def test_the_time_of_runs_is_that_of_their_first_start(tmp_path):
 
 
 @pytest.mark.parametrize('content', ['{"X1": 3}', '{"X1": {"digest": "a"}}', '[]', 'text'])
-def test_a_damaged_ledger_is_one_line(small, tmp_path, monkeypatch, capsys, content):
+def test_a_damaged_ledger_is_one_line(call, content):
     ledger.MEASURED.write_text(content)
-    status, text = called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'))
+    status, text = call()
     assert status == 2 and 'is not a ledger of claims' in text
 
 
-def test_a_sweep_that_fails_does_not_keep_the_others_from_being_measured(
-    small, tmp_path, monkeypatch, capsys
-):
+def test_a_sweep_that_fails_does_not_keep_the_others_from_being_measured(small, call):
     small[:] = [1, 0]
-    workdir = str(tmp_path / 'runs')
-    status, text = called(monkeypatch, capsys, '--workdir', workdir, '--budget', '20')
+    status, text = call('--budget', '20')
     assert 'X1 is not measured' in text and '1 claims have no sweep yet: X3' in text
     assert status.endswith('not measured, for the reasons above: X1')
-    assert list(ledger.read(ledger.MEASURED)) == ['X2']
+    assert list(measured()) == ['X2']
 
 
-def test_an_effect_that_is_not_finite_is_no_effect(small, tmp_path, monkeypatch, capsys):
+def test_an_effect_that_is_not_finite_is_no_effect(call, monkeypatch):
     monkeypatch.setattr(Measurement, 'effects', lambda how, found: {0: 0.2, 1: math.nan, 2: 0.2})
     how = measurement()
     monkeypatch.setitem(claims.CLAIMS, 'X1', dataclasses.replace(claims.CLAIMS['X1'], how=how))
-    status, text = called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'), 'X1')
+    status, text = call('X1')
     assert 'X1 has effects that are not finite: {1: nan}' in text and status
-    assert not ledger.read(ledger.MEASURED)
+    assert not measured()
 
 
-def test_a_sweep_that_stops_counts_for_nothing(small, tmp_path, monkeypatch, capsys):
+def test_a_sweep_that_stops_counts_for_nothing(small, call):
     small[:] = [0, 2]
-    call = lambda *more: called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'), *more)
     status, text = call('--budget', '20')
     assert 'X2 is not measured: its sweep ended with status 2' in text
     assert status.endswith('not measured, for the reasons above: X2')
-    assert list(ledger.read(ledger.MEASURED)) == ['X1']
+    assert list(measured()) == ['X1']
     status, text = call('X2')  # goes on
-    assert status == 0 and list(ledger.read(ledger.MEASURED)) == ['X1', 'X2']
-    record = ledger.read(ledger.MEASURED)['X2']
+    assert status == 0 and list(measured()) == ['X1', 'X2']
+    record = measured()['X2']
     ledger.MEASURED.write_text(json.dumps({'X2': {**record, 'digest': 'of other settings'}}))
     assert '2 claims have a sweep and are not measured with its present' in call()[1]
 
@@ -417,15 +294,15 @@ def test_a_sweep_that_stops_counts_for_nothing(small, tmp_path, monkeypatch, cap
         (('--budget', '-1'), '--budget is a number of minutes above 0, got -1'),
     ],
 )
-def test_wrong_input_is_one_line(small, tmp_path, monkeypatch, capsys, arguments, message):
-    status, text = called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'), *arguments)
+def test_wrong_input_is_one_line(call, arguments, message):
+    status, text = call(*arguments)
     assert status == 2 and message in text
     assert not ledger.MEASURED.exists()
 
 
-def test_one_command_at_a_time_measures_in_a_folder(small, tmp_path, monkeypatch, capsys):
+def test_one_command_at_a_time_measures_in_a_folder(call, tmp_path):
     with lock.hold(tmp_path / 'claims.lock', 'claims are being measured', 'wait'):
-        status, text = called(monkeypatch, capsys, '--workdir', str(tmp_path), 'X1')
+        status, text = call('X1', workdir=tmp_path)
     assert status == 2 and 'claims are being measured by' in text and 'give another --work' in text
 
 
@@ -437,10 +314,9 @@ def test_every_contrary_claim_has_an_entry_on_its_page():
     assert named == {name for name, verdict in verdicts.items() if verdict == 'contrary'}
 
 
-def test_a_record_of_other_settings_is_named(small, tmp_path, monkeypatch, capsys):
-    call = lambda *more: called(monkeypatch, capsys, '--workdir', str(tmp_path / 'runs'), *more)
+def test_a_record_of_other_settings_is_named(call):
     assert call('X1')[0] == 0
-    there = ledger.read(ledger.MEASURED)
+    there = measured()
     there['X1']['digest'] = '0' * 12
     ledger.MEASURED.write_text(json.dumps(there))
     text = call()[1]

@@ -1,4 +1,4 @@
-"""The sweep of coin flips: its data, its limit of entropy, and what its claims read."""
+"""The sweep of coin flips: its data, and its limit of entropy."""
 
 import math
 
@@ -6,8 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from evidence.claims import CLAIMS
-from evidence.claims.results import Results
 from evidence.experiments import coins
 
 
@@ -23,15 +21,3 @@ def test_entropy_of_the_rule_of_laplace():
     two = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
     assert coins.entropy(1) == pytest.approx(two)
     assert coins.entropy(100_000) == pytest.approx(0.5, abs=1e-3)  # of a uniform coin
-
-
-@pytest.mark.full
-def test_what_the_sweep_writes_is_what_its_claims_read(tmp_path, monkeypatch):
-    words = ('--seeds', '0', '--steps', '3', '--workdir', str(tmp_path))
-    monkeypatch.setattr(coins, 'COINS', 8)
-    coins.PROGRAM.main(words)
-    for name in ('N10', 'N11'):
-        effects = CLAIMS[name].how.effects(Results(tmp_path))
-        assert effects.keys() == {0} and math.isfinite(effects[0])
-    monkeypatch.setattr(coins, 'trained', None)
-    coins.PROGRAM.main(words)  # what was measured is kept

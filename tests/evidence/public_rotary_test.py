@@ -39,21 +39,22 @@ def test_attention_to_a_token_and_the_one_before():
     assert 0.02 < near.min() and near.max() < 0.6  # drawn weights: about two of 9 to 16 keys
 
 
+ROWS = [
+    ('slowest quarter', 'all heads', 0, 0.42),
+    ('nearby attention', 'all heads', 0, 0.15),
+    ('nearby attention', 'fast heads', 0, 0.45),
+    ('loss', 'without positional heads', 1024, 5.0),
+    ('loss', 'without drawn heads', 1024, 3.5),
+]
+
+
 def test_the_claims_read_what_the_sweep_writes(tmp_path):
     rows = []
     for seed in (0, 1, 2):
-        rows += [
-            ('slowest quarter', 'all heads', 0, seed, 0.42),
-            ('nearby attention', 'all heads', 0, seed, 0.15),
-            ('nearby attention', 'fast heads', 0, seed, 0.45),
-            ('loss', 'without positional heads', 1024, seed, 5.0),
-            ('loss', 'without drawn heads', 1024, seed, 3.5),
-        ]
+        rows += [(panel, name, x, seed, value) for panel, name, x, value in ROWS]
         for depth, gain in zip(sweep.DEPTHS, (0.0, 0.25, 0.5)):
-            rows += [
-                ('right values', 'plain', depth, seed, 0.25),
-                ('right values', 'ms_poe_of_groups', depth, seed, 0.25 + gain),
-            ]
+            of_groups = 'right values', 'ms_poe_of_groups', depth, seed, 0.25 + gain
+            rows += [('right values', 'plain', depth, seed, 0.25), of_groups]
     # Of eight numbers three are right, and with the released factor of STRING five.
     answered = [(name, [(0.4, n < right, 0.5) for n in range(8)]) for name, right in (
         ('none', 3), (needles.STRING, 2), (needles.RELEASED, 5),
@@ -61,9 +62,7 @@ def test_the_claims_read_what_the_sweep_writes(tmp_path):
     for seed in (0, 1, 2):
         rows += needles.rows(needles.GROUPS['within'][0], seed, answered)
     report(rows, tmp_path, title='t', x='x', value='value')
-    found = {
-        name: CLAIMS[name].how.effects(Results(tmp_path)) for name in ('R2', 'R22', 'R23', 'R31')
-    }
+    found = {n: CLAIMS[n].how.effects(Results(tmp_path)) for n in ('R2', 'R22', 'R23', 'R31')}
     assert found['R2'][0] == pytest.approx(0.17)
     assert found['R22'][1] == pytest.approx(0.25)
     assert found['R31'][2] == pytest.approx(1.5)

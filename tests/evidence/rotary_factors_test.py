@@ -1,14 +1,12 @@
 """The sweep of rotary rules by factor: its runs exist as asked, and claims read what it writes."""
 
-import json
 import math
 
 import pytest
 
-from evidence.claims import CLAIMS
-from evidence.claims.results import Results
 from evidence.experiments import rotary_factors as sweep
 from evidence.experiments.tables import report
+from tests.evidence.written import effects, evaluation
 
 SEARCHED = 'longrope(long=(1.0, 2.0), factor=2.0)'
 
@@ -27,20 +25,13 @@ def test_every_claim_reads_what_the_sweep_writes(tmp_path):
     for factor in sweep.FACTORS:
         losses[f'base | yarn(factor={4 * factor}.0)'] = 1.15 if factor == 16 else 1.1
         losses[f'base | pi(factor={factor}.0)'] = 1.25
-    rows, curves = [], []
+    curves = []
     for factor in sweep.FACTORS:
         tuned = [f'{name}_{factor}' for name in sweep.extensions(factor, SEARCHED)]
         read = [f'base | {spec}' if spec else 'base' for spec in sweep.untuned(factor)]
-        rows = [
-            {'run': f'runs/{name.split(" | ")[0]}_{seed}', 'extend': name.partition(' | ')[2],
-             'seed': seed, 'length': length, 'nll': losses.get(name, 1.3)}
-            for name in (*read, *tuned)
-            for seed in (0, 1, 2)
-            for length in (sweep.LENGTH, sweep.LENGTH * factor)
-        ]  # fmt: skip
-        (tmp_path / f'factor_{factor}').mkdir()
-        text = json.dumps({'results': rows})
-        (tmp_path / f'factor_{factor}' / 'results.json').write_text(text)
+        lengths = sweep.LENGTH, sweep.LENGTH * factor
+        nll = lambda name, length: losses.get(name, 1.3)
+        evaluation(tmp_path / f'factor_{factor}', [*read, *tuned], lengths, nll)
         last = {'pi': 1.2, 'ntk_aware': 1.0, 'yarn': 1.1}
         curves += [
             (f'factor {factor}', name, float(step), seed, nats + (199 - step) / 1000)
@@ -49,10 +40,8 @@ def test_every_claim_reads_what_the_sweep_writes(tmp_path):
             for step in range(10, 201, 10)
         ]
     report(curves, tmp_path / 'tuning', title='t', x='step', value='nats')
-    own = [claim for claim in CLAIMS.values() if claim.how and claim.how.sweep == 'rotary_factors']
-    found = {claim.id: claim.how.effects(Results(tmp_path)) for claim in own}
+    found = effects(tmp_path, 'rotary_factors')
     assert found.keys() == {'R6', 'R7', 'R9', 'R13'}
-    assert all(values.keys() == {0, 1, 2} for values in found.values())
     first = {name: values[0] for name, values in found.items()}
     assert first['R6'] == pytest.approx(0.05 - 0.1)
     # Tuned, PI leads at factor 4 by .1; without tuning YaRN leads by .1 at least.

@@ -1,6 +1,5 @@
 """Sweeps of rotary methods: their runs are valid, and their measures read what they write."""
 
-import json
 import math
 
 import pytest
@@ -9,6 +8,7 @@ from evidence.claims import CLAIMS
 from evidence.claims.results import Results
 from evidence.experiments import planes, rotary_times
 from evidence.experiments.tables import report
+from tests.evidence.written import evaluation
 
 
 @pytest.mark.full
@@ -35,12 +35,7 @@ def test_slow_frequencies_are_compared_with_losses(tmp_path):
         ],
         tmp_path / 'planes', title='t', x='length', value='share',
     )  # fmt: skip
-    rows = [
-        {'run': f'a/rope_{seed}', 'extend': name, 'seed': seed, 'length': 256, 'nll': -(number**3)}
-        for seed in seeds
-        for number, name in enumerate(names)
-    ]
-    (tmp_path / 'comparison').mkdir()
-    (tmp_path / 'comparison' / 'results.json').write_text(json.dumps({'results': rows}))
+    runs = {f'rope | {name}' if name else 'rope': number for number, name in enumerate(names)}
+    evaluation(tmp_path / 'comparison', runs, (256,), lambda name, _: -(runs[name] ** 3))
     found = CLAIMS['R32'].how.effects(Results(tmp_path))
     assert found == pytest.approx({0: 1.0, 1: -1.0, 2: 1.0})

@@ -1,6 +1,4 @@
-"""Sweeps of small tasks: their data are what they say, and they run through with few steps."""
-
-import csv
+"""Sweeps of small tasks: their data are what they say."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +7,14 @@ import pytest
 from evidence.experiments import (
     attention_patterns,
     images_apart,
-    positional_depth,
     receptive,
     rna,
     streams,
     tulip_limit,
 )
+from tests.small_models import small_model
+
+SIZES = dict(vocab_size=7, train_len=16, layers=2, width=16, heads=2)
 
 
 def test_motifs_lie_in_the_sequences_and_a_question_is_a_masked_base_of_one():
@@ -67,45 +67,9 @@ def test_the_distance_of_attention_is_0_for_the_same_heads_in_any_order():
     assert attention_patterns.distance(drawn, np.roll(drawn, 1, axis=-1)) > 0.01
 
 
-PROGRAMS = {
-    'rna': (rna, ('--steps', '2')),
-    'images_apart': (images_apart, ('--steps', '2')),
-    'streams': (streams, ('--steps', '2', '--tuned', '2')),
-    'tulip_limit': (tulip_limit, ('--steps', '2', '--distilled', '2')),
-    'positional_depth': (positional_depth, ('--steps', '2', '--tasks', 'sort')),
-}
-
-
-@pytest.mark.full
-@pytest.mark.parametrize('name', PROGRAMS)
-def test_a_program_runs_through_and_keeps_what_it_has(name, tmp_path, capsys):
-    program, options = PROGRAMS[name]
-    call = lambda *options: program.PROGRAM.main(
-        [*options, '--seeds', '0', '--workdir', str(tmp_path)]
-    )
-    call(*options)
-    with (tmp_path / 'results.csv').open(newline='') as file:
-        values = [float(row[-1]) for row in list(csv.reader(file))[1:]]
-    assert values and np.isfinite(values).all()
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob('*.json')}
-    call(*options)
-    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob('*.json')}
-    with pytest.raises(SystemExit):
-        call('--steps', '3', *options[2:])
-    assert 'made with other settings' in capsys.readouterr().err
-
-
 @pytest.mark.full
 def test_the_fields_of_a_steep_bias_are_those_of_the_model():
-    from flax import nnx
-
-    from posenc_jax.lab.model import Transformer, TransformerConfig
-
-    cfg = TransformerConfig(
-        vocab_size=7, train_len=16, layers=2, width=16, heads=2,
-        encoding='alibi(slopes=(4.0, 0.125))',
-    )  # fmt: skip
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    model = small_model(**SIZES, encoding='alibi(slopes=(4.0, 0.125))')
     theory, found = receptive.both_fields(model, np.arange(48).reshape(3, 16) % 7)
     assert theory.shape == found.shape == (2, 2)
     assert theory[:, 0].tolist() == [1, 1] and (found[:, 0] < 2).all()
@@ -114,14 +78,7 @@ def test_the_fields_of_a_steep_bias_are_those_of_the_model():
 
 @pytest.mark.full
 def test_attention_is_that_of_the_model():
-    from flax import nnx
-
-    from posenc_jax.lab.model import Transformer, TransformerConfig
-
-    cfg = TransformerConfig(
-        vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='alibi()'
-    )
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    model = small_model(**SIZES, encoding='alibi()')
     found = attention_patterns.patterns(model, jnp.arange(12).reshape(2, 6) % 5)
     assert found.shape == (2, 2, 2, 6, 6)
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)

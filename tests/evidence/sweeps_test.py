@@ -69,10 +69,8 @@ def test_a_claim_reads_what_its_sweep_evaluates(claim):
         fields = made.evaluations(options)[folder]
         runs = made.evaluated(fields, {key: key[0] for key in made.trained(options)})
         assert run in runs, folder
-        assert length in (None, *fields['eval.lengths']) and depth in (
-            None,
-            *fields.get('eval.depths', ()),
-        )
+        assert length in (None, *fields['eval.lengths'])
+        assert depth in (None, *fields.get('eval.depths', ()))
 
 
 def test_randomized_runs_draw_anew_in_every_layer():
@@ -114,17 +112,15 @@ def trained(monkeypatch):
 
 
 def refused(capsys, call):
-    with pytest.raises(SystemExit) as stopped:
+    with tiny.stopped():
         call()
-    assert stopped.value.code == 2
     return capsys.readouterr().err
 
 
 def test_a_run_of_the_same_settings_is_used_again(tmp_path, trained):
     there(tmp_path / 'a_0')
-    free = asked(
-        tmp_path / 'a_0', 'train.log_every=3', 'eval.samples=7'
-    )  # what does not change the weights
+    # What does not change the weights.
+    free = asked(tmp_path / 'a_0', 'train.log_every=3', 'eval.samples=7')
     assert shared.train_runs({'a': free}) == {'a': str(tmp_path / 'a_0')} and not trained
 
 
@@ -179,13 +175,9 @@ def test_an_evaluation_reads_all_runs_or_those_that_it_names():
 
 
 def test_fields_of_the_evaluation_can_be_set(capsys):
-    made = sweep.Sweep(
-        ('text',),
-        'A sweep.',
-        {'rope': {'encoding': 'rope()'}},
-        {'train.steps': 5},
-        evaluation={'near': {'eval.lengths': (8,), 'eval.samples': 4}, 'far': {}},
-    )
+    evaluation = {'near': {'eval.lengths': (8,), 'eval.samples': 4}, 'far': {}}
+    runs, fields = {'rope': {'encoding': 'rope()'}}, {'train.steps': 5}
+    made = sweep.Sweep(('text',), 'A sweep.', runs, fields, evaluation=evaluation)
     options = made.parse(['--set', 'eval.samples=2', 'train.lr=0.5', '--seeds', '0'])
     assert made.evaluations(options) == {
         'near': {'eval.lengths': (8,), 'eval.samples': '2'},
@@ -199,7 +191,7 @@ def test_fields_of_the_evaluation_can_be_set(capsys):
         ('eval.samples=many', 'eval.samples'),
         ('eval.samples', 'expected FIELD=VALUE'),
     ):
-        with pytest.raises(SystemExit):
+        with tiny.stopped():
             made.evaluations(made.parse(['--set', item]))
         assert message in capsys.readouterr().err, item
 
@@ -243,32 +235,27 @@ def test_runs_of_other_settings_are_refused_with_every_difference_before_anythin
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    'more, message',
-    [
-        ('train.step=3', "no field 'train.step'; did you mean 'train.steps'"),
-        ('train.steps=many', "train.steps='many' is not of type int"),
-        ('train.steps', "expected FIELD=VALUE, e.g. train.steps=200, got 'train.steps'"),
-        ('init.source=runs/nothing', 'init.source: no such run or checkpoint: runs/nothing'),
-    ],
-)
-def test_wrong_fields_are_one_line(tmp_path, trained, capsys, more, message):
+WRONG = {  # what --set gives -> what the message says
+    'train.step=3': "no field 'train.step'; did you mean 'train.steps'",
+    'train.steps=many': "train.steps='many' is not of type int",
+    'train.steps': "expected FIELD=VALUE, e.g. train.steps=200, got 'train.steps'",
+    'init.source=runs/nothing': 'init.source: no such run or checkpoint: runs/nothing',
+}
+
+
+@pytest.mark.parametrize('more', WRONG)
+def test_wrong_fields_are_one_line(tmp_path, trained, capsys, more):
     there(tmp_path / 'a_0')
-    found = refused(
-        capsys,
-        lambda: shared.train_runs(
-            {'new': asked(tmp_path / 'new_0'), 'a': asked(tmp_path / 'a_0', more)}
-        ),
-    )
-    assert message in found and found.count('\n') == 1 and not trained
+    runs = {'new': asked(tmp_path / 'new_0'), 'a': asked(tmp_path / 'a_0', more)}
+    found = refused(capsys, lambda: shared.train_runs(runs))
+    assert WRONG[more] in found and found.count('\n') == 1 and not trained
 
 
 def test_damaged_runs_and_files_that_are_no_config_are_one_line(tmp_path, trained, capsys):
     there(tmp_path / 'a_0')
     (tmp_path / 'a_0' / FILE).unlink()
-    assert 'does not exist' in refused(
-        capsys, lambda: shared.train_runs({'a': asked(tmp_path / 'a_0')})
-    )
+    gone = {'a': asked(tmp_path / 'a_0')}
+    assert 'does not exist' in refused(capsys, lambda: shared.train_runs(gone))
     for name, wrong in (
         ('README.md', 'is not a Python file'),
         ('tests/lab/train/tiny.py', 'has no function get_config()'),
@@ -281,25 +268,12 @@ def test_damaged_runs_and_files_that_are_no_config_are_one_line(tmp_path, traine
 def test_the_config_of_a_run_is_that_which_training_gets(tmp_path):
     """Fields as the sweep has them and as texts, tuples among them."""
     pattern = ('nope()', 'rope() | alibi()')
-    made = asked(
-        tmp_path / 'a_0',
-        'train.lr=1e-4',
-        f'pattern={pattern!r}',
-        'model.parallel=True',
-        eval__lengths=(8, 16),
-    ).asked()
-    assert (made.train.lr, made.pattern, made.model.parallel, made.eval.lengths) == (
-        1e-4,
-        pattern,
-        True,
-        (8, 16),
-    )
-    assert (made.workdir, made.name, made.eval.at_end, made.train.steps) == (
-        str(tmp_path),
-        'a_0',
-        False,
-        24,
-    )
+    more = 'train.lr=1e-4', f'pattern={pattern!r}', 'model.parallel=True'
+    made = asked(tmp_path / 'a_0', *more, eval__lengths=(8, 16)).asked()
+    read = (made.train.lr, made.pattern, made.model.parallel, made.eval.lengths)
+    assert read == (1e-4, pattern, True, (8, 16))
+    read = (made.workdir, made.name, made.eval.at_end, made.train.steps)
+    assert read == (str(tmp_path), 'a_0', False, 24)
     assert default.get_config().train.lr != 1e-4
 
 
@@ -312,36 +286,32 @@ def test_a_sweep_refuses_as_a_command(tmp_path):
     save(config, tmp_path / 'tra_0' / FILE)
     before = (tmp_path / 'tra_0' / FILE).read_text()
     command = [sys.executable, '-m', 'evidence.experiments', 'flip_flop', f'--workdir={tmp_path}']
-    done = subprocess.run(
-        [*command, '--seeds', '1', '0', '--set', 'train.steps=500'],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    command += ['--seeds', '1', '0', '--set', 'train.steps=500']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    first, *fields, _ = done.stderr.splitlines()
     assert done.returncode == 2 and done.stdout == ''
-    assert (
-        done.stderr.splitlines()[0]
-        == f'flip_flop: {tmp_path}/tra_0 was trained with other settings (there -> here):'
-    )
-    assert done.stderr.splitlines()[1:-1] == ['  train.steps: 1000 -> 500']
-    assert [path.name for path in tmp_path.iterdir()] == ['tra_0'] and (
-        tmp_path / 'tra_0' / FILE
-    ).read_text() == before
+    said = 'was trained with other settings (there -> here):'
+    assert first == f'flip_flop: {tmp_path}/tra_0 {said}'
+    assert fields == ['  train.steps: 1000 -> 500']
+    assert [path.name for path in tmp_path.iterdir()] == ['tra_0']
+    assert (tmp_path / 'tra_0' / FILE).read_text() == before
 
 
-@pytest.mark.parametrize(
-    'words, message',
-    [
-        (['flip_flap'], "there is no experiment 'flip_flap'; did you mean 'flip_flop'"),
-        (['text', 'length'], 'name a group first: lengths, biases'),
-        (['text'], 'name a group first: lengths, biases'),
-        (['flip_flop', '--only', 'rop'], "did you mean 'rope'"),
-        (['rna', '--steps', '0'], '--steps must be at least 1, got 0'),
-        (['rna', '--seeds', '-1'], '--seeds must be at least 0, got -1'),
-        (['rna', '--workdir', __file__], '--workdir must be a directory that can be made'),
-    ],
-)
-def test_wrong_words_are_one_line(words, message, monkeypatch, capsys):
-    monkeypatch.setattr('sys.argv', ['experiments', *words])
-    assert message in refused(capsys, experiments.main)
+WORDS = {  # words of the command -> what the message says
+    'flip_flap': "there is no experiment 'flip_flap'; did you mean 'flip_flop'",
+    'text length': 'name a group first: lengths, biases',
+    'text': 'name a group first: lengths, biases',
+    'flip_flop --only rop': "did you mean 'rope'",
+    'rna --steps 0': '--steps must be at least 1, got 0',
+    'rna --seeds -1': '--seeds must be at least 0, got -1',
+    f'rna --workdir {__file__}': '--workdir must be a directory that can be made',
+}
+
+
+@pytest.mark.parametrize('words', WORDS)
+def test_wrong_words_are_one_line(words, monkeypatch, capsys):
+    monkeypatch.setattr('sys.argv', ['experiments', *words.split()])
+    assert WORDS[words] in refused(capsys, experiments.main)
 
 
 def test_training_and_evaluation_are_called_in_this_process(tmp_path, capsys):
@@ -365,25 +335,16 @@ def test_what_a_sweep_keeps_is_bound_to_its_settings(tmp_path, capsys):
     path, made = tmp_path / 'gates.json', []
     gates = lambda: made.append(1) or [[0.5, 1.0]]
     settings = {'steps': 60, 'extend': 'yarn(factor=4.0)', 'sizes': (64, 256)}
-    assert (
-        shared.kept(path, settings, gates) == shared.kept(path, settings, gates) == [[0.5, 1.0]]
-        and len(made) == 1
-    )
-    found = refused(
-        capsys, lambda: shared.kept(path, {**settings, 'steps': 30, 'file': 'x'}, gates)
-    )
-    assert found.splitlines()[0].endswith(
-        'gates.json was made with other settings (there -> here):'
-    )
-    assert (
-        found.splitlines()[1:] == ["  file: None -> 'x'", '  steps: 60 -> 30', 'move it away']
-        and len(made) == 1
-    )
+    keep = lambda **more: shared.kept(path, {**settings, **more}, gates)
+    assert keep() == keep() == [[0.5, 1.0]] and len(made) == 1
+    first, *others = refused(capsys, lambda: keep(steps=30, file='x')).splitlines()
+    assert first.endswith('gates.json was made with other settings (there -> here):')
+    assert others == ["  file: None -> 'x'", '  steps: 60 -> 30', 'move it away']
+    assert len(made) == 1
     for text in ('[[0.5]]', '{"value": 1}', '{"settings": 3, "value": 1}', '{'):
         path.write_text(text)
-        assert 'does not say with which settings it was made' in refused(
-            capsys, lambda: shared.kept(path, settings, gates)
-        )
+        said = refused(capsys, keep)
+        assert 'does not say with which settings it was made' in said
         assert path.read_text() == text
 
 

@@ -1,15 +1,12 @@
 """The sweep of extensions of text: its runs exist as asked, and its claims read what it writes."""
 
-import json
-
 import jax
 import pytest
 from flax import nnx
 
-from evidence.claims import CLAIMS
-from evidence.claims.results import Results
 from evidence.experiments import text_extension as sweep
 from posenc_jax.lab.model import Transformer, TransformerConfig
+from tests.evidence.written import effects, evaluation
 
 
 def test_every_run_has_fields_that_exist(tmp_path, monkeypatch):
@@ -24,15 +21,8 @@ def test_every_run_has_fields_that_exist(tmp_path, monkeypatch):
 @pytest.mark.full
 def test_adapters_have_as_many_parameters_as_lower_ranks_with_psc():
     def trained(encoding, rank):
-        cfg = TransformerConfig(
-            vocab_size=4,
-            train_len=8,
-            layers=1,
-            width=160,
-            heads=5,
-            encoding=encoding,
-            lora_rank=rank,
-        )
+        sizes = dict(vocab_size=4, train_len=8, layers=1, width=160, heads=5)
+        cfg = TransformerConfig(**sizes, encoding=encoding, lora_rank=rank)
         made = nnx.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0)))
         return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(made, nnx.Param)))
 
@@ -44,15 +34,8 @@ def test_adapters_have_as_many_parameters_as_lower_ranks_with_psc():
 def test_every_claim_reads_what_the_sweep_writes(tmp_path):
     losses = {'base': 1.0, 'base | dca()': 1.02, 'yarn': 1.1, 'base | longrope(x)': 1.5}
 
-    def written(folder, names, *lengths):
-        rows = [
-            {'run': f'runs/{name.split(" | ")[0]}_{seed}', 'extend': name.partition(' | ')[2],
-             'seed': seed, 'length': length, 'nll': losses.get(name, 1.2) + 1e-5 * length}
-            for name in names for seed in (0, 1, 2) for length in lengths
-        ]  # fmt: skip
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / 'results.json').write_text(json.dumps({'results': rows}))
-
+    nll = lambda name, length: losses.get(name, 1.2) + 1e-5 * length
+    written = lambda folder, names, *lengths: evaluation(tmp_path / folder, names, lengths, nll)
     extended = lambda specs: [f'base | {spec}' if spec else 'base' for spec in specs]
     written('as_it_is', extended(sweep.AS_IT_IS), 256, 1024)
     near = [name for name in sweep.TUNED if name != 'pi_16']
@@ -65,11 +48,8 @@ def test_every_claim_reads_what_the_sweep_writes(tmp_path):
     steps = ('tuned', 'tuned | longrope(x)', 'tuned | longrope(x, short=y)')
     losses |= dict(zip(steps, (1.05, 1.12, 1.07)))
     written('comparison', ['base', *steps], 256, 1024, 4096)
-    sweeps = ('text_extension', 'progressive')
-    own = [claim for claim in CLAIMS.values() if claim.how and claim.how.sweep in sweeps]
-    found = {claim.id: claim.how.effects(Results(tmp_path)) for claim in own}
+    found = effects(tmp_path, 'text_extension', 'progressive')
     assert len(found) == 13
-    assert all(values.keys() == {0, 1, 2} for values in found.values())
     first = {name: values[0] for name, values in found.items()}
     assert first['R10'] == pytest.approx(0.1 - 0.5 - 1e-5 * (2048 - 256))
     assert first['R11'] == pytest.approx(0.1 - 0.12 - 1e-5 * (4096 - 256))

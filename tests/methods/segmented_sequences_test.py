@@ -193,5 +193,9 @@ def test_wrong_input_says_what_is_wrong():
 
 
 def test_a_table_that_is_too_large_is_refused_before_it_is_made():
-    with pytest.raises(SpecError, match='would make a table of 34359738352 rows, .* at most 1.0 GiB'):
-        extend(pj.make('learned_absolute(max_len=16)', model_dim=8), 'segmented_sequences(2147483647)')
+    with pytest.raises(
+        SpecError, match='would make a table of 34359738352 rows, .* at most 1.0 GiB'
+    ):
+        extend(
+            pj.make('learned_absolute(max_len=16)', model_dim=8), 'segmented_sequences(2147483647)'
+        )

@@ -14,7 +14,7 @@ from pathlib import Path
 from posenc_jax.base import interrupts
 from posenc_jax.base.programs import program
 from posenc_jax.lab.catalogue.tasks import tasks_markdown
-from posenc_jax.lab.files import around, disk
+from posenc_jax.lab.files import disk, repository
 from posenc_jax.lab.files.command import Parser
 from posenc_jax.language.catalog import PICTURED, catalog, catalog_markdown, picture_name
 from posenc_jax.protocol.errors import SpecError
@@ -94,7 +94,7 @@ def draw(kind: Kind, card: Card, path: Path) -> None:
     raise refused
 
 
-def main(arguments: list[str] | None = None, root: Path = around.WRITTEN) -> int:
+def main(arguments: list[str] | None = None, root: Path = repository.WRITTEN) -> int:
     """Writes the files. With --check it writes nothing, prints how the files differ from what they
     should be, and returns 1 if any does.
     """

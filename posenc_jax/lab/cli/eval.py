@@ -34,7 +34,7 @@ def arguments(
     """
     from posenc_jax.lab.config.listing import field_help
     from posenc_jax.lab.config.overrides import CHANGEABLE
-    from posenc_jax.lab.config.program import RunParser
+    from posenc_jax.lab.config.run_parser import RunParser
 
     parser = RunParser(program('eval.py'), description=__doc__, epilog=field_help(CHANGEABLE))
     parser.add_argument(
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     from posenc_jax.lab.cluster.cluster import ERRORS, failed, together
     from posenc_jax.lab.evaluate.results import print_tables, read
     from posenc_jax.lab.evaluate.run import evaluate_runs, prepared
-    from posenc_jax.lab.files.room import check_folder
+    from posenc_jax.lab.files.checkpoint_files import check_folder
     from posenc_jax.lab.runs.prepare import results_folder
 
     kept = 0

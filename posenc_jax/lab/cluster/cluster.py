@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from posenc_jax.base.programs import WRONG_INPUT, program
 from posenc_jax.lab.cluster.peers import FAILED, ClusterError, Peers
 from posenc_jax.lab.config import defaults
-from posenc_jax.lab.files import room
+from posenc_jax.lab.files import checkpoint_files
 from posenc_jax.lab.files.command import in_line
 from posenc_jax.protocol.errors import quoted
 
@@ -180,7 +180,7 @@ def leave(status: int) -> int:
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    if jax.distributed.is_initialized() or room.writers():
+    if jax.distributed.is_initialized() or checkpoint_files.writers():
         os._exit(status)
     return status
 

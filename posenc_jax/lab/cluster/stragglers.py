@@ -82,10 +82,6 @@ def waiting_longest(waits: Sequence[float], whole: float) -> str:
     Args:
       waits: seconds, by number of the process; two or more.
       whole: seconds of the steps in which they waited.
-
-    Example:
-      >>> waiting_longest([1.0, 1.1, 0.9, 2.1], 5.0)
-      'process 3 waits 2.1x as long for its data'
     """
     number, most, others = longest(waits)
     if most < _RATIO * others or most - others < _PART * whole:

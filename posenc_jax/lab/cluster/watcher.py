@@ -46,7 +46,7 @@ class _Watcher:
 
     def __init__(self, address, count, own, start, silence, directory, program, process, grace):
         from paths import path  # in lab/files/, see the end of this file
-        from safe import continues
+        from saved_steps import continues
 
         self._address, self._count, self._own, self._start, self._silence = (
             tuple(address),

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from posenc_jax.lab.config.fields import check_fields
 from posenc_jax.lab.config.overrides import read_overrides, replaced
-from posenc_jax.lab.files import around
+from posenc_jax.lab.files import repository
 from posenc_jax.lab.files.imports import described
 from posenc_jax.protocol.errors import nearest, quoted
 
@@ -35,10 +35,6 @@ def read(path: str, arguments: Iterable[str] = ()) -> ConfigDict:
         field, or has a field of another type; an argument has another form, an unknown field, or a
         value of another type.
       FileNotFoundError: there is no such file, or no config of this name.
-
-    Example:
-      >>> read('configs/quickstart.py', ['--config.train.lr=0.5']).train.lr
-      0.5
     """
     config = _executed(path, _located(path))
     try:
@@ -54,7 +50,7 @@ def _named(path: str) -> str:
 
 def _located(path: str) -> str:
     """The file of a config."""
-    folder = around.ROOT / 'configs'
+    folder = repository.ROOT / 'configs'
     names = sorted(file.stem for file in folder.glob('[!_]*.py'))
     if path.startswith(NAMED):
         if (name := path.removeprefix(NAMED)) in names:

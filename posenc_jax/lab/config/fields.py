@@ -4,8 +4,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from posenc_jax.lab.config import defaults, settings
-from posenc_jax.protocol.errors import LARGEST, nearest, quoted
+from posenc_jax.lab.config import defaults
+from posenc_jax.lab.config.protocols import CHOICES
+from posenc_jax.lab.tasks.task import SPLITS
+from posenc_jax.protocol.errors import LARGEST, SpecError, check_choice, nearest, quoted
 
 MAX_SEGMENTS = 64
 PATTERNS = ('pattern', 'source_pattern')
@@ -109,70 +111,77 @@ def check_numbers(config: ConfigDict) -> None:
     Raises:
       ValueError: a number is out of its range; the message names the field and the range.
     """
-    train = config.train
+    train, fields = config.train, fields_of(config)
 
     def need(condition, name, expected):
         if not condition:
-            value = fields_of(config)[name]
-            raise ValueError(f'{name} must be {expected}, got {value!r}')
+            raise ValueError(f'{name} must be {expected}, got {fields[name]!r}')
 
-    counts = (
-        'steps',
-        'batch',
-        'length',
-        'min_length',
-        'accumulate',
-        'log_every',
-        'save_every',
-        'keep',
-        'eval_batches',
-    )
-    for name in counts:
-        need(train[name] >= 1, f'train.{name}', 'at least 1')
-    for name in ('warmup', 'eval_every', 'weight_decay', 'clip', 'z_loss', 'segment', 'memory'):
-        need(train[name] >= 0, f'train.{name}', 'at least 0')
+    def at_least(least, group, names):
+        for name in names.split():
+            need(config[group][name] >= least, f'{group}.{name}', f'at least {least}')
+
+    at_least(1, 'train', 'steps batch length min_length accumulate log_every save_every keep')
+    at_least(1, 'train', 'eval_batches')
+    at_least(0, 'train', 'warmup eval_every weight_decay clip z_loss segment memory')
+    below = f'below train.length = {train.length}, or 0'
+    need(train.segment < train.length, 'train.segment', below)
     need(
-        train.segment < train.length, 'train.segment', f'below train.length = {train.length}, or 0'
-    )
-    few = train.length <= MAX_SEGMENTS * (train.segment or train.length)
-    need(
-        few,
+        train.length <= MAX_SEGMENTS * (train.segment or train.length),
         'train.segment',
         f'0, or at least train.length / {MAX_SEGMENTS}, since every segment is traced on its own',
     )
     need(train.segment or not train.memory, 'train.memory', '0 where train.segment is 0')
-    need(
-        not train.segment or config.model.kind == 'decoder',
-        'train.segment',
-        f'0 for a model of kind {config.model.kind!r}',
-    )
+    decodes = config.model.kind == 'decoder'
+    kind = f'0 for a model of kind {config.model.kind!r}'
+    need(decodes or not train.segment, 'train.segment', kind)
     need(train.lr > 0, 'train.lr', 'positive')
     need(0 <= train.end_lr_fraction <= 1, 'train.end_lr_fraction', 'between 0 and 1')
     for name in ('b1', 'b2'):
         need(0 <= train[name] < 1, f'train.{name}', 'in [0, 1)')
     need(train.warmup <= train.steps, 'train.warmup', f'at most train.steps = {train.steps}')
-    need(
-        train.batch % train.accumulate == 0,
-        'train.batch',
-        f'a multiple of train.accumulate = {train.accumulate}',
-    )
+    parts = f'a multiple of train.accumulate = {train.accumulate}'
+    need(train.batch % train.accumulate == 0, 'train.batch', parts)
     need(0 <= config.seed < 2**32, 'seed', f'between 0 and {2**32 - 1}')
-    settings.check_fields(config.eval)
-    need(config.mesh.cpu_devices >= 0, 'mesh.cpu_devices', 'at least 0')
-    for name in ('fsdp', 'tensor', 'sequence'):
-        need(config.mesh[name] >= 1, f'mesh.{name}', 'at least 1')
+    check_evaluation(config.eval)
+    at_least(0, 'mesh', 'cpu_devices')
+    at_least(1, 'mesh', 'fsdp tensor sequence')
     devices = config.mesh.data
     need(devices >= 1 or devices == -1, 'mesh.data', 'at least 1, or -1 for the devices left')
     start, silence = config.cluster.start_timeout, config.cluster.peer_timeout
     need(10 <= start <= 86400, 'cluster.start_timeout', 'between 10 and 86400 seconds')
-    need(
-        silence == 0 or 10 <= silence <= 86400,
-        'cluster.peer_timeout',
-        'between 10 and 86400 seconds, or 0 for none',
-    )
+    seconds = 'between 10 and 86400 seconds, or 0 for none'
+    need(silence == 0 or 10 <= silence <= 86400, 'cluster.peer_timeout', seconds)
     status = config.cluster.stop_status
-    need(
-        status == 0 or 3 <= status <= 125,
-        'cluster.stop_status',
-        'between 3 and 125, since 1 and 2 are those of errors, or 0',
-    )
+    other = 'between 3 and 125, since 1 and 2 are those of errors, or 0'
+    need(status == 0 or 3 <= status <= 125, 'cluster.stop_status', other)
+
+
+def check_evaluation(settings: ConfigDict) -> None:
+    """Checks each field of `config.eval` alone.
+
+    Raises:
+      SpecError: a field is wrong; the message says what was expected.
+    """
+    for name in ('tokens', 'batch', 'stride', 'buckets', 'samples'):
+        if settings[name] < 1:
+            raise SpecError(f'eval.{name} must be at least 1, got {quoted(settings[name])}')
+    for length in settings.lengths:
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            raise SpecError(
+                f'eval.lengths must be whole numbers of at least 1, got {quoted(settings.lengths)}'
+            )
+    if not settings.protocols:
+        raise SpecError(f'eval.protocols is empty; choose among {", ".join(CHOICES)}')
+    for name in settings.protocols:
+        check_choice('protocol', name, CHOICES)
+    for depth in settings.depths:
+        if isinstance(depth, bool) or not isinstance(depth, (int, float)) or not 0 <= depth <= 1:
+            raise SpecError(
+                'eval.depths must be numbers from 0 (first) to 1 (last), got '
+                f'{quoted(settings.depths)}'
+            )
+    if len(set(settings.depths)) < len(settings.depths):
+        raise SpecError(f'eval.depths names a depth twice: {quoted(settings.depths)}')
+    check_choice('eval.split', settings.split, SPLITS)
+    check_choice('eval.positions', settings.positions, ('sampled', 'first'))

@@ -17,15 +17,6 @@ def field_help(only: tuple[str, ...] = ()) -> str:
 
     Args:
       only: names of sections or of fields; () lists all fields.
-
-    Example:
-      >>> print(field_help()[: field_help().index('--config.workdir')])
-      fields of the config, with their defaults:
-      <BLANKLINE>
-        --config.name=''
-            folder of the run within workdir; '' composes a name from the task, the encoding and the
-            seed
-      <BLANKLINE>
     """
     lines = ['fields of the config, with their defaults:', '']
     shown = {*only, *(name.partition('.')[0] for name in only if '.' in name)}
@@ -40,12 +31,7 @@ def field_help(only: tuple[str, ...] = ()) -> str:
 
 
 def fields_named(word: str) -> list[str]:
-    """The options of the fields whose names end with a word.
-
-    Example:
-      >>> fields_named('steps'), fields_named('nothing')
-      (['--config.train.steps'], [])
-    """
+    """The options of the fields whose names end with a word."""
     names = [name for name, value, _ in described() if value is not None]
     return [f'--config.{name}' for name in names if name.split('.')[-1] == word]
 

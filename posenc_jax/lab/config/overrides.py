@@ -27,10 +27,6 @@ def read_overrides(
 
     Raises:
       ValueError: an argument of another form.
-
-    Example:
-      >>> read_overrides(['--config.eval.lengths=64,128'])
-      {'eval.lengths': '64,128'}
     """
     overrides = {}
     for argument in arguments:
@@ -162,12 +158,6 @@ def _read(name: str, value: Any, old: Any) -> Any:
 def items_of(text: str) -> tuple[Any, ...]:
     """The items of a tuple as written on a command line, with or without brackets around it. Commas
     within parentheses do not separate items. As in Python, '((2, 8),)' is a tuple of one tuple.
-
-    Example:
-      >>> items_of('64,128'), items_of('sliding'), items_of("(pi(factor=2, base=3), 'nope()')")
-      ((64, 128), ('sliding',), ('pi(factor=2, base=3)', 'nope()'))
-      >>> items_of('((2, 8),)'), items_of('[(2, 8)]')
-      (((2, 8),), ((2, 8),))
     """
     pieces = _pieces(text)
     if len(pieces) == 1 and pieces[0][:1] + pieces[0][-1:] == '()':

@@ -50,11 +50,6 @@ def sliding(targets: int, length: int, stride: int) -> Windows:
 
     Raises:
       ValueError: the stream is shorter than a window, or the stride would leave targets out.
-
-    Example:
-      >>> plan = sliding(10, 4, 2)
-      >>> plan.start.tolist(), plan.size.tolist(), plan.scored.tolist()
-      ([0, 2, 4, 6], [4, 4, 4, 4], [4, 2, 2, 2])
     """
     _check_length(targets, length)
     check_stride(stride, length)

@@ -1,6 +1,4 @@
-"""Checks the fields of `config.eval`, and that a model reads what a task has. No checkpoint is read
-and no device is used.
-"""
+"""Checks that a model reads what a task has. No checkpoint is read and no device is used."""
 
 import contextlib
 from typing import Any
@@ -13,7 +11,6 @@ from ml_collections import ConfigDict
 
 from posenc_jax.base.memory import main_memory, readable
 from posenc_jax.base.targets import made_for
-from posenc_jax.lab.config.protocols import CHOICES
 from posenc_jax.lab.model.inputs import (
     auxiliary_loss,
     encoded_source,
@@ -24,47 +21,16 @@ from posenc_jax.lab.model.inputs import (
 from posenc_jax.lab.model.stack import LayerStack
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.tasks import Task
-from posenc_jax.lab.tasks.task import SPLITS, batch_rng, check_sample
+from posenc_jax.lab.tasks.task import batch_rng, check_sample
 from posenc_jax.protocol.checks import about
 from posenc_jax.protocol.composite import name_of
-from posenc_jax.protocol.errors import SpecError, check_choice, quoted
+from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 
-COUNTS = ('tokens', 'batch', 'stride', 'buckets', 'samples')
 MAX_WIDTH = 2**22  # tokens of a row; a row is drawn, read and scored as a whole
 # How many examples are drawn to check their ids. The largest id may depend on the draw, e.g. where
 # a sum has a carry.
 _TRIED = 64
-
-
-def check_fields(settings: ConfigDict) -> None:
-    """Checks each field of `config.eval` alone.
-
-    Raises:
-      SpecError: a field is wrong; the message says what was expected.
-    """
-    for name in COUNTS:
-        if settings[name] < 1:
-            raise SpecError(f'eval.{name} must be at least 1, got {quoted(settings[name])}')
-    for length in settings.lengths:
-        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-            raise SpecError(
-                f'eval.lengths must be whole numbers of at least 1, got {quoted(settings.lengths)}'
-            )
-    if not settings.protocols:
-        raise SpecError(f'eval.protocols is empty; choose among {", ".join(CHOICES)}')
-    for name in settings.protocols:
-        check_choice('protocol', name, CHOICES)
-    for depth in settings.depths:
-        if isinstance(depth, bool) or not isinstance(depth, (int, float)) or not 0 <= depth <= 1:
-            raise SpecError(
-                'eval.depths must be numbers from 0 (first) to 1 (last), got '
-                f'{quoted(settings.depths)}'
-            )
-    if len(set(settings.depths)) < len(settings.depths):
-        raise SpecError(f'eval.depths names a depth twice: {quoted(settings.depths)}')
-    check_choice('eval.split', settings.split, SPLITS)
-    check_choice('eval.positions', settings.positions, ('sampled', 'first'))
 
 
 def width_of(task: Task, length: int | tuple[int, int]) -> int:

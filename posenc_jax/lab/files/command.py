@@ -6,7 +6,7 @@ import functools
 import math
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from posenc_jax.base.programs import printable
@@ -39,6 +39,33 @@ class Parser(argparse.ArgumentParser):
         """Adds optional arguments: name without dashes -> the options of `add_argument`."""
         for name, given in options.items():
             self.add_argument(f'--{name}', **given)
+
+    def add_defaults(self, defaults: Mapping[str, Any]) -> None:
+        """Adds optional arguments whose defaults say their types.
+
+        Args:
+          defaults: name without dashes -> default, or (default, help). False makes a flag, a list
+            takes several values, an empty list texts FIELD=VALUE, and None stands for a text.
+        """
+        for name, given in defaults.items():
+            default, what = given if isinstance(given, tuple) else (given, None)
+            words: dict[str, Any] = {'default': default, 'help': what}
+            if isinstance(default, bool):
+                words |= {'action': 'store_true'}
+            elif isinstance(default, list) and default:
+                words |= {'type': type(default[0]), 'nargs': '+'}
+            elif isinstance(default, list):
+                fields = what or 'more config fields'
+                words |= {'nargs': '*', 'metavar': 'FIELD=VALUE', 'help': fields}
+            else:
+                words |= {'type': str if default is None else type(default)}
+            self.add_argument(f'--{name}', **words)
+
+    def add_choices(self, choices: Mapping[str, Iterable[str]]) -> None:
+        """Adds optional arguments that take some of the given names, by default all of them."""
+        for name, own in choices.items():
+            names = list(own)
+            self.add_argument(f'--{name}', nargs='+', choices=names, default=names, metavar='NAME')
 
     def add_imports(self, of_runs: bool = False, action: Any = None) -> None:
         """Adds the argument `--import=MODULE`, which imports a module of one's own at once.
@@ -109,10 +136,6 @@ def read_letters(file: pathlib.Path, most: int = 2**24) -> str:
 def in_line(error: object, longest: int = 2000) -> str:
     """A message as programs print it: on one line, with escapes for control characters, without the
     middle of long words (such as a path that a user gave) and of a long line.
-
-    Example:
-      >>> len(in_line('no such run: ' + 'x' * 5000)), in_line('two\\nlines')
-      (214, 'two lines')
     """
     text = re.sub(r'\S{201,}', lambda word: shortened(word[0], 200), str(error))
     return printable(shortened(' '.join(text.splitlines()), longest))

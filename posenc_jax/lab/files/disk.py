@@ -33,17 +33,7 @@ class DiskFullError(OSError):
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one of its causes, says that the disk is full or a quota is used up.
-
-    Example:
-      >>> (
-      ...     is_full(OSError(errno.ENOSPC, 'No space left on device')),
-      ...     is_full(ValueError('RESOURCE_EXHAUSTED: No space left on device')),
-      ... )
-      (True, True)
-      >>> is_full(ValueError('RESOURCE_EXHAUSTED: out of memory'))
-      False
-    """
+    """Whether an error, or one of its causes, says that the disk is full or a quota is used up."""
     met = set()
     while error is not None and id(error) not in met:  # an error raised twice may be its own cause
         met.add(id(error))

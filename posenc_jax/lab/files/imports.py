@@ -50,10 +50,6 @@ def load(modules: Iterable[str]) -> tuple[str, ...]:
       FileNotFoundError: there is no such file.
       ValueError: there is no such module; a module raises an error, or registers nothing; a file
         has the name of another module, or is larger than 1 MiB.
-
-    Example:
-      >>> load(['posenc_jax.methods.alibi'])
-      ('posenc_jax.methods.alibi',)
     """
     return tuple(dict.fromkeys(_file(m) if str(m).endswith('.py') else _dotted(m) for m in modules))
 
@@ -96,12 +92,7 @@ def stored_name(name: str) -> str | None:
 
 
 def stem_of(copy: str) -> str:
-    """The name of the module of a copy.
-
-    Example:
-      >>> stem_of('root-0a1b2c3d4e5f.py')
-      'root'
-    """
+    """The name of the module of a copy."""
     return copy[: -len('-0a1b2c3d4e5f.py')]
 
 

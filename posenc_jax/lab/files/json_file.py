@@ -34,14 +34,6 @@ def read_object(path: pathlib.Path, what: str) -> dict[str, Any]:
       FileNotFoundError: there is no file.
       ValueError: the file is larger than 1 MiB, is not JSON text, does not hold an object, or has
         an object in which a name appears twice.
-
-    Example:
-      >>> import tempfile
-      >>> path = pathlib.Path(tempfile.mkdtemp(), 'config.json')
-      >>> path.write_text('{"seed": 1}')
-      11
-      >>> read_object(path, 'a config')
-      {'seed': 1}
     """
     if not path.exists():
         raise FileNotFoundError(f'{path} does not exist')
@@ -88,12 +80,6 @@ def typed(value: Any, kind: type | tuple[type, ...], name: str, item: Any = None
 
     Raises:
       ValueError: the value is of another type, or a number is not finite or too large.
-
-    Example:
-      >>> typed(1, float, 'train.lr'), typed([64, 128], tuple, 'eval.lengths', int)
-      (1.0, (64, 128))
-      >>> typed([[2, 'nope()']], tuple, 'rows', (int, str))
-      ((2, 'nope()'),)
     """
     if isinstance(kind, tuple):
         if not isinstance(value, list) or len(value) != len(kind):
@@ -118,10 +104,6 @@ def typed(value: Any, kind: type | tuple[type, ...], name: str, item: Any = None
 def listed(lines: list[str], most: int = 6) -> str:
     """Joins lines into one; of more than `most` lines only the first are shown, and the others are
     counted.
-
-    Example:
-      >>> listed(['a: 1', 'b: 2', 'c: 3'], most=2)
-      'a: 1; b: 2; and 1 more'
     """
     more = [f'and {len(lines) - most} more'] if len(lines) > most else []
     return '; '.join([*lines[:most], *more])

@@ -67,13 +67,6 @@ def hold(path: pathlib.Path, doing: str, instead: str) -> Iterator[int | None]:
       HeldError: another process, or another part of this one, holds the lock.
       ValueError: at the path is something else than a lock file: a link, a pipe, another file.
       OSError: the file cannot be written.
-
-    Example:
-      >>> import tempfile
-      >>> path = pathlib.Path(tempfile.mkdtemp(), 'run.lock')
-      >>> with hold(path, 'the run is being trained', 'train another one'):
-      ...     path.read_text()[:11]
-      '{"process":'
     """
     if not paths.is_local(path):
         with _named(path):

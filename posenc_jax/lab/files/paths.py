@@ -30,14 +30,6 @@ def path(given: str | os.PathLike) -> pathlib.Path:
     Raises:
       ValueError: a URI of another scheme, or one without a bucket.
       ImportError: the package for this kind of bucket is missing.
-
-    Example:
-      >>> path('runs/rope').name, is_local(path('runs/rope'))
-      ('rope', True)
-      >>> path('ftp://host/runs')
-      Traceback (most recent call last):
-        ...
-      ValueError: ftp://host/runs: expected a local path, gs://BUCKET/PATH or s3://BUCKET/PATH
     """
     given = os.fspath(given)
     uri = re.match(r'([a-zA-Z][\w+.-]*):(/+)(.*)', given)

@@ -35,13 +35,6 @@ def check(path: pathlib.Path) -> None:
 
     Raises:
       ValueError: it is neither a regular file nor a symbolic link to one.
-
-    Example:
-      >>> check(pathlib.Path('nothing/here'))
-      >>> check(pathlib.Path(os.devnull))
-      Traceback (most recent call last):
-        ...
-      ValueError: /dev/null is a device, expected a regular file; move it away
     """
     if paths.is_local(path):
         with contextlib.suppress(OSError):  # whoever reads it is told
@@ -66,11 +59,6 @@ def read_most(file: IO, most: int, told: Callable[[], str]) -> Any:
 
     Raises:
       ValueError: the file is longer.
-
-    Example:
-      >>> import io
-      >>> read_most(io.StringIO('text'), 4, lambda: 'too long')
-      'text'
     """
     found = file.read(most + 1)
     if len(found) > most:

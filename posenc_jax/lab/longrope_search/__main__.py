@@ -44,7 +44,7 @@ from jax.experimental import multihost_utils
 from posenc_jax.base import interrupts
 from posenc_jax.base.programs import printable, program
 from posenc_jax.lab.cluster.cluster import ERRORS, failed, leave, together
-from posenc_jax.lab.config.program import RunParser
+from posenc_jax.lab.config.run_parser import RunParser
 from posenc_jax.lab.files import disk, paths, regular
 from posenc_jax.lab.longrope_search.evolution import Sizes
 from posenc_jax.lab.longrope_search.genome import VARIANTS

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from posenc_jax.base.programs import printable, program
-from posenc_jax.lab.files import disk, paths, regular, room
+from posenc_jax.lab.files import checkpoint_files, disk, paths, regular
 from posenc_jax.lab.files.json_file import free_name
 from posenc_jax.lab.files.lock import alone, offer, sharing
-from posenc_jax.lab.files.quiet import hush_orbax
-from posenc_jax.lab.files.safe import FOLDER, finished_steps
+from posenc_jax.lab.files.orbax_reports import hush_orbax
+from posenc_jax.lab.files.saved_steps import FOLDER, finished_steps
 from posenc_jax.lab.runs import stored
 from posenc_jax.lab.runs.entries import digest, fingerprint, other_config, sealed, unsealed
 from posenc_jax.lab.runs.state import TrainState, sizes_of
@@ -65,7 +65,7 @@ class Checkpoints:
 
         hush_orbax()
         directory = paths.path(directory)
-        room.check_place(directory)
+        checkpoint_files.check_place(directory)
         regular.check_below(paths.absolute(directory) / FOLDER)
         self.directory = paths.absolute(directory) / FOLDER
         self.saved, self._keep, self._bytes = saved, keep, None
@@ -86,7 +86,7 @@ class Checkpoints:
             elif jax.process_index() == 0:
                 disk.make_folder(self.directory)
                 offer(self._readers)
-                room.drop_unfinished(self.directory)  # left by a run that was killed
+                checkpoint_files.drop_unfinished(self.directory)  # left by a run that was killed
             with paths.reached(self.directory):
                 try:
                     self._manager = ocp.CheckpointManager(
@@ -116,9 +116,9 @@ class Checkpoints:
                     raise
             finally:
                 if disk.is_full(failed):
-                    room.wait_for_writers()
+                    checkpoint_files.wait_for_writers()
                 if self._keep is not None:
-                    room.drop_unfinished(self.directory)
+                    checkpoint_files.drop_unfinished(self.directory)
 
     @property
     def _readers(self) -> pathlib.Path:
@@ -185,7 +185,7 @@ class Checkpoints:
         """Raises DiskFullError unless the disk has room for one more checkpoint of `tree`, given as
         arrays or shapes. Older checkpoints stay until the new one is complete.
         """
-        self._bytes = room.checkpoint_bytes(self.directory, tree)
+        self._bytes = checkpoint_files.checkpoint_bytes(self.directory, tree)
         if jax.process_index() == 0:
             disk.need(self.directory, self._bytes)
 
@@ -200,7 +200,7 @@ class Checkpoints:
         if old := self.steps()[: -self._keep]:
             with alone(self._readers) as unread, self._told():
                 for step in old if unread else ():
-                    room.remove(self.directory / str(step))
+                    checkpoint_files.remove(self.directory / str(step))
 
     def entries(self, step: int) -> dict[str, Any]:
         """The entries of a checkpoint beside its arrays: `iterator`, `fingerprints`, and (unless an

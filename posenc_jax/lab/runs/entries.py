@@ -42,10 +42,6 @@ def unsealed(found: Any) -> dict[str, Any]:
     Raises:
       ValueError: the entries are not an object, do not match their digest, or one of them is of
         another kind than `sealed` got.
-
-    Example:
-      >>> unsealed(sealed({'step': 3, 'iterator': {}}))
-      {'step': 3, 'iterator': {}}
     """
     if not isinstance(found, dict):
         raise ValueError(f'its entries are {quoted(found)}, expected an object')

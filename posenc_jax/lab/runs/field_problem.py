@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from posenc_jax.lab.config import settings
+from posenc_jax.lab.config import fields
 from posenc_jax.lab.model.losses import LOSSES, psnr, wrong_bits
 from posenc_jax.lab.runs.problem import Problem
 from posenc_jax.protocol.errors import SpecError
@@ -50,7 +50,7 @@ class FieldProblem(Problem):
 
     def check_evaluation(self, run):
         config, cfg, task = run.config, run.cfg, self.task
-        settings.check_fields(config.eval)
+        fields.check_evaluation(config.eval)
         if cfg.kind != 'field':
             raise SpecError(f'{self.spec} asks for values at points, which only a field reads')
         for what, ours, theirs in (

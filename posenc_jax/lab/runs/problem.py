@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
-from posenc_jax.lab.config import answers, protocols, settings
+from posenc_jax.lab.config import answers, fields, protocols, settings
 from posenc_jax.lab.decoding.recurrence import read_segments
 from posenc_jax.lab.model.inputs import (
     auxiliary_loss,
@@ -135,7 +135,7 @@ class Problem:
             nearest valid choice.
         """
         config, cfg, task = run.config, run.cfg, self.task
-        settings.check_fields(config.eval)
+        fields.check_evaluation(config.eval)
         if cfg.kind == 'field':
             raise SpecError(f'the model is a field, which reads points; {self.spec} has none')
         answers.check(config, task)
@@ -200,14 +200,8 @@ class Problem:
             source = encoded_source(model, source_of(batch), key, training)
             inputs, tok = inputs_of(batch), tokens_of(batch)
             return model(inputs, tok, key=key, train=training, source=source)
-        return read_segments(
-            model,
-            batch['tokens'],
-            segment=train.segment,
-            length=train.memory,
-            tok=tokens_of(batch),
-            key=key,
-        )
+        memory = dict(segment=train.segment, length=train.memory, tok=tokens_of(batch))
+        return read_segments(model, batch['tokens'], key=key, **memory)
 
     # (outputs [B, *T, V], targets [B, *T]) -> their losses and log-partitions, [B, *T]
     losses = staticmethod(target_losses)
@@ -267,16 +261,10 @@ class TextProblem(Problem):
     def check_split(self, run):
         asked, cfg = run.config.eval, run.cfg
         targets = len(self.task.tokens(asked.split)) - 1
-        settings.check_memory(
-            f'eval.batch={asked.batch} rows of', asked.batch, cfg.train_len, 12 + 4 * cfg.width
-        )
-        protocols.plan(
-            targets,
-            settings.lengths_of(run.config),
-            tuple(asked.protocols),
-            tokens=asked.tokens,
-            stride=asked.stride,
-        )
+        rows = f'eval.batch={asked.batch} rows of'
+        settings.check_memory(rows, asked.batch, cfg.train_len, 12 + 4 * cfg.width)
+        lengths, names = settings.lengths_of(run.config), tuple(asked.protocols)
+        protocols.plan(targets, lengths, names, tokens=asked.tokens, stride=asked.stride)
 
     def check_examples(self, asked, length, width):
         """Nothing: `check_split` has looked at the text."""

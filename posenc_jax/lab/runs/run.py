@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from posenc_jax.attention.kernels import sizes as kernel_sizes
 from posenc_jax.lab.config import field_settings, settings
 from posenc_jax.lab.config.fields import check_fields, check_numbers
-from posenc_jax.lab.files import imports, paths, room
+from posenc_jax.lab.files import checkpoint_files, imports, paths
 from posenc_jax.lab.model.config import KINDS
 from posenc_jax.lab.model.field import FieldConfig
 from posenc_jax.lab.model.kinds import Model, build_model
@@ -231,28 +231,21 @@ def resolve(config: ConfigDict) -> Run:
     call = task_call(config)
     field_settings.check_applies(config, call)
     if config.model.kind == 'encoder_decoder':  # the config of any other model refuses these fields
-        for name in ('cross', 'source_encoding', 'source_pattern'):
-            specs = config[name] if name == 'source_pattern' else (config[name],)
-            for spec in filter(None, specs):
-                _check_source_spec(name, spec)
+        _check_source_specs(config)
     if config.extend and not config.eval.at_end:
         spec_language.parse(config.extend, ('extension', 'frequencies'))
     run = Run.of(config, task=make_task(config, call))
-    settings.check_memory(
-        f'train.batch={config.train.batch} rows of', config.train.batch, run.cfg.train_len
-    )
+    rows = f'train.batch={config.train.batch} rows of'
+    settings.check_memory(rows, config.train.batch, run.cfg.train_len)
     config.name = config.name or run_name(config, call)
-    if (
-        config.name != os.path.basename(config.name)
-        or config.name in ('.', '..')
-        or len(config.name.encode()) > LONGEST_NAME
-    ):
+    folder = config.name == os.path.basename(config.name) and config.name not in ('.', '..')
+    if not folder or len(config.name.encode()) > LONGEST_NAME:
         raise ValueError(
             f'name must be a folder within workdir, of at most {LONGEST_NAME} bytes, got '
             f'{quoted(config.name)}'
         )
     directory = paths.path(config.workdir) / config.name
-    room.check_place(directory)
+    checkpoint_files.check_place(directory)
     run = dataclasses.replace(run, directory=directory, config=config.lock())
     run.problem.check_training(run)
     if config.eval.at_end:
@@ -278,15 +271,18 @@ def imported(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _check_source_spec(name: str, spec: str) -> None:
-    """Checks the field `name`, a spec string of encodings. Raises SpecError."""
-    with about(name):
-        for node in parse_layer(spec).nodes:
-            if node.entry.kind == 'mixer':
-                raise SpecError(
-                    f'{node.entry.key} is a mixer; cross-attention and the layers that read a '
-                    "source are attention with encodings, e.g. 'rope()'"
-                )
+def _check_source_specs(config: ConfigDict) -> None:
+    """Checks the spec strings of cross-attention and of the source. Raises SpecError."""
+    specs = {name: (config[name],) for name in ('cross', 'source_encoding')}
+    for name, own in {**specs, 'source_pattern': config.source_pattern}.items():
+        for spec in filter(None, own):
+            with about(name):
+                mixers = [n.entry.key for n in parse_layer(spec).nodes if n.entry.kind == 'mixer']
+                if mixers:
+                    raise SpecError(
+                        f'{mixers[0]} is a mixer; cross-attention and the layers that read a '
+                        "source are attention with encodings, e.g. 'rope()'"
+                    )
 
 
 def run_name(config: ConfigDict, call: Node | None = None) -> str:
@@ -296,19 +292,15 @@ def run_name(config: ConfigDict, call: Node | None = None) -> str:
     call = task_call(config) if call is None else call
     reads = 'dataset' in call.entry.parameters and 'dataset' not in call.arguments
     dataset = [config.data.dataset] if reads else []
-    specs = list(config.pattern or (config.encoding,))
+    kind = config.model.kind
     if field_settings.is_field(config):
         specs = [config.features, config.field]
     else:
-        specs = [
-            config.features,
-            *specs,
-            '' if config.model.kind == 'decoder' else config.model.kind,
-        ]
-    if config.model.kind == 'encoder_decoder':
+        specs = [config.features, *(config.pattern or (config.encoding,))]
+        specs.append('' if kind == 'decoder' else kind)
+    if kind == 'encoder_decoder':
         specs += config.source_pattern or (config.source_encoding,)
         specs += [config.cross] if config.cross != 'nope()' else []
     text = [config.task, *dataset, *filter(None, specs), f's{config.seed}']
-    return '-'.join(re.sub(r'[^\w.]+', '-', part).strip('-') for part in text)[-MAX_NAME:].lstrip(
-        '-'
-    )
+    words = '-'.join(re.sub(r'[^\w.]+', '-', part).strip('-') for part in text)
+    return words[-MAX_NAME:].lstrip('-')

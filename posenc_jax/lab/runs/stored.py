@@ -206,10 +206,6 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The fields in which two `Saved.bound` differ -> (old value, new value). A missing field
     counts as its default. Free fields, which checkpoints of earlier versions hold, are passed over.
-
-    Example:
-      >>> changes({'train.lr': 0.1, 'seed': 1}, {'train.lr': 0.2, 'seed': 1, 'train.z_loss': 0.0})
-      {'train.lr': (0.1, 0.2)}
     """
     usual = fields_of(defaults.get_config())
     value = lambda fields, name: fields.get(name, usual.get(name, '(absent)'))

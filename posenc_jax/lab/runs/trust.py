@@ -43,10 +43,6 @@ def import_of_run(
       ValueError: a name is not that of a file in the folder, and no such module is imported; a file
         is a link, has more than 1 MiB, or has the digest of another text; an error that
         `lab.files.imports.load` raises.
-
-    Example:
-      >>> import_of_run('runs/own', ['posenc_jax.methods.alibi'])
-      ('posenc_jax.methods.alibi',)
     """
     stored = {name: imports.stored_name(name) for name in names}
     folder = paths.path(run_dir) / imports.FOLDER

@@ -20,17 +20,17 @@ from posenc_jax.lab.config.fields import encoding_label
 from posenc_jax.lab.evaluate.results import print_tables
 from posenc_jax.lab.evaluate.run import evaluate_runs
 from posenc_jax.lab.files import paths
+from posenc_jax.lab.files.checkpoint_files import run_told
 from posenc_jax.lab.files.json_file import listed
 from posenc_jax.lab.files.lock import HeldError, hold
-from posenc_jax.lab.files.room import run_told
-from posenc_jax.lab.files.safe import finished_steps
+from posenc_jax.lab.files.saved_steps import finished_steps
 from posenc_jax.lab.runs import initial, stored
 from posenc_jax.lab.runs.checkpoint import CheckpointError, Checkpoints, everywhere
 from posenc_jax.lab.runs.run import Run, imported, resolve
 from posenc_jax.lab.runs.state import TrainState
 from posenc_jax.lab.tasks import batch_iterator
 from posenc_jax.lab.train.batches import WHOLE, Shard, device_batch, shard_of
-from posenc_jax.lab.train.metrics import MetricsLog, Progress
+from posenc_jax.lab.train.metrics import MetricsLog, Progress, Unreported
 from posenc_jax.lab.train.step import Metrics, Trainer, make_trainer
 from posenc_jax.layer.sharding import split_cpu
 from posenc_jax.protocol.errors import quoted
@@ -230,37 +230,17 @@ def _run(
         stored.write(checkpoints.saved, directory / stored.FILE)
     if step < settings.steps:
         checkpoints.need_room(trainer.abstract)  # before steps are computed that cannot be saved
+    log = MetricsLog(directory, step, written, settings.log_every) if first else Unreported()
+    progress = Progress(step, settings.steps, settings.batch * width) if first else Unreported()
     saved, unchecked, stragglers = step, None, Stragglers()
-    with contextlib.ExitStack() as stack:
-        # Only process 0 reports.
-        log = (
-            stack.enter_context(MetricsLog(directory, step, written, settings.log_every))
-            if first
-            else None
-        )
-        progress = (
-            stack.enter_context(Progress(step, settings.steps, settings.batch * width))
-            if first
-            else None
-        )
-        if first:
-            count = lambda tree: sum(a.size for a in jax.tree.leaves(tree))
-            parameters, tuned = count(trainer.abstract.params), count(trainer.tuned)
-            encoding = encoding_label(config)
-            devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
-            part = '' if tuned == parameters else f' ({tuned:,} of them trained)'
-            if config.init.source:
-                progress.say(f'weights of {config.init.source}')
-            progress.say(f'{directory}: {encoding}, {parameters:,} parameters{part}, {devices}')
-            if step:
-                done = 'trained already, to' if step >= settings.steps else 'continuing after'
-                progress.say(f'{done} step {step} of {settings.steps}')
+    with log, progress:
+        _announce(run, trainer, progress, step)
         while step < settings.steps:
             with stragglers.waiting():
                 batch = device_batch(next(batches), trainer.batch_sharding, shard)
             with library.taken() as attention:  # empty once the step is traced
                 state, metrics = trainer.step(state, batch)
-            if first and attention:
+            if attention:
                 progress.say(f'attention: {"; ".join(attention)}')
             step += 1
             if unchecked is not None:  # checks the step before while this one is computed
@@ -270,34 +250,43 @@ def _run(
             saves = end or stopping or step % settings.save_every == 0
             if saves or step == 1 or step % settings.log_every == 0:
                 values, slow = check_finite(step, metrics, saved), stragglers.named()
-                if first:
-                    speed = progress.report(step, values['loss'], slow)
-                    log.write(step, {**values, 'tokens_per_second': speed, 'time': time.time()})
-            validates = settings.eval_every and (end or step % settings.eval_every == 0)
-            with contextlib.nullcontext() if progress is None else progress.paused():
-                if validates:
-                    if progress is not None:
-                        progress.show(text='validating')
+                speed = progress.report(step, values['loss'], slow)
+                log.write(step, {**values, 'tokens_per_second': speed, 'time': time.time()})
+            with progress.paused():
+                if settings.eval_every and (end or step % settings.eval_every == 0):
+                    progress.show(text='validating')
                     found = validate(
                         run, trainer, state, data['validation'], settings.eval_batches, shard
                     )
-                    if first:
-                        log.write(step, found)
-                        numbers = '  '.join(f'{name} {value:.4f}' for name, value in found.items())
-                        progress.say(f'step {step}/{settings.steps}  {numbers}')
+                    log.write(step, found)
+                    numbers = '  '.join(f'{name} {value:.4f}' for name, value in found.items())
+                    progress.say(f'step {step}/{settings.steps}  {numbers}')
                 if saves:
-                    if first:
-                        log.flush()  # a bucket then has every line up to this checkpoint
-                    written = log.written if first else None
-                    checkpoints.save(step, state, batches.get_state(), written)
+                    log.flush()  # a bucket then has every line up to this checkpoint
+                    checkpoints.save(step, state, batches.get_state(), log.written)
                     saved = step
             if stopping:
-                if first:
-                    progress.say(
-                        f'stopped after step {step}, which is saved; the same command continues'
-                    )
+                progress.say(
+                    f'stopped after step {step}, which is saved; the same command continues'
+                )
                 return False
     return True
+
+
+def _announce(run: Run, trainer: Trainer, progress: Progress | Unreported, step: int) -> None:
+    """Says what is trained, and from which step on."""
+    config, steps = run.config, run.config.train.steps
+    count = lambda tree: sum(a.size for a in jax.tree.leaves(tree))
+    parameters, tuned = count(trainer.abstract.params), count(trainer.tuned)
+    part = '' if tuned == parameters else f' ({tuned:,} of them trained)'
+    devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
+    if config.init.source:
+        progress.say(f'weights of {config.init.source}')
+    encoding = encoding_label(config)
+    progress.say(f'{run.directory}: {encoding}, {parameters:,} parameters{part}, {devices}')
+    if step:
+        done = 'trained already, to' if step >= steps else 'continuing after'
+        progress.say(f'{done} step {step} of {steps}')
 
 
 def _continue_data(batches, place, where: str) -> None:

@@ -8,7 +8,7 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 from posenc_jax.lab.files import disk
@@ -63,6 +63,21 @@ class MetricsLog:
     def __exit__(self, *_) -> None:
         self._file.close()
         self._board.close()
+
+
+class Unreported:
+    """Stands for `MetricsLog` and for `Progress` in the processes that report nothing."""
+
+    written = None
+
+    def __getattr__(self, _: str) -> Callable[..., Any]:
+        return lambda *_, **__: contextlib.nullcontext()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
 
 
 class LiveLine:

@@ -21,10 +21,6 @@ def parse(line: bytes) -> dict[str, float]:
 
     Raises:
       ValueError: the line is damaged; the message has no subject, e.g. 'is not JSON: ...'.
-
-    Example:
-      >>> parse(b'{"step": 3, "loss": 0.5}')
-      {'step': 3, 'loss': 0.5}
     """
     try:
         found = json.loads(line.decode())

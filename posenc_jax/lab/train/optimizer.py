@@ -16,11 +16,6 @@ def schedule(train: ConfigDict) -> optax.Schedule:
 
     The linear part is written out, because optax.linear_schedule subtracts the peak and adds it
     again: in float32 that is wrong by 1e-5 of the first rates of a long warm-up.
-
-    Example:
-      >>> train = ConfigDict(dict(lr=1.0, warmup=4, steps=10, end_lr_fraction=0.1))
-      >>> float(schedule(train)(0)), float(schedule(train)(3))
-      (0.25, 1.0)
     """
     rise = lambda step: train.lr * ((step + 1) / max(train.warmup, 1))
     fall = optax.cosine_decay_schedule(

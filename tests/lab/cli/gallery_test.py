@@ -40,21 +40,13 @@ def test_what_is_added_to_tokens_is_shown_by_its_inner_products():
     )
 
 
+# A carry, earlier rows, several inputs, features chosen by distance, a term of the query.
+DOORS = ('cope(npos=4)', 'path(rank=2)', 'conflator()', 'dca(encoding=rope(), chunk=4, local=2)')
+
+
 @pytest.mark.full_but_one
-@pytest.mark.parametrize(
-    'spec',
-    [
-        'cope(npos=4)',
-        'path(rank=2)',
-        'conflator()',
-        'dca(encoding=rope(), chunk=4, local=2)',
-        'shaw()',
-    ],
-)
+@pytest.mark.parametrize('spec', [*DOORS, 'shaw()'])
 def test_rows_are_those_of_the_matrix(spec):
-    """Every kind of door: a carry, earlier rows, several inputs, features chosen by distance, a
-    term of the query.
-    """
     encoding = PROBE.make(spec)
     matrix = equal_token_logits(encoding, 12, PROBE)
     assert matrix.shape == (4, 12, 12) and np.isnan(matrix[0][np.triu_indices(12, 1)]).all()
@@ -63,39 +55,36 @@ def test_rows_are_those_of_the_matrix(spec):
 
 @pytest.mark.full
 def test_pictures_are_written_also_where_no_position_is_left(tmp_path):
-    for spec, names in (
-        ('rope() | alibi()', ['rope_alibi.png', 'rope_alibi.svg']),
-        (
-            'learned_absolute(max_len=12)',
-            ['learned_absolute_max_len=12.png', 'learned_absolute_max_len=12.svg'],
-        ),
-    ):
+    for spec, stem in {
+        'rope() | alibi()': 'rope_alibi',
+        'learned_absolute(max_len=12)': 'learned_absolute_max_len=12',
+    }.items():
         png, svg = draw(spec, tmp_path / 'new', PROBE, times=2)
-        assert [png.name, svg.name] == names
+        assert [png.name, svg.name] == [f'{stem}.png', f'{stem}.svg']
         assert png.read_bytes()[:4] == b'\x89PNG' and b'<svg' in svg.read_bytes()
     small = thumbnail(PROBE.make('learned_absolute(max_len=12)'), tmp_path / 'small.png', PROBE)
     assert small.read_bytes()[:4] == b'\x89PNG'
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'said'),
-    [
-        (['alibi()', 'alibii()'], "did you mean 'alibi'"),
-        (['alibi()', '--times=1'], 'at least 2, got 1'),
-        (['alibi()', '--heads=0'], '--heads must be at least 1, got 0'),
-        (['rope()', '--head_dim=7'], '7'),
-        (
-            ['alibi()', '--train_len=1000000000'],
-            '8000000000 tokens, and all pairs of 1000000000, would take 27.8 EiB, the device has',
-        ),
-        (['alibi()', '--heads=1000000000'], 'heads must lie in 1 .. 1048576, got 1000000000'),
-        (['learned_absolute(max_len=8)'], 'position 63 is not in 0 .. 7'),
-        (['alibi()', 'alibi( )'], 'would both write alibi.*; draw them into two folders'),
-    ],
-)
-def test_wrong_input_is_told_before_anything_is_written(arguments, said, tmp_path, capsys):
-    assert main([*arguments, f'--out={tmp_path / "out"}']) == 2
-    assert said in capsys.readouterr().err and not (tmp_path / 'out').exists()
+REFUSED = {  # arguments -> what the message says
+    'alibi() alibii()': "did you mean 'alibi'",
+    'alibi() --times=1': 'at least 2, got 1',
+    'alibi() --heads=0': '--heads must be at least 1, got 0',
+    'rope() --head_dim=7': '7',
+    'alibi() --train_len=1000000000': (
+        '8000000000 tokens, and all pairs of 1000000000, would take 27.8 EiB, the device has'
+    ),
+    'alibi() --heads=1000000000': 'heads must lie in 1 .. 1048576, got 1000000000',
+    'learned_absolute(max_len=8)': 'position 63 is not in 0 .. 7',
+    'alibi() alibi(_)': 'would both write alibi.*; draw them into two folders',
+}
+
+
+@pytest.mark.parametrize('arguments', REFUSED)
+def test_wrong_input_is_told_before_anything_is_written(arguments, tmp_path, capsys):
+    words = [word.replace('(_)', '( )') for word in arguments.split()]
+    assert main([*words, f'--out={tmp_path / "out"}']) == 2
+    assert REFUSED[arguments] in capsys.readouterr().err and not (tmp_path / 'out').exists()
 
 
 def test_an_unknown_spec_is_an_error_of_the_language():

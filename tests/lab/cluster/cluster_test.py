@@ -23,6 +23,7 @@ from tests.lab.train.loop_test import finish, flags_of, free_port, wait_for
 
 SILENCE = 3
 NEXT = 'no step is saved; started again in every process, the same command begins anew'
+UNHEARD = f'is gone: nothing was heard of it for {SILENCE} s (cluster.peer_timeout); {NEXT}'
 # A process that meets the others, says so, and does what it is asked to; the file of peers.py
 # alone, so that it starts at once.
 PROCESS = f"""
@@ -46,26 +47,27 @@ with peers.telling():
 
 
 def meet(port, count, own, start=1.0):
-    return Peers(
-        ('127.0.0.1', port),
-        count,
-        own,
-        start=start,
-        silence=60.0,
-        directory=pathlib.Path('nothing'),
-    ).meet()
+    nowhere = pathlib.Path('nothing')
+    times = dict(start=start, silence=60.0, directory=nowhere)
+    return Peers(('127.0.0.1', port), count, own, **times).meet()
+
+
+def start_peer(port, count, own, **pipes):
+    """A process that runs `PROCESS`."""
+    environment = {**os.environ, 'PYTHONPATH': str(pathlib.Path(peers.__file__).parent)}
+    command = [sys.executable, '-c', PROCESS, *map(str, (port, count, own))]
+    return subprocess.Popen(command, env=environment, text=True, **pipes)
+
+
+def others(group, gone):
+    return [process for number, process in enumerate(group) if number != gone]
 
 
 @pytest.fixture
 def group():
     """Three processes that have met, though a stranger came first."""
-    port, environment = (
-        free_port(),
-        {**os.environ, 'PYTHONPATH': str(pathlib.Path(peers.__file__).parent)},
-    )
-    pipes = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.PIPE)
-    command = [sys.executable, '-c', PROCESS, str(port), '3']
-    start = lambda own: subprocess.Popen([*command, str(own)], env=environment, text=True, **pipes)
+    port, pipes = free_port(), dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.PIPE)
+    start = lambda own: start_peer(port, 3, own, **pipes)
     processes = [start(0)]
     while True:
         try:
@@ -104,23 +106,18 @@ def lines_of(processes, within):
     [(0, 'process 0 of 3, the coordinator,'), (1, 'process 1 of 3'), (2, 'process 2 of 3')],
 )
 def test_a_killed_process_is_noticed_at_once(group, gone, name):
-    ask(
-        group[(gone + 1) % 3], 'network'
-    )  # its library may notice first; this line is the one to tell
+    # Its library may notice first; this line is the one to tell.
+    ask(group[(gone + 1) % 3], 'network')
     group[gone].kill()
-    rest = [process for number, process in enumerate(group) if number != gone]
     said = f'{name} is gone: its connection closed unexpectedly; {NEXT}'
-    assert lines_of(rest, SILENCE + 2) == [said, said]
+    assert lines_of(others(group, gone), SILENCE + 2) == [said, said]
 
 
 @pytest.mark.full
 def test_a_silent_process_counts_as_gone(group):
     """As when its machine is, or the network."""
     os.kill(group[1].watcher, signal.SIGSTOP)
-    said = (
-        f'process 1 of 3 is gone: nothing was heard of it for {SILENCE} s '
-        f'(cluster.peer_timeout); {NEXT}'
-    )
+    said = f'process 1 of 3 {UNHEARD}'
     assert lines_of([group[0], group[2]], 2 * SILENCE + 10) == [said, said]
     os.kill(group[1].watcher, signal.SIGCONT)
     assert lines_of([group[1]], 10) == [said]  # which was said to it too
@@ -136,9 +133,8 @@ def test_a_silent_process_counts_as_gone(group):
 def test_a_stopped_process_counts_as_gone(group, gone, name):
     """Its watcher goes on, but says so no more."""
     os.kill(group[gone].pid, signal.SIGSTOP)
-    rest = [process for number, process in enumerate(group) if number != gone]
-    said = f'{name} is gone: nothing was heard of it for {SILENCE} s (cluster.peer_timeout); {NEXT}'
-    assert lines_of(rest, 2 * SILENCE + 10) == [said, said]
+    said = f'{name} {UNHEARD}'
+    assert lines_of(others(group, gone), 2 * SILENCE + 10) == [said, said]
     group[gone].wait(timeout=peers._GRACE + 10)  # its watcher ends it, stopped as it is
 
 
@@ -146,15 +142,11 @@ def test_a_stopped_process_counts_as_gone(group, gone, name):
 @pytest.mark.parametrize('failing', [0, 2])
 def test_an_error_of_one_ends_all(group, failing):
     ask(group[failing], 'fail')
-    rest = [process for number, process in enumerate(group) if number != failing]
     said = f'process {failing} of 3 ended with ValueError: of its own; {NEXT}'
-    assert lines_of(rest, peers._GRACE + 10) == [said, said]
+    assert lines_of(others(group, failing), peers._GRACE + 10) == [said, said]
     _, errors = group[failing].communicate(timeout=10)
-    assert (
-        group[failing].returncode == 1
-        and errors.endswith('ValueError: of its own\n')
-        and 'gone' not in errors
-    )
+    assert group[failing].returncode == 1 and 'gone' not in errors
+    assert errors.endswith('ValueError: of its own\n')
 
 
 def test_all_leave_together(group):
@@ -173,37 +165,29 @@ def test_who_never_comes():
     )
     with pytest.raises(ClusterError, match=said):
         meet(port, 2, 1)
-    with pytest.raises(
-        ClusterError,
-        match=r'processes 1, 2 of 3 did not connect to 127.0.0.1:\d+ within 1 s .*; no step is '
-        'saved',
-    ):
+    said = r'processes 1, 2 of 3 did not connect to 127.0.0.1:\d+ within 1 s .*; no step is saved'
+    with pytest.raises(ClusterError, match=said):
         meet(free_port(), 3, 0)
     with socket.create_server(('127.0.0.1', 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(
-            ClusterError,
-            match='did not begin within 1 s .*: it ended, or something else listens there',
-        ):
+        said = 'did not begin within 1 s .*: it ended, or something else listens there'
+        with pytest.raises(ClusterError, match=said):
             meet(port, 2, 1)
-        with pytest.raises(
-            ValueError, match=f'cannot listen at port {port} .* choose a free one in --coordinator'
-        ):
+        said = f'cannot listen at port {port} .* choose a free one in --coordinator'
+        with pytest.raises(ValueError, match=said):
             meet(port, 2, 0)
 
 
 def test_processes_that_count_otherwise_are_refused(group_of_one):
-    with pytest.raises(
-        ValueError, match='process 0 was started with --processes=2, this one as 1 of 3'
-    ):
+    said = 'process 0 was started with --processes=2, this one as 1 of 3'
+    with pytest.raises(ValueError, match=said):
         meet(group_of_one, 3, 1, start=30.0)
     with socket.create_connection(('127.0.0.1', group_of_one)) as first:
         first.sendall(b'posenc_jax watch 1 2\n')
         heard = first.makefile()
         assert [heard.readline(), heard.readline()] == ['welcome\n', 'go\n']
-        with pytest.raises(
-            ValueError, match='process 1 is there already; each process needs its own --process_id'
-        ):
+        said = 'process 1 is there already; each process needs its own --process_id'
+        with pytest.raises(ValueError, match=said):
             meet(group_of_one, 2, 1)
 
 
@@ -211,10 +195,7 @@ def test_processes_that_count_otherwise_are_refused(group_of_one):
 def group_of_one():
     """The port of a process 0 of two."""
     port = free_port()
-    environment = {**os.environ, 'PYTHONPATH': str(pathlib.Path(peers.__file__).parent)}
-    process = subprocess.Popen(
-        [sys.executable, '-c', PROCESS, str(port), '2', '0'], env=environment, stdin=subprocess.PIPE
-    )
+    process = start_peer(port, 2, 0, stdin=subprocess.PIPE)
     yield port
     process.kill()
     process.wait()
@@ -250,14 +231,8 @@ def test_training_ends_with_one_line_and_goes_on(tmp_path, gone):
     goes on from it.
     """
     port = free_port()
-    fields = dict(
-        name='run',
-        cache=tmp_path.parent / 'compiled',
-        mesh__data=1,
-        mesh__fsdp=2,
-        train__steps=100_000,
-        train__save_every=4,
-    )
+    fields = dict(name='run', cache=tmp_path.parent / 'compiled', mesh__data=1, mesh__fsdp=2)
+    fields |= dict(train__steps=100_000, train__save_every=4)
     start = lambda: [tiny.start(tmp_path, *flags_of(port, 2, i), **fields) for i in range(2)]
     both = start()
     wait_for(both[0], 'step 9/')
@@ -266,11 +241,10 @@ def test_training_ends_with_one_line_and_goes_on(tmp_path, gone):
     _, errors = finish(both[1 - gone], 1)
     assert time.monotonic() - began < 30
     name = ('process 0 of 2, the coordinator,', 'process 1 of 2')[gone]
-    said = re.fullmatch(
-        rf'train.py: {name} is gone: its connection closed unexpectedly; step (\d+) is safe; '
-        r'started again in every process, '
-        'the same command continues after it\n', errors,
-    )  # fmt: skip
+    gone_line = rf'train.py: {name} is gone: its connection closed unexpectedly; '
+    again_line = r'step (\d+) is safe; started again in every process, the same command continues '
+    again_line += 'after it\n'
+    said = re.fullmatch(gone_line + again_line, errors)
     assert said, errors
     both[gone].communicate()
     assert max(finished_steps(tmp_path / 'run')) == int(said[1])

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 
@@ -9,10 +11,8 @@ def ranges(windows):
 
 
 def scored_targets(windows):
-    return [
-        int(t) for b, n, m in zip(windows.start, windows.size,
-            windows.scored) for t in range(b + n - m, b + n)
-    ]  # fmt: skip
+    rows = zip(windows.start + windows.size, windows.scored)
+    return [int(target) for end, scored in rows for target in range(end - scored, end)]
 
 
 def test_sliding_windows_of_the_sheet():
@@ -33,10 +33,8 @@ def test_every_target_is_scored_once_and_with_context(targets, length):
     for stride in range(1, length + 1):
         windows = protocols.sliding(targets, length, stride)
         assert scored_targets(windows) == list(range(targets))
-        for (start, _), size, scored in list(zip(ranges(windows), windows.size, windows.scored))[
-            1:
-        ]:
-            assert start + size - scored - start >= length - stride
+        context = windows.size - windows.scored
+        assert (context[1:] >= length - stride).all()
         assert all(size <= length for size in windows.size)
 
 
@@ -50,9 +48,8 @@ def test_same_tokens_scores_the_same_disjoint_targets_at_every_length(blocks):
     plans = protocols.same_tokens(100, (8, 16, 64), scored=4, blocks=blocks)
     targets = {length: scored_targets(windows) for length, windows in plans.items()}
     assert targets[8] == targets[16] == targets[64]
-    assert (
-        len(set(targets[8])) == len(targets[8]) == 4 * min(blocks, 10)
-    )  # (100 - 64) // 4 + 1 blocks fit
+    # (100 - 64) // 4 + 1 blocks fit.
+    assert len(set(targets[8])) == len(targets[8]) == 4 * min(blocks, 10)
     for length, windows in plans.items():
         assert set(windows.size) == {length} and windows.start.min() >= 0
         assert (windows.start + windows.size).max() <= 100
@@ -76,37 +73,28 @@ def test_window_batch_shifts_targets_and_marks_what_is_scored():
     assert ragged['targets'][0, :2].tolist() == [109, 110]
 
 
-@pytest.mark.parametrize(
-    'call, message',
-    [
-        (lambda: protocols.nonoverlapping(10, 11), 'needs 12 tokens, but the text has 11'),
-        (lambda: protocols.sliding(10, 4, 5), 'between 1 and the shortest length, 4'),
-        (lambda: protocols.sliding(10, 4, 0), 'stride is 0'),
-        (
-            lambda: protocols.same_tokens(100, (8, 16), scored=9, blocks=1),
-            'between 1 and the shortest length, 8',
-        ),
-        (lambda: protocols.same_tokens(10, (8, 16), scored=4, blocks=1), 'needs 17 tokens'),
-        (
-            lambda: protocols.same_tokens(100, (8, 16), scored=4, blocks=0),
-            'blocks must be at least 1',
-        ),
-        (lambda: protocols.position_edges(8, 0), 'buckets must be at least 1'),
-    ],
-)
-def test_wrong_numbers(call, message):
+same_tokens = functools.partial(protocols.same_tokens, lengths=(8, 16), scored=4, blocks=1)
+REFUSED = {  # what the message says -> the call
+    'needs 12 tokens, but the text has 11': lambda: protocols.nonoverlapping(10, 11),
+    'between 1 and the shortest length, 4': lambda: protocols.sliding(10, 4, 5),
+    'stride is 0': lambda: protocols.sliding(10, 4, 0),
+    'between 1 and the shortest length, 8': lambda: same_tokens(100, scored=9),
+    'needs 17 tokens': lambda: same_tokens(10),
+    'blocks must be at least 1': lambda: same_tokens(100, blocks=0),
+    'buckets must be at least 1': lambda: protocols.position_edges(8, 0),
+}
+
+
+@pytest.mark.parametrize('message', REFUSED)
+def test_wrong_numbers(message):
     with pytest.raises(ValueError, match=message):
-        call()
+        REFUSED[message]()
 
 
 def test_stretches_lie_at_equal_distances_from_start_to_end():
-    plan = dict(
-        (name, windows)
-        for name, length, windows in protocols.plan(
-            999, (8, 32), ('nonoverlapping', 'sliding', 'per_position'), tokens=128, stride=4
-        )
-        if length == 32
-    )
+    names = 'nonoverlapping', 'sliding', 'per_position'
+    plans = protocols.plan(999, (8, 32), names, tokens=128, stride=4)
+    plan = {name: windows for name, length, windows in plans if length == 32}
     starts = [0, 322, 645, 967]
     assert plan['nonoverlapping'].start.tolist() == starts
     assert plan['per_position'].start.tolist() == starts
@@ -118,9 +106,8 @@ def test_stretches_lie_at_equal_distances_from_start_to_end():
 
 def test_all_lengths_score_the_same_targets_of_a_stretch():
     scored = {}
-    for name, length, windows in protocols.plan(
-        999, (8, 12, 32), ('nonoverlapping', 'sliding'), tokens=300, stride=4
-    ):
+    names = 'nonoverlapping', 'sliding'
+    for name, _, windows in protocols.plan(999, (8, 12, 32), names, tokens=300, stride=4):
         ends = windows.start + windows.size
         own = [range(end - n, end) for end, n in zip(ends, windows.scored)]
         targets = np.concatenate(own)
@@ -145,8 +132,8 @@ def test_a_stride_is_at_most_the_length():
     for name in ('sliding', 'same_tokens'):
         windows, scored = long[name, 8]
         assert scored == [end - begin for begin, end in windows]
-        targets = {n: scored_targets(plan) for key, n, plan in protocols.plan(
-            999, (8, 32), (name,), tokens=300, stride=64)}  # fmt: skip
+        found = protocols.plan(999, (8, 32), (name,), tokens=300, stride=64)
+        targets = {n: scored_targets(plan) for _, n, plan in found}
         assert sorted(targets[8]) == sorted(targets[32]) != []
     assert long['same_tokens', 32][1] == [8] * len(long['same_tokens', 8][0])
 

@@ -91,7 +91,7 @@ def test_the_mesh_of_the_config_generates(runs, tmp_path, monkeypatch):
     """A model that was cut over devices in training may be too large for one."""
     found = []
     noted = lambda _, __, **given: found.append(given)
-    monkeypatch.setattr(posenc_jax.lab.cli.generate, '_continued', noted)
+    monkeypatch.setattr(posenc_jax.lab.cli.continuations, '_continued', noted)
     make_run(tmp_path / 'cut', encoding='rope()', mesh={'data': 1, 'fsdp': 4, 'tensor': 2})
     for run in (tmp_path / 'cut', runs / 'rope'):
         continue_text(str(run), ['a'])

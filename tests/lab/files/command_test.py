@@ -4,41 +4,56 @@ import pytest
 
 from posenc_jax.base.programs import printable
 from posenc_jax.lab.files.command import Parser, in_line, read_letters
+from tests.lab.train import tiny
+
+WHOLE, FINITE = 'expected a whole number of 32 bits, got ', 'expected a finite number, got '
+WRONG = {  # arguments -> what the message says
+    '--count=1e400': f"argument --count: {WHOLE}'1e400'",
+    '--count=2147483648': f"argument --count: {WHOLE}'2147483648'",
+    '--count=' + '9' * 5000: f"argument --count: {WHOLE}'999",
+    '--share=1e400': f"argument --share: {FINITE}'1e400'",
+    '--share=nan': f"argument --share: {FINITE}'nan'",
+    '--share=' + 'é\n' * 5000: f'argument --share: {FINITE}',
+    '--nosuch|' + 'x\ny' * 5000: 'unrecognized arguments: --nosuch x y',
+    '--kind=c': "argument --kind: invalid choice 'c'; valid: 'a', 'b'",
+}
 
 
-@pytest.mark.parametrize(
-    'arguments, message',
-    [
-        (['--count=1e400'], "argument --count: expected a whole number of 32 bits, got '1e400'"),
-        (
-            ['--count=2147483648'],
-            "argument --count: expected a whole number of 32 bits, got '2147483648'",
-        ),
-        (
-            ['--count=' + '9' * 5000],
-            "argument --count: expected a whole number of 32 bits, got '999",
-        ),
-        (['--share=1e400'], "argument --share: expected a finite number, got '1e400'"),
-        (['--share=nan'], "argument --share: expected a finite number, got 'nan'"),
-        (['--share=' + 'é\n' * 5000], 'argument --share: expected a finite number, got '),
-        (['--nosuch', 'x\ny' * 5000], 'unrecognized arguments: --nosuch x y'),
-        (['--kind=c'], "argument --kind: invalid choice 'c'; valid: 'a', 'b'"),
-    ],
-)
-def test_one_line(capsys, arguments, message):
+@pytest.mark.parametrize('arguments', WRONG)
+def test_one_line(capsys, arguments):
     parser = Parser('program')
     parser.add_argument('--count', type=int)
     parser.add_argument('--share', type=float)
     parser.add_argument('--kind', choices=('a', 'b'))
-    with pytest.raises(SystemExit, match='2'):
-        parser.parse_args(arguments)
+    with tiny.stopped():
+        parser.parse_args(arguments.split('|'))
     shown = capsys.readouterr().err
-    assert (
-        shown.startswith(f'program: error: {message}')
-        and len(shown.splitlines()) == 1
-        and len(shown) < 1000
-    )
+    assert shown.startswith(f'program: error: {WRONG[arguments]}')
+    assert len(shown.splitlines()) == 1 and len(shown) < 1000
     assert parser.parse_args(['--count=-2147483647', '--share=1e-3']).share == 1e-3
+
+
+def test_defaults_say_the_types_of_options():
+    parser = Parser('program')
+    parser.add_defaults(
+        {
+            'steps': 3,
+            'rate': (0.5, 'of training'),
+            'fast': False,
+            'sizes': [1],
+            'set': [],
+            'to': None,
+        }
+    )
+    parser.add_choices({'groups': ('a', 'b')})
+    usual = vars(parser.parse_args([]))
+    assert usual == dict(
+        steps=3, rate=0.5, fast=False, sizes=[1], set=[], to=None, groups=['a', 'b']
+    )
+    words = '--steps=4 --rate=1 --fast --sizes 2 3 --set a=1 --to=x --groups b'
+    assert vars(parser.parse_args(words.split())) == dict(
+        steps=4, rate=1.0, fast=True, sizes=[2, 3], set=['a=1'], to='x', groups=['b']
+    )
 
 
 @pytest.mark.parametrize('given', ['--' + 'x' * 5000, 'x' * 5000, f'--tokens={"x" * 5000}'])

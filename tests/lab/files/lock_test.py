@@ -17,10 +17,17 @@ from posenc_jax.lab.files import lock
 from posenc_jax.lab.runs.checkpoint import finished_steps
 from posenc_jax.lab.runs.restore import restore_model
 from posenc_jax.lab.train.loop import LOCK, train
+from tests.lab.files.regular_test import make
 from tests.lab.train import tiny
 from tests.lab.train.loop_test import finish, flags_of, free_port, losses, wait_for
 
 NAME = 'run'
+
+
+def refused(path, message, kind=lock.HeldError, instead='choose another'):
+    """Tries to hold a lock, which must be refused."""
+    with tiny.refused(message, kind), lock.hold(path, 'the run is trained', instead):
+        pass
 
 
 @pytest.fixture(scope='module')
@@ -31,68 +38,50 @@ def cache(tmp_path_factory):
 def test_a_second_holder_is_told_who_the_first_is(tmp_path):
     path = tmp_path / 'new' / 'a.lock'
     with lock.hold(path, 'the run is trained', 'choose another'):
-        told = (
-            rf'^the run is trained by process {os.getpid()} on .+ since 20\d\d-.*; wait for '
-            r'it, or choose another$'
-        )
-        with (
-            pytest.raises(lock.HeldError, match=told),
-            lock.hold(path, 'the run is trained', 'choose another'),
-        ):
-            pass
+        since = rf'^the run is trained by process {os.getpid()} on .+ since 20\d\d-.*'
+        refused(path, rf'{since}; wait for it, or choose another$')
         path.write_text('')  # taken, but not said by whom yet
-        with (
-            pytest.raises(lock.HeldError, match='by another process;'),
-            lock.hold(path, 'the run is trained', 'choose another'),
-        ):
-            pass
+        refused(path, 'by another process;')
     with lock.hold(path, '', ''):
         pass
     assert path.read_text() == ''
 
 
-@pytest.mark.parametrize(
-    'kind, told',
-    [
-        ('a link', 'is a symbolic link, expected a regular file; move it away'),
-        ('a link to nothing', 'is a symbolic link, expected a regular file; move it away'),
-        ('a pipe', 'is a pipe, expected a regular file; move it away'),
-        ('a folder', 'is a folder, expected a regular file; move it away'),
-        ('a hard link', r"is not a lock file: it holds b'of somebody', expected nothing or the "),
-        ('a huge file', 'is not a lock file: it holds '),
-        ('bytes', r"is not a lock file: it holds b'\\xff\\x1b\[31m', expected nothing or the name"),
-        ('brackets', 'is not a lock file: it holds '),
-        ('another object', 'is not a lock file: it holds '),
-    ],
-)
-def test_what_is_not_a_lock_is_left_alone(tmp_path, kind, told):
+CONTENTS = {
+    'of bytes': b'\xff\x1b[31m',
+    'of brackets': b'[' * 4000,
+    'of another object': b'{"process": 1, "host": 2, "since": 3}',
+}
+HOLDS = 'is not a lock file: it holds '
+NO_LOCKS = {  # what is there -> what the message says
+    **{
+        kind: f'is {kind.removesuffix(" to nothing")}, expected a regular file; move it away'
+        for kind in ('a symbolic link', 'a symbolic link to nothing', 'a pipe', 'a folder')
+    },
+    'a hard link': f"{HOLDS}b'of somebody', expected nothing or the ",
+    'a huge file': HOLDS,
+    'of bytes': HOLDS + r"b'\\xff\\x1b\[31m', expected nothing or the name",
+    'of brackets': HOLDS,
+    'of another object': HOLDS,
+}
+
+
+@pytest.mark.parametrize('kind', NO_LOCKS)
+def test_what_is_not_a_lock_is_left_alone(tmp_path, kind):
     path, own = tmp_path / 'training.lock', tmp_path / 'own.txt'
     own.write_text('of somebody')
-    if kind == 'a pipe':
-        os.mkfifo(path)
-    elif kind == 'a folder':
-        path.mkdir()
-    elif kind == 'a hard link':
+    if kind == 'a hard link':
         path.hardlink_to(own)
-    elif kind.startswith('a link'):
-        path.symlink_to(tmp_path / 'absent' if kind.endswith('nothing') else own)
     elif kind == 'a huge file':
         path.touch()
         os.truncate(path, 2**30)
+    elif kind in CONTENTS:
+        path.write_bytes(CONTENTS[kind])
     else:
-        path.write_bytes(
-            {
-                'bytes': b'\xff\x1b[31m',
-                'brackets': b'[' * 4000,
-                'another object': b'{"process": 1, "host": 2, "since": 3}',
-            }[kind]
-        )
+        make(kind, path, tmp_path / 'absent' if kind.endswith('nothing') else own)
     size = path.lstat().st_size
-    with (
-        pytest.raises(ValueError, match=rf'^{path} {told}') as caught,
-        lock.hold(path, 'the run is trained', 'choose another'),
-    ):
-        pass
+    with pytest.raises(ValueError, match=rf'^{path} {NO_LOCKS[kind]}') as caught:
+        lock.hold(path, 'the run is trained', 'choose another').__enter__()
     assert str(caught.value).isprintable() and len(str(caught.value)) < len(str(path)) + 150
     assert own.read_text() == 'of somebody' and not (tmp_path / 'absent').exists()
     assert path.lstat().st_size == size
@@ -107,35 +96,26 @@ def test_what_a_killed_holder_or_a_crash_leaves_is_a_lock(tmp_path, left):
     assert path.read_text() == ''
 
 
-@pytest.mark.parametrize(
-    'content, holder',
-    [
-        ('[' * 5000, 'another process'),
-        ('{"a": ' * 600, 'another process'),
-        ('\udcff', 'another process'),
-        ('{"process": [1], "host": "a", "since": "b"}', 'another process'),
-        (
-            r'{"process": 1, "host": "\u001b[31mred\nline", "since": "\u202e2030"}',
-            r'process 1 on \x1b[31mred\nline since \u202e2030',
-        ),
-        (
-            f'{{"process": {10**4000 - 1}, "host": "{"a" * 9}", "since": "b"}}',
-            f'process {"9" * 54}…{"9" * 26} on {"a" * 9} since b',
-        ),
-    ],
-    ids=['brackets', 'objects', 'bytes', 'list', 'escape codes', 'long number'],
-)
-def test_a_holder_is_named_on_one_line_whatever_its_file_holds(tmp_path, content, holder):
-    path = tmp_path / 'a.lock'
+NINES = f'process {"9" * 54}…{"9" * 26}'
+HOLDERS = {  # what a lock file holds -> how its holder is named
+    '[' * 5000: 'another process',
+    '{"a": ' * 600: 'another process',
+    '\udcff': 'another process',
+    '{"process": [1], "host": "a", "since": "b"}': 'another process',
+    r'{"process": 1, "host": "\u001b[31mred\nline", "since": "\u202e2030"}': (
+        r'process 1 on \x1b[31mred\nline since \u202e2030'
+    ),
+    f'{{"process": {10**4000 - 1}, "host": "a", "since": "b"}}': f'{NINES} on a since b',
+}
+
+
+@pytest.mark.parametrize('content', HOLDERS, ids=range(len(HOLDERS)))
+def test_a_holder_is_named_on_one_line_whatever_its_file_holds(tmp_path, content):
+    path, holder = tmp_path / 'a.lock', re.escape(HOLDERS[content])
     with lock.hold(path, 'the run is trained', 'choose another'):
         path.write_text(content, errors='surrogateescape')
-        with (
-            pytest.raises(lock.HeldError) as caught,
-            lock.hold(path, 'the run is trained', 'choose another'),
-        ):
-            pass
+        refused(path, f'^the run is trained by {holder}; wait for it, or choose another$')
         path.write_text('')
-    assert str(caught.value) == f'the run is trained by {holder}; wait for it, or choose another'
 
 
 @pytest.mark.parametrize('kind', ['a symbolic link to a device', 'a pipe'])
@@ -164,27 +144,19 @@ def test_a_reader_may_come_through_a_link(tmp_path):
 
 def test_a_lock_ends_with_its_process_and_not_with_its_children(tmp_path):
     """A killed process holds nothing, though a child that it forked lives on."""
-    code = '\n'.join(
-        [
-            'import os, pathlib, sys, time',
-            'from posenc_jax.lab.files import lock',
-            'with lock.hold(pathlib.Path(sys.argv[1]), "", ""):',
-            '    if not os.fork():',
-            '        print(os.getpid(), flush=True)',  # the child, which has closed the lock
-            '    time.sleep(60)',
-        ]
-    )
+    code = """
+import os, pathlib, sys, time
+from posenc_jax.lab.files import lock
+with lock.hold(pathlib.Path(sys.argv[1]), '', ''):
+    if not os.fork():
+        print(os.getpid(), flush=True)  # the child, which has closed the lock
+    time.sleep(60)
+"""
     path = tmp_path / 'a.lock'
-    process = subprocess.Popen(
-        [sys.executable, '-c', code, str(path)], cwd=tiny.ROOT, stdout=subprocess.PIPE, text=True
-    )
+    process = tiny.start_python('-c', code, str(path))
     child = int(process.stdout.readline())
     try:
-        with (
-            pytest.raises(lock.HeldError, match=f'by process {process.pid} on'),
-            lock.hold(path, 'held', 'go'),
-        ):
-            pass
+        refused(path, f'by process {process.pid} on')
         process.kill()
         process.wait()
         os.kill(child, 0)  # it is there
@@ -216,9 +188,8 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, capsys):
     with lock.hold(tmp_path / 'a.lock', '', ''):
         pass
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(
-        f'the file system of {tmp_path / "a.lock"} has no locks (Function not implemented): '
-    )
+    name = tmp_path / 'a.lock'
+    assert line.startswith(f'the file system of {name} has no locks (Function not implemented): ')
 
 
 def test_training_takes_the_lock_before_it_writes(tmp_path):
@@ -234,9 +205,7 @@ def test_training_takes_the_lock_before_it_writes(tmp_path):
 
 @pytest.mark.full
 def test_a_run_that_is_trained_is_not_trained_again(cache, tmp_path):
-    fields = dict(
-        name=NAME, cache=cache, train__save_every=4, train__steps=100_000, eval__at_end=False
-    )
+    fields = dict(name=NAME, cache=cache, train__save_every=4, train__steps=100_000)
     first = tiny.start(tmp_path, **fields)
     wait_for(first, 'step 5/')
     config = (tmp_path / NAME / 'config.json').read_bytes()
@@ -254,11 +223,8 @@ def test_a_run_that_is_trained_is_not_trained_again(cache, tmp_path):
         _, errors = finish(process, 2)
         assert re.match(refused, errors.splitlines()[-1]), errors
     _, errors = finish(cluster[1], 2)  # process 0 alone took the lock, and all end
-    assert (
-        errors.splitlines()[-1]
-        == f'train.py: {tmp_path / NAME}: process 0 did not get training.lock; its own message '
-        'says why'
-    )
+    said = f'{tmp_path / NAME}: process 0 did not get training.lock; its own message says why'
+    assert errors.splitlines()[-1] == f'train.py: {said}'
     assert (tmp_path / NAME / 'config.json').read_bytes() == config and first.poll() is None
     first.kill()
     first.wait()
@@ -294,8 +260,7 @@ def test_a_program_that_inherits_a_lock_keeps_it(tmp_path):
         program = [sys.executable, '-c', 'import time; time.sleep(600)']
         child = subprocess.Popen(program, pass_fds=(held,))
     try:
-        with pytest.raises(lock.HeldError), lock.hold(path, 'the run is trained', ''):
-            pass
+        refused(path, 'the run is trained by')
     finally:
         child.kill()
         child.wait()

@@ -6,7 +6,7 @@ import pytest
 
 from posenc_jax.lab.files import disk, lock, paths
 from posenc_jax.lab.files.command import Parser
-from posenc_jax.lab.files.safe import finished_steps
+from posenc_jax.lab.files.saved_steps import finished_steps
 from posenc_jax.lab.pretrained import PretrainedError, is_pretrained
 from posenc_jax.lab.runs.checkpoint import Checkpoints
 from posenc_jax.lab.runs.run import resolve

@@ -3,7 +3,6 @@ refused.
 """
 
 import dataclasses
-import json
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ from flax import nnx
 
 from configs import temperature
 from posenc_jax.lab.config import defaults
+from posenc_jax.lab.config.overrides import read_overrides, replaced
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.pretrained import export_pretrained
 from posenc_jax.lab.runs import initial, stored
@@ -23,6 +23,8 @@ from tests.lab.train import tiny
 
 read = jax.jit(lambda model, tokens: model(tokens))
 ROPE = dict(encoding='rope()', train__length=16, train__steps=4)
+# A step that moves nothing which shows, of the encoding of the source.
+UNMOVED = dict(encoding='rope()', train__length=16, train__steps=1, train__lr=1e-9)
 
 
 @pytest.fixture(scope='module')
@@ -32,25 +34,13 @@ def source(tmp_path_factory):
 
 
 def continued(tmp_path, source, **fields):
-    defaults = dict(
-        name='next',
-        encoding='rope()',
-        init__source=str(source),
-        train__length=32,
-        train__steps=2,
-        train__warmup=1,
-    )
-    config = tiny.config(tmp_path, **{**defaults, **fields})
-    config.model.update(
-        layers=6, width=256, heads=8, dropout=0.0
-    )  # what a user gets who says nothing about the model
-    config.model.update(
-        {
-            name.removeprefix('model__'): value
-            for name, value in fields.items()
-            if name.startswith('model__')
-        }
-    )
+    usual = dict(name='next', encoding='rope()', init__source=str(source), train__length=32)
+    usual |= dict(train__steps=2, train__warmup=1)
+    config = tiny.config(tmp_path, **{**usual, **fields})
+    # What a user gets who says nothing about the model.
+    config.model.update(layers=6, width=256, heads=8, dropout=0.0)
+    own = {name: value for name, value in fields.items() if name.startswith('model__')}
+    config.update_from_flattened_dict(tiny.dotted(own))
     return config
 
 
@@ -59,45 +49,36 @@ def resolve(config):
 
 
 def leaves(model):
-    return {
-        jax.tree_util.keystr(path, simple=True, separator='.'): np.asarray(leaf)
-        # fmt: skip
-        for path, leaf in jax.tree_util.tree_leaves_with_path(
-            nnx.to_pure_dict(nnx.state(model, nnx.Param))
-        )
-    }
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator='.')
+    found = jax.tree_util.tree_leaves_with_path(params)
+    return {name(path): np.asarray(leaf) for path, leaf in found}
 
 
 def changed(before, after):
-    return {
-        name
-        for name in after
-        if name not in before or not np.array_equal(before[name], after[name])
-    }
+    same = lambda name: name in before and np.array_equal(before[name], after[name])
+    return {name for name in after if not same(name)}
+
+
+EXTENDED = {  # init.extend -> the encoding that is written
+    '': 'rope()',
+    'pi(factor=2.0)': 'rope(freqs=pi(factor=2.0))',
+    'yarn(factor=2.0)': 'rope(freqs=yarn(factor=2.0, train_len=16))',
+    'abf(base=500.0)': 'rope(freqs=abf(base=500.0))',
+    'longrope(long=(1.0, 2.0), factor=2.0)': (
+        'rope(freqs=longrope(long=(1.0, 2.0), factor=2.0, train_len=16))'
+    ),
+    'psc() | pi(factor=2.0)': 'psc() | rope(freqs=pi(factor=2.0))',
+    'pi(factor=2.0) | lm_infinite()': (
+        'lm_infinite(encoding=rope(freqs=pi(factor=2.0)), train_len=16)'
+    ),
+}
 
 
 @pytest.mark.full_but_one
-@pytest.mark.parametrize(
-    'extend, written',
-    [
-        ('', 'rope()'),
-        ('pi(factor=2.0)', 'rope(freqs=pi(factor=2.0))'),
-        ('yarn(factor=2.0)', 'rope(freqs=yarn(factor=2.0, train_len=16))'),
-        ('abf(base=500.0)', 'rope(freqs=abf(base=500.0))'),
-        (
-            'longrope(long=(1.0, 2.0), factor=2.0)',
-            'rope(freqs=longrope(long=(1.0, 2.0), factor=2.0, train_len=16))',
-        ),
-        ('psc() | pi(factor=2.0)', 'psc() | rope(freqs=pi(factor=2.0))'),
-        (
-            'pi(factor=2.0) | lm_infinite()',
-            'lm_infinite(encoding=rope(freqs=pi(factor=2.0)), train_len=16)',
-        ),
-    ],
-)
-def test_the_encoding_of_the_source_is_extended_from_its_own_length(
-    tmp_path, source, extend, written
-):
+@pytest.mark.parametrize('extend', EXTENDED)
+def test_the_encoding_of_the_source_is_extended_from_its_own_length(tmp_path, source, extend):
+    written = EXTENDED[extend]
     config = validate(resolve(continued(tmp_path, source, init__extend=extend)))
     assert config.encoding == written and not config.init.extend
     assert (config.model.layers, config.model.width, config.model.heads) == (2, 16, 4)
@@ -105,9 +86,8 @@ def test_the_encoding_of_the_source_is_extended_from_its_own_length(
 
 
 def test_an_encoding_given_replaces_that_of_the_source(tmp_path, source):
-    config = continued(
-        tmp_path, source, encoding='rope(base=77.0)', init__extend='yarn(factor=2.0)'
-    )
+    fields = dict(encoding='rope(base=77.0)', init__extend='yarn(factor=2.0)')
+    config = continued(tmp_path, source, **fields)
     assert resolve(config).encoding == 'rope(base=77.0, freqs=yarn(factor=2.0, train_len=16))'
 
 
@@ -122,23 +102,16 @@ def test_weights_are_those_of_the_source_and_all_of_them_train(tmp_path, source)
     assert before.keys() == after.keys()
     assert all(np.allclose(before[name], after[name], atol=1e-8) for name in before)
     assert changed(before, after)
-    loss = [
-        json.loads(line)['loss']
-        for line in (directory / 'metrics.jsonl').read_text().splitlines()
-        if 'loss' in line
-    ]
+    loss = tiny.losses(directory)
     again = train(continued(tmp_path / 'again', source, **fields))
-    assert loss[0] == json.loads((again / 'metrics.jsonl').read_text().splitlines()[0])['loss']
+    assert loss[0] == tiny.losses(again)[0]
 
 
 @pytest.mark.full
 def test_adapters_train_and_the_rest_stays(tmp_path, source):
-    fields = dict(
-        model__lora_rank=2, model__lora_alpha=4.0, train__tune='adapters', train__length=16
-    )
-    directory = train(
-        continued(tmp_path, source, encoding='learned_absolute(max_len=16) | rope()', **fields)
-    )
+    fields = dict(model__lora_rank=2, model__lora_alpha=4.0, train__tune='adapters')
+    fields |= dict(encoding='learned_absolute(max_len=16) | rope()', train__length=16)
+    directory = train(continued(tmp_path, source, **fields))
     before, after = leaves(restore_model(source)[1]), leaves(restore_model(directory)[1])
     moved = {name.split('.')[-3] if 'adapters' in name else name for name in changed(before, after)}
     assert moved == {'adapters', 'shared.0.vectors'}
@@ -146,15 +119,11 @@ def test_adapters_train_and_the_rest_stays(tmp_path, source):
     _, model, _ = restore_model(directory)
     tokens = np.arange(12)[None]
     merged = model.merged()
-    assert merged.cfg.lora_rank == 0 and leaves(merged).keys() == before.keys() | {
-        'shared.0.vectors'
-    }
+    assert merged.cfg.lora_rank == 0
+    assert leaves(merged).keys() == before.keys() | {'shared.0.vectors'}
     assert np.allclose(read(merged, tokens), read(model, tokens), atol=2e-5)
-    third = train(
-        continued(
-            tmp_path, directory, name='third', train__length=16, train__steps=1, train__lr=1e-9
-        )
-    )
+    fields = dict(name='third', train__length=16, train__steps=1, train__lr=1e-9)
+    third = train(continued(tmp_path, directory, **fields))
     assert np.allclose(read(restore_model(third)[1], tokens), read(model, tokens), atol=2e-5)
 
 
@@ -163,9 +132,8 @@ def test_temperatures_train_and_the_rest_stays(tmp_path):
     """configs/temperature.py, cut to seconds: only one number per layer and head moves, each by its
     own gradient.
     """
-    source = train(
-        tiny.config(tmp_path, name='source', encoding='nope()', train__length=16, train__steps=4)
-    )
+    fields = dict(name='source', encoding='nope()', train__length=16, train__steps=4)
+    source = train(tiny.config(tmp_path, **fields))
     config = temperature.get_config()
     config.update(name='tuned', workdir=str(tmp_path))
     config.init.source = str(source)
@@ -177,11 +145,8 @@ def test_temperatures_train_and_the_rest_stays(tmp_path):
     before, after = leaves(restore_model(source)[1]), leaves(restore_model(directory)[1])
     (name,) = changed(before, after)
     assert name.endswith('raw') and after[name].shape == (2, 4) and after[name].dtype == np.float32
-    assert (
-        len(np.unique(after[name])) == 8
-        and (after[name] >= 1).all()
-        and np.abs(after[name] - 1.6).max() < 0.5
-    )
+    assert len(np.unique(after[name])) == 8 and (after[name] >= 1).all()
+    assert np.abs(after[name] - 1.6).max() < 0.5
     start = leaves(restore_model(directory, 1)[1])
     assert changed(start, after) == {name}
     same = restore_model(source)[1].extend('nope_temperature(1.6)')
@@ -209,105 +174,79 @@ def test_a_public_checkpoint_is_continued_with_its_tokenizer(tmp_path):
 
     alphabet = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = tokenizers.Tokenizer(models.BPE(alphabet, []))
-    tokenizer.pre_tokenizer, tokenizer.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     sizes = dict(vocab_size=256, train_len=16, layers=2, width=16, heads=4, kv_heads=2)
     cfg = TransformerConfig(**sizes, mlp='swiglu', encoding='rope()')
     model = Transformer(cfg, rngs=nnx.Rngs(3))
     public = export_pretrained(model, tmp_path / 'public', tokenizer=tokenizer)
-    fields = dict(
-        init__extend='yarn(factor=2.0)',
-        train__lr=1e-9,
-        train__weight_decay=0.0,
-        train__save_every=1,
-    )
-    directory = train(continued(tmp_path, public, **fields))
+    fields = dict(init__extend='yarn(factor=2.0)', train__lr=1e-9, train__weight_decay=0.0)
+    directory = train(continued(tmp_path, public, **fields, train__save_every=1))
     config, after, _ = restore_model(directory, 1)
     assert config.encoding == 'rope(base=10000.0, freqs=yarn(factor=2.0, train_len=16))'
     assert config.data.tokenizer == str(public) and config.model.mlp == 'swiglu'
     tokens = np.arange(24)[None]
-    assert np.allclose(
-        read(after, tokens), read(model.extend('yarn(factor=2.0)'), tokens), atol=1e-4
-    )
+    expected = read(model.extend('yarn(factor=2.0)'), tokens)
+    assert np.allclose(read(after, tokens), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    'fields, message',
-    [
-        (dict(init__source='nowhere'), 'no such run or checkpoint: nowhere'),
-        (
-            dict(init__extend='pi(factor=2.0)', train__length=8),
-            'train.length is 8, below the 16 that .* was trained at',
-        ),
-        (dict(init__source='', init__extend='pi(factor=2.0)'), 'init.source, which is empty'),
-        (dict(model__layers=3), r'model.layers is 3, but .* has 2; leave it out'),
-        (dict(init__extend='yran(factor=2.0)'), "did you mean 'yarn'"),
-        (
-            dict(encoding='alibi()', init__extend='yarn(factor=2.0)'),
-            'yarn extends one rotary encoding; found 0 in alibi',
-        ),
-        (dict(train__tune='adapters'), 'set model.lora_rank'),
-        (dict(train__tune='encodings'), 'the encodings have no parameters'),
-        (dict(train__tune='adaptors'), "did you mean 'adapters'"),
-        (dict(train__tune='adapter', mesh__data=1000), "did you mean 'adapters'"),
-        (
-            dict(task='addition()'),
-            'embedding is .* in .* and .* in the model that would continue it',
-        ),
-    ],
-)
-def test_errors_come_before_any_device_is_used(tmp_path, source, fields, message, monkeypatch):
+REFUSED = {  # fields, separated by semicolons -> what the message says
+    'init.source=nowhere': 'no such run or checkpoint: nowhere',
+    'init.extend=pi(factor=2.0); train.length=8': (
+        'train.length is 8, below the 16 that .* was trained at'
+    ),
+    'init.source=; init.extend=pi(factor=2.0)': 'init.source, which is empty',
+    'model.layers=3': r'model.layers is 3, but .* has 2; leave it out',
+    'init.extend=yran(factor=2.0)': "did you mean 'yarn'",
+    'encoding=alibi(); init.extend=yarn(factor=2.0)': (
+        'yarn extends one rotary encoding; found 0 in alibi'
+    ),
+    'train.tune=adapters': 'set model.lora_rank',
+    'train.tune=encodings': 'the encodings have no parameters',
+    'train.tune=adaptors': "did you mean 'adapters'",
+    'train.tune=adapter; mesh.data=1000': "did you mean 'adapters'",
+    'task=addition()': 'embedding is .* in .* and .* in the model that would continue it',
+}
+
+
+@pytest.mark.parametrize('fields', REFUSED)
+def test_errors_come_before_any_device_is_used(tmp_path, source, fields, monkeypatch):
     used = lambda **_: pytest.fail('a device was used')
     monkeypatch.setattr('posenc_jax.lab.runs.run.make_mesh', used)
-    fields = {'init__source': str(source), **fields}
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        train(continued(tmp_path, fields.pop('init__source'), **fields))
-    assert not (tmp_path / 'next' / 'checkpoints').exists() or not list(
-        (tmp_path / 'next' / 'checkpoints').iterdir()
-    )
+    typed = read_overrides(f'--config.{field}' for field in fields.split('; '))
+    with pytest.raises((ValueError, FileNotFoundError), match=REFUSED[fields]):
+        train(replaced(continued(tmp_path, source), typed))
+    assert not list((tmp_path / 'next').glob('checkpoints/*'))
 
 
 @pytest.mark.full
 def test_an_encoding_may_not_leave_out_what_the_rotary_one_of_the_source_says(tmp_path):
-    based = train(
-        tiny.config(
-            tmp_path, name='based', encoding='rope(base=500.0)', train__steps=1, train__warmup=1
-        )
-    )
-    with pytest.raises(
-        SpecError, match=r"rope\(\) leaves out 'base', but .* has rope\(base=500.0\)"
-    ):
+    fields = dict(encoding='rope(base=500.0)', train__steps=1, train__warmup=1)
+    based = train(tiny.config(tmp_path, name='based', **fields))
+    said = r"rope\(\) leaves out 'base', but .* has rope\(base=500.0\)"
+    with pytest.raises(SpecError, match=said):
         resolve(continued(tmp_path, based, encoding='psc() | rope()'))
     kept = resolve(continued(tmp_path, based, init__extend='psc()'))
     assert kept.encoding == 'psc() | rope(base=500.0)'
-    assert (
-        resolve(continued(tmp_path, based, encoding='rope(base=7.0)')).encoding == 'rope(base=7.0)'
-    )
+    asked = 'rope(base=7.0)'
+    assert resolve(continued(tmp_path, based, encoding=asked)).encoding == asked
 
 
 def test_layers_of_a_pattern_that_have_nothing_to_extend_stay(tmp_path, source):
-    config = continued(
-        tmp_path, source, pattern=('rope(base=500.0)', 'alibi()'), init__extend='yarn(factor=2.0)'
+    of = lambda *pattern: continued(
+        tmp_path, source, pattern=pattern, init__extend='yarn(factor=2.0)'
     )
-    assert resolve(config).pattern == (
-        'rope(base=500.0, freqs=yarn(factor=2.0, train_len=16))',
-        'alibi()',
-    )
-    config = continued(
-        tmp_path, source, pattern=('nope()', 'alibi()'), init__extend='yarn(factor=2.0)'
-    )
+    written = 'rope(base=500.0, freqs=yarn(factor=2.0, train_len=16))', 'alibi()'
+    assert resolve(of('rope(base=500.0)', 'alibi()')).pattern == written
     with pytest.raises(SpecError, match='yarn extends one rotary encoding; found 0 in nope'):
-        resolve(config)
+        resolve(of('nope()', 'alibi()'))
 
 
 @pytest.mark.full
 def test_weights_without_a_place_are_an_error(tmp_path, source):
     encoding = 'learned_absolute(max_len=32) | rope()'
-    learned = train(
-        tiny.config(tmp_path, name='learned', encoding=encoding, train__steps=1, train__warmup=1)
-    )
+    fields = dict(encoding=encoding, train__steps=1, train__warmup=1)
+    learned = train(tiny.config(tmp_path, name='learned', **fields))
     told = r'learned: learned_absolute has parameters, and the encoding that .* has no learned_abs'
     with pytest.raises(SpecError, match=told):
         train(continued(tmp_path, learned, encoding='rope(base=3.0)'))
@@ -324,18 +263,9 @@ def test_weights_without_a_place_are_an_error(tmp_path, source):
     ],
 )
 def test_the_weights_of_an_encoding_follow_it_behind_another(tmp_path, encoding, front, moved):
-    before = train(
-        tiny.config(tmp_path, name='before', encoding=encoding, train__steps=4, train__length=16)
-    )
-    config = continued(
-        tmp_path,
-        before,
-        encoding=defaults.get_config().encoding,
-        init__extend=front,
-        train__length=16,
-        train__steps=1,
-        train__lr=1e-9,
-    )
+    fields = dict(encoding=encoding, train__steps=4, train__length=16)
+    before = train(tiny.config(tmp_path, name='before', **fields))
+    config = continued(tmp_path, before, init__extend=front, **UNMOVED)
     (folder, old, new), after = moved, leaves(restore_model(train(config))[1])
     found = leaves(restore_model(before)[1])
     assert any(f'{folder}.{old}.' in name for name in found)
@@ -351,21 +281,14 @@ def test_a_stretched_table_is_where_training_starts(tmp_path):
     """
     table = dict(encoding='learned_absolute(max_len=16)', train__steps=4, train__length=16)
     source = train(tiny.config(tmp_path, name='table', **table))
-    fields = dict(
-        init__extend='segmented_sequences(factor=2)',
-        train__length=16,
-        train__steps=1,
-        train__lr=1e-9,
-    )
-    config = continued(tmp_path, source, encoding=defaults.get_config().encoding, **fields)
+    config = continued(tmp_path, source, init__extend='segmented_sequences(factor=2)', **UNMOVED)
     assert resolve(config).encoding == 'learned_absolute(max_len=32)'
     before, after = (leaves(restore_model(run)[1]) for run in (source, train(config)))
     (name,) = (name for name in before if name.endswith('vectors'))
     assert after[name].shape == (32, before[name].shape[1])
     np.testing.assert_allclose(after[name][::2], before[name], atol=1e-6)
-    np.testing.assert_allclose(
-        after[name][1:31:2], (before[name][:-1] + before[name][1:]) / 2, atol=1e-6
-    )
+    between = (before[name][:-1] + before[name][1:]) / 2
+    np.testing.assert_allclose(after[name][1:31:2], between, atol=1e-6)
     for other in before.keys() - {name}:
         np.testing.assert_allclose(after[other], before[other], atol=1e-6)
 
@@ -379,8 +302,7 @@ def test_both_sides_of_an_encoder_decoder_are_extended(tmp_path):
     assert found.encoding == 'rope(freqs=yarn(factor=2.0, train_len=8))'
     assert found.source_encoding == 'rope(freqs=yarn(factor=2.0, train_len=6))'
     assert (found.cross, found.model.kind) == ('nope()', 'encoder_decoder')
-    cfg = dataclasses.replace(
-        cfg, source_layers=2, source_encoding='', source_pattern=('nope()', 'rope()')
-    )
+    pattern = dict(source_encoding='', source_pattern=('nope()', 'rope()'))
+    cfg = dataclasses.replace(cfg, source_layers=2, **pattern)
     found = initial.resolve(config, initial.Initial(cfg, lambda mesh: None))
     assert found.source_pattern == ('nope()', 'rope(freqs=yarn(factor=2.0, train_len=6))')

@@ -11,36 +11,23 @@ from posenc_jax.lab.cli import eval as eval_command
 from posenc_jax.lab.cluster.stop import StopSignal
 from posenc_jax.lab.evaluate import results
 from posenc_jax.lab.files import paths
-from posenc_jax.lab.files.room import run_told
-from posenc_jax.lab.files.safe import finished_steps
+from posenc_jax.lab.files.checkpoint_files import run_told
+from posenc_jax.lab.files.saved_steps import finished_steps
 from posenc_jax.lab.longrope_search.__main__ import main as search
 from posenc_jax.lab.runs.checkpoint import CheckpointError
 from posenc_jax.lab.runs.restore import restore_model
 from posenc_jax.lab.train import loop
-from posenc_jax.lab.train.metrics_file import FILE, read_lines
+from posenc_jax.lab.train.metrics_file import FILE
 from tests import fake_bucket
 from tests.lab.train import tiny
 
-FIELDS = dict(
-    name='run',
-    encoding='rope()',
-    model__layers=1,
-    train__steps=6,
-    train__warmup=0,
-    train__save_every=2,
-    train__keep=2,
-)
+FIELDS = dict(name='run', encoding='rope()', model__layers=1, train__steps=6, train__warmup=0)
+FIELDS |= dict(train__save_every=2, train__keep=2)
 RUN = 'gs://there/runs/run'
 EVALUATION = [
-    '--config.eval.lengths=32',
-    '--config.eval.tokens=256',
-    '--config.eval.stride=8',
-    '--config.eval.protocols=nonoverlapping',
+    f'--config.eval.{field}'
+    for field in ('lengths=32', 'tokens=256', 'stride=8', 'protocols=nonoverlapping')
 ]
-
-
-def losses(directory):
-    return [line['loss'] for line in read_lines(directory / FILE)]
 
 
 def stop_after(step, monkeypatch):
@@ -69,7 +56,7 @@ def bucket(tmp_path_factory):
 def test_it_ends_as_a_local_run_does(bucket, tmp_path):
     local = loop.train(tiny.config(tmp_path, **FIELDS))
     run = paths.path(RUN)
-    assert losses(run) == losses(local) and len(losses(run)) == 6
+    assert tiny.losses(run) == tiny.losses(local) and len(tiny.losses(run)) == 6
     assert finished_steps(run) == [4, 6] and restore_model(RUN)[2] == 6
     # One file of events for each start, and no lock that is held.
     names = {path.name for path in run.iterdir()}
@@ -87,7 +74,7 @@ def test_a_killed_save_is_not_read_and_is_written_again(bucket, monkeypatch, cap
     with pytest.raises(CheckpointError, match=r'no checkpoint of step 6; there are \[4\]'):
         restore_model(killed, 6)
     loop.train(tiny.config('gs://there/runs', **{**FIELDS, 'name': 'killed'}))
-    assert finished_steps(killed) == [4, 6] and losses(killed) == losses(paths.path(RUN))
+    assert finished_steps(killed) == [4, 6] and tiny.losses(killed) == tiny.losses(paths.path(RUN))
     assert 'continuing after step 4' in capsys.readouterr().out
     assert 'damaged' not in ' '.join(path.name for path in killed.iterdir())
 
@@ -134,7 +121,7 @@ def test_a_save_that_fails_is_one_line_with_the_step_that_is_safe(
         )
         assert finished_steps(paths.path(RUN))[-1] == safe
         run = loop.train(tiny.config('gs://there/runs', **fields))
-        assert len(losses(run)) == 6 and finished_steps(run)[-1] == 6
+        assert len(tiny.losses(run)) == 6 and finished_steps(run)[-1] == 6
 
 
 def test_the_step_that_is_safe_where_nothing_can_be_read_any_more(tmp_path, monkeypatch):

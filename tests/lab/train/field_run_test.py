@@ -17,13 +17,13 @@ from posenc_jax.lab.evaluate.run import evaluate
 from posenc_jax.lab.model.losses import psnr
 from posenc_jax.lab.runs.prepare import UNASKED, prepare
 from posenc_jax.lab.runs.restore import restore_model
-from posenc_jax.lab.runs.run import resolve
 from posenc_jax.lab.tasks.field_task import FieldTask, Points, grid_points
 from posenc_jax.lab.tasks.pictures.picture import Picture
 from posenc_jax.lab.train.loop import train
 from posenc_jax.lab.train.metrics_file import FILE, read_lines
 from posenc_jax.protocol import registry
 from posenc_jax.protocol.errors import SpecError
+from tests.lab.train import tiny
 from tests.lab.train.loop_test import NAME, back_to
 
 STEPS = 12
@@ -68,28 +68,19 @@ def quadrants():
 
 
 def config(workdir, *fields):
-    return read_config(
-        'configs/default.py',
-        [f'--config.{field}' for field in (*SETTINGS, *fields, f'workdir={workdir}')],
-    )
+    given = (*SETTINGS, *fields, f'workdir={workdir}')
+    return read_config('configs/default.py', [f'--config.{field}' for field in given])
 
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
     """kind -> the working directory of its run, which is trained when it is first asked for."""
-    made = {}
-
-    def of(kind):
-        if kind not in made:
-            made[kind] = tmp_path_factory.mktemp(kind)
-            train(config(made[kind], *RUNS[kind]))
-        return made[kind]
-
-    return of
+    start = lambda workdir, kind: train(config(workdir, *RUNS[kind]))
+    return tiny.trained_when_asked(tmp_path_factory.mktemp('fields'), start)
 
 
 def losses(workdir):
-    return [line['loss'] for line in read_lines(workdir / NAME / FILE) if 'loss' in line]
+    return tiny.losses(workdir / NAME)
 
 
 def measured(workdir):
@@ -115,9 +106,8 @@ def test_values_are_fitted_measured_and_drawn(runs):
     whole = np.rint((np.clip(output, -1, 1) + 1) / 2 * 255).astype(int)
     truth = np.rint((points.targets + 1) / 2 * 255).astype(int)
     own = points.parts['']
-    wrong = np.mean(
-        [(a ^ b).bit_count() for a, b in zip(whole[own, 0].tolist(), truth[own, 0].tolist())]
-    )
+    pairs = zip(whole[own, 0].tolist(), truth[own, 0].tolist())
+    wrong = np.mean([(a ^ b).bit_count() for a, b in pairs])
     assert abs(values['bit_error_rate', 16, None].value - wrong / 8) < 1e-3
     assert values['lossless', 16, None].value == 0 and values['psnr', 8, None].tokens == 64
     written = {path.name for path in (workdir / NAME / 'eval').iterdir()}
@@ -168,68 +158,19 @@ def test_an_evaluation_reads_other_resolutions(runs):
     )
 
 
-FIELD = ('task=picture("synthetic")',)
-WRONG = [
-    (
-        (*FIELD, 'encoding=alibi()'),
-        "encoding is 'alibi..', which is not read; model.kind is 'field'",
-    ),
-    ((*FIELD, 'extend=yarn(factor=4.0)'), 'extend is .* not read'),
-    ((*FIELD, "pattern=('rope()',)"), 'pattern is .* not read'),
-    ((*FIELD, 'model.layers=2'), 'model.layers is 2, which is not read.* leave it at 6'),
-    ((*FIELD, 'train.tune=norms'), 'train.tune is .* not read'),
-    ((*FIELD, 'init.source=runs/x'), 'init.source is .* not read'),
-    ((*FIELD, 'train.z_loss=0.1'), 'z_loss is 0.1, but picture.* predicts value'),
-    (
-        (*FIELD, 'model.kind=decoder', 'field=mlp()'),
-        "field is 'mlp..', which a 'field' alone reads",
-    ),
-    ((*FIELD, 'model.kind=decoder'), "'decoder', but picture.* has points to read; use 'field'"),
-    ((*FIELD, 'model.kind=feild'), "model.kind is 'feild'; did you mean 'field'"),
-    (('task=copy()',), "'field', but copy.. has tokens to read; use 'decoder'"),
-    ((*FIELD, 'field=sirren()'), "unknown field 'sirren'; did you mean 'siren'"),
-    ((*FIELD, 'field=siren() | mlp()'), 'networks cannot be joined'),
-    ((*FIELD, 'field=alibi()'), "'alibi' is registered as encoding, not as field"),
-    ((*FIELD, 'features=siren()'), "'siren' is registered as field, not as coordinates"),
-    ((*FIELD, 'features=shifted_basis()'), 'with 1 coordinates; those of the task have 2'),
-    (
-        (*FIELD, 'features=mspe(features=8)', 'field=poly_inr(width=8, levels=2, style=4)'),
-        "reads the coordinates themselves; features must be '', got 'mspe",
-    ),
-    (
-        (*FIELD, 'field=bit_plane_inr(pins(levels=30))'),
-        'levels must be at least 1 and at most 24, got 30',
-    ),
-    ((*FIELD, 'train.length=0'), 'train.length must be at least 1, got 0'),
-    ((*FIELD, 'train.batch=100'), 'train.batch is 100, but .* has 64 points; nearest: 64'),
-    ((*FIELD, 'train.length=600', 'train.batch=8'), 'has only 512 pixels along a side'),
-    ((*FIELD, 'eval.lengths=8,0'), 'eval.lengths must be whole numbers of at least 1'),
-    ((*FIELD, 'eval.lengths=8,600'), 'at length 600: .* lengths that fit: --config.eval.lengths=8'),
-    (('task=picture("chna")',), "picture name is 'chna'; did you mean 'china'"),
-    (('task=bit_planes(copy())',), 'bit_planes takes a picture'),
-    (('task=bit_planes(picture("synthetic"), bits=12)',), 'bits=12 is not one of 8, 16'),
-]
+EVALUATIONS = {  # a field that is changed -> what the message says
+    'extend=yarn(factor=4.0)': 'extend is .* not read',
+    'task=copy()': 'the model is a field, which reads points',
+    'task=picture("synthetic")': 'trained with bits: 8; .*: 0',
+    'eval.lengths=600': 'at length 600',
+    'field=mlp()': 'field belongs to the checkpoint',
+}
 
 
-@pytest.mark.parametrize('fields, message', WRONG)
-def test_wrong_configs_are_refused_before_a_device_is_used(fields, message, tmp_path):
-    with pytest.raises((SpecError, ValueError), match=message):
-        resolve(config(tmp_path, *fields))
-
-
-@pytest.mark.parametrize(
-    'override, message',
-    [
-        ('extend=yarn(factor=4.0)', 'extend is .* not read'),
-        ('task=copy()', 'the model is a field, which reads points'),
-        ('task=picture("synthetic")', 'trained with bits: 8; .*: 0'),
-        ('eval.lengths=600', 'at length 600'),
-        ('field=mlp()', 'field belongs to the checkpoint'),
-    ],
-)
-def test_wrong_evaluations_are_refused(runs, override, message, capsys):
+@pytest.mark.parametrize('override', EVALUATIONS)
+def test_wrong_evaluations_are_refused(runs, override, capsys):
     assert command.main([f'--run={runs("value") / NAME}', f'--config.{override}']) == 2
-    assert re.search(message, capsys.readouterr().err)
+    assert re.search(EVALUATIONS[override], capsys.readouterr().err)
 
 
 def test_commands_that_read_text_refuse_a_field(runs):

@@ -9,8 +9,8 @@ import subprocess
 import orbax.checkpoint as ocp
 import pytest
 
-from posenc_jax.lab.files import disk, room
-from posenc_jax.lab.files.safe import FOLDER
+from posenc_jax.lab.files import checkpoint_files, disk
+from posenc_jax.lab.files.saved_steps import FOLDER
 from posenc_jax.lab.runs.restore import restore_model
 from posenc_jax.lab.train import loop
 from posenc_jax.lab.train.metrics import MetricsLog
@@ -21,38 +21,33 @@ FIELDS = dict(name='run', model__layers=1, train__steps=6, train__warmup=0, trai
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def losses(directory):
-    return [line['loss'] for line in read_lines(directory / FILE)]
-
-
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-    return losses(loop.train(tiny.config(tmp_path_factory.mktemp('whole'), **FIELDS)))
+    return tiny.losses(loop.train(tiny.config(tmp_path_factory.mktemp('whole'), **FIELDS)))
 
 
 def train_until_full(workdir):
     """What the error says, in one line, of a run that nothing of a failed save is left of."""
     with pytest.raises(disk.DiskFullError) as caught:
         loop.train(tiny.config(workdir, **FIELDS))
-    assert not list(workdir.rglob(room._UNFINISHED)) and not list(workdir.rglob('*.partial*'))
+    assert not list(workdir.rglob(checkpoint_files._UNFINISHED)) and not list(
+        workdir.rglob('*.partial*')
+    )
     text = str(caught.value)
     assert '\n' not in text and text.startswith('the disk is full: ')
     return text
 
 
 def goes_on(workdir, whole):
-    assert losses(loop.train(tiny.config(workdir, **FIELDS))) == whole
+    assert tiny.losses(loop.train(tiny.config(workdir, **FIELDS))) == whole
 
 
 @pytest.mark.full
 def test_room_for_a_checkpoint_is_looked_for_before_the_first_step(tmp_path, monkeypatch, whole):
     monkeypatch.setattr(disk, 'free', lambda path: 1234)
     text = train_until_full(tmp_path)
-    assert re.search(
-        r'checkpoints needs [\d.]+ KiB, 1.21 KiB are free; no step is saved; once there is room, '
-        r'.* begins anew$',
-        text,
-    )
+    said = r'checkpoints needs [\d.]+ KiB, 1.21 KiB are free; no step is saved; once there is '
+    assert re.search(said + r'room, .* begins anew$', text)
     monkeypatch.undo()
     goes_on(tmp_path, whole)
 
@@ -65,10 +60,8 @@ def test_a_save_that_fails_while_it_is_written(tmp_path, monkeypatch, whole):
 
     async def fails(self, directory, *given, **named):
         if directory.parent.name.startswith('4.'):
-            raise ValueError(
-                f'RESOURCE_EXHAUSTED: Failed to write 40992 bytes to file 8: {FULL.strerror} '
-                '[os_error_code=28]'
-            )
+            said = f'RESOURCE_EXHAUSTED: Failed to write 40992 bytes to file 8: {FULL.strerror} '
+            raise ValueError(f'{said}[os_error_code=28]')
         return await real(self, directory, *given, **named)
 
     monkeypatch.setattr(handler, 'async_save', fails)
@@ -94,19 +87,15 @@ def test_other_files_of_a_run(tmp_path, monkeypatch, whole, what, pieces):
                 raise FULL
             real(*given)
 
-    monkeypatch.setattr(
-        disk, 'write', lambda path, content: to(path, len(content), write, path, content)
-    )
-    monkeypatch.setattr(
-        disk.Appended, 'write', lambda self, piece: to(self._path, len(piece), append, self, piece)
-    )
+    whole_file = lambda path, content: to(path, len(content), write, path, content)
+    monkeypatch.setattr(disk, 'write', whole_file)
+    piece_of = lambda self, piece: to(self._path, len(piece), append, self, piece)
+    monkeypatch.setattr(disk.Appended, 'write', piece_of)
     text = train_until_full(tmp_path)
     monkeypatch.undo()
     assert re.search(rf'{what}\S* needs [\d.]+ (bytes|KiB)', text)
-    if pieces:
-        assert f'step {restore_model(tmp_path / "run")[2]} is safe' in text
-    else:
-        assert 'no step is saved' in text
+    safe = f'step {restore_model(tmp_path / "run")[2]} is safe' if pieces else 'no step is saved'
+    assert safe in text
     goes_on(tmp_path, whole)
 
 
@@ -114,7 +103,7 @@ def test_what_a_killed_save_has_left_is_removed(tmp_path, whole):
     left = tmp_path / 'run' / FOLDER / '4.orbax-checkpoint-tmp' / 'model'
     left.mkdir(parents=True)
     goes_on(tmp_path, whole)
-    assert not list(tmp_path.rglob(room._UNFINISHED))
+    assert not list(tmp_path.rglob(checkpoint_files._UNFINISHED))
 
 
 def test_metrics_are_whole_lines(tmp_path, monkeypatch):
@@ -130,9 +119,8 @@ def test_metrics_are_whole_lines(tmp_path, monkeypatch):
 @pytest.fixture
 def small(tmp_path):
     """A file system of 400 kB, where one may mount it."""
-    if subprocess.run(
-        ['mount', '-t', 'tmpfs', '-o', 'size=400k', 'tmpfs', tmp_path], capture_output=True
-    ).returncode:
+    command = ['mount', '-t', 'tmpfs', '-o', 'size=400k', 'tmpfs', tmp_path]
+    if subprocess.run(command, capture_output=True).returncode:
         pytest.skip('may not mount a tmpfs')
     yield pathlib.Path(tmp_path)
     subprocess.run(['umount', tmp_path], check=True)
@@ -142,9 +130,8 @@ def small(tmp_path):
 def test_a_disk_that_is_really_full(small, monkeypatch, capfd, whole):
     monkeypatch.setattr(disk, 'need', lambda *_: None)  # so that orbax meets it
     text = train_until_full(small)
-    assert re.search(
-        r'checkpoints needs [\d.]+ KiB, .* are free.*; (no step is saved|step \d is safe)', text
-    )
+    said = r'checkpoints needs [\d.]+ KiB, .* are free.*; (no step is saved|step \d is safe)'
+    assert re.search(said, text)
     assert capfd.readouterr().err == ''
     subprocess.run(['mount', '-o', 'remount,size=16m', 'tmpfs', small], check=True)
     monkeypatch.undo()

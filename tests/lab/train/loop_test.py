@@ -2,9 +2,7 @@
 processes.
 """
 
-import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -14,20 +12,13 @@ import numpy as np
 import pytest
 
 from evidence.experiments import runs as sweeps
-from posenc_jax.base.targets import made_for
-from posenc_jax.lab.cluster.stop import StopSignal
 from posenc_jax.lab.evaluate.results import read
 from posenc_jax.lab.evaluate.run import evaluate
 from posenc_jax.lab.runs import initial, stored
-from posenc_jax.lab.runs.checkpoint import CheckpointError
 from posenc_jax.lab.runs.restore import restore_model
 from posenc_jax.lab.runs.run import validate
-from posenc_jax.lab.tasks import batch_iterator
-from posenc_jax.lab.tasks.copy import Reverse
-from posenc_jax.lab.tasks.language import Language
 from posenc_jax.lab.train import loop
 from posenc_jax.lab.train.metrics_file import FILE, read_lines
-from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.protocol import registry
 from tests.lab.train import tiny
 
@@ -65,9 +56,14 @@ Language.dataset = checked
 """
 
 
-def losses(workdir, name='loss'):
+def of_steps(workdir, name):
+    """Step -> a number of the run, where its line has it."""
     lines = read_lines(workdir / NAME / FILE)
     return {line['step']: line[name] for line in lines if name in line}
+
+
+def losses(workdir):
+    return of_steps(workdir, 'loss')
 
 
 def tail(workdir):
@@ -161,8 +157,8 @@ def test_ctrl_c_says_at_once_what_is_saved(cache, tmp_path):
         line = twice.stderr.readline()
     assert finish(twice, 130)[1] == '' == line
 
-    evaluated = tiny.start(tmp_path / 'c', **fields | dict(
-        train__steps=1, train__warmup=1, eval__at_end=True, eval__lengths='32'))  # fmt: skip
+    ended = dict(train__steps=1, train__warmup=1, eval__at_end=True, eval__lengths='32')
+    evaluated = tiny.start(tmp_path / 'c', **fields | ended)
     wait_for(evaluated, 'evaluating')
     evaluated.send_signal(signal.SIGINT)
     run = tmp_path / 'c' / NAME
@@ -170,21 +166,17 @@ def test_ctrl_c_says_at_once_what_is_saved(cache, tmp_path):
     assert finish(evaluated, 130)[1] == said and restore_model(run)[2] == 1
 
 
-@pytest.mark.parametrize(
-    'processes, number', [(1, signal.SIGTERM), (2, signal.SIGINT)]
-)  # which becomes a SIGTERM to itself
+# Ctrl-C becomes a SIGTERM to the process itself.
+@pytest.mark.parametrize('processes, number', [(1, signal.SIGTERM), (2, signal.SIGINT)])
 @pytest.mark.full
 def test_stopped_clusters_save_and_continue(cache, tmp_path, monkeypatch, processes, number):
-    port = free_port()
-    fields = dict(
-        name=NAME, cache=cache, train__steps=100_000, train__log_every=1, train__save_every=100_000
-    )
+    port, mesh = free_port(), dict(mesh__data=1, mesh__fsdp=processes)
+    fields = dict(name=NAME, cache=cache, train__steps=100_000, train__save_every=100_000)
     slow = tmp_path / 'slow.py'
     slow.write_text(SLOW)
     start = lambda i: tiny.start(
-        tmp_path, *flags_of(port, processes, i), f'--import={slow}', **fields, mesh__data=1,
-        mesh__fsdp=processes,
-    )  # fmt: skip
+        tmp_path, *flags_of(port, processes, i), f'--import={slow}', **fields, **mesh
+    )
     group = [start(i) for i in range(processes)]
     wait_for(group[0], 'step 2/')
     group[-1].send_signal(number)
@@ -197,95 +189,6 @@ def test_stopped_clusters_save_and_continue(cache, tmp_path, monkeypatch, proces
     monkeypatch.setattr(registry, '_ENTRIES', dict(registry._ENTRIES))
     monkeypatch.setattr(loop, 'device_batch', loop.device_batch)
     assert restore_model(tmp_path / NAME, trust_imports=True)[2] == stopped
-
-
-def test_a_signal_at_the_last_step_starts_no_evaluation(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loop, '_evaluate', lambda *_: pytest.fail('evaluated'))
-    read = []
-    dataset = Language.dataset
-    monkeypatch.setattr(
-        Language,
-        'dataset',
-        lambda self, **given: read.append(given['split']) or dataset(self, **given),
-    )
-    fields = dict(
-        name=NAME,
-        train__steps=2,
-        train__warmup=0,
-        eval__at_end=True,
-        eval__stride=8,
-        eval__lengths=(32,),
-    )
-    monkeypatch.setattr(StopSignal, 'requested', lambda self, step: step == 2)
-    directory = loop.train(tiny.config(tmp_path, **fields))
-    assert 'stopped after step 2, which is saved' in capsys.readouterr().out
-    assert read == ['train']  # no validation, train.eval_every=0
-    monkeypatch.setattr(StopSignal, 'requested', lambda self, step: False)
-    monkeypatch.setattr(
-        loop, '_run', lambda *given: setattr(given[-1], 'asked', True) or True
-    )  # while saving
-    assert loop.train(tiny.config(tmp_path, **fields)) == directory
-    monkeypatch.setattr(loop, '_run', lambda *given: True)
-    answers = iter([True, False])  # the lock is held; another process was asked
-    monkeypatch.setattr(loop, 'everywhere', lambda good: next(answers))
-    assert loop.train(tiny.config(tmp_path, **fields)) == directory and not list(answers)
-
-
-@pytest.mark.full_but_one
-@pytest.mark.parametrize('task, exact', [('language()', False), ('copy()', True)])
-def test_rows_that_are_answers_have_an_exact_match(task, exact, tmp_path, capsys):
-    fields = dict(name=NAME, train__steps=1, train__warmup=0, train__eval_every=1)
-    fields |= dict(train__eval_batches=1, train__length=8, encoding='nope()', task=task)
-    loop.train(tiny.config(tmp_path, **fields))
-    (line,) = [x for x in read_lines(tmp_path / NAME / FILE) if 'validation_loss' in x]
-    assert 'validation_accuracy' in line and ('validation_exact' in line) == exact
-    said = capsys.readouterr().out
-    assert 'validation_accuracy' in said and ('validation_exact' in said) == exact
-
-
-def test_a_stopped_run_ends_with_the_status_that_the_config_sets(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, '_run', lambda *given: stops.pop())
-    config = tiny.config(tmp_path, name=NAME, cluster__stop_status=3)
-    stops = [True, False]  # whether `_run` reached the last step; the last is the first
-    with pytest.raises(SystemExit) as ended:
-        loop.train(config)
-    assert ended.value.code == 3
-    assert loop.train(config) == tmp_path / NAME
-
-
-@pytest.mark.parametrize(
-    'implementation, words',
-    [
-        ('', 'in blocks, because alibi opens'),
-        ('fused', r'in blocks \(a kernel of this library needs .*\), because alibi opens'),
-    ],
-)
-def test_an_accelerator_tells_which_attention_is_taken(implementation, words, tmp_path, capsys):
-    fields = dict(name=NAME, train__steps=1, train__warmup=0)
-    with made_for('cuda'):
-        loop.train(tiny.config(tmp_path, model__implementation=implementation, **fields))
-    lines = capsys.readouterr().out.splitlines()
-    told = [line for line in lines if line.startswith('attention: ')]
-    assert len(told) == 1 and re.match(f'attention: {words}', told[0])
-
-
-def test_a_kernel_is_refused_before_anything_is_made(tmp_path):
-    with pytest.raises(ValueError, match="implementation='kernel' does not run on cpu; use"):
-        loop.train(tiny.config(tmp_path / 'runs', name=NAME, model__implementation='kernel'))
-    assert not (tmp_path / 'runs').exists()
-
-
-def test_a_signal_that_came_while_the_processes_joined_is_passed_on_to_jax(monkeypatch):
-    sent = []
-    monkeypatch.setattr('os.kill', lambda *given: sent.append(given))
-    monkeypatch.setattr(
-        'jax.experimental.multihost_utils.reached_preemption_sync_point', lambda step: step == 2
-    )
-    with StopSignal() as stop:
-        signal.raise_signal(signal.SIGTERM)
-        monkeypatch.setattr('jax.distributed.is_initialized', lambda: True)
-        assert [stop.requested(step) for step in (1, 2)] == [False, True]
-    assert stop.asked and sent == [(os.getpid(), signal.SIGTERM)]
 
 
 @pytest.mark.full
@@ -309,61 +212,35 @@ def test_the_sweep_tells_complete_runs_by_their_last_step(whole, tmp_path):
     assert not complete(tmp_path / 'runs' / NAME)
 
 
-@pytest.mark.parametrize('place', [{'next_index': -1}, {'next_index': 2**64}, {}])
-def test_a_place_in_the_data_that_does_not_exist_is_refused_in_one_line(place):
-    batches = batch_iterator(Reverse().dataset(length=(1, 4), batch_size=2, seed=0))
-    with pytest.raises(CheckpointError, match=r'checkpoint 3 of run: the data .* at .*; put back'):
-        loop._continue_data(batches, place, 'checkpoint 3 of run')
-
-
 def test_a_run_that_continues_another_is_compared_as_it_was_resolved(whole, tmp_path):
     """`init.extend` is written into the encoding of the saved config; the sweep asks for it by its
     own name.
     """
-    fields = tiny.FIELDS | {'init.source': str(whole / NAME), 'init.extend': 'alibi_pi(factor=2.0)'}
-    config = tiny.config(
-        tmp_path, init__source=fields['init.source'], init__extend=fields['init.extend']
-    )
+    init = {'init.source': str(whole / NAME), 'init.extend': 'alibi_pi(factor=2.0)'}
+    fields = tiny.FIELDS | init
+    config = tiny.config(tmp_path, **{name.replace('.', '__'): own for name, own in init.items()})
     source = initial.open_initial(config.init.source, config.init.extend)
     (tmp_path / 'tuned' / 'checkpoints' / str(STEPS)).mkdir(parents=True)
     stored.save(validate(initial.resolve(config, source)), tmp_path / 'tuned' / stored.FILE)
-    asked = lambda *more: sweeps.Run(
-        tmp_path / 'tuned', 'configs/default.py', fields, more
-    ).differences()
+    tuned = tmp_path / 'tuned'
+    asked = lambda *more: sweeps.Run(tuned, 'configs/default.py', fields, more).differences()
     assert asked() == []
     (changed,) = asked('init.extend=alibi_pi(factor=4.0)')
     assert changed.startswith('encoding: ') and 'factor=2.0' in changed and 'factor=4.0' in changed
-
-
-def test_a_mesh_that_does_not_divide_the_devices():
-    import jax
-
-    with pytest.raises(
-        ValueError,
-        match='tensor x fsdp x sequence = 2 does not divide 1 device; .*mesh.cpu_devices=2',
-    ):
-        make_mesh(tensor=2, devices=jax.devices()[:1])
-    with pytest.raises(ValueError, match='= 4 does not divide 6 devices'):
-        make_mesh(fsdp=2, sequence=2, devices=jax.devices()[:6])
 
 
 @pytest.mark.full
 def test_changed_config_is_refused_unless_told_otherwise(whole, cache, tmp_path):
     back_to(whole, tmp_path / 'runs', 20)
     _, errors = finish(tiny.start(tmp_path / 'runs', name=NAME, cache=cache, train__lr=0.02), 2)
-    assert (
-        'train.lr: 0.01 -> 0.02' in errors
-        and '--resume_changed' in errors
-        and 'Traceback' not in errors
-    )
+    assert 'train.lr: 0.01 -> 0.02' in errors and '--resume_changed' in errors
+    assert 'Traceback' not in errors
     assert losses(tmp_path / 'runs') == losses(whole)
-    finish(
-        tiny.start(tmp_path / 'runs', '--resume_changed', name=NAME, cache=cache, train__lr=0.02)
-    )
+    changed = dict(name=NAME, cache=cache, train__lr=0.02)
+    finish(tiny.start(tmp_path / 'runs', '--resume_changed', **changed))
     new, old = losses(tmp_path / 'runs'), losses(whole)
-    assert [new[s] for s in range(1, 22)] == [
-        old[s] for s in range(1, 22)
-    ]  # the loss of 21 is before its update
+    # The loss of 21 is before its update.
+    assert [new[s] for s in range(1, 22)] == [old[s] for s in range(1, 22)]
     assert new[22] != old[22]
 
 
@@ -393,16 +270,14 @@ def test_mesh_and_processes_have_the_losses_of_one_device(whole, cache, tmp_path
     np.testing.assert_allclose(found[:6], expected[:6], rtol=0, atol=1e-5)
     # Two real processes with parameters cut between them, from the start ...
     apart = tmp_path / 'apart'
-    evaluated = dict(
-        eval__at_end=True, eval__stride=8, eval__lengths='32', eval__tokens=256, eval__samples=4
-    )
+    evaluated = dict(eval__at_end=True, eval__stride=8, eval__lengths='32', eval__tokens=256)
     several_processes(2, apart, **fields, **evaluated)
     together, alone = read(apart / NAME / 'eval')[0], evaluate([apart / NAME]).runs[0]
     for own, other in zip(together.measurements, alone.measurements, strict=True):
         assert own.nll == pytest.approx(other.nll, abs=1e-5)
     found = [loss for _, loss in sorted(losses(apart).items())]
     np.testing.assert_allclose(found[:6], expected[:6], rtol=0, atol=1e-5)
-    own, other = (losses(workdir, 'validation_loss') for workdir in (apart, mesh))
+    own, other = (of_steps(workdir, 'validation_loss') for workdir in (apart, mesh))
     assert own.keys() == other.keys() and own[6] == pytest.approx(other[6], abs=1e-5)
     # ... and from the checkpoint of the eight devices.
     back_to(mesh, tmp_path / 'from_mesh', 20)
@@ -429,18 +304,15 @@ def test_every_process_makes_its_own_rows_alone(whole, cache, tmp_path, processe
         back_to(runs, half, 20)
         several_processes(2, half, *flags, **fields)
         # A run that began again would write the line of step 20 again.
-        assert losses(half, 'time')[20] == losses(runs, 'time')[20]
+        assert of_steps(half, 'time')[20] == of_steps(runs, 'time')[20]
         np.testing.assert_allclose(tail(half), tail(runs), rtol=0, atol=1e-5)
 
 
 @pytest.mark.full
 def test_a_cluster_of_one_evaluates_at_the_end(cache, tmp_path):
-    finish(
-        tiny.start(
-            tmp_path, *flags_of(free_port(), 1, 0), cache=cache, name=NAME, train__steps=2,
-            train__warmup=1, eval__at_end=True, eval__stride=8, eval__lengths='32', eval__tokens=64,
-        )
-    )  # fmt: skip
+    fields = dict(cache=cache, name=NAME, train__steps=2, train__warmup=1, eval__at_end=True)
+    fields |= dict(eval__stride=8, eval__lengths='32', eval__tokens=64)
+    finish(tiny.start(tmp_path, *flags_of(free_port(), 1, 0), **fields))
     assert read(tmp_path / NAME / 'eval')[0].measurements
 
 
@@ -457,10 +329,8 @@ def flags_of(port, processes, number):
 def several_processes(count, workdir, *flags, **fields):
     """Trains with so many processes, which share the rows and the parameters."""
     port, mesh = free_port(), dict(mesh__data=count // 2, mesh__fsdp=2)
-    started = [
-        tiny.start(workdir, *flags_of(port, count, i), *flags, **fields, **mesh)
-        for i in range(count)
-    ]
+    start = lambda i: tiny.start(workdir, *flags_of(port, count, i), *flags, **fields, **mesh)
+    started = [start(i) for i in range(count)]
     (out, _), *others = [finish(process) for process in started]
     assert f'step {STEPS}/{STEPS}' in out
     for silent, _ in others:  # the transport greets on all of them
@@ -468,18 +338,7 @@ def several_processes(count, workdir, *flags, **fields):
 
 
 def test_importing_the_package_does_not_import_training():
-    import subprocess
-    import sys
-
-    heavy = (
-        'orbax',
-        'grain',
-        'tensorboardX',
-        'matplotlib',
-        'tensorflow_datasets',
-    )  # flax itself brings optax and rich
+    # Flax itself brings optax and rich.
+    heavy = 'orbax', 'grain', 'tensorboardX', 'matplotlib', 'tensorflow_datasets'
     code = f'import posenc_jax, sys; print([m for m in {heavy} if m in sys.modules])'
-    found = subprocess.run(
-        [sys.executable, '-c', code], cwd=tiny.ROOT, check=True, capture_output=True, text=True
-    )
-    assert found.stdout.strip() == '[]'
+    assert finish(tiny.start_python('-c', code))[0].strip() == '[]'

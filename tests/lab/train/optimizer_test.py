@@ -18,17 +18,11 @@ def rates(**train):
     return schedule(ConfigDict(train))
 
 
-@pytest.mark.parametrize(
-    'step, rate',
-    [
-        (0, 0.25),
-        (3, 1.0),
-        (4, 1.0),
-        (8, 0.55),
-        (12, 0.1),
-        (50, 0.1),
-    ],  # a quarter up; half way; the end
-)
+# A quarter up; the peak; half way down; the end.
+RATES = [(0, 0.25), (3, 1.0), (4, 1.0), (8, 0.55), (12, 0.1), (50, 0.1)]
+
+
+@pytest.mark.parametrize('step, rate', RATES)
 def test_schedule(step, rate):
     found = rates(lr=1.0, warmup=4, steps=12, end_lr_fraction=0.1)(jnp.int32(step))
     assert float(found) == pytest.approx(rate, abs=1e-6)
@@ -52,21 +46,17 @@ def test_what_decays(tmp_path):
     decaying = {name.split('.')[-1] for name, value in flat.items() if value}
     assert decaying == {'embedding', 'output', 'w_q', 'w_k', 'w_v', 'w_out', 'w_in', 'w_gate'}
     others = [name for name, value in flat.items() if not value]
-    assert others and all(
-        name.split('.')[-1] in ('scale', 'bias') or 'shared' in name for name in others
-    )
-    assert any(
-        'shared' in name for name in others
-    )  # the learned table is a matrix, but inside an encoding
-    assert jax.tree.structure(rule) == jax.tree.structure(
-        nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    )
+    own = lambda name: name.split('.')[-1] in ('scale', 'bias') or 'shared' in name
+    assert others and all(map(own, others))
+    # The learned table is a matrix, but inside an encoding.
+    assert any('shared' in name for name in others)
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    assert jax.tree.structure(rule) == jax.tree.structure(params)
 
 
 def test_one_update_by_hand(tmp_path):
-    train = tiny.config(
-        tmp_path, train__lr=0.1, train__warmup=0, train__weight_decay=0.5, train__clip=1.0
-    ).train
+    fields = dict(train__lr=0.1, train__warmup=0, train__weight_decay=0.5, train__clip=1.0)
+    train = tiny.config(tmp_path, **fields).train
     params = {'matrix': jnp.array([[2.0]]), 'scale': jnp.array([2.0])}
     optimizer = make_optimizer(train, {'matrix': True, 'scale': False})
     grads = {'matrix': jnp.array([[3.0]]), 'scale': jnp.array([4.0])}
@@ -76,9 +66,7 @@ def test_one_update_by_hand(tmp_path):
     # After one step Adam's direction is the sign of the gradient, whatever it was clipped to.
     np.testing.assert_allclose(params['matrix'], 2 - 0.1 * (1 + 0.5 * 2), rtol=1e-5)
     np.testing.assert_allclose(params['scale'], 2 - 0.1, rtol=1e-5)
-    moments = [
-        s for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, 'mu')) if hasattr(s, 'mu')
-    ]
-    np.testing.assert_allclose(
-        moments[0].mu['matrix'], (1 - train.b1) * 3 / 5, rtol=1e-5
-    )  # the norm 5 is clipped to 1
+    has_mu = lambda s: hasattr(s, 'mu')
+    (moment,) = filter(has_mu, jax.tree.leaves(state, is_leaf=has_mu))
+    # The norm 5 is clipped to 1.
+    np.testing.assert_allclose(moment.mu['matrix'], (1 - train.b1) * 3 / 5, rtol=1e-5)

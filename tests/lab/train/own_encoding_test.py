@@ -29,15 +29,8 @@ def test_a_config_stores_the_copies_that_it_imports(tmp_path):
 def test_a_run_imports_the_module_that_it_was_trained_with(tmp_path, monkeypatch):
     file = tmp_path / 'own_root.py'
     write(file)
-    asked = config(
-        tmp_path / 'runs',
-        encoding='own_root()',
-        name='own',
-        imports=(str(file),),
-        train__steps=1,
-        train__warmup=0,
-        model__layers=1,
-    )
+    fields = dict(encoding='own_root()', name='own', imports=(str(file),), model__layers=1)
+    asked = config(tmp_path / 'runs', **fields, train__steps=1, train__warmup=0)
     run = train(asked)
     (name,) = stored.from_json(run / stored.FILE).imports
     assert (run / 'imports' / name).read_bytes() == file.read_bytes()

@@ -56,13 +56,10 @@ def numpy_losses(run, state, batch):
 
 
 def test_what_no_device_holds_is_refused():
-    run, trainer = trainer_of(train__batch=8, train__accumulate=4)
+    trainer_of(train__batch=8, train__accumulate=4)
     batch = 10**7
-    with pytest.raises(
-        ValueError,
-        match='the state of training would take .* of a device, and a step at least .* more; it '
-        'has',
-    ):
+    said = 'the state of training would take .* of a device, and a step at least .* more; it has'
+    with pytest.raises(ValueError, match=said):
         trainer_of(train__batch=batch)
     trainer_of(train__batch=batch, train__accumulate=batch // 4)
     with pytest.raises(ValueError, match=r'would take 347 GiB of a device'):
@@ -87,17 +84,15 @@ def test_a_batch_is_read_in_segments_with_a_memory():
     batch = batch_of(rows=2) | {'loss_mask': np.ones((2, 32), np.float32)}
     read = {}
     for memory in (0, 8, 32):
-        run, trainer = trainer_of(
-            train__segment=8, train__memory=memory, train__batch=2, encoding='transformer_xl()'
-        )
+        asked = dict(train__segment=8, train__memory=memory, train__batch=2)
+        run, trainer = trainer_of(encoding='transformer_xl()', **asked)
         state = trainer.init({})
         graphdef, *_ = steps.take_apart(run.model)
         model = nnx.merge(graphdef, state.params, state.constants)
         read_segments = functools.partial(segment_losses, segment=8, length=memory)
         expected = jax.jit(read_segments)(model, batch['tokens'], batch['targets'])
-        assert float(trainer.evaluate(state, batch)['loss']) == pytest.approx(
-            float(expected.sum()), rel=1e-5
-        )
+        total = float(trainer.evaluate(state, batch)['loss'])
+        assert total == pytest.approx(float(expected.sum()), rel=1e-5)
         if memory == 32:
             losses = numpy_losses(run, state, batch)[0]
         read[memory] = float(trainer.step(state, batch)[1]['loss'])
@@ -111,9 +106,8 @@ def test_solved_rows(plain):
     state, batch = trainer.init({}), batch_of()
     _, _, logits = numpy_losses(run, state, batch)
     right = logits.argmax(-1).astype(np.int32)
-    targets = np.where(
-        np.arange(8)[:, None] < 3, right, (right + 1) % 257
-    )  # three rows right, five wrong
+    # Three rows right, five wrong.
+    targets = np.where(np.arange(8)[:, None] < 3, right, (right + 1) % 257)
     batch['loss_mask'][0] = 0  # and one of the three without a target
     sums = trainer.evaluate(state, {**batch, 'targets': targets})
     assert (float(sums['solved']), float(sums['rows'])) == (2, 7)
@@ -132,13 +126,10 @@ def test_z_loss(plain):
     run, trainer = plain
     _, with_z = trainer_of(train__z_loss=0.5)
     batch = batch_of()
-    (_, without), (_, added) = (
-        trainer.step(trainer.init({}), batch),
-        with_z.step(with_z.init({}), batch),
-    )
-    assert float(without['loss']) == float(
-        added['loss']
-    )  # what is reported is the cross-entropy alone
+    stepped = lambda own: own.step(own.init({}), batch)[1]
+    without, added = stepped(trainer), stepped(with_z)
+    # What is reported is the cross-entropy alone.
+    assert float(without['loss']) == float(added['loss'])
     graphdef, *_ = steps.take_apart(run.model)
     state = trainer.init({})
 
@@ -210,9 +201,8 @@ def test_it_learns(plain):
 
 def test_batch_that_the_mesh_does_not_divide(tmp_path):
     config = tiny.config(tmp_path, train__batch=6, train__accumulate=2)
-    with pytest.raises(
-        ValueError, match='batch 6 in 2 accumulated parts .* fsdp = 2: it must be a multiple of 4'
-    ):
+    said = 'batch 6 in 2 accumulated parts .* fsdp = 2: it must be a multiple of 4'
+    with pytest.raises(ValueError, match=said):
         steps.make_trainer(Run.of(config), make_mesh(data=1, fsdp=2, devices=jax.devices()[:2]))
 
 
@@ -245,9 +235,8 @@ def test_the_terms_of_encodings_are_added_to_the_objective_alone(plain):
     _, metrics = trainer.step(state, batch)
     assert float(metrics['loss']) == pytest.approx(float(task), rel=1e-5)
     assert float(metrics['auxiliary_loss']) == pytest.approx(float(extra), rel=1e-4)
-    assert float(metrics['grad_norm']) == pytest.approx(
-        float(optax.global_norm(gradient)), rel=1e-3
-    )
+    norm = float(optax.global_norm(gradient))
+    assert float(metrics['grad_norm']) == pytest.approx(norm, rel=1e-3)
     run, trainer = plain
     assert 'auxiliary_loss' not in trainer.step(trainer.init({}), batch)[1]
 
@@ -272,22 +261,16 @@ def test_every_stack_counts_each_of_its_parts_once():
     spec = SHALLOW.replace('std=0.1', 'std=0.1, dropout=0.0')
     sizes = dict(vocab_size=7, train_len=8, layers=2, width=16, heads=4)
     cfg = TransformerConfig(
-        kind='encoder_decoder',
-        source_size=5,
-        source_len=6,
-        encoding='',
-        pattern=(spec, f'{spec} | alibi()'),
-        source_encoding=spec,
-        **sizes,
-    )
+        kind='encoder_decoder', source_size=5, source_len=6, encoding='',
+        pattern=(spec, f'{spec} | alibi()'), source_encoding=spec, **sizes,
+    )  # fmt: skip
     model = Transformer(cfg, rngs=nnx.Rngs(0))
     batch = {'tokens': jnp.zeros((2, 8), jnp.int32), 'source': jnp.zeros((2, 6), jnp.int32)}
     key = jax.random.key(4)
 
     def term(stack, key):
-        ((number, part),) = [
-            pair for pair in enumerate(stack.shared) if pair[1].opens('auxiliary_loss')
-        ]
+        opens = lambda pair: pair[1].opens('auxiliary_loss')
+        ((number, part),) = filter(opens, enumerate(stack.shared))
         own = jax.random.fold_in(jax.random.split(key, 3)[0], number)
         return part.auxiliary_loss(jnp.zeros((2, 8, 16)), Tokens.of(length=8), key=own)
 

@@ -11,7 +11,13 @@ from typing import Any
 import jax
 
 from posenc_jax.lab.files import disk, paths
-from posenc_jax.lab.files.safe import COMMITTED, FOLDER, continues, finished_steps, saved_steps
+from posenc_jax.lab.files.saved_steps import (
+    COMMITTED,
+    FOLDER,
+    continues,
+    finished_steps,
+    saved_steps,
+)
 from posenc_jax.protocol.errors import quoted, shortened
 
 _UNFINISHED = '*.orbax-checkpoint-tmp*'  # folders of unfinished saves

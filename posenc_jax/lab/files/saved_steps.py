@@ -11,12 +11,7 @@ _found: dict[str, list[int]] = {}
 
 
 def finished_steps(run_dir: pathlib.Path) -> list[int]:
-    """Steps with a finished checkpoint, ascending; [] where there is no folder of checkpoints.
-
-    Example:
-      >>> finished_steps(pathlib.Path('nowhere'))
-      []
-    """
+    """Steps with a finished checkpoint, ascending; [] where there is no folder of checkpoints."""
     steps = sorted(step for step, finished in saved_steps(run_dir / FOLDER).items() if finished)
     _found[str(run_dir)] = steps
     return steps
