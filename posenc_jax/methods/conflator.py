@@ -141,9 +141,8 @@ class Conflator(SeveralInputs):
       [[[0.0, 0.0], [1.0, 0.1], [2.0, 0.7]]]
     """
 
-    @property
-    def traits(self):
-        return frozenset({'rotates'} if self.unigram_only else {'rotates', 'several_inputs'})
+    traits = frozenset({'rotates'})
+    lookback = 1
 
     def __init__(
         self,
@@ -158,8 +157,6 @@ class Conflator(SeveralInputs):
         self.layout = layout
         self.mode = mode
         self.base, self.head_dim, self.unigram_only = base, head_dim, unigram_only
-        self.shut = frozenset(('qkv', 'merge') if unigram_only else ())
-        self.lookback = 0 if unigram_only else 1
         self.delta = nnx.Param(
             jnp.zeros(len(rope_frequencies(head_dim, base)), jnp.float32), axes=(None,)
         )
@@ -204,3 +201,10 @@ class Conflator(SeveralInputs):
         of_tokens, of_bigrams = jnp.split(out.astype(jnp.float32), 2, axis=2)
         w = jax.nn.softmax(self.mix[...])
         return (w[0] * of_tokens + w[1] * of_bigrams).astype(out.dtype)
+
+
+class UnigramConflator(Conflator, where=lambda given: given['unigram_only']):
+    """CONFLATOR without the attention from bigrams."""
+
+    lookback = 0
+    qkv = merge = None

@@ -120,7 +120,6 @@ def test_exclusive_doors_have_one_owner():
         ),
         ('rope() | shaw()', 'write shaw before rope'),
         ('rope() | rcmha(max_len=8)', 'write rcmha before rope'),
-        ('transformer_xl() | rcmha(max_len=8)', 'write rcmha before transformer_xl'),
         (
             'per_head(first=kernelized_rpe(), second=alibi(), heads_of_first=2) | rope()',
             'per_head does not read what rope makes of queries and keys: write rope before it',
@@ -370,7 +369,6 @@ def test_two_parts_that_write_one_feature():
 class TwoInputs(SeveralInputs):
     """Attention from x and from the row before it."""
 
-    traits = frozenset({'several_inputs'})
     lookback = 1
 
     def qkv(self, x, linear, tok):
