@@ -28,6 +28,11 @@ ORDER = (
     *('lab.config', 'lab.runs', 'lab.cluster', 'lab.evaluate', 'lab.train', 'lab.longrope_search'),
     *('lab.analyse', 'lab.functional', 'lab.cli', 'lab.catalogue'),
 )
+# The same for the modules and folders of attention/.
+WITHIN_ATTENTION = (
+    *('arguments', 'tiles', 'sweep', 'blocked', 'kernels', 'tile_sizes'),
+    *('library', 'buckets', 'ring', 'split_cache', 'attend'),
+)
 # What imports in a way that the syntax of an import does not show, and from where.
 DYNAMIC = {
     '': 'the packages of the library',
@@ -118,6 +123,16 @@ def test_a_module_imports_from_the_folders_in_front_of_it(path):
     assert own in ORDER, f'{own} has no place; give it one in ORDER'
     behind = {name for name in folders_of(path) if ORDER.index(name) > ORDER.index(own)}
     assert not behind, f'{own} imports {sorted(behind)}'
+
+
+def test_the_order_within_attention():
+    folder = 'posenc_jax.attention.'
+    place = lambda name: WITHIN_ATTENTION.index(name.removeprefix(folder).split('.')[0])
+    for path in MODULES:
+        if (own := name_of(path)).startswith(folder):
+            read = {name for name in imported(path) if name.startswith(folder)}
+            behind = {name for name in read if place(name) > place(own)}
+            assert not behind, f'{own} imports {sorted(behind)}'
 
 
 def test_only_known_modules_import_in_hidden_ways():

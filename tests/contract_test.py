@@ -251,7 +251,7 @@ REPRESENTATIVES = {
     'path': 'match with a carry, lookback, and keys that are updated',
     'kernelized_rpe': 'match, fast_path, and projections of its own',
     'shaw': 'collect',
-    'rcmha': 'several inputs: qkv and merge',
+    'rcmha': 'qkv with rows in front of the tokens',
     'per_head': 'a composite, which forwards every door',
     'dynamic_ntk': 'raw keys in the cache, because their encoding depends on the length',
 }

@@ -28,14 +28,14 @@ _CALLS = {
 }
 
 
-def check_arrays(q, k, v, tq: Tokens, tk: Tokens, kv_axis: int, s_axis: int) -> None:
-    """Refuses arrays whose shapes or dtypes do not fit together."""
+def check_arrays(q, k, v, tq: Tokens, tk: Tokens, s_axis: int) -> None:
+    """Refuses arrays whose shapes or dtypes do not fit together. The keys lie along `s_axis`."""
     for name, a in (('q', q), ('k', k), ('v', v)):
         if a.ndim != 4 or not jnp.issubdtype(a.dtype, jnp.floating):
             raise ValueError(
                 f'attend: {name} must be floats with four axes, got {a.dtype} {a.shape}'
             )
-    (batch, queries, heads, width), keys, kv_heads = q.shape, k.shape[s_axis], k.shape[kv_axis]
+    (batch, queries, heads, width), keys, kv_heads = q.shape, k.shape[s_axis], k.shape[3 - s_axis]
     if v.shape[:-1] != k.shape[:-1] or k.shape[0] != batch or k.shape[-1] != width:
         raise ValueError(
             f'attend: shapes do not fit: q {q.shape}, k {k.shape}, v {v.shape} '

@@ -5,14 +5,14 @@ to far with an online softmax; blocks that the mask hides entirely are skipped. 
 recomputes tiles, so memory is linear in the length. If an encoding has a carry, its carries are
 stored for one block of queries at a time. 'dense' is the same code with a single block.
 
-No whole input is copied: blocks are read from arrays in the layout of the caller, and gradients are
-added to such arrays. Only single blocks are transposed to heads first.
+The forms are those of `attention/blocked.py`, of `attention/kernels/` and of `attention/ring.py`;
+`attention/library/` has the kernels that come with JAX.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection
-from typing import Any, Literal, get_args
+from collections.abc import Collection
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from posenc_jax.attention import ring
+from posenc_jax.attention import blocked, ring
 from posenc_jax.attention.arguments import (
     check_arrays,
     check_axis,
@@ -30,18 +30,8 @@ from posenc_jax.attention.arguments import (
 )
 from posenc_jax.attention.kernels import sizes as kernel_sizes
 from posenc_jax.attention.library import choice as library
-from posenc_jax.attention.sweep import (
-    Rows,
-    add,
-    advance,
-    begin,
-    begin_carry,
-    finish,
-    gradients,
-    partition,
-    retreat,
-    zeros,
-)
+from posenc_jax.attention.tile_sizes import IMPLEMENTATIONS as IMPLEMENTATIONS
+from posenc_jax.attention.tile_sizes import Implementation, tile_sizes
 from posenc_jax.attention.tiles import Blocks, Plan
 from posenc_jax.base import targets
 from posenc_jax.base.derivatives import (
@@ -52,16 +42,7 @@ from posenc_jax.base.derivatives import (
 )
 from posenc_jax.base.meshes import compiler_cuts, explicit_spec, vary, varying_axes, with_auto_axes
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.tokens import Tokens
-
-Implementation = Literal['dense', 'blocked', 'kernel', 'fused']
-IMPLEMENTATIONS = get_args(Implementation)
-
-# Sizes of float32 logits. Up to the first size all logits are one tile; beyond it, a tile has about
-# the second size at most. Wide products save more time than cache misses cost
-# (benchmarks/attention.py), and such a tile is small beside the keys of a long sequence.
-_ONE_TILE_BYTES, _TILE_BYTES = 2**20, 2**25
 
 
 def attend(
@@ -132,238 +113,118 @@ def attend(
     """
     options: dict[str, Any] = dict(
         block=block, implementation=implementation, heads_first=heads_first, return_lse=return_lse,
-        axis_name=axis_name, applied_outside=applied_outside,
+        axis_name=axis_name, applied=applied, applied_outside=applied_outside,
     )  # fmt: skip
-    kv_axis, s_axis = (1, 2) if heads_first else (2, 1)
-    check_arrays(q, k, v, tq, tk, kv_axis, s_axis)
+    s_axis = 2 if heads_first else 1
+    check_arrays(q, k, v, tq, tk, s_axis)
     # Blocks of tokens are no grids.
     tq, tk = (dataclasses.replace(tok, grid=None) for tok in (tq, tk))
     check_doors(encoding, applied)
     check_offset(encoding, tq, tk)
     check_axis(encoding, axis_name, applied_outside)
+    arrays = q, k, v, tq, tk
     if (spec := explicit_spec(q)) is not None:
-        graphdef, state = nnx.split(encoding)
-        return with_auto_axes(
-            lambda state, *arrays: attend(
-                nnx.merge(graphdef, state), *arrays, applied=applied, **options
-            ),
-            (spec, PartitionSpec(*spec[:3])) if return_lse else spec,
-            *(state, q, k, v, tq, tk),
-        )
-    chooses = implementation in (None, 'fused')
-    otherwise = 'in blocks'
+        return _placed_by_compiler(spec, encoding, arrays, options)
+    chooses, otherwise = implementation in (None, 'fused'), 'in blocks'
     if implementation == 'fused':
-        by_kernel: dict[str, Any] = {**options, 'implementation': 'kernel'}
-        run = lambda q, k, v: attend(encoding, q, k, v, tq, tk, applied=applied, **by_kernel)
-        reason = _refusal(run, q, k, v)
-        implementation = None if reason else 'kernel'
-        ours = 'a kernel of this library'
-        otherwise = f'in blocks ({ours} {reason})' if reason else f'in {ours}'
-    queries, keys = q.shape[1], k.shape[s_axis]
-    in_ring = axis_name is not None
-    gains = in_ring and implementation != 'dense' and ring.gains_by_halves(encoding, tq, tk)
-    dealt = axis_name if gains else None  # the mesh axis along which halves are exchanged
-    parts = 2 if dealt else 1
-    shape = q.shape[0], queries // parts, *q.shape[2:]
-    forced = implementation == 'kernel'
-    target = kernel_sizes.target(queries=q, keys=k, values=v) if forced else None
-    widths = q.shape[-1], v.shape[-1]
-    sizes = _sizes(encoding, shape, keys // parts, block, implementation, target, widths)
-    graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
-    blocks = Blocks(sizes[0], 1), Blocks(sizes[1], s_axis), Blocks(sizes[-1], s_axis)
-    arguments = params, constants, q, k, v, tq, tk
-    nodes = 2 if dealt and encoding.opens('first_carry') else 1
-    plan = Plan(graphdef, *blocks, varying_axes(arguments), axis_name, target, nodes)
-    params, constants, *qkv, of_q, of_k = vary(arguments, plan.varying)
-
-    def sweep() -> Any:
-        arrays, axes = (*qkv, of_q, of_k), (1, s_axis, s_axis, 1, 1)
-        if dealt:
-            arrays = [ring.deal(a, dealt, axis) for a, axis in zip(arrays, axes)]
-        cuts = plan.q.pad, plan.k.pad, plan.k.pad, plan.q.pad_tokens, plan.k.pad_tokens
-        arrays = [pad(a, nodes) for pad, a in zip(cuts, arrays)]
-        # JAX itself differentiates the dense form, also in forward mode.
-        if implementation == 'dense':
-            result: Any = _dense(plan, params, constants, *arrays)
-        else:
-            run = ring.tiles if in_ring else _attend_kernel if target else _attend_tiles
-            with forward_mode_refused():
-                result = run(plan, *reverse_mode_only((params, constants, *arrays)))
-        cut = lambda a: plan.q.unpad(a, queries, nodes)
-        found: Any = cut(result[0])
-        if return_lse or encoding.opens('rescale'):
-            found = found, cut(jnp.swapaxes(result[1], 1, 2))
-        found = ring.deal(found, dealt, 1, back=True) if dealt else found
-        if return_lse or not encoding.opens('rescale'):
-            return found
-        out, lse = found
-        return encoding.rescale(out, lse, tq)
-
-    free = block is None and chooses and not (heads_first or return_lse or in_ring)
+        implementation, otherwise = _own_kernel(encoding, arrays, options)
+    plan, variables = _planned(encoding, arrays, s_axis, block, implementation, axis_name)
+    sweep = functools.partial(_swept, plan, encoding, variables, arrays, return_lse)
+    whole, whole_rows = None, not (heads_first or return_lse)
     with missing_features(encoding):
-        if free and encoding.opens('fast_path'):
-            quick: Any = encoding
-            whole = quick.fast_path(q, k, v, tq, tk, causal=False, sweep=sweep)
-            return sweep() if whole is None else whole
-        if free:
-            return library.attend(encoding, q, k, v, tq, tk, sweep, otherwise)
-        if chooses and not (heads_first or return_lse):
-            reason = 'the sequence is cut over devices' if in_ring else 'a block size is given'
+        if chooses and whole_rows and (block is not None or axis_name is not None):
+            cut = 'the sequence is cut over devices'
+            reason = 'a block size is given' if axis_name is None else cut
             reason = library.refusal(encoding, q, k, v, tk) or reason
             library.note(f'{otherwise}, because {reason}')
-        return sweep()
+        elif chooses and whole_rows and encoding.opens('fast_path'):
+            quick: Any = encoding
+            whole = quick.fast_path(*arrays, causal=False, sweep=sweep)
+        elif chooses and whole_rows:
+            whole = library.attend(encoding, *arrays, sweep, otherwise)
+        return sweep() if whole is None else whole
 
 
-def _refusal(run: Callable, *qkv) -> str | None:
-    """Why no kernel of this library can compute `run`, which is attention by such kernels, with its
-    gradients; None if they can. What the compiler refuses is not known here.
+def _placed_by_compiler(spec: PartitionSpec, encoding: Encoding, arrays, options) -> Any:
+    """`attend` of arrays on a mesh with Explicit axes, of which `spec` cuts the queries."""
+    graphdef, state = nnx.split(encoding)
+    run = lambda state, *arrays: attend(nnx.merge(graphdef, state), *arrays, **options)
+    specs = (spec, PartitionSpec(*spec[:3])) if options['return_lse'] else spec
+    return with_auto_axes(run, specs, state, *arrays)
+
+
+def _own_kernel(encoding: Encoding, arrays, options) -> tuple[Implementation | None, str]:
+    """'kernel' where a kernel of this library can compute attention with its gradients, else None;
+    and what computes it, for `library.note`. What the compiler refuses is not known here.
     """
+    q, k, v, *tokens = arrays
+    options, ours = {**options, 'implementation': 'kernel'}, 'a kernel of this library'
     if targets.platform() == 'tpu' and compiler_cuts():
-        return 'needs jax.shard_map on several devices'
+        return None, f'in blocks ({ours} needs jax.shard_map on several devices)'
     try:
-        trace_gradients(run, *qkv)
+        trace_gradients(lambda *qkv: attend(encoding, *qkv, *tokens, **options), q, k, v)
     except kernel_sizes.NoKernelError as error:
-        return error.reason
-    return None
+        return None, f'in blocks ({ours} {error.reason})'
+    return 'kernel', f'in {ours}'
 
 
-def _sizes(encoding, shape, keys, block, implementation, target=None, widths=()) -> tuple[int, ...]:
-    """Queries per tile, keys per tile, and keys per tile of the backward pass; of a kernel for
-    `target` if that is given, with the widths of heads and of values.
-    """
-    batch, queries, heads, _ = shape
-    if implementation is not None:
-        check_choice('implementation', implementation, IMPLEMENTATIONS)
-    if block is not None:
-        sizes = (block, block) if isinstance(block, int) else tuple(block)
-        if len(sizes) != 2 or not all(isinstance(n, int) and n >= 1 for n in sizes):
-            raise ValueError(
-                f'attend: block is one or two integers and must be positive, got {block!r}'
-            )
-    if target is not None:
-        sides = None if block is None else sizes
-        return kernel_sizes.sizes(target, widths, batch, queries, keys, sides)
-    if implementation == 'dense' or not all(isinstance(n, int) for n in (batch, queries, keys)):
-        return queries, keys, keys  # lengths may be symbolic, as in `jax.export`
-    if block is None:
-        carries, blocked = encoding.opens('first_carry'), implementation == 'blocked'
-        sizes = _tile(batch * heads, queries, keys, carries, blocked)
-    return min(sizes[0], queries), min(sizes[1], keys), min(sizes[-1], keys)
+def _planned(encoding, arrays, s_axis, block, implementation, axis_name) -> tuple[Plan, list]:
+    """How the arrays are cut, and the variables of the encoding: its parameters and all others."""
+    q, k, v, tq, tk = arrays
+    in_ring = axis_name is not None
+    halves = in_ring and implementation != 'dense' and ring.gains_by_halves(encoding, tq, tk)
+    parts = 2 if halves else 1
+    batch, queries, heads, width = q.shape
+    shape, keys = (batch, queries // parts, heads, width), k.shape[s_axis] // parts
+    forced = implementation == 'kernel'
+    target = kernel_sizes.target(queries=q, keys=k, values=v) if forced else None
+    widths = width, v.shape[-1]
+    sizes = tile_sizes(encoding, shape, keys, block, implementation, target, widths)
+    graphdef, *variables = nnx.split(encoding, nnx.Param, ...)
+    blocks = Blocks(sizes[0], 1), Blocks(sizes[1], s_axis), Blocks(sizes[-1], s_axis)
+    nodes = 2 if halves and encoding.opens('first_carry') else 1
+    varying = varying_axes((variables, arrays))
+    is_dense = implementation == 'dense'
+    return Plan(graphdef, *blocks, varying, axis_name, target, halves, nodes, is_dense), variables
 
 
-def _tile(rows: int, queries: int, keys: int, carries: bool, blocked: bool) -> tuple[int, int, int]:
-    """Queries per tile, keys per tile, and keys per tile of the backward pass, for `rows` = batch x
-    heads.
-    """
-    if queries == 1 and not carries and not blocked:
-        # Decoding: logits are small beside the cache, which one tile reads without copying.
-        return 1, keys, keys
-    if 4 * rows * queries * keys <= _ONE_TILE_BYTES and not blocked:
-        return queries, keys, keys
-    # Short sequences gain more from skipping blocks than from wide products.
-    side = 64 if keys <= 512 else 256
-    while side > 64 and 4 * rows * 2 * side**2 > _TILE_BYTES:
-        side //= 2
-    # More queries make products wide, fewer keys let more tiles be skipped. A carry is stored for
-    # every block of keys, so its tiles are square.
-    if carries:
-        return side, side, side
-    # The backward pass holds several tiles at a time; the forward pass can afford wider ones.
-    wide = 2 * side if keys >= 2048 and 4 * rows * (2 * side) ** 2 <= _TILE_BYTES // 2 else side
-    return 2 * side, wide, side
-
-
-def _forward(plan, params, constants, q, k, v, tq, tk):
-    """The result in the layout of `q`, and the logarithm of each row's sum of exponentials, [B, N,
-    T].
-    """
-    encoding = plan.encoding(params, constants)
-    batch, queries, heads, _ = q.shape
-
-    def q_block(i, results):
-        q_i, tq_i = plan.q.read(q, i), plan.q.tokens(tq, i)
-        begun = begin(encoding, q_i, tq_i, v.shape[-1])
-        out, lse = finish(advance(plan, encoding, q_i, k, v, tq_i, tk, begun))
-        outs, lses = results
-        lses = jax.lax.dynamic_update_slice_in_dim(lses, lse, i * plan.q.size, 2)
-        return plan.q.write(outs, out, i), lses
-
-    buffers = (
-        jnp.zeros((batch, queries, heads, v.shape[-1]), v.dtype),
-        jnp.zeros((batch, heads, queries), jnp.float32),
-    )
-    return plan.fold(queries // plan.q.size, q_block, buffers)
+def _swept(plan: Plan, encoding: Encoding, variables, arrays, return_lse: bool) -> Any:
+    """The result by tiles, [B, T, N, V]; with `return_lse` also the log-sum-exp, [B, T, N]."""
+    queries, tq = arrays[0].shape[1], arrays[3]
+    params, constants, *arrays = vary((*variables, *arrays), plan.varying)
+    ring_axis: Any = plan.ring
+    if plan.halves:
+        axes = 1, plan.k.axis, plan.k.axis, 1, 1
+        arrays = [ring.deal(a, ring_axis, axis) for a, axis in zip(arrays, axes)]
+    arrays = params, constants, *plan.pad(*arrays)
+    if plan.dense:  # JAX itself differentiates this form, also in forward mode
+        out, lse = _dense(plan, *arrays)
+    else:
+        run: Any = ring.tiles if plan.ring else _kernel() if plan.target else blocked.tiles
+        with forward_mode_refused():
+            out, lse = run(plan, *reverse_mode_only(arrays))
+    rescales = encoding.opens('rescale') and not return_lse
+    found: Any = plan.q.unpad(out, queries, plan.nodes)
+    if return_lse or rescales:
+        found = found, plan.q.unpad(jnp.swapaxes(lse, 1, 2), queries, plan.nodes)
+    if plan.halves:
+        found = ring.deal(found, ring_axis, 1, back=True)
+    if not rescales:
+        return found
+    out, lse = found
+    return encoding.rescale(out, lse, tq)
 
 
 def _dense(plan, params, constants, *arrays):
-    forward = _forward if plan.ring is None else ring.forward
+    forward = blocked.forward if plan.ring is None else ring.forward
     with by_jax():
         return forward(plan, params, jax.lax.stop_gradient(constants), *arrays)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend_tiles(plan, params, constants, q, k, v, tq, tk):
-    return _forward(plan, params, constants, q, k, v, tq, tk)
-
-
-def _attend_fwd(plan, params, constants, q, k, v, tq, tk):
-    out, lse = _forward(plan, params, constants, q, k, v, tq, tk)
-    return (out, lse), (params, constants, q, k, v, tq, tk, out, lse)
-
-
-def _attend_bwd(plan, residuals, cotangents):
-    params, constants, q, k, v, tq, tk, out, lse = residuals
-    plan = dataclasses.replace(plan, k=plan.k_backward)
-
-    def q_block(i, grads):
-        of_keys, d_q, d_tq = grads
-        rows = Rows.read(plan, i, q, tq, out, lse, *cotangents)
-        carry, pull_begin = jax.vjp(
-            functools.partial(begin_carry, plan, constants, rows.others),
-            *(params, rows.q, rows.floats),
-        )
-        d_carry = jax.tree.map(jnp.zeros_like, carry)
-        (d_params, *d_keys), g_q, g_tq, d_carry = retreat(
-            plan, params, constants, rows, k, v, tk, (carry, d_carry), of_keys
-        )
-        h_params, h_q, h_tq = pull_begin(d_carry)
-        return (
-            (add(d_params, h_params), *d_keys),
-            plan.q.write(d_q, g_q + h_q, i),
-            jax.tree.map(lambda d, g: plan.q.add_tokens(d, g, i), d_tq, add(g_tq, h_tq)),
-        )
-
-    grads = (params, k, v, partition(tk)[0]), q, partition(tq)[0]
-    grads = plan.fold(q.shape[1] // plan.q.size, q_block, jax.tree.map(zeros, grads))
-    return gradients(residuals, *grads)
-
-
-_attend_tiles.defvjp(_attend_fwd, _attend_bwd)
-
-
 def _kernel():
-    """`attention/kernels/passes.py`, which few programs use: it takes a third of a second to import
-    Pallas.
+    """Attention by the kernels of this library, which few programs use: it takes a third of a
+    second to import Pallas.
     """
-    from posenc_jax.attention.kernels import passes as kernel
+    from posenc_jax.attention.kernels import passes
 
-    return kernel
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend_kernel(plan, *arrays):
-    return _kernel().forward(plan, *arrays)
-
-
-def _kernel_fwd(plan, *arrays):
-    results = _kernel().forward(plan, *arrays)
-    return results, (*arrays, *results)
-
-
-def _kernel_bwd(plan, residuals, cotangents):
-    params, constants, q, k, _, tq, *_ = residuals
-    kept = _kernel().keeps_carries(plan, params, constants, q, k, tq)
-    return (_kernel().backward if kept else _attend_bwd)(plan, residuals, cotangents)
-
-
-_attend_kernel.defvjp(_kernel_fwd, _kernel_bwd)
+    return passes.attention

@@ -160,7 +160,7 @@ class _Trip:
                 sums, keys = self._onward(sums, keys)
             return state, sums, keys
 
-        return self.plan.fold(trips * nodes * count, hop, (state, sums, keys))[:2]
+        return self.plan.loop(trips * nodes * count, hop, (state, sums, keys))()[:2]
 
     def _onward(self, *trees):
         """Lists over the nodes of a device, at the next node."""
@@ -241,7 +241,7 @@ def _sweep(plan, store, params, constants, q, k, v, tq, tk):
             behind = advance(plan, encoding, q_i, k, v, tq_i, tk, _read(plan, state, i))
             return _write(plan, state, behind, i)
 
-        return (plan.fold(blocks, q_block, state), stored), sums
+        return (plan.loop(blocks, q_block, state)(), stored), sums
 
     keys, nothing = _travelling(plan, k, v, tk), [()] * plan.nodes
     (state, stored), _ = trip.run(tq, meet, (begun, stored), keys, nothing)
@@ -297,7 +297,7 @@ def _bwd(plan, residuals, cotangents):
             d_q, d_tq = plan.q.add(d_q, g_q, i), jax.tree.map(add_tokens, d_tq, g_tq)
             return (d_params, d_q, d_tq, _write(plan, d_carry, g_carry, i)), tuple(d_keys)
 
-        return plan.fold(blocks, q_block, (own, d_keys))
+        return plan.loop(blocks, q_block, (own, d_keys))()
 
     own = *zeros((params, q, tq_floats)), jax.tree.map(jnp.zeros_like, carry)
     keys = _travelling(plan, k, v, tk)

@@ -40,7 +40,7 @@ def attend_parts(
     Returns:
       The result and the log-sum-exp, the same on all devices.
     """
-    check_arrays(q, k, v, tq, tk, 1, 2)
+    check_arrays(q, k, v, tq, tk, 2)
     queries, keys = Blocks(tq.length, 1), Blocks(tk.length, 2)
     plan = Plan(None, queries, keys, keys, ())
     q = queries.swap(q)

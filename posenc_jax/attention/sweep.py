@@ -47,7 +47,7 @@ def advance(plan, encoding, q, k, v, tq, tk, state):
         out = out * shrink[..., None] + encoding.collect(w, plan.k.read(v, j), tq, tk_j)
         return new, total * shrink + w.sum(-1), out, carry
 
-    return plan.fold(length, k_block, state)
+    return plan.loop(length, k_block, state)()
 
 
 def finish(state):
@@ -165,7 +165,7 @@ def retreat(plan, params, constants, rows: Rows, k, v, tk, carries, grads):
 
     stored = jax.tree.map(lambda c: jnp.zeros((len(order), *c.shape), c.dtype), carry)
     if jax.tree.leaves(carry):
-        _, stored = plan.fold(length, enter, (carry, stored))
+        _, stored = plan.loop(length, enter, (carry, stored))()
 
     def k_block(step, loop):
         (d_params, d_k, d_v, d_tk), d_q, d_tq, d_carry = loop
@@ -186,7 +186,7 @@ def retreat(plan, params, constants, rows: Rows, k, v, tk, carries, grads):
         )
         return grads, add(d_q, g_q), add(d_tq, g_tq, h_tq), d_carry
 
-    return plan.fold(length, k_block, (grads, zeros(rows.q), zeros(rows.floats), d_carry))
+    return plan.loop(length, k_block, (grads, zeros(rows.q), zeros(rows.floats), d_carry))()
 
 
 def pull_tile(plan, params, constants, rows: Rows, k, v, tk, carry, d_carry):

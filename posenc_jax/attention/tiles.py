@@ -1,6 +1,8 @@
 """How queries and keys are cut into tiles, and the logits of one tile."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -95,7 +97,9 @@ class Plan:
       varying: manual mesh axes over which all arrays vary, see `meshes.vary`.
       ring: the manual mesh axis round which the keys travel, or None.
       target: what a kernel is made for, or None for the blocked form.
+      halves: of a ring, whether its devices exchange halves of their parts, see `ring.deal`.
       nodes: of a ring, how many equal pieces of the queries of a device meet keys on their own.
+      dense: whether JAX differentiates the form.
     """
 
     graphdef: Any
@@ -105,17 +109,27 @@ class Plan:
     varying: tuple[str, ...]
     ring: str | None = None
     target: str | None = None
+    halves: bool = False
     nodes: int = 1
+    dense: bool = False
 
     def encoding(self, params, constants) -> Encoding:
         return nnx.merge(self.graphdef, params, constants)
 
-    def fold(self, count, body, init):
-        """`fori_loop`, or a plain call if there is one step."""
+    def loop(self, count, body, init) -> Callable:
+        """`fori_loop`, or a plain call of `body` if there is one step, yet to be called without
+        arguments. So an error in a door has no frame of this class in its traceback.
+        """
         init = vary(init, self.varying)
         if isinstance(count, int) and count == 1:
-            return body(0, init)
-        return jax.lax.fori_loop(0, count, body, init)
+            return functools.partial(body, 0, init)
+        return functools.partial(jax.lax.fori_loop, 0, count, body, init)
+
+    def pad(self, q, k, v, tq: Tokens, tk: Tokens) -> tuple:
+        """The arrays and the tokens, with zeros behind each node's share up to whole blocks."""
+        n = self.nodes
+        padded = self.q.pad(q, n), self.k.pad(k, n), self.k.pad(v, n)
+        return *padded, self.q.pad_tokens(tq, n), self.k.pad_tokens(tk, n)
 
 
 def pair_logits(encoding, q, k, tq, tk, carry=None):

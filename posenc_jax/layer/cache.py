@@ -196,9 +196,9 @@ def start(
 def step(
     encoding: Encoding,
     cache: LayerCache,
-    q: Float[Array, 'B rows N H'],
-    k: Float[Array, 'B rows K H'],
-    v: Float[Array, 'B rows K H'],
+    q: Float[Array, 'B T N H'],
+    k: Float[Array, 'B T K H'],
+    v: Float[Array, 'B T K H'],
     tok: Tokens,
     row: Float[Array, 'B T D'],
     cursor: Int[Array, ''],

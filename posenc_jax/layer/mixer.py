@@ -147,11 +147,9 @@ class AttentionMixer:
 
     def attend(self, q, k, v, tq, tk, *, encoding: Encoding | None = None, **options):
         """The pair stage and `merge`, [B, T, N, H]; by `encoding`, or by the layer's for None."""
-        own: dict[str, Any] = dict(block=self.block)
-        if 'implementation' not in options:
-            own['implementation'] = self.implementation
         encoding = self.encoding if encoding is None else encoding
-        return merge(encoding, self.attention_fn(encoding, q, k, v, tq, tk, **{**own, **options}))
+        options = dict(block=self.block, implementation=self.implementation) | options
+        return merge(encoding, self.attention_fn(encoding, q, k, v, tq, tk, **options))
 
     def output(self, out: Float[Array, 'B T N H']) -> Float[Array, 'B T D']:
         """The result of the heads, back in the model width."""

@@ -59,7 +59,7 @@ def alibi_half(
 @register(
     'alibi',
     kind='encoding',
-    card=Card(name='ALiBi', door='logits', example='alibi()', share='model', relative=True),
+    card=Card(name='ALiBi', example='alibi()', share='model', relative=True),
 )
 class ALiBi(Bias):
     """Penalises distance linearly, with one slope per head; acts on the logits.
@@ -97,7 +97,6 @@ class ALiBi(Bias):
         heads: int = CONTEXT,
     ):
         self.variant = variant
-        self.shut = frozenset(() if variant == 'half' else ('mask',))
         self.learns = learn_slopes or variant == 'asymmetric'
         if variant == 'half' and heads % 2:
             raise ValueError(
@@ -116,10 +115,6 @@ class ALiBi(Bias):
         if variant == 'half':
             self.ahead = Constant(jnp.arange(heads) >= heads // 2, axes=('heads',))
 
-    @property
-    def traits(self):
-        return frozenset({'sees_later'} if self.variant == 'half' else ())
-
     def bias(self, q_pos, k_pos):
         slopes, later = jnp.exp(self.log_slopes[...]) if self.learns else self.slopes[...], None
         if self.variant == 'asymmetric':
@@ -127,7 +122,11 @@ class ALiBi(Bias):
         offset = _LATER_OFFSET if self.variant == 'offset' else 0.0
         return alibi_bias(slopes, q_pos, k_pos, later=later, offset=offset)
 
+
+class HalfALiBi(ALiBi, where=lambda given: given['variant'] == 'half'):
+    """ALiBi in which each half of the heads looks one way."""
+
+    traits = frozenset({'sees_later'})
+
     def mask(self, tq, tk):
-        if self.variant != 'half':
-            return None
         return alibi_half(self.ahead[...], tq.index, tk.index)

@@ -80,7 +80,6 @@ class ALiBiPI(Wrapper):
         heads: int = CONTEXT,
     ):
         self.mode = mode
-        self.shut = frozenset(() if mode == 'dynamic' else ('project',))
         if mode == 'static' and factor is None:
             raise ValueError(
                 "alibi_pi(mode='static') needs a factor; mode='per_row' follows the length"
@@ -99,18 +98,6 @@ class ALiBiPI(Wrapper):
                 'inside it'
             )
 
-    @property
-    def traits(self):
-        return super().traits | ({'queries_follow_length'} if self.mode == 'dynamic' else set())
-
-    def project(self, q, k, v, tq, tk, x=None):
-        if self.mode == 'dynamic':
-            by_rank = lambda tok: dataclasses.replace(tok, pos=tok.rank)
-            length, _ = current_length(by_rank(tq), by_rank(tk))
-            length = jnp.broadcast_to(length, (length.shape[0], tq.length))
-            tq = tq.with_feats(alibi_pi=length[..., None])
-        return q, k, v, tq, tk
-
     def logits(self, s, q, k, tq, tk, seen, carry):
         scale = self.factor
         if self.mode != 'static':
@@ -118,6 +105,18 @@ class ALiBiPI(Wrapper):
             scale = alibi_pi_scale(heads_first(length), self.train_len)[..., None]
         bias = self.encoding.bias(tq.pos, tk.pos) / scale
         return s + over_batch(bias, s.shape[0]), carry
+
+
+class DynamicALiBiPI(ALiBiPI, where=lambda given: given['mode'] == 'dynamic'):
+    """ALiBi's slopes divided by the current length."""
+
+    adds = frozenset({'queries_follow_length'})
+
+    def project(self, q, k, v, tq, tk, x=None):
+        by_rank = lambda tok: dataclasses.replace(tok, pos=tok.rank)
+        length, _ = current_length(by_rank(tq), by_rank(tk))
+        length = jnp.broadcast_to(length, (length.shape[0], tq.length))
+        return q, k, v, tq.with_feats(alibi_pi=length[..., None]), tk
 
 
 @register('alibi_pi', kind='extension', card=ALiBiPI.card)

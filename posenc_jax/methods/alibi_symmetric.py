@@ -8,13 +8,7 @@ from posenc_jax.protocol.registry import Card, register
 @register(
     'alibi_symmetric',
     kind='encoding',
-    card=Card(
-        name='ALiBi, symmetric',
-        door='logits',
-        example='alibi_symmetric()',
-        share='model',
-        relative=True,
-    ),
+    card=Card(name='ALiBi, symmetric', example='alibi_symmetric()', share='model', relative=True),
 )
 class ALiBiSymmetric(ALiBi):
     """ALiBi with the same penalty for earlier and later keys; acts on the logits.

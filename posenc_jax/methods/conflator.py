@@ -137,9 +137,8 @@ class Conflator(SeveralInputs):
       [[[0.0, 0.0], [1.0, 0.1], [2.0, 0.7]]]
     """
 
-    @property
-    def traits(self):
-        return frozenset({'rotates'} if self.unigram_only else {'rotates', 'several_inputs'})
+    traits = frozenset({'rotates'})
+    lookback = 1
 
     def __init__(
         self,
@@ -154,8 +153,6 @@ class Conflator(SeveralInputs):
         self.layout = layout
         self.mode = mode
         self.base, self.head_dim, self.unigram_only = base, head_dim, unigram_only
-        self.shut = frozenset(('qkv', 'merge') if unigram_only else ())
-        self.lookback = 0 if unigram_only else 1
         planes = len(rope_frequencies(head_dim, base))
         self.delta = nnx.Param(jnp.zeros(planes, jnp.float32), axes=(None,))
         if not unigram_only:
@@ -197,3 +194,10 @@ class Conflator(SeveralInputs):
         of_tokens, of_bigrams = jnp.split(out.astype(jnp.float32), 2, axis=2)
         w = jax.nn.softmax(self.mix[...])
         return (w[0] * of_tokens + w[1] * of_bigrams).astype(out.dtype)
+
+
+class UnigramConflator(Conflator, where=lambda given: given['unigram_only']):
+    """CONFLATOR without the attention from bigrams."""
+
+    lookback = 0
+    qkv = merge = None

@@ -115,12 +115,7 @@ def parted(both: Array, groups: int, axis: int) -> tuple[Array, Array]:
 @register(
     'cope_complex',
     kind='encoding',
-    card=Card(
-        name='CoPE (complex)',
-        door='qkv, logits, merge',
-        example='cope_complex()',
-        needs_training=True,
-    ),
+    card=Card(name='CoPE (complex)', example='cope_complex()', needs_training=True),
 )
 class CopeComplex(SeveralInputs):
     """Attention of complex vectors whose imaginary part is the position; for the first layer.
@@ -157,6 +152,8 @@ class CopeComplex(SeveralInputs):
     Reference: Amballa, arXiv 2508.18308.
     """
 
+    traits = frozenset({'forms_logits'})
+
     def __init__(
         self,
         mode: Mode = 'magnitude',
@@ -173,7 +170,6 @@ class CopeComplex(SeveralInputs):
     ):
         self.mode, self.kv_heads = mode, kv_heads
         self.alpha, self.gamma = alpha, gamma
-        self.shut = frozenset(() if mode == 'apatt' else ('project', 'collect'))
         if mode == 'riatt' and merge != 'real':
             raise ValueError("cope_complex(mode='riatt') sums the real part only: merge='real'")
         normal = lambda *shape: jax.random.normal(rngs.params(), shape, jnp.float32)
@@ -194,12 +190,6 @@ class CopeComplex(SeveralInputs):
             start = jnp.broadcast_to(start, (heads, 2 * head_dim, head_dim))
             project = nnx.Param(start, axes=('heads', None, None))
         self.table, self.w_merge = table, project
-
-    @property
-    def traits(self):
-        # With 'apatt', `collect` reads the queries and keys that `project` of this part sees.
-        own = {'reads_own_projections'} if self.mode == 'apatt' else set()
-        return frozenset({'several_inputs', 'forms_logits'} | own)
 
     def imaginary(self, tok, width: int) -> Float[Array, '#B L D']:
         """`gamma s_t`."""
@@ -222,11 +212,6 @@ class CopeComplex(SeveralInputs):
         q, k, v = (joined(*parts) for parts in zip(linear(x), linear(s), weights))
         return q, k, v
 
-    def project(self, q, k, v, tq, tk, x=None):
-        if self.mode != 'apatt':
-            return q, k, v, tq, tk
-        return q, k, v, tq.with_feats(cope_complex=q), tk.with_feats(cope_complex=k)
-
     def logits(self, s, q, k, tq, tk, seen, carry):
         groups = k.shape[1] // 2
         real, imaginary = complex_products(parted(q, groups, 1), parted(k, groups, 1))
@@ -234,19 +219,6 @@ class CopeComplex(SeveralInputs):
             return paired(real, imaginary, groups, 1), carry
         s = complex_logits(real, imaginary, q.shape[-1], self.mode, self.alpha)
         return paired(s, s, groups, 1), carry
-
-    def collect(self, w, v, tq, tk):
-        if self.mode != 'apatt':
-            return super().collect(w, v, tq, tk)
-        groups = v.shape[1] // 2
-        q, k = (heads_first(tok.feats['cope_complex']) for tok in (tq, tk))
-        real, imaginary = complex_products(parted(q, groups, 1), parted(k, groups, 1))
-        size = jnp.sqrt(real**2 + imaginary**2 + _TINY)
-        w, _ = parted(w, groups, 1)
-        w_re, w_im = w * (real / size), w * (imaginary / size)
-        v_re, v_im = parted(v, groups, 1)
-        re = weighted_sum(w_re, v_re) - weighted_sum(w_im, v_im)
-        return paired(re, weighted_sum(w_re, v_im) + weighted_sum(w_im, v_re), groups, 1)
 
     def merge(self, out):
         re, im = parted(out, self.kv_heads, 2)
@@ -256,3 +228,24 @@ class CopeComplex(SeveralInputs):
             return re
         both = jnp.concatenate([re, im], axis=-1)
         return jnp.einsum('btnc,nch->btnh', both, self.w_merge[...].astype(out.dtype))
+
+
+class PhaseCoPEComplex(CopeComplex, where=lambda given: given['mode'] == 'apatt'):
+    """The mode 'apatt': the values are multiplied by the phases of the products."""
+
+    # `collect` reads the queries and keys that `project` of this part sees.
+    traits = CopeComplex.traits | {'reads_own_projections'}
+
+    def project(self, q, k, v, tq, tk, x=None):
+        return q, k, v, tq.with_feats(cope_complex=q), tk.with_feats(cope_complex=k)
+
+    def collect(self, w, v, tq, tk):
+        groups = v.shape[1] // 2
+        q, k = (heads_first(tok.feats['cope_complex']) for tok in (tq, tk))
+        real, imaginary = complex_products(parted(q, groups, 1), parted(k, groups, 1))
+        size = jnp.sqrt(real**2 + imaginary**2 + _TINY)
+        w, _ = parted(w, groups, 1)
+        w_re, w_im = w * (real / size), w * (imaginary / size)
+        v_re, v_im = parted(v, groups, 1)
+        re = weighted_sum(w_re, v_re) - weighted_sum(w_im, v_im)
+        return paired(re, weighted_sum(w_re, v_im) + weighted_sum(w_im, v_re), groups, 1)

@@ -97,7 +97,6 @@ class ImageShift(Encoding):
         self.sizes, self.shift = sizes, shift
         rows = jnp.zeros((len(sizes), model_dim), jnp.float32)
         self.vectors = nnx.Param(rows, axes=(None, 'width')) if index else None
-        self.shut = frozenset(() if index else ('embed',))
 
     def place(self, tok, *, key=None):
         if tok.pos.ndim == 2:
@@ -134,7 +133,13 @@ class ImageShift(Encoding):
 
     def embed(self, x: Float[Array, 'B L D'], tok) -> Float[Array, 'B L D']:
         image = tok.feats.get('image_shift')
-        if image is None or self.vectors is None:
+        if image is None:
             return x
         added = lookup_rows(self.vectors[...], image[..., 0]).astype(x.dtype)
         return x + (added if tok.valid is None else jnp.where(tok.valid[..., None], added, 0))
+
+
+class UnmarkedImageShift(ImageShift, where=lambda given: not given['index']):
+    """The shift alone."""
+
+    embed = Encoding.embed

@@ -128,13 +128,6 @@ class IRPE(Encoding):
         self.queries = zeros(head_dim, self.buckets) if wanted('q') else None
         self.keys = zeros(head_dim, self.buckets) if wanted('k') else None
         self.values = zeros(self.buckets, head_dim) if wanted('v') else None
-        reads_pairs = wanted('q') or wanted('k')
-        opened = {
-            'project': reads_pairs,
-            'logits': reads_pairs or mode == 'bias',
-            'collect': wanted('v'),
-        }
-        self.shut = frozenset(door for door in opened if not opened[door])
 
     def ids(self, tq, tk) -> tuple[Int[Array, '#B T S'], ...]:
         return irpe_ids(tq.pos, tk.pos, self.method, self.ratio)
@@ -168,7 +161,24 @@ class IRPE(Encoding):
 
     def collect(self, w, v, tq, tk):
         out = weighted_sum(w, v)
-        if self.values is not None:
-            for table, ids in zip(self.values[...], self.ids(tq, tk)):
-                out = out + irpe_values(w, table, ids)
+        for table, ids in zip(self.values[...], self.ids(tq, tk)):
+            out = out + irpe_values(w, table, ids)
         return out
+
+
+class IRPEWithoutValues(IRPE, where=lambda given: 'v' not in given['on']):
+    """iRPE without T_v."""
+
+    collect = Encoding.collect
+
+
+class BiasIRPE(IRPE, where=lambda given: given['mode'] == 'bias'):
+    """iRPE with a bias of the bucket, which reads no projections."""
+
+    project = Encoding.project
+
+
+class IRPEOfValues(IRPE, where=lambda given: given['on'] == 'v'):
+    """iRPE with T_v alone."""
+
+    project, logits = Encoding.project, Encoding.logits

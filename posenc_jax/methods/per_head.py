@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.capabilities import first_carry
 from posenc_jax.protocol.composite import Composite, name_of, parts_of
-from posenc_jax.protocol.encoding import CAPABILITIES, DOORS, Constant, Encoding
+from posenc_jax.protocol.encoding import CAPABILITIES, Constant, Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
@@ -94,9 +94,6 @@ class PerHead(Composite):
                 'it; chain such a mask beside per_head'
             )
         self.first, self.second = first, second
-        # Heads share what is computed at once, so `fast_path` serves neither.
-        opened = lambda door: door != 'fast_path' and (first.opens(door) or second.opens(door))
-        self.shut = frozenset(door for door in (*DOORS, *CAPABILITIES) if not opened(door))
         parts = (*parts_of(first), *parts_of(second))
         cards = [part.card for part in parts if hasattr(part, 'card')]
         self.card = _card_of(type(self).card, cards)  # pyright: ignore[reportAttributeAccessIssue]
@@ -108,6 +105,10 @@ class PerHead(Composite):
     @property
     def children(self):
         return self.first, self.second
+
+    def opens(self, door):
+        # Heads share what is computed at once, so `fast_path` serves neither.
+        return door != 'fast_path' and any(part.opens(door) for part in self.children)
 
     def _choose(self, ours, theirs, axis, *, keys=False):
         """The heads of `first` from `ours` and the others from `theirs`, along `axis`."""

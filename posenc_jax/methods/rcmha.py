@@ -110,9 +110,9 @@ class RCMHA(SeveralInputs):
     + w_2 y_t + w_1 y_(t-1) + w_0 y_(t-2)`, the convolution z of q, k and v per channel of the head
     width, with separate weights for each and the same weights for all heads. It acts on projections
     and logits. It convolves projections, as the released code does (the paper speaks of the input
-    embedding), so it comes before all parts of a chain that open `project`. Differs from the
-    released code: tables hold the P distances of causal attention, not 2P; the convolution reads
-    neither another document nor rows before the first token.
+    embedding), before any part of a chain changes them. Differs from the released code: tables hold
+    the P distances of causal attention, not 2P; the convolution reads neither another document nor
+    rows before the first token.
 
     `qkv` also projects the two rows of the layer input before the tokens, so decoding keeps two
     rows of the layer input. The tokens of a document must be contiguous, without padding inside.
@@ -131,7 +131,7 @@ class RCMHA(SeveralInputs):
     """
 
     lookback = _TAPS - 1
-    traits = frozenset({'reads_unrotated', 'projects_earlier_rows'})
+    traits = frozenset({'reads_unrotated'})
 
     def __init__(
         self,
@@ -153,33 +153,27 @@ class RCMHA(SeveralInputs):
         self.u = nnx.Param(jnp.zeros((heads, head_dim), jnp.float32), axes=('heads', None))
 
     def qkv(self, x, linear, tok):
-        return linear(x)
-
-    def merge(self, out):
-        return out
+        if x.shape[1] != tok.length + self.lookback:
+            raise ValueError(
+                f'rcmha convolves projections with {self.lookback} tokens in front: {tok.length} '
+                f'tokens, the layer input of {x.shape[1]}'
+            )
+        convolved = lambda a, number: rcmha_convolution(
+            a, self.taps[:, number], self.bias[number], tok.rank
+        )
+        q, k, v = map(convolved, linear(x), range(3))
+        return q, k, v
 
     def project(self, q, k, v, tq: Tokens, tk: Tokens, x=None):
         rows, heads = self.vectors.shape[:2]
         if q.shape[2] != heads:
             raise ValueError(f'rcmha has tables for {heads} heads, queries have {q.shape[2]}')
-        if q.shape[1] != tq.length + self.lookback or k.shape[1] != tk.length + self.lookback:
-            raise ValueError(
-                f'rcmha convolves projections with {self.lookback} tokens in front, which its '
-                '`qkv` has the layer project, '
-                f'and comes first in a chain: {tq.length} queries and {tk.length} keys, got '
-                f'{q.shape[1]} and {k.shape[1]}'
-            )
         longest = _longest(tk)
         if not self.clip and exceeds('rcmha', longest, rows):
             wanted = 'use a larger max_len, or clip=True'
             raise ValueError(
                 f'rcmha has tables for {rows} distances, got {longest} positions; {wanted}'
             )
-        of = lambda number: (self.taps[:, number], self.bias[number])
-        q, k, v = (
-            rcmha_convolution(a, *of(n), tok.rank)
-            for n, (a, tok) in enumerate(((q, tq), (k, tk), (v, tk)))
-        )
         wide = q.astype(jnp.float32)
         return (
             (wide + self.u[...]).astype(q.dtype),

@@ -30,20 +30,13 @@ from posenc_jax.protocol.bounds import (
     TrainLen,
 )
 from posenc_jax.protocol.capabilities import AuxiliaryLoss
-from posenc_jax.protocol.encoding import PositionRange
+from posenc_jax.protocol.encoding import Encoding, PositionRange
 from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_range, known_range
 from posenc_jax.protocol.tokens import Tokens
 
 Use = Literal['attn_scalar', 'attn_mul', 'attn_add', 'input_add']
-# The door through which each use acts, beside `place`.
-DOOR_OF_USE = {
-    'attn_scalar': 'logits',
-    'attn_mul': 'project',
-    'attn_add': 'project',
-    'input_add': 'embed',
-}
 Direction = Literal['causal', 'both']
 
 
@@ -171,8 +164,6 @@ class SeqPE(AuxiliaryLoss):
         self.temperature, self.scale = temperature, scale
         self.shift, self.contrastive, self.transfer = shift, contrastive, transfer
         self.draws, self.candidates, self.offsets = draws, candidates, offsets
-        quiet = () if contrastive or transfer else ('auxiliary_loss',)
-        self.shut = frozenset((*quiet, *{*DOOR_OF_USE.values()} - {DOOR_OF_USE[use]}))
         self.dropout, self.heads, self.train_len = dropout, heads, train_len
         self.encoder = SeqPEEncoder(model_dim, digits, components, layers, std=std, rngs=rngs)
         kernel = lambda count, role: nnx.Param(
@@ -237,8 +228,6 @@ class SeqPE(AuxiliaryLoss):
         return pos
 
     def embed(self, x, tok):
-        if self.use != 'input_add':
-            return x
         added = tok.feats['seqpe'][:, :, 0]
         if added.shape[-1] != x.shape[-1]:
             raise ValueError(
@@ -249,8 +238,6 @@ class SeqPE(AuxiliaryLoss):
         return x + added.astype(x.dtype)
 
     def project(self, q, k, v, tq, tk, x=None):
-        if DOOR_OF_USE[self.use] != 'project':
-            return q, k, v, tq, tk
         check_heads('seqpe', self.query_bias[...], heads_first(q))
         change = jnp.multiply if self.use == 'attn_mul' else jnp.add
         q, k = (
@@ -260,8 +247,6 @@ class SeqPE(AuxiliaryLoss):
         return q, k, v, tq, tk
 
     def logits(self, s, q, k, tq, tk, seen, carry):
-        if self.use != 'attn_scalar':
-            return s, carry
         check_heads('seqpe', self.query_bias[...], s)
         added = self.scale * seqpe_logits(tq.feats['seqpe'][0], tk.feats['seqpe'][1])
         return s + over_batch(added, s.shape[0]), carry
@@ -275,8 +260,6 @@ class SeqPE(AuxiliaryLoss):
             drawn.append(seqpe_comparisons(of_pivots, *sizes, self.candidates, self.digits))
         if self.transfer:
             drawn.append(seqpe_windows(of_windows, *sizes, self.offsets, self.train_len))
-        if not drawn:
-            return jnp.zeros((), jnp.float32)
         # One call of the encoder reads all positions.
         flat = [pos.reshape(-1, self.components) for pos in drawn]
         ends = np.cumsum([len(pos) for pos in flat])[:-1]
@@ -291,3 +274,27 @@ class SeqPE(AuxiliaryLoss):
             own = seqpe_transfer_loss(*vectors[-1], self.heads)
             loss += jnp.where(self._shifted(of_shift), 0.0, self.transfer * own)
         return loss
+
+
+class InputSeqPE(SeqPE, where=lambda given: given['use'] == 'input_add'):
+    """SeqPE that adds e(p) to the token vectors."""
+
+    project, logits = Encoding.project, Encoding.logits
+
+
+class ScalarSeqPE(SeqPE, where=lambda given: given['use'] == 'attn_scalar'):
+    """SeqPE that adds products of pq and pk to the logits."""
+
+    embed, project = Encoding.embed, Encoding.project
+
+
+class ProjectedSeqPE(SeqPE, where=lambda given: given['use'] in ('attn_add', 'attn_mul')):
+    """SeqPE that changes queries and keys by pq and pk."""
+
+    embed, logits = Encoding.embed, Encoding.logits
+
+
+class QuietSeqPE(SeqPE, where=lambda given: not (given['contrastive'] or given['transfer'])):
+    """SeqPE without a loss of its own."""
+
+    auxiliary_loss = None

@@ -216,7 +216,6 @@ class Shaw(Encoding):
         self.max_distance = max_distance
         self.keys = nnx.Param(vectors(), axes=(None, None))
         self.values = nnx.Param(vectors(), axes=(None, None)) if value_term else None
-        self.shut = frozenset(() if value_term else ('collect',))
 
     def project(self, q, k, v, tq, tk, x=None):
         return q, k, v, tq.with_feats(shaw=shaw_terms(q, self.keys[...])), tk
@@ -226,7 +225,10 @@ class Shaw(Encoding):
         return s + take_by_index(heads_first(tq.feats['shaw']), index), carry
 
     def collect(self, w, v, tq, tk):
-        out = weighted_sum(w, v)
-        if self.values is None:
-            return out
-        return out + shaw_values(w, self.values[...], tq.pos, tk.pos)
+        return weighted_sum(w, v) + shaw_values(w, self.values[...], tq.pos, tk.pos)
+
+
+class ShawOfKeys(Shaw, where=lambda given: not given['value_term']):
+    """Shaw's vectors without those of values."""
+
+    collect = Encoding.collect

@@ -12,6 +12,7 @@ from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.length import current_length
 from posenc_jax.protocol.registry import Card, register
+from posenc_jax.protocol.tokens import Tokens
 
 
 def ssmax_factor(gain: Float[Array, 'N'], count: Int[Array, '#B T']) -> Float[Array, '#B N T 1']:
@@ -32,7 +33,6 @@ def ssmax_factor(gain: Float[Array, 'N'], count: Int[Array, '#B T']) -> Float[Ar
     kind='encoding',
     card=Card(
         name='scalable softmax',
-        door='logits',
         example='ssmax()',
         share='layer',
         causal_only=True,
@@ -65,29 +65,31 @@ class SSMax(Encoding):
     """
 
     def __init__(self, gain: Positive = 1.0, bidirectional: bool = False, heads: int = CONTEXT):
-        self.bidirectional = bidirectional
-        self.shut = frozenset(() if bidirectional else ('project',))
-        if bidirectional:
-            self.card = dataclasses.replace(type(self).card, causal_only=False)
         self.gain = nnx.Param(jnp.full(heads, gain, jnp.float32), axes=('heads',))
 
-    @property
-    def traits(self):
-        both = {'sees_later', 'queries_follow_length'}
-        return frozenset(both if self.bidirectional else ())
-
-    def project(self, q, k, v, tq, tk, x=None):
-        if self.bidirectional:
-            ordered = lambda tok: dataclasses.replace(tok, pos=tok.rank)
-            count = current_length(ordered(tq), ordered(tk))[0]
-            count = jnp.broadcast_to(count, (count.shape[0], tq.length))
-            tq = tq.with_feats(ssmax=count[..., None])
-        return q, k, v, tq, tk
+    def count(self, tq: Tokens) -> Int[Array, '#B T']:
+        """n_i."""
+        return tq.rank + 1
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         check_heads('ssmax', self.gain[...], s)
-        count = heads_first(tq.feats['ssmax'])[:, 0] if self.bidirectional else tq.rank + 1
-        factor = ssmax_factor(self.gain[...], count)
+        factor = ssmax_factor(self.gain[...], self.count(tq))
         return jnp.where(
             jnp.isneginf(s), s, s * factor
         ), carry  # a refused key stays refused where ln n = 0
+
+
+class BidirectionalSSMax(SSMax, where=lambda given: given['bidirectional']):
+    """Scalable softmax that counts all tokens of the document."""
+
+    card = dataclasses.replace(SSMax.card, causal_only=False)
+    traits = frozenset({'sees_later', 'queries_follow_length'})
+
+    def count(self, tq):
+        return heads_first(tq.feats['ssmax'])[:, 0]
+
+    def project(self, q, k, v, tq, tk, x=None):
+        ordered = lambda tok: dataclasses.replace(tok, pos=tok.rank)
+        count = current_length(ordered(tq), ordered(tk))[0]
+        count = jnp.broadcast_to(count, (count.shape[0], tq.length))
+        return q, k, v, tq.with_feats(ssmax=count[..., None]), tk

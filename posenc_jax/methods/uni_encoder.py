@@ -266,15 +266,12 @@ class UniEncoder(Encoding):
       ([[0, 1, 2, 2, 3]], [[1, 1, 1, 0, 0], [1, 1, 0, 1, 1]])
     """
 
+    traits = frozenset({'leaves_gaps'})
+
     def __init__(self, shape: Shape = 'arrow', model_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
         self.shape = shape
-        self.shut = frozenset(('mask',) if shape == 'square' else ())
         rows = 0.02 * jax.random.normal(rngs.params(), (2, model_dim), jnp.float32)
         self.types = nnx.Param(rows, axes=(None, 'width'))
-
-    @property
-    def traits(self):
-        return frozenset({'leaves_gaps'} if self.shape != 'square' else ())
 
     def place(self, tok, *, key=None):
         if tok.pos.shape[2:] not in ((), (2,)) or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
@@ -301,8 +298,13 @@ class UniEncoder(Encoding):
         return x + (added if tok.valid is None else jnp.where(tok.valid[..., None], added, 0))
 
     def mask(self, tq, tk):
-        if self.shape == 'square':
-            return None
         query, key = tq.feats['uni_encoder'], jnp.swapaxes(tk.feats['uni_encoder'], 1, 2)
         own = query == key
         return (own if self.shape == 'diag' else own | (query == 0) | (key == 0))[:, None]
+
+
+class SquareUniEncoder(UniEncoder, where=lambda given: given['shape'] == 'square'):
+    """A `UniEncoder` in which all tokens see each other."""
+
+    traits = frozenset()
+    mask = Encoding.mask

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Num
 from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.capabilities import SeveralInputs
+from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, register
 
 Level = Literal['input', 'head', 'both']
@@ -197,10 +198,7 @@ class XLPE(SeveralInputs):
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        self.level = level
         self.missing = missing
-        shut = {'input': ('qkv', 'merge'), 'head': ('embed',), 'both': ()}
-        self.shut = frozenset(shut[level])
         group = heads // kv_heads
         tau = heads // 2 // group * group if tau is None else tau
         if not 0 <= tau <= heads or tau % group:
@@ -232,8 +230,6 @@ class XLPE(SeveralInputs):
         return jnp.where(real, a, 0), jnp.where(real, x, 0)
 
     def embed(self, x, tok):
-        if self.u is None or self.v is None:
-            return x
         if x.shape[-1] != self.model_dim:
             raise ValueError(
                 f'xlpe was built for token vectors of width {self.model_dim}, got {x.shape[-1]}'
@@ -243,12 +239,19 @@ class XLPE(SeveralInputs):
         return x + added.astype(x.dtype)
 
     def qkv(self, x, linear, tok):
-        if self.level == 'input':
-            return linear(x)
         inputs = (x + code.astype(x.dtype) for code in self.codes(tok, x.shape[-1]))
         both = zip(*map(linear, inputs))
         q, k, v = (last_heads(a, b, a.shape[2] * self.tau // self.heads) for a, b in both)
         return q, k, v
 
-    def merge(self, out):
-        return out
+
+class InputXLPE(XLPE, where=lambda given: given['level'] == 'input'):
+    """The term of the token vectors alone."""
+
+    qkv = merge = None
+
+
+class HeadXLPE(XLPE, where=lambda given: given['level'] == 'head'):
+    """The inputs of the heads alone."""
+
+    embed = Encoding.embed

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from posenc_jax.protocol.bounds import CONTEXT, checked
@@ -126,20 +126,50 @@ def name_of(cls: type) -> str:
     return vars(cls).get('registered_key', cls.__name__)
 
 
-def remembering(init: Callable) -> Callable:
-    """An `__init__` that also checks the bounds of its arguments (`protocol/bounds.py`), and sets
-    `_spec_arguments`, the changed arguments and their texts. Where a subclass calls the `__init__`
-    of its base class, that of the base sets nothing.
+def remembering(init: Callable, variants: Sequence[tuple[Callable, type]]) -> Callable:
+    """An `__init__` that also checks the bounds of its arguments (`protocol/bounds.py`), makes the
+    object one of the variant that they ask for, and sets `_spec_arguments`, the changed arguments
+    and their texts. Where a subclass calls the `__init__` of its base class, that of the base sets
+    none of these texts.
+
+    Args:
+      variants: the variants of the class of `init` with their conditions, see `Encoding`; they may
+        be appended later.
     """
     signature = inspect.signature(init)
+    defaults = {name: p.default for name, p in signature.parameters.items()}
     init = checked(init, lambda self: name_of(type(self)))
 
     @functools.wraps(init)
     def wrapped(self, *args, **kwargs):
         init(self, *args, **kwargs)
+        given = dict(signature.bind(self, *args, **kwargs).arguments)
+        asked = tuple(cls for where, cls in variants if where({**defaults, **given}))
+        if asked:
+            _become(self, _joined(asked))
         if type(self).__init__ is wrapped:
-            given = dict(signature.bind(self, *args, **kwargs).arguments)
             given.pop(next(iter(given)))
             self._spec_arguments = changed(given, signature.parameters)
 
     return wrapped
+
+
+@functools.cache
+def _joined(variants: tuple[type, ...]) -> type:
+    """One class of several variants."""
+    first = variants[0]
+    if len(variants) == 1:
+        return first
+    return type(first.__name__, variants, {'registered_key': name_of(first)})
+
+
+def _become(made: Any, variant: type) -> None:
+    """Makes an object of a class one of a variant of this class."""
+    own = type(made)
+    if issubclass(variant, own):
+        object.__setattr__(made, '__class__', variant)
+    elif not issubclass(own, variant):
+        raise TypeError(
+            f'{own.__name__} with these arguments needs what {variant.__name__} does: inherit '
+            'from this class'
+        )

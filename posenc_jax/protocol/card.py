@@ -7,6 +7,7 @@ import functools
 import inspect
 import pathlib
 import re
+from collections.abc import Collection
 from typing import Any, Literal
 
 from posenc_jax.protocol.errors import SpecError
@@ -158,16 +159,23 @@ def _promises(card: Card, traits: Any) -> Promises:
     """
     doors, stated = set(card.door.split(', ')), card.promises
     own = traits if isinstance(traits, frozenset) else frozenset()
-    cached = 'evolving' if 'update_keys' in doors else stated.cached
-    cached = 'raw' if 'follows_length' in own else cached
     return dataclasses.replace(
         stated,
         relative=card.relative or stated.relative,
         needs_training=card.needs_training or stated.needs_training,
         sweep_free=stated.sweep_free and 'first_carry' not in doors,
-        cached='none' if 'moves_positions' in own else cached,
+        cached=cached_by(own | doors, stated.cached),
         fused=stated.fused or not doors & {'logits', 'mask', 'collect', 'rescale'},
     )
+
+
+def cached_by(facts: Collection[str], otherwise: Cached = 'encoded') -> Cached:
+    """The form in which a decode cache holds keys, by the traits and the doors of an encoding."""
+    if 'moves_positions' in facts:
+        return 'none'
+    if 'follows_length' in facts:
+        return 'raw'
+    return 'evolving' if 'update_keys' in facts else otherwise
 
 
 def equation_of(build: Any) -> str:

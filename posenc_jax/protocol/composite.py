@@ -45,8 +45,7 @@ class Composite(Encoding):
 
     def opens(self, door):
         own = getattr(type(self), door, None) is not getattr(Composite, door, None)
-        opened = own or any(part.opens(door) for part in self.children)
-        return opened and door not in self.shut
+        return own or any(part.opens(door) for part in self.children)
 
     def _owners(self, door: str) -> list[tuple[int, Any]]:
         """The parts that open a door or have the method of a capability, with their numbers."""

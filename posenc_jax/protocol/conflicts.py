@@ -4,11 +4,13 @@ makes a chain.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from flax import nnx
 
-from posenc_jax.protocol.composite import ChainedEncoding, name_of, parts_of
+from posenc_jax.protocol.capabilities import SeveralInputs
+from posenc_jax.protocol.composite import ChainedEncoding, Composite, name_of, parts_of
 from posenc_jax.protocol.encoding import CAPABILITIES, DOORS, Encoding
 from posenc_jax.protocol.errors import SpecError
 
@@ -60,13 +62,6 @@ CONFLICTS = (
         before=True,
     ),
     Conflict(
-        'opens project',
-        'projects_earlier_rows',
-        '{second} has the layer project earlier tokens too, which {first} would take for its own: '
-        'write {second} before {first}',
-        before=True,
-    ),
-    Conflict(
         'reads_own_projections',
         'opens project',
         '{first} does not read what {second} makes of queries and keys: write {second} before it',
@@ -107,7 +102,7 @@ CONFLICTS = (
         'layer input of tokens that are gone by then: they cannot be chained',
     ),
     Conflict(
-        'several_inputs',
+        'has several inputs',
         'knows heads',
         '{first} gives every head several inputs of attention, and {second} has parameters per '
         'head: they cannot be chained',
@@ -142,6 +137,7 @@ def facts(part: Encoding) -> frozenset[str]:
     decides, later = ('decides_causality' in part.traits), ('sees_later' in part.traits)
     derived = {
         'reads earlier rows': part.lookback > 0,
+        'has several inputs': _has_several_inputs(part),
         'knows heads': _knows_heads(part),
         'causal only': hasattr(part, 'card') and part.card.causal_only,
         'mixes later tokens in': later and part.opens('embed'),
@@ -151,6 +147,14 @@ def facts(part: Encoding) -> frozenset[str]:
     }
     opened = {f'opens {door}' for door in (*DOORS, *CAPABILITIES) if part.opens(door)}
     return part.traits | opened | {fact for fact, holds in derived.items() if holds}
+
+
+def _has_several_inputs(part: Encoding) -> bool:
+    """Whether a part combines the results for several inputs of attention into one."""
+    if isinstance(part, Composite):
+        return any(map(_has_several_inputs, part.children))
+    own: Any = type(part)
+    return part.opens('merge') and own.merge is not SeveralInputs.merge
 
 
 def _knows_heads(part: Encoding) -> bool:

@@ -14,6 +14,7 @@ token first, [#B, L, heads or 1, ...], and `rescale` sees the result token first
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 from flax import nnx
@@ -21,6 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from posenc_jax.base.products import weighted_sum
 from posenc_jax.protocol.calls import call, name_of, remembering
+from posenc_jax.protocol.card import cached_by
 from posenc_jax.protocol.registry import Card, constructor_signature
 from posenc_jax.protocol.tokens import Bounds, Tokens
 
@@ -54,8 +56,6 @@ TRAITS = {
     'forms_logits': 'Its logits are inner products of its own: it comes before other parts.',
     'reads_no_projections': 'Its logits read neither q nor k.',
     'sums_between': 'It sums over the keys between key and query, all of which must be seen.',
-    'projects_earlier_rows': 'Its `qkv` projects rows in front, which its `project` takes off.',
-    'several_inputs': 'Its `qkv` gives every head several inputs of attention.',
     'reads_ids': 'Its `place` reads token ids, of earlier tokens of the document alone.',
     'reads_target_order': 'The last component of a position is a place in the translation.',
     'reads_grid': 'Its `embed` needs tokens that are the cells of a grid.',
@@ -101,6 +101,12 @@ class Encoding(nnx.Module):
     It prints as its spec string, with the arguments that differ from their defaults. What `make`
     got from the model (`heads`, ...) is left out. Variables are shown where a model is printed.
 
+    An option that opens other doors, or has other traits, is a variant, which is a subclass:
+    `class HalfALiBi(ALiBi, where=lambda given: given['variant'] == 'half')`. `ALiBi(...)` gives an
+    object of it if `where` holds for the arguments. Variants whose conditions hold together are
+    joined. A variant shuts a door of its class by `mask = Encoding.mask`, and a method of a
+    capability by `merge = None`.
+
     Class attributes:
       card: the catalogue entry, set by `register`; an unregistered encoding has none.
       registered_key: its name in spec strings, set by `register`.
@@ -108,7 +114,6 @@ class Encoding(nnx.Module):
       traits: keys of `TRAITS`.
       lookback: how many earlier rows of the layer input `qkv` and `project` read (a short
         convolution); these rows come first in `x`.
-      shut: doors of the class that this instance leaves shut, since an option does without.
       depth: where `embed` acts: 0 at the input of the model, k before layer k (layers count from
         0), 'every' before every layer.
     """
@@ -118,17 +123,23 @@ class Encoding(nnx.Module):
     spec_kind: ClassVar[str] = 'encoding'
     traits: ClassVar[frozenset[str]] = frozenset()
     lookback: ClassVar[int] = 0
-    shut: frozenset[str] = frozenset()
     depth: int | Literal['every'] = 0
     _spec_arguments: tuple[tuple[str, str], ...] = ()
+    _variants: ClassVar[list[tuple[Callable, type['Encoding']]]] = []
 
-    def __init_subclass__(cls, **options):
+    def __init_subclass__(
+        cls, *, where: Callable[[Mapping[str, Any]], bool] | None = None, **options
+    ):
         super().__init_subclass__(**options)
         for name, instead in _REPLACED.items():
             if name in vars(cls):
                 raise TypeError(f'{cls.__name__}.{name} would never be called: write {instead}')
         if '__init__' in vars(cls):
-            cls.__init__ = remembering(cls.__init__)
+            cls._variants = []
+            cls.__init__ = remembering(cls.__init__, cls._variants)
+        if where is not None:
+            cls._variants.append((where, cls))
+            cls.registered_key = name_of(cls.__mro__[1])
         cls.__signature__ = constructor_signature(cls)
 
     def __repr__(self):
@@ -211,11 +222,8 @@ class Encoding(nnx.Module):
     @property
     def cached(self) -> str:
         """The form in which a decode cache holds keys, see `Promises.cached`."""
-        if 'moves_positions' in self.traits:
-            return 'none'
-        if 'follows_length' in self.traits:
-            return 'raw'
-        return 'evolving' if self.opens('update_keys') else 'encoded'
+        evolving = {'update_keys'} if self.opens('update_keys') else set()
+        return cached_by(self.traits | evolving)
 
     @classmethod
     def opened_doors(cls) -> list[str]:
@@ -227,5 +235,4 @@ class Encoding(nnx.Module):
 
     def opens(self, door: str) -> bool:
         """Whether this encoding overrides a door, or has a method of a capability."""
-        own = getattr(type(self), door, None) is not getattr(Encoding, door, None)
-        return own and door not in self.shut
+        return getattr(type(self), door, None) is not getattr(Encoding, door, None)

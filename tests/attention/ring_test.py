@@ -369,13 +369,13 @@ def test_an_encoding_says_whether_project_reads_the_whole_text(entry):
     x = encoding.embed(draw(7, ROWS, tok.length, MODEL), tok)
     rows = earlier_rows(x, tok, encoding.lookback)
     heads_of = split(encoding, WEIGHTS, x, rows, tok)
-    size, extra = tok.length // 2, heads_of[0].shape[1] - tok.length
+    size = tok.length // 2
 
     def part(start, length):
-        cut = lambda a, more: a[:, start : start + length + more]
+        cut = lambda a, more=0: a[:, start : start + length + more]
         own = tok.slice(start, length)
         q, k, v, tq, tk = encoding.project(
-            *(cut(a, extra) for a in heads_of), own, own, cut(rows, encoding.lookback)
+            *map(cut, heads_of), own, own, cut(rows, encoding.lookback)
         )
         return q, k, v, tq.feats, tk.feats
 

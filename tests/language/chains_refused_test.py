@@ -16,7 +16,6 @@ REFUSED = {  # chain -> what the message says
     'rope() | shaw()': 'write shaw before rope',
     'rope() | rcmha(max_len=8)': 'write rcmha before rope',
     'rope() | alibi() | psc()': 'write psc before rope',
-    'transformer_xl() | rcmha(max_len=8)': 'write rcmha before transformer_xl',
     'per_head(first=kernelized_rpe(), second=alibi(), heads_of_first=2) | rope()': 'per_head does '
     'not read what rope makes of queries and keys: write rope before it',
     'cable() | lm_infinite(encoding=alibi(), n_global=2, n_local=4)': 'cable sums over all keys .* '

@@ -211,7 +211,6 @@ def test_two_parts_that_write_one_feature():
 class TwoInputs(SeveralInputs):
     """Attention from x and from the row before it."""
 
-    traits = frozenset({'several_inputs'})
     lookback = 1
 
     def qkv(self, x, linear, tok):

@@ -153,59 +153,65 @@ def test_parameters_are_cut_by_their_roles(toys, mesh):
     assert specs['shared/0/slope'] == PartitionSpec('tensor')
 
 
-def test_sizes_the_mesh_does_not_divide_are_errors_with_the_numbers(mesh):
-    def call(batch=4, length=8, mesh=mesh, **sizes):
-        cfg = TransformerConfig(**{**BASE, 'encoding': 'alibi()', **sizes})
-        with jax.set_mesh(mesh):
-            jax.eval_shape(
-                lambda: Transformer(cfg, rngs=nnx.Rngs(0))(jnp.zeros((batch, length), jnp.int32))
-            )
-
-    call()
-    with pytest.raises(
-        ValueError,
-        match=r'3 query heads cannot be cut into 2 parts; of 8 .*, mesh.tensor can be 1(?! or)',
-    ):
-        call(heads=3, kv_heads=3)
-    with pytest.raises(ValueError, match=r'1 key heads cannot be cut into 2 parts'):
-        call(kv_heads=1)
-    with pytest.raises(
-        ValueError,
-        match=r'queries of shape \(3, 8, 4, 8\): 3 .* mesh.data x mesh.fsdp can be 1; .* is 4',
-    ):
-        call(batch=3)
-    with pytest.raises(
-        ValueError, match='7 cannot be cut into 2 parts; .* mesh.sequence can be 1; the .* is 8'
-    ):
-        call(length=7)
-    eight = 'cut into 8 parts; of 8 devices, mesh.sequence can be 1, 2 or 4; the nearest .* is 40'
-    with pytest.raises(ValueError, match=eight):
-        call(length=36, mesh=make_mesh(1, sequence=8, devices=jax.devices()[:8]))
-    model = Transformer(
-        TransformerConfig(**{**BASE, 'encoding': 'alibi()', 'width': 15}), rngs=nnx.Rngs(0)
-    )
-    with pytest.raises(
-        ValueError, match=r'w_k.*15 cannot .* 2 parts; .* mesh.fsdp can be 1; .* is 16'
-    ):
-        param_shardings(nnx.state(model, nnx.Param), mesh)
+def evaluated(mesh, batch=4, length=8, **sizes):
+    cfg = TransformerConfig(**{**BASE, 'encoding': 'alibi()', **sizes})
+    tokens = jnp.zeros((batch, length), jnp.int32)
+    with jax.set_mesh(mesh):
+        jax.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0))(tokens))
 
 
-def test_make_mesh_fills_the_data_axis_and_checks_the_product():
-    devices = jax.devices()[:8]
-    assert dict(make_mesh(-1, 2, 2, devices=devices).shape) == {
-        'data': 2,
-        'fsdp': 2,
-        'tensor': 2,
-        'sequence': 1,
-    }
-    with pytest.raises(ValueError, match='= 6 does not divide 8 devices; it can be 1, 2, 4 or 8'):
-        make_mesh(-1, 3, 2, devices=devices)
-    with pytest.raises(ValueError, match='needs 6 devices, there are 8; use mesh.data=4'):
-        make_mesh(3, 2, devices=devices)
-    with pytest.raises(ValueError, match='there are 8; tensor x fsdp x sequence can be 1, 2 or 4'):
-        make_mesh(2, 3, devices=devices)
-    with pytest.raises(ValueError, match='must be positive'):
-        make_mesh(1, 0, devices=devices)
+@pytest.mark.parametrize(
+    'sizes, message',
+    [
+        (
+            dict(heads=3, kv_heads=3),
+            r'3 query heads cannot be cut into 2 parts; of 8 .*, mesh.tensor can be 1(?! or)',
+        ),
+        (dict(kv_heads=1), '1 key heads cannot be cut into 2 parts'),
+        (
+            dict(batch=3),
+            r'queries of shape \(3, 8, 4, 8\): 3 .* mesh.data x mesh.fsdp can be 1; .* is 4',
+        ),
+        (dict(length=7), '7 cannot be cut into 2 parts; .* mesh.sequence can be 1; the .* is 8'),
+        (
+            dict(length=36, mesh=dict(data=1, sequence=8)),
+            'cut into 8 parts; of 8 devices, mesh.sequence can be 1, 2 or 4; the nearest .* is 40',
+        ),
+    ],
+)
+def test_sizes_the_mesh_does_not_divide_are_errors_with_the_numbers(mesh, sizes, message):
+    axes = sizes.get('mesh')
+    own = make_mesh(**axes, devices=jax.devices()[:8]) if axes else mesh
+    evaluated(mesh)
+    with pytest.raises(ValueError, match=message):
+        evaluated(**{**sizes, 'mesh': own})
+
+
+def test_parameters_the_mesh_does_not_divide_are_errors_with_the_numbers(mesh):
+    cfg = TransformerConfig(**{**BASE, 'encoding': 'alibi()', 'width': 15})
+    state = nnx.state(Transformer(cfg, rngs=nnx.Rngs(0)), nnx.Param)
+    message = r'w_k.*15 cannot .* 2 parts; .* mesh.fsdp can be 1; .* is 16'
+    with pytest.raises(ValueError, match=message):
+        param_shardings(state, mesh)
+
+
+def test_make_mesh_fills_the_data_axis():
+    sizes = dict(data=2, fsdp=2, tensor=2, sequence=1)
+    assert dict(make_mesh(-1, 2, 2, devices=jax.devices()[:8]).shape) == sizes
+
+
+@pytest.mark.parametrize(
+    'sizes, message',
+    [
+        ((-1, 3, 2), '= 6 does not divide 8 devices; it can be 1, 2, 4 or 8'),
+        ((3, 2), 'needs 6 devices, there are 8; use mesh.data=4'),
+        ((2, 3), 'there are 8; tensor x fsdp x sequence can be 1, 2 or 4'),
+        ((1, 0), 'must be positive'),
+    ],
+)
+def test_make_mesh_checks_the_product(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        make_mesh(*sizes, devices=jax.devices()[:8])
 
 
 def test_nothing_is_constrained_without_a_mesh():

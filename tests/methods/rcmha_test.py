@@ -107,11 +107,10 @@ def test_golden_table(block):
         parameter[...] = jnp.zeros(parameter.shape)
     part.taps[...] = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0])[:, None, None], part.taps.shape)
     part.scalars[...] = jnp.array(GOLDEN['scalars'])[:, None]
-    zero = jnp.zeros((1, 5, 1, 1))
-    values = jnp.pad(jnp.eye(3), ((2, 0), (0, 0)))[None, :, None]
+    zero, values = jnp.zeros((1, 3, 1, 1)), jnp.eye(3)[None, :, None]
     tok = pj.Tokens.of(length=3)
     q, k, _, tq, tk = encoding.project(zero, zero, zero, tok, tok, None)
-    out = pj.attend(encoding, q, k, values[:, 2:], tq, tk, block=block, applied=pj.TOKEN_STAGE)
+    out = pj.attend(encoding, q, k, values, tq, tk, block=block, applied=pj.TOKEN_STAGE)
     np.testing.assert_allclose(out[0, 2, 0], GOLDEN['probabilities'], atol=1e-6)
 
 
@@ -208,11 +207,11 @@ def test_wrong_input():
     with pytest.raises(ValueError, match='tables for 16 distances, got 21 positions'):
         run(build('max_len=16'), draw_input(), pj.Tokens.of(length=L))
     encoding, tok = build(), pj.Tokens.of(length=3)
-    q = jnp.zeros((1, 5, N, H))
+    q = jnp.zeros((1, 3, N, H))
     with pytest.raises(ValueError, match='tables for 4 heads, queries have 2'):
         encoding.project(q[:, :, :2], q[:, :, :2], q[:, :, :2], tok, tok)
-    with pytest.raises(ValueError, match='2 tokens in front.*3 queries and 3 keys, got 3 and 3$'):
-        encoding.project(q[:, 2:], q[:, 2:], q[:, 2:], tok, tok)
+    with pytest.raises(ValueError, match='2 tokens in front: 3 tokens, the layer input of 3$'):
+        encoding.qkv(jnp.zeros((1, 3, D)), None, tok)
 
 
 @pytest.mark.full

@@ -1,61 +1,61 @@
 """Tokens as the data pipeline makes them, and an encoding whose doors are all shut."""
 
+import copy
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.base.products import over_batch, scaled_dot_product, weighted_sum
 from posenc_jax.protocol import capabilities
+from posenc_jax.protocol.bounds import Size
+from posenc_jax.protocol.calls import call, changed
+from posenc_jax.protocol.capabilities import SeveralInputs
 from posenc_jax.protocol.encoding import CAPABILITIES, DOORS, Encoding
 from posenc_jax.protocol.families import Bias, Mask, signed_distance
 from posenc_jax.protocol.tokens import bounds
 
 
-def positions(**arguments):
-    return pj.Tokens.of(**arguments).pos.tolist()
-
-
-def test_plain_positions_count():
+def test_tokens_without_arguments_know_their_place_alone():
     tok = pj.Tokens.of(length=4)
     assert tok.pos.tolist() == tok.index.tolist() == [[0, 1, 2, 3]]
     assert tok.length == 4 and tok.segment is None and tok.valid is None and tok.feats == {}
-
-
-@pytest.mark.full
-def test_positions_restart_in_every_document():
-    assert (
-        positions(segment=[[7, 7, 7, 3, 3, 9]])
-        == [[0, 1, 2, 0, 1, 0]]
-        == positions(segment=jnp.array([[7, 7, 7, 3, 3, 9]]))
-    )
-    assert positions(segment=[[1, 1, 2, 2], [1, 2, 3, 3]]) == [[0, 1, 0, 1], [0, 0, 0, 1]]
-
-
-def test_positions_skip_padding_on_either_side():
-    assert positions(valid=[[False, False, True, True, True]])[0][2:] == [0, 1, 2]
-    assert positions(valid=[[True, True, False, False]])[0][:2] == [0, 1]
-    assert min(positions(valid=[[False, False, False]])[0]) == 0
-
-
-@pytest.mark.full
-def test_positions_with_padding_and_documents():
-    tok = pj.Tokens.of(
-        segment=[[0, 1, 1, 2, 2, 2, 3]], valid=[[False, True, True, True, True, True, False]]
-    )
-    assert tok.pos[0, 1:6].tolist() == [0, 1, 0, 1, 2]
-    inside = pj.Tokens.of(
-        segment=[[1, 1, 1, 2, 2, 2]], valid=[[False, True, True, False, True, True]]
-    )
-    assert inside.pos[0, [1, 2, 4, 5]].tolist() == [0, 1, 0, 1]
-
-
-def test_given_positions_are_kept():
-    assert positions(positions=[[5, 5, 9]]) == [[5, 5, 9]]
-    fractional = pj.Tokens.of(positions=[[0.5, 1.5]], segment=[[0, 1]])
-    assert fractional.pos.tolist() == [[0.5, 1.5]]
     assert pj.Tokens.of(positions=np.zeros((2, 3, 2), np.int32)).pos.shape == (2, 3, 2)
+
+
+F, T = False, True
+
+
+@pytest.mark.parametrize(
+    'arguments, pos',
+    [
+        (dict(segment=[[7, 7, 7, 3, 3, 9]]), [[0, 1, 2, 0, 1, 0]]),
+        (dict(segment=jnp.array([[7, 7, 7, 3, 3, 9]])), [[0, 1, 2, 0, 1, 0]]),
+        (dict(segment=[[1, 1, 2, 2], [1, 2, 3, 3]]), [[0, 1, 0, 1], [0, 0, 0, 1]]),
+        (dict(valid=[[F, F, T, T, T]]), [[0, 0, 0, 1, 2]]),
+        (dict(valid=[[T, T, F, F]]), [[0, 1, 0, 0]]),
+        (dict(valid=[[F, F, F]]), [[0, 0, 0]]),
+        (
+            dict(segment=[[0, 1, 1, 2, 2, 2, 3]], valid=[[F, T, T, T, T, T, F]]),
+            [[0, 0, 1, 0, 1, 2, 0]],
+        ),
+        (dict(segment=[[1, 1, 1, 2, 2, 2]], valid=[[F, T, T, F, T, T]]), [[0, 0, 1, 0, 0, 1]]),
+        (dict(positions=[[5, 5, 9]]), [[5, 5, 9]]),
+        (dict(positions=[[0.5, 1.5]], segment=[[0, 1]]), [[0.5, 1.5]]),
+    ],
+)
+def test_positions(arguments, pos):
+    """They restart in every document, skip padding, and are those that are given. Those of padding
+    have no meaning, but are not negative.
+    """
+    tok = pj.Tokens.of(**arguments)
+    real = True if tok.valid is None else tok.valid
+    np.testing.assert_array_equal(np.where(real, tok.pos, 0), pos)
+    assert (tok.pos >= 0).all()
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,16 @@ def test_given_positions_are_kept():
         (dict(segment=[[0, 0, 0], [7, 8, 7]]), 'segment 7 of row 1 is in several pieces'),
         (dict(segment=[[4, 0, 4]], valid=[[1, 0, 1]]), 'segment 4 of row 0 is in several pieces'),
         (dict(segment=[[0, 2**32]]), r'segment must lie in .* \(32 bits\)'),
+        (dict(index=[[7, 8]], segment=[[1, 1]]), 'needs rank too'),
+        (dict(index=[[8, 8]]), 'index must ascend'),
+        (dict(positions=[[1j]]), 'positions must be real'),
+        (dict(positions=np.array([[2**31]])), r'positions must lie in .* \(32 bits\)'),
+        (dict(length=True), 'needs one length of at least 1'),
+        (dict(length=2.5), 'one length of at least 1'),
+        (dict(index=[[0.5, 1.0]]), 'index must be integers'),
+        (dict(index=[7, 8]), r'index has shape \(2,\)'),
+        (dict(segment=[[0.2, 0.7]]), 'segment must be integers, got float'),
+        (dict(valid=[[0.0, 1.0]]), 'valid must be booleans, got float'),
     ],
 )
 def test_wrong_input(arguments, words):
@@ -160,6 +170,59 @@ def test_a_door_that_is_overridden_is_open():
     assert chained.opens('logits') and chained.opens('mask') and not chained.opens('embed')
 
 
+class Whole(SeveralInputs):
+    """An encoding whose options open other doors."""
+
+    traits = frozenset({'leaves_gaps'})
+
+    def __init__(self, size: Size = 1, masks: bool = True):
+        self.size = size
+
+    def mask(self, tq, tk):
+        return tk.index[:, None, None, :] % 2 == 0
+
+
+class Unmasked(Whole, where=lambda given: not given['masks']):
+    traits = frozenset()
+    mask = Encoding.mask
+
+
+class Narrow(Whole, where=lambda given: given['size'] == 1):
+    qkv = merge = None
+
+
+@pytest.mark.parametrize(
+    'arguments, opened, traits, kinds',
+    [
+        (dict(size=2), {'mask', 'qkv', 'merge'}, {'leaves_gaps'}, ()),
+        (dict(), {'mask'}, {'leaves_gaps'}, (Narrow,)),
+        (dict(size=2, masks=False), {'qkv', 'merge'}, set(), (Unmasked,)),
+        (dict(masks=False), set(), set(), (Narrow, Unmasked)),
+    ],
+)
+def test_an_option_that_opens_other_doors_is_a_variant(arguments, opened, traits, kinds):
+    made, tok = Whole(**arguments), pj.Tokens.of(length=2)
+    assert {door for door in (*DOORS, *CAPABILITIES) if made.opens(door)} == opened
+    assert made.traits == traits and all(isinstance(made, kind) for kind in (Whole, *kinds))
+    assert (made.mask(tok, tok) is None) == ('mask' not in opened)
+    assert repr(made) == call('Whole', changed(arguments, inspect.signature(Whole).parameters))
+    again = Whole(**arguments), nnx.merge(*nnx.split(made)), copy.deepcopy(made)
+    assert all(type(one) is type(made) for one in again)
+    assert nnx.graphdef(again[0]) == nnx.graphdef(made)
+
+
+def test_a_subclass_without_what_a_variant_does_is_refused():
+    class Below(Whole):
+        def __init__(self, masks: bool = True):
+            super().__init__(size=2, masks=masks)
+
+    assert type(Below()) is Below
+    with pytest.raises(TypeError, match='Below with these arguments needs what Unmasked does: inh'):
+        Below(masks=False)
+    with pytest.raises(ValueError, match='Whole size must be at least 1, got 0'):
+        Whole(size=0)
+
+
 @pytest.mark.full_but_one
 @pytest.mark.parametrize('kv_heads', [1, 2, 4])
 def test_products_share_key_heads(kv_heads):
@@ -217,30 +280,6 @@ def test_tokens_from_the_middle_of_a_sequence():
     assert [leaf.tolist() for leaf in jax.tree.leaves(query)] == [[[11]]] * 3
     behind = pj.Tokens.of(index=[[7, 8]], segment=[[1, 1]], rank=[[2, 3]], positions=[[5.0, 6.0]])
     assert behind.rank.tolist() == [[2, 3]] and behind.pos.tolist() == [[5.0, 6.0]]
-    for wrong, message in [
-        (dict(index=[[7, 8]], segment=[[1, 1]]), 'needs rank too'),
-        (dict(index=[[8, 8]]), 'index must ascend'),
-        (dict(positions=[[1j]]), 'positions must be real'),
-        (dict(positions=np.array([[2**31]])), r'positions must lie in .* \(32 bits\)'),
-        (dict(length=True), 'needs one length of at least 1'),
-        (dict(index=[[0.5, 1.0]]), 'index must be integers'),
-        (dict(index=[7, 8]), r'index has shape \(2,\)'),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            pj.Tokens.of(**wrong)
-
-
-@pytest.mark.parametrize(
-    'arguments, message',
-    [
-        (dict(segment=[[0.2, 0.7]]), 'segment must be integers, got float'),
-        (dict(valid=[[0.0, 1.0]]), 'valid must be booleans, got float'),
-        (dict(length=2.5), 'one length of at least 1'),
-    ],
-)
-def test_tokens_refuse_other_types(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        pj.Tokens.of(**arguments)
 
 
 @pytest.mark.full_but_one

@@ -22,18 +22,8 @@ def empty(monkeypatch):
 
 
 def card(**changes):
-    fields = dict(
-        title='T',
-        arxiv='',
-        door='none',
-        equation='x',
-        source='here',
-        authors='A, B',
-        year=2026,
-        example='a()',
-        name='A',
-    )
-    return Card(**{**fields, **changes})
+    paper = dict(title='T', source='here', authors='A, B', year=2026)
+    return Card(name='A', example='a()', door='none', equation='x', **paper, **changes)
 
 
 def test_a_key_is_taken_once_per_kind(empty):
@@ -105,13 +95,17 @@ def test_parameters_hide_self_and_variadics(empty):
     assert list(lookup('m', ('encoding',)).parameters) == ['size']
 
 
-def test_wrong_registrations_are_refused(empty):
-    with pytest.raises(SpecError, match="must be a Python name like my_rope, got 'x y'"):
-        register('x y', kind='encoding')
-    with pytest.raises(SpecError, match="no kind is 'encodin'; did you mean 'encoding'"):
-        register('m', kind='encodin')
-    with pytest.raises(SpecError, match="encoding 'm' must be a class or a function, got 3"):
-        register('m', kind='encoding')(3)
+@pytest.mark.parametrize(
+    'key, kind, build, message',
+    [
+        ('x y', 'encoding', None, "must be a Python name like my_rope, got 'x y'"),
+        ('m', 'encodin', None, "no kind is 'encodin'; did you mean 'encoding'"),
+        ('m', 'encoding', 3, "encoding 'm' must be a class or a function, got 3"),
+    ],
+)
+def test_wrong_registrations_are_refused(empty, key, kind, build, message):
+    with pytest.raises(SpecError, match=message):
+        register(key, kind=kind)(build)
 
 
 def test_without_a_card_a_method_prints_as_its_spec_and_is_in_the_catalogue(empty):
@@ -128,24 +122,24 @@ def test_without_a_card_a_method_prints_as_its_spec_and_is_in_the_catalogue(empt
     assert 'root(scale=1.0)' in str(catalog('root')) and 'Adds a root.' in str(catalog('root'))
 
 
-def test_unknown_names():
-    with pytest.raises(SpecError, match="unknown encoding 'alibbi'; did you mean 'alibi'"):
-        lookup('alibbi', ('encoding',))
-    with pytest.raises(SpecError, match="'alibi' is registered as encoding, not as task"):
-        lookup('alibi', ('task',))
-    few = "as coordinates, not as graph; valid: 'lap_pe', 'lcp', 'rfp', 'rwse'$"
-    with pytest.raises(SpecError, match=few):
-        lookup('geo_sh', ('graph',))
-    with pytest.raises(
-        SpecError, match="as task, not as encoding; the nearest encoding is 'papeft'$"
-    ):
-        lookup('passkey', ('encoding',))
-    with pytest.raises(SpecError, match="as encoding, not as task; did you mean 'copy'"):
-        lookup('rope', ('task',))
-    with pytest.raises(
-        SpecError, match=r'not as encoding; write rope\(freqs=yarn\(\)\), or extend'
-    ):
-        lookup('yarn', ('encoding',))
+UNKNOWN = {
+    ('alibbi', 'encoding'): "unknown encoding 'alibbi'; did you mean 'alibi'",
+    ('alibi', 'task'): "'alibi' is registered as encoding, not as task",
+    ('geo_sh', 'graph'): "as coordinates, not as graph; valid: 'lap_pe', 'lcp', 'rfp', 'rwse'$",
+    ('passkey', 'encoding'): "as task, not as encoding; the nearest encoding is 'papeft'$",
+    ('rope', 'task'): "as encoding, not as task; did you mean 'copy'",
+    ('yarn', 'encoding'): r'not as encoding; write rope\(freqs=yarn\(\)\), or extend',
+}
+
+
+@pytest.mark.parametrize('name', UNKNOWN, ids=str)
+def test_unknown_names(name):
+    key, kind = name
+    with pytest.raises(SpecError, match=UNKNOWN[name]):
+        lookup(key, (kind,))
+
+
+def test_unknown_choices():
     with pytest.raises(SpecError, match="style is 'haff'; did you mean 'half'"):
         check_choice('style', 'haff', ('half', 'interleaved'))
     assert check_choice('style', 'half', ('half',)) == 'half'

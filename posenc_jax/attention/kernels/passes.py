@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from posenc_jax.attention import blocked
 from posenc_jax.attention.kernels.arrays import OfPairs, OfTokens, examples
 from posenc_jax.attention.kernels.call import Call, Fold
 from posenc_jax.attention.kernels.program import Program
@@ -53,6 +54,23 @@ def forward(plan, params, constants, q, k, v, tq, tk):
     """
     out, lse = _sweep(plan, params, constants, q, k, v, tq, tk)
     return plan.q.swap(out), lse
+
+
+attention = jax.custom_vjp(forward, nondiff_argnums=(0,))
+
+
+def _fwd(plan, *arrays):
+    results = forward(plan, *arrays)
+    return results, (*arrays, *results)
+
+
+def _bwd(plan, residuals, cotangents):
+    params, constants, q, k, _, tq, *_ = residuals
+    kept = _keeps_carries(plan, params, constants, q, k, tq)
+    return (backward if kept else blocked.backward)(plan, residuals, cotangents)
+
+
+attention.defvjp(_fwd, _bwd)
 
 
 def advance_all(plan, params, constants, q, k, v, tq, tk, state):
@@ -127,7 +145,7 @@ def _sweep(plan, params, constants, q, k, v, tq, tk, state=None) -> list:
 _MOST_CARRIES = 8
 
 
-def keeps_carries(plan, params, constants, q, k, tq) -> bool:
+def _keeps_carries(plan, params, constants, q, k, tq) -> bool:
     """Whether the carries of all tiles are few enough for `backward` to keep them."""
     carry = jax.eval_shape(
         lambda *variables: first_carry(plan.encoding(*variables), plan.q.swap(q), tq),
@@ -138,13 +156,7 @@ def keeps_carries(plan, params, constants, q, k, tq) -> bool:
 
 
 def backward(plan, residuals, cotangents):
-    """The gradients as a `jax.custom_vjp` returns them.
-
-    Args:
-      plan: as for `forward`.
-      residuals: (params, constants, q, k, v, tq, tk, result, log-sum-exp).
-      cotangents: of the result and of the log-sum-exp.
-    """
+    """The gradients as `blocked.backward` returns them."""
     return gradients(residuals, *pull(plan, residuals, cotangents))
 
 

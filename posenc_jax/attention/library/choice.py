@@ -72,14 +72,15 @@ def _choice(encoding, q, k, v, tk) -> tuple[Any, Masks] | str:
 
 def attend(
     encoding: Encoding, q, k, v, tq: Tokens, tk: Tokens, sweep: Callable, otherwise: str
-) -> Any:
-    """The result of `attend`, by a kernel of JAX if there is no `refusal`, else by `sweep`, which
-    evaluates the pair stage by tiles; `otherwise` says how.
+) -> Any | None:
+    """The result of `attend` by a kernel of JAX; None if there is a `refusal`. Where only values
+    decide, the program also holds `sweep`, which evaluates the pair stage by tiles; `otherwise`
+    says how.
     """
     found = _choice(encoding, q, k, v, tk)
     if isinstance(found, str):
         note(f'{otherwise}, because {found}')
-        return sweep()
+        return None
     kernel, masks = found
     groups = _groups(masks, tq, tk, len(q))
     own = None if groups is None else groups[1]

@@ -1,0 +1,71 @@
+"""How many queries and keys a tile of logits has."""
+
+from typing import Literal, get_args
+
+from posenc_jax.attention.kernels import sizes as kernel_sizes
+from posenc_jax.protocol.errors import check_choice
+
+Implementation = Literal['dense', 'blocked', 'kernel', 'fused']
+IMPLEMENTATIONS = get_args(Implementation)
+
+# Sizes of float32 logits. Up to the first size all logits are one tile; beyond it, a tile has about
+# the second size at most. Wide products save more time than cache misses cost
+# (benchmarks/attention.py), and such a tile is small beside the keys of a long sequence.
+_ONE_TILE_BYTES, _TILE_BYTES = 2**20, 2**25
+
+
+def tile_sizes(
+    encoding, shape, keys, block, implementation, target=None, widths=()
+) -> tuple[int, ...]:
+    """Queries per tile, keys per tile, and keys per tile of the backward pass.
+
+    Args:
+      encoding, block, implementation: as for `attend`.
+      shape: of the queries, [B, T, N, H].
+      keys: their number.
+      target: what a kernel is made for, or None for the other forms.
+      widths: of a head, and of its values; for a kernel alone.
+
+    Raises:
+      ValueError: no such implementation; a block that is no size; as for `kernels.sizes.sizes`.
+    """
+    batch, queries, heads, _ = shape
+    if implementation is not None:
+        check_choice('implementation', implementation, IMPLEMENTATIONS)
+    if block is not None:
+        sizes = (block, block) if isinstance(block, int) else tuple(block)
+        if len(sizes) != 2 or not all(isinstance(n, int) and n >= 1 for n in sizes):
+            raise ValueError(
+                f'attend: block is one or two integers and must be positive, got {block!r}'
+            )
+    if target is not None:
+        sides = None if block is None else sizes
+        return kernel_sizes.sizes(target, widths, batch, queries, keys, sides)
+    if implementation == 'dense' or not all(isinstance(n, int) for n in (batch, queries, keys)):
+        return queries, keys, keys  # lengths may be symbolic, as in `jax.export`
+    if block is None:
+        carries = encoding.opens('first_carry')
+        sizes = _tile(batch * heads, queries, keys, carries, implementation == 'blocked')
+    return min(sizes[0], queries), min(sizes[1], keys), min(sizes[-1], keys)
+
+
+def _tile(rows: int, queries: int, keys: int, carries: bool, blocked: bool) -> tuple[int, int, int]:
+    """Queries per tile, keys per tile, and keys per tile of the backward pass, for `rows` = batch x
+    heads.
+    """
+    if queries == 1 and not carries and not blocked:
+        # Decoding: logits are small beside the cache, which one tile reads without copying.
+        return 1, keys, keys
+    if 4 * rows * queries * keys <= _ONE_TILE_BYTES and not blocked:
+        return queries, keys, keys
+    # Short sequences gain more from skipping blocks than from wide products.
+    side = 64 if keys <= 512 else 256
+    while side > 64 and 4 * rows * 2 * side**2 > _TILE_BYTES:
+        side //= 2
+    # More queries make products wide, fewer keys let more tiles be skipped. A carry is stored for
+    # every block of keys, so its tiles are square.
+    if carries:
+        return side, side, side
+    # The backward pass holds several tiles at a time; the forward pass can afford wider ones.
+    wide = 2 * side if keys >= 2048 and 4 * rows * (2 * side) ** 2 <= _TILE_BYTES // 2 else side
+    return 2 * side, wide, side
