@@ -69,10 +69,27 @@ _RENAMED = {
     'run.plan': 'lab.runs.run',
     'run.quiet': 'lab.files.orbax_reports',
     'run.reading': 'lab.model.inputs',
-    'search.longrope': 'lab.longrope_search.search',
     'run.room': 'lab.files.checkpoint_files',
     'run.safe': 'lab.files.saved_steps',
-    'tasks.grey_levels': 'lab.tasks.picture_file',
+    'search.longrope': 'lab.longrope_search.search',
+    **{
+        f'tasks.{old}': f'lab.tasks.{new}'
+        for new, olds in (
+            ('arithmetic.addition', 'arithmetic.sums'),
+            ('chomsky15.strings', 'chomsky15.stack'),
+            (
+                'copy',
+                'copy.copy copy.reverse copy.selective_copy copy.transduction formal.bucket_sort',
+            ),
+            ('globe.land', 'globe.land_or_ocean'),
+            ('images.blobs', 'images.quadrant'),
+            ('images.image_task', 'images.stored_images'),
+            ('language.selected', 'language.cream_text language.segmented_text'),
+            ('picture_file', 'grey_levels'),
+            ('retrieval.passkey', 'retrieval.passkeys'),
+        )
+        for old in olds.split()
+    },
 }
 
 FUNCTIONS = (  # those of posenc_jax.functional that are in posenc_jax.lab.functional

@@ -2,9 +2,10 @@
 'task').
 
 A task inherits from its family, which writes batches, lengths, padding, loss masks and messages
-once; its own file says how a sample is drawn. `prompt.py` has the family of prompts and their
-answers, `word_task.py` that of examples in words, `language/language.py` that of texts,
-`class_task.py` that of images, points and graphs, and `field_task.py` that of fields.
+once; its own file says how a sample is drawn. `prompt.py` has the families of prompts and their
+answers and of tokens with a target each, `word_task.py` that of examples in words,
+`language/language.py` that of texts, `class_task.py` that of images, points and graphs, and
+`field_task.py` that of fields.
 """
 
 from posenc_jax.lab.tasks import (

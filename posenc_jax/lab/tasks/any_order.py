@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from posenc_jax.lab.tasks.sequences import real_tokens
-from posenc_jax.lab.tasks.task import Batch, Length, Task, batch_rng, check_decoder_task, shard_rows
+from posenc_jax.lab.tasks.task import Batch, Length, Task, batch_rng, check_decoder_task
 from posenc_jax.protocol.bounds import Count
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 def fractal_order(length: int) -> Int[np.ndarray, ' L']:
     """Midpoints of ever smaller halves, breadth first, so that each token is far from earlier ones.
 
-    A queue starts with the range [0, L). Each range [a, b) taken from the queue gives its midpoint
-    `(a + b) // 2`, and its two halves join the end of the queue. The right half comes first if the
-    number of earlier midpoints is even, and the left half if it is odd. Empty ranges are skipped.
+    A queue starts with the range [0, L). Each range [a, b) taken from it gives its midpoint `(a +
+    b) // 2`, and its two halves, unless they are empty, join the end of the queue: the right one
+    first if the number of earlier midpoints is even, else the left one.
     """
     queue, order = collections.deque([(0, length)]), []
     while queue:
@@ -108,7 +108,6 @@ class AnyOrder(Task):
     in_evaluation: bool = False
 
     def __post_init__(self):
-        super().__post_init__()
         check_decoder_task('any_order', self.task)
         if self.task.supplies_positions:
             ids, name = getattr(self.task, 'ids', None), type(self.task).__name__
@@ -135,23 +134,12 @@ class AnyOrder(Task):
             self.task.sample(rng, batch, length), rng, np.zeros(batch, bool), slice(0, batch)
         )
 
-    def dataset(
-        self,
-        *,
-        length: Length,
-        batch_size: int,
-        seed: int,
-        split: str = 'train',
-        shard: tuple[int, int] = (0, 1),
+    def batches(
+        self, length: Length, batch_size: int, seed: int, split: str, rows: slice
     ) -> 'grain.MapDataset':
-        """As `Task.dataset`; the number of a batch is its place in the curriculum."""
-        plain = self.task.dataset(
-            length=length, batch_size=batch_size, seed=seed, split=split, shard=shard
-        )
-        if split != 'train' and not self.in_evaluation:
-            return plain
-        rows = shard_rows(batch_size, shard)
-        return plain.map_with_index(
+        """As `Task.batches`; the number of a batch is its place in the curriculum."""
+        inner = self.task.of_split(split).batches(length, batch_size, seed, split, rows)
+        return inner.map_with_index(
             functools.partial(_shuffled_rows, self, batch_size, seed, split, rows)
         )
 

@@ -31,18 +31,13 @@ def class_targets(classes: Any) -> Batch:
 
 
 def split_numbers(count: int, split: str, items: str = 'files of a class') -> Int[np.ndarray, ' M']:
-    """The numbers of the samples of a split, out of `count`: after a fixed permutation a seventh
-    each for test and validation, at least one, and the others for training. All data that exist are
-    split by this rule.
-
-    Args:
-      count: number of samples, of one class where classes are known by folder.
-      split: 'train', 'validation' or 'test'.
-      items: what is counted, in the plural, for messages.
+    """The numbers of the samples of a split, out of `count`, of one class where classes are known
+    by folder: after a fixed permutation a seventh each for test and validation, at least one, and
+    the others for training. All data that exist are split by this rule.
 
     Raises:
       SpecError: an unknown split.
-      ValueError: fewer than three samples.
+      ValueError: fewer than three samples; `items` says what is counted.
     """
     check_choice('split', split, SPLITS)
     if count < len(SPLITS):
@@ -56,10 +51,8 @@ def split_numbers(count: int, split: str, items: str = 'files of a class') -> In
 
 class ClassFolder(ClassTask):
     """Files of a user in the subfolders of a folder, which name their classes in alphabetical
-    order. Names that begin with a dot are left out, and every other file must be of this kind.
-
-    Of each class a seventh of the files, at least one, is for test, as many for validation, and the
-    rest for training.
+    order. Names that begin with a dot are left out, and every other file must be of this kind. Each
+    class is split by `split_numbers`.
 
     Attributes:
       path: the folder.
@@ -77,7 +70,6 @@ class ClassFolder(ClassTask):
     endings: ClassVar[tuple[str, ...]]
 
     def __post_init__(self):
-        super().__post_init__()
         self.files  # noqa: B018  (raises for a folder that cannot be used)
 
     @functools.cached_property

@@ -1,14 +1,15 @@
 """Coupled position ids: related tokens, such as digits of equal significance, share an id.
 
 The ids are positions for an encoding that looks them up in a table. Every function gives the ids of
-a whole sequence `$prompt=answer$`. Both `$` and padding have id 0; all other ids are at least
-`start`. Counts and `start` are ints, which give one sequence [L], or arrays [B], which give [B, L].
-`start` is 1 at test time. In training, `random_start` adds a random offset per example to all
-non-zero ids.
+a whole sequence `$prompt=answer$`, from the lengths of its parts as they are written, zero padding
+included. Both `$` and padding have id 0; all other ids are at least `start`, an id that the
+function names. Lengths and `start` are ints, which give one sequence [L], or arrays [B], which give
+[B, L]. `start` is 1 at test time. In training, `random_start` adds a random offset per example to
+all non-zero ids.
 
 `width` is the length of the result, by default that of the longest sequence. Every function raises
-ValueError for a count or a start below 1, and for a `width` that is too small. None of them differs
-from the paper.
+ValueError for a length or a start below 1, and for a `width` that is too small. None of them
+differs from the paper.
 
 Reference: Cho et al., "Position Coupling: Improving Length Generalization of Arithmetic
 Transformers Using Task Structure", arXiv 2405.20671; official code HanseulJo/position-coupling.
@@ -43,16 +44,11 @@ def coupled_addition_ids(
     answer_digits (+ 1 if not reversed).
 
     Args:
-      a_digits, b_digits, answer_digits: digits as written, zero padding included.
-      start: id of `+`.
-      reverse_operands: both operands are written least significant digit first.
-      reverse_output: the answer is written least significant digit first.
+      reverse_operands, reverse_output: whether the least significant digit is written first.
 
     Example:
       >>> coupled_addition_ids(4, 4, 5).tolist()  # $0303+7737=04080$
       [0, 5, 4, 3, 2, 1, 5, 4, 3, 2, 1, 2, 3, 4, 5, 6, 0]
-      >>> coupled_addition_ids(3, 3, 4, reverse_operands=True).tolist()  # $046+950=9960$
-      [0, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 5, 0]
     """
     shape, (a, b, c, s) = _counts(
         a_digits=a_digits, b_digits=b_digits, answer_digits=answer_digits, start=start
@@ -67,19 +63,8 @@ def coupled_addition_ids(
 def coupled_sum_ids(
     digits: Counts, operands: int, *, start: Counts = 1, width: int | None = None
 ) -> Int[np.ndarray, '*B L']:
-    """Ids of `$a+b+...=s$`, all numbers padded to the same number of digits, the sum reversed.
-
-    As in addition, a digit of significance r (0 = least) gets start + 1 + r, and every `+` and `=`
-    get start. The largest id is start + digits.
-
-    Args:
-      digits: digits of every number and of the sum, as written.
-      operands: how many numbers are added.
-      start: id of `+`.
-
-    Example:
-      >>> coupled_sum_ids(2, 3).tolist()  # $05+07+09=12$
-      [0, 3, 2, 1, 3, 2, 1, 3, 2, 1, 2, 3, 0]
+    """Ids of `$a+b+...=s$` with `operands` numbers, which have as many digits as the sum, and the
+    sum reversed: as in addition, of which the largest id is start + digits.
     """
     if operands < 1:
         raise ValueError(f'operands must be at least 1, got {operands}')
@@ -94,16 +79,9 @@ def coupled_multiplication_ids(
     """Ids of `$a*b=c$` with the product reversed and padded to a_digits + b_digits digits.
 
     With e = start + a_digits + b_digits, `*` and `=` get e, and a digit of significance r gets
-    e - 1 - r. The order is opposite to that of addition. The largest id is e, which needs a row in
-    the table: with the official range of random starts, e can exceed `max_position` by one.
-
-    Args:
-      a_digits, b_digits: digits as written.
-      start: the smallest id, that of the most significant product digit.
-
-    Example:
-      >>> coupled_multiplication_ids(2, 2).tolist()  # $15*36=0450$
-      [0, 3, 4, 5, 3, 4, 5, 4, 3, 2, 1, 0]
+    e - 1 - r. The order is opposite to that of addition; the most significant digit of the product
+    has start. The largest id is e, which needs a row in the table: with the official range of
+    random starts, e can exceed `max_position` by one.
     """
     shape, (a, b, s) = _counts(a_digits=a_digits, b_digits=b_digits, start=start)
     e = s + a + b
@@ -114,18 +92,7 @@ def coupled_multiplication_ids(
 def coupled_copy_ids(
     symbols: Counts, *, start: Counts = 1, width: int | None = None
 ) -> Int[np.ndarray, '*B L']:
-    """Ids of `$x=x$`: `=` gets start, the k-th symbol (from 0) of both copies start + 1 + k.
-
-    The largest id is start + symbols.
-
-    Args:
-      symbols: length of x.
-      start: id of `=`.
-
-    Example:
-      >>> coupled_copy_ids(5).tolist()  # $61916=61916$
-      [0, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 0]
-    """
+    """Ids of `$x=x$`: `=` gets start, the k-th symbol (from 0) of both copies start + 1 + k."""
     shape, (n, s) = _counts(symbols=symbols, start=start)
     return _between_boundaries([_rising(s + 1, n), _one(s), _rising(s + 1, n)], shape, width)
 
@@ -133,17 +100,8 @@ def coupled_copy_ids(
 def coupled_reverse_ids(
     symbols: Counts, *, start: Counts = 1, width: int | None = None
 ) -> Int[np.ndarray, '*B L']:
-    """Ids of `$x=reversed(x)$`: the k-th symbol (from 0) gets start + k, `=` start + symbols.
-
-    The answer has the ids of x backwards. The largest id is start + symbols.
-
-    Args:
-      symbols: length of x.
-      start: id of the first symbol.
-
-    Example:
-      >>> coupled_reverse_ids(5).tolist()  # $61916=61916$
-      [0, 1, 2, 3, 4, 5, 6, 5, 4, 3, 2, 1, 0]
+    """Ids of `$x=reversed(x)$`: the k-th symbol (from 0) gets start + k in x and in the answer, and
+    `=` gets start + symbols.
     """
     shape, (n, s) = _counts(symbols=symbols, start=start)
     return _between_boundaries([_rising(s, n), _one(s + n), _falling(s + n - 1, n)], shape, width)
@@ -152,18 +110,7 @@ def coupled_reverse_ids(
 def coupled_parity_ids(
     bits: Counts, *, start: Counts = 1, width: int | None = None
 ) -> Int[np.ndarray, '*B L']:
-    """Ids of `$x=y$` with one bit y: all bits of x and the answer get start, `=` gets start + 1.
-
-    The largest id is start + 1, whatever the length of x.
-
-    Args:
-      bits: length of x.
-      start: id of the bits.
-
-    Example:
-      >>> coupled_parity_ids(4).tolist()  # $0110=0$
-      [0, 1, 1, 1, 1, 2, 1, 0]
-    """
+    """Ids of `$x=y$` with one bit y: all bits of x and the answer get start, `=` gets start + 1."""
     shape, (n, s) = _counts(bits=bits, start=start)
     return _between_boundaries([_level(s, n), _one(s + 1), _one(s)], shape, width)
 
@@ -179,42 +126,23 @@ def coupled_grid_ids(
 
     The cells of a board are in row-major order. Columns get start[0] + 1 .. start[0] + columns,
     rows start[1] + 1 .. start[1] + rows, and `=` gets both starts.
-
-    Args:
-      columns, rows: size of the board.
-      start: the ids of `=`, for columns and for rows.
-
-    Example:
-      >>> coupled_grid_ids(2, 1).tolist()
-      [[0, 0], [2, 2], [3, 2], [1, 1], [2, 2], [3, 2], [0, 0]]
     """
     shape, (w, h, *starts) = _counts(
         columns=columns, rows=rows, column_start=start[0], row_start=start[1]
     )
     cell = np.arange((w * h).max())
-    of_cells = [
-        first[:, None] + 1 + place
-        for first, place in zip(starts, (cell % w[:, None], cell // w[:, None]))
-    ]
-    components = [[(ids, w * h), _one(first), (ids, w * h)] for ids, first in zip(of_cells, starts)]
-    return np.stack([_between_boundaries(pieces, shape, width) for pieces in components], axis=-1)
+    components = []
+    for first, place in zip(starts, (cell % w[:, None], cell // w[:, None])):
+        board = first[:, None] + 1 + place, w * h
+        components.append(_between_boundaries([board, _one(first), board], shape, width))
+    return np.stack(components, axis=-1)
 
 
 def plain_ids(
     tokens: Counts, *, start: Counts = 1, width: int | None = None
 ) -> Int[np.ndarray, '*B L']:
-    """Consecutive ids start, start + 1, ... of the tokens between the two `$`.
-
-    With a random start this is the paper's baseline, an absolute encoding with random start. The
-    largest id is start + tokens - 1.
-
-    Args:
-      tokens: number of tokens between the two `$`.
-      start: id of the first of them.
-
-    Example:
-      >>> plain_ids(3, width=7).tolist()  # $1=1$ and padding
-      [0, 1, 2, 3, 0, 0, 0]
+    """Consecutive ids start, start + 1, ... of the tokens between the two `$`. With a random start
+    this is the paper's baseline, an absolute encoding with random start.
     """
     shape, (n, s) = _counts(tokens=tokens, start=start)
     return _between_boundaries([_rising(s, n)], shape, width)

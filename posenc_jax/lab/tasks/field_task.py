@@ -20,6 +20,8 @@ from jaxtyping import Bool, Float, Shaped
 
 from posenc_jax.lab.tasks.task import Length, Task
 
+KEPT = 8  # grids of a task that are kept for the next batch or evaluation
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Points:
@@ -72,11 +74,7 @@ class FieldTask(Task):
 
     @abc.abstractmethod
     def points(self, length: int) -> Points:
-        """The points of the grid of a resolution that training draws from.
-
-        Raises:
-          ValueError: the task has no such resolution.
-        """
+        """The points of the grid of a resolution that training draws from."""
 
     def evaluation_points(self, length: int) -> Points:
         """The points that evaluation reads at a resolution."""
@@ -85,12 +83,8 @@ class FieldTask(Task):
     def images(
         self, length: int, output: Float[np.ndarray, 'N O']
     ) -> tuple[Float[np.ndarray, 'H W C'], Float[np.ndarray, 'H W C']] | None:
-        """The true and the fitted picture of `evaluation_points`, in [0, 1]; None for tasks that
-        are no pictures.
-
-        Args:
-          length: the resolution.
-          output: what the field says at the points.
+        """The true and the fitted picture of `evaluation_points`, in [0, 1], from what the field
+        says at these points; None for tasks that are no pictures.
         """
         return None
 

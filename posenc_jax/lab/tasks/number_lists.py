@@ -34,10 +34,8 @@ def prefix_subarray_sum(x: Rows) -> Rows:
 
 
 def prefix_minimum_of_sums(x: Rows) -> Rows:
-    """The minimum of every prefix of the elementwise sum of the two halves of a row, written twice.
-
-    Raises:
-      ValueError: an odd number of columns.
+    """The minimum of every prefix of the elementwise sum of the two halves of a row, written twice;
+    ValueError for an odd number of columns.
     """
     if x.shape[1] % 2:
         raise ValueError(
@@ -50,11 +48,8 @@ def prefix_minimum_of_sums(x: Rows) -> Rows:
 
 @dataclasses.dataclass(frozen=True)
 class NumberTask:
-    """A function of lists of numbers, and the random rows that it is applied to.
-
-    Args:
-      answer: function from inputs [B, L] to targets [B, L].
-      lists: number of lists that stand side by side in a row.
+    """A function of rows of numbers, of inputs [B, L] to targets [B, L], and how many lists stand
+    side by side in a random row.
     """
 
     answer: Callable[[Rows], Rows]
@@ -69,12 +64,6 @@ class NumberTask:
         uniform in it. Training has scale 1. With a larger scale, intervals within [-2, 2] are drawn
         again, so that every interval reaches beyond the range of training.
 
-        Args:
-          rng: the only source of randomness.
-          batch: number of rows.
-          length: number of numbers in a list.
-          scale: c, the width of the range of the intervals relative to training.
-
         Raises:
           ValueError: batch or length below 1, or a scale below 1.
         """
@@ -87,10 +76,7 @@ class NumberTask:
 
 
 def intervals(rng: np.random.Generator, batch: int, scale: float) -> Float[np.ndarray, 'B 2']:
-    """Draws the two sorted ends of an interval in [-2 scale, 2 scale] for each row.
-
-    With a scale above 1, intervals that lie within [-2, 2] are drawn again.
-    """
+    """Draws the two sorted ends of the interval of each row; see `NumberTask.sample`."""
     ends = np.sort(rng.uniform(-SPAN * scale, SPAN * scale, (batch, 2)), axis=1)
     while scale > 1 and (inside := (np.abs(ends) <= SPAN).all(axis=1)).any():
         ends[inside] = np.sort(rng.uniform(-SPAN * scale, SPAN * scale, (inside.sum(), 2)), axis=1)

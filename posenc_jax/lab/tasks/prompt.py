@@ -1,4 +1,6 @@
-"""The family of tasks whose examples are sequences of named tokens: prompts and their answers."""
+"""Families of tasks whose examples are sequences of named tokens: prompts and their answers, and
+tokens with a target each.
+"""
 
 import abc
 import dataclasses
@@ -6,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int, Shaped
 
 from posenc_jax.lab.tasks.coupling import plain_ids
 from posenc_jax.lab.tasks.sequences import join_ragged, next_token_batch
@@ -38,6 +40,27 @@ class TokenTask(Task):
     def decode(self, ids: Int[np.ndarray, ' L']) -> str:
         names = self.names
         return self.joint.join(names[int(i)] for i in ids)
+
+
+class LabelTask(TokenTask):
+    """Tokens, each with a target that belongs to its place."""
+
+    @abc.abstractmethod
+    def draw(
+        self, rng: np.random.Generator, batch: int, low: int, high: int
+    ) -> tuple[Int[np.ndarray, 'B T'], Int[np.ndarray, 'B _'], Shaped[np.ndarray, 'B _'], Batch]:
+        """Draws `batch` examples whose task lengths lie in low .. high: tokens, targets, which
+        targets bear loss, and further arrays.
+        """
+
+    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
+        tokens, targets, scored, further = self.draw(rng, batch, *self.range(length))
+        return {
+            'tokens': tokens.astype(np.int32),
+            'targets': targets.astype(np.int32),
+            'loss_mask': scored.astype(np.float32),
+            **further,
+        }
 
 
 class Drawn(NamedTuple):
@@ -86,7 +109,12 @@ class PromptTask(TokenTask):
             case _:
                 positions = drawn.ids(width=width)
         starts = ends - sum(count for _, count in answer)
-        return next_token_batch(sequence, ends, starts, positions) | drawn.further
+        out = next_token_batch(sequence, ends, starts, positions) | drawn.further
+        return out | {'loss_mask': self.weights(out)}
+
+    def weights(self, batch: Batch) -> Float[np.ndarray, 'B T']:
+        """The loss mask, where it is another one than that of all tokens of the answer."""
+        return batch['loss_mask']
 
     def _piece(self, piece, batch):
         if isinstance(piece, str):

@@ -29,15 +29,9 @@ class Pictures(NamedTuple):
 def rectangles(
     rng: np.random.Generator, batch: int, *, side: int = 32, most: int = 3, noise: float = 0.2
 ) -> Pictures:
-    """Pictures of 1 to `most` rectangles that do not touch each other. They are bright or dark, or
-    hollow with a bright edge; the pixels of an edge belong to the box.
-
-    Args:
-      rng: draws everything.
-      batch: number of pictures.
-      side: pixels of a picture along each side.
-      most: objects of a picture; fewer are drawn where there is no room.
-      noise: standard deviation; bright is 1 and dark is -1.
+    """Pictures of `side` x `side` pixels with 1 to `most` rectangles that do not touch each other,
+    fewer where there is no room. They are bright (1) or dark (-1), or hollow with a bright edge, in
+    noise of this standard deviation; the pixels of an edge belong to the box.
 
     Raises:
       ValueError: a side below 16, most or batch below 1, a negative noise.

@@ -9,13 +9,12 @@ from posenc_jax.lab.tasks.task import Batch
 def join_ragged(
     pieces: list[tuple[Int[np.ndarray, '#B _'], Int[np.ndarray, ' B']]], width: int, fill: int
 ) -> tuple[Int[np.ndarray, 'B W'], Int[np.ndarray, ' B']]:
-    """Writes pieces of different lengths one after the other into rows.
+    """Writes pieces of different lengths one after the other into rows of a width, filled on the
+    right.
 
     Args:
       pieces: pairs (values [B or 1, any], lengths [B]); of row b the first `lengths[b]` values are
         used.
-      width: width of the result.
-      fill: value of the remaining columns on the right.
 
     Returns:
       The rows, and the number of columns written in each row.
@@ -38,16 +37,11 @@ def next_token_batch(
     answer_start: Int[np.ndarray, ' B'],
     positions: Int[np.ndarray, 'B N *P'] | None = None,
 ) -> Batch:
-    """Inputs and targets of right-padded sequences, with loss on the answers.
+    """Inputs and targets of right-padded sequences of `ends` tokens, with loss on the answers.
 
     The last prompt token predicts the first token of the answer. So in a row of N tokens whose
-    answer begins at index a, the loss mask is 1 for a - 1 <= t <= N - 2.
-
-    Args:
-      sequence: prompt, answer and padding.
-      ends: number of real tokens per row.
-      answer_start: index in `sequence` of the first answer token.
-      positions: position ids of the tokens of `sequence`, if the task supplies them.
+    answer begins at index a, the loss mask is 1 for a - 1 <= t <= N - 2. `positions` are those of
+    the tokens of `sequence`.
     """
     target = np.arange(1, sequence.shape[1])
     scored = (target >= answer_start[:, None]) & (target < ends[:, None])

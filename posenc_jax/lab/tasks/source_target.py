@@ -55,13 +55,9 @@ def retrieved(x: Sequence[str]) -> Pair:
 def looked_up(
     string: str, tables: Sequence[str], *, reverse: bool = False, bijections=BIJECTIONS
 ) -> Pair:
-    """The source names a string and tables to apply in turn; the target lists all values.
-
-    Args:
-      string: the value before the first table, which begins the target.
-      tables: names of the tables, in the order of application.
-      reverse: whether the source names the tables before the string, the last to apply in front.
-      bijections: for each table, the value of each string.
+    """The source names a string and tables to apply to it in turn; the target lists all values, the
+    string included. With `reverse` the source names the tables before the string, the last to apply
+    in front. `bijections` has, for each table, the value of each string.
     """
     values = [string]
     for table in tables:

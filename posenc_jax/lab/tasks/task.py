@@ -73,9 +73,6 @@ class Task(abc.ABC):
     shortest: ClassVar[int] = 1
     counted: ClassVar[str] = 'length'
 
-    def __post_init__(self):  # noqa: B027
-        """Checks what the annotations of options cannot say; a subclass extends it."""
-
     @property
     def channels(self) -> int:
         """Numbers of a vector or of a pixel, where a batch has those; 0 where it has ids."""
@@ -117,7 +114,7 @@ class Task(abc.ABC):
         """A task length as an inclusive range.
 
         Raises:
-          ValueError: the task has no such length.
+          ValueError: the task has no such length; so do `width`, `sample` and the data sets.
         """
         return length_range(length, self.shortest, self.counted.format(self))
 
@@ -126,11 +123,7 @@ class Task(abc.ABC):
         return length
 
     def width(self, length: Length) -> int:
-        """The width T of a batch of this task length; for a range, that of its longest example.
-
-        Raises:
-          ValueError: the task has no such length.
-        """
+        """The width T of a batch of this task length; for a range, that of its longest example."""
         return self.longest(self.range(length)[1])
 
     @abc.abstractmethod
@@ -156,11 +149,7 @@ class Task(abc.ABC):
         return self if split == 'train' else self.for_evaluation()
 
     def reader(self, split: str, length: Length) -> Reader:
-        """What draws the batches of a data set. Stored data are opened here, once.
-
-        Raises:
-          ValueError: the task or its data have no such length.
-        """
+        """What draws the batches of a data set. Stored data are opened here, once."""
         self.width(length)
         return functools.partial(_sampled_rows, self, length)
 
@@ -190,25 +179,25 @@ class Task(abc.ABC):
           ValueError: an impossible length, seed, split or shard, or data that cannot be read;
             raised by this call, not at the first batch.
         """
-        import grain
-
         batch_rng(seed, split, 0)
         rows = shard_rows(batch_size, shard)
-        read = self.of_split(split).reader(split, length)
+        return self.of_split(split).batches(length, batch_size, seed, split, rows)
+
+    def batches(
+        self, length: Length, batch_size: int, seed: int, split: str, rows: slice
+    ) -> 'grain.MapDataset':
+        """The data set of these rows of the global batches of a split; see `dataset`."""
+        import grain
+
+        read = self.reader(split, length)
         return grain.MapDataset.range(sys.maxsize).map(
             functools.partial(_numbered_rows, read, batch_size, seed, split, rows)
         )
 
 
 def check_decoder_task(wrapper: str, task: Task) -> None:
-    """Checks that a task which changes the samples of another one can change those of `task`.
-
-    Args:
-      wrapper: the name of the task that changes samples, for messages.
-      task: the inner task.
-
-    Raises:
-      SpecError: the inner task does not predict the next token, or it has a source.
+    """Raises SpecError if the task `wrapper`, which changes the samples of another one, cannot
+    change those of `task`, since this does not predict the next token or has a source.
     """
     if task.predicts != 'next' or task.source_size:
         found = f'predicts={task.predicts!r}' if task.predicts != 'next' else 'a source'
@@ -298,12 +287,7 @@ def shard_rows(batch_size: int, shard: tuple[int, int]) -> slice:
 
 
 def length_range(length: Length, shortest: int, what: str) -> tuple[int, int]:
-    """`length` as an inclusive range.
-
-    Args:
-      length: an int, or a range (shortest, longest).
-      shortest: the least length allowed.
-      what: the name of the length in error messages.
+    """`length`, an int or a range (shortest, longest), as an inclusive range; `what` names it.
 
     Raises:
       ValueError: not an int or an ascending pair of ints, or below `shortest`.

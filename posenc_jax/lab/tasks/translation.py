@@ -3,14 +3,15 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Int
 
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.lab.tasks.task import Batch, Length
-from posenc_jax.protocol.bounds import Count
-from posenc_jax.protocol.errors import SpecError, check_choice
+from posenc_jax.protocol.bounds import Count, Ge, Multiple
+from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import register
 
 PLAIN, MODIFIER, VERB, MARK, PADDING = range(5)
@@ -18,7 +19,8 @@ _LETTERS = 'nmv,'  # of plain words, modifiers, verbs and marks, for readable te
 
 
 def target_order(kinds: Int[np.ndarray, 'B S']) -> Int[np.ndarray, 'B S']:
-    """The source index of each target word.
+    """The source index of each target word, from the kinds of the words: `PLAIN`, `MODIFIER`,
+    `VERB` or `MARK`, and `PADDING` on the right.
 
     A mark ends a phrase and stays at its end. The other words of a phrase are cut into units: a
     plain word or a verb, and the modifiers that stand directly before it. Modifiers directly before
@@ -28,9 +30,6 @@ def target_order(kinds: Int[np.ndarray, 'B S']) -> Int[np.ndarray, 'B S']:
 
     Each step keeps or swaps two neighbouring blocks, so the permutation is one of those that an
     inversion transduction grammar (BTG) reaches.
-
-    Args:
-      kinds: `PLAIN`, `MODIFIER`, `VERB` or `MARK` for each word, and `PADDING` on the right.
     """
     place = np.broadcast_to(np.arange(kinds.shape[1]), kinds.shape)
     ends = np.where(kinds == MODIFIER, kinds.shape[1], place)
@@ -79,9 +78,6 @@ class Translation(PromptTask):
       seed: chooses the bijection, at least 0.
       alignments: whether batches have `source_positions`.
 
-    Raises:
-      SpecError: words that are no positive multiple of 8.
-
     Example:
       >>> task = Translation(words=16)
       >>> batch = task.sample(np.random.default_rng(0), batch=1, length=7)
@@ -89,21 +85,12 @@ class Translation(PromptTask):
       ('v1 m2 m0 n4 n4 n0 n1', 'N4 M0 M2 N4 N0 N1 V1 $')
     """
 
-    words: int = 64
+    words: Annotated[int, Ge(8), Multiple(8)] = 64
     seed: Count = 0
     alignments: bool = False
 
     joint = ' '
     counted = 'number of words'
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.words < 8 or self.words % 8:
-            below = max(8, self.words // 8 * 8)
-            raise SpecError(
-                f'translation words must be a positive multiple of 8, got {self.words}; nearest: '
-                f'{below}'
-            )
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:

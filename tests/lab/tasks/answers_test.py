@@ -1,21 +1,66 @@
-"""Tasks whose answers stand in the text itself: solvers that read the words of a row say which
-words are scored and what they are.
+"""Tasks whose answers follow from the text in front of them: solvers that read a row say which of
+its tokens are scored and what they are.
 """
 
 import numpy as np
 import pytest
 
-from tests.lab.tasks.rows import make
+from posenc_jax.lab.tasks.arithmetic.addition import add_digits
+from tests.lab.tasks.rows import make, rows
 
 
-def words_of(task, length, batch=200):
-    """The words of each row without padding, and the places of those that are scored."""
-    data = task.sample(np.random.default_rng(0), batch, length)
-    for tokens, targets, mask in zip(data['tokens'], data['targets'], data['loss_mask']):
-        words = task.decode(np.append(tokens[:1], targets)).split()
-        end = words.index('_') if '_' in words else len(words)
-        assert set(words[end:]) <= {'_'} and set(mask) <= {0, 1}
-        yield words[:end], 1 + np.flatnonzero(mask)
+def added(question, reverse=False, pad=0):
+    """The sum of numbers, filled up to their length and `pad` digits more."""
+    numbers = question.split('+')
+    if pad:
+        assert len(set(map(len, numbers))) == 1
+    else:
+        assert numbers == [str(int(number)) for number in numbers]
+    total = str(sum(map(int, numbers))).zfill(pad and len(numbers[0]) + pad)
+    return total[::-1] if reverse else total
+
+
+def padded_as_much_as_sums_need(question):
+    """Of several numbers: all are as long as the largest sum of numbers with as many digits."""
+    numbers = question.split('+')
+    longest = max(len(str(int(number))) for number in numbers)
+    width = len(str(len(numbers) * (10**longest - 1)))
+    assert {len(number) for number in numbers} == {width}
+    return str(sum(map(int, numbers))).zfill(width)[::-1]
+
+
+STRINGS = {  # tasks `$question=answer$`
+    'copy()': lambda x: x,
+    'reverse()': lambda x: x[::-1],
+    'bucket_sort()': lambda x: ''.join(sorted(x)),
+    'parity()': lambda x: '01'[len(x.replace('0', '')) % 2],
+    'addition()': added,
+    'addition(reverse_output=True)': lambda x: added(x, reverse=True),
+    'addition(zero_pad=True)': lambda x: added(x, pad=1),
+    'addition(zero_pad=True, reverse_output=True)': lambda x: added(x, reverse=True, pad=1),
+    'sums(operands=2)': padded_as_much_as_sums_need,
+    'sums(operands=3)': padded_as_much_as_sums_need,
+    'sums(operands=7)': padded_as_much_as_sums_need,
+}
+
+
+@pytest.mark.parametrize('length', [1, 5, 30, (1, 8)])
+@pytest.mark.parametrize('spec', STRINGS)
+def test_a_solver_agrees_and_loss_covers_the_answer_and_the_end(spec, length):
+    task, seen = make(spec), set()
+    for ids, scored in rows(task, length, 400):
+        whole = task.decode(ids).rstrip('_')
+        question, answer = whole[1:-1].split('=')
+        assert whole[0] == '$' and task.decode(ids[scored]) == f'{answer}$'
+        assert answer == STRINGS[spec](question)
+        seen.add(len(question.split('+')[0]))
+    if 'pad' not in spec and 'sums' not in spec:
+        assert seen == ({length} if isinstance(length, int) else set(range(1, 9)))
+
+
+def test_add_digits_carries_through():
+    a, b = np.array([[9, 9, 9], [5, 0, 0]]), np.array([[1, 0, 0], [4, 0, 0]])
+    np.testing.assert_array_equal(add_digits(a, b), [[0, 0, 0, 1], [9, 0, 0, 0]])
 
 
 def passkey(words, digits):
@@ -69,7 +114,7 @@ def kv_slots(words, size):
     return dict(enumerate(values[words[ask + 1]], ask + 2)), len(values)
 
 
-SOLVERS = {
+TEXTS = {  # solver, its options, and lengths
     'passkey(digits=1)': (passkey, (1,), [48, 3, (9, 20)]),
     'passkey(digits=3)': (passkey, (3,), [48, 7, (9, 20)]),
     'passkeys(keys=2, words=3, alphabet=9, fillers=5)': (passkeys, (2, 3), [40, 15, (15, 30)]),
@@ -87,14 +132,15 @@ SOLVERS = {
 
 
 @pytest.mark.parametrize(
-    'spec, length',
-    [(spec, length) for spec, (*_, lengths) in SOLVERS.items() for length in lengths],
+    'spec, length', [(spec, length) for spec, (*_, lengths) in TEXTS.items() for length in lengths]
 )
 def test_the_scored_words_are_those_that_a_reader_finds(spec, length):
-    solver, options, _ = SOLVERS[spec]
-    seen = set()
-    for words, scored in words_of(make(spec), length):
-        answers, own_length = solver(words, *options)
+    (solver, options, _), task, seen = TEXTS[spec], make(spec), set()
+    for ids, scored in rows(task, length):
+        words = task.decode(ids).split()
+        end = words.index('_') if '_' in words else len(words)
+        assert set(words[end:]) <= {'_'}
+        answers, own_length = solver(words[:end], *options)
         assert {int(place): words[place] for place in scored} == answers
         seen.add(own_length)
     low, high = length if isinstance(length, tuple) else (length, length)

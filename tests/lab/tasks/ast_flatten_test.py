@@ -140,51 +140,37 @@ def test_a_document_that_does_not_parse_is_named(tmp_path):
         FlatTrees(f'text:{tmp_path}/*.py').documents('train')
 
 
-# Sequences that are no tree.
+# Sequences that are no tree, and trees that are no sequence or no Python.
+
+REFUSED = [  # function, what it gets, and what the message says
+    (unflatten, [], 'at least one token, got none'),
+    (
+        unflatten,
+        'AST#a#Left x'.split(),
+        "node 'a' that was opened at token 0 is not closed by the end, token 2",
+    ),
+    (
+        unflatten,
+        'AST#a#Left AST#b#Left AST#a#Right'.split(),
+        "'AST#a#Right' at token 2 closes the node 'b'.*1; expected 'AST#b#Right'",
+    ),
+    (unflatten, ['AST#a#Right'], "'AST#a#Right' at token 0 closes a node that was not opened"),
+    (unflatten, 'AST#a#Left AST#a#Right x'.split(), "ends at token 1, and 'x' follows at token 2"),
+    (unflatten, 'x AST#a#Right'.split(), "ends at token 0, and 'AST#a#Right' follows at token 1"),
+    (flatten, ('a', ['AST#b#Left']), "the leaf 'AST#b#Left' reads like a bracket"),
+    (flatten, ('a#b', []), "a name without '#', got 'a#b'"),
+    (flatten, ('', ['x']), "a name without '#', got ''"),
+    (python_syntax, ('Nam', ['x', ('Load', [])]), "'Nam' is no node.*did you mean .*'Name'"),
+    (python_syntax, ('parse', []), "'parse' is no node"),
+    (python_syntax, ('Name', ['x']), 'Name has the fields id, ctx, got 1 children'),
+    (python_syntax, 'x', "root of a syntax tree is a node such as Module, got 'x'"),
+    (python_syntax, ('list', []), "root of a syntax tree is a node such as Module, got 'list'"),
+    (python_syntax, ('Load', ['x']), 'Load has the fields none, got 1 children'),
+    (python_syntax, ('Constant', ['f(x)', 'None']), r"a Constant holds a literal, got 'f\(x\)'"),
+]
 
 
-@pytest.mark.parametrize(
-    'tokens, message',
-    [
-        ('', 'at least one token, got none'),
-        ('AST#a#Left x', "node 'a' that was opened at token 0 is not closed by the end, token 2"),
-        ('AST#a#Left AST#b#Left AST#a#Right', "'AST#a#Right' at token 2 closes the node 'b'.*1"),
-        ('AST#a#Left AST#b#Left AST#a#Right', "expected 'AST#b#Right'"),
-        ('AST#a#Right', "'AST#a#Right' at token 0 closes a node that was not opened"),
-        ('AST#a#Left AST#a#Right x', "ends at token 1, and 'x' follows at token 2"),
-        ('x AST#a#Right', "ends at token 0, and 'AST#a#Right' follows at token 1"),
-    ],
-)
-def test_brackets_that_do_not_nest_are_refused(tokens, message):
+@pytest.mark.parametrize('function, argument, message', REFUSED)
+def test_what_would_not_come_back_is_refused(function, argument, message):
     with pytest.raises(ValueError, match=message):
-        unflatten(tokens.split())
-
-
-@pytest.mark.parametrize(
-    'tree, message',
-    [
-        (('a', ['AST#b#Left']), "the leaf 'AST#b#Left' reads like a bracket"),
-        (('a#b', []), "a name without '#', got 'a#b'"),
-        (('', ['x']), "a name without '#', got ''"),
-    ],
-)
-def test_trees_that_would_not_come_back_are_refused(tree, message):
-    with pytest.raises(ValueError, match=message):
-        flatten(tree)
-
-
-@pytest.mark.parametrize(
-    'tree, message',
-    [
-        (('Nam', ['x', ('Load', [])]), "'Nam' is no node.*did you mean .*'Name'"),
-        (('parse', []), "'parse' is no node"),
-        (('Name', ['x']), 'Name has the fields id, ctx, got 1 children'),
-        ('x', "root of a syntax tree is a node such as Module, got 'x'"),
-        (('list', []), "root of a syntax tree is a node such as Module, got 'list'"),
-        (('Load', ['x']), 'Load has the fields none, got 1 children'),
-        (('Constant', ['f(x)', 'None']), r"a Constant holds a literal, got 'f\(x\)'"),
-    ],
-)
-def test_trees_of_no_python_are_refused(tree, message):
-    with pytest.raises(ValueError, match=message):
-        python_syntax(tree)
+        function(argument)

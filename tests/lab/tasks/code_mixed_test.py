@@ -4,6 +4,7 @@ import pytest
 
 from posenc_jax.lab.tasks.retrieval import CodeMixed
 from posenc_jax.methods.conflator import switching_ids
+from tests.lab.tasks.rows import sampled
 
 
 @pytest.mark.full_but_one
@@ -20,8 +21,7 @@ def test_positions_are_those_of_the_languages_of_the_text(length):
 
 def test_ids_change_nothing_else():
     plain, with_ids = (
-        CodeMixed(ids=ids).sample(np.random.default_rng(0), 8, (9, 20))
-        for ids in ('none', 'switches')
+        sampled(f'code_mixed(ids="{ids}")', (9, 20), 8) for ids in ('none', 'switches')
     )
     assert with_ids.pop('positions').shape == (*plain['tokens'].shape, 3)
     for name in plain:
@@ -29,12 +29,5 @@ def test_ids_change_nothing_else():
 
 
 def test_text_for_people():
-    assert (
-        CodeMixed(letters=2, switches=2).decode(np.array([0, 3, 1, 4, 5, 6])) == 'a0 b1 a1 1? 2? _'
-    )
-
-
-def test_switching_points_lie_anywhere():
-    tokens = CodeMixed(letters=2, switches=3).sample(np.random.default_rng(0), 200, 24)['tokens']
-    after = np.diff(tokens[:, :24] // 2, axis=1, prepend=tokens[:, :1] // 2) != 0
-    assert set(np.flatnonzero(after.any(axis=0))) == set(range(1, 24))
+    task = CodeMixed(letters=2, switches=2)
+    assert task.decode(np.array([0, 3, 1, 4, 5, 6])) == 'a0 b1 a1 1? 2? _'

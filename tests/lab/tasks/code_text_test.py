@@ -72,16 +72,8 @@ def test_evaluation_counts_in_every_window_anew(folder):
         return np.ones(tokens.shape), np.ones(tokens.shape, bool)
 
     stream = task.tokens('test')
-    evaluate_language(
-        score,
-        stream,
-        (64,),
-        ('nonoverlapping',),
-        tokens=len(stream),
-        rows=lambda n: 2,
-        stride=8,
-        places=task.places('test'),
-    )
+    how = dict(tokens=len(stream), rows=lambda n: 2, stride=8, places=task.places('test'))
+    evaluate_language(score, stream, (64,), ('nonoverlapping',), **how)
     tokens, pos = seen[0]
     units = np.concatenate(task.unit_numbers('test'))
     np.testing.assert_array_equal(tokens[1], stream[64:128])
@@ -93,16 +85,14 @@ def test_hirope_reads_them_and_what_takes_no_such_positions_says_so(folder):
     config = defaults.get_config()
     config.task, config.eval.lengths = 'code_text()', (64,)
     config.data.dataset = f'text:{folder}/*.py'
-    cfg = lambda encoding: TransformerConfig(
-        vocab_size=257, train_len=32, layers=1, width=16, heads=2, encoding=encoding
-    )
+    sizes = dict(vocab_size=257, train_len=32, layers=1, width=16, heads=2)
+    cfg = lambda encoding: TransformerConfig(**sizes, encoding=encoding)
     with config.unlocked():
         config.eval.tokens = 64
     run = lambda encoding: Run(folder, config, of(folder), cfg(encoding))
     run('hirope(encoding=rope(), window=8)').check_evaluation()
-    with pytest.raises(
-        SpecError, match=r'at length 64: a distance needs one position per token .* got .*64, 3'
-    ):
+    said = r'at length 64: a distance needs one position per token .* got .*64, 3'
+    with pytest.raises(SpecError, match=said):
         run('alibi()').check_evaluation()
 
 
@@ -112,17 +102,12 @@ def test_paragraphs_and_lines(folder, tmp_path):
     numbers = prose.unit_numbers('train')[0]
     text = prose.decode(prose.documents('train')[0][1:])
     assert numbers[1 + text.index('lines')] == 1 and numbers[1 + text.index('Three')] == 2
-    assert np.array_equal(
-        np.concatenate(of(folder, units='lines').unit_numbers('train')),
-        np.concatenate(of(folder).unit_numbers('train')),
-    )
+    numbers = [of(folder, units=u).unit_numbers('train') for u in ('lines', 'python')]
+    np.testing.assert_array_equal(*map(np.concatenate, numbers))
 
 
-def test_what_does_not_parse_and_unknown_units_are_refused(folder, tmp_path):
+def test_what_does_not_parse_is_refused(tmp_path):
     (tmp_path / 'broken.py').write_text('def broken(:\n' * 40, encoding='utf-8')
-    with pytest.raises(
-        ValueError, match=r"'def broken\(:' \.\.\.: .*does not parse.*code_text\(units='lines'\)"
-    ):
+    said = r"'def broken\(:' \.\.\.: .*does not parse.*code_text\(units='lines'\)"
+    with pytest.raises(ValueError, match=said):
         CodeText(f'text:{tmp_path}/*.py').places('train')
-    with pytest.raises(SpecError, match="units.*'line'.*lines"):
-        of(folder, units='line')

@@ -2,6 +2,8 @@
 tasks write.
 """
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -15,56 +17,42 @@ from posenc_jax.lab.tasks.coupling import (
     coupled_sum_ids,
     plain_ids,
 )
-from tests.golden_files import golden
+from tests.golden_files import golden_suite
 from tests.lab.tasks.rows import make
 
-GOLDEN = golden('position_coupling')['values']
-
-
-@pytest.mark.parametrize(
-    'ids, expected',
-    [
-        (
-            coupled_addition_ids(4, 4, 5),
-            [0, 5, 4, 3, 2, 1, 5, 4, 3, 2, 1, 2, 3, 4, 5, 6, 0],
-        ),  # $0303+7737=04080$
-        (
-            coupled_addition_ids(5, 2, 5)[1:-1],
-            [6, 5, 4, 3, 2, 1, 3, 2, 1, 2, 3, 4, 5, 6],
-        ),  # 92566+44=01629
-        # $439+089=0528$
-        (
-            coupled_addition_ids(3, 3, 4, reverse_output=False),
-            [0, 4, 3, 2, 1, 4, 3, 2, 6, 5, 4, 3, 2, 0],
-        ),
-        (coupled_multiplication_ids(2, 2), [0, 3, 4, 5, 3, 4, 5, 4, 3, 2, 1, 0]),  # $15*36=0450$
-        (coupled_copy_ids(5), [0, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 0]),  # $61916=61916$
-        (coupled_reverse_ids(3, start=5), [0, 5, 6, 7, 8, 7, 6, 5, 0]),
-        (coupled_sum_ids(2, 3), [0, 3, 2, 1, 3, 2, 1, 3, 2, 1, 2, 3, 0]),  # $05+07+09=12$
-        (coupled_sum_ids(5, 2, start=4)[1:-1], [9, 8, 7, 6, 5, 4, 9, 8, 7, 6, 5, 4, 5, 6, 7, 8, 9]),
-        (coupled_grid_ids(3, 2, start=(1, 5))[:, 0], [0, 2, 3, 4, 2, 3, 4, 1, 2, 3, 4, 2, 3, 4, 0]),
-        (coupled_grid_ids(3, 2, start=(1, 5))[:, 1], [0, 6, 6, 6, 7, 7, 7, 5, 6, 6, 6, 7, 7, 7, 0]),
-        (coupled_addition_ids(3, 3, 4, reverse_operands=True), GOLDEN['reversed_operands']),
-        # 046+950=0699, the sum alone as people write it
-        (
-            coupled_addition_ids(3, 3, 4, reverse_operands=True, reverse_output=False),
-            [0, 2, 3, 4, 1, 2, 3, 4, 6, 5, 4, 3, 2, 0],
-        ),
-        (
-            coupled_addition_ids(2, 3, 4, reverse_operands=True, start=7),
-            [0, 8, 9, 7, 8, 9, 10, 7, 8, 9, 10, 11, 0],
-        ),
-        (coupled_parity_ids(4), GOLDEN['parity']),
-        (
-            coupled_parity_ids(np.array([1, 3]), start=np.array([1, 9])),
-            [[0, 1, 2, 1, 0, 0, 0], [0, 9, 9, 9, 10, 9, 0]],
-        ),
-        (plain_ids(12), GOLDEN['plain']),
-        (plain_ids(3, start=8, width=7), [0, 8, 9, 10, 0, 0, 0]),
-    ],
+BACK = dict(reverse_operands=True)
+PLAIN_SUM = dict(reverse_output=False)
+IDS = [  # call, ids; the comments are what the paper writes
+    (coupled_addition_ids(4, 4, 5), '0 5 4 3 2 1 5 4 3 2 1 2 3 4 5 6 0'),  # $0303+7737=04080$
+    (coupled_addition_ids(5, 2, 5), '0 6 5 4 3 2 1 3 2 1 2 3 4 5 6 0'),  # 92566+44=01629
+    # $439+089=0528$, then 046+950=0699, the sum alone as people write it
+    (coupled_addition_ids(3, 3, 4, **PLAIN_SUM), '0 4 3 2 1 4 3 2 6 5 4 3 2 0'),
+    (coupled_addition_ids(3, 3, 4, **BACK, **PLAIN_SUM), '0 2 3 4 1 2 3 4 6 5 4 3 2 0'),
+    (coupled_addition_ids(2, 3, 4, **BACK, start=7), '0 8 9 7 8 9 10 7 8 9 10 11 0'),
+    (coupled_multiplication_ids(2, 2), '0 3 4 5 3 4 5 4 3 2 1 0'),  # $15*36=0450$
+    (coupled_copy_ids(5), '0 2 3 4 5 6 1 2 3 4 5 6 0'),  # $61916=61916$
+    (coupled_reverse_ids(3, start=5), '0 5 6 7 8 7 6 5 0'),
+    (coupled_sum_ids(2, 3), '0 3 2 1 3 2 1 3 2 1 2 3 0'),  # $05+07+09=12$
+    (coupled_sum_ids(5, 2, start=4), '0 9 8 7 6 5 4 9 8 7 6 5 4 5 6 7 8 9 0'),
+    (coupled_grid_ids(3, 2, start=(1, 5))[:, 0], '0 2 3 4 2 3 4 1 2 3 4 2 3 4 0'),
+    (coupled_grid_ids(3, 2, start=(1, 5))[:, 1], '0 6 6 6 7 7 7 5 6 6 6 7 7 7 0'),
+    (coupled_parity_ids(np.array([1, 3]), start=np.array([1, 9]))[0], '0 1 2 1 0 0 0'),
+    (coupled_parity_ids(np.array([1, 3]), start=np.array([1, 9]))[1], '0 9 9 9 10 9 0'),
+    (plain_ids(3, start=8, width=7), '0 8 9 10 0 0 0'),
+]
+test_golden = golden_suite(
+    'position_coupling',
+    {
+        'reversed_operands': lambda: coupled_addition_ids(3, 3, 4, **BACK),
+        'parity': lambda: coupled_parity_ids(4),
+        'plain': lambda: plain_ids(12),
+    },
 )
+
+
+@pytest.mark.parametrize('ids, expected', IDS)
 def test_spec_strings(ids, expected):
-    np.testing.assert_array_equal(ids, expected)
+    assert ' '.join(map(str, ids)) == expected
 
 
 def significance_first(number, reverse):
@@ -108,35 +96,28 @@ def read_plain(question, answer):
 
 
 ADDITION = 'addition(reverse_operands={}, reverse_output={}, zero_pad={}, ids="coupled")'
+PRODUCTS = 'pad_product=True, reverse_output=True, ids="coupled"'
 READERS = {
-    ADDITION.format(operands, output, pad): (
-        read_addition,
-        dict(reverse_operands=operands, reverse_output=output),
+    ADDITION.format(operands, output, pad): functools.partial(
+        read_addition, reverse_operands=operands, reverse_output=output
     )
     for operands in (False, True)
     for output, pad in ((True, True), (True, False), (False, True))
-}
-READERS |= {
-    'sums(operands=4, ids="coupled")': (read_addition, dict(reverse_output=True)),
-    'multiplication(second=2, pad_product=True, reverse_output=True, ids="coupled")': (
-        read_multiplication,
-        {},
-    ),
-    'multiplication(pad_product=True, reverse_output=True, ids="coupled")': (
-        read_multiplication,
-        {},
-    ),
-    'copy(ids="coupled")': (read_copy, {}),
-    'reverse(ids="coupled")': (read_reverse, {}),
-    'parity(ids="coupled")': (read_parity, {}),
-    'addition(reverse_operands=True, ids="plain")': (read_plain, {}),
-    'sums(ids="plain")': (read_plain, {}),
-    'multiplication(ids="plain")': (read_plain, {}),
-    'copy(ids="plain")': (read_plain, {}),
-    'bucket_sort(ids="plain")': (read_plain, {}),
-    'parity(ids="plain")': (read_plain, {}),
-    'minesweeper(ids="plain")': (read_plain, {}),
-    'random_spaces(addition(ids="plain"), in_evaluation=True)': (read_plain, {}),
+} | {
+    'sums(operands=4, ids="coupled")': functools.partial(read_addition, reverse_output=True),
+    f'multiplication(second=2, {PRODUCTS})': read_multiplication,
+    f'multiplication({PRODUCTS})': read_multiplication,
+    'copy(ids="coupled")': read_copy,
+    'reverse(ids="coupled")': read_reverse,
+    'parity(ids="coupled")': read_parity,
+    'addition(reverse_operands=True, ids="plain")': read_plain,
+    'sums(ids="plain")': read_plain,
+    'multiplication(ids="plain")': read_plain,
+    'copy(ids="plain")': read_plain,
+    'bucket_sort(ids="plain")': read_plain,
+    'parity(ids="plain")': read_plain,
+    'minesweeper(ids="plain")': read_plain,
+    'random_spaces(addition(ids="plain"), in_evaluation=True)': read_plain,
 }
 
 
@@ -145,13 +126,13 @@ def test_a_reader_of_the_text_finds_the_ids_of_every_row(spec):
     """1000 rows, closing `$` and padding included; the ids follow from what is written and from
     nothing else.
     """
-    task, (reader, options) = make(spec), READERS[spec]
+    task = make(spec)
     batch = task.sample(np.random.default_rng(3), 1000, (1, 5))
     lengths = set()
     for tokens, targets, positions in zip(batch['tokens'], batch['targets'], batch['positions']):
         said = ''.join(task.decode(np.append(tokens[:1], targets)))
         question, answer = said[1 : said.index('$', 1)].split('=')
-        expected = [0, *reader(question, answer, **options), 0]
+        expected = [0, *READERS[spec](question, answer), 0]
         expected += [0] * (len(positions) + 1 - len(expected))
         np.testing.assert_array_equal(positions, expected[:-1], err_msg=said)
         lengths.add(len(question))
@@ -190,11 +171,9 @@ def test_batches_equal_single_sequences():
     a, b, c, s = np.array([4, 1]), np.array([4, 3]), np.array([5, 4]), np.array([1, 9])
     batch = coupled_addition_ids(a, b, c, start=s, width=20)
     assert batch.shape == (2, 20)
-    for row in range(2):
-        single = coupled_addition_ids(
-            int(a[row]), int(b[row]), int(c[row]), start=int(s[row]), width=20
-        )
-        np.testing.assert_array_equal(batch[row], single)
+    for row, counts in zip(batch, np.stack([a, b, c], axis=1).tolist()):
+        single = coupled_addition_ids(*counts, start=[9, 1][counts[0] == 4], width=20)
+        np.testing.assert_array_equal(row, single)
 
 
 def test_largest_id_of_the_official_multiplication_range():

@@ -105,15 +105,13 @@ def config(workdir, *fields):
     return field_run_test.config(workdir, 'train.batch=32', 'field=linear()', *fields)
 
 
-@pytest.mark.parametrize(
-    'task, message', [('turned()', 'they look swapped'), ('turned(shift=1.0)', 'check their unit')]
-)
-def test_coordinates_that_are_no_degrees_are_refused_before_training(
-    task, message, tmp_path, monkeypatch
-):
-    monkeypatch.setitem(
-        registry._ENTRIES, ('task', 'turned'), registry.Entry('turned', 'task', Turned, None)
-    )
+TURNED = [('turned()', 'they look swapped'), ('turned(shift=1.0)', 'check their unit')]
+
+
+@pytest.mark.parametrize('task, message', TURNED)
+def test_wrong_degrees_are_refused_before_training(task, message, tmp_path, monkeypatch):
+    entry = registry.Entry('turned', 'task', Turned, None)
+    monkeypatch.setitem(registry._ENTRIES, ('task', 'turned'), entry)
     features = ('features=geo_wrap()', "features=geo_wrap() | fourier_features('nerf', bands=2)")
     for own in features[: 2 if 'shift' not in task else 1]:
         with pytest.raises(SpecError, match=rf'task is turned.*degrees.*got.*{message}'):

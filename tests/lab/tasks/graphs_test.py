@@ -36,7 +36,6 @@ from posenc_jax.lab.tasks.graphs.named import (
     same_colours,
 )
 from posenc_jax.lab.tasks.graphs.tasks import BlindPairs
-from posenc_jax.protocol.errors import SpecError
 
 
 def rng(seed=0):
@@ -44,11 +43,8 @@ def rng(seed=0):
 
 
 def is_graph(adjacency):
-    return (
-        adjacency.dtype == bool
-        and not np.diagonal(adjacency).any()
-        and (adjacency == adjacency.T).all()
-    )
+    loops, both_ways = np.diagonal(adjacency).any(), (adjacency == adjacency.T).all()
+    return adjacency.dtype == bool and not loops and both_ways
 
 
 @pytest.mark.parametrize('name', BLIND_PAIRS)
@@ -157,50 +153,44 @@ def test_batches_of_unequal_graphs():
     assert counts.tolist() == [[1, 1, 1, 0, 0], [0] * 5, [0] * 5]
 
 
-def test_wrong_graphs_are_refused():
-    with pytest.raises(SpecError, match="blind pair is 'rooks'; did you mean 'rook_shrikhande'"):
-        blind_pair('rooks')
-    with pytest.raises(ValueError, match=r'different nodes of 0 .. 2, got \(1, 1\)'):
-        from_edges(3, [(1, 1)])
-    with pytest.raises(ValueError, match=r'different nodes of 0 .. 2, got \(0, 3\)'):
-        from_edges(3, [(0, 3)])
-    with pytest.raises(ValueError, match='distances are 1 .. 3, got 4'):
-        circulant(6, (1, 4))
-    with pytest.raises(ValueError, match='0 <= degree < n, got 4 nodes of degree 4'):
-        random_regular(rng(), 4, 4)
-    with pytest.raises(ValueError, match='have 15 ends of edges, an odd number'):
-        random_regular(rng(), 5, 3)
-    with pytest.raises(ValueError, match='probability must lie in 0 .. 1, got 1.5'):
-        random_graph(rng(), 3, 1.5)
-    with pytest.raises(ValueError, match='at least 1 node, got 0'):
-        random_graph(rng(), 0, 0.5)
-    with pytest.raises(ValueError, match='at least 1 group and 1 node, got 0 and 3'):
-        community_graph(rng(), 0, 3, 0.5, 0.5)
-    with pytest.raises(ValueError, match='between must lie in 0 .. 1, got nan'):
-        community_graph(rng(), 1, 3, 0.5, float('nan'))
+ONE, THREE = np.ones((2, 3), np.float32), np.ones((3, 3), np.float32)  # features of a graph
+ONE_WAY = np.array([[0, 1], [0, 0]])
+REFUSED = {  # what the message says -> what is refused
+    "blind pair is 'rooks'; did you mean 'rook_shrikhande'": lambda: blind_pair('rooks'),
+    r'different nodes of 0 .. 2, got \(1, 1\)': lambda: from_edges(3, [(1, 1)]),
+    r'different nodes of 0 .. 2, got \(0, 3\)': lambda: from_edges(3, [(0, 3)]),
+    'distances are 1 .. 3, got 4': lambda: circulant(6, (1, 4)),
+    '0 <= degree < n, got 4 nodes of degree 4': lambda: random_regular(rng(), 4, 4),
+    'have 15 ends of edges, an odd number': lambda: random_regular(rng(), 5, 3),
+    'probability must lie in 0 .. 1, got 1.5': lambda: random_graph(rng(), 3, 1.5),
+    'at least 1 node, got 0': lambda: random_graph(rng(), 0, 0.5),
+    'at least 1 group and 1 node, got 0 and 3': lambda: community_graph(rng(), 0, 3, 0.5, 0.5),
+    'between must lie in .*, got nan': lambda: community_graph(rng(), 1, 3, 0.5, float('nan')),
+    'at least one graph, got none': lambda: pad_graphs([], []),
+    '1 graphs, but features of 2': lambda: pad_graphs([complete(2)], [ONE] * 2),
+    r'graph 1 has 3 nodes, but features of shape \(2, 3\)': lambda: padded(complete(3), ONE),
+    'graph 1 has 3 nodes, and .* room for 2': lambda: padded(complete(3), THREE, nodes=2),
+    r'graph 1 has values of shape \(3, 4\), graph 0 has': lambda: padded(
+        complete(3), np.ones((3, 4), np.float32)
+    ),
+    r'graph 1: adjacency\[0, 1\] is 1, but adjacency\[1, 0\] is 0': lambda: padded(ONE_WAY, ONE),
+    r'graph 1: adjacency\[0, 1\] is 0.5, expected 0 or 1': lambda: padded(complete(2) * 0.5, ONE),
+    'graph 1: the graph is empty': lambda: padded(np.zeros((0, 0)), ONE[:0]),
+    r'graph 1: an adjacency is a square matrix \[n, n\], .* \(2, 3\)': lambda: padded(
+        np.zeros((2, 3)), ONE
+    ),
+}
 
 
-def test_wrong_batches_are_refused():
-    ones = lambda *shape: np.ones(shape, np.float32)
-    with pytest.raises(ValueError, match='at least one graph, got none'):
-        pad_graphs([], [])
-    with pytest.raises(ValueError, match='1 graphs, but features of 2'):
-        pad_graphs([complete(2)], [ones(2, 3)] * 2)
-    with pytest.raises(ValueError, match=r'graph 1 has 3 nodes, but features of shape \(2, 3\)'):
-        pad_graphs([complete(2), complete(3)], [ones(2, 3)] * 2)
-    with pytest.raises(ValueError, match='graph 1 has 3 nodes, and the batch has room for 2'):
-        pad_graphs([complete(2), complete(3)], [ones(2, 3), ones(3, 3)], nodes=2)
-    with pytest.raises(ValueError, match=r'graph 1 has values of shape \(3, 4\), graph 0 has'):
-        pad_graphs([complete(2), complete(3)], [ones(2, 3), ones(3, 4)])
-    one_way = np.array([[0, 1], [0, 0]])
-    for graph, message in (
-        (one_way, r'graph 1: adjacency\[0, 1\] is 1, but adjacency\[1, 0\] is 0'),
-        (complete(2) * 0.5, r'graph 1: adjacency\[0, 1\] is 0.5, expected 0 or 1'),
-        (np.zeros((0, 0)), 'graph 1: the graph is empty'),
-        (np.zeros((2, 3)), r'graph 1: an adjacency is a square matrix \[n, n\], .* \(2, 3\)'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            pad_graphs([complete(2), graph], [ones(2, 3), ones(len(graph), 3)])
+def padded(graph, features, **nodes):
+    """A batch of a graph that is right and of another one."""
+    return pad_graphs([complete(2), graph], [ONE, features], **nodes)
+
+
+@pytest.mark.parametrize('message', REFUSED)
+def test_wrong_graphs_and_batches_are_refused(message):
+    with pytest.raises(ValueError, match=message):
+        REFUSED[message]()
 
 
 def folder(path, **files):
@@ -210,11 +200,8 @@ def folder(path, **files):
 
 
 def test_a_folder_of_edge_lists(tmp_path):
-    found = read_graphs(
-        folder(
-            tmp_path, b='1 2\n2 3 # a comment\n\n3 2\n9\n', a='# one\n0 1\n', labels='a 1\nb 0\n'
-        )
-    )
+    lists = dict(b='1 2\n2 3 # a comment\n\n3 2\n9\n', a='# one\n0 1\n')
+    found = read_graphs(folder(tmp_path, **lists, labels='a 1\nb 0\n'))
     assert [(graph.name, graph.label) for graph in found] == [('a', 1), ('b', 0)]
     assert type(found[0].label) is int
     _, graph = found
@@ -228,68 +215,45 @@ def test_a_folder_of_edge_lists(tmp_path):
     assert read_edge_list(tmp_path / 'a.txt').ids.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize(
-    'text, message',
-    [
-        ('0 1\n1 2 3\n', 'line 2: 3 words, expected an edge "u v", or one node: \'1 2 3\''),
-        ('0 1\n\n1 x\n', "line 3: 'x' is no node id, expected a whole number"),
-        ('0 -1\n', "line 1: '-1' is no node id"),
-        ('0 1.0\n', "line 1: '1.0' is no node id"),
-        ('0 1234567890123456789\n', "line 1: '1234567890123456789' is no node id.*18 digits"),
-        ('0 1\n4 4\n', 'line 2: node 4 is joined to itself'),
-        ('0 1\n1 0\n0 1\n', 'line 3: the edge 0 1 is also in line 1'),
-        ('# nothing\n', 'has no nodes; expected an edge "u v" a line'),
-        ('0 1\n\0', 'is not text: byte 4 is NUL'),
-        ('\n'.join(map(str, range(20000))), 'has 20000 nodes; at most 16384 are accepted'),
-    ],
-)
-def test_wrong_edge_lists_name_their_file_and_line(tmp_path, text, message):
-    path = folder(tmp_path, bad=text) / 'bad.txt'
-    with pytest.raises(ValueError, match=f'bad.txt.* {message}|bad.txt {message}'):
-        read_edge_list(path)
-    with pytest.raises(ValueError, match='bad.txt'):
+WRONG = [  # file, its text, and what the message says behind its name
+    ('bad', '0 1\n1 2 3\n', 'line 2: 3 words, expected an edge "u v", or one node: \'1 2 3\''),
+    ('bad', '0 1\n\n1 x\n', "line 3: 'x' is no node id, expected a whole number"),
+    ('bad', '0 -1\n', "line 1: '-1' is no node id"),
+    ('bad', '0 1.0\n', "line 1: '1.0' is no node id"),
+    ('bad', '0 1234567890123456789\n', "line 1: '1234567890123456789' is no node id.*18 digits"),
+    ('bad', '0 1\n4 4\n', 'line 2: node 4 is joined to itself'),
+    ('bad', '0 1\n1 0\n0 1\n', 'line 3: the edge 0 1 is also in line 1'),
+    ('bad', '# nothing\n', 'has no nodes; expected an edge "u v" a line'),
+    ('bad', '0 1\n\0', 'is not text: byte 4 is NUL'),
+    ('bad', '\n'.join(map(str, range(20000))), 'has 20000 nodes; at most 16384 are accepted'),
+    ('labels', 'a 1\na\n', 'line 2: 1 words, expected "name label"'),
+    ('labels', 'a high\n', "line 1: the label 'high' is no finite number"),
+    ('labels', 'a nan\n', "line 1: the label 'nan' is no finite number"),
+    ('labels', 'a 1\na 2\n', "line 2: a second label of 'a'"),
+    ('labels', 'a 1\nbb 1\nc 2\n', "'c' is no graph of the folder; valid: 'a', 'bb'"),
+    ('labels', 'a 1\n', "the graph 'bb' has no label"),
+    ('nodes', 'a 1\n', 'line 1: 2 words, expected "graph node class"'),
+    ('nodes', 'a x 0\n', "line 1: 'x' is no node id"),
+    ('nodes', 'a 1 -1\n', "line 1: '-1' is no class, expected a whole number"),
+    ('nodes', 'a 1 0\na 1 2\n', "line 2: a second class of node 1 of 'a'"),
+    ('nodes', 'b 1 0\n', "'b' is no graph of the folder"),
+    ('nodes', '', "the graph 'a' has no label"),
+    ('nodes', 'a 1 0\na 2 0\n', "the graph 'a' has no node 2"),
+    ('nodes', 'a 3 0\n', "node 1 of the graph 'a' has no class"),
+]
+BESIDE = {'bad': {}, 'labels': dict(a='0 1\n', bb='0 1\n'), 'nodes': dict(a='3 1\n')}
+
+
+@pytest.mark.parametrize('name, text, message', WRONG)
+def test_wrong_files_are_named_with_their_lines(tmp_path, name, text, message):
+    folder(tmp_path, **BESIDE[name], **{name: text})
+    with pytest.raises(ValueError, match=f'{name}.txt.*({message})'):
         read_graphs(tmp_path)
 
 
-@pytest.mark.parametrize(
-    'text, message',
-    [
-        ('a 1\na\n', 'line 2: 1 words, expected "name label"'),
-        ('a high\n', "line 1: the label 'high' is no finite number"),
-        ('a nan\n', "line 1: the label 'nan' is no finite number"),
-        ('a 1\na 2\n', "line 2: a second label of 'a'"),
-        ('a 1\nbb 1\nc 2\n', "'c' is no graph of the folder; valid: 'a', 'bb'"),
-        ('a 1\n', "the graph 'bb' has no label"),
-    ],
-)
-def test_wrong_labels_name_their_file_and_line(tmp_path, text, message):
-    folder(tmp_path, a='0 1\n', bb='0 1\n', labels=text)
-    with pytest.raises(ValueError, match=f'labels.txt.* {message}'):
-        read_graphs(tmp_path)
-
-
-@pytest.mark.parametrize(
-    'text, message',
-    [
-        ('a 1 0\na 3 2\n', None),
-        ('a 1\n', 'line 1: 2 words, expected "graph node class"'),
-        ('a x 0\n', "line 1: 'x' is no node id"),
-        ('a 1 -1\n', "line 1: '-1' is no class, expected a whole number"),
-        ('a 1 0\na 1 2\n', "line 2: a second class of node 1 of 'a'"),
-        ('b 1 0\n', "'b' is no graph of the folder"),
-        ('', "the graph 'a' has no label"),
-        ('a 1 0\na 2 0\n', "the graph 'a' has no node 2"),
-        ('a 3 0\n', "node 1 of the graph 'a' has no class"),
-    ],
-)
-def test_classes_of_nodes_are_read_and_wrong_ones_name_their_file(tmp_path, text, message):
-    folder(tmp_path, a='3 1\n', nodes=text)
-    if message is None:
-        (graph,) = read_graphs(tmp_path)
-        assert (graph.classes.tolist(), graph.label) == ([0, 2], None)
-    else:
-        with pytest.raises(ValueError, match=f'nodes.txt.* ({message})'):
-            read_graphs(tmp_path)
+def test_nodes_have_the_classes_of_their_file(tmp_path):
+    (graph,) = read_graphs(folder(tmp_path, a='3 1\n', nodes='a 1 0\na 3 2\n'))
+    assert (graph.classes.tolist(), graph.label) == ([0, 2], None)
 
 
 def test_graphs_that_are_too_large_together_are_refused_before_they_are_made(tmp_path, monkeypatch):

@@ -11,15 +11,7 @@ from posenc_jax.lab.tasks import picture_file
 from posenc_jax.lab.tasks.class_task import split_numbers
 from posenc_jax.lab.tasks.images import Blobs, Digits, Folder, Quadrant, Textures
 from posenc_jax.protocol.errors import SpecError
-from tests.lab.tasks.rows import make
-
-TASKS = {
-    'blobs()': 16,
-    "blobs(directions=8, larger='detail')": 24,
-    'digits()': 16,
-    'quadrant()': 16,
-    'textures()': 15,
-}
+from tests.lab.tasks.rows import make, sampled
 
 
 def rng(seed=0):
@@ -39,16 +31,14 @@ def pictures(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize('spec', TASKS)
-def test_shapes_and_types(spec):
-    task, side = make(spec), TASKS[spec]
-    batch = task.sample(rng(), 64, side)
-    assert batch['image'].shape == (64, side, side, task.channels)
-    assert (batch['targets'].shape, batch['loss_mask'].shape) == ((64, 1), (64, 1))
-    assert (batch['image'].dtype, batch['targets'].dtype) == (np.float32, np.int32)
+@pytest.mark.parametrize(
+    'spec',
+    ['blobs()', 'blobs(directions=8, larger="detail")', 'digits()', 'quadrant()', 'textures()'],
+)
+def test_images_are_standardised_and_every_class_occurs(spec):
+    task, batch = make(spec), sampled(spec, 16, 64)
     assert set(batch['targets'][:, 0]) == set(range(task.output_size))
     assert abs(batch['image'].mean()) < 0.6 and 0.5 < batch['image'].std() < 2
-    assert task.decode(batch['targets'][:, 0])
 
 
 def centre(image):
@@ -91,12 +81,10 @@ def test_two_blobs_lie_within_an_image_that_is_not_square(aspect):
 
 
 def test_blobs_keep_their_size_or_the_scene():
-    width = lambda larger, side: (
-        (Quadrant(noise=0.0, larger=larger).images(rng(), 50, side)[0] > 2)
-        .sum(axis=(1, 2, 3))
-        .mean()
-        ** 0.5
-    )
+    def width(larger, side):
+        bright = Quadrant(noise=0.0, larger=larger).images(rng(), 50, side)[0] > 2
+        return bright.sum(axis=(1, 2, 3)).mean() ** 0.5
+
     assert width('scene', 32) == pytest.approx(width('scene', 16), rel=0.1)
     assert width('detail', 32) == pytest.approx(2 * width('detail', 16), rel=0.1)
 
@@ -116,9 +104,8 @@ def test_splits_share_no_picture():
     parts = [split_numbers(100, split) for split in ('train', 'validation', 'test')]
     assert sorted(np.concatenate(parts).tolist()) == list(range(100))
     assert [len(part) for part in parts] == [72, 14, 14]
-    with pytest.raises(
-        ValueError, match='at least three files of a class, one for each split of the data, got 2'
-    ):
+    said = 'at least three files of a class, one for each split of the data, got 2'
+    with pytest.raises(ValueError, match=said):
         split_numbers(2, 'test')
     with pytest.raises(SpecError, match="split is 'tests'; did you mean 'test'"):
         split_numbers(9, 'tests')
@@ -136,9 +123,6 @@ def test_digits_are_those_of_the_other_library_enlarged():
     assert sorted(every.tolist()) == list(range(len(stored.target)))
     whole = task.pictures(every, 8)[0]
     assert abs(whole.mean()) < 1e-3 and abs(whole.std() - 1) < 1e-3
-    for side, nearest in ((12, '8 or 16'), (4, '8')):
-        with pytest.raises(ValueError, match=f'multiple of 8, got {side}; nearest: {nearest}'):
-            task.dataset(length=side, batch_size=1, seed=0)
 
 
 @pytest.mark.parametrize('spec, module', [('digits()', 'sklearn.datasets'), ('folder', 'PIL')])
@@ -151,9 +135,8 @@ def test_a_library_that_is_missing_is_named(spec, module, monkeypatch, pictures)
 
 def test_a_folder_of_pictures(pictures):
     task = Folder(str(pictures))
-    assert (task.output_size, task.channels) == (2, 3) and task.decode(
-        np.array([1, 0])
-    ) == 'light dark'
+    assert (task.output_size, task.channels) == (2, 3)
+    assert task.decode(np.array([1, 0])) == 'light dark'
     batch = task.dataset(length=6, batch_size=16, seed=0)[0]
     assert batch['image'].shape == (16, 6, 6, 3)
     # A colour of 40 is (40 / 255 - 1 / 2) * 4.
@@ -167,8 +150,6 @@ def test_a_folder_of_pictures(pictures):
 
 def test_folders_and_files_that_cannot_be_read_are_named(pictures):
     path = str(pictures)
-    with pytest.raises(SpecError, match="'no/such' is no folder"):
-        make("folder('no/such')")
     with pytest.raises(ValueError, match='at least two classes, got none'):
         Folder(str(pictures / 'dark'))
     (pictures / 'empty').mkdir()
@@ -179,18 +160,14 @@ def test_folders_and_files_that_cannot_be_read_are_named(pictures):
     with pytest.raises(ValueError, match=r"0\.png' cannot be read as a picture"):
         Folder(path).dataset(length=8, batch_size=2, seed=0)
     (pictures / 'empty' / 'notes.txt').write_text('words')
-    with pytest.raises(
-        ValueError, match=r"notes\.txt' is no picture; expected a file that ends on"
-    ):
+    with pytest.raises(ValueError, match=r"notes\.txt' is no picture; expected .* that ends on"):
         Folder(path)
 
 
 def test_pictures_that_are_too_large_are_refused_by_their_header(pictures, monkeypatch):
     file, task = pictures / 'dark' / '1.png', Folder(str(pictures))
-    for size, message in (
-        ('13000 13000', '13000 x 13000 = 169000000'),
-        ('99999 99999', 'too many'),
-    ):
+    many = '13000 x 13000 = 169000000'
+    for size, message in (('13000 13000', many), ('99999 99999', 'too many')):
         file.write_bytes(f'P6 {size} 255\n'.encode())
         said = rf"1\.png' cannot .* it has {message} pixels; at most 134217728 are read; save it"
         with warnings.catch_warnings(), pytest.raises(ValueError, match=said):
@@ -206,11 +183,6 @@ def test_names_of_pictures_are_on_one_line(pictures):
     with pytest.raises(ValueError, match=r"dark/\\n\\x1b\[31m\.png' cannot be read") as found:
         Folder(str(pictures)).check(8)
     assert str(found.value).isprintable()
-
-
-def test_a_texture_has_two_pixels():
-    with pytest.raises(ValueError, match='at least 2 pixels, got 1'):
-        Textures().sample(rng(), 2, 1)
 
 
 @pytest.mark.parametrize('grey', [True, False])

@@ -27,79 +27,70 @@ SHORT = {'scan': (1, 25), 'pcfg': (1, 8), 'lego': (2, 8)}
 LONG = {'scan': (26, 48), 'pcfg': (9, 35), **dict.fromkeys(WITH_STEPS, (9, 16))}
 
 
-def full(example, parts='icovr'):
-    return f'{scratchpad.written(example.steps, parts)} {example.answer}'
-
-
 def ranked(text):
     return [RANKED.index(letter) for letter in text]
 
 
-# The strings of the sheet, read in the released code.
-def test_the_sum_of_the_sheet():
-    example = sum_example([3, 9])
-    assert (example.prompt, example.answer) == ('Compute: 3 + 9 .', 'The answer is 2 .')
-    assert full(example) == (
-        'Thinking step by step:  in 3 comp 3 + sum = 3 + 0 = out 3 [ sum: 3 = 3 ] re 9  # in 9 '
-        'comp 9 + sum = 9 + 3 = out 1 2 [ sum: 1 2 = 2 ] re   . Thus,  The answer is 2 .'
-    )
+# The strings of the sheet, read in the released code: the prompt, the answer, the parts of a
+# scratchpad, and patterns of its text.
+SHEET = [
+    (
+        sum_example([3, 9]), 'Compute: 3 + 9 .', 'The answer is 2 .', 'icovr',
+        ['^Thinking step by step:  in 3 comp 3 + sum = 3 + 0 = out 3 [ sum: 3 = 3 ] re 9  # in 9 '
+         'comp 9 + sum = 9 + 3 = out 1 2 [ sum: 1 2 = 2 ] re   . Thus,  The answer is 2 .$'],
+    ),
+    (
+        parity_example([1, 1, 0, 1]), "Is the number of 1's even in the sequence [ 1, 1, 0, 1 ] ? ",
+        'The answer is No.', 'icovr',
+        ['in 1 comp 1 ** par = 1 ** 0 out 1 [ par: 1 ] re [ 1, 0, 1 ]  # ',
+         're [  ]  . Thus,  The answer is No.$'],
+    ),
+    (
+        addition_example(537, 98), 'Compute 5 3 7 + 9 8 ? ', 'The answer is 6 3 5.', 'icovr',
+        ['in 7, 8 comp 7 + 8 + carry = 15 + 0 = 15 out 5 [ carry: 1 ] re 5 3 + 9  #',
+         'out 6 [ carry: 0 ] re  +   . Thus,  The answer is 6 3 5.$'],
+    ),
+    (  # A carry has a step of its own, and the padding zeros of an operand are one zero.
+        addition_example(999, 1), 'Compute 9 9 9 + 1 ? ', 'The answer is 1 0 0 0.', 'icovr',
+        ['re 9 9 + 0  # in 9, 0', '0, 0 comp 0 + 0 + carry = 0 + 1 = 1 out 1 [ carry: 0 ] re  +   '
+         '. Thus,  The answer is 1 0 0 0.$'],
+    ),
+    (  # -16 - 3 = -19, which is 1 modulo 10
+        poly_example(-2, [(2, 3), (-3, 0)]),
+        'Evaluate at x = - 2 in 2 * x ** 3 + - 3 * x ** 0 ? ', 'The answer is 1.', 'icovr',
+        ['^Thinking step by step:  in 2 * x ** 3 comp 2 * - 2 ** 3 = 2 * - 8 out - 1 6 [ sum: 0 + '
+         '- 1 6 = 4 ] re - 3 * x ** 0  # in - 3 * x ** 0 comp'],
+    ),
+    (
+        sort_example(ranked('MEF'), RANKED.__getitem__), 'Sort the following list [ M, E, F ]. ',
+        'The sorted list is [ E, F, M ].', 'icor', [],
+    ),
+    (
+        sort_example(ranked('MEFFO'), RANKED.__getitem__),
+        'Sort the following list [ M, E, F, F, O ]. ', 'The sorted list is [ E, F, F, M, O ].',
+        'icor', ['^Thinking step by step:  in M comp The minimum of the unsorted portion out E re '
+                 '[ M, F, F, O ]  # in M comp'],
+    ),
+    (
+        lego_example('abc', [-1, -1, 1], 2, range(3)),
+        'If a = -1, b = + a, c = - b. Then, what is the value of c? ', 'The answer is +1.', 'icor',
+        [],
+    ),
+    (  # the order of clauses of the released example
+        lego_example('qtcfr', [-1, 1, 1, -1, -1], 2, [2, 4, 1, 0, 3]),
+        'If c = + t, r = + f, t = - q, q = -1, f = - c. Then, what is the value of c? ',
+        'The answer is +1.', 'icor',
+        ['^Thinking step by step:  in q comp  out -1 re c = + t, r = + f, t = - q, f = - c  # in t '
+         'comp - q = - -1 out +1 re c = + t, r = + f, f = - c  # in c '],
+    ),
+]  # fmt: skip
 
 
-def test_the_parity_of_the_sheet():
-    example = parity_example([1, 1, 0, 1])
-    assert example.prompt == "Is the number of 1's even in the sequence [ 1, 1, 0, 1 ] ? "
-    assert example.answer == 'The answer is No.'
-    steps = full(example).split('# ')
-    assert steps[0].endswith('in 1 comp 1 ** par = 1 ** 0 out 1 [ par: 1 ] re [ 1, 0, 1 ]  ')
-    assert steps[-1].endswith('re [  ]  . Thus,  The answer is No.')
-
-
-def test_the_addition_of_the_sheet():
-    example = addition_example(537, 98)
-    assert example.prompt == 'Compute 5 3 7 + 9 8 ? ' and example.answer == 'The answer is 6 3 5.'
-    text = full(example)
-    assert 'in 7, 8 comp 7 + 8 + carry = 15 + 0 = 15 out 5 [ carry: 1 ] re 5 3 + 9  #' in text
-    assert text.endswith('out 6 [ carry: 0 ] re  +   . Thus,  The answer is 6 3 5.')
-    # A carry has a step of its own, and the padding zeros of an operand are one zero.
-    text = full(addition_example(999, 1))
-    assert 're 9 9 + 0  # in 9, 0' in text
-    end = '0, 0 comp 0 + 0 + carry = 0 + 1 = 1 out 1 [ carry: 0 ] re  +   . Thus,  The answer is 1 '
-    assert text.endswith(f'{end}0 0 0.')
-
-
-def test_the_polynomial_of_the_sheet():
-    example = poly_example(-2, [(2, 3), (-3, 0)])
-    assert example.prompt == 'Evaluate at x = - 2 in 2 * x ** 3 + - 3 * x ** 0 ? '
-    assert example.answer == 'The answer is 1.'  # -16 - 3 = -19, which is 1 modulo 10
-    step = (
-        'in 2 * x ** 3 comp 2 * - 2 ** 3 = 2 * - 8 out - 1 6 [ sum: 0 + - 1 6 = 4 ] re - 3 * x ** 0'
-    )
-    assert full(example).startswith(f'Thinking step by step:  {step}  # in - 3 * x ** 0 comp')
-
-
-def test_the_sorting_of_the_sheet():
-    example = sort_example(ranked('MEF'), RANKED.__getitem__)
-    assert example.prompt == 'Sort the following list [ M, E, F ]. '
-    assert example.answer == 'The sorted list is [ E, F, M ].'
-    example = sort_example(ranked('MEFFO'), RANKED.__getitem__)
-    step = 'in M comp The minimum of the unsorted portion out E re [ M, F, F, O ] '
-    assert full(example, 'icor').startswith(f'Thinking step by step:  {step} # in M comp')
-
-
-def test_the_clauses_of_the_sheet():
-    example = lego_example('abc', [-1, -1, 1], 2, range(3))
-    assert example.prompt == 'If a = -1, b = + a, c = - b. Then, what is the value of c? '
-    assert example.answer == 'The answer is +1.'
-    # The order of clauses of the released example: c = + t, r = + f, t = - q, q = -1, f = - c.
-    example = lego_example('qtcfr', [-1, 1, 1, -1, -1], 2, [2, 4, 1, 0, 3])
-    assert example.prompt.startswith('If c = + t, r = + f, t = - q, q = -1, f = - c. Then')
-    steps = full(example, 'icor').split(' # ')
-    first, second = (
-        'in q comp  out -1 re c = + t, r = + f, t = - q, f = - c ',
-        'in t comp - q = - -1',
-    )
-    assert steps[0] == f'Thinking step by step:  {first}' and steps[1].startswith(second)
-    assert steps[1] == f'{second} out +1 re c = + t, r = + f, f = - c ' and len(steps) == 3
+@pytest.mark.parametrize('example, prompt, answer, parts, patterns', SHEET)
+def test_the_strings_of_the_sheet(example, prompt, answer, parts, patterns):
+    assert (example.prompt, example.answer) == (prompt, answer)
+    text = f'^{scratchpad.written(example.steps, parts)} {example.answer}$'
+    assert all(pattern in text for pattern in patterns)
 
 
 def listed(text):
@@ -179,23 +170,19 @@ def solved(name, prompt):
             return ' '.join(applied(text.removesuffix(' [SEP]').split()))
 
 
-@pytest.mark.parametrize(
-    'text, value',
-    [
-        (
-            'append X6 Z11 T16 H9 , reverse remove_second Q13 Y2 C11 , A1',
-            'X6 Z11 T16 H9 C11 Y2 Q13',
-        ),
-        ('swap_first_last remove_second L13 M18 , M7 X4', 'M18 L13'),
-        ('echo A1 B2', 'A1 B2 B2'),
-        (
-            'echo append copy Q10 E4 S15 P7 , shift remove_second K15 D8 M9 W5 , H12 Q5',
-            'Q10 E4 S15 P7 D8 M9 W5 K15 K15',
-        ),
-    ],
-)
-def test_published_examples_of_functions(text, value):
-    assert solved('pcfg', f'{text} [SEP] ') == value
+PUBLISHED = {  # functions, and their value
+    'append X6 Z11 T16 H9 , reverse remove_second Q13 Y2 C11 , A1': 'X6 Z11 T16 H9 C11 Y2 Q13',
+    'swap_first_last remove_second L13 M18 , M7 X4': 'M18 L13',
+    'echo A1 B2': 'A1 B2 B2',
+    'echo append copy Q10 E4 S15 P7 , shift remove_second K15 D8 M9 W5 , H12 Q5': (
+        'Q10 E4 S15 P7 D8 M9 W5 K15 K15'
+    ),
+}
+
+
+@pytest.mark.parametrize('text', PUBLISHED)
+def test_published_examples_of_functions(text):
+    assert solved('pcfg', f'{text} [SEP] ') == PUBLISHED[text]
 
 
 @every_name
@@ -329,10 +316,8 @@ def test_parts_of_steps_can_be_left_out(name):
     _, whole = ImpactPE(name, scratchpad='full').example(np.random.default_rng(3), 5)
     steps, _, said = whole[24:].partition(' . Thus,  ')
     have = FAMILIES[name].parts
-    assert (
-        whole
-        == ImpactPE(name, scratchpad=scratchpad.named(have)).example(np.random.default_rng(3), 5)[1]
-    )
+    same = ImpactPE(name, scratchpad=scratchpad.named(have)).example(np.random.default_rng(3), 5)
+    assert whole == same[1]
     for kept in ('o', 'ir', 'cor'):
         left = steps.split(' # ')
         for part in (letter for letter in have if letter not in kept):  # in their order
@@ -372,16 +357,13 @@ def test_the_width_is_that_of_the_longest_row(name, n):
 
 def test_digits_of_both_numbers_are_uniform():
     task, rng = ImpactPE('addition'), np.random.default_rng(0)
-    counts = collections.Counter()
-    for _ in range(900):
-        a, b = task.example(rng, (1, 3))[0].split('+')
-        counts[len(re.findall(r'\d', a)), len(re.findall(r'\d', b))] += 1
+    digits = lambda number: len(re.findall(r'\d', number))
+    drawn = lambda length: tuple(map(digits, task.example(rng, length)[0].split('+')))
+    counts = collections.Counter(drawn((1, 3)) for _ in range(900))
     assert len(counts) == 9 and 70 < min(counts.values()) < max(counts.values()) < 130
-    long = {
-        (len(re.findall(r'\d', a)), len(re.findall(r'\d', b)))
-        for a, b in (task.example(rng, (2, 3))[0].split('+') for _ in range(150))
+    assert {drawn((2, 3)) for _ in range(150)} == {
+        (i, j) for i in range(1, 4) for j in range(1, 4) if max(i, j) > 1
     }
-    assert long == {(i, j) for i in range(1, 4) for j in range(1, 4) if max(i, j) > 1}
 
 
 @pytest.mark.parametrize('count, first', [(4, 2), (5, 3), (2, 1), (3, 2)])

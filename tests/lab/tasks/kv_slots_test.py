@@ -28,13 +28,3 @@ def test_the_asked_pair_lies_in_its_slot(ids, slot):
             )
             assert not positions[ask:, 1].any() and (positions[:, 2] == count).all()
     assert slots == ({0, 1, 2, 3, 4, 5} if slot is None else {slot})
-
-
-def test_skew_prefers_the_first_slots():
-    task = KVSlots(keys=9, words=1, skew=1.0)
-    tokens = task.sample(np.random.default_rng(0), 4000, 4)['tokens']
-    place = np.argmax(tokens[:, :8:2] == tokens[:, 9:10], axis=1)
-    expected = np.exp(-np.arange(4.0))
-    np.testing.assert_allclose(
-        np.bincount(place, minlength=4) / 4000, expected / expected.sum(), atol=0.03
-    )

@@ -11,12 +11,11 @@ import pytest
 
 from posenc_jax.base import memory
 from posenc_jax.lab.tasks.language import BOS, Language
-from posenc_jax.lab.tasks.language.documents import as_text, split_documents, split_of
+from posenc_jax.lab.tasks.language.documents import split_documents, split_of
 from posenc_jax.lab.tasks.language.embedded import EmbeddedCorpus, markov_text, stdlib_code
 from posenc_jax.lab.tasks.language.listings import listings
 from posenc_jax.lab.tasks.language.packing import pack_documents
-
-SPLITS = ('train', 'validation', 'test')
+from posenc_jax.lab.tasks.task import SPLITS
 
 
 @pytest.fixture
@@ -62,11 +61,8 @@ def test_embedded_corpora(name):
     task = Language(name)
     streams = {split: task.tokens(split) for split in SPLITS}
     sizes = {split: len(stream) for split, stream in streams.items()}
-    assert (
-        sum(sizes.values()) > 200_000
-        and sizes['train'] > 0.7 * sum(sizes.values())
-        and min(sizes.values()) > 1000
-    )
+    total = sum(sizes.values())
+    assert total > 200_000 and sizes['train'] > 0.7 * total and min(sizes.values()) > 1000
     for split, stream in streams.items():
         documents = task.documents(split)
         assert stream.dtype == np.int32 and stream[0] == BOS
@@ -85,9 +81,8 @@ def test_pydoc_topics_are_the_topics():
 
 def test_stdlib_code_leaves_out_tests_and_packages():
     texts = b'\n'.join(EmbeddedCorpus('stdlib_code').documents('train'))
-    assert (
-        b'class JSONDecoder' in texts or b'class JSONEncoder' in texts or b'def namedtuple' in texts
-    )
+    known = (b'class JSONDecoder', b'class JSONEncoder', b'def namedtuple')
+    assert any(text in texts for text in known)
     assert b'class TestCase(unittest.TestCase)' not in texts
 
 
@@ -95,14 +90,10 @@ def test_stdlib_code_holds_nothing_that_the_build_wrote_for_this_machine():
     """No dump of how this Python was built: no file of it by name, and none of its long settings in
     any text.
     """
-    names = stdlib_code()
-    assert not [
-        n for n in names if n.startswith(('_sysconfigdata', 'config-')) or n == 'sitecustomize.py'
-    ]
-    assert {
-        'json/decoder.py',
-        '_osx_support.py',
-    } <= names.keys()  # modules of other platforms are everywhere
+    names, built = stdlib_code(), ('_sysconfigdata', 'config-', 'sitecustomize.py')
+    assert not [name for name in names if name.startswith(built)]
+    # Modules of other platforms are everywhere.
+    assert {'json/decoder.py', '_osx_support.py'} <= names.keys()
     built = [v for v in sysconfig.get_config_vars().values() if isinstance(v, str) and len(v) > 60]
     texts = b'\n'.join(names.values()).decode(errors='replace')
     assert built and not [value for value in built if value in texts]
@@ -111,14 +102,10 @@ def test_stdlib_code_holds_nothing_that_the_build_wrote_for_this_machine():
 def test_stdlib_code_is_the_same_files_on_every_machine(monkeypatch, tmp_path):
     ours = ('json/decoder.py', 'abc.py', 'this_is_no_module.py')
     builds = (
-        '_sysconfigdata__linux_x86_64-linux-gnu.py',
-        '_sysconfigdata_d_darwin_darwin.py',
-        'sitecustomize.py',
-        # fmt: skip
-        'config-3.11-x86_64-linux-gnu/python-config.py',
-        '_distutils_system_mod.py',
+        '_sysconfigdata__linux_x86_64-linux-gnu.py _sysconfigdata_d_darwin_darwin.py '
+        'sitecustomize.py config-3.11-x86_64-linux-gnu/python-config.py _distutils_system_mod.py'
     )
-    for name in (*ours, *builds, 'site-packages/abc.py', 'unittest/test/test_case.py'):
+    for name in (*ours, *builds.split(), 'site-packages/abc.py', 'unittest/test/test_case.py'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text('x = 1\n')
     monkeypatch.setattr(sysconfig, 'get_paths', lambda: {'stdlib': str(tmp_path)})
@@ -138,9 +125,8 @@ def test_fallbacks_are_stated(monkeypatch, caplog, tmp_path):
         caplog.clear()
         corpus = EmbeddedCorpus(name)
         assert sum(map(len, corpus.documents('train'))) > 100_000
-        assert (
-            'synthetic Markov text' in caplog.text and 'synthetic Markov text' in corpus.description
-        )
+        for said in (caplog.text, corpus.description):
+            assert 'synthetic Markov text' in said
         assert all(corpus.documents(split) for split in SPLITS)
 
 
@@ -178,9 +164,8 @@ def test_a_name_of_a_listing_keeps_its_value_in_a_document_and_rare_names_recur_
 def test_text_files(folder):
     task = Language(f'text:{folder}/*.txt')
     texts = [task.decode(document[1:]) for split in SPLITS for document in task.documents(split)]
-    assert sorted(texts) == sorted(
-        path.read_text(encoding='utf-8') for path in folder.glob('*.txt')
-    )
+    written = [path.read_text(encoding='utf-8') for path in folder.glob('*.txt')]
+    assert sorted(texts) == sorted(written)
 
 
 def test_split_does_not_change_when_the_folder_moves(folder, tmp_path_factory, monkeypatch):
@@ -196,36 +181,23 @@ def test_split_does_not_change_when_the_folder_moves(folder, tmp_path_factory, m
         np.testing.assert_array_equal(np.concatenate(before), np.concatenate(after))
 
 
-def test_single_file_is_cut(tmp_path):
-    (tmp_path / 'book.txt').write_text('x' * 900 + 'y' * 50 + 'z' * 50)
-    task = Language(f'text:{tmp_path}/book.txt')
-    assert [task.decode(task.tokens(split)[1:]) for split in SPLITS] == [
-        'x' * 900,
-        'y' * 50,
-        'z' * 50,
-    ]
-
-
 @pytest.mark.parametrize('count', [1, 2, 3, 7])
 def test_a_handful_of_files_are_cut_each(tmp_path, count):
     for number in range(count):
         (tmp_path / f'{number}.txt').write_text('x' * 900 + 'y' * 50 + 'z' * 50)
     task = Language(f'text:{tmp_path}/*.txt')
     for split, expected in zip(SPLITS, ('x' * 900, 'y' * 50, 'z' * 50)):
-        assert [task.decode(document[1:]) for document in task.documents(split)] == count * [
-            expected
-        ]
-    assert (
-        f'{count} files, {1000 * count} bytes, each cut at 90 % and 95 %' in task.corpus.description
-    )
+        texts = [task.decode(document[1:]) for document in task.documents(split)]
+        assert texts == [expected] * count
+    said = f'{count} files, {1000 * count} bytes, each cut at 90 % and 95 %'
+    assert said in task.corpus.description
 
 
 def test_many_files_are_kept_whole(folder):
     task = Language(f'text:{folder}/*.txt')
     assert task.corpus.description.endswith(', split by name')
-    (folder / 'book.txt').write_text(
-        'x' * 1_000_000
-    )  # leaves less than 1 % of the bytes to the other parts
+    # A book that leaves less than 1 % of the bytes to the other parts.
+    (folder / 'book.txt').write_text('x' * 1_000_000)
     assert task.corpus.description.endswith(', each cut at 90 % and 95 %')
     assert all(task.decode(task.documents(split)[-1]).endswith('x' * 1000) for split in SPLITS)
 
@@ -275,22 +247,13 @@ def test_names_of_texts_are_on_one_line(tmp_path):
     assert str(found.value).isprintable()
 
 
-def test_as_text_takes_str_and_bytes():
-    assert as_text('ä', 'x') == as_text('ä'.encode(), 'x') == 'ä'.encode()
-
-
-# Names and lengths.
-
-
 @pytest.mark.parametrize('packing', ['stream', 'documents'])
 def test_corpus_shorter_than_a_sequence(tmp_path, packing):
     (tmp_path / 'short.txt').write_text('x' * 100)
     task = Language(f'text:{tmp_path}/short.txt', packing=packing)
     task.dataset(length=90, batch_size=2, seed=0)
-    with pytest.raises(
-        ValueError,
-        match='train split of .* has 91 tokens in 1 doc.* length 91 needs 92.* at most 90',
-    ):
+    said = 'train split of .* has 91 tokens in 1 doc.* length 91 needs 92.* at most 90'
+    with pytest.raises(ValueError, match=said):
         task.dataset(length=91, batch_size=2, seed=0)
     with pytest.raises(ValueError, match='validation split'):
         task.dataset(length=6, batch_size=2, seed=0, split='validation')
@@ -323,9 +286,8 @@ def test_training_crops_lie_in_the_stream():
 
 
 def test_crops_reach_both_ends_of_a_short_text(tmp_path):
-    (tmp_path / 'short.txt').write_text(
-        'abcdefghijk'
-    )  # the training part is <bos>abcdefghi: 10 tokens, crops of 9
+    # The training part is <bos>abcdefghi: 10 tokens, crops of 9.
+    (tmp_path / 'short.txt').write_text('abcdefghijk')
     task = Language(f'text:{tmp_path}/short.txt')
     dataset = task.dataset(length=(8, 8), batch_size=50, seed=0)
     assert {task.decode(tokens) for tokens in dataset[0]['tokens']} == {'<bos>abcdefg', 'abcdefgh'}
@@ -338,9 +300,8 @@ def test_packed_training_epoch_visits_every_row_once_and_the_next_in_another_ord
     task = Language(f'text:{folder}/*.txt', packing='documents')
     size = pack_documents(task.documents('train'), 32).rows
     dataset = task.dataset(length=32, batch_size=1, seed=0)
-    first, second = (
-        [dataset[i]['tokens'].tobytes() for i in range(size * e, size * (e + 1))] for e in (0, 1)
-    )
+    drawn = [dataset[i]['tokens'].tobytes() for i in range(2 * size)]
+    first, second = drawn[:size], drawn[size:]
     assert sorted(first) == sorted(second) and first != second and len(set(first)) == size
 
 

@@ -12,12 +12,11 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.lab.tasks.arithmetic import Addition, RandomSpaces, length_gen_recipe
+from posenc_jax.lab.tasks.arithmetic import Addition, length_gen_recipe
 from posenc_jax.lab.tasks.arithmetic.index_hints import draw_hints, hinted
 from posenc_jax.lab.tasks.arithmetic.random_spaces import spread
 from posenc_jax.protocol.capabilities import first_carry
-from posenc_jax.protocol.errors import SpecError
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
 from tests.lab.tasks.rows import make
 
 GOLDEN = golden('length_gen_recipe')['values']
@@ -25,29 +24,39 @@ SYMBOLS = GOLDEN['symbols']
 HINTED = dict(reverse_output=True, reverse_operands=True, index_hints=SYMBOLS)
 
 
-def whole(batch, row):
-    return np.append(batch['tokens'][row, :1], batch['targets'][row])
-
-
 def words(task, batch, row):
     """What a row says between its boundaries."""
-    said = task.decode(whole(batch, row)).split()
+    said = task.decode(np.append(batch['tokens'][row, :1], batch['targets'][row])).split()
     return said[1 : said.index('$', 1)]
 
 
-@pytest.mark.parametrize('which', ['first', 'second'])
-def test_strings_of_the_sheet(which):
+def written(given, hints=lambda number: f'h{number}'):
     """Numbers as the format writes them, one after the other."""
-    given = GOLDEN[which]
     said, names = [], Addition(**HINTED)
     for sign, number in (('', given['a']), ('+', given['b']), ('=', given['a'] + given['b'])):
         digits = np.array([[int(d) for d in reversed(str(number))]])
-        values, count = hinted(
-            digits, np.array([digits.shape[1]]), np.array([14 + given['start']]), True
-        )
+        count = np.array([digits.shape[1]])
+        values, count = hinted(digits, count, np.array([14 + given['start']]), True)
         said += [sign] * bool(sign) + names.decode(values[0, : count[0]]).split()
-    letter = {f'h{i}': 'abcdefghij'[i] for i in range(10)} if which == 'first' else {}
-    assert [letter.get(word, word) for word in said] == given['tokens']
+    return [hints(int(word[1:])) if word[0] == 'h' else word for word in said]
+
+
+def highest_start(_, digits):
+    starts = draw_hints(np.random.default_rng(0), np.full(20_000, int(digits) + 1), SYMBOLS)
+    counts = np.bincount(starts)
+    share = 1 / len(counts)  # of each start, all of which are equally likely
+    assert abs(counts / 20_000 - share).max() < 5 * (share / 20_000) ** 0.5
+    return starts.max()
+
+
+test_golden = golden_suite(
+    'length_gen_recipe',
+    {
+        'first.tokens': lambda given: written(given, 'abcdefghij'.__getitem__),
+        'second.tokens': written,
+        'highest_start_of_digits.*': highest_start,
+    },
+)
 
 
 @pytest.mark.parametrize(
@@ -73,9 +82,8 @@ def test_every_digit_has_the_hint_of_its_significance(spec, reverse):
         assert numbers == [str(a), str(b), str(a + b)] and a + b == c
         carried += len(numbers[2]) > max(map(len, numbers[:2]))
         scored = batch['targets'][row][batch['loss_mask'][row] > 0]
-        assert task.decode(scored).split() == words(task, batch, row)[-2 * len(numbers[2]) :] + [
-            '$'
-        ]  # the whole answer
+        answer = words(task, batch, row)[-2 * len(numbers[2]) :]
+        assert task.decode(scored).split() == [*answer, '$']
     assert carried > 10  # a carry has the next hint
 
 
@@ -101,15 +109,6 @@ def test_hints_may_ascend_from_the_most_significant_digit(reverse):
     assert min(lowest) == 0 and max(highest) == 11
 
 
-@pytest.mark.parametrize('digits', GOLDEN['highest_start_of_digits'])
-def test_starts_are_uniform_up_to_the_highest(digits):
-    highest = GOLDEN['highest_start_of_digits'][digits]
-    starts = draw_hints(np.random.default_rng(0), np.full(20_000, int(digits) + 1), SYMBOLS)
-    assert starts.min() == 0 and starts.max() == highest
-    counts = np.bincount(starts)
-    assert abs(counts / 20_000 - 1 / (highest + 1)).max() < 5 * (1 / (highest + 1) / 20_000) ** 0.5
-
-
 def test_starts_are_random_in_evaluation_as_well():
     task = length_gen_recipe().for_evaluation()
     batch = task.sample(np.random.default_rng(0), 100, 3)
@@ -117,27 +116,18 @@ def test_starts_are_random_in_evaluation_as_well():
 
 
 def test_the_recipe_is_what_it_says():
-    expected = RandomSpaces(Addition(**HINTED), most=3)
-    assert (
-        make('length_gen_recipe()')
-        == expected
-        == make(
-            'random_spaces(addition(reverse_output=True, reverse_operands=True, '
-            'index_hints=102), most=3)'
-        )
-    )
-    assert make('length_gen_recipe(reverse=False, index_hints=0, spaces=0)') == RandomSpaces(
-        Addition(), most=0
-    )
+    hinted = 'addition(reverse_output=True, reverse_operands=True, index_hints=102)'
+    assert make('length_gen_recipe()') == make(f'random_spaces({hinted}, most=3)')
+    plain = make('length_gen_recipe(reverse=False, index_hints=0, spaces=0)')
+    assert plain == make('random_spaces(addition(), most=0)')
 
 
 def test_spaces_in_training_only_and_one_vocabulary():
     task = length_gen_recipe()
     batch, plain = (t.sample(np.random.default_rng(1), 50, (1, 5)) for t in (task, task.task))
     test = task.for_evaluation()
-    assert test.vocab_size == task.vocab_size == task.task.vocab_size + 1 and test.width(
-        5
-    ) == task.task.width(5)
+    assert test.vocab_size == task.vocab_size == task.task.vocab_size + 1
+    assert test.width(5) == task.task.width(5)
     spaces = 0
     for row in range(50):
         said = words(task, batch, row)
@@ -172,9 +162,8 @@ def test_fire_sees_the_drawn_ids():
         count = np.asarray(tok.pos).max()
         real = np.asarray(tok.pos) > 0
         assert p.max() > count and all((np.diff(row[of]) > 0).all() for row, of in zip(p, real))
-        assert np.array_equal(p[0], p[1]) == (
-            key is None
-        )  # a draw for every sequence; evaluation without a key has one
+        # A draw for every sequence; evaluation without a key has one.
+        assert np.array_equal(p[0], p[1]) == (key is None)
         carry = first_carry(encoding, jnp.zeros((2, 2, length, 4)), placed)
         s, _ = encoding.logits(
             jnp.zeros((2, 2, length, length)), None, None, placed, placed, None, carry
@@ -191,49 +180,14 @@ def test_spread_keeps_loss_on_what_bore_it():
     spaced, ends = spread(batch, gaps, 99, batch['tokens'].shape[1] * 4)
     for row in range(30):
         kept = spaced['targets'][row] != 99
-        count = batch['tokens'].shape[1] if kept.sum() > batch['tokens'].shape[1] else kept.sum()
-        np.testing.assert_array_equal(spaced['targets'][row][kept], batch['targets'][row][:count])
-        np.testing.assert_array_equal(
-            spaced['loss_mask'][row][kept], batch['loss_mask'][row][:count]
-        )
-        assert (
-            not spaced['loss_mask'][row][~kept].any() and ends[row] == np.nonzero(kept)[0][-1] + 2
-        )
+        for name in ('targets', 'loss_mask'):
+            found = spaced[name][row][kept]
+            np.testing.assert_array_equal(found, batch[name][row][: len(found)])
+        assert not spaced['loss_mask'][row][~kept].any()
+        assert ends[row] == np.nonzero(kept)[0][-1] + 2
 
 
-def test_wrong_input_says_what_is_wrong():
-    for spec, message in (
-        ('addition(first_hint="most")', 'has no hints; give index_hints, such as index_hints=102'),
-        ('addition(index_hints=9, first_hint="first")', 'is not one of .least., .most.'),
-        ('length_gen_recipe(ids="coupled")', 'is not one of'),
-        (
-            'addition(reverse_output=True, ids="coupled", index_hints=9)',
-            'has no ids for index_hints=9',
-        ),
-        (
-            'addition(reverse_output=True, ids="coupled", scratchpad=True)',
-            'has no ids for scratchpad=True',
-        ),
-        (
-            'random_spaces(addition(reverse_output=True, ids="coupled"))',
-            "no id in a task with ids='coupled'",
-        ),
-        (
-            'random_spaces(any_order(addition()))',
-            'AnyOrder supplies no positions for spaces; put random_spaces inside',
-        ),
-        ('random_spaces(language())', 'not one that reads text'),
-        ('random_spaces(alibi())', 'registered as encoding, not as task'),
-        ('random_spaces(addition(), law="poisson")', 'law'),
-    ):
-        with pytest.raises(SpecError, match=message):
-            make(spec)
-    task = length_gen_recipe(index_hints=10)
-    with pytest.raises(
-        ValueError,
-        match='sums of 10-digit numbers need 11 index hints, but there are 10; use at most 9',
-    ):
-        task.dataset(length=(1, 10), batch_size=2, seed=0)
+def test_more_digits_than_hints_are_refused():
     with pytest.raises(ValueError, match='12 digits need 12 index hints, but there are 10'):
         draw_hints(np.random.default_rng(0), np.array([3, 12]), 10)
 
@@ -246,10 +200,8 @@ def test_it_trains_and_evaluates_from_a_config():
     from posenc_jax.lab.runs.run import validate
 
     config = default.get_config()
-    config.task, config.encoding = (
-        'length_gen_recipe(ids="plain")',
-        'randomized_pe(max_len=2048, per_row=True) | fire()',
-    )
+    config.task = 'length_gen_recipe(ids="plain")'
+    config.encoding = 'randomized_pe(max_len=2048, per_row=True) | fire()'
     config.model.update(layers=1, width=16, heads=2)
     config.train.update(length=3, batch=8)
     config.eval.lengths = (3, 6)

@@ -1,7 +1,6 @@
 """Fields of the Potts model as a task."""
 
 import numpy as np
-import pytest
 
 from posenc_jax.lab.tasks.grid import MarkovField
 from posenc_jax.lab.tasks.grid.markov_field import potts_fields
@@ -40,8 +39,3 @@ def test_both_orders_write_the_same_fields():
         if column < 3:
             assert (near['targets'][:, place] == field[:, row, column + 1]).all()
     assert (MarkovField().predicts, MarkovField(order='near_to_far').predicts) == ('next', 'here')
-
-
-def test_a_batch_has_fields_of_one_side():
-    with pytest.raises(ValueError, match=r'one side, got the range \(3, 4\)'):
-        MarkovField().sample(np.random.default_rng(0), 1, (3, 4))

@@ -26,16 +26,11 @@ def test_answers_count_the_mines_around(length):
         at = {(cell % columns, cell // columns): symbol for cell, symbol in enumerate(question)}
         for cell, symbol in enumerate(answer):
             x, y = cell % columns, cell // columns
-            around = sum(
-                at.get((x + i, y + j)) == '*'
-                for i in (-1, 0, 1)
-                for j in (-1, 0, 1)
-                if (i, j) != (0, 0)
-            )
+            steps = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
+            around = sum(at.get((x + i, y + j)) == '*' for i, j in steps)
             assert symbol == ('*' if at[x, y] == '*' else str(around))
-        np.testing.assert_array_equal(
-            row['positions'], coupled_grid_ids(columns, rows, width=len(row['positions']) + 1)[:-1]
-        )
+        ids = coupled_grid_ids(columns, rows, width=len(row['positions']) + 1)
+        np.testing.assert_array_equal(row['positions'], ids[:-1])
         assert task.decode(row['targets'][row['loss_mask'] == 1]) == answer + '$'
     assert sides == ({(4, 4)} if length == 4 else sides) and (length == 4 or len(sides) > 15)
 
@@ -43,9 +38,8 @@ def test_answers_count_the_mines_around(length):
 def test_mines_are_as_many_as_asked():
     for mines in (0.0, 0.3, 1.0):
         cells = ''.join(question for question, *_ in boards(Minesweeper(mines=mines), 5, 200))
-        assert cells.count('*') / len(cells) == pytest.approx(
-            mines, abs=5 * (0.21 / 5000) ** 0.5 if mines == 0.3 else 0
-        )
+        error = 5 * (0.21 / 5000) ** 0.5 if mines == 0.3 else 0
+        assert cells.count('*') / len(cells) == pytest.approx(mines, abs=error)
 
 
 def test_a_cell_of_the_answer_has_the_ids_of_the_cell_of_the_question():

@@ -3,6 +3,7 @@ import pytest
 
 from posenc_jax.lab.tasks.retrieval import MQAR
 from posenc_jax.lab.tasks.retrieval.mqar import _distinct, _weighted
+from tests.lab.tasks.rows import sampled
 
 
 @pytest.mark.parametrize('pairs, length', [(4, 64), (8, 128), (16, 256), (64, 512), (3, (12, 40))])
@@ -26,14 +27,6 @@ def test_every_key_is_asked_once_and_answered_by_its_value(pairs, length, random
         assert (rest == 0).all() != random_non_queries
 
 
-def test_gaps_follow_the_power_law():
-    # One pair: a single slot drawn with p(g) ~ g^(a - 1), compared in total variation.
-    batch = MQAR(pairs=1, vocab=64, power=0.01).sample(np.random.default_rng(0), 20000, 22)
-    slots = (np.argmax(batch['loss_mask'], axis=1) - 2) // 2
-    law = np.arange(1, 11) ** (0.01 - 1)
-    assert abs(np.bincount(slots, minlength=10) / 20000 - law / law.sum()).sum() < 0.03
-
-
 def test_weighted_draws_are_successive_draws_without_replacement():
     weights = np.array([0.6, 0.3, 0.1])
     draws = _weighted(np.random.default_rng(0), np.broadcast_to(np.log(weights), (40000, 3)), 2)
@@ -50,8 +43,6 @@ def test_distinct_draws_are_uniform_ordered_pairs():
 
 
 def test_range_of_lengths_keeps_to_each_length():
-    batch = MQAR(pairs=2, vocab=32, random_non_queries=True).sample(
-        np.random.default_rng(0), 400, (8, 20)
-    )
-    written = batch['tokens'].shape[1] - np.argmax(batch['tokens'][:, ::-1] > 0, axis=1)
+    tokens = sampled('mqar(pairs=2, vocab=32, random_non_queries=True)', (8, 20), 400)['tokens']
+    written = tokens.shape[1] - np.argmax(tokens[:, ::-1] > 0, axis=1)
     assert set(written) == set(range(8, 21, 2))

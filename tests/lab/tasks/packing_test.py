@@ -27,9 +27,7 @@ def test_a_segment_is_a_run_of_one_document():
     packed = pack_documents(documents, 8)
     batch = packed_batch(packed, np.arange(packed.rows))
     for tokens, targets, segment in zip(batch['tokens'], batch['targets'], batch['segment']):
-        assert list(segment[segment > 0]) == sorted(
-            segment[segment > 0]
-        )  # in order, padding on the right
+        assert (np.diff(segment[segment > 0]) >= 0).all()  # in order, padding on the right
         assert (np.diff(np.flatnonzero(segment == 0)) == 1).all() and (segment[0] == 1)
         for number in range(1, segment.max() + 1):
             inside = segment == number

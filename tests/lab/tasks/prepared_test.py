@@ -5,7 +5,6 @@ import shutil
 import sys
 import types
 
-import numpy as np
 import pytest
 
 from posenc_jax.base import memory
@@ -53,12 +52,21 @@ def data_dir(tmp_path_factory):
     return root
 
 
+def opened(root, name='posenc_topics', **options):
+    return Language(f'tfds:{name}', data_dir=str(root), **options)
+
+
+def copied(data_dir, to):
+    """The folder of a copy of the first data set."""
+    return shutil.copytree(data_dir / 'posenc_topics', to / 'posenc_topics')
+
+
 def texts(task, split):
     return [task.decode(document[1:]) for document in task.documents(split)]
 
 
 def test_no_tensorflow_and_no_builder_class_is_needed(data_dir):
-    task = Language('tfds:posenc_topics', data_dir=str(data_dir))
+    task = opened(data_dir)
     found = [text for split in ('train', 'validation', 'test') for text in texts(task, split)]
     assert sorted(found) == sorted(topics.values())
     assert len(texts(task, 'train')) > 50 and texts(task, 'validation')
@@ -67,13 +75,13 @@ def test_no_tensorflow_and_no_builder_class_is_needed(data_dir):
 
 
 def test_own_splits_are_kept(data_dir):
-    task = Language('tfds:posenc_topics_split:1.2.0', data_dir=str(data_dir))
+    task = opened(data_dir, 'posenc_topics_split:1.2.0')
     for split, names in PosencTopicsSplit.SPLITS.items():
         assert sorted(texts(task, split)) == sorted(topics[name] for name in names)
 
 
 def test_texts_that_are_too_large_are_refused_while_they_are_read(data_dir, monkeypatch):
-    task = Language('tfds:posenc_topics_split', data_dir=str(data_dir))
+    task = opened(data_dir, 'posenc_topics_split')
     whole = 5 * sum(len(topics[name].encode()) for name in NAMES[50:60])
     monkeypatch.setattr(memory, 'main_memory', lambda: 2 * whole)
     assert len(texts(task, 'validation')) == 10
@@ -83,22 +91,17 @@ def test_texts_that_are_too_large_are_refused_while_they_are_read(data_dir, monk
         task.documents('validation')
 
 
-@pytest.mark.parametrize('packing', ['stream', 'documents'])
-def test_batches(data_dir, packing):
-    task = Language('tfds:posenc_topics', data_dir=str(data_dir), packing=packing)
+def test_batches(data_dir):
+    task = opened(data_dir)
     batch = task.dataset(length=64, batch_size=4, seed=0)[2]
     assert batch['tokens'].shape == (4, 64) and batch['tokens'].max() <= BOS
-    shards = [
-        task.dataset(length=64, batch_size=4, seed=0, shard=(p, 2))[2]['tokens'] for p in (0, 1)
-    ]
-    np.testing.assert_array_equal(np.concatenate(shards), batch['tokens'])
 
 
 def test_other_feature(data_dir):
-    task = Language('tfds:posenc_topics', data_dir=str(data_dir), feature='title')
+    task = opened(data_dir, feature='title')
     assert sorted(t for s in ('train', 'validation', 'test') for t in texts(task, s)) == NAMES
     with pytest.raises(SpecError, match="'titel'.*did you mean 'title'"):
-        Language('tfds:posenc_topics', data_dir=str(data_dir), feature='titel').documents('train')
+        opened(data_dir, feature='titel').documents('train')
 
 
 def test_text_of_a_mocked_data_source_is_str_and_of_a_real_one_bytes(data_dir):
@@ -112,23 +115,19 @@ def test_text_of_a_mocked_data_source_is_str_and_of_a_real_one_bytes(data_dir):
 
 
 def test_highest_version_is_read(data_dir, tmp_path):
-    shutil.copytree(data_dir / 'posenc_topics', tmp_path / 'posenc_topics')
-    (tmp_path / 'posenc_topics' / '1.2.0').rename(tmp_path / 'posenc_topics' / '1.9.0')
-    shutil.copytree(data_dir / 'posenc_topics' / '1.2.0', tmp_path / 'posenc_topics' / '1.10.0')
-    assert '1.10.0' in Language('tfds:posenc_topics', data_dir=str(tmp_path)).corpus.description
-    assert (
-        '1.9.0' in Language('tfds:posenc_topics:1.9.0', data_dir=str(tmp_path)).corpus.description
-    )
+    copy = copied(data_dir, tmp_path)
+    shutil.copytree(copy / '1.2.0', copy / '1.10.0')
+    (copy / '1.2.0').rename(copy / '1.9.0')
+    assert '1.10.0' in opened(tmp_path).corpus.description
+    assert '1.9.0' in opened(tmp_path, 'posenc_topics:1.9.0').corpus.description
 
 
 def test_configs_must_be_chosen(data_dir, tmp_path):
     for config in ('plain', 'fancy'):
         shutil.copytree(data_dir / 'posenc_topics', tmp_path / 'posenc_topics' / config)
-    with pytest.raises(
-        SpecError, match=r'several configs.*posenc_topics/fancy.*posenc_topics/plain'
-    ):
-        Language('tfds:posenc_topics', data_dir=str(tmp_path))
-    assert texts(Language('tfds:posenc_topics/plain', data_dir=str(tmp_path)), 'train')
+    with pytest.raises(SpecError, match='several configs.*posenc_topics/fancy.*s/plain'):
+        opened(tmp_path)
+    assert texts(opened(tmp_path, 'posenc_topics/plain'), 'train')
 
 
 def test_unprepared_data_set_raises_at_once_with_the_command(tmp_path, monkeypatch):
@@ -141,23 +140,23 @@ def test_unprepared_data_set_raises_at_once_with_the_command(tmp_path, monkeypat
         r"file_format='array_record'\)\.download_and_prepare\(\)"
     )
     with pytest.raises(FileNotFoundError, match=command):
-        Language('tfds:tiny_shakespeare', data_dir=str(tmp_path))
+        opened(tmp_path, 'tiny_shakespeare')
     with pytest.raises(FileNotFoundError, match='not prepared'):
-        Language('tfds:tiny_shakespeare', data_dir=str(tmp_path / 'missing'))
+        opened(tmp_path / 'missing', 'tiny_shakespeare')
 
 
-def test_version_that_is_not_prepared(data_dir):
-    with pytest.raises(FileNotFoundError, match='posenc_topics:7.0.0 is not prepared'):
-        Language('tfds:posenc_topics:7.0.0', data_dir=str(data_dir))
-
-
-def test_unknown_name(data_dir):
-    with pytest.raises(SpecError, match="did you mean 'tiny_shakespeare'"):
-        Language('tfds:tiny_shakespear', data_dir=str(data_dir))
-    with pytest.raises(SpecError, match="did you mean .*'posenc_topics'"):
-        Language('tfds:posenc_topic', data_dir=str(data_dir))
-    with pytest.raises(SpecError, match='expected NAME'):
-        Language('tfds:a b', data_dir=str(data_dir))
+@pytest.mark.parametrize(
+    'name, error, message',
+    [
+        ('posenc_topics:7.0.0', FileNotFoundError, 'posenc_topics:7.0.0 is not prepared'),
+        ('tiny_shakespear', SpecError, "did you mean 'tiny_shakespeare'"),
+        ('posenc_topic', SpecError, "did you mean .*'posenc_topics'"),
+        ('a b', SpecError, 'expected NAME'),
+    ],
+)
+def test_unknown_names(data_dir, name, error, message):
+    with pytest.raises(error, match=message):
+        opened(data_dir, name)
 
 
 def test_default_directory_is_tfds_data_dir(data_dir, monkeypatch):
@@ -166,15 +165,19 @@ def test_default_directory_is_tfds_data_dir(data_dir, monkeypatch):
 
 
 def test_format_without_random_access(data_dir, tmp_path):
-    shutil.copytree(data_dir / 'posenc_topics', tmp_path / 'posenc_topics')
-    info = tmp_path / 'posenc_topics' / '1.2.0' / 'dataset_info.json'
+    info = copied(data_dir, tmp_path) / '1.2.0' / 'dataset_info.json'
     info.write_text(info.read_text().replace('array_record', 'tfrecord'))
     with pytest.raises(ValueError, match='prepared as tfrecord.*array_record or parquet'):
-        Language('tfds:posenc_topics', data_dir=str(tmp_path)).documents('train')
+        opened(tmp_path).documents('train')
 
 
 HOSTILE = {'pythonClassName': 'own_feature.Text', 'text': {}}
 LEGACY = {'type': 'own_feature.Text', 'content': {}}  # as older versions of TFDS write it
+SEQUENCE = {
+    'pythonClassName': 'tensorflow_datasets.core.features.sequence_feature.Sequence',
+    'featuresDict': None,
+    'jsonFeature': {'json': json.dumps({'feature': LEGACY})},
+}
 
 
 @pytest.mark.parametrize(
@@ -183,14 +186,7 @@ LEGACY = {'type': 'own_feature.Text', 'content': {}}  # as older versions of TFD
         ('features.json', lambda old: old['featuresDict']['features'].update(title=HOSTILE)),
         ('features.json', lambda old: (old.clear(), old.update(HOSTILE))),
         ('features.json', lambda old: (old.clear(), old.update(LEGACY))),
-        (
-            'features.json',
-            lambda old: old.update(
-                pythonClassName='tensorflow_datasets.core.features.sequence_feature.Sequence',
-                featuresDict=None,
-                jsonFeature={'json': json.dumps({'feature': LEGACY})},
-            ),
-        ),
+        ('features.json', lambda old: old.update(SEQUENCE)),
         ('dataset_info.json', lambda old: old.update(features=HOSTILE)),
         ('dataset_info.json', lambda old: old.update(moduleName='own_feature')),
     ],
@@ -203,19 +199,17 @@ def test_no_module_that_a_data_set_names_is_imported(
     """
     (tmp_path / 'own_feature.py').write_text('raise SystemExit("executed")')
     monkeypatch.syspath_prepend(tmp_path)
-    root = shutil.copytree(data_dir / 'posenc_topics', tmp_path / 'data' / 'posenc_topics').parent
+    root = copied(data_dir, tmp_path / 'data').parent
     (path,) = root.rglob(file)
     content = json.loads(path.read_text())
     changed(content)
     path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
     usual = vars(tfds.features.FeatureConnector)['cls_from_name']
-    read = lambda: Language('tfds:posenc_topics', data_dir=str(root)).documents('validation')
+    read = lambda: opened(root).documents('validation')
     if 'moduleName' in content and 'features' not in content:
         assert read()  # TFDS only mentions this module
     else:
-        with pytest.raises(
-            ValueError, match="of the class 'own_feature.Text', whose module was not imp"
-        ):
+        with pytest.raises(ValueError, match="class 'own_feature.Text', whose module was not imp"):
             read()
     assert 'own_feature' not in sys.modules
     assert vars(tfds.features.FeatureConnector)['cls_from_name'] is usual
@@ -225,9 +219,9 @@ def test_features_of_a_module_that_is_imported_are_read(data_dir, tmp_path, monk
     made = types.ModuleType('own_feature')
     exec('from tensorflow_datasets import features\nclass Text(features.Text): pass', vars(made))
     monkeypatch.setitem(sys.modules, 'own_feature', made)
-    root = shutil.copytree(data_dir / 'posenc_topics', tmp_path / 'data' / 'posenc_topics').parent
+    root = copied(data_dir, tmp_path / 'data').parent
     (path,) = root.rglob('features.json')
     content = json.loads(path.read_text())
     content['featuresDict']['features']['title'] = HOSTILE
     path.write_text(json.dumps(content))
-    assert Language('tfds:posenc_topics', data_dir=str(root)).documents('validation')
+    assert opened(root).documents('validation')

@@ -63,21 +63,11 @@ SOLVERS = {
 
 
 @pytest.mark.parametrize('name', TRANSDUCTIONS)
-def test_an_independent_solver_agrees(name):
-    task, rng = TRANSDUCTIONS[name], np.random.default_rng(0)
-    for number in range(1000):
-        source, target = task(rng, 1 + number % 12)
-        assert [*SOLVERS[name](source), '<eos>'] == target
-        assert set(source) | set(target) <= set(task.words) and target.count('<eos>') == 1
-
-
-@pytest.mark.parametrize('name', TRANSDUCTIONS)
 def test_a_length_counts_digits_or_tables(name):
     source, target = TRANSDUCTIONS[name](np.random.default_rng(1), 9)
     if 'lookup' in name:
-        assert (
-            sum(word in TABLES for word in source) == 9 and len(target) == 11 and source[-1] == '.'
-        )
+        assert sum(word in TABLES for word in source) == 9
+        assert len(target) == 11 and source[-1] == '.'
     elif name == 'dedupe':
         assert source[-1] == '<eos>' and all(n % 2 for _, n in runs(source)) or len(target) < 10
     else:
@@ -85,25 +75,22 @@ def test_a_length_counts_digits_or_tables(name):
         assert len(digits) == 9
 
 
-def test_golden_pairs():
+def test_golden_pairs(monkeypatch):
     """The sheet's example of recopying, with the source of each task."""
-    x, y = ['2', '5', '8'], '2 5 5 5 8 8 8 8 8'.split()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('posenc_jax.lab.tasks.source_target._digits', lambda rng, length: list(x))
-        pairs = {name: TRANSDUCTIONS[name](None, 3) for name in TRANSDUCTIONS if 'copy' in name}
-    assert pairs['recopy'] == (x, [*y, '<eos>']) and pairs['inv_recopy'] == (y, [*x, '<eos>'])
-    assert pairs['reverse_recopy'] == (x, [*y[::-1], '<eos>']) and pairs['inv_reverse_recopy'] == (
-        y[::-1],
-        [*x, '<eos>'],
-    )
-    assert pairs['copy'] == (x, [*x, '<eos>']) and pairs['reverse_copy'] == (
-        x,
-        ['8', '5', '2', '<eos>'],
-    )
-    assert deduped(['1', '1', '7'], [3, 1, 5]) == (
-        ['1'] * 4 + ['7'] * 5 + ['<eos>'],
-        ['1', '7', '<eos>'],
-    )
+    x, y = '2 5 8'.split(), '2 5 5 5 8 8 8 8 8'.split()
+    monkeypatch.setattr('posenc_jax.lab.tasks.source_target._digits', lambda rng, length: list(x))
+    pairs = {
+        'copy': (x, x),
+        'reverse_copy': (x, x[::-1]),
+        'recopy': (x, y),
+        'reverse_recopy': (x, y[::-1]),
+        'inv_recopy': (y, x),
+        'inv_reverse_recopy': (y[::-1], x),
+    }
+    for name, (source, target) in pairs.items():
+        assert TRANSDUCTIONS[name](None, 3) == (source, [*target, '<eos>'])
+    source, target = deduped(['1', '1', '7'], [3, 1, 5])
+    assert source == [*'111177777', '<eos>'] and target == ['1', '7', '<eos>']
 
 
 def test_golden_lookups():
@@ -120,9 +107,8 @@ def test_golden_lookups():
 
 
 def test_each_table_is_a_bijection_and_the_last_two_stand_alone():
-    assert len(BIJECTIONS) == 8 and all(
-        sorted(table.values()) == sorted(STRINGS) for table in BIJECTIONS.values()
-    )
+    assert len(BIJECTIONS) == 8
+    assert all(sorted(table.values()) == sorted(STRINGS) for table in BIJECTIONS.values())
     assert len({tuple(table.values()) for table in BIJECTIONS.values()}) == 8
     rng, task = np.random.default_rng(0), TRANSDUCTIONS['lookup']
     alone = {task(rng, 1)[0][1] for _ in range(300)}
@@ -139,22 +125,19 @@ def test_no_source_of_no_length():
 @pytest.mark.parametrize('name', TRANSDUCTIONS)
 def test_rows_hold_a_source_and_the_target_that_a_solver_finds(name, layout):
     task = SourceTarget(name, layout)
-    batch = task.sample(np.random.default_rng(0), 30, (1, 6))
-    assert batch['tokens'].shape == (30, task.width(6))
-    for row in range(30):
+    batch = task.sample(np.random.default_rng(0), 500, (1, 12))
+    for row in range(500):
         answer = task.decode(batch['targets'][row][batch['loss_mask'][row] == 1]).split()
         read = task.decode(batch['tokens'][row]).split(' ^ ' if layout == 'row' else '^ ')
         if layout == 'source':
             read = [task.decode(batch['source'][row][batch['source_valid'][row]]), read[1]]
-            assert batch['source'].shape == (30, task.source_width(6))
         assert answer == [*SOLVERS[name](read[0].split()), '$']
         assert read[1].rstrip(' _').split() in (answer, answer[:-1])
 
 
-def test_the_widest_rows_fit():
+def test_the_widest_rows_fit(monkeypatch):
     """The digit 9 is repeated five times, in the source or in the target."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('posenc_jax.lab.tasks.source_target._digits', lambda rng, n: ['9'] * n)
-        for name in ('recopy', 'inv_reverse_recopy'):
-            batch = SourceTarget(name).sample(np.random.default_rng(0), 1, 4)
-            assert batch['tokens'].shape == (1, 4 + 1 + 20) and batch['loss_mask'][0, -1] == 1
+    monkeypatch.setattr('posenc_jax.lab.tasks.source_target._digits', lambda rng, n: ['9'] * n)
+    for name in ('recopy', 'inv_reverse_recopy'):
+        batch = SourceTarget(name).sample(np.random.default_rng(0), 1, 4)
+        assert batch['tokens'].shape == (1, 4 + 1 + 20) and batch['loss_mask'][0, -1] == 1

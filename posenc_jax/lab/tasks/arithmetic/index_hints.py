@@ -14,12 +14,8 @@ from jaxtyping import Int
 def draw_hints(
     rng: np.random.Generator, count: Int[np.ndarray, ' B'], symbols: int
 ) -> Int[np.ndarray, ' B']:
-    """Draws the lowest hint of each row, uniform in 0 .. symbols - count.
-
-    So `count` consecutive hints fit into the alphabet of `symbols` hints.
-
-    Raises:
-      ValueError: more hints are needed than there are.
+    """Draws the lowest hint of each row, uniform in 0 .. symbols - count, so that `count`
+    consecutive hints fit into the alphabet; ValueError if there are not so many.
     """
     if count.max() > symbols:
         most = count.max()
@@ -38,7 +34,6 @@ def hinted(
 
     Args:
       digits: in writing order; of row b the first `count[b]` are used.
-      count: number of digits of each row.
       start: hint of the least significant digit.
       reverse: whether the least significant digit is written first.
       step: -1 for hints that ascend from the most significant digit.

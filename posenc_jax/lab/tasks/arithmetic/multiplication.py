@@ -55,7 +55,6 @@ class Multiplication(PromptTask):
     counted = 'number of digits'
 
     def __post_init__(self):
-        super().__post_init__()
         if self.digits and self.second > self.digits:
             raise SpecError(
                 f'multiplication: a second number of {self.second} digits cannot be padded to '

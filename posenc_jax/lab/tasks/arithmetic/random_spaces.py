@@ -19,13 +19,8 @@ from posenc_jax.protocol.registry import register
 def spread(
     batch: Batch, gaps: Int[np.ndarray, 'B T'], space: int, width: int
 ) -> tuple[Batch, Int[np.ndarray, ' B']]:
-    """Puts spaces before the targets of a next-token batch; they bear no loss and serve as padding.
-
-    Args:
-      batch: a batch in which the last real token of each row is a scored target.
-      gaps: number of spaces before each target; the values at padding are not used.
-      space: token id of the space.
-      width: T of the result.
+    """Puts `gaps` spaces before the targets of a next-token batch; they bear no loss and serve as
+    padding up to the width. The last real token of each row must be a scored target.
 
     Returns:
       The batch without positions, and the number of tokens of each row, the last target included.
@@ -79,7 +74,6 @@ class RandomSpaces(Task):
     in_evaluation: bool = False
 
     def __post_init__(self):
-        super().__post_init__()
         check_decoder_task('random_spaces', self.task)
         if self.task.is_language:
             raise SpecError('random_spaces takes a task with answers, not one that reads text')

@@ -22,7 +22,8 @@ def recursive_scratchpad(
     comma: int,
     semicolon: int,
 ) -> list[tuple[Int[np.ndarray, 'B _'], Int[np.ndarray, ' B']]]:
-    """Writes a step `a'+b',c,r;` for each digit of the longer number.
+    """Writes a step `a'+b',c,r;` for each digit of the longer number, as one piece for
+    `join_ragged`.
 
     a' and b' are the remaining digits of both numbers, c is the carry, and r holds the digits of
     the sum so far. a', b' and r are written most significant digit first. The last carry has no
@@ -32,9 +33,6 @@ def recursive_scratchpad(
       a, b: digits, least significant first and zero beyond a number's end.
       a_count, b_count: number of digits of each number.
       plus, comma, semicolon: token ids.
-
-    Returns:
-      One piece for `join_ragged`.
     """
     rows = []
     for row in range(len(a)):

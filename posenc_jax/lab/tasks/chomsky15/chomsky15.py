@@ -8,14 +8,12 @@ import numpy as np
 from posenc_jax.lab.tasks.chomsky15.arithmetic import ARITHMETIC
 from posenc_jax.lab.tasks.chomsky15.numbers import NUMBERS
 from posenc_jax.lab.tasks.chomsky15.problem import Problem
-from posenc_jax.lab.tasks.chomsky15.stack import STACK
 from posenc_jax.lab.tasks.chomsky15.strings import STRINGS
-from posenc_jax.lab.tasks.prompt import TokenTask
-from posenc_jax.lab.tasks.task import Batch, Length
+from posenc_jax.lab.tasks.prompt import LabelTask
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
-PROBLEMS: dict[str, Problem] = {**STRINGS, **ARITHMETIC, **STACK, **NUMBERS}
+PROBLEMS: dict[str, Problem] = {**STRINGS, **ARITHMETIC, **NUMBERS}
 # The tasks whose output is one symbol, so that a class of the row can be predicted.
 CLASSES = (
     'even_pairs', 'modular_arithmetic', 'parity_check', 'cycle_navigation',
@@ -25,7 +23,7 @@ CLASSES = (
 
 @register('chomsky15', kind='task')
 @dataclasses.dataclass(frozen=True)
-class Chomsky15(TokenTask):
+class Chomsky15(LabelTask):
     """One of 15 tasks; the task length is n, the length of the input.
 
     The tokens are the input tape and then one empty token for every symbol of the output. The id of
@@ -90,7 +88,6 @@ class Chomsky15(TokenTask):
     counted = 'length of {0.name}'
 
     def __post_init__(self):
-        super().__post_init__()
         if self.readout == 'class' and self.name not in CLASSES:
             raise SpecError(
                 f"readout is 'class', but the output of {self.name} has several symbols; use "
@@ -122,25 +119,21 @@ class Chomsky15(TokenTask):
         places = 0 if self.readout == 'class' else self.problem.output_length(n)
         return self.problem.input_length(n), places
 
-    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        low, high = self.range(length)
+    def draw(self, rng, batch, low, high):
         width = self.longest(high)
         n = int(rng.integers(low, high, endpoint=True))
         begin, count = self._lengths(n)
         answer = slice(begin, begin + count)
         inputs = self.problem.draw(rng, batch, n)
-        tokens = np.full((batch, width), len(self.problem.symbols), np.int32)
+        outputs = self.problem.solve(inputs)
+        tokens = np.full((batch, width), len(self.problem.symbols))
         tokens[:, :begin] = inputs
-        valid = np.tile(np.arange(width) < begin + count, (batch, 1))
+        valid = {'valid': np.tile(np.arange(width) < begin + count, (batch, 1))}
         if self.readout == 'class':
-            targets = self.problem.solve(inputs).astype(np.int32)
-            loss_mask = np.ones(targets.shape, np.float32)
-            return {'tokens': tokens, 'targets': targets, 'loss_mask': loss_mask, 'valid': valid}
-        targets = np.zeros((batch, width), np.int32)
-        targets[:, answer] = self.problem.solve(inputs)
-        loss_mask = np.zeros((batch, width), np.float32)
-        loss_mask[:, answer] = self._scored(targets[:, answer])
-        return {'tokens': tokens, 'targets': targets, 'loss_mask': loss_mask, 'valid': valid}
+            return tokens, outputs, np.ones_like(outputs), valid
+        targets, scored = np.zeros((2, batch, width), np.int64)
+        targets[:, answer], scored[:, answer] = outputs, self._scored(outputs)
+        return tokens, targets, scored, valid
 
     def _scored(self, outputs):
         if self.problem.terminator is None or not self.ignore_rest:

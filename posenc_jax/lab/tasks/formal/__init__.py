@@ -1,6 +1,5 @@
 """Formal languages."""
 
-from posenc_jax.lab.tasks.formal.bucket_sort import BucketSort as BucketSort
 from posenc_jax.lab.tasks.formal.counting import Counting as Counting
 from posenc_jax.lab.tasks.formal.flip_flop import FlipFlop as FlipFlop
 from posenc_jax.lab.tasks.formal.parity import Parity as Parity

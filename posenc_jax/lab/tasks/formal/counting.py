@@ -65,7 +65,6 @@ class Counting(PromptTask):
     counted = 'number of steps of a program with {0.variables} variables'
 
     def __post_init__(self):
-        super().__post_init__()
         if self.full == 'redraw' and self.passes == self.sets == 0:
             raise SpecError(
                 "counting(full='redraw') draws nothing but incr with passes=0 and sets=0, and "

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
-from posenc_jax.lab.tasks.task import Batch, Length
 from posenc_jax.protocol.bounds import Share
 from posenc_jax.protocol.registry import register
 
@@ -59,7 +58,5 @@ class FlipFlop(PromptTask):
         text = np.stack([instruction, bit], axis=-1).reshape(batch, -1)
         return Drawn([], [(text, 2 * pairs[:, 0])])
 
-    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        out = super().sample(rng, batch, length)
-        out['loss_mask'] *= out['tokens'] == READ
-        return out
+    def weights(self, batch):
+        return batch['loss_mask'] * (batch['tokens'] == READ)

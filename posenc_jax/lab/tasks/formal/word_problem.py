@@ -7,8 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.lab.tasks.prompt import TokenTask
-from posenc_jax.lab.tasks.task import Batch, Length
+from posenc_jax.lab.tasks.prompt import LabelTask
 from posenc_jax.protocol.registry import register
 
 Permutations = Int[np.ndarray, 'G P']
@@ -49,7 +48,7 @@ def products(elements: Int[np.ndarray, 'B L'], group: Permutations) -> Int[np.nd
 
 @register('word_problem', kind='task')
 @dataclasses.dataclass(frozen=True)
-class WordProblem(TokenTask):
+class WordProblem(LabelTask):
     """Elements of a group, and at each of them the product of all so far; the task length is the
     number of elements. Loss on every product, or on the last one.
 
@@ -93,17 +92,12 @@ class WordProblem(TokenTask):
         bits = group.shape[1] == 2
         return (*('01' if bits else (''.join(map(str, p)) for p in group)), '_')
 
-    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        low, high = self.range(length)
+    def draw(self, rng, batch, low, high):
         count = rng.integers(low, high, (batch, 1), endpoint=True)
         elements = rng.integers(0, self.output_size, (batch, high))
         place = np.arange(high)
         valid = place < count
         scored = valid if self.scored == 'all' else place == count - 1
         found = products(elements, GROUPS[self.group])
-        return {
-            'tokens': np.where(valid, elements, self.output_size).astype(np.int32),
-            'targets': np.where(valid, found, 0).astype(np.int32),
-            'loss_mask': scored.astype(np.float32),
-            'valid': valid,
-        }
+        tokens = np.where(valid, elements, self.output_size)
+        return tokens, np.where(valid, found, 0), scored, {'valid': valid}

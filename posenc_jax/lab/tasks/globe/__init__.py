@@ -4,8 +4,15 @@
 
 from posenc_jax.lab.tasks.globe.checkerboard import Checkerboard, checkerboard, checkerboard_labels
 from posenc_jax.lab.tasks.globe.globe_task import GlobeTask
-from posenc_jax.lab.tasks.globe.land import REGIONS, Land, draw_land, is_land, on_island, regions
-from posenc_jax.lab.tasks.globe.land_or_ocean import LandOrOcean
+from posenc_jax.lab.tasks.globe.land import (
+    REGIONS,
+    Land,
+    LandOrOcean,
+    draw_land,
+    is_land,
+    on_island,
+    regions,
+)
 from posenc_jax.lab.tasks.globe.places import (
     around,
     fibonacci_lattice,

@@ -1,27 +1,22 @@
 """A checkerboard on the globe: places have the label of their nearest support point."""
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from posenc_jax.lab.tasks.globe.globe_task import GlobeTask
 from posenc_jax.lab.tasks.globe.places import fibonacci_lattice, nearest
-from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.bounds import Ge, Le, Multiple
 from posenc_jax.protocol.registry import register
 
 MOST_SUPPORT = 2**16  # each place is compared with all of them
 
 
 def checkerboard_labels(points: int = 200, classes: int = 16) -> Int[np.ndarray, 'M']:
-    """`i mod K` of the support points i = -M/2 .. M/2 - 1 of the Fibonacci lattice.
-
-    Args:
-      points: M, even.
-      classes: K.
-
-    Raises:
-      ValueError: fewer than one class, or more classes than points.
+    """`i mod K` of the M support points i = -M/2 .. M/2 - 1 of the Fibonacci lattice; ValueError
+    for K outside 1 .. M.
     """
     if not 1 <= classes <= points:
         raise ValueError(
@@ -33,16 +28,9 @@ def checkerboard_labels(points: int = 200, classes: int = 16) -> Int[np.ndarray,
 def checkerboard(
     places: Float[np.ndarray, 'N 2'], points: int = 200, classes: int = 16
 ) -> Int[np.ndarray, 'N']:
-    """The label of the nearest support point along the sphere.
-
-    Args:
-      places: (longitude, latitude) in degrees.
-      points: M, support points on a Fibonacci lattice, even. More points make smaller cells; their
-        spacing is `mean_spacing(fibonacci_lattice(points))`.
-      classes: K.
-
-    Raises:
-      ValueError: M is odd or below 2; K is not in 1 .. M.
+    """The label of the support point that is nearest to each place (longitude, latitude) in
+    degrees, along the sphere. More points on the lattice make smaller cells; their spacing is
+    `mean_spacing(fibonacci_lattice(points))`.
     """
     support = fibonacci_lattice(points)
     return checkerboard_labels(points, classes)[nearest(places, support)]
@@ -66,7 +54,6 @@ class Checkerboard(GlobeTask):
       classes: K; the support points have them in turn.
 
     Raises:
-      SpecError: an odd number of support points, or more classes than those.
       ValueError: at call, a length that is odd.
 
     Reference: Russwurm et al., arXiv 2310.06743.
@@ -78,22 +65,8 @@ class Checkerboard(GlobeTask):
       ((5, 2), (5,), (50, 2))
     """
 
-    support: int = 200
-    classes: int = 16
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.support < 2 or self.support % 2 or self.support > MOST_SUPPORT:
-            nearest = min(max(self.support + self.support % 2, 2), MOST_SUPPORT)
-            raise SpecError(
-                f'checkerboard support must be even, in 2 .. {MOST_SUPPORT}, got {self.support}; '
-                f'nearest: {nearest}'
-            )
-        if not 1 <= self.classes <= self.support:
-            raise SpecError(
-                f'checkerboard classes must lie in 1 .. {self.support}, the number of support '
-                f'points, got {self.classes}'
-            )
+    support: Annotated[int, Ge(2), Multiple(2), Le(MOST_SUPPORT)] = 200
+    classes: Annotated[int, Ge(1), Le('support')] = 16
 
     @property
     def output_size(self):

@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from posenc_jax.lab.tasks.field_task import FieldTask, Points, grid_points
+from posenc_jax.lab.tasks.field_task import KEPT, FieldTask, Points, grid_points
 from posenc_jax.lab.tasks.globe.places import fibonacci_lattice, random_places
 from posenc_jax.protocol.bounds import Ge, Le
 
@@ -60,10 +60,6 @@ class GlobeTask(FieldTask):
         places = random_places(np.random.default_rng(self.seed), self.samples)
         return self._pointed(places)
 
-    @functools.cached_property
-    def _lattices(self) -> dict:
-        return {}  # of lengths that were asked for
-
     def _pointed(self, places: Float[np.ndarray, 'N 2'], parts=None) -> Points:
         classes = self.classes_of(places).astype(np.int32)
         return Points(places.astype(np.float32), classes, parts or {})
@@ -81,12 +77,11 @@ class GlobeTask(FieldTask):
     def points(self, length):
         return self._drawn
 
+    @functools.lru_cache(maxsize=KEPT)  # noqa: B019
     def evaluation_points(self, length):
         self.width(length)
-        if length not in self._lattices:
-            places = fibonacci_lattice(length)
-            self._lattices[length] = self._pointed(places, self.parts_of(places))
-        return self._lattices[length]
+        places = fibonacci_lattice(length)
+        return self._pointed(places, self.parts_of(places))
 
     def map_points(self):
         rows, columns = MAP

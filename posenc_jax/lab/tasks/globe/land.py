@@ -1,13 +1,20 @@
 """Land and ocean that stand in for the earth's: a random field of low degree above a threshold,
-with small round islands in its ocean.
+with small round islands in its ocean. The class of a place is one of both, and interior, coast and
+islands are told apart.
 """
 
 import dataclasses
+import functools
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from posenc_jax.lab.tasks.globe.globe_task import GlobeTask
 from posenc_jax.lab.tasks.globe.places import around, fibonacci_lattice, great_circle, random_places
+from posenc_jax.protocol.bounds import Ge, Gt, Le
+from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.registry import register
 
 REGIONS = ('interior', 'coast', 'islands')
 _DIRECTIONS = 24  # between two of them a straight coast is missed by at most a hundredth
@@ -33,13 +40,8 @@ class Land:
 
 
 def harmonics(places: Float[np.ndarray, 'N 2'], degrees: int) -> Float[np.ndarray, 'N L2']:
-    """The real spherical harmonics of `coordinates.geo.geo_sh`, in float64 on the host.
-
-    Column `l^2 + l + m` has degree l = 0 .. L - 1 and order m = -l .. l.
-
-    Args:
-      places: (longitude, latitude) in degrees.
-      degrees: L.
+    """The real spherical harmonics of `coordinates.geo.geo_sh`, in float64 on the host. Column `l^2
+    + l + m` has degree l = 0 .. degrees - 1 and order m = -l .. l.
     """
     t, p = np.radians(places[:, 1] + 90), np.radians(places[:, 0] + 180)
     x, s = np.cos(t), np.sin(t)
@@ -86,10 +88,7 @@ def draw_land(
     continent nor another island, and a radius that is drawn evenly.
 
     Args:
-      rng: draws them.
-      highest: the highest degree of the field.
       percentile: how much of the area is ocean, before islands are added.
-      islands: how many.
       radius: the smallest and the largest radius of an island, in degrees of arc.
 
     Raises:
@@ -147,18 +146,11 @@ def regions(
     land: Land, places: Float[np.ndarray, 'N 2'], coast: float = 3.0
 ) -> Int[np.ndarray, 'N']:
     """The region of each place, a number of `REGIONS`: 2 on an island; 1 on the coast, closer than
-    `coast` to a boundary of a continent or an island; 0 in the interior of land or ocean.
+    `coast` degrees of arc (up to 90) to a boundary of a continent or an island; 0 in the interior
+    of land or ocean.
 
     Whether a boundary of a continent is that close is seen by 24 directions at the whole distance
     and at half of it. The fields of `draw_land` are smooth enough for that.
-
-    Args:
-      land: of `draw_land`.
-      places: (longitude, latitude) in degrees.
-      coast: in degrees of arc.
-
-    Raises:
-      ValueError: a coast outside 0 .. 90.
     """
     if not 0 < coast <= 90:
         raise ValueError(f'regions coast must lie in 0 .. 90 degrees, got {coast}')
@@ -169,3 +161,61 @@ def regions(
         near |= (ring != here[:, None]).any(-1)
     edge = from_island(land, places)
     return np.where(edge <= 0, 2, np.where(near | (edge < coast), 1, 0))
+
+
+@register('land', kind='task')
+@dataclasses.dataclass(frozen=True)
+class LandOrOcean(GlobeTask):
+    """Whether a place is land (1) or ocean (0), on a random globe that stands in for the earth.
+
+    Continents are where a random sum of spherical harmonics is large, and there are small round
+    islands in the ocean, see `draw_land`. Evaluation measures the interior of land and ocean, the
+    coast and the islands on their own (`regions`), beside the poles: what is small and rare is
+    easily lost in the accuracy over all places.
+
+    The task length is the number of places of the lattice that evaluation reads. `GlobeTask` has
+    further arguments.
+
+    Args:
+      globe: seed of the field and the islands.
+      degree: the highest degree of the field.
+      islands: how many.
+      coast: how far it reaches from a boundary, in degrees of arc.
+
+    Raises:
+      SpecError: no room for the islands.
+      ValueError: at call, a length that is odd.
+
+    Reference: the regions follow FAIR-Earth in spirit; the globe is of this package.
+
+    Example:
+      >>> task = LandOrOcean(degree=4, islands=5, samples=100)
+      >>> task.sample(np.random.default_rng(0), 5, 200)['targets'].shape
+      (5,)
+      >>> sorted(set(task.evaluation_points(200).parts) - {'', 'islands'})
+      ['below_60', 'coast', 'interior', 'poles']
+    """
+
+    globe: Annotated[int, Ge(0), Le(2**32 - 1)] = 0
+    degree: Annotated[int, Ge(0), Le(40)] = 8
+    islands: Annotated[int, Ge(0), Le(200)] = 30
+    coast: Annotated[float, Gt(0), Le(90)] = 3.0
+
+    @functools.cached_property
+    def land(self) -> Land:
+        """The continents and the islands."""
+        try:
+            rng = np.random.default_rng(self.globe)
+            return draw_land(rng, highest=self.degree, islands=self.islands)
+        except ValueError as error:
+            raise SpecError(f'land globe={self.globe}, islands={self.islands}: {error}') from error
+
+    output_size = 2
+
+    def classes_of(self, places):
+        return is_land(self.land, places)
+
+    def parts_of(self, places):
+        region = regions(self.land, places, self.coast)
+        own = {name: region == number for number, name in enumerate(REGIONS)}
+        return super().parts_of(places) | own

@@ -11,13 +11,8 @@ _AT_ONCE = 2**22  # inner products that are held at a time
 
 def fibonacci_lattice(points: int) -> Float[np.ndarray, 'M 2']:
     """M places spread evenly: for i = -M/2 .. M/2 - 1, `lat = asin(2i / (M + 1))` and `lon = 360 (i
-    mod g) / g`, g the golden ratio, with longitudes in [-180, 180].
-
-    Args:
-      points: M, even and at least 2.
-
-    Raises:
-      ValueError: another M; names the nearest even one.
+    mod g) / g`, g the golden ratio, with longitudes in [-180, 180]. ValueError for M that is odd or
+    below 2.
     """
     if points < 2 or points % 2:
         raise ValueError(
@@ -58,11 +53,7 @@ def great_circle(
 def nearest(
     places: Float[np.ndarray, 'N 2'], support: Float[np.ndarray, 'M 2']
 ) -> Int[np.ndarray, 'N']:
-    """The number of the support point that is nearest to each place along the sphere.
-
-    Raises:
-      ValueError: no support points.
-    """
+    """The number of the support point that is nearest to each place along the sphere."""
     if not len(support):
         raise ValueError('nearest needs at least 1 support point, got 0')
     vectors, others = unit_vectors(places), unit_vectors(support)
@@ -73,11 +64,7 @@ def nearest(
 
 
 def mean_spacing(places: Float[np.ndarray, 'M 2']) -> float:
-    """The mean distance of a place to its nearest neighbour, in degrees of arc.
-
-    Raises:
-      ValueError: fewer than two places.
-    """
+    """The mean distance of a place to its nearest neighbour, in degrees of arc."""
     if len(places) < 2:
         raise ValueError(f'mean_spacing needs at least 2 places, got {len(places)}')
     vectors, own = unit_vectors(places), np.arange(len(places))
@@ -93,12 +80,8 @@ def mean_spacing(places: Float[np.ndarray, 'M 2']) -> float:
 def around(
     places: Float[np.ndarray, '... 2'], distance: float, directions: int
 ) -> Float[np.ndarray, '... directions 2']:
-    """Places at one distance from each place, in equally spaced directions, the first one north.
-
-    Args:
-      places: the centres.
-      distance: in degrees of arc.
-      directions: how many.
+    """Places at one distance in degrees of arc from each place, in equally spaced directions, the
+    first one north.
     """
     lon, lat = np.moveaxis(np.radians(places), -1, 0)
     up = np.stack([-np.cos(lon) * np.sin(lat), -np.sin(lon) * np.sin(lat), np.cos(lat)], axis=-1)

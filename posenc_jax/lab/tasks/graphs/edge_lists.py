@@ -3,7 +3,8 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -72,9 +73,8 @@ def read_edge_list(path: str | pathlib.Path) -> EdgeList:
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: a file that is not text, is too large for `base.memory.check_data`, or has no
-        nodes or more than `MAX_NODES`; a line of other than one or
-        two ids, an id that is no whole number of at most 18 digits, a node joined to itself, or a
-        repeated edge. The message begins with the file and the line.
+        nodes or more than `MAX_NODES`; a line that is no edge and no node, a node joined to itself,
+        or a repeated edge. The message begins with the file and the line.
     """
     return _with_adjacency(*_parsed(pathlib.Path(path)))
 
@@ -113,9 +113,8 @@ def _with_adjacency(name: str, ids: np.ndarray, edges: np.ndarray) -> EdgeList:
 
 
 def read_labels(path: str | pathlib.Path) -> dict[str, int | float]:
-    """Reads the labels of graphs from a text file with `name label` a line.
-
-    If all labels are whole numbers of at least 0, they are classes, int; otherwise values, float.
+    """Reads the labels of graphs from a text file with `name label` a line: classes, int, if all
+    are whole numbers of at least 0, else values, float.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -139,12 +138,7 @@ def read_labels(path: str | pathlib.Path) -> dict[str, int | float]:
 
 def read_node_classes(path: str | pathlib.Path) -> dict[str, dict[int, int]]:
     """Reads the classes of nodes from a text file with `graph node class` a line, as name of the
-    graph -> id of the node -> class.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: a line of other than three words, a node or class that is no whole number of at
-        least 0, or a second class of a node. The message begins with the file and the line.
+    graph -> id of the node -> class. Errors are those of `read_labels`.
     """
     found = {}
     for where, words in _lines(pathlib.Path(path), 'graph node class'):
@@ -159,10 +153,10 @@ def read_node_classes(path: str | pathlib.Path) -> dict[str, dict[int, int]]:
 
 
 def read_graphs(folder: str | pathlib.Path, labels: str | None = None) -> list[EdgeList]:
-    """Reads the graphs of a folder, the files `*.txt` in the order of their names.
+    """Reads the graphs of a folder, the files `*.txt` in the order of their names, with dense
+    adjacencies; what they take together is known before the first of them is made.
 
-    A file `nodes.txt` has the classes of all nodes of all graphs, see `read_node_classes`. The
-    adjacencies are dense; what they take together is known before the first of them is made.
+    A file `nodes.txt` has the classes of all nodes of all graphs, see `read_node_classes`.
 
     Args:
       folder: of edge lists, see `read_edge_list`.
@@ -172,8 +166,7 @@ def read_graphs(folder: str | pathlib.Path, labels: str | None = None) -> list[E
     Raises:
       FileNotFoundError: no such folder, no graphs in it, or no such file of labels.
       ValueError: a file that is wrong, graphs that are together too large for
-        `base.memory.check_data`, a graph or node without a label, or a label without a graph or
-        node.
+        `base.memory.check_data`, or a graph, node or label without its counterpart.
     """
     folder = pathlib.Path(folder).expanduser()
     if not folder.is_dir():
@@ -208,13 +201,12 @@ def read_graphs(folder: str | pathlib.Path, labels: str | None = None) -> list[E
     return graphs
 
 
-def _check_names(table: pathlib.Path, found: Iterable[str], graphs: list[EdgeList]) -> None:
-    where, found, names = printable(table), list(found), [graph.name for graph in graphs]
+def _check_names(table: pathlib.Path, found: dict[str, Any], graphs: list[EdgeList]) -> None:
+    where, names = printable(table), [graph.name for graph in graphs]
     for name in found:
         if name not in names:
-            raise ValueError(
-                f'{where}: {quoted(name)} is no graph of the folder; {nearest(name, names)}'
-            )
+            near = nearest(name, names)
+            raise ValueError(f'{where}: {quoted(name)} is no graph of the folder; {near}')
     for name in names:
         if name not in found:
             raise ValueError(f'{where}: the graph {quoted(name)} has no label')

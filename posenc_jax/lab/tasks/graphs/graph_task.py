@@ -51,7 +51,6 @@ class GraphTask(ClassTask):
     counted = 'number of nodes'
 
     def __post_init__(self):
-        super().__post_init__()
         self.encoder  # noqa: B018  (raises for a spec string that is wrong)
 
     @functools.cached_property

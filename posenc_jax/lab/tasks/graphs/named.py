@@ -11,10 +11,8 @@ Graph = Bool[np.ndarray, 'n n']
 
 
 def from_edges(n: int, edges: Iterable[tuple[int, int]]) -> Graph:
-    """The adjacency of n nodes with these edges.
-
-    Raises:
-      ValueError: an edge that joins a node to itself, or one with a node outside 0 .. n - 1.
+    """The adjacency of n nodes with these edges; ValueError for an edge that joins a node to
+    itself, or one with a node outside 0 .. n - 1.
     """
     adjacency = np.zeros((n, n), bool)
     for u, v in edges:
@@ -39,11 +37,8 @@ def complete(n: int) -> Graph:
 
 
 def circulant(n: int, steps: tuple[int, ...] = (1,)) -> Graph:
-    """Nodes on a circle, each joined to those at these distances along it. `(1,)` is the cycle, and
-    `(1, R)` the circular skip link graph CSL(n, R).
-
-    Raises:
-      ValueError: a distance that is not in 1 .. n / 2.
+    """Nodes on a circle, each joined to those at these distances, in 1 .. n / 2, along it. `(1,)`
+    is the cycle, and `(1, R)` the circular skip link graph CSL(n, R).
     """
     if wrong := [step for step in steps if not 1 <= step <= n // 2]:
         raise ValueError(f'on a circle of {n} nodes distances are 1 .. {n // 2}, got {wrong[0]}')
@@ -57,9 +52,7 @@ def rook(side: int = 4) -> Graph:
 
 
 def shrikhande() -> Graph:
-    """The Shrikhande graph: the points of a 4 x 4 torus, joined if they differ by (1, 0), (0, 1) or
-    (1, 1), in either direction.
-    """
+    """The points of a 4 x 4 torus, joined if they differ by (1, 0), (0, 1) or (1, 1)."""
     shifts = ((1, 0), (0, 1), (1, 1))
     return from_edges(
         16,
@@ -98,15 +91,8 @@ BLIND_PAIRS: dict[str, Callable[[], tuple[Graph, Graph]]] = {
 
 
 def blind_pair(name: str) -> tuple[Graph, Graph]:
-    """Two graphs that are not isomorphic, although colour refinement gives them the same colours.
-
-    'rook_shrikhande': the rook's graph of a 4 x 4 board and the Shrikhande graph, both strongly
-    regular with the same parameters; 'triangles_hexagon'; 'decalin_bicyclopentyl';
-    'prism_bipartite': the prism of a triangle and K_3,3; 'squares_octagon'; 'skip_links': CSL(11,
-    2) and CSL(11, 3).
-
-    Raises:
-      SpecError: another name.
+    """Two graphs of `BLIND_PAIRS` that are not isomorphic, although colour refinement gives them
+    the same colours; SpecError for another name.
     """
     return BLIND_PAIRS[check_choice('blind pair', name, BLIND_PAIRS)]()
 

@@ -11,11 +11,8 @@ from posenc_jax.features.graphs.adjacency import check_adjacency
 def pad_nodes(
     values: Sequence[Shaped[np.ndarray, '...']], nodes: int, axis: int = 0
 ) -> Shaped[np.ndarray, '...']:
-    """Values of the nodes of several graphs, stacked, with zeros (False) up to `nodes`.
-
-    Args:
-      values: of each graph, with its nodes along `axis`; all other axes are alike.
-      nodes: N, at least the nodes of the largest graph.
+    """Values of the nodes of several graphs, which lie along `axis`, stacked, with zeros (False) up
+    to `nodes`.
 
     Raises:
       ValueError: no graphs, a graph of more nodes, or other axes that differ.
@@ -58,9 +55,8 @@ def pad_graphs(
       edges.
 
     Raises:
-      ValueError: no graphs, another number of features than graphs, features of another number of
-        nodes than the graph has, a graph of more than N nodes, or a matrix that is no adjacency,
-        see `check_adjacency`.
+      ValueError: no graphs, features that do not fit them, a graph of more than N nodes, or a
+        matrix that is no adjacency, see `check_adjacency`.
     """
     if len(graphs) != len(features):
         raise ValueError(f'{len(graphs)} graphs, but features of {len(features)}')

@@ -12,10 +12,8 @@ _TRIES = 1000
 def random_graph(
     rng: np.random.Generator, n: int, probability: float
 ) -> Bool[np.ndarray, '{n} {n}']:
-    """n nodes, of which each pair is joined with this probability.
-
-    Raises:
-      ValueError: n below 1, a probability outside 0 .. 1.
+    """n nodes, of which each pair is joined with this probability; ValueError for n below 1 or a
+    probability outside 0 .. 1.
     """
     if not is_size(n):
         raise ValueError(f'random_graph needs at least 1 node, got {n}')
@@ -62,8 +60,8 @@ def random_regular(rng: np.random.Generator, n: int, degree: int) -> Bool[np.nda
 def community_graph(
     rng: np.random.Generator, communities: int, size: int, inside: float, between: float
 ) -> Bool[np.ndarray, 'n n']:
-    """`communities` groups of `size` nodes: two nodes of one group are joined with the probability
-    `inside`, others with `between`. Groups lie one behind the other.
+    """`communities` groups of `size` nodes, one behind the other: two nodes of one group are joined
+    with the probability `inside`, others with `between`.
 
     Raises:
       ValueError: no groups or nodes, probabilities outside 0 .. 1.
@@ -85,10 +83,7 @@ def rewired(
 ) -> Bool[np.ndarray, 'n n']:
     """A random graph in which every node has the degree that it had: two edges a - b and c - d
     become a - d and c - b, again and again, unless this would join a node to itself or a pair
-    twice.
-
-    Args:
-      swaps: how many are tried; ten for each edge by default.
+    twice. So many `swaps` are tried, ten for each edge by default.
     """
     joined = np.array(adjacency, bool)
     edges = np.argwhere(np.triu(joined, 1))
@@ -111,19 +106,17 @@ def community_samples(
     rng: np.random.Generator,
     count: int,
     communities: int = 2,
-    size: int = 8,
+    size: int | Int[np.ndarray, '{count}'] = 8,
     inside: float = 0.6,
     between: float = 0.1,
 ) -> tuple[list[Bool[np.ndarray, 'n n']], Int[np.ndarray, '{count}']]:
     """Graphs with communities (label 1) and graphs that have the degrees of such a graph and no
-    communities (label 0), each with probability 1 / 2, in a random order of their nodes.
-
-    Raises:
-      ValueError: as for `community_graph`.
+    communities (label 0), each with probability 1 / 2, in a random order of their nodes. `size` may
+    differ between graphs. Errors are those of `community_graph`.
     """
     labels, graphs = rng.integers(0, 2, count), []
-    for label in labels:
-        graph = community_graph(rng, communities, size, inside, between)
+    for label, own in zip(labels, np.broadcast_to(size, count).tolist()):
+        graph = community_graph(rng, communities, own, inside, between)
         graphs.append(relabelled(rng, graph if label else rewired(rng, graph)))
     return graphs, labels
 

@@ -12,10 +12,9 @@ from posenc_jax.lab.tasks.graphs.edge_lists import MAX_NODES, NODES, EdgeList, r
 from posenc_jax.lab.tasks.graphs.graph_task import GraphTask
 from posenc_jax.lab.tasks.graphs.named import BLIND_PAIRS, blind_pair, disjoint, relabelled
 from posenc_jax.lab.tasks.graphs.random_graphs import (
-    community_graph,
+    community_samples,
     node_triangles,
     random_regular,
-    rewired,
 )
 from posenc_jax.lab.tasks.task import SPLITS, Length, Reader
 from posenc_jax.protocol.bounds import Ge, Share, Size
@@ -156,11 +155,7 @@ class Communities(GraphTask):
 
     def graphs(self, rng, batch, low, high):
         sizes = rng.integers(low // self.groups, high // self.groups, batch, endpoint=True)
-        labels, graphs = rng.integers(0, 2, batch), []
-        for label, size in zip(labels, sizes):
-            graph = community_graph(rng, self.groups, int(size), self.inside, self.between)
-            graphs.append(relabelled(rng, graph if label else rewired(rng, graph)))
-        return graphs, list(labels)
+        return community_samples(rng, batch, self.groups, sizes, self.inside, self.between)
 
 
 @functools.lru_cache(maxsize=4)

@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from jaxtyping import Int
 
-from posenc_jax.lab.tasks.prompt import TokenTask
-from posenc_jax.lab.tasks.task import Batch, Length
+from posenc_jax.lab.tasks.prompt import LabelTask
+from posenc_jax.lab.tasks.task import Length
 from posenc_jax.methods.nar import near_to_far_order
 from posenc_jax.protocol.bounds import Finite, Ge, Le
 from posenc_jax.protocol.errors import SpecError
@@ -37,7 +37,7 @@ def potts_fields(
 
 @register('markov_field', kind='task')
 @dataclasses.dataclass(frozen=True)
-class MarkovField(TokenTask):
+class MarkovField(LabelTask):
     """The cells of a field of the Potts model, whose neighbours like to be equal, behind one
     condition token. The task length is the side of the field. Cells are random, so no model
     predicts all of them; the mean loss over the cells tells how well a model knows the field.
@@ -78,7 +78,6 @@ class MarkovField(TokenTask):
     counted = 'side of the field'
 
     def __post_init__(self):
-        super().__post_init__()
         if self.order == 'near_to_far' and self.ids == 'none':
             raise SpecError("markov_field order='near_to_far' needs ids='grid', got 'none'")
 
@@ -97,13 +96,16 @@ class MarkovField(TokenTask):
     def longest(self, length: int) -> int:
         return length**2 + 1
 
-    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        low, side = self.range(length)
+    def range(self, length: Length) -> tuple[int, int]:
+        low, side = super().range(length)
         if low != side:
             raise ValueError(f'all fields of a batch have one side, got the range {length!r}')
+        return low, side
+
+    def draw(self, rng, batch, low, side):
         cells = potts_fields(rng, batch, side, self.states, self.coupling)
         flat, n = cells.reshape(batch, -1), side * side
-        targets, scored = np.zeros((2, batch, n + 1), np.int32)
+        targets, scored = np.zeros((2, batch, n + 1), np.int64)
         if self.order == 'rows':
             targets[:, :-1], scored[:, :-1] = flat, 1
             order = np.arange(n)
@@ -113,14 +115,9 @@ class MarkovField(TokenTask):
             targets[:, 0], scored[:, 0] = flat[:, 0], 1
             targets[:, 1:][:, has_right] = flat[:, order[has_right] + 1]
             scored[:, 1:][:, has_right] = 1
-        first = np.full((batch, 1), self.states)
-        found = {
-            'tokens': np.concatenate([first, flat[:, order]], axis=1).astype(np.int32),
-            'targets': targets,
-            'loss_mask': scored.astype(np.float32),
-        }
-        if self.ids == 'grid':
-            cell = np.stack(np.divmod(order, side), axis=-1)
-            places = np.concatenate([[[-1, -1]], cell]).astype(np.int32)
-            found['positions'] = np.broadcast_to(places, (batch, *places.shape))
-        return found
+        tokens = np.insert(flat[:, order], 0, self.states, axis=1)
+        if self.ids == 'none':
+            return tokens, targets, scored, {}
+        cell = np.stack(np.divmod(order, side), axis=-1)
+        places = np.concatenate([[[-1, -1]], cell]).astype(np.int32)
+        return tokens, targets, scored, {'positions': np.tile(places, (batch, 1, 1))}

@@ -1,4 +1,6 @@
-"""In which direction does the bright blob lie of the dark one: a task about relative places."""
+"""Blobs in noise: the direction between two of them, a task about relative places, and the quarter
+of one, a task about absolute places.
+"""
 
 import dataclasses
 from typing import Annotated, Literal
@@ -61,3 +63,37 @@ class Blobs(ImageTask):
         of = lambda place: blob(*sides, *(place - 0.5), radius)
         image = self.noise * rng.standard_normal((batch, *sides, 1))
         return image + 4 * (of(dark + apart) - of(dark)), classes
+
+
+@register('quadrant', kind='task')
+@dataclasses.dataclass(frozen=True)
+class Quadrant(ImageTask):
+    """Noise with one bright blob; the class is the quarter that it lies in, 0 to 3 row by row.
+
+    A model can only tell it from absolute positions.
+
+    Args:
+      noise, larger, aspect: as for `Blobs`.
+
+    Example:
+      >>> batch = Quadrant(noise=0.0).sample(np.random.default_rng(0), batch=2, length=16)
+      >>> batch['image'].shape, batch['targets'].tolist()
+      ((2, 16, 16, 1), [[3], [2]])
+    """
+
+    noise: NonNegative = 1.0
+    larger: Literal['scene', 'detail'] = 'scene'
+    aspect: Positive = 1.0
+
+    output_size = 4
+
+    def images(self, rng, batch, side):
+        sides = side, self.columns(side)
+        radius = 1.5 if self.larger == 'scene' else 1.5 * min(sides) / 16
+        classes = rng.integers(0, 4, batch)
+        half = np.array(sides)[:, None] / 2
+        # Centres keep clear of the middle lines by a tenth of the side.
+        place = rng.uniform(0.1, 0.8, (2, batch)) * half
+        place += np.where(np.divmod(classes, 2), 1.2 * half - 1, 0)
+        image = self.noise * rng.standard_normal((batch, *sides, 1))
+        return image + 4 * blob(*sides, *place, radius), classes

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from posenc_jax.base import extras
 from posenc_jax.lab.tasks.class_task import split_numbers
-from posenc_jax.lab.tasks.images.stored_images import StoredImages
+from posenc_jax.lab.tasks.images.image_task import StoredImages
 from posenc_jax.protocol.registry import register
 
 _SIDE = 8  # pixels of the stored pictures

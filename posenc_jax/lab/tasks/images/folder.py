@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from posenc_jax.base import extras
 from posenc_jax.base.programs import printable
 from posenc_jax.lab.tasks.class_task import ClassFolder, split_numbers
-from posenc_jax.lab.tasks.images.stored_images import StoredImages
+from posenc_jax.lab.tasks.images.image_task import StoredImages
 from posenc_jax.lab.tasks.picture_file import deep_grey, open_picture
 from posenc_jax.protocol.bounds import Positive
 from posenc_jax.protocol.errors import quoted, shortened

@@ -93,7 +93,6 @@ class ImpactPE(WordTask):
     counted = 'length of {0.name}'
 
     def __post_init__(self):
-        super().__post_init__()
         pool = len(self.family.symbols)
         if self.symbols is not None and not pool:
             having = ', '.join(name for name, family in FAMILIES.items() if family.symbols)

@@ -15,8 +15,7 @@ def lego_example(
     """The value of a variable; the scratchpad solves the chain from its beginning to there.
 
     Args:
-      names: the variables, in the order of the chain.
-      values: -1 or 1, the hidden value of each.
+      names, values: the variables in the order of the chain, and the hidden -1 or 1 of each.
       query: the index of the variable that is asked for.
       order: in which order the clauses are written.
     """

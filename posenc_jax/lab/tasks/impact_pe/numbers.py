@@ -45,12 +45,7 @@ def _number(rng, digits):
 
 
 def poly_example(x: int, terms: list[tuple[int, int]]) -> Example:
-    """The value modulo 10 of a polynomial at x.
-
-    Args:
-      x: where it is evaluated.
-      terms: pairs of a coefficient and a degree.
-    """
+    """The value modulo 10 at x of a polynomial of terms (coefficient, degree)."""
     written = [f'{spaced(coefficient)} * x ** {degree}' for coefficient, degree in terms]
     steps, total = [], 0
     for number, (coefficient, degree) in enumerate(terms):

@@ -28,8 +28,7 @@ def parts_of(scratchpad: str, existing: str, task: str) -> str:
 
     Args:
       scratchpad: 'none', 'full', or a name such as 'i1_c0_o1_v1_r1'.
-      existing: the parts that the task has.
-      task: its name, for messages.
+      existing: the parts that the task has; `task` is its name, for messages.
 
     Raises:
       SpecError: not such a name, a part that the task does not have, or no part at all.

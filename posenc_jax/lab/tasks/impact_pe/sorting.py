@@ -10,14 +10,9 @@ _NUMBERS = (10, 9999)
 
 
 def sort_example(items: list[int], written: Callable[[int], str]) -> Example:
-    """The sorted list; the scratchpad is that of selection sort.
-
-    Every step swaps the front of the unsorted portion with the first of its least items, and writes
-    what then follows the front.
-
-    Args:
-      items: ranks or numbers.
-      written: the text of an item.
+    """The sorted list of ranks or numbers, of which `written` gives the text; the scratchpad is
+    that of selection sort. Every step swaps the front of the unsorted portion with the first of its
+    least items, and writes what then follows the front.
     """
     listed = lambda some: f'[ {", ".join(map(written, some))} ]'
     steps, rest = [], list(items)

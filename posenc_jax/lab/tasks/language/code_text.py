@@ -10,7 +10,6 @@ from jaxtyping import Int
 
 from posenc_jax.lab.tasks.language.language import Language
 from posenc_jax.methods.hirope import line_units, paragraph_units, python_units, token_units
-from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import register
 
 UNITS: dict[str, Callable[[str], list[int]]] = {
@@ -60,7 +59,7 @@ class CodeText(Language):
         tokenizer: str | None = None,
     ):
         super().__init__(dataset, data_dir, 'stream', feature, tokenizer)
-        self._set(units=check_choice('units', units, UNITS))
+        self._set(units=units)
 
     def places(self, split):
         units = np.concatenate(self.unit_numbers(split))

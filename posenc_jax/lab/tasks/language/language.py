@@ -15,8 +15,8 @@ from posenc_jax.lab.tasks.language.prepared import PreparedDataset
 from posenc_jax.lab.tasks.language.text_files import TextFiles
 from posenc_jax.lab.tasks.language.vocabulary import Vocabulary, open_vocabulary
 from posenc_jax.lab.tasks.language.windows import Places, crops, windows
-from posenc_jax.lab.tasks.task import Batch, Length, Reader, Task, batch_rng, shard_rows
-from posenc_jax.protocol.errors import SpecError, check_choice, nearest, quoted
+from posenc_jax.lab.tasks.task import Batch, Length, Reader, Task
+from posenc_jax.protocol.errors import SpecError, nearest, quoted
 from posenc_jax.protocol.registry import register
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Language(Task):
         # Written by hand because `dataset` is an argument here and a method of every task.
         self._set(
             corpus=open_corpus(dataset, data_dir, feature),
-            packing=check_choice('packing', packing, ('stream', 'documents')),
+            packing=packing,
             vocabulary=open_vocabulary(tokenizer),
         )
 
@@ -149,33 +149,21 @@ class Language(Task):
         stream = np.concatenate(self._documents(split, length))
         return functools.partial(_random_crops, stream, length, self.places(split))
 
-    def dataset(
-        self,
-        *,
-        length: Length,
-        batch_size: int,
-        seed: int,
-        split: str = 'train',
-        shard: tuple[int, int] = (0, 1),
+    def batches(
+        self, length: Length, batch_size: int, seed: int, split: str, rows: slice
     ) -> 'grain.MapDataset':
         """Batches of one split: endless and random for 'train', one pass in order otherwise.
 
         Training takes random crops ('stream'), or all packed rows in a new order every epoch
         ('documents'). The other splits score every token once, except the first one of the stream
         or of each document. Their last batch is filled up with rows of loss mask 0.
-
-        Args and errors: as `Task.dataset`; also ValueError if a split is shorter than a sequence.
         """
         if split == 'train' and self.packing == 'stream':
-            return super().dataset(
-                length=length, batch_size=batch_size, seed=seed, split=split, shard=shard
-            )
+            return super().batches(length, batch_size, seed, split, rows)
         import grain
 
         length = self.width(length)
         documents = self._documents(split, length)
-        batch_rng(seed, split, 0)
-        rows = shard_rows(batch_size, shard)
         if self.packing == 'documents':
             packed = pack_documents(documents, length)
             make, count = functools.partial(packed_batch, packed), packed.rows

@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from posenc_jax.lab.tasks.language.language import Language
 from posenc_jax.lab.tasks.task import Batch, Length, Reader, Task, check_sample, rows_of
-from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.bounds import Gt, Le
 from posenc_jax.protocol.registry import register
 
 MASK = '[MASK]'  # the mask in readable text
@@ -31,14 +31,8 @@ def hidden_tokens(
     chosen: Bool[np.ndarray, 'B T'],
     size: int,
 ) -> Int[np.ndarray, 'B T']:
-    """The tokens with most of the chosen ones hidden.
-
-    Of the chosen tokens, 80 % become the mask id, 10 % a random token, and 10 % stay.
-
-    Args:
-      tokens: ids below `size`.
-      chosen: which tokens are to be predicted.
-      size: number of token ids, which is also the mask id.
+    """The tokens, ids below `size`, with most of the chosen ones hidden: 80 % of these become the
+    mask id, which is `size`, 10 % a random token, and 10 % stay.
     """
     action, other = rng.random(tokens.shape), rng.integers(0, size, tokens.shape)
     replaced = np.where(action < MASKED, size, np.where(action < MASKED + RANDOM, other, tokens))
@@ -70,10 +64,10 @@ class MaskedText(Task):
 
     Args:
       dataset, data_dir, feature, tokenizer: the text, as for `language`.
-      rate: share of the tokens that are chosen, above 0 and at most 1.
+      rate: share of the tokens that are chosen.
 
     Raises:
-      SpecError: a rate outside its range; an unknown data set, with the nearest one.
+      SpecError: an unknown data set, with the nearest one.
       FileNotFoundError: no matching file, or a data set that is not prepared.
       ValueError: a split that is shorter than one window; a file that is not text.
 
@@ -96,11 +90,9 @@ class MaskedText(Task):
         data_dir: str | None = None,
         feature: str | None = None,
         tokenizer: str | None = None,
-        rate: float = 0.15,
+        rate: Annotated[float, Gt(0), Le(1)] = 0.15,
     ):
         # Written by hand because `dataset` is an argument here and a method of every task.
-        if not 0 < rate <= 1:
-            raise SpecError(f'masked_text rate is a share, above 0 and at most 1, got {rate}')
         text = Language(dataset, data_dir, feature=feature, tokenizer=tokenizer)
         object.__setattr__(self, 'text', text)
         object.__setattr__(self, 'rate', rate)

@@ -22,22 +22,17 @@ MOST_TOKENS = 2**17  # more than the text has; the trainer makes room for what i
 
 
 def character_mapping(text: str, *, reverse: bool = True) -> dict[int, str]:
-    """Position -> character of a text, from the last position to the first one. Positions count
-    from 1, and a character outside ASCII is one character.
-
-    Args:
-      text: a token, or a word of several tokens.
-      reverse: False lists the positions from the first to the last.
+    """Position -> character of a token, or of a word of several tokens, from the last position to
+    the first one, or the other way with `reverse=False`. Positions count from 1, and a character
+    outside ASCII is one character.
     """
     positions = range(len(text), 0, -1) if reverse else range(1, len(text) + 1)
     return {position: text[position - 1] for position in positions}
 
 
 def mapped_text(mapping: Mapping[int, str]) -> str:
-    """The text of a `character_mapping`, in any order of its positions.
-
-    Raises:
-      ValueError: the positions are not 1 .. n.
+    """The text of a `character_mapping`, in any order of its positions; ValueError if these are not
+    1 .. n.
     """
     if sorted(mapping) != list(range(1, len(mapping) + 1)):
         raise ValueError(f'positions must be 1 .. {len(mapping)}, got {sorted(mapping)}')
@@ -127,7 +122,6 @@ class Tipa(PromptTask):
     counted = 'number of tokens of a word'
 
     def __post_init__(self):
-        super().__post_init__()
         lengths = [len(token) for token in self.vocabulary]
         least = lengths.count(1) + HELD_OUT
         if self.size < least:

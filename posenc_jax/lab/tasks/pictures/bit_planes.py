@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from posenc_jax.fields.bit_plane_inr import bit_coordinates, bits_of, from_bits
-from posenc_jax.lab.tasks.field_task import FieldTask, Points, grid_points
+from posenc_jax.lab.tasks.field_task import KEPT, FieldTask, Points, grid_points
 from posenc_jax.lab.tasks.pictures.picture import Picture, pixel_centres
 from posenc_jax.lab.tasks.task import Task
 from posenc_jax.protocol.errors import SpecError
@@ -45,7 +45,6 @@ class BitPlanes(FieldTask):
     grid: Literal['centres', 'ends'] = 'centres'
 
     def __post_init__(self):
-        super().__post_init__()
         if not isinstance(self.inner, Picture):
             raise SpecError(
                 f'bit_planes takes a picture, such as picture(); got {type(self.inner).__name__}'
@@ -55,12 +54,6 @@ class BitPlanes(FieldTask):
                 'bit_planes takes a picture without bits or outside of its own; give bits to '
                 'bit_planes'
             )
-        if self.bits not in (8, 16):
-            raise SpecError(f'bit_planes bits must be 8 or 16, got {self.bits}')
-
-    @functools.cached_property
-    def _grids(self) -> dict:
-        return {}  # of resolutions that were asked for
 
     @property
     def components(self):
@@ -75,15 +68,14 @@ class BitPlanes(FieldTask):
     def width(self, length):
         return self.inner.width(length)
 
+    @functools.lru_cache(maxsize=KEPT)  # noqa: B019
     def points(self, length):
-        if length not in self._grids:
-            planes = bits_of(self.inner.whole_numbers(length, self.bits), self.bits)
-            ends = self.grid == 'ends'
-            axis = np.linspace(-1.0, 1.0, length) if ends else pixel_centres(length)
-            coords = grid_points(axis, axis, bit_coordinates(self.bits))
-            targets = np.moveaxis(planes, -1, -2).reshape(len(coords), -1).astype(np.float32)
-            self._grids[length] = Points(coords, targets)
-        return self._grids[length]
+        planes = bits_of(self.inner.whole_numbers(length, self.bits), self.bits)
+        ends = self.grid == 'ends'
+        axis = np.linspace(-1.0, 1.0, length) if ends else pixel_centres(length)
+        coords = grid_points(axis, axis, bit_coordinates(self.bits))
+        targets = np.moveaxis(planes, -1, -2).reshape(len(coords), -1).astype(np.float32)
+        return Points(coords, targets)
 
     def images(self, length, output):
         planes = [self.points(length).targets, output > 0]

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from posenc_jax.fields.bit_plane_inr import MAX_BITS
-from posenc_jax.lab.tasks.field_task import FieldTask, Points, grid_points
+from posenc_jax.lab.tasks.field_task import KEPT, FieldTask, Points, grid_points
 from posenc_jax.lab.tasks.pictures.sources import check_name, load_picture
 from posenc_jax.protocol.bounds import Ge, Le, Lt
 from posenc_jax.protocol.registry import register
@@ -67,7 +67,6 @@ class Picture(FieldTask):
     bits: Annotated[int, Ge(0), Le(MAX_BITS)] = 0
 
     def __post_init__(self):
-        super().__post_init__()
         check_name(self.name, self.index)
 
     @functools.cached_property
@@ -78,10 +77,6 @@ class Picture(FieldTask):
         top, left = ((size - side) // 2 for size in image.shape[:2])
         image = image[top : top + side, left : left + side]
         return image.mean(axis=-1, keepdims=True) if self.gray else image
-
-    @functools.cached_property
-    def _grids(self) -> dict:
-        return {}  # of resolutions that were asked for
 
     components = 2
 
@@ -125,19 +120,18 @@ class Picture(FieldTask):
         values = self.unit_values(length, beyond)
         return np.clip(np.rint(values * (2**bits - 1)), 0, 2**bits - 1).astype(np.int64)
 
+    @functools.lru_cache(maxsize=KEPT)  # noqa: B019
     def _points(self, length: int, beyond: int) -> Points:
-        if (length, beyond) not in self._grids:
-            if self.bits:
-                values = self.whole_numbers(length, self.bits, beyond) / (2**self.bits - 1)
-            else:
-                values = self.unit_values(length, beyond)
-            axis = pixel_centres(length, beyond)
-            coords = grid_points(axis, axis)
-            outside = (np.abs(coords) > 1).any(axis=-1)
-            parts = {'': ~outside, 'outside': outside} if beyond else {}
-            targets = (2 * values - 1).reshape(-1, self.output_size).astype(np.float32)
-            self._grids[length, beyond] = Points(coords, targets, parts)
-        return self._grids[length, beyond]
+        if self.bits:
+            values = self.whole_numbers(length, self.bits, beyond) / (2**self.bits - 1)
+        else:
+            values = self.unit_values(length, beyond)
+        axis = pixel_centres(length, beyond)
+        coords = grid_points(axis, axis)
+        outside = (np.abs(coords) > 1).any(axis=-1)
+        parts = {'': ~outside, 'outside': outside} if beyond else {}
+        targets = (2 * values - 1).reshape(-1, self.output_size).astype(np.float32)
+        return Points(coords, targets, parts)
 
     def points(self, length):
         return self._points(length, 0)

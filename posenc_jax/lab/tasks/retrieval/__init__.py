@@ -5,6 +5,6 @@ from posenc_jax.lab.tasks.retrieval.kv_retrieval import KVRetrieval as KVRetriev
 from posenc_jax.lab.tasks.retrieval.kv_slots import KVSlots as KVSlots
 from posenc_jax.lab.tasks.retrieval.mqar import MQAR as MQAR
 from posenc_jax.lab.tasks.retrieval.passkey import Passkey as Passkey
+from posenc_jax.lab.tasks.retrieval.passkey import Passkeys as Passkeys
 from posenc_jax.lab.tasks.retrieval.passkey_text import PasskeyText as PasskeyText
-from posenc_jax.lab.tasks.retrieval.passkeys import Passkeys as Passkeys
 from posenc_jax.lab.tasks.retrieval.ruler_lite import RulerLite as RulerLite

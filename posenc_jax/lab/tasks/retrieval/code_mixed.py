@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import numpy as np
 
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
-from posenc_jax.lab.tasks.task import Batch, Length
 from posenc_jax.protocol.bounds import Le, Size
 from posenc_jax.protocol.registry import register
 
@@ -75,10 +74,8 @@ class CodeMixed(PromptTask):
         pairs = np.stack([questions, answers], axis=-1).reshape(batch, -1)
         return Drawn([(text, total)], [pairs], functools.partial(_positions, switch, count))
 
-    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        out = super().sample(rng, batch, length)
-        out['loss_mask'] *= out['tokens'] >= 2 * self.letters
-        return out
+    def weights(self, batch):
+        return batch['loss_mask'] * (batch['tokens'] >= 2 * self.letters)
 
 
 def _positions(switch, count, width):

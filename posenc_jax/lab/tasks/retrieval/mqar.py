@@ -5,8 +5,8 @@ import functools
 
 import numpy as np
 
-from posenc_jax.lab.tasks.prompt import TokenTask
-from posenc_jax.lab.tasks.task import Batch, Length
+from posenc_jax.lab.tasks.prompt import LabelTask
+from posenc_jax.lab.tasks.task import Length
 from posenc_jax.protocol.bounds import Positive, Size
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
@@ -14,7 +14,7 @@ from posenc_jax.protocol.registry import register
 
 @register('mqar', kind='task')
 @dataclasses.dataclass(frozen=True)
-class MQAR(TokenTask):
+class MQAR(LabelTask):
     """`k1 v1 ... kK vK` and then each key once more, as a query; the task length is T, the width.
 
     Loss at the K queries. Keys are distinct and in 1..vocab/2-1, values are distinct and in
@@ -53,7 +53,6 @@ class MQAR(TokenTask):
     counted = 'length for {0.pairs} pairs and as many queries'
 
     def __post_init__(self):
-        super().__post_init__()
         if self.vocab % 2 or self.vocab < 2 * self.pairs + 2:
             raise SpecError(
                 f'vocab must be even and at least 2 * pairs + 2 = {2 * self.pairs + 2} for '
@@ -76,8 +75,7 @@ class MQAR(TokenTask):
             raise ValueError(f'the length of mqar must be even, got {length!r}; nearest: {nearest}')
         return low, high
 
-    def sample(self, rng: np.random.Generator, batch: int, length: Length) -> Batch:
-        low, high = self.range(length)
+    def draw(self, rng, batch, low, high):
         half, pairs = self.vocab // 2, self.pairs
         total = 2 * rng.integers(low // 2, high // 2, batch, endpoint=True)
         keys = 1 + _distinct(rng, half - 1, pairs, batch)
@@ -87,18 +85,14 @@ class MQAR(TokenTask):
         law = np.where(np.arange(slots) < (total[:, None] - 2 * pairs) // 2, law, -np.inf)
         query = 2 * pairs + 2 * _weighted(rng, law, pairs)
 
-        tokens = np.zeros((batch, high), np.int32)
+        tokens, targets, scored = np.zeros((3, batch, high), np.int64)
         if self.random_non_queries:
             noise = rng.integers(half, self.vocab, (batch, high))
-            tokens = np.where(np.arange(high) < total[:, None], noise, 0).astype(np.int32)
-        tokens[:, 0 : 2 * pairs : 2] = keys
-        tokens[:, 1 : 2 * pairs : 2] = values
-        np.put_along_axis(tokens, query, keys.astype(np.int32), axis=1)
-        targets = np.zeros((batch, high), np.int32)
-        np.put_along_axis(targets, query, values.astype(np.int32), axis=1)
-        loss_mask = np.zeros((batch, high), np.float32)
-        np.put_along_axis(loss_mask, query, np.float32(1), axis=1)
-        return {'tokens': tokens, 'targets': targets, 'loss_mask': loss_mask}
+            tokens = np.where(np.arange(high) < total[:, None], noise, 0)
+        tokens[:, 0 : 2 * pairs : 2], tokens[:, 1 : 2 * pairs : 2] = keys, values
+        for array, value in ((tokens, keys), (targets, values), (scored, 1)):
+            np.put_along_axis(array, query, value, axis=1)
+        return tokens, targets, scored, {}
 
 
 def _distinct(rng, population, count, batch):

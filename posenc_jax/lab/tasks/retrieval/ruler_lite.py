@@ -144,10 +144,9 @@ class RulerLite(TextRetrieval):
         self, rng: np.random.Generator, batch: int, length: Length
     ) -> list[tuple[str, tuple[str, ...]]]:
         """Prompts and the references of their answers: those of `sample` with the same `rng`."""
-        return [
-            (found.prompt, found.references)
-            for found in (self._written(*given) for given in self.filled(rng, batch, length))
-        ]
+        given = self.filled(rng, batch, *self.range(length))
+        texts = [self._written(*each) for each in given]
+        return [(found.prompt, found.references) for found in texts]
 
 
 def string_match_all(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> float:

@@ -87,12 +87,10 @@ def _value(rng, kind):
 
 
 def needles(keys: int, values: int, asked: int, kind: str, haystack: str) -> Form:
-    """Needles in a haystack.
+    """Needles in a haystack: each of some keys has several needles, and some of the keys are asked
+    for.
 
     Args:
-      keys: how many keys have needles.
-      values: how many needles each key has.
-      asked: how many of the keys are asked for.
       kind: 'numbers' of seven digits, or 'uuids'.
       haystack: 'noise' (one sentence again and again) or 'needles' (of other keys).
     """

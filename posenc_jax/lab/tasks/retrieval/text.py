@@ -11,7 +11,6 @@ from jaxtyping import Int
 
 from posenc_jax.lab.tasks.language.vocabulary import Vocabulary, open_vocabulary
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask, ragged
-from posenc_jax.lab.tasks.task import Length
 from posenc_jax.protocol.bounds import Share
 
 _PROBE = 8  # units of filler whose tokens are counted to estimate how many fit
@@ -43,7 +42,6 @@ class TextRetrieval(PromptTask):
     counted = 'length for the fixed text of this task {0._read_by}'
 
     def __post_init__(self):
-        super().__post_init__()
         open_vocabulary(self.tokenizer)
 
     @abc.abstractmethod
@@ -83,27 +81,23 @@ class TextRetrieval(PromptTask):
         return f'read by {self.tokenizer}' if self.tokenizer else 'in bytes'
 
     def draw(self, rng, batch, low, high):
-        rooms = rng.integers(low, high, batch, endpoint=True)
-        rows = [self._row(*self._fill(rng, int(room) + 1)) for room in rooms]
+        rows = [self._row(*given) for given in self.filled(rng, batch, low, high)]
         return Drawn(*([ragged(side)] for side in zip(*rows)))
 
     def filled(
-        self, rng: np.random.Generator, batch: int, length: Length
+        self, rng: np.random.Generator, batch: int, low: int, high: int
     ) -> list[tuple[Any, int, int]]:
         """The arguments of `text` for the examples of a batch: as much filler as fits."""
-        low, high = self.range(length)
-        return [
-            self._fill(rng, int(room) + 1) for room in rng.integers(low, high, batch, endpoint=True)
-        ]
+        sizes = rng.integers(low, high, batch, endpoint=True).tolist()
+        return [self._fill(rng, size + 1) for size in sizes]
 
     def _fill(self, rng, room):
         example, drawn = self.example(rng), rng.random()
 
         def given(units):
             places = self.places(units)
-            place = (
-                int(drawn * places) if self.depth is None else int(self.depth * (places - 1) + 0.5)
-            )
+            at_depth = lambda depth: int(depth * (places - 1) + 0.5)
+            place = int(drawn * places) if self.depth is None else at_depth(self.depth)
             return example, units, place
 
         size = lambda units: len(self._encode(''.join(self.text(*given(units)))))
