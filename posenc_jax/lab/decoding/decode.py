@@ -225,7 +225,9 @@ def decode_step(
         traced).
     """
     caching.check_layers(cache, REMEMBERED, 'decode_step', 'prefill')
-    return append(model, cache, tokens, None, layers)
+    _check_one_each(cache, tokens)
+    x, cache = appended(model, cache, tokens[:, None], None, layers)
+    return model.logits(model.norm(x))[:, 0], cache
 
 
 def append(
@@ -249,6 +251,13 @@ def append(
       ValueError: the cache is full (checked where the cursor is not traced), the tokens are not
         one for each row of the cache, or `mix` is given where a stream flows from layer to layer.
     """
+    _check_one_each(cache, tokens)
+    x, cache = appended(model, cache, tokens[:, None], mix, layers)
+    return model.logits(model.norm(x))[:, 0], cache
+
+
+def _check_one_each(cache: Cache, tokens: Int[Array, '...']) -> None:
+    """Refuses a full cache, and tokens that are not one for each of its rows."""
     rows = jax.tree.leaves(cache.layers)[0].shape[0]
     if tokens.shape != (rows,):
         raise ValueError(
@@ -256,8 +265,6 @@ def append(
         )
     if not cache.free:
         raise ValueError(f'the cache of {cache.capacity} slots is full')
-    x, cache = appended(model, cache, tokens[:, None], mix, layers)
-    return model.logits(model.norm(x))[:, 0], cache
 
 
 def appended(

@@ -78,7 +78,7 @@ test_golden = golden_suite(
 
 def test_golden_heads():
     case = golden('duo_attention')['values']
-    gates = case['gates']
+    gates = np.array(case['gates'])
     for rule, value in (('sparsity', 0.5), ('sparsity', 0.25), ('threshold', 0.5)):
         found = retrieval_heads(gates, **{rule: value})
         np.testing.assert_array_equal(found, np.array(case[f'{rule}_{value}'], bool))
