@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from posenc_jax.lab.conversion.fit import fit
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import Card, Promises, register
@@ -61,10 +61,6 @@ def slot_shares(
       slots: slot of the evidence in every row, 0 .. count - 1; anchors have slot 0.
       count: n, the number of slots.
       kept: False for rows that do not count; None keeps all rows.
-
-    Example:
-      >>> slot_shares(jnp.array([9.0, 1.0, 3.0, 2.0]), jnp.array([0, 1, 1, 3]), 5).tolist()
-      [0.0, 1.0, 0.0, 1.0, 0.0]
     """
     member = _members(slots, count, kept)
     number = member.sum(0)
@@ -101,12 +97,7 @@ def slot_weights(
 def joint_weights(
     divergence: Float[Array, 'B'], kept: Bool[Array, 'B'] | None = None
 ) -> Float[Array, 'B']:
-    """`B KL_b / sum KL`, for prompts whose evidence is in several documents and has no single slot.
-
-    Example:
-      >>> joint_weights(jnp.array([1.0, 3.0])).tolist()
-      [0.5, 1.5]
-    """
+    """`B KL_b / sum KL`, for prompts whose evidence is in several documents and has no slot."""
     divergence = divergence if kept is None else jnp.where(kept, divergence, 0.0)
     number = divergence.shape[0] if kept is None else kept.sum()
     return number * divergence / jnp.maximum(divergence.sum(), 1e-20)
@@ -320,40 +311,25 @@ def distill(
     size, words = examples * copies, answer.shape[2]
     count = int(slots.max()) + 1  # slots that no row has count for nothing
     optimizer = optax.adamw(RATE) if optimizer is None else optimizer
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
-    def step(carry, batch, initial, rest):
-        (params, state), (tokens, teacher_tokens, slots, answer) = carry, batch
-        teacher = nnx.merge(graphdef, initial, rest)(teacher_tokens, last=words)
-        right = (teacher.argmax(-1) == answer).all(-1)
+    def loss(student, teacher, batch):
+        tokens, teacher_tokens, slots, answer = batch
+        taught = teacher(teacher_tokens, last=words)
+        right = (taught.argmax(-1) == answer).all(-1)
         repeat = lambda a: jnp.repeat(a, copies, axis=0)
+        said = student(tokens.reshape(size, length), last=words)
+        if rule == 'r1':
+            how = dict(count=count, kept=repeat(right))
+            return pos2distill_loss(repeat(taught), said, slots.reshape(size), **how), right.any()
+        each = optax.softmax_cross_entropy_with_integer_labels(said, repeat(answer)).mean(-1)
+        return (each * repeat(right)).sum() / jnp.maximum(right.sum() * copies, 1), right.any()
 
-        def loss_of(params):
-            student = nnx.merge(graphdef, params, rest)(tokens.reshape(size, length), last=words)
-            if rule == 'r1':
-                return pos2distill_loss(
-                    repeat(teacher), student, slots.reshape(size), count=count, kept=repeat(right)
-                )
-            losses = optax.softmax_cross_entropy_with_integer_labels(student, repeat(answer)).mean(
-                -1
-            )
-            return (losses * repeat(right)).sum() / jnp.maximum(right.sum() * copies, 1)
-
-        loss, gradient = jax.value_and_grad(loss_of)(params)
-        updates, state = optimizer.update(gradient, state, params)
-        return (optax.apply_updates(params, updates), state), (loss, right.any())
-
-    @jax.jit
-    def run(params, rest, batches):
-        start = (params, optimizer.init(params))
-        (trained, _), found = jax.lax.scan(lambda c, b: step(c, b, params, rest), start, batches)
-        return trained, found
-
-    trained, (losses, taught) = run(params, rest, (tokens, teacher_tokens, slots, answer))
+    arrays = (tokens, teacher_tokens, slots, answer)
+    student, losses, taught = fit(model, model, loss, arrays, optimizer)
     if not taught.any():
         raise ValueError(
             'pos2distill: with the evidence in the first slot the model answers none of '
             f'{len(losses) * examples} examples right, so that there is nothing to learn from it; '
             'train it on the first slot first'
         )
-    return nnx.merge(graphdef, trained, rest), losses
+    return student, losses

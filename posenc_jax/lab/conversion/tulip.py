@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from posenc_jax.lab.conversion.fit import fit
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.language import spec as spec_language
 from posenc_jax.language.layer_spec import parse_layer
@@ -76,10 +77,6 @@ def expansion_factor(length: int, train_len: int = 77, factor: float = 2.0) -> f
     Raises:
       ValueError: a factor below 1, lengths that are not positive integers, a length below
         train_len.
-
-    Example:
-      >>> round(expansion_factor(248), 6)
-      5.441558
     """
     check_factor('tulip', factor)
     if check_train_len('tulip', length) < check_train_len('tulip', train_len):
@@ -109,11 +106,6 @@ def pooled(
 
     Raises:
       ValueError: an encoder; shapes that do not fit.
-
-    Example:
-      >>> from posenc_jax.lab.model.tiny import tiny_model
-      >>> pooled(tiny_model('rope()', width=16), jnp.ones((3, 5), jnp.int32)).shape
-      (3, 16)
     """
     if not model.cfg.causal:
         raise ValueError(
@@ -269,26 +261,10 @@ def distill(
     for model in (teacher, student):
         model.check_ids(batches, valid)
     optimizer = optax.adamw(RATE, weight_decay=WEIGHT_DECAY) if optimizer is None else optimizer
-    graphdef, params, rest = nnx.split(student, nnx.Param, ...)
-    teaching, knowledge = nnx.split(teacher)
 
-    def step(carry, batch, knowledge, rest):
-        (params, state), (tokens, real) = carry, batch
-        target = pooled(nnx.merge(teaching, knowledge), tokens, real)
-        loss = lambda params: distillation_loss(
-            target, pooled(nnx.merge(graphdef, params, rest), tokens, real), kind
-        )
-        value, gradient = jax.value_and_grad(loss)(params)
-        updates, state = optimizer.update(gradient, state, params)
-        return (optax.apply_updates(params, updates), state), value
+    def loss(student, teacher, batch):
+        tokens, real = batch
+        pair = (pooled(model, tokens, real) for model in (teacher, student))
+        return distillation_loss(*pair, kind), None
 
-    @jax.jit
-    def run(params, knowledge, rest, batches, valid):
-        start = (params, optimizer.init(params))
-        (params, _), losses = jax.lax.scan(
-            lambda c, b: step(c, b, knowledge, rest), start, (batches, valid)
-        )
-        return params, losses
-
-    params, losses = run(params, knowledge, rest, batches, valid)
-    return nnx.merge(graphdef, params, rest), losses
+    return fit(student, teacher, loss, (batches, valid), optimizer)[:2]

@@ -22,14 +22,14 @@ from posenc_jax.protocol.composite import name_of, parts_of
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A finished text.
+    """A finished text or grid.
 
     Attributes:
-      tokens: token ids in the natural order of the text, [B, T].
+      tokens: token ids in the natural order of the text, or row by row.
       evaluations: passes through the model, including the pass over the given tokens.
     """
 
-    tokens: Int[Array, 'B T']
+    tokens: Int[Array, 'B *size']
     evaluations: int
 
 

@@ -3,7 +3,6 @@ temperature and a scale.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import jax
@@ -19,11 +18,12 @@ from posenc_jax.lab.decoding.pieces import (
     Piece,
     check_lengths,
     parallel_layout,
-    select,
 )
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache
 from posenc_jax.layer.sharding import sharded_attend
+from posenc_jax.protocol import bounds
+from posenc_jax.protocol.bounds import Positive
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
@@ -43,6 +43,7 @@ def ape_layout(prefix: int, lengths: Sequence[int]) -> Layout:
 
 
 _FAMILY = ParallelContexts('ape_parallel', ape_layout)
+encode = _FAMILY.encode
 
 
 def ape_merge(
@@ -88,19 +89,17 @@ class AdaptiveAttention:
     as usual.
 
     Attributes:
-      temperature, scale: T and s, positive.
+      temperature, scale: T and s.
 
     Raises:
       ValueError: one of them is not positive and finite.
     """
 
-    temperature: float = 0.9
-    scale: float = 0.9
+    temperature: Positive = 0.9
+    scale: Positive = 0.9
 
     def __post_init__(self):
-        for name, value in dataclasses.asdict(self).items():
-            if not 0 < value < math.inf:
-                raise ValueError(f'ape_parallel: {name} must be positive and finite, got {value}')
+        bounds.check('ape_parallel', bounds.hints_of(type(self)), vars(self))
 
     def __call__(self, encoding, q, k, v, tq, tk, **options):
         """As `sharded_attend`."""
@@ -116,33 +115,12 @@ class AdaptiveAttention:
         return merged.astype(v.dtype)
 
 
-def encode(
-    model: Transformer, prefix, contexts: Sequence, *, together: int | None = None
-) -> tuple[Piece, ...]:
-    """Encodes the prefix and the contexts, each of which sees the prefix and itself, as pieces for
-    `join`.
-
-    Args:
-      model: causal attention with one rotary encoding of fixed frequencies.
-      prefix: token ids [n] or [B, n], or [] for none. A few tokens are enough to serve as an
-        attention sink.
-      contexts: token ids, [n] or [B, n] each.
-      together: the largest number of contexts in one pass; None for no limit.
-
-    Raises:
-      ValueError: no contexts, an empty one, ids outside the vocabulary, or another kind of model,
-        of which the part in the way is named.
-    """
-    return _FAMILY.encode(model, prefix, contexts, together)
-
-
 @register(
     'ape_parallel',
     kind='cache',
     card=Card(
         name='APE',
         door='cache, logits',
-        equation='o = w_C o_C + w_O o_O, (w_C, w_O) = softmax(T s LSE_C(a / T), LSE_O(a))',
         example='ape_parallel.join(model, pieces, capacity=64)',
         promises=Promises(sweep_free=False),
     ),
@@ -159,11 +137,10 @@ def join(
     """Joins contexts that were encoded separately into one cache, for a model that reads them with
     temperature and scale.
 
-    All contexts have the same positions behind the prefix, P .. P + n - 1, and the query follows
-    the longest. For a row of logits `a` of the query, `l_C = LSE_C(a / T)` over all keys of
-    contexts, `l_O = LSE_O(a)` over the prefix and the query itself,
-    `(w_C, w_O) = softmax(T s l_C, l_O)`, and `o = w_C softmax_C(a / T) v + w_O softmax_O(a) v`.
-    These are two attentions that are merged by their log-sum-exps (`ape_merge`). The order of the
+    `o = w_C o_C + w_O o_O, (w_C, w_O) = softmax(T s LSE_C(a / T), LSE_O(a))`, where a are the
+    logits of a query, o_C is its attention over all keys of contexts by the softmax of a / T, and
+    o_O that over the prefix and the query itself (`ape_merge`). All contexts have the same
+    positions behind the prefix, P .. P + n - 1, and the query follows the longest. The order of the
     contexts does not matter, and no context is encoded again when others are chosen. Differs from
     the paper: nothing.
 
@@ -192,6 +169,7 @@ def join(
       >>> continue_from(reader, cache, np.array([[5, 6]]), max_new_tokens=2).shape
       (1, 2)
     """
-    held = select('ape_parallel', model, pieces, chosen)
     attend = AdaptiveAttention(temperature, scale)
-    return _FAMILY.join(model, held, capacity=capacity, attention_fn=attend)
+    return _FAMILY.join(
+        model, pieces, capacity=capacity, chosen=chosen, attention_fn=lambda count: attend
+    )

@@ -31,15 +31,6 @@ def end_slots(
 
     Raises:
       ValueError: packed documents.
-
-    Example:
-      >>> end_slots(
-      ...     Tokens.of(valid=[[False, True, True, True, True, True, True, True]]),
-      ...     7,
-      ...     first=2,
-      ...     last=3,
-      ... ).tolist()
-      [[1, 2, 4, 5, 6]]
     """
     if tok.segment is not None:
         raise ValueError(
@@ -56,10 +47,6 @@ def end_slots(
 def take_slots(tree: Any, slots: Int[Array, '#B n'], axis: int, room: int = 0) -> Any:
     """The entries of every array at these slots along `axis`, followed by `room` zeros. The first
     axis is the batch. An entry is zero where its slot is -1.
-
-    Example:
-      >>> take_slots(jnp.arange(10.0, 15.0)[None], jnp.array([[-1, 0, 4]]), axis=1, room=1).tolist()
-      [[0.0, 10.0, 14.0, 0.0]]
     """
 
     def one(a, slots):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Num
 
-from posenc_jax.lab.decoding.pie import at_positions
+from posenc_jax.lab.decoding.pie import at_positions, fixed_rotary
 from posenc_jax.lab.decoding.pieces import (
     PREFIX,
     QUERY,
@@ -28,7 +28,6 @@ from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache, LayerCache
 from posenc_jax.layer.sharding import sharded_attend
 from posenc_jax.methods.rope import Rotary
-from posenc_jax.methods.single_rotary import single_rotary
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Constant, Encoding
@@ -107,13 +106,7 @@ def check_model(user: str, model: Transformer) -> None:
             for part in parts_of(model.encoding(layer_type, block))
             if not isinstance(part, ContextMask)
         ]
-        rotary = single_rotary(user, chain(*parts), beside=('mask',))
-        if rotary.uses_length:
-            raise ValueError(
-                f'{user} joins cached keys that are already rotated, but the angles of '
-                f'{rotary.freqs} depend on the current length and change at every step; use fixed '
-                'frequencies'
-            )
+        rotary = fixed_rotary(user, chain(*parts), beside=('mask',))
         for part in parts:
             if part is not rotary and not isinstance(part, (Causal, Document)):
                 raise ValueError(

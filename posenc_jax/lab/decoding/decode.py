@@ -101,14 +101,9 @@ def prefill(
       ValueError: prompts longer than the capacity, a cache that is not empty, or `last` outside
         0 .. T.
     """
-    if cache.layers:
-        raise ValueError('prefill needs an empty cache; continue a filled one with decode_step')
-    length = prompts.shape[1]
-    if length > cache.capacity:
-        raise ValueError(f'prompts of {length} tokens do not fit a cache of {cache.capacity}')
-    check_last(last, length)
-    cache = read_ids(model, cache, prompts)
-    x, layers = read(
+    check_prompts(cache, prompts, last)
+    cache, length = read_ids(model, cache, prompts), prompts.shape[1]
+    x, layers = read_rows(
         model,
         tuple(tok.slice(0, length) for tok in cache.tokens),
         prompts,
@@ -123,7 +118,7 @@ def prefill(
     )
 
 
-def read(
+def read_rows(
     model: Transformer,
     placed: tuple[Tokens, ...],
     tokens: Int[Array, 'B T'],
@@ -187,6 +182,19 @@ def _memoryless(model: Transformer) -> int:
     return len(model.blocks) - 1 - kept[-1]
 
 
+def check_prompts(cache: Cache, prompts: Int[Array, 'B T'], last: int | None) -> None:
+    """Refuses prompts that a cache has no room for, and a number of last tokens that they do not
+    have. Errors are those of `prefill`.
+    """
+    if cache.layers:
+        raise ValueError('prefill needs an empty cache; continue a filled one with decode_step')
+    if prompts.shape[1] > cache.capacity:
+        raise ValueError(
+            f'prompts of {prompts.shape[1]} tokens do not fit a cache of {cache.capacity}'
+        )
+    check_last(last, prompts.shape[1])
+
+
 def check_last(last: int | None, count: int) -> None:
     """Refuses a number of last tokens that a row of `count` tokens does not have.
 
@@ -217,7 +225,9 @@ def decode_step(
         traced).
     """
     caching.check_layers(cache, REMEMBERED, 'decode_step', 'prefill')
-    return append(model, cache, tokens, None, layers)
+    _check_one_each(cache, tokens)
+    x, cache = appended(model, cache, tokens[:, None], None, layers)
+    return model.logits(model.norm(x))[:, 0], cache
 
 
 def append(
@@ -241,6 +251,13 @@ def append(
       ValueError: the cache is full (checked where the cursor is not traced), the tokens are not
         one for each row of the cache, or `mix` is given where a stream flows from layer to layer.
     """
+    _check_one_each(cache, tokens)
+    x, cache = appended(model, cache, tokens[:, None], mix, layers)
+    return model.logits(model.norm(x))[:, 0], cache
+
+
+def _check_one_each(cache: Cache, tokens: Int[Array, '...']) -> None:
+    """Refuses a full cache, and tokens that are not one for each of its rows."""
     rows = jax.tree.leaves(cache.layers)[0].shape[0]
     if tokens.shape != (rows,):
         raise ValueError(
@@ -248,9 +265,24 @@ def append(
         )
     if not cache.free:
         raise ValueError(f'the cache of {cache.capacity} slots is full')
-    cache = read_ids(model, cache, tokens[:, None])
-    new = tuple(tok.slice(cache.cursor, 1) for tok in cache.tokens)
-    x = model.embed(tokens[:, None], new)
+
+
+def appended(
+    model: Transformer,
+    cache: Cache,
+    tokens: Int[Array, 'B T'],
+    mix: Callable | None = None,
+    layers: list[tuple[int, Block]] | None = None,
+) -> tuple[Float[Array, 'B T D'], Cache]:
+    """Appends several tokens to each row; returns the output of the last layer for them, before the
+    final norm, and the cache. Arguments as for `append`.
+
+    Raises:
+      ValueError: `mix` is given where a stream flows from layer to layer.
+    """
+    cache, count = read_ids(model, cache, tokens), tokens.shape[1]
+    new = tuple(slots.at(tok, cache.cursor, count) for tok in cache.tokens)
+    x = model.embed(tokens, new)
     stream, states = model.begin_stream(new, len(x)), []
     if mix is not None and stream is not None:
         raise ValueError(
@@ -272,6 +304,4 @@ def append(
         cross = lambda x: block.cross.step(x, new[layer_type], keys, cache.source.tok)
         x, stream, own = block.beside(x, stream, mixer, mixed, None if keys is None else cross)
         states.append(own if keys is None else CrossState(own, keys))
-    return model.logits(model.norm(x))[:, 0], dataclasses.replace(
-        cache, cursor=cache.cursor + 1, layers=tuple(states)
-    )
+    return x, dataclasses.replace(cache, cursor=cache.cursor + count, layers=tuple(states))

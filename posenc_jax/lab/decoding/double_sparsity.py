@@ -164,8 +164,6 @@ class LabelledLayer:
     card=Card(
         name='Double Sparsity',
         door='cache',
-        equation='s_hat_ij = q_i[C] . k_j[C] / sqrt(r), C = top-r of mean |q_c k_c|; softmax '
-        'over the top-h keys of s_hat_i',
         example='double_sparsity.Sparse(channels, keep=64)',
         promises=Promises(sweep_free=False, blockwise=False),
     ),
@@ -174,9 +172,10 @@ def label(cache: Cache, channels: Int[Array, 'layers N r'], *, dense_layers: int
     """Adds label channels to a filled cache, so that `decode_step` of this module attends to few
     keys. To use it with `generate`, pass `Sparse`.
 
-    `s_hat_ij = q_i[C] . k_j[C] / sqrt(r)` approximates the logits with the r label channels C of a
-    query head. Exact attention follows over the `keep` keys with the highest s_hat. Every query
-    head makes its own choice, also where heads share keys. Prompts are read with dense attention by
+    `s_hat_ij = q_i[C] . k_j[C] / sqrt(r), C = top-r of mean |q_c k_c|; softmax over the top-h keys
+    of s_hat_i`: the r label channels C of a query head approximate its logits, and exact attention
+    follows over the h = `keep` best keys. Every query head makes its own choice, also where heads
+    share keys. Prompts are read with dense attention by
     `posenc_jax.lab.decoding.decode.prefill`, and the first layers are always dense. Differs from
     the paper: labels have the precision of the cache instead of 4 bits, and XLA selects and gathers
     the keys instead of a kernel.
@@ -191,16 +190,6 @@ def label(cache: Cache, channels: Int[Array, 'layers N r'], *, dense_layers: int
         range.
 
     Reference: Yang, Sheng, Gonzalez, Stoica, Zheng, arXiv 2408.07092.
-
-    Example:
-      >>> from posenc_jax.lab.model.tiny import tiny_model
-      >>> from posenc_jax.lab.decoding.decode import init_cache, prefill
-      >>> model, text = tiny_model('rope()', layers=3, width=16), jnp.arange(12)[None] % 7
-      >>> _, cache = prefill(model, init_cache(model, Tokens.of(length=16)), text)
-      >>> labelled = label(cache, calibrate(model, text, groups=4))
-      >>> logits, labelled = decode_step(model, labelled, jnp.array([3]), keep=4)
-      >>> logits.shape, labelled.layers[2].labels.shape, labelled.layers[0].labels
-      ((1, 7), (1, 2, 16, 2), None)
     """
     check_layers(cache, LayerCache, 'double_sparsity.label', 'decode.prefill')
     channels = jnp.asarray(channels)

@@ -65,25 +65,14 @@ def continue_cache(
 
     Example:
       >>> from posenc_jax.lab.decoding.decode import prefill
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()'
-      ... )
-      >>> model = Transformer(cfg, rngs=nnx.Rngs(0))
-      >>> logits, cache = prefill(
-      ...     model, init_cache(model, Tokens.of(length=8)), jnp.ones((1, 3), jnp.int32)
-      ... )
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> model, text = tiny_model('alibi()'), jnp.ones((1, 3), jnp.int32)
+      >>> logits, cache = prefill(model, init_cache(model, Tokens.of(length=8)), text)
       >>> continue_cache(model, cache, logits[:, -1], max_new_tokens=4).shape
       (1, 4)
     """
     caching.check_layers(cache, REMEMBERED, 'continue_cache', 'prefill')
-    free = cache.capacity - int(cache.cursor)
-    if not isinstance(max_new_tokens, Integral) or not 1 <= max_new_tokens <= free + 1:
-        raise ValueError(
-            f'max_new_tokens must be an integer in 1 .. {free + 1} ({free} of {cache.capacity} '
-            f'slots are free, the last token is not stored), got {max_new_tokens}'
-        )
-    check_temperature(temperature, key)
+    check_new_tokens(cache, max_new_tokens, temperature, key)
     graphdef, state = nnx.split(model)
     return _continue_cache(
         _Plan(graphdef, max_new_tokens, float(temperature), None, None, None),
@@ -92,6 +81,25 @@ def continue_cache(
         logits,
         key,
     )
+
+
+def check_new_tokens(
+    cache: Cache, max_new_tokens: int, temperature: float, key: Array | None, *, query: int = 0
+) -> None:
+    """Refuses a number of new tokens that do not fit a filled cache behind a query of `query`
+    tokens, and what `check_temperature` refuses.
+
+    Raises:
+      ValueError: in both cases.
+    """
+    free = max(0, cache.capacity - int(cache.cursor) - query)
+    if not isinstance(max_new_tokens, Integral) or not 1 <= max_new_tokens <= free + 1:
+        behind = f' behind a query of {query} tokens' if query else ''
+        raise ValueError(
+            f'max_new_tokens must be an integer in 1 .. {free + 1} ({free} of {cache.capacity} '
+            f'slots are free{behind}, the last token is not stored), got {max_new_tokens}'
+        )
+    check_temperature(temperature, key)
 
 
 def check_temperature(temperature: float, key: Array | None) -> None:
@@ -129,16 +137,11 @@ def _continue(plan, model, decoding, empty, cache, logits, key, dtype):
     # A cache of a single row is carried without its batch axis, so that XLA updates keys and values
     # in place (see `caching.step`).
     single = logits.shape[0] == 1
-    carried = lambda cache: (
-        dataclasses.replace(cache, layers=jax.tree.map(lambda a: a[0], cache.layers))
-        if single
-        else cache
+    of_layers = lambda change, cache: (
+        dataclasses.replace(cache, layers=jax.tree.map(change, cache.layers)) if single else cache
     )
-    whole = lambda cache: (
-        dataclasses.replace(cache, layers=jax.tree.map(lambda a: a[None], cache.layers))
-        if single
-        else cache
-    )
+    carried = functools.partial(of_layers, lambda a: a[0])
+    whole = functools.partial(of_layers, lambda a: a[None])
 
     def drawn(logits, number, done):
         following = draw(logits, number)
@@ -237,16 +240,9 @@ def generate(
         that is too small, or a `decoding` that does not fit the model.
 
     Example:
-      >>> from posenc_jax.lab.model import TransformerConfig
-      >>> cfg = TransformerConfig(
-      ...     vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='alibi()'
-      ... )
-      >>> generate(
-      ...     Transformer(cfg, rngs=nnx.Rngs(0)),
-      ...     jnp.ones((1, 3), jnp.int32),
-      ...     max_new_tokens=2,
-      ...     temperature=0.0,
-      ... ).shape
+      >>> from posenc_jax.lab.model.tiny import tiny_model
+      >>> model, text = tiny_model('alibi()'), jnp.ones((1, 3), jnp.int32)
+      >>> generate(model, text, max_new_tokens=2, temperature=0.0).shape
       (1, 5)
     """
     prompts = jnp.asarray(prompts)

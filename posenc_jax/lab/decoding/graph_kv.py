@@ -79,10 +79,6 @@ def complete_edges(count: int, sources: int | None = None) -> list[Edge]:
 
     Raises:
       ValueError: `sources` is not in 1 .. count.
-
-    Example:
-      >>> complete_edges(3, sources=1)
-      [(2, 0), (2, 1), (2, 2)]
     """
     sources = count if sources is None else sources
     if not isinstance(sources, Integral) or not 1 <= sources <= count:

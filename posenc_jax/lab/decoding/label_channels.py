@@ -19,10 +19,6 @@ def channel_scores(
     Args:
       q, k: projected and encoded (rotated) queries and keys.
       valid: False for padding; None where there is none.
-
-    Example:
-      >>> channel_scores(jnp.array([[[[1.0, -2.0]]]]), jnp.array([[[[3.0, 0.5]]]])).tolist()
-      [[3.0, 1.0]]
     """
     group = q.shape[2] // k.shape[2]
     products = jnp.abs(q.astype(jnp.float32) * jnp.repeat(k.astype(jnp.float32), group, axis=2))
@@ -40,10 +36,6 @@ def label_channels(scores: Float[Array, '... H'], groups: int = 16) -> Int[Array
 
     Raises:
       ValueError: groups do not divide the head width; the message gives the nearest divisor.
-
-    Example:
-      >>> label_channels(jnp.array([2.0, 4.0, 3.0, 0.5]), groups=2).tolist()
-      [1, 2]
     """
     width = scores.shape[-1]
     if not isinstance(groups, numbers.Integral) or groups < 1 or width % groups:

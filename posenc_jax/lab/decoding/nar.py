@@ -13,7 +13,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.lab.decoding.decode import init_cache, read
+from posenc_jax.lab.decoding.any_order import Written
+from posenc_jax.lab.decoding.decode import appended, init_cache, read_rows
 from posenc_jax.lab.decoding.generate import check_temperature
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache
@@ -44,26 +45,9 @@ class DirectionHeads(nnx.Module):
         return jnp.einsum('bld,pdv->blpv', x, self.weights[...].astype(x.dtype))
 
 
-@dataclasses.dataclass(frozen=True)
-class Drawn:
-    """A finished grid.
-
-    Attributes:
-      tokens: token ids row by row, [B, rows, columns] (or more axes).
-      evaluations: passes through the model, including the one over the conditions.
-    """
-
-    tokens: Int[Array, 'B *size']
-    evaluations: int
-
-
 def nar_sources(size: tuple[int, ...]) -> Int[np.ndarray, 'n P']:
     """Which token predicts a token along each axis: its place in the near-to-far order; -1 where
     the grid ends. Rows are in that order too.
-
-    Example:
-      >>> nar_sources((2, 2)).tolist()
-      [[-1, -1], [-1, 0], [0, -1], [1, 2]]
     """
     cells, order = near_to_far_positions(size), near_to_far_order(size)
     place = np.argsort(order).reshape(size)
@@ -119,12 +103,13 @@ def draw_near_to_far(
     *,
     key: Array | None = None,
     temperature: float = 1.0,
-) -> Drawn:
+) -> Written:
     """Draws a grid of tokens, one diagonal for each pass through the model.
 
     The tokens of a diagonal are drawn independently of each other, given all diagonals before. The
     model reads a diagonal as one block, in which every token sees the whole diagonal. A grid of
-    n x n tokens takes 2n - 1 passes instead of n^2.
+    n x n tokens takes 2n - 1 passes instead of n^2. The result has tokens [B, rows, columns] (or
+    more axes).
 
     Args:
       model: a decoder with the mask `nar` and positions of components, e.g.
@@ -189,7 +174,7 @@ def draw_near_to_far(
             passes += 1
         begin = end
     rows = jnp.concatenate(drawn, axis=1)[:, np.argsort(near_to_far_order(size))]
-    return Drawn(rows.reshape(-1, *size), passes)
+    return Written(rows.reshape(-1, *size), passes)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -205,7 +190,7 @@ def _conditions(graphdef, state, cache: Cache, tokens):
     model, heads = nnx.merge(graphdef, state)
     count = tokens.shape[1]
     placed = tuple(tok.slice(0, count) for tok in cache.tokens)
-    x, layers = read(model, placed, tokens, cache.capacity, count)
+    x, layers = read_rows(model, placed, tokens, cache.capacity, count)
     cache = dataclasses.replace(cache, cursor=jnp.asarray(count, jnp.int32), layers=layers)
     return heads(model.norm(x)), cache
 
@@ -214,11 +199,5 @@ def _conditions(graphdef, state, cache: Cache, tokens):
 def _diagonal(graphdef, state, cache: Cache, tokens):
     """Appends the tokens of a diagonal as one block; returns the outputs of the heads for them."""
     model, heads = nnx.merge(graphdef, state)
-    count = tokens.shape[1]
-    new = tuple(tok.slice(cache.cursor, count) for tok in cache.tokens)
-    mix = lambda h, mixer, layer_type, own: mixer.step(
-        h, cache.tokens[layer_type], own, cache.cursor
-    )
-    x, layers = model.loop_layers(mix, model.embed(tokens, new), cache.layers)
-    cache = dataclasses.replace(cache, cursor=cache.cursor + count, layers=layers)
+    x, cache = appended(model, cache, tokens)
     return heads(model.norm(x)), cache

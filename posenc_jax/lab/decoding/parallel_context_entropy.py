@@ -1,7 +1,6 @@
 """Parallel pieces behind a shared sink: their positions, and which pieces a query attends to."""
 
 import dataclasses
-import functools
 import numbers
 from collections.abc import Sequence
 from typing import Literal
@@ -14,14 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from posenc_jax.attention.tiles import Blocks, pair_logits
 from posenc_jax.lab.decoding.contexts import from_query
 from posenc_jax.lab.decoding.parallel_contexts import ParallelContexts
-from posenc_jax.lab.decoding.pieces import (
-    QUERY,
-    Layout,
-    Piece,
-    check_lengths,
-    parallel_layout,
-    select,
-)
+from posenc_jax.lab.decoding.pieces import QUERY, Layout, Piece, check_lengths, parallel_layout
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache
 from posenc_jax.layer.sharding import sharded_attend
@@ -42,22 +34,6 @@ ALIGNS = ('left', 'right', 'evenly', 'order')
 _LOWEST = -1e29  # logits below it are masked
 _KEYS = 256  # keys per block
 _FEATURE = 'parallel_context_entropy'
-
-CARD = Card(
-    name='parallel contexts: sinks and selection',
-    title='Attention Entropy is a Key Factor: An Analysis of Parallel Context Encoding with '
-    'Full-attention-based Pre-trained Language Models',
-    arxiv='2412.16545',
-    door='cache, logits',
-    equation='id of token t of n: b + t m / n; keep the K pieces with the largest sums of their '
-    '5 largest probabilities',
-    source='zzsfornlp/parallel_context_encoding_analysis',
-    authors='Zhang, Zhisong and Wang, Yan and Huang, Xinting and Fang, Tianqing and Zhang, '
-    'Hongming and Deng, Chenlong and Li, Shuaiyi and Yu, Dong',
-    year=2024,
-    example='parallel_context_entropy.join(model, pieces, capacity=64)',
-    promises=Promises(sweep_free=False),
-)
 
 
 def piece_layout(
@@ -92,9 +68,8 @@ def piece_layout(
     return parallel_layout(ids, prefix + m)
 
 
-def _family(size: Size, align: Align) -> ParallelContexts:
-    layout = functools.partial(piece_layout, size=size, align=align)
-    return ParallelContexts('parallel_context_entropy', layout)
+_FAMILY = ParallelContexts('parallel_context_entropy', piece_layout)
+encode = _FAMILY.encode  # with `size` and `align` of `piece_layout`
 
 
 def piece_scores(
@@ -131,10 +106,6 @@ def best_pieces(scores: Float[Array, '... C'], keep: int) -> Bool[Array, '... C'
 
     Raises:
       ValueError: keep below 1.
-
-    Example:
-      >>> best_pieces(jnp.array([0.2, 0.5, 0.2, 0.1]), 2).tolist()
-      [True, True, False, False]
     """
     _check_number('keep', keep)
     chosen = jax.lax.top_k(scores, min(keep, scores.shape[-1]))[1]
@@ -271,32 +242,18 @@ class SelectedAttention:
         return jnp.moveaxis(p.sum(-1), 0, -1)
 
 
-def encode(
-    model: Transformer,
-    prefix,
-    contexts: Sequence,
-    *,
-    size: Size = 'max',
-    align: Align = 'evenly',
-    together: int | None = None,
-) -> tuple[Piece, ...]:
-    """Encodes the sink prefix and the pieces, each of which sees the prefix and itself, for `join`.
-
-    Args:
-      model: causal attention with one rotary encoding of fixed frequencies.
-      prefix: the sink, token ids [n] or [B, n]: a short instruction or newlines; [] for none.
-      contexts: token ids of the pieces, [n] or [B, n] each.
-      size, align: the positions of the pieces, see `piece_layout`.
-      together: the largest number of pieces in one pass; None for no limit.
-
-    Raises:
-      ValueError: no pieces, an empty one, ids outside the vocabulary, or another kind of model, of
-        which the part in the way is named.
-    """
-    return _family(size, align).encode(model, prefix, contexts, together)
-
-
-@register('parallel_context_entropy', kind='cache', card=CARD)
+@register(
+    'parallel_context_entropy',
+    kind='cache',
+    card=Card(
+        name='parallel contexts: sinks and selection',
+        door='cache, logits',
+        equation='id of token t of n: b + t m / n; keep the K pieces with the largest sums of '
+        'their 5 largest probabilities',
+        example='parallel_context_entropy.join(model, pieces, capacity=64)',
+        promises=Promises(sweep_free=False),
+    ),
+)
 def join(
     model: Transformer,
     pieces: Sequence[Piece],
@@ -348,6 +305,8 @@ def join(
       >>> continue_from(reader, cache, jnp.array([[5, 6]]), max_new_tokens=2).shape
       (1, 2)
     """
-    held = select('parallel_context_entropy', model, pieces, chosen)
-    attend = None if keep is None else SelectedAttention(len(held) - 1, keep, top, pooled)
-    return _family(size, align).join(model, held, capacity=capacity, attention_fn=attend)
+    attend = None if keep is None else lambda count: SelectedAttention(count, keep, top, pooled)
+    places = dict(size=size, align=align)
+    return _FAMILY.join(
+        model, pieces, capacity=capacity, chosen=chosen, attention_fn=attend, **places
+    )

@@ -15,6 +15,7 @@ from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache, LayerCache, check_layers, filled
 from posenc_jax.methods.rope import Layout, Rotary, rotate
 from posenc_jax.methods.single_rotary import single_rotary
+from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
@@ -54,14 +55,27 @@ def at_positions(
     return pie_keys(k, old, new, layout=rotary.layout, scale=scale)
 
 
+def fixed_rotary(user: str, encoding: Encoding, beside: tuple[str, ...]) -> Rotary:
+    """`single_rotary`, with frequencies that do not depend on the current length.
+
+    Raises:
+      ValueError: as `single_rotary`; frequencies that follow the length.
+    """
+    rotary = single_rotary(user, encoding, beside=beside)
+    if rotary.uses_length:
+        raise ValueError(
+            f'{user} rotates cached keys by fixed angles, but the angles of {rotary.freqs} depend '
+            'on the current length and change at every step; use fixed frequencies'
+        )
+    return rotary
+
+
 @register(
     'pie',
     kind='cache',
     card=Card(
         name='PIE',
         door='cache',
-        equation="K'_(p + d) = R(d) K'_p, V'_(p + d) = V'_p, d = new - old length of the edits "
-        'before p',
         example='pie.edit(model, cache, [(3, 5, [7])])',
         promises=Promises(sweep_free=False, blockwise=False),
     ),
@@ -70,7 +84,8 @@ def edit(model: Transformer, cache: Cache, edits: Sequence[Edit]) -> Cache:
     """The cache of an edited text. Keys and values before the first edit are kept. Behind it, keys
     are rotated to their new positions, and values are kept.
 
-    `K'_(p + d) = R(d) K'_p`, where d is the shift of a kept token. Every kept key is rotated once
+    `K'_(p + d) = R(d) K'_p, V'_(p + d) = V'_p, d = new - old length of the edits before p`. Every
+    kept key is rotated once
     for all edits, in float32, by the change of its angle, so an attention factor is not applied
     again. The new tokens go through the model in one pass; they see the tokens before them in the
     edited text. Hidden states of kept tokens are not computed again. So the result is exact with
@@ -112,12 +127,7 @@ def edit(model: Transformer, cache: Cache, edits: Sequence[Edit]) -> Cache:
       6
     """
     for layer_type, block in model.layers():
-        rotary = single_rotary('pie', model.encoding(layer_type, block), beside=('place', 'mask'))
-        if rotary.uses_length:
-            raise ValueError(
-                f'pie rotates cached keys by fixed angles, but the angles of {rotary.freqs} depend '
-                'on the current length and change at every step; use fixed frequencies'
-            )
+        fixed_rotary('pie', model.encoding(layer_type, block), beside=('place', 'mask'))
     if cache.unplaced is not None:
         raise ValueError(
             'pie needs positions that do not depend on token ids, but this cache places tokens by '

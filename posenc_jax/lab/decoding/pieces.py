@@ -65,12 +65,6 @@ class Layout:
 def parallel_layout(ids: Sequence[Num[np.ndarray, '_']], start: float) -> Layout:
     """A layout in which a context sees the prefix and itself, and the query sees everything. The
     arguments are the fields of `Layout`.
-
-    Example:
-      >>> parallel_layout((np.arange(1), np.arange(1, 3), np.arange(1, 2)), 3).sees.astype(
-      ...     int
-      ... ).tolist()
-      [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1]]
     """
     sees = np.eye(len(ids) + 1, dtype=bool)
     sees[:, PREFIX] = sees[QUERY] = True
@@ -96,10 +90,6 @@ def check_tokens(
 
     Raises:
       ValueError: ids that are not integers or not in the vocabulary, or no tokens.
-
-    Example:
-      >>> check_tokens('this', 'the query', [3, 4], 9).tolist()
-      [[3, 4]]
     """
     try:
         a = np.asarray(tokens)
@@ -130,10 +120,6 @@ def check_contexts(
     Raises:
       ValueError: no contexts, an empty one, different numbers of rows, or the errors of
         `check_tokens`.
-
-    Example:
-      >>> [a.shape for a in check_contexts('this', [], [[3, 4], [5]], 9)]
-      [(1, 0), (1, 2), (1, 1)]
     """
     if not len(contexts):
         raise ValueError(f'{user} needs at least one context, got none')

@@ -12,11 +12,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.lab.decoding.contexts import ContextMask, check_model, has_part, join
-from posenc_jax.lab.decoding.decode import check_last, read_ids
-from posenc_jax.lab.decoding.generate import check_temperature, continue_cache
+from posenc_jax.lab.decoding.decode import appended, check_last
+from posenc_jax.lab.decoding.generate import check_new_tokens, continue_cache
 from posenc_jax.lab.decoding.pieces import Piece, check_tokens, token_positions
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.layer import slots
 from posenc_jax.layer.cache import Cache, LayerCache, check_layers
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.tokens import Tokens
@@ -75,18 +74,14 @@ def _check_readable(model: Transformer, cache: Cache) -> None:
 def _read(static, state, cache: Cache, tokens):
     graphdef, last = static
     model, cursor, count = nnx.merge(graphdef, state), cache.cursor, tokens.shape[1]
-    cache = read_ids(model, cache, tokens)
-    fresh = tuple(slots.at(tok, cursor, count) for tok in cache.tokens)
 
-    def mix(h, mixer, layer_type, own):
-        projected, grown = mixer.append(h, cache.tokens[layer_type], own, cursor)
-        y = mixer.output(mixer.attend(*projected, heads_first=True))
-        return slots.beyond_as_nan(y, cursor, cache.capacity), grown
+    def mix(h, mixer, tok, own):
+        projected, grown = mixer.append(h, tok, own, cursor)
+        return mixer.output(mixer.attend(*projected, heads_first=True)), grown
 
-    x, appended = model.loop_layers(mix, model.embed(tokens, fresh), cache.layers)
+    x, cache = appended(model, cache, tokens, mix)
     last = count if last is None else last
-    logits = model.logits(model.norm(x[:, count - last :])) if last else None
-    return logits, dataclasses.replace(cache, cursor=cursor + count, layers=appended)
+    return model.logits(model.norm(x[:, count - last :])) if last else None, cache
 
 
 def continue_from(
@@ -105,16 +100,7 @@ def continue_from(
         no key, or the errors of `read`.
     """
     query = jnp.asarray(query)
-    free = cache.capacity - int(cache.cursor)
-    if not isinstance(max_new_tokens, Integral):
-        raise ValueError(f'max_new_tokens must be an integer of at least 1, got {max_new_tokens}')
-    if max_new_tokens < 1 or query.shape[-1] + max_new_tokens - 1 > free:
-        raise ValueError(
-            f'{query.shape[-1]} tokens of a query and {max_new_tokens} new ones (at least 1; the '
-            'last is not stored) do not '
-            f'fit {free} free slots of a cache of {cache.capacity}'
-        )
-    check_temperature(temperature, key)
+    check_new_tokens(cache, max_new_tokens, temperature, key, query=query.shape[-1])
     logits, cache = read(model, cache, query, last=1)
     return continue_cache(
         model, cache, logits[:, -1], max_new_tokens=max_new_tokens, temperature=temperature, key=key
@@ -145,39 +131,29 @@ def encode(
     check_model(user, model)
     if together is not None and not (isinstance(together, Integral) and together >= 1):
         raise ValueError(f'{user}: together must be at least 1, an integer, got {together}')
-    pieces: list[Piece | None] = [None] * len(contexts)
+    pieces: dict[int, Piece] = {}
     alike: dict[int, list[int]] = {}
-    for number, tokens in enumerate(contexts):
-        alike.setdefault((tokens.shape[1] - 1).bit_length() if tokens.shape[1] else -1, []).append(
-            number
-        )
+    for number, length in enumerate(tokens.shape[1] for tokens in contexts):
+        alike.setdefault(length and 1 + (length - 1).bit_length(), []).append(number)
     for numbers in alike.values():
         size = together or len(numbers)
-        for start in range(0, len(numbers), size):
-            some = numbers[start : start + size]
-            encoded = _encode(
-                user, model, [contexts[n] for n in some], [np.asarray(ids[n]) for n in some], before
-            )
-            for number, piece in zip(some, encoded):
-                pieces[number] = piece
-    return tuple(pieces)
+        for some in (numbers[start : start + size] for start in range(0, len(numbers), size)):
+            chosen = [contexts[n] for n in some], [np.asarray(ids[n]) for n in some]
+            pieces.update(zip(some, _encode(user, model, *chosen, before)))
+    return tuple(pieces[number] for number in range(len(contexts)))
 
 
 def _encode(user, model, contexts, ids, before) -> list[Piece]:
-    count, rows, longest = (
-        len(contexts),
-        contexts[0].shape[0],
-        max(tokens.shape[1] for tokens in contexts),
-    )
+    count, rows = len(contexts), contexts[0].shape[0]
+    longest = max(tokens.shape[1] for tokens in contexts)
     past, lengths = sum(piece.length for piece in before), tuple(map(len, ids))
     cache = join(user, model, before, capacity=past + longest, rows=rows, copies=count)
     if longest:
         fill = lambda a, n: np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, longest - n)])
         own = np.stack([fill(token_positions([a]), len(a)) for a in ids])
         old = np.broadcast_to(token_positions([piece.ids for piece in before]), (count, past))
-        pos = np.concatenate(
-            [old, own], axis=1, dtype=np.result_type(*(a for a in (old, own) if a.size))
-        )
+        dtype = np.result_type(*(a for a in (old, own) if a.size))
+        pos = np.concatenate([old, own], axis=1, dtype=dtype)
         real = np.arange(past + longest) < past + np.array(lengths)[:, None]
         per_row = lambda a: jnp.asarray(np.repeat(a, rows, axis=0))
         index = jnp.arange(past + longest)[None]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from posenc_jax.lab.decoding.decode import decode_step, read
+from posenc_jax.lab.decoding.decode import decode_step, read_rows
 from posenc_jax.lab.decoding.decoding import Decoding
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache, filled
@@ -93,7 +93,7 @@ class Recomputed(Decoding):
         Slots from the cursor on are not valid.
         """
         placed = tuple(filled(tok, cache.cursor) for tok in cache.tokens)
-        x, layers = read(model, placed, cache.ids, cache.capacity, cache.cursor, cache.source)
+        x, layers = read_rows(model, placed, cache.ids, cache.capacity, cache.cursor, cache.source)
         x = jax.lax.dynamic_slice_in_dim(x, cache.cursor - 1, 1, axis=1)
         return model.logits(model.norm(x))[:, 0], dataclasses.replace(cache, layers=layers)
 

@@ -145,17 +145,14 @@ def read_segments(
     Raises:
       ValueError: segments of less than one token; the errors of `read_segment`.
     """
-    if segment < 1:
-        raise ValueError(f'a segment has at least one token, got {segment}')
     tok = Tokens.of(length=tokens.shape[1]) if tok is None else tok
     found, memory = [], None
-    for number, start in enumerate(range(0, tokens.shape[1], segment)):
-        part, own_key = (
-            tokens[:, start : start + segment],
-            None if key is None else jax.random.fold_in(key, number),
+    for number, at in enumerate(_segments(tokens.shape[1], segment)):
+        own_key = None if key is None else jax.random.fold_in(key, number)
+        own = tok.slice(at.start, at.stop - at.start)
+        logits, memory = read_segment(
+            model, tokens[:, at], memory, length=length, tok=own, key=own_key
         )
-        own = tok.slice(start, part.shape[1])
-        logits, memory = read_segment(model, part, memory, length=length, tok=own, key=own_key)
         found.append(logits)
     return jnp.concatenate(found, axis=1)
 
@@ -177,8 +174,6 @@ def segment_losses(
     Raises:
       ValueError: segments of less than one token; the errors of `read_segment`.
     """
-    if segment < 1:
-        raise ValueError(f'a segment has at least one token, got {segment}')
     graphdef, state = nnx.split(model)
 
     @jax.jit
@@ -187,11 +182,17 @@ def segment_losses(
         return target_losses(logits, targets)[0], memory
 
     losses, memory = [], None
-    for start in range(0, tokens.shape[1], segment):
-        at = slice(start, start + segment)
+    for at in _segments(tokens.shape[1], segment):
         nll, memory = read(state, tokens[:, at], targets[:, at], memory)
         losses.append(nll)
     return jnp.concatenate(losses, axis=1)
+
+
+def _segments(length: int, size: int) -> list[slice]:
+    """The places of the segments of a text."""
+    if size < 1:
+        raise ValueError(f'a segment has at least one token, got {size}')
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def _continued(before: Tokens | None, size: int) -> Tokens:

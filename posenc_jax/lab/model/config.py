@@ -1,14 +1,15 @@
 """The sizes and choices that define a transformer, checked together."""
 
 import dataclasses
-import math
-from typing import Any
+from typing import Annotated, Any
 
 from posenc_jax.attention.attend import IMPLEMENTATIONS
 from posenc_jax.base.memory import readable
 from posenc_jax.lab.model.pyramid import pixels_per_patch
 from posenc_jax.layer.layers import BIASES, GATES, MLPS, NORM_PLACES, NORMS
 from posenc_jax.layer.projections import QK_NORMS
+from posenc_jax.protocol import bounds
+from posenc_jax.protocol.bounds import Ge, Lt, Meaning, NonNegative, Positive
 from posenc_jax.protocol.checks import about
 from posenc_jax.protocol.errors import check_choice, quoted
 
@@ -18,6 +19,9 @@ SHARES = ('auto', 'model', 'layer')
 REMATS = ('none', 'full', 'dots')
 DTYPES = ('float32', 'bfloat16')
 MAX_BYTES = 2**44  # of all weights in float32, more than those of the largest known models
+Size32 = Annotated[int, Ge(1), Lt(2**31)]
+Count32 = Annotated[int, Ge(0), Lt(2**31)]
+Derived = Annotated[int, Ge(0), Lt(2**31), Meaning('0 to derive it')]
 SOURCE = ('source_size', 'source_len', 'source_layers')
 SIZES = ('layers', 'width', 'heads', 'kv_heads', 'head_dim', 'mlp_width', 'lora_rank')
 
@@ -84,74 +88,56 @@ class TransformerConfig:
         choice, with the nearest valid one.
     """
 
-    vocab_size: int
-    train_len: int
-    layers: int
-    width: int
-    heads: int
+    vocab_size: Count32
+    train_len: Size32
+    layers: Size32
+    width: Size32
+    heads: Size32
     encoding: str
     pattern: tuple[str, ...] = ()
     share: str = 'auto'
     kind: str = 'decoder'
-    output_size: int = 0
+    output_size: Derived = 0
     pool: str = ''
-    channels: int = 0
+    channels: Count32 = 0
     features: str = ''
-    patch: int = 0
+    patch: Count32 = 0
     overlap: bool = False
     lower: tuple[tuple, ...] = ()
-    source_size: int = 0
-    source_len: int = 0
-    source_layers: int = 0
+    source_size: Count32 = 0
+    source_len: Count32 = 0
+    source_layers: Derived = 0
     source_encoding: str = ''
     source_pattern: tuple[str, ...] = ()
     cross: str = 'nope()'
-    kv_heads: int = 0
-    head_dim: int = 0
+    kv_heads: Derived = 0
+    head_dim: Derived = 0
     mlp: str = 'gelu'
-    mlp_width: int = 0
+    mlp_width: Derived = 0
     bias: str = 'none'
     norm: str = 'rmsnorm'
-    epsilon: float = 1e-6
+    epsilon: Positive = 1e-6
     norm_place: str = 'before'
     qk_norm: str = 'none'
     parallel: bool = False
     tie: bool = False
-    output_cap: float = 0.0
-    embedding_scale: float = 0.0
+    output_cap: Annotated[NonNegative, Meaning('0 for none')] = 0.0
+    embedding_scale: Annotated[NonNegative, Meaning('0 to derive it')] = 0.0
     embedding_norm: bool = False
-    lora_rank: int = 0
-    lora_alpha: float = 16.0
-    dropout: float = 0.0
+    lora_rank: Count32 = 0
+    lora_alpha: Positive = 16.0
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     dtype: str = 'float32'
     remat: str = 'none'
-    block: int = 0
+    block: Derived = 0
     implementation: str = ''
 
     def __post_init__(self):
         if self.channels:
             self._check_input()
-        for name in ('vocab_size', 'train_len', 'layers', 'width', 'heads')[bool(self.channels) :]:
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name} must be at least 1, got {quoted(getattr(self, name))}')
-        for name in (
-            'kv_heads', 'head_dim', 'mlp_width', 'block', 'output_size', 'channels', 'patch',
-            *SOURCE,
-        ):  # fmt: skip
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f'{name} must be positive, or 0 to derive it, got {quoted(getattr(self, name))}'
-                )
-        for name in (
-            'vocab_size', 'train_len', *SIZES, 'block', 'output_size', 'channels', 'patch', *SOURCE
-        ):  # fmt: skip
-            if getattr(self, name) >= 2**31:
-                raise ValueError(
-                    f'{name} must be a whole number of 32 bits, got {quoted(getattr(self, name))}'
-                )
-        if self.lora_rank < 0 or not self.lora_alpha > 0:
-            found = f'{self.lora_rank} and {self.lora_alpha}'
-            raise ValueError(f'lora_rank must be at least 0 and lora_alpha positive, got {found}')
+        elif self.vocab_size < 1:
+            raise ValueError(f'vocab_size must be at least 1, got {quoted(self.vocab_size)}')
+        bounds.check('TransformerConfig', bounds.hints_of(type(self)), vars(self))
         for name, choices in (
             ('kind', tuple(KINDS)),
             ('pool', POOLS),
@@ -168,16 +154,6 @@ class TransformerConfig:
             check_choice(name, getattr(self, name), choices)
         if self.bias == 'all' and self.mlp in GATES:
             raise ValueError(f"bias='all' is not defined for mlp={self.mlp!r}; use bias='qkv'")
-        if not self.epsilon > 0:
-            raise ValueError(f'epsilon must be positive, got {self.epsilon}')
-        if not self.embedding_scale >= 0:
-            raise ValueError(
-                f'embedding_scale must be positive, or 0 to derive it, got {self.embedding_scale}'
-            )
-        if not 0.0 <= self.output_cap < math.inf:
-            raise ValueError(f'output_cap must be positive, or 0 for none, got {self.output_cap}')
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f'dropout must lie in [0, 1), got {self.dropout}')
         derive = lambda name, value: object.__setattr__(self, name, getattr(self, name) or value)
         derive('output_size', self.vocab_size)
         derive('kv_heads', self.heads)

@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Num
 
 from posenc_jax.features.coordinates import make_features
 from posenc_jax.fields import make_field
+from posenc_jax.protocol import bounds
+from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.errors import SpecError, check_choice
 
 PREDICTS = ('value', 'bits', 'class')
@@ -36,17 +38,15 @@ class FieldConfig:
     train_len: ClassVar[int] = 1  # a row of a batch is one point
     source_len: ClassVar[int] = 0
 
-    components: int
-    output_size: int
+    components: Size
+    output_size: Size
     predicts: str
     features: str = ''
     field: str = 'siren()'
     bits: int = 0
 
     def __post_init__(self):
-        for name in ('components', 'output_size'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name} must be at least 1, got {getattr(self, name)}')
+        bounds.check('FieldConfig', bounds.hints_of(type(self)), vars(self))
         check_choice('predicts', self.predicts, PREDICTS)
 
 

@@ -141,9 +141,6 @@ def check_sides(rows: int, columns: int, patches: Sequence[int]) -> None:
     Raises:
       ValueError: the patch of a stage does not divide its grid; the message has the nearest size of
         the image.
-
-    Example:
-      >>> check_sides(8, 16, [4, 2])
     """
     whole, grid, stage = math.prod(patches), (rows, columns), 0
     if rows % whole == columns % whole == 0:

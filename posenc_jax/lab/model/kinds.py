@@ -13,13 +13,7 @@ Model = Transformer | Field
 
 
 def build_model(cfg: ModelConfig, rngs: nnx.Rngs) -> Model:
-    """The model of a config.
-
-    Example:
-      >>> cfg = FieldConfig(components=1, output_size=1, predicts='value', field='linear()')
-      >>> type(build_model(cfg, nnx.Rngs(0))).__name__
-      'Field'
-    """
+    """The model of a config."""
     return Field(cfg, rngs=rngs) if isinstance(cfg, FieldConfig) else Transformer(cfg, rngs=rngs)
 
 

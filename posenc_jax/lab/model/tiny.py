@@ -14,10 +14,6 @@ def tiny_model(encoding: str, **fields: Any) -> Transformer:
     Args:
       encoding: spec string.
       fields: fields of `TransformerConfig` that are to be others.
-
-    Example:
-      >>> tiny_model('rope()', layers=3).cfg.layers
-      3
     """
     sizes = dict(vocab_size=7, train_len=8, layers=1, width=8, heads=2)
     cfg = TransformerConfig(encoding=encoding, **{**sizes, **fields})

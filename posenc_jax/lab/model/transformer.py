@@ -104,13 +104,6 @@ class Transformer(LayerStack):
         It is made for decoding: the cuts copy all weights, which takes long beside a decode step,
         and here they are made once. In exchange, the compile time of a pass over whole sequences
         grows with the number of layers.
-
-        Example:
-          >>> cfg = TransformerConfig(
-          ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='alibi()'
-          ... )
-          >>> len(Transformer(cfg, rngs=nnx.Rngs(0)).unstacked().blocks)
-          2
         """
         model, groups = nnx.clone(self), self.cfg.layers // len(self.blocks)
         split = [nnx.split(block) for block in self.blocks]
@@ -130,13 +123,6 @@ class Transformer(LayerStack):
         The function is the same up to rounding, for one device. A decode step is limited by memory,
         and fewer, longer products read it faster. Adapters are added into the weights. The result
         cannot be saved, exported or trained.
-
-        Example:
-          >>> cfg = TransformerConfig(
-          ...     vocab_size=7, train_len=8, layers=2, width=8, heads=2, encoding='alibi()'
-          ... )
-          >>> Transformer(cfg, rngs=nnx.Rngs(0)).for_decoding().blocks[1].attention.rows_in.shape
-          (1, 24, 8)
         """
         if self.blocks[0].mlp.rows_in is not None:
             return self

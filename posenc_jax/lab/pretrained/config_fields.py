@@ -97,10 +97,6 @@ def checked(config: Mapping[str, Any], where: object) -> dict[str, Any]:
 
     Raises:
       PretrainedError: a value of a wrong type or out of bounds; the message names the field.
-
-    Example:
-      >>> checked({'n_head': 2, 'n_inner': None, 'custom': 'x'}, 'config.json')
-      {'n_head': 2, 'custom': 'x'}
     """
     found = {name: value for name, value in config.items() if value is not None}
     for name, kind in FIELDS.items():

@@ -14,15 +14,10 @@ from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.pretrained.architectures import describe
 from posenc_jax.lab.pretrained.fields import PretrainedError
 from posenc_jax.lab.pretrained.load import leaf_of, name_of_variable
+from posenc_jax.lab.pretrained.scaling import parameters_of
 from posenc_jax.methods.abf import ABF
-from posenc_jax.methods.dynamic_ntk import DynamicNTK
-from posenc_jax.methods.llama3_rope import Llama3RoPE
-from posenc_jax.methods.longrope import LongRoPE
 from posenc_jax.methods.ntk_aware import NTKAware, ntk_aware_base
-from posenc_jax.methods.p_rope import PRoPE
-from posenc_jax.methods.pi import PI
 from posenc_jax.methods.rope import Rotary
-from posenc_jax.methods.yarn import YaRN
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.encoding import Encoding
 
@@ -188,71 +183,20 @@ def _rope(part: Rotary, train_len: int) -> dict[str, Any]:
             f'partial={part.partial}'
         )
     trained = {'max_position_embeddings': train_len}
-    match part.freqs:
-        case None:
-            return {'rope_theta': part.base, **trained}
-        case ABF():
-            return {'rope_theta': part.freqs.base, **trained}
-        case NTKAware():
-            return {
-                'rope_theta': ntk_aware_base(part.rotary_dim, part.base, part.freqs.factor),
-                **trained,
-            }
-    scaling = _scaling(part.freqs)
-    lengths = {
-        'max_position_embeddings': round(
-            scaling.get('factor', 1) * getattr(part.freqs, 'train_len', train_len)
-        )
-    }
-    if isinstance(part.freqs, DynamicNTK):
+    freqs: Any = part.freqs
+    if freqs is None:
+        return {'rope_theta': part.base, **trained}
+    if isinstance(freqs, ABF):
+        return {'rope_theta': freqs.base, **trained}
+    if isinstance(freqs, NTKAware):
+        return {'rope_theta': ntk_aware_base(part.rotary_dim, part.base, freqs.factor), **trained}
+    scaling = parameters_of(freqs)
+    trained = getattr(freqs, 'train_len', train_len)
+    lengths = {'max_position_embeddings': round(scaling.get('factor', 1) * trained)}
+    if scaling['rope_type'] == 'dynamic':
         # `transformers` reads the trained length of this rule from max_position_embeddings.
-        lengths = {'max_position_embeddings': part.freqs.train_len}
-    if isinstance(part.freqs, PI):
+        lengths = {'max_position_embeddings': trained}
+    if scaling['rope_type'] == 'linear':
         # The linear type of `transformers` has no field for the trained length in its scaling.
         lengths['original_max_position_embeddings'] = train_len
     return {'rope_theta': part.base, 'rope_scaling': scaling, **lengths}
-
-
-def _scaling(freqs: Any) -> dict[str, Any]:
-    """The fields of a frequency rule, under the names of `transformers`."""
-    original = {'original_max_position_embeddings': getattr(freqs, 'train_len', None)}
-    match freqs:
-        case PI():
-            return {'rope_type': 'linear', 'factor': freqs.factor}
-        case DynamicNTK():
-            return {'rope_type': 'dynamic', 'factor': freqs.factor}
-        case YaRN(dynamic=False, ramp='index'):
-            names = ('beta_fast', 'beta_slow', 'attention_factor', 'mscale', 'mscale_all_dim')
-            given = {
-                name: float(getattr(freqs, name))
-                for name in names
-                if getattr(freqs, name) is not None
-            }
-            return {
-                'rope_type': 'yarn',
-                'factor': freqs.factor,
-                **original,
-                'truncate': freqs.truncate,
-                **given,
-            }
-        case Llama3RoPE():
-            borders = {
-                'low_freq_factor': freqs.low_freq_factor,
-                'high_freq_factor': freqs.high_freq_factor,
-            }
-            return {'rope_type': 'llama3', 'factor': freqs.factor, **original, **borders}
-        case LongRoPE(dynamic=False, start=0, mode='length'):
-            lists = {
-                'long_factor': list(freqs.long),
-                'short_factor': list(freqs.long if freqs.short is None else freqs.short),
-            }
-            return {
-                'rope_type': 'longrope',
-                'factor': freqs.factor,
-                'attention_factor': freqs.temperature,
-                **original,
-                **lists,
-            }
-        case PRoPE(keep='highest'):
-            return {'rope_type': 'proportional', 'partial_rotary_factor': freqs.p}
-    raise PretrainedError(f'transformers has no such frequencies: rope(freqs={freqs})')

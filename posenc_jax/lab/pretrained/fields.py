@@ -108,12 +108,7 @@ _brief.maxlevel = 2
 
 
 def shown(value: Any) -> str:
-    """A value as text for a message: on one line, with bounded length and depth.
-
-    Example:
-      >>> shown([1] * 1000)
-      '[1, 1, 1, 1, 1, 1, ...]'
-    """
+    """A value as text for a message: on one line, with bounded length and depth."""
     return _brief.repr(value)
 
 
@@ -174,21 +169,19 @@ def is_file(path: pathlib.Path) -> bool:
     """Whether there is such a file. A name too long for the file system counts as no file. Raises
     OSError for a bucket that cannot be reached.
     """
-    if not paths.is_local(path):
-        with paths.reached(path):
-            return path.is_file()
-    try:
-        return path.is_file()
-    except OSError:
-        return False
+    return _answer(path, path.is_file)
 
 
 def is_folder(path: pathlib.Path) -> bool:
     """Whether there is such a directory; names as for `is_file`."""
+    return _answer(path, path.is_dir)
+
+
+def _answer(path: pathlib.Path, asked: Callable[[], bool]) -> bool:
     if not paths.is_local(path):
         with paths.reached(path):
-            return path.is_dir()
+            return asked()
     try:
-        return path.is_dir()
+        return asked()
     except OSError:
         return False

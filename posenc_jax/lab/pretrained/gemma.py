@@ -5,16 +5,11 @@ layers with and without a sliding window.
 import dataclasses
 
 from posenc_jax.lab.pretrained.choices import heads_of, layer_kinds, refuse, rotary_spec, windowed
-from posenc_jax.lab.pretrained.layout import Architecture, with_output
-from posenc_jax.lab.pretrained.llama import gated_config, gated_leaves
+from posenc_jax.lab.pretrained.layout import Architecture, leaves_of, with_output
+from posenc_jax.lab.pretrained.llama import gated_config
 from posenc_jax.lab.pretrained.scaling import rope_of_kind, trained_length
+from posenc_jax.lab.pretrained.tensor_names import NAMES
 
-_NORMS = {
-    'attention_norm': 'input_layernorm',
-    'attention_norm_after': 'post_attention_layernorm',
-    'mlp_norm': 'pre_feedforward_layernorm',
-    'mlp_norm_after': 'post_feedforward_layernorm',
-}
 # What `transformers` takes where a config lacks a field.
 _DEFAULTS = {
     'gemma2': {
@@ -66,7 +61,7 @@ def gemma(config, where) -> Architecture:
         embedding_scale=0.0,
         output_cap=float(config.get('final_logit_softcapping', 0.0)),
     )
-    leaves = gated_leaves(cfg, _NORMS, plus=1.0)
+    leaves = leaves_of(cfg, NAMES[kind], plus=1.0)
     # Attention divides by sqrt(head_dim), these models by another number.
     scale = (head_dim / config.get('query_pre_attn_scalar', 256)) ** 0.5
     scaled = 'attention.q_norm.scale' if third else 'attention.w_q'

@@ -300,10 +300,8 @@ class GGUF:
         return None if template is None else ChatTemplate(template, tokens, self.path)
 
     def tokenizer(self):
-        kind, style = (
-            self._field('tokenizer.ggml.model', _TEXT),
-            self._field('tokenizer.ggml.pre', _TEXT, 'default'),
-        )
+        kind = self._field('tokenizer.ggml.model', _TEXT)
+        style = self._field('tokenizer.ggml.pre', _TEXT, 'default')
         if kind != 'gpt2':
             raise UnknownTokenizerError(
                 f'{self.path}: expected a byte-level BPE tokenizer (gpt2), this one is {kind!r}'
@@ -314,16 +312,8 @@ class GGUF:
                 f'{style!r}'
             )
         with extras.explained():
-            from tokenizers import (
-                AddedToken,
-                Regex,
-                Tokenizer,
-                decoders,
-                models,
-                normalizers,
-                pre_tokenizers,
-                processors,
-            )
+            import tokenizers
+            from tokenizers import pre_tokenizers, processors
 
         tokens = self._field('tokenizer.ggml.tokens', _TEXTS)
         ids = {token: i for i, token in enumerate(tokens)}
@@ -347,28 +337,19 @@ class GGUF:
             raise PretrainedError(
                 f'{self.path}: {found}, expected one for each of {len(tokens)} tokens'
             )
-        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        cut = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=style != 'qwen2')]
         if style == 'smollm':
-            byte_level = pre_tokenizers.Sequence(
-                [pre_tokenizers.Digits(individual_digits=True), byte_level]
-            )
+            cut.insert(0, pre_tokenizers.Digits(individual_digits=True))
         if style == 'qwen2':
-            byte_level = pre_tokenizers.Sequence(
-                [
-                    pre_tokenizers.Split(Regex(_QWEN2_PIECE), 'isolated'),
-                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-                ]
-            )
+            cut.insert(0, pre_tokenizers.Split(tokenizers.Regex(_QWEN2_PIECE), 'isolated'))
         with one_line(f'{self.path}: the tokenizer cannot be built'):
-            tokenizer = Tokenizer(models.BPE(ids, merges))
+            tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(ids, merges))
             if style == 'qwen2':
-                tokenizer.normalizer = normalizers.NFC()
-            tokenizer.pre_tokenizer = byte_level
-            tokenizer.decoder = decoders.ByteLevel()
-            special = [token for token, kind in zip(tokens, kinds) if kind == 3]
-            tokenizer.add_special_tokens(
-                [AddedToken(token, special=True, normalized=False) for token in special]
-            )
+                tokenizer.normalizer = tokenizers.normalizers.NFC()
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cut) if cut[1:] else cut[0]
+            tokenizer.decoder = tokenizers.decoders.ByteLevel()
+            added = lambda token: tokenizers.AddedToken(token, special=True, normalized=False)
+            tokenizer.add_special_tokens([added(t) for t, kind in zip(tokens, kinds) if kind == 3])
             if self._field('tokenizer.ggml.add_bos_token', FLAG, False):
                 bos = self._field('tokenizer.ggml.bos_token_id', _TOKEN)
                 tokenizer.post_processor = processors.TemplateProcessing(

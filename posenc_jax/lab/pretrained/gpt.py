@@ -4,63 +4,10 @@ import math
 
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.pretrained.choices import activation, refuse, rotary_spec
-from posenc_jax.lab.pretrained.layout import (
-    Architecture,
-    Leaf,
-    into_heads,
-    joined_heads,
-    out_of_heads,
-    per_head,
-    same,
-    turned,
-    with_output,
-)
+from posenc_jax.lab.pretrained.layout import Architecture, Leaf, leaves_of, same, with_output
 from posenc_jax.lab.pretrained.scaling import trained_length
+from posenc_jax.lab.pretrained.tensor_names import NAMES
 
-# Names of tensors, without '.weight' and '.bias'; '{}' stands for the number of a layer.
-_NAMES = {
-    'gpt_neox': {
-        'embedding': 'gpt_neox.embed_in',
-        'norm': 'gpt_neox.final_layer_norm',
-        'attention_norm': 'gpt_neox.layers.{}.input_layernorm',
-        'mlp_norm': 'gpt_neox.layers.{}.post_attention_layernorm',
-        'qkv': 'gpt_neox.layers.{}.attention.query_key_value',
-        'out': 'gpt_neox.layers.{}.attention.dense',
-        'in': 'gpt_neox.layers.{}.mlp.dense_h_to_4h',
-        'down': 'gpt_neox.layers.{}.mlp.dense_4h_to_h',
-    },
-    'bloom': {
-        'embedding': 'transformer.word_embeddings',
-        'embedding_norm': 'transformer.word_embeddings_layernorm',
-        'norm': 'transformer.ln_f',
-        'attention_norm': 'transformer.h.{}.input_layernorm',
-        'mlp_norm': 'transformer.h.{}.post_attention_layernorm',
-        'qkv': 'transformer.h.{}.self_attention.query_key_value',
-        'out': 'transformer.h.{}.self_attention.dense',
-        'in': 'transformer.h.{}.mlp.dense_h_to_4h',
-        'down': 'transformer.h.{}.mlp.dense_4h_to_h',
-    },
-    'gpt2': {
-        'embedding': 'transformer.wte',
-        'norm': 'transformer.ln_f',
-        'attention_norm': 'transformer.h.{}.ln_1',
-        'mlp_norm': 'transformer.h.{}.ln_2',
-        'qkv': 'transformer.h.{}.attn.c_attn',
-        'out': 'transformer.h.{}.attn.c_proj',
-        'in': 'transformer.h.{}.mlp.c_fc',
-        'down': 'transformer.h.{}.mlp.c_proj',
-    },
-    'mpt': {
-        'embedding': 'transformer.wte',
-        'norm': 'transformer.norm_f',
-        'attention_norm': 'transformer.blocks.{}.norm_1',
-        'mlp_norm': 'transformer.blocks.{}.norm_2',
-        'qkv': 'transformer.blocks.{}.attn.Wqkv',
-        'out': 'transformer.blocks.{}.attn.out_proj',
-        'in': 'transformer.blocks.{}.ffn.up_proj',
-        'down': 'transformer.blocks.{}.ffn.down_proj',
-    },
-}
 _MASKS = ('bias', 'masked_bias')  # buffers that are stored beside the weights
 
 
@@ -81,7 +28,8 @@ def gpt_neox(config, where) -> Architecture:
         epsilon=config.get('layer_norm_eps', 1e-5),
         parallel=config.get('use_parallel_residual', True),
     )
-    leaves, buffers = _leaves('gpt_neox', cfg, by_head=True), ('rotary_emb.inv_freq', *_MASKS)
+    leaves = leaves_of(cfg, NAMES['gpt_neox'], by_head=True)
+    buffers = ('rotary_emb.inv_freq', *_MASKS)
     ignored = (f'gpt_neox.layers.{{}}.attention.{name}' for name in buffers)
     return with_output(config, cfg, leaves, *ignored, name='embed_out.weight', tied=False)
 
@@ -101,7 +49,7 @@ def bloom(config, where) -> Architecture:
         mlp_width=4 * width,
         embedding_norm=True,
     )
-    return with_output(config, cfg, _leaves('bloom', cfg, by_head=True))
+    return with_output(config, cfg, leaves_of(cfg, NAMES['bloom'], by_head=True))
 
 
 def gpt2(config, where) -> Architecture:
@@ -124,7 +72,7 @@ def gpt2(config, where) -> Architecture:
         mlp=activation(config, 'activation_function', 'gelu_new', where),
         mlp_width=config.get('n_inner') or 4 * width,
     )
-    leaves = _leaves('gpt2', cfg, input_first=True)
+    leaves = leaves_of(cfg, NAMES['gpt2'], input_first=True)
     leaves['shared.0.vectors'] = Leaf('transformer.wpe.weight', (positions, width), same)
     ignored = (f'transformer.h.{{}}.attn.{name}' for name in _MASKS)
     return with_output(config, cfg, leaves, *ignored)
@@ -139,10 +87,6 @@ def mpt_slopes(heads: int, largest: float = 8.0) -> tuple[float, ...]:
     Args:
       heads: number of heads.
       largest: the exponent of the smallest slope, `alibi_bias_max` in the config.
-
-    Example:
-      >>> mpt_slopes(3)
-      (0.0625, 0.00390625, 0.25)
     """
     power = 2 ** math.ceil(math.log2(heads))
     slopes = [2.0 ** (-(largest / power) * h) for h in range(1, power + 1)]
@@ -176,7 +120,7 @@ def mpt(config, where) -> Architecture:
         bias='none',
         norm='layernorm_scale',
     )
-    return with_output(config, cfg, _leaves('mpt', cfg))
+    return with_output(config, cfg, leaves_of(cfg, NAMES['mpt']))
 
 
 def _config(config, **own) -> TransformerConfig:
@@ -187,56 +131,3 @@ def _config(config, **own) -> TransformerConfig:
     return TransformerConfig(
         vocab_size=config['vocab_size'], embedding_scale=1.0, **{**usual, **own}
     )
-
-
-def _leaves(
-    kind: str, cfg: TransformerConfig, *, by_head: bool = False, input_first: bool = False
-) -> dict[str, Leaf]:
-    """The leaves of such a model, without the output.
-
-    Args:
-      kind: key of `_NAMES`.
-      cfg: of the model.
-      by_head: whether the rows of the joined projection are grouped as [heads, 3, head_dim], and
-        not as [3, heads, head_dim].
-      input_first: whether matrices are stored with the input axis first.
-    """
-    names, leaves = _NAMES[kind], {}
-    width, hidden, heads, head_dim = cfg.width, cfg.mlp_width, cfg.heads, cfg.head_dim
-
-    def matrix(ours, name, shape, change):
-        stored, read = (shape[::-1], lambda w: change(w.T)) if input_first else (shape, change)
-        leaves[ours] = Leaf(f'{name}.weight', stored, read)
-
-    def bias(ours, name, size, change=same):
-        if cfg.bias == 'all':
-            leaves[ours] = Leaf(f'{name}.bias', (size,), change)
-
-    leaves['embedding'] = Leaf(f'{names["embedding"]}.weight', (cfg.vocab_size, width), same)
-    for norm in (name for name in names if name.endswith('norm')):
-        leaves[f'{norm}.scale'] = Leaf(f'{names[norm]}.weight', (width,), same)
-        bias(f'{norm}.bias', names[norm], width)
-    for number, part in enumerate('qkv'):
-        if by_head:
-            weight_of, bias_of = joined_heads(heads, head_dim, number)
-        else:
-            weight_of, bias_of = _cut(cfg, number)
-        matrix(f'attention.w_{part}', names['qkv'], (3 * width, width), weight_of)
-        bias(f'attention.b_{part}', names['qkv'], 3 * width, bias_of)
-    out = out_of_heads(width, heads, head_dim)
-    matrix('attention.w_out', names['out'], (width, width), out)
-    bias('attention.b_out', names['out'], width)
-    matrix('mlp.w_in', names['in'], (hidden, width), turned)
-    bias('mlp.b_in', names['in'], hidden)
-    matrix('mlp.w_out', names['down'], (width, hidden), turned)
-    bias('mlp.b_out', names['down'], width)
-    return leaves
-
-
-def _cut(cfg: TransformerConfig, number: int):
-    """The changes that take query, key or value out of a joined matrix and out of a joined bias,
-    where they stand one after the other.
-    """
-    at = slice(number * cfg.width, (number + 1) * cfg.width)
-    sizes = cfg.heads, cfg.head_dim
-    return (lambda w: into_heads(cfg.width, *sizes)(w[at])), (lambda b: per_head(*sizes)(b[at]))

@@ -2,8 +2,6 @@
 grouped-query attention.
 """
 
-import numpy as np
-
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.pretrained.choices import (
     heads_of,
@@ -13,24 +11,10 @@ from posenc_jax.lab.pretrained.choices import (
     rotary_spec,
     windowed,
 )
-from posenc_jax.lab.pretrained.layout import (
-    Architecture,
-    Leaf,
-    into_heads,
-    out_of_heads,
-    per_head,
-    same,
-    turned,
-    with_output,
-)
+from posenc_jax.lab.pretrained.layout import Architecture, leaves_of, with_output
 from posenc_jax.lab.pretrained.scaling import trained_length
+from posenc_jax.lab.pretrained.tensor_names import NAMES
 
-LAYER = 'model.layers.{}.'
-BEFORE = {'attention_norm': 'input_layernorm', 'mlp_norm': 'post_attention_layernorm'}
-AFTER = {
-    'attention_norm_after': 'post_attention_layernorm',
-    'mlp_norm_after': 'post_feedforward_layernorm',
-}
 # What `transformers` takes where a config lacks a field, if it is not what others take.
 DEFAULTS = {'qwen3': {'head_dim': 128}, 'smollm3': {'rope_theta': 2e6}}
 
@@ -61,11 +45,8 @@ def llama(config, where) -> Architecture:
     cfg = gated_config(
         config, pattern, train_len=trained_length(config, where), **own.get(kind, {})
     )
-    leaves = gated_leaves(cfg, AFTER if kind == 'olmo2' else BEFORE)
-    if kind == 'phi3':
-        leaves |= _joined_leaves(cfg)
-    ignored = f'{LAYER}self_attn.rotary_emb.inv_freq'
-    return with_output(config, cfg, leaves, ignored, tied=kind == 'smollm3')
+    ignored = 'model.layers.{}.self_attn.rotary_emb.inv_freq'
+    return with_output(config, cfg, leaves_of(cfg, NAMES[kind]), ignored, tied=kind == 'smollm3')
 
 
 def _pattern(config, spec: str, where) -> tuple[str, ...]:
@@ -114,60 +95,3 @@ def gated_config(config, pattern: tuple[str, ...], **own) -> TransformerConfig:
         epsilon=config['rms_norm_eps'],
         **{**sizes, **usual, **own},
     )
-
-
-def gated_leaves(
-    cfg: TransformerConfig, norms: dict[str, str], *, plus: float = 0.0
-) -> dict[str, Leaf]:
-    """The leaves of such a model, without the output.
-
-    Args:
-      cfg: of the model.
-      norms: the names of the norms of a block in the checkpoint, by ours.
-      plus: what is added to the scales of norms.
-    """
-    width, hidden, head_dim = cfg.width, cfg.mlp_width, cfg.head_dim
-    scale = lambda name, size: Leaf(f'{name}.weight', (size,), same, plus=plus)
-    leaves = {
-        'embedding': Leaf('model.embed_tokens.weight', (cfg.vocab_size, width), same),
-        'norm.scale': scale('model.norm', width),
-        **{f'{ours}.scale': scale(LAYER + theirs, width) for ours, theirs in norms.items()},
-        'attention.w_out': Leaf(
-            f'{LAYER}self_attn.o_proj.weight',
-            (width, cfg.heads * head_dim),
-            out_of_heads(width, cfg.heads, head_dim),
-        ),
-        'mlp.w_gate': Leaf(f'{LAYER}mlp.gate_proj.weight', (hidden, width), turned),
-        'mlp.w_in': Leaf(f'{LAYER}mlp.up_proj.weight', (hidden, width), turned),
-        'mlp.w_out': Leaf(f'{LAYER}mlp.down_proj.weight', (width, hidden), turned),
-    }
-    for name, n in (('q', cfg.heads), ('k', cfg.kv_heads), ('v', cfg.kv_heads)):
-        projection, rows = f'{LAYER}self_attn.{name}_proj', n * head_dim
-        leaves[f'attention.w_{name}'] = Leaf(
-            f'{projection}.weight', (rows, width), into_heads(width, n, head_dim)
-        )
-        if cfg.bias == 'qkv':
-            leaves[f'attention.b_{name}'] = Leaf(
-                f'{projection}.bias', (rows,), per_head(n, head_dim)
-            )
-        if cfg.qk_norm != 'none' and name != 'v':
-            leaves[f'attention.{name}_norm.scale'] = scale(
-                f'{LAYER}self_attn.{name}_norm', head_dim if cfg.qk_norm == 'head' else rows
-            )
-    return leaves
-
-
-def _joined_leaves(cfg: TransformerConfig) -> dict[str, Leaf]:
-    """The projections of Phi-3, which stand in one matrix."""
-    width, hidden, head_dim, leaves = cfg.width, cfg.mlp_width, cfg.head_dim, {}
-    sizes = {'q': cfg.heads, 'k': cfg.kv_heads, 'v': cfg.kv_heads}
-    edges = np.cumsum([0, *(n * head_dim for n in sizes.values())])
-    for (name, n), low, high in zip(sizes.items(), edges, edges[1:]):
-        cut = lambda w, n=n, low=low, high=high: into_heads(width, n, head_dim)(w[low:high])
-        leaves[f'attention.w_{name}'] = Leaf(
-            f'{LAYER}self_attn.qkv_proj.weight', (int(edges[-1]), width), cut
-        )
-    both = (f'{LAYER}mlp.gate_up_proj.weight', (2 * hidden, width))
-    leaves['mlp.w_gate'] = Leaf(*both, lambda w: w[:hidden].T)
-    leaves['mlp.w_in'] = Leaf(*both, lambda w: w[hidden:].T)
-    return leaves

@@ -1,28 +1,48 @@
-"""The rotary encoding that a checkpoint's config declares, as a spec string."""
+"""The rotary encoding that a checkpoint's config declares, as a spec string, and the way back."""
 
-from numbers import Real
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from posenc_jax.lab.pretrained.fields import PretrainedError
+from posenc_jax.protocol.composite import name_of
 from posenc_jax.protocol.errors import nearest
 
-# The parameters of each rope type that are read.
+_YARN = ('beta_fast', 'beta_slow', 'attention_factor', 'mscale', 'mscale_all_dim', 'truncate')
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeType:
+    """A rope type of `transformers`, and the frequency rule here that it is.
+
+    Attributes:
+      rule: key of the rule; '' for plain frequencies.
+      needed: parameters that a config must have.
+      optional: parameters that it may have.
+      train_len: whether the rule is told the trained length.
+      only: arguments of the rule of which `transformers` has one value alone.
+    """
+
+    rule: str = ''
+    needed: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    train_len: bool = True
+    only: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
 ROPE_TYPES = {
-    'default': (),
-    'linear': ('factor',),
-    'dynamic': ('factor',),
-    'yarn': (
-        'factor',
-        'beta_fast',
-        'beta_slow',
-        'attention_factor',
-        'mscale',
-        'mscale_all_dim',
-        'truncate',
+    'default': RopeType(),
+    'linear': RopeType('pi', ('factor',), train_len=False),
+    'dynamic': RopeType('dynamic_ntk', ('factor',)),
+    'yarn': RopeType('yarn', ('factor',), _YARN, only={'dynamic': False, 'ramp': 'index'}),
+    'longrope': RopeType(
+        'longrope',
+        ('long_factor', 'short_factor'),
+        ('factor', 'attention_factor'),
+        only={'dynamic': False, 'start': 0, 'mode': 'length'},
     ),
-    'longrope': ('factor', 'long_factor', 'short_factor', 'attention_factor'),
-    'llama3': ('factor', 'low_freq_factor', 'high_freq_factor'),
-    'proportional': ('factor',),
+    'llama3': RopeType('llama3_rope', ('factor', 'low_freq_factor', 'high_freq_factor')),
+    'proportional': RopeType('p_rope', optional=('factor',), only={'keep': 'highest'}),
 }
 # Parameters of any type that released configs have too; `finetuned` (YaRN) does not change the
 # encoding.
@@ -34,8 +54,6 @@ _COMMON = (
     'original_max_position_embeddings',
     'finetuned',
 )
-
-_NO_NUMBERS = ('rope_type', 'type', 'finetuned', 'truncate')
 
 
 def trained_length(config: dict[str, Any], where: object = 'the checkpoint') -> int:
@@ -61,20 +79,11 @@ def trained_length(config: dict[str, Any], where: object = 'the checkpoint') -> 
     return int(original or longest)
 
 
-def is_number(value: object) -> bool:
-    """Whether a JSON value is a number."""
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
 def parameters(config: dict[str, Any], where: object = 'the checkpoint') -> dict[str, Any]:
     """All rope parameters of a config: those in `rope_parameters` (new checkpoints), and those in
     `rope_theta`, `partial_rotary_factor` and `rope_scaling` (older checkpoints).
     """
     for name in ('rope_scaling', 'rope_parameters'):
-        if not isinstance(config.get(name) or {}, dict):
-            raise PretrainedError(
-                f'{where}: {name} is {config[name]!r}, expected an object or null'
-            )
         if any(isinstance(value, dict) for value in (config.get(name) or {}).values()):
             raise PretrainedError(
                 f'{where}: {name} differs by layer ({", ".join(config[name])}), which is not '
@@ -105,11 +114,6 @@ def rope_of_kind(config: dict[str, Any], kind: str, base: float, where: object) 
 
     Raises:
       PretrainedError: rope parameters that are not given by kind.
-
-    Example:
-      >>> config = {'rope_parameters': {'full_attention': {'rope_theta': 7.0}}}
-      >>> rope_of_kind(config, 'full_attention', 1e6, '')
-      {'rope_parameters': {'rope_theta': 7.0}}
     """
     given = config.get('rope_parameters') or {}
     if not all(isinstance(value, dict) or value is None for value in given.values()):
@@ -141,81 +145,100 @@ def rope_spec(config: dict[str, Any], where: object) -> str:
         raise PretrainedError(
             f'{where}: unknown rope type {kind!r}; {nearest(str(kind), ROPE_TYPES)}'
         )
-    known = (*ROPE_TYPES[kind], *_COMMON)
+    rope_type = ROPE_TYPES[kind]
+    known = (*rope_type.needed, *rope_type.optional, *_COMMON)
     for name, value in found.items():  # null and a factor of 1 have no effect, so they are accepted
         if name not in known and value is not None and not (name == 'factor' and value == 1):
             raise PretrainedError(
                 f'{where}: rope type {kind!r} does not read {name!r} ({value!r}); '
                 f'{nearest(name, known)}'
             )
-        several = name in ('long_factor', 'short_factor')
-        if name in known and name not in _NO_NUMBERS and value is not None:
-            if not (
-                isinstance(value, list) and all(map(is_number, value))
-                if several
-                else is_number(value)
-            ):
-                raise PretrainedError(
-                    f'{where}: {name}={value!r}, expected '
-                    f'{"a list of numbers" if several else "a number"}'
-                )
-
-    def need(name):
+    for name in rope_type.needed:
         if found.get(name) is None:
             raise PretrainedError(f'{where}: rope type {kind!r} lacks {name!r}')
-        return found[name]
-
-    partial = float(found.get('partial_rotary_factor', 1.0))
-    number = lambda name: f'{name}={float(need(name))}'
-    optional = lambda *names: [
-        f'{name}={float(found[name])}' for name in names if found.get(name) is not None
-    ]
-    trained = trained_length(config, where)
-    length = f'train_len={trained}'
-    if kind == 'default':
-        freqs = ''
-    elif kind == 'linear':
-        freqs = f'pi({number("factor")})'
-    elif kind == 'dynamic':
-        freqs = f'dynamic_ntk({number("factor")}, {length})'
-    elif kind == 'yarn':
-        # `transformers` treats 0 like a missing value.
-        found.update({name: found.get(name) or None for name in ('mscale', 'mscale_all_dim')})
-        extras = optional('beta_fast', 'beta_slow', 'attention_factor', 'mscale', 'mscale_all_dim')
-        if found.get('truncate') is not None:
-            extras.append(f'truncate={bool(found["truncate"])}')
-        freqs = f'yarn({", ".join([number("factor"), length, *extras])})'
-    elif kind == 'llama3':
-        freqs = (
-            f'llama3_rope({number("factor")}, {length}, {number("low_freq_factor")}, '
-            f'{number("high_freq_factor")})'
-        )
-    elif kind == 'longrope':
-        lists = [
-            f'{ours}={tuple(map(float, need(theirs)))}'
-            for ours, theirs in (('long', 'long_factor'), ('short', 'short_factor'))
-        ]
-        # Equal lists are one list for every length, e.g. `rope_freqs.weight` of a GGUF file.
-        if need('short_factor') == need('long_factor'):
-            lists.pop()
-        if found.get('factor') is None and trained == config['max_position_embeddings']:
-            raise PretrainedError(
-                f"{where}: rope type {kind!r} lacks 'original_max_position_embeddings' or 'factor'"
-            )
-        factor = found.get('factor') or config['max_position_embeddings'] / trained
-        if found.get('attention_factor') is not None:
-            lists.append(f'magnitude={float(found["attention_factor"])}')
-        freqs = f'longrope({", ".join([*lists, f"factor={float(factor)}", length])})'
-    else:
+    partial, own = float(found.get('partial_rotary_factor', 1.0)), []
+    if kind == 'proportional':
         if float(found.get('factor') or 1.0) != 1.0:
             raise PretrainedError(
                 f'{where}: rope type {kind!r} with a factor of {found["factor"]} is not '
                 'supported, expected 1'
             )
-        freqs, partial = f'p_rope(p={partial})', 1.0
+        own, partial = [f'p={partial}'], 1.0
+    elif kind == 'longrope':
+        own = _lists(found, config, where)
+    elif rope_type.rule:
+        own = _numbers(rope_type, found, trained_length(config, where))
     arguments = [f'base={float(found["rope_theta"])}']
     if partial != 1.0:
         arguments.append(f'partial={partial}')
-    if freqs:
-        arguments.append(f'freqs={freqs}')
+    if rope_type.rule:
+        arguments.append(f'freqs={rope_type.rule}({", ".join(own)})')
     return f'rope({", ".join(arguments)})'
+
+
+def _numbers(rope_type: RopeType, found: Mapping[str, Any], trained: int) -> list[str]:
+    """The arguments of a rule that has the parameters of the config under the same names."""
+    # `transformers` treats an `mscale` of 0 like a missing value.
+    given = [
+        name
+        for name in (*rope_type.needed, *rope_type.optional)
+        if found.get(name) is not None and not (name.startswith('mscale') and found[name] == 0)
+    ]
+    number = lambda name: bool(found[name]) if name == 'truncate' else float(found[name])
+    first, *others = [f'{name}={number(name)}' for name in given]
+    return [first, *[f'train_len={trained}'] * rope_type.train_len, *others]
+
+
+def _lists(found: Mapping[str, Any], config: dict[str, Any], where: object) -> list[str]:
+    """The arguments of `longrope`."""
+    own = [
+        f'{ours}={tuple(map(float, found[theirs]))}'
+        for ours, theirs in (('long', 'long_factor'), ('short', 'short_factor'))
+    ]
+    # Equal lists are one list for every length, e.g. `rope_freqs.weight` of a GGUF file.
+    if found['short_factor'] == found['long_factor']:
+        own.pop()
+    trained, longest = trained_length(config, where), config['max_position_embeddings']
+    if found.get('factor') is None and trained == longest:
+        raise PretrainedError(
+            f"{where}: rope type 'longrope' lacks 'original_max_position_embeddings' or 'factor'"
+        )
+    if found.get('attention_factor') is not None:
+        own.append(f'magnitude={float(found["attention_factor"])}')
+    factor = found.get('factor') or longest / trained
+    return [*own, f'factor={float(factor)}', f'train_len={trained}']
+
+
+def parameters_of(freqs: Any) -> dict[str, Any]:
+    """The rope parameters of a frequency rule, which `rope_spec` reads.
+
+    Raises:
+      PretrainedError: `transformers` has no such rule.
+    """
+    matching = [
+        (kind, rope_type)
+        for kind, rope_type in ROPE_TYPES.items()
+        if rope_type.rule == name_of(freqs)
+        and all(getattr(freqs, name) == value for name, value in rope_type.only.items())
+    ]
+    if not matching:
+        raise PretrainedError(f'transformers has no such frequencies: rope(freqs={freqs})')
+    ((kind, rope_type),) = matching
+    found: dict[str, Any] = {'rope_type': kind}
+    if kind == 'proportional':
+        return {**found, 'partial_rotary_factor': freqs.p}
+    if kind == 'longrope':
+        found |= {
+            'factor': freqs.factor,
+            'attention_factor': freqs.temperature,
+            'long_factor': list(freqs.long),
+            'short_factor': list(freqs.long if freqs.short is None else freqs.short),
+        }
+    else:
+        names = (*rope_type.needed, *rope_type.optional)
+        given = {name: getattr(freqs, name) for name in names}
+        number = lambda value: value if isinstance(value, bool) else float(value)
+        found |= {name: number(value) for name, value in given.items() if value is not None}
+    if rope_type.train_len and kind != 'dynamic':
+        found['original_max_position_embeddings'] = freqs.train_len
+    return found

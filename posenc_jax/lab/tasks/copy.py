@@ -12,7 +12,7 @@ from jaxtyping import Int
 from posenc_jax.lab.tasks.arithmetic.digits import written
 from posenc_jax.lab.tasks.coupling import Ids, coupled_copy_ids, coupled_reverse_ids
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
-from posenc_jax.protocol.bounds import Ge, Le, Size
+from posenc_jax.protocol.bounds import Ge, Le, Symbols
 from posenc_jax.protocol.registry import register
 
 MOST_BLANKS = 1024.0  # for one symbol
@@ -33,7 +33,7 @@ class StringTask(PromptTask):
       coupled: gives the coupled ids of the sequences `$x=y$` from the lengths of x.
     """
 
-    symbols: Size = 10
+    symbols: Symbols = 10
     ids: Ids = 'none'
 
     counted = 'number of symbols'
@@ -121,7 +121,7 @@ class BucketSort(StringTask):
       '$43211=11234'
     """
 
-    symbols: Size = 5
+    symbols: Symbols = 5
     ids: Literal['none', 'plain'] = 'none'
 
     def answer(self, x, count):
@@ -154,7 +154,7 @@ class SelectiveCopy(PromptTask):
       '86..5.2.=8652'
     """
 
-    symbols: Size = 16
+    symbols: Symbols = 16
     blanks: Annotated[float, Ge(0), Le(MOST_BLANKS)] = 1.0
 
     counted = 'number of symbols'

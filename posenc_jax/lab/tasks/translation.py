@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.lab.tasks.task import Batch, Length
-from posenc_jax.protocol.bounds import Count, Ge, Multiple
+from posenc_jax.protocol.bounds import Count, Ge, Le, Multiple
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import register
 
@@ -85,7 +85,7 @@ class Translation(PromptTask):
       ('v1 m2 m0 n4 n4 n0 n1', 'N4 M0 M2 N4 N0 N1 V1 $')
     """
 
-    words: Annotated[int, Ge(8), Multiple(8)] = 64
+    words: Annotated[int, Ge(8), Le(65_536), Multiple(8)] = 64
     seed: Count = 0
     alignments: bool = False
 

@@ -11,6 +11,7 @@ import optax
 import pytest
 from flax import nnx
 
+from posenc_jax.lab.conversion.fit import fit
 from posenc_jax.lab.conversion.pos2distill import (
     answer_divergence,
     distill,
@@ -20,14 +21,16 @@ from posenc_jax.lab.conversion.pos2distill import (
     slot_shares,
     slot_weights,
 )
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.tasks.retrieval import KVSlots
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
+from tests.lab.refusals import check_refused
+from tests.small_models import small_model
 
 GOLDEN = golden('pos2distill')['values']
 SLOTS, DIVERGENCE = jnp.array(GOLDEN['slots']), jnp.array(GOLDEN['divergence'])
 TASK = KVSlots(keys=4, values=4, words=1)
+SIZES = dict(train_len=11, layers=1, width=8, heads=2, encoding='rope()')
 
 
 def logits(seed, rows=5, words=2):
@@ -177,35 +180,19 @@ def test_it_flattens_the_curve_of_a_model_that_reads_the_first_slot(rule):
 def fitted():
     """A model trained on prompts with the evidence in slot 0."""
     sizes = dict(vocab_size=9, train_len=5, layers=1, width=16, heads=2)
-    cfg = TransformerConfig(**sizes, encoding='learned_absolute(max_len=5)')
-    graphdef, params, rest = nnx.split(Transformer(cfg, rngs=nnx.Rngs(0)), nnx.Param, ...)
+    model = small_model(**sizes, encoding='learned_absolute(max_len=5)')
     batches = stacked([one_token_documents(s, 32, marked=False) for s in range(100)])
-    optimizer = optax.adam(1e-2)
 
-    def step(carry, batch):
-        params, state = carry
-        tokens, answer = batch
+    def loss(model, _, batch):
+        said = model(batch['teacher'], last=1)
+        return optax.softmax_cross_entropy_with_integer_labels(said, batch['answer']).mean(), None
 
-        def loss(params):
-            out = nnx.merge(graphdef, params, rest)(tokens, last=1)
-            return optax.softmax_cross_entropy_with_integer_labels(out, answer).mean()
-
-        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    run = jax.jit(
-        lambda params, batches: jax.lax.scan(step, (params, optimizer.init(params)), batches)[0][0]
-    )
-    params = run(params, (jnp.asarray(batches['teacher']), jnp.asarray(batches['answer'])))
-    return nnx.merge(graphdef, params, rest)
+    return fit(model, model, loss, jax.tree.map(jnp.asarray, batches), optax.adam(1e-2))[0]
 
 
 @pytest.mark.full
 def test_a_teacher_that_is_wrong_teaches_nothing():
-    cfg = TransformerConfig(
-        vocab_size=TASK.vocab_size, train_len=11, layers=1, width=8, heads=2, encoding='rope()'
-    )
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    model = small_model(**SIZES, vocab_size=TASK.vocab_size)
     batches = jax.tree.map(lambda a: np.stack([a, a]), examples(0, 8))
     batches['answer'] = np.full_like(batches['answer'], TASK.ask)  # a token it does not say
     for rule in ('r1', 'r2'):
@@ -222,13 +209,8 @@ def test_a_teacher_that_is_wrong_teaches_nothing():
 
 @pytest.mark.full
 def test_the_rate_is_that_of_the_paper():
-    cfg = TransformerConfig(
-        vocab_size=TASK.vocab_size, train_len=11, layers=1, width=8, heads=2, encoding='rope()'
-    )
-    model, batches = (
-        Transformer(cfg, rngs=nnx.Rngs(0)),
-        jax.tree.map(lambda a: np.stack([a, a]), examples(0, 8)),
-    )
+    model = small_model(**SIZES, vocab_size=TASK.vocab_size)
+    batches = jax.tree.map(lambda a: np.stack([a, a]), examples(0, 8))
     batches['answer'] = np.stack(
         [model(jnp.asarray(one), last=1).argmax(-1) for one in batches['teacher']]
     )
@@ -244,54 +226,41 @@ def test_the_rate_is_that_of_the_paper():
 
 @pytest.mark.full
 def test_what_cannot_be_is_refused():
-    cfg = TransformerConfig(
-        vocab_size=11, train_len=11, layers=1, width=8, heads=2, encoding='rope()'
-    )
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    model = small_model(**SIZES, vocab_size=11)
     batches = jax.tree.map(lambda a: a[None], examples(0, 3))
     wrong = lambda **changed: distill(model, {**batches, **changed})
     loss = lambda slots, **o: pos2distill_loss(logits(0), logits(1), slots, **o)
-    for call, message in [
-        (lambda: examples(0, 3, trivial=4), 'trivial lies in 1 .. 3, got 4; nearest: 3'),
-        (lambda: examples(0, 3, trivial=0), 'got 0; nearest: 1'),
-        (
-            lambda: pos2distill_loss(logits(0), logits(0, words=3), SLOTS, count=6),
-            r'\(5, 2, 7\) and \(5, 3, 7\)',
+    calls = {
+        'trivial lies in 1 .. 3, got 4; nearest: 3': lambda: examples(0, 3, trivial=4),
+        'got 0; nearest: 1': lambda: examples(0, 3, trivial=0),
+        r'\(5, 2, 7\) and \(5, 3, 7\)': lambda: pos2distill_loss(
+            logits(0), logits(0, words=3), SLOTS, count=6
         ),
-        (lambda: loss(SLOTS[:3], count=6), r'each of 5 rows, got \(3,\)'),
-        (lambda: loss(SLOTS, count=5), 'slots lie in 0 .. 4, got 0 .. 5'),
-        (lambda: loss(SLOTS, count=6, temperature=0), 'temperature must be positive, got 0'),
-        (lambda: loss(SLOTS, count=6, kept=SLOTS[:3] > 0), r'each of 5 rows .* got \(3,\)'),
-        (
-            lambda: moved_evidence(
-                np.random.default_rng(0),
-                np.zeros((2, 3, 1), int),
-                np.zeros((1, 2), int),
-                np.zeros((2, 1), int),
-            ),
-            r'got \(2, 3, 1\), \(1, 2\), \(2, 1\)',
+        r'each of 5 rows, got \(3,\)': lambda: loss(SLOTS[:3], count=6),
+        'slots lie in 0 .. 4, got 0 .. 5': lambda: loss(SLOTS, count=5),
+        'temperature must be positive, got 0': lambda: loss(SLOTS, count=6, temperature=0),
+        r'each of 5 rows .* got \(3,\)': lambda: loss(SLOTS, count=6, kept=SLOTS[:3] > 0),
+        r'got \(2, 3, 1\), \(1, 2\), \(2, 1\)': lambda: moved_evidence(
+            np.random.default_rng(0),
+            np.zeros((2, 3, 1), int),
+            np.zeros((1, 2), int),
+            np.zeros((2, 1), int),
         ),
-        (lambda: wrong(teacher=batches['teacher'][:, :2]), r'got \(1, 3, 3, 10\), \(1, 2, 10\)'),
-        (lambda: wrong(slots=batches['slots'] - 1), 'slots are at least 0, .* got -1'),
-        (lambda: wrong(slots=batches['slots'] + 1), '0 in the first prompt of each .* got 1'),
-        (
-            lambda: wrong(slots=batches['slots'] * 99),
-            'a prompt of 10 tokens has at most 10 slots, got slot',
+        r'got \(1, 3, 3, 10\), \(1, 2, 10\)': lambda: wrong(teacher=batches['teacher'][:, :2]),
+        'slots are at least 0, .* got -1': lambda: wrong(slots=batches['slots'] - 1),
+        '0 in the first prompt of each .* got 1': lambda: wrong(slots=batches['slots'] + 1),
+        'a prompt of 10 tokens has at most 10 slots, got slot': lambda: wrong(
+            slots=batches['slots'] * 99
         ),
-        (lambda: wrong(slots=batches['slots'] / 2), 'slots are integers, got float'),
-        (
-            lambda: distill(model, {'tokens': batches['tokens']}),
-            'batches lack teacher, slots, answer',
+        'slots are integers, got float': lambda: wrong(slots=batches['slots'] / 2),
+        'batches lack teacher, slots, answer': lambda: distill(
+            model, {'tokens': batches['tokens']}
         ),
-        (lambda: wrong(answer=batches['answer'] + 11), r'answer holds token ids 0 .. 10 .* got 1'),
-        (
-            lambda: wrong(tokens=batches['tokens'] - 99),
-            r'tokens holds token ids 0 .. 10 .* got -99',
-        ),
-        (lambda: wrong(answer=batches['answer'] / 2), 'answer holds token ids .* of float32'),
-        (lambda: wrong(answer=batches['answer'][:, :2]), r'an answer .* got \(1, 2, 1\)'),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            call()
+        r'answer holds token ids 0 .. 10 .* got 1': lambda: wrong(answer=batches['answer'] + 11),
+        r'tokens holds token ids 0 .. 10 .* got -99': lambda: wrong(tokens=batches['tokens'] - 99),
+        'answer holds token ids .* of float32': lambda: wrong(answer=batches['answer'] / 2),
+        r'an answer .* got \(1, 2, 1\)': lambda: wrong(answer=batches['answer'][:, :2]),
+    }
+    check_refused(calls)
     with pytest.raises(SpecError, match="'r3'; did you mean"):
         distill(model, batches, rule='r3')

@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.lab.conversion.fit import fit
 from posenc_jax.lab.conversion.tulip import (
     distill,
     distillation_loss,
@@ -220,55 +221,39 @@ def test_absolute_positions_at_the_stem_reach_all_layers_of_a_pattern_and_so_doe
 
 @pytest.mark.full_but_one
 @pytest.mark.parametrize(
-    'call, message',
-    [
-        (
-            lambda: swap(model_of(encoding='rope()')),
-            r'\(learned_absolute, sinusoidal\), but the model has rope',
+    'message, call',
+    {
+        r'\(learned_absolute, sinusoidal\), but the model has rope': lambda: swap(
+            model_of(encoding='rope()')
         ),
-        (lambda: swap(model_of(pattern=('alibi()', 'nope()'))), 'but the model has alibi, nope'),
-        (
-            lambda: swap(model_of(), 'sinusoidal()'),
-            'relative encoding in the place of absolute positions, got sinusoidal',
+        'but the model has alibi, nope': lambda: swap(model_of(pattern=('alibi()', 'nope()'))),
+        'relative encoding in the place of absolute positions, got sinusoidal': lambda: swap(
+            model_of(), 'sinusoidal()'
         ),
-        (
-            lambda: swap(model_of(), 'position_coupling(max_position=40)'),
-            'relative encoding .* got position_coupling',
+        'relative encoding .* got position_coupling': lambda: swap(
+            model_of(), 'position_coupling(max_position=40)'
         ),
-        (
-            lambda: swap(
-                model_of(encoding=f'{ABSOLUTE} | rope()').extend('pi(factor=2.0)'), 'alibi()'
-            ),
-            'is not that of its config; swap first, then',
+        'is not that of its config; swap first, then': lambda: swap(
+            model_of(encoding=f'{ABSOLUTE} | rope()').extend('pi(factor=2.0)'), 'alibi()'
         ),
-        (
-            lambda: model_of().extend('tulip()'),
-            "'tulip' is registered as conversion, not as extension",
+        "'tulip' is registered as conversion, not as extension": lambda: model_of().extend(
+            'tulip()'
         ),
-        (lambda: pooled(model_of(kind='encoder'), tokens_of(4)), "kind 'encoder'"),
-        (
-            lambda: distillation_loss(jnp.ones((2, 3)), jnp.ones((3, 2))),
-            r'got \(2, 3\) and \(3, 2\)',
+        "kind 'encoder'": lambda: pooled(model_of(kind='encoder'), tokens_of(4)),
+        r'got \(2, 3\) and \(3, 2\)': lambda: distillation_loss(jnp.ones((2, 3)), jnp.ones((3, 2))),
+        r'pooled outputs \[B, D\]': lambda: distillation_loss(
+            jnp.ones((2, 3, 4)), jnp.ones((2, 3, 4))
         ),
-        (
-            lambda: distillation_loss(jnp.ones((2, 3, 4)), jnp.ones((2, 3, 4))),
-            r'pooled outputs \[B, D\]',
+        'one width, got 16 and 32': lambda: distill(
+            model_of(), model_of(width=32), jnp.ones((1, 2, 8), int)
         ),
-        (
-            lambda: distill(model_of(), model_of(width=32), jnp.ones((1, 2, 8), int)),
-            'one width, got 16 and 32',
+        r'batches \[steps, B, L\]': lambda: distill(
+            model_of(), swap(model_of()), jnp.ones((2, 8), int)
         ),
-        (
-            lambda: distill(model_of(), swap(model_of()), jnp.ones((2, 8), int)),
-            r'batches \[steps, B, L\]',
-        ),
-        (
-            lambda: distill(model_of(), swap(model_of()), jnp.ones((1, 2, 33), int)),
-            'not in 0 .. 31',
-        ),
-        (lambda: expansion_spec(76), 'at least train_len=77 tokens, got 76'),
-        (lambda: expansion_spec(248, factor=0.5), 'at least 1, got 0.5'),
-    ],
+        'not in 0 .. 31': lambda: distill(model_of(), swap(model_of()), jnp.ones((1, 2, 33), int)),
+        'at least train_len=77 tokens, got 76': lambda: expansion_spec(76),
+        'at least 1, got 0.5': lambda: expansion_spec(248, factor=0.5),
+    }.items(),
 )
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
@@ -312,23 +297,9 @@ def texts(rows, length, seed):
     return text.astype(np.int32)
 
 
-def train_language_model(model, batches, optimizer):
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-
-    def step(carry, text):
-        params, state = carry
-
-        def loss(params):
-            logits = nnx.merge(graphdef, params, rest)(text[:, :-1])
-            return optax.softmax_cross_entropy_with_integer_labels(logits, text[:, 1:]).mean()
-
-        updates, state = optimizer.update(jax.grad(loss)(params), state)
-        return (optax.apply_updates(params, updates), state), None
-
-    train = jax.jit(
-        lambda params, batches: jax.lax.scan(step, (params, optimizer.init(params)), batches)[0][0]
-    )
-    return nnx.merge(graphdef, train(params, batches), rest)
+def next_token_loss(model, _, text):
+    logits = model(text[:, :-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, text[:, 1:]).mean(), None
 
 
 @pytest.mark.full
@@ -338,9 +309,8 @@ def test_a_student_agrees_with_its_teacher_and_does_not_fail_at_three_times_the_
     is lost.
     """
     fields = dict(layers=1, width=32, heads=1)
-    teacher = train_language_model(
-        model_of(**fields), texts(400 * 16, 33, 0).reshape(400, 16, 33), optax.adam(3e-3)
-    )
+    model, batches = model_of(**fields), texts(400 * 16, 33, 0).reshape(400, 16, 33)
+    teacher, *_ = fit(model, model, next_token_loss, batches, optax.adam(3e-3))
     swapped = swap(teacher)
     before = jax.tree.map(np.asarray, (nnx.state(teacher), nnx.state(swapped)))
     student, losses = distill(

@@ -12,7 +12,6 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.lab.decoding import contexts as shared
-from posenc_jax.lab.decoding import parallel_context_entropy
 from posenc_jax.lab.decoding.ape_parallel import (
     AdaptiveAttention,
     ape_layout,
@@ -21,25 +20,18 @@ from posenc_jax.lab.decoding.ape_parallel import (
     join,
 )
 from posenc_jax.lab.decoding.contexts import QUERY
-from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.decoding.decode import init_cache
 from posenc_jax.lab.decoding.read_contexts import continue_from, read
 from posenc_jax.protocol.tokens import Tokens
-from tests.golden_files import golden
-from tests.lab.decoding.dense_contexts import dense
-from tests.small_models import kept_model
+from tests.golden_files import golden, golden_suite
+from tests.lab.decoding import passes
+from tests.lab.decoding.passes import dense, lengths_of, model_of, one_pass, prompt, slots_of, step
+from tests.lab.refusals import check_refused
 
 GOLDEN = golden('ape_parallel')['values']
-BASE = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=4, kv_heads=2, encoding='rope()')
 RANDOM = np.random.default_rng(0)
 PREFIX, QUESTION = (RANDOM.integers(0, 13, (2, n)) for n in (3, 5))
 CONTEXTS = [RANDOM.integers(0, 13, (2, n)) for n in (6, 9, 4)]
-
-
-step, prompt = jax.jit(decode_step), jax.jit(prefill)
-one_pass = jax.jit(lambda model, text: model(text))
-
-
-model_of = functools.partial(kept_model, **BASE)
 
 
 @functools.cache
@@ -48,46 +40,34 @@ def pieces_of(**fields):
 
 
 def answers(model, pieces, steps=2, **options):
-    """Logits of the query, read at once but for its last tokens, which go through the cache one by
-    one.
-    """
-    held = sum(piece.length for piece in pieces)
-    reader, cache = join(model, pieces, capacity=held + QUESTION.shape[1], **options)
-    logits, cache = read(reader, cache, QUESTION[:, :-steps])
-    for token in QUESTION[:, -steps:].T:
-        own, cache = step(reader, cache, jnp.asarray(token))
-        logits = np.concatenate([logits, np.asarray(own)[:, None]], axis=1)
-    return logits
+    reader, cache = join(model, pieces, capacity=slots_of(pieces) + QUESTION.shape[1], **options)
+    return passes.answers(reader, cache, QUESTION, steps)
 
 
 def oracle(model, temperature, scale, contexts=CONTEXTS):
-    layout = ape_layout(3, [a.shape[1] for a in contexts])
     adaptive = AdaptiveAttention(temperature, scale)
-    return dense(model, [PREFIX, *contexts], QUESTION, layout, adaptive)[:, -QUESTION.shape[1] :]
+    layout = ape_layout(3, lengths_of(contexts))
+    return dense(model, [PREFIX, *contexts], QUESTION, layout, adaptive)
 
 
-@pytest.mark.parametrize('value', ['1.0', '0.9'])
-def test_the_share_of_contexts(value):
-    t, inside, outside = (
-        float(value),
-        *map(jnp.array, (GOLDEN['context_logits'], GOLDEN['other_logits'])),
-    )
-    share = ape_merge(
-        (jnp.ones(1), jax.nn.logsumexp(inside / t)),
+def share_of_contexts(value):
+    inside, outside = (jnp.array(GOLDEN[f'{side}_logits']) for side in ('context', 'other'))
+    sides = (
+        (jnp.ones(1), jax.nn.logsumexp(inside / value)),
         (jnp.zeros(1), jax.nn.logsumexp(outside)),
-        temperature=t,
-        scale=t,
     )
-    np.testing.assert_allclose(share[0], GOLDEN['w_context'][value], atol=5e-6)
+    return ape_merge(*sides, temperature=value, scale=value)[0]
 
 
-def test_ids_are_those_of_the_released_code():
-    layout = ape_layout(GOLDEN['prefix'], GOLDEN['lengths'])
-    assert layout.start == GOLDEN['query_start'] and [ids.min() for ids in layout.ids[1:]] == [
-        3,
-        3,
-        3,
-    ]
+first_ids = lambda layout: np.unique([ids.min() for ids in layout.ids[1:]])
+test_golden = golden_suite(
+    'ape_parallel',
+    {
+        'w_context.*': (lambda _, value: share_of_contexts(float(value)), {'atol': 5e-6}),
+        'query_start': lambda case: ape_layout(case['prefix'], case['lengths']).start,
+        'prefix': lambda case: first_ids(ape_layout(case['prefix'], case['lengths'])),
+    },
+)
 
 
 def one_softmax(q, k, v, tok, t, s):
@@ -137,12 +117,6 @@ def test_bfloat16_stays():
 def test_the_cache_is_the_dense_pass():
     ours = answers(model_of(), pieces_of(), temperature=0.6, scale=1.3)
     np.testing.assert_allclose(ours, oracle(model_of(), 0.6, 1.3), atol=2e-5)
-
-
-@pytest.mark.full
-def test_it_streams_by_blocks():
-    model = model_of(block=4)
-    np.testing.assert_allclose(answers(model, pieces_of()), oracle(model_of(), 0.9, 0.9), atol=2e-5)
 
 
 @pytest.mark.full
@@ -199,25 +173,6 @@ def test_generation_goes_on_from_the_cache():
 
 
 @pytest.mark.full
-def test_pieces_of_another_method_are_turned_to_where_they_stand_here():
-    """One layer, so that keys do not know where they were encoded."""
-    model = model_of(layers=1)
-    spread = parallel_context_entropy.encode(model, PREFIX, CONTEXTS)
-    np.testing.assert_allclose(
-        answers(model, spread), answers(model, pieces_of(layers=1)), atol=2e-5
-    )
-
-
-@pytest.mark.full
-def test_a_reader_may_join_again():
-    model, pieces = model_of(), pieces_of()
-    reader, _ = join(model, pieces, capacity=40, temperature=0.5)
-    np.testing.assert_array_equal(answers(reader, pieces), answers(model, pieces))
-    selecting, _ = parallel_context_entropy.join(model, pieces, capacity=40, keep=1)
-    np.testing.assert_array_equal(answers(selecting, pieces), answers(model, pieces))
-
-
-@pytest.mark.full
 def test_moved_pieces_and_no_prefix():
     model = model_of(layers=1)
     pieces = encode(model, [], CONTEXTS)
@@ -231,19 +186,13 @@ def test_moved_pieces_and_no_prefix():
 
 
 @pytest.mark.parametrize(
-    'spec, message',
-    [
-        ('alibi()', 'ape_parallel needs one rotary .* got alibi'),
-        ('sinusoidal() | rope()', "got sinusoidal, which opens 'embed'"),
-        (
-            'rope() | window(size=4)',
-            'plain causal attention beside its rotary encoding, got window',
-        ),
-        (
-            'rope(freqs=dynamic_ntk())',
-            'ape_parallel joins .* DynamicNTK.*depend on the current length',
-        ),
-    ],
+    'message, spec',
+    {
+        'ape_parallel needs one rotary .* got alibi': 'alibi()',
+        "got sinusoidal, which opens 'embed'": 'sinusoidal() | rope()',
+        'plain causal attention beside its rotary encoding, got window': 'rope() | window(size=4)',
+        'ape_parallel .* DynamicNTK.*depend on the current length': 'rope(freqs=dynamic_ntk())',
+    }.items(),
 )
 def test_other_encodings_are_refused_by_name(spec, message):
     with pytest.raises(ValueError, match=message):
@@ -262,60 +211,49 @@ def test_wrong_input_is_an_error():
     )
     more = lambda tokens=QUESTION, **o: read(reader, spacious, tokens, **o)
     empty = init_cache(model, pj.Tokens.of(length=9))
-    for call, message in [
-        (lambda: encode(model, PREFIX, []), 'at least one context'),
-        (lambda: encode(model, [1], [[2], []]), r'context 1 has no tokens'),
-        (lambda: encode(model, [1], [[2], [13]]), r'context 1 must lie in 0 .. 12, got 13 .. 13'),
-        (lambda: encode(model, [1], [[0.5]]), 'integers .* got float64'),
-        (
-            lambda: encode(model, PREFIX, [CONTEXTS[0], [1, 2]]),
-            'context 1 has 1 rows, context 0 has 2',
+    calls = {
+        'at least one context': lambda: encode(model, PREFIX, []),
+        r'context 1 has no tokens': lambda: encode(model, [1], [[2], []]),
+        r'context 1 must lie in 0 .. 12, got 13 .. 13': lambda: encode(model, [1], [[2], [13]]),
+        'integers .* got float64': lambda: encode(model, [1], [[0.5]]),
+        'context 1 has 1 rows, context 0 has 2': lambda: encode(
+            model, PREFIX, [CONTEXTS[0], [1, 2]]
         ),
-        (
-            lambda: encode(model, PREFIX, CONTEXTS, together=0),
-            'together must be at least 1, .*got 0',
+        'together must be at least 1, .*got 0': lambda: encode(model, PREFIX, CONTEXTS, together=0),
+        '22 tokens .* do not fit a cache of 22': lambda: joined(capacity=22),
+        r'among 0 .. 2, got \[0, 3\]': lambda: joined(chosen=[0, 3]),
+        'joined contexts, which this model would not see': lambda: read(model, spacious, QUESTION),
+        'call prefill or join first': lambda: read(model, empty, QUESTION),
+        'an integer, got 30.5': lambda: joined(capacity=30.5),
+        r'got 1; did you mean \[1\]': lambda: joined(chosen=1),
+        'got a single piece, the prefix': lambda: joined(pieces[:1]),
+        'rows of context 0 differ in length': lambda: encode(model, PREFIX, [[[2, 3], [4]]]),
+        r'contexts of 1 or more tokens, got 2, \[2.5, 3\]': lambda: ape_layout(2, [2.5, 3]),
+        r'got \[\]': lambda: joined(chosen=[]),
+        'ape_parallel temperature must be positive, got 0': lambda: joined(temperature=0.0),
+        r'\[2, 1 .. 1\].*23 slots, 22 .*got \(2, 5\)': lambda: read(reader, cache, QUESTION),
+        r'in 1 .. 1 \(0 of 23 slots are free behind a query of 1 .* got 2': lambda: go_on(
+            cache, QUESTION[:, :1]
         ),
-        (lambda: joined(capacity=22), '22 tokens .* do not fit a cache of 22'),
-        (lambda: joined(chosen=[0, 3]), r'among 0 .. 2, got \[0, 3\]'),
-        (
-            lambda: read(model, spacious, QUESTION),
-            'joined contexts, which this model would not see',
+        'temperature=1.0 draws at random and needs a key': lambda: go_on(
+            cache, [[1]], 1, temperature=1.0
         ),
-        (lambda: read(model, empty, QUESTION), 'call prefill or join first'),
-        (lambda: joined(capacity=30.5), 'an integer, got 30.5'),
-        (lambda: joined(chosen=1), r'got 1; did you mean \[1\]'),
-        (lambda: joined(pieces[:1]), 'got a single piece, the prefix'),
-        (lambda: encode(model, PREFIX, [[[2, 3], [4]]]), 'rows of context 0 differ in length'),
-        (lambda: ape_layout(2, [2.5, 3]), r'contexts of 1 or more tokens, got 2, \[2.5, 3\]'),
-        (lambda: joined(chosen=[]), r'got \[\]'),
-        (lambda: joined(temperature=0.0), 'temperature must be positive and finite, got 0'),
-        (lambda: read(reader, cache, QUESTION), r'\[2, 1 .. 1\].*23 slots, 22 .*got \(2, 5\)'),
-        (lambda: go_on(cache, QUESTION[:, :1]), '2 new ones .* 1 free slots'),
-        (
-            lambda: go_on(cache, [[1]], 1, temperature=1.0),
-            'temperature=1.0 draws at random and needs a key',
+        r'an integer in 1 .. \d+ .* got 2.5': lambda: go_on(spacious, QUESTION, 2.5),
+        r'ids .* 0 .. 12, got 1\d .. 2\d': lambda: go_on(spacious, QUESTION + 13),
+        r'must lie in 0 .. 12, got -1\d .. -\d': lambda: more(QUESTION - 13),
+        'must be integers': lambda: more(QUESTION * 1.0),
+        r'an integer in 0 .. 5, got 6': lambda: more(last=6),
+        r'an integer in 0 .. 5, got -1': lambda: more(last=-1),
+        'at least 1, an integer, got 1.5': lambda: encode(model, PREFIX, CONTEXTS, together=1.5),
+        'piece 0 is of 2 layers, the model has 1': lambda: joined(of=model_of(layers=1)),
+        'piece 0 is of 2 layers, the model has 3': lambda: joined(of=model_of(layers=3)),
+        r'holds .*\(2, 2, 3, 4\), expected \(2, 4, 3, 4\)': lambda: joined(of=model_of(kv_heads=4)),
+        r'piece 1 holds .*\(1, 2, 6, 4\), expected \(2, 2, 6, 4\)': lambda: joined(
+            [pieces[0], single[1]]
         ),
-        (lambda: go_on(spacious, QUESTION, 2.5), 'an integer of at least 1, got 2.5'),
-        (lambda: go_on(spacious, QUESTION + 13), r'ids .* 0 .. 12, got 1\d .. 2\d'),
-        (lambda: more(QUESTION - 13), r'must lie in 0 .. 12, got -1\d .. -\d'),
-        (lambda: more(QUESTION * 1.0), 'must be integers'),
-        (lambda: more(last=6), r'an integer in 0 .. 5, got 6'),
-        (lambda: more(last=-1), r'an integer in 0 .. 5, got -1'),
-        (lambda: encode(model, PREFIX, CONTEXTS, together=1.5), 'at least 1, an integer, got 1.5'),
-        (lambda: joined(of=model_of(layers=1)), 'piece 0 is of 2 layers, the model has 1'),
-        (lambda: joined(of=model_of(layers=3)), 'piece 0 is of 2 layers, the model has 3'),
-        (
-            lambda: joined(of=model_of(kv_heads=4)),
-            r'holds .*\(2, 2, 3, 4\), expected \(2, 4, 3, 4\)',
-        ),
-        (
-            lambda: joined([pieces[0], single[1]]),
-            r'piece 1 holds .*\(1, 2, 6, 4\), expected \(2, 2, 6, 4\)',
-        ),
-        (lambda: ape_layout(2, []), r'got 2, \[\]'),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            call()
+        r'got 2, \[\]': lambda: ape_layout(2, []),
+    }
+    check_refused(calls)
 
 
 @pytest.mark.parametrize(
@@ -329,9 +267,7 @@ def test_reading_on_behind_a_prompt_is_one_pass(encoding):
         jnp.asarray(np.random.default_rng(0).integers(0, 13, (2, 14))),
     )
     _, cache = prompt(model, init_cache(model, pj.Tokens.of(length=20)), text[:, :8])
-    logits, after = read(model, cache, text[:, 8:13])
-    last, _ = step(model, after, text[:, 13])
-    found = jnp.concatenate([logits, last[:, None]], axis=1)
+    found = passes.answers(model, cache, text[:, 8:], steps=1)
     np.testing.assert_allclose(found, one_pass(model, text)[:, 8:], atol=5e-5)
 
 

@@ -13,6 +13,7 @@ from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.layer.cache import LayerCache
 from posenc_jax.layer.window_cache import WindowCache, bounded, reach
 from posenc_jax.protocol.tokens import Tokens
+from tests.lab.decoding import passes
 from tests.small_models import small_model
 
 IDS = jax.random.randint(jax.random.key(1), (2, 24), 0, 11)
@@ -58,14 +59,12 @@ def test_how_many_tokens_before_itself_a_token_sees(encoding, tokens):
 def test_decoding_equals_the_full_pass(encoding, kept):
     model = model_of(encoding, 'nope()')
     expected = jax.jit(model)(IDS, PADDED)
-    _, full = jax.jit(prefill)(model, init_cache(model, PADDED), IDS[:, :PROMPT])
+    _, full = passes.prompt(model, init_cache(model, PADDED), IDS[:, :PROMPT])
     cache = bounded_windows(model, full)
     assert [layer.k.shape[2] for layer in cache.layers] == [kept, 24]
     assert cache.nbytes < full.nbytes and isinstance(cache.layers[0], WindowCache)
-    step = jax.jit(decode_step)
-    for number in range(PROMPT, 24):
-        logits, cache = step(model, cache, IDS[:, number])
-        np.testing.assert_allclose(logits, expected[:, number], atol=2e-5)
+    logits, _ = passes.stepped(model, cache, IDS[:, PROMPT:])
+    np.testing.assert_allclose(logits, expected[:, PROMPT:], atol=2e-5)
 
 
 @pytest.mark.full
@@ -136,9 +135,8 @@ def test_in_an_encoder_decoder_the_keys_of_the_source_stay():
     _, full = prefill(model, init_cache(model, PADDED, source), IDS[:, :PROMPT])
     cache = bounded_windows(model, full)
     assert cache.layers[0].own.k.shape[2] == 3 and cache.layers[0].source.k.shape[2] == 8
-    for number in range(PROMPT, PROMPT + 2):
-        logits, cache = decode_step(model, cache, IDS[:, number])
-        np.testing.assert_allclose(logits, expected[:, number], atol=2e-5)
+    logits, _ = passes.stepped(model, cache, IDS[:, PROMPT : PROMPT + 2], decode_step)
+    np.testing.assert_allclose(logits, expected[:, PROMPT : PROMPT + 2], atol=2e-5)
 
 
 @pytest.mark.full

@@ -11,6 +11,9 @@ from flax import nnx
 from posenc_jax.lab.decoding.decode import append, decode_step, init_cache, prefill
 from posenc_jax.lab.decoding.generate import continue_cache, generate
 from posenc_jax.protocol.tokens import Tokens
+from tests.lab.decoding import passes
+from tests.lab.decoding.passes import prompt
+from tests.lab.refusals import check_refused
 from tests.small_models import small_model
 
 BASE = dict(vocab_size=11, train_len=16, layers=2, width=16, heads=4, kv_heads=2)
@@ -24,13 +27,13 @@ model_of = functools.partial(small_model, encoding='alibi()', **BASE)
 
 def stepped(model, tok):
     """Logits of TOKENS, the first PROMPT by prefill, the others one by one."""
-    logits, cache = jax.jit(prefill)(model, init_cache(model, tok), TOKENS[:, :PROMPT])
-    out, step = [logits], jax.jit(decode_step)
-    for number in range(PROMPT, TOKENS.shape[1]):
-        logits, cache = step(model, cache, TOKENS[:, number])
-        out.append(logits[:, None])
+    first, cache = prompt(model, init_cache(model, tok), TOKENS[:, :PROMPT])
+    logits, cache = passes.stepped(model, cache, TOKENS[:, PROMPT:])
     assert int(cache.cursor) == TOKENS.shape[1]
-    return jnp.concatenate(out, axis=1), cache
+    return np.concatenate([first, logits], axis=1), cache
+
+
+greedy = functools.partial(generate, temperature=0.0)
 
 
 @pytest.mark.full_but_one
@@ -115,9 +118,7 @@ def test_greedy_generation_is_repeated_full_passes_for_unequal_prompts(toys):
 def test_a_single_row_is_generated_as_in_a_batch(toys, fields):
     model = model_of(**fields)
     alone = generate(model, TOKENS[:1, :PROMPT], max_new_tokens=6, temperature=0.0)
-    np.testing.assert_array_equal(
-        alone, generate(model, TOKENS[:, :PROMPT], max_new_tokens=6, temperature=0.0)[:1]
-    )
+    np.testing.assert_array_equal(alone, greedy(model, TOKENS[:, :PROMPT], max_new_tokens=6)[:1])
 
 
 @pytest.mark.full
@@ -126,7 +127,7 @@ def test_without_stacks_the_model_is_the_same(toys):
     apart = model.unstacked()
     assert len(model.blocks) == 2 and len(apart.blocks) == apart.cfg.layers == 4
     np.testing.assert_allclose(apart(TOKENS), model(TOKENS), atol=1e-6)
-    again = lambda model: generate(model, TOKENS[:, :PROMPT], max_new_tokens=4, temperature=0.0)
+    again = lambda model: greedy(model, TOKENS[:, :PROMPT], max_new_tokens=4)
     np.testing.assert_array_equal(again(apart), again(model))
 
 
@@ -150,7 +151,7 @@ def test_joined_projections_decode_the_same(toys, fields):
     )  # biases and adapters start at zero
     joined = model.for_decoding()
     np.testing.assert_allclose(joined(TOKENS), model(TOKENS), atol=2e-6)
-    again = lambda model: generate(model, TOKENS[:, :PROMPT], max_new_tokens=4, temperature=0.0)
+    again = lambda model: greedy(model, TOKENS[:, :PROMPT], max_new_tokens=4)
     np.testing.assert_array_equal(again(joined), again(model))
     assert joined.for_decoding() is joined
     with pytest.raises(ValueError, match='a stack of 2; call unstacked'):
@@ -165,19 +166,15 @@ def test_continuing_a_cache_says_what_does_not_fit():
     )
     go = lambda **o: continue_cache(model, cache, logits[:, -1], **{'max_new_tokens': 4, **o})
     np.testing.assert_array_equal(
-        go(), generate(model, TOKENS[:, :PROMPT], max_new_tokens=4, temperature=0.0)[:, PROMPT:]
+        go(), greedy(model, TOKENS[:, :PROMPT], max_new_tokens=4)[:, PROMPT:]
     )
-    for call, message in (
-        (lambda: go(max_new_tokens=5), r'1 .. 4 \(3 of 8 slots are free, .* got 5'),
-        (lambda: go(max_new_tokens=0), 'got 0'),
-        (lambda: go(temperature=1.0), 'needs a key'),
-        (
-            lambda: continue_cache(model, empty, logits[:, -1], max_new_tokens=1),
-            'this one is empty',
-        ),
-    ):
-        with pytest.raises(ValueError, match=message):
-            call()
+    calls = {
+        r'1 .. 4 \(3 of 8 slots are free, .* got 5': lambda: go(max_new_tokens=5),
+        'got 0': lambda: go(max_new_tokens=0),
+        'needs a key': lambda: go(temperature=1.0),
+        'this one is empty': lambda: continue_cache(model, empty, logits[:, -1], max_new_tokens=1),
+    }
+    check_refused(calls)
 
 
 def test_every_new_token_is_drawn_with_a_key_of_its_own():
@@ -206,8 +203,8 @@ def test_sampling_depends_on_the_key_alone_and_stops_at_eos():
     stop = int(np.argmax(first[0, PROMPT:] == eos)) + PROMPT
     assert (ended[0, stop:] == eos).all()
     np.testing.assert_array_equal(ended[0, :stop], first[0, :stop])
-    greedy = np.asarray(generate(model, TOKENS[:, :PROMPT], max_new_tokens=12, temperature=0.0))
-    np.testing.assert_array_equal(draw(0, top_k=1), greedy)
+    most = greedy(model, TOKENS[:, :PROMPT], max_new_tokens=12)
+    np.testing.assert_array_equal(draw(0, top_k=1), most)
 
 
 def test_positions_of_the_task_reach_the_new_tokens(toys):
@@ -234,7 +231,7 @@ def test_positions_of_the_task_reach_the_new_tokens(toys):
 )
 def test_logits_beyond_the_capacity_of_a_traced_cache_are_nan(pattern, keys):
     model, tok = model_of(pattern=pattern, encoding=''), Tokens.of(length=7)
-    _, cache = jax.jit(prefill)(model, init_cache(model, tok), TOKENS[:, :PROMPT])
+    _, cache = prompt(model, init_cache(model, tok), TOKENS[:, :PROMPT])
     expected, step = model(TOKENS), jax.jit(decode_step)
     for number in range(PROMPT, TOKENS.shape[1]):
         logits, cache = step(model, cache, TOKENS[:, number])
@@ -248,7 +245,7 @@ def test_logits_beyond_the_capacity_of_a_traced_cache_are_nan(pattern, keys):
 
 def test_so_they_are_where_a_method_mixes_tokens_by_itself():
     model = model_of(layers=1)
-    _, cache = jax.jit(prefill)(model, init_cache(model, Tokens.of(length=6)), TOKENS[:, :PROMPT])
+    _, cache = prompt(model, init_cache(model, Tokens.of(length=6)), TOKENS[:, :PROMPT])
     plain = lambda h, mixer, tok, own: (h, own)
     step = jax.jit(lambda cache, tokens: append(model, cache, tokens, plain))
     logits, cache = step(cache, TOKENS[:, PROMPT])
@@ -262,48 +259,39 @@ def test_wrong_calls_are_errors():
         model, prompts, **{'max_new_tokens': 2, 'temperature': 0.0, **o}
     )
     right = LEFT_PADDED[:, ::-1]
-    for call, message in [
-        (
-            lambda: go(capacity=10),
-            '10 prompt tokens and 2 new ones .the last is not stored. do not fit a cache of 10',
+    calls = {
+        '10 prompt tokens and 2 new ones .*is not stored. do not fit a cache of 10': lambda: go(
+            capacity=10
         ),
-        (lambda: go(max_new_tokens=0), 'at least 1, got 0'),
-        (lambda: go(TOKENS[0]), r'\[B, T\] .* \(10,\)'),
-        (lambda: go(valid=right), 'padded on the left .* row 1'),
-        (lambda: go(valid=LEFT_PADDED[:, 1:]), r'\(2, 9\), prompts \(2, 10\)'),
-        (lambda: go(temperature=-1.0), 'got -1'),
-        (lambda: go(temperature=1.0), 'needs a key'),
-        (lambda: go(top_k=3), 'no meaning'),
-        (lambda: go(temperature=1.0, key=jax.random.key(0), top_k=12), r'1 \.\. 11, got 12'),
-        (lambda: go(temperature=1.0, key=jax.random.key(0), top_p=0.0), r'\(0, 1\], got 0'),
-        (lambda: go(eos=11), r'0 \.\. 10, got 11'),
-        (lambda: go(positions=jnp.arange(10)[None]), r'\(1, 10\); expected 2 rows \(or 1\) of 12'),
-        (lambda: init_cache(model_of(kind='encoder'), Tokens.of(length=4)), "kind 'encoder'"),
-        (
-            lambda: decode_step(model, init_cache(model, Tokens.of(length=4)), TOKENS[:, 0]),
-            'call prefill first',
+        'at least 1, got 0': lambda: go(max_new_tokens=0),
+        r'\[B, T\] .* \(10,\)': lambda: go(TOKENS[0]),
+        'padded on the left .* row 1': lambda: go(valid=right),
+        r'\(2, 9\), prompts \(2, 10\)': lambda: go(valid=LEFT_PADDED[:, 1:]),
+        'got -1': lambda: go(temperature=-1.0),
+        'needs a key': lambda: go(temperature=1.0),
+        'no meaning': lambda: go(top_k=3),
+        r'1 \.\. 11, got 12': lambda: go(temperature=1.0, key=jax.random.key(0), top_k=12),
+        r'\(0, 1\], got 0': lambda: go(temperature=1.0, key=jax.random.key(0), top_p=0.0),
+        r'0 \.\. 10, got 11': lambda: go(eos=11),
+        r'\(1, 10\); expected 2 rows \(or 1\) of 12': lambda: go(positions=jnp.arange(10)[None]),
+        "kind 'encoder'": lambda: init_cache(model_of(kind='encoder'), Tokens.of(length=4)),
+        'call prefill first': lambda: decode_step(
+            model, init_cache(model, Tokens.of(length=4)), TOKENS[:, 0]
         ),
-        (
-            lambda: prefill(model, init_cache(model, Tokens.of(length=10)), TOKENS, last=11),
-            r'integer in 0 .. 10, got 11',
+        r'integer in 0 .. 10, got 11': lambda: prefill(
+            model, init_cache(model, Tokens.of(length=10)), TOKENS, last=11
         ),
-        (
-            lambda: decode_step(
-                model,
-                prefill(model, init_cache(model, Tokens.of(length=12)), TOKENS)[1],
-                TOKENS[:1, 0],
-            ),
-            r'each of 2 rows, got tokens of shape \(1,\)',
+        r'each of 2 rows, got tokens of shape \(1,\)': lambda: decode_step(
+            model, prefill(model, init_cache(model, Tokens.of(length=12)), TOKENS)[1], TOKENS[:1, 0]
         ),
-        (
-            lambda: prefill(model, init_cache(model, Tokens.of(length=4)), TOKENS),
-            '10 tokens do not fit a cache of 4',
+        '10 tokens do not fit a cache of 4': lambda: prefill(
+            model, init_cache(model, Tokens.of(length=4)), TOKENS
         ),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            call()
+    }
+    check_refused(calls)
     _, cache = prefill(model, init_cache(model, Tokens.of(length=10)), TOKENS)
-    with pytest.raises(ValueError, match='10 slots is full'):
-        decode_step(model, cache, TOKENS[:, 0])
-    with pytest.raises(ValueError, match='empty cache'):
-        prefill(model, cache, TOKENS)
+    calls = {
+        '10 slots is full': lambda: decode_step(model, cache, TOKENS[:, 0]),
+        'empty cache': lambda: prefill(model, cache, TOKENS),
+    }
+    check_refused(calls)

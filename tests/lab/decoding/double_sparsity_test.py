@@ -30,18 +30,16 @@ from posenc_jax.lab.decoding.label_channels import (
     top_keys,
 )
 from tests.golden_files import golden
-from tests.small_models import kept_model
+from tests.lab.decoding import passes
+from tests.lab.decoding.passes import one_pass
+from tests.lab.refusals import check_refused
 
 GOLDEN = golden('double_sparsity')['values']
-BASE = dict(vocab_size=13, train_len=16, layers=3, width=32, heads=4, kv_heads=2, encoding='rope()')
 TEXT = jnp.asarray(np.random.default_rng(0).integers(0, 13, (2, 20)))
 CAUSAL = jnp.tril(jnp.ones((5, 5), bool))[None, None]
-read = jax.jit(lambda model, text, tok=None: model(text, tok))
 chosen = jax.jit(calibrate, static_argnames='groups')
 chosen_logits = jax.jit(sparse_logits, static_argnames=('keep', 'dense_layers'))
-
-
-model_of = functools.partial(kept_model, **BASE)
+model_of = functools.partial(passes.model_of, layers=3, width=32)
 
 
 def qkv(seed=0, length=5, heads=4, kv_heads=2):
@@ -121,12 +119,8 @@ def decoded(model, channels, prompt, tok, **options):
     _, cache = jax.jit(functools.partial(prefill, last=1))(
         model, init_cache(model, tok), TEXT[:, :prompt]
     )
-    cache, rows = label(cache, channels, **dense), []
     step = jax.jit(functools.partial(decode_step, keep=options['keep']))
-    for t in range(prompt, TEXT.shape[1]):
-        logits, cache = step(model, cache, TEXT[:, t])
-        rows.append(logits)
-    return np.stack(rows, 1)
+    return passes.stepped(model, label(cache, channels, **dense), TEXT[:, prompt:], step)[0]
 
 
 @pytest.mark.parametrize(
@@ -142,14 +136,14 @@ def test_decoding_from_the_first_token_is_the_dense_oracle(mask, keep, dense_lay
     ours = decoded(model, channels, 2, tok, **how)  # a prompt that no choice is made in
     oracle = chosen_logits(model, channels, TEXT, tok, **how)
     np.testing.assert_allclose(ours, oracle[:, 2:], atol=5e-5)
-    gap = np.abs(oracle - read(model, TEXT, tok))[np.asarray(valid)].max()
+    gap = np.abs(oracle - one_pass(model, TEXT, tok))[np.asarray(valid)].max()
     assert gap < 5e-5 if keep == 50 else gap > 1e-3
 
 
 @pytest.mark.full
 def test_tokens_are_placed_by_ids_that_decoding_reads():
     model = model_of(encoding='bipe(separators=(1, 3)) | rope()')
-    channels, expected = chosen(model, TEXT, groups=4), read(model, TEXT)
+    channels, expected = chosen(model, TEXT, groups=4), one_pass(model, TEXT)
     ours = decoded(model, channels, 8, pj.Tokens.of(length=20), keep=50, dense_layers=2)
     np.testing.assert_allclose(ours, expected[:, 8:], atol=5e-5)
     np.testing.assert_allclose(chosen_logits(model, channels, TEXT, keep=50), expected, atol=5e-5)
@@ -161,7 +155,7 @@ def test_dense_layers_alone_are_the_model():
     channels = chosen(model, TEXT, groups=8)
     assert channels.shape == (3, 4, 1)
     dense = chosen_logits(model, channels, TEXT, keep=1, dense_layers=3)
-    np.testing.assert_allclose(dense, read(model, TEXT), atol=2e-5)
+    np.testing.assert_allclose(dense, one_pass(model, TEXT), atol=2e-5)
 
 
 def test_a_key_is_judged_by_a_sixteenth_of_its_channels():
@@ -179,7 +173,7 @@ def test_calibrated_channels_find_better_keys_than_random_ones():
     )  # one plane of the half layout
     for weights in (attention.w_q, attention.w_k):
         weights[...] = weights[...] * loud
-    channels, exact = chosen(model, TEXT, groups=8), read(model, TEXT)
+    channels, exact = chosen(model, TEXT, groups=8), one_pass(model, TEXT)
     assert (np.sort(channels[0], -1) == [3, 11]).all()
     others = jnp.broadcast_to(jnp.array([5, 13]), channels.shape)
     logits = lambda c: chosen_logits(model, c, TEXT, keep=4, dense_layers=0)
@@ -209,51 +203,42 @@ def test_what_cannot_be_is_refused():
     of = lambda encoding: model_of(encoding=encoding)
     sparse = lambda own=channels, **o: sparse_logits(model, own, TEXT, **{'keep': 2, **o})
     step = lambda cache, keep=2: decode_step(model, cache, TEXT[:, 0], keep=keep)
-    for call, message in [
-        (lambda: calibrate(model, TEXT, groups=3), r'divide the head width 8, got 3; nearest: 2'),
-        (lambda: calibrate(model, TEXT, groups=0), 'got 0; nearest: 1'),
-        (lambda: calibrate(model, TEXT, groups=2.0), 'got 2.0; nearest: 2'),
-        (
-            lambda: key_labels(jnp.ones((1, 2, 3, 4)), jnp.array([[4], [0]])),
-            r'channels 0 \.\. 3 of a multiple of 2 heads, got 0 \.\. 4',
+    calls = {
+        r'divide the head width 8, got 3; nearest: 2': lambda: calibrate(model, TEXT, groups=3),
+        'got 0; nearest: 1': lambda: calibrate(model, TEXT, groups=0),
+        'got 2.0; nearest: 2': lambda: calibrate(model, TEXT, groups=2.0),
+        r'channels 0 \.\. 3 of a multiple of 2 heads, got 0 \.\. 4': lambda: key_labels(
+            jnp.ones((1, 2, 3, 4)), jnp.array([[4], [0]])
         ),
-        (lambda: key_labels(jnp.ones((1, 2, 3, 4)), jnp.array([[3]])), 'for 1 heads'),
-        (lambda: calibrate(of('rope() | alibi()'), TEXT), "but alibi opens 'logits'"),
-        (
-            lambda: calibrate(of('rope(freqs=dynamic_ntk())'), TEXT),
-            'but rope does not cache keys as encoded',
+        'for 1 heads': lambda: key_labels(jnp.ones((1, 2, 3, 4)), jnp.array([[3]])),
+        "but alibi opens 'logits'": lambda: calibrate(of('rope() | alibi()'), TEXT),
+        'but rope does not cache keys as encoded': lambda: calibrate(
+            of('rope(freqs=dynamic_ntk())'), TEXT
         ),
-        (lambda: sparse(keep=0), 'at least 1 key, got keep=0; nearest: 1'),
-        (lambda: sparse(channels[:2]), r'3 layers and 4 query heads, got \(2, 4, 2\)'),
-        (lambda: sparse(dense_layers=4), r'0 .. 3, got 4; nearest: 3'),
-        (
-            lambda: label(init_cache(model, pj.Tokens.of(length=20)), channels),
-            'decode.prefill first',
+        'at least 1 key, got keep=0; nearest: 1': lambda: sparse(keep=0),
+        r'3 layers and 4 query heads, got \(2, 4, 2\)': lambda: sparse(channels[:2]),
+        r'0 .. 3, got 4; nearest: 3': lambda: sparse(dense_layers=4),
+        'decode.prefill first': lambda: label(init_cache(model, pj.Tokens.of(length=20)), channels),
+        r'3 layers and 2 query heads, got \(3, 3, 2\)': lambda: label(cache, channels[:, :3]),
+        r'of width 8 lie in 0 .. 7, got \d+ .. \d+': lambda: label(cache, channels + 8),
+        r'of width 8 lie in 0 .. 7, got -\d': lambda: label(cache, channels - 8),
+        'integers, got float32': lambda: label(cache, channels * 1.0),
+        'of width 8 lie in 0 .. 7': lambda: write(model, Sparse(channels + 8, keep=2)),
+        'got 1.5; nearest: 2': lambda: label(cache, channels, dense_layers=1.5),
+        r'got \(4, 2\)': lambda: label(cache, channels[0]),
+        '20 slots is full': lambda: step(label(cache, channels)),
+        'keep=0': lambda: step(label(cache, channels), keep=0),
+        'channels of 2 query heads, the model has 4': lambda: step(label(cache, channels[:, :2])),
+        'cache of LabelledLayers, .* this one holds LayerCaches': lambda: step(cache),
+        'cache of LayerCaches, .* this one holds LabelledLayers': lambda: label(
+            label(cache, channels), channels
         ),
-        (lambda: label(cache, channels[:, :3]), r'3 layers and 2 query heads, got \(3, 3, 2\)'),
-        (lambda: label(cache, channels + 8), r'of width 8 lie in 0 .. 7, got \d+ .. \d+'),
-        (lambda: label(cache, channels - 8), r'of width 8 lie in 0 .. 7, got -\d'),
-        (lambda: label(cache, channels * 1.0), 'integers, got float32'),
-        (lambda: write(model, Sparse(channels + 8, keep=2)), 'of width 8 lie in 0 .. 7'),
-        (lambda: label(cache, channels, dense_layers=1.5), 'got 1.5; nearest: 2'),
-        (lambda: label(cache, channels[0]), r'got \(4, 2\)'),
-        (lambda: step(label(cache, channels)), '20 slots is full'),
-        (lambda: step(label(cache, channels), keep=0), 'keep=0'),
-        (lambda: step(label(cache, channels[:, :2])), 'channels of 2 query heads, the model has 4'),
-        (lambda: step(cache), 'cache of LabelledLayers, .* this one holds LayerCaches'),
-        (
-            lambda: label(label(cache, channels), channels),
-            'cache of LayerCaches, .* this one holds LabelledLayers',
+        'keep=0; nearest: 1': lambda: Sparse(channels, keep=0),
+        r'channels of 3 layers and 4 query heads, got \(2, 4, 2\)': lambda: write(
+            model, Sparse(channels[:2], keep=2)
         ),
-        (lambda: Sparse(channels, keep=0), 'keep=0; nearest: 1'),
-        (
-            lambda: write(model, Sparse(channels[:2], keep=2)),
-            r'3 layers and 4 query heads, got \(2, 4, 2\)',
+        "inner products of cached keys, .* but alibi opens 'logits'": lambda: write(
+            of('rope() | alibi()'), Sparse(channels, keep=2)
         ),
-        (
-            lambda: write(of('rope() | alibi()'), Sparse(channels, keep=2)),
-            "but alibi opens 'logits'",
-        ),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            call()
+    }
+    check_refused(calls)

@@ -8,7 +8,7 @@ import pytest
 
 from posenc_jax.lab.decoding import ape_parallel
 from posenc_jax.lab.decoding import contexts as shared
-from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
+from posenc_jax.lab.decoding.decode import init_cache
 from posenc_jax.lab.decoding.graph_kv import (
     complete_edges,
     encode,
@@ -18,50 +18,37 @@ from posenc_jax.lab.decoding.graph_kv import (
 )
 from posenc_jax.lab.decoding.pieces import QUERY, Layout, Piece
 from posenc_jax.lab.decoding.read_contexts import read
-from tests.golden_files import golden
-from tests.lab.decoding.dense_contexts import dense
-from tests.small_models import kept_model
+from tests.golden_files import golden_suite
+from tests.lab.decoding import passes
+from tests.lab.decoding.passes import dense, lengths_of, one_pass, prompt, slots_of
+from tests.lab.refusals import check_refused
 
-GOLDEN = golden('graph_kv')['values']
 RANDOM = np.random.default_rng(0)
 PREFIX, QUESTION = (RANDOM.integers(0, 13, (2, n)) for n in (2, 4))
 SEGMENTS = [RANDOM.integers(0, 13, (2, n)) for n in (3, 5, 4, 2, 3)]
 EDGES = [(0, 3), (1, 3), (1, 4), (2, 4)]
-
-
-step, prompt, one_pass = (
-    jax.jit(decode_step),
-    jax.jit(prefill),
-    jax.jit(lambda model, text: model(text)),
-)
-compiled = jax.jit(read)
-
-
-BASE = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=2, encoding='rope()')
-model_of = functools.partial(kept_model, **BASE)
+model_of = functools.partial(passes.model_of, heads=2, kv_heads=0)
 
 
 def answers(model, pieces):
-    cache = join(model, pieces, capacity=sum(piece.length for piece in pieces) + QUESTION.shape[1])
-    logits, cache = compiled(model, cache, QUESTION[:, :-1])
-    last, _ = step(model, cache, QUESTION[:, -1])
-    return np.concatenate([logits, np.asarray(last)[:, None]], axis=1)
+    cache = join(model, pieces, capacity=slots_of(pieces) + QUESTION.shape[1])
+    return passes.answers(model, cache, QUESTION, steps=1)
 
 
 def oracle(model, segments=SEGMENTS, edges=EDGES, **options):
-    layout = graph_layout(2, [a.shape[1] for a in segments], edges, **options)
-    return dense(model, [PREFIX, *segments], QUESTION, layout)[:, -QUESTION.shape[1] :]
+    layout = graph_layout(2, lengths_of(segments), edges, **options)
+    return dense(model, [PREFIX, *segments], QUESTION, layout)
 
 
-@pytest.mark.parametrize('name', ['one_target', 'two_targets'])
-def test_ids_are_those_of_the_released_code(name):
-    case = GOLDEN[name]
+def first_and_last_ids(case):
+    """Of the prefix, every segment and the query."""
     layout = graph_layout(case['prefix'], case['lengths'], case['edges'])
-    pos, segment = (
-        np.asarray(getattr(layout.tokens(case['query']), name))[0] for name in ('pos', 'segment')
-    )
-    order = [*range(len(layout.ids)), QUERY]
-    assert [[pos[segment == n].min(), pos[segment == n].max()] for n in order] == case['ids']
+    tok, order = layout.tokens(case['query']), [*range(len(layout.ids)), QUERY]
+    pos, segment = np.asarray(tok.pos)[0], np.asarray(tok.segment)[0]
+    return [[pos[segment == n].min(), pos[segment == n].max()] for n in order]
+
+
+test_golden = golden_suite('graph_kv', {'*.ids': first_and_last_ids})
 
 
 @pytest.mark.full_but_one
@@ -99,9 +86,7 @@ def test_without_edges_it_is_parallel_encoding():
     model = model_of()
     ours, theirs = encode(model, [], SEGMENTS, []), ape_parallel.encode(model, [], SEGMENTS)
     reader, cache = ape_parallel.join(model, theirs, capacity=21, temperature=1.0, scale=1.0)
-    np.testing.assert_allclose(
-        answers(model, ours), compiled(reader, cache, QUESTION)[0], atol=2e-5
-    )
+    np.testing.assert_allclose(answers(model, ours), read(reader, cache, QUESTION)[0], atol=2e-5)
 
 
 @pytest.mark.parametrize('sources', [None, 1, 2])
@@ -160,16 +145,16 @@ def test_two_hops_reach_the_query_through_a_target():
 
 
 @pytest.mark.parametrize(
-    'edges, message',
-    [
-        ([(0, 5)], r'the edge \(0, 5\) leaves the segments 0 .. 4'),
-        ([(-1, 2)], r'the edge \(-1, 2\) leaves'),
-        ([(0.9, 3)], r'two integers, got \(0.9, 3.0\)'),
-        ([3], r'two integers, got \(3,\)'),
-        ([(0, 1), (0, 1)], r'\(0, 1\) is given 2 times'),
-        ([(2, 2)], 'segment 2 has an edge to itself'),
-        ([(0, 1), (1, 2), (2, 0)], 'segment 0 has edges in and out'),
-    ],
+    'message, edges',
+    {
+        r'the edge \(0, 5\) leaves the segments 0 .. 4': [(0, 5)],
+        r'the edge \(-1, 2\) leaves': [(-1, 2)],
+        r'two integers, got \(0.9, 3.0\)': [(0.9, 3)],
+        r'two integers, got \(3,\)': [3],
+        r'\(0, 1\) is given 2 times': [(0, 1), (0, 1)],
+        'segment 2 has an edge to itself': [(2, 2)],
+        'segment 0 has edges in and out': [(0, 1), (1, 2), (2, 0)],
+    }.items(),
 )
 def test_edges_without_a_meaning_are_errors(edges, message):
     with pytest.raises(ValueError, match=message):
@@ -180,25 +165,21 @@ def test_edges_without_a_meaning_are_errors(edges, message):
 
 def test_wrong_input_is_an_error():
     model = model_of()
-    for call, message in [
-        (lambda: encode(model, PREFIX, [], []), 'at least one context'),
-        (lambda: encode(model, PREFIX, SEGMENTS), r"needs edges for places='shared'"),
-        (lambda: encode(model, PREFIX, SEGMENTS, places='parallel'), "places is 'parallel'"),
-        (lambda: encode(model, PREFIX, SEGMENTS, EDGES, sources=2), 'where no edges are given'),
-        (lambda: complete_edges(3, sources=4), '1 .. 3 of 3 chunks, got 4'),
-        (
-            lambda: encode(model_of(encoding='alibi()'), PREFIX, SEGMENTS, EDGES),
-            'graph_kv needs one rotary .* got alibi',
+    calls = {
+        'at least one context': lambda: encode(model, PREFIX, [], []),
+        r"needs edges for places='shared'": lambda: encode(model, PREFIX, SEGMENTS),
+        "places is 'parallel'": lambda: encode(model, PREFIX, SEGMENTS, places='parallel'),
+        'where no edges are given': lambda: encode(model, PREFIX, SEGMENTS, EDGES, sources=2),
+        '1 .. 3 of 3 chunks, got 4': lambda: complete_edges(3, sources=4),
+        'graph_kv needs one rotary .* got alibi': lambda: encode(
+            model_of(encoding='alibi()'), PREFIX, SEGMENTS, EDGES
         ),
-        (lambda: join(model, [], capacity=18), 'graph_kv needs at least one piece, got none'),
-        (
-            lambda: join(model_of(layers=1), encode(model, PREFIX, SEGMENTS, EDGES), capacity=40),
-            '2 layers, the model has 1',
+        'graph_kv needs at least one piece, got none': lambda: join(model, [], capacity=18),
+        '2 layers, the model has 1': lambda: join(
+            model_of(layers=1), encode(model, PREFIX, SEGMENTS, EDGES), capacity=40
         ),
-        (
-            lambda: join(model, encode(model, PREFIX, SEGMENTS, EDGES), capacity=18),
-            '19 tokens .* cache of 18',
+        '19 tokens .* cache of 18': lambda: join(
+            model, encode(model, PREFIX, SEGMENTS, EDGES), capacity=18
         ),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            call()
+    }
+    check_refused(calls)

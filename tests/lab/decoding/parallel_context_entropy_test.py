@@ -12,7 +12,6 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.base.phases import phase
 from posenc_jax.lab.decoding.contexts import QUERY
-from posenc_jax.lab.decoding.decode import decode_step
 from posenc_jax.lab.decoding.parallel_context_entropy import (
     SelectedAttention,
     best_pieces,
@@ -23,24 +22,17 @@ from posenc_jax.lab.decoding.parallel_context_entropy import (
     pool_scores,
     select_pieces,
 )
-from posenc_jax.lab.decoding.read_contexts import read
+from posenc_jax.layer.sharding import sharded_attend
 from posenc_jax.protocol.tokens import Tokens
-from tests.golden_files import golden
-from tests.lab.decoding.dense_contexts import dense
-from tests.small_models import kept_model
+from tests.golden_files import golden, golden_suite
+from tests.lab.decoding import passes
+from tests.lab.decoding.passes import dense, lengths_of, model_of, slots_of
+from tests.lab.refusals import check_refused
 
 GOLDEN = golden('parallel_context_entropy')['values']
 RANDOM = np.random.default_rng(0)
 PREFIX, QUESTION = (RANDOM.integers(0, 13, (2, n)) for n in (2, 5))
 PIECES = [RANDOM.integers(0, 13, (2, n)) for n in GOLDEN['lengths']]
-
-
-step, one_pass = jax.jit(decode_step), jax.jit(lambda model, text: model(text))
-compiled = jax.jit(read)
-
-
-BASE = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=4, kv_heads=2, encoding='rope()')
-model_of = functools.partial(kept_model, **BASE)
 
 
 @functools.cache
@@ -49,30 +41,23 @@ def pieces_of(**options):
 
 
 def answers(model, pieces, steps=0, **options):
-    """Logits of the query; its last tokens go through the cache one by one."""
-    reader, cache = join(
-        model, pieces, capacity=sum(piece.length for piece in pieces) + 5, **options
-    )
-    if not steps:  # as many tokens as there are slots, where that is known
-        jax.eval_shape(lambda: read(reader, cache, QUESTION))
-    logits, cache = compiled(reader, cache, QUESTION[:, : 5 - steps])
-    for token in QUESTION[:, 5 - steps :].T:
-        own, cache = step(reader, cache, token)
-        logits = np.concatenate([logits, np.asarray(own)[:, None]], axis=1)
-    return np.asarray(logits)
+    reader, cache = join(model, pieces, capacity=slots_of(pieces) + QUESTION.shape[1], **options)
+    return passes.answers(reader, cache, QUESTION, steps)
 
 
-def oracle(model, pieces=PIECES, attend=None, **options):
-    layout = piece_layout(2, [a.shape[1] for a in pieces], **options)
-    attend = {} if attend is None else dict(attention_fn=attend)
-    return dense(model, [PREFIX, *pieces], QUESTION, layout, **attend)[:, -5:]
+def oracle(model, pieces=PIECES, attend=sharded_attend, **options):
+    layout = piece_layout(2, lengths_of(pieces), **options)
+    return dense(model, [PREFIX, *pieces], QUESTION, layout, attend)
 
 
-def test_ids_are_those_of_the_released_code():
-    layout = piece_layout(GOLDEN['prefix'], GOLDEN['lengths'])
-    assert layout.start == GOLDEN['query_start']
-    for ours, theirs in zip(layout.ids[1:], GOLDEN['ids']):
-        np.testing.assert_allclose(ours, theirs, atol=5e-4)
+layout_of = lambda case: piece_layout(case['prefix'], case['lengths'])
+test_golden = golden_suite(
+    'parallel_context_entropy',
+    {
+        'query_start': lambda case: layout_of(case).start,
+        'ids.*': (lambda _, n: layout_of(GOLDEN).ids[1 + n], {'atol': 5e-4}),
+    },
+)
 
 
 @pytest.mark.parametrize(
@@ -174,17 +159,6 @@ def test_ties_go_to_the_first_piece_and_small_sums_are_clamped():
 
 
 @pytest.mark.full
-def test_one_piece_is_causal_attention():
-    model = model_of()
-    pieces = encode(model, PREFIX, PIECES[:1])
-    text = np.concatenate([PREFIX, PIECES[0], QUESTION], axis=1)
-    for keep in (None, 2):
-        np.testing.assert_allclose(
-            answers(model, pieces, keep=keep), np.asarray(one_pass(model, text))[:, -5:], atol=2e-5
-        )
-
-
-@pytest.mark.full
 def test_joining_others_turns_keys_to_where_they_now_stand():
     """One layer: the keys of a piece know nothing of where it stood."""
     model, chosen = model_of(layers=1), [2, 0]
@@ -208,29 +182,27 @@ def test_a_reader_that_joins_all_pieces_forgets_its_selection():
 def test_wrong_input_is_an_error():
     model, one = model_of(), jnp.ones((1, 1, 1, 4))
     joined = lambda of=model, **o: join(of, pieces_of(), **{'capacity': 40, **o})
-    for call, message in [
-        (lambda: encode(model, PREFIX, []), 'at least one context'),
-        (lambda: encode(model, PREFIX, PIECES, align='centre'), "align is 'centre'"),
-        (lambda: encode(model, PREFIX, PIECES, size='mean'), "size is 'mean'"),
-        (lambda: joined(keep=0), 'keep must be at least 1, an integer, got 0'),
-        (lambda: joined(keep=1.5), 'keep must be at least 1, an integer, got 1.5'),
-        (lambda: joined(model_of(layers=1)), 'piece 0 is of 2 layers, the model has 1'),
-        (lambda: joined(chosen=[4]), r'among 0 .. 3, got \[4\]'),
-        (lambda: joined(capacity=26), '26 tokens .* cache of 26'),
-        (
-            lambda: encode(model_of(encoding='alibi()'), PREFIX, PIECES),
-            '_entropy needs one rotary .* got alibi',
+    calls = {
+        'at least one context': lambda: encode(model, PREFIX, []),
+        "align is 'centre'": lambda: encode(model, PREFIX, PIECES, align='centre'),
+        "size is 'mean'": lambda: encode(model, PREFIX, PIECES, size='mean'),
+        'keep must be at least 1, an integer, got 0': lambda: joined(keep=0),
+        'keep must be at least 1, an integer, got 1.5': lambda: joined(keep=1.5),
+        'piece 0 is of 2 layers, the model has 1': lambda: joined(model_of(layers=1)),
+        r'among 0 .. 3, got \[4\]': lambda: joined(chosen=[4]),
+        '26 tokens .* cache of 26': lambda: joined(capacity=26),
+        '_entropy needs one rotary .* got alibi': lambda: encode(
+            model_of(encoding='alibi()'), PREFIX, PIECES
         ),
-        (lambda: piece_layout(0, [2, 0]), r'got 0, \[2, 0\]'),
-        (
-            lambda: select_pieces(one, jnp.arange(4), 3, top=0),
-            'top must be at least 1, an integer, got 0',
+        r'got 0, \[2, 0\]': lambda: piece_layout(0, [2, 0]),
+        'top must be at least 1, an integer, got 0': lambda: select_pieces(
+            one, jnp.arange(4), 3, top=0
         ),
-        (
-            lambda: pool_scores(one, jnp.ones((1, 1), bool), top=0.5),
-            'top must be at least 1, an integer, got 0.5',
+        'top must be at least 1, an integer, got 0.5': lambda: pool_scores(
+            one, jnp.ones((1, 1), bool), top=0.5
         ),
-        (lambda: best_pieces(jnp.ones(3), 1.5), 'keep must be at least 1, an integer, got 1.5'),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            call()
+        'entropy: keep must be at least 1, an integer, got 1.5': lambda: best_pieces(
+            jnp.ones(3), 1.5
+        ),
+    }
+    check_refused(calls)

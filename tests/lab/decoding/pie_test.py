@@ -15,10 +15,10 @@ from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.decoding.pie import edit, pie_keys
 from posenc_jax.methods.rope import rope, rope_frequencies
 from tests.golden_files import golden
-from tests.small_models import kept_model
+from tests.lab.decoding import passes
+from tests.lab.refusals import check_refused
 
 GOLDEN = golden('pie')['values']
-BASE = dict(vocab_size=13, train_len=16, layers=1, width=32, heads=4, kv_heads=2, encoding='rope()')
 TEXT = np.random.default_rng(0).integers(0, 13, (2, 20))
 CAPACITY = 28
 EDITS = [
@@ -31,7 +31,7 @@ EDITS = [
 PREFILL, STEP = jax.jit(functools.partial(prefill, last=1)), jax.jit(decode_step)
 
 
-model_of = functools.partial(kept_model, **BASE)
+model_of = functools.partial(passes.model_of, layers=1, width=32)
 
 
 def filled_with(model, text, **tokens):
@@ -41,14 +41,8 @@ def filled_with(model, text, **tokens):
 
 def edited_text(text, edits):
     for start, end, ids in sorted(edits, reverse=True):
-        text = np.concatenate(
-            [
-                text[:, :start],
-                np.broadcast_to(np.asarray(ids, int), (len(text), len(ids))),
-                text[:, end:],
-            ],
-            1,
-        )
+        new = np.broadcast_to(np.asarray(ids, int), (len(text), len(ids)))
+        text = np.concatenate([text[:, :start], new, text[:, end:]], axis=1)
     return text
 
 
@@ -197,15 +191,15 @@ def test_bfloat16_stays_and_is_rotated_in_float32():
 
 
 @pytest.mark.parametrize(
-    'spec, message',
-    [
-        ('alibi()', 'got alibi'),
-        ('xpos()', 'got xpos'),
-        ('rope() | alibi()', 'got alibi'),
-        ('sinusoidal() | rope()', "got sinusoidal, which opens 'embed'"),
-        ('nope()', 'got 0 of them'),
-        ('rope(freqs=dynamic_ntk())', 'DynamicNTK.*depend on the current length'),
-    ],
+    'message, spec',
+    {
+        'got alibi': 'alibi()',
+        'got xpos': 'xpos()',
+        'pie needs one rotary .* got alibi': 'rope() | alibi()',
+        "got sinusoidal, which opens 'embed'": 'sinusoidal() | rope()',
+        'got 0 of them': 'nope()',
+        'DynamicNTK.*depend on the current length': 'rope(freqs=dynamic_ntk())',
+    }.items(),
 )
 def test_other_encodings_are_refused_by_name(spec, message):
     model = model_of(encoding=spec)
@@ -219,32 +213,28 @@ def test_wrong_edits_are_errors():
     padded = filled_with(model, TEXT, valid=np.arange(CAPACITY)[None] >= np.array([[0], [3]]))[1]
     by_ids = dataclasses.replace(cache, unplaced=pj.Tokens.of(ids=np.zeros((1, CAPACITY), int)))
     packed = filled_with(model, TEXT, segment=np.arange(CAPACITY)[None] // 10)[1]
-    for start, edits, message in [
-        (cache, [(2, 6, []), (5, 7, [1])], '2 .. 6 and 5 .. 7 overlap'),
-        (cache, [(2, 2, [1]), (2, 2, [1])], '2 .. 2 and 2 .. 2 overlap'),
-        (cache, [(19, 21, [1])], '19 .. 21 lies outside the text'),
-        (cache, [(5, 4, [1])], '5 .. 4 lies outside'),
-        (cache, [(-1, 4, [1])], '-1 .. 4 lies outside'),
-        (cache, [(1.5, 4, [1])], 'integer slots, got 1.5'),
-        (cache, [(1, 4, [13])], r'0 .. 12, got 13 .. 13'),
-        (cache, [(1, 4, [0.5])], 'sequence of integers, got float64'),
-        (cache, [(4, 4, [1] * 9)], '29 tokens does not fit a cache of 28'),
-        (padded, [(2, 4, [1])], 'all rows have tokens from 3 on'),
-        (by_ids, [(2, 4, [1])], 'places tokens by their ids'),
-        (packed, [(2, 4, [1])], 'packed documents'),
-        (init_cache(model, pj.Tokens.of(length=8)), [(0, 0, [1])], 'call prefill first'),
-        (cache, [(1, 3)], r'a list of \(start, end, token ids\), got \(1, 3\) in it'),
-        (cache, (1, 3, [2]), 'got 1 in it'),
-        (
-            dataclasses.replace(cache, layers=cache.layers * 2),
-            [(1, 3, [2])],
-            'layers, the model has',
-        ),
-        (
-            dataclasses.replace(cache, layers=tuple(own.k for own in cache.layers)),
-            [],
-            'needs a cache of LayerCaches',
-        ),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            edit(model, start, edits)
+    refused = {  # message -> the edits that it is about, of the cache above
+        '2 .. 6 and 5 .. 7 overlap': [(2, 6, []), (5, 7, [1])],
+        '2 .. 2 and 2 .. 2 overlap': [(2, 2, [1]), (2, 2, [1])],
+        '19 .. 21 lies outside the text': [(19, 21, [1])],
+        '5 .. 4 lies outside': [(5, 4, [1])],
+        '-1 .. 4 lies outside': [(-1, 4, [1])],
+        'integer slots, got 1.5': [(1.5, 4, [1])],
+        r'0 .. 12, got 13 .. 13': [(1, 4, [13])],
+        'sequence of integers, got float64': [(1, 4, [0.5])],
+        '29 tokens does not fit a cache of 28': [(4, 4, [1] * 9)],
+        r'a list of \(start, end, token ids\), got \(1, 3\) in it': [(1, 3)],
+        'got 1 in it': (1, 3, [2]),
+    }
+    check_refused({said: functools.partial(edit, model, cache, e) for said, e in refused.items()})
+    twice, keys = cache.layers * 2, tuple(own.k for own in cache.layers)
+    caches = {  # message -> the cache that it is about
+        'all rows have tokens from 3 on': padded,
+        'places tokens by their ids': by_ids,
+        'packed documents': packed,
+        'call prefill first': init_cache(model, pj.Tokens.of(length=8)),
+        'layers, the model has': dataclasses.replace(cache, layers=twice),
+        'needs a cache of LayerCaches': dataclasses.replace(cache, layers=keys),
+    }
+    edits = [(2, 4, [1])]
+    check_refused({said: functools.partial(edit, model, c, edits) for said, c in caches.items()})

@@ -13,6 +13,7 @@ from flax import nnx
 from posenc_jax.lab.decoding.recurrence import read_segment, segment_losses
 from posenc_jax.lab.model.losses import target_losses
 from posenc_jax.protocol.tokens import Tokens
+from tests.lab.refusals import check_refused
 from tests.small_models import small_model
 
 B, L, VOCAB = 2, 14, 11
@@ -179,20 +180,23 @@ def test_dropout_only_with_a_key():
 def test_wrong_input():
     model = build('alibi()')
     memory = compiled(model, TEXT[:, :6], length=6)[1]
-    with pytest.raises(ValueError, match='holds 6 tokens, more than the given length of 4'):
-        read_segment(model, TEXT[:, 6:], memory, length=4)
-    with pytest.raises(ValueError, match='at least 0, got -1'):
-        read_segment(model, TEXT, length=-1)
-    with pytest.raises(ValueError, match=r'\(2, 2, 6, 16\) does not fit 2 layers, 1 rows'):
-        read_segment(model, TEXT[:1, 6:], memory, length=6)
-    with pytest.raises(ValueError, match='of the memory have.*of the segment'):
-        read_segment(
+    calls = {
+        'holds 6 tokens, more than the given length of 4': lambda: read_segment(
+            model, TEXT[:, 6:], memory, length=4
+        ),
+        'at least 0, got -1': lambda: read_segment(model, TEXT, length=-1),
+        r'\(2, 2, 6, 16\) does not fit 2 layers, 1 rows': lambda: read_segment(
+            model, TEXT[:1, 6:], memory, length=6
+        ),
+        'of the memory have.*of the segment': lambda: read_segment(
             model, TEXT[:, 6:], memory, length=6, tok=Tokens.of(valid=jnp.ones((B, L - 5), bool))
-        )
-    with pytest.raises(ValueError, match="kind 'encoder'"):
-        read_segment(build('alibi()', kind='encoder'), TEXT, length=4)
-    with pytest.raises(ValueError, match='at least one token, got 0'):
-        segment_losses(model, TEXT[:, :L], TEXT[:, 1:], segment=0, length=4)
+        ),
+        "kind 'encoder'": lambda: read_segment(build('alibi()', kind='encoder'), TEXT, length=4),
+        'at least one token, got 0': lambda: segment_losses(
+            model, TEXT[:, :L], TEXT[:, 1:], segment=0, length=4
+        ),
+    }
+    check_refused(calls)
 
 
 @pytest.mark.parametrize(

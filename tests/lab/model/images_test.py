@@ -12,6 +12,7 @@ from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 from posenc_jax.testing.jaxprs import largest_array
+from tests.lab.refusals import check_refused
 
 SIZES = dict(
     vocab_size=0, train_len=6, layers=2, width=8, heads=2, kind='encoder', output_size=3, channels=2
@@ -99,15 +100,15 @@ def test_a_pyramid_is_its_stages_one_after_the_other():
 
 
 @pytest.mark.parametrize(
-    'fields, message',
-    [
-        ({'patch': 0, 'pool': 'token'}, "pool='token' is for models that cut images"),
-        ({'patch': 0, 'mlp': 'mix_ffn'}, "mlp='mix_ffn' is for models that cut images"),
-        ({'channels': 0, 'vocab_size': 5, 'output_size': 0}, 'patch is for models that cut images'),
-        ({'lower': ((1, 4, 1, 2),)}, 'a stage in lower is .* stage 0 is'),
-        ({'vocab_size': 7}, 'has vocab_size=0'),
-        ({'tie': True}, 'tie=False'),
-    ],
+    'message, fields',
+    {
+        "pool='token' is for models that cut images": {'patch': 0, 'pool': 'token'},
+        "mlp='mix_ffn' is for models that cut images": {'patch': 0, 'mlp': 'mix_ffn'},
+        'patch is for models that cut images': {'channels': 0, 'vocab_size': 5, 'output_size': 0},
+        'a stage in lower is .* stage 0 is': {'lower': ((1, 4, 1, 2),)},
+        'has vocab_size=0': {'vocab_size': 7},
+        'tie=False': {'tie': True},
+    }.items(),
 )
 def test_fields_that_do_not_fit_are_errors(fields, message):
     with pytest.raises(ValueError, match=message):
@@ -149,14 +150,15 @@ def test_images_that_do_not_fit_are_errors():
         model(IMAGE[:, :, :5])
     pyramid = model_of(lower=((1, 4, 1, 4, 'nope()'),), patch=2)
     cut = '12 x 16 pixels .* 4 x 4, then 2 x 2: stage 1 .* 3 x 4; nearest size: 16 x 16'
-    with pytest.raises(ValueError, match=cut):
-        pyramid(jnp.zeros((1, 12, 16, 2)))
-    with pytest.raises(ValueError, match=r'reads images \[B, rows, columns, 2\], got'):
-        model(IMAGE[..., :1])
-    with pytest.raises(ValueError, match='vectors or images|tokens must be|reads images'):
-        model(jnp.zeros((2, 6), jnp.int32))
-    with pytest.raises(ValueError, match='a grid has at least one row'):
-        Tokens.on_grid(0, 3)
+    calls = {
+        cut: lambda: pyramid(jnp.zeros((1, 12, 16, 2))),
+        r'reads images \[B, rows, columns, 2\], got': lambda: model(IMAGE[..., :1]),
+        'vectors or images|tokens must be|reads images': lambda: model(
+            jnp.zeros((2, 6), jnp.int32)
+        ),
+        'a grid has at least one row': lambda: Tokens.on_grid(0, 3),
+    }
+    check_refused(calls)
 
 
 def test_an_encoding_acts_before_the_layer_that_it_names():

@@ -20,6 +20,7 @@ from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
+from tests.lab.refusals import check_refused
 
 BASE = dict(vocab_size=11, train_len=8, layers=4, width=16, heads=4, encoding='alibi()')
 TOKENS = jax.random.randint(jax.random.key(1), (2, 9), 0, 11)
@@ -373,41 +374,43 @@ def test_parts_of_a_class_become_one_a_layer(pattern, share):
 
 
 def test_parts_that_are_not_there_or_exist_once_cannot_be_mapped():
-    with pytest.raises(
-        ValueError, match=r'has no alibi part; its layers have nope \| causal \| document'
-    ):
-        model_of(encoding='nope()').map_parts(ALiBi, lambda part, layers: part)
-    with pytest.raises(ValueError, match="sinusoidal opens 'embed' and exists once"):
-        model_of(encoding='sinusoidal()').map_parts(Sinusoidal, lambda part, layers: part)
+    calls = {
+        r'has no alibi part; its layers have nope \| causal \| document': lambda: model_of(
+            encoding='nope()'
+        ).map_parts(ALiBi, lambda part, layers: part),
+        "sinusoidal opens 'embed' and exists once": lambda: model_of(
+            encoding='sinusoidal()'
+        ).map_parts(Sinusoidal, lambda part, layers: part),
+    }
+    check_refused(calls)
 
 
 # Wrong input.
 
 
 @pytest.mark.parametrize(
-    'fields, message',
-    [
-        (dict(kv_heads=3), '4 heads are not a multiple of 3 kv_heads'),
-        (dict(width=18), 'width 18 is not a multiple of 4 heads'),
-        (dict(norm='rms_norm'), "norm is 'rms_norm'; did you mean 'rmsnorm'"),
-        (dict(mlp='swigelu'), "mlp is 'swigelu'; did you mean 'swiglu'"),
-        (dict(norm_place='behind'), "norm_place is 'behind'"),
-        (dict(qk_norm='heads'), "qk_norm is 'heads'; did you mean 'head'"),
-        (dict(output_cap=-1.0), 'output_cap must be positive, or 0 for none, got -1.0'),
-        (dict(output_cap=float('nan')), 'output_cap must be positive, or 0 for none, got nan'),
-        (dict(mlp='geglu', bias='all'), "bias='all' is not defined for mlp='geglu'"),
-        (dict(kind='decodr'), "did you mean 'decoder'"),
-        (dict(share='models'), "did you mean 'model'"),
-        (dict(remat='ful'), "did you mean 'full'"),
-        (dict(dtype='bfloat'), "did you mean 'bfloat16'"),
-        (dict(implementation='block'), "did you mean 'blocked'"),
-        (dict(dropout=1.0), r'dropout must lie in \[0, 1\), got 1.0'),
-        (dict(layers=0), 'layers must be at least 1, got 0'),
-        (
-            dict(pattern=('alibi()', 'nope()', 'nope()')),
-            '4 layers are not a multiple of the pattern of 3 encodings',
+    'message, fields',
+    {
+        '4 heads are not a multiple of 3 kv_heads': dict(kv_heads=3),
+        'width 18 is not a multiple of 4 heads': dict(width=18),
+        "norm is 'rms_norm'; did you mean 'rmsnorm'": dict(norm='rms_norm'),
+        "mlp is 'swigelu'; did you mean 'swiglu'": dict(mlp='swigelu'),
+        "norm_place is 'behind'": dict(norm_place='behind'),
+        "qk_norm is 'heads'; did you mean 'head'": dict(qk_norm='heads'),
+        'output_cap, 0 for none, must be at least 0, got -1.0': dict(output_cap=-1.0),
+        'output_cap, 0 for none, must be at least 0, got nan': dict(output_cap=float('nan')),
+        "bias='all' is not defined for mlp='geglu'": dict(mlp='geglu', bias='all'),
+        "did you mean 'decoder'": dict(kind='decodr'),
+        "did you mean 'model'": dict(share='models'),
+        "did you mean 'full'": dict(remat='ful'),
+        "did you mean 'bfloat16'": dict(dtype='bfloat'),
+        "did you mean 'blocked'": dict(implementation='block'),
+        'dropout must be at least 0 and below 1, got 1.0': dict(dropout=1.0),
+        'layers must be at least 1 and below 2147483648, got 0': dict(layers=0),
+        '4 layers are not a multiple of the pattern of 3 encodings': dict(
+            pattern=('alibi()', 'nope()', 'nope()')
         ),
-    ],
+    }.items(),
 )
 def test_wrong_sizes_and_names_are_errors(fields, message):
     with pytest.raises(ValueError, match=message):
@@ -432,16 +435,15 @@ def test_ids_that_the_vocabulary_lacks_are_errors_and_nan_where_they_are_traced(
 
 def test_wrong_calls_are_errors():
     model = model_of()
-    for call, message in [
-        (lambda: model(TOKENS[0]), r'integers \[B, T\], got int32 \(9,\)'),
-        (lambda: model(TOKENS.astype(float)), 'got float32'),
-        (lambda: model(TOKENS, Tokens.of(length=8)), r'\(2, 9\) do not fit .* \(1, 8\)'),
-        (lambda: model(TOKENS, train=True), 'needs a key'),
-        (lambda: model(TOKENS, last=10), r'1 \.\. 9, got 10'),
-        (lambda: model_of(encoding='alibo()'), "did you mean 'alibi'"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            call()
+    calls = {
+        r'integers \[B, T\], got int32 \(9,\)': lambda: model(TOKENS[0]),
+        'got float32': lambda: model(TOKENS.astype(float)),
+        r'\(2, 9\) do not fit .* \(1, 8\)': lambda: model(TOKENS, Tokens.of(length=8)),
+        'needs a key': lambda: model(TOKENS, train=True),
+        r'1 \.\. 9, got 10': lambda: model(TOKENS, last=10),
+        "did you mean 'alibi'": lambda: model_of(encoding='alibo()'),
+    }
+    check_refused(calls)
 
 
 def test_config_of_a_run_gives_the_model_config():

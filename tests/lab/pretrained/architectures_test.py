@@ -24,8 +24,8 @@ SIZES = dict(
 )
 
 
-def cfg_of(kind, **fields):
-    return describe({'model_type': kind, **SIZES, **fields}, 'config.json').cfg
+def cfg_of(model_type, **fields):
+    return describe({'model_type': model_type, **SIZES, **fields}, 'config.json').cfg
 
 
 def specs(kind, **fields):
@@ -107,69 +107,106 @@ def test_gemma_3_has_a_rope_for_every_kind_of_layers():
     assert specs('gemma3_text', sliding_window_pattern=2, sliding_window=8)[0] == local
 
 
-@pytest.mark.parametrize(
-    'kind, fields, message',
-    [
-        (
-            'smollm3',
-            dict(no_rope_layers=[1]),
-            'no_rope_layers has 1 entries, expected one for each',
-        ),
-        ('smollm3', dict(no_rope_layers=[1, 2, 1, 1]), 'no_rope_layers=.*each 0 or 1'),
-        ('qwen3', dict(attention_bias=True), 'attention_bias=True is not supported'),
-        (
-            'gemma2',
-            dict(attn_logit_softcapping=0.0),
-            'attn_logit_softcapping=0.0, expected a number',
-        ),
-        (
-            'gemma2',
-            dict(use_bidirectional_attention=True),
-            'use_bidirectional_attention=True is not',
-        ),
-        ('gemma2', dict(hidden_activation='silu'), "hidden_activation='silu' is not supported"),
-        ('gemma3_text', dict(attn_logit_softcapping=50.0), 'attn_logit_softcapping=50.0 is not'),
-        ('gemma3_text', dict(rope_parameters={'rope_type': 'yarn'}), 'expected an object for full'),
-        (
-            'gemma3_text',
-            dict(rope_parameters={'full_attention': {'factor': 'much'}}),
-            "rope_parameters.full_attention.factor='much', expected a number",
-        ),
-        (
-            'gemma3_text',
-            dict(layer_types=['chunked_attention'] * 4),
-            "layer_types has 'chunked_attention', expected full_attention or sliding_attention",
-        ),
-    ],
+MIXTURE = 'mixtures of experts'
+CHUNKS = 'layers that attend within chunks'
+NOT_READ = {  # architecture -> what it has
+    'mixtral': f'.* {MIXTURE}',
+    'qwen3_moe': f'.* {MIXTURE}',
+    'llama4': f'images, {CHUNKS} .*{MIXTURE}',
+    'llama4_text': f'{CHUNKS} .*{MIXTURE}',
+    'gemma3': 'images; its text model alone has the model_type gemma3_text',
+    'gemma3n': 'images and sound, several streams of token vectors',
+    'gemma3n_text': 'several streams of token vectors',
+    'deepseek': f'.* {MIXTURE}',
+    'deepseek_v2': f'.* a shared latent vector, and .*{MIXTURE}',
+    'deepseek_v3': f'.* a shared latent vector, and .*{MIXTURE}',
+}
+scaled = lambda kind, **fields: dict(rope_scaling={'type': kind, **fields})
+lists = lambda long, short, **fields: scaled(
+    'longrope', long_factor=long, short_factor=short, **fields
 )
-def test_wrong_values_are_refused(kind, fields, message):
+gemma2, gemma3 = (
+    lambda kind=kind, **fields: dict(model_type=kind, **fields)
+    for kind in ('gemma2', 'gemma3_text')
+)
+REFUSED = {  # message -> fields of a config, that of a llama if it does not say
+    "unknown architecture 'lama'; supported: llama, .*; the nearest is 'llama'": dict(
+        model_type='lama'
+    ),
+    r"unknown architecture \['llama'\]": dict(model_type=['llama']),
+    f"'newest' is not supported yet: it has .* {MIXTURE}": dict(model_type='newest', num_experts=8),
+    'quantization_config is not supported': dict(quantization_config={'quant_method': 'gptq'}),
+    "the config of a llama model lacks 'rms_norm_eps'": dict(rms_norm_eps=None),
+    "rms_norm_eps='a', expected a number": dict(rms_norm_eps='a'),
+    "hidden_size='a', expected a whole number from 1 to 1048576": dict(hidden_size='a'),
+    'num_hidden_layers=2.0, expected a whole number from 1 to 4096': dict(num_hidden_layers=2.0),
+    "hidden_act='gelu' is not supported, expected 'silu'": dict(hidden_act='gelu'),
+    'attn_logit_softcapping=30.0 is not supported': dict(attn_logit_softcapping=30.0),
+    "sliding_window='4', expected a whole number from 1 to 2147483647": dict(sliding_window='4'),
+    'layer_types has 1 entries, expected one for each of 4 layers': dict(
+        layer_types=['full_attention']
+    ),
+    "layer_types has 'odd'": dict(layer_types=['odd', *['full_attention'] * 3]),
+    # Rotary encodings.
+    "rope_theta='1e4', expected a number": dict(rope_theta='1e4'),
+    "rope_scaling='yarn', expected an object": dict(rope_scaling='yarn'),
+    'rope_parameters differs by layer': dict(
+        rope_parameters={'full_attention': {'rope_type': 'yarn'}}
+    ),
+    "unknown rope type 'yran'; did you mean 'yarn'": scaled('yran', factor=2.0),
+    "rope type 'yarn' lacks 'factor'": scaled('yarn'),
+    'rope_scaling.factor=0.5, expected a number from 1 to 1e': scaled('linear', factor=0.5),
+    "rope_scaling.factor='2', expected a number": scaled('linear', factor='2'),
+    "rope type 'linear' does not read 'facotr' .4.0.; did you mean 'factor'": scaled(
+        'linear', factor=2.0, facotr=4.0
+    ),
+    "'default' does not read 'factor' .2.0.; valid: .*'rope_type'": dict(
+        rope_scaling={'factor': 2.0}
+    ),
+    'factor of 2.0 is not supported': scaled('proportional', factor=2.0),
+    'long_factor=2.0, expected a list of at most 8192 entries, each a number': lists(2.0, [1.0]),
+    "'longrope' lacks 'original_max_position_embeddings' or 'factor'": lists([1.0], [1.0]),
+    'long_factor has 1 entries, expected 2, half of the rotated width of a head of 4': lists(
+        [1.0], [1.0, 2.0], factor=2.0
+    ),
+    'original_max_position_embeddings=96 is longer than max_position_embeddings=64': scaled(
+        'yarn', factor=4.0, original_max_position_embeddings=96
+    ),
+    # Choices of single architectures.
+    'no_rope_layers has 1 entries, expected one for each': dict(
+        model_type='smollm3', no_rope_layers=[1]
+    ),
+    'no_rope_layers=.*each 0 or 1': dict(model_type='smollm3', no_rope_layers=[1, 2, 1, 1]),
+    'attention_bias=True is not supported': dict(model_type='qwen3', attention_bias=True),
+    'attn_logit_softcapping=0.0, expected a number': gemma2(attn_logit_softcapping=0.0),
+    'use_bidirectional_attention=True is not': gemma2(use_bidirectional_attention=True),
+    "hidden_activation='silu' is not supported": gemma2(hidden_activation='silu'),
+    'attn_logit_softcapping=50.0 is not': gemma3(attn_logit_softcapping=50.0),
+    'expected an object for full': gemma3(rope_parameters={'rope_type': 'yarn'}),
+    "rope_parameters.full_attention.factor='much', expected a number": gemma3(
+        rope_parameters={'full_attention': {'factor': 'much'}}
+    ),
+    "layer_types has 'chunked_attention', expected full_attention or sliding_attention": gemma3(
+        layer_types=['chunked_attention'] * 4
+    ),
+}
+
+
+@pytest.mark.parametrize('message', REFUSED)
+def test_wrong_values_are_refused(message):
     with pytest.raises(PretrainedError, match=f'config.json: .*{message}') as found:
-        cfg_of(kind, **fields)
+        cfg_of(**{'model_type': 'llama', **REFUSED[message]})
     assert '\n' not in str(found.value)
 
 
-@pytest.mark.parametrize(
-    'kind, missing',
-    [
-        ('mixtral', '.* mixtures of experts'),
-        ('qwen3_moe', '.* mixtures of experts'),
-        ('llama4', 'images, layers that attend within chunks .*mixtures of experts'),
-        ('llama4_text', 'layers that attend within chunks .*mixtures of experts'),
-        ('gemma3n', 'images and sound, several streams of token vectors'),
-        ('gemma3n_text', 'several streams of token vectors'),
-        ('deepseek', '.* mixtures of experts'),
-        ('deepseek_v2', '.* a shared latent vector, and .*mixtures of experts'),
-        ('deepseek_v3', '.* a shared latent vector, and .*mixtures of experts'),
-    ],
-)
-def test_architectures_that_are_not_read_yet_are_refused_before_their_tensors(
-    kind, missing, tmp_path
-):
+@pytest.mark.parametrize('kind', NOT_READ)
+def test_architectures_that_are_not_read_yet_are_refused_before_their_tensors(kind, tmp_path):
     config = {'model_type': kind, 'text_config': SIZES}  # sizes may lie deeper, or be missing
     (tmp_path / 'config.json').write_text(json.dumps(config))
     with pytest.raises(PretrainedError) as found:
         load_pretrained(tmp_path)
-    assert found.match(f"config.json: architecture '{kind}' is not supported yet: it has {missing}")
+    said = f"config.json: architecture '{kind}' is not supported yet: it has {NOT_READ[kind]}"
+    assert found.match(said)
     assert str(found.value).endswith(f'; supported: {", ".join(ARCHITECTURES)}')
     assert '\n' not in str(found.value)
 

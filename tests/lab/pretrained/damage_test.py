@@ -187,45 +187,40 @@ def entry(begin=0, end=64, dtype='F32', shape=(16,)):
 
 
 @pytest.mark.parametrize(
-    'data, message',
-    [
-        (b'', 'damaged or not a safetensors file .0 bytes.: its header would have 0 bytes'),
-        (b'1234567', 'its header would have 0 bytes'),
-        (
-            struct.pack('<Q', 2**63) + b'{}',
-            r'\(10 bytes\): its header would have 9223372036854775808 bytes, expected 2 to 2',
+    'message, data',
+    {
+        'damaged or not a safetensors file .0 bytes.: its header would have 0 bytes': b'',
+        'its header would have 0 bytes': b'1234567',
+        r'\(10 bytes\): its header would have 9223372036854775808 .*expected 2 to 2': struct.pack(
+            '<Q', 2**63
+        )
+        + b'{}',
+        'the header holds a list': headed(b'[]'),
+        'the header is nested too deep': headed(b'{"a":' * 20_000 + b'1' + b'}' * 20_000),
+        "the tensor 'a'=3, expected an object": headed({'a': 3}),
+        "the tensor 'a', dtype='F31', expected 'F64' or 'F32'": headed({'a': entry(dtype='F31')}),
+        r"'a', data_offsets=\[0, 64\], expected 18446744073709551616 bytes for F32": headed(
+            {'a': entry(shape=(2**31, 2**31))}
         ),
-        (headed(b'[]'), 'the header holds a list'),
-        (headed(b'{"a":' * 20_000 + b'1' + b'}' * 20_000), 'the header is nested too deep'),
-        (headed({'a': 3}), "the tensor 'a'=3, expected an object"),
-        (headed({'a': entry(dtype='F31')}), "the tensor 'a', dtype='F31', expected 'F64' or 'F32'"),
-        (
-            headed({'a': entry(shape=(2**31, 2**31))}),
-            r"the tensor 'a', data_offsets=\[0, 64\], expected 18446744073709551616 bytes for F32",
+        r"the tensor 'a', shape=\[-4, -4\], expected": headed({'a': entry(shape=(-4, -4))}),
+        "the tensor 'a', shape=": headed({'a': entry(shape=(True,) * 9)}),
+        r"the tensor 'a', data_offsets=\[0, 60\], expected 64 bytes for F32 \(16,\)": headed(
+            {'a': entry(end=60)}
         ),
-        (headed({'a': entry(shape=(-4, -4))}), r"the tensor 'a', shape=\[-4, -4\], expected"),
-        (headed({'a': entry(shape=(True,) * 9)}), "the tensor 'a', shape="),
-        (
-            headed({'a': entry(end=60)}),
-            r"the tensor 'a', data_offsets=\[0, 60\], expected 64 bytes for F32 \(16,\)",
-        ),
-        (headed({'a': entry(0, 2**63)}), "the tensor 'a', data_offsets="),
-        (
-            headed({'a': entry(), 'b': entry()}),
-            r"the tensor 'b' lies at bytes \d+ to \d+, expected it at byte \d+, where 'a' ends",
+        "the tensor 'a', data_offsets=": headed({'a': entry(0, 2**63)}),
+        r"the tensor 'b' lies at bytes \d+ to \d+, expected it at byte \d+, where 'a' ends": headed(
+            {'a': entry(), 'b': entry()}
         ),
         (
-            headed({'a': entry(32, 96)}, bytes(96)),
             r"the tensor 'a' lies at bytes \d+ to \d+, expected it at byte \d+, where the header "
-            r'ends',
-        ),
+            r'ends'
+        ): headed({'a': entry(32, 96)}, bytes(96)),
         (
-            headed({'a': entry()}, bytes(63)),
             r"the tensor 'a' lies at bytes \d+ to \d+, expected it within the \d+ bytes of the "
-            r'file',
-        ),
-        (headed({'a': entry()}, bytes(65)), 'expected .* where the last tensor ends'),
-    ],
+            r'file'
+        ): headed({'a': entry()}, bytes(63)),
+        'expected .* where the last tensor ends': headed({'a': entry()}, bytes(65)),
+    }.items(),
 )
 def test_headers_of_safetensors(tmp_path, data, message):
     (tmp_path / 'a.safetensors').write_bytes(data)
@@ -263,102 +258,79 @@ TENSOR = b'blk.0.attn_q.weight'
 
 
 @pytest.mark.parametrize(
-    'damage, message',
-    [
-        (
-            lambda data: b'',
-            r'damaged: the first 24 bytes would end at byte 4, behind the 0 bytes of the file',
+    'message, damage',
+    {
+        r'the first 24 bytes would end at byte 4, behind the 0 bytes of the file': lambda data: b'',
+        "not a GGUF file .* begins with b'GGML'": lambda data: b'GGML' + data[4:],
+        'version 1, expected 2 or 3': lambda data: data[:4] + u32(1) + data[8:],
+        r'version 50331648 \(big-endian\), expected 2 or 3, little-endian': lambda data: (
+            data[:4] + b'\0\0\0\3' + data[8:]
         ),
-        (lambda data: b'GGML' + data[4:], "not a GGUF file .* begins with b'GGML'"),
-        (lambda data: data[:4] + u32(1) + data[8:], 'version 1, expected 2 or 3'),
-        (
-            lambda data: data[:4] + b'\0\0\0\3' + data[8:],
-            r'version 50331648 \(big-endian\), expected 2 or 3, little-endian',
+        'counts 2147483648 tensors, expected at most 65536': lambda data: (
+            data[:8] + u64(2**31) + data[16:]
         ),
-        (
-            lambda data: data[:8] + u64(2**31) + data[16:],
-            'counts 2147483648 tensors, expected at most 65536',
+        'counts 9223372036854775808 fields': lambda data: data[:16] + u64(2**63) + data[24:],
+        'is damaged: the ': lambda data: data[:16] + u64(500) + data[24:],
+        'the name of field 0 has a text of 1099511627776 bytes': lambda data: (
+            data[:24] + u64(2**40) + data[32:]
         ),
-        (lambda data: data[:16] + u64(2**63) + data[24:], 'counts 9223372036854775808 fields'),
-        (lambda data: data[:16] + u64(500) + data[24:], 'is damaged: the '),
-        (
-            lambda data: data[:24] + u64(2**40) + data[32:],
-            'the name of field 0 has a text of 1099511627776 bytes',
+        "the field 'llama.block_count' is of type 99, expected 0 to 12": behind(
+            b'llama.block_count', 0, u32(99)
         ),
-        (
-            behind(b'llama.block_count', 0, u32(99)),
-            "the field 'llama.block_count' is of type 99, expected 0 to 12",
+        'llama.block_count=2147483648, expected a whole number from 1 to 4096': behind(
+            b'llama.block_count', 4, u32(2**31)
         ),
-        (
-            behind(b'llama.block_count', 4, u32(2**31)),
-            'llama.block_count=2147483648, expected a whole number from 1 to 4096',
+        'llama.block_count=1.4.*e-45, expected a whole number': behind(
+            b'llama.block_count', 0, u32(6)
         ),
-        (
-            behind(b'llama.block_count', 0, u32(6)),
-            'llama.block_count=1.4.*e-45, expected a whole number',
+        'llama.attention.head_count=2147483647, expected a whole number from 1 to 16384': behind(
+            b'head_count', 4, u32(2**31 - 1)
+        ),
+        'layer_norm_rms_epsilon=nan, expected a number from 1e-30 to 1': behind(
+            b'rms_epsilon', 4, struct.pack('<f', np.nan)
         ),
         (
-            behind(b'head_count', 4, u32(2**31 - 1)),
-            'llama.attention.head_count=2147483647, expected a whole number from 1 to 16384',
-        ),
-        (
-            behind(b'rms_epsilon', 4, struct.pack('<f', np.nan)),
-            'layer_norm_rms_epsilon=nan, expected a number from 1e-30 to 1',
-        ),
-        (
-            behind(b'ggml.tokens', 4, u32(9)),
             "the field 'tokenizer.ggml.tokens' is of type 9, expected 0 to 12, and no array "
-            'within an array',
+            'within an array'
+        ): behind(b'ggml.tokens', 4, u32(9)),
+        "the field 'tokenizer.ggml.tokens' has 1152921504606846976 texts": behind(
+            b'ggml.tokens', 8, u64(2**60)
         ),
-        (
-            behind(b'ggml.tokens', 8, u64(2**60)),
-            "the field 'tokenizer.ggml.tokens' has 1152921504606846976 texts",
+        "the field 'tokenizer.ggml.token_type' would end at byte": behind(
+            b'token_type', 8, u64(2**60)
         ),
-        (
-            behind(b'token_type', 8, u64(2**60)),
-            "the field 'tokenizer.ggml.token_type' would end at byte",
+        "the field 'tokenizer.ggml.token_type' has a text of": behind(b'token_type', 4, u32(8)),
+        "the field 'tokenizer.ggml.model' has a text that is not UTF-8": behind(
+            b'ggml.model', 12, b'\xff'
         ),
-        (behind(b'token_type', 4, u32(8)), "the field 'tokenizer.ggml.token_type' has a text of"),
-        (
-            behind(b'ggml.model', 12, b'\xff'),
-            "the field 'tokenizer.ggml.model' has a text that is not UTF-8",
+        "the tensor 'blk.0.attn_q.weight' has 2147483648 dimensions, expected 1 to 4": behind(
+            TENSOR, 0, u32(2**31)
         ),
-        (
-            behind(TENSOR, 0, u32(2**31)),
-            "the tensor 'blk.0.attn_q.weight' has 2147483648 dimensions, expected 1 to 4",
+        "the tensor 'blk.0.attn_q.weight' has 0 dimensions, expected 1 to 4": behind(
+            TENSOR, 0, u32(0)
         ),
-        (
-            behind(TENSOR, 0, u32(0)),
-            "the tensor 'blk.0.attn_q.weight' has 0 dimensions, expected 1 to 4",
+        r"the tensor 'blk.0.attn_q.weight', shape=\[9223372036854775808, 8\]": behind(
+            TENSOR, 4, u64(2**63)
         ),
-        (
-            behind(TENSOR, 4, u64(2**63)),
-            r"the tensor 'blk.0.attn_q.weight', shape=\[9223372036854775808, 8\]",
+        "the tensor 'blk.0.attn_q.weight' lies at bytes .* expected it within": behind(
+            TENSOR, 4, u64(2**31)
         ),
-        (
-            behind(TENSOR, 4, u64(2**31)),
-            "the tensor 'blk.0.attn_q.weight' lies at bytes .* expected it within",
+        "the tensor 'blk.0.attn_q.weight' is of type 77, expected a known one": behind(
+            TENSOR, 20, u32(77)
         ),
-        (
-            behind(TENSOR, 20, u32(77)),
-            "the tensor 'blk.0.attn_q.weight' is of type 77, expected a known one",
+        "'blk.0.attn_q.weight' has rows of 8, expected a multiple of 32 for Q4_0": behind(
+            TENSOR, 20, u32(2)
         ),
-        (
-            behind(TENSOR, 20, u32(2)),
-            "the tensor 'blk.0.attn_q.weight' has rows of 8, expected a multiple of 32 for Q4_0",
+        'lies at bytes .*, expected it at byte': behind(TENSOR, 24, u64(64)),
+        r'lies at bytes \d+ to \d+, expected it at byte': behind(TENSOR, 24, u64(2**63)),
+        "has the tensor 'blk.0.attn_q.weight' twice": lambda data: data.replace(
+            b'blk.0.attn_k.weight', TENSOR
         ),
-        (behind(TENSOR, 24, u64(64)), 'lies at bytes .*, expected it at byte'),
-        (behind(TENSOR, 24, u64(2**63)), 'lies at bytes .*, expected it at byte'),
-        (
-            lambda data: data.replace(b'blk.0.attn_k.weight', TENSOR),
-            "has the tensor 'blk.0.attn_q.weight' twice",
+        "lacks the field 'llama.context_length'": lambda data: data.replace(
+            b'llama.context_length', b'llama.embedding_leng'
         ),
-        (
-            lambda data: data.replace(b'llama.context_length', b'llama.embedding_leng'),
-            "lacks the field 'llama.context_length'",
-        ),
-        (lambda data: data[:-200], 'expected it within the'),
-    ],
+        'expected it within the': lambda data: data[:-200],
+    }.items(),
 )
 def test_headers_of_gguf(gguf, tmp_path, damage, message):
     (tmp_path / 'a.gguf').write_bytes(damage(gguf))

@@ -141,178 +141,52 @@ def surplus_in_a_shard(path):
     (path / 'model.safetensors.index.json').write_text(json.dumps(index))
 
 
-def big_tokenizer(path):
-    from tokenizers import Tokenizer, models
-
-    Tokenizer(models.WordLevel({str(i): i for i in range(20)}, unk_token='0')).save(
-        str(path / 'tokenizer.json')
-    )
+UP, SURPLUS = (f'model.layers.{layer}.mlp.up_proj.weight' for layer in (1, 2))
 
 
-def tokenizer_that_begins_with_another(path):
-    from tokenizers import Tokenizer, models, processors
+def put_tokenizer(size, begin=None):
+    """A tokenizer of some words; with `begin`, a token of this id stands in front of a text."""
 
-    tokenizer = Tokenizer(models.WordLevel({'a': 0}, unk_token='a'))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single='<s> $A', special_tokens=[('<s>', 14)]
-    )
-    tokenizer.save(str(path / 'tokenizer.json'))
+    def act(path):
+        from tokenizers import Tokenizer, models, processors
+
+        tokenizer = Tokenizer(models.WordLevel({str(i): i for i in range(size)}, unk_token='0'))
+        if begin is not None:
+            tokenizer.post_processor = processors.TemplateProcessing(
+                single='<s> $A', special_tokens=[('<s>', begin)]
+            )
+        tokenizer.save(str(path / 'tokenizer.json'))
+
+    return act
 
 
-UP = 'model.layers.1.mlp.up_proj.weight'
+FINITE = 'expected finite numbers of 32 bits'
+DAMAGED = {  # message -> what is done to the folder; wrong configs are in architectures_test.py
+    "config.json: unknown architecture 'lama'; .*; the nearest is 'llama'": changed(
+        model_type='lama'
+    ),
+    r'proj.weight. has shape .*20.*, expected .*21': changed(intermediate_size=21),
+    rf"lacks the tensor '{UP}' \(20, 24\)": drop(UP),
+    rf"has a tensor '{SURPLUS}' \(20, 24\)": add(SURPLUS, (20, 24)),
+    rf"model.safetensors: the tensor '{UP}' holds nan, {FINITE}": put(UP, np.nan),
+    f"'{UP}' holds -inf, expected finite": put(UP, -np.inf, np.float16),
+    f"model.safetensors: the tensor '{UP}' is of type int8, expected floating": put(UP, 1, np.int8),
+    r'model.safetensors: .* at bytes \d+ to \d+, expected it within the \d+ bytes of the': truncate,
+    "has a tensor 'stray' that model.safetensors.index.json does not list": surplus_in_a_shard,
+    'the tokenizer has ids up to 19, the vocabulary of the model ends at 12': put_tokenizer(20),
+    'the tokenizer has ids up to 14, the vocabulary of the model ends at 12': put_tokenizer(1, 14),
+    'config.json: eos_token_id=None, expected a token in 0 .. 12': changed(eos_token_id=[None]),
+    'config.json: eos_token_id=13, expected a token in 0 .. 12': changed(eos_token_id=[2, 13]),
+    'generation_config.json: eos_token_id=13, expected a token in 0 .. 12': lambda path: (
+        path / 'generation_config.json'
+    ).write_text('{"eos_token_id": 13}'),
+    'config.json is not JSON': lambda path: (path / 'config.json').write_text('{'),
+}
 
 
-@pytest.mark.parametrize(
-    'damage, message',
-    [
-        (
-            changed(model_type='lama'),
-            "unknown architecture 'lama'; supported: llama, mistral, .*; the nearest is 'llama'",
-        ),
-        (
-            changed(model_type='mixtral'),
-            "'mixtral' is not supported yet: it has .* mixtures of experts, .*; supported: llama",
-        ),
-        (
-            changed(model_type='newest', num_experts=8),
-            "'newest' is not supported yet: it has .* mixtures of experts",
-        ),
-        (
-            changed(model_type='llama4_text'),
-            "'llama4_text' is not supported yet: it has layers that attend within chunks",
-        ),
-        (
-            changed(model_type='gemma3'),
-            'it has images; its text model alone has the model_type gemma3_text',
-        ),
-        (
-            changed(rope_scaling={'type': 'yran', 'factor': 2.0}),
-            "unknown rope type 'yran'; did you mean 'yarn'",
-        ),
-        (changed(rope_scaling={'type': 'yarn'}), "rope type 'yarn' lacks 'factor'"),
-        (
-            changed(rope_scaling={'type': 'linear', 'factor': 0.5}),
-            'config.json: rope_scaling.factor=0.5, expected a number from 1 to 1e',
-        ),
-        (changed(hidden_act='gelu'), "hidden_act='gelu' is not supported, expected 'silu'"),
-        (changed(rms_norm_eps=None), "the config of a llama model lacks 'rms_norm_eps'"),
-        (changed(intermediate_size=21), r'proj.weight. has shape .*20.*, expected .*21'),
-        (drop(UP), rf"lacks the tensor '{UP}' \(20, 24\)"),
-        (
-            add('model.layers.2.mlp.up_proj.weight', (20, 24)),
-            r"has a tensor 'model.layers.2.mlp.up_proj.weight' \(20, 24\)",
-        ),
-        (
-            put(UP, np.nan),
-            rf"model.safetensors: the tensor '{UP}' holds nan, expected finite numbers of 32 bits",
-        ),
-        (put(UP, -np.inf, np.float16), f"'{UP}' holds -inf, expected finite"),
-        (
-            put(UP, 1.0, np.int8),
-            f"model.safetensors: the tensor '{UP}' is of type int8, expected floating point",
-        ),
-        (
-            truncate,
-            r'model.safetensors: the tensor .* lies at bytes \d+ to \d+, expected it within the '
-            r'\d+ bytes of the file',
-        ),
-        (big_tokenizer, 'the tokenizer has ids up to 19, the vocabulary of the model ends at 12'),
-        (
-            changed(rope_scaling={'type': 'linear', 'factor': 2.0, 'facotr': 4.0}),
-            "config.json: rope type 'linear' does not read 'facotr' .4.0.; did you mean 'factor'",
-        ),
-        (
-            changed(rope_scaling={'factor': 2.0}),
-            "'default' does not read 'factor' .2.0.; valid: .*'rope_type'",
-        ),
-        (
-            tokenizer_that_begins_with_another,
-            'the tokenizer has ids up to 14, the vocabulary of the model ends at 12',
-        ),
-        (
-            changed(eos_token_id=[None]),
-            'config.json: eos_token_id=None, expected a token in 0 .. 12',
-        ),
-        (
-            changed(eos_token_id=[2, 13]),
-            'config.json: eos_token_id=13, expected a token in 0 .. 12',
-        ),
-        (
-            lambda path: (path / 'generation_config.json').write_text('{"eos_token_id": 13}'),
-            'generation_config.json: eos_token_id=13, expected a token in 0 .. 12',
-        ),
-        (changed(rope_scaling='yarn'), "rope_scaling='yarn', expected an object"),
-        (
-            changed(rope_parameters={'full_attention': {'rope_type': 'yarn'}}),
-            'rope_parameters differs by layer',
-        ),
-        (
-            changed(rope_scaling={'type': 'linear', 'factor': '2'}),
-            "config.json: rope_scaling.factor='2', expected a number",
-        ),
-        (
-            changed(rope_scaling=dict(type='longrope', long_factor=2.0, short_factor=[1.0])),
-            'long_factor=2.0, expected a list of at most 8192 entries, each a number',
-        ),
-        (
-            changed(rope_scaling=dict(type='longrope', long_factor=[1.0], short_factor=[1.0])),
-            "'longrope' lacks 'original_max_position_embeddings' or 'factor'",
-        ),
-        (changed(rope_theta='1e4'), "rope_theta='1e4', expected a number"),
-        (
-            changed(rope_scaling={'type': 'proportional', 'factor': 2.0}),
-            'factor of 2.0 is not supported',
-        ),
-        (
-            changed(
-                rope_scaling=dict(
-                    type='longrope', long_factor=[1.0], short_factor=[1.0, 2.0], factor=2.0
-                )
-            ),
-            'config.json: long_factor has 1 entries, expected 4, half of the rotated width of a '
-            'head of 8',
-        ),
-        (changed(hidden_size='a'), "hidden_size='a', expected a whole number from 1 to 1048576"),
-        (
-            changed(num_hidden_layers=2.0),
-            'num_hidden_layers=2.0, expected a whole number from 1 to 4096',
-        ),
-        (changed(model_type=['llama']), r"unknown architecture \['llama'\]"),
-        (changed(rms_norm_eps='a'), "rms_norm_eps='a', expected a number"),
-        (
-            changed(sliding_window='4', model_type='mistral'),
-            "sliding_window='4', expected a whole number from 1 to 2147483647",
-        ),
-        (
-            changed(layer_types=['full_attention']),
-            'layer_types has 1 entries, expected one for each of 2 layers',
-        ),
-        (
-            changed(quantization_config={'quant_method': 'gptq'}),
-            'quantization_config is not supported',
-        ),
-        (changed(attn_logit_softcapping=30.0), 'attn_logit_softcapping=30.0 is not supported'),
-        (
-            changed(
-                max_position_embeddings=16,
-                rope_scaling={
-                    'type': 'yarn',
-                    'factor': 4.0,
-                    'original_max_position_embeddings': 64,
-                },
-            ),
-            'original_max_position_embeddings=64 is longer than max_position_embeddings=16',
-        ),
-        (changed(layer_types=['odd', 'full_attention']), "layer_types has 'odd'"),
-        (
-            surplus_in_a_shard,
-            "has a tensor 'stray' that model.safetensors.index.json does not list",
-        ),
-        (lambda path: (path / 'config.json').write_text('{'), 'config.json is not JSON'),
-    ],
-)
-def test_damage_is_named(llama, damage, message):
-    damage(llama)
+@pytest.mark.parametrize('message', DAMAGED)
+def test_damage_is_named(llama, message):
+    DAMAGED[message](llama)
     with pytest.raises(ValueError, match=message):
         load_pretrained(llama)
 
@@ -404,80 +278,37 @@ def test_what_is_no_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'fields, message',
-    [
-        ({**LLAMA, 'tie': True}, 'the tied table is multiplied by 4.899'),
-        ({**LLAMA, 'encoding': 'alibi()'}, 'no exported architecture is a model with .* alibi'),
-        (
-            {**LLAMA, 'encoding': 'rope(freqs=giraffe(factor=2.0))'},
-            'transformers has no such frequencies',
-        ),
-        (
-            {**LLAMA, 'encoding': 'rope(freqs=yarn(dynamic=True))'},
-            'transformers has no such frequencies',
-        ),
-        ({**LLAMA, 'encoding': 'rope() | window(size=3)'}, 'rope | window'),
-        ({**LLAMA, 'lora_rank': 2}, r'adapters .* export model.merged\(\)'),
-        ({**LLAMA, 'embedding_norm': True}, 'a norm behind the embedding'),
-        ({**LLAMA, 'encoding': 'rope(layout="interleaved")'}, "layout 'half' .* got 'interleaved'"),
-        ({**LLAMA, 'mlp': 'gelu'}, "mlp='gelu'"),
-        ({**LLAMA, 'kind': 'encoder'}, "kind 'encoder'"),
-    ],
-)
-def test_what_cannot_be_exported_says_why(fields, message, tmp_path):
-    with pytest.raises(PretrainedError, match=message):
-        export_pretrained(model_of(**fields), tmp_path)
-
-
-@pytest.mark.parametrize(
-    'config, spec',
-    [
-        ({'rope_theta': 5e5}, 'rope(base=500000.0)'),
-        (
-            {
-                'rope_scaling': {
-                    'rope_type': 'yarn',
-                    'factor': 4.0,
-                    'original_max_position_embeddings': 16,
-                    'mscale_all_dim': 0,
-                }
-            },
-            'rope(base=10000.0, freqs=yarn(factor=4.0, train_len=16))',
-        ),
-        ({'rotary_pct': 0.25}, 'rope(base=10000.0, partial=0.25)'),
-        (
-            {
-                'rope_parameters': {
-                    'rope_type': 'proportional',
-                    'rope_theta': 1e4,
-                    'partial_rotary_factor': 0.5,
-                }
-            },
-            'rope(base=10000.0, freqs=p_rope(p=0.5))',
-        ),
-        (
-            {
-                'rope_scaling': {
-                    'type': 'dynamic',
-                    'factor': 2.0,
-                    'finetuned': True,
-                    'beta_fast': None,
-                }
-            },
-            'rope(base=10000.0, freqs=dynamic_ntk(factor=2.0, train_len=64))',
-        ),
-        (
-            {
-                'rope_scaling': {
-                    'rope_type': 'yarn',
-                    'factor': 4.0,
-                    'original_max_position_embeddings': 16,
-                    'beta_fast': 32,
-                }
-            },
-            'rope(base=10000.0, freqs=yarn(factor=4.0, train_len=16, beta_fast=32.0))',
-        ),
-    ],
+    'spec, config',
+    {
+        'rope(base=500000.0)': {'rope_theta': 5e5},
+        'rope(base=10000.0, freqs=yarn(factor=4.0, train_len=16))': {
+            'rope_scaling': {
+                'rope_type': 'yarn',
+                'factor': 4.0,
+                'original_max_position_embeddings': 16,
+                'mscale_all_dim': 0,
+            }
+        },
+        'rope(base=10000.0, partial=0.25)': {'rotary_pct': 0.25},
+        'rope(base=10000.0, freqs=p_rope(p=0.5))': {
+            'rope_parameters': {
+                'rope_type': 'proportional',
+                'rope_theta': 1e4,
+                'partial_rotary_factor': 0.5,
+            }
+        },
+        'rope(base=10000.0, freqs=dynamic_ntk(factor=2.0, train_len=64))': {
+            'rope_scaling': {'type': 'dynamic', 'factor': 2.0, 'finetuned': True, 'beta_fast': None}
+        },
+        'rope(base=10000.0, freqs=yarn(factor=4.0, train_len=16, beta_fast=32.0))': {
+            'rope_scaling': {
+                'rope_type': 'yarn',
+                'factor': 4.0,
+                'original_max_position_embeddings': 16,
+                'beta_fast': 32,
+            }
+        },
+    }.items(),
 )
 def test_declared_scalings_as_spec_strings(config, spec):
     config = {'max_position_embeddings': 64, **config}
@@ -523,55 +354,45 @@ def test_smollm2_has_the_published_logits_and_tokens():
     assert found.tokenizer.decode(new).startswith(' Paris.\n\nThe answer is')
 
 
+FIELDS = {
+    'llama.context_length': 32,
+    'llama.embedding_length': 8,
+    'llama.block_count': 1,
+    'llama.feed_forward_length': 12,
+    'llama.attention.head_count': 2,
+    'llama.attention.layer_norm_rms_epsilon': 1e-5,
+    'llama.rope.freq_base': 1e4,
+    'tokenizer.ggml.tokens': ['a', 'b', 'ab', 'd'],
+    'tokenizer.ggml.token_type': [1] * 4,
+    'tokenizer.ggml.merges': ['a b'],
+}
+SHAPES = {
+    **{f'blk.0.attn_{name}': (8, 8) for name in ('q', 'k', 'v', 'output')},
+    **{'blk.0.ffn_gate': (12, 8), 'blk.0.ffn_up': (12, 8), 'blk.0.ffn_down': (8, 12)},
+    **{'blk.0.attn_norm': (8,), 'blk.0.ffn_norm': (8,), 'token_embd': (4, 8)},
+}
+
+
 def write_gguf(path, model='gpt2', factors=None, bos=None, norm=np.ones(8, np.float32), fields=()):
     """A llama file of one layer with four tokens."""
     import gguf
 
-    writer = gguf.GGUFWriter(path, 'llama')
-    (
-        writer.add_context_length(32),
-        writer.add_embedding_length(8),
-        writer.add_block_count(1),
-        writer.add_feed_forward_length(12),
-    )
-    writer.add_head_count(2), writer.add_layer_norm_rms_eps(1e-5), writer.add_rope_freq_base(1e4)
-    (
-        writer.add_tokenizer_model(model),
-        writer.add_token_list(['a', 'b', 'ab', 'd']),
-        writer.add_token_types([1] * 4),
-    )
-    writer.add_token_merges(['a b'])
-    if bos is not None:
-        writer.add_bos_token_id(bos), writer.add_add_bos_token(True)
-    for name, value in dict(fields).items():
-        kinds = {
-            bool: writer.add_bool,
-            int: writer.add_uint32,
-            float: writer.add_float32,
-            str: writer.add_string,
-        }
-        kinds[type(value)](name, value)
-    rng = np.random.default_rng(0)
-    into = {
-        'attn_q': (8, 8),
-        'attn_k': (8, 8),
-        'attn_v': (8, 8),
-        'attn_output': (8, 8),
-        'ffn_gate': (12, 8),
-        'ffn_up': (12, 8),
-    }
-    for name, shape in {**into, 'ffn_down': (8, 12), 'attn_norm': (8,), 'ffn_norm': (8,)}.items():
-        writer.add_tensor(f'blk.0.{name}.weight', rng.normal(size=shape).astype(np.float32))
-    writer.add_tensor('token_embd.weight', rng.normal(size=(4, 8)).astype(np.float32))
+    writer, rng = gguf.GGUFWriter(path, 'llama'), np.random.default_rng(0)
+    kinds = ('bool', 'bool'), ('int', 'uint32'), ('float', 'float32'), ('str', 'string')
+    add = {kind: getattr(writer, f'add_{name}') for kind, name in (*kinds, ('list', 'array'))}
+    begin = {'tokenizer.ggml.bos_token_id': bos, 'tokenizer.ggml.add_bos_token': True}
+    own = {**FIELDS, 'tokenizer.ggml.model': model, **({} if bos is None else begin)}
+    for name, value in {**own, **dict(fields)}.items():
+        add[type(value).__name__](name, value)
+    for name, shape in SHAPES.items():
+        writer.add_tensor(f'{name}.weight', rng.normal(size=shape).astype(np.float32))
     writer.add_tensor('output_norm.weight', norm)
     if factors is not None:
         writer.add_tensor('rope_freqs.weight', np.asarray(factors, np.float32))
-    (
-        writer.write_header_to_file(),
-        writer.write_kv_data_to_file(),
-        writer.write_tensors_to_file(),
-        writer.close(),
-    )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
     return path
 
 
@@ -590,17 +411,15 @@ def test_factors_in_a_gguf_file_divide_the_frequencies(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'norm, message',
-    [
-        (
-            np.full(8, np.nan, np.float16),
-            "bad.gguf: the tensor 'model.norm.weight' holds nan, expected finite",
+    'message, norm',
+    {
+        "bad.gguf: the tensor 'model.norm.weight' holds nan, expected finite": np.full(
+            8, np.nan, np.float16
         ),
-        (
-            np.ones(8, np.int8),
-            "bad.gguf: the tensor 'model.norm.weight' is of type I8, expected e.g. F32",
+        "bad.gguf: the tensor 'model.norm.weight' is of type I8, expected e.g. F32": np.ones(
+            8, np.int8
         ),
-    ],
+    }.items(),
 )
 def test_weights_of_a_gguf_file_are_finite_floats(norm, message, tmp_path):
     pytest.importorskip('gguf')
@@ -623,9 +442,8 @@ def test_special_tokens_of_a_gguf_file(tmp_path):
 
 
 def gguf_scaling(factor=2.0, **fields):
-    return {
-        f'llama.rope.scaling.{name}': value for name, value in dict(fields, factor=factor).items()
-    }
+    named = dict(fields, factor=factor).items()
+    return {f'llama.rope.scaling.{name}': value for name, value in named}
 
 
 @pytest.mark.parametrize(
@@ -660,26 +478,22 @@ def test_factors_beside_a_linear_scaling_are_multiplied(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'fields, message',
-    [
+    'message, fields',
+    {
         (
-            gguf_scaling(type='yarn'),
             "bad.gguf: rope scaling of type 'yarn' together with rope_freqs.weight, expected "
-            'linear or none',
+            'linear or none'
+        ): gguf_scaling(type='yarn'),
+        'bad.gguf: llama.rope.scaling.attn_factor=2.0 is not supported': gguf_scaling(
+            attn_factor=2.0
         ),
-        (
-            gguf_scaling(attn_factor=2.0),
-            'bad.gguf: llama.rope.scaling.attn_factor=2.0 is not supported',
+        "bad.gguf: llama.rope.scaling.facotr=1.0 is not .*; did you mean 'factor'": gguf_scaling(
+            facotr=1.0
         ),
-        (
-            gguf_scaling(facotr=1.0),
-            "bad.gguf: llama.rope.scaling.facotr=1.0 is not supported; did you mean 'factor'",
-        ),
-        (
-            {'llama.rope.scaling.type': 'linear'},
-            "bad.gguf: rope scaling of type 'linear' lacks the field llama.rope.scaling.factor",
-        ),
-    ],
+        "bad.gguf: rope scaling of type 'linear' lacks the field llama.rope.scaling.factor": {
+            'llama.rope.scaling.type': 'linear'
+        },
+    }.items(),
 )
 def test_a_scaling_of_a_gguf_file_that_would_be_dropped_is_refused(fields, message, tmp_path):
     pytest.importorskip('gguf')

@@ -32,16 +32,20 @@ def read(tmp_path):
     return read
 
 
+def of(kind, **fields):
+    return {'type': kind, **fields}
+
+
 def replace(pattern, content):
-    return {'type': 'Replace', 'pattern': pattern, 'content': content}
+    return of('Replace', pattern=pattern, content=content)
 
 
 def sequence(*normalizers):
-    return {'type': 'Sequence', 'normalizers': list(normalizers)}
+    return of('Sequence', normalizers=list(normalizers))
 
 
 def precompiled(data):
-    return {'type': 'Precompiled', 'precompiled_charsmap': base64.b64encode(data).decode()}
+    return of('Precompiled', precompiled_charsmap=base64.b64encode(data).decode())
 
 
 def template(*single, special=None):
@@ -57,196 +61,117 @@ A, S = {'Sequence': {'id': 'A', 'type_id': 0}}, {'SpecialToken': {'id': '<s>', '
 GROW = replace({'Regex': 'a*'}, 'x' * 100)
 
 
-@pytest.mark.parametrize(
-    'fields, message',
-    [
-        # The process is ended by these, for want of memory.
-        (
-            {'normalizer': precompiled(b'\xff\xff\xff\xff')},
-            'normalizer.precompiled_charsmap is damaged: its trie would have 4294967295 bytes',
-        ),
+DAMAGED = 'precompiled_charsmap is damaged'
+TRIE = f'{DAMAGED}: its trie'
+REFUSED = {  # field of the file -> message -> what the field has
+    'normalizer': {
+        # The process is ended by this one, for want of memory.
+        f'normalizer.{TRIE} would have 4294967295 bytes': precompiled(b'\xff\xff\xff\xff'),
         # These run for ever, or fill the memory.
-        (
-            {'normalizer': sequence(*[GROW] * 5)},
-            r'normalizer can make a text 1.051e\+10 times longer, expected at most 1000 times; '
-            r'.* Replace',
+        r'text 1.051e\+10 times longer, expected at most 1000 times; .* Replace': sequence(
+            *[GROW] * 5
         ),
-        (
-            {'normalizer': sequence(*[{'type': 'ByteLevel'}] * 30)},
-            r'normalizer can make a text 1.074e\+09 times longer',
-        ),
-        (
-            {'normalizer': sequence(*[{'type': 'NFC'}] * 65)},
-            'normalizer is a sequence of 65, expected at most 64',
-        ),
-        (
-            {'normalizer': sequence(sequence(GROW), sequence(sequence(GROW)))},
-            r'normalizer can make a text 1.02e\+04 times longer',
-        ),
-        (
-            {'normalizer': {'type': 'Prepend', 'prepend': 'x' * 1001}},
-            'normalizer.prepend=.*, expected a text of 1 to 1000 characters',
-        ),
-        ({'decoder': {'type': 'Sequence', 'decoders': [GROW] * 5}}, 'decoder can make a text'),
-        (
-            {'pre_tokenizer': {'type': 'Sequence', 'pretokenizers': [{'type': 'ByteLevel'}] * 30}},
-            'pre_tokenizer can make a text',
-        ),
+        r'make a text 1.074e\+09 times longer': sequence(*[of('ByteLevel')] * 30),
+        'normalizer is a sequence of 65, expected at most 64': sequence(*[of('NFC')] * 65),
+        r'make a text 1.02e\+04 times longer': sequence(sequence(GROW), sequence(sequence(GROW))),
+        'prepend=.*, expected a text of 1 to 1000 characters': of('Prepend', prepend='x' * 1001),
         # The library panics at these.
-        ({'normalizer': precompiled(b'')}, 'normalizer.precompiled_charsmap is damaged'),
-        (
-            {'normalizer': {'type': 'Precompiled', 'precompiled_charsmap': None}},
-            'normalizer.precompiled_charsmap=None, expected a text',
+        f'normalizer.{DAMAGED}': precompiled(b''),
+        'charsmap=None, expected a text': of('Precompiled', precompiled_charsmap=None),
+        f'{DAMAGED}: not base64': of('Precompiled', precompiled_charsmap='#'),
+        f'{TRIE} would have 0 bytes, expected a multiple of 4 up to 4': precompiled(bytes(8)),
+        f'{TRIE} points to unit 255 of 1': precompiled(b'\4\0\0\0' + bytes(4)),
+        r"normalizers\[0\].prepend='', expected a text of 1 to": sequence(
+            of('Prepend', prepend=''), of('NFD')
         ),
-        (
-            {'normalizer': {'type': 'Precompiled', 'precompiled_charsmap': '#'}},
-            'precompiled_charsmap is damaged: not base64',
-        ),
-        (
-            {'normalizer': precompiled(bytes(8))},
-            'precompiled_charsmap is damaged: its trie would have 0 bytes, expected a multiple '
-            'of 4 up to 4',
-        ),
-        (
-            {'normalizer': precompiled(b'\4\0\0\0' + bytes(4))},
-            'precompiled_charsmap is damaged: its trie points to unit 255 of 1',
-        ),
-        (
-            {'pre_tokenizer': {'type': 'FixedLength', 'length': 0}},
-            'pre_tokenizer.length=0, expected a whole number from 1',
-        ),
-        (
-            {'post_processor': template(S)},
-            r"post_processor.single\[0\].id='<s>', expected one of the template's special_tokens",
-        ),
-        (
-            {'post_processor': template({'SpecialToken': {'id': {}, 'type_id': 0}})},
-            r'post_processor.single\[0\].id={}, expected one of the template',
-        ),
-        (
-            {'post_processor': template({'Sequence': {'id': 'B', 'type_id': 0}})},
-            r"post_processor.single holds the texts \['B'\], expected each of \['A'\] once",
-        ),
-        (
-            {'post_processor': template()},
-            r'post_processor.single holds the texts \[\], expected each',
-        ),
-        (
-            {'post_processor': template(A, A)},
-            r"post_processor.single holds the texts \['A', 'A'\], expected each",
-        ),
-        (
-            {'model': {**BPE, 'continuing_subword_prefix': '##long'}},
-            r"model.merges\[0\] is \['a', 'b'\], expected the second to begin with '##long'",
-        ),
-        (
-            {'model': {**BPE, 'continuing_subword_prefix': 'é'}},
-            "model.continuing_subword_prefix='é', expected ASCII",
-        ),
-        (
-            {
-                'decoder': {
-                    'type': 'CTC',
-                    'pad_token': 'a',
-                    'word_delimiter_token': '',
-                    'cleanup': True,
-                }
-            },
-            "decoder.word_delimiter_token='', expected a text of 1 to",
-        ),
-        (
-            {'normalizer': sequence({'type': 'Prepend', 'prepend': ''}, {'type': 'NFD'})},
-            r"normalizers\[0\].prepend='', expected a text of 1 to",
-        ),
-        (
-            {'normalizer': sequence(replace({'String': ''}, ' '), {'type': 'NFD'})},
-            r"normalizers\[0\].pattern={'String': ''}, expected",
-        ),
-        (
-            {'decoder': {'type': 'Strip', 'content': 'a', 'start': 1, 'stop': 1}},
-            'decoder.stop=1, expected 0',
+        r"normalizers\[0\].pattern={'String': ''}, expected": sequence(
+            replace({'String': ''}, ' '), of('NFD')
         ),
         # What is malformed otherwise.
-        (
-            {'normalizer': {'type': 'Lowercas'}},
-            "normalizer.type='Lowercas' is not known; did you mean 'Lowercase'",
+        "normalizer.type='Lowercas' is not known; did you mean 'Lowercase'": of('Lowercas'),
+        r'normalizer.normalizers\[1\]=3, expected an object': sequence(of('NFC'), 3),
+        r"normalizers\[0\].normalizers\[0\] lacks 'strip_left', expected true or false": sequence(
+            sequence(of('Strip'))
         ),
-        (
-            {'normalizer': sequence({'type': 'NFC'}, 3)},
-            r'normalizer.normalizers\[1\]=3, expected an object',
+        'is not a tokenizer: recursion limit': functools.reduce(
+            lambda inner, _: sequence(inner), range(100), of('NFC')
         ),
-        (
-            {'normalizer': sequence(sequence({'type': 'Strip'}))},
-            r"normalizer.normalizers\[0\].normalizers\[0\] lacks 'strip_left', expected true or "
-            r'false',
+        "normalizer.pattern={'Regex': 3}, expected {'String': TEXT} or {'Regex': TEXT}": replace(
+            {'Regex': 3}, ''
         ),
-        (
-            {
-                'normalizer': functools.reduce(
-                    lambda inner, _: sequence(inner), range(100), {'type': 'NFC'}
-                )
-            },
-            'is not a tokenizer: recursion limit',
+        'is not a tokenizer: Oniguruma error: end pattern with unmatched parenthesis': replace(
+            {'Regex': '('}, ''
         ),
-        (
-            {'normalizer': replace({'Regex': 3}, '')},
-            "normalizer.pattern={'Regex': 3}, expected {'String': TEXT} or {'Regex': TEXT}",
+        'normalizer.pattern=.* of 1 to 10000 characters': replace({'Regex': 'a' * 10_001}, ''),
+    },
+    'pre_tokenizer': {
+        'pre_tokenizer can make a text': of('Sequence', pretokenizers=[of('ByteLevel')] * 30),
+        'pre_tokenizer.length=0, expected a whole number from 1': of('FixedLength', length=0),
+        "replacement='ab', expected a text of 1 to 1": of('Metaspace', replacement='ab'),
+        "pre_tokenizer.behavior='x', expected 'Removed'": of(
+            'Split', pattern={'String': 'a'}, behavior='x', invert=False
         ),
-        (
-            {'normalizer': replace({'Regex': '('}, '')},
-            'is not a tokenizer: Oniguruma error: end pattern with unmatched parenthesis',
+    },
+    'post_processor': {
+        r"single\[0\].id='<s>', expected one of the template's special_tokens": template(S),
+        r'single\[0\].id={}, expected one of the template': template(
+            {'SpecialToken': {'id': {}, 'type_id': 0}}
         ),
-        (
-            {'normalizer': replace({'Regex': 'a' * 10_001}, '')},
-            'normalizer.pattern=.* of 1 to 10000 characters',
+        r"single holds the texts \['B'\], expected each of \['A'\] once": template(
+            {'Sequence': {'id': 'B', 'type_id': 0}}
         ),
-        (
-            {'pre_tokenizer': {'type': 'Metaspace', 'replacement': 'ab'}},
-            "pre_tokenizer.replacement='ab', expected a text of 1 to 1 characters",
+        r'post_processor.single holds the texts \[\], expected each': template(),
+        r"single holds the texts \['A', 'A'\], expected each": template(A, A),
+        r"post_processor.sep=\['a', -1\], expected a token and its id": of(
+            'BertProcessing', sep=['a', -1], cls=['a', 0]
         ),
-        (
-            {
-                'pre_tokenizer': {
-                    'type': 'Split',
-                    'pattern': {'String': 'a'},
-                    'behavior': 'x',
-                    'invert': False,
-                }
-            },
-            "pre_tokenizer.behavior='x', expected 'Removed'",
+    },
+    'decoder': {
+        'decoder can make a text': of('Sequence', decoders=[GROW] * 5),
+        "decoder.word_delimiter_token='', expected a text of 1 to": of(
+            'CTC', pad_token='a', word_delimiter_token='', cleanup=True
         ),
-        (
-            {'post_processor': {'type': 'BertProcessing', 'sep': ['a', -1], 'cls': ['a', 0]}},
-            r"post_processor.sep=\['a', -1\], expected a token and its id",
-        ),
-        ({'model': {'type': 'BEP'}}, "model.type='BEP' is not known; did you mean 'BPE'"),
-        ({'model': {**BPE, 'merges': 3}}, 'model.merges=3, expected a list'),
-        (
-            {'model': {**BPE, 'merges': [['a', 'z']]}},
-            'is not a tokenizer: Token `z` out of vocabulary',
-        ),
-        (
-            {'model': {**BPE, 'vocab': {'a': 2**31}}},
-            r"model.vocab\['a'\]=2147483648, expected a whole number from 0 to 2147483647",
-        ),
-        (
-            {'model': {**BPE, 'vocab': {'a': 0, 'b': 0}}},
-            r"model.vocab\['b'\]=0, expected an id of its own: it is that of 'a'",
-        ),
-        ({'model': {**BPE, 'dropout': 0.5}}, 'model.dropout=0.5, expected null or 0'),
-        (
-            {'model': {**UNIGRAM, 'vocab': [['a', float('nan')]]}},
-            r"model.vocab\[0\] is \['a', nan\], expected a token and its score",
-        ),
-        ({'version': '\0'}, r"is not a tokenizer: Unknown tokenizer version '\\x00'"),
-        ({'model': {**UNIGRAM, 'unk_id': 7}}, 'is not a tokenizer: Unable to load vocab'),
-        ({'added_tokens': [{'id': 0}]}, r"added_tokens\[0\] lacks 'content'"),
-        ({'model': None}, 'model=None, expected an object'),
-    ],
+        'decoder.stop=1, expected 0': of('Strip', content='a', start=1, stop=1),
+    },
+    'model': {
+        'model=None, expected an object': None,
+        "model.type='BEP' is not known; did you mean 'BPE'": of('BEP'),
+        'model.merges=3, expected a list': {**BPE, 'merges': 3},
+        'is not a tokenizer: Token `z` out of vocabulary': {**BPE, 'merges': [['a', 'z']]},
+        r"model.merges\[0\] is \['a', 'b'\], expected the second to begin with '##long'": {
+            **BPE,
+            'continuing_subword_prefix': '##long',
+        },
+        "model.continuing_subword_prefix='é', expected ASCII": {
+            **BPE,
+            'continuing_subword_prefix': 'é',
+        },
+        r"model.vocab\['a'\]=2147483648, expected a whole number from 0 to 2147483647": {
+            **BPE,
+            'vocab': {'a': 2**31},
+        },
+        r"model.vocab\['b'\]=0, expected an id of its own: it is that of 'a'": {
+            **BPE,
+            'vocab': {'a': 0, 'b': 0},
+        },
+        'model.dropout=0.5, expected null or 0': {**BPE, 'dropout': 0.5},
+        r"model.vocab\[0\] is \['a', nan\], expected a token and its score": {
+            **UNIGRAM,
+            'vocab': [['a', float('nan')]],
+        },
+        'is not a tokenizer: Unable to load vocab': {**UNIGRAM, 'unk_id': 7},
+    },
+    'version': {r"is not a tokenizer: Unknown tokenizer version '\\x00'": '\0'},
+    'added_tokens': {r"added_tokens\[0\] lacks 'content'": [{'id': 0}]},
+}
+
+
+@pytest.mark.parametrize(
+    'field, message', [(field, message) for field, rows in REFUSED.items() for message in rows]
 )
-def test_a_tokenizer_is_checked_before_the_library_has_it(read, fields, message):
+def test_a_tokenizer_is_checked_before_the_library_has_it(read, field, message):
     with pytest.raises(PretrainedError, match=f'tokenizer.json.*{message}') as found:
-        read(**fields)
+        read(**{field: REFUSED[field][message]})
     assert problem(found.value) is None
 
 
@@ -302,43 +227,30 @@ def test_whatever_the_library_builds_is_read(tmp_path):
     are.
     """
     n, p, q, d = normalizers, pre_tokenizers, processors, decoders
-    plain = [
-        n.StripAccents(),
-        n.NFC(),
-        n.NFD(),
-        n.NFKC(),
-        n.NFKD(),
-        n.Lowercase(),
-        n.Nmt(),
-        n.BertNormalizer(),
-        n.Strip(),
-    ]
-    words = [
-        p.BertPreTokenizer(),
-        p.Whitespace(),
-        p.WhitespaceSplit(),
-        p.UnicodeScripts(),
-        p.CharDelimiterSplit('x'),
-        p.Punctuation(),
-        p.Digits(),
-    ]
+    all_of = lambda library, names: [getattr(library, name)() for name in names.split()]
+    plain = all_of(n, 'StripAccents NFC NFD NFKC NFKD Lowercase Nmt BertNormalizer Strip')
+    words = all_of(
+        p, 'BertPreTokenizer Whitespace WhitespaceSplit UnicodeScripts Punctuation Digits'
+    )
+    charsmap = n.Precompiled(charsmap_of(trie(), b'b\0'))
+    around = dict(single='a $A', pair='a $A $B:1', special_tokens=[('a', 0)])
+    pair = ('a', 0), ('b', 1)
+    strip = d.Strip(' ', 1, 0)
     parts = {
-        'normalizer': [*plain, n.Replace('a', 'b'), n.Prepend('▁'), n.ByteLevel(),
-            n.Precompiled(charsmap_of(trie(), b'b\0')), n.Sequence(plain)],
-        'pre_tokenizer': [*words, p.ByteLevel(), p.Metaspace(), p.Split('a', 'isolated'),
-            p.FixedLength(5), p.Sequence(words)],
+        'normalizer': [
+            *plain, n.Replace('a', 'b'), n.Prepend('▁'), n.ByteLevel(), charsmap, n.Sequence(plain)
+        ],
+        'pre_tokenizer': [
+            *words, p.CharDelimiterSplit('x'), p.ByteLevel(), p.Metaspace(),
+            p.Split('a', 'isolated'), p.FixedLength(5), p.Sequence(words),
+        ],
         'post_processor': [
-            q.ByteLevel(), q.BertProcessing(('a', 0), ('b', 1)), q.RobertaProcessing(('a', 0), ('b',
-                1)),
-            q.TemplateProcessing(single='a '
-                                        '$A', pair='a $A '
-                                                   '$B:1', special_tokens=[('a', 0)]),
-                                                   q.Sequence([q.ByteLevel()]),
+            q.ByteLevel(), q.BertProcessing(*pair), q.RobertaProcessing(*pair),
+            q.TemplateProcessing(**around), q.Sequence([q.ByteLevel()]),
         ],
         'decoder': [
-            d.ByteLevel(), d.WordPiece(), d.Metaspace(), d.CTC(), d.BPEDecoder(), d.Replace('a',
-                'b'), d.Fuse(), d.ByteFallback(), d.Strip(' ', 1, 0),
-            d.Sequence([d.Fuse(), d.Strip(' ', 1, 0)]),
+            *all_of(d, 'ByteLevel WordPiece Metaspace CTC BPEDecoder Fuse ByteFallback'),
+            d.Replace('a', 'b'), strip, d.Sequence([d.Fuse(), strip]),
         ],
     }  # fmt: skip
     vocabulary = {'a': 0, 'b': 1, '[UNK]': 2}

@@ -1,7 +1,5 @@
 """DuoAttention: retrieval heads see the whole text, streaming heads only first and last tokens."""
 
-import numbers
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ from jaxtyping import Array, Bool, Float
 from posenc_jax.lab.decoding.contexts import has_part
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.language.spec import CONTEXT
+from posenc_jax.protocol.bounds import Count
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Constant, Encoding
@@ -41,10 +40,6 @@ def retrieval_heads(
     Raises:
       ValueError: gates of a wrong shape or outside 0 .. 1; a sparsity or threshold outside 0 .. 1;
         both of these or neither.
-
-    Example:
-      >>> retrieval_heads(jnp.array([[0.9, 0.1], [0.3, 0.7]]), sparsity=0.5).tolist()
-      [[True, False], [False, True]]
     """
     gates = np.asarray(gates, np.float64)
     if gates.ndim != 2 or not gates.size:
@@ -125,17 +120,12 @@ class DuoAttention(Mask):
 
     def __init__(
         self,
-        sink: int,
-        recent: int,
+        sink: Count,
+        recent: Count,
         retrieval: tuple[int, ...] = (),
         heads: int = CONTEXT,
         kv_heads: int = CONTEXT,
     ):
-        if not all(isinstance(size, numbers.Integral) and size >= 0 for size in (sink, recent)):
-            raise ValueError(
-                f'duo_attention: expected integers sink >= 0 and recent >= 0, got {sink=}, '
-                f'{recent=}'
-            )
         if len(set(retrieval)) != len(retrieval) or not set(retrieval) <= set(range(kv_heads)):
             raise ValueError(
                 f'duo_attention: retrieval names key heads of 0 .. {kv_heads - 1}, each once; '

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.lab.decoding.decode import append, check_last, read_ids
+from posenc_jax.lab.decoding.decode import append, check_prompts, read_ids
 from posenc_jax.lab.decoding.decoding import Decoding
 from posenc_jax.lab.decoding.duo_attention import DuoAttention, Heads, _mask_of, heads_of, with_mask
 from posenc_jax.lab.model.transformer import Transformer
@@ -27,18 +27,16 @@ class DuoLayer:
 
     Attributes:
       k, v: all keys and values of the retrieval heads, as in `posenc_jax.layer.cache`.
-      sink_k, sink_v: keys and values of the streaming heads for the first `sink` tokens.
-      recent_k, recent_v: keys and values of the streaming heads for the last `recent + 1` tokens,
-        in a ring buffer: the token with index c is in slot c mod (recent + 1).
+      kept_k, kept_v: keys and values of the streaming heads for the first `sink` tokens, and behind
+        them for the last `recent + 1` tokens, in a ring buffer: the token with index c is in slot
+        `sink + c mod (recent + 1)`.
       heads: for each key head, whether it is a retrieval head.
     """
 
     k: Float[Array, 'B R S H']
     v: Float[Array, 'B R S H']
-    sink_k: Float[Array, 'B C sink H']
-    sink_v: Float[Array, 'B C sink H']
-    recent_k: Float[Array, 'B C recent H']
-    recent_v: Float[Array, 'B C recent H']
+    kept_k: Float[Array, 'B C kept H']
+    kept_v: Float[Array, 'B C kept H']
     heads: Heads = dataclasses.field(metadata=dict(static=True))
 
 
@@ -74,12 +72,8 @@ def prefill(
             f'prompts must be integers [B, T] with T at least 1, got {prompts.dtype} '
             f'{prompts.shape}'
         )
-    if cache.layers:
-        raise ValueError('prefill needs an empty cache; continue a filled one with decode_step')
+    check_prompts(cache, prompts, last)
     (batch, length), tok = prompts.shape, cache.tokens[0]
-    if length > tok.length:
-        raise ValueError(f'prompts of {length} tokens do not fit a cache of {tok.length}')
-    check_last(last, length)
     if rows := sorted({leaf.shape[0] for leaf in jax.tree.leaves(tok)} - {1, batch}):
         raise ValueError(
             f'duo_attention: the cache has {rows[0]} rows, the prompts {batch}; expected {batch} '
@@ -223,19 +217,15 @@ def _split(heads: Heads) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(heads), np.flatnonzero(~np.asarray(heads, bool))
 
 
-def _sinks(tok: Tokens, sink: int) -> Int[Array, '#B sink']:
-    """Indices of the first `sink` real tokens of every row; a row with fewer tokens also gets
-    indices beyond the capacity.
+def _kept_index(mask: DuoAttention, tok: Tokens, cursor) -> Int[Array, '#B kept']:
+    """Indices of the tokens that streaming heads keep where the last token has index `cursor`. A
+    row with fewer tokens than sinks also gets indices beyond the capacity, and an empty slot of the
+    ring buffer has a negative index.
     """
     first = 0 if tok.valid is None else jnp.argmax(tok.valid, axis=1)[:, None]
-    return first + jnp.arange(sink)[None]
-
-
-def _ring(cursor, size: int) -> Int[Array, '1 size']:
-    """Indices of the tokens in the slots of a ring buffer whose last token has index `cursor`; an
-    empty slot has a negative index.
-    """
-    return (cursor - (cursor - jnp.arange(size)) % size)[None]
+    sinks, size = first + jnp.arange(mask.sink)[None], mask.recent + 1
+    ring = cursor - (cursor - jnp.arange(size)) % size
+    return jnp.concatenate([sinks, jnp.broadcast_to(ring, (len(sinks), size))], axis=1)
 
 
 def _at(a: Array, index: Int[Array, '#B n'], axis: int) -> Array:
@@ -254,11 +244,8 @@ def _kept(mask: DuoAttention, heads: Heads, k, v, tok: Tokens, length: int) -> D
     retrieval, streaming = _split(heads)
     k, v = (jnp.swapaxes(a, 1, 2) for a in (k, v))
     room = lambda a: jnp.pad(a[:, retrieval], ((0, 0), (0, 0), (0, tok.length - length), (0, 0)))
-    kept = lambda a, index: _at(a[:, streaming], index, 2)
-    sinks, ring = _sinks(tok, mask.sink), _ring(length - 1, mask.recent + 1)
-    return DuoLayer(
-        room(k), room(v), kept(k, sinks), kept(v, sinks), kept(k, ring), kept(v, ring), heads
-    )
+    kept = lambda a: _at(a[:, streaming], _kept_index(mask, tok, length - 1), 2)
+    return DuoLayer(room(k), room(v), kept(k), kept(v), heads)
 
 
 def _appended(own: DuoLayer, mask: DuoAttention, k, v, new: Tokens, cursor) -> DuoLayer:
@@ -274,15 +261,18 @@ def _appended(own: DuoLayer, mask: DuoAttention, k, v, new: Tokens, cursor) -> D
     is_sink = new.rank == jnp.arange(mask.sink)
     if new.valid is not None:
         is_sink &= new.valid
-    first = lambda buffer, a: jnp.where(is_sink[:, None, :, None], a.astype(buffer.dtype), buffer)
-    slot = cursor % (mask.recent + 1)
+    is_sink = jnp.pad(is_sink, ((0, 0), (0, mask.recent + 1)))[:, None, :, None]
+    slot = mask.sink + cursor % (mask.recent + 1)
+
+    def keep(buffer, a):
+        ring = write(buffer, a[:, streaming], slot)
+        return jnp.where(is_sink, a[:, streaming].astype(buffer.dtype), ring)
+
     return DuoLayer(
         write(own.k, k[:, retrieval], cursor),
         write(own.v, v[:, retrieval], cursor),
-        first(own.sink_k, k[:, streaming]),
-        first(own.sink_v, v[:, streaming]),
-        write(own.recent_k, k[:, streaming], slot),
-        write(own.recent_v, v[:, streaming], slot),
+        keep(own.kept_k, k),
+        keep(own.kept_v, v),
         own.heads,
     )
 
@@ -294,21 +284,14 @@ def _attended(
     over the keys that they keep.
     """
     now, outs, order = filled(tok, cursor + 1), [], []
-    sinks, ring = _sinks(tok, mask.sink), _ring(cursor, mask.recent + 1)
-    rows = max(sinks.shape[0], ring.shape[0])
-    spread = lambda a: jnp.broadcast_to(a, (rows, a.shape[1]))
-    kept = jnp.concatenate([spread(sinks), spread(ring)], axis=1)
+    kept = _kept_index(mask, tok, cursor)
     slots = jax.tree.map(lambda a: _at(a, kept, 1), now)
     in_ring = jnp.arange(kept.shape[1])[None] >= mask.sink
     there = jnp.where(in_ring, (kept >= 0) & (slots.rank >= mask.sink), kept < tok.length)
     slots = dataclasses.replace(slots, valid=slots.valid & there)
-    join = lambda sink, recent: jnp.concatenate([sink, recent], axis=2)
     group = mask.heads // mask.kv_heads
     for key_heads, k, v, tk in zip(
-        _split(own.heads),
-        (own.k, join(own.sink_k, own.recent_k)),
-        (own.v, join(own.sink_v, own.recent_v)),
-        (now, slots),
+        _split(own.heads), (own.k, own.kept_k), (own.v, own.kept_v), (now, slots)
     ):
         if not len(key_heads):
             continue

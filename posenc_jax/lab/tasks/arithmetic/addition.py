@@ -12,7 +12,7 @@ from posenc_jax.lab.tasks.arithmetic.index_hints import draw_hints, hinted
 from posenc_jax.lab.tasks.arithmetic.scratchpad import recursive_scratchpad, scratchpad_width
 from posenc_jax.lab.tasks.coupling import Ids, coupled_addition_ids, coupled_sum_ids
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
-from posenc_jax.protocol.bounds import Ge
+from posenc_jax.protocol.bounds import Ge, Le
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
@@ -74,7 +74,7 @@ class Addition(PromptTask):
     ids: Ids = 'none'
     equal_length: bool = False
     reverse_operands: bool = False
-    index_hints: int = 0
+    index_hints: Annotated[int, Le(65_536)] = 0
     scratchpad: bool = False
     first_hint: Literal['least', 'most'] = 'least'
 
@@ -198,7 +198,7 @@ class Sums(PromptTask):
       ('$038+013+091=241', [0, 4, 3, 2, 1, 4, 3, 2, 1, 4, 3, 2, 1, 2, 3, 4])
     """
 
-    operands: Annotated[int, Ge(2)] = 3
+    operands: Annotated[int, Ge(2), Le(1000)] = 3
     ids: Ids = 'none'
 
     names = SYMBOLS

@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Int
@@ -10,7 +11,7 @@ from posenc_jax.lab.tasks.arithmetic.digits import digits_of, random_numbers, wr
 from posenc_jax.lab.tasks.coupling import Ids, coupled_multiplication_ids
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.lab.tasks.task import Length
-from posenc_jax.protocol.bounds import Count
+from posenc_jax.protocol.bounds import Count, Le
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
@@ -47,8 +48,8 @@ class Multiplication(PromptTask):
 
     reverse_output: bool = False
     pad_product: bool = False
-    digits: Count = 0
-    second: Count = 0
+    digits: Annotated[Count, Le(1000)] = 0
+    second: Annotated[Count, Le(1000)] = 0
     ids: Ids = 'none'
 
     names = '0123456789*=$_'

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from posenc_jax.base import extras
 from posenc_jax.lab.tasks.language.embedded import EmbeddedCorpus
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask, ragged
+from posenc_jax.protocol.bounds import Symbols
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
@@ -115,7 +116,7 @@ class Tipa(PromptTask):
     form: Literal['mapping', 'character', 'both'] = 'mapping'
     reverse: bool = True
     size: int = 512
-    most: int = 64
+    most: Symbols = 64
     held_out: bool = False
 
     joint = ' '

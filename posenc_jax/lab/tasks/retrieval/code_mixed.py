@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
-from posenc_jax.protocol.bounds import Le, Size
+from posenc_jax.protocol.bounds import Size, Symbols
 from posenc_jax.protocol.registry import register
 
 
@@ -36,7 +36,7 @@ class CodeMixed(PromptTask):
       ('b4 b7 a5 b5 b4 b4 1? b5 2?', [[0, 1, 0, 0, 1, 2], [0, 0, 1, 2, 2, 2]])
     """
 
-    letters: Annotated[Size, Le(10_000)] = 8
+    letters: Symbols = 8
     switches: Size = 6
     ids: Literal['none', 'switches'] = 'none'
 

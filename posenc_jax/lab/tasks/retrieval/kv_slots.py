@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.lab.tasks.task import Length
-from posenc_jax.protocol.bounds import Count, Finite, Size
+from posenc_jax.protocol.bounds import Count, Finite, Size, Symbols
 from posenc_jax.protocol.registry import register
 
 
@@ -41,8 +41,8 @@ class KVSlots(PromptTask):
       'k3 v57 v43 k11 v57 v19 k20 v56 v12 ASK k11 v57'
     """
 
-    keys: Size = 64
-    values: Size = 64
+    keys: Symbols = 64
+    values: Symbols = 64
     words: Size = 2
     slot: Count | None = None
     skew: Finite = 0.0

@@ -8,7 +8,7 @@ import functools
 import numpy as np
 
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
-from posenc_jax.protocol.bounds import NonNegative, Share, Size
+from posenc_jax.protocol.bounds import NonNegative, Share, Size, Symbols
 from posenc_jax.protocol.registry import register
 
 KEY, ASK, FIRST_FILLER = 10, 11, 12
@@ -38,7 +38,7 @@ class Passkey(PromptTask):
     """
 
     digits: Size = 3
-    fillers: Size = 24
+    fillers: Symbols = 24
     depth: Share | None = None
     lm_weight: NonNegative = 0.0
 
@@ -98,7 +98,7 @@ class Passkeys(PromptTask):
     keys: Size = 10
     words: Size = 32
     alphabet: Size = 64
-    fillers: Size = 24
+    fillers: Symbols = 24
 
     joint = ' '
     counted = 'input length with {0.keys} passkeys of {0.words} words'

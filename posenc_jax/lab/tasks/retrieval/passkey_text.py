@@ -1,10 +1,10 @@
 """Passkey retrieval in plain English, for models that have learned language."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from posenc_jax.lab.tasks.retrieval.text import TextRetrieval
-from posenc_jax.protocol.bounds import Share, Size
+from posenc_jax.protocol.bounds import Le, Share, Size
 from posenc_jax.protocol.registry import register
 
 TASK = (
@@ -49,7 +49,7 @@ class PasskeyText(TextRetrieval):
     """
 
     tokenizer: str | None = None
-    digits: Size = 5
+    digits: Annotated[Size, Le(1000)] = 5
     depth: Share | None = None
 
     fewest: ClassVar[int] = 0
