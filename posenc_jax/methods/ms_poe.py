@@ -174,14 +174,8 @@ class MsPoE(Wrapper):
         return rotate(x, angles, layout=self.encoding.layout, scale=temperature)
 
     def project(self, q, k, v, tq, tk, x=None):
-        ratios = self.ratios[...]
-        return (
-            self.rotate(q, tq.pos, ratios),
-            self.rotate(k, tk.pos, ratios[:: self.heads // self.kv_heads]),
-            v,
-            tq,
-            tk,
-        )
+        ratios, group = self.ratios[...], self.heads // self.kv_heads
+        return self.rotate(q, tq.pos, ratios), self.rotate(k, tk.pos, ratios[::group]), v, tq, tk
 
 
 def probe_heads(
@@ -215,9 +209,8 @@ def probe_heads(
     def layer(x, number, layer_type, block):
         parts = parts_of(model.encoding(layer_type, block))
         q, k, _ = block.attention.qkv(block.attention_norm(x))
-        q = jnp.take_along_axis(
-            q, jnp.broadcast_to(tok.last, q.shape[0])[:, None, None, None], axis=1
-        )[:, 0]
+        last = jnp.broadcast_to(tok.last, q.shape[0])[:, None, None, None]
+        q = jnp.take_along_axis(q, last, axis=1)[:, 0]
         order = head_order(head_scores(q, k, tok.valid).mean(0))
         ordered = lambda part: part.with_order(order, plain=number < skip)
         encoding = chain(*(ordered(part) if isinstance(part, MsPoE) else part for part in parts))

@@ -74,12 +74,8 @@ class NoPETemperature(Encoding):
     Example:
       >>> import posenc_jax as pj
       >>> from posenc_jax.methods.extend import extend
-      >>> longer = extend(
-      ...     pj.make('nope()', causal=True),
-      ...     'nope_temperature(1.6, per_head=True)',
-      ...     heads=4,
-      ...     train_len=64,
-      ... )
+      >>> short, sizes = pj.make('nope()', causal=True), dict(heads=4, train_len=64)
+      >>> longer = extend(short, 'nope_temperature(1.6, per_head=True)', **sizes)
       >>> longer.parts[0].temperatures().round(2).tolist()
       [1.6, 1.6, 1.6, 1.6]
     """
@@ -102,17 +98,13 @@ class NoPETemperature(Encoding):
             )
         self.slope, self.train_len = slope, train_len
         kind = nnx.Param if per_head else Constant
-        self.raw = kind(
-            jnp.broadcast_to(jnp.asarray(given, jnp.float32), (heads,)), axes=('heads',)
-        )
+        each = jnp.broadcast_to(jnp.asarray(given, jnp.float32), (heads,))
+        self.raw = kind(each, axes=('heads',))
 
     def temperatures(self) -> Float[Array, 'N']:
         """The temperatures in use, one per head."""
-        return (
-            clamp_through(self.raw[...], _LOWEST)
-            if isinstance(self.raw, nnx.Param)
-            else self.raw[...]
-        )
+        raw = self.raw[...]
+        return clamp_through(raw, _LOWEST) if isinstance(self.raw, nnx.Param) else raw
 
     def project(self, q, k, v, tq, tk, x=None):
         scale = self.temperatures()

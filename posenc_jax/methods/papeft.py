@@ -156,30 +156,10 @@ class PAPEFT(Encoding):
         number, count = tok.pos[..., 1], tok.pos[..., 2]
         if tok.valid is not None:
             number, count = (jnp.where(tok.valid, a, 0) for a in (number, count))
-        if not isinstance(number, jax.core.Tracer) and bool(
-            ((number < 0) | (number > count)).any()
-        ):
-            worst = int(jnp.where(number < 0, -number, number - count).argmax())
-            found = int(number.ravel()[worst]), int(count.ravel()[worst])
-            raise ValueError(
-                f'papeft: slot + 1 lies in 0 .. n, got {found[0]} of {found[1]} documents; n '
-                'counts all of them'
-            )
         if not isinstance(number, jax.core.Tracer):
-            real = (
-                count
-                if tok.valid is None
-                else jnp.where(tok.valid, count, count.max(axis=1, keepdims=True))
-            )
-            if (low := real.min(axis=1)).tolist() != (high := real.max(axis=1)).tolist():
-                row = int((high != low).argmax())
-                raise ValueError(
-                    f'papeft: all tokens of a row say the same n, got {int(low[row])} and '
-                    f'{int(high[row])} in row {row}'
-                )
-        return dataclasses.replace(tok, pos=tok.pos[..., 0]).with_feats(
-            papeft=tok.pos[..., None, 1:]
-        )
+            _check_slots(number, count, tok.valid)
+        index, slots = tok.pos[..., 0], tok.pos[..., None, 1:]
+        return dataclasses.replace(tok, pos=index).with_feats(papeft=slots)
 
     def embed(self, x: Float[Array, 'B L D'], tok) -> Num[Array, 'B L D']:
         placed = tok.feats.get('papeft')
@@ -188,3 +168,21 @@ class PAPEFT(Encoding):
         number, count = placed[..., 0, 0], placed[..., 0, 1]
         code = location_code(document_locations(number, count), self.w1[...], self.w2[...])
         return jnp.where((number > 0)[..., None], code.astype(x.dtype), x)
+
+
+def _check_slots(number, count, valid):
+    """Raises unless slots lie in 0 .. n, and all real tokens of a row say the same n."""
+    if bool(((number < 0) | (number > count)).any()):
+        worst = int(jnp.where(number < 0, -number, number - count).argmax())
+        raise ValueError(
+            f'papeft: slot + 1 lies in 0 .. n, got {int(number.ravel()[worst])} of '
+            f'{int(count.ravel()[worst])} documents; n counts all of them'
+        )
+    most = count.max(axis=1, keepdims=True)
+    least = (count if valid is None else jnp.where(valid, count, most)).min(axis=1)
+    if (least != most[:, 0]).any():
+        row = int((least != most[:, 0]).argmax())
+        raise ValueError(
+            f'papeft: all tokens of a row say the same n, got {int(least[row])} and '
+            f'{int(most[row, 0])} in row {row}'
+        )

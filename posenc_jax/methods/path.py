@@ -70,14 +70,8 @@ def path_match(
     Example:
       >>> one = lambda *rows: jnp.array(rows)[None, None]
       >>> w, beta = one([1.0, 0.0], [1.0, 0.0]), jnp.array([[[2.0, 2.0]]])
-      >>> s, _ = path_match(
-      ...     one([1.0, 2.0]),
-      ...     one([3.0, -1.0], [3.0, -1.0]),
-      ...     w,
-      ...     beta,
-      ...     jnp.array([[0, 1]]),
-      ...     one([True, True]),
-      ... )
+      >>> k, q, index = one([3.0, -1.0], [3.0, -1.0]), one([1.0, 2.0]), jnp.array([[0, 1]])
+      >>> s, _ = path_match(q, k, w, beta, index, one([True, True]))
       >>> s[0, 0, 0].tolist()
       [-5.0, 1.0]
     """
@@ -267,11 +261,8 @@ class PaTH(Carries, EvolvingKeys):
         tk = tk.with_feats(path={'w': w, 'beta': beta})
         # A name of its own, since it stays in the cache while `update_keys` consumes w and beta.
         if self.forget:
-            tk = tk.with_feats(
-                path_gates=real(
-                    jax.nn.log_sigmoid(own @ self.gate_kernel[...] + self.gate_bias[...])
-                )
-            )
+            gates = jax.nn.log_sigmoid(own @ self.gate_kernel[...] + self.gate_bias[...])
+            tk = tk.with_feats(path_gates=real(gates))
         return q, k, v, tq, tk
 
     def first_carry(self, q, tq):

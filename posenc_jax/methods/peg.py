@@ -107,9 +107,6 @@ class Peg(Encoding):
             raise ValueError(f'{name} was built for vectors of width {width}, got {x.shape[-1]}')
         kernel, bias = self.kernel[...], self.bias[...]
         read = x if tok.valid is None else jnp.where(tok.valid[..., None], x, 0)
-        out = over_grid(
-            read,
-            tok.grid,
-            lambda cells: peg(cells, kernel, bias, circular=self.padding == 'circular'),
-        )
+        of_cells = lambda cells: peg(cells, kernel, bias, circular=self.padding == 'circular')
+        out = over_grid(read, tok.grid, of_cells)
         return out if tok.valid is None else jnp.where(tok.valid[..., None], out, x)

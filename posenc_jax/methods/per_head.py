@@ -47,9 +47,8 @@ class PerHead(Composite):
 
     Example:
       >>> import posenc_jax as pj
-      >>> mixture = pj.make(
-      ...     'per_head(first=rope(), second=alibi(), heads_of_first=2)', heads=4, head_dim=8
-      ... )
+      >>> spec = 'per_head(first=rope(), second=alibi(), heads_of_first=2)'
+      >>> mixture = pj.make(spec, heads=4, head_dim=8)
       >>> mixture.of_first[...].tolist()
       [True, True, False, False]
     """
@@ -133,16 +132,11 @@ class PerHead(Composite):
         return self._choose(one, two, 1), (first, second)
 
     def mask(self, tq, tk):
-        one, two = (
-            part.mask(_side(n, tq), _side(n, tk))
-            for n, part in enumerate((self.first, self.second))
-        )
-        if one is None and two is None:
+        hidden = [part.mask(_side(n, tq), _side(n, tk)) for n, part in enumerate(self.children)]
+        if all(mask is None for mask in hidden):
             return None
         everything = jnp.ones((1, 1, tq.length, tk.length), bool)
-        return self._choose(
-            everything if one is None else one, everything if two is None else two, 1
-        )
+        return self._choose(*(everything if mask is None else mask for mask in hidden), 1)
 
     def may_see(self, tq, tk):
         return jnp.logical_or(self.first.may_see(tq, tk), self.second.may_see(tq, tk))
@@ -150,11 +144,10 @@ class PerHead(Composite):
     def collect(self, w, v, tq, tk):
         if not self.opens('collect'):
             return super().collect(w, v, tq, tk)
-        one, two = (
-            part.collect(w, v, _side(n, tq), _side(n, tk))
-            for n, part in enumerate((self.first, self.second))
+        of_sides = (
+            part.collect(w, v, _side(n, tq), _side(n, tk)) for n, part in enumerate(self.children)
         )
-        return self._choose(one, two, 1)
+        return self._choose(*of_sides, 1)
 
     def rescale(self, out, lse, tq):
         one, two = (part.rescale(out, lse, _side(n, tq)) for n, part in enumerate(self.children))

@@ -82,9 +82,8 @@ class PositionCoupling(Encoding):
     Example:
       >>> import jax, posenc_jax as pj
       >>> encoding = pj.make('position_coupling(max_position=20)', model_dim=4)
-      >>> encoding.place(pj.Tokens.of(positions=[[0, 2, 1, 2, 0]]), key=jax.random.key(1)).pos[
-      ...     0, [0, 4]
-      ... ].tolist()
+      >>> tok = pj.Tokens.of(positions=[[0, 2, 1, 2, 0]])
+      >>> encoding.place(tok, key=jax.random.key(1)).pos[0, [0, 4]].tolist()
       [0, 0]
     """
 
@@ -119,14 +118,12 @@ class PositionCoupling(Encoding):
         if not isinstance(tok.pos, jax.core.Tracer):
             check_range('position_coupling', tok, self.max_position + 1, 'shorter inputs')
         elif self.tables is None:
-            tok = dataclasses.replace(
-                tok, pos=jnp.where(tok.pos > self.max_position, NOWHERE, tok.pos)
-            )
+            inside = jnp.where(tok.pos > self.max_position, NOWHERE, tok.pos)
+            tok = dataclasses.replace(tok, pos=inside)
         if key is None:
             return tok
-        return dataclasses.replace(
-            tok, pos=random_start(key, tok.pos, self.max_position, tok.valid)
-        )
+        pos = random_start(key, tok.pos, self.max_position, tok.valid)
+        return dataclasses.replace(tok, pos=pos)
 
     def embed(self, x, tok):
         if self.tables is None:

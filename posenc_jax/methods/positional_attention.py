@@ -122,13 +122,8 @@ class PositionalAttention(Encoding):
     def project(self, q, k, v, tq, tk, x=None):
         of_q = project_positions(tq.pos, self.w_q[...], table=self.table) + self.b_q[...]
         of_k = project_positions(tk.pos, self.w_k[...], table=self.table)
-        return (
-            q,
-            k,
-            v,
-            tq.with_feats(positional_attention=of_q),
-            tk.with_feats(positional_attention=of_k),
-        )
+        tq = tq.with_feats(positional_attention=of_q)
+        return q, k, v, tq, tk.with_feats(positional_attention=of_k)
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         of_q, of_k = (heads_first(tok.feats['positional_attention']) for tok in (tq, tk))

@@ -87,8 +87,5 @@ class PSC(Encoding):
                     for count, width in (kernel.shape[:2], a.shape[2:])
                 )
                 raise ValueError(f'psc was built for {built}, got {got}')
-        calibrated = (
-            psc_calibrate(q, self.q_up[...], self.q_down[...]),
-            psc_calibrate(k, self.k_up[...], self.k_down[...]),
-        )
-        return *calibrated, v, tq, tk
+        q = psc_calibrate(q, self.q_up[...], self.q_down[...])
+        return q, psc_calibrate(k, self.k_up[...], self.k_down[...]), v, tq, tk

@@ -31,9 +31,8 @@ def random_magnitudes(
     key = jax.random.wrap_key_data(seed, impl='threefry2x32')
     if max_len == 1:
         return jnp.zeros((len(count), 1), jnp.int32)
-    drawn = (
-        random_ids(key, jnp.minimum(count, max_len) - 1, max_len - 1) + 1
-    )  # sequences with more positions get NaN when the magnitudes are used
+    # Sequences with more positions get NaN when the magnitudes are used.
+    drawn = random_ids(key, jnp.minimum(count, max_len) - 1, max_len - 1) + 1
     return jnp.pad(drawn, ((0, 0), (1, 0)))
 
 
@@ -69,19 +68,15 @@ class RandomOffsets(Encoding):
             )
         limit = self.max_len if key is not None or self.eval_len is None else self.eval_len
         check_range(self.card.key, tok, limit, 'shorter inputs')
-        seeds = jax.random.bits(
-            evaluation_key(self.draw) if key is None else key, (2, 2), jnp.uint32
-        )
-        known = key is None and self.eval_len is not None
-        count = (
-            jnp.full(1, self.eval_len, jnp.int32)
-            if known
-            else largest_position(tok).astype(jnp.int32) + 1
-        )
+        key_of_draw = evaluation_key(self.draw) if key is None else key
+        seeds = jax.random.bits(key_of_draw, (2, 2), jnp.uint32)
+        if key is None and self.eval_len is not None:
+            count = jnp.full(1, self.eval_len, jnp.int32)
+        else:
+            count = largest_position(tok).astype(jnp.int32) + 1
         spread = lambda a: jnp.broadcast_to(a[:, None, None], (len(a), tok.length, 1, *a.shape[1:]))
-        return tok.with_feats(
-            **{self.card.key: {'seeds': spread(seeds.reshape(1, 4)), 'count': spread(count)}}
-        )
+        drawn = {'seeds': spread(seeds.reshape(1, 4)), 'count': spread(count)}
+        return tok.with_feats(**{self.card.key: drawn})
 
     def offsets(self, tq: Tokens, tk: Tokens) -> Num[Array, '#B T S']:
         """`a_(j-i)` for later keys, `-a_(i-j)` for earlier ones, 0 for the token itself.
@@ -104,6 +99,5 @@ class RandomOffsets(Encoding):
             jnp.take_along_axis(whole(table), at, axis=1, mode='fill')
             for table in (sides[0], sides[-1])
         )
-        return jnp.where(apart.reshape(len(apart), -1) < 0, -earlier, later).reshape(
-            rows, *apart.shape[1:]
-        )
+        found = jnp.where(apart.reshape(len(apart), -1) < 0, -earlier, later)
+        return found.reshape(rows, *apart.shape[1:])

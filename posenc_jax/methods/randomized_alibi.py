@@ -20,11 +20,8 @@ def randomized_alibi_bias(
     slopes: Float[Array, 'N'], offsets: Num[Array, '#B T S']
 ) -> Float[Array, '#B N T S']:
     """`m_h (-|o_ij| + 1/2 [o_ij < 0])`, float32; o_ij is negative for earlier keys."""
-    nearer = jnp.where(offsets < 0, _EARLIER, 0.0)
-    return (
-        slopes.astype(jnp.float32)[:, None, None]
-        * (nearer - jnp.abs(offsets).astype(jnp.float32))[:, None]
-    )
+    nearer = jnp.where(offsets < 0, _EARLIER, 0.0) - jnp.abs(offsets).astype(jnp.float32)
+    return slopes.astype(jnp.float32)[:, None, None] * nearer[:, None]
 
 
 @register(
@@ -56,10 +53,7 @@ class RandomizedALiBi(RandomOffsets):
 
     Args:
       max_len: M.
-      random: False keeps distances as they are.
-      both_sides: later keys have a draw of their own.
-      eval_len: n in evaluation, whatever the input's length; None takes the row's own.
-      draw: parts with different numbers draw apart from each other.
+      random, both_sides, eval_len, draw: see `RandomOffsets`.
       heads: N, from the model.
 
     Raises:
@@ -72,9 +66,8 @@ class RandomizedALiBi(RandomOffsets):
       >>> import jax, posenc_jax as pj
       >>> encoding = pj.make('randomized_alibi(max_len=4)', heads=8)
       >>> tok = encoding.place(pj.Tokens.of(length=4), key=jax.random.key(0))
-      >>> encoding.logits(jnp.zeros((1, 8, 4, 4)), None, None, tok, tok, None, ())[0][
-      ...     0, 0, 1
-      ... ].tolist()
+      >>> zeros = jnp.zeros((1, 8, 4, 4))
+      >>> encoding.logits(zeros, None, None, tok, tok, None, ())[0][0, 0, 1].tolist()
       [-0.25, 0.0, -0.5, -1.0]
     """
 
@@ -92,6 +85,5 @@ class RandomizedALiBi(RandomOffsets):
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         check_heads(self.card.key, self.slopes[...], s)
-        return s + over_batch(
-            randomized_alibi_bias(self.slopes[...], self.offsets(tq, tk)), s.shape[0]
-        ), carry
+        bias = randomized_alibi_bias(self.slopes[...], self.offsets(tq, tk))
+        return s + over_batch(bias, s.shape[0]), carry

@@ -41,9 +41,8 @@ def random_ids(
     _check_count(count, max_len)
     ids = jnp.arange(max_len, dtype=jnp.int32)
     if per_row:
-        order = jax.vmap(lambda k: jax.random.permutation(k, ids))(
-            jax.random.split(key, count.shape[0])
-        )
+        shuffled = jax.vmap(lambda k: jax.random.permutation(k, ids))
+        order = shuffled(jax.random.split(key, count.shape[0]))
     else:
         order = jax.random.permutation(key, ids)[None]
     return jnp.sort(jnp.where(order < count[:, None], ids, max_len), axis=-1)
@@ -61,9 +60,8 @@ def spaced_ids(pos: Int[Array, 'B L'], count: Int[Array, 'B'], max_len: int) -> 
     _check_count(count, max_len)
     parts = count[:, None] + 1
     whole, rest = (max_len + 1) // parts, (max_len + 1) % parts
-    return jnp.where(
-        _there(pos, count, max_len), (pos + 1) * whole + (pos + 1) * rest // parts - 1, NOWHERE
-    )
+    expected = (pos + 1) * whole + (pos + 1) * rest // parts - 1
+    return jnp.where(_there(pos, count, max_len), expected, NOWHERE)
 
 
 def _there(pos, count, max_len):
@@ -168,15 +166,13 @@ class RandomizedPE(Encoding):
                 'the batch'
             )
         own = key is not None and self.per_row
-        ids = random_ids(
-            evaluation_key(self.draw) if key is None else key, count, self.max_len, per_row=own
-        )
+        key = evaluation_key(self.draw) if key is None else key
+        ids = random_ids(key, count, self.max_len, per_row=own)
         rows = max(len(ids), len(pos))  # padding may differ between rows that share their positions
         ids, pos = (jnp.broadcast_to(array, (rows, array.shape[1])) for array in (ids, pos))
         there = _there(pos, count, self.max_len)  # where positions are known it has been checked
-        return dataclasses.replace(
-            tok, pos=jnp.where(there, jnp.take_along_axis(ids, pos, axis=1), NOWHERE)
-        )
+        own_ids = jnp.take_along_axis(ids, pos, axis=1)
+        return dataclasses.replace(tok, pos=jnp.where(there, own_ids, NOWHERE))
 
 
 def evaluation_key(draw: int) -> Array:

@@ -46,10 +46,7 @@ class RandomizedTransformerXL(RandomOffsets):
 
     Args:
       max_len: M.
-      random: False keeps distances as they are.
-      both_sides: later keys have a draw of their own.
-      eval_len: n in evaluation, whatever the input's length; None takes the row's own.
-      draw: parts with different numbers draw apart from each other.
+      random, both_sides, eval_len, draw: see `RandomOffsets`.
       base: base of the frequencies.
       std: standard deviation of the initial u, v and W.
       heads, head_dim, model_dim: from the model.
@@ -97,16 +94,10 @@ class RandomizedTransformerXL(RandomOffsets):
     def project(self, q, k, v, tq, tk, x=None):
         check_heads('randomized_transformer_xl', self.u[...], heads_first(q))
         wide = q.astype(jnp.float32)
-        asks = jnp.einsum(
-            'btnh,dnh->btnd', (wide + self.v[...]) * q.shape[-1] ** -0.5, self.kernel[...]
-        )
-        return (
-            (wide + self.u[...]).astype(q.dtype),
-            k,
-            v,
-            tq.with_feats(randomized_transformer_xl_asks=asks),
-            tk,
-        )
+        scaled = (wide + self.v[...]) * q.shape[-1] ** -0.5
+        asks = jnp.einsum('btnh,dnh->btnd', scaled, self.kernel[...])
+        tq = tq.with_feats(randomized_transformer_xl_asks=asks)
+        return (wide + self.u[...]).astype(q.dtype), k, v, tq, tk
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         frequencies = transformer_xl_frequencies(self.kernel.shape[0], self.base)
@@ -119,10 +110,8 @@ class RandomizedTransformerXL(RandomOffsets):
                 return jnp.einsum('bnd,sd->bns', asks, code[0])
             return jnp.einsum('bnd,bsd->bns', asks, code)
 
-        asks, offsets = (
-            heads_first(tq.feats['randomized_transformer_xl_asks']),
-            self.offsets(tq, tk),
-        )
+        asks = heads_first(tq.feats['randomized_transformer_xl_asks'])
+        offsets = self.offsets(tq, tk)
         # The codes of all pairs of a tile, T S D numbers, are never held at once.
         count = _QUERIES if isinstance(asks.shape[2], int) else None  # a length may be symbolic
         terms = jax.lax.map(

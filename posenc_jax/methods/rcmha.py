@@ -56,11 +56,8 @@ def rcmha_bias(
       seen: the visible pairs; the result for the others is finite but has no meaning.
 
     Example:
-      >>> q, E, c = (
-      ...     jnp.ones((1, 1, 1, 1)),
-      ...     jnp.array([0.0, 10.0, 20.0]).reshape(3, 1, 1),
-      ...     jnp.ones((3, 1)),
-      ... )
+      >>> q, c = jnp.ones((1, 1, 1, 1)), jnp.ones((3, 1))
+      >>> E = jnp.array([0.0, 10.0, 20.0]).reshape(3, 1, 1)
       >>> rcmha_bias(q, E, c, jnp.array([[[2, 1, 0]]]), jnp.ones((1, 1, 3), bool)).ravel().tolist()
       [21.0, 11.0, 1.0]
     """
@@ -68,9 +65,8 @@ def rcmha_bias(
     row = jnp.clip(distance, 0, rows - 1).astype(jnp.int32)
 
     def read(low, count):
-        own = lambda table: jax.lax.dynamic_slice_in_dim(table, low, count)[
-            ::-1
-        ]  # indices then count up with the keys
+        # Indices then count up with the keys.
+        own = lambda table: jax.lax.dynamic_slice_in_dim(table, low, count)[::-1]
         terms = jnp.einsum('bnth,pnh->bntp', q, own(vectors)) + own(scalars).T[:, None]
         return take_by_index(terms, jnp.clip(low + count - 1 - row, 0, count - 1))
 
@@ -175,13 +171,8 @@ class RCMHA(SeveralInputs):
                 f'rcmha has tables for {rows} distances, got {longest} positions; {wanted}'
             )
         wide = q.astype(jnp.float32)
-        return (
-            (wide + self.u[...]).astype(q.dtype),
-            k,
-            v,
-            tq.with_feats(rcmha=wide * q.shape[-1] ** -0.5),
-            tk,
-        )
+        tq = tq.with_feats(rcmha=wide * q.shape[-1] ** -0.5)
+        return (wide + self.u[...]).astype(q.dtype), k, v, tq, tk
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         q, scale = heads_first(tq.feats['rcmha']), tq.feats['rcmha'].shape[-1] ** -0.5

@@ -68,9 +68,8 @@ class ReversePE(Encoding):
 
     Example:
       >>> import posenc_jax as pj
-      >>> pj.make('reverse_pe()').place(pj.Tokens.of(valid=[[False, True, True, True]])).pos[
-      ...     0, 1:
-      ... ].tolist()
+      >>> tok = pj.Tokens.of(valid=[[False, True, True, True]])
+      >>> pj.make('reverse_pe()').place(tok).pos[0, 1:].tolist()
       [2, 1, 0]
     """
 

@@ -80,11 +80,9 @@ def rotate(
         even = np.arange(2 * half) % 2 == 0
         partner = jnp.where(even, jnp.roll(turned, -1, axis=-1), jnp.roll(turned, 1, axis=-1))
     turned = (turned * cos + partner * sin).astype(x.dtype)
-    return (
-        turned
-        if 2 * half == x.shape[-1]
-        else jnp.concatenate([turned, x[..., 2 * half :]], axis=-1)
-    )
+    if 2 * half == x.shape[-1]:
+        return turned
+    return jnp.concatenate([turned, x[..., 2 * half :]], axis=-1)
 
 
 def rope(
@@ -127,10 +125,7 @@ class Rotary(Encoding):
     Example:
       >>> import jax.numpy as jnp, posenc_jax as pj
       >>> part = pj.make('rope(partial=0.5)', head_dim=8)
-      >>> [
-      ...     round(a, 2)
-      ...     for a in part.rotate(jnp.ones((1, 1, 1, 8)), jnp.array([[1]])).ravel().tolist()
-      ... ]
+      >>> part.rotate(jnp.ones((1, 1, 1, 8)), jnp.array([[1]])).ravel().round(2).tolist()
       [-0.3, 0.99, 1.38, 1.01, 1.0, 1.0, 1.0, 1.0]
     """
 
@@ -182,10 +177,8 @@ class Rotary(Encoding):
         inv_freq, temperature = self.frequencies(length)
         angles, start = phase(pos, inv_freq), getattr(self.freqs, 'start', 0)
         if start:
-            early = pos < start
-            angles = jnp.where(
-                early[..., None], phase(pos, rope_frequencies(self.rotary_dim, self.base)), angles
-            )
+            early, plain = pos < start, rope_frequencies(self.rotary_dim, self.base)
+            angles = jnp.where(early[..., None], phase(pos, plain), angles)
             temperature = jnp.where(early, 1.0, temperature)
         return angles, temperature
 

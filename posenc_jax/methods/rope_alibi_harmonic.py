@@ -29,13 +29,11 @@ def harmonic_number(x: Float[Array, '...']) -> Float[Array, '...']:
     """
     y = x + 4.5
     r = 1.0 / (y * y)
-    series = (
-        jnp.log(y) + np.float32(np.euler_gamma) + r * (1 / 24 - r * (7 / 960 - r * (31 / 8064)))
-    )
+    tail = r * (1 / 24 - r * (7 / 960 - r * (31 / 8064)))
+    series = jnp.log(y) + np.float32(np.euler_gamma) + tail
     p = x * (x + 5.0)
-    return series - (2.0 * x + 5.0) * (
-        1.0 / (p + 4.0) + 1.0 / (p + 6.0)
-    )  # the four fractions, first with last
+    # The four fractions, first with last.
+    return series - (2.0 * x + 5.0) * (1.0 / (p + 4.0) + 1.0 / (p + 6.0))
 
 
 def harmonic_penalty(

@@ -99,9 +99,8 @@ def stretched_table(table: Float[Array, 'M D'], factor: int) -> Float[Array, 'sM
     check_stretch(factor)
     whole, rest = np.divmod(np.arange(len(table) * factor), factor)
     above = np.minimum(whole + 1, len(table) - 1)
-    share = (rest / factor).astype(np.float32)[
-        :, None
-    ]  # of p/s in float32 the fraction would lose its last digits
+    # Of p/s in float32 the fraction would lose its last digits.
+    share = (rest / factor).astype(np.float32)[:, None]
     return table[whole] + (table[above] - table[whole]) * share
 
 
@@ -156,9 +155,8 @@ def segmented_sequences(factor: int, encoding: Encoding = CONTEXT) -> LearnedAbs
     Example:
       >>> import posenc_jax as pj
       >>> from posenc_jax.methods.extend import extend
-      >>> longer = extend(
-      ...     pj.make('learned_absolute(max_len=8)', model_dim=4), 'segmented_sequences(factor=4)'
-      ... )
+      >>> short = pj.make('learned_absolute(max_len=8)', model_dim=4)
+      >>> longer = extend(short, 'segmented_sequences(factor=4)')
       >>> longer.max_len, longer.vectors.shape
       (32, (32, 4))
     """
@@ -177,21 +175,17 @@ def segmented_sequences(factor: int, encoding: Encoding = CONTEXT) -> LearnedAbs
         )
     longer = nnx.clone(encoding)
     longer.max_len = encoding.max_len * factor
-    longer._spec_arguments = tuple(
-        {**dict(encoding._spec_arguments), 'max_len': str(longer.max_len)}.items()
-    )
-    longer.vectors = nnx.Param(
-        stretched_table(encoding.vectors[...], factor), axes=('positions', 'width')
-    )
+    arguments = {**dict(encoding._spec_arguments), 'max_len': str(longer.max_len)}
+    longer._spec_arguments = tuple(arguments.items())
+    rows = stretched_table(encoding.vectors[...], factor)
+    longer.vectors = nnx.Param(rows, axes=('positions', 'width'))
     return longer
 
 
 def _written(part: Node, factor: int) -> Node:
     """The call of `learned_absolute` that builds what `segmented_sequences` makes of it."""
-    return dataclasses.replace(
-        part,
-        arguments={**part.arguments, 'max_len': part.arguments['max_len'] * check_stretch(factor)},
-    )
+    rows = part.arguments['max_len'] * check_stretch(factor)
+    return dataclasses.replace(part, arguments={**part.arguments, 'max_len': rows})
 
 
 segmented_sequences.extends, segmented_sequences.written = (LearnedAbsolute,), _written

@@ -161,15 +161,13 @@ class SeqPEEncoder(nnx.Module):
         x = self.digit[...][digits] + self.place[...]
         if self.axis is not None:
             x = x + jnp.repeat(self.axis[...], digits.shape[-1] // self.components, axis=0)
-        x = jnp.concatenate(
-            [x, jnp.broadcast_to(self.mark[...], (*x.shape[:-2], 1, x.shape[-1]))], -2
-        )
+        mark = jnp.broadcast_to(self.mark[...], (*x.shape[:-2], 1, x.shape[-1]))
+        x = jnp.concatenate([x, mark], axis=-2)
         t = x.shape[-2]
         seen = jnp.tri(t, dtype=bool) if causal else jnp.ones((t, t), bool)
         if mask_padding:
-            hidden = jnp.pad(
-                seqpe_padding(digits, self.components), [(0, 0)] * (digits.ndim - 1) + [(0, 1)]
-            )
+            hidden = seqpe_padding(digits, self.components)
+            hidden = jnp.pad(hidden, [(0, 0)] * (digits.ndim - 1) + [(0, 1)])
             seen = (seen & ~hidden[..., None, :]) | jnp.eye(t, dtype=bool)
         seen = jnp.broadcast_to(seen, (*digits.shape[:-1], t, t))
         layers = self.layers

@@ -88,9 +88,7 @@ def _run(w, index, first, bins):
 
 def _binned(w, chosen):
     highest = jax.lax.Precision.HIGHEST
-    if (
-        chosen.shape[0] == 1
-    ):  # positions shared by the batch: one product per query for all rows and heads
+    if chosen.shape[0] == 1:  # positions shared by the batch: one product for all rows and heads
         return jnp.einsum('bnts,tsc->bntc', w, chosen[0], precision=highest)
     return jnp.einsum('bnts,btsc->bntc', w, chosen, precision=highest)
 
@@ -131,9 +129,8 @@ def shaw_logits(
 
     Example:
       >>> q, k, pos = jnp.ones((1, 1, 1, 4)), jnp.ones((1, 1, 3, 4)), jnp.array([[0, 1, 2]])
-      >>> shaw_logits(
-      ...     q, k, jnp.array([[-1.0], [0.0], [1.0]]) * jnp.ones(4), pos[:, 1:2], pos
-      ... ).ravel().tolist()
+      >>> keys = jnp.array([[-1.0], [0.0], [1.0]]) * jnp.ones(4)
+      >>> shaw_logits(q, k, keys, pos[:, 1:2], pos).ravel().tolist()
       [0.0, 2.0, 4.0]
     """
     index = shaw_index(q_pos, k_pos, _reach('keys', keys))
@@ -159,9 +156,8 @@ def shaw_values(
     bins = sum_by_index(w, shaw_index(q_pos, k_pos, _reach('values', values)), len(values))
     # One copy of the values per row and head. The gradient is then a product per row and head,
     # which XLA computes many times as fast as one product over all.
-    return jnp.einsum(
-        'bntc,bnch->bnth', bins, jnp.broadcast_to(values, (*bins.shape[:2], *values.shape))
-    )
+    copies = jnp.broadcast_to(values, (*bins.shape[:2], *values.shape))
+    return jnp.einsum('bntc,bnch->bnth', bins, copies)
 
 
 def _reach(what, vectors):

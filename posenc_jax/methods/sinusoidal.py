@@ -138,10 +138,5 @@ class Sinusoidal(Embedding):
             raise ValueError(
                 f"sinusoidal style 'fairseq' has no {tok.pos.shape[-1]}-component form; 't2t' has"
             )
-        return sinusoidal_table(
-            tok.pos + self.start,
-            width,
-            style=self.style,
-            base=self.base,
-            min_timescale=self.min_timescale,
-        )
+        waves = dict(style=self.style, base=self.base, min_timescale=self.min_timescale)
+        return sinusoidal_table(tok.pos + self.start, width, **waves)

@@ -40,9 +40,8 @@ def t5_thresholds(buckets: int, max_distance: int) -> np.ndarray:
     steps = buckets - exact
     starts = list(range(1, exact + 1))
     for step in range(1, steps):
-        n = max(
-            starts[-1], int(exact * (max_distance / exact) ** (step / steps)) - 1
-        )  # at most the answer
+        at_most = int(exact * (max_distance / exact) ** (step / steps)) - 1
+        n = max(starts[-1], at_most)
         while n**steps < exact ** (steps - step) * max_distance**step:
             n += 1
         starts.append(n)
@@ -111,9 +110,8 @@ def _look_up_bwd(saved, g):
     index, heads = index.reshape(-1), jnp.swapaxes(g, 0, 1).reshape(g.shape[1], -1)
     if rows > _ONE_HOT_ROWS:
         return jnp.zeros((rows, heads.shape[0]), g.dtype).at[index].add(heads.T), None
-    cut = min(
-        rows, rows // 2 + 2
-    )  # behind the row of the query itself in a table of both directions
+    # Behind the row of the query itself in a table of both directions.
+    cut = min(rows, rows // 2 + 2)
 
     def product(first, last):
         one_hot = (index == jnp.arange(first, last)[:, None]).astype(g.dtype)

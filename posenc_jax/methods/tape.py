@@ -178,13 +178,8 @@ class TAPE(Streams):
 
     def project(self, q, k, v, tq, tk, x=None):
         if 'stream' not in tk.feats:
-            return (
-                tape_turn(q, self.begin_stream(tq)),
-                tape_turn(k, self.begin_stream(tk)),
-                v,
-                tq,
-                tk,
-            )
+            q, k = (tape_turn(a, self.begin_stream(tok)) for a, tok in ((q, tq), (k, tk)))
+            return q, k, v, tq, tk
         z, tk = _taken(tk)
         own, tq = _taken(tq)
         joined = jnp.concatenate([v.astype(jnp.float32), z], axis=-1)

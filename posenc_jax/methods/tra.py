@@ -46,9 +46,8 @@ def tra_logits(
     """
     relevant = seen & (s > threshold)
     count = suffix_sum(relevant) + carry[..., None]
-    return jnp.where(relevant, s + delta[..., None] * count, -jnp.inf), carry + relevant.sum(
-        -1, dtype=jnp.float32
-    )
+    kept = jnp.where(relevant, s + delta[..., None] * count, -jnp.inf)
+    return kept, carry + relevant.sum(-1, dtype=jnp.float32)
 
 
 @register(
@@ -100,10 +99,8 @@ class TRA(Carries):
                 'tra reads the layer input of one token per query: '
                 f'{q.shape[1]} queries, input: {got}'
             )
-        a = (
-            jnp.einsum('btd,dn->btn', x.astype(jnp.float32), self.kernel[...], precision='highest')
-            + self.bias[...]
-        )
+        x = x.astype(jnp.float32)
+        a = jnp.einsum('btd,dn->btn', x, self.kernel[...], precision='highest') + self.bias[...]
         # Logits are normalised instead of q and k. Rounding the normalised vectors to bfloat16
         # would change the sign of some logits, and the sign decides which keys are relevant.
         tq = tq.with_feats(tra={'delta': jax.nn.log_sigmoid(a), 'norm': inverse_rms(q)})
@@ -114,9 +111,6 @@ class TRA(Carries):
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         of_query, of_key = (heads_first(tok.feats['tra']['norm']) for tok in (tq, tk))
-        s = (
-            s
-            * of_query[..., None]
-            * jnp.repeat(of_key, s.shape[1] // of_key.shape[1], axis=1)[..., None, :]
-        )
+        of_key = jnp.repeat(of_key, s.shape[1] // of_key.shape[1], axis=1)
+        s = s * of_query[..., None] * of_key[..., None, :]
         return tra_logits(s, heads_first(tq.feats['tra']['delta']), seen, carry, self.threshold)

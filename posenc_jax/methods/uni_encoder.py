@@ -81,10 +81,8 @@ def uni_encoder_layout(
     _check_tokens('cls, sep and pad', [cls, sep, pad])
     rows, positions = [], []
     for number, (context, own) in enumerate(zip(contexts, candidates)):
-        for what, text in (
-            ('context', context),
-            *((f'candidate {c}', text) for c, text in enumerate(own)),
-        ):
+        named = {'context': context, **{f'candidate {c}': text for c, text in enumerate(own)}}
+        for what, text in named.items():
             if len(text) > max_len:
                 found = f'the {what} of row {number} has {len(text)} tokens'
                 raise ValueError(f'uni_encoder_layout: {found}, at most {max_len} are read')
@@ -128,10 +126,8 @@ def uni_encoder_masks(
     tokens = np.asarray(tokens)
     if not 0 <= rate <= 1:
         raise ValueError(f'uni_encoder_masks: rate is a share between 0 and 1, got {rate}')
-    for what, low, high in (
-        ('mask', mask, mask),
-        ('a token', tokens.min(initial=0), tokens.max(initial=0)),
-    ):
+    for what, found in (('mask', np.array([mask])), ('a token', tokens)):
+        low, high = found.min(initial=0), found.max(initial=0)
         if low < 0 or high >= vocab_size:
             raise ValueError(
                 f'uni_encoder_masks: {what} lies in 0 .. {vocab_size - 1}, got '
@@ -280,11 +276,9 @@ class UniEncoder(Encoding):
                 'context, got '
                 f'{tok.pos.dtype} {tok.pos.shape}'
             )
-        ids, part = (
-            (tok.pos, jnp.zeros_like(tok.pos))
-            if tok.pos.ndim == 2
-            else (tok.pos[..., 0], tok.pos[..., 1])
-        )
+        ids, part = tok.pos, jnp.zeros_like(tok.pos)
+        if tok.pos.ndim == 3:
+            ids, part = tok.pos[..., 0], tok.pos[..., 1]
         low, _ = known_range(part, tok.valid) or (0, 0)
         if low < 0:
             raise ValueError(

@@ -110,16 +110,12 @@ class URPE(Encoding):
                 'buckets and max_distance'
             )
         if table == 'toeplitz' and (buckets, max_distance) != (32, 128):
-            found = f'buckets={buckets}, max_distance={max_distance} are'
             raise ValueError(
-                f"urpe {found} arguments of table='bucketed'; table='toeplitz' has max_len"
+                f'urpe buckets={buckets}, max_distance={max_distance} are arguments of '
+                "table='bucketed'; table='toeplitz' has max_len"
             )
-        self.table, self.buckets, self.max_distance, self.max_len = (
-            table,
-            buckets,
-            max_distance,
-            max_len or train_len,
-        )
+        self.table, self.buckets, self.max_distance = table, buckets, max_distance
+        self.max_len = max_len or train_len
         rows = 2 * buckets + 1 if table == 'bucketed' else 2 * self.max_len - 1
         self.biases = nnx.Param(
             std * jax.random.normal(rngs.params(), (rows, heads), jnp.float32), axes=(None, 'heads')

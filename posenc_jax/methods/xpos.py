@@ -27,15 +27,11 @@ def xpos_scale(
     """Both features of plane t times `zeta_t^(offset / scale_base)`, float32."""
     log_zeta = np.log(zeta).astype(np.float32)
     factor = jnp.exp(offset.astype(jnp.float32)[:, None, :, None] / scale_base * log_zeta)
-    factor = (
-        jnp.concatenate([factor, factor], -1)
-        if layout == 'half'
-        else jnp.repeat(factor, 2, axis=-1)
-    )
-    return x.astype(jnp.float32) * factor
+    twice = jnp.tile(factor, 2) if layout == 'half' else jnp.repeat(factor, 2, axis=-1)
+    return x.astype(jnp.float32) * twice
 
 
-def _card(name, title, arxiv, source, authors, year, example):
+def _card(name, example):
     return Card(
         name=name,
         door='project, logits',
@@ -46,20 +42,7 @@ def _card(name, title, arxiv, source, authors, year, example):
     )
 
 
-@register(
-    'xpos',
-    kind='encoding',
-    card=_card(
-        'xPos',
-        'A Length-Extrapolatable Transformer',
-        '2212.10554',
-        'microsoft/torchscale',
-        'Sun, Yutao and Dong, Li and Patra, Barun and Ma, Shuming and Huang, Shaohan and '
-        'Benhaim, Alon and others',
-        2022,
-        'xpos()',
-    ),
-)
+@register('xpos', kind='encoding', card=_card('xPos', 'xpos()'))
 class XPos(Encoding):
     """Rotates queries and keys and damps plane t by `zeta_t^((i-j)/S)`, high frequencies most.
 
@@ -118,20 +101,7 @@ class XPos(Encoding):
         return scaled_dot_product(scale(q, tq.pos - centre), scale(k, centre - tk.pos)), carry
 
 
-@register(
-    'xpos_abf',
-    kind='encoding',
-    card=_card(
-        'xPos-ABF',
-        'Effective Long-Context Scaling of Foundation Models',
-        '2309.16039',
-        'the paper; no code was released',
-        'Xiong, Wenhan and Liu, Jingyu and Molybog, Igor and Zhang, Hejia and Bhargava, Prajjwal '
-        'and Hou, Rui and others',
-        2023,
-        'xpos_abf()',
-    ),
-)
+@register('xpos_abf', kind='encoding', card=_card('xPos-ABF', 'xpos_abf()'))
 class XPosABF(XPos):
     """xPos with the adjusted base frequency, 500000; the damping stays as it is.
 

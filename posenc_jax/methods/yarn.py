@@ -35,11 +35,8 @@ def yarn_temperature(
     if attention_factor is not None:
         if not attention_factor > 0:
             raise ValueError(f'yarn: attention_factor must be positive, got {attention_factor}')
-        return (
-            jnp.full_like(factor, attention_factor)
-            if isinstance(factor, jax.Array)
-            else attention_factor
-        )
+        traced = isinstance(factor, jax.Array)
+        return jnp.full_like(factor, attention_factor) if traced else attention_factor
     for name, given in (('mscale', mscale), ('mscale_all_dim', mscale_all_dim)):
         if given is not None and not 0 < given < math.inf:
             raise ValueError(f'yarn: {name} must be positive and finite, or None, got {given}')
@@ -217,10 +214,10 @@ class YaRN:
         return self._rule(rotary_dim, base, 1.0 + excess * (1.0 / self.train_len))
 
     def _rule(self, rotary_dim, base, factor):
-        names = ('beta_fast', 'beta_slow', 'truncate', 'ramp')
-        ramp = {name: getattr(self, name) for name in names}
+        ramp = {
+            name: getattr(self, name) for name in ('beta_fast', 'beta_slow', 'truncate', 'ramp')
+        }
         inv_freq = yarn_frequencies(rotary_dim, base, factor, self.train_len, **ramp)
         single = factor.high if isinstance(factor, Double) else factor
-        return inv_freq, yarn_temperature(
-            single, self.attention_factor, self.mscale, self.mscale_all_dim
-        )
+        scales = self.attention_factor, self.mscale, self.mscale_all_dim
+        return inv_freq, yarn_temperature(single, *scales)

@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.lab.decoding.generate import generate
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.ms_poe import (
     head_order,
     head_scores,
@@ -20,8 +18,9 @@ from posenc_jax.methods.ms_poe import (
     reorder,
 )
 from posenc_jax.methods.rope import rope
-from posenc_jax.protocol.errors import SpecError
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
+from tests.methods.small_transformers import model_of, read
+from tests.methods.wrong_calls import refused
 
 GOLDEN = golden('ms_poe')['values']
 WIDTH, HEADS, LENGTH = 8, 4, 19
@@ -29,21 +28,21 @@ WIDTH, HEADS, LENGTH = 8, 4, 19
 
 def encoding(inner='rope()', kv_heads=HEADS, **options):
     more = ''.join(f', {name}={value!r}' for name, value in options.items())
-    return pj.make(
-        f'ms_poe(encoding={inner}{more})',
-        head_dim=WIDTH,
-        heads=HEADS,
-        kv_heads=kv_heads,
-        train_len=16,
-        causal=True,
-    )
+    sizes = dict(head_dim=WIDTH, heads=HEADS, kv_heads=kv_heads, train_len=16, causal=True)
+    return pj.make(f'ms_poe(encoding={inner}{more})', **sizes)
+
+
+def plain(spec):
+    return pj.make(spec, head_dim=WIDTH, causal=True)
+
+
+def draw(seed, heads, length=LENGTH):
+    shape = 1, length, heads, WIDTH
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
 def qkv(length=LENGTH, kv_heads=HEADS):
-    draw = lambda seed, heads: np.random.default_rng(seed).standard_normal(
-        (1, length, heads, WIDTH), dtype=np.float32
-    )
-    return draw(0, HEADS), draw(1, kv_heads), draw(2, kv_heads)
+    return draw(0, HEADS, length), draw(1, kv_heads, length), draw(2, kv_heads, length)
 
 
 def logits(part, q, k, pos):
@@ -65,32 +64,37 @@ def run(part, *arrays):
 
 project = jax.jit(lambda part, *arrays: part.project(*arrays, *[pj.Tokens.of(length=LENGTH)] * 2))
 rotated, scored = jax.jit(rope), jax.jit(head_scores)
-read = jax.jit(lambda model, text: model(text))
 
 
 def ratios(part):
     return np.asarray(part.parts[0].ratios[...])
 
 
-def test_golden_ratios():
-    table = ms_poe_ratios(GOLDEN['heads'], 1.2, 1.8)
-    np.testing.assert_allclose(
-        table[[0, 1, -1]], [GOLDEN['first'], GOLDEN['second'], GOLDEN['last']], rtol=1e-12
-    )
-
-
-def test_golden_order_and_assignments():
-    order = head_order(jnp.asarray(GOLDEN['scores']))
-    assert order.tolist() == GOLDEN['order']
-    for assign in ('rank', 'code', 'normal'):
-        assert ratio_index(order, assign).tolist() == GOLDEN[assign]
-    assert head_order(jnp.asarray([0.2, 0.5, 0.2, 0.5])).tolist() == [1, 3, 0, 2]
-
-
-def test_golden_logits():
+def logits_at_the_distance(values):
     ones = np.ones((1, 2, HEADS, WIDTH), np.float32)
-    s = logits(encoding(), ones, ones, np.array([[7, 7 + GOLDEN['distance']]]))
-    np.testing.assert_allclose(s[:, 1, 0], GOLDEN['logits'], atol=2e-6)
+    return logits(encoding(), ones, ones, np.array([[7, 7 + values['distance']]]))[:, 1, 0]
+
+
+def index(assign):
+    return lambda values: ratio_index(jnp.array(values['order']), assign)
+
+
+test_golden = golden_suite(
+    'ms_poe',
+    {
+        'first': lambda values: ms_poe_ratios(values['heads'], 1.2, 1.8)[0],
+        'second': lambda values: ms_poe_ratios(values['heads'], 1.2, 1.8)[1],
+        'last': lambda values: ms_poe_ratios(values['heads'], 1.2, 1.8)[-1],
+        'order': lambda values: head_order(jnp.asarray(values['scores'])),
+        'logits': (logits_at_the_distance, {'atol': 2e-6}),
+        **{assign: index(assign) for assign in ('rank', 'code', 'normal')},
+    },
+    rtol=1e-12,
+)
+
+
+def test_equal_scores_keep_their_order():
+    assert head_order(jnp.asarray([0.2, 0.5, 0.2, 0.5])).tolist() == [1, 3, 0, 2]
 
 
 @pytest.mark.parametrize('assign', ['rank', 'code'])
@@ -102,34 +106,22 @@ def test_the_order_says_which_ratio_a_head_has(assign):
     np.testing.assert_allclose(ratios(encoding(assign='normal')), table[::-1], rtol=1e-6)
 
 
+PARTIAL = 'partial=0.5, layout="interleaved"'
+
+
 @pytest.mark.full_but_one
 @pytest.mark.parametrize(
-    'inner, plain, factor',
+    'inner, expected, ratio',
     [
-        ('rope()', 'rope(freqs=pi(factor={}))', 1.0),
-        (
-            'rope(partial=0.5, layout="interleaved")',
-            'rope(partial=0.5, layout="interleaved", freqs=pi(factor={}))',
-            2.5,
-        ),
+        ('rope()', 'rope()', 1.0),
+        ('rope()', 'rope(freqs=pi(factor=1.0))', 1.0),
+        (f'rope({PARTIAL})', f'rope({PARTIAL}, freqs=pi(factor=2.5))', 2.5),
+        ('rope(freqs=yarn(factor=4.0, train_len=8))',) * 2 + (1.0,),  # with its temperature
     ],
 )
-def test_one_ratio_is_pi_and_one_is_rope(inner, plain, factor):
-    arrays = qkv(kv_heads=2)
-    expected = pj.make(plain.format(factor), head_dim=WIDTH, causal=True)
-    ours = encoding(inner, kv_heads=2, r_min=factor, r_max=factor)
-    np.testing.assert_allclose(run(ours, *arrays), run(expected, *arrays), atol=2e-6)
-    if factor == 1.0:
-        bare = pj.make(inner, head_dim=WIDTH, causal=True)
-        np.testing.assert_allclose(run(ours, *arrays), run(bare, *arrays), atol=2e-6)
-
-
-def test_rules_and_temperatures_are_those_of_the_part():
-    arrays, inner = qkv(), 'rope(freqs=yarn(factor=4.0, train_len=8))'
-    plain = pj.make(inner, head_dim=WIDTH, causal=True)
-    np.testing.assert_allclose(
-        run(encoding(inner, r_min=1.0, r_max=1.0), *arrays), run(plain, *arrays), atol=2e-6
-    )
+def test_one_ratio_is_pi_and_one_is_rope(inner, expected, ratio):
+    arrays, ours = qkv(kv_heads=2), encoding(inner, kv_heads=2, r_min=ratio, r_max=ratio)
+    np.testing.assert_allclose(run(ours, *arrays), run(plain(expected), *arrays), atol=2e-6)
 
 
 @pytest.mark.full
@@ -139,22 +131,16 @@ def test_every_head_is_rope_at_its_own_fractional_positions():
     ours_q, ours_k, *_ = map(np.asarray, project(encoding(order=order), q, k, v)[:3])
     for head, n in enumerate(GOLDEN['rank']):
         at = np.float32(pos / ms_poe_ratios(HEADS, 1.2, 1.8)[n])
-        np.testing.assert_allclose(
-            ours_q[:, :, head], np.asarray(rotated(q, at))[:, :, head], atol=1e-5
-        )
-        np.testing.assert_allclose(
-            ours_k[:, :, head], np.asarray(rotated(k, at))[:, :, head], atol=1e-5
-        )
+        for ours, x in ((ours_q, q), (ours_k, k)):
+            expected = np.asarray(rotated(x, at))[:, :, head]
+            np.testing.assert_allclose(ours[:, :, head], expected, atol=1e-5)
 
 
 @pytest.mark.full
 def test_grouped_keys_take_the_ratio_of_their_first_query_head():
     q, k, v = qkv(kv_heads=2)
     pos, order = np.arange(LENGTH)[None], (2, 0, 3, 1)
-    part, shared = (
-        encoding(kv_heads=2, order=order),
-        encoding(kv_heads=2, order=order, per_group=True),
-    )
+    part, shared = (encoding(kv_heads=2, order=order, per_group=each) for each in (False, True))
     table = ms_poe_ratios(HEADS, 1.2, 1.8)
     np.testing.assert_allclose(ratios(part), table[[1, 3, 0, 2]], rtol=1e-6)
     np.testing.assert_allclose(ratios(shared), table[[1, 1, 0, 0]], rtol=1e-6)
@@ -163,32 +149,17 @@ def test_grouped_keys_take_the_ratio_of_their_first_query_head():
         for head, n in enumerate((1, 0)):
             expected = np.asarray(rotated(k, np.float32(pos / table[n])))
             np.testing.assert_allclose(ours[:, :, head], expected[:, :, head], atol=1e-5)
-    moved = lambda encoded: np.abs(
-        logits(encoded, q, k, pos + 50) - logits(encoded, q, k, pos)
-    ).max((1, 2))
+    gap = lambda encoded: logits(encoded, q, k, pos + 50) - logits(encoded, q, k, pos)
+    moved = lambda encoded: np.abs(gap(encoded)).max((1, 2))
     assert moved(shared).max() < 1e-5
     assert moved(part)[[0, 2]].max() < 1e-5 and moved(part)[[1, 3]].min() > 0.1
-
-
-def test_reach_grows_by_the_ratio_of_the_head():
-    """A head turns its planes at position r L as rope does at L: what the scale is for."""
-    part, tok = encoding(r_min=1.5, r_max=2.5).parts[0], pj.Tokens.of(positions=[[60]])
-    x = np.ones((1, 1, HEADS, WIDTH), np.float32)
-    turned = np.asarray(jax.jit(part.rotate)(x, tok.pos, part.ratios[...]))
-    np.testing.assert_allclose(
-        turned[:, :, 0], np.asarray(rotated(x, np.array([[40]])))[:, :, 0], atol=1e-5
-    )
-    np.testing.assert_allclose(
-        turned[:, :, 2], np.asarray(rotated(x, np.array([[30]])))[:, :, 2], atol=1e-5
-    )
 
 
 def test_scores_count_keys_of_more_than_three_times_the_mean():
     keys, query = np.zeros((1, 10, 1, WIDTH), np.float32), np.zeros((1, 2, WIDTH), np.float32)
     keys[0, [3, 5], 0, 0], query[0, 1, 0] = 10.0, 1.0
-    np.testing.assert_allclose(
-        scored(query, keys), [[0.0, 0.2]], atol=1e-7
-    )  # softmax of 10/sqrt(8) twice: 0.40 each
+    # The softmax of 10 / sqrt(8) twice is 0.40 each.
+    np.testing.assert_allclose(scored(query, keys), [[0.0, 0.2]], atol=1e-7)
     np.testing.assert_allclose(scored(0 * query, keys), [[0.0, 0.0]], atol=0)
     seen = np.arange(12)[None] >= 2
     padded = np.pad(keys, ((0, 0), (2, 0), (0, 0), (0, 0)), constant_values=9.0)
@@ -201,22 +172,11 @@ def test_scores_count_keys_of_more_than_three_times_the_mean():
     np.testing.assert_allclose(scored(q[:, -1], k), expected, atol=1e-7)
 
 
-def model(spec='rope()', layers=4, pattern=(), **options):
-    cfg = TransformerConfig(
-        vocab_size=11,
-        train_len=16,
-        layers=layers,
-        width=32,
-        heads=4,
-        kv_heads=2,
-        encoding=spec,
-        pattern=pattern,
-        **options,
-    )
-    built = Transformer(cfg, rngs=nnx.Rngs(0))
-    for (
-        block
-    ) in built.blocks:  # sharper attention than at the start of training, so that heads differ
+def model(spec='rope()', layers=4, **fields):
+    """Attention is sharper than at the start of training, so that heads differ."""
+    sizes = dict(train_len=16, width=32, heads=4, kv_heads=2)
+    built = model_of(spec, layers=layers, **sizes, **fields)
+    for block in built.blocks:
         block.attention.w_q[...] = 4.0 * np.asarray(block.attention.w_q[...])
     return built
 
@@ -227,8 +187,9 @@ PROMPT = np.random.default_rng(5).integers(11, size=(1, 40), dtype=np.int32)
 def test_the_probe_gives_every_layer_the_order_of_its_unrotated_last_row():
     long = model(pattern=('rope()', 'rope(base=500.0)')).extend('ms_poe()')
     orders = probe_heads(long, PROMPT, skip=1)
-    assert orders.shape == (4, 4) and np.array_equal(np.sort(orders), np.tile(np.arange(4), (4, 1)))
-    assert not np.array_equal(orders, np.tile(np.arange(4), (4, 1))), 'the heads differ'
+    unordered = np.tile(np.arange(4), (4, 1))
+    assert orders.shape == (4, 4) and np.array_equal(np.sort(orders), unordered)
+    assert not np.array_equal(orders, unordered), 'the heads differ'
 
     own = reorder(long, orders, skip=1)
     tok = pj.Tokens.of(length=40)
@@ -237,9 +198,8 @@ def test_the_probe_gives_every_layer_the_order_of_its_unrotated_last_row():
     through = jax.jit(lambda block, x, encoded: block(x, tok, encoded))
     for number, (layer_type, block) in enumerate(own.layers()):
         encoded = own.encoding(layer_type, block)
-        expected = (
-            np.ones(4) if number < 1 else ms_poe_ratios(4, 1.2, 1.8)[np.argsort(orders[number])]
-        )
+        table = np.ones(4) if number < 1 else ms_poe_ratios(4, 1.2, 1.8)
+        expected = table[np.argsort(orders[number])]
         np.testing.assert_allclose(encoded.parts[0].ratios[...], expected, rtol=1e-6)
         q, k = map(np.asarray, described(block, x))
         weights = np.exp(np.einsum('nh,snh->ns', q[0, -1], np.repeat(k[0], 2, axis=1)) / 8**0.5)
@@ -251,37 +211,31 @@ def test_the_probe_gives_every_layer_the_order_of_its_unrotated_last_row():
 
 @pytest.mark.full
 def test_layers_that_own_their_ratios_from_the_start():
-    built, plain = model('ms_poe(encoding=rope())'), model()
+    built, base = model('ms_poe(encoding=rope())'), model()
     for name in ('embedding', 'norm', 'output'):
-        setattr(built, name, getattr(plain, name))
+        setattr(built, name, getattr(base, name))
     for name in ('attention_norm', 'attention', 'mlp_norm', 'mlp'):
-        setattr(built.blocks[0], name, getattr(plain.blocks[0], name))
-    shared = plain.extend('ms_poe()')
+        setattr(built.blocks[0], name, getattr(base.blocks[0], name))
+    shared = base.extend('ms_poe()')
     orders = probe_heads(built, PROMPT)
     np.testing.assert_array_equal(probe_heads(shared, PROMPT), orders)
-    np.testing.assert_allclose(
-        read(reorder(built, orders), PROMPT), read(reorder(shared, orders), PROMPT), atol=1e-5
-    )
-    assert np.abs(read(reorder(built, orders), PROMPT) - read(built, PROMPT)).max() > 1e-3
-    np.testing.assert_allclose(
-        read(reorder(built, orders, skip=4), PROMPT), read(plain, PROMPT), atol=1e-5
-    )
+    out = lambda model: read(model, PROMPT)
+    own = out(reorder(built, orders))
+    np.testing.assert_allclose(own, out(reorder(shared, orders)), atol=1e-5)
+    assert np.abs(own - out(built)).max() > 1e-3
+    np.testing.assert_allclose(out(reorder(built, orders, skip=4)), out(base), atol=1e-5)
     twice = reorder(reorder(shared, orders[:, ::-1]), orders)
-    np.testing.assert_allclose(
-        read(twice, PROMPT), read(reorder(shared, orders), PROMPT), atol=1e-6
-    )
+    np.testing.assert_allclose(out(twice), out(reorder(shared, orders)), atol=1e-6)
 
 
 @pytest.mark.full
 def test_padding_and_rows():
     long = model(layers=2).extend('ms_poe()')
     orders = probe_heads(long, PROMPT, skip=0)
-    pad = lambda before, after: np.pad(PROMPT, ((0, 0), (before, after)), constant_values=3)
-    valid = lambda before, after: pj.Tokens.of(
-        valid=np.pad(np.ones((1, 40), bool), ((0, 0), (before, after)))
-    )
     for sides in ((5, 0), (0, 5)):
-        np.testing.assert_array_equal(probe_heads(long, pad(*sides), valid(*sides), skip=0), orders)
+        padded = np.pad(PROMPT, ((0, 0), sides), constant_values=3)
+        tok = pj.Tokens.of(valid=np.pad(np.ones((1, 40), bool), ((0, 0), sides)))
+        np.testing.assert_array_equal(probe_heads(long, padded, tok, skip=0), orders)
     np.testing.assert_array_equal(probe_heads(long, np.tile(PROMPT, (2, 1)), skip=0), orders)
 
 
@@ -293,50 +247,21 @@ def test_decoding_keeps_the_ratios_of_the_prompt():
     np.testing.assert_array_equal(out[:, 40:], np.asarray(read(own, out))[:, 39:43].argmax(-1))
 
 
-@pytest.mark.parametrize(
-    'spec, message',
-    [
-        ('ms_poe(encoding=alibi())', 'rotary encoding, got alibi'),
-        ('ms_poe(encoding=rope(freqs=dynamic_ntk()))', 'do not depend on the current length'),
-        (
-            'ms_poe(encoding=rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), mode="long", '
-            'start=2, factor=4.0)))',
-            'start=0',
-        ),
-        ('ms_poe(encoding=rope(), r_min=0.0)', 'r_min must be positive, got 0.0'),
-        ('ms_poe(encoding=rope(), r_min=2.0, r_max=1.5)', 'at least r_min=2.0, got 1.5'),
-        ('ms_poe(encoding=rope(), order=(0, 1))', r'each of the heads 0 \.\. 3 once'),
-        ('ms_poe(encoding=rope(), order=(0, 1, 2, 2))', 'once, got'),
-        ('ms_poe(encoding=rope(), order=(0, 1, 2, 3), assign="normal")', 'takes no order'),
-        ('ms_poe(encoding=rope(), assign="ranks")', "one of 'rank', 'code', 'normal'"),
-        ('ms_poe()', 'extends another encoding'),
-    ],
-)
-def test_errors(spec, message):
-    with pytest.raises(SpecError, match=message):
-        pj.make(spec, head_dim=8, heads=4, train_len=64)
+def probed(tok=None, **fields):
+    return lambda: probe_heads(model(**fields), PROMPT, tok)
 
 
-@pytest.mark.parametrize(
-    'call, message',
-    [
-        (lambda: run(encoding(), *(a[:, :, :3] for a in qkv())), 'built for 4 heads, got 3'),
-        (
-            lambda: logits(encoding(), *qkv(5)[:2], jnp.zeros((1, 5, 2), int)),
-            r'one position per token \[B, L\]',
+test_wrong_calls = refused(
+    {
+        'built for 4 heads, got 3': lambda: run(encoding(), *(a[:, :, :3] for a in qkv())),
+        r'one position per token \[B, L\]': (
+            lambda: logits(encoding(), *qkv(5)[:2], jnp.zeros((1, 5, 2), int))
         ),
-        (lambda: reorder(model(), jnp.zeros((4, 4), int)), 'no ms_poe part'),
-        (
-            lambda: reorder(model('ms_poe(encoding=rope())'), jnp.zeros((3, 4), int)),
-            r'4 layers, 4 heads, got \(3, 4\)',
+        'no ms_poe part': lambda: reorder(model(), jnp.zeros((4, 4), int)),
+        r'4 layers, 4 heads, got \(3, 4\)': (
+            lambda: reorder(model('ms_poe(encoding=rope())'), jnp.zeros((3, 4), int))
         ),
-        (lambda: probe_heads(model(kind='encoder'), PROMPT), "kind 'encoder'"),
-        (
-            lambda: probe_heads(model(), PROMPT, pj.Tokens.of(segment=np.zeros((1, 40), int))),
-            'packed documents',
-        ),
-    ],
+        "kind 'encoder'": probed(kind='encoder'),
+        'packed documents': probed(pj.Tokens.of(segment=np.zeros((1, 40), int))),
+    }
 )
-def test_what_is_wrong_is_said(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()

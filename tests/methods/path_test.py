@@ -2,8 +2,6 @@
 cases.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +10,10 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.methods.path import evolve_keys, path_directions, path_match, unit_lower_inverse
-from tests.golden_files import golden
+from tests.golden_files import golden_suite
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
+from tests.methods.small_transformers import moved
 
-GOLDEN = golden('path')
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 17
 TOLERANCE = 1e-5  # float32, products of 17 maps
 PROJECT = jax.jit(lambda encoding, q, k, v, tok, x: encoding.project(q, k, v, tok, tok, x))
@@ -25,13 +23,7 @@ def build(options='', **context):
     """Parameters large enough that directions, steps and gates differ from token to token."""
     sizes = dict(heads=N, kv_heads=K, head_dim=H, model_dim=D) | context
     encoding = pj.make(f'path({options or "rank=4"})', causal=True, rngs=nnx.Rngs(0), **sizes)
-    graphdef, params, rest = nnx.split(encoding, nnx.Param, ...)
-    leaves, structure = jax.tree.flatten(params)
-    leaves = [
-        0.6 * np.random.default_rng(i).standard_normal(leaf.shape, dtype=np.float32)
-        for i, leaf in enumerate(leaves)
-    ]
-    return nnx.merge(graphdef, jax.tree.unflatten(structure, map(jnp.asarray, leaves)), rest)
+    return moved(encoding, scale=0.6)
 
 
 def inputs(length=L, seed=3):
@@ -84,47 +76,59 @@ def sheet_block(q, k, w, beta):
     return np.asarray(s)[0, 0, 0], np.asarray(after)[0, 0, 0]
 
 
-def test_sheet_product():
-    golden = GOLDEN['product']
-    after = [
-        sheet_block([e], [[0.0, 0.0]] * 2, golden['w'], golden['beta'])[1]
-        for e in ([1.0, 0.0], [0.0, 1.0])
-    ]
-    np.testing.assert_allclose(after, golden['H2_H1'], atol=1e-6)
-    k, w, beta = (
-        np.array(a, np.float32)[None, None, None]
-        for a in (golden['k'], golden['w'][1], golden['beta'][1])
-    )
-    moved = jax.jit(evolve_keys)(k, w, beta)
-    np.testing.assert_allclose(np.asarray(moved)[0, 0, 0], golden['k_after_H2'], atol=1e-6)
-    s, _ = sheet_block([golden['q']], [golden['k'], [0.0, 0.0]], golden['w'], golden['beta'])
-    np.testing.assert_allclose(s[0], golden['logit'], atol=1e-6)
+def product(golden):
+    zeros = [[0.0, 0.0]] * 2
+    return [sheet_block([e], zeros, golden['w'], golden['beta'])[1] for e in np.eye(2)]
 
 
-def test_sheet_reflection():
-    golden = GOLDEN['reflection']
-    s, _ = sheet_block([golden['q']], [golden['k']] * 5, [golden['w']] * 5, [golden['beta']] * 5)
-    np.testing.assert_allclose(
-        s[::-1], [golden['even'], golden['odd']] * 2 + [golden['even']], atol=1e-5
-    )
+def moved_key(golden):
+    one = lambda *a: [np.array(x, np.float32)[None, None, None] for x in a]
+    arguments = one(golden['k'], golden['w'][1], golden['beta'][1])
+    return jax.jit(evolve_keys)(*arguments)[0, 0, 0]
 
 
-@pytest.mark.full_but_one
-@pytest.mark.parametrize(('scaled', 'name'), [(False, 'unscaled'), (True, 'scaled')])
-def test_sheet_forget(scaled, name):
-    golden = GOLDEN['forget']
-    width = golden['head_dim']
-    encoding = pj.make(
-        f'path(forget=True, gate_scaled={scaled})',
-        causal=True,
-        heads=1,
-        head_dim=width,
-        model_dim=D,
-    )
-    zero = np.zeros((1, 3, 1, width), np.float32)  # no input: every gate is sigmoid(0) = 1/2
-    v, x = np.eye(3, dtype=np.float32)[None, :, None], np.zeros((1, 3, D), np.float32)
-    out = run(encoding, zero, zero, v, x, pj.Tokens.of(length=3), block=2)
-    np.testing.assert_allclose(np.asarray(out)[0, 2, 0], golden[name], atol=1e-6)
+def logit(golden):
+    keys = [golden['k'], [0.0, 0.0]]
+    return sheet_block([golden['q']], keys, golden['w'], golden['beta'])[0][0]
+
+
+def reflected(distance):
+    """The logit of a key so many tokens before the query, all of whose maps are one reflection."""
+
+    def row(golden):
+        five = [[golden[name]] * 5 for name in ('k', 'w', 'beta')]
+        s = sheet_block([golden['q']], *five)[0][::-1]
+        np.testing.assert_allclose(s[2:], s[:-2], atol=1e-5)
+        return s[distance]
+
+    return row
+
+
+def forgotten(scaled):
+    def row(golden):
+        sizes = dict(heads=1, head_dim=golden['head_dim'], model_dim=D)
+        encoding = pj.make(f'path(forget=True, gate_scaled={scaled})', causal=True, **sizes)
+        # No input: every gate is sigmoid(0) = 1/2.
+        zero = np.zeros((1, 3, 1, golden['head_dim']), np.float32)
+        v, x = np.eye(3, dtype=np.float32)[None, :, None], np.zeros((1, 3, D), np.float32)
+        return run(encoding, zero, zero, v, x, pj.Tokens.of(length=3), block=2)[0, 2, 0]
+
+    return row
+
+
+test_golden = golden_suite(
+    'path',
+    {
+        'product.H2_H1': product,
+        'product.k_after_H2': moved_key,
+        'product.logit': logit,
+        'reflection.even': (reflected(0), {'atol': 1e-5}),
+        'reflection.odd': (reflected(1), {'atol': 1e-5}),
+        'forget.unscaled': forgotten(False),
+        'forget.scaled': forgotten(True),
+    },
+    atol=1e-6,
+)
 
 
 @pytest.mark.parametrize('size', [1, 2, 4, 64])
@@ -148,11 +152,7 @@ def test_longer_than_a_chunk():
     float64.
     """
     keys, rng = 200, np.random.default_rng(1)
-    q, k, w = (
-        rng.standard_normal((1, H)),
-        rng.standard_normal((keys, H)),
-        rng.standard_normal((keys, H)),
-    )
+    q, k, w = (rng.standard_normal((count, H)) for count in (1, keys, keys))
     w /= np.linalg.norm(w, axis=-1, keepdims=True)
     beta = rng.uniform(0, 2, keys)
     s, after = sheet_block(q, k, w, beta)
@@ -178,24 +178,11 @@ def test_values_and_gradients_equal_reference(options):
 def test_zero_steps_are_nope():
     encoding, arrays, tok = build(), inputs(), pj.Tokens.of(length=L)
     path = encoding.parts[0]
-    path.beta_kernel[...], path.beta_bias[...] = (
-        np.zeros((D, K), np.float32),
-        np.full(K, -200.0, np.float32),
-    )
+    path.beta_kernel[...] = np.zeros((D, K), np.float32)
+    path.beta_bias[...] = np.full(K, -200.0, np.float32)
     out = run(encoding, *arrays, tok, block=8)
-    np.testing.assert_allclose(
-        out, run(pj.make('nope()', causal=True), *arrays, tok, block=8), atol=2e-6
-    )
-
-
-@pytest.mark.full
-def test_packing_in_tiles():
-    encoding, arrays = build('forget=True'), inputs(16)
-    tok = pj.Tokens.of(length=8)
-    alone = [run(encoding, *(a[:, at] for a in arrays), tok) for at in (slice(8), slice(8, 16))]
-    documents = pj.Tokens.of(segment=np.arange(16)[None].repeat(B, 0) >= 8)
-    packed = run(encoding, *arrays, documents, block=(5, 6))
-    np.testing.assert_allclose(packed, np.concatenate(alone, 1), atol=TOLERANCE)
+    expected = run(pj.make('nope()', causal=True), *arrays, tok, block=8)
+    np.testing.assert_allclose(out, expected, atol=2e-6)
 
 
 def test_padding_in_between_does_not_act():
@@ -208,11 +195,10 @@ def test_padding_in_between_does_not_act():
     tok = pj.Tokens.of(valid=valid[None])
     _, _, _, tq, tk = PROJECT(encoding, q, k, v, tok, np.pad(x, ((0, 0), (2, 0), (0, 0))))
     pick = lambda tree: jax.tree.map(lambda a: np.asarray(a)[:, kept], tree)
-    attend = jax.jit(functools.partial(pj.attend, applied=pj.TOKEN_STAGE))
-    expected = attend(encoding, q[:, kept], k[:, kept], v[:, kept], pick(tq), pick(tk))
-    np.testing.assert_allclose(
-        np.asarray(run(encoding, q, k, v, x, tok, block=8))[:, kept], expected, atol=TOLERANCE
-    )
+    alone = [pick(a) for a in (q, k, v, tq, tk)]
+    expected = jax.jit(lambda *a: pj.attend(encoding, *a, applied=pj.TOKEN_STAGE))(*alone)
+    out = np.asarray(run(encoding, q, k, v, x, tok, block=8))[:, kept]
+    np.testing.assert_allclose(out, expected, atol=TOLERANCE)
 
 
 def test_taps_stop_at_documents():
@@ -224,11 +210,8 @@ def test_taps_stop_at_documents():
     np.testing.assert_allclose(plain, norm(raw(1.0, 12.0, 123.0, 234.0, 345.0, 456.0)), atol=1e-6)
     # signs and sizes survive the norm only for small sums, so read the taps from the gradient of
     # what they reach
-    reach = jax.jacobian(
-        lambda u: path_directions(
-            u, 1e-3 * taps, tok=pj.Tokens.of(segment=[[0, 0, 0, 1, 1, 1]])
-        ).sum((2, 3))
-    )
+    packed = pj.Tokens.of(segment=[[0, 0, 0, 1, 1, 1]])
+    reach = jax.jacobian(lambda u: path_directions(u, 1e-3 * taps, packed).sum((2, 3)))
     reached = np.abs(np.asarray(jax.jit(reach)(1e-3 * u))[0, :, 0, 2:, 0, 0]) > 0
     expected = np.zeros((6, 6), bool)
     for t in range(6):
@@ -246,28 +229,11 @@ def test_evolve_leaves_later_keys_and_other_documents():
     np.testing.assert_array_equal(moved, (np.arange(L) >= 4) & (np.arange(L) < 9))
 
 
-@pytest.mark.full
-def test_bfloat16_stays_float32_inside():
-    encoding, tok = build('forget=True'), pj.Tokens.of(length=L)
-    arrays = [a.astype(jnp.bfloat16) for a in inputs()]
-    out = run(encoding, *arrays, tok, block=8)
-    exact = run(encoding, *(a.astype(jnp.float32) for a in arrays), tok)
-    assert out.dtype == jnp.bfloat16
-    np.testing.assert_allclose(
-        out.astype(jnp.float32), exact, atol=2**-8 * 4
-    )  # rounding of weights and of the result
-    _, _, _, _, tk = jax.eval_shape(
-        PROJECT, encoding, *arrays[:3], tok, jnp.pad(arrays[3], ((0, 0), (2, 0), (0, 0)))
-    )
-    assert {a.dtype for a in jax.tree.leaves(tk.feats)} == {jnp.dtype('float32')}
-
-
 def test_positions_do_not_matter():
     encoding, arrays = build(), inputs()
     moved = pj.Tokens.of(positions=jnp.arange(L)[None] * 3 + 100)
-    np.testing.assert_array_equal(
-        run(encoding, *arrays, moved), run(encoding, *arrays, pj.Tokens.of(length=L))
-    )
+    still = run(encoding, *arrays, pj.Tokens.of(length=L))
+    np.testing.assert_array_equal(run(encoding, *arrays, moved), still)
 
 
 def test_wrong_input():
@@ -276,7 +242,3 @@ def test_wrong_input():
         encoding.project(q, k, v, tok, tok)
     with pytest.raises(ValueError, match='2 tokens before: 17 keys, input: 17 tokens'):
         encoding.project(q, k, v, tok, tok, x)
-    with pytest.raises(pj.SpecError, match='rank must be at least 1, got 0; None is accepted too'):
-        build('rank=0')
-    with pytest.raises(pj.SpecError, match='causal attention only'):
-        pj.make('path()', causal=False, heads=N, head_dim=H, model_dim=D)

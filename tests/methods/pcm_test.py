@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.features.coordinates.point_orders import (
@@ -19,11 +18,12 @@ from posenc_jax.features.coordinates.point_orders import (
     point_order,
 )
 from posenc_jax.features.coordinates.traced_orders import traced_order
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.model.stack import LayerStack
 from posenc_jax.methods.pcm import Pcm, pcm_linear, pcm_network
-from posenc_jax.protocol.errors import SpecError
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
+from tests.methods.small_transformers import turned_off
+from tests.methods.wrong_calls import refused
+from tests.small_models import small_model
 
 GOLDEN = golden('pcm')['values']
 D = 6
@@ -59,11 +59,27 @@ def test_the_hilbert_curve_steps_through_a_full_cube(side):
     check_path(cells, hilbert_key(cells))
 
 
-def test_keys_by_hand():
-    golden = GOLDEN['keys']
-    cells = np.array(golden['cells'])
-    for order in ('xyz', 'zyx', 'z', 'z-trans'):
-        assert point_key(cells, order).tolist() == golden[order], order
+def key(order):
+    return lambda values: point_key(np.array(values['cells']), order)
+
+
+def linear(values):
+    return pcm_linear(jnp.array(values['p']), jnp.array(values['w']))
+
+
+def network(values):
+    layers = (jnp.array(values[name]) for name in ('w1', 'b1', 'w2', 'b2', 'w3'))
+    return pcm_network(jnp.array(GOLDEN['linear']['p']), *layers)
+
+
+test_golden = golden_suite(
+    'pcm',
+    {
+        **{f'keys.{order}': key(order) for order in ('xyz', 'zyx', 'z', 'z-trans')},
+        'linear.vector': (linear, {'rtol': 1e-7}),
+        'network.vector': (network, {'rtol': 1e-7}),
+    },
+)
 
 
 def test_orders_are_stable_and_do_not_depend_on_whole_cells_of_translation():
@@ -109,16 +125,7 @@ def test_clouds_that_no_grid_holds_are_told():
 
 
 def make(arguments='', width=D):
-    return pj.make(f'pcm({arguments})', model_dim=width, rngs=nnx.Rngs(0))
-
-
-def test_map_and_network_by_hand():
-    golden = GOLDEN['linear']
-    point = jnp.array(golden['p'])
-    np.testing.assert_allclose(pcm_linear(point, jnp.array(golden['w'])), golden['vector'])
-    network = GOLDEN['network']
-    layers = (jnp.array(network[name]) for name in ('w1', 'b1', 'w2', 'b2', 'w3'))
-    np.testing.assert_allclose(pcm_network(point, *layers), network['vector'])
+    return pj.make(f'pcm({arguments})', model_dim=width)
 
 
 def vectors(encoding, points, **known):
@@ -142,14 +149,11 @@ def test_it_moves_with_the_points():
 
 def silent_model(spec, layers=2):
     """A model whose layers add nothing to their input."""
-    cfg = TransformerConfig(
-        vocab_size=0, channels=3, output_size=2, pool='mean', train_len=4, layers=layers, width=D,
-        heads=2, kind='encoder', encoding=spec,
-    )  # fmt: skip
-    model = Transformer(cfg, rngs=nnx.Rngs(1))
+    sizes = dict(vocab_size=0, channels=3, output_size=2, pool='mean', train_len=4, kind='encoder')
+    model = small_model(1, **sizes, layers=layers, width=D, heads=2, encoding=spec)
     for block in model.blocks:
-        for out in (block.mlp.w_out, block.attention.w_out):
-            out[...] = jnp.zeros_like(out[...])
+        turned_off(block.mlp.w_out)
+        turned_off(block.attention.w_out)
     return model
 
 
@@ -165,36 +169,20 @@ def test_it_acts_before_the_layers_of_its_depth(spec, times):
     np.testing.assert_allclose(last, model.norm(x), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    'arguments, message',
-    [
-        ('components=0', 'components must be at least 1, got 0'),
-        ('hidden=-1', 'hidden must be at least 0, got -1'),
-        ('depth=-1', "depth must be at least 0, got -1; 'every' is accepted too"),
-        ('depth="all"', "depth='all' is not"),
-    ],
+test_wrong_points = refused(
+    {
+        r'expected coordinates \[N, 3\], got an array \(4, 2\)': (
+            lambda: check_points(np.zeros((4, 2)))
+        ),
+        'at least one point': lambda: check_points(np.zeros((0, 3))),
+        r'1 of 2 points are not finite, the first is number 1': (
+            lambda: check_points([[0, 0, 0], [0, np.nan, 0]])
+        ),
+        'real numbers': lambda: check_points(np.array([['a', 'b', 'c']])),
+        'use a size of at least': lambda: grid_cells(np.array([[0, 0, 0], [1e5, 0, 0]]), size=0.02),
+        'side of a cell must be positive': lambda: grid_cells(np.zeros((1, 3)), size=0.0),
+        "did you mean 'xyz'": lambda: point_order(np.zeros((1, 3)), 'xyzz'),
+        r'needs positions \[B, L, 3\], got \(1, 2\)': lambda: vectors(make(), [[0, 1]]),
+        'width 8, got 6': lambda: vectors(make(width=8), np.zeros((1, 2, 3))),
+    }
 )
-def test_wrong_values_are_refused(arguments, message):
-    with pytest.raises(SpecError, match=message):
-        make(arguments)
-
-
-def test_wrong_points_are_refused():
-    for points, message in (
-        (np.zeros((4, 2)), r'expected coordinates \[N, 3\], got an array \(4, 2\)'),
-        (np.zeros((0, 3)), 'at least one point'),
-        ([[0, 0, 0], [0, np.nan, 0]], r'1 of 2 points are not finite, the first is number 1'),
-        (np.array([['a', 'b', 'c']]), 'real numbers'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            check_points(points)
-    with pytest.raises(ValueError, match='use a size of at least'):
-        grid_cells(np.array([[0, 0, 0], [1e5, 0, 0]]), size=0.02)
-    with pytest.raises(ValueError, match='side of a cell must be positive'):
-        grid_cells(np.zeros((1, 3)), size=0.0)
-    with pytest.raises(SpecError, match="did you mean 'xyz'"):
-        point_order(np.zeros((1, 3)), 'xyzz')
-    with pytest.raises(ValueError, match=r'needs positions \[B, L, 3\], got \(1, 2\)'):
-        vectors(make(), [[0, 1]])
-    with pytest.raises(ValueError, match='width 8, got 6'):
-        vectors(make(width=8), np.zeros((1, 2, 3)))

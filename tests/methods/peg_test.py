@@ -10,42 +10,51 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.base.convolution import depthwise
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.train.optimizer import decays
 from posenc_jax.layer.sharding import make_mesh, param_shardings
 from posenc_jax.methods.peg import Peg, peg
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
+from tests.methods.small_transformers import read, turned_off
+from tests.methods.wrong_calls import refused
+from tests.small_models import small_model
 
 GOLDEN = golden('peg')
-SIZES = dict(
-    vocab_size=0, train_len=6, layers=2, width=8, heads=2, kind='encoder', output_size=3, channels=1
-)
+SIZES = dict(vocab_size=0, train_len=6, layers=2, width=8, heads=2, kind='encoder', output_size=3)
+SIZES |= dict(channels=1, patch=2, pool='mean')
 IMAGES = jax.random.normal(jax.random.key(0), (4, 8, 12, 1))
 
 
 def model_of(encoding, **fields):
-    cfg = TransformerConfig(**{**SIZES, 'encoding': encoding, 'patch': 2, 'pool': 'mean', **fields})
-    return Transformer(cfg, rngs=nnx.Rngs(0))
+    return small_model(**{**SIZES, 'encoding': encoding, **fields})
 
 
 def make(arguments='', width=2):
     return pj.make(f'peg({arguments})', model_dim=width, rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize('padding', ['zeros', 'circular'])
-def test_the_convolution_is_that_of_another_library(padding):
-    part = make(f'padding={padding!r}')
-    part.kernel[...], part.bias[...] = jnp.array(GOLDEN['kernel']), jnp.array(GOLDEN['bias'])
-    out = part.embed(jnp.array(GOLDEN['x'])[None], Tokens.on_grid(2, 3, extra=1))
-    np.testing.assert_allclose(out[0], GOLDEN[padding], atol=1e-5)
+def convolved(padding):
+    def row(values):
+        part = make(f'padding={padding!r}')
+        part.kernel[...], part.bias[...] = jnp.array(values['kernel']), jnp.array(values['bias'])
+        return part.embed(jnp.array(values['x'])[None], Tokens.on_grid(2, 3, extra=1))[0]
+
+    return row
 
 
-def test_a_kernel_of_ones_counts_the_cells_that_it_meets():
-    ones = jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1)), jnp.zeros(1)
-    np.testing.assert_array_equal(peg(*ones)[0, :, :, 0], GOLDEN['counts'])
-    assert (peg(*ones, circular=True) == 10).all()
+ONES = jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1)), jnp.zeros(1)
+test_golden = golden_suite(
+    'peg',
+    {
+        **{padding: (convolved(padding), {'atol': 1e-5}) for padding in ('zeros', 'circular')},
+        'counts': lambda _: peg(*ONES)[0, :, :, 0],  # of the cells that a kernel of ones meets
+    },
+)
+
+
+def test_on_a_torus_every_cell_meets_all():
+    assert (peg(*ONES, circular=True) == 10).all()
 
 
 def test_what_shifts_do():
@@ -77,7 +86,7 @@ def test_nothing_is_added_by_zeros_and_the_weights_start_as_in_the_paper():
     assert float(np.std(part.kernel[...])) == pytest.approx(GOLDEN['std_3'], rel=0.01)
     assert not np.asarray(part.bias[...]).any() and part.depth == 1
     small = make()
-    small.kernel[...] = jnp.zeros((3, 3, 2))
+    turned_off(small.kernel)
     x = jax.random.normal(jax.random.key(4), (1, 5, 2))
     np.testing.assert_array_equal(small.embed(x, Tokens.on_grid(2, 2, extra=1)), x)
 
@@ -115,25 +124,28 @@ def test_positions_come_from_the_border_alone():
         ('peg()', True, True),
         ("peg(padding='circular')", True, False),
     ):
-        run = jax.jit(model_of(spec))
-        gap = lambda a: float(np.abs(run(a) - run(IMAGES)).max())
+        model = model_of(spec)
+        gap = lambda a: float(np.abs(read(model, a) - read(model, IMAGES)).max())
         for found, expected in ((gap(moved), sees_order), (gap(shifted), sees_shift)):
             assert found > 1e-3 if expected else found < 2e-5, (spec, found)
+
+
+def same(found, expected):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.full
 def test_recomputed_layers_bfloat16_and_a_mesh_change_nothing():
     chain = dict(encoding='peg(depth=1) | peg(depth=2)', layers=3, pool='token')
     model = model_of(**chain)
-    read = jax.jit(lambda model, images: model(images))
     run = jax.jit(jax.value_and_grad(lambda model, images: (read(model, images) ** 2).sum()))
     expected, gradient = run(model, IMAGES)
     kernels = [part.kernel for part in gradient.shared if isinstance(part, Peg)]
     assert len(kernels) == 2 and all(np.abs(kernel[...]).max() > 1e-6 for kernel in kernels)
     again, other = run(model_of(**chain, remat='full'), IMAGES)
     assert float(again) == pytest.approx(float(expected), rel=1e-5)
-    for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(gradient), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    same(other, gradient)
     low = read(model_of(**chain, dtype='bfloat16'), IMAGES)
     assert low.dtype == jnp.float32 and np.abs(low - read(model, IMAGES)).max() < 0.2
     if len(jax.devices()) < 8:
@@ -146,8 +158,7 @@ def test_recomputed_layers_bfloat16_and_a_mesh_change_nothing():
         cut, other = run(here, IMAGES)
     assert len(here.shared[0].kernel[...].sharding.device_set) == 8
     assert float(cut) == pytest.approx(float(expected), rel=1e-5)
-    for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(gradient), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    same(other, gradient)
 
 
 @pytest.mark.full
@@ -163,38 +174,24 @@ def test_a_pyramid_has_one_in_every_stage():
 
 def test_weight_decay_leaves_it_alone():
     model = model_of('peg()', layers=2)
-    flat = {
-        '/'.join(map(str, path)): rule
-        for path, rule in nnx.traversals.flatten_mapping(decays(model)).items()
-    }
+    rules = nnx.traversals.flatten_mapping(decays(model))
+    flat = {'/'.join(map(str, path)): rule for path, rule in rules.items()}
     kernels = {name: rule for name, rule in flat.items() if name.startswith('shared')}
     assert kernels and not any(kernels.values()) and any(flat.values())
 
 
-@pytest.mark.parametrize(
-    'arguments, message',
-    [
-        ('kernel=4', 'peg kernel must be odd, so that it has a middle; got 4, nearest: 3 or 5'),
-        ('kernel=0', 'peg kernel must be odd.* got 0, nearest: 1'),
-        ('depth=-1', 'peg depth .* at least 0, got -1'),
-        ("padding='mirror'", "padding='mirror' is not one of 'zeros', 'circular'"),
-    ],
+def cached():
+    pj.Attention('peg() | full()', width=8, heads=2, rngs=nnx.Rngs(0)).start(batch=1, capacity=4)
+
+
+test_wrong_places = refused(
+    {
+        'peg convolves over a grid of tokens, and these lie on': (
+            lambda: make().embed(jnp.ones((1, 6, 2)), Tokens.of(length=6))
+        ),
+        'peg was built for vectors of width 2, got 3': (
+            lambda: make().embed(jnp.ones((1, 6, 3)), Tokens.on_grid(2, 3))
+        ),
+        'peg gives every token another position when one is added': cached,
+    }
 )
-def test_wrong_values_are_refused(arguments, message):
-    with pytest.raises(SpecError, match=message):
-        make(arguments)
-
-
-def test_wrong_places_are_refused():
-    part = make()
-    with pytest.raises(ValueError, match='peg convolves over a grid of tokens, and these lie on'):
-        part.embed(jnp.ones((1, 6, 2)), Tokens.of(length=6))
-    with pytest.raises(ValueError, match='peg was built for vectors of width 2, got 3'):
-        part.embed(jnp.ones((1, 6, 3)), Tokens.on_grid(2, 3))
-    with pytest.raises(SpecError, match='peg mixes later tokens into earlier ones, which causal'):
-        pj.make('peg()', causal=True, model_dim=2)
-    layer = pj.Attention('peg() | full()', width=8, heads=2, rngs=nnx.Rngs(0))
-    with pytest.raises(
-        ValueError, match='peg gives every token another position when one is added'
-    ):
-        layer.start(batch=1, capacity=4)

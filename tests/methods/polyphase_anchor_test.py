@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import posenc_jax as pj
 from posenc_jax.lab.analyse.shift_consistency import shift_consistency
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.polyphase_anchor import anchor_place, anchored
-from posenc_jax.protocol.errors import SpecError
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
+from tests.methods.small_transformers import read
+from tests.small_models import small_model
 
 GOLDEN = golden('polyphase_anchor')
 IMAGES = jax.random.normal(jax.random.key(0), (8, 8, 12, 3))
@@ -23,19 +22,30 @@ SHIFTS = ((1, 0), (5, 7), (3, 11))
 def model_of(encoding, **fields):
     sizes = dict(vocab_size=0, train_len=64, layers=2, width=16, heads=2, kind='encoder')
     sizes |= dict(pool='mean', channels=3, patch=4, output_size=10, encoding=encoding)
-    return Transformer(TransformerConfig(**{**sizes, **fields}), rngs=nnx.Rngs(0))
+    return small_model(**{**sizes, **fields})
 
 
-def test_the_anchor_by_hand():
-    image = jnp.array(GOLDEN['image'], jnp.float32)[None, :, :, None]
-    phases = [float((image[:, a::2, b::2] ** 2).sum()) for a in (0, 1) for b in (0, 1)]
-    assert phases == GOLDEN['energies']
-    assert anchor_place(image, 2).tolist() == [[1, 0]]
-    np.testing.assert_array_equal(anchored(image, 2)[0, :, :, 0], GOLDEN['anchored'])
-    moved = jnp.roll(image, (1, 3), (1, 2))
-    np.testing.assert_array_equal(
-        anchored(moved, 2, invariant=True)[0, :, :, 0], GOLDEN['anchored']
-    )
+def image(values):
+    return jnp.array(values['image'], jnp.float32)[None, :, :, None]
+
+
+def energies(values):
+    """The first of the largest phases is the anchor."""
+    assert anchor_place(image(values), 2).tolist() == [[1, 0]]
+    phases = [image(values)[:, a::2, b::2] for a in (0, 1) for b in (0, 1)]
+    return [jnp.square(phase).sum() for phase in phases]
+
+
+def moved_and_anchored(values):
+    """Wherever the image begins, if that does not matter."""
+    fixed = anchored(jnp.roll(image(values), (1, 3), (1, 2)), 2, invariant=True)
+    np.testing.assert_array_equal(anchored(image(values), 2), fixed)
+    return fixed[0, :, :, 0]
+
+
+test_golden = golden_suite(
+    'polyphase_anchor', {'energies': energies, 'anchored': moved_and_anchored}
+)
 
 
 def test_of_equal_phases_the_first_one_wins():
@@ -63,9 +73,8 @@ def test_of_tokens_with_equal_norms_the_fourth_powers_decide():
     place = np.asarray(anchor_place(x, 2, invariant=True))
     peaks = (x**4).sum(-1)
     for row, (a, b) in zip(np.asarray(peaks), place):
-        assert row[a % 2 :: 2, b % 2 :: 2].sum() == pytest.approx(
-            max(row[c::2, d::2].sum() for c in (0, 1) for d in (0, 1))
-        )
+        energy = {(c, d): row[c::2, d::2].sum() for c in (0, 1) for d in (0, 1)}
+        assert energy[a % 2, b % 2] == pytest.approx(max(energy.values()))
         assert row[a, b] == row[a % 2 :: 2, b % 2 :: 2].max()
     for low, shift in ((x, (3, 5)), (x.astype(jnp.bfloat16), (1, 2))):
         moved = anchor_place(jnp.roll(low, shift, (1, 2)), 2, invariant=True)
@@ -81,15 +90,12 @@ def test_a_shift_moves_the_anchored_image_by_whole_patches_exactly(stride):
         for invariant in (False, True)
     )
     before, still = np.asarray(run(IMAGES)), np.asarray(fixed(IMAGES))
+    patches = [(a, b) for a in range(0, 8, stride) for b in range(0, 12, stride)]
     for shift in SHIFTS:
         moved = jnp.roll(IMAGES, shift, (1, 2))
         after = np.asarray(run(moved))
         for old, new in zip(before, after):
-            rolls = [
-                np.roll(old, (stride * a, stride * b), (0, 1))
-                for a in range(8 // stride)
-                for b in range(12 // stride)
-            ]
+            rolls = [np.roll(old, by, (0, 1)) for by in patches]
             assert sum(np.array_equal(roll, new) for roll in rolls) == 1
         np.testing.assert_array_equal(fixed(moved), still)
     assert any(not np.array_equal(a, b) for a, b in zip(before, np.asarray(IMAGES)))
@@ -100,6 +106,10 @@ def test_the_gradient_rolls_back():
     gradient = jax.grad(lambda x: (anchored(x, 4) * weight).sum())(IMAGES)
     for row, by, found in zip(weight, np.asarray(anchor_place(IMAGES, 4)), gradient):
         np.testing.assert_array_equal(np.roll(row, by, (0, 1)), found)
+
+
+def seen_shift(model, images, shift):
+    return np.abs(read(model, jnp.roll(images, shift, (1, 2))) - read(model, images)).max()
 
 
 @pytest.mark.full_where(condition=lambda fields: bool(fields))
@@ -116,26 +126,22 @@ def test_the_gradient_rolls_back():
 )
 def test_a_model_does_not_see_shifts(fields):
     images = jax.random.normal(jax.random.key(2), (8, 16, 8, 3))
-    run = jax.jit(model_of('polyphase_anchor()', **fields))
+    model = model_of('polyphase_anchor()', **fields)
     for shift in ((3, 0), (14, 5)):
-        gap = np.abs(run(jnp.roll(images, shift, (1, 2))) - run(images)).max()
-        assert gap < 2e-5, gap
+        assert seen_shift(model, images, shift) < 2e-5
 
 
 @pytest.mark.full
 def test_other_positions_and_patches_without_an_anchor_see_them():
     images = jax.random.normal(jax.random.key(2), (8, 16, 8, 3))
+    reduced = 'polyphase_anchor()', 'spatial_reduction(rate=2)'
     for spec, fields in (
         ('learnable_fourier(components=2)', {}),
         ('peg()', {}),
         ("peg(padding='circular')", {}),
-        (
-            'polyphase_anchor()',
-            dict(pattern=('polyphase_anchor()', 'spatial_reduction(rate=2)'), patch=2),
-        ),
+        ('polyphase_anchor()', dict(pattern=reduced, patch=2)),
     ):
-        run = jax.jit(model_of(spec, **fields))
-        assert np.abs(run(jnp.roll(images, (3, 5), (1, 2))) - run(images)).max() > 1e-3, spec
+        assert seen_shift(model_of(spec, **fields), images, (3, 5)) > 1e-3, spec
 
 
 @pytest.mark.full
@@ -172,11 +178,3 @@ def test_the_measure_counts_classes_and_logits():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match='6 x 8 cells cannot be anchored in steps of 4; .* 8 x 8'):
         anchored(jnp.ones((1, 6, 8, 1)), 4)
-    for arguments, message in (
-        ('kernel=2', 'polyphase_anchor kernel must be odd'),
-        ('depth=-2', 'polyphase_anchor depth'),
-    ):
-        with pytest.raises(SpecError, match=message):
-            pj.make(f'polyphase_anchor({arguments})', model_dim=4)
-    with pytest.raises(SpecError, match='polyphase_anchor mixes later tokens into earlier ones'):
-        pj.make('polyphase_anchor()', causal=True, model_dim=4)

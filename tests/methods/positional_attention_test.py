@@ -10,10 +10,9 @@ import posenc_jax as pj
 from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.methods.positional_attention import project_positions
 from posenc_jax.mixers.number_network import NumberNetwork
-from posenc_jax.protocol.errors import SpecError
-from tests.golden_files import golden
+from tests.golden_files import golden_suite
+from tests.methods.small_transformers import moved
 
-GOLDEN = golden('positional_attention')
 N, H, L = 2, 4, 6
 
 
@@ -38,20 +37,29 @@ def qkv(seed=0, rows=2):
     return [draw(seed + i, rows, L, N, H) for i in range(3)]
 
 
-def test_golden_weights():
+def by_hand(values):
     encoding = pj.make('positional_attention(max_len=2)', heads=1, head_dim=2, causal=False)
     part = encoding.parts[0]
     for name, shape in (('w_q', (2, 1, 2)), ('w_k', (2, 1, 2)), ('b_q', (1, 2))):
-        getattr(part, name)[...] = jnp.array(GOLDEN[name]).reshape(shape)
-    tok, zero = pj.Tokens.of(length=2), jnp.zeros((1, 2, 1, 2))
+        getattr(part, name)[...] = jnp.array(values[name]).reshape(shape)
+    return encoding, part, jnp.zeros((1, 2, 1, 2))
+
+
+def logits(values):
+    encoding, part, zero = by_hand(values)
+    tok = pj.Tokens.of(length=2)
     _, _, _, tq, tk = encoding.project(zero, zero, zero, tok, tok)
-    np.testing.assert_allclose(
-        pair_logits(part, *(a.swapaxes(1, 2) for a in (zero, zero)), tq, tk)[0][0, 0],
-        GOLDEN['logits'],
-        rtol=1e-6,
-    )
-    out = attention(encoding, zero, zero, jnp.eye(2).reshape(1, 2, 1, 2))
-    np.testing.assert_allclose(out[0, :, 0], GOLDEN['weights'], rtol=1e-6)
+    return pair_logits(part, zero.swapaxes(1, 2), zero.swapaxes(1, 2), tq, tk)[0][0, 0]
+
+
+def weights(values):
+    encoding, _, zero = by_hand(values)
+    return attention(encoding, zero, zero, jnp.eye(2).reshape(1, 2, 1, 2))[0, :, 0]
+
+
+test_golden = golden_suite(
+    'positional_attention', {'logits': logits, 'weights': weights}, rtol=1e-6
+)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +75,8 @@ def test_equals_the_formula(spec):
         code = np.stack([np.sin(angle), np.cos(angle)], -1).reshape(2, L, size)
     else:
         code = np.eye(size)[pos]
-    of_q = (
-        np.einsum('ble,enf->bnlf', code, exact(part.w_q[...])) + exact(part.b_q[...])[None, :, None]
-    )
+    of_q = np.einsum('ble,enf->bnlf', code, exact(part.w_q[...]))
+    of_q += exact(part.b_q[...])[None, :, None]
     of_k = np.einsum('ble,enf->bnlf', code, exact(part.w_k[...]))
     s = of_q @ of_k.swapaxes(-1, -2) / size**0.5
     w = np.exp(s) / np.exp(s).sum(-1, keepdims=True)
@@ -83,21 +90,6 @@ def test_weights_do_not_depend_on_the_input():
     out = attention(encoding, q, k, v)
     np.testing.assert_array_equal(attention(encoding, 7 * q, k + 1, v), out)
     np.testing.assert_allclose(attention(encoding, q, k, 3 * v + 1), 3 * out + 1, atol=1e-5)
-
-
-def test_without_queries_weights_are_uniform():
-    encoding, (q, k, v) = make(), qkv()
-    for variable in (encoding.parts[0].w_q, encoding.parts[0].b_q):
-        variable[...] = jnp.zeros_like(variable[...])
-    np.testing.assert_allclose(
-        attention(encoding, q, k, v), jnp.broadcast_to(v.mean(1, keepdims=True), v.shape), atol=1e-6
-    )
-
-
-def test_permuting_tokens_and_positions_permutes_the_output():
-    encoding, (q, k, v), order = make(), qkv(), np.array([3, 0, 5, 1, 4, 2])
-    moved = attention(encoding, q[:, order], k[:, order], v[:, order], order[None])
-    np.testing.assert_allclose(moved, attention(encoding, q, k, v)[:, order], atol=1e-6)
 
 
 def test_a_shift_of_the_keys_logits_would_change_nothing():
@@ -121,28 +113,6 @@ def test_positions_beyond_the_table():
             encoding.place(pj.Tokens.of(length=length))
     encoding.place(pj.Tokens.of(length=9))
     assert np.isnan(project_positions(jnp.array([[9]]), encoding.parts[0].w_q[...])).all()
-    with pytest.raises(ValueError, match='draws positions 0 .. 63, positional_attention has 9'):
-        make('randomized_pe(max_len=64) | positional_attention(max_len=9)')
-
-
-@pytest.mark.parametrize(
-    'spec, message',
-    [
-        ('positional_attention()', 'needs max_len of at least 1'),
-        ('positional_attention(max_len=0)', 'needs max_len of at least 1'),
-        ('positional_attention(max_len=4, width=4)', 'and no width'),
-        ("positional_attention(max_len=4, table='sinusoidal')", 'and no max_len'),
-        ("positional_attention(table='sinusoidal', width=1)", 'width of at least 2'),
-        (
-            "positional_attention(table='sinus')",
-            "table='sinus' is not one of 'identity', 'sinusoidal'",
-        ),
-        ('positional_attention(max_len=4) | tapa()', 'positional_attention and tapa both need'),
-    ],
-)
-def test_errors(spec, message):
-    with pytest.raises(SpecError, match=message):
-        pj.make(spec, heads=N, head_dim=H)
 
 
 def test_several_position_components_are_refused():
@@ -155,20 +125,16 @@ def test_several_position_components_are_refused():
 
 def test_the_network_is_its_formula():
     network = NumberNetwork(3, standard=False, width=4, layers=1, rngs=nnx.Rngs(1))
-    for leaf in jax.tree.leaves(nnx.state(network), is_leaf=lambda a: isinstance(a, nnx.Variable)):
-        leaf[...] = leaf[...] + 0.3 * draw(leaf.size, *leaf.shape)
+    moved(network)
     x = draw(3, 2, 3)
     apply = lambda linear, a: a @ np.asarray(linear['w'][...]) + np.asarray(linear['b'][...])
     h = apply(network.inputs, np.pad(x, ((0, 0), (0, 1)))[..., None])
     part = network.encodings[0].parts[0]
-    s = (
-        np.einsum('tnf,snf->nts', part.w_q[...] + part.b_q[...], part.w_k[...]) / 2.0
-    )  # e = 4 positions
+    # e = 4 positions.
+    s = np.einsum('tnf,snf->nts', part.w_q[...] + part.b_q[...], part.w_k[...]) / 2.0
     v = apply(network.attention[0]['v'], h).reshape(2, 4, 2, 2)
-    mixed = apply(
-        network.attention[0]['out'],
-        np.einsum('nts,bsnh->btnh', jax.nn.softmax(s), v).reshape(h.shape),
-    )
+    summed = np.einsum('nts,bsnh->btnh', jax.nn.softmax(s), v).reshape(h.shape)
+    mixed = apply(network.attention[0]['out'], summed)
     hidden = np.maximum(apply(network.mlps[0]['first'], np.concatenate([h, mixed], -1)), 0)
     expected = apply(network.outputs, apply(network.mlps[0]['second'], hidden))[:, :3, 0]
     np.testing.assert_allclose(network(x), expected, atol=1e-5)
@@ -180,10 +146,8 @@ def test_values_of_another_size(standard):
     """The paper's claim in the small: with weights from positions nothing but the size of the
     numbers changes with it.
     """
-    network, x = (
-        NumberNetwork(8, standard=standard, rngs=nnx.Rngs(0)),
-        draw(0, 4, 8),
-    )  # all shifts are zero at first
+    network = NumberNetwork(8, standard=standard, rngs=nnx.Rngs(0))  # all shifts are zero at first
+    x = draw(0, 4, 8)
     error = np.abs(network(10 * x) - 10 * network(x)).max() / np.abs(10 * network(x)).max()
     assert error > 0.02 if standard else error < 1e-5
 

@@ -6,11 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.lab.model.config import TransformerConfig
-from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.tasks.arithmetic import Addition, Multiplication, RandomSpaces
 from posenc_jax.lab.tasks.arithmetic.digits import written
 from posenc_jax.lab.tasks.arithmetic.multiplication import multiply_digits
@@ -19,6 +16,7 @@ from posenc_jax.language.spec import build, parse
 from posenc_jax.methods.positional_description import random_tags
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
+from tests.methods.small_transformers import model_of
 
 GOLDEN = golden('positional_description')['values']
 D, R = 12, 5
@@ -54,9 +52,8 @@ def test_moments_of_the_tags():
     do not correlate.
     """
     at = jnp.arange(1000)[None]
-    found = np.asarray(
-        random_tags(jnp.array([1, 2], jnp.uint32), 0 * at, 0 * at, at, GOLDEN['width']), np.float64
-    )[0]
+    drawn = random_tags(jnp.array([1, 2], jnp.uint32), 0 * at, 0 * at, at, GOLDEN['width'])
+    found = np.asarray(drawn, np.float64)[0]
     error = 5 / found.size**0.5
     assert found.mean() == pytest.approx(GOLDEN['mean'], abs=error)
     assert (found**2).mean() == pytest.approx(GOLDEN['variance'], abs=error * 2**0.5)
@@ -71,9 +68,8 @@ def test_training_draws_anew_for_every_step_row_and_document():
     first, again, other = (tags(tok, key=jax.random.key(k)) for k in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     everything = np.concatenate([first.reshape(-1, R), other.reshape(-1, R)])
-    assert (
-        len(np.unique(everything[:, 0])) == 32
-    )  # two rows, two documents of four tokens, two steps
+    # Two rows, two documents of four tokens, two steps.
+    assert len(np.unique(everything[:, 0])) == 32
 
 
 @pytest.mark.full
@@ -104,20 +100,10 @@ def test_tags_do_not_depend_on_padding_or_positions(key):
 @pytest.mark.full
 def test_tokens_permuted_with_their_tags_permute_the_output():
     """A bidirectional layer sees a set: nothing but the tag tells where a token stands."""
-    cfg = TransformerConfig(
-        vocab_size=7,
-        train_len=8,
-        layers=1,
-        width=16,
-        heads=2,
-        encoding='positional_description(width=4)',
-        kind='encoder',
-    )
-    model, length = Transformer(cfg, rngs=nnx.Rngs(0)), 8
-    tokens, order = (
-        jnp.array([[1, 2, 2, 3, 1, 0, 2, 5]]),
-        np.random.default_rng(0).permutation(length),
-    )
+    sizes = dict(vocab_size=7, layers=1, kind='encoder')
+    model, length = model_of('positional_description(width=4)', **sizes), 8
+    tokens = jnp.array([[1, 2, 2, 3, 1, 0, 2, 5]])
+    order = np.random.default_rng(0).permutation(length)
     (placed,) = model.place(pj.Tokens.of(length=length))
     x = model.embed(tokens, (placed,))
 
@@ -132,14 +118,6 @@ def test_tokens_permuted_with_their_tags_permute_the_output():
     assert np.abs(out[0, 1] - out[0, 2]).max() > 1e-2  # equal tokens are told apart
 
 
-def test_wrong_widths():
-    for width, dim in ((0, 8), (8, 8), (64, 16)):
-        with pytest.raises(
-            ValueError, match=f'width must be at least 1 and below model_dim={dim}, got {width}'
-        ):
-            make(f'width={width}', dim)
-
-
 # Products.
 
 
@@ -147,24 +125,23 @@ def test_the_padded_and_reversed_product_of_the_sheet():
     to_digits = lambda number: np.array([[int(d) for d in reversed(f'{number:04d}')]])
     a, b = to_digits(GOLDEN['a']), to_digits(GOLDEN['b'])
     count = np.array([GOLDEN['digits']])
-    said = [
-        ''.join(map(str, digits[0]))
-        for digits in (written(a, count), written(b, count), multiply_digits(a, b))
-    ]
+    parts = written(a, count), written(b, count), multiply_digits(a, b)
+    said = [''.join(map(str, digits[0])) for digits in parts]
     assert '{}*{}#{}'.format(*said) == GOLDEN['format']
 
 
 @pytest.mark.parametrize(
     'options',
-    [dict(), dict(reverse_output=True), dict(pad_product=True), dict(second=2), dict(digits=4)],
+    [
+        dict(),
+        dict(reverse_output=True),
+        dict(pad_product=True),
+        dict(second=2),
+        dict(digits=4, pad_product=True, reverse_output=True),
+    ],
 )
 @pytest.mark.parametrize('length', [(1, 4), 3])
 def test_products_are_right(options, length):
-    options = (
-        dict(dict(digits=4, pad_product=True, reverse_output=True), **options)
-        if 'digits' in options
-        else options
-    )
     made = Multiplication(**options)
     batch = made.sample(np.random.default_rng(0), 100, length)
     for row, said in enumerate(strings(made, batch)):
@@ -183,21 +160,29 @@ def test_products_are_right(options, length):
         assert made.decode(scored) == product + '$'
 
 
-def test_wrong_products():
-    for spec, message in (
-        ('multiplication(ids="coupled")', 'needs reverse_output=True and pad_product=True'),
-        ('multiplication(digits=-1)', 'digits must be at least 0, got -1'),
-        (
-            'multiplication(digits=2, second=3)',
-            'a second number of 3 digits cannot be padded to digits=2',
-        ),
-        ('multiplication(ids="couple")', 'is not one of'),
-    ):
-        with pytest.raises(SpecError, match=message):
-            task(spec)
-    with pytest.raises(
-        ValueError, match='numbers of 5 digits cannot be padded to digits=4; use at most 4'
-    ):
+SCRATCHPAD = 'scratchpad=True.* cannot be combined with'
+WRONG_TASKS = {  # task -> what the message says
+    'multiplication(ids="coupled")': 'needs reverse_output=True and pad_product=True',
+    'multiplication(digits=-1)': 'digits must be at least 0, got -1',
+    'multiplication(digits=2, second=3)': (
+        'a second number of 3 digits cannot be padded to digits=2'
+    ),
+    'multiplication(ids="couple")': 'is not one of',
+    'addition(scratchpad=True, index_hints=5)': SCRATCHPAD,
+    'addition(scratchpad=True, reverse_operands=True)': SCRATCHPAD,
+    'addition(scratchpad=True, zero_pad=True, ids="coupled")': 'has no ids for scratchpad=True',
+}
+
+
+@pytest.mark.parametrize('spec', WRONG_TASKS)
+def test_wrong_tasks(spec):
+    with pytest.raises(SpecError, match=WRONG_TASKS[spec]):
+        task(spec)
+
+
+def test_numbers_that_are_too_long():
+    message = 'numbers of 5 digits cannot be padded to digits=4; use at most 4'
+    with pytest.raises(ValueError, match=message):
         Multiplication(digits=4).sample(np.random.default_rng(0), 2, (1, 5))
 
 
@@ -229,11 +214,8 @@ def test_every_step_of_the_scratchpad_follows_from_the_one_before():
         question, work = said.strip('$').split('=')
         a, b = question.split('+')
         *steps, answer = work.split(';')
-        assert (
-            int(a) + int(b) == int(answer)
-            and answer == str(int(answer))
-            and len(steps) == max(len(a), len(b))
-        )
+        assert int(a) + int(b) == int(answer) and answer == str(int(answer))
+        assert len(steps) == max(len(a), len(b))
         carry, so_far = 0, ''
         for step in steps:
             carry, digit = divmod(int(a[-1:] or 0) + int(b[-1:] or 0) + carry, 10)
@@ -246,11 +228,3 @@ def test_every_step_of_the_scratchpad_follows_from_the_one_before():
         full = made.sample(np.random.default_rng(0), 1, digits)
         (said,) = strings(made, full)
         assert len(said.strip('$').split('=')[1].rpartition(';')[0]) + 1 == scratchpad_width(digits)
-
-
-def test_wrong_scratchpads():
-    for option in ('index_hints=5', 'reverse_operands=True'):
-        with pytest.raises(SpecError, match='scratchpad=True.* cannot be combined with'):
-            task(f'addition(scratchpad=True, {option})')
-    with pytest.raises(SpecError, match='has no ids for scratchpad=True'):
-        task('addition(scratchpad=True, zero_pad=True, ids="coupled")')

@@ -10,12 +10,12 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.psc import psc_calibrate
 from posenc_jax.protocol.encoding import Encoding
-from tests.golden_files import golden
+from tests.golden_files import golden_suite
+from tests.methods.small_transformers import descend, model_of, read
+from tests.methods.wrong_calls import refused
 
-GOLDEN = golden('psc')
 N, K, H, L = 4, 2, 8, 21
 BASES = [
     'rope(layout="interleaved")',
@@ -49,10 +49,13 @@ def logits(encoding, q, k, shift=0):
     return np.asarray(pj.functional.scaled_dot_product(q.swapaxes(1, 2), k.swapaxes(1, 2)))
 
 
-def test_golden_gains():
-    one = lambda name: jnp.asarray(GOLDEN[name]).reshape(-1, 1, 1)
-    y = psc_calibrate(jnp.asarray(GOLDEN['x']).reshape(1, -1, 1), one('up'), one('down')).ravel()
-    np.testing.assert_allclose(y, np.multiply(GOLDEN['x'], GOLDEN['gain']), atol=2e-6)
+def calibrated(values):
+    one = lambda name: jnp.asarray(values[name]).reshape(-1, 1, 1)
+    x = jnp.asarray(values['x'])
+    return psc_calibrate(x.reshape(1, -1, 1), one('up'), one('down')).ravel() / x
+
+
+test_golden = golden_suite('psc', {'gain': calibrated}, atol=2e-6)
 
 
 @pytest.mark.full_but_one
@@ -61,17 +64,17 @@ def test_starts_as_exactly_what_follows_and_stays_independent_of_it(base):
     q, k, v = vectors()
     tok = pj.Tokens.of(length=L)
     alone = pj.make(base, heads=N, kv_heads=K, head_dim=H, train_len=8)
-    same = lambda ours, expected: [
-        np.testing.assert_array_equal(a, b) for a, b in zip(ours, expected)
-    ]
-    same(build(base).project(q, k, v, tok, tok)[:3], alone.project(q, k, v, tok, tok)[:3])
+
+    def same(encoding, *arguments):
+        found = encoding.project(q, k, v, tok, tok)
+        for a, b in zip(found[:3], alone.project(*arguments, tok, tok)[:3]):
+            np.testing.assert_array_equal(a, b)
+
+    same(build(base), q, k, v)
     encoding = build(base, moved=True)
     part = encoding.parts[0]
-    calibrated = (
-        psc_calibrate(q, part.q_up[...], part.q_down[...]),
-        psc_calibrate(k, part.k_up[...], part.k_down[...]),
-    )
-    same(encoding.project(q, k, v, tok, tok)[:3], alone.project(*calibrated, v, tok, tok)[:3])
+    by_q = psc_calibrate(q, part.q_up[...], part.q_down[...])
+    same(encoding, by_q, psc_calibrate(k, part.k_up[...], part.k_down[...]), v)
     assert encoding.cached == alone.cached
     assert np.abs(logits(encoding, q, k) - logits(build(base), q, k)).max() > 0.1
 
@@ -91,12 +94,11 @@ def test_at_the_start_only_the_first_matrix_has_a_gradient():
 
     def loss(params):
         part = nnx.merge(graphdef, params, rest)
-        return (
-            pj.attend(part, *part.project(q, k, v, tok, tok), applied=pj.TOKEN_STAGE) ** 2
-        ).sum()
+        out = pj.attend(part, *part.project(q, k, v, tok, tok), applied=pj.TOKEN_STAGE)
+        return (out**2).sum()
 
-    for number, side in enumerate(('q', 'k')):
-        gradient = nnx.to_pure_dict(jax.jit(jax.grad(loss))(params))['parts'][0]
+    gradient = nnx.to_pure_dict(jax.jit(jax.grad(loss))(params))['parts'][0]
+    for side in ('q', 'k'):
         assert np.abs(gradient[f'{side}_up']).max((1, 2)).min() > 1e-3, 'every head'
         assert not np.asarray(gradient[f'{side}_down']).any()
 
@@ -104,10 +106,8 @@ def test_at_the_start_only_the_first_matrix_has_a_gradient():
 def test_start_of_the_matrices():
     part = pj.make('psc()', heads=32, kv_heads=8, head_dim=64)
     for up, down in ((part.q_up, part.q_down), (part.k_up, part.k_down)):
-        assert not up[...].any()
-        assert np.abs(down[...]).max() <= 64**-0.5 and np.std(down[...]) == pytest.approx(
-            64**-0.5 / 3**0.5, rel=0.02
-        )
+        assert not up[...].any() and np.abs(down[...]).max() <= 64**-0.5
+        assert np.std(down[...]) == pytest.approx(64**-0.5 / 3**0.5, rel=0.02)
     assert sum(a.size for a in jax.tree.leaves(nnx.state(part))) == 2 * (32 + 8) * 64**2
 
 
@@ -119,9 +119,8 @@ def test_every_head_has_its_own_and_key_heads_serve_their_groups():
         up = getattr(encoding.parts[0], f'{side}_up')
         up[...] = up[...].at[head].set(jax.random.normal(jax.random.key(7), (H, H)))
         moved = np.abs(logits(encoding, q, k) - before).max((0, 2, 3))
-        assert (np.flatnonzero(moved > 0.1) == changed).all() and not np.delete(
-            moved, changed
-        ).any()
+        assert np.flatnonzero(moved > 0.1).tolist() == changed
+        assert not np.delete(moved, changed).any()
 
 
 def test_before_the_rotation_logits_stay_relative_and_behind_it_they_do_not():
@@ -145,56 +144,40 @@ def test_it_learns_beside_a_frozen_model():
     matrices of its own.
     """
     spec = 'psc() | rope(freqs=pi(factor=4.0))'
-    cfg = TransformerConfig(
-        vocab_size=11, train_len=8, layers=2, width=16, heads=2, kv_heads=1, encoding=spec
-    )
-    model, tokens = (
-        Transformer(cfg, rngs=nnx.Rngs(0)),
-        jax.random.randint(jax.random.key(5), (4, 32), 0, 11),
-    )
+    model = model_of(spec, kv_heads=1)
+    tokens = jax.random.randint(jax.random.key(5), (4, 32), 0, 11)
     ours = lambda path, value: any('encodings' == part for part in path)
     graphdef, trained, frozen = nnx.split(model, ours, ...)
     assert {a.shape[:2] for a in jax.tree.leaves(trained)} == {(2, 2), (2, 1)}
-    optimizer = optax.adam(0.03)
 
-    def loss(trained):
+    def loss(trained, _):
         logits = nnx.merge(graphdef, trained, frozen)(tokens[:, :-1])
         return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
 
-    def step(carry, _):
-        trained, state = carry
-        value, gradient = jax.value_and_grad(loss)(trained)
-        updates, state = optimizer.update(gradient, state)
-        return (optax.apply_updates(trained, updates), state), value
-
-    run = jax.jit(
-        lambda trained: jax.lax.scan(step, (trained, optimizer.init(trained)), None, length=30)
-    )
-    (after, _), losses = run(trained)
-    base = Transformer(
-        TransformerConfig(**{**vars(cfg), 'encoding': 'rope(freqs=pi(factor=4.0))'}),
-        rngs=nnx.Rngs(0),
-    )
+    after, losses = descend(loss, trained, steps=30, rate=0.03)
+    base = model_of('rope(freqs=pi(factor=4.0))', kv_heads=1)
     for name in ('embedding', 'norm', 'output'):
         setattr(base, name, getattr(model, name))
     for name in ('attention_norm', 'attention', 'mlp_norm', 'mlp'):
         setattr(base.blocks[0], name, getattr(model.blocks[0], name))
-    np.testing.assert_allclose(jax.jit(base)(tokens), jax.jit(model)(tokens), atol=1e-5)
+    np.testing.assert_allclose(read(base, tokens), read(model, tokens), atol=1e-5)
     assert losses[-1] < losses[0] - 0.05
     layers = [np.asarray(a) for a in jax.tree.leaves(after)]
     assert min(np.abs(a[0] - a[1]).max() for a in layers) > 1e-3
 
 
-def test_errors():
-    q, k, v = vectors()
+def projected(heads, width):
+    q, k, v = (a[..., :width] for a in vectors())
     tok = pj.Tokens.of(length=L)
-    with pytest.raises(
-        ValueError, match='psc was built for 2 key heads of width 8, got 4 key heads of width 8'
-    ):
-        build('rope()').project(q, q, v, tok, tok)
-    with pytest.raises(
-        ValueError, match='psc was built for 4 query heads of width 8, got 4 query heads of width 6'
-    ):
-        build('rope()').project(q[..., :6], k[..., :6], v, tok, tok)
-    with pytest.raises(pj.SpecError, match="psc needs 'heads'"):
-        pj.make('psc()', head_dim=8)
+    return lambda: build('rope()').project(q, q[:, :, :heads], v, tok, tok)
+
+
+test_other_sizes = refused(
+    {
+        f'psc was built for {what} of width 8, got {found}': projected(*sizes)
+        for what, found, sizes in (
+            ('2 key heads', '4 key heads of width 8', (4, 8)),
+            ('4 query heads', '4 query heads of width 6', (2, 6)),
+        )
+    }
+)

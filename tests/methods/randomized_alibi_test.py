@@ -6,16 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.lab.model.config import TransformerConfig
-from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.random_offsets import random_magnitudes
 from posenc_jax.methods.randomized_alibi import randomized_alibi_bias
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
+from tests.methods.random_positions import refused_beyond
+from tests.methods.small_transformers import model_of, read, token_by_token
+from tests.methods.wrong_calls import refused
 
 GOLDEN = golden('randomized_alibi')['values']
 N, M = GOLDEN['count'], GOLDEN['max_len']
@@ -30,44 +28,38 @@ scored = jax.jit(lambda encoding, s, tok: encoding.logits(s, None, None, tok, to
 
 def bias_of(encoding, tok, key=None, rows=1):
     tok = encoding.place(tok, key=None if key is None else jax.random.key(key))
-    return np.asarray(
-        scored(encoding, np.zeros((rows, 8, tok.length, tok.length), np.float32), tok)
-    )
+    zero = np.zeros((rows, 8, tok.length, tok.length), np.float32)
+    return np.asarray(scored(encoding, zero, tok))
 
 
 def test_golden_bias_of_the_plain_symmetric_form():
     """Earlier keys are half a step nearer; that is not the 'offset' of alibi, which is on later
     keys.
     """
-    bias = bias_of(make('max_len=64, random=False'), pj.Tokens.of(length=3))[0]
+    plain, tok = make('max_len=64, random=False'), pj.Tokens.of(length=3)
+    bias = bias_of(plain, tok)[0]
     np.testing.assert_allclose(bias[:2], [GOLDEN['head_0'], GOLDEN['head_1']], atol=1e-7)
-    np.testing.assert_array_equal(
-        bias, bias_of(make('max_len=64, random=False'), pj.Tokens.of(length=3), key=3)[0]
-    )
-    offset = pj.make('alibi(variant="offset")', heads=8)
-    pos = jnp.arange(3)[None]
-    np.testing.assert_allclose(np.asarray(offset.bias(pos, pos))[0].swapaxes(1, 2), bias, atol=1e-7)
+    np.testing.assert_array_equal(bias, bias_of(plain, tok, key=3)[0])
+    offset = np.asarray(pj.make('alibi(variant="offset")', heads=8).bias(tok.pos, tok.pos))[0]
+    np.testing.assert_allclose(offset.swapaxes(1, 2), bias, atol=1e-7)
 
 
 @pytest.mark.full
 def test_a_full_range_is_no_randomisation():
     tok = pj.Tokens.of(length=12)
+    plain = bias_of(make('max_len=12, random=False'), tok)
     for key in (None, 5):
-        np.testing.assert_array_equal(
-            bias_of(make('max_len=12'), tok, key), bias_of(make('max_len=12, random=False'), tok)
-        )
+        np.testing.assert_array_equal(bias_of(make('max_len=12'), tok, key), plain)
 
 
 def test_magnitudes_are_sorted_distinct_and_have_the_moments_of_the_draw():
     seeds = jax.random.bits(jax.random.key(0), (20_000, 2), jnp.uint32)
-    drawn = np.asarray(
-        jax.jit(jax.vmap(lambda seed: random_magnitudes(seed, jnp.array([N]), M)[0]))(seeds)
-    )
+    draw = jax.jit(jax.vmap(lambda seed: random_magnitudes(seed, jnp.array([N]), M)[0]))
+    drawn = np.asarray(draw(seeds))
     assert (drawn[:, 0] == 0).all() and (np.diff(drawn[:, :N]) > 0).all()
     assert drawn[:, 1].min() == 1 and drawn[:, N - 1].max() == M - 1 and (drawn[:, N:] == M).all()
-    error = (
-        4 * (34 / 20_000) ** 0.5
-    )  # the variance of either end is (9 * 64 * 54) / (100 * 11) less the correction, below 34
+    # The variance of either end is (9 * 64 * 54) / (100 * 11) less the correction, below 34.
+    error = 4 * (34 / 20_000) ** 0.5
     assert drawn[:, 1].mean() == pytest.approx(GOLDEN['mean_first'], abs=error)
     assert drawn[:, N - 1].mean() == pytest.approx(GOLDEN['mean_last'], abs=error)
 
@@ -91,19 +83,20 @@ def test_both_sides_have_a_draw_each():
     distributed alike and independent.
     """
     tok = pj.Tokens.of(length=N)
-    one, both = (
-        bias_of(make(f'max_len={M}{more}'), tok, 1)[0, 0] for more in ('', ', both_sides=True')
-    )
+    encoding = make(f'max_len={M}, both_sides=True')
+    one, both = (bias_of(own, tok, 1)[0, 0] for own in (make(f'max_len={M}'), encoding))
     np.testing.assert_array_equal(np.tril(both), np.tril(one))
     later, earlier = both[0, 1:], both[1:, 0] - 0.25  # slope 1/2, half a step
     assert (later != earlier).any() and (np.diff(later) < 0).all() and (np.diff(earlier) < 0).all()
     for shift in range(1, N):
         assert np.ptp(np.diagonal(both, shift)) == 0 == np.ptp(np.diagonal(both, -shift))
-    encoding, ends = make(f'max_len={M}, both_sides=True'), pj.Tokens.of(length=N)
-    sides = jax.jit(
-        jax.vmap(lambda key: encoding.offsets(tok := encoding.place(ends, key=key), tok)[0])
-    )(jax.random.split(jax.random.key(0), 5_000))
-    later, earlier = np.asarray(sides)[:, 0, 1], -np.asarray(sides)[:, 1, 0]
+
+    def offsets(key):
+        placed = encoding.place(tok, key=key)
+        return encoding.offsets(placed, placed)[0]
+
+    sides = np.asarray(jax.jit(jax.vmap(offsets))(jax.random.split(jax.random.key(0), 5_000)))
+    later, earlier = sides[:, 0, 1], -sides[:, 1, 0]
     error = 4 * (34 / 5_000) ** 0.5
     for found in (later, earlier):
         assert found.mean() == pytest.approx(GOLDEN['mean_first'], abs=error)
@@ -143,28 +136,17 @@ def test_a_pattern_draws_anew_in_every_layer_and_decodes():
     """The paper's redraw: layers differ; step by step equals the whole, with ids for the whole
     capacity.
     """
-    pattern = tuple(
-        f'randomized_alibi(max_len=64, both_sides={bool(n)}, draw={n})' for n in range(2)
-    )
-    cfg = TransformerConfig(
-        vocab_size=7, train_len=8, layers=2, width=16, heads=8, encoding='', pattern=pattern
-    )
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    spec = 'randomized_alibi(max_len=64, both_sides={}, draw={})'
+    pattern = spec.format(False, 0), spec.format(True, 1)
+    model = model_of('', pattern=pattern, heads=8)
     parts = [model.encoding(*at).parts[0] for at in model.layers()]
     for key in (None, jax.random.key(0)):
         placed = model.place(pj.Tokens.of(length=8), key=key)
-        first, second = (
-            np.asarray(part.offsets(tok, tok)) for part, tok in zip(parts, placed, strict=True)
-        )
+        first, second = (part.offsets(tok, tok) for part, tok in zip(parts, placed, strict=True))
         assert (first != second).any()
     tokens, tok = np.array([[0, 3, 1, 2, 5, 6]]), pj.Tokens.of(length=6)
-    expected = jax.jit(lambda model, *text: model(*text))(model, tokens, tok)
-    logits, cache = jax.jit(prefill)(model, init_cache(model, tok), tokens[:, :3])
-    found, step = [*np.moveaxis(np.asarray(logits), 1, 0)], jax.jit(decode_step)
-    for t in range(3, 6):
-        logits, cache = step(model, cache, tokens[:, t])
-        found.append(logits)
-    np.testing.assert_allclose(np.stack(found, 1), expected, atol=2e-5)
+    found, _ = token_by_token(model, tokens, tok)
+    np.testing.assert_allclose(found, read(model, tokens, tok), atol=2e-5)
 
 
 def test_the_pure_function_is_not_divided_by_anything():
@@ -172,38 +154,28 @@ def test_the_pure_function_is_not_divided_by_anything():
     np.testing.assert_array_equal(bias[0, :, 0], [[-3.25, 0.0, -2.0], [-1.625, 0.0, -1.0]])
 
 
+def placed(positions):
+    return make('max_len=8, eval_len=6').place(pj.Tokens.of(positions=positions))
+
+
+def scored_with_two_heads():
+    tok = placed([[0, 1]])
+    scored(make('max_len=8'), np.zeros((1, 2, 2, 2)), tok)
+
+
+test_wrong_input = refused(
+    {
+        'needs integer positions': lambda: placed([[0.5]]),
+        'one component': lambda: placed([[[0, 1]]]),
+        'parameters of 8 heads, the queries have 2': scored_with_two_heads,
+    }
+)
+
+
 @pytest.mark.full
-def test_wrong_input_says_what_is_wrong():
-    for arguments, message in (
-        ('max_len=0', 'max_len must be at least 1 .*, got 0'),
-        ('max_len=8, eval_len=9', 'eval_len must be at least 1 and at most max_len=8, got 9'),
-        ('max_len=8, both_sides=2', 'both_sides=2 is not bool'),
-        ('max_len=8, bothsides=True', "no argument 'bothsides'; did you mean 'both_sides'"),
-        ('max_len=8, draw=-1', 'draw must be at least 0, got -1'),
-        ('max_len=16777217', 'max_len must be .* at most 16777216'),
-    ):
-        with pytest.raises(SpecError, match=message):
-            make(arguments)
-    encoding = make('max_len=8, eval_len=6')
-    for key, length, limit in ((1, 9, 7), (None, 7, 5)):
-        with pytest.raises(ValueError, match=f'position {length - 1} is not in 0 .. {limit}'):
-            encoding.place(pj.Tokens.of(length=length), key=key and jax.random.key(key))
-        with pytest.raises(
-            ValueError, match=f'position {length - 1}, which is not in 0 .. {limit}'
-        ):
-            jax.jit(lambda t: encoding.place(t, key=key and jax.random.key(key)))(
-                pj.Tokens.of(length=length)
-            )
-    with pytest.raises(ValueError, match='needs integer positions'):
-        encoding.place(pj.Tokens.of(positions=[[0.5]]))
-    with pytest.raises(ValueError, match='one component'):
-        encoding.place(pj.Tokens.of(positions=[[[0, 1]]]))
-    with pytest.raises(ValueError, match='parameters of 8 heads, the queries have 2'):
-        tok = encoding.place(pj.Tokens.of(length=2))
-        encoding.logits(jnp.zeros((1, 2, 2, 2)), None, None, tok, tok, None, ())
-    tok = jax.jit(lambda pos: make('max_len=4').place(pj.Tokens.of(positions=pos)))(
-        jnp.array([[0, 9]])
-    )
-    assert np.isnan(np.asarray(make('max_len=4').offsets(tok, tok))).tolist() == [
-        [[False, True], [True, False]]
-    ]
+def test_positions_beyond_the_range():
+    encoding, short = make('max_len=8, eval_len=6'), make('max_len=4')
+    refused_beyond(encoding, 9, 7, key=1)
+    refused_beyond(encoding, 7, 5, key=None)
+    tok = jax.jit(lambda pos: short.place(pj.Tokens.of(positions=pos)))(jnp.array([[0, 9]]))
+    assert np.isnan(short.offsets(tok, tok)).tolist() == [[[False, True], [True, False]]]

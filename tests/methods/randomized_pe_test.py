@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.lab.model.config import TransformerConfig
-from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.randomized_pe import random_ids, spaced_ids
 from posenc_jax.protocol.tables import NOWHERE
 from tests.golden_files import golden
+from tests.methods.random_positions import refused_beyond
+from tests.methods.small_transformers import model_of
+from tests.methods.wrong_calls import refused
 
 GOLDEN = golden('randomized_pe')['values']
 RULES = ['sampled', 'spaced', 'first']
@@ -51,12 +51,10 @@ def test_moments_of_the_draw(draws):
     assert first.mean() == pytest.approx(GOLDEN['mean_first'], abs=error)
     assert last.mean() == pytest.approx(GOLDEN['mean_last'], abs=error)
     assert first.var() == pytest.approx(GOLDEN['variance_first'], rel=0.08)
-    assert (first == 0).mean() == pytest.approx(
-        GOLDEN['first_is_zero'], abs=4 * (0.16 * 0.84 / len(draws)) ** 0.5
-    )
-    np.testing.assert_allclose(
-        np.bincount(draws[:, :10].reshape(-1), minlength=64) / len(draws), 10 / 64, atol=0.012
-    )
+    error = 4 * (0.16 * 0.84 / len(draws)) ** 0.5
+    assert (first == 0).mean() == pytest.approx(GOLDEN['first_is_zero'], abs=error)
+    share = np.bincount(draws[:, :10].reshape(-1), minlength=64) / len(draws)
+    np.testing.assert_allclose(share, 10 / 64, atol=0.012)
 
 
 @pytest.mark.parametrize('rule', RULES)
@@ -105,13 +103,12 @@ def test_packed_documents_use_the_same_ids():
 @pytest.mark.full
 def test_spaced_ids_are_the_expected_ones_rounded_down():
     n, m = GOLDEN['count'], GOLDEN['max_len']
-    ids = np.asarray(spaced_ids(jnp.arange(n)[None], jnp.array([n]), m))[0]
+    spaced = lambda n, m: np.asarray(spaced_ids(jnp.arange(n)[None], jnp.array([n]), m))[0]
+    ids = spaced(n, m)
     assert ids[0] == int(GOLDEN['mean_first']) and ids[-1] == int(GOLDEN['mean_last'])
     for n, m in ((1, 1), (7, 9), (40, 41), (46_340, 46_340), (46_000, 46_340)):
-        ids = np.asarray(spaced_ids(jnp.arange(n)[None], jnp.array([n]), m))[0]
-        np.testing.assert_array_equal(
-            ids, (np.arange(1, n + 1, dtype=np.int64) * (m + 1)) // (n + 1) - 1
-        )
+        ids, exact = spaced(n, m), np.arange(1, n + 1, dtype=np.int64) * (m + 1) // (n + 1) - 1
+        np.testing.assert_array_equal(ids, exact)
         assert (np.diff(ids) > 0).all() and ids[0] >= 0 and ids[-1] < m
 
 
@@ -127,32 +124,24 @@ def test_the_evaluation_rule_needs_no_key_and_repeats():
     ids = ids_of(encoding, tok)
     np.testing.assert_array_equal(ids, jax.jit(lambda t: encoding.place(t).pos)(tok))
     assert (ids != np.arange(30)).any()
-    np.testing.assert_array_equal(
-        ids_of(make("max_len=100, evaluation='first'"), tok), [np.arange(30)]
-    )
+    first = ids_of(make("max_len=100, evaluation='first'"), tok)
+    np.testing.assert_array_equal(first, [np.arange(30)])
 
 
 def test_a_pattern_draws_anew_in_every_layer():
     """The paper's redraw inside attention: layers see ids of their own, in training and evaluation;
     RoPE is no Toeplitz form.
     """
+    tok, key = pj.Tokens.of(length=8), jax.random.key(0)
+    placed = lambda pattern, key: [
+        np.asarray(own.pos) for own in model_of('', pattern=pattern).place(tok, key=key)
+    ]
     pattern = tuple(f'randomized_pe(max_len=256, draw={n}) | rope()' for n in range(2))
-    cfg = TransformerConfig(
-        vocab_size=7, train_len=8, layers=2, width=16, heads=2, encoding='', pattern=pattern
-    )
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
-    for key in (None, jax.random.key(0)):
-        first, second = (
-            np.asarray(tok.pos) for tok in model.place(pj.Tokens.of(length=8), key=key)
-        )
+    for drawn in (None, key):
+        first, second = placed(pattern, drawn)
         assert (first != second).any() and len(np.unique(np.diff(first))) > 1
-    one = dataclasses.replace(cfg, pattern=('randomized_pe(max_len=256) | rope()',) * 2)
-    first, second = Transformer(one, rngs=nnx.Rngs(0)).place(
-        pj.Tokens.of(length=8), key=jax.random.key(0)
-    )
-    np.testing.assert_array_equal(first.pos, second.pos)
-    with pytest.raises(ValueError, match='draw must be at least 0, got -1'):
-        make('max_len=8, draw=-1')
+    first, second = placed(('randomized_pe(max_len=256) | rope()',) * 2, key)
+    np.testing.assert_array_equal(first, second)
 
 
 def test_longer_inputs_see_positions_that_training_saw():
@@ -165,47 +154,25 @@ def test_longer_inputs_see_positions_that_training_saw():
     assert set(ids_of(encoding, pj.Tokens.of(length=200))[0]) <= set(seen.tolist())
 
 
-def test_it_feeds_any_encoding_of_the_chain():
-    tok = pj.Tokens.of(length=10)
-    chained = pj.make("randomized_pe(max_len=64) | sinusoidal(style='halves')")
-    placed = chained.place(tok, key=jax.random.key(0))
-    expected = pj.make("sinusoidal(style='halves')").embed(jnp.zeros((1, 10, 8)), placed)
-    assert (placed.pos != tok.pos).any()
-    np.testing.assert_array_equal(chained.embed(jnp.zeros((1, 10, 8)), placed), expected)
-
-
-def test_wrong_input_says_what_is_wrong():
-    for arguments, message in (
-        ('max_len=0', 'max_len must be at least 1, got 0'),
-        ('max_len=8, eval_len=9', 'eval_len must be at least 1 and at most max_len=8, got 9'),
-        ("max_len=50000, evaluation='spaced'", "needs max_len <= 46340, got 50000; use 'sampled'"),
-        ("max_len=8, evaluation='random'", 'one of .*sampled'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            make(arguments)
+def test_positions_beyond_the_range():
     encoding = make('max_len=8, eval_len=6')
-    for key, length, limit in ((1, 9, 7), (None, 7, 5)):
-        with pytest.raises(ValueError, match=f'position {length - 1} is not in 0 .. {limit}'):
-            ids_of(encoding, pj.Tokens.of(length=length), key)
-        with pytest.raises(
-            ValueError, match=f'position {length - 1}, which is not in 0 .. {limit}'
-        ):
-            jax.jit(lambda t: encoding.place(t, key=key and jax.random.key(key)))(
-                pj.Tokens.of(length=length)
-            )
-    for call in (
-        lambda: random_ids(jax.random.key(0), jnp.array([2, 5]), 3),
-        lambda: spaced_ids(jnp.array([[0]]), jnp.array([5]), 3),
-    ):
-        with pytest.raises(ValueError, match='5 distinct ids cannot be drawn from 3'):
-            call()
-    assert spaced_ids(jnp.array([[0, 9, -1]]), jnp.array([3]), 7).tolist() == [
-        [1, NOWHERE, NOWHERE]
-    ]
-    with pytest.raises(ValueError, match='needs integer positions'):
-        ids_of(encoding, pj.Tokens.of(positions=[[0.5]]))
-    with pytest.raises(ValueError, match='one component'):
-        ids_of(encoding, pj.Tokens.of(positions=[[[0, 1]]]))
+    refused_beyond(encoding, 9, 7, key=1)
+    refused_beyond(encoding, 7, 5, key=None)
+    beyond = spaced_ids(jnp.array([[0, 9, -1]]), jnp.array([3]), 7)
+    assert beyond.tolist() == [[1, NOWHERE, NOWHERE]]
+
+
+FIVE = '5 distinct ids cannot be drawn from 3'
+test_wrong_input = refused(
+    {
+        FIVE: lambda: random_ids(jax.random.key(0), jnp.array([2, 5]), 3),
+        f'{FIVE}.*': lambda: spaced_ids(jnp.array([[0]]), jnp.array([5]), 3),
+        'needs integer positions': (
+            lambda: make('max_len=8').place(pj.Tokens.of(positions=[[0.5]]))
+        ),
+        'one component': lambda: make('max_len=8').place(pj.Tokens.of(positions=[[[0, 1]]])),
+    }
+)
 
 
 @pytest.mark.parametrize(
@@ -220,9 +187,8 @@ def test_wrong_input_says_what_is_wrong():
 )
 def test_traced_positions_that_cannot_be_are_nowhere(rule, pos, impossible):
     encoding = make(f'max_len=8, {rule}')
-    placed = jax.jit(lambda pos: encoding.place(pj.Tokens.of(positions=pos)).pos)(jnp.array([pos]))[
-        0
-    ]
+    place = jax.jit(lambda pos: encoding.place(pj.Tokens.of(positions=pos)).pos)
+    (placed,) = place(jnp.array([pos]))
     assert np.flatnonzero(placed == NOWHERE).tolist() == impossible
     assert ((placed >= 0) & (placed < 8)).sum() == 3 - len(impossible)
 

@@ -10,13 +10,12 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.lab.decoding.generate import generate
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.rcmha import rcmha_bias, rcmha_convolution
 from posenc_jax.protocol import capabilities
-from posenc_jax.protocol.errors import SpecError
-from tests.golden_files import golden
+from tests.golden_files import golden_suite
+from tests.methods.small_transformers import model_of, turned_off
+from tests.methods.wrong_calls import refused
 
-GOLDEN = golden('rcmha')
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 21
 TOLERANCE = 2e-5
 
@@ -35,13 +34,10 @@ def build(options='max_len=32', **context):
 def weights(seed=7):
     """Projections with a bias, which must not leak in before the first token."""
     keys = jax.random.split(jax.random.key(seed), 6)
-    heads = dict(q=N, k=K, v=K)
+    draw = lambda number, *shape: jax.random.normal(keys[number], shape)
     return {
-        name: (
-            jax.random.normal(keys[2 * i], (D, n, H)) * D**-0.5,
-            jax.random.normal(keys[2 * i + 1], (n, H)),
-        )
-        for i, (name, n) in enumerate(heads.items())
+        name: (draw(2 * i, D, n, H) * D**-0.5, draw(2 * i + 1, n, H))
+        for i, (name, n) in enumerate(dict(q=N, k=K, v=K).items())
     }
 
 
@@ -77,41 +73,46 @@ def reference(part, x, w, length=L):
     distance = np.arange(length)[:, None] - np.arange(length)[None]
     row = np.clip(distance, 0, len(part.vectors[...]) - 1)
     s = jnp.einsum('bihd,bjhd->bhij', q + part.u[...], repeat(k))
-    s = (
-        s
-        + jnp.einsum('bihd,ijhd->bhij', q, part.vectors[...][row])
-        + jnp.moveaxis(part.scalars[...][row], -1, 0)
-    )
+    s += jnp.einsum('bihd,ijhd->bhij', q, part.vectors[...][row])
+    s += jnp.moveaxis(part.scalars[...][row], -1, 0)
     p = jax.nn.softmax(jnp.where(distance >= 0, s / H**0.5, -jnp.inf), axis=-1)
     return jnp.einsum('bhij,bjhd->bihd', p, repeat(v))
 
 
-def test_golden_convolution():
-    golden = GOLDEN['convolution']
-    y = jnp.array([7.0, 7.0, *golden['y']]).reshape(
-        1, -1, 1, 1
-    )  # what lies before the first token does not count
+def convolved(golden):
+    """What lies before the first token of a document does not count."""
+    y = jnp.array([7.0, 7.0, *golden['y']]).reshape(1, -1, 1, 1)
     taps, bias = jnp.array(golden['taps'])[:, None], jnp.array([golden['bias']])
-    z = rcmha_convolution(y, taps, bias, jnp.arange(5)[None])
-    np.testing.assert_allclose(z.ravel(), golden['z'], atol=1e-6)
-    restarted = rcmha_convolution(y, taps, bias, jnp.array([[0, 1, 0, 1, 2]]))
-    alone = rcmha_convolution(y[:, 2:], taps, bias, jnp.arange(3)[None])
+    run = lambda y, rank: rcmha_convolution(y, taps, bias, jnp.array([rank]))
+    restarted, alone = run(y, [0, 1, 0, 1, 2]), run(y[:, 2:], range(3))
     np.testing.assert_allclose(restarted[:, 2:], alone, atol=1e-6)
+    return run(y, range(5)).ravel()
 
 
-@pytest.mark.parametrize('block', [3, 1, 2])
-def test_golden_table(block):
-    encoding = build('max_len=3', heads=1, kv_heads=1, head_dim=1, model_dim=1)
-    part = encoding.parts[0]
-    for parameter in (part.vectors, part.u, part.bias):
-        parameter[...] = jnp.zeros(parameter.shape)
+def plain_taps(part, *others):
+    """Only the token itself is read, and these variables are zero."""
+    for variable in (part.vectors, part.u, part.bias, *others):
+        turned_off(variable)
     part.taps[...] = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0])[:, None, None], part.taps.shape)
-    part.scalars[...] = jnp.array(GOLDEN['scalars'])[:, None]
-    zero, values = jnp.zeros((1, 3, 1, 1)), jnp.eye(3)[None, :, None]
-    tok = pj.Tokens.of(length=3)
+
+
+def weights_of_the_table(values):
+    """In blocks of every size."""
+    encoding = build('max_len=3', heads=1, kv_heads=1, head_dim=1, model_dim=1)
+    part, zero, tok = encoding.parts[0], jnp.zeros((1, 3, 1, 1)), pj.Tokens.of(length=3)
+    plain_taps(part)
+    part.scalars[...] = jnp.array(values['scalars'])[:, None]
+    rows = jnp.eye(3)[None, :, None]
     q, k, _, tq, tk = encoding.project(zero, zero, zero, tok, tok, None)
-    out = pj.attend(encoding, q, k, values, tq, tk, block=block, applied=pj.TOKEN_STAGE)
-    np.testing.assert_allclose(out[0, 2, 0], GOLDEN['probabilities'], atol=1e-6)
+    run = lambda block: pj.attend(encoding, q, k, rows, tq, tk, block=block, applied=pj.TOKEN_STAGE)
+    three, two, one = (run(block)[0, 2, 0] for block in (3, 2, 1))
+    np.testing.assert_allclose([two, one], [three, three], atol=1e-6)
+    return three
+
+
+test_golden = golden_suite(
+    'rcmha', {'convolution.z': convolved, 'probabilities': weights_of_the_table}, atol=1e-6
+)
 
 
 @pytest.mark.full_but_one
@@ -132,39 +133,30 @@ def test_values_and_gradients_equal_reference(options):
 
 def test_a_tap_of_one_and_no_tables_are_plain_attention():
     encoding, x = build(), draw_input()
-    part = encoding.parts[0]
-    for parameter in (part.vectors, part.scalars, part.u, part.bias):
-        parameter[...] = jnp.zeros(parameter.shape)
-    part.taps[...] = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0])[:, None, None], part.taps.shape)
+    plain_taps(encoding.parts[0], encoding.parts[0].scalars)
     tok = pj.Tokens.of(length=L)
-    np.testing.assert_allclose(
-        run(encoding, x, tok), run(pj.make('nope()', causal=True), x, tok), atol=2e-6
-    )
+    expected = run(pj.make('nope()', causal=True), x, tok)
+    np.testing.assert_allclose(run(encoding, x, tok), expected, atol=2e-6)
 
 
 @pytest.mark.full
 def test_jumps_in_positions_read_the_whole_table():
     """Distances of a block that are no run: the same rows as one by one."""
     q = jax.random.normal(jax.random.key(0), (1, 2, 3, 4))
-    vectors, scalars = (
-        jax.random.normal(jax.random.key(1), (50, 2, 4)),
-        jax.random.normal(jax.random.key(2), (50, 2)),
-    )
+    vectors = jax.random.normal(jax.random.key(1), (50, 2, 4))
+    scalars = jax.random.normal(jax.random.key(2), (50, 2))
     for q_pos in ([40, 41, 42], [11, 20, 49]):
         distance = jnp.array(q_pos)[None, :, None] - jnp.array([0, 1, 10])
         bias = rcmha_bias(q, vectors, scalars, distance, jnp.ones(distance.shape, bool))
-        expected = jnp.einsum('bnth,tsnh->bnts', q, vectors[distance[0]]) + jnp.moveaxis(
-            scalars[distance[0]], -1, 0
-        )
+        expected = jnp.einsum('bnth,tsnh->bnts', q, vectors[distance[0]])
+        expected += jnp.moveaxis(scalars[distance[0]], -1, 0)
         np.testing.assert_allclose(bias, expected, atol=1e-6)
 
 
 def test_the_convolution_brings_earlier_tokens_where_attention_looks_at_one():
     """Forced onto itself by c, a token still knows the two before it, and no others."""
     encoding, x = build(), draw_input()
-    encoding.parts[0].scalars[...] = jnp.where(jnp.arange(32) == 0, 500.0, 0.0)[:, None] * jnp.ones(
-        N
-    )
+    encoding.parts[0].scalars[...] = jnp.zeros((32, N)).at[0].set(500.0)
     out, token = run(encoding, x, pj.Tokens.of(length=L)), 9
     other = run(encoding, x.at[:, token].add(1.0), pj.Tokens.of(length=L))
     moved = np.abs(other - out).max((0, 2, 3)) > 1e-5
@@ -172,22 +164,9 @@ def test_the_convolution_brings_earlier_tokens_where_attention_looks_at_one():
 
 
 @pytest.mark.full
-def test_packing_and_left_padding():
-    encoding, x, cut = build(), draw_input(), 9
-    later = jnp.arange(L)[None].repeat(B, 0) >= cut
-    first = run(encoding, x[:, :cut], pj.Tokens.of(length=cut))
-    second = run(encoding, x[:, cut:], pj.Tokens.of(length=L - cut))
-    packed = run(encoding, x, pj.Tokens.of(segment=later.astype(int)), block=(5, 8))
-    padded = run(encoding, x, pj.Tokens.of(valid=later), block=(5, 8))
-    np.testing.assert_allclose(packed, jnp.concatenate([first, second], 1), atol=TOLERANCE)
-    np.testing.assert_allclose(padded[:, cut:], second, atol=TOLERANCE)
-
-
-@pytest.mark.full
 def test_a_model_decodes_what_it_reads():
-    sizes = dict(vocab_size=11, train_len=16, layers=2, width=16, heads=4, kv_heads=2)
-    cfg = TransformerConfig(**sizes, bias='qkv', encoding='rcmha(max_len=16)')
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    sizes = dict(train_len=16, heads=4, kv_heads=2, bias='qkv')
+    model = model_of('rcmha(max_len=16)', **sizes)
     for block in model.blocks:
         for parameter in (block.attention.b_q, block.attention.b_k, block.attention.b_v):
             parameter[...] = jax.random.normal(jax.random.key(parameter.ndim), parameter.shape)
@@ -199,19 +178,21 @@ def test_a_model_decodes_what_it_reads():
     np.testing.assert_array_equal(logits.argmax(-1)[:, 4:-1], out[:, 5:])
 
 
-def test_wrong_input():
-    with pytest.raises(SpecError, match='max_len must be at least 1, got 0'):
-        build('max_len=0')
-    with pytest.raises(SpecError, match='rcmha is defined for causal attention only'):
-        pj.make('rcmha()', causal=False, heads=N, head_dim=H)
-    with pytest.raises(ValueError, match='tables for 16 distances, got 21 positions'):
-        run(build('max_len=16'), draw_input(), pj.Tokens.of(length=L))
-    encoding, tok = build(), pj.Tokens.of(length=3)
-    q = jnp.zeros((1, 3, N, H))
-    with pytest.raises(ValueError, match='tables for 4 heads, queries have 2'):
-        encoding.project(q[:, :, :2], q[:, :, :2], q[:, :, :2], tok, tok)
-    with pytest.raises(ValueError, match='2 tokens in front: 3 tokens, the layer input of 3$'):
-        encoding.qkv(jnp.zeros((1, 3, D)), None, tok)
+def projected(q):
+    return build().project(q, q, q, *[pj.Tokens.of(length=3)] * 2)
+
+
+test_wrong_input = refused(
+    {
+        'tables for 16 distances, got 21 positions': (
+            lambda: run(build('max_len=16'), draw_input(), pj.Tokens.of(length=L))
+        ),
+        'tables for 4 heads, queries have 2': lambda: projected(jnp.zeros((1, 3, 2, H))),
+        '2 tokens in front: 3 tokens, the layer input of 3$': (
+            lambda: build().qkv(jnp.zeros((1, 3, D)), None, pj.Tokens.of(length=3))
+        ),
+    }
+)
 
 
 @pytest.mark.full

@@ -6,7 +6,7 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.methods.sandwich import sandwich_curve
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
 
 GOLDEN = golden('sandwich')
 
@@ -19,16 +19,17 @@ def curve(distances, *, start=0, dim=128):
 def exact(distances, dim=128):
     """The formula in float64."""
     t = np.arange(1, dim // 2 + 1)
-    return (
-        np.cos(np.asarray(distances, np.float64)[:, None] / 10000.0 ** (2 * t / dim)).sum(-1)
-        - dim / 2
-    )
+    angles = np.asarray(distances, np.float64)[:, None] / 10000.0 ** (2 * t / dim)
+    return np.cos(angles).sum(-1) - dim / 2
 
 
-def test_the_curve():
-    distances = np.array([int(d) for d in GOLDEN['curve']])
-    np.testing.assert_allclose(curve(distances), list(GOLDEN['curve'].values()), atol=1e-5)
-    np.testing.assert_allclose(curve([1], dim=4), [GOLDEN['narrow']], rtol=5e-3)
+test_golden = golden_suite(
+    'sandwich',
+    {
+        'curve.*': (lambda _, distance: curve([int(distance)])[0], {'atol': 1e-5}),
+        'narrow': (lambda _: curve([1], dim=4)[0], {'rtol': 5e-3}),
+    },
+)
 
 
 @pytest.mark.parametrize('start', [0, 10**6, 2**30])
@@ -59,18 +60,12 @@ def test_it_falls_as_the_logarithm_of_the_distance_and_stays_above_its_bound():
     """
     distances = np.arange(8, 2049)
     law = -64 / np.log(10000.0) * (np.log(distances) + np.euler_gamma)
-    apart = curve(distances) - law
-    assert np.abs(apart).mean() < 0.1 * (law[0] - law[-1]) and np.abs(apart).max() < 0.3 * (
-        law[0] - law[-1]
-    )
+    apart, fallen = np.abs(curve(distances) - law), law[0] - law[-1]
+    assert apart.mean() < 0.1 * fallen and apart.max() < 0.3 * fallen
     assert curve(np.arange(0, 300000, 37)).min() > -128.0
 
 
-def test_errors():
-    for dim, near in ((7, '; the nearest is 8'), (0, '')):
-        with pytest.raises(ValueError, match=f'at least 2, .* and even, got {dim}{near}'):
-            pj.make(f'sandwich(dim={dim})', heads=4)
-    with pytest.raises(
-        ValueError, match=r'one position per token \[B, L\], got positions of shape \(1, 4, 2\)'
-    ):
+def test_positions_of_several_components_are_refused():
+    message = r'one position per token \[B, L\], got positions of shape \(1, 4, 2\)'
+    with pytest.raises(ValueError, match=message):
         sandwich_curve(jnp.zeros((1, 4, 2)), jnp.zeros((1, 4)))

@@ -9,25 +9,24 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.lab.model import TransformerConfig
-from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.tasks.language import Language, SegmentedText
 from posenc_jax.methods.extend import extend
 from posenc_jax.methods.segmented_sequences import chunk_ids, prefix_ids, stretched_table
-from posenc_jax.protocol.errors import SpecError
-from tests.golden_files import golden
+from tests.golden_files import golden_suite
+from tests.methods.small_transformers import model_of, read
 
-GOLDEN = golden('segmented_sequences')['values']
 RNG = np.random.default_rng
 
 
-@pytest.mark.parametrize(
-    ('table', 'stretched'), [('table', 'stretched_4'), ('short_table', 'stretched_3')]
+def stretched(name, factor):
+    return lambda values: stretched_table(jnp.array(values[name])[:, None], factor)[:, 0]
+
+
+test_golden = golden_suite(
+    'segmented_sequences',
+    {'stretched_4': stretched('table', 4), 'stretched_3': stretched('short_table', 3)},
+    rtol=1e-6,
 )
-def test_golden_tables(table, stretched):
-    factor = int(stretched[-1])
-    out = stretched_table(jnp.array(GOLDEN[table])[:, None], factor)[:, 0]
-    np.testing.assert_allclose(out, GOLDEN[stretched], rtol=1e-6)
 
 
 @pytest.mark.full_but_one
@@ -44,9 +43,8 @@ def test_places_between_rows_are_exact_in_long_tables():
     table = jnp.arange(8192, dtype=jnp.float32)[:, None] % 2
     share = np.arange(3 * 8192) % 3 / 3
     odd = np.arange(3 * 8192) // 3 % 2
-    np.testing.assert_allclose(
-        stretched_table(table, 3)[:-3, 0], np.where(odd, 1 - share, share)[:-3], atol=1e-6
-    )
+    expected = np.where(odd, 1 - share, share)
+    np.testing.assert_allclose(stretched_table(table, 3)[:-3, 0], expected[:-3], atol=1e-6)
 
 
 def test_chunks_are_segments_in_the_order_of_the_text():
@@ -71,19 +69,14 @@ def test_a_prefix_of_single_tokens_before_a_run(last):
         picked[ids[:4]] += 1
     assert begins == ({14} if last else set(range(4, 15)))
     if last:  # uniform over what precedes the run
-        np.testing.assert_allclose(
-            picked[:14] / 400, 4 / 14, atol=4 * (4 / 14 * 10 / 14 / 400) ** 0.5
-        )
+        error = 4 * (4 / 14 * 10 / 14 / 400) ** 0.5
+        np.testing.assert_allclose(picked[:14] / 400, 4 / 14, atol=error)
         assert not picked[14:].any()
 
 
 def test_taking_everything_is_ordinary_training():
-    for ids in (
-        chunk_ids(RNG(0), 12, 12, 3),
-        prefix_ids(RNG(0), 12, 12, 0),
-        prefix_ids(RNG(0), 12, 12, 5),
-    ):
-        assert ids.tolist() == list(range(12))
+    drawn = chunk_ids(RNG(0), 12, 12, 3), *(prefix_ids(RNG(0), 12, 12, n) for n in (0, 5))
+    assert all(ids.tolist() == list(range(12)) for ids in drawn)
     assert prefix_ids(RNG(0), 20, 8, 0).tolist() == list(range(12, 20))
     batch = SegmentedText(source_len=16, segment_len=4).sample(RNG(0), 2, 16)
     assert (batch['positions'] == np.arange(16)).all()
@@ -105,19 +98,10 @@ def test_targets_are_the_true_next_tokens(options):
     assert (np.diff(batch['positions'], axis=1) > 1).any(1).all()
 
 
-def test_batches_of_the_task():
-    task, plain = SegmentedText(source_len=64, segment_len=8), Language()
-    data = task.dataset(length=16, batch_size=4, seed=1)
-    for name, array in data[2].items():
-        np.testing.assert_array_equal(array, task.dataset(length=16, batch_size=4, seed=1)[2][name])
-    halves = [
-        task.dataset(length=16, batch_size=4, seed=1, shard=(part, 2))[2]['tokens']
-        for part in (0, 1)
-    ]
-    np.testing.assert_array_equal(np.concatenate(halves), data[2]['tokens'])
-    assert not (data[2]['tokens'] == data[3]['tokens']).all()
+def test_evaluation_reads_the_whole_text():
     validation, whole = (
-        t.dataset(length=16, batch_size=4, seed=1, split='validation')[0] for t in (task, plain)
+        task.dataset(length=16, batch_size=4, seed=1, split='validation')[0]
+        for task in (SegmentedText(source_len=64, segment_len=8), Language())
     )
     np.testing.assert_array_equal(validation['tokens'], whole['tokens'])
 
@@ -127,14 +111,12 @@ def test_a_model_extended_reads_texts_four_times_as_long():
     """At positions 4 p it is the model it was; it accepts 4 times as many tokens, and refuses
     more.
     """
-    sizes = dict(vocab_size=9, train_len=8, layers=1, width=16, heads=2)
-    cfg = TransformerConfig(encoding='learned_absolute(max_len=8, std=1.0)', **sizes)
-    model, ids = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(8)[None]
-    longer = model.extend('segmented_sequences(factor=4)')
-    read, expected = jax.jit(longer), jax.jit(model)(ids)
+    model = model_of('learned_absolute(max_len=8, std=1.0)', vocab_size=9, layers=1)
+    longer, ids = model.extend('segmented_sequences(factor=4)'), jnp.arange(8)[None]
+    expected = read(model, ids)
     spread = pj.Tokens.of(positions=4 * np.arange(8)[None])
-    np.testing.assert_allclose(read(ids, spread), expected, atol=1e-6)
-    assert np.abs(read(ids) - expected).max() > 1e-2
+    np.testing.assert_allclose(read(longer, ids, spread), expected, atol=1e-6)
+    assert np.abs(read(longer, ids) - expected).max() > 1e-2
     assert jax.eval_shape(longer, jnp.zeros((1, 32), jnp.int32)).shape == (1, 32, 9)
     with pytest.raises(ValueError, match='position 32 is not in 0 .. 31'):
         longer(jnp.zeros((1, 33), jnp.int32))
@@ -151,51 +133,52 @@ def test_a_chain_keeps_its_other_parts():
     assert longer.parts[0].max_len == 16 and longer.parts[1].card.key == 'rope'
 
 
-def test_wrong_input_says_what_is_wrong():
-    for arguments, message in (
-        ((12, 6, 4), 'segments of 4 tokens do not divide the 6 tokens of a row'),
-        ((10, 8, 4), 'segments of 4 tokens do not divide the 10 tokens of the text'),
-        ((12, 13, 1), 'a row takes 1 .. 12 tokens of a text of 12, got 13'),
-        ((12, 6, 0), 'segment_len must be at least 1, an integer, got 0'),
-        ((12, 6, 1.5), 'segment_len must be at least 1, an integer, got 1.5'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            chunk_ids(RNG(0), *arguments)
-    for prefix in (6, -1):
-        with pytest.raises(
-            ValueError, match=rf'prefix_len must lie in 0 .. 5, .* of 6 tokens, got {prefix}'
-        ):
-            prefix_ids(RNG(0), 12, 6, prefix)
-    for factor in (0, 1.5):
-        with pytest.raises(
-            ValueError, match=f'factor must be an integer of at least 1, got {factor}'
-        ):
-            stretched_table(jnp.ones((2, 1)), factor)
-    for options in (dict(), dict(segment_len=4, prefix_len=4)):
-        with pytest.raises(ValueError, match='exactly one of segment_len and prefix_len, got'):
-            SegmentedText(source_len=16, **options)
-    with pytest.raises(ValueError, match='give prefix_len'):
-        SegmentedText(source_len=16, segment_len=4, last=False)
-    with pytest.raises(ValueError, match='a row takes 1 .. 16 tokens of a text of 16, got 32'):
-        SegmentedText(source_len=16, segment_len=4).width(32)
-    with pytest.raises(
-        SpecError, match='segmented_sequences extends one learned_absolute; found 0 in rope'
-    ):
-        extend(pj.make('rope()', head_dim=8), 'segmented_sequences(factor=2)')
-    with pytest.raises(
-        SpecError,
-        match=r"stretches learned_absolute\(ids='plain'\), got learned_absolute\(ids='fairseq'\)",
-    ):
-        extend(
-            pj.make("learned_absolute(max_len=8, ids='fairseq')", model_dim=8),
-            'segmented_sequences(factor=2)',
-        )
+def stretch(encoding, factor=2, **sizes):
+    return extend(pj.make(encoding, **sizes), f'segmented_sequences(factor={factor})')
 
 
-def test_a_table_that_is_too_large_is_refused_before_it_is_made():
-    with pytest.raises(
-        SpecError, match='would make a table of 34359738352 rows, .* at most 1.0 GiB'
-    ):
-        extend(
-            pj.make('learned_absolute(max_len=16)', model_dim=8), 'segmented_sequences(2147483647)'
-        )
+LONG_ROW = 'a row takes 1 .. 12 tokens of a text of 12, got 13'
+PREFIX = 'prefix_len must lie in 0 .. 5, .* of 6 tokens, got '
+WHOLE = 'factor must be an integer of at least 1, got '
+ONE_WAY = 'exactly one of segment_len and prefix_len, got'
+WRONG = [  # function, arguments, message
+    (chunk_ids, (12, 6, 4), 'segments of 4 tokens do not divide the 6 tokens of a row'),
+    (chunk_ids, (10, 8, 4), 'segments of 4 tokens do not divide the 10 tokens of the text'),
+    (chunk_ids, (12, 13, 1), LONG_ROW),
+    (chunk_ids, (12, 6, 0), 'segment_len must be at least 1, an integer, got 0'),
+    (chunk_ids, (12, 6, 1.5), 'segment_len must be at least 1, an integer, got 1.5'),
+    (prefix_ids, (12, 6, 6), PREFIX + '6'),
+    (prefix_ids, (12, 6, -1), PREFIX + '-1'),
+    (stretched_table, (jnp.ones((2, 1)), 0), WHOLE + '0'),
+    (stretched_table, (jnp.ones((2, 1)), 1.5), WHOLE + '1.5'),
+    (SegmentedText, dict(source_len=16), ONE_WAY),
+    (SegmentedText, dict(source_len=16, segment_len=4, prefix_len=4), ONE_WAY),
+    (SegmentedText, dict(source_len=16, segment_len=4, last=False), 'give prefix_len'),
+    (
+        SegmentedText(source_len=16, segment_len=4).width,
+        (32,),
+        'a row takes 1 .. 16 tokens of a text of 16, got 32',
+    ),
+    (
+        stretch,
+        dict(encoding='learned_absolute(max_len=16)', factor=2**31 - 1, model_dim=8),
+        'would make a table of 34359738352 rows, .* at most 1.0 GiB',
+    ),
+    (
+        stretch,
+        dict(encoding='rope()', head_dim=8),
+        'segmented_sequences extends one learned_absolute; found 0 in rope',
+    ),
+    (
+        stretch,
+        dict(encoding="learned_absolute(max_len=8, ids='fairseq')", model_dim=8),
+        r"stretches learned_absolute\(ids='plain'\), got learned_absolute\(ids='fairseq'\)",
+    ),
+]
+
+
+@pytest.mark.parametrize('function, given, message', WRONG)
+def test_wrong_input_says_what_is_wrong(function, given, message):
+    draws = (RNG(0),) if function in (chunk_ids, prefix_ids) else ()
+    with pytest.raises(ValueError, match=message):
+        function(**given) if isinstance(given, dict) else function(*draws, *given)

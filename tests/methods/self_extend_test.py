@@ -8,9 +8,17 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.methods.self_extend import self_extend_capacity, self_extend_distance
-from posenc_jax.protocol.errors import SpecError
-from tests.golden_files import golden
-from tests.methods.by_distance import WIDTH, check_decoding, check_tiles, defined, qkv, run
+from tests.golden_files import golden, golden_suite
+from tests.methods.by_distance import (
+    ROTARY,
+    WIDTH,
+    check_decoding,
+    check_tiles,
+    qkv,
+    rotary_logits,
+    run,
+    softmax,
+)
 
 GOLDEN = golden('self_extend')['values']
 FORMS = {
@@ -21,9 +29,12 @@ FORMS = {
 }
 
 
-def encoding(group=GOLDEN['group'], local=GOLDEN['local'], floor=True, part='rope()'):
-    spec = f'self_extend(encoding={part}, group={group}, local={local}, floor={floor})'
-    return pj.make(spec, head_dim=WIDTH, train_len=64, causal=True)
+SIZES = dict(head_dim=WIDTH, train_len=64, causal=True)
+
+
+def encoding(group=GOLDEN['group'], local=GOLDEN['local'], floor=True):
+    spec = f'self_extend(encoding=rope(), group={group}, local={local}, floor={floor})'
+    return pj.make(spec, **SIZES)
 
 
 def distances(length, **form):
@@ -31,13 +42,21 @@ def distances(length, **form):
     return np.asarray(self_extend_distance(pos, pos, **form))[0]
 
 
-def test_golden_last_row_and_capacity():
-    group, local, train_len = GOLDEN['group'], GOLDEN['local'], GOLDEN['train_len']
-    assert distances(12, group=group, local=local)[-1].tolist() == GOLDEN['last_row']
-    capacity = self_extend_capacity(train_len, group, local)
-    assert capacity == GOLDEN['capacity']
-    assert distances(capacity, group=group, local=local).max() == train_len - 1
-    assert distances(capacity + 1, group=group, local=local).max() == train_len
+def capacity(values):
+    """So many tokens have the largest distance that was trained, and one more exceeds it."""
+    form, train_len = dict(group=values['group'], local=values['local']), values['train_len']
+    found = self_extend_capacity(train_len, **form)
+    assert [distances(found + more, **form).max() - train_len for more in (0, 1)] == [-1, 0]
+    return found
+
+
+test_golden = golden_suite(
+    'self_extend',
+    {
+        'last_row': lambda v: distances(12, group=v['group'], local=v['local'])[-1],
+        'capacity': capacity,
+    },
+)
 
 
 @pytest.mark.parametrize('form', FORMS.values(), ids=FORMS)
@@ -66,20 +85,15 @@ def test_the_three_forms_of_one_formula():
 )
 def test_groups_of_one_and_a_wide_window_are_rope(options):
     arrays, tok = qkv(12), pj.Tokens.of(length=12)
-    plain = pj.make('rope()', head_dim=WIDTH, causal=True)
-    np.testing.assert_allclose(
-        run(encoding(**options), tok, *arrays), run(plain, tok, *arrays), atol=1e-6
-    )
+    plain = run(pj.make('rope()', head_dim=WIDTH, causal=True), tok, *arrays)
+    np.testing.assert_allclose(run(encoding(**options), tok, *arrays), plain, atol=1e-6)
 
 
 def test_rerope_is_lm_infinite_that_hides_nothing():
     arrays, tok = qkv(17), pj.Tokens.of(length=17)
-    ceiling = pj.make(
-        'lm_infinite(encoding=rope(), n_global=17, n_local=4)', head_dim=WIDTH, train_len=64
-    )
-    np.testing.assert_allclose(
-        run(encoding(group=None), tok, *arrays), run(ceiling, tok, *arrays), atol=2e-6
-    )
+    spec = 'lm_infinite(encoding=rope(), n_global=17, n_local=4)'
+    ceiling = run(pj.make(spec, head_dim=WIDTH, train_len=64), tok, *arrays)
+    np.testing.assert_allclose(run(encoding(group=None), tok, *arrays), ceiling, atol=2e-6)
 
 
 @pytest.mark.parametrize('form', ['not dividing', 'leaky'])
@@ -96,63 +110,16 @@ def test_far_out_it_is_as_exact_as_at_the_beginning(form):
     digits behind the point.
     """
     arrays, start = qkv(12), 3 * 2**20
-    far = pj.Tokens.of(positions=start + np.arange(12)[None])
-    tok = pj.Tokens.of(length=12)
-    np.testing.assert_allclose(
-        run(encoding(**form), far, *arrays), run(encoding(**form), tok, *arrays), atol=1e-5
+    far, near = (
+        run(encoding(**form), pj.Tokens.of(positions=first + np.arange(12)[None]), *arrays)
+        for first in (start, 0)
     )
+    np.testing.assert_allclose(far, near, atol=1e-5)
 
 
 def test_other_layouts_widths_and_frequencies():
-    part = 'rope(layout="interleaved", freqs=yarn(factor=4.0))'
-    q, k, v = qkv(12)
-    stretched = pj.make(
-        'rope(layout="interleaved", freqs=yarn(factor=4.0))',
-        head_dim=WIDTH,
-        train_len=64,
-        causal=True,
-    )
-    far = run(encoding(group=3, part=part, local=1), pj.Tokens.of(length=12), q, k, v)[:, -1]
-    own = lambda tok: stretched.parts[0].project(q, k, v, tok, tok)
-    positions = -distances(12, group=3, local=1)[-1]
-    alone = pj.Tokens.of(positions=np.concatenate([positions[:-1], [0]])[None].astype(np.float32))
-    q_at, k_at, v_at, tq, tk = own(alone)
-    np.testing.assert_allclose(
-        far,
-        pj.attend(stretched, q_at, k_at, v_at, tq, tk, applied=pj.TOKEN_STAGE)[:, -1],
-        atol=2e-6,
-    )
-
-
-@pytest.mark.full
-def test_bfloat16():
-    arrays, tok = [a.astype(jnp.bfloat16) for a in qkv(12)], pj.Tokens.of(length=12)
-    out = run(encoding(), tok, *arrays)
-    assert out.dtype == jnp.bfloat16
-    exact = defined(*(a.astype(jnp.float32) for a in arrays), distances(12, group=2, local=4))
-    np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.04)
-
-
-@pytest.mark.parametrize(
-    'spec, message',
-    [
-        ('self_extend(encoding=alibi())', 'rotary encoding, got alibi'),
-        ('self_extend(encoding=rope(freqs=dynamic_ntk()))', 'do not depend on the current length'),
-        (
-            'self_extend(encoding=rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), start=2, '
-            'factor=4.0)))',
-            'use start=0',
-        ),
-        ('self_extend(encoding=rope(), group=0)', 'group=0'),
-        ('self_extend(encoding=rope(), group=1e38)', 'below 2.*31 with floor=True, got group=1e'),
-        ('self_extend(encoding=rope(), group=2.6)', 'group=2.6; the nearest is 3'),
-        ('self_extend(encoding=rope(), group=None, floor=False)', 'finite group, got group=None'),
-        ('self_extend(encoding=rope(), local=0)', 'local=0'),
-        ('self_extend(encoding=rope(), local=65)', 'trained length of 64, got local=65'),
-        ('self_extend(encoding=rope(), train_len=3)', r'at least 1, got 0 \(train_len=3\)'),
-        ('self_extend()', 'extends another encoding'),
-    ],
-)
-def test_errors(spec, message):
-    with pytest.raises(SpecError, match=message):
-        pj.make(spec, head_dim=8, heads=2, train_len=64)
+    arrays = qkv(12)
+    part = pj.make(f'self_extend(encoding={ROTARY}, group=3, local=1)', **SIZES)
+    expected = softmax(rotary_logits(*arrays[:2], distances(12, group=3, local=1)), arrays[2])
+    found = run(part, pj.Tokens.of(length=12), *arrays)
+    np.testing.assert_allclose(found, expected, atol=4e-6)

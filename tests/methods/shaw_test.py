@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.methods.shaw import (
@@ -16,14 +15,14 @@ from posenc_jax.methods.shaw import (
     sum_by_index,
     take_by_index,
 )
-from tests.golden_files import golden
+from tests.golden_files import golden_suite
+from tests.methods.wrong_calls import refused
 
-GOLDEN = golden('shaw')['values']
 B, N, K, H, L = 2, 4, 2, 8, 33
 
 
 def make(arguments='max_distance=3, std=1.0', causal=True):
-    encoding = pj.make(f'shaw({arguments})', head_dim=H, causal=causal, rngs=nnx.Rngs(0))
+    encoding = pj.make(f'shaw({arguments})', head_dim=H, causal=causal)
     return encoding, encoding.parts[0]
 
 
@@ -39,10 +38,8 @@ def run(encoding, q, k, v, tok, **how):
 
 def reference(shaw, q, k, v, pos, causal=True):
     """The definition, with every vector written out per pair of tokens."""
-    index = (
-        np.clip(pos[:, None, :] - pos[:, :, None], -shaw.max_distance, shaw.max_distance)
-        + shaw.max_distance
-    )
+    distance = pos[:, None, :] - pos[:, :, None]
+    index = np.clip(distance, -shaw.max_distance, shaw.max_distance) + shaw.max_distance
     repeat = lambda a: jnp.repeat(a, N // K, axis=2)
     keys = repeat(k)[:, None] + shaw.keys[...][index][:, :, :, None]
     s = jnp.einsum('bthd,btshd->bhts', q, keys) / H**0.5
@@ -51,14 +48,16 @@ def reference(shaw, q, k, v, pos, causal=True):
     values = repeat(v)[:, None]
     if shaw.values is not None:
         values = values + shaw.values[...][index][:, :, :, None]
-    return jnp.einsum(
-        'bhts,btshd->bthd', jax.nn.softmax(s), jnp.broadcast_to(values, (B, *index.shape[1:], N, H))
-    )
+    values = jnp.broadcast_to(values, (B, *index.shape[1:], N, H))
+    return jnp.einsum('bhts,btshd->bthd', jax.nn.softmax(s), values)
 
 
-def test_index():
+def index(values):
     pos = jnp.arange(5)[None]
-    np.testing.assert_array_equal(shaw_index(pos, pos, GOLDEN['max_distance'])[0], GOLDEN['index'])
+    return shaw_index(pos, pos, values['max_distance'])[0]
+
+
+test_golden = golden_suite('shaw', {'index': index})
 
 
 @pytest.mark.full_but_one
@@ -84,47 +83,21 @@ def test_the_pure_functions_are_the_definition():
     heads_first = lambda a: jnp.swapaxes(a, 1, 2)
     s = pj.functional.shaw_logits(heads_first(q), heads_first(k), shaw.keys[...], pos, pos)
     w = jax.nn.softmax(s)
-    out = pj.functional.weighted_sum(w, heads_first(v)) + pj.functional.shaw_values(
-        w, shaw.values[...], pos, pos
-    )
-    np.testing.assert_allclose(
-        heads_first(out), reference(shaw, q, k, v, pos, causal=False), atol=2e-5
-    )
-
-
-@pytest.mark.full
-@pytest.mark.parametrize('rows', [1, B], ids=['shared positions', 'positions per row'])
-def test_gradients_equal_those_of_the_definition(rows):
-    encoding, shaw = make()
-    graphdef, state = nnx.split(encoding)
-    q, k, v = inputs(12)
-    pos = np.array([np.arange(12), np.arange(12) * 2])[:rows]
-    tok = pj.Tokens.of(positions=jnp.asarray(pos))
-    target = jax.random.normal(jax.random.key(5), q.shape)
-
-    def ours(state, *qkv):
-        return (run(nnx.merge(graphdef, state), *qkv, tok, block=(5, 4)) * target).sum()
-
-    def theirs(state, *qkv):
-        return (reference(nnx.merge(graphdef, state).parts[0], *qkv, pos) * target).sum()
-
-    found, expected = (jax.jit(jax.grad(f, (0, 1, 2, 3)))(state, q, k, v) for f in (ours, theirs))
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, atol=5e-5, rtol=1e-4)
+    out = pj.functional.weighted_sum(w, heads_first(v))
+    out += pj.functional.shaw_values(w, shaw.values[...], pos, pos)
+    expected = reference(shaw, q, k, v, pos, causal=False)
+    np.testing.assert_allclose(heads_first(out), expected, atol=2e-5)
 
 
 # Each takes another way: one index for a whole tile; indices that count up with the keys, from any
 # place; and neither.
+STARTS = jnp.array([[-20, -9, -8, -4, 0, 3], [1, 4, 5, 20, -3, -1]])[..., None]
+RUN = jnp.clip(jnp.arange(9) - jnp.arange(6)[:, None], 0, 4)[None].repeat(B, 0)
 INDICES = {
     'one': jnp.full((B, 6, 9), 4),
-    'runs': jnp.clip(
-        jnp.arange(9) + jnp.array([[-20, -9, -8, -4, 0, 3], [1, 4, 5, 20, -3, -1]])[..., None], 0, 4
-    ),
+    'runs': jnp.clip(jnp.arange(9) + STARTS, 0, 4),
     'any': jax.random.randint(jax.random.key(7), (B, 6, 9), 0, 5),
-    'nearly a run': jnp.clip(jnp.arange(9) - jnp.arange(6)[:, None], 0, 4)[None]
-    .repeat(B, 0)
-    .at[:, 2, 7]
-    .set(1),
+    'nearly a run': RUN.at[:, 2, 7].set(1),
 }
 
 
@@ -136,71 +109,38 @@ def test_taking_and_summing_are_transposes(rows, which):
     index = INDICES[which][:rows]
     t, w = jax.random.normal(keys[1], (B, N, 6, 5)), jax.random.normal(keys[2], (B, N, 6, 9))
     binned = sum_by_index(w, index, 5)
-    expected = jnp.einsum(
-        'bnts,btsc->bntc', w, jnp.broadcast_to(jax.nn.one_hot(index, 5), (B, 6, 9, 5))
-    )
+    one_hot = jnp.broadcast_to(jax.nn.one_hot(index, 5), (B, 6, 9, 5))
+    expected = jnp.einsum('bnts,btsc->bntc', w, one_hot)
     np.testing.assert_allclose(binned, expected, atol=1e-5)
     assert (take_by_index(t, index) * w).sum() == pytest.approx(float((t * binned).sum()), abs=1e-3)
-    np.testing.assert_allclose(
-        jax.grad(lambda t: (take_by_index(t, index) * w).sum())(t), expected, atol=1e-5
-    )
-    np.testing.assert_allclose(
-        jax.grad(lambda w: (sum_by_index(w, index, 5) * t).sum())(w), take_by_index(t, index)
-    )
+    slope = jax.grad(lambda t: (take_by_index(t, index) * w).sum())(t)
+    np.testing.assert_allclose(slope, expected, atol=1e-5)
+    slope = jax.grad(lambda w: (sum_by_index(w, index, 5) * t).sum())(w)
+    np.testing.assert_allclose(slope, take_by_index(t, index))
 
 
 def test_zero_vectors_are_nope():
-    encoding, _ = make('std=0.0')
-    tok = pj.Tokens.of(length=L)
-    np.testing.assert_allclose(
-        run(encoding, *inputs(), tok),
-        run(pj.make('nope()', causal=True), *inputs(), tok),
-        atol=1e-6,
-    )
-
-
-def test_distance_zero_adds_its_value_to_every_output():
-    encoding, shaw = make('max_distance=0, std=1.0')
-    tok = pj.Tokens.of(length=L)
-    expected = run(pj.make('nope()', causal=True), *inputs(), tok) + shaw.values[0]
-    np.testing.assert_allclose(run(encoding, *inputs(), tok), expected, atol=1e-5)
-
-
-def test_causal_rows_use_the_first_half_of_the_vectors_only():
-    encoding, shaw = make()
-    tok = pj.Tokens.of(length=L)
-    before = run(encoding, *inputs(), tok)
-    for vectors in (shaw.keys, shaw.values):
-        vectors[...] = vectors[...].at[4:].set(1e3)
-    np.testing.assert_array_equal(run(encoding, *inputs(), tok), before)
+    tok, plain = pj.Tokens.of(length=L), pj.make('nope()', causal=True)
+    found = run(make('std=0.0')[0], *inputs(), tok)
+    np.testing.assert_allclose(found, run(plain, *inputs(), tok), atol=1e-6)
 
 
 def test_without_its_value_term_another_encoding_may_collect():
     assert not make('value_term=False')[1].opens('collect')
     pj.make('shaw(value_term=False) | shaw()', head_dim=H)
-    with pytest.raises(ValueError, match="shaw and shaw both need the exclusive door 'collect'"):
-        pj.make('shaw() | shaw()', head_dim=H)
 
 
-def test_wrong_input_says_what_is_wrong():
-    with pytest.raises(ValueError, match='max_distance must be at least 0, got -1'):
-        make('max_distance=-1')
-    with pytest.raises(ValueError, match='std must be at least 0, got -0.5'):
-        make('std=-0.5')
-    q, w, pos = jnp.ones((1, 1, 3, 4)), jnp.ones((1, 1, 3, 3)), jnp.arange(3)[None]
-    for call, message in (
-        (
-            lambda: shaw_logits(q, q, jnp.ones((4, 4)), pos, pos),
-            r'relative keys are 2 K \+ 1 vectors, .* got 4',
+Q, POS = jnp.ones((1, 1, 3, 4)), jnp.arange(3)[None]
+test_wrong_vectors = refused(
+    {
+        r'relative keys are 2 K \+ 1 vectors, .* got 4': (
+            lambda: shaw_logits(Q, Q, jnp.ones((4, 4)), POS, POS)
         ),
-        (
-            lambda: shaw_values(w, jnp.ones((2, 4)), pos, pos),
-            r'relative values are 2 K \+ 1 vectors, .* got 2',
+        r'relative values are 2 K \+ 1 vectors, .* got 2': (
+            lambda: shaw_values(jnp.ones((1, 1, 3, 3)), jnp.ones((2, 4)), POS, POS)
         ),
-        (
-            lambda: shaw_logits(q, q, jnp.ones((3, 4)), pos / 2, pos),
-            'shaw needs integer positions, got float32',
+        'shaw needs integer positions, got float32': (
+            lambda: shaw_logits(Q, Q, jnp.ones((3, 4)), POS / 2, POS)
         ),
-    ):
-        with pytest.raises(ValueError, match=message):
-            call()
+    }
+)

@@ -1,6 +1,5 @@
 """2-D sinusoidal positions: both conventions by hand, norms, extra tokens, sizes, refusals."""
 
-import dataclasses
 import functools
 
 import jax
@@ -11,10 +10,9 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.lab.decoding.decode import init_cache
 from posenc_jax.methods.sincos2d import sincos2d_detr, sincos2d_table
-from posenc_jax.protocol.errors import SpecError
-from tests.golden_files import golden
-
-VALUES = golden('sincos2d')['values']
+from tests.golden_files import golden_suite
+from tests.methods.small_transformers import model_of
+from tests.methods.wrong_calls import refused
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -27,13 +25,19 @@ def grid(rows, columns):
     return np.concatenate([[[-1, -1]], cells])[None]
 
 
-def test_vectors_by_hand():
-    at = lambda position: jnp.array([[position]])
-    vector = sincos2d_table(at(VALUES['position']), VALUES['width'])[0, 0]
-    np.testing.assert_allclose(vector, VALUES['vector'], atol=5e-5)
-    detr = VALUES['detr']
-    vector = sincos2d_detr(at(detr['position']), 8, tuple(detr['size']), detr['base'])[0, 0]
-    np.testing.assert_allclose(vector, detr['vector'], atol=1e-5)
+def detr(case):
+    position, size = jnp.array([[case['position']]]), tuple(case['size'])
+    return sincos2d_detr(position, 8, size, case['base'])[0, 0]
+
+
+test_golden = golden_suite(
+    'sincos2d',
+    {
+        'vector': lambda v: sincos2d_table(jnp.array([[v['position']]]), v['width'])[0, 0],
+        'detr.vector': (detr, {'atol': 1e-5}),
+    },
+    atol=5e-5,
+)
 
 
 def test_norms_of_a_grid_with_a_class_token():
@@ -50,18 +54,14 @@ def test_norms_of_a_grid_with_a_class_token():
 
 def test_detr_normalises_any_size():
     part = pj.make('sincos2d(style="detr")')
-    small, large = (
-        np.asarray(table(part, pj.Tokens.of(positions=grid(*size)), 16))[0]
-        for size in ((2, 3), (4, 9))
-    )
+    of = lambda part, *size: table(part, pj.Tokens.of(positions=grid(*size)), 16)[0]
+    small, large = of(part, 2, 3), of(part, 4, 9)
     np.testing.assert_array_equal(small[0], 0)
     # The last cell of every grid is one whole turn, and cell (0, 0) of 2 x 3 is (1, 2) of 4 x 9.
     np.testing.assert_allclose(small[-1], large[-1], atol=1e-5)
     np.testing.assert_allclose(small[1], large[1 + 9 + 2], atol=1e-5)
     given = pj.make('sincos2d(style="detr", rows=4, columns=9)')
-    np.testing.assert_allclose(
-        table(given, pj.Tokens.of(positions=grid(4, 9)), 16)[0], large, atol=1e-6
-    )
+    np.testing.assert_allclose(of(given, 4, 9), large, atol=1e-6)
     assert not given.traits and part.traits == {'moves_positions'}
 
 
@@ -77,36 +77,24 @@ def test_padding_and_packed_documents():
     np.testing.assert_array_equal(out[16:], 0)
 
 
-def test_wrong_values_are_refused():
-    for spec, message in (
-        ('sincos2d(style="deter")', "did you mean 'detr'|one of"),
-        ('sincos2d(base=1.0)', 'base must be above 1'),
-        ('sincos2d(rows=2, columns=2)', "style='detr' alone"),
-        ('sincos2d(style="detr", rows=2)', 'must be integers of at least 1, got 2 and None'),
-    ):
-        with pytest.raises(SpecError, match=message):
-            pj.make(spec)
-    tok = pj.Tokens.of(positions=grid(2, 3))
-    part = pj.make('sincos2d(style="detr", rows=2, columns=2)')
-    with pytest.raises(ValueError, match='sincos2d: column 2 is not in 0 .. 1'):
-        part.table(tok, 8)
-    with pytest.raises(ValueError, match='multiple of 4, got 6; the nearest is 8'):
-        pj.make('sincos2d()').table(tok, 6)
-    with pytest.raises(ValueError, match=r'positions \[B, L, 2\]'):
-        pj.make('sincos2d()').table(pj.Tokens.of(length=3), 8)
-    halves = dataclasses.replace(tok, pos=tok.pos / 2)
-    with pytest.raises(ValueError, match='integer'):
-        pj.make('sincos2d(style="detr")').table(halves, 8)
+GRID = pj.Tokens.of(positions=grid(2, 3))
+
+
+def table_of(arguments, tok=GRID, width=8):
+    return lambda: pj.make(f'sincos2d({arguments})').table(tok, width)
+
+
+test_wrong_positions = refused(
+    {
+        'sincos2d: column 2 is not in 0 .. 1': table_of('style="detr", rows=2, columns=2'),
+        'multiple of 4, got 6; the nearest is 8': table_of('', width=6),
+        r'positions \[B, L, 2\]': table_of('', pj.Tokens.of(length=3)),
+        'integer': table_of('style="detr"', pj.Tokens.of(positions=grid(2, 3) / 2)),
+    }
+)
 
 
 def test_a_size_that_grows_with_the_tokens_is_not_cached():
-    from flax import nnx
-
-    from posenc_jax.lab.model import Transformer, TransformerConfig
-
-    cfg = TransformerConfig(
-        vocab_size=5, train_len=6, layers=1, width=8, heads=2, encoding='sincos2d(style="detr")'
-    )
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    model = model_of('sincos2d(style="detr")', layers=1)
     with pytest.raises(ValueError, match='sincos2d gives every token another position'):
-        init_cache(model, pj.Tokens.of(positions=grid(2, 3)))
+        init_cache(model, GRID)

@@ -6,57 +6,57 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.methods.sinusoidal import sinusoidal_frequencies, sinusoidal_table
-from tests.golden_files import golden
-
-GOLDEN = golden('sinusoidal')['values']
+from tests.golden_files import golden_suite
+from tests.methods.wrong_calls import refused
 
 
 def embedded(spec, tok, width):
     return pj.make(spec).embed(jnp.zeros((tok.pos.shape[0], tok.length, width)), tok)
 
 
-@pytest.mark.parametrize('style', ['vaswani', 't2t', 'halves'])
-def test_a_row(style):
-    row = GOLDEN['row']
-    table = sinusoidal_table(jnp.array([[row['position']]]), row['width'], style=style)
-    np.testing.assert_allclose(table[0, 0], row[style], atol=1e-6)
+def row_of(style):
+    table = lambda row: sinusoidal_table(jnp.array([[row['position']]]), row['width'], style=style)
+    return lambda row: table(row)[0, 0]
 
 
-@pytest.mark.parametrize('case', GOLDEN['inner_products'], ids=str)
-def test_inner_products(case):
+def inner_product(case):
     a, b = sinusoidal_table(jnp.array([case['positions']]), case['width'], style=case['style'])[0]
-    assert a @ b == pytest.approx(case['product'], abs=2e-6)
     assert a @ a == pytest.approx(case['width'] / 2, abs=1e-5)
+    return a @ b
+
+
+def other_timescales(case):
+    shortest, longest = case['min_timescale'], case['max_timescale']
+    spec = f"sinusoidal(style='t2t', min_timescale={shortest}, base={longest})"
+    return embedded(spec, pj.Tokens.of(positions=[[case['position']]]), case['width'])[0, 0]
+
+
+test_golden = golden_suite(
+    'sinusoidal',
+    {
+        **{f'row.{style}': row_of(style) for style in ('vaswani', 't2t', 'halves')},
+        'inner_products.*.product': (inner_product, {'atol': 2e-6}),
+        'timescales.*.row': other_timescales,
+    },
+    atol=1e-6,
+)
 
 
 def test_halves_is_a_permutation_of_vaswani_with_its_frequencies():
     pos = jnp.arange(20)[None]
-    interleaved, halves = (
-        sinusoidal_table(pos, 12, style=style)[0] for style in ('vaswani', 'halves')
-    )
-    np.testing.assert_array_equal(
-        halves, jnp.concatenate([interleaved[:, 0::2], interleaved[:, 1::2]], -1)
-    )
-    assert np.abs(halves - sinusoidal_table(pos, 12, style='t2t')[0]).max() > 0.1
+    table = lambda style: np.asarray(sinusoidal_table(pos, 12, style=style)[0])
+    interleaved, halves = table('vaswani'), table('halves')
+    expected = np.concatenate([interleaved[:, 0::2], interleaved[:, 1::2]], -1)
+    np.testing.assert_array_equal(halves, expected)
+    assert np.abs(halves - table('t2t')).max() > 0.1
 
 
 def test_fairseq_counts_from_two_and_leaves_padding_alone():
     tok = pj.Tokens.of(valid=[[False, False, True, True]])
     out = embedded("sinusoidal(style='fairseq')", tok, 8)
     np.testing.assert_array_equal(out[0, :2], 0)
-    np.testing.assert_array_equal(
-        out[0, 2:], sinusoidal_table(jnp.array([[2, 3]]), 8, style='t2t')[0]
-    )
-
-
-@pytest.mark.parametrize('case', GOLDEN['timescales'], ids=str)
-def test_t2t_with_other_timescales(case):
-    spec = (
-        f"sinusoidal(style='t2t', min_timescale={case['min_timescale']}, "
-        f'base={case["max_timescale"]})'
-    )
-    out = embedded(spec, pj.Tokens.of(positions=[[case['position']]]), case['width'])
-    np.testing.assert_allclose(out[0, 0], case['row'], atol=1e-6)
+    expected = sinusoidal_table(jnp.array([[2, 3]]), 8, style='t2t')[0]
+    np.testing.assert_array_equal(out[0, 2:], expected)
 
 
 def test_start_shifts_positions():
@@ -75,11 +75,9 @@ def test_components_share_the_width_and_the_rest_is_zero(style):
 
 
 def test_an_odd_width_ends_in_a_zero_column():
-    out = sinusoidal_table(jnp.arange(4)[None], 5, style='t2t')
-    np.testing.assert_array_equal(
-        out[..., :4], sinusoidal_table(jnp.arange(4)[None], 4, style='t2t')
-    )
-    np.testing.assert_array_equal(out[..., 4], 0)
+    table = lambda width: sinusoidal_table(jnp.arange(4)[None], width, style='t2t')
+    np.testing.assert_array_equal(table(5)[..., :4], table(4))
+    np.testing.assert_array_equal(table(5)[..., 4], 0)
 
 
 def test_phases_are_right_at_long_positions_and_in_low_precision():
@@ -98,38 +96,19 @@ def test_inner_products_depend_on_the_difference_only():
     assert a[0] @ a[1] == pytest.approx(float(b[0] @ b[1]), abs=2e-5)
 
 
-def test_wrong_input_says_what_is_wrong():
-    with pytest.raises(ValueError, match='one of .*vaswani'):
-        pj.make("sinusoidal(style='vasvani')")
-    with pytest.raises(ValueError, match='base must be above min_timescale = 1.0, got 1.0'):
-        pj.make('sinusoidal(base=1.0)')
-    for arguments, message in (
-        ("style='t2t', min_timescale=0", 'min_timescale must be positive, got 0'),
-        ("style='t2t', min_timescale=-1.0", 'min_timescale must be positive, got -1'),
-        (
-            "style='t2t', min_timescale=5.0, base=5.0",
-            'base must be above min_timescale = 5.0, got 5.0',
+def fairseq_grid():
+    grid = pj.Tokens.of(positions=jnp.zeros((1, 4, 2), int))
+    return embedded("sinusoidal(style='fairseq')", grid, 8)
+
+
+test_wrong_input = refused(
+    {
+        "min_timescale is of style 't2t' alone, 'vaswani' has 1, got 2.0": (
+            lambda: sinusoidal_frequencies(4, min_timescale=2.0)
         ),
-        (
-            "style='halves', min_timescale=2.0",
-            "min_timescale is of style 't2t' alone, 'halves' has 1, got 2.0",
+        '3 position components need a width >= 6, got 5': (
+            lambda: sinusoidal_table(jnp.zeros((1, 1, 3), int), 5)
         ),
-        (
-            "style='t2t', min_timescales=2.0",
-            "no argument 'min_timescales'; did you mean 'min_timescale'",
-        ),
-    ):
-        with pytest.raises(ValueError, match=message):
-            pj.make(f'sinusoidal({arguments})')
-    with pytest.raises(
-        ValueError, match="min_timescale is of style 't2t' alone, 'vaswani' has 1, got 2.0"
-    ):
-        sinusoidal_frequencies(4, min_timescale=2.0)
-    with pytest.raises(ValueError, match='padding_idx must be at least 0, got -1'):
-        pj.make('sinusoidal(padding_idx=-1)')
-    with pytest.raises(ValueError, match='3 position components need a width >= 6, got 5'):
-        sinusoidal_table(jnp.zeros((1, 1, 3), int), 5)
-    with pytest.raises(ValueError, match="'fairseq' has no 2-component form"):
-        embedded(
-            "sinusoidal(style='fairseq')", pj.Tokens.of(positions=jnp.zeros((1, 4, 2), int)), 8
-        )
+        "'fairseq' has no 2-component form": fairseq_grid,
+    }
+)

@@ -8,9 +8,8 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods.soft_cap import soft_capped
 from posenc_jax.protocol.capabilities import first_carry
-from tests.golden_files import golden
+from tests.golden_files import golden_suite
 
-GOLDEN = golden('soft_cap')
 T = pj.Tokens.of(length=6)
 
 
@@ -19,9 +18,11 @@ def scored(spec, s):
     return np.asarray(encoding.logits(s, None, None, T, T, None, first_carry(encoding, s, T))[0])
 
 
-def test_the_values():
-    found = soft_capped(jnp.array(GOLDEN['logits']), GOLDEN['limit'])
-    np.testing.assert_allclose(found, GOLDEN['capped'], rtol=1e-6)
+def capped(values):
+    return soft_capped(jnp.array(values['logits']), values['limit'])
+
+
+test_golden = golden_suite('soft_cap', {'capped': capped}, rtol=1e-6)
 
 
 def test_a_refused_key_stays_refused_and_has_no_gradient():

@@ -11,9 +11,8 @@ import posenc_jax as pj
 from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.methods.ssmax import ssmax_factor
 from posenc_jax.protocol.capabilities import first_carry
-from tests.golden_files import golden
+from tests.golden_files import golden_suite
 
-GOLDEN = golden('ssmax')['values']
 N, H = 4, 8
 ONES = jnp.ones((1, N, 5, 5))
 
@@ -25,45 +24,37 @@ def scored(spec, tok, s=ONES, **options):
     return np.asarray(encoding.logits(s, None, None, tq, tk, None, carry)[0])
 
 
-def test_the_factor():
-    found = ssmax_factor(jnp.array([1.0, 0.5]), jnp.array([GOLDEN['keys']]))[0, :, :, 0]
-    np.testing.assert_allclose(found, [GOLDEN['factor'], np.array(GOLDEN['factor']) / 2], rtol=1e-6)
+def factor(values):
+    """Of a gain of one, and beside it of a half."""
+    found = ssmax_factor(jnp.array([1.0, 0.5]), jnp.array([values['keys']]))[0, :, :, 0]
+    np.testing.assert_allclose(found[1], found[0] / 2)
+    return found[0]
 
 
-def test_the_first_token_has_one_key_and_all_of_its_weight():
-    q, k, v = (jax.random.normal(jax.random.key(i), (2, 9, N, H)) for i in range(3))
-    tok = pj.Tokens.of(length=9)
-    out = pj.attend(pj.make('ssmax()', heads=N, causal=True), q, k, v, tok, tok)
-    np.testing.assert_array_equal(out[:, 0], v[:, 0])
+test_golden = golden_suite('ssmax', {'factor': factor}, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    'about, keys',
-    [
-        (dict(length=5), [1, 2, 3, 4, 5]),
-        (dict(segment=[[0, 0, 1, 1, 1]]), [1, 2, 1, 2, 3]),
-        (dict(valid=[[False, False, True, True, True]]), [1, 1, 1, 2, 3]),
-        (dict(positions=[[7, 9, 100, 3, 3]]), [1, 2, 3, 4, 5]),
-    ],
-    ids=['plain', 'packed', 'padded', 'other positions'],
-)
-def test_keys_are_counted_and_not_measured(about, keys):
-    found = scored('ssmax()', pj.Tokens.of(**about))
-    np.testing.assert_allclose(found[0, 0, :, 0], np.log(keys), rtol=1e-6)
+PACKED = dict(segment=[[0, 0, 1, 1, 1]])
+MOVED = dict(positions=[[7, 9, 100, 3, 3]])
 
 
 @pytest.mark.parametrize(
-    'about, keys',
+    'causal, about, keys',
     [
-        (dict(length=5), [5] * 5),
-        (dict(segment=[[0, 0, 1, 1, 1]]), [2, 2, 3, 3, 3]),
-        (dict(valid=[[True, True, True, False, False]]), [3] * 3),
-        (dict(positions=[[7, 9, 100, 3, 3]]), [5] * 5),
+        (True, dict(length=5), [1, 2, 3, 4, 5]),
+        (True, PACKED, [1, 2, 1, 2, 3]),
+        (True, dict(valid=[[False, False, True, True, True]]), [1, 1, 1, 2, 3]),
+        (True, MOVED, [1, 2, 3, 4, 5]),
+        (False, dict(length=5), [5] * 5),
+        (False, PACKED, [2, 2, 3, 3, 3]),
+        (False, dict(valid=[[True, True, True, False, False]]), [3] * 3),
+        (False, MOVED, [5] * 5),
     ],
-    ids=['plain', 'packed', 'padded', 'other positions'],
 )
-def test_an_encoder_counts_the_document(about, keys):
-    found = scored('ssmax(bidirectional=True)', pj.Tokens.of(**about), causal=False)
+def test_keys_are_counted_and_not_measured(causal, about, keys):
+    """An encoder counts the whole document."""
+    options = {} if causal else dict(causal=False)
+    found = scored(f'ssmax(bidirectional={not causal})', pj.Tokens.of(**about), **options)
     np.testing.assert_allclose(found[0, 0, : len(keys), 0], np.log(keys), rtol=1e-6)
 
 
@@ -73,10 +64,8 @@ def test_tiles_of_an_encoder_equal_the_whole():
     q, k, v = (jax.random.normal(jax.random.key(i), (2, 20, N, H)) for i in range(3))
     tok = pj.Tokens.of(segment=np.arange(20)[None] // 7 + np.zeros((2, 1), int))
     arguments = encoding.project(q, k, v, tok, tok)
-    expected = pj.attend(encoding, *arguments, implementation='dense', applied=pj.TOKEN_STAGE)
-    np.testing.assert_allclose(
-        pj.attend(encoding, *arguments, block=(8, 3), applied=pj.TOKEN_STAGE), expected, atol=2e-6
-    )
+    run = lambda **how: pj.attend(encoding, *arguments, **how, applied=pj.TOKEN_STAGE)
+    np.testing.assert_allclose(run(block=(8, 3)), run(implementation='dense'), atol=2e-6)
 
 
 def test_what_stands_before_it_is_multiplied():
@@ -86,13 +75,6 @@ def test_what_stands_before_it_is_multiplied():
     np.testing.assert_allclose(scored('bam() | ssmax()', tok, s), (s + bias) * factor, atol=1e-6)
     np.testing.assert_allclose(scored('ssmax() | bam()', tok, s), s * factor + bias, atol=1e-6)
     np.testing.assert_allclose(scored('ssmax(gain=0.5)', tok, s), s * factor / 2, atol=1e-6)
-
-
-def test_equal_logits_stay_uniform_whatever_the_gain():
-    tok = pj.Tokens.of(length=6)
-    zeros, v = jnp.zeros((1, 6, N, H)), jax.random.normal(jax.random.key(0), (1, 6, N, H))
-    out = pj.attend(pj.make('ssmax(gain=3.0)', heads=N, causal=True), zeros, zeros, v, tok, tok)
-    np.testing.assert_allclose(out, jnp.cumsum(v, 1) / jnp.arange(1, 7)[:, None, None], atol=1e-6)
 
 
 @pytest.mark.full
@@ -106,35 +88,18 @@ def test_attention_does_not_fade_as_keys_are_added():
         s = jnp.zeros((1, N, 1, n)).at[..., 3].set(z)
         tq = tok.slice(n - 1, 1)
         encoding = pj.make(spec, heads=N)
-        return float(
-            jax.nn.softmax(encoding.logits(s, None, None, tq, tok, None, ())[0])[0, 0, 0, 3]
-        )
+        scored, _ = encoding.logits(s, None, None, tq, tok, None, ())
+        return float(jax.nn.softmax(scored)[0, 0, 0, 3])
 
     plain, scaled = ([weight(spec, n) for n in (16, 256, 4096)] for spec in ('nope()', 'ssmax()'))
     assert plain[0] > 0.2 and plain[2] < 0.002
-    assert scaled[0] < scaled[1] < scaled[2] and scaled[2] == pytest.approx(
-        4096**1.5 / (4096**1.5 + 4095), rel=1e-5
-    )
+    assert scaled[0] < scaled[1] < scaled[2]
+    assert scaled[2] == pytest.approx(4096**1.5 / (4096**1.5 + 4095), rel=1e-5)
 
 
-def test_wrong_input_says_what_is_wrong():
-    for gain in (0.0, -1.0):
-        with pytest.raises(ValueError, match=f'gain must be positive, got {gain}'):
-            pj.make(f'ssmax(gain={gain})', heads=N)
-    with pytest.raises(ValueError, match='ssmax is defined for causal attention only'):
-        pj.make('ssmax()', heads=N, causal=False)
-    with pytest.raises(
-        ValueError,
-        match='ssmax is defined for causal attention only, full lets queries see later keys',
-    ):
-        pj.make('ssmax() | full()', heads=N)
-    with pytest.raises(
-        ValueError,
-        match='fire is defined for causal attention only, ssmax lets queries see later keys',
-    ):
-        pj.make('fire() | ssmax(bidirectional=True)', heads=N)
+def test_queries_of_another_number_of_heads():
+    tok = pj.Tokens.of(length=5)
     with pytest.raises(ValueError, match='ssmax has parameters of 1 heads, the queries have 4'):
-        tok = pj.Tokens.of(length=5)
         pj.make('ssmax()', heads=1).logits(ONES, None, None, tok, tok, None, ())
 
 

@@ -5,7 +5,6 @@ limits.
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
@@ -19,8 +18,9 @@ from posenc_jax.methods.uni_encoder import (
     uni_encoder_loss,
     uni_encoder_masks,
 )
-from posenc_jax.protocol.errors import SpecError
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
+from tests.methods.small_transformers import SIZES, descend
+from tests.methods.wrong_calls import refused
 
 GOLDEN = golden('uni_encoder')['values']
 LAYOUT = uni_encoder_ids(GOLDEN['context'], GOLDEN['candidates'])
@@ -28,16 +28,16 @@ MARKS = dict(cls=1, sep=2)
 CONTEXT, CANDIDATES = [5, 6, 7], [[8, 3], [4, 4, 9, 5], [7]]
 
 
-def make(shape='arrow', spec='uni_encoder(shape={!r}) | rope()'):
-    return pj.make(spec.format(shape), model_dim=16, head_dim=8)
+SHAPES = ['arrow', 'diag', 'square']
+
+
+def make(shape='arrow'):
+    return pj.make(f'uni_encoder(shape={shape!r}) | rope()', model_dim=16, head_dim=8)
 
 
 def scorer(shape='arrow', **fields):
-    encoding = f'uni_encoder(shape={shape!r}) | rope()'
-    sizes = dict(
-        vocab_size=11, train_len=8, layers=2, width=16, heads=2, encoding=encoding, kind='encoder'
-    )
-    return CandidateScorer(TransformerConfig(**{**sizes, **fields}), rngs=nnx.Rngs(0))
+    fields = {'encoding': f'uni_encoder(shape={shape!r}) | rope()', 'kind': 'encoder', **fields}
+    return CandidateScorer(TransformerConfig(**{**SIZES, **fields}), rngs=nnx.Rngs(0))
 
 
 read = jax.jit(lambda net, count, layout: net(**layout, candidates=count)[0], static_argnums=1)
@@ -48,31 +48,28 @@ def scores(net, candidates, context=CONTEXT, **options):
     return np.asarray(read(net, len(candidates), layout))[0]
 
 
-def test_golden_ids():
-    assert LAYOUT[:, 0].tolist() == GOLDEN['ids']
-    assert LAYOUT[:, 1].tolist() == [0] * 6 + [1] * 3 + [2] * 5 + [3] * 2
-
-
-@pytest.mark.parametrize('shape', ['arrow', 'diag', 'square'])
-def test_golden_masks(shape):
+def mask(shape):
     part = make(shape).parts[0]
     tok = part.place(pj.Tokens.of(positions=LAYOUT[None]))
     allowed = part.mask(tok, tok)
-    allowed = (
-        np.ones((16, 16), bool)
-        if shape == 'square' and allowed is None
-        else np.asarray(allowed)[0, 0]
-    )
-    firsts = [0, 6, 9, 14]
-    assert allowed[firsts].sum(1).tolist() == GOLDEN['seen'][shape]
+    return np.ones((16, 16), bool) if allowed is None else np.asarray(allowed)[0, 0]
+
+
+FIRSTS = [0, 6, 9, 14]  # the first tokens of the context and of the candidates
+test_golden = golden_suite(
+    'uni_encoder',
+    {'ids': lambda _: LAYOUT[:, 0], 'seen.*': lambda _, shape: mask(shape)[FIRSTS].sum(1)},
+)
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_masks(shape):
     number = LAYOUT[:, 1]
-    for i in range(16):
-        for j in range(16):
-            own = number[i] == number[j]
-            expected = {'arrow': own or 0 in (number[i], number[j]), 'diag': own, 'square': True}[
-                shape
-            ]
-            assert allowed[i, j] == expected
+    assert number.tolist() == [0] * 6 + [1] * 3 + [2] * 5 + [3] * 2
+    own = number[:, None] == number
+    arrow = own | (number == 0) | (number[:, None] == 0)
+    expected = {'arrow': arrow, 'diag': own, 'square': True}[shape]
+    np.testing.assert_array_equal(mask(shape), np.broadcast_to(expected, (16, 16)))
 
 
 def test_layout_of_a_batch():
@@ -85,13 +82,12 @@ def test_layout_of_a_batch():
 
 
 @pytest.mark.full_but_one
-@pytest.mark.parametrize('shape', ['arrow', 'diag', 'square'])
+@pytest.mark.parametrize('shape', SHAPES)
 def test_permuting_candidates_permutes_scores(shape):
     net = scorer(shape)
     plain = scores(net, CANDIDATES)
-    np.testing.assert_allclose(
-        scores(net, [CANDIDATES[i] for i in (2, 0, 1)]), plain[[2, 0, 1]], atol=1e-5
-    )
+    permuted = scores(net, [CANDIDATES[i] for i in (2, 0, 1)])
+    np.testing.assert_allclose(permuted, plain[[2, 0, 1]], atol=1e-5)
     assert np.ptp(plain) > 0.05
 
 
@@ -115,18 +111,14 @@ def test_what_a_score_depends_on():
     assert np.abs(scores(arrow, extra)[:3] - scores(arrow, CANDIDATES)).max() > 1e-4
     # The context's rows have read nothing yet when candidates read them.
     shallow = scorer('arrow', layers=1)
-    np.testing.assert_allclose(scores(shallow, extra)[:3], scores(shallow, CANDIDATES), atol=1e-6)
-    assert (
-        np.abs(scores(shallow, CANDIDATES, context=[9, 9, 9]) - scores(shallow, CANDIDATES)).max()
-        > 1e-3
-    )
+    alone = scores(shallow, CANDIDATES)
+    np.testing.assert_allclose(scores(shallow, extra)[:3], alone, atol=1e-6)
+    assert np.abs(scores(shallow, CANDIDATES, context=[9, 9, 9]) - alone).max() > 1e-3
 
 
 @pytest.mark.full
 def test_a_single_candidate_is_a_cross_encoder():
-    """With one candidate nothing is hidden: the arrow is full attention at positions 0, 1, 2,
-    ....
-    """
+    """With one candidate nothing is hidden: the arrow is full attention at 0, 1, 2, and so on."""
     layout = uni_encoder_layout([CONTEXT], [[[8, 3]]], **MARKS)
     assert layout['positions'][0, :, 0].tolist() == list(range(9))
     arrow, square = (read(scorer(shape), 1, layout) for shape in ('arrow', 'square'))
@@ -143,19 +135,6 @@ def test_padding_neither_sees_nor_is_seen():
     assert together[1, 2] == -np.inf
     other = dict(layout, tokens=np.where(layout['valid'], layout['tokens'], 10))
     np.testing.assert_allclose(read(net, 3, other), together, atol=1e-6)
-
-
-@pytest.mark.full
-def test_the_mask_streams():
-    encoding = pj.make('uni_encoder() | rope()', causal=False, model_dim=16, head_dim=8)
-    tok = encoding.place(pj.Tokens.of(positions=LAYOUT[None]))
-    q, k, v = (jax.random.normal(jax.random.key(i), (1, 16, 2, 8)) for i in range(3))
-    arguments = encoding.project(q, k, v, tok, tok)
-    np.testing.assert_allclose(
-        pj.attend(encoding, *arguments, block=(4, 3), applied=pj.TOKEN_STAGE),
-        pj.attend(encoding, *arguments, implementation='dense', applied=pj.TOKEN_STAGE),
-        atol=1e-5,
-    )
 
 
 @pytest.mark.full
@@ -184,65 +163,63 @@ def test_loss_by_hand():
     assert both == pytest.approx(-np.log(p).mean() + np.log(4), rel=1e-5)
 
 
-@pytest.mark.full
-def test_a_loss_that_has_no_meaning_is_refused():
-    given, golden, of = jnp.zeros((3, 2)), jnp.array([0, 1, 1]), jnp.array
-    logits, targets, masked = (
-        jnp.zeros((3, 5, 4)),
-        jnp.zeros((3, 5), jnp.int32),
-        jnp.ones((3, 5), bool),
-    )
-    for arguments, message in (
-        ((given, of([0, -1, 1])), 'the golden candidate lies in 0 .. 1, got -1'),
-        ((given, of([0, 5, 1])), 'the golden candidate lies in 0 .. 1, got 5'),
-        ((given, [0, 5, 1]), 'got 5'),
-        ((given, of([0.0, 1.0, 1.0])), 'is an integer, got float32'),
-        (
-            (given, of([0])),
-            r'scores \[B, C\] and the golden candidate of each row \[B\], got \(3, 2\) and \(1,\)',
+SCORES, BEST = jnp.zeros((3, 2)), jnp.array([0, 1, 1])
+LOGITS, TARGETS = jnp.zeros((3, 5, 4)), jnp.zeros((3, 5), jnp.int32)
+MASKED = jnp.ones((3, 5), bool)
+
+
+def loss_of(*arguments):
+    return lambda: uni_encoder_loss(*arguments)
+
+
+test_a_loss_that_has_no_meaning = refused(
+    {
+        'the golden candidate lies in 0 .. 1, got -1': loss_of(SCORES, jnp.array([0, -1, 1])),
+        'the golden candidate lies in 0 .. 1, got 5': loss_of(SCORES, jnp.array([0, 5, 1])),
+        'got 5': loss_of(SCORES, [0, 5, 1]),
+        'is an integer, got float32': loss_of(SCORES, jnp.array([0.0, 1.0, 1.0])),
+        r'scores \[B, C\] and the golden candidate of each row \[B\], got \(3, 2\) and \(1,\)': (
+            loss_of(SCORES, jnp.array([0]))
         ),
-        ((given[0], golden[:2]), r'got \(2,\) and \(2,\)'),
-        ((given, golden, logits), r'together, got \(3, 5, 4\), None, None'),
-        ((given, golden, None, targets, masked), r'got None, \(3, 5\), \(3, 5\)'),
-        ((given, golden, logits, targets, masked[:1]), r'got \(3, 5, 4\), \(3, 5\), \(1, 5\)'),
-        ((given, golden, logits, targets + 4, masked), 'a target lies in 0 .. 3, got 4'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            uni_encoder_loss(*arguments)
-    assert float(jax.jit(uni_encoder_loss)(given, golden)) == pytest.approx(np.log(2), rel=1e-5)
+        r'got \(2,\) and \(2,\)': loss_of(SCORES[0], BEST[:2]),
+        r'together, got \(3, 5, 4\), None, None': loss_of(SCORES, BEST, LOGITS),
+        r'got None, \(3, 5\), \(3, 5\)': loss_of(SCORES, BEST, None, TARGETS, MASKED),
+        r'got \(3, 5, 4\), \(3, 5\), \(1, 5\)': loss_of(SCORES, BEST, LOGITS, TARGETS, MASKED[:1]),
+        'a target lies in 0 .. 3, got 4': loss_of(SCORES, BEST, LOGITS, TARGETS + 4, MASKED),
+    }
+)
+
+
+def test_the_loss_of_traced_labels():
+    assert float(jax.jit(uni_encoder_loss)(SCORES, BEST)) == pytest.approx(np.log(2), rel=1e-5)
+
+
+def masks(tokens, rng, **options):
+    given = dict(mask=49, vocab_size=50, keep=(0, 1, 2)) | options
+    return uni_encoder_masks(tokens, np.random.default_rng(rng), **given)
 
 
 def test_masks_are_fifteen_percent_of_what_is_no_marker_by_the_rule_of_bert():
     tokens = np.random.default_rng(0).integers(0, 50, (40, 500))
-    read, chosen = uni_encoder_masks(
-        tokens, np.random.default_rng(1), mask=49, vocab_size=50, keep=(0, 1, 2)
-    )
+    read, chosen = masks(tokens, 1)
     assert not chosen[tokens < 3].any() and (read == tokens)[~chosen].all()
-    assert chosen[tokens >= 3].mean() == pytest.approx(
-        0.15, abs=0.01
-    )  # 18,800 tokens: four standard deviations
+    # 18,800 tokens: four standard deviations.
+    assert chosen[tokens >= 3].mean() == pytest.approx(0.15, abs=0.01)
     now, was = read[chosen], tokens[chosen]
     assert (now == 49).mean() == pytest.approx(0.8 + 0.1 / 50 + 0.1 / 47, abs=0.03)
     assert (now == was)[was != 49].mean() == pytest.approx(0.1 + 0.1 / 50, abs=0.025)
-    nothing = uni_encoder_masks(
-        tokens, np.random.default_rng(1), mask=49, vocab_size=50, keep=(), rate=0.0
-    )
-    assert not nothing[1].any() and (nothing[0] == tokens).all()
+    unmasked, chosen = masks(tokens, 1, keep=(), rate=0.0)
+    assert not chosen.any() and (unmasked == tokens).all()
 
 
-def test_masks_that_do_not_fit_are_refused():
-    mask = lambda **given: uni_encoder_masks(
-        np.array([[3, 9]]),
-        np.random.default_rng(0),
-        **{'mask': 9, 'vocab_size': 10, 'keep': (), **given},
-    )
-    for given, message in (
-        ({'rate': 1.5}, 'a share between 0 and 1, got 1.5'),
-        ({'mask': 10}, r'mask lies in 0 \.\. 9, got 10'),
-        ({'vocab_size': 9, 'mask': 2}, r'a token lies in 0 \.\. 8, got 9'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            mask(**given)
+TWO = np.array([[3, 9]])
+test_masks_that_do_not_fit = refused(
+    {
+        'a share between 0 and 1, got 1.5': lambda: masks(TWO, 0, rate=1.5),
+        r'mask lies in 0 \.\. 9, got 10': lambda: masks(TWO, 0, mask=10, vocab_size=10),
+        r'a token lies in 0 \.\. 8, got 9': lambda: masks(TWO, 0, mask=2, vocab_size=9),
+    }
+)
 
 
 @pytest.mark.full
@@ -250,30 +227,20 @@ def test_it_learns_to_match():
     """Which of four candidates repeats the token of the context: the golden response of its row,
     others are of other rows.
     """
-    net = scorer(layers=1)
-    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
-    optimizer = optax.adam(1e-2)
-    rng = np.random.default_rng(0)
+    graphdef, params, rest = nnx.split(scorer(layers=1), nnx.Param, ...)
+    layout = uni_encoder_layout([[3]] * 4, [[[3]] * 4] * 4, **MARKS)
+    template = jnp.asarray(layout.pop('tokens'))
+    places = np.nonzero(template == 3)  # of the words of the context and of the candidates
 
-    def batch():
-        words = rng.permuted(np.tile(np.arange(3, 11), (1, 1)), axis=1)[0, :4]
-        layout = uni_encoder_layout([[w] for w in words], [[[w] for w in words]] * 4, **MARKS)
-        return {name: jnp.asarray(a) for name, a in layout.items()}
+    def loss(params, key):
+        words = jax.random.permutation(key, jnp.arange(3, 11))[:4]
+        of_row = jnp.concatenate([words[:, None], jnp.tile(words, (4, 1))], axis=1)
+        tokens = template.at[places].set(of_row.ravel())
+        scored = nnx.merge(graphdef, params, rest)(tokens, **layout, candidates=4)[0]
+        return uni_encoder_loss(scored, jnp.arange(4))
 
-    run = lambda params, batch: nnx.merge(graphdef, params, rest)(**batch, candidates=4)[0]
-    loss = jax.jit(lambda params, batch: uni_encoder_loss(run(params, batch), jnp.arange(4)))
-
-    @jax.jit
-    def step(params, state, batch):
-        gradient = jax.grad(loss)(params, batch)
-        updates, state = optimizer.update(gradient, state)
-        return optax.apply_updates(params, updates), state
-
-    state, before = optimizer.init(params), float(loss(params, batch()))
-    for _ in range(150):
-        params, state = step(params, state, batch())
-    after = [loss(params, batch()) for _ in range(4)]
-    assert before > 1.0 and max(after) < 0.3
+    _, losses = descend(loss, params, steps=150, rate=1e-2)
+    assert losses[0] > 1.0 and losses[-4:].max() < 0.3
 
 
 def test_means_of_candidates():
@@ -286,44 +253,50 @@ def test_means_of_candidates():
     )
 
 
-def test_wrong_input_says_what_is_wrong():
-    for arguments in ((0, [1]), (2, []), (2, [1, 0]), (2.5, [1])):
-        with pytest.raises(ValueError, match='a context and candidates of at least one token'):
-            uni_encoder_ids(*arguments)
-    with pytest.raises(ValueError, match='got 1 contexts and 2 lists'):
-        uni_encoder_layout([[3]], [[[3]], [[3]]], **MARKS)
-    with pytest.raises(ValueError, match='candidate 1 of row 0 has 3 tokens, at most 2 are read'):
-        uni_encoder_layout([[3]], [[[3], [3, 3, 3]]], max_len=2, **MARKS)
-    for texts, marks, found in (
-        (([[3.7]], [[[3]]]), MARKS, r'got \[3.7\] in the context of row 0'),
-        (([[[3]]], [[[3]]]), MARKS, r'got \[\[3\]\] in the context of row 0'),
-        (([[3]], [[[3], [-2]]]), MARKS, r'got \[-2\] in the candidate 1 of row 0'),
-        (([[3]], [[[3]]]), MARKS | {'pad': 0.5}, r'got \[.*0.5\] in cls, sep and pad'),
-    ):
-        with pytest.raises(ValueError, match=f'token ids are integers of at least 0, {found}'):
-            uni_encoder_layout(*texts, **marks)
-    layout = uni_encoder_layout([[3]], [[[3], [4]]], **MARKS)
-    with pytest.raises(ValueError, match='got candidates=1 for 2 of them in the positions'):
-        scorer()(**layout, candidates=1)
-    assert scorer()(**layout, candidates=3)[0][0, 2] == -jnp.inf
-    with pytest.raises(ValueError, match='got candidates=None for positions that are not known'):
-        jax.eval_shape(
-            lambda positions: scorer()(layout['tokens'], positions)[0], layout['positions']
-        )
-    with pytest.raises(SpecError, match="shape='round' is not one of 'arrow', 'diag', 'square'"):
-        pj.make('uni_encoder(shape="round")', model_dim=16)
-    place = lambda positions: make().place(pj.Tokens.of(positions=positions))
-    with pytest.raises(
-        ValueError, match=r'id and part, or \[B, L\], all context, got float32 \(1, 2\)'
-    ):
-        place([[0.5, 1.0]])
-    with pytest.raises(ValueError, match=r'got int32 \(1, 1, 3\)'):
-        place([[[0, 0, 0]]])
-    with pytest.raises(ValueError, match='part -1; the context is part 0, candidates count from 1'):
-        place([[[0, -1]]])
-    with pytest.raises(ValueError, match="needs a model of kind 'encoder', got 'decoder'"):
-        scorer(kind='decoder')
-    with pytest.raises(ValueError, match=r'needs uni_encoder\(\) in every encoding, got rope\(\)'):
-        scorer(encoding='rope()')
-    with pytest.raises(ValueError, match=r'positions \[B, L, 2\], id and part, got \(1, 3\)'):
-        scorer()(jnp.ones((1, 3), jnp.int32), jnp.zeros((1, 3), jnp.int32))
+NO_IDS = 'token ids are integers of at least 0, got '
+PAIR = uni_encoder_layout([[3]], [[[3], [4]]], **MARKS)
+
+
+def layout(*texts, **options):
+    return uni_encoder_layout(*texts, **{**MARKS, **options})
+
+
+def place(positions):
+    return make().place(pj.Tokens.of(positions=positions))
+
+
+@pytest.mark.parametrize('sizes', [(0, [1]), (2, []), (2, [1, 0]), (2.5, [1])], ids=str)
+def test_contexts_and_candidates_have_tokens(sizes):
+    with pytest.raises(ValueError, match='a context and candidates of at least one token'):
+        uni_encoder_ids(*sizes)
+
+
+def traced_scores():
+    jax.eval_shape(lambda pos: scorer()(PAIR['tokens'], pos)[0], PAIR['positions'])
+
+
+THREE = jnp.ones((1, 3), jnp.int32)
+test_wrong_input = refused(
+    {
+        'got 1 contexts and 2 lists': lambda: layout([[3]], [[[3]], [[3]]]),
+        'candidate 1 of row 0 has 3 tokens, at most 2 are read': (
+            lambda: layout([[3]], [[[3], [3, 3, 3]]], max_len=2)
+        ),
+        NO_IDS + r'\[3.7\] in the context of row 0': lambda: layout([[3.7]], [[[3]]]),
+        NO_IDS + r'\[\[3\]\] in the context of row 0': lambda: layout([[[3]]], [[[3]]]),
+        NO_IDS + r'\[-2\] in the candidate 1 of row 0': lambda: layout([[3]], [[[3], [-2]]]),
+        NO_IDS + r'\[.*0.5\] in cls, sep and pad': lambda: layout([[3]], [[[3]]], pad=0.5),
+        'got candidates=1 for 2 of them in the positions': lambda: scorer()(**PAIR, candidates=1),
+        'got candidates=None for positions that are not known': traced_scores,
+        r'id and part, or \[B, L\], all context, got float32 \(1, 2\)': lambda: place([[0.5, 1.0]]),
+        r'got int32 \(1, 1, 3\)': lambda: place([[[0, 0, 0]]]),
+        'part -1; the context is part 0, candidates count from 1': lambda: place([[[0, -1]]]),
+        "needs a model of kind 'encoder', got 'decoder'": lambda: scorer(kind='decoder'),
+        r'needs uni_encoder\(\) in every encoding, got rope\(\)': lambda: scorer(encoding='rope()'),
+        r'positions \[B, L, 2\], id and part, got \(1, 3\)': lambda: scorer()(THREE, THREE),
+    }
+)
+
+
+def test_a_candidate_that_is_not_there_has_no_score():
+    assert scorer()(**PAIR, candidates=3)[0][0, 2] == -jnp.inf

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.lab.decoding.generate import generate
-from posenc_jax.lab.model import TransformerConfig
-from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.v2pe import DELTAS, v2pe_ids
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
+from tests.methods.small_transformers import model_of, read
+from tests.methods.wrong_calls import refused
 
 GOLDEN = golden('v2pe')['values']
 IMAGES = [0, 0, *[1] * 5, 0, 0, *[2] * 9, *[3] * 2, 0, 4, 0, 0]
@@ -26,6 +25,12 @@ def tokens(image, **known):
     counted = pj.Tokens.of(length=image.shape[1], **known)
     count = np.broadcast_to(counted.pos, image.shape)
     return dataclasses.replace(counted, pos=jnp.asarray(np.stack([count, image], -1)))
+
+
+def placed(image, delta=0.25, key=None, **known):
+    """The ids of a row."""
+    key = None if key is None else jax.random.key(key)
+    return np.asarray(pj.make(f'v2pe(delta={delta})').place(tokens(image, **known), key=key).pos)[0]
 
 
 def scanned(image, delta):
@@ -46,22 +51,19 @@ def scanned(image, delta):
     return ids
 
 
-@pytest.mark.parametrize(
-    'case', GOLDEN['cases'], ids=lambda case: f'{case["visual"]}-{case["delta"]}'
+def id_of(number):
+    def row(case):
+        ids = v2pe_ids(jnp.array([[0, 0] + [1] * case['visual'] + [0, 0]]), case['delta'])[0]
+        assert ids.dtype == jnp.float32 and ids[:2].tolist() == [0, 1]
+        return ids[number]
+
+    return row
+
+
+PLACES = {'first': 2, 'last': -3, 'end': -2, 'after': -1}
+test_golden = golden_suite(
+    'v2pe', {f'cases.*.{name}': id_of(number) for name, number in PLACES.items()}
 )
-def test_golden_ids(case):
-    ids = np.asarray(v2pe_ids(jnp.array([[0, 0] + [1] * case['visual'] + [0, 0]]), case['delta']))[
-        0
-    ]
-    assert ids.dtype == np.float32
-    assert ids[[0, 1, 2, -3, -2, -1]].tolist() == [
-        0,
-        1,
-        case['first'],
-        case['last'],
-        case['end'],
-        case['after'],
-    ]
 
 
 @pytest.mark.parametrize('delta', [*DELTAS, 0.3])
@@ -79,27 +81,23 @@ def test_a_step_for_each_image():
 
 
 def test_a_step_of_one_counts_tokens():
-    np.testing.assert_array_equal(
-        pj.make('v2pe(delta=1.0)').place(tokens(IMAGES)).pos[0], np.arange(len(IMAGES))
-    )
+    ids = placed(IMAGES, delta=1.0)
+    np.testing.assert_array_equal(ids, np.arange(len(IMAGES)))
 
 
 @pytest.mark.full_but_one
 @pytest.mark.parametrize('key', [None, 3])
 def test_text_keeps_its_positions(key):
-    encoding, key = pj.make('v2pe(delta=0.25)'), None if key is None else jax.random.key(key)
     tok = pj.Tokens.of(length=5)
-    assert encoding.place(tok, key=key) is tok
-    np.testing.assert_array_equal(encoding.place(tokens([0] * 5), key=key).pos, [[0, 1, 2, 3, 4]])
+    draw = None if key is None else jax.random.key(key)
+    assert pj.make('v2pe(delta=0.25)').place(tok, key=draw) is tok
+    np.testing.assert_array_equal(placed([0] * 5, key=key), range(5))
 
 
 @pytest.mark.full
 def test_training_draws_each_image_its_step_from_the_nine():
-    assert (len(DELTAS), DELTAS[0], DELTAS[-1]) == (
-        GOLDEN['choices'],
-        GOLDEN['largest_delta'],
-        GOLDEN['smallest_delta'],
-    )
+    names = 'choices', 'largest_delta', 'smallest_delta'
+    assert (len(DELTAS), DELTAS[0], DELTAS[-1]) == tuple(GOLDEN[name] for name in names)
     rows, image = 3000, np.array([0, 1, 1, 0, 0, 2, 2, 2, 0])
     encoding, tok = pj.make('v2pe(delta=1.0)'), tokens(np.tile(image, (rows, 1)))
     ids = np.asarray(encoding.place(tok, key=jax.random.key(0)).pos)
@@ -109,42 +107,32 @@ def test_training_draws_each_image_its_step_from_the_nine():
         np.testing.assert_array_equal(ids[row], scanned(image, {1: one[row], 2: two[row]}))
     together = np.array([[((one == a) & (two == b)).sum() for a in DELTAS] for b in DELTAS]) / rows
     assert together.sum() == 1
-    np.testing.assert_allclose(
-        together, 1 / 81, atol=4 * (1 / 81 / rows) ** 0.5
-    )  # uniform, and independent
+    # Uniform, and independent.
+    np.testing.assert_allclose(together, 1 / 81, atol=4 * (1 / 81 / rows) ** 0.5)
 
 
 @pytest.mark.full
 def test_padding_on_either_side_does_not_shift():
-    alone = np.asarray(pj.make('v2pe(delta=0.25)').place(tokens(IMAGES)).pos)[0]
     pad, length = [3] * 4, len(IMAGES)  # what stands in padding does not matter
-    for image, valid, real in (
-        (pad + IMAGES, [False] * 4 + [True] * length, slice(4, None)),
-        (IMAGES + pad, [True] * length + [False] * 4, slice(0, length)),
-    ):
-        placed = pj.make('v2pe(delta=0.25)').place(tokens(image, valid=[valid]))
-        np.testing.assert_array_equal(placed.pos[0, real], alone)
+    left = placed(pad + IMAGES, valid=[[False] * 4 + [True] * length])
+    right = placed(IMAGES + pad, valid=[[True] * length + [False] * 4])
+    np.testing.assert_array_equal(left[4:], placed(IMAGES))
+    np.testing.assert_array_equal(right[:length], placed(IMAGES))
 
 
 @pytest.mark.full
 def test_packed_documents_start_anew():
-    alone = np.asarray(pj.make('v2pe(delta=0.25)').place(tokens(IMAGES)).pos)[0]
-    ended_by_an_image = IMAGES[:15]
-    packed = tokens(ended_by_an_image + IMAGES, segment=[[0] * 15 + [1] * len(IMAGES)])
-    np.testing.assert_array_equal(
-        pj.make('v2pe(delta=0.25)').place(packed).pos[0], [*alone[:15], *alone]
-    )
+    cut, alone = 15, placed(IMAGES)  # the first document ends with an image
+    packed = placed(IMAGES[:cut] + IMAGES, segment=[[0] * cut + [1] * len(IMAGES)])
+    np.testing.assert_array_equal(packed, [*alone[:cut], *alone])
 
 
 @pytest.mark.parametrize('key', [None, 5])
 def test_ids_do_not_depend_on_what_follows(key):
-    encoding, key = pj.make('v2pe(delta=0.25)'), None if key is None else jax.random.key(key)
-    whole = encoding.place(tokens(IMAGES), key=key).pos
+    whole = placed(IMAGES, key=key)
     for cut in (4, 12, 19):
         other = IMAGES[:cut] + [9] * (len(IMAGES) - cut)
-        np.testing.assert_array_equal(
-            encoding.place(tokens(other), key=key).pos[:, :cut], whole[:, :cut]
-        )
+        np.testing.assert_array_equal(placed(other, key=key)[:cut], whole[:cut])
 
 
 def test_adding_a_constant_to_the_count_adds_it_to_the_ids():
@@ -177,53 +165,27 @@ def test_bfloat16_activations_leave_ids_alone():
 
 
 @pytest.mark.full
-def test_tiles_and_their_gradients_at_fractional_ids():
-    chained = pj.make('v2pe(delta=0.25) | rope() | alibi()', head_dim=8, heads=2, causal=True)
-    tok, x = (
-        chained.place(tokens(IMAGES)),
-        jax.random.normal(jax.random.key(0), (1, len(IMAGES), 2, 8)),
-    )
-    loss = lambda x, **how: jnp.square(
-        pj.attend(chained, *chained.project(x, x, x, tok, tok), **how, applied=pj.TOKEN_STAGE)
-    ).sum()
-    np.testing.assert_allclose(
-        jax.grad(loss)(x, block=(4, 8)), jax.grad(loss)(x, implementation='dense'), atol=2e-5
-    )
-
-
-@pytest.mark.full
 def test_decoding_equals_the_whole_pass():
-    cfg = TransformerConfig(
-        vocab_size=11,
-        train_len=16,
-        layers=2,
-        width=16,
-        heads=2,
-        encoding='v2pe(delta=0.125) | rope()',
-    )
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
+    model = model_of('v2pe(delta=0.125) | rope()', train_len=16)
     image = [0, 0, 1, 1, 1, 1, 0, 0, 2, 2, 2, 0]
     tok, prompt = tokens(image), jnp.array([[3, 1, 4, 1, 5]])
     out = generate(model, prompt, max_new_tokens=7, positions=tok.pos, temperature=0.0)
-    logits = jax.jit(model)(out, tok)
+    logits = read(model, out, tok)
     np.testing.assert_array_equal(out[:, 5:], logits[:, 4:-1].argmax(-1))
-    assert np.abs(logits - jax.jit(model)(out)).max() > 1e-3  # the ids do matter
+    assert np.abs(logits - read(model, out)).max() > 1e-3  # the ids do matter
 
 
-def test_wrong_input_says_what_is_wrong():
-    for delta in (0.0, 1.5, -0.5):
-        with pytest.raises(ValueError, match=f'delta must be positive and at most 1, got {delta}'):
-            pj.make(f'v2pe(delta={delta})')
-    place = pj.make('v2pe(delta=0.5)').place
-    with pytest.raises(
-        ValueError, match=r'integers \[B, L, 2\], count and image number, got int32 \(1, 4, 3\)'
-    ):
-        place(pj.Tokens.of(positions=np.zeros((1, 4, 3), int)))
-    with pytest.raises(ValueError, match=r'got float32 \(1, 4, 2\)'):
-        place(pj.Tokens.of(positions=np.zeros((1, 4, 2), np.float32)))
-    with pytest.raises(ValueError, match='image number -1; images count from 1'):
-        place(tokens([0, -1, 0]))
-    with pytest.raises(ValueError, match='a document of row 1 begins with an image'):
-        place(tokens([[0, 1, 1], [2, 2, 0]]))
-    with pytest.raises(ValueError, match='a document of row 0 begins with an image'):
-        place(tokens([[0, 1, 2, 2]], segment=[[0, 0, 1, 1]]))
+def of_shape(*shape, dtype=int):
+    return lambda: pj.make('v2pe(delta=0.5)').place(pj.Tokens.of(positions=np.zeros(shape, dtype)))
+
+
+FIRST = 'a document of row {} begins with an image'
+test_wrong_positions = refused(
+    {
+        r'integers \[B, L, 2\], count and image number, got int32 \(1, 4, 3\)': of_shape(1, 4, 3),
+        r'got float32 \(1, 4, 2\)': of_shape(1, 4, 2, dtype=np.float32),
+        'image number -1; images count from 1': lambda: placed([0, -1, 0]),
+        FIRST.format(1): lambda: placed([[0, 1, 1], [2, 2, 0]]),
+        FIRST.format(0): lambda: placed([[0, 1, 2, 2]], segment=[[0, 0, 1, 1]]),
+    }
+)

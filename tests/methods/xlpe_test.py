@@ -11,11 +11,10 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.tasks.translation import Translation
 from posenc_jax.methods.xlpe import alignment_keys, btg_order, order_from_alignment, ranks
-from posenc_jax.protocol.errors import SpecError
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
+from tests.methods.small_transformers import model_of
 
 GOLDEN = golden('xlpe')['values']
 D, HEADS, L = 8, 4, 6
@@ -45,12 +44,20 @@ def sinusoid(positions, width=D):
 # The order.
 
 
-@pytest.mark.parametrize('btg', [False, True])
-def test_golden_order(btg):
-    pairs = list(map(tuple, GOLDEN['alignment']))
-    assert order_from_alignment(pairs, 6, btg=btg).tolist() == GOLDEN['order']
-    inverted = [(word, 3 - word) for word in range(4)]
-    assert order_from_alignment(inverted, 4, btg=btg).tolist() == GOLDEN['inversion']
+def order(name):
+    """By the grammar and without it."""
+
+    def row(values):
+        pairs = values['alignment'] if name == 'order' else [(word, 3 - word) for word in range(4)]
+        size = len(values[name])
+        found = [order_from_alignment([*map(tuple, pairs)], size, btg=btg) for btg in (False, True)]
+        np.testing.assert_array_equal(*found)
+        return found[0]
+
+    return row
+
+
+test_golden = golden_suite('xlpe', {name: order(name) for name in ('order', 'inversion')})
 
 
 def test_words_without_an_alignment_follow_the_word_before_them():
@@ -156,11 +163,9 @@ def test_with_the_identity_the_head_level_is_sinusoidal(tau):
 @pytest.mark.full
 def test_an_encoder_reads_the_order_in_its_first_layer():
     """In later layers attention has no positions, and only the first level has parameters."""
-    sizes = dict(vocab_size=7, train_len=L, layers=2, width=D, heads=2)
-    cfg = TransformerConfig(
-        **sizes, kind='encoder', encoding='nope()', pattern=('xlpe(level="both")', 'nope()')
-    )
-    model, ids = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(L)[None] % 7
+    sizes = dict(vocab_size=7, train_len=L, width=D)
+    pattern = 'xlpe(level="both")', 'nope()'
+    model, ids = model_of('nope()', **sizes, kind='encoder', pattern=pattern), jnp.arange(L)[None]
     out = model(ids, placed())
     assert np.abs(out - model(ids, placed(PI[::-1]))).max() > 1e-2
     # Both orders move with the words.
@@ -180,14 +185,10 @@ def test_a_translation_reads_the_order_of_its_source(level):
     for pi in batch['source_positions'][..., 1]:
         pairs = list(enumerate(pi.tolist()))
         assert order_from_alignment(pairs, L).tolist() == pi.tolist() and btg_order(pi)[1] == 0
-    cfg = TransformerConfig(
-        vocab_size=task.vocab_size,
-        source_size=task.source_size,
-        source_encoding=f'xlpe(level={level!r})',
-        **dict(train_len=L, source_len=L, layers=1, source_layers=2, width=D, heads=2),
-        **dict(kind='encoder_decoder', encoding='sinusoidal()'),
-    )
-    model, positions = Transformer(cfg, rngs=nnx.Rngs(0)), batch['source_positions']
+    sizes = dict(vocab_size=task.vocab_size, source_size=task.source_size, train_len=L, width=D)
+    sizes |= dict(source_len=L, layers=1, source_layers=2, kind='encoder_decoder')
+    model = model_of('sinusoidal()', source_encoding=f'xlpe(level={level!r})', **sizes)
+    positions = batch['source_positions']
     read = lambda pos: model.encoded(jnp.asarray(batch['source']), pj.Tokens.of(positions=pos)).x
     assert np.abs(read(positions) - read(positions[:, :, [0, 0]])).max() > 1e-2
     with pytest.raises(ValueError, match='xlpe needs positions'):
@@ -215,20 +216,6 @@ def test_an_empty_source_is_refused():
 def test_positions_without_the_second_order_are_refused(level, positions):
     with pytest.raises(ValueError, match=r'xlpe needs positions \[B, L, 2\].*alignments, got'):
         layer(f'xlpe(level={level!r})')(draw(0, 1, 2, D), pj.Tokens.of(positions=positions))
-
-
-@pytest.mark.parametrize(
-    'arguments, kv_heads, message',
-    [
-        ('level="heads"', 4, "did you mean 'head'"),
-        ('missing="none"', 4, "missing='none' is not one of 'error'"),
-        ('tau=5', 4, 'must lie in 0 .. 4, the number of heads.* got 5'),
-        ('tau=1', 2, 'a multiple of the 2 heads that share a key, got 1'),
-    ],
-)
-def test_wrong_values_are_refused(arguments, kv_heads, message):
-    with pytest.raises(SpecError, match=message):
-        pj.make(f'xlpe({arguments})', heads=4, kv_heads=kv_heads, model_dim=D)
 
 
 def test_token_vectors_of_another_width_are_refused():

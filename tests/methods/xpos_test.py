@@ -9,8 +9,7 @@ import posenc_jax as pj
 from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.methods.rope import rope
 from posenc_jax.methods.xpos import xpos_decay
-from posenc_jax.protocol.errors import SpecError
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
 
 GOLDEN = golden('xpos')['values']
 
@@ -27,10 +26,14 @@ def draw(length, width=64):
     return [jax.random.normal(jax.random.key(i), (1, length, 1, width)) for i in range(2)]
 
 
-def test_golden_factors():
-    zeta = xpos_decay(64)
-    np.testing.assert_allclose(zeta[GOLDEN['planes']], GOLDEN['zeta'], atol=6e-8)
-    np.testing.assert_allclose(zeta[GOLDEN['planes']] ** 2, GOLDEN['factor_at_1024'], atol=6e-8)
+test_golden = golden_suite(
+    'xpos',
+    {
+        'zeta': lambda values: xpos_decay(64)[values['planes']],
+        'factor_at_1024': lambda values: xpos_decay(64)[values['planes']] ** 2,
+    },
+    atol=6e-8,
+)
 
 
 @pytest.mark.full_but_one
@@ -41,10 +44,8 @@ def test_one_plane_fades_by_its_factor(layout):
         features = [plane, plane + 32] if layout == 'half' else [2 * plane, 2 * plane + 1]
         only = np.isin(np.arange(64), features).astype(np.float32)
         q, k = (a * only for a in draw(3))
-        faded, plain = (
-            logits(f'{key}(layout="{layout}")', q, k, pos)[2, 1] for key in ('xpos', 'rope')
-        )
-        assert faded == pytest.approx(factor * plain, rel=1e-5)
+        at = lambda key, q=q, k=k: logits(f'{key}(layout="{layout}")', q, k, pos)[2, 1]
+        assert at('xpos') == pytest.approx(factor * at('rope'), rel=1e-5)
 
 
 @pytest.mark.full
@@ -59,28 +60,16 @@ def test_limits_are_rope():
 def test_equals_the_released_form_where_that_does_not_overflow():
     (q, k), pos = draw(40), 3 * jnp.arange(40)[None]
     zeta, offset = np.concatenate([xpos_decay(64)] * 2), (np.asarray(pos[0]) - 60)[:, None] / 512
-    q2, k2 = (
-        np.asarray(rope(a, pos))[0, :, 0] * zeta**exponent
-        for a, exponent in ((q, offset), (k, -offset))
-    )
+    turned = lambda a, exponent: np.asarray(rope(a, pos))[0, :, 0] * zeta**exponent
+    q2, k2 = turned(q, offset), turned(k, -offset)
     np.testing.assert_allclose(logits('xpos()', q, k, pos), q2 @ k2.T / 8, atol=2e-5)
 
 
 @pytest.mark.full
 def test_far_positions_neither_overflow_nor_change_logits():
     (q, k), near = draw(40), jnp.arange(40)[None]
-    np.testing.assert_allclose(
-        logits('xpos()', q, k, near + 1_000_000), logits('xpos()', q, k, near), atol=1e-5
-    )
+    far = logits('xpos()', q, k, near + 1_000_000)
+    np.testing.assert_allclose(far, logits('xpos()', q, k, near), atol=1e-5)
     spread = 500 * near  # 20,000 positions in one tile
     seen = np.tril(logits('xpos()', q, k, spread))
     assert np.isfinite(seen).all() and np.abs(np.tril(seen, -1)).max() < np.abs(np.diag(seen)).max()
-
-
-@pytest.mark.parametrize(
-    'spec, message',
-    [('xpos(gamma=0.0)', 'gamma=0.0'), ('xpos(scale_base=-1.0)', 'scale_base=-1.0')],
-)
-def test_errors(spec, message):
-    with pytest.raises(SpecError, match=message):
-        pj.make(spec, head_dim=8)

@@ -4,15 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.base.double import Double
-from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
-from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.methods.yarn import YaRN, yarn_frequencies, yarn_temperature
-from tests.golden_files import golden
+from tests.golden_files import golden, golden_suite
+from tests.methods.small_transformers import model_of, read
 from tests.phases import FAR, error, wide, wide_theta
 
 GOLDEN = golden('yarn')['values']
@@ -23,40 +21,53 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize('ramp, key', [('index', 'ratio'), ('rotations', 'ratio_rotations')])
-def test_golden_ratios(ramp, key):
-    ratio = rope_frequencies(128, 10000.0) / yarn_frequencies(128, 10000.0, 16.0, 4096, ramp=ramp)
-    digits = 6e-5 if ramp == 'index' else 6e-4
-    np.testing.assert_allclose(ratio[GOLDEN['planes']], GOLDEN[key], atol=digits)
+def ratio(width, base, *rule, **options):
+    """By how much each frequency is divided."""
+    return rope_frequencies(width, base) / yarn_frequencies(width, base, *rule, **options)
+
+
+def ratios(ramp):
+    return lambda values: ratio(128, 1e4, 16.0, 4096, ramp=ramp)[values['planes']]
+
+
+def temperatures(power):
+    return lambda values: np.array([yarn_temperature(s) for s in values['factor']]) ** power
+
+
+test_golden = golden_suite(
+    'yarn',
+    {
+        'ratio': (ratios('index'), {'atol': 6e-5}),
+        'ratio_rotations': (ratios('rotations'), {'atol': 6e-4}),
+        'temperature': (temperatures(1), {'atol': 6e-7}),
+        'logit_scale': (temperatures(2), {'atol': 6e-6}),
+        'mscale_temperature': (
+            lambda _: yarn_temperature(40.0, mscale=1.0, mscale_all_dim=0.8),
+            {'atol': 6e-7},
+        ),
+    },
+)
 
 
 @pytest.mark.parametrize('model', MODELS)
 def test_golden_borders(model):
-    width, base, factor, train_len = MODELS[model]
-    ratio = rope_frequencies(width, base) / yarn_frequencies(width, base, factor, train_len)
+    found, factor = ratio(*MODELS[model]), MODELS[model][2]
     low, high = GOLDEN['borders'][model]
-    np.testing.assert_allclose(ratio[: low + 1], 1.0)
-    np.testing.assert_allclose(ratio[high:], factor)
-    assert (ratio[low + 1 : high] > 1).all() and (ratio[low + 1 : high] < factor - 1e-6).all()
+    np.testing.assert_allclose(found[: low + 1], 1.0)
+    np.testing.assert_allclose(found[high:], factor)
+    assert (found[low + 1 : high] > 1).all() and (found[low + 1 : high] < factor - 1e-6).all()
 
 
-def test_golden_temperatures():
-    m = [yarn_temperature(factor) for factor in GOLDEN['factor']]
-    np.testing.assert_allclose(m, GOLDEN['temperature'], atol=6e-7)
-    np.testing.assert_allclose(np.square(m), GOLDEN['logit_scale'], atol=6e-6)
-    assert yarn_temperature(40.0, mscale=1.0, mscale_all_dim=0.8) == pytest.approx(
-        GOLDEN['mscale_temperature'], abs=6e-7
-    )
+def test_given_temperatures():
     assert yarn_temperature(40.0, mscale=0.7, mscale_all_dim=0.7) == 1.0
     assert yarn_temperature(40.0, attention_factor=1.25, mscale=1.0, mscale_all_dim=0.8) == 1.25
 
 
 def test_untruncated_borders_are_fractional():
-    ratio = rope_frequencies(128, 1e4) / yarn_frequencies(128, 1e4, 16.0, 4096, truncate=False)
-    expected = 1 / (
-        1 - (21 - 20.944) / (45.027 - 20.944) * 15 / 16
-    )  # the sheet's borders have three decimals
-    assert ratio[20] == 1.0 and ratio[21] == pytest.approx(expected, abs=3e-5)
+    found = ratio(128, 1e4, 16.0, 4096, truncate=False)
+    # The sheet's borders have three decimals.
+    expected = 1 / (1 - (21 - 20.944) / (45.027 - 20.944) * 15 / 16)
+    assert found[20] == 1.0 and found[21] == pytest.approx(expected, abs=3e-5)
 
 
 def test_temperature_scales_logits_by_its_square_once():
@@ -69,17 +80,13 @@ def test_temperature_scales_logits_by_its_square_once():
         return jnp.einsum('btnh,bsnh->bnts', q2, k2)
 
     by_parts = logits('rope(freqs=yarn(factor=4.0, attention_factor=1.0))')
-    np.testing.assert_allclose(
-        logits('rope(freqs=yarn(factor=4.0))'),
-        GOLDEN['logit_scale'][0] * by_parts,
-        rtol=2e-5,
-        atol=2e-5,
-    )
+    scaled = logits('rope(freqs=yarn(factor=4.0))')
+    expected = GOLDEN['logit_scale'][0] * by_parts
+    np.testing.assert_allclose(scaled, expected, rtol=2e-5, atol=2e-5)
 
 
 def test_a_train_len_shorter_than_one_turn_interpolates_all_but_the_fastest_plane():
-    ratio = rope_frequencies(16, 1e4) / yarn_frequencies(16, 1e4, 4.0, 4)
-    np.testing.assert_allclose(ratio, [1.0] + [4.0] * 7)
+    np.testing.assert_allclose(ratio(16, 1e4, 4.0, 4), [1.0] + [4.0] * 7)
 
 
 DYNAMIC = 'rope(freqs=yarn(dynamic=True{}))'
@@ -110,18 +117,12 @@ def pass_over(spec, length, width=16, train_len=8):
 )
 def test_dynamic_is_the_static_rule_of_the_current_length(length, options):
     """Up to the trained length that is rope (attention_factor=1.0: NTK by parts)."""
-    static = f'rope(freqs=yarn(factor={max(1.0, length / 8)}{options}))' if length > 8 else 'rope()'
-    for ours, expected in zip(
-        pass_over(DYNAMIC.format(options), length), pass_over(static, length)
-    ):
+    static = f'rope(freqs=yarn(factor={length / 8}{options}))' if length > 8 else 'rope()'
+    found = pass_over(DYNAMIC.format(options), length)
+    for ours, expected in zip(found, pass_over(static, length)):
         np.testing.assert_allclose(ours, expected, atol=2e-5)
     if length > 8:
-        assert (
-            np.abs(
-                pass_over('rope()', length)[1] - pass_over(DYNAMIC.format(options), length)[1]
-            ).max()
-            > 1e-2
-        )
+        assert np.abs(pass_over('rope()', length)[1] - found[1]).max() > 1e-2
 
 
 @pytest.mark.parametrize('length', [1, 100, 4096])
@@ -142,8 +143,8 @@ def test_dynamic_phases_are_exact_at_two_million():
 
 def test_golden_ratios_and_temperature_of_a_dynamic_rule():
     inv_freq, m = YaRN(dynamic=True, train_len=4096)(128, 1e4, jnp.asarray(16 * 4096))
-    ratio = rope_frequencies(128, 1e4) / np.asarray(inv_freq)
-    np.testing.assert_allclose(ratio[GOLDEN['planes']], GOLDEN['ratio'], atol=7e-5)
+    divided = rope_frequencies(128, 1e4) / np.asarray(inv_freq)
+    np.testing.assert_allclose(divided[GOLDEN['planes']], GOLDEN['ratio'], atol=7e-5)
     assert float(m) == pytest.approx(GOLDEN['temperature'][GOLDEN['factor'].index(16)], abs=6e-7)
 
 
@@ -165,40 +166,9 @@ def test_documents_of_a_row_have_factors_of_their_own():
 
 
 @pytest.mark.full
-def test_decoding_with_a_dynamic_rule_equals_the_pass_over_each_prefix():
-    """Of one layer, through the model's cache, across the trained length; with the rule of the
-    whole length it would not.
-    """
-    cfg = TransformerConfig(
-        vocab_size=11, train_len=8, layers=1, width=32, heads=2, encoding=DYNAMIC.format('')
-    )
-    model = Transformer(cfg, rngs=nnx.Rngs(0))
-    prompt = jax.random.randint(jax.random.key(1), (1, 24), 0, 11)
-    tok = pj.Tokens.of(length=24)
-    _, cache = jax.jit(prefill)(model, init_cache(model, tok), prompt[:, :6])
-    assert model.encoding(0, model.blocks[0]).cached == 'raw'
-    steps = []
-    step = jax.jit(decode_step)
-    whole = jax.jit(lambda model, text, tok: model(text, tok))
-    upto = lambda end: pj.Tokens.of(valid=np.arange(24)[None] < end)
-    for t in range(6, 24):
-        logits, cache = step(model, cache, prompt[:, t])
-        steps.append(logits[0])
-    for t in (6, 7, 8, 15, 23):
-        expected = np.asarray(whole(model, prompt, upto(t + 1)))[0, t]
-        np.testing.assert_allclose(steps[t - 6], expected, atol=2e-5)
-    of_all = np.asarray(whole(model, prompt, upto(24)))
-    assert np.abs(np.stack(steps[2:-1]) - of_all[0, 8:-1]).max() > 1e-3
-
-
-@pytest.mark.full
 def test_a_dynamic_extension_of_a_model():
-    cfg = TransformerConfig(
-        vocab_size=11, train_len=8, layers=1, width=32, heads=2, encoding='rope()'
-    )
-    model, tokens = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(20)[None] % 11
+    model, tokens = model_of('rope()', layers=1, width=32), jnp.arange(20)[None] % 11
     longer, static = model.extend('yarn(dynamic=True)'), model.extend('yarn(factor=2.5)')
-    read = jax.jit(lambda model, tokens: model(tokens))
     np.testing.assert_allclose(read(longer, tokens), read(static, tokens), atol=2e-5)
     np.testing.assert_allclose(read(longer, tokens[:, :8]), read(model, tokens[:, :8]), atol=1e-6)
 
