@@ -162,7 +162,7 @@ WRONG = [  # function, arguments, message
     (
         stretch,
         dict(encoding='learned_absolute(max_len=16)', factor=2**31 - 1, model_dim=8),
-        'would make a table of 34359738352 rows, .* at most 1.0 GiB',
+        'would make a table of 34359738352 rows, .* at most 1 GiB',
     ),
     (
         stretch,
