@@ -196,13 +196,15 @@ def _swept(plan: Plan, encoding: Encoding, variables, arrays, return_lse: bool) 
     if plan.halves:
         axes = 1, plan.k.axis, plan.k.axis, 1, 1
         arrays = [ring.deal(a, ring_axis, axis) for a, axis in zip(arrays, axes)]
-    arrays = params, constants, *plan.pad(*arrays)
+    arrays = plan.pad(*arrays)
     if plan.dense:  # JAX itself differentiates this form, also in forward mode
-        out, lse = _dense(plan, *arrays)
+        run: Any = ring.forward if plan.ring else blocked.forward
+        with by_jax():
+            out, lse = run(plan, params, jax.lax.stop_gradient(constants), *arrays)
     else:
-        run: Any = ring.tiles if plan.ring else _kernel() if plan.target else blocked.tiles
+        run = ring.tiles if plan.ring else _kernel() if plan.target else blocked.tiles
         with forward_mode_refused():
-            out, lse = run(plan, *reverse_mode_only(arrays))
+            out, lse = run(plan, *reverse_mode_only((params, constants, *arrays)))
     rescales = encoding.opens('rescale') and not return_lse
     found: Any = plan.q.unpad(out, queries, plan.nodes)
     if return_lse or rescales:
@@ -213,12 +215,6 @@ def _swept(plan: Plan, encoding: Encoding, variables, arrays, return_lse: bool) 
         return found
     out, lse = found
     return encoding.rescale(out, lse, tq)
-
-
-def _dense(plan, params, constants, *arrays):
-    forward = blocked.forward if plan.ring is None else ring.forward
-    with by_jax():
-        return forward(plan, params, jax.lax.stop_gradient(constants), *arrays)
 
 
 def _kernel():

@@ -20,7 +20,7 @@ from tests.lab.analyse.by_hand import check_report
 from tests.random_models import TOKENS, random_model, random_states
 from tests.small_models import small_model
 
-HALF = np.arange(10) < 5.0
+HALF = np.where(np.arange(10) < 5, 1.0, 0.0)
 
 test_golden = golden_suite(
     'positional_neurons',
