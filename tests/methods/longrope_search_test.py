@@ -304,6 +304,10 @@ def stopping(objective, after, error=Stop):
     return counted
 
 
+def interrupted(objective, after):
+    return stopping(objective, after, KeyboardInterrupt)
+
+
 def search_in(path, asked, objective=distance, target='long'):
     """A search of the variant that is asked for, from what the file has."""
     space = Space(8, 4.0, variant=asked.get('variant', 'free'))
@@ -576,7 +580,7 @@ def test_the_command_continues_where_it_was_stopped(run, finished, tmp_path, cap
     path, make = tmp_path / 'parts.json', objectives.make_objective
     again = [f'--run={run}', *SMALL, f'--out={path}']
     with monkeypatch.context() as patch:
-        stopped = lambda *given: stopping(make(*given), 6, KeyboardInterrupt)
+        stopped = lambda *given: interrupted(make(*given), after=6)
         patch.setattr(longrope, 'make_objective', stopped)
         assert command.main(again) == 130
     assert 'the same command continues' in capsys.readouterr().err
