@@ -337,9 +337,8 @@ class GGUF:
             raise PretrainedError(
                 f'{self.path}: {found}, expected one for each of {len(tokens)} tokens'
             )
-        cut: list[Any] = [
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=style != 'qwen2')
-        ]
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=style != 'qwen2')
+        cut: list[Any] = [byte_level]
         if style == 'smollm':
             cut.insert(0, pre_tokenizers.Digits(individual_digits=True))
         if style == 'qwen2':
