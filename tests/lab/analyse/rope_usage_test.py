@@ -124,6 +124,6 @@ def test_report_has_the_most_that_planes_add_by_layer(tmp_path):
     mean, count = usage.product[1].mean(0), usage.product.shape[-1] // 4
     assert (name, layer, peak) == ('rope()', 2, mean.argmax())
     assert shown == pytest.approx([mean.sum(), mean[:count].sum(), mean[-count:].sum()])
-    numbers = check_report(ANALYSIS, {'rope()': usage}, tmp_path, rows=2, says='model  layer')
+    numbers = check_report(ANALYSIS, {'rope()': usage}, tmp_path, rows=2, says='fastest 1/4')
     np.testing.assert_allclose(numbers['rope()']['product'], usage.product, rtol=1e-5)
     assert numbers['rope()']['tokens'] == TOKENS.size
