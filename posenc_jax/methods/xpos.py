@@ -27,7 +27,8 @@ def xpos_scale(
     """Both features of plane t times `zeta_t^(offset / scale_base)`, float32."""
     log_zeta = np.log(zeta).astype(np.float32)
     factor = jnp.exp(offset.astype(jnp.float32)[:, None, :, None] / scale_base * log_zeta)
-    twice = jnp.tile(factor, 2) if layout == 'half' else jnp.repeat(factor, 2, axis=-1)
+    half = layout == 'half'  # the kernels of a GPU have no jnp.tile
+    twice = jnp.concatenate([factor] * 2, -1) if half else jnp.repeat(factor, 2, axis=-1)
     return x.astype(jnp.float32) * twice
 
 
