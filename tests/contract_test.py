@@ -459,7 +459,7 @@ def test_card_golden_numbers_test_and_catalogue_row_exist(entry):
     named = [
         name
         for name in numbered(content) - {''}
-        if re.search(rf'[\'"]{re.escape(name)}[\'"]', test)
+        if re.search(rf'[\'".]{re.escape(name)}[\'".]', test)  # also in the path of a row
     ]
     assert re.search(r'golden(_suite)?\(', test) and f"'{card.key}'" in test and named, (
         f'{golden.name} holds no numbers that {tests[0].name} reads by name'

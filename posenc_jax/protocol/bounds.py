@@ -167,7 +167,7 @@ class Meaning:
 
 Size = Annotated[int, Ge(1)]
 Count = Annotated[int, Ge(0)]
-Symbols = Annotated[int, Ge(1), Le(65_536), Meaning('symbols of one kind in a vocabulary')]
+Symbols = Annotated[int, Ge(1), Le(65_536)]  # of one kind in a vocabulary
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
