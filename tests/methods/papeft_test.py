@@ -22,8 +22,8 @@ from posenc_jax.methods.papeft import (
     shuffled_documents,
 )
 from tests.golden_files import golden, golden_suite
-from tests.methods.small_transformers import descend, model_of, read
-from tests.methods.wrong_calls import refused
+from tests.methods.models import descend, model_of, read
+from tests.methods.refusals import refused
 
 GOLDEN = golden('papeft')['values']
 EMPTY = 12

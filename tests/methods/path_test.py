@@ -12,7 +12,7 @@ import posenc_jax as pj
 from posenc_jax.methods.path import evolve_keys, path_directions, path_match, unit_lower_inverse
 from tests.golden_files import golden_suite
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
-from tests.methods.small_transformers import moved
+from tests.methods.models import moved
 
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 17
 TOLERANCE = 1e-5  # float32, products of 17 maps

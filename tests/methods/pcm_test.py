@@ -21,8 +21,8 @@ from posenc_jax.features.coordinates.traced_orders import traced_order
 from posenc_jax.lab.model.stack import LayerStack
 from posenc_jax.methods.pcm import Pcm, pcm_linear, pcm_network
 from tests.golden_files import golden, golden_suite
-from tests.methods.small_transformers import turned_off
-from tests.methods.wrong_calls import refused
+from tests.methods.models import turned_off
+from tests.methods.refusals import refused
 from tests.small_models import small_model
 
 GOLDEN = golden('pcm')['values']

@@ -11,7 +11,7 @@ from flax import nnx
 from posenc_jax.lab.analyse.shift_consistency import shift_consistency
 from posenc_jax.methods.polyphase_anchor import anchor_place, anchored
 from tests.golden_files import golden, golden_suite
-from tests.methods.small_transformers import read
+from tests.methods.models import read
 from tests.small_models import small_model
 
 GOLDEN = golden('polyphase_anchor')

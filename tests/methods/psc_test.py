@@ -13,8 +13,8 @@ import posenc_jax as pj
 from posenc_jax.methods.psc import psc_calibrate
 from posenc_jax.protocol.encoding import Encoding
 from tests.golden_files import golden_suite
-from tests.methods.small_transformers import descend, model_of, read
-from tests.methods.wrong_calls import refused
+from tests.methods.models import descend, model_of, read
+from tests.methods.refusals import refused
 
 N, K, H, L = 4, 2, 8, 21
 BASES = [

@@ -13,9 +13,9 @@ import posenc_jax as pj
 from posenc_jax.methods.randomized_pe import random_ids, spaced_ids
 from posenc_jax.protocol.tables import NOWHERE
 from tests.golden_files import golden
+from tests.methods.models import model_of
 from tests.methods.random_positions import refused_beyond
-from tests.methods.small_transformers import model_of
-from tests.methods.wrong_calls import refused
+from tests.methods.refusals import refused
 
 GOLDEN = golden('randomized_pe')['values']
 RULES = ['sampled', 'spaced', 'first']

@@ -11,7 +11,7 @@ import posenc_jax as pj
 from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.methods.transformer_xl import transformer_xl_frequencies, transformer_xl_table
 from tests.golden_files import golden
-from tests.methods.small_transformers import model_of
+from tests.methods.models import model_of
 
 GOLDEN = golden('randomized_transformer_xl')['values']
 HEADS, H, D, L = 2, 4, 8, 6

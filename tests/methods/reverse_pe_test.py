@@ -12,8 +12,8 @@ from posenc_jax.lab.decoding.decode import init_cache
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.methods.reverse_pe import newest_first
 from tests.golden_files import golden_suite
-from tests.methods.small_transformers import model_of
-from tests.methods.wrong_calls import refused
+from tests.methods.models import model_of
+from tests.methods.refusals import refused
 
 ENCODING = pj.make('reverse_pe() | sinusoidal()')
 

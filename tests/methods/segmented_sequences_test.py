@@ -13,7 +13,7 @@ from posenc_jax.lab.tasks.language import Language, SegmentedText
 from posenc_jax.methods.extend import extend
 from posenc_jax.methods.segmented_sequences import chunk_ids, prefix_ids, stretched_table
 from tests.golden_files import golden_suite
-from tests.methods.small_transformers import model_of, read
+from tests.methods.models import model_of, read
 
 RNG = np.random.default_rng
 

@@ -22,7 +22,7 @@ from posenc_jax.methods.seqpe_encoder import (
 )
 from posenc_jax.protocol.encoding import CAPABILITIES, DOORS, Encoding
 from tests.golden_files import golden, golden_suite
-from tests.methods.small_transformers import descend, moved, turned_off
+from tests.methods.models import descend, moved, turned_off
 
 GOLDEN = golden('seqpe')['values']
 USES = ('attn_scalar', 'attn_mul', 'attn_add', 'input_add')

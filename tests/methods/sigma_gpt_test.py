@@ -27,8 +27,8 @@ from posenc_jax.language.spec import build, parse
 from posenc_jax.methods.sigma_gpt import sigma_gpt_sinusoid
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden, golden_suite
-from tests.methods.small_transformers import descend, model_of, read, token_by_token, turned_off
-from tests.methods.wrong_calls import refused
+from tests.methods.models import descend, model_of, read, token_by_token, turned_off
+from tests.methods.refusals import refused
 
 GOLDEN = golden('sigma_gpt')['values']
 T, V = 9, 7

@@ -26,9 +26,9 @@ from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden_suite
 from tests.lab.train import tiny
-from tests.methods.small_transformers import model_of, read, token_by_token
-from tests.methods.small_transformers import moved as scattered
-from tests.methods.wrong_calls import refused
+from tests.methods.models import model_of, read, token_by_token
+from tests.methods.models import moved as scattered
+from tests.methods.refusals import refused
 
 BASE = dict(train_len=16, heads=4, mlp='swiglu')
 TOKENS = jax.random.randint(jax.random.key(1), (2, 12), 0, 11)

@@ -13,7 +13,7 @@ import posenc_jax as pj
 from posenc_jax.methods.t5_rpe import look_up
 from posenc_jax.methods.urpe import urpe_bucket
 from tests.golden_files import golden_suite
-from tests.methods.small_transformers import descend, model_of
+from tests.methods.models import descend, model_of
 
 B, N, K, H, L = 2, 4, 2, 8, 33
 TABLES = ["table='bucketed', max_distance=20", "table='toeplitz', max_len=9"]
