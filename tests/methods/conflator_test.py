@@ -183,6 +183,9 @@ def test_what_can_be_combined_is_taken():
 
 test_wrong_calls = refused(
     {
+        'conflator gives every head several inputs of attention, and t5_rpe': lambda: model_of(
+            'conflator() | t5_rpe()'
+        ),
         r'integers \[..., L\], one per token, got lang float32 \(3,\)': lambda: switching_points(
             jnp.ones(3)
         ),

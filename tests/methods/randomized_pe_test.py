@@ -162,11 +162,12 @@ def test_positions_beyond_the_range():
     assert beyond.tolist() == [[1, NOWHERE, NOWHERE]]
 
 
-FIVE = '5 distinct ids cannot be drawn from 3'
 test_wrong_input = refused(
     {
-        FIVE: lambda: random_ids(jax.random.key(0), jnp.array([2, 5]), 3),
-        f'{FIVE}.*': lambda: spaced_ids(jnp.array([[0]]), jnp.array([5]), 3),
+        '5 distinct ids cannot be drawn from 3': (
+            lambda: random_ids(jax.random.key(0), jnp.array([2, 5]), 3),
+            lambda: spaced_ids(jnp.array([[0]]), jnp.array([5]), 3),
+        ),
         'needs integer positions': (
             lambda: make('max_len=8').place(pj.Tokens.of(positions=[[0.5]]))
         ),

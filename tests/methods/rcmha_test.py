@@ -106,7 +106,7 @@ def weights_of_the_table(values):
     q, k, _, tq, tk = encoding.project(zero, zero, zero, tok, tok, None)
     run = lambda block: pj.attend(encoding, q, k, rows, tq, tk, block=block, applied=pj.TOKEN_STAGE)
     three, two, one = (run(block)[0, 2, 0] for block in (3, 2, 1))
-    np.testing.assert_allclose([two, one], [three, three], atol=1e-6)
+    np.testing.assert_allclose([two, one], [values['probabilities']] * 2, atol=1e-6)
     return three
 
 
