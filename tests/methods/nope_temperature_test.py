@@ -32,7 +32,7 @@ def logits(spec, length=12, **sizes):
 
 
 def entropies_of_zeros(values):
-    """At temperature zero, whatever the logits are; without any key the entropy is 0."""
+    """The entropies at temperature zero, whatever the logits are; without any key it is 0."""
     length = len(values['uniform'])
     causal = jnp.tril(jnp.ones((length, length), bool))
     s = jax.random.normal(jax.random.key(0), (length, length))

@@ -165,7 +165,7 @@ def test_slots_of_padding_do_not_matter():
 
 
 def changed(row, token, component):
-    """The positions of a prompt of three documents, one of them with a 4."""
+    """The positions of prompts of three documents, with a 4 in the place of one number."""
     positions = np.array(prompts()[1].pos)
     positions[row, token, component] = 4
     return positions

@@ -97,7 +97,7 @@ def plain_taps(part, *others):
 
 
 def weights_of_the_table(values):
-    """In blocks of every size."""
+    """The weights of the last query, which blocks of every size give alike."""
     encoding = build('max_len=3', heads=1, kv_heads=1, head_dim=1, model_dim=1)
     part, zero, tok = encoding.parts[0], jnp.zeros((1, 3, 1, 1)), pj.Tokens.of(length=3)
     plain_taps(part)

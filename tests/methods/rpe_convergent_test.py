@@ -29,7 +29,7 @@ def first_four(kernel):
 
 
 def series(_):
-    """The tail of 1 / d^2 is 1 / N."""
+    """The sum of type 1: the terms 1 / d^2 behind the first N have the sum 1 / N."""
     total = np.exp(np.asarray(decay('type1', 1.0, np.arange(200_000)), np.float64)).sum()
     return total + 1 / 200_000
 

@@ -153,6 +153,7 @@ def order_of(batch):
 
 
 def said(batch, row):
+    """The tokens of a row in the order in which it writes them."""
     return np.append(batch['tokens'][row, :1], batch['targets'][row])
 
 

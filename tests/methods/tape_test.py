@@ -385,7 +385,7 @@ def test_the_state_is_float32_in_a_model_of_bfloat16():
 
 
 def named(tree):
-    """The leaves of a tree by their last names, or by their whole paths."""
+    """The leaves of a tree by their paths."""
     paths = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in paths}
 

@@ -43,7 +43,7 @@ def reference(part, q, k, v, x):
 
 
 def last_row(values):
-    """Near and far out, in blocks of several sizes."""
+    """The weights of the last query, which are the same far out and in blocks of several sizes."""
     encoding = build(heads=1, kv_heads=1, head_dim=1, model_dim=2)
     part, zero = encoding.parts[0], jnp.zeros((1, 4, 1, 1))
     part.u[...], part.v[...] = jnp.full((1, 1), 5.0), jnp.ones((1, 1))

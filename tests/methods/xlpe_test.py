@@ -45,7 +45,7 @@ def sinusoid(positions, width=D):
 
 
 def order(name):
-    """By the grammar and without it."""
+    """The order of an alignment, which the grammar gives as well as no grammar."""
 
     def row(values):
         pairs = values['alignment'] if name == 'order' else [(word, 3 - word) for word in range(4)]

@@ -22,7 +22,7 @@ MODELS = {
 
 
 def ratio(width, base, *rule, **options):
-    """By how much each frequency is divided."""
+    """The number by which the rule divides each frequency."""
     return rope_frequencies(width, base) / yarn_frequencies(width, base, *rule, **options)
 
 
