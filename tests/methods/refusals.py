@@ -7,11 +7,14 @@ import pytest
 Call = Callable[[], object]
 
 
-def refused(calls: Mapping[str, Call | tuple[Call, ...]]) -> Callable[..., None]:
-    """A test that every call raises a ValueError that matches the pattern before it.
+def refused(
+    calls: Mapping[str, Call | tuple[Call, ...]], error: type[Exception] = ValueError
+) -> Callable[..., None]:
+    """A test that every call raises an error whose message matches the pattern before the call.
 
     Args:
       calls: pattern -> the call, or several calls that raise the same.
+      error: the class of the errors.
     """
     cases = [
         pytest.param(message, call, id=message)
@@ -21,7 +24,7 @@ def refused(calls: Mapping[str, Call | tuple[Call, ...]]) -> Callable[..., None]
 
     @pytest.mark.parametrize('message, call', cases)
     def test(message, call):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(error, match=message):
             call()
 
     return test

@@ -12,6 +12,7 @@ import posenc_jax as pj
 from posenc_jax.lab.tasks.language import Language, SegmentedText
 from posenc_jax.methods.extend import extend
 from posenc_jax.methods.segmented_sequences import chunk_ids, prefix_ids, stretched_table
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
 from tests.methods.models import model_of, read
 from tests.methods.refusals import refused
@@ -152,7 +153,6 @@ def stretch(encoding, factor=2, **sizes):
 
 PREFIX = 'prefix_len must lie in 0 .. 5, .* of 6 tokens, got'
 WHOLE = 'factor must be an integer of at least 1, got'
-NOT_PLAIN = r"stretches learned_absolute\(ids='plain'\), got learned_absolute\(ids='fairseq'\)"
 test_wrong_input = refused(
     {
         'segments of 4 tokens do not divide the 6 tokens of a row': chunked(12, 6, 4),
@@ -175,9 +175,15 @@ test_wrong_input = refused(
         'would make a table of 34359738352 rows, .* at most 1 GiB': stretch(
             'learned_absolute(max_len=16)', 2**31 - 1, model_dim=8
         ),
+    }
+)
+NOT_PLAIN = r"stretches learned_absolute\(ids='plain'\), got learned_absolute\(ids='fairseq'\)"
+test_other_encodings = refused(
+    {
         'segmented_sequences extends one learned_absolute; found 0 in rope': stretch(
             'rope()', head_dim=8
         ),
         NOT_PLAIN: stretch("learned_absolute(max_len=8, ids='fairseq')", model_dim=8),
-    }
+    },
+    SpecError,
 )
