@@ -101,6 +101,16 @@ def test_plain_offsets_are_transformer_xl_with_the_sign_of_the_sines():
 
 
 @pytest.mark.full
+def test_rows_of_different_lengths_have_the_draws_of_their_own():
+    encoding, offsets = make('max_len=100'), lambda tok: encoding.offsets(tok, tok)
+    valid = np.array([[True] * 6, [True] * 4 + [False] * 2])
+    both = offsets(encoding.place(pj.Tokens.of(valid=valid)))
+    for row, count in enumerate((6, 4)):
+        alone = offsets(encoding.place(pj.Tokens.of(length=count)))
+        np.testing.assert_array_equal(both[row, :count, :count], alone[0])
+
+
+@pytest.mark.full
 def test_a_pattern_gives_every_layer_its_own_draw_and_parameters():
     pattern = tuple(f'randomized_transformer_xl(max_len=64, draw={n})' for n in range(2))
     model = model_of('', pattern=pattern, width=D)
