@@ -137,8 +137,9 @@ def _the_one(node: spec_language.Node, found: list, among: str):
             f'encoding={node.arguments["encoding"]}'
         )
     if len(found) != 1:
-        either = node.entry.kind == 'extension'
-        wanted = 'one rotary encoding' + either * ' or one relative bias'
+        wanted = 'one rotary encoding'
+        if node.entry.kind == 'extension':
+            wanted += ' or one relative bias'
         if own := _extends(node):
             named = lambda kind: 'rotary encoding' if kind is Rotary else kind.card.key
             wanted = ' or '.join(f'one {named(kind)}' for kind in own)

@@ -120,9 +120,9 @@ class LongRoPE:
         check_train_len('longrope', self.train_len)
         for name, factors in (('long', self.long), ('short', self.short)):
             # Any order and size is allowed; a plane with a huge factor does not rotate.
-            of = f'longrope: a factor of {name} divides a frequency and'
+            what = f'longrope: a factor of {name} divides a frequency and'
             for factor in factors or ():
-                check_number(of, factor, least=1)
+                check_number(what, factor, least=1)
         if self.short is not None and len(self.short) != len(self.long):
             raise ValueError(
                 'longrope: both lists must have the same number of factors, got '

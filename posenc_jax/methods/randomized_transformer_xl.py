@@ -46,7 +46,10 @@ class RandomizedTransformerXL(RandomOffsets):
 
     Args:
       max_len: M.
-      random, both_sides, eval_len, draw: see `RandomOffsets`.
+      random: False keeps distances as they are.
+      both_sides: later keys have a draw of their own.
+      eval_len: n in evaluation, whatever the input's length; None takes the row's own.
+      draw: parts with different numbers draw apart from each other.
       base: base of the frequencies.
       std: standard deviation of the initial u, v and W.
       heads, head_dim, model_dim: from the model.

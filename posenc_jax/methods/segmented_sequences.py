@@ -146,9 +146,8 @@ def segmented_sequences(factor: int, encoding: Encoding = CONTEXT) -> LearnedAbs
       encoding: `learned_absolute` with `ids='plain'`; given by `extend`.
 
     Raises:
-      ValueError: a factor that is no integer of at least 1, or that gives a table of more than
-        `MAX_BYTES`; another encoding, or one whose table
-        has rows for no position.
+      ValueError: a factor that is no integer of at least 1, or that would make a table of more
+        than 1 GiB; another encoding, or one whose table has rows for no position.
 
     Reference: Karypis, McAuley, Karypis, arXiv 2310.14633.
 
@@ -177,8 +176,8 @@ def segmented_sequences(factor: int, encoding: Encoding = CONTEXT) -> LearnedAbs
     longer.max_len = encoding.max_len * factor
     arguments = {**dict(encoding._spec_arguments), 'max_len': str(longer.max_len)}
     longer._spec_arguments = tuple(arguments.items())
-    rows = stretched_table(encoding.vectors[...], factor)
-    longer.vectors = nnx.Param(rows, axes=('positions', 'width'))
+    vectors = stretched_table(encoding.vectors[...], factor)
+    longer.vectors = nnx.Param(vectors, axes=('positions', 'width'))
     return longer
 
 

@@ -74,9 +74,8 @@ class SSMax(Encoding):
     def logits(self, s, q, k, tq, tk, seen, carry):
         check_heads('ssmax', self.gain[...], s)
         factor = ssmax_factor(self.gain[...], self.count(tq))
-        return jnp.where(
-            jnp.isneginf(s), s, s * factor
-        ), carry  # a refused key stays refused where ln n = 0
+        # A refused key stays refused where ln n = 0.
+        return jnp.where(jnp.isneginf(s), s, s * factor), carry
 
 
 class BidirectionalSSMax(SSMax, where=lambda given: given['bidirectional']):

@@ -126,9 +126,8 @@ def test_an_extended_model_keeps_its_slopes():
 
 def test_the_mask_of_half_stays():
     inner, outer = "alibi(variant='half')", "alibi_pi(factor=2.0, encoding=alibi(variant='half'))"
-    masks = (
-        pj.make(spec, **CONTEXT).mask(*[pj.Tokens.of(length=6)] * 2) for spec in (outer, inner)
-    )
+    tok = pj.Tokens.of(length=6)
+    masks = (pj.make(spec, **CONTEXT).mask(tok, tok) for spec in (outer, inner))
     np.testing.assert_array_equal(*masks)
 
 

@@ -8,6 +8,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.methods.conflator import switching_ids, switching_points
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden, golden_suite
 from tests.methods import models
 from tests.methods.models import read
@@ -179,6 +180,12 @@ def test_what_can_be_combined_is_taken():
     assert read(model_of('conflator() | window(size=4)'), ids, tokens()).shape == (1, L, 11)
     sizes = dict(heads=4, head_dim=H, model_dim=16)
     pj.make('conflator(unigram_only=True) | alibi()', causal=True, **sizes)
+
+
+def test_a_model_refuses_parameters_per_head_beside_it():
+    message = 'conflator gives every head several inputs of attention, and t5_rpe'
+    with pytest.raises(SpecError, match=message):
+        model_of('conflator() | t5_rpe()')
 
 
 test_wrong_calls = refused(

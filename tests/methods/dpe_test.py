@@ -49,9 +49,8 @@ def layer_by_hand():
     weights = dict.fromkeys(('w_q', 'w_k', 'w_v'), jnp.zeros((2, 1, 2)))
     weights |= dict(w_out=jnp.zeros((1, 2, 2)), w_in=jnp.eye(2), w_back=jnp.eye(2))
     weights |= dict(b_in=zero, b_back=zero, scale_1=one, bias_1=zero, scale_2=one, bias_2=one)
-    return ordering_layer(jnp.array([[GOLDEN['layer']['x']]]), pj.Tokens.of(length=1), weights)[
-        0, 0
-    ]
+    x = jnp.array([[GOLDEN['layer']['x']]])
+    return ordering_layer(x, pj.Tokens.of(length=1), weights)[0, 0]
 
 
 test_golden = golden_suite(

@@ -97,10 +97,8 @@ def test_the_names_of_units_do_not_matter():
 
 
 def last_row(level):
-    ones = jnp.ones((1, len(GOLDEN['row_units']), 1, WIDTH))
-    return logits(encoding(split=SPLIT, level=level), tokens(GOLDEN['row_units']), ones, ones)[
-        0, -1
-    ]
+    ones, tok = jnp.ones((1, len(GOLDEN['row_units']), 1, WIDTH)), tokens(GOLDEN['row_units'])
+    return logits(encoding(split=SPLIT, level=level), tok, ones, ones)[0, -1]
 
 
 @pytest.mark.parametrize('block', [None, (1, 1), (5, 3)], ids=str)

@@ -123,7 +123,7 @@ def test_the_piecewise_index():
 
 
 def test_the_ids_of_the_way_back():
-    """The index g is odd."""
+    """The index g is an odd function, so the ids of both ways add up to twice the middle one."""
     pos = jnp.asarray(grid(4, 5, beside=0))
     (ids,) = irpe_ids(pos, pos)
     np.testing.assert_array_equal(np.diagonal(ids[0]), 24)

@@ -98,7 +98,7 @@ def test_golden_features():
 @pytest.mark.parametrize('implementation', ['dense', None])
 @pytest.mark.parametrize('form, causal', [('causal', True), ('full', False)])
 def test_golden_attention(form, causal, implementation):
-    """By pairs, and by the FFT."""
+    """Attention by pairs and attention by the FFT both give the numbers of the sheet."""
     golden, spec = GOLDEN['attention'], 'kernelized_rpe(features=2, max_distance=2, fft_from=1)'
     encoding = pj.make(spec, heads=1, kv_heads=1, head_dim=2, causal=causal)
     encoding.parts[0].directions[...] = jnp.eye(2)[None]

@@ -46,7 +46,7 @@ def features_by_hand(golden):
 
 
 def vector_by_hand(golden):
-    """The tanh form of the GELU would be off by 1.5e-4."""
+    """The output of the network; the tanh form of the GELU would be off by 1.5e-4."""
     parameters = [jnp.array(golden[name]) for name in ('w1', 'b1', 'w2', 'b2')]
     return learnable_fourier_network(features_by_hand(golden), *parameters)
 

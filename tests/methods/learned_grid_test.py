@@ -12,6 +12,8 @@ from tests.golden_files import golden, golden_suite
 from tests.methods.pairs import grid
 from tests.methods.refusals import refused
 
+GOLDEN = golden('learned_grid')['values']
+
 
 def make(arguments, width=4):
     return pj.make(f'learned_grid({arguments})', model_dim=width, rngs=nnx.Rngs(0))
@@ -41,9 +43,6 @@ def resized(cells, size):
 
     rows, columns = (along(*pair) for pair in zip(cells.shape, size))
     return np.einsum('ir,rcd,jc->ijd', rows, np.float64(cells), columns)
-
-
-GOLDEN = golden('learned_grid')['values']
 
 
 def doubled():

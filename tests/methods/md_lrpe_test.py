@@ -23,10 +23,9 @@ def make(spec):
 
 
 def theta(values):
-    """Also without the root, which the form 'rotate' takes itself."""
-    found = md_lrpe_frequencies(8, 3, 1000**0.5, form='cosine')
-    np.testing.assert_allclose(md_lrpe_frequencies(8, 3, 1000.0), found)
-    return found
+    """The form 'cosine' gets the root of the base, which the form 'rotate' takes itself."""
+    np.testing.assert_allclose(md_lrpe_frequencies(8, 3, 1000.0), values['theta'])
+    return md_lrpe_frequencies(8, 3, 1000**0.5, form='cosine')
 
 
 def one(x):

@@ -19,8 +19,8 @@ from posenc_jax.methods.ms_poe import (
 )
 from posenc_jax.methods.rope import rope
 from tests.golden_files import golden, golden_suite
-from tests.methods.small_transformers import model_of, read
-from tests.methods.wrong_calls import refused
+from tests.methods.models import model_of, read
+from tests.methods.refusals import refused
 
 GOLDEN = golden('ms_poe')['values']
 WIDTH, HEADS, LENGTH = 8, 4, 19

@@ -15,7 +15,7 @@ from posenc_jax.lab.decoding.nar import DirectionHeads, draw_near_to_far, nar_lo
 from posenc_jax.methods.nar import near_to_far_order, near_to_far_positions
 from posenc_jax.protocol.tokens import bounds
 from tests.golden_files import golden, golden_suite
-from tests.methods.small_transformers import model_of
+from tests.methods.models import model_of
 
 VALUES = golden('nar')['values']
 # The ids of a grid are 0 .. 8, those of conditions 9 and 10.

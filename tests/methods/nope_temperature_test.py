@@ -14,7 +14,7 @@ from posenc_jax.methods.nope_temperature import attention_entropy, nope_temperat
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
-from tests.methods.small_transformers import model_of
+from tests.methods.models import model_of
 
 SIZES = dict(heads=4, head_dim=8, train_len=8)
 
@@ -32,7 +32,7 @@ def logits(spec, length=12, **sizes):
 
 
 def entropies_of_zeros(values):
-    """At temperature zero, whatever the logits are; without any key the entropy is 0."""
+    """The entropies at temperature zero, whatever the logits are; without any key it is 0."""
     length = len(values['uniform'])
     causal = jnp.tril(jnp.ones((length, length), bool))
     s = jax.random.normal(jax.random.key(0), (length, length))

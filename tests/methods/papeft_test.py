@@ -22,8 +22,8 @@ from posenc_jax.methods.papeft import (
     shuffled_documents,
 )
 from tests.golden_files import golden, golden_suite
-from tests.methods.small_transformers import descend, model_of, read
-from tests.methods.wrong_calls import refused
+from tests.methods.models import descend, model_of, read
+from tests.methods.refusals import refused
 
 GOLDEN = golden('papeft')['values']
 EMPTY = 12
@@ -165,7 +165,7 @@ def test_slots_of_padding_do_not_matter():
 
 
 def changed(row, token, component):
-    """The positions of a prompt of three documents, one of them with a 4."""
+    """The positions of prompts of three documents, with a 4 in the place of one number."""
     positions = np.array(prompts()[1].pos)
     positions[row, token, component] = 4
     return positions

@@ -12,7 +12,7 @@ import posenc_jax as pj
 from posenc_jax.methods.path import evolve_keys, path_directions, path_match, unit_lower_inverse
 from tests.golden_files import golden_suite
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
-from tests.methods.small_transformers import moved
+from tests.methods.models import moved
 
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 17
 TOLERANCE = 1e-5  # float32, products of 17 maps
@@ -98,7 +98,8 @@ def reflected(distance):
     def row(golden):
         five = [[golden[name]] * 5 for name in ('k', 'w', 'beta')]
         s = sheet_block([golden['q']], *five)[0][::-1]
-        np.testing.assert_allclose(s[2:], s[:-2], atol=1e-5)
+        expected = golden['odd' if distance % 2 else 'even']
+        np.testing.assert_allclose(s[distance::2], [expected] * len(s[distance::2]), atol=1e-5)
         return s[distance]
 
     return row
@@ -227,6 +228,14 @@ def test_evolve_leaves_later_keys_and_other_documents():
     keys = np.swapaxes(k, 1, 2)
     moved = np.abs(jax.jit(encoding.update_keys)(keys, tok, tk) - keys).max((0, 1, 3)) > 0
     np.testing.assert_array_equal(moved, (np.arange(L) >= 4) & (np.arange(L) < 9))
+
+
+def test_features_are_float32_in_a_layer_of_bfloat16():
+    *arrays, x = (a.astype(jnp.bfloat16) for a in inputs())
+    rows = jnp.pad(x, ((0, 0), (2, 0), (0, 0)))
+    tok = pj.Tokens.of(length=L)
+    *_, tk = jax.eval_shape(PROJECT, build('forget=True'), *arrays, tok, rows)
+    assert {a.dtype for a in jax.tree.leaves(tk.feats)} == {jnp.dtype('float32')}
 
 
 def test_positions_do_not_matter():

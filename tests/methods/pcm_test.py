@@ -20,9 +20,10 @@ from posenc_jax.features.coordinates.point_orders import (
 from posenc_jax.features.coordinates.traced_orders import traced_order
 from posenc_jax.lab.model.stack import LayerStack
 from posenc_jax.methods.pcm import Pcm, pcm_linear, pcm_network
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden, golden_suite
-from tests.methods.small_transformers import turned_off
-from tests.methods.wrong_calls import refused
+from tests.methods.models import turned_off
+from tests.methods.refusals import refused
 from tests.small_models import small_model
 
 GOLDEN = golden('pcm')['values']
@@ -169,6 +170,11 @@ def test_it_acts_before_the_layers_of_its_depth(spec, times):
     np.testing.assert_allclose(last, model.norm(x), atol=1e-5)
 
 
+def test_an_order_that_does_not_exist():
+    with pytest.raises(SpecError, match="did you mean 'xyz'"):
+        point_order(np.zeros((1, 3)), 'xyzz')
+
+
 test_wrong_points = refused(
     {
         r'expected coordinates \[N, 3\], got an array \(4, 2\)': (
@@ -181,7 +187,6 @@ test_wrong_points = refused(
         'real numbers': lambda: check_points(np.array([['a', 'b', 'c']])),
         'use a size of at least': lambda: grid_cells(np.array([[0, 0, 0], [1e5, 0, 0]]), size=0.02),
         'side of a cell must be positive': lambda: grid_cells(np.zeros((1, 3)), size=0.0),
-        "did you mean 'xyz'": lambda: point_order(np.zeros((1, 3)), 'xyzz'),
         r'needs positions \[B, L, 3\], got \(1, 2\)': lambda: vectors(make(), [[0, 1]]),
         'width 8, got 6': lambda: vectors(make(width=8), np.zeros((1, 2, 3))),
     }

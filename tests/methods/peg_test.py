@@ -16,8 +16,8 @@ from posenc_jax.methods.peg import Peg, peg
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden, golden_suite
-from tests.methods.small_transformers import read, turned_off
-from tests.methods.wrong_calls import refused
+from tests.methods.models import read, turned_off
+from tests.methods.refusals import refused
 from tests.small_models import small_model
 
 GOLDEN = golden('peg')

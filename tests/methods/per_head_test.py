@@ -10,7 +10,7 @@ import posenc_jax as pj
 from posenc_jax.lab.cli.gallery import Probe, by_distance
 from posenc_jax.lab.decoding.generate import generate
 from tests.golden_files import golden
-from tests.methods.small_transformers import model_of, moved, read
+from tests.methods.models import model_of, moved, read
 
 GOLDEN = golden('per_head')['values']
 CONTEXT = dict(heads=4, kv_heads=2, head_dim=8, model_dim=32, train_len=16)

@@ -11,7 +11,7 @@ from flax import nnx
 from posenc_jax.lab.analyse.shift_consistency import shift_consistency
 from posenc_jax.methods.polyphase_anchor import anchor_place, anchored
 from tests.golden_files import golden, golden_suite
-from tests.methods.small_transformers import read
+from tests.methods.models import read
 from tests.small_models import small_model
 
 GOLDEN = golden('polyphase_anchor')
@@ -30,14 +30,14 @@ def image(values):
 
 
 def energies(values):
-    """The first of the largest phases is the anchor."""
+    """The energies of the phases, the largest of which is that of the anchor."""
     assert anchor_place(image(values), 2).tolist() == [[1, 0]]
     phases = [image(values)[:, a::2, b::2] for a in (0, 1) for b in (0, 1)]
     return [jnp.square(phase).sum() for phase in phases]
 
 
 def moved_and_anchored(values):
-    """Wherever the image begins, if that does not matter."""
+    """The anchored image, which is the same wherever the image begins if it is `invariant`."""
     fixed = anchored(jnp.roll(image(values), (1, 3), (1, 2)), 2, invariant=True)
     np.testing.assert_array_equal(anchored(image(values), 2), fixed)
     return fixed[0, :, :, 0]

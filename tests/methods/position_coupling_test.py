@@ -15,7 +15,7 @@ from posenc_jax.lab.tasks.coupling import coupled_addition_ids, plain_ids
 from posenc_jax.methods.position_coupling import random_start
 from posenc_jax.protocol.tables import NOWHERE
 from tests.golden_files import golden
-from tests.methods.wrong_calls import refused
+from tests.methods.refusals import refused
 
 GOLDEN = golden('position_coupling')['values']
 D = 6
@@ -37,7 +37,7 @@ def added(encoding, tok):
 
 @pytest.mark.parametrize('key', [None, 0])
 def test_evaluation_and_a_full_table_start_at_one(key):
-    """Also where a key would draw; the ids are those of the task."""
+    """The ids are those of the task, also where a key would draw the start."""
     np.testing.assert_array_equal(coupled_addition_ids(4, 4, 5), IDS)
     np.testing.assert_array_equal(placed(make('max_position=6'), key=key).pos[0], IDS)
 
@@ -182,7 +182,7 @@ def test_padding_is_left_alone():
 
 @pytest.mark.parametrize('table', [True, False])
 def test_ids_beyond_the_table(table):
-    """Without a table they reach no other one."""
+    """Their vectors are NaN; without a table, they become an id that no other table has."""
     encoding = make(f'max_position=5, table={table}')
     with pytest.raises(ValueError, match='position 6 is not in 0 .. 5'):
         placed(encoding)

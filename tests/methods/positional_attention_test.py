@@ -11,7 +11,7 @@ from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.methods.positional_attention import project_positions
 from posenc_jax.mixers.number_network import NumberNetwork
 from tests.golden_files import golden_suite
-from tests.methods.small_transformers import moved
+from tests.methods.models import moved
 
 N, H, L = 2, 4, 6
 

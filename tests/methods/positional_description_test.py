@@ -16,7 +16,7 @@ from posenc_jax.language.spec import build, parse
 from posenc_jax.methods.positional_description import random_tags
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
-from tests.methods.small_transformers import model_of
+from tests.methods.models import model_of
 
 GOLDEN = golden('positional_description')['values']
 D, R = 12, 5

@@ -12,10 +12,11 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.methods.psc import psc_calibrate
 from posenc_jax.protocol.encoding import Encoding
-from tests.golden_files import golden_suite
-from tests.methods.small_transformers import descend, model_of, read
-from tests.methods.wrong_calls import refused
+from tests.golden_files import golden
+from tests.methods.models import descend, model_of, read
+from tests.methods.refusals import refused
 
+GOLDEN = golden('psc')
 N, K, H, L = 4, 2, 8, 21
 BASES = [
     'rope(layout="interleaved")',
@@ -49,13 +50,10 @@ def logits(encoding, q, k, shift=0):
     return np.asarray(pj.functional.scaled_dot_product(q.swapaxes(1, 2), k.swapaxes(1, 2)))
 
 
-def calibrated(values):
-    one = lambda name: jnp.asarray(values[name]).reshape(-1, 1, 1)
-    x = jnp.asarray(values['x'])
-    return psc_calibrate(x.reshape(1, -1, 1), one('up'), one('down')).ravel() / x
-
-
-test_golden = golden_suite('psc', {'gain': calibrated}, atol=2e-6)
+def test_golden_gains():
+    one = lambda name: jnp.asarray(GOLDEN[name]).reshape(-1, 1, 1)
+    y = psc_calibrate(jnp.asarray(GOLDEN['x']).reshape(1, -1, 1), one('up'), one('down')).ravel()
+    np.testing.assert_allclose(y, np.multiply(GOLDEN['x'], GOLDEN['gain']), atol=2e-6)
 
 
 @pytest.mark.full_but_one
@@ -172,12 +170,6 @@ def projected(heads, width):
     return lambda: build('rope()').project(q, q[:, :, :heads], v, tok, tok)
 
 
-test_other_sizes = refused(
-    {
-        f'psc was built for {what} of width 8, got {found}': projected(*sizes)
-        for what, found, sizes in (
-            ('2 key heads', '4 key heads of width 8', (4, 8)),
-            ('4 query heads', '4 query heads of width 6', (2, 6)),
-        )
-    }
-)
+OTHER_KEYS = 'psc was built for 2 key heads of width 8, got 4 key heads of width 8'
+OTHER_WIDTH = 'psc was built for 4 query heads of width 8, got 4 query heads of width 6'
+test_other_sizes = refused({OTHER_KEYS: projected(4, 8), OTHER_WIDTH: projected(2, 6)})

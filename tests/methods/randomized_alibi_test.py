@@ -11,9 +11,9 @@ import posenc_jax as pj
 from posenc_jax.methods.random_offsets import random_magnitudes
 from posenc_jax.methods.randomized_alibi import randomized_alibi_bias
 from tests.golden_files import golden
+from tests.methods.models import model_of, read, token_by_token
 from tests.methods.random_positions import refused_beyond
-from tests.methods.small_transformers import model_of, read, token_by_token
-from tests.methods.wrong_calls import refused
+from tests.methods.refusals import refused
 
 GOLDEN = golden('randomized_alibi')['values']
 N, M = GOLDEN['count'], GOLDEN['max_len']

@@ -13,9 +13,9 @@ import posenc_jax as pj
 from posenc_jax.methods.randomized_pe import random_ids, spaced_ids
 from posenc_jax.protocol.tables import NOWHERE
 from tests.golden_files import golden
+from tests.methods.models import model_of
 from tests.methods.random_positions import refused_beyond
-from tests.methods.small_transformers import model_of
-from tests.methods.wrong_calls import refused
+from tests.methods.refusals import refused
 
 GOLDEN = golden('randomized_pe')['values']
 RULES = ['sampled', 'spaced', 'first']
@@ -162,11 +162,12 @@ def test_positions_beyond_the_range():
     assert beyond.tolist() == [[1, NOWHERE, NOWHERE]]
 
 
-FIVE = '5 distinct ids cannot be drawn from 3'
 test_wrong_input = refused(
     {
-        FIVE: lambda: random_ids(jax.random.key(0), jnp.array([2, 5]), 3),
-        f'{FIVE}.*': lambda: spaced_ids(jnp.array([[0]]), jnp.array([5]), 3),
+        '5 distinct ids cannot be drawn from 3': (
+            lambda: random_ids(jax.random.key(0), jnp.array([2, 5]), 3),
+            lambda: spaced_ids(jnp.array([[0]]), jnp.array([5]), 3),
+        ),
         'needs integer positions': (
             lambda: make('max_len=8').place(pj.Tokens.of(positions=[[0.5]]))
         ),

@@ -11,7 +11,7 @@ import posenc_jax as pj
 from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.methods.transformer_xl import transformer_xl_frequencies, transformer_xl_table
 from tests.golden_files import golden
-from tests.methods.small_transformers import model_of
+from tests.methods.models import model_of
 
 GOLDEN = golden('randomized_transformer_xl')['values']
 HEADS, H, D, L = 2, 4, 8, 6
@@ -98,6 +98,16 @@ def test_plain_offsets_are_transformer_xl_with_the_sign_of_the_sines():
     s = pj.functional.scaled_dot_product(jnp.swapaxes(q, 1, 2), jnp.swapaxes(k, 1, 2))
     expected, _ = other.logits(s, q, k, tq, tk, None, ())
     np.testing.assert_allclose(logits_of(encoding, tok)[0], expected, atol=3e-5)
+
+
+@pytest.mark.full
+def test_rows_of_different_lengths_have_the_draws_of_their_own():
+    encoding, offsets = make('max_len=100'), lambda tok: encoding.offsets(tok, tok)
+    valid = np.array([[True] * 6, [True] * 4 + [False] * 2])
+    both = offsets(encoding.place(pj.Tokens.of(valid=valid)))
+    for row, count in enumerate((6, 4)):
+        alone = offsets(encoding.place(pj.Tokens.of(length=count)))
+        np.testing.assert_array_equal(both[row, :count, :count], alone[0])
 
 
 @pytest.mark.full

@@ -13,8 +13,8 @@ from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.methods.rcmha import rcmha_bias, rcmha_convolution
 from posenc_jax.protocol import capabilities
 from tests.golden_files import golden_suite
-from tests.methods.small_transformers import model_of, turned_off
-from tests.methods.wrong_calls import refused
+from tests.methods.models import model_of, turned_off
+from tests.methods.refusals import refused
 
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 21
 TOLERANCE = 2e-5
@@ -97,7 +97,7 @@ def plain_taps(part, *others):
 
 
 def weights_of_the_table(values):
-    """In blocks of every size."""
+    """The weights of the last query, which blocks of every size give alike."""
     encoding = build('max_len=3', heads=1, kv_heads=1, head_dim=1, model_dim=1)
     part, zero, tok = encoding.parts[0], jnp.zeros((1, 3, 1, 1)), pj.Tokens.of(length=3)
     plain_taps(part)
@@ -106,7 +106,7 @@ def weights_of_the_table(values):
     q, k, _, tq, tk = encoding.project(zero, zero, zero, tok, tok, None)
     run = lambda block: pj.attend(encoding, q, k, rows, tq, tk, block=block, applied=pj.TOKEN_STAGE)
     three, two, one = (run(block)[0, 2, 0] for block in (3, 2, 1))
-    np.testing.assert_allclose([two, one], [three, three], atol=1e-6)
+    np.testing.assert_allclose([two, one], [values['probabilities']] * 2, atol=1e-6)
     return three
 
 

@@ -164,7 +164,7 @@ HIDDEN_BY_CAUSAL = {  # spec -> a pattern of the message in a decoder
 
 @pytest.mark.parametrize('spec', REFUSED)
 def test_wrong_values_are_refused(spec):
-    """Sizes that the spec string gives are not those of a model."""
+    """The sizes are those of a model, except those that the spec string gives."""
     sizes = {name: size for name, size in CONTEXT.items() if f'{name}=' not in spec}
     with pytest.raises(SpecError, match=REFUSED[spec]):
         pj.make(spec, rngs=nnx.Rngs(0), **sizes)

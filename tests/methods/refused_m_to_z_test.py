@@ -14,7 +14,7 @@ LONG = 'rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), start=2, factor=4.0, mode
 ROTARY_PART = {  # argument -> message of all extensions that change rotary distances
     'encoding=alibi()': 'rotary encoding, got alibi',
     'encoding=rope(freqs=dynamic_ntk())': 'do not depend on the current length',
-    f'encoding={LONG}': 'start=0',
+    f'encoding={LONG}': 'use start=0',
     '': 'extends another encoding',
 }
 REFUSED = {  # spec -> what the message says
@@ -230,7 +230,9 @@ REFUSED = {  # spec -> what the message says
 REFUSED_SIZES = {  # spec, sizes of the model -> what the message says
     ('md_lrpe()', ('head_dim', 7)): 'in pairs',
     ('peg()', ('causal', True)): 'peg mixes later tokens into earlier ones, which causal',
-    ('polyphase_anchor()', ('causal', True)): 'polyphase_anchor mixes later tokens into earlier',
+    ('polyphase_anchor()', ('causal', True)): (
+        'polyphase_anchor mixes later tokens into earlier ones'
+    ),
     ('positional_description()', ('model_dim', 16)): 'and below model_dim=16, got 64',
     ('psc()', ('heads', None)): "psc needs 'heads'",
     ('rope()', ('head_dim', 7)): 'head_dim=7',

@@ -12,8 +12,8 @@ from posenc_jax.lab.decoding.decode import init_cache
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.methods.reverse_pe import newest_first
 from tests.golden_files import golden_suite
-from tests.methods.small_transformers import model_of
-from tests.methods.wrong_calls import refused
+from tests.methods.models import model_of
+from tests.methods.refusals import refused
 
 ENCODING = pj.make('reverse_pe() | sinusoidal()')
 
@@ -82,14 +82,16 @@ def test_newest_first_reverses_the_real_tokens():
     assert (newest_first(ENCODING.place(tok).pos, tok.last)[:, 0] == 0).all()
 
 
-SPEC, NEW = 'reverse_pe() | sinusoidal()', jnp.ones((1, 3), jnp.int32)
-MOVED = 'reverse_pe gives every token another position when one is added, so there is '
-small = functools.partial(model_of, SPEC, layers=1)
+PROMPT = jnp.ones((1, 3), jnp.int32)
+NO_CACHE = (
+    'reverse_pe gives every token another position when one is added, so there is nothing to cache'
+)
+small = functools.partial(model_of, 'reverse_pe() | sinusoidal()', layers=1)
 test_a_cache_is_refused = refused(
     {
-        MOVED + 'nothing to cache': lambda: init_cache(small(), pj.Tokens.of(length=8)),
-        MOVED + 'nothing to cache.*': lambda: generate(
-            small(), NEW, max_new_tokens=2, temperature=0.0
+        NO_CACHE: (
+            lambda: init_cache(small(), pj.Tokens.of(length=8)),
+            lambda: generate(small(), PROMPT, max_new_tokens=2, temperature=0.0),
         ),
         'generation needs a decoder': (
             lambda: init_cache(small(kind='encoder'), pj.Tokens.of(length=8))

@@ -46,7 +46,7 @@ def test_between_whole_distances_the_recurrence_holds():
 
 
 def weights(values):
-    """Of the last query, where all logits are zero."""
+    """The weights of the last query, where all logits are zero."""
     length = len(values['weights'])
     encoding = pj.make('rope_alibi_harmonic()', causal=True, heads=1, head_dim=length + 1)
     tok = pj.Tokens.of(length=length)

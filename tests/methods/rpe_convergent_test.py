@@ -29,7 +29,7 @@ def first_four(kernel):
 
 
 def series(_):
-    """The tail of 1 / d^2 is 1 / N."""
+    """The sum of type 1: the terms 1 / d^2 behind the first N have the sum 1 / N."""
     total = np.exp(np.asarray(decay('type1', 1.0, np.arange(200_000)), np.float64)).sum()
     return total + 1 / 200_000
 
@@ -111,5 +111,6 @@ def test_wrong_input_says_what_is_wrong():
     with pytest.raises(ValueError, match="did you mean 'type[12]'"):
         convergent_bias('type', jnp.ones(1), jnp.zeros((1, 1)), jnp.zeros((1, 1)))
     tok = pj.Tokens.of(length=3)
-    with pytest.raises(ValueError, match='rpe_convergent has parameters of 1 heads, .* have 4'):
+    message = 'rpe_convergent has parameters of 1 heads, the queries have 4'
+    with pytest.raises(ValueError, match=message):
         pj.attend(make(heads=1), *[jnp.zeros((1, 3, 4, 8))] * 3, tok, tok)

@@ -12,8 +12,10 @@ import posenc_jax as pj
 from posenc_jax.lab.tasks.language import Language, SegmentedText
 from posenc_jax.methods.extend import extend
 from posenc_jax.methods.segmented_sequences import chunk_ids, prefix_ids, stretched_table
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
-from tests.methods.small_transformers import model_of, read
+from tests.methods.models import model_of, read
+from tests.methods.refusals import refused
 
 RNG = np.random.default_rng
 
@@ -133,52 +135,55 @@ def test_a_chain_keeps_its_other_parts():
     assert longer.parts[0].max_len == 16 and longer.parts[1].card.key == 'rope'
 
 
+def chunked(*sizes):
+    return lambda: chunk_ids(RNG(0), *sizes)
+
+
+def behind_a_prefix(length):
+    return lambda: prefix_ids(RNG(0), 12, 6, length)
+
+
+def task(**options):
+    return lambda: SegmentedText(source_len=16, **options)
+
+
 def stretch(encoding, factor=2, **sizes):
-    return extend(pj.make(encoding, **sizes), f'segmented_sequences(factor={factor})')
+    return lambda: extend(pj.make(encoding, **sizes), f'segmented_sequences(factor={factor})')
 
 
-LONG_ROW = 'a row takes 1 .. 12 tokens of a text of 12, got 13'
-PREFIX = 'prefix_len must lie in 0 .. 5, .* of 6 tokens, got '
-WHOLE = 'factor must be an integer of at least 1, got '
-ONE_WAY = 'exactly one of segment_len and prefix_len, got'
-WRONG = [  # function, arguments, message
-    (chunk_ids, (12, 6, 4), 'segments of 4 tokens do not divide the 6 tokens of a row'),
-    (chunk_ids, (10, 8, 4), 'segments of 4 tokens do not divide the 10 tokens of the text'),
-    (chunk_ids, (12, 13, 1), LONG_ROW),
-    (chunk_ids, (12, 6, 0), 'segment_len must be at least 1, an integer, got 0'),
-    (chunk_ids, (12, 6, 1.5), 'segment_len must be at least 1, an integer, got 1.5'),
-    (prefix_ids, (12, 6, 6), PREFIX + '6'),
-    (prefix_ids, (12, 6, -1), PREFIX + '-1'),
-    (stretched_table, (jnp.ones((2, 1)), 0), WHOLE + '0'),
-    (stretched_table, (jnp.ones((2, 1)), 1.5), WHOLE + '1.5'),
-    (SegmentedText, dict(source_len=16), ONE_WAY),
-    (SegmentedText, dict(source_len=16, segment_len=4, prefix_len=4), ONE_WAY),
-    (SegmentedText, dict(source_len=16, segment_len=4, last=False), 'give prefix_len'),
-    (
-        SegmentedText(source_len=16, segment_len=4).width,
-        (32,),
-        'a row takes 1 .. 16 tokens of a text of 16, got 32',
-    ),
-    (
-        stretch,
-        dict(encoding='learned_absolute(max_len=16)', factor=2**31 - 1, model_dim=8),
-        'would make a table of 34359738352 rows, .* at most 1 GiB',
-    ),
-    (
-        stretch,
-        dict(encoding='rope()', head_dim=8),
-        'segmented_sequences extends one learned_absolute; found 0 in rope',
-    ),
-    (
-        stretch,
-        dict(encoding="learned_absolute(max_len=8, ids='fairseq')", model_dim=8),
-        r"stretches learned_absolute\(ids='plain'\), got learned_absolute\(ids='fairseq'\)",
-    ),
-]
-
-
-@pytest.mark.parametrize('function, given, message', WRONG)
-def test_wrong_input_says_what_is_wrong(function, given, message):
-    draws = (RNG(0),) if function in (chunk_ids, prefix_ids) else ()
-    with pytest.raises(ValueError, match=message):
-        function(**given) if isinstance(given, dict) else function(*draws, *given)
+PREFIX = 'prefix_len must lie in 0 .. 5, .* of 6 tokens, got'
+WHOLE = 'factor must be an integer of at least 1, got'
+test_wrong_input = refused(
+    {
+        'segments of 4 tokens do not divide the 6 tokens of a row': chunked(12, 6, 4),
+        'segments of 4 tokens do not divide the 10 tokens of the text': chunked(10, 8, 4),
+        'a row takes 1 .. 12 tokens of a text of 12, got 13': chunked(12, 13, 1),
+        'segment_len must be at least 1, an integer, got 0': chunked(12, 6, 0),
+        'segment_len must be at least 1, an integer, got 1.5': chunked(12, 6, 1.5),
+        f'{PREFIX} 6': behind_a_prefix(6),
+        f'{PREFIX} -1': behind_a_prefix(-1),
+        f'{WHOLE} 0': lambda: stretched_table(jnp.ones((2, 1)), 0),
+        f'{WHOLE} 1.5': lambda: stretched_table(jnp.ones((2, 1)), 1.5),
+        'exactly one of segment_len and prefix_len, got': (
+            task(),
+            task(segment_len=4, prefix_len=4),
+        ),
+        'give prefix_len': task(segment_len=4, last=False),
+        'a row takes 1 .. 16 tokens of a text of 16, got 32': lambda: SegmentedText(
+            source_len=16, segment_len=4
+        ).width(32),
+        'would make a table of 34359738352 rows, .* at most 1 GiB': stretch(
+            'learned_absolute(max_len=16)', 2**31 - 1, model_dim=8
+        ),
+    }
+)
+NOT_PLAIN = r"stretches learned_absolute\(ids='plain'\), got learned_absolute\(ids='fairseq'\)"
+test_other_encodings = refused(
+    {
+        'segmented_sequences extends one learned_absolute; found 0 in rope': stretch(
+            'rope()', head_dim=8
+        ),
+        NOT_PLAIN: stretch("learned_absolute(max_len=8, ids='fairseq')", model_dim=8),
+    },
+    SpecError,
+)

@@ -22,7 +22,7 @@ from posenc_jax.methods.seqpe_encoder import (
 )
 from posenc_jax.protocol.encoding import CAPABILITIES, DOORS, Encoding
 from tests.golden_files import golden, golden_suite
-from tests.methods.small_transformers import descend, moved, turned_off
+from tests.methods.models import descend, moved, turned_off
 
 GOLDEN = golden('seqpe')['values']
 USES = ('attn_scalar', 'attn_mul', 'attn_add', 'input_add')
@@ -65,7 +65,7 @@ def close(a, b, tolerance=2e-5):
 
 
 def digits(case):
-    """They are read back as the position, and their padding is what is not written."""
+    """The digits, which are read back as the positions and padded where nothing is written."""
     pos = jnp.array(case['position'])
     read = seqpe_digits(pos, case['digits'])
     assert seqpe_positions(read, len(pos)).tolist() == case['position']
@@ -80,7 +80,7 @@ def contrastive_loss(label):
 
 
 def transfer_loss(heads):
-    """Of one head, and behind it of an equal second one."""
+    """The loss of one head, or of two of which the second is equal to the teacher's."""
     student = jnp.array([[np.log(3) ** 0.5], [0.0]])
     pad = lambda a: jnp.pad(a, ((0, 0), (0, heads - 1)))
     return losses.seqpe_transfer_loss(pad(jnp.zeros_like(student)), pad(student), heads)

@@ -16,7 +16,7 @@ from posenc_jax.methods.shaw import (
     take_by_index,
 )
 from tests.golden_files import golden_suite
-from tests.methods.wrong_calls import refused
+from tests.methods.refusals import refused
 
 B, N, K, H, L = 2, 4, 2, 8, 33
 

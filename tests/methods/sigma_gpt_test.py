@@ -27,8 +27,8 @@ from posenc_jax.language.spec import build, parse
 from posenc_jax.methods.sigma_gpt import sigma_gpt_sinusoid
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden, golden_suite
-from tests.methods.small_transformers import descend, model_of, read, token_by_token, turned_off
-from tests.methods.wrong_calls import refused
+from tests.methods.models import descend, model_of, read, token_by_token, turned_off
+from tests.methods.refusals import refused
 
 GOLDEN = golden('sigma_gpt')['values']
 T, V = 9, 7
@@ -98,7 +98,8 @@ def sinusoid(case):
     encoding = make(f'max_len={case["max_len"]}, table="sinusoid"')
     assert not jax.tree.leaves(nnx.state(encoding))
     table = sigma_gpt_sinusoid(jnp.array(case['positions']), 4, case['max_len'])
-    np.testing.assert_allclose(added(encoding, [case['positions']])[0], table.ravel(), atol=1e-6)
+    both = added(encoding, [case['positions']])[0]
+    np.testing.assert_allclose(both, np.ravel(case['table']), atol=1e-6)
     return table
 
 
@@ -152,6 +153,7 @@ def order_of(batch):
 
 
 def said(batch, row):
+    """The tokens of a row in the order in which it writes them."""
     return np.append(batch['tokens'][row, :1], batch['targets'][row])
 
 
@@ -207,6 +209,14 @@ def test_curriculum_falls_linearly():
         own = data[index]['positions'][..., 0]
         left = (own == np.arange(own.shape[1])).all(axis=1).mean()
         assert left == pytest.approx(max(0, 1 - index / 10), abs=0.07), index
+
+
+def test_orders_are_drawn_apart_from_the_text():
+    plain, shuffled = (
+        own.dataset(length=4, batch_size=3, seed=0)[2] for own in (Reverse(), AnyOrder(Reverse()))
+    )
+    for row in range(3):
+        np.testing.assert_array_equal(unshuffled(shuffled, row)[0], said(plain, row))
 
 
 def test_evaluation_is_left_to_right_unless_asked():

@@ -11,8 +11,8 @@ import posenc_jax as pj
 from posenc_jax.lab.decoding.decode import init_cache
 from posenc_jax.methods.sincos2d import sincos2d_detr, sincos2d_table
 from tests.golden_files import golden_suite
-from tests.methods.small_transformers import model_of
-from tests.methods.wrong_calls import refused
+from tests.methods.models import model_of
+from tests.methods.refusals import refused
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -14,7 +14,6 @@ import posenc_jax as pj
 from posenc_jax.lab.decoding.decode import append, init_cache, prefill
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.lab.decoding.recurrence import read_segment
-from posenc_jax.lab.model import Transformer
 from posenc_jax.lab.runs.restore import restore_model
 from posenc_jax.lab.runs.tuned import trained
 from posenc_jax.lab.train.loop import train
@@ -26,9 +25,9 @@ from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden_suite
 from tests.lab.train import tiny
-from tests.methods.small_transformers import model_of, read, token_by_token
-from tests.methods.small_transformers import moved as scattered
-from tests.methods.wrong_calls import refused
+from tests.methods.models import model_of, read, token_by_token
+from tests.methods.models import moved as scattered
+from tests.methods.refusals import refused
 
 BASE = dict(train_len=16, heads=4, mlp='swiglu')
 TOKENS = jax.random.randint(jax.random.key(1), (2, 12), 0, 11)
@@ -386,7 +385,7 @@ def test_the_state_is_float32_in_a_model_of_bfloat16():
 
 
 def named(tree):
-    """The leaves of a tree by their last names, or by their whole paths."""
+    """The leaves of a tree by their paths."""
     paths = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in paths}
 
@@ -395,13 +394,13 @@ def last_names(names):
     return {name.split('.')[-1] for name in names}
 
 
-ENCODING = {'gate', 'up', 'down', 'weights'}
+PARAMETERS = {'gate', 'up', 'down', 'weights'}  # of the encoding
 
 
 def test_a_fine_tune_trains_the_encoding_the_norms_and_the_embedding():
     chosen = named(trained(tape_model(), 'encodings+norms+embedding'))
     on = last_names(name for name in chosen if chosen[name])
-    assert on == ENCODING | {'scale', 'embedding'}
+    assert on == PARAMETERS | {'scale', 'embedding'}
     off = last_names(name for name in chosen if not chosen[name])
     assert off == {'output', 'w_q', 'w_k', 'w_v', 'w_out', 'w_in', 'w_gate'}
     with pytest.raises(ValueError, match="is 'norms.encodings', but the encodings have no param"):
@@ -419,9 +418,9 @@ def test_cross_attention_has_no_stream():
         model_of('rope()', **sizes)
 
 
-def first_layer():
+def attention_of_a_layer():
     model = tape_model()
-    return model, *model.layers()[0]
+    model.attention(*model.layers()[0])
 
 
 def appended():
@@ -431,7 +430,8 @@ def appended():
 
 
 def block_alone():
-    model, layer_type, block = first_layer()
+    model = tape_model()
+    layer_type, block = model.layers()[0]
     block(jnp.ones((1, 3, 16)), Tokens.of(length=3), model.encoding(layer_type, block))
 
 
@@ -440,11 +440,12 @@ def of_components():
     part.begin_stream(Tokens.of(positions=np.zeros((1, 3, 2))))
 
 
-CARRIES = 'tape carries a stream from layer to layer, which this'
 test_methods_that_read_queries_and_keys_refuse_it = refused(
     {
-        CARRIES: lambda: read_segment(tape_model(), TOKENS, length=0),
-        f'{CARRIES}.*': lambda: Transformer.attention(*first_layer()),
+        'tape carries a stream from layer to layer, which this': (
+            lambda: read_segment(tape_model(), TOKENS, length=0),
+            attention_of_a_layer,
+        ),
         r'of this model, which only Decoding\(\) passes on': appended,
         'reads a stream of the layer before it, which is not giv': block_alone,
         'tape takes one position per token, got 2 components': of_components,
@@ -482,4 +483,4 @@ def test_a_run_learns_and_a_fine_tune_continues_a_run_of_rope(tmp_path):
     moved = last_names(name for name in before if (before[name] != after[name]).any())
     assert moved == {'embedding', 'scale'}
     new = after.keys() - before.keys()
-    assert last_names(new) == ENCODING and all(after[name].any() for name in new)
+    assert last_names(new) == PARAMETERS and all(after[name].any() for name in new)

@@ -19,8 +19,8 @@ from posenc_jax.methods.uni_encoder import (
     uni_encoder_masks,
 )
 from tests.golden_files import golden, golden_suite
-from tests.methods.small_transformers import SIZES, descend
-from tests.methods.wrong_calls import refused
+from tests.methods.models import SIZES, descend
+from tests.methods.refusals import refused
 
 GOLDEN = golden('uni_encoder')['values']
 LAYOUT = uni_encoder_ids(GOLDEN['context'], GOLDEN['candidates'])

@@ -10,10 +10,10 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.methods.t5_rpe import look_up
+from posenc_jax.methods.t5_rpe import look_up, t5_bucket
 from posenc_jax.methods.urpe import urpe_bucket
 from tests.golden_files import golden_suite
-from tests.methods.small_transformers import descend, model_of
+from tests.methods.models import descend, model_of
 
 B, N, K, H, L = 2, 4, 2, 8, 33
 TABLES = ["table='bucketed', max_distance=20", "table='toeplitz', max_len=9"]
@@ -76,6 +76,11 @@ def second_of_two(values):
 test_golden = golden_suite(
     'urpe', {'row': numbered, 'unused': unused, 'out': (second_of_two, {'rtol': 1e-6})}
 )
+
+
+def test_distances_within_a_direction_are_those_of_t5():
+    pos, keys = jnp.full((1, 1), 500), jnp.arange(500)[None]
+    np.testing.assert_array_equal(t5_bucket(pos, keys), 31 - urpe_bucket(pos, keys))
 
 
 @pytest.mark.full_but_one

@@ -14,7 +14,7 @@ import posenc_jax as pj
 from posenc_jax.lab.tasks.translation import Translation
 from posenc_jax.methods.xlpe import alignment_keys, btg_order, order_from_alignment, ranks
 from tests.golden_files import golden, golden_suite
-from tests.methods.small_transformers import model_of
+from tests.methods.models import model_of
 
 GOLDEN = golden('xlpe')['values']
 D, HEADS, L = 8, 4, 6
@@ -45,7 +45,7 @@ def sinusoid(positions, width=D):
 
 
 def order(name):
-    """By the grammar and without it."""
+    """The order of an alignment, which the grammar gives as well as no grammar."""
 
     def row(values):
         pairs = values['alignment'] if name == 'order' else [(word, 3 - word) for word in range(4)]

@@ -10,7 +10,7 @@ from posenc_jax.base.double import Double
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.methods.yarn import YaRN, yarn_frequencies, yarn_temperature
 from tests.golden_files import golden, golden_suite
-from tests.methods.small_transformers import model_of, read
+from tests.methods.models import model_of, read
 from tests.phases import FAR, error, wide, wide_theta
 
 GOLDEN = golden('yarn')['values']
@@ -22,7 +22,7 @@ MODELS = {
 
 
 def ratio(width, base, *rule, **options):
-    """By how much each frequency is divided."""
+    """The number by which the rule divides each frequency."""
     return rope_frequencies(width, base) / yarn_frequencies(width, base, *rule, **options)
 
 
