@@ -71,6 +71,10 @@ REFUSED = {  # spec -> what the message says
     'tipa(size=1000000)': 'vocabulary of at most',
     'tipa(most=2)': 'characters of the longest token, got 2',
     'reverse(symbol=3)': 'symbols',
+    'copy(ids="couple")': "is not one of .*; did you mean 'coupled'",
+    'addition(index_hints=9, first_hint="first")': 'is not one of .least., .most.',
+    'length_gen_recipe(ids="coupled")': 'is not one of',
+    'random_spaces(addition(), law="poisson")': 'law.* is not one of .geometric., .uniform.',
     'adition()': 'addition',
 }
 SYMBOLS = 'symbols of one kind in a vocabulary, must be at least 1 and at most 65536, got 0'
