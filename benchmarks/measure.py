@@ -135,7 +135,7 @@ def temporary(compiled: jax.stages.Compiled) -> int:
 
 
 def temporary_mib(call: Any) -> str:
-    """The same of an object with a program `compiled`, in MiB, as text."""
+    """Temporary memory of a call that has a compiled program, in MiB, as text."""
     return f'{temporary(call.compiled) / MIB:.0f}'
 
 

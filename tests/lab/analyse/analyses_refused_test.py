@@ -47,7 +47,7 @@ def on(analysis, *arguments, model=same_model_of, **options):
 
 
 def of(encoding, analysis, *arguments, **options):
-    """The same with another encoding."""
+    """A call of an analysis with the small model, in which another encoding is used."""
     model = functools.partial(same_model_of, encoding=encoding)
     return on(analysis, *arguments, model=model, **options)
 
