@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from measure import options
+from measure import options, refuse
 from short_runs import NAME, ROOT, arguments, losses
 
 STEPS = 200
@@ -97,7 +97,7 @@ def search(workdir: str) -> Killed:
 def main():
     asked = options(__doc__, what=('train', 'what is killed: train or search'), kills=10, seed=0)
     if asked.what not in ('train', 'search'):
-        sys.exit(f'kill_resume.py: --what is train or search, got {asked.what}')
+        refuse(f"--what must be 'train' or 'search', got {asked.what!r}")
     rng = random.Random(asked.seed)
     folder = tempfile.TemporaryDirectory
     with folder() as source, folder() as whole, folder() as killed:

@@ -7,9 +7,10 @@ import argparse
 import importlib.util
 import pathlib
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,11 @@ def smollm2() -> str | None:
     return found and str(
         pathlib.Path(found.submodule_search_locations[0], 'SmolLM2-135M-Instruct.Q4_1.gguf')
     )
+
+
+def refuse(message: str) -> NoReturn:
+    """Ends the program with one line, as a wrong argument does."""
+    Parser(pathlib.Path(sys.argv[0]).name).error(message)
 
 
 def drawn(shape: tuple[int, ...], dtype='float32', count: int = 3) -> list[jax.Array]:
@@ -129,7 +135,7 @@ def temporary(compiled: jax.stages.Compiled) -> int:
 
 
 def temporary_mib(call: Any) -> str:
-    """The same of an object with a program `compiled`, in MiB, as text."""
+    """Temporary memory of a call that has a compiled program, in MiB, as text."""
     return f'{temporary(call.compiled) / MIB:.0f}'
 
 

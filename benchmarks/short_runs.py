@@ -14,7 +14,7 @@ NAME = 'run'
 
 
 def arguments(fields: tuple[str, ...], workdir, config: str = 'default') -> list[str]:
-    """Of `train.py`, for a run `NAME` in a folder."""
+    """The arguments of `train.py` for a run that is called `NAME`, in a folder."""
     settings = (f'--config.{field}' for field in (*fields, f'name={NAME}', f'workdir={workdir}'))
     return [f'--config=configs/{config}.py', *settings]
 

@@ -4,8 +4,8 @@ from posenc_jax.protocol.card import Card, Promises
 
 
 def analysis_card(name: str, example: str, *, causal_only: bool = False) -> Card:
-    """The Card of an analysis, with the arguments of `Card`; `example` is a call in Python. The
-    equation is the code with which a paragraph of the docstring begins.
+    """The Card of an analysis. The arguments are those of `Card`; `example` is a call in Python.
+    There is no equation among them: the code with which a paragraph of the docstring begins is it.
     """
     return Card(
         name=name,

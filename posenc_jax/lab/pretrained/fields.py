@@ -178,6 +178,7 @@ def is_folder(path: pathlib.Path) -> bool:
 
 
 def _answer(path: pathlib.Path, asked: Callable[[], bool]) -> bool:
+    """What a question about a path is answered, with the errors of `is_file`."""
     if not paths.is_local(path):
         with paths.reached(path):
             return asked()

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from posenc_jax.lab.tasks.task import Length, Task
 
-KEPT = 8  # grids of a task that are kept for the next batch or evaluation
+KEPT = 8  # grids that all tasks of a class together keep for the next batch or evaluation
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

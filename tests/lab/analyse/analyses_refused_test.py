@@ -47,7 +47,7 @@ def on(analysis, *arguments, model=same_model_of, **options):
 
 
 def of(encoding, analysis, *arguments, **options):
-    """The same with another encoding."""
+    """A call of an analysis with the small model, in which another encoding is used."""
     model = functools.partial(same_model_of, encoding=encoding)
     return on(analysis, *arguments, model=model, **options)
 
@@ -120,6 +120,7 @@ REFUSED = [  # a call, and what the message says
     (on(probe_position, ROWS[:3]), 'four sequences of two tokens, got 3 of 20'),
     (on(probe_position, ROWS, penalty=0.0), 'penalty must be positive, got 0.0'),
     (on(probe_position, ROWS, probe='ridges'), "did you mean 'ridge'"),
+    (on(probe_position, np.zeros((2**20, 20), np.int32)), 'would take '),
     (on(probe_position, np.zeros((2**20, 20), np.int32)), 'more than 4 GiB'),
     (on(probe_position, ROWS, batch=0), 'a batch of at least 1, got 32 and 0'),
     (field_of('rope()'), "rope opens 'project' as well"),
@@ -148,7 +149,10 @@ REFUSED = [  # a call, and what the message says
         lambda: rope_usage(same_model_of(pattern=('rope()', 'rope(partial=0.5)')), TOKENS),
         'layers have [2, 4]',
     ),
-    (on(rope_usage, TOKENS, pj.Tokens.of(valid=np.zeros((2, 20), bool))), 'these are padding'),
+    (
+        on(rope_usage, TOKENS, pj.Tokens.of(valid=np.zeros((2, 20), bool))),
+        'all of these are padding',
+    ),
     (lambda: positional_head(np.ones(32), -np.ones(32), 1), 'one weight >= 0'),
     (of('alibi()', token_distance, TOKENS), 'token_distance needs '),
     (of('rope() | full()', token_distance, TOKENS), CAUSAL),

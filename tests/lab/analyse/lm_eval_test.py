@@ -110,7 +110,8 @@ def test_positions_are_those_of_windows_of_the_longest_length(measured):
     for low, high in ((0, 11), (11, 16)):
         pairs = [p for p in contexts('nonoverlapping', 16, 2) if low <= (p[1] - 1) % 16 < high]
         found = measured['per_position', 16, low]
-        assert found.tokens == len(pairs) and found.nll == pytest.approx(mean(pairs), rel=1e-5)
+        assert (found.position_high, found.tokens) == (high, len(pairs))
+        assert found.nll == pytest.approx(mean(pairs), rel=1e-5)
 
 
 def test_a_stride_of_one_gives_every_token_the_whole_context():

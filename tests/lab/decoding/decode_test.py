@@ -260,9 +260,9 @@ def test_wrong_calls_are_errors():
     )
     right = LEFT_PADDED[:, ::-1]
     calls = {
-        '10 prompt tokens and 2 new ones .*is not stored. do not fit a cache of 10': lambda: go(
-            capacity=10
-        ),
+        (
+            '10 prompt tokens and 2 new ones .the last is not stored. do not fit a cache of 10'
+        ): lambda: go(capacity=10),
         'at least 1, got 0': lambda: go(max_new_tokens=0),
         r'\[B, T\] .* \(10,\)': lambda: go(TOKENS[0]),
         'padded on the left .* row 1': lambda: go(valid=right),

@@ -117,7 +117,9 @@ def test_a_directory_has_a_file_a_field_or_a_named_list(tmp_path):
         'fails: Range too big': '{% for i in range(10**9) %}{% endfor %}',
         'needs more than 1024 MiB of memory': "{{ 'a' * 10**10 }}",  # while it is compiled
         'fails: it needs more than 1024 MiB': '{{ messages | string | center(10**10) }}',
-        'fails: its text is longer than 16777216': f"{MANY}{{{{ 'a' * 10**5 }}}}{{% endfor %}}",
+        'fails: its text is longer than 16777216 characters': (
+            f"{MANY}{{{{ 'a' * 10**5 }}}}{{% endfor %}}"
+        ),
         'fails: .*recursion': '{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}',
         r'fails: \\x1b\[31mred': r'{{ raise_exception("\x1b[31mred") }}',
         "chat_template='', expected a text of 1 to 1048576 characters": '',

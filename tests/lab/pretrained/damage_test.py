@@ -191,17 +191,16 @@ def entry(begin=0, end=64, dtype='F32', shape=(16,)):
     {
         'damaged or not a safetensors file .0 bytes.: its header would have 0 bytes': b'',
         'its header would have 0 bytes': b'1234567',
-        r'\(10 bytes\): its header would have 9223372036854775808 .*expected 2 to 2': struct.pack(
-            '<Q', 2**63
-        )
-        + b'{}',
+        (
+            r'\(10 bytes\): its header would have 9223372036854775808 bytes, expected 2 to 2'
+        ): struct.pack('<Q', 2**63) + b'{}',
         'the header holds a list': headed(b'[]'),
         'the header is nested too deep': headed(b'{"a":' * 20_000 + b'1' + b'}' * 20_000),
         "the tensor 'a'=3, expected an object": headed({'a': 3}),
         "the tensor 'a', dtype='F31', expected 'F64' or 'F32'": headed({'a': entry(dtype='F31')}),
-        r"'a', data_offsets=\[0, 64\], expected 18446744073709551616 bytes for F32": headed(
-            {'a': entry(shape=(2**31, 2**31))}
-        ),
+        (
+            r"the tensor 'a', data_offsets=\[0, 64\], expected 18446744073709551616 bytes for F32"
+        ): headed({'a': entry(shape=(2**31, 2**31))}),
         r"the tensor 'a', shape=\[-4, -4\], expected": headed({'a': entry(shape=(-4, -4))}),
         "the tensor 'a', shape=": headed({'a': entry(shape=(True,) * 9)}),
         r"the tensor 'a', data_offsets=\[0, 60\], expected 64 bytes for F32 \(16,\)": headed(
@@ -260,7 +259,9 @@ TENSOR = b'blk.0.attn_q.weight'
 @pytest.mark.parametrize(
     'message, damage',
     {
-        r'the first 24 bytes would end at byte 4, behind the 0 bytes of the file': lambda data: b'',
+        'damaged: the first 24 bytes would end at byte 4, behind the 0 bytes of the file': (
+            lambda data: b''
+        ),
         "not a GGUF file .* begins with b'GGML'": lambda data: b'GGML' + data[4:],
         'version 1, expected 2 or 3': lambda data: data[:4] + u32(1) + data[8:],
         r'version 50331648 \(big-endian\), expected 2 or 3, little-endian': lambda data: (
@@ -318,9 +319,9 @@ TENSOR = b'blk.0.attn_q.weight'
         "the tensor 'blk.0.attn_q.weight' is of type 77, expected a known one": behind(
             TENSOR, 20, u32(77)
         ),
-        "'blk.0.attn_q.weight' has rows of 8, expected a multiple of 32 for Q4_0": behind(
-            TENSOR, 20, u32(2)
-        ),
+        (
+            "the tensor 'blk.0.attn_q.weight' has rows of 8, expected a multiple of 32 for Q4_0"
+        ): behind(TENSOR, 20, u32(2)),
         'lies at bytes .*, expected it at byte': behind(TENSOR, 24, u64(64)),
         r'lies at bytes \d+ to \d+, expected it at byte': behind(TENSOR, 24, u64(2**63)),
         "has the tensor 'blk.0.attn_q.weight' twice": lambda data: data.replace(

@@ -115,6 +115,7 @@ def test_the_extended_length_of_a_model_that_was_extended(tmp_path):
         assert load_pretrained(path).model.cfg.train_len == 48
 
 
+NO_RULE = 'transformers has no such frequencies: rope'
 frequencies = lambda rule: dict(encoding=f'rope(freqs={rule})')
 REFUSED = {  # message -> fields of the config in which a model differs from a Llama
     'the tied table is multiplied by 4.899': dict(tie=True),
@@ -129,12 +130,10 @@ REFUSED = {  # message -> fields of the config in which a model differs from a L
     "norm_place='after'": dict(norm_place='after'),
     "qk_norm='head'": dict(qk_norm='head'),
     'output_cap=30.0': dict(output_cap=30.0),
-    'has no such frequencies: rope.*Giraffe': frequencies('giraffe(factor=2.0)'),
-    'has no such frequencies: rope.*dynamic=True': frequencies('yarn(dynamic=True)'),
-    "has no such frequencies: rope.*ramp='rotations'": frequencies(
-        'yarn(factor=2.0, ramp="rotations")'
-    ),
-    "has no such frequencies: rope.*keep='lowest'": frequencies('p_rope(p=0.5, keep="lowest")'),
+    f'{NO_RULE}.*Giraffe': frequencies('giraffe(factor=2.0)'),
+    f'{NO_RULE}.*dynamic=True': frequencies('yarn(dynamic=True)'),
+    f"{NO_RULE}.*ramp='rotations'": frequencies('yarn(factor=2.0, ramp="rotations")'),
+    f"{NO_RULE}.*keep='lowest'": frequencies('p_rope(p=0.5, keep="lowest")'),
 }
 
 

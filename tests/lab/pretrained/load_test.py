@@ -162,16 +162,22 @@ def put_tokenizer(size, begin=None):
 
 FINITE = 'expected finite numbers of 32 bits'
 DAMAGED = {  # message -> what is done to the folder; wrong configs are in architectures_test.py
-    "config.json: unknown architecture 'lama'; .*; the nearest is 'llama'": changed(
-        model_type='lama'
-    ),
+    (
+        "config.json: unknown architecture 'lama'; supported: llama, mistral, .*; the nearest is "
+        "'llama'"
+    ): changed(model_type='lama'),
     r'proj.weight. has shape .*20.*, expected .*21': changed(intermediate_size=21),
     rf"lacks the tensor '{UP}' \(20, 24\)": drop(UP),
     rf"has a tensor '{SURPLUS}' \(20, 24\)": add(SURPLUS, (20, 24)),
     rf"model.safetensors: the tensor '{UP}' holds nan, {FINITE}": put(UP, np.nan),
     f"'{UP}' holds -inf, expected finite": put(UP, -np.inf, np.float16),
-    f"model.safetensors: the tensor '{UP}' is of type int8, expected floating": put(UP, 1, np.int8),
-    r'model.safetensors: .* at bytes \d+ to \d+, expected it within the \d+ bytes of the': truncate,
+    f"model.safetensors: the tensor '{UP}' is of type int8, expected floating point": put(
+        UP, 1, np.int8
+    ),
+    (
+        r'model.safetensors: the tensor .* lies at bytes \d+ to \d+, expected it within the '
+        r'\d+ bytes of the file'
+    ): truncate,
     "has a tensor 'stray' that model.safetensors.index.json does not list": surplus_in_a_shard,
     'the tokenizer has ids up to 19, the vocabulary of the model ends at 12': put_tokenizer(20),
     'the tokenizer has ids up to 14, the vocabulary of the model ends at 12': put_tokenizer(1, 14),
@@ -487,9 +493,9 @@ def test_factors_beside_a_linear_scaling_are_multiplied(tmp_path):
         'bad.gguf: llama.rope.scaling.attn_factor=2.0 is not supported': gguf_scaling(
             attn_factor=2.0
         ),
-        "bad.gguf: llama.rope.scaling.facotr=1.0 is not .*; did you mean 'factor'": gguf_scaling(
-            facotr=1.0
-        ),
+        (
+            "bad.gguf: llama.rope.scaling.facotr=1.0 is not supported; did you mean 'factor'"
+        ): gguf_scaling(facotr=1.0),
         "bad.gguf: rope scaling of type 'linear' lacks the field llama.rope.scaling.factor": {
             'llama.rope.scaling.type': 'linear'
         },

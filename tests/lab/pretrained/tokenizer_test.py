@@ -63,21 +63,26 @@ GROW = replace({'Regex': 'a*'}, 'x' * 100)
 
 DAMAGED = 'precompiled_charsmap is damaged'
 TRIE = f'{DAMAGED}: its trie'
+LONGER, SINGLE = 'normalizer can make a text', 'post_processor.single'
 REFUSED = {  # field of the file -> message -> what the field has
     'normalizer': {
         # The process is ended by this one, for want of memory.
         f'normalizer.{TRIE} would have 4294967295 bytes': precompiled(b'\xff\xff\xff\xff'),
         # These run for ever, or fill the memory.
-        r'text 1.051e\+10 times longer, expected at most 1000 times; .* Replace': sequence(
+        rf'{LONGER} 1.051e\+10 times longer, expected at most 1000 times; .* Replace': sequence(
             *[GROW] * 5
         ),
-        r'make a text 1.074e\+09 times longer': sequence(*[of('ByteLevel')] * 30),
+        rf'{LONGER} 1.074e\+09 times longer': sequence(*[of('ByteLevel')] * 30),
         'normalizer is a sequence of 65, expected at most 64': sequence(*[of('NFC')] * 65),
-        r'make a text 1.02e\+04 times longer': sequence(sequence(GROW), sequence(sequence(GROW))),
-        'prepend=.*, expected a text of 1 to 1000 characters': of('Prepend', prepend='x' * 1001),
+        rf'{LONGER} 1.02e\+04 times longer': sequence(sequence(GROW), sequence(sequence(GROW))),
+        'normalizer.prepend=.*, expected a text of 1 to 1000 characters': of(
+            'Prepend', prepend='x' * 1001
+        ),
         # The library panics at these.
         f'normalizer.{DAMAGED}': precompiled(b''),
-        'charsmap=None, expected a text': of('Precompiled', precompiled_charsmap=None),
+        'normalizer.precompiled_charsmap=None, expected a text': of(
+            'Precompiled', precompiled_charsmap=None
+        ),
         f'{DAMAGED}: not base64': of('Precompiled', precompiled_charsmap='#'),
         f'{TRIE} would have 0 bytes, expected a multiple of 4 up to 4': precompiled(bytes(8)),
         f'{TRIE} points to unit 255 of 1': precompiled(b'\4\0\0\0' + bytes(4)),
@@ -90,9 +95,10 @@ REFUSED = {  # field of the file -> message -> what the field has
         # What is malformed otherwise.
         "normalizer.type='Lowercas' is not known; did you mean 'Lowercase'": of('Lowercas'),
         r'normalizer.normalizers\[1\]=3, expected an object': sequence(of('NFC'), 3),
-        r"normalizers\[0\].normalizers\[0\] lacks 'strip_left', expected true or false": sequence(
-            sequence(of('Strip'))
-        ),
+        (
+            r"normalizer.normalizers\[0\].normalizers\[0\] lacks 'strip_left', expected true or "
+            r'false'
+        ): sequence(sequence(of('Strip'))),
         'is not a tokenizer: recursion limit': functools.reduce(
             lambda inner, _: sequence(inner), range(100), of('NFC')
         ),
@@ -107,21 +113,23 @@ REFUSED = {  # field of the file -> message -> what the field has
     'pre_tokenizer': {
         'pre_tokenizer can make a text': of('Sequence', pretokenizers=[of('ByteLevel')] * 30),
         'pre_tokenizer.length=0, expected a whole number from 1': of('FixedLength', length=0),
-        "replacement='ab', expected a text of 1 to 1": of('Metaspace', replacement='ab'),
+        "pre_tokenizer.replacement='ab', expected a text of 1 to 1 characters": of(
+            'Metaspace', replacement='ab'
+        ),
         "pre_tokenizer.behavior='x', expected 'Removed'": of(
             'Split', pattern={'String': 'a'}, behavior='x', invert=False
         ),
     },
     'post_processor': {
-        r"single\[0\].id='<s>', expected one of the template's special_tokens": template(S),
-        r'single\[0\].id={}, expected one of the template': template(
+        rf"{SINGLE}\[0\].id='<s>', expected one of the template's special_tokens": template(S),
+        r'post_processor.single\[0\].id={}, expected one of the template': template(
             {'SpecialToken': {'id': {}, 'type_id': 0}}
         ),
-        r"single holds the texts \['B'\], expected each of \['A'\] once": template(
+        rf"{SINGLE} holds the texts \['B'\], expected each of \['A'\] once": template(
             {'Sequence': {'id': 'B', 'type_id': 0}}
         ),
         r'post_processor.single holds the texts \[\], expected each': template(),
-        r"single holds the texts \['A', 'A'\], expected each": template(A, A),
+        rf"{SINGLE} holds the texts \['A', 'A'\], expected each": template(A, A),
         r"post_processor.sep=\['a', -1\], expected a token and its id": of(
             'BertProcessing', sep=['a', -1], cls=['a', 0]
         ),

@@ -58,6 +58,10 @@ def test_a_solver_agrees_and_loss_covers_the_answer_and_the_end(spec, length):
         assert seen == ({length} if isinstance(length, int) else set(range(1, 9)))
 
 
+def test_a_vocabulary_is_the_symbols_and_three_signs():
+    assert make('copy(symbols=4)').vocab_size == 7
+
+
 def test_add_digits_carries_through():
     a, b = np.array([[9, 9, 9], [5, 0, 0]]), np.array([[1, 0, 0], [4, 0, 0]])
     np.testing.assert_array_equal(add_digits(a, b), [[0, 0, 0, 1], [9, 0, 0, 0]])

@@ -102,7 +102,8 @@ def square_root(text):
     return little_text(root).ljust((len(text) + 1) // 2, '0')[::-1]
 
 
-SOLVERS = {  # written from the text of the tasks and with other means: of the ids as text
+# Solvers that were written from the text of the tasks, by other means; they read the ids as text.
+SOLVERS = {
     'even_pairs': lambda x: sum(a != b for a, b in zip(x, x[1:])) % 2,
     'parity_check': lambda x: x.count('1') % 2,
     'cycle_navigation': lambda x: (x.count('2') - x.count('0')) % 5,
@@ -118,7 +119,7 @@ SOLVERS = {  # written from the text of the tasks and with other means: of the i
     'binary_multiplication': lambda x: (product(x) + '2').ljust(len(x), '0'),
     'compute_sqrt': square_root,
 }
-OF_IDS = {  # ids of two digits have no text
+OF_IDS = {  # solvers that read the ids themselves, since an id of two digits is no letter
     'modular_arithmetic': lambda ids: value(ids, '01234+-*'),
     'modular_arithmetic_brackets': lambda ids: value(ids, '01234+-*()'),
     'solve_equation': root_of,

@@ -66,9 +66,6 @@ LAWS = [  # spec, length, rows, what is counted from 0 on, its shares, tolerance
     ('passkeys(keys=2, words=3)', 40, 2000, lambda b: first(b['tokens'] == 0),
      normed(2 * np.arange(26)[::-1] + 1), 0.02),
     ('kv_slots(keys=9, words=1, skew=1.0)', 4, 4000, slot, normed(np.exp(-np.arange(4.0))), 0.03),
-    # One pair: a single slot with p(g) ~ g^(a - 1).
-    ('mqar(pairs=1, vocab=64, power=0.01)', 22, 20000, lambda b: first(b['loss_mask'] > 0) // 2 - 1,
-     normed(np.arange(1, 11) ** -0.99), 0.012),
     ('code_mixed(letters=2, switches=3)', 24, 400, switching_points, even(23), 0.02),
     # The first operands have every length, and stacks every height.
     ('chomsky15("binary_addition")', 9, 2000, lambda b: first(b['tokens'][:, :9] == 2) - 1,

@@ -165,11 +165,13 @@ REFUSED = {  # what the message says -> what is refused
     'probability must lie in 0 .. 1, got 1.5': lambda: random_graph(rng(), 3, 1.5),
     'at least 1 node, got 0': lambda: random_graph(rng(), 0, 0.5),
     'at least 1 group and 1 node, got 0 and 3': lambda: community_graph(rng(), 0, 3, 0.5, 0.5),
-    'between must lie in .*, got nan': lambda: community_graph(rng(), 1, 3, 0.5, float('nan')),
+    'between must lie in 0 .. 1, got nan': lambda: community_graph(rng(), 1, 3, 0.5, float('nan')),
     'at least one graph, got none': lambda: pad_graphs([], []),
     '1 graphs, but features of 2': lambda: pad_graphs([complete(2)], [ONE] * 2),
     r'graph 1 has 3 nodes, but features of shape \(2, 3\)': lambda: padded(complete(3), ONE),
-    'graph 1 has 3 nodes, and .* room for 2': lambda: padded(complete(3), THREE, nodes=2),
+    'graph 1 has 3 nodes, and the batch has room for 2': lambda: padded(
+        complete(3), THREE, nodes=2
+    ),
     r'graph 1 has values of shape \(3, 4\), graph 0 has': lambda: padded(
         complete(3), np.ones((3, 4), np.float32)
     ),

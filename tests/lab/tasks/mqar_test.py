@@ -27,6 +27,14 @@ def test_every_key_is_asked_once_and_answered_by_its_value(pairs, length, random
         assert (rest == 0).all() != random_non_queries
 
 
+def test_gaps_follow_the_power_law():
+    # One pair: a single slot drawn with p(g) ~ g^(a - 1), compared in total variation.
+    batch = sampled('mqar(pairs=1, vocab=64, power=0.01)', 22, 20000)
+    slots = (np.argmax(batch['loss_mask'], axis=1) - 2) // 2
+    law = np.arange(1, 11) ** (0.01 - 1)
+    assert abs(np.bincount(slots, minlength=10) / 20000 - law / law.sum()).sum() < 0.03
+
+
 def test_weighted_draws_are_successive_draws_without_replacement():
     weights = np.array([0.6, 0.3, 0.1])
     draws = _weighted(np.random.default_rng(0), np.broadcast_to(np.log(weights), (40000, 3)), 2)

@@ -49,6 +49,8 @@ def test_a_solver_agrees_on_1000_samples(name, length, scale):
     assert x.dtype == y.dtype == np.float32
     again, _ = NUMBER_TASKS[name].sample(np.random.default_rng(0), 1000, length, scale)
     np.testing.assert_array_equal(x, again)
+    other, _ = NUMBER_TASKS[name].sample(np.random.default_rng(1), 1000, length, scale)
+    assert not np.array_equal(x, other)
     expected = [SOLVERS[name](row) for row in x.astype(np.float64).tolist()]
     np.testing.assert_allclose(y, expected, atol=2e-6 * scale * length)
 

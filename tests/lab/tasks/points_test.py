@@ -135,7 +135,7 @@ def test_own_clouds_are_centred_to_radius_one(folder):
         (
             'car/3.npy',
             np.full((30, 3), -1e39),
-            r"npy' has a coordinate of size 1e\+39.* 3\.40282e\+38",
+            r"3\.npy' has a coordinate of size 1e\+39.* 3\.40282e\+38",
         ),
         ('car/3.npy', np.zeros((9, 3)), r"3\.npy' has 9 points, fewer than the length 20.*most 9"),
         ('car/3.txt', None, r"3\.txt' is no cloud; expected a file that ends on \.npy"),

@@ -209,7 +209,8 @@ def test_no_module_that_a_data_set_names_is_imported(
     if 'moduleName' in content and 'features' not in content:
         assert read()  # TFDS only mentions this module
     else:
-        with pytest.raises(ValueError, match="class 'own_feature.Text', whose module was not imp"):
+        said = "of the class 'own_feature.Text', whose module was not imp"
+        with pytest.raises(ValueError, match=said):
             read()
     assert 'own_feature' not in sys.modules
     assert vars(tfds.features.FeatureConnector)['cls_from_name'] is usual

@@ -276,7 +276,9 @@ def outside(hint):
     inner = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:
         if isinstance(inner[0], str):  # the nearest names follow, or all of them
-            yield 'no such choice', "is 'no such choice'; "
+            yield 'no such choice', "is 'no such choice'; (did you mean|valid:) "
+            near = f'{inner[0]}x'
+            yield near, f"is '{near}'; did you mean .*{re.escape(repr(inner[0]))}"
         else:
             yield -1, f'must be {" or ".join(map(repr, inner))}, got -1'
     elif bounds := [part for part in inner if isinstance(part, Bound)]:

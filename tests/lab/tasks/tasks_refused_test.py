@@ -1,9 +1,10 @@
-"""What tasks refuse in a spec string and as a task length, and what the message says; the bounds
-of annotations are tried in `task_contract_test.py`.
+"""What tasks refuse in a spec string and as a task length, and what the message says; that every
+annotation is checked is tried in `task_contract_test.py`.
 """
 
 import pytest
 
+from posenc_jax.protocol.errors import SpecError
 from tests.lab.tasks.rows import make
 
 NEXT = 'takes a task that predicts the next token'
@@ -11,8 +12,10 @@ REFUSED = {  # spec -> what the message says
     'addition(ids="coupled")': 'needs reverse_output=True or zero_pad=True',
     'addition(index_hints=1)': 'at least 2, or 0 for none, got 1',
     'addition(first_hint="most")': 'has no hints; give index_hints, such as index_hints=102',
-    'addition(reverse_output=True, ids="coupled", index_hints=9)': 'no ids for index_hints=9',
-    'addition(reverse_output=True, ids="coupled", scratchpad=True)': 'no ids for scratchpad=True',
+    'addition(reverse_output=True, ids="coupled", index_hints=9)': 'has no ids for index_hints=9',
+    'addition(reverse_output=True, ids="coupled", scratchpad=True)': (
+        'has no ids for scratchpad=True'
+    ),
     'any_order(reverse(ids="plain"))': "the task has ids='plain'; use ids='none'",
     'any_order(chomsky15("odds_first"))': NEXT,
     'any_order(masked_text())': NEXT,
@@ -43,13 +46,19 @@ REFUSED = {  # spec -> what the message says
     'masked_text("pydoc_topic")': "did you mean 'pydoc_topics'",
     'mqar(vocab=63)': 'vocab must be even',
     'mqar(pairs=8, vocab=16)': 'vocab must be even and at least .* = 18',
-    'multiplication(digits=2, second=3)': 'of 3 digits cannot be padded to digits=2',
+    'multiplication(digits=2, second=3)': (
+        'second number of 3 digits cannot be padded to digits=2'
+    ),
     'multiplication(ids="coupled")': 'needs reverse_output=True and pad_product=True',
     'picture("chna")': "did you mean 'china'",
     'picture("digits", index=1797)': r'must lie in 0 .. 1796, got 1797',
     'picture("china", index=1)': 'chooses one of digits or synthetic',
-    'random_spaces(addition(reverse_output=True, ids="coupled"))': "no id .* ids='coupled'",
-    'random_spaces(any_order(addition()))': 'AnyOrder supplies no .* put random_spaces inside',
+    'random_spaces(addition(reverse_output=True, ids="coupled"))': (
+        "no id in a task with ids='coupled'"
+    ),
+    'random_spaces(any_order(addition()))': (
+        'AnyOrder supplies no positions for spaces; put random_spaces inside'
+    ),
     'random_spaces(language())': 'not one that reads text',
     'random_spaces(alibi())': 'registered as encoding, not as task',
     'random_spaces(chomsky15("odds_first"))': NEXT,
@@ -62,9 +71,89 @@ REFUSED = {  # spec -> what the message says
     'tipa(size=1000000)': 'vocabulary of at most',
     'tipa(most=2)': 'characters of the longest token, got 2',
     'reverse(symbol=3)': 'symbols',
+    'copy(ids="couple")': "is not one of .*; did you mean 'coupled'",
+    'addition(index_hints=9, first_hint="first")': 'is not one of .least., .most.',
+    'length_gen_recipe(ids="coupled")': 'is not one of',
+    'random_spaces(addition(), law="poisson")': 'law.* is not one of .geometric., .uniform.',
     'adition()': 'addition',
 }
+SYMBOLS = 'symbols of one kind in a vocabulary, must be at least 1 and at most 65536, got 0'
+BOUNDS = {  # the same of numbers outside their bounds
+    'any_order(reverse(), curriculum=-1)': 'curriculum must be at least 0, got -1',
+    'bucket_sort(symbols=0)': f'symbols, {SYMBOLS}',
+    'code_mixed(letters=0)': f'letters, {SYMBOLS}',
+    'code_mixed(switches=0)': 'switches must be at least 1',
+    'copy(symbols=0)': f'symbols, {SYMBOLS}',
+    'counting(variables=0)': 'variables must be at least 1 and at most 26, got 0',
+    'counting(variables=27)': 'at least 1 and at most 26, got 27',
+    'counting(passes=1.5)': 'passes must be at least 0 and at most 1, got 1.5',
+    'counting(sets=-0.5)': 'sets must be at least 0 and at most 1, got -0.5',
+    'flip_flop(ignore=1.2)': 'ignore must be at least 0 and at most 1, got 1.2',
+    'kv_retrieval(depth=-0.5)': 'depth must be at least 0 and at most 1, got -0.5',
+    'kv_slots(words=0)': 'words must be at least 1, got 0',
+    'kv_slots(slot=-1)': 'slot must be at least 0, got -1',
+    'markov_field(states=1)': 'states must be at least 2 and at most 64, got 1',
+    'minesweeper(mines=1.5)': 'mines must be .* at most 1, got 1.5',
+    'mqar(pairs=0)': 'pairs must be at least 1',
+    'mqar(power=0.0)': 'power must be positive, got 0.0',
+    'multiplication(second=-1)': 'second must be at least 0 and at most 1000, got -1',
+    'passkey(depth=1.5)': 'depth must be at least 0 and at most 1, got 1.5',
+    'passkey(digits=0)': 'digits must be at least 1, got 0',
+    'passkey(lm_weight=-1.0)': 'lm_weight must be at least 0, got -1.0',
+    'passkeys(words=0)': 'words must be at least 1, got 0',
+    'passkey_text(depth=1.5)': 'at most 1, got 1.5',
+    'passkey_text(digits=0)': 'digits must be at least 1',
+    'random_spaces(addition(), most=-1)': 'most must be at least 0, got -1',
+    'ruler_lite("niah_multikey", needles=1)': 'needles must be at least 2 and at most 64, got 1',
+    'ruler_lite("niah_single", depth=1.5)': 'depth must be at least 0 and at most 1, got 1.5',
+    'selective_copy(symbols=0)': f'symbols, {SYMBOLS}',
+    'selective_copy(blanks=-1.0)': 'blanks must be at least 0 and at most 1024.*, got -1.0',
+    'selective_copy(blanks=2000.0)': 'at most 1024.*, got 2000.0',
+    'sums(operands=1)': 'operands must be at least 2 and at most 1000, got 1',
+    'translation(words=0)': 'at least 8, at most 65536 and a multiple of 8, got 0',
+    'translation(words=12)': 'a multiple of 8, got 12; the nearest is 16',
+    'translation(words=31)': 'a multiple of 8, got 31; the nearest is 32',
+    'translation(seed=-1)': 'seed must be at least 0',
+    'blobs(directions=1)': 'directions must be at least 2 and at most 64, got 1',
+    'blobs(noise=-1.0)': 'noise must be at least 0, got -1.0',
+    'checkerboard(support=21)': 'at least 2, at most 65536 and even, got 21; the nearest is 20',
+    'checkerboard(support=0)': 'support must be at least 2, at most 65536 and even, got 0',
+    'checkerboard(support=1000001)': 'at most 65536 and even, got 1000001$',
+    'checkerboard(samples=0)': 'samples must be at least 1 and at most 4194304, got 0',
+    'checkerboard(seed=-1)': 'seed must be at least 0 and at most 4294967294, got -1',
+    'communities(groups=1)': 'groups must be at least 2',
+    'communities(inside=1.5)': 'at most 1, got 1.5',
+    'land(globe=-1)': 'globe must be at least 0 and at most 4294967295',
+    'land(degree=41)': 'degree must be at least 0 and at most 40, got 41',
+    'land(coast=0.0)': 'coast must be positive and at most 90, got 0.0',
+    'land(islands=201)': 'islands must be at least 0 and at most 200',
+    'masked_text(rate=0.0)': 'rate must be positive and at most 1, got 0.0',
+    'masked_text(rate=1.5)': 'rate must be positive and at most 1, got 1.5',
+    'picture("synthetic", outside=0.5)': 'outside must be at least 0 and below 0.5, got 0.5',
+    'picture("synthetic", bits=17)': 'bits must be at least 0 and at most 16, got 17',
+    'quadrant(aspect=0.0)': 'aspect must be positive, got 0.0',
+    'shapes(noise=-1.0)': 'noise must be at least 0',
+    'shapes(size=0.0)': 'size must be positive',
+    'textures(classes=65)': 'classes must be at least 2 and at most 64, got 65',
+    'textures(steepest=0.0)': 'steepest must be positive and at most 8, got 0.0',
+    'triangles(degree=0)': 'degree must be at least 1',
+    'triangles(most=0)': 'most must be at least 1',
+}
 LENGTHS = {  # spec, length -> what the message says
+    ('parity()', 0): 'number of bits must be at least 1, got 0',
+    ('flip_flop()', 1): 'number of flip-flop pairs must be at least 2',
+    ('counting(variables=3)', 2): 'program with 3 variables must be at least 3',
+    ('chomsky15("odds_first")', 0): 'length of odds_first must be at least 1',
+    ('code_mixed()', 6): 'text with 6 switching points must be at least 7, got 6',
+    ('kv_slots(slot=3)', 3): 'must be at least 4, got 3',
+    ('minesweeper()', 0): 'side of the board must be at least 1',
+    ('mqar(pairs=4)', 14): 'at least 16',
+    ('word_problem("a5")', 0): 'number of elements must be at least 1',
+    ('impact_pe("lego")', 1): 'length of lego must be at least 2',
+    ('impact_pe("sum")', 0): 'length of sum must be at least 1',
+    ('picture("synthetic")', 0): 'at least 1, got 0',
+    ('quadrant()', 0): 'side of an image must be at least 1, got 0',
+    ('shapes()', 0): 'number of points must be at least 1, got 0',
     ('length_gen_recipe(index_hints=10)', (1, 10)): (
         'sums of 10-digit numbers need 11 index hints, but there are 10; use at most 9'
     ),
@@ -98,9 +187,10 @@ LENGTHS = {  # spec, length -> what the message says
 }
 
 
-@pytest.mark.parametrize('spec', REFUSED)
-def test_options_that_are_refused(spec):
-    with pytest.raises((ValueError, FileNotFoundError), match=REFUSED[spec]):
+@pytest.mark.parametrize('spec, message', [*REFUSED.items(), *BOUNDS.items()])
+def test_options_that_are_refused(spec, message):
+    missing = spec == 'edge_lists(folder="nowhere")'
+    with pytest.raises(FileNotFoundError if missing else SpecError, match=message):
         make(spec)
 
 

@@ -140,7 +140,8 @@ DAMAGES = {  # name -> change of the lines, steps that are kept, what is said
     ),
     'a number, null, no step': (
         *(lambda lines: [lines[0], b'7\n', b'null\n', b'{"loss": 1}\n', lines[4]], [1, 40]),
-        f'lines 2 to 4 are dropped: the first is 7, expected an .*; {NO_LINE}s 10 to 30',
+        'lines 2 to 4 are dropped: the first is 7, expected an object of numbers; '
+        f'{NO_LINE}s 10 to 30',
     ),
     'a gap': (lambda lines: [lines[0], *lines[3:]], [1, 30, 40], f'{NO_LINE}s 10 to 20'),
     'a list': (

@@ -65,7 +65,7 @@ class Checkerboard(GlobeTask):
       ((5, 2), (5,), (50, 2))
     """
 
-    support: Annotated[int, Ge(2), Multiple(2), Le(MOST_SUPPORT)] = 200
+    support: Annotated[int, Ge(2), Le(MOST_SUPPORT), Multiple(2)] = 200
     classes: Annotated[int, Ge(1), Le('support')] = 16
 
     @property
