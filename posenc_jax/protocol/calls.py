@@ -196,9 +196,8 @@ def _become(made: Any, variants: Mapping[type, bool]) -> None:
     for cls, asked in variants.items():
         if issubclass(own, cls) and not asked:
             raise TypeError(
-                f'{own.__name__} does what {cls.__name__} does, which these arguments do not ask '
-                'for: give the arguments of this variant, or inherit from the class that it is a '
-                'variant of'
+                f'{own.__name__}: these arguments do not ask for the variant {cls.__name__}; give '
+                f'arguments that do, or use {vars(cls)["_variant_of"].__name__}'
             )
     asked = tuple(cls for cls, asked in variants.items() if asked)
     if all(issubclass(own, cls) for cls in asked):

@@ -245,7 +245,9 @@ UNFIT = {  # what the message says -> the call
         masks=False
     ),
     'needs what Unmasked and Narrow do: inherit from these classes': lambda: Below(False, size=1),
-    'Narrow does what Narrow does, which these arguments do not ask for': lambda: Narrow(size=2),
+    'Narrow: these arguments do not ask for the variant Narrow; give .* or use Whole': lambda: (
+        Narrow(size=2)
+    ),
     "for Wide and for Far, which both change 'mask'": lambda: of_whole(
         name='Far', mask=Encoding.mask
     )(wide=True, far=True),
