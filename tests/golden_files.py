@@ -72,6 +72,7 @@ def _compare(result: Any, expected: Any, given: Mapping[str, float]) -> None:
         assert _plain(result) == expected
         return
     array = np.where(array == None, -np.inf, array).astype(float)  # noqa: E711
+    assert np.size(result) or not array.size, 'an empty result equals any number'
     np.testing.assert_allclose(np.asarray(result, float), array, **given)
 
 

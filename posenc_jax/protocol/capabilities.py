@@ -15,7 +15,7 @@ class SeveralInputs(Encoding):
     """Projects n inputs of attention and joins the results along the heads.
 
     The doors up to `merge` then see n N query heads and n K key heads, those of the first input
-    first. What projects one input in its own way leaves `merge` as it is.
+    first. An encoding that projects a single input in its own way leaves `merge` as it is.
     """
 
     def qkv(

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import jax
 from flax import nnx
 
+from posenc_jax.protocol import calls
 from posenc_jax.protocol.capabilities import first_carry
 from posenc_jax.protocol.encoding import Encoding, PositionRange
 from posenc_jax.protocol.masks import Causal, Document, Full
@@ -44,8 +45,9 @@ class Composite(Encoding):
         )
 
     def opens(self, door):
-        own = getattr(type(self), door, None) is not getattr(Composite, door, None)
-        return own or any(part.opens(door) for part in self.children)
+        if getattr(type(self), door, None) is getattr(Composite, door, None):
+            return any(part.opens(door) for part in self.children)
+        return super().opens(door)
 
     def _owners(self, door: str) -> list[tuple[int, Any]]:
         """The parts that open a door or have the method of a capability, with their numbers."""
@@ -186,7 +188,7 @@ class ChainedEncoding(Composite):
 def name_of(encoding: Encoding) -> str:
     """The registry key of an encoding, or the name of its class where it is not registered."""
     card = getattr(encoding, 'card', None)
-    return type(encoding).__name__ if card is None else card.key
+    return calls.name_of(type(encoding)) if card is None else card.key
 
 
 def parts_of(encoding: Encoding) -> tuple[Encoding, ...]:

@@ -103,9 +103,10 @@ class Encoding(nnx.Module):
 
     An option that opens other doors, or has other traits, is a variant, which is a subclass:
     `class HalfALiBi(ALiBi, where=lambda given: given['variant'] == 'half')`. `ALiBi(...)` gives an
-    object of it if `where` holds for the arguments. Variants whose conditions hold together are
-    joined. A variant shuts a door of its class by `mask = Encoding.mask`, and a method of a
-    capability by `merge = None`.
+    object of it if `where` holds for the arguments. A variant has no `__init__` of its own, and
+    inherits directly from the class that has it. Variants whose conditions hold together are
+    joined, so they may not change the same attribute in different ways. A variant shuts a door of
+    its class by `mask = Encoding.mask`, and a method of a capability by `merge = None`.
 
     Class attributes:
       card: the catalogue entry, set by `register`; an unregistered encoding has none.
@@ -126,6 +127,7 @@ class Encoding(nnx.Module):
     depth: int | Literal['every'] = 0
     _spec_arguments: tuple[tuple[str, str], ...] = ()
     _variants: ClassVar[list[tuple[Callable, type['Encoding']]]] = []
+    _variant_of: ClassVar[type['Encoding']]
 
     def __init_subclass__(
         cls, *, where: Callable[[Mapping[str, Any]], bool] | None = None, **options
@@ -138,9 +140,25 @@ class Encoding(nnx.Module):
             cls._variants = []
             cls.__init__ = remembering(cls.__init__, cls._variants)
         if where is not None:
-            cls._variants.append((where, cls))
-            cls.registered_key = name_of(cls.__mro__[1])
+            cls._add_variant(where)
         cls.__signature__ = constructor_signature(cls)
+
+    @classmethod
+    def _add_variant(cls, where: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Makes this class a variant of the class from which it inherits its `__init__`."""
+        owner = next((base for base in cls.__bases__ if '_variants' in vars(base)), Encoding)
+        if owner is Encoding or vars(owner).get('__init__') is not cls.__init__:
+            raise TypeError(
+                f'{cls.__name__} is a variant by `where`: it must inherit directly from an '
+                'encoding that has an `__init__`, and have none of its own'
+            )
+        # In a notebook a class may be written anew; the new one replaces the old one.
+        place = cls.__module__, cls.__qualname__
+        others = [
+            own for own in owner._variants if (own[1].__module__, own[1].__qualname__) != place
+        ]
+        owner._variants[:] = [*others, (where, cls)]
+        cls._variant_of = owner
 
     def __repr__(self):
         return call(name_of(type(self)), self._spec_arguments)

@@ -223,5 +223,6 @@ def test_decoding_step_by_step_is_the_whole():
         np.testing.assert_allclose(logits, whole[:, t], atol=2e-5)
     assert weights.shape == (B, 1, S + 2) and int(state.progress.step) == 5
     assert decoder.generate(source, length, first=1, steps=3).shape == (B, 3)
-    noisy = decoder(source, length, target, key=jax.random.key(0))  # that of the walks
+    # With a key, as in training, the weights of attention are noisy.
+    noisy = decoder(source, length, target, key=jax.random.key(0))
     assert np.abs(noisy - whole).max() > 1e-3

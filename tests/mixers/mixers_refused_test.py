@@ -112,8 +112,12 @@ CALLS = {  # what the message says -> the call
     "did you mean 'linear'": lambda: CrossModalConditioning(2, 2, align='liner'),
     'width_b must be at least 1, got 0': lambda: CrossModalConditioning(2, 0),
     'length of at least 1, got 0': lambda: aligned(jnp.zeros((2, 2)), 0),
-    '[B, T, 2] and [B, S, 3], got (1, 4, 3)': lambda: streams((1, 4, 3), (1, 4, 3)),
-    '[B, T, 2] and [B, S, 3], got (1, 4, 2)': lambda: streams((1, 4, 2), (2, 4, 3)),
+    'cmc_pe joins streams [B, T, 2] and [B, S, 3], got (1, 4, 3)': lambda: streams(
+        (1, 4, 3), (1, 4, 3)
+    ),
+    'cmc_pe joins streams [B, T, 2] and [B, S, 3], got (1, 4, 2)': lambda: streams(
+        (1, 4, 2), (2, 4, 3)
+    ),
     # gmu_hybrid
     **{
         f'got {layers}; nearest: {nearest}': functools.partial(pattern_of, layers)
@@ -162,7 +166,7 @@ CALLS = {  # what the message says -> the call
     'does not divide a grid of 3 x 3 tokens; nearest grid: 4 x 4': lambda: layer_on(
         'spatial_reduction(rate=2)'
     ),
-    'reads a grid of tokens, and these lie': lambda: layer_on(
+    'spatial_reduction reads a grid of tokens, and these lie': lambda: layer_on(
         'spatial_reduction(rate=2)', length=9
     ),
     'got tokens with padding or documents': lambda: built('spatial_reduction(rate=2)').whole(

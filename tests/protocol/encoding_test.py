@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+import pickle
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from posenc_jax.protocol import capabilities
 from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.calls import call, changed
 from posenc_jax.protocol.capabilities import SeveralInputs
+from posenc_jax.protocol.composite import Wrapper
 from posenc_jax.protocol.encoding import CAPABILITIES, DOORS, Encoding
 from posenc_jax.protocol.families import Bias, Mask, signed_distance
 from posenc_jax.protocol.tokens import bounds
@@ -211,16 +214,105 @@ def test_an_option_that_opens_other_doors_is_a_variant(arguments, opened, traits
     assert nnx.graphdef(again[0]) == nnx.graphdef(made)
 
 
-def test_a_subclass_without_what_a_variant_does_is_refused():
-    class Below(Whole):
-        def __init__(self, masks: bool = True):
-            super().__init__(size=2, masks=masks)
+class Below(Whole):
+    def __init__(self, masks: bool = True, size: Size = 2):
+        super().__init__(size=size, masks=masks)
 
+
+def of_whole(*bases, name='Own', **body):
+    """A variant of a class of its own, under the same condition as another one."""
+
+    class Own(Encoding):
+        def __init__(self, wide: bool = False, far: bool = False):
+            pass
+
+    class Wide(Own, where=lambda given: given['wide']):
+        mask = Whole.mask
+
+    where = lambda given: given['far']
+    types.new_class(name, bases or (Own,), dict(where=where), lambda space: space.update(body))
+    return Own
+
+
+def test_a_subclass_without_what_a_variant_does_is_refused():
     assert type(Below()) is Below
-    with pytest.raises(TypeError, match='Below with these arguments needs what Unmasked does: inh'):
-        Below(masks=False)
     with pytest.raises(ValueError, match='Whole size must be at least 1, got 0'):
         Whole(size=0)
+
+
+UNFIT = {  # what the message says -> the call
+    'Below with these arguments needs what Unmasked does: inherit from this class': lambda: Below(
+        masks=False
+    ),
+    'needs what Unmasked and Narrow do: inherit from these classes': lambda: Below(False, size=1),
+    'Narrow: these arguments do not ask for the variant Narrow; give .* or use Whole': lambda: (
+        Narrow(size=2)
+    ),
+    "for Wide and for Far, which both change 'mask'": lambda: of_whole(
+        name='Far', mask=Encoding.mask
+    )(wide=True, far=True),
+    'Own is a variant by `where`: it must inherit directly from an encoding': lambda: of_whole(
+        Encoding
+    ),
+    'an encoding that has an `__init__`, and have none': lambda: of_whole(Narrow),
+    'and have none of its own': lambda: of_whole(Whole, __init__=lambda self: None),
+}
+
+
+@pytest.mark.parametrize('message', UNFIT)
+def test_wrong_variants_are_refused(message):
+    known = list(Whole._variants)
+    with pytest.raises(TypeError, match=message):
+        UNFIT[message]()
+    assert Whole._variants == known and Encoding._variants == []
+
+
+def test_variants_that_are_written_anew_or_inherit_from_more():
+    class Own(Encoding):
+        def __init__(self, far: bool = False):
+            pass
+
+    for opened in ({'mask'}, {'qkv', 'merge'}):
+        bases = (SeveralInputs, Own) if 'qkv' in opened else (Own,)
+        own = dict(mask=Whole.mask) if 'mask' in opened else {}
+        fill = lambda space, own=own: space.update(own, __qualname__='Far')
+        types.new_class('Far', bases, dict(where=lambda given: given['far']), fill)
+        made = Own(far=True)
+        assert {door for door in (*DOORS, *CAPABILITIES) if made.opens(door)} == opened
+        assert repr(made) == 'Own(far=True)'
+    Own.registered_key = 'own'  # as `register` does, which may come after the variants
+    assert repr(made) == 'own(far=True)'
+
+
+@pytest.mark.parametrize('arguments', [dict(), dict(masks=False), dict(size=2, masks=False)])
+def test_the_class_of_a_variant_can_be_pickled_and_has_one_hash(arguments):
+    made, other = Whole(**arguments), Whole(**arguments)
+    assert pickle.loads(pickle.dumps(type(made))) is type(made)
+    assert hash(nnx.graphdef(made)) == hash(nnx.graphdef(other))
+    again = pickle.loads(pickle.dumps(made))
+    assert type(again) is type(made) and repr(again) == repr(made)
+
+
+class Around(Wrapper):
+    """A composite whose variant shuts what its part opens."""
+
+    def __init__(self, encoding: Encoding, quiet: bool = False):
+        self.encoding = encoding
+
+
+class Quiet(Around, where=lambda given: given['quiet']):
+    adds = frozenset({'sees_later'})
+    mask = Encoding.mask
+    qkv = merge = None
+
+
+def test_a_variant_of_a_composite_shuts_doors_of_its_parts_and_adds_traits():
+    loud, quiet = (Around(Whole(size=2), quiet=quiet) for quiet in (False, True))
+    opened = lambda made: {door for door in (*DOORS, *CAPABILITIES) if made.opens(door)}
+    assert opened(loud) == {'mask', 'qkv', 'merge'} and opened(quiet) == set()
+    assert loud.traits == {'leaves_gaps'} and quiet.traits == {'leaves_gaps', 'sees_later'}
+    tok = pj.Tokens.of(length=2)
+    assert loud.mask(tok, tok) is not None and quiet.mask(tok, tok) is None
 
 
 @pytest.mark.full_but_one
