@@ -163,7 +163,7 @@ def test_products_are_right(options, length):
 SCRATCHPAD = 'scratchpad=True.* cannot be combined with'
 WRONG_TASKS = {  # task -> what the message says
     'multiplication(ids="coupled")': 'needs reverse_output=True and pad_product=True',
-    'multiplication(digits=-1)': 'digits must be at least 0, got -1',
+    'multiplication(digits=-1)': 'digits must be at least 0 and at most 1000, got -1',
     'multiplication(digits=2, second=3)': (
         'a second number of 3 digits cannot be padded to digits=2'
     ),
