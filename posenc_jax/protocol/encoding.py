@@ -6,6 +6,9 @@ Letters: B batch, T query tokens, S key tokens, L either, N query heads, K key/v
 width, D model width, P position components. A leading axis written #B may be 1 where the whole
 batch shares it.
 
+A mask is computed before the logits of its block, which may read it as `seen`, and is applied after
+them.
+
 The token stage (`place`, `embed`, `project`) sees whole sequences in the layout [B, L, heads, H].
 The pair stage (`logits`, `mask`, `collect`) sees one block of queries and one block of keys, heads
 first: q [B, N, T, H], k and v [B, K, S, H], logits [B, N, T, S] in float32. Features of tokens stay

@@ -39,13 +39,12 @@ are in the order in which a layer calls their first doors. The last table has th
 | example | a valid spec string, or a call in Python |
 | reference | the paper, or another source if there is no paper |
 
-**Promises.** The class `Promises` in `posenc_jax/protocol/registry.py` defines them.
+**Promises.** The class `Promises` in `posenc_jax/protocol/card.py` defines them.
 
 | promise | meaning |
 | --- | --- |
 | relative | Adding one constant to every position changes nothing. |
 | sweep free | The order in which keys are visited does not matter. |
-| mixes heads | The logits of one head read the queries of another. |
 | blockwise | Evaluation in tiles equals dense evaluation, in memory linear in the length. |
 | needs training | The method has trainable parameters. |
 | fused | The pair stage is a plain scaled inner product, so a fused attention kernel can run it. |

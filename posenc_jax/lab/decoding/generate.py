@@ -223,7 +223,7 @@ def generate(
       top_p: draw among the fewest most probable tokens whose probabilities reach p.
       eos: token id that ends a text; a row that has produced it repeats it.
       capacity: slots of the cache; None for prompts and new tokens (the last slot stays empty).
-      decoding: what the cache keeps. `Decoding()` keeps everything. `duo_cache.streaming(model)`,
+      decoding: what the cache keeps. `Decoding()` keeps everything. `duo_attention.cache.streaming(model)`,
         `double_sparsity.Sparse(...)` and `constant_cache.ConstantCache(...)` are methods of this
         package. `recomputed.Recomputed()` reads the text again when its length changes the
         frequencies; without it, rules that follow the length do not equal full passes. None is
