@@ -118,8 +118,8 @@ COLUMNS = ('family', *VERDICTS, 'not measured', 'claims')
 
 
 def counts(claims: Claims, records: Records) -> list[list[str]]:
-    """Rows of `COLUMNS`, one for each family and one for all. A claim that was not measured is counted
-    as not measured, and not as 'open'.
+    """Rows of `COLUMNS`, one for each family and one for all. A claim that was not measured
+    is counted as not measured, and not as 'open'.
     """
     verdicts = measured(claims, records)
     by_family = collections.defaultdict(list)

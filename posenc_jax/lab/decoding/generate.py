@@ -223,9 +223,9 @@ def generate(
       top_p: draw among the fewest most probable tokens whose probabilities reach p.
       eos: token id that ends a text; a row that has produced it repeats it.
       capacity: slots of the cache; None for prompts and new tokens (the last slot stays empty).
-      decoding: what the cache keeps. `Decoding()` keeps everything. `duo_attention.cache.streaming(model)`,
-        `double_sparsity.Sparse(...)` and `constant_cache.ConstantCache(...)` are methods of this
-        package. `recomputed.Recomputed()` reads the text again when its length changes the
+      decoding: what the cache keeps. `Decoding()` keeps everything.
+        `duo_attention.cache.streaming(model)`, `double_sparsity.Sparse(...)` and
+        `constant_cache.ConstantCache(...)` are methods of this package. `recomputed.Recomputed()` reads the text again when its length changes the
         frequencies; without it, rules that follow the length do not equal full passes. None is
         `Recomputed()` for a rule that changes once (`longrope` with two lists) if the text may pass
         that length, else `Decoding()`.
