@@ -227,8 +227,9 @@ def generate(
         `duo_attention.cache.streaming(model)`, `double_sparsity.Sparse(...)` and
         `constant_cache.ConstantCache(...)` are methods of this package.
         `recomputed.Recomputed()` reads the text again when its length changes the frequencies;
-        without it, rules that follow the length do not equal full passes. None is `Recomputed()` for a rule that changes once (`longrope` with two lists) if the text may pass
-        that length, else `Decoding()`.
+        without it, rules that follow the length do not equal full passes. None is `Recomputed()`
+        for a rule that changes once (`longrope` with two lists) if the text may pass that length,
+        else `Decoding()`.
       source: the result of `model.encoded`, for an encoder-decoder; its rows belong to those of the
         prompts.
 
