@@ -74,7 +74,7 @@ REFUSED = {  # spec -> what the message says
     'copy(ids="couple")': "is not one of .*; did you mean 'coupled'",
     'addition(index_hints=9, first_hint="first")': 'is not one of .least., .most.',
     'length_gen_recipe(ids="coupled")': 'is not one of',
-    'random_spaces(addition(), law="poisson")': 'law.* is not one of .geometric., .uniform.',
+    'random_spaces(addition(), law="poisson")': 'law.* is not one of .uniform., .geometric.',
     'adition()': 'addition',
 }
 SYMBOLS = 'symbols of one kind in a vocabulary, must be at least 1 and at most 65536, got 0'
