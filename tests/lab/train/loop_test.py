@@ -140,9 +140,7 @@ def test_stopped_run_saves_and_continues(whole, cache, tmp_path, capsys):
 @pytest.mark.full
 def test_ctrl_c_says_at_once_what_is_saved(cache, tmp_path):
     fields = dict(name=NAME, cache=cache, train__save_every=1000, train__steps=100_000)
-    # Both compile all anew, so that no step ends too early.
-    cold = [fields | dict(cache=tmp_path / name) for name in ('compiled', 'compiled_again')]
-    while_compiling = tiny.start(tmp_path / 'a', **cold[0])
+    while_compiling = tiny.start(tmp_path / 'a', **fields)
     wait_for(while_compiling, str(tmp_path / 'a' / NAME))
     while_compiling.send_signal(signal.SIGINT)
     # The line is there before the first step is, which the output would show.
@@ -152,8 +150,8 @@ def test_ctrl_c_says_at_once_what_is_saved(cache, tmp_path):
     assert 'stopped after step 1, which is saved' in out and not errors
     assert restore_model(tmp_path / 'a' / NAME)[2] == 1
 
-    twice = tiny.start(tmp_path / 'b', **cold[1])
-    wait_for(twice, str(tmp_path / 'b' / NAME))
+    twice = tiny.start(tmp_path / 'b', **fields)
+    wait_for(twice, str(tmp_path / 'b' / NAME))  # it compiles, so that no step ends in between
     for _ in range(2):
         twice.send_signal(signal.SIGINT)
         line = twice.stderr.readline()
