@@ -82,10 +82,18 @@ class RandomOffsets(Encoding):
         """`a_(j-i)` for later keys, `-a_(i-j)` for earlier ones, 0 for the token itself.
 
         It is NaN for distances beyond the drawn magnitudes.
+
+        Raises:
+          ValueError: positions that are not whole numbers.
         """
         apart = -signed_distance(tq.pos, tk.pos)
         if not self.random:
             return apart
+        if not jnp.issubdtype(apart.dtype, jnp.integer):
+            raise ValueError(
+                f'{self.card.key} draws one magnitude for each whole distance, got positions of '
+                f'{tq.pos.dtype}; leave out the part that makes them fractions'
+            )
         feature = tq.feats[self.card.key]
         seeds = feature['seeds'][0, 0, 0].reshape(2, 2)
         sides = [

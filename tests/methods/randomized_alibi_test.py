@@ -2,6 +2,8 @@
 baseline, draws by layer.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -179,3 +181,12 @@ def test_positions_beyond_the_range():
     refused_beyond(encoding, 7, 5, key=None)
     tok = jax.jit(lambda pos: short.place(pj.Tokens.of(positions=pos)))(jnp.array([[0, 9]]))
     assert np.isnan(short.offsets(tok, tok)).tolist() == [[[False, True], [True, False]]]
+
+
+@pytest.mark.parametrize('key', ['randomized_alibi', 'randomized_transformer_xl'])
+def test_a_magnitude_belongs_to_a_whole_distance(key):
+    encoding = pj.make(f'{key}(max_len=32)', heads=2, head_dim=8, model_dim=16)
+    tok = encoding.place(pj.Tokens.of(length=4))
+    moved = dataclasses.replace(tok, pos=tok.pos * 0.5)
+    with pytest.raises(ValueError, match=f'{key} draws one magnitude .* positions of float32'):
+        encoding.offsets(moved, moved)
