@@ -77,13 +77,13 @@ REFUSED = {  # spec -> what the message says
     'random_spaces(addition(), law="poisson")': 'law.* is not one of .uniform., .geometric.',
     'adition()': 'addition',
 }
-SYMBOLS = 'symbols of one kind in a vocabulary, must be at least 1 and at most 65536, got 0'
+SYMBOLS = 'must be at least 1 and at most 65536, got 0'
 BOUNDS = {  # the same of numbers outside their bounds
     'any_order(reverse(), curriculum=-1)': 'curriculum must be at least 0, got -1',
-    'bucket_sort(symbols=0)': f'symbols, {SYMBOLS}',
-    'code_mixed(letters=0)': f'letters, {SYMBOLS}',
+    'bucket_sort(symbols=0)': f'symbols {SYMBOLS}',
+    'code_mixed(letters=0)': f'letters {SYMBOLS}',
     'code_mixed(switches=0)': 'switches must be at least 1',
-    'copy(symbols=0)': f'symbols, {SYMBOLS}',
+    'copy(symbols=0)': f'symbols {SYMBOLS}',
     'counting(variables=0)': 'variables must be at least 1 and at most 26, got 0',
     'counting(variables=27)': 'at least 1 and at most 26, got 27',
     'counting(passes=1.5)': 'passes must be at least 0 and at most 1, got 1.5',
@@ -106,7 +106,7 @@ BOUNDS = {  # the same of numbers outside their bounds
     'random_spaces(addition(), most=-1)': 'most must be at least 0, got -1',
     'ruler_lite("niah_multikey", needles=1)': 'needles must be at least 2 and at most 64, got 1',
     'ruler_lite("niah_single", depth=1.5)': 'depth must be at least 0 and at most 1, got 1.5',
-    'selective_copy(symbols=0)': f'symbols, {SYMBOLS}',
+    'selective_copy(symbols=0)': f'symbols {SYMBOLS}',
     'selective_copy(blanks=-1.0)': 'blanks must be at least 0 and at most 1024.*, got -1.0',
     'selective_copy(blanks=2000.0)': 'at most 1024.*, got 2000.0',
     'sums(operands=1)': 'operands must be at least 2 and at most 1000, got 1',
