@@ -37,7 +37,7 @@ OPTIONS = {
     'alibi': ('encoding', 'alibi(variant="asymmetric")', dict(needs_training=True)),
     'alibi_pi': ('encoding', 'alibi_pi(mode="dynamic", train_len=8)', dict()),
     'conflator': ('encoding', 'conflator(unigram_only=True)', dict()),
-    'cope': ('encoding', 'cope(npos=64, gates="separate")', dict()),
+    'cope': ('encoding', 'cope(npos=64, gates="value")', dict()),
     'dpe': ('encoding', 'dpe(layers=1, order_input_pe=False) | full()', dict(relative=True)),
     'gali': ('encoding', 'gali(encoding=rope(), chunk=1, local=2, noise=1.0, train_len=8)', dict()),
     'irpe': ('encoding', 'irpe(mode="bias", method="cross", shared=False)', dict()),
