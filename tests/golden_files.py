@@ -24,8 +24,10 @@ def golden_suite(name: str, rows: Mapping[str, Row], **tolerance: float) -> Call
       name: of the file, whose numbers may stand under its key 'values'.
       rows: the path of a number or of an array in the file, such as 'log.probabilities', and the
         function that computes it. The function gets the object around the number, and then what
-        each '*' in the path stands for: a key, or the index in a list. A row with a tolerance of
-        its own is a pair (function, {'atol': ...}). null in the file stands for -inf.
+        each '*' in the path stands for: a key, or the index in a list. Arrays must have the shape
+        of those in the file; a single number there stands for every entry of a result. A row with
+        a tolerance of its own is a pair (function, {'atol': ...}). null in the file stands for
+        -inf.
       tolerance: rtol and atol of all other rows; without any, the numbers must be equal.
     """
     content = golden(name)
@@ -72,8 +74,10 @@ def _compare(result: Any, expected: Any, given: Mapping[str, float]) -> None:
         assert _plain(result) == expected
         return
     array = np.where(array == None, -np.inf, array).astype(float)  # noqa: E711
-    assert np.size(result) or not array.size, 'an empty result equals any number'
-    np.testing.assert_allclose(np.asarray(result, float), array, **given)
+    result = np.asarray(result, float)
+    if array.ndim or not result.size:
+        assert result.shape == array.shape
+    np.testing.assert_allclose(result, array, **given)
 
 
 def _plain(result: Any) -> Any:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Int, Num, UInt32
 from posenc_jax.methods.randomized_pe import evaluation_key, largest_position, random_ids
 from posenc_jax.protocol.bounds import Ge, Le
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.families import signed_distance
+from posenc_jax.protocol.families import signed_distance, whole_distance
 from posenc_jax.protocol.tables import check_range
 from posenc_jax.protocol.tokens import Tokens
 
@@ -86,14 +86,10 @@ class RandomOffsets(Encoding):
         Raises:
           ValueError: positions that are not whole numbers.
         """
-        apart = -signed_distance(tq.pos, tk.pos)
         if not self.random:
-            return apart
-        if not jnp.issubdtype(apart.dtype, jnp.integer):
-            raise ValueError(
-                f'{self.card.key} draws one magnitude for each whole distance, got positions of '
-                f'{tq.pos.dtype}; leave out the part that makes them fractions'
-            )
+            return -signed_distance(tq.pos, tk.pos)
+        remedy = '; it draws one magnitude for each whole distance'
+        apart = -whole_distance(self.card.key, tq.pos, tk.pos, remedy)
         feature = tq.feats[self.card.key]
         seeds = feature['seeds'][0, 0, 0].reshape(2, 2)
         sides = [

@@ -11,7 +11,7 @@ from posenc_jax.methods.alibi import VARIANTS, alibi_bias, alibi_slopes
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden, golden_suite
 from tests.methods.pairs import attend, qkv
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('alibi')['values']
 

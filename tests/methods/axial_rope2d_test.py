@@ -10,7 +10,7 @@ from posenc_jax.methods import axial_rope2d as module
 from posenc_jax.methods.rope import rope, rope_frequencies
 from tests.golden_files import golden
 from tests.methods.pairs import attend, draw, grid, qkv
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 VALUES = golden('axial_rope2d')['values']
 # Compiled, because a call of many small operations takes longer.

@@ -16,7 +16,7 @@ from posenc_jax.methods.hirope import hierarchical_ids
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import decoded, model_of, read, text
 from tests.methods.pairs import attend, qkv
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('bipe')['values']
 SPEC = 'bipe(separators=(1, 3))'

@@ -12,7 +12,7 @@ import posenc_jax as pj
 from posenc_jax.methods.cable import cable_bias
 from tests.golden_files import golden
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('cable')
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 21

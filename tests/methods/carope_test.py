@@ -12,7 +12,7 @@ from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.methods.carope import carope_bias, carope_increments, carope_log_rate, carope_match
 from tests.golden_files import golden
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('carope')
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 21

@@ -13,7 +13,7 @@ from tests.golden_files import golden, golden_suite
 from tests.methods import models
 from tests.methods.models import read
 from tests.methods.pairs import draw, qkv
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('conflator')
 H, D, L = 4, 12, 13

@@ -20,7 +20,7 @@ from posenc_jax.methods.cope_complex import (
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import model_of
 from tests.methods.pairs import draw
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('cope_complex')['values']
 B, L, N, K, H, D = 2, 9, 4, 2, 3, 12

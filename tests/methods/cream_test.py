@@ -12,7 +12,7 @@ import posenc_jax as pj
 from posenc_jax.lab.tasks.language import CreamText, Language
 from posenc_jax.methods.cream import cream_bounds, cream_heads, cream_ids, cream_thresholds
 from tests.golden_files import golden, golden_suite
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('cream')['values']
 

@@ -16,7 +16,7 @@ from posenc_jax.methods.sinusoidal import sinusoidal_table
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import model_of
 from tests.methods.pairs import draw
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('dpe')['values']
 B, L, D, N, H = 2, 6, 8, 2, 4

@@ -13,8 +13,8 @@ from posenc_jax.methods.rope import rope, rope_frequencies
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.methods.pairs import attend, qkv
-from tests.methods.refusals import refused
 from tests.phases import FAR, error, wide, wide_theta
+from tests.refusals import refused
 
 GOLDEN = golden('dynamic_ntk')['values']
 WIDTH, TRAINED = 8, 5

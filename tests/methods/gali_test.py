@@ -26,7 +26,7 @@ from tests.methods.by_distance import (
     softmax,
 )
 from tests.methods.models import decoded, model_of, read, text
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('gali')['values']
 TRAINED, LOCAL = 8, 2

@@ -12,7 +12,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods.giraffe_random import giraffe_ids
 from tests.golden_files import golden, golden_suite
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('giraffe_random')['values']
 ENCODING = pj.make('giraffe_random()')

@@ -14,7 +14,7 @@ from posenc_jax.methods.gpe import gpe_loss, wait_k_reads
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import decoded, model_of, read, text
 from tests.methods.pairs import draw
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('gpe')['values']
 SOURCE, TARGET = GOLDEN['source_words'], GOLDEN['target_words']

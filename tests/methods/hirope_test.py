@@ -22,7 +22,7 @@ from posenc_jax.methods.rope import rope_frequencies
 from tests.golden_files import golden, golden_suite
 from tests.methods.by_distance import ROTARY, WIDTH, qkv, run
 from tests.methods.models import decoded, model_of, read, text
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('hirope')['values']
 WINDOW, SPLIT = GOLDEN['window'], GOLDEN['split']

@@ -8,7 +8,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods.image_shift import image_ids, image_shift_ids
 from tests.golden_files import golden, golden_suite
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('image_shift')['values']
 SIZES = tuple(map(tuple, GOLDEN['sizes']))

@@ -9,7 +9,7 @@ import posenc_jax as pj
 from posenc_jax.methods.irpe_index import METHODS, irpe_buckets, irpe_ids, irpe_piecewise
 from tests.golden_files import golden, golden_suite
 from tests.methods.pairs import attend, draw, grid, qkv
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 VALUES = golden('irpe')['values']
 B, N, K, H = 2, 4, 2, 8

@@ -21,7 +21,7 @@ from posenc_jax.methods.kernelized_rpe import (
 )
 from tests.golden_files import golden
 from tests.methods.pairs import draw
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('kernelized_rpe')
 N, K, H, M, L = 4, 2, 8, 12, 45

@@ -16,7 +16,7 @@ from posenc_jax.methods.learnable_fourier import (
 )
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden, golden_suite
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('learnable_fourier')['values']
 D = 6

@@ -10,7 +10,7 @@ import posenc_jax as pj
 from posenc_jax.methods.learned_grid import cubic_weights, learned_grid_vectors
 from tests.golden_files import golden, golden_suite
 from tests.methods.pairs import grid
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('learned_grid')['values']
 

@@ -18,7 +18,7 @@ from tests.golden_files import golden, golden_suite
 from tests.methods import models
 from tests.methods.by_distance import WIDTH, logits, qkv, run, softmax
 from tests.methods.models import decoded, read, read_prompt, step, text
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('lm_infinite')['values']
 LENGTH, LOCAL, GLOBAL = GOLDEN['length'], GOLDEN['n_local'], GOLDEN['n_global']

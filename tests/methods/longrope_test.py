@@ -11,8 +11,8 @@ from posenc_jax.methods.rope import Rotary, rope, rope_frequencies
 from posenc_jax.methods.yarn import yarn_frequencies
 from tests.golden_files import golden, golden_suite
 from tests.methods.pairs import draw
-from tests.methods.refusals import refused
 from tests.phases import FAR, error, wide, wide_theta
+from tests.refusals import refused
 
 GOLDEN = golden('longrope')['values']
 LONG, SHORT = (1.0, 2.0, 3.0, 4.0), (1.0, 1.0, 1.5, 2.0)

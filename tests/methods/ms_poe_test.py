@@ -20,7 +20,7 @@ from posenc_jax.methods.ms_poe import (
 from posenc_jax.methods.rope import rope
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import model_of, read
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('ms_poe')['values']
 WIDTH, HEADS, LENGTH = 8, 4, 19

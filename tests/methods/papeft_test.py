@@ -23,7 +23,7 @@ from posenc_jax.methods.papeft import (
 )
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import descend, model_of, read
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('papeft')['values']
 EMPTY = 12

@@ -23,7 +23,7 @@ from posenc_jax.methods.pcm import Pcm, pcm_linear, pcm_network
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import turned_off
-from tests.methods.refusals import refused
+from tests.refusals import refused
 from tests.small_models import small_model
 
 GOLDEN = golden('pcm')['values']

@@ -17,7 +17,7 @@ from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import read, turned_off
-from tests.methods.refusals import refused
+from tests.refusals import refused
 from tests.small_models import small_model
 
 GOLDEN = golden('peg')

@@ -15,7 +15,7 @@ from posenc_jax.lab.tasks.coupling import coupled_addition_ids, plain_ids
 from posenc_jax.methods.position_coupling import random_start
 from posenc_jax.protocol.tables import NOWHERE
 from tests.golden_files import golden
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('position_coupling')['values']
 D = 6

@@ -14,7 +14,7 @@ from posenc_jax.methods.psc import psc_calibrate
 from posenc_jax.protocol.encoding import Encoding
 from tests.golden_files import golden
 from tests.methods.models import descend, model_of, read
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('psc')
 N, K, H, L = 4, 2, 8, 21

@@ -15,7 +15,7 @@ from posenc_jax.methods.randomized_alibi import randomized_alibi_bias
 from tests.golden_files import golden
 from tests.methods.models import model_of, read, token_by_token
 from tests.methods.random_positions import refused_beyond
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('randomized_alibi')['values']
 N, M = GOLDEN['count'], GOLDEN['max_len']
@@ -188,5 +188,6 @@ def test_a_magnitude_belongs_to_a_whole_distance(key):
     encoding = pj.make(f'{key}(max_len=32)', heads=2, head_dim=8, model_dim=16)
     tok = encoding.place(pj.Tokens.of(length=4))
     moved = dataclasses.replace(tok, pos=tok.pos * 0.5)
-    with pytest.raises(ValueError, match=f'{key} draws one magnitude .* positions of float32'):
+    said = f'{key} needs integer positions, got float32; it draws one magnitude for each whole'
+    with pytest.raises(ValueError, match=said):
         encoding.offsets(moved, moved)

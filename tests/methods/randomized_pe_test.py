@@ -15,7 +15,7 @@ from posenc_jax.protocol.tables import NOWHERE
 from tests.golden_files import golden
 from tests.methods.models import model_of
 from tests.methods.random_positions import refused_beyond
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('randomized_pe')['values']
 RULES = ['sampled', 'spaced', 'first']

@@ -14,7 +14,7 @@ from posenc_jax.methods.rcmha import rcmha_bias, rcmha_convolution
 from posenc_jax.protocol import capabilities
 from tests.golden_files import golden_suite
 from tests.methods.models import model_of, turned_off
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 B, N, K, H, D, L = 2, 4, 2, 8, 12, 21
 TOLERANCE = 2e-5

@@ -13,7 +13,7 @@ from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.methods.reverse_pe import newest_first
 from tests.golden_files import golden_suite
 from tests.methods.models import model_of
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 ENCODING = pj.make('reverse_pe() | sinusoidal()')
 

@@ -10,7 +10,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods.rope import Rotary, rope, rope_frequencies, rotate
 from tests.golden_files import golden_suite
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 TO_HALF = lambda width: np.concatenate([np.arange(0, width, 2), np.arange(1, width, 2)])
 

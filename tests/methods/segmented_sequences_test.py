@@ -15,7 +15,7 @@ from posenc_jax.methods.segmented_sequences import chunk_ids, prefix_ids, stretc
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
 from tests.methods.models import model_of, read
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 RNG = np.random.default_rng
 

@@ -16,7 +16,7 @@ from posenc_jax.methods.shaw import (
     take_by_index,
 )
 from tests.golden_files import golden_suite
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 B, N, K, H, L = 2, 4, 2, 8, 33
 

@@ -28,7 +28,7 @@ from posenc_jax.methods.sigma_gpt import sigma_gpt_sinusoid
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import descend, model_of, read, token_by_token, turned_off
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('sigma_gpt')['values']
 T, V = 9, 7

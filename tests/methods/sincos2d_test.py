@@ -12,7 +12,7 @@ from posenc_jax.lab.decoding.decode import init_cache
 from posenc_jax.methods.sincos2d import sincos2d_detr, sincos2d_table
 from tests.golden_files import golden_suite
 from tests.methods.models import model_of
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -7,7 +7,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods.sinusoidal import sinusoidal_frequencies, sinusoidal_table
 from tests.golden_files import golden_suite
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 
 def embedded(spec, tok, width):

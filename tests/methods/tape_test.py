@@ -27,7 +27,7 @@ from tests.golden_files import golden_suite
 from tests.lab.train import tiny
 from tests.methods.models import model_of, read, token_by_token
 from tests.methods.models import moved as scattered
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 BASE = dict(train_len=16, heads=4, mlp='swiglu')
 TOKENS = jax.random.randint(jax.random.key(1), (2, 12), 0, 11)

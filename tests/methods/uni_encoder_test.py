@@ -20,7 +20,7 @@ from posenc_jax.methods.uni_encoder import (
 )
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import SIZES, descend
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('uni_encoder')['values']
 LAYOUT = uni_encoder_ids(GOLDEN['context'], GOLDEN['candidates'])

@@ -13,7 +13,7 @@ from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.methods.v2pe import DELTAS, v2pe_ids
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import model_of, read
-from tests.methods.refusals import refused
+from tests.refusals import refused
 
 GOLDEN = golden('v2pe')['values']
 IMAGES = [0, 0, *[1] * 5, 0, 0, *[2] * 9, *[3] * 2, 0, 4, 0, 0]

@@ -24,7 +24,7 @@ from posenc_jax.lab.conversion.pos2distill import (
 from posenc_jax.lab.tasks.retrieval import KVSlots
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
-from tests.lab.refusals import check_refused
+from tests.refusals import check_refused
 from tests.small_models import small_model
 
 GOLDEN = golden('pos2distill')['values']

@@ -26,7 +26,7 @@ from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden, golden_suite
 from tests.lab.decoding import passes
 from tests.lab.decoding.passes import dense, lengths_of, model_of, one_pass, prompt, slots_of, step
-from tests.lab.refusals import check_refused
+from tests.refusals import check_refused
 
 GOLDEN = golden('ape_parallel')['values']
 RANDOM = np.random.default_rng(0)

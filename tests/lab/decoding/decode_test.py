@@ -13,7 +13,7 @@ from posenc_jax.lab.decoding.generate import continue_cache, generate
 from posenc_jax.protocol.tokens import Tokens
 from tests.lab.decoding import passes
 from tests.lab.decoding.passes import prompt
-from tests.lab.refusals import check_refused
+from tests.refusals import check_refused
 from tests.small_models import small_model
 
 BASE = dict(vocab_size=11, train_len=16, layers=2, width=16, heads=4, kv_heads=2)

@@ -32,7 +32,7 @@ from posenc_jax.lab.decoding.label_channels import (
 from tests.golden_files import golden
 from tests.lab.decoding import passes
 from tests.lab.decoding.passes import one_pass
-from tests.lab.refusals import check_refused
+from tests.refusals import check_refused
 
 GOLDEN = golden('double_sparsity')['values']
 TEXT = jnp.asarray(np.random.default_rng(0).integers(0, 13, (2, 20)))

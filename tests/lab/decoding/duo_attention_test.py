@@ -33,7 +33,7 @@ from posenc_jax.protocol.masks import Causal
 from tests.golden_files import golden, golden_suite
 from tests.lab.decoding import passes
 from tests.lab.decoding.passes import one_pass
-from tests.lab.refusals import check_refused
+from tests.refusals import check_refused
 
 TEXT = np.random.default_rng(0).integers(0, 13, (2, 18))
 RETRIEVAL = np.array(

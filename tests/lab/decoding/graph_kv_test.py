@@ -21,7 +21,7 @@ from posenc_jax.lab.decoding.read_contexts import read
 from tests.golden_files import golden_suite
 from tests.lab.decoding import passes
 from tests.lab.decoding.passes import dense, lengths_of, one_pass, prompt, slots_of
-from tests.lab.refusals import check_refused
+from tests.refusals import check_refused
 
 RANDOM = np.random.default_rng(0)
 PREFIX, QUESTION = (RANDOM.integers(0, 13, (2, n)) for n in (2, 4))

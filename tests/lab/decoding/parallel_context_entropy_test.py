@@ -27,7 +27,7 @@ from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden, golden_suite
 from tests.lab.decoding import passes
 from tests.lab.decoding.passes import dense, lengths_of, model_of, slots_of
-from tests.lab.refusals import check_refused
+from tests.refusals import check_refused
 
 GOLDEN = golden('parallel_context_entropy')['values']
 RANDOM = np.random.default_rng(0)

@@ -16,7 +16,7 @@ from posenc_jax.lab.decoding.pie import edit, pie_keys
 from posenc_jax.methods.rope import rope, rope_frequencies
 from tests.golden_files import golden
 from tests.lab.decoding import passes
-from tests.lab.refusals import check_refused
+from tests.refusals import check_refused
 
 GOLDEN = golden('pie')['values']
 TEXT = np.random.default_rng(0).integers(0, 13, (2, 20))

@@ -13,7 +13,7 @@ from flax import nnx
 from posenc_jax.lab.decoding.recurrence import read_segment, segment_losses
 from posenc_jax.lab.model.losses import target_losses
 from posenc_jax.protocol.tokens import Tokens
-from tests.lab.refusals import check_refused
+from tests.refusals import check_refused
 from tests.small_models import small_model
 
 B, L, VOCAB = 2, 14, 11

@@ -12,7 +12,7 @@ from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 from posenc_jax.testing.jaxprs import largest_array
-from tests.lab.refusals import check_refused
+from tests.refusals import check_refused
 
 SIZES = dict(
     vocab_size=0, train_len=6, layers=2, width=8, heads=2, kind='encoder', output_size=3, channels=2

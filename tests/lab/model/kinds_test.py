@@ -19,7 +19,7 @@ from posenc_jax.layer.layers import pooled
 from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
-from tests.lab.refusals import check_refused
+from tests.refusals import check_refused
 
 BASE = dict(vocab_size=11, train_len=8, layers=2, width=16, heads=2, encoding='rope()')
 SOURCE = dict(kind='encoder_decoder', source_size=7, source_len=6)

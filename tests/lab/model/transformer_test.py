@@ -20,7 +20,7 @@ from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
-from tests.lab.refusals import check_refused
+from tests.refusals import check_refused
 
 BASE = dict(vocab_size=11, train_len=8, layers=4, width=16, heads=4, encoding='alibi()')
 TOKENS = jax.random.randint(jax.random.key(1), (2, 9), 0, 11)

@@ -1,4 +1,4 @@
-"""Calls that must raise, as a table."""
+"""Calls that must be refused, as a table of what their messages say."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,10 +7,17 @@ import pytest
 Call = Callable[[], object]
 
 
+def check_refused(calls: Mapping[str, Call], error: type[Exception] = ValueError) -> None:
+    """Each call raises an error whose message matches the pattern that stands for it."""
+    for message, call in calls.items():
+        with pytest.raises(error, match=message):
+            call()
+
+
 def refused(
     calls: Mapping[str, Call | tuple[Call, ...]], error: type[Exception] = ValueError
 ) -> Callable[..., None]:
-    """A test that every call raises an error whose message matches the pattern before the call.
+    """A test of `check_refused`, with one case for each call.
 
     Args:
       calls: pattern -> the call, or several calls that raise the same.
@@ -24,7 +31,6 @@ def refused(
 
     @pytest.mark.parametrize('message, call', cases)
     def test(message, call):
-        with pytest.raises(error, match=message):
-            call()
+        check_refused({message: call}, error)
 
     return test
