@@ -5,7 +5,7 @@ inherits from; `Encoding.opens` knows its methods by their names, like doors.
 from collections.abc import Callable
 from typing import Any
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from posenc_jax.protocol.encoding import Carry, Encoding, Projections
 from posenc_jax.protocol.tokens import Tokens
@@ -42,6 +42,19 @@ class Carries(Encoding):
 
     def first_carry(self, q: Float[Array, 'B N T H'], tq: Tokens) -> Carry:
         """The carry of a block of queries at its first block of keys."""
+        raise NotImplementedError
+
+
+class Prunes(Carries):
+    """Its sweep may leave out far keys, whose weights the carry shows to be negligible."""
+
+    def ended(self, carry: Carry, tq: Tokens) -> Bool[Array, 'B N T']:
+        """Which queries need no keys that are farther than the carry. A query that needs none at
+        one block needs none at farther ones.
+
+        `attend` skips a block of keys if no query of its tile needs it, in the result and in the
+        gradients. No other part of a chain may change the logits, since the bound holds for these.
+        """
         raise NotImplementedError
 
 

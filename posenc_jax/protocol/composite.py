@@ -93,6 +93,10 @@ class Composite(Encoding):
             s, carries[number] = part.logits(s, q, k, tq, tk, seen, carries[number])
         return s, tuple(carries)
 
+    def ended(self, carry, tq):
+        number, owner = self._owners('ended')[0]
+        return owner.ended(carry[number], tq)
+
     def mask(self, tq, tk):
         allowed = None
         for part in self.children:

@@ -79,6 +79,12 @@ CONFLICTS = (
         'cannot be chained',
     ),
     Conflict(
+        'opens ended',
+        'opens logits',
+        '{first} leaves out keys by a bound of its own logits, which {second} changes: leave prune '
+        'out, or {second}',
+    ),
+    Conflict(
         'opens update_keys',
         'follows_length',
         '{first} rewrites cached keys and {second} needs them raw: they cannot be chained',

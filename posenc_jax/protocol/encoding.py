@@ -37,8 +37,8 @@ Projections = tuple[
 DOORS = ('place', 'embed', 'project', 'logits', 'mask', 'collect', 'rescale')
 # The methods of capabilities, see `protocol/capabilities.py`.
 CAPABILITIES = (
-    'qkv', 'merge', 'first_carry', 'update_keys', 'begin_stream', 'carry_stream', 'feed_stream',
-    'auxiliary_loss', 'anchor', 'fast_path',
+    'qkv', 'merge', 'first_carry', 'ended', 'update_keys', 'begin_stream', 'carry_stream',
+    'feed_stream', 'auxiliary_loss', 'anchor', 'fast_path',
 )  # fmt: skip
 PIPELINE = (
     'place', 'embed', 'qkv', 'project', 'first_carry', 'logits', 'mask', 'collect', 'rescale',

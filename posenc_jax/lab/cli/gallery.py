@@ -61,8 +61,8 @@ class Probe:
 def equal_token_logits(
     encoding: Encoding, length: int, probe: Probe = Probe(), *, rows: slice = slice(None)
 ) -> Float[np.ndarray, 'N T S']:
-    """Logits between equal tokens, less the logit of the query with the key at its own position;
-    NaN where the mask hides the key.
+    """Logits between equal tokens, less the logit of the query with the key at its own position, or
+    with the nearest one before it that the mask shows; NaN where the mask hides the key.
 
     All queries, keys and layer inputs are ones. For an encoding that is added to the token vectors,
     queries and keys are the added vectors, split into heads. Softmax does not change if a constant
@@ -108,7 +108,9 @@ def equal_token_logits(
     s, _, seen = pair_logits(encoding, q, k, tq, tk)
     s = np.asarray(jnp.where(seen, s, jnp.nan))[0, : probe.heads]
     own = np.arange(length)[rows]
-    return s - s[:, np.arange(len(own)), own][..., None]
+    shown = np.isfinite(s) & (np.arange(length) <= own[:, None])
+    nearest = length - 1 - shown[..., ::-1].argmax(-1)
+    return s - np.take_along_axis(s, nearest[..., None], axis=-1)
 
 
 def by_distance(

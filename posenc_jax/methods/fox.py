@@ -1,0 +1,241 @@
+"""FoX: softmax attention with a forget gate, and the pruning that its decay allows."""
+
+import math
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from posenc_jax.base.products import heads_first
+from posenc_jax.methods.cable import cable_bias
+from posenc_jax.protocol.bounds import CONTEXT, Finite, Lt, Positive
+from posenc_jax.protocol.capabilities import Carries, Prunes, SeveralInputs
+from posenc_jax.protocol.encoding import Constant
+from posenc_jax.protocol.registry import Card, register
+
+Gate = Literal['full', 'bias_only', 'fixed']
+_NORM_OF_KEYS, _NORM_OF_RESULTS = 1e-5, 1e-6  # the epsilons of the norms of the 'pro' block
+
+
+def fox_horizons(t_min: float, t_max: float, heads: int) -> np.ndarray:
+    """The gate biases b_h of horizons T_h whose logarithms rise linearly over the heads; float64.
+
+    `b_h = -ln(exp(1 / T_h) - 1)`, so `sigmoid(b_h) = exp(-1 / T_h)`: a weight falls by the factor e
+    in T_h tokens.
+
+    Example:
+      >>> fox_horizons(2.0, 64.0, 4).round(4).tolist()
+      [0.4328, 1.7686, 2.9787, 4.1511]
+    """
+    return -np.log(np.expm1(1 / np.geomspace(t_min, t_max, heads)))
+
+
+def fox_bias(
+    log_gates: Float[Array, '#B N S'],
+    q_index: Int[Array, '#B T'],
+    k_index: Int[Array, '#B S'],
+    carry: Float[Array, 'B N T'],
+) -> tuple[Float[Array, 'B N T S'], Float[Array, 'B N T']]:
+    """The sum of the log gates of the tokens after each key up to each query, for one block of
+    keys; float32.
+
+    Args:
+      log_gates: `ln f` of each key, at most 0, ascending in index; 0 at keys that are not valid.
+      q_index, k_index: order of the tokens. For keys after the query the bias has no meaning.
+      carry: minus the sum of the log gates of the nearer blocks up to each query.
+
+    Returns:
+      The bias, and the carry for the next farther block.
+    """
+    return cable_bias(-log_gates, q_index, k_index, carry)
+
+
+@register(
+    'fox',
+    kind='encoding',
+    card=Card(name='FoX', example='fox()', causal_only=True, relative=True, needs_training=True),
+)
+class FoX(Carries):
+    """Adds the log forget gates of the tokens between key and query; acts on the logits.
+
+    `logit_ij = q_i . k_j / sqrt(H) + sum_{j<l<=i} ln f_l`, `f_l = sigmoid(x_l W_g + b_h)` per head,
+    x the layer input. The gate of the query counts, and that of the key does not. With one constant
+    gate per head it is ALiBi of slope `-ln f`, and with `f = 1` it is no encoding. The paper uses
+    it without another encoding; with rotary positions it is `rope(base=500000) | fox()`. Differs
+    from the released code: with grouped queries there is one gate for each query head (the code
+    refuses them). The sum is taken from near to far, so it keeps its digits in long texts.
+    Positions are not read. Padding has no gate, and each document has sums of its own.
+
+    `pro=True` is the 'Pro' block: keys and values are mixed with those of the token before, `k_i <-
+    a_i k_(i-1) + (1 - a_i) k_i` with `a_i = sigmoid(x_i W_a)` per key head; then queries and keys
+    have an RMS norm per head; the result has one too, and is multiplied by `sigmoid(x_i W_o)`. Its
+    feed-forward ratio of 3.5 is a field of the model. A rotary part of the chain acts behind these
+    norms.
+
+    `prune` leaves out blocks of keys, which is Adaptive Computation Pruning: `prune=-10` removes at
+    most `exp(-10)` of the weights of a query. A block is left out if its gates lie below `prune - 2
+    max|q_i| max|k_j| / sqrt(H) - ln n` for all queries of the tile, n keys. In a decoding step no
+    block is left out, since the norms of cached keys are not known.
+
+    The keys that a query sees must be contiguous and end at the query.
+
+    Args:
+      gate: 'full' reads the layer input; 'bias_only' trains b_h alone; 'fixed' trains nothing. A
+        text without gates is `nope()`.
+      gate_bias: initial b of 'full'. The paper's is 0, so every gate starts at 1/2 and a head sees
+        few tokens; values of 2 to 4 learn faster in small models.
+      t_min, t_max: the horizons in tokens of the first and the last head, from which 'bias_only'
+        and 'fixed' take b_h, see `fox_horizons`. The paper tries several.
+      pro: whether the block is 'Pro'.
+      prune: the natural logarithm of the share of the weights of a query that may be left out, or
+        None.
+      heads, kv_heads, head_dim, model_dim, rngs: from the model.
+
+    Raises:
+      ValueError: horizons with `gate='full'`, or none or falling ones with another gate; the layer
+        input of a key is missing.
+
+    Reference: Lin, Nikishin, He, Courville, arXiv 2503.02130.
+    """
+
+    traits = frozenset({'sums_between'})
+
+    def __init__(
+        self,
+        gate: Gate = 'full',
+        gate_bias: Finite = 0.0,
+        t_min: Positive | None = None,
+        t_max: Positive | None = None,
+        pro: bool = False,
+        prune: Annotated[float, Lt(0)] | None = None,
+        heads: int = CONTEXT,
+        kv_heads: int = CONTEXT,
+        head_dim: int = CONTEXT,
+        model_dim: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        normal = lambda *shape: 0.02 * jax.random.normal(rngs.params(), shape, jnp.float32)
+        self.prune = prune
+        bias = _first_biases(gate, gate_bias, t_min, t_max, heads)
+        kernel = nnx.Param(normal(model_dim, heads), axes=('width', 'heads'))
+        self.kernel = kernel if gate == 'full' else None
+        variable = Constant if gate == 'fixed' else nnx.Param
+        self.bias = variable(jnp.asarray(bias, jnp.float32), axes=('heads',))
+        if pro:
+            ones = lambda n, *role: nnx.Param(jnp.ones((n, head_dim)), axes=(*role, None))
+            self.shift = nnx.Param(normal(model_dim, 2, kv_heads), axes=('width', None, 'kv_heads'))
+            self.gate = nnx.Param(normal(model_dim, heads, head_dim), axes=('width', 'heads', None))
+            self.norm_q, self.norm_k = ones(heads, 'heads'), ones(kv_heads, 'kv_heads')
+            self.norm_out = ones(heads, 'heads')
+
+    def project(self, q, k, v, tq, tk, x=None):
+        own = _own_rows(x, k.shape[1])
+        bias = self.bias[...]
+        read = 0.0 if self.kernel is None else _product(own, self.kernel[...])
+        log_gates = jax.nn.log_sigmoid(jnp.broadcast_to(read + bias, (*k.shape[:2], len(bias))))
+        if tk.valid is not None:
+            log_gates = jnp.where(tk.valid[..., None], log_gates, 0.0)
+        if self.prune is not None:
+            tq = tq.with_feats(fox_needed=self._needed(q, k, tk))
+        return q, k, v, tq, tk.with_feats(fox=log_gates)
+
+    def _needed(self, q, k, tk):
+        """The carry beyond which a query needs no keys, [B, T, N]; infinite where keys in front of
+        these may be in a cache.
+        """
+        norm = lambda a: jnp.linalg.norm(a.astype(jnp.float32), axis=-1)
+        keys = jnp.repeat(norm(k).max(1, keepdims=True), q.shape[2] // k.shape[2], axis=2)
+        largest = norm(q) * keys * q.shape[-1] ** -0.5
+        needed = 2 * largest + math.log(k.shape[1]) - self.prune
+        known = (tk.index[:, :1] == 0)[..., None]
+        return jax.lax.stop_gradient(jnp.where(known, needed, jnp.inf))
+
+    def first_carry(self, q, tq):
+        return jnp.zeros(q.shape[:3], jnp.float32)
+
+    def logits(self, s, q, k, tq, tk, seen, carry):
+        bias, carry = fox_bias(heads_first(tk.feats['fox']), tq.index, tk.index, carry)
+        return s + bias, carry
+
+
+class PruningFoX(FoX, Prunes, where=lambda given: given['prune'] is not None):
+    """FoX that leaves out blocks of keys whose weights are negligible."""
+
+    def ended(self, carry, tq):
+        return carry > heads_first(tq.feats['fox_needed'])
+
+
+class ProFoX(FoX, SeveralInputs, where=lambda given: given['pro']):
+    """FoX in its 'Pro' block."""
+
+    lookback = 1
+
+    def qkv(self, x, linear, tok):
+        q, k, v = linear(x)
+        if x.shape[1] != tok.length + 1:
+            raise ValueError(
+                f'fox mixes keys with those of the token before: {tok.length} tokens, the layer '
+                f'input of {x.shape[1]}'
+            )
+        share = jax.nn.sigmoid(jnp.einsum('bsd,dck->bsck', x[:, 1:], self.shift[...]))
+        share = jnp.where((tok.rank > 0)[..., None, None], share, 0.0).astype(k.dtype)
+        mixed = lambda a, s: s[..., None] * a[:, :-1] + (1 - s[..., None]) * a[:, 1:]
+        k, v = mixed(k, share[:, :, 0]), mixed(v, share[:, :, 1])
+        normed = lambda a, weight: _rms_norm(a, weight[...], _NORM_OF_KEYS)
+        return normed(q[:, 1:], self.norm_q), normed(k, self.norm_k), v
+
+    def project(self, q, k, v, tq, tk, x=None):
+        q, k, v, tq, tk = super().project(q, k, v, tq, tk, x)
+        gate = jnp.einsum('btd,dnh->btnh', _own_rows(x, k.shape[1]), self.gate[...])
+        return q, k, v, tq.with_feats(fox_gate=jax.nn.sigmoid(gate)), tk
+
+    def rescale(self, out, lse, tq):
+        normed = _rms_norm(out, self.norm_out[...], _NORM_OF_RESULTS)
+        return (normed * tq.feats['fox_gate']).astype(out.dtype)
+
+
+def _first_biases(
+    gate: Gate, gate_bias: float, t_min: float | None, t_max: float | None, heads: int
+) -> np.ndarray:
+    """b_h at the start, from the arguments of `FoX`."""
+    if gate == 'full':
+        if t_min is not None or t_max is not None:
+            raise ValueError(
+                "fox: gate='full' starts at gate_bias; t_min and t_max belong to gate='bias_only' "
+                "and gate='fixed'"
+            )
+        return np.full(heads, gate_bias)
+    if t_min is None or t_max is None or t_min > t_max:
+        raise ValueError(
+            f'fox: gate={gate!r} needs the horizons of the first and the last head, t_min <= '
+            f't_max, in tokens, got t_min={t_min}, t_max={t_max}'
+        )
+    if gate_bias:
+        raise ValueError(
+            f'fox: gate={gate!r} takes its biases from t_min and t_max: leave out '
+            f'gate_bias={gate_bias}'
+        )
+    return fox_horizons(t_min, t_max, heads)
+
+
+def _own_rows(x, keys: int):
+    """The rows of the layer input that belong to the keys, in float32."""
+    if x is None or x.shape[1] < keys:
+        got = 'none' if x is None else f'{x.shape[1]} tokens'
+        raise ValueError(
+            f'fox reads the layer input of one token per key: {keys} keys, input: {got}'
+        )
+    return x[:, x.shape[1] - keys :].astype(jnp.float32)
+
+
+def _product(x, kernel):
+    return jnp.einsum('bsd,dn->bsn', x, kernel, precision='highest')
+
+
+def _rms_norm(a, weight, epsilon: float):
+    wide = a.astype(jnp.float32)
+    mean = jnp.square(wide).mean(-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(mean + epsilon) * weight).astype(a.dtype)

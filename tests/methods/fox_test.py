@@ -1,0 +1,235 @@
+"""FoX: weights by hand, ALiBi and PaTH as limits, the 'Pro' block in NumPy, and what pruning leaves
+out.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.attention.pruned import tiles_needed
+from posenc_jax.base.targets import made_for
+from posenc_jax.methods.fox import fox_bias, fox_horizons
+from posenc_jax.methods.path import forget_bias
+from posenc_jax.protocol.errors import SpecError
+from tests.golden_files import golden_suite
+from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
+
+SIZES = B, N, K, H, D = 2, 4, 2, 8, 12
+L = 21
+INPUTS = draw_inputs(SIZES, L)
+
+
+def build(arguments='', **context):
+    sizes = dict(heads=N, kv_heads=K, head_dim=H, model_dim=D) | context
+    return pj.make(f'fox({arguments})', causal=True, rngs=nnx.Rngs(0), **sizes)
+
+
+def weights_of_last(case, **options):
+    """The weights of the last query without content, of one head whose gates are given."""
+    gates = jnp.asarray(case['gates'])
+    count = len(gates)
+    encoding = build(heads=1, kv_heads=1, head_dim=count, model_dim=1)
+    part = encoding.parts[0]
+    part.kernel[...] = jnp.ones((1, 1))
+    x = jnp.log(gates / (1 - gates))[None, :, None]
+    zero, tok = jnp.zeros((1, count, 1, count)), pj.Tokens.of(length=count)
+    return run(encoding, zero, zero, jnp.eye(count)[None, :, None], x, tok, **options)[0, -1, 0]
+
+
+def needed_carry(case):
+    """For queries and keys of length sqrt(H), which norms with weights of 1 give them."""
+    ones = jnp.ones((1, case['keys'], 1, case['width']))
+    encoding = build(f'prune={case["prune"]}', heads=1, kv_heads=1, head_dim=case['width'])
+    tok = pj.Tokens.of(length=case['keys'])
+    *_, tq, _ = encoding.project(ones, ones, ones, tok, tok, jnp.zeros((1, case['keys'], D)))
+    return tq.feats['fox_needed'][0, 0, 0]
+
+
+test_golden = golden_suite(
+    'fox',
+    {
+        'half.last': (weights_of_last, {'atol': 1e-6}),
+        'uneven.last': (weights_of_last, {'atol': 1e-6}),
+        'horizons.bias': (lambda case: fox_horizons(*case['range'], 4), {'atol': 1e-6}),
+        'horizons.gate': (
+            lambda case: 1 / (1 + np.exp(-fox_horizons(*case['range'], 4))),
+            {'atol': 1e-6},
+        ),
+        'needed.carry': (needed_carry, {'rtol': 1e-5}),
+    },
+)
+
+
+@pytest.mark.parametrize('block', [1, 3])
+def test_weights_do_not_depend_on_tiles(block):
+    gates = {'gates': [0.9, 0.5, 0.8, 0.25]}
+    np.testing.assert_allclose(
+        weights_of_last(gates, block=block), weights_of_last(gates), atol=1e-6
+    )
+
+
+def test_equal_gates_are_alibi():
+    encoding = build("gate='fixed', t_min=2.0, t_max=64.0")
+    slopes = -np.log(1 / (1 + np.exp(-fox_horizons(2.0, 64.0, N))))
+    np.testing.assert_allclose(slopes, 1 / np.geomspace(2.0, 64.0, N), rtol=1e-12)
+    alibi = pj.make(f'alibi(slopes={tuple(slopes.tolist())})', causal=True, heads=N)
+    tok = pj.Tokens.of(length=L)
+    np.testing.assert_allclose(run(encoding, *INPUTS, tok), run(alibi, *INPUTS, tok), atol=2e-6)
+    assert not jax.tree.leaves(nnx.state(encoding, nnx.Param))
+
+
+def test_open_gates_are_no_encoding():
+    tok = pj.Tokens.of(length=L)
+    nope = pj.make('nope()', causal=True)
+    out = run(build('gate_bias=40.0'), *INPUTS, tok)
+    np.testing.assert_allclose(out, run(nope, *INPUTS, tok), atol=2e-6)
+
+
+def test_the_sums_are_those_of_path():
+    log_gates = jax.nn.log_sigmoid(jax.random.normal(jax.random.key(0), (1, N, L)))
+    index = jnp.arange(L)[None]
+    carry = jnp.zeros((1, N, L))
+    ours, _ = fox_bias(log_gates, index, index, carry)
+    theirs, _ = forget_bias(log_gates, index, index, carry)
+    seen = np.tril(np.ones((L, L), bool))
+    np.testing.assert_allclose(np.where(seen, ours, 0), np.where(seen, theirs, 0), atol=1e-5)
+
+
+def reference(encoding, q, k, v, x):
+    part = encoding.parts[0]
+    logs = jnp.cumsum(jax.nn.log_sigmoid(x @ part.kernel[...] + part.bias[...]), axis=1)
+    logs = logs.swapaxes(1, 2)
+    repeat = lambda a: jnp.repeat(a, N // K, axis=2)
+    s = jnp.einsum('bihd,bjhd->bhij', q, repeat(k)) * H**-0.5
+    s = s + logs[..., :, None] - logs[..., None, :]
+    w = jax.nn.softmax(jnp.where(jnp.tril(jnp.ones(s.shape[2:], bool)), s, -jnp.inf), axis=-1)
+    return jnp.einsum('bhij,bjhd->bihd', w, repeat(v))
+
+
+def test_values_and_gradients():
+    check_values_and_gradients(build('gate_bias=1.0'), INPUTS, reference, 1e-5)
+
+
+def test_the_pro_block_in_numpy():
+    """Keys and values, and the result of attention, token by token."""
+    encoding = build('pro=True')
+    part = encoding.parts[0]
+    random = np.random.default_rng(0)
+    for name in ('norm_q', 'norm_k', 'norm_out', 'shift', 'gate'):
+        variable = getattr(part, name)
+        variable[...] = jnp.asarray(random.normal(size=variable.shape), jnp.float32)
+    x = np.asarray(INPUTS[3], np.float64)
+    project = {name: random.normal(size=(D, n, H)) for name, n in (('q', N), ('k', K), ('v', K))}
+    linear = lambda x: tuple(
+        jnp.einsum('bld,dnh->blnh', x, jnp.asarray(w, jnp.float32)) for w in project.values()
+    )
+    tok = pj.Tokens.of(length=L)
+    rows = jnp.pad(INPUTS[3], ((0, 0), (1, 0), (0, 0)))
+    found = encoding.qkv(rows, linear, tok)
+
+    plain = {name: np.einsum('bld,dnh->blnh', x, w) for name, w in project.items()}
+    sigmoid = lambda a: 1 / (1 + np.exp(-a))
+    norm = lambda a, w, eps: a / np.sqrt((a**2).mean(-1, keepdims=True) + eps) * np.asarray(w)
+    for number, name in enumerate('kv'):
+        share, a = sigmoid(np.einsum('bld,dk->blk', x, part.shift[:, number])), plain[name]
+        plain[name] = a.copy()
+        for i in range(L):
+            before = a[:, i - 1] if i else np.zeros_like(a[:, 0])
+            # The first token has no token before it, so its share is all its own.
+            s = share[:, i, :, None] if i else 0.0
+            plain[name][:, i] = s * before + (1 - s) * a[:, i]
+    plain['q'] = norm(plain['q'], part.norm_q[...], 1e-5)
+    plain['k'] = norm(plain['k'], part.norm_k[...], 1e-5)
+    for name, ours in zip('qkv', found):
+        np.testing.assert_allclose(ours, plain[name], atol=2e-5)
+
+    out = jnp.asarray(random.normal(size=(B, L, N, H)), jnp.float32)
+    *_, tq, _ = encoding.project(*found, tok, tok, rows)
+    gate = sigmoid(np.einsum('bld,dnh->blnh', x, part.gate[...]))
+    expected = norm(np.asarray(out), part.norm_out[...], 1e-6) * gate
+    ours = encoding.rescale(out, jnp.zeros((B, L, N)), tq)
+    np.testing.assert_allclose(ours, expected, atol=2e-5)
+
+
+BLOCK = 8
+LONG = draw_inputs((1, 2, 1, 8, 6), 64)
+
+
+def pruned(arguments, **options):
+    """The result and the gradients of a text of 64 tokens in tiles of 8 x 8."""
+    encoding = build(arguments, heads=2, kv_heads=1, head_dim=8, model_dim=6)
+    tok = pj.Tokens.of(length=64)
+    value = lambda *arrays: run(encoding, *arrays, tok, block=BLOCK, **options)
+    loss = lambda *arrays: jnp.square(value(*arrays)).sum()
+    return value(*LONG), jax.grad(loss, argnums=(0, 1, 2, 3))(*LONG)
+
+
+@pytest.fixture(scope='module')
+def unpruned():
+    return pruned('gate_bias=-6.0')
+
+
+@pytest.mark.parametrize('target', [None, 'interpreter', 'tpu_interpreter'])
+def test_pruning_changes_less_than_its_share(unpruned, target):
+    """Each gate multiplies by exp(-6), so all but the nearest tiles are left out."""
+    if target is None:
+        found = pruned('gate_bias=-6.0, prune=-10.0')
+    else:
+        with made_for(target):
+            found = pruned('gate_bias=-6.0, prune=-10.0', implementation='kernel')
+    most = 2 * np.exp(-10.0) * float(jnp.abs(LONG[2]).max())
+    np.testing.assert_allclose(found[0], unpruned[0], atol=most)
+    for ours, theirs in zip(found[1], unpruned[1]):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def count(arguments):
+    encoding = build(arguments, heads=2, kv_heads=1, head_dim=8, model_dim=6)
+    tok = pj.Tokens.of(length=64)
+    q, k, _, tq, tk = encoding.project(*LONG[:3], tok, tok, LONG[3])
+    return tiles_needed(encoding, q, k, tq, tk, BLOCK)[0]
+
+
+def test_tiles_that_are_left_out():
+    """Gates of exp(-6) reach -10 - 2 U - ln 64 within 4 to 5 tiles of 8 tokens for U <= 13."""
+    diagonals = lambda needed: [int(jnp.diagonal(needed, -d).sum()) for d in range(8)]
+    closed = [diagonals(head) for head in count('gate_bias=-6.0, prune=-10.0')]
+    for head in closed:
+        assert head[0] == 8  # a query needs its own tile
+        assert head[1] == 7 and head[7] == 0
+    everything = count('gate_bias=40.0, prune=-10.0')
+    assert diagonals(everything[0]) == [8, 7, 6, 5, 4, 3, 2, 1]
+
+
+def test_a_cached_prefix_is_not_pruned():
+    encoding = build('prune=-10.0')
+    tok = pj.Tokens.of(index=[[7]])
+    *_, tq, _ = encoding.project(*(a[:, :1] for a in INPUTS[:3]), tok, tok, INPUTS[3][:, :1])
+    assert jnp.isinf(tq.feats['fox_needed']).all()
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        ('t_min=2.0, t_max=4.0', "gate='full' starts at gate_bias"),
+        ("gate='fixed'", 'needs the horizons of the first and the last head.*t_min=None'),
+        ("gate='fixed', t_min=8.0, t_max=4.0", 't_min <= t_max'),
+        ("gate='bias_only', t_min=2.0, t_max=4.0, gate_bias=1.0", 'leave out gate_bias=1.0'),
+        ('prune=1.0', 'prune must be .*below 0.*got 1.0'),
+        ("gate='ful'", 'full'),
+    ],
+)
+def test_refused_arguments(arguments, message):
+    with pytest.raises((SpecError, ValueError), match=message):
+        build(arguments)
+
+
+def test_refused_uses():
+    tok = pj.Tokens.of(length=L)
+    with pytest.raises(ValueError, match='one token per key: 21 keys, input: none'):
+        build().project(*INPUTS[:3], tok, tok)
+    with pytest.raises(SpecError, match='fox leaves out keys by a bound of its own logits'):
+        pj.make('fox(prune=-10.0) | alibi()', causal=True, heads=N, model_dim=D, head_dim=H)
