@@ -89,6 +89,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.soft_cap': 'soft_capped',
     'methods.ssmax': 'ssmax_factor',
     'methods.stick_breaking': 'stick_breaking_logits',
+    'methods.streaming': 'without_gaps',
     'methods.string': 'string_distance',
     'methods.t5_rpe': 't5_bias t5_bucket t5_thresholds',
     'methods.tapa': 'tapa_distance tapa_logits',

@@ -62,7 +62,7 @@ TRAITS = {
     'reads_ids': 'Its `place` reads token ids, of earlier tokens of the document alone.',
     'reads_target_order': 'The last component of a position is a place in the translation.',
     'reads_grid': 'Its `embed` needs tokens that are the cells of a grid.',
-    'follows_length': 'What `project` does to a key depends on the current length.',
+    'follows_length': '`project` of a key depends on the length, or on which tokens are left.',
     'queries_follow_length': 'What `project` does to a query alone depends on the current length.',
     'places_together': 'What `place` gives a token depends on others, at least where it draws.',
     'moves_positions': 'A new token moves the positions of all others.',

@@ -1,0 +1,86 @@
+"""StreamingLLM: positions in the cache, and streams of a model of one layer, in which a step is a
+pass over the kept tokens alone.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.lab.decoding.decode import init_cache
+from posenc_jax.lab.decoding.generate import generate
+from posenc_jax.lab.decoding.streaming import StreamingCache
+from posenc_jax.lab.model.tiny import tiny_model
+from posenc_jax.methods.streaming import without_gaps
+from tests.golden_files import golden, golden_suite
+
+GOLDEN = golden('streaming')
+
+
+def positions(_):
+    index = jnp.asarray([GOLDEN['kept']])
+    keys = pj.Tokens.of(index=index)
+    queries, keys = without_gaps(keys.slice(index.shape[1] - 1, 1), keys)
+    assert queries.pos[0, 0] == keys.pos[0, -1]
+    return keys.pos[0]
+
+
+test_golden = golden_suite('streaming', {'positions': positions})
+
+
+def test_padding_takes_no_position():
+    tok = pj.Tokens.of(valid=[[False, False, True, True, True]])
+    queries, keys = without_gaps(tok.slice(4, 1), tok)
+    assert keys.pos[0, 2:].tolist() == [0, 1, 2] and queries.pos[0, 0] == 2
+
+
+def stream(model, ids, cache):
+    """The logits behind each token from the last of the prompt of 3 on."""
+    empty = init_cache(model, pj.Tokens.of(length=ids.shape[1]))
+    layers = list(model.layers())
+    step = jax.jit(lambda state, token: cache.step(model, empty, state, token, layers))
+    logits, state = cache.prefill(model, empty, ids[:, :3])
+    found = [logits[:, 0]]
+    for token in ids[:, 3:].T:
+        logits, state = step(state, token)
+        found.append(logits)
+    assert state.capacity <= cache.first + cache.recent
+    return jnp.stack(found, axis=1)
+
+
+IDS = jax.random.randint(jax.random.key(0), (2, 14), 0, 9)
+
+
+@pytest.mark.parametrize('spec', ['rope()', 'alibi()'])
+@pytest.mark.parametrize('first, recent, room', [(2, 5, 1), (0, 4, 2)])
+def test_a_step_of_one_layer_reads_the_kept_tokens_alone(spec, first, recent, room):
+    model = tiny_model(f'streaming(encoding={spec})', layers=1, vocab_size=9)
+    plain = tiny_model(spec, layers=1, vocab_size=9)
+    found = stream(model, IDS, StreamingCache(first, recent, room))
+    held, kept = [0, 1, 2], recent - room
+    cut = lambda held: held[:first] + held[first:][-kept:]
+    for now in range(2, IDS.shape[1]):
+        if now > 2:
+            held = [*held, now]
+        expected = plain(IDS[:, jnp.asarray(held)])[:, -1]
+        np.testing.assert_allclose(found[:, now - 2], expected, atol=2e-5)
+        if now == 2 or len(held) == first + recent:
+            held = cut(held)
+
+
+def test_a_cache_that_holds_everything_is_rope():
+    model = tiny_model('streaming(encoding=rope())', vocab_size=9)
+    found = stream(model, IDS, StreamingCache(4, 64))
+    expected = tiny_model('rope()', vocab_size=9)(IDS)
+    np.testing.assert_allclose(found, expected[:, 2:], atol=2e-5)
+
+
+def test_refused():
+    with pytest.raises(ValueError, match='1 <= room < recent, got first=4, recent=2, room=2'):
+        StreamingCache(4, 2, 2)
+    model = tiny_model('rope()', vocab_size=9)
+    with pytest.raises(ValueError, match=r'has rope.*extend the model by streaming\(\)'):
+        generate(model, IDS[:, :3], max_new_tokens=2, temperature=0.0, decoding=StreamingCache())
+    with pytest.raises(ValueError, match='streaming extends a rotary encoding or a relative bias'):
+        pj.make('streaming(encoding=sinusoidal())', model_dim=8, heads=2, head_dim=4)
