@@ -23,6 +23,11 @@ def without_gaps(tq: Tokens, tk: Tokens) -> tuple[Tokens, Tokens]:
     Args:
       tq: tokens of the last queries.
       tk: tokens of the keys that are left, in their order. `rank` counts the dropped ones too.
+
+    Example:
+      >>> left = Tokens.of(index=jnp.array([[0, 5, 6]]))
+      >>> [tok.pos.tolist() for tok in without_gaps(left.slice(2, 1), left)]
+      [[[2]], [[0, 1, 2]]]
     """
     if tk.segment is not None:
         return tq, tk
