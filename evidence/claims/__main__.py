@@ -58,7 +58,7 @@ def run(
     failed: dict[str, str] = {}
     for number, claim in enumerate(waiting):
         assert claim.how is not None
-        sweep = ledger.plan(claim.how).name
+        sweep = ledger.run_command(claim.how).name
         if sweep in failed.values():
             failed[claim.id] = sweep
             continue

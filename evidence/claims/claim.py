@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import scipy.stats
 
-from evidence.claims.results import Results, together
+from evidence.claims.results import ResultRows, together
 from posenc_jax.lab.runs import entries
 
 LEAST_SEEDS = 3
@@ -43,7 +43,7 @@ FUNCTIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Measurement:
+class Procedure:
     """How a claim is measured.
 
     Attributes:
@@ -53,7 +53,7 @@ class Measurement:
         claim. Its names are those of `read`, of `FUNCTIONS`, and of runs.
       unit: what the effect counts, such as 'points of exact match'.
       margin: the least effect that counts, in that unit; above 0.
-      where: fields of all rows that the formula reads, see `Results.values`.
+      where: fields of all rows that the formula reads, see `ResultRows.values`.
       read: name in the formula -> the fields of its rows, if the name is not that of a run.
       seeds: seeds of the runs.
       repeats: what the effects of one claim differ in: 'seeds' of training, 'samples' of text that
@@ -79,7 +79,7 @@ class Measurement:
 
     @functools.cached_property
     def numbers(self) -> dict[str, dict[str, Any]]:
-        """Name in the formula -> the arguments of `Results.values` that read it."""
+        """Name in the formula -> the arguments of `ResultRows.values` that read it."""
         nodes = [node for node in ast.walk(ast.parse(self.effect)) if isinstance(node, ast.Name)]
         own = {node.id for node in nodes if isinstance(node.ctx, ast.Store)} | FUNCTIONS.keys()
         names = sorted({node.id for node in nodes} - own)
@@ -93,7 +93,7 @@ class Measurement:
             found[name] = {**self.where, **run, **fields}
         return found
 
-    def effects(self, results: Results) -> dict[int, float]:
+    def effects(self, results: ResultRows) -> dict[int, float]:
         """Seed -> effect, over the seeds that all numbers have.
 
         Raises:
@@ -152,12 +152,12 @@ class Claim:
     statement: str
     test: str
     minutes: float
-    how: Measurement | None = None
+    how: Procedure | None = None
 
 
 def read(path: pathlib.Path) -> Iterator[Claim]:
     """The claims of one file: a table for each, whose names are the attributes of `Claim` and, if
-    it is measured, of `Measurement`, with `experiment` for the sweep and its arguments.
+    it is measured, of `Procedure`, with `experiment` for the sweep and its arguments.
 
     Raises:
       ValueError: the file is no TOML, or a claim has other names.
@@ -170,7 +170,7 @@ def read(path: pathlib.Path) -> Iterator[Claim]:
         if table:
             sweep, *arguments = shlex.split(table.pop('experiment'))
             try:
-                how = Measurement(sweep, tuple(arguments), **table)
+                how = Procedure(sweep, tuple(arguments), **table)
                 how.numbers  # noqa: B018 - a formula that cannot be read is refused here
             except (TypeError, ValueError, SyntaxError) as error:
                 raise ValueError(f'{path}: claim {name}: {error}') from error

@@ -20,8 +20,8 @@ from typing import Any
 
 import jax
 
-from evidence.claims.claim import Claim, Measurement
-from evidence.claims.results import MissingResultError, Results, over_documents
+from evidence.claims.claim import Claim, Procedure
+from evidence.claims.results import MissingResultError, ResultRows, over_documents
 from evidence.experiments import sweep
 from evidence.experiments.runs import Run
 from posenc_jax.lab.files import disk, json_file
@@ -46,7 +46,7 @@ class FailedSweepError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class RunCommand:
     """How the runs of a claim are made.
 
     Attributes:
@@ -60,7 +60,7 @@ class Plan:
     digest: str
 
 
-def plan(how: Measurement) -> Plan:
+def run_command(how: Procedure) -> RunCommand:
     """The command and the digest of a measurement.
 
     The digest covers, of every run, the fields that change what is trained and that differ from the
@@ -69,11 +69,11 @@ def plan(how: Measurement) -> Plan:
     it imports, without comments and docstrings. It covers neither the code of the package, nor the
     modules that start runs and write tables, nor the folders from which a name is imported.
     """
-    return _plan(how.sweep, tuple(how.arguments), tuple(how.seeds))
+    return _run_command(how.sweep, tuple(how.arguments), tuple(how.seeds))
 
 
 @functools.cache
-def _plan(name: str, arguments: tuple[str, ...], seeds: tuple[int, ...]) -> Plan:
+def _run_command(name: str, arguments: tuple[str, ...], seeds: tuple[int, ...]) -> RunCommand:
     sweeps, of_seeds = sweep.read(name), ('--seeds', *map(str, seeds))
     first = arguments[:1] if sweeps and '' not in sweeps else ()
     if sweeps:
@@ -84,7 +84,7 @@ def _plan(name: str, arguments: tuple[str, ...], seeds: tuple[int, ...]) -> Plan
         settings = {'options': options, **_code_of(name)}
     digest = entries.digest(settings)[:12]
     directory = '-'.join((name, *first, digest))
-    return Plan(('-m', 'evidence.experiments', name, *first, *options), directory, digest)
+    return RunCommand(('-m', 'evidence.experiments', name, *first, *options), directory, digest)
 
 
 def _settings(made: sweep.Sweep, options: Sequence[str]) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def is_current(claim: Claim, record: Mapping[str, Any] | None) -> bool:
         record
         and how
         and record['test'] == claim.test
-        and record['digest'] == plan(how).digest
+        and record['digest'] == run_command(how).digest
         and record['measure'] == how.fingerprint
     )
 
@@ -209,7 +209,7 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
       MissingResultError: the results lack what the measure reads.
     """
     assert claim.how is not None, f'nothing measures claim {claim.id}'
-    made = plan(claim.how)
+    made = run_command(claim.how)
     directory = workdir / made.name
     begun = _begun(directory)
     began = monotonic()
@@ -217,7 +217,7 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
     if status := run(command, keep):
         raise FailedSweepError(f'its sweep ended with status {status}, see above')
     minutes = (monotonic() - began) / 60
-    results = Results(directory)
+    results = ResultRows(directory)
     found = dict(claim.how.effects(results))
     if lacking := sorted(set(claim.how.seeds) - set(found)):
         raise MissingResultError(f'claim {claim.id} has no effect for the seeds {lacking}')
@@ -261,14 +261,14 @@ def recomputed(claim: Claim, record: Mapping[str, Any]) -> dict[int, float] | No
     assert claim.how is not None
     if record['results'] is None:
         return None
-    found = claim.how.effects(Results.kept(RESULTS / record['results']))
+    found = claim.how.effects(ResultRows.kept(RESULTS / record['results']))
     return {seed: round(value, 6) for seed, value in found.items()}
 
 
-def is_ready(how: Measurement, workdir: pathlib.Path) -> bool:
+def is_ready(how: Procedure, workdir: pathlib.Path) -> bool:
     """Whether a directory has all results that the measure reads."""
     try:
-        return set(how.seeds) <= set(how.effects(Results(workdir / plan(how).name)))
+        return set(how.seeds) <= set(how.effects(ResultRows(workdir / run_command(how).name)))
     except (MissingResultError, ValueError, LookupError, ArithmeticError):
         return False
 

@@ -12,7 +12,7 @@ import rich.console
 import rich.table
 
 from evidence.claims import ledger
-from evidence.claims.claim import VERDICTS, Claim, Measurement
+from evidence.claims.claim import VERDICTS, Claim, Procedure
 from posenc_jax.lab.files import disk
 from posenc_jax.language.catalog import markdown_table
 
@@ -92,19 +92,19 @@ def measured(claims: Claims, records: Records) -> dict[str, str]:
     }
 
 
-def spread(how: Measurement, effects: Mapping[int, float]) -> tuple[str, str]:
+def spread(how: Procedure, effects: Mapping[int, float]) -> tuple[str, str]:
     """The mean of the effects with the unit, and their range."""
     values = list(effects.values())
     mean, low, high = (f'{x:.3g}' for x in (statistics.fmean(values), min(values), max(values)))
     return f'{mean} {how.unit}', f'{low} to {high} over {len(values)} {how.repeats}'
 
 
-def effect_text(how: Measurement, record: Mapping[str, Any]) -> str:
+def effect_text(how: Procedure, record: Mapping[str, Any]) -> str:
     """Mean and range of the effects of a record, the interval over documents where it is known,
     with the unit and the margin.
 
     Example:
-      >>> how = Measurement('', (), 'a - b', unit='nats', margin=0.1)
+      >>> how = Procedure('', (), 'a - b', unit='nats', margin=0.1)
       >>> effect_text(how, {'effects': {'0': 0.25, '1': 0.5, '2': 0.75}})
       '0.5 nats (0.25 to 0.75 over 3 seeds; at least 0.1 counts)'
     """
@@ -172,7 +172,7 @@ def _slug(family: str) -> str:
 
 def _minutes(claims: Iterable[Claim]) -> dict[str, float]:
     """Name of each sweep that claims read -> its minutes on two cores."""
-    return {ledger.plan(claim.how).name: claim.minutes for claim in claims if claim.how}
+    return {ledger.run_command(claim.how).name: claim.minutes for claim in claims if claim.how}
 
 
 def _cost(claims: Claims) -> str:

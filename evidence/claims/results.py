@@ -31,7 +31,7 @@ class MissingResultError(Exception):
     """The results of a sweep lack what a measure reads."""
 
 
-class Results:
+class ResultRows:
     """The numbers that a sweep wrote below its --workdir.
 
     Attributes:
@@ -148,7 +148,7 @@ class Results:
         disk.write(path, text.getvalue())
 
     @classmethod
-    def kept(cls, path: pathlib.Path) -> 'Results':
+    def kept(cls, path: pathlib.Path) -> 'ResultRows':
         """The numbers of a table that `keep` wrote."""
         number = lambda name, cell: int(cell) if name == 'seed' else float(cell)
         made = cls(path)
@@ -163,7 +163,7 @@ class Results:
             ]
         return made
 
-    def drawn(self, counts: Mapping[Document, int]) -> 'Results':
+    def drawn(self, counts: Mapping[Document, int]) -> 'ResultRows':
         """These results on a text in which each document occurs so many times."""
         other = copy.copy(self)
         other.rows = [{**row, **_with_counts(row, counts)} for row in self.rows]
@@ -185,7 +185,7 @@ def _with_counts(row: Mapping[str, Any], counts: Mapping[Document, int]) -> dict
 
 
 def over_documents(
-    measure: Callable[[Results], Mapping[int, float]], results: Results, draws: int = 1000
+    measure: Callable[[ResultRows], Mapping[int, float]], results: ResultRows, draws: int = 1000
 ) -> tuple[float, float, int] | None:
     """How far the mean effect depends on the documents of the text, and how many there are.
 

@@ -136,7 +136,7 @@ def filled(tok: Tokens, count) -> Tokens:
     return dataclasses.replace(tok, valid=full if tok.valid is None else tok.valid & full)
 
 
-def start(
+def project_prompt(
     encoding: Encoding,
     q: Float[Array, 'B T N H'],
     k: Float[Array, 'B T K H'],
@@ -193,7 +193,7 @@ def start(
     )
 
 
-def step(
+def project_new(
     encoding: Encoding,
     cache: LayerCache,
     q: Float[Array, 'B T N H'],

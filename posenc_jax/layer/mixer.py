@@ -130,7 +130,7 @@ class AttentionMixer:
     def begin(self, x, tok: Tokens, capacity: int, count: int | Int[Array, ''] | None = None):
         """The arguments of `attend` for whole sequences, and the state behind `count` tokens."""
         qkv, rows = self.inputs(x, tok)
-        projected, state = caching.start(self.encoding, *qkv, tok, rows, capacity, count)
+        projected, state = caching.project_prompt(self.encoding, *qkv, tok, rows, capacity, count)
         return projected, _constrained(state)
 
     def append(self, x, tok: Tokens, state: Any, cursor, feats=None):
@@ -141,7 +141,9 @@ class AttentionMixer:
         row = layer_rows(x, None if tok.valid is None else new.valid, 0)
         rows = jnp.concatenate([state.rows, row], axis=1)
         qkv = self._qkv(x, rows, new)
-        step: Any = window_cache.step if isinstance(state, WindowCache) else caching.step
+        step: Any = (
+            window_cache.project_new if isinstance(state, WindowCache) else caching.project_new
+        )
         projected, state = step(self.encoding, state, *qkv, tok, row, cursor, feats)
         return projected, _constrained(state)
 

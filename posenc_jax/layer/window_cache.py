@@ -72,7 +72,7 @@ def bounded(cache: LayerCache, size: int, count: int | Int[Array, '']) -> Window
     return WindowCache(last(cache.k, 2), last(cache.v, 2), feats, cache.rows)
 
 
-def step(
+def project_new(
     encoding: Encoding,
     cache: WindowCache,
     q: Float[Array, 'B T N H'],
@@ -83,7 +83,7 @@ def step(
     cursor: Int[Array, ''],
     feats: dict[str, Any] | None = None,
 ) -> tuple[tuple, WindowCache]:
-    """Projects T new tokens and appends them. Arguments and result as for `cache.step`; `attend`
+    """Projects T new tokens and appends them. Arguments and result as for `cache.project_new`; `attend`
     gets W + T keys.
     """
     size, count = cache.k.shape[2], row.shape[1]

@@ -119,7 +119,7 @@ def decode(encoding, weights, x, tok, prompt):
     x = encoding.embed(x, tok)
     rows, k = earlier_rows(x, tok, encoding.lookback), jnp.einsum('bld,dnh->blnh', x, weights['k'])
     own, early = tok.slice(0, prompt), rows[:, : prompt + encoding.lookback]
-    arguments, filled = cache_module.start(
+    arguments, filled = cache_module.project_prompt(
         encoding, *split(encoding, weights, x[:, :prompt], early, own), own, early, LENGTH
     )
     first = attend(encoding, *arguments)
@@ -129,7 +129,7 @@ def decode(encoding, weights, x, tok, prompt):
         row = at(rows, encoding.lookback)
         read = jnp.concatenate([cache.rows, row], axis=1)
         q, k, v = split(encoding, weights, at(x), read, tok.slice(cursor, 1))
-        arguments, cache = cache_module.step(encoding, cache, q, k, v, tok, row, cursor)
+        arguments, cache = cache_module.project_new(encoding, cache, q, k, v, tok, row, cursor)
         return cache, attend(encoding, *arguments, heads_first=True)[:, 0]
 
     final, rest = jax.lax.scan(step, filled, jnp.arange(prompt, LENGTH))

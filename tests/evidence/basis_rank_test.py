@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evidence.claims import CLAIMS
-from evidence.claims.results import Results
+from evidence.claims.results import ResultRows
 from evidence.experiments import basis_rank as sweep
 
 
@@ -25,5 +25,5 @@ def test_a_square_polynomial_explains_itself_and_no_noise():
 def test_the_sweep_writes_what_its_claim_reads(tmp_path):
     words = ('--seeds', '0', '1', '--side', '16', '--features', '8')
     sweep.PROGRAM.main([*words, '--workdir', str(tmp_path)])
-    effects = CLAIMS['C12'].how.effects(Results(tmp_path))
+    effects = CLAIMS['C12'].how.effects(ResultRows(tmp_path))
     assert effects.keys() == {0, 1} and all(0 <= value <= 1 for value in effects.values())

@@ -5,13 +5,13 @@ import json
 import pytest
 import scipy.stats
 
-from evidence.claims.claim import FUNCTIONS, Measurement
-from evidence.claims.results import MissingResultError, Results, over_documents
+from evidence.claims.claim import FUNCTIONS, Procedure
+from evidence.claims.results import MissingResultError, ResultRows, over_documents
 from evidence.experiments.tables import report
 
 
 def measurement(margin=0.1, sweep='flip_flop', arguments=('--only', 'tra'), effect='a - b', **more):
-    return Measurement(sweep, arguments, effect, 'points', margin, **more)
+    return Procedure(sweep, arguments, effect, 'points', margin, **more)
 
 
 def effects(found, effect='a - b', read=(), **where):
@@ -33,7 +33,7 @@ def test_a_measure_reads_what_the_evaluation_wrote(tmp_path):
         ('runs/a_1', 1, 16, 0.0, 9.0),
     )
     results(tmp_path, *first, *second)
-    found = Results(tmp_path)
+    found = ResultRows(tmp_path)
     assert effects(found, length=8) == {0: 0.25, 1: 1.0}
     assert effects(found, 'b - a', length=8, field='nll') == {0: -0.5, 1: -1.5}
     both = effects(found, 'mean(a) + c', {'c': {'run': 'b', 'length': 8}}, length=[8, 16])
@@ -47,7 +47,7 @@ def test_a_measure_reads_what_the_evaluation_wrote(tmp_path):
 def test_a_measure_reads_the_table_of_a_sweep(tmp_path):
     rows = [('sum', 'a', 2.0, 0, 0.5), ('sum', 'a', 4.0, 0, 0.75), ('sum', 'b', 4.0, 0, 0.25)]
     report(rows, tmp_path, title='t', x='length', value='error')
-    found = Results(tmp_path)
+    found = ResultRows(tmp_path)
     assert effects(found, panel='sum', x=4.0) == {0: 0.5}
     assert effects(found, 'a[1][1] - a[0][0]', panel='sum', every=True) == {0: -1.25}
     assert effects(found, 'best', {'best': {'matches': '[ab]', 'chosen': 'largest'}}) == {0: 0.75}
@@ -57,8 +57,8 @@ def test_a_measure_reads_the_table_of_a_sweep(tmp_path):
 def test_numbers_are_kept_and_read_again(tmp_path):
     results(tmp_path, ('runs/a_0', 0, 8, 0.5, 2.0), ('runs/b_0', 0, 8, 0.25, 1.5))
     report([('sum', 'c', 4.0, 0, 0.75)], tmp_path / 'own', title='t', x='x', value='value')
-    Results(tmp_path).keep(tmp_path / 'kept' / 'text.csv')
-    found = Results.kept(tmp_path / 'kept' / 'text.csv')
+    ResultRows(tmp_path).keep(tmp_path / 'kept' / 'text.csv')
+    found = ResultRows.kept(tmp_path / 'kept' / 'text.csv')
     assert effects(found, length=8, folder='comparison') == {0: 0.25}
     assert effects(found, 'a + c', {'c': {'field': 'value', 'x': 4.0}}, field='nll') == {0: 2.75}
     with pytest.raises(MissingResultError, match='have no nll'):
@@ -100,15 +100,15 @@ def test_few_documents_give_the_range_of_the_effect(tmp_path):
         *([(4, 10, 24.0), (7, 30, 60.0)], [(4, 10, 10.0), (7, 30, 45.0)]),
     ]
     documents(tmp_path, *sums)
-    found = Results(tmp_path)
+    found = ResultRows(tmp_path)
     low, high, count = over_documents(b_below_a, found)
     # b needs 1.0 and 1.4 nats less in the first document, and 0.5 in the second one.
     assert (low, high, count) == (pytest.approx(0.5), pytest.approx(1.2), 2)
     assert over_documents(lambda found: effects(found, field='seed', length=8), found) is None
     documents(tmp_path, *sums, drawn='windows')
-    assert over_documents(b_below_a, Results(tmp_path)) is None
+    assert over_documents(b_below_a, ResultRows(tmp_path)) is None
     documents(tmp_path, *sums[:3])  # those of one number are not known
-    assert over_documents(b_below_a, Results(tmp_path)) is None
+    assert over_documents(b_below_a, ResultRows(tmp_path)) is None
 
 
 def test_many_documents_are_drawn_again_and_no_others(tmp_path):
@@ -119,6 +119,6 @@ def test_many_documents_are_drawn_again_and_no_others(tmp_path):
     results(tmp_path, *((name, 0, 8, 1.0, 1.0) for name in names))
     a = [(n, 1, 1.0 + n % 2) for n in range(12)]
     documents(tmp_path, a, [(n, 1, 1.0) for n in range(12)], [(n, 1, 9.0) for n in range(99)])
-    low, high, count = over_documents(b_below_a, Results(tmp_path))
+    low, high, count = over_documents(b_below_a, ResultRows(tmp_path))
     expected = scipy.stats.binom(12, 0.5).ppf([0.025, 0.975]) / 12
     assert count == 12 and (low, high) == pytest.approx(expected, abs=1 / 12)

@@ -16,7 +16,7 @@ import pytest
 from evidence import claims
 from evidence.claims import __main__ as command
 from evidence.claims import choosing, ledger, page
-from evidence.claims.claim import Claim, Measurement, read
+from evidence.claims.claim import Claim, Procedure, read
 from evidence.claims.page import WITHOUT
 from posenc_jax.lab.files import lock
 from posenc_jax.protocol import registry
@@ -67,8 +67,8 @@ def test_the_page_says_how_far_documents_move_an_effect():
 
 
 def test_the_digest_is_that_of_all_settings():
-    base = ledger.plan(measurement())
-    assert ledger.plan(measurement(margin=0.5)) == base  # nothing that is trained
+    base = ledger.run_command(measurement())
+    assert ledger.run_command(measurement(margin=0.5)) == base  # nothing that is trained
     others = (
         measurement(seeds=(0, 1, 3)),
         measurement(arguments=('--only', 'cope')),
@@ -77,15 +77,15 @@ def test_the_digest_is_that_of_all_settings():
         measurement(sweep='channel_prediction', arguments=()),
         measurement(sweep='channel_prediction', arguments=('--steps', '9')),
     )
-    assert len({base.digest, *(ledger.plan(other).digest for other in others)}) == 7
-    command = ledger.plan(measurement(sweep='models', arguments=('digits',))).command
+    assert len({base.digest, *(ledger.run_command(other).digest for other in others)}) == 7
+    command = ledger.run_command(measurement(sweep='models', arguments=('digits',))).command
     assert command[:4] == ('-m', 'evidence.experiments', 'models', 'digits')
 
 
 def test_a_record_of_another_measure_or_margin_is_stale(small):
     claim = claims.CLAIMS['X1']
     assert claim.how.fingerprint == measurement().fingerprint
-    record = {'test': 'a test', 'digest': ledger.plan(claim.how).digest}
+    record = {'test': 'a test', 'digest': ledger.run_command(claim.how).digest}
     assert ledger.is_current(claim, {**record, 'measure': claim.how.fingerprint})
     others = (
         *(measurement(effect='b - a'), measurement(margin=0.2)),
@@ -125,7 +125,7 @@ def test_effects_and_verdicts_follow_from_the_numbers_that_are_kept():
         if found is None:
             assert record['results'] is None
         else:
-            assert record['results'] == f'{ledger.plan(claims.CLAIMS[name].how).name}.csv'
+            assert record['results'] == f'{ledger.run_command(claims.CLAIMS[name].how).name}.csv'
             assert found == pytest.approx(ledger.effects(record), abs=1.5e-6)
     named = {record['results'] for record in MEASURED.values()} - {None}
     assert {path.name for path in ledger.RESULTS.glob('*')} == named
@@ -228,7 +228,7 @@ def test_a_claim_that_is_measured_again_keeps_the_first_verdict(call, monkeypatc
     monkeypatch.setattr(ledger, '_begun', lambda directory: next(times))
     assert call('X1')[0] == 0 and call('X1')[0] == 0  # the same runs, read twice
     assert 'earlier' not in measured()['X1']
-    monkeypatch.setattr(Measurement, 'verdict', lambda how, effects: 'partly')
+    monkeypatch.setattr(Procedure, 'verdict', lambda how, effects: 'partly')
     assert call('X1')[0] == 0
     record = measured()['X1']
     assert [found['effects'] for found in record['earlier']] == [record['effects']]
@@ -263,7 +263,7 @@ def test_a_sweep_that_fails_does_not_keep_the_others_from_being_measured(small, 
 
 
 def test_an_effect_that_is_not_finite_is_no_effect(call, monkeypatch):
-    monkeypatch.setattr(Measurement, 'effects', lambda how, found: {0: 0.2, 1: math.nan, 2: 0.2})
+    monkeypatch.setattr(Procedure, 'effects', lambda how, found: {0: 0.2, 1: math.nan, 2: 0.2})
     how = measurement()
     monkeypatch.setitem(claims.CLAIMS, 'X1', dataclasses.replace(claims.CLAIMS['X1'], how=how))
     status, text = call('X1')

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from evidence.claims import CLAIMS
-from evidence.claims.results import Results
+from evidence.claims.results import ResultRows
 from evidence.experiments import coins, images_apart, public_model, rna, small_tasks, streams
 from posenc_jax.lab.model import Transformer, TransformerConfig
 
@@ -112,7 +112,7 @@ def test_a_program_writes_what_its_claims_read(name, group, tmp_path, monkeypatc
     words, chosen = shlex.split(small.words), ('--groups', group) if group else ()
     call = lambda *more: program.PROGRAM.main([*chosen, *words, *more, '--workdir', str(tmp_path)])
     call()
-    found, seeds = Results(tmp_path), set(program.PROGRAM.parser().parse_args(words).seeds)
+    found, seeds = ResultRows(tmp_path), set(program.PROGRAM.parser().parse_args(words).seeds)
     assert {row['seed'] for row in found.rows} == seeds
     assert all(math.isfinite(row['value']) for row in found.rows)
     for row in found.rows:

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from evidence.claims import CLAIMS
-from evidence.claims.results import Results
+from evidence.claims.results import ResultRows
 from evidence.experiments import public_needles as needles
 from evidence.experiments import public_rotary as sweep
 from evidence.experiments.tables import report
@@ -62,7 +62,7 @@ def test_the_claims_read_what_the_sweep_writes(tmp_path):
     for seed in (0, 1, 2):
         rows += needles.rows(needles.GROUPS['within'][0], seed, answered)
     report(rows, tmp_path, title='t', x='x', value='value')
-    found = {n: CLAIMS[n].how.effects(Results(tmp_path)) for n in ('R2', 'R22', 'R23', 'R31')}
+    found = {n: CLAIMS[n].how.effects(ResultRows(tmp_path)) for n in ('R2', 'R22', 'R23', 'R31')}
     assert found['R2'][0] == pytest.approx(0.17)
     assert found['R22'][1] == pytest.approx(0.25)
     assert found['R31'][2] == pytest.approx(1.5)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evidence.claims.results import Results
+from evidence.claims.results import ResultRows
 from evidence.experiments import far_context, public_model, sparse_shares
 from tests.evidence.programs_test import drawn
 
@@ -27,7 +27,7 @@ def test_all_keys_lose_nothing_and_fewer_lose_something(tmp_path, monkeypatch):
     monkeypatch.setattr(sparse_shares, 'KEYS', (1, 16))
     words = ('--file', 'drawn', *SIZES, '--length', '32', '--workdir', str(tmp_path))
     sparse_shares.PROGRAM.main(words)
-    lost = lambda keys: Results(tmp_path).values('all channels', x=keys).values()
+    lost = lambda keys: ResultRows(tmp_path).values('all channels', x=keys).values()
     assert max(map(abs, lost(1.0))) < 1e-5
     assert min(map(abs, lost(16.0))) > 1e-5
 
@@ -38,7 +38,7 @@ def test_far_context_is_reordered_replaced_and_cut(tmp_path, monkeypatch, capsys
     sizes = ('--length', '512', '--near', '128', '--documents', '2', '--groups', 'code')
     words = ['--file', 'drawn', *sizes, '--workdir', str(tmp_path)]
     far_context.PROGRAM.main(words)
-    found = Results(tmp_path)
+    found = ResultRows(tmp_path)
     nats = {kind: found.values(kind) for kind in far_context.KINDS}
     assert len({tuple(values.values()) for values in nats.values()}) == len(nats)
     more = np.mean(list(nats['cut'].values())) - np.mean(list(nats['kept'].values()))

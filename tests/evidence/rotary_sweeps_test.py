@@ -5,7 +5,7 @@ import math
 import pytest
 
 from evidence.claims import CLAIMS
-from evidence.claims.results import Results
+from evidence.claims.results import ResultRows
 from evidence.experiments import planes, rotary_times
 from evidence.experiments.tables import report
 from tests.evidence.written import evaluation
@@ -19,7 +19,7 @@ def test_times_are_those_of_both_sides(tmp_path, monkeypatch):
     encodings = {'rope': 'rope()', 'other': 'lm_infinite(encoding=rope(), n_global=2, n_local=8)'}
     monkeypatch.setitem(rotary_times.GROUPS, 'decoding', (rotary_times.decoding, encodings))
     rotary_times.PROGRAM.main(['--seeds', '0', '--workdir', str(tmp_path)])
-    found = Results(tmp_path)
+    found = ResultRows(tmp_path)
     assert CLAIMS['R20'].how.effects(found)[0] < math.inf
     for group in ('training', 'decoding'):
         assert found.values('rope', panel='speed', folder=group) == {0: 1.0}
@@ -37,5 +37,5 @@ def test_slow_frequencies_are_compared_with_losses(tmp_path):
     )  # fmt: skip
     runs = {f'rope | {name}' if name else 'rope': number for number, name in enumerate(names)}
     evaluation(tmp_path / 'comparison', runs, (256,), lambda name, _: -(runs[name] ** 3))
-    found = CLAIMS['R32'].how.effects(Results(tmp_path))
+    found = CLAIMS['R32'].how.effects(ResultRows(tmp_path))
     assert found == pytest.approx({0: 1.0, 1: -1.0, 2: 1.0})

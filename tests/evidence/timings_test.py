@@ -3,13 +3,13 @@
 import pytest
 
 from evidence.claims import CLAIMS
-from evidence.claims.results import Results
+from evidence.claims.results import ResultRows
 from evidence.experiments.tables import report
 
 
 def written(tmp_path, *rows):
     report(rows, tmp_path, title='t', x='size', value='ratio')
-    return Results(tmp_path)
+    return ResultRows(tmp_path)
 
 
 def test_a_limit_that_is_not_kept_counts_against_the_claim(tmp_path):

@@ -3,7 +3,7 @@
 import json
 
 from evidence.claims import CLAIMS
-from evidence.claims.results import Results
+from evidence.claims.results import ResultRows
 
 
 def evaluation(folder, names, lengths, nll, seeds=(0, 1, 2)):
@@ -27,6 +27,6 @@ def evaluation(folder, names, lengths, nll, seeds=(0, 1, 2)):
 def effects(directory, *sweeps, seeds=(0, 1, 2)):
     """Claim -> its effects by seed, of all claims that some experiments measure."""
     own = [claim for claim in CLAIMS.values() if claim.how and claim.how.sweep in sweeps]
-    found = {claim.id: claim.how.effects(Results(directory)) for claim in own}
+    found = {claim.id: claim.how.effects(ResultRows(directory)) for claim in own}
     assert all(values.keys() == set(seeds) for values in found.values())
     return found

@@ -30,7 +30,7 @@ PAIRINGS = ('intended', 'released')
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plan:
+class _Static:
     """The static arguments of the compiled functions; `given` counts a start slot."""
 
     graphdef: nnx.GraphDef
@@ -91,12 +91,12 @@ def burst_sample(
     sequence, places = given_first(model, tokens, order, known, start)
     given, total = known + (start is not None), sequence.shape[1]
     graphdef, state = nnx.split(model)
-    plan = _Plan(graphdef, given, float(temperature), pairing, orders)
-    burst, evaluations = _first_burst(plan, state, sequence, places), int(given > 1)
+    static = _Static(graphdef, given, float(temperature), pairing, orders)
+    burst, evaluations = _first_burst(static, state, sequence, places), int(given > 1)
     number = 0
     while (taken := int(burst.taken)) < total:
         run, passes = (_burst, 2) if taken < total - 1 else (_last_one, 1)
-        burst, _ = run(plan, state, burst, jax.random.fold_in(key, number))
+        burst, _ = run(static, state, burst, jax.random.fold_in(key, number))
         number, evaluations = number + 1, evaluations + passes
     return Written(in_place(burst.tokens[:, :total], burst.places[:, :total], start), evaluations)
 
@@ -118,8 +118,8 @@ class _Burst:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _first_burst(plan, state, sequence, places):
-    model, given = nnx.merge(plan.graphdef, state), plan.given
+def _first_burst(static, state, sequence, places):
+    model, given = nnx.merge(static.graphdef, state), static.given
     batch, total = sequence.shape
     missing = total - given
     room = lambda a: jnp.pad(a, ((0, 0), (0, missing)))
@@ -172,12 +172,12 @@ def _pass(model, layers, tokens, pairs, cursor, count, *, alone):
     return model.logits(model.norm(x)), filled
 
 
-def _proposals(plan, model, burst, key):
+def _proposals(static, model, burst, key):
     """A token for every missing place and its log probability; the places and their number; the
     last accepted token and its place.
     """
-    total = burst.tokens.shape[1] - _window(burst, plan)
-    window, missing = _window(burst, plan), total - burst.taken
+    total = burst.tokens.shape[1] - _window(burst, static)
+    window, missing = _window(burst, static), total - burst.taken
     at = lambda a, first, size: jax.lax.dynamic_slice_in_dim(a, first, size, axis=1)
     last_token, last_place = (
         at(burst.tokens, burst.taken - 1, 1),
@@ -185,12 +185,12 @@ def _proposals(plan, model, burst, key):
     )
     places = at(burst.places, burst.taken, window)
     own = jnp.broadcast_to(last_place, places.shape)
-    if plan.pairing == 'released':
+    if static.pairing == 'released':
         own = jnp.concatenate([last_place, places[:, :-1]], axis=1)
     tokens = jnp.broadcast_to(last_token, places.shape)
     pairs = jnp.stack([own, places], axis=-1)
     logits, _ = _pass(model, burst.layers, tokens, pairs, burst.taken - 1, missing, alone=True)
-    log_p = jax.nn.log_softmax(logits / plan.temperature, axis=-1)
+    log_p = jax.nn.log_softmax(logits / static.temperature, axis=-1)
     drawn = jax.random.categorical(key, log_p, axis=-1).astype(burst.tokens.dtype)
     return (
         drawn,
@@ -202,17 +202,19 @@ def _proposals(plan, model, burst, key):
     )
 
 
-def _window(burst, plan):
-    return (burst.tokens.shape[1] - plan.given) // 2
+def _window(burst, static):
+    return (burst.tokens.shape[1] - static.given) // 2
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _burst(plan, state, burst, key):
+def _burst(static, state, burst, key):
     """One round of two passes; also returns `q / p`, [K, B, W], of every order, row and place."""
-    model = nnx.merge(plan.graphdef, state)
+    model = nnx.merge(static.graphdef, state)
     draw_key, uniform_key, order_key = jax.random.split(key, 3)
-    drawn, log_p, places, missing, last_token, last_place = _proposals(plan, model, burst, draw_key)
-    (batch, window), k = drawn.shape, plan.orders
+    drawn, log_p, places, missing, last_token, last_place = _proposals(
+        static, model, burst, draw_key
+    )
+    (batch, window), k = drawn.shape, static.orders
     uniform = jax.random.uniform(uniform_key, drawn.shape)
     lots = jax.random.uniform(order_key, (k, batch, window)) + (jnp.arange(window) >= missing)
     order = jnp.argsort(lots, axis=-1)
@@ -234,7 +236,7 @@ def _burst(plan, state, burst, key):
         missing,
         alone=False,
     )
-    log_q = jax.nn.log_softmax(logits / plan.temperature, axis=-1).reshape(k, batch, window, -1)
+    log_q = jax.nn.log_softmax(logits / static.temperature, axis=-1).reshape(k, batch, window, -1)
     ratio = jnp.exp(jnp.take_along_axis(log_q, drawn[..., None], axis=-1)[..., 0] - log_p)
     taken = (uniform < ratio) | (jnp.arange(window) == 0)
     taken = jnp.cumprod(taken & (jnp.arange(window) < missing), axis=-1).sum(axis=-1)
@@ -255,8 +257,8 @@ def _burst(plan, state, burst, key):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _last_one(plan, state, burst, key):
+def _last_one(static, state, burst, key):
     """The round where one place is left."""
-    drawn, *_ = _proposals(plan, nnx.merge(plan.graphdef, state), burst, key)
+    drawn, *_ = _proposals(static, nnx.merge(static.graphdef, state), burst, key)
     tokens = jax.lax.dynamic_update_slice_in_dim(burst.tokens, drawn[:, :1], burst.taken, axis=1)
     return dataclasses.replace(burst, tokens=tokens, taken=burst.taken + 1), None

@@ -24,7 +24,7 @@ from posenc_jax.protocol.tokens import Tokens
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plan:
+class _Static:
     """The static arguments of the compiled loop."""
 
     graphdef: nnx.GraphDef
@@ -36,11 +36,11 @@ class _Plan:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _generate(plan: _Plan, state, prompts, tok, decoding, key, source):
-    model = nnx.merge(plan.graphdef, state)
+def _generate(static: _Static, state, prompts, tok, decoding, key, source):
+    model = nnx.merge(static.graphdef, state)
     empty = init_cache(model, tok, source)
     logits, cache = decoding.prefill(model, empty, prompts)
-    new = _continue(plan, model, decoding, empty, cache, logits[:, -1], key, prompts.dtype)
+    new = _continue(static, model, decoding, empty, cache, logits[:, -1], key, prompts.dtype)
     return constrain(jnp.concatenate([prompts, new], axis=1), None, None)
 
 
@@ -75,7 +75,7 @@ def continue_cache(
     check_new_tokens(cache, max_new_tokens, temperature, key)
     graphdef, state = nnx.split(model)
     return _continue_cache(
-        _Plan(graphdef, max_new_tokens, float(temperature), None, None, None),
+        _Static(graphdef, max_new_tokens, float(temperature), None, None, None),
         state,
         cache,
         logits,
@@ -118,19 +118,19 @@ def check_temperature(temperature: float, key: Array | None) -> None:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _continue_cache(plan, state, cache, logits, key):
+def _continue_cache(static, state, cache, logits, key):
     return _continue(
-        plan, nnx.merge(plan.graphdef, state), Decoding(), cache, cache, logits, key, jnp.int32
+        static, nnx.merge(static.graphdef, state), Decoding(), cache, cache, logits, key, jnp.int32
     )
 
 
-def _continue(plan, model, decoding, empty, cache, logits, key, dtype):
+def _continue(static, model, decoding, empty, cache, logits, key, dtype):
     draw = lambda logits, number: sample(
         logits,
         None if key is None else jax.random.fold_in(key, number),
-        temperature=plan.temperature,
-        top_k=plan.top_k,
-        top_p=plan.top_p,
+        temperature=static.temperature,
+        top_k=static.top_k,
+        top_p=static.top_p,
     ).astype(dtype)
     first, layers = draw(logits, 0), model.layers()
 
@@ -145,19 +145,19 @@ def _continue(plan, model, decoding, empty, cache, logits, key, dtype):
 
     def drawn(logits, number, done):
         following = draw(logits, number)
-        return following if plan.eos is None else jnp.where(done, plan.eos, following)
+        return following if static.eos is None else jnp.where(done, static.eos, following)
 
     def one(loop, number):
         cache, token, done = loop
         logits, cache = decoding.step(model, empty, whole(cache), token, layers)
-        if plan.eos is not None:
-            done = done | (token == plan.eos)
+        if static.eos is not None:
+            done = done | (token == static.eos)
         following = drawn(logits, number, done)
         return (carried(cache), following, done), following
 
     loop = carried(cache), first, jnp.zeros(logits.shape[0], bool)
     if decoding.stale(model, cache) is None:
-        _, rest = jax.lax.scan(one, loop, jnp.arange(1, plan.steps))
+        _, rest = jax.lax.scan(one, loop, jnp.arange(1, static.steps))
         return jnp.concatenate([first[:, None], rest.T], axis=1)
 
     # Two nested loops: with `renew` inside the loop of the steps, XLA would copy all keys and
@@ -185,11 +185,11 @@ def _continue(plan, model, decoding, empty, cache, logits, key, dtype):
 
     def steps(state):
         state = jax.lax.cond(state[2], renewed, lambda state: state, state)
-        return jax.lax.while_loop(lambda state: (state[1] < plan.steps) & ~state[2], step, state)
+        return jax.lax.while_loop(lambda state: (state[1] < static.steps) & ~state[2], step, state)
 
-    out = jnp.zeros((len(first), plan.steps), dtype).at[:, 0].set(first)
+    out = jnp.zeros((len(first), static.steps), dtype).at[:, 0].set(first)
     state = loop, jnp.array(1, jnp.int32), jnp.array(False), out
-    return jax.lax.while_loop(lambda state: (state[1] < plan.steps) | state[2], steps, state)[-1]
+    return jax.lax.while_loop(lambda state: (state[1] < static.steps) | state[2], steps, state)[-1]
 
 
 def generate(
@@ -300,9 +300,9 @@ def generate(
         raise ValueError(f'{batch} prompts, but {len(source.x)} rows of the source')
     tok = Tokens.of(length=capacity, positions=positions, valid=valid)
     graphdef, state = nnx.split(model)
-    plan = _Plan(graphdef, max_new_tokens, float(temperature), top_k, top_p, eos)
+    static = _Static(graphdef, max_new_tokens, float(temperature), top_k, top_p, eos)
     key = None if temperature == 0 else key
-    return _generate(plan, state, prompts, tok, decoding, key, source)
+    return _generate(static, state, prompts, tok, decoding, key, source)
 
 
 def pad_left(rows: Sequence[Int[np.ndarray, ' _']]) -> tuple[Int[np.ndarray, 'B T'], np.ndarray]:

@@ -17,7 +17,7 @@ from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.pretrained.architectures import describe
 from posenc_jax.lab.pretrained.fields import PretrainedError, near
 from posenc_jax.lab.pretrained.layout import Architecture, Leaf
-from posenc_jax.lab.pretrained.sources import Source, open_source
+from posenc_jax.lab.pretrained.sources import StoredCheckpoint, open_source
 from posenc_jax.lab.pretrained.tokenizer import UnknownTokenizerError, check_tokenizer
 from posenc_jax.layer.sharding import make_mesh, param_shardings
 
@@ -114,7 +114,7 @@ def leaf_of(name: str, layers: int, period: int) -> tuple[str, list[int | None]]
 
 
 def _readers(
-    source: Source, architecture: Architecture, params: nnx.State, period: int
+    source: StoredCheckpoint, architecture: Architecture, params: nnx.State, period: int
 ) -> dict[str, Callable]:
     """For each variable a function that reads a part of it: index -> float32 array."""
     shapes, readers = source.shapes(), {}
@@ -136,7 +136,7 @@ def _readers(
     return readers
 
 
-def architecture_of(source: Source) -> Architecture:
+def architecture_of(source: StoredCheckpoint) -> Architecture:
     """The architecture of a checkpoint, after a check that the files hold exactly its tensors. So
     no model is built that is larger than the files.
 
@@ -168,7 +168,7 @@ def architecture_of(source: Source) -> Architecture:
     return architecture
 
 
-def _find(source: Source, leaf: Leaf, number: int | None, shapes) -> str:
+def _find(source: StoredCheckpoint, leaf: Leaf, number: int | None, shapes) -> str:
     """The name of a leaf's tensor in this checkpoint, after a check of its shape."""
     full = leaf.name.format(number)
     name = full if full in shapes else _of_base(full)
@@ -189,7 +189,9 @@ def _of_base(name: str) -> str:
     return name.split('.', 1)[1]
 
 
-def _read(source: Source, leaf: Leaf, names: list[str], stacked: bool, index) -> np.ndarray:
+def _read(
+    source: StoredCheckpoint, leaf: Leaf, names: list[str], stacked: bool, index
+) -> np.ndarray:
     """The part `index` of a variable; its stored tensors are read one after the other."""
     one = lambda name: _finite(source, name, leaf)
     if not stacked:
@@ -197,7 +199,7 @@ def _read(source: Source, leaf: Leaf, names: list[str], stacked: bool, index) ->
     return np.stack([one(name)[index[1:]] for name in names[index[0]]])
 
 
-def _finite(source: Source, name: str, leaf: Leaf) -> np.ndarray:
+def _finite(source: StoredCheckpoint, name: str, leaf: Leaf) -> np.ndarray:
     """A stored tensor in our layout, in float32, after a check that it is finite."""
     stored = source.read(name)
     if not jnp.issubdtype(stored.dtype, jnp.floating):

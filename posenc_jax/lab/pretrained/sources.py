@@ -27,7 +27,7 @@ from posenc_jax.lab.pretrained.tokenizer import read_tokenizer
 from posenc_jax.protocol.errors import shortened
 
 
-class Source(Protocol):
+class StoredCheckpoint(Protocol):
     """A checkpoint on disk.
 
     Attributes:
@@ -61,7 +61,7 @@ class Source(Protocol):
         ...
 
 
-def open_source(path: str | pathlib.Path) -> Source:
+def open_source(path: str | pathlib.Path) -> StoredCheckpoint:
     """The source at `path`: a directory with `config.json` and safetensors, or a `.gguf` file.
 
     Raises:
