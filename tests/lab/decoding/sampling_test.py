@@ -49,3 +49,8 @@ def test_filters_work_row_by_row():
         [False, False, True],
         [True, False, False],
     ]
+
+
+def test_tokens_that_reach_p_exactly_are_enough():
+    logits = jnp.log(jnp.array([0.5, 0.25, 0.25]))
+    assert jnp.isfinite(keep_top_p(logits, 0.5)).tolist() == [True, False, False]

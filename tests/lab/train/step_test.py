@@ -241,6 +241,15 @@ def test_the_terms_of_encodings_are_added_to_the_objective_alone(plain):
     assert 'auxiliary_loss' not in trainer.step(trainer.init({}), batch)[1]
 
 
+def test_the_term_of_an_encoding_is_the_mean_of_the_parts():
+    seen = []
+    for parts in (1, 2):
+        _, trainer = trainer_of(encoding=SHALLOW, train__accumulate=parts, train__warmup=1)
+        _, metrics = trainer.step(trainer.init({}), batch_of())
+        seen.append(float(metrics['auxiliary_loss']))
+    assert 0.6 < seen[1] / seen[0] < 1.6  # not the sum, and not a half
+
+
 @pytest.mark.full
 def test_training_with_a_term_of_an_encoding_in_parts():
     """Accumulated parts report the mean of their terms, and both losses fall."""
