@@ -41,6 +41,9 @@ OPTIONS = {
     'dpe': ('encoding', 'dpe(layers=1, order_input_pe=False) | full()', dict(relative=True)),
     'fox': ('encoding', 'fox(pro=True, prune=-30.0)', dict()),
     'gali': ('encoding', 'gali(encoding=rope(), chunk=1, local=2, noise=1.0, train_len=8)', dict()),
+    'grape_a': ('encoding', 'grape_a(gate="both")', dict()),
+    'grape_ap': ('encoding', 'grape_ap(size=4, relative=True)', dict(relative=True)),
+    'grape_m': ('encoding', 'grape_m(planes=2)', dict(relative=False)),
     'irpe': ('encoding', 'irpe(mode="bias", method="cross", shared=False)', dict()),
     'kerple': ('encoding', 'kerple(kernel="bias_wht")', dict()),
     'lm_infinite': ('encoding', 'lm_infinite(encoding=alibi(), n_global=2, n_local=5)', dict()),
@@ -55,6 +58,7 @@ OPTIONS = {
         dict(relative=True),
     ),
     'pcm': ('encoding', 'pcm(hidden=8, depth=1)', dict()),
+    'pope': ('encoding', 'pope(partial=0.5, cache="raw")', dict()),
     'seqpe': ('encoding', 'seqpe(use="attn_mul", max_pos=128, temperature=4.0)', dict(fused=True)),
     'sigma_gpt': (
         'encoding',
