@@ -76,6 +76,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.reverse_pe': 'newest_first reverse_ids',
     'methods.rope': 'rope rope_frequencies rotate',
     'methods.rope_alibi_harmonic': 'harmonic_number harmonic_penalty',
+    'methods.rope_vit': 'rope_axial rope_mixed rope_mixed_start',
     'methods.rpe_convergent': 'convergent_bias',
     'methods.sandwich': 'sandwich_bias sandwich_curve sandwich_slopes',
     'methods.segmented_sequences': 'chunk_ids prefix_ids stretched_table',

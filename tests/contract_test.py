@@ -203,6 +203,8 @@ PLACED = {
     'learned_grid': Classified,
     'nar': Diagonals,
     'papeft': Located,
+    'rope_axial': Gridded,
+    'rope_mixed': Gridded,
     'sincos2d': Classified,
     'pcm': Points,
     'uni_encoder': Candidates,

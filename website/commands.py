@@ -50,6 +50,8 @@ CONFIGS = {
     'polyphase_anchor': 'vit',
     'position_coupling': 'algorithmic',
     'prefix': 'masked_text',
+    'rope_axial': 'vit',
+    'rope_mixed': 'vit',
     'sincos2d': 'vit',
     'spatial_reduction': 'vit',
 }
