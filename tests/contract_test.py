@@ -198,6 +198,7 @@ PLACED = {
     'axial_rope2d': Gridded,
     'bipe': Sentences,
     'conflator': Alternating,
+    'dinov3_rope': Gridded,
     'image_shift': Images,
     'irpe': Classified,
     'learned_grid': Classified,

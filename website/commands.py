@@ -39,6 +39,7 @@ EXTENDED = {
 CONFIGS = {
     'axial_rope2d': 'vit',
     'conflator': 'code_mixed',
+    'dinov3_rope': 'vit',
     'full': 'masked_text',
     'gin': 'graph',
     'graph_attention': 'graph',
