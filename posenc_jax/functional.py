@@ -76,6 +76,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.rcmha': 'rcmha_bias rcmha_convolution',
     'methods.reverse_pe': 'newest_first reverse_ids',
     'methods.rope': 'rope rope_frequencies rotate',
+    'methods.rope_3d': 'rope_3d',
     'methods.rope_alibi_harmonic': 'harmonic_number harmonic_penalty',
     'methods.rope_vit': 'rope_axial rope_mixed rope_mixed_start',
     'methods.rpe_convergent': 'convergent_bias',

@@ -183,6 +183,16 @@ class Points(Encoding):
         )
 
 
+class Cloud(Encoding):
+    """The same coil, which a moved position moves along all coordinates."""
+
+    def place(self, tok, *, key=None):
+        turn, moved = 0.3 * tok.rank, jnp.maximum(tok.pos - tok.rank, 0)
+        coil = jnp.broadcast_arrays(jnp.cos(turn), jnp.sin(turn), 0.1 * turn)
+        pos = jnp.stack([part + moved for part in coil], axis=-1)
+        return dataclasses.replace(tok, pos=pos)
+
+
 class Reordered(Encoding):
     """Gives tokens positions of a source whose translation swaps every two words. The components
     are the position and the place in the order of the translation.
@@ -204,6 +214,7 @@ PLACED = {
     'learned_grid': Classified,
     'nar': Diagonals,
     'papeft': Located,
+    'rope_3d': Cloud,
     'rope_axial': Gridded,
     'rope_mixed': Gridded,
     'sincos2d': Classified,

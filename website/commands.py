@@ -51,6 +51,7 @@ CONFIGS = {
     'polyphase_anchor': 'vit',
     'position_coupling': 'algorithmic',
     'prefix': 'masked_text',
+    'rope_3d': 'points',
     'rope_axial': 'vit',
     'rope_mixed': 'vit',
     'sincos2d': 'vit',
