@@ -14,6 +14,7 @@ _FUNCTIONS = {  # module -> its functions
     'base.convolution': 'depthwise',
     'base.phases': 'phase',
     'base.products': 'scaled_dot_product weighted_sum',
+    'base.rotations': 'cayley exponential_less_one skew',
     'features.coordinates.geo.geo_sh': 'spherical_harmonics',
     'features.coordinates.point_orders': 'grid_cells point_key point_order',
     'features.coordinates.traced_orders': 'traced_order',
@@ -90,6 +91,9 @@ _FUNCTIONS = {  # module -> its functions
     'methods.soft_cap': 'soft_capped',
     'methods.ssmax': 'ssmax_factor',
     'methods.string': 'string_distance',
+    'methods.string_pe': (
+        'string_cayley string_cayley_basis string_circulant string_circulant_start'
+    ),
     'methods.t5_rpe': 't5_bias t5_bucket t5_thresholds',
     'methods.tapa': 'tapa_distance tapa_logits',
     'methods.tape': 'tape_attended tape_fed tape_start tape_turn',

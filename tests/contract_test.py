@@ -218,6 +218,8 @@ PLACED = {
     'rope_axial': Gridded,
     'rope_mixed': Gridded,
     'sincos2d': Classified,
+    'string_cayley': Gridded,
+    'string_circulant': Gridded,
     'pcm': Points,
     'uni_encoder': Candidates,
     'xlpe': Reordered,

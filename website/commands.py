@@ -56,6 +56,8 @@ CONFIGS = {
     'rope_mixed': 'vit',
     'sincos2d': 'vit',
     'spatial_reduction': 'vit',
+    'string_cayley': 'vit',
+    'string_circulant': 'vit',
 }
 
 
