@@ -53,6 +53,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.learnable_fourier': 'learnable_fourier_features learnable_fourier_network',
     'methods.learned_absolute': 'fairseq_ids interpolated_positions',
     'methods.learned_grid': 'cubic_weights learned_grid_vectors',
+    'methods.liere': 'liere liere_coordinates',
     'methods.llama3_rope': 'llama3_frequencies',
     'methods.longrope': 'longrope_temperature rescaled_factors',
     'methods.ms_poe': 'head_order head_scores ms_poe_ratios ratio_index',

@@ -42,6 +42,7 @@ OPTIONS = {
     'gali': ('encoding', 'gali(encoding=rope(), chunk=1, local=2, noise=1.0, train_len=8)', dict()),
     'irpe': ('encoding', 'irpe(mode="bias", method="cross", shared=False)', dict()),
     'kerple': ('encoding', 'kerple(kernel="bias_wht")', dict()),
+    'liere': ('encoding', 'liere(block=2, per_head=True, size=(8, 64))', dict(relative=True)),
     'lm_infinite': ('encoding', 'lm_infinite(encoding=alibi(), n_global=2, n_local=5)', dict()),
     'nope_temperature': (
         'encoding',
@@ -212,6 +213,7 @@ PLACED = {
     'image_shift': Images,
     'irpe': Classified,
     'learned_grid': Classified,
+    'liere': Gridded,
     'nar': Diagonals,
     'papeft': Located,
     'rope_3d': Cloud,

@@ -45,6 +45,7 @@ CONFIGS = {
     'graph_attention': 'graph',
     'irpe': 'vit',
     'learned_grid': 'vit',
+    'liere': 'vit',
     'lightnet_whole': 'masked_text',
     'pcm_layer': 'points',
     'peg': 'vit',
