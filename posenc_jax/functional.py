@@ -24,6 +24,7 @@ _FUNCTIONS = {  # module -> its functions
     'features.graphs.rfp': 'propagate_features',
     'features.graphs.rfp_learned': 'neighbour_attention propagate_learned',
     'features.graphs.rwse': 'return_probabilities',
+    'methods.algebraic_pe': 'algebraic_sequence algebraic_start',
     'methods.alibi': 'alibi_bias alibi_half alibi_slopes',
     'methods.alibi_pi': 'alibi_pi_scale',
     'methods.axial_rope2d': 'axial_rope2d',

@@ -206,6 +206,7 @@ class Reordered(Encoding):
 
 # Encodings that need positions from a task, because a part of them has no effect otherwise.
 PLACED = {
+    'algebraic_grid': Gridded,
     'axial_rope2d': Gridded,
     'bipe': Sentences,
     'conflator': Alternating,

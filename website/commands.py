@@ -37,6 +37,7 @@ EXTENDED = {
 }
 # The configs of layers that do not fit the language model of the quickstart.
 CONFIGS = {
+    'algebraic_grid': 'vit',
     'axial_rope2d': 'vit',
     'conflator': 'code_mixed',
     'dinov3_rope': 'vit',
