@@ -25,6 +25,7 @@ _FUNCTIONS = {  # module -> its functions
     'features.graphs.rfp_learned': 'neighbour_attention propagate_learned',
     'features.graphs.rwse': 'return_probabilities',
     'methods.algebraic_pe': 'algebraic_sequence algebraic_start',
+    'methods.algebraic_tree': 'algebraic_tree',
     'methods.alibi': 'alibi_bias alibi_half alibi_slopes',
     'methods.alibi_pi': 'alibi_pi_scale',
     'methods.axial_rope2d': 'axial_rope2d',
@@ -103,6 +104,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.transformer_xl': (
         'transformer_xl_frequencies transformer_xl_table transformer_xl_turned'
     ),
+    'methods.tree_paths': 'root_first tree_paths tree_steps',
     'methods.uni_encoder': (
         'candidate_means uni_encoder_ids uni_encoder_layout uni_encoder_loss uni_encoder_masks'
     ),

@@ -34,6 +34,7 @@ from posenc_jax.testing.subject import CONTEXT, WIDTH, Subject, moved
 # Examples with an option that is not in the example of the Card. The dict names the promises that
 # the option changes.
 OPTIONS = {
+    'algebraic_tree': ('encoding', 'algebraic_tree(levels=8, decay=0.9)', dict(fused=False)),
     'alibi': ('encoding', 'alibi(variant="asymmetric")', dict(needs_training=True)),
     'alibi_pi': ('encoding', 'alibi_pi(mode="dynamic", train_len=8)', dict()),
     'conflator': ('encoding', 'conflator(unigram_only=True)', dict()),
@@ -194,6 +195,16 @@ class Cloud(Encoding):
         return dataclasses.replace(tok, pos=pos)
 
 
+class Heap(Encoding):
+    """Gives tokens positions of the nodes of a binary tree, level by level, with paths of eight
+    components.
+    """
+
+    def place(self, tok, *, key=None):
+        up = (tok.pos[..., None] + 1) >> jnp.arange(8)
+        return dataclasses.replace(tok, pos=jnp.where(up > 1, 1 + (up & 1), 0))
+
+
 class Reordered(Encoding):
     """Gives tokens positions of a source whose translation swaps every two words. The components
     are the position and the place in the order of the translation.
@@ -207,6 +218,7 @@ class Reordered(Encoding):
 # Encodings that need positions from a task, because a part of them has no effect otherwise.
 PLACED = {
     'algebraic_grid': Gridded,
+    'algebraic_tree': Heap,
     'axial_rope2d': Gridded,
     'bipe': Sentences,
     'conflator': Alternating,

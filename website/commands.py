@@ -20,7 +20,10 @@ OTHER = {
     "--config.init.extend='segmented_sequences(factor=4)'",
 }
 # Encodings whose positions only the task of a sweep supplies; the measurement of a claim trains it.
-PLACED = ('bipe', 'dpe', 'gpe', 'hirope', 'image_shift', 'nar', 'papeft', 'uni_encoder', 'xlpe')
+PLACED = (
+    'algebraic_tree', 'bipe', 'dpe', 'gpe', 'hirope', 'image_shift', 'nar', 'papeft', 'uni_encoder',
+    'xlpe',
+)  # fmt: skip
 # Spec strings whose tables are as long as the texts that the quickstart evaluates, 128 to 1024.
 LONG_ENOUGH = {
     'learned_absolute': 'learned_absolute(max_len=1024)',
