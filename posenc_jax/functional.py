@@ -105,6 +105,7 @@ _FUNCTIONS = {  # module -> its functions
         'transformer_xl_frequencies transformer_xl_table transformer_xl_turned'
     ),
     'methods.tree_paths': 'root_first tree_paths tree_steps',
+    'methods.tree_pe': 'tree_features tree_weights',
     'methods.uni_encoder': (
         'candidate_means uni_encoder_ids uni_encoder_layout uni_encoder_loss uni_encoder_masks'
     ),

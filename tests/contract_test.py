@@ -235,6 +235,7 @@ PLACED = {
     'sincos2d': Classified,
     'string_cayley': Gridded,
     'string_circulant': Gridded,
+    'tree_pe': Heap,
     'pcm': Points,
     'uni_encoder': Candidates,
     'xlpe': Reordered,

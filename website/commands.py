@@ -21,8 +21,8 @@ OTHER = {
 }
 # Encodings whose positions only the task of a sweep supplies; the measurement of a claim trains it.
 PLACED = (
-    'algebraic_tree', 'bipe', 'dpe', 'gpe', 'hirope', 'image_shift', 'nar', 'papeft', 'uni_encoder',
-    'xlpe',
+    'algebraic_tree', 'bipe', 'dpe', 'gpe', 'hirope', 'image_shift', 'nar', 'papeft', 'tree_pe',
+    'uni_encoder', 'xlpe',
 )  # fmt: skip
 # Spec strings whose tables are as long as the texts that the quickstart evaluates, 128 to 1024.
 LONG_ENOUGH = {
