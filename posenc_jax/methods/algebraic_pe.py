@@ -200,6 +200,13 @@ class AlgebraicGrid(_Powers):
         outside 0 .. max_len - 1; those that are traced give NaN.
 
     Reference: Kogkalidis, Bernardy, Garg, arXiv 2312.16045.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> part = pj.make('algebraic_grid()', head_dim=4, kv_heads=1)
+      >>> cell = pj.Tokens.of(positions=[[[0, 1]]])
+      >>> part.turned(jnp.ones((1, 1, 1, 4)), cell).ravel().round(2).tolist()
+      [1.38, -0.3, 1.0, 1.0]
     """
 
     components = 2

@@ -68,6 +68,13 @@ class AlgebraicTree(Turned):
         no paths; those that are traced give NaN.
 
     Reference: Kogkalidis, Bernardy, Garg, arXiv 2312.16045.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> part = pj.make('algebraic_tree(levels=2)', head_dim=2, kv_heads=1)
+      >>> nodes = pj.Tokens.of(positions=[[[0, 0], [1, 0], [2, 1]]])
+      >>> part.turned(jnp.ones((1, 3, 1, 2)), nodes)[0, :, 0].round(2).tolist()
+      [[1.0, 1.0], [-0.3, 1.38], [-1.33, 0.49]]
     """
 
     def __init__(

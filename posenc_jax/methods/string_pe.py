@@ -181,6 +181,12 @@ class StringCirculant(Turned):
         of components.
 
     Reference: Schenck et al., arXiv 2502.02562.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> part = pj.make('string_circulant(components=2)', head_dim=8, kv_heads=1)
+      >>> part.columns.shape, int((jnp.abs(jnp.fft.rfft(part.columns[...]).imag) > 1e-6).sum())
+      ((2, 1, 8), 3)
     """
 
     def __init__(
