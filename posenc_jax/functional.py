@@ -14,6 +14,7 @@ _FUNCTIONS = {  # module -> its functions
     'base.convolution': 'depthwise',
     'base.phases': 'phase',
     'base.products': 'scaled_dot_product weighted_sum',
+    'base.rotations': 'cayley exponential_less_one skew',
     'features.coordinates.geo.geo_sh': 'spherical_harmonics',
     'features.coordinates.point_orders': 'grid_cells point_key point_order',
     'features.coordinates.traced_orders': 'traced_order',
@@ -23,6 +24,8 @@ _FUNCTIONS = {  # module -> its functions
     'features.graphs.rfp': 'propagate_features',
     'features.graphs.rfp_learned': 'neighbour_attention propagate_learned',
     'features.graphs.rwse': 'return_probabilities',
+    'methods.algebraic_pe': 'algebraic_sequence algebraic_start',
+    'methods.algebraic_tree': 'algebraic_tree',
     'methods.alibi': 'alibi_bias alibi_half alibi_slopes',
     'methods.alibi_pi': 'alibi_pi_scale',
     'methods.attention_sink': 'sink_share',
@@ -35,6 +38,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.cope': 'cope_bias',
     'methods.cream': 'cream_bounds cream_heads cream_ids cream_thresholds',
     'methods.dca': 'dca_distance',
+    'methods.dinov3_rope': 'dinov3_augmented dinov3_coordinates dinov3_periods dinov3_rope',
     'methods.dpe': 'order_loss',
     'methods.dynamic_ntk': 'dynamic_ntk_frequencies',
     'methods.fire': 'fire_network fire_progress fire_transform',
@@ -58,6 +62,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.learnable_fourier': 'learnable_fourier_features learnable_fourier_network',
     'methods.learned_absolute': 'fairseq_ids interpolated_positions',
     'methods.learned_grid': 'cubic_weights learned_grid_vectors',
+    'methods.liere': 'liere liere_coordinates',
     'methods.llama3_rope': 'llama3_frequencies',
     'methods.longrope': 'longrope_temperature rescaled_factors',
     'methods.ms_poe': 'head_order head_scores ms_poe_ratios ratio_index',
@@ -83,7 +88,9 @@ _FUNCTIONS = {  # module -> its functions
     'methods.rcmha': 'rcmha_bias rcmha_convolution',
     'methods.reverse_pe': 'newest_first reverse_ids',
     'methods.rope': 'rope rope_frequencies rotate',
+    'methods.rope_3d': 'rope_3d',
     'methods.rope_alibi_harmonic': 'harmonic_number harmonic_penalty',
+    'methods.rope_vit': 'rope_axial rope_mixed rope_mixed_start',
     'methods.rpe_convergent': 'convergent_bias',
     'methods.sandwich': 'sandwich_bias sandwich_curve sandwich_slopes',
     'methods.segmented_sequences': 'chunk_ids prefix_ids stretched_table',
@@ -98,6 +105,9 @@ _FUNCTIONS = {  # module -> its functions
     'methods.stick_breaking': 'stick_breaking_logits',
     'methods.streaming': 'without_gaps',
     'methods.string': 'string_distance',
+    'methods.string_pe': (
+        'string_cayley string_cayley_basis string_circulant string_circulant_start'
+    ),
     'methods.t5_rpe': 't5_bias t5_bucket t5_thresholds',
     'methods.tapa': 'tapa_distance tapa_logits',
     'methods.tape': 'tape_attended tape_fed tape_start tape_turn',
@@ -105,6 +115,8 @@ _FUNCTIONS = {  # module -> its functions
     'methods.transformer_xl': (
         'transformer_xl_frequencies transformer_xl_table transformer_xl_turned'
     ),
+    'methods.tree_paths': 'root_first tree_paths tree_steps',
+    'methods.tree_pe': 'tree_features tree_weights',
     'methods.uni_encoder': (
         'candidate_means uni_encoder_ids uni_encoder_layout uni_encoder_loss uni_encoder_masks'
     ),

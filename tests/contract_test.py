@@ -34,6 +34,7 @@ from posenc_jax.testing.subject import CONTEXT, WIDTH, Subject, moved
 # Examples with an option that is not in the example of the Card. The dict names the promises that
 # the option changes.
 OPTIONS = {
+    'algebraic_tree': ('encoding', 'algebraic_tree(levels=8, decay=0.9)', dict(fused=False)),
     'alibi': ('encoding', 'alibi(variant="asymmetric")', dict(needs_training=True)),
     'alibi_pi': ('encoding', 'alibi_pi(mode="dynamic", train_len=8)', dict()),
     'conflator': ('encoding', 'conflator(unigram_only=True)', dict()),
@@ -46,6 +47,7 @@ OPTIONS = {
     'grape_m': ('encoding', 'grape_m(planes=2)', dict(relative=False)),
     'irpe': ('encoding', 'irpe(mode="bias", method="cross", shared=False)', dict()),
     'kerple': ('encoding', 'kerple(kernel="bias_wht")', dict()),
+    'liere': ('encoding', 'liere(block=2, per_head=True, size=(8, 64))', dict(relative=True)),
     'lm_infinite': ('encoding', 'lm_infinite(encoding=alibi(), n_global=2, n_local=5)', dict()),
     'nope_temperature': (
         'encoding',
@@ -193,6 +195,26 @@ class Points(Encoding):
         )
 
 
+class Cloud(Encoding):
+    """The same coil, which a moved position moves along all coordinates."""
+
+    def place(self, tok, *, key=None):
+        turn, moved = 0.3 * tok.rank, jnp.maximum(tok.pos - tok.rank, 0)
+        coil = jnp.broadcast_arrays(jnp.cos(turn), jnp.sin(turn), 0.1 * turn)
+        pos = jnp.stack([part + moved for part in coil], axis=-1)
+        return dataclasses.replace(tok, pos=pos)
+
+
+class Heap(Encoding):
+    """Gives tokens positions of the nodes of a binary tree, level by level, with paths of eight
+    components.
+    """
+
+    def place(self, tok, *, key=None):
+        up = (tok.pos[..., None] + 1) >> jnp.arange(8)
+        return dataclasses.replace(tok, pos=jnp.where(up > 1, 1 + (up & 1), 0))
+
+
 class Reordered(Encoding):
     """Gives tokens positions of a source whose translation swaps every two words. The components
     are the position and the place in the order of the translation.
@@ -205,15 +227,25 @@ class Reordered(Encoding):
 
 # Encodings that need positions from a task, because a part of them has no effect otherwise.
 PLACED = {
+    'algebraic_grid': Gridded,
+    'algebraic_tree': Heap,
     'axial_rope2d': Gridded,
     'bipe': Sentences,
     'conflator': Alternating,
+    'dinov3_rope': Gridded,
     'image_shift': Images,
     'irpe': Classified,
     'learned_grid': Classified,
+    'liere': Gridded,
     'nar': Diagonals,
     'papeft': Located,
+    'rope_3d': Cloud,
+    'rope_axial': Gridded,
+    'rope_mixed': Gridded,
     'sincos2d': Classified,
+    'string_cayley': Gridded,
+    'string_circulant': Gridded,
+    'tree_pe': Heap,
     'pcm': Points,
     'uni_encoder': Candidates,
     'xlpe': Reordered,

@@ -20,7 +20,10 @@ OTHER = {
     "--config.init.extend='segmented_sequences(factor=4)'",
 }
 # Encodings whose positions only the task of a sweep supplies; the measurement of a claim trains it.
-PLACED = ('bipe', 'dpe', 'gpe', 'hirope', 'image_shift', 'nar', 'papeft', 'uni_encoder', 'xlpe')
+PLACED = (
+    'algebraic_tree', 'bipe', 'dpe', 'gpe', 'hirope', 'image_shift', 'nar', 'papeft', 'tree_pe',
+    'uni_encoder', 'xlpe',
+)  # fmt: skip
 # Spec strings whose tables are as long as the texts that the quickstart evaluates, 128 to 1024.
 LONG_ENOUGH = {
     'learned_absolute': 'learned_absolute(max_len=1024)',
@@ -37,21 +40,29 @@ EXTENDED = {
 }
 # The configs of layers that do not fit the language model of the quickstart.
 CONFIGS = {
+    'algebraic_grid': 'vit',
     'axial_rope2d': 'vit',
     'conflator': 'code_mixed',
+    'dinov3_rope': 'vit',
     'full': 'masked_text',
     'gin': 'graph',
     'graph_attention': 'graph',
     'irpe': 'vit',
     'learned_grid': 'vit',
+    'liere': 'vit',
     'lightnet_whole': 'masked_text',
     'pcm_layer': 'points',
     'peg': 'vit',
     'polyphase_anchor': 'vit',
     'position_coupling': 'algorithmic',
     'prefix': 'masked_text',
+    'rope_3d': 'points',
+    'rope_axial': 'vit',
+    'rope_mixed': 'vit',
     'sincos2d': 'vit',
     'spatial_reduction': 'vit',
+    'string_cayley': 'vit',
+    'string_circulant': 'vit',
 }
 
 
