@@ -13,6 +13,7 @@ from posenc_jax.features.coordinates import make_features
 from posenc_jax.features.coordinates.basis_grid import basis_kernel, blend_weights, separable_fit
 from posenc_jax.features.coordinates.fourier_features import nyquist_bands
 from posenc_jax.features.coordinates.geo.geo_sh import spherical_harmonics
+from posenc_jax.features.coordinates.grid_levels import growth_factor
 from posenc_jax.features.coordinates.mspe import MultiScalePositions, mspe
 from posenc_jax.features.graphs import feature_scale, make_graph_features
 from posenc_jax.features.graphs.adjacency import graph_operator
@@ -33,6 +34,8 @@ from posenc_jax.features.graphs.rope_reading_order import (
 from posenc_jax.protocol.errors import SpecError
 
 COORDINATES = {  # spec -> what the message says
+    'dense_grid(components=5)': 'components must be at least 1 and at most 4, got 5',
+    'dense_grid(levels=12)': 'its tables would take 10.7 GiB, at most 1 GiB are accepted',
     "fourier_features(kind='rff')": "is not one of 'nerf', 'random'",
     "fourier_features(kind='random', bands=4)": "kind 'random' has no bands, got 4; it takes "
     'features and scale',
@@ -52,6 +55,10 @@ COORDINATES = {  # spec -> what the message says
     'geo_sh(degrees=0)': 'degrees must be at least 1 and at most 128, got 0',
     'geo_sh(degrees=129)': 'degrees must be at least 1 and at most 128, got 129',
     "geo_spherem(single_scale_unit='radian')": "did you mean 'rad'",
+    "hash_grid(blend='cubic')": "is not one of 'linear', 'smoothstep'",
+    'hash_grid(box=(1.0, 1.0))': 'box has its smallest number first, got (1.0, 1.0)',
+    'hash_grid(growth=0.5)': 'growth must be at least 1 and at most 16, got 0.5',
+    'hash_grid(levels=20)': 'level 19 has 8388608 vertices along a side, at most 4194304',
     'mspe(features=6)': 'a multiple of 4, got 6; the nearest is 8',
     'mspe(features=0)': 'at least 4, at most 1048576 and a multiple of 4, got 0',
     'mspe(scale=0.0)': 'scale must be positive, got 0.0',
@@ -127,6 +134,7 @@ def codes(words, **options):
 
 
 CALLS = {  # what the message says -> the call
+    'got 4 levels, coarsest 16 and finest 8': lambda: growth_factor(16, 8, 4),
     'at least 1 sample, got 0': lambda: nyquist_bands(0),
     'degrees must lie in 1 .. 128, got 129': lambda: spherical_harmonics(jnp.zeros(2), 129),
     'multiple of 4 channels, got 6': lambda: mspe(jnp.zeros(2), 6),

@@ -3,6 +3,7 @@
 from posenc_jax.features.coordinates import (
     fourier_features,
     geo,
+    hash_grid,
     learnable_fourier,
     mspe,
     recombiner_lpe,
@@ -15,6 +16,7 @@ __all__ = [
     'JoinedFeatures',
     'fourier_features',
     'geo',
+    'hash_grid',
     'learnable_fourier',
     'make_features',
     'mspe',
