@@ -14,8 +14,12 @@ _FUNCTIONS = {  # module -> its functions
     'base.convolution': 'depthwise',
     'base.phases': 'phase',
     'base.products': 'scaled_dot_product weighted_sum',
+    'features.coordinates.gaussians': (
+        'contracted_gaussian contracted_points expanded_points section_gaussian section_moments'
+    ),
     'features.coordinates.geo.geo_sh': 'spherical_harmonics',
     'features.coordinates.grid_levels': 'grid_features grid_levels growth_factor spatial_hash',
+    'features.coordinates.integrated_pe': 'integrated_features',
     'features.coordinates.point_orders': 'grid_cells point_key point_order',
     'features.coordinates.traced_orders': 'traced_order',
     'features.graphs.curvature': 'forman_ricci ollivier_bounds ollivier_ricci',

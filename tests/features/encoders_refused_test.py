@@ -12,6 +12,7 @@ from flax import nnx
 from posenc_jax.features.coordinates import make_features
 from posenc_jax.features.coordinates.basis_grid import basis_kernel, blend_weights, separable_fit
 from posenc_jax.features.coordinates.fourier_features import nyquist_bands
+from posenc_jax.features.coordinates.gaussians import section_moments
 from posenc_jax.features.coordinates.geo.geo_sh import spherical_harmonics
 from posenc_jax.features.coordinates.grid_levels import growth_factor
 from posenc_jax.features.coordinates.mspe import MultiScalePositions, mspe
@@ -59,6 +60,10 @@ COORDINATES = {  # spec -> what the message says
     'hash_grid(box=(1.0, 1.0))': 'box has its smallest number first, got (1.0, 1.0)',
     'hash_grid(growth=0.5)': 'growth must be at least 1 and at most 16, got 0.5',
     'hash_grid(levels=20)': 'level 19 has 8388608 vertices along a side, at most 4194304',
+    'integrated_pe(begin=3, end=3)': 'end must be above begin=3 and at most 24, got 3',
+    'integrated_pe(begin=17)': 'end=16 unless it is given, got begin=17; give an end above it',
+    "integrated_pe(basis='icosahedron')": "components must be 3, got 2; other points have basis='a",
+    'integrated_pe(variance=-1.0)': 'variance must be at least 0, got -1.0',
     'mspe(features=6)': 'a multiple of 4, got 6; the nearest is 8',
     'mspe(features=0)': 'at least 4, at most 1048576 and a multiple of 4, got 0',
     'mspe(scale=0.0)': 'scale must be positive, got 0.0',
@@ -135,6 +140,7 @@ def codes(words, **options):
 
 CALLS = {  # what the message says -> the call
     'got 4 levels, coarsest 16 and finest 8': lambda: growth_factor(16, 8, 4),
+    "did you mean 'cone'": lambda: section_moments(jnp.zeros(1), jnp.ones(1), 0.1, 'cones'),
     'at least 1 sample, got 0': lambda: nyquist_bands(0),
     'degrees must lie in 1 .. 128, got 129': lambda: spherical_harmonics(jnp.zeros(2), 129),
     'multiple of 4 channels, got 6': lambda: mspe(jnp.zeros(2), 6),

@@ -2,8 +2,10 @@
 
 from posenc_jax.features.coordinates import (
     fourier_features,
+    gaussians,
     geo,
     hash_grid,
+    integrated_pe,
     learnable_fourier,
     mspe,
     recombiner_lpe,
@@ -15,8 +17,10 @@ __all__ = [
     'CoordinateEncoder',
     'JoinedFeatures',
     'fourier_features',
+    'gaussians',
     'geo',
     'hash_grid',
+    'integrated_pe',
     'learnable_fourier',
     'make_features',
     'mspe',
