@@ -14,6 +14,7 @@ _FUNCTIONS = {  # module -> its functions
     'base.convolution': 'depthwise',
     'base.phases': 'phase',
     'base.products': 'scaled_dot_product weighted_sum',
+    'features.coordinates.barf': 'barf_features barf_window',
     'features.coordinates.gaussians': (
         'contracted_gaussian contracted_points expanded_points section_gaussian section_moments'
     ),

@@ -35,6 +35,8 @@ from posenc_jax.features.graphs.rope_reading_order import (
 from posenc_jax.protocol.errors import SpecError
 
 COORDINATES = {  # spec -> what the message says
+    'barf(bands=0)': 'bands must be at least 1 and at most 127, got 0',
+    'barf(begin=0.6)': 'end must be above begin=0.6 and at most 1, got 0.5',
     'dense_grid(components=5)': 'components must be at least 1 and at most 4, got 5',
     'dense_grid(levels=12)': 'its tables would take 10.7 GiB, at most 1 GiB are accepted',
     "fourier_features(kind='rff')": "is not one of 'nerf', 'random'",

@@ -1,6 +1,7 @@
 """Encoders of coordinates: features of points, for networks that read points and not tokens."""
 
 from posenc_jax.features.coordinates import (
+    barf,
     fourier_features,
     gaussians,
     geo,
@@ -16,6 +17,7 @@ from posenc_jax.features.coordinates.encoder import CoordinateEncoder, JoinedFea
 __all__ = [
     'CoordinateEncoder',
     'JoinedFeatures',
+    'barf',
     'fourier_features',
     'gaussians',
     'geo',
