@@ -33,6 +33,9 @@ REFUSED = {  # spec -> what the message says
     'sirren()': 'did you mean',
     "spder(damping='sqr')": "did you mean 'sqrt'",
     'spder(omega=0.0)': 'omega must be positive',
+    "wire(form='2d')": "one of 'wire', 'wire2d'",
+    'wire(scale=-1.0)': 'scale must be at least 0, got -1.0',
+    'wire(width=1)': 'width must be at least 2 and at most 65536, got 1',
 }
 
 
