@@ -30,6 +30,7 @@ _FUNCTIONS = {  # module -> its functions
     'features.graphs.rfp_learned': 'neighbour_attention propagate_learned',
     'features.graphs.rwse': 'return_probabilities',
     'fields.finer': 'finer_activation',
+    'fields.gauss': 'gauss_activation',
     'fields.wire': 'wire_activation',
     'methods.alibi': 'alibi_bias alibi_half alibi_slopes',
     'methods.alibi_pi': 'alibi_pi_scale',
