@@ -23,6 +23,7 @@ _FUNCTIONS = {  # module -> its functions
     'features.coordinates.integrated_pe': 'integrated_features',
     'features.coordinates.point_orders': 'grid_cells point_key point_order',
     'features.coordinates.traced_orders': 'traced_order',
+    'features.coordinates.triplane': 'plane_features',
     'features.graphs.curvature': 'forman_ricci ollivier_bounds ollivier_ricci',
     'features.graphs.lap_pe': 'laplacian_eigenvectors sign_invariant',
     'features.graphs.lcp': 'curvature_profile',

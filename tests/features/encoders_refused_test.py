@@ -91,6 +91,10 @@ COORDINATES = {  # spec -> what the message says
     "shifted_basis('gaussian', form='complex', features=1025)": '1050625 features; at most 1048576',
     "shifted_basis('basic') | shifted_basis('basic', form='two')": 'one number of coordinates, got '
     '[1, 2]',
+    'triplane(sizes=())': 'has 1 to 64 sizes, got 0',
+    'triplane(sizes=(1,))': 'sizes must be at least 2 and at most 65536, got 1 in ',
+    'triplane(sizes=(8192,))': 'its tables would take 24 GiB, at most 1 GiB',
+    'triplane(time=True)': "time=True needs combine='product'",
 }
 GRAPHS = {
     "lap_pe(signs='absolute')": "one of 'random', 'canonical', 'abs'",

@@ -11,6 +11,7 @@ from posenc_jax.features.coordinates import (
     mspe,
     recombiner_lpe,
     shifted_basis,
+    triplane,
 )
 from posenc_jax.features.coordinates.encoder import CoordinateEncoder, JoinedFeatures, make_features
 
@@ -28,5 +29,6 @@ __all__ = [
     'mspe',
     'recombiner_lpe',
     'shifted_basis',
+    'triplane',
 ]
 __dir__ = __all__.copy
