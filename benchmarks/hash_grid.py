@@ -1,6 +1,6 @@
 """Lookups in a multiresolution hash grid: `hash_grid` against the same sums in NumPy.
 
-    # sixteen levels, a million points of a square: ten minutes on two busy cores
+    # sixteen levels, a million points of a square: three minutes of processor time
     python benchmarks/hash_grid.py
     python benchmarks/hash_grid.py --points=4096 --levels=4 --log2_rows=10 --rounds=2
 
