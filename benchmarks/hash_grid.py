@@ -1,14 +1,15 @@
 """Lookups in a multiresolution hash grid: `hash_grid` against the same sums in NumPy.
 
-    # sixteen levels, a million points of a square: three minutes of processor time
+    # sixteen levels, a million points of a square: about three minutes of processor time
     python benchmarks/hash_grid.py
     python benchmarks/hash_grid.py --points=4096 --levels=4 --log2_rows=10 --rounds=2
 
 Both contenders read the features of all points, and the backward pass adds the gradient of the sum
 of features times random weights to the tables. NumPy computes a level at a time, all points at
-once, and adds gradients by `bincount`, which is faster there than `add.at`. The contenders take
-turns in one process. The largest differences of features and of gradients are printed too, over
-the largest of each; they come from the rounding of places in fine grids to float32.
+once, and adds gradients by `add.at` a column at a time, which took a third of the time of
+`bincount`. The contenders take turns in one process. The largest differences of features and of
+gradients are printed too, over the largest of each; they come from the rounding of places in fine
+grids to float32.
 """
 
 import jax
@@ -51,16 +52,10 @@ def gradient_by_numpy(x, tables, levels, cotangent) -> list[np.ndarray]:
     for number, (table, level) in enumerate(zip(tables, levels)):
         row, weight = corners(x, level, len(table))
         own = cotangent[:, number * width : (number + 1) * width]
-        share = weight[..., None] * own[:, None]
-        grads.append(
-            np.stack(
-                [
-                    np.bincount(row.ravel(), share[..., column].ravel(), len(table))
-                    for column in range(width)
-                ],
-                axis=-1,
-            )
-        )
+        grad = np.zeros((width, len(table)), np.float32)
+        for column in range(width):
+            np.add.at(grad[column], row.ravel(), (weight * own[:, column, None]).ravel())
+        grads.append(grad.T)
     return grads
 
 
