@@ -18,6 +18,10 @@ OTHER = {
     """--config.pattern='("pcm() | pcm_layer(gru())",)'""",
     'segmented_sequences': 'python train.py --config=configs/segmented.py --config.init.source=RUN '
     "--config.init.extend='segmented_sequences(factor=4)'",
+    'triplane': 'python train.py --config=configs/field.py '
+    """--config.task="bit_planes(picture('synthetic'))" """  # points of three coordinates
+    """--config.features="triplane(sizes=(16, 32), features=8, box=(-1.0, 1.0))" """
+    "--config.field='mlp(width=64, layers=2)'",
 }
 # Encodings whose positions only the task of a sweep supplies; the measurement of a claim trains it.
 PLACED = (

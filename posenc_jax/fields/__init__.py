@@ -1,6 +1,19 @@
 """Fields: networks from coordinates, or from features of them, to values."""
 
-from posenc_jax.fields import bit_plane_inr, doh, fcnet, linear, mlp, pins, poly_inr, siren, spder
+from posenc_jax.fields import (
+    bit_plane_inr,
+    doh,
+    fcnet,
+    finer,
+    gauss,
+    linear,
+    mlp,
+    pins,
+    poly_inr,
+    siren,
+    spder,
+    wire,
+)
 from posenc_jax.fields.network import FieldNetwork, make_field
 
 __all__ = [
@@ -8,6 +21,8 @@ __all__ = [
     'bit_plane_inr',
     'doh',
     'fcnet',
+    'finer',
+    'gauss',
     'linear',
     'make_field',
     'mlp',
@@ -15,5 +30,6 @@ __all__ = [
     'poly_inr',
     'siren',
     'spder',
+    'wire',
 ]
 __dir__ = __all__.copy

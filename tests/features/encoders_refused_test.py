@@ -12,7 +12,9 @@ from flax import nnx
 from posenc_jax.features.coordinates import make_features
 from posenc_jax.features.coordinates.basis_grid import basis_kernel, blend_weights, separable_fit
 from posenc_jax.features.coordinates.fourier_features import nyquist_bands
+from posenc_jax.features.coordinates.gaussians import section_moments
 from posenc_jax.features.coordinates.geo.geo_sh import spherical_harmonics
+from posenc_jax.features.coordinates.grid_levels import growth_factor
 from posenc_jax.features.coordinates.mspe import MultiScalePositions, mspe
 from posenc_jax.features.graphs import feature_scale, make_graph_features
 from posenc_jax.features.graphs.adjacency import graph_operator
@@ -33,6 +35,10 @@ from posenc_jax.features.graphs.rope_reading_order import (
 from posenc_jax.protocol.errors import SpecError
 
 COORDINATES = {  # spec -> what the message says
+    'barf(bands=0)': 'bands must be at least 1 and at most 127, got 0',
+    'barf(begin=0.6)': 'end must be above begin=0.6 and at most 1, got 0.5',
+    'dense_grid(components=5)': 'components must be at least 1 and at most 4, got 5',
+    'dense_grid(levels=12)': 'its tables would take 10.7 GiB, at most 1 GiB are accepted',
     "fourier_features(kind='rff')": "is not one of 'nerf', 'random'",
     "fourier_features(kind='random', bands=4)": "kind 'random' has no bands, got 4; it takes "
     'features and scale',
@@ -52,6 +58,14 @@ COORDINATES = {  # spec -> what the message says
     'geo_sh(degrees=0)': 'degrees must be at least 1 and at most 128, got 0',
     'geo_sh(degrees=129)': 'degrees must be at least 1 and at most 128, got 129',
     "geo_spherem(single_scale_unit='radian')": "did you mean 'rad'",
+    "hash_grid(blend='cubic')": "is not one of 'linear', 'smoothstep'",
+    'hash_grid(box=(1.0, 1.0))': 'box has its smallest number first, got (1.0, 1.0)',
+    'hash_grid(growth=0.5)': 'growth must be at least 1 and at most 16, got 0.5',
+    'hash_grid(levels=20)': 'level 19 has 8388608 vertices along a side, at most 4194304',
+    'integrated_pe(begin=3, end=3)': 'end must be above begin=3 and at most 24, got 3',
+    'integrated_pe(begin=17)': 'end=16 unless it is given, got begin=17; give an end above it',
+    "integrated_pe(basis='icosahedron')": "components must be 3, got 2; other points have basis='a",
+    'integrated_pe(variance=-1.0)': 'variance must be at least 0, got -1.0',
     'mspe(features=6)': 'a multiple of 4, got 6; the nearest is 8',
     'mspe(features=0)': 'at least 4, at most 1048576 and a multiple of 4, got 0',
     'mspe(scale=0.0)': 'scale must be positive, got 0.0',
@@ -77,6 +91,10 @@ COORDINATES = {  # spec -> what the message says
     "shifted_basis('gaussian', form='complex', features=1025)": '1050625 features; at most 1048576',
     "shifted_basis('basic') | shifted_basis('basic', form='two')": 'one number of coordinates, got '
     '[1, 2]',
+    'triplane(sizes=())': 'has 1 to 64 sizes, got 0',
+    'triplane(sizes=(1,))': 'sizes must be at least 2 and at most 65536, got 1 in ',
+    'triplane(sizes=(8192,))': 'its tables would take 24 GiB, at most 1 GiB',
+    'triplane(time=True)': "time=True needs combine='product'",
 }
 GRAPHS = {
     "lap_pe(signs='absolute')": "one of 'random', 'canonical', 'abs'",
@@ -127,6 +145,8 @@ def codes(words, **options):
 
 
 CALLS = {  # what the message says -> the call
+    'got 4 levels, coarsest 16 and finest 8': lambda: growth_factor(16, 8, 4),
+    "did you mean 'cone'": lambda: section_moments(jnp.zeros(1), jnp.ones(1), 0.1, 'cones'),
     'at least 1 sample, got 0': lambda: nyquist_bands(0),
     'degrees must lie in 1 .. 128, got 129': lambda: spherical_harmonics(jnp.zeros(2), 129),
     'multiple of 4 channels, got 6': lambda: mspe(jnp.zeros(2), 6),

@@ -18,6 +18,8 @@ REFUSED = {  # spec -> what the message says
     'doh(siren(width=1024, layers=2), latent=4096)': '1 GiB',
     'doh(linear(), latent=8, seed=-1)': 'seed must be at least 0',
     'fcnet(dropout=1.0)': 'dropout must be at least 0 and below 1, got 1.0',
+    'finer(first_bias=0.0)': 'first_bias must be positive, got 0.0; None is accepted too',
+    'gauss(scale=0.0)': 'scale must be positive, got 0.0',
     'mlp(width=0)': 'mlp width must be at least 1 and at most 65536, got 0',
     'mlp(layers=65)': 'layers must be at least 1 and at most 64, got 65',
     'pins(levels=13, bands=2)': 'at most 24',
@@ -33,6 +35,9 @@ REFUSED = {  # spec -> what the message says
     'sirren()': 'did you mean',
     "spder(damping='sqr')": "did you mean 'sqrt'",
     'spder(omega=0.0)': 'omega must be positive',
+    "wire(form='2d')": "one of 'wire', 'wire2d'",
+    'wire(scale=-1.0)': 'scale must be at least 0, got -1.0',
+    'wire(width=1)': 'width must be at least 2 and at most 65536, got 1',
 }
 
 

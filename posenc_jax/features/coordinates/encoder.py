@@ -42,6 +42,19 @@ class CoordinateEncoder(nnx.Module):
         """The features of points, which are an array or nested lists."""
         raise NotImplementedError
 
+    def encode_at(
+        self,
+        coords: Num[Array, '... d'] | list | tuple,
+        progress: Float[Array, ''] | float | None = None,
+    ) -> Float[Array, '... F']:
+        """The features while a field is trained, those of `encode` unless an encoder grows.
+
+        Args:
+          coords: the points.
+          progress: the share of training that is over; None is the end.
+        """
+        return self.encode(coords)
+
     def check(self, coords: Num[Array, '... d'] | list | tuple) -> Float[Array, '... d']:
         """The coordinates in float32. Values are checked where they are known, which is not so
         while JAX traces.
@@ -121,7 +134,10 @@ class JoinedFeatures(CoordinateEncoder):
             part.check_values(coords)
 
     def encode(self, coords):
-        return jnp.concatenate([part.encode(coords) for part in self.parts], axis=-1)
+        return self.encode_at(coords)
+
+    def encode_at(self, coords, progress=None):
+        return jnp.concatenate([part.encode_at(coords, progress) for part in self.parts], axis=-1)
 
 
 def make_features(spec: str, rngs: nnx.Rngs | None = None) -> CoordinateEncoder:

@@ -115,7 +115,7 @@ class Field(nnx.Module):
           ValueError: points with another number of coordinates, or coordinates that are not finite.
         """
         if self.features is not None:
-            features = self.features.encode(coords)
+            features = self.features.encode_at(coords, progress)
         else:
             features = coords if self.network.takes_features else None
         return self.network(features, coords, key=key, progress=progress)
