@@ -43,6 +43,11 @@ OPTIONS = {
     'irpe': ('encoding', 'irpe(mode="bias", method="cross", shared=False)', dict()),
     'kerple': ('encoding', 'kerple(kernel="bias_wht")', dict()),
     'lm_infinite': ('encoding', 'lm_infinite(encoding=alibi(), n_global=2, n_local=5)', dict()),
+    'mrope_interleaved': (
+        'encoding',
+        'mrope_interleaved(positions="spatial_reset")',
+        dict(relative=False),
+    ),
     'nope_temperature': (
         'encoding',
         'nope_temperature(1.2, per_head=True, slope=0.5, train_len=8)',
@@ -143,6 +148,19 @@ class Images(Encoding):
         return dataclasses.replace(tok, pos=jnp.stack(parts, axis=-1))
 
 
+class Filmed(Encoding):
+    """Gives tokens positions of a token of text and a video of two frames of 2 x 2 patches, again
+    and again. A moved position moves the count of the tokens.
+    """
+
+    def place(self, tok, *, key=None):
+        cell = tok.rank % 9 - 1
+        inside = (cell >= 0).astype(jnp.int32)
+        parts = inside * (cell // 4), inside * (cell // 2 % 2), inside * (cell % 2)
+        told = jnp.broadcast_arrays(tok.pos, *parts, 2 * inside, 2 * inside)
+        return dataclasses.replace(tok, pos=jnp.stack(told, axis=-1))
+
+
 class Gridded(Encoding):
     """Gives tokens positions of a grid of five columns. A moved position moves its row and its
     column.
@@ -197,15 +215,21 @@ class Reordered(Encoding):
 PLACED = {
     'axial_rope2d': Gridded,
     'bipe': Sentences,
+    'circlerope': Filmed,
     'conflator': Alternating,
+    'hope_video': Filmed,
     'image_shift': Images,
     'irpe': Classified,
     'learned_grid': Classified,
+    'mhrope': Filmed,
+    'mrope': Filmed,
+    'mrope_interleaved': Filmed,
     'nar': Diagonals,
     'papeft': Located,
     'sincos2d': Classified,
     'pcm': Points,
     'uni_encoder': Candidates,
+    'videorope': Filmed,
     'xlpe': Reordered,
 }
 
