@@ -79,7 +79,7 @@ class MRoPEInterleaved(MultimodalRotary):
     1 and k < 3b, w if k mod 3 = 2 and k < 3c, else t`. Positions are those of `mrope`, or
     `(o + s f, r, c)` with `positions='spatial_reset'`, which the paper recommends and Qwen3-VL does
     not have: rows and columns then start at 0, and text goes on where it would without the reset.
-    With it, what a token of text gives a picture depends on how far behind the beginning it stands.
+    With it, logits of text and a picture depend on how far the text stands behind the beginning.
     Text alone has the logits of `rope(base)`. Differs from the paper: as `mrope`; sections that
     interleaving does not have are refused, where the released code gives their pairs to t.
 
