@@ -49,6 +49,11 @@ OPTIONS = {
     'kerple': ('encoding', 'kerple(kernel="bias_wht")', dict()),
     'liere': ('encoding', 'liere(block=2, per_head=True, size=(8, 64))', dict(relative=True)),
     'lm_infinite': ('encoding', 'lm_infinite(encoding=alibi(), n_global=2, n_local=5)', dict()),
+    'mrope_interleaved': (
+        'encoding',
+        'mrope_interleaved(positions="spatial_reset")',
+        dict(relative=False),
+    ),
     'nope_temperature': (
         'encoding',
         'nope_temperature(1.2, per_head=True, slope=0.5, train_len=8)',
@@ -155,6 +160,19 @@ class Images(Encoding):
         return dataclasses.replace(tok, pos=jnp.stack(parts, axis=-1))
 
 
+class Filmed(Encoding):
+    """Gives tokens positions of a token of text and a video of two frames of 2 x 2 patches, again
+    and again. A moved position moves the count of the tokens.
+    """
+
+    def place(self, tok, *, key=None):
+        cell = tok.rank % 9 - 1
+        inside = (cell >= 0).astype(jnp.int32)
+        parts = inside * (cell // 4), inside * (cell // 2 % 2), inside * (cell % 2)
+        told = jnp.broadcast_arrays(tok.pos, *parts, 2 * inside, 2 * inside)
+        return dataclasses.replace(tok, pos=jnp.stack(told, axis=-1))
+
+
 class Gridded(Encoding):
     """Gives tokens positions of a grid of five columns. A moved position moves its row and its
     column.
@@ -231,12 +249,20 @@ PLACED = {
     'algebraic_tree': Heap,
     'axial_rope2d': Gridded,
     'bipe': Sentences,
+    'circlerope': Filmed,
     'conflator': Alternating,
     'dinov3_rope': Gridded,
     'image_shift': Images,
     'irpe': Classified,
     'learned_grid': Classified,
     'liere': Gridded,
+    'hope_video': Filmed,
+    'image_shift': Images,
+    'irpe': Classified,
+    'learned_grid': Classified,
+    'mhrope': Filmed,
+    'mrope': Filmed,
+    'mrope_interleaved': Filmed,
     'nar': Diagonals,
     'papeft': Located,
     'rope_3d': Cloud,
@@ -248,6 +274,7 @@ PLACED = {
     'tree_pe': Heap,
     'pcm': Points,
     'uni_encoder': Candidates,
+    'videorope': Filmed,
     'xlpe': Reordered,
 }
 

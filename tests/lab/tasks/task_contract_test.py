@@ -43,6 +43,9 @@ TASKS = {
     'minesweeper(ids="coupled")': 3,
     'multiplication(digits=5, pad_product=True)': (1, 5),
     'multiplication(second=2, pad_product=True, reverse_output=True, ids="coupled")': (1, 5),
+    'patch_questions()': (2, 5),
+    'patch_questions(asked=2, ids="layout")': 4,
+    'patch_questions("time", ids="layout")': (2, 5),
     'parity()': (1, 7),
     'parity(ids="coupled")': 6,
     'random_spaces(addition(ids="plain"), law="geometric", in_evaluation=True)': (1, 5),
@@ -112,7 +115,7 @@ DTYPES = {'targets': np.int32, 'valid': np.bool_, 'source_valid': np.bool_}
 WHOLE = ('tokens', 'source', 'source_positions', 'segment')  # int32; other arrays are float32
 POSITIONS = {  # components of a position, where it has several
     **{'code_mixed': 3, 'code_text': 3, 'any_order': 2, 'minesweeper': 2, 'markov_field': 2},
-    **{'kv_slots': 3, 'shapes': 3},
+    **{'kv_slots': 3, 'patch_questions': 6, 'shapes': 3},
 }
 REQUIRED = {  # the argument in front of the one that is tried
     **{

@@ -1,4 +1,5 @@
-"""Tasks on boards and fields of cells."""
+"""Tasks on boards, fields of cells and pictures of patches."""
 
 from posenc_jax.lab.tasks.grid.markov_field import MarkovField as MarkovField
 from posenc_jax.lab.tasks.grid.minesweeper import Minesweeper as Minesweeper
+from posenc_jax.lab.tasks.grid.patch_questions import PatchQuestions as PatchQuestions
