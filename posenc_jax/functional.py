@@ -65,6 +65,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.pi': 'pi_frequencies',
     'methods.piecewise': 'piecewise_logits',
     'methods.polyphase_anchor': 'anchor_place anchored',
+    'methods.pope': 'pope_delta pope_frequencies pope_polar',
     'methods.position_coupling': 'random_start',
     'methods.positional_attention': 'project_positions',
     'methods.positional_description': 'random_tags',

@@ -54,6 +54,7 @@ OPTIONS = {
         dict(relative=True),
     ),
     'pcm': ('encoding', 'pcm(hidden=8, depth=1)', dict()),
+    'pope': ('encoding', 'pope(partial=0.5, cache="raw")', dict()),
     'seqpe': ('encoding', 'seqpe(use="attn_mul", max_pos=128, temperature=4.0)', dict(fused=True)),
     'sigma_gpt': (
         'encoding',
