@@ -42,6 +42,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.giraffe_random': 'giraffe_ids',
     'methods.gpe': 'gpe_ids gpe_loss wait_k_reads',
     'methods.grape_a': 'grape_bias grape_gate',
+    'methods.grape_ap': 'grape_ap_bias grape_ap_turn grape_ap_unit',
     'methods.grape_m': 'grape_frequencies grape_turn',
     'methods.grape_m_contextual': 'grape_increments grape_match',
     'methods.hirope': 'hierarchical_ids',

@@ -41,6 +41,7 @@ OPTIONS = {
     'dpe': ('encoding', 'dpe(layers=1, order_input_pe=False) | full()', dict(relative=True)),
     'gali': ('encoding', 'gali(encoding=rope(), chunk=1, local=2, noise=1.0, train_len=8)', dict()),
     'grape_a': ('encoding', 'grape_a(gate="both")', dict()),
+    'grape_ap': ('encoding', 'grape_ap(size=4, relative=True)', dict(relative=True)),
     'grape_m': ('encoding', 'grape_m(planes=2)', dict(relative=False)),
     'irpe': ('encoding', 'irpe(mode="bias", method="cross", shared=False)', dict()),
     'kerple': ('encoding', 'kerple(kernel="bias_wht")', dict()),
