@@ -84,6 +84,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.rpe_convergent': 'convergent_bias',
     'methods.sandwich': 'sandwich_bias sandwich_curve sandwich_slopes',
     'methods.segmented_sequences': 'chunk_ids prefix_ids stretched_table',
+    'methods.selective_rope': 'selective_increments selective_temperatures selective_units',
     'methods.self_extend': 'self_extend_capacity self_extend_distance',
     'methods.shaw': 'shaw_index shaw_logits shaw_terms shaw_values',
     'methods.sigma_gpt': 'sigma_gpt_sinusoid',

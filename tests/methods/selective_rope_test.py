@@ -1,0 +1,166 @@
+"""Selective RoPE: its temperatures, RoPE at equal increments, and the definition in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.methods.selective_rope import (
+    selective_increments,
+    selective_temperatures,
+    selective_units,
+)
+from tests.golden_files import golden_suite
+from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
+from tests.methods.pair_logits import logits
+from tests.methods.pairs import draw
+from tests.refusals import refused
+
+N, K, H, D, L = 4, 2, 8, 12, 14
+INPUTS = draw_inputs((1, N, K, H, D), L)
+TOLERANCE = 2e-5  # phases of some 20 rad in float32
+OPTIONS = ['', 'bias=True, gate=True', 'temperature="rfa", theta=0.8', 'skip_conv=True']
+
+
+def build(options='', *, moved=True, **context):
+    sizes = dict(heads=N, head_dim=H, model_dim=D) | context
+    arguments = ', '.join(filter(None, ['rank=6', options]))
+    part = pj.make(f'selective_rope({arguments})', rngs=nnx.Rngs(0), **sizes)
+    if moved:
+        part.up[...] *= 8.0
+    return part
+
+
+def convolved(case):
+    rows = jnp.asarray([0.0, 0.0, 0.0, *case['rows']])[None, :, None, None]
+    taps = jnp.asarray(case['taps'])[:, None, None]
+    return selective_increments(rows, taps, pj.Tokens.of(segment=[case['documents']])).ravel()
+
+
+test_golden = golden_suite(
+    'selective_rope',
+    {
+        'temperatures.*': lambda _, kind: selective_temperatures(4, kind),
+        'convolution.increments': convolved,
+    },
+    atol=5e-8,
+)
+
+
+def angles_by_definition(part):
+    """Running sums [L, N, F] of one text, in float64."""
+    read = lambda variable: np.asarray(variable[...], np.float64)
+    x = np.asarray(INPUTS[3][0], np.float64).reshape(L, N, D // N)
+    unit = (x / np.sqrt((x**2).sum(-1, keepdims=True) + 1e-6)).reshape(L, D)
+    phi = np.einsum('sr,rnf->snf', unit @ read(part.down), read(part.up))
+    out = np.zeros_like(phi)
+    for i in range(L):
+        for back in range(min(4, i + 1)):
+            out[i] += phi[i - back] * read(part.taps)[3 - back]
+    if part.beta is not None:
+        out += np.exp(read(part.beta))
+    if part.gate_kernel is not None:
+        a = unit @ read(part.gate_kernel) + read(part.gate_bias)
+        out *= 1 / (1 + np.exp(-a))[..., None]
+    tau = 500000.0 ** (-np.arange(H // 2) / (H // 2))
+    if part.temperature == 'rfa':
+        tau = np.tan(np.linspace(0, 0.8 * np.pi, H // 2) / 2) / np.tan(0.4 * np.pi)
+    return np.cumsum(out * tau, axis=0)
+
+
+@pytest.mark.parametrize('options', OPTIONS)
+def test_logits_equal_the_definition(options):
+    part, (q, k, _, x) = build(options), INPUTS
+    angles = angles_by_definition(part)
+    complex_ = lambda a: np.asarray(a, np.float64)[..., : H // 2] + 1j * a[..., H // 2 :]
+    of_q, of_k = complex_(q[0]), np.repeat(complex_(k[0]), N // K, axis=1)
+    turn = np.exp(1j * angles)
+    expected = np.einsum('inf,jnf->nij', of_q * turn, (of_k * turn).conj()).real / H**0.5
+    found = logits(part, q, k, None, x)[0]
+    np.testing.assert_allclose(np.tril(found), np.tril(expected), atol=TOLERANCE)
+    assert np.abs(angles[-1]).max() > 1
+
+
+def test_equal_increments_are_rope():
+    """exp(0) = 1 is what the bias adds; the taps take the rest away."""
+    part, (q, k, _, x) = build('bias=True'), INPUTS
+    part.taps[...] *= 0.0
+    expected = logits(pj.make('rope(base=500000.0)', head_dim=H), q, jnp.repeat(k, 2, axis=2))
+    found = logits(part, q, k, None, x)
+    np.testing.assert_allclose(np.tril(found), np.tril(expected), atol=TOLERANCE)
+
+
+def test_without_the_convolution_only_query_and_key_count():
+    part, (q, k, _, x), token = build('skip_conv=True'), INPUTS, 6
+    before, after = (logits(part, q, k, None, a) for a in (x, x.at[:, token].multiply(-1.0)))
+    i, j = np.mgrid[:L, :L]
+    changed = np.abs(after - before).max(axis=(0, 1))
+    own = (i == token) ^ (j == token)
+    assert changed[(j <= i) & ~own].max() < TOLERANCE and changed[(j <= i) & own].min() > 1e-3
+
+
+def test_the_size_of_the_input_does_not_count():
+    x = jnp.asarray(draw(4, 1, 3, D))
+    np.testing.assert_allclose(selective_units(50.0 * x, N), selective_units(x, N), atol=1e-5)
+    np.testing.assert_array_equal(selective_units(0 * x, N), 0.0)
+
+
+def test_a_logit_depends_on_the_tokens_that_the_path_from_key_to_query_reads():
+    """A token moves the increments of itself and of the three tokens behind it."""
+    part, (q, k, _, x), token = build(), INPUTS, 6
+    before, after = (logits(part, q, k, None, a) for a in (x, x.at[:, token].multiply(-1.0)))
+    i, j = np.mgrid[:L, :L]
+    crossed = (j < i) & (i >= token) & (j < token + 3)
+    changed = np.abs(after - before).max(axis=(0, 1))
+    assert changed[(j <= i) & ~crossed].max() < TOLERANCE
+    assert changed[(j < token) & (i > token + 2)].min() > 1e-3
+
+
+@pytest.mark.full
+def test_tiles_and_gradients_equal_the_definition():
+    def reference(encoding, q, k, v, x):
+        part = encoding.parts[0]
+        unit = selective_units(x, N)
+        phi = jnp.einsum('bsr,rnf->bsnf', unit @ part.down[...], part.up[...])
+        rows = jnp.pad(phi, ((0, 0), (3, 0), (0, 0), (0, 0)))
+        phi = sum(rows[:, tap : tap + L] * part.taps[...][tap] for tap in range(4))
+        phi = phi + jnp.exp(part.beta[...])
+        own = unit @ part.gate_kernel[...] + part.gate_bias[...]
+        angles = jnp.cumsum(phi * jax.nn.sigmoid(own)[..., None], axis=1)
+        turn = jnp.exp(1j * angles * jnp.asarray(500000.0 ** (-np.arange(H // 2) / (H // 2))))
+        planes = lambda a: (a[..., : H // 2] + 1j * a[..., H // 2 :]) * turn
+        each = lambda a: jnp.repeat(a, N // K, axis=2)
+        s = jnp.einsum('bihf,bjhf->bhij', planes(q), planes(each(k)).conj()).real / H**0.5
+        causal = jnp.tril(jnp.ones((L, L), bool))
+        w = jax.nn.softmax(jnp.where(causal, s, -jnp.inf), axis=-1)
+        return jnp.einsum('bhij,bjhd->bihd', w, each(v))
+
+    encoding = pj.chain(build('bias=True, gate=True'), pj.make('causal()'))
+    check_values_and_gradients(encoding, INPUTS, reference, 1e-4)
+
+
+def test_left_padding_changes_nothing():
+    encoding, pad = pj.chain(build('bias=True'), pj.make('causal()')), 3
+    in_front = [np.pad(a, ((0, 0), (pad, 0), *[(0, 0)] * (a.ndim - 2))) for a in INPUTS]
+    valid = np.arange(L + pad)[None] >= pad
+    found = run(encoding, *in_front, pj.Tokens.of(valid=valid), block=(8, 5))[:, pad:]
+    expected = run(encoding, *INPUTS, pj.Tokens.of(length=L))
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+test_wrong_calls = refused(
+    {
+        '3 tokens before: 14 keys, input: none': lambda: logits(build(), *INPUTS[:2]),
+        '3 tokens before: 14 keys, input: 8 tokens': lambda: logits(
+            build(), *INPUTS[:2], None, INPUTS[3][:, :5]
+        ),
+        'heads must be at least 1 and a divisor of model_dim=10': lambda: build(model_dim=10),
+        'theta must be above 0|theta must be positive and below 1': lambda: build(
+            'temperature="rfa", theta=1.0'
+        ),
+        "temperature='rff' is not one of 'rope', 'rfa'": lambda: build('temperature="rff"'),
+        'even and at least 2, got 7': lambda: build(head_dim=7),
+    }
+)
