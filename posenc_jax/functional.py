@@ -37,6 +37,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.dpe': 'order_loss',
     'methods.dynamic_ntk': 'dynamic_ntk_frequencies',
     'methods.fire': 'fire_network fire_progress fire_transform',
+    'methods.fope': 'fope_frequencies fope_start fope_turn',
     'methods.gali': 'gali_chunks gali_ids gali_slots pair_normals',
     'methods.giraffe': 'giraffe_frequencies',
     'methods.giraffe_random': 'giraffe_ids',
