@@ -164,10 +164,10 @@ class TrainedPlanes(GrapeM, where=lambda given: given['planes'] is not None):
     def rotate(self, x, pos):
         kv_heads = self.omega.shape[0]
         grouped = x.reshape(*x.shape[:2], kv_heads, -1, x.shape[-1]).astype(jnp.float32)
-        heads = lambda plane: jnp.expand_dims(plane, 1)  # every query head of a key head
 
         def turn(x, plane):
-            return grape_turn(x, *map(heads, plane), pos[:, :, None, None]), None
+            a, b, omega = (jnp.expand_dims(of, 1) for of in plane)  # beside every query head
+            return grape_turn(x, a, b, omega, pos[:, :, None, None]), None
 
         planes = [jnp.swapaxes(of[...], 0, 1) for of in (self.a, self.b, self.omega)]
         return jax.lax.scan(turn, grouped, planes)[0].reshape(x.shape).astype(x.dtype)

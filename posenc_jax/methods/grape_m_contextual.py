@@ -30,6 +30,9 @@ def grape_increments(a: Float[Array, '...'], gate: Gate = 'sigmoid') -> Float[Ar
     return jax.nn.sigmoid(a / _FLAT)
 
 
+Sum = tuple[Float[Array, 'B N T'], Float[Array, 'B N T']]  # and how much it is too large
+
+
 def grape_match(
     q: Float[Array, 'B N T H'],
     k: Float[Array, 'B K S H'],
@@ -37,9 +40,12 @@ def grape_match(
     theta: Float[Array, 'F'],
     q_index: Int[Array, '#B T'],
     k_index: Int[Array, '#B S'],
-    carry: Float[Array, 'B N T'],
-) -> tuple[Float[Array, 'B N T S'], Float[Array, 'B N T']]:
+    carry: Sum,
+) -> tuple[Float[Array, 'B N T S'], Sum]:
     """Logits of one block of keys, and the sum from its start to each query for the next block.
+
+    The rounding error of the sum is carried beside it and taken off at the next addition, so that
+    it does not grow with the number of blocks.
 
     Args:
       q, k: as projected, not rotated.
@@ -47,23 +53,27 @@ def grape_match(
         keys that are not valid.
       theta: radians per unit of a position.
       q_index, k_index: order of the tokens. Logits of keys after the query have no meaning.
-      carry: sum from the end of this block to each query.
+      carry: sum from the end of this block to each query, and its rounding error.
 
     Example:
       >>> q, k, index = jnp.ones((1, 1, 1, 2)), jnp.ones((1, 1, 2, 2)), jnp.array([[0, 1]])
-      >>> omega, theta = jnp.array([[[0.5, 0.25]]]), jnp.ones(1)
-      >>> s, carry = grape_match(q, k, omega, theta, index[:, 1:], index, jnp.zeros((1, 1, 1)))
-      >>> s.ravel().round(4).tolist(), carry.ravel().tolist()
+      >>> omega, zero = jnp.array([[[0.5, 0.25]]]), jnp.zeros((1, 1, 1))
+      >>> s, carry = grape_match(q, k, omega, jnp.ones(1), index[:, 1:], index, (zero, zero))
+      >>> s.ravel().round(4).tolist(), carry[0].ravel().tolist()
       ([1.2411, 1.4142], [0.5])
     """
     before = (k_index[..., :, None] < q_index[..., None, :]).astype(jnp.float32)
     sums = jnp.einsum('bns,bst->bnt', omega, before, precision='highest')
     if omega.shape[1] > 1:  # one for every key head
         sums = jnp.repeat(sums, q.shape[1] // k.shape[1], axis=1)
-    carry = carry + sums
+    nearer, excess = carry
+    due = sums - excess
+    total = nearer + due
+    excess = (total - nearer) - due
     own = jnp.cumsum(omega, axis=-1) - omega
-    turned = lambda x, position: rotate(x, position[..., None] * theta)
-    return scaled_dot_product(turned(q, carry), turned(k, own)), carry
+    of_q = total[..., None] * theta - excess[..., None] * theta
+    turned = rotate(q, of_q), rotate(k, own[..., None] * theta)
+    return scaled_dot_product(*turned), (total, excess)
 
 
 @register(
@@ -140,7 +150,8 @@ class ContextualGrapeM(Carries):
         return q, k, v, tq, tk.with_feats(grape_m_contextual=omega)
 
     def first_carry(self, q, tq):
-        return jnp.zeros(q.shape[:3], jnp.float32)
+        zero = jnp.zeros(q.shape[:3], jnp.float32)
+        return zero, zero
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         omega = heads_first(tk.feats['grape_m_contextual'])

@@ -14,6 +14,7 @@ from posenc_jax.methods.carope import carope_last, carope_match
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.protocol.bounds import CONTEXT, Base, Divides, Ge, Gt, Lt, Size
 from posenc_jax.protocol.capabilities import Carries
+from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
@@ -21,6 +22,7 @@ from posenc_jax.protocol.tokens import Tokens
 Temperature = Literal['rope', 'rfa']
 TEMPERATURES = ('rope', 'rfa')
 _TAPS = 4
+_DIFFERENCE = (0.0, 0.0, -1.0, 1.0)  # a token's own row minus the one before
 _EPS = 1e-6
 
 
@@ -106,6 +108,8 @@ class SelectiveRoPE(Carries):
       theta: of 'rfa'.
       bias: adds exp(beta) to the increments, beta trained for each channel and 0 at the start.
       gate: multiplies the increments of a head by a trained sigmoid of its own.
+      skip_conv: increments are differences of neighbouring rows in place of the convolution. Their
+        sum is then the last row, so only the query and the key themselves count.
       heads, head_dim, model_dim: N, H and D, from the model; D is a multiple of N.
       rngs: draws the maps.
 
@@ -128,13 +132,15 @@ class SelectiveRoPE(Carries):
         theta: Annotated[float, Gt(0), Lt(1)] = 0.5,
         bias: bool = False,
         gate: bool = False,
+        skip_conv: bool = False,
         heads: Annotated[int, Ge(1), Divides('model_dim')] = CONTEXT,
         head_dim: int = CONTEXT,
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
         planes, self.heads = len(rope_frequencies(head_dim, base)), heads
-        self.base, self.temperature, self.theta = base, temperature, theta
+        self.base, self.theta = base, theta
+        self.temperature: Temperature = temperature
 
         def drawn(fan_in, *shape):  # the default of a linear map in the released code
             bound = fan_in**-0.5
@@ -143,7 +149,11 @@ class SelectiveRoPE(Carries):
         channels = ('heads', None)
         self.down = nnx.Param(drawn(model_dim, model_dim, rank), axes=('width', None))
         self.up = nnx.Param(drawn(rank, rank, heads, planes), axes=(None, *channels))
-        self.taps = nnx.Param(drawn(_TAPS, _TAPS, heads, planes), axes=(None, *channels))
+        if skip_conv:
+            taps = jnp.broadcast_to(jnp.array(_DIFFERENCE)[:, None, None], (_TAPS, heads, planes))
+            self.taps = Constant(taps, axes=(None, *channels))
+        else:
+            self.taps = nnx.Param(drawn(_TAPS, _TAPS, heads, planes), axes=(None, *channels))
         beta = jnp.zeros((heads, planes), jnp.float32)
         self.beta = nnx.Param(beta, axes=channels) if bias else None
         gates = drawn(model_dim, model_dim, heads) if gate else None

@@ -1,5 +1,6 @@
 """Contextual multiplicative GRAPE: its start, RoPE at increments of one, and a loop over pairs."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -30,13 +31,13 @@ def build(options='', *, moved=True, **context):
 def positions_of(case):
     """Of the queries of one text, as the carry behind all its keys, in blocks of one key."""
     omega, index = jnp.asarray(case['increments'])[None, None], jnp.arange(3)[None]
-    zero, carry = jnp.zeros((1, 1, 3, 2)), jnp.zeros((1, 1, 3))
+    zero, carry = jnp.zeros((1, 1, 3, 2)), (jnp.zeros((1, 1, 3)),) * 2
     for key in (2, 1, 0):
         own = slice(key, key + 1)
         _, carry = grape_match(
             zero, zero[:, :, own], omega[..., own], jnp.ones(1), index, index[:, own], carry
         )
-    return carry[0, 0]
+    return carry[0][0, 0]
 
 
 test_golden = golden_suite(
@@ -119,6 +120,23 @@ def test_padding_between_tokens_adds_nothing():
     padded = run(encoding, *INPUTS, pj.Tokens.of(valid=valid[None]), block=(8, 5))
     alone = run(encoding, *(a[:, valid] for a in INPUTS), pj.Tokens.of(length=int(valid.sum())))
     np.testing.assert_allclose(padded[:, valid], alone, atol=TOLERANCE)
+
+
+def test_positions_keep_their_digits_over_many_blocks():
+    """The sum over 100,096 tokens is as exact as the increment, a float32, allows."""
+    blocks, size = 391, 256
+    omega = jnp.full((1, 1, size), 0.3937196)
+    zero, key = jnp.zeros((1, 1, 1, 2)), jnp.zeros((1, 1, size, 2))
+    index, query = jnp.arange(size)[None], jnp.array([[size]])
+    block = lambda carry, _: (
+        grape_match(zero, key, omega, jnp.ones(1), query, index, carry)[1],
+        None,
+    )
+    start = (jnp.zeros((1, 1, 1)),) * 2
+    (total, excess), _ = jax.lax.scan(block, start, None, length=blocks)
+    exact = blocks * size * float(np.float32(0.3937196))
+    assert abs(float(total[0, 0, 0]) - float(excess[0, 0, 0]) - exact) < 1e-7 * exact
+    assert exact > 39_000
 
 
 test_wrong_calls = refused(

@@ -129,6 +129,9 @@ test_wrong_calls = refused(
         ),
         'partial must be positive': lambda: build('partial=0.0'),
         'base of rotary frequencies, must be at least 1': lambda: build('base=0.5'),
+        'pope and rope both rotate queries and keys': lambda: pj.make(
+            'pope() | rope()', kv_heads=K, head_dim=H
+        ),
         "start='one' is not one of 'zero', 'uniform'": lambda: build('start="one"'),
         'head_dim=8 and 1 key heads, got vectors of width 4 and 1 key heads': lambda: at(
             build(kv_heads=1), np.zeros(4), np.zeros(4), 1

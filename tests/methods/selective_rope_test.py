@@ -21,7 +21,7 @@ from tests.refusals import refused
 N, K, H, D, L = 4, 2, 8, 12, 14
 INPUTS = draw_inputs((1, N, K, H, D), L)
 TOLERANCE = 2e-5  # phases of some 20 rad in float32
-OPTIONS = ['', 'bias=True, gate=True', 'temperature="rfa", theta=0.8']
+OPTIONS = ['', 'bias=True, gate=True', 'temperature="rfa", theta=0.8', 'skip_conv=True']
 
 
 def build(options='', *, moved=True, **context):
@@ -90,6 +90,15 @@ def test_equal_increments_are_rope():
     expected = logits(pj.make('rope(base=500000.0)', head_dim=H), q, jnp.repeat(k, 2, axis=2))
     found = logits(part, q, k, None, x)
     np.testing.assert_allclose(np.tril(found), np.tril(expected), atol=TOLERANCE)
+
+
+def test_without_the_convolution_only_query_and_key_count():
+    part, (q, k, _, x), token = build('skip_conv=True'), INPUTS, 6
+    before, after = (logits(part, q, k, None, a) for a in (x, x.at[:, token].multiply(-1.0)))
+    i, j = np.mgrid[:L, :L]
+    changed = np.abs(after - before).max(axis=(0, 1))
+    own = (i == token) ^ (j == token)
+    assert changed[(j <= i) & ~own].max() < TOLERANCE and changed[(j <= i) & own].min() > 1e-3
 
 
 def test_the_size_of_the_input_does_not_count():
