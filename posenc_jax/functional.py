@@ -74,6 +74,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.randomized_alibi': 'randomized_alibi_bias',
     'methods.randomized_pe': 'random_ids spaced_ids',
     'methods.rcmha': 'rcmha_bias rcmha_convolution',
+    'methods.resonance_rope': 'resonant_frequencies',
     'methods.reverse_pe': 'newest_first reverse_ids',
     'methods.rope': 'rope rope_frequencies rotate',
     'methods.rope_alibi_harmonic': 'harmonic_number harmonic_penalty',
