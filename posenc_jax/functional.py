@@ -58,6 +58,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.nar': 'near_to_far_order near_to_far_positions',
     'methods.nope_temperature': 'attention_entropy nope_temperature_curve',
     'methods.ntk_aware': 'ntk_aware_base',
+    'methods.ntk_rope_mixed': 'ntk_rope_mixed_frequencies',
     'methods.p_rope': 'p_rope_frequencies',
     'methods.papeft': 'document_locations located_prompts location_code shuffled_documents',
     'methods.path': 'evolve_keys forget_bias path_directions path_match',

@@ -138,7 +138,7 @@ class Claim:
       id: short name that stays the same, such as 'B5'.
       family: heading under which the page has the claim.
       key: name of the method.
-      arxiv: number of the paper.
+      arxiv: number of the paper; '' if it is not there.
       statement: what the paper says, in our words.
       test: what is compared, or what would be, in one sentence or two.
       minutes: about how long the sweep takes on two cores.

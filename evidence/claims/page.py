@@ -234,6 +234,8 @@ def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
 
 
 def _cited(claim: Claim) -> str:
+    if not claim.arxiv:
+        return claim.statement
     return f'{claim.statement} ([{claim.arxiv}](https://arxiv.org/abs/{claim.arxiv}))'
 
 
