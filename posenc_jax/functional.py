@@ -53,6 +53,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.learned_absolute': 'fairseq_ids interpolated_positions',
     'methods.learned_grid': 'cubic_weights learned_grid_vectors',
     'methods.llama3_rope': 'llama3_frequencies',
+    'methods.log_length': 'llama4_factor logn_factor scaled_queries',
     'methods.longrope': 'longrope_temperature rescaled_factors',
     'methods.ms_poe': 'head_order head_scores ms_poe_ratios ratio_index',
     'methods.nar': 'near_to_far_order near_to_far_positions',
