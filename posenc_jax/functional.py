@@ -43,6 +43,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.gpe': 'gpe_ids gpe_loss wait_k_reads',
     'methods.hirope': 'hierarchical_ids',
     'methods.hope_rope': 'hope_rope_frequencies',
+    'methods.irope': 'irope_pattern unit_rms',
     'methods.irpe': 'irpe_bias irpe_terms irpe_values',
     'methods.irpe_index': 'irpe_buckets irpe_ids irpe_piecewise irpe_thresholds',
     'methods.kernelized_rpe': (

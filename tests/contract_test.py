@@ -40,6 +40,7 @@ OPTIONS = {
     'cope': ('encoding', 'cope(npos=64, gates="value")', dict()),
     'dpe': ('encoding', 'dpe(layers=1, order_input_pe=False) | full()', dict(relative=True)),
     'gali': ('encoding', 'gali(encoding=rope(), chunk=1, local=2, noise=1.0, train_len=8)', dict()),
+    'irope': ('encoding', 'irope(size=6, qk_norm=False)', dict()),
     'irpe': ('encoding', 'irpe(mode="bias", method="cross", shared=False)', dict()),
     'kerple': ('encoding', 'kerple(kernel="bias_wht")', dict()),
     'lm_infinite': ('encoding', 'lm_infinite(encoding=alibi(), n_global=2, n_local=5)', dict()),
