@@ -56,6 +56,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.llama3_rope': 'llama3_frequencies',
     'methods.log_length': 'llama4_factor logn_factor scaled_queries',
     'methods.longrope': 'longrope_temperature rescaled_factors',
+    'methods.longrope2': 'critical_plane longrope2_base longrope2_factors',
     'methods.ms_poe': 'head_order head_scores ms_poe_ratios ratio_index',
     'methods.nar': 'near_to_far_order near_to_far_positions',
     'methods.nope_temperature': 'attention_entropy nope_temperature_curve',
