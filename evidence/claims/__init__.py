@@ -20,6 +20,7 @@ from evidence.claims.claim import Claim, read
 
 FAMILIES = (  # in the order of the page
     'positions', 'biases', 'rotary', 'caches', 'content', 'mixers', 'space', 'analyses',
+    'frontier_lists',
 )  # fmt: skip
 CLAIMS: dict[str, Claim] = {
     claim.id: claim

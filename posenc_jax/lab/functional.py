@@ -12,7 +12,6 @@ _FUNCTIONS = {  # module -> its functions
     'analyse.pi_bound': 'extrapolation_bound interpolation_constant',
     'analyse.rope_usage': 'positional_head',
     'analyse.token_distance': 'plane_logits',
-    'conversion.drope': 'drope_schedule',
     'conversion.pos2distill': (
         'answer_divergence joint_weights moved_evidence pos2distill_loss slot_shares slot_weights'
     ),
