@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
+from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.methods.longrope import LongRoPE
 from posenc_jax.methods.longrope2 import (
     LongRoPE2,
@@ -15,6 +16,7 @@ from posenc_jax.methods.longrope2 import (
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
+from tests.methods.models import model_of, read, text
 
 RULE = LongRoPE2(critical=2, tail=(4.0, 5.0), factor=4.0, train_len=8)
 SPEC = 'rope(freqs=longrope2(critical=2, tail=(4.0, 5.0), factor=4.0))'
@@ -90,6 +92,19 @@ def test_mixed_windows_packed_documents_have_the_frequencies_of_their_own_length
         np.testing.assert_allclose(ours[:, :8], short[:, :8], atol=2e-6)
         np.testing.assert_allclose(ours[:, 8:], long[:, 8:], atol=2e-6)
         assert np.abs(short - long)[:, 9:].max() > 0.1
+
+
+@pytest.mark.full
+def test_generation_past_the_trained_length_is_that_of_whole_passes():
+    """The text is computed again where it passes L = 8, so deeper layers are those of the list."""
+    model, ids = model_of(SPEC), text(1, 12)
+    found = generate(model, ids[:, :6], max_new_tokens=6, temperature=0.0)
+    first = lambda n: pj.Tokens.of(valid=np.arange(12)[None] < n)
+    for n in range(6, 12):
+        ids = ids.at[:, n].set(read(model, ids, first(n))[:, n - 1].argmax(-1))
+    assert np.asarray(found)[0, -6:].tolist() == ids[0, 6:].tolist()
+    early = [read(model, ids, first(n))[:, :8] for n in (8, 12)]
+    assert np.abs(np.subtract(*early)).max() > 1e-4
 
 
 @pytest.mark.parametrize(

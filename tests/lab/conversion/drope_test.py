@@ -54,6 +54,11 @@ def test_positions_have_no_effect_any_more():
     elsewhere = pj.Tokens.of(positions=np.array([[5, 3, *range(90, 104)]]))
     np.testing.assert_allclose(read(dropped, tokens, elsewhere), expected, atol=1e-5)
     assert np.abs(read(model, tokens) - expected).max() > 1e-2
+
+
+@pytest.mark.full
+def test_the_order_of_earlier_tokens_has_no_effect_in_one_layer():
+    tokens = tokens_of(16)
     swapped = tokens[:, jnp.array([2, 1, 0, *range(3, 16)])]
     one = model_of(encoding='rope()', layers=1)
     last = lambda model: [np.asarray(read(model, text)[:, -1]) for text in (tokens, swapped)]
