@@ -9,8 +9,11 @@ from posenc_jax.protocol.registry import Entry
 
 # Commands that do not follow from the kind.
 OTHER = {
+    'irope': 'python train.py --config=configs/irope.py',
     'longrope': 'python -m posenc_jax.lab.longrope_search '
     '--run=runs/language-pydoc_topics-rope-s0 --length=512',
+    'longrope2': 'python -m posenc_jax.lab.longrope_search '
+    '--run=runs/language-pydoc_topics-rope-s0 --length=512 --variant=critical --objective=needle',
     'md_tpe': 'python train.py --config=configs/vit.py '
     """--config.pattern='("md_tpe(shape=(8,))",)' --config.eval.lengths=16""",  # a grid of 8 x 8
     'mix_ffn': 'python train.py --config=configs/vit.py --config.model.mlp=mix_ffn',

@@ -21,6 +21,7 @@ from evidence.claims.claim import Claim, read
 FAMILIES = (  # in the order of the page
     'positions', 'biases', 'rotary', 'caches', 'content', 'mixers', 'space', 'analyses',
     'frontier_forgetting',
+    'frontier_lists',
 )  # fmt: skip
 CLAIMS: dict[str, Claim] = {
     claim.id: claim

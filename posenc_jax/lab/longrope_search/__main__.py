@@ -3,7 +3,8 @@ stopped continues with the same command.
 
     python -m posenc_jax.lab.longrope_search --run=RUN_OR_CHECKPOINT --length=T [--population=64
         --iterations=40 --parents=32 --mutations=16 --crossovers=16 --probability=0.3 --documents=5
-        --seed=0 --variant=free|dim_piece_mono --out=FILE.json] [--config.NAME=VALUE ...]
+        --seed=0 --variant=free|dim_piece_mono|critical --objective=perplexity|needle
+        --out=FILE.json] [--config.NAME=VALUE ...]
 
 The run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file. The search
 minimises the mean perplexity of --documents windows of T tokens, which are spread evenly over the
@@ -25,6 +26,12 @@ For example, with a run BASE that was trained at length 128:
         --config.init.extend='SPEC_512' --config.name=TUNED
     ... --run=TUNED --length=2048
     ... --run='TUNED | SPEC_2048' --length=128
+
+--variant=critical searches the rule `longrope2` of a run with plain rotary positions, and
+--objective=needle scores a genome by the perplexity of an answer that stands at the beginning of
+the text:
+
+    ... --run=BASE --length=512 --variant=critical --objective=needle --documents=10
 """
 
 import contextlib
@@ -48,8 +55,14 @@ from posenc_jax.lab.config.run_parser import RunParser
 from posenc_jax.lab.files import disk, paths, regular
 from posenc_jax.lab.longrope_search.evolution import Sizes
 from posenc_jax.lab.longrope_search.genome import VARIANTS
-from posenc_jax.lab.longrope_search.search import default_output, scores_of, search
+from posenc_jax.lab.longrope_search.search import OBJECTIVES, default_output, scores_of, search
 
+# Where a search starts.
+FIRST = {
+    'yarn_ramp': 'the ramp of YaRN',
+    'ones': 'factors of 1',
+    'critical': 'the first critical plane',
+}
 OPTIONS = {
     'run': dict(required=True, metavar='DIR', help='run directory or public checkpoint'),
     'length': dict(required=True, type=int, metavar='T', help='target length in tokens'),
@@ -61,7 +74,8 @@ OPTIONS = {
         type=int, default=5, metavar='N', help='windows of T tokens that score a genome'
     ),
     'seed': dict(type=int, default=0, metavar='N'),
-    'variant': dict(default='free', metavar='|'.join(VARIANTS)),
+    'variant': dict(default='free', metavar='|'.join((*VARIANTS, 'critical'))),
+    'objective': dict(default='perplexity', metavar='|'.join(OBJECTIVES)),
     'out': dict(type=paths.path, metavar='FILE.json'),
 }
 
@@ -128,11 +142,10 @@ def main(argv: list[str] | None = None) -> int:
 def _report(path: pathlib.Path) -> None:
     fields = json.loads(regular.read_text(path))
     length, exact = fields['settings']['length'], fields['exact']
-    first, name = (
-        ('yarn_ramp', 'the ramp of YaRN') if 'yarn_ramp' in exact else ('ones', 'factors of 1')
-    )
+    first, name = next((first, name) for first, name in FIRST.items() if first in exact)
+    of = ' of needles' if fields['settings'].get('objective') == 'needle' else ''
     print(
-        f'perplexity at {length}: {exact[first]:.4f} with {name}, {exact["perplexity"]:.4f} '
+        f'perplexity{of} at {length}: {exact[first]:.4f} with {name}, {exact["perplexity"]:.4f} '
         'searched'
     )
     if 'as_it_is' in exact:  # files of older versions lack this field

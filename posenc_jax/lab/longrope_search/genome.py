@@ -14,7 +14,7 @@ Reference: Ding, Zhang, Zhang, Xu, Shang, Xu et al., arXiv 2402.13753.
 
 import dataclasses
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 import numpy as np
@@ -138,6 +138,56 @@ class Space:
         searched = tuple(factors[low + 1 : high + 1])
         return (1.0,) * (low + 1) + searched + (float(self.factor),) * (self.planes - 1 - high)
 
+    def swept(self, genome: Genome, rng: np.random.Generator) -> Genome:
+        """The genome behind one sweep of `mutate`."""
+        factors, start, span = list(genome.factors), genome.start, genome.span
+        visits = lambda: rng.random() < self.probability
+        if visits():
+            start = int(rng.choice(self.starts))
+        first, end = 0, self.planes
+        if self.pieces:
+            low, high = span
+            low = int(rng.integers(-1, high)) if visits() else low
+            high = int(rng.integers(low + 1, self.planes)) if visits() else high
+            factors, span, first, end = (
+                list(self._fixed(factors, low, high)),
+                (low, high),
+                low + 1,
+                high + 1,
+            )
+        below = factors[first - 1] if first else 1.0
+        above = factors[end] if end < self.planes else self.top
+        factors[first:end] = self.redrawn(factors[first:end], below, above, rng)
+        return Genome(tuple(factors), start, span)
+
+    def redrawn(
+        self, factors: Sequence[float], below: float, above: float, rng: np.random.Generator
+    ) -> list[float]:
+        """Factors of neighbouring planes, of which every one that is visited has a random value of
+        the grid between its two neighbours. Those of the ends are `below` and `above`.
+        """
+        found = [below, *factors, above]
+        for t in range(1, len(found) - 1):
+            if rng.random() < self.probability:
+                low = np.searchsorted(self.grid, found[t - 1], 'left')
+                high = np.searchsorted(self.grid, found[t + 1], 'right')
+                if low < high:
+                    found[t] = float(self.grid[rng.integers(low, high)])
+        return found[1:-1]
+
+    def crossed(self, child: Genome, other: Genome, pick: Callable) -> Genome | None:
+        """The genome behind one sweep of `crossover`, or None if its genes do not fit together.
+        `pick(own, foreign)` chooses genes of two tuples.
+        """
+        (start,) = pick((child.start,), (other.start,))
+        factors, span = pick(child.factors, other.factors), None
+        if self.pieces:
+            span = pick(child.span, other.span)
+            if span[0] >= span[1]:
+                return None
+            factors = self._fixed(factors, *span)
+        return Genome(factors, start, span)
+
 
 def ramp_factors(
     rotary_dim: int, base: float, factor: float, train_len: int, now: Sequence[float] = ()
@@ -221,39 +271,10 @@ def mutate(
       (True, False)
     """
     for _ in range(_MUTATION_SWEEPS):
-        genome = _sweep(genome, space, rng)
+        genome = space.swept(genome, rng)
         if genome not in seen:
             return genome
     return None
-
-
-def _sweep(genome, space, rng):
-    factors, start, span = list(genome.factors), genome.start, genome.span
-    visits = lambda: rng.random() < space.probability
-    if visits():
-        start = int(rng.choice(space.starts))
-    first, end = 0, space.planes
-    if space.pieces:
-        low, high = span
-        low = int(rng.integers(-1, high)) if visits() else low
-        high = int(rng.integers(low + 1, space.planes)) if visits() else high
-        factors, span, first, end = (
-            list(space._fixed(factors, low, high)),
-            (low, high),
-            low + 1,
-            high + 1,
-        )
-    for t in range(first, end):
-        if visits():
-            below = factors[t - 1] if t else 1.0
-            above = factors[t + 1] if t + 1 < space.planes else space.top
-            low, high = (
-                np.searchsorted(space.grid, below, 'left'),
-                np.searchsorted(space.grid, above, 'right'),
-            )
-            if low < high:
-                factors[t] = float(space.grid[rng.integers(low, high)])
-    return Genome(tuple(factors), start, span)
 
 
 def crossover(
@@ -269,14 +290,9 @@ def crossover(
     for _ in range(_CROSSOVER_SWEEPS):
         copies = lambda: rng.random() < space.probability and rng.random() < 0.5
         pick = lambda own, foreign: tuple(b if copies() else a for a, b in zip(own, foreign))
-        (start,) = pick((child.start,), (other.start,))
-        factors, span = pick(child.factors, other.factors), None
-        if space.pieces:
-            span = pick(child.span, other.span)
-            if span[0] >= span[1]:
-                continue
-            factors = space._fixed(factors, *span)
-        child = Genome(factors, start, span)
+        if (found := space.crossed(child, other, pick)) is None:
+            continue
+        child = found
         if child in space and child not in seen:
             return child
     return mutate(better, space, rng, seen)

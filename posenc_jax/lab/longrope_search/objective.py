@@ -49,9 +49,10 @@ class SearchedRotary(Rotary):
 def perplexity_of(
     score: Callable, stream: Int[np.ndarray, ' N'], windows: Windows, rows: int
 ) -> float:
-    """The perplexity of each window, averaged over the windows."""
-    nll, *_ = score_windows(score, stream, windows, rows)
-    return float(np.exp(nll.astype(np.float64).mean(axis=1)).mean())
+    """The perplexity of the scored targets of each window, averaged over the windows."""
+    nll, _, scored, _ = score_windows(score, stream, windows, rows)
+    nats = np.where(scored, nll.astype(np.float64), 0.0).sum(axis=1) / scored.sum(axis=1)
+    return float(np.exp(nats).mean())
 
 
 def make_objective(

@@ -3,6 +3,7 @@ continues from its file.
 """
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Mapping
@@ -11,8 +12,10 @@ from typing import Any
 from posenc_jax.lab.config.overrides import COMPUTING
 from posenc_jax.lab.evaluate.scoring import scorer
 from posenc_jax.lab.files.lock import hold
+from posenc_jax.lab.longrope_search.critical import critical_target
 from posenc_jax.lab.longrope_search.evolution import Objective, Sizes, State, advance, begin
-from posenc_jax.lab.longrope_search.genome import Genome, Space
+from posenc_jax.lab.longrope_search.genome import VARIANTS, Genome, Space
+from posenc_jax.lab.longrope_search.needles import needle_windows
 from posenc_jax.lab.longrope_search.objective import make_objective, perplexity_of, pick_documents
 from posenc_jax.lab.longrope_search.state_file import read, remembered, write
 from posenc_jax.lab.longrope_search.target import (
@@ -26,10 +29,11 @@ from posenc_jax.lab.runs.prepare import home_of, prepare
 from posenc_jax.lab.train.metrics import LiveLine
 from posenc_jax.language import spec as spec_language
 from posenc_jax.layer.sharding import whole_rows
-from posenc_jax.protocol.errors import SpecError
+from posenc_jax.protocol.errors import SpecError, check_choice
 
 _DECIDED = ('extend', 'eval.lengths', 'eval.split', 'eval.protocols')  # fields that `search` sets
 _QUIET_SECONDS = 20.0
+OBJECTIVES = ('perplexity', 'needle')
 
 
 class Progress(LiveLine):
@@ -118,6 +122,7 @@ def search(
     documents: int = 5,
     seed: int = 0,
     variant: str = 'free',
+    objective: str = 'perplexity',
     out: pathlib.Path | None = None,
     overrides: Mapping[str, str] | None = None,
     trust_imports: bool = False,
@@ -132,9 +137,12 @@ def search(
         from which the search continues.
       length: T, in tokens, at least the trained length. For a run that has factors already, see
         `target_of`.
-      sizes, probability, variant: see `Sizes` and `Space`.
+      sizes, probability, variant: see `Sizes` and `Space`; the variant 'critical' searches the
+        rule `longrope2`.
       documents: how many windows of T tokens score a genome.
       seed: of the random choices, at least 0.
+      objective: 'perplexity' of whole windows, or 'needle', that of an answer alone, see
+        `needle_windows`.
       out: the file; None for `default_output`.
       overrides: dotted names of fields of the config -> values.
       trust_imports: whether code that the run brings may be executed, see `lab/runs/trust.py`.
@@ -160,6 +168,8 @@ def search(
             f'the search finds an extension of {directory.strip()}; give the run alone or with '
             f'longrope, not {run!r}'
         )
+    check_choice('variant', variant, (*VARIANTS, 'critical'))
+    check_choice('objective', objective, OBJECTIVES)
     if length < 1:
         raise ValueError(f'length must be at least 1, got {length}')
     if seed < 0:
@@ -178,17 +188,22 @@ def search(
     stated = {name: value for name, value in overrides.items() if not name.startswith(incidental)}
     part = rotary_part(opened.extended_model)
     target = target_of(run, part, opened.cfg.train_len, length)
+    if variant == 'critical':
+        target = critical_target(run, target, part, seed)
     now, space = target.now, target.space(length, probability, variant)
     seeds = target.seeds(space, part.rotary_dim, part.base)
     stream = opened.task.tokens('validation')
     windows = pick_documents(len(stream) - 1, length, documents)
+    if objective == 'needle':
+        encode = functools.partial(opened.task.vocabulary.encode, begins=False)
+        stream, windows = needle_windows(encode, stream, windows, seed)
     path = out or default_output(run, length)
     asked = dict(
         run=run, length=length, train_len=now.train_len, factor=target.factor,
         rotary_dim=part.rotary_dim, base=part.base,
         rule=factors_of(part), **dataclasses.asdict(sizes), probability=probability,
         documents=documents, seed=seed,
-        variant=variant, overrides=stated,
+        variant=variant, objective=objective, overrides=stated,
     )  # fmt: skip
     with hold(
         path.with_name(path.name + '.lock'), f'{path} is being searched', 'choose another --out'
@@ -207,15 +222,13 @@ def search(
                 f'{run}: its factors descend in places. The searched factors ascend, so their '
                 'products may descend in the same places'
             )
-        objective = make_objective(model, target, stream, windows, rows, mesh)
-        state = run_search(path, asked, target, state, objective, seeds, space, sizes)
+        score = make_objective(model, target, stream, windows, rows, mesh)
+        state = run_search(path, asked, target, state, score, seeds, space, sizes)
         found = model.extend(spec_of(target.rule(state.best)))
         exact, as_it_is = (
             perplexity_of(scorer(m, mesh), stream, windows, rows) for m in (found, model)
         )
-        first = {
-            'yarn_ramp' if target.name == 'long' else 'ones': next(iter(state.history.values()))
-        }
+        first = {target.first: next(iter(state.history.values()))}
         write(
             path, asked, target, state, exact={'perplexity': exact, 'as_it_is': as_it_is, **first}
         )

@@ -11,6 +11,8 @@ from posenc_jax.lab.longrope_search.evolution import Objective, State
 from posenc_jax.lab.longrope_search.genome import Genome
 from posenc_jax.lab.longrope_search.target import Target, spec_of
 
+EARLIER = {'objective': 'perplexity'}  # settings that files of earlier versions do not have
+
 
 class SettingsChangedError(ValueError):
     """The file belongs to a search with other arguments; the message lists the differences."""
@@ -28,7 +30,7 @@ def read(path: pathlib.Path, asked: Mapping[str, Any]) -> tuple[State | None, di
     text = regular.read_text(path)
     try:
         fields = json.loads(text)
-        stored, state = fields['settings'], State.from_json(fields['state'])
+        stored, state = {**EARLIER, **fields['settings']}, State.from_json(fields['state'])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(
             f'{path} was not written by a search of longrope factors ({error!r}); choose another '

@@ -16,11 +16,13 @@ from posenc_jax.lab.longrope_search.genome import (
 )
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.methods.longrope import LongRoPE
+from posenc_jax.methods.longrope2 import LongRoPE2
 from posenc_jax.methods.rope import Rotary
+from posenc_jax.protocol.calls import written
 from posenc_jax.protocol.errors import SpecError
 
 
-def spec_of(rule: LongRoPE) -> str:
+def spec_of(rule: LongRoPE | LongRoPE2) -> str:
     """The spec string of the context extension that gives a model the frequency rule `rule`.
 
     The string states the original length, because a run that was tuned at a longer length would
@@ -30,9 +32,7 @@ def spec_of(rule: LongRoPE) -> str:
       >>> spec_of(LongRoPE(long=(1.0, 2.5), factor=4.0, start=4, train_len=64))
       'longrope(long=(1.0, 2.5), factor=4.0, start=4, train_len=64)'
     """
-    values = [(field, getattr(rule, field.name)) for field in dataclasses.fields(rule)]
-    given = [f'{field.name}={value!r}' for field, value in values if value != field.default]
-    return f'longrope({", ".join(given)})'
+    return written(rule)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,12 @@ class Target:
     name: Literal['long', 'short']
     factor: float
 
-    def rule(self, genome: Genome) -> LongRoPE:
+    @property
+    def first(self) -> str:
+        """The name of the first genome, from which the search starts."""
+        return 'yarn_ramp' if self.name == 'long' else 'ones'
+
+    def rule(self, genome: Genome) -> LongRoPE | LongRoPE2:
         """The rule with the factors of a genome.
 
         Example:

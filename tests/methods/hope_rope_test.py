@@ -1,0 +1,74 @@
+"""HoPE: how many planes rotate, p-RoPE of as many planes, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.methods.hope_rope import hope_rope_frequencies
+from posenc_jax.methods.p_rope import p_rope_frequencies
+from posenc_jax.methods.rope import rope_frequencies
+from posenc_jax.protocol.errors import SpecError
+from tests.golden_files import golden_suite
+
+
+def model(name):
+    width, base, length = name.split(', ')
+    return int(width), float(base), int(length)
+
+
+def rotating(_, name):
+    """The number of planes that rotate; they are the fastest ones and those of p-RoPE."""
+    width, base, length = model(name)
+    found = hope_rope_frequencies(width, base, length)
+    count = int((found != 0).sum())
+    np.testing.assert_array_equal(found, p_rope_frequencies(width, base, 2 * count / width))
+    return count
+
+
+test_golden = golden_suite('hope_rope', {'kept.*': rotating})
+
+
+def test_a_plane_rotates_from_so_many_periods_on():
+    """With base 16 and width 4 the second plane completes 1.99 periods of 8 pi in 50 tokens."""
+    theta = rope_frequencies(4, 16.0)
+    found = lambda periods: hope_rope_frequencies(4, 16.0, 50, periods=periods).tolist()
+    second = 50 * theta[1] / (2 * np.pi)
+    assert second == pytest.approx(50 / (8 * np.pi))
+    assert found(second * (1 + 1e-12)) == [1.0, 0.0]
+    assert found(second * (1 - 1e-12)) == [1.0, 0.25]
+
+
+def test_a_long_training_is_rope_and_more_periods_keep_fewer_planes():
+    np.testing.assert_array_equal(hope_rope_frequencies(8, 1e4, 10**5), rope_frequencies(8, 1e4))
+    kept = [(hope_rope_frequencies(64, 1e4, 1024, periods=n) != 0).sum() for n in (0.5, 1, 2, 8)]
+    assert kept == sorted(kept, reverse=True) and kept[0] > kept[-1]
+
+
+def test_still_planes_carry_content_at_any_distance():
+    part, tok = pj.make('rope(freqs=hope_rope())', head_dim=8, train_len=64), pj.Tokens.of(length=6)
+    still = np.asarray([0, 0, 1, 1] * 2, np.float32)  # planes t and t + 4
+    q, k = (jax.random.normal(jax.random.key(i), (1, 6, 1, 8)) * still for i in range(2))
+    moved = part.project(q, k, k, tok, tok)
+    np.testing.assert_allclose(moved[0], q, atol=1e-7)
+    np.testing.assert_allclose(moved[1], k, atol=1e-7)
+    turned = part.rotate(jnp.ones((1, 6, 1, 8)), tok.pos)
+    assert (np.abs(turned[0, 1:, 0, :2] - 1) > 0.05).all()
+
+
+@pytest.mark.parametrize(
+    'rule, message',
+    [
+        ('hope_rope(periods=0.0)', 'hope_rope periods must be positive, got 0.0'),
+        ('hope_rope(train_len=0)', 'hope_rope needs train_len, the trained length in tokens'),
+        (
+            'hope_rope(train_len=6)',
+            'no plane completes periods=1.0 within train_len=6, .* the least train_len is 7',
+        ),
+        ('hope_rope(periods=4.0, train_len=25)', 'the least train_len is 26'),
+    ],
+)
+def test_what_is_refused(rule, message):
+    with pytest.raises(SpecError, match=message):
+        pj.make(f'rope(freqs={rule})', head_dim=8, train_len=64)

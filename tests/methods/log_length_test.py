@@ -1,0 +1,76 @@
+"""Factors with the logarithm of the rank: the published numbers, where they act, and refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import posenc_jax as pj
+from posenc_jax.methods.log_length import llama4_factor, logn_factor, scaled_queries
+from posenc_jax.protocol.errors import SpecError
+from tests.golden_files import golden_suite
+
+SIZES = dict(heads=2, head_dim=4, train_len=4)
+
+
+def logn(_, rank):
+    return logn_factor(jnp.array(int(rank) + 1), 4096)
+
+
+def llama4(_, rank):
+    return llama4_factor(jnp.array(int(rank) + 1))
+
+
+test_golden = golden_suite('log_length', {'logn.*': logn, 'llama4.*': llama4}, rtol=1e-7)
+
+
+def test_it_is_exactly_one_up_to_the_trained_length():
+    count = jnp.arange(1, 4097)
+    assert (logn_factor(count, 4096) == 1.0).all() and logn_factor(jnp.array(4097), 4096) > 1.0
+    assert (llama4_factor(count, step=4097) == 1.0).all()
+    assert llama4_factor(jnp.array(4097), step=4097) > 1.0
+    assert (llama4_factor(count, slope=0.0, step=8) == 1.0).all()
+
+
+@pytest.mark.parametrize('spec, by_hand', [
+    ('log_length()', lambda n: max(1.0, np.log(n) / np.log(4.0))),
+    ('log_length("llama4", slope=0.5, step=3)', lambda n: 1 + 0.5 * np.log(1 + n // 3)),
+])  # fmt: skip
+def test_the_rank_in_the_document_decides_and_never_the_position(spec, by_hand):
+    segment, valid = np.repeat([[0, 1]], 12, axis=1), np.arange(24)[None] != 3
+    tok = pj.Tokens.of(segment=segment, valid=valid, positions=np.arange(24)[None] + 90)
+    q = jnp.ones((1, 24, 2, 4))
+    scaled, k, v, _, _ = pj.make(spec, **SIZES).project(q, q, q, tok, tok)
+    ranks = [*range(3), 2, *range(3, 11), *range(12)]
+    np.testing.assert_allclose(scaled[0, :, 1, 2], [by_hand(i + 1) for i in ranks], rtol=1e-6)
+    assert k is q and v is q
+
+
+def test_before_and_behind_a_rotation_it_is_the_same():
+    q, k, v = (jax.random.normal(jax.random.key(seed), (1, 20, 2, 4)) for seed in range(3))
+    tok = pj.Tokens.of(length=20)
+    project = lambda spec: pj.make(spec, **SIZES).project(q, k, v, tok, tok)[:3]
+    for a, b in zip(project('rope() | log_length()'), project('log_length() | rope()')):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_factors_are_formed_in_float32():
+    """In bfloat16 the factor is 1.0, and 3.0117 lies nearest to 3.0156."""
+    found = scaled_queries(jnp.full((1, 1, 1, 2), 3.0, jnp.bfloat16), jnp.array([[1.0039]]))
+    assert found.dtype == jnp.bfloat16 and (found == jnp.bfloat16(3.015625)).all()
+
+
+@pytest.mark.parametrize(
+    'spec, message',
+    [
+        ('log_length("log")', "kind='log' is not one of 'logn', 'llama4'|did you mean 'logn'"),
+        ('log_length(step=64)', "step belongs to the kind 'llama4', got step=64 with kind='logn'"),
+        ('log_length(slope=0.1)', "slope belongs to the kind 'llama4', got slope=0.1"),
+        ('log_length("llama4", slope=-0.1)', 'log_length slope must be at least 0, got -0.1'),
+        ('log_length("llama4", step=0)', 'log_length step must be at least 1, got 0'),
+        ('log_length(train_len=1)', 'train_len must be at least 2, got 1'),
+    ],
+)
+def test_what_is_refused(spec, message):
+    with pytest.raises(SpecError, match=message):
+        pj.make(spec, **SIZES)
