@@ -24,6 +24,7 @@ from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.base import interrupts
 from posenc_jax.base.memory import device_memory, readable
 from posenc_jax.base.programs import program
+from posenc_jax.features.graphs import make_graph_features
 from posenc_jax.lab.files import disk
 from posenc_jax.lab.files.command import Parser, in_line
 from posenc_jax.language.make import make
@@ -67,7 +68,8 @@ def equal_token_logits(
     All queries, keys and layer inputs are ones. For an encoding that is added to the token vectors,
     queries and keys are the added vectors, split into heads. Softmax does not change if a constant
     is subtracted from a row, so the differences contain all that matters. Where positions have
-    components, or a grid is read, the tokens stand in the first row of a grid.
+    components, or a grid is read, the tokens stand in the first row of a grid; where a graph is
+    read, they are the nodes of a path.
 
     Args:
       encoding: made with the sizes of `probe`.
@@ -89,7 +91,7 @@ def equal_token_logits(
     if components > 1:
         row = np.pad(np.arange(length)[:, None], ((0, 0), (components - 1, 0)))
         tok = Tokens.of(positions=row[None])
-    tok = encoding.place(tok)
+    tok = encoding.place(_on_path(encoding, tok))
     width = probe.heads * probe.head_dim
     x = jnp.ones((1, length, width))
     added = encoding.embed(jnp.zeros_like(x), tok) if encoding.opens('embed') else None
@@ -109,6 +111,18 @@ def equal_token_logits(
     s = np.asarray(jnp.where(seen, s, jnp.nan))[0, : probe.heads]
     own = np.arange(length)[rows]
     return s - s[:, np.arange(len(own)), own][..., None]
+
+
+def _on_path(encoding: Encoding, tok: Tokens) -> Tokens:
+    """Tokens with the features of the nodes of a path, where the encoding reads a graph."""
+    specs = [getattr(part, 'graph_encoder', None) for part in parts_of(encoding)]
+    if specs.count(None) == len(specs):
+        return tok
+    path = np.eye(tok.length, k=1) + np.eye(tok.length, k=-1)
+    feats = {'adjacency': path.astype(np.float32)}
+    for spec in filter(None, specs):
+        feats |= make_graph_features(spec).pairs(path)
+    return tok.with_feats(**{name: jnp.asarray(a)[None, :, None] for name, a in feats.items()})
 
 
 def by_distance(
