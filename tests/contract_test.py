@@ -18,6 +18,10 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.attention.library.plain_masks import Masks, masks_of
+from posenc_jax.features.graphs.graphormer import path_edges, shortest_paths
+from posenc_jax.features.graphs.rrwp import walk_probabilities
+from posenc_jax.lab.tasks.graphs import random_graph
+from posenc_jax.lab.tasks.graphs.named import disjoint
 from posenc_jax.language.catalog import KINDS
 from posenc_jax.language.spec import build, parse
 from posenc_jax.methods.rope import rope_frequencies, rotate
@@ -54,6 +58,7 @@ OPTIONS = {
         dict(relative=True),
     ),
     'pcm': ('encoding', 'pcm(hidden=8, depth=1)', dict()),
+    'rrwp': ('encoding', 'rrwp(steps=6, hidden=3)', dict()),
     'seqpe': ('encoding', 'seqpe(use="attn_mul", max_pos=128, temperature=4.0)', dict(fused=True)),
     'sigma_gpt': (
         'encoding',
@@ -193,16 +198,42 @@ class Reordered(Encoding):
         return dataclasses.replace(tok, pos=jnp.stack([tok.pos, swapped], axis=-1))
 
 
+@functools.cache
+def graph_features():
+    """What encodings read of a graph: 64 nodes in parts, of which the first has 17 nodes."""
+    rng = np.random.default_rng(0)
+    graph = disjoint(*(random_graph(rng, n, 0.15) for n in (17, 23, 24))).astype(float)
+    types = rng.integers(0, 2, graph.shape)
+    return {
+        'adjacency': graph,
+        'graph_rrwp': walk_probabilities(graph, 6).astype(np.float32),
+        'graph_distance': shortest_paths(graph)[0].astype(np.int32),
+        'graph_path': path_edges(graph, np.triu(types) + np.triu(types, 1).T, 3).astype(np.int32),
+    }
+
+
+class Nodes(Encoding):
+    """Gives tokens the features of the nodes of a graph, which have their ranks as numbers."""
+
+    def place(self, tok, *, key=None):
+        row = lambda a: jnp.take(jnp.asarray(a), tok.rank, axis=0, mode='clip')[:, :, None]
+        return tok.with_feats(**{name: row(a) for name, a in graph_features().items()})
+
+
 # Encodings that need positions from a task, because a part of them has no effect otherwise.
 PLACED = {
     'axial_rope2d': Gridded,
     'bipe': Sentences,
     'conflator': Alternating,
+    'graphormer_degree': Nodes,
+    'graphormer_edge': Nodes,
+    'graphormer_spatial': Nodes,
     'image_shift': Images,
     'irpe': Classified,
     'learned_grid': Classified,
     'nar': Diagonals,
     'papeft': Located,
+    'rrwp': Nodes,
     'sincos2d': Classified,
     'pcm': Points,
     'uni_encoder': Candidates,
