@@ -213,11 +213,15 @@ def graph_features():
 
 
 class Nodes(Encoding):
-    """Gives tokens the features of the nodes of a graph, which have their ranks as numbers."""
+    """Gives tokens a feature of the nodes of a graph, which have their ranks as numbers."""
+
+    def __init__(self, feature='adjacency'):
+        self.feature = feature
 
     def place(self, tok, *, key=None):
-        row = lambda a: jnp.take(jnp.asarray(a), tok.rank, axis=0, mode='clip')[:, :, None]
-        return tok.with_feats(**{name: row(a) for name, a in graph_features().items()})
+        rows = jnp.asarray(graph_features()[self.feature])
+        own = jnp.take(rows, tok.rank, axis=0, mode='clip')[:, :, None]
+        return tok.with_feats(**{self.feature: own})
 
 
 # Encodings that need positions from a task, because a part of them has no effect otherwise.
@@ -226,14 +230,14 @@ PLACED = {
     'bipe': Sentences,
     'conflator': Alternating,
     'graphormer_degree': Nodes,
-    'graphormer_edge': Nodes,
-    'graphormer_spatial': Nodes,
+    'graphormer_edge': functools.partial(Nodes, 'graph_path'),
+    'graphormer_spatial': functools.partial(Nodes, 'graph_distance'),
     'image_shift': Images,
     'irpe': Classified,
     'learned_grid': Classified,
     'nar': Diagonals,
     'papeft': Located,
-    'rrwp': Nodes,
+    'rrwp': functools.partial(Nodes, 'graph_rrwp'),
     'sincos2d': Classified,
     'pcm': Points,
     'uni_encoder': Candidates,

@@ -1,5 +1,6 @@
 """Biases of pairs of nodes: what encodings have in common that read features of a graph's pairs."""
 
+import dataclasses
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -72,6 +73,8 @@ class NodePairBias(Encoding):
                 f'{key}: node {known[1]} is not in 0 .. {rows.shape[3] - 1}, the nodes of the '
                 f'feature {self.feature!r}; a document has one token for each node'
             )
+        # Blocks of pairs need the biases alone, which are smaller.
+        tq, tk = (_without(tok, self.feature) for tok in (tq, tk))
         return q, k, v, tq.with_feats(**{key: rows}), tk
 
     def logits(self, s, q, k, tq, tk, seen, carry):
@@ -81,3 +84,7 @@ class NodePairBias(Encoding):
         bias = take_bucket(rows, jnp.minimum(node, count - 1))
         bias = jnp.where((node < count)[:, None], bias, jnp.nan)
         return s + over_batch(bias, s.shape[0]), carry
+
+
+def _without(tok: Tokens, name: str) -> Tokens:
+    return dataclasses.replace(tok, feats={n: a for n, a in tok.feats.items() if n != name})
