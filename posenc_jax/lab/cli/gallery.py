@@ -68,8 +68,7 @@ def equal_token_logits(
     All queries, keys and layer inputs are ones. For an encoding that is added to the token vectors,
     queries and keys are the added vectors, split into heads. Softmax does not change if a constant
     is subtracted from a row, so the differences contain all that matters. Where positions have
-    components, or a grid is read, the tokens stand in the first row of a grid; where a graph is
-    read, they are the nodes of a path.
+    components, or a grid is read, the tokens stand in the first row of a grid.
 
     Args:
       encoding: made with the sizes of `probe`.
@@ -91,9 +90,10 @@ def equal_token_logits(
     if components > 1:
         row = np.pad(np.arange(length)[:, None], ((0, 0), (components - 1, 0)))
         tok = Tokens.of(positions=row[None])
-    tok = encoding.place(_on_path(encoding, tok))
+    tok = encoding.place(tok)
     width = probe.heads * probe.head_dim
     x = jnp.ones((1, length, width))
+    tok = _on_path(encoding, tok)
     added = encoding.embed(jnp.zeros_like(x), tok) if encoding.opens('embed') else None
     x = x if added is None else x + added
     before = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
