@@ -18,6 +18,10 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.attention.library.plain_masks import Masks, masks_of
+from posenc_jax.features.graphs.graphormer import path_edges, shortest_paths
+from posenc_jax.features.graphs.rrwp import walk_probabilities
+from posenc_jax.lab.tasks.graphs import random_graph
+from posenc_jax.lab.tasks.graphs.named import disjoint
 from posenc_jax.language.catalog import KINDS
 from posenc_jax.language.spec import build, parse
 from posenc_jax.methods.rope import rope_frequencies, rotate
@@ -67,6 +71,7 @@ OPTIONS = {
     ),
     'pcm': ('encoding', 'pcm(hidden=8, depth=1)', dict()),
     'pope': ('encoding', 'pope(partial=0.5, cache="raw")', dict()),
+    'rrwp': ('encoding', 'rrwp(steps=6, hidden=3)', dict()),
     'seqpe': ('encoding', 'seqpe(use="attn_mul", max_pos=128, temperature=4.0)', dict(fused=True)),
     'sigma_gpt': (
         'encoding',
@@ -244,6 +249,32 @@ class Reordered(Encoding):
         return dataclasses.replace(tok, pos=jnp.stack([tok.pos, swapped], axis=-1))
 
 
+@functools.cache
+def graph_features():
+    """What encodings read of a graph: 64 nodes in parts, of which the first has 17 nodes."""
+    rng = np.random.default_rng(0)
+    graph = disjoint(*(random_graph(rng, n, 0.15) for n in (17, 23, 24))).astype(float)
+    types = rng.integers(0, 2, graph.shape)
+    return {
+        'adjacency': graph,
+        'graph_rrwp': walk_probabilities(graph, 6).astype(np.float32),
+        'graph_distance': shortest_paths(graph)[0].astype(np.int32),
+        'graph_path': path_edges(graph, np.triu(types) + np.triu(types, 1).T, 3).astype(np.int32),
+    }
+
+
+class Nodes(Encoding):
+    """Gives tokens a feature of the nodes of a graph, which have their ranks as numbers."""
+
+    def __init__(self, feature='adjacency'):
+        self.feature = feature
+
+    def place(self, tok, *, key=None):
+        rows = jnp.asarray(graph_features()[self.feature])
+        own = jnp.take(rows, tok.rank, axis=0, mode='clip')[:, :, None]
+        return tok.with_feats(**{self.feature: own})
+
+
 # Encodings that need positions from a task, because a part of them has no effect otherwise.
 PLACED = {
     'algebraic_grid': Gridded,
@@ -253,6 +284,9 @@ PLACED = {
     'circlerope': Filmed,
     'conflator': Alternating,
     'dinov3_rope': Gridded,
+    'graphormer_degree': Nodes,
+    'graphormer_edge': functools.partial(Nodes, 'graph_path'),
+    'graphormer_spatial': functools.partial(Nodes, 'graph_distance'),
     'image_shift': Images,
     'irpe': Classified,
     'learned_grid': Classified,
@@ -269,6 +303,7 @@ PLACED = {
     'rope_3d': Cloud,
     'rope_axial': Gridded,
     'rope_mixed': Gridded,
+    'rrwp': functools.partial(Nodes, 'graph_rrwp'),
     'sincos2d': Classified,
     'string_cayley': Gridded,
     'string_circulant': Gridded,

@@ -26,6 +26,14 @@ OTHER = {
     """--config.features="triplane(sizes=(16, 32), features=8, box=(-1.0, 1.0))" """
     "--config.field='mlp(width=64, layers=2)'",
 }
+# Layers that read features of a graph: the features, and the spec string of the layer.
+OF_GRAPHS = {
+    'graphormer_degree': ('graphormer_spatial()', 'graphormer_degree() | graphormer_spatial()'),
+    'graphormer_edge': ('graphormer_edge()', 'graphormer_edge()'),
+    'graphormer_spatial': ('graphormer_spatial()', 'graphormer_spatial()'),
+    'grit': ('rrwp(steps=8)', 'grit()'),
+    'rrwp': ('rrwp(steps=8)', 'rrwp(steps=8)'),
+}
 # Encodings whose positions only the task of a sweep supplies; the measurement of a claim trains it.
 PLACED = (
     'algebraic_tree', 'bipe', 'dpe', 'gpe', 'hirope', 'image_shift', 'nar', 'papeft', 'tree_pe',
@@ -87,6 +95,9 @@ def command(entry: Entry) -> str:
     assert card is not None
     if entry.key in OTHER:
         return OTHER[entry.key]
+    if entry.key in OF_GRAPHS:
+        features, layer = OF_GRAPHS[entry.key]
+        return _train('graph', features=features, pattern=_tuple(layer))
     if entry.kind == 'encoding' and entry.key not in PLACED:
         spec = LONG_ENOUGH.get(entry.key, card.example)
         return _train(CONFIGS.get(entry.key, 'quickstart'), encoding=spec)

@@ -107,8 +107,12 @@ GRAPHS = {
     "lcp(curvature='frc', alpha=0.5)": "alpha=0.5 is of curvature='orc', got 'frc'",
     "lcp(curvature='orc_approx', alt=True)": 'alt=True needs one curvature an edge',
     'lcp() | rope_reading_order()': 'rope_reading_order needs more than a graph and is called as '
-    "reading_order_codes(order, adjacency); encoders of graphs: 'lap_pe', 'lcp', 'rfp', 'rwse'",
+    "reading_order_codes(order, adjacency); encoders of graphs: 'graphormer_edge', "
+    "'graphormer_spatial', 'lap_pe', 'lcp', 'pearl', 'rfp', 'rrwp', 'rwse', 'signnet'",
     'lcpp()': "unknown graph 'lcpp'; did you mean 'lcp'",
+    'pearl(signals=300, powers=300)': 'pearl: 90000 features; at most 65536 are accepted',
+    'pearl(layers=0)': 'pearl layers must be at least 1 and at most 64, got 0',
+    "pearl(pool='max')": "one of 'sum', 'mean'",
     "rfp(operator='gnc')": "did you mean 'gcn'",
     "rfp(normalise='rows')": "one of 'qr', 'l2', 'none'",
     'rfp(features=0)': 'rfp features must be at least 1, got 0',
@@ -120,6 +124,9 @@ GRAPHS = {
     'rfp(key_width=4)': "key_width=4 is of operator='learned', got 'gcn'",
     "rfp(operator='learned', key_width=0)": 'key_width must be at least 1 and at most 65536, got 0',
     'rope()': 'not as graph',
+    'rrwp(steps=0)': 'rrwp steps must be at least 1 and at most 65536, got 0',
+    "signnet(combine='add')": "one of 'concat', 'sum'",
+    'signnet(layers=65)': 'signnet layers must be at least 1 and at most 64, got 65',
     'rwse(steps=0)': 'steps must be at least 1 and at most 65536, got 0',
     'rwse(steps=65537)': 'at most 65536, got 65537',
 }

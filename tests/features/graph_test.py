@@ -18,6 +18,7 @@ from posenc_jax.features.graphs import (
     make_graph_features,
 )
 from posenc_jax.features.graphs.adjacency import check_adjacency, edges_of
+from posenc_jax.features.graphs.encoder import PAIRS
 from posenc_jax.lab.tasks.graphs import random_graph
 from posenc_jax.lab.tasks.graphs.named import circulant, complete, disjoint, from_edges
 from posenc_jax.language.spec import parse
@@ -40,7 +41,10 @@ OPTIONS = {
     'lcp': ("lcp(curvature='afrc4', alt=True)", "lcp(curvature='orc_approx')", 'lcp(alpha=0.3)'),
     'rfp': ("rfp(features=3, steps=2, normalise='l2', operator='rw')",),
     'lap_pe': ("lap_pe(vectors=2, signs='canonical')",),
+    'pearl': ('pearl(signals=9, powers=2, basis=True)',),
 }
+OF_EIGENVECTORS = ('lap_pe', 'signnet')
+TURNED = (*OF_EIGENVECTORS, 'pearl')  # a permutation of the nodes changes the columns too
 
 
 class Drawn:
@@ -62,8 +66,10 @@ def specs(entry):
 
 
 def invariant(entry, features):
-    """What does not depend on the order of the nodes: of eigenvectors, the projector."""
-    return features @ features.T if entry.key == 'lap_pe' else features
+    """What does not depend on the order of the nodes: of eigenvectors, the projector; of signals
+    that are the nodes, the inner products.
+    """
+    return features @ features.T if entry.key in TURNED else features
 
 
 @every_encoder
@@ -76,6 +82,9 @@ def test_features_of_any_graph_have_the_declared_width(entry):
             features = encoder.encode(graph, rng)
             assert (features.shape, features.dtype) == ((n, encoder.width), np.float32)
             assert np.isfinite(features).all()
+        for name, pairs in encoder.pairs(graph).items():
+            assert name.startswith(PAIRS) and pairs.shape[:2] == (n, n)
+            assert pairs.dtype in (np.float32, np.int32) and np.isfinite(pairs).all()
         draws = encoder.encode_draws(graph)
         assert draws.shape == (encoder.draws, n, encoder.width)
         np.testing.assert_array_equal(draws[0], encoder.encode(graph))
@@ -88,11 +97,14 @@ def test_the_order_of_the_nodes_does_not_matter(entry):
         draw = np.random.default_rng(2).standard_normal((len(graph), 16))
         encoder = make_graph_features(spec)
         # All eigenvectors: the last two that are kept may have one eigenvalue with the next.
-        if entry.key == 'lap_pe':
+        if entry.key in OF_EIGENVECTORS:
             encoder = dataclasses.replace(encoder, vectors=len(graph))
         one = encoder.encode(graph, Drawn(draw))[order]
         other = encoder.encode(graph[np.ix_(order, order)], Drawn(draw[order]))
         np.testing.assert_allclose(invariant(entry, other), invariant(entry, one), atol=2e-6)
+        turned = encoder.pairs(graph[np.ix_(order, order)])
+        for name, pairs in encoder.pairs(graph).items():
+            np.testing.assert_allclose(turned[name], pairs[np.ix_(order, order)], atol=1e-7)
 
 
 @every_encoder
@@ -111,12 +123,17 @@ def test_only_randomised_encoders_draw(entry):
 @every_encoder
 def test_entries_of_any_type_and_their_graph_alone_decide(entry):
     encoder = make_graph_features(entry.card.example)
+
+    def found(graph):
+        parts = encoder.encode(graph), *encoder.pairs(graph).values()
+        return np.concatenate([part.ravel() for part in parts])
+
     kept = RANDOM.copy()
-    wanted = encoder.encode(RANDOM)
+    wanted = found(RANDOM)
     for dtype in (np.int8, np.float32, np.float64):
-        np.testing.assert_array_equal(encoder.encode(RANDOM.astype(dtype)), wanted)
+        np.testing.assert_array_equal(found(RANDOM.astype(dtype)), wanted)
     np.testing.assert_array_equal(RANDOM, kept)
-    assert np.abs(encoder.encode(circulant(9)) - wanted).max() > 1e-3
+    assert np.abs(found(circulant(9)) - wanted).max() > 1e-3
 
 
 @every_encoder
@@ -141,6 +158,17 @@ def test_features_are_joined():
     )
     assert (found[0, :, 5:9] != found[1, :, 5:9]).all()
     assert encoder.network(3, rngs=nnx.Rngs(0)) is None
+
+
+def test_features_of_pairs_are_joined():
+    encoder = make_graph_features('rrwp(steps=3) | graphormer_spatial()')
+    assert (encoder.width, encoder.encode(RANDOM).shape) == (3, (9, 3))
+    assert {name: (a.shape, a.dtype) for name, a in encoder.pairs(RANDOM).items()} == {
+        'graph_rrwp': ((9, 9, 3), np.float32),
+        'graph_distance': ((9, 9), np.int32),
+    }
+    with pytest.raises(ValueError, match="two encoders give the feature 'graph_rrwp' of pairs"):
+        make_graph_features('rrwp() | rrwp(steps=3)').pairs(RANDOM)
 
 
 def test_joined_features_with_a_trained_part():

@@ -18,6 +18,7 @@ from posenc_jax.protocol.errors import LARGEST, SpecError, shortened
 from posenc_jax.protocol.registry import Card, entries
 
 MAX_GRAPH_FEATURES = 2**16  # of a node
+PAIRS = 'graph_'  # with which the names of features of pairs begin, in batches and in `Tokens`
 Features = Annotated[int, Ge(1), Le(MAX_GRAPH_FEATURES)]
 
 
@@ -60,16 +61,19 @@ class GraphEncoder:
       card: the catalogue entry, set by `register`.
       spec_kind: tells the registry that spec strings build it.
       width: F, the columns of `encode` for a graph of any size; those that a small graph does not
-        fill are 0.
+        fill are 0. An encoder of pairs alone has none.
       randomised: whether `encode` draws from `rng`. Without `rng` the features are those of
         evaluation, the same at every call.
       draws: how many independent draws a model reads by shared weights and averages, see
         `encode_draws`.
+      standardised: whether a task makes mean and deviation of the features 0 and 1. Not where the
+        network relies on what they are, such as the sign of an eigenvector.
     """
 
     card: ClassVar[Card]
     spec_kind: ClassVar[str] = 'graph'
     draws: int = 1
+    standardised: ClassVar[bool] = True
 
     @property
     def width(self) -> int:
@@ -118,6 +122,21 @@ class GraphEncoder:
         """The features of `draws` independent draws; arguments as for `encode`."""
         return np.stack([self.encode(adjacency, rng, draw=i) for i in range(self.draws)])
 
+    def compute_pairs(self, adjacency: Float[np.ndarray, 'n n']) -> dict[str, np.ndarray]:
+        """Features [n, n, ...] of the pairs of nodes of a graph that has been checked, by name."""
+        return {}
+
+    def pairs(self, adjacency: Shaped[np.ndarray, 'n n']) -> dict[str, np.ndarray]:
+        """Features [n, n, ...] of the pairs of nodes, float32 or int32, which an encoding of
+        attention reads; the names begin with `PAIRS`. {} where the encoder has none.
+
+        Raises:
+          ValueError: a matrix that is no adjacency, see `check_adjacency`.
+        """
+        found = self.compute_pairs(check_adjacency(adjacency))
+        single = lambda a: a.astype(np.float32 if a.dtype.kind == 'f' else np.int32)
+        return {name: single(array) for name, array in found.items()}
+
     def network(self, node_width: int, *, rngs: nnx.Rngs) -> GraphNetwork | None:
         """The trained part for nodes with `node_width` features of the data, or None where there is
         none and the features are complete.
@@ -145,6 +164,15 @@ class JoinedGraphFeatures(GraphEncoder):
 
     def compute(self, adjacency, rng, draw):
         return np.concatenate([part.compute(adjacency, rng, draw) for part in self.parts], axis=1)
+
+    def compute_pairs(self, adjacency):
+        found = {}
+        for part in self.parts:
+            own = part.compute_pairs(adjacency)
+            if twice := sorted(found.keys() & own.keys()):
+                raise ValueError(f'two encoders give the feature {twice[0]!r} of pairs of nodes')
+            found |= own
+        return found
 
     def encode_draws(self, adjacency, rng=None):
         draws = self.draws

@@ -74,8 +74,8 @@ class LapPe(GraphEncoder):
       vectors: k.
       signs: 'random' draws the sign of every eigenvector if there is an rng, as for training, and
         is 'canonical' otherwise; 'canonical' makes the entry of largest magnitude positive; 'abs'
-        takes absolute values. `sign_invariant` makes a network of
-        yours independent of them; no spec string does.
+        takes absolute values. `signnet` is a network that does not depend on them, and
+        `sign_invariant` makes one of yours so.
 
     Reference: Dwivedi et al., arXiv 2003.00982.
 

@@ -24,6 +24,7 @@ from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.base import interrupts
 from posenc_jax.base.memory import device_memory, readable
 from posenc_jax.base.programs import program
+from posenc_jax.features.graphs import make_graph_features
 from posenc_jax.lab.files import disk
 from posenc_jax.lab.files.command import Parser, in_line
 from posenc_jax.language.make import make
@@ -92,6 +93,7 @@ def equal_token_logits(
     tok = encoding.place(tok)
     width = probe.heads * probe.head_dim
     x = jnp.ones((1, length, width))
+    tok = _on_path(encoding, tok)
     added = encoding.embed(jnp.zeros_like(x), tok) if encoding.opens('embed') else None
     x = x if added is None else x + added
     before = jnp.pad(x, ((0, 0), (encoding.lookback, 0), (0, 0)))
@@ -111,6 +113,18 @@ def equal_token_logits(
     shown = np.isfinite(s) & (np.arange(length) <= own[:, None])
     nearest = length - 1 - shown[..., ::-1].argmax(-1)
     return s - np.take_along_axis(s, nearest[..., None], axis=-1)
+
+
+def _on_path(encoding: Encoding, tok: Tokens) -> Tokens:
+    """Tokens with the features of the nodes of a path, where the encoding reads a graph."""
+    specs = [getattr(part, 'graph_encoder', None) for part in parts_of(encoding)]
+    if specs.count(None) == len(specs):
+        return tok
+    path = np.eye(tok.length, k=1) + np.eye(tok.length, k=-1)
+    feats = {'adjacency': path.astype(np.float32)}
+    for spec in filter(None, specs):
+        feats |= make_graph_features(spec).pairs(path)
+    return tok.with_feats(**{name: jnp.asarray(a)[None, :, None] for name, a in feats.items()})
 
 
 def by_distance(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from posenc_jax.features.graphs.encoder import PAIRS
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cross import Source
 from posenc_jax.protocol.tokens import Tokens
@@ -29,17 +30,17 @@ def inputs_of(batch: dict[str, Any]) -> Any:
 
 
 def tokens_of(batch: dict[str, Any]) -> Tokens | None:
-    """The `Tokens` of a batch: positions, documents, padding, and the adjacency of a graph, where
-    the batch has them; None for images, whose patches are their tokens.
+    """The `Tokens` of a batch: positions, documents, padding, and the adjacency of a graph and
+    features of its pairs, where the batch has them; None for images, whose patches are their
+    tokens.
     """
     if 'image' in batch:
         return None
     known = {name: batch.get(name) for name in ('positions', 'segment', 'valid')}
     axis = -2 if 'vectors' in batch else 1
     tok = Tokens.of(length=inputs_of(batch).shape[axis], **known)
-    if 'adjacency' not in batch:
-        return tok
-    return tok.with_feats(adjacency=batch['adjacency'][:, :, None])
+    of_graph = [name for name in batch if name == 'adjacency' or name.startswith(PAIRS)]
+    return tok.with_feats(**{name: batch[name][:, :, None] for name in of_graph})
 
 
 def source_of(batch: dict[str, Any]) -> SourceInput | None:

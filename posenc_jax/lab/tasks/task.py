@@ -11,6 +11,7 @@ A batch is a dict of arrays of shape [B, T]:
   segment    int32, the number of the packed document and 0 on padding, if documents are packed
   valid      bool, False on padding, where a model that sees later tokens could read it
   adjacency  float32 [B, T, T], of a graph whose nodes are the rows of `vectors`
+  graph_...  float32 or int32 [B, T, T, ...], features of the pairs of its nodes
 
 Tasks of an encoder-decoder also have a source of another width S:
 

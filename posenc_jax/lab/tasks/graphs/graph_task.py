@@ -14,7 +14,7 @@ from posenc_jax.features.graphs.encoder import (
     make_graph_features,
 )
 from posenc_jax.lab.tasks.class_task import ClassTask, class_targets
-from posenc_jax.lab.tasks.graphs.padded import pad_graphs, pad_nodes
+from posenc_jax.lab.tasks.graphs.padded import pad_graphs, pad_nodes, pad_pairs
 from posenc_jax.lab.tasks.task import Batch, Length, batch_rng
 
 Graph = Bool[np.ndarray, 'n n']
@@ -28,12 +28,14 @@ class GraphTask(ClassTask):
     A batch has `vectors` [B, N, F], whose columns are a 1 and the features of `features`, the
     `adjacency` [B, N, N], and `valid`, which is False on the padding of smaller graphs. With an
     encoder of R > 1 draws they are [B, R, N, F], and a model averages its logits over the draws.
+    Features of pairs of nodes, of an encoder that has them, are arrays [B, N, N, ...].
     The task length counts nodes, unless a task says otherwise. A subclass draws graphs in `graphs`.
 
     Features are standardised: of each, the mean over all nodes of 64 training graphs is subtracted,
     and the result is divided by the standard deviation (`feature_scale`). These graphs are the same
     for all seeds, splits and task lengths. Features of an encoder that draws from a generator
-    (`rfp`, and `lap_pe` with random signs) are left as they are drawn, as their scale is known.
+    (`rfp`, and `lap_pe` with random signs) are left as they are drawn, as their scale is known. So
+    are those of pairs, and those that a network reads as they are (`signnet`, `pearl`).
 
     Args:
       features: spec string of encoders of graphs, e.g. 'lcp() | rwse(steps=16)'; '' is none. They
@@ -101,18 +103,19 @@ class GraphTask(ClassTask):
             'vectors': vectors if vectors.shape[1] > 1 else vectors[:, 0],
             'adjacency': padded['adjacency'].astype(np.float32),
             'valid': padded['valid'],
+            **({} if encoder is None else pad_pairs(list(map(encoder.pairs, graphs)), width)),
             **told,
         }
 
 
 @functools.lru_cache(maxsize=16)
 def _scale(task: GraphTask) -> tuple[Float[np.ndarray, 'F'], Float[np.ndarray, 'F']]:
-    """The mean and the standard deviation of each feature of a task; 0 and 1 of random ones."""
+    """The mean and the standard deviation of each feature of a task; 0 and 1 of those that stay."""
     encoder = task.encoder
     parts = encoder.parts if isinstance(encoder, JoinedGraphFeatures) else (encoder,)
     graphs, scales = task.scale_graphs(batch_rng(0, 'train', 0), SCALE_GRAPHS), []
     for part in parts:
-        if part.randomised:
+        if part.randomised or not part.standardised:
             scales.append((np.zeros(part.width, np.float32), np.ones(part.width, np.float32)))
         else:
             scales.append(feature_scale([part.encode(graph) for graph in graphs]))

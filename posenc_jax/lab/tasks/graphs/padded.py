@@ -1,6 +1,6 @@
 """Graphs of different sizes as one batch of arrays, with padding at the end."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -35,6 +35,18 @@ def pad_nodes(
     for pad, array in zip(pads, arrays):
         pad[axis] = (0, nodes - array.shape[axis])
     return np.stack([np.pad(array, pad) for array, pad in zip(arrays, pads)])
+
+
+def pad_pairs(
+    pairs: Sequence[Mapping[str, Shaped[np.ndarray, '...']]], nodes: int
+) -> dict[str, np.ndarray]:
+    """Features of the pairs of nodes of several graphs (`GraphEncoder.pairs`) as arrays
+    [B, nodes, nodes, ...], with zeros for padding. Errors are those of `pad_nodes`.
+    """
+    of_keys = {
+        name: [pad_nodes([own[name]], nodes, axis=1)[0] for own in pairs] for name in pairs[0]
+    }
+    return {name: pad_nodes(arrays, nodes) for name, arrays in of_keys.items()}
 
 
 def pad_graphs(
