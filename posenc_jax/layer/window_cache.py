@@ -83,8 +83,8 @@ def project_new(
     cursor: Int[Array, ''],
     feats: dict[str, Any] | None = None,
 ) -> tuple[tuple, WindowCache]:
-    """Projects T new tokens and appends them. Arguments and result as for `cache.project_new`; `attend`
-    gets W + T keys.
+    """Projects T new tokens and appends them. Arguments and result as for `cache.project_new`;
+    `attend` gets W + T keys.
     """
     size, count = cache.k.shape[2], row.shape[1]
     new = slots.at(tok, cursor, count).with_feats(**(feats or {}))
