@@ -34,6 +34,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.cope': 'cope_bias',
     'methods.cream': 'cream_bounds cream_heads cream_ids cream_thresholds',
     'methods.dca': 'dca_distance',
+    'methods.deberta': 'deberta_bucket deberta_index deberta_logits deberta_terms',
     'methods.dpe': 'order_loss',
     'methods.dynamic_ntk': 'dynamic_ntk_frequencies',
     'methods.fire': 'fire_network fire_progress fire_transform',

@@ -38,6 +38,7 @@ OPTIONS = {
     'alibi_pi': ('encoding', 'alibi_pi(mode="dynamic", train_len=8)', dict()),
     'conflator': ('encoding', 'conflator(unigram_only=True)', dict()),
     'cope': ('encoding', 'cope(npos=64, gates="value")', dict()),
+    'deberta': ('encoding', 'deberta(max_distance=12, buckets=8, terms="p2c", norm=True)', dict()),
     'dpe': ('encoding', 'dpe(layers=1, order_input_pe=False) | full()', dict(relative=True)),
     'gali': ('encoding', 'gali(encoding=rope(), chunk=1, local=2, noise=1.0, train_len=8)', dict()),
     'irpe': ('encoding', 'irpe(mode="bias", method="cross", shared=False)', dict()),
