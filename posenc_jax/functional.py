@@ -95,6 +95,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.transformer_xl': (
         'transformer_xl_frequencies transformer_xl_table transformer_xl_turned'
     ),
+    'methods.tupe': 'tupe_bias tupe_bucket',
     'methods.uni_encoder': (
         'candidate_means uni_encoder_ids uni_encoder_layout uni_encoder_loss uni_encoder_masks'
     ),

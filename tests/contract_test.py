@@ -61,6 +61,7 @@ OPTIONS = {
         'sigma_gpt(max_len=128, table="sinusoid")',
         dict(needs_training=False),
     ),
+    'tupe': ('encoding', 'tupe(max_len=64, relative=True, reset=False, buckets=8)', dict()),
     'window': ('encoding', 'window(size=3, aligned=True)', dict()),
     'xlpe': ('encoding', 'xlpe(level="head")', dict(needs_training=False)),
     'yarn': (
