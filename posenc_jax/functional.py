@@ -81,6 +81,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.sandwich': 'sandwich_bias sandwich_curve sandwich_slopes',
     'methods.segmented_sequences': 'chunk_ids prefix_ids stretched_table',
     'methods.self_extend': 'self_extend_capacity self_extend_distance',
+    'methods.shape': 'document_numbers of_documents',
     'methods.shaw': 'shaw_index shaw_logits shaw_terms shaw_values',
     'methods.sigma_gpt': 'sigma_gpt_sinusoid',
     'methods.sincos2d': 'sincos2d_detr sincos2d_table',
