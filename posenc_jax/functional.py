@@ -29,6 +29,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.bam': 'bam_prior',
     'methods.bipe': 'bipe_ids bipe_slopes',
     'methods.cable': 'cable_bias',
+    'methods.cape': 'augmented centred',
     'methods.carope': 'carope_bias carope_increments carope_last carope_log_rate carope_match',
     'methods.conflator': 'conflator_bigrams switching_ids switching_points',
     'methods.cope': 'cope_bias',

@@ -36,6 +36,11 @@ from posenc_jax.testing.subject import CONTEXT, WIDTH, Subject, moved
 OPTIONS = {
     'alibi': ('encoding', 'alibi(variant="asymmetric")', dict(needs_training=True)),
     'alibi_pi': ('encoding', 'alibi_pi(mode="dynamic", train_len=8)', dict()),
+    'cape': (
+        'encoding',
+        'cape(step=0.5, centre=True, scale=2.0) | sinusoidal()',
+        dict(relative=True, cached='none'),
+    ),
     'conflator': ('encoding', 'conflator(unigram_only=True)', dict()),
     'cope': ('encoding', 'cope(npos=64, gates="value")', dict()),
     'deberta': ('encoding', 'deberta(max_distance=12, buckets=8, terms="p2c", norm=True)', dict()),
