@@ -34,6 +34,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.conflator': 'conflator_bigrams switching_ids switching_points',
     'methods.cope': 'cope_bias',
     'methods.cream': 'cream_bounds cream_heads cream_ids cream_thresholds',
+    'methods.dape': 'along_keys dape_adjustment',
     'methods.dca': 'dca_distance',
     'methods.deberta': 'deberta_bucket deberta_index deberta_logits deberta_terms',
     'methods.dpe': 'order_loss',
