@@ -41,8 +41,15 @@ OPTIONS = {
     'algebraic_tree': ('encoding', 'algebraic_tree(levels=8, decay=0.9)', dict(fused=False)),
     'alibi': ('encoding', 'alibi(variant="asymmetric")', dict(needs_training=True)),
     'alibi_pi': ('encoding', 'alibi_pi(mode="dynamic", train_len=8)', dict()),
+    'cape': (
+        'encoding',
+        'cape(step=0.5, centre=True, scale=2.0) | sinusoidal()',
+        dict(relative=True, cached='none'),
+    ),
     'conflator': ('encoding', 'conflator(unigram_only=True)', dict()),
     'cope': ('encoding', 'cope(npos=64, gates="value")', dict()),
+    'dape': ('encoding', 'rope() | dape(width=8)', dict()),
+    'deberta': ('encoding', 'deberta(max_distance=12, buckets=8, terms="p2c", norm=True)', dict()),
     'dpe': ('encoding', 'dpe(layers=1, order_input_pe=False) | full()', dict(relative=True)),
     'fox': ('encoding', 'fox(pro=True, prune=-30.0)', dict()),
     'gali': ('encoding', 'gali(encoding=rope(), chunk=1, local=2, noise=1.0, train_len=8)', dict()),
@@ -83,6 +90,7 @@ OPTIONS = {
         'stick_breaking(attend_current=True, remainder="drop", prune=-30.0)',
         dict(),
     ),
+    'tupe': ('encoding', 'tupe(max_len=64, relative=True, reset=False, buckets=8)', dict()),
     'window': ('encoding', 'window(size=3, aligned=True)', dict()),
     'xlpe': ('encoding', 'xlpe(level="head")', dict(needs_training=False)),
     'yarn': (

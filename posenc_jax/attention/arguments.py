@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from posenc_jax.protocol.composite import name_of, parts_of
+from posenc_jax.protocol.composite import name_of, owner_of, parts_of
 from posenc_jax.protocol.encoding import TOKEN_STAGE, Encoding
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.tokens import Tokens
@@ -88,12 +88,12 @@ def missing_features(encoding: Encoding) -> Iterator[None]:
 
 
 def check_axis(encoding: Encoding, axis_name: str | None, applied_outside: bool) -> None:
-    """Refuses a mesh axis along which nothing is cut here, and an encoding with a door that would
-    have taken the part of a device for the whole text.
+    """Refuses a mesh axis along which nothing is cut here, an encoding that no ring can serve, and
+    one with a door that would have taken the part of a device for the whole text.
 
     Raises:
-      ValueError: no `jax.shard_map` around this call has the axis; a door reads the whole text and
-        may have been called inside.
+      ValueError: no `jax.shard_map` around this call has the axis; logits that read all keys of a
+        query; a door reads the whole text and may have been called inside.
     """
     if axis_name is None:
         return
@@ -104,6 +104,11 @@ def check_axis(encoding: Encoding, axis_name: str | None, applied_outside: bool)
             f'attend: axis_name={axis_name!r} is an axis of no jax.shard_map around this call; '
             'leave it out, or call it inside of one'
         ) from None
+    if 'mixes_logits' in encoding.traits:
+        raise ValueError(
+            f'attend: {owner_of("mixes_logits", encoding)} reads all keys of a query at once, and '
+            f'along {axis_name!r} a device has a part of them; give all keys to every device'
+        )
     # Parts of a text look like a text while a program is traced, so the caller has to say it.
     for part in () if applied_outside else parts_of(encoding):
         for door, traits in _READS_ALL.items():

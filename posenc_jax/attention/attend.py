@@ -100,9 +100,9 @@ def attend(
     Raises:
       ValueError: shapes that do not fit together, with the numbers; a door that was skipped, or the
         feature of a token that it attaches; causal queries that are the last of a sequence but have
-        the index of the first; a kernel where it cannot run; an `axis_name` outside of
-        `jax.shard_map`, or an encoding with a door that reads the whole text and may have been
-        called inside.
+        the index of the first; a kernel where it cannot run; a block with a part of the keys, or an
+        `axis_name`, where an encoding `mixes_logits`; an `axis_name` outside of `jax.shard_map`, or
+        an encoding with a door that reads the whole text and may have been called inside.
 
     Example:
       >>> import jax, posenc_jax as pj

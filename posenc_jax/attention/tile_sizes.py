@@ -3,6 +3,7 @@
 from typing import Literal, get_args
 
 from posenc_jax.attention.kernels import sizes as kernel_sizes
+from posenc_jax.protocol.composite import owner_of
 from posenc_jax.protocol.errors import check_choice
 
 Implementation = Literal['dense', 'blocked', 'kernel', 'fused']
@@ -27,7 +28,8 @@ def tile_sizes(
       widths: of a head, and of its values; for a kernel alone.
 
     Raises:
-      ValueError: no such implementation; a block that is no size; as for `kernels.sizes.sizes`.
+      ValueError: no such implementation; a block that is no size, or with fewer keys than the
+        encoding reads at once; as for `kernels.sizes.sizes`.
     """
     batch, queries, heads, _ = shape
     if implementation is not None:
@@ -38,6 +40,8 @@ def tile_sizes(
             raise ValueError(
                 f'attend: block is one or two integers and must be positive, got {block!r}'
             )
+    if 'mixes_logits' in encoding.traits:
+        return _whole_rows(encoding, shape, keys, implementation, target, sizes if block else ())
     if target is not None:
         sides = None if block is None else sizes
         return kernel_sizes.sizes(target, widths, batch, queries, keys, sides)
@@ -47,6 +51,23 @@ def tile_sizes(
         carries = encoding.opens('first_carry')
         sizes = _tile(batch * heads, queries, keys, carries, implementation == 'blocked')
     return min(sizes[0], queries), min(sizes[1], keys), min(sizes[-1], keys)
+
+
+def _whole_rows(encoding, shape, keys, implementation, target, block) -> tuple[int, int, int]:
+    """The same where a tile has all heads and all keys; `block` is the choice of the caller."""
+    (batch, queries, heads, _), name = shape, owner_of('mixes_logits', encoding)
+    if target is not None:
+        raise kernel_sizes.NoKernelError(f'computes one head, and {name} mixes the heads')
+    known = all(isinstance(n, int) for n in (batch, queries, keys))
+    if known and block and block[1] < keys:
+        raise ValueError(
+            f'attend: {name} reads all keys of a query at once, {keys} here, got a block of '
+            f'{block[1]}; use block=({block[0]}, {keys})'
+        )
+    if implementation == 'dense' or not known:
+        return queries, keys, keys
+    most = max(1, _TILE_BYTES // (4 * batch * heads * keys))
+    return min(block[0] if block else most, queries), keys, keys
 
 
 def _tile(rows: int, queries: int, keys: int, carries: bool, blocked: bool) -> tuple[int, int, int]:

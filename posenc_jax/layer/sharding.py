@@ -18,6 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from posenc_jax.attention.attend import attend
+from posenc_jax.protocol.composite import owner_of
 from posenc_jax.protocol.encoding import TOKEN_STAGE, Encoding
 from posenc_jax.protocol.tokens import Tokens
 
@@ -249,16 +250,17 @@ def sharded_attend(
     Queries, keys and values are cut along batch, sequence and heads. The keys travel round the
     devices of the axis 'sequence' (`attention/ring.py`). Keys of a cache (`heads_first`) stay where
     they are, and every device has all queries of its rows and heads (`attention/split_cache.py`,
-    for every `implementation`). Where the axis does not divide the number of keys, every device
-    gets all keys of its rows and heads. The encoding's variables are cut along the head axis that
-    they declare, and per-token features along their heads (N or K). The caller has called the doors
-    of the token stage.
+    for every `implementation`). Where the axis does not divide the number of keys, or the encoding
+    `mixes_logits`, every device gets all keys of its rows and heads. The encoding's variables are
+    cut along the head axis that they declare, and per-token features along their heads (N or K).
+    The caller has called the doors of the token stage.
 
     Args:
       heads_first, return_lse, **options: as for `attend`, as is the result.
 
     Raises:
-      ValueError: heads, rows or queries that the mesh does not divide, with the numbers.
+      ValueError: heads, rows or queries that the mesh does not divide, with the numbers; heads
+        that are cut though the encoding mixes them.
     """
     mesh = active_mesh()
     own: dict[str, Any] = dict(heads_first=heads_first, return_lse=return_lse)
@@ -270,8 +272,15 @@ def sharded_attend(
     for name, count in (('query heads', heads), ('key heads', kv_heads)):
         if count % _parts(mesh, tensor):
             raise ValueError(f'{count} {name} {_uncut(math.gcd(heads, kv_heads), mesh, tensor)}')
+    mixes = 'mixes_logits' in encoding.traits
+    if mixes and _parts(mesh, tensor) > 1:
+        name = owner_of('mixes_logits', encoding)
+        raise ValueError(
+            f'{name} mixes the heads, which cannot be cut into {_parts(mesh, tensor)} parts; use '
+            'mesh.tensor=1'
+        )
     keys, parts = k.shape[2 if heads_first else 1], mesh.shape['sequence']
-    cut = parts > 1 and keys % parts == 0
+    cut = parts > 1 and keys % parts == 0 and not mixes
     # The keys of a cache stay on their devices, and all devices have the queries.
     stay = cut and heads_first
     axis: Any = ROLES['sequence']

@@ -80,6 +80,11 @@ class PerHead(Composite):
                         f'per_head: {name_of(part)} opens {door!r}, which heads share; chain it '
                         'beside per_head'
                     )
+            if 'mixes_logits' in part.traits:
+                raise ValueError(
+                    f'per_head: {name_of(part)} mixes the logits of all heads; chain it behind '
+                    'per_head'
+                )
             if part.cached != 'encoded':
                 raise ValueError(
                     f'per_head: keys of {name_of(part)} are cached {part.cached}; only encodings '

@@ -198,3 +198,14 @@ def name_of(encoding: Encoding) -> str:
 def parts_of(encoding: Encoding) -> tuple[Encoding, ...]:
     """The links of a chain; a single encoding is a chain of one."""
     return encoding.children if isinstance(encoding, ChainedEncoding) else (encoding,)
+
+
+def owner_of(trait: str, encoding: Encoding) -> str:
+    """The name of the part of a chain that has a trait.
+
+    Example:
+      >>> import posenc_jax as pj
+      >>> owner_of('rotates', pj.make('rope() | causal()', head_dim=4))
+      'rope'
+    """
+    return next(name_of(part) for part in parts_of(encoding) if trait in part.traits)

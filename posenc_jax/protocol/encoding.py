@@ -58,6 +58,7 @@ TRAITS = {
     'reads_own_projections': 'Its logits read q and k as the parts before it leave them.',
     'forms_logits': 'Its logits are inner products of its own: it comes before other parts.',
     'reads_no_projections': 'Its logits read neither q nor k.',
+    'mixes_logits': 'A logit reads those of other heads or keys: one tile has all heads and keys.',
     'sums_between': 'It sums over the keys between key and query, all of which must be seen.',
     'reads_ids': 'Its `place` reads token ids, of earlier tokens of the document alone.',
     'reads_target_order': 'The last component of a position is a place in the translation.',

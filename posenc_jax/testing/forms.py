@@ -208,7 +208,10 @@ def mesh(subject: Subject) -> str | None:
     if len(jax.devices()) < 8:
         return 'it needs eight devices: XLA_FLAGS=--xla_force_host_platform_device_count=8'
     how = functools.partial(attend, how=sharded_attend, block=(8, 8))
-    with jax.set_mesh(make_mesh(data=2, tensor=2, sequence=2, devices=jax.devices()[:8])):
+    # Heads that read each other cannot be cut.
+    axes = dict(sequence=4) if 'mixes_logits' in subject.encoding.traits else dict(tensor=2)
+    axes = dict(data=2, sequence=2) | axes
+    with jax.set_mesh(make_mesh(**axes, devices=jax.devices()[:8])):
         out, grads, finite = jax.jit(functools.partial(gradients, how))(
             subject.encoding, subject.weights, subject.x, tokens(valid=PADDED), cotangent()
         )

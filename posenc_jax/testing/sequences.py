@@ -100,11 +100,17 @@ def distances(subject: Subject) -> str | None:
 
 
 def heads(subject: Subject) -> None:
-    """A head reads no other head."""
+    """A head reads no other head, except where `mixes_logits`; then some head reads another one."""
     weights = dict(subject.weights, q=subject.weights['q'].at[:, 0].multiply(-1.5))
     changed, same = subject(weights=weights), subject()
     own = gap(changed[:, :, 0], same[:, :, 0])
     demand(own == 0 or own > DIFFERENT, f'its own queries change a head by {own:.3g} alone')
+    if 'mixes_logits' in subject.encoding.traits:
+        others = gap(changed[:, :, 1:], same[:, :, 1:])
+        demand(
+            others > DIFFERENT, f'mixes_logits is stated, and other heads change by {others:.3g}'
+        )
+        return
     close(changed[:, :, 1:], same[:, :, 1:], what='the other heads')
 
 

@@ -102,8 +102,16 @@ def project(encoding, weights, x, tok, *, key=None):
 APPLIED = functools.partial(attend_heads, applied=TOKEN_STAGE)
 
 
+def tiles_of(encoding: Encoding, block: Any, keys: int) -> Any:
+    """Tiles of so many queries and keys; of all keys where the encoding reads them at once."""
+    if block is None or 'mixes_logits' not in encoding.traits:
+        return block
+    return block if isinstance(block, int) else block[0], keys
+
+
 def attend(encoding, *arguments, how=APPLIED, **options):
     """Runs the pair stage by the function `how`, and `merge` after it."""
+    options['block'] = tiles_of(encoding, options.get('block'), arguments[-1].length)
     return merge(encoding, how(encoding, *arguments, **options))
 
 

@@ -29,6 +29,7 @@ from posenc_jax.testing.subject import (
     earlier_rows,
     project,
     split,
+    tiles_of,
     tokens,
 )
 from tests import contract_test
@@ -65,7 +66,7 @@ def gradients_and_results(block, one_text=True, **options):
         if one_text:
             tk = dataclasses.replace(tk, index=tq.index)
         encoding = nnx.merge(graphdef, params, constants)
-        how = dict(block=block, return_lse=True, **options)
+        how = dict(block=tiles_of(encoding, block, tk.length), return_lse=True, **options)
         out, lse = sharded_attend(encoding, q, k, v, tq, tk, **how)
         seen = jnp.where(jnp.broadcast_to(tq.valid, lse.shape[:2])[..., None], lse, 0)
         seen = jnp.where(seen > -1e28, seen, 0)

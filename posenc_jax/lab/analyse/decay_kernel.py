@@ -59,7 +59,7 @@ def _check_additive(encoding: Encoding) -> None:
     for part in parts_of(encoding):
         doors = (*DOORS, 'qkv', 'first_carry')
         other = [door for door in doors if part.opens(door) and door not in ('logits', 'mask')]
-        if other or 'forms_logits' in part.traits:
+        if other or part.traits & {'forms_logits', 'mixes_logits'}:
             does = f'opens {other[0]!r} as well' if other else 'forms logits of its own'
             raise ValueError(
                 'a theoretical receptive field needs a bias that depends on positions alone; '

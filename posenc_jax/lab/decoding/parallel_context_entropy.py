@@ -205,7 +205,8 @@ class SelectedAttention:
     def _scores(self, encoding, q, k, tq, tk, heads_first) -> Float[Array, 'B N T C']:
         """`piece_scores` of the softmax over all keys, from one pass over blocks of keys."""
         q, axis = jnp.swapaxes(q, 1, 2), 2 if heads_first else 1
-        blocks = Blocks(min(_KEYS, k.shape[axis]), axis)
+        mixes = 'mixes_logits' in encoding.traits  # and needs all keys at once
+        blocks = Blocks(k.shape[axis] if mixes else min(_KEYS, k.shape[axis]), axis)
         k, tk = blocks.pad(k), blocks.pad_tokens(tk)
 
         def k_block(state, number):

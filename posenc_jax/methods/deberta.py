@@ -1,0 +1,244 @@
+"""DeBERTa: products of queries and keys with trained vectors of the bucket of their distance."""
+
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, Num
+
+from posenc_jax.attention.buckets import bucket_of, take_bucket
+from posenc_jax.base.products import heads_first, scaled_dot_product
+from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Multiple, NonNegative
+from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.families import whole_distance
+from posenc_jax.protocol.registry import Card, register
+
+Terms = Literal['both', 'c2p', 'p2c']
+_EPSILON = 1e-7  # of the norm of the table
+
+
+def deberta_starts(buckets: int, max_distance: int) -> np.ndarray:
+    """The smallest distance of each bucket beyond the middle one, int64 [buckets / 2 - 1].
+
+    It uses exact integer arithmetic. With e = buckets / 2 and M = max_distance - 1, bucket e + m
+    starts at the smallest `n > e (M / e)^((m-1)/(e-1))`.
+
+    Raises:
+      ValueError: buckets that are no even number of at least 4; no distance left for the
+        logarithmic half.
+    """
+    middle, most = buckets // 2, max_distance - 1
+    if buckets % 2 or buckets < 4:
+        raise ValueError(f'deberta buckets must be even and at least 4, got {buckets}')
+    if most <= middle:
+        raise ValueError(
+            f'deberta max_distance must be at least {middle + 2} with {buckets} buckets, whose '
+            f'first {middle} distances have their own, got {max_distance}'
+        )
+    starts, steps = [], middle - 1
+    for m in range(1, middle):
+        n = max(1, int(middle * (most / middle) ** ((m - 1) / steps)) - 1)
+        while n**steps <= middle ** (steps - m + 1) * most ** (m - 1):
+            n += 1
+        starts.append(n)
+    return np.array(starts, np.int64)
+
+
+def deberta_bucket(
+    distance: Int[Array, '#B T S'], buckets: int = 256, max_distance: int = 512
+) -> Int[Array, '#B T S']:
+    """The bucket of a distance, with its sign: `r` up to buckets / 2, logarithmic ones beyond.
+
+    Example:
+      >>> deberta_bucket(jnp.array([[[0, 16, 17, -32]]]), buckets=32, max_distance=128).tolist()
+      [[[0, 16, 17, -22]]]
+    """
+    size = jnp.abs(distance)
+    beyond = bucket_of(size, deberta_starts(buckets, max_distance))
+    return jnp.sign(distance) * (jnp.minimum(size, buckets // 2) + beyond)
+
+
+def deberta_index(
+    q_pos: Num[Array, '#B T'],
+    k_pos: Num[Array, '#B S'],
+    max_distance: int = 512,
+    buckets: int | None = None,
+) -> Int[Array, '#B T S']:
+    """The row of every pair in the table: `clip(b(i - j) + S, 0, 2 S - 1)`.
+
+    Args:
+      q_pos, k_pos: positions of queries and keys.
+      max_distance: S without buckets, where b changes nothing.
+      buckets: S with them; b is `deberta_bucket`.
+
+    Raises:
+      ValueError: positions that are not integers.
+    """
+    distance, span = whole_distance('deberta', q_pos, k_pos), max_distance
+    if buckets is not None:
+        distance, span = deberta_bucket(distance, buckets, max_distance), buckets
+    return (jnp.clip(distance, -span, span - 1) + span).astype(jnp.int32)
+
+
+def deberta_terms(
+    x: Float[Array, 'B L heads H'], vectors: Float[Array, 'C N H']
+) -> Float[Array, 'B L N C']:
+    """`x_i . P_c` for every index c, float32: of queries with PK, of keys with PQ.
+
+    Args:
+      x: N queries, or keys of K heads, each of which serves N / K query heads.
+      vectors: P of each query head.
+
+    Raises:
+      ValueError: the heads of the vectors are no multiple of those of x.
+    """
+    batch, length, heads, width = x.shape
+    if vectors.shape[1] % heads:
+        raise ValueError(
+            f'deberta has vectors of {vectors.shape[1]} heads, no multiple of the {heads} heads '
+            'of queries or keys'
+        )
+    vectors = vectors.reshape(len(vectors), heads, -1, width)
+    found = jnp.einsum('blkh,ckgh->blkgc', x.astype(jnp.float32), vectors)
+    return found.reshape(batch, length, -1, len(vectors))
+
+
+def deberta_logits(
+    q: Float[Array, 'B N T H'],
+    k: Float[Array, 'B K S H'],
+    keys: Float[Array, 'C N H'],
+    queries: Float[Array, 'C N H'],
+    index: Int[Array, '#B T S'],
+) -> Float[Array, 'B N T S']:
+    """`(q_i . k_j + q_i . PK_c + PQ_c . k_j) / sqrt(3 H)`, float32, c the index of the pair.
+
+    Args:
+      q, k: queries and keys, heads first.
+      keys, queries: PK and PQ, of each query head.
+      index: see `deberta_index`.
+    """
+    of_q, of_k = (
+        heads_first(deberta_terms(jnp.swapaxes(x, 1, 2), vectors) * x.shape[-1] ** -0.5)
+        for x, vectors in ((q, keys), (k, queries))
+    )
+    s = scaled_dot_product(q, k) + take_bucket(of_q, index) + take_bucket(of_k, index, 'key')
+    return s * 3**-0.5
+
+
+def normalised(
+    rows: Float[Array, '... D'], scale: Float[Array, 'D'], bias: Float[Array, 'D'], epsilon: float
+) -> Float[Array, '... D']:
+    """The layer norm of the rows of a table."""
+    rows = rows - rows.mean(-1, keepdims=True)
+    deviation = jax.lax.rsqrt((rows * rows).mean(-1, keepdims=True) + epsilon)
+    return rows * deviation * scale + bias
+
+
+@register(
+    'deberta',
+    kind='encoding',
+    card=Card(
+        name='DeBERTa',
+        example='deberta(max_distance=6)',
+        share='layer',
+        relative=True,
+        needs_training=True,
+    ),
+)
+class DeBERTa(Encoding):
+    """Adds products of each query and of each key with a trained vector of their distance.
+
+    `logit_ij = (q_i . k_j + q_i . PK_c + PQ_c . k_j) / sqrt(3 H)`, `c = clip(b(i - j) + S, 0, 2 S -
+    1)`, `PK = P W_k`, `PQ = P W_q + b_q`. The table P has model width. Without `buckets` b(d) is d,
+    and S is `max_distance`; then the distances S - 1 and more share the last row, and -S and less
+    the first. With them S is their number, and `deberta_bucket` is b. With one term instead of two
+    the root is that of 2 H. In a chain the queries and keys are those that the earlier parts leave,
+    and all that they have added to the logits is divided by the root of 3 (or 2) too.
+
+    Differs from the paper: it prints the index of the pair (j, i) for PQ; the released code, whose
+    weights need it, and this class have one index for both. P is not shared by the layers of a
+    model, since an encoding is shared as a whole (`share='model'` shares W too). W_k and W_q are
+    weights of their own also for `share_att_key` of the second version, which takes the
+    projections of the tokens; they can be copied. P has no dropout. Buckets are computed without
+    rounding. The absolute positions in front of the output are no part of this encoding.
+
+    The products of a token with all 2 S vectors are computed once, and a decode cache holds those
+    of its key: 2 S numbers for each head.
+
+    Args:
+      max_distance: S without buckets; with them, distances from about this one on share a bucket.
+      buckets: how many buckets there are in each direction; 256 in the third version.
+      terms: 'c2p' leaves PQ out and 'p2c' PK.
+      norm: P passes a layer norm first, as in the second version.
+      std: standard deviation of the initial P and W.
+      heads, head_dim, model_dim: N, H and the model width, from the model.
+
+    Raises:
+      ValueError: buckets that are odd, fewer than 4, or too many for max_distance; at call,
+        positions that are not integers, or another number of heads.
+
+    Reference: He, Liu, Gao, Chen, arXiv 2006.03654.
+    """
+
+    traits = frozenset({'reads_unrotated'})
+
+    def __init__(
+        self,
+        max_distance: Annotated[int, Ge(1), Le(1 << 24)] = 512,
+        buckets: Annotated[int, Ge(4), Le(1024), Multiple(2)] | None = None,
+        terms: Terms = 'both',
+        norm: bool = False,
+        std: NonNegative = 0.02,
+        heads: int = CONTEXT,
+        head_dim: int = CONTEXT,
+        model_dim: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        if buckets is not None:
+            deberta_starts(buckets, max_distance)  # checks both
+        self.max_distance, self.buckets, self.heads = max_distance, buckets, heads
+        self.scale = (2 + (terms == 'both')) ** -0.5
+        draw = lambda *shape: std * jax.random.normal(rngs.params(), shape, jnp.float32)
+        own = lambda: nnx.Param(draw(model_dim, heads, head_dim), axes=('width', 'heads', None))
+        rows = 2 * (max_distance if buckets is None else buckets)
+        self.table = nnx.Param(draw(rows, model_dim), axes=(None, 'width'))
+        ones = jnp.ones(model_dim, jnp.float32)
+        self.norm_scale = nnx.Param(ones, axes=('width',)) if norm else None
+        self.norm_bias = nnx.Param(0 * ones, axes=('width',)) if norm else None
+        self.w_k = own() if terms != 'p2c' else None
+        self.w_q = own() if terms != 'c2p' else None
+        # A bias of PK would add the same number to all logits of a query.
+        zeros = jnp.zeros((heads, head_dim), jnp.float32)
+        self.b_q = nnx.Param(zeros, axes=('heads', None)) if terms != 'c2p' else None
+
+    def vectors(self, kernel: nnx.Param) -> Float[Array, 'C N H']:
+        """The rows of P, projected, times the factor of all logits and 1 / sqrt(H)."""
+        rows = self.table[...]
+        if self.norm_scale is not None and self.norm_bias is not None:
+            rows = normalised(rows, self.norm_scale[...], self.norm_bias[...], _EPSILON)
+        found = jnp.einsum('cd,dnh->cnh', rows, kernel[...])
+        if kernel is self.w_q and self.b_q is not None:
+            found = found + self.b_q[...]
+        return found * (self.scale * found.shape[-1] ** -0.5)
+
+    def project(self, q, k, v, tq, tk, x=None):
+        if q.shape[2] != self.heads:
+            raise ValueError(
+                f'deberta has parameters of {self.heads} heads, the queries have {q.shape[2]}'
+            )
+        if self.w_k is not None:
+            tq = tq.with_feats(deberta=deberta_terms(q, self.vectors(self.w_k)))
+        if self.w_q is not None:
+            tk = tk.with_feats(deberta=deberta_terms(k, self.vectors(self.w_q)))
+        return q, k, v, tq, tk
+
+    def logits(self, s, q, k, tq, tk, seen, carry):
+        index = deberta_index(tq.pos, tk.pos, self.max_distance, self.buckets)
+        s = s * self.scale
+        if self.w_k is not None:
+            s = s + take_bucket(heads_first(tq.feats['deberta']), index)
+        if self.w_q is not None:
+            s = s + take_bucket(heads_first(tk.feats['deberta']), index, 'key')
+        return s, carry
