@@ -35,11 +35,10 @@ class Finer(FieldNetwork):
     the biases of the first layer choose from a range of frequencies.
 
     `z = W h + b`, `h = sin(30 (|z| + 1) z)`, `y = V h + c`. The weights are those of SIREN. The
-    biases of the first layer are uniform within k, which is `first_bias`: the larger k, the higher
-    the frequencies that a network learns; a narrow one
-    may fail with k above 1. Without it they are
-    uniform within 1 / sqrt(d) as all others, d the inputs of a layer. Differs from the paper: as in
-    its code, the factor |z| + 1 carries no gradient.
+    biases of the first layer are uniform within k, which is `first_bias`. The larger k is, the
+    higher are the frequencies that a network learns; a narrow one may fail with k above 1. Without
+    it they are uniform within 1 / sqrt(d) as all others, d the inputs of a layer. Differs from the
+    paper: as in its code, the factor |z| + 1 carries no gradient.
 
     Args:
       width: units of a hidden layer.

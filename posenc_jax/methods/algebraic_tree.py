@@ -85,7 +85,7 @@ class AlgebraicTree(Turned):
         head_dim: Annotated[int, Multiple(2)] = CONTEXT,
         kv_heads: int = CONTEXT,
     ):
-        self.branches, self.components = branches, levels
+        self.branches, self.tree_levels = branches, levels
         self.decay, self.head_dim = decay, head_dim
         first = jnp.broadcast_to(
             algebraic_start(head_dim), (branches, kv_heads, head_dim, head_dim)
@@ -94,7 +94,7 @@ class AlgebraicTree(Turned):
 
     def paths(self, tok: Tokens) -> tuple[Int[Array, '#B L levels'], Bool[Array, '#B L']]:
         """Paths of tokens, and which are paths, see `read_paths`."""
-        return read_paths('algebraic_tree', tok, self.branches, self.components)
+        return read_paths('algebraic_tree', tok, self.branches, self.tree_levels)
 
     def turned(self, x, tok):
         paths, known = self.paths(tok)

@@ -97,7 +97,7 @@ class TreePE(Embedding):
                 'model_dim, or another number of levels'
             )
         count = model_dim // slots if features is None else features
-        self.branches, self.levels, self.width = branches, levels, model_dim
+        self.branches, self.tree_levels, self.width = branches, levels, model_dim
         uniform = lambda shape, most: jax.random.uniform(
             rngs.params(), shape, jnp.float32, -most, most
         )
@@ -114,8 +114,8 @@ class TreePE(Embedding):
             raise ValueError(
                 f'tree_pe was built for token vectors of width {self.width}, got {width}'
             )
-        paths, known = read_paths('tree_pe', tok, self.branches, self.levels)
-        weights = tree_weights(self.raw[...], self.levels, self.width)
+        paths, known = read_paths('tree_pe', tok, self.branches, self.tree_levels)
+        weights = tree_weights(self.raw[...], self.tree_levels, self.width)
         code = tree_features(paths, self.branches, weights)
         if self.map is not None:
             code = jnp.matmul(code, self.map[...], precision='highest') + self.bias[...]
