@@ -87,6 +87,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.soft_cap': 'soft_capped',
     'methods.ssmax': 'ssmax_factor',
     'methods.string': 'string_distance',
+    'methods.swin_table': 'offset_bias offset_ids resized_offsets same_window',
     'methods.t5_rpe': 't5_bias t5_bucket t5_thresholds',
     'methods.tapa': 'tapa_distance tapa_logits',
     'methods.tape': 'tape_attended tape_fed tape_start tape_turn',

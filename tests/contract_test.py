@@ -60,6 +60,11 @@ OPTIONS = {
         'sigma_gpt(max_len=128, table="sinusoid")',
         dict(needs_training=False),
     ),
+    'swin_table': (
+        'encoding',
+        'swin_table(3, 2, size=(2, 3), windows=True, shift=1)',
+        dict(relative=False),
+    ),
     'window': ('encoding', 'window(size=3, aligned=True)', dict()),
     'xlpe': ('encoding', 'xlpe(level="head")', dict(needs_training=False)),
     'yarn': (
@@ -162,6 +167,19 @@ class Classified(Gridded):
     front = 1
 
 
+class InWindow(Encoding):
+    """Gives tokens the cells of a window of four rows and five columns, again and again. A moved
+    first position moves the window.
+    """
+
+    front = 0
+
+    def place(self, tok, *, key=None):
+        cell, moved = tok.rank - self.front, tok.pos[:, :1, None]
+        pos = jnp.stack([cell % 20 // 5, cell % 5], axis=-1) + moved
+        return dataclasses.replace(tok, pos=jnp.where((cell < 0)[..., None], -1, pos))
+
+
 class Diagonals(Encoding):
     """Gives tokens positions of a grid of four rows, one whole diagonal after the other. A moved
     position moves its row and its column.
@@ -204,6 +222,7 @@ PLACED = {
     'nar': Diagonals,
     'papeft': Located,
     'sincos2d': Classified,
+    'swin_table': InWindow,
     'pcm': Points,
     'uni_encoder': Candidates,
     'xlpe': Reordered,
