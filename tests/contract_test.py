@@ -180,6 +180,12 @@ class InWindow(Encoding):
         return dataclasses.replace(tok, pos=jnp.where((cell < 0)[..., None], -1, pos))
 
 
+class ClassifiedWindow(InWindow):
+    """The same behind a class token, which is not on the grid."""
+
+    front = 1
+
+
 class Diagonals(Encoding):
     """Gives tokens positions of a grid of four rows, one whole diagonal after the other. A moved
     position moves its row and its column.
@@ -214,6 +220,7 @@ class Reordered(Encoding):
 # Encodings that need positions from a task, because a part of them has no effect otherwise.
 PLACED = {
     'axial_rope2d': Gridded,
+    'beit_table': ClassifiedWindow,
     'bipe': Sentences,
     'conflator': Alternating,
     'image_shift': Images,
