@@ -88,6 +88,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.ssmax': 'ssmax_factor',
     'methods.string': 'string_distance',
     'methods.swin_table': 'offset_bias offset_ids resized_offsets same_window',
+    'methods.swin_v2_cpb': 'cosine_logits cpb_coordinates cpb_network',
     'methods.t5_rpe': 't5_bias t5_bucket t5_thresholds',
     'methods.tapa': 'tapa_distance tapa_logits',
     'methods.tape': 'tape_attended tape_fed tape_start tape_turn',

@@ -65,6 +65,7 @@ OPTIONS = {
         'swin_table(3, 2, size=(2, 3), windows=True, shift=1)',
         dict(relative=False),
     ),
+    'swin_v2_cpb': ('encoding', 'swin_v2_cpb(3, 4, (4, 5), hidden=8, cosine=False)', dict()),
     'window': ('encoding', 'window(size=3, aligned=True)', dict()),
     'xlpe': ('encoding', 'xlpe(level="head")', dict(needs_training=False)),
     'yarn': (
@@ -230,6 +231,7 @@ PLACED = {
     'papeft': Located,
     'sincos2d': Classified,
     'swin_table': InWindow,
+    'swin_v2_cpb': InWindow,
     'pcm': Points,
     'uni_encoder': Candidates,
     'xlpe': Reordered,
