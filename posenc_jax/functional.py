@@ -55,6 +55,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.longrope': 'longrope_temperature rescaled_factors',
     'methods.ms_poe': 'head_order head_scores ms_poe_ratios ratio_index',
     'methods.nar': 'near_to_far_order near_to_far_positions',
+    'methods.navit_factorized': 'factorized_vectors fractional_rows',
     'methods.nope_temperature': 'attention_entropy nope_temperature_curve',
     'methods.ntk_aware': 'ntk_aware_base',
     'methods.p_rope': 'p_rope_frequencies',

@@ -43,6 +43,11 @@ OPTIONS = {
     'irpe': ('encoding', 'irpe(mode="bias", method="cross", shared=False)', dict()),
     'kerple': ('encoding', 'kerple(kernel="bias_wht")', dict()),
     'lm_infinite': ('encoding', 'lm_infinite(encoding=alibi(), n_global=2, n_local=5)', dict()),
+    'navit_factorized': (
+        'encoding',
+        'navit_factorized(8, 8, mode="fractional", combine="stack")',
+        dict(cached='none'),
+    ),
     'nope_temperature': (
         'encoding',
         'nope_temperature(1.2, per_head=True, slope=0.5, train_len=8)',
@@ -228,6 +233,7 @@ PLACED = {
     'irpe': Classified,
     'learned_grid': Classified,
     'nar': Diagonals,
+    'navit_factorized': Classified,
     'papeft': Located,
     'sincos2d': Classified,
     'swin_table': InWindow,
