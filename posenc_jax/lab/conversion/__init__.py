@@ -1,6 +1,6 @@
-"""Conversions from a model to another model: TULIP, Pos2Distill."""
+"""Conversions from a model to another model: FlexiViT, TULIP, Pos2Distill."""
 
-from posenc_jax.lab.conversion import pos2distill, tulip
+from posenc_jax.lab.conversion import pi_resize, pos2distill, tulip
 
-__all__ = ['pos2distill', 'tulip']
+__all__ = ['pi_resize', 'pos2distill', 'tulip']
 __dir__ = __all__.copy
