@@ -59,6 +59,7 @@ OPTIONS = {
         dict(relative=True),
     ),
     'pcm': ('encoding', 'pcm(hidden=8, depth=1)', dict()),
+    'point_transformer_bias': ('encoding', 'point_transformer_bias(values=False)', dict()),
     'seqpe': ('encoding', 'seqpe(use="attn_mul", max_pos=128, temperature=4.0)', dict(fused=True)),
     'sigma_gpt': (
         'encoding',
@@ -192,6 +193,17 @@ class ClassifiedWindow(InWindow):
     front = 1
 
 
+class Cloud(Encoding):
+    """Gives tokens coordinates of points in space, on a coil. A moved first position moves the
+    cloud.
+    """
+
+    def place(self, tok, *, key=None):
+        turn, moved = 0.3 * tok.rank, tok.pos[:, :1, None]
+        coil = jnp.stack([jnp.cos(turn), jnp.sin(turn), 0.1 * turn], axis=-1)
+        return dataclasses.replace(tok, pos=coil + moved)
+
+
 class Diagonals(Encoding):
     """Gives tokens positions of a grid of four rows, one whole diagonal after the other. A moved
     position moves its row and its column.
@@ -239,6 +251,7 @@ PLACED = {
     'swin_table': InWindow,
     'swin_v2_cpb': InWindow,
     'pcm': Points,
+    'point_transformer_bias': Cloud,
     'uni_encoder': Candidates,
     'xlpe': Reordered,
 }
