@@ -14,6 +14,7 @@ from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden, golden_suite
 from tests.methods.pairs import attend, draw, grid, qkv
 from tests.refusals import refused
+from tests.small_models import small_model
 
 GOLDEN = golden('swin_table')['values']
 N, ROWS, COLUMNS = 2, 3, 4
@@ -211,6 +212,20 @@ def test_an_offset_beyond_the_table_is_nan_where_it_is_traced():
     bias = traced(jnp.asarray(CELLS))
     beyond = np.abs(CELLS[0, :, None, 0] - CELLS[0, :, 0]) > 1
     np.testing.assert_array_equal(np.isnan(bias[0, 0]), beyond)
+
+
+def test_every_layer_of_a_model_has_a_table_of_its_own():
+    """And the grid of an image is known where the model is compiled."""
+    model = small_model(
+        vocab_size=0, channels=1, patch=2, kind='encoder', pool='mean', output_size=3, layers=2,
+        width=8, heads=N, train_len=12, encoding='swin_table(3, 4, std=1.0)',
+    )  # fmt: skip
+    (part,) = model.blocks[0].encodings
+    assert part.offsets.shape == (2, 35, N) and len(np.unique(part.offsets[:, :, 0])) == 70
+    run = jax.jit(lambda model, image: model(image))
+    assert run(model, jnp.ones((1, 6, 8, 1))).shape == (1, 1, 3)
+    with pytest.raises(ValueError, match=r'window of 4 x 4 cells.*use size=\(4, 4\)'):
+        run(model, jnp.ones((1, 8, 8, 1)))
 
 
 smaller = 'window of 3 x 4 cells, and the table is for one of {}, which is smaller; use size='
