@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.products import over_batch, scaled_dot_product
 from posenc_jax.methods.swin_table import OffsetTable, Side, with_rows
-from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, NonNegative, Size
+from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, NonNegative
 from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.registry import Card, register
 
@@ -111,7 +111,7 @@ class SwinV2CPB(OffsetTable):
         rows: Annotated[int, Ge(2), Le(256)],
         columns: Annotated[int, Ge(2), Le(256)],
         size: tuple[Side, Side] | None = None,
-        hidden: Size = 512,
+        hidden: Annotated[int, Ge(1), Le(4096)] = 512,
         cosine: bool = True,
         std: NonNegative = 0.02,
         heads: int = CONTEXT,
