@@ -1,5 +1,6 @@
 """Swin's bias table: a trained number for each offset of two cells of a window."""
 
+import dataclasses
 from typing import Annotated, Any
 
 import jax
@@ -150,6 +151,16 @@ class OffsetTable(Bias):
 
     def bias(self, q_pos, k_pos):
         return offset_bias(self.entries(), offset_ids(q_pos, k_pos, *self.window))
+
+    def logits(self, s, q, k, tq, tk, seen, carry):
+        # Padding may be anywhere. Beside the grid it is in no offset that the table lacks.
+        tq, tk = (
+            tok
+            if tok.valid is None
+            else dataclasses.replace(tok, pos=jnp.where(tok.valid[..., None], tok.pos, -1))
+            for tok in (tq, tk)
+        )
+        return super().logits(s, q, k, tq, tk, seen, carry)
 
 
 def same_window(

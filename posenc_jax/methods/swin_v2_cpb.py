@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.base.products import over_batch, scaled_dot_product
+from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.methods.swin_table import OffsetTable, Side, with_rows
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, NonNegative
 from posenc_jax.protocol.families import check_heads
@@ -135,8 +135,8 @@ class SwinV2CPB(OffsetTable):
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         check_heads('swin_v2_cpb', self.tau[...], q)
-        s = cosine_logits(q, k, self.tau[...])
-        return s + over_batch(self.bias(tq.pos, tk.pos), s.shape[0]), carry
+        cosines = cosine_logits(q, k, self.tau[...])
+        return super().logits(cosines, q, k, tq, tk, seen, carry)
 
 
 class BiasOfSwinV2(SwinV2CPB, where=lambda given: not given['cosine']):

@@ -214,6 +214,31 @@ def test_an_offset_beyond_the_table_is_nan_where_it_is_traced():
     np.testing.assert_array_equal(np.isnan(bias[0, 0]), beyond)
 
 
+def test_padding_may_be_anywhere():
+    """Also beyond the window: no gradient is lost to it."""
+    part, valid = make(), np.arange(12)[None] < 8
+
+    def total(table, pos):
+        changed = nnx.clone(part)
+        changed.offsets[...] = table
+        tok = pj.Tokens.of(positions=pos, valid=valid)
+        out = pj.attend(
+            changed,
+            *INPUTS,
+            *changed.project(*INPUTS, tok, tok)[3:],
+            block=5,
+            applied=pj.TOKEN_STAGE,
+        )
+        return jnp.where(valid[..., None, None], out, 0).sum()
+
+    slope = jax.jit(jax.grad(total))
+    there = CELLS + 40
+    expected = slope(part.offsets[...], jnp.asarray(there))
+    found = slope(part.offsets[...], jnp.asarray(np.where(valid[..., None], there, 0)))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(expected).max() > 1e-3
+
+
 def test_every_layer_of_a_model_has_a_table_of_its_own():
     """And the grid of an image is known where the model is compiled."""
     model = small_model(
