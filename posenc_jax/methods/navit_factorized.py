@@ -152,11 +152,12 @@ class NavitFactorized(Embedding):
             raise ValueError(
                 f'navit_factorized was built for token vectors of width {own}, got {width}'
             )
-        here = on_grid(tok.pos)[..., None]
+        here = on_grid(tok.pos) if tok.valid is None else on_grid(tok.pos) & tok.valid
+        here = here[..., None]
         places = jnp.where(here, tok.pos, 0)
         if self.mode == 'fractional':
             size = grid_size(tok) if self.size is None else self.size
-            inside = (tok.pos < jnp.asarray(size)).all(-1, keepdims=True)
+            inside = (places < jnp.asarray(size)).all(-1, keepdims=True)
             places = jnp.where(inside, fractional_rows(places, size, counts), jnp.nan)
         found = factorized_vectors(self.rows[...], self.columns[...], places, self.combine)
         return jnp.where(here, found, 0.0)

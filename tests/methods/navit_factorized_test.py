@@ -115,10 +115,25 @@ def test_padding_and_class_tokens_keep_their_vectors():
     added = np.asarray(part.embed(x, tok) - x)[0]
     np.testing.assert_array_equal(added[[0, 3, 4]], 0)
     assert np.abs(added[1:3]).min() > 0
-    gradient = jax.grad(
-        lambda rows: factorized_vectors(rows, rows, tok.pos[:, 1:], 'product').sum()
-    )
-    assert np.isfinite(gradient(part.rows[...])).all()
+
+
+@pytest.mark.parametrize('mode', ['mode="fractional", size=(2, 2)', 'combine="product"'])
+def test_padding_may_be_anywhere(mode):
+    """Also beyond the tables and the size: no gradient is lost to it."""
+    part, valid = make(f'2, 2, std=1.0, {mode}'), np.arange(5)[None] < 3
+
+    def total(rows, positions):
+        changed = nnx.clone(part)
+        changed.rows[...] = rows
+        tok = pj.Tokens.of(positions=positions, valid=valid)
+        return changed.embed(jnp.zeros((1, 5, WIDTH)), tok).sum()
+
+    slope = jax.jit(jax.grad(total))
+    positions = grid(2, 2)
+    expected = slope(part.rows[...], positions)
+    found = slope(part.rows[...], np.where(valid[..., None], positions, 90))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(expected).max() > 0.1
 
 
 def test_a_place_beyond_the_tables_is_nan_where_it_is_traced():
