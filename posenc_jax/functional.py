@@ -89,6 +89,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.ms_poe': 'head_order head_scores ms_poe_ratios ratio_index',
     'methods.multimodal_rotary': 'component_reads component_rotary',
     'methods.nar': 'near_to_far_order near_to_far_positions',
+    'methods.navit_factorized': 'factorized_vectors fractional_rows',
     'methods.nope_temperature': 'attention_entropy nope_temperature_curve',
     'methods.ntk_aware': 'ntk_aware_base',
     'methods.ntk_rope_mixed': 'ntk_rope_mixed_frequencies',
@@ -99,6 +100,7 @@ _FUNCTIONS = {  # module -> its functions
     'methods.peg': 'peg',
     'methods.pi': 'pi_frequencies',
     'methods.piecewise': 'piecewise_logits',
+    'methods.point_transformer_bias': 'offset_units',
     'methods.polyphase_anchor': 'anchor_place anchored',
     'methods.pope': 'pope_delta pope_frequencies pope_polar',
     'methods.position_coupling': 'random_start',
@@ -134,6 +136,8 @@ _FUNCTIONS = {  # module -> its functions
     'methods.string_pe': (
         'string_cayley string_cayley_basis string_circulant string_circulant_start'
     ),
+    'methods.swin_table': 'offset_bias offset_ids resized_offsets same_window',
+    'methods.swin_v2_cpb': 'cosine_logits cpb_coordinates cpb_network',
     'methods.t5_rpe': 't5_bias t5_bucket t5_thresholds',
     'methods.tapa': 'tapa_distance tapa_logits',
     'methods.tape': 'tape_attended tape_fed tape_start tape_turn',
@@ -162,6 +166,7 @@ _FUNCTIONS = {  # module -> its functions
     'mixers.location_weights': 'location_centre location_weights soft_stair step_size',
     'mixers.monotonic_location': 'mix_directions',
     'mixers.peg_causal': 'causal_depthwise',
+    'mixers.point_transformer': 'nearest_points vector_attention',
     'mixers.spatial_reduction': 'reduced_grid',
     'mixers.ssd': 'ssd_chunks ssd_scan',
     'protocol.families': 'signed_distance',

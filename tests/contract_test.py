@@ -65,6 +65,10 @@ OPTIONS = {
         'encoding',
         'mrope_interleaved(positions="spatial_reset")',
         dict(relative=False),
+    'navit_factorized': (
+        'encoding',
+        'navit_factorized(8, 8, mode="fractional", combine="stack")',
+        dict(cached='none'),
     ),
     'nope_temperature': (
         'encoding',
@@ -79,6 +83,7 @@ OPTIONS = {
     'pcm': ('encoding', 'pcm(hidden=8, depth=1)', dict()),
     'pope': ('encoding', 'pope(partial=0.5, cache="raw")', dict()),
     'rrwp': ('encoding', 'rrwp(steps=6, hidden=3)', dict()),
+    'point_transformer_bias': ('encoding', 'point_transformer_bias(values=False)', dict()),
     'seqpe': ('encoding', 'seqpe(use="attn_mul", max_pos=128, temperature=4.0)', dict(fused=True)),
     'sigma_gpt': (
         'encoding',
@@ -91,6 +96,12 @@ OPTIONS = {
         dict(),
     ),
     'tupe': ('encoding', 'tupe(max_len=64, relative=True, reset=False, buckets=8)', dict()),
+    'swin_table': (
+        'encoding',
+        'swin_table(3, 2, size=(2, 3), windows=True, shift=1)',
+        dict(relative=False),
+    ),
+    'swin_v2_cpb': ('encoding', 'swin_v2_cpb(3, 4, (4, 5), hidden=8, cosine=False)', dict()),
     'window': ('encoding', 'window(size=3, aligned=True)', dict()),
     'xlpe': ('encoding', 'xlpe(level="head")', dict(needs_training=False)),
     'yarn': (
@@ -206,6 +217,36 @@ class Classified(Gridded):
     front = 1
 
 
+class InWindow(Encoding):
+    """Gives tokens the cells of a window of four rows and five columns, again and again. A moved
+    first position moves the window.
+    """
+
+    front = 0
+
+    def place(self, tok, *, key=None):
+        cell, moved = tok.rank - self.front, tok.pos[:, :1, None]
+        pos = jnp.stack([cell % 20 // 5, cell % 5], axis=-1) + moved
+        return dataclasses.replace(tok, pos=jnp.where((cell < 0)[..., None], -1, pos))
+
+
+class ClassifiedWindow(InWindow):
+    """The same behind a class token, which is not on the grid."""
+
+    front = 1
+
+
+class Cloud(Encoding):
+    """Gives tokens coordinates of points in space, on a coil. A moved first position moves the
+    cloud.
+    """
+
+    def place(self, tok, *, key=None):
+        turn, moved = 0.3 * tok.rank, tok.pos[:, :1, None]
+        coil = jnp.stack([jnp.cos(turn), jnp.sin(turn), 0.1 * turn], axis=-1)
+        return dataclasses.replace(tok, pos=coil + moved)
+
+
 class Diagonals(Encoding):
     """Gives tokens positions of a grid of four rows, one whole diagonal after the other. A moved
     position moves its row and its column.
@@ -288,6 +329,7 @@ PLACED = {
     'algebraic_grid': Gridded,
     'algebraic_tree': Heap,
     'axial_rope2d': Gridded,
+    'beit_table': ClassifiedWindow,
     'bipe': Sentences,
     'circlerope': Filmed,
     'conflator': Alternating,
@@ -304,8 +346,10 @@ PLACED = {
     'mrope': Filmed,
     'mrope_interleaved': Filmed,
     'nar': Diagonals,
+    'navit_factorized': Classified,
     'papeft': Located,
     'pcm': Points,
+    'point_transformer_bias': Cloud,
     'rope_3d': Cloud,
     'rope_axial': Gridded,
     'rope_mixed': Gridded,
@@ -313,6 +357,8 @@ PLACED = {
     'sincos2d': Classified,
     'string_cayley': Gridded,
     'string_circulant': Gridded,
+    'swin_table': InWindow,
+    'swin_v2_cpb': InWindow,
     'tree_pe': Heap,
     'uni_encoder': Candidates,
     'videorope': Filmed,

@@ -21,7 +21,8 @@ from evidence.claims.claim import Claim, read
 FAMILIES = (  # in the order of the page
     'positions', 'biases', 'rotary', 'caches', 'content', 'mixers', 'space', 'analyses',
     'frontier_forgetting', 'frontier_rotary', 'frontier_lists', 'frontier_tables',
-    'frontier_mrope', 'frontier_lie', 'frontier_fields', 'frontier_graphs',
+    'frontier_mrope', 'frontier_lie', 'frontier_images', 'frontier_fields',
+    'frontier_graphs',
 )  # fmt: skip
 CLAIMS: dict[str, Claim] = {
     claim.id: claim

@@ -12,6 +12,7 @@ _FUNCTIONS = {  # module -> its functions
     'analyse.pi_bound': 'extrapolation_bound interpolation_constant',
     'analyse.rope_usage': 'positional_head',
     'analyse.token_distance': 'plane_logits',
+    'conversion.pi_resize': 'drawn_patch pi_resized resize_matrix resized_table',
     'conversion.pos2distill': (
         'answer_divergence joint_weights moved_evidence pos2distill_loss slot_shares slot_weights'
     ),
