@@ -65,6 +65,7 @@ OPTIONS = {
         'encoding',
         'mrope_interleaved(positions="spatial_reset")',
         dict(relative=False),
+    ),
     'navit_factorized': (
         'encoding',
         'navit_factorized(8, 8, mode="fractional", combine="stack")',
@@ -234,17 +235,6 @@ class ClassifiedWindow(InWindow):
     """The same behind a class token, which is not on the grid."""
 
     front = 1
-
-
-class Cloud(Encoding):
-    """Gives tokens coordinates of points in space, on a coil. A moved first position moves the
-    cloud.
-    """
-
-    def place(self, tok, *, key=None):
-        turn, moved = 0.3 * tok.rank, tok.pos[:, :1, None]
-        coil = jnp.stack([jnp.cos(turn), jnp.sin(turn), 0.1 * turn], axis=-1)
-        return dataclasses.replace(tok, pos=coil + moved)
 
 
 class Diagonals(Encoding):

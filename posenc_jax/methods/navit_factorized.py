@@ -68,7 +68,7 @@ def factorized_vectors(
     kind='encoding',
     card=Card(
         name='NaViT factorised positions',
-        example='navit_factorized(32, 32)',
+        example='navit_factorized(64, 64)',
         share='model',
         needs_training=True,
     ),
