@@ -4,11 +4,12 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from posenc_jax.methods.algebraic_pe import Decay, algebraic_start, branch_less_one, decayed
-from posenc_jax.methods.tree_paths import read_paths, root_first, tree_steps
+from posenc_jax.methods.tree_paths import complete_tree, read_paths, root_first, tree_steps
 from posenc_jax.methods.turned import Turned, moved_by
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Multiple
 from posenc_jax.protocol.registry import Card, register
@@ -91,6 +92,10 @@ class AlgebraicTree(Turned):
             algebraic_start(head_dim), (branches, kv_heads, head_dim, head_dim)
         )
         self.b = nnx.Param(first, axes=(None, 'kv_heads', None, None))
+
+    def sample_positions(self, length: int) -> Int[np.ndarray, '1 L levels']:
+        """Positions for a picture: the nodes of a complete tree, level by level."""
+        return complete_tree(length, self.branches, self.components)[None]
 
     def paths(self, tok: Tokens) -> tuple[Int[Array, '#B L levels'], Bool[Array, '#B L']]:
         """Paths of tokens, and which are paths, see `read_paths`."""

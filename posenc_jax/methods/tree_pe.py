@@ -4,10 +4,11 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.methods.tree_paths import read_paths
+from posenc_jax.methods.tree_paths import complete_tree, read_paths
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Size
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.registry import Card, register
@@ -108,6 +109,10 @@ class TreePE(Embedding):
         zeros = lambda: nnx.Param(jnp.zeros(model_dim, jnp.float32), axes=('width',))
         self.map: Any = draw() if mapped else None
         self.bias: Any = zeros() if mapped else None
+
+    def sample_positions(self, length: int) -> Int[np.ndarray, '1 L levels']:
+        """Positions for a picture: the nodes of a complete tree, level by level."""
+        return complete_tree(length, self.branches, self.levels)[None]
 
     def table(self, tok, width):
         if width != self.width:
