@@ -19,6 +19,8 @@ OTHER = {
     'mix_ffn': 'python train.py --config=configs/vit.py --config.model.mlp=mix_ffn',
     'pcm': 'python train.py --config=configs/points.py '
     """--config.pattern='("pcm() | pcm_layer(gru())",)'""",
+    'rope_3d': 'python train.py --config=configs/points.py '
+    """--config.pattern='("rope_3d(width=12)",)'""",  # of the 16 features of a head
     'segmented_sequences': 'python train.py --config=configs/segmented.py --config.init.source=RUN '
     "--config.init.extend='segmented_sequences(factor=4)'",
     'triplane': 'python train.py --config=configs/field.py '
@@ -71,7 +73,6 @@ CONFIGS = {
     'polyphase_anchor': 'vit',
     'position_coupling': 'algorithmic',
     'prefix': 'masked_text',
-    'rope_3d': 'points',
     'rope_axial': 'vit',
     'rope_mixed': 'vit',
     'sincos2d': 'vit',

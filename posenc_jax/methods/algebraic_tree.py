@@ -4,11 +4,12 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from posenc_jax.methods.algebraic_pe import Decay, algebraic_start, branch_less_one, decayed
-from posenc_jax.methods.tree_paths import read_paths, root_first, tree_steps
+from posenc_jax.methods.tree_paths import complete_tree, read_paths, root_first, tree_steps
 from posenc_jax.methods.turned import Turned, moved_by
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Multiple
 from posenc_jax.protocol.registry import Card, register
@@ -85,16 +86,20 @@ class AlgebraicTree(Turned):
         head_dim: Annotated[int, Multiple(2)] = CONTEXT,
         kv_heads: int = CONTEXT,
     ):
-        self.branches, self.tree_levels = branches, levels
+        self.branches, self.components = branches, levels
         self.decay, self.head_dim = decay, head_dim
         first = jnp.broadcast_to(
             algebraic_start(head_dim), (branches, kv_heads, head_dim, head_dim)
         )
         self.b = nnx.Param(first, axes=(None, 'kv_heads', None, None))
 
+    def sample_positions(self, length: int) -> Int[np.ndarray, '1 L levels']:
+        """Positions for a picture: the nodes of a complete tree, level by level."""
+        return complete_tree(length, self.branches, self.components)[None]
+
     def paths(self, tok: Tokens) -> tuple[Int[Array, '#B L levels'], Bool[Array, '#B L']]:
         """Paths of tokens, and which are paths, see `read_paths`."""
-        return read_paths('algebraic_tree', tok, self.branches, self.tree_levels)
+        return read_paths('algebraic_tree', tok, self.branches, self.components)
 
     def turned(self, x, tok):
         paths, known = self.paths(tok)

@@ -149,6 +149,12 @@ class OffsetTable(Bias):
                 )
         return q, k, v, tq, tk
 
+    def sample_positions(self, length: int) -> Int[np.ndarray, '1 L 2']:
+        """The cells of the window, again and again."""
+        rows, columns = self.window
+        cells = np.arange(length, dtype=np.int32) % (rows * columns)
+        return np.stack(np.divmod(cells, columns), axis=-1)[None]
+
     def bias(self, q_pos, k_pos):
         return offset_bias(self.entries(), offset_ids(q_pos, k_pos, *self.window))
 

@@ -66,6 +66,21 @@ def tree_paths(
     return paths
 
 
+def complete_tree(nodes: int, branches: int, levels: int) -> Int[np.ndarray, 'nodes levels']:
+    """The positions of the first nodes of a tree in which every node has all its children, level by
+    level.
+
+    Raises:
+      ValueError: a tree of so many levels has fewer nodes.
+
+    Example:
+      >>> complete_tree(4, 2, levels=2).tolist()
+      [[0, 0], [1, 0], [2, 0], [1, 1]]
+    """
+    up = np.arange(-1, nodes - 1)
+    return tree_paths(up // branches, up % branches + 1, levels)
+
+
 def read_paths(
     user: str, tok: Tokens, branches: int, levels: int
 ) -> tuple[Int[Array, '#B L levels'], Bool[Array, '#B L']]:

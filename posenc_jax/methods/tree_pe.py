@@ -4,10 +4,11 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.methods.tree_paths import read_paths
+from posenc_jax.methods.tree_paths import complete_tree, read_paths
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Size
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.registry import Card, register
@@ -97,7 +98,7 @@ class TreePE(Embedding):
                 'model_dim, or another number of levels'
             )
         count = model_dim // slots if features is None else features
-        self.branches, self.tree_levels, self.width = branches, levels, model_dim
+        self.branches, self.levels, self.width = branches, levels, model_dim
         uniform = lambda shape, most: jax.random.uniform(
             rngs.params(), shape, jnp.float32, -most, most
         )
@@ -109,13 +110,17 @@ class TreePE(Embedding):
         self.map: Any = draw() if mapped else None
         self.bias: Any = zeros() if mapped else None
 
+    def sample_positions(self, length: int) -> Int[np.ndarray, '1 L levels']:
+        """Positions for a picture: the nodes of a complete tree, level by level."""
+        return complete_tree(length, self.branches, self.levels)[None]
+
     def table(self, tok, width):
         if width != self.width:
             raise ValueError(
                 f'tree_pe was built for token vectors of width {self.width}, got {width}'
             )
-        paths, known = read_paths('tree_pe', tok, self.branches, self.tree_levels)
-        weights = tree_weights(self.raw[...], self.tree_levels, self.width)
+        paths, known = read_paths('tree_pe', tok, self.branches, self.levels)
+        weights = tree_weights(self.raw[...], self.levels, self.width)
         code = tree_features(paths, self.branches, weights)
         if self.map is not None:
             code = jnp.matmul(code, self.map[...], precision='highest') + self.bias[...]

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.methods.tree_paths import tree_paths
+from posenc_jax.methods.tree_paths import complete_tree, tree_paths
 from posenc_jax.methods.tree_pe import tree_features, tree_weights
 from tests.golden_files import golden_suite
 from tests.methods.pairs import draw
@@ -102,6 +102,13 @@ def test_first_values_are_uniform():
     )
 
 
+def test_complete_trees_have_each_path_once():
+    paths = complete_tree(13, 3, levels=3)
+    np.testing.assert_array_equal(paths[[0, 3, 4, 12]], [[0] * 3, [3, 0, 0], [1, 1, 0], [3, 3, 0]])
+    assert len(set(map(tuple, paths))) == 13
+    np.testing.assert_array_equal(make('levels=2').sample_positions(7)[0], complete_tree(7, 2, 2))
+
+
 def test_paths_of_padding_are_not_read():
     part = make('levels=4')
     tok = pj.Tokens.of(positions=[[[1, 0, 0, 0], [9, 9, 9, 9]]], valid=[[True, False]])
@@ -135,6 +142,7 @@ test_wrong_calls = refused(
         'parent 5 is not in -1 .. 1': lambda: tree_paths([-1, 5], [0, 1], levels=1),
         'branch 0 of node 1 must be at least 1': lambda: tree_paths([-1, 0], [0, 0], levels=1),
         'lists of one length': lambda: tree_paths([-1, 0], [0], levels=1),
+        'node 7 is more than levels=2 steps': lambda: complete_tree(8, 2, levels=2),
         # A ring has no root.
         'node 0 is more than levels=3 steps': lambda: tree_paths([1, 0], [1, 1], levels=3),
     }

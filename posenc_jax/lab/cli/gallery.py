@@ -68,8 +68,8 @@ def equal_token_logits(
     All queries, keys and layer inputs are ones. For an encoding that is added to the token vectors,
     queries and keys are the added vectors, split into heads. Softmax does not change if a constant
     is subtracted from a row, so the differences contain all that matters. Where positions have
-    components, or a grid is read, the tokens stand in the first row of a grid. The nodes of a tree
-    are one below the other.
+    components, or a grid is read, the tokens stand in the first row of a grid, unless the encoding
+    has `sample_positions`, such as the nodes of a tree.
 
     Args:
       encoding: made with the sizes of `probe`.
@@ -88,12 +88,12 @@ def equal_token_logits(
     grid = 'reads_grid' in encoding.traits
     tok = Tokens.on_grid(1, length) if grid else Tokens.of(length=length)
     components = max(getattr(part, 'components', 1) for part in parts_of(encoding))
-    levels = max(getattr(part, 'tree_levels', 0) for part in parts_of(encoding))
-    if levels:  # each token is the first child of the one before
-        tok = Tokens.of(positions=np.tri(length, levels, -1, int)[None])
-    elif components > 1:
+    if components > 1:
         row = np.pad(np.arange(length)[:, None], ((0, 0), (components - 1, 0)))
         tok = Tokens.of(positions=row[None])
+    for part in parts_of(encoding):
+        if sample := getattr(part, 'sample_positions', None):
+            tok = Tokens.of(positions=sample(length))
     tok = encoding.place(tok)
     width = probe.heads * probe.head_dim
     x = jnp.ones((1, length, width))

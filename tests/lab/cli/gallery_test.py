@@ -40,6 +40,14 @@ def test_what_is_added_to_tokens_is_shown_by_its_inner_products():
     )
 
 
+def test_trees_are_shown_with_positions_of_their_own():
+    encoding = PROBE.make('algebraic_tree(levels=4)')
+    shown = by_distance(encoding, 12, PROBE)
+    assert shown.shape == (4, 12) and np.abs(shown).max() > 0.1
+    with pytest.raises(ValueError, match='more than levels=4 steps'):
+        by_distance(encoding, 40, PROBE)
+
+
 # A carry, earlier rows, several inputs, features chosen by distance, a term of the query.
 DOORS = ('cope(npos=4)', 'path(rank=2)', 'conflator()', 'dca(encoding=rope(), chunk=4, local=2)')
 
