@@ -90,6 +90,8 @@ def attention(
     if key == 'longrope':  # it has one factor for each plane, and the example has four planes
         more = lambda found: f'({", ".join([found[1]] * (width // 8))})'
         spec = re.sub(r'\(([\d., ]+)\)', more, spec, count=2)
+    if key == 'longrope2':  # likewise, for the planes from the third on
+        spec = spec.replace('(4.0, 5.0)', f'(4.0, {"5.0, " * (width // 2 - 3)})')
     encoding = pj.make(
         spec, causal=True, rngs=nnx.Rngs(0), **SIZES | dict(head_dim=width, train_len=length)
     )
