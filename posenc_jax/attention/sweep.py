@@ -38,7 +38,7 @@ def advance(plan, encoding, q, k, v, tq, tk, state):
     """The state of a block of queries, heads first, behind all blocks of these keys."""
     order, length = sweep_order(plan, encoding, tq, tk)
 
-    def meet(step, state):
+    def k_block(step, state):
         high, total, out, carry = state
         j = order[step]
         tk_j = plan.k.tokens(tk, j)
@@ -48,18 +48,19 @@ def advance(plan, encoding, q, k, v, tq, tk, state):
         out = out * shrink[..., None] + encoding.collect(w, plan.k.read(v, j), tq, tk_j)
         return new, total * shrink + w.sum(-1), out, carry
 
-    def k_block(step, state):
-        meet_this = functools.partial(meet, step)
-        return unless_ended(encoding, tq, state[-1], meet_this, lambda state: state, state)
-
-    return plan.loop(length, k_block, state)()
+    return plan.loop(length, _skipping(encoding, tq, k_block), state)()
 
 
-def unless_ended(encoding, tq, carry, meet, skip, *operands):
-    """`meet(*operands)`, or `skip(*operands)` if no query needs keys beyond the carry."""
+def _skipping(encoding, tq, k_block):
+    """`k_block`, which leaves its state as it is where no query needs keys beyond the carry."""
     if not encoding.opens('ended'):
-        return meet(*operands)
-    return jax.lax.cond(encoding.ended(carry, tq).all(), skip, meet, *operands)
+        return k_block
+
+    def skipping(step, state):
+        ended = encoding.ended(state[-1], tq).all()
+        return jax.lax.cond(ended, lambda step, state: state, k_block, step, state)
+
+    return skipping
 
 
 def finish(state):
@@ -214,15 +215,17 @@ def pull_tile(plan, params, constants, rows: Rows, k, v, tk, carry, d_carry):
       float leaves of tk).
     """
     pull = functools.partial(_pull, plan, params, constants, rows, tk=tk)
-    encoding, tq = plan.encoding(params, constants), combine(rows.floats, rows.others)
-    operands = k, v, carry, d_carry
+    encoding, operands = plan.encoding(params, constants), (k, v, carry, d_carry)
+    if not encoding.opens('ended'):
+        return pull(*operands)
 
     def skip(*operands):
         like = lambda a: vary(jnp.zeros(a.shape, a.dtype), plan.varying)
         (*of_logits, _), of_sum = jax.tree.map(like, jax.eval_shape(pull, *operands))
         return (*of_logits, operands[-1]), of_sum
 
-    return unless_ended(encoding, tq, carry, pull, skip, *operands)
+    ended = encoding.ended(carry, combine(rows.floats, rows.others)).all()
+    return jax.lax.cond(ended, skip, pull, *operands)
 
 
 def _pull(plan, params, constants, rows: Rows, k, v, carry, d_carry, tk):
