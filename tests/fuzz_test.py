@@ -86,7 +86,7 @@ def test_targets(name, tmp_path):
     assert kinds == {'read', 'refused'}  # it damages, and not everything
     assert [path.name for path in tmp_path.iterdir()] == ['good']  # tries leave nothing behind
     shown = []
-    for folder in ('one', 'two'):
+    for folder in ('first_folder', 'other_folder'):
         (tmp_path / folder).mkdir()
         shown.append(
             target.show(target.make(random.Random(f'{name} 0 7'), good, tmp_path / folder)).replace(
