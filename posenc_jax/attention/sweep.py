@@ -57,10 +57,16 @@ def _skipping(encoding, tq, k_block):
         return k_block
 
     def skipping(step, state):
-        ended = encoding.ended(state[-1], tq).all()
+        ended = _all_ended(encoding, tq, state[-1])
         return jax.lax.cond(ended, lambda step, state: state, k_block, step, state)
 
     return skipping
+
+
+def _all_ended(encoding, tq, carry):
+    """Whether no valid query needs keys beyond the carry."""
+    ended = encoding.ended(carry, tq)
+    return (ended if tq.valid is None else ended | ~tq.valid[:, None]).all()
 
 
 def finish(state):
@@ -224,7 +230,7 @@ def pull_tile(plan, params, constants, rows: Rows, k, v, tk, carry, d_carry):
         (*of_logits, _), of_sum = jax.tree.map(like, jax.eval_shape(pull, *operands))
         return (*of_logits, operands[-1]), of_sum
 
-    ended = encoding.ended(carry, combine(rows.floats, rows.others)).all()
+    ended = _all_ended(encoding, combine(rows.floats, rows.others), carry)
     return jax.lax.cond(ended, skip, pull, *operands)
 
 

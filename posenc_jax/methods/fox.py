@@ -1,6 +1,5 @@
 """FoX: softmax attention with a forget gate, and the pruning that its decay allows."""
 
-import math
 from typing import Annotated, Literal
 
 import jax
@@ -11,11 +10,12 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.base.products import heads_first
 from posenc_jax.methods.cable import cable_bias
-from posenc_jax.protocol.bounds import CONTEXT, Finite, Lt, Positive
+from posenc_jax.protocol.bounds import CONTEXT, Finite, Ge, Lt, Meaning
 from posenc_jax.protocol.capabilities import Carries, Prunes, SeveralInputs
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.registry import Card, register
 
+Horizon = Annotated[float, Ge(0.1), Meaning('tokens in which a weight falls by the factor e')]
 Gate = Literal['full', 'bias_only', 'fixed']
 _NORM_OF_KEYS, _NORM_OF_RESULTS = 1e-5, 1e-6  # the epsilons of the norms of the 'pro' block
 
@@ -73,12 +73,15 @@ class FoX(Carries):
     a_i k_(i-1) + (1 - a_i) k_i` with `a_i = sigmoid(x_i W_a)` per key head; then queries and keys
     have an RMS norm per head; the result has one too, and is multiplied by `sigmoid(x_i W_o)`. Its
     feed-forward ratio of 3.5 is a field of the model. A rotary part of the chain acts behind these
-    norms.
+    norms. Before the first token of a document there are zeros. Unlike those of the paper's
+    training, matrices of encodings have no weight decay here.
 
     `prune` leaves out blocks of keys, which is Adaptive Computation Pruning: `prune=-10` removes at
     most `exp(-10)` of the weights of a query. A block is left out if its gates lie below `prune - 2
-    max|q_i| max|k_j| / sqrt(H) - ln n` for all queries of the tile, n keys. In a decoding step no
-    block is left out, since the norms of cached keys are not known.
+    max|q_i| max|k_j| / sqrt(H) - ln n` for all queries of the tile, n keys. A tile of the blocked
+    form has all heads and rows of the batch, and that of a kernel one head of one row. In a
+    decoding step no block is left out, since the norms of cached keys are not known. Rotary parts
+    stand in front of it.
 
     The keys that a query sees must be contiguous and end at the query.
 
@@ -107,8 +110,8 @@ class FoX(Carries):
         self,
         gate: Gate = 'full',
         gate_bias: Finite = 0.0,
-        t_min: Positive | None = None,
-        t_max: Positive | None = None,
+        t_min: Horizon | None = None,
+        t_max: Horizon | None = None,
         pro: bool = False,
         prune: Annotated[float, Lt(0)] | None = None,
         heads: int = CONTEXT,
@@ -132,10 +135,10 @@ class FoX(Carries):
             self.norm_out = ones(heads, 'heads')
 
     def project(self, q, k, v, tq, tk, x=None):
-        own = _own_rows(x, k.shape[1])
-        bias = self.bias[...]
-        read = 0.0 if self.kernel is None else _product(own, self.kernel[...])
-        log_gates = jax.nn.log_sigmoid(jnp.broadcast_to(read + bias, (*k.shape[:2], len(bias))))
+        bias = jnp.broadcast_to(self.bias[...], (*k.shape[:2], q.shape[2]))
+        if self.kernel is not None:
+            bias = bias + _product(_own_rows(x, k.shape[1]), self.kernel[...])
+        log_gates = jax.nn.log_sigmoid(bias)
         if tk.valid is not None:
             log_gates = jnp.where(tk.valid[..., None], log_gates, 0.0)
         if self.prune is not None:
@@ -149,7 +152,7 @@ class FoX(Carries):
         norm = lambda a: jnp.linalg.norm(a.astype(jnp.float32), axis=-1)
         keys = jnp.repeat(norm(k).max(1, keepdims=True), q.shape[2] // k.shape[2], axis=2)
         largest = norm(q) * keys * q.shape[-1] ** -0.5
-        needed = 2 * largest + math.log(k.shape[1]) - self.prune
+        needed = 2 * largest + jnp.log(jnp.float32(k.shape[1])) - self.prune
         known = (tk.index[:, :1] == 0)[..., None]
         return jax.lax.stop_gradient(jnp.where(known, needed, jnp.inf))
 
@@ -163,6 +166,9 @@ class FoX(Carries):
 
 class PruningFoX(FoX, Prunes, where=lambda given: given['prune'] is not None):
     """FoX that leaves out blocks of keys whose weights are negligible."""
+
+    # A part behind it that enlarges queries or keys would break the bound.
+    traits = FoX.traits | {'reads_own_projections'}
 
     def ended(self, carry, tq):
         return carry > heads_first(tq.feats['fox_needed'])
@@ -181,9 +187,12 @@ class ProFoX(FoX, SeveralInputs, where=lambda given: given['pro']):
                 f'input of {x.shape[1]}'
             )
         share = jax.nn.sigmoid(jnp.einsum('bsd,dck->bsck', x[:, 1:], self.shift[...]))
-        share = jnp.where((tok.rank > 0)[..., None, None], share, 0.0).astype(k.dtype)
-        mixed = lambda a, s: s[..., None] * a[:, :-1] + (1 - s[..., None]) * a[:, 1:]
-        k, v = mixed(k, share[:, :, 0]), mixed(v, share[:, :, 1])
+
+        def mixed(a, share):
+            before = jnp.where((tok.rank > 0)[..., None, None], a[:, :-1], 0.0)
+            return (share * before + (1 - share) * a[:, 1:]).astype(a.dtype)
+
+        k, v = (mixed(a, share[:, :, n, :, None]) for n, a in enumerate((k, v)))
         normed = lambda a, weight: _rms_norm(a, weight[...], _NORM_OF_KEYS)
         return normed(q[:, 1:], self.norm_q), normed(k, self.norm_k), v
 

@@ -69,6 +69,8 @@ class StickBreaking(Carries):
     Reference: Tan, Shen, Yang, Courville, Panda, arXiv 2410.17980.
     """
 
+    traits = frozenset({'forms_weights'})
+
     def __init__(
         self,
         attend_current: bool = False,

@@ -14,7 +14,7 @@ from posenc_jax.protocol.composite import ChainedEncoding, Composite, name_of, p
 from posenc_jax.protocol.encoding import CAPABILITIES, DOORS, Encoding
 from posenc_jax.protocol.errors import SpecError
 
-EXCLUSIVE = ('qkv', 'collect', 'merge', 'begin_stream')
+EXCLUSIVE = ('qkv', 'collect', 'rescale', 'merge', 'begin_stream')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +83,13 @@ CONFLICTS = (
         'opens logits',
         '{first} leaves out keys by a bound of its own logits, which {second} changes: leave prune '
         'out, or {second}',
+    ),
+    Conflict(
+        'forms_weights',
+        'opens logits',
+        '{first} makes weights of the logits, and {second} would change these: write {second} '
+        'before {first}',
+        before=True,
     ),
     Conflict(
         'opens update_keys',

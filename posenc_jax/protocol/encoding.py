@@ -57,6 +57,7 @@ TRAITS = {
     'reads_unrotated': 'It reads queries and keys before they are turned.',
     'reads_own_projections': 'Its logits read q and k as the parts before it leave them.',
     'forms_logits': 'Its logits are inner products of its own: it comes before other parts.',
+    'forms_weights': 'Its logits are the logarithms of weights: it comes behind other parts.',
     'reads_no_projections': 'Its logits read neither q nor k.',
     'mixes_logits': 'A logit reads those of other heads or keys: one tile has all heads and keys.',
     'sums_between': 'It sums over the keys between key and query, all of which must be seen.',

@@ -138,8 +138,7 @@ def test_the_pro_block_in_numpy():
         plain[name] = a.copy()
         for i in range(L):
             before = a[:, i - 1] if i else np.zeros_like(a[:, 0])
-            # The first token has no token before it, so its share is all its own.
-            s = share[:, i, :, None] if i else 0.0
+            s = share[:, i, :, None]
             plain[name][:, i] = s * before + (1 - s) * a[:, i]
     plain['q'] = norm(plain['q'], part.norm_q[...], 1e-5)
     plain['k'] = norm(plain['k'], part.norm_k[...], 1e-5)
@@ -186,6 +185,35 @@ def test_pruning_changes_less_than_its_share(unpruned, target):
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
+@pytest.mark.parametrize('gate, kept', [(-20.0, True), (-32.0, False)])
+def test_the_bound_holds_for_keys_that_the_query_prefers(gate, kept):
+    """Logits of far keys are 8 and those of near keys -8. With gates of exp(-20) the far keys have
+    exp(-4) of the weights and must stay, though the gates alone lie far below the share; with gates
+    of exp(-32) they have exp(-16), and are left out.
+    """
+    encoding = build(f'gate_bias={gate}, prune=-10.0', heads=1, kv_heads=1, head_dim=4)
+    far = jnp.arange(16) < 8
+    q = jnp.full((1, 16, 1, 4), 2.0)
+    k = jnp.where(far, 2.0, -2.0)[None, :, None, None] * jnp.ones((1, 16, 1, 4))
+    v = jnp.broadcast_to(far[None, :, None, None], (1, 16, 1, 4)).astype(jnp.float32)
+    tok = pj.Tokens.of(length=16)
+    mass = run(encoding, q, k, v, jnp.zeros((1, 16, D)), tok, block=8)[0, 8:, 0, 0]
+    assert (float(mass.max()) > 0) == kept
+    if kept:
+        assert float(mass[0]) == pytest.approx(np.exp(16 + gate), rel=0.1)
+
+
+def test_the_last_tile_of_a_padded_text_is_left_out_too():
+    """60 tokens in tiles of 8: four padding tokens of the last tile keep no other tile alive."""
+    encoding = build('gate_bias=-32.0, prune=-10.0', heads=1, kv_heads=1, head_dim=4)
+    far = (jnp.arange(60) < 56).astype(jnp.float32)
+    v = jnp.broadcast_to(far[None, :, None, None], (1, 60, 1, 4))
+    tok = pj.Tokens.of(length=60)
+    zero = jnp.zeros((1, 60, 1, 4))
+    found = run(encoding, zero, zero, v, jnp.zeros((1, 60, D)), tok, block=8)
+    assert float(found[0, 56:].max()) == 0.0
+
+
 def count(arguments):
     encoding = build(arguments, heads=2, kv_heads=1, head_dim=8, model_dim=6)
     tok = pj.Tokens.of(length=64)
@@ -194,7 +222,7 @@ def count(arguments):
 
 
 def test_tiles_that_are_left_out():
-    """Gates of exp(-6) reach -10 - 2 U - ln 64 within 4 to 5 tiles of 8 tokens for U <= 13."""
+    """Eight gates of exp(-6) reach -10 - 2 U - ln 64 for U <= 16 behind one more tile."""
     diagonals = lambda needed: [int(jnp.diagonal(needed, -d).sum()) for d in range(8)]
     closed = [diagonals(head) for head in count('gate_bias=-6.0, prune=-10.0')]
     for head in closed:
@@ -218,6 +246,7 @@ def test_a_cached_prefix_is_not_pruned():
         ("gate='fixed'", 'needs the horizons of the first and the last head.*t_min=None'),
         ("gate='fixed', t_min=8.0, t_max=4.0", 't_min <= t_max'),
         ("gate='bias_only', t_min=2.0, t_max=4.0, gate_bias=1.0", 'leave out gate_bias=1.0'),
+        ("gate='fixed', t_min=0.001, t_max=4.0", 'fox t_min.* must be at least 0.1, got 0.001'),
         ('prune=1.0', 'prune must be .*below 0.*got 1.0'),
         ("gate='ful'", 'full'),
     ],
@@ -233,3 +262,5 @@ def test_refused_uses():
         build().project(*INPUTS[:3], tok, tok)
     with pytest.raises(SpecError, match='fox leaves out keys by a bound of its own logits'):
         pj.make('fox(prune=-10.0) | alibi()', causal=True, heads=N, model_dim=D, head_dim=H)
+    with pytest.raises(SpecError, match='write rope before it'):
+        pj.make('fox(prune=-10.0) | rope()', causal=True, heads=N, model_dim=D, head_dim=H)

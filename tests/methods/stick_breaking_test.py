@@ -112,3 +112,8 @@ def test_refused():
         build().project(q[:, :1], k, v, tok.slice(0, 1), tok)
     with pytest.raises(ValueError, match='stick_breaking leaves out keys by a bound of its own'):
         pj.make('stick_breaking(prune=-8.0) | soft_cap(2.0)', causal=True)
+    with pytest.raises(ValueError, match='write soft_cap before stick_breaking'):
+        pj.make('stick_breaking() | soft_cap(2.0)', causal=True)
+    with pytest.raises(ValueError, match="both need the exclusive door 'rescale'"):
+        pj.make('stick_breaking() | attention_sink()', causal=True, heads=N)
+    pj.make('soft_cap(2.0) | stick_breaking()', causal=True)

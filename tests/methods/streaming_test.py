@@ -35,14 +35,14 @@ def test_padding_takes_no_position():
     assert keys.pos[0, 2:].tolist() == [0, 1, 2] and queries.pos[0, 0] == 2
 
 
-def stream(model, ids, cache):
-    """The logits behind each token from the last of the prompt of 3 on."""
+def stream(model, ids, cache, prompt=3):
+    """The logits behind each token from the last of the prompt on."""
     empty = init_cache(model, pj.Tokens.of(length=ids.shape[1]))
     layers = list(model.layers())
     step = jax.jit(lambda state, token: cache.step(model, empty, state, token, layers))
-    logits, state = cache.prefill(model, empty, ids[:, :3])
+    logits, state = cache.prefill(model, empty, ids[:, :prompt])
     found = [logits[:, 0]]
-    for token in ids[:, 3:].T:
+    for token in ids[:, prompt:].T:
         logits, state = step(state, token)
         found.append(logits)
     assert state.capacity <= cache.first + cache.recent
@@ -59,14 +59,46 @@ def test_a_step_of_one_layer_reads_the_kept_tokens_alone(spec, first, recent, ro
     plain = tiny_model(spec, layers=1, vocab_size=9)
     found = stream(model, IDS, StreamingCache(first, recent, room))
     held, kept = [0, 1, 2], recent - room
-    cut = lambda held: held[:first] + held[first:][-kept:]
     for now in range(2, IDS.shape[1]):
         if now > 2:
             held = [*held, now]
         expected = plain(IDS[:, jnp.asarray(held)])[:, -1]
         np.testing.assert_allclose(found[:, now - 2], expected, atol=2e-5)
-        if now == 2 or len(held) == first + recent:
-            held = cut(held)
+        if len(held) == first + recent:
+            held = held[:first] + held[first:][-kept:]
+
+
+@pytest.mark.parametrize('prompt', [1, 6, 7, 12])
+def test_the_cut_of_the_text_does_not_matter(prompt):
+    """Two layers, whose kept tokens have read dropped ones."""
+    model = tiny_model('streaming(encoding=rope())', layers=2, vocab_size=9)
+    cache = StreamingCache(2, 5, 2)
+    whole = stream(model, IDS, cache)
+    found = stream(model, IDS, cache, prompt)
+    count = min(found.shape[1], whole.shape[1])
+    np.testing.assert_allclose(found[:, -count:], whole[:, -count:], atol=2e-5)
+
+
+def test_the_tokens_that_are_kept():
+    model = tiny_model('streaming(encoding=rope())', vocab_size=9)
+    empty, cache = init_cache(model, pj.Tokens.of(length=14)), StreamingCache(2, 5)
+    _, state = cache.prefill(model, empty, IDS[:, :10])
+    kept = state.tokens[0]
+    assert kept.index[0, : int(state.cursor)].tolist()[:2] == GOLDEN['kept'][:2]
+    _, state = cache.step(model, empty, state, IDS[:, 10], list(model.layers()))
+    expected = [*GOLDEN['kept'][:2], *(n + 1 for n in GOLDEN['kept'][2:])]
+    assert state.tokens[0].index[0, : int(state.cursor)].tolist() == expected
+
+
+def test_rows_that_are_padded_on_the_left():
+    model = tiny_model('streaming(encoding=rope())', layers=1, vocab_size=9)
+    valid = jnp.arange(14) >= jnp.array([[0], [4]])
+    empty, cache = init_cache(model, pj.Tokens.of(valid=valid)), StreamingCache(2, 4)
+    logits, state = cache.prefill(model, empty, IDS[:, :6])
+    for token in IDS[:, 6:].T:
+        logits, state = cache.step(model, empty, state, token, list(model.layers()))
+    alone = stream(model, IDS[1:, 4:], StreamingCache(2, 4))
+    np.testing.assert_allclose(logits[1], alone[0, -1], atol=2e-5)
 
 
 def test_a_cache_that_holds_everything_is_rope():
@@ -81,6 +113,9 @@ def test_refused():
         StreamingCache(4, 2, 2)
     model = tiny_model('rope()', vocab_size=9)
     with pytest.raises(ValueError, match=r'has rope.*extend the model by streaming\(\)'):
+        generate(model, IDS[:, :3], max_new_tokens=2, temperature=0.0, decoding=StreamingCache())
+    model = tiny_model('streaming(encoding=rope()) | fox()', vocab_size=9)
+    with pytest.raises(ValueError, match='drops tokens between others, which fox reads'):
         generate(model, IDS[:, :3], max_new_tokens=2, temperature=0.0, decoding=StreamingCache())
     with pytest.raises(ValueError, match='streaming extends a rotary encoding or a relative bias'):
         pj.make('streaming(encoding=sinusoidal())', model_dim=8, heads=2, head_dim=4)

@@ -57,6 +57,12 @@ class StreamingCache(Decoding):
                     f'this model has {" | ".join(map(name_of, parts))}; extend the model by '
                     'streaming()'
                 )
+            for part in parts:
+                if found := part.traits & {'sums_between', 'mixes_logits'}:
+                    raise ValueError(
+                        f'StreamingCache drops tokens between others, which {name_of(part)} reads '
+                        f'({", ".join(found)}); decode with Decoding(), which keeps all keys'
+                    )
         if model.reads_ids:
             raise ValueError(
                 'StreamingCache drops tokens, but an encoding of this model computes positions '
@@ -64,16 +70,32 @@ class StreamingCache(Decoding):
             )
 
     def prefill(self, model, empty, prompts):
-        of_prompt = tuple(tok.slice(0, prompts.shape[1]) for tok in empty.tokens)
+        # What does not fit is read token by token, so that no position exceeds the cache.
+        size = self.first + self.recent
+        begun = min(prompts.shape[1], size)
+        of_prompt = tuple(tok.slice(0, begun) for tok in empty.tokens)
         logits, cache = super().prefill(
-            model, dataclasses.replace(empty, tokens=of_prompt), prompts
+            model, dataclasses.replace(empty, tokens=of_prompt), prompts[:, :begun]
         )
-        return logits, self._dropped(cache, empty)
+        layers = list(model.layers())
+
+        def read(state, tokens):
+            logits, cache = self.step(model, empty, state[1], tokens, layers)
+            return (logits[:, None], cache), None
+
+        if begun == size:
+            state = logits, self._dropped(cache, empty)
+            return jax.lax.scan(read, state, prompts[:, begun:].T)[0]
+        if room := min(size, empty.tokens[0].length) - begun:  # nothing is dropped yet
+            first = min(self.first, begun - 1)
+            cache = keep_ends(cache, empty.tokens, first=first, last=begun - first, room=room)
+        return logits, cache
 
     def step(self, model, empty, cache, tokens, layers):
-        # A loop of at most one step, because `cond` would copy the cache.
-        full = lambda cache: cache.cursor >= cache.capacity
-        cache = jax.lax.while_loop(full, lambda cache: self._dropped(cache, empty), cache)
+        if cache.capacity == self.first + self.recent:  # else the text ends before it is full
+            # A loop of at most one step, because `cond` would copy the cache.
+            full = lambda cache: cache.cursor >= cache.capacity
+            cache = jax.lax.while_loop(full, lambda cache: self._dropped(cache, empty), cache)
         return super().step(model, empty, cache, tokens, layers)
 
     def _dropped(self, cache, empty):

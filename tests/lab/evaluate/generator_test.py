@@ -72,7 +72,7 @@ def test_logits_of_a_cut_cache_are_those_of_one_device(spec):
 @pytest.mark.full
 def test_no_device_gets_all_keys_of_the_cache():
     graphdef, state = nnx.split(model_of('alibi()'))
-    plan = generation._Plan(graphdef, 192, 0.0, None, None, None)
+    plan = generation._Static(graphdef, 192, 0.0, None, None, None)
     prompts, mesh = jnp.zeros((2, 320), jnp.int32), make_mesh(sequence=8)
 
     def compiled(state):
