@@ -307,7 +307,7 @@ def first_round(model, known, pairing='intended'):
     order = orders()
     sequence, slots = any_order.given_first(model, text(), order, known, None)
     graphdef, state = nnx.split(model)
-    plan = bursts._Plan(graphdef, known, 1.0, pairing, GOLDEN['orders'])
+    plan = bursts._Static(graphdef, known, 1.0, pairing, GOLDEN['orders'])
     return plan, state, bursts._first_burst(plan, state, sequence, slots), order
 
 

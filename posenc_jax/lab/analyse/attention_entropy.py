@@ -80,7 +80,8 @@ def attention_entropy(
     `H_i = -sum_j a_ij ln a_ij, mean over rows, heads, layers`, over all keys j that the query i
     sees, with 0 ln 0 = 0; `relative` divides it by ln of their number, which is the entropy of even
     attention. The probabilities a_ij are those of the model, whatever its encoding does to the
-    logits. One forward pass, in blocks of queries: O(L^2) time, O(block L) memory. Differs from the
+    logits; where a sink or the rest of a stick takes a share, they are those of the keys among
+    themselves. One forward pass, in blocks of queries: O(L^2) time, O(block L) memory. Differs from the
     paper: nothing.
 
     Args:

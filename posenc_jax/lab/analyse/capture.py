@@ -132,7 +132,8 @@ def attention_of(
     tk: Tokens,
 ) -> tuple[Float[Array, 'B N T S'], Float[Array, 'B N T S'], Bool[Array, 'B N T S']]:
     """Logits before the softmax, attention, and which keys are seen, of every head of one layer,
-    from the queries and keys that `Encoding.project` returns, heads first.
+    from the queries and keys that `Encoding.project` returns, heads first. Attention is the softmax
+    over the keys, without what `Encoding.rescale` does to the result behind it.
     """
     s, _, seen = pair_logits(encoding, q, k, tq, tk)
     return s, weights_of(s, seen), jnp.broadcast_to(seen, s.shape)

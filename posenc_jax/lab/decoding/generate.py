@@ -225,7 +225,8 @@ def generate(
       capacity: slots of the cache; None for prompts and new tokens (the last slot stays empty).
       decoding: what the cache keeps. `Decoding()` keeps everything.
         `duo_attention.cache.streaming(model)`, `double_sparsity.Sparse(...)` and
-        `constant_cache.ConstantCache(...)` are methods of this package.
+        `constant_cache.ConstantCache(...)` and `streaming.StreamingCache(...)` are methods of this
+        package.
         `recomputed.Recomputed()` reads the text again when its length changes the frequencies;
         without it, rules that follow the length do not equal full passes. None is `Recomputed()`
         for a rule that changes once (`longrope` with two lists) if the text may pass that length,
