@@ -81,8 +81,8 @@ def attention_entropy(
     sees, with 0 ln 0 = 0; `relative` divides it by ln of their number, which is the entropy of even
     attention. The probabilities a_ij are those of the model, whatever its encoding does to the
     logits; where a sink or the rest of a stick takes a share, they are those of the keys among
-    themselves. One forward pass, in blocks of queries: O(L^2) time, O(block L) memory. Differs from the
-    paper: nothing.
+    themselves. One forward pass, in blocks of queries: O(L^2) time, O(block L) memory. Differs from
+    the paper: nothing.
 
     Args:
       model: decoder or encoder.
