@@ -226,7 +226,7 @@ class InWindow(Encoding):
     front = 0
 
     def place(self, tok, *, key=None):
-        cell, moved = tok.rank - self.front, jnp.maximum(tok.pos - tok.rank, 0)[..., None]
+        cell, moved = tok.rank - self.front, (tok.pos - tok.rank)[:, :1, None]
         pos = jnp.stack([cell % 20 // 5, cell % 5], axis=-1) + moved
         return dataclasses.replace(tok, pos=jnp.where((cell < 0)[..., None], -1, pos))
 
