@@ -82,6 +82,15 @@ def test_it_is_a_loop_over_signals(basis):
     np.testing.assert_allclose(found, by_loop(network, GRAPH, w, 3), atol=2e-3, rtol=1e-4)
 
 
+def test_magnitudes_of_one_channel_reach_the_layers():
+    """A norm of each node by itself would leave the signs of a draw."""
+    encoder, network = made(f'pearl(signals=1, powers=1, {SMALL})')
+    one, other = np.random.default_rng(0).standard_normal((2, 7, 1)).astype(np.float32)
+    other = np.sign(one) * np.abs(other)
+    found = [np.asarray(result(encoder, network, GRAPH, w)) for w in (one, other)]
+    assert np.linalg.norm(found[0] - found[1]) > 0.1 * np.linalg.norm(found[0])
+
+
 def test_basis_signals_follow_the_order_of_the_nodes():
     encoder, network = made(f'pearl(basis=True, signals=7, powers=4, {SMALL})')
     order = np.random.default_rng(0).permutation(7)

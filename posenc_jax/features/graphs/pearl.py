@@ -60,8 +60,8 @@ class PearlNetwork(GraphNetwork):
         present = (x != 0).any((-2, -1))[..., None, None] & valid[..., None, :, None]
         if self.lift is not None:
             x = self.lift(x)
-            x = jax.nn.relu(normalised(x) if self.norm else x)
-        x = jnp.where(present, self.gin(x, real_edges(adjacency, valid)), 0.0)
+            x = jax.nn.relu(normalised(x, valid, self.lift.biases[-1][...]) if self.norm else x)
+        x = jnp.where(present, self.gin(x, real_edges(adjacency, valid), valid), 0.0)
         x = x.sum(-3)
         if self.pool == 'mean':
             x = x / jnp.maximum(present.any(-2, keepdims=True).sum(-3), 1)
@@ -91,8 +91,12 @@ class Pearl(GraphEncoder):
     features replace them. What tells nodes apart are the nonlinearities before the sum: without
     them, the sum of random signals says nothing.
 
-    Differs from the paper: norms are over the channels of a node, as models here have no batch
-    norm. The network is summed as in the code; theory has the mean, `pool='mean'`.
+    Differs from the paper: batch norm is replaced. In a norm each channel of a signal gets mean 0
+    and deviation 1 over the nodes of its own graph, in evaluation too, where batch norm has the
+    nodes and signals of a whole batch in training and running means in evaluation. So a channel
+    that is the same at all nodes becomes 0, and no result depends on other graphs. A shift is
+    trained, and no scale, which the next map has. The network is summed as in the code; theory has
+    the mean, `pool='mean'`.
 
     Args:
       basis: W = I, and not random columns.
