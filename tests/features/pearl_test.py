@@ -111,6 +111,13 @@ def test_random_signals_follow_it_with_their_draws():
     assert draws.shape == (3, 7, 6) and len(np.unique(draws[:, 0, 0])) == 3
 
 
+def test_powers_are_those_of_the_paper_unless_they_are_given():
+    for spec, powers in (('', 1), ('basis=True', 7), ('basis=True, powers=2', 2)):
+        encoder, network = made(f'pearl({spec})')
+        assert (encoder.width, network.powers) == (120 * powers, powers)
+        assert network.lift.weights[0].shape[0] == powers
+
+
 def test_the_mean_of_four_times_the_signals_deviates_half_as_much():
     graph = jnp.asarray(GRAPH)
     deviations = []
@@ -128,6 +135,22 @@ def test_without_a_nonlinearity_random_signals_say_nothing():
     w = np.random.default_rng(0).standard_normal((7, 40_000))
     found = filter_responses(graph_operator(GRAPH.astype(float), 'lap'), w, 2).mean(1)
     assert np.abs(found).max() < 0.03
+
+
+def test_a_network_without_nonlinearities_says_nothing():
+    """Its mean over random signals vanishes, and that of a network with relu does not."""
+    for maps, least, most in ((1, 0, 0.1), (2, 0.3, np.inf)):
+        encoder, network = made(
+            f'pearl(signals=4000, layers=2, hidden=4, mlp_hidden=5, mlp_layers={maps}, out=3, '
+            "lift=False, norm=False, pool='mean')"
+        )
+        w = encoder.encode(GRAPH)
+        plain = np.asarray(result(encoder, network, GRAPH, w))
+        one = np.asarray(result(encoder, network, GRAPH, w[:, :1]))
+        share = np.abs(plain).max() / np.abs(one).max()
+        assert least <= share < most
+        turned = np.asarray(result(encoder, network, GRAPH, -w))
+        assert np.allclose(turned, -plain, atol=1e-5) == (maps == 1)
 
 
 def test_it_tells_skip_link_graphs_apart():

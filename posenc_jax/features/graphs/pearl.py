@@ -45,10 +45,10 @@ class PearlNetwork(GraphNetwork):
     """The trained part of `pearl`; its arguments have the same names."""
 
     def __init__(self, encoder: 'Pearl', *, rngs: nnx.Rngs):
-        self.powers, self.pool, self.norm = encoder.powers, encoder.pool, encoder.norm
+        self.powers, self.pool, self.norm = encoder.channels, encoder.pool, encoder.norm
         self.width = out = encoder.out
-        self.lift = Mlp((encoder.powers, out), rngs) if encoder.lift else None
-        ends = [out if encoder.lift else encoder.powers]
+        self.lift = Mlp((self.powers, out), rngs) if encoder.lift else None
+        ends = [out if encoder.lift else self.powers]
         ends += [*[encoder.hidden] * (encoder.layers - 1), out]
         inner = [encoder.mlp_hidden] * (encoder.mlp_layers - 1)
         self.gin = SignalGIN([Mlp((a, *inner, b), rngs) for a, b in zip(ends, ends[1:])], self.norm)
@@ -102,7 +102,7 @@ class Pearl(GraphEncoder):
       basis: W = I, and not random columns.
       signals: M; of W = I, the most nodes that a graph may have. Smaller graphs have no more
         columns than nodes there.
-      powers: K; the paper has 1 for random and 7 for basis signals.
+      powers: K; None is 1 for random and 7 for basis signals, as in the paper.
       layers, hidden: of the GIN.
       mlp_layers, mlp_hidden: linear maps of the MLP of a layer, and units between them.
       out: features of a node.
@@ -129,7 +129,7 @@ class Pearl(GraphEncoder):
 
     basis: bool = False
     signals: Features = 120
-    powers: Features = 1
+    powers: Features | None = None
     layers: Layers = 8
     hidden: Size = 40
     mlp_layers: Layers = 3
@@ -150,7 +150,12 @@ class Pearl(GraphEncoder):
 
     @property
     def width(self):
-        return self.signals * self.powers
+        return self.signals * self.channels
+
+    @property
+    def channels(self) -> int:
+        """K, the number of channels of a signal."""
+        return self.powers or (7 if self.basis else 1)
 
     @property
     def randomised(self):
@@ -168,7 +173,7 @@ class Pearl(GraphEncoder):
                 f'pearl with basis=True needs a signal for every node; the graph has {n} nodes, '
                 f'signals={self.signals}; use signals={n}'
             )
-        return filter_responses(graph_operator(adjacency, 'lap'), w, self.powers).reshape(n, -1)
+        return filter_responses(graph_operator(adjacency, 'lap'), w, self.channels).reshape(n, -1)
 
     def network(self, node_width, *, rngs):
         return PearlNetwork(self, rngs=rngs)
