@@ -23,9 +23,11 @@ def tree_weights(raw: Float[Array, 'm'], levels: int, width: int) -> Float[Array
       >>> tree_weights(jnp.arctanh(jnp.array([0.5])), 3, 8).round(4).ravel().tolist()
       [1.7321, 0.866, 0.433]
     """
-    p = jnp.tanh(raw.astype(jnp.float32))
+    raw = raw.astype(jnp.float32)
+    p, small = jnp.tanh(raw), jnp.exp(-jnp.abs(raw))
+    rest = 2 * small / (1 + small**2)  # sqrt(1 - p^2) = 1 / cosh(raw), also where p rounds to 1
     factors = jnp.concatenate([jnp.ones((1, len(p))), jnp.broadcast_to(p, (levels - 1, len(p)))])
-    return jnp.cumprod(factors, axis=0) * jnp.sqrt((1 - p**2) * width / 2)
+    return jnp.cumprod(factors, axis=0) * (rest * (width / 2) ** 0.5)
 
 
 def tree_features(

@@ -85,6 +85,18 @@ def test_trained_weights_may_be_negative_and_get_gradients():
         np.testing.assert_allclose(slope, expected, atol=1e-4)
 
 
+def test_weights_and_gradients_are_exact_where_tanh_rounds_to_one():
+    for raw in (12.0, -12.0, 100.0):
+        weights = lambda raw: tree_weights(raw[None], 3, 8)[:, 0]
+        values, slopes = weights(jnp.array(raw)), jax.jacrev(weights)(jnp.array(raw))
+        p, rest = np.tanh(raw), 1 / np.cosh(raw)
+        expected = 2 * rest * np.array([1.0, p, p**2])
+        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-40)
+        # d rest = -p rest, and d p = rest^2.
+        more = 2 * rest**3 * np.array([0.0, 1.0, 2 * p])
+        np.testing.assert_allclose(slopes, -p * expected + more, rtol=1e-5, atol=1e-40)
+
+
 def test_a_linear_map_joins_other_widths():
     part = make('levels=2, features=3', width=5)
     assert part.map is not None and part.map.shape == (12, 5)
