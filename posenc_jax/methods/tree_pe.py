@@ -58,10 +58,11 @@ class TreePE(Embedding):
 
     `x_u + y_u`, `y_u[l, b, f] = [b_l = b] p_f^l sqrt((1 - p_f^2) D/2)`, `p = tanh(raw)`, where b_l
     is the branch l levels above the node, and `raw` is trained. The step to a child is one affine
-    map for all nodes: what is there moves one level further, times p. The root has zeros. Positions
-    are paths, which `tree_paths` makes; with `cut=True` it keeps the nearest `levels` steps of
-    deeper nodes, as the paper does, so that nodes which differ beyond them have one code. A token
-    in front of a tree gets the zeros of the root.
+    map for all nodes: what is there moves one level further, times p. The root has zeros, to which
+    a linear map (`features`) adds its bias, as to all codes. Positions are paths, which
+    `tree_paths` makes; with `cut=True` it keeps the nearest `levels` steps of deeper nodes, as the
+    paper does, so that nodes which differ beyond them have one code. A token in front of a tree
+    gets the code of the root.
 
     Differs from the paper: there are 16 levels; the default of the released code, 256, needs D of
     at least 512. Without `features` m is D / (levels branches), which must be whole; the code
@@ -121,7 +122,7 @@ class TreePE(Embedding):
             raise ValueError(
                 f'tree_pe was built for token vectors of width {self.width}, got {width}'
             )
-        paths, known = read_paths('tree_pe', tok, self.branches, self.levels)
+        paths, known = read_paths('tree_pe', tok, self.branches, self.levels, cut=True)
         weights = tree_weights(self.raw[...], self.levels, self.width)
         code = tree_features(paths, self.branches, weights)
         if self.map is not None:
