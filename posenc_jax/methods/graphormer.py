@@ -5,7 +5,7 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.methods.node_pairs import NodePairBias, features_of_graph
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Size, Symbols
@@ -67,7 +67,12 @@ def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...]
 
 
 def _check_below(
-    user: str, what: str, values: Int[Array, '...'], count: int, argument: str, valid=None
+    user: str,
+    what: str,
+    values: Int[Array, '...'],
+    count: int,
+    argument: str,
+    valid: Bool[Array, '#B L'] | None = None,
 ):
     """Refuses whole numbers of real tokens that are in no table, unless they are traced."""
     known = known_range(values, valid)
