@@ -11,7 +11,7 @@ from jaxtyping import Array, Complex, Float, Inexact
 
 from posenc_jax.fields.network import MAX_WIDTH, Dense, Depth, FieldNetwork, Weights, usual_bound
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.bounds import Ge, Le, NonNegative, Positive
+from posenc_jax.protocol.bounds import Ge, Le, NonNegative
 from posenc_jax.protocol.registry import Card, Promises, register
 
 Form = Literal['wire', 'wire2d']
@@ -99,13 +99,21 @@ class Wire(FieldNetwork):
     inputs, `h = exp(i w z - s^2 (|z|^2 + |z'|^2))`, and D / 2 units. Differs from the paper: a
     complex parameter is held as two real ones, which the optimiser updates apart.
 
+    From the second layer on z is complex, and `|h| = exp(-w Im z - |s z|^2)` has its peak, which is
+    `exp(w^2 / (4 s^2))`, at `Im z = -w / (2 s^2)`: 9.5 for the defaults, and beyond float32 for w
+    above about 19 s. Without a window it has no bound.
+
     Args:
       width: D.
       layers: layers with an activation, the first included.
-      omega: w, the frequency; 20 for pictures in the paper, about 5 for denoising.
+      omega: w, the frequency; 20 for pictures in the paper, about 5 for denoising; 0 for Gaussians
+        alone.
       scale: s, the inverse width of the Gaussian; 10 or 30 for pictures, about 5 for denoising; 0
-        for waves alone.
+        for waves alone, of one layer.
       form: 'wire' or 'wire2d'.
+
+    Raises:
+      ValueError: a scale of 0 with several layers.
 
     Reference: Saragadam et al., arXiv 2301.05187.
 
@@ -121,13 +129,18 @@ class Wire(FieldNetwork):
         self,
         width: Annotated[int, Ge(2), Le(MAX_WIDTH)] = 256,
         layers: Depth = 3,
-        omega: Positive = 30.0,
+        omega: NonNegative = 30.0,
         scale: NonNegative = 10.0,
         form: Form = 'wire',
         features: int = CONTEXT,
         outputs: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
+        if scale == 0 and layers > 1:
+            raise ValueError(
+                f'wire scale=0 leaves complex waves without a bound, got layers={layers}; expected '
+                'a scale above 0, or layers=1'
+            )
         self.inputs, self.outputs, self.omega, self.scale = features, outputs, omega, scale
         units = width // 2 if form == 'wire2d' else int(width / math.sqrt(2))
         bound = usual_bound(features)

@@ -17,6 +17,7 @@ from posenc_jax.protocol.tokens import Tokens
 
 Decay = Annotated[float, Gt(0), Le(1)] | None
 Length = Annotated[int, Ge(2), Le(2**24)]
+Side = Annotated[int, Ge(2), Le(2**15)]  # of a grid, whose squared distances are int32
 
 
 def algebraic_start(width: int) -> Float[Array, 'H H']:
@@ -64,6 +65,23 @@ def algebraic_sequence(
         return jax.lax.scan(digit, x, powers)[0]
 
     return turned(x.astype(jnp.float32), b)
+
+
+def whole_length(apart: Int[Array, '... P']) -> Int[Array, '...']:
+    """Euclidean lengths, rounded down.
+
+    They are exact, where a rounded root, or a rounded sum of squares, may reach the next number.
+
+    Args:
+      apart: whole numbers whose squares have a sum below 2^31.
+
+    Example:
+      >>> whole_length(jnp.array([[3, 4], [1, 1], [5, 5]])).tolist()
+      [5, 1, 7]
+    """
+    square = (apart.astype(jnp.int32) ** 2).sum(-1)
+    nearest = jnp.round(jnp.sqrt(square.astype(jnp.float32))).astype(jnp.int32)
+    return nearest - (nearest * nearest > square)
 
 
 def decayed(self, s, q, k, tq, tk, seen, carry):
@@ -213,7 +231,7 @@ class AlgebraicGrid(_Powers):
 
     def __init__(
         self,
-        max_len: Length = 4096,
+        max_len: Side = 4096,
         decay: Decay = None,
         head_dim: Annotated[int, Multiple(4)] = CONTEXT,
         kv_heads: int = CONTEXT,
@@ -225,8 +243,7 @@ class AlgebraicGrid(_Powers):
 
     def steps(self, tq, tk) -> Num[Array, '#B T S']:
         """Euclidean distances of cells, rounded down."""
-        apart = self.counts(tq)[:, :, None] - self.counts(tk)[:, None]
-        return jnp.floor(jnp.sqrt((apart.astype(jnp.float32) ** 2).sum(-1)))
+        return whole_length(self.counts(tq)[:, :, None] - self.counts(tk)[:, None])
 
 
 class DecayedGrid(AlgebraicGrid, where=lambda given: given['decay'] is not None):

@@ -23,6 +23,9 @@ def algebraic_tree(
     """`W_b1^T W_b2^T .. W_bm^T x`, where b1 .. bm are the branches from the root to the node and
     `W_b = exp(B_b - B_b^T)`, float32.
 
+    Each level multiplies by the matrices of all n branches and keeps one of the products, so the
+    work grows with n; to gather a matrix for each token would take H^2 numbers in the place of H.
+
     Args:
       paths: the branches from the node to the root, see `tree_paths`.
       b: a matrix for each branch and key head.
@@ -59,7 +62,8 @@ class AlgebraicTree(Turned):
 
     Args:
       branches: largest number n of children of a node.
-      levels: number of components of a position; deeper trees are refused by `tree_paths`.
+      levels: number of components of a position. Deeper trees are refused, also as the paths that
+        `tree_paths(cut=True)` makes: the way to a common ancestor is not known from them.
       decay: multiplies each logit by decay^(number of steps between the nodes), 0.98 in the
         released code; None does not.
       head_dim, kv_heads: H and K, from the model.

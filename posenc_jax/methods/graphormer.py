@@ -5,7 +5,7 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.methods.node_pairs import NodePairBias, features_of_graph
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Size, Symbols
@@ -66,9 +66,16 @@ def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...]
     return nnx.Param(STD * jax.random.normal(rngs.params(), shape, jnp.float32), axes=axes)
 
 
-def _check_below(user: str, what: str, values: Int[Array, '...'], count: int, argument: str):
-    """Refuses whole numbers that are in no table, unless they are traced."""
-    known = known_range(values, None)
+def _check_below(
+    user: str,
+    what: str,
+    values: Int[Array, '...'],
+    count: int,
+    argument: str,
+    valid: Bool[Array, '#B L'] | None = None,
+):
+    """Refuses whole numbers of real tokens that are in no table, unless they are traced."""
+    known = known_range(values, valid)
     if known is not None and known[1] >= count:
         raise ValueError(
             f'{user}: {what} is {known[1]}, not in 0 .. {count - 1}; use {argument}={known[1] + 1}'
@@ -218,7 +225,9 @@ class GraphormerDegree(Embedding):
 
     `x_i + z_in[deg(i)] + z_out[deg(i)]`: graphs here have no direction, so both degrees are the
     number of neighbours, as for such graphs in the paper. It reads the feature 'adjacency', which
-    every task of graphs gives. Differs from the paper: nothing.
+    every task of graphs gives: a token has the row of its node, whose columns are the nodes of its
+    graph. They are not the tokens of the row, one by one, so a column of padding must be 0, as it
+    is in the tasks; a row of padding is not read. Differs from the paper: nothing.
 
     Args:
       degrees: rows of each table, for the degrees 0 .. degrees - 1.
@@ -251,5 +260,6 @@ class GraphormerDegree(Embedding):
     def table(self, tok, width):
         edges = features_of_graph('graphormer_degree', tok, 'adjacency', '')
         degree = (edges > 0).sum(-1)
-        _check_below('graphormer_degree', 'a degree', degree, len(self.into[...]), 'degrees')
+        count = len(self.into[...])
+        _check_below('graphormer_degree', 'a degree', degree, count, 'degrees', tok.valid)
         return lookup_rows(self.into[...], degree) + lookup_rows(self.out_of[...], degree)

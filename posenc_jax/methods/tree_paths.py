@@ -3,7 +3,8 @@
 Component l of a position is the branch, 1 .. n, of the step that leads down to the ancestor l
 levels above the node; it is 0 from the root on. So the root is (0, 0, ...), its second child
 (2, 0, ...), and that child's first child (1, 2, 0, ...). A token in front of a tree has negative
-components alone.
+components alone. A path that is cut, which does not reach the root, has `CUT` added to its last
+component, since only some encodings can use it.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from jaxtyping import Array, Bool, Int
 from posenc_jax.protocol.grids import on_grid
 from posenc_jax.protocol.tokens import Tokens
 
+CUT = 2**16  # larger than all branches
 Numbers = Sequence[int] | Int[np.ndarray, 'L']
 
 
@@ -26,13 +28,14 @@ def tree_paths(
 
     Args:
       parents: index of the parent of each node; -1 for a root.
-      branches: which child of its parent each node is, 1 .. n; that of a root is not read.
+      branches: which child of its parent each node is, 1 .. n, n < 2^16; that of a root is not
+        read.
       levels: number of components, at least the depth of the trees.
-      cut: keep the nearest steps of deeper nodes, instead of refusing them.
+      cut: keep the nearest steps of deeper nodes, marked by `CUT`, instead of refusing them.
 
     Raises:
-      ValueError: a parent that is no node, a branch below 1, or a node more than `levels` steps
-        below its root.
+      ValueError: a parent that is no node, a branch below 1 or beyond, or a node more than `levels`
+        steps below its root.
 
     Example:
       >>> tree_paths([-1, 0, 0, 2], [0, 1, 2, 1], levels=3).tolist()
@@ -52,6 +55,11 @@ def tree_paths(
             f'tree_paths: branch {steps[bad[0]]} of node {bad[0]} must be at least 1, the first '
             'child'
         )
+    if (bad := np.flatnonzero((up >= 0) & (steps >= CUT))).size:
+        raise ValueError(
+            f'tree_paths: branch {steps[bad[0]]} of node {bad[0]} must be below {CUT}, which marks '
+            'paths that are cut'
+        )
     paths, at = np.zeros((up.size, levels), np.int32), np.arange(up.size)
     for level in range(levels):
         below = (at >= 0) & (up[at] >= 0)
@@ -63,6 +71,7 @@ def tree_paths(
             f'tree_paths: node {deeper[0]} is more than levels={levels} steps below its root; give '
             'more levels, or cut=True, which keeps the nearest steps'
         )
+    paths[deeper, -1] += CUT
     return paths
 
 
@@ -82,10 +91,13 @@ def complete_tree(nodes: int, branches: int, levels: int) -> Int[np.ndarray, 'no
 
 
 def read_paths(
-    user: str, tok: Tokens, branches: int, levels: int
+    user: str, tok: Tokens, branches: int, levels: int, *, cut: bool = False
 ) -> tuple[Int[Array, '#B L levels'], Bool[Array, '#B L']]:
     """The paths of tokens, zeros for those in front of a tree, and which are paths. Those that are
     none, which is an error where they are known, get NaN from the caller.
+
+    Args:
+      cut: whether paths that are cut are read, without their mark, or are no paths.
 
     Raises:
       ValueError: positions that are not integers [B, L, levels]; where they are known, a branch
@@ -97,8 +109,11 @@ def read_paths(
             f'{user} needs integer positions [B, L, {levels}], the branches from a node up to the '
             f'root, got {pos.dtype} {pos.shape}; tree_paths(..., levels={levels}) makes them'
         )
-    paths = jnp.where(on_grid(pos)[..., None], pos, 0)
+    paths = jnp.where(on_grid(pos)[..., None], pos, 0).astype(jnp.int32)
+    marked = paths[..., -1] > CUT
+    paths = paths.at[..., -1].add(jnp.where(marked, -CUT, 0))
     inside = ((paths >= 0) & (paths <= branches)).all(-1)
+    inside = inside if cut else inside & ~marked
     whole = inside & ~((paths[..., :-1] == 0) & (paths[..., 1:] != 0)).any(-1)
     real = whole if tok.valid is None else whole | ~tok.valid
     if not isinstance(real, Tracer) and not (known := np.asarray(real)).all():
@@ -107,6 +122,7 @@ def read_paths(
         raise ValueError(
             f'{user}: {found} is no path in a tree of {branches} branches; expected branches 1 .. '
             f'{branches} from the node up to the root, and then zeros'
+            + ('' if cut else '; one that tree_paths has cut needs more levels')
         )
     return paths, real
 

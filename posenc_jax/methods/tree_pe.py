@@ -23,9 +23,11 @@ def tree_weights(raw: Float[Array, 'm'], levels: int, width: int) -> Float[Array
       >>> tree_weights(jnp.arctanh(jnp.array([0.5])), 3, 8).round(4).ravel().tolist()
       [1.7321, 0.866, 0.433]
     """
-    p = jnp.tanh(raw.astype(jnp.float32))
+    raw = raw.astype(jnp.float32)
+    p, small = jnp.tanh(raw), jnp.exp(-jnp.abs(raw))
+    rest = 2 * small / (1 + small**2)  # sqrt(1 - p^2) = 1 / cosh(raw), also where p rounds to 1
     factors = jnp.concatenate([jnp.ones((1, len(p))), jnp.broadcast_to(p, (levels - 1, len(p)))])
-    return jnp.cumprod(factors, axis=0) * jnp.sqrt((1 - p**2) * width / 2)
+    return jnp.cumprod(factors, axis=0) * (rest * (width / 2) ** 0.5)
 
 
 def tree_features(
@@ -56,10 +58,11 @@ class TreePE(Embedding):
 
     `x_u + y_u`, `y_u[l, b, f] = [b_l = b] p_f^l sqrt((1 - p_f^2) D/2)`, `p = tanh(raw)`, where b_l
     is the branch l levels above the node, and `raw` is trained. The step to a child is one affine
-    map for all nodes: what is there moves one level further, times p. The root has zeros. Positions
-    are paths, which `tree_paths` makes; with `cut=True` it keeps the nearest `levels` steps of
-    deeper nodes, as the paper does, so that nodes which differ beyond them have one code. A token
-    in front of a tree gets the zeros of the root.
+    map for all nodes: what is there moves one level further, times p. The root has zeros, to which
+    a linear map (`features`) adds its bias, as to all codes. Positions are paths, which
+    `tree_paths` makes; with `cut=True` it keeps the nearest `levels` steps of deeper nodes, as the
+    paper does, so that nodes which differ beyond them have one code. A token in front of a tree
+    gets the code of the root.
 
     Differs from the paper: there are 16 levels; the default of the released code, 256, needs D of
     at least 512. Without `features` m is D / (levels branches), which must be whole; the code
@@ -119,7 +122,7 @@ class TreePE(Embedding):
             raise ValueError(
                 f'tree_pe was built for token vectors of width {self.width}, got {width}'
             )
-        paths, known = read_paths('tree_pe', tok, self.branches, self.levels)
+        paths, known = read_paths('tree_pe', tok, self.branches, self.levels, cut=True)
         weights = tree_weights(self.raw[...], self.levels, self.width)
         code = tree_features(paths, self.branches, weights)
         if self.map is not None:

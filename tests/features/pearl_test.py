@@ -82,6 +82,15 @@ def test_it_is_a_loop_over_signals(basis):
     np.testing.assert_allclose(found, by_loop(network, GRAPH, w, 3), atol=2e-3, rtol=1e-4)
 
 
+def test_magnitudes_of_one_channel_reach_the_layers():
+    """A norm of each node by itself would leave the signs of a draw."""
+    encoder, network = made(f'pearl(signals=1, powers=1, {SMALL})')
+    one, other = np.random.default_rng(0).standard_normal((2, 7, 1)).astype(np.float32)
+    other = np.sign(one) * np.abs(other)
+    found = [np.asarray(result(encoder, network, GRAPH, w)) for w in (one, other)]
+    assert np.linalg.norm(found[0] - found[1]) > 0.1 * np.linalg.norm(found[0])
+
+
 def test_basis_signals_follow_the_order_of_the_nodes():
     encoder, network = made(f'pearl(basis=True, signals=7, powers=4, {SMALL})')
     order = np.random.default_rng(0).permutation(7)
@@ -102,6 +111,13 @@ def test_random_signals_follow_it_with_their_draws():
     assert draws.shape == (3, 7, 6) and len(np.unique(draws[:, 0, 0])) == 3
 
 
+def test_powers_are_those_of_the_paper_unless_they_are_given():
+    for spec, powers in (('', 1), ('basis=True', 7), ('basis=True, powers=2', 2)):
+        encoder, network = made(f'pearl({spec})')
+        assert (encoder.width, network.powers) == (120 * powers, powers)
+        assert network.lift.weights[0].shape[0] == powers
+
+
 def test_the_mean_of_four_times_the_signals_deviates_half_as_much():
     graph = jnp.asarray(GRAPH)
     deviations = []
@@ -119,6 +135,22 @@ def test_without_a_nonlinearity_random_signals_say_nothing():
     w = np.random.default_rng(0).standard_normal((7, 40_000))
     found = filter_responses(graph_operator(GRAPH.astype(float), 'lap'), w, 2).mean(1)
     assert np.abs(found).max() < 0.03
+
+
+def test_a_network_without_nonlinearities_says_nothing():
+    """Its mean over random signals vanishes, and that of a network with relu does not."""
+    for maps, least, most in ((1, 0, 0.1), (2, 0.3, np.inf)):
+        encoder, network = made(
+            f'pearl(signals=4000, layers=2, hidden=4, mlp_hidden=5, mlp_layers={maps}, out=3, '
+            "lift=False, norm=False, pool='mean')"
+        )
+        w = encoder.encode(GRAPH)
+        plain = np.asarray(result(encoder, network, GRAPH, w))
+        one = np.asarray(result(encoder, network, GRAPH, w[:, :1]))
+        share = np.abs(plain).max() / np.abs(one).max()
+        assert least <= share < most
+        turned = np.asarray(result(encoder, network, GRAPH, -w))
+        assert np.allclose(turned, -plain, atol=1e-5) == (maps == 1)
 
 
 def test_it_tells_skip_link_graphs_apart():

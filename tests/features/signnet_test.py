@@ -14,7 +14,7 @@ from posenc_jax.features.graphs.networks import Mlp, SignalGIN
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.model.inputs import tokens_of
 from posenc_jax.lab.tasks.graphs import Triangles, random_graph
-from posenc_jax.lab.tasks.graphs.named import complete, disjoint, from_edges
+from posenc_jax.lab.tasks.graphs.named import circulant, complete, disjoint, from_edges
 from tests.golden_files import golden, golden_suite
 from tests.mixers.small import assert_all_learn
 
@@ -61,8 +61,9 @@ def mlp_by_loop(mlp, x):
 
 
 def normalised_by_hand(x):
-    x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+    """A signal [n, C]."""
+    x = x - x.mean(0)
+    return x / np.sqrt((x**2).mean(0) + 1e-5)
 
 
 def phi_by_loop(network, v, graph):
@@ -100,6 +101,18 @@ def test_no_pattern_of_signs_changes_a_bit(network):
     assert np.abs(run(network, jnp.abs(FEATURES), EDGES, REAL) - plain).max() > 1e-3
 
 
+def test_magnitudes_are_read_and_not_the_signs_of_the_first_sums_alone(network):
+    """Signals v for which (I + A) v has the same signs and other magnitudes."""
+    ring, rng = circulant(8), np.random.default_rng(3)
+    sums = rng.choice((-1, 1), 8) * rng.uniform(0.1, 1.0, (2, 8))
+    signals = np.linalg.solve(np.eye(8) + ring, sums.T).T
+    signals /= np.linalg.norm(signals, axis=1, keepdims=True)
+    edges = jnp.asarray(ring, jnp.float32)
+    phi = lambda v: network.phi(v[..., None], edges, REAL)
+    one, other = np.asarray(sign_invariant(phi, jnp.asarray(signals, jnp.float32)))
+    assert np.linalg.norm(one - other) > 0.1 * np.linalg.norm(one)
+
+
 def test_relabelled_nodes_and_padding(network):
     order = np.random.default_rng(0).permutation(8)
     plain = run(network, FEATURES, EDGES, REAL)
@@ -135,7 +148,7 @@ def test_a_linear_phi_knows_nothing():
     """`phi(v) + phi(-v) = 0`: no bias, and one linear map in a layer."""
     phi = SignalGIN([Mlp((1, 3), nnx.Rngs(0))], norm=False)
     edges = jnp.asarray(GRAPH, jnp.float32)
-    found = sign_invariant(lambda v: phi(v[..., None], edges), FEATURES.T)
+    found = sign_invariant(lambda v: phi(v[..., None], edges, REAL), FEATURES.T)
     np.testing.assert_allclose(found, 0, atol=1e-6)
 
 

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from posenc_jax.features.coordinates import make_features
 from posenc_jax.features.coordinates.triplane import plane_features
+from posenc_jax.lab.train.optimizer import decays
 from tests.golden_files import golden_suite
 
 
@@ -54,10 +56,18 @@ def test_a_sum_is_a_sum_of_functions_of_two_coordinates():
 
 
 def test_constant_planes_give_constant_features():
-    encoder = make_features('triplane(sizes=(4,), features=2)')
-    encoder.planes[0][...] = jnp.ones_like(encoder.planes[0][...])
     x = np.random.default_rng(0).random((7, 3)).astype(np.float32)
-    np.testing.assert_allclose(encoder.encode(x), 3, rtol=1e-6)
+    for combine, expected in (('sum', 6.0), ('product', 8.0)):
+        encoder = make_features(f"triplane(sizes=(4,), features=2, combine='{combine}')")
+        encoder.planes[0][...] = jnp.full_like(encoder.planes[0][...], 2.0)
+        np.testing.assert_allclose(encoder.encode(x), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('combine', ['sum', 'product'])
+def test_planes_do_not_decay(combine):
+    encoder = make_features(f"triplane(sizes=(4, 5), combine='{combine}')")
+    rules = nnx.traversals.flatten_mapping(decays(encoder))
+    assert len(rules) == 2 and not any(rules.values())
 
 
 def test_planes_of_time_begin_with_ones():

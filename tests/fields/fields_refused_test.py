@@ -36,6 +36,8 @@ REFUSED = {  # spec -> what the message says
     "spder(damping='sqr')": "did you mean 'sqrt'",
     'spder(omega=0.0)': 'omega must be positive',
     "wire(form='2d')": "one of 'wire', 'wire2d'",
+    'wire(scale=0.0)': 'a scale above 0, or layers=1',
+    'wire(omega=-1.0)': 'omega must be at least 0, got -1.0',
     'wire(scale=-1.0)': 'scale must be at least 0, got -1.0',
     'wire(width=1)': 'width must be at least 2 and at most 65536, got 1',
 }

@@ -39,6 +39,18 @@ def test_the_network_is_that_of_numpy():
     np.testing.assert_allclose(network(x, x), h @ last[0] + last[1], atol=1e-5)
 
 
+def test_a_factor_of_one_is_a_siren():
+    """In the limit of small arguments of a large omega, the factor |z| + 1 is 1."""
+    small = 2.0**-20
+    siren = make_field('siren(width=8, layers=3)', features=2, outputs=1, rngs=nnx.Rngs(1))
+    finer = make_field(f'finer(width=8, layers=3, omega={30 / small})', features=2, outputs=1)
+    for number, (own, other) in enumerate(zip(finer.layers, siren.layers)):
+        factor = small if number < 3 else 1.0
+        own.weight[...], own.bias[...] = factor * other.weight[...], factor * other.bias[...]
+    x = jax.random.uniform(jax.random.key(0), (5, 2), minval=-1.0)
+    np.testing.assert_allclose(finer(x, x), siren(x, x), atol=1e-3)
+
+
 def test_the_first_biases_are_spread_and_the_factor_may_carry_a_gradient():
     make = lambda options: make_field(
         f'finer(width=64, layers=2{options})', features=4, outputs=1, rngs=nnx.Rngs(1)

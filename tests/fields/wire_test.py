@@ -107,6 +107,24 @@ def test_without_a_window_it_is_a_wave_and_without_a_frequency_a_gaussian():
     np.testing.assert_allclose(other, wire_activation(z, 20.0, 3.0) * np.exp(-9 / 4), atol=1e-6)
 
 
+def test_networks_of_waves_alone_and_of_gaussians_alone():
+    x = jax.random.uniform(jax.random.key(0), (5, 2), minval=-1.0)
+    for spec, omega, scale in (
+        ('wire(width=12, layers=1, scale=0.0)', 30.0, 0.0),
+        ('wire(width=12, layers=3, omega=0.0, scale=2.0)', 0.0, 2.0),
+    ):
+        network = make_field(spec, features=2, outputs=2, rngs=nnx.Rngs(1))
+        np.testing.assert_allclose(network(x, x), by_numpy(network, x, omega, scale), atol=1e-5)
+
+
+def test_the_peak_of_a_complex_argument():
+    omega, scale = 30.0, 10.0
+    z = jax.lax.complex(jnp.zeros(2001), jnp.linspace(-0.5, 0.5, 2001))
+    found = np.abs(wire_activation(z, omega, scale))
+    np.testing.assert_allclose(found.max(), np.exp(omega**2 / (4 * scale**2)), rtol=1e-4)
+    np.testing.assert_allclose(z.imag[found.argmax()], -omega / (2 * scale**2), atol=1e-6)
+
+
 def test_one_layer_by_hand():
     one, half = (jnp.eye(1), jnp.zeros(1)), jnp.array([[0.5 + 0.25j]])
     found = wire(jnp.array([[0.1]]), [one, (half, jnp.array([1j]))], 20.0, 10.0)

@@ -1,5 +1,7 @@
 """Algebraic positional encodings of sequences and grids: powers by hand, RoPE, decay, refusals."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,11 +56,14 @@ def rotation(b):
 
 def test_powers_of_a_dense_rotation():
     part, tok = make('algebraic_pe()', seed=0), pj.Tokens.of(positions=[[0, 1, 5, 6, 63]])
+    # The library's own turn of the unit vectors, as the queries of eight heads with one matrix.
+    units = jnp.eye(8)[None, None].repeat(5, 1)
+    turns = np.asarray(turn_of(make('algebraic_pe()', kv_heads=1, seed=0), units, tok))[0]
+    np.testing.assert_allclose(turns @ turns.mT, np.eye(8)[None].repeat(5, 0), atol=2e-5)
     x = draw(1, 1, 5, 4, 8)
     found = np.asarray(turn_of(part, x, tok))
     for head in range(4):
         w = rotation(part.b[0, head // 2])
-        np.testing.assert_allclose(w @ w.T, np.eye(8), atol=1e-9)
         for place, p in enumerate(np.asarray(tok.pos)[0]):
             expected = np.linalg.matrix_power(w, p) @ x[0, place, head]
             np.testing.assert_allclose(found[0, place, head], expected, atol=5e-5)
@@ -130,6 +135,14 @@ def test_decay_multiplies_logits(key):
     assert part.opens('logits') and not make(f'{key}()').opens('logits')
 
 
+def test_distances_of_cells_are_rounded_down_exactly():
+    """Also where float32 rounds the sum of squares up to a square, as that of (20000, 200)."""
+    apart = np.random.default_rng(0).integers(-4095, 4096, (20_000, 2))
+    apart = np.concatenate([apart, [[20000, 200], [20000, 400], [32767, 32767], [0, 0], [3, -4]]])
+    expected = [math.isqrt(int(square)) for square in (apart**2).sum(-1)]
+    np.testing.assert_array_equal(jax.jit(module.whole_length)(jnp.asarray(apart)), expected)
+
+
 def test_traced_positions_beyond_the_length_give_nan():
     part = make('algebraic_pe(max_len=8)')
     run = jax.jit(lambda x, pos: part.turned(x, pj.Tokens.of(positions=pos)))
@@ -162,6 +175,9 @@ test_wrong_calls = refused(
         r'algebraic_grid needs positions \[B, L, 2\]': at('algebraic_grid()', [[0, 1]]),
         'algebraic_pe was built for head_dim=8': at('algebraic_pe()', [[0, 1]], width=4),
         'decay must be positive and at most 1, got 1.5': lambda: make('algebraic_pe(decay=1.5)'),
+        'max_len must be at least 2 and at most 32768, got 65536': lambda: make(
+            'algebraic_grid(max_len=65536)'
+        ),
         'head_dim must be a multiple of 4, got 6': lambda: make('algebraic_grid()', width=6),
     }
 )

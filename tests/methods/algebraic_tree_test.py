@@ -133,6 +133,9 @@ test_wrong_calls = refused(
         r'algebraic_tree: \[3, 0, 0, 0\] is no path in a tree of 2 branches': known(
             [[[3, 0, 0, 0]]]
         ),
+        'one that tree_paths has cut needs more levels': known(
+            tree_paths([-1, 0, 1, 2, 3, 4], [0, 1, 1, 1, 1, 1], levels=4, cut=True)[None]
+        ),
         r'\[0, 1, 0, 0\] is no path': known([[[1, 0, 0, 0], [0, 1, 0, 0]]]),
         r'needs integer positions \[B, L, 4\].* got int32 \(1, 1, 3\)': known([[[1, 0, 0]]]),
         'got float32': known(PATHS[None] / 2),

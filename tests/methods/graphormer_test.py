@@ -218,6 +218,18 @@ def test_the_catalogue_draws_the_nodes_of_a_path():
         assert np.isfinite(by_distance(probe.make(spec), 6, probe)).all()
 
 
+def test_rows_of_padding_have_no_degree():
+    encoding = made('graphormer_degree(degrees=3)')
+    edges = np.zeros((5, 5), np.float32)
+    edges[:3, :3], edges[3:] = PATH, 1  # five neighbours
+    valid = jnp.arange(5)[None] < 3
+    tok = pj.Tokens.of(valid=valid).with_feats(adjacency=edges[None, :, None])
+    found = encoding.embed(jnp.zeros((1, 5, 2)), tok)
+    alone = pj.Tokens.of(length=3).with_feats(adjacency=PATH[None, :, None].astype(np.float32))
+    np.testing.assert_array_equal(found[:, :3], encoding.embed(jnp.zeros((1, 3, 2)), alone))
+    assert not found[:, 3:].any()
+
+
 SHAPE = 'must be integers of'
 REFUSED = {
     f"graphormer_spatial: the feature 'graph_distance' {SHAPE} 3 axes, got float32": lambda: (
@@ -241,6 +253,7 @@ REFUSED = {
     r'edge types are \[3, 3\] or \[3, 3, C\], got \(2, 3\)': lambda: path_edges(
         PATH, np.zeros((2, 3), int), 2
     ),
+    'edge types are integers, got float64': lambda: path_edges(PATH, np.full((3, 3), 0.5), 2),
     'the type of an edge is 0, 1, ..., got -1': lambda: path_edges(PATH, -np.ones((3, 3), int), 2),
     "graphormer_degree reads the feature 'adjacency' of a graph": lambda: made(
         'graphormer_degree()'

@@ -64,6 +64,20 @@ def test_moving_a_cloud_changes_no_logit_and_turning_it_does():
     np.testing.assert_allclose(swapped, s, atol=1e-5)
 
 
+def test_logits_are_those_of_the_differences_to_rounding():
+    """Of unit vectors, where coordinates and moves are exact in float32."""
+    unit = lambda a: a / np.linalg.norm(a, axis=-1, keepdims=True)
+    q, k = (unit(draw(seed, 1, 7, 2, 24)) for seed in (7, 8))
+    pos = np.round(64 * points(5)) / 64
+    s = scores(q, k, pos)
+    np.testing.assert_allclose(scores(q, k, pos + np.float32([0.5, -0.75, 2])), s, atol=1e-6)
+    # A query at the origin has the differences as the positions of its keys.
+    for i in range(7):
+        turned = rope_3d(k, jnp.asarray(pos - pos[:, i : i + 1]))
+        own = np.einsum('bhf,bshf->hs', np.float64(q[:, i]), np.float64(turned))
+        np.testing.assert_allclose(s[:, i], own, atol=1e-6)
+
+
 def test_the_origin_is_not_turned_nor_are_features_beyond_the_width():
     x, pos = draw(3, 1, 7, 2, 8), points(2)
     pos[:, 0] = 0

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.methods.tree_paths import complete_tree, tree_paths
+from posenc_jax.methods.tree_paths import CUT, complete_tree, tree_paths
 from posenc_jax.methods.tree_pe import tree_features, tree_weights
 from tests.golden_files import golden_suite
 from tests.methods.pairs import draw
@@ -68,6 +68,9 @@ def test_nodes_that_differ_beyond_the_levels_have_one_code():
     paths = tree_paths(parents, branches, levels=2, cut=True)
     found = codes(make('levels=2'), paths)
     np.testing.assert_array_equal(found[5], found[6])
+    marked, short = paths[:, -1] > CUT, paths - [0, CUT]
+    assert marked.tolist() == [node > 4 for node in range(7)]
+    np.testing.assert_array_equal(found[marked], codes(make('levels=2'), short[marked]))
     whole = codes(make('levels=3'), tree_paths(parents, branches, levels=3))
     assert np.abs(whole[5] - whole[6]).max() > 1e-3
 
@@ -83,6 +86,18 @@ def test_trained_weights_may_be_negative_and_get_gradients():
         value = lambda p: np.stack([p**level for level in range(4)]) * np.sqrt((1 - p**2) * 4)
         expected = ((value(up) - value(down)) / (2 * step) * draw(0, 4, 2)).sum(0)
         np.testing.assert_allclose(slope, expected, atol=1e-4)
+
+
+def test_weights_and_gradients_are_exact_where_tanh_rounds_to_one():
+    for raw in (12.0, -12.0, 100.0):
+        weights = lambda raw: tree_weights(raw[None], 3, 8)[:, 0]
+        values, slopes = weights(jnp.array(raw)), jax.jacrev(weights)(jnp.array(raw))
+        p, rest = np.tanh(raw), 1 / np.cosh(raw)
+        expected = 2 * rest * np.array([1.0, p, p**2])
+        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-40)
+        # d rest = -p rest, and d p = rest^2.
+        more = 2 * rest**3 * np.array([0.0, 1.0, 2 * p])
+        np.testing.assert_allclose(slopes, -p * expected + more, rtol=1e-5, atol=1e-40)
 
 
 def test_a_linear_map_joins_other_widths():
@@ -141,6 +156,10 @@ test_wrong_calls = refused(
         ),
         'parent 5 is not in -1 .. 1': lambda: tree_paths([-1, 5], [0, 1], levels=1),
         'branch 0 of node 1 must be at least 1': lambda: tree_paths([-1, 0], [0, 0], levels=1),
+        'branch 65536 of node 1 must be below 65536': lambda: tree_paths(
+            [-1, 0], [0, 2**16], levels=1
+        ),
+        r'tree_pe: \[1, 65539\] is no path': known([[[1, 65539]]]),
         'lists of one length': lambda: tree_paths([-1, 0], [0], levels=1),
         'node 7 is more than levels=2 steps': lambda: complete_tree(8, 2, levels=2),
         # A ring has no root.

@@ -120,6 +120,25 @@ def test_relabelled_nodes_and_padding(layer):
         assert np.isfinite(padded).all()
 
 
+def test_packed_graphs_do_not_see_each_other(layer):
+    """The walks of a node are those to the nodes of its own graph, by their ranks."""
+    sizes = (4, 3)
+    graphs = [GRAPH[:4, :4], np.float32([[0, 1, 1], [1, 0, 0], [1, 0, 0]])]
+    walks, edges, start = np.zeros((7, 7, 4), np.float32), np.zeros((7, 7), np.float32), 0
+    for graph, n in zip(graphs, sizes):
+        rows = slice(start, start + n)
+        edges[rows, rows] = graph
+        walks[rows, :n] = walk_probabilities(graph.astype(float), 4)
+        start += n
+    tok = pj.Tokens.of(segment=np.repeat([[0, 1]], sizes, axis=1))
+    tok = tok.with_feats(adjacency=edges[None, :, None], graph_rrwp=walks[None, :, None])
+    run = jax.jit(lambda x, tok: layer.whole(x, tok, layer.begin_stream(tok))[0])
+    packed = run(X, tok)
+    for graph, rows in zip(graphs, (slice(0, 4), slice(4, 7))):
+        alone = run(X[:, rows], nodes_of(graph))
+        np.testing.assert_allclose(packed[:, rows], alone, atol=1e-5)
+
+
 def test_queries_read_the_walks_that_begin_at_them(layer):
     """Only node 0 differs in what it sees if the walks from node 0 are others."""
     tok = nodes_of(GRAPH)

@@ -24,7 +24,8 @@ from posenc_jax.testing.jaxprs import largest_array
 from tests.mixers.small import Joined, assert_all_learn, draw, moved, variables
 
 LAYERS = [entry for entry in entries('mixer') if entry.is_layer]
-# These read whole rows, later tokens too, so they refuse to decode; their own tests do the rest.
+# These read whole rows, later tokens too, so they refuse to decode; their own tests do the rest,
+# such as `grit_test.py` for a layer that takes and returns a stream of pairs.
 WHOLE = [entry for entry in LAYERS if getattr(entry.build, 'sees_later', False)]
 ENTRIES = [entry for entry in LAYERS if entry not in WHOLE]
 # Of those of whole rows, the ones that need no grid, points or graph.

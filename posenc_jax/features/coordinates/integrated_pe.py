@@ -27,7 +27,8 @@ def integrated_features(
     """`[exp(-4^i v_j / 2) sin(2^i m_j) | exp(-4^i v_j / 2) cos(2^i m_j)]`, the degree i the slower,
     2 d (end - begin) features, float32.
 
-    The turns `2^i m_j / (2 pi)` are products of 48 bits, so every degree is as exact as the first.
+    The turns `2^i m_j / (2 pi)` are products of 48 bits, so every degree is as exact as the first
+    as long as there are no more than about 2^23 turns.
 
     Args:
       mean: m.
@@ -36,7 +37,7 @@ def integrated_features(
     """
     degrees = np.arange(begin, end, dtype=np.float64)[:, None]
     turns = Double.of(mean[..., None, :]) * (2.0**degrees / (2 * np.pi))
-    angle = 2 * np.pi * (turns.high - jnp.round(turns.high) + turns.low)
+    angle = 2 * np.pi * sum(part - jnp.round(part) for part in (turns.high, turns.low))
     left = jnp.exp(-0.5 * (4.0**degrees).astype(np.float32) * variance[..., None, :])
     waves = jnp.stack([left * jnp.sin(angle), left * jnp.cos(angle)], axis=-3)
     return waves.reshape(*mean.shape[:-1], 2 * (end - begin) * mean.shape[-1])

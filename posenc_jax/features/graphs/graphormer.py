@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from posenc_jax.features.graphs.encoder import Features, GraphEncoder
+from posenc_jax.methods.graphormer import GRAPH_TOKEN, UNREACHABLE
 from posenc_jax.protocol.registry import Card, register
 
-UNREACHABLE, GRAPH_TOKEN = -1, -2  # in the place of a distance
 _FAR = np.iinfo(np.int64).max // 4
 
 
@@ -52,11 +52,13 @@ def path_edges(
       hops: how many edges of a path are kept.
 
     Raises:
-      ValueError: types of another shape, or negative ones of an edge.
+      ValueError: types of another shape, fractional ones, or negative ones of an edge.
     """
     n, types = len(adjacency), np.asarray(types)
     if types.shape[:2] != (n, n) or types.ndim not in (2, 3):
         raise ValueError(f'edge types are [{n}, {n}] or [{n}, {n}, C], got {types.shape}')
+    if not np.issubdtype(types.dtype, np.integer):
+        raise ValueError(f'edge types are integers, got {types.dtype}')
     types = types.reshape(n, n, -1)
     if (least := types[np.asarray(adjacency) > 0].min(initial=0)) < 0:
         raise ValueError(f'the type of an edge is 0, 1, ..., got {least}')

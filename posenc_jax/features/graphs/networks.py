@@ -12,15 +12,25 @@ from jaxtyping import Array, Bool, Float
 _PRECISE = jax.lax.Precision.HIGHEST
 
 
-def normalised(x: Float[Array, '... C']) -> Float[Array, '... C']:
-    """The channels of a node with mean 0 and deviation 1; equal channels become 0.
+def normalised(
+    x: Float[Array, '*B M N C'], valid: Bool[Array, '*B N'], shift: Float[Array, 'C']
+) -> Float[Array, '*B M N C']:
+    """Each channel of each signal with mean 0 and deviation 1 over the real nodes, plus `shift`.
+
+    So a signal depends on no other, and its nodes keep the ratios of their differences. A norm of
+    each node by itself would delete them: of one channel it would leave the signs.
 
     Example:
-      >>> normalised(jnp.array([[1.0, 3.0], [2.0, 2.0]])).round(3).tolist()
-      [[-1.0, 1.0], [0.0, 0.0]]
+      >>> signal = jnp.array([[[1.0], [3.0], [9.0]]])
+      >>> real = jnp.array([True, True, False])
+      >>> normalised(signal, real, jnp.array([0.5])).round(2).ravel()[:2].tolist()
+      [-0.5, 1.5]
     """
-    x = x - x.mean(-1, keepdims=True)
-    return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+    real = valid[..., None, :, None]
+    count = jnp.maximum(real.sum(-2, keepdims=True), 1)
+    mean = lambda a: jnp.where(real, a, 0.0).sum(-2, keepdims=True) / count
+    x = x - mean(x)
+    return x * jax.lax.rsqrt(mean(x * x) + 1e-5) + shift
 
 
 class Mlp(nnx.Module):
@@ -48,6 +58,8 @@ class SignalGIN(nnx.Module):
     """Layers `x_i <- MLP(x_i + sum of the neighbours' x_j)`, with nothing but a norm between them,
     for several signals on one graph.
 
+    The norm takes away the last bias of an MLP, so this bias is added behind it.
+
     Args:
       mlps: of the layers.
       norm: whether channels are normalised between the layers, see `normalised`.
@@ -57,16 +69,18 @@ class SignalGIN(nnx.Module):
         self.mlps, self.norm = nnx.List(mlps), norm
 
     def __call__(
-        self, x: Float[Array, '*B M N C'], edges: Float[Array, '*B N N']
+        self, x: Float[Array, '*B M N C'], edges: Float[Array, '*B N N'], valid: Bool[Array, '*B N']
     ) -> Float[Array, '*B M N G']:
         """The signals of all nodes.
 
         Args:
           x: M signals of C channels.
           edges: the adjacency, with zeros for padding.
+          valid: False for padding, which the norm does not read.
         """
         for number, mlp in enumerate(self.mlps):
-            x = normalised(x) if number and self.norm else x
+            if number and self.norm:
+                x = normalised(x, valid, self.mlps[number - 1].biases[-1][...])
             x = mlp(x + jnp.einsum('...nm,...kmc->...knc', edges, x, precision=_PRECISE))
         return x
 

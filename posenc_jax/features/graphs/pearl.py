@@ -45,10 +45,10 @@ class PearlNetwork(GraphNetwork):
     """The trained part of `pearl`; its arguments have the same names."""
 
     def __init__(self, encoder: 'Pearl', *, rngs: nnx.Rngs):
-        self.powers, self.pool, self.norm = encoder.powers, encoder.pool, encoder.norm
+        self.powers, self.pool, self.norm = encoder.channels, encoder.pool, encoder.norm
         self.width = out = encoder.out
-        self.lift = Mlp((encoder.powers, out), rngs) if encoder.lift else None
-        ends = [out if encoder.lift else encoder.powers]
+        self.lift = Mlp((self.powers, out), rngs) if encoder.lift else None
+        ends = [out if encoder.lift else self.powers]
         ends += [*[encoder.hidden] * (encoder.layers - 1), out]
         inner = [encoder.mlp_hidden] * (encoder.mlp_layers - 1)
         self.gin = SignalGIN([Mlp((a, *inner, b), rngs) for a, b in zip(ends, ends[1:])], self.norm)
@@ -60,8 +60,8 @@ class PearlNetwork(GraphNetwork):
         present = (x != 0).any((-2, -1))[..., None, None] & valid[..., None, :, None]
         if self.lift is not None:
             x = self.lift(x)
-            x = jax.nn.relu(normalised(x) if self.norm else x)
-        x = jnp.where(present, self.gin(x, real_edges(adjacency, valid)), 0.0)
+            x = jax.nn.relu(normalised(x, valid, self.lift.biases[-1][...]) if self.norm else x)
+        x = jnp.where(present, self.gin(x, real_edges(adjacency, valid), valid), 0.0)
         x = x.sum(-3)
         if self.pool == 'mean':
             x = x / jnp.maximum(present.any(-2, keepdims=True).sum(-3), 1)
@@ -91,14 +91,18 @@ class Pearl(GraphEncoder):
     features replace them. What tells nodes apart are the nonlinearities before the sum: without
     them, the sum of random signals says nothing.
 
-    Differs from the paper: norms are over the channels of a node, as models here have no batch
-    norm. The network is summed as in the code; theory has the mean, `pool='mean'`.
+    Differs from the paper: batch norm is replaced. In a norm each channel of a signal gets mean 0
+    and deviation 1 over the nodes of its own graph, in evaluation too, where batch norm has the
+    nodes and signals of a whole batch in training and running means in evaluation. So a channel
+    that is the same at all nodes becomes 0, and no result depends on other graphs. A shift is
+    trained, and no scale, which the next map has. The network is summed as in the code; theory has
+    the mean, `pool='mean'`.
 
     Args:
       basis: W = I, and not random columns.
       signals: M; of W = I, the most nodes that a graph may have. Smaller graphs have no more
         columns than nodes there.
-      powers: K; the paper has 1 for random and 7 for basis signals.
+      powers: K; None is 1 for random and 7 for basis signals, as in the paper.
       layers, hidden: of the GIN.
       mlp_layers, mlp_hidden: linear maps of the MLP of a layer, and units between them.
       out: features of a node.
@@ -125,7 +129,7 @@ class Pearl(GraphEncoder):
 
     basis: bool = False
     signals: Features = 120
-    powers: Features = 1
+    powers: Features | None = None
     layers: Layers = 8
     hidden: Size = 40
     mlp_layers: Layers = 3
@@ -146,7 +150,12 @@ class Pearl(GraphEncoder):
 
     @property
     def width(self):
-        return self.signals * self.powers
+        return self.signals * self.channels
+
+    @property
+    def channels(self) -> int:
+        """K, the number of channels of a signal."""
+        return self.powers or (7 if self.basis else 1)
 
     @property
     def randomised(self):
@@ -164,7 +173,7 @@ class Pearl(GraphEncoder):
                 f'pearl with basis=True needs a signal for every node; the graph has {n} nodes, '
                 f'signals={self.signals}; use signals={n}'
             )
-        return filter_responses(graph_operator(adjacency, 'lap'), w, self.powers).reshape(n, -1)
+        return filter_responses(graph_operator(adjacency, 'lap'), w, self.channels).reshape(n, -1)
 
     def network(self, node_width, *, rngs):
         return PearlNetwork(self, rngs=rngs)

@@ -40,7 +40,7 @@ class SignNetwork(GraphNetwork):
     def __call__(self, features, nodes, adjacency, valid):
         edges = real_edges(adjacency, valid)
         v = jnp.swapaxes(features.astype(jnp.float32), -1, -2)  # a signal for each eigenvector
-        x = sign_invariant(lambda v: self.phi(v[..., None], edges), v)
+        x = sign_invariant(lambda v: self.phi(v[..., None], edges, valid), v)
         # A column of zeros is an eigenvector that a small graph does not have.
         present = (v != 0).any(-1)[..., None, None] & valid[..., None, :, None]
         x = jnp.moveaxis(jnp.where(present, x, 0.0), -3, -2)  # [..., N, k, c]
@@ -70,10 +70,14 @@ class SignNet(GraphEncoder):
     eigenvectors of `lap_pe`, and `network` the module that reads them inside the model, whose k
     features replace them.
 
-    Differs from the paper: the norm between the layers of phi is over the channels of a node, as
-    models here have no batch norm; rho has none. Graphs of several components are those of
-    `lap_pe`, where the code leaves out an arbitrary eigenvector for 0. Eigenvectors that a graph of
-    n <= k nodes lacks are zeros behind phi, also where results are concatenated.
+    Differs from the paper: batch norm is replaced. Between the layers of phi each channel of a
+    signal gets mean 0 and deviation 1 over the nodes of its own graph, in evaluation too, where
+    batch norm has the nodes and signals of a whole batch in training and running means in
+    evaluation. So a channel that is the same at all nodes becomes 0, and no result depends on other
+    graphs. A shift is trained, and no scale, which the next map has. rho has no norm. Graphs of
+    several components are those of `lap_pe`, where the code leaves out an arbitrary eigenvector for
+    0. Eigenvectors that a graph of n <= k nodes lacks are zeros behind phi, also where results are
+    concatenated.
 
     Args:
       vectors: k.
