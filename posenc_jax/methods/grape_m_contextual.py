@@ -8,6 +8,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from posenc_jax.base.double import Double
+from posenc_jax.base.phases import TWO_PI
 from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.methods.grape_m import grape_frequencies
 from posenc_jax.methods.rope import rope_frequencies, rotate
@@ -20,6 +22,7 @@ Gate = Literal['sigmoid', 'softplus']
 GATES = ('sigmoid', 'softplus')
 _FIRST_BIAS = float(np.log(np.expm1(1e-3)))  # softplus gives 0.001 there
 _FLAT = 16.0  # divides what the sigmoid reads
+_GRID = 4096.0  # steps of the coarse part of an increment in one unit
 
 
 def grape_increments(a: Float[Array, '...'], gate: Gate = 'sigmoid') -> Float[Array, '...']:
@@ -30,7 +33,15 @@ def grape_increments(a: Float[Array, '...'], gate: Gate = 'sigmoid') -> Float[Ar
     return jax.nn.sigmoid(a / _FLAT)
 
 
-Sum = tuple[Float[Array, 'B N T'], Float[Array, 'B N T']]  # and how much it is too large
+def grape_angles(position: Double, theta: Float[Array, 'F']) -> Float[Array, '... F']:
+    """`position theta` without its whole turns, in [-pi, pi], float32.
+
+    The product has 48 bits. In float32 it would be off by 2e-3 rad at a position of 40,000.
+    """
+    # Triton has no bits of a constant, but those of an array that is full of it.
+    full = jax.tree.map(lambda part: jnp.full_like(theta, part), Double.of(1.0 / TWO_PI))
+    turns = position[..., None] * (Double.of(theta) * full)
+    return ((turns.high - jnp.round(turns.high)) + turns.low) * np.float32(TWO_PI)
 
 
 def grape_match(
@@ -40,12 +51,12 @@ def grape_match(
     theta: Float[Array, 'F'],
     q_index: Int[Array, '#B T'],
     k_index: Int[Array, '#B S'],
-    carry: Sum,
-) -> tuple[Float[Array, 'B N T S'], Sum]:
+    carry: Double,
+) -> tuple[Float[Array, 'B N T S'], Double]:
     """Logits of one block of keys, and the sum from its start to each query for the next block.
 
-    The rounding error of the sum is carried beside it and taken off at the next addition, so that
-    it does not grow with the number of blocks.
+    The sum has 48 bits, so that its error and that of the angles do not grow with the number of
+    blocks.
 
     Args:
       q, k: as projected, not rotated.
@@ -53,27 +64,27 @@ def grape_match(
         keys that are not valid.
       theta: radians per unit of a position.
       q_index, k_index: order of the tokens. Logits of keys after the query have no meaning.
-      carry: sum from the end of this block to each query, and its rounding error.
+      carry: sum [B, N, T] from the end of this block to each query.
 
     Example:
       >>> q, k, index = jnp.ones((1, 1, 1, 2)), jnp.ones((1, 1, 2, 2)), jnp.array([[0, 1]])
-      >>> omega, zero = jnp.array([[[0.5, 0.25]]]), jnp.zeros((1, 1, 1))
-      >>> s, carry = grape_match(q, k, omega, jnp.ones(1), index[:, 1:], index, (zero, zero))
-      >>> s.ravel().round(4).tolist(), carry[0].ravel().tolist()
+      >>> omega, zero = jnp.array([[[0.5, 0.25]]]), Double.of(jnp.zeros((1, 1, 1)))
+      >>> s, carry = grape_match(q, k, omega, jnp.ones(1), index[:, 1:], index, zero)
+      >>> s.ravel().round(4).tolist(), carry.high.ravel().tolist()
       ([1.2411, 1.4142], [0.5])
     """
     before = (k_index[..., :, None] < q_index[..., None, :]).astype(jnp.float32)
-    sums = jnp.einsum('bns,bst->bnt', omega, before, precision='highest')
-    if omega.shape[1] > 1:  # one for every key head
-        sums = jnp.repeat(sums, q.shape[1] // k.shape[1], axis=1)
-    nearer, excess = carry
-    due = sums - excess
-    total = nearer + due
-    excess = (total - nearer) - due
+
+    def summed(parts):
+        sums = jnp.einsum('bns,bst->bnt', parts, before, precision='highest')
+        # One of every key head goes to all its query heads.
+        return sums if omega.shape[1] == 1 else jnp.repeat(sums, q.shape[1] // k.shape[1], axis=1)
+
+    coarse = jnp.round(omega * _GRID) / _GRID  # their sums up to 4096 are not rounded
+    total = carry + summed(coarse) + summed(omega - coarse)
     own = jnp.cumsum(omega, axis=-1) - omega
-    of_q = total[..., None] * theta - excess[..., None] * theta
-    turned = rotate(q, of_q), rotate(k, own[..., None] * theta)
-    return scaled_dot_product(*turned), (total, excess)
+    turned = rotate(q, grape_angles(total, theta)), rotate(k, own[..., None] * theta)
+    return scaled_dot_product(*turned), total
 
 
 @register(
@@ -150,8 +161,7 @@ class ContextualGrapeM(Carries):
         return q, k, v, tq, tk.with_feats(grape_m_contextual=omega)
 
     def first_carry(self, q, tq):
-        zero = jnp.zeros(q.shape[:3], jnp.float32)
-        return zero, zero
+        return Double.of(jnp.zeros(q.shape[:3], jnp.float32))
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         omega = heads_first(tk.feats['grape_m_contextual'])

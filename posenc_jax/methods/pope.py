@@ -74,7 +74,8 @@ class PoPE(Encoding):
     pair mixes content and position; here content has the magnitudes alone. There are H frequencies.
     The trained delta is added to the angles of keys alone. All magnitudes are positive, so every
     feature favours the distance at which its cosine is 1, which delta moves. A norm of queries and
-    keys acts before softplus.
+    keys acts before softplus, and so does what a part in front makes of them. A factor on queries
+    (`log_length`, `nope_temperature`) is no factor of the logits there; `ssmax` multiplies logits.
 
     The products of cosines are those that attention forms of queries and keys; the products of
     sines are added to the logits. So the values keep their width, and kernels that take nothing but
@@ -99,7 +100,7 @@ class PoPE(Encoding):
     Reference: Gopalakrishnan, Csordás, Schmidhuber, Mozer, arXiv 2509.10534.
     """
 
-    traits = frozenset({'rotates'})
+    traits = frozenset({'rotates', 'forms_logits', 'reads_own_projections'})
 
     def __init__(
         self,
@@ -161,8 +162,6 @@ class RawPoPE(PoPE, where=lambda given: given['cache'] == 'raw'):
     """PoPE that leaves keys as projected, and forms the logits of a block from them."""
 
     project = Encoding.project
-
-    traits = frozenset({'rotates', 'forms_logits'})
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         self.check_sizes(q.shape[3], k.shape[1])

@@ -24,10 +24,11 @@ TEMPERATURES = ('rope', 'rfa')
 _TAPS = 4
 _DIFFERENCE = (0.0, 0.0, -1.0, 1.0)  # a token's own row minus the one before
 _EPS = 1e-6
+BASE, THETA = 500000.0, 0.5
 
 
 def selective_temperatures(
-    planes: int, kind: Temperature = 'rope', *, base: float = 500000.0, theta: float = 0.5
+    planes: int, kind: Temperature = 'rope', *, base: float = BASE, theta: float = THETA
 ) -> np.ndarray:
     """`tau_t`, radians per unit of a phase, float64: `base^(-t / planes)` of 'rope', or of 'rfa'
     `tan(w_t / 2) / tan(theta pi / 2)`, w_t evenly spaced in [0, theta pi].
@@ -96,16 +97,18 @@ class SelectiveRoPE(Carries):
     place of a running sum. The paper does not treat key heads that several query heads share; here
     every query head turns the shared key by its own phases. A norm of queries and keys acts behind
     the rotation in the released model; here it acts in front, which changes nothing, since
-    rotations keep lengths, unless its weights differ from feature to feature.
+    rotations keep lengths, unless its weights differ from feature to feature. The released recipe
+    for text has a weight decay of 0.1, also of the maps here; the training loop of this package has
+    none of what an encoding learns.
 
     The keys that a query sees must be contiguous and end at the query (causal, document, window),
     because tokens of blocks that a mask rules out are not counted.
 
     Args:
       rank: of the map from x to the channels.
-      base: of tau.
+      base: of tau of 'rope'; None for 500,000.
       temperature: 'rope', or 'rfa' for tau from tangents of even angles up to theta pi.
-      theta: of 'rfa'.
+      theta: of 'rfa'; None for 0.5.
       bias: adds exp(beta) to the increments, beta trained for each channel and 0 at the start.
       gate: multiplies the increments of a head by a trained sigmoid of its own.
       skip_conv: increments are differences of neighbouring rows in place of the convolution. Their
@@ -114,8 +117,8 @@ class SelectiveRoPE(Carries):
       rngs: draws the maps.
 
     Raises:
-      ValueError: an odd head width; at call, a layer input that does not have three rows more than
-        there are keys.
+      ValueError: an odd head width; a theta with 'rope' or a base with 'rfa'; at call, a layer
+        input that does not have three rows more than there are keys.
 
     Reference: Movahedi, Carstensen, Afzal, Hutter, Orvieto, Cevher, arXiv 2511.17388.
     """
@@ -127,9 +130,9 @@ class SelectiveRoPE(Carries):
     def __init__(
         self,
         rank: Size = 32,
-        base: Base = 500000.0,
+        base: Base | None = None,
         temperature: Temperature = 'rope',
-        theta: Annotated[float, Gt(0), Lt(1)] = 0.5,
+        theta: Annotated[float, Gt(0), Lt(1)] | None = None,
         bias: bool = False,
         gate: bool = False,
         skip_conv: bool = False,
@@ -138,9 +141,18 @@ class SelectiveRoPE(Carries):
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        planes, self.heads = len(rope_frequencies(head_dim, base)), heads
-        self.base, self.theta = base, theta
+        other, kind, given = (
+            ('theta', 'rfa', theta) if temperature == 'rope' else ('base', 'rope', base)
+        )
+        if given is not None:
+            raise ValueError(
+                f'selective_rope: {other} belongs to temperature={kind!r}, got {other}={given} '
+                f'with temperature={temperature!r}'
+            )
+        self.base = BASE if base is None else base
+        self.theta = THETA if theta is None else theta
         self.temperature: Temperature = temperature
+        planes, self.heads = len(rope_frequencies(head_dim, self.base)), heads
 
         def drawn(fan_in, *shape):  # the default of a linear map in the released code
             bound = fan_in**-0.5

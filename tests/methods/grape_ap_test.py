@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.methods.fox import fox_bias
 from posenc_jax.methods.grape_ap import grape_ap_bias, grape_ap_unit
 from tests.golden_files import golden, golden_suite
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
@@ -89,6 +90,22 @@ def test_a_query_of_its_own_view_is_no_forget_gate():
     bias = bias_of(build())
     cost = np.diff(bias, axis=-1)[0]
     assert np.abs(cost[L - 1, : L - 3] - cost[L - 2, : L - 3]).max() > 0.01
+
+
+def test_queries_of_one_view_are_a_forget_gate():
+    """Where p_i is the same for all tokens, what a token costs does not depend on the query."""
+    part, x = build(), jnp.broadcast_to(INPUTS[3][:, :1], (1, L, D))
+    p = np.einsum('d,dnp->np', x[0, 0], part.kernel[...]).astype(np.float64)
+    unit = p / np.sqrt((p**2).mean(-1, keepdims=True))
+    cross = np.roll(unit, P // 2, axis=-1) * np.where(np.arange(P) < P // 2, -1, 1)
+    angle = np.arange(L)[:, None]
+    along = np.cos(angle) * (p * unit).sum(-1) + np.sin(angle) * (p * cross).sum(-1)
+    slopes = 2.0 ** (-8 * np.arange(1, N + 1) / N)
+    log_gates = jnp.asarray((-slopes * np.log1p(np.exp(-along / P))).T[None], jnp.float32)
+    index = jnp.arange(L)[None]
+    expected, _ = fox_bias(log_gates, index, index, jnp.zeros((1, N, L)))
+    np.testing.assert_allclose(bias_of(part, x=x), np.tril(expected[0]), atol=5e-6)
+    assert np.ptp(log_gates, axis=-1).min() > 1e-4  # gates that differ from token to token
 
 
 def test_shifted_positions_change_the_bias_unless_it_is_relative():

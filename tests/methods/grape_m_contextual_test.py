@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
+from posenc_jax.base.double import Double
 from posenc_jax.methods.grape_m_contextual import grape_increments, grape_match
 from tests.golden_files import golden_suite
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
@@ -31,13 +32,13 @@ def build(options='', *, moved=True, **context):
 def positions_of(case):
     """Of the queries of one text, as the carry behind all its keys, in blocks of one key."""
     omega, index = jnp.asarray(case['increments'])[None, None], jnp.arange(3)[None]
-    zero, carry = jnp.zeros((1, 1, 3, 2)), (jnp.zeros((1, 1, 3)),) * 2
+    zero, carry = jnp.zeros((1, 1, 3, 2)), Double.of(jnp.zeros((1, 1, 3)))
     for key in (2, 1, 0):
         own = slice(key, key + 1)
         _, carry = grape_match(
             zero, zero[:, :, own], omega[..., own], jnp.ones(1), index, index[:, own], carry
         )
-    return carry[0][0, 0]
+    return carry.high[0, 0]
 
 
 test_golden = golden_suite(
@@ -122,21 +123,26 @@ def test_padding_between_tokens_adds_nothing():
     np.testing.assert_allclose(padded[:, valid], alone, atol=TOLERANCE)
 
 
-def test_positions_keep_their_digits_over_many_blocks():
-    """The sum over 100,096 tokens is as exact as the increment, a float32, allows."""
+@pytest.mark.parametrize('theta', [1.0, 0.37])
+def test_logits_keep_their_digits_over_many_blocks(theta):
+    """Those of the last of 391 blocks of 256 keys, at 39,410 to 39,510 from the query: their error
+    is that of the angles within one block.
+    """
     blocks, size = 391, 256
-    omega = jnp.full((1, 1, size), 0.3937196)
-    zero, key = jnp.zeros((1, 1, 1, 2)), jnp.zeros((1, 1, size, 2))
-    index, query = jnp.arange(size)[None], jnp.array([[size]])
-    block = lambda carry, _: (
-        grape_match(zero, key, omega, jnp.ones(1), query, index, carry)[1],
-        None,
-    )
-    start = (jnp.zeros((1, 1, 1)),) * 2
-    (total, excess), _ = jax.lax.scan(block, start, None, length=blocks)
-    exact = blocks * size * float(np.float32(0.3937196))
-    assert abs(float(total[0, 0, 0]) - float(excess[0, 0, 0]) - exact) < 1e-7 * exact
-    assert exact > 39_000
+    one, theta = np.float32(0.3937196), np.float32(theta)
+    omega, index, query = jnp.full((1, 1, size), one), jnp.arange(size)[None], jnp.array([[size]])
+    q, k = jnp.array([[[[1.0, 0.0]]]]), jnp.full((1, 1, size, 2), 2**-0.5)
+
+    def block(carry, _):
+        s, carry = grape_match(q, k, omega, jnp.full(1, theta), query, index, carry)
+        return carry, s
+
+    start = Double.of(jnp.zeros((1, 1, 1)))
+    total, s = jax.lax.scan(block, start, None, length=blocks)
+    far = np.float64(one) * (blocks * size - np.arange(size))
+    assert abs(np.asarray(total).item() - far[0]) < 1e-7
+    expected = (np.cos(theta * far) + np.sin(theta * far)) / 2
+    np.testing.assert_allclose(s[-1, 0, 0, 0], expected, atol=TOLERANCE)
 
 
 test_wrong_calls = refused(

@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.methods.pope import pope_delta, pope_frequencies
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
 from tests.methods.pair_logits import logits
 from tests.methods.pairs import draw
@@ -88,6 +90,32 @@ def test_the_cache_holds_the_keys_as_projected_or_twice_as_many_numbers():
     assert not tk.feats
     _, polar, _, _, tk = build().project(q, k, k, tok, tok)
     assert polar.shape == tk.feats['pope'].shape == k.shape
+
+
+@pytest.mark.parametrize('options', ['', 'cache="raw"'])
+def test_what_changes_logits_changes_cosines_and_sines_wherever_it_stands(options):
+    q, k = 3.0 * draw(0, 1, L, N, H), 3.0 * draw(1, 1, L, K, H)
+    part = build(options)
+    whole = np.asarray(logits(part, q, k), np.float64)
+    changed = {
+        'soft_cap(limit=2.0)': 2 * np.tanh(whole / 2),
+        'ssmax()': whole * np.log(1 + np.arange(L))[:, None],
+    }
+    for spec, expected in changed.items():
+        other = pj.make(spec, heads=N)
+        for chained in (pj.chain(other, part), pj.chain(part, other)):
+            np.testing.assert_allclose(logits(chained, q, k), expected, atol=1e-5)
+
+
+SCALED = ('log_length(train_len=8)', 'irope()', 'nope_temperature(1.5, train_len=8, heads=4)')
+
+
+@pytest.mark.parametrize('other', SCALED)
+@pytest.mark.parametrize('options', ['', 'cache="raw"'])
+def test_parts_behind_it_may_not_change_queries_and_keys(options, other):
+    """They would find the cosines alone, or the magnitudes before softplus."""
+    with pytest.raises(SpecError, match='pope does not read what .* makes of queries and keys'):
+        pj.make(f'pope({options}) | {other}', kv_heads=K, head_dim=H, rngs=nnx.Rngs(0))
 
 
 def test_without_delta_no_distance_beats_zero():

@@ -160,6 +160,12 @@ test_wrong_calls = refused(
         'theta must be above 0|theta must be positive and below 1': lambda: build(
             'temperature="rfa", theta=1.0'
         ),
+        "theta belongs to temperature='rfa', got theta=0.8 with temperature='rope'": lambda: build(
+            'theta=0.8'
+        ),
+        "base belongs to temperature='rope', got base=500000.0 with temperature='rfa'": lambda: (
+            build('temperature="rfa", base=500000.0')
+        ),
         "temperature='rff' is not one of 'rope', 'rfa'": lambda: build('temperature="rff"'),
         'even and at least 2, got 7': lambda: build(head_dim=7),
     }
