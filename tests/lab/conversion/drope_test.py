@@ -137,6 +137,19 @@ def test_recalibration_brings_back_most_of_what_dropping_destroys():
         np.testing.assert_array_equal(old, new)
 
 
+def test_norms_and_the_parts_that_stay_do_not_decay():
+    """With a single word there is nothing to learn: every gradient is 0."""
+    model = model_of(encoding='t5_rpe(buckets=8) | rope()', vocab_size=1, layers=1)
+    before = jax.tree.map(np.array, nnx.state(model))
+    dropped, _ = recalibrate(model, jnp.zeros((2, 1, 9), int), jnp.zeros((1, 9), int))
+    of = lambda model: (model.blocks[0].attention.w_q, model.norm.scale, model.shared[0].table)
+    (w, *old), (decayed, *new) = (of(model) for model in (model, dropped))
+    assert (np.abs(decayed[...]) < np.abs(w[...])).all()
+    for a, b in zip(old, new, strict=True):
+        np.testing.assert_array_equal(a[...], b[...])
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(model))
+
+
 def calibrate(model, batches, held):
     return lambda: recalibrate(model(), jnp.zeros(batches, int), jnp.zeros(held, int))
 
