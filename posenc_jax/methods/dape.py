@@ -167,6 +167,10 @@ class DAPE(Composite):
     def children(self):
         return () if self.encoding is None else (self.encoding,)
 
+    @property
+    def pair_values(self):
+        return self.offset.shape[-1]
+
     def logits(self, s, q, k, tq, tk, seen, carry):
         check_heads(name_of(self), self.of_scores[0], s)
         biases = [part.bias(tq.pos, tk.pos) for part in self._biases(self.encoding)]
