@@ -45,7 +45,23 @@ def reset_buckets(case):
     return tupe_bucket(pos, pos, pos, pos, buckets=case['buckets'])[0]
 
 
-test_golden = golden_suite('tupe', {'buckets.bucket': bucket, 'reset.bucket': reset_buckets})
+def by_hand(case):
+    part = pj.make('tupe(max_len=3)', heads=1, head_dim=2, model_dim=2)
+    for name in ('table', 'norm_scale', 'norm_bias', 'w_q', 'c_q', 'w_k', 'c_k'):
+        param = getattr(part, name)
+        param[...] = jnp.array(case[name], jnp.float32).reshape(param.shape)
+    q, k = (jnp.array(case[name], jnp.float32)[None, :, None] for name in ('q', 'k'))
+    return logits(part, q, k)[0, 0]
+
+
+test_golden = golden_suite(
+    'tupe',
+    {
+        'buckets.bucket': bucket,
+        'reset.bucket': reset_buckets,
+        'by_hand.logits': (by_hand, {'atol': 1e-6}),
+    },
+)
 
 
 def loop(encoding, q, k, pos, relative, reset):
@@ -130,6 +146,16 @@ def test_an_empty_table_leaves_a_temperature_of_two():
     plain = pj.make('nope()')
     np.testing.assert_allclose(
         logits(encoding, q, k), logits(plain, q, k) / np.sqrt(2), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_a_table_of_zeros_leaves_the_product_of_the_biases():
+    part = make()
+    part.table[...], part.norm_bias[...] = 0 * part.table[...], 0 * part.norm_bias[...]
+    product = (np.asarray(part.c_q[...]) * np.asarray(part.c_k[...])).sum(-1) / (2 * H) ** 0.5
+    assert np.abs(product).min() > 1e-3
+    np.testing.assert_allclose(
+        bias(part), np.broadcast_to(product[:, None, None], (N, L, L)), atol=1e-6
     )
 
 
