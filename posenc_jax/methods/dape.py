@@ -95,7 +95,8 @@ class DAPE(Composite):
     The memory stays linear in the length.
 
     Differs from the paper: there is no c2, which would add the same number to all logits of a
-    query. The network of `fire()` has a ReLU where the released code has a leaky one.
+    query, and so nothing where the weights of a query sum to 1. The network of `fire()` has a ReLU
+    where the released code has a leaky one.
 
     Args:
       encoding: the bias, such as `kerple()`, `alibi()` or `fire()`, or a chain of biases; None for

@@ -83,8 +83,8 @@ class TUPE(Encoding):
     parts have added to the logits is divided by sqrt(2) too.
 
     Differs from the paper: without `reset` there is no c_k, which would add the same number to all
-    logits of a query. All layers share one bias, as in the paper, in a model whose parts share
-    their parameters as the Card says.
+    logits of a query, and so nothing where the weights of a query sum to 1. All layers share one
+    bias, as in the paper, in a model whose parts share their parameters as the Card says.
 
     Args:
       max_len: positions in the table; more are an error.
