@@ -16,10 +16,11 @@ from measure import longer, options, ratio, show, take_turns, temporary_mib
 
 from configs.default import get_config
 from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.model.parameters import decays
 from posenc_jax.lab.runs.run import Run
 from posenc_jax.lab.runs.sizes import make_task
 from posenc_jax.lab.runs.state import TrainState, take_apart
-from posenc_jax.lab.train.optimizer import decays, make_optimizer
+from posenc_jax.lab.train.optimizer import make_optimizer
 from posenc_jax.lab.train.step import make_trainer, train_step
 from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.protocol.tokens import Tokens

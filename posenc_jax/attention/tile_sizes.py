@@ -66,7 +66,8 @@ def _whole_rows(encoding, shape, keys, implementation, target, block) -> tuple[i
         )
     if implementation == 'dense' or not known:
         return queries, keys, keys
-    most = max(1, _TILE_BYTES // (4 * batch * heads * keys))
+    values = max(heads, encoding.pair_values)
+    most = max(1, _TILE_BYTES // (4 * batch * values * keys))
     return min(block[0] if block else most, queries), keys, keys
 
 

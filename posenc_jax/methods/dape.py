@@ -95,7 +95,8 @@ class DAPE(Composite):
     The memory stays linear in the length.
 
     Differs from the paper: there is no c2, which would add the same number to all logits of a
-    query. The network of `fire()` has a ReLU where the released code has a leaky one.
+    query, and so nothing where the weights of a query sum to 1. The network of `fire()` has a ReLU
+    where the released code has a leaky one.
 
     Args:
       encoding: the bias, such as `kerple()`, `alibi()` or `fire()`, or a chain of biases; None for
@@ -166,6 +167,10 @@ class DAPE(Composite):
     @property
     def children(self):
         return () if self.encoding is None else (self.encoding,)
+
+    @property
+    def pair_values(self):
+        return self.offset.shape[-1]
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         check_heads(name_of(self), self.of_scores[0], s)

@@ -209,7 +209,8 @@ class DeBERTa(Encoding):
         self.norm_bias = nnx.Param(0 * ones, axes=('width',)) if norm else None
         self.w_k = own() if terms != 'p2c' else None
         self.w_q = own() if terms != 'c2p' else None
-        # A bias of PK would add the same number to all logits of a query.
+        # A bias of PK would add the same number to all logits of a query. Where its weights sum to
+        # 1, that changes nothing.
         zeros = jnp.zeros((heads, head_dim), jnp.float32)
         self.b_q = nnx.Param(zeros, axes=('heads', None)) if terms != 'c2p' else None
 

@@ -40,7 +40,8 @@ def irope_pattern(name: Pattern, size: int | None = None) -> tuple[str, ...]:
 
     Args:
       name: 'llama4', 'swan', 'rnope_swa' or 'smollm3'.
-      size: tokens of a chunk or a window; None for 8192, 512 and 4096.
+      size: tokens of a chunk or a window; None for 8192, 512 and 4096. It sets two settings of
+        Llama 4, which are equal there: the chunk, and the step of the factor of global layers.
 
     Raises:
       ValueError: an unknown name; a size below 1, or of 'smollm3', which has no windows.
@@ -81,8 +82,9 @@ class IRoPE(Mask):
     `irope_pattern('llama4')` writes these specs, and those of other models of this kind, as
     `pattern` of a model takes them. Differs from the released code: a chunk is counted in the
     document, where that takes the place in the row. The rotation and the norm may stand in any
-    order, since a norm without weights does not change under rotation, unless a frequency rule has
-    a temperature, which the norm behind it undoes.
+    order, since a norm without weights does not change under rotation. But it undoes all factors on
+    queries and keys in front of it: the temperature of a frequency rule, and the factors of
+    `log_length` or `nope_temperature`, which are written behind this part.
 
     Args:
       size: c, in tokens.

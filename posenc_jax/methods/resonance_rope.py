@@ -66,7 +66,8 @@ class ResonanceRoPE:
     temperature. Even the highest frequency changes, from 1 to 2 pi / 6, so weights that were
     trained with another rule need tuning. With positions that are fractions the angles do not
     repeat. Differs from the paper: nothing; where the rule follows the current length, wavelengths
-    are rounded at every length.
+    are rounded at every length. The first positions of a rule that has `start` keep the plain
+    frequencies, which are not rounded.
 
     Args:
       freqs: a rule such as `yarn(factor=4.0)`; None for the plain theta of the encoding.

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Num
 
-from posenc_jax.protocol.bounds import Count, Size
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.bounds import CONTEXT, Count, Size
+from posenc_jax.protocol.encoding import Encoding, PositionRange
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
@@ -59,6 +59,7 @@ class Shape(Encoding):
     Args:
       offsets: K; 1 shifts nothing.
       eval_offset: added to the positions in evaluation.
+      train_len: L, from the model. A table in the chain needs L + max(K - 1, eval_offset) rows.
 
     Raises:
       ValueError: at call, positions with several components.
@@ -67,15 +68,19 @@ class Shape(Encoding):
 
     Example:
       >>> import posenc_jax as pj
-      >>> encoding, tok = pj.make('shape(eval_offset=7)'), pj.Tokens.of(length=3)
+      >>> encoding, tok = pj.make('shape(eval_offset=7)', train_len=3), pj.Tokens.of(length=3)
       >>> encoding.place(tok).pos.tolist()
       [[7, 8, 9]]
     """
 
     traits = frozenset({'places_together'})
 
-    def __init__(self, offsets: Size = 500, eval_offset: Count = 0):
-        self.offsets, self.eval_offset = offsets, eval_offset
+    def __init__(self, offsets: Size = 500, eval_offset: Count = 0, train_len: int = CONTEXT):
+        self.offsets, self.eval_offset, self.train_len = offsets, eval_offset, train_len
+
+    @property
+    def position_range(self):
+        return PositionRange(assigns=self.train_len + max(self.offsets - 1, self.eval_offset))
 
     def place(self, tok, *, key=None):
         rows = rows_of('shape', tok)

@@ -20,22 +20,22 @@ _EPSILON = 1e-5  # of the norm of the table
 def tupe_bias(
     of_q: Float[Array, '#B N T H'],
     of_k: Float[Array, '#B N S H'],
-    q_pos: Num[Array, '#B T'],
-    k_pos: Num[Array, '#B S'],
+    q_rank: Int[Array, '#B T'],
+    k_rank: Int[Array, '#B S'],
     from_first: Float[Array, '#B N #T'] | None = None,
     to_first: Float[Array, '#B N #T'] | None = None,
 ) -> Float[Array, '#B N T S']:
-    """`a_i . b_j / sqrt(2 H)`, float32, with the resets of the first token, whose position is 0.
+    """`a_i . b_j / sqrt(2 H)`, float32, with the resets of the first token, whose rank is 0.
 
     Args:
       of_q, of_k: a and b, heads first.
-      q_pos, k_pos: positions of queries and keys.
+      q_rank, k_rank: numbers of queries and keys in their document, 0, 1, ...
       from_first, to_first: replace the bias of pairs whose query is the first token, and of those
         whose key it is; the pair of both has `from_first`. None resets nothing.
 
     Example:
-      >>> a, pos = jnp.ones((1, 1, 2, 2)), jnp.array([[0, 1]])
-      >>> tupe_bias(a, a, pos, pos, 5 * a[..., :1, 0], 7 * a[..., :1, 0])[0, 0].tolist()
+      >>> a, rank = jnp.ones((1, 1, 2, 2)), jnp.array([[0, 1]])
+      >>> tupe_bias(a, a, rank, rank, 5 * a[..., :1, 0], 7 * a[..., :1, 0])[0, 0].tolist()
       [[5.0, 5.0], [7.0, 1.0]]
     """
     rows = max(len(of_q), len(of_k))
@@ -43,26 +43,27 @@ def tupe_bias(
     bias = jnp.einsum('bnth,bnsh->bnts', of_q, of_k) * (2 * of_q.shape[-1]) ** -0.5
     if from_first is None or to_first is None:
         return bias
-    bias = jnp.where((k_pos == 0)[:, None, None], to_first[..., None], bias)
-    return jnp.where((q_pos == 0)[:, None, :, None], from_first[..., None], bias)
+    bias = jnp.where((k_rank == 0)[:, None, None], to_first[..., None], bias)
+    return jnp.where((q_rank == 0)[:, None, :, None], from_first[..., None], bias)
 
 
 def tupe_bucket(
     q_pos: Num[Array, '#B T'],
     k_pos: Num[Array, '#B S'],
+    q_rank: Int[Array, '#B T'] | None = None,
+    k_rank: Int[Array, '#B S'] | None = None,
     *,
     buckets: int = 32,
     max_distance: int = 128,
-    reset: bool = True,
 ) -> Int[Array, '#B T S']:
-    """The bidirectional T5 bucket of every pair. With `reset` it is `buckets` where the key is the
-    first token, and where the query is, `buckets / 2`, which no other pair has.
+    """The bidirectional T5 bucket of every pair. With ranks it is `buckets` where the key is the
+    first token, of rank 0, and where the query is, `buckets / 2`, which no other pair has.
     """
     found = t5_bucket(q_pos, k_pos, buckets=buckets, max_distance=max_distance, bidirectional=True)
-    if not reset:
+    if q_rank is None or k_rank is None:
         return found
-    found = jnp.where((k_pos == 0)[:, None], buckets, found)
-    return jnp.where((q_pos == 0)[:, :, None], buckets // 2, found)
+    found = jnp.where((k_rank == 0)[:, None], buckets, found)
+    return jnp.where((q_rank == 0)[:, :, None], buckets // 2, found)
 
 
 @register(
@@ -78,12 +79,12 @@ class TUPE(Encoding):
     `relative` adds T5's bias of the distance to it: TUPE-R. With `reset` the first token, a [CLS]
     token, is untied from the positions: where it is the key the bias is `a_0 . b_0 / sqrt(2 H)`,
     and where it is the query it is the same product of row 0 of U, which no position has. The
-    first token of a document is the one at position 0. In a chain all that the earlier parts have
-    added to the logits is divided by sqrt(2) too.
+    first token is that of its document, wherever `shape` places it. In a chain all that the earlier
+    parts have added to the logits is divided by sqrt(2) too.
 
     Differs from the paper: without `reset` there is no c_k, which would add the same number to all
-    logits of a query. All layers share one bias, as in the paper, in a model whose parts share
-    their parameters as the Card says.
+    logits of a query, and so nothing where the weights of a query sum to 1. All layers share one
+    bias, as in the paper, in a model whose parts share their parameters as the Card says.
 
     Args:
       max_len: positions in the table; more are an error.
@@ -173,11 +174,11 @@ class TUPE(Encoding):
     def logits(self, s, q, k, tq, tk, seen, carry):
         of_q, *firsts = map(heads_first, tq.feats['tupe'])
         check_heads('tupe', of_q[0], s)
-        bias = tupe_bias(of_q, heads_first(tk.feats['tupe']), tq.pos, tk.pos, *firsts)
+        bias = tupe_bias(of_q, heads_first(tk.feats['tupe']), tq.rank, tk.rank, *firsts)
         if self.relative is not None:
+            ranks = (tq.rank, tk.rank) if self.reset else ()
             bucket = tupe_bucket(
-                tq.pos, tk.pos, buckets=self.buckets, max_distance=self.max_distance,
-                reset=self.reset,
-            )  # fmt: skip
+                tq.pos, tk.pos, *ranks, buckets=self.buckets, max_distance=self.max_distance
+            )
             bias = bias + look_up(self.relative[...], bucket)
         return s * 2**-0.5 + over_batch(bias, s.shape[0]), carry

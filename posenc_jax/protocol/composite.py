@@ -44,6 +44,10 @@ class Composite(Encoding):
             assigns=max(known('assigns'), default=None), accepts=min(known('accepts'), default=None)
         )
 
+    @property
+    def pair_values(self):
+        return max((part.pair_values for part in self.children), default=0)
+
     def opens(self, door):
         if getattr(type(self), door, None) is getattr(Composite, door, None):
             return any(part.opens(door) for part in self.children)

@@ -175,6 +175,13 @@ class Encoding(nnx.Module):
         """Which positions `place` assigns, and which ones the doors accept."""
         return PositionRange()
 
+    @property
+    def pair_values(self) -> int:
+        """How many numbers `logits` holds for a pair, if they may be more than one for each head:
+        the width of a network of pairs. Tiles are smaller by it where a part `mixes_logits`.
+        """
+        return 0
+
     # Token stage, whole sequences, O(L).
 
     def place(self, tok: Tokens, *, key: Array | None = None) -> Tokens:

@@ -43,8 +43,12 @@ def test_blocks_of_queries_have_all_keys():
 
 
 def test_tiles_of_a_long_text_are_bounded():
-    sizes = tile_sizes.tile_sizes(make(), (1, 65536, HEADS, 8), 65536, None, None)
-    assert sizes == (32, 65536, 65536) and 4 * HEADS * np.prod(sizes[:2]) <= 2**25
+    """Also those of the hidden values of a network, which are `width` for each pair."""
+    for width, values in ((4, HEADS), (4 * HEADS, 4 * HEADS)):
+        encoding = make(f'dape_v2(width={width})')
+        sizes = tile_sizes.tile_sizes(encoding, (1, 65536, HEADS, 8), 65536, None, None)
+        assert sizes == (2**7 // values, 65536, 65536)
+        assert 4 * values * np.prod(sizes[:2]) <= 2**25
 
 
 def test_a_kernel_is_refused():

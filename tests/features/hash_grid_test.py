@@ -19,7 +19,7 @@ from posenc_jax.features.coordinates.grid_levels import (
     vertex_row,
 )
 from posenc_jax.fields import make_field
-from posenc_jax.lab.train.optimizer import decays
+from posenc_jax.lab.model.parameters import decays
 from tests.golden_files import golden_suite
 
 PRIMES = (1, 2654435761, 805459861, 3674653429)

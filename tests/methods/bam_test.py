@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.lab.train.optimizer import decays
+from posenc_jax.lab.model.parameters import decays
 from posenc_jax.methods.alibi import alibi_bias, alibi_slopes
 from posenc_jax.methods.bam import bam_prior
 from tests.golden_files import golden

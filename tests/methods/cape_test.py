@@ -79,6 +79,20 @@ def test_the_stretch_is_a_factor_of_a_row():
     assert -1 <= logs.min() < -0.95 and 0.95 < logs.max() <= 1 and abs(logs.mean()) < 0.12
 
 
+def test_the_draws_of_text_are_those_of_the_paper():
+    """A line through the positions of a row tells its factor and its shift, and what is left is the
+    jitter.
+    """
+    index = np.arange(512)
+    pos = place('cape()', pj.Tokens.of(valid=np.ones((COUNT, 512), bool)), 0).astype(float)
+    factor, start = np.polyfit(index, pos.T, 1)
+    shift, jitter = start / factor, (pos - start[:, None]) / factor[:, None] - index
+    for found, largest, margin in ((np.log(factor), np.log(1.03), 5e-4), (shift, 5.0, 0.1)):
+        for end in (-found.min(), found.max()):
+            assert largest - 2 * margin < end < largest + margin
+    assert jitter.std() * 3**0.5 == pytest.approx(0.5, abs=0.01)  # of a uniform distribution
+
+
 def test_the_shift_is_stretched_too():
     """So a shift and a stretch together are no shift of the stretched positions."""
     both = place(ONLY(5.0, 0.0, 2.0), ROWS, 0)

@@ -234,6 +234,7 @@ def test_a_cache_of_constant_size_decodes_the_same(part, room):
     [
         ('rope()', 'needs lm_infinite in every layer, but a layer of this model has rope'),
         (spec_of(more=', top_k=2'), 'use top_k=0'),
+        (spec_of() + ' | dape_v2(width=4)', 'dape_v2 mixes logits'),
         (BY_IDS, 'from the ids of all of them'),
     ],
 )

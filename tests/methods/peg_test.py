@@ -10,7 +10,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.base.convolution import depthwise
-from posenc_jax.lab.train.optimizer import decays
+from posenc_jax.lab.model.parameters import decays
 from posenc_jax.layer.sharding import make_mesh, param_shardings
 from posenc_jax.methods.peg import Peg, peg
 from posenc_jax.protocol.errors import SpecError

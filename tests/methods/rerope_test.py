@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.methods.log_length import logn_factor
 from posenc_jax.methods.self_extend import self_extend_distance
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
 from tests.methods.by_distance import WIDTH, check_decoding, logits, qkv, run, softmax
+from tests.methods.pair_logits import logits as pair_logits
 
 SIZES = dict(head_dim=WIDTH, train_len=8, causal=True)
 LENGTH = 19
@@ -26,19 +26,35 @@ def distances(length, **form):
     return np.asarray(self_extend_distance(pos, pos, **form))[0]
 
 
-def leaky(around):
-    form = dict(group=around['divisor'], local=around['window'], floor=False)
-    return distances(max(around['gaps']) + 1, **form)[-1][::-1][np.asarray(around['gaps'])]
+def pairs(spec, length):
+    """What the class makes of one plane that turns by 1 radian: the distances of all pairs, of
+    which none here reaches a full turn, and the factor of all queries.
+    """
+    part = pj.make(spec, head_dim=2, train_len=8, causal=True)
+    arrow = lambda *at: jnp.broadcast_to(jnp.array(at, jnp.float32), (1, length, 1, 2))
+    cos, sin = (
+        np.asarray(pair_logits(part, arrow(1, 0), k))[0, 0] * 2**0.5
+        for k in (arrow(1, 0), arrow(0, 1))
+    )
+    angle = np.arctan2(sin, cos)
+    return np.where(angle < -1e-3, angle + 2 * np.pi, angle), np.hypot(sin, cos)[:, 0]
 
 
-test_rerope = golden_suite(
-    'rerope',
-    {
-        'distances': lambda v: distances(12, group=None, local=v['window'])[-1],
-        'factor.*': (lambda _, rank: logn_factor(jnp.array(int(rank) + 1), 8), {'rtol': 1e-7}),
-    },
-)
-test_leaky_rerope = golden_suite('leaky_rerope', {'distances': leaky})
+def far(v):
+    return pairs(f'rerope(encoding=rope(), local={v["window"]})', 12)[0][-1]
+
+
+def leaky(v):
+    spec = f'leaky_rerope(encoding=rope(), factor={v["divisor"]}, local={v["window"]})'
+    return pairs(spec, max(v['gaps']) + 1)[0][-1][::-1][np.asarray(v['gaps'])]
+
+
+def factor(_, rank):
+    return pairs('rerope(encoding=rope(), train_len=8)', int(rank) + 1)[1][-1]
+
+
+test_rerope = golden_suite('rerope', {'distances': far, 'factor.*': factor}, atol=2e-6)
+test_leaky_rerope = golden_suite('leaky_rerope', {'distances': leaky}, atol=2e-6)
 
 
 @pytest.mark.parametrize('spec', FORMS)

@@ -2,15 +2,17 @@
 
 import jax
 import numpy as np
+import pytest
 
 import posenc_jax as pj
+from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
 from tests.refusals import refused
 
 
 def place(spec, tok, key=None):
     key = None if key is None else jax.random.key(key)
-    return np.asarray(pj.make(spec).place(tok, key=key).pos)
+    return np.asarray(pj.make(spec, train_len=5).place(tok, key=key).pos)
 
 
 def evaluated(case):
@@ -57,12 +59,27 @@ def test_padding_and_fractions_are_shifted_too():
     assert pos[2] - pos[1] == 1 and pos[0] - pos[1] == 6.5 and pos[1] % 1 == 0.5
 
 
+def with_table(offsets, eval_offset, rows):
+    spec = f'shape({offsets=}, {eval_offset=}) | learned_absolute(max_len={rows})'
+    return pj.make(spec, train_len=5, model_dim=4)
+
+
+def test_a_table_has_a_row_for_every_shifted_position():
+    """A position beyond it would be NaN in a compiled step, where positions are not known."""
+    for offsets, eval_offset, rows in ((8, 0, 12), (8, 9, 14), (1, 0, 5)):
+        with_table(offsets, eval_offset, rows)
+        with pytest.raises(SpecError, match=rf'shape draws positions 0 \.\. {rows - 1}, .* has'):
+            with_table(offsets, eval_offset, rows - 1)
+
+
 test_wrong_calls = refused(
     {
         r'shape needs positions with one component \[B, L\], got \(1, 1, 2\); .* sincos2d': (
             lambda: place('shape()', pj.Tokens.of(positions=[[[1, 2]]]))
         ),
-        'shape offsets must be at least 1, got 0': lambda: pj.make('shape(offsets=0)'),
-        'shape eval_offset must be at least 0, got -1': lambda: pj.make('shape(eval_offset=-1)'),
+        'shape offsets must be at least 1, got 0': lambda: place('shape(offsets=0)', ROWS),
+        'shape eval_offset must be at least 0, got -1': lambda: place(
+            'shape(eval_offset=-1)', ROWS
+        ),
     }
 )

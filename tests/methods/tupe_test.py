@@ -37,19 +37,35 @@ def bias(encoding, length=L):
 
 def bucket(case):
     offset = jnp.array(case['key_minus_query'])[None]
-    return tupe_bucket(jnp.ones((1, 1), int), offset + 1, reset=False)[0, 0]
+    return tupe_bucket(jnp.ones((1, 1), int), offset + 1)[0, 0]
 
 
 def reset_buckets(case):
     pos = jnp.arange(4)[None]
-    return tupe_bucket(pos, pos, buckets=case['buckets'])[0]
+    return tupe_bucket(pos, pos, pos, pos, buckets=case['buckets'])[0]
 
 
-test_golden = golden_suite('tupe', {'buckets.bucket': bucket, 'reset.bucket': reset_buckets})
+def by_hand(case):
+    part = pj.make('tupe(max_len=3)', heads=1, head_dim=2, model_dim=2)
+    for name in ('table', 'norm_scale', 'norm_bias', 'w_q', 'c_q', 'w_k', 'c_k'):
+        param = getattr(part, name)
+        param[...] = jnp.array(case[name], jnp.float32).reshape(param.shape)
+    q, k = (jnp.array(case[name], jnp.float32)[None, :, None] for name in ('q', 'k'))
+    return logits(part, q, k)[0, 0]
+
+
+test_golden = golden_suite(
+    'tupe',
+    {
+        'buckets.bucket': bucket,
+        'reset.bucket': reset_buckets,
+        'by_hand.logits': (by_hand, {'atol': 1e-6}),
+    },
+)
 
 
 def loop(encoding, q, k, pos, relative, reset):
-    """The definition in float64: column 0 is set first and then row 0."""
+    """The definition in float64: column 0, of the first token, is set first and then row 0."""
     exact = lambda a: np.asarray(a, np.float64)
     table = exact(encoding.table[...])
     table = table - table.mean(1, keepdims=True)
@@ -63,17 +79,17 @@ def loop(encoding, q, k, pos, relative, reset):
             b = b + exact(encoding.c_k[...])[n]
         added = np.array([[a[i + 1] @ b[j + 1] for j in pos] for i in pos])
         if reset:
-            added[:, pos == 0] = a[1] @ b[1]
-            added[pos == 0] = a[0] @ b[0]
+            added[:, 0] = a[1] @ b[1]
+            added[0] = a[0] @ b[0]
         out[:, n] = added / np.sqrt(2 * H)
         if relative:
             rows = exact(encoding.relative[...])[:, n]
             for t, s in np.ndindex(out.shape[2:]):
                 offset = pos[s] - pos[t]  # all of them are below 8, which have buckets of their own
                 row = abs(offset) + 16 * (offset > 0)
-                if reset and pos[s] == 0:
+                if reset and s == 0:
                     row = 32
-                if reset and pos[t] == 0:
+                if reset and t == 0:
                     row = 16
                 out[:, n, t, s] += rows[row]
     content = np.einsum('btnh,bsnh->bnts', exact(q), exact(np.repeat(k, N // K, axis=2)))
@@ -97,6 +113,22 @@ def test_the_first_token_is_untied():
         assert np.abs(b[:, 1, 0] - b[:, 0, 0]).min() > 1e-3
 
 
+@pytest.mark.parametrize('relative', [False, True])
+def test_the_first_token_is_untied_wherever_it_is_placed(relative):
+    sizes = dict(heads=N, head_dim=H, model_dim=D, train_len=L)
+    chain = pj.make(f'shape(offsets=8) | tupe(max_len=14, {relative=})', **sizes)
+    tok = chain.place(pj.Tokens.of(length=L), key=jax.random.key(0))
+    assert tok.pos[0, 0] > 0
+    part = moved(chain.parts[1], 0.5)
+    zero = jnp.zeros((1, L, N, H))
+    found = logits(part, zero, zero[:, :, :K], tok)
+    expected = loop(part, zero, zero[:, :, :K], np.asarray(tok.pos[0]), relative, True)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    packed = part.place(pj.Tokens.of(segment=[[3] * 4 + [5] * 3]))
+    b = np.asarray(logits(part, zero, zero[:, :, :K], packed)[0])
+    assert np.ptp(b[:, 5:, 4], axis=1).max() < 1e-5 and np.ptp(b[:, 4, 4:], axis=1).max() < 1e-5
+
+
 def test_the_order_of_the_resets_changes_one_pair():
     of_q, of_k = (jnp.asarray(draw(seed, 1, N, L, H)) for seed in (0, 1))
     row, column = jnp.full((1, N, 1), 5.0), jnp.full((1, N, 1), 7.0)
@@ -114,6 +146,16 @@ def test_an_empty_table_leaves_a_temperature_of_two():
     plain = pj.make('nope()')
     np.testing.assert_allclose(
         logits(encoding, q, k), logits(plain, q, k) / np.sqrt(2), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_a_table_of_zeros_leaves_the_product_of_the_biases():
+    part = make()
+    part.table[...], part.norm_bias[...] = 0 * part.table[...], 0 * part.norm_bias[...]
+    product = (np.asarray(part.c_q[...]) * np.asarray(part.c_k[...])).sum(-1) / (2 * H) ** 0.5
+    assert np.abs(product).min() > 1e-3
+    np.testing.assert_allclose(
+        bias(part), np.broadcast_to(product[:, None, None], (N, L, L)), atol=1e-6
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.lab.train.optimizer import decays
+from posenc_jax.lab.model.parameters import decays
 from posenc_jax.mixers.peg_causal import PegCausal
 from tests.golden_files import golden
 from tests.mixers.small import model_of

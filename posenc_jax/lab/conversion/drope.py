@@ -9,7 +9,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from posenc_jax.lab.conversion.fit import fit
+from posenc_jax.lab.conversion.fit import decayed, fit
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.language import spec as spec_language
 from posenc_jax.language.layer_spec import parse_layer
@@ -184,8 +184,8 @@ def recalibrate(
       model: a decoder with a rotary encoding; it stays as it is.
       batches: token ids of the texts of every step, of which each token predicts the next.
       held: token ids on which the losses are measured, not used in training.
-      optimizer: None for AdamW with decay rates 0.9 and 0.95, weight decay 0.1 and the rates of
-        `drope_schedule`.
+      optimizer: None for AdamW with decay rates 0.9 and 0.95, weight decay 0.1 of the matrices
+        outside encodings, and the rates of `drope_schedule`.
 
     Returns:
       The model without positions, and its losses.
@@ -221,10 +221,10 @@ def recalibrate(
                 f'{texts.shape[-1]}'
             )
         model.check_ids(texts, None)
-    if optimizer is None:
-        rate = drope_schedule(len(batches))
-        optimizer = optax.adamw(rate, b1=0.9, b2=0.95, weight_decay=WEIGHT_DECAY)
     dropped = drop(model)
+    if optimizer is None:
+        rate, mask = drope_schedule(len(batches)), decayed(dropped)
+        optimizer = optax.adamw(rate, b1=0.9, b2=0.95, weight_decay=WEIGHT_DECAY, mask=mask)
     student, losses, _ = fit(dropped, dropped, _next_token, batches, optimizer)
     measure = jax.jit(lambda model, text: _next_token(model, None, text)[0])
     before, directly, after = (float(measure(own, held)) for own in (model, dropped, student))

@@ -8,6 +8,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from posenc_jax.lab.model.parameters import decays
 from posenc_jax.lab.model.transformer import Transformer
 
 
@@ -49,3 +50,12 @@ def fit(
 
     (params, _), (losses, found) = run(params, rest, knowledge, batches)
     return nnx.merge(graphdef, params, rest), losses, found
+
+
+def decayed(model: nnx.Module) -> nnx.State:
+    """The parameters that weight decay applies to (`decays`), as a mask of the tree that `fit`
+    gives to its optimizer.
+    """
+    mask = jax.tree.map(lambda a: a, nnx.state(model, nnx.Param))  # the model keeps its own
+    nnx.replace_by_pure_dict(mask, decays(model))
+    return mask

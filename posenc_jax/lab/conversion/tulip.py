@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.lab.conversion.fit import fit
+from posenc_jax.lab.conversion.fit import decayed, fit
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.language import spec as spec_language
 from posenc_jax.language.layer_spec import parse_layer
@@ -238,7 +238,8 @@ def distill(
       valid: False for padding; None without padding. With texts of several lengths, the output is
         trained at every position.
       kind: kind of the loss, see `distillation_loss`.
-      optimizer: None for AdamW at the paper's rate 5e-4, weight decay 0.1.
+      optimizer: None for AdamW at the paper's rate 5e-4, weight decay 0.1 of the matrices outside
+        encodings.
 
     Returns:
       The trained student, and the loss before each update.
@@ -260,7 +261,8 @@ def distill(
         )
     for model in (teacher, student):
         model.check_ids(batches, valid)
-    optimizer = optax.adamw(RATE, weight_decay=WEIGHT_DECAY) if optimizer is None else optimizer
+    if optimizer is None:
+        optimizer = optax.adamw(RATE, weight_decay=WEIGHT_DECAY, mask=decayed(student))
 
     def loss(student, teacher, batch):
         tokens, real = batch

@@ -14,7 +14,7 @@ from posenc_jax.lab.decoding.decoding import Decoding
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache, LayerCache, check_layers
 from posenc_jax.methods.lm_infinite import LMInfinite
-from posenc_jax.protocol.composite import name_of, parts_of
+from posenc_jax.protocol.composite import name_of, owner_of, parts_of
 from posenc_jax.protocol.tokens import Tokens
 
 
@@ -141,7 +141,8 @@ def constant_cache(
       cache, placed, room: as for `keep_ends`.
 
     Raises:
-      ValueError: a layer without `lm_infinite` or with its `top_k`; the errors of `keep_ends`.
+      ValueError: a layer without `lm_infinite`, or with its `top_k` or an encoding that
+        `mixes_logits`; the errors of `keep_ends`.
     """
     found = _windows(model)
     first, last = (max(getattr(part, name) for part in found) for name in ('n_global', 'n_local'))
@@ -159,6 +160,11 @@ def _windows(model: Transformer) -> list[LMInfinite]:
             raise ValueError(
                 'a cache of constant size needs lm_infinite in every layer, but a layer of this '
                 f'model has {names}'
+            )
+        if 'mixes_logits' in encoding.traits:
+            raise ValueError(
+                f'{owner_of("mixes_logits", encoding)} mixes logits, so dropped keys would change '
+                'those of others; decode with Decoding(), which keeps all keys'
             )
         found += parts
     if choosing := [part.top_k for part in found if part.top_k]:

@@ -140,9 +140,12 @@ def critical_target(run: str, target: Target, part: Rotary, seed: int) -> Critic
 
     Raises:
       SpecError: the run has factors already.
+      ValueError: a length that is not above the trained one.
     """
     if part.freqs is not None:
         raise SpecError(
             f'{run} has the frequencies {part.freqs}; a search of critical planes starts from rope'
         )
+    if target.factor <= 1:
+        raise ValueError(f'{run}: critical planes are searched above the trained length alone')
     return CriticalTarget(target.now, target.name, target.factor, part.rotary_dim, part.base, seed)

@@ -1,11 +1,11 @@
 """The parameters that `train.tune` trains."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 from flax import nnx
 
+from posenc_jax.lab.model.parameters import map_params
 from posenc_jax.layer.layers import Norm
 from posenc_jax.layer.projections import Adapter
 from posenc_jax.protocol.encoding import Encoding
@@ -47,13 +47,3 @@ def trained(model: nnx.Module, tune: str) -> dict[str, Any]:
                 f'{", ".join(TUNES)}'
             )
     return jax.tree.map(lambda *own: any(own), *chosen)
-
-
-def map_params(model: nnx.Module, rule: Callable[[tuple, nnx.Variable], Any]) -> dict[str, Any]:
-    """`rule(path, variable)` for every parameter, as a tree like that of the parameters."""
-    params = nnx.to_pure_dict(nnx.state(model, nnx.Param), lambda v: v)
-    is_variable = lambda x: isinstance(x, nnx.Variable)
-    keys = lambda path: tuple(key.key for key in path)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, v: rule(keys(path), v), params, is_leaf=is_variable
-    )

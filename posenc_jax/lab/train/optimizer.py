@@ -1,13 +1,9 @@
-"""AdamW with warm-up and cosine decay; the choice of parameters that decay."""
+"""AdamW with warm-up and cosine decay."""
 
 from typing import Any
 
 import optax
-from flax import nnx
 from ml_collections import ConfigDict
-
-from posenc_jax.lab.runs.tuned import map_params
-from posenc_jax.protocol.encoding import Encoding
 
 
 def schedule(train: ConfigDict) -> optax.Schedule:
@@ -22,26 +18,6 @@ def schedule(train: ConfigDict) -> optax.Schedule:
         train.lr, max(train.steps - train.warmup, 1), train.end_lr_fraction
     )
     return optax.join_schedules([rise, fall], [train.warmup])
-
-
-def decays(model: nnx.Module) -> dict[str, Any]:
-    """The parameters that weight decay applies to, as a tree of booleans like that of the
-    parameters.
-
-    These are the arrays outside encodings that have at least two axes of their own; the stack of
-    layers does not count as one. So norms, biases, and what an encoding learns do not decay. A
-    variable with the metadata `decays=False` does not either.
-    """
-    encodings = [path for path, module in nnx.iter_modules(model) if isinstance(module, Encoding)]
-
-    def rule(path, variable):
-        axes = variable.get_metadata().get('axes')
-        own = variable.get_value().ndim if axes is None else len(axes)
-        if not variable.get_metadata().get('decays', True):
-            return False
-        return own >= 2 and not any(path[: len(prefix)] == prefix for prefix in encodings)
-
-    return map_params(model, rule)
 
 
 def make_optimizer(train: ConfigDict, decay: dict[str, Any]) -> optax.GradientTransformation:

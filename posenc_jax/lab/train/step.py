@@ -17,9 +17,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from posenc_jax.base.memory import bytes_of, device_memory, readable
+from posenc_jax.lab.model.parameters import decays
 from posenc_jax.lab.runs.run import Run
 from posenc_jax.lab.runs.state import Params, TrainState, take_apart
-from posenc_jax.lab.train.optimizer import decays, make_optimizer, schedule
+from posenc_jax.lab.train.optimizer import make_optimizer, schedule
 from posenc_jax.layer.sharding import dict_shapes, nearest_multiple, spec_of
 
 DeviceBatch = dict[str, Array]

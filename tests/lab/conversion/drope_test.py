@@ -14,7 +14,6 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.lab.conversion.drope import drop, drope_schedule, inference_spec, recalibrate
 from posenc_jax.lab.conversion.fit import fit
-from posenc_jax.methods.nope_temperature import nope_temperature_curve
 from posenc_jax.protocol.composite import name_of, parts_of
 from tests.golden_files import golden, golden_suite
 from tests.small_models import small_model
@@ -28,8 +27,12 @@ SCALES = golden('drope')['scales']
 
 
 def beta(_, slope):
-    """At the last row of a text of s times L tokens."""
-    return nope_temperature_curve(64 * jnp.array(SCALES) - 1, float(slope), 64)
+    """The factor of the last query of s times L tokens, in a model that is dropped and extended."""
+    model = drop(model_of(encoding='rope()')).extend(inference_spec(float(slope)))
+    length = model.cfg.train_len
+    tok, ones = pj.Tokens.of(length=length * max(SCALES)), jnp.ones((1, length * max(SCALES), 2, 8))
+    (part,) = (own for own in parts_of(model.encoding(0, model.blocks[0])) if own.opens('project'))
+    return part.project(ones, ones, ones, tok, tok)[0][0, length * np.array(SCALES) - 1, 0, 0]
 
 
 test_golden = golden_suite('drope', {'beta.*': beta}, rtol=3e-7)
@@ -135,6 +138,19 @@ def test_recalibration_brings_back_most_of_what_dropping_destroys():
     assert losses.recalibrated == pytest.approx(float(loss(dropped, None, held)[0]), rel=1e-5)
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(nnx.state(trained))):
         np.testing.assert_array_equal(old, new)
+
+
+def test_norms_and_the_parts_that_stay_do_not_decay():
+    """With a single word there is nothing to learn: every gradient is 0."""
+    model = model_of(encoding='t5_rpe(buckets=8) | rope()', vocab_size=1, layers=1)
+    before = jax.tree.map(np.array, nnx.state(model))
+    dropped, _ = recalibrate(model, jnp.zeros((2, 1, 9), int), jnp.zeros((1, 9), int))
+    of = lambda model: (model.blocks[0].attention.w_q, model.norm.scale, model.shared[0].table)
+    (w, *old), (decayed, *new) = (of(model) for model in (model, dropped))
+    assert (np.abs(decayed[...]) < np.abs(w[...])).all()
+    for a, b in zip(old, new, strict=True):
+        np.testing.assert_array_equal(a[...], b[...])
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(model))
 
 
 def calibrate(model, batches, held):

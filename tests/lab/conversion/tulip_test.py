@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.lab.conversion.fit import fit
+from posenc_jax.lab.conversion.fit import decayed, fit
 from posenc_jax.lab.conversion.tulip import (
     distill,
     distillation_loss,
@@ -110,12 +110,22 @@ def test_the_optimizer_is_that_of_the_paper():
     tokens = jnp.tile(tokens_of(8)[None], (3, 1, 1))
     ours, paper = (
         distill(teacher, swap(teacher), tokens, optimizer=own)[0]
-        for own in (None, optax.adamw(5e-4, weight_decay=0.1))
+        for own in (None, optax.adamw(5e-4, weight_decay=0.1, mask=decayed(swap(teacher))))
     )
     for a, b in zip(
         jax.tree.leaves(nnx.state(ours)), jax.tree.leaves(nnx.state(paper)), strict=True
     ):
         np.testing.assert_array_equal(a, b)
+
+
+def test_norms_do_not_decay():
+    """A student that is its teacher has gradients of 0 at the first step."""
+    model = model_of(layers=1)
+    student, _ = distill(model, model, tokens_of(8)[None], kind='mse')
+    of = lambda model: (model.blocks[0].attention.w_q[...], model.norm.scale[...])
+    (w, scale), (decayed_w, same) = of(model), of(student)
+    np.testing.assert_allclose(decayed_w, (1 - 5e-4 * 0.1) * w, rtol=1e-6)
+    np.testing.assert_array_equal(scale, same)
 
 
 @pytest.mark.full

@@ -290,7 +290,10 @@ def test_what_cannot_be_is_refused():
     write = lambda model, decoding: generate(
         model, TEXT, max_new_tokens=2, temperature=0, decoding=decoding
     )
-    dynamic = deploy(model_of(encoding='rope(freqs=dynamic_ntk())'), RETRIEVAL)
+    dynamic, mixing = (
+        deploy(model_of(encoding=spec), RETRIEVAL)
+        for spec in ('rope(freqs=dynamic_ntk())', 'rope() | dape(width=4)')
+    )
     of_tokens = lambda own=deployed, **tok: init_cache(own, pj.Tokens.of(**tok or dict(length=20)))
     begin = lambda prompts=text, **tok: prefill(deployed, of_tokens(**tok), prompts)
     cache = compiled_prefill(deployed, of_tokens(), text)[1]
@@ -356,6 +359,7 @@ def test_what_cannot_be_is_refused():
         'got rope': lambda: write(model_of(layers=1), streaming(deployed)),
         'packed documents; give each a row': lambda: begin(segment=np.zeros((1, 20), int)),
         'but rope reads more': lambda: prefill(dynamic, of_tokens(dynamic), text),
+        'but dape reads more than .* one head': lambda: prefill(mixing, of_tokens(mixing), text),
     }
     check_refused(calls)
 

@@ -183,6 +183,7 @@ def test_the_command_searches_critical_planes_by_needles(run, tmp_path, capsys):
     [
         (['--length=160', '--objective=needles'], "objective is 'needles'; did you mean 'needle'"),
         (['--length=100', '--objective=needle'], 'use a longer length'),
+        (['--length=16', '--variant=critical'], 'are searched above the trained length alone'),
         (['--length=32', '--variant=criticle'], "variant is 'criticle'; did you mean 'critical'"),
     ],
 )

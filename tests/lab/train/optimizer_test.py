@@ -8,9 +8,10 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
+from posenc_jax.lab.model.parameters import decays
 from posenc_jax.lab.model.transformer import abstract_model
 from posenc_jax.lab.runs.sizes import make_task, model_config
-from posenc_jax.lab.train.optimizer import decays, make_optimizer, schedule
+from posenc_jax.lab.train.optimizer import make_optimizer, schedule
 from tests.lab.train import tiny
 
 

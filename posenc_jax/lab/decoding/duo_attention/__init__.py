@@ -232,6 +232,7 @@ def _mask_of(encoding: Encoding) -> DuoAttention:
             or part.lookback
             or part.opens('qkv')
             or part.opens('first_carry')
+            or 'mixes_logits' in part.traits
         ):
             raise ValueError(
                 f'duo_attention drops keys head by head, but {name_of(part)} reads more than the '
