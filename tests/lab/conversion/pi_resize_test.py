@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import posenc_jax as pj
 from posenc_jax.lab.conversion.pi_resize import (
     SIDES,
     change_patch,
@@ -174,6 +175,16 @@ def test_the_table_of_a_model_follows_the_number_of_patches():
     for name in ('kernel', 'bias'):
         one, same = (getattr(m.input_layer, name)[...] for m in (changed, other))
         np.testing.assert_array_equal(one, same)
+
+
+def test_a_table_that_was_told_its_grid_is_told_the_new_one():
+    model = small_model(**{**OF_IMAGES, 'encoding': 'learned_grid(2, 3, size=(2, 3)) | nope()'})
+    changed = change_table(change_patch(model, 2), (4, 6))
+    assert changed.cfg.encoding == 'learned_grid(rows=4, columns=6, size=(4, 6)) | nope()'
+    table = next(part for part in changed.encodings if hasattr(part, 'vectors'))
+    np.testing.assert_array_equal(
+        table.table(pj.Tokens.on_grid(4, 6), 8)[0].reshape(4, 6, 8), table.vectors[...]
+    )
 
 
 def test_patches_are_drawn_with_equal_chances():
