@@ -68,7 +68,7 @@ class CircleRoPE(MultimodalRotary):
       sections: (a, b, c), pairs that read t, h and w; None is (16, 24, 24) of 64.
       base: base of the frequencies.
       alpha: share of the angle of a cell, the rest is that of its order.
-      radius: of the circle.
+      radius: of the circle; None is 10, or 1 with `auto`.
       auto: whether the radius counts in largest coordinates of a cell, so that it grows with the
         picture.
       move_to_origin: whether the angles of cells are those around the middle of a picture, or
@@ -96,7 +96,7 @@ class CircleRoPE(MultimodalRotary):
         sections: Sections | None = None,
         base: Base = 1e6,
         alpha: Share = 0.5,
-        radius: Positive = 10.0,
+        radius: Positive | None = None,
         auto: bool = False,
         move_to_origin: bool = True,
         dff_rate: Share = 0.0,
@@ -106,7 +106,9 @@ class CircleRoPE(MultimodalRotary):
         kv_heads: int = CONTEXT,
     ):
         super().__init__('circle', frequencies, sections, base, head_dim, heads, kv_heads, stride)
-        self.alpha, self.radius, self.auto = alpha, radius, auto
+        usual = 1.0 if auto else 10.0
+        self.radius = usual if radius is None else radius
+        self.alpha, self.auto = alpha, auto
         self.move_to_origin, self.dff_rate = move_to_origin, dff_rate
 
     def design(self, cell):

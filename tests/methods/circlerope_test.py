@@ -47,6 +47,7 @@ PICTURES = [(1, 1), (1, 4), (5, 1), (4, 1), (3, 3), (4, 3), (3, 4), (6, 5)]
         ('circlerope()', {}),
         ('circlerope(alpha=1.0, radius=3.0)', dict(alpha=1.0, radius=3.0)),
         ('circlerope(alpha=0.0)', dict(alpha=0.0)),
+        ('circlerope(auto=True)', dict(auto=True, radius=1.0)),
         ('circlerope(auto=True, radius=2.0)', dict(auto=True, radius=2.0)),
         ('circlerope(move_to_origin=False)', dict(move=False)),
         (
