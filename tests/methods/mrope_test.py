@@ -181,6 +181,9 @@ def test_delta_gives_new_text_its_position(spec):
     expected = np.arange(tok.length, tok.length + 5)[:, None] + delta
     np.testing.assert_allclose(longer[tok.length :], np.repeat(expected, 3, axis=1), rtol=1e-6)
     assert part.delta(pj.Tokens.of(length=7)).tolist() == [0]
+    np.testing.assert_allclose(part.delta(part.place(tok)), [delta], rtol=1e-6)
+    picture = visual_tokens(*MIXED, (2, 5))  # at the end, where times are not the largest
+    np.testing.assert_allclose(part.delta(part.place(picture)), part.delta(picture), rtol=1e-6)
 
 
 def test_positions_of_three_components_are_taken_as_they_are():
