@@ -267,6 +267,10 @@ test_wrong_layouts = refused(
         'row 2 of a token whose picture has 2 rows': at_call('mrope()', cell(row=2)),
         'the frame of a token is -1; 0 is the least': at_call('mrope()', cell(frame=-1)),
         'the row of a token must be a whole number': at_call('mrope()', cell(row=0.5)),
+        'this: the seconds of a frame must be finite': (
+            lambda: check_layout('this', np.array([[[0, 0, 0, 0, 1, 1, np.inf]]])),
+            lambda: check_layout('this', np.array([[[0, 0, 0, 0, 1, 1, np.nan]]])),
+        ),
         'column 1 of a token whose picture has 0 columns': at_call(
             'mrope()', cell(column=1, rows=0, columns=0)
         ),
