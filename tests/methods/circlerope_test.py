@@ -26,6 +26,7 @@ def golden_axes():
 test_golden = golden_suite(
     'circlerope',
     {
+        'base': lambda: make('circlerope()').base,
         **golden_axes(),
         'distance': lambda: distances('circlerope()'),
         'next': lambda: placed('circlerope()', (2, 2), 1)[-1],

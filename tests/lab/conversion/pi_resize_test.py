@@ -177,6 +177,20 @@ def test_the_table_of_a_model_follows_the_number_of_patches():
         np.testing.assert_array_equal(one, same)
 
 
+def test_gradients_reach_the_table_that_is_kept():
+    model = small_model(**{**OF_IMAGES, 'encoding': 'learned_grid(2, 3) | nope()'})
+    image = jnp.asarray(np.random.default_rng(6).normal(size=(1, 16, 24, 2)), jnp.float32)
+
+    @nnx.jit
+    @nnx.grad
+    def slope(model):
+        return (change_table(model, (4, 6))(image) ** 2).sum()
+
+    slopes = jax.tree.leaves_with_path(slope(model))
+    (found,) = (a for path, a in slopes if 'vectors' in jax.tree_util.keystr(path))
+    assert found.shape == (2, 3, 8) and np.isfinite(found).all() and np.abs(found).min() > 1e-6
+
+
 def test_a_table_that_was_told_its_grid_is_told_the_new_one():
     model = small_model(**{**OF_IMAGES, 'encoding': 'learned_grid(2, 3, size=(2, 3)) | nope()'})
     changed = change_table(change_patch(model, 2), (4, 6))
