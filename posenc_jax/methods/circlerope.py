@@ -18,6 +18,9 @@ def age_pattern(
     """The pattern of a model (`config.pattern`) in which some layers have the circle and the others
     the positions of `mrope`, "alternating geometry encoding".
 
+    The number of layers is even, so that both encodings have as many layers, as in the lists of the
+    released code for 36. Its configuration names a strategy 1, which those lists do not have.
+
     Args:
       layers: of the model.
       strategy: 4: even layers have the circle, 2: the first half of the layers, 3: the second half.
@@ -59,9 +62,12 @@ class CircleRoPE(MultimodalRotary):
     so have cells on one ray from the middle. Text goes on behind the largest component of a
     picture, which is no whole number. Text alone has the logits of `rope(base)`. Distances are
     equal, and logits are not: rotary logits are no function of the Euclidean distance. In the paper
-    every second layer has other positions: `age_pattern` gives the pattern of such a model. Differs
-    from the paper: a video, which the paper does not have, is the circle of a frame, moved by s f
-    in all components.
+    every second layer has other positions: `age_pattern` gives the pattern of such a model.
+
+    Differs from the paper: a video, which the paper does not have, is the circle of a frame, moved
+    by s f in all components. The code can move the circle until no coordinate is negative
+    (`move_to_positive`, off in its configuration); here it stays around the line of text. The
+    method `no_circle` of the code is `dff_rate=1`.
 
     Args:
       frequencies: 'chunked', or the allocation of another paper, see `component_reads`.
