@@ -98,6 +98,15 @@ def test_cayley_starts_as_rope():
     np.testing.assert_allclose(found, md_lrpe(x, angles), atol=1e-6)
 
 
+def test_queries_and_keys_share_a_basis_that_is_made_once():
+    part, (q, k, v), tok = make('string_cayley()'), qkv(5, 8, 4), pj.Tokens.of(length=5)
+    part.entries[...] = entries(12, 4, 8)
+    call = lambda q, k: part.project(q, k, v, tok, tok)[:2]
+    assert str(jax.make_jaxpr(call)(q, k)).count('= scan[') == 1
+    for own, x in zip(call(q, k), (q, k)):
+        np.testing.assert_allclose(own, turn_of(part, x, tok), atol=1e-6)
+
+
 def test_a_basis_behind_the_rotation_cancels():
     """The fault that logits would not show: it is plain RoPE for any S."""
     basis = np.asarray(basis_of(entries(3, heads=1), 6))[0]
