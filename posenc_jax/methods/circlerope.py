@@ -18,6 +18,9 @@ def age_pattern(
     """The pattern of a model (`config.pattern`) in which some layers have the circle and the others
     the positions of `mrope`, "alternating geometry encoding".
 
+    The number of layers is even, so that both encodings have as many layers, as in the lists of the
+    released code for 36. Its configuration names a strategy 1, which those lists do not have.
+
     Args:
       layers: of the model.
       strategy: 4: even layers have the circle, 2: the first half of the layers, 3: the second half.
@@ -59,16 +62,19 @@ class CircleRoPE(MultimodalRotary):
     so have cells on one ray from the middle. Text goes on behind the largest component of a
     picture, which is no whole number. Text alone has the logits of `rope(base)`. Distances are
     equal, and logits are not: rotary logits are no function of the Euclidean distance. In the paper
-    every second layer has other positions: `age_pattern` gives the pattern of such a model. Differs
-    from the paper: a video, which the paper does not have, is the circle of a frame, moved by s f
-    in all components.
+    every second layer has other positions: `age_pattern` gives the pattern of such a model.
+
+    Differs from the paper: a video, which the paper does not have, is the circle of a frame, moved
+    by s f in all components. The code can move the circle until no coordinate is negative
+    (`move_to_positive`, off in its configuration); here it stays around the line of text. The
+    method `no_circle` of the code is `dff_rate=1`.
 
     Args:
       frequencies: 'chunked', or the allocation of another paper, see `component_reads`.
       sections: (a, b, c), pairs that read t, h and w; None is (16, 24, 24) of 64.
       base: base of the frequencies.
       alpha: share of the angle of a cell, the rest is that of its order.
-      radius: of the circle.
+      radius: of the circle; None is 10, or 1 with `auto`.
       auto: whether the radius counts in largest coordinates of a cell, so that it grows with the
         picture.
       move_to_origin: whether the angles of cells are those around the middle of a picture, or
@@ -96,7 +102,7 @@ class CircleRoPE(MultimodalRotary):
         sections: Sections | None = None,
         base: Base = 1e6,
         alpha: Share = 0.5,
-        radius: Positive = 10.0,
+        radius: Positive | None = None,
         auto: bool = False,
         move_to_origin: bool = True,
         dff_rate: Share = 0.0,
@@ -106,7 +112,9 @@ class CircleRoPE(MultimodalRotary):
         kv_heads: int = CONTEXT,
     ):
         super().__init__('circle', frequencies, sections, base, head_dim, heads, kv_heads, stride)
-        self.alpha, self.radius, self.auto = alpha, radius, auto
+        usual = 1.0 if auto else 10.0
+        self.radius = usual if radius is None else radius
+        self.alpha, self.auto = alpha, auto
         self.move_to_origin, self.dff_rate = move_to_origin, dff_rate
 
     def design(self, cell):

@@ -174,7 +174,10 @@ class DAPE(Composite):
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         check_heads(name_of(self), self.of_scores[0], s)
-        biases = [part.bias(tq.pos, tk.pos) for part in self._biases(self.encoding)]
+        # No gradient passes a table that lacks the offset of a pair which nothing reads.
+        real = seen if tq.valid is None else seen & tq.valid[:, None, :, None]
+        at = lambda part: jnp.where(real, part.bias(tq.pos, tk.pos), 0.0)
+        biases = [at(part) for part in self._biases(self.encoding)]
         bias, of_bias = None, None
         if self.of_bias is not None:
             rows = max(map(len, biases))

@@ -110,7 +110,8 @@ class DINOv3Rope(NormalisedGrid):
     draw. A shift changes no logit between two patches; it changes those between a patch and a class
     token.
 
-    Differs from the paper: nothing. The released models train with `rescale=2.0` and no other draw.
+    Differs from the paper: all layers share the draw of a batch, where the released code draws anew
+    in every block. The released models train with `rescale=2.0` and no other draw.
 
     Args:
       size: rows and columns of the grid on which the tokens stand; cells beyond it go on outwards.

@@ -29,7 +29,6 @@ def liere_coordinates(
     return cells * last / jnp.maximum(size - 1, 1)
 
 
-@jax.checkpoint
 def liere(
     x: Num[Array, 'B L heads H'],
     coords: Float[Array, '#B L P'],
@@ -47,15 +46,29 @@ def liere(
       raw: their upper triangles minus the transposed ones are the generators A, for each
         coordinate, key head (or one for all) and block.
     """
+    return _multiplied((x,), coords, raw)[0]
+
+
+@jax.checkpoint
+def _multiplied(
+    vectors: tuple[Num[Array, 'B L _ H'], ...],
+    coords: Float[Array, '#B L P'],
+    raw: Float[Array, 'P K blocks g g'],
+) -> tuple[Num[Array, 'B L _ H'], ...]:
+    """`liere` of several vectors at the same coordinates, whose exponentials are made once."""
     generators = jnp.einsum(
         'blp,pkmgh->blkmgh', coords.astype(jnp.float32), skew(raw), precision='highest'
     )
     less_one = exponential_less_one(generators)[:, :, :, None]
     blocks, width = raw.shape[2:4]
-    turned, rest = x[..., : blocks * width], x[..., blocks * width :]
-    split = turned.astype(jnp.float32).reshape(*x.shape[:2], raw.shape[1], -1, blocks, width, 1)
-    moved = split + jnp.matmul(less_one, split, precision='highest')
-    return jnp.concatenate([moved.reshape(turned.shape).astype(x.dtype), rest], axis=-1)
+
+    def turned(x):
+        own, rest = x[..., : blocks * width], x[..., blocks * width :]
+        split = own.astype(jnp.float32).reshape(*x.shape[:2], raw.shape[1], -1, blocks, width, 1)
+        moved = split + jnp.matmul(less_one, split, precision='highest')
+        return jnp.concatenate([moved.reshape(own.shape).astype(x.dtype), rest], axis=-1)
+
+    return tuple(map(turned, vectors))
 
 
 @register(
@@ -128,3 +141,10 @@ class LieRE(NormalisedGrid):
 
     def turned(self, x, tok):
         return liere(x, self.placed(tok), self.raw[...])
+
+    def project(self, q, k, v, tq, tk, x=None):
+        if tq.pos is not tk.pos:
+            return super().project(q, k, v, tq, tk, x)
+        self.check_widths(q, k)
+        q, k = _multiplied((q, k), self.placed(tq), self.raw[...])
+        return q, k, v, tq, tk

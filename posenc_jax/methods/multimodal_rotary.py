@@ -194,7 +194,8 @@ class MultimodalRotary(Encoding):
 
     def delta(self, tok: Tokens) -> Num[Array, ' #B']:
         """What is added to the index of a new text token behind the tokens to get its position, in
-        all components. The tokens are one text, which has not been placed and has no padding.
+        all components. The tokens are one text without padding. Of positions (t, h, w) it is read
+        off the largest, so with 'spatial_reset' their last token must be text.
 
         Example:
           >>> import posenc_jax as pj
@@ -205,6 +206,9 @@ class MultimodalRotary(Encoding):
         """
         if tok.pos.ndim == 2:
             return tok.pos[:, -1] + 1 - tok.length
+        if tok.pos.shape[2:] == (3,):
+            behind = tok.pos[..., 0] if self.positions == 'diagonal' else tok.pos.max(-1)
+            return behind.max(-1) + 1 - tok.length
         check_layout(name_of(self), tok.pos)
         new = jnp.zeros_like(tok.pos[:, :1]).at[..., 0].set(tok.pos[:, -1:, 0] + 1)
         longer = Tokens.of(positions=jnp.concatenate([tok.pos, new], axis=1))

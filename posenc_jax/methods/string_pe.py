@@ -141,9 +141,18 @@ class StringCayley(Turned):
         entries = jnp.zeros((kv_heads, head_dim * (head_dim - 1) // 2), jnp.float32)
         self.entries = nnx.Param(entries, axes=('kv_heads', None))
 
-    def turned(self, x, tok):
+    def _turns(self):
+        """The basis is made once, for queries and keys."""
         basis = string_cayley_basis(self.entries[...], self.head_dim)
-        return string_cayley(x, self.positions(tok), basis, self.base)
+        return lambda x, tok: string_cayley(x, self.positions(tok), basis, self.base)
+
+    def turned(self, x, tok):
+        return self._turns()(x, tok)
+
+    def project(self, q, k, v, tq, tk, x=None):
+        self.check_widths(q, k)
+        turn = self._turns()
+        return turn(q, tq), turn(k, tk), v, tq, tk
 
 
 @register(

@@ -166,7 +166,10 @@ class OffsetTable(Bias):
             else dataclasses.replace(tok, pos=jnp.where(tok.valid[..., None], tok.pos, -1))
             for tok in (tq, tk)
         )
-        return super().logits(s, q, k, tq, tk, seen, carry)
+        # Pairs that are not seen have offsets that the table may lack. What another part of a chain
+        # makes of a NaN has a NaN for its gradient, even where nothing reads it.
+        found, carry = super().logits(s, q, k, tq, tk, seen, carry)
+        return jnp.where(seen, found, s), carry
 
 
 def same_window(

@@ -82,8 +82,8 @@ class SwinV2CPB(OffsetTable):
     Parts of a chain that change the logits act on these. With `cosine=False` the bias is added to
     the usual logits.
 
-    The network is evaluated once for each offset, not for each pair of tokens. Pairs with a token
-    that is not on the grid get 8, the bias of a network that gives 0.
+    The network is evaluated once for each offset in each tile, not for each pair of tokens. Pairs
+    with a token that is not on the grid get 8, the bias of a network that gives 0.
 
     Differs from the paper: vectors shorter than 1e-6 are divided by 1e-6 (in the code 1e-12).
     Biases of the projections are those of the layer (the code has them for queries and values).

@@ -42,13 +42,17 @@ class Turned(Encoding):
             )
         return pos
 
-    def project(self, q, k, v, tq, tk, x=None):
-        for a in (q, k):
+    def check_widths(self, *vectors: Num[Array, 'B L _ H']) -> None:
+        """Refuses vectors of another width than H."""
+        for a in vectors:
             if a.shape[-1] != self.head_dim:
                 raise ValueError(
                     f'{name_of(self)} was built for head_dim={self.head_dim}, got vectors of width '
                     f'{a.shape[-1]}'
                 )
+
+    def project(self, q, k, v, tq, tk, x=None):
+        self.check_widths(q, k)
         return self.turned(q, tq), self.turned(k, tk), v, tq, tk
 
 

@@ -210,8 +210,8 @@ def check_layout(user: str, layout: Any) -> None:
     """Refuses positions that are no `visual_layout`, as far as they are known.
 
     Raises:
-      ValueError: another number of components, fractions other than seconds, negative numbers, or a
-        cell beyond its picture.
+      ValueError: another number of components, fractions other than seconds, negative numbers,
+        seconds that are not finite, or a cell beyond its picture.
 
     Example:
       >>> check_layout('this', np.array([[[0, 0, 2, 0, 2, 1]]]))
@@ -230,6 +230,8 @@ def check_layout(user: str, layout: Any) -> None:
     if (fractions := known[..., :TOLD] % 1).any():
         name = COMPONENTS[int(np.argmax(fractions.reshape(-1, TOLD).any(0)))]
         raise ValueError(f'{user}: the {name} of a token must be a whole number')
+    if not np.isfinite(known[..., TOLD:]).all():
+        raise ValueError(f'{user}: the seconds of a frame must be finite; 0 is for none')
     parts = dict(zip((*COMPONENTS, 'seconds'), np.moveaxis(known, -1, 0)))
     for name, part in parts.items():
         if name != 'count' and (part < 0).any():

@@ -2,6 +2,7 @@
 resize keeps.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -11,6 +12,7 @@ from posenc_jax.methods.swin_table import resized_offsets
 from tests.golden_files import golden_suite
 from tests.methods.pairs import attend, draw, grid, qkv
 from tests.refusals import refused
+from tests.small_models import small_model
 
 N = 2
 
@@ -62,6 +64,16 @@ def test_it_starts_as_plain_attention():
     found, plain = (attend(e, *qkv(7, N), tok) for e in (part, pj.make('nope()')))
     np.testing.assert_allclose(found, plain, atol=1e-6)
     assert not part.offsets[...].any()
+
+
+def test_all_layers_may_have_one_table():
+    """An option of the paper's code; without it each layer has its own."""
+    sizes = dict(vocab_size=5, layers=2, width=8, heads=N, train_len=4, kind='encoder')
+    for share, shape in (('model', (9 + 3, N)), ('auto', (2, 9 + 3, N))):
+        model = small_model(**sizes, share=share, encoding='beit_table(2, 2)')
+        params = jax.tree.leaves_with_path(nnx.state(model, nnx.Param))
+        tables = [a.shape for path, a in params if 'offsets' in jax.tree_util.keystr(path)]
+        assert tables == [shape]
 
 
 def test_a_resize_keeps_the_entries_of_the_class_token():

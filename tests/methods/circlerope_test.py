@@ -26,6 +26,7 @@ def golden_axes():
 test_golden = golden_suite(
     'circlerope',
     {
+        'base': lambda: make('circlerope()').base,
         **golden_axes(),
         'distance': lambda: distances('circlerope()'),
         'next': lambda: placed('circlerope()', (2, 2), 1)[-1],
@@ -47,6 +48,7 @@ PICTURES = [(1, 1), (1, 4), (5, 1), (4, 1), (3, 3), (4, 3), (3, 4), (6, 5)]
         ('circlerope()', {}),
         ('circlerope(alpha=1.0, radius=3.0)', dict(alpha=1.0, radius=3.0)),
         ('circlerope(alpha=0.0)', dict(alpha=0.0)),
+        ('circlerope(auto=True)', dict(auto=True, radius=1.0)),
         ('circlerope(auto=True, radius=2.0)', dict(auto=True, radius=2.0)),
         ('circlerope(move_to_origin=False)', dict(move=False)),
         (

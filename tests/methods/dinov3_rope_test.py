@@ -114,6 +114,11 @@ def test_training_draws_shift_jitter_and_scale_in_this_order(draws):
     assert np.abs(other - found).max() > 1e-3
 
 
+def test_nothing_is_drawn_unless_it_is_asked_for():
+    found = coordinates('', 3, 4, key=jax.random.key(0))
+    np.testing.assert_array_equal(found, coordinates('', 3, 4))
+
+
 def test_the_images_of_a_batch_share_a_draw():
     part, key = make('rescale=2.0'), jax.random.key(0)
     tok = pj.Tokens.of(positions=grid(2, 2).repeat(3, axis=0))

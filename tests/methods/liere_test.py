@@ -1,5 +1,8 @@
 """LieRE: rotations by hand and by SciPy in float64, coordinates, what commutes, refusals."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,6 +144,17 @@ def test_rotations_in_bfloat16_are_computed_in_float32():
     assert found.dtype == jnp.bfloat16
     expected = liere(low.astype(jnp.float32), jnp.asarray(coords), jnp.asarray(raw))
     np.testing.assert_allclose(np.float32(found), expected, rtol=2**-8, atol=1e-6)
+
+
+def test_queries_and_keys_at_the_same_places_share_the_exponentials():
+    part, (q, k, v) = make(), qkv(6, 4, 2)
+    tok = part.place(pj.Tokens.on_grid(2, 3))
+    same = dataclasses.replace(tok, pos=tok.pos + 0)
+    calls = [lambda q, k, of_k=of_k: part.project(q, k, v, tok, of_k)[:2] for of_k in (tok, same)]
+    shown = [str(jax.make_jaxpr(call)(q, k)) for call in calls]
+    assert [len(re.findall(r'= (?:checkpoint|remat2?)\[', jaxpr)) for jaxpr in shown] == [1, 2]
+    for own, expected in zip(*(jax.jit(call)(q, k) for call in calls)):
+        np.testing.assert_allclose(own, expected, atol=1e-6)
 
 
 def unplaced():

@@ -11,9 +11,9 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.lab.decoding.generate import generate
-from posenc_jax.methods.multimodal_rotary import component_reads, usual_sections
+from posenc_jax.methods.multimodal_rotary import component_reads
 from posenc_jax.methods.visual_layout import visual_layout, visual_tokens
-from posenc_jax.methods.visual_positions import check_layout
+from posenc_jax.methods.visual_positions import DESIGNS, check_layout
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import model_of, read
 from tests.methods.multimodal import (
@@ -23,6 +23,7 @@ from tests.methods.multimodal import (
     axes,
     check_against_loops,
     make,
+    mean_cos,
     placed,
     text_turned,
     walk,
@@ -34,16 +35,18 @@ GOLDEN = golden('mrope')['values']
 VIDEO = (3, 1, 2, 0.5)  # half a second a frame
 
 
-def mean_cos(name):
-    """The mean of cos(w d) over the pairs of time, of 64, which are written out here."""
-    pairs = {'chunked': [*range(16)], 'rope': [*range(64)]}
-    pairs['interleaved'] = [*range(0, 58, 3), 60, 61, 62, 63]
-    own = usual_sections('chunked' if name == 'rope' else name, 64)
-    reads = component_reads('chunked' if name == 'rope' else name, own, 64)
-    assert name == 'rope' or np.flatnonzero(reads[:, 0]).tolist() == pairs[name]
-    return lambda distances: [
-        np.mean([np.cos(1e6 ** (-k / 64) * d) for k in pairs[name]]) for d in distances
-    ]
+TIMES = {
+    'chunked': ('mrope()', [*range(16)]),
+    'interleaved': ('mrope(frequencies="interleaved")', [*range(0, 58, 3), 60, 61, 62, 63]),
+    'rope': ('mrope(sections=(64, 0, 0))', [*range(64)]),
+}
+
+
+@pytest.mark.parametrize('spec, pairs', TIMES.values(), ids=TIMES)
+def test_means_of_cosines_are_those_of_a_loop(spec, pairs):
+    distances = GOLDEN['distances']
+    by_loop = [np.mean([np.cos(1e6 ** (-k / 64) * d) for k in pairs]) for d in distances]
+    np.testing.assert_allclose(mean_cos(spec, distances), by_loop, atol=1e-6)
 
 
 test_golden = golden_suite(
@@ -53,13 +56,17 @@ test_golden = golden_suite(
         'delta': lambda: make('mrope()').delta(visual_tokens(*EXAMPLE))[0],
         'seconds.t': lambda: placed('mrope()', 1, VIDEO, 1)[:, 0],
         'seconds.third': lambda: placed('mrope()', 1, (4, 1, 1, 1 / 3))[:, 0],
-        'mean_cos.*': (lambda around, name: mean_cos(name)(GOLDEN['distances']), {'atol': 6e-4}),
-        'largest_return': (lambda: max(mean_cos('chunked')(range(50, 2001))), {'atol': 6e-4}),
+        'mean_cos.*': (
+            lambda _, name: mean_cos(TIMES[name][0], GOLDEN['distances']),
+            {'atol': 6e-4},
+        ),
+        'largest_return': (lambda: mean_cos('mrope()', range(50, 2001)).max(), {'atol': 6e-4}),
     },
 )
 test_golden_interleaved = golden_suite(
     'mrope_interleaved',
     {
+        'base': lambda: make('mrope_interleaved()').base,
         'reads': lambda: component_reads('interleaved', (4, 2, 2), 8).argmax(-1),
         'h_pairs': lambda: np.flatnonzero(component_reads('interleaved', (24, 20, 20), 64)[:, 1]),
         'w_pairs': lambda: np.flatnonzero(component_reads('interleaved', (24, 20, 20), 64)[:, 2]),
@@ -77,6 +84,7 @@ def of_heads(heads, kv_heads, sections=None):
 test_golden_heads = golden_suite(
     'mhrope',
     {
+        'base': lambda: of_heads(16, 8)[0].base,
         'sections': lambda: of_heads(16, 8)[0].sections,
         'reads_of_queries': lambda: of_heads(16, 8)[1],
         'left_over': lambda: of_heads(4, 4, (1, 1, 1))[1],
@@ -113,6 +121,11 @@ def test_text_of_a_layout_is_rope_bit_for_bit_in_a_model():
     np.testing.assert_array_equal(read(model_of('mrope()'), ids, visual_tokens(6)), plain)
     with_picture = read(model_of('mrope()'), ids, visual_tokens(1, (2, 2), 1))
     assert np.abs(with_picture - plain).max() > 1e-3
+
+
+@pytest.mark.parametrize('spec', [*KEYS, *(f'mrope(positions="{own}")' for own in DESIGNS)])
+def test_text_of_a_layout_counts(spec):
+    np.testing.assert_array_equal(placed(spec, 4, 5), np.arange(9).repeat(3).reshape(9, 3))
 
 
 def test_one_component_of_all_pairs_hides_the_cells_of_a_picture():
@@ -181,6 +194,9 @@ def test_delta_gives_new_text_its_position(spec):
     expected = np.arange(tok.length, tok.length + 5)[:, None] + delta
     np.testing.assert_allclose(longer[tok.length :], np.repeat(expected, 3, axis=1), rtol=1e-6)
     assert part.delta(pj.Tokens.of(length=7)).tolist() == [0]
+    np.testing.assert_allclose(part.delta(part.place(tok)), [delta], rtol=1e-6)
+    picture = visual_tokens(*MIXED, (2, 5))  # at the end, where times are not the largest
+    np.testing.assert_allclose(part.delta(part.place(picture)), part.delta(picture), rtol=1e-6)
 
 
 def test_positions_of_three_components_are_taken_as_they_are():
@@ -264,6 +280,10 @@ test_wrong_layouts = refused(
         'row 2 of a token whose picture has 2 rows': at_call('mrope()', cell(row=2)),
         'the frame of a token is -1; 0 is the least': at_call('mrope()', cell(frame=-1)),
         'the row of a token must be a whole number': at_call('mrope()', cell(row=0.5)),
+        'this: the seconds of a frame must be finite': (
+            lambda: check_layout('this', np.array([[[0, 0, 0, 0, 1, 1, np.inf]]])),
+            lambda: check_layout('this', np.array([[[0, 0, 0, 0, 1, 1, np.nan]]])),
+        ),
         'column 1 of a token whose picture has 0 columns': at_call(
             'mrope()', cell(column=1, rows=0, columns=0)
         ),

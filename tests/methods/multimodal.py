@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import posenc_jax as pj
+from posenc_jax.methods.multimodal_rotary import component_reads
 from posenc_jax.methods.visual_layout import visual_tokens
 from tests.methods.pairs import draw
 
@@ -132,6 +133,17 @@ def check_against_loops(spec, segments=MIXED):
     np.testing.assert_allclose(turned[1][0], by_loop, atol=2e-5)
     np.testing.assert_array_equal(turned[0][:, :, ::2], turned[1])  # heads follow their key head
     np.testing.assert_array_equal(turned[0][:, :, 1::2], turned[1])
+
+
+def mean_cos(spec, distances):
+    """The mean over the pairs that read t, of 64, of the cosines by which they turn at times."""
+    encoding = make(spec, head_dim=128)
+    times = jnp.asarray([*distances])
+    x = jnp.zeros((1, len(times), SIZES['heads'], 128)).at[..., :64].set(1.0)
+    pos = times[None, :, None] * jnp.array([1, 0, 0])
+    reads = component_reads(encoding.frequencies, encoding.sections, 64)
+    cosines = encoding.turned(x, pos, encoding.q_heads)[0, :, 0, np.flatnonzero(reads[:, 0])]
+    return np.asarray(cosines, np.float64).mean(0)
 
 
 def text_turned(spec, pos, **sizes):

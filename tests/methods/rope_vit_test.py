@@ -38,7 +38,7 @@ def mixed_by_hand(case):
 test_golden_of_axial = golden_suite(
     'rope_axial',
     {
-        'frequencies': (lambda: rope_frequencies(8, 100.0), {'rtol': 1e-12}),
+        'frequencies': (lambda: rope_frequencies(8, make('rope_axial()').theta), {'rtol': 1e-12}),
         'turned': (axial_by_hand, {'atol': 1e-5}),
     },
 )

@@ -239,6 +239,50 @@ def test_padding_may_be_anywhere():
     assert np.abs(expected).max() > 1e-3
 
 
+def slopes(spec, tok, inputs, counted=True):
+    """Of the squared sum of attention where it counts, by all parameters, q, k and v."""
+    part = pj.make(spec, heads=N, head_dim=8, rngs=nnx.Rngs(0))
+    graph, params, rest = nnx.split(part, nnx.Param, ...)
+
+    def total(params, *inputs):
+        out = attend(nnx.merge(graph, params, rest), *inputs, tok)
+        return (jnp.where(counted, out, 0) ** 2).sum()
+
+    return jax.grad(total, argnums=(0, 1, 2, 3))(params, *map(jnp.asarray, inputs))
+
+
+@pytest.mark.parametrize(
+    'spec',
+    [
+        'swin_table(2, 2, windows=True) | soft_cap(5.0)',
+        'document() | swin_table(2, 2) | soft_cap(5.0)',
+        'document() | beit_table(2, 2) | soft_cap(5.0)',
+        'document() | swin_v2_cpb(2, 2, hidden=4) | soft_cap(5.0)',
+        'document() | dape(encoding=swin_table(2, 2), width=4)',
+    ],
+)
+def test_gradients_are_those_of_windows_by_themselves(spec):
+    """What follows in a chain reads pairs that are not seen too, whose offsets the table lacks."""
+    windows = grid(2, 2, 0) + np.array([0, 50])[:, None, None]
+    inputs = qkv(4, N, rows=2)
+    apart = slopes(spec, pj.Tokens.of(positions=windows, segment=np.zeros((2, 4), int)), inputs)
+    packed = pj.Tokens.of(positions=windows.reshape(1, 8, 2), segment=np.repeat([[0, 1]], 4, 1))
+    found = slopes(spec, packed, [a.reshape(1, 8, N, 8) for a in inputs])
+    for own, expected in zip(jax.tree.leaves(found), jax.tree.leaves(apart), strict=True):
+        np.testing.assert_allclose(own, expected.reshape(own.shape), atol=2e-5)
+
+
+def test_padding_may_be_beyond_the_table_that_dape_reads():
+    spec = 'dape(encoding=swin_table(2, 2), width=4)'
+    pos = np.concatenate([grid(2, 2, 0), grid(2, 2, 0) + 50], axis=1)
+    valid, inputs = np.arange(8)[None] < 4, qkv(8, N)
+    tok = pj.Tokens.of(positions=pos, valid=valid)
+    found = slopes(spec, tok, inputs, valid[..., None, None])
+    alone = slopes(spec, pj.Tokens.of(positions=pos[:, :4]), [a[:, :4] for a in inputs])
+    for own, expected in zip(jax.tree.leaves(found[0]), jax.tree.leaves(alone[0]), strict=True):
+        np.testing.assert_allclose(own, expected, atol=2e-5)
+
+
 def test_every_layer_of_a_model_has_a_table_of_its_own():
     """And the grid of an image is known where the model is compiled."""
     model = small_model(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from posenc_jax.methods.multimodal_rotary import component_reads, usual_sections
+from posenc_jax.methods.multimodal_rotary import component_reads
 from posenc_jax.methods.videorope import STRIDES
 from posenc_jax.methods.visual_layout import visual_tokens
 from tests.golden_files import golden_suite
@@ -17,6 +17,7 @@ from tests.methods.multimodal import (
     axes,
     check_against_loops,
     make,
+    mean_cos,
     placed,
     text_turned,
     walk,
@@ -27,25 +28,20 @@ from tests.refusals import refused
 FRAMES = (2, (2, 1, 1), 1)
 
 
-def mean_cos(distance):
-    """Over the pairs of the time, the last 16 of 64."""
-    reads = component_reads('low_frequency_time', usual_sections('no_time', 64), 64)
-    assert np.flatnonzero(reads[:, 0]).tolist() == [*range(48, 64)]
-    return np.mean([np.cos(1e6 ** (-k / 64) * distance) for k in range(48, 64)])
-
-
 test_golden = golden_suite(
     'videorope',
     {
+        'base': lambda: make('videorope()').base,
         'reads': lambda: component_reads('low_frequency_time', (4, 2, 2), 8).argmax(-1),
         **axes('example', 'videorope()', *EXAMPLE),
         'two_frames.t': lambda: placed('videorope()', *FRAMES)[:, 0],
-        'mean_cos': (lambda: mean_cos(10_000), {'atol': 6e-4}),
+        'mean_cos': (lambda: mean_cos('videorope()', [10_000])[0], {'atol': 6e-4}),
     },
 )
 test_golden_hope = golden_suite(
     'hope_video',
     {
+        'base': lambda: make('hope_video(stride=1.0)').base,
         't': lambda: placed('hope_video(stride=0.75)', 4, (3, 1, 1), 1)[:, 0],
         'strides': lambda: STRIDES,
     },
@@ -58,7 +54,10 @@ def test_positions_and_turned_keys_are_those_of_loops(spec):
 
 
 def test_the_time_never_returns():
-    falling = [mean_cos(distance) for distance in range(0, 20_001, 100)]
+    distances = range(0, 20_001, 100)
+    falling = mean_cos('videorope()', distances)
+    by_loop = [np.mean([np.cos(1e6 ** (-k / 64) * d) for k in range(48, 64)]) for d in distances]
+    np.testing.assert_allclose(falling, by_loop, atol=1e-6)
     assert max(np.diff(falling)) < 0
 
 

@@ -107,6 +107,7 @@ def drawn_patch(rng: np.random.Generator, pixels: int = 240, sides: Sequence[int
 
 def change_table(model: Transformer, size: tuple[int, int]) -> Transformer:
     """The same model with the table of `learned_grid` resized to another grid, see `resized_table`.
+    Its argument `size` is then that of the new grid, if it was given.
 
     Args:
       model: it stays as it is.
@@ -125,8 +126,11 @@ def change_table(model: Transformer, size: tuple[int, int]) -> Transformer:
         part.vectors = nnx.Param(resized, **part.vectors.get_metadata())
 
     def renamed(node: Node) -> Node:
-        sides = dict(zip(('rows', 'columns'), size)) if node.entry.key == 'learned_grid' else {}
-        return Node(node.entry, {**node.arguments, **sides})
+        if node.entry.key != 'learned_grid':
+            return node
+        sides = dict(zip(('rows', 'columns'), size))
+        given = node.arguments.get('size') is not None
+        return Node(node.entry, {**node.arguments, **sides, **({'size': size} if given else {})})
 
     chains = (tuple(map(renamed, parse_layer(spec).nodes)) for spec in model.cfg.specs)
     specs = tuple(str(Chain(nodes)) for nodes in chains)

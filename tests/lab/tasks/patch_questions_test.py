@@ -64,6 +64,9 @@ test_refused_options = refused(
         'at least 2 colours and a side of at most places=16, got colours=1': lambda: PatchQuestions(
             'time', colours=1
         ),
+        'asked=2.* has one answer, frame 1, .*nearest is asked=3': lambda: PatchQuestions(
+            'time', asked=2
+        ),
         'got colours=8 and side=17': lambda: PatchQuestions('time', side=17),
     },
     SpecError,

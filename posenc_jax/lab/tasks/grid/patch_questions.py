@@ -31,13 +31,15 @@ class PatchQuestions(PromptTask):
       colours: how many colours there are.
       places: how many rows, columns and frames have a name, the largest task length.
       asked: the rows, columns and frames that are asked for are below this number, so that larger
-        pictures than in training have questions whose names training has; None asks for all.
+        pictures than in training have questions whose names training has; None asks for all. Of
+        'time' it is at least 3, since frame 0 changes no patch.
       side: rows and columns of a video; those of a picture follow from the task length.
       ids: 'none', or 'layout': positions [B, T, 6], as `visual_layout` has them, for `mrope` and
         its relatives.
 
     Raises:
-      SpecError: a video of one colour, or with more rows than have a name.
+      SpecError: a video of one colour, with more rows than have a name, or whose only answer is
+        frame 1.
       ValueError: more rows, columns or frames than have a name.
 
     Example:
@@ -61,6 +63,12 @@ class PatchQuestions(PromptTask):
             raise SpecError(
                 'patch_questions("time") needs at least 2 colours and a side of at most '
                 f'places={self.places}, got colours={self.colours} and side={self.side}'
+            )
+
+        if self.question == 'time' and self.asked == 2:
+            raise SpecError(
+                'patch_questions("time", asked=2) has one answer, frame 1, since frame 0 changes '
+                'no patch; the nearest is asked=3'
             )
 
     @functools.cached_property
