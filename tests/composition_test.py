@@ -16,10 +16,11 @@ from posenc_jax.protocol.families import Bias
 from posenc_jax.protocol.registry import entries
 
 CONTEXT = dict(heads=4, kv_heads=2, head_dim=8, model_dim=32, train_len=16)
-BIASES = [
+BIASES = [  # of one position
     entry.card.example
     for entry in entries('encoding')
     if isinstance(entry.build, type) and issubclass(entry.build, Bias)
+    if getattr(entry.build, 'components', 1) == 1
 ]
 IDS = {
     'drawn': 'randomized_pe(max_len=64, eval_len=40)',

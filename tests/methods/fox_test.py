@@ -98,6 +98,21 @@ def test_the_sums_are_those_of_path():
     np.testing.assert_allclose(np.where(seen, ours, 0), np.where(seen, theirs, 0), atol=1e-5)
 
 
+@pytest.mark.parametrize('how', [dict(implementation='dense'), dict(block=(8, 5))])
+def test_it_is_path_without_its_maps(how):
+    """With steps beta = 0 the maps of PaTH are the identity, and its gates are those of FoX."""
+    sizes = dict(heads=N, kv_heads=K, head_dim=H, model_dim=D, causal=True, rngs=nnx.Rngs(1))
+    fox = build('gate_bias=1.0')
+    path = pj.make('path(rank=4, forget=True, gate_scaled=False)', **sizes)
+    ours, theirs = fox.parts[0], path.parts[0]
+    ours.kernel[...] *= 20.0
+    theirs.gate_kernel[...], theirs.gate_bias[...] = ours.kernel[...], ours.bias[...]
+    theirs.beta_bias[...] = jnp.full(K, -1e4)
+    tok = pj.Tokens.of(length=L)
+    found, expected = (run(encoding, *INPUTS, tok, **how) for encoding in (fox, path))
+    np.testing.assert_allclose(found, expected, atol=3e-6)
+
+
 def reference(encoding, q, k, v, x):
     part = encoding.parts[0]
     logs = jnp.cumsum(jax.nn.log_sigmoid(x @ part.kernel[...] + part.bias[...]), axis=1)
