@@ -167,8 +167,8 @@ class FoX(Carries):
 class PruningFoX(FoX, Prunes, where=lambda given: given['prune'] is not None):
     """FoX that leaves out blocks of keys whose weights are negligible."""
 
-    # A part behind it that enlarges queries or keys would break the bound, for which `project` reads
-    # all keys.
+    # A part behind it that enlarges queries or keys would break the bound, for which `project`
+    # reads all keys.
     traits = FoX.traits | {'reads_own_projections', 'queries_follow_length'}
 
     def ended(self, carry, tq):
