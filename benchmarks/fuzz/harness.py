@@ -155,7 +155,9 @@ def watch(
         )
         process.start()
         theirs.close()
-        current, limit, computed, held, why = None, time.monotonic() + STARTING, STARTING, 0, ''
+        # What the process has imported at its start is of no try.
+        held = memory(process.pid)
+        current, limit, computed, why = None, time.monotonic() + STARTING, STARTING, ''
         while not why:
             try:
                 if ours.poll(0.05):

@@ -10,7 +10,7 @@ from flax import nnx
 
 from posenc_jax.features.coordinates import make_features
 from posenc_jax.features.coordinates.triplane import plane_features
-from posenc_jax.lab.train.optimizer import decays
+from posenc_jax.lab.model.parameters import decays
 from tests.golden_files import golden_suite
 
 
