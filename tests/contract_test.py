@@ -259,13 +259,12 @@ class Points(Encoding):
 
 
 class Cloud(Encoding):
-    """The same coil, which a moved position moves along all coordinates."""
+    """The same coil, which moves along all coordinates as its first position is moved."""
 
     def place(self, tok, *, key=None):
-        turn, moved = 0.3 * tok.rank, jnp.maximum(tok.pos - tok.rank, 0)
-        coil = jnp.broadcast_arrays(jnp.cos(turn), jnp.sin(turn), 0.1 * turn)
-        pos = jnp.stack([part + moved for part in coil], axis=-1)
-        return dataclasses.replace(tok, pos=pos)
+        turn, moved = 0.3 * tok.rank, (tok.pos - tok.rank)[:, :1, None]
+        coil = jnp.stack([jnp.cos(turn), jnp.sin(turn), 0.1 * turn], axis=-1)
+        return dataclasses.replace(tok, pos=coil + moved)
 
 
 class Heap(Encoding):
