@@ -41,13 +41,18 @@ PLACED = (
     'algebraic_tree', 'bipe', 'dpe', 'gpe', 'hirope', 'image_shift', 'nar', 'papeft', 'tree_pe',
     'uni_encoder', 'xlpe',
 )  # fmt: skip
-# Spec strings whose tables are as long as the texts that the quickstart evaluates, 128 to 1024.
+# Spec strings whose tables are as long as the texts that the quickstart evaluates, 128 to 1024, or
+# as wide as the images of configs/vit.py.
 LONG_ENOUGH = {
+    'beit_table': 'beit_table(16, 16)',
     'learned_absolute': 'learned_absolute(max_len=1024)',
     'positional_attention': 'positional_attention(max_len=1024)',
     'randomized_pe': 'randomized_pe(max_len=2048) | rope()',
     'seqpe': 'seqpe(max_pos=2048)',
     'sigma_gpt': 'sigma_gpt(max_len=1025)',
+    'swin_table': 'swin_table(16, 16)',
+    'swin_v2_cpb': 'swin_v2_cpb(16, 16)',
+    'tupe': 'tupe(max_len=1024)',
 }
 # The run that an extension is evaluated with, and the extension, where it is not a run of rope()
 # and the extension with its defaults.
@@ -59,6 +64,7 @@ EXTENDED = {
 CONFIGS = {
     'algebraic_grid': 'vit',
     'axial_rope2d': 'vit',
+    'beit_table': 'vit',
     'conflator': 'code_mixed',
     'dinov3_rope': 'vit',
     'full': 'masked_text',
@@ -68,8 +74,11 @@ CONFIGS = {
     'learned_grid': 'vit',
     'liere': 'vit',
     'lightnet_whole': 'masked_text',
+    'navit_factorized': 'vit',
     'pcm_layer': 'points',
     'peg': 'vit',
+    'point_transformer': 'points',
+    'point_transformer_bias': 'points',
     'polyphase_anchor': 'vit',
     'position_coupling': 'algorithmic',
     'prefix': 'masked_text',
@@ -79,6 +88,8 @@ CONFIGS = {
     'spatial_reduction': 'vit',
     'string_cayley': 'vit',
     'string_circulant': 'vit',
+    'swin_table': 'vit',
+    'swin_v2_cpb': 'vit',
 }
 
 
