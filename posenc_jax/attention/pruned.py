@@ -1,11 +1,10 @@
 """Which tiles of attention an encoding that prunes computes, to count them."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from posenc_jax.attention.sweep import ended_queries
 from posenc_jax.attention.tiles import Blocks, may_meet, pair_logits
 from posenc_jax.protocol.capabilities import first_carry
 from posenc_jax.protocol.encoding import Encoding
@@ -38,7 +37,6 @@ def tiles_needed(
         raise ValueError(
             f'tiles_needed: block={block} must divide {tq.length} queries and {tk.length} keys'
         )
-    pruning: Any = encoding
     cut, columns = Blocks(block, 1), tk.length // block
 
     def of_queries(i):
@@ -47,7 +45,7 @@ def tiles_needed(
         def meet(carry, j):
             tk_j = cut.tokens(tk, j)
             seen = may_meet(encoding, bounds(tq_i), tk_j)
-            ended = pruning.ended(carry, tq_i).all(-1)
+            ended = ended_queries(encoding, tq_i, carry).all(-1)
             _, behind, _ = pair_logits(encoding, q_i, cut.read(k, j), tq_i, tk_j, carry)
             carry = jax.tree.map(lambda a, b: jnp.where(seen, a, b), behind, carry)
             return carry, seen & ~ended

@@ -57,16 +57,16 @@ def _skipping(encoding, tq, k_block):
         return k_block
 
     def skipping(step, state):
-        ended = _all_ended(encoding, tq, state[-1])
+        ended = ended_queries(encoding, tq, state[-1]).all()
         return jax.lax.cond(ended, lambda step, state: state, k_block, step, state)
 
     return skipping
 
 
-def _all_ended(encoding, tq, carry):
-    """Whether no valid query needs keys beyond the carry."""
+def ended_queries(encoding, tq, carry):
+    """Which queries need no keys beyond the carry, [B, N, T]; padding needs none."""
     ended = encoding.ended(carry, tq)
-    return (ended if tq.valid is None else ended | ~tq.valid[:, None]).all()
+    return ended if tq.valid is None else ended | ~tq.valid[:, None]
 
 
 def finish(state):
@@ -230,7 +230,7 @@ def pull_tile(plan, params, constants, rows: Rows, k, v, tk, carry, d_carry):
         (*of_logits, _), of_sum = jax.tree.map(like, jax.eval_shape(pull, *operands))
         return (*of_logits, operands[-1]), of_sum
 
-    ended = _all_ended(encoding, combine(rows.floats, rows.others), carry)
+    ended = ended_queries(encoding, combine(rows.floats, rows.others), carry).all()
     return jax.lax.cond(ended, skip, pull, *operands)
 
 

@@ -1,6 +1,6 @@
 """FoX: softmax attention with a forget gate, and the pruning that its decay allows."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -121,7 +121,7 @@ class FoX(Carries):
         rngs: nnx.Rngs = CONTEXT,
     ):
         normal = lambda *shape: 0.02 * jax.random.normal(rngs.params(), shape, jnp.float32)
-        self.prune = prune
+        self.prune: Any = prune
         bias = _first_biases(gate, gate_bias, t_min, t_max, heads)
         kernel = nnx.Param(normal(model_dim, heads), axes=('width', 'heads'))
         self.kernel = kernel if gate == 'full' else None
@@ -141,20 +141,11 @@ class FoX(Carries):
         log_gates = jax.nn.log_sigmoid(bias)
         if tk.valid is not None:
             log_gates = jnp.where(tk.valid[..., None], log_gates, 0.0)
-        if self.prune is not None:
-            tq = tq.with_feats(fox_needed=self._needed(q, k, tk))
-        return q, k, v, tq, tk.with_feats(fox=log_gates)
+        return q, k, v, self.of_queries(tq, q, k, tk), tk.with_feats(fox=log_gates)
 
-    def _needed(self, q, k, tk):
-        """The carry beyond which a query needs no keys, [B, T, N]; infinite where keys in front of
-        these may be in a cache.
-        """
-        norm = lambda a: jnp.linalg.norm(a.astype(jnp.float32), axis=-1)
-        keys = jnp.repeat(norm(k).max(1, keepdims=True), q.shape[2] // k.shape[2], axis=2)
-        largest = norm(q) * keys * q.shape[-1] ** -0.5
-        needed = 2 * largest + jnp.log(jnp.float32(k.shape[1])) - self.prune
-        known = (tk.index[:, :1] == 0)[..., None]
-        return jax.lax.stop_gradient(jnp.where(known, needed, jnp.inf))
+    def of_queries(self, tq, q, k, tk):
+        """The tokens of the queries, with what a variant must know of them."""
+        return tq
 
     def first_carry(self, q, tq):
         return jnp.zeros(q.shape[:3], jnp.float32)
@@ -170,6 +161,18 @@ class PruningFoX(FoX, Prunes, where=lambda given: given['prune'] is not None):
     # A part behind it that enlarges queries or keys would break the bound, for which `project`
     # reads all keys.
     traits = FoX.traits | {'reads_own_projections', 'queries_follow_length'}
+
+    def of_queries(self, tq, q, k, tk):
+        """With the carry beyond which a query needs no keys, [B, T, N]. It is infinite where a cache
+        may have keys in front of these.
+        """
+        norm = lambda a: jnp.linalg.norm(a.astype(jnp.float32), axis=-1)
+        keys = jnp.repeat(norm(k).max(1, keepdims=True), q.shape[2] // k.shape[2], axis=2)
+        largest = norm(q) * keys * q.shape[-1] ** -0.5
+        needed = 2 * largest + jnp.log(jnp.float32(k.shape[1])) - self.prune
+        known = (tk.index[:, :1] == 0)[..., None]
+        needed = jax.lax.stop_gradient(jnp.where(known, needed, jnp.inf))
+        return tq.with_feats(fox_needed=needed)
 
     def ended(self, carry, tq):
         return carry > heads_first(tq.feats['fox_needed'])

@@ -247,6 +247,15 @@ def test_tiles_that_are_left_out():
     assert diagonals(everything[0]) == [8, 7, 6, 5, 4, 3, 2, 1]
 
 
+def test_padding_needs_no_tiles():
+    """Rows of padding at the end of a text keep no tile alive."""
+    encoding = build('gate_bias=-6.0, prune=-10.0', heads=2, kv_heads=1, head_dim=8, model_dim=6)
+    tok = pj.Tokens.of(valid=jnp.arange(64)[None] < 60)
+    q, k, _, tq, tk = encoding.project(*LONG[:3], tok, tok, LONG[3])
+    found = tiles_needed(encoding, q, k, tq, tk, BLOCK)[0]
+    np.testing.assert_array_equal(found, count('gate_bias=-6.0, prune=-10.0'))
+
+
 def test_a_cached_prefix_is_not_pruned():
     encoding = build('prune=-10.0')
     tok = pj.Tokens.of(index=[[7]])
