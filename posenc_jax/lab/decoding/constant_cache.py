@@ -175,9 +175,37 @@ def _windows(model: Transformer) -> list[LMInfinite]:
     return found
 
 
+class DroppingCache(Decoding):
+    """For `generate`: drops tokens whenever the cache is full. A subclass writes `dropped`."""
+
+    def dropped(self, model: Transformer, cache: Cache, placed: tuple[Tokens, ...]) -> Cache:
+        """The cache with room for new tokens; `placed` are the tokens of the whole text to come."""
+        raise NotImplementedError
+
+    def check(self, model):
+        if model.reads_ids:
+            raise ValueError(
+                f'{type(self).__name__} drops tokens, but an encoding of this model computes '
+                'positions from the ids of all tokens'
+            )
+
+    def read(self, model: Transformer, empty: Cache, prompts: Int[Array, 'B T']):
+        """The logits of the last token, and a cache that has no room beyond the prompts."""
+        of_prompt = tuple(tok.slice(0, prompts.shape[1]) for tok in empty.tokens)
+        return super().prefill(model, dataclasses.replace(empty, tokens=of_prompt), prompts)
+
+    def step(self, model, empty, cache, tokens, layers):
+        # A loop of at most one step, because `cond` would copy the cache.
+        full = lambda cache: cache.cursor >= cache.capacity
+        cache = jax.lax.while_loop(
+            full, lambda cache: self.dropped(model, cache, empty.tokens), cache
+        )
+        return super().step(model, empty, cache, tokens, layers)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ConstantCache(Decoding):
+class ConstantCache(DroppingCache):
     """For `generate`: calls `constant_cache` after the prompt and whenever its room is used up.
 
     Attributes:
@@ -209,24 +237,11 @@ class ConstantCache(Decoding):
 
     def check(self, model):
         _windows(model)
-        if model.reads_ids:
-            raise ValueError(
-                'ConstantCache drops tokens, but an encoding of this model computes positions '
-                'from the ids of all tokens'
-            )
+        super().check(model)
 
     def prefill(self, model, empty, prompts):
-        # The full cache has no room beyond the prompt, because it is cut right away.
-        of_prompt = tuple(tok.slice(0, prompts.shape[1]) for tok in empty.tokens)
-        logits, cache = super().prefill(
-            model, dataclasses.replace(empty, tokens=of_prompt), prompts
-        )
-        return logits, constant_cache(model, cache, empty.tokens, room=self.room)
+        logits, cache = self.read(model, empty, prompts)
+        return logits, self.dropped(model, cache, empty.tokens)
 
-    def step(self, model, empty, cache, tokens, layers):
-        # A loop of at most one step, because `cond` would copy the cache.
-        full = lambda cache: cache.cursor >= cache.capacity
-        cache = jax.lax.while_loop(
-            full, lambda cache: constant_cache(model, cache, empty.tokens, room=self.room), cache
-        )
-        return super().step(model, empty, cache, tokens, layers)
+    def dropped(self, model, cache, placed):
+        return constant_cache(model, cache, placed, room=self.room)

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from posenc_jax.lab.decoding.constant_cache import keep_ends
+from posenc_jax.lab.decoding.constant_cache import DroppingCache, keep_ends
 from posenc_jax.lab.decoding.decoding import Decoding
 from posenc_jax.methods.streaming import Streaming
 from posenc_jax.protocol.composite import name_of, parts_of
@@ -12,7 +12,7 @@ from posenc_jax.protocol.composite import name_of, parts_of
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class StreamingCache(Decoding):
+class StreamingCache(DroppingCache):
     """For `generate`: a cache of at most `first + recent` tokens, of which those between the first
     and the last ones are dropped.
 
@@ -63,41 +63,32 @@ class StreamingCache(Decoding):
                         f'StreamingCache drops tokens between others, which {name_of(part)} reads '
                         f'({", ".join(found)}); decode with Decoding(), which keeps all keys'
                     )
-        if model.reads_ids:
-            raise ValueError(
-                'StreamingCache drops tokens, but an encoding of this model computes positions '
-                'from the ids of all tokens'
-            )
+        super().check(model)
 
     def prefill(self, model, empty, prompts):
         # What does not fit is read token by token, so that no position exceeds the cache.
         size = self.first + self.recent
         begun = min(prompts.shape[1], size)
-        of_prompt = tuple(tok.slice(0, begun) for tok in empty.tokens)
-        logits, cache = super().prefill(
-            model, dataclasses.replace(empty, tokens=of_prompt), prompts[:, :begun]
-        )
+        logits, cache = self.read(model, empty, prompts[:, :begun])
         layers = list(model.layers())
 
-        def read(state, tokens):
+        def append(state, tokens):
             logits, cache = self.step(model, empty, state[1], tokens, layers)
             return (logits[:, None], cache), None
 
         if begun == size:
-            state = logits, self._dropped(cache, empty)
-            return jax.lax.scan(read, state, prompts[:, begun:].T)[0]
+            state = logits, self.dropped(model, cache, empty.tokens)
+            return jax.lax.scan(append, state, prompts[:, begun:].T)[0]
         if room := min(size, empty.tokens[0].length) - begun:  # nothing is dropped yet
             first = min(self.first, begun - 1)
             cache = keep_ends(cache, empty.tokens, first=first, last=begun - first, room=room)
         return logits, cache
 
     def step(self, model, empty, cache, tokens, layers):
-        if cache.capacity == self.first + self.recent:  # else the text ends before it is full
-            # A loop of at most one step, because `cond` would copy the cache.
-            full = lambda cache: cache.cursor >= cache.capacity
-            cache = jax.lax.while_loop(full, lambda cache: self._dropped(cache, empty), cache)
+        if cache.capacity < self.first + self.recent:  # the text ends before the cache is full
+            return Decoding.step(self, model, empty, cache, tokens, layers)
         return super().step(model, empty, cache, tokens, layers)
 
-    def _dropped(self, cache, empty):
+    def dropped(self, model, cache, placed):
         last = self.recent - self.room
-        return keep_ends(cache, empty.tokens, first=self.first, last=last, room=self.room)
+        return keep_ends(cache, placed, first=self.first, last=last, room=self.room)
