@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.fields.network import Depth, FieldNetwork, Width, perceptron
+from posenc_jax.fields.network import Depth, Perceptron, Width
 from posenc_jax.fields.siren import sine_layers
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.bounds import Positive
@@ -30,7 +30,7 @@ def finer_activation(
         name='FINER', example='finer(width=32, layers=2)', promises=Promises(needs_training=True)
     ),
 )
-class Finer(FieldNetwork):
+class Finer(Perceptron):
     """A network of sines whose frequency grows with the distance of their arguments from 0, so that
     the biases of the first layer choose from a range of frequencies.
 
@@ -75,7 +75,5 @@ class Finer(FieldNetwork):
             bias = first_bias * jax.random.uniform(rngs.params(), (width,), minval=-1.0)
             self.layers[0].bias = nnx.Param(bias, axes=(None,))
 
-    def values(self, x, *, key=None, progress=None):
-        activation = lambda z: finer_activation(z, self.omega, self.through)
-        layers = [layer.weights for layer in self.layers]
-        return perceptron(x, layers, [activation] * (len(layers) - 1))
+    def activation(self, z):
+        return finer_activation(z, self.omega, self.through)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.fields.network import Dense, Depth, FieldNetwork, Width, perceptron, usual_bound
+from posenc_jax.fields.network import Dense, Depth, Perceptron, Width, usual_bound
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.bounds import Positive
 from posenc_jax.protocol.registry import Card, Promises, register
@@ -24,7 +24,7 @@ def gauss_activation(z: Float[Array, '...'], scale: float = 30.0) -> Float[Array
         promises=Promises(needs_training=True),
     ),
 )
-class Gauss(FieldNetwork):
+class Gauss(Perceptron):
     """A network whose activation is a Gaussian, of coordinates in [-1, 1] or of other features.
 
     `h = exp(-(s (W h + b))^2)`, `y = V h + c`. Weights and biases are uniform within 1 / sqrt(d), d
@@ -62,7 +62,5 @@ class Gauss(FieldNetwork):
             Dense(d, o, usual_bound(d), usual_bound(d), rngs) for d, o in zip(sizes, sizes[1:])
         )
 
-    def values(self, x, *, key=None, progress=None):
-        layers = [layer.weights for layer in self.layers]
-        activation = lambda z: gauss_activation(z, self.scale)
-        return perceptron(x, layers, [activation] * (len(layers) - 1))
+    def activation(self, z):
+        return gauss_activation(z, self.scale)

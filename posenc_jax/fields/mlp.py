@@ -5,7 +5,7 @@ import math
 import jax
 from flax import nnx
 
-from posenc_jax.fields.network import Dense, Depth, FieldNetwork, Width, perceptron, usual_bound
+from posenc_jax.fields.network import Dense, Depth, Perceptron, Width, usual_bound
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.registry import Card, Promises, register
 
@@ -17,7 +17,7 @@ from posenc_jax.protocol.registry import Card, Promises, register
         name='MLP', example='mlp(width=32, layers=2)', promises=Promises(needs_training=True)
     ),
 )
-class Mlp(FieldNetwork):
+class Mlp(Perceptron):
     """Rectified linear units and a linear head, of features or of the coordinates themselves.
 
     `h = relu(W h + b)`, `y = V h + c`. On raw coordinates it learns low frequencies alone; the
@@ -52,6 +52,5 @@ class Mlp(FieldNetwork):
             Dense(d, o, math.sqrt(6 / d), usual_bound(d), rngs) for d, o in zip(sizes, sizes[1:])
         )
 
-    def values(self, x, *, key=None, progress=None):
-        layers = [layer.weights for layer in self.layers]
-        return perceptron(x, layers, [jax.nn.relu] * (len(layers) - 1))
+    def activation(self, z):
+        return jax.nn.relu(z)

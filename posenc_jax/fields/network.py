@@ -149,6 +149,25 @@ class FieldNetwork(nnx.Module):
         return self.values(x.astype(jnp.float32), key=key, progress=progress)
 
 
+class Perceptron(FieldNetwork):
+    """Layers one after the other with one activation behind each of them but the last. A subclass
+    makes the layers and writes `activation`.
+
+    Attributes:
+      layers: of `Dense`.
+    """
+
+    layers: nnx.List
+
+    def activation(self, z: Float[Array, '...']) -> Float[Array, '...']:
+        """What follows a layer."""
+        raise NotImplementedError
+
+    def values(self, x, *, key=None, progress=None):
+        layers = [layer.weights for layer in self.layers]
+        return perceptron(x, layers, [self.activation] * (len(layers) - 1))
+
+
 def check_finite(coords: Num[Array, '... d'] | np.ndarray) -> None:
     """Raises ValueError if a coordinate is not finite; traced ones have no values to check."""
     if isinstance(coords, jax.core.Tracer):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.fields.network import Depth, FieldNetwork, Width, perceptron
+from posenc_jax.fields.network import Depth, Perceptron, Width
 from posenc_jax.fields.siren import sine_layers
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.bounds import Positive
@@ -59,7 +59,7 @@ def spder_activation(z: Float[Array, '...'], damping: str = 'sqrt') -> Float[Arr
         name='SPDER', example='spder(width=32, layers=2)', promises=Promises(needs_training=True)
     ),
 )
-class Spder(FieldNetwork):
+class Spder(Perceptron):
     """A network of damped sines, with the weights of SIREN and no encoding of the coordinates.
 
     `z = 30 (W x + b)`, `a(z) = sin(z) sqrt(|z|)` in all layers, and a linear head. The factor 30
@@ -96,7 +96,5 @@ class Spder(FieldNetwork):
         self.inputs, self.outputs = features, outputs
         self.layers = sine_layers(features, width, layers, outputs, self.omega, 'usual', rngs)
 
-    def values(self, x, *, key=None, progress=None):
-        activation = lambda z: spder_activation(self.omega * z, self.damping)
-        layers = [layer.weights for layer in self.layers]
-        return perceptron(x, layers, [activation] * (len(layers) - 1))
+    def activation(self, z):
+        return spder_activation(self.omega * z, self.damping)
