@@ -212,7 +212,8 @@ class DAPEV2(DAPE):
     first key that the query sees. The one behind the last key that it sees is not, since it is made
     of keys that it sees. So the logit of key j depends on the keys j - 2 .. j + 2 that are seen.
 
-    Everything else is as in `DAPE`. A cache that leaves keys out would make others neighbours.
+    Everything else is as in `DAPE`. Caches that drop keys refuse it, since others would become
+    neighbours.
 
     Differs from the paper: there is no c2, as in `DAPE`. The released code has zeros in place of
     the hidden values behind the last key of a text, so the last query differs from the same query

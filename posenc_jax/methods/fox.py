@@ -163,8 +163,8 @@ class PruningFoX(FoX, Prunes, where=lambda given: given['prune'] is not None):
     traits = FoX.traits | {'reads_own_projections', 'queries_follow_length'}
 
     def of_queries(self, tq, q, k, tk):
-        """With the carry beyond which a query needs no keys, [B, T, N]. It is infinite where a cache
-        may have keys in front of these.
+        """With the carry beyond which a query needs no keys, [B, T, N]; infinite where a cache may
+        have keys in front of these.
         """
         norm = lambda a: jnp.linalg.norm(a.astype(jnp.float32), axis=-1)
         keys = jnp.repeat(norm(k).max(1, keepdims=True), q.shape[2] // k.shape[2], axis=2)
