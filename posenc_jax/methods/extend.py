@@ -1,6 +1,8 @@
 """Applies a context extension, given as a spec string, to an encoding or to its spec string."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 from posenc_jax.language import spec as spec_language
 from posenc_jax.language.layer_spec import parse_layer
@@ -55,12 +57,8 @@ def extend(encoding: Encoding | str, spec: str, **context) -> Encoding:
             f'{quoted(spec)}'
         )
     for node in _calls(spec):
-        parts, own = parts_of(encoding), _extends(node)
-        relative = lambda part: (
-            isinstance(part, Rotary) or (node.entry.kind == 'extension' and is_relative_bias(part))
-        )
-        found = [part for part in parts if (isinstance(part, own) if own else relative(part))]
-        part = _the_one(node, found, ' | '.join(map(name_of, parts)))
+        parts = parts_of(encoding)
+        part = parts[_place(node, [type(part) for part in parts], ' | '.join(map(name_of, parts)))]
         if node.entry.kind == 'frequencies':
             freqs = spec_language.build(node, context)
             extended = Rotary(part.base, part.layout, part.partial, freqs, part.head_dim)
@@ -86,15 +84,8 @@ def extended_spec(encoding: str, spec: str) -> str:
     """
     nodes = list(parse_layer(encoding).nodes)
     for node in _calls(spec):
-        kinds = _extends(node) or ((Rotary, Bias) if node.entry.kind == 'extension' else (Rotary,))
-        stated = lambda n: n.entry.card is not None and n.entry.card.promises.relative
-        relative = lambda n: issubclass(n.entry.build, Rotary) or stated(n)
-        fits = lambda n: (
-            issubclass(n.entry.build, kinds)
-            and (hasattr(node.entry.build, 'written') or relative(n))
-        )
-        found = [n for n in nodes if isinstance(n.entry.build, type) and fits(n)]
-        part = _the_one(node, found, str(spec_language.Chain(tuple(nodes))))
+        builds = [n.entry.build for n in nodes]
+        part = nodes[_place(node, builds, str(spec_language.Chain(tuple(nodes))))]
         if hasattr(node.entry.build, 'written'):
             extended = node.entry.build.written(part, **node.arguments)
         elif node.entry.kind == 'frequencies':
@@ -122,38 +113,39 @@ def _calls(spec: str) -> tuple[spec_language.Node, ...]:
     return nodes
 
 
-def _extends(node: spec_language.Node) -> tuple[type[Encoding], ...]:
-    """The attribute `extends` of an extension; () if it extends any rotary encoding or relative
-    bias.
+def _place(node: spec_language.Node, builds: Sequence[Any], among: str) -> int:
+    """The place in a chain of the one part that a call extends.
+
+    Args:
+      builds: what builds each part of the chain: its class, or a function.
+      among: the names of the parts, for the message.
     """
-    return getattr(node.entry.build, 'extends', ())
-
-
-def _the_one(node: spec_language.Node, found: list, among: str):
-    """The one part that a call extends."""
     if 'encoding' in node.arguments:
         raise SpecError(
             f'{node.entry.key} extends the given encoding; leave out '
             f'encoding={node.arguments["encoding"]}'
         )
-    if len(found) != 1:
-        wanted = 'one rotary encoding'
-        if node.entry.kind == 'extension':
-            wanted += ' or one relative bias'
-        if own := _extends(node):
-            named = lambda kind: 'rotary encoding' if kind is Rotary else kind.card.key
-            wanted = ' or '.join(f'one {named(kind)}' for kind in own)
-        raise SpecError(f'{node.entry.key} extends {wanted}; found {len(found)} in {among}')
-    return found[0]
+    own = getattr(node.entry.build, 'extends', ())
+    bias = node.entry.kind == 'extension' and not own
+    fits = lambda kind: issubclass(kind, own or Rotary) or (bias and is_relative_bias(kind))
+    places = [at for at, kind in enumerate(builds) if isinstance(kind, type) and fits(kind)]
+    if len(places) != 1:
+        named = lambda kind: 'rotary encoding' if kind is Rotary else kind.card.key
+        wanted = [f'one {named(kind)}' for kind in own or (Rotary,)]
+        wanted += ['one relative bias'] if bias else []
+        raise SpecError(
+            f'{node.entry.key} extends {" or ".join(wanted)}; found {len(places)} in {among}'
+        )
+    return places[0]
 
 
-def is_relative_bias(encoding: Encoding) -> bool:
-    """Whether it is a bias that depends on position differences only, like ALiBi, and masks no
-    keys.
+def is_relative_bias(kind: type) -> bool:
+    """Whether it is a class of biases that depend on position differences only, like ALiBi, and
+    mask no keys.
     """
     return (
-        isinstance(encoding, Bias)
-        and hasattr(encoding, 'card')
-        and encoding.card.promises.relative
-        and not encoding.opens('mask')
+        issubclass(kind, Bias)
+        and hasattr(kind, 'card')
+        and kind.card.promises.relative
+        and 'mask' not in kind.opened_doors()
     )

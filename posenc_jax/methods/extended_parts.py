@@ -21,7 +21,7 @@ def check_part(
       ValueError: the encoding does not fit; the message says what was found.
     """
     wanted = 'a rotary encoding' + (' or a relative bias such as alibi()' if bias else '')
-    if not (isinstance(encoding, Rotary) or (bias and is_relative_bias(encoding))):
+    if not (isinstance(encoding, Rotary) or (bias and is_relative_bias(type(encoding)))):
         found = name_of(encoding) if isinstance(encoding, Encoding) else repr(encoding)
         raise ValueError(
             f'{extension} extends {wanted}, got {found}; chain other encodings beside it, not '

@@ -6,10 +6,8 @@ import jax.numpy as jnp
 
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.methods.extended_parts import check_part
-from posenc_jax.methods.rope import Rotary
 from posenc_jax.protocol.composite import Wrapper
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.families import Bias
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
@@ -74,7 +72,6 @@ class Streaming(Wrapper):
     """
 
     adds = frozenset({'follows_length'})
-    extends = (Rotary, Bias)
 
     def __init__(self, encoding: Encoding = CONTEXT):
         self.encoding = check_part('streaming', encoding, bias=True)
