@@ -380,6 +380,7 @@ def id_of(entry):
     return entry.key + '_option' * (entry in OPTIONAL)
 
 
+NAMES = [id_of(entry) for entry in ENTRIES]
 every_entry = pytest.mark.parametrize('entry', ENTRIES, ids=id_of)
 
 
@@ -421,12 +422,14 @@ ELSEWHERE = {
 }
 # Compilation of `dynamic_ntk` is dear. It stands for its kind of cache, which these laws read.
 OF_THE_CACHE = {sequences.decoding, sequences.packing}
-# `packing` evaluates documents in the same tiles as `tiles_of_few_queries`.
-ON_REPRESENTATIVES = {forms.tiles_of_few_queries}
+# `packing` compares the dense form with tiles of a few queries, and `tiles` compares other tiles,
+# with gradients, with the doors on the whole matrix.
+ON_REPRESENTATIVES = {forms.one_tile, forms.tiles_of_few_queries}
 # Laws about the pair stage alone.
-OF_PAIRS = {forms.one_tile, forms.tiles}
-# Laws about how a layer is evaluated. A rule for frequencies only changes the numbers of `rope`.
-OF_LAYERS = {forms.mesh, forms.vmap}
+OF_PAIRS = {forms.tiles}
+# Laws about how a layer is evaluated. A rule for frequencies only changes the numbers of `rope`,
+# and an option those of its method.
+OF_LAYERS = {forms.mesh, forms.vmap, forms.jit, forms.one_trace, promises.chains}
 
 
 @functools.cache
@@ -459,11 +462,12 @@ def is_expensive(layer, law):
 def test_law(layer, law, request):
     entry = request.node.callspec.params['layer']
     if law in ON_REPRESENTATIVES and id_of(entry) not in REPRESENTATIVES:
-        pytest.skip('the law of packing compares the results of these tiles with the whole')
+        pytest.skip('the law of packing compares the results of these forms')
     if law in OF_PAIRS and has_plain_pairs(entry):
         pytest.skip('it has the pair stage of rope')
-    if law in OF_LAYERS and entry.kind == 'frequencies' and id_of(entry) not in REPRESENTATIVES:
-        pytest.skip('it is evaluated as rope and dynamic_ntk are')
+    of_another = entry.kind == 'frequencies' or entry in OPTIONAL
+    if law in OF_LAYERS and of_another and id_of(entry) not in REPRESENTATIVES:
+        pytest.skip('it is evaluated as rope, dynamic_ntk or its method is')
     if reason := law(layer):
         pytest.skip(reason)
 

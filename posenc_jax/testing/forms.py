@@ -138,7 +138,7 @@ def trained(subject: Subject) -> str | None:
     """Every parameter gets a gradient."""
     if subject.encoding.opens('begin_stream'):
         return 'its parameters act on the stream of a model, which one layer does not have'
-    parameters, *_ = subject.gradients('dense')[1]
+    parameters, *_ = subject.gradients('plain')[1]
     for path, gradient in jax.tree_util.tree_leaves_with_path(parameters):
         most = float(np.abs(gradient).max())
         name = jax.tree_util.keystr(path)
@@ -215,7 +215,7 @@ def mesh(subject: Subject) -> str | None:
         out, grads, finite = jax.jit(functools.partial(gradients, how))(
             subject.encoding, subject.weights, subject.x, tokens(valid=PADDED), cotangent()
         )
-    expected, expectations, _ = subject.gradients('dense')
+    expected, expectations, _ = subject.gradients('plain')
     demand(finite, 'an output is not finite')
     demand(len(out.sharding.device_set) == 8, 'the result is not on eight devices')
     close(out, expected, what='eight devices and one')

@@ -79,15 +79,21 @@ def documented(name):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('entry', contract_test.ENTRIES, ids=contract_test.id_of)
-def test_every_encoding(entry):
-    """The kernels of a GPU in float32, and those of a TPU in bfloat16."""
+@pytest.mark.parametrize('number', range(len(contract_test.ENTRIES)), ids=contract_test.NAMES)
+def test_every_encoding(number):
+    """The kernels of a GPU and those of a TPU, by turns. What lowers for both is tested below."""
+    entry = contract_test.ENTRIES[number]
     if contract_test.has_plain_pairs(entry):
         pytest.skip('its kernel is that of rope')
     if not any(documented(contract_test.id_of(entry))):
         pytest.skip('docs/performance.md says why no accelerator runs it')
-    encoding = contract_test.make(entry)
-    same(*both(encoding))
+    same(*both(contract_test.make(entry), target=INTERPRETED[number % 2]))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('key', contract_test.REPRESENTATIVES)
+def test_representatives_in_bfloat16(key):
+    encoding = contract_test.make(ring_test.entry_of(key))
     found = both(encoding, dtype=jnp.bfloat16, target='tpu_interpreter')
     for one, other in zip(*map(jax.tree.leaves, found), strict=True):
         assert one.dtype == other.dtype

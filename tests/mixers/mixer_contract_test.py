@@ -222,8 +222,15 @@ def test_bfloat16_is_close_to_float32(entry):
         kind == 'plain' or (entry.key != REPRESENTATIVE and kind != 'packed_and_padded')
     )
 )
-@every_form
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize(
+    'entry, kind',
+    [
+        pytest.param(entry, kind, id=f'{kind}-{named(entry)}')
+        for entry in (*ENTRIES, *OPTION_ENTRIES)
+        for kind in KINDS
+        if kind != 'plain' or entry.key == REPRESENTATIVE  # without arrays, a program of its own
+    ],
+)
 def test_steps_in_any_cut_equal_the_whole(entry, kind):
     mixer = mixer_of(entry)
     tok = pj.Tokens.of(length=LENGTH, **KINDS[kind])

@@ -41,7 +41,17 @@ from tests.mixers.small import moved
 VOCAB = 11
 SIZES = dict(width=MODEL, heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH)
 IDS = np.asarray(jax.random.randint(jax.random.key(1), (ROWS, LENGTH), 0, VOCAB))
-every_pattern = pytest.mark.parametrize('mixed', [False, True], ids=['alone', 'with_rope'])
+# What cuts, caches and chooses in the layers of attention beside a mixer is the same for all
+# mixers, so one of them stands beside attention for all.
+every_model = pytest.mark.parametrize(
+    'entry, mixed',
+    [
+        pytest.param(entry, mixed, id=f'{"with_rope" if mixed else "alone"}-{entry.key}')
+        for entry in ENTRIES
+        for mixed in (False, True)
+        if not mixed or entry.key == REPRESENTATIVE
+    ],
+)
 
 
 @functools.cache
@@ -78,8 +88,7 @@ def test_a_model_in_bfloat16_is_close_to_float32(entry):
 
 
 @expensive
-@every_mixer
-@every_pattern
+@every_model
 def test_decoding_equals_the_full_pass(entry, mixed):
     model, tok = model_of(entry, mixed), pj.Tokens.of(valid=BEGUN)
     expected, real = np.asarray(logits_of(model, IDS, tok)), BEGUN[:, :PROMPT]
@@ -91,8 +100,7 @@ def test_decoding_equals_the_full_pass(entry, mixed):
 
 
 @pytest.mark.full
-@every_mixer
-@every_pattern
+@every_model
 def test_generated_tokens_are_the_most_probable(entry, mixed):
     model, tok = model_of(entry, mixed), pj.Tokens.of(valid=BEGUN)
     out = generated(entry, mixed)
@@ -124,20 +132,9 @@ def test_packing_and_padding_change_nothing(entry):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    'entry, mixed',
-    [
-        pytest.param(entry, mixed, id=f'{"with_rope" if mixed else "alone"}-{entry.key}')
-        for entry in ENTRIES
-        for mixed in (False, True)
-        if not mixed or entry.key == REPRESENTATIVE
-    ],
-)
+@every_model
 @pytest.mark.skipif(len(jax.devices()) < 8, reason='needs eight emulated devices')
 def test_sharded_equals_unsharded(entry, mixed):
-    """Of most mixers in a model of the mixer alone: what cuts the layers of attention beside them
-    is the same for all. For one mixer a model with attention is compared, too.
-    """
     model = model_of(entry, mixed)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     tok = pj.Tokens.of(valid=PADDED)

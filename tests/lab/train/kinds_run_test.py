@@ -134,7 +134,6 @@ def test_a_resumed_run_has_the_same_losses(runs, kind, tmp_path):
     'kind, mesh',
     [
         ('encoder', dict(fsdp=2, tensor=2, sequence=2)),
-        ('class', dict(fsdp=2, tensor=2, sequence=2)),
         ('masked', dict(data=2, tensor=2, sequence=2)),
         ('hybrid', dict(data=2, fsdp=2, tensor=2)),
         ('image', dict(data=2, fsdp=2, tensor=2)),
@@ -159,7 +158,7 @@ def test_a_mesh_may_cut_a_source_and_its_target(tmp_path, five_steps):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('kind', ['encoder', 'class', 'translation', 'image'])
+@pytest.mark.parametrize('kind', ['class', 'translation'])
 def test_rows_in_two_parts_and_recomputed_layers_change_nothing(kind, tmp_path, five_steps):
     fields = dict(model__dropout=0.0, train__batch=16, train__eval_every=0, train__save_every=100)
     found = {}
