@@ -82,7 +82,7 @@ def run(
         finally:
             budget -= (ledger.monotonic() - began) / 60
         write_pages()
-        verdict = claim.how.verdict(ledger.effects(record))
+        verdict = ledger.verdict(claim.how, record)
         effect = page.effect_text(claim.how, record)
         print(f'{claim.id}: {verdict} ({effect}), {record["minutes"]:g} minutes')
     return list(failed)

@@ -17,7 +17,10 @@ from evidence.claims.results import ResultRows, together
 from posenc_jax.lab.runs import entries
 
 LEAST_SEEDS = 3
-VERDICTS = ('holds', 'partly', 'contrary', 'open')
+VERDICTS = (
+    'holds', 'partly', 'tolerated', 'mixed', 'partly contrary', 'contrary', 'open', 'ceiling',
+    'floor',
+)  # fmt: skip
 Curve = Sequence[tuple[float, float]]
 
 
@@ -60,7 +63,9 @@ class Procedure:
         one public model reads, 'rounds' of timing, or 'cases' that are computed without chance.
       kind: 'exact' if the claim holds by construction or by a theorem, 'tolerance' if it is that a
         loss does not rise by more than so much, 'timing', or 'empirical'.
-      null: a method that cannot have what the claim says, and that would reach the margin; ''.
+      null: a method that cannot have what the claim says, and that would reach the margin; ''. Such
+        a claim is at most 'tolerated'.
+      limit: where both sides are, if they are as good ('ceiling') or as bad ('floor') as can be.
       remark: why the result is as it is, if that is known.
     """
 
@@ -75,6 +80,7 @@ class Procedure:
     repeats: Literal['seeds', 'samples', 'rounds', 'cases'] = 'seeds'
     kind: Literal['exact', 'tolerance', 'timing', 'empirical'] = 'empirical'
     null: str = ''
+    limit: Literal['', 'ceiling', 'floor'] = ''
     remark: str = ''
 
     @functools.cached_property
@@ -114,20 +120,42 @@ class Procedure:
         """
         return entries.digest([self.margin, self.effect, self.numbers])[:12]
 
-    def verdict(self, effects: Mapping[int, float]) -> str:
-        """'holds' if every seed reaches the margin, 'partly' if the mean does, 'contrary' if the
-        mean is beyond the margin on the other side, otherwise 'open'. Fewer than three seeds are
-        always open.
+    def verdict(
+        self, effects: Mapping[int, float], documents: Mapping[str, float] | None = None
+    ) -> str:
+        """What follows from the effects of the seeds, by the same rules on both sides.
+
+        Args:
+          effects: seed -> effect.
+          documents: `low` and `high` of the interval over documents, where these are scored.
+
+        Returns:
+          'holds' or 'contrary' if every seed and the whole interval are on one side, the seeds
+          beyond the margin; 'partly' or 'partly contrary' if the mean is; 'mixed' if seeds are
+          beyond the margin on both sides; 'tolerated' in the place of the first two if a method
+          that cannot have what the claim says would reach the margin too; otherwise `limit`, or
+          'open' without one. Fewer than three seeds are always open.
         """
         values = list(effects.values())
         if len(values) < LEAST_SEEDS:
             return 'open'
-        mean = statistics.fmean(values)
-        if min(values) >= self.margin:
-            return 'holds'
-        if mean >= self.margin:
-            return 'partly'
-        return 'contrary' if mean <= -self.margin else 'open'
+        low, high = (documents or {}).get('low', 1.0), (documents or {}).get('high', -1.0)
+        mean, margin = statistics.fmean(values), self.margin
+        if max(values) >= margin and min(values) <= -margin:
+            return 'mixed'
+        if mean >= margin:
+            whole = 'holds' if min(values) >= margin and low > 0 else 'partly'
+            return 'tolerated' if self.null else whole
+        if mean <= -margin:
+            return 'contrary' if max(values) <= -margin and high < 0 else 'partly contrary'
+        return self.limit or 'open'
+
+    def power(self, effects: Mapping[int, float]) -> float:
+        """The effect that as many seeds with this spread would find beyond the margin, all of them,
+        in about four of five tries: three seeds of a normal distribution whose mean is 1.46
+        standard deviations above the margin are all beyond it with a probability of .80.
+        """
+        return self.margin + 1.46 * statistics.stdev(effects.values())
 
 
 @dataclasses.dataclass(frozen=True)

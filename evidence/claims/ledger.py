@@ -181,6 +181,11 @@ def effects(record: Mapping[str, Any]) -> dict[int, float]:
     return {int(seed): value for seed, value in record['effects'].items()}
 
 
+def verdict(how: Procedure, record: Mapping[str, Any]) -> str:
+    """What follows from a record."""
+    return how.verdict(effects(record), record.get('documents'))
+
+
 def run(command: Sequence[str], keep: int | None) -> int:
     """Runs a program to its end and returns its status. If this process is asked to stop, the
     program and all that it has started are asked too. `keep` is a file descriptor that it inherits.
@@ -290,7 +295,7 @@ def verdicts(claim: Claim, record: Mapping[str, Any]) -> list[str]:
     directory, the last one at the end.
     """
     assert claim.how is not None
-    return [claim.how.verdict(effects(found)) for found in (*record.get('earlier', []), record)]
+    return [verdict(claim.how, found) for found in (*record.get('earlier', []), record)]
 
 
 def _commit() -> str:

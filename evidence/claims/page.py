@@ -24,11 +24,18 @@ of training, over samples of text that one public model reads, over rounds of ti
 that are computed without chance. A larger effect speaks more for the claim. Each claim names its
 margin, the least effect that counts.
 
-- **holds**: the effect reaches the margin for every seed (sample, case), of at least three.
-- **partly**: the mean reaches it, but not every seed.
-- **contrary**: the mean is beyond the margin on the other side. [contrary.md](results/contrary.md)
-  says what was tried, and what the cause is if it is known.
-- **open**: the mean is between the margins, or there are fewer than three seeds.
+- **holds**: the effect reaches the margin for every seed (sample, case), of at least three, and the
+  interval over documents, where a row has one, lies above 0.
+- **partly**: the mean reaches the margin, but not every seed, or the interval contains 0.
+- **tolerated**: the claim is that a loss does not rise by more than a tolerance, and it does not.
+  But a sliding window, which cannot use far context, would do the same, so nothing is shown.
+- **mixed**: some seeds are beyond the margin on one side, and some on the other.
+- **contrary** and **partly contrary**: as *holds* and *partly*, on the other side.
+  [contrary.md](results/contrary.md) says what was tried, and what the cause is if it is known.
+- **open**: the mean is between the margins, or there are fewer than three seeds. The row says how
+  large an effect these seeds would find in four of five tries.
+- **ceiling** and **floor**: the mean is between the margins, since both sides are as good, or as
+  bad, as can be.
 
 All models are small and trained for minutes, so a verdict is about this setting and not about the
 paper's.
@@ -86,7 +93,7 @@ Records = Mapping[str, Mapping[str, Any]]
 def measured(claims: Claims, records: Records) -> dict[str, str]:
     """Id -> verdict of the claims that are measured with their present settings."""
     return {
-        name: claim.how.verdict(ledger.effects(records[name]))
+        name: ledger.verdict(claim.how, records[name])
         for name, claim in claims.items()
         if claim.how and ledger.is_current(claim, records.get(name))
     }
@@ -114,6 +121,8 @@ def effect_text(how: Procedure, record: Mapping[str, Any]) -> str:
     return f'{mean} ({span}; at least {how.margin:g} counts)'
 
 
+# Verdicts of which `docs/results/contrary.md` says what was tried.
+REFUTED = ('partly contrary', 'contrary')
 COLUMNS = ('family', *VERDICTS, 'not measured', 'claims')
 
 
@@ -221,15 +230,19 @@ def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
     assert how is not None
     command = ' '.join((how.sweep, *how.arguments))
     before = [found['date'] for found in record.get('earlier', [])]
-    again = f' (before: {", ".join(ledger.verdicts(claim, record)[:-1])}, {", ".join(before)})'
-    word = '[contrary](results/contrary.md)' if verdict == 'contrary' else verdict
+    more = ''
+    if verdict == 'open' and len(record['effects']) > 1:
+        more = f'; {how.power(ledger.effects(record)):.2g} would be found'
+    if before:
+        more += f' (before: {", ".join(ledger.verdicts(claim, record)[:-1])}, {", ".join(before)})'
+    word = f'[{verdict}](results/contrary.md)' if verdict in REFUTED else verdict
     return [
         claim.id,
         f'`{claim.key}`',
         _cited(claim),
         f'{claim.test} (`{command}`)',
         effect_text(how, record),
-        f'**{word}**' + (again if before else '') + (f'. {how.remark}' if how.remark else ''),
+        f'**{word}**' + more + (f'. {how.remark}' if how.remark else ''),
     ]
 
 
@@ -258,7 +271,8 @@ def draw(path: pathlib.Path, claims: Claims, records: Records, verdicts: Mapping
     order = sorted(mean, key=lambda name: (-VERDICTS.index(verdicts[name]), mean[name]))
     figure = Figure((8, 1.2 + 0.26 * len(order)), layout='constrained')
     axes = figure.subplots()
-    for verdict, colour in zip(VERDICTS, ('C2', 'C0', 'C3', 'C7'), strict=True):
+    colours = ('C2', 'C0', 'C9', 'C4', 'C1', 'C3', 'C7', 'C7', 'C7')
+    for verdict, colour in zip(VERDICTS, colours, strict=True):
         rows = [row for row, name in enumerate(order) if verdicts[name] == verdict]
         if rows:
             values = [spread[order[row]] for row in rows]
