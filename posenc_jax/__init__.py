@@ -33,10 +33,15 @@ if TYPE_CHECKING:
     from posenc_jax.language.catalog import catalog, cite
     from posenc_jax.methods.extend import extend
     from posenc_jax.methods.per_head import PerHead
+    from posenc_jax.protocol.bounds import CONTEXT
+    from posenc_jax.protocol.families import Bias, signed_distance
 
 # What is imported when somebody reads it: packages, and names of modules.
 _PACKAGES = 'features', 'fields', 'functional', 'linen', 'methods', 'mixers', 'testing'
 _NAMES = {
+    'Bias': 'protocol.families',
+    'CONTEXT': 'protocol.bounds',
+    'signed_distance': 'protocol.families',
     'catalog': 'language.catalog',
     'cite': 'language.catalog',
     'extend': 'methods.extend',
@@ -56,6 +61,8 @@ def __getattr__(name: str):
 
 __all__ = [
     'Attention',
+    'Bias',
+    'CONTEXT',
     'Card',
     'Constant',
     'Encoding',
@@ -78,6 +85,7 @@ __all__ = [
     'methods',
     'mixers',
     'register',
+    'signed_distance',
     'testing',
     '__version__',
 ]

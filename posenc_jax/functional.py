@@ -172,6 +172,31 @@ _FUNCTIONS = {  # module -> its functions
     'protocol.families': 'signed_distance',
     'protocol.grids': 'on_grid',
 }
+_AREAS = {
+    'methods': 'Encodings and rules for frequencies',
+    'features.coordinates': 'Features of coordinates',
+    'features.graphs': 'Features of graphs',
+    'fields': 'Activations of networks of coordinates',
+    'mixers': 'Layers in the place of attention',
+    'base': 'Numbers',
+    'protocol': 'Positions',
+}
+
+
+def _index() -> str:
+    """The functions by area and method, for `help` and for readers of `__doc__`."""
+    lines = []
+    for area, title in _AREAS.items():
+        lines += ['', f'{title}:', '']
+        own = {key: names for key, names in _FUNCTIONS.items() if key.startswith(f'{area}.')}
+        lines += [
+            f'    {key.rpartition(".")[2]}: {", ".join(names.split())}'
+            for key, names in sorted(own.items())
+        ]
+    return '\n'.join(lines)
+
+
+__doc__ = f'{__doc__}{_index()}\n'
 __all__, _read = names_from(__name__, 'posenc_jax', _FUNCTIONS)
 __dir__ = __all__.copy
 

@@ -50,6 +50,12 @@ def test_dir_shows_the_list_and_nothing_else(package):
         assert set(module.__all__) == imported(package)
 
 
+def test_the_documentation_of_the_functions_has_all_of_them():
+    words = set(re.findall(r'\w+', pj.functional.__doc__))
+    assert not set(pj.functional.__all__) - words
+    assert 'alibi: alibi_bias, alibi_half, alibi_slopes' in pj.functional.__doc__
+
+
 @pytest.mark.parametrize(
     'module, name, hint',
     [
