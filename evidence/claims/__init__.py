@@ -1,9 +1,13 @@
 """The ledger of claims: what papers say of their methods, and what was measured of it here.
 
-Command:   python -m evidence.claims [ID ...] [--budget MINUTES] [--workdir runs/claims]
+Command:   python -m evidence.claims [ID ...] [--budget MINUTES] [--sample SEED] [--no-pages]
+           [--workdir runs/claims]
            Without arguments the command says what is measured and what is left. IDs measure these
            claims. A budget measures what is left, cheapest first, until the next claim would take
-           longer than what remains of the budget.
+           longer than what remains of the budget. With a sample it measures claims again that have
+           a record, in an order that the seed draws, as many as it has room for. Their effects are
+           printed beside the record, and nothing is written outside of WORKDIR. --no-pages saves
+           the minute that the pages take.
 Results:   evidence/measured.json, and the pages docs/claims.md and docs/choosing.md, which are
            made from it. Runs lie in WORKDIR/SWEEP-DIGEST; the digest is that of all settings of the
            sweep. A run that exists is not trained again, so the command may be interrupted and

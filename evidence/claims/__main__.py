@@ -6,10 +6,12 @@ import signal
 import sys
 from collections.abc import Sequence
 
+import numpy as np
+
 from evidence import claims
 from evidence.claims import choosing, ledger, page
 from evidence.claims.claim import Claim
-from evidence.claims.results import MissingResultError
+from evidence.claims.results import MissingResultError, over_documents
 from posenc_jax.base.programs import program
 from posenc_jax.lab.files import disk, lock, repository
 from posenc_jax.lab.files.command import Parser
@@ -44,10 +46,15 @@ def left(workdir: pathlib.Path) -> list[Claim]:
 
 
 def run(
-    waiting: Sequence[Claim], workdir: pathlib.Path, budget: float, keep: int | None = None
+    waiting: Sequence[Claim],
+    workdir: pathlib.Path,
+    budget: float,
+    keep: int | None = None,
+    pages: bool = True,
 ) -> list[str]:
     """Measures claims in their order while the budget, in minutes, has room for the next. Claims
-    that share a sweep pay for it once. `keep` is the descriptor of the lock of the directory.
+    that share a sweep pay for it once. `keep` is the descriptor of the lock of the directory; with
+    `pages`, the pages are written after each claim.
 
     Returns:
       The claims whose sweep failed, which has said why; the others are measured nevertheless.
@@ -81,24 +88,73 @@ def run(
             continue
         finally:
             budget -= (ledger.monotonic() - began) / 60
-        write_pages()
+        if pages:
+            write_pages()
         verdict = ledger.verdict(claim.how, record)
         effect = page.effect_text(claim.how, record)
         print(f'{claim.id}: {verdict} ({effect}), {record["minutes"]:g} minutes')
     return list(failed)
 
 
+def drawn(seed: int) -> list[Claim]:
+    """The measured claims in an order that a seed draws."""
+    there = ledger.read()
+    known = [
+        claim for claim in claims.CLAIMS.values() if ledger.is_current(claim, there.get(claim.id))
+    ]
+    return [known[number] for number in np.random.default_rng(seed).permutation(len(known))]
+
+
+def again(order: Sequence[Claim], workdir: pathlib.Path, budget: float, keep: int | None) -> None:
+    """Measures claims anew, in their order, each of which the rest of the budget has room for, and
+    prints what was found beside the record. The ledger and the pages stay as they are.
+    """
+    there, rows = ledger.read(), []
+    for claim in order:
+        how = claim.how
+        assert how is not None
+        if cost(claim, workdir) > budget:
+            continue
+        print(f'{claim.id}: {claim.statement}', flush=True)
+        began = ledger.monotonic()
+        try:
+            effects, results = ledger.found(claim, workdir, keep)
+        except (ledger.FailedSweepError, MissingResultError) as error:
+            rows.append((claim.id, '', '', '', f'not measured: {error}'))
+            continue
+        finally:
+            budget -= (ledger.monotonic() - began) / 60
+        record, own = there[claim.id], {'effects': effects}
+        if (interval := over_documents(how.effects, results)) is not None:
+            own['documents'] = dict(zip(('low', 'high'), interval))
+        verdicts = ledger.verdict(how, record), ledger.verdict(how, own)
+        word = 'the same' if verdicts[0] == verdicts[1] else ' -> '.join(verdicts)
+        listed = lambda found: ' '.join(f'{value:.3g}' for _, value in sorted(found.items()))
+        rows.append(
+            (claim.id, listed(ledger.effects(record)), listed(effects), f'{how.margin:g}', word)
+        )
+    if not rows:
+        sys.exit(f'{program("claims")}: no measured claim takes at most {budget:g} minutes')
+    page.show_again(rows)
+
+
 def main() -> None:
     parser = Parser(program('claims'), description=claims.__doc__)
     parser.add_argument('ids', nargs='*', metavar='ID')
     parser.add_argument('--budget', type=float, metavar='MINUTES')
-    parser.add_argument('--workdir', type=pathlib.Path, default=pathlib.Path('runs/claims'))
+    parser.add_argument('--sample', type=int, metavar='SEED')
+    parser.add_argument('--workdir', type=pathlib.Path)
+    parser.add_argument('--no-pages', action='store_true')
     arguments = parser.parse_args()
     if arguments.ids and arguments.budget is not None:
         parser.error('give claims or a budget, not both')
     if arguments.budget is not None and not arguments.budget > 0:
         parser.error(f'--budget is a number of minutes above 0, got {arguments.budget:g}')
-    workdir = arguments.workdir.resolve()
+    seed = arguments.sample
+    if seed is not None and (arguments.budget is None or seed < 0):
+        parser.error('--sample SEED draws what --budget MINUTES measures again; SEED is at least 0')
+    usual = pathlib.Path('runs', 'claims' if seed is None else f'claims_again_{seed}')
+    workdir = (arguments.workdir or usual).resolve()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         asked, failed = ledger.chosen(claims.CLAIMS, arguments.ids), []
@@ -107,8 +163,11 @@ def main() -> None:
                 workdir / 'claims.lock', 'claims are being measured', 'give another --workdir'
             ) as held:
                 budget = math.inf if asked else arguments.budget
-                failed = run(asked or left(workdir), workdir, budget, held)
-        write_pages()
+                if seed is not None:
+                    return again(drawn(seed), workdir, budget, held)
+                failed = run(asked or left(workdir), workdir, budget, held, not arguments.no_pages)
+        if not arguments.no_pages:
+            write_pages()
     except (ValueError, OSError, lock.HeldError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
@@ -116,7 +175,8 @@ def main() -> None:
             f'{program("claims")}: stopped; trained runs are kept, and the same command continues'
         )
     page.show(claims.CLAIMS, ledger.read(), left(workdir))
-    print(f'pages: {PAGE}, {PAGE.with_name("choosing.md")}')
+    if not arguments.no_pages:
+        print(f'pages: {PAGE}, {PAGE.with_name("choosing.md")}')
     if failed:
         sys.exit(f'{program("claims")}: not measured, for the reasons above: {", ".join(failed)}')
 

@@ -200,40 +200,54 @@ def run(command: Sequence[str], keep: int | None) -> int:
             raise
 
 
-def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dict[str, Any]:
-    """Runs the sweep of a claim, reads the effect, and writes it into the ledger. The numbers of
-    its runs are kept in `RESULTS`.
+def found(
+    claim: Claim, workdir: pathlib.Path, keep: int | None = None
+) -> tuple[dict[int, float], ResultRows]:
+    """Runs the sweep of a claim and reads the effect. Nothing is written outside of `workdir`.
 
-    `keep` is the descriptor of a lock that the sweep holds even if this process is killed.
+    Args:
+      keep: the descriptor of a lock that the sweep holds even if this process is killed.
 
-    If the ledger has a record of the same test, and its runs were begun at another time than those
-    in `workdir`, that record is kept under 'earlier' in the new one.
+    Returns:
+      Seed -> effect, and the numbers of the runs.
 
     Raises:
-      FailedSweepError: the sweep has failed and has said why; nothing is written.
+      FailedSweepError: the sweep has failed and has said why.
       MissingResultError: the results lack what the measure reads.
     """
     assert claim.how is not None, f'nothing measures claim {claim.id}'
     made = run_command(claim.how)
     directory = workdir / made.name
-    begun = _begun(directory)
-    began = monotonic()
     command = [sys.executable, *made.command, '--workdir', str(directory)]
     if status := run(command, keep):
         raise FailedSweepError(f'its sweep ended with status {status}, see above')
-    minutes = (monotonic() - began) / 60
     results = ResultRows(directory)
-    found = dict(claim.how.effects(results))
-    if lacking := sorted(set(claim.how.seeds) - set(found)):
+    effects = dict(claim.how.effects(results))
+    if lacking := sorted(set(claim.how.seeds) - set(effects)):
         raise MissingResultError(f'claim {claim.id} has no effect for the seeds {lacking}')
-    if wrong := {seed: value for seed, value in found.items() if not math.isfinite(value)}:
+    if wrong := {seed: value for seed, value in effects.items() if not math.isfinite(value)}:
         raise MissingResultError(f'claim {claim.id} has effects that are not finite: {wrong}')
+    return effects, results
+
+
+def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dict[str, Any]:
+    """Measures a claim and writes the effect into the ledger. The numbers of its runs are kept in
+    `RESULTS`. Arguments and errors are those of `found`; after an error nothing is written.
+
+    If the ledger has a record of the same test, and its runs were begun at another time than those
+    in `workdir`, that record is kept under 'earlier' in the new one.
+    """
+    assert claim.how is not None, f'nothing measures claim {claim.id}'
+    made = run_command(claim.how)
+    begun, began = _begun(workdir / made.name), monotonic()
+    effects, results = found(claim, workdir, keep)
+    minutes = (monotonic() - began) / 60
     results.keep(RESULTS / f'{made.name}.csv')
     record = {
         'digest': made.digest,
         'test': claim.test,
         'measure': claim.how.fingerprint,
-        'effects': {str(seed): round(value, 6) for seed, value in sorted(found.items())},
+        'effects': {str(seed): round(value, 6) for seed, value in sorted(effects.items())},
         'date': datetime.date.today().isoformat(),
         'commit': _commit(),
         'device': _device(),

@@ -58,8 +58,9 @@ of N1 when the distance to sinusoids was. Those of B3, B11, B17, C11, C13, C17, 
 X5 and X7 were set after a short pilot.
 
 `python -m evidence.claims B5` measures claim B5 again, and `python -m evidence.claims --budget 30`
-spends 30 minutes on claims that are not measured yet, those that take least time first. The minutes
-are estimates for two cores on which nothing else runs; beside other work a sweep has taken up to
+spends 30 minutes on claims that are not measured yet, those that take least time first. Somebody in
+doubt begins with `python -m evidence.claims --budget 30 --sample 0`: it measures claims again that
+the seed 0 draws, and prints their effects beside those of this page. The minutes are estimates for two cores on which nothing else runs; beside other work a sweep has taken up to
 three times as long.
 
 A review of the results before this ledger found 21 claims shown, 23 partly, 16 contrary, 46 built
@@ -299,6 +300,14 @@ def write(path: pathlib.Path, claims: Claims, records: Records) -> None:
         picture = path.parent / PICTURE.format(_slug(family))
         picture.parent.mkdir(parents=True, exist_ok=True)
         draw(picture, claims, records, verdicts)
+
+
+def show_again(rows: Iterable[Sequence[str]]) -> None:
+    """Prints what was measured again, beside the record."""
+    shown = rich.table.Table('claim', 'record', 'now', 'margin', 'verdict', title='Effects by seed')
+    for cells in rows:
+        shown.add_row(*cells)
+    rich.console.Console().print(shown)
 
 
 def show(claims: Claims, records: Records, waiting: Sequence[Claim]) -> None:

@@ -244,6 +244,21 @@ def test_a_budget_measures_the_cheapest_and_says_what_is_left(call):
     assert (command.PAGE.parent / page.PICTURE.format('family')).stat().st_size > 5000
 
 
+def test_a_sample_is_compared_with_the_record_and_changes_nothing(call, monkeypatch, tmp_path):
+    assert call('--budget', '9', '--no-pages')[0] == 0 and not command.PAGE.exists()
+    before = measured()
+    monkeypatch.setitem(before['X2'], 'effects', {'0': -0.3, '1': -0.3, '2': -0.3})
+    ledger.MEASURED.write_text(json.dumps(before))
+    status, text = call('--budget', '12', '--sample', '3', workdir=tmp_path / 'again')
+    assert status == 0 and 'contrary -> holds' in text and 'the same' in text
+    assert measured() == before and not command.PAGE.exists()
+    assert [claim.id for claim in command.drawn(3)] == [claim.id for claim in command.drawn(3)]
+    status, text = call('--budget', '2', '--sample', '3', workdir=tmp_path / 'fresh')
+    assert status and 'no measured claim takes at most 2 minutes' in text
+    status, text = call('--sample', '3')
+    assert status == 2 and '--sample SEED draws what --budget MINUTES measures again' in text
+
+
 def test_claims_of_one_sweep_pay_for_it_once_and_an_empty_budget_ends_the_command(
     call, monkeypatch
 ):
