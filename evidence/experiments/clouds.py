@@ -6,7 +6,7 @@ Setting:   A cloud has eight points in a cube around 0, of which two are marked.
            encoding has the better of two rates on clouds that are not tested.
 Measured:  the share of 2000 clouds that are right, and the share that is no longer right where each
            cloud is moved by up to 1 along each axis
-Time:      two minutes on two CPU cores
+Time:      four minutes of processor time for three seeds
 Number:    docs/claims.md, claim FG6
 Paper:     Ke et al. (arXiv 2402.10885): 3-D RoPE depends on differences of places alone.
 """
