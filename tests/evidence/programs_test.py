@@ -49,10 +49,15 @@ class Small(NamedTuple):
 
 
 PROGRAMS = {
+    'clouds': Small('--seeds 0 --steps 2', {'TESTED': 40}),
     'coins': Small(
         '--seeds 0 --steps 3 --encodings nope rope',
         {'COINS': 8},
         like={'learned': 'rope', 'alibi': 'rope'},
+    ),
+    'constructions': Small('--seeds 0 1', {'TEXT': 80, 'FRAMES': 20}),
+    'field_fits': Small(
+        '--seeds 0 --steps 4', {'SIDE': 8, 'POINTS': 64, 'PICTURE': 28, 'PATCH': 8}
     ),
     'images_apart': Small('--seeds 0 --steps 2 --variants "index and shift"', claims=False),
     'positional_depth': Small(
@@ -94,7 +99,9 @@ PROGRAMS = {
     'tulip_limit': Small('--seeds 0 --steps 2 --distilled 2', claims=False),
 }
 MODULES = {name: importlib.import_module(f'evidence.experiments.{name}') for name in PROGRAMS}
-GROUPED = ('public_caches', 'public_model', 'small_tasks', 'timings')  # claims read one group each
+GROUPED = (  # claims read one group each
+    'constructions', 'field_fits', 'public_caches', 'public_model', 'small_tasks', 'timings',
+)  # fmt: skip
 CASES = [
     (name, group)
     for name, module in MODULES.items()
