@@ -1,4 +1,4 @@
-"""Tables of offsets in larger windows than those of training, for `grids sizes`."""
+"""Tables of offsets in larger windows than those of training, for `grids windows`."""
 
 import dataclasses
 import pathlib
@@ -20,11 +20,6 @@ SIDES = (16, 24)  # pixels
 BATCHES, ROWS = 16, 64
 
 
-def has_table(model: Transformer) -> bool:
-    """Whether a model has a table of offsets."""
-    return any(isinstance(part, OffsetTable) for part in model.encodings)
-
-
 def in_window(model: Transformer, side: int) -> Transformer:
     """A copy of a model whose tables of offsets serve windows of `side` x `side` patches: what
     their argument `size` does.
@@ -37,8 +32,7 @@ def in_window(model: Transformer, side: int) -> Transformer:
 
 
 def measure(directories: Mapping[tuple[str, int], str], workdir: pathlib.Path) -> None:
-    """Measures the images of `blobs` that trained models with tables of offsets get right, at each
-    size of `SIDES`.
+    """Measures the images that trained models get right, at each size of `SIDES`.
 
     Args:
       directories: (name, seed) -> directory of a run.
@@ -49,8 +43,7 @@ def measure(directories: Mapping[tuple[str, int], str], workdir: pathlib.Path) -
     for (name, seed), directory in directories.items():
         config, trained, _ = restore_model(directory)
         task = make_task(config)
-        if not isinstance(task, Blobs) or not has_table(trained):
-            continue
+        assert isinstance(task, Blobs)
         for side in SIDES:
             model = in_window(trained, side // config.model.patch)
             for larger in ('scene', 'detail'):
