@@ -1,5 +1,8 @@
 """Experiments on trees, marked nodes and larger windows: their data and their models by hand."""
 
+from typing import Any
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -75,12 +78,12 @@ def test_features_of_test_graphs_are_scaled_like_those_of_training():
 
 @pytest.mark.full
 def test_a_table_serves_a_larger_window():
-    sizes = dict(vocab_size=0, channels=1, patch=2, output_size=4, layers=2, width=32, heads=4)
+    sizes: Any = dict(vocab_size=0, channels=1, patch=2, output_size=4, layers=2, width=32, heads=4)
     cfg = TransformerConfig(
         **sizes, train_len=16, kind='encoder', pool='mean', encoding='swin_table(4, 4)'
     )
     model = Transformer(cfg, rngs=nnx.Rngs(0))
-    image = np.random.default_rng(0).standard_normal((2, 16, 16, 1)).astype(np.float32)
+    image = jnp.asarray(np.random.default_rng(0).standard_normal((2, 16, 16, 1)), jnp.float32)
     with pytest.raises(ValueError, match='use size='):
         model(image)
     larger = windows.in_window(model, 8)
