@@ -62,7 +62,7 @@ def tree(rng: np.random.Generator) -> Tree:
     nodes, free = [()], [(1,), (2,)]
     for _ in range(int(rng.integers(FEWEST, MOST, endpoint=True)) - 1):
         node = free.pop(int(rng.integers(len(free))))
-        nodes.append(node)
+        nodes.append(node)  # pyright: ignore[reportArgumentType]
         free += [(*node, branch) for branch in (1, 2) if len(node) < DEPTH]
     nodes.sort(key=lambda node: (len(node), node))
     swapped = [tuple(3 - branch for branch in node) for node in nodes]
@@ -152,7 +152,7 @@ def measured(group: str, encoding: str, seed: int, options: argparse.Namespace) 
     start = Transformer(cfg, rngs=nnx.Rngs(seed))
     model = fitted(start, loss, batches, steps=steps, rate=options.rate)
     test = rows(np.random.default_rng(0), tested, group)
-    found = np.asarray(nnx.jit(logits)(model, test).argmax(-1)) == test['answers']
+    found = np.asarray(nnx.jit(logits)(model, test).argmax(-1)) == test['answers']  # pyright: ignore[reportArgumentType]
     parts = {'copies': 0, 'mirror images': 1} if group == 'translation' else {group: None}
     for panel, part in parts.items():
         chosen = slice(None) if part is None else slice(part, None, 2)

@@ -45,7 +45,7 @@ def measure(directories: Mapping[tuple[str, int], str], workdir: pathlib.Path) -
         task = make_task(config)
         assert isinstance(task, Blobs)
         for side in SIDES:
-            model = in_window(trained, side // config.model.patch)
+            model = in_window(trained, side // config.model.patch)  # pyright: ignore[reportArgumentType]
             for larger in ('scene', 'detail'):
                 right = []
                 for number in range(BATCHES):
