@@ -13,7 +13,16 @@ from flax import nnx
 
 from evidence.claims import CLAIMS
 from evidence.claims.results import ResultRows
-from evidence.experiments import coins, images_apart, public_model, rna, small_tasks, streams
+from evidence.experiments import (
+    coins,
+    images_apart,
+    node_distances,
+    public_model,
+    rna,
+    small_tasks,
+    streams,
+    trees,
+)
 from posenc_jax.lab.model import Transformer, TransformerConfig
 
 PUBLIC = '--file drawn --seeds 0 --texts 2 '
@@ -60,6 +69,7 @@ PROGRAMS = {
         '--seeds 0 --steps 4', {'SIDE': 8, 'POINTS': 64, 'PICTURE': 28, 'PATCH': 8}
     ),
     'images_apart': Small('--seeds 0 --steps 2 --variants "index and shift"', claims=False),
+    'node_distances': Small('--seeds 0 --steps 2', {'POOL': 64, 'TESTED': 16}),
     'positional_depth': Small(
         '--seeds 0 1 --steps 2 --tasks sort --variants "positional, 2 layers" "standard, 2 layers"',
         claims=False,
@@ -96,11 +106,13 @@ PROGRAMS = {
         },
         places={512.0: 32768.0, 16.0: 128.0, 8.0: 256.0},
     ),
+    'trees': Small('--seeds 0 --steps 2', {'POOL': 64, 'TESTED': 8}),
     'tulip_limit': Small('--seeds 0 --steps 2 --distilled 2', claims=False),
 }
 MODULES = {name: importlib.import_module(f'evidence.experiments.{name}') for name in PROGRAMS}
 GROUPED = (  # claims read one group each
     'constructions', 'field_fits', 'public_caches', 'public_model', 'small_tasks', 'timings',
+    'trees',
 )  # fmt: skip
 CASES = [
     (name, group)
@@ -152,6 +164,8 @@ def test_a_program_writes_what_its_claims_read(name, group, tmp_path, monkeypatc
 ENCODINGS = [  # of all variants, those that are not run above among them
     *(('decoder', spec) for spec in (*coins.ENCODINGS.values(), *streams.WAYS.values())),
     *(('encoder', spec) for spec in rna.ENCODINGS.values()),
+    *(('encoder', spec) for spec in trees.ENCODINGS.values()),
+    *(('encoder', spec) for _, spec in node_distances.ENCODINGS.values()),
     *(
         (
             'encoder',
