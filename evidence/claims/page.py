@@ -57,11 +57,12 @@ The margins of A9, C6 to C10, M2 to M5 and S1 to S4 were set when their numbers 
 of N1 when the distance to sinusoids was. Those of B3, B11, B17, C11, C13, C17, N6, N8, N9, X1, X4,
 X5 and X7 were set after a short pilot.
 
-`python -m evidence.claims B5` measures claim B5 again, and `python -m evidence.claims --budget 30`
-spends 30 minutes on claims that are not measured yet, those that take least time first. Somebody in
-doubt begins with `python -m evidence.claims --budget 30 --sample 0`: it measures claims again that
-the seed 0 draws, and prints their effects beside those of this page. The minutes are estimates for two cores on which nothing else runs; beside other work a sweep has taken up to
-three times as long.
+`python -m evidence.claims B5` measures claim B5 again, and `python -m evidence.claims --budget
+30` spends 30 minutes on claims that are not measured yet, those that take least time first.
+Somebody in doubt begins with `python -m evidence.claims --budget 30 --sample 0`: it measures
+claims again that the seed 0 draws, and prints their effects beside those of this page. The
+minutes are estimates for two cores on which nothing else runs; beside other work a sweep has
+taken up to three times as long.
 
 A review of the results before this ledger found 21 claims shown, 23 partly, 16 contrary, 46 built
 and not shown, and 49 not built. The ledger now has:
@@ -312,9 +313,9 @@ def show_again(rows: Iterable[Sequence[str]]) -> None:
 
 def show(claims: Claims, records: Records, waiting: Sequence[Claim]) -> None:
     """Prints the counts by verdict, and what is left."""
-    shown = rich.table.Table(*COLUMNS)
-    for cells in counts(claims, records):
-        shown.add_row(*cells)
+    shown = rich.table.Table('verdict', 'claims')
+    for row in zip(COLUMNS[1:], counts(claims, records)[-1][1:]):
+        shown.add_row(*row)
     console = rich.console.Console()
     console.print(shown)
     costs = _minutes(waiting)
