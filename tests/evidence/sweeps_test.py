@@ -164,6 +164,10 @@ runs.a = {}
     assert sweep.read('nothing') == {}
 
 
+def test_no_two_experiments_have_one_name():
+    assert len(set(names())) == len(names())
+
+
 def test_an_evaluation_reads_all_runs_or_those_that_it_names():
     runs = {('a', 0): 'W/a_0', ('a', 1): 'W/a_1', ('b', 0): 'W/b_0'}
     made = sweep.Sweep(('text',), 'Text.', {'a': {}, 'b': {}}, extended=['a | pi()'])
