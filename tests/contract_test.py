@@ -11,6 +11,7 @@ import json
 import re
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from posenc_jax.lab.tasks.graphs.named import disjoint
 from posenc_jax.language.catalog import KINDS
 from posenc_jax.language.spec import build, parse
 from posenc_jax.methods.rope import rope_frequencies, rotate
-from posenc_jax.protocol.composite import parts_of
+from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.conflicts import EXCLUSIVE
 from posenc_jax.protocol.encoding import TRAITS, Encoding
 from posenc_jax.protocol.errors import SpecError
@@ -380,7 +381,6 @@ def id_of(entry):
     return entry.key + '_option' * (entry in OPTIONAL)
 
 
-NAMES = [id_of(entry) for entry in ENTRIES]
 every_entry = pytest.mark.parametrize('entry', ENTRIES, ids=id_of)
 
 
@@ -427,8 +427,7 @@ OF_THE_CACHE = {sequences.decoding, sequences.packing}
 ON_REPRESENTATIVES = {forms.one_tile, forms.tiles_of_few_queries}
 # Laws about the pair stage alone.
 OF_PAIRS = {forms.tiles}
-# Laws about how a layer is evaluated. A rule for frequencies only changes the numbers of `rope`,
-# and an option those of its method.
+# Laws about how a layer is evaluated, which `numbers_alone` may skip.
 OF_LAYERS = {forms.mesh, forms.vmap, forms.jit, forms.one_trace, promises.chains}
 
 
@@ -439,6 +438,27 @@ def has_plain_pairs(entry):
     """
     masks = masks_of(make(entry))
     return isinstance(masks, Masks) and not masks.others and id_of(entry) not in REPRESENTATIVES
+
+
+def _form(entry):
+    """The classes of the parts, and the shapes of their variables."""
+    encoding = make(entry)
+    shapes = jax.tree.map(lambda a: a.shape, nnx.to_pure_dict(nnx.state(encoding)))
+    return [type(part) for part in parts_of(encoding)], shapes
+
+
+def numbers_alone(entry):
+    """Whether a subject differs in numbers alone from one that stands for it: a rule for
+    frequencies from `rope` and `dynamic_ntk`, and an option of the same class, with variables of
+    the same shapes and without a mask of its own, from its method.
+    """
+    if id_of(entry) in REPRESENTATIVES:
+        return False
+    if entry not in OPTIONAL:
+        return entry.kind == 'frequencies'
+    own = [part for part in parts_of(make(entry)) if name_of(part) not in ('causal', 'document')]
+    masks = any(part.opens('mask') for part in own)
+    return not masks and _form(entry) == _form(lookup(entry.key, (entry.kind,)))
 
 
 @pytest.fixture(scope='module', params=ENTRIES, ids=id_of)
@@ -465,8 +485,7 @@ def test_law(layer, law, request):
         pytest.skip('the law of packing compares the results of these forms')
     if law in OF_PAIRS and has_plain_pairs(entry):
         pytest.skip('it has the pair stage of rope')
-    of_another = entry.kind == 'frequencies' or entry in OPTIONAL
-    if law in OF_LAYERS and of_another and id_of(entry) not in REPRESENTATIVES:
+    if law in OF_LAYERS and numbers_alone(entry):
         pytest.skip('it is evaluated as rope, dynamic_ntk or its method is')
     if reason := law(layer):
         pytest.skip(reason)

@@ -23,6 +23,7 @@ from posenc_jax.testing.subject import (
     HEADS,
     KV_HEADS,
     LENGTH,
+    PACKED,
     PADDED,
     ROWS,
     WIDTH,
@@ -204,18 +205,20 @@ def one_trace(subject: Subject) -> None:
 
 
 def mesh(subject: Subject) -> str | None:
-    """A mesh of eight devices gives the results and gradients of one device."""
+    """A mesh of eight devices gives the results and gradients of one device, of packed documents
+    and padding.
+    """
     if len(jax.devices()) < 8:
         return 'it needs eight devices: XLA_FLAGS=--xla_force_host_platform_device_count=8'
     how = functools.partial(attend, how=sharded_attend, block=(8, 8))
     # Heads that read each other cannot be cut.
     axes = dict(sequence=4) if 'mixes_logits' in subject.encoding.traits else dict(tensor=2)
-    axes = dict(data=2, sequence=2) | axes
+    axes, tok = dict(data=2, sequence=2) | axes, tokens(valid=PADDED, segment=PACKED)
     with jax.set_mesh(make_mesh(**axes, devices=jax.devices()[:8])):
         out, grads, finite = jax.jit(functools.partial(gradients, how))(
-            subject.encoding, subject.weights, subject.x, tokens(valid=PADDED), cotangent()
+            subject.encoding, subject.weights, subject.x, tok, cotangent()
         )
-    expected, expectations, _ = subject.gradients('plain')
+    expected, expectations, _ = subject.gradients('plain', tok)
     demand(finite, 'an output is not finite')
     demand(len(out.sharding.device_set) == 8, 'the result is not on eight devices')
     close(out, expected, what='eight devices and one')

@@ -121,8 +121,8 @@ def test_a_ring_of_four_devices(toys, spec):
 @pytest.mark.full
 @contract_test.every_entry
 def test_eight_devices_in_a_ring(entry):
-    """A ring of two is in the law `mesh`. More devices pass on what the first two pass on, apart
-    from a carry, and what a representative stands for.
+    """A ring of two is in the law `mesh`, for all but those that differ in numbers alone from one
+    that has it. More devices pass on what the first two pass on, apart from a carry.
     """
     encoding = contract_test.make(entry)
     key = contract_test.id_of(entry)

@@ -228,7 +228,7 @@ def test_bfloat16_is_close_to_float32(entry):
         pytest.param(entry, kind, id=f'{kind}-{named(entry)}')
         for entry in (*ENTRIES, *OPTION_ENTRIES)
         for kind in KINDS
-        if kind != 'plain' or entry.key == REPRESENTATIVE  # without arrays, a program of its own
+        if kind != 'plain' or entry.key == REPRESENTATIVE  # it would be compiled separately
     ],
 )
 def test_steps_in_any_cut_equal_the_whole(entry, kind):

@@ -348,7 +348,7 @@ def test_token_by_token_equals_their_pass(pair):
         check_close(logits, theirs(i + 1))
 
 
-# The two tests above show padding and the cache of every model, from which a text follows.
+# The two tests above show padding and the cache of `REST`, from which a text follows.
 GENERATED = 'llama-default', 'llama-dynamic', 'llama-longrope', 'mistral-window', 'gpt2', 'bloom'
 
 

@@ -134,6 +134,7 @@ def test_a_resumed_run_has_the_same_losses(runs, kind, tmp_path):
     'kind, mesh',
     [
         ('encoder', dict(fsdp=2, tensor=2, sequence=2)),
+        ('class', dict(fsdp=2, tensor=2, sequence=2)),
         ('masked', dict(data=2, tensor=2, sequence=2)),
         ('hybrid', dict(data=2, fsdp=2, tensor=2)),
         ('image', dict(data=2, fsdp=2, tensor=2)),
