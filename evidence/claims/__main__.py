@@ -109,7 +109,7 @@ def again(order: Sequence[Claim], workdir: pathlib.Path, budget: float, keep: in
     """Measures claims anew, in their order, each of which the rest of the budget has room for, and
     prints what was found beside the record. The ledger and the pages stay as they are.
     """
-    there, rows = ledger.read(), []
+    there, rows, failed = ledger.read(), [], []
     for claim in order:
         how = claim.how
         assert how is not None
@@ -121,6 +121,7 @@ def again(order: Sequence[Claim], workdir: pathlib.Path, budget: float, keep: in
             effects, results = ledger.found(claim, workdir, keep)
         except (ledger.FailedSweepError, MissingResultError) as error:
             rows.append((claim.id, '', '', '', f'not measured: {error}'))
+            failed.append(claim.id)
             continue
         finally:
             budget -= (ledger.monotonic() - began) / 60
@@ -133,9 +134,12 @@ def again(order: Sequence[Claim], workdir: pathlib.Path, budget: float, keep: in
         rows.append(
             (claim.id, listed(ledger.effects(record)), listed(effects), f'{how.margin:g}', word)
         )
+        print(*rows[-1], sep=' | ', flush=True)
     if not rows:
         sys.exit(f'{program("claims")}: no measured claim takes at most {budget:g} minutes')
     page.show_again(rows)
+    if failed:
+        sys.exit(f'{program("claims")}: not measured, for the reasons above: {", ".join(failed)}')
 
 
 def main() -> None:

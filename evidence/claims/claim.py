@@ -65,7 +65,7 @@ class Procedure:
         loss does not rise by more than so much, 'timing', or 'empirical'.
       null: a method that cannot have what the claim says, and that would reach the margin; ''. Such
         a claim is at most 'tolerated'.
-      limit: where both sides are, if they are as good ('ceiling') or as bad ('floor') as can be.
+      limit: 'ceiling' if both sides are as good as can be, 'floor' if as bad; otherwise ''.
       remark: why the result is as it is, if that is known.
     """
 
@@ -132,7 +132,7 @@ class Procedure:
         Returns:
           'holds' or 'contrary' if every seed and the whole interval are on one side, the seeds
           beyond the margin; 'partly' or 'partly contrary' if the mean is; 'mixed' if seeds are
-          beyond the margin on both sides; 'tolerated' in the place of the first two if a method
+          beyond the margin on both sides; 'tolerated' in the place of 'holds' if a method
           that cannot have what the claim says would reach the margin too; otherwise `limit`, or
           'open' without one. Fewer than three seeds are always open.
         """
@@ -145,17 +145,18 @@ class Procedure:
             return 'mixed'
         if mean >= margin:
             whole = 'holds' if min(values) >= margin and low > 0 else 'partly'
-            return 'tolerated' if self.null else whole
+            return 'tolerated' if self.null and whole == 'holds' else whole
         if mean <= -margin:
             return 'contrary' if max(values) <= -margin and high < 0 else 'partly contrary'
         return self.limit or 'open'
 
     def power(self, effects: Mapping[int, float]) -> float:
         """The effect that as many seeds with this spread would find beyond the margin, all of them,
-        in about four of five tries: three seeds of a normal distribution whose mean is 1.46
-        standard deviations above the margin are all beyond it with a probability of .80.
+        in four of five tries. Three seeds of a normal distribution, for instance, are all beyond
+        the margin with a probability of .80 if its mean is 1.46 standard deviations above.
         """
-        return self.margin + 1.46 * statistics.stdev(effects.values())
+        above = scipy.stats.norm.ppf(0.8 ** (1 / len(effects)))
+        return self.margin + float(above) * statistics.stdev(effects.values())
 
 
 @dataclasses.dataclass(frozen=True)

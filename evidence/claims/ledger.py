@@ -33,7 +33,15 @@ monotonic = time.monotonic  # tests replace it
 ROOT = pathlib.Path(__file__).parents[2]
 MEASURED = ROOT / 'evidence' / 'measured.json'
 RESULTS = ROOT / 'evidence' / 'results'
-KEPT = ('effects', 'date', 'commit', 'device', 'versions', 'begun')  # of an earlier record
+KEPT = (
+    'effects',
+    'documents',
+    'date',
+    'commit',
+    'device',
+    'versions',
+    'begun',
+)  # of an earlier record
 NEEDED = {'digest', 'test', 'measure', 'effects', 'results'}  # of a record
 # Modules that read options, start runs and write tables.
 PLUMBING = tuple(f'evidence.experiments.{name}' for name in ('program', 'runs', 'sweep', 'tables'))
