@@ -58,9 +58,9 @@ The margins of A9, C6 to C10, M2 to M5 and S1 to S4 were set when their numbers 
 that of N1 when the distance to sinusoids was. Those of B3, B11, B17, C11, C13, C17, N6, N8, N9,
 X1, X4, X5 and X7 were set after a short pilot. Those of FG10, FG11, FF6 and FR6, and the formulas
 of FN2, FI5b and FG12, were set after a pilot with another seed. The set-ups of FF1, FF3 and FF7
-were changed after three seeds, and the measure of FG6 and FG12 and the null methods of FE1, FR2
-and FR11 were added when their numbers were known; in the first set-up FF1 and FF3 were open and
-FF7 contrary.
+were changed after three seeds, and the measures of FG6 and FG12, the waves of eight degrees of
+FF3, and the null methods of FE1 and FR11 were chosen when numbers were known; in the first set-up
+FF1 and FF3 were open and FF7 contrary.
 
 `python -m evidence.claims B5` measures claim B5 again, and `python -m evidence.claims --budget
 30` spends 30 minutes on claims that are not measured yet, those that take least time first. To
