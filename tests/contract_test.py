@@ -447,6 +447,7 @@ def _form(entry):
     return [type(part) for part in parts_of(encoding)], shapes
 
 
+@functools.cache
 def numbers_alone(entry):
     """Whether a subject differs in numbers alone from one that stands for it: a rule for
     frequencies from `rope` and `dynamic_ntk`, and an option of the same class, with variables of
