@@ -35,7 +35,7 @@ def main():
     make = functools.partial(MeshStep, batch=batch)
     decode = functools.partial(decoding, batch=args.batch, prompt=args.prompt, new=args.new)
     base = make(model_config(args.base, **sizes))
-    base_decoding = decode(args.base, sizes=sizes)
+    base_decoding = decode(args.base, sizes=sizes) if args.new else None
     rows = []
     for spec in args.encodings:
         decoded = ''

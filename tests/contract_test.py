@@ -469,7 +469,7 @@ def layer(request):
 
 def is_expensive(layer, law):
     """Whether a law is checked in the full tier alone; `layer` is the entry."""
-    if law in (forms.one_tile, forms.tiles_of_few_queries):
+    if law in ON_REPRESENTATIVES:
         return True
     if law in ELSEWHERE:
         return id_of(layer) not in ELSEWHERE[law]

@@ -109,7 +109,7 @@ def again(order: Sequence[Claim], workdir: pathlib.Path, budget: float, keep: in
     """Measures claims anew, in their order, each of which the rest of the budget has room for, and
     prints what was found beside the record. The ledger and the pages stay as they are.
     """
-    there, rows, failed = ledger.read(), [], []
+    there, measured, failed = ledger.read(), [], []
     for claim in order:
         how = claim.how
         assert how is not None
@@ -118,9 +118,9 @@ def again(order: Sequence[Claim], workdir: pathlib.Path, budget: float, keep: in
         print(f'{claim.id}: {claim.statement}', flush=True)
         began = ledger.monotonic()
         try:
-            effects, results = ledger.found(claim, workdir, keep)
+            effects, results = ledger.run_and_read(claim, workdir, keep)
         except (ledger.FailedSweepError, MissingResultError) as error:
-            rows.append((claim.id, '', '', '', f'not measured: {error}'))
+            print(f'{claim.id} is not measured: {error}', file=sys.stderr, flush=True)
             failed.append(claim.id)
             continue
         finally:
@@ -131,13 +131,14 @@ def again(order: Sequence[Claim], workdir: pathlib.Path, budget: float, keep: in
         verdicts = ledger.verdict(how, record), ledger.verdict(how, own)
         word = 'the same' if verdicts[0] == verdicts[1] else ' -> '.join(verdicts)
         listed = lambda found: ' '.join(f'{value:.3g}' for _, value in sorted(found.items()))
-        rows.append(
-            (claim.id, listed(ledger.effects(record)), listed(effects), f'{how.margin:g}', word)
+        measured.append(claim.id)
+        print(
+            f'{claim.id}: {word}. By seed the record has {listed(ledger.effects(record))}, and now '
+            f'there are {listed(effects)}; at least {how.margin:g} counts',
+            flush=True,
         )
-        print(*rows[-1], sep=' | ', flush=True)
-    if not rows:
+    if not measured and not failed:
         sys.exit(f'{program("claims")}: no measured claim takes at most {budget:g} minutes')
-    page.show_again(rows)
     if failed:
         sys.exit(f'{program("claims")}: not measured, for the reasons above: {", ".join(failed)}')
 

@@ -33,15 +33,8 @@ monotonic = time.monotonic  # tests replace it
 ROOT = pathlib.Path(__file__).parents[2]
 MEASURED = ROOT / 'evidence' / 'measured.json'
 RESULTS = ROOT / 'evidence' / 'results'
-KEPT = (
-    'effects',
-    'documents',
-    'date',
-    'commit',
-    'device',
-    'versions',
-    'begun',
-)  # of an earlier record
+# Of an earlier record.
+KEPT = ('effects', 'documents', 'date', 'commit', 'device', 'versions', 'begun')
 NEEDED = {'digest', 'test', 'measure', 'effects', 'results'}  # of a record
 # Modules that read options, start runs and write tables.
 PLUMBING = tuple(f'evidence.experiments.{name}' for name in ('program', 'runs', 'sweep', 'tables'))
@@ -208,7 +201,7 @@ def run(command: Sequence[str], keep: int | None) -> int:
             raise
 
 
-def found(
+def run_and_read(
     claim: Claim, workdir: pathlib.Path, keep: int | None = None
 ) -> tuple[dict[int, float], ResultRows]:
     """Runs the sweep of a claim and reads the effect. Nothing is written outside of `workdir`.
@@ -240,7 +233,7 @@ def found(
 
 def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dict[str, Any]:
     """Measures a claim and writes the effect into the ledger. The numbers of its runs are kept in
-    `RESULTS`. Arguments and errors are those of `found`; after an error nothing is written.
+    `RESULTS`. Arguments and errors are those of `run_and_read`; after an error nothing is written.
 
     If the ledger has a record of the same test, and its runs were begun at another time than those
     in `workdir`, that record is kept under 'earlier' in the new one.
@@ -248,7 +241,7 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
     assert claim.how is not None, f'nothing measures claim {claim.id}'
     made = run_command(claim.how)
     begun, began = _begun(workdir / made.name), monotonic()
-    effects, results = found(claim, workdir, keep)
+    effects, results = run_and_read(claim, workdir, keep)
     minutes = (monotonic() - began) / 60
     results.keep(RESULTS / f'{made.name}.csv')
     record = {

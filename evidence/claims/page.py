@@ -293,7 +293,7 @@ def draw(path: pathlib.Path, claims: Claims, records: Records, verdicts: Mapping
     axes.set_yticks(range(len(order)), [f'{name}  {claims[name].key}' for name in order])
     axes.set_ylim(-0.7, len(order) - 0.3)
     axes.set_xlabel('effect / margin (dashed: the margins; line: the range)')
-    figure.legend(loc='outside upper center', ncols=len(VERDICTS))
+    figure.legend(loc='outside upper center', ncols=5)  # all verdicts in one row are too wide
     disk.save_figure(figure, path, dpi=110)
 
 
@@ -307,14 +307,6 @@ def write(path: pathlib.Path, claims: Claims, records: Records) -> None:
         picture = path.parent / PICTURE.format(_slug(family))
         picture.parent.mkdir(parents=True, exist_ok=True)
         draw(picture, claims, records, verdicts)
-
-
-def show_again(rows: Iterable[Sequence[str]]) -> None:
-    """Prints what was measured again, beside the record."""
-    shown = rich.table.Table('claim', 'record', 'now', 'margin', 'verdict', title='Effects by seed')
-    for cells in rows:
-        shown.add_row(*cells)
-    rich.console.Console().print(shown)
 
 
 def show(claims: Claims, records: Records, waiting: Sequence[Claim]) -> None:

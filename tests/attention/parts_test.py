@@ -4,7 +4,7 @@ import pytest
 
 import posenc_jax as pj
 from tests import contract_test
-from tests.attention.ring_test import MIXED, TEXTS, compare, mesh_of
+from tests.attention.ring_test import MIXED, TEXTS, compare, mesh_of, one_for_many_devices
 
 
 @pytest.mark.full_where(condition=lambda spec, axes: spec not in ('cope()', 'alibi()'))
@@ -30,7 +30,4 @@ def test_every_encoding(entry):
     """What devices find is joined by log-sum-exps. A carry visits the devices; for other doors the
     representatives stand.
     """
-    encoding, key = contract_test.make(entry), contract_test.id_of(entry)
-    if key not in contract_test.REPRESENTATIVES and not encoding.opens('first_carry'):
-        pytest.skip('it has no carry, and the representatives have its doors')
-    compare(encoding, mesh_of(sequence=8), [MIXED], heads_first=True)
+    compare(one_for_many_devices(entry), mesh_of(sequence=8), [MIXED], heads_first=True)
