@@ -151,9 +151,9 @@ class Procedure:
         return self.limit or 'open'
 
     def power(self, effects: Mapping[int, float]) -> float:
-        """The effect that as many seeds with this spread would find beyond the margin, all of them,
-        in four of five tries. Three seeds of a normal distribution, for instance, are all beyond
-        the margin with a probability of .80 if its mean is 1.46 standard deviations above.
+        """The effect that this number of seeds, with this spread, would show in four of five tries:
+        every seed is then beyond the margin. Three seeds of a normal distribution, for instance,
+        are all beyond it with a probability of .80 if the mean is 1.46 standard deviations above it.
         """
         above = scipy.stats.norm.ppf(0.8 ** (1 / len(effects)))
         return self.margin + float(above) * statistics.stdev(effects.values())

@@ -279,7 +279,7 @@ def draw(path: pathlib.Path, claims: Claims, records: Records, verdicts: Mapping
     order = sorted(mean, key=lambda name: (-VERDICTS.index(verdicts[name]), mean[name]))
     figure = Figure((8, 1.2 + 0.26 * len(order)), layout='constrained')
     axes = figure.subplots()
-    colours = ('C2', 'C0', 'C9', 'C4', 'C1', 'C3', 'C7', 'C7', 'C7')
+    colours = ('C2', 'C0', 'C9', 'C4', 'C1', 'C3', 'C7', 'C8', 'C5')
     for verdict, colour in zip(VERDICTS, colours, strict=True):
         rows = [row for row, name in enumerate(order) if verdicts[name] == verdict]
         if rows:
