@@ -153,7 +153,7 @@ class Procedure:
     def power(self, effects: Mapping[int, float]) -> float:
         """The effect that this number of seeds, with this spread, would show in four of five tries:
         every seed is then beyond the margin. Three seeds of a normal distribution, for instance,
-        are all beyond it with a probability of .80 if the mean is 1.46 standard deviations above it.
+        are all beyond it with a probability of .80 if the mean lies 1.46 deviations above it.
         """
         above = scipy.stats.norm.ppf(0.8 ** (1 / len(effects)))
         return self.margin + float(above) * statistics.stdev(effects.values())
