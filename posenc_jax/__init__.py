@@ -6,6 +6,7 @@ Where to begin, after `import posenc_jax as pj` and `from flax import nnx`:
     pj.Attention('rope()', 64, 4, rngs=nnx.Rngs(0))       a layer of width 64 with 4 heads
     pj.make('rope() | alibi()', heads=4, head_dim=16)     an encoding, for your own attention
     pj.extend(encoding, 'yarn(factor=4)', train_len=512)  the encoding for longer texts
+    pj.choose(factor=8)                                   what to try first, by measured claims
     pj.cite('rope()')                                     its BibTeX
 
 `posenc_jax.functional` has the encodings as pure functions, and `posenc_jax.lab` a transformer, its
@@ -31,6 +32,7 @@ from posenc_jax.version import __version__
 if TYPE_CHECKING:
     from posenc_jax import features, fields, functional, linen, methods, mixers, testing
     from posenc_jax.language.catalog import catalog, cite
+    from posenc_jax.language.choosing import choose
     from posenc_jax.methods.extend import extend
     from posenc_jax.methods.per_head import PerHead
     from posenc_jax.protocol.bounds import CONTEXT
@@ -43,6 +45,7 @@ _NAMES = {
     'CONTEXT': 'protocol.bounds',
     'signed_distance': 'protocol.families',
     'catalog': 'language.catalog',
+    'choose': 'language.choosing',
     'cite': 'language.catalog',
     'extend': 'methods.extend',
     'PerHead': 'methods.per_head',
@@ -75,6 +78,7 @@ __all__ = [
     'attention_layer',
     'catalog',
     'chain',
+    'choose',
     'cite',
     'extend',
     'features',

@@ -13,9 +13,10 @@ Results:   evidence/measured.json, and the pages docs/claims.md and docs/choosin
            sweep. A run that exists is not trained again, so the command may be interrupted and
            started again.
 
-A file for each family of methods has the claims: the sentences of the papers, how they are measured
-or would be, and the margin. `claim.py` explains the fields. `choosing.toml` has the advice of
-docs/choosing.md, and `without.toml` the methods without a claim.
+A file for each family of methods has the claims: the sentences of the papers, how they are
+measured or would be, and the margin. `claim.py` explains the fields. `without.toml` has the
+methods without a claim. The advice of docs/choosing.md is that of `pj.choose`, in
+posenc_jax/choosing.toml.
 """
 
 import pathlib

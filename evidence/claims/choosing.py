@@ -1,76 +1,55 @@
 """docs/choosing.md: what to take for each need, as far as measured claims say so."""
 
-import dataclasses
-import pathlib
-import tomllib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from evidence.claims import page
 from evidence.claims.claim import Claim
+from posenc_jax.language import choosing
+from posenc_jax.language.choosing import Need
 
-PATH = pathlib.Path(__file__).with_suffix('.toml')
 HEADER = """# Choosing an encoding
 
 This page says what to try first for each need. It rests on the measured claims of
 [claims.md](claims.md), in small models that were trained for minutes; a larger model may behave
-otherwise. `python -m evidence.claims` makes the page.
+otherwise. `python -m evidence.claims` makes the page. `pj.choose` gives the same advice in Python,
+by the answers to nine questions, and leaves out what takes too long, has no kernel of JAX, or is
+not read by another library:
+
+```python
+import posenc_jax as pj
+
+print(pj.choose(checkpoint=True, tuning=False, factor=4, needs='retrieval'))
+```
 """
 BELOW = """
 Each advice names the claims on which it rests, and it is shown only while they have the verdicts
 that it needs. Verdicts other than open rest on at least three seeds.
+
+The tables below have the time of a train step and of decoding, over that with the encoding that is
+named, and the temporary memory of a train step, as [performance.md](performance.md) measures them.
+A kernel of JAX is cuDNN or splash attention.
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Need:
-    """What somebody may want, and what the claims say of it.
-
-    Attributes:
-      take: advice in one or two sentences; '' if no verdict supports one.
-      first: what the reader must know before they read the advice.
-      rests: claim -> the verdict without which the advice is not shown.
-      others: further claims that bear on the need.
-      limits: what the reader must know before they follow the advice, and what no claim is about.
-    """
-
-    take: str = ''
-    rests: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    others: Sequence[str] = ()
-    limits: str = ''
-    first: str = ''
-
-    @property
-    def claims(self) -> tuple[str, ...]:
-        return (*self.rests, *self.others)
-
-    def stands(self, verdicts: Mapping[str, str]) -> bool:
-        """Whether there is an advice and all claims have the verdicts that it needs."""
-        return bool(self.take) and all(verdicts.get(k) == v for k, v in self.rests.items())
-
-
-def _needs() -> dict[str, Need]:
-    content = tomllib.loads(PATH.read_text(encoding='utf-8'))
-    return {need.pop('title'): Need(**need) for need in content['need']}
-
-
-NEEDS: Mapping[str, Need] = _needs()
+def stands(need: Need, verdicts: Mapping[str, str]) -> bool:
+    """Whether there is an advice and all claims have the verdicts that it needs."""
+    return bool(need.take) and all(verdicts.get(k) == v for k, v in need.rests.items())
 
 
 def markdown(claims: page.Claims, records: page.Records) -> str:
     """The whole page."""
     verdicts = page.measured(claims, records)
     rows, sections = [], []
-    for title, need in NEEDS.items():
-        advice, ids = (
-            (need.take, ', '.join(need.rests)) if need.stands(verdicts) else ('No advice yet.', '-')
-        )
-        anchor = ''.join(c for c in title.lower() if c.isalnum() or c in ' -').replace(' ', '-')
-        rows.append([f'[{title}](#{anchor})', advice, ids])
+    for need in choosing.all_needs():
+        given = stands(need, verdicts)
+        advice, ids = (need.take, ', '.join(need.rests)) if given else ('No advice yet.', '-')
+        rows.append([f'[{need.title}](#{need.anchor})', advice, ids])
         known = [claims[name] for name in need.claims if name in claims]
         done = [_row(c, records[c.id], verdicts[c.id]) for c in known if c.id in verdicts]
         left = [f'{c.id} (`{c.key}`)' for c in known if c.id not in verdicts]
-        sections += [f'## {title}', need.first, advice, need.limits]
+        sections += [f'## {need.title}', need.first, advice, need.limits]
+        sections.append(page.table(PICKED, map(_pick, need.picks)) if given and need.picks else '')
+        sections.append(f'Scale of the models: {need.scale}.' if need.scale else '')
         sections.append(page.table(COLUMNS, done) if done else '')
         sections.append(f'Not measured yet: {", ".join(left)}.' if left else '')
     first = page.table(('you need', 'take', 'claims'), rows)
@@ -78,10 +57,18 @@ def markdown(claims: page.Claims, records: page.Records) -> str:
 
 
 COLUMNS = ('claim', 'method', 'verdict', 'effect', 'compared')
+PICKED = ('take', 'because', 'train step', 'decoding', 'MiB', 'kernel', 'also read by')
 
 
-def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
+def _row(claim: Claim, record: Mapping, verdict: str) -> list[str]:
     assert claim.how is not None
     effect = page.effect_text(claim.how, record)
     test = f'{claim.test} {claim.how.remark}'.strip()
     return [claim.id, f'`{claim.key}`', verdict, effect, test]
+
+
+def _pick(pick: choosing.Pick) -> list[str]:
+    spec = pick.spec.format(factor='N', twice='2N')
+    costs = choosing.cost_cells(choosing.example(pick.spec))
+    kernel = choosing.kernel(choosing.example(pick.spec))
+    return [f'`{spec}`', pick.why, *costs, kernel, ', '.join(pick.loads)]

@@ -115,16 +115,24 @@ def spread(how: Procedure, effects: Mapping[int, float]) -> tuple[str, str]:
 
 def effect_text(how: Procedure, record: Mapping[str, Any]) -> str:
     """Mean and range of the effects of a record, the interval over documents where it is known,
-    with the unit and the margin.
+    with the unit and the margin. Of a loss that may rise by so much, it says how far it rose.
 
     Example:
       >>> how = Procedure('', (), 'a - b', unit='nats', margin=0.1)
       >>> effect_text(how, {'effects': {'0': 0.25, '1': 0.5, '2': 0.75}})
       '0.5 nats (0.25 to 0.75 over 3 seeds; at least 0.1 counts)'
     """
-    mean, span = spread(how, ledger.effects(record))
-    if texts := record.get('documents'):
+    effects, texts = ledger.effects(record), record.get('documents')
+    allowed = re.match(r'([\d.]+) \+ ', how.effect)
+    if allowed:  # the loss of a reference, and how much more of it is allowed
+        most = float(allowed[1])
+        effects = {seed: most - effect for seed, effect in effects.items()}
+        texts = texts and texts | {'low': most - texts['high'], 'high': most - texts['low']}
+    mean, span = spread(how, effects)
+    if texts:
         span += f'; {texts["low"]:.3g} to {texts["high"]:.3g} over {texts["count"]} documents'
+    if allowed:
+        return f'{mean} more ({span}), where {most:g} more is allowed'
     return f'{mean} ({span}; at least {how.margin:g} counts)'
 
 

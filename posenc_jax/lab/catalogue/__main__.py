@@ -16,6 +16,7 @@ from posenc_jax.base.programs import program
 from posenc_jax.lab.catalogue.tasks import tasks_markdown
 from posenc_jax.lab.files import disk, repository
 from posenc_jax.lab.files.command import Parser
+from posenc_jax.language import choosing
 from posenc_jax.language.catalog import PICTURED, catalog, catalog_markdown, picture_name
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import Card, Kind
@@ -38,6 +39,8 @@ are in the order in which a layer calls their first doors. The last table has th
 | promises | properties of the method, which `tests/contract_test.py` checks, see below |
 | example | a valid spec string, or a call in Python |
 | reference | the paper, or another source if there is no paper |
+| train step | its time, where it was measured ([performance.md](performance.md)) |
+| use when | the needs for which [choosing.md](choosing.md) names the method |
 
 **Promises.** The class `Promises` in `posenc_jax/protocol/card.py` defines them.
 
@@ -64,8 +67,19 @@ SPEC...` draws a larger picture of any encoding.
 
 def rendered(root: Path) -> dict[Path, str]:
     """The text of each generated file, by path."""
-    tables = f'{catalog_markdown(pictures=PICTURES)}\n{tasks_markdown()}'
+    more = {'train step': lambda card: choosing.cost_cells(card.key)[0], 'use when': _use_when}
+    tables = f'{catalog_markdown(pictures=PICTURES, more=more)}\n{tasks_markdown()}'
     return {root / 'docs' / 'catalog.md': HEADER + tables}
+
+
+def _use_when(card: Card) -> str:
+    """Links to the needs of docs/choosing.md for which a method is named."""
+    links = [
+        f'[{need.title}](choosing.md#{need.anchor})'
+        for need in choosing.all_needs()
+        if any(card.key in choosing.keys_of(pick.spec) for pick in need.picks)
+    ]
+    return '; '.join(links)
 
 
 def draw(kind: Kind, card: Card, path: Path) -> None:

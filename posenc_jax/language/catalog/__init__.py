@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from posenc_jax.language.catalog.cells import (
     COLUMNS,
@@ -89,7 +89,11 @@ def picture_name(kind: Kind, key: str) -> str:
 
 
 def catalog_markdown(
-    kind: Kind | None = None, *, columns: tuple[str, ...] = COLUMNS, pictures: str = ''
+    kind: Kind | None = None,
+    *,
+    columns: tuple[str, ...] = COLUMNS,
+    pictures: str = '',
+    more: Mapping[str, Callable[[Card], str]] | None = None,
 ) -> str:
     """The catalogue as Markdown tables, with one table for each kind of method.
 
@@ -98,6 +102,7 @@ def catalog_markdown(
       columns: names out of `COLUMNS`.
       pictures: folder of the pictures, relative to the page. If it is given, the tables of the
         kinds in `PICTURED` have a column of pictures.
+      more: further columns: their names, and what makes a cell of a Card.
 
     Raises:
       SpecError: a column that does not exist.
@@ -110,8 +115,14 @@ def catalog_markdown(
         cards = catalog(k) if kind in (None, k) else ()
         if not cards:
             continue
-        rows = [[_markdown_row(card)[i] for i in shown] for card in cards]
-        names = list(columns)
+        rows = [
+            [
+                *(_markdown_row(card)[i] for i in shown),
+                *(cell(card) for cell in (more or {}).values()),
+            ]
+            for card in cards
+        ]
+        names = [*columns, *(more or {})]
         if pictures and k in PICTURED:
             names.insert(1, 'picture')
             for card, row in zip(cards, rows):
@@ -154,20 +165,20 @@ def cite(spec: str) -> str:
       @misc{press2022alibi,
     """
     papers: dict[str, str] = {}
-    for entry in _entries_of(parse(spec, KINDS)):
+    for entry in entries_of(parse(spec, KINDS)):
         if entry.card is not None:
             papers.setdefault(entry.card.arxiv or entry.card.title, bibtex(entry.card))
     return '\n\n'.join(papers.values())
 
 
-def _entries_of(value) -> Iterable[Entry]:
+def entries_of(value) -> Iterable[Entry]:
     if isinstance(value, Chain):
         for node in value.nodes:
-            yield from _entries_of(node)
+            yield from entries_of(node)
     elif isinstance(value, Node):
         yield value.entry
         for argument in value.arguments.values():
-            yield from _entries_of(argument)
+            yield from entries_of(argument)
 
 
 def bibtex(card: Card) -> str:

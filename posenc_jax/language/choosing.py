@@ -1,0 +1,310 @@
+"""`choose`: which encoding to try first, by the answers to a few questions.
+
+`posenc_jax/choosing.toml` has the advice, which docs/choosing.md shows too, and
+`posenc_jax/costs.csv` what was measured of time and memory (docs/performance.md).
+"""
+
+import csv
+import dataclasses
+import functools
+import math
+import pathlib
+import textwrap
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from posenc_jax.language.catalog import KINDS, entries_of
+from posenc_jax.language.spec import parse
+from posenc_jax.protocol.errors import SpecError, check_choice, check_number
+
+_FOLDER = pathlib.Path(__file__).parents[1]
+LARGEST_FACTOR = 64.0  # of all that was measured
+# Question -> the answers, where these are words.
+QUESTIONS = {
+    'data': ('text', 'images', 'pictures in text', 'field', 'globe', 'points', 'graph', 'tree',
+             'signal', 'translation'),
+    'needs': ('loss', 'far context', 'retrieval', 'state', 'lists', 'arithmetic', 'numbers',
+              'speed', 'finer', 'larger', 'shifts', 'volume', 'means of pixels',
+              'unknown places'),
+    'memory': ('all', 'constant'),
+    'loads': ('', 'transformers', 'gguf'),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Pick:
+    """One method to take.
+
+    Attributes:
+      spec: its spec string; `{factor}` and `{twice}` stand for the factor that is asked for and for
+        twice it, as a whole number.
+      why: what speaks for it beside the advice of the need, in a sentence.
+      loads: which other libraries can read a model with it.
+      when: the answers for which it is taken, as for a `Need`.
+    """
+
+    spec: str
+    why: str = ''
+    loads: Sequence[str] = ()
+    when: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """What somebody may want, and what the claims say of it.
+
+    Attributes:
+      title: what is wanted, as a sentence.
+      when: question -> the answer, or a list of answers, with which the need is meant; of 'factor'
+        the interval, without its lower end. Questions that are not named do not matter.
+      take: advice in one or two sentences; '' if no verdict supports one.
+      picks: what to take, the first one first.
+      scale: the models on which the advice rests.
+      first: what the reader must know before they read the advice.
+      rests: claim -> the verdict without which the advice is not given.
+      others: further claims that bear on the need.
+      limits: what the reader must know before they follow the advice, and what no claim is about.
+    """
+
+    title: str
+    when: Mapping[str, Any]
+    take: str = ''
+    picks: Sequence[Pick] = ()
+    scale: str = ''
+    first: str = ''
+    rests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    others: Sequence[str] = ()
+    limits: str = ''
+
+    @property
+    def claims(self) -> tuple[str, ...]:
+        return (*self.rests, *self.others)
+
+    @property
+    def anchor(self) -> str:
+        """Of the section in docs/choosing.md."""
+        kept = (c for c in self.title.lower() if c.isalnum() or c in ' -')
+        return ''.join(kept).replace(' ', '-')
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What `choose` returns; it prints as a short text.
+
+    Attributes:
+      spec: what to try first.
+      others: further spec strings, in the order of the advice.
+      need: the advice with its claims.
+    """
+
+    spec: str
+    others: tuple[str, ...]
+    need: Need
+    why: Mapping[str, str]
+    loads: Mapping[str, Sequence[str]]
+
+    def __str__(self):
+        need, specs = self.need, (self.spec, *self.others)
+        claims = ', '.join(f'{claim} {verdict}' for claim, verdict in need.rests.items())
+        lines = [
+            self.spec,
+            *_filled('for', need.title),
+            *_filled('why', self.why[self.spec] or need.take),
+            *_filled('evidence', f'claims {claims}; {need.scale or "small models"}'),
+            *_filled('cost', _cost(self.spec)),
+            *_filled('kernel', kernel(self.spec)),
+            *_filled('also read by', ', '.join(self.loads[self.spec])),
+        ]
+        for spec in specs[1:]:
+            known = [text for text in (self.why[spec], _cost(spec)) if text]
+            lines += _filled('or', f'{spec}. {" ".join(known)}'.strip())
+        lines += _filled('limits', need.limits)
+        return '\n'.join([*lines, *_filled('more', f'docs/choosing.md#{need.anchor}')])
+
+    __repr__ = __str__
+
+
+@functools.cache
+def all_needs() -> tuple[Need, ...]:
+    """All advice, in the order of the page."""
+    content = tomllib.loads((_FOLDER / 'choosing.toml').read_text(encoding='utf-8'))
+    return tuple(_need(**fields) for fields in content['need'])
+
+
+def _need(picks: Sequence[Mapping[str, Any]] = (), **fields: Any) -> Need:
+    own = ('spec', 'why', 'loads')
+    of_pick = lambda row: {k: row[k] for k in own if k in row}
+    rest = lambda row: {k: v for k, v in row.items() if k not in own}
+    return Need(picks=tuple(Pick(**of_pick(row), when=rest(row)) for row in picks), **fields)
+
+
+def choose(
+    data: str = 'text',
+    *,
+    checkpoint: bool = False,
+    tuning: bool = True,
+    factor: float = 1.0,
+    needs: str = 'loss',
+    memory: str = 'all',
+    kernel: bool = False,
+    loads: str = '',
+    step: float = math.inf,
+) -> Choice:
+    """What to try first, as far as measured claims say so. They are those of small models, which
+    were trained for minutes.
+
+    Args:
+      data: what the model reads, see `QUESTIONS`.
+      checkpoint: whether there is a trained model with rotary positions; else one is trained.
+      tuning: whether such a model may be trained a little further.
+      factor: the size at which the model is used, over the trained one, up to 64.
+      needs: what it must do there: 'loss' keeps the loss, 'far context' lowers it by what is far
+        away, 'retrieval' finds something in a long text; 'state', 'lists', 'arithmetic' and
+        'numbers' are tasks of computation, 'speed' is that of decoding. Images may be 'finer'
+        (more pixels of the same scene), 'larger' (more of the scene) or have 'shifts'. Fields may
+        be asked for a 'volume', 'means of pixels' or 'unknown places'.
+      memory: that of decoding: 'all' keys may be kept, or it has to be 'constant'.
+      kernel: whether a fused attention kernel of JAX has to serve it.
+      loads: another library that has to read the trained model: 'transformers', 'gguf' or ''.
+      step: the longest time of a train step, over that with `rope()`; methods that were not timed
+        are left out if it is given.
+
+    Raises:
+      SpecError: an answer that does not exist, or answers for which there is no advice; names those
+        with which there is one.
+
+    Example:
+      >>> choose(checkpoint=True, tuning=False, factor=4, needs='retrieval').spec
+      'yarn(factor=4)'
+    """
+    answers: dict[str, Any] = dict(data=data, needs=needs, memory=memory, loads=loads)
+    for name, choices in QUESTIONS.items():
+        check_choice(f'choose: {name}', answers[name], choices)
+    check_number('choose: factor', factor, above=0, most=LARGEST_FACTOR)
+    answers |= dict(checkpoint=checkpoint, tuning=tuning, factor=factor)
+    answers |= dict(kernel=kernel, step=step)
+    for need, picks in _found(answers):
+        specs = {_written(pick.spec, factor): pick for pick in picks}
+        first, *others = specs
+        why = {spec: pick.why for spec, pick in specs.items()}
+        return Choice(first, tuple(others), need, why, {s: pick.loads for s, pick in specs.items()})
+    raise SpecError(_without_advice(answers))
+
+
+def _found(answers: Mapping[str, Any]) -> Iterator[tuple[Need, list[Pick]]]:
+    for need in all_needs():
+        picks = [p for p in need.picks if _suits(p, answers)] if _means(need.when, answers) else []
+        if picks:
+            yield need, picks
+
+
+def _means(when: Mapping[str, Any], answers: Mapping[str, Any]) -> bool:
+    def same(name, wanted):
+        if name == 'factor':
+            return wanted[0] < answers[name] <= wanted[1]
+        if name == 'memory':
+            return True  # what needs no more than constant memory serves both answers
+        return answers[name] in wanted if isinstance(wanted, list) else answers[name] == wanted
+
+    return all(same(name, wanted) for name, wanted in when.items())
+
+
+def _suits(pick: Pick, answers: Mapping[str, Any]) -> bool:
+    spec = _written(pick.spec, answers['factor'])
+    return (
+        _means(pick.when, answers)
+        and (answers['memory'] == 'all' or pick.when.get('memory') == 'constant')
+        and (not answers['loads'] or answers['loads'] in pick.loads)
+        and (not answers['kernel'] or kernel(spec) == _OF_JAX)
+        and (answers['step'] == math.inf or _step(spec) <= answers['step'])
+    )
+
+
+def _written(spec: str, factor: float) -> str:
+    return spec.format(factor=f'{factor:g}', twice=max(2, math.ceil(2 * factor)))
+
+
+def _without_advice(answers: Mapping[str, Any]) -> str:
+    """Which single answers could be changed so that there is an advice."""
+    others = {name: list(choices) for name, choices in QUESTIONS.items()}
+    others |= dict(checkpoint=[False, True], tuning=[False, True], factor=[1, 2, 4, 8, 16, 64])
+    others |= dict(kernel=[False], step=[math.inf])
+    works = [
+        f'{name}={value!r}'
+        for name, values in others.items()
+        for value in values
+        if name != 'data' and value != answers[name] and any(_found({**answers, name: value}))
+    ]
+    asked = ', '.join(f'{name}={value!r}' for name, value in answers.items())
+    return f'choose: no advice for {asked}; there is one with ' + (
+        ' or '.join(works) if works else 'several other answers (docs/choosing.md)'
+    )
+
+
+_OF_JAX, _OURS = 'of JAX', 'of this library'
+
+
+def example(spec: str) -> str:
+    """The spec string of a `Pick`, with a factor of 4."""
+    return _written(spec, 4)
+
+
+@functools.cache
+def keys_of(spec: str) -> tuple[str, ...]:
+    """The keys of all methods in the spec string of a `Pick`."""
+    return tuple(entry.key for entry in entries_of(parse(example(spec), KINDS)))
+
+
+def kernel(spec: str) -> str:
+    """Whose fused kernel computes the attention; '' for what is no encoding of a sequence."""
+    found = list(entries_of(parse(spec, KINDS)))
+    if found[0].kind not in ('encoding', 'frequencies', 'extension'):
+        return ''
+    fused = lambda entry: entry.kind == 'frequencies' or (entry.card and entry.card.promises.fused)
+    return _OF_JAX if all(map(fused, found)) else _OURS
+
+
+@functools.cache
+def costs() -> Mapping[str, Mapping[str, str]]:
+    """By key of the method, the row of `costs.csv`."""
+    with (_FOLDER / 'costs.csv').open(encoding='utf-8', newline='') as file:
+        return {row['key']: row for row in csv.DictReader(file)}
+
+
+def _costs_of(spec: str) -> Mapping[str, str]:
+    """The dearest row of the methods in a spec string or of a key; empty if one is not timed."""
+    rows = [costs().get(key) for key in ((spec,) if spec.isidentifier() else keys_of(spec))]
+    known = [row for row in rows if row]
+    if len(known) < len(rows):
+        return {}
+    return max(known, key=lambda row: float(row['step']))
+
+
+def cost_cells(spec: str) -> tuple[str, str, str]:
+    """Time of a train step and of decoding over that of the plain model, and MiB; '' if unknown."""
+    row = _costs_of(spec)
+    if not row:
+        return '', '', ''
+    return f'{row["step"]}x of `{row["base"]}`', row['decode'] and f'{row["decode"]}x', row['mib']
+
+
+def _cost(spec: str) -> str:
+    step, decode, _ = cost_cells(spec)
+    return step and f'A train step takes {step}{decode and ", decoding "}{decode}.'
+
+
+def _step(spec: str) -> float:
+    """The time of a train step over that with `rope()`."""
+    row = _costs_of(spec)
+    if not row:
+        return math.inf
+    base = float(costs()['rope']['step']) if row['base'] == 'nope()' else 1.0
+    return float(row['step']) / base
+
+
+def _filled(name: str, text: str) -> list[str]:
+    """Lines of at most 100 columns, with the name in front; none without a text."""
+    margin: Any = dict(initial_indent=f'  {name:14}', subsequent_indent=' ' * 16)
+    whole = ' '.join(text.split())
+    return textwrap.wrap(whole, 100, break_on_hyphens=False, **margin) if whole else []
