@@ -59,7 +59,7 @@ def gemma(config, where) -> Architecture:
         norm_place='both',
         qk_norm='head' if third else 'none',
         embedding_scale=0.0,
-        output_cap=float(config.get('final_logit_softcapping', 0.0)),
+        output_cap=float(config.get('final_logit_softcapping') or 0.0),
     )
     leaves = leaves_of(cfg, NAMES[kind], plus=1.0)
     # Attention divides by sqrt(head_dim), these models by another number.

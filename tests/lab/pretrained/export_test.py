@@ -119,16 +119,17 @@ NO_RULE = 'transformers has no such frequencies: rope'
 frequencies = lambda rule: dict(encoding=f'rope(freqs={rule})')
 REFUSED = {  # message -> fields of the config in which a model differs from a Llama
     'the tied table is multiplied by 4.899': dict(tie=True),
-    'no exported architecture is a model with .* alibi': dict(encoding='alibi()'),
-    'rope | window': dict(encoding='rope() | window(size=3)'),
+    "nearest is 'llama': layers with alibi, expected rope": dict(encoding='alibi()'),
+    r'layers with rope \| window, expected rope': dict(encoding='rope() | window(3, aligned=True)'),
+    'layers with fire': dict(encoding='fire()'),
     "layout 'half' .* got 'interleaved'": dict(encoding='rope(layout="interleaved")'),
     r'adapters .* export model.merged\(\)': dict(lora_rank=2),
-    'a norm behind the embedding': dict(embedding_norm=True),
-    "kind 'encoder'": dict(kind='encoder'),
+    'embedding_norm=True': dict(embedding_norm=True),
+    "kind='encoder', expected 'decoder'": dict(kind='encoder'),
     "mlp='gelu'": dict(mlp='gelu'),
     "mlp='geglu'": dict(mlp='geglu'),
     "norm_place='after'": dict(norm_place='after'),
-    "qk_norm='head'": dict(qk_norm='head'),
+    "qk_norm='width'": dict(qk_norm='width'),
     'output_cap=30.0': dict(output_cap=30.0),
     f'{NO_RULE}.*Giraffe': frequencies('giraffe(factor=2.0)'),
     f'{NO_RULE}.*dynamic=True': frequencies('yarn(dynamic=True)'),
@@ -141,3 +142,18 @@ REFUSED = {  # message -> fields of the config in which a model differs from a L
 def test_what_cannot_be_exported_says_why(message, tmp_path):
     with pytest.raises(PretrainedError, match=message):
         export_pretrained(model_of(**{**LLAMA, **REFUSED[message]}), tmp_path)
+
+
+def test_an_architecture_that_is_asked_for_is_written_or_refused(tmp_path):
+    model = model_of(**{**LLAMA, 'encoding': 'rope() | window(size=3)'})
+    named = lambda path: json.loads((path / 'config.json').read_text())['model_type']
+    assert named(export_pretrained(model, tmp_path / 'first')) == 'mistral'
+    assert named(export_pretrained(model, tmp_path / 'asked', architecture='phi3')) == 'phi3'
+    refused = {
+        'olmo2': "not a 'olmo2': model.norm_place='before', expected 'after'",
+        'phi': "architecture='phi'; did you mean 'phi3'",
+    }
+    for asked, message in refused.items():
+        with pytest.raises(PretrainedError, match=message):
+            export_pretrained(model, tmp_path / 'never', architecture=asked)
+    assert not (tmp_path / 'never').exists()

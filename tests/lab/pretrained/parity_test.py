@@ -22,7 +22,7 @@ from flax import nnx
 from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.lab.decoding.recomputed import Recomputed
-from posenc_jax.lab.pretrained import load_pretrained
+from posenc_jax.lab.pretrained import export_pretrained, load_pretrained
 from posenc_jax.protocol.tokens import Tokens
 
 torch = pytest.importorskip('torch', reason='parity needs torch and transformers')
@@ -309,6 +309,27 @@ def padded(length, *padding):
 def test_logits(pair, length):
     tokens = draw(2, length)
     check_close(forward(pair.ours, tokens), pair.their_logits(tokens))
+
+
+EXPORTED = (
+    'llama-yarn', 'mistral-window', 'qwen2-windows', 'qwen3-windows', 'olmo2-linear',
+    'smollm3-windows', 'phi3-longrope-partial', 'gemma2-caps', 'gemma3-five-to-one',
+    'gpt_neox-yarn', 'gpt_neox-sequential', 'gpt2', 'bloom', 'mpt',
+)  # fmt: skip
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('pair', EXPORTED, indirect=True)
+def test_what_is_exported_is_the_public_model_again(pair, tmp_path):
+    kind = pair.theirs.config.model_type
+    export_pretrained(pair.ours, tmp_path, architecture=kind)
+    again = copy.copy(pair)
+    again.theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, attn_implementation='eager'
+    ).eval()
+    assert again.theirs.config.model_type == kind
+    tokens = draw(2, LONG)
+    check_close(again.their_logits(tokens), pair.their_logits(tokens))
 
 
 @pytest.mark.parametrize('pair', REST, indirect=True)
