@@ -15,7 +15,8 @@ from posenc_jax.lab.pretrained.architectures import describe
 from posenc_jax.lab.pretrained.fields import PretrainedError
 from posenc_jax.lab.pretrained.layout import Architecture
 from posenc_jax.lab.pretrained.load import leaf_of, name_of_variable
-from posenc_jax.lab.pretrained.public_config import WRITERS, Public, differences
+from posenc_jax.lab.pretrained.public_config import WRITERS, Public
+from posenc_jax.lab.pretrained.same_model import differences
 from posenc_jax.protocol.errors import nearest
 
 
