@@ -117,6 +117,27 @@ def check_temperature(temperature: float, key: Array | None) -> None:
         )
 
 
+def check_sampling(
+    model: Transformer, temperature: float, top_k: int | None, top_p: float | None, eos: int | None
+) -> None:
+    """Refuses choices of the next token that have no meaning for a model.
+
+    Raises:
+      ValueError: a number that is out of range, or one that temperature 0 does not read.
+    """
+    vocabulary = model.cfg.output_size
+    if temperature == 0 and not top_k is top_p is None:
+        raise ValueError(
+            f'temperature=0 takes the most probable token; {top_k=}, {top_p=} have no meaning'
+        )
+    if top_k is not None and not 1 <= top_k <= vocabulary:
+        raise ValueError(f'top_k must lie in 1 .. {vocabulary}, got {top_k}')
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f'top_p must lie in (0, 1], got {top_p}')
+    if eos is not None and not 0 <= eos < vocabulary:
+        raise ValueError(f'eos must lie in 0 .. {vocabulary - 1}, got {eos}')
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _continue_cache(static, state, cache, logits, key):
     return _continue(
@@ -255,7 +276,7 @@ def generate(
         )
     if max_new_tokens < 1:
         raise ValueError(f'max_new_tokens must be at least 1, got {max_new_tokens}')
-    (batch, length), vocabulary = prompts.shape, model.cfg.output_size
+    batch, length = prompts.shape
     total = length + max_new_tokens
     capacity = total if capacity is None else capacity
     if total - 1 > capacity:
@@ -269,16 +290,7 @@ def generate(
     if not isinstance(decoding, Decoding):
         raise ValueError(f'decoding must be a Decoding, e.g. ConstantCache(), got {decoding!r}')
     decoding.check(model)
-    if temperature == 0 and not top_k is top_p is None:
-        raise ValueError(
-            f'temperature=0 takes the most probable token; {top_k=}, {top_p=} have no meaning'
-        )
-    if top_k is not None and not 1 <= top_k <= vocabulary:
-        raise ValueError(f'top_k must lie in 1 .. {vocabulary}, got {top_k}')
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f'top_p must lie in (0, 1], got {top_p}')
-    if eos is not None and not 0 <= eos < vocabulary:
-        raise ValueError(f'eos must lie in 0 .. {vocabulary - 1}, got {eos}')
+    check_sampling(model, temperature, top_k, top_p, eos)
     if valid is not None:
         valid = np.asarray(valid, bool)
         if valid.shape != prompts.shape:
