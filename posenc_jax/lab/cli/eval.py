@@ -3,12 +3,14 @@ results.csv, for text documents.csv, and pictures to the folder eval of the run.
 
     python eval.py --run=runs/rope [--run='runs/rope | yarn(factor=4.0)']
     [--config.eval.lengths=64,128] [--out=DIR]
+    python eval.py --also=DIR
 
 `posenc-eval` is this program where pip installed the package.
 A run is a directory that train.py wrote, a Hugging Face directory, or a .gguf file (whose results
 go to runs/NAME-PLACE/eval). Several runs (repeat --run, or separate them by commas) give one
 comparison; --also=DIR adds the results that an earlier call wrote to DIR. A comparison has a folder
-of its own in the folder comparisons of the first run. `--config.NAME=VALUE` changes a field of the
+of its own in the folder comparisons of the first run. Without --run, --also=DIR prints the tables
+of DIR and draws its pictures again. `--config.NAME=VALUE` changes a field of the
 configs: every field of eval, data and mesh, the task, extend, which is a context extension
 (`--config.extend='yarn(factor=4.0)'`), and how the model is computed
 (`--config.model.implementation=blocked`). `--help` lists them. Python files that a run brings are
@@ -19,6 +21,7 @@ Several processes evaluate together if each is started with --coordinator=HOST:P
 
 import pathlib
 import re
+import shlex
 import sys
 
 from posenc_jax.base import interrupts
@@ -38,7 +41,7 @@ def arguments(
 
     parser = RunParser(program('eval.py'), description=__doc__, epilog=field_help(CHANGEABLE))
     parser.add_argument(
-        '--run', action='append', required=True, metavar='DIR[,DIR...]', help='runs to evaluate'
+        '--run', action='append', default=[], metavar='DIR[,DIR...]', help='runs to evaluate'
     )
     parser.add_argument(
         '--out',
@@ -56,8 +59,12 @@ def arguments(
     )
     known, processes, overrides = parser.read(argv)
     runs = [run.strip() for text in known.run for run in _split(text) if run.strip()]
-    if not runs:
+    if not runs and (known.run or not known.also):
         parser.error('--run is empty; expected a run directory or a public checkpoint')
+    if not runs and overrides:
+        parser.error(
+            f'without --run nothing is evaluated, so --config.{next(iter(overrides))} is not read'
+        )
     return runs, known.out, known.also, overrides, processes, known.trust_imports
 
 
@@ -101,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
         return f'stopping; {safe}'
 
     try:
-        out = out or results_folder(runs, earlier)
+        out = out or (results_folder(runs, earlier) if runs else earlier[0])
         also = [run for directory in earlier for run in read(directory)]
         with interrupts.announced(stopping), together(*processes) as first:
             asked = prepared(runs, overrides, trusted)
@@ -111,8 +118,10 @@ def main(argv: list[str] | None = None) -> int:
             results = evaluate_runs(asked, also=also, after=after)
             if first:
                 print_tables(results)
-                for path in results.write(out):
+                alone = not runs and len(earlier) == 1  # these numbers are there already
+                for path in results.write_pictures(out) if alone else results.write(out):
                     print(path)
+                print(f'to draw the pictures again: python eval.py --also={shlex.quote(str(out))}')
     except ERRORS as error:
         return failed('eval.py', error)
     return 0

@@ -2,26 +2,19 @@
 depth. The trained length is marked.
 """
 
-import bisect
-import itertools
 import pathlib
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 
+from posenc_jax.lab.evaluate import depth_pictures
 from posenc_jax.lab.evaluate.measurement import BY_PLANE, is_of_points, is_share
+from posenc_jax.lab.evaluate.picture_parts import MOST_BANDS, annotate, beside, set_title, styles
 from posenc_jax.lab.evaluate.series import Series, depths_of, of_tables, scored, unit
 from posenc_jax.lab.files import disk
 from posenc_jax.protocol.errors import shortened
 
-# Colours of Okabe and Ito without yellow, which is too light for lines. Where the colours repeat,
-# dashes distinguish the lines.
-_COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
-_MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
-_DASHES = ('-', '--', ':')
 _LINE_POINTS = 11.0
-_TITLE_POINTS = 9.0
 
 
 def write(
@@ -40,7 +33,7 @@ def write(
     """
     deep = [s for s in series if depths_of([s])]
     if deep:
-        written = [_write_depth(deep, directory / 'by_depth.png')]
+        written = [depth_pictures.write(deep, directory / 'by_depth.png')]
         rest = [s for s in series if s not in deep]
         return written + (write(rest, protocols, directory) if rest else [])
     panels = [p for p in protocols if p not in ('per_position', BY_PLANE, 'lossless')]
@@ -74,7 +67,7 @@ def _lines(series, protocols, draw):
         _finish(axis, name, series)
     axes[0].set_ylabel(_metric(protocols))
     _label_lines(figure, axes[-1])
-    _set_title(figure, series)
+    set_title(figure, series)
     return figure
 
 
@@ -87,79 +80,20 @@ def _metric(protocols) -> str:
     return protocols[0].replace('_', ' ') if len(protocols) == 1 else 'share that is correct'
 
 
-def _write_depth(series, path):
-    """Draws a heat map of exact match for each series: length to the right, depth downwards as in
-    the text.
-    """
-    from matplotlib.figure import Figure
-
-    lengths = sorted({m.length for s in series for m in s.runs[0].measurements})
-    depths, columns = depths_of(series), min(len(series), 3)
-    rows = -(-len(series) // columns)
-    wide, high = max(3.0, 0.62 * len(lengths) + 0.8), max(2.2, 0.36 * len(depths) + 1.4)
-    figure = Figure(figsize=(wide * columns + 1.2, high * rows + 0.5), layout='constrained')
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for axis in axes.flat[len(series) :]:
-        axis.set_visible(False)
-    for axis, s in zip(axes.flat, series):
-        image = _draw_depth(axis, s, lengths, depths)
-        name = textwrap.wrap(shortened(s.label, 200), int(wide * 72 / 5.5))
-        axis.set_title('\n'.join(name), fontsize=10, pad=14)
-        axis.tick_params(labelbottom=True)
-    for axis in axes[:, 0]:
-        axis.set_ylabel('depth of the answer')
-    figure.supxlabel('length', fontsize=10)
-    figure.colorbar(image, ax=axes, label='exact match', pad=0.02)
-    _set_title(figure, series)
-    disk.save_figure(figure, path, dpi=160)
-    return path
-
-
-def _draw_depth(axis, series, lengths, depths):
-    estimates = series.estimates('exact_match')
-    of = lambda cell: estimates[cell].value if cell in estimates else np.nan
-    values = np.array([[of((n, d)) for n in lengths] for d in depths])
-    image = axis.imshow(values, cmap='cividis', vmin=0, vmax=1, aspect='auto')
-    for (row, column), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            how = dict(ha='center', va='center', fontsize=8, color='w' if value < 0.55 else 'k')
-            axis.text(column, row, f'{value:.2f}', **how)
-    rotation = 0 if len(lengths) < 7 else 45
-    axis.set_xticks(range(len(lengths)), [str(n) for n in lengths], rotation=rotation)
-    axis.set_yticks(range(len(depths)), [f'{d:g}' for d in depths])
-    axis.set_xticks(np.arange(1, len(lengths)) - 0.5, minor=True)
-    axis.set_yticks(np.arange(1, len(depths)) - 0.5, minor=True)
-    axis.tick_params(which='minor', length=0)
-    axis.grid(which='minor', color='w', linewidth=1)
-    # The columns to the right of this line are longer than the trained length.
-    trained = bisect.bisect_right(lengths, series.train_length) - 0.5
-    label, side = f'trained: {series.train_length}', 'center'
-    if series.train_length < lengths[0]:
-        label, side = f'\N{LEFTWARDS ARROW} {label}', 'left'
-    elif series.train_length > lengths[-1]:
-        label, side = f'{label} \N{RIGHTWARDS ARROW}', 'right'
-    elif trained > len(lengths) - 1:
-        side = 'right'
-    axis.axvline(trained, color=_COLOURS[1], linestyle='--', linewidth=1.8)
-    how = dict(ha=side, va='bottom', fontsize=8, color=_COLOURS[1])
-    _annotate(axis, label, (trained, 1), ('data', 'axes fraction'), (0, 3), **how)
-    return image
-
-
-def _annotate(axis, text, point, where, away, **how):
-    """Writes a text some points away from a point, given in the coordinates `where`."""
-    axis.annotate(text, point, away, where, 'offset points', **how)
-
-
 def _draw_length(axis, protocol, series):
-    for style, s in zip(_styles(), series):
+    for number, (style, s) in enumerate(zip(styles(), series)):
         estimates = s.estimates(protocol)
         lengths = sorted(length for length, _ in estimates)
         if not lengths:
             continue
         found = [estimates[length, None] for length in lengths]
-        _line(axis, lengths, found, s.label, style)
-    axis.set_xlabel('resolution' if is_of_points(protocol) else 'length')
+        _line(axis, lengths, found, s.label, style, (number, len(series)))
+    runs = [run for s in series for run in s.runs]
+    counted = {run.counted for run in runs} - {''}
+    usual = 'resolution' if is_of_points(protocol) else 'length'
+    axis.set_xlabel(counted.pop() if len(counted) == 1 else usual)
+    for chance in {run.chance for run in runs} - {None} if protocol == 'exact_match' else ():
+        _level(axis, chance, f'chance {chance:.3g}')
     axis.set_xscale('log', base=2)
     shown = sorted({length for s in series for length, _ in s.estimates(protocol)})
     axis.set_xticks(shown, [str(length) for length in shown], rotation=0 if len(shown) < 7 else 45)
@@ -169,14 +103,19 @@ def _draw_length(axis, protocol, series):
 def _draw_tables(axis, of_ngrams):
     """Lines at the perplexity of tables of n-grams, which were measured on the same tokens."""
     for order, value in of_ngrams.items():
-        axis.axhline(value, color='0.55', linestyle=(0, (1, 2)), linewidth=1.2, label='_table')
-        where, how = ('axes fraction', 'data'), dict(ha='right', fontsize=7.5, color='0.4')
-        _annotate(axis, f'table of {order}-grams', (1, value), where, (-2, 2), **how)
+        _level(axis, value, f'table of {order}-grams')
+
+
+def _level(axis, value, name):
+    """A dotted line at a value that every curve can be compared with."""
+    axis.axhline(value, color='0.55', linestyle=(0, (1, 2)), linewidth=1.2, label='_table')
+    where, how = ('axes fraction', 'data'), dict(ha='right', fontsize=7.5, color='0.4')
+    annotate(axis, name, (1, value), where, (-2, 2), **how)
 
 
 def _draw_position(axis, protocol, series):
     windows = sorted({length for s in series for length, _ in s.estimates(protocol)})
-    for style, s in zip(_styles(), series):
+    for number, (style, s) in enumerate(zip(styles(), series)):
         buckets = {m.position_low: m for m in s.runs[0].measurements if m.protocol == protocol}
         estimates = {low: e for (_, low), e in s.estimates(protocol).items()}
         if not (lows := sorted(estimates)):
@@ -184,24 +123,24 @@ def _draw_position(axis, protocol, series):
         # The geometric mean of the edges of a bucket. Positions count from 1, because the axis is
         # logarithmic.
         middle = [((low + 1) * buckets[low].position_high) ** 0.5 for low in lows]
-        _line(axis, middle, [estimates[low] for low in lows], s.label, style)
+        found = [estimates[low] for low in lows]
+        _line(axis, middle, found, s.label, style, (number, len(series)))
     axis.set_xlabel(f'position in windows of {" and ".join(map(str, windows))}')
     axis.set_xscale('log', base=2)
     axis.xaxis.set_major_formatter(lambda x, _: f'{x:g}')
 
 
-def _line(axis, x, found, label, style):
+def _line(axis, x, found, label, style, place):
+    number, count = place
+    x = beside(x, number, count) if count > MOST_BANDS else x
     y, low, high = np.array([[e.value, e.low, e.high] for e in found], float).T  # None becomes nan
     y[~np.isfinite(y)] = np.nan  # a perplexity that overflows is not drawn
     high[~np.isfinite(high)] = np.nan
     axis.plot(x, y, label=shortened(label), markersize=4, linewidth=1.6, **style)
-    axis.fill_between(x, low, high, color=style['color'], alpha=0.15, linewidth=0)
-
-
-def _styles():
-    styles = itertools.product(_DASHES, zip(_COLOURS, _MARKERS))
-    for dash, (colour, marker) in itertools.cycle(styles):
-        yield {'color': colour, 'marker': marker, 'linestyle': dash}
+    if count <= MOST_BANDS:
+        axis.fill_between(x, low, high, color=style['color'], alpha=0.15, linewidth=0)
+    else:
+        axis.vlines(x, low, high, color=style['color'], linewidth=1.1)
 
 
 def _finish(axis, protocol, series):
@@ -211,15 +150,25 @@ def _finish(axis, protocol, series):
         pass  # decibels are a logarithm already
     elif any(np.isfinite(line.get_ydata()).any() for line in axis.get_lines()):
         _log_scale(axis)
-    for length in sorted({s.train_length for s in series}):
-        axis.axvline(length, color='0.4', linestyle='--', linewidth=1, zorder=0)
-        where, how = ('data', 'axes fraction'), dict(va='top', fontsize=8, color='0.4')
-        _annotate(axis, f'trained: {length}', (length, 1), where, (3, -3), rotation=90, **how)
+    _mark_trained(axis, sorted({s.train_length for s in series}))
     counted = scored([run for s in series for run in s.runs], protocol)
     axis.set_title(f'{protocol.replace("_", " ")}\n{counted} {unit(protocol)}', fontsize=10)
     axis.spines[['top', 'right']].set_visible(False)
     axis.grid(axis='y', color='0.92', linewidth=0.8)
     axis.set_axisbelow(True)
+
+
+def _mark_trained(axis, lengths):
+    """A dashed line at each trained length, with its number above the panel, where no curve is."""
+    for length in lengths:
+        axis.axvline(length, color='0.4', linestyle='--', linewidth=1, zorder=0)
+    above = axis.secondary_xaxis('top')
+    many = len(lengths) > 2
+    names = [f'trained: {length}' for length in lengths]
+    above.set_xticks(lengths, names, fontsize=8, color='0.4', rotation=30 if many else 0)
+    above.minorticks_off()
+    above.tick_params(length=0, pad=1)
+    above.spines['top'].set_visible(False)
 
 
 def _log_scale(axis):
@@ -255,7 +204,7 @@ def _label_lines(figure, axis):
         colour, name = dict(color=lines[i].get_color()), lines[i].get_label()
         arrow = dict(arrowstyle='-', relpos=(0, 0.5), linewidth=0.6, shrinkA=0, shrinkB=2)
         how = dict(va='center', fontsize=9, annotation_clip=False, arrowprops=arrow | colour)
-        _annotate(axis, name, points[i], 'data', away, **how, **colour)
+        annotate(axis, name, points[i], 'data', away, **how, **colour)
 
 
 def _spread(wanted: Sequence[float], gap: float) -> list[float]:
@@ -274,25 +223,3 @@ def _spread(wanted: Sequence[float], gap: float) -> list[float]:
             last = clusters.pop()
             clusters[-1] += last
     return [ends(c)[0] + i * gap for c in clusters for i in range(len(c))]
-
-
-def _set_title(figure, series):
-    """Writes what was evaluated above the figure, wrapped to its width."""
-    letters = int(figure.get_figwidth() * 72 / (0.65 * _TITLE_POINTS))
-    text = '\n'.join(textwrap.wrap(shortened(_title(series), 600), letters))
-    figure.suptitle(text, fontsize=_TITLE_POINTS, x=0.01, ha='left', color='0.3')
-
-
-def _title(series):
-    first = series[0].runs[0]
-    what = ', '.join(filter(None, (first.task, first.dataset, first.split)))
-    several = max(len(s.runs) for s in series)
-    if depths_of(series):
-        samples = sorted({m.samples for s in series for run in s.runs for m in run.measurements})
-        seeds = f', mean of up to {several} runs' if several > 1 else ''
-        return f'{what}; answers per cell: {" or ".join(map(str, samples))}{seeds}'
-    alone = [s.runs[0] for s in series if len(s.runs) == 1]
-    found = (m.spread for run in alone for m in run.measurements)
-    around = [*dict.fromkeys(filter(None, found))]
-    around += ['smallest to largest of several runs'] if several > 1 else []
-    return f'{what}; band: {", or ".join(around)}' if around else what

@@ -12,11 +12,11 @@ from typing import Any
 
 from posenc_jax.base.memory import check_data
 from posenc_jax.base.programs import printable
-from posenc_jax.lab.evaluate import pictures, run_pictures
+from posenc_jax.lab.evaluate import difference_pictures, pictures, run_pictures
 from posenc_jax.lab.evaluate.differences import Difference, differences
 from posenc_jax.lab.evaluate.measurement import Measurement
 from posenc_jax.lab.evaluate.rows import IN_A_ROW, checked
-from posenc_jax.lab.evaluate.series import OWN, TABLES, RunResult, Series, group
+from posenc_jax.lab.evaluate.series import LATER, OWN, RunResult, Series, group
 from posenc_jax.lab.evaluate.tables import tables
 from posenc_jax.lab.files import disk, paths
 from posenc_jax.lab.runs import stored
@@ -65,9 +65,15 @@ class Results:
         """Writes results.json, results.csv, for text documents.csv, and the pictures; returns their
         paths.
         """
+        return [*self.write_numbers(directory), *self.write_pictures(directory)]
+
+    def write_pictures(self, directory: pathlib.Path) -> list[pathlib.Path]:
+        """Writes the pictures; returns their paths. There are none of single runs in results that
+        were read again.
+        """
         return [
-            *self.write_numbers(directory),
             *pictures.write(self.series, self.protocols, directory),
+            *difference_pictures.write(self.differences, directory),
             *run_pictures.write(self.runs, directory),
         ]
 
@@ -142,8 +148,7 @@ def read(directory: str | pathlib.Path) -> tuple[RunResult, ...]:
                 **{name: row[name] for name in IN_A_ROW if name in row},
                 groups=tuple(groups.get(number, ())),
             )
-            for name in TABLES:
-                row.setdefault(name)  # results of earlier versions do not have them
+            row = {**LATER, **row}
             runs.setdefault(tuple(row[name] for name in OWN), []).append(measurement)
         settings = [
             {

@@ -131,6 +131,8 @@ def _evaluate(run: Run) -> RunResult:
         step=step,
         train_length=config.train.length,
         parameters=parameters,
+        counted='' if run.task.is_language else run.task.counted.format(run.task),
+        chance=1 / run.task.output_size if run.problem.kind == 'classes' else None,
         settings={k: v for k, v in fields_of(config).items() if not k.startswith(incidental)},
         **found,
     )

@@ -29,6 +29,8 @@ class RunResult:
       seed: of training.
       step: of the checkpoint.
       train_length: the length at which the run was trained.
+      counted: what the length counts, such as 'side of an image'; '' where that is not known.
+      chance: the share that a guess among the classes has right; None where there are no classes.
       parameters: how many numbers the parameters of the model have.
       settings: the fields of the config, without the seed and those that do not change what is
         trained. Runs with equal settings differ only in their seed.
@@ -56,6 +58,8 @@ class RunResult:
     measurements: tuple[Measurement, ...]
     bigram: float | None = None
     fivegram: float | None = None
+    counted: str = ''
+    chance: float | None = None
     fitted: tuple[Fitted, ...] = ()
     class_map: ClassMap | None = None
     samples: tuple[Samples, ...] = ()
@@ -74,6 +78,7 @@ OWN = tuple(
     for f in dataclasses.fields(RunResult)
     if f.name not in ('settings', 'measurements', 'fitted', 'class_map', 'samples')
 )  # the same in every row
+LATER = {'bigram': None, 'fivegram': None, 'counted': '', 'chance': None}  # not in older results
 TABLES = {'bigram': 2, 'fivegram': 5}  # field -> order of the table of n-grams
 
 

@@ -28,7 +28,7 @@ from posenc_jax.protocol.errors import shortened
 if TYPE_CHECKING:
     from posenc_jax.lab.evaluate.results import Results
 
-NUMBER: dict[str, Any] = dict(justify='right')
+NUMBER: dict[str, Any] = dict(justify='right', no_wrap=True)
 FOLDED: dict[str, Any] = dict(overflow='fold')
 
 
@@ -95,8 +95,9 @@ def _split(table_of: Callable[[list[int]], Any], lengths: list[int], console: An
 
 
 def _width(table: Any, console: Any) -> int:
+    """The least width in which no number is cut; names are folded."""
     unbounded = console.options.update(max_width=100_000)
-    return console.measure(table, options=unbounded).maximum
+    return console.measure(table, options=unbounded).minimum
 
 
 def _difference_tables(found: Sequence[Difference], console: Any) -> list[Any]:

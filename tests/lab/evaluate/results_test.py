@@ -15,7 +15,7 @@ import rich.console
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from posenc_jax.lab.evaluate import pictures
+from posenc_jax.lab.evaluate import depth_pictures, difference_pictures, picture_parts, pictures
 from posenc_jax.lab.evaluate.measurement import Measurement
 from posenc_jax.lab.evaluate.results import Results, print_tables, read
 from posenc_jax.lab.evaluate.series import RunResult, group
@@ -92,6 +92,7 @@ def test_files(tmp_path):
         **dict(run='runs/rope()-0', encoding='rope()', extend='', task='language()', seed=0),
         **dict(dataset='pydoc_topics', split='test', positions='sampled', step=100),
         **dict(train_length=64, parameters=12345, bigram=None, fivegram=None),
+        **dict(counted='', chance=None),
         **dict(protocol='nonoverlapping', length=64, metric='perplexity', value=9.0),
         **dict(low=8.1, high=9.9, nll=math.log(9), bits_per_byte=1.5, token_accuracy=0.5),
         **dict(tokens=1000, samples=50, position_low=None, position_high=None, depth=None),
@@ -243,7 +244,7 @@ def test_numbers_of_a_heat_map(trained, line, label):
     missing = {k: v for k, v in VALUES.items() if k != (64, 0.5)}
     (series,) = group([dataclasses.replace(deep(missing), train_length=trained)])
     axis = Figure().subplots()
-    image = pictures._draw_depth(axis, series, [32, 64, 128], [0.0, 0.5, 1.0])
+    image = depth_pictures._draw_depth(axis, series, [32, 64, 128], [0.0, 0.5, 1.0])
     assert image.get_clim() == (0, 1)
     cells = {t.get_position(): t.get_text() for t in axis.texts[:-1]}
     drawn = [[missing.get((n, d), np.nan) for n in (32, 64, 128)] for d in (0.0, 0.5, 1.0)]
@@ -269,7 +270,7 @@ def test_a_long_title_stays_within_the_figure():
     for width in (4.0, 12.0):
         figure = Figure(figsize=(width, 4))
         FigureCanvasAgg(figure).draw()
-        pictures._set_title(figure, group([dataclasses.replace(deep(VALUES), task=long)]))
+        picture_parts.set_title(figure, group([dataclasses.replace(deep(VALUES), task=long)]))
         title = figure._suptitle
         assert title.get_window_extent().x1 <= figure.bbox.x1
         assert title.get_text().replace('\n', '').startswith(long)
@@ -403,3 +404,73 @@ def test_files_that_are_no_results_are_refused(tmp_path):
     os.truncate(tmp_path / 'results.json', 2**40)
     with pytest.raises(ValueError, match='of 1099511627776 bytes would take 16 TiB of memory'):
         read(tmp_path)
+
+
+def with_documents(result, documents=12):
+    """A run with the losses of documents, which differ from each other."""
+    more = lambda m, i: 80 * (m.nll + 0.01 * i)
+    return dataclasses.replace(
+        result,
+        measurements=tuple(
+            dataclasses.replace(
+                m, drawn='documents', groups=tuple((i, 80, more(m, i)) for i in range(documents))
+            )
+            for m in result.measurements
+            if m.position_low is None
+        ),
+    )
+
+
+def test_paired_differences_are_drawn_and_drawn_again_from_the_files(tmp_path):
+    found = results(*(with_documents(run(e, 0, f)) for e, f in (('rope()', 4), ('alibi()', 0))))
+    written = found.write(tmp_path)
+    assert 'differences.png' in names_of(written)
+    (d, *_) = [d for d in found.differences if d.length == 512 and d.protocol == 'sliding']
+    (panel, *_) = difference_pictures._figure([d]).axes
+    (bars,) = panel.containers
+    assert bars.lines[0].get_ydata() == pytest.approx(d.value) and d.value < 0
+    (line,) = bars.lines[2][0].get_segments()
+    assert line[:, 1] == pytest.approx([d.low, d.high])
+    for path in tmp_path.glob('*.png'):
+        path.unlink()
+    before = (tmp_path / 'results.json').read_text()
+    from posenc_jax.lab.cli.eval import main
+
+    assert main([f'--also={tmp_path}']) == 0
+    assert {path.name for path in tmp_path.glob('*.png')} == {'by_length.png', 'differences.png'}
+    assert (tmp_path / 'results.json').read_text() == before
+
+
+@pytest.mark.parametrize('count, bands', [(3, 3), (4, 0)])
+def test_many_lines_have_bars_in_place_of_bands(count, bands):
+    figure = Figure()
+    axis = figure.subplots()
+    series = group([run(f'alibi(slopes=({n}.0,))', 0, n) for n in range(count)])
+    pictures._draw_length(axis, 'sliding', series)
+    kinds = [type(c).__name__ for c in axis.collections]
+    assert kinds.count('LineCollection') == (0 if bands else count)
+    assert len(kinds) == count
+
+
+def test_classes_have_a_line_of_chance_and_the_axis_says_what_is_counted():
+    own = run('rope_axial()', 0, 0)
+    share = dataclasses.replace(measured('exact_match', 8, 0.5), low=0.4, high=0.6)
+    own = dataclasses.replace(
+        own, counted='side of an image', chance=0.1, measurements=(share,), dataset=''
+    )
+    axis = Figure().subplots()
+    pictures._draw_length(axis, 'exact_match', group([own]))
+    assert axis.get_xlabel() == 'side of an image'
+    assert 'chance 0.1' in [text.get_text() for text in axis.texts]
+
+
+def test_trained_lengths_stand_above_the_panel(tmp_path):
+    axis = Figure().subplots()
+    found = group(
+        [run('rope()', 0, 0), dataclasses.replace(run('alibi()', 0, 0), train_length=128)]
+    )
+    pictures._draw_length(axis, 'sliding', found)
+    pictures._finish(axis, 'sliding', found)
+    (above,) = axis.child_axes
+    names = [label.get_text() for label in above.get_xticklabels()]
+    assert names == ['trained: 64', 'trained: 128']
