@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import website
-from evidence.claims import CLAIMS
+from evidence.claims import CLAIMS, headline
 from posenc_jax.lab.analyse.__main__ import ANALYSES
 from posenc_jax.lab.cli import eval as evaluation
 from posenc_jax.lab.config import config_file, defaults
@@ -139,6 +139,17 @@ def read(words):
 def test_training_commands_are_accepted(entry):
     """Every training command is checked up to the first step of training."""
     resolve(read(shlex.split(command(entry))[1:]))
+
+
+@pytest.mark.parametrize(
+    'row', [row for row in headline.ROWS if row.accelerator], ids=lambda row: row.title[:30]
+)
+def test_what_would_run_on_an_accelerator_starts(row):
+    """Up to the first step of training; those of a public model up to its config."""
+    words = shlex.split(row.accelerator)[1:]
+    config = read(words)
+    if words[0] == 'train.py' and not config.init.source:
+        resolve(config)
 
 
 def lines(page):

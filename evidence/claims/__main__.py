@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evidence import claims
-from evidence.claims import choosing, ledger, page
+from evidence.claims import choosing, headline, ledger, page
 from evidence.claims.claim import Claim
 from evidence.claims.results import MissingResultError, over_documents
 from posenc_jax.base.programs import program
@@ -20,10 +20,12 @@ PAGE = repository.WRITTEN / 'docs' / 'claims.md'
 
 
 def write_pages() -> None:
-    """Writes docs/claims.md with its picture, and docs/choosing.md beside it."""
+    """Writes docs/claims.md with its pictures, and choosing.md and headline.md beside it."""
     there = ledger.read()
     page.write(PAGE, claims.CLAIMS, there)
-    disk.write(PAGE.parent / 'choosing.md', choosing.markdown(claims.CLAIMS, there))
+    for made in (choosing, headline):
+        name = f'{made.__name__.rpartition(".")[2]}.md'
+        disk.write(PAGE.parent / name, made.markdown(claims.CLAIMS, there))
 
 
 def cost(claim: Claim, workdir: pathlib.Path) -> float:
@@ -181,7 +183,7 @@ def main() -> None:
         )
     page.show(claims.CLAIMS, ledger.read(), left(workdir))
     if not arguments.no_pages:
-        print(f'pages: {PAGE}, {PAGE.with_name("choosing.md")}')
+        print(f'pages: {PAGE}, and choosing.md and headline.md beside it')
     if failed:
         sys.exit(f'{program("claims")}: not measured, for the reasons above: {", ".join(failed)}')
 

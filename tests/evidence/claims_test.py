@@ -16,7 +16,7 @@ import pytest
 
 from evidence import claims
 from evidence.claims import __main__ as command
-from evidence.claims import choosing, ledger, page
+from evidence.claims import choosing, headline, ledger, page
 from evidence.claims.claim import Claim, Procedure, read
 from evidence.claims.page import WITHOUT
 from posenc_jax.lab.files import lock
@@ -132,6 +132,8 @@ def test_page_ledger_and_cards_belong_together():
     assert command.PAGE.read_text() == made, 'run `python -m evidence.claims`'
     chosen = choosing.markdown(claims.CLAIMS, MEASURED)
     assert command.PAGE.with_name('choosing.md').read_text() == chosen
+    found = headline.markdown(claims.CLAIMS, MEASURED)
+    assert command.PAGE.with_name('headline.md').read_text() == found
     verdicts = page.measured(claims.CLAIMS, MEASURED)
     for need in all_needs():
         assert not set(need.claims) - claims.CLAIMS.keys()

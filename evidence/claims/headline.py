@@ -1,0 +1,80 @@
+"""docs/headline.md: the results that are looked for first, by the papers and by the claims."""
+
+import dataclasses
+import pathlib
+import tomllib
+from collections.abc import Sequence
+
+from evidence.claims import page
+
+PATH = pathlib.Path(__file__).with_suffix('.toml')
+HEADER = """# The results that are looked for first
+
+Each row has what a paper reports, what was measured here, and how the two settings differ. The
+models here are small and were trained for minutes, so a verdict is about this setting.
+[claims.md](claims.md) explains the verdicts and has all claims. `python -m evidence.claims` makes
+the page from the records, and `python -m evidence.claims ID` measures a claim again; the minutes
+are those of two cores.
+"""
+COLUMNS = ('claim', 'method', 'verdict', 'effect', 'compared here', 'minutes')
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A result and its claims.
+
+    Attributes:
+      title: what is shown, or not.
+      paper: what the paper reports, in its own setting.
+      claims: ids in the ledger.
+      differs: in what the setting here is another one.
+      page: the page that has the curves.
+      picture: of curves by length; '' for none.
+      accelerator: a command that runs a setting near the paper's on one accelerator; '' where the
+        claims have that setting.
+    """
+
+    title: str
+    paper: str
+    claims: Sequence[str]
+    differs: str
+    page: str
+    picture: str = ''
+    accelerator: str = ''
+
+
+ROWS = tuple(Row(**row) for row in tomllib.loads(PATH.read_text(encoding='utf-8'))['row'])
+
+
+def markdown(claims: page.Claims, records: page.Records) -> str:
+    """The whole page."""
+    verdicts = page.measured(claims, records)
+    first, sections = [], []
+    for row in ROWS:
+        anchor = ''.join(c for c in row.title.lower() if c.isalnum() or c in ' -').replace(' ', '-')
+        known = [claims[name] for name in row.claims]
+        words = ', '.join(f'{c.id} {verdicts.get(c.id, "not measured")}' for c in known)
+        first.append([f'[{row.title}](#{anchor})', words])
+        cells = []
+        for claim in known:
+            how, verdict = claim.how, verdicts.get(claim.id)
+            effect = page.effect_text(how, records[claim.id]) if how and verdict else ''
+            about = [claim.id, f'`{claim.key}`', f'**{verdict or "not measured"}**', effect]
+            cells.append([*about, claim.test, f'{claim.minutes:g}'])
+        of_page = pathlib.Path(row.page).name
+        sections += [
+            f'## {row.title}',
+            f'**The paper.** {row.paper}',
+            f'**Here.** {row.differs} The curves are in [{of_page}]({row.page}).',
+            page.table(COLUMNS, cells),
+            f'![{row.title}]({row.picture})' if row.picture else '',
+            _on_accelerator(row) if row.accelerator else '',
+        ]
+    table = page.table(('result', 'verdicts of its claims'), first)
+    return '\n\n'.join(part.strip() for part in (HEADER, table, *sections) if part) + '\n'
+
+
+def _on_accelerator(row: Row) -> str:
+    """The command, one field in a line."""
+    lines = row.accelerator.replace(' --', ' \\\n    --')
+    return f'On one accelerator, nearer to the paper (not run here):\n\n```bash\n{lines}\n```'
