@@ -3,6 +3,7 @@
 import html
 import re
 
+from posenc_jax.lab.catalogue.__main__ import MORE
 from posenc_jax.language.catalog import (
     COLUMNS,
     KINDS,
@@ -65,10 +66,10 @@ def without_equations(markdown: str) -> str:
     explained = '| equation | one line in the symbols of the paper |\n'
     changes = {explained: ''}
     for kind in KINDS:
-        narrow = catalog_markdown(kind, columns=columns, pictures='catalog')
+        narrow = catalog_markdown(kind, columns=columns, pictures='catalog', more=MORE)
         linked = re.sub(r'^\| `(\w+)`', rf'| [`\1`](methods/{kind}.md#\1)', narrow, flags=re.M)
         wrapped = f'<div class="methods" markdown>\n\n{linked}\n</div>\n'
-        changes[catalog_markdown(kind, pictures='catalog')] = wrapped
+        changes[catalog_markdown(kind, pictures='catalog', more=MORE)] = wrapped
     for found, wanted in changes.items():
         if markdown.count(found) != 1:
             raise ValueError(

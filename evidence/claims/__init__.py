@@ -10,8 +10,8 @@ Command:   python -m evidence.claims [ID ...] [--budget MINUTES] [--sample SEED]
            the minute that the pages take.
 Results:   evidence/measured.json, and the pages docs/claims.md, docs/choosing.md and
            docs/headline.md, which are made from it. Runs lie in WORKDIR/SWEEP-DIGEST; the digest
-           is that of all settings of the sweep. A run that exists is not trained again, so the command may be interrupted and
-           started again.
+           is that of all settings of the sweep. A run that exists is not trained again, so the
+           command may be interrupted and started again.
 
 A file for each family of methods has the claims: the sentences of the papers, how they are
 measured or would be, and the margin. `claim.py` explains the fields. `without.toml` has the

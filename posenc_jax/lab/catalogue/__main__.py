@@ -67,8 +67,7 @@ SPEC...` draws a larger picture of any encoding.
 
 def rendered(root: Path) -> dict[Path, str]:
     """The text of each generated file, by path."""
-    more = {'train step': lambda card: choosing.cost_cells(card.key)[0], 'use when': _use_when}
-    tables = f'{catalog_markdown(pictures=PICTURES, more=more)}\n{tasks_markdown()}'
+    tables = f'{catalog_markdown(pictures=PICTURES, more=MORE)}\n{tasks_markdown()}'
     return {root / 'docs' / 'catalog.md': HEADER + tables}
 
 
@@ -80,6 +79,10 @@ def _use_when(card: Card) -> str:
         if any(card.key in choosing.keys_of(pick.spec) for pick in need.picks)
     ]
     return '; '.join(links)
+
+
+# Columns of the page that a Card does not have.
+MORE = {'train step': lambda card: choosing.cost_cells(card.key)[0], 'use when': _use_when}
 
 
 def draw(kind: Kind, card: Card, path: Path) -> None:
