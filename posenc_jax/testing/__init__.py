@@ -1,4 +1,4 @@
-"""The laws of encodings, for tests of encodings of one's own: `check('rope()')`."""
+"""The laws of encodings and mixers, for tests of your own: `check('rope()')`, `check('gru()')`."""
 
 from posenc_jax.testing.compare import BrokenLaw
 from posenc_jax.testing.run import LAWS, Report, check

@@ -1,16 +1,19 @@
-"""`check` runs all laws on one encoding."""
+"""`check` runs all laws on one encoding or mixer."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 
 from flax import nnx
 
+from posenc_jax.language import spec as spec_language
+from posenc_jax.language.layer_spec import parse_layer
 from posenc_jax.language.make import make
+from posenc_jax.language.spec import Node
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import SpecError, nearest
 from posenc_jax.protocol.registry import Card, Promises
-from posenc_jax.testing import forms, promises, sequences
+from posenc_jax.testing import forms, mixers, promises, sequences
 from posenc_jax.testing.compare import BrokenLaw
 from posenc_jax.testing.subject import CONTEXT, HEADS, KV_HEADS, Subject, moved
 
@@ -77,22 +80,26 @@ def check(
     promises. It takes half a minute on a CPU. With `laws` it checks only some of them.
 
     The layer that is checked is causal; its sizes are `CONTEXT`. Random numbers are added to all
-    parameters, because some start at zero.
+    parameters, because some start at zero. A spec string of a mixer that decodes is checked by the
+    laws of `posenc_jax.testing.mixers`: its steps equal a whole pass, padding and other documents
+    do not leak, and more.
 
     Args:
-      encoding: a spec string, or an encoding that was made with the sizes `CONTEXT`. Where it needs
-        positions from a task, chain a part before it that places them.
+      encoding: a spec string of an encoding or a mixer, or an encoding that was made with the
+        sizes `CONTEXT`. Where it needs positions from a task, chain a part before it that places
+        them.
       promises: what the encoding promises; None takes the promises of its Card. A chain of several
         encodings with Cards promises nothing unless they are given.
       gain: scale of the projections to queries, keys and values. Lower it if a law fails by little
         more than rounding, because the encoding enlarges the rounding error of its inputs.
-      laws: names of the laws to check, see `LAWS`; () checks all.
+      laws: names of the laws to check, see `LAWS` here and in `mixers`; () checks all.
       begun: called with the name of each law before it is checked, e.g. to show progress.
 
     Raises:
       BrokenLaw: a law does not hold; the message says which one, and the largest difference.
       SpecError: a wrong spec string, or no such law.
-      ValueError: an encoding of other sizes, or one that reads whole grids.
+      ValueError: an encoding of other sizes, one that reads whole grids, or a mixer that does not
+        decode.
 
     Example:
       >>> report = check('nope()')
@@ -100,9 +107,17 @@ def check(
       True
     """
     name = encoding if isinstance(encoding, str) else name_of(encoding)
-    subject = Subject(_maker(encoding), *_named(encoding, promises), gain=gain)
+    if isinstance(encoding, str) and (node := _mixer(encoding)) is not None:
+        stated = None if node.entry.card is None else node.entry.card.promises
+        build = lambda seed: mixers.moved(
+            spec_language.build(node, {**mixers.CONTEXT, 'rngs': nnx.Rngs(seed)}), seed
+        )
+        subject, known = mixers.Mixed(build, promises or stated), mixers.LAWS
+    else:
+        subject = Subject(_maker(encoding), *_named(encoding, promises), gain=gain)
+        known = LAWS
     kept, skipped = [], {}
-    for law in _chosen(laws):
+    for law in _chosen(laws, known):
         begun(law.__name__)
         try:
             reason = law(subject)
@@ -118,8 +133,25 @@ def check(
     return Report(name, tuple(kept), skipped)
 
 
-def _chosen(names):
-    known = {law.__name__: law for law in LAWS}
+def _mixer(spec: str) -> Node | None:
+    """The call of a mixer that a spec string is; None if it is an encoding.
+
+    Raises:
+      ValueError: a mixer that does not decode, or is a part of several layers.
+    """
+    (node, *more) = parse_layer(spec).nodes
+    if more or node.entry.kind != 'mixer':
+        return None
+    if getattr(node.entry.build, 'sees_later', False) or node.entry.build.streams:
+        raise ValueError(
+            f'{node.entry.key} reads whole rows or the layers beside it; check() takes mixers '
+            'that decode alone'
+        )
+    return node
+
+
+def _chosen(names, laws):
+    known = {law.__name__: law for law in laws}
     for name in names:
         if name not in known:
             raise SpecError(f'no law is named {name!r}; {nearest(name, known)}')

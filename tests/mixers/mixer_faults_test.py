@@ -1,4 +1,4 @@
-"""Faults of a mixer that the contract tests must notice."""
+"""Faults of a mixer that the laws must notice."""
 
 import dataclasses
 
@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from tests.mixers import mixer_contract_test as contract
-from tests.mixers.small import moved
+from posenc_jax.protocol.registry import lookup
+from posenc_jax.testing import BrokenLaw, mixers
 
 
 def scan_of(**changed):
     """The class of the GRU layer, in which one argument of `scan` is replaced by another."""
-    (entry,) = (entry for entry in contract.ENTRIES if entry.key == 'gru')
+    entry = lookup('gru', ('mixer',))
 
     class Faulty(entry.build):
         def scan(self, x, tok, starts, state):
@@ -27,38 +27,38 @@ def scan_of(**changed):
 FAULTS = {
     'remembers the document before': (
         dict(starts=lambda starts, **_: jnp.zeros_like(starts)),
-        contract.test_causality,
+        mixers.causality,
     ),
     'reads padding': (
         dict(tok=lambda tok, **_: dataclasses.replace(tok, valid=None)),
-        contract.test_padding_is_finite_and_does_not_leak,
+        mixers.padding,
     ),
     'forgets what came before': (
         dict(state=lambda state, **_: jnp.zeros_like(state)),
-        lambda entry: contract.test_steps_in_any_cut_equal_the_whole(entry, 'packed_and_padded'),
+        mixers.decoding,
     ),
     'reads later tokens': (
         dict(x=lambda x, **_: x + 0.1 * jnp.roll(x, -1, axis=1)),
-        contract.test_causality,
+        mixers.causality,
     ),
     'reads positions': (
         dict(x=lambda x, tok, **_: x * (1 + 0.01 * tok.pos[..., None])),
-        contract.test_promise_relative,
+        mixers.relative,
     ),
-    'gives another dtype': (
-        dict(x=lambda x, **_: x.astype(jnp.float32)),
-        contract.test_the_result_has_the_dtype_of_the_input_and_the_state_is_float32,
-    ),
+    'gives another dtype': (dict(x=lambda x, **_: x.astype(jnp.float32)), mixers.shapes),
 }
 
 
 @pytest.mark.full
 @pytest.mark.parametrize('fault', FAULTS)
 def test_faults_would_be_noticed(monkeypatch, fault):
-    changed, check = FAULTS[fault]
+    changed, law = FAULTS[fault]
     entry, faulty = scan_of(**changed)
-    mixer = moved(faulty(model_dim=contract.MODEL, layers=2, rngs=nnx.Rngs(0)), 0.1, 100)
-    check(entry)
-    monkeypatch.setattr(contract, 'mixer_of', lambda entry: mixer)
-    with pytest.raises(AssertionError):
-        check(entry)
+
+    def subject(build):
+        make = lambda seed: build(model_dim=mixers.MODEL, layers=2, rngs=nnx.Rngs(seed))
+        return mixers.Mixed(lambda seed: mixers.moved(make(seed), seed), entry.card.promises)
+
+    law(subject(entry.build))
+    with pytest.raises(BrokenLaw):
+        law(subject(faulty))

@@ -15,30 +15,21 @@ from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.decoding.generate import continue_cache, generate
 from posenc_jax.layer.sharding import make_mesh, param_shardings
 from posenc_jax.protocol.errors import SpecError
+from posenc_jax.testing.compare import close, close_gradients, gap
+from posenc_jax.testing.mixers import PADDED
+from posenc_jax.testing.subject import DOCUMENT, HEADS, KV_HEADS, LENGTH, PACKED, ROWS, WIDTH
 from tests.mixers import small
 from tests.mixers.mixer_contract_test import (
-    DOCUMENT,
     ENTRIES,
-    HEADS,
-    KV_HEADS,
-    LENGTH,
-    MODEL,
-    PACKED,
-    PADDED,
     PARTS,
     REPRESENTATIVE,
-    ROWS,
-    WIDTH,
-    close,
-    close_trees,
     every_form,
     every_mixer,
     expensive,
-    gap,
 )
 from tests.mixers.small import moved
 
-VOCAB = 11
+VOCAB, MODEL = 11, 16
 SIZES = dict(width=MODEL, heads=HEADS, kv_heads=KV_HEADS, head_dim=WIDTH)
 IDS = np.asarray(jax.random.randint(jax.random.key(1), (ROWS, LENGTH), 0, VOCAB))
 # What cuts, caches and chooses in the layers of attention beside a mixer is the same for all
@@ -154,7 +145,7 @@ def test_sharded_equals_unsharded(entry, mixed):
         out = continued(nnx.merge(graphdef, *placed))
     assert len(sharded.sharding.device_set) == 8
     close(np.asarray(sharded)[PADDED], np.asarray(logits)[PADDED])
-    close_trees(cut, grads)
+    close_gradients(cut, grads)
     np.testing.assert_array_equal(out, generated(entry, mixed))
 
 
