@@ -9,6 +9,9 @@ Where to begin, after `import posenc_jax as pj` and `from flax import nnx`:
     pj.choose(factor=8)                                   what to try first, by measured claims
     pj.cite('rope()')                                     its BibTeX
 
+Methods of your own inherit from `Bias`, `Mask`, `Embedding`, `Rotary`, `FrequencyRule`, `Wrapper`,
+`RecurrentMixer` or `Encoding`, and `testing.check` checks them.
+
 `posenc_jax.functional` has the encodings as pure functions, and `posenc_jax.lab` a transformer, its
 training and its evaluation.
 """
@@ -33,17 +36,24 @@ if TYPE_CHECKING:
     from posenc_jax import features, fields, functional, linen, methods, mixers, testing
     from posenc_jax.language.catalog import catalog, cite
     from posenc_jax.language.choosing import choose
+    from posenc_jax.layer.recurrent_mixer import RecurrentMixer
     from posenc_jax.methods.extend import extend
+    from posenc_jax.methods.frequency_rule import FrequencyRule
     from posenc_jax.methods.per_head import PerHead
-    from posenc_jax.protocol.bounds import CONTEXT
-    from posenc_jax.protocol.families import Bias, signed_distance
+    from posenc_jax.methods.rope import Rotary
+    from posenc_jax.protocol.bounds import CONTEXT, Positive, Size
+    from posenc_jax.protocol.composite import Wrapper
+    from posenc_jax.protocol.families import Bias, Embedding, Mask, signed_distance
 
 # What is imported when somebody reads it: packages, and names of modules.
 _PACKAGES = 'features', 'fields', 'functional', 'linen', 'methods', 'mixers', 'testing'
 _NAMES = {
-    'Bias': 'protocol.families',
-    'CONTEXT': 'protocol.bounds',
-    'signed_distance': 'protocol.families',
+    **dict.fromkeys(('Bias', 'Embedding', 'Mask', 'signed_distance'), 'protocol.families'),
+    **dict.fromkeys(('CONTEXT', 'Positive', 'Size'), 'protocol.bounds'),
+    'FrequencyRule': 'methods.frequency_rule',
+    'RecurrentMixer': 'layer.recurrent_mixer',
+    'Rotary': 'methods.rope',
+    'Wrapper': 'protocol.composite',
     'catalog': 'language.catalog',
     'choose': 'language.choosing',
     'cite': 'language.catalog',
@@ -68,12 +78,20 @@ __all__ = [
     'CONTEXT',
     'Card',
     'Constant',
+    'Embedding',
     'Encoding',
+    'FrequencyRule',
+    'Mask',
     'PerHead',
+    'Positive',
     'Promises',
+    'RecurrentMixer',
+    'Rotary',
+    'Size',
     'SpecError',
     'TOKEN_STAGE',
     'Tokens',
+    'Wrapper',
     'attend',
     'attention_layer',
     'catalog',
