@@ -22,7 +22,7 @@ import numpy as np
 import scipy.special
 from measure import milliseconds, options, ratio, show, take_turns
 
-from posenc_jax.features.coordinates.geo.geo_sh import spherical_harmonics
+from posenc_jax.features.coordinates.geo.geo_sh import geo_sh_harmonics
 from posenc_jax.lab.tasks.globe import random_places
 
 
@@ -64,7 +64,7 @@ def main():
     blocks = np.split(places, range(args.block, args.places, args.block))
     if len(blocks) > 1 and len(blocks[-1]) < args.block:  # one more shape to compile for
         blocks.pop()
-    ours = jax.jit(functools.partial(spherical_harmonics, degrees=args.degrees))
+    ours = jax.jit(functools.partial(geo_sh_harmonics, degrees=args.degrees))
     begin = time.perf_counter()
     compiled = ours.lower(blocks[0]).compile()
     compilation = time.perf_counter() - begin

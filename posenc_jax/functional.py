@@ -1,6 +1,15 @@
 """The pure functions behind the encodings, on arrays: for notebooks, for other attention code, and
 for other frameworks on JAX.
 
+    import posenc_jax.functional as F
+
+    F.alibi_bias(F.alibi_slopes(heads), q_pos, k_pos)   [B, heads, T, S], added to the logits
+    F.rope(x, positions)                                queries or keys [B, L, heads, H], rotated
+
+The name of a function begins with the key of its method, so completing `F.alibi_` lists what ALiBi
+has. Functions that several methods share have names of their own. `docs/functions.md` has the
+arguments and a sentence for each.
+
 This module only collects them. Each function is defined and documented in the module of its method,
 which is imported when the function is used; the classes in these modules hold the variables and
 call the functions. `posenc_jax.lab.functional` has those of caches, conversions, analyses and
@@ -10,198 +19,237 @@ tasks.
 from posenc_jax import moved
 from posenc_jax.protocol.lazy import names_from
 
-_FUNCTIONS = {  # module -> its functions
-    'base.convolution': 'depthwise',
-    'base.phases': 'phase',
-    'base.products': 'scaled_dot_product weighted_sum',
-    'base.rotations': 'cayley exponential_less_one skew',
-    'features.coordinates.barf': 'barf_features barf_window',
-    'features.coordinates.gaussians': (
-        'contracted_gaussian contracted_points expanded_points section_gaussian section_moments'
-    ),
-    'features.coordinates.geo.geo_sh': 'spherical_harmonics',
-    'features.coordinates.grid_levels': 'grid_features grid_levels growth_factor spatial_hash',
-    'features.coordinates.integrated_pe': 'integrated_features',
-    'features.coordinates.point_orders': 'grid_cells point_key point_order',
-    'features.coordinates.traced_orders': 'traced_order',
-    'features.coordinates.triplane': 'plane_features',
-    'features.graphs.curvature': 'forman_ricci ollivier_bounds ollivier_ricci',
-    'features.graphs.graphormer': 'path_edges shortest_paths with_graph_token',
-    'features.graphs.lap_pe': 'laplacian_eigenvectors sign_invariant',
-    'features.graphs.lcp': 'curvature_profile',
-    'features.graphs.pearl': 'filter_responses',
-    'features.graphs.rfp': 'propagate_features',
-    'features.graphs.rfp_learned': 'neighbour_attention propagate_learned',
-    'features.graphs.rrwp': 'walk_probabilities',
-    'features.graphs.rwse': 'return_probabilities',
-    'methods.algebraic_pe': 'algebraic_sequence algebraic_start',
-    'methods.algebraic_tree': 'algebraic_tree',
-    'fields.finer': 'finer_activation',
-    'fields.gauss': 'gauss_activation',
-    'fields.wire': 'wire_activation',
-    'methods.alibi': 'alibi_bias alibi_half alibi_slopes',
-    'methods.alibi_pi': 'alibi_pi_scale',
-    'methods.attention_sink': 'sink_share',
-    'methods.axial_rope2d': 'axial_rope2d',
-    'methods.bam': 'bam_prior',
-    'methods.bipe': 'bipe_ids bipe_slopes',
-    'methods.cable': 'cable_bias',
-    'methods.cape': 'augmented centred',
-    'methods.carope': 'carope_bias carope_increments carope_last carope_log_rate carope_match',
-    'methods.conflator': 'conflator_bigrams switching_ids switching_points',
-    'methods.cope': 'cope_bias',
-    'methods.cream': 'cream_bounds cream_heads cream_ids cream_thresholds',
-    'methods.dape': 'along_keys dape_adjustment',
-    'methods.dca': 'dca_distance',
-    'methods.dinov3_rope': 'dinov3_augmented dinov3_coordinates dinov3_periods dinov3_rope',
-    'methods.deberta': 'deberta_bucket deberta_index deberta_logits deberta_terms',
-    'methods.dpe': 'order_loss',
-    'methods.dynamic_ntk': 'dynamic_ntk_frequencies',
-    'methods.fire': 'fire_network fire_progress fire_transform',
-    'methods.fox': 'fox_bias fox_horizons',
-    'methods.fope': 'fope_frequencies fope_start fope_turn',
-    'methods.gali': 'gali_chunks gali_ids gali_slots pair_normals',
-    'methods.giraffe': 'giraffe_frequencies',
-    'methods.giraffe_random': 'giraffe_ids',
-    'methods.gpe': 'gpe_ids gpe_loss wait_k_reads',
-    'methods.grape_a': 'grape_bias grape_gate',
-    'methods.grape_ap': 'grape_ap_bias grape_ap_turn grape_ap_unit',
-    'methods.grape_m': 'grape_frequencies grape_turn',
-    'methods.grape_m_contextual': 'grape_increments grape_match',
-    'methods.graphormer': 'graphormer_edge graphormer_spatial',
-    'methods.hirope': 'hierarchical_ids',
-    'methods.hope_rope': 'hope_rope_frequencies',
-    'methods.irope': 'irope_pattern unit_rms',
-    'methods.irpe': 'irpe_bias irpe_terms irpe_values',
-    'methods.irpe_index': 'irpe_buckets irpe_ids irpe_piecewise irpe_thresholds',
-    'methods.kernelized_rpe': (
-        'distance_bias kernel_features kernel_logits kernelized_rpe_attention random_directions'
-    ),
-    'methods.kerple': 'kerple_log kerple_log3 kerple_power kerple_weight',
-    'methods.learnable_fourier': 'learnable_fourier_features learnable_fourier_network',
-    'methods.learned_absolute': 'fairseq_ids interpolated_positions',
-    'methods.learned_grid': 'cubic_weights learned_grid_vectors',
-    'methods.liere': 'liere liere_coordinates',
-    'methods.llama3_rope': 'llama3_frequencies',
-    'methods.log_length': 'llama4_factor logn_factor scaled_queries',
-    'methods.longrope': 'longrope_temperature rescaled_factors',
-    'methods.longrope2': 'critical_plane longrope2_base longrope2_factors',
-    'methods.ms_poe': 'head_order head_scores ms_poe_ratios ratio_index',
-    'methods.multimodal_rotary': 'component_reads component_rotary',
-    'methods.nar': 'near_to_far_order near_to_far_positions',
-    'methods.navit_factorized': 'factorized_vectors fractional_rows',
-    'methods.nope_temperature': 'attention_entropy nope_temperature_curve',
-    'methods.ntk_aware': 'ntk_aware_base',
-    'methods.ntk_rope_mixed': 'ntk_rope_mixed_frequencies',
-    'methods.p_rope': 'p_rope_frequencies',
-    'methods.papeft': 'document_locations located_prompts location_code shuffled_documents',
-    'methods.path': 'evolve_keys forget_bias path_directions path_match',
-    'methods.pcm': 'pcm_linear pcm_network',
-    'methods.peg': 'peg',
-    'methods.pi': 'pi_frequencies',
-    'methods.piecewise': 'piecewise_logits',
-    'methods.point_transformer_bias': 'offset_units',
-    'methods.polyphase_anchor': 'anchor_place anchored',
-    'methods.pope': 'pope_delta pope_frequencies pope_polar',
-    'methods.position_coupling': 'random_start',
-    'methods.positional_attention': 'project_positions',
-    'methods.positional_description': 'random_tags',
-    'methods.psc': 'psc_calibrate',
-    'methods.random_offsets': 'random_magnitudes',
-    'methods.randomized_alibi': 'randomized_alibi_bias',
-    'methods.randomized_pe': 'random_ids spaced_ids',
-    'methods.rcmha': 'rcmha_bias rcmha_convolution',
-    'methods.resonance_rope': 'resonant_frequencies',
-    'methods.reverse_pe': 'newest_first reverse_ids',
-    'methods.rope': 'rope rope_frequencies rotate',
-    'methods.rope_3d': 'rope_3d',
-    'methods.rope_alibi_harmonic': 'harmonic_number harmonic_penalty',
-    'methods.rope_vit': 'rope_axial rope_mixed rope_mixed_start',
-    'methods.rpe_convergent': 'convergent_bias',
-    'methods.rrwp': 'rrwp_bias rrwp_network_bias',
-    'methods.sandwich': 'sandwich_bias sandwich_curve sandwich_slopes',
-    'methods.segmented_sequences': 'chunk_ids prefix_ids stretched_table',
-    'methods.selective_rope': 'selective_increments selective_temperatures selective_units',
-    'methods.self_extend': 'self_extend_capacity self_extend_distance',
-    'methods.shape': 'document_numbers of_documents',
-    'methods.shaw': 'shaw_index shaw_logits shaw_terms shaw_values',
-    'methods.sigma_gpt': 'sigma_gpt_sinusoid',
-    'methods.sincos2d': 'sincos2d_detr sincos2d_table',
-    'methods.sinusoidal': 'sinusoidal_frequencies sinusoidal_table',
-    'methods.soft_cap': 'soft_capped',
-    'methods.ssmax': 'ssmax_factor',
-    'methods.stick_breaking': 'stick_breaking_logits',
-    'methods.streaming': 'without_gaps',
-    'methods.string': 'string_distance',
-    'methods.string_pe': (
-        'string_cayley string_cayley_basis string_circulant string_circulant_start'
-    ),
-    'methods.swin_table': 'offset_bias offset_ids resized_offsets same_window',
-    'methods.swin_v2_cpb': 'cosine_logits cpb_coordinates cpb_network',
-    'methods.t5_rpe': 't5_bias t5_bucket t5_thresholds',
-    'methods.tapa': 'tapa_distance tapa_logits',
-    'methods.tape': 'tape_attended tape_fed tape_start tape_turn',
-    'methods.tra': 'tra_logits',
-    'methods.transformer_xl': (
-        'transformer_xl_frequencies transformer_xl_table transformer_xl_turned'
-    ),
-    'methods.tree_paths': 'root_first tree_paths tree_steps',
-    'methods.tree_pe': 'tree_features tree_weights',
-    'methods.tupe': 'tupe_bias tupe_bucket',
-    'methods.uni_encoder': (
-        'candidate_means uni_encoder_ids uni_encoder_layout uni_encoder_loss uni_encoder_masks'
-    ),
-    'methods.urpe': 'urpe_bucket urpe_diagonal',
-    'methods.v2pe': 'v2pe_ids',
-    'methods.visual_layout': 'visual_layout visual_tokens',
-    'methods.visual_positions': 'visual_ids',
-    'methods.xlpe': 'btg_order order_from_alignment',
-    'methods.xpos': 'xpos_decay xpos_scale',
-    'methods.yarn': 'yarn_frequencies yarn_ramp yarn_temperature',
-    'mixers.box_features': (
-        'box_features centerness dynamic_convolution kernel_positions position_term '
-        'proposal_attention sine_features sine_map'
-    ),
-    'mixers.grit': 'grit_attention signed_root',
-    'mixers.location_weights': 'location_centre location_weights soft_stair step_size',
-    'mixers.monotonic_location': 'mix_directions',
-    'mixers.peg_causal': 'causal_depthwise',
-    'mixers.point_transformer': 'nearest_points vector_attention',
-    'mixers.spatial_reduction': 'reduced_grid',
-    'mixers.ssd': 'ssd_chunks ssd_scan',
-    'protocol.families': 'signed_distance',
-    'protocol.grids': 'on_grid',
-}
-_AREAS = {
-    'methods': 'Encodings and rules for frequencies',
-    'features.coordinates': 'Features of coordinates',
-    'features.graphs': 'Features of graphs',
-    'fields': 'Activations of networks of coordinates',
-    'mixers': 'Layers in the place of attention',
-    'base': 'Numbers',
-    'protocol': 'Positions',
+FAMILIES = {  # family -> module of a method -> its functions
+    'Rotations of queries and keys': {
+        'methods.algebraic_pe': 'algebraic_sequence algebraic_start',
+        'methods.algebraic_tree': 'algebraic_tree',
+        'methods.axial_rope2d': 'axial_rope2d',
+        'methods.carope': 'carope_bias carope_increments carope_last carope_log_rate carope_match',
+        'methods.conflator': 'conflator_bigrams conflator_ids conflator_points',
+        'methods.dinov3_rope': (
+            'dinov3_rope dinov3_rope_augmented dinov3_rope_coordinates dinov3_rope_periods'
+        ),
+        'methods.fope': 'fope_frequencies fope_start fope_turn',
+        'methods.grape_m': 'grape_m_frequencies grape_m_turn',
+        'methods.grape_m_contextual': 'grape_m_contextual_increments grape_m_contextual_match',
+        'methods.liere': 'liere liere_coordinates',
+        'methods.md_lrpe': 'md_lrpe md_lrpe_angles md_lrpe_frequencies',
+        'methods.multimodal_rotary': 'component_reads component_rotary',
+        'methods.path': 'path_directions path_forget_bias path_keys path_match',
+        'methods.pope': 'pope_delta pope_frequencies pope_polar',
+        'methods.rope': 'rope rope_frequencies rotate',
+        'methods.rope_3d': 'rope_3d',
+        'methods.rope_vit': 'rope_axial rope_mixed rope_mixed_start',
+        'methods.selective_rope': (
+            'selective_rope_increments selective_rope_temperatures selective_rope_units'
+        ),
+        'methods.string_pe': (
+            'string_cayley string_cayley_basis string_circulant string_circulant_start'
+        ),
+        'methods.tape': 'tape_attended tape_fed tape_start tape_turn',
+        'methods.xpos': 'xpos_decay xpos_scale',
+    },
+    'Rules for rotary frequencies': {
+        'methods.dynamic_ntk': 'dynamic_ntk_frequencies',
+        'methods.giraffe': 'giraffe_frequencies',
+        'methods.hope_rope': 'hope_rope_frequencies',
+        'methods.llama3_rope': 'llama3_rope_frequencies',
+        'methods.longrope': 'longrope_factors longrope_temperature',
+        'methods.longrope2': 'longrope2_base longrope2_critical_plane longrope2_factors',
+        'methods.ntk_aware': 'ntk_aware_base',
+        'methods.ntk_rope_mixed': 'ntk_rope_mixed_frequencies',
+        'methods.p_rope': 'p_rope_frequencies',
+        'methods.pi': 'pi_frequencies',
+        'methods.resonance_rope': 'resonance_rope_frequencies',
+        'methods.yarn': 'yarn_frequencies yarn_ramp yarn_temperature',
+    },
+    'Biases of logits by positions': {
+        'methods.alibi': 'alibi_bias alibi_half alibi_slopes',
+        'methods.bam': 'bam_prior',
+        'methods.fire': 'fire_bias fire_network fire_progress fire_transform',
+        'methods.grape_a': 'grape_a_bias grape_a_gate',
+        'methods.graphormer': 'graphormer_edge graphormer_spatial',
+        'methods.kerple': 'kerple_log kerple_log3 kerple_power kerple_weight',
+        'methods.randomized_alibi': 'randomized_alibi_bias',
+        'methods.rope_alibi_harmonic': 'rope_alibi_harmonic_number rope_alibi_harmonic_penalty',
+        'methods.rpe_convergent': 'rpe_convergent_bias',
+        'methods.rrwp': 'rrwp_bias rrwp_network_bias',
+        'methods.sandwich': 'sandwich_bias sandwich_curve sandwich_slopes',
+        'methods.swin_table': (
+            'swin_table_bias swin_table_ids swin_table_resized swin_table_same_window'
+        ),
+        'methods.swin_v2_cpb': 'swin_v2_cpb_coordinates swin_v2_cpb_logits swin_v2_cpb_network',
+        'methods.t5_rpe': 't5_rpe_bias t5_rpe_bucket t5_rpe_thresholds',
+    },
+    'Logits of content and positions': {
+        'methods.cable': 'cable_bias',
+        'methods.cope': 'cope_bias',
+        'methods.cope_complex': 'cope_complex_sines',
+        'methods.dape': 'dape_adjustment dape_along_keys',
+        'methods.deberta': 'deberta_bucket deberta_index deberta_logits deberta_terms',
+        'methods.fox': 'fox_bias fox_horizons',
+        'methods.grape_ap': 'grape_ap_bias grape_ap_turn grape_ap_unit',
+        'methods.irpe': 'irpe_bias irpe_terms irpe_values',
+        'methods.irpe_index': 'irpe_buckets irpe_ids irpe_piecewise irpe_thresholds',
+        'methods.kernelized_rpe': (
+            'kernelized_rpe_attention kernelized_rpe_bias kernelized_rpe_directions '
+            'kernelized_rpe_features kernelized_rpe_logits'
+        ),
+        'methods.piecewise': 'piecewise_logits',
+        'methods.positional_attention': 'positional_attention_projected',
+        'methods.rcmha': 'rcmha_bias rcmha_convolution',
+        'methods.shaw': 'shaw_index shaw_logits shaw_terms shaw_values',
+        'methods.tapa': 'tapa_distance tapa_logits',
+        'methods.tra': 'tra_logits',
+        'methods.transformer_xl': (
+            'transformer_xl_frequencies transformer_xl_table transformer_xl_turned'
+        ),
+        'methods.tupe': 'tupe_bias tupe_bucket',
+    },
+    'Vectors added to tokens': {
+        'methods.dpe': 'dpe_loss',
+        'methods.learnable_fourier': 'learnable_fourier_features learnable_fourier_network',
+        'methods.learned_absolute': 'learned_absolute_ids learned_absolute_positions',
+        'methods.learned_grid': 'learned_grid_vectors learned_grid_weights',
+        'methods.navit_factorized': 'navit_factorized_rows navit_factorized_vectors',
+        'methods.papeft': 'papeft_code papeft_documents papeft_locations papeft_prompts',
+        'methods.pcm': 'pcm_linear pcm_network',
+        'methods.peg': 'peg',
+        'methods.polyphase_anchor': 'polyphase_anchor_image polyphase_anchor_place',
+        'methods.positional_description': 'positional_description_tags',
+        'methods.sigma_gpt': 'sigma_gpt_sinusoid',
+        'methods.sincos2d': 'sincos2d_detr sincos2d_table',
+        'methods.sinusoidal': 'sinusoidal_frequencies sinusoidal_table',
+        'methods.tree_paths': 'root_first tree_paths tree_steps',
+        'methods.tree_pe': 'tree_pe_features tree_pe_weights',
+        'methods.xlpe': 'xlpe_btg_order xlpe_order',
+    },
+    'Positions of tokens': {
+        'methods.bipe': 'bipe_ids bipe_slopes',
+        'methods.cape': 'cape_augmented cape_centred',
+        'methods.cream': 'cream_bounds cream_heads cream_ids cream_thresholds',
+        'methods.giraffe_random': 'giraffe_random_ids',
+        'methods.gpe': 'gpe_ids gpe_loss gpe_wait_k_reads',
+        'methods.image_shift': 'image_shift_ids',
+        'methods.irope': 'irope_pattern irope_unit_rms',
+        'methods.nar': 'nar_order nar_positions',
+        'methods.position_coupling': 'position_coupling_start',
+        'methods.random_offsets': 'random_magnitudes',
+        'methods.randomized_pe': 'randomized_pe_ids randomized_pe_spaced_ids',
+        'methods.reverse_pe': 'reverse_pe_ids reverse_pe_newest_first',
+        'methods.shape': 'shape_document_numbers shape_of_documents',
+        'methods.uni_encoder': (
+            'uni_encoder_ids uni_encoder_layout uni_encoder_loss uni_encoder_masks '
+            'uni_encoder_means'
+        ),
+        'methods.v2pe': 'v2pe_ids',
+        'methods.visual_layout': 'visual_layout visual_tokens',
+        'methods.visual_positions': 'visual_ids',
+    },
+    'Extensions to longer texts': {
+        'methods.alibi_pi': 'alibi_pi_scale',
+        'methods.dca': 'dca_distance',
+        'methods.gali': 'gali_chunks gali_ids gali_normals gali_slots',
+        'methods.hirope': 'hirope_ids',
+        'methods.log_length': 'log_length_llama4_factor log_length_logn_factor log_length_queries',
+        'methods.ms_poe': 'ms_poe_index ms_poe_order ms_poe_ratios ms_poe_scores',
+        'methods.nope_temperature': 'nope_temperature_curve nope_temperature_entropy',
+        'methods.psc': 'psc_calibrate',
+        'methods.segmented_sequences': (
+            'segmented_sequences_chunk_ids segmented_sequences_prefix_ids segmented_sequences_table'
+        ),
+        'methods.self_extend': 'self_extend_capacity self_extend_distance',
+        'methods.streaming': 'streaming_positions',
+        'methods.string': 'string_distance',
+    },
+    'Scales, caps and sums of weights': {
+        'methods.attention_sink': 'attention_sink_share',
+        'methods.point_transformer_bias': 'point_transformer_bias_units',
+        'methods.soft_cap': 'soft_cap_logits',
+        'methods.ssmax': 'ssmax_factor',
+        'methods.stick_breaking': 'stick_breaking_logits',
+        'methods.urpe': 'urpe_bucket urpe_diagonal',
+    },
+    'Features of coordinates': {
+        'features.coordinates.barf': 'barf_features barf_window',
+        'features.coordinates.gaussians': (
+            'contracted_gaussian contracted_points expanded_points section_gaussian section_moments'
+        ),
+        'features.coordinates.geo.geo_sh': 'geo_sh_harmonics',
+        'features.coordinates.grid_levels': 'grid_features grid_levels growth_factor spatial_hash',
+        'features.coordinates.integrated_pe': 'integrated_pe_features',
+        'features.coordinates.point_orders': 'grid_cells point_key point_order',
+        'features.coordinates.shifted_basis': 'shifted_basis',
+        'features.coordinates.traced_orders': 'traced_order',
+        'features.coordinates.triplane': 'triplane_features',
+    },
+    'Features of graphs': {
+        'features.graphs.curvature': 'forman_ricci ollivier_bounds ollivier_ricci',
+        'features.graphs.graphormer': (
+            'graphormer_path_edges graphormer_shortest_paths graphormer_with_token'
+        ),
+        'features.graphs.lap_pe': 'lap_pe_eigenvectors lap_pe_sign_invariant',
+        'features.graphs.lcp': 'lcp_profile',
+        'features.graphs.pearl': 'pearl_responses',
+        'features.graphs.rfp': 'rfp_features',
+        'features.graphs.rfp_learned': 'neighbour_attention propagate_learned',
+        'features.graphs.rrwp': 'rrwp_probabilities',
+        'features.graphs.rwse': 'rwse_probabilities',
+    },
+    'Networks of coordinates': {
+        'fields.doh': 'doh_weights',
+        'fields.finer': 'finer_activation',
+        'fields.gauss': 'gauss_activation',
+        'fields.spder': 'spder_activation',
+        'fields.wire': 'wire_activation',
+    },
+    'Layers in the place of attention': {
+        'mixers.box_features': (
+            'box_features centerness dynamic_convolution kernel_positions position_term '
+            'proposal_attention sine_features sine_map'
+        ),
+        'mixers.grit': 'grit_attention grit_signed_root',
+        'mixers.lavo': 'lavo',
+        'mixers.location_weights': 'location_centre location_weights soft_stair step_size',
+        'mixers.monotonic_location': 'monotonic_location_mix',
+        'mixers.peg_causal': 'peg_causal_depthwise',
+        'mixers.point_transformer': 'point_transformer_attention point_transformer_neighbours',
+        'mixers.spatial_reduction': 'spatial_reduction_grid',
+        'mixers.ssd': 'ssd_chunks ssd_scan',
+    },
+    'Parts of several methods': {
+        'base.convolution': 'depthwise',
+        'base.phases': 'phase',
+        'base.products': 'scaled_dot_product weighted_sum',
+        'base.rotations': 'cayley exponential_less_one skew',
+        'protocol.families': 'signed_distance',
+        'protocol.grids': 'on_grid',
+    },
 }
 
 
 def _index() -> str:
-    """The functions by area and method, for `help` and for readers of `__doc__`."""
+    """The functions by family and method, for `help` and for readers of `__doc__`."""
     lines = []
-    for area, title in _AREAS.items():
+    for title, methods in FAMILIES.items():
         lines += ['', f'{title}:', '']
-        own = {key: names for key, names in _FUNCTIONS.items() if key.startswith(f'{area}.')}
         lines += [
-            f'    {key.rpartition(".")[2]}: {", ".join(names.split())}'
-            for key, names in sorted(own.items())
+            f'    {module.rpartition(".")[2]}: {", ".join(names.split())}'
+            for module, names in methods.items()
         ]
     return '\n'.join(lines)
 
 
 __doc__ = f'{__doc__}{_index()}\n'
-__all__, _read = names_from(__name__, 'posenc_jax', _FUNCTIONS)
+__all__, _read = names_from(
+    __name__, 'posenc_jax', {m: names for of in FAMILIES.values() for m, names in of.items()}
+)
 __dir__ = __all__.copy
 
 
 def __getattr__(name: str):
     if name in moved.FUNCTIONS:
         raise ImportError(f'{__name__}.{name} has moved to posenc_jax.lab.functional')
+    if name in moved.RENAMED_FUNCTIONS:
+        raise ImportError(f'{__name__}.{name} is called {moved.RENAMED_FUNCTIONS[name]}')
     return _read(name)

@@ -104,6 +104,62 @@ FUNCTIONS = (  # those of posenc_jax.functional that are in posenc_jax.lab.funct
 ).split()
 
 
+# Functions of posenc_jax.functional: old name=name, which begins with the key of the method.
+RENAMED_FUNCTIONS = dict(
+    pair.split('=')
+    for pair in (
+        'sink_share=attention_sink_share augmented=cape_augmented centred=cape_centred '
+        'switching_ids=conflator_ids switching_points=conflator_points along_keys=dape_along_keys '
+        'dinov3_augmented=dinov3_rope_augmented dinov3_coordinates=dinov3_rope_coordinates '
+        'dinov3_periods=dinov3_rope_periods order_loss=dpe_loss pair_normals=gali_normals '
+        'giraffe_ids=giraffe_random_ids wait_k_reads=gpe_wait_k_reads grape_bias=grape_a_bias '
+        'grape_gate=grape_a_gate grape_frequencies=grape_m_frequencies grape_turn=grape_m_turn '
+        'grape_increments=grape_m_contextual_increments grape_match=grape_m_contextual_match '
+        'hierarchical_ids=hirope_ids unit_rms=irope_unit_rms distance_bias=kernelized_rpe_bias '
+        'kernel_features=kernelized_rpe_features kernel_logits=kernelized_rpe_logits '
+        'random_directions=kernelized_rpe_directions fairseq_ids=learned_absolute_ids '
+        'interpolated_positions=learned_absolute_positions cubic_weights=learned_grid_weights '
+        'llama3_frequencies=llama3_rope_frequencies llama4_factor=log_length_llama4_factor '
+        'logn_factor=log_length_logn_factor scaled_queries=log_length_queries '
+        'rescaled_factors=longrope_factors critical_plane=longrope2_critical_plane '
+        'head_order=ms_poe_order head_scores=ms_poe_scores ratio_index=ms_poe_index '
+        'near_to_far_order=nar_order near_to_far_positions=nar_positions '
+        'factorized_vectors=navit_factorized_vectors fractional_rows=navit_factorized_rows '
+        'attention_entropy=nope_temperature_entropy document_locations=papeft_locations '
+        'located_prompts=papeft_prompts location_code=papeft_code '
+        'shuffled_documents=papeft_documents evolve_keys=path_keys forget_bias=path_forget_bias '
+        'offset_units=point_transformer_bias_units anchor_place=polyphase_anchor_place '
+        'anchored=polyphase_anchor_image random_start=position_coupling_start '
+        'project_positions=positional_attention_projected random_tags=positional_description_tags '
+        'random_ids=randomized_pe_ids spaced_ids=randomized_pe_spaced_ids '
+        'resonant_frequencies=resonance_rope_frequencies newest_first=reverse_pe_newest_first '
+        'reverse_ids=reverse_pe_ids harmonic_number=rope_alibi_harmonic_number '
+        'harmonic_penalty=rope_alibi_harmonic_penalty convergent_bias=rpe_convergent_bias '
+        'chunk_ids=segmented_sequences_chunk_ids prefix_ids=segmented_sequences_prefix_ids '
+        'stretched_table=segmented_sequences_table selective_increments=selective_rope_increments '
+        'selective_temperatures=selective_rope_temperatures selective_units=selective_rope_units '
+        'document_numbers=shape_document_numbers of_documents=shape_of_documents '
+        'soft_capped=soft_cap_logits without_gaps=streaming_positions offset_bias=swin_table_bias '
+        'offset_ids=swin_table_ids resized_offsets=swin_table_resized '
+        'same_window=swin_table_same_window cosine_logits=swin_v2_cpb_logits '
+        'cpb_coordinates=swin_v2_cpb_coordinates cpb_network=swin_v2_cpb_network '
+        't5_bias=t5_rpe_bias t5_bucket=t5_rpe_bucket t5_thresholds=t5_rpe_thresholds '
+        'tree_features=tree_pe_features '
+        'tree_weights=tree_pe_weights candidate_means=uni_encoder_means btg_order=xlpe_btg_order '
+        'order_from_alignment=xlpe_order integrated_features=integrated_pe_features '
+        'plane_features=triplane_features spherical_harmonics=geo_sh_harmonics '
+        'path_edges=graphormer_path_edges shortest_paths=graphormer_shortest_paths '
+        'with_graph_token=graphormer_with_token laplacian_eigenvectors=lap_pe_eigenvectors '
+        'sign_invariant=lap_pe_sign_invariant curvature_profile=lcp_profile '
+        'filter_responses=pearl_responses propagate_features=rfp_features '
+        'walk_probabilities=rrwp_probabilities return_probabilities=rwse_probabilities '
+        'signed_root=grit_signed_root mix_directions=monotonic_location_mix '
+        'causal_depthwise=peg_causal_depthwise nearest_points=point_transformer_neighbours '
+        'vector_attention=point_transformer_attention reduced_grid=spatial_reduction_grid'
+    ).split()
+)
+
+
 def place(name: str) -> str | None:
     """Where a module of posenc_jax 0.2 is, or the modules of a package; None if there was no such
     module.

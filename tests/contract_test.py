@@ -19,8 +19,8 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.attention.library.plain_masks import Masks, masks_of
-from posenc_jax.features.graphs.graphormer import path_edges, shortest_paths
-from posenc_jax.features.graphs.rrwp import walk_probabilities
+from posenc_jax.features.graphs.graphormer import graphormer_path_edges, graphormer_shortest_paths
+from posenc_jax.features.graphs.rrwp import rrwp_probabilities
 from posenc_jax.lab.tasks.graphs import random_graph
 from posenc_jax.lab.tasks.graphs.named import disjoint
 from posenc_jax.language.catalog import KINDS
@@ -296,9 +296,11 @@ def graph_features():
     types = rng.integers(0, 2, graph.shape)
     return {
         'adjacency': graph,
-        'graph_rrwp': walk_probabilities(graph, 6).astype(np.float32),
-        'graph_distance': shortest_paths(graph)[0].astype(np.int32),
-        'graph_path': path_edges(graph, np.triu(types) + np.triu(types, 1).T, 3).astype(np.int32),
+        'graph_rrwp': rrwp_probabilities(graph, 6).astype(np.float32),
+        'graph_distance': graphormer_shortest_paths(graph)[0].astype(np.int32),
+        'graph_path': graphormer_path_edges(graph, np.triu(types) + np.triu(types, 1).T, 3).astype(
+            np.int32
+        ),
     }
 
 

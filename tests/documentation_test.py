@@ -1,5 +1,6 @@
 """Tests that the examples of the documentation run, and that public names have docstrings."""
 
+import ast
 import doctest
 import importlib
 import inspect
@@ -178,6 +179,17 @@ def test_the_layer_of_the_readme_packs_pads_and_decodes():
     check_packing_padding_and_a_cache(scope, scope['layer'])
 
 
+def test_the_functions_page_rotates_as_the_modules_do():
+    (code,), scope = blocks('docs/functions.md', 'python'), {}
+    exec(code, scope)
+    x, positions = scope['x'], scope['positions']
+    rotated = lambda spec: posenc_jax.make(spec, head_dim=64, train_len=8).rotate(x, positions)
+    np.testing.assert_allclose(scope['turned'], rotated('rope()'), atol=1e-6)
+    long = rotated('rope(freqs=yarn(factor=4.0))')
+    np.testing.assert_allclose(scope['longer'], long, atol=1e-6)
+    assert scope['bias'].shape == (1, 4, 32, 32) and scope['bias'][0, 0, 3, 1] == -0.5
+
+
 def test_the_first_command_of_the_readme_installs_the_package():
     first, second = (block.split('&&') for block in blocks('README.md', 'bash')[:2])
     assert [command.split() for command in first] == [
@@ -218,6 +230,16 @@ def test_the_layer_of_the_linen_page_packs_pads_and_decodes():
     exec(first, scope)
     layer, variables = scope['layer'], scope['variables']
     check_packing_padding_and_a_cache(scope, lambda x: layer.apply(variables, x))
+
+
+def test_the_module_of_the_linen_page_decodes():
+    scope = {}
+    for code in blocks('docs/linen.md', 'python')[:2]:
+        exec(code, scope)
+    near = lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5)
+    near(scope['first'], scope['whole'][:, :5])
+    near(jnp.concatenate(scope['rest'], axis=1), scope['whole'][:, 5:])
+    assert sorted(scope['cache']['cache']) == ['Block_0', 'Block_1']
 
 
 def test_the_linen_page_unboxes_and_shards(capsys):
@@ -304,6 +326,14 @@ def test_the_made_up_method_of_the_contributing_guide_works(monkeypatch):
     code = next(
         block for block in re.findall(r'```python\n(.*?)```', text, re.S) if '@register' in block
     )
+    imported = [
+        a.name
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.ImportFrom)
+        for a in node.names
+        if node.module.startswith('posenc_jax')
+    ]
+    assert len(imported) > 5 and set(imported) <= set(posenc_jax.__all__)
     scope = {'__name__': 'root'}
     exec(code, scope)
     built = posenc_jax.make('root(scale=2.0)', heads=2, causal=True)

@@ -68,6 +68,8 @@ def test_the_package_says_that_it_is_typed():
     assert SETTINGS['tool']['setuptools']['package-data']['posenc_jax'] == [
         'py.typed',
         'papers.bib',
+        'choosing.toml',
+        'costs.csv',
     ]
 
 
@@ -224,4 +226,6 @@ def test_the_files_of_a_wheel():
         *(f'installed/{path.as_posix()}' for path in configs),
         'py.typed',
         'papers.bib',
+        'choosing.toml',
+        'costs.csv',
     }

@@ -15,6 +15,7 @@ import pytest
 import posenc_jax as pj
 import posenc_jax.lab.functional as of_lab
 from posenc_jax import moved
+from posenc_jax.protocol import index, registry
 
 ROOT = Path(pj.__file__).parent
 PACKAGES = sorted(
@@ -56,6 +57,66 @@ def test_the_documentation_of_the_functions_has_all_of_them():
     assert 'alibi: alibi_bias, alibi_half, alibi_slopes' in pj.functional.__doc__
 
 
+def test_a_renamed_function_says_its_name():
+    with pytest.raises(ImportError, match='functional.t5_bias is called t5_rpe_bias$'):
+        _ = pj.functional.t5_bias
+    with pytest.raises(ImportError, match='random_ids is called randomized_pe_ids$'):
+        from posenc_jax.functional import random_ids  # noqa: F401
+    renamed = moved.RENAMED_FUNCTIONS
+    assert set(renamed.values()) <= set(pj.functional.__all__)
+    assert not set(renamed) & set(pj.functional.__all__)
+
+
+KEYS = {}  # module below posenc_jax -> the methods that it registers
+for (_, key), module in index.modules().items():
+    KEYS.setdefault(module.removeprefix('posenc_jax.'), set()).add(key)
+# Functions of a method that other methods use too, or that have the name of the mathematics.
+OF_SEVERAL = {'rotate', 'algebraic_sequence', 'algebraic_start'}
+
+
+@pytest.mark.parametrize(
+    'module, names', [pair for of in pj.functional.FAMILIES.values() for pair in of.items()]
+)
+def test_the_name_of_a_function_begins_with_the_key_of_its_method(module, names):
+    for name in set(names.split()) - OF_SEVERAL if module in KEYS else ():
+        assert any(
+            f'{name}_'.startswith(f'{key}_') for key in KEYS[module] | {module.rpartition('.')[2]}
+        ), name
+
+
+def test_families_hold_what_their_titles_say():
+    """A module of rules, features, fields or mixers is in the family of its kind, and no other is;
+    families of encodings hold those that open the door of their title.
+    """
+    kinds = {
+        'Rules for rotary frequencies': 'frequencies',
+        'Features of coordinates': 'coordinates',
+        'Features of graphs': 'graph',
+        'Networks of coordinates': 'field',
+        'Layers in the place of attention': 'mixer',
+    }
+    doors = {
+        'Rotations of queries and keys': {'project'},
+        'Biases of logits by positions': {'logits'},
+        'Logits of content and positions': {'logits'},
+        'Vectors added to tokens': {'embed'},
+        'Positions of tokens': {'place', 'mask'},
+    }
+    of = {}
+    for entry in registry.entries():
+        of.setdefault(entry.build.__module__.removeprefix('posenc_jax.'), []).append(entry)
+    opens = lambda entry, door: (
+        getattr(entry.build, door, None) is not getattr(pj.Encoding, door)
+        and entry.kind == 'encoding'
+    )
+    for title, methods in pj.functional.FAMILIES.items():
+        for module in methods.keys() & of.keys():
+            found = {entry.kind for entry in of[module]}
+            assert found & set(kinds.values()) == ({kinds[title]} if title in kinds else set())
+            if title in doors:
+                assert any(opens(e, d) for e in of[module] for d in doors[title]), (title, module)
+
+
 @pytest.mark.parametrize(
     'module, name, hint',
     [
@@ -92,8 +153,8 @@ def test_a_module_that_is_not_imported_yet_says_so(monkeypatch):
 
 def test_help_begins_with_what_to_call_first():
     text = pydoc.plain(pydoc.render_doc(pj))
-    calls = re.findall(r'^ +pj\.(\w+)\(', text, re.M)[:5]
-    assert calls == ['catalog', 'Attention', 'make', 'extend', 'cite']
+    calls = re.findall(r'^ +pj\.(\w+)\(', text, re.M)[:6]
+    assert calls == ['catalog', 'Attention', 'make', 'extend', 'choose', 'cite']
     assert text.index('pj.cite(') < 1200 and set(calls) <= set(dir(pj))
 
 

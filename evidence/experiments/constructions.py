@@ -39,10 +39,10 @@ from jaxtyping import Float, Int, Shaped
 import posenc_jax as pj
 from evidence.experiments.program import Found, Program, each
 from posenc_jax.attention.tiles import pair_logits
-from posenc_jax.features.graphs.graphormer import shortest_paths
-from posenc_jax.features.graphs.rrwp import walk_probabilities
+from posenc_jax.features.graphs.graphormer import graphormer_shortest_paths
+from posenc_jax.features.graphs.rrwp import rrwp_probabilities
 from posenc_jax.lab.tasks.graphs.named import blind_pair, from_edges, relabelled
-from posenc_jax.methods.swin_v2_cpb import cpb_coordinates
+from posenc_jax.methods.swin_v2_cpb import swin_v2_cpb_coordinates
 from posenc_jax.methods.videorope import STRIDES
 from posenc_jax.methods.visual_layout import visual_layout, visual_tokens
 
@@ -132,7 +132,7 @@ def moved(seed: int) -> Numbers:
 def windows(seed: int) -> Numbers:
     side = WINDOWS[seed % len(WINDOWS)]
     last = jnp.array([[side - 1, side - 1], [2 * side - 1, 2 * side - 1]])
-    before, behind = cpb_coordinates(last, side, side)[:, 0]
+    before, behind = swin_v2_cpb_coordinates(last, side, side)[:, 0]
     yield 'swin_v2_cpb', float(behind / before)
     yield 'offsets', float(last[1, 0] / last[0, 0])
 
@@ -171,8 +171,8 @@ def graphs(seed: int) -> Numbers:
     rng = np.random.default_rng(seed)
     mixed = lambda both: [relabelled(rng, graph) for graph in both]
     pair = mixed((petersen(10, 2), petersen(10, 3)))
-    walks = [walk_probabilities(graph.astype(float), STEPS + 1) for graph in pair]
-    distances = [shortest_paths(graph)[0] for graph in pair]
+    walks = [rrwp_probabilities(graph.astype(float), STEPS + 1) for graph in pair]
+    distances = [graphormer_shortest_paths(graph)[0] for graph in pair]
     returns = [np.sort(np.diagonal(own), axis=-1) for own in walks]  # nodes in no order
     counts = [np.sort([np.bincount(row, minlength=20) for row in own], axis=0) for own in distances]
     for name, (one, other) in (('returns', returns), ('counts', counts)):
@@ -181,13 +181,16 @@ def graphs(seed: int) -> Numbers:
     molecules = mixed(blind_pair('decalin_bicyclopentyl'))
     yield 'walks', told_apart(walks)
     yield 'distances', told_apart(lone(distances))
-    yield 'molecules', told_apart(lone([shortest_paths(graph)[0] for graph in molecules]))
+    yield (
+        'molecules',
+        told_apart(lone([graphormer_shortest_paths(graph)[0] for graph in molecules])),
+    )
     right = []
     while len(right) < 20:
         edges = np.triu(rng.random((12, 12)) < 0.25, 1)
-        distance = shortest_paths(edges | edges.T)[0]
+        distance = graphormer_shortest_paths(edges | edges.T)[0]
         if distance.min() >= 0:
-            reached = walk_probabilities((edges | edges.T).astype(float), 12) > 0
+            reached = rrwp_probabilities((edges | edges.T).astype(float), 12) > 0
             right.append((reached.argmax(-1) == distance).mean())
     yield 'recovered', float(np.mean(right))
 

@@ -26,7 +26,7 @@ from evidence.experiments.fitting import fitted
 from evidence.experiments.program import Found, Program, each
 from posenc_jax.features.graphs import make_graph_features
 from posenc_jax.features.graphs.encoder import PAIRS
-from posenc_jax.features.graphs.graphormer import shortest_paths
+from posenc_jax.features.graphs.graphormer import graphormer_shortest_paths
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.tasks.graphs.padded import pad_nodes, pad_pairs
 from posenc_jax.protocol.tokens import Tokens
@@ -51,7 +51,7 @@ def graph(rng: np.random.Generator) -> tuple[np.ndarray, int]:
     for _ in range(count // 4):
         joined[tuple(rng.choice(count, 2, replace=False))] = True
     joined |= joined.T
-    apart = shortest_paths(joined)[0]
+    apart = graphormer_shortest_paths(joined)[0]
     distance = int(rng.integers(1, min(FARTHEST, int(apart.max())), endpoint=True))
     pairs = np.argwhere(apart == distance)
     marked = pairs[rng.integers(len(pairs))]

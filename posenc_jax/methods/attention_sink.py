@@ -11,7 +11,7 @@ from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.registry import Card, register
 
 
-def sink_share(
+def attention_sink_share(
     lse: Float[Array, 'B T N'], sinks: Float[Array, 'N'] | Float[Array, '']
 ) -> Float[Array, 'B T N']:
     """The share of the weights of a query that its keys keep, `sigmoid(lse - c)`, float32.
@@ -21,7 +21,7 @@ def sink_share(
       sinks: c, the logit of the sink of each head.
 
     Example:
-      >>> sink_share(jnp.log(jnp.full((1, 1, 1), 2.0)), jnp.zeros(1)).round(4).item()
+      >>> attention_sink_share(jnp.log(jnp.full((1, 1, 1), 2.0)), jnp.zeros(1)).round(4).item()
       0.6667
     """
     return jax.nn.sigmoid(lse - sinks)
@@ -61,4 +61,4 @@ class AttentionSink(Encoding):
 
     def rescale(self, out, lse, tq):
         check_heads('attention_sink', self.sinks[...], jnp.swapaxes(out, 1, 2))
-        return (out * sink_share(lse, self.sinks[...])[..., None]).astype(out.dtype)
+        return (out * attention_sink_share(lse, self.sinks[...])[..., None]).astype(out.dtype)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from posenc_jax.methods.swin_table import OffsetTable, Side, offset_count, resized_offsets
+from posenc_jax.methods.swin_table import OffsetTable, Side, offset_count, swin_table_resized
 from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.registry import Card, register
 
@@ -19,12 +19,12 @@ class BeitTable(OffsetTable):
     """Adds a trained number of the offset of two cells to the logits, and of the class token.
 
     `logit_ij = q_i . k_j / sqrt(H) + T[h, b(i, j)]`, where b(i, j) counts the offsets as
-    `offset_ids` does: with N = (2 rows - 1) (2 columns - 1) + 3 entries a class token that reads a
-    cell has entry N - 3, a cell that reads the class token N - 2, and the class token itself N - 1.
-    A class token is a token that is not on the grid, such as one at (-1, -1). T starts at 0. For a
-    grid of another size the entries of the cells are resized by bicubic interpolation, see
-    `resized_offsets`, and the other three are kept. `share='model'` in the config gives all layers
-    one table, which is an option of the paper's code.
+    `swin_table_ids` does: with N = (2 rows - 1) (2 columns - 1) + 3 entries a class token that
+    reads a cell has entry N - 3, a cell that reads the class token N - 2, and the class token
+    itself N - 1. A class token is a token that is not on the grid, such as one at (-1, -1). T
+    starts at 0. For a grid of another size the entries of the cells are resized by bicubic
+    interpolation, see `swin_table_resized`, and the other three are kept. `share='model'` in the
+    config gives all layers one table, which is an option of the paper's code.
 
     Differs from the paper: its code resizes a table by cubic splines over distances that grow
     geometrically. Biases of the projections are those of the layer (the code has them for queries
@@ -62,4 +62,4 @@ class BeitTable(OffsetTable):
         if self.window == self.trained:
             return self.offsets[...]
         cells, beside = self.offsets[:-3], self.offsets[-3:]
-        return jnp.concatenate([resized_offsets(cells, self.trained, self.window), beside])
+        return jnp.concatenate([swin_table_resized(cells, self.trained, self.window), beside])

@@ -67,7 +67,7 @@ class BiPE(Encoding):
     `separators` (bytes: `(10, 46)` are line break and full stop). The model hands over token ids in
     training, evaluation and decoding; a decoding step then computes the positions of all tokens in
     the cache again. Without `separators` the task gives positions [#B, L, 2] of components (intra,
-    inter), e.g. `hierarchical_ids` of units; positions [#B, L] are one segment. Indices from K on
+    inter), e.g. `hirope_ids` of units; positions [#B, L] are one segment. Indices from K on
     share the last vector, as in the released code. Differs from the paper: counts start again in
     each packed document, and padding is not counted.
 

@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from posenc_jax.methods.shape import document_numbers, of_documents, rows_of
+from posenc_jax.methods.shape import rows_of, shape_document_numbers, shape_of_documents
 from posenc_jax.protocol.bounds import Ge, NonNegative, Positive
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 
-def centred(pos: Float[Array, '#B L'], tok: Tokens) -> Float[Array, '#B L']:
+def cape_centred(pos: Float[Array, '#B L'], tok: Tokens) -> Float[Array, '#B L']:
     """Positions minus their mean over the real tokens of the document."""
-    number = document_numbers(tok)
+    number = shape_document_numbers(tok)
     real = jnp.ones((1, tok.length), bool) if tok.valid is None else tok.valid
     rows = max(len(pos), len(number), len(real))
     pos, number, real = (jnp.broadcast_to(a, (rows, tok.length)) for a in (pos, number, real))
@@ -28,7 +28,7 @@ def centred(pos: Float[Array, '#B L'], tok: Tokens) -> Float[Array, '#B L']:
     return pos - of_row(jnp.where(real, pos, 0.0), number) / jnp.maximum(count, 1.0)
 
 
-def augmented(
+def cape_augmented(
     pos: Float[Array, '#B L'],
     shift: Float[Array, '#B #L'],
     jitter: Float[Array, '#B L'],
@@ -102,15 +102,18 @@ class CAPE(Encoding):
         rows = rows_of('cape', tok)
         pos = tok.pos.astype(jnp.float32) * self.step
         if self.centre:
-            pos = centred(pos, tok)
+            pos = cape_centred(pos, tok)
         if key is not None:
             most = self.shift, self.jitter * self.step, math.log(self.stretch)
             shift, jitter, log_stretch = (
                 jax.random.uniform(one, (rows, tok.length), jnp.float32, -largest, largest)
                 for one, largest in zip(jax.random.split(key, 3), most)
             )
-            shift, log_stretch = of_documents(shift, tok), of_documents(log_stretch, tok)
-            pos = augmented(pos, shift, jitter, log_stretch)
+            shift, log_stretch = (
+                shape_of_documents(shift, tok),
+                shape_of_documents(log_stretch, tok),
+            )
+            pos = cape_augmented(pos, shift, jitter, log_stretch)
         return dataclasses.replace(tok, pos=pos * self.scale)
 
 

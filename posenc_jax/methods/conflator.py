@@ -16,7 +16,7 @@ from posenc_jax.protocol.registry import Card, register
 Mode = Literal['shift', 'reset']
 
 
-def switching_points(
+def conflator_points(
     lang: Int[Array, '*B L'], segment: Int[Array, '*B L'] | None = None
 ) -> tuple[Int[Array, '*B L'], Int[Array, '*B L']]:
     """Language switches `s_i = [lang_i != lang_{i-1}]` and counts `c_i = s_0 + ... + s_i`, int32.
@@ -36,18 +36,18 @@ def switching_points(
     return s.astype(jnp.int32), total - _latest(fresh, total)
 
 
-def switching_ids(
+def conflator_ids(
     lang: Int[Array, '*B L'], segment: Int[Array, '*B L'] | None = None
 ) -> Int[Array, '*B L 3']:
     """Positions for `conflator`: token number, offset since the last switching point, and c.
 
-    The token number counts within the document. Arguments as for `switching_points`. These
+    The token number counts within the document. Arguments as for `conflator_points`. These
     positions also serve `hirope`, with runs of one language as its units.
     """
     fresh, s = _starts(lang, segment)
     index = jnp.broadcast_to(jnp.arange(s.shape[-1], dtype=jnp.int32), s.shape)
     number, offset = index - _latest(fresh, index), index - _latest(fresh | s, index)
-    return jnp.stack([number, offset, switching_points(lang, segment)[1]], axis=-1)
+    return jnp.stack([number, offset, conflator_points(lang, segment)[1]], axis=-1)
 
 
 def _starts(lang, segment):
@@ -105,7 +105,7 @@ class Conflator(SeveralInputs):
     softmax(mix)`, before W_o. At the start delta = 0 and mix = 0.
 
     Language ids come in as positions `[B, L, 3]`, (p, offset since the last switching point, c),
-    which `switching_ids` makes of them and the task `code_mixed` supplies. A decode takes those of
+    which `conflator_ids` makes of them and the task `code_mixed` supplies. A decode takes those of
     its whole capacity. Positions `[B, L]` are text of one language: angles are then those of `rope`
     whatever delta is. Only differences of c matter, so the language of padding has no effect. With
     bigrams, attention has twice the heads of the layer, so parts with parameters per head (`alibi`)
@@ -133,7 +133,7 @@ class Conflator(SeveralInputs):
       >>> import posenc_jax as pj
       >>> part = pj.make('conflator(base=100.0)', head_dim=4, model_dim=8)
       >>> part.delta[...] = jnp.array([0.0, 0.5])
-      >>> part.angles(switching_ids(jnp.array([[0, 0, 1]]))).round(2).tolist()
+      >>> part.angles(conflator_ids(jnp.array([[0, 0, 1]]))).round(2).tolist()
       [[[0.0, 0.0], [1.0, 0.1], [2.0, 0.7]]]
     """
 

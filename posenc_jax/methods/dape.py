@@ -18,7 +18,7 @@ from posenc_jax.protocol.families import Bias, check_heads
 from posenc_jax.protocol.registry import Card, Promises, register
 
 
-def along_keys(
+def dape_along_keys(
     channels: Float[Array, '#B C T S'], kernel: Float[Array, 'taps C O']
 ) -> Float[Array, '#B O T ...']:
     """The correlation `sum_t channels[..., j + t] kernel[t]` along the keys, where all taps have a
@@ -56,9 +56,9 @@ def dape_adjustment(
     s = jnp.where(s > -jnp.inf, s, 0.0)
     shown = lambda a: jnp.where(seen, a, 0.0) if reach else a
     beside = lambda a: jnp.pad(shown(a), [(0, 0)] * 3 + [(2 * reach, 2 * reach)])
-    hidden = along_keys(beside(s), of_scores)
+    hidden = dape_along_keys(beside(s), of_scores)
     if bias is not None and of_bias is not None:
-        hidden = hidden + along_keys(beside(bias), of_bias)
+        hidden = hidden + dape_along_keys(beside(bias), of_bias)
     hidden = jax.nn.leaky_relu(hidden + offset[:, None, None], slope)
     if reach:
         # The first key that the query sees, and all places behind it, the one behind the last key
@@ -67,7 +67,7 @@ def dape_adjustment(
         behind = from_first[..., -1:]
         present = jnp.concatenate([jnp.zeros_like(behind), from_first, behind], axis=3)
         hidden = jnp.where(present > 0, hidden, 0.0)
-    return along_keys(hidden, out)
+    return dape_along_keys(hidden, out)
 
 
 @register(

@@ -18,7 +18,7 @@ Normalise = Literal['separate', 'max', 'min']
 Spread = Annotated[float, Ge(1)]
 
 
-def dinov3_coordinates(
+def dinov3_rope_coordinates(
     cells: Num[Array, '#B L 2'], size: Float[Array, '#B #L 2'], normalise: Normalise = 'separate'
 ) -> Float[Array, '#B L 2']:
     """The centres of cells, `2 (p + 1/2) / n - 1`, float32.
@@ -34,7 +34,7 @@ def dinov3_coordinates(
     return 2 * (cells.astype(jnp.float32) + 0.5) / size - 1
 
 
-def dinov3_augmented(
+def dinov3_rope_augmented(
     coords: Float[Array, '#B L 2'],
     key: Array,
     shift: float | None = None,
@@ -59,14 +59,14 @@ def dinov3_augmented(
     return coords
 
 
-def dinov3_periods(
+def dinov3_rope_periods(
     count: int, base: float = 100.0, periods: tuple[float, float] | None = None
 ) -> np.ndarray:
     """The periods of an axis, float64: `base^(k/count)`, k = 0 .. count-1, or a geometric series
     from the first to the second of `periods`.
 
     Example:
-      >>> dinov3_periods(4).round(2).tolist()
+      >>> dinov3_rope_periods(4).round(2).tolist()
       [1.0, 3.16, 10.0, 31.62]
     """
     steps = np.arange(count, dtype=np.float64)
@@ -106,9 +106,9 @@ class DINOv3Rope(NormalisedGrid):
     keys alike. So a grid of more cells has the same angles between its borders. `place` puts (y, x)
     in the place of (row, column), so no part that reads cells may stand beside it. A token that is
     not on the grid, such as a class token, gets the origin, where nothing turns. In training one
-    draw for a batch shifts and scales the coordinates, see `dinov3_augmented`; evaluation has no
-    draw. A shift changes no logit between two patches; it changes those between a patch and a class
-    token.
+    draw for a batch shifts and scales the coordinates, see `dinov3_rope_augmented`; evaluation has
+    no draw. A shift changes no logit between two patches; it changes those between a patch and a
+    class token.
 
     Differs from the paper: all layers share the draw of a batch, where the released code draws anew
     in every block. The released models train with `rescale=2.0` and no other draw.
@@ -155,11 +155,11 @@ class DINOv3Rope(NormalisedGrid):
         self.draws = shift, jitter, rescale
 
     def coordinates(self, cells, size, key):
-        coords = dinov3_coordinates(cells, size, self.normalise)
+        coords = dinov3_rope_coordinates(cells, size, self.normalise)
         if key is None:
             return coords
-        return dinov3_augmented(coords, key, *self.draws)
+        return dinov3_rope_augmented(coords, key, *self.draws)
 
     def turned(self, x, tok):
-        periods = dinov3_periods(self.head_dim // 4, self.base, self.periods)
+        periods = dinov3_rope_periods(self.head_dim // 4, self.base, self.periods)
         return dinov3_rope(x, self.placed(tok), periods)

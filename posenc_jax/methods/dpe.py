@@ -66,7 +66,7 @@ def _norm(x, scale, bias):
     return (y * scale + bias).astype(x.dtype)
 
 
-def order_loss(
+def dpe_loss(
     o: Float[Array, 'B L D'], pi: Num[Array, '#B L'], valid: Bool[Array, '#B L'] | None = None
 ) -> Float[Array, '']:
     """The mean of `(o_t - sinusoid(pi(t)))^2` over the valid tokens and the channels, float32.
@@ -98,8 +98,8 @@ class DPE(AuxiliaryLoss):
 
     `x_t + o_t`, `o = encoder(x_t + sinusoid(t))`; o is the result of `layers` encoder layers on
     `x_t + sinusoid(t)`. In training, o_t is drawn to `sinusoid(pi(t))`, where pi(t) is the place of
-    word t in the order of the target (`order_from_alignment` of `xlpe` makes it): the loss is `lam
-    CE + (1 - lam) L_order`, L_order as `order_loss` has it. The cross entropy of a task has the
+    word t in the order of the target (`xlpe_order` of `xlpe` makes it): the loss is `lam
+    CE + (1 - lam) L_order`, L_order as `dpe_loss` has it. The cross entropy of a task has the
     weight 1 here, so `auxiliary_loss` is `(1 - lam) / lam L_order`. Positions are [B, L, 2] of
     components (t, pi(t)) in training; nothing but the loss reads pi, and without the loss positions
     [B, L] do. The layers read later tokens too: for encoders. Differs from the paper, which has no
@@ -178,7 +178,7 @@ class DPE(AuxiliaryLoss):
         if tok.pos.shape[2:] != (2,):
             raise ValueError(
                 'dpe trains with positions [B, L, 2] of components (t, pi(t)), where '
-                f'order_from_alignment makes pi from word alignments, got {tok.pos.shape}'
+                f'xlpe_order makes pi from word alignments, got {tok.pos.shape}'
             )
-        loss = order_loss(self.order(x, tok), tok.pos[..., 1], tok.valid)
+        loss = dpe_loss(self.order(x, tok), tok.pos[..., 1], tok.valid)
         return (1 - self.lam) / self.lam * loss

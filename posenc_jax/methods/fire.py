@@ -55,6 +55,25 @@ def fire_network(
     return jnp.moveaxis(dot(w2.T, hidden).reshape(-1, *z.shape), 0, 1)
 
 
+def fire_bias(
+    c: Float[Array, ''],
+    threshold: Float[Array, ''],
+    w1: Float[Array, '2 width'],
+    w2: Float[Array, 'width N'],
+    q_pos: Num[Array, '#B T'],
+    k_pos: Num[Array, '#B S'],
+) -> Float[Array, '#B N T S']:
+    """`fire_network` of `fire_progress`, float32, added to the logits.
+
+    Example:
+      >>> w1, w2 = jnp.array([[1.0, -1.0], [0.0, 0.5]]), jnp.array([[2.0], [4.0]])
+      >>> at = jnp.array([[5]]), jnp.array([[5, 0]])
+      >>> fire_bias(jnp.float32(0.1), jnp.float32(8.0), w1, w2, *at).ravel().round(4).tolist()
+      [2.0, 1.3796]
+    """
+    return fire_network(fire_progress(c, threshold, q_pos, k_pos), w1, w2)
+
+
 @own_gradient
 def _unit_by_unit(
     z: Float[Array, '1 1 T S'],
@@ -137,5 +156,5 @@ class FIRE(Bias):
         self.w2 = nnx.Param(uniform((width, heads), width**-0.5), axes=(None, 'heads'))
 
     def bias(self, q_pos, k_pos):
-        z = fire_progress(self.c[...], self.mult[...] * self.threshold, q_pos, k_pos)
-        return fire_network(z, self.w1[...], self.w2[...])
+        threshold = self.mult[...] * self.threshold
+        return fire_bias(self.c[...], threshold, self.w1[...], self.w2[...], q_pos, k_pos)

@@ -98,7 +98,7 @@ def _check_chunk(chunk, train_len):
         )
 
 
-def pair_normals(
+def gali_normals(
     seed: int, heads: Int[Array, 'N'], q_pos: Int[Array, '#B T'], k_pos: Int[Array, '#B S']
 ) -> Float[Array, '#B N T S']:
     """A normally distributed number for every head and pair of positions. It is a hash of (seed,
@@ -262,7 +262,7 @@ class GALI(Wrapper):
             check_heads('gali', self.head[...], far)
             between = ~whole & (tk.pos[:, None, :] % parts[:, :, None] > 0)[:, None]
             spread = self.noise * (tq.pos[:, :, None] - tk.pos[:, None, :]) / total[:, :, None]
-            normals = pair_normals(self.seed, self.head[...], tq.pos, tk.pos)
+            normals = gali_normals(self.seed, self.head[...], tq.pos, tk.pos)
             far = far + jnp.where(between, spread[:, None] * normals, 0.0)
         return jnp.where(whole, near, far), carry
 

@@ -13,7 +13,7 @@ from posenc_jax.protocol.tables import known_range
 from posenc_jax.protocol.tokens import Tokens
 
 
-def giraffe_ids(
+def giraffe_random_ids(
     uniform: Float[Array, '#B M'],
     pos: Int[Array, '#B L'] | None = None,
     count: Int[Array, '#B #L'] | None = None,
@@ -96,7 +96,7 @@ class GiraffeRandom(Encoding):
         count = _document_largest(tok, real) + 1
         rows, least = max(len(real), len(count)), np.finfo(np.float32).tiny
         uniform = jax.random.uniform(key, (rows, tok.length), jnp.float32, minval=least)
-        return dataclasses.replace(tok, pos=giraffe_ids(uniform, real, count))
+        return dataclasses.replace(tok, pos=giraffe_random_ids(uniform, real, count))
 
 
 def _document_largest(tok: Tokens, pos: Int[Array, '#B L']) -> Int[Array, '#B #L']:

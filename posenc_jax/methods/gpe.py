@@ -31,7 +31,7 @@ def gpe_ids(
     return jnp.where(group == 1, phi + earlier(group == 1), earlier(group == 0)).astype(jnp.int32)
 
 
-def wait_k_reads(
+def gpe_wait_k_reads(
     group: Int[Array, '#B L'],
     segment: Int[Array, '#B L'],
     k: int,
@@ -76,7 +76,7 @@ def gpe_loss(
     Args:
       logits: of every row, also of the source.
       tokens: ids of the same rows.
-      group, segment, document: as for `wait_k_reads`.
+      group, segment, document: as for `gpe_wait_k_reads`.
     """
     rows = _predicting_rows(group, segment, document)
     counts = jnp.broadcast_to(rows >= 0, tokens.shape)
@@ -190,7 +190,7 @@ class GPE(Mask):
         if tok.valid is not None:
             group = jnp.where(tok.valid, group, -1)
         if self.source is None:
-            reads = wait_k_reads(group, word, self.k, tok.segment)
+            reads = gpe_wait_k_reads(group, word, self.k, tok.segment)
         ids = gpe_ids(group, tok.segment, self.phi)
         feats = {'target': group == 1, 'word': word, 'reads': reads}
         feats = {name: jnp.broadcast_to(a, ids.shape)[..., None] for name, a in feats.items()}

@@ -20,7 +20,7 @@ _EPS = 1e-6  # of the length of a direction
 _FIRST_OMEGA = float(np.log(np.e - 1.0))  # softplus gives 1 there
 
 
-def grape_gate(
+def grape_a_gate(
     x: Float[Array, 'B L heads H'], direction: Float[Array, 'N H']
 ) -> Float[Array, 'B L N']:
     """`softplus(u_h . x / sqrt(H))` for each query head h, u_h of length 1; float32.
@@ -36,7 +36,7 @@ def grape_gate(
     return jax.nn.softplus(along.reshape(*x.shape[:2], heads) * width**-0.5)
 
 
-def grape_bias(
+def grape_a_bias(
     slopes: Float[Array, 'N'],
     q_pos: Num[Array, '#B T'],
     k_pos: Num[Array, '#B S'],
@@ -47,7 +47,7 @@ def grape_bias(
 
     Example:
       >>> pos, gate = jnp.array([[0, 1, 2]]), jnp.array([[[1.0, 3.0, 5.0]]])
-      >>> grape_bias(jnp.array([0.5]), pos[:, 2:], pos, None, gate).tolist()
+      >>> grape_a_bias(jnp.array([0.5]), pos[:, 2:], pos, None, gate).tolist()
       [[[[-1.0, -1.5, -0.0]]]]
     """
     gates = [] if of_query is None else [of_query[..., None]]
@@ -111,13 +111,13 @@ class GrapeA(Encoding):
                 f'queries have {q.shape[2]} of width {q.shape[3]}'
             )
         if self.of_query is not None:
-            tq = tq.with_feats(grape_a=grape_gate(q, self.of_query[...]))
+            tq = tq.with_feats(grape_a=grape_a_gate(q, self.of_query[...]))
         if self.of_key is not None:
-            tk = tk.with_feats(grape_a=grape_gate(k, self.of_key[...]))
+            tk = tk.with_feats(grape_a=grape_a_gate(k, self.of_key[...]))
         return q, k, v, tq, tk
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         slopes = jax.nn.softplus(self.omega[...]) * self.slopes[...]
         of_query = None if self.of_query is None else heads_first(tq.feats['grape_a'])
         of_key = None if self.of_key is None else heads_first(tk.feats['grape_a'])
-        return s + grape_bias(slopes, tq.pos, tk.pos, of_query, of_key), carry
+        return s + grape_a_bias(slopes, tq.pos, tk.pos, of_query, of_key), carry

@@ -18,14 +18,14 @@ _SLOWER = 16.0
 _PARALLEL = 1e-12  # the squared sine of the angle between a and b below which they are parallel
 
 
-def grape_frequencies(
+def grape_m_frequencies(
     log_freq: Float[Array, '... F'], slower: float = _SLOWER
 ) -> Float[Array, '... F']:
     """`theta_t = exp(log_freq_t / slower)`, radians per position, float32."""
     return jnp.exp(log_freq.astype(jnp.float32) / slower)
 
 
-def grape_turn(
+def grape_m_turn(
     x: Float[Array, '... H'],
     a: Float[Array, '... H'],
     b: Float[Array, '... H'],
@@ -49,7 +49,7 @@ def grape_turn(
 
     Example:
       >>> a, b = jnp.eye(2)  # a plane of two axes turns by -t
-      >>> grape_turn(jnp.ones(2), a, b, jnp.float32(1.0), jnp.array(1)).round(4).tolist()
+      >>> grape_m_turn(jnp.ones(2), a, b, jnp.float32(1.0), jnp.array(1)).round(4).tolist()
       [1.3818, -0.3012]
     """
     dot = lambda first, second: jnp.sum(first * second, axis=-1, keepdims=True)
@@ -137,7 +137,7 @@ class GrapeM(Encoding):
 
     def rotate(self, x: Float[Array, 'B L heads H'], pos: Num[Array, '#B L']):
         """Queries or keys rotated to these positions."""
-        freq = grape_frequencies(self.log_freq[...])
+        freq = grape_m_frequencies(self.log_freq[...])
         if freq.ndim == 1:
             return rotate(x, phase(pos, freq)[:, :, None])
         angles = phase(pos[:, :, None], freq)
@@ -167,7 +167,7 @@ class TrainedPlanes(GrapeM, where=lambda given: given['planes'] is not None):
 
         def turn(x, plane):
             a, b, omega = (jnp.expand_dims(of, 1) for of in plane)  # beside every query head
-            return grape_turn(x, a, b, omega, pos[:, :, None, None]), None
+            return grape_m_turn(x, a, b, omega, pos[:, :, None, None]), None
 
         planes = [jnp.swapaxes(of[...], 0, 1) for of in (self.a, self.b, self.omega)]
         return jax.lax.scan(turn, grouped, planes)[0].reshape(x.shape).astype(x.dtype)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.base.double import Double
 from posenc_jax.base.phases import TWO_PI
 from posenc_jax.base.products import heads_first, scaled_dot_product
-from posenc_jax.methods.grape_m import grape_frequencies
+from posenc_jax.methods.grape_m import grape_m_frequencies
 from posenc_jax.methods.rope import rope_frequencies, rotate
 from posenc_jax.protocol.bounds import CONTEXT, Base
 from posenc_jax.protocol.capabilities import Carries
@@ -25,7 +25,9 @@ _FLAT = 16.0  # divides what the sigmoid reads
 _GRID = 4096.0  # steps of the coarse part of an increment in one unit
 
 
-def grape_increments(a: Float[Array, '...'], gate: Gate = 'sigmoid') -> Float[Array, '...']:
+def grape_m_contextual_increments(
+    a: Float[Array, '...'], gate: Gate = 'sigmoid'
+) -> Float[Array, '...']:
     """What one token adds to the position: `sigmoid(a / 16)`, or `softplus(a)`; float32."""
     a = a.astype(jnp.float32)
     if check_choice('gate', gate, GATES) == 'softplus':
@@ -44,7 +46,7 @@ def grape_angles(position: Double, theta: Float[Array, 'F']) -> Float[Array, '..
     return ((turns.high - jnp.round(turns.high)) + turns.low) * np.float32(TWO_PI)
 
 
-def grape_match(
+def grape_m_contextual_match(
     q: Float[Array, 'B N T H'],
     k: Float[Array, 'B K S H'],
     omega: Float[Array, '#B heads S'],
@@ -69,7 +71,7 @@ def grape_match(
     Example:
       >>> q, k, index = jnp.ones((1, 1, 1, 2)), jnp.ones((1, 1, 2, 2)), jnp.array([[0, 1]])
       >>> omega, zero = jnp.array([[[0.5, 0.25]]]), Double.of(jnp.zeros((1, 1, 1)))
-      >>> s, carry = grape_match(q, k, omega, jnp.ones(1), index[:, 1:], index, zero)
+      >>> s, carry = grape_m_contextual_match(q, k, omega, jnp.ones(1), index[:, 1:], index, zero)
       >>> s.ravel().round(4).tolist(), carry.high.ravel().tolist()
       ([1.2411, 1.4142], [0.5])
     """
@@ -155,7 +157,7 @@ class ContextualGrapeM(Carries):
                 f'{k.shape[1]} keys, input: {got}'
             )
         a = jnp.einsum('bsd,dn->bsn', x.astype(jnp.float32), self.kernel[...], precision='highest')
-        omega = grape_increments(a + self.bias[...], self.gate)
+        omega = grape_m_contextual_increments(a + self.bias[...], self.gate)
         if tk.valid is not None:
             omega = jnp.where(tk.valid[..., None], omega, 0.0)
         return q, k, v, tq, tk.with_feats(grape_m_contextual=omega)
@@ -165,5 +167,5 @@ class ContextualGrapeM(Carries):
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         omega = heads_first(tk.feats['grape_m_contextual'])
-        theta = grape_frequencies(self.log_freq[...], 1.0)
-        return grape_match(q, k, omega, theta, tq.index, tk.index, carry)
+        theta = grape_m_frequencies(self.log_freq[...], 1.0)
+        return grape_m_contextual_match(q, k, omega, theta, tq.index, tk.index, carry)

@@ -119,7 +119,7 @@ class GraphormerSpatial(NodePairBias):
     Differs from the paper: the rows of the table are not shifted by one for padding, which is
     masked. No pair is hidden: its code can refuse keys beyond a distance that is larger than all
     entries of its table by default. A model here reads the mean of the nodes and has no graph
-    token; a caller who puts one in front gives its distances by `with_graph_token`.
+    token; a caller who puts one in front gives its distances by `graphormer_with_token`.
 
     Args:
       distances: how many distances have an entry; the code has 510.
@@ -158,9 +158,9 @@ class GraphormerEdge(NodePairBias):
     `logit_ij = q_i . k_j / sqrt(H) + 1/m sum_(t<m) sum_g W_t[g, h] E[e_t, g]` over the first
     `m <= hops` edges e_t of a shortest path from i to j; nothing is added for a node itself and
     where there is no path. A task has the features `features='graphormer_edge(hops=...)'`, whose
-    edges have the type 0 alone. Types of a user are read by `path_edges`; several columns of types
-    are averaged. Among several shortest paths the order of the nodes decides, so it is independent
-    of the order where shortest paths are unique or all edges have one type.
+    edges have the type 0 alone. Types of a user are read by `graphormer_path_edges`; several
+    columns of types are averaged. Among several shortest paths the order of the nodes decides, so
+    it is independent of the order where shortest paths are unique or all edges have one type.
 
     Differs from the paper: places behind the end of a path add nothing. In the code the embedding
     of padding is drawn like the others and never trained, so each such place adds a constant. There

@@ -30,7 +30,7 @@ _ENDS_DECORATORS = re.compile(r'[^\s@#)\]}]')
 _STATEMENT = re.compile(r'[^\s)\]}]')
 
 
-def hierarchical_ids(units: Int[Array, '*B L']) -> tuple[Int[Array, '*B L'], Int[Array, '*B L']]:
+def hirope_ids(units: Int[Array, '*B L']) -> tuple[Int[Array, '*B L'], Int[Array, '*B L']]:
     """Token-level and function-level positions `(tok, F)` of tokens whose units (functions,
     classes, paragraphs) are known.
 
@@ -44,7 +44,7 @@ def hierarchical_ids(units: Int[Array, '*B L']) -> tuple[Int[Array, '*B L'], Int
     units = jnp.asarray(units)
     if units.ndim < 1 or not jnp.issubdtype(units.dtype, jnp.integer):
         raise ValueError(
-            'hierarchical_ids: units must be integers [..., L], one for each token, got '
+            'hirope_ids: units must be integers [..., L], one for each token, got '
             f'{units.dtype} {units.shape}'
         )
     flat = jnp.broadcast_to(jnp.arange(units.shape[-1], dtype=jnp.int32), units.shape)
@@ -176,7 +176,7 @@ class HiRoPE(Wrapper):
     `logit_ij = R(A_i - A_j) q_i . k_j / sqrt(H)`, `A_i = i theta_t if i - j < W, else tok_i
     theta_t or F_i theta_t`: tok for the planes t < n_s, F for the others. Both counters stay short
     even in a long text. Positions `[B, L, 3]` are (flat, tok, F), the last two from
-    `hierarchical_ids` (the task `code_text` supplies them). Positions `[B, L]` are a single unit,
+    `hirope_ids` (the task `code_text` supplies them). Positions `[B, L]` are a single unit,
     with tok the flat position and F = 0. The second rotation of a key is a feature, so a cache
     holds both. Differs from the paper: there are two levels only. The paper leaves open which
     token-level position it means, see `level`.

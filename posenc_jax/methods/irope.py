@@ -57,7 +57,7 @@ def irope_pattern(name: Pattern, size: int | None = None) -> tuple[str, ...]:
     return tuple(spec.format(size=usual if size is None else size) for spec in specs)
 
 
-def unit_rms(x: Float[Array, '... H'], epsilon: float = 1e-5) -> Float[Array, '... H']:
+def irope_unit_rms(x: Float[Array, '... H'], epsilon: float = 1e-5) -> Float[Array, '... H']:
     """`x / sqrt(mean(x^2) + epsilon)` over the last axis, in float32, with the dtype of `x`."""
     wide = x.astype(jnp.float32)
     return (wide * jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + epsilon)).astype(x.dtype)
@@ -103,7 +103,7 @@ class IRoPE(Mask):
         self.size = size
 
     def project(self, q, k, v, tq, tk, x=None):
-        return unit_rms(q), unit_rms(k), v, tq, tk
+        return irope_unit_rms(q), irope_unit_rms(k), v, tq, tk
 
     def allow(self, tq, tk):
         chunk = lambda tok: tok.rank // self.size

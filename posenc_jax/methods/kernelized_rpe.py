@@ -29,7 +29,7 @@ _TINY = 1e-37
 _PAIRS_PER_TRANSFORM = 1.5
 
 
-def random_directions(
+def kernelized_rpe_directions(
     key: Array, heads: int, features: int, width: int, *, orthogonal: bool = False
 ) -> Float[Array, 'K m H']:
     """Rows w_r ~ N(0, I); with `orthogonal`, each block of H rows is orthogonal.
@@ -48,7 +48,7 @@ def random_directions(
     return rows * jnp.linalg.norm(drawn, axis=-1, keepdims=True)
 
 
-def kernel_features(
+def kernelized_rpe_features(
     x: Float[Array, 'B L N H'], w: Float[Array, 'K m H']
 ) -> tuple[Float[Array, 'B L N m'], Float[Array, 'B L N']]:
     """Features phi of the normalised vectors, scaled to a largest entry of 1, and the log of scale.
@@ -66,7 +66,7 @@ def kernel_features(
     return jnp.exp(exponent - high[..., None]), high - 0.5 - 0.5 * math.log(w.shape[1])
 
 
-def kernel_logits(
+def kernelized_rpe_logits(
     phi_q: Float[Array, 'B N T m'],
     phi_k: Float[Array, 'B K S m'],
     scale_q: Float[Array, 'B N T'],
@@ -81,7 +81,7 @@ def kernel_logits(
     return jnp.log(jnp.maximum(product, _TINY)) + scale_q[..., None] + scale_k[:, :, None]
 
 
-def distance_bias(
+def kernelized_rpe_bias(
     table: Float[Array, 'N offsets'], q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']
 ) -> Float[Array, '#B N T S']:
     """`b[j - i]` per head, with the distance clipped to -(n - 1) .. n - 1.
@@ -271,20 +271,22 @@ class KernelizedRPE(FastPath):
     ):
         self.fft_from = fft_from
         sizes = kv_heads, features, head_dim
-        directions = random_directions(rngs.params(), *sizes, orthogonal=orthogonal)
+        directions = kernelized_rpe_directions(rngs.params(), *sizes, orthogonal=orthogonal)
         self.directions = Constant(directions, axes=('kv_heads', None, None))
         table = jnp.zeros((heads, 2 * max_distance + 1), jnp.float32)
         self.table = nnx.Param(table, axes=('heads', None))
 
     def project(self, q, k, v, tq, tk, x=None):
-        described = lambda a: dict(zip(('phi', 'scale'), kernel_features(a, self.directions[...])))
+        described = lambda a: dict(
+            zip(('phi', 'scale'), kernelized_rpe_features(a, self.directions[...]))
+        )
         tq, tk = (tok.with_feats(kernelized_rpe=described(a)) for tok, a in ((tq, q), (tk, k)))
         return q, k, v, tq, tk
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         of_q, of_k = (jax.tree.map(heads_first, tok.feats['kernelized_rpe']) for tok in (tq, tk))
-        s = kernel_logits(of_q['phi'], of_k['phi'], of_q['scale'], of_k['scale'])
-        bias = distance_bias(self.table[...], tq.pos, tk.pos)
+        s = kernelized_rpe_logits(of_q['phi'], of_k['phi'], of_q['scale'], of_k['scale'])
+        bias = kernelized_rpe_bias(self.table[...], tq.pos, tk.pos)
         return s + over_batch(bias, s.shape[0]), carry
 
     def fast_path(self, q, k, v, tq, tk, *, causal, sweep):
@@ -302,7 +304,7 @@ class KernelizedRPE(FastPath):
         high = jax.lax.stop_gradient(scale.max(1, keepdims=True))
         phi_k = of_k['phi'] * jnp.exp(scale - jnp.where(jnp.isfinite(high), high, 0.0))[..., None]
         reach = jnp.arange(2 * length - 1)[None]
-        bias = distance_bias(self.table[...], reach[:, length - 1 : length], reach)[0, :, 0]
+        bias = kernelized_rpe_bias(self.table[...], reach[:, length - 1 : length], reach)[0, :, 0]
         rows, keys, spectrum, c = _feature_rows(of_q['phi'], phi_k, bias, causal)
         weights = _sums(jnp.ones((v.shape[0], v.shape[2], length)), rows, keys, spectrum)
         precise = _error(rows, keys, c, weights, valid, causal) < _TOLERANCE

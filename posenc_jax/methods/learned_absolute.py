@@ -19,7 +19,7 @@ Ids = Literal['plain', 'fairseq']
 Overflow = Literal['error', 'clamp', 'mod', 'interpolate']
 
 
-def fairseq_ids(
+def learned_absolute_ids(
     pos: Int[Array, '#B L'], valid: Bool[Array, '#B L'] | None, padding_idx: int = 1
 ) -> Int[Array, '#B L']:
     """Rows of fairseq's table: `padding_idx + 1 + pos` for real tokens, `padding_idx` for padding.
@@ -30,7 +30,7 @@ def fairseq_ids(
     return ids if valid is None else jnp.where(valid, ids, padding_idx)
 
 
-def interpolated_positions(
+def learned_absolute_positions(
     pos: Num[Array, '...'], max_len: int, length: Num[Array, '...'] | int
 ) -> Float[Array, '...']:
     """Fractional rows, of `max_len`, for `length` positions when centres of cells are aligned.
@@ -125,8 +125,10 @@ class LearnedAbsolute(Embedding):
         elif self.overflow == 'mod':
             pos = pos % self.max_len
         else:
-            pos = interpolated_positions(pos, self.max_len, current_length(tok, tok)[0])
-        return fairseq_ids(pos, tok.valid, self.padding_idx) if self.ids == 'fairseq' else pos
+            pos = learned_absolute_positions(pos, self.max_len, current_length(tok, tok)[0])
+        return (
+            learned_absolute_ids(pos, tok.valid, self.padding_idx) if self.ids == 'fairseq' else pos
+        )
 
     def place(self, tok, *, key=None):
         rows = self.rows(tok)  # checks the whole length, since decoding embeds one token at a time

@@ -14,7 +14,7 @@ from posenc_jax.protocol.registry import Card, register
 SHARPNESS = -0.75
 
 
-def cubic_weights(place: Float[Array, '...'], count: int):
+def learned_grid_weights(place: Float[Array, '...'], count: int):
     """The four cells around a place among `count` cells, and their weights by the cubic kernel with
     a = -0.75; cells beyond the edge are those at the edge.
 
@@ -48,8 +48,8 @@ def learned_grid_vectors(
     """
     counts = jnp.array(table.shape[:2], jnp.float32)
     place = (pos.astype(jnp.float32) + 0.5) * (counts / jnp.asarray(size, jnp.float32)) - 0.5
-    rows, of_rows = cubic_weights(place[..., 0], table.shape[0])
-    columns, of_columns = cubic_weights(place[..., 1], table.shape[1])
+    rows, of_rows = learned_grid_weights(place[..., 0], table.shape[0])
+    columns, of_columns = learned_grid_weights(place[..., 1], table.shape[1])
     around = table[rows[..., :, None], columns[..., None, :]]
     exact = jax.lax.Precision.HIGHEST
     return jnp.einsum('blrcd,blr,blc->bld', around, of_rows, of_columns, precision=exact)

@@ -12,7 +12,7 @@ from posenc_jax.protocol.checks import check_factor, check_train_len
 from posenc_jax.protocol.registry import Card, register
 
 
-def llama3_frequencies(
+def llama3_rope_frequencies(
     rotary_dim: int,
     base: float,
     factor: float,
@@ -89,4 +89,4 @@ class Llama3RoPE(FrequencyRule):
 
     def frequencies(self, rotary_dim, base):
         bounds = dict(low_freq_factor=self.low_freq_factor, high_freq_factor=self.high_freq_factor)
-        return llama3_frequencies(rotary_dim, base, self.factor, self.train_len, **bounds)
+        return llama3_rope_frequencies(rotary_dim, base, self.factor, self.train_len, **bounds)

@@ -14,7 +14,7 @@ Kind = Literal['logn', 'llama4']
 SLOPE, STEP = 0.1, 8192  # of Llama 4
 
 
-def logn_factor(count: Int[Array, '...'], train_len: int) -> Float[Array, '...']:
+def log_length_logn_factor(count: Int[Array, '...'], train_len: int) -> Float[Array, '...']:
     """`max(1, ln n / ln L)`, float32: exactly 1 up to n = L.
 
     Args:
@@ -36,7 +36,7 @@ def _logarithmic(train_len: int) -> int:
     return train_len
 
 
-def llama4_factor(
+def log_length_llama4_factor(
     count: Int[Array, '...'], slope: float = SLOPE, step: int = STEP
 ) -> Float[Array, '...']:
     """`1 + a ln(1 + floor(n / c))`, float32: exactly 1 below n = c.
@@ -48,7 +48,7 @@ def llama4_factor(
     return 1.0 + slope * jnp.log1p((count // step).astype(jnp.float32))
 
 
-def scaled_queries(
+def log_length_queries(
     q: Float[Array, 'B T N H'], factor: Float[Array, '#B T']
 ) -> Float[Array, 'B T N H']:
     """Queries times a factor for each token, formed in float32."""
@@ -91,7 +91,7 @@ class LogLength(Encoding):
     Reference: Su, kexue.fm/archives/9706 and github.com/bojone/rerope; Meta AI, code of Llama 4.
 
     Example:
-      >>> llama4_factor(jnp.array([8191, 8192, 16384])).round(4).tolist()
+      >>> log_length_llama4_factor(jnp.array([8191, 8192, 16384])).round(4).tolist()
       [1.0, 1.0693, 1.1099]
     """
 
@@ -117,8 +117,8 @@ class LogLength(Encoding):
     def factor(self, count: Int[Array, '#B T']) -> Float[Array, '#B T']:
         """lambda of queries up to which there are so many tokens."""
         if self.kind == 'logn':
-            return logn_factor(count, self.train_len)
-        return llama4_factor(count, self.slope, self.step)
+            return log_length_logn_factor(count, self.train_len)
+        return log_length_llama4_factor(count, self.slope, self.step)
 
     def project(self, q, k, v, tq, tk, x=None):
-        return scaled_queries(q, self.factor(tq.rank + 1)), k, v, tq, tk
+        return log_length_queries(q, self.factor(tq.rank + 1)), k, v, tq, tk

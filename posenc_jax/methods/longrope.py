@@ -39,7 +39,7 @@ def longrope_temperature(factor: float, train_len: int, magnitude: Magnitude = '
     return math.sqrt(1 + math.log(factor) / math.log(train_len))
 
 
-def rescaled_factors(factors, scale: float, new_scale: float) -> np.ndarray:
+def longrope_factors(factors, scale: float, new_scale: float) -> np.ndarray:
     """Factors lambda that were found for the scale s, carried over to the scale s':
     `1 + (lambda - 1) (s' - 1) / (s - 1)`.
     """

@@ -17,7 +17,9 @@ from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.registry import Card, Promises, register
 
 
-def critical_plane(rotary_dim: int, base: float, train_len: int, periods: float = 1.0) -> int:
+def longrope2_critical_plane(
+    rotary_dim: int, base: float, train_len: int, periods: float = 1.0
+) -> int:
     """`ceil(D/2 log_b(L / (2 pi n)))`, at least 1: the first plane, counted from 0, that completes
     less than n periods within the trained length L. It is `rotary_dim // 2` or more if no plane
     does.
@@ -30,7 +32,10 @@ def critical_plane(rotary_dim: int, base: float, train_len: int, periods: float 
       ValueError: a base of 1 or less, no train_len, periods that are not positive.
 
     Example:
-      >>> critical_plane(96, 10000.0, 2048), critical_plane(96, 10000.0, 2048, periods=10)
+      >>> (
+      ...     longrope2_critical_plane(96, 10000.0, 2048),
+      ...     longrope2_critical_plane(96, 10000.0, 2048, periods=10),
+      ... )
       (31, 19)
     """
     check_number('longrope2: periods', periods, above=0)

@@ -31,7 +31,7 @@ def ms_poe_ratios(heads: int, r_min: float, r_max: float) -> np.ndarray:
     return r_min + (r_max - r_min) * np.arange(heads) / heads
 
 
-def head_scores(
+def ms_poe_scores(
     q: Float[Array, 'B N H'], k: Float[Array, 'B S K H'], seen: Bool[Array, '#B S'] | None = None
 ) -> Float[Array, 'B N']:
     """The position-awareness of every head: the share of keys that get more than three times the
@@ -49,14 +49,14 @@ def head_scores(
     return (weights * count[..., None] > 3.0).sum(-1) / count
 
 
-def head_order(scores: Float[Array, '... N']) -> Int[Array, '... N']:
+def ms_poe_order(scores: Float[Array, '... N']) -> Int[Array, '... N']:
     """Numbers of the heads from the most to the least position-aware; equal scores keep their
     order.
     """
     return jnp.argsort(-scores, axis=-1, stable=True)
 
 
-def ratio_index(order: Int[Array, '... N'], assign: Assign = 'rank') -> Int[Array, '... N']:
+def ms_poe_index(order: Int[Array, '... N'], assign: Assign = 'rank') -> Int[Array, '... N']:
     """The index n(h) of every head into the table of ratios, from the order of the heads.
 
     'rank': n(h) is the rank of head h in the order, as the paper means it. 'code': n(h) = order[h],
@@ -77,7 +77,7 @@ class MsPoE(Wrapper):
     """Divides rotary positions by a ratio per head, smaller for more position-aware heads.
 
     `A_iht = (i / r_n(h)) theta_t`, `r_n = r_min + (r_max - r_min) n / N`, with n(h) from an order
-    of the heads (see `ratio_index`). `probe_heads` finds the orders of all layers on a prompt, and
+    of the heads (see `ms_poe_index`). `probe_heads` finds the orders of all layers on a prompt, and
     `reorder` puts them into a model. eval.py, generation and the analyses do both, on the beginning
     of the validation text. A key head has the ratio of its first query head. So the logits of the
     other query heads that share it depend on position differences only approximately; in SmolLM2,
@@ -140,7 +140,7 @@ class MsPoE(Wrapper):
     def ratios_of(self, order: Int[Array, '... N']) -> Float[Array, '... N']:
         """The ratio of every head for this order of the heads, float32."""
         table = jnp.asarray(ms_poe_ratios(self.heads, self.r_min, self.r_max), jnp.float32)
-        ratios, group = table[ratio_index(order, self.assign)], self.heads // self.kv_heads
+        ratios, group = table[ms_poe_index(order, self.assign)], self.heads // self.kv_heads
         return jnp.repeat(ratios[..., ::group], group, axis=-1) if self.per_group else ratios
 
     def with_order(self, order: Int[Array, '... N'], *, plain: Bool[Array, '...']) -> 'MsPoE':
@@ -181,7 +181,7 @@ class MsPoE(Wrapper):
 def probe_heads(
     model, tokens: Int[Array, 'B T'], tok: Tokens | None = None, *, skip: int = 2
 ) -> Int[Array, 'layers N']:
-    """The order of the heads of every layer on a prompt, by `head_scores`, in one pass. A layer
+    """The order of the heads of every layer on a prompt, by `ms_poe_scores`, in one pass. A layer
     already uses its own order when it computes the input of the next one.
 
     The score is that of the last query of a row, with unrotated queries and keys. Scores of several
@@ -211,7 +211,7 @@ def probe_heads(
         q, k, _ = block.attention.qkv(block.attention_norm(x))
         last = jnp.broadcast_to(tok.last, q.shape[0])[:, None, None, None]
         q = jnp.take_along_axis(q, last, axis=1)[:, 0]
-        order = head_order(head_scores(q, k, tok.valid).mean(0))
+        order = ms_poe_order(ms_poe_scores(q, k, tok.valid).mean(0))
         ordered = lambda part: part.with_order(order, plain=number < skip)
         encoding = chain(*(ordered(part) if isinstance(part, MsPoE) else part for part in parts))
         return block(x, placed[layer_type], encoding), order

@@ -19,7 +19,7 @@ Combine = Literal['sum', 'product', 'stack']
 COMBINE = ('sum', 'product', 'stack')
 
 
-def fractional_rows(
+def navit_factorized_rows(
     pos: Num[Array, '#B L 2'], size: tuple[int, int] | Int[Array, '#B L 2'], counts: tuple[int, int]
 ) -> Float[Array, '#B L 2']:
     """`p / size (n - 1)`: the place in tables of n rows at which the share p / size of an image is
@@ -34,7 +34,7 @@ def fractional_rows(
     return share * (jnp.array(counts, jnp.float32) - 1)
 
 
-def factorized_vectors(
+def navit_factorized_vectors(
     of_rows: Float[Array, 'rows F'],
     of_columns: Float[Array, 'columns F'],
     places: Num[Array, '#B L 2'],
@@ -53,7 +53,7 @@ def factorized_vectors(
 
     Example:
       >>> rows, columns = jnp.array([[1.0], [2.0]]), jnp.array([[10.0], [20.0]])
-      >>> factorized_vectors(rows, columns, jnp.array([[[1, 0]]]), 'product').tolist()
+      >>> navit_factorized_vectors(rows, columns, jnp.array([[[1, 0]]]), 'product').tolist()
       [[[20.0]]]
     """
     check_choice('navit_factorized combine', combine, COMBINE)
@@ -158,6 +158,6 @@ class NavitFactorized(Embedding):
         if self.mode == 'fractional':
             size = grid_size(tok) if self.size is None else self.size
             inside = (places < jnp.asarray(size)).all(-1, keepdims=True)
-            places = jnp.where(inside, fractional_rows(places, size, counts), jnp.nan)
-        found = factorized_vectors(self.rows[...], self.columns[...], places, self.combine)
+            places = jnp.where(inside, navit_factorized_rows(places, size, counts), jnp.nan)
+        found = navit_factorized_vectors(self.rows[...], self.columns[...], places, self.combine)
         return jnp.where(here, found, 0.0)

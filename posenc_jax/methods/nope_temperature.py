@@ -25,7 +25,7 @@ def nope_temperature_curve(
     return 1.0 + slope * jnp.log(jnp.maximum(order + 1, train_len).astype(jnp.float32) / train_len)
 
 
-def attention_entropy(
+def nope_temperature_entropy(
     s: Float[Array, '... T S'], seen: Bool[Array, '... T S'] | None = None
 ) -> Float[Array, '... T']:
     """`-sum_j p_ij log2 p_ij` of the softmax over the visible keys, in bits, float32.

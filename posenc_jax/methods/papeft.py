@@ -16,12 +16,12 @@ from posenc_jax.protocol.registry import Card, register
 WAVES = 64  # width of the sinusoidal code of a location
 
 
-def document_locations(number: Int[Array, '...'], count: Int[Array, '...']) -> Float[Array, '...']:
+def papeft_locations(number: Int[Array, '...'], count: Int[Array, '...']) -> Float[Array, '...']:
     """`l_k = k / (n - 1)` for slot k = number - 1 of n documents; 0 where there is one."""
     return (number - 1).astype(jnp.float32) / jnp.maximum(count - 1, 1).astype(jnp.float32)
 
 
-def location_code(
+def papeft_code(
     location: Float[Array, '#B L'], w1: Float[Array, 'A 64'], w2: Float[Array, 'D A']
 ) -> Float[Array, '#B L D']:
     """`W2 gelu(W1 sincos(1000 l))`, float32, with the tanh form of the gelu.
@@ -32,7 +32,7 @@ def location_code(
     return jax.nn.gelu(code @ w1.astype(jnp.float32).T) @ w2.astype(jnp.float32).T
 
 
-def shuffled_documents(
+def papeft_documents(
     rng: np.random.Generator, documents: Int[np.ndarray, 'E n W'], gold: Int[np.ndarray, 'E']
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Order augmentation: shuffles the documents of every example and finds the right one's slot.
@@ -44,7 +44,7 @@ def shuffled_documents(
     Raises:
       ValueError: documents of another shape; a slot that does not exist or is no integer.
     """
-    _check_documents('shuffled_documents', documents)
+    _check_documents('papeft_documents', documents)
     examples, count = documents.shape[:2]
     gold = np.asarray(gold)
     if not np.issubdtype(gold.dtype, np.integer):
@@ -57,7 +57,7 @@ def shuffled_documents(
     return documents[rows, order], np.argmax(order == gold[:, None], axis=1), order
 
 
-def located_prompts(
+def papeft_prompts(
     documents: Int[np.ndarray, 'E n W'], question: Int[np.ndarray, 'E Q'], empty: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Prompts with an empty token in front of every document, and positions [E, T, 3] for them.
@@ -73,11 +73,11 @@ def located_prompts(
     Raises:
       ValueError: documents or questions of another shape, or of different numbers of examples.
     """
-    _check_documents('located_prompts', documents)
+    _check_documents('papeft_prompts', documents)
     examples, count, width = documents.shape
     if np.ndim(question) != 2 or len(question) != examples:
         raise ValueError(
-            f'papeft: located_prompts takes a question [E, Q] for {examples} examples, got '
+            f'papeft: papeft_prompts takes a question [E, Q] for {examples} examples, got '
             f'{np.shape(question)}'
         )
     tokens = np.concatenate(
@@ -113,7 +113,7 @@ class PAPEFT(Encoding):
     vectors until it is trained. `train.tune='encodings'` trains W1 and W2 alone (and what else the
     encoding of the model has to train), 'adapters' low-rank adapters besides, on prompts whose
     documents are shuffled. The task hands over positions with three components, [#B, L, 3]: the
-    position, slot + 1 for an empty token or 0, and n; see `located_prompts`, and
+    position, slot + 1 for an empty token or 0, and n; see `papeft_prompts`, and
     `kv_slots(ids="locations")`. The first component is the position for the other encodings, so an
     empty token takes up one position. Positions with one component have no documents. The cache
     holds soft tokens in its prefix. Differs from the paper: it describes the adapter in words only,
@@ -166,7 +166,7 @@ class PAPEFT(Encoding):
         if placed is None:
             return x
         number, count = placed[..., 0, 0], placed[..., 0, 1]
-        code = location_code(document_locations(number, count), self.w1[...], self.w2[...])
+        code = papeft_code(papeft_locations(number, count), self.w1[...], self.w2[...])
         return jnp.where((number > 0)[..., None], code.astype(x.dtype), x)
 
 

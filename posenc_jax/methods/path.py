@@ -143,7 +143,7 @@ def path_directions(
     return total * jax.lax.rsqrt(jnp.sum(total**2, axis=-1, keepdims=True) + 1e-6)
 
 
-def evolve_keys(
+def path_keys(
     k: Float[Array, 'B K S H'], w: Float[Array, 'B K 1 H'], beta: Float[Array, 'B K S']
 ) -> Float[Array, 'B K S H']:
     """`k_j - beta_j (k_j . w) w` in float32: cached keys after one more token."""
@@ -152,7 +152,7 @@ def evolve_keys(
     return k - (beta * along)[..., None] * w
 
 
-def forget_bias(
+def path_forget_bias(
     log_gates: Float[Array, '#B N S'],
     q_index: Int[Array, '#B T'],
     k_index: Int[Array, '#B S'],
@@ -279,7 +279,9 @@ class PaTH(Carries, EvolvingKeys):
             s = scaled_dot_product(q, k)
         if not gates:
             return s, (q,)
-        bias, after = forget_bias(heads_first(tk.feats['path_gates']), tq.index, tk.index, gates[0])
+        bias, after = path_forget_bias(
+            heads_first(tk.feats['path_gates']), tq.index, tk.index, gates[0]
+        )
         return s + self.gate_scale * bias, (q, after)
 
     def update_keys(self, k, tk, new):
@@ -287,4 +289,4 @@ class PaTH(Carries, EvolvingKeys):
         acts = tk.index < new.index
         if tk.segment is not None and new.segment is not None:
             acts = acts & (tk.segment == new.segment)
-        return evolve_keys(k, w, jnp.where(acts[:, None], beta, 0.0))
+        return path_keys(k, w, jnp.where(acts[:, None], beta, 0.0))

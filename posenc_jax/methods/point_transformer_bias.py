@@ -16,7 +16,7 @@ from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.registry import Card, register
 
 
-def offset_units(
+def point_transformer_bias_units(
     q_pos: Num[Array, '#B T P'],
     k_pos: Num[Array, '#B S P'],
     w1: Float[Array, 'hidden P'],
@@ -26,7 +26,7 @@ def offset_units(
 
     Example:
       >>> here, there = jnp.array([[[3.0, 0.0]]]), jnp.array([[[1.0, 4.0]]])
-      >>> offset_units(here, there, jnp.eye(2), jnp.array([0.5, 5.0])).tolist()
+      >>> point_transformer_bias_units(here, there, jnp.eye(2), jnp.array([0.5, 5.0])).tolist()
       [[[[2.5, 1.0]]]]
     """
     offset = q_pos.astype(jnp.float32)[:, :, None] - k_pos.astype(jnp.float32)[:, None]
@@ -101,7 +101,7 @@ class PointTransformerBias(Encoding):
     def _units(self, tq, tk):
         for tok in (tq, tk):
             check_points('point_transformer_bias', tok.pos, self.components)
-        return offset_units(tq.pos, tk.pos, self.w1[...], self.b1[...])
+        return point_transformer_bias_units(tq.pos, tk.pos, self.w1[...], self.b1[...])
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         check_heads('point_transformer_bias', self.w2[...], s)

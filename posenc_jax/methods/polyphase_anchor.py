@@ -11,7 +11,7 @@ from posenc_jax.protocol.capabilities import GridAnchor
 from posenc_jax.protocol.registry import Card, register
 
 
-def anchor_place(
+def polyphase_anchor_place(
     x: Float[Array, 'B rows columns C'], stride: int, *, invariant: bool = False
 ) -> Int[Array, 'B 2']:
     """The row and the column of the anchor of each grid.
@@ -59,11 +59,11 @@ def _largest(second: Float[Array, 'B n'], fourth: Float[Array, 'B n'], dtype) ->
     return jnp.argmax(jnp.where(alike, fourth, -1), axis=-1)
 
 
-def anchored(
+def polyphase_anchor_image(
     x: Float[Array, 'B rows columns C'], stride: int, *, invariant: bool = False
 ) -> Float[Array, 'B rows columns C']:
-    """Each grid, as a torus, rolled such that its anchor is its origin, see `anchor_place`."""
-    place = anchor_place(x, stride, invariant=invariant)
+    """Each grid, as a torus, rolled such that its `polyphase_anchor_place` is its origin."""
+    place = polyphase_anchor_place(x, stride, invariant=invariant)
     return jax.vmap(lambda a, by: jnp.roll(a, (-by[0], -by[1]), axis=(0, 1)))(x, place)
 
 
@@ -132,4 +132,4 @@ class PolyphaseAnchor(Peg, GridAnchor):
         self.invariant = invariant
 
     def anchor(self, x, stride):
-        return anchored(x, stride, invariant=self.invariant)
+        return polyphase_anchor_image(x, stride, invariant=self.invariant)

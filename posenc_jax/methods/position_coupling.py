@@ -13,7 +13,7 @@ from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import NOWHERE, check_range, known_range, lookup_rows
 
 
-def random_start(
+def position_coupling_start(
     key: Array,
     ids: Int[Array, 'B L *P'],
     max_position: int,
@@ -33,7 +33,8 @@ def random_start(
     low, high = known_range(ids, valid) or (0, 0)
     if low < 0 or high > max_position:
         raise ValueError(
-            f'random_start: ids lie in 0 .. {max_position}, got {low if low < 0 else high}'
+            f'position_coupling_start: ids lie in 0 .. {max_position}, '
+            f'got {low if low < 0 else high}'
         )
     real = (
         ids
@@ -122,7 +123,7 @@ class PositionCoupling(Encoding):
             tok = dataclasses.replace(tok, pos=inside)
         if key is None:
             return tok
-        pos = random_start(key, tok.pos, self.max_position, tok.valid)
+        pos = position_coupling_start(key, tok.pos, self.max_position, tok.valid)
         return dataclasses.replace(tok, pos=pos)
 
     def embed(self, x, tok):

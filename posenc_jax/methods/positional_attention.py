@@ -19,7 +19,7 @@ Table = Literal['identity', 'sinusoidal']
 TABLES = ('identity', 'sinusoidal')
 
 
-def project_positions(
+def positional_attention_projected(
     pos: Num[Array, '#B L'], w: Float[Array, 'e N e'], *, table: Table = 'identity'
 ) -> Float[Array, '#B L N e']:
     """`P[pos] w`, where P is the identity or the sinusoidal encodings.
@@ -120,8 +120,10 @@ class PositionalAttention(Encoding):
         return tok
 
     def project(self, q, k, v, tq, tk, x=None):
-        of_q = project_positions(tq.pos, self.w_q[...], table=self.table) + self.b_q[...]
-        of_k = project_positions(tk.pos, self.w_k[...], table=self.table)
+        of_q = (
+            positional_attention_projected(tq.pos, self.w_q[...], table=self.table) + self.b_q[...]
+        )
+        of_k = positional_attention_projected(tk.pos, self.w_k[...], table=self.table)
         tq = tq.with_feats(positional_attention=of_q)
         return q, k, v, tq, tk.with_feats(positional_attention=of_k)
 

@@ -11,7 +11,7 @@ from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, register
 
 
-def random_tags(
+def positional_description_tags(
     seed: UInt32[Array, '2'],
     row: Int[Array, '#B L'],
     segment: Int[Array, '#B L'],
@@ -95,5 +95,7 @@ class PositionalDescription(Encoding):
         anew = feature['anew'][..., 0]
         row = anew * jnp.arange(x.shape[0], dtype=jnp.int32)[:, None]
         segment = anew * (0 if tok.segment is None else tok.segment)
-        tags = random_tags(feature['seed'][0, 0, 0], row, segment, tok.rank, self.width)
+        tags = positional_description_tags(
+            feature['seed'][0, 0, 0], row, segment, tok.rank, self.width
+        )
         return jnp.concatenate([x[..., : -self.width], tags.astype(x.dtype)], axis=-1)

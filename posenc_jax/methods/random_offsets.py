@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Num, UInt32
 
-from posenc_jax.methods.randomized_pe import evaluation_key, largest_position, random_ids
+from posenc_jax.methods.randomized_pe import evaluation_key, largest_position, randomized_pe_ids
 from posenc_jax.protocol.bounds import Ge, Le
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance, whole_distance
@@ -32,7 +32,7 @@ def random_magnitudes(
     if max_len == 1:
         return jnp.zeros((len(count), 1), jnp.int32)
     # Sequences with more positions get NaN when the magnitudes are used.
-    drawn = random_ids(key, jnp.minimum(count, max_len) - 1, max_len - 1) + 1
+    drawn = randomized_pe_ids(key, jnp.minimum(count, max_len) - 1, max_len - 1) + 1
     return jnp.pad(drawn, ((0, 0), (1, 0)))
 
 

@@ -17,7 +17,7 @@ Evaluation = Literal['sampled', 'spaced', 'first']
 LARGEST_SPACED = 46340  # the largest integer whose square fits in int32
 
 
-def random_ids(
+def randomized_pe_ids(
     key: Array, count: Int[Array, 'B'], max_len: int, *, per_row: bool = False
 ) -> Int[Array, 'B M']:
     """For each row `count` distinct ids drawn uniformly from 0 .. max_len-1, in ascending order.
@@ -35,7 +35,7 @@ def random_ids(
       ValueError: known counts outside 0 .. max_len.
 
     Example:
-      >>> random_ids(jax.random.key(0), jnp.array([3]), 3).tolist()
+      >>> randomized_pe_ids(jax.random.key(0), jnp.array([3]), 3).tolist()
       [[0, 1, 2]]
     """
     _check_count(count, max_len)
@@ -48,8 +48,10 @@ def random_ids(
     return jnp.sort(jnp.where(order < count[:, None], ids, max_len), axis=-1)
 
 
-def spaced_ids(pos: Int[Array, 'B L'], count: Int[Array, 'B'], max_len: int) -> Int[Array, 'B L']:
-    """The expected ids of `random_ids` rounded down: `floor((p+1) (M+1) / (n+1)) - 1`.
+def randomized_pe_spaced_ids(
+    pos: Int[Array, 'B L'], count: Int[Array, 'B'], max_len: int
+) -> Int[Array, 'B L']:
+    """The expected ids of `randomized_pe_ids` rounded down: `floor((p+1) (M+1) / (n+1)) - 1`.
 
     They are distinct and in range. A position outside 0 .. n-1 becomes `NOWHERE`; if a traced n
     exceeds M, all positions do.
@@ -159,7 +161,7 @@ class RandomizedPE(Encoding):
         else:
             count = largest_position(tok) + 1
         if key is None and self.evaluation == 'spaced':
-            return dataclasses.replace(tok, pos=spaced_ids(pos, count, self.max_len))
+            return dataclasses.replace(tok, pos=randomized_pe_spaced_ids(pos, count, self.max_len))
         if key is not None and self.per_row and len(count) == 1:
             raise ValueError(
                 'randomized_pe(per_row=True) needs tokens with a row per sequence, got one for '
@@ -167,7 +169,7 @@ class RandomizedPE(Encoding):
             )
         own = key is not None and self.per_row
         key = evaluation_key(self.draw) if key is None else key
-        ids = random_ids(key, count, self.max_len, per_row=own)
+        ids = randomized_pe_ids(key, count, self.max_len, per_row=own)
         rows = max(len(ids), len(pos))  # padding may differ between rows that share their positions
         ids, pos = (jnp.broadcast_to(array, (rows, array.shape[1])) for array in (ids, pos))
         there = _there(pos, count, self.max_len)  # where positions are known it has been checked

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Annotated
 
 from posenc_jax.methods.extended_parts import check_part
-from posenc_jax.methods.log_length import logn_factor, scaled_queries
+from posenc_jax.methods.log_length import log_length_logn_factor, log_length_queries
 from posenc_jax.methods.self_extend import SelfExtend
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Meaning
 from posenc_jax.protocol.encoding import Encoding
@@ -26,7 +26,7 @@ class _WithLogn(SelfExtend):
 
     def project(self, q, k, v, tq, tk, x=None):
         if self.logn:  # rotations are linear, so it does not matter which comes first
-            q = scaled_queries(q, logn_factor(tq.rank + 1, self.train_len))
+            q = log_length_queries(q, log_length_logn_factor(tq.rank + 1, self.train_len))
         return super().project(q, k, v, tq, tk, x)
 
 

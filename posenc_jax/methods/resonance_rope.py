@@ -15,7 +15,7 @@ from posenc_jax.protocol.families import Frequencies
 from posenc_jax.protocol.registry import Card, register
 
 
-def resonant_frequencies(
+def resonance_rope_frequencies(
     inv_freq: Float[np.ndarray, 'F'] | Double,
 ) -> Float[np.ndarray, 'F'] | Double:
     """`2 pi / round(2 pi / theta_t)`: frequencies whose wavelengths are whole numbers, halves
@@ -29,7 +29,9 @@ def resonant_frequencies(
         have no effect, or one that is negative. A `Double` is not checked.
 
     Example:
-      >>> (2 * np.pi / resonant_frequencies(np.array([1.0, 0.1, 0.01, 0.0]))[:3]).round().tolist()
+      >>> (
+      ...     2 * np.pi / resonance_rope_frequencies(np.array([1.0, 0.1, 0.01, 0.0]))[:3]
+      ... ).round().tolist()
       [6.0, 63.0, 628.0]
     """
     if isinstance(inv_freq, Double):
@@ -100,6 +102,6 @@ class ResonanceRoPE:
 
     def __call__(self, rotary_dim, base, length=None):
         if self.freqs is None:
-            return resonant_frequencies(rope_frequencies(rotary_dim, base)), 1.0
+            return resonance_rope_frequencies(rope_frequencies(rotary_dim, base)), 1.0
         inv_freq, temperature = self.freqs(rotary_dim, base, length)
-        return resonant_frequencies(inv_freq), temperature
+        return resonance_rope_frequencies(inv_freq), temperature

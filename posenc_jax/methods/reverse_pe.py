@@ -12,12 +12,14 @@ from posenc_jax.protocol.length import current_length
 from posenc_jax.protocol.registry import Card, register
 
 
-def reverse_ids(order: Int[Array, '#B L'], count: Int[Array, '#B #L']) -> Int[Array, '#B L']:
+def reverse_pe_ids(order: Int[Array, '#B L'], count: Int[Array, '#B #L']) -> Int[Array, '#B L']:
     """`n - 1 - t`, of the t-th of n tokens."""
     return count - 1 - order
 
 
-def newest_first(x: Num[Array, 'B L *F'], last: Int[Array, '#B'] | int) -> Num[Array, 'B L *F']:
+def reverse_pe_newest_first(
+    x: Num[Array, 'B L *F'], last: Int[Array, '#B'] | int
+) -> Num[Array, 'B L *F']:
     """Encoder outputs in reverse order: slot s holds the output of the token s before the newest.
 
     It serves a decoder that reads a list of encoder outputs. Slots without a token hold the first
@@ -34,8 +36,8 @@ def newest_first(x: Num[Array, 'B L *F'], last: Int[Array, '#B'] | int) -> Num[A
         known = np.asarray(last)
         if known.min() < 0 or known.max() >= x.shape[1]:
             raise ValueError(
-                f'newest_first: last lies in 0 .. {x.shape[1] - 1}, got {known.min()} .. '
-                f'{known.max()}'
+                f'reverse_pe_newest_first: last lies in 0 .. {x.shape[1] - 1}, '
+                f'got {known.min()} .. {known.max()}'
             )
     index = jnp.maximum(jnp.reshape(jnp.asarray(last), (-1, 1)) - jnp.arange(x.shape[1]), 0)
     return jnp.take_along_axis(x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), axis=1)
@@ -59,7 +61,8 @@ class ReversePE(Encoding):
     chain encodes p; in the paper it is `sinusoidal()`. It is meant for encoders: every new token
     moves all others, so a decode cache is refused (run the encoder again). The tokens' own
     positions are ignored. Differs from the paper: counts from 0 (there is no public code, and the
-    paper may start at 1). `newest_first` reverses the list of encoder outputs for a decoder.
+    paper may start at 1). `reverse_pe_newest_first` reverses the list of encoder outputs for a
+    decoder.
 
     Raises:
       ValueError: when a cache is made; at call, positions of several components.
@@ -84,4 +87,4 @@ class ReversePE(Encoding):
             )
         counted = dataclasses.replace(tok, pos=tok.rank)
         count, _ = current_length(counted, counted)
-        return dataclasses.replace(tok, pos=reverse_ids(tok.rank, count))
+        return dataclasses.replace(tok, pos=reverse_pe_ids(tok.rank, count))

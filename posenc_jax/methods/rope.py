@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
+from posenc_jax.base.double import Double
 from posenc_jax.base.phases import phase
 from posenc_jax.protocol.bounds import CONTEXT, Base, Gt, Le
 from posenc_jax.protocol.encoding import Encoding
@@ -87,16 +88,39 @@ def rotate(
 
 def rope(
     x: Num[Array, 'B L heads H'],
-    pos: Num[Array, '#B #L'],
-    base: float = 10000.0,
+    positions: Num[Array, '#B #L'],
+    base: float | None = None,
     *,
+    freqs: Float[np.ndarray, 'F'] | Float[Array, 'F'] | Double | None = None,
+    scale: float = 1.0,
     layout: Layout = 'half',
 ) -> Num[Array, 'B L heads H']:
-    """Queries or keys rotated by their positions: `R(pos * theta) x`.
+    """Queries or keys rotated by their positions: `scale R(positions * theta) x`.
 
     Phases are exact to float32 at any position.
+
+    Args:
+      x: queries or keys.
+      positions: one for each token, in tokens.
+      base: that of the plain frequencies, 10000 unless it is given.
+      freqs: theta, radians per position, in place of the plain ones, such as those of
+        `yarn_frequencies`. Fewer than H/2 turn the first 2F features; the rest pass through.
+      scale: multiplies the rotated features, such as `yarn_temperature`. Logits have its square.
+      layout: see `rotate`.
+
+    Raises:
+      ValueError: both a base and frequencies; more frequencies than H/2; an odd H without `freqs`.
+
+    Example:
+      >>> x, positions = jnp.ones((1, 1, 1, 4)), jnp.array([[1]])
+      >>> rope(x, positions, freqs=np.array([np.pi / 2]), scale=2.0).ravel().round(2).tolist()
+      [-2.0, 2.0, 1.0, 1.0]
     """
-    return rotate(x, phase(pos, rope_frequencies(x.shape[-1], base))[..., None, :], layout=layout)
+    if base is not None and freqs is not None:
+        raise ValueError(f'rope takes a base or frequencies, got base={base} and freqs')
+    if freqs is None:
+        freqs = rope_frequencies(x.shape[-1], 10000.0 if base is None else base)
+    return rotate(x, phase(positions, freqs)[..., None, :], layout=layout, scale=scale)
 
 
 @register(

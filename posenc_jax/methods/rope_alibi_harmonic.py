@@ -20,7 +20,7 @@ Mode = Literal['distance', 'heads', 'product']
 MODES = ('distance', 'heads', 'product')
 
 
-def harmonic_number(x: Float[Array, '...']) -> Float[Array, '...']:
+def rope_alibi_harmonic_number(x: Float[Array, '...']) -> Float[Array, '...']:
     """The harmonic number `digamma(x + 1) + gamma` of real x >= 0, float32; 0 at 0.
 
     For whole x it is `1 + 1/2 + ... + 1/x`. It is the asymptotic series at x + 4 minus
@@ -36,7 +36,7 @@ def harmonic_number(x: Float[Array, '...']) -> Float[Array, '...']:
     return series - (2.0 * x + 5.0) * (1.0 / (p + 4.0) + 1.0 / (p + 6.0))
 
 
-def harmonic_penalty(
+def rope_alibi_harmonic_penalty(
     slopes: Float[Array, 'N'],
     q_pos: Num[Array, '#B T'],
     k_pos: Num[Array, '#B S'],
@@ -47,7 +47,7 @@ def harmonic_penalty(
     distance = jnp.abs(signed_distance(q_pos, k_pos)).astype(jnp.float32)
     return (
         slopes.astype(jnp.float32)[:, None, None]
-        * (distance if linear else harmonic_number(distance))[:, None]
+        * (distance if linear else rope_alibi_harmonic_number(distance))[:, None]
     )
 
 
@@ -113,6 +113,6 @@ class RoPEALiBiHarmonic(Encoding):
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         slopes = clamp_through(self.weight[...], 0.0) * self.slopes[...]
-        penalty = harmonic_penalty(slopes, tq.pos, tk.pos, linear=self.mode == 'heads')
+        penalty = rope_alibi_harmonic_penalty(slopes, tq.pos, tk.pos, linear=self.mode == 'heads')
         penalty = over_batch(penalty, s.shape[0])
         return (s / (1.0 + penalty) if self.mode == 'product' else s - penalty), carry

@@ -31,7 +31,7 @@ Kernel = Literal[*KERNELS]
 DIVERGENT = ('harmonic', 'log_harmonic')
 
 
-def convergent_bias(
+def rpe_convergent_bias(
     kernel: str, slopes: Float[Array, 'N'], q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']
 ) -> Float[Array, '#B N T S']:
     """`r(k_h |p_i - p_j|)` of one of `KERNELS`, float32.
@@ -40,7 +40,7 @@ def convergent_bias(
       ValueError: an unknown kernel; names the nearest.
 
     Example:
-      >>> convergent_bias('type1', jnp.array([0.5]), jnp.array([[2]]), jnp.array([[0, 1, 2]]))[
+      >>> rpe_convergent_bias('type1', jnp.array([0.5]), jnp.array([[2]]), jnp.array([[0, 1, 2]]))[
       ...     0, 0, 0
       ... ].round(4).tolist()
       [-0.6931, -0.2231, -0.0]
@@ -94,7 +94,7 @@ class ConvergentRPE(Bias):
         )
 
     def bias(self, q_pos, k_pos):
-        return convergent_bias(self.kernel, self.slopes[...], q_pos, k_pos)
+        return rpe_convergent_bias(self.kernel, self.slopes[...], q_pos, k_pos)
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         check_heads('rpe_convergent', self.slopes[...], s)

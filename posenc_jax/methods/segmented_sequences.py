@@ -15,7 +15,7 @@ from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, Promises, register
 
 
-def chunk_ids(
+def segmented_sequences_chunk_ids(
     rng: np.random.Generator, source_len: int, count: int, segment_len: int
 ) -> Int[np.ndarray, ' N']:
     """Original positions of `count` tokens in whole segments, drawn without replacement, in order.
@@ -29,7 +29,7 @@ def chunk_ids(
 
 
 def check_chunks(source_len: int, count: int, segment_len: int) -> None:
-    """Whether `chunk_ids` can draw; arguments and errors are its own."""
+    """Whether `segmented_sequences_chunk_ids` can draw; arguments and errors are its own."""
     _check_count(source_len, count)
     if not isinstance(segment_len, numbers.Integral) or segment_len < 1:
         raise ValueError(
@@ -45,7 +45,7 @@ def check_chunks(source_len: int, count: int, segment_len: int) -> None:
             )
 
 
-def prefix_ids(
+def segmented_sequences_prefix_ids(
     rng: np.random.Generator, source_len: int, count: int, prefix_len: int, *, last: bool = True
 ) -> Int[np.ndarray, ' N']:
     """Original positions of `count` tokens: `prefix_len` single tokens, then consecutive ones.
@@ -70,7 +70,7 @@ def prefix_ids(
 
 
 def check_prefix(source_len: int, count: int, prefix_len: int) -> None:
-    """Whether `prefix_ids` can draw; arguments and errors are its own."""
+    """Whether `segmented_sequences_prefix_ids` can draw; arguments and errors are its own."""
     _check_count(source_len, count)
     if not 0 <= prefix_len < count:
         raise ValueError(
@@ -88,7 +88,7 @@ def _check_count(source_len, count):
         )
 
 
-def stretched_table(table: Float[Array, 'M D'], factor: int) -> Float[Array, 'sM D']:
+def segmented_sequences_table(table: Float[Array, 'M D'], factor: int) -> Float[Array, 'sM D']:
     """`E_new[p] = (1-t) E[floor(p/s)] + t E[min(floor(p/s) + 1, M - 1)]`, t the fraction of p/s.
 
     The old rows are kept, s positions apart.
@@ -136,10 +136,11 @@ def segmented_sequences(factor: int, encoding: Encoding = CONTEXT) -> LearnedAbs
     `E_new[p] = (1-t) E[floor(p/s)] + t E[min(floor(p/s) + 1, M-1)]`, `t = frac(p/s)`: as far as the
     text is s times as long, it looks to the model as before. The rest of the method is data: the
     task `segmented_text` trains at the old length on pieces of texts s times as long, with their
-    original positions and their true next tokens (`chunk_ids`, `prefix_ids`), which RoPE and ALiBi
-    take as they are. Differs from the paper: it has no public code, and the sheet's contract fills
-    the gaps: how segments are drawn, that positions are never renumbered, that the target at the
-    end of a segment is the next token of the text, and that rows after the last old one repeat it.
+    original positions and their true next tokens (`segmented_sequences_chunk_ids`,
+    `segmented_sequences_prefix_ids`), which RoPE and ALiBi take as they are. Differs from the
+    paper: it has no public code, so these are chosen here: how segments are drawn,
+    that positions are never renumbered, that the target at the end of a segment is the next token
+    of the text, and that rows after the last old one repeat it.
 
     Args:
       factor: s, new length / old length, an integer.
@@ -176,7 +177,7 @@ def segmented_sequences(factor: int, encoding: Encoding = CONTEXT) -> LearnedAbs
     longer.max_len = encoding.max_len * factor
     arguments = {**dict(encoding._spec_arguments), 'max_len': str(longer.max_len)}
     longer._spec_arguments = tuple(arguments.items())
-    vectors = stretched_table(encoding.vectors[...], factor)
+    vectors = segmented_sequences_table(encoding.vectors[...], factor)
     longer.vectors = nnx.Param(vectors, axes=('positions', 'width'))
     return longer
 

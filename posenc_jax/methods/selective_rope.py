@@ -27,7 +27,7 @@ _EPS = 1e-6
 BASE, THETA = 500000.0, 0.5
 
 
-def selective_temperatures(
+def selective_rope_temperatures(
     planes: int, kind: Temperature = 'rope', *, base: float = BASE, theta: float = THETA
 ) -> np.ndarray:
     """`tau_t`, radians per unit of a phase, float64: `base^(-t / planes)` of 'rope', or of 'rfa'
@@ -37,7 +37,7 @@ def selective_temperatures(
       ValueError: no plane; a base below 1; an unknown kind.
 
     Example:
-      >>> selective_temperatures(4, 'rfa').round(4).tolist()
+      >>> selective_rope_temperatures(4, 'rfa').round(4).tolist()
       [0.0, 0.2679, 0.5774, 1.0]
     """
     frequencies = rope_frequencies(2 * planes, base)
@@ -46,14 +46,14 @@ def selective_temperatures(
     return np.tan(np.linspace(0.0, theta * np.pi, planes) / 2) / np.tan(theta * np.pi / 2)
 
 
-def selective_units(x: Float[Array, 'B rows D'], heads: int) -> Float[Array, 'B rows D']:
+def selective_rope_units(x: Float[Array, 'B rows D'], heads: int) -> Float[Array, 'B rows D']:
     """The layer input with the slice of every head divided by its length, float32."""
     slices = x.astype(jnp.float32).reshape(*x.shape[:2], heads, -1)
     squares = jnp.sum(slices**2, axis=-1, keepdims=True)
     return (slices * jax.lax.rsqrt(squares + _EPS)).reshape(x.shape)
 
 
-def selective_increments(
+def selective_rope_increments(
     phi: Float[Array, 'B rows N F'], taps: Float[Array, 'taps N F'], tok: Tokens
 ) -> Float[Array, 'B L N F']:
     """Causal convolution of each channel over the tokens of one document.
@@ -175,16 +175,16 @@ class SelectiveRoPE(Carries):
 
     def increments(self, x, tok: Tokens):
         """Increments [B, L, N, F] of the angles, in radians; x has `lookback` rows in front."""
-        unit = selective_units(x, self.heads)
+        unit = selective_rope_units(x, self.heads)
         wide = functools.partial(jnp.einsum, precision='highest')
         phi = wide('bsr,rnf->bsnf', wide('bsd,dr->bsr', unit, self.down[...]), self.up[...])
-        phi = selective_increments(phi, self.taps[...], tok)
+        phi = selective_rope_increments(phi, self.taps[...], tok)
         if self.beta is not None:
             phi = phi + jnp.exp(self.beta[...])
         if self.gate_kernel is not None and self.gate_bias is not None:
             own = wide('bsd,dn->bsn', unit[:, self.lookback :], self.gate_kernel[...])
             phi = phi * jax.nn.sigmoid(own + self.gate_bias[...])[..., None]
-        tau = selective_temperatures(
+        tau = selective_rope_temperatures(
             phi.shape[-1], self.temperature, base=self.base, theta=self.theta
         )
         phi = phi * jnp.asarray(tau, jnp.float32)

@@ -12,16 +12,16 @@ from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 
-def document_numbers(tok: Tokens) -> Int[Array, '#B L']:
+def shape_document_numbers(tok: Tokens) -> Int[Array, '#B L']:
     """The number of the document of every token in its row: 0, 1, ..."""
     if tok.segment is None:
         return jnp.zeros((1, tok.length), jnp.int32)
     return jnp.cumsum(jnp.diff(tok.segment, axis=1, prepend=tok.segment[:, :1]) != 0, axis=1)
 
 
-def of_documents(drawn: Num[Array, 'B L'], tok: Tokens) -> Num[Array, 'B L']:
+def shape_of_documents(drawn: Num[Array, 'B L'], tok: Tokens) -> Num[Array, 'B L']:
     """For every token the draw of its document: the entry of `drawn` with the document's number."""
-    number = jnp.broadcast_to(document_numbers(tok), drawn.shape)
+    number = jnp.broadcast_to(shape_document_numbers(tok), drawn.shape)
     return jnp.take_along_axis(drawn, number, axis=1)
 
 
@@ -87,4 +87,4 @@ class Shape(Encoding):
         if key is None:
             return dataclasses.replace(tok, pos=tok.pos + self.eval_offset)
         drawn = jax.random.randint(key, (rows, tok.length), 0, self.offsets)
-        return dataclasses.replace(tok, pos=tok.pos + of_documents(drawn, tok))
+        return dataclasses.replace(tok, pos=tok.pos + shape_of_documents(drawn, tok))

@@ -8,11 +8,11 @@ from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, register
 
 
-def soft_capped(s: Float[Array, '...'], limit: float) -> Float[Array, '...']:
+def soft_cap_logits(s: Float[Array, '...'], limit: float) -> Float[Array, '...']:
     """`limit tanh(s / limit)`. A logit of minus infinity, of a refused key, stays.
 
     Example:
-      >>> soft_capped(jnp.array([1.0, 100.0, -jnp.inf]), 10.0).round(3).tolist()
+      >>> soft_cap_logits(jnp.array([1.0, 100.0, -jnp.inf]), 10.0).round(3).tolist()
       [0.997, 10.0, -inf]
     """
     return jnp.where(jnp.isneginf(s), s, limit * jnp.tanh(s / limit))
@@ -43,4 +43,4 @@ class SoftCap(Encoding):
         self.limit = limit
 
     def logits(self, s, q, k, tq, tk, seen, carry):
-        return soft_capped(s, self.limit), carry
+        return soft_cap_logits(s, self.limit), carry

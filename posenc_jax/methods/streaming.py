@@ -12,7 +12,7 @@ from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
 
-def without_gaps(tq: Tokens, tk: Tokens) -> tuple[Tokens, Tokens]:
+def streaming_positions(tq: Tokens, tk: Tokens) -> tuple[Tokens, Tokens]:
     """The tokens with positions as if the keys that were dropped had never been there.
 
     A key moves down by the number of tokens that are missing in front of it, and queries move with
@@ -24,7 +24,7 @@ def without_gaps(tq: Tokens, tk: Tokens) -> tuple[Tokens, Tokens]:
 
     Example:
       >>> left = Tokens.of(index=jnp.array([[0, 5, 6]]))
-      >>> [tok.pos.tolist() for tok in without_gaps(left.slice(2, 1), left)]
+      >>> [tok.pos.tolist() for tok in streaming_positions(left.slice(2, 1), left)]
       [[[2]], [[0, 1, 2]]]
     """
     if tk.segment is not None:
@@ -77,5 +77,5 @@ class Streaming(Wrapper):
         self.encoding = check_part('streaming', encoding, bias=True)
 
     def project(self, q, k, v, tq, tk, x=None):
-        tq, tk = without_gaps(tq, tk)
+        tq, tk = streaming_positions(tq, tk)
         return self.encoding.project(q, k, v, tq, tk, x)

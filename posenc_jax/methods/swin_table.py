@@ -28,7 +28,7 @@ def offset_count(rows: int, columns: int) -> int:
     return (2 * rows - 1) * (2 * columns - 1)
 
 
-def offset_ids(
+def swin_table_ids(
     q_pos: Int[Array, '#B T 2'], k_pos: Int[Array, '#B S 2'], rows: int, columns: int
 ) -> Int[Array, '#B T S']:
     """The number of the offset of every pair, `(dr + rows - 1) (2 columns - 1) + dc + columns - 1`,
@@ -43,7 +43,7 @@ def offset_ids(
 
     Example:
       >>> cells = jnp.array([[[0, 0], [0, 1], [1, 0], [1, 1]]])
-      >>> offset_ids(cells[:, :1], cells, 2, 2).tolist()
+      >>> swin_table_ids(cells[:, :1], cells, 2, 2).tolist()
       [[[4, 3, 1, 0]]]
     """
     for pos in (q_pos, k_pos):
@@ -64,7 +64,7 @@ def with_rows(table: Float[Array, 'entries N'], count: int, value: float) -> Arr
     return jnp.concatenate([table, jnp.full((count, table.shape[1]), value, table.dtype)])
 
 
-def offset_bias(
+def swin_table_bias(
     table: Float[Array, 'entries N'], ids: Int[Array, '#B T S']
 ) -> Float[Array, '#B N T S']:
     """`T[id, head]`, float32; NaN for the id after the last entry, which is in no table."""
@@ -72,7 +72,7 @@ def offset_bias(
     return take_bucket(whole.T[None, :, None], ids, 'all')
 
 
-def resized_offsets(
+def swin_table_resized(
     table: Float[Array, 'offsets N'], window: tuple[int, int], size: tuple[int, int]
 ) -> Float[Array, 'new_offsets N']:
     """The table of a window for a window of another size.
@@ -81,7 +81,7 @@ def resized_offsets(
     bicubic interpolation, see `learned_grid_vectors`.
 
     Args:
-      table: an entry for each offset, in the order of `offset_ids`.
+      table: an entry for each offset, in the order of `swin_table_ids`.
       window: rows and columns of the window that the table is for.
       size: rows and columns of the new window.
     """
@@ -129,8 +129,8 @@ class OffsetTable(Bias):
     window: tuple[int, int]
 
     def entries(self) -> Float[Array, 'entries N']:
-        """The bias of all offsets in the order of `offset_ids`, and of three kinds of pairs with a
-        token that is not on the grid.
+        """The bias of all offsets in the order of `swin_table_ids`, and of three kinds of pairs
+        with a token that is not on the grid.
         """
         raise NotImplementedError
 
@@ -156,7 +156,7 @@ class OffsetTable(Bias):
         return np.stack(np.divmod(cells, columns), axis=-1)[None]
 
     def bias(self, q_pos, k_pos):
-        return offset_bias(self.entries(), offset_ids(q_pos, k_pos, *self.window))
+        return swin_table_bias(self.entries(), swin_table_ids(q_pos, k_pos, *self.window))
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         # Padding may be anywhere. Beside the grid it is in no offset that the table lacks.
@@ -172,7 +172,7 @@ class OffsetTable(Bias):
         return jnp.where(seen, found, s), carry
 
 
-def same_window(
+def swin_table_same_window(
     q_pos: Num[Array, '#B T 2'], k_pos: Num[Array, '#B S 2'], window: tuple[int, int], shift: int
 ) -> Array:
     """Which pairs are in one window, `floor((p - shift) / size)`, or are not both on the grid."""
@@ -193,7 +193,7 @@ class SwinTable(OffsetTable):
 
     `logit_ij = q_i . k_j / sqrt(H) + T[h, r_i - r_j, c_i - c_j]`. Positions are (row, column). All
     tokens lie in one window of `rows` x `columns` cells, at any place of the grid. In a window of
-    another size T is resized by bicubic interpolation, see `resized_offsets`. With `windows` the
+    another size T is resized by bicubic interpolation, see `swin_table_resized`. With `windows` the
     grid is cut into windows, and a query sees the keys of its own window; `shift` moves all cuts,
     and windows at the edge are then smaller. Pairs with a token that is not on the grid, such as a
     class token at (-1, -1), get 0, and such a token sees all keys and is seen by all queries.
@@ -238,7 +238,7 @@ class SwinTable(OffsetTable):
         self.offsets = nnx.Param(std * drawn, axes=(None, 'heads'))
 
     def entries(self):
-        of_cells = resized_offsets(self.offsets[...], self.trained, self.window)
+        of_cells = swin_table_resized(self.offsets[...], self.trained, self.window)
         return with_rows(of_cells, 3, 0.0)
 
 
@@ -249,4 +249,4 @@ class WindowedSwinTable(SwinTable, where=lambda given: given['windows']):
     project = Encoding.project
 
     def mask(self, tq, tk):
-        return same_window(tq.pos, tk.pos, self.window, self.shift)[:, None]
+        return swin_table_same_window(tq.pos, tk.pos, self.window, self.shift)[:, None]

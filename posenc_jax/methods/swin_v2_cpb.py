@@ -21,7 +21,9 @@ HOTTEST = 100.0  # the largest factor of a cosine
 SHORTEST = 1e-6  # shorter vectors are divided by this number
 
 
-def cpb_coordinates(offset: Num[Array, '... 2'], rows: int, columns: int) -> Float[Array, '... 2']:
+def swin_v2_cpb_coordinates(
+    offset: Num[Array, '... 2'], rows: int, columns: int
+) -> Float[Array, '... 2']:
     """`sign(x) log2(|x| + 1) / 3`, `x = 8 offset / (size - 1)`, float32: 1.0566 at the largest
     offset of a window of `rows` x `columns` cells.
     """
@@ -29,7 +31,7 @@ def cpb_coordinates(offset: Num[Array, '... 2'], rows: int, columns: int) -> Flo
     return jnp.sign(x) * jnp.log2(jnp.abs(x) + 1) / math.log2(REACH)
 
 
-def cpb_network(
+def swin_v2_cpb_network(
     coordinates: Float[Array, '... 2'],
     w1: Float[Array, 'hidden 2'],
     b1: Float[Array, 'hidden'],
@@ -40,14 +42,14 @@ def cpb_network(
     return LARGEST * jax.nn.sigmoid(dot(jax.nn.relu(dot(coordinates, w1.T) + b1), w2))
 
 
-def cosine_logits(
+def swin_v2_cpb_logits(
     q: Float[Array, 'B N T H'], k: Float[Array, 'B K S H'], tau: Float[Array, 'N']
 ) -> Float[Array, 'B N T S']:
     """`cos(q_i, k_j) exp(min(tau, ln 100))`, float32; tau has a number for each query head.
 
     Example:
       >>> q, k = jnp.array([[[[3.0, 4.0]]]]), jnp.array([[[[2.0, 0.0], [0.0, 1.0]]]])
-      >>> cosine_logits(q, k, jnp.log(jnp.array([10.0]))).round(4).tolist()
+      >>> swin_v2_cpb_logits(q, k, jnp.log(jnp.array([10.0]))).round(4).tolist()
       [[[[6.0, 8.0]]]]
     """
 
@@ -129,13 +131,13 @@ class SwinV2CPB(OffsetTable):
     def entries(self):
         ends = (np.arange(1 - side, side, dtype=np.int32) for side in self.window)
         offsets = np.stack(np.meshgrid(*ends, indexing='ij'), axis=-1).reshape(-1, 2)
-        z = cpb_coordinates(jnp.asarray(offsets), *self.trained)
-        of_cells = cpb_network(z, self.w1[...], self.b1[...], self.w2[...])
+        z = swin_v2_cpb_coordinates(jnp.asarray(offsets), *self.trained)
+        of_cells = swin_v2_cpb_network(z, self.w1[...], self.b1[...], self.w2[...])
         return with_rows(of_cells, 3, LARGEST / 2)
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         check_heads('swin_v2_cpb', self.tau[...], q)
-        cosines = cosine_logits(q, k, self.tau[...])
+        cosines = swin_v2_cpb_logits(q, k, self.tau[...])
         return super().logits(cosines, q, k, tq, tk, seen, carry)
 
 

@@ -18,7 +18,7 @@ from posenc_jax.protocol.registry import Card, register
 _MOST_BUCKETS = 1024  # per direction
 
 
-def t5_thresholds(buckets: int, max_distance: int) -> np.ndarray:
+def t5_rpe_thresholds(buckets: int, max_distance: int) -> np.ndarray:
     """The smallest distance of each bucket except the first, int64 [buckets - 1].
 
     It uses exact integer arithmetic. With e = buckets // 2, bucket b starts at b up to e, then at
@@ -48,7 +48,7 @@ def t5_thresholds(buckets: int, max_distance: int) -> np.ndarray:
     return np.array(starts, np.int64)
 
 
-def t5_bucket(
+def t5_rpe_bucket(
     q_pos: Num[Array, '#B T'],
     k_pos: Num[Array, '#B S'],
     *,
@@ -67,10 +67,10 @@ def t5_bucket(
         buckets //= 2
         first = jnp.where(distance < 0, buckets, 0)
         distance = jnp.abs(distance)
-    return first + bucket_of(distance, t5_thresholds(buckets, max_distance))
+    return first + bucket_of(distance, t5_rpe_thresholds(buckets, max_distance))
 
 
-def t5_bias(
+def t5_rpe_bias(
     table: Float[Array, 'buckets N'],
     q_pos: Num[Array, '#B T'],
     k_pos: Num[Array, '#B S'],
@@ -81,12 +81,12 @@ def t5_bias(
     """`table[bucket, head]`, float32.
 
     Example:
-      >>> t5_bias(
+      >>> t5_rpe_bias(
       ...     jnp.arange(8.0)[:, None], jnp.array([[9]]), jnp.array([[9, 6, 0]]), max_distance=16
       ... ).tolist()
       [[[[0.0, 3.0, 6.0]]]]
     """
-    bucket = t5_bucket(
+    bucket = t5_rpe_bucket(
         q_pos, k_pos, buckets=table.shape[0], max_distance=max_distance, bidirectional=bidirectional
     )
     return look_up(table.astype(jnp.float32), bucket)
@@ -182,14 +182,14 @@ class T5RPE(Bias):
             raise ValueError(
                 f't5_rpe(bidirectional=True) needs an even number of buckets, got {buckets}'
             )
-        t5_thresholds(buckets // 2 if bidirectional else buckets, max_distance)  # checks both
+        t5_rpe_thresholds(buckets // 2 if bidirectional else buckets, max_distance)  # checks both
         self.max_distance, self.bidirectional = max_distance, bidirectional
         self.scale = 1.0 if scaled else head_dim**0.5
         table = std * jax.random.normal(rngs.params(), (buckets, heads), jnp.float32)
         self.table = nnx.Param(table, axes=(None, 'heads'))
 
     def bias(self, q_pos, k_pos):
-        return t5_bias(
+        return t5_rpe_bias(
             self.table[...],
             q_pos,
             k_pos,

@@ -16,11 +16,11 @@ from posenc_jax.protocol.registry import Card, register
 Number = Annotated[int, Ge(1), Le(256)]
 
 
-def tree_weights(raw: Float[Array, 'm'], levels: int, width: int) -> Float[Array, 'levels m']:
+def tree_pe_weights(raw: Float[Array, 'm'], levels: int, width: int) -> Float[Array, 'levels m']:
     """`p^l sqrt((1 - p^2) D/2)` with `p = tanh(raw)`, for the levels l, float32.
 
     Example:
-      >>> tree_weights(jnp.arctanh(jnp.array([0.5])), 3, 8).round(4).ravel().tolist()
+      >>> tree_pe_weights(jnp.arctanh(jnp.array([0.5])), 3, 8).round(4).ravel().tolist()
       [1.7321, 0.866, 0.433]
     """
     raw = raw.astype(jnp.float32)
@@ -30,7 +30,7 @@ def tree_weights(raw: Float[Array, 'm'], levels: int, width: int) -> Float[Array
     return jnp.cumprod(factors, axis=0) * (rest * (width / 2) ** 0.5)
 
 
-def tree_features(
+def tree_pe_features(
     paths: Int[Array, '#B L levels'], branches: int, weights: Float[Array, 'levels m']
 ) -> Float[Array, '#B L F']:
     """For each level, each branch and each of m weights, the weight of the level if the path takes
@@ -123,8 +123,8 @@ class TreePE(Embedding):
                 f'tree_pe was built for token vectors of width {self.width}, got {width}'
             )
         paths, known = read_paths('tree_pe', tok, self.branches, self.levels, cut=True)
-        weights = tree_weights(self.raw[...], self.levels, self.width)
-        code = tree_features(paths, self.branches, weights)
+        weights = tree_pe_weights(self.raw[...], self.levels, self.width)
+        code = tree_pe_features(paths, self.branches, weights)
         if self.map is not None:
             code = jnp.matmul(code, self.map[...], precision='highest') + self.bias[...]
         return jnp.where(known[..., None], code, jnp.nan)

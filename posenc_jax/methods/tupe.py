@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.base.products import heads_first, over_batch
 from posenc_jax.methods.deberta import normalised
-from posenc_jax.methods.t5_rpe import look_up, t5_bucket, t5_thresholds
+from posenc_jax.methods.t5_rpe import look_up, t5_rpe_bucket, t5_rpe_thresholds
 from posenc_jax.protocol.bounds import CONTEXT, NonNegative, Size
 from posenc_jax.protocol.encoding import Encoding, PositionRange
 from posenc_jax.protocol.families import check_heads
@@ -59,7 +59,9 @@ def tupe_bucket(
     """The bidirectional T5 bucket of every pair. With ranks it is `buckets` where the key is the
     first token, of rank 0, and where the query is, `buckets / 2`, which no other pair has.
     """
-    found = t5_bucket(q_pos, k_pos, buckets=buckets, max_distance=max_distance, bidirectional=True)
+    found = t5_rpe_bucket(
+        q_pos, k_pos, buckets=buckets, max_distance=max_distance, bidirectional=True
+    )
     if q_rank is None or k_rank is None:
         return found
     found = jnp.where((k_rank == 0)[:, None], buckets, found)
@@ -126,7 +128,7 @@ class TUPE(Encoding):
             raise ValueError(
                 f'tupe needs an even number of buckets, got {buckets}; the nearest is {buckets + 1}'
             )
-        t5_thresholds(buckets // 2, max_distance)  # checks both
+        t5_rpe_thresholds(buckets // 2, max_distance)  # checks both
         self.max_len, self.reset = max_len, reset
         self.buckets, self.max_distance = buckets, max_distance
         draw = lambda *shape: std * jax.random.normal(rngs.params(), shape, jnp.float32)

@@ -139,7 +139,7 @@ def uni_encoder_masks(
     return np.where(chosen, instead, tokens).astype(tokens.dtype), chosen
 
 
-def candidate_means(
+def uni_encoder_means(
     hidden: Float[Array, 'B L D'], part: Int[Array, '#B L'], count: int
 ) -> Float[Array, 'B C D']:
     """Mean of the vectors of each of `count` candidates, markers included, float32.

@@ -9,7 +9,7 @@ from jaxtyping import Array, Int, Num
 
 from posenc_jax.attention.buckets import bucket_of
 from posenc_jax.base.products import over_batch, weighted_sum
-from posenc_jax.methods.t5_rpe import look_up, t5_thresholds
+from posenc_jax.methods.t5_rpe import look_up, t5_rpe_thresholds
 from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance, whole_distance
@@ -27,12 +27,12 @@ def urpe_bucket(
 ) -> Int[Array, '#B T S']:
     """The row of every pair in the table of the released code, which has 2 `buckets` + 1 rows.
 
-    With e the T5 bucket of |j - i| among `buckets` (see `t5_bucket`), it is `buckets + 1 + e` for
-    keys j >= i and `buckets - 1 - e` for keys j < i. So rows `buckets - 1` and `buckets` are not
-    used, and keys i and i - 1 are three rows apart.
+    With e the T5 bucket of |j - i| among `buckets` (see `t5_rpe_bucket`), it is `buckets + 1 + e`
+    for keys j >= i and `buckets - 1 - e` for keys j < i. So rows `buckets - 1` and `buckets` are
+    not used, and keys i and i - 1 are three rows apart.
     """
     distance = signed_distance(q_pos, k_pos)
-    bucket = bucket_of(jnp.abs(distance), t5_thresholds(buckets, max_distance))
+    bucket = bucket_of(jnp.abs(distance), t5_rpe_thresholds(buckets, max_distance))
     return jnp.where(distance <= 0, buckets + 1 + bucket, buckets - 1 - bucket)
 
 
@@ -103,7 +103,7 @@ class URPE(Encoding):
         train_len: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        t5_thresholds(buckets, max_distance)  # checks both
+        t5_rpe_thresholds(buckets, max_distance)  # checks both
         if table == 'bucketed' and max_len:
             raise ValueError(
                 f"urpe max_len={max_len} is an argument of table='toeplitz'; table='bucketed' has "

@@ -55,7 +55,9 @@ def ranks(keys: Sequence[float] | Num[np.ndarray, ' T']) -> Int[np.ndarray, ' T'
     return places
 
 
-def btg_order(keys: Sequence[float] | Num[np.ndarray, ' T']) -> tuple[Int[np.ndarray, ' T'], int]:
+def xlpe_btg_order(
+    keys: Sequence[float] | Num[np.ndarray, ' T'],
+) -> tuple[Int[np.ndarray, ' T'], int]:
     """pi of the order nearest to the keys that a bracketing transduction grammar reaches.
 
     Such an order comes from a binary tree over the words in which some nodes swap their two sides.
@@ -73,7 +75,7 @@ def btg_order(keys: Sequence[float] | Num[np.ndarray, ' T']) -> tuple[Int[np.nda
     keys = np.asarray(keys)
     size = len(keys)
     if size < 1:
-        raise ValueError('xlpe: btg_order needs at least one key, got none')
+        raise ValueError('xlpe: xlpe_btg_order needs at least one key, got none')
     # later[a, b] counts the pairs of a word before a and a word before b, the former's key larger.
     larger = (keys[:, None] > keys[None, :]).astype(np.int64)
     later, earlier = (
@@ -106,7 +108,7 @@ def btg_order(keys: Sequence[float] | Num[np.ndarray, ' T']) -> tuple[Int[np.nda
     return places, int(cost[0, size])
 
 
-def order_from_alignment(
+def xlpe_order(
     pairs: Iterable[tuple[int, int]], length: int, *, btg: bool = False
 ) -> Int[np.ndarray, ' T']:
     """pi(t): the place of source word t in the order of the translation.
@@ -117,17 +119,17 @@ def order_from_alignment(
     Args:
       pairs: (source index, target index), counted from 0.
       length: T, words of the source.
-      btg: take the nearest order that a bracketing transduction grammar reaches (`btg_order`).
+      btg: take the nearest order that a bracketing transduction grammar reaches (`xlpe_btg_order`).
 
     Raises:
       ValueError: as `alignment_keys`.
 
     Example:
-      >>> order_from_alignment([(0, 0), (1, 5), (2, 1), (3, 2), (5, 3)], 6).tolist()
+      >>> xlpe_order([(0, 0), (1, 5), (2, 1), (3, 2), (5, 3)], 6).tolist()
       [0, 5, 1, 2, 3, 4]
     """
     keys = alignment_keys(pairs, length)
-    return btg_order(keys)[0] if btg else ranks(keys)
+    return xlpe_btg_order(keys)[0] if btg else ranks(keys)
 
 
 def xlpe_vectors(
@@ -163,7 +165,7 @@ class XLPE(SeveralInputs):
     """Tells an encoder where a word stands in the source, and where in the order of the target.
 
     `x_t + tanh(U A_t + V X_t)`, `A_t = sinusoid(t)`, `X_t = sinusoid(pi(t))`. Positions are [B, L,
-    2] of components (t, pi(t)); `order_from_alignment` makes pi from word alignments. Level 'input'
+    2] of components (t, pi(t)); `xlpe_order` makes pi from word alignments. Level 'input'
     adds the equation's term to the token vectors. Level 'head' projects q, k and v of the first N -
     tau heads from x + A and those of the last tau heads from x + X, where x is the input of the
     layer. The paper does this in the first layer alone: set `pattern` of an encoder, or
@@ -222,7 +224,7 @@ class XLPE(SeveralInputs):
         if pos.shape[2:] != (2,):
             raise ValueError(
                 'xlpe needs positions [B, L, 2] of components (t, pi(t)), where '
-                f'order_from_alignment makes pi from word alignments, got {tok.pos.shape}; '
+                f'xlpe_order makes pi from word alignments, got {tok.pos.shape}; '
                 'missing="identity" reads positions [B, L] as pi(t) = t'
             )
         a, x = (sinusoidal_table(pos[..., part], width) for part in range(2))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.layer.layers import dropout
 from posenc_jax.mixers.gru import GRU, uniform
 from posenc_jax.mixers.location_weights import Location
-from posenc_jax.mixers.monotonic_location import Content, MonotonicLocation, mix_directions
+from posenc_jax.mixers.monotonic_location import Content, MonotonicLocation, monotonic_location_mix
 
 
 @jax.tree_util.register_dataclass
@@ -46,9 +46,9 @@ class EncoderDecoder(nnx.Module):
     state h_0 is the last states of both GRUs, concatenated. Step t attends with h_{t-1}, then
     `h_t = GRU([embedded symbol t-1 ; context], h_{t-1})`. The logits are `table (W h_t + b) + c`
     with the embedding table, which sources and targets share. With `both_ways`,
-    `g = sigmoid(5 (w . h_0 + b))` mixes the encodings with their reverse (`mix_directions`), so
-    that the decoder can step through a source from its end. The authors' code also declares a
-    trained h_0 and does not use it.
+    `g = sigmoid(5 (w . h_0 + b))` mixes the encodings with their reverse
+    (`monotonic_location_mix`), so that the decoder can step through a source from its end. The
+    authors' code also declares a trained h_0 and does not use it.
 
     Args:
       symbols: V, the number of symbols of sources and targets.
@@ -135,7 +135,7 @@ class EncoderDecoder(nnx.Module):
         e = dropout(e, self.rate, key)
         if self.w_gate is not None:
             gate = jax.nn.sigmoid(5 * (last @ self.w_gate[...] + self.b_gate[...]))
-            e = mix_directions(e, valid, gate[:, 0])
+            e = monotonic_location_mix(e, valid, gate[:, 0])
         # The key of the dropout is not used twice.
         noise = None if key is None else jax.random.fold_in(key, 1)
         progress = self.attention.start(len(source), e.shape[1], noise)

@@ -19,11 +19,11 @@ from posenc_jax.protocol.tokens import Tokens
 LARGEST_LOGIT = 5.0
 
 
-def signed_root(x: Float[Array, '...']) -> Float[Array, '...']:
+def grit_signed_root(x: Float[Array, '...']) -> Float[Array, '...']:
     """`sign(x) sqrt|x|`, with the derivative 0 at 0.
 
     Example:
-      >>> signed_root(jnp.array([-4.0, 0.0, 9.0])).tolist()
+      >>> grit_signed_root(jnp.array([-4.0, 0.0, 9.0])).tolist()
       [-2.0, 0.0, 3.0]
     """
     some = x != 0
@@ -41,7 +41,7 @@ def grit_attention(
     seen: Bool[Array, '#B n n'],
 ) -> tuple[Float[Array, 'B n N H'], Float[Array, 'B n n N H']]:
     """`y_i = sum_j a_ij (v_j + W_E e_ij)`, `e_ij = relu(rho((q_i + k_j) * w_ij) + b_ij)` with
-    rho = `signed_root`, `a_i = softmax_j(clip(w_A . e_ij, -5, 5))`; returns y and e.
+    rho = `grit_signed_root`, `a_i = softmax_j(clip(w_A . e_ij, -5, 5))`; returns y and e.
 
     Args:
       q, k, v: of the nodes.
@@ -49,7 +49,7 @@ def grit_attention(
       w_a, w_e: for each head.
       seen: which keys a query sees; a query without any gets 0.
     """
-    pairs = jax.nn.relu(signed_root((q[:, :, None] + k[:, None]) * scale) + shift)
+    pairs = jax.nn.relu(grit_signed_root((q[:, :, None] + k[:, None]) * scale) + shift)
     s = jnp.einsum('bijnh,nh->bnij', pairs, w_a)
     s = jnp.where(seen[:, None], jnp.clip(s, -LARGEST_LOGIT, LARGEST_LOGIT), -1e30)
     a = jnp.where(seen[:, None], jax.nn.softmax(s, axis=-1), 0.0)

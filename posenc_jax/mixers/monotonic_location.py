@@ -33,7 +33,7 @@ def reverse_valid(e: Float[Array, 'B S E'], valid: Bool[Array, 'B S']) -> Float[
     return jnp.where(valid[..., None], jnp.take_along_axis(e, mirrored[..., None], axis=1), 0)
 
 
-def mix_directions(
+def monotonic_location_mix(
     e: Float[Array, 'B S E'], valid: Bool[Array, 'B S'], gate: Float[Array, 'B']
 ) -> Float[Array, 'B S E']:
     """`g e + (1 - g) reverse(e)`, so that steps forwards can read the source backwards."""

@@ -14,7 +14,7 @@ from posenc_jax.protocol.bounds import Ge, Le
 from posenc_jax.protocol.registry import Card, Promises, register
 
 
-def causal_depthwise(
+def peg_causal_depthwise(
     x: Float[Array, 'B T D'],
     kernel: Float[Array, 'k D'],
     before: Float[Array, 'B _ D'],
@@ -106,5 +106,5 @@ class PegCausal(RecurrentMixer):
     def scan(self, x, tok, starts, state):
         valid, _, starts = known_rows(x, tok, starts)
         rows = x.astype(jnp.float32)
-        y, state = causal_depthwise(rows, self.kernel[...], state, valid, starts)
+        y, state = peg_causal_depthwise(rows, self.kernel[...], state, valid, starts)
         return (y + self.bias[...]).astype(x.dtype), state

@@ -17,14 +17,16 @@ from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
 
-def nearest_points(
+def point_transformer_neighbours(
     tok: Tokens, count: int
 ) -> tuple[Int[Array, '#B L near'], Bool[Array, '#B L near']]:
     """The places of the `count` nearest real points of every point, itself among them, the nearest
     first; and which of them exist, where a cloud has fewer.
 
     Example:
-      >>> places, there = nearest_points(Tokens.of(positions=[[[0.0], [5.0], [2.0]]]), 2)
+      >>> places, there = point_transformer_neighbours(
+      ...     Tokens.of(positions=[[[0.0], [5.0], [2.0]]]), 2
+      ... )
       >>> places.tolist(), bool(there.all())
       ([[[0, 2], [1, 2], [2, 0]]], True)
     """
@@ -41,7 +43,7 @@ def nearest_points(
     return places, distance > -jnp.inf
 
 
-def vector_attention(
+def point_transformer_attention(
     q: Float[Array, 'B L D'],
     k: Float[Array, 'B L near D'],
     v: Float[Array, 'B L near D'],
@@ -131,7 +133,7 @@ class PointTransformer(WholeMixer):
 
     def whole(self, x, tok):
         check_points('point_transformer', tok.pos, self.components)
-        places, there = nearest_points(tok, self.neighbours)
+        places, there = point_transformer_neighbours(tok, self.neighbours)
         batch, count = len(x), places.shape[2]
         of_points = jnp.broadcast_to(places, (batch, *places.shape[1:])).reshape(batch, -1, 1)
 
@@ -146,7 +148,7 @@ class PointTransformer(WholeMixer):
         )
         pos = jnp.broadcast_to(tok.pos.astype(jnp.float32), (batch, *tok.pos.shape[1:]))
         delta = self._delta(pos[:, :, None] - neighbours_of(pos)).astype(x.dtype)
-        out = vector_attention(q, k, v, delta, there, self._gamma)
+        out = point_transformer_attention(q, k, v, delta, there, self._gamma)
         return linear(out, self.w_out[...])
 
     def _delta(self, offset: Float[Array, 'B L near P']) -> Float[Array, 'B L near D']:

@@ -10,14 +10,14 @@ from posenc_jax.layer.grid_mixer import GridMixer
 from posenc_jax.layer.layers import Norm, zeros
 from posenc_jax.layer.projections import Projections
 from posenc_jax.layer.sharding import sharded_attend
-from posenc_jax.methods.polyphase_anchor import anchored
+from posenc_jax.methods.polyphase_anchor import polyphase_anchor_image
 from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.masks import Full
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
 
 
-def reduced_grid(
+def spatial_reduction_grid(
     x: Float[Array, 'B rows columns C'], kernel: Float[Array, 'R R C C'], bias: Float[Array, 'C']
 ) -> Float[Array, 'B _ C']:
     """The cells of the grid that an R x R convolution with stride R leaves, row by row.
@@ -120,8 +120,8 @@ class SpatialReduction(GridMixer):
         extra = x.shape[1] - rows * columns
         cells = x[:, extra:].reshape(len(x), rows, columns, x.shape[-1])
         if self.anchor:
-            cells = anchored(cells, self.rate)
-        reduced = self.norm(reduced_grid(cells, self.kernel[...], self.bias[...]))
+            cells = polyphase_anchor_image(cells, self.rate)
+        reduced = self.norm(spatial_reduction_grid(cells, self.kernel[...], self.bias[...]))
         return jnp.concatenate([x[:, :extra], reduced], axis=1)
 
     def mix(self, x, grid):

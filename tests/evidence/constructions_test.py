@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evidence.experiments import constructions, enlarged
-from posenc_jax.features.graphs.graphormer import shortest_paths
+from posenc_jax.features.graphs.graphormer import graphormer_shortest_paths
 from posenc_jax.lab.conversion.pi_resize import resize_matrix
 from posenc_jax.lab.tasks.graphs.named import relabelled
 
@@ -13,7 +13,7 @@ from posenc_jax.lab.tasks.graphs.named import relabelled
 def test_a_petersen_graph_has_three_neighbours_and_the_same_distances_from_every_node(step):
     graph = constructions.petersen(10, step)
     assert graph.shape == (20, 20) and (graph.sum(0) == 3).all()
-    distances = shortest_paths(graph)[0]
+    distances = graphormer_shortest_paths(graph)[0]
     assert {tuple(np.bincount(row)) for row in distances} == {(1, 3, 6, 6, 3, 1)}
 
 
@@ -21,7 +21,7 @@ def test_colours_do_not_depend_on_the_order_of_nodes_and_tell_a_path_from_a_star
     path, star = np.zeros((2, 4, 4), bool)
     path[[0, 1, 2], [1, 2, 3]] = star[0, 1:] = True
     told = lambda *both: constructions.told_apart(
-        [shortest_paths(graph | graph.T)[0][..., None] for graph in both]
+        [graphormer_shortest_paths(graph | graph.T)[0][..., None] for graph in both]
     )
     assert told(path, relabelled(np.random.default_rng(0), path | path.T)) == 0
     assert told(path, star) == 1

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from evidence.experiments import node_distances, trees, windows
-from posenc_jax.features.graphs.graphormer import shortest_paths
+from posenc_jax.features.graphs.graphormer import graphormer_shortest_paths
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.swin_table import SwinTable
 
@@ -55,8 +55,8 @@ def test_answers_are_the_values_at_the_places_that_are_asked_for():
 def test_marked_nodes_are_the_first_two_and_have_their_distance():
     drawn, distances = node_distances.graphs(0, 30)
     for graph, distance in zip(drawn, distances):
-        assert shortest_paths(graph)[0][0, 1] == distance
-        assert shortest_paths(graph)[0].max() >= 1  # -1 would be a pair without a path
+        assert graphormer_shortest_paths(graph)[0][0, 1] == distance
+        assert graphormer_shortest_paths(graph)[0].max() >= 1  # -1 would be a pair without a path
     assert set(distances) == set(range(1, node_distances.FARTHEST + 1))
     for features, _ in node_distances.ENCODINGS.values():
         made = node_distances.arrays(0, 4, features)

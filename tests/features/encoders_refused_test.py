@@ -13,7 +13,7 @@ from posenc_jax.features.coordinates import make_features
 from posenc_jax.features.coordinates.basis_grid import basis_kernel, blend_weights, separable_fit
 from posenc_jax.features.coordinates.fourier_features import nyquist_bands
 from posenc_jax.features.coordinates.gaussians import section_moments
-from posenc_jax.features.coordinates.geo.geo_sh import spherical_harmonics
+from posenc_jax.features.coordinates.geo.geo_sh import geo_sh_harmonics
 from posenc_jax.features.coordinates.grid_levels import growth_factor
 from posenc_jax.features.coordinates.mspe import MultiScalePositions, mspe
 from posenc_jax.features.graphs import feature_scale, make_graph_features
@@ -24,7 +24,7 @@ from posenc_jax.features.graphs.curvature import (
     transport_by_assignment,
     transport_by_program,
 )
-from posenc_jax.features.graphs.rfp import propagate_features
+from posenc_jax.features.graphs.rfp import rfp_features
 from posenc_jax.features.graphs.rfp_learned import LearnedPropagation
 from posenc_jax.features.graphs.rope_reading_order import (
     ReadingOrderConvolution,
@@ -155,7 +155,7 @@ CALLS = {  # what the message says -> the call
     'got 4 levels, coarsest 16 and finest 8': lambda: growth_factor(16, 8, 4),
     "did you mean 'cone'": lambda: section_moments(jnp.zeros(1), jnp.ones(1), 0.1, 'cones'),
     'at least 1 sample, got 0': lambda: nyquist_bands(0),
-    'degrees must lie in 1 .. 128, got 129': lambda: spherical_harmonics(jnp.zeros(2), 129),
+    'degrees must lie in 1 .. 128, got 129': lambda: geo_sh_harmonics(jnp.zeros(2), 129),
     'multiple of 4 channels, got 6': lambda: mspe(jnp.zeros(2), 6),
     'at least 1 level, got 0': lambda: MultiScalePositions(levels=0),
     'has levels 0 .. 1, got 2': lambda: MultiScalePositions(levels=2)(jnp.zeros((1, 2, 2, 4)), 2),
@@ -176,7 +176,7 @@ CALLS = {  # what the message says -> the call
         np.ones((2, 2)), np.array([-1.0, 2.0]), np.array([0.5, 0.5])
     ),
     "normalise='qr' needs at most as many features as nodes, got 5 features and 3 nodes": lambda: (
-        propagate_features(GRAPH, np.ones((3, 5)), 1)
+        rfp_features(GRAPH, np.ones((3, 5)), 1)
     ),
     '3 nodes, features=5; use features=3, or pad=True': lambda: make_graph_features(
         'rfp(features=5, steps=2)'

@@ -11,11 +11,11 @@ import pytest
 from scipy.special import sph_harm_y
 
 from posenc_jax.features.coordinates import make_features
-from posenc_jax.features.coordinates.geo.geo_sh import legendre_tables, spherical_harmonics
+from posenc_jax.features.coordinates.geo.geo_sh import geo_sh_harmonics, legendre_tables
 from tests.golden_files import golden
 
 GOLDEN = golden('geo_sh')['values']
-harmonics = functools.partial(jax.jit, static_argnums=1)(spherical_harmonics)
+harmonics = functools.partial(jax.jit, static_argnums=1)(geo_sh_harmonics)
 
 
 def places(count, seed=0):

@@ -17,13 +17,13 @@ from posenc_jax.features.coordinates.gaussians import (
 )
 from posenc_jax.features.coordinates.integrated_pe import (
     icosahedron_directions,
-    integrated_features,
+    integrated_pe_features,
 )
 from tests.golden_files import golden_suite
 
 
 def features(case):
-    return integrated_features(jnp.array([case['mean']]), jnp.array([case['variance']]), 0, 2)
+    return integrated_pe_features(jnp.array([case['mean']]), jnp.array([case['variance']]), 0, 2)
 
 
 def moments(section):
@@ -56,7 +56,7 @@ def test_features_are_means_over_a_gaussian():
         for i in range(1, 5)
         for m, v in zip(mean, variance)
     ]
-    found = integrated_features(jnp.array(mean), jnp.array(variance), 1, 5)
+    found = integrated_pe_features(jnp.array(mean), jnp.array(variance), 1, 5)
     np.testing.assert_allclose(found, np.ravel(waves), atol=1e-6)
 
 

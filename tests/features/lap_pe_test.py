@@ -8,8 +8,8 @@ import pytest
 from posenc_jax.features.graphs import make_graph_features
 from posenc_jax.features.graphs.lap_pe import (
     canonical_signs,
-    laplacian_eigenvectors,
-    sign_invariant,
+    lap_pe_eigenvectors,
+    lap_pe_sign_invariant,
 )
 from posenc_jax.lab.tasks.graphs import blind_pair, random_graph
 from posenc_jax.lab.tasks.graphs.named import circulant, complete, disjoint, from_edges
@@ -35,7 +35,7 @@ def laplacian(graph):
     'name, graph', [('cycle', circulant(5).astype(float)), ('star', STAR), ('karate', KARATE)]
 )
 def test_golden_eigenvalues(name, graph):
-    values, vectors = laplacian_eigenvectors(graph, len(GOLDEN[name]))
+    values, vectors = lap_pe_eigenvectors(graph, len(GOLDEN[name]))
     np.testing.assert_allclose(values, GOLDEN[name], atol=6e-5 if name == 'karate' else 1e-6)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(len(values)), atol=1e-12)
     np.testing.assert_allclose(laplacian(graph) @ vectors, vectors * values, atol=1e-12)
@@ -45,14 +45,14 @@ def test_golden_eigenvalues(name, graph):
 
 def test_a_graph_of_several_components_loses_one_eigenvector_for_zero():
     graph = disjoint(circulant(5), complete(3), complete(1)).astype(float)
-    values, vectors = laplacian_eigenvectors(graph, 2)
+    values, vectors = lap_pe_eigenvectors(graph, 2)
     # By hand: of the two components, the part that is orthogonal to D^1/2 1.
     ends = np.repeat([1 / 10, -1 / 6, 0], [5, 3, 1]) * np.sqrt(graph.sum(1))
     np.testing.assert_allclose(values, [0, 1 - np.cos(2 * np.pi / 5)], atol=1e-12)
     cosine = abs(vectors[:, 0] @ ends / np.linalg.norm(ends))
     np.testing.assert_allclose(cosine, 1, atol=1e-12)
     # The isolated node has an eigenvector of its own, with eigenvalue 1.
-    values, vectors = laplacian_eigenvectors(graph, 8)
+    values, vectors = lap_pe_eigenvectors(graph, 8)
     alone = vectors[8] ** 2 @ (np.abs(values - 1) < 1e-9)
     np.testing.assert_allclose(alone, 1, atol=1e-12)
 
@@ -79,15 +79,17 @@ def test_signs():
         np.testing.assert_array_equal(found, make(signs).encode(graph))
     assert canonical_signs(np.array([[1.0, -1.0], [-1.0, 1.0]])).tolist() == [1, -1]
     phi = lambda v: np.tanh(v) + v**2
-    np.testing.assert_allclose(sign_invariant(phi, drawn[0]), sign_invariant(phi, plain), atol=1e-6)
+    np.testing.assert_allclose(
+        lap_pe_sign_invariant(phi, drawn[0]), lap_pe_sign_invariant(phi, plain), atol=1e-6
+    )
 
 
 def test_it_cannot_tell_cospectral_regular_graphs_by_eigenvalues():
     one, other = (
-        laplacian_eigenvectors(g.astype(float), 15)[0] for g in blind_pair('rook_shrikhande')
+        lap_pe_eigenvectors(g.astype(float), 15)[0] for g in blind_pair('rook_shrikhande')
     )
     np.testing.assert_allclose(one, other, atol=1e-12)
     one, other = (
-        laplacian_eigenvectors(g.astype(float), 9)[0] for g in blind_pair('decalin_bicyclopentyl')
+        lap_pe_eigenvectors(g.astype(float), 9)[0] for g in blind_pair('decalin_bicyclopentyl')
     )
     assert np.abs(one - other).max() > 0.1

@@ -14,7 +14,7 @@ from posenc_jax.features.graphs.curvature import (
     transport_by_assignment,
     transport_by_program,
 )
-from posenc_jax.features.graphs.lcp import bound_profile, curvature_profile
+from posenc_jax.features.graphs.lcp import bound_profile, lcp_profile
 from posenc_jax.lab.tasks.graphs import BLIND_PAIRS, blind_pair, random_graph
 from posenc_jax.lab.tasks.graphs.named import (
     circulant,
@@ -158,12 +158,12 @@ def test_curvature_is_bounded():
 def test_statistics_by_hand():
     edges = np.array([[0, i] for i in range(1, 8)])
     values = np.array([4.0, 1.0, 3.0, 9.0, -2.0, 0.0, 6.0])
-    found = curvature_profile(9, edges, values)
+    found = lcp_profile(9, edges, values)
     np.testing.assert_allclose(found[0], [-2, 9, 3, np.std(values), 3])
     assert found[3].tolist() == [3, 3, 3, 0, 3] and not found[8].any()
-    even = curvature_profile(5, edges[:4], values[:4])[0]
+    even = lcp_profile(5, edges[:4], values[:4])[0]
     assert even[4] == 3.5
-    alt = lambda count: curvature_profile(9, edges[:count], values[:count], alt=True)[0].tolist()
+    alt = lambda count: lcp_profile(9, edges[:count], values[:count], alt=True)[0].tolist()
     assert alt(7) == [-2, 0, 1, 6, 9] and alt(5) == [-2, 1, 3, 4, 9]
     assert alt(6) == [-2, 0, 1, 4, 9] and alt(2) == [1, 4, 0, 0, 0]
     assert bound_profile(3, edges[:1], values[:1], values[1:2]).tolist() == [[4, 1], [4, 1], [0, 0]]

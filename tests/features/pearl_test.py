@@ -8,7 +8,7 @@ from flax import nnx
 
 from posenc_jax.features.graphs import make_graph_features
 from posenc_jax.features.graphs.adjacency import graph_operator
-from posenc_jax.features.graphs.pearl import filter_responses
+from posenc_jax.features.graphs.pearl import pearl_responses
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.model.inputs import tokens_of
 from posenc_jax.lab.tasks.graphs import Triangles, random_graph
@@ -34,7 +34,7 @@ def result(encoder, network, graph, features=None):
 
 
 def responses(power):
-    return lambda: filter_responses(graph_operator(PATH, 'lap'), np.eye(3), 3)[..., power]
+    return lambda: pearl_responses(graph_operator(PATH, 'lap'), np.eye(3), 3)[..., power]
 
 
 def layer_by_hand(pool):
@@ -133,7 +133,7 @@ def test_the_mean_of_four_times_the_signals_deviates_half_as_much():
 def test_without_a_nonlinearity_random_signals_say_nothing():
     """The mean of the responses themselves vanishes with the number of signals."""
     w = np.random.default_rng(0).standard_normal((7, 40_000))
-    found = filter_responses(graph_operator(GRAPH.astype(float), 'lap'), w, 2).mean(1)
+    found = pearl_responses(graph_operator(GRAPH.astype(float), 'lap'), w, 2).mean(1)
     assert np.abs(found).max() < 0.03
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 
 from posenc_jax.features.graphs import make_graph_features
 from posenc_jax.features.graphs.adjacency import graph_operator
-from posenc_jax.features.graphs.rfp import positive_qr, propagate_features
+from posenc_jax.features.graphs.rfp import positive_qr, rfp_features
 from posenc_jax.features.graphs.rfp_learned import (
     LearnedPropagation,
     neighbour_attention,
@@ -34,7 +34,7 @@ def test_golden_operators(operator):
 
 @pytest.mark.parametrize('normalise', ['qr', 'none', 'l2'])
 def test_golden_steps(normalise):
-    found = propagate_features(PATH, np.array(GOLDEN['x0']), 2, normalise)
+    found = rfp_features(PATH, np.array(GOLDEN['x0']), 2, normalise)
     # The columns of A X are orthogonal here, so dividing them by their norms is enough.
     steps = GOLDEN['none' if normalise == 'none' else 'qr']
     np.testing.assert_allclose(found, np.hstack([GOLDEN['x0'], *steps]), atol=1e-8)
@@ -66,10 +66,10 @@ def test_every_step_is_orthonormal(operator):
 
 
 def test_columns_are_divided_by_their_norms():
-    found = propagate_features(GRAPH, RNG.standard_normal((10, 3)), 4, 'l2').reshape(10, 5, 3)
+    found = rfp_features(GRAPH, RNG.standard_normal((10, 3)), 4, 'l2').reshape(10, 5, 3)
     np.testing.assert_allclose(np.linalg.norm(found[:, 1:], axis=0), 1, atol=1e-12)
     assert np.abs(np.linalg.norm(found[:, 1:], axis=2) - 1).max() > 0.1  # not the rows
-    alone = propagate_features(np.zeros((2, 2)), np.ones((2, 1)), 2, 'l2')
+    alone = rfp_features(np.zeros((2, 2)), np.ones((2, 1)), 2, 'l2')
     assert alone.tolist() == [[1, 0, 0], [1, 0, 0]]
 
 
@@ -82,7 +82,7 @@ def errors(steps, r=3):
     order = np.argsort(-np.abs(values))
     top = vectors[:, order[:r]]
     x0 = np.random.default_rng(3).standard_normal((10, r))
-    x = propagate_features(s, x0, max(steps)).reshape(10, -1, r)
+    x = rfp_features(s, x0, max(steps)).reshape(10, -1, r)
     projectors = [x[:, t] @ x[:, t].T for t in steps]
     ratio = np.abs(values[order[r]] / values[order[r - 1]])
     return [np.linalg.norm(p - top @ top.T, 2) for p in projectors], ratio
@@ -113,12 +113,12 @@ def test_dependent_columns_have_an_order_free_basis():
     ):
         n = len(graph)
         s, x0 = graph_operator(graph.astype(float), 'adj'), RNG.standard_normal((n, n))
-        found = propagate_features(s, x0, 5)
+        found = rfp_features(s, x0, 5)
         for t in range(1, 6):
             q = found[:, t * n : (t + 1) * n]
             np.testing.assert_allclose(q.T @ q, np.eye(n), atol=1e-12)
         order = RNG.permutation(n)
-        moved = propagate_features(s[np.ix_(order, order)], x0[order], 5)
+        moved = rfp_features(s[np.ix_(order, order)], x0[order], 5)
         np.testing.assert_allclose(moved, found[order], atol=1e-5)
 
 
@@ -127,7 +127,7 @@ def test_small_graphs_are_filled_up_if_asked_for():
     found = make_graph_features(spec).encode(PATH, np.random.default_rng(1)).reshape(3, 3, 5)
     assert not found[..., 3:].any() and found[..., :3].all(-1).any()
     x0 = np.random.default_rng(1).standard_normal((3, 3))
-    plain = propagate_features(graph_operator(PATH, 'gcn'), x0, 2).reshape(3, 3, 3)
+    plain = rfp_features(graph_operator(PATH, 'gcn'), x0, 2).reshape(3, 3, 3)
     np.testing.assert_allclose(found[..., :3], plain, atol=1e-7)
     # Only QR needs as many nodes as features.
     wide = make_graph_features("rfp(features=5, steps=2, normalise='l2')").encode(PATH)
@@ -181,7 +181,7 @@ def test_attention_among_neighbours_by_a_loop(learned):
 def test_the_trained_form_agrees_with_the_host(normalise):
     s = graph_operator(GRAPH, 'gcn')
     shifted = s + 1e-3 * np.eye(10) if normalise == 'qr' else s
-    wanted = propagate_features(shifted, np.asarray(X0, np.float64), 3, normalise)
+    wanted = rfp_features(shifted, np.asarray(X0, np.float64), 3, normalise)
     found = propagate_learned(jnp.asarray(s, jnp.float32), X0, 3, normalise)
     np.testing.assert_allclose(found, wanted, atol=3e-5)
 
@@ -212,7 +212,7 @@ def test_padding_of_the_learned_operator(learned):
             NODES[:n], network.w_q[...], network.w_k[...], own[:n, :n], jnp.ones(n, bool)
         )
         s = np.asarray(s, np.float64) + 1e-3 * np.eye(n)
-        plain = propagate_features(s, start[:n, :r], 3)
+        plain = rfp_features(s, start[:n, :r], 3)
         np.testing.assert_allclose(x[..., :r].reshape(n, -1), plain, atol=1e-3)
 
 

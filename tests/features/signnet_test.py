@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from posenc_jax.features.graphs import make_graph_features
-from posenc_jax.features.graphs.lap_pe import laplacian_eigenvectors, sign_invariant
+from posenc_jax.features.graphs.lap_pe import lap_pe_eigenvectors, lap_pe_sign_invariant
 from posenc_jax.features.graphs.networks import Mlp, SignalGIN
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.model.inputs import tokens_of
@@ -81,7 +81,7 @@ def network():
     return make_graph_features(spec).network(1, rngs=nnx.Rngs(0))
 
 
-VECTORS = laplacian_eigenvectors(GRAPH.astype(float), 4)[1]
+VECTORS = lap_pe_eigenvectors(GRAPH.astype(float), 4)[1]
 FEATURES, EDGES = jnp.asarray(VECTORS, jnp.float32), jnp.asarray(GRAPH)
 REAL = jnp.ones(8, bool)
 
@@ -109,7 +109,7 @@ def test_magnitudes_are_read_and_not_the_signs_of_the_first_sums_alone(network):
     signals /= np.linalg.norm(signals, axis=1, keepdims=True)
     edges = jnp.asarray(ring, jnp.float32)
     phi = lambda v: network.phi(v[..., None], edges, REAL)
-    one, other = np.asarray(sign_invariant(phi, jnp.asarray(signals, jnp.float32)))
+    one, other = np.asarray(lap_pe_sign_invariant(phi, jnp.asarray(signals, jnp.float32)))
     assert np.linalg.norm(one - other) > 0.1 * np.linalg.norm(one)
 
 
@@ -148,7 +148,7 @@ def test_a_linear_phi_knows_nothing():
     """`phi(v) + phi(-v) = 0`: no bias, and one linear map in a layer."""
     phi = SignalGIN([Mlp((1, 3), nnx.Rngs(0))], norm=False)
     edges = jnp.asarray(GRAPH, jnp.float32)
-    found = sign_invariant(lambda v: phi(v[..., None], edges, REAL), FEATURES.T)
+    found = lap_pe_sign_invariant(lambda v: phi(v[..., None], edges, REAL), FEATURES.T)
     np.testing.assert_allclose(found, 0, atol=1e-6)
 
 

@@ -9,13 +9,13 @@ import pytest
 from flax import nnx
 
 from posenc_jax.features.coordinates import make_features
-from posenc_jax.features.coordinates.triplane import plane_features
+from posenc_jax.features.coordinates.triplane import triplane_features
 from posenc_jax.lab.model.parameters import decays
 from tests.golden_files import golden_suite
 
 
 def read(combine):
-    return lambda case: plane_features(
+    return lambda case: triplane_features(
         jnp.array(case['point']), jnp.array(case['planes'], jnp.float32)[..., None], combine
     )[0]
 

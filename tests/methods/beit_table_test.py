@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.methods.swin_table import resized_offsets
+from posenc_jax.methods.swin_table import swin_table_resized
 from tests.golden_files import golden_suite
 from tests.methods.pairs import attend, draw, grid, qkv
 from tests.refusals import refused
@@ -82,7 +82,7 @@ def test_a_resize_keeps_the_entries_of_the_class_token():
     small, large = np.asarray(bias_of(part, 3, 2)), np.asarray(bias_of(larger, 4, 5))
     np.testing.assert_array_equal(large[:, 0, :2], small[:, 0, :2])
     np.testing.assert_array_equal(large[:, 1:, 0], small[:, 1:2, 0].repeat(20, 1))
-    cells = resized_offsets(part.offsets[:-3], (3, 2), (4, 5))
+    cells = swin_table_resized(part.offsets[:-3], (3, 2), (4, 5))
     # The offset 0 is in the middle, and of the first cell to the second one it is one to the left.
     np.testing.assert_allclose(large[:, 1, 1:3], cells[jnp.array([31, 30])].T, atol=1e-6)
 

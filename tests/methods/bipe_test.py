@@ -12,7 +12,7 @@ import posenc_jax as pj
 from posenc_jax.lab.decoding.decode import init_cache
 from posenc_jax.lab.evaluate.scoring import scorer
 from posenc_jax.methods.bipe import bipe_ids, bipe_slopes
-from posenc_jax.methods.hirope import hierarchical_ids
+from posenc_jax.methods.hirope import hirope_ids
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import decoded, model_of, read, text
 from tests.methods.pairs import attend, qkv
@@ -100,7 +100,7 @@ def test_segments_given_by_the_task_are_those_found():
     ids = text(2, 15)
     intra, inter = placed(ids)
     ended = np.cumsum(np.isin(ids, ENDS), axis=1)
-    units = hierarchical_ids(jnp.asarray(np.pad(ended[:, :-1], ((0, 0), (1, 0)))))
+    units = hirope_ids(jnp.asarray(np.pad(ended[:, :-1], ((0, 0), (1, 0)))))
     given = make('bipe()').place(pj.Tokens.of(positions=jnp.stack(units, axis=-1)))
     np.testing.assert_array_equal(given.feats['bipe'][..., 0], intra)
     np.testing.assert_array_equal(given.pos, inter)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.methods.cape import augmented, centred
+from posenc_jax.methods.cape import cape_augmented, cape_centred
 from posenc_jax.methods.sinusoidal import sinusoidal_table
 from tests.golden_files import golden_suite
 from tests.refusals import refused
@@ -28,12 +28,12 @@ def vector(case):
 
 def by_hand(case):
     arrays = (case['positions'], [case['shift']], case['jitter'], [np.log(case['stretch'])])
-    return augmented(*(jnp.array(a, jnp.float32)[None] for a in arrays))[0]
+    return cape_augmented(*(jnp.array(a, jnp.float32)[None] for a in arrays))[0]
 
 
 def middle(case):
     tok = pj.Tokens.of(valid=[case['valid']])
-    return centred(jnp.array([case['positions']]), tok)[0]
+    return cape_centred(jnp.array([case['positions']]), tok)[0]
 
 
 test_golden = golden_suite(

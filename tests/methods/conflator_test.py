@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.methods.conflator import switching_ids, switching_points
+from posenc_jax.methods.conflator import conflator_ids, conflator_points
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden, golden_suite
 from tests.methods import models
@@ -28,7 +28,7 @@ def part_of(options='', delta=DELTA):
 
 
 def tokens(lang=LANG, **options):
-    return pj.Tokens.of(positions=switching_ids(jnp.asarray(lang)[None]), **options)
+    return pj.Tokens.of(positions=conflator_ids(jnp.asarray(lang)[None]), **options)
 
 
 def logits(part, tok, q, k):
@@ -52,15 +52,15 @@ def model_of(encoding='conflator()', **fields):
 test_golden = golden_suite(
     'conflator',
     {
-        's': lambda golden: switching_points(jnp.asarray(golden['lang']))[0],
-        'c': lambda golden: switching_points(jnp.asarray([golden['lang']] * 2))[1][1],
+        's': lambda golden: conflator_points(jnp.asarray(golden['lang']))[0],
+        'c': lambda golden: conflator_points(jnp.asarray([golden['lang']] * 2))[1][1],
     },
 )
 
 
 def test_counts_are_whole_numbers_of_every_row():
-    rows = switching_points(jnp.asarray([GOLDEN['lang']] * 2))
-    for found, one in zip(rows, switching_points(jnp.asarray(GOLDEN['lang'])), strict=True):
+    rows = conflator_points(jnp.asarray([GOLDEN['lang']] * 2))
+    for found, one in zip(rows, conflator_points(jnp.asarray(GOLDEN['lang'])), strict=True):
         assert found.tolist() == [one.tolist()] * 2 and found.dtype == jnp.int32
 
 
@@ -76,10 +76,10 @@ def test_golden_angles_and_logits(mode):
 
 def test_both_counts_start_anew_in_every_document():
     lang, segment = np.array([0, 1, 1, 0, 0, 1, 2, 2]), np.array([0, 0, 0, 5, 5, 5, 5, 2])
-    s, c = switching_points(jnp.asarray(lang), jnp.asarray(segment))
+    s, c = conflator_points(jnp.asarray(lang), jnp.asarray(segment))
     assert s.tolist() == [0, 1, 0, 0, 0, 1, 1, 0] and c.tolist() == [0, 1, 1, 0, 0, 1, 2, 0]
-    alone = [switching_ids(jnp.asarray(lang[segment == document])) for document in (0, 5, 2)]
-    packed = switching_ids(jnp.asarray(lang), jnp.asarray(segment))
+    alone = [conflator_ids(jnp.asarray(lang[segment == document])) for document in (0, 5, 2)]
+    packed = conflator_ids(jnp.asarray(lang), jnp.asarray(segment))
     np.testing.assert_array_equal(packed, np.concatenate(alone))
 
 
@@ -150,7 +150,7 @@ def test_both_branches_equal_the_definition_written_in_numpy(mode):
     model = model_of(f'conflator(mode="{mode}")', layers=1)
     ((_, layer),) = model.layers()
     document = np.array([0] * 8 + [1] * 5)
-    ids = switching_ids(jnp.asarray(LANG), jnp.asarray(document))[None]
+    ids = conflator_ids(jnp.asarray(LANG), jnp.asarray(document))[None]
     tok, x = pj.Tokens.of(positions=ids, segment=document[None]), draw(7, 1, L, 16)
     attention, part = layer.attention, layer.encodings[0]
     layer.mlp_norm.scale[...] = jnp.zeros(16)  # so that the block is x + attention(norm(x))
@@ -190,10 +190,10 @@ def test_a_model_refuses_parameters_per_head_beside_it():
 
 test_wrong_calls = refused(
     {
-        r'integers \[..., L\], one per token, got lang float32 \(3,\)': lambda: switching_points(
+        r'integers \[..., L\], one per token, got lang float32 \(3,\)': lambda: conflator_points(
             jnp.ones(3)
         ),
-        r'got segment int32 \(4,\)': lambda: switching_points(jnp.zeros(3, int), jnp.zeros(4, int)),
+        r'got segment int32 \(4,\)': lambda: conflator_points(jnp.zeros(3, int), jnp.zeros(4, int)),
         r'\(position, offset, switches\), got \(1, 5, 2\)': lambda: part_of().angles(
             jnp.zeros((1, 5, 2), int)
         ),

@@ -11,7 +11,11 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.base.phases import TWO_PI
 from posenc_jax.methods import dinov3_rope as module
-from posenc_jax.methods.dinov3_rope import dinov3_augmented, dinov3_coordinates, dinov3_periods
+from posenc_jax.methods.dinov3_rope import (
+    dinov3_rope_augmented,
+    dinov3_rope_coordinates,
+    dinov3_rope_periods,
+)
 from posenc_jax.methods.rope import rotate
 from tests.golden_files import golden_suite
 from tests.methods.pairs import draw, grid, qkv
@@ -38,8 +42,8 @@ def by_hand(case):
 test_golden = golden_suite(
     'dinov3_rope',
     {
-        'periods': (lambda: dinov3_periods(4), {'rtol': 1e-12}),
-        'between': (lambda: dinov3_periods(3, periods=(1.0, 100.0)), {'rtol': 1e-12}),
+        'periods': (lambda: dinov3_rope_periods(4), {'rtol': 1e-12}),
+        'between': (lambda: dinov3_rope_periods(3, periods=(1.0, 100.0)), {'rtol': 1e-12}),
         'square': lambda: coordinates('', 2, 2),
         'cell_1_2_of_4x3.*': lambda _, how: coordinates(f'normalise={how!r}', 4, 3)[5],
         'turned': by_hand,
@@ -68,7 +72,7 @@ def test_the_range_of_coordinates_does_not_depend_on_the_grid():
 def test_on_one_grid_it_is_axial_with_frequencies_of_its_cells():
     x, cells = draw(1, 1, 15, 2, 8), grid(3, 5, beside=0)
     found = np.asarray(turn_of(make(), x, place_of(make(), pj.Tokens.of(positions=cells))))
-    frequencies = 2 * TWO_PI / (dinov3_periods(2)[:, None] * np.array([3, 5]))
+    frequencies = 2 * TWO_PI / (dinov3_rope_periods(2)[:, None] * np.array([3, 5]))
     half = (np.array([3, 5]) - 1) / 2  # the centre of the grid is not turned
     angles = ((cells[0] - half)[:, None] * frequencies).transpose(0, 2, 1).reshape(1, 15, 1, 4)
     np.testing.assert_allclose(found, rotate(x, jnp.float32(angles)), atol=1e-5)
@@ -129,7 +133,7 @@ def test_the_images_of_a_batch_share_a_draw():
 
 def test_a_draw_is_uniform_in_the_logarithm():
     one = jnp.ones((1, 1, 2))
-    scale = lambda key: dinov3_augmented(one, key, rescale=2.0)[0, 0]
+    scale = lambda key: dinov3_rope_augmented(one, key, rescale=2.0)[0, 0]
     drawn = np.log2(jax.vmap(scale)(jax.random.split(jax.random.key(0), 2000)))
     np.testing.assert_array_equal(drawn[:, 0], drawn[:, 1])
     shares = np.histogram(drawn[:, 0], bins=4, range=(-1, 1))[0] / 2000
@@ -154,7 +158,7 @@ def test_shifts_change_logits_with_class_tokens_alone():
 
 def test_sizes_may_differ_between_rows():
     size = jnp.float32([[[2, 2]], [[4, 4]]])
-    found = dinov3_coordinates(jnp.zeros((1, 1, 2), jnp.int32), size)
+    found = dinov3_rope_coordinates(jnp.zeros((1, 1, 2), jnp.int32), size)
     np.testing.assert_allclose(found[:, 0], [[-0.5, -0.5], [-0.75, -0.75]])
 
 

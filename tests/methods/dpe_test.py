@@ -11,7 +11,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.lab.tasks.translation import Translation
-from posenc_jax.methods.dpe import DPE, order_loss, ordering_layer
+from posenc_jax.methods.dpe import DPE, dpe_loss, ordering_layer
 from posenc_jax.methods.sinusoidal import sinusoidal_table
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import model_of
@@ -56,9 +56,9 @@ def layer_by_hand():
 test_golden = golden_suite(
     'dpe',
     {
-        'loss_of_zero': (lambda: order_loss(jnp.zeros((B, L, D)), jnp.asarray(PI)), {'atol': 1e-7}),
+        'loss_of_zero': (lambda: dpe_loss(jnp.zeros((B, L, D)), jnp.asarray(PI)), {'atol': 1e-7}),
         'loss.value': (
-            lambda golden: order_loss(jnp.array([golden['o']]), jnp.array([golden['pi']])),
+            lambda golden: dpe_loss(jnp.array([golden['o']]), jnp.array([golden['pi']])),
             {'atol': 1e-6},
         ),
         'layer.out': (layer_by_hand, {'atol': 1e-5}),
@@ -68,8 +68,8 @@ test_golden = golden_suite(
 
 def test_the_target_itself_has_no_loss():
     o = sinusoidal_table(jnp.asarray(PI), D)
-    assert float(order_loss(o, jnp.asarray(PI))) == 0.0
-    assert float(order_loss(o, jnp.asarray(PI[:, ::-1]))) > 0.1
+    assert float(dpe_loss(o, jnp.asarray(PI))) == 0.0
+    assert float(dpe_loss(o, jnp.asarray(PI[:, ::-1]))) > 0.1
 
 
 @pytest.mark.full_but_one

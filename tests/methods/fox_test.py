@@ -12,7 +12,7 @@ import posenc_jax as pj
 from posenc_jax.attention.pruned import tiles_needed
 from posenc_jax.base.targets import made_for
 from posenc_jax.methods.fox import fox_bias, fox_horizons
-from posenc_jax.methods.path import forget_bias
+from posenc_jax.methods.path import path_forget_bias
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
@@ -93,7 +93,7 @@ def test_the_sums_are_those_of_path():
     index = jnp.arange(L)[None]
     carry = jnp.zeros((1, N, L))
     ours, _ = fox_bias(log_gates, index, index, carry)
-    theirs, _ = forget_bias(log_gates, index, index, carry)
+    theirs, _ = path_forget_bias(log_gates, index, index, carry)
     seen = np.tril(np.ones((L, L), bool))
     np.testing.assert_allclose(np.where(seen, ours, 0), np.where(seen, theirs, 0), atol=1e-5)
 

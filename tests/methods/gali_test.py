@@ -13,7 +13,7 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.attention.tiles import pair_logits
-from posenc_jax.methods.gali import gali_chunks, gali_ids, gali_slots, pair_normals
+from posenc_jax.methods.gali import gali_chunks, gali_ids, gali_normals, gali_slots
 from tests.golden_files import golden, golden_suite
 from tests.methods.by_distance import (
     ROTARY,
@@ -175,7 +175,7 @@ def test_what_packs_pads_and_reads_on_knows_its_own_length():
     assert believed(padded, padded)[0, 4:].tolist() == [8] * 8 + [10] * 2
 
 
-NORMALS = jax.jit(pair_normals)
+NORMALS = jax.jit(gali_normals)
 
 
 @pytest.mark.full

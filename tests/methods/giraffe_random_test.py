@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.methods.giraffe_random import giraffe_ids
+from posenc_jax.methods.giraffe_random import giraffe_random_ids
 from tests.golden_files import golden, golden_suite
 from tests.refusals import refused
 
@@ -23,7 +23,7 @@ def ids_of(tok, key=0):
 
 
 def ids_by_hand(golden):
-    return giraffe_ids(jnp.array([golden['uniform']]))[0]
+    return giraffe_random_ids(jnp.array([golden['uniform']]))[0]
 
 
 test_golden = golden_suite(

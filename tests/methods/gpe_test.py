@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.methods.gpe import gpe_loss, wait_k_reads
+from posenc_jax.methods.gpe import gpe_loss, gpe_wait_k_reads
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import decoded, model_of, read, text
 from tests.methods.pairs import draw
@@ -71,7 +71,7 @@ def test_the_shift_by_one():
     before = [sum(SOURCE[: k + g]) for g in words]
     assert before == GOLDEN['before_the_shift']
     assert before[1:] + before[-1:] == GOLDEN['after_the_shift']
-    reads = wait_k_reads(*(jnp.asarray(LABELS[None, :, c]) for c in (0, 1)), k)[0, N:]
+    reads = gpe_wait_k_reads(*(jnp.asarray(LABELS[None, :, c]) for c in (0, 1)), k)[0, N:]
     assert reads.tolist() == [GOLDEN['readable_segments'][g] for g in (*words[1:], words[-1])]
 
 

@@ -7,7 +7,10 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.base.double import Double
-from posenc_jax.methods.grape_m_contextual import grape_increments, grape_match
+from posenc_jax.methods.grape_m_contextual import (
+    grape_m_contextual_increments,
+    grape_m_contextual_match,
+)
 from tests.golden_files import golden_suite
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
 from tests.methods.pair_logits import logits
@@ -35,7 +38,7 @@ def positions_of(case):
     zero, carry = jnp.zeros((1, 1, 3, 2)), Double.of(jnp.zeros((1, 1, 3)))
     for key in (2, 1, 0):
         own = slice(key, key + 1)
-        _, carry = grape_match(
+        _, carry = grape_m_contextual_match(
             zero, zero[:, :, own], omega[..., own], jnp.ones(1), index, index[:, own], carry
         )
     return carry.high[0, 0]
@@ -45,7 +48,9 @@ test_golden = golden_suite(
     'grape_m_contextual',
     {
         'bias': lambda: build(moved=False).bias[0],
-        'increment.*': lambda _, gate: grape_increments(build(moved=False).bias[0], gate),
+        'increment.*': lambda _, gate: grape_m_contextual_increments(
+            build(moved=False).bias[0], gate
+        ),
         'sums.positions': positions_of,
     },
     atol=2e-7,
@@ -101,7 +106,7 @@ def test_increments_of_one_are_rope():
 def test_tiles_and_gradients_equal_the_definition():
     def reference(encoding, q, k, v, x):
         part = encoding.parts[0]
-        omega = grape_increments(x @ part.kernel[...] + part.bias[...])
+        omega = grape_m_contextual_increments(x @ part.kernel[...] + part.bias[...])
         position = (jnp.cumsum(omega, axis=1) - omega)[..., None]
         turn = jnp.exp(1j * position * jnp.exp(part.log_freq[...]))
         planes = lambda a: (a[..., : H // 2] + 1j * a[..., H // 2 :]) * turn
@@ -134,7 +139,7 @@ def test_logits_keep_their_digits_over_many_blocks(theta):
     q, k = jnp.array([[[[1.0, 0.0]]]]), jnp.full((1, 1, size, 2), 2**-0.5)
 
     def block(carry, _):
-        s, carry = grape_match(q, k, omega, jnp.full(1, theta), query, index, carry)
+        s, carry = grape_m_contextual_match(q, k, omega, jnp.full(1, theta), query, index, carry)
         return carry, s
 
     start = Double.of(jnp.zeros((1, 1, 1)))

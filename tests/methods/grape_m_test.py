@@ -7,7 +7,7 @@ import scipy.linalg
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.methods.grape_m import grape_frequencies, grape_turn
+from posenc_jax.methods.grape_m import grape_m_frequencies, grape_m_turn
 from posenc_jax.methods.rope import rope_frequencies
 from tests.golden_files import golden_suite
 from tests.methods.pair_logits import logits
@@ -30,7 +30,7 @@ def build(options='', *, moved=0.0, **context):
 
 def matrix(a, b, t):
     """G whose columns are the turned axes."""
-    turn = lambda x: grape_turn(x, jnp.asarray(a), jnp.asarray(b), jnp.float32(1), jnp.asarray(t))
+    turn = lambda x: grape_m_turn(x, jnp.asarray(a), jnp.asarray(b), jnp.float32(1), jnp.asarray(t))
     return turn(jnp.eye(len(a))).T
 
 
@@ -61,7 +61,9 @@ def test_parallel_vectors_turn_nothing_and_get_the_gradient_of_the_generator():
     x, aim, a = draw(5, 3, 6)
     for b in (2.0 * a, 0.0 * a):
         turned, pull = jax.vjp(
-            lambda b: grape_turn(jnp.asarray(x), jnp.asarray(a), b, jnp.float32(1), jnp.asarray(3)),
+            lambda b: grape_m_turn(
+                jnp.asarray(x), jnp.asarray(a), b, jnp.float32(1), jnp.asarray(3)
+            ),
             jnp.asarray(b),
         )
         np.testing.assert_allclose(turned, x, atol=1e-5)
@@ -91,7 +93,7 @@ def test_frequencies_of_zero_are_no_position():
 def test_the_factor_of_sixteen_slows_training_down():
     log_freq = build().log_freq[...]
     np.testing.assert_allclose(log_freq / 16, np.log(rope_frequencies(H, 1e4)), rtol=1e-6)
-    moved = grape_frequencies(log_freq + 0.8) / grape_frequencies(log_freq)
+    moved = grape_m_frequencies(log_freq + 0.8) / grape_m_frequencies(log_freq)
     np.testing.assert_allclose(moved, np.exp(0.05), rtol=1e-5)
 
 

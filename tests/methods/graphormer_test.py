@@ -13,7 +13,11 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.features.graphs import make_graph_features
-from posenc_jax.features.graphs.graphormer import path_edges, shortest_paths, with_graph_token
+from posenc_jax.features.graphs.graphormer import (
+    graphormer_path_edges,
+    graphormer_shortest_paths,
+    graphormer_with_token,
+)
 from posenc_jax.lab.cli.gallery import Probe, by_distance
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.model.inputs import tokens_of
@@ -55,14 +59,14 @@ def dodecahedron_counts():
         (10 + i, 10 + (i + 2) % 10) for i in range(10)
     ]
     graph = from_edges(20, [*edges, *((i, 10 + i) for i in range(10))])
-    return np.bincount(shortest_paths(graph)[0][7])
+    return np.bincount(graphormer_shortest_paths(graph)[0][7])
 
 
 test_golden_distances = golden_suite(
     'graphormer_spatial',
     {
-        'edge': lambda: shortest_paths(complete(2))[0],
-        'apart': lambda: shortest_paths(disjoint(PATH, complete(1)))[0],
+        'edge': lambda: graphormer_shortest_paths(complete(2))[0],
+        'apart': lambda: graphormer_shortest_paths(disjoint(PATH, complete(1)))[0],
         'counts': dodecahedron_counts,
         'bias': spatial_bias,
     },
@@ -72,12 +76,12 @@ test_golden_distances = golden_suite(
 def edge_bias():
     encoding = made('graphormer_edge(hops=2, types=2)')
     encoding.edges[...], encoding.hops[...] = jnp.array(EDGE['edges']), jnp.array(EDGE['hops'])
-    return bias_of(encoding, graph_path=path_edges(PATH, np.array(EDGE['types']), 2))
+    return bias_of(encoding, graph_path=graphormer_path_edges(PATH, np.array(EDGE['types']), 2))
 
 
 test_golden_paths = golden_suite(
     'graphormer_edge',
-    {'paths': lambda: path_edges(PATH, np.array(EDGE['types']), 2), 'bias': edge_bias},
+    {'paths': lambda: graphormer_path_edges(PATH, np.array(EDGE['types']), 2), 'bias': edge_bias},
 )
 
 
@@ -124,11 +128,11 @@ def nodes_between(between, i, j):
 def test_distances_and_paths_of_a_random_graph():
     """Every edge has a type of its own, so the types say which path was taken."""
     n = len(GRAPH)
-    distance, between = shortest_paths(GRAPH)
+    distance, between = graphormer_shortest_paths(GRAPH)
     np.testing.assert_array_equal(distance, by_breadth_first(GRAPH))
     assert distance.min() == -1 and distance.max() > 2
     types = np.arange(n * n).reshape(n, n)
-    whole, cut = (path_edges(GRAPH, types, hops)[..., 0] for hops in (n, 2))
+    whole, cut = (graphormer_path_edges(GRAPH, types, hops)[..., 0] for hops in (n, 2))
     np.testing.assert_array_equal(cut, whole[..., :2])
     for i, j in itertools.product(range(n), repeat=2):
         length = max(int(distance[i, j]), 0)
@@ -145,14 +149,14 @@ def test_among_shortest_paths_the_order_of_the_nodes_decides():
     types = np.arange(16).reshape(4, 4)
     for order, middle in (([0, 1, 2, 3], 1), ([0, 3, 2, 1], 3)):
         graph, own = square[np.ix_(order, order)], types[np.ix_(order, order)]
-        first = path_edges(graph, own, 2)[0, 2, :, 0]
+        first = graphormer_path_edges(graph, own, 2)[0, 2, :, 0]
         assert first.tolist() == [types[0, middle], types[middle, 2]]
-        assert shortest_paths(graph)[1][0, 2] == 1
+        assert graphormer_shortest_paths(graph)[1][0, 2] == 1
 
 
 def test_the_edge_term_is_that_of_a_loop_over_pairs():
     types = RNG.integers(0, 3, (11, 11, 2))  # two columns, which are averaged
-    path = path_edges(GRAPH, types, 3)
+    path = graphormer_path_edges(GRAPH, types, 3)
     encoding = made('graphormer_edge(hops=3, types=3)')
     e, w = (np.asarray(a[...], np.float64) for a in (encoding.edges, encoding.hops))
     expected = np.zeros((2, 11, 11))
@@ -170,7 +174,7 @@ def test_the_edge_term_is_that_of_a_loop_over_pairs():
 def test_a_table_of_the_distance_one_is_the_adjacency():
     encoding = made('graphormer_spatial(distances=6)')
     encoding.distances[...] = jnp.zeros((2, 8)).at[:, 1].set(1.0)
-    found = bias_of(encoding, graph_distance=shortest_paths(GRAPH)[0].astype(np.int32))
+    found = bias_of(encoding, graph_distance=graphormer_shortest_paths(GRAPH)[0].astype(np.int32))
     np.testing.assert_array_equal(found, np.stack([GRAPH, GRAPH]))
 
 
@@ -186,7 +190,7 @@ def test_relabelled_nodes_have_the_relabelled_bias():
 
 
 def test_a_token_of_the_graph_stands_in_front():
-    distance = with_graph_token(shortest_paths(GRAPH)[0])
+    distance = graphormer_with_token(graphormer_shortest_paths(GRAPH)[0])
     table = jnp.arange(8.0)[None]
     found = graphormer_spatial(table, jnp.asarray(distance)[None])[0, :, 0]
     assert (found[0] == 7).all() and (found[:, 0] == 7).all()
@@ -250,11 +254,15 @@ REFUSED = {
         jnp.zeros((1, 4, 2)),
         pj.Tokens.of(length=4).with_feats(adjacency=complete(4)[None, :, None].astype(np.float32)),
     ),
-    r'edge types are \[3, 3\] or \[3, 3, C\], got \(2, 3\)': lambda: path_edges(
+    r'edge types are \[3, 3\] or \[3, 3, C\], got \(2, 3\)': lambda: graphormer_path_edges(
         PATH, np.zeros((2, 3), int), 2
     ),
-    'edge types are integers, got float64': lambda: path_edges(PATH, np.full((3, 3), 0.5), 2),
-    'the type of an edge is 0, 1, ..., got -1': lambda: path_edges(PATH, -np.ones((3, 3), int), 2),
+    'edge types are integers, got float64': lambda: graphormer_path_edges(
+        PATH, np.full((3, 3), 0.5), 2
+    ),
+    'the type of an edge is 0, 1, ..., got -1': lambda: graphormer_path_edges(
+        PATH, -np.ones((3, 3), int), 2
+    ),
     "graphormer_degree reads the feature 'adjacency' of a graph": lambda: made(
         'graphormer_degree()'
     ).embed(jnp.zeros((1, 4, 2)), pj.Tokens.of(length=4)),

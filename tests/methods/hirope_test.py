@@ -12,7 +12,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.methods.hirope import (
-    hierarchical_ids,
+    hirope_ids,
     line_units,
     paragraph_units,
     python_units,
@@ -38,7 +38,7 @@ def encoding(window=WINDOW, inner='rope()', **options):
 
 
 def tokens(units=UNITS, **options):
-    ids = hierarchical_ids(jnp.asarray(units)[None])
+    ids = hirope_ids(jnp.asarray(units)[None])
     positions = jnp.stack([jnp.arange(len(units))[None], *ids], axis=-1)
     return pj.Tokens.of(positions=positions, **options)
 
@@ -83,8 +83,8 @@ def defined(q, k, v, turn):
 test_golden = golden_suite(
     'hirope',
     {
-        'tok': lambda golden: hierarchical_ids(jnp.asarray(golden['units']))[0],
-        'F': lambda golden: hierarchical_ids(jnp.asarray(golden['units']))[1],
+        'tok': lambda golden: hirope_ids(jnp.asarray(golden['units']))[0],
+        'F': lambda golden: hirope_ids(jnp.asarray(golden['units']))[1],
         'row_reset': (lambda: last_row('reset'), {'atol': 1e-6}),
         'row_absolute': (lambda: last_row('absolute'), {'atol': 1e-6}),
     },
@@ -92,7 +92,7 @@ test_golden = golden_suite(
 
 
 def test_the_names_of_units_do_not_matter():
-    renamed = hierarchical_ids(jnp.asarray([[7, 7, 7, 3, 3, 7], [0, 0, 0, 1, 1, 2]]))
+    renamed = hirope_ids(jnp.asarray([[7, 7, 7, 3, 3, 7], [0, 0, 0, 1, 1, 2]]))
     assert renamed[0].tolist() == [GOLDEN['tok']] * 2 and renamed[1].tolist() == [GOLDEN['F']] * 2
 
 
@@ -253,7 +253,7 @@ test_wrong_calls = refused(
         '2 lines, got units of 1': lambda: token_units('a\nb', [0], [0]),
         r'0 \.\. 3, got 4': lambda: token_units('a\nb', [0, 0], [4]),
         'got -1': lambda: token_units('a\nb', [0, 0], [-1]),
-        'integers .*float32': lambda: hierarchical_ids(jnp.ones(3)),
+        'integers .*float32': lambda: hirope_ids(jnp.ones(3)),
         r'\(flat, tok, F\), got \(1, 5, 2\)': lambda: run(
             encoding(), pj.Tokens.of(positions=jnp.zeros((1, 5, 2))), *qkv(5)
         ),

@@ -11,7 +11,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.lab.conversion.fit import fit
 from posenc_jax.language.layer_spec import parse_layer
-from posenc_jax.methods.irope import PATTERNS, irope_pattern, unit_rms
+from posenc_jax.methods.irope import PATTERNS, irope_pattern, irope_unit_rms
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import bounds
 from tests.golden_files import golden_suite
@@ -27,7 +27,7 @@ test_golden = golden_suite(
     'irope',
     {
         'seen': lambda v: mask(f'irope(size={v["chunk"]})', length=len(v['seen'])).sum(-1),
-        'normed': (lambda v: unit_rms(jnp.array(v['vector'], jnp.float32)), {'rtol': 1e-6}),
+        'normed': (lambda v: irope_unit_rms(jnp.array(v['vector'], jnp.float32)), {'rtol': 1e-6}),
     },
 )
 
@@ -68,7 +68,7 @@ def test_the_norm_commutes_with_the_rotation_and_forgets_the_scale():
     for a, b in zip(plain, projected('rope()')):
         np.testing.assert_array_equal(a, b)
     assert not pj.make('irope(qk_norm=False)').opens('project')
-    assert np.isfinite(jax.grad(lambda x: unit_rms(x).sum())(jnp.zeros(4))).all()
+    assert np.isfinite(jax.grad(lambda x: irope_unit_rms(x).sum())(jnp.zeros(4))).all()
 
 
 def test_patterns_of_published_models():

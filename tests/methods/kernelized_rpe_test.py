@@ -14,10 +14,10 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.methods import kernelized_rpe as module
 from posenc_jax.methods.kernelized_rpe import (
-    distance_bias,
-    kernel_features,
     kernelized_rpe_attention,
-    random_directions,
+    kernelized_rpe_bias,
+    kernelized_rpe_directions,
+    kernelized_rpe_features,
 )
 from tests.golden_files import golden
 from tests.methods.pairs import draw
@@ -40,8 +40,10 @@ project = jax.jit(lambda encoding, q, k, v, tok: encoding.project(q, k, v, tok, 
 applied = functools.partial(pj.attend, applied=pj.TOKEN_STAGE)
 attend = jax.jit(applied, static_argnames=('block', 'implementation'))
 attention = jax.jit(kernelized_rpe_attention, static_argnames='causal')
-features = jax.jit(kernel_features)
-directions = jax.jit(random_directions, static_argnums=(1, 2, 3), static_argnames='orthogonal')
+features = jax.jit(kernelized_rpe_features)
+directions = jax.jit(
+    kernelized_rpe_directions, static_argnums=(1, 2, 3), static_argnames='orthogonal'
+)
 
 
 def layer(encoding, length=L, rows=2, **tokens):
@@ -91,7 +93,7 @@ def test_golden_features():
     np.testing.assert_allclose((phi * np.exp(scale)[..., None])[0, :, 0], golden['phi'], rtol=1e-6)
     pick = lambda a, i: a[:, i : i + 1].swapaxes(1, 2)
     pairs = (pick(a, i) for a in (phi, scale) for i in range(2))
-    s = jax.jit(module.kernel_logits)(*pairs)
+    s = jax.jit(module.kernelized_rpe_logits)(*pairs)
     np.testing.assert_allclose(s[0, 0, 0, 0], golden['log_product'], atol=1e-6)
 
 
@@ -143,7 +145,7 @@ def test_a_large_bias_at_distance_zero_returns_the_value(implementation):
 
 
 def test_farther_distances_share_the_last_entry():
-    bias = jax.jit(distance_bias)(draw(0, N, 7), np.array([[10]]), np.arange(21)[None])
+    bias = jax.jit(kernelized_rpe_bias)(draw(0, N, 7), np.array([[10]]), np.arange(21)[None])
     b = np.asarray(bias)[0, :, 0]
     assert (b[:, :8] == b[:, :1]).all() and (b[:, 13:] == b[:, 20:]).all()
     assert len(np.unique(b[0])) == 7

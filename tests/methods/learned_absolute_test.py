@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.methods.learned_absolute import fairseq_ids, interpolated_positions
+from posenc_jax.methods.learned_absolute import learned_absolute_ids, learned_absolute_positions
 from tests.golden_files import golden, golden_suite
 
 GOLDEN = golden('learned_absolute')['values']
@@ -26,14 +26,14 @@ def vectors(encoding, tok):
 
 def ids_of_fairseq(golden):
     tok = pj.Tokens.of(valid=jnp.array(golden['tokens']) != golden['padding_idx'])
-    return fairseq_ids(tok.pos, tok.valid, golden['padding_idx'])
+    return learned_absolute_ids(tok.pos, tok.valid, golden['padding_idx'])
 
 
 test_golden = golden_suite(
     'learned_absolute',
     {
         'ids': ids_of_fairseq,
-        'interpolate.positions': lambda golden: interpolated_positions(
+        'interpolate.positions': lambda golden: learned_absolute_positions(
             jnp.arange(golden['length']), golden['max_len'], golden['length']
         ),
     },

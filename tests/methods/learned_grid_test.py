@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.methods.learned_grid import cubic_weights, learned_grid_vectors
+from posenc_jax.methods.learned_grid import learned_grid_vectors, learned_grid_weights
 from tests.golden_files import golden, golden_suite
 from tests.methods.pairs import grid
 from tests.refusals import refused
@@ -53,8 +53,8 @@ def doubled():
 test_golden = golden_suite(
     'learned_grid',
     {
-        'weights_of_quarter': (lambda: cubic_weights(jnp.array(1.25), 4)[1], {'atol': 1e-7}),
-        'weights_of_half': (lambda: cubic_weights(jnp.array(1.5), 4)[1], {'atol': 1e-7}),
+        'weights_of_quarter': (lambda: learned_grid_weights(jnp.array(1.25), 4)[1], {'atol': 1e-7}),
+        'weights_of_half': (lambda: learned_grid_weights(jnp.array(1.5), 4)[1], {'atol': 1e-7}),
         'doubled': (doubled, {'atol': 1e-6}),
     },
 )
@@ -62,7 +62,7 @@ test_golden = golden_suite(
 
 def test_the_four_cells_around_a_place_are_read():
     for place in (1.25, 1.5):
-        assert cubic_weights(jnp.array(place), 4)[0].tolist() == [0, 1, 2, 3]
+        assert learned_grid_weights(jnp.array(place), 4)[0].tolist() == [0, 1, 2, 3]
 
 
 def test_on_its_own_grid_it_is_a_look_up():

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.methods.log_length import llama4_factor, logn_factor, scaled_queries
+from posenc_jax.methods.log_length import (
+    log_length_llama4_factor,
+    log_length_logn_factor,
+    log_length_queries,
+)
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
 
@@ -14,11 +18,11 @@ SIZES = dict(heads=2, head_dim=4, train_len=4)
 
 
 def logn(_, rank):
-    return logn_factor(jnp.array(int(rank) + 1), 4096)
+    return log_length_logn_factor(jnp.array(int(rank) + 1), 4096)
 
 
 def llama4(_, rank):
-    return llama4_factor(jnp.array(int(rank) + 1))
+    return log_length_llama4_factor(jnp.array(int(rank) + 1))
 
 
 test_golden = golden_suite('log_length', {'logn.*': logn, 'llama4.*': llama4}, rtol=1e-7)
@@ -26,10 +30,12 @@ test_golden = golden_suite('log_length', {'logn.*': logn, 'llama4.*': llama4}, r
 
 def test_it_is_exactly_one_up_to_the_trained_length():
     count = jnp.arange(1, 4097)
-    assert (logn_factor(count, 4096) == 1.0).all() and logn_factor(jnp.array(4097), 4096) > 1.0
-    assert (llama4_factor(count, step=4097) == 1.0).all()
-    assert llama4_factor(jnp.array(4097), step=4097) > 1.0
-    assert (llama4_factor(count, slope=0.0, step=8) == 1.0).all()
+    assert (log_length_logn_factor(count, 4096) == 1.0).all() and log_length_logn_factor(
+        jnp.array(4097), 4096
+    ) > 1.0
+    assert (log_length_llama4_factor(count, step=4097) == 1.0).all()
+    assert log_length_llama4_factor(jnp.array(4097), step=4097) > 1.0
+    assert (log_length_llama4_factor(count, slope=0.0, step=8) == 1.0).all()
 
 
 @pytest.mark.parametrize('spec, by_hand', [
@@ -56,7 +62,7 @@ def test_before_and_behind_a_rotation_it_is_the_same():
 
 def test_factors_are_formed_in_float32():
     """In bfloat16 the factor is 1.0, and 3.0117 lies nearest to 3.0156."""
-    found = scaled_queries(jnp.full((1, 1, 1, 2), 3.0, jnp.bfloat16), jnp.array([[1.0039]]))
+    found = log_length_queries(jnp.full((1, 1, 1, 2), 3.0, jnp.bfloat16), jnp.array([[1.0039]]))
     assert found.dtype == jnp.bfloat16 and (found == jnp.bfloat16(3.015625)).all()
 
 

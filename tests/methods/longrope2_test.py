@@ -9,8 +9,8 @@ from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.methods.longrope import LongRoPE
 from posenc_jax.methods.longrope2 import (
     LongRoPE2,
-    critical_plane,
     longrope2_base,
+    longrope2_critical_plane,
     longrope2_factors,
 )
 from posenc_jax.methods.rope import rope_frequencies
@@ -33,8 +33,8 @@ def of_model(function):
 test_golden = golden_suite(
     'longrope2',
     {
-        'models.*.critical': of_model(critical_plane),
-        'models.*.first': of_model(lambda *model: critical_plane(*model, periods=10)),
+        'models.*.critical': of_model(longrope2_critical_plane),
+        'models.*.first': of_model(lambda *model: longrope2_critical_plane(*model, periods=10)),
         'models.*.ntk_base': (
             of_model(lambda _, base, length: longrope2_base(base, length, 131072)),
             {'rtol': 1e-6},
@@ -47,15 +47,15 @@ test_golden = golden_suite(
 def test_the_critical_plane_is_the_first_without_a_whole_period():
     for width, base, length in ((96, 1e4, 2048), (128, 5e5, 8192), (16, 100.0, 40)):
         turns = length * rope_frequencies(width, base) / (2 * np.pi)
-        critical, first = (critical_plane(width, base, length, n) for n in (1, 10))
+        critical, first = (longrope2_critical_plane(width, base, length, n) for n in (1, 10))
         assert turns[critical] < 1 <= turns[critical - 1]
         assert turns[first] < 10 and (first == 1 or turns[first - 1] >= 10)
         stretched = rope_frequencies(width, longrope2_base(base, length, 10 * length))
         edge = width / 2 * np.log(length / (2 * np.pi)) / np.log(base)
         same = width / 2 * np.log(10 * length / (2 * np.pi)) / -np.log(stretched[1]) / (width / 2)
         assert edge == pytest.approx(same)
-    assert critical_plane(8, 1e4, 20, periods=10) == 1  # L is shorter than 20 pi
-    assert critical_plane(8, 1e4, 10**5) == 5  # all four planes complete a period
+    assert longrope2_critical_plane(8, 1e4, 20, periods=10) == 1  # L is shorter than 20 pi
+    assert longrope2_critical_plane(8, 1e4, 10**5) == 5  # all four planes complete a period
 
 
 def test_before_the_critical_plane_it_is_a_larger_base():
@@ -129,8 +129,11 @@ def test_what_is_refused(arguments, message):
 @pytest.mark.parametrize(
     'call, message',
     [
-        (lambda: critical_plane(8, 1.0, 64), 'base must be above 1, got 1.0'),
-        (lambda: critical_plane(8, 1e4, 64, periods=0), 'periods must be positive, got 0'),
+        (lambda: longrope2_critical_plane(8, 1.0, 64), 'base must be above 1, got 1.0'),
+        (
+            lambda: longrope2_critical_plane(8, 1e4, 64, periods=0),
+            'periods must be positive, got 0',
+        ),
         (lambda: longrope2_base(1e4, 6, 64), 'fits into train_len, .* got train_len=6, length=64'),
         (lambda: longrope2_base(1e4, 64, 32), 'got train_len=64, length=32'),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.methods.longrope import LongRoPE, longrope_temperature, rescaled_factors
+from posenc_jax.methods.longrope import LongRoPE, longrope_factors, longrope_temperature
 from posenc_jax.methods.rope import Rotary, rope, rope_frequencies
 from posenc_jax.methods.yarn import yarn_frequencies
 from tests.golden_files import golden, golden_suite
@@ -28,7 +28,7 @@ def test_golden_temperature(factor, train_len, m):
 
 
 def rescaled(golden):
-    return rescaled_factors(golden['initial'], 32.0, 16.0)[golden['planes'].index(33)]
+    return longrope_factors(golden['initial'], 32.0, 16.0)[golden['planes'].index(33)]
 
 
 test_golden = golden_suite('longrope', {'rescaled_33': rescaled}, atol=1e-6)
@@ -36,7 +36,7 @@ test_golden = golden_suite('longrope', {'rescaled_33': rescaled}, atol=1e-6)
 
 def test_factors_of_the_same_scale_stay():
     initial = GOLDEN['initial']
-    np.testing.assert_array_equal(rescaled_factors(initial, 32.0, 32.0), initial)
+    np.testing.assert_array_equal(longrope_factors(initial, 32.0, 32.0), initial)
 
 
 def rotated(options, length):

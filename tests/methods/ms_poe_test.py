@@ -10,11 +10,11 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.methods.ms_poe import (
-    head_order,
-    head_scores,
+    ms_poe_index,
+    ms_poe_order,
     ms_poe_ratios,
+    ms_poe_scores,
     probe_heads,
-    ratio_index,
     reorder,
 )
 from posenc_jax.methods.rope import rope
@@ -63,7 +63,7 @@ def run(part, *arrays):
 
 
 project = jax.jit(lambda part, *arrays: part.project(*arrays, *[pj.Tokens.of(length=LENGTH)] * 2))
-rotated, scored = jax.jit(rope), jax.jit(head_scores)
+rotated, scored = jax.jit(rope), jax.jit(ms_poe_scores)
 
 
 def ratios(part):
@@ -76,7 +76,7 @@ def logits_at_the_distance(values):
 
 
 def index(assign):
-    return lambda values: ratio_index(jnp.array(values['order']), assign)
+    return lambda values: ms_poe_index(jnp.array(values['order']), assign)
 
 
 test_golden = golden_suite(
@@ -85,7 +85,7 @@ test_golden = golden_suite(
         'first': lambda values: ms_poe_ratios(values['heads'], 1.2, 1.8)[0],
         'second': lambda values: ms_poe_ratios(values['heads'], 1.2, 1.8)[1],
         'last': lambda values: ms_poe_ratios(values['heads'], 1.2, 1.8)[-1],
-        'order': lambda values: head_order(jnp.asarray(values['scores'])),
+        'order': lambda values: ms_poe_order(jnp.asarray(values['scores'])),
         'logits': (logits_at_the_distance, {'atol': 2e-6}),
         **{assign: index(assign) for assign in ('rank', 'code', 'normal')},
     },
@@ -94,7 +94,7 @@ test_golden = golden_suite(
 
 
 def test_equal_scores_keep_their_order():
-    assert head_order(jnp.asarray([0.2, 0.5, 0.2, 0.5])).tolist() == [1, 3, 0, 2]
+    assert ms_poe_order(jnp.asarray([0.2, 0.5, 0.2, 0.5])).tolist() == [1, 3, 0, 2]
 
 
 @pytest.mark.parametrize('assign', ['rank', 'code'])

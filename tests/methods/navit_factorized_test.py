@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.methods.navit_factorized import factorized_vectors, fractional_rows
+from posenc_jax.methods.navit_factorized import navit_factorized_rows, navit_factorized_vectors
 from tests.golden_files import golden_suite
 from tests.methods.pairs import grid
 from tests.refusals import refused
@@ -28,11 +28,11 @@ def table(part, positions, segment=None):
 
 def of_tables(golden, places, combine):
     rows, columns = (jnp.array(golden[name]) for name in ('rows', 'columns'))
-    return factorized_vectors(rows, columns, places, combine)[0, 0]
+    return navit_factorized_vectors(rows, columns, places, combine)[0, 0]
 
 
 def places_of_shares():
-    return fractional_rows(jnp.array([[[1, 2]]]), (4, 4), (3, 2))
+    return navit_factorized_rows(jnp.array([[[1, 2]]]), (4, 4), (3, 2))
 
 
 def combined(name):

@@ -10,7 +10,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.methods.extend import extend, extended_spec
-from posenc_jax.methods.nope_temperature import attention_entropy, nope_temperature_curve
+from posenc_jax.methods.nope_temperature import nope_temperature_curve, nope_temperature_entropy
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
@@ -36,12 +36,12 @@ def entropies_of_zeros(values):
     length = len(values['uniform'])
     causal = jnp.tril(jnp.ones((length, length), bool))
     s = jax.random.normal(jax.random.key(0), (length, length))
-    assert not attention_entropy(s, causal & False).any()
-    return attention_entropy(0.0 * s, causal)
+    assert not nope_temperature_entropy(s, causal & False).any()
+    return nope_temperature_entropy(0.0 * s, causal)
 
 
 def entropy_of_two(_, temperature):
-    return attention_entropy(float(temperature) * jnp.log(jnp.array([[1.0, 3.0]])))[0]
+    return nope_temperature_entropy(float(temperature) * jnp.log(jnp.array([[1.0, 3.0]])))[0]
 
 
 test_golden = golden_suite(
@@ -58,7 +58,7 @@ test_golden = golden_suite(
 @pytest.mark.full
 def test_a_higher_temperature_makes_no_row_less_sharp():
     """The claim: what distracts attention among many keys is undone by a temperature above 1."""
-    at = lambda t, length=12: attention_entropy(*logits(f'nope_temperature({t})', length))
+    at = lambda t, length=12: nope_temperature_entropy(*logits(f'nope_temperature({t})', length))
     steps = np.diff(np.stack([at(t) for t in (0.01, 0.5, 1.0, 1.2, 1.8, 5.0)]), axis=0)
     assert (steps < 1e-6).all() and (steps[..., 2:] < -1e-4).all()
     last = lambda t, length: float(at(t, length)[..., -1].mean())

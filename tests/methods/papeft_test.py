@@ -16,10 +16,10 @@ from posenc_jax.lab.runs.tuned import trained
 from posenc_jax.lab.tasks.retrieval import KVSlots
 from posenc_jax.methods.papeft import (
     PAPEFT,
-    document_locations,
-    located_prompts,
-    location_code,
-    shuffled_documents,
+    papeft_code,
+    papeft_documents,
+    papeft_locations,
+    papeft_prompts,
 )
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import descend, model_of, read
@@ -43,17 +43,17 @@ def prompts(rows=2, documents=3, width=2, question=3, seed=0):
     """Token ids, and `Tokens` with their locations."""
     draw = np.random.default_rng(seed).integers
     written = draw(0, 12, (rows, documents, width)), draw(0, 12, (rows, question))
-    tokens, positions = located_prompts(*written, EMPTY)
+    tokens, positions = papeft_prompts(*written, EMPTY)
     return jnp.asarray(tokens), pj.Tokens.of(positions=positions)
 
 
 def locations(count):
-    return document_locations(1 + jnp.arange(count), jnp.full(count, count))
+    return papeft_locations(1 + jnp.arange(count), jnp.full(count, count))
 
 
 def codes(_):
     w1 = jnp.zeros((1, 64)).at[0, 0].set(0.5).at[0, 32].set(1.0)
-    return location_code(locations(4)[None], w1, jnp.array([[2.0], [-1.0]]))[0]
+    return papeft_code(locations(4)[None], w1, jnp.array([[2.0], [-1.0]]))[0]
 
 
 test_golden = golden_suite(
@@ -96,21 +96,21 @@ def test_codes_follow_the_slot_and_stand_at_their_own_position():
     np.testing.assert_array_equal(soft[0], soft[1])  # other documents, the same slots
     assert np.abs(soft[0, :, None] - soft[0, None])[~np.eye(3, dtype=bool)].max(-1).min() > 1e-2
     part = model.shared[0]
-    expected = location_code(jnp.array([[0.0, 0.5, 1.0]]), part.w1[...], part.w2[...])[0]
+    expected = papeft_code(jnp.array([[0.0, 0.5, 1.0]]), part.w1[...], part.w2[...])[0]
     np.testing.assert_allclose(soft[0], expected, atol=1e-6)
 
 
 def test_shuffling_can_be_undone_and_keeps_the_right_document():
     rng = np.random.default_rng(0)
     documents, gold = rng.integers(0, 99, (40, 5, 3)), rng.integers(0, 5, 40)
-    shuffled, slots, order = shuffled_documents(rng, documents, gold)
+    shuffled, slots, order = papeft_documents(rng, documents, gold)
     rows = np.arange(40)
     np.testing.assert_array_equal(shuffled[rows, slots], documents[rows, gold])
     restored = shuffled[rows[:, None], np.argsort(order, axis=1)]
     np.testing.assert_array_equal(restored, documents)
     np.testing.assert_array_equal(order[rows, slots], gold)
     assert (order != np.arange(5)).any() and set(slots.tolist()) == set(range(5))
-    one, two = (located_prompts(own, gold[:, None], EMPTY)[1] for own in (documents, shuffled))
+    one, two = (papeft_prompts(own, gold[:, None], EMPTY)[1] for own in (documents, shuffled))
     np.testing.assert_array_equal(one, two)  # places are those of slots
 
 
@@ -119,7 +119,7 @@ def test_the_task_writes_the_same_prompts():
     task = KVSlots(**options, slot=0, ids='locations')
     batch = task.sample(draw(0), 3, 4)
     documents, question, answer = KVSlots(**options).documents(draw(0), 3, 4)
-    tokens, positions = located_prompts(documents, question, task.empty)
+    tokens, positions = papeft_prompts(documents, question, task.empty)
     np.testing.assert_array_equal(batch['tokens'], tokens)
     np.testing.assert_array_equal(batch['positions'], positions)
     np.testing.assert_array_equal(batch['targets'][:, -1:], answer)
@@ -145,7 +145,7 @@ def test_a_frozen_model_learns_from_it_in_which_slot_a_document_lies():
     )
     slots = np.random.default_rng(0).integers(0, 3, 64)
     documents = np.where(np.arange(3) == slots[:, None], 5, 0)[..., None]
-    tokens, positions = located_prompts(documents, np.full((64, 1), 7), EMPTY)
+    tokens, positions = papeft_prompts(documents, np.full((64, 1), 7), EMPTY)
     tokens, tok = jnp.asarray(tokens), pj.Tokens.of(positions=positions)
 
     def loss(adapter, _):
@@ -173,7 +173,7 @@ def changed(row, token, component):
 
 DOCUMENTS, ONE = np.zeros((2, 3, 1), int), np.zeros((3, 1), int)
 place = lambda pos: pj.make('papeft()', model_dim=8).place(pj.Tokens.of(positions=pos))
-shuffled = lambda *given: shuffled_documents(np.random.default_rng(0), *map(np.array, given))
+shuffled = lambda *given: papeft_documents(np.random.default_rng(0), *map(np.array, given))
 
 
 test_wrong_input = refused(
@@ -183,12 +183,12 @@ test_wrong_input = refused(
         r'0 .. n, got 4 of 3 documents': lambda: place(changed(1, 3, 1)),
         'all tokens of a row say the same n, got 3 and 4 in row 1': lambda: place(changed(1, 5, 2)),
         'right slots are integers, got float64': lambda: shuffled(DOCUMENTS, [0.5, 1.5]),
-        r'shuffled_documents takes documents \[E, n, W\], got \(3, 1\)': (
+        r'papeft_documents takes documents \[E, n, W\], got \(3, 1\)': (
             lambda: shuffled(DOCUMENTS[0], [0])
         ),
         r'0 .. 2, got 0 .. 3': lambda: shuffled(DOCUMENTS * 1.0, [0, 3]),
-        r'located_prompts takes documents \[E, n, W\]': lambda: located_prompts(ONE, ONE, 9),
-        r'question \[E, Q\] for 2 examples, got \(3, 1\)': lambda: located_prompts(
+        r'papeft_prompts takes documents \[E, n, W\]': lambda: papeft_prompts(ONE, ONE, 9),
+        r'question \[E, Q\] for 2 examples, got \(3, 1\)': lambda: papeft_prompts(
             DOCUMENTS, ONE, 9
         ),
     }

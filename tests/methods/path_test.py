@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.methods.path import evolve_keys, path_directions, path_match, unit_lower_inverse
+from posenc_jax.methods.path import path_directions, path_keys, path_match, unit_lower_inverse
 from tests.golden_files import golden_suite
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
 from tests.methods.models import moved
@@ -84,7 +84,7 @@ def product(golden):
 def moved_key(golden):
     one = lambda *a: [np.array(x, np.float32)[None, None, None] for x in a]
     arguments = one(golden['k'], golden['w'][1], golden['beta'][1])
-    return jax.jit(evolve_keys)(*arguments)[0, 0, 0]
+    return jax.jit(path_keys)(*arguments)[0, 0, 0]
 
 
 def logit(golden):

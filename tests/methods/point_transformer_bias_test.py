@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.methods.point_transformer_bias import offset_units
+from posenc_jax.methods.point_transformer_bias import point_transformer_bias_units
 from tests.golden_files import golden_suite
 from tests.methods.pairs import attend, draw, qkv
 from tests.refusals import refused
@@ -30,7 +30,9 @@ def make(arguments='', heads=N):
 
 def units(golden):
     points = jnp.array([[golden['first'], golden['second']]])
-    return offset_units(points, points, jnp.array(golden['w1']), jnp.array(golden['b1']))[0]
+    return point_transformer_bias_units(
+        points, points, jnp.array(golden['w1']), jnp.array(golden['b1'])
+    )[0]
 
 
 test_golden = golden_suite('point_transformer_bias', {'units': units}, atol=1e-6)

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from posenc_jax.lab.analyse.shift_consistency import shift_consistency
-from posenc_jax.methods.polyphase_anchor import anchor_place, anchored
+from posenc_jax.methods.polyphase_anchor import polyphase_anchor_image, polyphase_anchor_place
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import read
 from tests.small_models import small_model
@@ -31,15 +31,15 @@ def image(values):
 
 def energies(values):
     """The energies of the phases, the largest of which is that of the anchor."""
-    assert anchor_place(image(values), 2).tolist() == [[1, 0]]
+    assert polyphase_anchor_place(image(values), 2).tolist() == [[1, 0]]
     phases = [image(values)[:, a::2, b::2] for a in (0, 1) for b in (0, 1)]
     return [jnp.square(phase).sum() for phase in phases]
 
 
 def moved_and_anchored(values):
     """The anchored image, which is the same wherever the image begins if it is `invariant`."""
-    fixed = anchored(jnp.roll(image(values), (1, 3), (1, 2)), 2, invariant=True)
-    np.testing.assert_array_equal(anchored(image(values), 2), fixed)
+    fixed = polyphase_anchor_image(jnp.roll(image(values), (1, 3), (1, 2)), 2, invariant=True)
+    np.testing.assert_array_equal(polyphase_anchor_image(image(values), 2), fixed)
     return fixed[0, :, :, 0]
 
 
@@ -49,9 +49,9 @@ test_golden = golden_suite(
 
 
 def test_of_equal_phases_the_first_one_wins():
-    assert anchor_place(jnp.ones((1, 6, 6, 1)), 3).tolist() == [[0, 0]]
+    assert polyphase_anchor_place(jnp.ones((1, 6, 6, 1)), 3).tolist() == [[0, 0]]
     image = jnp.zeros((1, 4, 4, 1)).at[0, 0, 1].set(2.0).at[0, 1, 0].set(-2.0)
-    assert anchor_place(image, 2).tolist() == [[0, 1]]
+    assert polyphase_anchor_place(image, 2).tolist() == [[0, 1]]
 
 
 def test_repeated_pixels_leave_the_anchor_open():
@@ -60,7 +60,10 @@ def test_repeated_pixels_leave_the_anchor_open():
     """
     image = IMAGES.repeat(2, axis=1).repeat(2, axis=2)
     moves = [
-        np.asarray(anchor_place(jnp.roll(image, by, 1), 4) - anchor_place(image, 4))[:, 0] % 4
+        np.asarray(
+            polyphase_anchor_place(jnp.roll(image, by, 1), 4) - polyphase_anchor_place(image, 4)
+        )[:, 0]
+        % 4
         for by in (1, 2)
     ]
     assert set(moves[1].tolist()) == {2}  # by the pixels that the image had before
@@ -70,15 +73,17 @@ def test_repeated_pixels_leave_the_anchor_open():
 def test_of_tokens_with_equal_norms_the_fourth_powers_decide():
     """As those behind the norm of a stage; the same token wins wherever the grid begins."""
     x = IMAGES / jnp.sqrt(jnp.square(IMAGES).mean(-1, keepdims=True))
-    place = np.asarray(anchor_place(x, 2, invariant=True))
+    place = np.asarray(polyphase_anchor_place(x, 2, invariant=True))
     peaks = (x**4).sum(-1)
     for row, (a, b) in zip(np.asarray(peaks), place):
         energy = {(c, d): row[c::2, d::2].sum() for c in (0, 1) for d in (0, 1)}
         assert energy[a % 2, b % 2] == pytest.approx(max(energy.values()))
         assert row[a, b] == row[a % 2 :: 2, b % 2 :: 2].max()
     for low, shift in ((x, (3, 5)), (x.astype(jnp.bfloat16), (1, 2))):
-        moved = anchor_place(jnp.roll(low, shift, (1, 2)), 2, invariant=True)
-        expected = (anchor_place(low, 2, invariant=True) + np.array(shift)) % np.array([8, 12])
+        moved = polyphase_anchor_place(jnp.roll(low, shift, (1, 2)), 2, invariant=True)
+        expected = (polyphase_anchor_place(low, 2, invariant=True) + np.array(shift)) % np.array(
+            [8, 12]
+        )
         np.testing.assert_array_equal(moved, expected)
 
 
@@ -86,7 +91,9 @@ def test_of_tokens_with_equal_norms_the_fourth_powers_decide():
 def test_a_shift_moves_the_anchored_image_by_whole_patches_exactly(stride):
     """Bit for bit; and with `invariant` it does not move at all."""
     run, fixed = (
-        jax.jit(lambda x, invariant=invariant: anchored(x, stride, invariant=invariant))
+        jax.jit(
+            lambda x, invariant=invariant: polyphase_anchor_image(x, stride, invariant=invariant)
+        )
         for invariant in (False, True)
     )
     before, still = np.asarray(run(IMAGES)), np.asarray(fixed(IMAGES))
@@ -103,8 +110,8 @@ def test_a_shift_moves_the_anchored_image_by_whole_patches_exactly(stride):
 
 def test_the_gradient_rolls_back():
     weight = jax.random.normal(jax.random.key(1), IMAGES.shape)
-    gradient = jax.grad(lambda x: (anchored(x, 4) * weight).sum())(IMAGES)
-    for row, by, found in zip(weight, np.asarray(anchor_place(IMAGES, 4)), gradient):
+    gradient = jax.grad(lambda x: (polyphase_anchor_image(x, 4) * weight).sum())(IMAGES)
+    for row, by, found in zip(weight, np.asarray(polyphase_anchor_place(IMAGES, 4)), gradient):
         np.testing.assert_array_equal(np.roll(row, by, (0, 1)), found)
 
 
@@ -177,4 +184,4 @@ def test_the_measure_counts_classes_and_logits():
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match='6 x 8 cells cannot be anchored in steps of 4; .* 8 x 8'):
-        anchored(jnp.ones((1, 6, 8, 1)), 4)
+        polyphase_anchor_image(jnp.ones((1, 6, 8, 1)), 4)

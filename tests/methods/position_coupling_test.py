@@ -12,7 +12,7 @@ import posenc_jax as pj
 from configs import default
 from posenc_jax.lab.runs.run import validate
 from posenc_jax.lab.tasks.coupling import coupled_addition_ids, plain_ids
-from posenc_jax.methods.position_coupling import random_start
+from posenc_jax.methods.position_coupling import position_coupling_start
 from posenc_jax.protocol.tables import NOWHERE
 from tests.golden_files import golden
 from tests.refusals import refused
@@ -44,7 +44,9 @@ def test_evaluation_and_a_full_table_start_at_one(key):
 
 def test_starts_are_uniform_and_the_largest_id_stays_in_the_table():
     limit, rows = 10, 20_000
-    ids = np.asarray(random_start(jax.random.key(0), jnp.asarray(np.tile(IDS, (rows, 1))), limit))
+    ids = np.asarray(
+        position_coupling_start(jax.random.key(0), jnp.asarray(np.tile(IDS, (rows, 1))), limit)
+    )
     offset = ids[:, 10] - 1  # of '=', whose id is the start
     np.testing.assert_array_equal(ids, np.where(IDS > 0, IDS + offset[:, None], 0))
     choices = limit - GOLDEN['largest'] + 1
@@ -206,13 +208,13 @@ def test_ids_of_padding_do_not_choose_the_start():
 
 
 def start_of(ids):
-    return random_start(jax.random.key(0), jnp.array([ids]), 5)
+    return position_coupling_start(jax.random.key(0), jnp.array([ids]), 5)
 
 
 test_wrong_ids = refused(
     {
-        r'random_start: ids lie in 0 \.\. 5, got 9': lambda: start_of([0, 9, 1]),
-        r'random_start: ids lie in 0 \.\. 5, got -2': lambda: start_of([0, -2, 1]),
+        r'position_coupling_start: ids lie in 0 \.\. 5, got 9': lambda: start_of([0, 9, 1]),
+        r'position_coupling_start: ids lie in 0 \.\. 5, got -2': lambda: start_of([0, -2, 1]),
         r'integer ids \[B, L, 2\], got int32 \(1, 17\)': (
             lambda: placed(make('max_position=9, components=2'))
         ),

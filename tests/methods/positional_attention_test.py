@@ -8,7 +8,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.attention.tiles import pair_logits
-from posenc_jax.methods.positional_attention import project_positions
+from posenc_jax.methods.positional_attention import positional_attention_projected
 from posenc_jax.mixers.number_network import NumberNetwork
 from tests.golden_files import golden_suite
 from tests.methods.models import moved
@@ -112,12 +112,14 @@ def test_positions_beyond_the_table():
         with pytest.raises(ValueError, match=f'position {length - 1} is not in 0 .. 8'):
             encoding.place(pj.Tokens.of(length=length))
     encoding.place(pj.Tokens.of(length=9))
-    assert np.isnan(project_positions(jnp.array([[9]]), encoding.parts[0].w_q[...])).all()
+    assert np.isnan(
+        positional_attention_projected(jnp.array([[9]]), encoding.parts[0].w_q[...])
+    ).all()
 
 
 def test_several_position_components_are_refused():
     with pytest.raises(ValueError, match='one position per token'):
-        project_positions(jnp.zeros((1, 2, 2), int), jnp.zeros((4, 1, 4)))
+        positional_attention_projected(jnp.zeros((1, 2, 2), int), jnp.zeros((4, 1, 4)))
 
 
 # The network of the paper.

@@ -13,7 +13,7 @@ from posenc_jax.lab.tasks.arithmetic.digits import written
 from posenc_jax.lab.tasks.arithmetic.multiplication import multiply_digits
 from posenc_jax.lab.tasks.arithmetic.scratchpad import scratchpad_width
 from posenc_jax.language.spec import build, parse
-from posenc_jax.methods.positional_description import random_tags
+from posenc_jax.methods.positional_description import positional_description_tags
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.methods.models import model_of
@@ -52,7 +52,9 @@ def test_moments_of_the_tags():
     do not correlate.
     """
     at = jnp.arange(1000)[None]
-    drawn = random_tags(jnp.array([1, 2], jnp.uint32), 0 * at, 0 * at, at, GOLDEN['width'])
+    drawn = positional_description_tags(
+        jnp.array([1, 2], jnp.uint32), 0 * at, 0 * at, at, GOLDEN['width']
+    )
     found = np.asarray(drawn, np.float64)[0]
     error = 5 / found.size**0.5
     assert found.mean() == pytest.approx(GOLDEN['mean'], abs=error)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.methods.randomized_pe import random_ids, spaced_ids
+from posenc_jax.methods.randomized_pe import randomized_pe_ids, randomized_pe_spaced_ids
 from posenc_jax.protocol.tables import NOWHERE
 from tests.golden_files import golden
 from tests.methods.models import model_of
@@ -34,7 +34,9 @@ def draws():
     """20000 draws of 10 out of 64."""
     n, m = GOLDEN['count'], GOLDEN['max_len']
     keys = jax.random.split(jax.random.key(0), 20_000)
-    return np.asarray(jax.jit(jax.vmap(lambda key: random_ids(key, jnp.array([n]), m)[0]))(keys))
+    return np.asarray(
+        jax.jit(jax.vmap(lambda key: randomized_pe_ids(key, jnp.array([n]), m)[0]))(keys)
+    )
 
 
 def test_draws_are_sorted_distinct_and_in_range(draws):
@@ -103,7 +105,9 @@ def test_packed_documents_use_the_same_ids():
 @pytest.mark.full
 def test_spaced_ids_are_the_expected_ones_rounded_down():
     n, m = GOLDEN['count'], GOLDEN['max_len']
-    spaced = lambda n, m: np.asarray(spaced_ids(jnp.arange(n)[None], jnp.array([n]), m))[0]
+    spaced = lambda n, m: np.asarray(
+        randomized_pe_spaced_ids(jnp.arange(n)[None], jnp.array([n]), m)
+    )[0]
     ids = spaced(n, m)
     assert ids[0] == int(GOLDEN['mean_first']) and ids[-1] == int(GOLDEN['mean_last'])
     for n, m in ((1, 1), (7, 9), (40, 41), (46_340, 46_340), (46_000, 46_340)):
@@ -158,15 +162,15 @@ def test_positions_beyond_the_range():
     encoding = make('max_len=8, eval_len=6')
     refused_beyond(encoding, 9, 7, key=1)
     refused_beyond(encoding, 7, 5, key=None)
-    beyond = spaced_ids(jnp.array([[0, 9, -1]]), jnp.array([3]), 7)
+    beyond = randomized_pe_spaced_ids(jnp.array([[0, 9, -1]]), jnp.array([3]), 7)
     assert beyond.tolist() == [[1, NOWHERE, NOWHERE]]
 
 
 test_wrong_input = refused(
     {
         '5 distinct ids cannot be drawn from 3': (
-            lambda: random_ids(jax.random.key(0), jnp.array([2, 5]), 3),
-            lambda: spaced_ids(jnp.array([[0]]), jnp.array([5]), 3),
+            lambda: randomized_pe_ids(jax.random.key(0), jnp.array([2, 5]), 3),
+            lambda: randomized_pe_spaced_ids(jnp.array([[0]]), jnp.array([5]), 3),
         ),
         'needs integer positions': (
             lambda: make('max_len=8').place(pj.Tokens.of(positions=[[0.5]]))

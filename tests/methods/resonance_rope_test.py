@@ -12,7 +12,7 @@ from posenc_jax.base.phases import phase
 from posenc_jax.methods.dynamic_ntk import DynamicNTK
 from posenc_jax.methods.longrope import LongRoPE
 from posenc_jax.methods.p_rope import PRoPE
-from posenc_jax.methods.resonance_rope import ResonanceRoPE, resonant_frequencies
+from posenc_jax.methods.resonance_rope import ResonanceRoPE, resonance_rope_frequencies
 from posenc_jax.methods.yarn import YaRN
 from tests.golden_files import golden_suite
 
@@ -34,7 +34,7 @@ test_golden = golden_suite(
 
 def test_halves_are_rounded_to_even():
     waves = np.array([2.5, 3.5, 4.5, 100.5])
-    found = 2 * np.pi / resonant_frequencies(2 * np.pi / waves)
+    found = 2 * np.pi / resonance_rope_frequencies(2 * np.pi / waves)
     np.testing.assert_allclose(found, [2, 4, 4, 100], rtol=1e-14)
 
 
@@ -75,7 +75,7 @@ def test_rules_that_follow_the_length_are_rounded_at_every_length():
     part = pj.make('rope(freqs=resonance_rope(freqs=dynamic_ntk()))', head_dim=8, train_len=64)
     assert part.cached == 'raw'
     far = np.array([2**24 + 3.0, 2**25 + 7.0])  # wavelengths between the numbers of float32
-    again = 2 * np.pi / np.asarray(resonant_frequencies(Double.of(2 * np.pi / (far + 0.2))))
+    again = 2 * np.pi / np.asarray(resonance_rope_frequencies(Double.of(2 * np.pi / (far + 0.2))))
     np.testing.assert_allclose(again, far, rtol=1e-13)
 
 
@@ -89,4 +89,4 @@ def test_first_positions_and_the_switch_are_those_of_the_rule():
 def test_frequencies_without_a_wavelength_are_refused():
     for wrong in (4.5, -0.1):
         with pytest.raises(ValueError, match=f'positive and at most 4.189 radians, got {wrong}'):
-            resonant_frequencies(np.array([1.0, wrong]))
+            resonance_rope_frequencies(np.array([1.0, wrong]))

@@ -10,7 +10,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.lab.decoding.decode import init_cache
 from posenc_jax.lab.decoding.generate import generate
-from posenc_jax.methods.reverse_pe import newest_first
+from posenc_jax.methods.reverse_pe import reverse_pe_newest_first
 from tests.golden_files import golden_suite
 from tests.methods.models import model_of
 from tests.refusals import refused
@@ -74,12 +74,14 @@ def test_relative_encodings_see_time_run_backwards():
 def test_newest_first_reverses_the_real_tokens():
     tok = pj.Tokens.of(valid=[[False, True, True, True], [True, True, False, False]])
     x = jnp.arange(16.0).reshape(2, 4, 2)
-    out = newest_first(x, tok.last)
+    out = reverse_pe_newest_first(x, tok.last)
     np.testing.assert_array_equal(out[0, :3], x[0, :0:-1])
     np.testing.assert_array_equal(out[1, :2], x[1, 1::-1])
-    np.testing.assert_array_equal(newest_first(x, pj.Tokens.of(length=4).last), x[:, ::-1])
+    np.testing.assert_array_equal(
+        reverse_pe_newest_first(x, pj.Tokens.of(length=4).last), x[:, ::-1]
+    )
     # slot 0 of an encoder's outputs is the same token that has position 0
-    assert (newest_first(ENCODING.place(tok).pos, tok.last)[:, 0] == 0).all()
+    assert (reverse_pe_newest_first(ENCODING.place(tok).pos, tok.last)[:, 0] == 0).all()
 
 
 PROMPT = jnp.ones((1, 3), jnp.int32)
@@ -108,4 +110,4 @@ def test_no_other_part_of_a_chain_brings_a_cache():
 @pytest.mark.parametrize('last, found', [(9, '9 .. 9'), ([0, -3], '-3 .. 0')])
 def test_the_newest_is_one_of_the_row(last, found):
     with pytest.raises(ValueError, match=f'last lies in 0 .. 2, got {found}'):
-        newest_first(jnp.zeros((2, 3)), jnp.asarray(last))
+        reverse_pe_newest_first(jnp.zeros((2, 3)), jnp.asarray(last))

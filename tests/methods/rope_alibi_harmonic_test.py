@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.methods.rope_alibi_harmonic import MODES, harmonic_number
+from posenc_jax.methods.rope_alibi_harmonic import MODES, rope_alibi_harmonic_number
 from tests.golden_files import golden_suite
 
 SIZES = dict(heads=4, head_dim=8)
@@ -29,18 +29,22 @@ def harmonic(n):
 
 
 def test_harmonic_numbers():
-    numbers = np.asarray(harmonic_number(jnp.arange(100001.0)))
+    numbers = np.asarray(rope_alibi_harmonic_number(jnp.arange(100001.0)))
     np.testing.assert_allclose(numbers, harmonic(100000), rtol=2e-7, atol=2e-7)
     far = 2.0**30
     expected = np.log(far) + np.euler_gamma
-    np.testing.assert_allclose(harmonic_number(jnp.float32(far)), expected, rtol=2e-7)
+    np.testing.assert_allclose(rope_alibi_harmonic_number(jnp.float32(far)), expected, rtol=2e-7)
 
 
 def test_between_whole_distances_the_recurrence_holds():
     x = jnp.linspace(0.0, 30.0, 400)
-    np.testing.assert_allclose(harmonic_number(x + 1), harmonic_number(x) + 1 / (x + 1), atol=1e-6)
-    np.testing.assert_allclose(harmonic_number(jnp.float32(0.5)), 2 - 2 * np.log(2), atol=2e-7)
-    slope = jax.vmap(jax.grad(harmonic_number))(x)
+    np.testing.assert_allclose(
+        rope_alibi_harmonic_number(x + 1), rope_alibi_harmonic_number(x) + 1 / (x + 1), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        rope_alibi_harmonic_number(jnp.float32(0.5)), 2 - 2 * np.log(2), atol=2e-7
+    )
+    slope = jax.vmap(jax.grad(rope_alibi_harmonic_number))(x)
     np.testing.assert_allclose(slope[0], np.pi**2 / 6, rtol=1e-5)
     assert (np.diff(slope) < 0).all()
 
@@ -63,7 +67,7 @@ def slopes(_):
 test_golden = golden_suite(
     'rope_alibi_harmonic',
     {
-        'harmonic': (lambda _: harmonic_number(jnp.arange(5.0)), {'atol': 2e-7}),
+        'harmonic': (lambda _: rope_alibi_harmonic_number(jnp.arange(5.0)), {'atol': 2e-7}),
         'weights': (weights, {'atol': 1e-6}),
         'slopes_of_heads': (slopes, {'rtol': 1e-6}),
     },
@@ -103,7 +107,7 @@ def test_the_penalty_grows_as_a_logarithm():
     """What a harmonic series is for: doubling the distance costs at most ln 2 more, where ALiBi's
     cost doubles.
     """
-    steps = np.diff(np.asarray(harmonic_number(2.0 ** jnp.arange(3.0, 24.0))))
+    steps = np.diff(np.asarray(rope_alibi_harmonic_number(2.0 ** jnp.arange(3.0, 24.0))))
     assert (steps < np.log(2) + 2e-6).all() and (np.diff(steps) > -1e-5).all()
     np.testing.assert_allclose(steps[-8:], np.log(2), atol=1e-4)
 

@@ -9,7 +9,7 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.methods.alibi import alibi_bias, alibi_slopes
-from posenc_jax.methods.rpe_convergent import DIVERGENT, KERNELS, convergent_bias
+from posenc_jax.methods.rpe_convergent import DIVERGENT, KERNELS, rpe_convergent_bias
 from tests.golden_files import golden_suite
 
 N = 4
@@ -21,7 +21,7 @@ def make(arguments='', heads=N, **options):
 
 def decay(kernel, slope, distance):
     q_pos, k_pos = jnp.asarray(distance)[None], jnp.zeros((1, 1), int)
-    return convergent_bias(kernel, jnp.array([slope]), q_pos, k_pos)[0, 0, :, 0]
+    return rpe_convergent_bias(kernel, jnp.array([slope]), q_pos, k_pos)[0, 0, :, 0]
 
 
 def first_four(kernel):
@@ -109,7 +109,7 @@ def test_slopes_and_encoders():
 
 def test_wrong_input_says_what_is_wrong():
     with pytest.raises(ValueError, match="did you mean 'type[12]'"):
-        convergent_bias('type', jnp.ones(1), jnp.zeros((1, 1)), jnp.zeros((1, 1)))
+        rpe_convergent_bias('type', jnp.ones(1), jnp.zeros((1, 1)), jnp.zeros((1, 1)))
     tok = pj.Tokens.of(length=3)
     message = 'rpe_convergent has parameters of 1 heads, the queries have 4'
     with pytest.raises(ValueError, match=message):

@@ -11,9 +11,9 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.features.graphs import make_graph_features
-from posenc_jax.features.graphs.graphormer import shortest_paths
-from posenc_jax.features.graphs.rrwp import walk_probabilities
-from posenc_jax.features.graphs.rwse import return_probabilities
+from posenc_jax.features.graphs.graphormer import graphormer_shortest_paths
+from posenc_jax.features.graphs.rrwp import rrwp_probabilities
+from posenc_jax.features.graphs.rwse import rwse_probabilities
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.model.inputs import tokens_of
 from posenc_jax.lab.tasks.graphs import Triangles, random_graph
@@ -37,7 +37,7 @@ PAIR = {'dodecahedron': petersen(10, 2), 'desargues': petersen(10, 3)}
 
 
 def with_walks(graph, steps):
-    walks = walk_probabilities(graph, steps).astype(np.float32)
+    walks = rrwp_probabilities(graph, steps).astype(np.float32)
     return pj.Tokens.of(length=len(graph)).with_feats(graph_rrwp=walks[None, :, None])
 
 
@@ -63,9 +63,9 @@ def path_bias():
 test_golden = golden_suite(
     'rrwp',
     {
-        'second_power': lambda: walk_probabilities(PATH, 3)[..., 2],
-        'dodecahedron': lambda: walk_probabilities(PAIR['dodecahedron'], 7)[4, 4],
-        'desargues': lambda: walk_probabilities(PAIR['desargues'], 7)[13, 13],
+        'second_power': lambda: rrwp_probabilities(PATH, 3)[..., 2],
+        'dodecahedron': lambda: rrwp_probabilities(PAIR['dodecahedron'], 7)[4, 4],
+        'desargues': lambda: rrwp_probabilities(PAIR['desargues'], 7)[13, 13],
         'bias': path_bias,
     },
     atol=1e-7,
@@ -74,38 +74,38 @@ test_golden = golden_suite(
 
 def test_rows_are_probabilities_and_walks_are_reversible():
     graph = disjoint(GRAPH, complete(1)).astype(float)
-    walks, degrees = walk_probabilities(graph, 6), graph.sum(1)
+    walks, degrees = rrwp_probabilities(graph, 6), graph.sum(1)
     joined = degrees > 0
     np.testing.assert_allclose(walks[joined].sum(1), 1, atol=1e-12)
     assert not walks[9, :, 1:].any() and walks[9, 9, 0] == 1  # the isolated node
     weighted = degrees[:, None, None] * walks
     np.testing.assert_allclose(weighted, weighted.swapaxes(0, 1), atol=1e-12)
     assert np.abs(walks - walks.swapaxes(0, 1)).max() > 0.1
-    assert walk_probabilities(graph, 1).shape == (10, 10, 1)
+    assert rrwp_probabilities(graph, 1).shape == (10, 10, 1)
 
 
 def test_the_features_of_nodes_are_1_and_then_those_of_rwse():
     found = make_graph_features('rrwp(steps=6)').encode(GRAPH)
     assert (found[:, 0] == 1).all()
-    np.testing.assert_allclose(found[:, 1:], return_probabilities(GRAPH, 5), atol=1e-7)
+    np.testing.assert_allclose(found[:, 1:], rwse_probabilities(GRAPH, 5), atol=1e-7)
 
 
 def test_walks_separate_two_graphs_that_distances_do_not():
     """From K = 6 on, which has the fifth power. All nodes of both graphs look alike."""
     one, other = PAIR.values()
     for graph in PAIR.values():
-        distance = shortest_paths(graph)[0]
+        distance = graphormer_shortest_paths(graph)[0]
         counts = [np.bincount(row).tolist() for row in distance]
         assert counts == [[1, 3, 6, 6, 3, 1]] * 20
-    profile = lambda graph, steps: np.sort(walk_probabilities(graph, steps).ravel())
+    profile = lambda graph, steps: np.sort(rrwp_probabilities(graph, steps).ravel())
     np.testing.assert_allclose(profile(one, 3), profile(other, 3), atol=1e-12)
-    returns = lambda graph, steps: np.diagonal(walk_probabilities(graph, steps)).T
+    returns = lambda graph, steps: np.diagonal(rrwp_probabilities(graph, steps)).T
     np.testing.assert_allclose(returns(one, 5), returns(other, 5), atol=1e-12)
     assert np.abs(returns(one, 6) - returns(other, 6)).min(0)[5] > 0.02
 
 
 def test_the_bias_is_that_of_a_loop_over_pairs():
-    walks = walk_probabilities(GRAPH, 4)
+    walks = rrwp_probabilities(GRAPH, 4)
     tok = with_walks(GRAPH, 4)
     linear, network = made(4), made(4, hidden=3)
     network.b1[...] = jnp.linspace(-0.2, 0.2, 6).reshape(2, 3)
@@ -142,7 +142,7 @@ def test_a_task_gives_the_walks_to_attention(model):
     assert batch['graph_rrwp'].shape == (2, 8, 8, 3)
     for row, edges, valid in zip(batch['graph_rrwp'], batch['adjacency'], batch['valid']):
         n = valid.sum()
-        walks = walk_probabilities(edges[:n, :n].astype(float), 3)
+        walks = rrwp_probabilities(edges[:n, :n].astype(float), 3)
         np.testing.assert_allclose(row[:n, :n], walks, atol=1e-7)
         assert not row[n:].any() and not row[:, n:].any()
     # All nodes of a regular graph look alike, so they get vectors of their own.

@@ -11,7 +11,11 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.lab.tasks.language import Language, SegmentedText
 from posenc_jax.methods.extend import extend
-from posenc_jax.methods.segmented_sequences import chunk_ids, prefix_ids, stretched_table
+from posenc_jax.methods.segmented_sequences import (
+    segmented_sequences_chunk_ids,
+    segmented_sequences_prefix_ids,
+    segmented_sequences_table,
+)
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
 from tests.methods.models import model_of, read
@@ -21,7 +25,7 @@ RNG = np.random.default_rng
 
 
 def stretched(name, factor):
-    return lambda values: stretched_table(jnp.array(values[name])[:, None], factor)[:, 0]
+    return lambda values: segmented_sequences_table(jnp.array(values[name])[:, None], factor)[:, 0]
 
 
 test_golden = golden_suite(
@@ -35,7 +39,7 @@ test_golden = golden_suite(
 @pytest.mark.parametrize('factor', [1, 2, 3, 4, 7])
 def test_old_rows_stay_exactly_and_the_last_repeats(factor):
     table = jax.random.normal(jax.random.key(0), (13, 5))
-    longer = stretched_table(table, factor)
+    longer = segmented_sequences_table(table, factor)
     assert longer.shape == (13 * factor, 5)
     np.testing.assert_array_equal(longer[::factor], table)
     np.testing.assert_array_equal(longer[12 * factor :], np.tile(table[-1:], (factor, 1)))
@@ -46,13 +50,15 @@ def test_places_between_rows_are_exact_in_long_tables():
     share = np.arange(3 * 8192) % 3 / 3
     odd = np.arange(3 * 8192) // 3 % 2
     expected = np.where(odd, 1 - share, share)
-    np.testing.assert_allclose(stretched_table(table, 3)[:-3, 0], expected[:-3], atol=1e-6)
+    np.testing.assert_allclose(
+        segmented_sequences_table(table, 3)[:-3, 0], expected[:-3], atol=1e-6
+    )
 
 
 def test_chunks_are_segments_in_the_order_of_the_text():
     drawn = set()
     for seed in range(60):
-        ids = chunk_ids(RNG(seed), 24, 12, 4)
+        ids = segmented_sequences_chunk_ids(RNG(seed), 24, 12, 4)
         assert len(ids) == 12 and ids.max() < 24 and (np.diff(ids) > 0).all()
         steps = np.diff(ids) - 1
         assert (steps % 4 == 0).all() and (steps[np.arange(11) % 4 != 3] == 0).all()
@@ -64,7 +70,7 @@ def test_chunks_are_segments_in_the_order_of_the_text():
 def test_a_prefix_of_single_tokens_before_a_run(last):
     begins, picked = set(), np.zeros(20)
     for seed in range(400):
-        ids = prefix_ids(RNG(seed), 20, 10, 4, last=last)
+        ids = segmented_sequences_prefix_ids(RNG(seed), 20, 10, 4, last=last)
         assert len(ids) == 10 and 0 <= ids.min() and ids.max() < 20
         assert (np.diff(ids) > 0).all() and (np.diff(ids[4:]) == 1).all()
         begins.add(int(ids[4]))
@@ -77,9 +83,12 @@ def test_a_prefix_of_single_tokens_before_a_run(last):
 
 
 def test_taking_everything_is_ordinary_training():
-    drawn = chunk_ids(RNG(0), 12, 12, 3), *(prefix_ids(RNG(0), 12, 12, n) for n in (0, 5))
+    drawn = (
+        segmented_sequences_chunk_ids(RNG(0), 12, 12, 3),
+        *(segmented_sequences_prefix_ids(RNG(0), 12, 12, n) for n in (0, 5)),
+    )
     assert all(ids.tolist() == list(range(12)) for ids in drawn)
-    assert prefix_ids(RNG(0), 20, 8, 0).tolist() == list(range(12, 20))
+    assert segmented_sequences_prefix_ids(RNG(0), 20, 8, 0).tolist() == list(range(12, 20))
     batch = SegmentedText(source_len=16, segment_len=4).sample(RNG(0), 2, 16)
     assert (batch['positions'] == np.arange(16)).all()
     assert (batch['tokens'][:, 1:] == batch['targets'][:, :-1]).all()
@@ -136,11 +145,11 @@ def test_a_chain_keeps_its_other_parts():
 
 
 def chunked(*sizes):
-    return lambda: chunk_ids(RNG(0), *sizes)
+    return lambda: segmented_sequences_chunk_ids(RNG(0), *sizes)
 
 
 def behind_a_prefix(length):
-    return lambda: prefix_ids(RNG(0), 12, 6, length)
+    return lambda: segmented_sequences_prefix_ids(RNG(0), 12, 6, length)
 
 
 def task(**options):
@@ -162,8 +171,8 @@ test_wrong_input = refused(
         'segment_len must be at least 1, an integer, got 1.5': chunked(12, 6, 1.5),
         f'{PREFIX} 6': behind_a_prefix(6),
         f'{PREFIX} -1': behind_a_prefix(-1),
-        f'{WHOLE} 0': lambda: stretched_table(jnp.ones((2, 1)), 0),
-        f'{WHOLE} 1.5': lambda: stretched_table(jnp.ones((2, 1)), 1.5),
+        f'{WHOLE} 0': lambda: segmented_sequences_table(jnp.ones((2, 1)), 0),
+        f'{WHOLE} 1.5': lambda: segmented_sequences_table(jnp.ones((2, 1)), 1.5),
         'exactly one of segment_len and prefix_len, got': (
             task(),
             task(segment_len=4, prefix_len=4),

@@ -8,9 +8,9 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.methods.selective_rope import (
-    selective_increments,
-    selective_temperatures,
-    selective_units,
+    selective_rope_increments,
+    selective_rope_temperatures,
+    selective_rope_units,
 )
 from tests.golden_files import golden_suite
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
@@ -36,13 +36,13 @@ def build(options='', *, moved=True, **context):
 def convolved(case):
     rows = jnp.asarray([0.0, 0.0, 0.0, *case['rows']])[None, :, None, None]
     taps = jnp.asarray(case['taps'])[:, None, None]
-    return selective_increments(rows, taps, pj.Tokens.of(segment=[case['documents']])).ravel()
+    return selective_rope_increments(rows, taps, pj.Tokens.of(segment=[case['documents']])).ravel()
 
 
 test_golden = golden_suite(
     'selective_rope',
     {
-        'temperatures.*': lambda _, kind: selective_temperatures(4, kind),
+        'temperatures.*': lambda _, kind: selective_rope_temperatures(4, kind),
         'convolution.increments': convolved,
     },
     atol=5e-8,
@@ -103,8 +103,10 @@ def test_without_the_convolution_only_query_and_key_count():
 
 def test_the_size_of_the_input_does_not_count():
     x = jnp.asarray(draw(4, 1, 3, D))
-    np.testing.assert_allclose(selective_units(50.0 * x, N), selective_units(x, N), atol=1e-5)
-    np.testing.assert_array_equal(selective_units(0 * x, N), 0.0)
+    np.testing.assert_allclose(
+        selective_rope_units(50.0 * x, N), selective_rope_units(x, N), atol=1e-5
+    )
+    np.testing.assert_array_equal(selective_rope_units(0 * x, N), 0.0)
 
 
 def test_a_logit_depends_on_the_tokens_that_the_path_from_key_to_query_reads():
@@ -122,7 +124,7 @@ def test_a_logit_depends_on_the_tokens_that_the_path_from_key_to_query_reads():
 def test_tiles_and_gradients_equal_the_definition():
     def reference(encoding, q, k, v, x):
         part = encoding.parts[0]
-        unit = selective_units(x, N)
+        unit = selective_rope_units(x, N)
         phi = jnp.einsum('bsr,rnf->bsnf', unit @ part.down[...], part.up[...])
         rows = jnp.pad(phi, ((0, 0), (3, 0), (0, 0), (0, 0)))
         phi = sum(rows[:, tap : tap + L] * part.taps[...][tap] for tap in range(4))

@@ -12,7 +12,7 @@ from posenc_jax.lab.decoding.decode import init_cache
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.lab.decoding.streaming import StreamingCache
 from posenc_jax.lab.model.tiny import tiny_model
-from posenc_jax.methods.streaming import without_gaps
+from posenc_jax.methods.streaming import streaming_positions
 from tests.golden_files import golden, golden_suite
 
 GOLDEN = golden('streaming')
@@ -21,7 +21,7 @@ GOLDEN = golden('streaming')
 def positions(_):
     index = jnp.asarray([GOLDEN['kept']])
     keys = pj.Tokens.of(index=index)
-    queries, keys = without_gaps(keys.slice(index.shape[1] - 1, 1), keys)
+    queries, keys = streaming_positions(keys.slice(index.shape[1] - 1, 1), keys)
     assert queries.pos[0, 0] == keys.pos[0, -1]
     return keys.pos[0]
 
@@ -31,7 +31,7 @@ test_golden = golden_suite('streaming', {'positions': positions})
 
 def test_padding_takes_no_position():
     tok = pj.Tokens.of(valid=[[False, False, True, True, True]])
-    queries, keys = without_gaps(tok.slice(4, 1), tok)
+    queries, keys = streaming_positions(tok.slice(4, 1), tok)
     assert keys.pos[0, 2:].tolist() == [0, 1, 2] and queries.pos[0, 0] == 2
 
 

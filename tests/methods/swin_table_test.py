@@ -9,7 +9,12 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.methods.swin_table import extent, offset_bias, offset_ids, resized_offsets
+from posenc_jax.methods.swin_table import (
+    extent,
+    swin_table_bias,
+    swin_table_ids,
+    swin_table_resized,
+)
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden, golden_suite
 from tests.methods.pairs import attend, draw, grid, qkv
@@ -33,12 +38,12 @@ def checked(part, tok):
 
 def ids_of(rows, columns, cell=slice(None)):
     cells = jnp.asarray(grid(rows, columns, 0))
-    return offset_ids(cells, cells, rows, columns)[0, cell]
+    return swin_table_ids(cells, cells, rows, columns)[0, cell]
 
 
 def resized_row():
     cells = jnp.array(GOLDEN['cells'])[:, None]
-    return resized_offsets(cells, (1, 2), (1, 3))[:, 0]
+    return swin_table_resized(cells, (1, 2), (1, 3))[:, 0]
 
 
 test_golden = golden_suite(
@@ -124,7 +129,7 @@ def test_a_zero_table_is_plain_attention():
 def test_rows_and_columns_are_told_apart():
     """The offset is query minus key; rows come first."""
     table = jnp.arange(15.0)[:, None]  # a window of 2 x 3
-    bias = offset_bias(table, ids_of(2, 3)[None])[0, 0].reshape(2, 3, 2, 3)
+    bias = swin_table_bias(table, ids_of(2, 3)[None])[0, 0].reshape(2, 3, 2, 3)
     assert bias[1, 0, 0, 0] == 12 and bias[0, 0, 1, 0] == 2
     assert bias[0, 1, 0, 0] == 8 and bias[0, 0, 0, 1] == 6
 
@@ -169,10 +174,10 @@ def test_the_table_is_resized_as_a_picture(size):
     image = np.asarray(part.offsets[...]).reshape(5, 7, N)
     new = tuple(2 * side - 1 for side in size)
     expected = resized_by_definition(image, new).reshape(-1, N)
-    found = resized_offsets(part.offsets[...], (3, 4), size)
+    found = swin_table_resized(part.offsets[...], (3, 4), size)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     cells = jnp.asarray(grid(*size, 0))
-    ids = offset_ids(cells, cells, *size)
+    ids = swin_table_ids(cells, cells, *size)
     bias = np.moveaxis(expected[np.asarray(ids)[0]], -1, 0)
     np.testing.assert_allclose(larger.bias(cells, cells)[0], bias, atol=1e-5)
 
@@ -186,7 +191,7 @@ def test_the_resize_of_torch():
         new = tuple(2 * side - 1 for side in size)
         options = dict(mode='bicubic', align_corners=False, antialias=False)
         expected = torch.nn.functional.interpolate(image, size=new, **options)[0].numpy()
-        found = resized_offsets(jnp.asarray(table), (3, 4), size)
+        found = swin_table_resized(jnp.asarray(table), (3, 4), size)
         np.testing.assert_allclose(found.T.reshape(N, *new), expected, atol=1e-5)
 
 

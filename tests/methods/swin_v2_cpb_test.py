@@ -9,7 +9,11 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.methods.swin_v2_cpb import cosine_logits, cpb_coordinates, cpb_network
+from posenc_jax.methods.swin_v2_cpb import (
+    swin_v2_cpb_coordinates,
+    swin_v2_cpb_logits,
+    swin_v2_cpb_network,
+)
 from tests.golden_files import golden, golden_suite
 from tests.methods.pairs import attend, draw, grid, qkv
 from tests.refusals import refused
@@ -33,19 +37,19 @@ def make(arguments='3, 4, hidden=6'):
 def coordinates():
     """Offsets that are these shares of the largest one, 4 in a window of 5 x 5."""
     offset = 4 * jnp.array(GOLDEN['shares'])
-    return cpb_coordinates(jnp.stack([offset, -offset], axis=-1), 5, 5)
+    return swin_v2_cpb_coordinates(jnp.stack([offset, -offset], axis=-1), 5, 5)
 
 
 def bias_of(number):
     """The bias where the network gives this number for every offset."""
     network = jnp.zeros((1, 2)), jnp.ones(1), jnp.full((1, 1), number)
-    return cpb_network(jnp.ones((1, 2)), *network)[0, 0]
+    return swin_v2_cpb_network(jnp.ones((1, 2)), *network)[0, 0]
 
 
 def cosines(factor):
     q = jnp.array([[[[3.0, 4.0]]]])
     k = jnp.array([[[[2.0, 0.0], [0.0, 0.1]]]])
-    return cosine_logits(q, k, jnp.log(jnp.array([factor])))[0, 0, 0]
+    return swin_v2_cpb_logits(q, k, jnp.log(jnp.array([factor])))[0, 0, 0]
 
 
 test_golden = golden_suite(
@@ -106,8 +110,8 @@ def test_a_larger_window_reads_the_same_network():
     tok = pj.Tokens.of(positions=wide)
     expected = reference(large, wide[0])
     np.testing.assert_allclose(attend(large, *INPUTS, tok)[0], expected, atol=5e-5)
-    most = cpb_coordinates(jnp.array([2 * 2, 2 * 3]), 3, 4)
-    assert (most < 1.3 * cpb_coordinates(jnp.array([2, 3]), 3, 4)).all()
+    most = swin_v2_cpb_coordinates(jnp.array([2 * 2, 2 * 3]), 3, 4)
+    assert (most < 1.3 * swin_v2_cpb_coordinates(jnp.array([2, 3]), 3, 4)).all()
 
 
 def test_bounds():
@@ -136,7 +140,7 @@ def test_the_lengths_of_queries_and_keys_do_not_matter():
 def test_the_factor_is_10_at_first_and_at_most_100():
     part = pj.make('swin_v2_cpb(3, 4, hidden=6)', heads=N, rngs=nnx.Rngs(0))
     np.testing.assert_allclose(np.exp(part.tau[...]), 10, rtol=1e-6)
-    slope = jax.grad(lambda tau: cosine_logits(*(jnp.ones((1, 1, 1, 2)),) * 2, tau).sum())
+    slope = jax.grad(lambda tau: swin_v2_cpb_logits(*(jnp.ones((1, 1, 1, 2)),) * 2, tau).sum())
     assert slope(jnp.array([4.0])) > 0 and slope(jnp.array([5.0])) == 0  # ln 100 = 4.6
 
 

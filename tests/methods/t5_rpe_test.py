@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.methods.t5_rpe import t5_bucket, t5_thresholds
+from posenc_jax.methods.t5_rpe import t5_rpe_bucket, t5_rpe_thresholds
 from tests.golden_files import golden_suite
 
 
@@ -17,7 +17,7 @@ def make(arguments='', heads=4, head_dim=8):
 
 
 def bucket_of(distance, **options):
-    return t5_bucket(jnp.asarray(distance)[None], jnp.zeros((1, 1), int), **options)[0, :, 0]
+    return t5_rpe_bucket(jnp.asarray(distance)[None], jnp.zeros((1, 1), int), **options)[0, :, 0]
 
 
 def bucket(case):
@@ -52,7 +52,7 @@ def test_buckets_follow_the_formula(buckets, max_distance):
 
 
 def test_powers_are_not_rounded():
-    assert t5_thresholds(16, 128).tolist()[7:] == [8, 12, 16, 23, 32, 46, 64, 91]
+    assert t5_rpe_thresholds(16, 128).tolist()[7:] == [8, 12, 16, 23, 32, 46, 64, 91]
 
 
 def test_the_bias_is_a_row_of_the_table_per_head():

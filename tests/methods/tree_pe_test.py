@@ -7,7 +7,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.methods.tree_paths import CUT, complete_tree, tree_paths
-from posenc_jax.methods.tree_pe import tree_features, tree_weights
+from posenc_jax.methods.tree_pe import tree_pe_features, tree_pe_weights
 from tests.golden_files import golden_suite
 from tests.methods.pairs import draw
 from tests.refusals import refused
@@ -16,12 +16,14 @@ RAW = jnp.arctanh(jnp.array([0.5]))
 
 
 def code_by_hand(case):
-    weights = tree_weights(RAW, 2, 4)
-    return tree_features(jnp.array([[case['path']]]), 2, weights).ravel()
+    weights = tree_pe_weights(RAW, 2, 4)
+    return tree_pe_features(jnp.array([[case['path']]]), 2, weights).ravel()
 
 
 test_golden = golden_suite(
-    'tree_pe', {'weights': lambda: tree_weights(RAW, 3, 8)[:, 0], 'code': code_by_hand}, rtol=1e-6
+    'tree_pe',
+    {'weights': lambda: tree_pe_weights(RAW, 3, 8)[:, 0], 'code': code_by_hand},
+    rtol=1e-6,
 )
 
 
@@ -76,11 +78,11 @@ def test_nodes_that_differ_beyond_the_levels_have_one_code():
 
 
 def test_trained_weights_may_be_negative_and_get_gradients():
-    loss = lambda raw: (tree_weights(raw, 4, 8) * draw(0, 4, 2)).sum()
+    loss = lambda raw: (tree_pe_weights(raw, 4, 8) * draw(0, 4, 2)).sum()
     for raw in (jnp.array([-0.7, 0.3]), jnp.zeros(2)):
         p, slope = np.tanh(np.float64(raw)), np.asarray(jax.grad(loss)(raw))
         weights = np.stack([p**level for level in range(4)]) * np.sqrt((1 - p**2) * 4)
-        np.testing.assert_allclose(tree_weights(raw, 4, 8), weights, atol=1e-6)
+        np.testing.assert_allclose(tree_pe_weights(raw, 4, 8), weights, atol=1e-6)
         step = 1e-5
         up, down = (np.tanh(np.float64(raw) + sign * step) for sign in (1, -1))
         value = lambda p: np.stack([p**level for level in range(4)]) * np.sqrt((1 - p**2) * 4)
@@ -90,7 +92,7 @@ def test_trained_weights_may_be_negative_and_get_gradients():
 
 def test_weights_and_gradients_are_exact_where_tanh_rounds_to_one():
     for raw in (12.0, -12.0, 100.0):
-        weights = lambda raw: tree_weights(raw[None], 3, 8)[:, 0]
+        weights = lambda raw: tree_pe_weights(raw[None], 3, 8)[:, 0]
         values, slopes = weights(jnp.array(raw)), jax.jacrev(weights)(jnp.array(raw))
         p, rest = np.tanh(raw), 1 / np.cosh(raw)
         expected = 2 * rest * np.array([1.0, p, p**2])
@@ -105,7 +107,7 @@ def test_a_linear_map_joins_other_widths():
     assert part.map is not None and part.map.shape == (12, 5)
     assert make('levels=4, features=3').map is None
     paths = np.array([[0, 0], [2, 1]])
-    code = tree_features(jnp.asarray(paths)[None], 2, tree_weights(part.raw[...], 2, 5))
+    code = tree_pe_features(jnp.asarray(paths)[None], 2, tree_pe_weights(part.raw[...], 2, 5))
     expected = np.float64(code[0]) @ np.float64(part.map[...]) + np.float64(part.bias[...])
     np.testing.assert_allclose(codes(part, paths, width=5), expected, atol=1e-5)
 

@@ -12,11 +12,11 @@ import posenc_jax as pj
 from posenc_jax.lab.model import TransformerConfig
 from posenc_jax.lab.model.candidate_scorer import CandidateScorer
 from posenc_jax.methods.uni_encoder import (
-    candidate_means,
     uni_encoder_ids,
     uni_encoder_layout,
     uni_encoder_loss,
     uni_encoder_masks,
+    uni_encoder_means,
 )
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import SIZES, descend
@@ -245,7 +245,7 @@ def test_it_learns_to_match():
 
 def test_means_of_candidates():
     hidden = jax.random.normal(jax.random.key(0), (1, 16, 4))
-    means = candidate_means(hidden.astype(jnp.bfloat16), jnp.asarray(LAYOUT[None, :, 1]), 3)
+    means = uni_encoder_means(hidden.astype(jnp.bfloat16), jnp.asarray(LAYOUT[None, :, 1]), 3)
     assert means.dtype == jnp.float32
     rounded = np.asarray(hidden.astype(jnp.bfloat16), np.float32)[0]
     np.testing.assert_allclose(

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.methods.t5_rpe import look_up, t5_bucket
+from posenc_jax.methods.t5_rpe import look_up, t5_rpe_bucket
 from posenc_jax.methods.urpe import urpe_bucket
 from tests.golden_files import golden_suite
 from tests.methods.models import descend, model_of
@@ -80,7 +80,7 @@ test_golden = golden_suite(
 
 def test_distances_within_a_direction_are_those_of_t5():
     pos, keys = jnp.full((1, 1), 500), jnp.arange(500)[None]
-    np.testing.assert_array_equal(t5_bucket(pos, keys), 31 - urpe_bucket(pos, keys))
+    np.testing.assert_array_equal(t5_rpe_bucket(pos, keys), 31 - urpe_bucket(pos, keys))
 
 
 @pytest.mark.full_but_one

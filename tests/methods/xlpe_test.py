@@ -12,7 +12,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.lab.tasks.translation import Translation
-from posenc_jax.methods.xlpe import alignment_keys, btg_order, order_from_alignment, ranks
+from posenc_jax.methods.xlpe import alignment_keys, ranks, xlpe_btg_order, xlpe_order
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import model_of
 
@@ -50,7 +50,7 @@ def order(name):
     def row(values):
         pairs = values['alignment'] if name == 'order' else [(word, 3 - word) for word in range(4)]
         size = len(values[name])
-        found = [order_from_alignment([*map(tuple, pairs)], size, btg=btg) for btg in (False, True)]
+        found = [xlpe_order([*map(tuple, pairs)], size, btg=btg) for btg in (False, True)]
         np.testing.assert_array_equal(*found)
         return found[0]
 
@@ -62,13 +62,13 @@ test_golden = golden_suite('xlpe', {name: order(name) for name in ('order', 'inv
 
 def test_words_without_an_alignment_follow_the_word_before_them():
     assert alignment_keys([(1, 4), (1, 5)], 3).tolist() == [-1.0, 4.5, 4.5]
-    assert order_from_alignment([(2, 0)], 4).tolist() == [0, 1, 2, 3]
-    assert order_from_alignment([(1, 9), (2, 0)], 4).tolist() == [0, 3, 1, 2]
+    assert xlpe_order([(2, 0)], 4).tolist() == [0, 1, 2, 3]
+    assert xlpe_order([(1, 9), (2, 0)], 4).tolist() == [0, 3, 1, 2]
 
 
 def test_pi_is_the_place_of_a_word_and_not_the_list_of_words():
     keys = [20, 0, 10]  # the words in their new order are 1, 2, 0
-    assert ranks(keys).tolist() == btg_order(keys)[0].tolist() == [2, 0, 1]
+    assert ranks(keys).tolist() == xlpe_btg_order(keys)[0].tolist() == [2, 0, 1]
 
 
 def reached(permutation):
@@ -90,7 +90,7 @@ def reached(permutation):
 def test_how_many_orders_a_bracketing_grammar_reaches(size):
     count = 0
     for permutation in itertools.permutations(range(size)):
-        places, cost = btg_order(permutation)
+        places, cost = xlpe_btg_order(permutation)
         assert (cost == 0) == (places.tolist() == list(permutation)) == reached(permutation)
         assert reached(places.tolist())
         count += cost == 0
@@ -99,7 +99,7 @@ def test_how_many_orders_a_bracketing_grammar_reaches(size):
 
 @pytest.mark.parametrize('permutation', GOLDEN['not_reached'], ids=str)
 def test_the_nearest_order_is_one_pair_away(permutation):
-    places, cost = btg_order(permutation)
+    places, cost = xlpe_btg_order(permutation)
     wrong = sum(
         (permutation[a] < permutation[b]) != (places[a] < places[b])
         for a, b in itertools.combinations(range(4), 2)
@@ -114,7 +114,7 @@ def test_the_cost_is_the_smallest_number_of_pairs_out_of_order():
         keys = rng.integers(0, 4, 5)  # some are equal
         pairs = list(itertools.combinations(range(5), 2))
         apart = lambda p: sum((keys[a] - keys[b]) * (p[a] - p[b]) < 0 for a, b in pairs)
-        places, cost = btg_order(keys)
+        places, cost = xlpe_btg_order(keys)
         assert cost == apart(places) == min(map(apart, targets))
 
 
@@ -184,7 +184,7 @@ def test_a_translation_reads_the_order_of_its_source(level):
     batch = task.sample(np.random.default_rng(0), 3, L)
     for pi in batch['source_positions'][..., 1]:
         pairs = list(enumerate(pi.tolist()))
-        assert order_from_alignment(pairs, L).tolist() == pi.tolist() and btg_order(pi)[1] == 0
+        assert xlpe_order(pairs, L).tolist() == pi.tolist() and xlpe_btg_order(pi)[1] == 0
     sizes = dict(vocab_size=task.vocab_size, source_size=task.source_size, train_len=L, width=D)
     sizes |= dict(source_len=L, layers=1, source_layers=2, kind='encoder_decoder')
     model = model_of('sinusoidal()', source_encoding=f'xlpe(level={level!r})', **sizes)
@@ -201,14 +201,14 @@ def test_a_translation_reads_the_order_of_its_source(level):
 @pytest.mark.parametrize('pair, found', [((4, 0), '4-0'), ((-1, 0), '-1-0'), ((0, -2), '0--2')])
 def test_alignments_outside_the_source_are_refused(pair, found):
     with pytest.raises(ValueError, match=rf'alignment {found} is outside a source of 4 words.*3'):
-        order_from_alignment([(0, 0), pair], 4)
+        xlpe_order([(0, 0), pair], 4)
 
 
 def test_an_empty_source_is_refused():
     with pytest.raises(ValueError, match='at least one word, got 0'):
-        order_from_alignment([], 0)
+        xlpe_order([], 0)
     with pytest.raises(ValueError, match='at least one key, got none'):
-        btg_order([])
+        xlpe_btg_order([])
 
 
 @pytest.mark.parametrize('level', ['input', 'head'])

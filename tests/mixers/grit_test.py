@@ -9,11 +9,11 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.features.graphs.rrwp import walk_probabilities
+from posenc_jax.features.graphs.rrwp import rrwp_probabilities
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.model.inputs import tokens_of
 from posenc_jax.lab.tasks.graphs import Triangles, random_graph
-from posenc_jax.mixers.grit import Grit, grit_attention, signed_root
+from posenc_jax.mixers.grit import Grit, grit_attention, grit_signed_root
 from tests.golden_files import golden, golden_suite
 
 GOLDEN = golden('grit')
@@ -62,7 +62,7 @@ test_golden = golden_suite(
 
 
 def nodes_of(graph, steps=4, **known):
-    walks = walk_probabilities(graph.astype(float), steps).astype(np.float32)
+    walks = rrwp_probabilities(graph.astype(float), steps).astype(np.float32)
     tok = pj.Tokens.of(length=len(graph), **known)
     return tok.with_feats(
         adjacency=jnp.asarray(graph)[None, :, None], graph_rrwp=jnp.asarray(walks)[None, :, None]
@@ -128,7 +128,7 @@ def test_packed_graphs_do_not_see_each_other(layer):
     for graph, n in zip(graphs, sizes):
         rows = slice(start, start + n)
         edges[rows, rows] = graph
-        walks[rows, :n] = walk_probabilities(graph.astype(float), 4)
+        walks[rows, :n] = rrwp_probabilities(graph.astype(float), 4)
         start += n
     tok = pj.Tokens.of(segment=np.repeat([[0, 1]], sizes, axis=1))
     tok = tok.with_feats(adjacency=edges[None, :, None], graph_rrwp=walks[None, :, None])
@@ -172,8 +172,8 @@ def test_the_pairs_flow_through_a_model_whose_weights_learn():
 
 def test_signed_root_has_finite_derivatives():
     x = jnp.array([-4.0, -0.25, 0.0, 2.25])
-    np.testing.assert_allclose(signed_root(x), [-2, -0.5, 0, 1.5], atol=1e-7)
-    slopes = jax.vmap(jax.grad(signed_root))(x)
+    np.testing.assert_allclose(grit_signed_root(x), [-2, -0.5, 0, 1.5], atol=1e-7)
+    slopes = jax.vmap(jax.grad(grit_signed_root))(x)
     np.testing.assert_allclose(slopes, [0.25, 1.0, 0.0, 1 / 3], atol=1e-6)
 
 

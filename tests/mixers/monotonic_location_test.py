@@ -16,7 +16,11 @@ from posenc_jax.mixers.location_weights import (
     soft_stair,
     step_size,
 )
-from posenc_jax.mixers.monotonic_location import MonotonicLocation, mix_directions, reverse_valid
+from posenc_jax.mixers.monotonic_location import (
+    MonotonicLocation,
+    monotonic_location_mix,
+    reverse_valid,
+)
 from tests.golden_files import golden
 from tests.mixers.small import assert_all_learn, draw, moved
 
@@ -154,7 +158,7 @@ def test_weights_depend_on_the_distance_to_the_step(name):
 
 
 def test_mixing_directions():
-    e, mixed = draw(0, B, S, E), jax.jit(mix_directions)
+    e, mixed = draw(0, B, S, E), jax.jit(monotonic_location_mix)
     kept, back = np.where(VALID[..., None], e, 0), jax.jit(reverse_valid)
     np.testing.assert_array_equal(mixed(e, VALID, np.ones(B, np.float32)), kept)
     turned = np.asarray(mixed(e, VALID, np.zeros(B, np.float32)))

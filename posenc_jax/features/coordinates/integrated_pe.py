@@ -21,7 +21,7 @@ Basis = Literal['axes', 'icosahedron']
 ENDS = {'axes': 16, 'icosahedron': 12}  # of the degrees
 
 
-def integrated_features(
+def integrated_pe_features(
     mean: Float[Array, '... d'], variance: Float[Array, '... d'], begin: int, end: int
 ) -> Float[Array, '... F']:
     """`[exp(-4^i v_j / 2) sin(2^i m_j) | exp(-4^i v_j / 2) cos(2^i m_j)]`, the degree i the slower,
@@ -164,12 +164,12 @@ class IntegratedPE(CoordinateEncoder):
             v, exact = self.directions[...], 'highest'
             mean = jnp.einsum('...d,jd->...j', mean, v, precision=exact)
             variance = jnp.einsum('jd,...de,je->...j', v, covariance, v, precision=exact)
-        return integrated_features(mean, variance, self.begin, self.end)
+        return integrated_pe_features(mean, variance, self.begin, self.end)
 
     def encode(self, coords):
         coords, variance = self.check(coords), self.variance[...]
         if self.contracted or self.directions is not None:
             return self.encode_gaussians(coords, variance * jnp.eye(self.components))
-        return integrated_features(
+        return integrated_pe_features(
             coords, jnp.broadcast_to(variance, coords.shape), self.begin, self.end
         )

@@ -29,7 +29,7 @@ Side = Annotated[int, Ge(2), Le(2**16)]
 Combine = Literal['sum', 'product']
 
 
-def plane_features(
+def triplane_features(
     x: Float[Array, '... d'], planes: Float[Array, 'P n n F'], combine: Combine = 'sum'
 ) -> Float[Array, '... F']:
     """The sum, or the product, of what x reads from every plane.
@@ -129,5 +129,5 @@ class Triplane(BoxEncoder):
 
     def encode(self, coords):
         x, inside = self.places(coords)
-        found = [plane_features(x, planes[...], self.combine) for planes in self.planes]
+        found = [triplane_features(x, planes[...], self.combine) for planes in self.planes]
         return jnp.where(inside, jnp.concatenate(found, axis=-1), jnp.nan)

@@ -12,7 +12,7 @@ from posenc_jax.protocol.registry import Card, register
 _FAR = np.iinfo(np.int64).max // 4
 
 
-def shortest_paths(
+def graphormer_shortest_paths(
     adjacency: Shaped[np.ndarray, 'n n'],
 ) -> tuple[Int[np.ndarray, 'n n'], Int[np.ndarray, 'n n']]:
     """Distances d(i, j), -1 where there is no path, and the node k at which one shortest path from
@@ -24,7 +24,7 @@ def shortest_paths(
 
     Example:
       >>> square = np.array([[0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0]])
-      >>> distance, between = shortest_paths(square)
+      >>> distance, between = graphormer_shortest_paths(square)
       >>> distance[0].tolist(), between[0].tolist()
       ([0, 1, 2, 1], [-1, -1, 1, -1])
     """
@@ -40,11 +40,11 @@ def shortest_paths(
     return np.where(distance < _FAR, distance, UNREACHABLE), between
 
 
-def path_edges(
+def graphormer_path_edges(
     adjacency: Shaped[np.ndarray, 'n n'], types: Int[np.ndarray, '...'], hops: int
 ) -> Int[np.ndarray, 'n n hops C_or_1']:
-    """The types of the first edges of the path from i to j that `shortest_paths` finds, of `hops`
-    at most; -1 behind its end.
+    """The types of the first edges of the path from i to j that `graphormer_shortest_paths` finds,
+    of `hops` at most; -1 behind its end.
 
     Args:
       adjacency: which nodes are joined.
@@ -62,7 +62,7 @@ def path_edges(
     types = types.reshape(n, n, -1)
     if (least := types[np.asarray(adjacency) > 0].min(initial=0)) < 0:
         raise ValueError(f'the type of an edge is 0, 1, ..., got {least}')
-    distance, between = shortest_paths(adjacency)
+    distance, between = graphormer_shortest_paths(adjacency)
     found = np.full((n, n, hops, types.shape[-1]), -1)
     found[distance == 1, 0] = types[distance == 1]
     places = np.arange(hops)
@@ -76,11 +76,11 @@ def path_edges(
     return found
 
 
-def with_graph_token(distance: Int[np.ndarray, 'n n']) -> Int[np.ndarray, 'm m']:
+def graphormer_with_token(distance: Int[np.ndarray, 'n n']) -> Int[np.ndarray, 'm m']:
     """The distances behind a token in front that stands for the whole graph; its pairs have -2.
 
     Example:
-      >>> with_graph_token(np.array([[0, 1], [1, 0]])).tolist()
+      >>> graphormer_with_token(np.array([[0, 1], [1, 0]])).tolist()
       [[-2, -2, -2], [-2, 0, 1], [-2, 1, 0]]
     """
     return np.pad(distance, ((1, 0), (1, 0)), constant_values=GRAPH_TOKEN)
@@ -108,13 +108,13 @@ class GraphormerDistances(_Pairs):
 
     `d(i, j)`, the number of edges of a shortest path, and -1 without a path, is the feature
     'graph_distance'. Nodes get no features. Differs from the paper: there is no token for the whole
-    graph, unless a caller adds one, see `with_graph_token`.
+    graph, unless a caller adds one, see `graphormer_with_token`.
 
     Reference: Ying et al., arXiv 2106.05234.
     """
 
     def compute_pairs(self, adjacency):
-        return {'graph_distance': shortest_paths(adjacency)[0]}
+        return {'graph_distance': graphormer_shortest_paths(adjacency)[0]}
 
 
 @register(
@@ -128,8 +128,9 @@ class GraphormerPaths(_Pairs):
 
     `[e(p_0, p_1), ..., e(p_(m-1), p_m)]`, `i = p_0, ..., p_m = j`, cut after `hops` edges and
     filled up with -1, is the feature 'graph_path'. All edges have the type 0, since tasks have
-    graphs without labels; `path_edges` takes types. Nodes get no features. Among several shortest
-    paths the order of the nodes decides (`shortest_paths`). Differs from the paper: nothing else.
+    graphs without labels; `graphormer_path_edges` takes types. Nodes get no features. Among several
+    shortest paths the order of the nodes decides (`graphormer_shortest_paths`). Differs from the
+    paper: nothing else.
 
     Args:
       hops: how many edges of a path are read.
@@ -141,4 +142,4 @@ class GraphormerPaths(_Pairs):
 
     def compute_pairs(self, adjacency):
         types = np.zeros(adjacency.shape, np.int64)
-        return {'graph_path': path_edges(adjacency, types, self.hops)}
+        return {'graph_path': graphormer_path_edges(adjacency, types, self.hops)}

@@ -14,7 +14,7 @@ from posenc_jax.protocol.registry import Card, register
 Signs = Literal['random', 'canonical', 'abs']
 
 
-def laplacian_eigenvectors(
+def lap_pe_eigenvectors(
     adjacency: Float[np.ndarray, 'n n'], count: int
 ) -> tuple[Float[np.ndarray, 'm'], Float[np.ndarray, 'n m']]:
     """The `m = min(count, n - 1)` smallest eigenvalues of `L = I - D^-1/2 A D^-1/2` after the
@@ -45,7 +45,7 @@ def canonical_signs(vectors: Float[np.ndarray, 'n m']) -> Float[np.ndarray, 'm']
     return np.where(np.take_along_axis(vectors, largest[None], axis=0)[0] < 0, -1.0, 1.0)
 
 
-def sign_invariant(
+def lap_pe_sign_invariant(
     phi: Callable[[Float[Array, '... F']], Float[Array, '... G']], v: Float[Array, '... F']
 ) -> Float[Array, '... G']:
     """`phi(v) + phi(-v)`, which does not depend on the sign of v (the sum of SignNet).
@@ -75,7 +75,7 @@ class LapPe(GraphEncoder):
       signs: 'random' draws the sign of every eigenvector if there is an rng, as for training, and
         is 'canonical' otherwise; 'canonical' makes the entry of largest magnitude positive; 'abs'
         takes absolute values. `signnet` is a network that does not depend on them, and
-        `sign_invariant` makes one of yours so.
+        `lap_pe_sign_invariant` makes one of yours so.
 
     Reference: Dwivedi et al., arXiv 2003.00982.
 
@@ -98,7 +98,7 @@ class LapPe(GraphEncoder):
         return self.signs == 'random'
 
     def compute(self, adjacency, rng, draw):
-        v = laplacian_eigenvectors(adjacency, self.vectors)[1]
+        v = lap_pe_eigenvectors(adjacency, self.vectors)[1]
         if self.signs == 'abs':
             v = np.abs(v)
         elif self.signs == 'random' and rng is not None:

@@ -16,7 +16,7 @@ from posenc_jax.protocol.registry import Card, register
 Curvature = Literal['orc', 'frc', 'afrc3', 'afrc4', 'orc_approx']
 
 
-def curvature_profile(
+def lcp_profile(
     n: int, edges: Int[np.ndarray, 'E 2'], values: Float[np.ndarray, 'E'], alt: bool = False
 ) -> Float[np.ndarray, 'n 5']:
     """Five statistics of the values at the edges of each node; zeros for isolated nodes.
@@ -70,7 +70,7 @@ class Lcp(GraphEncoder):
       curvature: 'orc', exact Ollivier-Ricci; 'frc', 'afrc3' and 'afrc4', see `forman_ricci`;
         'orc_approx', two features for large graphs: the smallest lower and the largest upper bound
         of 'orc' at a node, see `ollivier_bounds`.
-      alt: five of the sorted curvatures instead of their statistics, see `curvature_profile`.
+      alt: five of the sorted curvatures instead of their statistics, see `lcp_profile`.
       alpha: the laziness of 'orc': the mass that mu_u keeps at u. Above 0 every edge is a linear
         program, which is slower.
 
@@ -107,4 +107,4 @@ class Lcp(GraphEncoder):
             values = ollivier_ricci(adjacency, self.alpha)
         else:
             values = forman_ricci(adjacency, self.curvature)
-        return curvature_profile(n, edges, values, self.alt)
+        return lcp_profile(n, edges, values, self.alt)

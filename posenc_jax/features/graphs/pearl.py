@@ -25,14 +25,14 @@ from posenc_jax.protocol.registry import Card, Promises, register
 Layers = Annotated[int, Ge(1), Le(64)]
 
 
-def filter_responses(
+def pearl_responses(
     laplacian: Float[np.ndarray, 'n n'], signals: Float[np.ndarray, 'n M'], powers: int
 ) -> Float[np.ndarray, 'n M {powers}']:
     """`[W, L W, ..., L^(K-1) W]` of signals W with K = `powers`, float64.
 
     Example:
       >>> edge = np.array([[1.0, -1.0], [-1.0, 1.0]])
-      >>> filter_responses(edge, np.array([[1.0], [0.0]]), 3)[:, 0].tolist()
+      >>> pearl_responses(edge, np.array([[1.0], [0.0]]), 3)[:, 0].tolist()
       [[1.0, 1.0, 2.0], [0.0, -1.0, -2.0]]
     """
     found = [signals]
@@ -173,7 +173,7 @@ class Pearl(GraphEncoder):
                 f'pearl with basis=True needs a signal for every node; the graph has {n} nodes, '
                 f'signals={self.signals}; use signals={n}'
             )
-        return filter_responses(graph_operator(adjacency, 'lap'), w, self.channels).reshape(n, -1)
+        return pearl_responses(graph_operator(adjacency, 'lap'), w, self.channels).reshape(n, -1)
 
     def network(self, node_width, *, rngs):
         return PearlNetwork(self, rngs=rngs)

@@ -25,7 +25,7 @@ def positive_qr(y: Float[np.ndarray, 'n r']) -> Float[np.ndarray, 'n r']:
     return q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
 
 
-def propagate_features(
+def rfp_features(
     operator: Float[np.ndarray, 'n n'],
     start: Float[np.ndarray, 'n r'],
     steps: int,
@@ -86,7 +86,7 @@ class Rfp(GraphEncoder):
     eigenvalues. With `operator='learned'`, S is attention among neighbours, whose weights are
     trained: `encode` then gives X_0 alone, and `network` the module that propagates it inside the
     model. Differs from the paper: the form of the learned operator and the treatment of dependent
-    columns are ours (`LearnedPropagation`, `propagate_features`).
+    columns are ours (`LearnedPropagation`, `rfp_features`).
 
     Args:
       features: r.
@@ -163,7 +163,7 @@ class Rfp(GraphEncoder):
         if self.operator == 'learned':
             return np.pad(x, ((0, 0), (0, missing)))
         s = graph_operator(adjacency, self.operator)
-        found = propagate_features(s, x, self.steps, self.normalise)
+        found = rfp_features(s, x, self.steps, self.normalise)
         if not missing:
             return found
         steps = found.reshape(len(x), self.steps + 1, -1)

@@ -45,7 +45,7 @@ def propagate_learned(
 ) -> Float[Array, '*B N F']:
     """`[X_0 | X_1 | ... | X_P]` with derivatives by S, for padded graphs, float32.
 
-    As `propagate_features` of the host, but 'qr' always takes `S + 1e-3 I`. A column of X_0 that is
+    As `rfp_features` of the host, but 'qr' always takes `S + 1e-3 I`. A column of X_0 that is
     0 everywhere stays 0, so graphs of fewer nodes than features have zeros there.
     """
     n, r = start.shape[-2:]

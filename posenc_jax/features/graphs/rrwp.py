@@ -10,7 +10,7 @@ from posenc_jax.features.graphs.encoder import Features, GraphEncoder
 from posenc_jax.protocol.registry import Card, register
 
 
-def walk_probabilities(
+def rrwp_probabilities(
     adjacency: Float[np.ndarray, 'n n'], steps: int
 ) -> Float[np.ndarray, 'n n {steps}']:
     """`[I, P, P^2, ..., P^(K-1)]_ij` with K = `steps`, P = D^-1 A, float64.
@@ -18,7 +18,7 @@ def walk_probabilities(
     The row of an isolated node is 0, apart from the 1 of I.
 
     Example:
-      >>> walk_probabilities(1 - np.eye(3), 3)[0].tolist()
+      >>> rrwp_probabilities(1 - np.eye(3), 3)[0].tolist()
       [[1.0, 0.0, 0.5], [0.0, 0.5, 0.25], [0.0, 0.5, 0.25]]
     """
     walk, powers = graph_operator(adjacency, 'rw'), [np.eye(len(adjacency))]
@@ -52,7 +52,7 @@ class Rrwp(GraphEncoder):
         return self.steps
 
     def compute(self, adjacency, rng, draw):
-        return np.diagonal(walk_probabilities(adjacency, self.steps)).T
+        return np.diagonal(rrwp_probabilities(adjacency, self.steps)).T
 
     def compute_pairs(self, adjacency):
-        return {'graph_rrwp': walk_probabilities(adjacency, self.steps)}
+        return {'graph_rrwp': rrwp_probabilities(adjacency, self.steps)}

@@ -10,7 +10,7 @@ from posenc_jax.features.graphs.encoder import Features, GraphEncoder
 from posenc_jax.protocol.registry import Card, register
 
 
-def return_probabilities(
+def rwse_probabilities(
     adjacency: Float[np.ndarray, 'n n'], steps: int
 ) -> Float[np.ndarray, 'n {steps}']:
     """`diag(P^k)` for k = 1 .. steps, P = D^-1 A, float64; 0 for isolated nodes.
@@ -55,4 +55,4 @@ class Rwse(GraphEncoder):
         return self.steps
 
     def compute(self, adjacency, rng, draw):
-        return return_probabilities(adjacency, self.steps)
+        return rwse_probabilities(adjacency, self.steps)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from posenc_jax.features.graphs.encoder import Features, GraphEncoder, GraphNetwork
-from posenc_jax.features.graphs.lap_pe import LapPe, sign_invariant
+from posenc_jax.features.graphs.lap_pe import LapPe, lap_pe_sign_invariant
 from posenc_jax.features.graphs.networks import Mlp, SignalGIN, real_edges
 from posenc_jax.protocol.bounds import Ge, Le, Size
 from posenc_jax.protocol.registry import Card, Promises, register
@@ -40,7 +40,7 @@ class SignNetwork(GraphNetwork):
     def __call__(self, features, nodes, adjacency, valid):
         edges = real_edges(adjacency, valid)
         v = jnp.swapaxes(features.astype(jnp.float32), -1, -2)  # a signal for each eigenvector
-        x = sign_invariant(lambda v: self.phi(v[..., None], edges, valid), v)
+        x = lap_pe_sign_invariant(lambda v: self.phi(v[..., None], edges, valid), v)
         # A column of zeros is an eigenvector that a small graph does not have.
         present = (v != 0).any(-1)[..., None, None] & valid[..., None, :, None]
         x = jnp.moveaxis(jnp.where(present, x, 0.0), -3, -2)  # [..., N, k, c]

@@ -1,4 +1,4 @@
-"""Writes docs/catalog.md and its pictures, or checks them.
+"""Writes docs/catalog.md, its pictures and docs/functions.md, or checks them.
 
     python -m posenc_jax.lab.catalogue [--check] [--redraw]
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from posenc_jax.base import interrupts
 from posenc_jax.base.programs import program
+from posenc_jax.lab.catalogue.functions import functions_markdown
 from posenc_jax.lab.catalogue.tasks import tasks_markdown
 from posenc_jax.lab.files import disk, repository
 from posenc_jax.lab.files.command import Parser
@@ -68,7 +69,10 @@ SPEC...` draws a larger picture of any encoding.
 def rendered(root: Path) -> dict[Path, str]:
     """The text of each generated file, by path."""
     tables = f'{catalog_markdown(pictures=PICTURES, more=MORE)}\n{tasks_markdown()}'
-    return {root / 'docs' / 'catalog.md': HEADER + tables}
+    return {
+        root / 'docs' / 'catalog.md': HEADER + tables,
+        root / 'docs' / 'functions.md': functions_markdown(),
+    }
 
 
 def _use_when(card: Card) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from posenc_jax.lab.longrope_search.genome import Genome, Space
 from posenc_jax.lab.longrope_search.target import Target
-from posenc_jax.methods.longrope2 import LongRoPE2, critical_plane, longrope2_factors
+from posenc_jax.methods.longrope2 import LongRoPE2, longrope2_critical_plane, longrope2_factors
 from posenc_jax.methods.rope import Rotary
 from posenc_jax.protocol.errors import SpecError
 
@@ -111,7 +111,7 @@ class CriticalTarget(Target):
         """
         planes = self.rotary_dim // 2
         low, high = (
-            critical_plane(self.rotary_dim, self.base, self.now.train_len, periods)
+            longrope2_critical_plane(self.rotary_dim, self.base, self.now.train_len, periods)
             for periods in (10.0, 1.0)
         )
         if low >= planes:

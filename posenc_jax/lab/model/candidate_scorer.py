@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.methods.uni_encoder import UniEncoder, candidate_means
+from posenc_jax.methods.uni_encoder import UniEncoder, uni_encoder_means
 from posenc_jax.protocol.tokens import Tokens
 
 
@@ -86,5 +86,5 @@ class CandidateScorer(nnx.Module):
         part = positions[..., 1]
         hidden = self.model.hidden(jnp.asarray(tokens), Tokens.of(positions=positions, valid=valid))
         there = (part[..., None] == jnp.arange(1, candidates + 1)).any(1)
-        means = jnp.where(there[..., None], candidate_means(hidden, part, candidates), 0.0)
+        means = jnp.where(there[..., None], uni_encoder_means(hidden, part, candidates), 0.0)
         return jnp.where(there, means @ self.kernel[...] + self.bias[...], -jnp.inf), hidden

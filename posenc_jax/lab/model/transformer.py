@@ -17,7 +17,7 @@ from posenc_jax.layer.cross import Source
 from posenc_jax.layer.layers import normal, pooled
 from posenc_jax.layer.projections import merge_adapters
 from posenc_jax.layer.sharding import constrain
-from posenc_jax.methods.soft_cap import soft_capped
+from posenc_jax.methods.soft_cap import soft_cap_logits
 from posenc_jax.protocol.checks import about
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.tokens import Tokens
@@ -151,7 +151,7 @@ class Transformer(LayerStack):
         out = jnp.einsum(
             axes, hidden, table[...].astype(hidden.dtype), preferred_element_type=jnp.float32
         )
-        out = soft_capped(out, self.cfg.output_cap) if self.cfg.output_cap else out
+        out = soft_cap_logits(out, self.cfg.output_cap) if self.cfg.output_cap else out
         return constrain(out, 'batch', 'sequence', None)
 
     def __call__(

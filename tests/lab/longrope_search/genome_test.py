@@ -27,7 +27,7 @@ from posenc_jax.lab.longrope_search.genome import (
     short_genomes,
 )
 from posenc_jax.language import spec as spec_language
-from posenc_jax.methods.longrope import LongRoPE, rescaled_factors
+from posenc_jax.methods.longrope import LongRoPE, longrope_factors
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.methods.yarn import yarn_frequencies
 from tests.golden_files import golden, golden_suite
@@ -66,7 +66,7 @@ test_golden = golden_suite(
     {
         'initial': first_factors,
         'rescaled_33': (
-            lambda: rescaled_factors(ramp_factors(128, 1e4, 32.0, 4096), 32.0, 16.0)[33],
+            lambda: longrope_factors(ramp_factors(128, 1e4, 32.0, 4096), 32.0, 16.0)[33],
             {'atol': 1e-9},
         ),
     },

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.tasks.retrieval import CodeMixed
-from posenc_jax.methods.conflator import switching_ids
+from posenc_jax.methods.conflator import conflator_ids
 from tests.lab.tasks.rows import sampled
 
 
@@ -16,7 +16,7 @@ def test_positions_are_those_of_the_languages_of_the_text(length):
         end = np.argmax(tokens >= 10)
         lang = tokens // 5
         lang[end:] = lang[end - 1]
-        np.testing.assert_array_equal(positions, switching_ids(jnp.asarray(lang)))
+        np.testing.assert_array_equal(positions, conflator_ids(jnp.asarray(lang)))
 
 
 def test_ids_change_nothing_else():

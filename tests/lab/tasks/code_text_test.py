@@ -10,7 +10,7 @@ from posenc_jax.lab.evaluate.language import evaluate_language
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.runs.run import Run
 from posenc_jax.lab.tasks.language import BOS, CodeText
-from posenc_jax.methods.hirope import hierarchical_ids
+from posenc_jax.methods.hirope import hirope_ids
 from posenc_jax.protocol.errors import SpecError
 
 MODULE = (
@@ -57,7 +57,7 @@ def test_rows_have_the_positions_of_the_text_they_hold(folder, split):
     for batch in rows:
         flat, offset, unit = np.moveaxis(batch['positions'], -1, 0)
         np.testing.assert_array_equal(flat, np.broadcast_to(np.arange(150), flat.shape))
-        np.testing.assert_array_equal(np.stack(hierarchical_ids(unit)), [offset, unit])
+        np.testing.assert_array_equal(np.stack(hirope_ids(unit)), [offset, unit])
         starts = (np.diff(unit, axis=1, prepend=0) > 0) & (batch['loss_mask'] > 0)
         assert starts.sum() > 5 and set(batch['tokens'][starts]) <= begins
         wanted = (batch['tokens'] == BOS) | np.isin(batch['tokens'], [ord('@')])
@@ -77,7 +77,7 @@ def test_evaluation_counts_in_every_window_anew(folder):
     tokens, pos = seen[0]
     units = np.concatenate(task.unit_numbers('test'))
     np.testing.assert_array_equal(tokens[1], stream[64:128])
-    np.testing.assert_array_equal(pos[1, :, 1:], np.stack(hierarchical_ids(units[64:128]), axis=-1))
+    np.testing.assert_array_equal(pos[1, :, 1:], np.stack(hirope_ids(units[64:128]), axis=-1))
     assert pos[:, 0].tolist() == [[0, 0, 0]] * 2
 
 

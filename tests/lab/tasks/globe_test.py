@@ -5,7 +5,7 @@ coasts and islands by a dense lattice, and refused arguments.
 import numpy as np
 import pytest
 
-from posenc_jax.features.coordinates.geo.geo_sh import spherical_harmonics
+from posenc_jax.features.coordinates.geo.geo_sh import geo_sh_harmonics
 from posenc_jax.lab.tasks.globe import (
     Land,
     around,
@@ -91,7 +91,7 @@ def test_harmonics_are_orthonormal_and_those_of_the_encoder():
     weights = np.repeat(weights, 24) * np.radians(15)
     np.testing.assert_allclose(found.T @ (weights[:, None] * found), np.eye(100), atol=1e-10)
     places = random_places(np.random.default_rng(3), 20)
-    encoded = spherical_harmonics(places.astype(np.float32), 9)
+    encoded = geo_sh_harmonics(places.astype(np.float32), 9)
     np.testing.assert_allclose(harmonics(places, 9), encoded, atol=3e-6)
 
 

@@ -43,7 +43,7 @@ def legendre_tables(degrees: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return alpha, np.where(below, alpha - 1, 0.0), kappa
 
 
-def spherical_harmonics(
+def geo_sh_harmonics(
     coords: Num[Array, '... 2'], degrees: int, *, condon_shortley: bool = False
 ) -> Float[Array, '... L2']:
     """`Y_l^m` in column `l^2 + l + m`, l = 0 .. L - 1, m = -l .. l, float32.
@@ -116,7 +116,7 @@ class GeoSH(GeoEncoder):
     """Real spherical harmonics of the first L degrees, L^2 features.
 
     `Y_l^0 = N_l0 P_l(cos t)`, `Y_l^(+-m) = sqrt(2) N_lm Pbar_l^m(cos t) cos(m p), sin(m p)` in
-    column `l^2 + l + m`, t = rad(lat + 90) and p = rad(lon + 180), see `spherical_harmonics`:
+    column `l^2 + l + m`, t = rad(lat + 90) and p = rad(lon + 180), see `geo_sh_harmonics`:
     orthonormal functions on the sphere, without a seam and without distinguished poles. Features of
     higher degrees are finer, down to about 180 / L degrees. Differs from the paper: nothing in the
     values; they are computed by a recurrence in float32 instead of closed formulas in float64.
@@ -143,6 +143,6 @@ class GeoSH(GeoEncoder):
         self.degrees, self.condon_shortley, self.width = degrees, condon_shortley, degrees**2
 
     def encode(self, coords):
-        return spherical_harmonics(
+        return geo_sh_harmonics(
             self.check(coords), self.degrees, condon_shortley=self.condon_shortley
         )

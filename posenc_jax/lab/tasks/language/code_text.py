@@ -89,7 +89,7 @@ def _places(units, index):
 
 
 def _hierarchical(units: Int[np.ndarray, 'B L']) -> Int[np.ndarray, 'B L 3']:
-    """(flat, tok, F) as in `hierarchical_ids`, in NumPy because threads prepare the data."""
+    """(flat, tok, F) as in `hirope_ids`, in NumPy because threads prepare the data."""
     flat = np.broadcast_to(np.arange(units.shape[1]), units.shape)
     starts = np.diff(units, axis=1, prepend=units[:, :1]) != 0
     begun = np.maximum.accumulate(np.where(starts, flat, 0), axis=1)

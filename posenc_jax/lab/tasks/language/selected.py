@@ -12,7 +12,12 @@ from jaxtyping import Int
 from posenc_jax.lab.tasks.language.language import Language
 from posenc_jax.lab.tasks.task import Length, Reader, rows_of
 from posenc_jax.methods.cream import cream_bounds, cream_heads, cream_ids, cream_thresholds
-from posenc_jax.methods.segmented_sequences import check_chunks, check_prefix, chunk_ids, prefix_ids
+from posenc_jax.methods.segmented_sequences import (
+    check_chunks,
+    check_prefix,
+    segmented_sequences_chunk_ids,
+    segmented_sequences_prefix_ids,
+)
 from posenc_jax.protocol.registry import register
 
 
@@ -131,9 +136,13 @@ class SegmentedText(SelectedText):
 
     def choose(self, rng, batch, length):
         if self.segment_len is not None:
-            draw = lambda: chunk_ids(rng, self.source_len, length, self.segment_len)
+            draw = lambda: segmented_sequences_chunk_ids(
+                rng, self.source_len, length, self.segment_len
+            )
         else:
-            draw = lambda: prefix_ids(rng, self.source_len, length, self.prefix_len, last=self.last)
+            draw = lambda: segmented_sequences_prefix_ids(
+                rng, self.source_len, length, self.prefix_len, last=self.last
+            )
         kept = np.stack([draw() for _ in range(batch)])
         return kept, kept
 
