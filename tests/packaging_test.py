@@ -221,9 +221,10 @@ def test_the_files_of_a_wheel():
     found = {path.partition('posenc_jax/')[2] for path in outputs}
     package = [p.relative_to(ROOT / 'posenc_jax') for p in (ROOT / 'posenc_jax').rglob('*.py')]
     configs = [p.relative_to(ROOT) for p in (ROOT / 'configs').rglob('*.py')]
+    notebooks = [p.relative_to(ROOT) for p in (ROOT / 'notebooks').glob('*.ipynb')]
     assert found == {
         *(path.as_posix() for path in package),
-        *(f'installed/{path.as_posix()}' for path in configs),
+        *(f'installed/{path.as_posix()}' for path in (*configs, *notebooks)),
         'py.typed',
         'papers.bib',
         'choosing.toml',
