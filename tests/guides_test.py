@@ -58,7 +58,7 @@ def test_methods_of_ones_own_keep_all_laws(monkeypatch, capsys):
 @pytest.fixture(scope='module')
 def models():
     scope = {}
-    for code in blocks('docs/guides/other_models.md', 'python'):
+    for code in blocks('docs/other_models.md', 'python'):
         exec(code, scope)
     return scope
 
