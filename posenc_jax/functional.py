@@ -24,7 +24,7 @@ FAMILIES = {  # family -> module of a method -> its functions
         'methods.algebraic_pe': 'algebraic_sequence algebraic_start',
         'methods.algebraic_tree': 'algebraic_tree',
         'methods.axial_rope2d': 'axial_rope2d',
-        'methods.carope': 'carope_bias carope_increments carope_last carope_log_rate carope_match',
+        'methods.carope': 'carope_increments carope_last carope_log_rate carope_match carope_start',
         'methods.conflator': 'conflator_bigrams conflator_ids conflator_points',
         'methods.dinov3_rope': (
             'dinov3_rope dinov3_rope_augmented dinov3_rope_coordinates dinov3_rope_periods'

@@ -20,7 +20,7 @@ def carope_log_rate(a: Float[Array, '...']) -> Float[Array, '...']:
     return -jnp.log1p(jax.nn.softplus(a.astype(jnp.float32)))
 
 
-def carope_bias(head_dim: int, base: float) -> float:
+def carope_start(head_dim: int, base: float) -> float:
     """The c for which `f = 1 / (1 + softplus(c))` is `base^(-2 / head_dim)`.
 
     The powers of f are then RoPE's frequencies.
@@ -145,7 +145,7 @@ class CARoPE(Carries):
         self.layout = layout
         self.planes = len(rope_frequencies(head_dim, base))
         self.kernel = nnx.Param(jnp.zeros((model_dim, heads), jnp.float32), axes=('width', 'heads'))
-        first = carope_bias(head_dim, base) * jnp.ones(heads, jnp.float32) if bias else None
+        first = carope_start(head_dim, base) * jnp.ones(heads, jnp.float32) if bias else None
         self.bias = nnx.Param(first, axes=('heads',)) if bias else None
 
     def project(self, q, k, v, tq, tk, x=None):

@@ -9,7 +9,7 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.attention.tiles import pair_logits
-from posenc_jax.methods.carope import carope_bias, carope_increments, carope_log_rate, carope_match
+from posenc_jax.methods.carope import carope_increments, carope_log_rate, carope_match, carope_start
 from tests.golden_files import golden
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
 from tests.refusals import refused
@@ -58,7 +58,7 @@ def reference(part, q, k, v, x):
 def test_golden_start():
     golden = GOLDEN['start']
     for head_dim, bias, rate in zip(golden['head_dim'], golden['bias'], golden['rate']):
-        assert carope_bias(head_dim, 1e4) == pytest.approx(bias, abs=1e-6)
+        assert carope_start(head_dim, 1e4) == pytest.approx(bias, abs=1e-6)
         part = pj.make('carope()', heads=2, head_dim=head_dim, model_dim=4)
         np.testing.assert_allclose(part.bias[...], bias, atol=1e-6)
         np.testing.assert_allclose(jnp.exp(carope_log_rate(part.bias[...])), rate, atol=1e-6)

@@ -71,7 +71,7 @@ def _first_sentence(text: str) -> str:
       'The bias `\\\\|i - j\\\\|`, e.g. of 0.5.'
     """
     paragraph = ' '.join(re.split(r'\n\s*\n|\n(?=Raises:)', text)[0].split())
-    found = re.match(r'(?:`[^`]*`|(?!(?<!e\.g)(?<!i\.e)\. [A-Z`])[^`])*', paragraph)
+    found = re.match(r'(?:`[^`]*`|(?!(?<!e\.g)(?<!i\.e)(?<!\.)\. [A-Z`])[^`])*', paragraph)
     assert found is not None  # an empty match is one
     sentence = found[0] + ('.' if paragraph[found.end() : found.end() + 1] == '.' else '')
     return sentence.replace('|', '\\|')
