@@ -183,8 +183,8 @@ def _check_sizes(encoding: Encoding) -> None:
 
 
 def _named(encoding, promises) -> tuple[str, Promises | None]:
-    """The name for the laws, and the promises of the only part with a Card that is no mask of every
-    model.
+    """The name for the laws, and the promises of the only part that is no mask of every model, if
+    it has a Card.
     """
     parts = parts_of(make(encoding, **CONTEXT) if isinstance(encoding, str) else encoding)
     if any('reads_grid' in part.traits for part in parts):
@@ -192,7 +192,8 @@ def _named(encoding, promises) -> tuple[str, Promises | None]:
             f'{name_of(parts[0])} reads whole grids, so that it has no causal form to check'
         )
     cards: list[Card] = [part.card for part in parts if getattr(part, 'card', None) is not None]
+    whole = len(cards) == len(parts)  # a part without a Card may break what the others promise
     masks = ('causal', 'document')
     (card, *more) = [card for card in cards if card.key not in masks] or cards or [None]
-    stated = card.promises if card is not None and not more else None
+    stated = card.promises if card is not None and whole and not more else None
     return ('' if card is None else card.key), promises or stated
