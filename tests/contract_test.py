@@ -425,12 +425,22 @@ ELSEWHERE = {
 # Compilation of `dynamic_ntk` is dear. It stands for its kind of cache, which these laws read.
 OF_THE_CACHE = {sequences.decoding, sequences.packing}
 # `packing` compares the dense form with tiles of a few queries, and `tiles` compares other tiles,
-# with gradients, with the doors on the whole matrix.
-ON_REPRESENTATIVES = {forms.one_tile, forms.tiles_of_few_queries}
-# Laws about the pair stage alone.
-OF_PAIRS = {forms.tiles}
+# with gradients, with the doors on the whole matrix. Every subject is a chain with the masks.
+ON_REPRESENTATIVES = {
+    forms.one_tile: 'the law of packing compares the results of these forms',
+    forms.tiles_of_few_queries: 'the law of packing compares the results of these forms',
+    promises.chains: 'its doors are forwarded as those of the representatives',
+}
+# Laws about the pair stage alone, or about how it is evaluated.
+OF_PAIRS = {forms.tiles, forms.vmap}
+# What is checked of a subject whose pair stage is that of `rope`. Its causality needs no tiles. The
+# compiler derives and cuts its token stage, and the pair stage alone cuts itself.
+OF_TOKENS = {
+    sequences.causality: functools.partial(sequences.causality, how='plain'),
+    forms.mesh: functools.partial(forms.mesh, derived=False),
+}
 # Laws about how a layer is evaluated, which `numbers_alone` may skip.
-OF_LAYERS = {forms.mesh, forms.vmap, forms.jit, forms.one_trace, promises.chains}
+OF_LAYERS = {forms.mesh, forms.vmap, forms.jit, forms.one_trace}
 
 
 @functools.cache
@@ -471,7 +481,7 @@ def layer(request):
 
 def is_expensive(layer, law):
     """Whether a law is checked in the full tier alone; `layer` is the entry."""
-    if law in ON_REPRESENTATIVES:
+    if law in (forms.one_tile, forms.tiles_of_few_queries):
         return True
     if law in ELSEWHERE:
         return id_of(layer) not in ELSEWHERE[law]
@@ -485,11 +495,13 @@ def is_expensive(layer, law):
 def test_law(layer, law, request):
     entry = request.node.callspec.params['layer']
     if law in ON_REPRESENTATIVES and id_of(entry) not in REPRESENTATIVES:
-        pytest.skip('the law of packing compares the results of these forms')
+        pytest.skip(ON_REPRESENTATIVES[law])
     if law in OF_PAIRS and has_plain_pairs(entry):
         pytest.skip('it has the pair stage of rope')
     if law in OF_LAYERS and numbers_alone(entry):
         pytest.skip('it is evaluated as rope, dynamic_ntk or its method is')
+    if law in OF_TOKENS and has_plain_pairs(entry):
+        law = OF_TOKENS[law]
     if reason := law(layer):
         pytest.skip(reason)
 

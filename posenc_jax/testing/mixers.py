@@ -28,7 +28,8 @@ MODEL = 16
 CONTEXT = {**SIZES, 'model_dim': MODEL, 'layers': 2}
 PADDED = np.ones((ROWS, LENGTH), bool)
 PADDED[0, :3] = PADDED[1, 4:6] = PADDED[1, -4:] = False
-CUTS = ((7, 13), (1, 7, *(1,) * 12), (LENGTH,))  # lengths of the pieces
+# Lengths of the pieces. Every other length of a step is one more program; `fill` reads all at once.
+CUTS = ((7, 13), (1, 7, *(1,) * 12))
 # All have the same optional arrays, so they use the same compiled functions.
 KINDS = {
     'padded': dict(segment=np.zeros_like(PACKED), valid=PADDED),

@@ -32,7 +32,7 @@ from posenc_jax.testing.subject import (
 )
 
 
-def causality(subject: Subject) -> None:
+def causality(subject: Subject, how=BLOCKS[0]) -> None:
     """Later tokens do not change earlier outputs: the gradients of earlier outputs by later inputs
     are exactly zero, and other later inputs leave earlier outputs exactly the same. Masks that show
     later keys are refused beside the causal mask.
@@ -40,7 +40,7 @@ def causality(subject: Subject) -> None:
     sees_later = 'sees_later' in subject.encoding.traits
     cut = 1 if sees_later else 7
     early = np.where(np.arange(LENGTH)[:, None, None] < cut, cotangent(), 0)
-    gradient = np.abs(subject.gradients(BLOCKS[0], tokens(), early)[1][2])
+    gradient = np.abs(subject.gradients(how, tokens(), early)[1][2])
     if sees_later:
         demand(gradient[:, cut:].max() > DIFFERENT, 'the trait sees_later is stated in vain')
         try:

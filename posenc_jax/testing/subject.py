@@ -155,6 +155,12 @@ def gradients(attention, encoding, weights, x, tok, cotangent):
     return jnp.where(real, out, 0), pull(jnp.where(real, cotangent, 0)), jnp.isfinite(out).all()
 
 
+def outputs(attention, encoding, weights, x, tok, cotangent):
+    """`gradients` without the gradients."""
+    out = attention(encoding, *project(encoding, weights, x, tok))
+    return jnp.where(tok.valid[..., None, None], out, 0), None, jnp.isfinite(out).all()
+
+
 class Subject:
     """A layer with an encoding, with random weights and input, and its compiled functions.
 

@@ -145,13 +145,14 @@ def test_a_mixer_that_breaks_a_law_gets_one_line(law, said):
 @every_option
 def test_steps_and_documents_longer_than_a_piece(entry):
     """A piece is what a mixer computes at once; the backward pass computes it again."""
-    subject, length, cut = subject_of(entry), 100, 75
+    subject, length, cut = subject_of(entry), 140, 75
     x, valid = draw(5, ROWS, length, MODEL), np.ones((ROWS, length), bool)
-    valid[0, :3] = valid[1, 70:73] = valid[1, -4:] = False
+    valid[0, :3] = valid[1, 66:72] = valid[1, -4:] = False
     tok = pj.Tokens.of(segment=np.arange(length)[None] // cut + 0 * valid, valid=valid)
     expected = np.asarray(subject.whole(x, tok))
-    mixers.close(np.asarray(subject.pieces(x, tok, (80, 1, 19)))[valid], expected[valid])
-    alone = np.asarray(subject.whole(x[:, cut:], tok.slice(cut, length - cut)))
+    mixers.close(np.asarray(subject.pieces(x, tok, (70, 70)))[valid], expected[valid])
+    second = pj.Tokens.of(segment=tok.segment * 0, valid=np.roll(valid, -cut, axis=1))
+    alone = np.asarray(subject.whole(np.roll(x, -cut, axis=1), second))[:, : length - cut]
     mixers.close(alone[valid[:, cut:]], expected[:, cut:][valid[:, cut:]])
     loss = lambda x: jnp.where(valid[..., None], subject.mixer.whole(x, tok) ** 2, 0).sum()
     slope = np.asarray(jax.jit(jax.grad(loss))(jnp.asarray(x)))
