@@ -35,8 +35,10 @@ from posenc_jax.attention.tile_sizes import Implementation, tile_sizes
 from posenc_jax.attention.tiles import Blocks, Plan
 from posenc_jax.base import targets
 from posenc_jax.base.derivatives import (
+    at_precision,
     by_jax,
     forward_mode_refused,
+    precision,
     reverse_mode_only,
     trace_gradients,
 )
@@ -204,7 +206,8 @@ def _swept(plan: Plan, encoding: Encoding, variables, arrays, return_lse: bool) 
     else:
         run = ring.tiles if plan.ring else _kernel() if plan.target else blocked.tiles
         with forward_mode_refused():
-            out, lse = run(plan, *reverse_mode_only((params, constants, *arrays)))
+            own = reverse_mode_only((params, constants, *arrays))
+            out, lse = at_precision(run)(precision(), plan, *own)
     rescales = encoding.opens('rescale') and not return_lse
     found: Any = plan.q.unpad(out, queries, plan.nodes)
     if return_lse or rescales:

@@ -1,4 +1,6 @@
-"""Gradients that are written by hand, and a scope in which JAX differentiates instead."""
+"""Gradients that are written by hand, the precision of their products, and a scope in which JAX
+differentiates instead.
+"""
 
 import contextlib
 import contextvars
@@ -12,6 +14,9 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from posenc_jax.base.meshes import vary, varying_axes
+
+# Of `jax.default_matmul_precision`, and '' for what is set.
+PRECISIONS = '', 'default', 'high', 'highest'
 
 _BY_JAX = contextvars.ContextVar('derivatives by JAX', default=False)
 
@@ -61,8 +66,49 @@ def forward_mode_refused() -> Iterator[None]:
         raise
 
 
+@functools.cache
+def at_precision(custom: Any) -> Callable:
+    """A `jax.custom_vjp` as a function of a precision and its arguments.
+
+    JAX traces gradient rules when it differentiates, which may be outside of the scope of
+    `jax.default_matmul_precision` in which the function was called. Here the function and its
+    gradient have products of the same precision, a value of `jax.default_matmul_precision`.
+    """
+
+    def scoped(rule):
+        def run(precision, *arguments):
+            with jax.default_matmul_precision(precision):
+                return rule(*arguments)
+
+        run.__name__ = rule.__name__  # its signature is another one than that of the rule
+        return run
+
+    skipped = 0, *(n + 1 for n in custom.nondiff_argnums)
+    found = jax.custom_vjp(scoped(custom.fun), nondiff_argnums=skipped)
+    found.defvjp(scoped(custom.fwd), scoped(custom.bwd))
+    return found
+
+
+def precision() -> Any:
+    """The precision of products here, see `jax.default_matmul_precision`; None for that of JAX."""
+    return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+
+
+def at_own_precision(method: Callable) -> Callable:
+    """A method whose products have the precision `self.precision`; '' for the one that is set."""
+
+    @functools.wraps(method)
+    def run(self, *arguments, **options):
+        own = self.precision
+        with jax.default_matmul_precision(own) if own else contextlib.nullcontext():
+            return method(self, *arguments, **options)
+
+    return run
+
+
 def own_gradient(function: Callable, nondiff_argnums: tuple[int, ...] = ()) -> Any:
-    """`jax.custom_vjp`, except inside `by_jax`, where JAX differentiates the function itself.
+    """`jax.custom_vjp`, except inside `by_jax`, where JAX differentiates the function itself. Its
+    gradient has products of the precision that is set where it is called.
 
     JAX cannot take forward-mode derivatives of a function with a gradient of its own.
 
@@ -80,7 +126,8 @@ def own_gradient(function: Callable, nondiff_argnums: tuple[int, ...] = ()) -> A
         # `jax.shard_map` demands that a gradient varies over the axes over which its argument does.
         arrays = reverse_mode_only(vary(arrays, varying_axes(arrays)))
         with forward_mode_refused():
-            return custom(*(arrays.get(n, a) for n, a in enumerate(arguments)))
+            own = (arrays.get(n, a) for n, a in enumerate(arguments))
+            return at_precision(custom)(precision(), *own)
 
     marked: Any = call
     marked.defvjp = custom.defvjp

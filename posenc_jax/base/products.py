@@ -33,7 +33,11 @@ def weighted_sum(w: Float[Array, 'B N T S'], v: Float[Array, 'B K S H']) -> Floa
 # The two products have gradients of their own because the transposed one contracts the rows of a
 # large tile: written as [H, T] x [T, S] it is twice as fast on CPU as the [S, T] x [T, H] that
 # automatic differentiation asks for.
-_dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+def _dot(axes, a, b):
+    # The precision that a caller sets is that of float32. The compiler of kernels for a TPU refuses
+    # another one for bfloat16, whose products are exact.
+    precision = None if a.dtype == b.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    return jnp.einsum(axes, a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
 @functools.partial(own_gradient, nondiff_argnums=(2,))

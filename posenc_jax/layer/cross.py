@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from posenc_jax.base.derivatives import at_own_precision
 from posenc_jax.language.make import make
 from posenc_jax.layer.layers import branch_norms
 from posenc_jax.layer.projections import Projections
@@ -118,11 +119,13 @@ class CrossAttention(nnx.Module):
         self.attention = Projections.of(cfg, gain=(3 * cfg.layers) ** -0.5, stack=stack, rngs=rngs)
         self.encodings = nnx.List(encodings)
         self.block, self.implementation = cfg.block or None, cfg.implementation or None
+        self.precision = cfg.precision
 
     @property
     def encoding(self) -> Encoding:
         return ChainedEncoding(list(self.encodings))
 
+    @at_own_precision
     def keys(self, source: Source) -> tuple[Array, Array, Tokens]:
         """Keys and values [B, S, K, H] of the source, and its tokens with their features."""
         q, k, v = self.attention.qkv(source.x)

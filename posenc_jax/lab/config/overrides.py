@@ -9,7 +9,7 @@ from posenc_jax.protocol.errors import LARGEST, SpecError, near, nearest, quoted
 
 # Fields of the model that say how it is computed. Its weights mean the same with every value, and
 # its numbers are the same up to rounding.
-COMPUTING = ('model.block', 'model.implementation', 'model.remat')
+COMPUTING = ('model.block', 'model.implementation', 'model.precision', 'model.remat')
 # The fields that an evaluation can change. The others describe the trained weights, which such a
 # change would leave as they are.
 CHANGEABLE = ('data', 'eval', 'extend', 'mesh', 'task', *COMPUTING)

@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from posenc_jax.base.derivatives import at_own_precision
 from posenc_jax.lab.model.mix_ffn import MixFFN
 from posenc_jax.layer.cross import CrossAttention, Source
 from posenc_jax.layer.layers import MLP, branch_norms, dropout
@@ -61,6 +62,7 @@ class Block(nnx.Module):
         self.parallel = cfg.parallel
         self.encodings = nnx.List(encodings)
         self.dropout = cfg.dropout
+        self.precision = cfg.precision
         self.block = cfg.block or None
         self.implementation = cfg.implementation or None
         self.attention_fn: Callable = sharded_attend
@@ -144,6 +146,7 @@ class Block(nnx.Module):
         x = self.around(x, mixed, cross, key=key, fed=fed if mixer.streams else None)
         return x, stream, state
 
+    @at_own_precision
     def around(
         self,
         x: Float[Array, 'B T D'],

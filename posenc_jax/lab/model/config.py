@@ -4,6 +4,7 @@ import dataclasses
 from typing import Annotated, Any
 
 from posenc_jax.attention.attend import IMPLEMENTATIONS
+from posenc_jax.base.derivatives import PRECISIONS
 from posenc_jax.base.memory import readable
 from posenc_jax.lab.model.pyramid import pixels_per_patch
 from posenc_jax.layer.layers import BIASES, GATES, MLPS, NORM_PLACES, NORMS
@@ -81,6 +82,9 @@ class TransformerConfig:
       dtype: of activations; parameters, norms and logits are float32.
       remat: what the backward pass recomputes: 'none', 'full' (each block), 'dots' (all but matrix
         products).
+      precision: of the products of float32 in all layers and at the output, forward and backward:
+        'default', 'high' or 'highest' as in `jax.default_matmul_precision`, or '' for what is set
+        there. By default a GPU computes them in TensorFloat-32 and a TPU in bfloat16.
       block, implementation: of `attend`; 0 and '' let it choose.
 
     Raises:
@@ -129,6 +133,7 @@ class TransformerConfig:
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     dtype: str = 'float32'
     remat: str = 'none'
+    precision: str = ''
     block: Derived = 0
     implementation: str = ''
 
@@ -149,6 +154,7 @@ class TransformerConfig:
             ('bias', BIASES),
             ('remat', REMATS),
             ('dtype', DTYPES),
+            ('precision', PRECISIONS),
             ('implementation', ('', *IMPLEMENTATIONS)),
         ):
             check_choice(name, getattr(self, name), choices)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from posenc_jax.base.derivatives import at_own_precision
 from posenc_jax.lab.model import change_parts
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.model.input_layer import check_sides
@@ -142,6 +143,7 @@ class Transformer(LayerStack):
                 + ('reads no source' if self.encoder is None else 'needs source=encoded(...)')
             )
 
+    @at_own_precision
     def logits(self, hidden: Float[Array, 'B T D']) -> Float[Array, 'B T V']:
         """Float32 logits of any number of hidden rows, so that evaluation can go in chunks."""
         # The tied table is not transposed: XLA would copy it into the new layout on one core.

@@ -37,6 +37,7 @@ RUN_FIELDS = (
     'lora_alpha',
     'dropout',
     'dtype',
+    'precision',
     'remat',
     'block',
     'implementation',
