@@ -9,6 +9,10 @@ with the kernels of this library. All contenders of a table take turns in one pr
     PYTHONPATH=. python benchmarks/accelerator.py --small      # a trial on two cores of a CPU
     PYTHONPATH=. python benchmarks/accelerator.py --encodings 'rope()' 'shaw()'
     PYTHONPATH=. python benchmarks/accelerator.py --all        # hours: attention of every encoding
+    PYTHONPATH=. python benchmarks/accelerator.py --decide     # ten minutes: see decide.py
+
+With --decide it times what `attend` can choose from on this device, and writes the file by which
+`attend` then chooses, and a page beside it. Heads have the width --width.
 """
 
 import dataclasses
@@ -21,10 +25,21 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
-from measure import MIB, drawn, gradient, milliseconds, options, ratio, take_turns, temporary_mib
+from measure import (
+    MIB,
+    drawn,
+    gradient,
+    milliseconds,
+    options,
+    ratio,
+    refuse,
+    take_turns,
+    temporary_mib,
+)  # fmt: skip
 from train_step import VOCAB, MeshStep, batch_of, model_config
 
 import posenc_jax as pj
+from posenc_jax.attention import decisions
 from posenc_jax.lab.decoding.decode import init_cache
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.lab.model import Transformer, TransformerConfig
@@ -82,12 +97,12 @@ def peak(name: str) -> float | None:
     return known[0] * jax.device_count() if known else None
 
 
-def library(layer):
+def library(make):
     """Causal attention without a bias by the kernel that JAX has for this platform: cuDNN, splash
     attention, which `nope()` takes on a TPU, or XLA on a CPU.
     """
     if jax.default_backend() == 'tpu':
-        return layer('nope()')
+        return make('nope()')
     how = 'cudnn' if jax.default_backend() == 'gpu' else None
     return functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation=how)
 
@@ -100,7 +115,7 @@ def contender(make, arguments):
         made = gradient(make(), *arguments)
         jax.block_until_ready(made())
     except Exception as error:  # of many libraries, e.g. no memory
-        return _why(error)
+        return why(error)
     return made, temporary_mib(made)
 
 
@@ -128,11 +143,11 @@ def flex_attention(arguments):
 
         run()
     except Exception as error:
-        return _why(error)
+        return why(error)
     return run, ''
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
     lines = str(error).splitlines() or ['']
     return shortened(f'{type(error).__name__}: {lines[0]}', 80)
 
@@ -141,10 +156,10 @@ def attention_rows(sizes: Sizes, rounds: int, encodings):
     for length in sizes.lengths:
         for width in sizes.widths:
             arguments = drawn((1, length, sizes.heads, width), jnp.bfloat16)
-            layer = functools.partial(_layer, length=length, heads=sizes.heads, width=width)
-            made = {LIBRARY: contender(lambda: library(layer), arguments)}
+            make = functools.partial(layer, length=length, heads=sizes.heads, width=width)
+            made = {LIBRARY: contender(lambda: library(make), arguments)}
             for spec, how in itertools.product(encodings, FORMS):
-                own = functools.partial(layer, spec, how)
+                own = functools.partial(make, spec, how)
                 made[_name(spec, how)] = contender(own, arguments)
             made['alibi of FlexAttention'] = flex_attention(arguments)
             ran = {name: found for name, found in made.items() if not isinstance(found, str)}
@@ -162,15 +177,21 @@ def _name(spec: str, how: str) -> str:
     return f'{spec}, {how}' if how else spec
 
 
-def _layer(spec: str, how: str = '', *, length: int, heads: int, width: int):
+def encoding_of(spec: str, *, length: int, heads: int, width: int):
+    """The encoding of causal attention."""
     context = dict(heads=heads, head_dim=width, model_dim=heads * width, train_len=length)
-    encoding = pj.make(spec, causal=True, rngs=nnx.Rngs(0), **context)
+    return pj.make(spec, causal=True, rngs=nnx.Rngs(0), **context)
+
+
+def layer(spec: str, how: str = '', *, length: int, heads: int, width: int, block=None):
+    """The attention of queries, keys and values of one row with an encoding."""
+    encoding = encoding_of(spec, length=length, heads=heads, width=width)
     tok = pj.Tokens.of(length=length)
 
     def attention(q, k, v):
         x = jnp.zeros((1, length + encoding.lookback, heads * width), q.dtype)
         q, k, v, tq, tk = encoding.project(q, k, v, tok, tok, x)
-        own = dict(applied=pj.TOKEN_STAGE, implementation=how or None)
+        own = dict(applied=pj.TOKEN_STAGE, implementation=how or None, block=block)
         return pj.attend(encoding, q, k, v, tq, tk, **own)
 
     # A kernel runs on one device, also on a host that has several.
@@ -188,7 +209,7 @@ def train_rows(sizes: Sizes, rounds: int):
         try:
             step = MeshStep(sizes.model(spec, length, implementation=how), batch)
         except Exception as error:  # e.g. no kernel, or no memory
-            yield name, _why(error), '', '', ''
+            yield name, why(error), '', '', ''
             continue
         parameters = sum(leaf.size for leaf in jax.tree.leaves(step.state.params))
         seconds = statistics.median(take_turns({name: step}, rounds)[name])
@@ -210,7 +231,7 @@ def decode_rows(sizes: Sizes, rounds: int):
                 model = Transformer(sizes.model(spec, prompt + sizes.new), rngs=nnx.Rngs(0))
                 seconds = _decoding(sizes, model, rows, prompt, rounds)
             except Exception as error:  # e.g. no memory
-                yield spec, f'{rows}', f'{prompt}', _why(error), '', ''
+                yield spec, f'{rows}', f'{prompt}', why(error), '', ''
                 continue
             read, whole = (statistics.median(times) for times in seconds.values())
             speed = rows * (sizes.new - 1) / max(whole - read, 1e-9)
@@ -236,6 +257,19 @@ def every_encoding() -> list[str]:
     return [entry.card.example for entry in entries('encoding') if entry.card]
 
 
+def decided(width: int, rounds: int) -> str:
+    """The page of `decide.run` about this device; its file lies where `attend` looks for it."""
+    import decide
+
+    place = decisions.path()
+    if jax.default_backend() == 'cpu':
+        refuse('--decide needs a GPU or a TPU, this is a CPU; leave it out')
+    if place is None:
+        refuse(f'{decisions.VARIABLE} is empty, so there is no file; unset it, or name one')
+    print(f'At most ten minutes. The file will be {place}.', flush=True)
+    return decide.run(decide.Sizes(width=width, rounds=rounds), place)
+
+
 def main():
     arguments = options(
         __doc__,
@@ -243,7 +277,12 @@ def main():
         rounds=5,
         encodings=(list(ENCODINGS), 'spec strings whose attention is timed'),
         all=(False, 'the attention of every encoding is timed'),
+        decide=(False, 'writes the file by which attention is computed on this device'),
+        width=(128, 'of the heads, with --decide'),
     )
+    if arguments.decide:
+        print(decided(arguments.width, arguments.rounds))
+        return
     encodings = every_encoding() if arguments.all else arguments.encodings
     sizes = SMALL if arguments.small else Sizes()
     device = jax.devices()[0]

@@ -20,7 +20,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from posenc_jax.attention import blocked, ring
+from posenc_jax.attention import blocked, policy, ring
 from posenc_jax.attention.arguments import (
     check_arrays,
     check_axis,
@@ -66,7 +66,9 @@ def attend(
     """Attention of projected queries over projected keys, with the pair-stage doors of `encoding`.
 
     A query that sees no key gives zeros. Rows of queries that are not valid have no meaning and
-    depend on the tiles. Logits are float32; the result has the dtype of `v`. Gradients reach `q`,
+    depend on the tiles. Logits are float32; the result has the dtype of `v`. Products of float32
+    have the precision of `jax.default_matmul_precision` where `attend` is called, forward and
+    backward; by default a GPU computes them in TensorFloat-32. Gradients reach `q`,
     `k`, `v`, the float leaves of the tokens and every `nnx.Param` of the encoding; its other
     variables are constants.
 
@@ -78,9 +80,10 @@ def attend(
       implementation: 'dense' (one tile), 'blocked', 'kernel' (a Pallas kernel, on a GPU or a TPU),
         or None for one tile if it is small. If this, `block`, `heads_first`, `return_lse` and
         `axis_name` have their defaults, the encoding's `fast_path` is tried first, and on a TPU or
-        a GPU the kernel of JAX where it can serve (`attention/library/choice.py`). 'fused' is None
-        with one choice more: where no kernel of JAX serves, 'kernel' if it is no error.
-        Forward-mode derivatives exist for 'dense' alone.
+        a GPU the kernel of JAX where it can serve (`attention/library/choice.py`). Where none
+        serves, `attention/policy.py` says what is taken; a file of the user overrides it. 'fused'
+        is None with 'kernel' for all encodings for which it is no error. Forward-mode derivatives
+        exist for 'dense' alone.
       heads_first: k and v come as [B, K, S, H], the layout of the cache.
       return_lse: also returns the logarithm of each row's sum of exponentials. With it two
         attentions over different keys can be merged into one. The door `rescale` is then left to
@@ -127,13 +130,13 @@ def attend(
     arrays = q, k, v, tq, tk
     if (spec := explicit_spec(q)) is not None:
         return _placed_by_compiler(spec, encoding, arrays, options)
-    chooses, otherwise = implementation in (None, 'fused'), 'in blocks'
-    if implementation == 'fused':
-        implementation, otherwise = _own_kernel(encoding, arrays, options)
-    plan, variables = _planned(encoding, arrays, s_axis, block, implementation, axis_name)
-    sweep = functools.partial(_swept, plan, encoding, variables, arrays, return_lse)
-    whole, whole_rows = None, not (heads_first or return_lse)
+    chooses, whole = implementation in (None, 'fused'), None
+    whole_rows = not (heads_first or return_lse)
     with missing_features(encoding):
+        choice = policy.choose(encoding, arrays, options, _own_kernel)
+        form, tile, otherwise = choice.implementation, choice.block, choice.words
+        plan, variables = _planned(encoding, arrays, s_axis, tile, form, axis_name)
+        sweep = functools.partial(_swept, plan, encoding, variables, arrays, return_lse)
         if chooses and whole_rows and (block is not None or axis_name is not None):
             cut = 'the sequence is cut over devices'
             reason = 'a block size is given' if axis_name is None else cut
@@ -142,8 +145,10 @@ def attend(
         elif chooses and whole_rows and encoding.opens('fast_path'):
             quick: Any = encoding
             whole = quick.fast_path(*arrays, causal=False, sweep=sweep)
-        elif chooses and whole_rows:
+        elif chooses and whole_rows and choice.library:
             whole = library.attend(encoding, *arrays, sweep, otherwise)
+        elif chooses and whole_rows:
+            library.note(otherwise)
         return sweep() if whole is None else whole
 
 
@@ -160,7 +165,7 @@ def _own_kernel(encoding: Encoding, arrays, options) -> tuple[Implementation | N
     and what computes it, for `library.note`. What the compiler refuses is not known here.
     """
     q, k, v, *tokens = arrays
-    options, ours = {**options, 'implementation': 'kernel'}, 'a kernel of this library'
+    options, ours = {**options, 'implementation': 'kernel'}, policy.OURS
     if targets.platform() == 'tpu' and compiler_cuts():
         return None, f'in blocks ({ours} needs jax.shard_map on several devices)'
     try:
@@ -185,6 +190,14 @@ def _planned(encoding, arrays, s_axis, block, implementation, axis_name) -> tupl
     graphdef, *variables = nnx.split(encoding, nnx.Param, ...)
     blocks = Blocks(sizes[0], 1), Blocks(sizes[1], s_axis), Blocks(sizes[-1], s_axis)
     nodes = 2 if halves and encoding.opens('first_carry') else 1
+    known = None, 'default', 'fastest', 'bfloat16', 'highest', 'float32'
+    exact = 'float32' in {a.dtype.name for a in (q, k, v)}
+    if target == 'tpu' and exact and precision() not in known:
+        raise kernel_sizes.NoKernelError(
+            "computes products of float32 on a TPU with the precision 'default' or 'highest', got "
+            f'{precision()!r}',
+            "use jax.default_matmul_precision('highest')",
+        )
     varying = varying_axes((variables, arrays))
     is_dense = implementation == 'dense'
     return Plan(graphdef, *blocks, varying, axis_name, target, halves, nodes, is_dense), variables

@@ -53,6 +53,25 @@ def tile_sizes(
     return min(sizes[0], queries), min(sizes[1], keys), min(sizes[-1], keys)
 
 
+def fits_one_tile(shape, keys, carries: bool) -> bool:
+    """Whether attention takes one tile by itself.
+
+    Args:
+      shape: of the queries, [B, T, N, H].
+      keys: their number.
+      carries: whether the encoding has a carry.
+    """
+    batch, queries, heads, _ = shape
+    known = all(isinstance(n, int) for n in (batch, queries, keys))
+    return not known or _fits(batch * heads, queries, keys, carries)
+
+
+def _fits(rows: int, queries: int, keys: int, carries: bool) -> bool:
+    # In decoding, logits are small beside the cache, which one tile reads without copying.
+    decodes = queries == 1 and not carries
+    return decodes or 4 * rows * queries * keys <= _ONE_TILE_BYTES
+
+
 def _whole_rows(encoding, shape, keys, implementation, target, block) -> tuple[int, int, int]:
     """The same where a tile has all heads and all keys; `block` is the choice of the caller."""
     (batch, queries, heads, _), name = shape, owner_of('mixes_logits', encoding)
@@ -75,10 +94,7 @@ def _tile(rows: int, queries: int, keys: int, carries: bool, blocked: bool) -> t
     """Queries per tile, keys per tile, and keys per tile of the backward pass, for `rows` = batch x
     heads.
     """
-    if queries == 1 and not carries and not blocked:
-        # Decoding: logits are small beside the cache, which one tile reads without copying.
-        return 1, keys, keys
-    if 4 * rows * queries * keys <= _ONE_TILE_BYTES and not blocked:
+    if not blocked and _fits(rows, queries, keys, carries):
         return queries, keys, keys
     # Short sequences gain more from skipping blocks than from wide products.
     side = 64 if keys <= 512 else 256

@@ -5,6 +5,7 @@ differentiates instead.
 import contextlib
 import contextvars
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -80,7 +81,11 @@ def at_precision(custom: Any) -> Callable:
             with jax.default_matmul_precision(precision):
                 return rule(*arguments)
 
-        run.__name__ = rule.__name__  # its signature is another one than that of the rule
+        # JAX reads defaults of arguments in the signature.
+        own = inspect.signature(rule)
+        first = inspect.Parameter('precision', inspect.Parameter.POSITIONAL_ONLY)
+        run.__name__ = rule.__name__
+        run.__signature__ = own.replace(parameters=[first, *own.parameters.values()])
         return run
 
     skipped = 0, *(n + 1 for n in custom.nondiff_argnums)

@@ -12,6 +12,7 @@ from jax.lax import Precision
 
 import posenc_jax as pj
 from posenc_jax.attention.kernels.program import at_any_depth
+from posenc_jax.base import targets
 from posenc_jax.base.targets import made_for
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.testing.subject import draw
@@ -86,3 +87,33 @@ def test_another_precision_is_refused():
             vocab_size=7, train_len=8, layers=1, width=8, heads=2, encoding='rope()',
             precision='higest',
         )  # fmt: skip
+
+
+def test_a_kernel_of_a_tpu_has_two_precisions():
+    q, tok = jax.ShapeDtypeStruct((1, 128, 2, 16), 'float32'), pj.Tokens.of(length=128)
+    encoding = pj.make('alibi()', heads=2, causal=True)
+    run = lambda q: pj.attend(encoding, q, q, q, tok, tok, implementation='kernel')
+    message = "with the precision 'default' or 'highest', got 'high'; use .*'highest'"
+    with made_for('tpu'), jax.default_matmul_precision('high'):
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(run, q)
+        jax.eval_shape(run, jax.ShapeDtypeStruct(q.shape, 'bfloat16'))
+
+
+@pytest.mark.parametrize(
+    'platform, device, precision, words',
+    [
+        ('cuda', 'sm_90', None, 'TensorFloat-32'),
+        ('cuda', 'sm_80', 'high', 'TensorFloat-32'),
+        ('cuda', 'sm_70', None, None),
+        ('cuda', 'sm_90', 'highest', None),
+        ('cuda', 'sm_90', 'F32_F32_F32', None),
+        ('tpu', 'v5e', None, 'bfloat16'),
+        ('tpu', 'v5e', 'high', 'three products of bfloat16'),
+        ('cpu', None, None, None),
+    ],
+)
+def test_what_products_of_float32_are_computed_in(platform, device, precision, words):
+    with made_for(platform, device):
+        found = targets.float32_products(precision)
+    assert found is None if words is None else found.startswith(words)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from posenc_jax.attention.library.plain_masks import Masks
 from posenc_jax.base import targets
+from posenc_jax.base.derivatives import precision
 from posenc_jax.base.meshes import compiler_cuts
 
 _LANES = 128
@@ -26,6 +27,8 @@ def refusal(masks: Masks, q, k, v) -> str | None:
     ):
         if size % unit:
             return f'{name} must be a multiple of {unit}, got {size}'
+    if q.dtype.name == 'float32' and precision() not in (None, 'default'):
+        return f'its gradients would not have the precision {precision()!r} that is set'
     if compiler_cuts():
         return 'the compiler cannot cut a kernel, so several devices need jax.shard_map'
     return None

@@ -99,8 +99,8 @@ def get_config() -> ConfigDict:
     model.dropout = 0.0  # probability, on the embeddings and on both branches of every block
     # of activations: 'float32' or 'bfloat16'; parameters, logits and the loss stay float32
     model.dtype = 'float32'
-    # of products of float32: 'highest' for float32 itself, 'high', 'default' (a GPU computes them in
-    # TensorFloat-32, a TPU in bfloat16), or '' for that of JAX (JAX_DEFAULT_MATMUL_PRECISION)
+    # of products of float32: 'highest' for float32 itself, 'high', 'default' (TensorFloat-32 on a
+    # GPU, bfloat16 on a TPU), or '' for that of JAX (JAX_DEFAULT_MATMUL_PRECISION)
     model.precision = ''
     # what the backward pass recomputes: 'none', 'full', 'dots' (all but products with weights)
     model.remat = 'none'

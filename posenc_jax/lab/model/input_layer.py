@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from posenc_jax.base.derivatives import at_own_precision
 from posenc_jax.features.graphs.encoder import make_graph_features
 from posenc_jax.layer.layers import linear, normal, zeros
 from posenc_jax.protocol.errors import SpecError
@@ -30,6 +31,8 @@ class VectorInput(nnx.Module):
     Raises:
       SpecError: features of more columns than there are.
     """
+
+    precision: str = ''  # of products, see `TransformerConfig`
 
     def __init__(self, channels: int, width: int, *, features: str = '', rngs: nnx.Rngs):
         encoder = make_graph_features(features) if features else None
@@ -54,6 +57,7 @@ class VectorInput(nnx.Module):
             )
         return Tokens.of(length=vectors.shape[1])
 
+    @at_own_precision
     def __call__(self, vectors: Float[Array, 'B T C'], tok: Tokens) -> Float[Array, 'B T D']:
         if self.network is not None:
             nodes, features = jnp.split(vectors, [self.of_data], axis=-1)
@@ -79,6 +83,8 @@ class PatchInput(nnx.Module):
       class_token: whether a trained vector stands in front of the patches.
       rngs: initial parameters come from `rngs.params()`.
     """
+
+    precision: str = ''  # of products, see `TransformerConfig`
 
     def __init__(
         self,
@@ -112,6 +118,7 @@ class PatchInput(nnx.Module):
         extra = 0 if self.class_token is None else 1
         return Tokens.on_grid(rows // self.patch, columns // self.patch, extra=extra)
 
+    @at_own_precision
     def __call__(
         self, image: Float[Array, 'B rows columns C'], circular: bool = False
     ) -> Float[Array, 'B T D']:
@@ -162,8 +169,11 @@ def make_input_layer(cfg, rngs: nnx.Rngs) -> VectorInput | PatchInput | None:
     if not cfg.channels:
         return None
     if not cfg.patch:
-        return VectorInput(cfg.channels, cfg.width, features=cfg.features, rngs=rngs)
-    token = cfg.pool == 'token'
-    return PatchInput(
-        cfg.channels, cfg.width, cfg.patch, overlap=cfg.overlap, class_token=token, rngs=rngs
-    )
+        found = VectorInput(cfg.channels, cfg.width, features=cfg.features, rngs=rngs)
+    else:
+        token = cfg.pool == 'token'
+        found = PatchInput(
+            cfg.channels, cfg.width, cfg.patch, overlap=cfg.overlap, class_token=token, rngs=rngs
+        )
+    found.precision = cfg.precision
+    return found

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.base.derivatives import at_own_precision
 from posenc_jax.lab.model.assemble import assemble, check_depths
 from posenc_jax.lab.model.block import Block
 from posenc_jax.lab.model.change_parts import Link
@@ -202,12 +201,6 @@ class LayerStack(nnx.Module):
     def _ids(self, inputs: Inputs) -> Int[Array, 'B T'] | None:
         return inputs if self.input_layer is None else None
 
-    @property
-    def precision(self) -> str:
-        """That of products, see `TransformerConfig`."""
-        return self.cfg.precision
-
-    @at_own_precision
     def vectors(self, inputs: Inputs, tok: Tokens) -> Float[Array, 'B T D']:
         """Token vectors of about unit variance, before the `embed` of any part.
 

@@ -143,6 +143,11 @@ class Transformer(LayerStack):
                 + ('reads no source' if self.encoder is None else 'needs source=encoded(...)')
             )
 
+    @property
+    def precision(self) -> str:
+        """That of products, see `TransformerConfig`."""
+        return self.cfg.precision
+
     @at_own_precision
     def logits(self, hidden: Float[Array, 'B T D']) -> Float[Array, 'B T V']:
         """Float32 logits of any number of hidden rows, so that evaluation can go in chunks."""

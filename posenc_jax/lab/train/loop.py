@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from posenc_jax.attention.kernels import sizes as kernel_sizes
 from posenc_jax.attention.library import choice as library
-from posenc_jax.base import interrupts
+from posenc_jax.base import interrupts, targets
+from posenc_jax.base.derivatives import precision
 from posenc_jax.lab.cluster.cluster import Cluster
 from posenc_jax.lab.cluster.stop import StopSignal
 from posenc_jax.lab.cluster.stragglers import Stragglers
@@ -284,6 +285,12 @@ def _announce(run: Run, trainer: Trainer, progress: Progress | Unreported, step:
         progress.say(f'weights of {config.init.source}')
     encoding = encoding_label(config)
     progress.say(f'{run.directory}: {encoding}, {parameters:,} parameters{part}, {devices}')
+    model = config.model
+    products = targets.float32_products(model.precision or precision())
+    if products and (model.dtype == 'float32' or model.kind == 'field'):
+        instead = 'JAX_DEFAULT_MATMUL_PRECISION=highest'
+        instead = instead if model.kind == 'field' else '--config.model.precision=highest'
+        progress.say(f'products of float32 are computed in {products} unless {instead}')
     if step:
         done = 'trained already, to' if step >= steps else 'continuing after'
         progress.say(f'{done} step {step} of {steps}')

@@ -65,7 +65,7 @@ def test_a_stopped_run_ends_with_the_status_that_the_config_sets(tmp_path, monke
 
 
 BLOCKS = {  # implementation -> which attention is taken, and why
-    '': 'in blocks, because alibi opens',
+    '': r'in blocks \(a kernel of this library is the default on .*\), because alibi opens',
     'fused': r'in blocks \(a kernel of this library needs .*\), because alibi opens',
 }
 
@@ -73,9 +73,13 @@ BLOCKS = {  # implementation -> which attention is taken, and why
 @pytest.mark.parametrize('implementation, words', BLOCKS.items())
 def test_an_accelerator_tells_which_attention_is_taken(implementation, words, tmp_path, capsys):
     fields = dict(name=NAME, train__steps=1, train__warmup=0)
+    exact = implementation == 'fused'
+    fields |= dict(model__implementation=implementation, model__precision='highest' * exact)
     with made_for('cuda'):
-        loop.train(tiny.config(tmp_path, model__implementation=implementation, **fields))
+        loop.train(tiny.config(tmp_path, **fields))
     lines = capsys.readouterr().out.splitlines()
+    said = [line for line in lines if line.startswith('products of float32')]
+    assert exact == (not said) and all('--config.model.precision=highest' in line for line in said)
     (told,) = [line for line in lines if line.startswith('attention: ')]
     assert re.match(f'attention: {words}', told)
 

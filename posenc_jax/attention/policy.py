@@ -1,0 +1,180 @@
+"""What computes attention where no kernel of JAX does, and why.
+
+The first of these that has an answer decides: the argument `implementation`, the user's file of
+decisions (`attention/decisions.py`), what compilers said of the kernel (`kernels/sizes.py`), and
+the default. By default a kernel of this library is taken for the classes of encodings whose kernels
+are simple, on devices whose compilers were asked about them. Counted instructions put these
+kernels 4 to 10 times ahead of the programs of XLA, so they would win if the count were wrong by a
+factor of two.
+
+The class of an encoding follows from its doors in the pair stage:
+
+    none      it has masks alone
+    bias      it changes logits, one by one, by numbers of the tokens
+    products  its logits need further products, or queries and keys
+    look-up   its logits are looked up, or computed in a loop
+    carry     it hands a carry from block to block
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from posenc_jax.attention import decisions
+from posenc_jax.attention.kernels.program import at_any_depth
+from posenc_jax.attention.tile_sizes import Implementation, fits_one_tile
+from posenc_jax.base import targets
+from posenc_jax.base.meshes import compiler_cuts
+from posenc_jax.protocol.capabilities import first_carry
+from posenc_jax.protocol.composite import name_of, parts_of
+
+OURS = 'a kernel of this library'
+# Devices whose compilers were asked about the kernels, and classes whose kernels are simple.
+_VOUCHED = 'sm_80', 'sm_90', 'v5e', 'v5p'
+_SIMPLE = 'none', 'bias'
+_LOOKING_UP = {
+    'gather', 'scatter', 'scatter-add', 'dynamic_slice', 'dynamic_update_slice', 'while', 'scan',
+    'sort', 'argmax', 'argmin',
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """How attention is computed.
+
+    Attributes:
+      implementation, block: as for `attend`, with the choice made.
+      words: what computes it and why, where no kernel of JAX does.
+      library: whether a kernel of JAX comes first where one can serve.
+    """
+
+    implementation: Implementation | None
+    block: Any
+    words: str = 'in blocks'
+    library: bool = True
+
+
+def choose(encoding, arrays, options, own_kernel: Callable) -> Choice:
+    """What computes a call of `attend`.
+
+    Args:
+      encoding, arrays: of the call: (q, k, v, tq, tk).
+      options: the other arguments of the call, by name.
+      own_kernel: (encoding, arrays, options) -> 'kernel' where a kernel of this library can compute
+        attention, else None; and what computes it, in words.
+    """
+    given, block = options['implementation'], options['block']
+    if given not in (None, 'fused'):
+        return Choice(given, block)
+    unusual = block is not None or any(
+        options[name] for name in ('axis_name', 'heads_first', 'return_lse')
+    )
+    about, library = '', True
+    if targets.platform() in ('cuda', 'tpu', *targets.INTERPRETED) and not unusual:
+        kind, encodings = targets.device_kind(), None
+        if kind is not None and decisions.path() is not None:
+            encodings = class_of(encoding, *arrays)
+            width, dtype = arrays[0].shape[-1], arrays[0].dtype.name
+            decided, about = decisions.decision(kind, encodings, width, dtype)
+            if decisions.is_broken(about):
+                return Choice(None, block, f'in blocks ({about})')
+            if decided is not None:
+                return _decided(decided, encoding, arrays, options, own_kernel)
+    elif given is None:
+        return Choice(None, block)
+    about = f' ({about})' if about else ''
+    if given is None:
+        if why := _not_by_default(encoding, arrays):
+            return Choice(None, block, f'in blocks ({OURS} {why}){about}')
+    implementation, words = own_kernel(encoding, arrays, options)
+    if given is None and implementation is not None:
+        words += f', the default on {targets.device()}'
+    return Choice(implementation, block, words + about, library)
+
+
+def _decided(decided, encoding, arrays, options, own_kernel) -> Choice:
+    by = f'by {decisions.path()}'
+    if decided.form == 'blocked':
+        return Choice(None, None, f'in blocks ({by})', decided.library)
+    options = {**options, 'block': decided.block}
+    implementation, words = own_kernel(encoding, arrays, options)
+    block = decided.block if implementation else None
+    return Choice(implementation, block, f'{words}, {by}', decided.library)
+
+
+def _not_by_default(encoding, arrays) -> str | None:
+    """Why a kernel is not the default for this attention, with the kernel as the subject."""
+    q, k, *_ = arrays
+    if (device := targets.device()) not in _VOUCHED:
+        known = ', '.join(_VOUCHED)
+        return f'is the default on {known}, and this is {device or "no device that is known"}'
+    if compiler_cuts():
+        return 'needs jax.shard_map on several devices'
+    if fits_one_tile(q.shape, k.shape[1], encoding.opens('first_carry')):
+        return 'is the default for more logits than one tile has'
+    if (found := class_of(encoding, *arrays)) not in _SIMPLE:
+        return f'is the default for encodings of the class {" or ".join(_SIMPLE)}, not {found}'
+    if name := _unlisted(encoding, q.shape[-1], q.dtype.name, device):
+        return f'is the default where its compiler was asked, and was not for {name} on {device}'
+    return None
+
+
+def _unlisted(encoding, width: int, dtype: str, device: str) -> str | None:
+    """A part of an encoding, with the width of heads and the dtype, about whose kernel the compiler
+    of a device was not asked. A kernel for wider heads answers for narrower ones.
+    """
+    try:
+        from posenc_jax.attention.kernels import compiled  # type: ignore[attr-defined]
+    except ImportError:  # there are no such figures
+        return None
+    stored = 'bfloat16' if dtype == 'float16' else dtype  # of the same size
+    asked = {
+        line.encoding
+        for line in compiled.table().values()
+        if (line.dtype, line.target) == (stored, device) and line.width >= width
+    }
+    names = [name_of(part) for part in parts_of(encoding) if part.opens('logits')] or ['nope']
+    missing = next((name for name in names if name not in asked), None)
+    return missing and f'{missing} with heads of width {width} in {dtype}'
+
+
+def class_of(encoding, q, k, v, tq, tk) -> str:
+    """The class of an encoding, see above, from a trace of its doors."""
+
+    def logits(q, k):
+        q, k = (jnp.swapaxes(a, 1, 2) for a in (q, k))
+        s = jnp.zeros((*q.shape[:3], k.shape[2]), jnp.float32)
+        seen = jnp.ones((1, 1, *s.shape[2:]), bool)
+        return encoding.logits(s, q, k, tq, tk, seen, first_carry(encoding, q, tq))[0]
+
+    def collect(v):
+        weights = jnp.zeros((*v.shape[:1], q.shape[2], q.shape[1], v.shape[1]), jnp.float32)
+        return encoding.collect(weights, jnp.swapaxes(v, 1, 2), tq, tk)
+
+    if jax.eval_shape(lambda q: jax.tree.leaves(first_carry(encoding, q, tq)), q.swapaxes(1, 2)):
+        return 'carry'
+    programs = []
+    if encoding.opens('logits'):
+        programs.append(jax.make_jaxpr(logits)(q, k).jaxpr)
+    if encoding.opens('collect'):
+        programs.append(jax.make_jaxpr(collect)(v).jaxpr)
+    used = {
+        equation.primitive.name for program in programs for equation in at_any_depth(program.eqns)
+    }
+    if used & _LOOKING_UP:
+        return 'look-up'
+    if 'dot_general' in used or encoding.opens('collect') or any(map(_reads, programs)):
+        return 'products'
+    return 'bias' if programs else 'none'
+
+
+def _reads(jaxpr) -> bool:
+    """Whether the result of a program depends on its arguments."""
+    reached = {id(a) for a in jaxpr.invars}
+    for equation in jaxpr.eqns:
+        if any(id(a) in reached for a in equation.invars):
+            reached.update(map(id, equation.outvars))
+    return any(id(a) in reached for a in jaxpr.outvars)
