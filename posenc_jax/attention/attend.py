@@ -233,10 +233,30 @@ def _swept(plan: Plan, encoding: Encoding, variables, arrays, return_lse: bool) 
     return encoding.rescale(out, lse, tq)
 
 
-def _kernel():
+@functools.cache
+def _kernel() -> Any:
     """Attention by the kernels of this library, which few programs use: it takes a third of a
-    second to import Pallas.
+    second to import Pallas. In a program for another platform than theirs, such as one of arrays on
+    the CPU of a machine with a GPU, the blocked form computes the same.
     """
     from posenc_jax.attention.kernels import passes
 
-    return passes.attention
+    def here_or_there(kernel, blocks):
+        def run(plan, *arrays):
+            if plan.target in targets.INTERPRETED:
+                return kernel(plan, *arrays)
+            here = {plan.target: functools.partial(kernel, plan)}
+            there = functools.partial(blocks, plan)
+            return jax.lax.platform_dependent(*arrays, **here, default=there)
+
+        return run
+
+    def forward_and_kept(plan, *arrays):
+        results = forward(plan, *arrays)
+        return results, (*arrays, *results)
+
+    ours, others = passes.attention, blocked.tiles
+    forward = here_or_there(ours.fun, others.fun)
+    attention = jax.custom_vjp(forward, nondiff_argnums=(0,))
+    attention.defvjp(forward_and_kept, here_or_there(ours.bwd, others.bwd))
+    return attention

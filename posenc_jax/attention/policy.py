@@ -96,13 +96,14 @@ def choose(encoding, arrays, options, own_kernel: Callable) -> Choice:
 
 
 def _decided(decided, encoding, arrays, options, own_kernel) -> Choice:
-    by = f'by {decisions.path()}'
+    place = decisions.path()
     if decided.form == 'blocked':
-        return Choice(None, None, f'in blocks ({by})', decided.library)
+        return Choice(None, None, f'in blocks (by {place})', decided.library)
     options = {**options, 'block': decided.block}
     implementation, words = own_kernel(encoding, arrays, options)
-    block = decided.block if implementation else None
-    return Choice(implementation, block, f'{words}, {by}', decided.library)
+    if implementation is None:
+        return Choice(None, None, f'{words}, though {place} asks for it', decided.library)
+    return Choice(implementation, decided.block, f'{words}, by {place}', decided.library)
 
 
 def _not_by_default(encoding, arrays) -> str | None:
