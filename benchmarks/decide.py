@@ -136,7 +136,7 @@ def contenders(sizes: Sizes, encodings: str, spec: str, length: int) -> Iterator
 
 def with_dense_bias(sizes: Sizes, spec: str, length: int) -> Callable:
     """`jax.nn.dot_product_attention` with the bias of an encoding as an array."""
-    bias = jnp.asarray(bias_of(sizes, spec, length, length), sizes.dtype)
+    bias = jax.jit(lambda: bias_of(sizes, spec, length, length).astype(sizes.dtype))()
     return lambda q, k, v: jax.nn.dot_product_attention(q, k, v, bias=bias, is_causal=True)
 
 
@@ -173,22 +173,18 @@ def take_turns(what: str, forms: dict[str, Timed], calls, rounds: int, watch) ->
 # Accuracy.
 
 
-def bias_of(sizes: Sizes, spec: str, length: int, rows: int) -> np.ndarray:
-    """What an encoding adds to the products of the last queries with all keys, [N, rows, S]; minus
-    infinity for later keys. It is computed on the host.
-    """
-    with jax.default_device(jax.devices('cpu')[0]):
-        encoding = encoding_of(spec, length=length, heads=sizes.heads, width=sizes.width)
-        tok = pj.Tokens.of(length=length)
-        x = jnp.zeros((1, length + encoding.lookback, sizes.heads * sizes.width))
-        q = jnp.zeros((1, length, sizes.heads, sizes.width))
-        q, k, _, tq, tk = encoding.project(q, q, q, tok, tok, x)
-        q, tq = q[:, -rows:].swapaxes(1, 2), tq.slice(length - rows, rows)
-        seen = encoding.mask(tq, tk)
-        s = jnp.zeros((1, sizes.heads, rows, length))
-        k = k.swapaxes(1, 2)
-        bias, _ = encoding.logits(s, q, k, tq, tk, seen, first_carry(encoding, q, tq))
-        return np.asarray(jnp.where(seen, bias, -jnp.inf)[0], np.float64)
+def bias_of(sizes: Sizes, spec: str, length: int, rows: int) -> jax.Array:
+    """What an encoding adds to the products of the last queries with all keys, [1, N, rows, S]."""
+    encoding = encoding_of(spec, length=length, heads=sizes.heads, width=sizes.width)
+    tok = pj.Tokens.of(length=length)
+    x = jnp.zeros((1, length + encoding.lookback, sizes.heads * sizes.width))
+    q = jnp.zeros((1, length, sizes.heads, sizes.width))
+    q, k, _, tq, tk = encoding.project(q, q, q, tok, tok, x)
+    q, tq = q[:, -rows:].swapaxes(1, 2), tq.slice(length - rows, rows)
+    s = jnp.zeros((1, sizes.heads, rows, length))
+    seen = encoding.mask(tq, tk)
+    carry = first_carry(encoding, q, tq)
+    return encoding.logits(s, q, k.swapaxes(1, 2), tq, tk, seen, carry)[0]
 
 
 def reference(sizes: Sizes, spec: str, arguments) -> list[np.ndarray]:
@@ -199,7 +195,9 @@ def reference(sizes: Sizes, spec: str, arguments) -> list[np.ndarray]:
     length, scale = q.shape[1], q.shape[2] ** -0.5
     q = q[:, -_ROWS:]
     d_out = np.asarray(cotangents(arguments[0]), np.float64)[0].swapaxes(0, 1)
-    s = scale * q @ k.swapaxes(1, 2) + bias_of(sizes, spec, length, _ROWS)
+    with jax.default_device(jax.devices('cpu')[0]):
+        s = scale * q @ k.swapaxes(1, 2) + np.asarray(bias_of(sizes, spec, length, _ROWS)[0])
+    s = np.where(np.tri(_ROWS, length, length - _ROWS, bool), s, -np.inf)
     w = np.exp(s - s.max(-1, keepdims=True))
     w /= w.sum(-1, keepdims=True)
     out = w @ v

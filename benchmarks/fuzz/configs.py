@@ -52,6 +52,7 @@ CHOICES = {
     'model.norm_place': NORM_PLACES,
     'model.qk_norm': QK_NORMS,
     'model.dtype': ('float32', 'bfloat16'),
+    'model.precision': ('', 'default', 'high', 'highest'),
     'model.remat': ('none', 'full', 'dots'),
     'model.implementation': ('', 'dense', 'blocked'),
     'train.tune': ('all', 'adapters', 'encodings'),

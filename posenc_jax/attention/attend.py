@@ -255,7 +255,8 @@ def _kernel() -> Any:
         results = forward(plan, *arrays)
         return results, (*arrays, *results)
 
-    ours, others = passes.attention, blocked.tiles
+    ours: Any = passes.attention
+    others: Any = blocked.tiles
     forward = here_or_there(ours.fun, others.fun)
     attention = jax.custom_vjp(forward, nondiff_argnums=(0,))
     attention.defvjp(forward_and_kept, here_or_there(ours.bwd, others.bwd))

@@ -153,7 +153,8 @@ def _decision(one: Any, where: str) -> Decision:
     if not isinstance(library, bool):
         raise ValueError(f'library of {where} must be true or false, got {quoted(library)}')
     width = _of(one, 'width', int, where)
-    return Decision(encodings, width, dtype, form, block and tuple(block), library)
+    tile = None if block is None else (block[0], block[1])
+    return Decision(encodings, width, dtype, form, tile, library)
 
 
 def write(place: pathlib.Path, kind: str, measured: str, decisions: list[Decision]) -> None:

@@ -3,12 +3,15 @@ backward.
 """
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 from jax.lax import Precision
+from jaxlib.mlir import ir
+from jaxlib.triton import dialect
 
 import posenc_jax as pj
 from posenc_jax.attention.kernels.program import at_any_depth
@@ -117,3 +120,34 @@ def test_what_products_of_float32_are_computed_in(platform, device, precision, w
     with made_for(platform, device):
         found = targets.float32_products(precision)
     assert found is None if words is None else found.startswith(words)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('precision, products', [(None, 'tf32'), ('high', 'tf32'), ('highest', '')])
+def test_the_products_of_the_kernels_of_a_gpu(precision, products):
+    """In the language of the compiler of these kernels, full precision has no name."""
+    encoding, tok = pj.make('alibi()', heads=2, causal=True), pj.Tokens.of(length=128)
+    q = jax.ShapeDtypeStruct((1, 128, 2, 64), 'float32')
+    kernels = []
+
+    def run(q):
+        with jax.default_matmul_precision(precision):
+            return pj.attend(encoding, q, q, q, tok, tok, implementation='kernel').sum()
+
+    def collect(operation):
+        if 'mhlo.backend_config' in operation.attributes:
+            kernels.append(operation.attributes['mhlo.backend_config']['ir'].value_bytes)
+        return ir.WalkResult.ADVANCE
+
+    with made_for('cuda'):
+        program = jax.jit(jax.grad(run)).trace(q).lower(lowering_platforms=('cuda',))
+    program.compiler_ir().operation.walk(collect)
+    found = []
+    for kernel in kernels:
+        with ir.Context() as context:
+            dialect.register_dialect(context)
+            text = str(ir.Module.parse(kernel))
+        found += re.findall(r'tt\.dot [^:]*', text)
+    assert len(kernels) == 3 and len(found) == 2 + 3 + 4  # forward, queries, keys
+    named = {''.join(re.findall(r'inputPrecision = (\w+)', line)) for line in found}
+    assert named == {products}

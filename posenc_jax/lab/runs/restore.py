@@ -36,7 +36,7 @@ def restore_model(
       run_dir: the directory that training wrote.
       step: the step of the checkpoint; None takes the newest one that can be read.
       mesh: where the parameters are placed; None places them on one device.
-      overrides: as for `evaluate`. Those of model.block, model.implementation and model.remat are
+      overrides: as for `evaluate`. Those of model.block, .implementation, .precision and .remat are
         the model's, e.g. {'model.implementation': 'blocked'} for a run whose kernels this platform
         does not have.
       trust_imports: whether the code in the folder `imports/` of the run may be executed, see
