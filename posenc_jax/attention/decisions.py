@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from posenc_jax.protocol.errors import check_choice, is_size, nearest, quoted
@@ -27,7 +28,7 @@ VERSION = 1
 VARIABLE = 'POSENC_JAX_ATTENTION'
 CLASSES = 'none', 'bias', 'products', 'look-up', 'carry'
 FORMS = 'kernel', 'blocked'
-_ANEW = 'write it anew by benchmarks/accelerator.py --decide, or remove it'
+_ANEW = f'write it anew by benchmarks/accelerator.py --decide, or set {VARIABLE}= for none'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,37 +62,34 @@ def path() -> pathlib.Path | None:
     return pathlib.Path(settings, 'posenc_jax', 'attention.json').expanduser()
 
 
-def decision(kind: str, encodings: str, width: int, dtype: str) -> tuple[Decision | None, str]:
-    """The decision of the file, or None; and one line about a file that cannot be read or that does
-    not know the device, or ''.
+def decision(
+    kind: str | None, what: Callable[[], tuple[str, int, str]]
+) -> tuple[Decision | None, str]:
+    """The decision of the file, or None; and one line where it does not know the device, or ''.
 
     Args:
-      kind: of the device.
-      encodings: the class.
-      width: of the heads.
-      dtype: of the queries.
+      kind: of the device; None if it is not known.
+      what: gives the class of encodings, the width of the heads and the dtype of the queries.
+
+    Raises:
+      ValueError: one line: the file cannot be read, or the variable names one that does not exist.
     """
     place = path()
-    if place is None:
+    if kind is None or place is None:
         return None, ''
     if not place.exists():
-        missing = f'{place}, which {VARIABLE} names, does not exist; unset it, or write that file'
-        return None, missing if os.environ.get(VARIABLE) else ''
+        if os.environ.get(VARIABLE):
+            raise ValueError(f'{place}, which {VARIABLE} names, does not exist; {_ANEW}')
+        return None, ''
     stat = place.stat()
     found = _read_once(place, stat.st_mtime_ns, stat.st_size)
     if isinstance(found, str):
-        return None, found
+        raise ValueError(found)
     if kind not in found:
         return None, f'{place} knows no device {kind!r}; {nearest(kind, found)}'
-    for one in found[kind]['decisions']:
-        if (one.encodings, one.width, one.dtype) == (encodings, width, dtype):
-            return one, ''
-    return None, ''
-
-
-def is_broken(line: str) -> bool:
-    """Whether a line of `decision` is about a file that cannot be read."""
-    return bool(line) and 'knows no device' not in line
+    own = what()
+    same = lambda one: (one.encodings, one.width, one.dtype) == own
+    return next(filter(same, found[kind]['decisions']), None), ''
 
 
 @functools.lru_cache(maxsize=8)

@@ -72,27 +72,25 @@ def choose(encoding, arrays, options, own_kernel: Callable) -> Choice:
     unusual = block is not None or any(
         options[name] for name in ('axis_name', 'heads_first', 'return_lse')
     )
-    about, library = '', True
+    about = ''
     if targets.platform() in ('cuda', 'tpu', *targets.INTERPRETED) and not unusual:
-        kind, encodings = targets.device_kind(), None
-        if kind is not None and decisions.path() is not None:
-            encodings = class_of(encoding, *arrays)
-            width, dtype = arrays[0].shape[-1], arrays[0].dtype.name
-            decided, about = decisions.decision(kind, encodings, width, dtype)
-            if decisions.is_broken(about):
-                return Choice(None, block, f'in blocks ({about})')
-            if decided is not None:
-                return _decided(decided, encoding, arrays, options, own_kernel)
+        q = arrays[0]
+        what = lambda: (class_of(encoding, *arrays), q.shape[-1], q.dtype.name)
+        try:
+            decided, about = decisions.decision(targets.device_kind(), what)
+        except ValueError as error:
+            return Choice(None, None, f'in blocks ({error})')
+        if decided is not None:
+            return _decided(decided, encoding, arrays, options, own_kernel)
+        about = about and f' ({about})'
     elif given is None:
         return Choice(None, block)
-    about = f' ({about})' if about else ''
-    if given is None:
-        if why := _not_by_default(encoding, arrays):
-            return Choice(None, block, f'in blocks ({OURS} {why}){about}')
+    if given is None and (why := _not_by_default(encoding, arrays)):
+        return Choice(None, None, f'in blocks ({OURS} {why}){about}')
     implementation, words = own_kernel(encoding, arrays, options)
     if given is None and implementation is not None:
         words += f', the default on {targets.device()}'
-    return Choice(implementation, block, words + about, library)
+    return Choice(implementation, block, words + about)
 
 
 def _decided(decided, encoding, arrays, options, own_kernel) -> Choice:

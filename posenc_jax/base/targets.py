@@ -52,6 +52,11 @@ def device() -> str | None:
     return _TPUS.get(first.device_kind)
 
 
+def of_tpu(target: str) -> bool:
+    """Whether kernels for a target are those of a TPU."""
+    return target in ('tpu', 'tpu_interpreter')
+
+
 def device_kind() -> str | None:
     """The name that JAX has for the device that kernels are made for; None if it is not known."""
     return _DEVICE.get() if _TARGET.get() is not None else jax.devices()[0].device_kind
@@ -72,8 +77,3 @@ def float32_products(precision: str | None) -> str | None:
     if platform() == 'tpu':
         return f'{"three products of " if three else ""}bfloat16, with 7 bits behind the point,'
     return None
-
-
-def of_tpu(target: str) -> bool:
-    """Whether kernels for a target are those of a TPU."""
-    return target in ('tpu', 'tpu_interpreter')
