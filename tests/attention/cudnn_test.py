@@ -71,17 +71,19 @@ def test_what_is_taken_is_collected(some_version, monkeypatch):
         return list(found)
 
     assert taken('cuda') == ['cuDNN']
+    blocks = 'in blocks (a kernel of this library is the default on sm_80, sm_90, v5e, v5p, and '
+    blocks += 'this is no device that is known)'
     where = 'where every row is one document with padding at its ends, else'
     assert taken('cuda', text='packed') == [f'cuDNN {where} with a mask of all pairs']
-    assert taken('cuda', 'prefix(length=4)', 'packed') == [f'cuDNN {where} in blocks']
+    assert taken('cuda', 'prefix(length=4)', 'packed') == [f'cuDNN {where} {blocks}']
     monkeypatch.setattr(cudnn, '_MASK_BYTES', 0)
-    assert taken('cuda', text='packed') == [f'cuDNN {where} in blocks']
-    assert taken('cuda', 'alibi()') == ["in blocks, because alibi opens the door 'logits'"]
+    assert taken('cuda', text='packed') == [f'cuDNN {where} {blocks}']
+    assert taken('cuda', 'alibi()') == [f"{blocks}, because alibi opens the door 'logits'"]
     assert taken('cuda', block=4) == ['in blocks, because a block size is given']
     assert taken('cuda', implementation='blocked') == taken('cpu') == []
     with jax.set_mesh(make_mesh(data=1, sequence=2, devices=jax.devices()[:2])):
         assert taken('cuda') == ['in blocks, because the sequence is cut over devices']
-        assert taken('cuda', 'alibi()') == ["in blocks, because alibi opens the door 'logits'"]
+        assert taken('cuda', 'alibi()') == [f"{blocks}, because alibi opens the door 'logits'"]
 
 
 @pytest.mark.full_but_one
