@@ -27,11 +27,12 @@ from posenc_jax.attention import decisions
 from posenc_jax.attention.kernels.program import at_any_depth
 from posenc_jax.attention.tile_sizes import Implementation, fits_one_tile
 from posenc_jax.base import targets
-from posenc_jax.base.meshes import compiler_cuts
+from posenc_jax.base.meshes import compiler_cuts, varying_axes
 from posenc_jax.protocol.capabilities import first_carry
 from posenc_jax.protocol.composite import name_of, parts_of
 
 OURS = 'a kernel of this library'
+_PLATFORMS = 'cuda', 'tpu', *targets.INTERPRETED
 # Devices whose compilers were asked about the kernels, and classes whose kernels are simple.
 _VOUCHED = 'sm_80', 'sm_90', 'v5e', 'v5p'
 _SIMPLE = 'none', 'bias'
@@ -72,8 +73,10 @@ def choose(encoding, arrays, options, own_kernel: Callable) -> Choice:
     unusual = block is not None or any(
         options[name] for name in ('axis_name', 'heads_first', 'return_lse')
     )
-    about = ''
-    if targets.platform() in ('cuda', 'tpu', *targets.INTERPRETED) and not unusual:
+    about, usual = '', targets.platform() in _PLATFORMS and not unusual
+    if given is None and not usual:
+        return Choice(None, block)
+    if usual and not varying_axes(arrays):
         q = arrays[0]
         what = lambda: (class_of(encoding, *arrays), q.shape[-1], q.dtype.name)
         try:
@@ -83,8 +86,6 @@ def choose(encoding, arrays, options, own_kernel: Callable) -> Choice:
         if decided is not None:
             return _decided(decided, encoding, arrays, options, own_kernel)
         about = about and f' ({about})'
-    elif given is None:
-        return Choice(None, block)
     if given is None and (why := _not_by_default(encoding, arrays)):
         return Choice(None, None, f'in blocks ({OURS} {why}){about}')
     implementation, words = own_kernel(encoding, arrays, options)
@@ -112,6 +113,8 @@ def _not_by_default(encoding, arrays) -> str | None:
         return f'is the default on {known}, and this is {device or "no device that is known"}'
     if compiler_cuts():
         return 'needs jax.shard_map on several devices'
+    if varying_axes(arrays):
+        return 'needs check_vma=False inside jax.shard_map'
     if fits_one_tile(q.shape, k.shape[1], encoding.opens('first_carry')):
         return 'is the default for more logits than one tile has'
     if (found := class_of(encoding, *arrays)) not in _SIMPLE:

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 import posenc_jax as pj
 from posenc_jax.attention import decisions, policy
 from posenc_jax.attention.decisions import Decision
 from posenc_jax.attention.library import choice as library
 from posenc_jax.base.targets import made_for
+from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.testing.subject import draw
 from tests.attention.ring_test import same
 
@@ -233,8 +234,21 @@ def test_a_cpu_reads_no_file(file):
     encoding = pj.make('alibi()', heads=2, causal=True)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        out = pj.attend(encoding, q, q, q, tok, tok)
-    np.testing.assert_allclose(out, 1, rtol=1e-6)
+        for how in (None, 'fused'):
+            out = pj.attend(encoding, q, q, q, tok, tok, implementation=how)
+            np.testing.assert_allclose(out, 1, rtol=1e-6)
+
+
+def test_arrays_that_vary_over_a_mesh_are_computed_in_blocks(file):
+    """`jax.shard_map` that checks how arrays vary takes no kernel, and no file is read for it."""
+    written(file, ('bias', WIDTH, 'float32', 'blocked'))
+    encoding = pj.make('alibi()', heads=HEADS, head_dim=WIDTH, causal=True)
+    tok, q = pj.Tokens.of(length=LENGTH), jnp.zeros((2, LENGTH, HEADS, WIDTH))
+    mesh, rows = make_mesh(data=2, devices=jax.devices()[:2]), PartitionSpec('data')
+    run = lambda q: pj.attend(encoding, q, q, q, tok, tok)
+    with made_for('cuda', 'sm_90'), library.taken() as taken:
+        jax.eval_shape(jax.shard_map(run, mesh=mesh, in_specs=rows, out_specs=rows), q)
+    assert next(iter(taken)).startswith(f'{BLOCKS}needs check_vma=False inside jax.shard_map)')
 
 
 def test_arrays_on_the_cpu_of_a_machine_with_a_gpu():
