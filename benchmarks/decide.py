@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import itertools
 import math
+import os
 import pathlib
 import statistics
 import time
@@ -42,6 +43,7 @@ TILES = {
 WINS = 1.1  # so many times as fast as another form
 PASSES = 'forward', 'both'
 BLOCKED, JAX = 'blocked', 'JAX'
+_COLUMNS = 'class', 'encoding', 'tokens', 'form', 'forward ms', 'with gradients ms', 'error'
 _OVER = 'not timed, the time was over'
 _ROWS = 16  # of the last queries, whose results and gradients are compared
 
@@ -170,9 +172,6 @@ def take_turns(what: str, forms: dict[str, Timed], calls, rounds: int, watch) ->
         forms[name].seconds[part] = statistics.median(times)
 
 
-# Accuracy.
-
-
 def bias_of(sizes: Sizes, spec: str, length: int, rows: int) -> jax.Array:
     """What an encoding adds to the products of the last queries with all keys, [1, N, rows, S]."""
     encoding = encoding_of(spec, length=length, heads=sizes.heads, width=sizes.width)
@@ -213,9 +212,6 @@ def error(found, exact: list[np.ndarray]) -> float:
     return max(float(np.abs(a - b).max() / max(1.0, np.abs(b).max())) for a, b in pairs)
 
 
-# The decision.
-
-
 def faster(found: Found, encodings: str, name: str, other: str) -> float | None:
     """How many times as fast a form is as another one, the least of all lengths and passes that
     both were timed at; None if there is none.
@@ -242,7 +238,7 @@ def decide(found: Found, sizes: Sizes) -> list[Decision]:
     """
     made = []
     for encodings in ENCODINGS:
-        if faster(found, encodings, BLOCKED, BLOCKED) is None:
+        if not faster(found, encodings, BLOCKED, BLOCKED):
             continue
         first = found[encodings, sizes.lengths[0]]
         most = 2 * first[BLOCKED].error + 1e-6
@@ -271,12 +267,11 @@ def page(found: Found, made: list[Decision], sizes: Sizes, measured: str) -> str
             accuracy = '' if math.isnan(one.error) else f'{one.error:.1e}'
             shown = f'{name}: {one.refused}' if one.refused else name
             rows.append((encodings, ENCODINGS[encodings], f'{length}', shown, *times, accuracy))
-    names = 'class', 'encoding', 'tokens', 'form', 'forward ms', 'with gradients ms', 'error'
     lines = [
         f'### Decisions for {targets.device_kind()} ({measured})\n',
         f'{sizes.heads} heads of width {sizes.width}, {sizes.dtype}, one row, causal; medians of '
         f'{sizes.rounds} rounds. Errors are those to float64, at {sizes.lengths[0]} tokens.\n',
-        markdown_table(names, rows),
+        markdown_table(_COLUMNS, rows),
         f'\nA kernel is taken where it is {WINS} times as fast as blocks in each of these times.\n',
     ]
     for one in made:
@@ -290,6 +285,7 @@ def run(sizes: Sizes, place: pathlib.Path, **clocks) -> str:
     """Measures, writes the file and the page beside it, and returns the page."""
     if not sizes.tiles:
         sizes = dataclasses.replace(sizes, tiles=TILES[targets.platform()])
+    os.environ[decisions.VARIABLE] = ''  # an earlier file does not choose for the contenders
     found = measure(sizes, **clocks)
     made = decide(found, sizes)
     measured = f'{datetime.date.today()}, jax {jax.__version__}'

@@ -22,6 +22,7 @@ KIND = 'a device'
 @pytest.fixture
 def decide(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setenv(decisions.VARIABLE, '')
     yield importlib.import_module('decide')
     for name in ('decide', 'accelerator', 'measure', 'train_step'):
         sys.modules.pop(name, None)
