@@ -181,9 +181,9 @@ def test_a_run_trained_with_kernels_has_the_results_of_one_without(runs):
 def test_a_run_trained_with_kernels_is_read_and_continued_without_them(runs):
     config, model, _ = restore.restore_model(runs['kernel'], overrides=BLOCKED)
     assert config.model.implementation == vars(model.cfg)['implementation'] == 'blocked'
-    changes = {**BLOCKED, 'model.block': '8', 'model.remat': 'full'}
+    changes = {**BLOCKED, 'model.block': '8', 'model.remat': 'full', 'model.precision': 'highest'}
     found = evaluation.prepare(runs['kernel'], changes)
-    own = dict(implementation='blocked', block=8, remat='full')
+    own = dict(implementation='blocked', block=8, remat='full', precision='highest')
     assert all(own.items() <= vars(cfg).items() for cfg in (found.cfg, found.load()[0].cfg))
     resumed = stored.from_json(pathlib.Path(runs['kernel']) / stored.FILE)
     assert stored.differences(resumed, config) == []
