@@ -40,33 +40,45 @@ def pretended(times, name, call):
     return next(seconds for parts, seconds in times.items() if not parts or here(parts))
 
 
-@pytest.mark.full
-def test_the_whole_way_from_times_to_attention(decide, tmp_path):
-    """What is measured is what `attend` then does."""
-    times = {
-        'none, kernel 16 x 16': 1.0, 'none, JAX': 1.2, 'none': 2.0,  # ours is the fastest
-        'bias, kernel 8 x 16': 1.0, 'bias, kernel 16 x 16': 1.5, 'bias': 1.8,
-        'look-up 48, kernel 8 x 16': 1.0, 'look-up 48': 2.0,  # at one length alone
-        'carry 32, kernel 8 x 16, both': 0.5, 'carry 48, kernel 8 x 16, both': 0.5,  # in one pass
-        '': 1.0,
-    }  # fmt: skip
-    sizes, place = sizes_of(decide), tmp_path / 'folder' / 'file.json'
+TIMES = {  # pretended, and what is decided
+    'none': (  # ours is the fastest
+        {'kernel 16 x 16': 1.0, 'JAX': 1.2, '': 2.0},
+        dict(form='kernel', block=(16, 16), library=False),
+    ),
+    'bias': (
+        {'kernel 8 x 16': 1.0, 'kernel 16 x 16': 1.5, '': 1.8},
+        dict(form='kernel', block=(8, 16)),
+    ),
+    'look-up': ({'kernel 8 x 16': 1.0, '': 0.9}, dict(form='blocked')),
+    'carry': ({'kernel 8 x 16, both': 0.5, '': 1.0}, dict(form='blocked')),  # in one pass alone
+    'products': ({'': 1.0}, dict(form='blocked')),
+}
+
+
+@pytest.mark.full_where(condition=lambda encodings: encodings != 'bias')
+@pytest.mark.parametrize('encodings', TIMES)
+def test_the_whole_way_from_times_to_the_file(encodings, decide, tmp_path, monkeypatch):
+    """With the real forms, and kernels that are interpreted."""
+    monkeypatch.setattr(decide, 'ENCODINGS', {encodings: decide.ENCODINGS[encodings]})
+    times, expected = TIMES[encodings]
+    sizes, place = sizes_of(decide, lengths=(32,)), tmp_path / 'folder' / 'file.json'
     with made_for('interpreter', KIND):
         page = decide.run(sizes, place, watch=functools.partial(pretended, times))
     made = decisions.read(place)[KIND]['decisions']
-    own = functools.partial(Decision, width=16, dtype='float32')
-    assert made == [
-        own('none', form='kernel', block=(16, 16), library=False),
-        own('bias', form='kernel', block=(8, 16)),
-        *(own(name, form='blocked') for name in ('look-up', 'carry', 'products')),
-    ]
+    assert made == [Decision(encodings, width=16, dtype='float32', **expected)]
     assert place.with_suffix('.md').read_text() == page
     rows = [line.split(' | ') for line in page.splitlines() if line.startswith('| ')]
-    # Two lines of the head; five classes, two lengths, two tiles beside blocks and JAX.
-    assert len(rows) == 2 + 5 * 2 * 4 and not any('Error' in row[3] for row in rows)
-    errors = [float(row[6].strip(' |')) for row in rows[2:] if row[2] == '32']
-    assert len(errors) == 20 and max(errors) < 2e-6
-    assert '- bias: our kernel, tile 8 x 16' in page and '- carry: blocks' in page
+    assert [row[3] for row in rows[2:]] == ['blocked', 'kernel 8 x 16', 'kernel 16 x 16', 'JAX']
+    assert max(float(row[6].strip(' |')) for row in rows[2:]) < 2e-6
+    block = expected.get('block')
+    assert f'- {encodings}: {f"our kernel, tile {block[0]} x 16" if block else "blocks"}' in page
+
+
+@pytest.mark.parametrize('longer', [dict(blocked=2.0, kernel=2.0), dict(blocked=1.0, kernel=1.0)])
+def test_a_kernel_that_wins_at_one_length_alone_is_not_taken(longer, decide):
+    sizes = sizes_of(decide, tiles=TILES[:1])
+    found = {('bias', 32): timed(decide, 2.0, 1.0), ('bias', 48): timed(decide, **longer)}
+    assert [made.form for made in decide.decide(found, sizes)] == ['blocked']
 
 
 def test_each_encoding_is_of_its_class(decide):
