@@ -12,7 +12,16 @@ import os
 import numpy as np
 import torch
 from measure import options, shorter, show, take_turns
-from train_step import STANDARD, VOCAB, MeshStep, batch_of, described, model_config, sizes_of
+from train_step import (
+    STANDARD,
+    VOCAB,
+    MeshStep,
+    batch_of,
+    described,
+    model_config,
+    run_of,
+    sizes_of,
+)
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from x_transformers import Decoder, TransformerWrapper
 
@@ -84,9 +93,10 @@ def main():
     torch.set_num_threads(args.threads)
     split_cpu(args.batch)  # as train.py does
     batch, sizes = batch_of(args.batch, args.length), sizes_of(args)
+    ours = lambda spec: MeshStep(run_of(model_config(spec, **sizes), batch), batch)
     steps = {
-        'posenc_jax rope': MeshStep(model_config('rope()', **sizes), batch),
-        'posenc_jax alibi': MeshStep(model_config('alibi()', **sizes), batch),
+        'posenc_jax rope': ours('rope()'),
+        'posenc_jax alibi': ours('alibi()'),
         'transformers GPT-NeoX, SDPA (rope)': gpt_neox(args, batch),
         'x-transformers, flash (rope)': x_transformer(args, batch, rotary_pos_emb=True),
         'x-transformers, flash (alibi)': x_transformer(

@@ -114,9 +114,9 @@ class MeshStep:
     the loss.
     """
 
-    def __init__(self, cfg: TransformerConfig, batch: dict[str, jax.Array]):
+    def __init__(self, run: Run, batch: dict[str, jax.Array]):
         mesh = make_mesh()
-        self.trainer = make_trainer(run_of(cfg, batch), mesh)
+        self.trainer = make_trainer(run, mesh)
         # As in the training loop: where a mesh is set, attention runs in `shard_map`, and each sum
         # over the batch is made once.
         with jax.set_mesh(mesh):
