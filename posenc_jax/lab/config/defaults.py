@@ -49,9 +49,10 @@ def get_config() -> ConfigDict:
 
     # for tasks that read text; an argument in the spec string of the task takes precedence
     config.data = data = ConfigDict()
-    # 'pydoc_topics', 'stdlib_code', 'listings', 'text:GLOB' or 'tfds:NAME'
+    # 'pydoc_topics', 'stdlib_code', 'listings', 'shakespeare', 'text:GLOB', 'documents:GLOB' or
+    # 'tfds:NAME'
     data.dataset = 'pydoc_topics'
-    # folder of 'text:' patterns or of prepared 'tfds:' data sets; '' is the usual place of either
+    # folder of patterns, or of prepared 'tfds:' data sets; '' is the usual place of either
     data.data_dir = ''
     # checkpoint whose tokenizer reads the text; '' uses the tokenizer of the public checkpoint that
     # the run continues, and otherwise reads bytes

