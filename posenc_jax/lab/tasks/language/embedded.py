@@ -75,10 +75,8 @@ class EmbeddedCorpus:
         logger.info('%s, split %s', description, split)
         found = split_documents(documents, split)
         if split == 'validation' and self.name in MENDED:
-            others = [
-                text for part in ('train', 'test') for text in split_documents(documents, part)
-            ]
-            return without_copies(found, sum(parts, []))
+            others = (split_documents(documents, part) for part in ('train', 'test'))
+            return without_copies(found, [text for part in others for text in part])
         return found
 
 
