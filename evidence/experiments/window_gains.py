@@ -25,7 +25,7 @@ from posenc_jax.lab.tasks.language import BOS, Language
 from posenc_jax.lab.tasks.language.apart import copied
 
 ORDERS = (2, 3, 4, 5, 6, 8)
-WINDOWS = (4, 32, 65536)  # kB; no document is longer than the last
+WINDOWS = (4, 32, 4096)  # kB; the last one holds whole documents
 
 
 def by_ngrams(task: Language) -> Iterator[tuple[int, float]]:
