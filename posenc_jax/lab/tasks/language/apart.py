@@ -16,7 +16,7 @@ FACTOR = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
 INVERSE = pow(FACTOR, -1, 2**64)
 
 
-def fingerprints(text: bytes) -> UInt64[np.ndarray, ' N-99']:
+def fingerprints(text: bytes) -> UInt64[np.ndarray, ' M']:
     """A number for each stretch of 100 bytes: its value as a polynomial of its bytes, modulo 2**64.
 
     Equal stretches have equal numbers, and different ones very rarely do.
