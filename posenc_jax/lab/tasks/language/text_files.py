@@ -24,6 +24,7 @@ from posenc_jax.lab.tasks.task import SPLITS
 from posenc_jax.protocol.errors import check_choice, quoted
 
 FINGERPRINTS = 48  # bytes that a byte of text takes while it is compared
+REMEMBERED = len(SPLITS)  # how many splits are kept in memory
 logger = logging.getLogger(__name__)
 
 
@@ -134,20 +135,19 @@ class WholeFiles(TextFiles):
     def documents(self, split: str) -> list[bytes]:
         check_choice('split', split, SPLITS)
         logger.info('%s, split %s', printable(self.description), split)
-        return list(_apart(self, split))
-
-    def read_apart(self, split: str) -> list[bytes]:
         sizes = self._sizes()
         names = split_names(sizes)
         in_split = sum(sizes[name] for name in names[split])
         held_out = sum(sizes[name] for part in ('validation', 'test') for name in names[part])
-        fingerprints = FINGERPRINTS * max(held_out, *sizes.values())
-        return split_apart(self._texts(sizes, TOKEN * in_split + fingerprints), split)
+        remembered = REMEMBERED * sum(sizes.values())
+        more = TOKEN * in_split + FINGERPRINTS * max(held_out, *sizes.values()) + remembered
+        return list(_apart(tuple(self._texts(sizes, more).items()), split))
 
 
-@functools.lru_cache(maxsize=len(SPLITS))
-def _apart(files: WholeFiles, split: str) -> list[bytes]:
-    return files.read_apart(split)
+@functools.lru_cache(maxsize=REMEMBERED)
+def _apart(documents: tuple[tuple[str, bytes], ...], split: str) -> list[bytes]:
+    """Remembered, because a comparison takes seconds and a run reads each split several times."""
+    return split_apart(dict(documents), split)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,4 +186,4 @@ def packaged(name: str) -> WholeFiles:
             f'the corpus {name!r} is not installed: this Python has no module {package.module!r}; '
             f'install it with: {package.command}'
         )
-    return WholeFiles(package.pattern, next(iter(found.submodule_search_locations or ())))
+    return WholeFiles(package.pattern, next(iter(found.submodule_search_locations or ()), None))
