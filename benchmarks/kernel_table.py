@@ -79,6 +79,7 @@ def attention(
     rows: int = ROWS,
     length: int = LENGTH,
     width: int = WIDTH,
+    block: int | None = None,
 ):
     """A function that computes attention by kernels for a platform, and its arguments.
 
@@ -86,6 +87,7 @@ def attention(
       key: of the encoding, for which `contract_test.PLACED` may have positions.
       backward: the function computes gradients.
       rows, length, width: of the batch, of the sequences, and of the heads.
+      block: as for `attend`.
     """
     if key == 'longrope':  # it has one factor for each plane, and the example has four planes
         more = lambda found: f'({", ".join([found[1]] * (width // 8))})'
@@ -106,7 +108,6 @@ def attention(
         encoding = nnx.merge(graphdef, params, constants)
         projected = project(encoding, weights, x, pj.Tokens.of(length=length))
         with made_for(platform):
-            block = 32 if platform == 'cuda' else None  # several blocks where they may be small
             how = dict(implementation='kernel', block=block, applied=pj.TOKEN_STAGE)
             return pj.attend(encoding, *projected, **how).astype(jnp.float32).sum()
 
@@ -118,7 +119,8 @@ def lowering(key: str, spec: str, platform: str) -> str:
     """'lowers', or which pass of attention does not, and why."""
 
     def of(backward: bool) -> str:
-        run, arguments = attention(key, spec, platform, backward)
+        block = 32 if platform == 'cuda' else None  # several blocks where they may be small
+        run, arguments = attention(key, spec, platform, backward, block=block)
         return tried(lambda: jax.jit(run).trace(*arguments).lower(lowering_platforms=(platform,)))
 
     if (found := of(backward=True)) == LOWERS:  # gradients need the forward pass too

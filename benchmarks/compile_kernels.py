@@ -1,0 +1,169 @@
+"""What the compilers of GPUs and TPUs make of attention kernels, on a machine that has neither.
+
+The command prints a table in Markdown: registers, spilled bytes, shared memory, instructions of a
+tile, products on tensor cores and asynchronous copies on a GPU; bundles of a tile on a TPU, beside
+those of splash attention. Each cell has the numbers of the kernels forward / dq / dkv. Each encoding is
+compiled in a process of its own, because compilers end their process where they fail.
+
+    pip install -r requirements/compilers.txt
+    PYTHONPATH=. python benchmarks/compile_kernels.py --targets sm_90 --specs 'nope()' 'alibi()'
+    PYTHONPATH=. python benchmarks/compile_kernels.py --targets v5e --specs 'alibi()' --block 256 512
+    PYTHONPATH=. python benchmarks/compile_kernels.py --targets sm_90 sm_80 v5e --all --write
+    PYTHONPATH=. python benchmarks/compile_kernels.py --steps    # whole train steps, with their memory
+
+With --write the lines go to `posenc_jax/attention/kernels/compiled.csv`, which `attend` reads.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import os
+import sys
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # each process would say that there is no GPU
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.compilers import children, gpu, tpu
+from posenc_jax.attention.kernels import sizes as kernel_sizes
+from posenc_jax.attention.kernels import compiled
+from posenc_jax.attention.kernels.compiled import PASSES, Compiled
+from tests import contract_test
+
+LENGTH = 2048
+# One or two encodings for each class of kernel: nothing but a mask, a bias, a look-up, a carry.
+REPRESENTATIVES = {
+    'none': ('nope()', 'window(size=1024)'),
+    'bias': ('alibi()', 'kerple()', 'fire()'),
+    'look-up': ('t5_rpe()', 'shaw()'),
+    'carry': ('cope()', 'path()'),
+}
+# Examples whose tables are too small for texts of LENGTH tokens.
+ENLARGED = {
+    'learned_absolute': 'learned_absolute(max_len=2048)',
+    'sigma_gpt': 'sigma_gpt(max_len=8192)',
+    'positional_attention': 'positional_attention(max_len=2048)',
+    'seqpe': 'seqpe(max_pos=8192)',
+    'randomized_pe': 'randomized_pe(max_len=8192, eval_len=4096) | rope()',
+}
+
+
+def is_tpu(target: str) -> bool:
+    return target in tpu.TOPOLOGIES
+
+
+def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds: int):
+    """A line of the table, and for each kernel of a TPU the operations of each unit for a tile."""
+    sizes = dict(rows=1, length=LENGTH, width=width, dtype=jnp.dtype(dtype), block=block)
+    ask, environment = gpu.kernels, {}
+    if is_tpu(target):
+        ask, environment = tpu.kernels, tpu.environment(target)
+    line = functools.partial(Compiled, key, width, dtype, target, jax=jax.__version__)
+    try:
+        found = children.call(
+            functools.partial(ask, key, spec, target, **sizes),
+            seconds=seconds, environment=environment,
+        )  # fmt: skip
+    except children.Refused as error:
+        return line(refused=str(error)), {}
+    kernels = [found[name] for name in PASSES if name in found]
+    names = [field.name for field in dataclasses.fields(Compiled) if field.name in kernels[0]]
+    numbers = {name: tuple(kernel[name] for kernel in kernels) for name in names}
+    tile = kernel_sizes.sizes(
+        'tpu' if is_tpu(target) else 'cuda', (width, width), 1, LENGTH, LENGTH,
+        block and (block, block),
+    )  # fmt: skip
+    units = {name: kernel['units'] for name, kernel in found.items() if 'units' in kernel}
+    return line(tile='x'.join(map(str, tile)), **numbers), units
+
+
+def examples(keys) -> list[tuple[str, str]]:
+    """The key and the spec of encodings; of all whose kernels differ, where none is given."""
+    known = {entry.key: entry for entry in contract_test.ENTRIES}
+    if not keys:
+        own = [e for e in known.values() if not contract_test.has_plain_pairs(e)]
+        keys = [entry.key for entry in own if entry.kind == 'encoding']
+    return [(key, ENLARGED.get(key, known[key].card.example)) for key in keys]
+
+
+def table(lines) -> list[str]:
+    """Lines of Markdown for lines of the table."""
+    shown = [
+        name for name in (field.name for field in dataclasses.fields(Compiled))
+        if name not in ('encoding', 'width', 'dtype', 'target', 'jax')
+        and any(getattr(line, name) for line in lines)
+    ]  # fmt: skip
+    rows = [f'| kernel | {" | ".join(shown)} |', '|---' * (len(shown) + 1) + '|']
+    for line in lines:
+        name = f'`{line.encoding}` H{line.width} {line.dtype}, {line.target}'
+        rows.append(f'| {name} | {" | ".join(compiled.cell(getattr(line, n)) for n in shown)} |')
+    return rows
+
+
+def units_table(units) -> list[str]:
+    """Lines of Markdown for the operations of the units of a TPU, by kernel."""
+    names = list(next(iter(units.values()), {}))
+    rows = [f'| kernel | {" | ".join(names)} |', '|---' * (len(names) + 1) + '|']
+    return rows + [f'| {k} | {" | ".join(map(str, u.values()))} |' for k, u in units.items()]
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add = parser.add_argument
+    add('--targets', nargs='+', default=['sm_90'], choices=[*compiled.SHARED, *tpu.TOPOLOGIES])
+    add('--specs', nargs='+', metavar='SPEC', help='what to compile; by default representatives')
+    add('--keys', nargs='*', help='the examples of these encodings; of all where none follows')
+    add('--widths', type=int, nargs='+', default=[128], help='of heads')
+    add('--dtypes', nargs='+', default=['bfloat16'], choices=['bfloat16', 'float32', 'float16'])
+    add('--block', type=int, nargs='+', default=[None], help='queries and keys of a tile')
+    add('--seconds', type=int, default=120, help='of processor time for an encoding')
+    add('--processes', type=int, default=1, help='at a time')
+    add('--units', action='store_true', help='operations of each unit of a TPU, beside splash')
+    add('--write', action='store_true', help=f'writes the lines to {compiled.PATH.name}')
+    options = parser.parse_args()
+    for target in options.targets:
+        if absent := (tpu if is_tpu(target) else gpu).missing():
+            sys.exit(
+                f'{target} needs {absent}; pip install -r requirements/compilers.txt brings it'
+            )
+    specs = options.specs or [spec for each in REPRESENTATIVES.values() for spec in each]
+    asked = [(spec.partition('(')[0], spec) for spec in specs]
+    if options.keys is not None:
+        asked = examples(options.keys)
+    rest = options.widths, options.dtypes, options.targets, options.block
+    jobs = list(itertools.product(asked, *rest))
+    lines, units = dict(compiled.table()) if options.write else {}, {}
+    with concurrent.futures.ThreadPoolExecutor(options.processes) as pool:
+        waits = {pool.submit(of, *example, *job, options.seconds): job for example, *job in jobs}
+        for wait in concurrent.futures.as_completed(waits):
+            line, own = wait.result()
+            lines[(*line.key, *(() if options.write else (line.tile,)))] = line
+            units |= {f'`{line.encoding}` {line.tile}, {name}': use for name, use in own.items()}
+            print(*table([line])[2:], flush=True)
+            if options.write:
+                compiled.write(lines.values())
+    if not options.write:
+        print('', *table(list(lines.values())), sep='\n')
+    if options.units:
+        for width, dtype, target in itertools.product(*rest[:3]):
+            if is_tpu(target):
+                arguments = target, LENGTH, width, jnp.dtype(dtype)
+                found = children.call(
+                    tpu.splash, *arguments, seconds=options.seconds,
+                    environment=tpu.environment(target),
+                )  # fmt: skip
+                units |= {
+                    f'splash {n}': use['units'] | dict(bundles=use['bundles'])
+                    for n, use in found.items()
+                }
+        print('', *units_table(units), sep='\n')
+
+
+if __name__ == '__main__':
+    main()
