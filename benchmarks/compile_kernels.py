@@ -2,16 +2,18 @@
 
 The command prints a table in Markdown: registers, spilled bytes, shared memory, instructions of a
 tile, products on tensor cores and asynchronous copies on a GPU; bundles of a tile on a TPU, beside
-those of splash attention. Each cell has the numbers of the kernels forward / dq / dkv. Each encoding is
-compiled in a process of its own, because compilers end their process where they fail.
+those of splash attention. Each cell has the numbers of the kernels forward / dq / dkv, and those of
+the kernel of carries. Each encoding is compiled in a process of its own, because compilers end
+their process where they fail.
 
     pip install -r requirements/compilers.txt
     PYTHONPATH=. python benchmarks/compile_kernels.py --targets sm_90 --specs 'nope()' 'alibi()'
-    PYTHONPATH=. python benchmarks/compile_kernels.py --targets v5e --specs 'alibi()' --block 256 512
-    PYTHONPATH=. python benchmarks/compile_kernels.py --targets sm_90 sm_80 v5e --all --write
-    PYTHONPATH=. python benchmarks/compile_kernels.py --steps    # whole train steps, with their memory
+    PYTHONPATH=. python benchmarks/compile_kernels.py --targets v5e --units --block 256 512
+    PYTHONPATH=. python benchmarks/compile_kernels.py --steps    # train steps, with their memory
+    PYTHONPATH=. python benchmarks/compile_kernels.py --keys --targets sm_90 sm_80 v5e --write
 
-With --write the lines go to `posenc_jax/attention/kernels/compiled.csv`, which `attend` reads.
+With --write the lines go to `posenc_jax/attention/kernels/compiled.csv`, which `attend` reads; with
+--new only those that it lacks. An hour of processor time is enough for one target and two widths.
 """
 
 import argparse
@@ -28,9 +30,10 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # each process would say tha
 import jax
 import jax.numpy as jnp
 
+from benchmarks import kernel_table
 from benchmarks.compilers import children, gpu, tpu
-from posenc_jax.attention.kernels import sizes as kernel_sizes
 from posenc_jax.attention.kernels import compiled
+from posenc_jax.attention.kernels import sizes as kernel_sizes
 from posenc_jax.attention.kernels.compiled import PASSES, Compiled
 from tests import contract_test
 
@@ -58,7 +61,10 @@ def is_tpu(target: str) -> bool:
 
 def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds: int):
     """A line of the table, and for each kernel of a TPU the operations of each unit for a tile."""
-    sizes = dict(rows=1, length=LENGTH, width=width, dtype=jnp.dtype(dtype), block=block)
+    sizes = dict(
+        rows=1, length=LENGTH, width=width, dtype=jnp.dtype(dtype), block=block,
+        model=kernel_table.HEADS * width,
+    )  # fmt: skip
     ask, environment = gpu.kernels, {}
     if is_tpu(target):
         ask, environment = tpu.kernels, tpu.environment(target)
@@ -82,11 +88,14 @@ def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds:
 
 
 def examples(keys) -> list[tuple[str, str]]:
-    """The key and the spec of encodings; of all whose kernels differ, where none is given."""
-    known = {entry.key: entry for entry in contract_test.ENTRIES}
-    if not keys:
-        own = [e for e in known.values() if not contract_test.has_plain_pairs(e)]
-        keys = [entry.key for entry in own if entry.kind == 'encoding']
+    """The key and the spec of encodings. Without keys these are all but those that end with the
+    token stage, whose kernel is that of `nope`.
+    """
+    cards = [e for e in contract_test.ENTRIES if e not in contract_test.OPTIONAL]
+    known = {entry.key: entry for entry in cards if entry.kind == 'encoding'}
+    own = [key for key in known if not contract_test.has_plain_pairs(known[key])]
+    first = [spec.partition('(')[0] for specs in REPRESENTATIVES.values() for spec in specs]
+    keys = keys or [*first, *(key for key in own if key not in first)]
     return [(key, ENLARGED.get(key, known[key].card.example)) for key in keys]
 
 
@@ -125,6 +134,7 @@ def main():
     add('--seconds', type=int, default=120, help='of processor time for an encoding')
     add('--processes', type=int, default=1, help='at a time')
     add('--units', action='store_true', help='operations of each unit of a TPU, beside splash')
+    add('--new', action='store_true', help='leaves out what the file has')
     add('--write', action='store_true', help=f'writes the lines to {compiled.PATH.name}')
     options = parser.parse_args()
     for target in options.targets:
@@ -137,17 +147,21 @@ def main():
     if options.keys is not None:
         asked = examples(options.keys)
     rest = options.widths, options.dtypes, options.targets, options.block
-    jobs = list(itertools.product(asked, *rest))
-    lines, units = dict(compiled.table()) if options.write else {}, {}
+    jobs, known = list(itertools.product(asked, *rest)), dict(compiled.table())
+    if options.new:
+        jobs = [job for job in jobs if (job[0][0], *job[1:4]) not in known]
+    lines, units = {}, {}
     with concurrent.futures.ThreadPoolExecutor(options.processes) as pool:
         waits = {pool.submit(of, *example, *job, options.seconds): job for example, *job in jobs}
         for wait in concurrent.futures.as_completed(waits):
             line, own = wait.result()
-            lines[(*line.key, *(() if options.write else (line.tile,)))] = line
+            if line.refused.startswith('attend:'):  # without asking a compiler
+                continue
+            lines[*line.key, line.tile] = line
             units |= {f'`{line.encoding}` {line.tile}, {name}': use for name, use in own.items()}
             print(*table([line])[2:], flush=True)
             if options.write:
-                compiled.write(lines.values())
+                compiled.write([line])
     if not options.write:
         print('', *table(list(lines.values())), sep='\n')
     if options.units:

@@ -40,7 +40,7 @@ def missing() -> str | None:
 
 
 def kernels(key: str, spec: str, target: str, **sizes) -> dict[str, dict[str, float]]:
-    """What the compilers say of each kernel of attention and its gradients, by the name of the pass.
+    """What the compilers say of each kernel of attention and its gradients, by its pass.
 
     Args:
       key, spec, **sizes: as for `kernel_table.attention`.

@@ -1,6 +1,7 @@
 """What compilers say about a kernel, read from their output."""
 
 import dataclasses
+import itertools
 import re
 
 # Products on tensor cores: of Hopper, and of earlier GPUs.
@@ -9,15 +10,20 @@ _PRODUCT = re.compile(r'\b(HGMMA|QGMMA|IGMMA|HMMA|QMMA|IMMA)\b')
 _COPY = re.compile(r'\b(LDGSTS|UTMALDG|UBLKCP)\b')
 
 
+# Comparisons that end a loop, and what they add to the number with which they compare.
+_ENDS = {'GT': 1, 'LE': 1, 'GE': 0, 'LT': 0, 'NE': 0}
+
+
 @dataclasses.dataclass(frozen=True)
 class OfLoop:
     """The instructions of a GPU's kernel.
 
     Attributes:
-      loop: of one pass over a block; those of inner loops count once.
-      inner: those of them that are in inner loops.
-      tensor: products of one pass on tensor cores.
-      copies: asynchronous copies of the whole kernel.
+      loop: that a thread runs for one block of keys or queries. Those of a loop within count as
+        often as it runs.
+      inner: those of them that are in such loops.
+      tensor: products on tensor cores among them.
+      copies: asynchronous copies in the whole kernel.
     """
 
     loop: int
@@ -31,10 +37,10 @@ class OfVisit:
     """The bundles of one visit of a TPU's kernel.
 
     Attributes:
-      bundles: how many there are; those of inner loops count once.
-      inner: those of them that are in inner loops.
+      bundles: how many run. Those of a loop within count as often as it runs.
+      inner: those of them that are in such loops.
       units: for each unit of the core, how many operations they have.
-      spills: vectors that are written to memory and read again for lack of registers.
+      spills: vectors that they write to memory and read again for lack of registers.
     """
 
     bundles: int
@@ -62,8 +68,8 @@ def resources(text: str) -> dict[str, int]:
 
 
 def of_loop(text: str) -> OfLoop:
-    """The loop over blocks in what `nvdisasm -c` prints of a kernel: of the loops that have the most
-    products the shortest.
+    """The loop over blocks in what `nvdisasm -c` prints of a kernel: of the loops with the most
+    products, the shortest one.
     """
     instructions, labels, loops = [], {}, []
     for line in text.splitlines():
@@ -71,21 +77,45 @@ def of_loop(text: str) -> OfLoop:
             labels[found[1]] = len(instructions)
         elif found := re.match(r'\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;', line):
             instructions.append(found[1])
-    for end, text in enumerate(instructions):
-        found = re.search(r'\bBRA\b.*?(\.L_\w+)', text)
+    for end, instruction in enumerate(instructions):
+        found = re.search(r'\bBRA\b.*?(\.L_\w+)', instruction)
         # At the end of a kernel there is an instruction that jumps to itself.
         if found and labels.get(found[1], end) < end:
             loops.append(range(labels[found[1]], end + 1))
-    products = {n for n, text in enumerate(instructions) if _PRODUCT.search(text)}
-    copies = sum(1 for text in instructions if _COPY.search(text))
+    products = [n for n, instruction in enumerate(instructions) if _PRODUCT.search(instruction)]
+    copies = sum(1 for instruction in instructions if _COPY.search(instruction))
     count = lambda loop: sum(n in loop for n in products)
     whole = max(loops, key=lambda loop: (count(loop), -len(loop)), default=range(0))
-    within = [loop for loop in loops if loop != whole and loop[0] >= whole.start and len(whole)]
-    inner = {n for loop in within if loop[-1] in whole for n in loop}
-    return OfLoop(len(whole), len(inner), count(whole), copies)
+    times = dict.fromkeys(whole, 1)
+    for loop in loops:
+        if loop != whole and loop[0] in times and loop[-1] in times:
+            turns = _turns([instructions[n] for n in loop])
+            times.update({n: times[n] * turns for n in loop})
+    inner = {n for loop in loops if len(loop) < len(whole) for n in loop if n in times}
+    return OfLoop(
+        sum(times.values()),
+        sum(times[n] for n in inner),
+        sum(times.get(n, 0) for n in products),
+        copies,
+    )
+
+
+def _turns(loop: list[str]) -> int:
+    """How often a loop runs that counts from zero to a number; 1 where it does not."""
+    guard = re.match(r'@!?(U?P\d)', loop[-1])
+    name = guard[1] if guard else 'none'
+    test = re.compile(rf'ISETP\.(\w\w)[.\w]* {name}, U?PT, (U?R\d+)[.\w]*, (0x[0-9a-f]+)')
+    tests = [found for line in loop if (found := test.search(line))]
+    if not tests or tests[-1][1] not in _ENDS:
+        return 1
+    comparison, register, bound = tests[-1].groups()
+    step = re.compile(rf'(?:IADD3|VIADD) {register}, {register}[.\w]*, (0x[0-9a-f]+)')
+    steps = [int(found[1], 16) for line in loop if (found := step.search(line))]
+    return -(-(int(bound, 16) + _ENDS[comparison]) // (steps[-1] if steps else 1))
 
 
 _BUNDLE = re.compile(r'\s*(?:0x)?[0-9a-f]+\s+([A-Z]{2})?\s*:((?:\s*>)*)\s*\{(.*)')
+_EXIT = re.compile(r'scmp\.ge\.s32\.totalorder %\w+, (\d+) /\* loop exit test \*/')
 _SKIP = re.compile(r'sbr\.rel .*target = \$region(\d+)')
 
 
@@ -113,20 +143,28 @@ def of_visit(text: str, use: str) -> OfVisit:
     _, _, begin, end = max(parts)
     # A visit begins with the test whether there is one, behind the last label.
     begin = max(n for n in range(begin + 1) if bundles[n][0] or n == 0)
-    depths = [depth.count('>') for _, depth, _ in bundles[begin:end]]
-    inner = sum(depth > depths[0] for depth in depths)
-    names, units = _units(use, begin, end)
-    found = dict(zip(names, units))
-    return OfVisit(
-        end - begin, inner, found, found.get('VLOAD:FILL', 0) + found.get('VSTORE:SPILL', 0)
-    )
+    depths = [depth.count('>') for _, depth, _ in bundles]
+    times = dict.fromkeys(range(begin, end), 1)
+    for first in times:
+        if bundles[first][0] == 'LB':
+            loop = [*itertools.takewhile(lambda n: depths[n] >= depths[first], range(first, end))]
+            own = [n for n in loop if depths[n] == depths[first]]
+            later = [n for n in own[1:] if bundles[n][0] == 'LB']
+            loop = range(first, min(later, default=loop[-1] + 1))
+            tests = [_EXIT.search(bundles[n][2]) for n in loop if depths[n] == depths[first]]
+            turns = next((int(found[1]) for found in tests if found), 1)
+            times.update({n: times[n] * turns for n in loop})
+    inner = sum(times[n] for n in times if depths[n] > depths[begin])
+    units = _units(use, times)
+    spills = units.get('VLOAD:FILL', 0) + units.get('VSTORE:SPILL', 0)
+    return OfVisit(sum(times.values()), inner, units, spills)
 
 
-def _units(use: str, begin: int, end: int) -> tuple[list[str], list[int]]:
-    """The names of the units, and their operations in some bundles."""
+def _units(use: str, times: dict[int, int]) -> dict[str, int]:
+    """The operations of each unit in bundles, each of which runs so many times."""
     _, names, _, _, *lines = use.splitlines()
-    rows = [list(map(int, line.split())) for line in lines[begin:end]]
-    return re.split(r',\s*', names.strip()), [sum(column) for column in zip(*rows)]
+    rows = [[times[n] * int(count) for count in lines[n].split()] for n in times]
+    return dict(zip(re.split(r',\s*', names.strip()), map(sum, zip(*rows))))
 
 
 def last_line(text: str) -> str:

@@ -39,7 +39,7 @@ def environment(target: str) -> dict[str, str]:
 
 
 def kernels(key: str, spec: str, target: str, **sizes) -> dict[str, dict]:
-    """The bundles of a visit of each kernel of attention and its gradients, by the name of the pass.
+    """The bundles of a visit of each kernel of attention and its gradients, by its pass.
 
     Args:
       key, spec, **sizes: as for `kernel_table.attention`.

@@ -1,7 +1,7 @@
 """What compilers said of the kernels of encodings: `compiled.csv`, a line for each kernel.
 
-`benchmarks/compile_kernels.py` writes that file. `attend` reads it, so that `'fused'` does not take a
-kernel that a device has no room for or that waits for its own memory most of the time.
+`benchmarks/compile_kernels.py` writes that file. `attend` reads it, so that `'fused'` does not take
+a kernel that a device has no room for or that waits for its own memory most of the time.
 """
 
 import csv
@@ -68,8 +68,10 @@ class Compiled:
     def key(self) -> tuple[str, int, str, str]:
         return self.encoding, self.width, self.dtype, self.target
 
-    def refusal(self) -> str | None:
-        """Why `'fused'` must not take this kernel; None if it may."""
+    def refusal(self, slow: bool = True) -> str | None:
+        """Why a device cannot run this kernel, or where `slow` is true, why it must wait for its
+        own memory; None if neither is so.
+        """
         where = f'{self.encoding} with heads of width {self.width} in {self.dtype} on {self.target}'
         if self.refused:
             return f'does not compile for {where}: {self.refused}'
@@ -79,7 +81,7 @@ class Compiled:
                 f'would need {max(self.shared):g} KiB of shared memory for {where}, which has '
                 f'{there} KiB'
             )
-        if there and self.spills and self.spills[0] > _MOST_SPILLS:
+        if slow and there and self.spills and self.spills[0] > _MOST_SPILLS:
             return (
                 f'would spill {self.spills[0]:g} bytes of each thread for {where}, more than '
                 f'{_MOST_SPILLS}'
@@ -98,15 +100,17 @@ def table(path: pathlib.Path = PATH) -> dict[tuple[str, int, str, str], Compiled
 
 
 def write(lines, path: pathlib.Path = PATH) -> None:
-    """Writes the file."""
+    """Writes lines into the file, in the place of those of the same kernels."""
+    table.cache_clear()
+    found = table(path) | {line.key: line for line in lines}
+    order = lambda line: (line.target, line.dtype, line.encoding, line.width)
     with path.open('w', newline='') as file:
         names = [field.name for field in dataclasses.fields(Compiled)]
         rows = csv.DictWriter(file, names, lineterminator='\n')
         rows.writeheader()
-        for line in sorted(
-            lines, key=lambda line: (line.target, line.dtype, line.encoding, line.width)
-        ):
+        for line in sorted(found.values(), key=order):
             rows.writerow({name: cell(getattr(line, name)) for name in names})
+    table.cache_clear()
 
 
 def _read(line: dict[str, str]) -> Compiled:
@@ -123,9 +127,11 @@ def cell(value) -> str:
     return '/'.join(f'{n:g}' for n in value) if isinstance(value, tuple) else str(value)
 
 
-def refusal(encoding_key: str, head_dim: int, dtype: str, target: str | None) -> str | None:
-    """Why `'fused'` must not take the kernel of an encoding, with 'a kernel' as its subject; None if
-    it fits or if nothing is known.
+def refusal(
+    encoding_key: str, head_dim: int, dtype: str, target: str | None, slow: bool = True
+) -> str | None:
+    """Why `'fused'` must not take the kernel of an encoding, with 'a kernel' as its subject; None
+    if it fits or if nothing is known.
 
     Args:
       encoding_key: the registry key.
@@ -133,6 +139,7 @@ def refusal(encoding_key: str, head_dim: int, dtype: str, target: str | None) ->
         either.
       dtype: the name of the dtype of the queries. float16 has the size of bfloat16.
       target: as in `Compiled`; None for an unknown device.
+      slow: also refuses a kernel that fits and spills more than 1 KiB in the forward pass.
     """
     dtype = 'bfloat16' if dtype == 'float16' else dtype
     known = [
@@ -140,5 +147,7 @@ def refusal(encoding_key: str, head_dim: int, dtype: str, target: str | None) ->
         if (line.encoding, line.dtype, line.target) == (encoding_key, dtype, target)
         and line.width <= head_dim
     ]  # fmt: skip
-    found = [why for line in sorted(known, key=lambda line: line.width) if (why := line.refusal())]
+    found = [
+        why for line in sorted(known, key=lambda line: line.width) if (why := line.refusal(slow))
+    ]
     return found[-1] if found else None
