@@ -29,7 +29,9 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # each process would say tha
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
+import posenc_jax as pj
 from benchmarks import kernel_table
 from benchmarks.compilers import children, gpu, tpu
 from posenc_jax.attention.kernels import compiled
@@ -65,13 +67,11 @@ def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds:
         rows=1, length=LENGTH, width=width, dtype=jnp.dtype(dtype), block=block,
         model=kernel_table.HEADS * width,
     )  # fmt: skip
-    ask, environment = gpu.kernels, {}
-    if is_tpu(target):
-        ask, environment = tpu.kernels, tpu.environment(target)
-    line = functools.partial(Compiled, key, width, dtype, target, jax=jax.__version__)
+    on, environment = (tpu, tpu.environment(target)) if is_tpu(target) else (gpu, {})
+    line = functools.partial(Compiled, key, width, dtype, target, compilers=on.releases())
     try:
         found = children.call(
-            functools.partial(ask, key, spec, target, **sizes),
+            functools.partial(on.kernels, key, spec, target, **sizes),
             seconds=seconds, environment=environment,
         )  # fmt: skip
     except children.Refused as error:
@@ -93,17 +93,30 @@ def examples(keys) -> list[tuple[str, str]]:
     """
     cards = [e for e in contract_test.ENTRIES if e not in contract_test.OPTIONAL]
     known = {entry.key: entry for entry in cards if entry.kind == 'encoding'}
-    own = [key for key in known if not contract_test.has_plain_pairs(known[key])]
-    first = [spec.partition('(')[0] for specs in REPRESENTATIVES.values() for spec in specs]
-    keys = keys or [*first, *(key for key in own if key not in first)]
-    return [(key, ENLARGED.get(key, known[key].card.example)) for key in keys]
+    if not keys:
+        own = [key for key in known if not contract_test.has_plain_pairs(known[key])]
+        first = [spec.partition('(')[0] for specs in REPRESENTATIVES.values() for spec in specs]
+        keys = [*first, *(key for key in own if key not in first)]
+    return [(key, ENLARGED.get(key) or _usual(known[key])) for key in keys]
+
+
+def _usual(entry) -> str:
+    """An encoding with its defaults, which make larger tables than those of the example of its
+    Card; that example, where an argument has no default.
+    """
+    spec = f'{entry.key}()'
+    try:
+        jax.eval_shape(lambda: nnx.state(pj.make(spec, rngs=nnx.Rngs(0), **kernel_table.SIZES)))
+    except (TypeError, ValueError):
+        return entry.card.example
+    return spec
 
 
 def table(lines) -> list[str]:
     """Lines of Markdown for lines of the table."""
     shown = [
         name for name in (field.name for field in dataclasses.fields(Compiled))
-        if name not in ('encoding', 'width', 'dtype', 'target', 'jax')
+        if name not in ('encoding', 'width', 'dtype', 'target', 'compilers')
         and any(getattr(line, name) for line in lines)
     ]  # fmt: skip
     rows = [f'| kernel | {" | ".join(shown)} |', '|---' * (len(shown) + 1) + '|']

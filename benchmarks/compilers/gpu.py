@@ -3,6 +3,7 @@
 `requirements/compilers.txt` has these programs. No GPU is needed.
 """
 
+import importlib.metadata
 import importlib.util
 import pathlib
 import re
@@ -34,9 +35,21 @@ def program(name: str) -> str | None:
 def missing() -> str | None:
     """What is not installed, or None."""
     names = [name for name in ('ptxas', 'nvdisasm') if program(name) is None]
-    if importlib.util.find_spec('jax_plugins.xla_cuda12') is None:
-        names.append('jax-cuda12-plugin')
+    if _version('jax-cuda12-plugin') != jax.__version__:
+        names.append(f'jax-cuda12-plugin {jax.__version__}')
     return ', '.join(names) or None
+
+
+def releases() -> str:
+    """The compilers and their releases."""
+    return f'jax {jax.__version__}, ptxas {_version("nvidia-cuda-nvcc-cu12") or "of the machine"}'
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def kernels(key: str, spec: str, target: str, **sizes) -> dict[str, dict[str, float]]:

@@ -3,6 +3,7 @@
 `requirements/compilers.txt` has it. No TPU is needed.
 """
 
+import importlib.metadata
 import importlib.util
 import os
 import pathlib
@@ -31,6 +32,11 @@ _SPLASH = {'dkv': 'dkv', 'dq': 'dq', 'fwd': 'forward'}
 def missing() -> str | None:
     """What is not installed, or None."""
     return None if importlib.util.find_spec('libtpu') else 'libtpu'
+
+
+def releases() -> str:
+    """The compilers and their releases."""
+    return f'jax {jax.__version__}, libtpu {importlib.metadata.version("libtpu")}'
 
 
 def environment(target: str) -> dict[str, str]:

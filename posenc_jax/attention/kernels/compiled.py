@@ -43,7 +43,7 @@ class Compiled:
       serial: 1 where the products of a GPU of type sm_90 wait for each other.
       bundles: of a TPU for one tile. Those of a loop in it count once.
       refused: why the compiler compiled nothing, or nothing.
-      jax: the release whose compilers these are.
+      compilers: their names and releases.
     """
 
     encoding: str
@@ -62,7 +62,7 @@ class Compiled:
     serial: Numbers = ()
     bundles: Numbers = ()
     refused: str = ''
-    jax: str = ''
+    compilers: str = ''
 
     @property
     def key(self) -> tuple[str, int, str, str]:
