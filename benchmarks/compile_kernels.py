@@ -1,19 +1,20 @@
 """What the compilers of GPUs and TPUs make of attention kernels, on a machine that has neither.
 
 The command prints a table in Markdown: registers, spilled bytes, shared memory, instructions of a
-tile, products on tensor cores and asynchronous copies on a GPU; bundles of a tile on a TPU, beside
-those of splash attention. Each cell has the numbers of the kernels forward / dq / dkv, and those of
-the kernel of carries. Each encoding is compiled in a process of its own, because compilers end
-their process where they fail.
+tile, products on tensor cores and asynchronous copies on a GPU; bundles of a tile on a TPU. Each
+cell has the numbers of the kernels forward / dq / dkv, and those of the kernel of carries. Each
+encoding is compiled in a process of its own, because compilers end their process where they fail.
 
-    pip install -r requirements/compilers.txt
-    PYTHONPATH=. python benchmarks/compile_kernels.py --targets sm_90 --specs 'nope()' 'alibi()'
-    PYTHONPATH=. python benchmarks/compile_kernels.py --targets v5e --units --block 256 512
-    PYTHONPATH=. python benchmarks/compile_kernels.py --steps    # train steps, with their memory
-    PYTHONPATH=. python benchmarks/compile_kernels.py --keys --targets sm_90 sm_80 v5e --write
+    pip install --no-deps --target compilers -r requirements/compilers.txt
+    export PYTHONPATH=.:compilers
+    python benchmarks/compile_kernels.py --targets sm_90 --specs 'nope()' 'rope() | alibi()'
+    python benchmarks/compile_kernels.py --targets v5e --units --block 256 512  # beside splash
+    python benchmarks/compile_kernels.py --steps  # train steps for a GPU and four TPUs: memory
+    python benchmarks/compile_kernels.py --keys --targets sm_90 sm_80 v5e --widths 64 128 --write
+    python benchmarks/compile_kernels.py --check  # ten kernels against the table
 
 With --write the lines go to `posenc_jax/attention/kernels/compiled.csv`, which `attend` reads; with
---new only those that it lacks. An hour of processor time is enough for one target and two widths.
+--new only those that it lacks. A line takes 5 to 30 s of processor time.
 """
 
 import argparse
@@ -24,8 +25,8 @@ import itertools
 import os
 import sys
 
-os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # each process would say that there is no GPU
+if __name__ == '__main__':  # before JAX is imported
+    os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +34,15 @@ from flax import nnx
 
 import posenc_jax as pj
 from benchmarks import kernel_table
-from benchmarks.compilers import children, gpu, tpu
+from benchmarks.compilers import children, gpu, steps, tpu
+from benchmarks.compilers.recorded import CHECKED, worse
 from posenc_jax.attention.kernels import compiled
 from posenc_jax.attention.kernels import sizes as kernel_sizes
 from posenc_jax.attention.kernels.compiled import PASSES, Compiled
 from tests import contract_test
 
 LENGTH = 2048
+SECONDS = 120  # of processor time for an encoding, unless asked otherwise
 # One or two encodings for each class of kernel: nothing but a mask, a bias, a look-up, a carry.
 REPRESENTATIVES = {
     'none': ('nope()', 'window(size=1024)'),
@@ -57,12 +60,22 @@ ENLARGED = {
 }
 
 
+# Train steps: the encoding, and how attention is computed.
+STEPS = (('alibi()', 'blocked'), ('alibi()', 'fused'), ('t5_rpe()', 'fused'))
+
+
 def is_tpu(target: str) -> bool:
     return target in tpu.TOPOLOGIES
 
 
 def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds: int):
-    """A line of the table, and for each kernel of a TPU the operations of each unit for a tile."""
+    """A line of the table, and for each kernel of a TPU the operations of each unit for a tile.
+
+    Args:
+      key: what the line calls the encoding.
+      block: queries and keys of a tile, or None.
+      seconds: of processor time that the compilers have.
+    """
     sizes = dict(
         rows=1, length=LENGTH, width=width, dtype=jnp.dtype(dtype), block=block,
         model=kernel_table.HEADS * width,
@@ -71,7 +84,7 @@ def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds:
     line = functools.partial(Compiled, key, width, dtype, target, compilers=on.releases())
     try:
         found = children.call(
-            functools.partial(on.kernels, key, spec, target, **sizes),
+            functools.partial(on.kernels, key.partition('(')[0], spec, target, **sizes),
             seconds=seconds, environment=environment,
         )  # fmt: skip
     except children.Refused as error:
@@ -133,62 +146,123 @@ def units_table(units) -> list[str]:
     return rows + [f'| {k} | {" | ".join(map(str, u.values()))} |' for k, u in units.items()]
 
 
-def main():
+def check(seconds: int, processes: int) -> None:
+    """Compiles `CHECKED` and ends with status 1 where something is worse than the table says."""
+    recorded = compiled.table()
+    specs = dict(examples([key for key, *_ in CHECKED]))
+    ask = lambda job: of(job[0], specs[job[0]], *job[1:], None, seconds)[0]
+    with concurrent.futures.ThreadPoolExecutor(processes) as pool:
+        lines = list(pool.map(ask, CHECKED))
+    bad = 0
+    for line in lines:
+        before = recorded[line.key]
+        if before.compilers != line.compilers:
+            print(f'{line.key}: not compared, the table has {before.compilers}')
+            continue
+        found = worse(line, before)
+        bad += bool(found)
+        print(f'{line.key}: {"; ".join(found) or "as recorded"}')
+    sys.exit(bad > 0)
+
+
+def whole_steps(targets, seconds: int) -> None:
+    """Prints the memory of train steps."""
+    print(
+        '| step | target | arguments, MiB | temporary, MiB | kernels |',
+        '|---|---|---|---|---|',
+        sep='\n',
+    )
+    for (spec, how), target in itertools.product(STEPS, targets):
+        environment = tpu.environment(target) if is_tpu(target) else {}
+        try:
+            found = children.call(
+                steps.memory, spec, target, how, seconds=seconds, environment=environment
+            )
+            cells = [f'{n:,.0f}' for n in found.values()]
+        except children.Refused as error:
+            cells = [str(error).replace('|', '/'), '', '']
+        print(f'| `{spec}`, {how} | {target} | {" | ".join(cells)} |', flush=True)
+
+
+def beside_splash(targets, widths, dtypes, seconds: int) -> dict[str, dict[str, int]]:
+    """The operations of the units of a TPU, and the bundles, of splash attention by kernel."""
+    units = {}
+    for target, width, dtype in itertools.product(filter(is_tpu, targets), widths, dtypes):
+        found = children.call(
+            tpu.splash, target, LENGTH, width, jnp.dtype(dtype),
+            seconds=seconds, environment=tpu.environment(target),
+        )  # fmt: skip
+        for name, kernel in found.items():
+            own = kernel['units'] | dict(bundles=kernel['bundles'])
+            units[f'splash H{width} {dtype}, {target}, 512x512, {name}'] = own
+    return units
+
+
+def arguments() -> argparse.Namespace:
+    """The options of the command, or one line about a wrong one."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     add = parser.add_argument
-    add('--targets', nargs='+', default=['sm_90'], choices=[*compiled.SHARED, *tpu.TOPOLOGIES])
+    targets = [*compiled.SHARED, *tpu.TOPOLOGIES]
+    add('--targets', nargs='+', choices=targets, help='sm_90; of --steps sm_90 and v5e')
     add('--specs', nargs='+', metavar='SPEC', help='what to compile; by default representatives')
-    add('--keys', nargs='*', help='the examples of these encodings; of all where none follows')
+    add('--keys', nargs='*', help='encodings with their defaults; all where no key follows')
     add('--widths', type=int, nargs='+', default=[128], help='of heads')
     add('--dtypes', nargs='+', default=['bfloat16'], choices=['bfloat16', 'float32', 'float16'])
     add('--block', type=int, nargs='+', default=[None], help='queries and keys of a tile')
-    add('--seconds', type=int, default=120, help='of processor time for an encoding')
+    add('--seconds', type=int, default=SECONDS, help='of processor time for an encoding')
     add('--processes', type=int, default=1, help='at a time')
     add('--units', action='store_true', help='operations of each unit of a TPU, beside splash')
+    add('--steps', action='store_true', help='whole train steps')
+    add('--check', action='store_true', help='ten lines against the table')
     add('--new', action='store_true', help='leaves out what the file has')
     add('--write', action='store_true', help=f'writes the lines to {compiled.PATH.name}')
     options = parser.parse_args()
-    for target in options.targets:
+    if options.write and (options.keys is None or options.block != [None]):
+        parser.error('--write needs --keys and no --block: the table has the defaults')
+    if options.targets is None:
+        options.targets = ['sm_90', 'v5e'] if options.steps else ['sm_90']
+    needed = {target for *_, target in CHECKED} if options.check else options.targets
+    for target in needed:
         if absent := (tpu if is_tpu(target) else gpu).missing():
-            sys.exit(
-                f'{target} needs {absent}; pip install -r requirements/compilers.txt brings it'
-            )
-    specs = options.specs or [spec for each in REPRESENTATIVES.values() for spec in each]
-    asked = [(spec.partition('(')[0], spec) for spec in specs]
+            parser.error(f'{target} needs {absent}; requirements/compilers.txt has it')
+    return options
+
+
+def main():
+    options = arguments()
+    if options.check:
+        check(options.seconds, options.processes)
+    if options.steps:
+        return whole_steps(options.targets, options.seconds)
+    asked = [(spec, spec) for spec in options.specs or itertools.chain(*REPRESENTATIVES.values())]
     if options.keys is not None:
         asked = examples(options.keys)
     rest = options.widths, options.dtypes, options.targets, options.block
     jobs, known = list(itertools.product(asked, *rest)), dict(compiled.table())
     if options.new:
         jobs = [job for job in jobs if (job[0][0], *job[1:4]) not in known]
-    lines, units = {}, {}
+    lines, units = [], {}
     with concurrent.futures.ThreadPoolExecutor(options.processes) as pool:
-        waits = {pool.submit(of, *example, *job, options.seconds): job for example, *job in jobs}
+        waits = [pool.submit(of, *example, *job, options.seconds) for example, *job in jobs]
         for wait in concurrent.futures.as_completed(waits):
             line, own = wait.result()
             if line.refused.startswith('attend:'):  # without asking a compiler
+                print(f'{line.encoding}: {line.refused}', flush=True)
                 continue
-            lines[*line.key, line.tile] = line
-            units |= {f'`{line.encoding}` {line.tile}, {name}': use for name, use in own.items()}
-            print(*table([line])[2:], flush=True)
+            lines.append(line)
+            name = table([line])[2].split('|')[1].strip()
+            for kernel, use in own.items():
+                bundles = line.bundles[PASSES.index(kernel)]
+                units[f'{name}, {line.tile}, {kernel}'] = use | dict(bundles=f'{bundles:g}')
             if options.write:
                 compiled.write([line])
-    if not options.write:
-        print('', *table(list(lines.values())), sep='\n')
+                print(*table([line])[2:], flush=True)
+    if lines and not options.write:
+        print(*table(lines), sep='\n')
     if options.units:
-        for width, dtype, target in itertools.product(*rest[:3]):
-            if is_tpu(target):
-                arguments = target, LENGTH, width, jnp.dtype(dtype)
-                found = children.call(
-                    tpu.splash, *arguments, seconds=options.seconds,
-                    environment=tpu.environment(target),
-                )  # fmt: skip
-                units |= {
-                    f'splash {n}': use['units'] | dict(bundles=use['bundles'])
-                    for n, use in found.items()
-                }
+        units |= beside_splash(options.targets, *rest[:2], options.seconds)
         print('', *units_table(units), sep='\n')
 
 

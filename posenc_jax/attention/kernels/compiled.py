@@ -90,21 +90,19 @@ class Compiled:
 
 
 @functools.cache
-def table(path: pathlib.Path = PATH) -> dict[tuple[str, int, str, str], Compiled]:
+def table(path: pathlib.Path | None = None) -> dict[tuple[str, int, str, str], Compiled]:
     """The lines of the file, by their encoding, width, dtype and target."""
-    if not path.exists():
-        return {}
-    with path.open(newline='') as file:
+    with (path or PATH).open(newline='') as file:
         found = [_read(line) for line in csv.DictReader(file)]
     return {line.key: line for line in found}
 
 
-def write(lines, path: pathlib.Path = PATH) -> None:
+def write(lines, path: pathlib.Path | None = None) -> None:
     """Writes lines into the file, in the place of those of the same kernels."""
     table.cache_clear()
     found = table(path) | {line.key: line for line in lines}
     order = lambda line: (line.target, line.dtype, line.encoding, line.width)
-    with path.open('w', newline='') as file:
+    with (path or PATH).open('w', newline='') as file:
         names = [field.name for field in dataclasses.fields(Compiled)]
         rows = csv.DictWriter(file, names, lineterminator='\n')
         rows.writeheader()
