@@ -11,6 +11,7 @@ encoding is compiled in a process of its own, because compilers end their proces
     python benchmarks/compile_kernels.py --targets v5e --units --block 256 512  # beside splash
     python benchmarks/compile_kernels.py --steps  # train steps for a GPU and four TPUs: memory
     python benchmarks/compile_kernels.py --keys --targets sm_90 sm_80 v5e --widths 64 128 --write
+    python benchmarks/compile_kernels.py --recorded  # the table, as docs/performance.md has it
     python benchmarks/compile_kernels.py --check  # ten kernels against the table
 
 With --write the lines go to `posenc_jax/attention/kernels/compiled.csv`, which `attend` reads; with
@@ -35,7 +36,7 @@ from flax import nnx
 import posenc_jax as pj
 from benchmarks import kernel_table
 from benchmarks.compilers import children, gpu, steps, tpu
-from benchmarks.compilers.recorded import CHECKED, worse
+from benchmarks.compilers.recorded import CHECKED, page, worse
 from posenc_jax.attention.kernels import compiled
 from posenc_jax.attention.kernels import sizes as kernel_sizes
 from posenc_jax.attention.kernels.compiled import PASSES, Compiled
@@ -47,9 +48,10 @@ SECONDS = 120  # of processor time for an encoding, unless asked otherwise
 REPRESENTATIVES = {
     'none': ('nope()', 'window(size=1024)'),
     'bias': ('alibi()', 'kerple()', 'fire()'),
-    'look-up': ('t5_rpe()', 'shaw()'),
+    'look-up': ('t5_rpe()', 'shaw()', 'transformer_xl()'),
     'carry': ('cope()', 'path()'),
 }
+KINDS = {kind: [s.partition('(')[0] for s in specs] for kind, specs in REPRESENTATIVES.items()}
 # Examples whose tables are too small for texts of LENGTH tokens.
 ENLARGED = {
     'learned_absolute': 'learned_absolute(max_len=2048)',
@@ -108,7 +110,7 @@ def examples(keys) -> list[tuple[str, str]]:
     known = {entry.key: entry for entry in cards if entry.kind == 'encoding'}
     if not keys:
         own = [key for key in known if not contract_test.has_plain_pairs(known[key])]
-        first = [spec.partition('(')[0] for specs in REPRESENTATIVES.values() for spec in specs]
+        first = [*itertools.chain(*KINDS.values())]
         keys = [*first, *(key for key in own if key not in first)]
     return [(key, ENLARGED.get(key) or _usual(known[key])) for key in keys]
 
@@ -215,6 +217,7 @@ def arguments() -> argparse.Namespace:
     add('--processes', type=int, default=1, help='at a time')
     add('--units', action='store_true', help='operations of each unit of a TPU, beside splash')
     add('--steps', action='store_true', help='whole train steps')
+    add('--recorded', action='store_true', help='prints what the table has, as a page')
     add('--check', action='store_true', help='ten lines against the table')
     add('--new', action='store_true', help='leaves out what the file has')
     add('--write', action='store_true', help=f'writes the lines to {compiled.PATH.name}')
@@ -224,7 +227,7 @@ def arguments() -> argparse.Namespace:
     if options.targets is None:
         options.targets = ['sm_90', 'v5e'] if options.steps else ['sm_90']
     needed = {target for *_, target in CHECKED} if options.check else options.targets
-    for target in needed:
+    for target in () if options.recorded else needed:
         if absent := (tpu if is_tpu(target) else gpu).missing():
             parser.error(f'{target} needs {absent}; requirements/compilers.txt has it')
     return options
@@ -232,6 +235,8 @@ def arguments() -> argparse.Namespace:
 
 def main():
     options = arguments()
+    if options.recorded:
+        return print(*page(KINDS), sep='\n')
     if options.check:
         check(options.seconds, options.processes)
     if options.steps:

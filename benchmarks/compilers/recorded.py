@@ -1,5 +1,8 @@
-"""Whether kernels are as good as the table says."""
+"""The table of what compilers said: a page for docs/performance.md, and what is worse than it."""
 
+from collections.abc import Iterable
+
+from posenc_jax.attention.kernels import compiled
 from posenc_jax.attention.kernels.compiled import PASSES, Compiled
 
 # What --check compiles: key, head width, dtype, target.
@@ -35,3 +38,73 @@ def worse(line: Compiled, recorded: Compiled) -> list[str]:
         if before and not now:
             found.append(f'{kernel} has no asynchronous copies')
     return found
+
+
+# Products of matrices for a tile, by kernel.
+_PRODUCTS = {'forward': 2, 'dq': 3, 'dkv': 4, 'carries': 1}
+# An H100: cycles a second, and cores, each of which runs one instruction of four warps, or so many
+# multiplications and additions of bfloat16 on its tensor cores, in a cycle. The factor was fitted
+# to two measured times of the Triton attention of JAX, where it was 1.24 and 1.26.
+_CYCLES, _CORES, _FLOPS, _FACTOR = 1.755e9, 132, 4096, 1.25
+
+
+def model(line: Compiled, length: int = 8192, heads: int = 32) -> tuple[float, float]:
+    """Milliseconds of the forward and of the backward pass of causal attention on an H100, by a
+    model.
+
+    Args:
+      line: of the target sm_90.
+      length: of queries and of keys.
+      heads: of all rows of the batch.
+    """
+    queries, keys = map(int, line.tile.split('x'))
+    rows, columns = length // queries, length // keys
+    tiles = heads * (rows * columns + max(rows, columns)) / 2
+    times = {}
+    for kernel, loop, warps in zip(PASSES, line.loop, line.warps):
+        work = _PRODUCTS[kernel] * 2 * queries * keys * line.width / _FLOPS
+        cycles = _FACTOR * (loop * warps / 4 + work)
+        times[kernel] = tiles * cycles / (_CORES * _CYCLES) * 1e3
+    forward = times.pop('forward')
+    return forward, sum(times.values())
+
+
+def page(kinds: dict[str, Iterable[str]]) -> list[str]:
+    """Lines of Markdown: what the table says of some encodings, and what it refuses.
+
+    Args:
+      kinds: the keys of the encodings of each class.
+    """
+    names = {key: kind for kind, keys in kinds.items() for key in keys}
+    lines = [line for line in compiled.table().values() if line.dtype == 'bfloat16']
+    order = list(names)
+    shown = sorted((a for a in lines if a.encoding in names), key=lambda a: order.index(a.encoding))
+    found = []
+    for target in ('sm_90', 'sm_80'):
+        columns = 'registers', 'spills', 'shared', 'loop', 'inner', 'copies'
+        modelled = ['model, ms'] * (target == 'sm_90')
+        found += [f'| {target} | class | {" | ".join((*columns, *modelled))} |']
+        found += ['|---' * (2 + len(columns) + len(modelled)) + '|']
+        for line in shown:
+            if line.target == target and not line.refused:
+                times = [' / '.join(f'{ms:.1f}' for ms in model(line))] * len(modelled)
+                cells = [compiled.cell(getattr(line, name)) for name in columns]
+                found += [_row(line, names, [*cells, *times])]
+        found += ['']
+    found += ['| v5e | class | tile | bundles | inner | spills |', '|---' * 6 + '|']
+    for line in shown:
+        if line.target == 'v5e' and not line.refused:
+            cells = [
+                compiled.cell(getattr(line, n)) for n in ('tile', 'bundles', 'inner', 'spills')
+            ]
+            found += [_row(line, names, cells)]
+    found += ['', '| refused | because a kernel |', '|---|---|']
+    refused = [(line, why) for line in lines if (why := line.refusal())]
+    for line, why in sorted(refused, key=lambda pair: (pair[0].encoding, pair[0].width)):
+        found += [f'| `{line.encoding}` H{line.width}, {line.target} | {why.replace("|", "/")} |']
+    return found
+
+
+def _row(line: Compiled, names: dict[str, str], cells: list[str]) -> str:
+    kernel = f'`{line.encoding}` H{line.width}'
+    return f'| {kernel} | {names[line.encoding]} | {" | ".join(cells)} |'

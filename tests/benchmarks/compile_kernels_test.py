@@ -15,11 +15,11 @@ from benchmarks.compilers import children, reports
 from benchmarks.compilers.recorded import CHECKED, worse
 from posenc_jax.attention.kernels.compiled import Compiled
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 # What ptxas 12.9 says of the gradients of keys of nope() with heads of width 128 on sm_90.
 PTXAS = """
 ptxas info    : (C7511) Potential Performance Loss: wgmma.mma_async instructions are serialized
-due to insufficient register resources for the wgmma pipeline in the function 'attention_backward_keys'
+due to insufficient register resources for the wgmma pipeline in the function 'attention'
 ptxas info    : 11 bytes gmem
 ptxas info    : Compiling entry function 'attention_backward_keys' for 'sm_90a'
 ptxas info    : Function properties for attention_backward_keys
@@ -27,8 +27,8 @@ ptxas info    : Function properties for attention_backward_keys
 ptxas info    : Used 255 registers, used 1 barriers, 432 bytes cumulative stack size
 ptxas info    : Compile time = 1293.452 ms
 """
-# A part of the kernel of t5_rpe() on sm_90, as nvdisasm writes it: a loop over blocks of keys, and in
-# it one over the 31 bounds of buckets, and one over the 32 entries of the table.
+# A part of the kernel of t5_rpe() on sm_90, as nvdisasm writes it: a loop over blocks of keys, and
+# in it one over the 31 bounds of buckets, and one over the 32 entries of the table.
 SASS = """
         /*0c70*/              @!P0 BRA `(.L_x_0) ;
         /*0c80*/                   LDGSTS.E.BYPASS.128 [R3], desc[UR14][R4.64] ;
