@@ -104,12 +104,17 @@ def _turns(loop: list[str]) -> int:
     """How often a loop runs that counts from zero to a number; 1 where it does not."""
     guard = re.match(r'@!?(U?P\d)', loop[-1])
     name = guard[1] if guard else 'none'
-    test = re.compile(rf'ISETP\.(\w\w)[.\w]* {name}, U?PT, (U?R\d+)[.\w]*, (0x[0-9a-f]+)')
+    # A test by uniform registers, which all threads share, is moved to the predicate of a thread.
+    moved = re.compile(rf'PLOP3\.LUT {name}, .*\b(UP\d)')
+    names = [name, *(found[1] for line in loop if (found := moved.match(line)))]
+    test = re.compile(
+        rf'ISETP\.(\w\w)[.\w]* (?:{"|".join(names)}), U?PT, (U?R\d+)[.\w]*, (0x[0-9a-f]+)'
+    )
     tests = [found for line in loop if (found := test.search(line))]
     if not tests or tests[-1][1] not in _ENDS:
         return 1
     comparison, register, bound = tests[-1].groups()
-    step = re.compile(rf'(?:IADD3|VIADD) {register}, {register}[.\w]*, (0x[0-9a-f]+)')
+    step = re.compile(rf'(?:U?IADD3|VIADD) {register}, {register}[.\w]*, (0x[0-9a-f]+)')
     steps = [int(found[1], 16) for line in loop if (found := step.search(line))]
     return -(-(int(bound, 16) + _ENDS[comparison]) // (steps[-1] if steps else 1))
 

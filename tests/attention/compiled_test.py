@@ -121,7 +121,7 @@ def test_the_table_has_lines_of_known_encodings():
     for line in lines:
         assert line.width in (64, 128) and line.dtype in ('float32', 'bfloat16')
         numbers = line.shared or line.bundles
-        assert line.refused or len(numbers) in (3, 4)
+        assert line.refused or len(numbers) in (1, 3, 4)  # 1 where gradients are those of blocks
         assert line.compilers.startswith('jax ')
     for encoding in ('nope', 'alibi', 't5_rpe', 'cope'):
         assert (encoding, 64, 'bfloat16', 'sm_90') in compiled.table()

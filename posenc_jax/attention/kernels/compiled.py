@@ -112,12 +112,12 @@ def write(lines, path: pathlib.Path | None = None) -> None:
 
 
 def _read(line: dict[str, str]) -> Compiled:
-    values: dict[str, Any] = dict(line)
+    values: dict[str, Any] = {**line, 'width': int(line['width'])}
     for field in dataclasses.fields(Compiled):
-        text = line[field.name]
         if field.type == Numbers:
+            text = line[field.name]
             values[field.name] = tuple(map(float, text.split('/'))) if text else ()
-    return Compiled(**values | dict(width=int(line['width'])))
+    return Compiled(**values)
 
 
 def cell(value) -> str:
