@@ -58,6 +58,7 @@ ENLARGED = {
     'sigma_gpt': 'sigma_gpt(max_len=8192)',
     'positional_attention': 'positional_attention(max_len=2048)',
     'seqpe': 'seqpe(max_pos=8192)',
+    'tupe': 'tupe(max_len=2048)',
     'randomized_pe': 'randomized_pe(max_len=8192, eval_len=4096) | rope()',
 }
 
@@ -71,7 +72,8 @@ def is_tpu(target: str) -> bool:
 
 
 def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds: int):
-    """A line of the table, and for each kernel of a TPU the operations of each unit for a tile.
+    """A line of the table, and for each kernel of a TPU the operations of each unit for a tile; or
+    why there is no program for a compiler.
 
     Args:
       key: what the line calls the encoding.
@@ -89,8 +91,10 @@ def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds:
             functools.partial(on.kernels, key.partition('(')[0], spec, target, **sizes),
             seconds=seconds, environment=environment,
         )  # fmt: skip
+    except children.NotLowered as error:
+        return f'{key}, {target}: {error}', {}
     except children.Refused as error:
-        return line(refused=str(error)), {}
+        return line(refused=str(error).splitlines()[0][:200]), {}
     kernels = [found[name] for name in PASSES if name in found]
     names = [field.name for field in dataclasses.fields(Compiled) if field.name in kernels[0]]
     numbers = {name: tuple(kernel[name] for kernel in kernels) for name in names}
@@ -119,6 +123,8 @@ def _usual(entry) -> str:
     """An encoding with its defaults, which make larger tables than those of the example of its
     Card; that example, where an argument has no default.
     """
+    if entry.key in contract_test.PLACED:  # by positions that fit the example
+        return entry.card.example
     spec = f'{entry.key}()'
     try:
         jax.eval_shape(lambda: nnx.state(pj.make(spec, rngs=nnx.Rngs(0), **kernel_table.SIZES)))
@@ -253,8 +259,8 @@ def main():
         waits = [pool.submit(of, *example, *job, options.seconds) for example, *job in jobs]
         for wait in concurrent.futures.as_completed(waits):
             line, own = wait.result()
-            if line.refused.startswith('attend:'):  # without asking a compiler
-                print(f'{line.encoding}: {line.refused}', flush=True)
+            if isinstance(line, str):
+                print(line, flush=True)
                 continue
             lines.append(line)
             name = table([line])[2].split('|')[1].strip()

@@ -1,12 +1,13 @@
 """Calls in processes of their own, because compilers end their process instead of an error."""
 
+import contextlib
 import math
 import multiprocessing
 import os
 import resource
+import signal
 import tempfile
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.compilers.reports import last_line
@@ -22,6 +23,10 @@ class Refused(Exception):
     """A compiler compiled nothing; the message is its reason."""
 
 
+class NotLowered(Exception):
+    """There is no program for a compiler; the message says why."""
+
+
 def call(function: Callable, *arguments: Any, seconds: int, environment=None) -> Any:
     """The result of a function in a new process.
 
@@ -31,7 +36,8 @@ def call(function: Callable, *arguments: Any, seconds: int, environment=None) ->
       environment: variables of the process.
 
     Raises:
-      Refused: the call raised an error, its process ended, or the time was over.
+      NotLowered: the call raised it.
+      Refused: the call raised another error, its process ended, or the time was over.
     """
     server = multiprocessing.get_context('forkserver')
     server.set_forkserver_preload(_SHARED)
@@ -41,23 +47,32 @@ def call(function: Callable, *arguments: Any, seconds: int, environment=None) ->
         child = server.Process(target=_run, args=task)
         child.start()
         there.close()  # so that the end of the child is the end of the pipe
+        result, error = None, None
         try:
             # A compiler may also wait for ever, without using the processor.
-            found = (
-                here.recv() if here.poll(_SLOWER * seconds) else (None, f'not within {seconds} s')
-            )
+            if here.poll(_SLOWER * seconds):
+                result, error = here.recv()
+            else:
+                child.kill()
         except EOFError:
-            found = None, ''
-        if found[1]:
-            child.kill()
+            pass
         child.join()
-        if found == (None, ''):
-            late = child.exitcode in (-24, -9)  # SIGXCPU, SIGKILL
-            why = f'not within {seconds} s' if late else last_line(said.read())
-            found = None, why if late else f'the compiler ends with {child.exitcode}: {why}'
-    if found[1]:
-        raise Refused(found[1])
-    return found[0]
+        if child.exitcode:
+            late = child.exitcode in (-signal.SIGXCPU, -signal.SIGKILL)
+            why = f'the compiler ends with {child.exitcode}: {last_line(said.read())}'
+            error = Refused(f'not within {seconds} s' if late else why)
+    if error:
+        raise error
+    return result
+
+
+@contextlib.contextmanager
+def lowering() -> Iterator[None]:
+    """In this scope, errors are `NotLowered`."""
+    try:
+        yield
+    except Exception as error:  # of many kinds
+        raise NotLowered(str(error)) from error
 
 
 def _run(function, arguments, seconds, environment, said, answer):
@@ -68,7 +83,8 @@ def _run(function, arguments, seconds, environment, said, answer):
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), most))
     try:
-        answer.send((function(*arguments), ''))
+        answer.send((function(*arguments), None))
+    except NotLowered as error:
+        answer.send((None, error))
     except Exception as error:  # of many kinds
-        traceback.print_exc()
-        answer.send((None, str(error) or type(error).__name__))
+        answer.send((None, Refused(str(error) or type(error).__name__)))

@@ -14,7 +14,7 @@ import tempfile
 import jax
 
 from benchmarks import kernel_table
-from benchmarks.compilers import reports
+from benchmarks.compilers import children, reports
 
 KERNELS = {
     'attention': 'forward',
@@ -59,8 +59,9 @@ def kernels(key: str, spec: str, target: str, **sizes) -> dict[str, dict[str, fl
       key, spec, **sizes: as for `kernel_table.attention`.
       target: 'sm_80' or 'sm_90'.
     """
-    run, arguments = kernel_table.attention(key, spec, 'cuda', True, **sizes)
-    lowered = jax.jit(run).trace(*arguments).lower(lowering_platforms=('cuda',))
+    with children.lowering():
+        run, arguments = kernel_table.attention(key, spec, 'cuda', True, **sizes)
+        lowered = jax.jit(run).trace(*arguments).lower(lowering_platforms=('cuda',))
     found = {}
     for call in _calls(lowered.compiler_ir('stablehlo').operation):
         name, *program = call

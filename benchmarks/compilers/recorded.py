@@ -98,11 +98,19 @@ def page(kinds: dict[str, Iterable[str]]) -> list[str]:
                 compiled.cell(getattr(line, n)) for n in ('tile', 'bundles', 'inner', 'spills')
             ]
             found += [_row(line, names, cells)]
-    found += ['', '| refused | because a kernel |', '|---|---|']
-    refused = [(line, why) for line in lines if (why := line.refusal())]
-    for line, why in sorted(refused, key=lambda pair: (pair[0].encoding, pair[0].width)):
-        found += [f'| `{line.encoding}` H{line.width}, {line.target} | {why.replace("|", "/")} |']
+    for target in ('sm_90', 'sm_80', 'v5e'):
+        ours = [line for line in lines if line.target == target and line.refusal()]
+        ours = [f'`{line.encoding}` H{line.width} ({_cause(line)})' for line in ours]
+        found += ['', f'Refused on {target}: {", ".join(ours) or "nothing"}.']
     return found
+
+
+def _cause(line: Compiled) -> str:
+    if line.refused:
+        return line.refused.splitlines()[0][:80]
+    if max(line.shared) > compiled.SHARED[line.target]:
+        return f'{max(line.shared):g} KiB'
+    return f'{line.spills[0]:g} bytes spilled'
 
 
 def _row(line: Compiled, names: dict[str, str], cells: list[str]) -> str:

@@ -15,7 +15,7 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from benchmarks import kernel_table
-from benchmarks.compilers import reports
+from benchmarks.compilers import children, reports
 
 # The name of a target -> of a group of four chips, for JAX and for libtpu.
 TOPOLOGIES = {'v5e': ('v5e:2x2', 'v5litepod-4'), 'v5p': ('v5p:2x2x1', 'v5p-8')}
@@ -51,7 +51,8 @@ def kernels(key: str, spec: str, target: str, **sizes) -> dict[str, dict]:
       key, spec, **sizes: as for `kernel_table.attention`.
       target: one of `TOPOLOGIES`.
     """
-    run, arguments = kernel_table.attention(key, spec, 'tpu', True, **sizes)
+    with children.lowering():
+        run, arguments = kernel_table.attention(key, spec, 'tpu', True, **sizes)
     return _compiled(run, arguments, target, _KERNELS)
 
 
@@ -84,7 +85,9 @@ def _compiled(run, arguments, target: str, names) -> dict[str, dict]:
         placed = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), arguments
         )
-        jax.jit(run).trace(*placed).lower(lowering_platforms=('tpu',)).compile()
+        with children.lowering():
+            lowered = jax.jit(run).trace(*placed).lower(lowering_platforms=('tpu',))
+        lowered.compile()
         return _read(pathlib.Path(folder), names)
 
 

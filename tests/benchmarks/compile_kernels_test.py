@@ -11,8 +11,9 @@ import textwrap
 
 import pytest
 
+from benchmarks import compile_kernels
 from benchmarks.compilers import children, reports
-from benchmarks.compilers.recorded import CHECKED, worse
+from benchmarks.compilers.recorded import CHECKED, model, page, worse
 from posenc_jax.attention.kernels.compiled import Compiled
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -135,6 +136,22 @@ def test_what_is_worse_than_recorded_is_named():
     tpu = Compiled('alibi', 64, 'bfloat16', 'v5e', bundles=(916, 811, 1159))
     slow = dataclasses.replace(tpu, bundles=(916, 811, 1300))
     assert worse(tpu, tpu) == [] and worse(slow, tpu) == ['bundles of dkv: 1300, recorded 1159']
+
+
+def test_a_time_by_the_model_grows_with_instructions_and_with_products():
+    line = Compiled(
+        'alibi', 128, 'bfloat16', 'sm_90', '64x64',
+        warps=(4, 4, 4), loop=(1077, 1410, 2401), spills=(0, 0, 0),
+    )  # fmt: skip
+    # 264,192 tiles on 132 cores: 2,001.4 tiles each, of 1.25 x (1077 + 512) cycles at 1.755 GHz.
+    assert model(line) == pytest.approx((2.265, 7.988), abs=2e-3)
+    wide = dataclasses.replace(line, tile='128x64', warps=(8, 8, 8))
+    assert model(wide)[0] == pytest.approx(2.265 * 65 / 64.5, rel=1e-3)
+
+
+def test_the_documentation_has_the_table():
+    text = (ROOT / 'docs' / 'performance.md').read_text()
+    assert [line for line in page(compile_kernels.KINDS) if line not in text] == []
 
 
 @pytest.mark.full
