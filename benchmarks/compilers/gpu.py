@@ -102,7 +102,7 @@ def _compiled(code: bytes, warps: int, stages: int, target: str) -> dict[str, fl
         said = _run('ptxas', '-v', '--gpu-name', name, str(source), '-o', str(code_file))
         used = reports.resources(said)
         loop = reports.of_loop(_run('nvdisasm', '-c', str(code_file)))
-    return used | vars(loop) | dict(shared=made.smem_bytes / 1024, warps=warps)
+    return used | vars(loop) | dict(shared=round(made.smem_bytes / 1024, 2), warps=warps)
 
 
 def _run(name: str, *arguments: str) -> str:

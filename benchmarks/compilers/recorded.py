@@ -48,9 +48,9 @@ _PRODUCTS = {'forward': 2, 'dq': 3, 'dkv': 4, 'carries': 1}
 _CYCLES, _CORES, _FLOPS, _FACTOR = 1.755e9, 132, 4096, 1.25
 
 
-def model(line: Compiled, length: int = 8192, heads: int = 32) -> tuple[float, float]:
-    """Milliseconds of the forward and of the backward pass of causal attention on an H100, by a
-    model.
+def model(line: Compiled, length: int = 8192, heads: int = 32) -> tuple[float, ...]:
+    """Milliseconds of the forward pass of causal attention on an H100, and of the backward pass
+    where it has kernels, by a model.
 
     Args:
       line: of the target sm_90.
@@ -66,7 +66,7 @@ def model(line: Compiled, length: int = 8192, heads: int = 32) -> tuple[float, f
         cycles = _FACTOR * (loop * warps / 4 + work)
         times[kernel] = tiles * cycles / (_CORES * _CYCLES) * 1e3
     forward = times.pop('forward')
-    return forward, sum(times.values())
+    return (forward, sum(times.values())) if times else (forward,)
 
 
 def page(kinds: dict[str, Iterable[str]]) -> list[str]:

@@ -78,10 +78,9 @@ def of_loop(text: str) -> OfLoop:
         elif found := re.match(r'\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;', line):
             instructions.append(found[1])
     for end, instruction in enumerate(instructions):
-        found = re.search(r'\bBRA\b.*?(\.L_\w+)', instruction)
         # At the end of a kernel there is an instruction that jumps to itself.
-        if found and labels.get(found[1], end) < end:
-            loops.append(range(labels[found[1]], end + 1))
+        if (begin := labels.get(_target(instruction), end)) < end:
+            loops.append(range(begin, end + 1))
     products = [n for n, instruction in enumerate(instructions) if _PRODUCT.search(instruction)]
     copies = sum(1 for instruction in instructions if _COPY.search(instruction))
     count = lambda loop: sum(n in loop for n in products)
@@ -89,7 +88,9 @@ def of_loop(text: str) -> OfLoop:
     times = dict.fromkeys(whole, 1)
     for loop in loops:
         if loop != whole and loop[0] in times and loop[-1] in times:
-            turns = _turns([instructions[n] for n in loop])
+            leaves = lambda n: labels.get(_target(instructions[n]), 0) > loop[-1]
+            guards = [instructions[n] for n in loop if n == loop[-1] or leaves(n)]
+            turns = _turns([instructions[n] for n in loop], guards)
             times.update({n: times[n] * turns for n in loop})
     inner = {n for loop in loops if len(loop) < len(whole) for n in loop if n in times}
     return OfLoop(
@@ -100,10 +101,18 @@ def of_loop(text: str) -> OfLoop:
     )
 
 
-def _turns(loop: list[str]) -> int:
-    """How often a loop runs that counts from zero to a number; 1 where it does not."""
-    guard = re.match(r'@!?(U?P\d)', loop[-1])
-    name = guard[1] if guard else 'none'
+def _target(instruction: str) -> str | None:
+    """The label to which an instruction jumps. A far one may be written as a call."""
+    found = re.search(r'\b(?:BRA|CALL\.REL\.NOINC)\b.*?(\.L_\w+)', instruction)
+    return found and found[1]
+
+
+def _turns(loop: list[str], guards: list[str]) -> int:
+    """How often a loop runs that counts from zero to a number; 1 where it does not. `guards` are
+    the jumps to its beginning and out of it.
+    """
+    found = [found[1] for guard in guards if (found := re.match(r'@!?(U?P\d)', guard))]
+    name = found[-1] if found else 'none'
     # A test by uniform registers, which all threads share, is moved to the predicate of a thread.
     moved = re.compile(rf'PLOP3\.LUT {name}, .*\b(UP\d)')
     names = [name, *(found[1] for line in loop if (found := moved.match(line)))]

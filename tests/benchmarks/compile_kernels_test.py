@@ -109,6 +109,17 @@ def test_loops_within_the_loop_count_as_often_as_they_run():
     plain = SASS.replace('BRA `(.L_x_1)', 'NOP').replace('BRA `(.L_x_2)', 'NOP')
     assert reports.of_loop(plain) == reports.OfLoop(12, 0, 2, 1)
     assert reports.of_loop('').loop == 0
+    # As on sm_80: the loop is left in its middle, by a far jump, and uniform registers count.
+    middle = """
+        /*31d0*/                   UISETP.GT.AND UP0, UPT, UR5, 0x1f, UPT ;
+        /*31e0*/                   UIADD3 UR5, UR5, 0x1, URZ ;
+        /*3200*/                   PLOP3.LUT P0, PT, PT, PT, UP0, 0x80, 0x0 ;
+        /*3208*/               @P0 CALL.REL.NOINC `(.L_x_5) ;
+        /*3210*/                   BRA `(.L_x_2) ;
+.L_x_5:"""
+    first, last = SASS.index('        /*31e0*/'), SASS.index('\n        /*3220*/')
+    far = SASS[:first] + middle.lstrip('\n') + SASS[last:]
+    assert reports.of_loop(far) == reports.OfLoop(5 + 124 + 5 * 32, 124 + 5 * 32, 2, 1)
 
 
 def test_a_visit_is_what_is_skipped_and_its_loops_count_as_often_as_they_run():
