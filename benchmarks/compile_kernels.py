@@ -44,8 +44,8 @@ from tests import contract_test
 
 LENGTH = 2048
 SECONDS = 120  # of processor time for an encoding, unless asked otherwise
-# A few encodings for each class of kernel: nothing but a mask; a bias; a look-up or a network, which
-# is a loop in the tile; a carry.
+# A few encodings for each class of kernel: nothing but a mask; a bias; a look-up or a network,
+# which are loops in the tile; a carry.
 REPRESENTATIVES = {
     'none': ('nope()', 'window(size=1024)'),
     'bias': ('alibi()', 'kerple()'),
