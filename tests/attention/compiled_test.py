@@ -126,3 +126,5 @@ def test_the_table_has_lines_of_known_encodings():
     for encoding in ('nope', 'alibi', 't5_rpe', 'cope'):
         assert (encoding, 64, 'bfloat16', 'sm_90') in compiled.table()
     assert 'bytes of each thread' in str(compiled.refusal('cope', 64, 'bfloat16', 'sm_90'))
+    # A layer of four heads of width 128 reads 512 features, of which each tile makes keys.
+    assert 'KiB of shared' in str(compiled.refusal('transformer_xl', 128, 'bfloat16', 'sm_90'))
