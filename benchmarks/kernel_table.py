@@ -79,6 +79,8 @@ def attention(
     rows: int = ROWS,
     length: int = LENGTH,
     width: int = WIDTH,
+    block: int | None = None,
+    model: int = MODEL,
 ):
     """A function that computes attention by kernels for a platform, and its arguments.
 
@@ -86,39 +88,40 @@ def attention(
       key: of the encoding, for which `contract_test.PLACED` may have positions.
       backward: the function computes gradients.
       rows, length, width: of the batch, of the sequences, and of the heads.
+      block: as for `attend`.
+      model: width of the layer's input.
     """
     if key == 'longrope':  # it has one factor for each plane, and the example has four planes
         more = lambda found: f'({", ".join([found[1]] * (width // 8))})'
         spec = re.sub(r'\(([\d., ]+)\)', more, spec, count=2)
     if key == 'longrope2':  # likewise, for the planes from the third on
         spec = spec.replace('(4.0, 5.0)', f'(4.0, {"5.0, " * (width // 2 - 3)})')
-    encoding = pj.make(
-        spec, causal=True, rngs=nnx.Rngs(0), **SIZES | dict(head_dim=width, train_len=length)
-    )
+    sizes = SIZES | dict(head_dim=width, train_len=length, model_dim=model)
+    encoding = pj.make(spec, causal=True, rngs=nnx.Rngs(0), **sizes)
     if key in contract_test.PLACED:
         encoding = pj.chain(contract_test.PLACED[key](), encoding)
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
     shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, dtype)
     heads = dict(q=HEADS, k=KV_HEADS, v=KV_HEADS)
-    weights = {name: shape(MODEL, count, width) for name, count in heads.items()}
+    weights = {name: shape(model, count, width) for name, count in heads.items()}
 
     def run(params, constants, weights, x):
         encoding = nnx.merge(graphdef, params, constants)
         projected = project(encoding, weights, x, pj.Tokens.of(length=length))
         with made_for(platform):
-            block = 32 if platform == 'cuda' else None  # several blocks where they may be small
             how = dict(implementation='kernel', block=block, applied=pj.TOKEN_STAGE)
             return pj.attend(encoding, *projected, **how).astype(jnp.float32).sum()
 
     run = jax.grad(run, (0, 2, 3)) if backward else run
-    return run, (params, constants, weights, shape(rows, length, MODEL))
+    return run, (params, constants, weights, shape(rows, length, model))
 
 
 def lowering(key: str, spec: str, platform: str) -> str:
     """'lowers', or which pass of attention does not, and why."""
 
     def of(backward: bool) -> str:
-        run, arguments = attention(key, spec, platform, backward)
+        block = 32 if platform == 'cuda' else None  # several blocks where they may be small
+        run, arguments = attention(key, spec, platform, backward, block=block)
         return tried(lambda: jax.jit(run).trace(*arguments).lower(lowering_platforms=(platform,)))
 
     if (found := of(backward=True)) == LOWERS:  # gradients need the forward pass too

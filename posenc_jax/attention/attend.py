@@ -169,6 +169,9 @@ def _own_kernel(encoding: Encoding, arrays, options) -> tuple[Implementation | N
     if targets.platform() == 'tpu' and compiler_cuts():
         return None, f'in blocks ({ours} needs jax.shard_map on several devices)'
     try:
+        if options['block'] is None:
+            widths = q.shape[-1], v.shape[-1]
+            kernel_sizes.check_compiled(encoding, min(widths), q.dtype.name, fused=True)
         trace_gradients(lambda *qkv: attend(encoding, *qkv, *tokens, **options), q, k, v)
     except kernel_sizes.NoKernelError as error:
         return None, f'in blocks ({ours} {error.reason})'
@@ -186,6 +189,8 @@ def _planned(encoding, arrays, s_axis, block, implementation, axis_name) -> tupl
     forced = implementation == 'kernel'
     target = kernel_sizes.target(queries=q, keys=k, values=v) if forced else None
     widths = width, v.shape[-1]
+    if forced and block is None:
+        kernel_sizes.check_compiled(encoding, min(widths), q.dtype.name, fused=False)
     sizes = tile_sizes(encoding, shape, keys, block, implementation, target, widths)
     graphdef, *variables = nnx.split(encoding, nnx.Param, ...)
     blocks = Blocks(sizes[0], 1), Blocks(sizes[1], s_axis), Blocks(sizes[-1], s_axis)

@@ -128,10 +128,8 @@ def _unlisted(encoding, width: int, dtype: str, device: str) -> str | None:
     """A part of an encoding, with the width of heads and the dtype, about whose kernel the compiler
     of a device was not asked. A kernel for wider heads answers for narrower ones.
     """
-    try:
-        from posenc_jax.attention.kernels import compiled  # type: ignore[attr-defined]
-    except ImportError:  # there are no such figures
-        return None
+    from posenc_jax.attention.kernels import compiled  # which reads a file
+
     stored = 'bfloat16' if dtype == 'float16' else dtype  # of the same size
     asked = {
         line.encoding

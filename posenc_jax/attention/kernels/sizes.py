@@ -4,6 +4,7 @@ from typing import Any
 
 from posenc_jax.attention.kernels.padding import powers
 from posenc_jax.base import targets
+from posenc_jax.protocol.composite import name_of, parts_of
 
 _WHAT = "attend: implementation='kernel'"
 _USE_BLOCKED = (
@@ -48,6 +49,29 @@ def target(**arrays: Any) -> str:
                 f'needs {name} in {" or ".join(TPU_DTYPES)} on a TPU, got {found}', 'cast them'
             )
     return platform
+
+
+def check_compiled(encoding, width: int, dtype: str, fused: bool) -> None:
+    """Refuses a kernel that does not fit the device, by what its compiler said of it with the tile
+    that `sizes` chooses. What `compiled.csv` does not list is taken to fit.
+
+    Args:
+      encoding: of the attention.
+      width: of a head.
+      dtype: of the queries.
+      fused: also refuses a kernel that fits and is slow.
+
+    Raises:
+      NoKernelError: the compiler refuses the kernel, the device has too little memory for it, or it
+        is slow.
+    """
+    if (device := targets.device()) is None:
+        return
+    from posenc_jax.attention.kernels import compiled
+
+    for part in parts_of(encoding):
+        if why := compiled.refusal(name_of(part), width, dtype, device, slow=fused):
+            raise NoKernelError(why, 'give a smaller block (--config.model.block)')
 
 
 def sizes(target: str, widths, batch: int, queries: int, keys: int, block=None) -> tuple[int, int]:

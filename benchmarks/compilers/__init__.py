@@ -1,0 +1,1 @@
+"""The compilers of GPUs and of TPUs on a machine that has neither."""

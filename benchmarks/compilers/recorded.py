@@ -1,0 +1,118 @@
+"""The table of what compilers said: a page for docs/performance.md, and what is worse than it."""
+
+from collections.abc import Iterable
+
+from posenc_jax.attention.kernels import compiled
+from posenc_jax.attention.kernels.compiled import PASSES, Compiled
+
+# What --check compiles: key, head width, dtype, target.
+CHECKED = (
+    ('nope', 128, 'bfloat16', 'sm_90'),
+    ('alibi', 128, 'bfloat16', 'sm_90'),
+    ('kerple', 64, 'bfloat16', 'sm_90'),
+    ('t5_rpe', 64, 'bfloat16', 'sm_90'),
+    ('nope', 64, 'bfloat16', 'sm_80'),
+    ('alibi', 128, 'bfloat16', 'sm_80'),
+    ('fire', 64, 'bfloat16', 'sm_80'),
+    ('nope', 128, 'bfloat16', 'v5e'),
+    ('alibi', 128, 'bfloat16', 'v5e'),
+    ('t5_rpe', 64, 'bfloat16', 'v5e'),
+)
+
+
+def worse(line: Compiled, recorded: Compiled) -> list[str]:
+    """What is worse in a line than in the recorded one: more than a tenth of instructions, bundles
+    or spills, any more shared memory, or no products on tensor cores or asynchronous copies.
+    """
+    if line.refused:
+        return [line.refused]
+    found = []
+    for name, most in dict(loop=1.1, bundles=1.1, spills=1.1, shared=1.0).items():
+        for kernel, now, before in zip(PASSES, getattr(line, name), getattr(recorded, name)):
+            if now > max(most * before, before + 16 * (name == 'spills')):
+                found.append(f'{name} of {kernel}: {now:g}, recorded {before:g}')
+    for kernel, now in zip(PASSES, line.tensor):
+        if not now and kernel != 'carries':
+            found.append(f'{kernel} has no products on tensor cores')
+    for kernel, now, before in zip(PASSES, line.copies, recorded.copies):
+        if before and not now:
+            found.append(f'{kernel} has no asynchronous copies')
+    return found
+
+
+# Products of matrices for a tile, by kernel.
+_PRODUCTS = {'forward': 2, 'dq': 3, 'dkv': 4, 'carries': 1}
+# An H100: cycles a second, and cores, each of which runs one instruction of four warps, or so many
+# multiplications and additions of bfloat16 on its tensor cores, in a cycle. The factor was fitted
+# to two measured times of the Triton attention of JAX, where it was 1.24 and 1.26.
+_CYCLES, _CORES, _FLOPS, _FACTOR = 1.755e9, 132, 4096, 1.25
+
+
+def model(line: Compiled, length: int = 8192, heads: int = 32) -> tuple[float, ...]:
+    """Milliseconds of the forward pass of causal attention on an H100, and of the backward pass
+    where it has kernels, by a model.
+
+    Args:
+      line: of the target sm_90.
+      length: of queries and of keys.
+      heads: of all rows of the batch.
+    """
+    queries, keys = map(int, line.tile.split('x'))
+    rows, columns = length // queries, length // keys
+    tiles = heads * (rows * columns + max(rows, columns)) / 2
+    times = {}
+    for kernel, loop, warps in zip(PASSES, line.loop, line.warps):
+        work = _PRODUCTS[kernel] * 2 * queries * keys * line.width / _FLOPS
+        cycles = _FACTOR * (loop * warps / 4 + work)
+        times[kernel] = tiles * cycles / (_CORES * _CYCLES) * 1e3
+    forward = times.pop('forward')
+    return (forward, sum(times.values())) if times else (forward,)
+
+
+def page(kinds: dict[str, Iterable[str]]) -> list[str]:
+    """Lines of Markdown: what the table says of some encodings, and what it refuses.
+
+    Args:
+      kinds: the keys of the encodings of each class.
+    """
+    names = {key: kind for kind, keys in kinds.items() for key in keys}
+    lines = [line for line in compiled.table().values() if line.dtype == 'bfloat16']
+    order = list(names)
+    shown = sorted((a for a in lines if a.encoding in names), key=lambda a: order.index(a.encoding))
+    found = []
+    for target in ('sm_90', 'sm_80'):
+        columns = 'registers', 'spills', 'shared', 'loop', 'inner', 'copies'
+        modelled = ['model, ms'] * (target == 'sm_90')
+        found += [f'| {target} | class | {" | ".join((*columns, *modelled))} |']
+        found += ['|---' * (2 + len(columns) + len(modelled)) + '|']
+        for line in shown:
+            if line.target == target and not line.refused:
+                times = [' / '.join(f'{ms:.1f}' for ms in model(line))] * len(modelled)
+                cells = [compiled.cell(getattr(line, name)) for name in columns]
+                found += [_row(line, names, [*cells, *times])]
+        found += ['']
+    found += ['| v5e | class | tile | bundles | inner | spills |', '|---' * 6 + '|']
+    for line in shown:
+        if line.target == 'v5e' and not line.refused:
+            cells = [
+                compiled.cell(getattr(line, n)) for n in ('tile', 'bundles', 'inner', 'spills')
+            ]
+            found += [_row(line, names, cells)]
+    for target in ('sm_90', 'sm_80', 'v5e'):
+        ours = [line for line in lines if line.target == target and line.refusal()]
+        ours = [f'`{line.encoding}` H{line.width} ({_cause(line)})' for line in ours]
+        found += ['', f'Refused on {target}: {", ".join(ours) or "nothing"}.']
+    return found
+
+
+def _cause(line: Compiled) -> str:
+    if line.refused:
+        return line.refused.splitlines()[0][:80]
+    if max(line.shared) > compiled.SHARED[line.target]:
+        return f'{max(line.shared):g} KiB'
+    return f'{line.spills[0]:g} bytes spilled'
+
+
+def _row(line: Compiled, names: dict[str, str], cells: list[str]) -> str:
+    kernel = f'`{line.encoding}` H{line.width}'
+    return f'| {kernel} | {names[line.encoding]} | {" | ".join(cells)} |'

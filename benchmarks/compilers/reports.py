@@ -1,0 +1,190 @@
+"""What compilers say about a kernel, read from their output."""
+
+import dataclasses
+import itertools
+import re
+
+# Products on tensor cores: of Hopper, and of earlier GPUs.
+_PRODUCT = re.compile(r'\b(HGMMA|QGMMA|IGMMA|HMMA|QMMA|IMMA)\b')
+# Copies from the memory of the device to shared memory beside which the program goes on.
+_COPY = re.compile(r'\b(LDGSTS|UTMALDG|UBLKCP)\b')
+
+
+# Comparisons that end a loop, and what they add to the number with which they compare.
+_ENDS = {'GT': 1, 'LE': 1, 'GE': 0, 'LT': 0, 'NE': 0}
+
+
+@dataclasses.dataclass(frozen=True)
+class OfLoop:
+    """The instructions of a GPU's kernel.
+
+    Attributes:
+      loop: that a thread runs for one block of keys or queries. Those of a loop within count as
+        often as it runs.
+      inner: those of them that are in such loops.
+      tensor: products on tensor cores among them.
+      copies: asynchronous copies in the whole kernel.
+    """
+
+    loop: int
+    inner: int
+    tensor: int
+    copies: int
+
+
+@dataclasses.dataclass(frozen=True)
+class OfVisit:
+    """The bundles of one visit of a TPU's kernel.
+
+    Attributes:
+      bundles: how many run. Those of a loop within count as often as it runs.
+      inner: those of them that are in such loops.
+      units: for each unit of the core, how many operations they have.
+      spills: vectors that they write to memory and read again for lack of registers.
+    """
+
+    bundles: int
+    inner: int
+    units: dict[str, int]
+    spills: int
+
+
+def resources(text: str) -> dict[str, int]:
+    """Registers of a thread, bytes that it spills, and whether products wait for each other
+    (`serial`), from what `ptxas -v` prints.
+
+    Raises:
+      ValueError: `ptxas` compiled nothing.
+    """
+    used = re.search(r'Used (\d+) registers', text)
+    if used is None:
+        raise ValueError(last_line(text))
+    spilled = re.search(r'(\d+) bytes spill stores', text)
+    return dict(
+        registers=int(used[1]),
+        spills=int(spilled[1]) if spilled else 0,
+        serial=int('instructions are serialized' in text),
+    )
+
+
+def of_loop(text: str) -> OfLoop:
+    """The loop over blocks in what `nvdisasm -c` prints of a kernel: of the loops with the most
+    products, the shortest one.
+    """
+    instructions, labels, loops = [], {}, []
+    for line in text.splitlines():
+        if found := re.match(r'\s*(\.L_\w+):', line):
+            labels[found[1]] = len(instructions)
+        elif found := re.match(r'\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;', line):
+            instructions.append(found[1])
+    for end, instruction in enumerate(instructions):
+        # At the end of a kernel there is an instruction that jumps to itself.
+        if (begin := labels.get(_target(instruction), end)) < end:
+            loops.append(range(begin, end + 1))
+    products = [n for n, instruction in enumerate(instructions) if _PRODUCT.search(instruction)]
+    copies = sum(1 for instruction in instructions if _COPY.search(instruction))
+    count = lambda loop: sum(n in loop for n in products)
+    whole = max(loops, key=lambda loop: (count(loop), -len(loop)), default=range(0))
+    times = dict.fromkeys(whole, 1)
+    for loop in loops:
+        if loop != whole and loop[0] in times and loop[-1] in times:
+            leaves = lambda n: labels.get(_target(instructions[n]), 0) > loop[-1]
+            guards = [instructions[n] for n in loop if n == loop[-1] or leaves(n)]
+            turns = _turns([instructions[n] for n in loop], guards)
+            times.update({n: times[n] * turns for n in loop})
+    inner = {n for loop in loops if len(loop) < len(whole) for n in loop if n in times}
+    return OfLoop(
+        sum(times.values()),
+        sum(times[n] for n in inner),
+        sum(times.get(n, 0) for n in products),
+        copies,
+    )
+
+
+def _target(instruction: str) -> str | None:
+    """The label to which an instruction jumps. A far one may be written as a call."""
+    found = re.search(r'\b(?:BRA|CALL\.REL\.NOINC)\b.*?(\.L_\w+)', instruction)
+    return found and found[1]
+
+
+def _turns(loop: list[str], guards: list[str]) -> int:
+    """How often a loop runs that counts from zero to a number; 1 where it does not. `guards` are
+    the jumps to its beginning and out of it.
+    """
+    found = [found[1] for guard in guards if (found := re.match(r'@!?(U?P\d)', guard))]
+    name = found[-1] if found else 'none'
+    # A test by uniform registers, which all threads share, is moved to the predicate of a thread.
+    moved = re.compile(rf'PLOP3\.LUT {name}, .*\b(UP\d)')
+    names = [name, *(found[1] for line in loop if (found := moved.match(line)))]
+    test = re.compile(
+        rf'ISETP\.(\w\w)[.\w]* (?:{"|".join(names)}), U?PT, (U?R\d+)[.\w]*, (0x[0-9a-f]+)'
+    )
+    tests = [found for line in loop if (found := test.search(line))]
+    if not tests or tests[-1][1] not in _ENDS:
+        return 1
+    comparison, register, bound = tests[-1].groups()
+    step = re.compile(rf'(?:U?IADD3|VIADD) {register}, {register}[.\w]*, (0x[0-9a-f]+)')
+    steps = [int(found[1], 16) for line in loop if (found := step.search(line))]
+    return -(-(int(bound, 16) + _ENDS[comparison]) // (steps[-1] if steps else 1))
+
+
+_BUNDLE = re.compile(r'\s*(?:0x)?[0-9a-f]+\s+([A-Z]{2})?\s*:((?:\s*>)*)\s*\{(.*)')
+_EXIT = re.compile(r'scmp\.ge\.s32\.totalorder %\w+, (\d+) /\* loop exit test \*/')
+_SKIP = re.compile(r'sbr\.rel .*target = \$region(\d+)')
+
+
+def of_visit(text: str, use: str) -> OfVisit:
+    """The bundles of a visit: those that a kernel skips where a block of keys is not met.
+
+    Args:
+      text: the file `final_bundles` of a kernel.
+      use: the file `final_hlo-static-per-bundle-utilization` of it.
+
+    Raises:
+      ValueError: no part with products is skipped.
+    """
+    bundles = [found.groups() for found in map(_BUNDLE.match, text.splitlines()) if found]
+    products = [n for n, (_, _, slots) in enumerate(bundles) if 'vmatmul' in slots]
+    parts = []
+    for begin, (_, _, slots) in enumerate(bundles):
+        if found := _SKIP.search(slots):
+            region = re.compile(rf'Start(?:/End empty)? region {found[1]}\b')
+            ends = (n for n in range(begin + 1, len(bundles)) if region.search(bundles[n][2]))
+            part = range(begin, next(ends, begin))
+            parts.append((sum(n in part for n in products), -len(part), begin, part.stop))
+    if not parts or not max(parts)[0]:
+        raise ValueError('no part with products is skipped')
+    _, _, begin, end = max(parts)
+    # A visit begins with the test whether there is one, behind the last label.
+    begin = max(n for n in range(begin + 1) if bundles[n][0] or n == 0)
+    depths = [depth.count('>') for _, depth, _ in bundles]
+    times = dict.fromkeys(range(begin, end), 1)
+    for first in times:
+        if bundles[first][0] == 'LB':
+            loop = [*itertools.takewhile(lambda n: depths[n] >= depths[first], range(first, end))]
+            own = [n for n in loop if depths[n] == depths[first]]
+            later = [n for n in own[1:] if bundles[n][0] == 'LB']
+            loop = range(first, min(later, default=loop[-1] + 1))
+            tests = [_EXIT.search(bundles[n][2]) for n in loop if depths[n] == depths[first]]
+            turns = next((int(found[1]) for found in tests if found), 1)
+            times.update({n: times[n] * turns for n in loop})
+    inner = sum(times[n] for n in times if depths[n] > depths[begin])
+    units = _units(use, times)
+    spills = units.get('VLOAD:FILL', 0) + units.get('VSTORE:SPILL', 0)
+    return OfVisit(sum(times.values()), inner, units, spills)
+
+
+def _units(use: str, times: dict[int, int]) -> dict[str, int]:
+    """The operations of each unit in bundles, each of which runs so many times."""
+    _, names, _, _, *lines = use.splitlines()
+    rows = [[times[n] * int(count) for count in lines[n].split()] for n in times]
+    return dict(zip(re.split(r',\s*', names.strip()), map(sum, zip(*rows))))
+
+
+def last_line(text: str) -> str:
+    """The line of a compiler's output that says what is wrong: the last one with an error in it, or
+    the last one.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r'error|exceed|fatal|Check fail', line, re.I)]
+    return (errors or lines or ['it says nothing'])[-1][:300]

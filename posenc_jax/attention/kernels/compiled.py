@@ -1,0 +1,151 @@
+"""What compilers said of the kernels of encodings: `compiled.csv`, a line for each kernel.
+
+`benchmarks/compile_kernels.py` writes that file. `attend` reads it, so that `'fused'` does not take
+a kernel that a device has no room for or that waits for its own memory most of the time.
+"""
+
+import csv
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+PATH = pathlib.Path(__file__).with_name('compiled.csv')
+# What a block of threads may have of the shared memory of a GPU, in KiB.
+SHARED = {'sm_80': 163, 'sm_90': 227}
+# Bytes of each thread that a kernel of the forward pass may spill.
+_MOST_SPILLS = 1024
+# The kernels of an encoding, in the order of the numbers of a line. The last one is that of
+# encodings with a carry.
+PASSES = 'forward', 'dq', 'dkv', 'carries'
+Numbers = tuple[float, ...]  # one for each kernel; none where the compiler has no such number
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What a compiler said of the kernels of attention with an encoding.
+
+    Attributes:
+      encoding: its registry key.
+      width: of a head.
+      dtype: of queries, keys and values.
+      target: 'sm_80' or 'sm_90', which are GPUs, 'v5e' or 'v5p', which are TPUs.
+      tile: queries and keys of a tile.
+      warps: of a block of threads of a GPU, each of 32 threads.
+      registers: of a thread of a GPU.
+      spills: bytes that a thread of a GPU spills; vectors that a visit of a TPU writes and reads
+        for lack of registers.
+      shared: memory of a GPU that the threads of a block share, in KiB.
+      loop: instructions of a GPU for one tile. Those of a loop in it count once.
+      inner: instructions of a GPU or bundles of a TPU that are in such loops.
+      tensor: products on tensor cores for one tile.
+      copies: asynchronous copies to shared memory.
+      serial: 1 where the products of a GPU of type sm_90 wait for each other.
+      bundles: of a TPU for one tile. Those of a loop in it count once.
+      refused: why the compiler compiled nothing, or nothing.
+      compilers: their names and releases.
+    """
+
+    encoding: str
+    width: int
+    dtype: str
+    target: str
+    tile: str = ''
+    warps: Numbers = ()
+    registers: Numbers = ()
+    spills: Numbers = ()
+    shared: Numbers = ()
+    loop: Numbers = ()
+    inner: Numbers = ()
+    tensor: Numbers = ()
+    copies: Numbers = ()
+    serial: Numbers = ()
+    bundles: Numbers = ()
+    refused: str = ''
+    compilers: str = ''
+
+    @property
+    def key(self) -> tuple[str, int, str, str]:
+        return self.encoding, self.width, self.dtype, self.target
+
+    def refusal(self, slow: bool = True) -> str | None:
+        """Why a device cannot run this kernel, or where `slow` is true, why it must wait for its
+        own memory; None if neither is so.
+        """
+        where = f'{self.encoding} with heads of width {self.width} in {self.dtype} on {self.target}'
+        if self.refused:
+            return f'does not compile for {where}: {self.refused}'
+        there = SHARED.get(self.target)
+        if there and self.shared and max(self.shared) > there:
+            return (
+                f'would need {max(self.shared):g} KiB of shared memory for {where}, which has '
+                f'{there} KiB'
+            )
+        if slow and there and self.spills and self.spills[0] > _MOST_SPILLS:
+            return (
+                f'would spill {self.spills[0]:g} bytes of each thread for {where}, more than '
+                f'{_MOST_SPILLS}'
+            )
+        return None
+
+
+@functools.cache
+def table(path: pathlib.Path | None = None) -> dict[tuple[str, int, str, str], Compiled]:
+    """The lines of the file, by their encoding, width, dtype and target."""
+    with (path or PATH).open(newline='') as file:
+        found = [_read(line) for line in csv.DictReader(file)]
+    return {line.key: line for line in found}
+
+
+def write(lines, path: pathlib.Path | None = None) -> None:
+    """Writes lines into the file, in the place of those of the same kernels."""
+    table.cache_clear()
+    found = table(path) | {line.key: line for line in lines}
+    order = lambda line: (line.target, line.dtype, line.encoding, line.width)
+    with (path or PATH).open('w', newline='') as file:
+        names = [field.name for field in dataclasses.fields(Compiled)]
+        rows = csv.DictWriter(file, names, lineterminator='\n')
+        rows.writeheader()
+        for line in sorted(found.values(), key=order):
+            rows.writerow({name: cell(getattr(line, name)) for name in names})
+    table.cache_clear()
+
+
+def _read(line: dict[str, str]) -> Compiled:
+    values: dict[str, Any] = {**line, 'width': int(line['width'])}
+    for field in dataclasses.fields(Compiled):
+        if field.type == Numbers:
+            text = line[field.name]
+            values[field.name] = tuple(map(float, text.split('/'))) if text else ()
+    return Compiled(**values)
+
+
+def cell(value) -> str:
+    """A value as text."""
+    return '/'.join(f'{n:g}' for n in value) if isinstance(value, tuple) else str(value)
+
+
+def refusal(
+    encoding_key: str, head_dim: int, dtype: str, target: str | None, slow: bool = True
+) -> str | None:
+    """Why `'fused'` must not take the kernel of an encoding, with 'a kernel' as its subject; None
+    if it fits or if nothing is known.
+
+    Args:
+      encoding_key: the registry key.
+      head_dim: the width of a head. What a narrower head has no room for, a wider one has none for
+        either.
+      dtype: the name of the dtype of the queries. float16 has the size of bfloat16.
+      target: as in `Compiled`; None for an unknown device.
+      slow: also refuses a kernel that fits and spills more than 1 KiB in the forward pass.
+    """
+    dtype = 'bfloat16' if dtype == 'float16' else dtype
+    known = [
+        line for line in table().values()
+        if (line.encoding, line.dtype, line.target) == (encoding_key, dtype, target)
+        and line.width <= head_dim
+    ]  # fmt: skip
+    found = [
+        why for line in sorted(known, key=lambda line: line.width) if (why := line.refusal(slow))
+    ]
+    return found[-1] if found else None

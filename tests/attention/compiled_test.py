@@ -1,0 +1,130 @@
+"""`'fused'` leaves kernels that do not fit a device, by the table of what compilers said."""
+
+import dataclasses
+import re
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+import posenc_jax as pj
+from posenc_jax.attention.kernels import compiled
+from posenc_jax.attention.kernels.compiled import Compiled
+from posenc_jax.attention.kernels.sizes import NoKernelError
+from posenc_jax.base import targets
+from posenc_jax.protocol.registry import entries
+
+FITS = Compiled(
+    'alibi', 64, 'bfloat16', 'sm_90', '64x64',
+    warps=(4, 4, 4), registers=(168, 255, 255), spills=(1024, 9000, 9000), shared=(227, 96, 89),
+)  # fmt: skip
+LARGE = dataclasses.replace(FITS, encoding='kerple', shared=(80, 336.5, 89), spills=(0, 0, 0))
+SPILLS = dataclasses.replace(FITS, encoding='fire', spills=(1025, 0, 0))
+REFUSED = Compiled('bam', 128, 'float32', 'v5e', refused='the compiler ends with -6: LLVM ERROR')
+
+
+@pytest.fixture
+def table(monkeypatch, tmp_path):
+    """A table with one line of each kind."""
+    path = tmp_path / 'compiled.csv'
+    path.write_text(compiled.PATH.read_text().splitlines()[0])
+    monkeypatch.setattr(compiled, 'PATH', path)
+    compiled.write([FITS, LARGE])
+    compiled.write([SPILLS, REFUSED])
+    yield path
+    compiled.table.cache_clear()
+
+
+def test_a_table_that_is_written_is_read(table):
+    assert set(compiled.table().values()) == {FITS, LARGE, SPILLS, REFUSED}
+    compiled.write([dataclasses.replace(FITS, tile='32x32')])
+    assert compiled.table()[FITS.key].tile == '32x32' and len(compiled.table()) == 4
+
+
+@pytest.mark.parametrize(
+    'asked, reason',
+    [
+        (('alibi', 64, 'bfloat16', 'sm_90'), None),
+        (('kerple', 64, 'bfloat16', 'sm_90'), r'would need 336.5 KiB .* kerple .* 64 .* has 227'),
+        (('kerple', 96, 'bfloat16', 'sm_90'), 'width 64'),  # a wider head needs no less
+        (('kerple', 32, 'bfloat16', 'sm_90'), None),
+        (('kerple', 64, 'float16', 'sm_90'), '336.5 KiB'),
+        (('kerple', 64, 'float32', 'sm_90'), None),
+        (('kerple', 64, 'bfloat16', 'sm_80'), None),
+        (('kerple', 64, 'bfloat16', None), None),
+        (('fire', 64, 'bfloat16', 'sm_90'), 'would spill 1025 bytes .* fire .* more than 1024'),
+        (('bam', 128, 'float32', 'v5e'), 'does not compile for bam .* on v5e: .* LLVM ERROR'),
+        (('nope', 64, 'bfloat16', 'sm_90'), None),
+    ],
+    ids=lambda value: '-'.join(map(str, value)) if isinstance(value, tuple) else '',
+)
+def test_a_kernel_is_refused_by_its_line(table, asked, reason):
+    found = compiled.refusal(*asked)
+    assert found is None if reason is None else re.search(reason, found)
+
+
+def attention(spec, implementation, block=None, target='cuda', device='sm_90'):
+    """The program of attention of heads of width 64 in bfloat16, as a traced program."""
+    sizes = dict(heads=2, head_dim=64, model_dim=128, train_len=64)
+    encoding = pj.make(spec, causal=True, rngs=nnx.Rngs(0), **sizes)
+    tok = pj.Tokens.of(length=64)
+
+    def run(q):
+        how = dict(implementation=implementation, block=block, applied=pj.TOKEN_STAGE)
+        return pj.attend(encoding, q, q, q, tok, tok, **how)
+
+    with targets.made_for(target, device):
+        return jax.make_jaxpr(run)(jax.ShapeDtypeStruct((1, 64, 2, 64), jnp.bfloat16))
+
+
+def has_kernel(program) -> bool:
+    return 'pallas_call' in str(program)
+
+
+def test_fused_takes_the_blocked_form_where_a_kernel_does_not_fit(table):
+    assert has_kernel(attention('alibi()', 'fused'))
+    for spec in ('kerple()', 'fire()', 'alibi() | kerple()'):
+        assert not has_kernel(attention(spec, 'fused'))
+    # Of another device nothing is known, and of another tile neither.
+    assert has_kernel(attention('kerple()', 'fused', device='sm_80'))
+    assert has_kernel(attention('kerple()', 'fused', device=None))
+    assert has_kernel(attention('kerple()', 'fused', block=32))
+
+
+def test_a_kernel_that_is_asked_for_and_does_not_fit_is_one_line(table):
+    with pytest.raises(NoKernelError, match='^attend: .*336.5 KiB.*kerple.*64.*sm_90.*227') as e:
+        attention('kerple()', 'kernel')
+    assert '\n' not in str(e.value) and 'smaller block' in str(e.value)
+    assert has_kernel(attention('fire()', 'kernel'))  # it runs, and waits for its own memory
+
+
+@pytest.mark.parametrize(
+    'device, name',
+    [
+        (dict(platform='gpu', compute_capability='9.0', device_kind='NVIDIA H100'), 'sm_90'),
+        (dict(platform='tpu', device_kind='TPU v5 lite'), 'v5e'),
+        (dict(platform='tpu', device_kind='TPU v5'), 'v5p'),
+        (dict(platform='cpu', device_kind='cpu'), None),
+    ],
+    ids=lambda value: value if isinstance(value, str) else '',
+)
+def test_a_device_has_the_name_of_the_table(monkeypatch, device, name):
+    monkeypatch.setattr(jax, 'devices', lambda: [types.SimpleNamespace(**device)])
+    assert targets.device() == name
+
+
+def test_the_table_has_lines_of_known_encodings():
+    known, lines = {entry.key for entry in entries('encoding')}, compiled.table().values()
+    assert {line.encoding for line in lines} <= known
+    for line in lines:
+        assert line.width in (64, 128) and line.dtype in ('float32', 'bfloat16')
+        numbers = line.shared or line.bundles
+        assert line.refused or len(numbers) in (1, 3, 4)  # 1 where gradients are those of blocks
+        assert line.compilers.startswith('jax ')
+    for encoding in ('nope', 'alibi', 't5_rpe', 'cope'):
+        assert (encoding, 64, 'bfloat16', 'sm_90') in compiled.table()
+    assert 'bytes of each thread' in str(compiled.refusal('cope', 64, 'bfloat16', 'sm_90'))
+    # A layer of four heads of width 128 reads 512 features, of which each tile makes keys.
+    assert 'KiB of shared' in str(compiled.refusal('transformer_xl', 128, 'bfloat16', 'sm_90'))
