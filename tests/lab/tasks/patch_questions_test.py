@@ -12,17 +12,20 @@ def questions(task, length, batch=150):
     words, and the row's positions.
     """
     data = task.sample(np.random.default_rng(0), batch, length)
-    for row, layout in enumerate(data['positions']):
+    for number, layout in enumerate(data['positions']):
         frames = layout[:, 1].max() + 1
         rows, columns = layout[1, 4:]
-        said = task.decode(data['tokens'][row]).split()
+        said = task.decode(data['tokens'][number]).split()
         end = 1 + frames * rows * columns
-        assert (said[0], said[end]) == ('<', '>') and {*said[end + 4 :]} <= {'_'}
-        answer = task.decode(data['targets'][row][data['loss_mask'][row] == 1])
+        assert (said[0], said[end]) == ('<', '>')
+        asked = end + 1 + said[end + 1 :].count('.')
+        assert {*said[end + 1 : asked]} <= {'.'} and {*said[asked + 3 :]} <= {'_'}
+        row, column = (int(word[1:]) for word in said[asked : asked + 2])
+        answer = task.decode(data['targets'][number][data['loss_mask'][number] == 1])
         told = visual_layout(1, (int(frames), int(rows), int(columns)), len(layout) - end)
         np.testing.assert_array_equal(layout, told)
         patches = np.array(said[1:end]).reshape(frames, rows, columns)
-        yield patches, int(said[end + 1][1:]), int(said[end + 2][1:]), answer
+        yield patches, row, column, answer
 
 
 @pytest.mark.parametrize('length', [(1, 5), 4])
@@ -36,6 +39,19 @@ def test_the_answer_is_the_colour_of_the_patch(length, asked):
     assert sizes == {(4, 4)} if length == 4 else len(sizes) == 25
     most = 2 if asked else 4
     assert max(max(place) for place in places) == most - 1 + (length != 4 and asked is None)
+
+
+@pytest.mark.parametrize('question', ['colour', 'time'])
+def test_text_stands_between_the_picture_and_the_question(question):
+    task = PatchQuestions(question, between=3, ids='layout')
+    tokens = task.sample(np.random.default_rng(0), 64, 3)['tokens']
+    assert {*(tokens == task.names.index('.')).sum(1).tolist()} == {0, 1, 2, 3}
+    for patches, row, column, answer in questions(task, 3):
+        own = patches[:, row, column]
+        if question == 'colour':
+            assert answer == own[0]
+        else:
+            assert own[int(answer[1:])] != own[int(answer[1:]) - 1]
 
 
 @pytest.mark.parametrize('asked', [None, 3])

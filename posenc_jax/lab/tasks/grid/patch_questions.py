@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from posenc_jax.lab.tasks.prompt import Drawn, PromptTask
 from posenc_jax.lab.tasks.task import Length
-from posenc_jax.protocol.bounds import Ge, Size, Symbols
+from posenc_jax.protocol.bounds import Count, Ge, Size, Symbols
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
@@ -24,7 +24,8 @@ class PatchQuestions(PromptTask):
     the number of rows and of columns; with a range both are drawn independently, and an int gives a
     square. Of 'time' the answer is the frame in which this patch of a video changed its colour, and
     the task length is the number of frames; every patch changes once. Patches are written row by
-    row, and one frame after the other, and `<` and `>` are text.
+    row, and one frame after the other, and `<` and `>` are text. Further text, of tokens `.`, may
+    stand in front of the question.
 
     Args:
       question: 'colour' or 'time'.
@@ -34,6 +35,8 @@ class PatchQuestions(PromptTask):
         pictures than in training have questions whose names training has; None asks for all. Of
         'time' it is at least 3, since frame 0 changes no patch.
       side: rows and columns of a video; those of a picture follow from the task length.
+      between: how many tokens `.` stand between `>` and the question at most; each number from 0
+        is equally likely.
       ids: 'none', or 'layout': positions [B, T, 6], as `visual_layout` has them, for `mrope` and
         its relatives.
 
@@ -53,6 +56,7 @@ class PatchQuestions(PromptTask):
     places: Symbols = 16
     asked: Annotated[int, Ge(2)] | None = None
     side: Size = 2
+    between: Count = 0
     ids: Literal['none', 'layout'] = 'none'
 
     joint = ' '
@@ -75,7 +79,7 @@ class PatchQuestions(PromptTask):
     def names(self) -> tuple[str, ...]:
         numbered = lambda letter, count: (f'{letter}{i}' for i in range(count))
         places = (name for letter in 'rcf' for name in numbered(letter, self.places))
-        return (*numbered('k', self.colours), *places, '<', '>', '_')
+        return (*numbered('k', self.colours), *places, '<', '>', '.', '_')
 
     @property
     def sizes(self) -> str:
@@ -96,7 +100,8 @@ class PatchQuestions(PromptTask):
         return low, high
 
     def longest(self, length: int) -> int:
-        return 4 + (length * self.side**2 if self.question == 'time' else length**2)
+        patches = length * self.side**2 if self.question == 'time' else length**2
+        return 4 + self.between + patches
 
     def _below(self, count):
         """How many of `count` rows, columns or frames may be asked for."""
@@ -112,9 +117,16 @@ class PatchQuestions(PromptTask):
         answer = answers[np.arange(batch), row * columns + column]
         asked = self.colours + np.stack([row, self.places + column], axis=1)
         layout = functools.partial(_layout, frames, rows, columns)
+        shown = (patches, frames * rows * columns)
         return Drawn(
-            ['<', (patches, frames * rows * columns), '>', asked], [answer[:, None]], layout
+            ['<', shown, '>', *self._between(rng, batch), asked], [answer[:, None]], layout
         )
+
+    def _between(self, rng, batch):
+        if not self.between:
+            return []
+        text = np.full((batch, self.between), self.names.index('.'))
+        return [(text, rng.integers(0, self.between, batch, endpoint=True))]
 
     def _picture(self, rng, batch, low, high):
         rows, columns = rng.integers(low, high, (2, batch), endpoint=True)
