@@ -11,7 +11,8 @@ Command:  python train.py --config=configs/patches.py
           When a patch changed, in videos of 4 to 8 frames, evaluated on 12:
           --config.task='patch_questions("time", asked=8, ids="layout")' --config.train.length=8
           --config.train.min_length=4 --config.eval.lengths=8,12
-Number:   none; claims FM1 and FM3 to FM5 of docs/claims.md say what would be measured.
+Number:   docs/claims.md, claims FM1 and FM3 to FM5: heads of 32 features, the base 100, and text in
+          front of the questions (`python -m evidence.experiments patches`).
 Paper:    arXiv 2409.12191 and 2510.23095 have no number for these tasks, which are ours.
 """
 
