@@ -132,7 +132,7 @@ FAMILIES = {  # family -> module of a method -> its functions
         'methods.gpe': 'gpe_ids gpe_loss gpe_wait_k_reads',
         'methods.image_shift': 'image_shift_ids',
         'methods.irope': 'irope_pattern irope_unit_rms',
-        'methods.nar': 'nar_order nar_positions',
+        'methods.nar': 'near_to_far_order near_to_far_positions',
         'methods.position_coupling': 'position_coupling_start',
         'methods.random_offsets': 'random_magnitudes',
         'methods.randomized_pe': 'randomized_pe_ids randomized_pe_spaced_ids',

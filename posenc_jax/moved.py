@@ -124,7 +124,6 @@ RENAMED_FUNCTIONS = dict(
         'logn_factor=log_length_logn_factor scaled_queries=log_length_queries '
         'rescaled_factors=longrope_factors critical_plane=longrope2_critical_plane '
         'head_order=ms_poe_order head_scores=ms_poe_scores ratio_index=ms_poe_index '
-        'near_to_far_order=nar_order near_to_far_positions=nar_positions '
         'factorized_vectors=navit_factorized_vectors fractional_rows=navit_factorized_rows '
         'attention_entropy=nope_temperature_entropy document_locations=papeft_locations '
         'located_prompts=papeft_prompts location_code=papeft_code '

@@ -72,6 +72,7 @@ for (_, key), module in index.modules().items():
     KEYS.setdefault(module.removeprefix('posenc_jax.'), set()).add(key)
 # Functions of a method that other methods use too, or that have the name of the mathematics.
 OF_SEVERAL = {'rotate', 'algebraic_sequence', 'algebraic_start'}
+OF_SEVERAL |= {'near_to_far_order', 'near_to_far_positions'}  # the name of the paper for the order
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from posenc_jax.lab.decoding.decode import decode_step, init_cache, prefill
 from posenc_jax.lab.decoding.nar import DirectionHeads, draw_near_to_far, nar_logits
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.tasks.grid.markov_field import potts_fields
-from posenc_jax.methods.nar import nar_order, nar_positions
+from posenc_jax.methods.nar import near_to_far_order, near_to_far_positions
 from posenc_jax.protocol.tokens import Tokens
 
 SIDE, STATES = 6, 4
@@ -60,7 +60,7 @@ class Model(nnx.Module):
 
     def tokens(self) -> Tokens:
         if self.by_diagonals:
-            return Tokens.of(positions=nar_positions((SIDE, SIDE), 1)[None])
+            return Tokens.of(positions=near_to_far_positions((SIDE, SIDE), 1)[None])
         if self.positions is None:
             return Tokens.of(length=SIDE**2 + 1)
         return Tokens.of(positions=np.array([self.positions]))
@@ -69,7 +69,7 @@ class Model(nnx.Module):
         """Nats of every token of fields [B, SIDE, SIDE]."""
         flat = x.reshape(len(x), -1)
         if self.by_diagonals:
-            flat = flat[:, nar_order((SIDE, SIDE))]
+            flat = flat[:, near_to_far_order((SIDE, SIDE))]
         first = jnp.full((len(x), 1), STATES)
         hidden = self.decoder.hidden(jnp.concatenate([first, flat], axis=1), self.tokens())
         logits = (

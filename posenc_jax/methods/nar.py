@@ -11,7 +11,7 @@ from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 
-def nar_order(size: tuple[int, ...]) -> Int[np.ndarray, 'n']:
+def near_to_far_order(size: tuple[int, ...]) -> Int[np.ndarray, 'n']:
     """The cells of a grid from near to far: their places row by row, in the order of the distance
     `m = r + c` from the corner, and within one diagonal from the first row to the last.
 
@@ -28,17 +28,17 @@ def nar_order(size: tuple[int, ...]) -> Int[np.ndarray, 'n']:
     return np.argsort(np.indices(size).sum(0).reshape(-1), kind='stable')
 
 
-def nar_positions(size: tuple[int, ...], conditions: int = 0) -> Int[np.ndarray, 'L P']:
+def near_to_far_positions(size: tuple[int, ...], conditions: int = 0) -> Int[np.ndarray, 'L P']:
     """The positions of condition tokens, -1 in all components, and of a grid from near to far.
 
     Args:
-      size: as for `nar_order`.
+      size: as for `near_to_far_order`.
       conditions: how many tokens stand in front.
 
     Raises:
-      ValueError: as `nar_order`.
+      ValueError: as `near_to_far_order`.
     """
-    cells = np.indices(size).reshape(len(size), -1).T[nar_order(size)]
+    cells = np.indices(size).reshape(len(size), -1).T[near_to_far_order(size)]
     front = np.full((conditions, len(size)), -1)
     return np.concatenate([front, cells]).astype(np.int32)
 
@@ -55,7 +55,7 @@ class NearToFar(Mask):
     position, `t + r + c` of a video. So a token sees its whole diagonal, and all tokens of a
     diagonal can be written at once, see `posenc_jax.lab.decoding.nar`. Tokens that are not on the
     grid are conditions: all tokens of the grid see them, and they see those of them that are not
-    later. A decode cache needs tokens in the order of `nar_order`. Differs from the paper:
+    later. A decode cache needs tokens in the order of `near_to_far_order`. Differs from the paper:
     nothing.
 
     Raises:
@@ -65,7 +65,7 @@ class NearToFar(Mask):
 
     Example:
       >>> import posenc_jax as pj
-      >>> t = pj.Tokens.of(positions=nar_positions((2, 2), conditions=1)[None])
+      >>> t = pj.Tokens.of(positions=near_to_far_positions((2, 2), conditions=1)[None])
       >>> pj.make('nar()').mask(t, t)[0, 0].sum(-1).tolist()
       [1, 2, 4, 4, 5]
     """

@@ -12,7 +12,7 @@ import posenc_jax as pj
 from posenc_jax.lab.decoding import nar
 from posenc_jax.lab.decoding.decode import init_cache
 from posenc_jax.lab.decoding.nar import DirectionHeads, draw_near_to_far, nar_logits, nar_sources
-from posenc_jax.methods.nar import nar_order, nar_positions
+from posenc_jax.methods.nar import near_to_far_order, near_to_far_positions
 from posenc_jax.protocol.tokens import bounds
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import model_of
@@ -22,7 +22,7 @@ VALUES = golden('nar')['values']
 
 
 def tokens(size, conditions=0):
-    return pj.Tokens.of(positions=nar_positions(size, conditions)[None])
+    return pj.Tokens.of(positions=near_to_far_positions(size, conditions)[None])
 
 
 @functools.cache
@@ -53,7 +53,7 @@ test_golden = golden_suite(
     {
         'row_sums_by_diagonal': row_sums,
         'entries': lambda _: seen(tokens((4, 4))).sum(),
-        'order_of_3_by_4': lambda _: nar_order((3, 4)),
+        'order_of_3_by_4': lambda _: near_to_far_order((3, 4)),
     },
 )
 
@@ -66,15 +66,15 @@ def test_conditions_are_causal_and_seen_by_all():
 
 
 def test_the_order_and_its_inverse():
-    order, cells = nar_order((3, 4)), np.arange(12) * 10
+    order, cells = near_to_far_order((3, 4)), np.arange(12) * 10
     np.testing.assert_array_equal(cells[order][np.argsort(order)], cells)
-    positions = nar_positions((3, 4))
+    positions = near_to_far_positions((3, 4))
     np.testing.assert_array_equal(positions @ [4, 1], order)
-    depth = nar_positions((2, 3, 2)).sum(-1)
+    depth = near_to_far_positions((2, 3, 2)).sum(-1)
     assert (np.diff(depth) >= 0).all() and depth[-1] == 4
     for size in ((), (0, 3), (2.0, 3)):
         with pytest.raises(ValueError, match='integers of at least 1 as its size'):
-            nar_order(size)
+            near_to_far_order(size)
 
 
 def test_blocks_that_no_query_sees_are_skipped():
@@ -94,7 +94,7 @@ def test_blocks_that_no_query_sees_are_skipped():
 
 def test_sources_are_the_neighbours_before():
     size = (3, 4)
-    positions, sources = nar_positions(size), nar_sources(size)
+    positions, sources = near_to_far_positions(size), nar_sources(size)
     for cell, found in zip(positions, sources):
         for axis in range(2):
             if cell[axis] == 0:
@@ -105,7 +105,7 @@ def test_sources_are_the_neighbours_before():
 
 def test_logits_are_means_over_heads():
     outputs = np.random.default_rng(0).standard_normal((1, 2 + 12, 2, 5)).astype(np.float32)
-    inverse = np.argsort(nar_order((3, 4)))
+    inverse = np.argsort(near_to_far_order((3, 4)))
     found = np.asarray(nar_logits(jnp.asarray(outputs), (3, 4)))[0, inverse]
     place = 2 + inverse.reshape(3, 4)
     below, right = outputs[0, :, 0], outputs[0, :, 1]
@@ -124,7 +124,7 @@ def test_diagonals_through_the_cache_equal_one_pass(size):
     conditions = jnp.array([[9, 10], [10, 9]])
     out = draw_near_to_far(model, heads, conditions, size, temperature=0.0)
     assert out.tokens.shape == (2, *size) and out.evaluations == sum(size) - len(size) + 1
-    ids = out.tokens.reshape(2, -1)[:, nar_order(size)]
+    ids = out.tokens.reshape(2, -1)[:, near_to_far_order(size)]
     text = jnp.concatenate([conditions, ids], axis=1)
     x = jax.jit(type(model).hidden)(model, text, tokens(size, conditions=2))
     logits = nar_logits(heads(x), size)

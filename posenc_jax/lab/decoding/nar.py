@@ -18,7 +18,7 @@ from posenc_jax.lab.decoding.decode import appended, init_cache, read_rows
 from posenc_jax.lab.decoding.generate import check_temperature
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache
-from posenc_jax.methods.nar import NearToFar, nar_order, nar_positions
+from posenc_jax.methods.nar import NearToFar, near_to_far_order, near_to_far_positions
 from posenc_jax.protocol.composite import parts_of
 from posenc_jax.protocol.tokens import Tokens
 
@@ -49,7 +49,7 @@ def nar_sources(size: tuple[int, ...]) -> Int[np.ndarray, 'n P']:
     """Which token predicts a token along each axis: its place in the near-to-far order; -1 where
     the grid ends. Rows are in that order too.
     """
-    cells, order = nar_positions(size), nar_order(size)
+    cells, order = near_to_far_positions(size), near_to_far_order(size)
     place = np.argsort(order).reshape(size)
     return np.stack(
         [
@@ -142,7 +142,7 @@ def draw_near_to_far(
             f'{conditions.shape}'
         )
     model.check_ids(conditions)
-    positions = nar_positions(size, conditions.shape[1])
+    positions = near_to_far_positions(size, conditions.shape[1])
     for at in model.layers():
         if not any(isinstance(part, NearToFar) for part in parts_of(model.encoding(*at))):
             raise ValueError(
@@ -173,7 +173,7 @@ def draw_near_to_far(
             outputs, cache = _diagonal(graphdef, state, cache, drawn[-1])
             passes += 1
         begin = end
-    rows = jnp.concatenate(drawn, axis=1)[:, np.argsort(nar_order(size))]
+    rows = jnp.concatenate(drawn, axis=1)[:, np.argsort(near_to_far_order(size))]
     return Written(rows.reshape(-1, *size), passes)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from posenc_jax.lab.tasks.grid import MarkovField
 from posenc_jax.lab.tasks.grid.markov_field import potts_fields
-from posenc_jax.methods.nar import nar_positions
+from posenc_jax.methods.nar import near_to_far_positions
 
 
 def test_two_neighbours_of_a_long_ring_are_as_equal_as_ising_says():
@@ -28,7 +28,7 @@ def test_both_orders_write_the_same_fields():
     assert (rows['tokens'][:, 0] == 4).all() and rows['loss_mask'].sum(1).tolist() == [16, 16]
     np.testing.assert_array_equal(rows['targets'][:, :-1], rows['tokens'][:, 1:])
     field = rows['tokens'][:, 1:].reshape(2, 4, 4)
-    np.testing.assert_array_equal(near['positions'][0], nar_positions((4, 4), 1))
+    np.testing.assert_array_equal(near['positions'][0], near_to_far_positions((4, 4), 1))
     for place, (row, column) in enumerate(near['positions'][0].tolist()):
         scored = near['loss_mask'][:, place]
         if row < 0:

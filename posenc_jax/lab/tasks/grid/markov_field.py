@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from posenc_jax.lab.tasks.prompt import LabelTask
 from posenc_jax.lab.tasks.task import Length
-from posenc_jax.methods.nar import nar_order
+from posenc_jax.methods.nar import near_to_far_order
 from posenc_jax.protocol.bounds import Finite, Ge, Le
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
@@ -110,7 +110,7 @@ class MarkovField(LabelTask):
             targets[:, :-1], scored[:, :-1] = flat, 1
             order = np.arange(n)
         else:
-            order = nar_order((side, side))
+            order = near_to_far_order((side, side))
             has_right = order % side < side - 1
             targets[:, 0], scored[:, 0] = flat[:, 0], 1
             targets[:, 1:][:, has_right] = flat[:, order[has_right] + 1]
