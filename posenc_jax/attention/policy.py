@@ -23,8 +23,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from posenc_jax.attention import decisions
-from posenc_jax.attention.kernels.program import at_any_depth
 from posenc_jax.attention.tile_sizes import Implementation, fits_one_tile
 from posenc_jax.base import targets
 from posenc_jax.base.meshes import compiler_cuts, varying_axes
@@ -77,6 +75,8 @@ def choose(encoding, arrays, options, own_kernel: Callable) -> Choice:
     if given is None and not usual:
         return Choice(None, block)
     if usual and not varying_axes(arrays):
+        from posenc_jax.attention import decisions  # which nobody needs on a CPU
+
         q = arrays[0]
         what = lambda: (class_of(encoding, *arrays), q.shape[-1], q.dtype.name)
         try:
@@ -95,6 +95,8 @@ def choose(encoding, arrays, options, own_kernel: Callable) -> Choice:
 
 
 def _decided(decided, encoding, arrays, options, own_kernel) -> Choice:
+    from posenc_jax.attention import decisions
+
     place = decisions.path()
     if decided.form == 'blocked':
         return Choice(None, None, f'in blocks (by {place})', decided.library)
@@ -143,6 +145,7 @@ def _unlisted(encoding, width: int, dtype: str, device: str) -> str | None:
 
 def class_of(encoding, q, k, v, tq, tk) -> str:
     """The class of an encoding, see above, from a trace of its doors."""
+    from posenc_jax.attention.kernels.program import at_any_depth
 
     def logits(q, k):
         q, k = (jnp.swapaxes(a, 1, 2) for a in (q, k))
