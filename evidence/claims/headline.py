@@ -52,7 +52,7 @@ def markdown(claims: page.Claims, records: page.Records) -> str:
     first, sections = [], []
     for row in ROWS:
         anchor = ''.join(c for c in row.title.lower() if c.isalnum() or c in ' -').replace(' ', '-')
-        known = [claims[name] for name in row.claims]
+        known = [claims[name] for name in row.claims if name in claims]
         words = ', '.join(f'{c.id} {verdicts.get(c.id, "not measured")}' for c in known)
         first.append([f'[{row.title}](#{anchor})', words])
         cells = []
