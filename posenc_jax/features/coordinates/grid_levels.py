@@ -139,7 +139,8 @@ def grid_features(
         sides = low.astype(jnp.uint32)[..., None] + np.arange(2, dtype=np.uint32)
         rows = vertex_row(level, *spread([sides[..., axis, :] for axis in axes]))
         # On a CPU a sum of few arrays is several times as fast as a sum along short axes.
-        first = lambda a: jnp.moveaxis(a.reshape(*share.shape[:-1], -1), -1, 0)
+        corner = (*share.shape[:-1], 2 ** len(axes))
+        first = lambda a: jnp.moveaxis(a.reshape(corner), -1, 0)
         each = first(rows.astype(jnp.int32)), first(corner_weights(share))
         rows, weights = jax.lax.optimization_barrier(each)
         corners = table.at[rows].get(mode='promise_in_bounds')
