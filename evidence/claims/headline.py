@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Sequence
 
 from evidence.claims import page
+from posenc_jax.language.choosing import anchor
 
 PATH = pathlib.Path(__file__).with_suffix('.toml')
 HEADER = """# The results that are looked for first
@@ -51,10 +52,9 @@ def markdown(claims: page.Claims, records: page.Records) -> str:
     verdicts = page.measured(claims, records)
     first, sections = [], []
     for row in ROWS:
-        anchor = ''.join(c for c in row.title.lower() if c.isalnum() or c in ' -').replace(' ', '-')
         known = [claims[name] for name in row.claims if name in claims]
         words = ', '.join(f'{c.id} {verdicts.get(c.id, "not measured")}' for c in known)
-        first.append([f'[{row.title}](#{anchor})', words])
+        first.append([f'[{row.title}](#{anchor(row.title)})', words])
         cells = []
         for claim in known:
             how, verdict = claim.how, verdicts.get(claim.id)

@@ -32,6 +32,16 @@ QUESTIONS = {
 }  # fmt: skip
 
 
+def anchor(title: str) -> str:
+    """The name of a heading in links of a Markdown page.
+
+    Example:
+      >>> anchor('Images are larger, finer or shifted')
+      'images-are-larger-finer-or-shifted'
+    """
+    return ''.join(c for c in title.lower() if c.isalnum() or c in ' -').replace(' ', '-')
+
+
 @dataclasses.dataclass(frozen=True)
 class Pick:
     """One method to take.
@@ -84,8 +94,7 @@ class Need:
     @property
     def anchor(self) -> str:
         """Of the section in docs/choosing.md."""
-        kept = (c for c in self.title.lower() if c.isalnum() or c in ' -')
-        return ''.join(kept).replace(' ', '-')
+        return anchor(self.title)
 
 
 @dataclasses.dataclass(frozen=True)
