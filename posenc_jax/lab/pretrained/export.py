@@ -27,9 +27,9 @@ def export_pretrained(
     `load_pretrained` can read.
 
     Every architecture that `load_pretrained` reads can be written: Llama, Mistral, Qwen2, Qwen3,
-    OLMo 2, SmolLM3, Phi-3, Gemma 2 and 3, GPT-NeoX, GPT-2, BLOOM and MPT. The first one that is the
-    model is taken, so a decoder with RMSNorm, SwiGLU and `rope()` becomes a Llama, with any base
-    and with plain, `pi`, `ntk_aware`, `abf`, `dynamic_ntk`, `yarn`, `llama3_rope`, `longrope` or
+    OLMo 2, SmolLM3, Phi-3, Gemma 2 and 3, GPT-NeoX, GPT-2, BLOOM and MPT. The first one that fits
+    the model is taken, so a decoder with RMSNorm, SwiGLU and `rope()` becomes a Llama, with any
+    base and with plain, `pi`, `ntk_aware`, `abf`, `dynamic_ntk`, `yarn`, `llama3_rope`, `longrope` or
     `p_rope` frequencies. If the output is not tied to the embedding, the embedding scale is
     multiplied into the table.
 
@@ -43,12 +43,12 @@ def export_pretrained(
       model: the model to export.
       path: directory; created if it does not exist.
       tokenizer: a `tokenizers.Tokenizer` that is written too; None for none.
-      architecture: the `model_type` to write, such as 'phi3'; '' for the first that is the model.
+      architecture: the `model_type` to write, such as 'phi3'; '' for the first that fits the model.
 
     Raises:
       DiskFullError: the disk has no room.
-      PretrainedError: no architecture is the model; the message names the nearest one, and in what
-        the model differs from it.
+      PretrainedError: no architecture fits the model; the message names the nearest one, and in
+        what the model differs from it.
     """
     config, read = _config(model, architecture)
     scale = model.cfg.embedding_scale / read.cfg.embedding_scale
@@ -108,5 +108,7 @@ def _config(model: Transformer, architecture: str) -> tuple[dict[str, Any], Arch
         if not refused[kind]:
             return config, read
     kind = min(refused, key=lambda kind: len(refused[kind]))
-    which = 'the model is not a' if architecture else 'no architecture is the model; the nearest is'
+    which = (
+        'the model is not a' if architecture else 'no architecture fits the model; the nearest is'
+    )
     raise PretrainedError(f'{which} {kind!r}: {"; ".join(refused[kind])}')
