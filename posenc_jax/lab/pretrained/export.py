@@ -29,8 +29,8 @@ def export_pretrained(
     Every architecture that `load_pretrained` reads can be written: Llama, Mistral, Qwen2, Qwen3,
     OLMo 2, SmolLM3, Phi-3, Gemma 2 and 3, GPT-NeoX, GPT-2, BLOOM and MPT. The first one that fits
     the model is taken, so a decoder with RMSNorm, SwiGLU and `rope()` becomes a Llama, with any
-    base and with plain, `pi`, `ntk_aware`, `abf`, `dynamic_ntk`, `yarn`, `llama3_rope`, `longrope` or
-    `p_rope` frequencies. If the output is not tied to the embedding, the embedding scale is
+    base and with plain, `pi`, `ntk_aware`, `abf`, `dynamic_ntk`, `yarn`, `llama3_rope`, `longrope`
+    or `p_rope` frequencies. If the output is not tied to the embedding, the embedding scale is
     multiplied into the table.
 
     `max_position_embeddings` of a model with `rope()` is the extended length, `factor` times the
