@@ -51,8 +51,7 @@ def string_cayley(
 def string_circulant(
     x: Num[Array, 'B L heads H'], pos: Num[Array, '#B L P'], columns: Float[Array, 'P K H']
 ) -> Num[Array, 'B L heads H']:
-    """Queries or keys `exp(sum_a p_a (C_a - C_a^T)) x` with circulant C_a, by the Fourier
-    transform.
+    """Queries or keys `exp(sum_a p_a (C_a - C_a^T)) x` with circulant C_a, in the Fourier basis.
 
     In the Fourier basis direction j turns by `2 Im(fft(c_a))_j` radians for each unit of p_a. The
     directions 0 and H/2 do not turn. Tokens that are not on the grid are left as they are.
@@ -61,14 +60,37 @@ def string_circulant(
       pos: coordinates.
       columns: first columns c_a of the matrices, for each coordinate and key head.
     """
-    turns = 2 * jnp.fft.rfft(columns.astype(jnp.float32)).imag
-    angles = phase(pos[:, :, None], jnp.moveaxis(turns, 0, 1)).sum(-2)
+    # XLA forgets a transposition behind a product of constants, so it stands in front of it.
+    turns = 2 * _waves(jnp.moveaxis(columns, 0, 1).astype(jnp.float32))[1]
+    angles = phase(pos[:, :, None], turns).sum(-2)
     angles = jnp.where(has_place(pos)[..., None, None], angles, 0.0)
-    waves = jnp.fft.rfft(x.astype(jnp.float32))
-    turned = waves * jax.lax.complex(jnp.cos(angles), jnp.sin(angles)).repeat(
-        x.shape[2] // angles.shape[2], axis=2
+    angles = angles.repeat(x.shape[2] // angles.shape[2], axis=2)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    real, imaginary = _waves(x.astype(jnp.float32))
+    turned = real * cos - imaginary * sin, real * sin + imaginary * cos
+    return _of_waves(*turned, x.shape[-1]).astype(x.dtype)
+
+
+def _waves(x: Array) -> tuple[Array, Array]:
+    """Real and imaginary part of the discrete Fourier transform of real numbers, by products with
+    its matrix: it is small, and XLA's transform on a CPU refuses arrays in some orders of memory.
+    """
+    matrix = np.fft.rfft(np.eye(x.shape[-1]))
+    parts = jnp.asarray(matrix.real, x.dtype), jnp.asarray(matrix.imag, x.dtype)
+    real, imaginary = (jnp.matmul(x, part, precision='highest') for part in parts)
+    return real, imaginary
+
+
+def _of_waves(real: Array, imaginary: Array, width: int) -> Array:
+    """The numbers that have these waves."""
+    unit = np.eye(width // 2 + 1)
+    matrices = np.fft.irfft(unit, width), np.fft.irfft(1j * unit, width)
+    parts = zip((real, imaginary), matrices)
+    first, second = (
+        jnp.matmul(part, jnp.asarray(matrix, part.dtype), precision='highest')
+        for part, matrix in parts
     )
-    return jnp.fft.irfft(turned, x.shape[-1]).astype(x.dtype)
+    return first + second
 
 
 def string_circulant_start(
@@ -170,8 +192,7 @@ class StringCirculant(Turned):
 
     `q'_i = exp(sum_a p_ia L_a) q_i`, `k'_j = exp(sum_a p_ja L_a) k_j`, `L_a = C_a - C_a^T`. The
     matrices C_a are circulant and trained by their first columns, for each coordinate and head.
-    Logits depend on the differences of all coordinates alone. The Fourier transform computes it in
-    H log H steps. It is `rope` with trained frequencies in the Fourier basis, where one direction,
+    Logits depend on the differences of all coordinates alone. It is `rope` with trained frequencies in the Fourier basis, where one direction,
     and for even H a second one, never turns.
 
     Whole positions with several components are cells of a grid; a token in front of it, with

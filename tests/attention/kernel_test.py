@@ -482,7 +482,7 @@ def test_the_memory_of_a_tpu():
     )
     given = ring_test.arguments(example('cope()'), 256)
     run = lambda how: ring_test.gradients_and_results(128, implementation=how)(*given)
-    with made_for('tpu'), tpu.force_tpu_interpret_mode(checked):
+    with made_for('tpu_interpreter'), tpu.force_tpu_interpret_mode(checked):
         found = run('kernel')
     same(found, run('blocked'))
 
