@@ -192,8 +192,8 @@ class StringCirculant(Turned):
 
     `q'_i = exp(sum_a p_ia L_a) q_i`, `k'_j = exp(sum_a p_ja L_a) k_j`, `L_a = C_a - C_a^T`. The
     matrices C_a are circulant and trained by their first columns, for each coordinate and head.
-    Logits depend on the differences of all coordinates alone. It is `rope` with trained frequencies in the Fourier basis, where one direction,
-    and for even H a second one, never turns.
+    Logits depend on the differences of all coordinates alone. It is `rope` with trained frequencies
+    in the Fourier basis, where one direction, and for even H a second one, never turns.
 
     Whole positions with several components are cells of a grid; a token in front of it, with
     negative ones alone, is not turned. Fractional positions are points.
