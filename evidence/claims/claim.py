@@ -21,6 +21,7 @@ VERDICTS = (
     'holds', 'partly', 'tolerated', 'mixed', 'partly contrary', 'contrary', 'open', 'ceiling',
     'floor',
 )  # fmt: skip
+TASKS = 'run', 'panel', 'folder'  # fields in which a number may list tasks
 Curve = Sequence[tuple[float, float]]
 
 
@@ -105,13 +106,39 @@ class Procedure:
         Raises:
           MissingResultError: the results lack what the formula reads.
         """
-        found = together([results.values(**asked) for asked in self.numbers.values()])
+        return self._effects(results, self.numbers)
+
+    def _effects(self, results: ResultRows, numbers: Mapping[str, Any]) -> dict[int, float]:
+        found = together([results.values(**asked) for asked in numbers.values()])
         code = compile(self.effect, 'effect', 'eval')
         known = {**FUNCTIONS, '__builtins__': {}}
         return {
-            seed: eval(code, {**known, **dict(zip(self.numbers, own))})
-            for seed, own in found.items()
+            seed: eval(code, {**known, **dict(zip(numbers, own))}) for seed, own in found.items()
         }
+
+    def without_each(self, results: ResultRows) -> dict[str, float]:
+        """Task -> the mean effect without it, where the formula takes means over tasks, which all
+        its numbers list in the same field and order; otherwise {}.
+        """
+        lists = [
+            [field for field in TASKS if isinstance(asked.get(field), list)]
+            for asked in self.numbers.values()
+        ]
+        fields, counts = {tuple(own) for own in lists}, set()
+        if 'mean(' in self.effect and len(fields) == 1 and len(lists[0]) == 1:
+            (field,) = lists[0]
+            counts = {len(asked[field]) for asked in self.numbers.values()}
+        if len(counts) != 1:
+            return {}
+        found = {}
+        for place, item in enumerate(next(iter(self.numbers.values()))[field]):
+            rest = {
+                name: {**asked, field: asked[field][:place] + asked[field][place + 1 :]}
+                for name, asked in self.numbers.items()
+            }
+            task = item.rsplit('_', 1)[0] if field == 'run' else item
+            found[task] = statistics.fmean(self._effects(results, rest).values())
+        return found
 
     @functools.cached_property
     def fingerprint(self) -> str:

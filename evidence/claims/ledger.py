@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 
+from evidence.claims import training
 from evidence.claims.claim import Claim, Procedure
 from evidence.claims.results import MissingResultError, ResultRows, over_documents
 from evidence.experiments import sweep
@@ -244,6 +245,7 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
     effects, results = run_and_read(claim, workdir, keep)
     minutes = (monotonic() - began) / 60
     results.keep(RESULTS / f'{made.name}.csv')
+    training.keep(workdir / made.name, RESULTS / training.KEPT.format(made.name))
     record = {
         'digest': made.digest,
         'test': claim.test,
@@ -256,7 +258,12 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
         'versions': {'posenc_jax': __version__, 'jax': jax.__version__},
         'begun': begun,
         'results': f'{made.name}.csv',
+        'training': training.measured(workdir / made.name),
     }
+    if scored := [row['tokens'] for row in results.read if row.get('tokens')]:
+        record['scored'] = [min(scored), max(scored)]
+    if without := claim.how.without_each(results):
+        record['without'] = {task: round(effect, 6) for task, effect in without.items()}
     if (interval := over_documents(claim.how.effects, results)) is not None:
         low, high, count = interval
         record['documents'] = {'low': round(low, 6), 'high': round(high, 6), 'count': count}

@@ -11,7 +11,7 @@ from typing import Any
 import rich.console
 import rich.table
 
-from evidence.claims import ledger
+from evidence.claims import ledger, training
 from evidence.claims.claim import VERDICTS, Claim, Procedure
 from posenc_jax.lab.files import disk
 from posenc_jax.language.catalog import markdown_table
@@ -73,7 +73,18 @@ A review of the results before this ledger found 21 claims shown, 23 partly, 16 
 and not shown, and 49 not built. The ledger now has:
 """
 
+TRAINED = """
+The class of a claim is *exact* if it holds by construction or by a theorem, *tolerance* if it is
+that a loss does not rise by more than so much, *timing*, or else *empirical*. Numbers are the least
+and the largest over the runs of the sweep. The length counts tokens of a row, or what else
+`train.length` counts for the task. *Last fifth* is how far the training loss fell from the fourth
+fifth of the batches to the last one; the curves are in `evidence/results/*-curves.csv`. *Scored* is
+how many tokens, points or answers are behind a number. Records before 2026-12-01 do not have these
+two, and of sweeps that are programs of their own they have none of the numbers. A `+` behind a
+commit says that files differed from it."""
+
 PICTURE = 'claims/{}.png'  # one for each family
+TRAINING = 'parameters', 'batches', 'rows', 'length'
 # Pictures in which lengths are swept: family -> file in docs/results -> what it shows.
 BY_LENGTH = {
     'Positions and lengths': {
@@ -114,8 +125,9 @@ def spread(how: Procedure, effects: Mapping[int, float]) -> tuple[str, str]:
 
 
 def effect_text(how: Procedure, record: Mapping[str, Any]) -> str:
-    """Mean and range of the effects of a record, the interval over documents where it is known,
-    with the unit and the margin. Of a loss that may rise by so much, it says how far it rose.
+    """Mean and range of the effects of a record, with the unit and the margin. Where they are
+    known, it has a mean over tasks without each of them, and the interval over documents. Of a loss
+    that may rise by so much, it says how far it rose.
 
     Example:
       >>> how = Procedure('', (), 'a - b', unit='nats', margin=0.1)
@@ -123,12 +135,15 @@ def effect_text(how: Procedure, record: Mapping[str, Any]) -> str:
       '0.5 nats (0.25 to 0.75 over 3 seeds; at least 0.1 counts)'
     """
     effects, texts = ledger.effects(record), record.get('documents')
+    tasks = record.get('without', {})
     allowed = re.match(r'([\d.]+) \+ ', how.effect)
     if allowed:  # the loss of a reference, and how much more of it is allowed
         most = float(allowed[1])
         effects = {seed: most - effect for seed, effect in effects.items()}
         texts = texts and texts | {'low': most - texts['high'], 'high': most - texts['low']}
+        tasks = {task: most - effect for task, effect in tasks.items()}
     mean, span = spread(how, effects)
+    span += ''.join(f'; without {task} {effect:.3g}' for task, effect in tasks.items())
     if texts:
         span += f'; {texts["low"]:.3g} to {texts["high"]:.3g} over {texts["count"]} documents'
     if allowed:
@@ -180,6 +195,9 @@ def markdown(claims: Claims, records: Records) -> str:
             ]
             names = ('id', 'method', 'the paper says', 'the test would be', 'minutes')
             parts += ['\nNot measured:\n', table(names, rows)]
+    parts.append(f'\n## What was trained and scored\n{TRAINED}\n')
+    own = [_trained_row(claims[name], records[name]) for name in claims if name in verdicts]
+    parts.append(table(('id', 'class', *TRAINING, 'last fifth', 'scored', 'measured'), own))
     rows = [[f'`{key}`', why] for key, why in sorted(WITHOUT.items())]
     parts += ['\n## Methods without a claim\n', table(('method', 'why'), rows)]
     return '\n'.join(parts) + '\n'
@@ -262,6 +280,14 @@ def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
     ]
 
 
+def _trained_row(claim: Claim, record: Mapping[str, Any]) -> list[str]:
+    assert claim.how is not None
+    numbers = {**record.get('training', {}), 'scored': record.get('scored')}
+    cells = [training.range_text(numbers, name) for name in (*TRAINING, 'fell', 'scored')]
+    commit = f'`{record["commit"]}`' if record['commit'] else ''
+    return [claim.id, claim.how.kind, *cells, f'{record["date"]} {commit}'.strip()]
+
+
 def _cited(claim: Claim) -> str:
     if not claim.arxiv:
         return claim.statement
@@ -274,7 +300,7 @@ def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def draw(path: pathlib.Path, claims: Claims, records: Records, verdicts: Mapping[str, str]) -> None:
     """Draws the effects of the claims in `verdicts` as multiples of their margins, by verdict and
-    size: a dot for the mean and a line over the seeds.
+    size: a dot for the mean, and a line over the seeds with a mark for each.
     """
     from matplotlib.figure import Figure
 
@@ -293,6 +319,8 @@ def draw(path: pathlib.Path, claims: Claims, records: Records, verdicts: Mapping
         if rows:
             values = [spread[order[row]] for row in rows]
             axes.hlines(rows, [v[0] for v in values], [v[-1] for v in values], colour)
+            for row, own in zip(rows, values):
+                axes.plot(own, [row] * len(own), '|', color=colour, markersize=7)
             axes.plot([mean[order[row]] for row in rows], rows, 'o', color=colour, label=verdict)
     axes.set_xscale('symlog', linthresh=1)
     axes.xaxis.set_major_formatter('{x:g}')
@@ -300,7 +328,7 @@ def draw(path: pathlib.Path, claims: Claims, records: Records, verdicts: Mapping
         axes.axvline(margin, color='black', linewidth=0.8, linestyle='--')
     axes.set_yticks(range(len(order)), [f'{name}  {claims[name].key}' for name in order])
     axes.set_ylim(-0.7, len(order) - 0.3)
-    axes.set_xlabel('effect / margin (dashed: the margins; line: the range)')
+    axes.set_xlabel('effect / margin (dashed: the margins; marks: the seeds; dot: their mean)')
     figure.legend(loc='outside upper center', ncols=5)  # all verdicts in one row are too wide
     disk.save_figure(figure, path, dpi=110)
 

@@ -16,7 +16,7 @@ import pytest
 
 from evidence import claims
 from evidence.claims import __main__ as command
-from evidence.claims import choosing, headline, ledger, page
+from evidence.claims import choosing, headline, ledger, page, training
 from evidence.claims.claim import Claim, Procedure, read
 from evidence.claims.page import WITHOUT
 from posenc_jax.lab.files import lock
@@ -96,6 +96,10 @@ def test_the_page_says_how_far_documents_move_an_effect():
     record = {'effects': {'0': 0.25}, 'documents': {'low': -0.1, 'high': 0.5, 'count': 29}}
     text = page.effect_text(measurement(), record)
     assert '; -0.1 to 0.5 over 29 documents; at least' in text
+    record['without'] = {'sort': 0.125}
+    assert '; without sort 0.125; -0.1 to' in page.effect_text(measurement(), record)
+    text = page.effect_text(measurement(effect='0.5 + a - b'), record)
+    assert '; without sort 0.375; 0 to 0.6 over 29 documents), where 0.5 more is allowed' in text
 
 
 def test_the_digest_is_that_of_all_settings():
@@ -163,10 +167,11 @@ def test_effects_and_verdicts_follow_from_the_numbers_that_are_kept():
             assert record['results'] == f'{ledger.run_command(claims.CLAIMS[name].how).name}.csv'
             assert found == pytest.approx(ledger.effects(record), abs=1.5e-6)
     named = {record['results'] for record in MEASURED.values()} - {None}
-    assert {path.name for path in ledger.RESULTS.glob('*')} == named
+    curves = {training.KEPT.format(name.removesuffix('.csv')) for name in named}
+    assert named <= {path.name for path in ledger.RESULTS.glob('*')} <= named | curves
     text = command.PAGE.read_text()
     for name, verdict in page.measured(claims.CLAIMS, MEASURED).items():
-        (row,) = [line for line in text.splitlines() if line.startswith(f'| {name} | ')]
+        row = next(line for line in text.splitlines() if line.startswith(f'| {name} | '))
         values = MEASURED[name]['effects'].values()
         margin, mean = claims.CLAIMS[name].how.margin, sum(values) / len(values)
         both = max(values) >= margin and min(values) <= -margin
