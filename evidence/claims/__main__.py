@@ -172,7 +172,9 @@ def main() -> None:
                 budget = math.inf if asked else arguments.budget
                 if seed is not None:
                     return again(drawn(seed), workdir, budget, held)
+                ledger.check_clean()
                 failed = run(asked or left(workdir), workdir, budget, held, not arguments.no_pages)
+        ledger.check_kept(claims.CLAIMS, ledger.read())
         if not arguments.no_pages:
             write_pages()
     except (ValueError, OSError, lock.HeldError) as error:

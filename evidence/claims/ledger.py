@@ -292,6 +292,44 @@ def recomputed(claim: Claim, record: Mapping[str, Any]) -> dict[int, float] | No
     return {seed: round(value, 6) for seed, value in found.items()}
 
 
+def check_kept(claims: Mapping[str, Claim], records: Mapping[str, Mapping[str, Any]]) -> None:
+    """Checks that the numbers in `RESULTS` give the effects of their records.
+
+    Raises:
+      ValueError: a table is missing or lacks numbers, or gives other effects.
+    """
+    for name, record in records.items():
+        if not is_current(claims[name], record):
+            continue
+        path, again = RESULTS / str(record['results']), f'run `python -m evidence.claims {name}`'
+        try:
+            found = recomputed(claims[name], record)
+        except (OSError, MissingResultError) as error:
+            raise ValueError(f'claim {name}: {path.name} does not fit: {error}; {again}') from None
+        given = effects(record)
+        if found is not None and (
+            found.keys() != given.keys()
+            or any(abs(found[seed] - given[seed]) > 1.5e-6 for seed in given)
+        ):
+            raise ValueError(
+                f'claim {name}: {path.name} gives the effects {list(found.values())}, and '
+                f'{MEASURED.name} has {list(given.values())}; {again}'
+            )
+
+
+def check_clean() -> None:
+    """Checks that the code is that of a commit, which a record names.
+
+    Raises:
+      ValueError: files differ from the commit.
+    """
+    if (commit := _commit()).endswith('+'):
+        raise ValueError(
+            f'files differ from commit {commit[:-1]}, and a record names the commit that it was '
+            'measured with; commit them, or measure with --sample, which records nothing'
+        )
+
+
 def is_ready(how: Procedure, workdir: pathlib.Path) -> bool:
     """Whether a directory has all results that the measure reads."""
     try:
