@@ -1,4 +1,4 @@
-"""docs/headline.md: the results that are looked for first, by the papers and by the claims."""
+"""docs/headline.md: well-known results, as papers report them and as the claims measure them."""
 
 import dataclasses
 import pathlib
@@ -9,13 +9,13 @@ from evidence.claims import page
 from posenc_jax.language.choosing import anchor
 
 PATH = pathlib.Path(__file__).with_suffix('.toml')
-HEADER = """# The results that are looked for first
+HEADER = """# Well-known results, measured here
 
-Each row has what a paper reports, what was measured here, and how the two settings differ. The
+Each section has what a paper reports, how the setting here differs, and what was measured. The
 models here are small and were trained for minutes, so a verdict is about this setting.
-[claims.md](claims.md) explains the verdicts and has all claims. `python -m evidence.claims` makes
-the page from the records, and `python -m evidence.claims ID` measures a claim again; the minutes
-are those of two cores.
+[claims.md](claims.md) explains the verdicts and has all claims. `python -m evidence.claims` writes
+this page from the records, and `python -m evidence.claims ID` measures a claim again. Minutes are
+those of two cores.
 """
 COLUMNS = ('claim', 'method', 'verdict', 'effect', 'compared here', 'minutes')
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from posenc_jax.base import interrupts
 from posenc_jax.base.programs import program
+from posenc_jax.lab.catalogue.costs import costs_markdown
 from posenc_jax.lab.catalogue.functions import functions_markdown
 from posenc_jax.lab.catalogue.tasks import tasks_markdown
 from posenc_jax.lab.files import disk, repository
@@ -28,7 +29,8 @@ HEADER = """# Catalogue
 `python -m posenc_jax.lab.catalogue` writes this page from the Cards of the registered methods; do
 not edit it. The tables list the encodings first, then frequency rules, extensions, encoders of
 coordinates and of graphs, fields, mixers, caches, conversions and analyses. Within a table, methods
-are in the order in which a layer calls their first doors. The last table has the tasks.
+are in the order in which a layer calls their first doors. The last two tables have the tasks and
+the measured costs.
 
 | column | what it says |
 | --- | --- |
@@ -40,7 +42,7 @@ are in the order in which a layer calls their first doors. The last table has th
 | promises | properties of the method, which `tests/contract_test.py` checks, see below |
 | example | a valid spec string, or a call in Python |
 | reference | the paper, or another source if there is no paper |
-| train step | its time, where it was measured ([performance.md](performance.md)) |
+| train step | its time, where it was measured ([Costs](#costs)) |
 | use when | the needs for which [choosing.md](choosing.md) names the method |
 
 **Promises.** The class `Promises` in `posenc_jax/protocol/card.py` defines them.
@@ -68,7 +70,8 @@ SPEC...` draws a larger picture of any encoding.
 
 def rendered(root: Path) -> dict[Path, str]:
     """The text of each generated file, by path."""
-    tables = f'{catalog_markdown(pictures=PICTURES, more=MORE)}\n{tasks_markdown()}'
+    methods = catalog_markdown(pictures=PICTURES, more=MORE)
+    tables = '\n'.join((methods, tasks_markdown(), costs_markdown()))
     return {
         root / 'docs' / 'catalog.md': HEADER + tables,
         root / 'docs' / 'functions.md': functions_markdown(),
