@@ -12,7 +12,7 @@ import posenc_jax as pj
 from posenc_jax.protocol import registry
 from tests.documentation_test import blocks
 
-OWN = 'slow_half', 'every_other', 'shrink', 'average'
+OWN = 'log_slope', 'slow_half', 'every_other', 'shrink', 'average'
 
 
 def run_own(monkeypatch, laws):
@@ -31,6 +31,7 @@ def test_methods_of_ones_own_keep_some_laws(monkeypatch, capsys):
     scope = run_own(monkeypatch, ('shapes', 'roles', 'decoding'))
     printed = capsys.readouterr().out
     assert printed.count(' 3 laws hold: shapes, roles, decoding\n') == len(OWN)
+    assert 'rope() | log_slope() opens project, logits: 3 laws' in printed
     assert 'shrink(encoding=rope(), factor=4.0) | alibi()' in printed
     assert [key for key in OWN if key in printed] == list(OWN)
     # What their docstrings say.

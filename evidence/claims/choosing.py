@@ -12,8 +12,8 @@ HEADER = """# Choosing an encoding
 This page says what to try first for each need. It rests on the measured claims of
 [claims.md](claims.md), in small models that were trained for minutes; a larger model may behave
 otherwise. `python -m evidence.claims` makes the page. `pj.choose` gives the same advice in Python,
-by the answers to nine questions, and leaves out what takes too long, has no kernel of JAX, or is
-not read by another library:
+by the answers to nine questions, which `help(pj.choose)` lists, and leaves out what takes too long,
+has no kernel of JAX, or is not read by another library:
 
 ```python
 import posenc_jax as pj

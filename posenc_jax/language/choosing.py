@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import re
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,13 @@ from typing import Any
 
 from posenc_jax.language.catalog import KINDS, entries_of
 from posenc_jax.language.spec import parse
-from posenc_jax.protocol.errors import SpecError, check_choice, check_number
+from posenc_jax.protocol.errors import (
+    SpecError,
+    check_choice,
+    check_flag,
+    check_number,
+    names_checked,
+)
 
 _FOLDER = pathlib.Path(__file__).parents[1]
 LARGEST_FACTOR = 64.0  # of all that was measured
@@ -148,6 +155,7 @@ def _need(picks: Sequence[Mapping[str, Any]] = (), **fields: Any) -> Need:
     return Need(picks=tuple(Pick(**of_pick(row), when=rest(row)) for row in picks), **fields)
 
 
+@names_checked
 def choose(
     data: str = 'text',
     *,
@@ -164,7 +172,8 @@ def choose(
     were trained for minutes.
 
     Args:
-      data: what the model reads, see `QUESTIONS`.
+      data: what the model reads: 'text', 'images', 'pictures in text', 'field', 'globe', 'points',
+        'graph', 'tree', 'signal' or 'translation'.
       checkpoint: whether there is a trained model with rotary positions; else one is trained.
       tuning: whether such a model may be trained a little further.
       factor: the size at which the model is used, over the trained one, up to 64.
@@ -190,7 +199,11 @@ def choose(
     answers: dict[str, Any] = dict(data=data, needs=needs, memory=memory, loads=loads)
     for name, choices in QUESTIONS.items():
         check_choice(f'choose: {name}', answers[name], choices)
+    for name, flag in dict(checkpoint=checkpoint, tuning=tuning, kernel=kernel).items():
+        check_flag(f'choose: {name}', flag)
     check_number('choose: factor', factor, above=0, most=LARGEST_FACTOR)
+    if step != math.inf:
+        check_number('choose: step', step, above=0)
     answers |= dict(checkpoint=checkpoint, tuning=tuning, factor=factor)
     answers |= dict(kernel=kernel, step=step)
     for need, picks in _found(answers):
@@ -313,7 +326,10 @@ def _step(spec: str) -> float:
 
 
 def _filled(name: str, text: str) -> list[str]:
-    """Lines of at most 100 columns, with the name in front; none without a text."""
+    """Lines of at most 100 columns, with the name in front; none without a text. Links of the page
+    become their text with the file.
+    """
+    text = re.sub(r'\[([^]]+)\]\(([^)]+)\)', r'\1 (docs/\2)', text)
     margin: Any = dict(initial_indent=f'  {name:14}', subsequent_indent=' ' * 16)
     whole = ' '.join(text.split())
     return textwrap.wrap(whole, 100, break_on_hyphens=False, **margin) if whole else []

@@ -3,13 +3,12 @@
 from flax import nnx
 
 from posenc_jax.language import spec as spec_language
+from posenc_jax.language.spec import CONTEXT_NAMES
 from posenc_jax.protocol.composite import ChainedEncoding, parts_of
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.errors import SpecError, is_size, nearest
+from posenc_jax.protocol.errors import SpecError, is_size, nearest, quoted
 from posenc_jax.protocol.masks import Causal, Document, Full
-
-CONTEXT_NAMES = ('heads', 'kv_heads', 'head_dim', 'model_dim', 'train_len', 'rngs')
 
 
 def make(spec: str | Encoding, *, causal: bool | None = None, **context) -> Encoding:
@@ -29,6 +28,8 @@ def make(spec: str | Encoding, *, causal: bool | None = None, **context) -> Enco
     for name in context:
         if name not in CONTEXT_NAMES:
             raise SpecError(f'make() has no argument {name!r}; {nearest(name, CONTEXT_NAMES)}')
+    if not isinstance(rngs := context.get('rngs', nnx.Rngs(0)), nnx.Rngs):
+        raise SpecError(f'make() takes rngs as nnx.Rngs, e.g. nnx.Rngs(0), got {quoted(rngs)}')
     if isinstance(spec, str):
         for name in ('heads', 'kv_heads', 'head_dim', 'model_dim'):
             size = context.get(name, 1)

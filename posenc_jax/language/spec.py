@@ -31,7 +31,7 @@ from posenc_jax.base.memory import bytes_of, readable
 from posenc_jax.protocol.calls import CONTEXT, Chain, Node, written
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.errors import LARGEST, SpecError, nearest, quoted
+from posenc_jax.protocol.errors import LARGEST, SpecError, near, nearest, quoted
 from posenc_jax.protocol.registry import Entry, Kind, entries, lookup
 
 MAX_SPEC_CHARS = 4000
@@ -39,6 +39,7 @@ MAX_SPEC_CHARS = 4000
 MAX_BYTES = 2**30
 MAX_SIZE = 2**20  # of each of SIZES
 SIZES = ('heads', 'kv_heads', 'head_dim', 'model_dim')
+CONTEXT_NAMES = (*SIZES, 'train_len', 'rngs')  # what a model knows
 
 
 def parse(spec: str, kinds: tuple[Kind, ...] = ('encoding',)) -> Chain:
@@ -69,8 +70,8 @@ def parse(spec: str, kinds: tuple[Kind, ...] = ('encoding',)) -> Chain:
         if isinstance(error, SpecError):
             raise
         why = error.msg if isinstance(error, SyntaxError) else error or type(error).__name__
-        near = _near_names(spec, kinds)
-        raise SpecError(f'cannot read spec {quoted(spec)}: {near or why}') from None
+        names = _near_names(spec, kinds)
+        raise SpecError(f'cannot read spec {quoted(spec)}: {names or why}') from None
 
 
 def _near_names(spec: str, kinds: tuple[Kind, ...]) -> str:
@@ -79,8 +80,9 @@ def _near_names(spec: str, kinds: tuple[Kind, ...]) -> str:
     """
     names = [entry.key for kind in kinds for entry in entries(kind)]
     for word in re.findall(r'(?:^|\|)\s*(\w[\w.-]*)', spec):
-        if not word.isidentifier() and (near := nearest(word, names)).startswith('did you mean'):
-            return f'{quoted(word)} is not a name; {near}'
+        found = nearest(word, names)
+        if not word.isidentifier() and found.startswith('did you mean'):
+            return f'{quoted(word)} is not a name; {found}'
     return ''
 
 
@@ -271,11 +273,11 @@ def _show(hint, value) -> str:
         return 'a call of kind ' + ' or '.join(kinds)
     if typing.get_origin(hint) is typing.Literal:
         choices = typing.get_args(hint)
-        near = difflib.get_close_matches(str(value), map(str, choices), n=1, cutoff=0.5)
+        like = difflib.get_close_matches(str(value), map(str, choices), n=1, cutoff=0.5)
         return (
             'one of '
             + ', '.join(map(repr, choices))
-            + ''.join(f'; did you mean {choice!r}?' for choice in near)
+            + ''.join(f'; did you mean {choice!r}?' for choice in like)
         )
     if hint is int and type(value) is int:
         return f'a whole number of 32 bits, at most {2**31 - 1}'
@@ -318,6 +320,9 @@ def build(node: Node, context: dict[str, Any]) -> Any:
                     f'extend(encoding, "{key}()")'
                     if name == 'encoding'
                     else f'{key} needs {name!r}: give it in the spec, or as argument {name}=...'
+                    if name in CONTEXT_NAMES or not (known := near(name, CONTEXT_NAMES))
+                    else f'{key}: the default of {name!r} is CONTEXT, but a model knows no {name}; '
+                    f'did you mean {known[0]!r}?'
                 )
             given[name] = context[name]
         if name in SIZES and not 1 <= given[name] <= MAX_SIZE:

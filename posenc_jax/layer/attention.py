@@ -19,7 +19,7 @@ from posenc_jax.layer.mixer import AttentionMixer
 from posenc_jax.layer.projections import Projections
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.errors import check_choice, is_size
+from posenc_jax.protocol.errors import check_choice, is_size, names_checked
 from posenc_jax.protocol.registry import constructor_signature
 from posenc_jax.protocol.tokens import Tokens
 
@@ -59,6 +59,7 @@ class Attention(nnx.Module):
       True
     """
 
+    @names_checked
     def __init__(
         self,
         encoding: str | Encoding,
@@ -206,11 +207,11 @@ class Attention(nnx.Module):
             `jax.lax.scan` begins behind it.
 
         Raises:
-          ValueError: `x`, `valid` or `segment` of another shape; another dtype of `x` than the
-            cache was made for; more tokens than there are free slots (as far as the cursor is
-            known); several tokens at once where every token rewrites the cached keys; `valid` or
-            `segment` for a cache that was started with `tok`, or with an encoding that places all
-            tokens together.
+          ValueError: `x`, `valid` or `segment` of another shape; what is no cache of `start` or
+            `step`; another dtype of `x` than the cache was made for; more tokens than there are
+            free slots (as far as the cursor is known); several tokens at once where every token
+            rewrites the cached keys; `valid` or `segment` for a cache that was started with `tok`,
+            or with an encoding that places all tokens together.
 
         Example:
           >>> layer = Attention('rope()', width=8, heads=2, rngs=nnx.Rngs(0))
@@ -223,6 +224,11 @@ class Attention(nnx.Module):
         """
         x = self._checked(x)
         batch, count = x.shape[:2]
+        if not isinstance(cache, Cache):
+            raise ValueError(
+                'Attention: cache must be what start(batch, capacity) returned, or the second '
+                f'result of the last step, got {type(cache).__name__}'
+            )
         (state,) = cache.layers
         if state.k.shape[0] != batch:
             raise ValueError(

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.layer import cache as caching
+from posenc_jax.protocol.errors import must_define
 from posenc_jax.protocol.registry import Card
 from posenc_jax.protocol.tokens import Tokens
 
@@ -43,7 +44,7 @@ class RecurrentMixer(nnx.Module):
 
     def initial(self, batch: int) -> State:
         """The state before the first token of a document, [B, ...] in float32."""
-        raise NotImplementedError
+        raise must_define(self, 'initial(self, batch)')
 
     def scan(
         self, x: Float[Array, 'B T D'], tok: Tokens, starts: Bool[Array, '#B T'], state: State
@@ -58,7 +59,7 @@ class RecurrentMixer(nnx.Module):
             state before it. It is never True on padding.
           state: as `initial` or `scan` returned it.
         """
-        raise NotImplementedError
+        raise must_define(self, 'scan(self, x, tok, starts, state)')
 
     def whole(self, x: Float[Array, 'B L D'], tok: Tokens) -> Float[Array, 'B L D']:
         """The result for whole sequences."""

@@ -6,7 +6,8 @@ from typing import Any
 
 from posenc_jax.language import spec as spec_language
 from posenc_jax.language.layer_spec import parse_layer
-from posenc_jax.language.make import CONTEXT_NAMES, make
+from posenc_jax.language.make import make
+from posenc_jax.language.spec import CONTEXT_NAMES
 from posenc_jax.methods.rope import Rotary
 from posenc_jax.protocol.calls import written
 from posenc_jax.protocol.composite import name_of, parts_of

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from posenc_jax.protocol.errors import must_define
 from posenc_jax.protocol.registry import Promises
 
 STATIC: dict[str, Any] = dict(  # of their Cards
@@ -24,7 +25,7 @@ class FrequencyRule:
 
     def frequencies(self, rotary_dim: int, base: float) -> np.ndarray:
         """Radians per position of each plane, float64 [rotary_dim / 2]."""
-        raise NotImplementedError
+        raise must_define(self, 'frequencies(self, rotary_dim, base)')
 
     def __call__(self, rotary_dim: int, base: float, length=None) -> tuple[np.ndarray, float]:
         return self.frequencies(rotary_dim, base), 1.0

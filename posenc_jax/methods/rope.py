@@ -109,13 +109,19 @@ def rope(
       layout: see `rotate`.
 
     Raises:
-      ValueError: both a base and frequencies; more frequencies than H/2; an odd H without `freqs`.
+      ValueError: `x` or positions of another rank; both a base and frequencies; more frequencies
+        than H/2; an odd H without `freqs`.
 
     Example:
       >>> x, positions = jnp.ones((1, 1, 1, 4)), jnp.array([[1]])
       >>> rope(x, positions, freqs=np.array([np.pi / 2]), scale=2.0).ravel().round(2).tolist()
       [-2.0, 2.0, 1.0, 1.0]
     """
+    if x.ndim != 4 or positions.ndim > 2:
+        raise ValueError(
+            f'rope takes x of shape [B, L, heads, H] and positions [B, L], got {x.shape} and '
+            f'{positions.shape}'
+        )
     if base is not None and freqs is not None:
         raise ValueError(f'rope takes a base or frequencies, got base={base} and freqs')
     if freqs is None:

@@ -175,6 +175,12 @@ def _knows_heads(part: Encoding) -> bool:
     variables = jax.tree.leaves(
         nnx.state(part), is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
     )
+    for variable in variables:
+        if not isinstance(variable, nnx.Variable):
+            raise SpecError(
+                f'{type(part).__name__} has a plain array {variable.dtype} {variable.shape}; write '
+                'nnx.Param(array, axes=(...)) if it is trained, else pj.Constant(array, axes=(...))'
+            )
     roles = {role for variable in variables for role in variable.get_metadata().get('axes') or ()}
     return bool(roles & {'heads', 'kv_heads'})
 
@@ -183,8 +189,9 @@ def chain(*encodings: Encoding) -> Encoding:
     """Joins encodings; nested chains are flattened and a chain of one is that encoding.
 
     Raises:
-      SpecError: no argument, or one that is no encoding; two encodings that exclude each other
-        (see `CONFLICTS`), which are named; an encoding that opens only one of `qkv` and `merge`.
+      SpecError: no argument, or one that is no encoding; an encoding with a plain array; two
+        encodings that exclude each other (see `CONFLICTS`), which are named; an encoding that opens
+        only one of `qkv` and `merge`.
     """
     for encoding in encodings:
         if not isinstance(encoding, Encoding):

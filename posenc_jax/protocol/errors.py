@@ -2,11 +2,15 @@
 
 import contextlib
 import difflib
+import functools
+import inspect
 import numbers
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec('P')
+R = TypeVar('R')
 LARGEST = (2 - 2.0**-23) * 2.0**127  # the largest number of float32
 _LONGEST_NAME = 100
 _MOST_SHOWN = 60  # choices in an error message
@@ -112,12 +116,14 @@ def check_number(
     `most`.
 
     Raises:
-      ValueError: it is not; the message starts with `what`.
+      ValueError: it is not, or it is text or a boolean; the message starts with `what`.
 
     Example:
       >>> check_number('fire threshold', 512.0, above=0)
       512.0
     """
+    if isinstance(value, bool | str):
+        raise ValueError(f'{what} must be a number, got {value!r}')
     if above is not None and not value > above:
         raise ValueError(
             f'{what} must be {"positive" if above == 0 else f"above {above}"}, got {value}'
@@ -131,6 +137,48 @@ def check_number(
     if value > most:
         raise ValueError(f'{what} must be at most {most}, got {value}')
     return value
+
+
+def check_flag(what: str, value: bool) -> bool:
+    """`value` if it is True or False.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f'{what} must be True or False, got {quoted(value)}')
+    return value
+
+
+def names_checked(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that refuses an unknown keyword with the nearest one, which Python does not name.
+
+    Example:
+      >>> names_checked(lambda heads, width: None)(hed=3)
+      Traceback (most recent call last):
+      TypeError: <lambda>() has no argument 'hed'; did you mean 'heads'?
+    """
+    known = [name for name in inspect.signature(function).parameters if name not in ('self', 'cls')]
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in known:
+                called = function.__qualname__.removesuffix('.__init__')
+                raise TypeError(f'{called}() has no argument {name!r}; {nearest(name, known)}')
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+def must_define(base: Any, method: str) -> NotImplementedError:
+    """The error of a base class whose subclass lacks a method.
+
+    Example:
+      >>> must_define('a text', 'upper(self)')
+      NotImplementedError('str must define upper(self)')
+    """
+    return NotImplementedError(f'{type(base).__name__} must define {method}')
 
 
 def is_size(value: Any) -> bool:

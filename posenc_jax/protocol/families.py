@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Num
 from posenc_jax.base.double import Double
 from posenc_jax.base.products import over_batch
 from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.errors import must_define
 from posenc_jax.protocol.tokens import Tokens
 
 
@@ -17,7 +18,7 @@ class Embedding(Encoding):
 
     def table(self, tok: Tokens, width: int) -> Float[Array, '#B L D']:
         """Position vectors of model width."""
-        raise NotImplementedError
+        raise must_define(self, 'table(self, tok, width)')
 
     def embed(self, x, tok):
         added = self.table(tok, x.shape[-1]).astype(x.dtype)
@@ -31,10 +32,15 @@ class Bias(Encoding):
         self, q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']
     ) -> Float[Array, '#B #N T S']:
         """Additive bias in float32, not divided by sqrt(H)."""
-        raise NotImplementedError
+        raise must_define(self, 'bias(self, q_pos, k_pos)')
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         bias = self.bias(tq.pos, tk.pos).astype(jnp.float32)
+        if bias.ndim != 4:
+            raise ValueError(
+                f'{type(self).__name__}.bias returned the shape {bias.shape}, expected [B, heads, '
+                'queries, keys], where B and heads may be 1'
+            )
         if bias.shape[1] not in (1, s.shape[1]):
             raise ValueError(
                 f'{type(self).__name__} was built for {bias.shape[1]} heads, the queries have '
@@ -63,7 +69,7 @@ class Mask(Encoding):
         return None
 
     def allow(self, tq: Tokens, tk: Tokens) -> Array:
-        raise NotImplementedError
+        raise must_define(self, 'allow(self, tq, tk)')
 
     def mask(self, tq, tk):
         return self.allow(tq, tk)

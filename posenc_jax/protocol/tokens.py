@@ -10,6 +10,8 @@ from jax import export
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Int, Num
 
+from posenc_jax.protocol.errors import names_checked
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Tokens:
         )
 
     @classmethod
+    @names_checked
     def of(
         cls,
         *,
@@ -94,7 +97,7 @@ class Tokens:
           ([[11]], [[0]])
         """
         whole = dict(positions=positions, segment=segment, index=index, rank=rank, ids=ids)
-        for name, a in whole.items():
+        for name, a in dict(whole, valid=valid).items():
             _check_range(name, a)
         _check_finite(positions)
         given = {
@@ -209,10 +212,18 @@ class Tokens:
 
 
 def _check_range(name: str, a) -> None:
-    """Refuses integers that 32 bits do not hold; arrays of JAX have been cut to them already."""
+    """Refuses lists that are no array, and integers that 32 bits do not hold; arrays of JAX have
+    been cut to them already.
+    """
     if a is None or isinstance(a, jax.Array):
         return
-    a = np.asarray(a)
+    try:
+        a = np.asarray(a)
+    except ValueError:
+        raise ValueError(
+            f'Tokens.of: {name} has rows of different lengths, expected [B, L]; pad the shorter '
+            'ones and give valid=, False for padding'
+        ) from None
     limits = np.iinfo(np.int32)
     if np.issubdtype(a.dtype, np.integer) and a.size:
         if a.min() < limits.min or a.max() > limits.max:

@@ -15,6 +15,7 @@ import sys
 
 from posenc_jax.base import interrupts
 from posenc_jax.base.programs import printable
+from posenc_jax.protocol.errors import near
 from posenc_jax.testing.compare import BrokenLaw
 from posenc_jax.testing.run import check
 
@@ -47,9 +48,14 @@ def _load(module: str) -> None:
     """Executes a module, which the command line names.
 
     Raises:
-      ValueError: a file has the name of another module; a module raises an error.
+      ValueError: there is no such file; it has the name of another module; a module raises an
+        error.
     """
     name = pathlib.Path(module).stem if module.endswith('.py') else module
+    if module.endswith('.py') and not (file := pathlib.Path(module)).is_file():
+        found = near(file.name, [path.name for path in file.parent.glob('*.py')])
+        like = f'; did you mean {file.with_name(found[0])}?' if found else ''
+        raise ValueError(f'--import: {module} does not exist{like}')
     try:
         if not module.endswith('.py'):
             importlib.import_module(module)

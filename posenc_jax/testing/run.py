@@ -10,8 +10,9 @@ from posenc_jax.language.layer_spec import parse_layer
 from posenc_jax.language.make import make
 from posenc_jax.language.spec import Node
 from posenc_jax.protocol.composite import name_of, parts_of
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.encoding import DOORS, Encoding
 from posenc_jax.protocol.errors import SpecError, nearest
+from posenc_jax.protocol.masks import Causal, Document
 from posenc_jax.protocol.registry import Card, Promises
 from posenc_jax.testing import forms, mixers, promises, sequences
 from posenc_jax.testing.compare import BrokenLaw
@@ -55,15 +56,21 @@ class Report:
       subject: the spec string, or the name of the encoding.
       kept: the names of the laws that hold.
       skipped: name -> why a law was not checked.
+      doors: those that the encoding opens, without the masks of every model; None for a mixer.
     """
 
     subject: str
     kept: tuple[str, ...]
     skipped: dict[str, str]
+    doors: tuple[str, ...] | None
 
     def __str__(self):
-        lines = [f'{self.subject}: {len(self.kept)} laws hold: {", ".join(self.kept)}']
-        return '\n'.join(lines + [f'  not checked: {k} ({why})' for k, why in self.skipped.items()])
+        opens = '' if self.doors is None else f' opens {", ".join(self.doors) or "no door"}'
+        lines = [f'{self.subject}{opens}: {len(self.kept)} laws hold: {", ".join(self.kept)}']
+        for why in dict.fromkeys(self.skipped.values()):
+            laws = ', '.join(law for law, reason in self.skipped.items() if reason == why)
+            lines.append(f'  not checked: {laws} ({why})')
+        return '\n'.join(lines)
 
 
 def check(
@@ -116,6 +123,7 @@ def check(
     else:
         subject = Subject(_maker(encoding), *_named(encoding, promises), gain=gain)
         known = LAWS
+    doors = _doors(subject.encoding) if isinstance(subject, Subject) else None
     kept, skipped = [], {}
     for law in _chosen(laws, known):
         begun(law.__name__)
@@ -130,7 +138,12 @@ def check(
             skipped[law.__name__] = reason
         else:
             kept.append(law.__name__)
-    return Report(name, tuple(kept), skipped)
+    return Report(name, tuple(kept), skipped, doors)
+
+
+def _doors(encoding: Encoding) -> tuple[str, ...]:
+    own = [part for part in parts_of(encoding) if not isinstance(part, Causal | Document)]
+    return tuple(door for door in DOORS if any(part.opens(door) for part in own))
 
 
 def _mixer(spec: str) -> Node | None:
@@ -162,7 +175,7 @@ def _maker(given: str | Encoding):
     if not isinstance(given, (str, Encoding)):
         raise SpecError(f'check() takes a spec string or an encoding, got {type(given).__name__}')
     if isinstance(given, Encoding):
-        _check_sizes(given)
+        _check_sizes(make(given))
 
     def build(seed: int) -> Encoding:
         context = dict(CONTEXT, rngs=nnx.Rngs(seed)) if isinstance(given, str) else {}

@@ -93,7 +93,7 @@ def distances(subject: Subject) -> str | None:
     """
     doors = [door for door in (*DOORS, 'qkv') if door != 'mask']
     if not any(part.opens(door) for part in parts_of(subject.encoding) for door in doors):
-        return 'it is just a mask'
+        return 'no door but mask is open'
     tok = tokens()
     gaps = subject(tok=dataclasses.replace(tok, index=3 * tok.index + 1))
     close(gaps, subject(tok=tok), 1e-6, 'the outputs with gaps in index')

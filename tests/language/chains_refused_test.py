@@ -64,6 +64,7 @@ CALLS = {  # what the message says -> the call
     '4 heads are not a multiple of 3 kv_heads': lambda: pj.make('alibi()', heads=4, kv_heads=3),
     'alibi: heads=2, but the model has heads=4': lambda: pj.make('alibi(heads=2)', heads=4),
     "alibi needs 'heads'": lambda: pj.make('alibi()'),
+    r'rngs as nnx.Rngs, e.g. nnx.Rngs\(0\), got 0': lambda: pj.make('nope()', rngs=0),
     r"make\(\) has no argument 'head'; did you mean 'heads'": lambda: pj.make('nope()', head=4),
 }
 

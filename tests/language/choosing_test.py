@@ -70,6 +70,9 @@ def test_a_choice_prints_its_evidence_within_a_screen():
         (dict(data='txt'), "data is 'txt'; did you mean 'text'"),
         (dict(needs='losses'), "needs is 'losses'; did you mean 'loss'"),
         (dict(factor=0), 'factor must be positive, got 0'),
+        (dict(factor='8'), "factor must be a number, got '8'"),
+        (dict(step='1.1'), "step must be a number, got '1.1'"),
+        (dict(checkpoint='yes'), "checkpoint must be True or False, got 'yes'"),
         (dict(factor=100), 'factor must be at most 64'),
         (dict(data='images', factor=4), "there is one with needs='finer'"),
         (dict(needs='arithmetic'), "no advice for data='text', needs='arithmetic'"),
@@ -80,3 +83,19 @@ def test_answers_without_advice_say_which_have_one(answers, message):
     with pytest.raises(ValueError) as caught:
         pj.choose(**answers)
     assert message in str(caught.value)
+
+
+def test_an_unknown_question_is_an_error_with_the_nearest_one():
+    with pytest.raises(TypeError, match=r"choose\(\) has no .* 'tunning'; did you mean 'tuning"):
+        pj.choose(tunning=True)  # pyright: ignore[reportCallIssue]
+
+
+def test_the_questions_are_those_of_the_docstring():
+    text = ' '.join((pj.choose.__doc__ or '').split())
+    for answers in choosing.QUESTIONS.values():
+        assert not [answer for answer in answers if f"'{answer}'" not in text]
+
+
+def test_links_of_the_page_are_printed_with_their_file():
+    text = ' '.join(str(pj.choose(factor=8)).split())
+    assert 'The table (docs/results/relative_bias.md#language) has all lengths' in text

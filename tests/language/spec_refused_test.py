@@ -8,6 +8,7 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.language.spec import MAX_SPEC_CHARS, parse
+from posenc_jax.protocol import registry
 from posenc_jax.protocol.errors import SpecError
 from tests.language.probes import fails, made
 
@@ -308,3 +309,16 @@ def test_what_is_no_encoding_gets_one_line_with_what_was_meant(spec):
     message = str(error.value)
     assert INSTEAD.get(spec, f"did you mean '{NEAREST.get(spec)}'") in message
     assert len(message.splitlines()) == 1 and (spec in INSTEAD or len(message) < 200)
+
+
+def test_an_argument_that_no_model_knows_is_named_with_the_nearest_one(monkeypatch):
+    monkeypatch.setattr(registry, '_ENTRIES', dict(registry._ENTRIES))
+
+    @pj.register('of_heads', kind='encoding')
+    class OfHeads(pj.Encoding):
+        def __init__(self, head: int = pj.CONTEXT):
+            self.head = head
+
+    with pytest.raises(SpecError, match="'head' is CONTEXT, but a model .*; did you mean 'heads'"):
+        pj.make('of_heads()', heads=4)
+    assert repr(pj.make('of_heads(head=4)')) == 'of_heads(head=4)'

@@ -1,6 +1,7 @@
 """The attention layer to take home: every door is called, and any cut of steps equals one call."""
 
 import inspect
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -141,6 +142,14 @@ REFUSED = {
     'tok has 3 rows; expected 2, the batch, or 1 for all rows': lambda: layer('rope()').start(
         2, LENGTH, THREE_ROWS
     ),
+    'takes rngs as nnx.Rngs, .* got 0$': lambda: pj.Attention('rope()', 8, 2, rngs=cast(Any, 0)),
+    'cache must be what start.* returned, .* got tuple': lambda: layer('rope()').step(
+        draw(), cast(Any, (1, 2))
+    ),
+    'segment has rows of different lengths, expected .B, L.': lambda: pj.Tokens.of(
+        segment=[[0, 1], [1]]
+    ),
+    'valid has rows of different lengths': lambda: pj.Tokens.of(valid=[[True], [True, True]]),
     'batch must be an integer of at least 1, got 0': lambda: layer('rope()').start(0, 8),
     'capacity must be an integer .* got 8.0': lambda: layer('rope()').start(1, 8.0),
     'nothing to cache': lambda: layer('reverse_pe() | rope()', causal=False).start(1, 8),
@@ -368,3 +377,21 @@ def test_a_table_needs_a_bound_of_a_symbolic_length(spec):
 def test_the_signature_names_the_arguments(cls):
     names = list(inspect.signature(cls).parameters)
     assert names == list(inspect.signature(cls.__init__).parameters)[1:] and 'self' not in names
+
+
+@pytest.mark.parametrize(
+    'call, message',
+    [
+        (
+            lambda: pj.Attention('rope()', 8, 2, is_causal=True, rngs=nnx.Rngs(0)),  # pyright: ignore[reportCallIssue]
+            r"Attention\(\) has no argument 'is_causal'; did you mean 'causal'",
+        ),
+        (
+            lambda: pj.Tokens.of(segments=[[0]]),  # pyright: ignore[reportCallIssue]
+            r"Tokens.of\(\) has no argument 'segments'; did you mean 'segment'",
+        ),
+    ],
+)
+def test_an_unknown_argument_is_an_error_with_the_nearest_one(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()

@@ -9,6 +9,7 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.base.products import heads_first
 from posenc_jax.testing import LAWS, BrokenLaw, check
+from posenc_jax.testing.__main__ import main
 
 
 class MeanOfTheTile(pj.Encoding):
@@ -99,11 +100,68 @@ def test_the_report_names_the_laws_that_hold():
     report = check('rope()')
     names = {law.__name__ for law in LAWS}
     assert {*report.kept, *report.skipped} == names and len(report.kept) >= 24
-    assert str(report).startswith(f'rope(): {len(report.kept)} laws hold: shapes, ')
+    assert str(report).startswith(f'rope() opens project: {len(report.kept)} laws hold: shapes, ')
     # A chain of several Cards promises nothing, and a spec string with an option may promise more.
     assert check('rope() | alibi()').skipped['fused'] == 'no promises are stated'
     with pytest.raises(BrokenLaw, match="law 'needs_training': the promise is needs_training=Fals"):
         check('alibi(variant="asymmetric")')
+
+
+class MisspeltDoor(pj.Encoding):
+    """Has a method that is no door."""
+
+    def logit(self, s, q, k, tq, tk, seen, carry):
+        return 2 * s, carry
+
+
+def test_the_report_says_which_doors_are_open_and_groups_what_was_not_checked():
+    laws = ['shapes', 'relative', 'fused']
+    report = str(check(MisspeltDoor(), laws=laws))
+    assert report.splitlines() == [
+        'MisspeltDoor opens no door: 1 laws hold: shapes',
+        '  not checked: relative, fused (no promises are stated)',
+    ]
+    assert str(check('rope() | window(size=4)', laws=laws[:1])).startswith(
+        'rope() | window(size=4) opens project, mask: 1 laws'
+    )
+
+
+class NoBias(pj.Bias):
+    """Lacks its bias."""
+
+
+class FlatBias(pj.Bias):
+    """Returns a bias without the axis of heads."""
+
+    def bias(self, q_pos, k_pos):
+        return q_pos[:, :, None] - k_pos[:, None]
+
+
+class PlainArray(pj.Bias):
+    """Keeps an array that is no variable."""
+
+    def __init__(self):
+        self.slopes = jnp.ones(4)
+
+
+@pytest.mark.parametrize(
+    'encoding, error, message',
+    [
+        (NoBias, NotImplementedError, r'NoBias must define bias\(self, q_pos, k_pos\)'),
+        (FlatBias, ValueError, r'FlatBias.bias returned the shape \(2, 20, 20\), expected \[B'),
+        (PlainArray, pj.SpecError, r'PlainArray has a plain array float32 \(4,\); write nnx.Param'),
+    ],
+)
+def test_what_a_method_of_ones_own_lacks_is_named(encoding, error, message):
+    with pytest.raises(error, match=message):
+        check(encoding(), laws=['shapes'])
+
+
+def test_a_file_that_is_not_there_is_an_error_with_the_nearest_one(tmp_path, capsys):
+    (tmp_path / 'average.py').write_text('')
+    assert main(['rope()', f'--import={tmp_path}/avrage.py']) == 2
+    said = capsys.readouterr().err
+    assert f'avrage.py does not exist; did you mean {tmp_path}/average.py?' in said
 
 
 def test_wrong_input_is_refused():

@@ -110,10 +110,10 @@ def _meant(name: str, fields: Mapping[str, Any]) -> str:
             return f'did you mean {within[:-1]!r}?'
     if last in place:
         return f'did you mean {within + last!r}?'
-    if same := [field for field in _names(fields) if field.split('.')[-1] == last]:
-        return f'did you mean {" or ".join(map(repr, same))}?'
-    if close := near(last, place):
-        return f'did you mean {within + close[0]!r}?'
+    same = [field for field in _names(fields) if field.split('.')[-1] == last]
+    close = near(last, place, cutoff=0.8 if same else 0.5)  # eval.length: eval.lengths too
+    if meant := [within + key for key in close[:1]] + same:
+        return f'did you mean {" or ".join(map(repr, meant))}?'
     return nearest('', [within + key for key in place])
 
 

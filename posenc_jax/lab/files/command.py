@@ -118,6 +118,9 @@ class Parser(argparse.ArgumentParser):
         return f'; did you mean {options[close[0]]}?' if close else ''
 
     def error(self, message: str) -> NoReturn:
+        for action in self._actions:
+            if action.choices and message.endswith(f'are required: {action.dest}'):
+                message += f'; {nearest("", map(str, action.choices))}'
         self.exit(2, f'{self.prog}: error: {in_line(message, 800)}\n')
 
 

@@ -24,7 +24,7 @@ from posenc_jax.lab.pretrained.gguf_file import GGUF
 from posenc_jax.lab.pretrained.special_tokens import check_ids
 from posenc_jax.lab.pretrained.stored import Safetensors
 from posenc_jax.lab.pretrained.tokenizer import read_tokenizer
-from posenc_jax.protocol.errors import shortened
+from posenc_jax.protocol.errors import near, shortened
 
 
 class StoredCheckpoint(Protocol):
@@ -61,6 +61,16 @@ class StoredCheckpoint(Protocol):
         ...
 
 
+def _missing(path: pathlib.Path) -> str:
+    """A path that does not exist, and the checkpoint beside it whose name is nearest."""
+    named = lambda path: printable(shortened(str(path), 200))
+    if not paths.is_local(path) or not is_folder(path.parent):
+        return named(path)
+    folders = (file.parent for file in path.parent.glob('*/config.json'))
+    close = near(path.name, [place.name for place in (*path.parent.glob('*.gguf'), *folders)])
+    return named(path) + (f'; did you mean {named(path.with_name(close[0]))}?' if close else '')
+
+
 def open_source(path: str | pathlib.Path) -> StoredCheckpoint:
     """The source at `path`: a directory with `config.json` and safetensors, or a `.gguf` file.
 
@@ -72,7 +82,7 @@ def open_source(path: str | pathlib.Path) -> StoredCheckpoint:
     if is_folder(path):
         return HuggingFace(path)
     if not is_file(path):
-        raise FileNotFoundError(f'no such checkpoint: {printable(shortened(str(path), 200))}')
+        raise FileNotFoundError(f'no such checkpoint: {_missing(path)}')
     if path.suffix != '.gguf':
         raise PretrainedError(f'{path} is neither a directory with config.json nor a .gguf file')
     return GGUF(path)

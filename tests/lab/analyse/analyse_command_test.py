@@ -222,3 +222,11 @@ def test_wrong_input_is_one_line(runs, arguments, message, capsys):
     assert main([argument.replace('ROOT', str(runs)) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count('\n') == 1
+
+
+def test_without_an_analysis_all_are_named(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and len(said.splitlines()) == 1
+    assert "are required: analysis; valid: 'attention_entropy', 'causal_mask_pattern'" in said

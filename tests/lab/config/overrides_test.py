@@ -35,6 +35,7 @@ def test_strings_take_the_type_of_the_field():
     'name, value, message',
     [
         ('eval.lenghts', '64', "no field 'eval.lenghts'; did you mean 'eval.lengths'"),
+        ('eval.length', '64', r"did you mean 'eval.lengths' or 'train.length'\?$"),
         ('evl.lengths', '64', r"no field 'evl.lengths'; did you mean 'eval.lengths'\?$"),
         ('mdel.head_dim', '1', r"no field 'mdel.head_dim'; did you mean 'model.head_dim'\?$"),
         ('mdel.hed_dim', '1', r"no field 'mdel.hed_dim'; did you mean 'model.head_dim'\?$"),

@@ -274,6 +274,9 @@ def test_what_is_no_checkpoint(tmp_path):
         load_pretrained(tmp_path / 'none')
     with pytest.raises(FileNotFoundError, match='config.json is missing'):
         load_pretrained(tmp_path)
+    (tmp_path / 'tiny.gguf').write_bytes(b'x')
+    with pytest.raises(FileNotFoundError, match=r'tiny2.gguf; did you mean .*/tiny.gguf\?$'):
+        load_pretrained(tmp_path / 'tiny2.gguf')
     (tmp_path / 'model.bin').write_bytes(b'x')
     with pytest.raises(PretrainedError, match='neither a directory with config.json nor a .gguf'):
         load_pretrained(tmp_path / 'model.bin')

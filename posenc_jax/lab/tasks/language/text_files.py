@@ -57,8 +57,7 @@ class TextFiles:
             where = f' under {quoted(self.root, 200)[1:-1]}' if self.root else ''
             raise FileNotFoundError(
                 f'no file matches {quoted(self.pattern, 200)}{where} (current folder: '
-                f'{os.getcwd()}); '
-                'expected e.g. "text:books/*.txt"'
+                f'{os.getcwd()}); expected e.g. books/*.txt'
             )
 
     def _paths(self) -> list[pathlib.Path]:
