@@ -36,7 +36,8 @@ class LayerCache:
 
     Attributes:
       k, v: keys and values; slots from the cursor on are zero.
-      feats: features that `project` attached to the keys, [#B, S, heads or 1, ...].
+      feats: features that `project` attached to the keys, heads first like these: [#B, heads or 1,
+        S, ...]. The tokens have them as [#B, S, heads or 1, ...], see `of_tokens`.
       rows: the last `Encoding.lookback` rows of the layer input, [B, lookback, D].
     """
 
@@ -130,6 +131,15 @@ def check_layers(cache: Cache, kind: type | tuple[type, ...], user: str, made_by
         )
 
 
+def of_tokens(feats: dict[str, Any]) -> dict[str, Any]:
+    """Features of a cache as features of its tokens, and the other way round.
+
+    A cache has the layout in which tiles of logits read features. Otherwise every step would copy
+    the features of all tokens into it.
+    """
+    return jax.tree.map(lambda a: jnp.swapaxes(a, 1, 2), feats)
+
+
 def filled(tok: Tokens, count) -> Tokens:
     """`tok` with only its first `count` slots valid (`count` may be traced)."""
     full = (jnp.arange(tok.length) < count)[None]
@@ -188,7 +198,7 @@ def project_prompt(
     return attend_arguments, LayerCache(
         k=room(k, 2),
         v=room(v, 2),
-        feats=jax.tree.map(lambda a: room(a, 1), keep),
+        feats=jax.tree.map(lambda a: room(a, 2), of_tokens(keep)),
         rows=jax.lax.dynamic_slice_in_dim(rows, count, encoding.lookback, axis=1),
     )
 
@@ -248,12 +258,12 @@ def project_new(
     q, k, v, tq, tk = encoding.project(q, k, v, new, new, rows)
     old_k = cache.k
     if encoding.cached == 'evolving':
-        old_k = _evolve(encoding, old_k, filled(tok, cursor).with_feats(**cache.feats), tk)
-    known = jax.tree.map(
-        lambda buffer, a: append(buffer, a, 1), cache.feats, _cached_feats(encoding, new, tk)
-    )
+        before = filled(tok, cursor).with_feats(**of_tokens(cache.feats))
+        old_k = _evolve(encoding, old_k, before, tk)
+    fresh = of_tokens(_cached_feats(encoding, new, tk))
+    known = jax.tree.map(lambda buffer, a: append(buffer, a, 2), cache.feats, fresh)
     cache = LayerCache(append(old_k, first(k), 2), append(cache.v, first(v), 2), known, last_rows)
-    return (q, cache.k, cache.v, tq, now.with_feats(**known)), cache
+    return (q, cache.k, cache.v, tq, now.with_feats(**of_tokens(known))), cache
 
 
 def _cached_feats(encoding: Encoding, placed: Tokens, projected: Tokens) -> dict[str, Any]:

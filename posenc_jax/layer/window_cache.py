@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from posenc_jax.layer import slots
-from posenc_jax.layer.cache import LayerCache
+from posenc_jax.layer.cache import LayerCache, of_tokens
 from posenc_jax.methods.window import Window
 from posenc_jax.protocol.composite import parts_of
 from posenc_jax.protocol.encoding import Encoding
@@ -68,7 +68,7 @@ def bounded(cache: LayerCache, size: int, count: int | Int[Array, '']) -> Window
         a = jnp.pad(a, [(size if i == axis else 0, 0) for i in range(a.ndim)])
         return jax.lax.dynamic_slice_in_dim(a, count, size, axis)
 
-    feats = jax.tree.map(lambda a: last(a, 1), cache.feats)
+    feats = jax.tree.map(lambda a: last(a, 2), cache.feats)
     return WindowCache(last(cache.k, 2), last(cache.v, 2), feats, cache.rows)
 
 
@@ -92,12 +92,12 @@ def project_new(
     q, k, v, tq, tk = encoding.project(q, k, v, new, new, rows)
     join = lambda old, a, axis: jnp.concatenate([old, a.astype(old.dtype)], axis)
     k, v = (join(old, jnp.swapaxes(a, 1, 2), 2) for old, a in ((cache.k, k), (cache.v, v)))
-    known = {name: join(old, tk.feats[name], 1) for name, old in cache.feats.items()}
-    seen = _before(tok, cursor, size, count).with_feats(**known)
+    fresh = of_tokens({name: tk.feats[name] for name in cache.feats})
+    known = jax.tree.map(lambda old, a: join(old, a, 2), cache.feats, fresh)
+    seen = _before(tok, cursor, size, count).with_feats(**of_tokens(known))
     last = lambda a, axis: jax.lax.slice_in_dim(a, count, count + size, axis=axis)
-    grown = WindowCache(
-        last(k, 2), last(v, 2), {name: last(a, 1) for name, a in known.items()}, rows[:, count:]
-    )
+    k_left, v_left, feats_left = jax.tree.map(lambda a: last(a, 2), (k, v, known))
+    grown = WindowCache(k_left, v_left, feats_left, rows[:, count:])
     return (q, k, v, tq, seen), grown
 
 

@@ -123,9 +123,10 @@ def keep_ends(
         )
         return jax.tree.map(joined, kept, coming)
 
-    layer = lambda own: LayerCache(
-        *take_slots((own.k, own.v), slots, 2, room), take_slots(own.feats, slots, 1, room), own.rows
-    )
+    def layer(own: LayerCache) -> LayerCache:
+        k, v, feats = take_slots((own.k, own.v, own.feats), slots, 2, room)
+        return LayerCache(k, v, feats, own.rows)
+
     both = tuple(tokens(own, coming) for own, coming in zip(cache.tokens, placed, strict=True))
     return Cache(both, jnp.asarray(slots.shape[1], jnp.int32), tuple(map(layer, cache.layers)))
 

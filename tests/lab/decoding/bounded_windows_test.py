@@ -104,7 +104,7 @@ def test_several_tokens_of_which_some_lie_beyond_the_capacity():
 
 def test_the_first_tokens_stand_behind_empty_slots():
     k = jnp.arange(1.0, 7.0).reshape(1, 1, 6, 1)
-    cache = LayerCache(k, -k, {'feature': k[0]}, k[0, :, :0])
+    cache = LayerCache(k, -k, {'feature': k[..., 0]}, k[0, :, :0])
     for count, expected in ((1, [0, 0, 1]), (2, [0, 1, 2]), (5, [3, 4, 5])):
         kept = bounded(cache, 3, count)
         assert kept.k.ravel().tolist() == expected == kept.feats['feature'].ravel().tolist()

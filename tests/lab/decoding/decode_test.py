@@ -74,7 +74,7 @@ def test_cache_layout_and_what_it_holds(toys):
     path, alibi = cache.layers
     assert path.k.shape == path.v.shape == alibi.k.shape == (2, 2, 10, 4)  # [B, K, S, H]
     assert {name: f.shape for name, f in path.feats.items()} == {
-        'toy_gate': (2, 10, 4)
+        'toy_gate': (2, 4, 10)
     } and alibi.feats == {}
     assert path.rows.shape == (2, 2, 16) and alibi.rows.shape == (2, 0, 16)
     assert len(cache.tokens) == 2 and cache.capacity == 10
