@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.fields.network import FieldNetwork
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 MAX_BITS = 16
 
@@ -48,7 +48,7 @@ def bit_coordinates(bits: int) -> Float[np.ndarray, ' K']:
     card=Card(
         name='Bit-plane INR',
         example='bit_plane_inr(siren(width=32, layers=2))',
-        promises=Promises(needs_training=True),
+        needs_training=True,
     ),
 )
 class BitPlaneInr(FieldNetwork):

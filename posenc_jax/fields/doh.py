@@ -13,7 +13,7 @@ from posenc_jax.fields.network import Dense, FieldNetwork, Width
 from posenc_jax.language.spec import CONTEXT, MAX_BYTES
 from posenc_jax.protocol.bounds import Count
 from posenc_jax.protocol.encoding import Constant
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Shape = tuple[int, int, bool, float]  # inputs, outputs, whether there are biases, initial std
 
@@ -53,9 +53,7 @@ def doh_weights(
     'doh',
     kind='field',
     card=Card(
-        name="D'OH",
-        example='doh(siren(width=16, layers=2), latent=64)',
-        promises=Promises(needs_training=True),
+        name="D'OH", example='doh(siren(width=16, layers=2), latent=64)', needs_training=True
     ),
 )
 class Doh(FieldNetwork):

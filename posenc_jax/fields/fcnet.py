@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from posenc_jax.fields.network import Dense, Depth, FieldNetwork, Width, usual_bound
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.bounds import Ge, Lt
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def residual_block(
@@ -38,9 +38,7 @@ def residual_block(
 @register(
     'fcnet',
     kind='field',
-    card=Card(
-        name='FcNet', example='fcnet(width=32, blocks=2)', promises=Promises(needs_training=True)
-    ),
+    card=Card(name='FcNet', example='fcnet(width=32, blocks=2)', needs_training=True),
 )
 class FcNet(FieldNetwork):
     """A layer of rectified linear units, residual blocks with dropout, and a head without bias.

@@ -9,7 +9,7 @@ from posenc_jax.fields.network import Depth, Perceptron, Width
 from posenc_jax.fields.siren import sine_layers
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.bounds import Positive
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def finer_activation(
@@ -26,9 +26,7 @@ def finer_activation(
 @register(
     'finer',
     kind='field',
-    card=Card(
-        name='FINER', example='finer(width=32, layers=2)', promises=Promises(needs_training=True)
-    ),
+    card=Card(name='FINER', example='finer(width=32, layers=2)', needs_training=True),
 )
 class Finer(Perceptron):
     """A network of sines whose frequency grows with the distance of their arguments from 0, so that

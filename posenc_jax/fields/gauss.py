@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from posenc_jax.fields.network import Dense, Depth, Perceptron, Width, usual_bound
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.bounds import Positive
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def gauss_activation(z: Float[Array, '...'], scale: float = 30.0) -> Float[Array, '...']:
@@ -21,7 +21,7 @@ def gauss_activation(z: Float[Array, '...'], scale: float = 30.0) -> Float[Array
     card=Card(
         name='Gaussian activations',
         example='gauss(width=32, layers=2, scale=3.0)',
-        promises=Promises(needs_training=True),
+        needs_training=True,
     ),
 )
 class Gauss(Perceptron):

@@ -4,14 +4,10 @@ from flax import nnx
 
 from posenc_jax.fields.network import Dense, FieldNetwork, usual_bound
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
-@register(
-    'linear',
-    kind='field',
-    card=Card(name='Linear', example='linear()', promises=Promises(needs_training=True)),
-)
+@register('linear', kind='field', card=Card(name='Linear', example='linear()', needs_training=True))
 class Linear(FieldNetwork):
     """A linear layer, which shows what the features alone can say.
 

@@ -7,15 +7,13 @@ from flax import nnx
 
 from posenc_jax.fields.network import Dense, Depth, Perceptron, Width, usual_bound
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 @register(
     'mlp',
     kind='field',
-    card=Card(
-        name='MLP', example='mlp(width=32, layers=2)', promises=Promises(needs_training=True)
-    ),
+    card=Card(name='MLP', example='mlp(width=32, layers=2)', needs_training=True),
 )
 class Mlp(Perceptron):
     """Rectified linear units and a linear head, of features or of the coordinates themselves.

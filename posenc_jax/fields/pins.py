@@ -14,7 +14,7 @@ from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.bounds import Ge, Le, Positive
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.errors import SpecError
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 MAX_BANDS = 24  # beyond, 2^i pi x has no fraction left in float32
 Bands = Annotated[int, Ge(1), Le(MAX_BANDS)]
@@ -47,9 +47,7 @@ def _sorted(frequencies: Float[Array, 'd M']) -> Float[Array, 'd M']:
 @register(
     'pins',
     kind='field',
-    card=Card(
-        name='PINs', example='pins(width=16, levels=2)', promises=Promises(needs_training=True)
-    ),
+    card=Card(name='PINs', example='pins(width=16, levels=2)', needs_training=True),
 )
 class Pins(FieldNetwork):
     """A network in levels, each of which reads a band of higher frequencies than the one before and

@@ -18,7 +18,7 @@ from posenc_jax.fields.network import (
 )
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.bounds import Share
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 LIMIT = 256.0  # the features of a level are cut at +- this
 
@@ -58,9 +58,7 @@ def poly_level(
     'poly_inr',
     kind='field',
     card=Card(
-        name='Poly-INR',
-        example='poly_inr(width=16, levels=3, style=8)',
-        promises=Promises(needs_training=True),
+        name='Poly-INR', example='poly_inr(width=16, levels=3, style=8)', needs_training=True
     ),
 )
 class PolyInr(FieldNetwork):

@@ -19,7 +19,7 @@ from posenc_jax.fields.network import (
 )
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.bounds import Positive
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 PRESETS = {'siren': 30.0, 'geo': 1.0}  # omega of all layers but the first
 
@@ -60,9 +60,7 @@ def sine_layers(
 @register(
     'siren',
     kind='field',
-    card=Card(
-        name='SIREN', example='siren(width=32, layers=2)', promises=Promises(needs_training=True)
-    ),
+    card=Card(name='SIREN', example='siren(width=32, layers=2)', needs_training=True),
 )
 class Siren(FieldNetwork):
     """A network whose activation is the sine, of coordinates in [-1, 1] or of other features.

@@ -12,7 +12,7 @@ from posenc_jax.fields.siren import sine_layers
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.bounds import Positive
 from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 @jax.custom_jvp
@@ -55,9 +55,7 @@ def spder_activation(z: Float[Array, '...'], damping: str = 'sqrt') -> Float[Arr
 @register(
     'spder',
     kind='field',
-    card=Card(
-        name='SPDER', example='spder(width=32, layers=2)', promises=Promises(needs_training=True)
-    ),
+    card=Card(name='SPDER', example='spder(width=32, layers=2)', needs_training=True),
 )
 class Spder(Perceptron):
     """A network of damped sines, with the weights of SIREN and no encoding of the coordinates.

@@ -12,7 +12,7 @@ from jaxtyping import Array, Complex, Float, Inexact
 from posenc_jax.fields.network import MAX_WIDTH, Dense, Depth, FieldNetwork, Weights, usual_bound
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.bounds import Ge, Le, NonNegative
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Form = Literal['wire', 'wire2d']
 
@@ -83,9 +83,7 @@ class ComplexDense(nnx.Module):
     'wire',
     kind='field',
     card=Card(
-        name='WIRE',
-        example='wire(width=32, layers=2, omega=10.0, scale=5.0)',
-        promises=Promises(needs_training=True),
+        name='WIRE', example='wire(width=32, layers=2, omega=10.0, scale=5.0)', needs_training=True
     ),
 )
 class Wire(FieldNetwork):

@@ -8,7 +8,7 @@ from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.methods.rope import Layout, Rotary
 from posenc_jax.protocol.bounds import CONTEXT, Base, Positive
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def xpos_decay(rotary_dim: int, gamma: float = 0.4) -> np.ndarray:
@@ -39,7 +39,7 @@ def _card(name, example):
         example=example,
         share='model',
         causal_only=True,
-        promises=Promises(relative=True),
+        relative=True,
     )
 
 

@@ -19,7 +19,7 @@ from posenc_jax.mixers.box_features import (
     sine_map,
 )
 from posenc_jax.protocol.bounds import Divides, Ge, Size
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 FEATURES = 128  # sine features of each number of a box
 
@@ -63,7 +63,7 @@ def moved_boxes(boxes: Float[Array, '... 4'], delta: Float[Array, '... 4']) -> A
     card=Card(
         name='RecursiveDet',
         example='BoxLayer(32, heads=2, classes=3, rngs=rngs)',
-        promises=Promises(needs_training=True),
+        needs_training=True,
     ),
 )
 class BoxLayer(nnx.Module):

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.checks import is_size
 from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Align = Literal['linear', 'nearest']
 
@@ -68,10 +68,7 @@ def conditioned(
     'cmc_pe',
     kind='mixer',
     card=Card(
-        name='CMC-PE',
-        example='CrossModalConditioning(64, 32)',
-        door='embed',
-        promises=Promises(needs_training=True),
+        name='CMC-PE', example='CrossModalConditioning(64, 32)', door='embed', needs_training=True
     ),
 )
 class CrossModalConditioning(nnx.Module):

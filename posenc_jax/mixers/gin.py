@@ -9,7 +9,7 @@ from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.layers import linear, normal, zeros
 from posenc_jax.layer.whole_mixer import WholeMixer
 from posenc_jax.protocol.bounds import Count
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 
@@ -40,11 +40,7 @@ def neighbour_sums(
     return ((1 + epsilon) * wide + near).astype(x.dtype)
 
 
-@register(
-    'gin',
-    kind='mixer',
-    card=Card(name='GIN', example='gin()', promises=Promises(needs_training=True)),
-)
+@register('gin', kind='mixer', card=Card(name='GIN', example='gin()', needs_training=True))
 class GIN(WholeMixer):
     """Sums the vectors of the neighbours of each node, for a row of nodes and its adjacency.
 

@@ -12,7 +12,7 @@ from posenc_jax.layer.sharding import sharded_attend
 from posenc_jax.layer.whole_mixer import WholeMixer
 from posenc_jax.mixers.gin import check_edges
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 
@@ -53,9 +53,7 @@ def _pairs(tq: Tokens, tk: Tokens) -> tuple[Bool[Array, 'B T S'], Bool[Array, 'B
 @register(
     'graph_attention',
     kind='mixer',
-    card=Card(
-        name='Graph attention', example='graph_attention()', promises=Promises(needs_training=True)
-    ),
+    card=Card(name='Graph attention', example='graph_attention()', needs_training=True),
 )
 class GraphAttention(WholeMixer):
     """The attention of a graph transformer, for a row of nodes and its adjacency.

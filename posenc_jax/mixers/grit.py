@@ -13,7 +13,7 @@ from posenc_jax.layer.stream import StreamingMixer
 from posenc_jax.methods.node_pairs import features_of_graph
 from posenc_jax.mixers.gin import edges_of
 from posenc_jax.protocol.bounds import Count
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 LARGEST_LOGIT = 5.0
@@ -58,11 +58,7 @@ def grit_attention(
     return y, pairs
 
 
-@register(
-    'grit',
-    kind='mixer',
-    card=Card(name='GRIT', example='grit()', promises=Promises(needs_training=True)),
-)
+@register('grit', kind='mixer', card=Card(name='GRIT', example='grit()', needs_training=True))
 class Grit(StreamingMixer):
     """Attention among the nodes of a graph in which every pair of nodes has a vector of its own.
 

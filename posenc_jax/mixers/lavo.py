@@ -12,7 +12,7 @@ from posenc_jax.mixers.head_projections import from_heads, input_weights, output
 from posenc_jax.mixers.piecewise_scan import Blocks, known_rows, scan_pieces
 from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.encoding import Constant
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 HIDDEN = -1e30  # a logit without weight
 
@@ -78,7 +78,8 @@ def lavo(
         name='LAVO',
         example='lavo(slots=4, window=8)',
         causal_only=True,
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class Lavo(RecurrentMixer):

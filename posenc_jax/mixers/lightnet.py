@@ -12,7 +12,7 @@ from posenc_jax.methods.md_lrpe import MdLrpe
 from posenc_jax.mixers.head_projections import from_heads, input_weights, output_weights, to_heads
 from posenc_jax.mixers.piecewise_scan import known_rows, scan_pieces
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 PIECE = 64  # tokens that are summed by one product
@@ -137,7 +137,8 @@ class LightNetParts(nnx.Module):
         name='LightNet',
         example="lightnet(encoding=md_lrpe(form='cosine'))",
         causal_only=True,
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class LightNet(LightNetParts, RecurrentMixer):

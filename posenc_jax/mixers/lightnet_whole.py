@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 from posenc_jax.layer.whole_mixer import WholeMixer
 from posenc_jax.mixers.lightnet import HIDDEN, PIECE, LightNetParts, decayed_sum, running_log_sum
 from posenc_jax.mixers.piecewise_scan import scan_pieces
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 
 def lightnet_whole(
@@ -71,7 +71,8 @@ def log_totals(
     card=Card(
         name='LightNet in both directions',
         example='lightnet_whole(encoding=md_lrpe())',
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class LightNetWhole(LightNetParts, WholeMixer):

@@ -14,7 +14,7 @@ from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.mixers.piecewise_scan import Blocks, known_rows, scan_pieces
 from posenc_jax.protocol.bounds import Size
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 PIECE = 32  # tokens that are summed by one product
 
@@ -86,9 +86,7 @@ def decaying_sums(
     'md_tpe',
     kind='mixer',
     card=Card(
-        name='MD-TPE',
-        example='md_tpe(shape=(3,), terms=4)',
-        promises=Promises(relative=True, needs_training=True),
+        name='MD-TPE', example='md_tpe(shape=(3,), terms=4)', relative=True, needs_training=True
     ),
 )
 class MdTpe(RecurrentMixer):

@@ -13,7 +13,7 @@ from posenc_jax.layer.layers import linear, normal, zeros
 from posenc_jax.layer.whole_mixer import WholeMixer
 from posenc_jax.methods.point_transformer_bias import check_points
 from posenc_jax.protocol.bounds import Divides, Ge, Size
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 
@@ -74,7 +74,8 @@ def point_transformer_attention(
     card=Card(
         name='Point Transformer',
         example='point_transformer(neighbours=4)',
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class PointTransformer(WholeMixer):

@@ -15,7 +15,7 @@ from posenc_jax.methods.rope import rope
 from posenc_jax.mixers.head_projections import from_heads, input_weights, output_weights, to_heads
 from posenc_jax.mixers.piecewise_scan import Blocks, known_rows, scan_pieces
 from posenc_jax.protocol.bounds import Count, Size
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 PIECE = 128  # queries at a time
 HIDDEN = -1e30  # a logit without weight
@@ -77,7 +77,8 @@ class SegmentState:
         name='RMAT',
         example='rmat(segment=8, chunk=4, slots=3)',
         causal_only=True,
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class Rmat(RecurrentMixer):

@@ -13,7 +13,7 @@ from posenc_jax.layer.sharding import sharded_attend
 from posenc_jax.methods.polyphase_anchor import polyphase_anchor_image
 from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.masks import Full
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 
@@ -44,7 +44,8 @@ def spatial_reduction_grid(
     card=Card(
         name='efficient self-attention',
         example='spatial_reduction(rate=2)',
-        promises=Promises(relative=True, needs_training=True),
+        relative=True,
+        needs_training=True,
     ),
 )
 class SpatialReduction(GridMixer):

@@ -69,9 +69,9 @@ class Card:
       example: the spec string the contract suite and the documentation use.
       share: whether the layers of a model share one set of parameters in the paper's setting.
       causal_only: defined only where keys do not lie after queries.
-      relative, needs_training: what an encoding promises, see `Promises`.
+      relative, needs_training: what a method promises, see `Promises`.
       promises: all promises. `register` takes those of an encoding from the two above, its doors
-        and its traits; other methods state them here.
+        and its traits; other methods state all but these two here.
       door: the doors it opens, in pipeline order, e.g. 'project' or 'embed'; 'mlp' for a method in
         the place of the feed-forward network. '' for those that the class of an encoding overrides,
         or for the one that is usual for the kind.
@@ -144,8 +144,13 @@ def completed(card: Card, key: str, kind: Kind, build: Any) -> Card:
     whole = dataclasses.replace(
         card, **{name: value for name, value in known.items() if not getattr(card, name)}
     )
-    if opened:
-        whole = dataclasses.replace(whole, promises=_promises(whole, build.traits))
+    stated = dataclasses.replace(
+        card.promises,
+        relative=card.relative or card.promises.relative,
+        needs_training=card.needs_training or card.promises.needs_training,
+    )
+    promises = _promises(whole.door, stated, build.traits) if opened else stated
+    whole = dataclasses.replace(whole, promises=promises)
     if missing := [
         name for name in ('title', 'source', 'authors', 'year') if not vars(whole)[name]
     ]:
@@ -153,16 +158,14 @@ def completed(card: Card, key: str, kind: Kind, build: Any) -> Card:
     return whole
 
 
-def _promises(card: Card, traits: Any) -> Promises:
+def _promises(door: str, stated: Promises, traits: Any) -> Promises:
     """The promises of an encoding, by its doors and its traits where these are known of the class,
     and by what its Card states.
     """
-    doors, stated = set(card.door.split(', ')), card.promises
+    doors = set(door.split(', '))
     own = traits if isinstance(traits, frozenset) else frozenset()
     return dataclasses.replace(
         stated,
-        relative=card.relative or stated.relative,
-        needs_training=card.needs_training or stated.needs_training,
         sweep_free=stated.sweep_free and 'first_carry' not in doors,
         cached=cached_by(own | doors, stated.cached),
         fused=stated.fused or not doors & {'logits', 'mask', 'collect', 'rescale'},

@@ -90,7 +90,7 @@ class Full(Mask):
         name='document mask',
         equation='key j visible to query i iff segment_j = segment_i',
         example='document()',
-        promises=Promises(relative=True),
+        relative=True,
         **_SOURCE,
     ),
 )

@@ -21,7 +21,7 @@ from posenc_jax.features.coordinates.grid_levels import (
 )
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.bounds import Ge, Le, Positive
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Levels = Annotated[int, Ge(1), Le(32)]
 Coordinates = Annotated[int, Ge(1), Le(len(PRIMES))]
@@ -55,7 +55,7 @@ class GridEncoder(BoxEncoder):
     card=Card(
         name='Multiresolution hash grid',
         example='hash_grid(levels=3, log2_rows=6, coarsest=4, init=1.0, box=(-1.0, 1.0))',
-        promises=Promises(needs_training=True),
+        needs_training=True,
     ),
 )
 class HashGrid(GridEncoder):
@@ -119,7 +119,7 @@ class HashGrid(GridEncoder):
     card=Card(
         name='Multiresolution grid',
         example='dense_grid(levels=2, coarsest=3, init=1.0, box=(-1.0, 1.0))',
-        promises=Promises(needs_training=True),
+        needs_training=True,
     ),
 )
 class DenseGrid(GridEncoder):

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from posenc_jax.base.double import Double
 from posenc_jax.features.coordinates.encoder import CoordinateEncoder, Wide
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 CELL = 16  # pixels of a cell of the grid along an axis
 STEP = 4  # what the two last stages repeat a cell by, together
@@ -99,7 +99,7 @@ def fourier_part(coords: Float[Array, '... d'], frequencies: int) -> Float[Array
         name='RECOMBINER LPE',
         example='recombiner_lpe(shape=(32, 32), latent=8, hidden=8, features=4)',
         door='none',
-        promises=Promises(needs_training=True),
+        needs_training=True,
     ),
 )
 class RecombinerLpe(CoordinateEncoder):

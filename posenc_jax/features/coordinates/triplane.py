@@ -22,7 +22,7 @@ from posenc_jax.features.coordinates.box import (
 from posenc_jax.features.coordinates.encoder import Wide, limited
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.bounds import Ge, Le
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 MAX_AXES = 8  # 28 planes
 Side = Annotated[int, Ge(2), Le(2**16)]
@@ -57,7 +57,7 @@ def triplane_features(
     card=Card(
         name='Planes of features',
         example="triplane(sizes=(4, 7), features=3, combine='product', box=(-1.0, 1.0))",
-        promises=Promises(needs_training=True),
+        needs_training=True,
     ),
 )
 class Triplane(BoxEncoder):

@@ -20,7 +20,7 @@ from posenc_jax.features.graphs.networks import Mlp, SignalGIN, normalised, real
 from posenc_jax.features.graphs.rfp import MAX_DRAWS
 from posenc_jax.protocol.bounds import Ge, Le, Size
 from posenc_jax.protocol.errors import SpecError
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Layers = Annotated[int, Ge(1), Le(64)]
 
@@ -75,7 +75,7 @@ class PearlNetwork(GraphNetwork):
         name='PEARL',
         example='pearl(signals=4, powers=3, layers=2, hidden=8, mlp_hidden=8, out=6)',
         share='model',
-        promises=Promises(needs_training=True),
+        needs_training=True,
     ),
 )
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.protocol.checks import is_size
 from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Origin = Literal['first', 'self']
 Feature = Literal['sinusoid', 'code', 'both', 'none']
@@ -23,10 +23,7 @@ Feature = Literal['sinusoid', 'code', 'both', 'none']
     'rope_reading_order',
     kind='graph',
     card=Card(
-        name='ROPE',
-        example='reading_order_codes(order, adjacency)',
-        share='model',
-        promises=Promises(relative=True),
+        name='ROPE', example='reading_order_codes(order, adjacency)', share='model', relative=True
     ),
 )
 def reading_order_codes(

@@ -10,7 +10,7 @@ from posenc_jax.features.graphs.encoder import Features, GraphEncoder, GraphNetw
 from posenc_jax.features.graphs.lap_pe import LapPe, lap_pe_sign_invariant
 from posenc_jax.features.graphs.networks import Mlp, SignalGIN, real_edges
 from posenc_jax.protocol.bounds import Ge, Le, Size
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Combine = Literal['concat', 'sum']
 Layers = Annotated[int, Ge(1), Le(64)]
@@ -55,7 +55,7 @@ class SignNetwork(GraphNetwork):
         name='SignNet',
         example='signnet(vectors=3, layers=2, hidden=8)',
         share='model',
-        promises=Promises(needs_training=True),
+        needs_training=True,
     ),
 )
 @dataclasses.dataclass(frozen=True)

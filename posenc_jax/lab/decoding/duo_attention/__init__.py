@@ -14,7 +14,7 @@ from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Constant, Encoding
 from posenc_jax.protocol.families import Mask, signed_distance
 from posenc_jax.protocol.masks import Causal
-from posenc_jax.protocol.registry import Card, Promises, register
+from posenc_jax.protocol.registry import Card, register
 
 Heads = tuple[bool, ...]  # for each key head of a layer, whether it is a retrieval head
 
@@ -78,7 +78,7 @@ def retrieval_heads(
         equation='key j visible iff j <= i, in streaming heads also (j < sink or i - j <= recent)',
         example='rope() | duo_attention(sink=2, recent=4, retrieval=(1,))',
         causal_only=True,
-        promises=Promises(relative=True),
+        relative=True,
     ),
 )
 class DuoAttention(Mask):
