@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from accelerator import encoding_of, layer, library, why
 from measure import Compiled, drawn
+from written_decisions import write
 
 import posenc_jax as pj
 from posenc_jax.attention import decisions
@@ -290,6 +291,6 @@ def run(sizes: Sizes, place: pathlib.Path, **clocks) -> str:
     made = decide(found, sizes)
     measured = f'{datetime.date.today()}, jax {jax.__version__}'
     text = page(found, made, sizes, measured)
-    decisions.write(place, targets.device_kind() or 'unknown', measured, made)
+    write(place, targets.device_kind() or 'unknown', measured, made)
     place.with_suffix('.md').write_text(text, encoding='utf-8')
     return text

@@ -42,10 +42,6 @@ class Decision:
     block: tuple[int, int] | None = None
     library: bool = True
 
-    def to_json(self) -> dict[str, Any]:
-        found = dataclasses.asdict(self)
-        return {'class': found.pop('encodings'), **found}
-
 
 Devices = dict[str, dict[str, Any]]  # what the file has, by the kind of device
 
@@ -153,29 +149,3 @@ def _decision(one: Any, where: str) -> Decision:
     width = _of(one, 'width', int, where)
     tile = None if block is None else (block[0], block[1])
     return Decision(encodings, width, dtype, form, tile, library)
-
-
-def write(place: pathlib.Path, kind: str, measured: str, decisions: list[Decision]) -> None:
-    """Writes decisions for a kind of device. Those for other kinds, classes, widths and dtypes
-    stay, unless the file cannot be read.
-
-    Raises:
-      OSError: the file cannot be written.
-    """
-    try:
-        devices = read(place)
-    except ValueError:
-        devices = {}
-    of = lambda one: (one.encodings, one.width, one.dtype)
-    before = devices.get(kind, {'decisions': []})['decisions']
-    kept = [one for one in before if of(one) not in map(of, decisions)]
-    devices[kind] = {'measured': measured, 'decisions': kept + decisions}
-    plain = {
-        name: {**device, 'decisions': [one.to_json() for one in device['decisions']]}
-        for name, device in devices.items()
-    }
-    place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_name(f'{place.name}.{os.getpid()}')
-    text = json.dumps({'version': VERSION, 'devices': plain}, indent=1)
-    part.write_text(text + '\n', encoding='utf-8')
-    part.replace(place)  # a training that starts reads the file before or the one after

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 import posenc_jax as pj
+from benchmarks.written_decisions import write
 from posenc_jax.attention import decisions, policy
 from posenc_jax.attention.decisions import Decision
 from posenc_jax.attention.library import choice as library
@@ -127,7 +128,7 @@ def test_the_class_of_an_encoding(spec, expected):
 
 
 def written(file, *found, kind='sm_90'):
-    decisions.write(file, kind, 'today', [Decision(*one) for one in found])
+    write(file, kind, 'today', [Decision(*one) for one in found])
     return file
 
 

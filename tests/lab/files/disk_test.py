@@ -138,9 +138,6 @@ def test_nobody_writes_past_it():
         for path in sources
         if writes.search(re.sub(r'>>> .*', '', path.read_text()))
     }
-    # The two others are called by programs of benchmarks/ alone, and the library has no laboratory.
-    of_benchmarks = {
-        'posenc_jax/attention/decisions.py',
-        'posenc_jax/attention/kernels/compiled.py',
-    }
-    assert found == {'posenc_jax/lab/files/disk.py', *of_benchmarks}
+    # The other is called by `benchmarks/compile_kernels.py` alone.
+    of_benchmarks = 'posenc_jax/attention/kernels/compiled.py'
+    assert found == {'posenc_jax/lab/files/disk.py', of_benchmarks}

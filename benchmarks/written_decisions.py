@@ -1,0 +1,41 @@
+"""Writes the file that `posenc_jax/attention/decisions.py` reads."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from posenc_jax.attention import decisions
+from posenc_jax.attention.decisions import Decision
+
+
+def _plain(one: Decision) -> dict[str, Any]:
+    found = dataclasses.asdict(one)
+    return {'class': found.pop('encodings'), **found}
+
+
+def write(place: pathlib.Path, kind: str, measured: str, made: list[Decision]) -> None:
+    """Writes decisions for a kind of device. Those for other kinds, classes, widths and dtypes
+    stay, unless the file cannot be read.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    try:
+        devices = decisions.read(place)
+    except ValueError:
+        devices = {}
+    of = lambda one: (one.encodings, one.width, one.dtype)
+    before = devices.get(kind, {'decisions': []})['decisions']
+    kept = [one for one in before if of(one) not in map(of, made)]
+    devices[kind] = {'measured': measured, 'decisions': kept + made}
+    plain = {
+        name: {**device, 'decisions': [_plain(one) for one in device['decisions']]}
+        for name, device in devices.items()
+    }
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_name(f'{place.name}.{os.getpid()}')
+    text = json.dumps({'version': decisions.VERSION, 'devices': plain}, indent=1)
+    part.write_text(text + '\n', encoding='utf-8')
+    part.replace(place)  # a training that starts reads the file before or the one after
