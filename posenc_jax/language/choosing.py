@@ -10,12 +10,12 @@ import functools
 import math
 import pathlib
 import re
-import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from posenc_jax.language.catalog import KINDS, entries_of
+from posenc_jax.language.catalog.screen import filled
 from posenc_jax.language.spec import parse
 from posenc_jax.protocol.errors import (
     SpecError,
@@ -326,10 +326,5 @@ def _step(spec: str) -> float:
 
 
 def _filled(name: str, text: str) -> list[str]:
-    """Lines of at most 100 columns, with the name in front; none without a text. Links of the page
-    become their text with the file.
-    """
-    text = re.sub(r'\[([^]]+)\]\(([^)]+)\)', r'\1 (docs/\2)', text)
-    margin: Any = dict(initial_indent=f'  {name:14}', subsequent_indent=' ' * 16)
-    whole = ' '.join(text.split())
-    return textwrap.wrap(whole, 100, break_on_hyphens=False, **margin) if whole else []
+    """Lines of a screen; links of the page become their text with the file."""
+    return filled(name, re.sub(r'\[([^]]+)\]\(([^)]+)\)', r'\1 (docs/\2)', text), column=14)

@@ -70,7 +70,9 @@ def _keys(groups) -> str:
         *shown[: len(shown) * bool(groups)],
         *(f'Some methods are not listed: {missing}.' for missing in index.load_all()),
     ]
-    return '\n'.join([*sections, '', *(_filled('', line) for line in more)])
+    return '\n'.join(
+        [*sections, '', *(textwrap.fill(line, WIDTH, break_long_words=False) for line in more)]
+    )
 
 
 def _lines(group: Sequence[Entry]) -> str:
@@ -116,20 +118,17 @@ def _page(entry: Entry) -> str:
         ('more', f'help({_path(build)})'),
     ]
     heading = f'{entry.key}: {card.name if card else "without a Card"} ({entry.kind})'
-    return '\n'.join([heading, *(_filled(name, text) for name, text in lines if text)])
+    return '\n'.join([heading, *(line for own in lines for line in filled(*own))])
 
 
 def _path(build) -> str:
     return f'{build.__module__}.{build.__qualname__}'
 
 
-def _filled(name: str, text: str) -> str:
-    """A text in lines of the screen, with its name in a column in front, if it has one."""
-    if not name:
-        return textwrap.fill(text, WIDTH, break_long_words=False)
-    margin = ' ' * 18
-    options: dict[str, Any] = _indented(margin) | {'initial_indent': f'  {name:16}'}
-    return textwrap.fill(text, WIDTH, **options)
+def filled(name: str, text: str, column: int = 16) -> list[str]:
+    """Lines of a screen, with the name in a column of this width in front; none without a text."""
+    margin: Any = _indented(' ' * (column + 2)) | {'initial_indent': f'  {name:{column}}'}
+    return textwrap.wrap(' '.join(text.split()), WIDTH, **margin)
 
 
 def _indented(margin: str) -> dict[str, Any]:
