@@ -14,7 +14,7 @@ from posenc_jax.methods.learnable_fourier import (
     learnable_fourier_start,
 )
 from posenc_jax.protocol.bounds import Divides, Ge
-from posenc_jax.protocol.registry import register
+from posenc_jax.protocol.registry import Promises, register
 
 
 @register(
@@ -24,7 +24,7 @@ from posenc_jax.protocol.registry import register
         LearnableFourier.card,
         equation='GELU(r W1^T + b1) W2^T + b2, r = [cos(p W_r^T) | sin(p W_r^T)] / sqrt(F)',
         example='learnable_fourier(components=2, width=16, features=32, gamma=1.0)',
-        needs_training=True,
+        promises=Promises(needs_training=True),
     ),
 )
 class LearnableFourierFeatures(CoordinateEncoder):
