@@ -1,8 +1,9 @@
 """The blocked form of attention: every block of queries is swept over the keys. Its backward pass
 is written by hand and recomputes tiles, so memory is linear in the length.
 
-No whole input is copied: blocks are read from arrays in the layout of the caller, and gradients are
-added to such arrays. Only single blocks are transposed to heads first.
+Keys and values are transposed to heads first before the sweep, since many blocks of queries read
+the same block of keys. The sums of their gradients are transposed behind it. The other arrays are
+read in the layout of the caller, and only single blocks of them are transposed.
 """
 
 import dataclasses
@@ -36,6 +37,8 @@ def forward(plan, params, constants, q, k, v, tq, tk):
     """
     encoding = plan.encoding(params, constants)
     batch, queries, heads, _ = q.shape
+    k, v = plan.k.swap(k), plan.k.swap(v)
+    plan = dataclasses.replace(plan, k=plan.k.heads_first)
 
     def q_block(i, results):
         q_i, tq_i = plan.q.read(q, i), plan.q.tokens(tq, i)
@@ -68,7 +71,9 @@ def backward(plan, residuals, cotangents):
       cotangents: of the result and of the log-sum-exp.
     """
     params, constants, q, k, v, tq, tk, out, lse = residuals
-    plan = dataclasses.replace(plan, k=plan.k_backward)
+    given = plan.k_backward
+    k, v = given.swap(k), given.swap(v)
+    plan = dataclasses.replace(plan, k=given.heads_first)
 
     def q_block(i, grads):
         of_keys, d_q, d_tq = grads
@@ -90,7 +95,9 @@ def backward(plan, residuals, cotangents):
 
     grads = (params, k, v, partition(tk)[0]), q, partition(tq)[0]
     blocks = q.shape[1] // plan.q.size
-    return gradients(residuals, *plan.loop(blocks, q_block, jax.tree.map(zeros, grads))())
+    of_keys, d_q, d_tq = plan.loop(blocks, q_block, jax.tree.map(zeros, grads))()
+    d_params, d_k, d_v, d_tk = of_keys
+    return gradients(residuals, (d_params, given.swap(d_k), given.swap(d_v), d_tk), d_q, d_tq)
 
 
 tiles.defvjp(_fwd, backward)

@@ -76,6 +76,11 @@ class Blocks:
         """The whole array with its heads first, or a result of that back in its layout."""
         return jnp.swapaxes(a, 1, 2) if self.axis == 1 else a
 
+    @property
+    def heads_first(self) -> 'Blocks':
+        """How the result of `swap` of a whole array is cut."""
+        return Blocks(self.size, 2)
+
 
 class OneBlock(Blocks):
     """Arrays that are one block already, heads first."""

@@ -285,7 +285,9 @@ def sharded_attend(
     stay = cut and heads_first
     axis: Any = ROLES['sequence']
     sequence = None if heads_first or q.shape[1] == 1 else axis
-    along = axis if stay or cut and sequence else None
+    # An axis of one device is named too: over the axes that a spec leaves out, `shard_map` sums the
+    # gradients, which would be a copy of those of all keys and values.
+    along = axis if stay or cut and sequence or parts == 1 else None
     if cut and sequence:
         own.update(axis_name=along, applied_outside=True)
 

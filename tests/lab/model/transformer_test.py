@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from posenc_jax.lab.model import Transformer, TransformerConfig
+from posenc_jax.lab.model import Transformer, TransformerConfig, stack
 from posenc_jax.layer.layers import unchanged
 from posenc_jax.methods.alibi import ALiBi
 from posenc_jax.methods.sinusoidal import Sinusoidal
@@ -179,11 +179,26 @@ def test_hidden_and_logits_make_up_the_call_and_last_cuts_it():
 
 
 def test_compiled_program_does_not_grow_with_depth():
-    def size(layers):
+    def program(layers):
         model = model_of(layers=layers, encoding='alibi()')
-        return len(jax.jit(lambda m: m(TOKENS)).lower(model).as_text())
+        return jax.jit(lambda m: m(TOKENS)).lower(model).as_text()
 
-    assert size(24) < 1.05 * size(6)
+    assert len(program(24)) < 1.05 * len(program(9))
+    # A CPU unrolls the loop over few layers.
+    assert 'stablehlo.while' in program(9) and 'stablehlo.while' not in program(8)
+
+
+def test_the_loop_over_layers_has_the_gradients_of_its_unrolled_form(monkeypatch):
+    def gradients():
+        model = model_of(layers=4, encoding='fire()', share='layer')
+        graphdef, state = nnx.split(model)
+        loss = lambda state: nnx.merge(graphdef, state)(TOKENS).var()
+        return jax.tree.leaves(jax.jit(jax.grad(loss))(state))
+
+    unrolled = gradients()
+    monkeypatch.setattr(stack, '_UNROLLED_LAYERS', 0)
+    for one, other in zip(unrolled, gradients(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_padding_and_packing_change_nothing(toys):
