@@ -1,7 +1,8 @@
 """What the compilers of GPUs and TPUs make of attention kernels, on a machine that has neither.
 
 The command prints a table in Markdown: registers, spilled bytes, shared memory, instructions of a
-tile, products on tensor cores and asynchronous copies on a GPU; bundles of a tile on a TPU. Each
+tile, products on tensor cores and asynchronous copies on a GPU; bundles of a tile on a TPU. On a
+GPU the tile is one that needs no mask, where the kernel has a loop of its own for such tiles. Each
 cell has the numbers of the kernels forward / dq / dkv, and those of the kernel of carries. Each
 encoding is compiled in a process of its own, because compilers end their process where they fail.
 

@@ -38,14 +38,16 @@ class Compiled:
       spills: bytes that a thread of a GPU spills; vectors that a visit of a TPU writes and reads
         for lack of registers.
       shared: memory of a GPU that the threads of a block share, in KiB.
-      loop: instructions of a GPU for one tile. Those of a loop in it count as often as it runs.
+      loop: instructions of a GPU for one tile, without a mask where such tiles have a loop of their
+        own. Those of a loop in it count as often as it runs.
       inner: instructions of a GPU or bundles of a TPU that are in such loops.
       tensor: products on tensor cores for one tile.
       copies: asynchronous copies to shared memory.
       serial: 1 where the products of a GPU of type sm_90 wait for each other.
       bundles: of a TPU for one tile. Those of a loop in it count as often as it runs.
       refused: why the compiler compiled nothing, or nothing.
-      compilers: their names and releases.
+      compilers: their names and releases; and 'of earlier kernels' where a kernel was changed since
+        they were asked about it.
     """
 
     encoding: str
