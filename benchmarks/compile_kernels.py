@@ -1,7 +1,8 @@
 """What the compilers of GPUs and TPUs make of attention kernels, on a machine that has neither.
 
 The command prints a table in Markdown: registers, spilled bytes, shared memory, instructions of a
-tile, products on tensor cores and asynchronous copies on a GPU; bundles of a tile on a TPU. Each
+tile, products on tensor cores and asynchronous copies on a GPU; bundles of a tile on a TPU. On a
+GPU the tile is one that needs no mask, where the kernel has a loop of its own for such tiles. Each
 cell has the numbers of the kernels forward / dq / dkv, and those of the kernel of carries. Each
 encoding is compiled in a process of its own, because compilers end their process where they fail.
 
@@ -15,7 +16,8 @@ encoding is compiled in a process of its own, because compilers end their proces
     python benchmarks/compile_kernels.py --check  # ten kernels against the table
 
 With --write the lines go to `posenc_jax/attention/kernels/compiled.csv`, which `attend` reads; with
---new only those that it lacks. A line takes 5 to 30 s of processor time.
+--new only those that it lacks. A line takes 5 to 30 s of processor time. For a TPU two tiles are
+compiled, and the line is that of the tile with the fewest bundles for a pair of a query and a key.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import itertools
+import math
 import os
 import sys
 
@@ -78,9 +81,13 @@ def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds:
 
     Args:
       key: what the line calls the encoding.
-      block: queries and keys of a tile, or None.
+      block: queries and keys of a tile. None is the usual tile of a GPU, and of the tiles of a TPU
+        the one with the fewest bundles for a pair.
       seconds: of processor time that the compilers have.
     """
+    if block is None and is_tpu(target):
+        sides = kernel_sizes.TPU_SIDES
+        return min((of(key, spec, width, dtype, target, n, seconds) for n in sides), key=_of_pair)
     sizes = dict(
         rows=1, length=LENGTH, width=width, dtype=jnp.dtype(dtype), block=block,
         model=kernel_table.HEADS * width,
@@ -105,6 +112,15 @@ def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds:
     )  # fmt: skip
     units = {name: kernel['units'] for name, kernel in found.items() if 'units' in kernel}
     return line(tile='x'.join(map(str, tile)), **numbers), units
+
+
+def _of_pair(found) -> float:
+    """The bundles of a pair of a query and a key in what `of` gives."""
+    line, _ = found
+    if isinstance(line, str) or line.refused:
+        return math.inf
+    queries, keys = map(int, line.tile.split('x'))
+    return sum(line.bundles) / (queries * keys)
 
 
 def examples(keys) -> list[tuple[str, str]]:
@@ -159,7 +175,8 @@ def check(seconds: int, processes: int) -> None:
     """Compiles `CHECKED` and ends with status 1 where something is worse than the table says."""
     recorded = compiled.table()
     specs = dict(examples([key for key, *_ in CHECKED]))
-    ask = lambda job: of(job[0], specs[job[0]], *job[1:], None, seconds)[0]
+    side = lambda job: int(recorded[job].tile.split('x')[0])
+    ask = lambda job: of(job[0], specs[job[0]], *job[1:], side(job), seconds)[0]
     with concurrent.futures.ThreadPoolExecutor(processes) as pool:
         lines = list(pool.map(ask, CHECKED))
     bad = 0

@@ -19,8 +19,8 @@ class OfLoop:
     """The instructions of a GPU's kernel.
 
     Attributes:
-      loop: that a thread runs for one block of keys or queries. Those of a loop within count as
-        often as it runs.
+      loop: that a thread runs for one block of keys or queries, in a tile without a mask where
+        such tiles have a loop of their own. Those of a loop within count as often as it runs.
       inner: those of them that are in such loops.
       tensor: products on tensor cores among them.
       copies: asynchronous copies in the whole kernel.
@@ -69,7 +69,8 @@ def resources(text: str) -> dict[str, int]:
 
 def of_loop(text: str) -> OfLoop:
     """The loop over blocks in what `nvdisasm -c` prints of a kernel: of the loops with the most
-    products, the shortest one.
+    products, the shortest one. A kernel with a loop for tiles that need a mask and one for all
+    others has as many products in both, and the one without a mask is the shorter one.
     """
     instructions, labels, loops = [], {}, []
     for line in text.splitlines():

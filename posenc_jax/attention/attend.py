@@ -191,6 +191,7 @@ def _planned(encoding, arrays, s_axis, block, implementation, axis_name) -> tupl
     widths = width, v.shape[-1]
     if forced and block is None:
         kernel_sizes.check_compiled(encoding, min(widths), q.dtype.name, fused=False)
+        block = kernel_sizes.listed_tile(encoding, max(widths), q.dtype.name)
     sizes = tile_sizes(encoding, shape, keys, block, implementation, target, widths)
     graphdef, *variables = nnx.split(encoding, nnx.Param, ...)
     blocks = Blocks(sizes[0], 1), Blocks(sizes[1], s_axis), Blocks(sizes[-1], s_axis)

@@ -27,7 +27,6 @@ from posenc_jax.attention.tile_sizes import Implementation, fits_one_tile
 from posenc_jax.base import targets
 from posenc_jax.base.meshes import compiler_cuts, varying_axes
 from posenc_jax.protocol.capabilities import first_carry
-from posenc_jax.protocol.composite import name_of, parts_of
 
 OURS = 'a kernel of this library'
 _PLATFORMS = 'cuda', 'tpu', *targets.INTERPRETED
@@ -132,14 +131,8 @@ def _unlisted(encoding, width: int, dtype: str, device: str) -> str | None:
     """
     from posenc_jax.attention.kernels import compiled  # which reads a file
 
-    stored = 'bfloat16' if dtype == 'float16' else dtype  # of the same size
-    asked = {
-        line.encoding
-        for line in compiled.table().values()
-        if (line.dtype, line.target) == (stored, device) and line.width >= width
-    }
-    names = [name_of(part) for part in parts_of(encoding) if part.opens('logits')] or ['nope']
-    missing = next((name for name in names if name not in asked), None)
+    line = lambda name: compiled.line_for(name, width, dtype, device)
+    missing = next((name for name in compiled.names(encoding) if line(name) is None), None)
     return missing and f'{missing} with heads of width {width} in {dtype}'
 
 

@@ -6,6 +6,7 @@ arrays, one after the other, from near to far. `retreat` undoes one call of `adv
 
 import dataclasses
 import functools
+import operator
 from typing import Any
 
 import jax
@@ -42,7 +43,7 @@ def advance(plan, encoding, q, k, v, tq, tk, state):
         high, total, out, carry = state
         j = order[step]
         tk_j = plan.k.tokens(tk, j)
-        s, carry, seen = pair_logits(encoding, q, plan.k.read(k, j), tq, tk_j, carry)
+        s, carry, seen = pair_logits(encoding, q, plan.k.read(k, j), tq, tk_j, carry, plan.full)
         new, w = _weigh(s, seen, high)
         shrink = jnp.exp(high - new)
         out = out * shrink[..., None] + encoding.collect(w, plan.k.read(v, j), tq, tk_j)
@@ -103,7 +104,9 @@ def zeros(tree):
 
 
 def add(*trees):
-    return jax.tree.map(lambda *leaves: sum(leaf.astype(jnp.float32) for leaf in leaves), *trees)
+    """The sum of trees, in float32."""
+    wide = lambda leaves: (leaf.astype(jnp.float32) for leaf in leaves)
+    return jax.tree.map(lambda *leaves: functools.reduce(operator.add, wide(leaves)), *trees)
 
 
 def partition(tok: Tokens) -> tuple[Tokens, Tokens]:
@@ -239,7 +242,8 @@ def _pull(plan, params, constants, rows: Rows, k, v, carry, d_carry, tk):
 
     def logits(params, q, k, tqf, tkf, carry):
         tq, tk = combine(tqf, rows.others), combine(tkf, tk_others)
-        s, carry, seen = pair_logits(plan.encoding(params, constants), q, k, tq, tk, carry)
+        encoding = plan.encoding(params, constants)
+        s, carry, seen = pair_logits(encoding, q, k, tq, tk, carry, plan.full)
         return (s, carry), seen
 
     def collect(params, w, v, tqf, tkf):

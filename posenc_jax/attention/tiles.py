@@ -105,6 +105,7 @@ class Plan:
       halves: of a ring, whether its devices exchange halves of their parts, see `ring.deal`.
       nodes: of a ring, how many equal pieces of the queries of a device meet keys on their own.
       dense: whether JAX differentiates the form.
+      full: every query sees every key of the tiles, so that no mask is computed.
     """
 
     graphdef: Any
@@ -117,6 +118,7 @@ class Plan:
     halves: bool = False
     nodes: int = 1
     dense: bool = False
+    full: bool = False
 
     def encoding(self, params, constants) -> Encoding:
         return nnx.merge(self.graphdef, params, constants)
@@ -137,14 +139,15 @@ class Plan:
         return *padded, self.q.pad_tokens(tq, n), self.k.pad_tokens(tk, n)
 
 
-def pair_logits(encoding, q, k, tq, tk, carry=None):
+def pair_logits(encoding, q, k, tq, tk, carry=None, full: bool = False):
     """Evaluates one tile: float32 logits, not masked yet; the carry for the next block of keys; the
-    mask. Without a `carry` the tile is the first one of its queries.
+    mask. Without a `carry` the tile is the first one of its queries. In a `full` tile every query
+    sees every key.
     """
     if carry is None:
         carry = first_carry(encoding, q, tq)
-    seen = encoding.mask(tq, tk)
-    if tk.valid is not None:
+    seen = None if full else encoding.mask(tq, tk)
+    if tk.valid is not None and not full:
         valid = tk.valid[:, None, None, :]
         seen = valid if seen is None else seen & valid
     if seen is None:

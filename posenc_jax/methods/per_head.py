@@ -146,6 +146,9 @@ class PerHead(Composite):
     def may_see(self, tq, tk):
         return jnp.logical_or(self.first.may_see(tq, tk), self.second.may_see(tq, tk))
 
+    def sees_all(self, tq, tk):
+        return self.first.sees_all(tq, tk) & self.second.sees_all(tq, tk)
+
     def collect(self, w, v, tq, tk):
         if not self.opens('collect'):
             return super().collect(w, v, tq, tk)

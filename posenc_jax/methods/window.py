@@ -54,3 +54,10 @@ class Window(Mask):
         return (tk.index_high > tq.index_low - self.size) & (
             tk.index_low < tq.index_high + self.size
         )
+
+    def sees_all(self, tq, tk):
+        if self.aligned:
+            return False
+        return (tk.index_low > tq.index_high - self.size) & (
+            tk.index_high < tq.index_low + self.size
+        )

@@ -115,6 +115,12 @@ class Composite(Encoding):
             possible = part.may_see(tq, tk) & possible
         return possible
 
+    def sees_all(self, tq, tk):
+        every = True
+        for part in self.children:
+            every = part.sees_all(tq, tk) & every
+        return every
+
     def collect(self, w, v, tq, tk):
         owner = self._owner('collect')
         return super().collect(w, v, tq, tk) if owner is None else owner.collect(w, v, tq, tk)

@@ -141,6 +141,8 @@ class Encoding(nnx.Module):
         for name, instead in _REPLACED.items():
             if name in vars(cls):
                 raise TypeError(f'{cls.__name__}.{name} would never be called: write {instead}')
+        if not {'mask', 'allow'}.isdisjoint(vars(cls)) and 'sees_all' not in vars(cls):
+            cls.sees_all = Encoding.sees_all  # that of a base class is about another mask
         if '__init__' in vars(cls):
             cls._variants = []
             cls.__init__ = remembering(cls.__init__, cls._variants)
@@ -229,6 +231,13 @@ class Encoding(nnx.Module):
         A wrong True costs time; a wrong False would drop keys.
         """
         return True
+
+    def sees_all(self, tq: Bounds, tk: Bounds) -> Bool[Array, ''] | bool:
+        """Whether `mask` allows every pair of two blocks, judged by the bounds of the blocks.
+
+        A wrong False costs time; a wrong True would show keys that are hidden.
+        """
+        return not self.opens('mask')
 
     def collect(
         self, w: Float[Array, 'B N T S'], v, tq: Tokens, tk: Tokens

@@ -51,7 +51,7 @@ class Bias(Encoding):
 
 class Mask(Encoding):
     """Opens `mask`: decides which keys a query may see. A subclass defines `allow`, and `may_see`
-    so that whole blocks can be skipped.
+    so that whole blocks can be skipped; with `sees_all`, blocks that are seen whole need no mask.
     """
 
     @property

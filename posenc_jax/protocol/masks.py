@@ -51,6 +51,9 @@ class Causal(Mask):
     def may_see(self, tq, tk):
         return tk.index_low <= tq.index_high
 
+    def sees_all(self, tq, tk):
+        return tk.index_high <= tq.index_low
+
 
 @register(
     'full',
@@ -81,6 +84,9 @@ class Full(Mask):
 
     def mask(self, tq, tk):
         return None
+
+    def sees_all(self, tq, tk):
+        return True
 
 
 @register(
@@ -125,3 +131,11 @@ class Document(Mask):
         if tq.segment_high is None or tk.segment_high is None:
             return True
         return (tk.segment_low <= tq.segment_high) & (tk.segment_high >= tq.segment_low)
+
+    def sees_all(self, tq, tk):
+        if tq.segment_low is None and tk.segment_low is None:
+            return True
+        if tq.segment_low is None or tk.segment_low is None:
+            return False
+        one = (tq.segment_low == tq.segment_high) & (tk.segment_low == tk.segment_high)
+        return one & (tq.segment_low == tk.segment_low)

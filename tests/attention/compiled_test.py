@@ -12,7 +12,7 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.attention.kernels import compiled
 from posenc_jax.attention.kernels.compiled import Compiled
-from posenc_jax.attention.kernels.sizes import NoKernelError
+from posenc_jax.attention.kernels.sizes import NoKernelError, listed_tile
 from posenc_jax.base import targets
 from posenc_jax.protocol.registry import entries
 
@@ -65,18 +65,18 @@ def test_a_kernel_is_refused_by_its_line(table, asked, reason):
     assert found is None if reason is None else re.search(reason, found)
 
 
-def attention(spec, implementation, block=None, target='cuda', device='sm_90'):
+def attention(spec, implementation, block=None, target='cuda', device='sm_90', length=64):
     """The program of attention of heads of width 64 in bfloat16, as a traced program."""
     sizes = dict(heads=2, head_dim=64, model_dim=128, train_len=64)
     encoding = pj.make(spec, causal=True, rngs=nnx.Rngs(0), **sizes)
-    tok = pj.Tokens.of(length=64)
+    tok = pj.Tokens.of(length=length)
 
     def run(q):
         how = dict(implementation=implementation, block=block, applied=pj.TOKEN_STAGE)
         return pj.attend(encoding, q, q, q, tok, tok, **how)
 
     with targets.made_for(target, device):
-        return jax.make_jaxpr(run)(jax.ShapeDtypeStruct((1, 64, 2, 64), jnp.bfloat16))
+        return jax.make_jaxpr(run)(jax.ShapeDtypeStruct((1, length, 2, 64), jnp.bfloat16))
 
 
 def has_kernel(program) -> bool:
@@ -91,6 +91,34 @@ def test_fused_takes_the_blocked_form_where_a_kernel_does_not_fit(table):
     assert has_kernel(attention('kerple()', 'fused', device='sm_80'))
     assert has_kernel(attention('kerple()', 'fused', device=None))
     assert has_kernel(attention('kerple()', 'fused', block=32))
+
+
+def test_the_tile_of_a_tpu_is_that_of_the_table(table):
+    tile = lambda spec, *of: listed_tile(pj.make(spec, causal=True, heads=2, rngs=nnx.Rngs(0)), *of)
+    line = lambda *key, **numbers: Compiled(*key, 'bfloat16', 'v5e', **numbers)
+    compiled.write([
+        line('nope', 64, tile='512x512'), line('alibi', 128, tile='256x512'),
+        line('kerple', 64, refused='LLVM ERROR'),
+    ])  # fmt: skip
+    with targets.made_for('tpu', 'v5e'):
+        assert tile('document()', 64, 'bfloat16') == (512, 512)
+        assert tile('alibi() | window(size=8)', 64, 'bfloat16') == (256, 512)
+        # A wider head, another dtype, what was refused, what was not asked, and two at a time.
+        assert tile('alibi()', 256, 'bfloat16') is None
+        assert tile('alibi()', 64, 'float32') is None
+        assert tile('kerple()', 64, 'bfloat16') is None
+        assert tile('fire()', 64, 'bfloat16') is None
+        assert tile('alibi() | kerple()', 64, 'bfloat16') is None
+    for device in ('v5p', None):
+        with targets.made_for('tpu', device):
+            assert tile('alibi()', 64, 'bfloat16') is None
+
+
+@pytest.mark.parametrize('block, steps', [(None, 2), (256, 4)])
+def test_attention_on_a_tpu_has_the_tile_of_the_table(table, block, steps):
+    compiled.write([Compiled('alibi', 64, 'bfloat16', 'v5e', tile='512x512')])
+    program = attention('alibi()', 'kernel', block, 'tpu', 'v5e', length=1024)
+    assert f'(1, 2, {steps}, ' in str(program)
 
 
 def test_a_kernel_that_is_asked_for_and_does_not_fit_is_one_line(table):

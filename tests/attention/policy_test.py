@@ -1,7 +1,6 @@
 """What computes attention, and why: the argument, the file of decisions, the default."""
 
 import json
-import sys
 import warnings
 from types import SimpleNamespace
 
@@ -16,6 +15,7 @@ import posenc_jax as pj
 from benchmarks.written_decisions import write
 from posenc_jax.attention import decisions, policy
 from posenc_jax.attention.decisions import Decision
+from posenc_jax.attention.kernels import compiled
 from posenc_jax.attention.library import choice as library
 from posenc_jax.base.targets import made_for
 from posenc_jax.layer.sharding import make_mesh
@@ -95,9 +95,7 @@ def test_what_the_caller_gives_comes_first(options, words):
 
 def test_a_kernel_that_no_compiler_was_asked_about_is_not_the_default(monkeypatch):
     line = SimpleNamespace(encoding='alibi', width=WIDTH, dtype='bfloat16', target='sm_90')
-    asked = SimpleNamespace(table=lambda: {1: line})
-    monkeypatch.setitem(sys.modules, 'posenc_jax.attention.kernels.compiled', asked)
-    monkeypatch.setattr('posenc_jax.attention.kernels.compiled', asked, raising=False)
+    monkeypatch.setattr(compiled, 'table', lambda: {1: line})
     encoding = pj.make('rope() | alibi()', heads=2, head_dim=WIDTH, causal=True)
     given = (encoding, WIDTH, 'float16', 'sm_90')
     assert UNLISTED(*given) is None

@@ -29,13 +29,14 @@ class Heads:
     """The rows of the batch, and the heads of queries and of keys.
 
     Attributes:
-      room: the shape in which kernels hold an array of a shape (`padding.py`).
+      room, held: the shapes of arrays in kernels, as in `Operations`.
     """
 
     rows: int
     queries: int
     keys: int
     room: Callable[[Sequence[int]], tuple[int, ...]]
+    held: Callable[[Sequence[int]], tuple[int, ...]]
 
     def number(self, count: int, n):
         """Which of `count` heads belongs to query head `n`."""
@@ -91,7 +92,7 @@ class OfTokens:
     @property
     def held(self):
         """What `read` gives."""
-        return jax.ShapeDtypeStruct((*self._block, *self.room), self.dtype)
+        return jax.ShapeDtypeStruct(self.heads.held((*self._block, *self.room)), self.dtype)
 
     @property
     def _block(self):
@@ -110,13 +111,13 @@ class OfTokens:
         return pl.BlockSpec((None, None, *self._shape(length)), index)
 
     def read(self, ref, number=None):
-        """A block, as a door sees it: the one that is there, or that of a number among all."""
+        """A block, as a kernel holds it: the one that is there, or that of a number among all."""
         if number is None:
             block = ref[...]
         else:
             at = pl.ds(pl.multiple_of(number * self.size, self.size), self.size)
             block = ref[(at, *(slice(None),) * len(self.rest)) if self.rest else (0, at)]
-        block = block.reshape(*self._block, *self.room)
+        block = block.reshape(self.held.shape)
         return block != 0 if self.dtype == jnp.bool_ else block
 
     def sums(self, blocks: int):
@@ -181,11 +182,11 @@ class OfPairs(OfTokens):
         return shape, pl.BlockSpec(block, index)
 
     def at(self, ref, number=None):
-        """The entries of the own queries as a door sees them, of the block of keys that is there or
-        of the one of a number.
+        """The entries of the own queries, as a kernel holds them: of the block of keys that is
+        there, or of the one of a number.
         """
         block = ref[...] if number is None else ref[number]
-        return block.reshape(*self._block, *self.room)
+        return block.reshape(self.held.shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -224,7 +225,8 @@ class OfEncoding:
     @property
     def held(self):
         """What `read` gives."""
-        return jax.ShapeDtypeStruct(self.heads.room(self.example.shape), self.dtype)
+        shape = self.heads.held(self.heads.room(self.example.shape))
+        return jax.ShapeDtypeStruct(shape, self.dtype)
 
     def spec(self) -> pl.BlockSpec:
         counts = self.array.shape[: len(self.cut)]
@@ -285,6 +287,6 @@ def held(tree: Any) -> Any:
 
 
 def read(tree: Any, refs, *number) -> Any:
-    """The arrays that doors see, from the references of a kernel to the leaves of `tree`."""
+    """The arrays as a kernel holds them, from its references to the leaves of `tree`."""
     leaves, structure = jax.tree.flatten(tree)
     return structure.unflatten([leaf.read(ref, *number) for leaf, ref in zip(leaves, refs)])

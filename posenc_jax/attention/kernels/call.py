@@ -8,6 +8,7 @@ computed, and the state between visits is kept in that memory.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -48,12 +49,14 @@ class Fold:
         are arrays for every visit, their `Pair` follows.
       end: (arrays of the encoding, own block, the last state) -> the results.
       back: the visits are in the opposite order.
+      full: `step` where every query sees every key, or None if visits are not told apart.
     """
 
     start: Callable
     step: Callable
     end: Callable
     back: bool = False
+    full: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,7 +80,8 @@ class Call:
     @classmethod
     def of(cls, plan, params, constants, q, k, v, tq, tk, *rows) -> 'Call':
         q, k, v = plan.q.swap(q), plan.k.swap(k), plan.k.swap(v)
-        heads = Heads(q.shape[0], q.shape[1], k.shape[1], Operations(plan.target).room)
+        operate = Operations(plan.target)
+        heads = Heads(q.shape[0], q.shape[1], k.shape[1], operate.room, operate.held)
         pair = lambda arrays, size: [OfTokens.of(a, 'pair', size, heads) for a in arrays]
         return cls(
             plan,
@@ -105,8 +109,8 @@ class Call:
         """Runs a kernel. Returns the arrays of `results` and of `found`.
 
         Args:
-          visits: (order, count) of the blocks of `others` that each own block meets, [#B, blocks,
-            others] and [#B, blocks].
+          visits: (order, count, masked) of the blocks of `others` that each own block meets, [#B,
+            blocks, others] and [#B, blocks].
           fixed: arrays of the encoding; a program instance gets those of its head.
           own, others: arrays of tokens; an instance has one block of its own, and visits others.
           fold: what is computed.
@@ -114,10 +118,10 @@ class Call:
           known: arrays that a kernel of queries reads at every visit.
           found: arrays that a kernel of queries writes at every visit.
         """
-        tables = [a.reshape(-1).astype(jnp.int32) for a in visits]
+        on_grid = targets.of_tpu(self.plan.target)
+        tables = [a.reshape(-1).astype(jnp.int32) for a in visits[: 2 if on_grid else 3]]
         which = Visits(*visits[0].shape, back=fold.back)
         trees = fixed, own, others, list(known)
-        on_grid = targets.of_tpu(self.plan.target)
         place = which.block_of_step if on_grid else None
         state = jax.eval_shape(fold.start, held(fixed), held(own)) if on_grid else None
         instance = _Instance(trees, fold, which, len(results), len(found), state)
@@ -183,16 +187,22 @@ class _Instance:
         self._sizes = [len(jax.tree.leaves(tree)) for tree in trees]
         self._sizes += [results, found, len(self._like)]
 
-    def loop(self, order, count, *refs) -> None:
-        """A kernel that has all blocks of the others."""
+    def loop(self, order, count, masked, *refs) -> None:
+        """A kernel that has all blocks of the others. Full tiles have a loop of their own."""
         refs, b, i = self._parts(refs), pl.program_id(0), pl.program_id(2)
-        given = self._given(refs)
+        given, fold, total = self._given(refs), self._fold, self._visits.total(b, i, count)
 
-        def meet(visit, state):
-            return self._meet(given, refs, state, self._visits.block(b, i, visit, order, count))
+        def meet(step, visit, state):
+            block = self._visits.block(b, i, visit, order, count)
+            return self._meet(step, given, refs, state, block)
 
-        state = self._fold.start(*given)
-        self._end(given, refs, jax.lax.fori_loop(0, self._visits.total(b, i, count), meet, state))
+        state, first = fold.start(*given), total
+        if fold.full is not None:
+            first = self._visits.masked(b, i, masked)
+        state = jax.lax.fori_loop(0, first, functools.partial(meet, fold.step), state)
+        if fold.full is not None:
+            state = jax.lax.fori_loop(first, total, functools.partial(meet, fold.full), state)
+        self._end(given, refs, state)
 
     def step(self, order, count, *refs) -> None:
         """A kernel that has the block of one visit. The last steps of the grid may have none."""
@@ -214,7 +224,7 @@ class _Instance:
 
         @pl.when(step < self._visits.total(b, i, count))
         def _():
-            keep(self._meet(self._given(refs), refs, state()))
+            keep(self._meet(self._fold.step, self._given(refs), refs, state()))
 
         @pl.when(step == pl.num_programs(3) - 1)
         def _():
@@ -227,10 +237,10 @@ class _Instance:
     def _given(self, refs: _Refs):
         return read(self._fixed, refs.fixed), read(self._own, refs.own)
 
-    def _meet(self, given, refs: _Refs, state, number=None):
+    def _meet(self, step, given, refs: _Refs, state, number=None):
         pair = Pair(number, (self._known, refs.known), refs.found)
         more = (pair,) if refs.known or refs.found else ()
-        return self._fold.step(*given, read(self._others, refs.others, number), state, *more)
+        return step(*given, read(self._others, refs.others, number), state, *more)
 
     def _end(self, given, refs: _Refs, state):
         values = jax.tree.leaves(self._fold.end(*given, state))

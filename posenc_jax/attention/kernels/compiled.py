@@ -10,6 +10,8 @@ import functools
 import pathlib
 from typing import Any
 
+from posenc_jax.protocol.composite import name_of, parts_of
+
 PATH = pathlib.Path(__file__).with_name('compiled.csv')
 # What a block of threads may have of the shared memory of a GPU, in KiB.
 SHARED = {'sm_80': 163, 'sm_90': 227}
@@ -36,14 +38,16 @@ class Compiled:
       spills: bytes that a thread of a GPU spills; vectors that a visit of a TPU writes and reads
         for lack of registers.
       shared: memory of a GPU that the threads of a block share, in KiB.
-      loop: instructions of a GPU for one tile. Those of a loop in it count once.
+      loop: instructions of a GPU for one tile, without a mask where such tiles have a loop of their
+        own. Those of a loop in it count as often as it runs.
       inner: instructions of a GPU or bundles of a TPU that are in such loops.
       tensor: products on tensor cores for one tile.
       copies: asynchronous copies to shared memory.
       serial: 1 where the products of a GPU of type sm_90 wait for each other.
-      bundles: of a TPU for one tile. Those of a loop in it count once.
+      bundles: of a TPU for one tile. Those of a loop in it count as often as it runs.
       refused: why the compiler compiled nothing, or nothing.
-      compilers: their names and releases.
+      compilers: their names and releases; and 'of earlier kernels' where a kernel was changed since
+        they were asked about it.
     """
 
     encoding: str
@@ -125,6 +129,34 @@ def cell(value) -> str:
     return '/'.join(f'{n:g}' for n in value) if isinstance(value, tuple) else str(value)
 
 
+def names(encoding) -> list[str]:
+    """The registry keys of the parts of an encoding whose kernels the file would list: those that
+    change logits or how values are summed, or 'nope' where none does.
+    """
+    changes = lambda part: part.opens('logits') or part.opens('collect')
+    return [name_of(part) for part in parts_of(encoding) if changes(part)] or ['nope']
+
+
+def line_for(encoding_key: str, width: int, dtype: str, target: str) -> Compiled | None:
+    """The line that answers for heads of this width: that of the narrowest heads that are no
+    narrower; None if there is none.
+
+    Args:
+      encoding_key, dtype, target: as for `refusal`.
+    """
+    key = encoding_key, _stored(dtype), target
+    lines = [
+        line for line in table().values()
+        if (line.encoding, line.dtype, line.target) == key and line.width >= width
+    ]  # fmt: skip
+    return min(lines, key=lambda line: line.width, default=None)
+
+
+def _stored(dtype: str) -> str:
+    """The dtype of the lines that answer for a dtype. float16 has the size of bfloat16."""
+    return 'bfloat16' if dtype == 'float16' else dtype
+
+
 def refusal(
     encoding_key: str, head_dim: int, dtype: str, target: str | None, slow: bool = True
 ) -> str | None:
@@ -139,7 +171,7 @@ def refusal(
       target: as in `Compiled`; None for an unknown device.
       slow: also refuses a kernel that fits and spills more than 1 KiB in the forward pass.
     """
-    dtype = 'bfloat16' if dtype == 'float16' else dtype
+    dtype = _stored(dtype)
     known = [
         line for line in table().values()
         if (line.encoding, line.dtype, line.target) == (encoding_key, dtype, target)

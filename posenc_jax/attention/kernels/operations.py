@@ -40,6 +40,7 @@ from posenc_jax.attention.kernels.padding import (
     reshape,
     shape_of,
 )
+from posenc_jax.attention.kernels.simplify import held, simplified
 from posenc_jax.base.targets import of_tpu
 
 
@@ -105,6 +106,11 @@ def sign(equation, a):
 def empty(equation):
     # Not a scalar constant, which a loop of Triton does not return.
     return [jnp.zeros(1, jnp.int32).max().astype(equation.params['dtype'])]
+
+
+def exp(equation, a):
+    """By a power of two, which is one operation of a GPU."""
+    return [lax.exp2(a * (1 / math.log(2)))] if a.dtype == jnp.float32 else None
 
 
 def round_to_even(equation, a):
@@ -253,6 +259,7 @@ ON_GPU = {
     'broadcast_in_dim': broadcast_in_dim(powers),
     'dynamic_slice': dynamic_slice(powers),
     'cumsum': cumsum(always=False),
+    'exp': exp,
     'round': round_to_even,
     'slice': slices,
     'pad': pad,
@@ -278,11 +285,17 @@ class Operations:
 
     Attributes:
       room: the shape in which kernels hold an array of a shape.
+      held: the same for an array in its room that is given from one program of a kernel to the
+        next.
+      simplified: a program of kernels -> the one that is run, of arrays as they are held.
     """
 
     def __init__(self, target: str):
-        self._rules = EVERYWHERE | (ON_TPU if of_tpu(target) else ON_GPU)
-        self.room = exact if of_tpu(target) else powers
+        on_tpu = of_tpu(target)
+        self._rules = EVERYWHERE | (ON_TPU if on_tpu else ON_GPU)
+        self.room = exact if on_tpu else powers
+        self.held = exact if on_tpu else held
+        self.simplified = lambda closed: closed if on_tpu else simplified(closed, target)
 
     def __call__(self, equation, *inputs) -> list:
         rule, found = self._rules.get(equation.primitive.name), None

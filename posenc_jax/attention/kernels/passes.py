@@ -28,7 +28,7 @@ from posenc_jax.attention.kernels.arrays import OfPairs, OfTokens, examples
 from posenc_jax.attention.kernels.call import Call, Fold
 from posenc_jax.attention.kernels.program import Program
 from posenc_jax.attention.kernels.sizes import NoKernelError
-from posenc_jax.attention.kernels.visits import visits_of_keys, visits_of_queries
+from posenc_jax.attention.kernels.visits import knows_full_tiles, visits_of_keys, visits_of_queries
 from posenc_jax.attention.sweep import (
     Rows,
     add,
@@ -95,34 +95,40 @@ def _sweep(plan, params, constants, q, k, v, tq, tk, state=None) -> list:
             return structure.unflatten(before)
         return begin(plan.encoding(*variables), q, tq, width)
 
-    def meet(variables, queries, keys, state):
+    def meet(tile, variables, queries, keys, state):
         (q, *_, tq), (k, v, tk) = queries, keys
         return advance(tile, plan.encoding(*variables), q, k, v, tq, tk, state)
 
+    encoding = plan.encoding(params, constants)
     variables, queries, keys = (examples(tree) for tree in (call.encoding, call.queries, call.keys))
     try:
         begun = Program(plan.target, start, variables, queries)
-        met = Program(plan.target, meet, variables, queries, keys, begun.result)
+        carries = bool(jax.tree.leaves(begun.result[-1]))
+        apart = not carries and _apart(plan, encoding, tq, tk, variables, queries, keys)
+        tiles = [dataclasses.replace(tile, full=full) for full in (False, True)[: 1 + apart]]
+        shown = variables, queries, keys, begun.result
+        met = [Program(plan.target, functools.partial(meet, tile), *shown) for tile in tiles]
+        ended = Program(plan.target, lambda state: state if before else finish(state), begun.result)
     except NoKernelError as error:
-        raise NoKernelError(
-            f'{error.reason}, as {plan.encoding(params, constants)} does'
-        ) from error
+        raise NoKernelError(f'{error.reason}, as {encoding} does') from error
     except (TypeError, ZeroDivisionError) as error:
         raise NoKernelError(
-            f'gives a door one head at a time, which {plan.encoding(params, constants)} does not '
-            'take'
+            f'gives a door one head at a time, which {encoding} does not take'
         ) from error
-    carries = bool(jax.tree.leaves(begun.result[-1]))
 
     def first(fixed, own):
-        variables, (of_begun, _) = fixed
+        variables, (of_begun, *_) = fixed
         return begun(of_begun, variables, own)
 
-    def step(fixed, own, keys, state):
-        variables, (_, of_met) = fixed
-        return met(of_met, variables, own, keys, state)
+    def step(number):
+        def run(fixed, own, keys, state):
+            variables, (_, *of_met) = fixed
+            return met[number](of_met[number], variables, own, keys, state)
 
-    fold = Fold(first, step, lambda fixed, own, state: state if before else finish(state))
+        return run
+
+    end = lambda fixed, own, state: ended(ended.constants, state)
+    fold = Fold(first, step(0), end, full=step(1) if apart else None)
     of_row = lambda *rest: OfTokens(None, rest, 'pair', plan.q.size, jnp.float32, call.heads)
     results = [(of_row(width), v.dtype), (of_row(), jnp.float32)]
     if before:
@@ -131,14 +137,29 @@ def _sweep(plan, params, constants, q, k, v, tq, tk, state=None) -> list:
         'attention',
         # A ring with a carry has the backward pass of the blocked form, which recomputes the same
         # tiles.
-        visits_of_queries(plan, plan.encoding(params, constants), tq, tk, together=carries),
-        (call.encoding, call.constants(begun, met)),
+        visits_of_queries(plan, encoding, tq, tk, carries, apart),
+        (call.encoding, call.constants(begun, *met)),
         call.queries,
         call.keys,
         fold,
         results,
     )
     return [leaf.joined(a) for (leaf, _), a in zip(results, found)]
+
+
+def _apart(plan, encoding, tq, tk, *shown) -> bool:
+    """Whether full tiles have a loop of their own. They have none beside a look-up, which is a loop
+    in the tile: a mask is little work there, and a second loop would double a large kernel.
+    """
+    if not knows_full_tiles(plan, encoding, tq, tk):
+        return False
+
+    def tile(variables, queries, keys):
+        (q, *_, tq), (k, v, tk) = queries, keys
+        encoding = plan.encoding(*variables)
+        return encoding.collect(pair_logits(encoding, q, k, tq, tk)[0], v, tq, tk)
+
+    return not Program(plan.target, tile, *shown).loops
 
 
 # A backward pass keeps carries of up to this many times the size of the queries.
@@ -172,8 +193,10 @@ def pull(plan, residuals, cotangents):
     shown = [examples(tree) for tree in (call.encoding, call.queries, call.keys)]
     start = Program(plan.target, functools.partial(_start, plan), *shown[:2])
     has_carry = bool(jax.tree.leaves(start.result))
-    visits = visits_of_queries(plan, plan.encoding(params, constants), tq, tk, together=has_carry)
-    kernels = _Kernels(call, shown, start, visits, q.shape[plan.q.axis])
+    encoding = plan.encoding(params, constants)
+    apart = not has_carry and _apart(plan, encoding, tq, tk, *shown)
+    visits = visits_of_queries(plan, encoding, tq, tk, has_carry, apart)
+    kernels = _Kernels(call, shown, start, visits, q.shape[plan.q.axis], apart)
     before = kernels.carries() if has_carry else []
     (d_params, d_q, d_tq), behind = kernels.of_queries(before)
     d_k, d_v, d_tk = kernels.of_keys(before, behind)
@@ -190,6 +213,7 @@ class _Kernels:
       start: the program of the first carry.
       visits: which blocks of keys every block of queries meets.
       length: how many queries there are.
+      apart: full tiles are computed without a mask.
     """
 
     call: Call
@@ -197,10 +221,16 @@ class _Kernels:
     start: Program
     visits: Any
     length: int
+    apart: bool
 
-    def _program(self, function: Callable, *examples) -> Program:
-        plan = self.call.plan
+    def _program(self, function: Callable, *examples, full: bool = False) -> Program:
+        plan = dataclasses.replace(self.call.plan, full=full)
         return Program(plan.target, functools.partial(function, plan), *examples)
+
+    def _tiles(self, function: Callable) -> list[Program]:
+        """A function of a tile; and the same for full tiles, where these are computed apart."""
+        carry, kinds = self.start.result, (False, True)[: 1 + self.apart]
+        return [self._program(function, *self.shown, carry, carry, full=full) for full in kinds]
 
     def _like_carry(self, arrays) -> Any:
         return jax.tree.structure(self.start.result).unflatten(arrays)
@@ -243,35 +273,41 @@ class _Kernels:
         of the carry behind every tile.
         """
         call, carry = self.call, self.start.result
-        tile = self._program(_tile_of_queries, *self.shown, carry, carry)
+        tiles = self._tiles(_tile_of_queries)
         leave = self._program(_leave, *self.shown[:2], carry)
         params = jax.tree.leaves(call.encoding[0])
         leaves = [*params, call.queries[0], *_floats(call.queries)]
         structure = jax.tree.structure(leave.result)
         # Most parameters act before the pair stage, and their gradients here are zero.
-        used = [a or b for a, b in zip(tile.reads[: len(params)], leave.reads[: len(params)])]
+        used = [a or b for a, b in zip(tiles[0].reads[: len(params)], leave.reads[: len(params)])]
         used += [True] * (len(leaves) - len(params))
         leave.keep(used)
-        tile.keep(used + [True] * len(jax.tree.leaves(carry)))
+        for tile in tiles:
+            tile.keep(used + [True] * len(jax.tree.leaves(carry)))
         kept = sum(used)
 
-        def step(fixed, own, keys, state, *pair):
-            variables, (of_tile, _) = fixed
-            sums, d_carry = state
-            now = [a for tiles in pair for a in tiles.known()]
-            for tiles in pair:
-                tiles.write(jax.tree.leaves(d_carry))
-            found = tile(of_tile, variables, own, keys, self._like_carry(now), d_carry)
-            return add(sums, found[:kept]), self._like_carry(found[kept:])
+        def step(number):
+            def run(fixed, own, keys, state, *pair):
+                variables, (_, *of_tiles) = fixed
+                sums, d_carry = state
+                now = [a for entries in pair for a in entries.known()]
+                for entries in pair:
+                    entries.write(jax.tree.leaves(d_carry))
+                arrays = variables, own, keys, self._like_carry(now), d_carry
+                found = tiles[number](of_tiles[number], *arrays)
+                return add(sums, found[:kept]), self._like_carry(found[kept:])
+
+            return run
 
         def end(fixed, own, state):
-            variables, (_, of_leave) = fixed
+            variables, (of_leave, *_) = fixed
             sums, d_carry = state
             return add(sums, leave(of_leave, variables, own, d_carry)) if before else sums
 
-        nothing = lambda *_: (leave.zeros(), self._like_carry(tile.zeros()[kept:]))
-        fold = Fold(nothing, step, end, back=True)
-        fixed = call.encoding, call.constants(tile, leave)
+        nothing = lambda *_: (leave.zeros(), self._like_carry(tiles[0].zeros()[kept:]))
+        full = step(1) if self.apart else None
+        fold = Fold(nothing, step(0), end, back=not self.apart, full=full)
+        fixed = call.encoding, call.constants(leave, *tiles)
         found = call.run(
             'attention_backward_queries', self.visits, fixed, call.queries, call.keys, fold,
             [(leaf, jnp.float32) for leaf, use in zip(leaves, used) if use],
@@ -285,25 +321,28 @@ class _Kernels:
 
     def of_keys(self, before: list, behind: list):
         """The gradients of keys, of values and of the float leaves of their tokens."""
-        call, carry = self.call, self.start.result
-        tile = self._program(_tile_of_keys, *self.shown, carry, carry)
+        call, tiles = self.call, self._tiles(_tile_of_keys)
 
-        def step(fixed, own, other, sums):
-            variables, (constants,) = fixed
-            queries, *carries = other
-            carries = map(self._like_carry, carries)
-            return add(sums, tile(constants, variables, queries, own, *carries))
+        def step(number):
+            def run(fixed, own, other, sums):
+                variables, of_tiles = fixed
+                queries, *carries = other
+                arrays = variables, queries, own, *map(self._like_carry, carries)
+                return add(sums, tiles[number](of_tiles[number], *arrays))
 
-        fold = Fold(lambda *_: tile.zeros(), step, lambda fixed, own, sums: sums)
+            return run
+
+        full = step(1) if self.apart else None
+        fold = Fold(lambda *_: tiles[0].zeros(), step(0), lambda fixed, own, sums: sums, full=full)
         leaves = [*call.keys[:2], *_floats(call.keys)]
         sums = call.run(
             'attention_backward_keys', visits_of_keys(self.visits),
-            (call.encoding, call.constants(tile)), call.keys,
+            (call.encoding, call.constants(*tiles)), call.keys,
             (call.queries, self._pairs(before), self._pairs(behind)), fold,
             [(leaf, jnp.float32) for leaf in leaves],
         )  # fmt: skip
         grads = [leaf.gradient(a) for leaf, a in zip(leaves, sums)]
-        return jax.tree.unflatten(jax.tree.structure(tile.result), grads)
+        return jax.tree.unflatten(jax.tree.structure(tiles[0].result), grads)
 
 
 def _floats(queries_or_keys) -> list:

@@ -17,6 +17,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 
 from posenc_jax.attention.kernels.operations import Operations, without_booleans
 from posenc_jax.attention.kernels.padding import cut, widen
+from posenc_jax.attention.kernels.simplify import shaped
 from posenc_jax.attention.kernels.sizes import NoKernelError
 from posenc_jax.base.targets import INTERPRETED
 
@@ -45,9 +46,9 @@ class Program:
       NoKernelError: the function needs an operation that kernels of accelerators do not have.
 
     Example:
-      >>> double = Program('interpreter', lambda x: 2 * x, jnp.ones(3))
-      >>> double(double.constants, jnp.arange(3.0)).tolist()
-      [0.0, 2.0, 4.0]
+      >>> double = Program('interpreter', lambda x: 2 * x, jnp.ones(2))
+      >>> double(double.constants, jnp.arange(2.0)).tolist()
+      [0.0, 2.0]
     """
 
     def __init__(self, target: str, function: Callable, *examples: Any):
@@ -57,13 +58,13 @@ class Program:
         finally:
             _IN_KERNEL.reset(before)
         operate = Operations(target)
-        self._room = operate.room
+        self._held, self._room = operate.held, operate.room
         inputs = jax.tree.leaves(examples)
         flat = [jax.ShapeDtypeStruct(self._room(a.shape), a.dtype) for a in inputs]
         consts = [widen(a, self._room(jnp.shape(a))) for a in closed.consts]
         closed = ClosedJaxpr(closed.jaxpr, consts)
         write = lambda *arguments: _written_out(operate, closed, arguments)
-        flat = jax.make_jaxpr(write)(*flat)
+        flat = operate.simplified(jax.make_jaxpr(write)(*flat))
         self._jaxpr, self._outputs = flat.jaxpr, flat.jaxpr.outvars
         self._all_constants = flat.consts
         self._restrict()
@@ -73,7 +74,14 @@ class Program:
 
     def zeros(self) -> Any:
         """Zeros in the place of the results, to which these can be added."""
-        return jax.tree.map(lambda a: jnp.zeros(self._room(a.shape), jnp.float32), self.result)
+        zeros = lambda a: jnp.zeros(self._held(self._room(a.shape)), jnp.float32)
+        return jax.tree.map(zeros, self.result)
+
+    @property
+    def loops(self) -> bool:
+        """Whether there is a loop in it, such as one over the entries of a table."""
+        names = {equation.primitive.name for equation in at_any_depth(self._equations)}
+        return not names.isdisjoint(('scan', 'while'))
 
     def keep(self, kept) -> None:
         """Restricts the result to a list of some of its arrays."""
@@ -89,8 +97,10 @@ class Program:
         self._names, self.constants = [a for a, _ in pairs], [constant for _, constant in pairs]
 
     def __call__(self, constants, *arguments: Any) -> Any:
-        values: dict[Any, Any] = dict(zip(self._names, constants))
-        values.update(zip(self._jaxpr.invars, jax.tree.leaves(arguments)))
+        leaves = *constants, *jax.tree.leaves(arguments)
+        names = *self._names, *self._jaxpr.invars
+        hold = lambda a: shaped(a, self._held(jnp.shape(a)))
+        values = {name: hold(a) for name, a in zip(names, leaves, strict=True)}
         read = lambda a: a.val if isinstance(a, Literal) else values[a]
         for equation in self._equations:
             found = equation.primitive.bind(*map(read, equation.invars), **equation.params)

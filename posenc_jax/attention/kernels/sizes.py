@@ -11,6 +11,9 @@ _USE_BLOCKED = (
     "use implementation='blocked' or 'fused' (of a run: --config.model.implementation=blocked)"
 )
 TPU_DTYPES = 'float32', 'bfloat16'  # that Mosaic, the compiler of kernels for a TPU, supports
+# Queries and keys of a tile of a TPU: the usual number, and one that is better for most encodings
+# and that the memory of a core has no room for with some. `compiled.csv` says with which.
+TPU_SIDES = 256, 512
 
 
 class NoKernelError(ValueError):
@@ -74,6 +77,28 @@ def check_compiled(encoding, width: int, dtype: str, fused: bool) -> None:
             raise NoKernelError(why, 'give a smaller block (--config.model.block)')
 
 
+def listed_tile(encoding, width: int, dtype: str) -> tuple[int, int] | None:
+    """Queries and keys per tile that the compiler of the device was asked about, by `compiled.csv`;
+    None where that has no line. A line answers for narrower heads, but not for several parts that
+    make logits, since each part needs room of its own.
+
+    Args:
+      encoding: of the attention.
+      width: of a head or of its values, whichever is wider.
+      dtype: of the queries.
+    """
+    if (device := targets.device()) is None:
+        return None
+    from posenc_jax.attention.kernels import compiled
+
+    name, *more = compiled.names(encoding)
+    line = None if more else compiled.line_for(name, width, dtype, device)
+    if line is None or not line.tile:
+        return None
+    queries, keys = map(int, line.tile.split('x'))
+    return queries, keys
+
+
 def sizes(target: str, widths, batch: int, queries: int, keys: int, block=None) -> tuple[int, int]:
     """Queries and keys per tile.
 
@@ -100,7 +125,7 @@ def sizes(target: str, widths, batch: int, queries: int, keys: int, block=None) 
     else:
         of_width = 'a multiple of 8', lambda n: n % 8 == 0
         of_block = 'a multiple of 128', lambda n: n % 128 == 0
-        least, usual = 128, 256
+        least, usual = 128, TPU_SIDES[0]
     for name, n in zip(('head width', 'width of values'), widths):
         if not of_width[1](n):
             raise NoKernelError(f'needs a {name} that is {of_width[0]}, got {n}')
