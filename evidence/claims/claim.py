@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import functools
 import math
+import os
 import pathlib
 import shlex
 import statistics
@@ -131,12 +132,12 @@ class Procedure:
         if len(counts) != 1:
             return {}
         found = {}
-        for place, item in enumerate(next(iter(self.numbers.values()))[field]):
+        for place, items in enumerate(zip(*(asked[field] for asked in self.numbers.values()))):
             rest = {
                 name: {**asked, field: asked[field][:place] + asked[field][place + 1 :]}
                 for name, asked in self.numbers.items()
             }
-            task = item.rsplit('_', 1)[0] if field == 'run' else item
+            task = os.path.commonprefix(items).rstrip('_') or items[0]
             found[task] = statistics.fmean(self._effects(results, rest).values())
         return found
 

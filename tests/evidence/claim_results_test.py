@@ -66,15 +66,15 @@ def test_numbers_are_kept_and_read_again(tmp_path):
 
 
 def test_a_mean_over_tasks_is_known_without_each_of_them(tmp_path):
-    values = {'sort_a': 0.9, 'copy_a': 0.3, 'sort_b': 0.1, 'copy_b': 0.2}.items()
+    values = {'sort_a_1': 0.9, 'copy_a_1': 0.3, 'sort_b': 0.1, 'copy_b': 0.2}.items()
     results(
         tmp_path, *((f'runs/{name}_{s}', s, 8, own, 0.0) for name, own in values for s in (0, 1))
     )
     found, tasks = ResultRows(tmp_path), lambda name: {'run': [f'sort_{name}', f'copy_{name}']}
-    how = measurement(effect='mean(a) - mean(b)', read={'a': tasks('a'), 'b': tasks('b')})
+    how = measurement(effect='mean(a) - mean(b)', read={'a': tasks('a_1'), 'b': tasks('b')})
     assert how.without_each(found) == pytest.approx({'sort': 0.1, 'copy': 0.8})
-    least = measurement(effect='min(a) - min(b)', read={'a': tasks('a'), 'b': tasks('b')})
-    other = measurement(effect='mean(a) - sort_b', read={'a': tasks('a')})
+    least = measurement(effect='min(a) - min(b)', read={'a': tasks('a_1'), 'b': tasks('b')})
+    other = measurement(effect='mean(a) - sort_b', read={'a': tasks('a_1')})
     assert least.without_each(found) == other.without_each(found) == {}
 
 
