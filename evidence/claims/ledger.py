@@ -237,7 +237,8 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
     `RESULTS`. Arguments and errors are those of `run_and_read`; after an error nothing is written.
 
     If the ledger has a record of the same test, and its runs were begun at another time than those
-    in `workdir`, that record is kept under 'earlier' in the new one.
+    in `workdir`, that record is kept under 'earlier' in the new one. A record of another test or of
+    other settings is kept under 'replaced'.
     """
     assert claim.how is not None, f'nothing measures claim {claim.id}'
     made = run_command(claim.how)
@@ -267,14 +268,17 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
     if (interval := over_documents(claim.how.effects, results)) is not None:
         low, high, count = interval
         record['documents'] = {'low': round(low, 6), 'high': round(high, 6), 'count': count}
-    before = read().get(claim.id)
-    if before is not None and is_current(claim, before):
-        same_runs = before.get('begun', before['date']) == begun
-        last = [] if same_runs else [{name: before[name] for name in KEPT if name in before}]
-        if same_runs:  # this time they were read and not trained
-            record['minutes'] = max(record['minutes'], before.get('minutes', 0.0))
-        if earlier := [*before.get('earlier', []), *last]:
-            record['earlier'] = earlier
+    before = read().get(claim.id, {})
+    past = lambda *more: {name: before[name] for name in (*KEPT, *more) if name in before}
+    replaced, earlier = before.get('replaced', []), before.get('earlier', [])
+    if before and not is_current(claim, before):
+        replaced, earlier = [*replaced, past('test')], []
+    elif before.get('begun', before.get('date')) == begun:  # this time they were not trained
+        record['minutes'] = max(record['minutes'], before.get('minutes', 0.0))
+    elif before:
+        earlier = [*earlier, past()]
+    record |= {'replaced': replaced} if replaced else {}
+    record |= {'earlier': earlier} if earlier else {}
     MEASURED.parent.mkdir(parents=True, exist_ok=True)
     # The file is read again, because another process may have written since.
     disk.write(MEASURED, json.dumps({**read(), claim.id: record}, indent=1) + '\n')

@@ -39,7 +39,7 @@ margin, the least effect that counts.
   bad, as can be.
 
 All models are small and trained for minutes, so a verdict is about this setting and not about the
-paper's.
+paper's. Where a test or its settings were changed, the row also has what was found before.
 
 A range over seeds says how far trainings differ, and not how far texts do. Where a row has a range
 over documents too, it is the 95 % interval of the mean effect if the scored documents are drawn
@@ -269,6 +269,11 @@ def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
         more = f'; an effect of {power:.2g} would have been found in four of five tries'
     if before:
         more += f' (before: {", ".join(ledger.verdicts(claim, record)[:-1])}, {", ".join(before)})'
+    for old in record.get('replaced', []):
+        own = ledger.effects(old).values()
+        more += (
+            f' (another test or other settings on {old["date"]}: {min(own):.3g} to {max(own):.3g})'
+        )
     word = f'[{verdict}](results/contrary.md)' if verdict in REFUTED else verdict
     return [
         claim.id,

@@ -294,6 +294,21 @@ def test_a_claim_that_is_measured_again_keeps_the_first_verdict(call, monkeypatc
     assert '1 of them have the same verdict' in text and '**partly** (before: partly, ' in text
 
 
+def test_a_test_that_was_changed_keeps_its_history(call):
+    assert call('X1', '--no-pages')[0] == 0
+    claim = claims.CLAIMS['X1']
+    claims.CLAIMS['X1'] = dataclasses.replace(
+        claim, test='another test', how=dataclasses.replace(claim.how, effect='b - a')
+    )
+    assert call('X1')[0] == 0 and call('X1')[0] == 0
+    record = measured()['X1']
+    (before,) = record['replaced']
+    assert before['test'] == 'a test' and before['effects']['0'] == pytest.approx(0.3)
+    assert record['effects']['0'] == pytest.approx(-0.3) and 'earlier' not in record
+    said = f'(another test or other settings on {before["date"]}: 0.3 to 0.3)'
+    assert said in command.PAGE.read_text()
+
+
 def test_the_time_of_runs_is_that_of_their_first_start(tmp_path):
     assert datetime.datetime.fromisoformat(ledger._begun(tmp_path / 'new'))
     (tmp_path / 'new' / 'begun').write_text('2026-01-01\n')
