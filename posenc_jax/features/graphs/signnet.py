@@ -40,6 +40,9 @@ class SignNetwork(GraphNetwork):
     def __call__(self, features, nodes, adjacency, valid):
         edges = real_edges(adjacency, valid)
         v = jnp.swapaxes(features.astype(jnp.float32), -1, -2)  # a signal for each eigenvector
+        # Of v and -v the same one comes first, so that rounding is the same too.
+        first = jnp.take_along_axis(v, jnp.argmax(v != 0, -1)[..., None], -1)
+        v = jnp.where(first < 0, -v, v)
         x = lap_pe_sign_invariant(lambda v: self.phi(v[..., None], edges, valid), v)
         # A column of zeros is an eigenvector that a small graph does not have.
         present = (v != 0).any(-1)[..., None, None] & valid[..., None, :, None]

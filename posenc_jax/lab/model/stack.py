@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from posenc_jax.base import targets
 from posenc_jax.lab.model.assemble import assemble, check_depths
 from posenc_jax.lab.model.block import Block
 from posenc_jax.lab.model.change_parts import Link
 from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.model.input_layer import make_input_layer
 from posenc_jax.lab.model.mix_ffn import MixFFN
+from posenc_jax.lab.model.unrolling import unrolled
 from posenc_jax.layer.cross import Source
 from posenc_jax.layer.layers import Norm, dropout, normal
 from posenc_jax.layer.mixer import AttentionMixer
@@ -27,9 +27,6 @@ from posenc_jax.protocol.composite import ChainedEncoding, name_of, parts_of
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.tables import known_range, lookup_rows
 from posenc_jax.protocol.tokens import Tokens
-
-# More layers than these stay in a loop, so that compilation does not grow with the depth.
-_UNROLLED_LAYERS = 8
 
 # Token ids [B, T], vectors [B, T, C] or images [B, rows, columns, C].
 Inputs = Int[Array, 'B T'] | Float[Array, 'B T C'] | Float[Array, 'B rows columns C']
@@ -41,8 +38,7 @@ class LayerStack(nnx.Module):
     an `input_layer` takes the place of the table.
 
     The pattern repeats with a period, and a layer type is an index in it. Each layer type has one
-    `Block` whose variables are stacked over the repetitions, and one `lax.scan` goes over them; a
-    CPU unrolls the scan over few layers.
+    `Block` whose variables are stacked over the repetitions, and one `lax.scan` goes over them.
     Parts of an encoding that open `place` or `embed`, parts shared by all layers and parts without
     variables live once in `shared`; the others live in the blocks.
 
@@ -348,22 +344,11 @@ class LayerStack(nnx.Module):
                 outs.append(out)
             return x, tuple(outs)
 
-        if self.cfg.remat == 'full':
-            group = jax.checkpoint(group, prevent_cse=False)
-        elif self.cfg.remat == 'dots':
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            group = jax.checkpoint(group, prevent_cse=False, policy=policy)
+        policies = {'full': None, 'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+        if self.cfg.remat in policies:
+            group = jax.checkpoint(group, prevent_cse=False, policy=policies[self.cfg.remat])
         steps = jnp.arange(self.cfg.layers // period), states
-        return jax.lax.scan(group, x, steps, unroll=self._unrolled())
-
-    def _unrolled(self) -> bool:
-        """Whether the program repeats the layers one after the other. In a loop, a CPU writes what
-        the backward pass needs into stacks, which it fills with zeros first and copies out of
-        later, and it sums gradients over the devices once a layer. In exchange, a loop is a shorter
-        program, and it needs less memory.
-        """
-        short = self.cfg.layers <= _UNROLLED_LAYERS
-        return short and self.cfg.remat == 'none' and targets.platform() == 'cpu'
+        return jax.lax.scan(group, x, steps, unroll=unrolled(self.cfg))
 
     def loop_layers(
         self,

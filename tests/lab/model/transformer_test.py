@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from posenc_jax.lab.model import Transformer, TransformerConfig, stack
+from posenc_jax.lab.model import Transformer, TransformerConfig, unrolling
 from posenc_jax.layer.layers import unchanged
 from posenc_jax.methods.alibi import ALiBi
 from posenc_jax.methods.sinusoidal import Sinusoidal
@@ -196,7 +196,7 @@ def test_the_loop_over_layers_has_the_gradients_of_its_unrolled_form(monkeypatch
         return jax.tree.leaves(jax.jit(jax.grad(loss))(state))
 
     unrolled = gradients()
-    monkeypatch.setattr(stack, '_UNROLLED_LAYERS', 0)
+    monkeypatch.setattr(unrolling, 'UNROLLED_LAYERS', 0)
     for one, other in zip(unrolled, gradients(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
