@@ -16,14 +16,15 @@ OWN = 'log_slope', 'slow_half', 'every_other', 'shrink', 'average'
 
 
 def run_own(monkeypatch, laws):
-    """Executes the page of own methods with these laws; ends with the registry as it was."""
+    """Executes the pages of own methods with these laws; ends with the registry as it was."""
     registry.entries()  # which loads all methods
     monkeypatch.setattr(registry, '_ENTRIES', dict(registry._ENTRIES))
     check = pj.testing.check
     monkeypatch.setattr(pj.testing, 'check', lambda spec: check(spec, laws=laws))
     scope = {}
-    for code in blocks('docs/guides/own.md', 'python'):
-        exec(code, scope)
+    for page in ('own', 'own_mixer'):
+        for code in blocks(f'docs/guides/{page}.md', 'python'):
+            exec(code, scope)
     return scope
 
 

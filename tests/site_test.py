@@ -161,7 +161,7 @@ def lines(page):
 
 @pytest.mark.parametrize('page', GUIDES)
 def test_the_commands_of_guides_can_be_read(page):
-    assert len((ROOT / page).read_text(encoding='utf-8').splitlines()) <= 180
+    assert len((ROOT / page).read_text(encoding='utf-8').splitlines()) <= 150
     found = 0
     for line in lines(page):
         words = shlex.split(line, comments=True)

@@ -74,14 +74,17 @@ and not shown, and 49 not built. The ledger now has:
 """
 
 TRAINED = """
-The class of a claim is *exact* if it holds by construction or by a theorem, *tolerance* if it is
-that a loss does not rise by more than so much, *timing*, or else *empirical*. Numbers are the least
-and the largest over the runs of the sweep. The length counts tokens of a row, or what else
-`train.length` counts for the task. *Last fifth* is how far the training loss fell from the fourth
-fifth of the batches to the last one; the curves are in `evidence/results/*-curves.csv`. *Scored* is
-how many tokens, points or answers are behind a number. Records before 2026-12-01 do not have these
-two, and of sweeps that are programs of their own they have none of the numbers. A `+` behind a
-commit says that files differed from it."""
+A claim has one of four classes. An *exact* claim holds by construction or by a theorem. A
+*tolerance* allows a loss to rise by a stated amount. A *timing* compares times. All others are
+*empirical*.
+
+The numbers are the least and the largest over the runs of a sweep. The length counts tokens of a
+row, or what else `train.length` counts for the task. *Last fifth* is how far the training loss fell
+from the fourth fifth of the batches to the last one; the curves are in
+`evidence/results/*-curves.csv`. *Scored* is how many tokens, points or answers are behind a number.
+
+Records before 2026-12-01 lack the last fifth and the scored numbers. If the sweep is a program of
+its own, they lack the other numbers too. A `+` behind a commit says that files differed from it."""
 
 PICTURE = 'claims/{}.png'  # one for each family
 TRAINING = 'parameters', 'batches', 'rows', 'length'

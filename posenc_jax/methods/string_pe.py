@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -105,7 +104,7 @@ def string_circulant_start(
     turns = md_lrpe_angles(one, frequencies, turning)[0, :, 0]
     rest = width // 2 - turning
     half = jnp.pad(turns / 2, ((0, 0), (1, rest)))
-    return jnp.fft.irfft(jax.lax.complex(jnp.zeros_like(half), half), width)
+    return _of_waves(jnp.zeros_like(half), half, width)
 
 
 @register(
