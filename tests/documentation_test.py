@@ -313,7 +313,7 @@ def test_the_commands_for_an_encoding_of_ones_own_work(tmp_path):
         )
         assert done.returncode == 0, (line, done.stderr[-2000:])
         if program == 'posenc_jax.testing':
-            assert done.stdout.startswith('root(): 2') and 'laws hold' in done.stdout
+            assert done.stdout.startswith('root() opens logits: 2') and 'laws hold' in done.stdout
     assert list((tmp_path / 'runs' / 'root' / 'imports').glob('root-*.py'))
 
 
