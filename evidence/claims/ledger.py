@@ -246,7 +246,8 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
     effects, results = run_and_read(claim, workdir, keep)
     minutes = (monotonic() - began) / 60
     results.keep(RESULTS / f'{made.name}.csv')
-    training.keep(workdir / made.name, RESULTS / training.KEPT.format(made.name))
+    curves = training.curves(workdir / made.name)
+    training.keep(curves, RESULTS / training.KEPT.format(made.name))
     record = {
         'digest': made.digest,
         'test': claim.test,
@@ -259,7 +260,7 @@ def measure(claim: Claim, workdir: pathlib.Path, keep: int | None = None) -> dic
         'versions': {'posenc_jax': __version__, 'jax': jax.__version__},
         'begun': begun,
         'results': f'{made.name}.csv',
-        'training': training.measured(workdir / made.name),
+        'training': training.measured(workdir / made.name, curves),
     }
     if scored := [row['tokens'] for row in results.read if row.get('tokens')]:
         record['scored'] = [min(scored), max(scored)]

@@ -96,9 +96,9 @@ def curves(directory: pathlib.Path) -> dict[str, Curve]:
     return {path.parent.name: curve(path) for path in logs}
 
 
-def keep(directory: pathlib.Path, path: pathlib.Path) -> None:
-    """Writes the curves of the runs in a directory as a table; nothing without any run."""
-    if not (found := curves(directory)):
+def keep(found: Mapping[str, Curve], path: pathlib.Path) -> None:
+    """Writes the curves of runs as a table; nothing without any run."""
+    if not found:
         return
     text = io.StringIO()
     table = csv.writer(text, lineterminator='\n')
@@ -110,11 +110,11 @@ def keep(directory: pathlib.Path, path: pathlib.Path) -> None:
     disk.write(path, text.getvalue())
 
 
-def measured(directory: pathlib.Path) -> dict[str, Sequence[float]]:
-    """What the runs in a directory were given, and how their loss fell."""
+def measured(directory: pathlib.Path, curves: Mapping[str, Curve]) -> dict[str, Sequence[float]]:
+    """What the runs in a directory were given, and how their loss fell in their curves."""
     by_name = {path.parent.name.rsplit('_', 1)[0]: path for path in directory.glob('*/config.json')}
     found: dict[str, Sequence[float]] = {**given(map(stored.from_json, by_name.values()))}
-    falls = [share for own in curves(directory).values() if (share := fell(own)) is not None]
+    falls = [share for own in curves.values() if (share := fell(own)) is not None]
     return found | ({'fell': [round(min(falls), 4), round(max(falls), 4)]} if falls else {})
 
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import importlib
+import inspect
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import jax
@@ -213,16 +215,37 @@ def evaluate_once(runs: Sequence[str], out: pathlib.Path, settings: Mapping[str,
     """Evaluates runs together, unless the folder holds the results of the same evaluation."""
     # Names within the --workdir, so that results stay valid where the folder is moved.
     named = [run.removeprefix(f'{out.parent}/') for run in runs]
-    configs = [pathlib.Path(run.partition(' | ')[0], stored.FILE) for run in runs]
-    trained = [entries.digest(path.read_text()) if path.is_file() else '' for path in configs]
-    asked = json.loads(json.dumps({'runs': named, 'trained': trained, 'settings': settings}))
-    path = out / 'asked.json'
+    directories = [run.partition(' | ')[0] for run in runs]
+    asked = {'runs': named, 'trained': _trained(directories), 'settings': settings}
+    _once(out, 'results.json', asked, lambda: evaluate_runs(runs, out, settings))
+
+
+def measure_once(name: str, trained: Mapping[tuple[str, int], str], workdir: pathlib.Path) -> None:
+    """Measures trained runs with a module of `evidence.experiments`, unless the --workdir holds
+    what the same module measured of the same runs. To measure again, remove `WORKDIR/name`.
+    """
+    module = importlib.import_module(f'evidence.experiments.{name}')
+    runs = {f'{key}_{seed}': directory for (key, seed), directory in trained.items()}
+    code = entries.digest(inspect.getsource(module))
+    asked = {'runs': list(runs), 'trained': _trained(runs.values()), 'code': code}
+    _once(workdir / name, '', asked, lambda: module.measure(trained, workdir))
+
+
+def _trained(directories: Iterable[str]) -> list[str]:
+    """A digest of the config of each run; '' for what is no run."""
+    configs = [pathlib.Path(directory, stored.FILE) for directory in directories]
+    return [entries.digest(path.read_text()) if path.is_file() else '' for path in configs]
+
+
+def _once(out: pathlib.Path, result: str, asked: Mapping[str, Any], work: Callable[[], None]):
+    """Does some work, unless `out` has its result and a file that says that the same was asked."""
+    asked, path = json.loads(json.dumps(asked)), out / 'asked.json'
     with contextlib.suppress(FileNotFoundError, ValueError):
-        if json.loads(path.read_text()) == asked and (out / 'results.json').is_file():
+        if json.loads(path.read_text()) == asked and (out / result).exists():
             print(f'{out} holds the results of this evaluation already', flush=True)
             return
     path.unlink(missing_ok=True)
-    evaluate_runs(runs, out, settings)
+    work()
     with full_disk_in_one_line():
         disk.write(path, json.dumps(asked) + '\n')
 

@@ -16,13 +16,12 @@ the first argument of the command. What stands beside the groups holds for all o
 
 import argparse
 import dataclasses
-import importlib
 import pathlib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from evidence.experiments.runs import Run, evaluate_once, refuse, train_runs
+from evidence.experiments.runs import Run, evaluate_once, measure_once, refuse, train_runs
 from posenc_jax.lab.files.command import Parser
 
 Fields = Mapping[str, object]  # dotted names -> values
@@ -126,8 +125,7 @@ class Sweep:
             runs = self.evaluated(fields, trained)
             evaluate_once(runs, options.workdir / folder, fields)
         if self.then:
-            module = importlib.import_module(f'evidence.experiments.{self.then}')
-            module.measure(trained, options.workdir)
+            measure_once(self.then, trained, options.workdir)
 
 
 def _field(setting: str) -> str:

@@ -16,7 +16,7 @@ from flax import nnx
 from configs import default
 from evidence.claims import CLAIMS
 from evidence.experiments import __main__ as experiments
-from evidence.experiments import fields, globe, sweep
+from evidence.experiments import fields, globe, shifts, sweep
 from evidence.experiments import runs as shared
 from evidence.experiments.__main__ import names
 from posenc_jax.lab.runs.run import resolve
@@ -231,6 +231,19 @@ def test_an_evaluation_of_the_same_runs_and_settings_is_made_once(tmp_path, trai
     assert len(trained) == 2
     call(8)
     assert len(trained) == 3
+
+
+def test_a_module_measures_the_same_runs_once(tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(shifts, 'measure', lambda runs, workdir: measured.append(runs))
+    runs = {('a', 0): str(tmp_path / 'a_0')}
+    there(tmp_path / 'a_0')
+    for _ in range(2):
+        shared.measure_once('shifts', runs, tmp_path)
+    assert measured == [runs]
+    (tmp_path / 'a_0' / FILE).write_text('{}')  # trained in another way
+    shared.measure_once('shifts', runs, tmp_path)
+    assert len(measured) == 2
 
 
 def test_runs_of_other_settings_are_refused_with_every_difference_before_anything_is_trained(

@@ -27,9 +27,9 @@ def test_curves_are_kept_and_their_last_fifth_is_compared_with_the_one_before(tm
     assert training.fell(found['a_0']) == pytest.approx(0.25) and training.fell(found['a_1']) == 0
     assert training.fell([(10, 2.0)]) is None
     path = tmp_path / 'kept' / 'curves.csv'
-    training.keep(tmp_path, path)
+    training.keep(found, path)
     assert path.read_text().splitlines()[:2] == ['run,step,loss', 'a_0,50,4']
-    training.keep(tmp_path / 'kept', tmp_path / 'none.csv')
+    training.keep({}, tmp_path / 'none.csv')
     assert not (tmp_path / 'none.csv').exists()
 
 
@@ -43,7 +43,7 @@ def test_what_runs_are_given_is_declared_and_found_in_their_directories(tmp_path
         log(tmp_path / name, [1.0] * 5)
         config = replaced(base, {'train.batch': batch, 'encoding': encoding})
         stored.save(config, tmp_path / name / stored.FILE)
-    found = training.measured(tmp_path)
+    found = training.measured(tmp_path, training.curves(tmp_path))
     assert found['batches'] == [5, 5] and found['rows'] == [2, 3] and found['fell'] == [0.0, 0.0]
     assert found['parameters'][1] - found['parameters'][0] == 512 * 8
     known = training.declared(measurement(sweep='text', arguments=('bilevel', '--only', 'rope')))
