@@ -10,10 +10,10 @@ from posenc_jax.language.choosing import Need
 HEADER = """# Choosing an encoding
 
 This page says what to try first for each need. It rests on the measured claims of
-[claims.md](claims.md), in small models that were trained for minutes; a larger model may behave
-otherwise. `python -m evidence.claims` makes the page. `pj.choose` gives the same advice in Python,
-by the answers to nine questions, which `help(pj.choose)` lists, and leaves out what takes too long,
-has no kernel of JAX, or is not read by another library:
+[claims.md](claims.md), which compare small models that were trained for minutes. A larger model may
+behave otherwise. `python -m evidence.claims` makes the page. `pj.choose` gives the same advice in
+Python. Its arguments are nine questions, which `help(pj.choose)` explains. With some of them it
+leaves out what trains too slowly, has no kernel of JAX, or cannot be read by another library:
 
 ```python
 import posenc_jax as pj
@@ -22,12 +22,13 @@ print(pj.choose(checkpoint=True, tuning=False, factor=4, needs='retrieval'))
 ```
 """
 BELOW = """
-Each advice names the claims on which it rests, and it is shown only while they have the verdicts
-that it needs. Verdicts other than open rest on at least three seeds.
+Every piece of advice names the claims on which it rests, and it is shown only while they have the
+verdicts that it needs. [claims.md](claims.md) explains the verdicts and the units of the effects.
+Verdicts other than open rest on at least three seeds. Losses are in nats a byte.
 
-The tables below have the time of a train step and of decoding, over that with the encoding that is
-named, and the temporary memory of a train step, as [performance.md](performance.md) measures them.
-A kernel of JAX is cuDNN or splash attention.
+The tables below give the time of a train step and of decoding as multiples of that with the named
+encoding, and the temporary memory of a train step in MiB. [performance.md](performance.md) measures
+all three; what was not measured is left empty. A kernel of JAX is cuDNN or splash attention.
 """
 
 
