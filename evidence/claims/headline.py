@@ -11,11 +11,11 @@ from posenc_jax.language.choosing import anchor
 PATH = pathlib.Path(__file__).with_suffix('.toml')
 HEADER = """# Well-known results, measured here
 
-Each section has what a paper reports, how the setting here differs, and what was measured. The
+Each section says what a paper reports, how the setting here differs, and what was measured. The
 models here are small and were trained for minutes, so a verdict is about this setting.
-[claims.md](claims.md) explains the verdicts and has all claims. `python -m evidence.claims` writes
-this page from the records, and `python -m evidence.claims ID` measures a claim again. Minutes are
-those of two cores.
+[claims.md](claims.md) explains the verdicts and the units of the effects, and has all claims.
+`python -m evidence.claims` writes this page from the records, and `python -m evidence.claims ID`
+measures a claim again. The last column has the minutes that this takes on two CPU cores.
 """
 COLUMNS = ('claim', 'method', 'verdict', 'effect', 'compared here', 'minutes')
 

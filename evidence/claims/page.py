@@ -19,17 +19,17 @@ from posenc_jax.language.catalog import markdown_table
 HEADER = """# Claims of the papers, and what was measured of them
 
 `python -m evidence.claims` makes this page from `evidence/claims/` and `evidence/measured.json`.
-A verdict follows from the measured effects, of which a row has the mean and the range: over seeds
-of training, over samples of text that one public model reads, over rounds of timing, or over cases
-that are computed without chance. A larger effect speaks more for the claim. Each claim names its
-margin, the least effect that counts.
+The column *compared here* defines the effect of a claim; a larger effect speaks more for the claim.
+The column *effect* has its mean and its range: over seeds of training, over samples of text that
+one public model reads, over rounds of timing, or over cases that are computed without chance. The
+margin is the least effect that counts. A verdict follows from the effects and the margin.
 
 - **holds**: the effect reaches the margin for every seed (sample, case), of at least three, and the
   interval over documents, where a row has one, lies above 0.
 - **partly**: the mean reaches the margin, but not every seed, or the interval contains 0.
-- **tolerated**: the claim is that a loss stays within a tolerance of its reference, and it does for
-  every seed. But a sliding window, which cannot use far context, would do the same, so nothing is
-  shown.
+- **tolerated**: the claim allows a loss to rise by so much, and it rises less for every seed. But a
+  method that cannot have the claimed property would pass this test too, such as a sliding window,
+  which cannot use far context. So nothing is shown.
 - **mixed**: some seeds are beyond the margin on one side, and some on the other.
 - **contrary** and **partly contrary**: as *holds* and *partly*, on the other side.
   [contrary.md](results/contrary.md) says what was tried, and what the cause is if it is known.
@@ -41,36 +41,49 @@ margin, the least effect that counts.
 All models are small and trained for minutes, so a verdict is about this setting and not about the
 paper's. Where a test or its settings were changed, the row also has what was found before.
 
-A range over seeds says how far trainings differ, and not how far texts do. Where a row has a range
-over documents too, it is the 95 % interval of the mean effect if the scored documents are drawn
-again, or, for fewer than ten documents, the range of the effects in each of them alone. Records
-before 2026-11-30 do not have it. The English text in bytes is scored on a test split of three
-documents, which have 8,399 bytes together, most of them in one, and are the same for all sides. On
-other texts an effect near its margin may fall otherwise. Within their trained length the models of
-English text are .09 to .15 nats a byte below a table of 5-grams of the training text, and those of
-Python source .05 to .13; rows whose models have learned less say so.
+Losses are in nats a byte or a token. Effects *of symbols*, *of exact match*, *of images* and the
+like are shares: 0.19 of symbols are 19 in 100. *Orders of magnitude* are logarithms to the base 10:
+0.3 is a factor of 2, and 1 a factor of 10. *Text* without a further word is English prose
+(`pydoc_topics`), and *listings* are a generated text on which far context helps; see
+[texts.md](texts.md).
 
-A record is current while the settings of its sweep, the code of a sweep that is a program of its
-own, the measure and the margin are the same; a change of the package does not make it stale.
-Records before 2026-11-30 are taken to have the measure and the margin of that day.
+A range over seeds says how far trainings differ, and not how far texts do. Some rows have a range
+over documents too. It is the 95 % interval of a bootstrap over the scored documents or, for fewer
+than ten documents, the range of the effects in each of them alone. Records before 2026-11-30 lack
+it. English prose is scored on the same three documents for all sides. They have 8,399 bytes
+together, most of them in one, so on other texts an effect near its margin may differ. Within their
+trained length the models of English prose are .09 to .15 nats a byte below a 5-gram model of the
+training text, and those of Python source .05 to .13. Rows whose models have learned less say so.
 
-The margins of A9, C6 to C10, M2 to M5 and S1 to S4 were set when their numbers were known, and
-that of N1 when the distance to sinusoids was. Those of B3, B11, B17, C11, C13, C17, N6, N8, N9,
-X1, X4, X5 and X7 were set after a short pilot. Those of FG10, FG11, FF6 and FR6, and the formulas
-of FN2, FI5b and FG12, were set after a pilot with another seed. The set-ups of FF1, FF3 and FF7
-were changed after three seeds, and the measures of FG6 and FG12, the waves of eight degrees of
-FF3, and the null methods of FE1 and FR11 were chosen when numbers were known; in the first set-up
-FF1 and FF3 were open and FF7 contrary.
+The command in brackets behind a test is its *sweep*: the runs that `python -m evidence.experiments`
+trains and evaluates for the claim. A record is current while the settings of its sweep, the code of
+a sweep that is a program of its own, the formula of the effect and the margin stay the same. A
+change of the package does not make it stale. Records before 2026-11-30 are taken to have the
+formula and the margin of that day.
+
+A margin is chosen before the first run, with these exceptions:
+
+- The margins of A9, C6 to C10, M2 to M5 and S1 to S4 were set when their numbers were known, and
+  that of N1 when the distance to sinusoids was.
+- Those of B3, B11, B17, C11, C13, C17, N6, N8, N9, X1, X4, X5 and X7 were set after a short pilot,
+  and those of FG10, FG11, FF6 and FR6 after a pilot with another seed.
+
+Other parts of a test that were chosen late:
+
+- The formulas of FN2, FI5b and FG12 were set after a pilot with another seed.
+- The measures of FG6 and FG12, the waves of eight degrees of FF3, and the null methods of FE1 and
+  FR11 were chosen when numbers were known.
+- The set-ups of FF1, FF3 and FF7 were changed after three seeds; before, FF1 and FF3 were open and
+  FF7 was contrary.
 
 `python -m evidence.claims B5` measures claim B5 again, and `python -m evidence.claims --budget
 30` spends 30 minutes on claims that are not measured yet, those that take least time first. To
-check this page, run `python -m evidence.claims --budget 30 --sample N` with an N of your own: it
-trains a random sample of the recorded claims again, of those that fit into 30 minutes, and prints
-both effects. The minutes are estimates for two cores on which nothing else runs; beside other
-work a sweep has taken up to three times as long.
+check this page, run `python -m evidence.claims --budget 30 --sample N` with an N of your own. It
+draws measured claims that fit into 30 minutes, trains them again, and prints both effects. The
+minutes are estimates for two cores on which nothing else runs; beside other work a sweep has taken
+up to three times as long.
 
-A review of the results before this ledger found 21 claims shown, 23 partly, 16 contrary, 46 built
-and not shown, and 49 not built. The ledger now has:
+The verdicts by family:
 """
 
 TRAINED = """
@@ -78,13 +91,14 @@ A claim has one of four classes. An *exact* claim holds by construction or by a 
 *tolerance* allows a loss to rise by a stated amount. A *timing* compares times. All others are
 *empirical*.
 
-The numbers are the least and the largest over the runs of a sweep. The length counts tokens of a
-row, or what else `train.length` counts for the task. *Last fifth* is how far the training loss fell
-from the fourth fifth of the batches to the last one; the curves are in
-`evidence/results/*-curves.csv`. *Scored* is how many tokens, points or answers are behind a number.
+The numbers are the smallest and the largest over the runs of a sweep. The length counts the tokens
+of a row, or what else `train.length` counts for the task. *Last fifth* is how far the training loss
+fell from the fourth fifth of the batches to the last one; the curves are in
+`evidence/results/*-curves.csv`. *Scored* is the number of tokens, points or answers that were
+scored.
 
 Records before 2026-12-01 lack the last fifth and the scored numbers. If the sweep is a program of
-its own, they lack the other numbers too. A `+` behind a commit says that files differed from it."""
+its own, they lack the other numbers too. A `+` after a commit says that files differed from it."""
 
 PICTURE = 'claims/{}.png'  # one for each family
 TRAINING = 'parameters', 'batches', 'rows', 'length'
@@ -236,7 +250,7 @@ def _kept(records: Records, measured: Iterable[str]) -> str:
     return (
         f'`evidence/results/` has the numbers of the runs of {len(known)} measured claims, from '
         'which a test computes their effects again. The numbers of the runs of the other '
-        f'{missing} are missing, and `evidence/measured.json` has their effects by seed alone.'
+        f'{missing} are missing; `evidence/measured.json` has only their effects by seed.'
     )
 
 
@@ -249,8 +263,8 @@ def _repeated(claims: Claims, records: Records, measured: Iterable[str]) -> list
     if not repeated:
         return []
     return [
-        f'\n{len(repeated)} claims were measured again in a new directory. {len(same)} of them '
-        'have the same verdict each time.'
+        f'\n{len(repeated)} claims were measured again in a new directory, that is, with newly '
+        f'trained models. {len(same)} of them have the same verdict each time.'
     ]
 
 
