@@ -48,7 +48,7 @@ import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
-from tests import array_types, ir_context  # noqa: E402
+from tests import array_types, ir_context, tiers  # noqa: E402
 
 # While the tests run, the array shapes and dtypes in annotations are checked at every call.
 # `array_types` has the rules.
@@ -85,9 +85,26 @@ def pytest_unconfigure():
         shutil.rmtree(_OWN_CACHE, ignore_errors=True)
 
 
+def pytest_addoption(parser):
+    text = 'of the tests marked full, run the part K, from 0 to N - 1'
+    parser.addoption('--part', default=(0, 1), metavar='K/N', type=tiers.part, help=text)
+
+
 @pytest.hookimpl(tryfirst=True)  # before the options -m and -k choose among the tests
-def pytest_collection_modifyitems(items):
-    """Some tests are in the full tier for some of their parameters only."""
+def pytest_collection_modifyitems(config, items):
+    """Some tests are in the full tier for some of their parameters only. Of that tier, only the
+    asked part stays.
+    """
+    _mark_parameters(items)
+    asked, kept, left = config.getoption('part'), [], []
+    for item in items:
+        ours = not item.get_closest_marker('full') or tiers.is_in(item.nodeid, asked)
+        (kept if ours else left).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left)
+
+
+def _mark_parameters(items):
     seen = set()
     for item in items:
         for mark in item.iter_markers('full_where'):

@@ -144,7 +144,7 @@ def spread(how: Procedure, effects: Mapping[int, float]) -> tuple[str, str]:
 def effect_text(how: Procedure, record: Mapping[str, Any]) -> str:
     """Mean and range of the effects of a record, with the unit and the margin. Where they are
     known, it has a mean over tasks without each of them, and the interval over documents. Of a loss
-    that may rise by so much, it says how far it rose.
+    that may rise by so much, it says how far it rose or fell.
 
     Example:
       >>> how = Procedure('', (), 'a - b', unit='nats', margin=0.1)
@@ -152,20 +152,26 @@ def effect_text(how: Procedure, record: Mapping[str, Any]) -> str:
       '0.5 nats (0.25 to 0.75 over 3 seeds; at least 0.1 counts)'
     """
     effects, texts = ledger.effects(record), record.get('documents')
-    tasks = record.get('without', {})
-    allowed = re.match(r'([\d.]+) \+ ', how.effect)
-    if allowed:  # the loss of a reference, and how much more of it is allowed
-        most = float(allowed[1])
-        effects = {seed: most - effect for seed, effect in effects.items()}
-        texts = texts and texts | {'low': most - texts['high'], 'high': most - texts['low']}
-        tasks = {task: most - effect for task, effect in tasks.items()}
+    tasks, end = record.get('without', {}), f'; at least {how.margin:g} counts)'
+    allowed = re.match(r'(min\()?([\d.]+) \+ ', how.effect)
+    if allowed and allowed[1]:
+        end = end[:-1] + f'; one difference includes the {allowed[2]} that is allowed)'
+    elif allowed:  # the loss of a reference, and how much more of it is allowed
+        most = float(allowed[2])
+        word, sign = ('more', 1) if statistics.fmean(effects.values()) <= most else ('less', -1)
+        turned = lambda effect: sign * (most - effect)
+        effects = {seed: turned(effect) for seed, effect in effects.items()}
+        low, high = sorted(turned(texts[side]) for side in ('low', 'high')) if texts else (0, 0)
+        texts = texts and texts | {'low': low, 'high': high}
+        tasks = {task: turned(effect) for task, effect in tasks.items()}
+        end = f'), where {most:g} more is allowed'
     mean, span = spread(how, effects)
     span += ''.join(f'; without {task} {effect:.3g}' for task, effect in tasks.items())
     if texts:
         span += f'; {texts["low"]:.3g} to {texts["high"]:.3g} over {texts["count"]} documents'
-    if allowed:
-        return f'{mean} more ({span}), where {most:g} more is allowed'
-    return f'{mean} ({span}; at least {how.margin:g} counts)'
+    if allowed and not allowed[1]:
+        mean += f' {word}'
+    return f'{mean} ({span}{end}'
 
 
 # Verdicts of which `docs/results/contrary.md` says what was tried.

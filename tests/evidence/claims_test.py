@@ -100,6 +100,10 @@ def test_the_page_says_how_far_documents_move_an_effect():
     assert '; without sort 0.125; -0.1 to' in page.effect_text(measurement(), record)
     text = page.effect_text(measurement(effect='0.5 + a - b'), record)
     assert '; without sort 0.375; 0 to 0.6 over 29 documents), where 0.5 more is allowed' in text
+    less = page.effect_text(measurement(effect='0.1 + a - b'), record)
+    assert less.startswith('0.15 points less (') and '-0.2 to 0.4 over 29 documents)' in less
+    text = page.effect_text(measurement(effect='min(0.1 + a - b, c)'), record)
+    assert text.endswith('counts; one difference includes the 0.1 that is allowed)')
 
 
 def test_the_digest_is_that_of_all_settings():
