@@ -92,10 +92,10 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)  # before the options -m and -k choose among the tests
 def pytest_collection_modifyitems(config, items):
-    """Some tests are in the full tier for some of their parameters only. Of that tier, only the
-    asked part stays.
+    """Slow tests, and some parameters of others, are in the full tier. Of that tier, only the asked
+    part stays.
     """
-    _mark_parameters(items)
+    _mark(items)
     asked, kept, left = config.getoption('part'), [], []
     for item in items:
         ours = not item.get_closest_marker('full') or tiers.is_in(item.nodeid, asked)
@@ -104,9 +104,11 @@ def pytest_collection_modifyitems(config, items):
     config.hook.pytest_deselected(items=left)
 
 
-def _mark_parameters(items):
-    seen = set()
+def _mark(items):
+    seen, slow = set(), tiers.slow()
     for item in items:
+        if item.nodeid in slow:
+            item.add_marker('full')
         for mark in item.iter_markers('full_where'):
             if mark.kwargs['condition'](**item.callspec.params):
                 item.add_marker('full')

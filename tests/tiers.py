@@ -1,7 +1,17 @@
-"""Parts of the full tier: the whole tier takes an hour, so a commit runs one part of it."""
+"""The tiers of the tests: which tests are slow, and which part of the full tier is run.
+
+`python -m tests.tiers REPORT` writes `tests/slow.txt` from a report of the fast tier, which
+`python -m pytest -n 1 --junitxml=REPORT` makes, with a cold cache and on an idle machine.
+"""
 
 import argparse
+import pathlib
+import xml.etree.ElementTree
 import zlib
+
+PATH = pathlib.Path(__file__).with_name('slow.txt')
+SECONDS = 0.6  # of a slow test
+KEPT = 'tests/contract_test.py'  # its laws have representatives, which stay in the fast tier
 
 Part = tuple[int, int]  # K, N
 
@@ -27,3 +37,28 @@ def is_in(nodeid: str, asked: Part) -> bool:
     """
     number, parts = asked
     return zlib.crc32(nodeid.split('-')[0].encode()) % parts == number
+
+
+def slow() -> frozenset[str]:
+    """The names of the slow tests, as pytest writes them."""
+    return frozenset(PATH.read_text(encoding='utf-8').splitlines())
+
+
+def measured(report: pathlib.Path) -> frozenset[str]:
+    """The names of the slow tests by a report. Slow tests that it does not have stay slow."""
+    seconds = {
+        f'{case.get("classname", "").replace(".", "/")}.py::{case.get("name")}': float(
+            case.get('time', 0)
+        )
+        for case in xml.etree.ElementTree.parse(report).iter('testcase')
+    }
+    known = {name for name in seconds if seconds[name] > SECONDS and not name.startswith(KEPT)}
+    return frozenset(known | (slow() - seconds.keys()))
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('report', type=pathlib.Path)
+    found = measured(parser.parse_args().report)
+    PATH.write_text(''.join(f'{name}\n' for name in sorted(found)), encoding='utf-8')
+    print(f'{PATH}: {len(found)} tests')

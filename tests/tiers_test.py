@@ -20,3 +20,21 @@ def test_a_wrong_part(text):
     with pytest.raises(argparse.ArgumentTypeError, match='expected K/N with K from 0 to N - 1'):
         tiers.part(text)
     assert tiers.part('2/3') == (2, 3)
+
+
+def test_slow_tests_exist():
+    sources = {name.split('::')[0] for name in tiers.slow()}
+    text = {name: (tiers.PATH.parents[1] / name).read_text(encoding='utf-8') for name in sources}
+    for name in tiers.slow():
+        path, _, test = name.partition('::')
+        assert test.split('[')[0] in text[path], name
+
+
+def test_a_report_changes_what_it_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiers, 'PATH', tmp_path / 'slow.txt')
+    tiers.PATH.write_text('tests/a_test.py::test_x[1]\ntests/a_test.py::test_y\n')
+    case = '<testcase classname="tests.{}" name="{}" time="{}"/>'
+    known = [('a_test', 'test_x[1]', 0.1), ('b.c_test', 'test_z', 0.9), ('contract_test', 'q', 9)]
+    report = tmp_path / 'report.xml'
+    report.write_text(f'<suite>{"".join(case.format(*row) for row in known)}</suite>')
+    assert tiers.measured(report) == {'tests/a_test.py::test_y', 'tests/b/c_test.py::test_z'}
