@@ -10,13 +10,15 @@ import xml.etree.ElementTree
 import zlib
 
 PATH = pathlib.Path(__file__).with_name('slow.txt')
-SECONDS = 0.6  # of a slow test
-# Slow tests that stay in the fast tier: those of the laws on representatives, of the engine, and those
+SECONDS = 0.5  # of a slow test
+# Slow tests that stay in the fast tier: the laws on representatives, those of the engine, and those
 # without which the fast tier misses an error of benchmarks/mutations/list.txt.
 KEPT = (
     'tests/contract_test.py',
     'tests/attention/attention_test.py',
     'tests/attention/parts_test.py',
+    'tests/lab/evaluate/scoring_test.py::test_logits_in_chunks_equal_logits_at_once',
+    'tests/lab/evaluate/scoring_test.py::test_scored_positions_alone_equal_a_choice_from_all',
     'tests/lab/model/transformer_test.py',
     'tests/lab/train/step_test.py',
     'tests/methods/bipe_test.py::test_packing_starts_anew_and_padding_is_not_counted',
