@@ -8,6 +8,7 @@ import importlib.util
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 
@@ -107,4 +108,6 @@ def _compiled(code: bytes, warps: int, stages: int, target: str) -> dict[str, fl
 
 def _run(name: str, *arguments: str) -> str:
     done = subprocess.run([program(name) or name, *arguments], capture_output=True, text=True)
+    if done.returncode < 0:  # for instance at the bound of processor time
+        raise ValueError(f'{name} was ended by {signal.Signals(-done.returncode).name}')
     return done.stdout + done.stderr
