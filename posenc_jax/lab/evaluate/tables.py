@@ -34,12 +34,14 @@ FOLDED: dict[str, Any] = dict(overflow='fold')
 
 def tables(results: 'Results', console: Any = None) -> list[Any]:
     """Tables of `rich`: for each protocol the metric by length (and depth), or perplexity by
-    position. Lengths that do not fit into the width of a console go into further tables.
+    position. Lengths, and encodings by position, that do not fit into the width of a console go
+    into further tables.
     """
     made = []
     for protocol in results.protocols:
         if protocol in ('per_position', BY_PLANE):
-            made.append(_position_table(results.series, protocol))
+            own = functools.partial(_position_table, protocol)
+            made += _split(own, results.series, console)
         else:
             lengths = {n for s in results.series for n, _ in s.estimates(protocol)}
             own = functools.partial(_length_table, results.series, protocol)
@@ -84,13 +86,15 @@ def _caption(table: Any, text: str) -> None:
     table.caption_justify = 'left'
 
 
-def _split(table_of: Callable[[list[int]], Any], lengths: list[int], console: Any) -> list[Any]:
-    """`table_of(lengths)`, or tables of some of the lengths each if that one is too wide."""
-    table = table_of(lengths)
-    if len(lengths) <= 1 or console is None or _width(table, console) <= console.width:
+def _split(
+    table_of: Callable[[Sequence[Any]], Any], columns: Sequence[Any], console: Any
+) -> list[Any]:
+    """`table_of(columns)`, or tables of some of the columns each if that one is too wide."""
+    table = table_of(columns)
+    if len(columns) <= 1 or console is None or _width(table, console) <= console.width:
         return [table]
-    half = (len(lengths) + 1) // 2
-    parts = lengths[:half], lengths[half:]
+    half = (len(columns) + 1) // 2
+    parts = columns[:half], columns[half:]
     return [table for some in parts for table in _split(table_of, some, console)]
 
 
@@ -174,7 +178,7 @@ def _multiple(length: int, trained: int) -> str:
     return f'{fractions.Fraction(length, trained)}x' if below else f'{length / trained:g}x'
 
 
-def _position_table(series: Sequence[Series], protocol: str) -> Any:
+def _position_table(protocol: str, series: Sequence[Series]) -> Any:
     planes = protocol == BY_PLANE
     buckets: dict[tuple[int, int, int], list[int]] = {}
     for s in series:
@@ -188,7 +192,9 @@ def _position_table(series: Sequence[Series], protocol: str) -> Any:
         place = f'{low}, {length}' if planes else f'{low}-{high - 1}'
         rows.append((place, between(tokens), *cells))
     first = 'plane, resolution' if planes else 'positions'
-    labels = [(as_shown(shortened(s.label)), NUMBER | FOLDED) for s in series]
+    name = lambda s: as_shown(shortened(s.label, 96))
+    folded = lambda s: FOLDED | dict(justify='right', min_width=min(14, len(s.label)))
+    labels = [(name(s), folded(s)) for s in series]
     title = 'bit error rate by plane' if planes else 'perplexity by position'
     return _table(title, [(first, NUMBER), (unit(protocol), NUMBER), *labels], rows)
 

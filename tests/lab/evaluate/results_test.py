@@ -312,6 +312,21 @@ def test_a_narrow_terminal_gets_several_tables_without_cut_numbers():
     assert set(map(str, lengths)) <= set(shown.split()) and '512x' in shown.split()
 
 
+def test_tables_by_position_of_many_long_names_are_cut_into_several():
+    names = [f'randomized_pe(max_len={n}) | learned_absolute(max_len=8192)' for n in range(8, 13)]
+    console = rich.console.Console(width=80, file=io.StringIO())
+    made = tables(results(*(run(name, 0, 4) for name in names)), console)
+    own = [table for table in made if table.columns[0].header == 'positions']
+    assert len(own) > 1 and sum(len(table.columns) - 2 for table in own) == len(names)
+    for table in own:
+        console.print(table)
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert shown.count('45-63') == shown.count('4,150') == len(own)
+    letters = re.sub(r'[^a-z0-9]', '', shown)
+    assert 'randomizedp' in letters and '8192' in letters
+
+
 def test_a_table_without_a_length_is_not_cut_into_smaller_ones():
     console = rich.console.Console(width=20, file=io.StringIO())
     both = run('alibi()', 0, 4), run('alibi()', 1, 4)
