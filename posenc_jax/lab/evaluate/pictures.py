@@ -159,13 +159,22 @@ def _finish(axis, protocol, series):
 
 
 def _mark_trained(axis, lengths):
-    """A dashed line at each trained length, with its number above the panel, where no curve is."""
+    """A dashed line at each trained length, with its number above the panel, where no curve is.
+    Lengths that are less than twice the one before share a label.
+    """
     for length in lengths:
         axis.axvline(length, color='0.4', linestyle='--', linewidth=1, zorder=0)
+    groups = []
+    for length in lengths:
+        if groups and length < 2 * groups[-1][-1]:
+            groups[-1].append(length)
+        else:
+            groups.append([length])
     above = axis.secondary_xaxis('top')
-    many = len(lengths) > 2
-    names = [f'trained: {length}' for length in lengths]
-    above.set_xticks(lengths, names, fontsize=8, color='0.4', rotation=30 if many else 0)
+    names = [f'trained: {", ".join(map(str, own))}' for own in groups]
+    middle = [(own[0] * own[-1]) ** 0.5 for own in groups]
+    turned = 30 if len(groups) > 2 else 0
+    above.set_xticks(middle, names, fontsize=8, color='0.4', rotation=turned)
     above.minorticks_off()
     above.tick_params(length=0, pad=1)
     above.spines['top'].set_visible(False)
