@@ -29,7 +29,7 @@ class Row:
       paper: what the paper reports, in its own setting.
       claims: ids in the ledger.
       differs: in what the setting here is another one.
-      page: the page that has the curves.
+      page: the page that has more numbers of this result.
       picture: of curves by length; '' for none.
       accelerator: a command that runs a setting near the paper's on one accelerator; '' where the
         claims have that setting.
@@ -65,7 +65,7 @@ def markdown(claims: page.Claims, records: page.Records) -> str:
         sections += [
             f'## {row.title}',
             f'**The paper.** {row.paper}',
-            f'**Here.** {row.differs} The curves are in [{of_page}]({row.page}).',
+            f'**Here.** {row.differs} More numbers are in [{of_page}]({row.page}).',
             page.table(COLUMNS, cells),
             f'![{row.title}]({row.picture})' if row.picture else '',
             _on_accelerator(row) if row.accelerator else '',
