@@ -7,7 +7,8 @@ COST_COLUMNS = ('encoding', 'setting', 'train step', 'decoding', 'MiB')
 EXPLAINED = """\
 The time of a train step and of decoding, over that of the encoding which is named, and the
 temporary memory of a train step. [performance.md](performance.md#what-an-encoding-costs) describes
-the settings.
+the settings of text, and [what follows it](performance.md#what-the-encodings-of-space-cost) the
+others.
 """
 
 
