@@ -152,13 +152,13 @@ def effect_text(how: Procedure, record: Mapping[str, Any]) -> str:
       '0.5 nats (0.25 to 0.75 over 3 seeds; at least 0.1 counts)'
     """
     effects, texts = ledger.effects(record), record.get('documents')
-    tasks, end = record.get('without', {}), f'; at least {how.margin:g} counts)'
+    tasks, word, end = record.get('without', {}), '', f'; at least {how.margin:g} counts)'
     allowed = re.match(r'(min\()?([\d.]+) \+ ', how.effect)
     if allowed and allowed[1]:
         end = end[:-1] + f'; one difference includes the {allowed[2]} that is allowed)'
     elif allowed:  # the loss of a reference, and how much more of it is allowed
         most = float(allowed[2])
-        word, sign = ('more', 1) if statistics.fmean(effects.values()) <= most else ('less', -1)
+        word, sign = (' more', 1) if statistics.fmean(effects.values()) <= most else (' less', -1)
         turned = lambda effect: sign * (most - effect)
         effects = {seed: turned(effect) for seed, effect in effects.items()}
         low, high = sorted(turned(texts[side]) for side in ('low', 'high')) if texts else (0, 0)
@@ -169,9 +169,7 @@ def effect_text(how: Procedure, record: Mapping[str, Any]) -> str:
     span += ''.join(f'; without {task} {effect:.3g}' for task, effect in tasks.items())
     if texts:
         span += f'; {texts["low"]:.3g} to {texts["high"]:.3g} over {texts["count"]} documents'
-    if allowed and not allowed[1]:
-        mean += f' {word}'
-    return f'{mean} ({span}{end}'
+    return f'{mean}{word} ({span}{end}'
 
 
 # Verdicts of which `docs/results/contrary.md` says what was tried.
