@@ -5,7 +5,7 @@ Time:     3 minutes on two CPU cores, evaluation included.
 Number:   exact match at 10, 15, 20, 30 digits (256 examples each): seed 0: 1.00, 0.89, 0.23, 0.00;
           seed 1: 1.00, 0.20, 0.08, 0.02; seed 2: 1.00, 0.73, 0.41, 0.02. Every seed solves 10
           digits; beyond 10 digits the seeds differ (docs/results/length_generalisation.md).
-Paper:    Cho et al. (arXiv 2405.20671) train 1 layer of width 1024 on 1 to 30 digits (50,000 steps
+Paper:    Cho et al. (arXiv 2405.20671) train 1 layer of width 512 on 1 to 30 digits (50,000 steps
           of 1000 examples) and report a median exact match near 100 % up to 200 digits.
 """
 
