@@ -21,7 +21,7 @@ from posenc_jax.protocol.lazy import names_from
 
 FAMILIES = {  # family -> module of a method -> its functions
     'Rotations of queries and keys': {
-        'methods.algebraic_pe': 'algebraic_sequence algebraic_start',
+        'methods.algebraic_pe': 'algebraic_grid algebraic_pe algebraic_pe_start',
         'methods.algebraic_tree': 'algebraic_tree',
         'methods.axial_rope2d': 'axial_rope2d',
         'methods.carope': 'carope_increments carope_last carope_log_rate carope_match carope_start',
@@ -66,9 +66,10 @@ FAMILIES = {  # family -> module of a method -> its functions
     'Biases of logits by positions': {
         'methods.alibi': 'alibi_bias alibi_half alibi_slopes',
         'methods.bam': 'bam_prior',
+        'methods.beit_table': 'beit_table_resized',
         'methods.fire': 'fire_bias fire_network fire_progress fire_transform',
         'methods.grape_a': 'grape_a_bias grape_a_gate',
-        'methods.graphormer': 'graphormer_edge graphormer_spatial',
+        'methods.graphormer': 'graphormer_degree graphormer_edge graphormer_spatial',
         'methods.kerple': 'kerple_log kerple_log3 kerple_power kerple_weight',
         'methods.randomized_alibi': 'randomized_alibi_bias',
         'methods.rope_alibi_harmonic': 'rope_alibi_harmonic_number rope_alibi_harmonic_penalty',
@@ -97,7 +98,14 @@ FAMILIES = {  # family -> module of a method -> its functions
         ),
         'methods.piecewise': 'piecewise_logits',
         'methods.positional_attention': 'positional_attention_projected',
+        'methods.randomized_transformer_xl': 'randomized_transformer_xl_terms',
         'methods.rcmha': 'rcmha_bias rcmha_convolution',
+        'methods.seqpe': 'seqpe_logits',
+        'methods.seqpe_encoder': 'seqpe_block seqpe_digits seqpe_padding seqpe_positions',
+        'methods.seqpe_losses': (
+            'seqpe_comparisons seqpe_contrastive_loss seqpe_labels seqpe_transfer_loss '
+            'seqpe_windows'
+        ),
         'methods.shaw': 'shaw_index shaw_logits shaw_terms shaw_values',
         'methods.tapa': 'tapa_distance tapa_logits',
         'methods.tra': 'tra_logits',
@@ -124,6 +132,13 @@ FAMILIES = {  # family -> module of a method -> its functions
         'methods.tree_pe': 'tree_pe_features tree_pe_weights',
         'methods.xlpe': 'xlpe_btg_order xlpe_order',
     },
+    'Keys that a query sees': {
+        'methods.lm_infinite': 'lm_infinite_mask',
+        'methods.nar': 'nar_mask near_to_far_order near_to_far_positions',
+        'methods.prefix': 'prefix_mask',
+        'methods.window': 'window_mask',
+        'protocol.masks': 'causal_mask document_mask',
+    },
     'Positions of tokens': {
         'methods.bipe': 'bipe_ids bipe_slopes',
         'methods.cape': 'cape_augmented cape_centred',
@@ -132,7 +147,6 @@ FAMILIES = {  # family -> module of a method -> its functions
         'methods.gpe': 'gpe_ids gpe_loss gpe_wait_k_reads',
         'methods.image_shift': 'image_shift_ids',
         'methods.irope': 'irope_pattern irope_unit_rms',
-        'methods.nar': 'near_to_far_order near_to_far_positions',
         'methods.position_coupling': 'position_coupling_start',
         'methods.random_offsets': 'random_magnitudes',
         'methods.randomized_pe': 'randomized_pe_ids randomized_pe_spaced_ids',
@@ -144,7 +158,7 @@ FAMILIES = {  # family -> module of a method -> its functions
         ),
         'methods.v2pe': 'v2pe_ids',
         'methods.visual_layout': 'visual_layout visual_tokens',
-        'methods.visual_positions': 'visual_ids',
+        'methods.visual_positions': 'circlerope_offset visual_ids',
     },
     'Extensions to longer texts': {
         'methods.alibi_pi': 'alibi_pi_scale',
@@ -175,10 +189,23 @@ FAMILIES = {  # family -> module of a method -> its functions
         'features.coordinates.gaussians': (
             'contracted_gaussian contracted_points expanded_points section_gaussian section_moments'
         ),
+        'features.coordinates.fourier_features': (
+            'fourier_features_bands fourier_features_nerf fourier_features_random'
+        ),
         'features.coordinates.geo.geo_sh': 'geo_sh_harmonics',
+        'features.coordinates.geo.multi_scale': 'geo_radii',
+        'features.coordinates.geo.one_scale': 'geo_cartesian3d geo_direct geo_wrap',
+        'features.coordinates.geo.space2vec': 'geo_grid geo_theory',
+        'features.coordinates.geo.sphere2vec': (
+            'geo_dfs geo_spherec geo_spherecplus geo_spherem geo_spheremplus'
+        ),
         'features.coordinates.grid_levels': 'grid_features grid_levels growth_factor spatial_hash',
         'features.coordinates.integrated_pe': 'integrated_pe_features',
+        'features.coordinates.mspe': 'mspe',
         'features.coordinates.point_orders': 'grid_cells point_key point_order',
+        'features.coordinates.recombiner_lpe': (
+            'recombiner_lpe_enlarged recombiner_lpe_read recombiner_lpe_waves'
+        ),
         'features.coordinates.shifted_basis': 'shifted_basis',
         'features.coordinates.traced_orders': 'traced_order',
         'features.coordinates.triplane': 'triplane_features',

@@ -108,6 +108,7 @@ FUNCTIONS = (  # those of posenc_jax.functional that are in posenc_jax.lab.funct
 RENAMED_FUNCTIONS = dict(
     pair.split('=')
     for pair in (
+        'algebraic_sequence=algebraic_pe algebraic_start=algebraic_pe_start '
         'carope_bias=carope_start '
         'sink_share=attention_sink_share augmented=cape_augmented centred=cape_centred '
         'switching_ids=conflator_ids switching_points=conflator_points along_keys=dape_along_keys '

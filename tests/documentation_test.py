@@ -179,6 +179,15 @@ def test_the_layer_of_the_readme_packs_pads_and_decodes():
     check_packing_padding_and_a_cache(scope, scope['layer'])
 
 
+@pytest.mark.full
+def test_the_rows_of_the_usage_page_are_served_as_texts_alone():
+    scope = {}
+    for code in blocks('docs/usage.md', 'python')[:2]:
+        exec(code, scope)
+    for text, found in zip(scope['texts'], scope['out']):
+        np.testing.assert_allclose(jnp.stack(found), scope['layer'](text[None])[0], atol=2e-5)
+
+
 def test_the_functions_page_rotates_as_the_modules_do():
     (code,), scope = blocks('docs/functions.md', 'python'), {}
     exec(code, scope)

@@ -18,7 +18,7 @@ _FUNCTIONS = {  # module -> its functions
     ),
     'conversion.tulip': 'distillation_loss expansion_factor',
     'decoding.ape_parallel': 'ape_layout ape_merge',
-    'decoding.duo_attention': 'retrieval_heads',
+    'decoding.duo_attention': 'duo_attention_mask retrieval_heads',
     'decoding.graph_kv': 'complete_edges graph_layout graph_sources',
     'decoding.label_channels': (
         'channel_scores double_sparsity_attention key_labels label_channels label_logits top_keys'

@@ -20,12 +20,12 @@ Length = Annotated[int, Ge(2), Le(2**24)]
 Side = Annotated[int, Ge(2), Le(2**15)]  # of a grid, whose squared distances are int32
 
 
-def algebraic_start(width: int) -> Float[Array, 'H H']:
+def algebraic_pe_start(width: int) -> Float[Array, 'H H']:
     """The first B, for which `exp(B - B^T)` has blocks `[[cos a, sin a], [-sin a, cos a]]` with
     `a_j = 10000^(-2 floor(j/2) / (H/2))`: rotary frequencies, each of them twice.
 
     Example:
-      >>> algebraic_start(2).tolist()
+      >>> algebraic_pe_start(2).tolist()
       [[0.0, 0.5], [-0.5, 0.0]]
     """
     pairs = width // 2
@@ -40,7 +40,7 @@ def branch_less_one(b: Float[Array, '... H H']) -> Float[Array, '... H H']:
     return exponential_less_one(b - b.mT)
 
 
-def algebraic_sequence(
+def algebraic_pe(
     x: Num[Array, 'B L heads H'], count: Int[Array, '#B L'], b: Float[Array, 'K H H'], most: int
 ) -> Float[Array, 'B L heads H']:
     """`W^p x` with `W = exp(B - B^T)` of the key head, float32.
@@ -65,6 +65,30 @@ def algebraic_sequence(
         return jax.lax.scan(digit, x, powers)[0]
 
     return turned(x.astype(jnp.float32), b)
+
+
+def algebraic_grid(
+    x: Num[Array, 'B L heads H'], count: Int[Array, '#B L P'], b: Float[Array, 'P K W W'], most: int
+) -> Float[Array, 'B L heads H']:
+    """`[W_1^(p_1) | W_2^(p_2)] x`: each coordinate turns its share of the head as `algebraic_pe`
+    does, float32.
+
+    Args:
+      count: the coordinates p of the cells, from 0 to below `most`. The encoding `algebraic_grid()`
+        puts the column in front of the row.
+      b: B of every coordinate and key head, of the width H / P.
+
+    Reference: Kogkalidis, Bernardy, Garg, arXiv 2312.16045.
+
+    Example:
+      >>> b = jnp.stack([algebraic_pe_start(2)] * 2)[:, None]
+      >>> x = jnp.ones((1, 1, 1, 4))
+      >>> algebraic_grid(x, jnp.array([[[1, 0]]]), b, 2).ravel().round(2).tolist()
+      [1.38, -0.3, 1.0, 1.0]
+    """
+    parts = jnp.split(x, len(b), axis=-1)
+    found = [algebraic_pe(part, count[..., n], b[n], most) for n, part in enumerate(parts)]
+    return jnp.concatenate(found, axis=-1)
 
 
 def whole_length(apart: Int[Array, '... P']) -> Int[Array, '...']:
@@ -95,7 +119,9 @@ class _Powers(Turned):
     def _configure(self, max_len, decay, head_dim, kv_heads):
         self.max_len, self.decay, self.head_dim = max_len, decay, head_dim
         width = head_dim // self.components
-        first = jnp.broadcast_to(algebraic_start(width), (self.components, kv_heads, width, width))
+        first = jnp.broadcast_to(
+            algebraic_pe_start(width), (self.components, kv_heads, width, width)
+        )
         self.b = nnx.Param(first, axes=(None, 'kv_heads', None, None))
 
     def counts(self, tok: Tokens) -> Int[Array, '#B L P']:
@@ -121,12 +147,7 @@ class _Powers(Turned):
                 f'{key}: position {wrong[0].tolist()} is not in 0 .. {self.max_len - 1}; use a '
                 'larger max_len or shorter inputs'
             )
-        parts = jnp.split(x, self.components, axis=-1)
-        found = [
-            algebraic_sequence(part, count[..., axis], self.b[axis], self.max_len)
-            for axis, part in enumerate(parts)
-        ]
-        whole = jnp.concatenate(found, axis=-1)
+        whole = algebraic_grid(x, count, self.b[...], self.max_len)
         return jnp.where(known[..., None, None], whole, jnp.nan).astype(x.dtype)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from posenc_jax.methods.algebraic_pe import Decay, algebraic_start, branch_less_one, decayed
+from posenc_jax.methods.algebraic_pe import Decay, algebraic_pe_start, branch_less_one, decayed
 from posenc_jax.methods.tree_paths import complete_tree, read_paths, root_first, tree_steps
 from posenc_jax.methods.turned import Turned, moved_by
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Multiple
@@ -93,7 +93,7 @@ class AlgebraicTree(Turned):
         self.branches, self.components = branches, levels
         self.decay, self.head_dim = decay, head_dim
         first = jnp.broadcast_to(
-            algebraic_start(head_dim), (branches, kv_heads, head_dim, head_dim)
+            algebraic_pe_start(head_dim), (branches, kv_heads, head_dim, head_dim)
         )
         self.b = nnx.Param(first, axes=(None, 'kv_heads', None, None))
 

@@ -2,10 +2,38 @@
 
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
 from posenc_jax.methods.swin_table import OffsetTable, Side, offset_count, swin_table_resized
 from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.registry import Card, register
+
+
+def beit_table_resized(
+    table: Float[Array, 'entries N'], window: tuple[int, int], size: tuple[int, int]
+) -> Float[Array, 'new_entries N']:
+    """The table of a grid for a grid of another size: the entries of the offsets are resized, see
+    `swin_table_resized`, and the three of the class token are kept.
+
+    `swin_table_bias` reads it by the ids of `swin_table_ids`.
+
+    Args:
+      table: an entry for each offset, in the order of `swin_table_ids`, and three behind them.
+      window: rows and columns of the grid that the table is for.
+      size: rows and columns of the new grid.
+
+    Reference: Bao, Dong, Piao, Wei, arXiv 2106.08254; the interpolation is that of this library.
+
+    Example:
+      >>> table = jnp.arange(6.0)[:, None]
+      >>> beit_table_resized(table, (1, 2), (2, 2)).shape
+      (12, 1)
+      >>> beit_table_resized(table, (1, 2), (2, 2))[-3:, 0].tolist()
+      [3.0, 4.0, 5.0]
+    """
+    if window == size:
+        return table
+    return jnp.concatenate([swin_table_resized(table[:-3], window, size), table[-3:]])
 
 
 @register(
@@ -59,7 +87,4 @@ class BeitTable(OffsetTable):
         self.offsets = nnx.Param(zeros, axes=(None, 'heads'))
 
     def entries(self):
-        if self.window == self.trained:
-            return self.offsets[...]
-        cells, beside = self.offsets[:-3], self.offsets[-3:]
-        return jnp.concatenate([swin_table_resized(cells, self.trained, self.window), beside])
+        return beit_table_resized(self.offsets[...], self.trained, self.window)

@@ -118,4 +118,7 @@ class CircleRoPE(MultimodalRotary):
         self.move_to_origin, self.dff_rate = move_to_origin, dff_rate
 
     def design(self, cell):
-        return circle(cell, self.alpha, self.radius, self.auto, self.move_to_origin, self.dff_rate)
+        return circle(
+            cell, alpha=self.alpha, radius=self.radius, auto=self.auto,
+            move_to_origin=self.move_to_origin, dff_rate=self.dff_rate,
+        )  # fmt: skip

@@ -62,6 +62,26 @@ def graphormer_edge(
     return jnp.swapaxes(found.sum(-2) / jnp.maximum(count, 1)[..., None], 2, 3)
 
 
+def graphormer_degree(
+    into: Float[Array, 'M D'], out_of: Float[Array, 'M D'], degree: Int[Array, '#B L']
+) -> Float[Array, '#B L D']:
+    """`z_in[deg(i)] + z_out[deg(i)]`, which is added to the vectors of nodes; NaN for a degree that
+    is not in the tables.
+
+    Args:
+      into, out_of: z_in and z_out, a row for each degree 0 .. M - 1.
+      degree: of the nodes, the number of their neighbours.
+
+    Reference: Ying et al., arXiv 2106.05234.
+
+    Example:
+      >>> table = jnp.array([[0.0], [1.0], [2.0]])
+      >>> graphormer_degree(table, 10 * table, jnp.array([[2, 1, 1]])).ravel().tolist()
+      [22.0, 11.0, 11.0]
+    """
+    return lookup_rows(into, degree) + lookup_rows(out_of, degree)
+
+
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
     return nnx.Param(STD * jax.random.normal(rngs.params(), shape, jnp.float32), axes=axes)
 
@@ -262,4 +282,4 @@ class GraphormerDegree(Embedding):
         degree = (edges > 0).sum(-1)
         count = len(self.into[...])
         _check_below('graphormer_degree', 'a degree', degree, count, 'degrees', tok.valid)
-        return lookup_rows(self.into[...], degree) + lookup_rows(self.out_of[...], degree)
+        return graphormer_degree(self.into[...], self.out_of[...], degree)

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
 
 from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.methods.extended_parts import check_part
@@ -14,6 +15,31 @@ from posenc_jax.protocol.composite import Wrapper, name_of
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance
 from posenc_jax.protocol.registry import Card, register
+
+
+def lm_infinite_mask(
+    q_rank: Int[Array, '#B T'], k_rank: Int[Array, '#B S'], n_global: int, n_local: int
+) -> Bool[Array, '#B 1 T S']:
+    """`i - j < n_local or j < n_global`: the keys of the window, and the first tokens of the text.
+
+    Later keys are not hidden; `causal_mask` does that. The distances of LM-Infinite are
+    `self_extend_distance(q_pos, k_pos, None, n_local)`.
+
+    Args:
+      q_rank, k_rank: numbers i and j of the tokens among the real tokens of their document.
+      n_global: number of first tokens that every query sees.
+      n_local: size of the window, the query included.
+
+    Reference: Han, Wang, Peng, Xiong, Chen, Ji, Wang, arXiv 2308.16137.
+
+    Example:
+      >>> rank = jnp.arange(6)[None]
+      >>> lm_infinite_mask(rank, rank, n_global=1, n_local=2)[0, 0, 5].astype(int).tolist()
+      [1, 0, 0, 0, 1, 1]
+    """
+    near = signed_distance(q_rank, k_rank) < n_local
+    return (near | (k_rank < n_global)[:, None])[:, None]
+
 
 CARD = Card(
     name='LM-Infinite',
@@ -159,7 +185,7 @@ class LMInfinite(Wrapper):
 
     def mask(self, tq, tk):
         causal = tk.index[:, None, :] <= tq.index[:, :, None]
-        visible = ~self._middle(tq, tk)[:, None]
+        visible = lm_infinite_mask(tq.rank, tk.rank, self.n_global, self.n_local)
         if 'lm_infinite' in tk.feats:
             last, chosen = tq.feats['lm_infinite'][2][..., 0], heads_first(tk.feats['lm_infinite'])
             visible = visible | (last[:, None, :, None] & chosen[:, :, None])
@@ -219,5 +245,4 @@ class LMInfinite(Wrapper):
 
     def _middle(self, tq, tk):
         """Pairs [#B, T, S] whose key is before the window of the query and not one of the first."""
-        late = tk.rank >= self.n_global
-        return (signed_distance(tq.rank, tk.rank) >= self.n_local) & late[:, None]
+        return ~lm_infinite_mask(tq.rank, tk.rank, self.n_global, self.n_local)[:, 0]

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int, Num
 
 from posenc_jax.protocol.checks import is_size
 from posenc_jax.protocol.families import Mask
@@ -43,6 +43,35 @@ def near_to_far_positions(size: tuple[int, ...], conditions: int = 0) -> Int[np.
     return np.concatenate([front, cells]).astype(np.int32)
 
 
+def nar_mask(
+    q_pos: Num[Array, '#B T P'],
+    k_pos: Num[Array, '#B S P'],
+    q_index: Int[Array, '#B T'],
+    k_index: Int[Array, '#B S'],
+) -> Bool[Array, '#B 1 T S']:
+    """`m_j <= m_i`, `m = r + c`: the cells that are not farther from the corner than the query.
+
+    A token that is not on the grid is a condition: all cells see it, and it sees the conditions
+    that are not later.
+
+    Args:
+      q_pos, k_pos: cells, -1 in all components for conditions; see `near_to_far_positions`.
+      q_index, k_index: places of the tokens in their row.
+
+    Reference: He et al., arXiv 2503.10696.
+
+    Example:
+      >>> cells = jnp.asarray(near_to_far_positions((2, 2), conditions=1))[None]
+      >>> index = jnp.arange(5)[None]
+      >>> nar_mask(cells, cells, index, index)[0, 0].sum(-1).tolist()
+      [1, 2, 4, 4, 5]
+    """
+    q_grid, k_grid = on_grid(q_pos)[:, :, None], on_grid(k_pos)[:, None, :]
+    near = k_pos.sum(-1)[:, None, :] <= q_pos.sum(-1)[:, :, None]
+    earlier = k_index[:, None, :] <= q_index[:, :, None]
+    return jnp.where(k_grid, q_grid & near, q_grid | earlier)[:, None]
+
+
 @register(
     'nar',
     kind='encoding',
@@ -74,10 +103,7 @@ class NearToFar(Mask):
     traits = frozenset({'decides_causality', 'sees_later'})
 
     def allow(self, tq: Tokens, tk: Tokens) -> Array:
-        q_grid, k_grid = on_grid(tq.pos)[:, :, None], on_grid(tk.pos)[:, None, :]
-        near = tk.pos.sum(-1)[:, None, :] <= tq.pos.sum(-1)[:, :, None]
-        earlier = tk.index[:, None, :] <= tq.index[:, :, None]
-        return jnp.where(k_grid, q_grid & near, q_grid | earlier)[:, None]
+        return nar_mask(tq.pos, tk.pos, tq.index, tk.index)
 
     def may_see(self, tq, tk):
         # A negative sum may be that of a condition, or of a grid that was moved.

@@ -1,8 +1,36 @@
 """Prefix-LM mask."""
 
+from jaxtyping import Array, Bool, Int
+
 from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.families import Mask
 from posenc_jax.protocol.registry import Card, register
+
+
+def prefix_mask(
+    q_index: Int[Array, '#B T'],
+    k_index: Int[Array, '#B S'],
+    k_rank: Int[Array, '#B S'],
+    length: int,
+) -> Bool[Array, '#B 1 T S']:
+    """`index_j <= index_i or rank_j < length`: the keys that are not later than the query, and the
+    first tokens of the document.
+
+    Args:
+      q_index, k_index: places of the tokens in their row.
+      k_rank: numbers of the keys among the real tokens of their document.
+      length: number of tokens in the prefix.
+
+    Reference: Raffel et al., arXiv 1910.10683.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> index = jnp.arange(4)[None]
+      >>> prefix_mask(index, index, index, length=2)[0, 0].sum(-1).tolist()
+      [2, 2, 3, 4]
+    """
+    causal = k_index[:, None, :] <= q_index[:, :, None]
+    return (causal | (k_rank < length)[:, None, :])[:, None]
 
 
 @register(
@@ -38,5 +66,4 @@ class Prefix(Mask):
         return self.length
 
     def allow(self, tq, tk):
-        causal = tk.index[:, None, :] <= tq.index[:, :, None]
-        return (causal | (tk.rank < self.length)[:, None, :])[:, None]
+        return prefix_mask(tq.index, tk.index, tk.rank, self.length)

@@ -4,7 +4,9 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.products import heads_first
 from posenc_jax.methods.random_offsets import RandomOffsets, Range
@@ -14,6 +16,42 @@ from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.registry import Card, register
 
 _QUERIES = 64  # number of queries whose codes are in memory at once
+
+
+def randomized_transformer_xl_terms(
+    asks: Float[Array, 'B N T D'], offsets: Num[Array, '#B T S'], frequencies: np.ndarray
+) -> Float[Array, 'B N T S']:
+    """`a_i . enc(o_ij)` of every pair, which is added to the logits; enc is `transformer_xl_table`.
+
+    The codes of all pairs, T S D numbers, are never held at once.
+
+    Args:
+      asks: a_i = `W^T (q_i + v) / sqrt(H)` of every query and head.
+      offsets: o_ij, such as those of `random_magnitudes`, negative for earlier keys.
+      frequencies: see `transformer_xl_frequencies`; D is twice their number.
+
+    Reference: Ruoss et al., arXiv 2305.16843.
+
+    Example:
+      >>> w = transformer_xl_frequencies(2)
+      >>> asks, offsets = jnp.array([[[[0.0, 1.0]]]]), jnp.array([[[-3, 0]]])
+      >>> randomized_transformer_xl_terms(asks, offsets, w).ravel().round(4).tolist()
+      [-0.99, 1.0]
+    """
+
+    @jax.checkpoint
+    def of_query(row):
+        asks, offsets = row  # [B, N, D], [#B, S]
+        code = transformer_xl_table(offsets, frequencies)
+        if len(code) == 1:  # positions shared by the batch
+            return jnp.einsum('bnd,sd->bns', asks, code[0])
+        return jnp.einsum('bnd,bsd->bns', asks, code)
+
+    count = _QUERIES if isinstance(asks.shape[2], int) else None  # a length may be symbolic
+    terms = jax.lax.map(
+        of_query, (jnp.moveaxis(asks, 2, 0), jnp.moveaxis(offsets, 1, 0)), batch_size=count
+    )
+    return jnp.moveaxis(terms, 0, 2)
 
 
 @register(
@@ -104,20 +142,5 @@ class RandomizedTransformerXL(RandomOffsets):
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         frequencies = transformer_xl_frequencies(self.kernel.shape[0], self.base)
-
-        @jax.checkpoint
-        def of_query(row):
-            asks, offsets = row  # [B, N, D], [#B, S]
-            code = transformer_xl_table(offsets, frequencies)
-            if len(code) == 1:  # positions shared by the batch
-                return jnp.einsum('bnd,sd->bns', asks, code[0])
-            return jnp.einsum('bnd,bsd->bns', asks, code)
-
         asks = heads_first(tq.feats['randomized_transformer_xl_asks'])
-        offsets = self.offsets(tq, tk)
-        # The codes of all pairs of a tile, T S D numbers, are never held at once.
-        count = _QUERIES if isinstance(asks.shape[2], int) else None  # a length may be symbolic
-        terms = jax.lax.map(
-            of_query, (jnp.moveaxis(asks, 2, 0), jnp.moveaxis(offsets, 1, 0)), batch_size=count
-        )
-        return s + jnp.moveaxis(terms, 0, 2), carry
+        return s + randomized_transformer_xl_terms(asks, self.offsets(tq, tk), frequencies), carry

@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from posenc_jax.methods.visual_layout import COMPONENTS
+from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.length import document_max
 
 TOLD = len(COMPONENTS)
@@ -79,23 +80,42 @@ def diagonal(cell: Cell) -> Placed:
     return Placed(_three(cell.time, rows, columns), cell.time)
 
 
-def circle(
-    cell: Cell,
+def circlerope_offset(
+    row: Int[Array, '#B L'],
+    column: Int[Array, '#B L'],
+    rows: Int[Array, '#B L'],
+    columns: Int[Array, '#B L'],
+    *,
     alpha: float = 0.5,
     radius: float = 10.0,
     auto: bool = False,
     move_to_origin: bool = True,
     dff_rate: float = 0.0,
-) -> Placed:
-    """A circle around (o, o, o) in the plane in which t + h + w is constant; `CircleRoPE` explains
-    the arguments. A frame f has the circle of a picture, moved by s f in all components. Text goes
-    on behind the largest of all components.
+) -> Float[Array, '#B L 3']:
+    """Where the cells of a picture lie on a circle around the line of text, in the plane in which
+    t + h + w is 0: (t, h, w), float32.
+
+    `(w, h, t) = radius (cos(theta) (-1, 1, 0) / sqrt 2 + sin(theta) (-1, -1, 2) / sqrt 6)`.
+
+    Args:
+      row, column: r and c of a cell.
+      rows, columns: R and C of its picture; 0 counts as 1.
+      alpha, radius, auto, move_to_origin, dff_rate: `CircleRoPE` explains them.
+
+    Reference: Wang, Guo, Li, Tian, Nie, Xu, Han, arXiv 2505.16416.
+
+    Example:
+      >>> cells = jnp.array([[0, 0, 1, 1]]), jnp.array([[0, 1, 0, 1]])
+      >>> size = jnp.full((2, 1, 4), 2)
+      >>> offset = circlerope_offset(*cells, *size)
+      >>> jnp.linalg.norm(offset, axis=-1).round(3).tolist()
+      [[10.0, 10.0, 10.0, 10.0]]
     """
-    rows, columns = (jnp.maximum(n, 1) for n in (cell.rows, cell.columns))
+    rows, columns = (jnp.maximum(n, 1) for n in (rows, columns))
     at = lambda n: n.astype(jnp.float32)
     right, down = at(columns - 1), at(rows - 1)
     if move_to_origin:
-        x, y = at(cell.column) - right / 2, at(cell.row) - down / 2
+        x, y = at(column) - right / 2, at(row) - down / 2
         left = jnp.where(columns > 1, -right / 2, 0.0)  # not -0, whose angle is pi
         # Where the angles of the cells are largest and smallest: on the left, in the rows that are
         # nearest to the middle one; in one column at its ends.
@@ -105,19 +125,26 @@ def circle(
         low = jnp.where(rows > 1, jnp.arctan2(above, left), 0.0)
         largest = jnp.maximum(right, down) / 2
     else:
-        x, y = at(cell.column), at(cell.row)
+        x, y = at(column), at(row)
         high, low = jnp.where(rows > 1, math.pi / 2, 0.0), jnp.zeros(())
         largest = jnp.maximum(right, down)
     angle, span = jnp.arctan2(y, x), high - low
     own = jnp.where(span > 0, 2 * math.pi * (angle - low) / jnp.where(span > 0, span, 1.0), angle)
-    order = 2 * math.pi * at(cell.row * columns + cell.column) / at(rows * columns)
+    order = 2 * math.pi * at(row * columns + column) / at(rows * columns)
     theta = alpha * own + (1 - alpha) * order
     size = radius * largest if auto else radius
     on = lambda turned, straight: (1 - dff_rate) * size * turned + dff_rate * straight
     p, q = on(jnp.cos(theta), x), on(jnp.sin(theta), y)
     # The axes of the plane in the order (w, h, t): (-1, 1, 0) / sqrt 2 and (-1, -1, 2) / sqrt 6.
     across, along = p / math.sqrt(2), q / math.sqrt(6)
-    offset = cell.time[..., None] + _three(2 * along, across - along, -across - along)
+    return _three(2 * along, across - along, -across - along)
+
+
+def circle(cell: Cell, **options: Any) -> Placed:
+    """(o, o, o) + `circlerope_offset`. A frame f has the circle of a picture, moved by s f in all
+    components. Text goes on behind the largest of all components.
+    """
+    offset = cell.time[..., None] + circlerope_offset(*cell[1:], **options)
     return Placed(offset, offset.max(-1))
 
 
@@ -131,7 +158,7 @@ DESIGNS: dict[str, Design] = {
 
 def visual_ids(
     layout: Num[Array, '#B L P'],
-    design: Design = aligned,
+    design: Design | str = 'mrope',
     stride: float | Float[Array, '#B #L'] = 1.0,
     tokens_per_second: float | None = None,
     first: Bool[Array, '#B L'] | None = None,
@@ -144,14 +171,25 @@ def visual_ids(
 
     Args:
       layout: see `visual_layout`; the count may start anywhere.
-      design: one of `DESIGNS`.
+      design: 'mrope' `(o + s f, o + r, o + c)`; 'spatial_reset' `(o + s f, r, c)`; 'diagonal', that
+        of `videorope`; 'circle', that of `circlerope`; or a function like those in `DESIGNS`.
       stride: s, the distance of two frames in time; where it differs between tokens, a picture or a
         video takes that of its first token.
       tokens_per_second: where it is given and a video has seconds, the distance of frame f is
         `floor(f seconds tokens_per_second)` instead.
       first: the first tokens of documents; None for the first of the row.
       valid: False for padding, which takes part in no picture.
+
+    Raises:
+      SpecError: an unknown design.
+
+    Example:
+      >>> from posenc_jax.methods.visual_layout import visual_layout
+      >>> visual_ids(jnp.asarray(visual_layout(1, (1, 2), 1))[None], 'mrope')[0].tolist()
+      [[0, 0, 0], [1, 1, 1], [1, 1, 2], [3, 3, 3]]
     """
+    if isinstance(design, str):
+        design = DESIGNS[check_choice('visual_ids design', design, DESIGNS)]
     whole = [layout[..., n].astype(jnp.int32) for n in range(TOLD)]
     count, frame, row, column, rows, columns = whole
     index = jnp.arange(count.shape[1], dtype=jnp.int32)[None]

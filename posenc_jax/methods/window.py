@@ -1,8 +1,32 @@
 """Sliding-window mask."""
 
+from jaxtyping import Array, Bool, Int
+
 from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.families import Mask
 from posenc_jax.protocol.registry import Card, register
+
+
+def window_mask(
+    q_index: Int[Array, '#B T'], k_index: Int[Array, '#B S'], size: int
+) -> Bool[Array, '#B 1 T S']:
+    """`|index_i - index_j| < size`: the keys that are less than `size` tokens away on either side.
+
+    Args:
+      q_index, k_index: places of the tokens in their row. With numbers of blocks in their place and
+        a size of 2, a query sees its own block and the neighbouring ones.
+      size: number of tokens that are seen on one side, the query included.
+
+    Reference: Beltagy, Peters, Cohan, arXiv 2004.05150.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> index = jnp.arange(4)[None]
+      >>> window_mask(index, index, size=2)[0, 0].sum(-1).tolist()
+      [2, 3, 3, 2]
+    """
+    distance = q_index[:, :, None] - k_index[:, None, :]
+    return (abs(distance) < size)[:, None]
 
 
 @register(
@@ -42,9 +66,9 @@ class Window(Mask):
         return None if self.aligned else self.size
 
     def allow(self, tq, tk):
-        number = (lambda tok: tok.rank // self.size) if self.aligned else (lambda tok: tok.index)
-        distance = number(tq)[:, :, None] - number(tk)[:, None, :]
-        return (abs(distance) < (2 if self.aligned else self.size))[:, None]
+        if self.aligned:
+            return window_mask(tq.rank // self.size, tk.rank // self.size, 2)
+        return window_mask(tq.index, tk.index, self.size)
 
     def may_see(self, tq, tk):
         if self.aligned:

@@ -4,6 +4,8 @@ never positions.
 
 from typing import Any
 
+from jaxtyping import Array, Bool, Int
+
 from posenc_jax.protocol.families import Mask
 from posenc_jax.protocol.registry import Card, Promises, register
 
@@ -19,6 +21,41 @@ _SOURCE: dict[str, Any] = dict(
     door='mask',
     share='model',
 )
+
+
+def causal_mask(
+    q_index: Int[Array, '#B T'], k_index: Int[Array, '#B S']
+) -> Bool[Array, '#B 1 T S']:
+    """`index_j <= index_i`: the keys that are not later than the query, the query itself included.
+
+    Reference: Vaswani et al., arXiv 1706.03762.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> index = jnp.arange(3)[None]
+      >>> causal_mask(index, index)[0, 0].sum(-1).tolist()
+      [1, 2, 3]
+    """
+    return (k_index[:, None, :] <= q_index[:, :, None])[:, None]
+
+
+def document_mask(
+    q_segment: Int[Array, '#B T'], k_segment: Int[Array, '#B S']
+) -> Bool[Array, '#B 1 T S']:
+    """`segment_j = segment_i`: the keys of the document of the query, in packed rows.
+
+    Args:
+      q_segment, k_segment: numbers, equal within a document.
+
+    Reference: Vaswani et al., arXiv 1706.03762, which masks padding alone.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> segment = jnp.array([[0, 0, 1]])
+      >>> document_mask(segment, segment)[0, 0].sum(-1).tolist()
+      [2, 2, 1]
+    """
+    return (k_segment[:, None, :] == q_segment[:, :, None])[:, None]
 
 
 @register(
@@ -46,7 +83,7 @@ class Causal(Mask):
     traits = frozenset({'decides_causality'})
 
     def allow(self, tq, tk):
-        return (tk.index[:, None, :] <= tq.index[:, :, None])[:, None]
+        return causal_mask(tq.index, tk.index)
 
     def may_see(self, tq, tk):
         return tk.index_low <= tq.index_high
@@ -123,7 +160,7 @@ class Document(Mask):
         if tq.segment is None or tk.segment is None:
             known, other = ('keys', 'queries') if tq.segment is None else ('queries', 'keys')
             raise ValueError(f'document: the {known} have segments and the {other} have none')
-        return (tk.segment[:, None, :] == tq.segment[:, :, None])[:, None]
+        return document_mask(tq.segment, tk.segment)
 
     def may_see(self, tq, tk):
         if tq.segment_low is None or tk.segment_low is None:

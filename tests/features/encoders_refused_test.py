@@ -11,7 +11,7 @@ from flax import nnx
 
 from posenc_jax.features.coordinates import make_features
 from posenc_jax.features.coordinates.basis_grid import basis_kernel, blend_weights, separable_fit
-from posenc_jax.features.coordinates.fourier_features import nyquist_bands
+from posenc_jax.features.coordinates.fourier_features import fourier_features_bands
 from posenc_jax.features.coordinates.gaussians import section_moments
 from posenc_jax.features.coordinates.geo.geo_sh import geo_sh_harmonics
 from posenc_jax.features.coordinates.grid_levels import growth_factor
@@ -154,7 +154,7 @@ def codes(words, **options):
 CALLS = {  # what the message says -> the call
     'got 4 levels, coarsest 16 and finest 8': lambda: growth_factor(16, 8, 4),
     "did you mean 'cone'": lambda: section_moments(jnp.zeros(1), jnp.ones(1), 0.1, 'cones'),
-    'at least 1 sample, got 0': lambda: nyquist_bands(0),
+    'at least 1 sample, got 0': lambda: fourier_features_bands(0),
     'degrees must lie in 1 .. 128, got 129': lambda: geo_sh_harmonics(jnp.zeros(2), 129),
     'multiple of 4 channels, got 6': lambda: mspe(jnp.zeros(2), 6),
     'at least 1 level, got 0': lambda: MultiScalePositions(levels=0),

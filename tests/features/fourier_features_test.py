@@ -7,7 +7,10 @@ import pytest
 from flax import nnx
 
 from posenc_jax.features.coordinates import make_features
-from posenc_jax.features.coordinates.fourier_features import nerf_features, nyquist_bands
+from posenc_jax.features.coordinates.fourier_features import (
+    fourier_features_bands,
+    fourier_features_nerf,
+)
 from tests.golden_files import golden
 
 GOLDEN = golden('fourier_features')['values']
@@ -19,8 +22,8 @@ def test_golden_bands():
 
 
 def test_golden_sizes():
-    bands = nyquist_bands(GOLDEN['samples'])
-    assert bands == GOLDEN['bands'] == nyquist_bands(127)
+    bands = fourier_features_bands(GOLDEN['samples'])
+    assert bands == GOLDEN['bands'] == fourier_features_bands(127)
     assert make_features(f'fourier_features(bands={bands})').width == GOLDEN['size']
     assert make_features('fourier_features(components=3)').width == 3 + 2 * 3 * 10
     assert make_features('fourier_features(bands=0)').encode(jnp.ones(2)).tolist() == [1, 1]
@@ -28,16 +31,18 @@ def test_golden_sizes():
 
 def test_high_bands_are_exact_and_have_the_period_two():
     x = np.array([0.3, -0.71, 1.0], np.float32)
-    found = np.asarray(nerf_features(jnp.array(x), 20)[3:]).reshape(20, 3, 2)
+    found = np.asarray(fourier_features_nerf(jnp.array(x), 20)[3:]).reshape(20, 3, 2)
     turns = np.float64(x) * 2.0 ** np.arange(-1, 19)[:, None]
     by_hand = [np.sin(2 * np.pi * turns), np.cos(2 * np.pi * turns)]
     np.testing.assert_allclose(found, np.stack(by_hand, axis=-1), atol=1e-6)
     exact = jnp.array([0.25, -0.75])
-    np.testing.assert_allclose(nerf_features(exact + 2, 8)[2:], nerf_features(exact, 8)[2:])
+    np.testing.assert_allclose(
+        fourier_features_nerf(exact + 2, 8)[2:], fourier_features_nerf(exact, 8)[2:]
+    )
 
 
 def test_slopes_double_from_band_to_band():
-    slope = jax.jacobian(lambda x: nerf_features(x, 6))(jnp.zeros(1))
+    slope = jax.jacobian(lambda x: fourier_features_nerf(x, 6))(jnp.zeros(1))
     np.testing.assert_allclose(slope[1::2, 0], np.pi * 2.0 ** np.arange(6), rtol=1e-6)
     np.testing.assert_allclose(slope[2::2, 0], 0)
 

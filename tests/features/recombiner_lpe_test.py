@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from posenc_jax.features.coordinates import make_features
-from posenc_jax.features.coordinates.recombiner_lpe import fourier_part, looked_up
+from posenc_jax.features.coordinates.recombiner_lpe import recombiner_lpe_read, recombiner_lpe_waves
 from tests.golden_files import golden
 
 GOLDEN = golden('recombiner_lpe')['values']
@@ -19,12 +19,12 @@ GOLDEN = golden('recombiner_lpe')['values']
 def test_fourier_features():
     # 0.3 and -0.7 differ from their float32 by up to 2e-8, and the highest rate is 3217.
     np.testing.assert_allclose(
-        fourier_part(jnp.array(GOLDEN['point']), 4), GOLDEN['fourier'], atol=1e-4
+        recombiner_lpe_waves(jnp.array(GOLDEN['point']), 4), GOLDEN['fourier'], atol=1e-4
     )
 
 
 def waves(points, frequencies):
-    """`fourier_part` in float64, a point, coordinate and frequency at a time."""
+    """`recombiner_lpe_waves` in float64, a point, coordinate and frequency at a time."""
     rates = [1024 ** (k / (frequencies - 1)) for k in range(frequencies)]
     angles = [[math.pi * float(x) * w for x in point for w in rates] for point in points]
     return [[math.cos(a) for a in row] + [math.sin(a) for a in row] for row in angles]
@@ -50,7 +50,7 @@ def test_the_frequencies_follow_the_axes_and_all_are_exact(options, frequencies)
 
 
 def test_the_slope_of_the_highest_frequency():
-    slope = jax.grad(lambda x: fourier_part(x, 2)[3])(jnp.array([0.25]))  # sin(1024 pi x)
+    slope = jax.grad(lambda x: recombiner_lpe_waves(x, 2)[3])(jnp.array([0.25]))  # sin(1024 pi x)
     np.testing.assert_allclose(slope, 1024 * math.pi, rtol=1e-6)
 
 
@@ -83,7 +83,7 @@ def test_zeros_give_zeros_and_the_features_are_joined():
         bias[...] = jnp.zeros_like(bias[...])
     out = encoder.encode(points)
     assert not np.any(out[:, 16:])
-    np.testing.assert_array_equal(out[:, :16], fourier_part(points, 4))
+    np.testing.assert_array_equal(out[:, :16], recombiner_lpe_waves(points, 4))
     assert encoder.encode(points[:0]).shape == (0, 21)
 
 
@@ -91,9 +91,13 @@ def test_pixels_are_read_as_they_are_and_points_between_them_in_between():
     values = jax.random.normal(jax.random.key(0), (4, 6, 3))
     axis = lambda n: (jnp.arange(n) + 0.5) / n * 2 - 1
     grid = jnp.stack(jnp.meshgrid(axis(4), axis(6), indexing='ij'), -1)
-    np.testing.assert_allclose(looked_up(values, grid), values, atol=1e-5)
+    np.testing.assert_allclose(recombiner_lpe_read(values, grid), values, atol=1e-5)
     middle = (grid[1, 2] + grid[2, 3]) / 2
-    np.testing.assert_allclose(looked_up(values, middle), values[1:3, 2:4].mean((0, 1)), atol=1e-5)
-    np.testing.assert_allclose(looked_up(values, jnp.array([3.0, 3.0])), values[3, 5], atol=1e-5)
-    slope = jax.jacobian(lambda p: looked_up(values, p))(middle)
+    np.testing.assert_allclose(
+        recombiner_lpe_read(values, middle), values[1:3, 2:4].mean((0, 1)), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        recombiner_lpe_read(values, jnp.array([3.0, 3.0])), values[3, 5], atol=1e-5
+    )
+    slope = jax.jacobian(lambda p: recombiner_lpe_read(values, p))(middle)
     assert np.isfinite(slope).all() and np.abs(slope).max() > 0

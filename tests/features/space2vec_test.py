@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from posenc_jax.features.coordinates import make_features
-from posenc_jax.features.coordinates.geo.multi_scale import radii
+from posenc_jax.features.coordinates.geo.multi_scale import geo_radii
 from tests.golden_files import golden
 
 KEYS = ('geo_grid', 'geo_theory')
@@ -30,7 +30,7 @@ def test_the_map_may_be_shifted(key):
     moved, also = encode(PLACES + jnp.array([-20.0, 15.0]))
     np.testing.assert_allclose(moved @ also, one @ other, atol=1e-5)
     if key == 'geo_grid':
-        gaps = np.asarray(PLACES[0] - PLACES[1], np.float64)[:, None] / radii(16)
+        gaps = np.asarray(PLACES[0] - PLACES[1], np.float64)[:, None] / geo_radii(16)
         np.testing.assert_allclose(one @ other, np.cos(gaps).sum(), atol=1e-5)
 
 
@@ -44,9 +44,9 @@ def test_a_turn_of_the_map_by_120_degrees_permutes_the_directions():
 
 
 def test_radii_are_geometric():
-    tau = radii(5, 0.5, 8.0)
+    tau = geo_radii(5, 0.5, 8.0)
     np.testing.assert_allclose(tau, [0.5, 1, 2, 4, 8], rtol=1e-12)
-    assert radii(1, 3.0, 3.0).tolist() == [3.0]
+    assert geo_radii(1, 3.0, 3.0).tolist() == [3.0]
 
 
 def test_fine_scales_are_exact():

@@ -16,7 +16,7 @@ from tests.methods.pairs import attend, draw, grid, qkv
 from tests.methods.turns import turn_of
 from tests.refusals import refused
 
-algebraic_sequence = jax.jit(module.algebraic_sequence, static_argnums=3)
+algebraic_pe = jax.jit(module.algebraic_pe, static_argnums=3)
 QUARTER = jnp.float32([[0, np.pi / 4], [-np.pi / 4, 0]])  # half of the logarithm
 
 
@@ -29,7 +29,7 @@ def make(spec, width=8, kv_heads=2, seed=None):
 
 def power_by_hand(_, p):
     x = jnp.float32([1, 2]).reshape(1, 1, 1, 2)
-    return algebraic_sequence(x, jnp.array([[int(p)]]), QUARTER[None], 1024).ravel()
+    return algebraic_pe(x, jnp.array([[int(p)]]), QUARTER[None], 1024).ravel()
 
 
 def grid_by_hand(case):
@@ -42,7 +42,7 @@ def grid_by_hand(case):
 test_golden = golden_suite(
     'algebraic_pe',
     {
-        'angles': lambda: 2 * np.diagonal(module.algebraic_start(8), 1)[::2],
+        'angles': lambda: 2 * np.diagonal(module.algebraic_pe_start(8), 1)[::2],
         'powers.*': (power_by_hand, {'atol': 1e-3}),  # 1001 quarters are 1572 radians
     },
     rtol=1e-6,

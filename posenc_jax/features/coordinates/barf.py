@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.features.coordinates.encoder import CoordinateEncoder, Wide, limited
-from posenc_jax.features.coordinates.fourier_features import MAX_BANDS, nerf_features
+from posenc_jax.features.coordinates.fourier_features import MAX_BANDS, fourier_features_nerf
 from posenc_jax.protocol.bounds import Ge, Gt, Le, Lt
 from posenc_jax.protocol.registry import Card, register
 
@@ -41,7 +41,7 @@ def barf_features(x: Num[Array, '... d'], window: Float[Array, ' L']) -> Float[A
     """
     *shape, d = x.shape
     bands = window.shape[0]
-    waves = nerf_features(x, bands)[..., d:].reshape(*shape, bands, d, 2)
+    waves = fourier_features_nerf(x, bands)[..., d:].reshape(*shape, bands, d, 2)
     waves = window * jnp.moveaxis(waves, -3, -1)  # [..., d, 2, L]
     return jnp.concatenate([x.astype(jnp.float32), waves.reshape(*shape, 2 * d * bands)], axis=-1)
 

@@ -17,7 +17,7 @@ Kind = Literal['nerf', 'random']
 MAX_BANDS = 127  # 2^127 is the largest power of two in float32
 
 
-def nerf_features(x: Num[Array, '... d'], bands: int) -> Float[Array, '... F']:
+def fourier_features_nerf(x: Num[Array, '... d'], bands: int) -> Float[Array, '... F']:
     """`[x, then for band i = 0 .. K - 1, for coordinate j: sin(2^i pi x_j), cos(2^i pi x_j)]`, d +
     2 d K features, float32.
 
@@ -29,9 +29,15 @@ def nerf_features(x: Num[Array, '... d'], bands: int) -> Float[Array, '... F']:
 
     Raises:
       ValueError: another number of bands.
+
+    Reference: Mildenhall et al., arXiv 2003.08934.
+
+    Example:
+      >>> fourier_features_nerf(jnp.array([0.5]), 2).round(4).tolist()
+      [0.5, 1.0, 0.0, 0.0, -1.0]
     """
     if not 0 <= bands <= MAX_BANDS:
-        raise ValueError(f'nerf_features takes 0 .. {MAX_BANDS} bands, got {bands}')
+        raise ValueError(f'fourier_features_nerf takes 0 .. {MAX_BANDS} bands, got {bands}')
     x = x.astype(jnp.float32)
     turns = x[..., None, :] * 2.0 ** jnp.arange(-1, bands - 1, dtype=jnp.float32)[:, None]
     angle = 2 * jnp.pi * (turns - jnp.round(turns))
@@ -40,7 +46,7 @@ def nerf_features(x: Num[Array, '... d'], bands: int) -> Float[Array, '... F']:
     return jnp.concatenate([x, waves], axis=-1)
 
 
-def nyquist_bands(samples: int) -> int:
+def fourier_features_bands(samples: int) -> int:
     """`floor(log2(n / 4))`, at least 0: the bands whose waves n samples along the shorter side of a
     signal on [-1, 1] resolve.
 
@@ -48,16 +54,24 @@ def nyquist_bands(samples: int) -> int:
       ValueError: fewer than one sample.
     """
     if samples < 1:
-        raise ValueError(f'nyquist_bands needs at least 1 sample, got {samples}')
+        raise ValueError(f'fourier_features_bands needs at least 1 sample, got {samples}')
     return max(samples.bit_length() - 3, 0)
 
 
-def random_features(x: Num[Array, '... d'], b: Float[Array, 'd m']) -> Float[Array, '... F']:
+def fourier_features_random(
+    x: Num[Array, '... d'], b: Float[Array, 'd m']
+) -> Float[Array, '... F']:
     """`[cos(2 pi x B) | sin(2 pi x B)]`, F = 2m, float32.
 
     Args:
       x: coordinates.
       b: B, frequencies in turns per unit.
+
+    Reference: Tancik et al., arXiv 2006.10739.
+
+    Example:
+      >>> fourier_features_random(jnp.array([0.25]), jnp.array([[1.0, 2.0]])).round(4).tolist()
+      [0.0, -1.0, 1.0, 0.0]
     """
     turns = jnp.matmul(x.astype(jnp.float32), b, precision=jax.lax.Precision.HIGHEST)
     angle = 2 * jnp.pi * (turns - jnp.round(turns))
@@ -74,9 +88,9 @@ class FourierFeatures(CoordinateEncoder):
 
     `[x, sin(2^i pi x_j), cos(2^i pi x_j)]` and `[cos(2 pi x B) | sin(2 pi x B)]` are the kinds
     'nerf' and 'random'. The bands i < K are the slower and the coordinates j the faster: d + 2 d K
-    features of x in [-1, 1]; `nyquist_bands` chooses K for a signal of n samples. B [d, m] is drawn
-    once from N(0, s^2) and not trained. The inner product of two random codes over m approximates
-    `exp(-2 pi^2 s^2 |x - y|^2)`. Differs from the papers: nothing.
+    features of x in [-1, 1]; `fourier_features_bands` chooses K for a signal of n samples. B [d, m]
+    is drawn once from N(0, s^2) and not trained. The inner product of two random codes over m
+    approximates `exp(-2 pi^2 s^2 |x - y|^2)`. Differs from the papers: nothing.
 
     Args:
       kind: 'nerf' or 'random'.
@@ -126,5 +140,5 @@ class FourierFeatures(CoordinateEncoder):
     def encode(self, coords):
         coords = self.check(coords)
         if self.kind == 'nerf':
-            return nerf_features(coords, self.bands)
-        return random_features(coords, self.b[...])
+            return fourier_features_nerf(coords, self.bands)
+        return fourier_features_random(coords, self.b[...])

@@ -22,7 +22,7 @@ FEATURES = 16  # Fourier features; 18 for three coordinates, which 16 do not div
 MOST = 1024.0  # the highest frequency
 
 
-def enlarged(
+def recombiner_lpe_enlarged(
     grid: Float[Array, '*S Z'],
     kernels: Sequence[Array],
     biases: Sequence[Array],
@@ -58,7 +58,9 @@ def enlarged(
     return x
 
 
-def looked_up(values: Float[Array, '*S E'], coords: Float[Array, '... d']) -> Float[Array, '... E']:
+def recombiner_lpe_read(
+    values: Float[Array, '*S E'], coords: Float[Array, '... d']
+) -> Float[Array, '... E']:
     """Values on a grid at points between: linear along every axis, with pixel i of n at `-1 + 2 (i
     + 0.5) / n`; beyond the outermost pixels it is constant.
     """
@@ -75,7 +77,7 @@ def looked_up(values: Float[Array, '*S E'], coords: Float[Array, '... d']) -> Fl
     return out
 
 
-def fourier_part(coords: Float[Array, '... d'], frequencies: int) -> Float[Array, '... F']:
+def recombiner_lpe_waves(coords: Float[Array, '... d'], frequencies: int) -> Float[Array, '... F']:
     """`[cos(pi x_j w_k) | sin(pi x_j w_k)]`, w frequencies from 1 to 1024 in equal ratios, the
     coordinate j the slower; 2 d K features, float32.
 
@@ -107,10 +109,10 @@ class RecombinerLpe(CoordinateEncoder):
     and read at the points, beside Fourier features. A network can so learn different places apart.
 
     `[cos(pi x w) | sin(pi x w) | pe(x)]`, `pe = conv3(up2(conv3(up2(conv5(up4(Z))))))`. The grid Z
-    has one cell for 16 pixels along every axis; `enlarged` has the sizes. Changing a cell changes
-    pe in its pixels and the 11 around them. The released code reads videos (time, row, column) with
-    `cells=(24, 16, 16)`. Differs from the paper: Z is trained as it stands, where the paper has a
-    distribution over it; between pixels pe is interpolated linearly.
+    has one cell for 16 pixels along every axis; `recombiner_lpe_enlarged` has the sizes. Changing a
+    cell changes pe in its pixels and the 11 around them. The released code reads videos (time, row,
+    column) with `cells=(24, 16, 16)`. Differs from the paper: Z is trained as it stands, where the
+    paper has a distribution over it; between pixels pe is interpolated linearly.
 
     Args:
       shape: pixels along every axis, multiples of those of a cell; one axis to three.
@@ -180,12 +182,12 @@ class RecombinerLpe(CoordinateEncoder):
     def encoding(self) -> Float[Array, '*S E']:
         """pe at every pixel of the shape."""
         kernels, biases = ([part[...] for part in own] for own in (self.kernels, self.biases))
-        return enlarged(self.latent[...], kernels, biases, self.cells)
+        return recombiner_lpe_enlarged(self.latent[...], kernels, biases, self.cells)
 
     def encode(self, coords):
         coords = self.check(coords)
-        learned = looked_up(self.encoding(), coords)
-        return jnp.concatenate([fourier_part(coords, self.frequencies), learned], axis=-1)
+        learned = recombiner_lpe_read(self.encoding(), coords)
+        return jnp.concatenate([recombiner_lpe_waves(coords, self.frequencies), learned], axis=-1)
 
 
 def _check_multiple(name: str, size: int, step: int) -> None:

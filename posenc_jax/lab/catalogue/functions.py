@@ -31,14 +31,40 @@ bias = F.alibi_bias(F.alibi_slopes(4), positions, positions)  # [1, heads, queri
 - A bias is in float32 and is not divided by the square root of the head width.
 - `help(F.alibi_bias)` has the shapes, the units and the errors. A misspelt name is an error that
   names the nearest function.
-- Methods that are not in these tables have no function of their own. Some of them are an argument
-  of another one: `F.rope(x, positions, base=500000.0)` is `abf`. [catalog.md](catalog.md) has all
+- [The last table](#without-a-function-of-their-own) has the encodings, encoders of coordinates,
+  frequency rules and extensions without a function of their own. [catalog.md](catalog.md) has all
   methods.
 """
 
+_VISUAL = "`component_rotary` at `visual_ids(layout, '{}')`, with `component_reads('{}', ...)`"
+# Encodings, encoders of coordinates, frequency rules and extensions without a function, with what
+# takes its place, or why there is none.
+WITHOUT = {
+    'abf': '`rope(x, positions, base=500000.0)`',
+    'alibi_symmetric': '`alibi_bias`, which penalises earlier and later keys alike',
+    'dape_v2': '`dape_adjustment` with weights of three taps',
+    'dense_grid': '`grid_features` at the levels of `grid_levels(..., hashed=False)`',
+    'full': 'hides no key',
+    'hash_grid': '`grid_features` at the levels of `grid_levels`',
+    'hope_video': _VISUAL.format('diagonal', 'no_time'),
+    'leaky_rerope': (
+        '`self_extend_distance(..., floor=False)`, and `log_length_logn_factor` for the queries'
+    ),
+    'mhrope': _VISUAL.format('mrope', 'by_head'),
+    'mrope': _VISUAL.format('mrope', 'chunked'),
+    'mrope_interleaved': _VISUAL.format('mrope', 'interleaved'),
+    'nope': 'changes nothing',
+    'per_head': 'chooses between two encodings, head by head',
+    'rerope': (
+        '`self_extend_distance(..., None, local)`, and `log_length_logn_factor` for the queries'
+    ),
+    'videorope': _VISUAL.format('diagonal', 'low_frequency_time'),
+    'xpos_abf': '`xpos_scale` of what `rope(x, positions, base=500000.0)` has rotated',
+}
+
 
 def functions_markdown() -> str:
-    """The page: a table for each family, with a row for each function."""
+    """The page: a table for each family, with a row for each function, and one of `WITHOUT`."""
     parts = [HEADER]
     for title, methods in functional.FAMILIES.items():
         rows = [
@@ -48,6 +74,10 @@ def functions_markdown() -> str:
         ]
         table = markdown_table(('method', 'function', 'what it returns'), rows)
         parts.append(f'## {title}\n\n{table}\n')
+    table = markdown_table(
+        ('method', 'in its place'), [(f'`{key}`', text) for key, text in WITHOUT.items()]
+    )
+    parts.append(f'## Without a function of their own\n\n{table}\n')
     return '\n'.join(parts)
 
 

@@ -27,7 +27,7 @@ class Waves(NamedTuple):
     cos_phi: Float[Array, '... F']
 
 
-def radii(scales: int, rmin: float = 1.0, rmax: float = 360.0) -> Float[np.ndarray, 'F']:
+def geo_radii(scales: int, rmin: float = 1.0, rmax: float = 360.0) -> Float[np.ndarray, 'F']:
     """`tau_k = rmin (rmax / rmin)^(k / (F - 1))`, k = 0 .. F - 1, float64.
 
     Args:
@@ -36,6 +36,10 @@ def radii(scales: int, rmin: float = 1.0, rmax: float = 360.0) -> Float[np.ndarr
 
     Raises:
       ValueError: fewer than one scale, an rmin below 1e-6, or an rmax below rmin.
+
+    Example:
+      >>> geo_radii(3, 1.0, 100.0).round(4).tolist()
+      [1.0, 10.0, 100.0]
     """
     if scales < 1:
         raise ValueError(f'scales must be at least 1, got {scales}')
@@ -55,16 +59,10 @@ def waves(coords: Num[Array, '... 2'], tau: Float[np.ndarray, 'F']) -> Waves:
     return Waves(jnp.sin(lam), jnp.cos(lam), jnp.sin(phi), jnp.cos(phi))
 
 
-def by_scale(*terms: Float[Array, '... F'], repeats: int = 1) -> Float[Array, '... width']:
-    """Terms with a value for each scale as one vector, scale by scale.
-
-    Args:
-      terms: each with a value for every scale.
-      repeats: how often in a row every value is written.
-    """
+def by_scale(*terms: Float[Array, '... F']) -> Float[Array, '... width']:
+    """Terms with a value for each scale as one vector, scale by scale."""
     *batch, scales = terms[0].shape
-    together = jnp.repeat(jnp.stack(terms, axis=-1), repeats, axis=-1)
-    return together.reshape(*batch, scales * len(terms) * repeats)
+    return jnp.stack(terms, axis=-1).reshape(*batch, scales * len(terms))
 
 
 class MultiScale(GeoEncoder):
@@ -85,7 +83,7 @@ class MultiScale(GeoEncoder):
 
     def __init__(self, scales: int = 16, rmin: float = 1.0, rmax: float = 360.0):
         self.width = limited(f'{type(self).card.key}: scales={scales} give', self.size(scales))
-        radii(scales, rmin, rmax)  # refuses wrong values
+        geo_radii(scales, rmin, rmax)  # refuses wrong values
         self.scales, self.rmin, self.rmax = scales, rmin, rmax
 
     def size(self, scales: int) -> int:
@@ -95,4 +93,4 @@ class MultiScale(GeoEncoder):
     @property
     def tau(self) -> Float[np.ndarray, 'F']:
         """The radii in degrees."""
-        return radii(self.scales, self.rmin, self.rmax)
+        return geo_radii(self.scales, self.rmin, self.rmax)

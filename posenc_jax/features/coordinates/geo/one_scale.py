@@ -1,9 +1,50 @@
 """Encoders of places at the scale of the globe: radians, two circles, and the unit sphere."""
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
 
 from posenc_jax.features.coordinates.geo.degrees import RADIAN, GeoEncoder
 from posenc_jax.protocol.registry import Card, register
+
+
+def geo_direct(coords: Num[Array, '... 2']) -> Float[Array, '... 2']:
+    """`[rad(lon) - pi, rad(lat) - pi]` of (longitude, latitude) in degrees.
+
+    Reference: Rußwurm et al., arXiv 2310.06743.
+
+    Example:
+      >>> geo_direct(jnp.array([180.0, 0.0])).round(4).tolist()
+      [0.0, -3.1416]
+    """
+    return coords * RADIAN - jnp.pi
+
+
+def geo_wrap(coords: Num[Array, '... 2']) -> Float[Array, '... 4']:
+    """`[cos lon, sin lon, cos lat, sin lat]` of (longitude, latitude) in degrees.
+
+    Reference: Mac Aodha, Cole, Perona, arXiv 1906.05272.
+
+    Example:
+      >>> geo_wrap(jnp.array([0.0, 90.0])).round(4).tolist()
+      [1.0, 0.0, 0.0, 1.0]
+    """
+    angles = coords * RADIAN
+    both = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    return both.reshape(*angles.shape[:-1], 4)
+
+
+def geo_cartesian3d(coords: Num[Array, '... 2']) -> Float[Array, '... 3']:
+    """`[cos lon cos lat, sin lon cos lat, sin lat]` of (longitude, latitude) in degrees.
+
+    Reference: Rußwurm et al., arXiv 2310.06743.
+
+    Example:
+      >>> geo_cartesian3d(jnp.array([0.0, 30.0])).round(4).tolist()
+      [0.8660, 0.0, 0.5]
+    """
+    lon, lat = (coords[..., i] * RADIAN for i in range(2))
+    across = jnp.cos(lat)
+    return jnp.stack([jnp.cos(lon) * across, jnp.sin(lon) * across, jnp.sin(lat)], axis=-1)
 
 
 @register(
@@ -23,7 +64,7 @@ class GeoDirect(GeoEncoder):
     width = 2
 
     def encode(self, coords):
-        return self.check(coords) * RADIAN - jnp.pi
+        return geo_direct(self.check(coords))
 
 
 @register(
@@ -43,9 +84,7 @@ class GeoWrap(GeoEncoder):
     seamless = True
 
     def encode(self, coords):
-        angles = self.check(coords) * RADIAN
-        both = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-        return both.reshape(*angles.shape[:-1], 4)
+        return geo_wrap(self.check(coords))
 
 
 @register(
@@ -71,7 +110,4 @@ class GeoCartesian3D(GeoEncoder):
     seamless = True
 
     def encode(self, coords):
-        coords = self.check(coords)
-        lon, lat = (coords[..., i] * RADIAN for i in range(2))
-        across = jnp.cos(lat)
-        return jnp.stack([jnp.cos(lon) * across, jnp.sin(lon) * across, jnp.sin(lat)], axis=-1)
+        return geo_cartesian3d(self.check(coords))

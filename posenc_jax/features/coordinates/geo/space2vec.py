@@ -1,6 +1,8 @@
 """Space2Vec: sines and cosines at several scales, along the two coordinates or three directions."""
 
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.phases import phase
 from posenc_jax.features.coordinates.geo.multi_scale import MultiScale, by_scale, waves
@@ -8,6 +10,48 @@ from posenc_jax.protocol.registry import Card, register
 
 # Three directions with angles of 120 degrees between them: factors of longitude and latitude.
 DIRECTIONS = ((1.0, 0.0), (-0.5, 3**0.5 / 2), (-0.5, -(3**0.5) / 2))
+
+
+def geo_grid(coords: Num[Array, '... 2'], tau: Float[np.ndarray, 'F']) -> Float[Array, '... width']:
+    """`[sin lam_0, cos lam_0, sin lam_1, ...; sin phi_0, cos phi_0, ...]`, 4F features.
+
+    `lam_k = lon / tau_k` and `phi_k = lat / tau_k` are taken as radians.
+
+    Args:
+      coords: (longitude, latitude) in degrees.
+      tau: radii in degrees, see `geo_radii`.
+
+    Reference: Mai et al., arXiv 2003.00824.
+
+    Example:
+      >>> geo_grid(jnp.zeros(2), np.array([1.0, 10.0])).tolist()
+      [0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
+    """
+    of = waves(coords, tau)
+    return jnp.concatenate(
+        [by_scale(of.sin_lam, of.cos_lam), by_scale(of.sin_phi, of.cos_phi)], axis=-1
+    )
+
+
+def geo_theory(
+    coords: Num[Array, '... 2'], tau: Float[np.ndarray, 'F']
+) -> Float[Array, '... width']:
+    """`[sin(a1/tau_k), cos(a1/tau_k), sin(a2/tau_k), ..., cos(a3/tau_k)]` for every k, 6F features,
+    along three directions a1, a2 and a3 of the map with angles of 120 degrees between them.
+
+    Args:
+      coords: (longitude, latitude) in degrees.
+      tau: radii in degrees, see `geo_radii`.
+
+    Reference: Mai et al., arXiv 2003.00824.
+
+    Example:
+      >>> geo_theory(jnp.zeros(2), np.array([1.0])).tolist()
+      [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
+    """
+    lon, lat = coords[..., 0], coords[..., 1]
+    angles = [phase(lon, along / tau) + phase(lat, up / tau) for along, up in DIRECTIONS]
+    return by_scale(*(wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)))
 
 
 @register(
@@ -29,10 +73,7 @@ class GeoGrid(MultiScale):
         return 4 * scales
 
     def encode(self, coords):
-        of = waves(self.check(coords), self.tau)
-        return jnp.concatenate(
-            [by_scale(of.sin_lam, of.cos_lam), by_scale(of.sin_phi, of.cos_phi)], axis=-1
-        )
+        return geo_grid(self.check(coords), self.tau)
 
 
 @register(
@@ -61,7 +102,4 @@ class GeoTheory(MultiScale):
         return 6 * scales
 
     def encode(self, coords):
-        coords = self.check(coords)
-        lon, lat, tau = coords[..., 0], coords[..., 1], self.tau
-        angles = [phase(lon, along / tau) + phase(lat, up / tau) for along, up in DIRECTIONS]
-        return by_scale(*(wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)))
+        return geo_theory(self.check(coords), self.tau)

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from posenc_jax.features.coordinates.geo.degrees import RADIAN
 from posenc_jax.features.coordinates.geo.multi_scale import MultiScale, Waves, by_scale, waves
@@ -13,6 +13,126 @@ from posenc_jax.protocol.registry import Card, register
 
 Unit = Literal['deg_as_rad', 'rad']
 UNITS = {'deg_as_rad': 1.0, 'rad': 1 / RADIAN}  # the radius that leaves a coordinate unscaled
+
+
+def geo_spherec(
+    coords: Num[Array, '... 2'], tau: Float[np.ndarray, 'F']
+) -> Float[Array, '... width']:
+    """`[sin phi_k, cos phi_k cos lam_k, cos phi_k sin lam_k]` for every k, 3F features.
+
+    `lam_k = lon / tau_k` and `phi_k = lat / tau_k` are taken as radians.
+
+    Args:
+      coords: (longitude, latitude) in degrees.
+      tau: radii in degrees, see `geo_radii`.
+
+    Reference: Mai et al., arXiv 2306.17624.
+
+    Example:
+      >>> geo_spherec(jnp.zeros(2), np.array([1.0])).tolist()
+      [0.0, 1.0, 0.0]
+    """
+    of = waves(coords, tau)
+    return by_scale(of.sin_phi, of.cos_phi * of.cos_lam, of.cos_phi * of.sin_lam)
+
+
+def geo_spherecplus(
+    coords: Num[Array, '... 2'], tau: Float[np.ndarray, 'F']
+) -> Float[Array, '... width']:
+    """The features of `geo_spherec` behind `sin phi_k, cos phi_k, sin lam_k, cos lam_k`, 6F in all:
+    `[sin phi_k, cos phi_k, sin lam_k, cos lam_k, cos phi_k cos lam_k, cos phi_k sin lam_k]`.
+
+    Args:
+      coords: (longitude, latitude) in degrees.
+      tau: radii in degrees, see `geo_radii`.
+
+    Reference: Mai et al., arXiv 2306.17624.
+
+    Example:
+      >>> geo_spherecplus(jnp.zeros(2), np.array([1.0])).tolist()
+      [0.0, 1.0, 0.0, 1.0, 1.0, 0.0]
+    """
+    of = waves(coords, tau)
+    return by_scale(
+        *(of.sin_phi, of.cos_phi, of.sin_lam, of.cos_lam),
+        *(of.cos_phi * of.cos_lam, of.cos_phi * of.sin_lam),
+    )
+
+
+def _partly_scaled(coords, of: Waves, unit: Unit) -> tuple[Float[Array, '... F'], ...]:
+    """`cos phi_k cos lam`, `cos phi cos lam_k`, `cos phi_k sin lam`, `cos phi sin lam_k`."""
+    one = waves(coords, np.array([UNITS[unit]]))
+    return (
+        *(of.cos_phi * one.cos_lam, one.cos_phi * of.cos_lam),
+        *(of.cos_phi * one.sin_lam, one.cos_phi * of.sin_lam),
+    )
+
+
+def geo_spherem(
+    coords: Num[Array, '... 2'], tau: Float[np.ndarray, 'F'], unit: Unit = 'deg_as_rad'
+) -> Float[Array, '... width']:
+    """`[sin phi_k, cos phi_k cos lam, cos phi cos lam_k, cos phi_k sin lam, cos phi sin lam_k]` for
+    every k, 5F features: one coordinate at a time is divided by a radius.
+
+    Args:
+      coords: (longitude, latitude) in degrees.
+      tau: radii in degrees, see `geo_radii`.
+      unit: how the unscaled lam and phi become angles: 'deg_as_rad', the number of degrees is taken
+        as radians; 'rad', they are converted.
+
+    Reference: Mai et al., arXiv 2306.17624.
+
+    Example:
+      >>> geo_spherem(jnp.zeros(2), np.array([1.0])).tolist()
+      [0.0, 1.0, 1.0, 0.0, 0.0]
+    """
+    of = waves(coords, tau)
+    return by_scale(of.sin_phi, *_partly_scaled(coords, of, unit))
+
+
+def geo_spheremplus(
+    coords: Num[Array, '... 2'], tau: Float[np.ndarray, 'F'], unit: Unit = 'deg_as_rad'
+) -> Float[Array, '... width']:
+    """The four products of `geo_spherem` behind `sin phi_k, cos phi_k, sin lam_k, cos lam_k`, 8F
+    features in all.
+
+    Args:
+      coords: (longitude, latitude) in degrees.
+      tau: radii in degrees, see `geo_radii`.
+      unit: how the unscaled lam and phi become angles: 'deg_as_rad', the number of degrees is taken
+        as radians; 'rad', they are converted.
+
+    Reference: Mai et al., arXiv 2306.17624.
+
+    Example:
+      >>> geo_spheremplus(jnp.zeros(2), np.array([1.0])).tolist()
+      [0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0]
+    """
+    of = waves(coords, tau)
+    each = of.sin_phi, of.cos_phi, of.sin_lam, of.cos_lam
+    return by_scale(*each, *_partly_scaled(coords, of, unit))
+
+
+def geo_dfs(coords: Num[Array, '... 2'], tau: Float[np.ndarray, 'F']) -> Float[Array, '... width']:
+    """`[sin phi_n, cos phi_n; sin lam_m, cos lam_m; cos phi_n cos lam_m, cos phi_n sin lam_m, sin
+    phi_n cos lam_m, sin phi_n sin lam_m]` for every n, every m and every pair, 4F + 4F^2 features.
+
+    Args:
+      coords: (longitude, latitude) in degrees.
+      tau: radii in degrees, see `geo_radii`.
+
+    Reference: Mai et al., arXiv 2306.17624.
+
+    Example:
+      >>> geo_dfs(jnp.zeros(2), np.array([1.0])).tolist()
+      [0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    """
+    of, scales = waves(coords, tau), len(tau)
+    phi = jnp.stack([of.cos_phi, of.sin_phi], axis=-1)[..., :, None, :, None]  # [.. n 1 2 1]
+    lam = jnp.stack([of.cos_lam, of.sin_lam], axis=-1)[..., None, :, None, :]  # [.. 1 m 1 2]
+    pairs = (phi * lam).reshape(*of.sin_phi.shape[:-1], 4 * scales**2)
+    each = by_scale(of.sin_phi, of.cos_phi), by_scale(of.sin_lam, of.cos_lam)
+    return jnp.concatenate([*each, pairs], axis=-1)
 
 
 class Deduplicated(MultiScale):
@@ -39,13 +159,12 @@ class Deduplicated(MultiScale):
     def size(self, scales: int) -> int:
         return scales * self.per_scale * self.repeats
 
-    def terms(self, coords: Float[Array, '... 2'], of: Waves) -> tuple[Float[Array, '... F'], ...]:
-        """The features, each with a value for every scale, from the waves of the scales."""
+    def features(self, coords: Float[Array, '... 2']) -> Float[Array, '... width']:
+        """The features, each of them once."""
         raise NotImplementedError
 
     def encode(self, coords):
-        coords = self.check(coords)
-        return by_scale(*self.terms(coords, waves(coords, self.tau)), repeats=self.repeats)
+        return jnp.repeat(self.features(self.check(coords)), self.repeats, axis=-1)
 
 
 class PartlyScaled(Deduplicated):
@@ -68,17 +187,7 @@ class PartlyScaled(Deduplicated):
     ):
         super().__init__(scales, rmin, rmax, dedup)
         key = type(self).card.key
-        self.unit = check_choice(f'{key} single_scale_unit', single_scale_unit, UNITS)
-
-    def products(
-        self, coords: Float[Array, '... 2'], of: Waves
-    ) -> tuple[Float[Array, '... F'], ...]:
-        """`cos phi_k cos lam`, `cos phi cos lam_k`, `cos phi_k sin lam`, `cos phi sin lam_k`."""
-        one = waves(coords, np.array([UNITS[self.unit]]))
-        return (
-            *(of.cos_phi * one.cos_lam, one.cos_phi * of.cos_lam),
-            *(of.cos_phi * one.sin_lam, one.cos_phi * of.sin_lam),
-        )
+        self.unit: Unit = check_choice(f'{key} single_scale_unit', single_scale_unit, UNITS)
 
 
 @register(
@@ -97,8 +206,8 @@ class GeoSphereC(Deduplicated):
 
     per_scale = 3
 
-    def terms(self, coords, of):
-        return of.sin_phi, of.cos_phi * of.cos_lam, of.cos_phi * of.sin_lam
+    def features(self, coords):
+        return geo_spherec(coords, self.tau)
 
 
 @register(
@@ -118,11 +227,8 @@ class GeoSphereCPlus(Deduplicated):
 
     per_scale = 6
 
-    def terms(self, coords, of):
-        return (
-            *(of.sin_phi, of.cos_phi, of.sin_lam, of.cos_lam),
-            *(of.cos_phi * of.cos_lam, of.cos_phi * of.sin_lam),
-        )
+    def features(self, coords):
+        return geo_spherecplus(coords, self.tau)
 
 
 @register(
@@ -143,8 +249,8 @@ class GeoSphereM(PartlyScaled):
 
     per_scale = 5
 
-    def terms(self, coords, of):
-        return of.sin_phi, *self.products(coords, of)
+    def features(self, coords):
+        return geo_spherem(coords, self.tau, self.unit)
 
 
 @register(
@@ -169,9 +275,8 @@ class GeoSphereMPlus(PartlyScaled):
 
     per_scale = 8
 
-    def terms(self, coords, of):
-        waves_of_each = of.sin_phi, of.cos_phi, of.sin_lam, of.cos_lam
-        return *waves_of_each, *self.products(coords, of)
+    def features(self, coords):
+        return geo_spheremplus(coords, self.tau, self.unit)
 
 
 @register(
@@ -193,9 +298,4 @@ class GeoDFS(MultiScale):
         return 4 * scales**2 + 4 * scales
 
     def encode(self, coords):
-        of = waves(self.check(coords), self.tau)
-        phi = jnp.stack([of.cos_phi, of.sin_phi], axis=-1)[..., :, None, :, None]  # [.. n 1 2 1]
-        lam = jnp.stack([of.cos_lam, of.sin_lam], axis=-1)[..., None, :, None, :]  # [.. 1 m 1 2]
-        pairs = (phi * lam).reshape(*of.sin_phi.shape[:-1], 4 * self.scales**2)
-        each = by_scale(of.sin_phi, of.cos_phi), by_scale(of.sin_lam, of.cos_lam)
-        return jnp.concatenate([*each, pairs], axis=-1)
+        return geo_dfs(self.check(coords), self.tau)

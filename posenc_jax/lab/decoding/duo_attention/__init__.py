@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.lab.decoding.contexts import has_part
 from posenc_jax.lab.model.transformer import Transformer
@@ -13,7 +13,7 @@ from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Constant, Encoding
 from posenc_jax.protocol.families import Mask, signed_distance
-from posenc_jax.protocol.masks import Causal
+from posenc_jax.protocol.masks import Causal, causal_mask
 from posenc_jax.protocol.registry import Card, register
 
 Heads = tuple[bool, ...]  # for each key head of a layer, whether it is a retrieval head
@@ -68,6 +68,36 @@ def retrieval_heads(
             f'{min(max(sparsity, 0), 1)}'
         )
     return gates >= np.quantile(gates, sparsity)
+
+
+def duo_attention_mask(
+    q_rank: Int[Array, '#B T'],
+    k_rank: Int[Array, '#B S'],
+    retrieval: Bool[Array, 'N'],
+    sink: int,
+    recent: int,
+) -> Bool[Array, '#B N T S']:
+    """`j < sink or i - j <= recent` in streaming heads, and every key in retrieval heads.
+
+    Later keys are not hidden; `causal_mask` does that.
+
+    Args:
+      q_rank, k_rank: numbers i and j of the tokens among the real tokens of their document.
+      retrieval: for each query head, whether it is a retrieval head.
+      sink: number of first tokens that streaming heads see.
+      recent: number of tokens in front of the query that they see.
+
+    Reference: Xiao, Tang, Zuo, Guo, Yang, Tang, Fu, Han, arXiv 2410.10819.
+
+    Example:
+      >>> rank = jnp.arange(5)[None]
+      >>> heads = jnp.array([False, True])
+      >>> duo_attention_mask(rank, rank, heads, sink=1, recent=1)[0, :, 4].astype(int).tolist()
+      [[1, 0, 0, 1, 1], [1, 1, 1, 1, 1]]
+    """
+    near = signed_distance(q_rank, k_rank) <= recent
+    streaming = near | (k_rank < sink)[:, None, :]
+    return streaming[:, None] | retrieval[:, None, None]
 
 
 @register(
@@ -147,10 +177,8 @@ class DuoAttention(Mask):
         return copy
 
     def allow(self, tq, tk):
-        causal = tk.index[:, None, :] <= tq.index[:, :, None]
-        near = signed_distance(tq.rank, tk.rank) <= self.recent
-        streaming = near | (tk.rank < self.sink)[:, None, :]
-        return causal[:, None] & (streaming[:, None] | self.retrieval[...][:, None, None])
+        kept = duo_attention_mask(tq.rank, tk.rank, self.retrieval[...], self.sink, self.recent)
+        return causal_mask(tq.index, tk.index) & kept
 
     def may_see(self, tq, tk):
         near = tk.rank_high >= tq.rank_low - self.recent
