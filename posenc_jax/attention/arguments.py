@@ -15,8 +15,8 @@ from posenc_jax.protocol.tokens import Tokens
 
 # What an encoding says of itself that reads the whole text in a door.
 _READS_ALL = {
-    'project': {'follows_length', 'queries_follow_length'},
-    'place': {'places_together', 'moves_positions', 'reads_ids'},
+    'place': {'reads_other_tokens', 'moves_positions', 'reads_ids'},
+    'project': {'reads_other_tokens', 'follows_length'},
     'embed': {'moves_positions'},
 }
 _CALLS = {

@@ -262,7 +262,7 @@ class Attention(nnx.Module):
                 f'all tokens; give {names} to the Tokens.of that makes tok, or start without tok'
             )
         for part in parts_of(self.encoding):
-            if 'places_together' in part.traits:
+            if part.opens('place') and 'reads_other_tokens' in part.traits:
                 raise ValueError(
                     f'Attention: step got {names}, but {name_of(part)} places all tokens together; '
                     f'describe all of them by start(..., tok=Tokens.of(...)), with {names}'

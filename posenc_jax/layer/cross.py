@@ -12,7 +12,7 @@ from posenc_jax.base.derivatives import at_own_precision
 from posenc_jax.language.make import make
 from posenc_jax.layer.layers import branch_norms
 from posenc_jax.layer.projections import Projections
-from posenc_jax.layer.sharding import sharded_attend
+from posenc_jax.layer.sharded_attend import sharded_attend
 from posenc_jax.protocol.composite import ChainedEncoding, name_of, parts_of
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import SpecError, about

@@ -17,7 +17,8 @@ from posenc_jax.layer import cache as caching
 from posenc_jax.layer import slots, window_cache
 from posenc_jax.layer.cache import LayerCache
 from posenc_jax.layer.projections import Projections
-from posenc_jax.layer.sharding import constrain, sharded_attend
+from posenc_jax.layer.sharded_attend import sharded_attend
+from posenc_jax.layer.sharding import constrain
 from posenc_jax.layer.window_cache import WindowCache
 from posenc_jax.protocol.capabilities import merge, qkv
 from posenc_jax.protocol.encoding import Encoding

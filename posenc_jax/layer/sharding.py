@@ -1,11 +1,10 @@
-"""Where arrays live on a mesh: one table from roles to mesh axes, and the attention under it.
+"""Where arrays live on a mesh: one table from roles to mesh axes.
 
 Every variable names the role of each of its dimensions in `axes`; activations name theirs where
 `constrain` is called. A leading dimension that `axes` does not name is the stack of layers and
 stays whole.
 """
 
-import dataclasses
 import math
 import os
 from typing import Any
@@ -15,12 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
-
-from posenc_jax.attention.attend import attend
-from posenc_jax.protocol.composite import owner_of
-from posenc_jax.protocol.encoding import TOKEN_STAGE, Encoding
-from posenc_jax.protocol.tokens import Tokens
+from jaxtyping import Array
 
 MESH_AXES = ('data', 'fsdp', 'tensor', 'sequence')
 
@@ -152,7 +146,8 @@ def constrain(x: Array, *roles: str | None) -> Array:
     return x if active_mesh() is None else jax.lax.with_sharding_constraint(x, spec_of(roles))
 
 
-def _parts(mesh, entry) -> int:
+def mesh_parts(mesh, entry) -> int:
+    """Into how many parts the mesh axes of an entry of a spec cut a dimension."""
     names = () if entry is None else (entry,) if isinstance(entry, str) else entry
     return math.prod(mesh.shape[name] for name in names)
 
@@ -163,10 +158,10 @@ def _divisors(size: int, parts: int) -> str:
     return f'{", ".join(map(str, found))} or {last}' if found else f'{last}'
 
 
-def _uncut(size: int, mesh, entry) -> str:
+def uncut(size: int, mesh, entry) -> str:
     """The end of a message about a size that does not fit the mesh axes of `entry`."""
     names = (entry,) if isinstance(entry, str) else entry
-    parts, asked = _parts(mesh, entry), ' x '.join(f'mesh.{name}' for name in names)
+    parts, asked = mesh_parts(mesh, entry), ' x '.join(f'mesh.{name}' for name in names)
     choices = _divisors(math.gcd(size, mesh.size), parts)
     return f'cannot be cut into {parts} parts; of {mesh.size} devices, {asked} can be {choices}'
 
@@ -183,15 +178,16 @@ def nearest_multiple(size: int, parts: int) -> int:
 
 def whole_rows(mesh: Mesh | None, rows: int) -> int:
     """The smallest number of rows, not below `rows`, that a mesh cuts evenly."""
-    parts = 1 if mesh is None else _parts(mesh, ROLES['batch'])
+    parts = 1 if mesh is None else mesh_parts(mesh, ROLES['batch'])
     return -(-rows // parts) * parts
 
 
-def _check(mesh, what: str, shape: tuple[int, ...], spec: PartitionSpec):
+def check_cut(mesh, what: str, shape: tuple[int, ...], spec: PartitionSpec) -> None:
+    """Refuses a shape that the mesh axes of a spec do not divide."""
     for size, entry in zip(shape, spec):
-        if size % (parts := _parts(mesh, entry)):
+        if size % (parts := mesh_parts(mesh, entry)):
             raise ValueError(
-                f'{what} of shape {shape}: {size} {_uncut(size, mesh, entry)}; the nearest size '
+                f'{what} of shape {shape}: {size} {uncut(size, mesh, entry)}; the nearest size '
                 f'that can be cut is {nearest_multiple(size, parts)}'
             )
 
@@ -207,7 +203,7 @@ def param_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
     def sharding(path, variable):
         shape = jnp.shape(variable.get_value())
         spec = spec_of(variable.get_metadata().get('axes') or (), len(shape))
-        _check(mesh, jax.tree_util.keystr(path), shape, spec)
+        check_cut(mesh, jax.tree_util.keystr(path), shape, spec)
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(
@@ -231,120 +227,3 @@ def dict_shapes(state: nnx.State, mesh: Mesh) -> dict[str, Any]:
     shapes, shardings = nnx.to_pure_dict(state), jax.tree.leaves(param_shardings(state, mesh))
     place = lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
     return jax.tree.map(place, shapes, jax.tree.unflatten(jax.tree.structure(shapes), shardings))
-
-
-def sharded_attend(
-    encoding: Encoding,
-    q: Float[Array, 'B T N H'],
-    k: Float[Array, 'B S K H'],
-    v: Float[Array, 'B S K V'],
-    tq: Tokens,
-    tk: Tokens,
-    *,
-    heads_first: bool = False,
-    return_lse: bool = False,
-    **options,
-) -> Any:
-    """`attend`; on a mesh every device computes its own rows, heads and queries, over all keys.
-
-    Queries, keys and values are cut along batch, sequence and heads. The keys travel round the
-    devices of the axis 'sequence' (`attention/ring.py`). Keys of a cache (`heads_first`) stay where
-    they are, and every device has all queries of its rows and heads (`attention/split_cache.py`,
-    for every `implementation`). Where the axis does not divide the number of keys, or the encoding
-    `mixes_logits`, every device gets all keys of its rows and heads. The encoding's variables are
-    cut along the head axis that they declare, and per-token features along their heads (N or K).
-    The caller has called the doors of the token stage.
-
-    Args:
-      heads_first, return_lse, **options: as for `attend`, as is the result.
-
-    Raises:
-      ValueError: heads, rows or queries that the mesh does not divide, with the numbers; heads
-        that are cut though the encoding mixes them.
-    """
-    mesh = active_mesh()
-    own: dict[str, Any] = dict(heads_first=heads_first, return_lse=return_lse)
-    own.update(applied=TOKEN_STAGE, **options)
-    if mesh is None:
-        return attend(encoding, q, k, v, tq, tk, **own)
-    heads, kv_heads = q.shape[2], k.shape[1 if heads_first else 2]
-    tensor, rows = ROLES['heads'], ROLES['batch']
-    for name, count in (('query heads', heads), ('key heads', kv_heads)):
-        if count % _parts(mesh, tensor):
-            raise ValueError(f'{count} {name} {_uncut(math.gcd(heads, kv_heads), mesh, tensor)}')
-    mixes = 'mixes_logits' in encoding.traits
-    if mixes and _parts(mesh, tensor) > 1:
-        name = owner_of('mixes_logits', encoding)
-        raise ValueError(
-            f'{name} mixes the heads, which cannot be cut into {_parts(mesh, tensor)} parts; use '
-            'mesh.tensor=1'
-        )
-    keys, parts = k.shape[2 if heads_first else 1], mesh.shape['sequence']
-    cut = parts > 1 and keys % parts == 0 and not mixes
-    # The keys of a cache stay on their devices, and all devices have the queries.
-    stay = cut and heads_first
-    axis: Any = ROLES['sequence']
-    sequence = None if heads_first or q.shape[1] == 1 else axis
-    # An axis of one device is named too: over the axes that a spec leaves out, `shard_map` sums the
-    # gradients, which would be a copy of those of all keys and values.
-    along = axis if stay or cut and sequence or parts == 1 else None
-    if cut and sequence:
-        own.update(axis_name=along, applied_outside=True)
-
-    graphdef, state = nnx.split(encoding)
-    variables, structure = jax.tree.flatten(state)
-    variable_specs = [
-        PartitionSpec(
-            *(
-                ROLES[r] if r in ('heads', 'kv_heads') else None
-                for r in variable.get_metadata().get('axes') or ()
-            )
-        )
-        for variable in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nnx.Variable))
-    ]
-
-    def token_specs(tok, along):
-        lead = lambda a: (rows if a.shape[0] > 1 else None, along)
-
-        def feature(path, a):
-            if a.ndim < 3 or a.shape[2] not in (1, heads, kv_heads):
-                raise ValueError(
-                    f'feature {jax.tree_util.keystr(path)} has shape {a.shape}; expected [#B, L, '
-                    f'heads, ...] with 1, {heads} or '
-                    f'{kv_heads} heads'
-                )
-            return PartitionSpec(*lead(a), tensor if a.shape[2] > 1 else None)
-
-        plain = jax.tree.map(lambda a: PartitionSpec(*lead(a)), tok.without_feats())
-        return plain.with_feats(**jax.tree_util.tree_map_with_path(feature, tok.feats))
-
-    key_spec = PartitionSpec(rows, *((tensor, along) if heads_first else (along, tensor)))
-    query_spec = PartitionSpec(rows, sequence, tensor)
-    _check(mesh, 'queries', q.shape, query_spec)
-
-    same = 'axis_name' in own and tq.index is tk.index
-
-    def local(variables, q, k, v, tq, tk):
-        if same:  # said again, since the arrays of a part are others
-            tk = dataclasses.replace(tk, index=tq.index)
-        encoding = nnx.merge(graphdef, jax.tree.unflatten(structure, variables))
-        if stay:
-            from posenc_jax.attention.split_cache import attend_parts
-
-            results = attend_parts(encoding, q, k, v, tq, tk, axis)
-            return results if return_lse else encoding.rescale(*results, tq)
-        return attend(encoding, q, k, v, tq, tk, **own)
-
-    return jax.shard_map(
-        local,
-        in_specs=(
-            variable_specs,
-            query_spec,
-            key_spec,
-            key_spec,
-            token_specs(tq, sequence),
-            token_specs(tk, along),
-        ),
-        out_specs=(query_spec, query_spec) if return_lse else query_spec,
-        check_vma=False,  # doors may make arrays that are not marked as varying
-    )(variables, q, k, v, tq, tk)

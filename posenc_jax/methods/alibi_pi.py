@@ -110,7 +110,7 @@ class ALiBiPI(Wrapper):
 class DynamicALiBiPI(ALiBiPI, where=lambda given: given['mode'] == 'dynamic'):
     """ALiBi's slopes divided by the current length."""
 
-    adds = frozenset({'queries_follow_length'})
+    adds = frozenset({'reads_other_tokens'})
 
     def project(self, q, k, v, tq, tk, x=None):
         by_rank = lambda tok: dataclasses.replace(tok, pos=tok.rank)

@@ -84,7 +84,7 @@ class CAPE(Encoding):
       [[-0.5, 0.0, 0.5]]
     """
 
-    traits = frozenset({'places_together'})
+    traits = frozenset({'reads_other_tokens'})
 
     def __init__(
         self,
@@ -120,4 +120,4 @@ class CAPE(Encoding):
 class CentredCAPE(CAPE, where=lambda given: given['centre']):
     """CAPE around the mean position."""
 
-    traits = frozenset({'places_together', 'moves_positions'})
+    traits = frozenset({'reads_other_tokens', 'moves_positions'})

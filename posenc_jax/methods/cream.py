@@ -113,7 +113,7 @@ class CREAM(Encoding):
       (0, 47, True)
     """
 
-    traits = frozenset({'places_together'})
+    traits = frozenset({'reads_other_tokens'})
 
     def __init__(self, factor: int, train_len: TrainLen = CONTEXT):
         self.thresholds = tuple(cream_thresholds(factor).tolist())

@@ -4,18 +4,19 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from posenc_jax.language import spec as spec_language
 from posenc_jax.language.layer_spec import parse_layer
 from posenc_jax.language.make import make
-from posenc_jax.language.spec import CONTEXT_NAMES
+from posenc_jax.language.spec import CONTEXT_NAMES, build, parse
 from posenc_jax.methods.rope import Rotary
-from posenc_jax.protocol.calls import written
+from posenc_jax.protocol.calls import Chain, Node, written
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import SpecError, nearest, quoted
 from posenc_jax.protocol.families import Bias
 from posenc_jax.protocol.registry import lookup
+
+Part = Encoding | Node  # of a chain: built, or as its spec string calls it
 
 
 def extend(encoding: Encoding | str, spec: str, **context) -> Encoding:
@@ -57,19 +58,8 @@ def extend(encoding: Encoding | str, spec: str, **context) -> Encoding:
             'extend() takes an extension as a spec string like "yarn(factor=4.0)", got '
             f'{quoted(spec)}'
         )
-    for node in _calls(spec):
-        parts = parts_of(encoding)
-        part = parts[_place(node, [type(part) for part in parts], ' | '.join(map(name_of, parts)))]
-        if node.entry.kind == 'frequencies':
-            freqs = spec_language.build(node, context)
-            extended = Rotary(part.base, part.layout, part.partial, freqs, part.head_dim)
-            extended._spec_arguments = (
-                *(shown for shown in part._spec_arguments if shown[0] != 'freqs'),
-                ('freqs', written(node)),
-            )
-        else:
-            extended = spec_language.build(node, {**context, 'encoding': part})
-        encoding = chain(*(extended if other is part else other for other in parts))
+    for call in _calls(spec):
+        encoding = chain(*_extended(parts_of(encoding), call, context))
     return encoding
 
 
@@ -83,28 +73,49 @@ def extended_spec(encoding: str, spec: str) -> str:
       SpecError: as for `extend`. Errors that depend on the sizes of a model appear when the result
         is built.
     """
-    nodes = list(parse_layer(encoding).nodes)
-    for node in _calls(spec):
-        builds = [n.entry.build for n in nodes]
-        part = nodes[_place(node, builds, str(spec_language.Chain(tuple(nodes))))]
-        if hasattr(node.entry.build, 'written'):
-            extended = node.entry.build.written(part, **node.arguments)
-        elif node.entry.kind == 'frequencies':
-            extended = dataclasses.replace(part, arguments={**part.arguments, 'freqs': node})
-        else:
-            entry = lookup(node.entry.key, ('encoding',))
-            takes_one = 'encoding' in entry.parameters
-            wrapped = {'encoding': spec_language.Chain((part,))} if takes_one else {}
-            extended = spec_language.Node(entry, {**wrapped, **node.arguments})
-        nodes = [extended if other is part else other for other in nodes]
-    return str(spec_language.Chain(tuple(nodes)))
+    nodes = parse_layer(encoding).nodes
+    for call in _calls(spec):
+        nodes = _extended(nodes, call, {})
+    return str(Chain(nodes))
 
 
-def _calls(spec: str) -> tuple[spec_language.Node, ...]:
+def _extended(parts: tuple[Part, ...], call: Node, context: dict[str, Any]) -> tuple[Part, ...]:
+    """The parts of a chain, encodings or calls, after one call of an extension: which part it
+    extends, and how, is decided here alone.
+    """
+    part = parts[_place(call, parts)]
+    change = _with_rule if call.entry.kind == 'frequencies' else _inside
+    extended = change(part, call, context)
+    return tuple(extended if other is part else other for other in parts)
+
+
+def _with_rule(part: Part, rule: Node, context: dict[str, Any]) -> Part:
+    """A rotary part with another frequency rule."""
+    if isinstance(part, Node):
+        return dataclasses.replace(part, arguments={**part.arguments, 'freqs': rule})
+    freqs = build(rule, context)
+    extended = Rotary(part.base, part.layout, part.partial, freqs, part.head_dim)
+    kept = (shown for shown in part._spec_arguments if shown[0] != 'freqs')
+    extended._spec_arguments = (*kept, ('freqs', written(rule)))
+    return extended
+
+
+def _inside(part: Part, call: Node, context: dict[str, Any]) -> Part:
+    """What an extension makes of a part: the part is its argument `encoding`, if it takes one."""
+    if not isinstance(part, Node):
+        return build(call, {**context, 'encoding': part})
+    if hasattr(call.entry.build, 'written'):
+        return call.entry.build.written(part, **call.arguments)
+    entry = lookup(call.entry.key, ('encoding',))
+    own = {'encoding': Chain((part,))} if 'encoding' in entry.parameters else {}
+    return Node(entry, {**own, **call.arguments})
+
+
+def _calls(spec: str) -> tuple[Node, ...]:
     """The calls in an extension spec. At most one may be a frequency rule, since a second rule
     would replace the first.
     """
-    nodes = spec_language.parse(spec, kinds=('extension', 'frequencies')).nodes
+    nodes = parse(spec, kinds=('extension', 'frequencies')).nodes
     rules = [node.entry.key for node in nodes if node.entry.kind == 'frequencies']
     if len(rules) > 1:
         raise SpecError(
@@ -114,28 +125,25 @@ def _calls(spec: str) -> tuple[spec_language.Node, ...]:
     return nodes
 
 
-def _place(node: spec_language.Node, builds: Sequence[Any], among: str) -> int:
-    """The place in a chain of the one part that a call extends.
-
-    Args:
-      builds: what builds each part of the chain: its class, or a function.
-      among: the names of the parts, for the message.
-    """
-    if 'encoding' in node.arguments:
+def _place(call: Node, parts: Sequence[Part]) -> int:
+    """The place in a chain of the one part that a call extends."""
+    if 'encoding' in call.arguments:
         raise SpecError(
-            f'{node.entry.key} extends the given encoding; leave out '
-            f'encoding={node.arguments["encoding"]}'
+            f'{call.entry.key} extends the given encoding; leave out '
+            f'encoding={call.arguments["encoding"]}'
         )
-    own = getattr(node.entry.build, 'extends', ())
-    bias = node.entry.kind == 'extension' and not own
+    own = getattr(call.entry.build, 'extends', ())
+    bias = call.entry.kind == 'extension' and not own
     fits = lambda kind: issubclass(kind, own or Rotary) or (bias and is_relative_bias(kind))
-    places = [at for at, kind in enumerate(builds) if isinstance(kind, type) and fits(kind)]
+    kinds = [part.entry.build if isinstance(part, Node) else type(part) for part in parts]
+    places = [at for at, kind in enumerate(kinds) if isinstance(kind, type) and fits(kind)]
     if len(places) != 1:
         named = lambda kind: 'rotary encoding' if kind is Rotary else kind.card.key
         wanted = [f'one {named(kind)}' for kind in own or (Rotary,)]
         wanted += ['one relative bias'] if bias else []
+        among = ' | '.join(str(p) if isinstance(p, Node) else name_of(p) for p in parts)
         raise SpecError(
-            f'{node.entry.key} extends {" or ".join(wanted)}; found {len(places)} in {among}'
+            f'{call.entry.key} extends {" or ".join(wanted)}; found {len(places)} in {among}'
         )
     return places[0]
 

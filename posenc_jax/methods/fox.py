@@ -160,7 +160,7 @@ class PruningFoX(FoX, Prunes, where=lambda given: given['prune'] is not None):
 
     # A part behind it that enlarges queries or keys would break the bound, for which `project`
     # reads all keys.
-    traits = FoX.traits | {'reads_own_projections', 'queries_follow_length'}
+    traits = FoX.traits | {'reads_own_projections', 'reads_other_tokens'}
 
     def of_queries(self, tq, q, k, tk):
         """With the carry beyond which a query needs no keys, [B, T, N]; infinite where a cache may

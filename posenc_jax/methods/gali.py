@@ -182,7 +182,7 @@ class GALI(Wrapper):
       [8, 8, 8, 8, 8, 8, 8, 8, 11, 11, 11, 13, 13]
     """
 
-    adds = frozenset({'forms_logits', 'queries_follow_length'})
+    adds = frozenset({'forms_logits', 'reads_other_tokens'})
 
     extends = (Rotary,)
 

@@ -74,7 +74,7 @@ class GiraffeRandom(Encoding):
       True
     """
 
-    traits = frozenset({'places_together'})
+    traits = frozenset({'reads_other_tokens'})
 
     def place(self, tok, *, key=None):
         if key is None:

@@ -163,7 +163,7 @@ class GPE(Mask):
       ([[0, 1, 2, 0, 1]], [[1, 1, 0, 1, 0], [1, 1, 0, 1, 1]])
     """
 
-    traits = frozenset({'decides_causality', 'leaves_gaps', 'places_together'})
+    traits = frozenset({'decides_causality', 'leaves_gaps', 'reads_other_tokens'})
 
     def __init__(self, k: Size, phi: Count = 0, source: Size | None = None):
         self.k, self.phi, self.source = k, phi, source

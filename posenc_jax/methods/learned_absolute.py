@@ -104,7 +104,7 @@ class LearnedAbsolute(Embedding):
 
     @property
     def traits(self):
-        return frozenset({'places_together'} if self.overflow == 'interpolate' else ())
+        return frozenset({'reads_other_tokens'} if self.overflow == 'interpolate' else ())
 
     @property
     def position_range(self):

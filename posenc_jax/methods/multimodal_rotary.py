@@ -139,7 +139,7 @@ class MultimodalRotary(Encoding):
       head_dim, heads, kv_heads: H, N and K, from the model.
     """
 
-    traits = frozenset({'rotates', 'places_together'})
+    traits = frozenset({'rotates', 'reads_other_tokens'})
 
     def __init__(
         self,

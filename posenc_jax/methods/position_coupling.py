@@ -88,7 +88,7 @@ class PositionCoupling(Encoding):
       [0, 0]
     """
 
-    traits = frozenset({'places_together'})
+    traits = frozenset({'reads_other_tokens'})
 
     def __init__(
         self,

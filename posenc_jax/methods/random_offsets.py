@@ -51,7 +51,7 @@ class RandomOffsets(Encoding):
       draw: see `randomized_pe`.
     """
 
-    traits = frozenset({'places_together'})
+    traits = frozenset({'reads_other_tokens'})
 
     def _configure(
         self, max_len: int, random: bool, both_sides: bool, eval_len: int | None, draw: int

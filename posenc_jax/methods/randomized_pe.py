@@ -123,7 +123,7 @@ class RandomizedPE(Encoding):
     Reference: Ruoss et al., arXiv 2305.16843.
     """
 
-    traits = frozenset({'places_together'})
+    traits = frozenset({'reads_other_tokens'})
 
     def __init__(
         self,

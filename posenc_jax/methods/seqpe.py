@@ -112,7 +112,7 @@ class SeqPE(AuxiliaryLoss):
       ((1, 2, 2, 4), (1, 2, 2, 4))
     """
 
-    traits = frozenset({'places_together'})
+    traits = frozenset({'reads_other_tokens'})
 
     def __init__(
         self,

@@ -73,7 +73,7 @@ class Shape(Encoding):
       [[7, 8, 9]]
     """
 
-    traits = frozenset({'places_together'})
+    traits = frozenset({'reads_other_tokens'})
 
     def __init__(self, offsets: Size = 500, eval_offset: Count = 0, train_len: int = CONTEXT):
         self.offsets, self.eval_offset, self.train_len = offsets, eval_offset, train_len

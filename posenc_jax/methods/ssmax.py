@@ -82,7 +82,7 @@ class BidirectionalSSMax(SSMax, where=lambda given: given['bidirectional']):
     """Scalable softmax that counts all tokens of the document."""
 
     card = dataclasses.replace(SSMax.card, causal_only=False)
-    traits = frozenset({'sees_later', 'queries_follow_length'})
+    traits = frozenset({'sees_later', 'reads_other_tokens'})
 
     def count(self, tq):
         return heads_first(tq.feats['ssmax'])[:, 0]

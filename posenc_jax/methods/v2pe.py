@@ -93,7 +93,7 @@ class V2PE(Encoding):
       [[0.0, 0.5, 1.0, 2.0]]
     """
 
-    traits = frozenset({'places_together'})
+    traits = frozenset({'reads_other_tokens'})
 
     def __init__(self, delta: Annotated[float, Gt(0), Le(1)]):
         self.delta = delta

@@ -21,7 +21,8 @@ from posenc_jax.layer.layers import linear
 from posenc_jax.layer.mixer import AttentionMixer
 from posenc_jax.layer.projections import Projections
 from posenc_jax.layer.recurrent_mixer import MixerState, RecurrentMixer
-from posenc_jax.layer.sharding import constrain, sharded_attend
+from posenc_jax.layer.sharded_attend import sharded_attend
+from posenc_jax.layer.sharding import constrain
 from posenc_jax.layer.stream import NoState, StreamingMixer
 from posenc_jax.mixers.cheems import Cheems
 from posenc_jax.mixers.head_projections import from_heads, input_weights, output_weights, to_heads

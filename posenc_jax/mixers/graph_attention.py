@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool
 
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.projections import Projections
-from posenc_jax.layer.sharding import sharded_attend
+from posenc_jax.layer.sharded_attend import sharded_attend
 from posenc_jax.layer.whole_mixer import WholeMixer
 from posenc_jax.mixers.gin import check_edges
 from posenc_jax.protocol.encoding import Encoding

@@ -9,7 +9,7 @@ from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer.grid_mixer import GridMixer
 from posenc_jax.layer.layers import Norm, zeros
 from posenc_jax.layer.projections import Projections
-from posenc_jax.layer.sharding import sharded_attend
+from posenc_jax.layer.sharded_attend import sharded_attend
 from posenc_jax.methods.polyphase_anchor import polyphase_anchor_image
 from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.masks import Full

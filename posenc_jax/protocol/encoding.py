@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float
 from posenc_jax.base.products import weighted_sum
 from posenc_jax.protocol.calls import call, name_of, remembering
 from posenc_jax.protocol.card import cached_by
+from posenc_jax.protocol.errors import nearest
 from posenc_jax.protocol.registry import Card, constructor_signature
 from posenc_jax.protocol.tokens import Bounds, Tokens
 
@@ -65,8 +66,7 @@ TRAITS = {
     'reads_target_order': 'The last component of a position is a place in the translation.',
     'reads_grid': 'Its `embed` needs tokens that are the cells of a grid.',
     'follows_length': '`project` of a key depends on the length, or on which tokens are left.',
-    'queries_follow_length': 'What `project` does to a query alone depends on the current length.',
-    'places_together': 'What `place` gives a token depends on others, at least where it draws.',
+    'reads_other_tokens': 'What `place` gives a token, or `project` a query, depends on others.',
     'moves_positions': 'A new token moves the positions of all others.',
 }
 
@@ -141,6 +141,10 @@ class Encoding(nnx.Module):
         for name, instead in _REPLACED.items():
             if name in vars(cls):
                 raise TypeError(f'{cls.__name__}.{name} would never be called: write {instead}')
+        for stated in (vars(cls).get('traits'), vars(cls).get('adds')):
+            unknown = stated - TRAITS.keys() if isinstance(stated, frozenset) else ()
+            for trait in sorted(unknown):
+                raise TypeError(f'{cls.__name__}: {trait!r} is no trait; {nearest(trait, TRAITS)}')
         if not {'mask', 'allow'}.isdisjoint(vars(cls)) and 'sees_all' not in vars(cls):
             cls.sees_all = Encoding.sees_all  # that of a base class is about another mask
         if '__init__' in vars(cls):

@@ -13,7 +13,8 @@ import numpy as np
 from flax import nnx
 
 from posenc_jax.base.products import scaled_dot_product
-from posenc_jax.layer.sharding import make_mesh, sharded_attend
+from posenc_jax.layer.sharded_attend import sharded_attend
+from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.protocol.capabilities import first_carry, merge
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.encoding import CAPABILITIES, DOORS, Constant

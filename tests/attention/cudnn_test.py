@@ -18,7 +18,8 @@ from benchmarks import kernel_table
 from posenc_jax.attention.library import choice as library
 from posenc_jax.attention.library import cudnn
 from posenc_jax.base.targets import made_for
-from posenc_jax.layer.sharding import MESH_AXES, make_mesh, sharded_attend
+from posenc_jax.layer.sharded_attend import sharded_attend
+from posenc_jax.layer.sharding import MESH_AXES, make_mesh
 from posenc_jax.testing.subject import draw
 from tests import contract_test
 from tests.attention.ring_test import same

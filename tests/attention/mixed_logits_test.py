@@ -10,7 +10,8 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.attention import tile_sizes
 from posenc_jax.base.targets import made_for
-from posenc_jax.layer.sharding import make_mesh, sharded_attend
+from posenc_jax.layer.sharded_attend import sharded_attend
+from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.testing import sequences
 from posenc_jax.testing.compare import BrokenLaw
 from posenc_jax.testing.subject import CONTEXT, HEADS, Subject, moved

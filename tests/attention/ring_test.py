@@ -18,7 +18,8 @@ from posenc_jax.attention.arguments import _READS_ALL
 from posenc_jax.attention.sweep import combine, partition
 from posenc_jax.attention.tiles import Blocks, Plan, sweep_order
 from posenc_jax.lab.model import Transformer, TransformerConfig
-from posenc_jax.layer.sharding import make_mesh, sharded_attend
+from posenc_jax.layer.sharded_attend import sharded_attend
+from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.protocol.tokens import Tokens
 from posenc_jax.testing.subject import (
     HEADS,

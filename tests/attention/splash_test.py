@@ -12,7 +12,8 @@ from jax.sharding import AbstractMesh, AxisType
 import posenc_jax as pj
 from posenc_jax.attention.library import choice as library
 from posenc_jax.base.targets import made_for
-from posenc_jax.layer.sharding import MESH_AXES, make_mesh, sharded_attend
+from posenc_jax.layer.sharded_attend import sharded_attend
+from posenc_jax.layer.sharding import MESH_AXES, make_mesh
 from posenc_jax.testing.subject import draw
 from tests.attention.ring_test import same
 

@@ -194,6 +194,12 @@ class Narrow(Whole, where=lambda given: given['size'] == 1):
     qkv = merge = None
 
 
+@pytest.mark.parametrize('name', ['traits', 'adds'])
+def test_an_unknown_trait_is_refused(name):
+    with pytest.raises(TypeError, match="Own: 'rotate' is no trait; did you mean 'rotates'"):
+        type('Own', (Wrapper,), {name: frozenset({'rotate', 'sees_later'})})
+
+
 @pytest.mark.parametrize(
     'arguments, opened, traits, kinds',
     [

@@ -10,7 +10,7 @@ from posenc_jax.lab.analyse.capture import attention_of, capture_encodings, comp
 from posenc_jax.lab.analyse.card import analysis_card
 from posenc_jax.lab.decoding.parallel_context_entropy import SelectedAttention
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.layer.sharding import sharded_attend
+from posenc_jax.layer.sharded_attend import sharded_attend
 from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import register

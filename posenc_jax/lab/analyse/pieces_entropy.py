@@ -18,7 +18,7 @@ from posenc_jax.lab.analyse.subjects import subject
 from posenc_jax.lab.decoding.contexts import QUERY, check_model, with_contexts
 from posenc_jax.lab.decoding.parallel_context_entropy import SelectedAttention, piece_layout
 from posenc_jax.lab.model.transformer import Transformer
-from posenc_jax.layer.sharding import sharded_attend
+from posenc_jax.layer.sharded_attend import sharded_attend
 from posenc_jax.protocol.errors import quoted
 
 

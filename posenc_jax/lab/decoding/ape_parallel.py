@@ -21,7 +21,7 @@ from posenc_jax.lab.decoding.pieces import (
 )
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache
-from posenc_jax.layer.sharding import sharded_attend
+from posenc_jax.layer.sharded_attend import sharded_attend
 from posenc_jax.protocol import bounds
 from posenc_jax.protocol.bounds import Positive
 from posenc_jax.protocol.conflicts import chain

@@ -16,7 +16,7 @@ from posenc_jax.lab.decoding.parallel_contexts import ParallelContexts
 from posenc_jax.lab.decoding.pieces import QUERY, Layout, Piece, check_lengths, parallel_layout
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache
-from posenc_jax.layer.sharding import sharded_attend
+from posenc_jax.layer.sharded_attend import sharded_attend
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import check_choice

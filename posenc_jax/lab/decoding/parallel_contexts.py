@@ -10,7 +10,7 @@ from posenc_jax.lab.decoding import read_contexts
 from posenc_jax.lab.decoding.pieces import Layout, Piece, check_contexts, select
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache
-from posenc_jax.layer.sharding import sharded_attend
+from posenc_jax.layer.sharded_attend import sharded_attend
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ from posenc_jax.layer.cross import CrossAttention, Source
 from posenc_jax.layer.layers import MLP, branch_norms, dropout
 from posenc_jax.layer.mixer import AttentionMixer
 from posenc_jax.layer.projections import Projections
-from posenc_jax.layer.sharding import constrain, sharded_attend
+from posenc_jax.layer.sharded_attend import sharded_attend
+from posenc_jax.layer.sharding import constrain
 from posenc_jax.layer.stream import StreamingAttention
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.tokens import Tokens

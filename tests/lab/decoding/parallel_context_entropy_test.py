@@ -22,7 +22,7 @@ from posenc_jax.lab.decoding.parallel_context_entropy import (
     pool_scores,
     select_pieces,
 )
-from posenc_jax.layer.sharding import sharded_attend
+from posenc_jax.layer.sharded_attend import sharded_attend
 from posenc_jax.protocol.tokens import Tokens
 from tests.golden_files import golden, golden_suite
 from tests.lab.decoding import passes

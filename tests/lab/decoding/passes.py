@@ -9,7 +9,7 @@ import numpy as np
 from posenc_jax.lab.decoding.contexts import with_contexts
 from posenc_jax.lab.decoding.decode import decode_step, prefill
 from posenc_jax.lab.decoding.read_contexts import read
-from posenc_jax.layer.sharding import sharded_attend
+from posenc_jax.layer.sharded_attend import sharded_attend
 from tests.small_models import kept_model
 
 BASE = dict(vocab_size=13, train_len=16, layers=2, width=16, heads=4, kv_heads=2, encoding='rope()')
