@@ -70,6 +70,7 @@ def test_the_package_says_that_it_is_typed():
         'papers.bib',
         'choosing.toml',
         'costs.csv',
+        'verdicts.csv',
         'attention/kernels/compiled.csv',
     ]
 
@@ -230,5 +231,6 @@ def test_the_files_of_a_wheel():
         'papers.bib',
         'choosing.toml',
         'costs.csv',
+        'verdicts.csv',
         'attention/kernels/compiled.csv',
     }

@@ -189,6 +189,16 @@ def test_examples_of_the_site_run(name):
     assert module.__doc__ and not doctest.testmod(module).failed
 
 
+def test_the_style_and_the_script_of_the_site_are_loaded():
+    pytest.importorskip('mkdocs')
+    from website import hooks
+
+    settings = (ROOT / 'mkdocs.yml').read_text(encoding='utf-8')
+    assert 'extra_css: [site.css]\nextra_javascript: [sort.js]\n' in settings
+    assert all((ROOT / 'website' / name).stat().st_size > 500 for name in hooks.OWN)
+    assert set(hooks.OWN) == {'site.css', 'sort.js'}
+
+
 def test_a_page_that_loads_from_another_host_is_refused():
     errors = pytest.importorskip('mkdocs.exceptions')
     from website import hooks

@@ -2,8 +2,9 @@
 
 import html
 import re
+from typing import Any
 
-from posenc_jax.lab.catalogue.__main__ import MORE
+from posenc_jax.lab.catalogue.columns import MORE, by_family
 from posenc_jax.language.catalog import (
     COLUMNS,
     KINDS,
@@ -65,11 +66,12 @@ def without_equations(markdown: str) -> str:
     columns = tuple(column for column in COLUMNS if column != 'equation')
     explained = '| equation | one line in the symbols of the paper |\n'
     changes = {explained: ''}
+    given: dict[str, Any] = dict(pictures='catalog', more=MORE, order=by_family)
     for kind in KINDS:
-        narrow = catalog_markdown(kind, columns=columns, pictures='catalog', more=MORE)
+        narrow = catalog_markdown(kind, columns=columns, **given)
         linked = re.sub(r'^\| `(\w+)`', rf'| [`\1`](methods/{kind}.md#\1)', narrow, flags=re.M)
         wrapped = f'<div class="methods" markdown>\n\n{linked}\n</div>\n'
-        changes[catalog_markdown(kind, pictures='catalog', more=MORE)] = wrapped
+        changes[catalog_markdown(kind, **given)] = wrapped
     for found, wanted in changes.items():
         if markdown.count(found) != 1:
             raise ValueError(

@@ -17,7 +17,7 @@ BESIDE = {
     'CONTRIBUTING.md': 'contributing.md',
     'CHANGELOG.md': 'changelog.md',
 }
-STYLE = 'site.css'
+OWN = 'site.css', 'sort.js'  # files of this folder
 
 
 def on_files(files, config):
@@ -32,8 +32,9 @@ def on_files(files, config):
         made[target] = relinked(text, source)
     for path, text in made.items():
         files.append(File.generated(config, path, content=text))
-    style = (pathlib.Path(__file__).parent / STYLE).read_text(encoding='utf-8')
-    files.append(File.generated(config, STYLE, content=style))
+    for name in OWN:
+        text = (pathlib.Path(__file__).parent / name).read_text(encoding='utf-8')
+        files.append(File.generated(config, name, content=text))
     return files
 
 

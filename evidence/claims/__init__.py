@@ -8,10 +8,12 @@ Command:   python -m evidence.claims [ID ...] [--budget MINUTES] [--sample SEED]
            a record, in an order that the seed draws, as many as it has room for. Their effects are
            printed beside the record, and nothing is written outside of WORKDIR. --no-pages saves
            the minute that the pages take.
-Results:   evidence/measured.json, and the pages docs/claims.md, docs/choosing.md and
-           docs/headline.md, which are made from it. Runs lie in WORKDIR/SWEEP-DIGEST; the digest
-           is that of all settings of the sweep. A run that exists is not trained again, so the
-           command may be interrupted and started again.
+Results:   evidence/measured.json, and what is made from it: the pages docs/claims.md,
+           docs/choosing.md and docs/headline.md, and posenc_jax/verdicts.csv, which `pj.choose`
+           and the catalogue read. Runs lie in WORKDIR/SWEEP-DIGEST; the digest is that of all
+           settings of the sweep. A run that exists is not trained again, so the command may be
+           interrupted and started again. The command also writes the lines of docs/results/ that
+           say what draws a picture; `pictures.toml` has them.
 
 A file for each family of methods has the claims: the sentences of the papers, how they are
 measured or would be, and the margin. `claim.py` explains the fields. `without.toml` has the

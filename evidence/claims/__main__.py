@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evidence import claims
-from evidence.claims import choosing, headline, ledger, page
+from evidence.claims import choosing, headline, ledger, page, pictures
 from evidence.claims.claim import Claim
 from evidence.claims.results import MissingResultError, over_documents
 from posenc_jax.base.programs import program
@@ -17,15 +17,21 @@ from posenc_jax.lab.files import disk, lock, repository
 from posenc_jax.lab.files.command import Parser
 
 PAGE = repository.WRITTEN / 'docs' / 'claims.md'
+VERDICTS = repository.WRITTEN / 'posenc_jax' / 'verdicts.csv'
 
 
 def write_pages() -> None:
-    """Writes docs/claims.md with its pictures, and choosing.md and headline.md beside it."""
+    """Writes docs/claims.md with its pictures, choosing.md and headline.md beside it, the verdicts
+    that the package carries, and the lines below the pictures of docs/results/.
+    """
     there = ledger.read()
+    disk.write(VERDICTS, choosing.table_of_verdicts(claims.CLAIMS, there))
     page.write(PAGE, claims.CLAIMS, there)
     for made in (choosing, headline):
         name = f'{made.__name__.rpartition(".")[2]}.md'
         disk.write(PAGE.parent / name, made.markdown(claims.CLAIMS, there))
+    for path in sorted(PAGE.parent.glob('results/*.md')):
+        disk.write(path, pictures.captioned(path.read_text(encoding='utf-8'), 'results'))
 
 
 def cost(claim: Claim, workdir: pathlib.Path) -> float:

@@ -1,19 +1,26 @@
-"""docs/choosing.md: what to take for each need, as far as measured claims say so."""
+"""docs/choosing.md: what to take for each need, as far as measured claims say so; and the verdicts
+that the package carries, `posenc_jax/verdicts.csv`.
+"""
 
+import csv
+import dataclasses
+import io
 from collections.abc import Mapping
 
 from evidence.claims import page
 from evidence.claims.claim import Claim
 from posenc_jax.language import choosing
 from posenc_jax.language.choosing import Need
+from posenc_jax.language.measured import Verdict
 
 HEADER = """# Choosing an encoding
 
 This page says what to try first for each need. It rests on the measured claims of
 [claims.md](claims.md), which compare small models that were trained for minutes. A larger model may
 behave otherwise. `python -m evidence.claims` makes the page. `pj.choose` gives the same advice in
-Python. Its arguments are nine questions, which `help(pj.choose)` explains. With some of them it
-leaves out what trains too slowly, has no kernel of JAX, or cannot be read by another library:
+Python, with the effect of each claim. Its arguments are nine questions, which `help(pj.choose)`
+explains. With some of them it leaves out what trains too slowly, has no kernel of JAX, or cannot be
+read by another library:
 
 ```python
 import posenc_jax as pj
@@ -28,7 +35,8 @@ Verdicts other than open rest on at least three seeds. Losses are in nats a byte
 
 The tables below give the time of a train step and of decoding as multiples of that with the named
 encoding, and the temporary memory of a train step in MiB. [performance.md](performance.md) measures
-all three; what was not measured is left empty. A kernel of JAX is cuDNN or splash attention.
+all three; what was not measured is left empty, and images, fields, points, graphs and trees are not
+decoded. A kernel of JAX is cuDNN or splash attention.
 """
 
 
@@ -43,7 +51,8 @@ def markdown(claims: page.Claims, records: page.Records) -> str:
     rows, sections = [], []
     for need in choosing.all_needs():
         given = stands(need, verdicts)
-        advice, ids = (need.take, ', '.join(need.rests)) if given else ('No advice yet.', '-')
+        advice = need.take if given else 'No advice yet.'
+        ids = ', '.join(map(page.link, need.rests)) if given else '-'
         rows.append([f'[{need.title}](#{need.anchor})', advice, ids])
         known = [claims[name] for name in need.claims if name in claims]
         done = [_row(c, records[c.id], verdicts[c.id]) for c in known if c.id in verdicts]
@@ -65,7 +74,7 @@ def _row(claim: Claim, record: Mapping, verdict: str) -> list[str]:
     assert claim.how is not None
     effect = page.effect_text(claim.how, record)
     test = f'{claim.test} {claim.how.remark}'.strip()
-    return [claim.id, f'`{claim.key}`', verdict, effect, test]
+    return [page.link(claim.id), f'`{claim.key}`', verdict, effect, test]
 
 
 def _pick(pick: choosing.Pick) -> list[str]:
@@ -73,3 +82,16 @@ def _pick(pick: choosing.Pick) -> list[str]:
     costs = choosing.cost_cells(choosing.example(pick.spec))
     kernel = choosing.kernel(choosing.example(pick.spec))
     return [f'`{spec}`', pick.why, *costs, kernel, ', '.join(pick.loads)]
+
+
+def table_of_verdicts(claims: page.Claims, records: page.Records) -> str:
+    """What `posenc_jax.language.measured` reads: a row for each measured claim, as CSV."""
+    text = io.StringIO(newline='')
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(field.name for field in dataclasses.fields(Verdict))
+    for name, verdict in page.measured(claims, records).items():
+        claim = claims[name]
+        assert claim.how is not None
+        effect = page.effect_text(claim.how, records[name])
+        writer.writerow((name, claim.key, verdict, effect, claim.test))
+    return text.getvalue()

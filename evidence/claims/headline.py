@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Sequence
 
 from evidence.claims import page
+from evidence.claims.pictures import captioned
 from posenc_jax.language.choosing import anchor
 
 PATH = pathlib.Path(__file__).with_suffix('.toml')
@@ -71,7 +72,7 @@ def markdown(claims: page.Claims, records: page.Records) -> str:
             _on_accelerator(row) if row.accelerator else '',
         ]
     table = page.table(('result', 'verdicts of its claims'), first)
-    return '\n\n'.join(part.strip() for part in (HEADER, table, *sections) if part) + '\n'
+    return captioned('\n\n'.join(part.strip() for part in (HEADER, table, *sections) if part))
 
 
 def _on_accelerator(row: Row) -> str:

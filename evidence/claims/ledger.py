@@ -364,14 +364,15 @@ def verdicts(claim: Claim, record: Mapping[str, Any]) -> list[str]:
 
 
 def _commit() -> str:
-    """The commit of the code, with '+' if files differ from it, apart from the documents, which
-    this command writes; '' outside a repository.
+    """The commit of the code, with '+' if files differ from it, apart from those which this command
+    writes; '' outside a repository.
     """
     ask = lambda *words: subprocess.run(
         ['git', *words], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
     commit = ask('rev-parse', '--short=12', 'HEAD')
-    changed = ask('status', '--porcelain', '-uno', '--', '.', ':!docs', ':!evidence/measured.json')
+    written = ('docs', 'evidence/measured.json', 'posenc_jax/verdicts.csv')
+    changed = ask('status', '--porcelain', '-uno', '--', '.', *(f':!{path}' for path in written))
     return commit + '+' if commit and changed else commit
 
 

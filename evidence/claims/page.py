@@ -13,6 +13,7 @@ import rich.table
 
 from evidence.claims import ledger, training
 from evidence.claims.claim import VERDICTS, Claim, Procedure
+from evidence.claims.pictures import captioned
 from posenc_jax.lab.files import disk
 from posenc_jax.language.catalog import markdown_table
 
@@ -221,7 +222,7 @@ def markdown(claims: Claims, records: Records) -> str:
     parts.append(table(('id', 'class', *TRAINING, 'last fifth', 'scored', 'measured'), own))
     rows = [[f'`{key}`', why] for key, why in sorted(WITHOUT.items())]
     parts += ['\n## Methods without a claim\n', table(('method', 'why'), rows)]
-    return '\n'.join(parts) + '\n'
+    return captioned('\n'.join(parts))
 
 
 def _of_other(record: Mapping[str, Any] | None) -> str:
@@ -297,13 +298,18 @@ def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
         )
     word = f'[{verdict}](results/contrary.md)' if verdict in REFUTED else verdict
     return [
-        claim.id,
+        f'<a id="{claim.id}"></a>{claim.id}',  # to which `link` leads
         f'`{claim.key}`',
         _cited(claim),
         f'{claim.test} (`{command}`)',
         effect_text(how, record),
         f'**{word}**' + more + (f'. {how.remark}' if how.remark else ''),
     ]
+
+
+def link(claim: str) -> str:
+    """From a page beside it to the row of a claim on docs/claims.md."""
+    return f'[{claim}](claims.md#{claim})'
 
 
 def _trained_row(claim: Claim, record: Mapping[str, Any]) -> list[str]:

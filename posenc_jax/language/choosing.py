@@ -1,10 +1,9 @@
 """`choose`: which encoding to try first, by the answers to a few questions.
 
-`posenc_jax/choosing.toml` has the advice, which docs/choosing.md shows too, and
-`posenc_jax/costs.csv` what was measured of time and memory (docs/performance.md).
+`posenc_jax/choosing.toml` has the advice, which docs/choosing.md shows too. What a choice prints of
+time, memory and claims is that of `language/measured.py`.
 """
 
-import csv
 import dataclasses
 import functools
 import math
@@ -14,6 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from posenc_jax.language import measured
 from posenc_jax.language.catalog import KINDS, entries_of
 from posenc_jax.language.catalog.screen import filled
 from posenc_jax.language.spec import parse
@@ -106,7 +106,8 @@ class Need:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What `choose` returns; it prints as a short text.
+    """What `choose` returns. It prints as a text: the advice, the models on which it rests, the
+    verdict and the effect of each of its claims, and what the method costs.
 
     Attributes:
       spec: what to try first.
@@ -122,12 +123,13 @@ class Choice:
 
     def __str__(self):
         need, specs = self.need, (self.spec, *self.others)
-        claims = ', '.join(f'{claim} {verdict}' for claim, verdict in need.rests.items())
+        said = [_said(measured.verdicts()[claim]) for claim in need.rests]
         lines = [
             self.spec,
             *_filled('for', need.title),
             *_filled('why', self.why[self.spec] or need.take),
-            *_filled('evidence', f'claims {claims}; {need.scale or "small models"}'),
+            *_filled('models', need.scale),
+            *(line for text in said for line in _filled('' if text != said[0] else 'claims', text)),
             *_filled('cost', _cost(self.spec)),
             *_filled('kernel', kernel(self.spec)),
             *_filled('also read by', ', '.join(self.loads[self.spec])),
@@ -287,33 +289,22 @@ def kernel(spec: str) -> str:
     return _OF_JAX if all(map(fused, found)) else _OURS
 
 
-@functools.cache
-def costs() -> Mapping[str, Mapping[str, str]]:
-    """By key of the method, the row of `costs.csv`."""
-    with (_FOLDER / 'costs.csv').open(encoding='utf-8', newline='') as file:
-        return {row['key']: row for row in csv.DictReader(file)}
-
-
 def _costs_of(spec: str) -> Mapping[str, str]:
-    """The dearest row of the methods in a spec string or of a key; empty if one is not timed."""
-    rows = [costs().get(key) for key in ((spec,) if spec.isidentifier() else keys_of(spec))]
-    known = [row for row in rows if row]
-    if len(known) < len(rows):
-        return {}
-    return max(known, key=lambda row: float(row['step']))
+    """The row of the methods in a spec string or of a key; empty if one of them is not timed."""
+    return measured.cost((spec,) if spec.isidentifier() else keys_of(spec))
 
 
 def cost_cells(spec: str) -> tuple[str, str, str]:
-    """Time of a train step and of decoding over that of the plain model, and MiB; '' if unknown."""
-    row = _costs_of(spec)
-    if not row:
-        return '', '', ''
-    return f'{row["step"]}x of `{row["base"]}`', row['decode'] and f'{row["decode"]}x', row['mib']
+    """See `measured.cells`, of the methods in a spec string or of a key."""
+    return measured.cells(_costs_of(spec))
 
 
 def _cost(spec: str) -> str:
-    step, decode, _ = cost_cells(spec)
-    return step and f'A train step takes {step}{decode and ", decoding "}{decode}.'
+    return measured.cost_text(_costs_of(spec))
+
+
+def _said(found: measured.Verdict) -> str:
+    return f'{found.claim} {found.verdict} ({found.key}): {found.effect}. {found.compared}'
 
 
 def _step(spec: str) -> float:
@@ -321,8 +312,9 @@ def _step(spec: str) -> float:
     row = _costs_of(spec)
     if not row:
         return math.inf
-    base = float(costs()['rope']['step']) if row['base'] == 'nope()' else 1.0
-    return float(row['step']) / base
+    same = lambda other: other['keys'] == 'rope' and other['base'] == row['base']
+    rope = [float(other['step']) for other in measured.costs() if same(other)]
+    return float(row['step']) / (rope[0] if rope else 1.0)
 
 
 def _filled(name: str, text: str) -> list[str]:

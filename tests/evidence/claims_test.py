@@ -140,6 +140,8 @@ def test_page_ledger_and_cards_belong_together():
     assert command.PAGE.read_text() == made, 'run `python -m evidence.claims`'
     chosen = choosing.markdown(claims.CLAIMS, MEASURED)
     assert command.PAGE.with_name('choosing.md').read_text() == chosen
+    carried = choosing.table_of_verdicts(claims.CLAIMS, MEASURED)
+    assert command.VERDICTS.read_text() == carried
     found = headline.markdown(claims.CLAIMS, MEASURED)
     assert command.PAGE.with_name('headline.md').read_text() == found
     verdicts = page.measured(claims.CLAIMS, MEASURED)
@@ -172,7 +174,7 @@ def test_effects_and_verdicts_follow_from_the_numbers_that_are_kept():
     assert named <= {path.name for path in ledger.RESULTS.glob('*')} <= named | curves
     text = command.PAGE.read_text()
     for name, verdict in page.measured(claims.CLAIMS, MEASURED).items():
-        row = next(line for line in text.splitlines() if line.startswith(f'| {name} | '))
+        row = next(line for line in text.splitlines() if f'<a id="{name}"></a>{name} | ' in line)
         values = MEASURED[name]['effects'].values()
         margin, mean = claims.CLAIMS[name].how.margin, sum(values) / len(values)
         both = max(values) >= margin and min(values) <= -margin
@@ -197,6 +199,7 @@ def small(monkeypatch, tmp_path):
     made['X3'] = claim('X3')
     monkeypatch.setattr(claims, 'CLAIMS', made)
     monkeypatch.setattr(command, 'PAGE', tmp_path / 'claims.md')
+    monkeypatch.setattr(command, 'VERDICTS', tmp_path / 'verdicts.csv')
     monkeypatch.setattr(ledger, 'MEASURED', tmp_path / 'measured.json')
     monkeypatch.setattr(ledger, '_commit', lambda: 'c0ffee')
     monkeypatch.setattr(ledger, 'RESULTS', tmp_path / 'results')

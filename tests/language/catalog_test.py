@@ -8,8 +8,10 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.lab.catalogue import __main__ as commands
+from posenc_jax.lab.catalogue import columns
 from posenc_jax.lab.catalogue.__main__ import main
 from posenc_jax.lab.catalogue.tasks import TASK_COLUMNS, tasks_markdown
+from posenc_jax.language import measured
 from posenc_jax.language.catalog import (
     COLUMNS,
     KINDS,
@@ -20,9 +22,10 @@ from posenc_jax.language.catalog import (
     promise_text,
     reference_text,
 )
+from posenc_jax.language.measured import verdicts
 from posenc_jax.protocol.encoding import CAPABILITIES, DOORS
 from posenc_jax.protocol.errors import SpecError
-from posenc_jax.protocol.registry import Card, entries
+from posenc_jax.protocol.registry import Card, entries, lookup
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,6 +65,8 @@ def test_a_kind_has_a_line_for_each_method(kind):
 def test_a_key_shows_the_whole_entry():
     text = repr(catalog('rope'))
     assert text.splitlines()[0] == 'rope: RoPE (encoding)'
+    words = ' '.join(repr(catalog('kerple')).split())
+    assert 'cost A train step takes' in words and 'measured B5 holds, ' in words
     for line in (
         'what            Rotates queries and keys by angles',
         "in a spec       rope(base=10000.0, layout='half', partial=1.0, freqs=None)",
@@ -145,6 +150,57 @@ def test_every_task_has_a_row():
     assert found['`flip_flop`'][0].startswith('`w 1 i 0') and '`ignore=0.8`' in found['`flip_flop`']
     assert 'abs/2305.19466' in found['`impact_pe`'][2] and '`name`' in found['`impact_pe`'][1]
     assert all(row[1] for row in cells)
+
+
+@pytest.mark.parametrize(
+    'key, family',
+    [
+        ('alibi', 'Biases of logits by positions'),
+        ('rope', 'Rotations of queries and keys'),
+        ('mrope', 'Rotations of queries and keys'),
+        ('cable', 'Logits of content and positions'),
+        ('sinusoidal', 'Vectors added to tokens'),
+        ('learned_absolute', 'Vectors added to tokens'),
+        ('gpe', 'Positions of tokens'),
+        ('ssmax', 'Scales, caps and sums of weights'),
+        ('lm_infinite', 'Extensions to longer texts'),
+        ('causal', 'Masks'),
+        ('nope', 'Without positions'),
+    ],
+)
+def test_an_encoding_is_of_the_family_of_what_it_does(key, family):
+    assert columns.family(lookup(key, ('encoding',))) == family
+
+
+def test_encodings_are_sorted_by_family_and_no_other_kind_has_one():
+    text = catalog_markdown(columns=('key',), more=columns.MORE, order=columns.by_family)
+    tables = [part.splitlines() for part in text.split('\n\n') if part.startswith('| key |')]
+    first, *others = tables
+    assert first[0] == '| key | family | cost | measured | use when |'
+    families = [line.split(' | ')[1] for line in first[2:]]
+    assert set(families) <= set(columns.FAMILIES)
+    assert [*dict.fromkeys(families)] == sorted(set(families), key=columns.FAMILIES.index)
+    assert {name for table in others for name in table[0].split(' | ') if 'family' in name} == set()
+    assert '| key | measured |' in [table[0] for table in others]
+
+
+def test_a_method_leads_to_the_rows_of_its_measured_claims():
+    assert 'holds: [B5](claims.md#B5)' in columns.measured(lookup('kerple', ('encoding',)))
+    assert columns.measured(lookup('causal', ('encoding',))) == ''
+    page = (ROOT / 'docs' / 'claims.md').read_text(encoding='utf-8')
+    keys = {entry.key for entry in entries()}
+    for claim in verdicts().values():
+        assert page.count(f'| <a id="{claim.claim}"></a>{claim.claim} | `{claim.key}` |') == 1
+        assert claim.key in keys
+
+
+def test_methods_that_were_timed_together_have_a_row_of_their_own(monkeypatch):
+    row = lambda keys, step, decode='': dict(keys=keys, step=step, decode=decode)
+    timed = [row('a', '1.10'), row('b', '1.40'), row('a b', '1.20'), row('b', '1.30', '1.05')]
+    monkeypatch.setattr(measured, 'costs', lambda: timed)
+    assert measured.cost(['a', 'b'])['step'] == '1.20' and measured.cost(['b'])['decode'] == '1.05'
+    assert measured.cost(['b', 'a'])['step'] == '1.30'
+    assert measured.cost(['a', 'c']) == {} and measured.cost([]) == {}
 
 
 def test_generated_files_are_up_to_date(capsys):

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from posenc_jax.base import interrupts
 from posenc_jax.base.programs import program
+from posenc_jax.lab.catalogue.columns import MORE, by_family
 from posenc_jax.lab.catalogue.costs import costs_markdown
 from posenc_jax.lab.catalogue.functions import functions_markdown
 from posenc_jax.lab.catalogue.tasks import tasks_markdown
 from posenc_jax.lab.files import disk, repository
 from posenc_jax.lab.files.command import Parser
-from posenc_jax.language import choosing
 from posenc_jax.language.catalog import PICTURED, catalog, catalog_markdown, picture_name
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import Card, Kind
@@ -28,9 +28,10 @@ HEADER = """# Catalogue
 
 `python -m posenc_jax.lab.catalogue` writes this page from the Cards of the registered methods; do
 not edit it. The tables list the encodings first, then frequency rules, extensions, encoders of
-coordinates and of graphs, fields, mixers, caches, conversions and analyses. Within a table, methods
-are in the order in which a layer calls their first doors. The last two tables have the tasks and
-the measured costs.
+coordinates and of graphs, fields, mixers, caches, conversions and analyses. Encodings are sorted by
+family. Within a family, and in the other tables, methods are in the order in which a layer calls
+their first doors. The last two tables have the tasks and the measured costs. On the documentation
+site, a click on the head of a column sorts a table by it.
 
 | column | what it says |
 | --- | --- |
@@ -42,7 +43,9 @@ the measured costs.
 | promises | properties of the method, which `tests/contract_test.py` checks, see below |
 | example | a valid spec string, or a call in Python |
 | reference | the paper, or another source if there is no paper |
-| train step | its time, where it was measured ([Costs](#costs)) |
+| family | what an encoding does; [functions.md](functions.md) has the same families |
+| cost | time of a train step, and of decoding, over that of another encoding ([Costs](#costs)) |
+| measured | the verdicts of [claims.md](claims.md) about the method, with links to their rows |
 | use when | the needs for which [choosing.md](choosing.md) names the method |
 
 **Promises.** The class `Promises` in `posenc_jax/protocol/card.py` defines them.
@@ -70,26 +73,12 @@ SPEC...` draws a larger picture of any encoding.
 
 def rendered(root: Path) -> dict[Path, str]:
     """The text of each generated file, by path."""
-    methods = catalog_markdown(pictures=PICTURES, more=MORE)
+    methods = catalog_markdown(pictures=PICTURES, more=MORE, order=by_family)
     tables = '\n'.join((methods, tasks_markdown(), costs_markdown()))
     return {
         root / 'docs' / 'catalog.md': HEADER + tables,
         root / 'docs' / 'functions.md': functions_markdown(),
     }
-
-
-def _use_when(card: Card) -> str:
-    """Links to the needs of docs/choosing.md for which a method is named."""
-    links = [
-        f'[{need.title}](choosing.md#{need.anchor})'
-        for need in choosing.all_needs()
-        if any(card.key in choosing.keys_of(pick.spec) for pick in need.picks)
-    ]
-    return '; '.join(links)
-
-
-# Columns of the page that a Card does not have.
-MORE = {'train step': lambda card: choosing.cost_cells(card.key)[0], 'use when': _use_when}
 
 
 def draw(kind: Kind, card: Card, path: Path) -> None:

@@ -1,7 +1,7 @@
 """The table of measured costs in the catalogue, made from `posenc_jax/costs.csv`."""
 
-from posenc_jax.language import choosing
 from posenc_jax.language.catalog import markdown_table
+from posenc_jax.language.measured import cells, costs
 
 COST_COLUMNS = ('encoding', 'setting', 'train step', 'decoding', 'MiB')
 EXPLAINED = """\
@@ -14,9 +14,7 @@ others.
 
 def costs_markdown() -> str:
     """All rows of `costs.csv` as a Markdown table, by setting and time of a train step."""
-    rows = sorted(choosing.costs().values(), key=lambda row: (row['setting'], float(row['step'])))
-    cells = []
-    for row in rows:
-        spec = row['spec'].replace('|', '\\|')
-        cells.append((f'`{spec}`', row['setting'], *choosing.cost_cells(row['key'])))
-    return f'## Costs\n\n{EXPLAINED}\n{markdown_table(COST_COLUMNS, cells)}\n'
+    rows = sorted(costs(), key=lambda row: (row['setting'], float(row['step'])))
+    spec = lambda row: row['spec'].replace('|', '\\|')
+    table = [(f'`{spec(row)}`', row['setting'], *cells(row)) for row in rows]
+    return f'## Costs\n\n{EXPLAINED}\n{markdown_table(COST_COLUMNS, table)}\n'

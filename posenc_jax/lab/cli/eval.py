@@ -1,5 +1,6 @@
 """Evaluates training runs and public checkpoints. Prints tables, and writes results.json,
-results.csv, for text documents.csv, and pictures to the folder eval of the run.
+results.csv, for text documents.csv, pictures, and pictures.md, which says what draws each of them
+again, to the folder eval of the run.
 
     python eval.py --run=runs/rope [--run='runs/rope | yarn(factor=4.0)']
     [--config.eval.lengths=64,128] [--out=DIR]
@@ -83,6 +84,7 @@ def _split(text: str) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     runs, out, earlier, overrides, processes, trusted = arguments(argv)
     from posenc_jax.lab.cluster.cluster import ERRORS, failed, together
+    from posenc_jax.lab.evaluate.redraw import PAGE, command
     from posenc_jax.lab.evaluate.results import print_tables, read
     from posenc_jax.lab.evaluate.run import evaluate_runs, prepared
     from posenc_jax.lab.files.checkpoint_files import check_folder
@@ -119,9 +121,10 @@ def main(argv: list[str] | None = None) -> int:
             if first:
                 print_tables(results)
                 alone = not runs and len(earlier) == 1  # these numbers are there already
-                for path in results.write_pictures(out) if alone else results.write(out):
+                asked = shlex.join(['python', 'eval.py', *(sys.argv[1:] if argv is None else argv)])
+                for path in results.write_pictures(out) if alone else results.write(out, asked):
                     print(path)
-                print(f'to draw the pictures again: python eval.py --also={shlex.quote(str(out))}')
+                print(f'to draw the pictures again: {command(out)}; see {out / PAGE}')
     except ERRORS as error:
         return failed('eval.py', error)
     return 0

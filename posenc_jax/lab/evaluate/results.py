@@ -6,13 +6,14 @@ import functools
 import io
 import json
 import pathlib
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from posenc_jax.base.memory import check_data
 from posenc_jax.base.programs import printable
-from posenc_jax.lab.evaluate import difference_pictures, pictures, run_pictures
+from posenc_jax.lab.evaluate import difference_pictures, pictures, redraw, run_pictures
 from posenc_jax.lab.evaluate.differences import Difference, differences
 from posenc_jax.lab.evaluate.measurement import Measurement
 from posenc_jax.lab.evaluate.rows import IN_A_ROW, checked
@@ -61,11 +62,20 @@ class Results:
             for measurement in run.measurements
         ]
 
-    def write(self, directory: pathlib.Path) -> list[pathlib.Path]:
-        """Writes results.json, results.csv, for text documents.csv, and the pictures; returns their
-        paths.
+    def write(self, directory: pathlib.Path, evaluation: str = '') -> list[pathlib.Path]:
+        """Writes results.json, results.csv, for text documents.csv, the pictures, and pictures.md,
+        which says of each picture what draws it again; returns their paths.
+
+        Args:
+          directory: the folder.
+          evaluation: the command that evaluated; '' for one that names the runs alone.
         """
-        return [*self.write_numbers(directory), *self.write_pictures(directory)]
+        if not evaluation:
+            names = (f'{run.run} | {run.extend}'.removesuffix(' | ') for run in self.runs)
+            runs = (f'--run={name}' for name in names)
+            evaluation = shlex.join(['python', 'eval.py', *runs, f'--out={directory}'])
+        drawn = self.write_pictures(directory)
+        return [*self.write_numbers(directory), *drawn, redraw.write(drawn, evaluation)]
 
     def write_pictures(self, directory: pathlib.Path) -> list[pathlib.Path]:
         """Writes the pictures; returns their paths. There are none of single runs in results that

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from posenc_jax.language.catalog.cells import (
     COLUMNS,
@@ -93,7 +94,8 @@ def catalog_markdown(
     *,
     columns: tuple[str, ...] = COLUMNS,
     pictures: str = '',
-    more: Mapping[str, Callable[[Card], str]] | None = None,
+    more: Mapping[str, Callable[[Entry], str]] | None = None,
+    order: Callable[[Entry], Any] = lambda entry: 0,
 ) -> str:
     """The catalogue as Markdown tables, with one table for each kind of method.
 
@@ -102,7 +104,9 @@ def catalog_markdown(
       columns: names out of `COLUMNS`.
       pictures: folder of the pictures, relative to the page. If it is given, the tables of the
         kinds in `PICTURED` have a column of pictures.
-      more: further columns: their names, and what makes a cell of a Card.
+      more: further columns: their names, and what makes the cell of a method. A kind whose cells
+        are all empty has no such column.
+      order: what the rows of a kind are sorted by; equal ones stay in the order of `catalog`.
 
     Raises:
       SpecError: a column that does not exist.
@@ -112,21 +116,21 @@ def catalog_markdown(
     shown = [COLUMNS.index(column) for column in columns]
     sections = []
     for k in KINDS:
-        cards = catalog(k) if kind in (None, k) else ()
-        if not cards:
+        known = [entry for entry in _of_kind(k) if entry.card] if kind in (None, k) else []
+        if not known:
             continue
-        rows = [
-            [
-                *(_markdown_row(card)[i] for i in shown),
-                *(cell(card) for cell in (more or {}).values()),
-            ]
-            for card in cards
-        ]
-        names = [*columns, *(more or {})]
+        known.sort(key=order)
+        rows = [[_markdown_row(entry.card)[i] for i in shown] for entry in known]
+        names = list(columns)
         if pictures and k in PICTURED:
             names.insert(1, 'picture')
-            for card, row in zip(cards, rows):
-                row.insert(1, f'![{card.key}]({pictures}/{picture_name(k, card.key)})')
+            for entry, row in zip(known, rows):
+                row.insert(1, f'![{entry.key}]({pictures}/{picture_name(k, entry.key)})')
+        for name, cell in (more or {}).items():
+            if any(cells := [cell(entry) for entry in known]):
+                names.append(name)
+                for row, text in zip(rows, cells):
+                    row.append(text)
         heading = [] if kind else [f'**{HEADINGS[k]}**', '']
         sections.append('\n'.join([*heading, markdown_table(names, rows)]))
     return '\n\n'.join(sections) + '\n'

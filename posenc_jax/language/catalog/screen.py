@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from posenc_jax.language import measured
 from posenc_jax.language.catalog.cells import (
     COLUMNS,
     HEADINGS,
@@ -98,7 +99,7 @@ def _cut(text: str, longest: int = WIDTH) -> str:
 
 
 def _page(entry: Entry) -> str:
-    """One entry: what it is, its reference, how it is written, its promises and an example."""
+    """One entry: what it is, how it is written, its promises, what was measured, and the paper."""
     card, build = entry.card, entry.build
     named = (
         ('in a spec', call_with_defaults(entry)) if entry.in_specs else ('in Python', _path(build))
@@ -114,6 +115,8 @@ def _page(entry: Entry) -> str:
         ('from the model', ', '.join(supplied)),
         ('example', of_card(lambda card: card.example)),
         ('promises', of_card(promise_text)),
+        ('cost', measured.cost_text(measured.cost([entry.key]))),
+        ('measured', ', '.join(f'{c.claim} {c.verdict}' for c in measured.claims_of(entry.key))),
         ('reference', of_card(lambda card: f'{card.title}, {reference_text(card)}')),
         ('more', f'help({_path(build)})'),
     ]

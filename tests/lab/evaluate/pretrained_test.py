@@ -100,7 +100,7 @@ def test_text_tasks_read_its_tokens_at_every_depth(checkpoint, tmp_path, task):
     expected = float(nll[batch['loss_mask'] > 0].mean())
     assert run.measurements[-1].nll == pytest.approx(expected, rel=1e-4)
     written = [path.name for path in results.write(tmp_path)]
-    assert written == ['results.json', 'results.csv', 'by_depth.png']
+    assert written == ['results.json', 'results.csv', 'by_depth.png', 'pictures.md']
 
 
 @pytest.mark.full

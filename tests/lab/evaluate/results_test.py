@@ -15,7 +15,13 @@ import rich.console
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from posenc_jax.lab.evaluate import depth_pictures, difference_pictures, picture_parts, pictures
+from posenc_jax.lab.evaluate import (
+    depth_pictures,
+    difference_pictures,
+    picture_parts,
+    pictures,
+    redraw,
+)
 from posenc_jax.lab.evaluate.measurement import Measurement
 from posenc_jax.lab.evaluate.results import Results, print_tables, read
 from posenc_jax.lab.evaluate.series import RunResult, group
@@ -85,7 +91,7 @@ def test_series_are_told_apart_by_extension_and_settings():
 def test_files(tmp_path):
     found = results(run('rope()', 0, 4), run('alibi()', 0, 0))
     paths = found.write(tmp_path / 'new' / 'eval')
-    assert names_of(paths) == [*NUMBERS, 'by_length.png', 'by_position.png']
+    assert names_of(paths) == [*NUMBERS, 'by_length.png', 'by_position.png', 'pictures.md']
     content = json.loads(paths[0].read_text())
     assert content['lengths'] == [64, 128, 256, 512] and len(content['results']) == 2 * (3 * 4 + 8)
     assert content['results'][0] == {
@@ -102,10 +108,27 @@ def test_files(tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == len(content['results'])
     assert rows[-1]['encoding'] == 'alibi()' and rows[-1]['position_high'] == '512'
-    for path in paths[2:]:
+    for path in paths[2:-1]:
         data = path.read_bytes()
         width, height = struct.unpack('>II', data[16:24])
         assert data[:4] == b'\x89PNG' and width > 500 and height > 400 and len(data) > 10_000
+
+
+def test_each_picture_stands_beside_the_command_that_draws_it_again(tmp_path, monkeypatch):
+    folder = tmp_path / 'a b'
+    drawn = [folder / name for name in ('by_length.png', 'differences.png', 'map_2.png')]
+    text = redraw.write(drawn, 'python eval.py --run=c').read_text()
+    again = f"Drawn again by `python eval.py --also='{folder}'`.\n"
+    assert text.count(again) == 2 and f'![by_length](by_length.png)\n\n{again}' in text
+    assert '![map_2](map_2.png)\n\nDrawn again by `python eval.py --run=c`.\n' in text
+    monkeypatch.setattr(redraw, 'PICTURES', {'by': 'of a run, whose numbers are not kept'})
+    found = results(run('rope()', 0, 4, extend='yarn(factor=2.0)'), run('alibi()', 0, 0))
+    text = found.write(folder)[-1].read_text()
+    runs = "'--run=runs/rope()-0 | yarn(factor=2.0)' '--run=runs/alibi()-0'"
+    assert f"`python eval.py {runs} '--out={folder}'`" in text
+    assert (
+        '`python eval.py --run=d`' in found.write(folder, 'python eval.py --run=d')[-1].read_text()
+    )
 
 
 def test_overflowed_perplexity_is_valid_json(tmp_path):
@@ -197,7 +220,7 @@ def test_a_pipe_has_120_columns(capsys, monkeypatch):
 def test_exact_match_has_one_panel_and_no_positions(tmp_path):
     answers = (measured('exact_match', n, 0.5) for n in (10, 20))
     one = with_measurements(run('rope()', 0, 4), *answers)
-    assert names_of(results(one).write(tmp_path)) == [*NUMBERS, 'by_length.png']
+    assert names_of(results(one).write(tmp_path)) == [*NUMBERS, 'by_length.png', 'pictures.md']
 
 
 def deep(values, **changes):
@@ -262,7 +285,7 @@ def test_numbers_of_a_heat_map(trained, line, label):
 def test_runs_with_and_without_depths_have_a_picture_each(tmp_path):
     plain = with_measurements(run('alibi()', 0, 4), measured('exact_match', 64, 0.5))
     paths = results(deep(VALUES), plain).write(tmp_path)
-    assert names_of(paths) == [*NUMBERS, 'by_depth.png', 'by_length.png']
+    assert names_of(paths) == [*NUMBERS, 'by_depth.png', 'by_length.png', 'pictures.md']
 
 
 def test_a_long_title_stays_within_the_figure():

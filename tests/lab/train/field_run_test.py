@@ -111,7 +111,11 @@ def test_values_are_fitted_measured_and_drawn(runs):
     assert abs(values['bit_error_rate', 16, None].value - wrong / 8) < 1e-3
     assert values['lossless', 16, None].value == 0 and values['psnr', 8, None].tokens == 64
     written = {path.name for path in (workdir / NAME / 'eval').iterdir()}
-    assert written == {'results.json', 'results.csv', 'by_length.png', 'picture.png'}
+    assert written == {
+        *('results.json', 'results.csv', 'by_length.png', 'picture.png', 'pictures.md')
+    }
+    again = (workdir / NAME / 'eval' / 'pictures.md').read_text().split('![picture]')[1]
+    assert f'python eval.py --run={workdir / NAME}' in again
     (line,) = [n for n in read_lines(workdir / NAME / FILE) if n['step'] == 6 and 'loss' not in n]
     assert line['validation_psnr'] == pytest.approx(psnr(line['validation_loss']), abs=1e-3)
     assert 0 < line['validation_bit_errors'] < 1
