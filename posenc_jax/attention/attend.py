@@ -43,6 +43,7 @@ from posenc_jax.base.derivatives import (
     trace_gradients,
 )
 from posenc_jax.base.meshes import compiler_cuts, explicit_spec, vary, varying_axes, with_auto_axes
+from posenc_jax.protocol.capabilities import prepared
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.tokens import Tokens
 
@@ -130,6 +131,7 @@ def attend(
     arrays = q, k, v, tq, tk
     if (spec := explicit_spec(q)) is not None:
         return _placed_by_compiler(spec, encoding, arrays, options)
+    encoding = prepared(encoding)
     chooses, whole = implementation in (None, 'fused'), None
     whole_rows = not (heads_first or return_lse)
     with missing_features(encoding):

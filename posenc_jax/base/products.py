@@ -1,4 +1,6 @@
-"""The products of attention, in float32, and their gradients; query heads share key heads."""
+"""The products of attention, in float32, whose query heads share key heads, and the linear map of
+layers; all with gradients that a CPU computes fast.
+"""
 
 import functools
 from typing import Any
@@ -8,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from posenc_jax.base.derivatives import own_gradient
+from posenc_jax.base.meshes import explicit_spec, with_auto_axes
 
 
 def scaled_dot_product(
@@ -18,7 +21,7 @@ def scaled_dot_product(
     """
     b, n, t, h = q.shape
     kv, s = k.shape[1], k.shape[2]
-    out: Any = _rows_by_rows(q.reshape(b, kv, n // kv * t, h), k, h**-0.5)
+    out: Any = _scaled_rows(q.reshape(b, kv, n // kv * t, h), k, h**-0.5)
     return out.reshape(b, n, t, s)
 
 
@@ -41,7 +44,7 @@ def _dot(axes, a, b):
 
 
 @functools.partial(own_gradient, nondiff_argnums=(2,))
-def _rows_by_rows(a, b, scale):
+def _scaled_rows(a, b, scale):
     if a.dtype == jnp.float32:
         return _dot('bkth,bksh->bkts', scale * a, b)  # scales `a`, which is smaller than the tile
     return scale * _dot('bkth,bksh->bkts', a, b)
@@ -58,14 +61,14 @@ def _columns_by_columns(tile, a):
     return jax.lax.optimization_barrier(product).swapaxes(2, 3)
 
 
-def _rows_by_rows_bwd(scale, operands, g):
+def _scaled_rows_bwd(scale, operands, g):
     a, b = operands
     g = g.astype(a.dtype)  # not scaled before the products: a bias reads the same large tile
     d_a, d_b = scale * _dot('bkts,bksh->bkth', g, b), scale * _columns_by_columns(g, a)
     return d_a.astype(a.dtype), d_b.astype(b.dtype)
 
 
-_rows_by_rows.defvjp(lambda a, b, scale: (_rows_by_rows(a, b, scale), (a, b)), _rows_by_rows_bwd)
+_scaled_rows.defvjp(lambda a, b, scale: (_scaled_rows(a, b, scale), (a, b)), _scaled_rows_bwd)
 
 
 def _rows_by_columns_bwd(operands, g):
@@ -75,6 +78,11 @@ def _rows_by_columns_bwd(operands, g):
 
 
 _rows_by_columns.defvjp(lambda w, v: (_rows_by_columns(w, v), (w, v)), _rows_by_columns_bwd)
+
+
+def rows_by_rows(a: Float[Array, 'B N T H'], b: Float[Array, 'B N S H']) -> Float[Array, 'B N T S']:
+    """`a b^T` in float32, with the gradients of the products of attention."""
+    return _scaled_rows(a, b, 1.0)
 
 
 def over_batch(a: Float[Array, '#B N T S'], batch: int) -> Float[Array, 'B N T S']:
@@ -97,6 +105,31 @@ def _over_batch_bwd(batch, _, g):
 
 
 _over_batch.defvjp(lambda a, batch: (_over_batch(a, batch), None), _over_batch_bwd)
+
+
+@own_gradient
+def linear(x: Float[Array, '... D'], w: Float[Array, 'D F']) -> Float[Array, '... F']:
+    """`x w`, in the dtype of `x`.
+
+    Its gradient is written by hand, so that the product that gives the gradient of `w` transposes
+    the narrower operand. Automatic differentiation transposes the operand of width F, together with
+    everything that XLA fuses into it, which is a third of a train step on CPU.
+    """
+    return x @ w.astype(x.dtype)
+
+
+def _linear_bwd(operands, g):
+    x, w = operands
+    rows = lambda a: a.reshape(-1, a.shape[-1])
+    narrow = w.shape[0] <= w.shape[1]
+    product = lambda x, g: rows(x).T @ rows(g) if narrow else (rows(g).T @ rows(x)).T
+    # On a mesh with Explicit axes, which may cut the rows, the gradient is placed like `w`.
+    spec = explicit_spec(w)
+    d_w = product(x, g) if spec is None else with_auto_axes(product, spec, x, g)
+    return g @ w.astype(x.dtype).T, d_w.astype(w.dtype)
+
+
+linear.defvjp(lambda x, w: (linear(x, w), (x, w)), _linear_bwd)
 
 
 def heads_first(feature: Array) -> Array:

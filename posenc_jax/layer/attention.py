@@ -11,10 +11,11 @@ from jax import export
 from jaxtyping import Array, Float
 
 from posenc_jax.attention.attend import IMPLEMENTATIONS
+from posenc_jax.base.products import linear
 from posenc_jax.language.make import make
 from posenc_jax.layer import slots
 from posenc_jax.layer.cache import Cache, check_cached
-from posenc_jax.layer.layers import BIASES, linear
+from posenc_jax.layer.layers import BIASES
 from posenc_jax.layer.mixer import AttentionMixer
 from posenc_jax.layer.projections import Projections
 from posenc_jax.protocol.composite import name_of, parts_of

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.base.derivatives import own_gradient
-from posenc_jax.base.meshes import explicit_spec, with_auto_axes
+from posenc_jax.base.products import linear
 from posenc_jax.protocol.tokens import Tokens
 
 NORMS = ('rmsnorm', 'layernorm', 'layernorm_scale')
@@ -50,31 +49,6 @@ def layer_norm(
     y = y - jnp.mean(y, axis=-1, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + epsilon)
     return (y * scale + bias).astype(x.dtype)
-
-
-@own_gradient
-def linear(x: Float[Array, '... D'], w: Float[Array, 'D F']) -> Float[Array, '... F']:
-    """`x w`, in the dtype of `x`.
-
-    Its gradient is written by hand, so that the product that gives the gradient of `w` transposes
-    the narrower operand. Automatic differentiation transposes the operand of width F, together with
-    everything that XLA fuses into it, which is a third of a train step on CPU.
-    """
-    return x @ w.astype(x.dtype)
-
-
-def _linear_bwd(operands, g):
-    x, w = operands
-    rows = lambda a: a.reshape(-1, a.shape[-1])
-    narrow = w.shape[0] <= w.shape[1]
-    product = lambda x, g: rows(x).T @ rows(g) if narrow else (rows(g).T @ rows(x)).T
-    # On a mesh with Explicit axes, which may cut the rows, the gradient is placed like `w`.
-    spec = explicit_spec(w)
-    d_w = product(x, g) if spec is None else with_auto_axes(product, spec, x, g)
-    return g @ w.astype(x.dtype).T, d_w.astype(w.dtype)
-
-
-linear.defvjp(lambda x, w: (linear(x, w), (x, w)), _linear_bwd)
 
 
 def linear_rows(x: Float[Array, '... D'], rows: Float[Array, 'F D']) -> Float[Array, '... F']:

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from posenc_jax.base.products import linear
 from posenc_jax.layer.layers import (
     Norm,
     as_rows,
-    linear,
     linear_rows,
     normal,
     shifted,

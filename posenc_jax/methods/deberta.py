@@ -1,5 +1,6 @@
 """DeBERTa: products of queries and keys with trained vectors of the bucket of their distance."""
 
+import functools
 from typing import Annotated, Literal
 
 import jax
@@ -9,9 +10,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.attention.buckets import bucket_of, take_bucket
+from posenc_jax.attention.kernels.program import in_kernel
+from posenc_jax.attention.skewed import key_products, query_products
+from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Multiple, NonNegative
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.capabilities import Prepares
 from posenc_jax.protocol.families import whole_distance
 from posenc_jax.protocol.registry import Card, register
 
@@ -76,9 +80,13 @@ def deberta_index(
     Raises:
       ValueError: positions that are not integers.
     """
-    distance, span = whole_distance('deberta', q_pos, k_pos), max_distance
+    return _row(whole_distance('deberta', q_pos, k_pos), max_distance, buckets)
+
+
+def _row(distance, span: int, buckets: int | None):
+    """The row of a distance [#B, T, S]."""
     if buckets is not None:
-        distance, span = deberta_bucket(distance, buckets, max_distance), buckets
+        distance, span = deberta_bucket(distance, buckets, span), buckets
     return (jnp.clip(distance, -span, span - 1) + span).astype(jnp.int32)
 
 
@@ -127,6 +135,74 @@ def deberta_logits(
     return s * 3**-0.5
 
 
+def _everywhere(q, k, keys, queries, row):
+    """The products of the pairs with PK and PQ, for any rows; None is no PK or no PQ."""
+    found = []
+    if keys is not None:
+        found.append(take_bucket(_of_all(q, keys), row))
+    if queries is not None and row.shape[1] == 1 and not in_kernel():
+        # A single query, as in decoding, needs one vector for each key.
+        vectors = jnp.swapaxes(queries, 0, 1)[:, row[:, 0]].swapaxes(0, 1)  # [#B, N, S, H]
+        found.append((_of_heads(k, queries) * vectors).sum(-1)[:, :, None])
+    elif queries is not None:
+        found.append(take_bucket(_of_all(k, queries), row, 'key'))
+    return sum(found)
+
+
+def _ascending(q, k, keys, queries, row):
+    """The same in a tile of consecutive positions, with the rows of its T + S - 1 distances."""
+    found = []
+    if keys is not None:
+        found.append(query_products(q, keys[row]))
+    if queries is not None:
+        found.append(key_products(_of_heads(k, queries), queries[row]))
+    return sum(found)
+
+
+def _of_all(x, vectors):
+    """`deberta_terms`, heads first."""
+    return heads_first(deberta_terms(heads_first(x), vectors))
+
+
+def _of_heads(k, vectors):
+    """A key for each query head, float32."""
+    return jnp.repeat(k.astype(jnp.float32), vectors.shape[1] // k.shape[1], axis=1)
+
+
+def _in_tile(run, distance, seen, span, buckets):
+    """`run` of `_ascending` if the pairs that are seen have the distances of consecutive queries
+    and keys, else of `_everywhere`.
+    """
+    _, queries, keys = distance.shape
+    ahead = distance - (np.arange(queries)[:, None] - np.arange(keys))
+    shown, limit = seen.any(1), np.iinfo(np.int32).max
+    low = jnp.where(shown, ahead, limit).min()
+    high = jnp.where(shown, ahead, -limit).max()
+    first = jnp.where(low == high, low, 0) + np.arange(1 - keys, queries)
+    rows = functools.partial(_row, span=span, buckets=buckets)
+    return jax.lax.cond(
+        low >= high,
+        lambda: run(lambda *given: _ascending(*given, rows(first[None, None])[0, 0])),
+        lambda: run(lambda *given: _everywhere(*given, rows(distance))),
+    )
+
+
+@functools.partial(own_gradient, nondiff_argnums=(6, 7))
+def _of_pairs(q, k, keys, queries, distance, seen, span, buckets):
+    """The products of the pairs that are seen with PK and PQ."""
+    return _in_tile(lambda form: form(q, k, keys, queries), distance, seen, span, buckets)
+
+
+def _of_pairs_bwd(span, buckets, kept, g):
+    *factors, distance, seen = kept
+    # JAX would keep what each of the two forms needs, in every tile.
+    pull = lambda form: jax.vjp(form, *factors)[1](g)
+    return *_in_tile(pull, distance, seen, span, buckets), None, None
+
+
+_of_pairs.defvjp(lambda *given: (_of_pairs(*given), given[:6]), _of_pairs_bwd)
+
+
 def normalised(
     rows: Float[Array, '... D'], scale: Float[Array, 'D'], bias: Float[Array, 'D'], epsilon: float
 ) -> Float[Array, '... D']:
@@ -147,7 +223,7 @@ def normalised(
         needs_training=True,
     ),
 )
-class DeBERTa(Encoding):
+class DeBERTa(Prepares):
     """Adds products of each query and of each key with a trained vector of their distance.
 
     `logit_ij = (q_i . k_j + q_i . PK_c + PQ_c . k_j) / sqrt(3 H)`, `c = clip(b(i - j) + S, 0, 2 S -
@@ -164,8 +240,9 @@ class DeBERTa(Encoding):
     projections of the tokens; they can be copied. P has no dropout. Buckets are computed without
     rounding. The absolute positions in front of the output are no part of this encoding.
 
-    The products of a token with all 2 S vectors are computed once, and a decode cache holds those
-    of its key: 2 S numbers for each head.
+    A tile of consecutive positions multiplies its tokens with the vectors of its own distances, see
+    `attention/skewed.py`. Other tiles multiply them with all 2 S vectors. A decode cache holds each
+    key a second time, as it was before other parts of a chain changed it.
 
     Args:
       max_distance: S without buckets; with them, distances from about this one on share a bucket.
@@ -214,8 +291,14 @@ class DeBERTa(Encoding):
         zeros = jnp.zeros((heads, head_dim), jnp.float32)
         self.b_q = nnx.Param(zeros, axes=('heads', None)) if terms != 'c2p' else None
 
-    def vectors(self, kernel: nnx.Param) -> Float[Array, 'C N H']:
-        """The rows of P, projected, times the factor of all logits and 1 / sqrt(H)."""
+    def vectors(self, kernel: nnx.Param | None) -> Float[Array, 'C N H'] | None:
+        """The rows of P, projected, times the factor of all logits and 1 / sqrt(H); or what
+        `prepare` has left of a kernel, which is the same.
+        """
+        if kernel is None:
+            return None
+        if self.table is None:
+            return kernel[...]
         rows = self.table[...]
         if self.norm_scale is not None and self.norm_bias is not None:
             rows = normalised(rows, self.norm_scale[...], self.norm_bias[...], _EPSILON)
@@ -230,16 +313,28 @@ class DeBERTa(Encoding):
                 f'deberta has parameters of {self.heads} heads, the queries have {q.shape[2]}'
             )
         if self.w_k is not None:
-            tq = tq.with_feats(deberta=deberta_terms(q, self.vectors(self.w_k)))
+            tq = tq.with_feats(deberta=q)
         if self.w_q is not None:
-            tk = tk.with_feats(deberta=deberta_terms(k, self.vectors(self.w_q)))
+            tk = tk.with_feats(deberta=k)
         return q, k, v, tq, tk
 
+    def prepare(self):
+        found = [self.vectors(kernel) for kernel in (self.w_k, self.w_q)]
+        self.w_k, self.w_q = (
+            None if rows is None else nnx.Param(rows, axes=(None, 'heads', None)) for rows in found
+        )
+        self.table = self.norm_scale = self.norm_bias = self.b_q = None
+
     def logits(self, s, q, k, tq, tk, seen, carry):
-        index = deberta_index(tq.pos, tk.pos, self.max_distance, self.buckets)
-        s = s * self.scale
-        if self.w_k is not None:
-            s = s + take_bucket(heads_first(tq.feats['deberta']), index)
-        if self.w_q is not None:
-            s = s + take_bucket(heads_first(tk.feats['deberta']), index, 'key')
-        return s, carry
+        distance = whole_distance('deberta', tq.pos, tk.pos)
+        keys, queries = map(self.vectors, (self.w_k, self.w_q))
+        q = q if keys is None else heads_first(tq.feats['deberta'])
+        k = k if queries is None else heads_first(tk.feats['deberta'])
+        options = self.max_distance, self.buckets
+        if in_kernel() or not isinstance(tq.length, int) or tq.length == 1:
+            added = _everywhere(q, k, keys, queries, _row(distance, *options))
+        else:
+            # Padding is at no place that would tell a tile of consecutive positions.
+            seen = seen if tq.valid is None else seen & tq.valid[:, None, :, None]
+            added = _of_pairs(q, k, keys, queries, distance, seen, *options)
+        return s * self.scale + added, carry

@@ -6,8 +6,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from posenc_jax.base.phases import phase
+from posenc_jax.base.products import linear
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.layer.layers import linear, normal, zeros
+from posenc_jax.layer.layers import normal, zeros
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.layer.sharding import constrain
 from posenc_jax.methods.rope import rope_frequencies, rotate

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from posenc_jax.base.products import linear
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.layer.layers import linear, normal, zeros
+from posenc_jax.layer.layers import normal, zeros
 from posenc_jax.layer.whole_mixer import WholeMixer
 from posenc_jax.protocol.bounds import Count
 from posenc_jax.protocol.registry import Card, register

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from posenc_jax.base.products import linear
 from posenc_jax.language.layer_spec import parse_layer
 from posenc_jax.language.make import make
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.layer import cache as caching
 from posenc_jax.layer.cache import LayerCache
-from posenc_jax.layer.layers import linear
 from posenc_jax.layer.mixer import AttentionMixer
 from posenc_jax.layer.projections import Projections
 from posenc_jax.layer.recurrent_mixer import MixerState, RecurrentMixer

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from posenc_jax.base.products import linear
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.layer.layers import linear, normal
+from posenc_jax.layer.layers import normal
 from posenc_jax.layer.stream import StreamingMixer
 from posenc_jax.methods.node_pairs import features_of_graph
 from posenc_jax.mixers.gin import edges_of
@@ -50,11 +51,13 @@ def grit_attention(
       seen: which keys a query sees; a query without any gets 0.
     """
     pairs = jax.nn.relu(grit_signed_root((q[:, :, None] + k[:, None]) * scale) + shift)
-    s = jnp.einsum('bijnh,nh->bnij', pairs, w_a)
-    s = jnp.where(seen[:, None], jnp.clip(s, -LARGEST_LOGIT, LARGEST_LOGIT), -1e30)
-    a = jnp.where(seen[:, None], jax.nn.softmax(s, axis=-1), 0.0)
-    of_pairs = jnp.einsum('bnij,bijnh->binh', a, pairs)
-    y = jnp.einsum('bnij,bjnh->binh', a, v) + jnp.einsum('binh,nhg->bing', of_pairs, w_e)
+    # Sums of products, since matrix products for each head would first copy all vectors of pairs
+    # into an order with the heads in front.
+    s = (pairs * w_a).sum(-1)
+    s = jnp.where(seen[..., None], jnp.clip(s, -LARGEST_LOGIT, LARGEST_LOGIT), -1e30)
+    a = jnp.where(seen[..., None], jax.nn.softmax(s, axis=2), 0.0)
+    of_pairs = (a[..., None] * pairs).sum(2)
+    y = jnp.einsum('bijn,bjnh->binh', a, v) + jnp.einsum('binh,nhg->bing', of_pairs, w_e)
     return y, pairs
 
 
@@ -129,7 +132,11 @@ class Grit(StreamingMixer):
 
     def whole(self, x, tok, stream):
         degrees = edges_of('grit', tok).sum(-1)
-        wide = lambda a, w: jnp.einsum('...d,dnh->...nh', a.astype(jnp.float32), w[...])
+
+        def wide(a, w):
+            found = linear(a.astype(jnp.float32), w[...].reshape(w.shape[0], -1))
+            return found.reshape(*a.shape[:-1], *w.shape[1:])
+
         q, k, v = (wide(x, w) for w in (self.w_q, self.w_k, self.w_v))
         scale, shift = (wide(stream, w) for w in (self.w_scale, self.w_shift))
         w_a, w_e = self.w_a[...], self.w_e[...]

@@ -3,7 +3,8 @@
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.layer.layers import linear, normal
+from posenc_jax.base.products import linear
+from posenc_jax.layer.layers import normal
 
 
 def input_weights(

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from posenc_jax.base.products import linear
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.layer.layers import linear, normal, rms_norm
+from posenc_jax.layer.layers import normal, rms_norm
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.methods.md_lrpe import MdLrpe
 from posenc_jax.mixers.head_projections import from_heads, input_weights, output_weights, to_heads

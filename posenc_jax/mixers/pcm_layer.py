@@ -6,10 +6,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from posenc_jax.base.products import linear
 from posenc_jax.features.coordinates.point_orders import CELL
 from posenc_jax.features.coordinates.traced_orders import traced_order
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.layer.layers import linear, normal
+from posenc_jax.layer.layers import normal
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.layer.whole_mixer import WholeMixer
 from posenc_jax.protocol.bounds import Count, Positive, Size

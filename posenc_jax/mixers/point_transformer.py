@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from posenc_jax.base.products import linear
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.layer.layers import linear, normal, zeros
+from posenc_jax.layer.layers import normal, zeros
 from posenc_jax.layer.whole_mixer import WholeMixer
 from posenc_jax.methods.point_transformer_bias import check_points
 from posenc_jax.protocol.bounds import Divides, Ge, Size

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from posenc_jax.base.products import linear
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.layer.layers import linear, normal
+from posenc_jax.layer.layers import normal
 from posenc_jax.layer.recurrent_mixer import RecurrentMixer
 from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.registry import Card, Promises, register

@@ -5,6 +5,7 @@ inherits from; `Encoding.opens` knows its methods by their names, like doors.
 from collections.abc import Callable
 from typing import Any
 
+from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from posenc_jax.protocol.encoding import Carry, Encoding, Projections
@@ -54,6 +55,16 @@ class Prunes(Carries):
 
         `attend` skips a block of keys if no query of its tile needs it, in the result and in the
         gradients. No other part of a chain may change the logits, since the bound holds for these.
+        """
+        raise NotImplementedError
+
+
+class Prepares(Encoding):
+    """Its pair stage reads what it computes of its variables. That is done once for all tiles."""
+
+    def prepare(self) -> None:
+        """Replaces variables by those that the pair stage reads. `attend` calls it on a copy. The
+        pair stage also works without it, and then computes the same in every tile.
         """
         raise NotImplementedError
 
@@ -150,6 +161,15 @@ def first_carry(encoding: Encoding, q: Float[Array, 'B N T H'], tq: Tokens) -> C
     """The carry of a block of queries at its first block of keys, () of an encoding without one."""
     carries: Any = encoding
     return carries.first_carry(q, tq) if hasattr(encoding, 'first_carry') else ()
+
+
+def prepared(encoding: Encoding) -> Encoding:
+    """The encoding, or a copy that is prepared for its pair stage, see `Prepares`."""
+    if not encoding.opens('prepare'):
+        return encoding
+    own: Any = nnx.merge(*nnx.split(encoding))
+    own.prepare()
+    return own
 
 
 def qkv(

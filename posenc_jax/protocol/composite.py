@@ -142,6 +142,10 @@ class Composite(Encoding):
         causal = causal or any(isinstance(part, Causal) for part in others)
         return owner.fast_path(q, k, v, tq, tk, causal=causal, sweep=sweep)
 
+    def prepare(self):
+        for _, part in self._owners('prepare'):
+            part.prepare()
+
     def update_keys(self, k, tk, new):
         for _, part in self._owners('update_keys'):
             k = part.update_keys(k, tk, new)

@@ -39,7 +39,7 @@ DOORS = ('place', 'embed', 'project', 'logits', 'mask', 'collect', 'rescale')
 # The methods of capabilities, see `protocol/capabilities.py`.
 CAPABILITIES = (
     'qkv', 'merge', 'first_carry', 'ended', 'update_keys', 'begin_stream', 'carry_stream',
-    'feed_stream', 'auxiliary_loss', 'anchor', 'fast_path',
+    'feed_stream', 'auxiliary_loss', 'anchor', 'fast_path', 'prepare',
 )  # fmt: skip
 PIPELINE = (
     'place', 'embed', 'qkv', 'project', 'first_carry', 'logits', 'mask', 'collect', 'rescale',

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.methods.deberta import deberta_bucket, deberta_index, deberta_logits, deberta_starts
 from posenc_jax.methods.shaw import shaw_logits
+from posenc_jax.protocol.capabilities import prepared
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
 from tests.methods.models import moved
@@ -122,6 +124,50 @@ def test_equals_a_loop_over_pairs(arguments, terms):
     encoding, pos = make(arguments), np.array([0, 1, 2, 5, 6, 7, 3, 20, 40])
     found = logits(encoding, q, k, pj.Tokens.of(positions=pos[None]))
     np.testing.assert_allclose(found, loop(encoding, q, k, pos, terms), atol=2e-5)
+
+
+PLACES = {
+    'counted': np.arange(L),
+    'behind others': np.arange(L) + 7,
+    'with gaps': np.array([0, 1, 2, 5, 6, 7, 3, 20, 40]),
+    'once more': np.array([0, 1, 2, 3, 4, 0, 1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize('places', PLACES)
+@pytest.mark.parametrize('block', [None, 3])
+def test_attention_is_that_of_the_loop_over_pairs(places, block):
+    """Values and gradients, in tiles whose positions count up and in others."""
+    (q, k, v), pos = map(jnp.asarray, qkv(L, N, K)), PLACES[places]
+    tok = pj.Tokens.of(positions=pos[None])
+    chain = pj.chain(make('max_distance=5'), pj.make('causal()'))
+    scores = jnp.where(np.tri(L, dtype=bool), loop(make(), q, k, pos, ('c2p', 'p2c')), -jnp.inf)
+    values = jnp.repeat(v, N // K, axis=2)
+    expected = jnp.einsum('bnts,bsnh->btnh', jax.nn.softmax(scores), values)
+    np.testing.assert_allclose(attention_of(chain, q, k, v, tok, block), expected, atol=2e-5)
+    slopes = lambda **form: nnx.grad(
+        lambda chain: (attention_of(chain, q, k, v, tok, **form) ** 2).sum()
+    )(chain)
+    by_hand, by_jax = slopes(block=block), slopes(implementation='dense')
+    for (path, ours), theirs in zip(
+        jax.tree_util.tree_leaves_with_path(by_hand), jax.tree.leaves(by_jax), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=2e-4, err_msg=jax.tree_util.keystr(path))
+
+
+def attention_of(chain, q, k, v, tok, block=None, implementation=None):
+    projected = chain.project(q, k, v, tok, tok)
+    options = dict(block=block, implementation=implementation, applied=('project',))
+    return pj.attend(chain, *projected, **options)
+
+
+def test_preparing_changes_nothing():
+    q, k, v = map(jnp.asarray, qkv(L, N, K))
+    for arguments in ('max_distance=5', 'max_distance=20, buckets=8, norm=True, terms="p2c"'):
+        encoding = make(arguments)
+        ready = prepared(encoding)
+        assert encoding.table is not None and ready.table is None
+        np.testing.assert_allclose(logits(ready, q, k), logits(encoding, q, k), atol=1e-6)
 
 
 def test_the_pure_function_is_the_definition():

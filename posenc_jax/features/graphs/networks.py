@@ -9,26 +9,28 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from posenc_jax.base.products import linear
+
 _PRECISE = jax.lax.Precision.HIGHEST
 
 
 def normalised(
-    x: Float[Array, '*B M N C'], valid: Bool[Array, '*B N'], shift: Float[Array, 'C']
-) -> Float[Array, '*B M N C']:
+    x: Float[Array, '*B N M C'], valid: Bool[Array, '*B N'], shift: Float[Array, 'C']
+) -> Float[Array, '*B N M C']:
     """Each channel of each signal with mean 0 and deviation 1 over the real nodes, plus `shift`.
 
     So a signal depends on no other, and its nodes keep the ratios of their differences. A norm of
     each node by itself would delete them: of one channel it would leave the signs.
 
     Example:
-      >>> signal = jnp.array([[[1.0], [3.0], [9.0]]])
+      >>> signal = jnp.array([[[1.0]], [[3.0]], [[9.0]]])
       >>> real = jnp.array([True, True, False])
       >>> normalised(signal, real, jnp.array([0.5])).round(2).ravel()[:2].tolist()
       [-0.5, 1.5]
     """
-    real = valid[..., None, :, None]
-    count = jnp.maximum(real.sum(-2, keepdims=True), 1)
-    mean = lambda a: jnp.where(real, a, 0.0).sum(-2, keepdims=True) / count
+    real = valid[..., None, None]
+    count = jnp.maximum(real.sum(-3, keepdims=True), 1)
+    mean = lambda a: jnp.where(real, a, 0.0).sum(-3, keepdims=True) / count
     x = x - mean(x)
     return x * jax.lax.rsqrt(mean(x * x) + 1e-5) + shift
 
@@ -48,9 +50,10 @@ class Mlp(nnx.Module):
         self.biases = nnx.List(nnx.Param(jnp.zeros(b), axes=(None,)) for b in sizes[1:])
 
     def __call__(self, x: Float[Array, '*L F']) -> Float[Array, '*L G']:
-        for number, (w, b) in enumerate(zip(self.weights, self.biases)):
-            x = jax.nn.relu(x) if number else x
-            x = jnp.matmul(x, w[...], precision=_PRECISE) + b[...]
+        with jax.default_matmul_precision('highest'):
+            for number, (w, b) in enumerate(zip(self.weights, self.biases)):
+                x = jax.nn.relu(x) if number else x
+                x = linear(x, w[...]) + b[...]
         return x
 
 
@@ -58,7 +61,8 @@ class SignalGIN(nnx.Module):
     """Layers `x_i <- MLP(x_i + sum of the neighbours' x_j)`, with nothing but a norm between them,
     for several signals on one graph.
 
-    The norm takes away the last bias of an MLP, so this bias is added behind it.
+    Signals stand behind nodes, so that the sums over nodes are sums of long rows. The norm takes
+    away the last bias of an MLP, so this bias is added behind it.
 
     Args:
       mlps: of the layers.
@@ -69,8 +73,8 @@ class SignalGIN(nnx.Module):
         self.mlps, self.norm = nnx.List(mlps), norm
 
     def __call__(
-        self, x: Float[Array, '*B M N C'], edges: Float[Array, '*B N N'], valid: Bool[Array, '*B N']
-    ) -> Float[Array, '*B M N G']:
+        self, x: Float[Array, '*B N M C'], edges: Float[Array, '*B N N'], valid: Bool[Array, '*B N']
+    ) -> Float[Array, '*B N M G']:
         """The signals of all nodes.
 
         Args:
@@ -78,10 +82,11 @@ class SignalGIN(nnx.Module):
           edges: the adjacency, with zeros for padding.
           valid: False for padding, which the norm does not read.
         """
+        with_own = edges + jnp.eye(edges.shape[-1], dtype=edges.dtype)
         for number, mlp in enumerate(self.mlps):
             if number and self.norm:
                 x = normalised(x, valid, self.mlps[number - 1].biases[-1][...])
-            x = mlp(x + jnp.einsum('...nm,...kmc->...knc', edges, x, precision=_PRECISE))
+            x = mlp(jnp.einsum('...nm,...mkc->...nkc', with_own, x, precision=_PRECISE))
         return x
 
 

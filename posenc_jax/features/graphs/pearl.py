@@ -55,16 +55,16 @@ class PearlNetwork(GraphNetwork):
 
     def __call__(self, features, nodes, adjacency, valid):
         x = features.astype(jnp.float32)
-        x = jnp.moveaxis(x.reshape(*x.shape[:-1], -1, self.powers), -2, -3)  # [..., M, N, K]
+        x = x.reshape(*x.shape[:-1], -1, self.powers)  # [..., N, M, K]
         # A signal of zeros is one that a small graph does not have.
-        present = (x != 0).any((-2, -1))[..., None, None] & valid[..., None, :, None]
+        present = (x != 0).any((-3, -1), keepdims=True) & valid[..., None, None]
         if self.lift is not None:
             x = self.lift(x)
             x = jax.nn.relu(normalised(x, valid, self.lift.biases[-1][...]) if self.norm else x)
         x = jnp.where(present, self.gin(x, real_edges(adjacency, valid), valid), 0.0)
-        x = x.sum(-3)
+        x = x.sum(-2)
         if self.pool == 'mean':
-            x = x / jnp.maximum(present.any(-2, keepdims=True).sum(-3), 1)
+            x = x / jnp.maximum(present.any(-3, keepdims=True).sum(-2), 1)
         return x
 
 

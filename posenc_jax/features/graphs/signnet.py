@@ -39,14 +39,14 @@ class SignNetwork(GraphNetwork):
 
     def __call__(self, features, nodes, adjacency, valid):
         edges = real_edges(adjacency, valid)
-        v = jnp.swapaxes(features.astype(jnp.float32), -1, -2)  # a signal for each eigenvector
+        v = features.astype(jnp.float32)  # a signal for each eigenvector
         # Of v and -v the same one comes first, so that rounding is the same too.
-        first = jnp.take_along_axis(v, jnp.argmax(v != 0, -1)[..., None], -1)
+        first = jnp.take_along_axis(v, jnp.argmax(v != 0, -2, keepdims=True), -2)
         v = jnp.where(first < 0, -v, v)
         x = lap_pe_sign_invariant(lambda v: self.phi(v[..., None], edges, valid), v)
         # A column of zeros is an eigenvector that a small graph does not have.
-        present = (v != 0).any(-1)[..., None, None] & valid[..., None, :, None]
-        x = jnp.moveaxis(jnp.where(present, x, 0.0), -3, -2)  # [..., N, k, c]
+        present = (v != 0).any(-2, keepdims=True)[..., None] & valid[..., None, None]
+        x = jnp.where(present, x, 0.0)  # [..., N, k, c]
         x = x.reshape(*x.shape[:-2], -1) if self.combine == 'concat' else x.sum(-2)
         return jnp.where(valid[..., None], self.rho(x), 0.0)
 

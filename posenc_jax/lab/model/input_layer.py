@@ -10,8 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.base.derivatives import at_own_precision
+from posenc_jax.base.products import linear
 from posenc_jax.features.graphs.encoder import make_graph_features
-from posenc_jax.layer.layers import linear, normal, zeros
+from posenc_jax.layer.layers import normal, zeros
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.tokens import Tokens
 

@@ -6,7 +6,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.base.convolution import depthwise, over_grid
-from posenc_jax.layer.layers import linear, zeros
+from posenc_jax.base.products import linear
+from posenc_jax.layer.layers import zeros
 from posenc_jax.protocol.registry import Card, register
 
 
