@@ -106,8 +106,8 @@ class Need:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What `choose` returns. It prints as a text: the advice, the models on which it rests, the
-    verdict and the effect of each of its claims, and what the method costs.
+    """What `choose` returns. It prints as a text: the advice, what the methods cost, the models on
+    which the advice rests, and the verdict and the effect of each of its claims.
 
     Attributes:
       spec: what to try first.
@@ -128,8 +128,6 @@ class Choice:
             self.spec,
             *_filled('for', need.title),
             *_filled('why', self.why[self.spec] or need.take),
-            *_filled('models', need.scale),
-            *(line for text in said for line in _filled('' if text != said[0] else 'claims', text)),
             *_filled('cost', _cost(self.spec)),
             *_filled('kernel', kernel(self.spec)),
             *_filled('also read by', ', '.join(self.loads[self.spec])),
@@ -137,7 +135,9 @@ class Choice:
         for spec in specs[1:]:
             known = [text for text in (self.why[spec], _cost(spec)) if text]
             lines += _filled('or', f'{spec}. {" ".join(known)}'.strip())
-        lines += _filled('limits', need.limits)
+        lines += [*_filled('limits', need.limits), *_filled('models', need.scale)]
+        for text in said:
+            lines += _filled('' if text != said[0] else 'claims', text)
         return '\n'.join([*lines, *_filled('more', f'docs/choosing.md#{need.anchor}')])
 
     __repr__ = __str__

@@ -70,6 +70,14 @@ def test_a_choice_prints_its_evidence_within_a_screen():
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_encodings_that_were_timed_together_have_their_own_cost():
+    found = pj.choose(factor=1)
+    assert 'rope() | alibi()' in found.others
+    words = ' '.join(str(found).split())
+    assert 'and that of rope by 1.6. A train step takes 1.02x of `rope()` and 119 MiB of' in words
+    assert choosing.cost_cells('rope() | alibi()') == ('1.02x of `rope()`', '1.00x', '119')
+
+
 def test_every_advice_names_its_models_and_its_measured_claims():
     for need in choosing.all_needs():
         assert bool(need.scale) >= bool(need.picks), need.title

@@ -4,6 +4,7 @@ import pathlib
 import shlex
 from collections.abc import Sequence
 
+from posenc_jax.base.programs import printable
 from posenc_jax.lab.evaluate.run_pictures import PICTURES
 from posenc_jax.lab.files import disk
 
@@ -27,6 +28,6 @@ def write(pictures: Sequence[pathlib.Path], evaluation: str) -> pathlib.Path:
     for path in pictures:
         of_run = path.stem.partition('_')[0] in PICTURES
         again = evaluation if of_run else command(directory)
-        parts += [f'![{path.stem}]({path.name})', f'Drawn again by `{again}`.']
+        parts += [f'![{path.stem}]({path.name})', f'Drawn again by `{printable(again)}`.']
     disk.write(directory / PAGE, '\n\n'.join(parts) + '\n')
     return directory / PAGE

@@ -120,7 +120,7 @@ def catalog_markdown(
         if not known:
             continue
         known.sort(key=order)
-        rows = [[_markdown_row(entry.card)[i] for i in shown] for entry in known]
+        rows = [[_markdown_row(card)[i] for i in shown] for entry in known if (card := entry.card)]
         names = list(columns)
         if pictures and k in PICTURED:
             names.insert(1, 'picture')

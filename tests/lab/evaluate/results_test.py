@@ -239,7 +239,7 @@ def test_depths_are_in_the_files_the_table_and_a_heat_map(tmp_path):
     half = deep({k: v / 2 for k, v in VALUES.items()}, extend='yarn(factor=2.0)')
     found = results(deep(VALUES), half)
     paths = found.write(tmp_path)
-    assert names_of(paths) == [*NUMBERS, 'by_depth.png']
+    assert names_of(paths) == [*NUMBERS, 'by_depth.png', 'pictures.md']
     rows = json.loads(paths[0].read_text())['results']
     assert {(r['length'], r['depth']): r['value'] for r in rows if not r['extend']} == VALUES
     with paths[1].open() as file:
@@ -368,7 +368,7 @@ def test_lengths_below_the_trained_one_are_shown_as_fractions():
 NAME = '[/red]rope$_{$ \\frac$\x1b[2J\r\u202e'  # markup, wrong mathematics and control characters
 
 
-def test_names_of_others_are_shown_letter_by_letter(tmp_path):
+def test_names_of_others_are_shown_letter_by_letter(tmp_path, monkeypatch):
     answers = (dataclasses.replace(measured('exact_match', n, 0.5), depth=0.5) for n in (64, 128))
     for one in (run(NAME, 0, 4), with_measurements(run(NAME, 0, 4), *answers)):
         named = dataclasses.replace(one, task=NAME, dataset=NAME, split=NAME)
@@ -377,7 +377,11 @@ def test_names_of_others_are_shown_letter_by_letter(tmp_path):
         found = results(named, set_otherwise, with_measurements(named, *other, encoding='nope()'))
         text, _ = printed(found, width=400)
         assert text.replace('\n', '').isprintable() and r'[/red]rope$_{$ \frac$\x1b[2J\r' in text
-        assert all(path.stat().st_size > 1000 for path in found.write(tmp_path) if path.suffix)
+        *written, page = found.write(tmp_path, f'python eval.py --run={NAME}')
+        assert all(path.stat().st_size > 1000 for path in written if path.suffix)
+        monkeypatch.setattr(redraw, 'PICTURES', {'by': 'of a run'})
+        text = redraw.write(written[-1:], f'python eval.py --run={NAME}').read_text()
+        assert text.replace('\n', '').isprintable() and r'\x1b[2J\r' in text and page.exists()
 
 
 def test_runs_without_a_protocol_of_others_have_empty_cells(tmp_path):
