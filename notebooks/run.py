@@ -23,8 +23,14 @@ FOLDER = pathlib.Path(__file__).resolve().parent
 NAMES = ('attention', 'compare', 'smollm2')
 # Values for a run that only shows that nothing fails: see `with_values`.
 SMALL = {
-    'attention': {'STEPS': 3, 'ROWS': 4, 'CHECK': False},
-    'compare': {'STEPS': 4, 'WIDTH': 32, 'TOKENS': 1024, 'ENCODINGS': ('rope()', 'alibi()')},
+    'attention': {
+        **{'STEPS': 3, 'TIMES': (1,), 'ROWS': 4, 'CHECK': False},
+        'ENCODINGS': ('rope()', 'rope() | alibi()'),
+    },
+    'compare': {
+        **{'STEPS': 4, 'TIMES': (1, 2), 'WIDTH': 32, 'TOKENS': 1024},
+        'ENCODINGS': ('rope()', 'alibi()'),
+    },
     'smollm2': {'HALF': 16, 'WINDOWS': 2, 'EXTENSIONS': ('yarn(factor=4.0)',)},
 }
 METADATA = {
