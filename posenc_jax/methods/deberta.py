@@ -12,7 +12,7 @@ from posenc_jax.attention.buckets import bucket_of, take_bucket
 from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Multiple, NonNegative
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.families import whole_distance
+from posenc_jax.protocol.families import all_beyond, whole_distance
 from posenc_jax.protocol.registry import Card, register
 
 Terms = Literal['both', 'c2p', 'p2c']
@@ -234,6 +234,13 @@ class DeBERTa(Encoding):
         if self.w_q is not None:
             tk = tk.with_feats(deberta=deberta_terms(k, self.vectors(self.w_q)))
         return q, k, v, tq, tk
+
+    def uniform(self, tq, tk):
+        reach = self.max_distance
+        if self.buckets is not None:
+            starts = deberta_starts(self.buckets, self.max_distance)
+            reach = max([self.buckets // 2, *starts.tolist()])
+        return all_beyond(tq, tk, reach, reach)
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         index = deberta_index(tq.pos, tk.pos, self.max_distance, self.buckets)

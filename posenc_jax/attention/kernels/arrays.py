@@ -8,6 +8,7 @@ by which an encoding and the features of tokens are cut to one head are those of
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.experimental import pallas as pl
 
+from posenc_jax.attention.kernels.look_up import Part
 from posenc_jax.attention.kernels.operations import without_booleans
 from posenc_jax.attention.kernels.padding import cut, widen
 from posenc_jax.protocol.tokens import Tokens
@@ -119,6 +121,18 @@ class OfTokens:
             block = ref[(at, *(slice(None),) * len(self.rest)) if self.rest else (0, at)]
         block = block.reshape(self.held.shape)
         return block != 0 if self.dtype == jnp.bool_ else block
+
+    def load(self, ref, *arguments):
+        """The numbers of own or other tokens at an index, see `Part.load`. The first argument may
+        be the number of a block among all.
+        """
+        *number, index, owner, shape = arguments
+        if owner not in ('query', 'key') or len(self.rest) != 1 or self.size == 1:
+            return None
+        axis = 0 if owner == 'query' else len(shape) - 1
+        token = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+        first = [n * self.size for n in number if n is not None]
+        return ref[sum(first, token), jnp.broadcast_to(index, shape)]
 
     def sums(self, blocks: int):
         """The shape of the gradients of all program instances, and the part of one of them."""
@@ -241,6 +255,19 @@ class OfEncoding:
         a = a.reshape(self.held.shape) if self.shape else a  # Mosaic does not reshape a scalar
         return a != 0 if self.dtype == jnp.bool_ else a
 
+    def load(self, ref, *arguments):
+        """The entries at an index, see `Part.load`."""
+        *_, index, owner, shape = arguments
+        if owner == 'row' and len(self.held.shape) == 2:
+            column = jax.lax.broadcasted_iota(jnp.int32, shape, 0)
+            return ref[jnp.broadcast_to(index, shape), column]
+        if owner != 'all':
+            return None
+        rows, columns = ref.shape
+        if rows == 1 or columns == 1:
+            return ref[0, index] if rows == 1 else ref[index, 0]
+        return ref[index // columns, index % columns]
+
     def sums(self, blocks: int):
         """As for `OfTokens`."""
         rest = self.array.shape[-2:]
@@ -287,6 +314,9 @@ def held(tree: Any) -> Any:
 
 
 def read(tree: Any, refs, *number) -> Any:
-    """The arrays as a kernel holds them, from its references to the leaves of `tree`."""
+    """The arrays as a kernel gets them, a `Part` for each leaf of `tree`, from its references."""
     leaves, structure = jax.tree.flatten(tree)
-    return structure.unflatten([leaf.read(ref, *number) for leaf, ref in zip(leaves, refs)])
+    part = lambda leaf, ref: Part(
+        leaf.read(ref, *number), functools.partial(leaf.load, ref, *number)
+    )
+    return structure.unflatten([part(leaf, ref) for leaf, ref in zip(leaves, refs)])
