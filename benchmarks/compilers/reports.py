@@ -169,11 +169,24 @@ def of_visit(text: str, use: str) -> OfVisit:
             ends = (n for n in range(begin + 1, len(bundles)) if region.search(bundles[n][2]))
             part = range(begin, next(ends, begin))
             parts.append((sum(n in part for n in products), -len(part), begin, part.stop))
-    if not parts or not max(parts)[0]:
+    most = max((part[0] for part in parts), default=0)
+    if not most:
         raise ValueError('no part with products is skipped')
-    _, _, begin, end = max(parts)
-    # A visit begins with the test whether there is one, behind the last label.
-    begin = max(n for n in range(begin + 1) if bundles[n][0] or n == 0)
+    found = [range(begin, stop) for count, _, begin, stop in parts if 3 * count >= most]
+    holds_one = lambda part: any(a != part and a[0] in part and a[-1] in part for a in found)
+    visits = [_times(bundles, part) for part in found if not holds_one(part)]
+    begin, times = min(visits, key=lambda visit: sum(visit[1].values()))
+    depths = [depth.count('>') for _, depth, _ in bundles]
+    inner = sum(times[n] for n in times if depths[n] > depths[begin])
+    units = _units(use, times)
+    spills = units.get('VLOAD:FILL', 0) + units.get('VSTORE:SPILL', 0)
+    return OfVisit(sum(times.values()), inner, units, spills)
+
+
+def _times(bundles, part: range) -> tuple[int, dict[int, int]]:
+    """Where a visit begins, and how often each of its bundles runs."""
+    # It begins with the test whether there is one, behind the last label.
+    begin, end = max(n for n in range(part.start + 1) if bundles[n][0] or n == 0), part.stop
     depths = [depth.count('>') for _, depth, _ in bundles]
     times = dict.fromkeys(range(begin, end), 1)
     for first in times:
@@ -185,10 +198,7 @@ def of_visit(text: str, use: str) -> OfVisit:
             tests = [_EXIT.search(bundles[n][2]) for n in loop if depths[n] == depths[first]]
             turns = next((int(found[1]) for found in tests if found), 1)
             times.update({n: times[n] * turns for n in loop})
-    inner = sum(times[n] for n in times if depths[n] > depths[begin])
-    units = _units(use, times)
-    spills = units.get('VLOAD:FILL', 0) + units.get('VSTORE:SPILL', 0)
-    return OfVisit(sum(times.values()), inner, units, spills)
+    return begin, times
 
 
 def _units(use: str, times: dict[int, int]) -> dict[str, int]:

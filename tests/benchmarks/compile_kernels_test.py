@@ -134,6 +134,15 @@ def test_a_visit_is_what_is_skipped_and_its_loops_count_as_often_as_they_run():
     found = reports.of_visit(BUNDLES, USE.lstrip())
     units = {'MATMUL': 4, 'XLU': 31, 'VLOAD:FILL': 31, 'VSTORE:SPILL': 31}
     assert found == reports.OfVisit(5 - 1 + 3 * 31, 3 * 31, units, 62)
+    # A part for tiles that need a mask, and one for the others.
+    whole = """
+  0x89   : > { %1176 = sbr.rel (%p6220_p9) target = $region73 }
+  0x8a   : > { %9 = vmatmul.bf16.gmra.mxu1 %v7 }
+  0x8b   : > { %9 = vmatmul.bf16.gmra.mxu1 %v8 }
+  0x8c PF: > { %s17226_s20 = sld [smem:[#allocation432_spill]] } /* Start/End empty region 73 */"""
+    first, end = BUNDLES.split('region 72 */')
+    both = first + 'region 72 */' + whole + end
+    assert reports.of_visit(both, USE.lstrip() + 4 * '0 0 0 0\n').bundles == 4
     with pytest.raises(ValueError, match='no part with products'):
         reports.of_visit(BUNDLES.replace('vmatmul', 'vadd'), USE.lstrip())
 

@@ -28,6 +28,7 @@ from posenc_jax.attention.kernels.constants import (
     stack,
     unstack,
 )
+from posenc_jax.attention.kernels.lanes import InLanes
 from posenc_jax.attention.kernels.look_up import by_loop, in_room
 from posenc_jax.attention.kernels.padding import (
     broadcast_in_dim,
@@ -42,7 +43,7 @@ from posenc_jax.attention.kernels.padding import (
     reshape,
     shape_of,
 )
-from posenc_jax.attention.kernels.simplify import held, simplified
+from posenc_jax.attention.kernels.simplify import held, shaped, simplified
 from posenc_jax.base.targets import of_tpu
 
 
@@ -291,7 +292,9 @@ class Operations:
       room: the shape in which kernels hold an array of a shape.
       held: the same for an array in its room that is given from one program of a kernel to the
         next.
-      simplified: a program of kernels -> the one that is run, of arrays as they are held.
+      hold: an array, and its shape in the room -> the array as it is held.
+      simplified: a program of kernels, and which of its inputs are `OfRows` -> the one that is run,
+        of arrays as they are held.
       inner: the operations in loops and branches, whose tables are no inputs of the kernel.
     """
 
@@ -302,8 +305,12 @@ class Operations:
             self._rules |= {'look_up': by_loop}
         self.inner = self if inner else Operations(target, inner=True)
         self.room = exact if on_tpu else powers
-        self.held = exact if on_tpu else held
-        self.simplified = lambda closed: closed if on_tpu else simplified(closed, target)
+        if on_tpu:
+            self.simplified = lanes = InLanes(128 if target == 'tpu' else 4)
+            self.held, self.hold = lanes.held, lanes.hold
+        else:
+            self.simplified = lambda closed, _: simplified(closed, target)
+            self.held, self.hold = held, lambda a, shape: shaped(a, held(shape))
 
     def __call__(self, equation, *inputs) -> list:
         rule, found = self._rules.get(equation.primitive.name), None

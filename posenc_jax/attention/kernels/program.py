@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal
 
+from posenc_jax.attention.kernels.lanes import OfRows
 from posenc_jax.attention.kernels.look_up import Part, loaded
 from posenc_jax.attention.kernels.operations import Operations, without_booleans
 from posenc_jax.attention.kernels.padding import cut, widen
-from posenc_jax.attention.kernels.simplify import shaped
 from posenc_jax.attention.kernels.sizes import NoKernelError
 from posenc_jax.base.targets import INTERPRETED, of_tpu
 
@@ -61,17 +61,19 @@ class Program:
     def __init__(self, target: str, function: Callable, *examples: Any):
         before = _IN_KERNEL.set(target)
         try:
-            closed, self.result = jax.make_jaxpr(function, return_shape=True)(*examples)
+            plain = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), examples)
+            closed, self.result = jax.make_jaxpr(function, return_shape=True)(*plain)
         finally:
             _IN_KERNEL.reset(before)
         operate = Operations(target)
-        self._held, self._room = operate.held, operate.room
+        self._held, self._hold, self._room = operate.held, operate.hold, operate.room
         inputs = jax.tree.leaves(examples)
         flat = [jax.ShapeDtypeStruct(self._room(a.shape), a.dtype) for a in inputs]
         consts = [widen(a, self._room(jnp.shape(a))) for a in closed.consts]
         closed = ClosedJaxpr(closed.jaxpr, consts)
         write = lambda *arguments: _written_out(operate, closed, arguments)
-        flat = operate.simplified(jax.make_jaxpr(write)(*flat))
+        of_rows = [isinstance(a, OfRows) for a in inputs]
+        flat = operate.simplified(jax.make_jaxpr(write)(*flat), of_rows)
         self._jaxpr, self._outputs = flat.jaxpr, flat.jaxpr.outvars
         self._all_constants = flat.consts
         self._restrict()
@@ -106,7 +108,7 @@ class Program:
     def __call__(self, constants, *arguments: Any) -> Any:
         leaves = *constants, *jax.tree.leaves(arguments)
         names = *self._names, *self._jaxpr.invars
-        hold = lambda a: shaped(a, self._held(jnp.shape(a)))
+        hold = lambda a: self._hold(a, jnp.shape(a))
         given = dict(zip(names, leaves, strict=True))
         parts = {name: a for name, a in given.items() if isinstance(a, Part)}
         values = {name: hold(getattr(parts.get(name), 'array', a)) for name, a in given.items()}

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from posenc_jax.attention.tiles import sweep_order
-from posenc_jax.base import targets
 from posenc_jax.protocol.tokens import Tokens, bounds
 
 
@@ -42,7 +41,7 @@ class Visits:
         """The block of a visit."""
         return self._block(b, i, visit, order, self.total(b, i, count))
 
-    def block_of_step(self, b, i, step, order, count):
+    def block_of_step(self, b, i, step, order, count, masked):
         """The block of a step of the grid. Behind the last visit it is that of the last one, so
         that nothing is copied.
         """
@@ -57,13 +56,12 @@ class Visits:
 
 
 def plan_apart(plan, encoding, tq: Tokens, tk: Tokens) -> Any:
-    """The plan of full tiles, if kernels for this target compute them without a mask and the
-    encoding can say which tiles these are; else None. It is that of uniform ones if the encoding
-    can say of some tiles that they are and of others that they are not, by positions that have no
-    gradient.
+    """The plan of full tiles, which are computed without a mask; None if the encoding cannot say
+    which tiles these are. It is that of uniform ones if the encoding can say of some tiles that
+    they are and of others that they are not, by positions that have no gradient.
     """
     own, other = bounds(tq.without_feats()), bounds(tk.without_feats())
-    if targets.of_tpu(plan.target) or encoding.sees_all(own, other) is False:
+    if encoding.sees_all(own, other) is False:
         return None
     whole = all(jnp.issubdtype(tok.pos.dtype, jnp.integer) for tok in (tq, tk))
     uniform = whole and not isinstance(encoding.uniform(own, other), bool)
