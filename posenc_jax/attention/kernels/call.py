@@ -50,7 +50,8 @@ class Fold:
         are arrays for every visit, their `Pair` follows.
       end: (arrays of the encoding, own block, the last state) -> the results.
       back: the visits are in the opposite order.
-      full: `step` where every query sees every key, or None if visits are not told apart.
+      full: `step` of the last visits, whose tiles are full, and may be uniform; None if visits are
+        not told apart.
     """
 
     start: Callable
@@ -189,7 +190,8 @@ class _Instance:
         self._like, self._structure = jax.tree.flatten(state)
         self._sizes = [len(jax.tree.leaves(tree)) for tree in trees]
         leaves = jax.tree.leaves(self._own)
-        self._turned = [n for n, leaf in enumerate(leaves) if leaf.turned] if state else []
+        on_grid = state is not None
+        self._turned = [n for n, leaf in enumerate(leaves) if on_grid and leaf.turned]
         self._sizes += [results, found, len(self._like), len(self._turned)]
         # Own numbers of queries are turned at the first step, and kept with the state.
         self.scratch = _scratch([*self._like, *(leaves[n].held for n in self._turned)])
@@ -212,7 +214,9 @@ class _Instance:
         self._end(given, refs, state)
 
     def step(self, order, count, masked, *refs) -> None:
-        """A kernel that has the block of one visit. The last steps of the grid may have none."""
+        """A kernel that has the block of one visit. The last steps of the grid may have none. Full
+        tiles have a program of their own.
+        """
         refs, (b, i, step) = self._parts(refs), (pl.program_id(axis) for axis in (0, 2, 3))
 
         def state():
