@@ -13,10 +13,16 @@ import subprocess
 import tempfile
 
 import jax
+from flax import nnx
 
+import posenc_jax as pj
 from benchmarks import kernel_table
 from benchmarks.compilers import children, reports
+from posenc_jax.attention.kernels import visits
+from posenc_jax.attention.tiles import Blocks, Plan
+from tests import contract_test
 
+_LONG = 8192  # tokens of a long text
 KERNELS = {
     'attention': 'forward',
     'attention_backward_queries': 'dq',
@@ -63,11 +69,26 @@ def kernels(key: str, spec: str, target: str, **sizes) -> dict[str, dict[str, fl
     with children.lowering():
         run, arguments = kernel_table.attention(key, spec, 'cuda', True, **sizes)
         lowered = jax.jit(run).trace(*arguments).lower(lowering_platforms=('cuda',))
-    found = {}
+    found, others = {}, _others(key, spec, **sizes)
     for call in _calls(lowered.compiler_ir('stablehlo').operation):
         name, *program = call
-        found[KERNELS[name]] = _compiled(*program, target)
+        found[KERNELS[name]] = _compiled(*program, target) | dict(others=others)
     return found
+
+
+def _others(key: str, spec: str, width: int, model: int, block: int | None, **_) -> int:
+    """How many tiles a block of queries meets at most that need a mask or look-ups, by the
+    encoding; 0 where it says nothing of tiles.
+    """
+    sizes = kernel_table.SIZES | dict(head_dim=width, model_dim=model, train_len=_LONG)
+    encoding = pj.make(spec, causal=True, rngs=nnx.Rngs(0), **sizes)
+    tok = pj.Tokens.of(length=_LONG)
+    plan = Plan(None, *[Blocks(block or 64, 1)] * 3, (), target='cuda')
+    apart = visits.plan_apart(plan, encoding, tok, tok)
+    if key in contract_test.PLACED or apart is None:
+        return 0
+    _, _, others = visits.visits_of_queries(plan, encoding, tok, tok, apart=apart)
+    return int(others.max())
 
 
 def _calls(module) -> list[tuple]:

@@ -1,5 +1,6 @@
 """The table of what compilers said: a page for docs/performance.md, and what is worse than it."""
 
+import re
 from collections.abc import Iterable
 
 from posenc_jax.attention.kernels import compiled
@@ -61,9 +62,14 @@ def model(line: Compiled, length: int = 8192, heads: int = 32) -> tuple[float, .
     rows, columns = length // queries, length // keys
     tiles = heads * (rows * columns + max(rows, columns)) / 2
     times = {}
-    for kernel, loop, warps in zip(PASSES, line.loop, line.warps):
+    others = line.others or (0,) * len(line.loop)
+    for kernel, loop, other, many, warps in zip(
+        PASSES, line.loop, line.other or line.loop, others, line.warps
+    ):
         work = _PRODUCTS[kernel] * 2 * queries * keys * line.width / _FLOPS
-        cycles = _FACTOR * (loop * warps / 4 + work)
+        share = min(1, heads * rows * many / tiles)
+        run = share * other + (1 - share) * loop
+        cycles = _FACTOR * (run * warps / 4 + work)
         times[kernel] = tiles * cycles / (_CORES * _CYCLES) * 1e3
     forward = times.pop('forward')
     return (forward, sum(times.values())) if times else (forward,)
@@ -81,7 +87,7 @@ def page(kinds: dict[str, Iterable[str]]) -> list[str]:
     shown = sorted((a for a in lines if a.encoding in names), key=lambda a: order.index(a.encoding))
     found = []
     for target in ('sm_90', 'sm_80'):
-        columns = 'registers', 'spills', 'shared', 'loop', 'inner', 'copies'
+        columns = 'registers', 'spills', 'shared', 'loop', 'other', 'inner', 'copies'
         modelled = ['model, ms'] * (target == 'sm_90')
         found += [f'| {target} | class | {" | ".join((*columns, *modelled))} |']
         found += ['|---' * (2 + len(columns) + len(modelled)) + '|']
@@ -110,7 +116,8 @@ def _cause(line: Compiled) -> str:
         return line.refused.splitlines()[0][:80]
     if max(line.shared) > compiled.SHARED[line.target]:
         return f'{max(line.shared):g} KiB'
-    return f'{line.spills[0]:g} bytes spilled'
+    spilled = re.search(r'would spill (\d+)', line.refusal() or '')
+    return f'{spilled[1] if spilled else 0} bytes spilled'
 
 
 def _row(line: Compiled, names: dict[str, str], cells: list[str]) -> str:

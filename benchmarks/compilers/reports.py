@@ -2,12 +2,15 @@
 
 import dataclasses
 import itertools
+import operator
 import re
 
 # Products on tensor cores: of Hopper, and of earlier GPUs.
 _PRODUCT = re.compile(r'\b(HGMMA|QGMMA|IGMMA|HMMA|QMMA|IMMA)\b')
 # Copies from the memory of the device to shared memory beside which the program goes on.
 _COPY = re.compile(r'\b(LDGSTS|UTMALDG|UBLKCP)\b')
+# Reads and writes of the memory of a thread, which has its spilled registers.
+_LOCAL = re.compile(r'(?:@!?U?P\d+ )?(LDL|STL)\b')
 
 
 # Comparisons that end a loop, and what they add to the number with which they compare.
@@ -22,14 +25,18 @@ class OfLoop:
       loop: that a thread runs for one block of keys or queries, in a tile without a mask where
         such tiles have a loop of their own. Those of a loop within count as often as it runs.
       inner: those of them that are in such loops.
-      tensor: products on tensor cores among them.
+      tensor: products on tensor cores among those of `loop`.
       copies: asynchronous copies in the whole kernel.
+      other: the same as `loop` for the other tiles, where there are two loops; else `loop`.
+      local: those of `loop` that write or read spilled registers.
     """
 
     loop: int
     inner: int
     tensor: int
     copies: int
+    other: int
+    local: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +75,10 @@ def resources(text: str) -> dict[str, int]:
 
 
 def of_loop(text: str) -> OfLoop:
-    """The loop over blocks in what `nvdisasm -c` prints of a kernel: of the loops with the most
-    products, the shortest one. A kernel with a loop for tiles that need a mask and one for all
-    others has as many products in both, and the one without a mask is the shorter one.
+    """The loops over blocks in what `nvdisasm -c` prints of a kernel: the innermost ones of those
+    with at least a third of the products of the one with the most. Of a loop for tiles that need a
+    mask or look-ups and one for all others, the latter runs fewer instructions, and it may have
+    fewer products.
     """
     instructions, labels, loops = [], {}, []
     for line in text.splitlines():
@@ -85,21 +93,29 @@ def of_loop(text: str) -> OfLoop:
     products = [n for n, instruction in enumerate(instructions) if _PRODUCT.search(instruction)]
     copies = sum(1 for instruction in instructions if _COPY.search(instruction))
     count = lambda loop: sum(n in loop for n in products)
-    whole = max(loops, key=lambda loop: (count(loop), -len(loop)), default=range(0))
-    times = dict.fromkeys(whole, 1)
-    for loop in loops:
-        if loop != whole and loop[0] in times and loop[-1] in times:
-            leaves = lambda n: labels.get(_target(instructions[n]), 0) > loop[-1]
-            guards = [instructions[n] for n in loop if n == loop[-1] or leaves(n)]
-            turns = _turns([instructions[n] for n in loop], guards)
-            times.update({n: times[n] * turns for n in loop})
+
+    def run(whole) -> dict[int, int]:
+        """How often each instruction of a loop runs."""
+        times = dict.fromkeys(whole, 1)
+        for loop in loops:
+            if loop != whole and loop[0] in times and loop[-1] in times:
+                leaves = lambda n: labels.get(_target(instructions[n]), 0) > loop[-1]
+                guards = [instructions[n] for n in loop if n == loop[-1] or leaves(n)]
+                turns = _turns([instructions[n] for n in loop], guards)
+                times.update({n: times[n] * turns for n in loop})
+        return times
+
+    most = max(map(count, loops), default=0)
+    found = [loop for loop in loops if 3 * count(loop) >= most] or [range(0)]
+    holds_one = lambda loop: any(a != loop and a[0] in loop and a[-1] in loop for a in found)
+    executed = [(sum(run(loop).values()), loop) for loop in found if not holds_one(loop)]
+    first = operator.itemgetter(0)
+    (loop, whole), (other, _) = min(executed, key=first), max(executed, key=first)
+    times = run(whole)
     inner = {n for loop in loops if len(loop) < len(whole) for n in loop if n in times}
-    return OfLoop(
-        sum(times.values()),
-        sum(times[n] for n in inner),
-        sum(times.get(n, 0) for n in products),
-        copies,
-    )
+    local = [n for n in times if _LOCAL.match(instructions[n])]
+    of = lambda numbers: sum(times.get(n, 0) for n in numbers)
+    return OfLoop(loop, of(inner), of(products), copies, other, of(local))
 
 
 def _target(instruction: str) -> str | None:
@@ -153,11 +169,24 @@ def of_visit(text: str, use: str) -> OfVisit:
             ends = (n for n in range(begin + 1, len(bundles)) if region.search(bundles[n][2]))
             part = range(begin, next(ends, begin))
             parts.append((sum(n in part for n in products), -len(part), begin, part.stop))
-    if not parts or not max(parts)[0]:
+    most = max((part[0] for part in parts), default=0)
+    if not most:
         raise ValueError('no part with products is skipped')
-    _, _, begin, end = max(parts)
-    # A visit begins with the test whether there is one, behind the last label.
-    begin = max(n for n in range(begin + 1) if bundles[n][0] or n == 0)
+    found = [range(begin, stop) for count, _, begin, stop in parts if 3 * count >= most]
+    holds_one = lambda part: any(a != part and a[0] in part and a[-1] in part for a in found)
+    visits = [_times(bundles, part) for part in found if not holds_one(part)]
+    begin, times = min(visits, key=lambda visit: sum(visit[1].values()))
+    depths = [depth.count('>') for _, depth, _ in bundles]
+    inner = sum(times[n] for n in times if depths[n] > depths[begin])
+    units = _units(use, times)
+    spills = units.get('VLOAD:FILL', 0) + units.get('VSTORE:SPILL', 0)
+    return OfVisit(sum(times.values()), inner, units, spills)
+
+
+def _times(bundles, part: range) -> tuple[int, dict[int, int]]:
+    """Where a visit begins, and how often each of its bundles runs."""
+    # It begins with the test whether there is one, behind the last label.
+    begin, end = max(n for n in range(part.start + 1) if bundles[n][0] or n == 0), part.stop
     depths = [depth.count('>') for _, depth, _ in bundles]
     times = dict.fromkeys(range(begin, end), 1)
     for first in times:
@@ -169,10 +198,7 @@ def of_visit(text: str, use: str) -> OfVisit:
             tests = [_EXIT.search(bundles[n][2]) for n in loop if depths[n] == depths[first]]
             turns = next((int(found[1]) for found in tests if found), 1)
             times.update({n: times[n] * turns for n in loop})
-    inner = sum(times[n] for n in times if depths[n] > depths[begin])
-    units = _units(use, times)
-    spills = units.get('VLOAD:FILL', 0) + units.get('VSTORE:SPILL', 0)
-    return OfVisit(sum(times.values()), inner, units, spills)
+    return begin, times
 
 
 def _units(use: str, times: dict[int, int]) -> dict[str, int]:

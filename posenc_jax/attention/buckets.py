@@ -9,9 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from posenc_jax.attention.kernels.look_up import look_up
 from posenc_jax.attention.kernels.operations import loop, pick, put
-from posenc_jax.attention.kernels.program import in_kernel
+from posenc_jax.attention.kernels.program import in_kernel, loads_entries
 from posenc_jax.base.derivatives import own_gradient
+
+# Up to this distance a kernel of a GPU looks the bucket up in a table of all distances.
+_MOST_DISTANCES = 8192
 
 Owner = Literal['query', 'key', 'all']
 
@@ -28,6 +32,12 @@ def bucket_of(
     known = jnp.asarray(starts, distance.dtype)
     if not in_kernel():
         return (distance[..., None] >= known).sum(-1, dtype=jnp.int32)
+    if loads_entries() and len(starts) and starts[-1] <= _MOST_DISTANCES:
+        # Starts are whole numbers, so what a distance has reached is known by its whole part.
+        reached = np.searchsorted(starts, np.arange(starts[-1] + 1), side='right')
+        whole = jnp.floor(distance) if jnp.issubdtype(distance.dtype, jnp.floating) else distance
+        place = jnp.clip(whole, 0, int(starts[-1])).astype(jnp.int32)
+        return look_up(jnp.asarray(reached, jnp.int32)[None, None, None], place, 'all')[:, 0]
 
     # A kernel does not hold the comparisons of all pairs with all starts.
     def step(n, reached):
@@ -38,13 +48,14 @@ def bucket_of(
 
 @partial(own_gradient, nondiff_argnums=(2,))
 def take_bucket(
-    t: Float[Array, '#B N X C'], index: Int[Array, '#B T S'], owner: Owner = 'query'
+    t: Float[Array, '#B N X C'], index: Int[Array, '#B #T #S'], owner: Owner = 'query'
 ) -> Float[Array, '#B N T S']:
     """`t[x, index]` of every pair, x its query, its key, or 0; the transpose of `sum_by_bucket`.
 
     Args:
       t: C numbers for each owner: X = T for queries, S for keys, and 1 for 'all'.
-      index: the bucket of every pair, 0 .. C - 1.
+      index: the bucket of every pair, 0 .. C - 1; in a uniform tile of a kernel [1, 1, 1], and then
+        the result has one number for each owner.
       owner: whose numbers a pair takes.
 
     Example:
@@ -52,7 +63,7 @@ def take_bucket(
       [[[[7.0, 5.0, 7.0]]]]
     """
     if in_kernel():
-        return _by_comparison(t, index, owner)
+        return look_up(t, index, owner)
     batch, heads = max(len(t), len(index)), t.shape[1]
     t = jnp.broadcast_to(t, (batch, *t.shape[1:]))
     if owner == 'query':
@@ -67,7 +78,7 @@ def take_bucket(
 
 @partial(own_gradient, nondiff_argnums=(2, 3))
 def sum_by_bucket(
-    w: Float[Array, 'B N T S'], index: Int[Array, '#B T S'], buckets: int, owner: Owner = 'query'
+    w: Float[Array, 'B N T S'], index: Int[Array, '#B #T #S'], buckets: int, owner: Owner = 'query'
 ) -> Float[Array, 'B N X C']:
     """Sums of numbers over the pairs of the same owner in the same bucket, float32.
 
@@ -91,8 +102,14 @@ def sum_by_bucket(
     )
 
 
+@own_gradient
+def take_row(table: Float[Array, 'C H'], index: Int[Array, '1 1 1']) -> Float[Array, '1 1 1 H']:
+    """The row of a table that a uniform tile of a kernel looks up."""
+    return look_up(table[None, None], index, 'row')
+
+
 def by_scatter(
-    w: Float[Array, 'B N T S'], index: Int[Array, '#B T S'], buckets: int, owner: Owner = 'query'
+    w: Float[Array, 'B N T S'], index: Int[Array, '#B #T #S'], buckets: int, owner: Owner = 'query'
 ) -> Float[Array, 'B N X C']:
     """`sum_by_bucket` by scattered additions."""
     batch, heads = w.shape[:2]
@@ -116,7 +133,7 @@ def by_scatter(
 
 
 def by_product(
-    w: Float[Array, 'B N T S'], index: Int[Array, '#B T S'], buckets: int, owner: Owner = 'query'
+    w: Float[Array, 'B N T S'], index: Int[Array, '#B #T #S'], buckets: int, owner: Owner = 'query'
 ) -> Float[Array, 'B N X C']:
     """`sum_by_bucket` by a product with a one-hot matrix."""
     chosen = jax.nn.one_hot(index, buckets)
@@ -126,28 +143,16 @@ def by_product(
     return sums if kept else sums[:, :, None]
 
 
-def _by_comparison(t, index, owner: Owner):
-    """`take_bucket` without a gather, which kernels do not have."""
-    spread = 2 if owner == 'key' else 3
-
-    def step(n, found):
-        return jnp.where(index[:, None] == n, jnp.expand_dims(pick(t, 3, n), spread), found)
-
-    shape = max(len(t), len(index)), t.shape[1], *index.shape[1:]
-    return loop(t.shape[3], step, jnp.zeros(shape, t.dtype))
-
-
 def _sums_by_comparison(w, index, buckets: int, owner: Owner):
     """`sum_by_bucket` without a scatter."""
     axes = {'query': (3,), 'key': (2,), 'all': (2, 3)}[owner]
-    w = w.astype(jnp.float32)
-
-    def step(n, sums):
-        part = jnp.where(index[:, None] == n, w, 0.0).sum(axes)
-        return put(part[..., None] if owner == 'all' else part, 3, n, sums)
-
+    w, index = w.astype(jnp.float32), index[:, None]
     owners = {'query': w.shape[2], 'key': w.shape[3], 'all': 1}[owner]
-    return loop(buckets, step, jnp.zeros((*w.shape[:2], owners, buckets), jnp.float32))
+    sums = jnp.zeros((*w.shape[:2], owners, buckets), jnp.float32)
+    put_sum = lambda w, n, sums: put(w.sum(axes).reshape(sums.shape[:3]), 3, n, sums)
+    if index.shape[2:] == (1, 1):
+        return put_sum(w, index, sums)
+    return loop(buckets, lambda n, sums: put_sum(jnp.where(index == n, w, 0.0), n, sums), sums)
 
 
 def _place(index: Array, owner: Owner, buckets: int) -> Array:
@@ -166,6 +171,10 @@ def _take_bwd(owner, kept, g):
     return sums.sum(0, keepdims=True) if like.shape[0] < len(sums) else sums, None
 
 
+take_row.defvjp(
+    lambda table, index: (take_row(table, index), (index, jnp.zeros((len(table), 0)))),
+    lambda kept, g: (put(g[0, 0, 0], 0, kept[0][0], jnp.zeros((len(kept[1]), g.shape[3]))), None),
+)
 take_bucket.defvjp(
     lambda t, index, owner: (
         take_bucket(t, index, owner),
@@ -174,6 +183,12 @@ take_bucket.defvjp(
     _take_bwd,
 )
 sum_by_bucket.defvjp(
-    lambda w, index, buckets, owner: (sum_by_bucket(w, index, buckets, owner), index),
-    lambda buckets, owner, index, g: (take_bucket(g, index, owner), None),
+    lambda w, index, buckets, owner: (
+        sum_by_bucket(w, index, buckets, owner),
+        (index, jnp.zeros((*w.shape, 0))),
+    ),
+    lambda buckets, owner, kept, g: (
+        jnp.broadcast_to(take_bucket(g, kept[0], owner), kept[1].shape[:-1]),
+        None,
+    ),
 )

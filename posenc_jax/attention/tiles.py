@@ -106,6 +106,7 @@ class Plan:
       nodes: of a ring, how many equal pieces of the queries of a device meet keys on their own.
       dense: whether JAX differentiates the form.
       full: every query sees every key of the tiles, so that no mask is computed.
+      uniform: all pairs of a tile are alike by their positions, see `Encoding.uniform`.
     """
 
     graphdef: Any
@@ -119,9 +120,14 @@ class Plan:
     nodes: int = 1
     dense: bool = False
     full: bool = False
+    uniform: bool = False
 
     def encoding(self, params, constants) -> Encoding:
         return nnx.merge(self.graphdef, params, constants)
+
+    def placed(self, tok: Tokens) -> Tokens:
+        """The tokens of a tile as doors see them: in a uniform tile they have one position."""
+        return dataclasses.replace(tok, pos=tok.pos[:, :1]) if self.uniform else tok
 
     def loop(self, count, body, init) -> Callable:
         """`fori_loop`, or a plain call of `body` if there is one step, yet to be called without

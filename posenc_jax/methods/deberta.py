@@ -16,7 +16,7 @@ from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Multiple, NonNegative
 from posenc_jax.protocol.capabilities import Prepares
-from posenc_jax.protocol.families import whole_distance
+from posenc_jax.protocol.families import all_beyond, whole_distance
 from posenc_jax.protocol.registry import Card, register
 
 Terms = Literal['both', 'c2p', 'p2c']
@@ -324,6 +324,13 @@ class DeBERTa(Prepares):
             None if rows is None else nnx.Param(rows, axes=(None, 'heads', None)) for rows in found
         )
         self.table = self.norm_scale = self.norm_bias = self.b_q = None
+
+    def uniform(self, tq, tk):
+        reach = self.max_distance
+        if self.buckets is not None:
+            starts = deberta_starts(self.buckets, self.max_distance)
+            reach = max([self.buckets // 2, *starts.tolist()])
+        return all_beyond(tq, tk, reach, reach)
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         distance = whole_distance('deberta', tq.pos, tk.pos)

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from posenc_jax.attention.buckets import sum_by_bucket, take_bucket
+from posenc_jax.attention.buckets import sum_by_bucket, take_bucket, take_row
 from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.products import heads_first, scaled_dot_product, weighted_sum
 from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.families import whole_distance
+from posenc_jax.protocol.families import all_beyond, whole_distance
 from posenc_jax.protocol.registry import Card, register
 
 
@@ -31,7 +31,7 @@ def shaw_index(
 
 @own_gradient
 def take_by_index(
-    t: Float[Array, 'B N T C'], index: Int[Array, '#B T S']
+    t: Float[Array, 'B N T C'], index: Int[Array, '#B #T #S']
 ) -> Float[Array, 'B N T S']:
     """`out[s] = t[index[s]]` for every query; the transpose of `sum_by_index`."""
     if in_kernel():
@@ -46,7 +46,7 @@ def take_by_index(
 
 @partial(own_gradient, nondiff_argnums=(2,))
 def sum_by_index(
-    w: Float[Array, 'B N T S'], index: Int[Array, '#B T S'], bins: int
+    w: Float[Array, 'B N T S'], index: Int[Array, '#B #T #S'], bins: int
 ) -> Float[Array, 'B N T C']:
     """Sums of weights over the keys with the same index, for every query; linear in `w`."""
     if in_kernel():
@@ -65,7 +65,7 @@ def sum_by_index(
     )
 
 
-def _first_of_run(index: Int[Array, '#B T S']) -> Int[Array, '#B T']:
+def _first_of_run(index: Int[Array, '#B #T #S']) -> Int[Array, '#B T']:
     """The x with `index[s] = clip(x + s, 0, bins - 1)`, if there is one."""
     lowest = (index == 0).sum(-1, dtype=index.dtype)
     return jnp.where(lowest > 0, 1 - lowest, index[..., 0])
@@ -100,8 +100,8 @@ take_by_index.defvjp(
     lambda kept, g: (sum_by_index(g, kept[0], kept[1].shape[1]), None),
 )
 sum_by_index.defvjp(
-    lambda w, index, bins: (sum_by_index(w, index, bins), index),
-    lambda bins, index, g: (take_by_index(g, index), None),
+    lambda w, index, bins: (sum_by_index(w, index, bins), (index, jnp.zeros((*w.shape, 0)))),
+    lambda bins, kept, g: (jnp.broadcast_to(take_by_index(g, kept[0]), kept[1].shape[:-1]), None),
 )
 
 
@@ -140,8 +140,8 @@ def shaw_logits(
 def shaw_values(
     w: Float[Array, 'B N T S'],
     values: Float[Array, 'C H'],
-    q_pos: Num[Array, '#B T'],
-    k_pos: Num[Array, '#B S'],
+    q_pos: Num[Array, '#B #T'],
+    k_pos: Num[Array, '#B #S'],
 ) -> Float[Array, 'B N T H']:
     """`sum_j p_ij aV_c`, float32: the term of relative values, c the clipped distance.
 
@@ -153,7 +153,10 @@ def shaw_values(
     Raises:
       ValueError: an even number of relative values; positions that are not integers.
     """
-    bins = sum_by_index(w, shaw_index(q_pos, k_pos, _reach('values', values)), len(values))
+    index = shaw_index(q_pos, k_pos, _reach('values', values))
+    if index.shape[1:] == (1, 1) != w.shape[2:]:  # a uniform tile of a kernel
+        return w.sum(-1, keepdims=True) * take_row(values, index)
+    bins = sum_by_index(w, index, len(values))
     # One copy of the values per row and head. The gradient is then a product per row and head,
     # which XLA computes many times as fast as one product over all.
     copies = jnp.broadcast_to(values, (*bins.shape[:2], *values.shape))
@@ -220,6 +223,9 @@ class Shaw(Encoding):
         index = shaw_index(tq.pos, tk.pos, self.max_distance)
         return s + take_by_index(heads_first(tq.feats['shaw']), index), carry
 
+    def uniform(self, tq, tk):
+        return all_beyond(tq, tk, self.max_distance, self.max_distance)
+
     def collect(self, w, v, tq, tk):
         return weighted_sum(w, v) + shaw_values(w, self.values[...], tq.pos, tk.pos)
 
@@ -227,4 +233,4 @@ class Shaw(Encoding):
 class ShawOfKeys(Shaw, where=lambda given: not given['value_term']):
     """Shaw's vectors without those of values."""
 
-    collect = Encoding.collect
+    collect, uniform = Encoding.collect, Shaw.uniform

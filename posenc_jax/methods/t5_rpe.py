@@ -12,7 +12,7 @@ from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.meshes import vary, varying_axes
 from posenc_jax.protocol.bounds import CONTEXT, NonNegative
 from posenc_jax.protocol.errors import check_number
-from posenc_jax.protocol.families import Bias, signed_distance
+from posenc_jax.protocol.families import Bias, all_beyond, signed_distance
 from posenc_jax.protocol.registry import Card, register
 
 _MOST_BUCKETS = 1024  # per direction
@@ -187,6 +187,11 @@ class T5RPE(Bias):
         self.scale = 1.0 if scaled else head_dim**0.5
         table = std * jax.random.normal(rngs.params(), (buckets, heads), jnp.float32)
         self.table = nnx.Param(table, axes=(None, 'heads'))
+
+    def uniform(self, tq, tk):
+        buckets = self.table.shape[0] // (2 if self.bidirectional else 1)
+        last = int(t5_rpe_thresholds(buckets, self.max_distance)[-1])
+        return all_beyond(tq, tk, last, last if self.bidirectional else 0)
 
     def bias(self, q_pos, k_pos):
         return t5_rpe_bias(

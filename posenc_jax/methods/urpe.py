@@ -12,7 +12,7 @@ from posenc_jax.base.products import over_batch, weighted_sum
 from posenc_jax.methods.t5_rpe import look_up, t5_rpe_thresholds
 from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative
 from posenc_jax.protocol.encoding import Encoding
-from posenc_jax.protocol.families import signed_distance, whole_distance
+from posenc_jax.protocol.families import all_beyond, signed_distance, whole_distance
 from posenc_jax.protocol.registry import Card, register
 
 Table = Literal['bucketed', 'toeplitz']
@@ -127,6 +127,11 @@ class URPE(Encoding):
         if self.table == 'toeplitz':
             return urpe_diagonal(q_pos, k_pos, self.max_len)
         return urpe_bucket(q_pos, k_pos, buckets=self.buckets, max_distance=self.max_distance)
+
+    def uniform(self, tq, tk):
+        bucketed = self.table == 'bucketed'
+        starts = t5_rpe_thresholds(self.buckets, self.max_distance) if bucketed else [self.max_len]
+        return all_beyond(tq, tk, int(starts[-1]), int(starts[-1]))
 
     def _spread(self, table, like, tq, tk):
         """The entries of a table for all pairs, [B, N, T, S]."""

@@ -1,5 +1,7 @@
 """Encodings made of other encodings: here their doors are forwarded and their traits united."""
 
+import functools
+import operator
 from typing import Any, ClassVar
 
 import jax
@@ -120,6 +122,10 @@ class Composite(Encoding):
         for part in self.children:
             every = part.sees_all(tq, tk) & every
         return every
+
+    def uniform(self, tq, tk):
+        found = [part.uniform(tq, tk) for part in self.children]
+        return all(a is not False for a in found) and functools.reduce(operator.and_, found, True)
 
     def collect(self, w, v, tq, tk):
         owner = self._owner('collect')

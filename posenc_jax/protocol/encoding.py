@@ -147,6 +147,8 @@ class Encoding(nnx.Module):
                 raise TypeError(f'{cls.__name__}: {trait!r} is no trait; {nearest(trait, TRAITS)}')
         if not {'mask', 'allow'}.isdisjoint(vars(cls)) and 'sees_all' not in vars(cls):
             cls.sees_all = Encoding.sees_all  # that of a base class is about another mask
+        if not {'logits', 'bias', 'collect'}.isdisjoint(vars(cls)) and 'uniform' not in vars(cls):
+            cls.uniform = Encoding.uniform  # likewise
         if '__init__' in vars(cls):
             cls._variants = []
             cls.__init__ = remembering(cls.__init__, cls._variants)
@@ -242,6 +244,16 @@ class Encoding(nnx.Module):
         A wrong False costs time; a wrong True would show keys that are hidden.
         """
         return not self.opens('mask')
+
+    def uniform(self, tq: Bounds, tk: Bounds) -> Bool[Array, ''] | bool:
+        """Whether any position of each of two blocks of valid tokens may stand for all others of
+        the block, judged by the bounds of the blocks: `logits` and `collect` read `pos` and
+        features of tokens alone, and look up the same entry of a table for all pairs. They then get
+        one position, [#B, 1].
+
+        A wrong False costs time; a wrong True would change results.
+        """
+        return not (self.opens('logits') or self.opens('collect'))
 
     def collect(
         self, w: Float[Array, 'B N T S'], v, tq: Tokens, tk: Tokens

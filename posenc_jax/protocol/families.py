@@ -4,13 +4,13 @@ from typing import ClassVar, Protocol
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from posenc_jax.base.double import Double
 from posenc_jax.base.products import over_batch
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import must_define
-from posenc_jax.protocol.tokens import Tokens
+from posenc_jax.protocol.tokens import Bounds, Tokens
 
 
 class Embedding(Encoding):
@@ -99,6 +99,20 @@ def signed_distance(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']) -> Num
             f'{q_pos.shape}, {k_pos.shape}'
         )
     return q_pos[..., :, None] - k_pos[..., None, :]
+
+
+def all_beyond(tq: Bounds, tk: Bounds, behind: int, ahead: int) -> Bool[Array, '']:
+    """Whether all keys of a block are at least `behind` positions behind all queries of another, or
+    all at least `ahead` positions ahead of them.
+
+    Example:
+      >>> of = lambda n: bounds(Tokens.of(pos=jnp.arange(n, n + 4)[None]))
+      >>> [bool(all_beyond(of(12), of(n), 6, 6)) for n in (0, 4, 20)]
+      [True, False, False]
+    """
+    return (tq.position_low - tk.position_high >= behind) | (
+        tk.position_low - tq.position_high >= ahead
+    )
 
 
 def whole_distance(

@@ -18,7 +18,7 @@ from posenc_jax.protocol.registry import entries
 
 FITS = Compiled(
     'alibi', 64, 'bfloat16', 'sm_90', '64x64',
-    warps=(4, 4, 4), registers=(168, 255, 255), spills=(1024, 9000, 9000), shared=(227, 96, 89),
+    warps=(4, 4, 4), registers=(168, 255, 255), spills=(1024, 8192, 8000), shared=(227, 96, 89),
 )  # fmt: skip
 LARGE = dataclasses.replace(FITS, encoding='kerple', shared=(80, 336.5, 89), spills=(0, 0, 0))
 SPILLS = dataclasses.replace(FITS, encoding='fire', spills=(1025, 0, 0))
@@ -63,6 +63,14 @@ def test_a_table_that_is_written_is_read(table):
 def test_a_kernel_is_refused_by_its_line(table, asked, reason):
     found = compiled.refusal(*asked)
     assert found is None if reason is None else re.search(reason, found)
+
+
+def test_spills_of_rare_tiles_do_no_harm_and_those_of_gradients_do():
+    assert SPILLS.refusal() and dataclasses.replace(SPILLS, local=(1, 0, 0)).refusal()
+    assert dataclasses.replace(SPILLS, local=(0, 40, 40)).refusal() is None
+    gradients = dataclasses.replace(FITS, spills=(0, 0, 8193), local=(0, 0, 9))
+    assert re.search('would spill 8193 bytes .* more than 8192', gradients.refusal())
+    assert gradients.refusal(slow=False) is None
 
 
 def attention(spec, implementation, block=None, target='cuda', device='sm_90', length=64):

@@ -18,7 +18,7 @@ from posenc_jax.attention.library import choice as library
 from posenc_jax.base.targets import INTERPRETED, made_for
 from posenc_jax.testing.subject import draw
 from tests import contract_test
-from tests.attention import ring_test
+from tests.attention import kernel_tiles_test, ring_test
 from tests.attention.ring_test import MIXED, TEXTS, same
 
 LENGTH = 20
@@ -109,6 +109,21 @@ def test_representatives_in_bfloat16(key):
 @pytest.mark.parametrize('spec', ['shaw()', 'cope()', 'alibi()', 't5_rpe() | window(size=5)'])
 def test_some_encodings(spec, text):
     same(*both(example(spec), text))
+
+
+@pytest.mark.full_where(condition=lambda spec, text: text != {})
+@pytest.mark.parametrize('text', [TEXT, {}], ids=['packed and padded', 'one document'])
+@pytest.mark.parametrize('spec', kernel_tiles_test.LOOK_UPS)
+def test_tiles_with_look_ups_and_uniform_ones(spec, text):
+    same(*both(example(spec), text))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('spec', kernel_tiles_test.LOOK_UPS)
+def test_uniform_tiles_in_bfloat16(spec):
+    for one, other in zip(*map(jax.tree.leaves, both(example(spec), {}, dtype=jnp.bfloat16))):
+        one, other = (np.asarray(a, np.float32) for a in (one, other))
+        np.testing.assert_allclose(one, other, atol=1e-2 * max(1.0, abs(other).max()), rtol=0)
 
 
 @pytest.mark.full_where(condition=lambda spec: spec not in ('alibi()', 'cope()'))
@@ -450,7 +465,7 @@ def on_a_tpu(length, **options):
         return jax.eval_shape(jax.grad(run, (0, 1, 2)), shape, shape, shape)
 
 
-@pytest.mark.parametrize('length, block', [(509 * 256, None), (2**18, 1024)])
+@pytest.mark.parametrize('length, block', [(508 * 256, None), (2**18, 1024)])
 def test_a_tpu_takes_long_texts(length, block):
     """A kernel that holds all keys of a head takes 2^13 of this width."""
     assert [a.shape[1] for a in on_a_tpu(length, block=block)] == [length] * 3
@@ -462,7 +477,7 @@ def test_a_tpu_takes_long_texts(length, block):
         (
             510 * 256,
             None,
-            'the order of 510 x 510 blocks, which is 260,610 numbers, .* a larger bl',
+            'the order of 510 x 510 blocks, which is 261,120 numbers, .* a larger bl',
         ),
         (2**12, 2048, r'\S+ MiB of the memory .* of shape \(2048, 2048\); use a smaller block'),
     ],

@@ -2,14 +2,17 @@
 products.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.attention.kernels.program import Program
-from posenc_jax.attention.kernels.visits import visits_of_keys, visits_of_queries
+from posenc_jax.attention.kernels.visits import plan_apart, visits_of_keys, visits_of_queries
 from posenc_jax.attention.tiles import Blocks, Plan
 from posenc_jax.protocol.composite import parts_of
 from posenc_jax.protocol.tokens import bounds
@@ -17,6 +20,7 @@ from tests import contract_test
 from tests.attention.ring_test import MIXED
 
 SIZE, LENGTH = 4, 24
+PLAN = Plan(None, *[Blocks(SIZE, 1)] * 3, (), target='interpreter')
 TEXTS = {
     'one document': {},
     'packed': dict(segment=jnp.repeat(jnp.arange(2), 12)[None]),
@@ -78,8 +82,8 @@ def test_a_mask_that_hides_more_than_its_base_class_promises_nothing():
 def test_visits_without_a_mask_are_those_of_full_tiles(spec, text):
     encoding, tok = pj.make(spec, causal=True, heads=2), tokens(TEXTS[text])
     encoding = pj.chain(encoding, pj.make('document()'))
-    plan = Plan(None, *[Blocks(SIZE, 1)] * 3, (), target='interpreter')
-    visits = visits_of_queries(plan, encoding, tok, tok, apart=True)
+    apart = plan_apart(PLAN, encoding, tok, tok)
+    visits = visits_of_queries(PLAN, encoding, tok, tok, apart=apart)
     count = LENGTH // SIZE
     meets, full = (np.zeros((2, len(visits[0]), count, count), bool) for _ in range(2))
     for side, (order, total, masked) in enumerate((visits, visits_of_keys(visits))):
@@ -95,6 +99,55 @@ def test_visits_without_a_mask_are_those_of_full_tiles(spec, text):
         for i, j, every, some, _ in tiles(encoding, row):
             assert meets[0, b, i, j] or not some, (b, i, j)
             assert every or not full[0, b, i, j], (b, i, j)
+
+
+LOOK_UPS = (
+    't5_rpe(buckets=4, max_distance=6)', 'shaw(max_distance=5)', 'urpe(buckets=4, max_distance=6)',
+    'deberta(max_distance=5)', 'deberta(max_distance=6, buckets=4)',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('text', TEXTS)
+@pytest.mark.parametrize('spec', LOOK_UPS)
+def test_look_ups_find_the_same_entry_in_uniform_tiles(spec, text):
+    sizes = dict(heads=2, head_dim=8, model_dim=16, train_len=LENGTH)
+    encoding, tok = pj.make(spec, causal=True, **sizes), tokens(TEXTS[text])
+    plan = plan_apart(PLAN, encoding, tok, tok)
+    assert plan.full and plan.uniform
+    order, count, others = visits_of_queries(PLAN, encoding, tok, tok, apart=plan)
+    apart = 0
+    for b, i in np.ndindex(order.shape[:2]):
+        row = jax.tree.map(lambda a: a[b : b + 1] if len(a) > 1 else a, tok)
+        for j in order[b, i, others[b, i] : count[b, i]]:
+            tq, tk = (row.slice(int(n) * SIZE, SIZE) for n in (i, j))
+            assert all(part.valid is None or part.valid.all() for part in (tq, tk))
+            distance = tq.pos[..., None] - tk.pos[:, None]
+            assert distance.min() >= 5
+            apart += 1
+    assert apart
+
+
+@pytest.mark.parametrize('spec', ['alibi()', 't5_rpe() | alibi()', 'rope() | window(size=9)'])
+def test_no_tile_is_uniform_by_distances_or_without_look_ups(spec):
+    tok = tokens({})
+    encoding = pj.make(spec, causal=True, heads=2, head_dim=8)
+    assert not plan_apart(PLAN, encoding, tok, tok).uniform
+
+
+def test_fractional_positions_may_have_gradients():
+    encoding, tok = pj.make(LOOK_UPS[0], heads=2, head_dim=8), tokens({})
+    assert plan_apart(PLAN, encoding, tok, tok).uniform
+    tok = dataclasses.replace(tok, pos=tok.pos.astype(jnp.float32))
+    assert not plan_apart(PLAN, encoding, tok, tok).uniform
+
+
+def test_an_encoding_that_reads_more_than_its_base_class_promises_no_uniform_tiles():
+    class More(type(pj.make(LOOK_UPS[1], head_dim=8))):
+        def collect(self, w, v, tq, tk):
+            return super().collect(w * tk.index[:, None, None], v, tq, tk)
+
+    tok = tokens({})
+    assert not plan_apart(PLAN, More(5, head_dim=8, rngs=nnx.Rngs(0)), tok, tok).uniform
 
 
 def test_a_product_is_added_to_a_sum_of_the_same_shape():

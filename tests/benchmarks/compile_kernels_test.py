@@ -5,6 +5,7 @@ that is committed.
 import dataclasses
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import textwrap
@@ -105,9 +106,9 @@ def test_registers_and_spills_are_those_of_ptxas():
 
 def test_loops_within_the_loop_count_as_often_as_they_run():
     # 5 instructions beside the two loops, of 4 x 31 and of 3 x 32.
-    assert reports.of_loop(SASS) == reports.OfLoop(5 + 124 + 96, 124 + 96, 2, 1)
+    assert reports.of_loop(SASS) == reports.OfLoop(5 + 124 + 96, 124 + 96, 2, 1, 5 + 124 + 96, 0)
     plain = SASS.replace('BRA `(.L_x_1)', 'NOP').replace('BRA `(.L_x_2)', 'NOP')
-    assert reports.of_loop(plain) == reports.OfLoop(12, 0, 2, 1)
+    assert reports.of_loop(plain) == reports.OfLoop(12, 0, 2, 1, 12, 0)
     assert reports.of_loop('').loop == 0
     # As on sm_80: the loop is left in its middle, by a far jump, and uniform registers count.
     middle = """
@@ -119,13 +120,29 @@ def test_loops_within_the_loop_count_as_often_as_they_run():
 .L_x_5:"""
     first, last = SASS.index('        /*31e0*/'), SASS.index('\n        /*3220*/')
     far = SASS[:first] + middle.lstrip('\n') + SASS[last:]
-    assert reports.of_loop(far) == reports.OfLoop(5 + 124 + 5 * 32, 124 + 5 * 32, 2, 1)
+    found = reports.of_loop(far)
+    assert found == reports.OfLoop(5 + 124 + 5 * 32, 124 + 5 * 32, 2, 1, 5 + 124 + 5 * 32, 0)
+    # A loop for tiles with look-ups, and one for the others.
+    both = SASS + re.sub(r'\.L_x_(\d+)', r'.L_y_\1', plain)
+    assert reports.of_loop(both) == reports.OfLoop(12, 0, 2, 2, 5 + 124 + 96, 0)
+    spilled = both.replace('HGMMA', '@!P0 STL.64 [R1+0x8], R4 ;\n/*0f80*/ HGMMA', 1)
+    assert reports.of_loop(spilled).local == 0  # in the loop with look-ups alone
+    assert reports.of_loop(plain.replace('MOV R79, RZ', 'LDL R79, [R1]')).local == 1
 
 
 def test_a_visit_is_what_is_skipped_and_its_loops_count_as_often_as_they_run():
     found = reports.of_visit(BUNDLES, USE.lstrip())
     units = {'MATMUL': 4, 'XLU': 31, 'VLOAD:FILL': 31, 'VSTORE:SPILL': 31}
     assert found == reports.OfVisit(5 - 1 + 3 * 31, 3 * 31, units, 62)
+    # A part for tiles that need a mask, and one for the others.
+    whole = """
+  0x89   : > { %1176 = sbr.rel (%p6220_p9) target = $region73 }
+  0x8a   : > { %9 = vmatmul.bf16.gmra.mxu1 %v7 }
+  0x8b   : > { %9 = vmatmul.bf16.gmra.mxu1 %v8 }
+  0x8c PF: > { %s17226_s20 = sld [smem:[#allocation432_spill]] } /* Start/End empty region 73 */"""
+    first, end = BUNDLES.split('region 72 */')
+    both = first + 'region 72 */' + whole + end
+    assert reports.of_visit(both, USE.lstrip() + 4 * '0 0 0 0\n').bundles == 4
     with pytest.raises(ValueError, match='no part with products'):
         reports.of_visit(BUNDLES.replace('vmatmul', 'vadd'), USE.lstrip())
 

@@ -8,6 +8,8 @@ by which an encoding and the features of tokens are cut to one head are those of
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +18,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.experimental import pallas as pl
 
+from posenc_jax.attention.kernels.lanes import OfRows
+from posenc_jax.attention.kernels.look_up import Part
 from posenc_jax.attention.kernels.operations import without_booleans
 from posenc_jax.attention.kernels.padding import cut, widen
 from posenc_jax.protocol.tokens import Tokens
@@ -29,7 +33,7 @@ class Heads:
     """The rows of the batch, and the heads of queries and of keys.
 
     Attributes:
-      room, held: the shapes of arrays in kernels, as in `Operations`.
+      room, held, hold: the shapes of arrays in kernels and how they are held, as in `Operations`.
     """
 
     rows: int
@@ -37,6 +41,7 @@ class Heads:
     keys: int
     room: Callable[[Sequence[int]], tuple[int, ...]]
     held: Callable[[Sequence[int]], tuple[int, ...]]
+    hold: Callable[[Any, Sequence[int]], Any]
 
     def number(self, count: int, n):
         """Which of `count` heads belongs to query head `n`."""
@@ -62,6 +67,7 @@ class OfTokens:
       size: T.
       dtype: of the array in a door. Booleans are passed as integers.
       heads: of the attention.
+      queries: the tokens are those of queries.
     """
 
     array: Any
@@ -70,16 +76,18 @@ class OfTokens:
     size: int
     dtype: Any
     heads: Heads
+    queries: bool = dataclasses.field(default=False, kw_only=True)
 
     @classmethod
-    def of(cls, a, door: str, size: int, heads: Heads) -> 'OfTokens':
+    def of(cls, a, door: str, size: int, heads: Heads, queries: bool = False) -> 'OfTokens':
         """Of an array [#B, L, ...], or for 'pair' [B, heads, L, ...]."""
         dtype = a.dtype
         if door != 'pair':
             a = jnp.swapaxes(a, 1, 2) if door == 'feature' else a[:, None]
         rest = a.shape[3:]
         a = widen(without_booleans(a), (*a.shape[:3], *heads.room(rest)))
-        return cls(a if rest else a[:, :, None], rest, door, size, dtype, heads)
+        a = a if rest else a[:, :, None]
+        return cls(a, rest, door, size, dtype, heads, queries=queries)
 
     @property
     def room(self):
@@ -87,12 +95,25 @@ class OfTokens:
 
     @property
     def example(self):
-        return jax.ShapeDtypeStruct((*self._block, *self.rest), self.dtype)
+        kind = jax.ShapeDtypeStruct
+        if self.queries and self.door == 'token' and self.turned:
+            kind = OfRows
+        return kind((*self._block, *self.rest), self.dtype)
 
     @property
     def held(self):
         """What `read` gives."""
-        return jax.ShapeDtypeStruct(self.heads.held((*self._block, *self.room)), self.dtype)
+        return jax.ShapeDtypeStruct(self.heads.held(self._shown), self.dtype)
+
+    @property
+    def turned(self) -> bool:
+        """Whether a kernel holds numbers in other places of a register than those of `array`."""
+        return math.prod(self.heads.held(self._shown)) != math.prod(self._shown)
+
+    @property
+    def _shown(self):
+        of_queries = self.queries and self.door == 'token' and not self.rest
+        return (1, 1, self.size) if of_queries else (*self._block, *self.room)
 
     @property
     def _block(self):
@@ -117,8 +138,20 @@ class OfTokens:
         else:
             at = pl.ds(pl.multiple_of(number * self.size, self.size), self.size)
             block = ref[(at, *(slice(None),) * len(self.rest)) if self.rest else (0, at)]
-        block = block.reshape(self.held.shape)
+        block = self.heads.hold(block, self._shown)
         return block != 0 if self.dtype == jnp.bool_ else block
+
+    def load(self, ref, *arguments):
+        """The numbers of own or other tokens at an index, see `Part.load`. The first argument may
+        be the number of a block among all.
+        """
+        *number, index, owner, shape = arguments
+        if owner not in ('query', 'key') or len(self.rest) != 1 or self.size == 1:
+            return None
+        axis = 0 if owner == 'query' else len(shape) - 1
+        token = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+        first = [n * self.size for n in number if n is not None]
+        return ref[sum(first, token), jnp.broadcast_to(index, shape)]
 
     def sums(self, blocks: int):
         """The shape of the gradients of all program instances, and the part of one of them."""
@@ -186,7 +219,7 @@ class OfPairs(OfTokens):
         there, or of the one of a number.
         """
         block = ref[...] if number is None else ref[number]
-        return block.reshape(self.held.shape)
+        return self.heads.hold(block, (*self._block, *self.room))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -238,8 +271,22 @@ class OfEncoding:
 
     def read(self, ref):
         a = ref[...] if self.shape else ref[0, 0]
-        a = a.reshape(self.held.shape) if self.shape else a  # Mosaic does not reshape a scalar
+        shape = self.heads.room(self.example.shape)
+        a = self.heads.hold(a, shape) if self.shape else a  # Mosaic does not reshape a scalar
         return a != 0 if self.dtype == jnp.bool_ else a
+
+    def load(self, ref, *arguments):
+        """The entries at an index, see `Part.load`."""
+        *_, index, owner, shape = arguments
+        if owner == 'row' and len(self.held.shape) == 2:
+            column = jax.lax.broadcasted_iota(jnp.int32, shape, 0)
+            return ref[jnp.broadcast_to(index, shape), column]
+        if owner != 'all':
+            return None
+        rows, columns = ref.shape
+        if rows == 1 or columns == 1:
+            return ref[0, index] if rows == 1 else ref[index, 0]
+        return ref[index // columns, index % columns]
 
     def sums(self, blocks: int):
         """As for `OfTokens`."""
@@ -269,9 +316,10 @@ def of_encoding(state: nnx.State, heads: Heads) -> Any:
     return structure.unflatten([OfEncoding.of(a, r, heads) for a, r in zip(leaves, roles)])
 
 
-def of_tokens(tok: Tokens, size: int, heads: Heads) -> Tokens:
+def of_tokens(tok: Tokens, size: int, heads: Heads, queries: bool = False) -> Tokens:
     """The leaves of tokens as `OfTokens`."""
-    plain = jax.tree.map(lambda a: OfTokens.of(a, 'token', size, heads), tok.without_feats())
+    of = lambda a: OfTokens.of(a, 'token', size, heads, queries)
+    plain = jax.tree.map(of, tok.without_feats())
     feats = jax.tree.map(lambda a: OfTokens.of(a, 'feature', size, heads), tok.feats)
     return dataclasses.replace(plain, feats=feats)
 
@@ -287,6 +335,9 @@ def held(tree: Any) -> Any:
 
 
 def read(tree: Any, refs, *number) -> Any:
-    """The arrays as a kernel holds them, from its references to the leaves of `tree`."""
+    """The arrays as a kernel gets them, a `Part` for each leaf of `tree`, from its references."""
     leaves, structure = jax.tree.flatten(tree)
-    return structure.unflatten([leaf.read(ref, *number) for leaf, ref in zip(leaves, refs)])
+    part = lambda leaf, ref: Part(
+        leaf.read(ref, *number), functools.partial(leaf.load, ref, *number)
+    )
+    return structure.unflatten([part(leaf, ref) for leaf, ref in zip(leaves, refs)])

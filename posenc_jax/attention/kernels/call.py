@@ -27,6 +27,7 @@ from posenc_jax.attention.kernels.arrays import (
     of_tokens,
     read,
 )
+from posenc_jax.attention.kernels.lanes import release
 from posenc_jax.attention.kernels.operations import Operations, without_booleans
 from posenc_jax.attention.kernels.program import Program
 from posenc_jax.attention.kernels.sizes import NoKernelError
@@ -49,7 +50,8 @@ class Fold:
         are arrays for every visit, their `Pair` follows.
       end: (arrays of the encoding, own block, the last state) -> the results.
       back: the visits are in the opposite order.
-      full: `step` where every query sees every key, or None if visits are not told apart.
+      full: `step` of the last visits, whose tiles are full, and may be uniform; None if visits are
+        not told apart.
     """
 
     start: Callable
@@ -81,13 +83,14 @@ class Call:
     def of(cls, plan, params, constants, q, k, v, tq, tk, *rows) -> 'Call':
         q, k, v = plan.q.swap(q), plan.k.swap(k), plan.k.swap(v)
         operate = Operations(plan.target)
-        heads = Heads(q.shape[0], q.shape[1], k.shape[1], operate.room, operate.held)
+        counts = q.shape[0], q.shape[1], k.shape[1]
+        heads = Heads(*counts, operate.room, operate.held, operate.hold)
         pair = lambda arrays, size: [OfTokens.of(a, 'pair', size, heads) for a in arrays]
         return cls(
             plan,
             heads,
             (of_encoding(params, heads), of_encoding(constants, heads)),
-            (*pair((q, *rows), plan.q.size), of_tokens(tq, plan.q.size, heads)),
+            (*pair((q, *rows), plan.q.size), of_tokens(tq, plan.q.size, heads, queries=True)),
             (*pair((k, v), plan.k.size), of_tokens(tk, plan.k.size, heads)),
         )
 
@@ -119,7 +122,7 @@ class Call:
           found: arrays that a kernel of queries writes at every visit.
         """
         on_grid = targets.of_tpu(self.plan.target)
-        tables = [a.reshape(-1).astype(jnp.int32) for a in visits[: 2 if on_grid else 3]]
+        tables = [a.reshape(-1).astype(jnp.int32) for a in visits]
         which = Visits(*visits[0].shape, back=fold.back)
         trees = fixed, own, others, list(known)
         place = which.block_of_step if on_grid else None
@@ -138,7 +141,7 @@ class Call:
         outputs = [spec for _, spec in shapes]
         size = self.heads.rows, self.heads.queries, which.own
         if on_grid:
-            kernel, scratch = instance.step, _scratch(state)
+            kernel, scratch = instance.step, instance.scratch
             tile = jax.ShapeDtypeStruct((self.plan.q.size, self.plan.k.size), jnp.float32)
             dtypes_read = [a.dtype for a in given]
             _check_memory([*specs, *outputs], [*dtypes_read, *dtypes], [*scratch, tile])
@@ -167,6 +170,7 @@ class _Refs(NamedTuple):
     results: list
     found: list
     state: list
+    turned: list
 
 
 class _Instance:
@@ -185,7 +189,12 @@ class _Instance:
         self._fold, self._visits = fold, visits
         self._like, self._structure = jax.tree.flatten(state)
         self._sizes = [len(jax.tree.leaves(tree)) for tree in trees]
-        self._sizes += [results, found, len(self._like)]
+        leaves = jax.tree.leaves(self._own)
+        on_grid = state is not None
+        self._turned = [n for n, leaf in enumerate(leaves) if on_grid and leaf.turned]
+        self._sizes += [results, found, len(self._like), len(self._turned)]
+        # Own numbers of queries are turned at the first step, and kept with the state.
+        self.scratch = _scratch([*self._like, *(leaves[n].held for n in self._turned)])
 
     def loop(self, order, count, masked, *refs) -> None:
         """A kernel that has all blocks of the others. Full tiles have a loop of their own."""
@@ -204,8 +213,10 @@ class _Instance:
             state = jax.lax.fori_loop(first, total, functools.partial(meet, fold.full), state)
         self._end(given, refs, state)
 
-    def step(self, order, count, *refs) -> None:
-        """A kernel that has the block of one visit. The last steps of the grid may have none."""
+    def step(self, order, count, masked, *refs) -> None:
+        """A kernel that has the block of one visit. The last steps of the grid may have none. Full
+        tiles have a program of their own.
+        """
         refs, (b, i, step) = self._parts(refs), (pl.program_id(axis) for axis in (0, 2, 3))
 
         def state():
@@ -220,11 +231,20 @@ class _Instance:
 
         @pl.when(step == 0)
         def _():
+            own = jax.tree.leaves(read(self._own, refs.own))
+            for ref, n in zip(refs.turned, self._turned):
+                ref[...] = without_booleans(own[n].array)
             keep(self._fold.start(*self._given(refs)))
 
-        @pl.when(step < self._visits.total(b, i, count))
-        def _():
-            keep(self._meet(self._fold.step, self._given(refs), refs, state()))
+        def meet(fold_step):
+            keep(self._meet(fold_step, self._given(refs), refs, state()))
+
+        total = first = self._visits.total(b, i, count)
+        if self._fold.full is not None:
+            first = self._visits.masked(b, i, masked)
+            full = (step >= first) & (step < total)
+            pl.when(full)(functools.partial(meet, self._fold.full))
+        pl.when(step < first)(functools.partial(meet, self._fold.step))
 
         @pl.when(step == pl.num_programs(3) - 1)
         def _():
@@ -235,7 +255,11 @@ class _Instance:
         return _Refs(*([next(refs) for _ in range(size)] for size in self._sizes))
 
     def _given(self, refs: _Refs):
-        return read(self._fixed, refs.fixed), read(self._own, refs.own)
+        own, structure = jax.tree.flatten(read(self._own, refs.own))
+        leaves = jax.tree.leaves(self._own)
+        for ref, n in zip(refs.turned, self._turned):
+            own[n] = dataclasses.replace(own[n], array=_from_scratch(ref, leaves[n].held))
+        return read(self._fixed, refs.fixed), structure.unflatten(own)
 
     def _meet(self, step, given, refs: _Refs, state, number=None):
         pair = Pair(number, (self._known, refs.known), refs.found)
@@ -245,7 +269,7 @@ class _Instance:
     def _end(self, given, refs: _Refs, state):
         values = jax.tree.leaves(self._fold.end(*given, state))
         for ref, value in zip(refs.results, values, strict=True):
-            ref[...] = value.reshape(ref.shape).astype(ref.dtype)
+            ref[...] = release(value, ref.shape).astype(ref.dtype)
 
 
 class Pair:
@@ -266,9 +290,9 @@ class Pair:
     def write(self, arrays) -> None:
         for ref, a in zip(self._found, arrays, strict=True):
             if self._number is None:
-                ref[...] = a.reshape(ref.shape)
+                ref[...] = release(a, ref.shape)
             else:
-                ref[self._number] = a.reshape(ref.shape[1:])
+                ref[self._number] = release(a, ref.shape[1:])
 
 
 def _flat(shape: Sequence[int]) -> tuple[int, ...]:
@@ -343,7 +367,7 @@ def _on_grid(grid, in_specs, out_specs, scratch, target: str) -> dict:
 
     return dict(
         grid_spec=tpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=2,
+            num_scalar_prefetch=3,
             grid=grid,
             in_specs=in_specs,
             out_specs=out_specs,

@@ -15,8 +15,8 @@ from posenc_jax.protocol.composite import name_of, parts_of
 PATH = pathlib.Path(__file__).with_name('compiled.csv')
 # What a block of threads may have of the shared memory of a GPU, in KiB.
 SHARED = {'sm_80': 163, 'sm_90': 227}
-# Bytes of each thread that a kernel of the forward pass may spill.
-_MOST_SPILLS = 1024
+# Bytes of each thread that the kernels of the forward and of the backward pass may spill.
+_MOST_SPILLS = 1024, 8192, 8192
 # The kernels of an encoding, in the order of the numbers of a line. The last one is that of
 # encodings with a carry.
 PASSES = 'forward', 'dq', 'dkv', 'carries'
@@ -40,6 +40,10 @@ class Compiled:
       shared: memory of a GPU that the threads of a block share, in KiB.
       loop: instructions of a GPU for one tile, without a mask where such tiles have a loop of their
         own. Those of a loop in it count as often as it runs.
+      other: the same as loop for the other tiles, which need a mask or look-ups.
+      others: how many of these tiles a block of queries meets at most in a long causal text, 0
+        where there is one loop for all.
+      local: instructions of `loop` that write or read spilled registers.
       inner: instructions of a GPU or bundles of a TPU that are in such loops.
       tensor: products on tensor cores for one tile.
       copies: asynchronous copies to shared memory.
@@ -60,6 +64,9 @@ class Compiled:
     spills: Numbers = ()
     shared: Numbers = ()
     loop: Numbers = ()
+    other: Numbers = ()
+    others: Numbers = ()
+    local: Numbers = ()
     inner: Numbers = ()
     tensor: Numbers = ()
     copies: Numbers = ()
@@ -85,11 +92,13 @@ class Compiled:
                 f'would need {max(self.shared):g} KiB of shared memory for {where}, which has '
                 f'{there} KiB'
             )
-        if slow and there and self.spills and self.spills[0] > _MOST_SPILLS:
-            return (
-                f'would spill {self.spills[0]:g} bytes of each thread for {where}, more than '
-                f'{_MOST_SPILLS}'
-            )
+        if slow and there:
+            for name, spilled, most in zip(PASSES, self.spills, _MOST_SPILLS):
+                # What is spilled in rare tiles alone does no harm to the forward pass.
+                often = name != 'forward' or not self.local or self.local[0]
+                if spilled > most and often:
+                    of = f'{spilled:g} bytes of each thread'
+                    return f'would spill {of} for {where}, more than {most}'
         return None
 
 
@@ -169,7 +178,8 @@ def refusal(
         either.
       dtype: the name of the dtype of the queries. float16 has the size of bfloat16.
       target: as in `Compiled`; None for an unknown device.
-      slow: also refuses a kernel that fits and spills more than 1 KiB in the forward pass.
+      slow: also refuses kernels that fit and spill more than 1 KiB in the forward pass, or more
+        than 8 KiB in the backward pass.
     """
     dtype = _stored(dtype)
     known = [

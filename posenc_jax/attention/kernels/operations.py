@@ -2,7 +2,8 @@
 
 A rule takes an equation of a program and its inputs, and returns its results, or None where it does
 not apply. On a GPU, sizes are powers of two, so an input may have more room than its shape in the
-equation says (`padding.py`). A look-up by index is a loop over the entries of the table.
+equation says (`padding.py`). A look-up by index is a loop over the entries of the table, except
+those of `look_up.py` on a GPU.
 """
 
 import functools
@@ -27,6 +28,8 @@ from posenc_jax.attention.kernels.constants import (
     stack,
     unstack,
 )
+from posenc_jax.attention.kernels.lanes import InLanes
+from posenc_jax.attention.kernels.look_up import by_loop, in_room
 from posenc_jax.attention.kernels.padding import (
     broadcast_in_dim,
     exact,
@@ -40,7 +43,7 @@ from posenc_jax.attention.kernels.padding import (
     reshape,
     shape_of,
 )
-from posenc_jax.attention.kernels.simplify import held, simplified
+from posenc_jax.attention.kernels.simplify import held, shaped, simplified
 from posenc_jax.base.targets import of_tpu
 
 
@@ -245,6 +248,7 @@ EVERYWHERE: dict[str, Callable] = {
     'scatter-add': scatter_add,
     'dynamic_update_slice': dynamic_update_slice,
     'rev': rev,
+    'look_up': by_loop,
 }
 ON_TPU = {
     'dot_general': dot_general(least=1),
@@ -276,6 +280,7 @@ ON_GPU = {
     'reduce_min': reduction(highest),
     'argmax': reduction(lowest),
     'argmin': reduction(highest),
+    'look_up': in_room(powers),
 }
 
 
@@ -287,15 +292,25 @@ class Operations:
       room: the shape in which kernels hold an array of a shape.
       held: the same for an array in its room that is given from one program of a kernel to the
         next.
-      simplified: a program of kernels -> the one that is run, of arrays as they are held.
+      hold: an array, and its shape in the room -> the array as it is held.
+      simplified: a program of kernels, and which of its inputs are `OfRows` -> the one that is run,
+        of arrays as they are held.
+      inner: the operations in loops and branches, whose tables are no inputs of the kernel.
     """
 
-    def __init__(self, target: str):
+    def __init__(self, target: str, inner: bool = False):
         on_tpu = of_tpu(target)
         self._rules = EVERYWHERE | (ON_TPU if on_tpu else ON_GPU)
+        if inner:
+            self._rules |= {'look_up': by_loop}
+        self.inner = self if inner else Operations(target, inner=True)
         self.room = exact if on_tpu else powers
-        self.held = exact if on_tpu else held
-        self.simplified = lambda closed: closed if on_tpu else simplified(closed, target)
+        if on_tpu:
+            self.simplified = lanes = InLanes(128 if target == 'tpu' else 4)
+            self.held, self.hold = lanes.held, lanes.hold
+        else:
+            self.simplified = lambda closed, _: simplified(closed, target)
+            self.held, self.hold = held, lambda a, shape: shaped(a, held(shape))
 
     def __call__(self, equation, *inputs) -> list:
         rule, found = self._rules.get(equation.primitive.name), None

@@ -28,7 +28,7 @@ from posenc_jax.attention.kernels.arrays import OfPairs, OfTokens, examples
 from posenc_jax.attention.kernels.call import Call, Fold
 from posenc_jax.attention.kernels.program import Program
 from posenc_jax.attention.kernels.sizes import NoKernelError
-from posenc_jax.attention.kernels.visits import knows_full_tiles, visits_of_keys, visits_of_queries
+from posenc_jax.attention.kernels.visits import plan_apart, visits_of_keys, visits_of_queries
 from posenc_jax.attention.sweep import (
     Rows,
     add,
@@ -97,15 +97,16 @@ def _sweep(plan, params, constants, q, k, v, tq, tk, state=None) -> list:
 
     def meet(tile, variables, queries, keys, state):
         (q, *_, tq), (k, v, tk) = queries, keys
-        return advance(tile, plan.encoding(*variables), q, k, v, tq, tk, state)
+        encoding = plan.encoding(*variables)
+        return advance(tile, encoding, q, k, v, tile.placed(tq), tile.placed(tk), state)
 
     encoding = plan.encoding(params, constants)
     variables, queries, keys = (examples(tree) for tree in (call.encoding, call.queries, call.keys))
     try:
         begun = Program(plan.target, start, variables, queries)
         carries = bool(jax.tree.leaves(begun.result[-1]))
-        apart = not carries and _apart(plan, encoding, tq, tk, variables, queries, keys)
-        tiles = [dataclasses.replace(tile, full=full) for full in (False, True)[: 1 + apart]]
+        apart = None if carries else _apart(tile, encoding, tq, tk, variables, queries, keys)
+        tiles = [tile] if apart is None else [tile, apart]
         shown = variables, queries, keys, begun.result
         met = [Program(plan.target, functools.partial(meet, tile), *shown) for tile in tiles]
         ended = Program(plan.target, lambda state: state if before else finish(state), begun.result)
@@ -128,7 +129,7 @@ def _sweep(plan, params, constants, q, k, v, tq, tk, state=None) -> list:
         return run
 
     end = lambda fixed, own, state: ended(ended.constants, state)
-    fold = Fold(first, step(0), end, full=step(1) if apart else None)
+    fold = Fold(first, step(0), end, full=None if apart is None else step(1))
     of_row = lambda *rest: OfTokens(None, rest, 'pair', plan.q.size, jnp.float32, call.heads)
     results = [(of_row(width), v.dtype), (of_row(), jnp.float32)]
     if before:
@@ -147,19 +148,21 @@ def _sweep(plan, params, constants, q, k, v, tq, tk, state=None) -> list:
     return [leaf.joined(a) for (leaf, _), a in zip(results, found)]
 
 
-def _apart(plan, encoding, tq, tk, *shown) -> bool:
-    """Whether full tiles have a loop of their own. They have none beside a look-up, which is a loop
-    in the tile: a mask is little work there, and a second loop would double a large kernel.
+def _apart(plan, encoding, tq, tk, *shown) -> Any:
+    """The plan of the tiles that have a loop of their own, or None. They are full, and also uniform
+    where the encoding can say which tiles are. Beside a look-up that is a loop in every tile there
+    is none: a mask is little work there, and a second loop would double a large kernel.
     """
-    if not knows_full_tiles(plan, encoding, tq, tk):
-        return False
+    apart = plan_apart(plan, encoding, tq, tk)
+    if apart is None or apart.uniform:
+        return apart
 
     def tile(variables, queries, keys):
         (q, *_, tq), (k, v, tk) = queries, keys
         encoding = plan.encoding(*variables)
         return encoding.collect(pair_logits(encoding, q, k, tq, tk)[0], v, tq, tk)
 
-    return not Program(plan.target, tile, *shown).loops
+    return None if Program(plan.target, tile, *shown).loops else apart
 
 
 # A backward pass keeps carries of up to this many times the size of the queries.
@@ -194,7 +197,7 @@ def pull(plan, residuals, cotangents):
     start = Program(plan.target, functools.partial(_start, plan), *shown[:2])
     has_carry = bool(jax.tree.leaves(start.result))
     encoding = plan.encoding(params, constants)
-    apart = not has_carry and _apart(plan, encoding, tq, tk, *shown)
+    apart = None if has_carry else _apart(plan, encoding, tq, tk, *shown)
     visits = visits_of_queries(plan, encoding, tq, tk, has_carry, apart)
     kernels = _Kernels(call, shown, start, visits, q.shape[plan.q.axis], apart)
     before = kernels.carries() if has_carry else []
@@ -213,7 +216,7 @@ class _Kernels:
       start: the program of the first carry.
       visits: which blocks of keys every block of queries meets.
       length: how many queries there are.
-      apart: full tiles are computed without a mask.
+      apart: the plan of the tiles that have a loop of their own, or None.
     """
 
     call: Call
@@ -221,16 +224,16 @@ class _Kernels:
     start: Program
     visits: Any
     length: int
-    apart: bool
+    apart: Any
 
-    def _program(self, function: Callable, *examples, full: bool = False) -> Program:
-        plan = dataclasses.replace(self.call.plan, full=full)
+    def _program(self, function: Callable, *examples, plan=None) -> Program:
+        plan = plan or self.call.plan
         return Program(plan.target, functools.partial(function, plan), *examples)
 
     def _tiles(self, function: Callable) -> list[Program]:
-        """A function of a tile; and the same for full tiles, where these are computed apart."""
-        carry, kinds = self.start.result, (False, True)[: 1 + self.apart]
-        return [self._program(function, *self.shown, carry, carry, full=full) for full in kinds]
+        """A function of a tile; and the same for the tiles that have a loop of their own."""
+        carry, plans = self.start.result, [self.call.plan, self.apart][: 1 + bool(self.apart)]
+        return [self._program(function, *self.shown, carry, carry, plan=plan) for plan in plans]
 
     def _like_carry(self, arrays) -> Any:
         return jax.tree.structure(self.start.result).unflatten(arrays)
@@ -386,5 +389,6 @@ def _tile_of_keys(plan, *arrays):
 
 def _tile(plan, variables, queries, keys, carry, d_carry):
     (q, d_out, lse, delta, tq), (k, v, tk) = queries, keys
+    tq, tk = plan.placed(tq), plan.placed(tk)
     rows, (params, constants) = Rows(q, *partition(tq), lse, d_out, delta), variables
     return pull_tile(plan, params, constants, rows, k, v, tk, carry, d_carry)

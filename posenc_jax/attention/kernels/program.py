@@ -15,18 +15,25 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal
 
+from posenc_jax.attention.kernels.lanes import OfRows
+from posenc_jax.attention.kernels.look_up import Part, loaded
 from posenc_jax.attention.kernels.operations import Operations, without_booleans
 from posenc_jax.attention.kernels.padding import cut, widen
-from posenc_jax.attention.kernels.simplify import shaped
 from posenc_jax.attention.kernels.sizes import NoKernelError
-from posenc_jax.base.targets import INTERPRETED
+from posenc_jax.base.targets import INTERPRETED, of_tpu
 
-_IN_KERNEL = contextvars.ContextVar('a program of a kernel is traced', default=False)
+_IN_KERNEL = contextvars.ContextVar[str | None]('the target of a program that is traced')
 
 
 def in_kernel() -> bool:
     """Whether the function that is traced now will run in a kernel."""
-    return _IN_KERNEL.get()
+    return _IN_KERNEL.get(None) is not None
+
+
+def loads_entries() -> bool:
+    """Whether that kernel can load entries of a table by their indices, as those of a GPU can."""
+    target = _IN_KERNEL.get(None)
+    return target is not None and not of_tpu(target)
 
 
 class Program:
@@ -52,19 +59,21 @@ class Program:
     """
 
     def __init__(self, target: str, function: Callable, *examples: Any):
-        before = _IN_KERNEL.set(True)
+        before = _IN_KERNEL.set(target)
         try:
-            closed, self.result = jax.make_jaxpr(function, return_shape=True)(*examples)
+            plain = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), examples)
+            closed, self.result = jax.make_jaxpr(function, return_shape=True)(*plain)
         finally:
             _IN_KERNEL.reset(before)
         operate = Operations(target)
-        self._held, self._room = operate.held, operate.room
+        self._held, self._hold, self._room = operate.held, operate.hold, operate.room
         inputs = jax.tree.leaves(examples)
         flat = [jax.ShapeDtypeStruct(self._room(a.shape), a.dtype) for a in inputs]
         consts = [widen(a, self._room(jnp.shape(a))) for a in closed.consts]
         closed = ClosedJaxpr(closed.jaxpr, consts)
         write = lambda *arguments: _written_out(operate, closed, arguments)
-        flat = operate.simplified(jax.make_jaxpr(write)(*flat))
+        of_rows = [isinstance(a, OfRows) for a in inputs]
+        flat = operate.simplified(jax.make_jaxpr(write)(*flat), of_rows)
         self._jaxpr, self._outputs = flat.jaxpr, flat.jaxpr.outvars
         self._all_constants = flat.consts
         self._restrict()
@@ -99,12 +108,18 @@ class Program:
     def __call__(self, constants, *arguments: Any) -> Any:
         leaves = *constants, *jax.tree.leaves(arguments)
         names = *self._names, *self._jaxpr.invars
-        hold = lambda a: shaped(a, self._held(jnp.shape(a)))
-        values = {name: hold(a) for name, a in zip(names, leaves, strict=True)}
+        hold = lambda a: self._hold(a, jnp.shape(a))
+        given = dict(zip(names, leaves, strict=True))
+        parts = {name: a for name, a in given.items() if isinstance(a, Part)}
+        values = {name: hold(getattr(parts.get(name), 'array', a)) for name, a in given.items()}
         read = lambda a: a.val if isinstance(a, Literal) else values[a]
         for equation in self._equations:
-            found = equation.primitive.bind(*map(read, equation.invars), **equation.params)
-            results = found if equation.primitive.multiple_results else [found]
+            if equation.primitive.name == 'look_up':
+                table, index = equation.invars
+                results = [loaded(equation, parts.get(table) or read(table), read(index))]
+            else:
+                found = equation.primitive.bind(*map(read, equation.invars), **equation.params)
+                results = found if equation.primitive.multiple_results else [found]
             values.update(zip(equation.outvars, results))
         return jax.tree.unflatten(jax.tree.structure(self.result), map(read, self._outputs))
 
@@ -171,7 +186,7 @@ def _cond(operate, equation, index, *inputs):
 
     def run(branch):
         # A branch of Mosaic returns no booleans, and Triton takes either.
-        return lambda *inputs: [*map(without_booleans, _written_out(operate, branch, inputs))]
+        return lambda *inputs: [*map(without_booleans, _written_out(operate.inner, branch, inputs))]
 
     found = lax.switch(index, [run(branch) for branch in branches], *inputs)
     return [a != 0 if dtype == jnp.bool_ else a for a, dtype in zip(found, dtypes)]
@@ -184,7 +199,7 @@ def _scan(operate, equation, *inputs):
     rows = [cut(row, (length, *row.shape[1:])) for row in rows]
 
     def step(carry, row):
-        results = _written_out(operate, jaxpr, (*fixed, *carry, *row))
+        results = _written_out(operate.inner, jaxpr, (*fixed, *carry, *row))
         return tuple(results[:carries]), tuple(results[carries:])
 
     carry, rows = lax.scan(step, tuple(carry), tuple(rows), length, reverse, unroll)

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal
 
+from posenc_jax.attention.kernels.look_up import held_as
 from posenc_jax.attention.kernels.padding import Shape, entrywise, shape_of
 from posenc_jax.base import targets
 
@@ -69,7 +70,13 @@ def _simply(closed: ClosedJaxpr, rules, arguments) -> list:
                 unrounded[result] = read(equation.invars[0])
         elif name in _MOVES and before is not None:
             unrounded[result] = _MOVES[name](equation, before)
-        found = _results(rules, equation, *map(read, equation.invars))
+        inputs = [*map(read, equation.invars)]
+        if name == 'look_up':
+            table, index = inputs
+            given = any(table is a for a in (*closed.consts, *arguments))
+            found = [held_as(equation, given, table, index, held)]
+        else:
+            found = _results(rules, equation, *inputs)
         values.update((a, shaped(b, held(a.aval.shape))) for a, b in zip(equation.outvars, found))
     return [*map(read, jaxpr.outvars)]
 

@@ -1,17 +1,17 @@
 """Which blocks of keys every block of queries meets in a kernel, and in which order.
 
 They are computed before the kernel, as tables of numbers: the order, how many blocks are met, and
-how many of them, the first ones, need a mask. The tiles of the others are full: every query sees
-every key.
+how many of them, the first ones, need a mask or look-ups. The tiles of the others are full: every
+query sees every key. With look-ups they are uniform too: all pairs find the same entry.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from posenc_jax.attention.tiles import sweep_order
-from posenc_jax.base import targets
 from posenc_jax.protocol.tokens import Tokens, bounds
 
 
@@ -41,7 +41,7 @@ class Visits:
         """The block of a visit."""
         return self._block(b, i, visit, order, self.total(b, i, count))
 
-    def block_of_step(self, b, i, step, order, count):
+    def block_of_step(self, b, i, step, order, count, masked):
         """The block of a step of the grid. Behind the last visit it is that of the last one, so
         that nothing is copied.
         """
@@ -55,32 +55,40 @@ class Visits:
         return i + (b * self.own if self.rows > 1 else 0)
 
 
-def knows_full_tiles(plan, encoding, tq: Tokens, tk: Tokens) -> bool:
-    """Whether kernels for this target compute full tiles without a mask, and the encoding can say
-    which tiles these are.
+def plan_apart(plan, encoding, tq: Tokens, tk: Tokens) -> Any:
+    """The plan of full tiles, which are computed without a mask; None if the encoding cannot say
+    which tiles these are. It is that of uniform ones if the encoding can say of some tiles that
+    they are and of others that they are not, by positions that have no gradient.
     """
     own, other = bounds(tq.without_feats()), bounds(tk.without_feats())
-    return not targets.of_tpu(plan.target) and encoding.sees_all(own, other) is not False
+    if encoding.sees_all(own, other) is False:
+        return None
+    whole = all(jnp.issubdtype(tok.pos.dtype, jnp.integer) for tok in (tq, tk))
+    uniform = whole and not isinstance(encoding.uniform(own, other), bool)
+    return dataclasses.replace(plan, full=True, uniform=uniform)
 
 
 def visits_of_queries(
-    plan, encoding, tq: Tokens, tk: Tokens, together: bool = False, apart: bool = False
+    plan, encoding, tq: Tokens, tk: Tokens, together: bool = False, apart: Any = None
 ):
     """The order in which every block of queries meets blocks of keys, how many it meets, and how
     many of these need a mask, for every row of the batch, or once if all rows share their tokens or
-    go `together`. Blocks go from near to far; if full tiles go `apart`, they follow the others.
+    go `together`. Blocks go from near to far. The tiles of the plan `apart`, if there is one, are
+    full, and uniform if it says so; they follow the others.
     """
     tq, tk = tq.without_feats(), tk.without_feats()
 
     def of_block(tq, tk):
         order, count = sweep_order(plan, encoding, tq, tk)
-        if not apart:
+        if apart is None:
             return order, count, count
 
         def full(number):
             block = plan.k.tokens(tk, number)
-            valid = True if block.valid is None else block.valid.all()
-            return jnp.asarray(encoding.sees_all(bounds(tq), bounds(block))) & valid
+            seen = jnp.asarray(encoding.sees_all(bounds(tq), bounds(block))) & _valid(block)
+            if not apart.uniform:
+                return seen
+            return seen & _valid(tq) & encoding.uniform(bounds(tq), bounds(block))
 
         last = jnp.arange(len(order)) >= count
         later = jax.vmap(full)(order) | last
@@ -95,6 +103,10 @@ def visits_of_queries(
     parts = 1 if together else rows
     cut = lambda a: jnp.broadcast_to(a, (rows, *a.shape[1:])).reshape(parts, -1, *a.shape[1:])
     return jax.vmap(of_rows)(*jax.tree.map(cut, (tq, tk)))
+
+
+def _valid(tok: Tokens):
+    return True if tok.valid is None else tok.valid.all()
 
 
 def visits_of_keys(visits):
