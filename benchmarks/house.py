@@ -3,16 +3,17 @@
     PYTHONPATH=. python benchmarks/house.py
 
 It prints lines of Python, the files of methods, the largest folder without subfolders, long files,
-the functions of the package between a call and the bias of a tile, what `import posenc_jax` loads,
-and what a training of two steps with its evaluation repeats. A file of a method is one that
-registers something that is no task. Its code is what is neither import, Card, docstring, comment
-nor blank line. Every figure is computed from the files of the working directory, so this program
-measures another commit too, if it is called from there.
+the functions of the package between a call and the bias of a tile, what an encoding may do and
+state, what `import posenc_jax` loads, and what a training of two steps with its evaluation repeats.
+A file of a method is one that registers something that is no task. Its code is what is neither
+import, Card, docstring, comment nor blank line. Every figure is computed from the files of the
+working directory, so this program measures another commit too, if it is called from there.
 """
 
 import ast
 import collections
 import contextlib
+import dataclasses
 import importlib
 import io
 import pathlib
@@ -111,6 +112,19 @@ def walks() -> dict[str, int]:
     }
 
 
+def vocabulary() -> dict[str, int]:
+    """What an encoding may do and state: doors, capabilities, traits, promises."""
+    of = lambda name: importlib.import_module(f'posenc_jax.protocol.{name}')
+    capable = vars(of('capabilities')).values()
+    own = [c for c in capable if isinstance(c, type) and c.__module__.endswith('capabilities')]
+    return {
+        'doors': len(of('encoding').DOORS),
+        'capabilities': len(own),
+        'traits': len(of('encoding').TRAITS),
+        'promises': len(dataclasses.fields(of('card').Promises)),
+    }
+
+
 def imported() -> tuple[int, float]:
     """The modules of the package that its import loads, and its seconds beside those of JAX and
     Flax, in a fresh process.
@@ -182,6 +196,7 @@ def main() -> None:
     long = [path for path in files('posenc_jax') if lines(path) > LONG]
     print(f'files of the package with more than {LONG} lines: {len(long)}')
     print('functions to the bias: ' + ', '.join(f'{k} {v}' for k, v in walks().items()))
+    print('an encoding: ' + ', '.join(f'{name} {count}' for name, count in vocabulary().items()))
     count, seconds = imported()
     print(f'import posenc_jax: {count} modules, {seconds:.2f} s beside JAX and Flax')
     print('a run of two steps: ' + ', '.join(f'{k} {v}' for k, v in of_a_run().items()))

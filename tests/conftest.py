@@ -39,6 +39,8 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     _OWN_CACHE = os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(
         prefix='posenc_jax_tests_', dir=_memory_with_room()
     )
+    # To write a program of one operation takes as long as to compile it, and few are read again.
+    os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.05')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 # Programs do not name the source lines of their operations: saves 3 %.

@@ -421,6 +421,7 @@ ELSEWHERE = {
     promises.determinism: ('rope', 'reverse_pe', 'randomized_pe'),
     forms.jit: ('rope', 'learned_absolute', 'reverse_pe', 'cope'),
     forms.vmap: ('rope', 'learned_absolute', 'reverse_pe', 'cope'),
+    forms.mesh: ('rope', 't5_rpe', 'path', 'per_head'),
 }
 # Compilation of `dynamic_ntk` is dear. It stands for its kind of cache, which these laws read.
 OF_THE_CACHE = {sequences.decoding, sequences.packing}
@@ -481,7 +482,7 @@ def layer(request):
 
 def is_expensive(layer, law):
     """Whether a law is checked in the full tier alone; `layer` is the entry."""
-    if law in (forms.one_tile, forms.tiles_of_few_queries):
+    if layer in OPTIONAL or law in (forms.one_tile, forms.tiles_of_few_queries):
         return True
     if law in ELSEWHERE:
         return id_of(layer) not in ELSEWHERE[law]

@@ -34,7 +34,14 @@ def test_a_report_changes_what_it_has(tmp_path, monkeypatch):
     monkeypatch.setattr(tiers, 'PATH', tmp_path / 'slow.txt')
     tiers.PATH.write_text('tests/a_test.py::test_x[1]\ntests/a_test.py::test_y\n')
     case = '<testcase classname="tests.{}" name="{}" time="{}"/>'
-    known = [('a_test', 'test_x[1]', 0.1), ('b.c_test', 'test_z', 0.9), ('contract_test', 'q', 9)]
+    known = [
+        *(('a_test', 'test_x[1]', 0.1), ('contract_test', 'q', 9)),
+        *(('b.c_test', 'test_z', 0.9), ('b.c_test', 'test_of_its_file', 0.4)),
+        *(('d_test', 'test_z', 0.9), ('e_test', 'test_y', 0.2), ('e_test', 'test_z', 0.4)),
+    ]
     report = tmp_path / 'report.xml'
     report.write_text(f'<suite>{"".join(case.format(*row) for row in known)}</suite>')
-    assert tiers.measured(report) == {'tests/a_test.py::test_y', 'tests/b/c_test.py::test_z'}
+    assert tiers.measured(report) == {
+        *('tests/a_test.py::test_y', 'tests/b/c_test.py::test_z'),
+        *('tests/d_test.py::test_z', 'tests/e_test.py::test_z'),
+    }

@@ -10,7 +10,7 @@ from flax import nnx
 
 from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.language.spec import CONTEXT
-from posenc_jax.protocol.capabilities import Carries, EvolvingKeys
+from posenc_jax.protocol.capabilities import AuxiliaryLoss, Carries, EvolvingKeys
 from posenc_jax.protocol.encoding import Constant, Encoding
 from posenc_jax.protocol.registry import Card, Entry, Promises
 
@@ -187,3 +187,11 @@ class Length(Encoding):
         pos = tk.pos if tk.valid is None else jnp.where(tk.valid, tk.pos, -1)
         length = jnp.maximum(pos.max(-1, keepdims=True) + 1, self.train_len)
         return q, k * (1 + tk.pos / length)[..., None, None], v, tq, tk
+
+
+@toy('toy_term', share='model')
+class Term(AuxiliaryLoss):
+    """Adds 2 to the loss."""
+
+    def auxiliary_loss(self, x, tok, *, key):
+        return jnp.float32(2.0)

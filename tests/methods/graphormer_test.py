@@ -18,7 +18,7 @@ from posenc_jax.features.graphs.graphormer import (
     graphormer_shortest_paths,
     graphormer_with_token,
 )
-from posenc_jax.lab.cli.gallery import Probe, by_distance
+from posenc_jax.lab.cli.equal_tokens import Probe, by_distance
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.model.inputs import tokens_of
 from posenc_jax.lab.tasks.graphs import Triangles, random_graph

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.lab.cli.gallery import Probe, by_distance
+from posenc_jax.lab.cli.equal_tokens import Probe, by_distance
 from posenc_jax.lab.decoding.generate import generate
 from tests.golden_files import golden
 from tests.methods.models import model_of, moved, read

@@ -83,7 +83,8 @@ def rendered(root: Path) -> dict[Path, str]:
 
 def draw(kind: Kind, card: Card, path: Path) -> None:
     """Draws the small picture of one method, with narrow heads if its example needs them."""
-    from posenc_jax.lab.cli.gallery import Probe, thumbnail
+    from posenc_jax.lab.cli.equal_tokens import Probe
+    from posenc_jax.lab.cli.gallery import thumbnail
     from posenc_jax.methods.extend import extend
 
     bases = (

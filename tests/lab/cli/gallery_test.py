@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from posenc_jax.lab.cli.gallery import Probe, by_distance, draw, equal_token_logits, main, thumbnail
+from posenc_jax.lab.cli.equal_tokens import Probe, by_distance, equal_token_logits
+from posenc_jax.lab.cli.gallery import draw, main, thumbnail
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.protocol.errors import SpecError
 
