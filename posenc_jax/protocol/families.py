@@ -107,7 +107,7 @@ def all_beyond(tq: Bounds, tk: Bounds, behind: int, ahead: int) -> Bool[Array, '
 
     Example:
       >>> from posenc_jax.protocol.tokens import bounds
-      >>> of = lambda n: bounds(Tokens.of(pos=jnp.arange(n, n + 4)[None]))
+      >>> of = lambda n: bounds(Tokens.of(positions=jnp.arange(n, n + 4)[None]))
       >>> [bool(all_beyond(of(12), of(n), 6, 6)) for n in (0, 4, 20)]
       [True, False, False]
     """
