@@ -15,13 +15,16 @@ from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.pretrained.fields import PretrainedError
 from posenc_jax.lab.pretrained.gpt import mpt_slopes
-from posenc_jax.lab.pretrained.scaling import parameters_of
+from posenc_jax.lab.pretrained.scaling import ROPE_TYPES, parameters_of
 from posenc_jax.methods.abf import ABF
 from posenc_jax.methods.alibi import ALiBi
 from posenc_jax.methods.ntk_aware import NTKAware, ntk_aware_base
 from posenc_jax.methods.rope import Rotary
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.encoding import Encoding
+
+# Keys of the frequency rules that a config can have: as a rope type, or as the base that they give.
+WRITTEN_RULES = sorted({t.rule for t in ROPE_TYPES.values() if t.rule} | {'abf', 'ntk_aware'})
 
 
 @dataclasses.dataclass(frozen=True)

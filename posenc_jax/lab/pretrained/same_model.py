@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from posenc_jax.lab.model.config import TransformerConfig
-from posenc_jax.lab.pretrained.public_config import Public, parts_by_key
+from posenc_jax.lab.pretrained.public_config import WRITTEN_RULES, Public, parts_by_key
 from posenc_jax.language.make import make
 from posenc_jax.methods.alibi import ALiBi
 from posenc_jax.methods.learned_absolute import LearnedAbsolute
 from posenc_jax.methods.rope import Rotary
 from posenc_jax.methods.soft_cap import SoftCap
 from posenc_jax.methods.window import Window
+from posenc_jax.protocol.registry import entries
 
 _WITHOUT_EFFECT = ('nope', 'causal', 'document')
 _COMPARED = (
@@ -45,8 +46,14 @@ def differences(model: Public, read: TransformerConfig) -> list[str]:
     for parts, spec in zip(model.layers, specs):
         theirs = parts_by_key(make(spec, causal=True, train_len=read.train_len, **context))
         if not _same(_signature(parts, ours.train_len), _signature(theirs, ours.train_len)):
-            own = ' | '.join(k for k in parts if k not in _WITHOUT_EFFECT) or 'nope'
-            seen.add(f'layers with {own}, expected {spec}')
+            own = [key for key in parts if key not in _WITHOUT_EFFECT]
+            extended = sorted(set(own) & {entry.key for entry in entries('extension')})
+            seen.add(
+                f'transformers has no such extension in a config: {", ".join(extended)}; of the '
+                f'extensions it has the frequency rules {", ".join(WRITTEN_RULES)}'
+                if extended
+                else f'layers with {" | ".join(own) or "nope"}, expected {spec}'
+            )
     return [*found, *sorted(seen)]
 
 

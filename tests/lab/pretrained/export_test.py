@@ -4,6 +4,7 @@ extended length, no warning.
 
 import json
 import logging
+import pathlib
 import re
 import warnings
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from posenc_jax.lab.pretrained import PretrainedError, export_pretrained, load_pretrained
+from posenc_jax.lab.pretrained.public_config import WRITTEN_RULES
 from posenc_jax.language.spec import parse
 from tests.lab.pretrained.load_test import GPT2, LLAMA, TOKENS, model_of
 
@@ -121,6 +123,9 @@ REFUSED = {  # message -> fields of the config in which a model differs from a L
     'the tied table is multiplied by 4.899': dict(tie=True),
     "nearest is 'llama': layers with alibi, expected rope": dict(encoding='alibi()'),
     r'layers with rope \| window, expected rope': dict(encoding='rope() | window(3, aligned=True)'),
+    'no such extension in a config: self_extend; .* rules abf, .* yarn': dict(
+        encoding='self_extend(encoding=rope(), group=2, local=4)'
+    ),
     'layers with fire': dict(encoding='fire()'),
     "layout 'half' .* got 'interleaved'": dict(encoding='rope(layout="interleaved")'),
     r'adapters .* export model.merged\(\)': dict(lora_rank=2),
@@ -142,6 +147,13 @@ REFUSED = {  # message -> fields of the config in which a model differs from a L
 def test_what_cannot_be_exported_says_why(message, tmp_path):
     with pytest.raises(PretrainedError, match=message):
         export_pretrained(model_of(**{**LLAMA, **REFUSED[message]}), tmp_path)
+
+
+def test_the_page_lists_the_rules_that_are_written():
+    page = (pathlib.Path(__file__).parents[3] / 'docs' / 'pretrained.md').read_text('utf-8')
+    _, _, section = page.partition('### Extensions in an exported config')
+    table = re.findall(r'^\| `(\w+)` \|', section.partition('\n#')[0], re.MULTILINE)
+    assert sorted(table) == WRITTEN_RULES == sorted({name for name in RULE_NAMES if name})
 
 
 def test_an_architecture_that_is_asked_for_is_written_or_refused(tmp_path):
