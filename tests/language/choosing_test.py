@@ -81,7 +81,7 @@ def test_the_answers_that_an_error_names_have_an_advice():
     )
     assert pj.choose(kernel=True, factor=8, needs='far context').spec == 'fope()'
     assert pj.choose(kernel=True, factor=8, checkpoint=True).spec == 'yarn(factor=8)'
-    both = dict(needs='far context', factor=64, checkpoint=True, loads='gguf')
+    both: dict[str, Any] = dict(needs='far context', factor=64, checkpoint=True, loads='gguf')
     with pytest.raises(SpecError, match="there is one with needs='loss' and factor=16$"):
         pj.choose(**both)
     assert pj.choose(**{**both, 'needs': 'loss', 'factor': 16}).spec == 'yarn(factor=16)'
