@@ -14,6 +14,7 @@ from posenc_jax.protocol.bounds import CONTEXT, Finite, Ge, Lt, Meaning
 from posenc_jax.protocol.capabilities import Carries, Prunes, SeveralInputs
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.registry import Card, register
+from posenc_jax.protocol.tokens import host_values
 
 Horizon = Annotated[float, Ge(0.1), Meaning('tokens in which a weight falls by the factor e')]
 Gate = Literal['full', 'bias_only', 'fixed']
@@ -99,7 +100,7 @@ class FoX(Carries):
 
     Raises:
       ValueError: horizons with `gate='full'`, or none or falling ones with another gate; the layer
-        input of a key is missing.
+        input of a key is missing; a gate is NaN, if its value is known (not traced).
 
     Reference: Lin, Nikishin, He, Courville, arXiv 2503.02130.
     """
@@ -141,6 +142,7 @@ class FoX(Carries):
         log_gates = jax.nn.log_sigmoid(bias)
         if tk.valid is not None:
             log_gates = jnp.where(tk.valid[..., None], log_gates, 0.0)
+        _check_gates(log_gates)
         return q, k, v, self.of_queries(tq, q, k, tk), tk.with_feats(fox=log_gates)
 
     def of_queries(self, tq, q, k, tk):
@@ -208,6 +210,17 @@ class ProFoX(FoX, SeveralInputs, where=lambda given: given['pro']):
     def rescale(self, out, lse, tq):
         normed = _rms_norm(out, self.norm_out[...], _NORM_OF_RESULTS)
         return (normed * tq.feats['fox_gate']).astype(out.dtype)
+
+
+def _check_gates(log_gates: Float[Array, 'B S N']) -> None:
+    """Refuses gates that are NaN, if they are known: one of them makes every later sum NaN."""
+    known = host_values(log_gates)
+    if known is not None and (wrong := np.argwhere(np.isnan(known))).size:
+        row, token, head = wrong[0]
+        raise ValueError(
+            f'fox: the gate of token {token} of row {row} is NaN in head {head}; gates lie between '
+            '0 and 1, so the layer input of this token or the weights of the gates are NaN'
+        )
 
 
 def _first_biases(

@@ -233,7 +233,7 @@ def _check_range(name: str, a) -> None:
             )
 
 
-def _host(a) -> np.ndarray | None:
+def host_values(a) -> np.ndarray | None:
     """The values of an array; None if they are traced or lie on other hosts too."""
     if isinstance(a, Tracer) or (isinstance(a, jax.Array) and not a.is_fully_addressable):
         return None
@@ -241,7 +241,7 @@ def _host(a) -> np.ndarray | None:
 
 
 def _check_finite(positions) -> None:
-    known = None if positions is None else _host(positions)
+    known = None if positions is None else host_values(positions)
     if known is not None and jnp.issubdtype(known.dtype, jnp.floating):
         with np.errstate(over='ignore'):
             known = known.astype(np.float32)
@@ -252,7 +252,7 @@ def _check_finite(positions) -> None:
 
 def _check_documents(segment, valid) -> None:
     """Refuses a document whose real tokens are in several runs of one segment."""
-    known, real = _host(segment), None if valid is None else _host(valid)
+    known, real = host_values(segment), None if valid is None else host_values(valid)
     if known is None or (valid is not None and real is None):
         return
     known, real = np.broadcast_arrays(known, True if real is None else real)

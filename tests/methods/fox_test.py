@@ -200,6 +200,23 @@ def test_pruning_changes_less_than_its_share(unpruned, target):
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
+@pytest.mark.parametrize('target', [None, 'interpreter', 'tpu_interpreter'])
+def test_tiles_that_are_left_out_are_not_read(target):
+    """Values of the first half are NaN, and the last queries need the nearest tiles alone."""
+    q, k, v, x = LONG
+    v = v.at[:, :32].set(jnp.nan)
+    tok = pj.Tokens.of(length=64)
+    encoding = build('gate_bias=-6.0, prune=-10.0', heads=2, kv_heads=1, head_dim=8, model_dim=6)
+    found = []
+    for each in (encoding, build('gate_bias=-6.0', heads=2, kv_heads=1, head_dim=8, model_dim=6)):
+        if target is None:
+            found.append(run(each, q, k, v, x, tok, block=BLOCK))
+        else:
+            with made_for(target):
+                found.append(run(each, q, k, v, x, tok, block=BLOCK, implementation='kernel'))
+    assert jnp.isfinite(found[0][:, 56:]).all() and jnp.isnan(found[1][:, 56:]).all()
+
+
 @pytest.mark.parametrize('gate, kept', [(-20.0, True), (-32.0, False)])
 def test_the_bound_holds_for_keys_that_the_query_prefers(gate, kept):
     """Logits of far keys are 8 and those of near keys -8. With gates of exp(-20) the far keys have
@@ -278,6 +295,20 @@ def test_a_cached_prefix_is_not_pruned():
 def test_refused_arguments(arguments, message):
     with pytest.raises((SpecError, ValueError), match=message):
         build(arguments)
+
+
+def test_gates_that_are_nan_are_refused():
+    q, k, v, x = INPUTS
+    wrong = x.at[1, 3].set(jnp.nan)
+    with pytest.raises(
+        ValueError, match='gate of token 3 of row 1 is NaN in head 0.*between 0 and 1'
+    ):
+        build().project(q, k, v, tok := pj.Tokens.of(length=L), tok, wrong)
+    tok = pj.Tokens.of(valid=jnp.ones((B, L), bool).at[1, 3].set(False))  # padding has no gate
+    build().project(q, k, v, tok, tok, wrong)
+    layer = pj.Attention('fox()', D, 2, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match='gate of token 3 of row 1 is NaN'):
+        layer(wrong)
 
 
 def test_refused_uses():
