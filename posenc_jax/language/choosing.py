@@ -25,6 +25,7 @@ from posenc_jax.protocol.errors import (
     check_number,
     names_checked,
 )
+from posenc_jax.protocol.registry import entries
 
 _FOLDER = pathlib.Path(__file__).parents[1]
 LARGEST_FACTOR = 64.0  # of all that was measured
@@ -338,15 +339,18 @@ def kernel(spec: str) -> str:
 
 
 def use(spec: str) -> str:
-    """How a model takes what is no encoding of `pj.Attention` but a layer of its own; '' for the
-    others.
+    """How a model takes what `pj.Attention` does not take as it is: a layer of its own, or an
+    extension of a trained model; '' for the others.
     """
-    if next(iter(entries_of(parse(spec, KINDS)))).kind != 'mixer':
-        return ''
-    return (
-        'A layer of a model in place of attention, which `pj.Attention` does not take: name it in '
-        '`pattern` of a `TransformerConfig` (docs/usage.md).'
-    )
+    first = next(iter(entries_of(parse(spec, KINDS))))
+    if first.kind == 'mixer':
+        return (
+            'A layer of a model in place of attention, which `pj.Attention` does not take: name it '
+            'in `pattern` of a `TransformerConfig` (docs/usage.md).'
+        )
+    if first.kind == 'frequencies' or any(e.key == first.key for e in entries('extension')):
+        return f"Of a trained model: `model.extend('{spec}')`."
+    return ''
 
 
 def _costs_of(spec: str) -> Mapping[str, str]:

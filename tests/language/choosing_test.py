@@ -134,6 +134,8 @@ def test_a_layer_that_is_no_encoding_prints_how_a_model_takes_it():
     text = ' '.join(str(pj.choose(needs='retrieval')).split())
     assert 'use A layer of a model in place of attention, which `pj.Attention` does not' in text
     assert text.count('in place of attention') == 1 and choosing.use('nope() | ssmax()') == ''
+    assert choosing.use('yarn(factor=4)') == "Of a trained model: `model.extend('yarn(factor=4)')`."
+    assert choosing.use('dca()') and not choosing.use('rope(freqs=hope_rope())')
     assert 'in place of attention' in str(pj.choose(needs='speed')).replace('\n' + ' ' * 16, ' ')
 
 
