@@ -6,6 +6,7 @@ time, memory and claims is that of `language/measured.py`.
 
 import dataclasses
 import functools
+import itertools
 import math
 import pathlib
 import re
@@ -24,9 +25,12 @@ from posenc_jax.protocol.errors import (
     check_number,
     names_checked,
 )
+from posenc_jax.protocol.registry import entries
 
 _FOLDER = pathlib.Path(__file__).parents[1]
 LARGEST_FACTOR = 64.0  # of all that was measured
+# What a need is about if it does not say otherwise, so that no answer is ignored.
+PLAIN = dict(checkpoint=False, factor=(0, 1), needs='loss')
 # Question -> the answers, where these are words.
 QUESTIONS = {
     'data': ('text', 'images', 'pictures in text', 'field', 'globe', 'points', 'graph', 'tree',
@@ -74,7 +78,8 @@ class Need:
     Attributes:
       title: what is wanted, as a sentence.
       when: question -> the answer, or a list of answers, with which the need is meant; of 'factor'
-        the interval, without its lower end. Questions that are not named do not matter.
+        the interval, without its lower end. Of questions that are not named, those of `PLAIN` have
+        its answers, and the others do not matter.
       take: advice in one or two sentences; '' if no verdict supports one.
       picks: what to take, the first one first.
       scale: the models on which the advice rests.
@@ -105,6 +110,20 @@ class Need:
 
 
 @dataclasses.dataclass(frozen=True)
+class Unmeasured:
+    """A group of answers without advice.
+
+    Attributes:
+      when: question -> the answer, or a list of answers, as for a `Need`; questions that are not
+        named do not matter.
+      says: what was not measured, or why there is nothing to choose, as a sentence.
+    """
+
+    when: Mapping[str, Any]
+    says: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Choice:
     """What `choose` returns. It prints as a text: the advice, what the methods cost, the models on
     which the advice rests, and the verdict and the effect of each of its claims.
@@ -128,12 +147,13 @@ class Choice:
             self.spec,
             *_filled('for', need.title),
             *_filled('why', self.why[self.spec] or need.take),
+            *_filled('use', use(self.spec)),
             *_filled('cost', _cost(self.spec)),
             *_filled('kernel', kernel(self.spec)),
             *_filled('also read by', ', '.join(self.loads[self.spec])),
         ]
         for spec in specs[1:]:
-            known = [text for text in (self.why[spec], _cost(spec)) if text]
+            known = [text for text in (self.why[spec], use(spec), _cost(spec)) if text]
             lines += _filled('or', f'{spec}. {" ".join(known)}'.strip())
         lines += [*_filled('limits', need.limits), *_filled('models', need.scale)]
         for text in said:
@@ -146,8 +166,17 @@ class Choice:
 @functools.cache
 def all_needs() -> tuple[Need, ...]:
     """All advice, in the order of the page."""
-    content = tomllib.loads((_FOLDER / 'choosing.toml').read_text(encoding='utf-8'))
-    return tuple(_need(**fields) for fields in content['need'])
+    return tuple(_need(**fields) for fields in _content()['need'])
+
+
+@functools.cache
+def all_unmeasured() -> tuple[Unmeasured, ...]:
+    """The reasons for which some answers have no advice, the first fitting one first."""
+    return tuple(Unmeasured(**fields) for fields in _content()['unmeasured'])
+
+
+def _content() -> Mapping[str, Any]:
+    return tomllib.loads((_FOLDER / 'choosing.toml').read_text(encoding='utf-8'))
 
 
 def _need(picks: Sequence[Mapping[str, Any]] = (), **fields: Any) -> Need:
@@ -177,7 +206,7 @@ def choose(
       data: what the model reads: 'text', 'images', 'pictures in text', 'field', 'globe', 'points',
         'graph', 'tree', 'signal' or 'translation'.
       checkpoint: whether there is a trained model with rotary positions; else one is trained.
-      tuning: whether such a model may be trained a little further.
+      tuning: whether such a model may be trained a little further; a new one is trained anyway.
       factor: the size at which the model is used, over the trained one, up to 64.
       needs: what it must do there: 'loss' keeps the loss, 'far context' lowers it by what is far
         away, 'retrieval' finds something in a long text; 'state', 'lists', 'arithmetic' and
@@ -191,8 +220,8 @@ def choose(
         are left out if it is given.
 
     Raises:
-      SpecError: an answer that does not exist, or answers for which there is no advice; names those
-        with which there is one.
+      SpecError: an answer that does not exist, or answers for which there is no advice; says what
+        was not measured, and names the answers with which there is one.
 
     Example:
       >>> choose(checkpoint=True, tuning=False, factor=4, needs='retrieval').spec
@@ -206,7 +235,7 @@ def choose(
     check_number('choose: factor', factor, above=0, most=LARGEST_FACTOR)
     if step != math.inf:
         check_number('choose: step', step, above=0)
-    answers |= dict(checkpoint=checkpoint, tuning=tuning, factor=factor)
+    answers |= dict(checkpoint=checkpoint, tuning=tuning or not checkpoint, factor=factor)
     answers |= dict(kernel=kernel, step=step)
     for need, picks in _found(answers):
         specs = {_written(pick.spec, factor): pick for pick in picks}
@@ -218,8 +247,8 @@ def choose(
 
 def _found(answers: Mapping[str, Any]) -> Iterator[tuple[Need, list[Pick]]]:
     for need in all_needs():
-        picks = [p for p in need.picks if _suits(p, answers)] if _means(need.when, answers) else []
-        if picks:
+        meant = _means({**PLAIN, **need.when}, answers)
+        if picks := [pick for pick in need.picks if meant and _suits(pick, answers)]:
             yield need, picks
 
 
@@ -227,8 +256,6 @@ def _means(when: Mapping[str, Any], answers: Mapping[str, Any]) -> bool:
     def same(name, wanted):
         if name == 'factor':
             return wanted[0] < answers[name] <= wanted[1]
-        if name == 'memory':
-            return True  # what needs no more than constant memory serves both answers
         return answers[name] in wanted if isinstance(wanted, list) else answers[name] == wanted
 
     return all(same(name, wanted) for name, wanted in when.items())
@@ -236,8 +263,10 @@ def _means(when: Mapping[str, Any], answers: Mapping[str, Any]) -> bool:
 
 def _suits(pick: Pick, answers: Mapping[str, Any]) -> bool:
     spec = _written(pick.spec, answers['factor'])
+    # What needs no more than constant memory serves both answers.
+    when = {name: wanted for name, wanted in pick.when.items() if name != 'memory'}
     return (
-        _means(pick.when, answers)
+        _means(when, answers)
         and (answers['memory'] == 'all' or pick.when.get('memory') == 'constant')
         and (not answers['loads'] or answers['loads'] in pick.loads)
         and (not answers['kernel'] or kernel(spec) == _OF_JAX)
@@ -250,20 +279,39 @@ def _written(spec: str, factor: float) -> str:
 
 
 def _without_advice(answers: Mapping[str, Any]) -> str:
-    """Which single answers could be changed so that there is an advice."""
-    others = {name: list(choices) for name, choices in QUESTIONS.items()}
-    others |= dict(checkpoint=[False, True], tuning=[False, True], factor=[1, 2, 4, 8, 16, 64])
-    others |= dict(kernel=[False], step=[math.inf])
-    works = [
-        f'{name}={value!r}'
-        for name, values in others.items()
-        for value in values
-        if name != 'data' and value != answers[name] and any(_found({**answers, name: value}))
-    ]
-    asked = ', '.join(f'{name}={value!r}' for name, value in answers.items())
-    return f'choose: no advice for {asked}; there is one with ' + (
+    """What was not measured, and which answers could be changed so that there is an advice."""
+    reason = [one.says for one in all_unmeasured() if _means(one.when, answers)][:1]
+    works = [f'{name}={value!r}' for name, value in _changes(answers)]
+    if not works:  # two answers have to change
+        pairs = (
+            f'{name}={value!r} and {change}'
+            for name, value in _every_change(answers)
+            for change in map('{0[0]}={0[1]!r}'.format, _changes({**answers, name: value}))
+        )
+        works = list(itertools.islice(pairs, 1))
+    usual = dict(memory='all', loads='', kernel=False, step=math.inf, checkpoint=False, tuning=True)
+    asked = ', '.join(f'{k}={v!r}' for k, v in answers.items() if v != usual.get(k))
+    return f'choose: no advice for {": ".join([asked, *reason])}; there is one with ' + (
         ' or '.join(works) if works else 'several other answers (docs/choosing.md)'
     )
+
+
+def _changes(answers: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The single answers with which there is an advice; of the factors only the nearest one."""
+    found = [(k, v) for k, v in _every_change(answers) if any(_found({**answers, k: v}))]
+    factors = [change for change in found if change[0] == 'factor']
+    return [change for change in found if change not in factors[1:]]
+
+
+def _every_change(answers: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Other single answers about the same data, the nearest factors first."""
+    distance = lambda factor: abs(math.log(factor / answers['factor']))
+    others = {name: list(choices) for name, choices in QUESTIONS.items() if name != 'data'}
+    others |= dict(checkpoint=[False, True])
+    others |= dict(tuning=[False, True] if answers['checkpoint'] else [])
+    others |= dict(factor=sorted([1, 2, 4, 8, 16, 64], key=distance))
+    others |= dict(kernel=[False], step=[math.inf])
+    return ((k, v) for k, values in others.items() for v in values if v != answers[k])
 
 
 _OF_JAX, _OURS = 'of JAX', 'of this library'
@@ -280,6 +328,7 @@ def keys_of(spec: str) -> tuple[str, ...]:
     return tuple(entry.key for entry in entries_of(parse(example(spec), KINDS)))
 
 
+@functools.cache
 def kernel(spec: str) -> str:
     """Whose fused kernel computes the attention; '' for what is no encoding of a sequence."""
     found = list(entries_of(parse(spec, KINDS)))
@@ -287,6 +336,21 @@ def kernel(spec: str) -> str:
         return ''
     fused = lambda entry: entry.kind == 'frequencies' or (entry.card and entry.card.promises.fused)
     return _OF_JAX if all(map(fused, found)) else _OURS
+
+
+def use(spec: str) -> str:
+    """How a model takes what `pj.Attention` does not take as it is: a layer of its own, or an
+    extension of a trained model; '' for the others.
+    """
+    first = next(iter(entries_of(parse(spec, KINDS))))
+    if first.kind == 'mixer':
+        return (
+            'A layer of a model in place of attention, which `pj.Attention` does not take: name it '
+            'in `pattern` of a `TransformerConfig` (docs/usage.md).'
+        )
+    if first.kind == 'frequencies' or any(e.key == first.key for e in entries('extension')):
+        return f"Of a trained model: `model.extend('{spec}')`."
+    return ''
 
 
 def _costs_of(spec: str) -> Mapping[str, str]:

@@ -1,7 +1,9 @@
 """`choose` names what can be built, for all answers for which there is advice."""
 
 import itertools
+import math
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from posenc_jax.protocol.errors import SpecError
 def test_all_that_is_advised_can_be_written_and_all_answers_exist():
     for need in choosing.all_needs():
         for answers in (need.when, *(pick.when for pick in need.picks)):
+            assert answers.get('memory', 'constant') == 'constant'
             for name, choices in choosing.QUESTIONS.items():
                 wanted = answers.get(name, [])
                 assert set([wanted] if isinstance(wanted, str) else wanted) <= set(choices)
@@ -27,19 +30,61 @@ def test_all_that_is_advised_can_be_written_and_all_answers_exist():
             assert set(pick.loads) <= set(choosing.QUESTIONS['loads'])
 
 
-def test_every_advice_with_a_pick_is_found_by_some_answers():
-    found, words = set(), choosing.QUESTIONS
-    free = itertools.product(
-        words['data'], words['needs'], words['memory'], (False, True), (False, True), (1, 4, 16)
+def asked(when: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """All answers that are meant, with the largest factor."""
+    listed = lambda name, v: v[1:] if name == 'factor' else v if isinstance(v, list) else [v]
+    own = {name: listed(name, wanted) for name, wanted in when.items()}
+    return (dict(zip(own, answers)) for answers in itertools.product(*own.values()))
+
+
+def test_every_pick_is_found_by_some_answers():
+    for need in choosing.all_needs():
+        for pick in need.picks:
+            when = {'tuning': False, **need.when, **pick.when}
+            found = [pj.choose(**answers) for answers in asked(when)]
+            specs = [spec for one in found if one.need == need for spec in (one.spec, *one.others)]
+            factor = when.get('factor', (0, 1))[1]
+            twice = max(2, math.ceil(2 * factor))
+            assert pick.spec.format(factor=f'{factor:g}', twice=twice) in specs, need.title
+
+
+@pytest.mark.parametrize('one', choosing.all_unmeasured(), ids=lambda one: one.says[:40])
+def test_every_reason_is_printed_for_answers_without_advice(one):
+    for answers in asked(one.when):
+        with pytest.raises(SpecError) as caught:
+            pj.choose(**answers)
+        assert f': {one.says}; there is one with ' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'answers',
+    [
+        dict(data='images', checkpoint=True),
+        dict(data='graph', needs='retrieval'),
+        dict(data='globe', factor=16),
+        dict(data='signal', factor=4),
+        dict(data='pictures in text', checkpoint=True, tuning=False),
+        dict(needs='retrieval', memory='constant'),
+        dict(checkpoint=True, factor=64),
+    ],
+)
+def test_no_answer_is_ignored(answers):
+    with pytest.raises(SpecError, match='no advice for .*; there is one with [a-z]+='):
+        pj.choose(**answers)
+
+
+def test_the_answers_that_an_error_names_have_an_advice():
+    with pytest.raises(SpecError, match='that of rope rises by 3.1 nats') as caught:
+        pj.choose(kernel=True, factor=8)
+    assert str(caught.value).endswith(
+        "; there is one with needs='far context' or checkpoint=True or factor=1 or kernel=False"
     )
-    names = 'data', 'needs', 'memory', 'checkpoint', 'tuning', 'factor'
-    for answers in free:
-        own: dict[str, Any] = dict(zip(names, answers))
-        try:
-            found.add(pj.choose(**own).need.title)
-        except SpecError as error:
-            assert 'there is one with' in str(error)
-    assert found == {need.title for need in choosing.all_needs() if need.picks}
+    assert pj.choose(kernel=True, factor=8, needs='far context').spec == 'fope()'
+    assert pj.choose(kernel=True, factor=8, checkpoint=True).spec == 'yarn(factor=8)'
+    both: dict[str, Any] = dict(needs='far context', factor=64, checkpoint=True, loads='gguf')
+    with pytest.raises(SpecError, match="there is one with needs='loss' and factor=16$"):
+        pj.choose(**both)
+    assert pj.choose(**{**both, 'needs': 'loss', 'factor': 16}).spec == 'yarn(factor=16)'
 
 
 @pytest.mark.parametrize(
@@ -48,10 +93,25 @@ def test_every_advice_with_a_pick_is_found_by_some_answers():
         (dict(factor=8), 'bam()'),
         (dict(factor=8, loads='transformers'), 'alibi()'),
         (dict(factor=4, needs='far context', step=1.05), 'fox()'),
-        (dict(factor=4, needs='far context', kernel=True), 'fope(train_len=512)'),
+        (dict(factor=4, needs='far context', kernel=True), 'fope()'),
         (dict(checkpoint=True, tuning=False, factor=8), 'self_extend(group=16)'),
         (dict(checkpoint=True, tuning=False, factor=8, memory='constant'), 'lm_infinite()'),
         (dict(checkpoint=True, factor=2.5), 'yarn(factor=2.5)'),
+        (dict(checkpoint=True, factor=8, memory='constant'), 'lm_infinite()'),
+        (dict(checkpoint=True, factor=8, needs='far context'), 'leaky_rerope()'),
+        (dict(), 'kerple()'),
+        (dict(kernel=True), 'rope()'),
+        (dict(factor=16), 'cable()'),
+        (dict(factor=64), 'cable()'),
+        (dict(memory='constant'), 'cheems(dt=0.05)'),
+        (dict(memory='constant', factor=16), 'lm_infinite()'),
+        (dict(needs='speed'), 'lm_infinite()'),
+        (dict(data='images', needs='finer', factor=2), 'rope_mixed()'),
+        (
+            dict(data='images', needs='shifts'),
+            'polyphase_anchor() | learned_grid(rows=4, columns=4)',
+        ),
+        (dict(data='pictures in text', checkpoint=True), 'mrope_interleaved()'),
     ],
 )
 def test_answers_leave_out_what_does_not_suit(answers, spec):
@@ -68,6 +128,27 @@ def test_a_choice_prints_its_evidence_within_a_screen():
     assert 'B1 tolerated (alibi): 0.00354 nats a byte more (0.00314 to 0.00422 over 3' in words
     assert 'where 0.02 more is allowed. The same bytes of text in windows of 128 and' in words
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_layer_that_is_no_encoding_prints_how_a_model_takes_it():
+    text = ' '.join(str(pj.choose(needs='retrieval')).split())
+    assert 'use A layer of a model in place of attention, which `pj.Attention` does not' in text
+    assert text.count('in place of attention') == 1 and choosing.use('nope() | ssmax()') == ''
+    assert choosing.use('yarn(factor=4)') == "Of a trained model: `model.extend('yarn(factor=4)')`."
+    assert choosing.use('dca()') and not choosing.use('rope(freqs=hope_rope())')
+    assert 'in place of attention' in str(pj.choose(needs='speed')).replace('\n' + ' ' * 16, ' ')
+
+
+def test_an_answer_about_passkeys_has_the_figures_and_the_models_of_passkeys():
+    text = ' '.join(str(pj.choose(checkpoint=True, factor=16, needs='retrieval')).split())
+    assert '(.99 to 1.00 over three seeds)' in text and 'claims B22 open' in text
+    assert 'models 2 layers of width 64, 1500 batches of 32 texts of 16 to 64 tokens' in text
+    assert 'nats a byte' not in text
+
+
+def test_interleaved_frequencies_have_the_cost_of_their_own_key():
+    text = ' '.join(str(pj.choose(data='pictures in text')).split())
+    assert 'cost A train step takes 0.95x of `rope()`' in text and 'decoding 1.04x' in text
 
 
 def test_encodings_that_were_timed_together_have_their_own_cost():
