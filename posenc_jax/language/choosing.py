@@ -158,7 +158,7 @@ class Choice:
         lines += [*_filled('limits', need.limits), *_filled('models', need.scale)]
         for text in said:
             lines += _filled('' if text != said[0] else 'claims', text)
-        return '\n'.join([*lines, *_filled('more', f'docs/choosing.md#{need.anchor}')])
+        return '\n'.join([*lines, *_filled('more', f'in the repository: docs/choosing.md#{need.anchor}')])
 
     __repr__ = __str__
 
@@ -382,5 +382,6 @@ def _step(spec: str) -> float:
 
 
 def _filled(name: str, text: str) -> list[str]:
-    """Lines of a screen; links of the page become their text with the file."""
+    """Lines of a screen; links of the page become their text with the file of the repository."""
+    text = re.sub(r'\[([^]]+)\]\(#', r'[\1](choosing.md#', text)
     return filled(name, re.sub(r'\[([^]]+)\]\(([^)]+)\)', r'\1 (docs/\2)', text), column=14)

@@ -201,3 +201,4 @@ def test_the_questions_are_those_of_the_docstring():
 def test_links_of_the_page_are_printed_with_their_file():
     text = ' '.join(str(pj.choose(factor=8)).split())
     assert 'The table (docs/results/relative_bias.md#language) has all lengths' in text
+    assert 'below (docs/choosing.md#a-new-model' in text and 'in the repository: docs/' in text
