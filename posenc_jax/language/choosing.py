@@ -158,7 +158,8 @@ class Choice:
         lines += [*_filled('limits', need.limits), *_filled('models', need.scale)]
         for text in said:
             lines += _filled('' if text != said[0] else 'claims', text)
-        return '\n'.join([*lines, *_filled('more', f'in the repository: docs/choosing.md#{need.anchor}')])
+        page = f'in the repository: docs/choosing.md#{need.anchor}'
+        return '\n'.join([*lines, *_filled('more', page)])
 
     __repr__ = __str__
 
