@@ -122,9 +122,11 @@ def main(argv: list[str] | None = None) -> int:
                 print_tables(results)
                 alone = not runs and len(earlier) == 1  # these numbers are there already
                 asked = shlex.join(['python', 'eval.py', *(sys.argv[1:] if argv is None else argv)])
-                for path in results.write_pictures(out) if alone else results.write(out, asked):
+                paths = results.write_pictures(out) if alone else results.write(out, asked)
+                for path in paths:
                     print(path)
-                print(f'to draw the pictures again: {command(out)}; see {out / PAGE}')
+                if any(path.suffix == '.png' for path in paths):
+                    print(f'to draw the pictures again: {command(out)}; see {out / PAGE}')
     except ERRORS as error:
         return failed('eval.py', error)
     return 0

@@ -63,8 +63,8 @@ class Results:
         ]
 
     def write(self, directory: pathlib.Path, evaluation: str = '') -> list[pathlib.Path]:
-        """Writes results.json, results.csv, for text documents.csv, the pictures, and pictures.md,
-        which says of each picture what draws it again; returns their paths.
+        """Writes results.json, results.csv, for text documents.csv, the pictures, and beside
+        them pictures.md, which says of each what draws it again; returns their paths.
 
         Args:
           directory: the folder.
@@ -75,7 +75,8 @@ class Results:
             runs = (f'--run={name}' for name in names)
             evaluation = shlex.join(['python', 'eval.py', *runs, f'--out={directory}'])
         drawn = self.write_pictures(directory)
-        return [*self.write_numbers(directory), *drawn, redraw.write(drawn, evaluation)]
+        page = [redraw.write(drawn, evaluation)] if drawn else []
+        return [*self.write_numbers(directory), *drawn, *page]
 
     def write_pictures(self, directory: pathlib.Path) -> list[pathlib.Path]:
         """Writes the pictures; returns their paths. There are none of single runs in results that

@@ -223,6 +223,12 @@ def test_exact_match_has_one_panel_and_no_positions(tmp_path):
     assert names_of(results(one).write(tmp_path)) == [*NUMBERS, 'by_length.png', 'pictures.md']
 
 
+def test_results_without_pictures_have_no_page_of_them(tmp_path):
+    one = with_measurements(run('rope()', 0, 4), measured('lossless', 64, 5.0))
+    assert names_of(results(one).write(tmp_path)) == NUMBERS
+    assert not (tmp_path / 'pictures.md').exists()
+
+
 def deep(values, **changes):
     """A run with exact match {(length, depth): value}."""
     made = (
