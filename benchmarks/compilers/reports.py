@@ -92,7 +92,6 @@ def of_loop(text: str) -> OfLoop:
             loops.append(range(begin, end + 1))
     products = [n for n, instruction in enumerate(instructions) if _PRODUCT.search(instruction)]
     copies = sum(1 for instruction in instructions if _COPY.search(instruction))
-    count = lambda loop: sum(n in loop for n in products)
 
     def run(whole) -> dict[int, int]:
         """How often each instruction of a loop runs."""
@@ -105,10 +104,8 @@ def of_loop(text: str) -> OfLoop:
                 times.update({n: times[n] * turns for n in loop})
         return times
 
-    most = max(map(count, loops), default=0)
-    found = [loop for loop in loops if 3 * count(loop) >= most] or [range(0)]
-    holds_one = lambda loop: any(a != loop and a[0] in loop and a[-1] in loop for a in found)
-    executed = [(sum(run(loop).values()), loop) for loop in found if not holds_one(loop)]
+    found = _innermost(loops, products) or [range(0)]
+    executed = [(sum(run(loop).values()), loop) for loop in found]
     first = operator.itemgetter(0)
     (loop, whole), (other, _) = min(executed, key=first), max(executed, key=first)
     times = run(whole)
@@ -116,6 +113,16 @@ def of_loop(text: str) -> OfLoop:
     local = [n for n in times if _LOCAL.match(instructions[n])]
     of = lambda numbers: sum(times.get(n, 0) for n in numbers)
     return OfLoop(loop, of(inner), of(products), copies, other, of(local))
+
+
+def _innermost(parts: list[range], products: list[int]) -> list[range]:
+    """The parts with at least a third of the products of the one with the most, without those that
+    hold another one of them.
+    """
+    counts = [sum(n in part for n in products) for part in parts]
+    found = [part for part, count in zip(parts, counts) if 3 * count >= max(counts)]
+    holds_one = lambda part: any(a != part and a[0] in part and a[-1] in part for a in found)
+    return [part for part in found if not holds_one(part)]
 
 
 def _target(instruction: str) -> str | None:
@@ -167,14 +174,10 @@ def of_visit(text: str, use: str) -> OfVisit:
         if found := _SKIP.search(slots):
             region = re.compile(rf'Start(?:/End empty)? region {found[1]}\b')
             ends = (n for n in range(begin + 1, len(bundles)) if region.search(bundles[n][2]))
-            part = range(begin, next(ends, begin))
-            parts.append((sum(n in part for n in products), -len(part), begin, part.stop))
-    most = max((part[0] for part in parts), default=0)
-    if not most:
+            parts.append(range(begin, next(ends, begin)))
+    if not any(n in part for part in parts for n in products):
         raise ValueError('no part with products is skipped')
-    found = [range(begin, stop) for count, _, begin, stop in parts if 3 * count >= most]
-    holds_one = lambda part: any(a != part and a[0] in part and a[-1] in part for a in found)
-    visits = [_times(bundles, part) for part in found if not holds_one(part)]
+    visits = [_times(bundles, part) for part in _innermost(parts, products)]
     begin, times = min(visits, key=lambda visit: sum(visit[1].values()))
     depths = [depth.count('>') for _, depth, _ in bundles]
     inner = sum(times[n] for n in times if depths[n] > depths[begin])

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.protocol.bounds import Count, Size
 from posenc_jax.protocol.families import Mask
+from posenc_jax.protocol.masks import causal_mask
 from posenc_jax.protocol.registry import Card, register
 
 
@@ -200,7 +201,7 @@ class GPE(Mask):
         query, key = ({name: a[..., 0] for name, a in tok.feats['gpe'].items()} for tok in (tq, tk))
         read = ~query['target'][:, :, None] | (key['word'][:, None, :] < query['reads'][:, :, None])
         own = jnp.where(key['target'][:, None, :], query['target'][:, :, None], read)
-        return (own & (tk.index[:, None, :] <= tq.index[:, :, None]))[:, None]
+        return causal_mask(tq.index, tk.index) & own[:, None]
 
     def may_see(self, tq, tk):
         return tk.index_low <= tq.index_high

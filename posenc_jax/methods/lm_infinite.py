@@ -14,6 +14,7 @@ from posenc_jax.protocol.checks import check_train_len
 from posenc_jax.protocol.composite import Wrapper, name_of
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance
+from posenc_jax.protocol.masks import causal_mask
 from posenc_jax.protocol.registry import Card, register
 
 
@@ -184,12 +185,11 @@ class LMInfinite(Wrapper):
         return last, jnp.swapaxes(chosen[..., : tk.length], 1, 2)
 
     def mask(self, tq, tk):
-        causal = tk.index[:, None, :] <= tq.index[:, :, None]
         visible = lm_infinite_mask(tq.rank, tk.rank, self.n_global, self.n_local)
         if 'lm_infinite' in tk.feats:
             last, chosen = tq.feats['lm_infinite'][2][..., 0], heads_first(tk.feats['lm_infinite'])
             visible = visible | (last[:, None, :, None] & chosen[:, :, None])
-        return causal[:, None] & visible
+        return causal_mask(tq.index, tk.index) & visible
 
     def may_see(self, tq, tk):
         near = tk.rank_high > tq.rank_low - self.n_local

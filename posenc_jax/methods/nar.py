@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Int, Num
 from posenc_jax.protocol.checks import is_size
 from posenc_jax.protocol.families import Mask
 from posenc_jax.protocol.grids import on_grid
+from posenc_jax.protocol.masks import causal_mask
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
@@ -66,10 +67,9 @@ def nar_mask(
       >>> nar_mask(cells, cells, index, index)[0, 0].sum(-1).tolist()
       [1, 2, 4, 4, 5]
     """
-    q_grid, k_grid = on_grid(q_pos)[:, :, None], on_grid(k_pos)[:, None, :]
-    near = k_pos.sum(-1)[:, None, :] <= q_pos.sum(-1)[:, :, None]
-    earlier = k_index[:, None, :] <= q_index[:, :, None]
-    return jnp.where(k_grid, q_grid & near, q_grid | earlier)[:, None]
+    q_grid, k_grid = on_grid(q_pos)[:, None, :, None], on_grid(k_pos)[:, None, None, :]
+    near = k_pos.sum(-1)[:, None, None, :] <= q_pos.sum(-1)[:, None, :, None]
+    return jnp.where(k_grid, q_grid & near, q_grid | causal_mask(q_index, k_index))
 
 
 @register(

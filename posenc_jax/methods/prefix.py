@@ -4,6 +4,7 @@ from jaxtyping import Array, Bool, Int
 
 from posenc_jax.protocol.bounds import Size
 from posenc_jax.protocol.families import Mask
+from posenc_jax.protocol.masks import causal_mask
 from posenc_jax.protocol.registry import Card, register
 
 
@@ -29,8 +30,7 @@ def prefix_mask(
       >>> prefix_mask(index, index, index, length=2)[0, 0].sum(-1).tolist()
       [2, 2, 3, 4]
     """
-    causal = k_index[:, None, :] <= q_index[:, :, None]
-    return (causal | (k_rank < length)[:, None, :])[:, None]
+    return causal_mask(q_index, k_index) | (k_rank < length)[:, None, None, :]
 
 
 @register(

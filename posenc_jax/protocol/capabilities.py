@@ -60,11 +60,13 @@ class Prunes(Carries):
 
 
 class Prepares(Encoding):
-    """Its pair stage reads what it computes of its variables. That is done once for all tiles."""
+    """Its pair stage reads numbers that depend on its variables alone, such as products of its
+    tables. They are computed once for all tiles.
+    """
 
     def prepare(self) -> None:
-        """Replaces variables by those that the pair stage reads. `attend` calls it on a copy. The
-        pair stage also works without it, and then computes the same in every tile.
+        """Puts these numbers in the place of the variables. `attend` calls it on a copy. The pair
+        stage also works without this call, and then computes them in every tile.
         """
         raise NotImplementedError
 

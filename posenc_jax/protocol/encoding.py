@@ -246,10 +246,10 @@ class Encoding(nnx.Module):
         return not self.opens('mask')
 
     def uniform(self, tq: Bounds, tk: Bounds) -> Bool[Array, ''] | bool:
-        """Whether any position of each of two blocks of valid tokens may stand for all others of
-        the block, judged by the bounds of the blocks: `logits` and `collect` read `pos` and
-        features of tokens alone, and look up the same entry of a table for all pairs. They then get
-        one position, [#B, 1].
+        """Whether all pairs of two blocks of valid tokens look up the same entry of a table, judged
+        by the bounds of the blocks. `logits` and `collect` then get one position for each block,
+        [#B, 1], in the place of all its positions. So they must read nothing of tokens but `pos`
+        and features.
 
         A wrong False costs time; a wrong True would change results.
         """

@@ -3,8 +3,7 @@
 The vector units of a TPU work on registers of 8 rows of 128 lanes. A tile has its queries in rows
 and its keys in lanes. A number for each query, such as the running maximum of a row, would lie
 along the lanes, and each tile would move it into rows and copy it over the lanes. So a kernel holds
-such an array of shape [1, 1, T] as [T, 128], with each number in all lanes. Programs hold all
-arrays so that have a number for each query.
+every array [1, 1, T] that has a number for each query as [T, 128], with each number in all lanes.
 """
 
 import dataclasses
@@ -23,8 +22,8 @@ _LANES = 128
 
 
 class OfRows(jax.ShapeDtypeStruct):
-    """How an array [1, T] looks in a door that kernels hold as [T, 128] although its shape does not
-    say that it has a number for each query.
+    """The shape and dtype, in a door, of an array [1, T] with a number for each query. The shape
+    does not tell it from other arrays, so this class does; kernels hold the array as [T, 128].
     """
 
 

@@ -62,13 +62,12 @@ class Part:
 
 def loaded(equation, table, index) -> Any:
     """The result of a look-up whose inputs are held, in a table that may be a `Part`."""
-    owner, sizes, shape = (equation.params[n] for n in ('owner', 'sizes', 'shape'))
+    shape = equation.params['shape']
     if isinstance(table, Part):
-        if (found := table.load(index, owner, shape)) is not None:
+        if (found := table.load(index, equation.params['owner'], shape)) is not None:
             return found
         table = table.array
-    (found,) = by_loop(equation, table.reshape(sizes[0]), index.reshape(sizes[1]))
-    return found.reshape(shape)
+    return _looped(equation, table, index).reshape(shape)
 
 
 def held_as(equation, is_input: bool, table, index, held: Callable[[Shape], Shape]) -> Any:
@@ -78,6 +77,12 @@ def held_as(equation, is_input: bool, table, index, held: Callable[[Shape], Shap
     owner, sizes, count, shape = (equation.params[n] for n in ('owner', 'sizes', 'count', 'shape'))
     if is_input:
         return _bind(table, index, owner, sizes, count, held(shape))
+    return _looped(equation, table, index)
+
+
+def _looped(equation, table, index) -> Any:
+    """The result as a loop, from inputs that are held."""
+    sizes = equation.params['sizes']
     (found,) = by_loop(equation, table.reshape(sizes[0]), index.reshape(sizes[1]))
     return found
 

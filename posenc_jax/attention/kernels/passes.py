@@ -232,7 +232,8 @@ class _Kernels:
 
     def _tiles(self, function: Callable) -> list[Program]:
         """A function of a tile; and the same for the tiles that have a loop of their own."""
-        carry, plans = self.start.result, [self.call.plan, self.apart][: 1 + bool(self.apart)]
+        carry = self.start.result
+        plans = [self.call.plan] if self.apart is None else [self.call.plan, self.apart]
         return [self._program(function, *self.shown, carry, carry, plan=plan) for plan in plans]
 
     def _like_carry(self, arrays) -> Any:

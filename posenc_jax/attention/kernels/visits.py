@@ -57,8 +57,9 @@ class Visits:
 
 def plan_apart(plan, encoding, tq: Tokens, tk: Tokens) -> Any:
     """The plan of full tiles, which are computed without a mask; None if the encoding cannot say
-    which tiles these are. It is that of uniform ones if the encoding can say of some tiles that
-    they are and of others that they are not, by positions that have no gradient.
+    which tiles these are. If it can also say which tiles are uniform, the plan is that of tiles
+    that are full and uniform. It cannot for positions that are no whole numbers, since these may
+    have gradients.
     """
     own, other = bounds(tq.without_feats()), bounds(tk.without_feats())
     if encoding.sees_all(own, other) is False:
