@@ -215,16 +215,17 @@ def read(given: Given) -> None:
         after(found)
         return found
 
-    usual = evaluation.evaluate_runs, evaluation.prepared, Results.write, disk.save_figure
+    usual = evaluation.evaluate_runs, evaluation.prepared, Results.write_pictures, disk.save_figure
     evaluation.evaluate_runs, evaluation.prepared = evaluate_runs, lambda *_: []
     if not given.drawn:
-        Results.write = Results.write_numbers
+        Results.write_pictures = lambda *_: []
     disk.save_figure = lambda figure, path, dpi: usual[3](figure, path, dpi=40)
     try:
         also = [f'--also={folder}' for folder in given.folders]
         run(program.main, '--run=runs/none', *also, f'--out={given.out}')
     finally:
-        evaluation.evaluate_runs, evaluation.prepared, Results.write, disk.save_figure = usual
+        evaluation.evaluate_runs, evaluation.prepared = usual[:2]
+        Results.write_pictures, disk.save_figure = usual[2:]
     json.loads((given.out / FILE).read_text(), parse_constant=_no_number)
 
 

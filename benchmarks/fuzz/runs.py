@@ -323,7 +323,7 @@ def started_in(folder: pathlib.Path, good: pathlib.Path) -> Iterator[None]:
         )
         replace(evaluation, 'measure', lambda job, model: [MEASURED])
         replace(evaluation.language, 'of_tables', lambda *_, **__: {})
-        replace(Results, 'write', Results.write_numbers)
+        replace(Results, 'write_pictures', lambda *_: [])
         replace(
             continuations,
             'generator',

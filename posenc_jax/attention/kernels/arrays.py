@@ -113,7 +113,10 @@ class OfTokens:
     @property
     def _shown(self):
         of_queries = self.queries and self.door == 'token' and not self.rest
-        return (1, 1, self.size) if of_queries else (*self._block, *self.room)
+        numbers = (1, 1, self.size)
+        # A block that does not fill registers is held as doors see it.
+        turns = of_queries and self.heads.held(numbers) != numbers
+        return numbers if turns else (*self._block, *self.room)
 
     @property
     def _block(self):
