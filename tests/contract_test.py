@@ -57,6 +57,7 @@ OPTIONS = {
     'grape_a': ('encoding', 'grape_a(gate="both")', dict()),
     'grape_ap': ('encoding', 'grape_ap(size=4, relative=True)', dict(relative=True)),
     'grape_m': ('encoding', 'grape_m(planes=2)', dict(relative=False)),
+    'fope': ('encoding', 'fope(train_len=256, freqs=yarn(factor=4.0, train_len=256))', dict()),
     'irope': ('encoding', 'irope(size=6, qk_norm=False)', dict()),
     'irpe': ('encoding', 'irpe(mode="bias", method="cross", shared=False)', dict()),
     'kerple': ('encoding', 'kerple(kernel="bias_wht")', dict()),
