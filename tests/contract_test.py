@@ -50,7 +50,11 @@ OPTIONS = {
     'conflator': ('encoding', 'conflator(unigram_only=True)', dict()),
     'cope': ('encoding', 'cope(npos=64, gates="value")', dict()),
     'dape': ('encoding', 'rope() | dape(width=8)', dict()),
-    'deberta': ('encoding', 'deberta(max_distance=12, buckets=8, terms="p2c", norm=True)', dict()),
+    'deberta': (
+        'encoding',
+        'deberta(max_distance=12, buckets=8, terms="p2c", norm=True, share_att_key=True)',
+        dict(),
+    ),
     'dpe': ('encoding', 'dpe(layers=1, order_input_pe=False) | full()', dict(relative=True)),
     'fox': ('encoding', 'fox(pro=True, prune=-30.0)', dict()),
     'gali': ('encoding', 'gali(encoding=rope(), chunk=1, local=2, noise=1.0, train_len=8)', dict()),
