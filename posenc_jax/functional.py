@@ -41,7 +41,8 @@ FAMILIES = {  # family -> module of a method -> its functions
         'methods.rope_3d': 'rope_3d',
         'methods.rope_vit': 'rope_axial rope_mixed rope_mixed_start',
         'methods.selective_rope': (
-            'selective_rope_increments selective_rope_temperatures selective_rope_units'
+            'selective_rope_increments selective_rope_maps selective_rope_temperatures '
+            'selective_rope_units'
         ),
         'methods.string_pe': (
             'string_cayley string_cayley_basis string_circulant string_circulant_start'

@@ -98,6 +98,11 @@ OPTIONS = {
         dict(needs_training=False),
     ),
     'stick_breaking': (
+    'selective_rope': (
+        'encoding',
+        'selective_rope(rank=None, gate="channel", gate_rank=4, bias=True)',
+        dict(),
+    ),
         'encoding',
         'stick_breaking(attend_current=True, remainder="drop", prune=-30.0)',
         dict(),
