@@ -142,7 +142,7 @@ FAMILIES = {  # family -> module of a method -> its functions
     },
     'Positions of tokens': {
         'methods.bipe': 'bipe_ids bipe_slopes',
-        'methods.cape': 'cape_augmented cape_centred',
+        'methods.cape': 'cape2d_coordinates cape2d_table cape_augmented cape_centred',
         'methods.cream': 'cream_bounds cream_heads cream_ids cream_thresholds',
         'methods.giraffe_random': 'giraffe_random_ids',
         'methods.gpe': 'gpe_ids gpe_loss gpe_wait_k_reads',
