@@ -145,7 +145,7 @@ def constrain(x: Array, *roles: str | None) -> Array:
     """
     if active_mesh() is None:
         return x
-    cut = [role if size > 1 else None for role, size in zip(roles, x.shape)]
+    cut = tuple(role if size > 1 else None for role, size in zip(roles, x.shape))
     return jax.lax.with_sharding_constraint(x, spec_of(cut))
 
 

@@ -197,7 +197,8 @@ def test_the_jitter_is_that_of_a_patch_and_has_the_unit_of_its_cells():
 
 def test_the_stretch_is_one_factor_of_both_axes():
     found, change = on_image('shift=0.0, jitter=0.0, stretch=2.0')
-    factors = (found / (found - change))[:, [0, 4, 14]].reshape(COUNT, -1)  # of three corners
+    found, change = (a[:, [0, 4, 14]].reshape(COUNT, -1) for a in (found, change))  # three corners
+    factors = found / (found - change)
     assert np.ptp(factors, axis=1).max() < 1e-5
     logs = np.log(factors[:, 0]) / np.log(2)
     assert -1 <= logs.min() < -0.95 and 0.95 < logs.max() <= 1
