@@ -41,7 +41,8 @@ FAMILIES = {  # family -> module of a method -> its functions
         'methods.rope_3d': 'rope_3d',
         'methods.rope_vit': 'rope_axial rope_mixed rope_mixed_start',
         'methods.selective_rope': (
-            'selective_rope_increments selective_rope_temperatures selective_rope_units'
+            'selective_rope_increments selective_rope_maps selective_rope_temperatures '
+            'selective_rope_units'
         ),
         'methods.string_pe': (
             'string_cayley string_cayley_basis string_circulant string_circulant_start'
@@ -141,7 +142,7 @@ FAMILIES = {  # family -> module of a method -> its functions
     },
     'Positions of tokens': {
         'methods.bipe': 'bipe_ids bipe_slopes',
-        'methods.cape': 'cape_augmented cape_centred',
+        'methods.cape': 'cape2d_coordinates cape2d_table cape_augmented cape_centred',
         'methods.cream': 'cream_bounds cream_heads cream_ids cream_thresholds',
         'methods.giraffe_random': 'giraffe_random_ids',
         'methods.gpe': 'gpe_ids gpe_loss gpe_wait_k_reads',

@@ -13,6 +13,7 @@ from posenc_jax.language.catalog import (
     catalog_markdown,
     markdown_table,
     picture_name,
+    pictured,
     promise_text,
     reference_text,
 )
@@ -106,9 +107,9 @@ def _entry(entry: Entry, card: Card) -> str:
         f'<tr><th>{name}</th><td>{cell}</td></tr>' for name, cell in rows.items() if cell
     )
     parts = [f'## {card.name} {{ #{card.key} }}', '', summary(entry), '', _equation(card)]
-    if entry.kind in PICTURED:
+    if pictured(entry):
         source = f'../catalog/{picture_name(entry.kind, card.key)}'
-        parts += ['', f'![Logits of {card.name} by distance]({source}){{ loading=lazy }}']
+        parts += ['', f'![{card.name}. {PICTURED[entry.kind]}]({source}){{ loading=lazy }}']
     return '\n'.join([*parts, '', f'<table class="card"><tbody>{table}</tbody></table>', ''])
 
 

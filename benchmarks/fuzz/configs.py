@@ -51,6 +51,7 @@ CHOICES = {
     'model.norm': NORMS,
     'model.norm_place': NORM_PLACES,
     'model.qk_norm': QK_NORMS,
+    'model.head_norm': (False, True),
     'model.dtype': ('float32', 'bfloat16'),
     'model.precision': ('', 'default', 'high', 'highest'),
     'model.remat': ('none', 'full', 'dots'),

@@ -35,9 +35,9 @@ PLAIN = dict(checkpoint=False, factor=(0, 1), needs='loss')
 QUESTIONS = {
     'data': ('text', 'images', 'pictures in text', 'field', 'globe', 'points', 'graph', 'tree',
              'signal', 'translation'),
-    'needs': ('loss', 'far context', 'retrieval', 'state', 'lists', 'arithmetic', 'numbers',
-              'speed', 'finer', 'larger', 'shifts', 'volume', 'means of pixels',
-              'unknown places'),
+    'needs': ('loss', 'far context', 'retrieval', 'hidden tokens', 'streams', 'state', 'lists',
+              'arithmetic', 'numbers', 'speed', 'finer', 'larger', 'shifts', 'volume',
+              'means of pixels', 'unknown places'),
     'memory': ('all', 'constant'),
     'loads': ('', 'transformers', 'gguf'),
 }  # fmt: skip
@@ -210,10 +210,11 @@ def choose(
       tuning: whether such a model may be trained a little further; a new one is trained anyway.
       factor: the size at which the model is used, over the trained one, up to 64.
       needs: what it must do there: 'loss' keeps the loss, 'far context' lowers it by what is far
-        away, 'retrieval' finds something in a long text; 'state', 'lists', 'arithmetic' and
-        'numbers' are tasks of computation, 'speed' is that of decoding. Images may be 'finer'
-        (more pixels of the same scene), 'larger' (more of the scene) or have 'shifts'. Fields may
-        be asked for a 'volume', 'means of pixels' or 'unknown places'.
+        away, 'retrieval' finds something in a long text; an encoder of text predicts 'hidden
+        tokens', and a model may read 'streams'; 'state', 'lists', 'arithmetic' and 'numbers' are
+        tasks of computation, 'speed' is that of decoding. Images may be 'finer' (more pixels of the
+        same scene), 'larger' (more of the scene) or have 'shifts'. Fields may be asked for a
+        'volume', 'means of pixels' or 'unknown places'.
       memory: that of decoding: 'all' keys may be kept, or it has to be 'constant'.
       kernel: whether a fused attention kernel of JAX has to serve it.
       loads: another library that has to read the trained model: 'transformers', 'gguf' or ''.

@@ -148,8 +148,8 @@ def filled(tok: Tokens, count) -> Tokens:
 
 def project_prompt(
     encoding: Encoding,
-    q: Float[Array, 'B T N H'],
-    k: Float[Array, 'B T K H'],
+    q: Float[Array, 'B T N _'],
+    k: Float[Array, 'B T K _'],
     v: Float[Array, 'B T K H'],
     tok: Tokens,
     rows: Float[Array, 'B rows D'],
@@ -206,8 +206,8 @@ def project_prompt(
 def project_new(
     encoding: Encoding,
     cache: LayerCache,
-    q: Float[Array, 'B T N H'],
-    k: Float[Array, 'B T K H'],
+    q: Float[Array, 'B T N _'],
+    k: Float[Array, 'B T K _'],
     v: Float[Array, 'B T K H'],
     tok: Tokens,
     row: Float[Array, 'B T D'],

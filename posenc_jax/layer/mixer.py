@@ -173,9 +173,5 @@ def layer_rows(x: Float[Array, 'B T D'], valid, lookback: int) -> Float[Array, '
 
 def _constrained(state):
     k, v = (constrain(a, 'batch', 'kv_heads', 'sequence', None) for a in (state.k, state.v))
-    several = lambda a, axis, role: role if a.shape[axis] > 1 else None
-    feats = jax.tree.map(
-        lambda a: constrain(a, several(a, 0, 'batch'), several(a, 1, 'heads'), 'sequence'),
-        state.feats,
-    )
+    feats = jax.tree.map(lambda a: constrain(a, 'batch', 'heads', 'sequence'), state.feats)
     return dataclasses.replace(state, k=k, v=v, feats=feats)

@@ -76,7 +76,8 @@ def merge_adapters(attention: 'Projections') -> 'Projections':
 class Projections(nnx.Module):
     """The projections before and behind `attend`: from x to q, k, v, and from its result to x. With
     `rank`, there is an `Adapter` beside each. With `qk_norm`, queries and keys are normed, every
-    'head' by itself or over the 'width' of all heads, by a norm of the kind `norm`.
+    'head' by itself or over the 'width' of all heads, by a norm of the kind `norm`. With
+    `head_norm`, such a norm acts on the result of every head.
     """
 
     @classmethod
@@ -94,6 +95,7 @@ class Projections(nnx.Module):
             rank=cfg.lora_rank,
             alpha=cfg.lora_alpha,
             qk_norm=cfg.qk_norm,
+            head_norm=cfg.head_norm,
             norm=cfg.norm,
             epsilon=cfg.epsilon,
         )
@@ -112,6 +114,7 @@ class Projections(nnx.Module):
         rank: int = 0,
         alpha: float = 16.0,
         qk_norm: str = 'none',
+        head_norm: bool = False,
         norm: str = 'rmsnorm',
         epsilon: float = 1e-6,
     ):
@@ -145,6 +148,9 @@ class Projections(nnx.Module):
                 norm, head_dim * (count if qk_norm == 'width' else 1), epsilon=epsilon, stack=stack
             )
             for count in (heads, kv_heads)
+        )
+        self.head_norm = (
+            Norm(norm, head_dim, epsilon=epsilon, stack=stack) if head_norm else unchanged
         )
         self.rows_in = self.rows_out = None
         self.adapters = nnx.Dict() if rank else None
@@ -193,7 +199,7 @@ class Projections(nnx.Module):
 
     def output(self, out: Float[Array, 'B T N H']) -> Float[Array, 'B T D']:
         """The result of the heads, back in the model width."""
-        flat = out.reshape(*out.shape[:2], -1)
+        flat = self.head_norm(out).reshape(*out.shape[:2], -1)
         if self.rows_out is not None:
             return shifted(linear_rows(flat, self.rows_out[...]), value(self.b_out))
         w = self.w_out[...]

@@ -140,10 +140,13 @@ def spec_of(roles: tuple[str | None, ...], ndim: int | None = None) -> Partition
 
 
 def constrain(x: Array, *roles: str | None) -> Array:
-    """Fixes the layout of an activation by the roles of its dimensions. Without a mesh it does
-    nothing.
+    """Fixes the layout of an activation by the roles of its dimensions; one of size 1 is not cut.
+    Without a mesh it does nothing.
     """
-    return x if active_mesh() is None else jax.lax.with_sharding_constraint(x, spec_of(roles))
+    if active_mesh() is None:
+        return x
+    cut = tuple(role if size > 1 else None for role, size in zip(roles, x.shape))
+    return jax.lax.with_sharding_constraint(x, spec_of(cut))
 
 
 def mesh_parts(mesh, entry) -> int:

@@ -75,8 +75,8 @@ def bounded(cache: LayerCache, size: int, count: int | Int[Array, '']) -> Window
 def project_new(
     encoding: Encoding,
     cache: WindowCache,
-    q: Float[Array, 'B T N H'],
-    k: Float[Array, 'B T K H'],
+    q: Float[Array, 'B T N _'],
+    k: Float[Array, 'B T K _'],
     v: Float[Array, 'B T K H'],
     tok: Tokens,
     row: Float[Array, 'B T D'],

@@ -15,7 +15,7 @@ from posenc_jax.attention.skewed import key_products, query_products
 from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Multiple, NonNegative
-from posenc_jax.protocol.capabilities import Prepares
+from posenc_jax.protocol.capabilities import Prepares, SeveralInputs
 from posenc_jax.protocol.families import all_beyond, whole_distance
 from posenc_jax.protocol.registry import Card, register
 
@@ -234,21 +234,25 @@ class DeBERTa(Prepares):
     and all that they have added to the logits is divided by the root of 3 (or 2) too.
 
     Differs from the paper: it prints the index of the pair (j, i) for PQ; the released code, whose
-    weights need it, and this class have one index for both. P is not shared by the layers of a
-    model, since an encoding is shared as a whole (`share='model'` shares W too). W_k and W_q are
-    weights of their own also for `share_att_key` of the second version, which takes the
-    projections of the tokens; they can be copied. P has no dropout. Buckets are computed without
+    weights need it, and this class have one index for both. Every layer has a P of its own, unless
+    a model has `share='model'`, which shares W too. P has no dropout. Buckets are computed without
     rounding. The absolute positions in front of the output are no part of this encoding.
 
-    A tile of consecutive positions multiplies its tokens with the vectors of its own distances, see
-    `attention/skewed.py`. Other tiles multiply them with all 2 S vectors. A decode cache holds each
-    key a second time, as it was before other parts of a chain changed it.
+    With `share_att_key`, as in the second and the third version, W_q and W_k are the projections of
+    the layer, with their biases; `share='model'` then shares P alone, as these versions do. Each
+    token gets its 2 S products with the projected rows before attention, and a decode cache holds
+    them. The encoding stands before other parts of a chain that change queries or keys.
+
+    Otherwise a tile of consecutive positions multiplies its tokens with the vectors of its own
+    distances, see `attention/skewed.py`. Other tiles multiply them with all 2 S vectors. A decode
+    cache holds each key a second time, as it was before other parts of a chain changed it.
 
     Args:
       max_distance: S without buckets; with them, distances from about this one on share a bucket.
       buckets: how many buckets there are in each direction; 256 in the third version.
       terms: 'c2p' leaves PQ out and 'p2c' PK.
       norm: P passes a layer norm first, as in the second version.
+      share_att_key: the projections of the layer take the place of W_k, W_q and b_q.
       std: standard deviation of the initial P and W.
       heads, head_dim, model_dim: N, H and the model width, from the model.
 
@@ -267,6 +271,7 @@ class DeBERTa(Prepares):
         buckets: Annotated[int, Ge(4), Le(1024), Multiple(2)] | None = None,
         terms: Terms = 'both',
         norm: bool = False,
+        share_att_key: bool = False,
         std: NonNegative = 0.02,
         heads: int = CONTEXT,
         head_dim: int = CONTEXT,
@@ -276,6 +281,7 @@ class DeBERTa(Prepares):
         if buckets is not None:
             deberta_starts(buckets, max_distance)  # checks both
         self.max_distance, self.buckets, self.heads = max_distance, buckets, heads
+        self.head_dim, self.terms = head_dim, terms
         self.scale = (2 + (terms == 'both')) ** -0.5
         draw = lambda *shape: std * jax.random.normal(rngs.params(), shape, jnp.float32)
         own = lambda: nnx.Param(draw(model_dim, heads, head_dim), axes=('width', 'heads', None))
@@ -284,12 +290,19 @@ class DeBERTa(Prepares):
         ones = jnp.ones(model_dim, jnp.float32)
         self.norm_scale = nnx.Param(ones, axes=('width',)) if norm else None
         self.norm_bias = nnx.Param(0 * ones, axes=('width',)) if norm else None
-        self.w_k = own() if terms != 'p2c' else None
-        self.w_q = own() if terms != 'c2p' else None
+        self.w_k = own() if terms != 'p2c' and not share_att_key else None
+        self.w_q = own() if terms != 'c2p' and not share_att_key else None
         # A bias of PK would add the same number to all logits of a query. Where its weights sum to
         # 1, that changes nothing.
         zeros = jnp.zeros((heads, head_dim), jnp.float32)
-        self.b_q = nnx.Param(zeros, axes=('heads', None)) if terms != 'c2p' else None
+        self.b_q = None if self.w_q is None else nnx.Param(zeros, axes=('heads', None))
+
+    def rows(self) -> Float[Array, 'C D']:
+        """Those of P."""
+        rows = self.table[...]
+        if self.norm_scale is not None and self.norm_bias is not None:
+            rows = normalised(rows, self.norm_scale[...], self.norm_bias[...], _EPSILON)
+        return rows
 
     def vectors(self, kernel: nnx.Param | None) -> Float[Array, 'C N H'] | None:
         """The rows of P, projected, times the factor of all logits and 1 / sqrt(H); or what
@@ -299,10 +312,7 @@ class DeBERTa(Prepares):
             return None
         if self.table is None:
             return kernel[...]
-        rows = self.table[...]
-        if self.norm_scale is not None and self.norm_bias is not None:
-            rows = normalised(rows, self.norm_scale[...], self.norm_bias[...], _EPSILON)
-        found = jnp.einsum('cd,dnh->cnh', rows, kernel[...])
+        found = jnp.einsum('cd,dnh->cnh', self.rows(), kernel[...])
         if kernel is self.w_q and self.b_q is not None:
             found = found + self.b_q[...]
         return found * (self.scale * found.shape[-1] ** -0.5)
@@ -345,3 +355,44 @@ class DeBERTa(Prepares):
             seen = seen if tq.valid is None else seen & tq.valid[:, None, :, None]
             added = _of_pairs(q, k, keys, queries, distance, seen, *options)
         return s * self.scale + added, carry
+
+
+class SharingDeBERTa(DeBERTa, SeveralInputs, where=lambda given: given['share_att_key']):
+    """DeBERTa whose table is projected as the tokens are."""
+
+    def qkv(self, x, linear, tok):
+        q, k, v = linear(x)
+        queries, keys, _ = linear(self.rows()[None].astype(x.dtype))
+        group = q.shape[2] // k.shape[2]
+        # Behind the features of a head are its products, for `project` to take off.
+        if self.terms != 'p2c':
+            q = _with_products(q, jnp.repeat(keys[0], group, axis=1))
+        if self.terms != 'c2p':
+            k = _with_products(k, queries[0])
+        return q, k, v
+
+    def project(self, q, k, v, tq, tk, x=None):
+        (q, of_q), (k, of_k) = (jnp.split(a, [self.head_dim], axis=-1) for a in (q, k))
+        if not of_q.size + of_k.size:
+            raise ValueError('deberta(share_att_key=True) takes what its own `qkv` has projected')
+        heads = lambda a: a.reshape(*a.shape[:2], -1, len(self.table[...]))
+        tq, tk = (
+            tok.with_feats(deberta=heads(found)) if found.size else tok
+            for tok, found in ((tq, of_q), (tk, of_k))
+        )
+        return q.astype(v.dtype), k.astype(v.dtype), v, tq, tk
+
+    def logits(self, s, q, k, tq, tk, seen, carry):
+        distance = whole_distance('deberta', tq.pos, tk.pos)
+        row = _row(distance, self.max_distance, self.buckets)
+        if self.terms != 'p2c':
+            s = s + take_bucket(heads_first(tq.feats['deberta']), row)
+        if self.terms != 'c2p':
+            s = s + take_bucket(heads_first(tk.feats['deberta']), row, 'key')
+        return s * self.scale, carry
+
+
+def _with_products(x, vectors):
+    """Queries or keys, and behind them their products, over sqrt(H), for their query heads."""
+    found = (deberta_terms(x, vectors) * x.shape[-1] ** -0.5).reshape(*x.shape[:3], -1)
+    return jnp.concatenate([x.astype(jnp.float32), found], axis=-1)

@@ -23,7 +23,8 @@ def extend(encoding: Encoding | str, spec: str, **context) -> Encoding:
     """An encoding for longer texts: its rotary part or its relative bias is extended. All other
     parts and all variables are kept, and the given encoding stays as it is.
 
-    A frequency rule (`yarn`) replaces the rule of the rotary part. An extension (`dca`) wraps the
+    A frequency rule (`yarn`) replaces the rule of the rotary part, which is `rope` or another one
+    that has a method `with_rule` (`fope`). An extension (`dca`) wraps the
     part. An extension with an attribute `extends` wraps only a part of one of these classes
     (`alibi_pi`). Several extensions, joined by `|`, are applied from left to right.
 
@@ -93,8 +94,8 @@ def _with_rule(part: Part, rule: Node, context: dict[str, Any]) -> Part:
     """A rotary part with another frequency rule."""
     if isinstance(part, Node):
         return dataclasses.replace(part, arguments={**part.arguments, 'freqs': rule})
-    freqs = build(rule, context)
-    extended = Rotary(part.base, part.layout, part.partial, freqs, part.head_dim)
+    rotary: Any = part
+    extended = rotary.with_rule(build(rule, context))
     kept = (shown for shown in part._spec_arguments if shown[0] != 'freqs')
     extended._spec_arguments = (*kept, ('freqs', written(rule)))
     return extended
@@ -132,9 +133,13 @@ def _place(call: Node, parts: Sequence[Part]) -> int:
             f'{call.entry.key} extends the given encoding; leave out '
             f'encoding={call.arguments["encoding"]}'
         )
-    own = getattr(call.entry.build, 'extends', ())
+    own, rule = getattr(call.entry.build, 'extends', ()), call.entry.kind == 'frequencies'
     bias = call.entry.kind == 'extension' and not own
-    fits = lambda kind: issubclass(kind, own or Rotary) or (bias and is_relative_bias(kind))
+    fits = lambda kind: (
+        hasattr(kind, 'with_rule')
+        if rule
+        else issubclass(kind, own or Rotary) or (bias and is_relative_bias(kind))
+    )
     kinds = [part.entry.build if isinstance(part, Node) else type(part) for part in parts]
     places = [at for at, kind in enumerate(kinds) if isinstance(kind, type) and fits(kind)]
     if len(places) != 1:

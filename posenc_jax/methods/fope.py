@@ -6,10 +6,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.base.phases import TWO_PI, phase
-from posenc_jax.methods.rope import rope_frequencies
+from posenc_jax.base.phases import TWO_PI
+from posenc_jax.methods.rope import Rotary, rope_frequencies
 from posenc_jax.protocol.bounds import CONTEXT, Base, NonNegative, TrainLen
 from posenc_jax.protocol.encoding import Constant, Encoding
+from posenc_jax.protocol.families import Frequencies
 from posenc_jax.protocol.registry import Card, register
 
 
@@ -63,6 +64,15 @@ def fope_turn(
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
+def _rope(base: float, freqs: Frequencies | None, head_dim: int) -> Rotary:
+    """The angles of all pairs of a head."""
+    if freqs is not None and freqs.uses_length:
+        raise ValueError(
+            f'fope needs frequencies that do not depend on the current length, got {freqs}'
+        )
+    return Rotary(base, freqs=freqs, head_dim=head_dim)
+
+
 @register('fope', kind='encoding', card=Card(name='FoPE', example='fope(train_len=256)'))
 class FoPE(Encoding):
     """Turns pairs of features by series of cosines and sines in place of single ones.
@@ -73,7 +83,9 @@ class FoPE(Encoding):
     F rows and M = min(F, H/4) columns, a matrix for each key head; they are the identity, or every
     ceil(F/M)-th row of it, plus normal noise, and are not trained. The other H/2 - M pairs do not
     depend on positions. Because of the noise, logits do not depend on distances alone, and the
-    lengths of queries and keys change.
+    lengths of queries and keys change. For texts that are longer still, a frequency rule such as
+    `yarn` changes those theta that are left; its temperature multiplies all features. `pj.extend`
+    gives a trained part such a rule.
 
     Differs from the paper: nothing by default. The released code multiplies the pairs without
     positions by `(x - y, y + x)`, an eighth of a turn and a factor of sqrt(2), so they count twice
@@ -86,12 +98,15 @@ class FoPE(Encoding):
         0.3 for models of 60 million parameters, 0.4 for 180 million and 0.6 for 1.2 billion.
       learnable: trains C and S.
       released: treats pairs without positions as the released code does.
+      freqs: a frequency rule such as `pi(factor=4.0)`, which is applied behind the choice of the
+        frequencies; it may not follow the current length.
       train_len: from the model.
       kv_heads, head_dim: K and H, from the model.
       rngs: draws the noise.
 
     Raises:
-      ValueError: an odd head width or one below 4; no frequency turns within the trained length.
+      ValueError: an odd head width or one below 4; no frequency turns within the trained length; a
+        rule that follows the current length.
 
     Reference: Hua, Jiang, Lv, Zhang, Ding, Sun, Qi, Fan, Zhu, Zhou, arXiv 2412.17739.
     """
@@ -104,6 +119,7 @@ class FoPE(Encoding):
         gain: NonNegative = 0.3,
         learnable: bool = False,
         released: bool = False,
+        freqs: Frequencies | None = None,
         train_len: TrainLen = CONTEXT,
         kv_heads: int = CONTEXT,
         head_dim: int = CONTEXT,
@@ -114,9 +130,8 @@ class FoPE(Encoding):
                 f'fope turns a quarter of the features of a head, got head_dim={head_dim}; the '
                 'least is 4'
             )
-        self.base, self.train_len, self.head_dim = base, train_len, head_dim
-        self.released = released
         rows = len(fope_frequencies(head_dim, base, train_len))
+        self.released, self.rope = released, _rope(base, freqs, head_dim)
         columns = min(rows, head_dim // 4)
         std = gain * (2.0 / (columns * (rows + kv_heads))) ** 0.5
 
@@ -127,26 +142,35 @@ class FoPE(Encoding):
 
         self.of_cos, self.of_sin = drawn(), drawn()
 
+    def with_rule(self, freqs: Frequencies) -> 'FoPE':
+        """The same matrices with another frequency rule."""
+        changed = nnx.clone(self)
+        changed.rope = _rope(self.rope.base, freqs, self.rope.head_dim)
+        return changed
+
     def turned(self, x, pos):
         """Queries or keys [B, L, heads, H] at these positions."""
         if pos.ndim != 2:
             raise ValueError(
                 f'fope takes one position per token, got positions of shape {pos.shape}'
             )
-        angles = phase(pos, fope_frequencies(self.head_dim, self.base, self.train_len))
+        angles, temperature = self.rope.angles(pos)
+        angles = angles[..., : self.of_cos.shape[1]]  # of the fastest, which are the first
         series = lambda a, by: jnp.repeat(
             jnp.einsum('blf,kfm->blkm', a, by[...], precision='highest'),
             x.shape[2] // by.shape[0],
             axis=2,
         )
         cos, sin = series(jnp.cos(angles), self.of_cos), series(jnp.sin(angles), self.of_sin)
-        return fope_turn(x, cos, sin, released=self.released)
+        scale = jnp.asarray(temperature, jnp.float32)[..., None, None]
+        wide = scale * x.astype(jnp.float32)
+        return fope_turn(wide, cos, sin, released=self.released).astype(x.dtype)
 
     def project(self, q, k, v, tq, tk, x=None):
         kv_heads = self.of_cos.shape[0]
-        if (q.shape[3], k.shape[2]) != (self.head_dim, kv_heads):
+        if (q.shape[3], k.shape[2]) != (self.rope.head_dim, kv_heads):
             raise ValueError(
-                f'fope was built for head_dim={self.head_dim} and {kv_heads} key heads, got '
+                f'fope was built for head_dim={self.rope.head_dim} and {kv_heads} key heads, got '
                 f'vectors of width {q.shape[3]} and {k.shape[2]} key heads'
             )
         return self.turned(q, tq.pos), self.turned(k, tk.pos), v, tq, tk

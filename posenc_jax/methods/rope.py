@@ -187,6 +187,10 @@ class Rotary(Encoding):
                 jax.ShapeDtypeStruct((1, 1), jnp.int32),
             )
 
+    def with_rule(self, freqs: Frequencies) -> 'Rotary':
+        """This encoding with another frequency rule."""
+        return Rotary(self.base, self.layout, self.partial, freqs, self.head_dim)
+
     @property
     def uses_length(self) -> bool:
         """Whether angles depend on the current length."""

@@ -20,6 +20,7 @@ from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
 Temperature = Literal['rope', 'rfa']
+Gate = Literal['none', 'head', 'low_rank', 'channel']
 TEMPERATURES = ('rope', 'rfa')
 _TAPS = 4
 _DIFFERENCE = (0.0, 0.0, -1.0, 1.0)  # a token's own row minus the one before
@@ -51,6 +52,19 @@ def selective_rope_units(x: Float[Array, 'B rows D'], heads: int) -> Float[Array
     slices = x.astype(jnp.float32).reshape(*x.shape[:2], heads, -1)
     squares = jnp.sum(slices**2, axis=-1, keepdims=True)
     return (slices * jax.lax.rsqrt(squares + _EPS)).reshape(x.shape)
+
+
+def selective_rope_maps(
+    weights: Float[Array, 'N I F'], scale: Float[Array, 'N']
+) -> Float[Array, 'N I F']:
+    """A map of full rank for each head: columns of length 1, times a number.
+
+    Example:
+      >>> selective_rope_maps(jnp.array([[[3.0], [4.0]]]), jnp.array([5.0])).tolist()
+      [[[3.0], [4.0]]]
+    """
+    lengths = jnp.linalg.norm(weights, axis=1, keepdims=True)
+    return scale[:, None, None] * weights / jnp.maximum(lengths, 1e-12)
 
 
 def selective_rope_increments(
@@ -105,12 +119,15 @@ class SelectiveRoPE(Carries):
     because tokens of blocks that a mask rules out are not counted.
 
     Args:
-      rank: of the map from x to the channels.
+      rank: of the map from x to the channels. With None the channels of a head read its own slice
+        of x by a map of full rank, see `selective_rope_maps`.
       base: of tau of 'rope'; None for 500,000.
       temperature: 'rope', or 'rfa' for tau from tangents of even angles up to theta pi.
       theta: of 'rfa'; None for 0.5.
       bias: adds exp(beta) to the increments, beta trained for each channel and 0 at the start.
-      gate: multiplies the increments of a head by a trained sigmoid of its own.
+      gate: multiplies the increments by a trained sigmoid, one for each 'head', one for each head
+        that reads x by a map of low rank ('low_rank'), or such a one for each 'channel'; or 'none'.
+      gate_rank: of this map.
       skip_conv: increments are differences of neighbouring rows in place of the convolution. Their
         sum is then the last row, so only the query and the key themselves count.
       heads, head_dim, model_dim: N, H and D, from the model; D is a multiple of N.
@@ -129,12 +146,13 @@ class SelectiveRoPE(Carries):
 
     def __init__(
         self,
-        rank: Size = 32,
+        rank: Size | None = 32,
         base: Base | None = None,
         temperature: Temperature = 'rope',
         theta: Annotated[float, Gt(0), Lt(1)] | None = None,
         bias: bool = False,
-        gate: bool = False,
+        gate: Gate = 'none',
+        gate_rank: Size = 16,
         skip_conv: bool = False,
         heads: Annotated[int, Ge(1), Divides('model_dim')] = CONTEXT,
         head_dim: int = CONTEXT,
@@ -159,8 +177,14 @@ class SelectiveRoPE(Carries):
             return jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
 
         channels = ('heads', None)
-        self.down = nnx.Param(drawn(model_dim, model_dim, rank), axes=('width', None))
-        self.up = nnx.Param(drawn(rank, rank, heads, planes), axes=(None, *channels))
+        if rank is None:
+            maps = drawn(model_dim // heads, heads, model_dim // heads, planes)
+            self.maps = nnx.Param(maps, axes=('heads', None, None))
+            self.scale = nnx.Param(jnp.ones(heads, jnp.float32), axes=('heads',))
+        else:
+            self.maps = None
+            self.down = nnx.Param(drawn(model_dim, model_dim, rank), axes=('width', None))
+            self.up = nnx.Param(drawn(rank, rank, heads, planes), axes=(None, *channels))
         if skip_conv:
             taps = jnp.broadcast_to(jnp.array(_DIFFERENCE)[:, None, None], (_TAPS, heads, planes))
             self.taps = Constant(taps, axes=(None, *channels))
@@ -168,22 +192,36 @@ class SelectiveRoPE(Carries):
             self.taps = nnx.Param(drawn(_TAPS, _TAPS, heads, planes), axes=(None, *channels))
         beta = jnp.zeros((heads, planes), jnp.float32)
         self.beta = nnx.Param(beta, axes=channels) if bias else None
-        gates = drawn(model_dim, model_dim, heads) if gate else None
-        shift = drawn(model_dim, heads) if gate else None
-        self.gate_kernel = nnx.Param(gates, axes=('width', 'heads')) if gate else None
-        self.gate_bias = nnx.Param(shift, axes=('heads',)) if gate else None
+        low = gate in ('low_rank', 'channel')
+        down = drawn(model_dim, model_dim, gate_rank) if low else None
+        self.gate_down = nnx.Param(down, axes=('width', None)) if low else None
+        fan_in, role = (gate_rank, None) if low else (model_dim, 'width')
+        own, axes = ((heads, planes), channels) if gate == 'channel' else ((heads,), ('heads',))
+        kernel, shift = (
+            (drawn(fan_in, fan_in, *own), drawn(fan_in, *own)) if gate != 'none' else (None, None)
+        )
+        self.gate_kernel = None if kernel is None else nnx.Param(kernel, axes=(role, *axes))
+        self.gate_bias = None if shift is None else nnx.Param(shift, axes=axes)
 
     def increments(self, x, tok: Tokens):
         """Increments [B, L, N, F] of the angles, in radians; x has `lookback` rows in front."""
         unit = selective_rope_units(x, self.heads)
         wide = functools.partial(jnp.einsum, precision='highest')
-        phi = wide('bsr,rnf->bsnf', wide('bsd,dr->bsr', unit, self.down[...]), self.up[...])
+        if self.maps is None:
+            phi = wide('bsr,rnf->bsnf', wide('bsd,dr->bsr', unit, self.down[...]), self.up[...])
+        else:
+            slices = unit.reshape(*unit.shape[:2], self.heads, -1)
+            maps = selective_rope_maps(self.maps[...], self.scale[...])
+            phi = wide('bsni,nif->bsnf', slices, maps)
         phi = selective_rope_increments(phi, self.taps[...], tok)
         if self.beta is not None:
             phi = phi + jnp.exp(self.beta[...])
         if self.gate_kernel is not None and self.gate_bias is not None:
-            own = wide('bsd,dn->bsn', unit[:, self.lookback :], self.gate_kernel[...])
-            phi = phi * jax.nn.sigmoid(own + self.gate_bias[...])[..., None]
+            rows = unit[:, self.lookback :]
+            if self.gate_down is not None:
+                rows = wide('bsd,dr->bsr', rows, self.gate_down[...])
+            gate = wide('bsd,d...->bs...', rows, self.gate_kernel[...]) + self.gate_bias[...]
+            phi = phi * jax.nn.sigmoid(gate).reshape(*phi.shape[:3], -1)
         tau = selective_rope_temperatures(
             phi.shape[-1], self.temperature, base=self.base, theta=self.theta
         )

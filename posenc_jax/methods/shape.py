@@ -36,6 +36,11 @@ def rows_of(name: str, tok: Tokens) -> int:
             f'{name} needs positions with one component [B, L], got {tok.pos.shape}; for a grid '
             'use sincos2d()'
         )
+    return row_count(tok)
+
+
+def row_count(tok: Tokens) -> int:
+    """The rows of tokens, 1 if all rows of the batch share them."""
     return max(leaf.shape[0] for leaf in jax.tree.leaves(tok))
 
 

@@ -54,7 +54,8 @@ class StickBreaking(Carries):
     breaks nothing, so the products of a document stay within it. The first token of a document sees
     no key and keeps its own value. Differs from the paper: nothing; `ln A` is computed from near to
     far as the logits of an ordinary softmax, whose log-sum-exp is then the logarithm of the sum of
-    the weights.
+    the weights. The group norm of the results of the heads, which larger models of the authors
+    have, is `model.head_norm=True` with `model.norm='layernorm'`.
 
     Args:
       attend_current: whether a query sees its own key too, keys j <= i.

@@ -69,20 +69,24 @@ class Grit(StreamingMixer):
     `e'_ij = relu(rho((W_Q x_i + W_K x_j) * W_w e_ij) + W_b e_ij)`, rho(x) = sign(x) sqrt|x|. A
     layer returns `W_h (theta_1 y_i + log(1 + deg(i)) theta_2 y_i)` and passes `e_ij + W_O e'_ij`
     on to the next one, as a stream. The pairs begin as random walk probabilities R_ij, from query i
-    to key j, in their first K entries. A task has the features `features='rrwp(steps=K)'`. Nodes
-    see all nodes of their graph, and memory is quadratic in their number.
+    to key j, in their first K entries. A task has the features `features='rrwp(steps=K)'`. Where
+    tokens have features of edges, 'graph_edges' [B, L, 1, n, F], these are the next F entries, and
+    0 for pairs without an edge. Nodes see all nodes of their graph, and memory is quadratic in
+    their number.
 
-    Differs from the paper: the linear map of R_ij is left to W_w and W_b of the first layer, which
-    follow it; there are no edge features, no bias vectors, and no batch norm. The layer stands in a
-    pre-norm block, and the stream has no norm. theta_1 is 1 and theta_2 is 0 at first.
+    Differs from the paper: the linear maps of R_ij and of the features of edges, which it adds, are
+    left to W_w and W_b of the first layer, which follow them; tasks here have graphs without
+    features of edges. There are no bias vectors, and no batch norm, by which graphs of one batch
+    would change each other. The layer stands in a pre-norm block, and the stream has no norm.
+    theta_1 is 1 and theta_2 is 0 at first.
 
     Args:
-      pair_width: entries of the vector of a pair, K at least; 0 is model_dim.
+      pair_width: entries of the vector of a pair, at least K, or K + F; 0 is model_dim.
       model_dim, heads, head_dim, layers, rngs: from the model.
 
     Raises:
       ValueError: at call, tokens that are no nodes of a graph, or have no feature 'graph_rrwp';
-        more walks than the vector of a pair has entries.
+        more features of a pair than its vector has entries.
 
     Reference: Ma et al., arXiv 2305.17589.
     """
@@ -118,17 +122,23 @@ class Grit(StreamingMixer):
         self.w_pairs = normal(rngs, (inner, self.pair_width), inner, (None, None), gain=gain)
 
     def begin_stream(self, tok: Tokens) -> Float[Array, '#B n n E']:
-        """The walk probabilities of the pairs, filled up with zeros."""
+        """The walk probabilities and the edge features of the pairs, filled up with zeros."""
         given = " with features='rrwp(steps=...)'"
-        walks = features_of_graph('grit', tok, 'graph_rrwp', given).astype(jnp.float32)
-        if (missing := self.pair_width - walks.shape[-1]) < 0:
+        found = [features_of_graph('grit', tok, 'graph_rrwp', given)]
+        if 'graph_edges' in tok.feats:
+            found.append(features_of_graph('grit', tok, 'graph_edges', ''))
+        steps, *more = (a.shape[-1] for a in found)
+        if (missing := self.pair_width - sum((steps, *more))) < 0:
             raise ValueError(
                 f'grit has vectors of pair_width={self.pair_width} for pairs, which is less than '
-                f'the {walks.shape[-1]} steps of the walks'
+                f'the {steps} steps of the walks'
+                + ''.join(f' and the {width} features of an edge' for width in more)
             )
-        node = jnp.broadcast_to(tok.rank[:, None, :, None], (len(walks), 1, tok.length, 1))
-        walks = jnp.take_along_axis(walks, node, axis=2)
-        return jnp.pad(walks, ((0, 0), (0, 0), (0, 0), (0, missing)))
+        node = jnp.broadcast_to(tok.rank[:, None, :, None], (len(found[0]), 1, tok.length, 1))
+        found = [jnp.take_along_axis(a.astype(jnp.float32), node, axis=2) for a in found]
+        if more:
+            found[1] = jnp.where(edges_of('grit', tok)[..., None], found[1], 0.0)
+        return jnp.pad(jnp.concatenate(found, -1), ((0, 0), (0, 0), (0, 0), (0, missing)))
 
     def whole(self, x, tok, stream):
         degrees = edges_of('grit', tok).sum(-1)

@@ -28,6 +28,9 @@ class SeveralInputs(Encoding):
           x: the layer input with `lookback` rows in front, as for `project`.
           linear: [B, L, D] -> q [B, L, N, H], k and v [B, L, K, H], the layer's projections.
           tok: the tokens of the last L rows of `x`.
+
+        Queries and keys may have more behind their H features, which `project` of the same encoding
+        takes off.
         """
         raise NotImplementedError
 

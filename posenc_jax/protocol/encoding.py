@@ -32,7 +32,7 @@ from posenc_jax.protocol.tokens import Bounds, Tokens
 
 Carry = Any  # pytree of arrays [B, N, T, ...]
 Projections = tuple[
-    Float[Array, 'B L N H'], Float[Array, 'B L K H'], Float[Array, 'B L K H']
+    Float[Array, 'B L N _'], Float[Array, 'B L K _'], Float[Array, 'B L K H']
 ]  # queries, keys, values
 
 DOORS = ('place', 'embed', 'project', 'logits', 'mask', 'collect', 'rescale')

@@ -208,7 +208,7 @@ def test_generated_files_are_up_to_date(capsys):
 
 
 def test_writing_and_checking(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(commands, 'draw', lambda kind, card, path: path.write_bytes(kind.encode()))
+    monkeypatch.setattr(commands, 'draw', lambda entry, path: path.write_bytes(entry.kind.encode()))
     page = tmp_path / 'docs' / 'catalog.md'
     page.parent.mkdir()
     page.write_text('stale rows\n')

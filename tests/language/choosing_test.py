@@ -77,7 +77,8 @@ def test_the_answers_that_an_error_names_have_an_advice():
     with pytest.raises(SpecError, match='that of rope rises by 3.1 nats') as caught:
         pj.choose(kernel=True, factor=8)
     assert str(caught.value).endswith(
-        "; there is one with needs='far context' or checkpoint=True or factor=1 or kernel=False"
+        "; there is one with needs='far context' or needs='streams' or checkpoint=True "
+        'or factor=1 or kernel=False'
     )
     assert pj.choose(kernel=True, factor=8, needs='far context').spec == 'fope()'
     assert pj.choose(kernel=True, factor=8, checkpoint=True).spec == 'yarn(factor=8)'
@@ -106,6 +107,8 @@ def test_the_answers_that_an_error_names_have_an_advice():
         (dict(memory='constant'), 'cheems(dt=0.05)'),
         (dict(memory='constant', factor=16), 'lm_infinite()'),
         (dict(needs='speed'), 'lm_infinite()'),
+        (dict(needs='hidden tokens'), 'tupe(reset=False)'),
+        (dict(needs='streams', checkpoint=True, factor=16), 'streaming()'),
         (dict(data='images', needs='finer', factor=2), 'rope_mixed()'),
         (
             dict(data='images', needs='shifts'),

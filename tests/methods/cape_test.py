@@ -1,4 +1,4 @@
-"""CAPE: the rule by hand, the range and the owner of each draw, and the mean that is subtracted."""
+"""CAPE: the rule by hand, the range and the owner of each draw, and the mean; images likewise."""
 
 import functools
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.methods.cape import cape_augmented, cape_centred
+from posenc_jax.methods.cape import cape2d_coordinates, cape2d_table, cape_augmented, cape_centred
 from posenc_jax.methods.sinusoidal import sinusoidal_table
 from tests.golden_files import golden_suite
 from tests.refusals import refused
@@ -135,8 +135,98 @@ def test_without_a_centre_decoding_sees_the_same_positions():
     assert cached('cape()') == 'encoded' and cached('cape(centre=True)') == 'none'
 
 
+test_golden_of_images = golden_suite(
+    'cape2d',
+    {
+        'features.*.vector': (
+            lambda case: cape2d_table(jnp.array(case['place'])[None, None], len(case['vector']))[
+                0, 0
+            ]
+        ),
+        'middle.coordinates': lambda case: cape2d_coordinates(
+            jnp.array(case['cells'])[None], jnp.array(case['size'])[None, None]
+        )[0],
+    },
+    atol=2e-6,
+)
+
+GRID = np.stack(np.mgrid[:3, :5], axis=-1).reshape(1, -1, 2)
+IMAGES = pj.Tokens.of(positions=np.repeat(GRID, COUNT, axis=0))
+
+
+def on_image(arguments, tok=IMAGES, key=0):
+    """Coordinates (y, x) of patches, and how far they are from those of evaluation."""
+    key = None if key is None else jax.random.key(key)
+    found = pj.make(f'cape2d({arguments})').place(tok, key=key).feats['cape2d'][:, :, 0]
+    plain = cape2d_coordinates(tok.pos, jnp.array([[[3, 5]]]))
+    return np.asarray(found), np.asarray(found - plain)
+
+
+def test_an_image_has_the_same_coordinates_at_every_size():
+    found, change = on_image('', key=None)
+    assert not change.any() and np.abs(found).max() == 1
+    finer = pj.make('cape2d()').place(pj.Tokens.on_grid(5, 9)).feats['cape2d']
+    finer = np.asarray(finer).reshape(5, 9, 2)[::2, ::2]
+    np.testing.assert_array_equal(finer.reshape(-1, 2), found[0])
+    np.testing.assert_array_equal(on_image('shift=0.0, jitter=0.0, stretch=1.0')[1], 0)
+
+
+def test_the_shift_is_that_of_an_image_and_of_an_axis():
+    shift = on_image('jitter=0.0, stretch=1.0')[1]
+    assert np.ptp(shift, axis=1).max() < 1e-6
+    for axis in (0, 1):
+        assert -0.5 <= shift[..., axis].min() < -0.45 and 0.45 < shift[..., axis].max() <= 0.5
+    assert abs(np.corrcoef(shift[:, 0].T)[0, 1]) < 0.2
+
+
+def test_a_shift_changes_no_product_of_two_patches():
+    """`pe_i . pe_j` is a sum of cosines of the difference of their places."""
+    plain, _ = on_image('', key=None)
+    shifted, _ = on_image('jitter=0.0, stretch=1.0')
+    gram = lambda coords: np.einsum('bid,bjd->bij', *[cape2d_table(coords, 16)] * 2)
+    np.testing.assert_allclose(gram(shifted[:3]), gram(plain[:3]), atol=2e-4)
+
+
+def test_the_jitter_is_that_of_a_patch_and_has_the_unit_of_its_cells():
+    jitter = on_image('shift=0.0, stretch=1.0')[1] / [2 / 2, 2 / 4]
+    for axis in (0, 1):
+        own = jitter[..., axis]
+        assert -0.5 <= own.min() < -0.49 and 0.49 < own.max() <= 0.5 and abs(own.mean()) < 0.05
+    assert np.ptp(jitter, axis=1).min() > 0.1
+
+
+def test_the_stretch_is_one_factor_of_both_axes():
+    found, change = on_image('shift=0.0, jitter=0.0, stretch=2.0')
+    found, change = (a[:, [0, 4, 14]].reshape(COUNT, -1) for a in (found, change))  # three corners
+    factors = found / (found - change)
+    assert np.ptp(factors, axis=1).max() < 1e-5
+    logs = np.log(factors[:, 0]) / np.log(2)
+    assert -1 <= logs.min() < -0.95 and 0.95 < logs.max() <= 1
+
+
+def test_packed_images_draw_apart_and_a_class_token_gets_nothing():
+    tok = pj.Tokens.of(
+        positions=np.array([[[-1, -1], [0, 0], [1, 1], [0, 0], [1, 1]]]), segment=[[0, 0, 0, 1, 1]]
+    )
+    part = pj.make('cape2d(jitter=0.0, stretch=1.0)')
+    added = part.embed(jnp.zeros((1, 5, 8)), part.place(tok, key=jax.random.key(0)))[0]
+    assert not added[0].any() and np.abs(added[1:3] - added[3:]).max() > 0.01
+    plain = part.embed(jnp.zeros((1, 5, 8)), part.place(tok))[0]
+    np.testing.assert_array_equal(plain[1:3], plain[3:])
+
+
 test_wrong_calls = refused(
     {
+        r'cape2d needs integer positions \[B, L, 2\]': lambda: place(
+            'cape2d()', pj.Tokens.of(length=3)
+        ),
+        'needs an even width, got 7; the nearest is 8': lambda: cape2d_table(
+            jnp.zeros((1, 1, 2)), 7
+        ),
+        'call tok = encoding.place.tok. before': lambda: pj.make('cape2d()').embed(
+            jnp.zeros((1, 15, 8)), pj.Tokens.on_grid(3, 5)
+        ),
+        'cape2d stretch must be at least 1, got 0.5': lambda: pj.make('cape2d(stretch=0.5)'),
         r'cape needs positions with one component \[B, L\], got \(1, 1, 2\)': (
             lambda: place('cape()', pj.Tokens.of(positions=[[[1, 2]]]))
         ),

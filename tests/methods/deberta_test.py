@@ -1,4 +1,4 @@
-"""DeBERTa: the released buckets, a loop over pairs, and the limits of both terms."""
+"""DeBERTa: released buckets, a loop over pairs, limits of the terms, the projections of layers."""
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +8,14 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.attention.tiles import pair_logits
+from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.deberta import deberta_bucket, deberta_index, deberta_logits, deberta_starts
 from posenc_jax.methods.shaw import shaw_logits
 from posenc_jax.protocol.capabilities import prepared
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
 from tests.methods.models import moved
-from tests.methods.pairs import qkv
+from tests.methods.pairs import draw, qkv
 from tests.refusals import refused
 
 N, K, H, D, L = 4, 2, 8, 12, 9
@@ -213,9 +214,53 @@ test_wrong_values = refused(
         'deberta needs integer positions, got float32': lambda: deberta_index(
             jnp.ones((1, 1)) / 2, jnp.ones((1, 1))
         ),
+        'takes what its own `qkv` has projected': lambda: logits(
+            make('share_att_key=True'), *qkv(3, N, K)[:2]
+        ),
         'has parameters of 4 heads, the queries have 2': lambda: logits(make(), *qkv(3, 2, 2)[:2]),
     }
 )
+
+
+def projected(encoding, x, linear, tok):
+    return encoding.project(*encoding.qkv(x, linear, tok), tok, tok, x)
+
+
+@pytest.mark.parametrize(
+    'arguments', ['max_distance=5', 'max_distance=20, buckets=8, norm=True, terms="p2c"']
+)
+def test_shared_projections_are_weights_that_were_copied(arguments):
+    """Key heads that several query heads share give each of them the same PK."""
+    w_q, w_k, b_q = (
+        0.4 * draw(at, *shape) for at, shape in enumerate([(D, N, H), (D, K, H), (N, H)])
+    )
+    x, tok = jnp.asarray(draw(3, 2, L, D)), pj.Tokens.of(length=L)
+    of = lambda x, w: jnp.einsum('bld,dnh->blnh', x, w)
+    linear = lambda x: (of(x, w_q) + b_q, of(x, w_k), of(x, w_k))
+    own = make(arguments)
+    shared = make(f'{arguments}, share_att_key=True')
+    assert len(jax.tree.leaves(nnx.state(shared))) == (3 if 'norm' in arguments else 1)
+    for name in ('table', 'norm_scale', 'norm_bias'):
+        if getattr(own, name) is not None:
+            getattr(shared, name)[...] = getattr(own, name)[...]
+    if own.w_k is not None:
+        own.w_k[...] = np.repeat(w_k, N // K, axis=1)
+    own.w_q[...], own.b_q[...] = w_q, b_q
+    q, k, _, tq, tk = projected(shared, x, linear, tok)
+    found = pair_logits(shared, q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk)[0]
+    np.testing.assert_allclose(found, logits(own, *linear(x)[:2]), atol=2e-5)
+
+
+def test_a_model_may_share_the_table_of_all_layers():
+    cfg = TransformerConfig(
+        vocab_size=7, train_len=L, layers=2, width=D, heads=2, kind='encoder', share='model',
+        bias='qkv', encoding='deberta(max_distance=5, share_att_key=True)',
+    )  # fmt: skip
+    model, ids = Transformer(cfg, rngs=nnx.Rngs(0)), jnp.arange(L)[None] % 7
+    (table,) = [part.table for part in model.shared if part.opens('qkv')]
+    assert table.shape == (10, D) and not model.blocks[0].encodings
+    slopes = nnx.grad(lambda model: (model(ids) ** 2).sum())(model)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(slopes['shared']))
 
 
 def test_unknown_terms_are_refused():

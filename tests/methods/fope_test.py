@@ -6,8 +6,10 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.methods.extend import extended_spec
 from posenc_jax.methods.fope import fope_frequencies, fope_start, fope_turn
 from posenc_jax.methods.rope import rope_frequencies
+from posenc_jax.methods.yarn import YaRN
 from posenc_jax.protocol.encoding import Constant
 from tests.golden_files import golden, golden_suite
 from tests.methods.pair_logits import logits
@@ -57,10 +59,13 @@ def turned(row, **how):
     return fope_turn(*(jnp.asarray(row[name]) for name in ('x', 'cos', 'sin')), **how)
 
 
-def by_pairs(part, pos, released=False):
+def by_pairs(part, pos, released=False, rule=None):
     """The definition, in float64."""
-    theta = rope_frequencies(H, 1e4)
-    theta = theta[theta >= 2 * np.pi / TRAIN_LEN]
+    theta, temperature = rope_frequencies(H, 1e4), 1.0
+    kept = theta >= 2 * np.pi / TRAIN_LEN
+    if rule is not None:
+        theta, temperature = rule(H, 1e4)
+    theta = theta[kept]
     vectors = {}
     for name, a in (('q', Q[0]), ('k', KEYS[0])):
         out = np.zeros(a.shape)
@@ -75,7 +80,7 @@ def by_pairs(part, pos, released=False):
             out[i, h] = np.concatenate([x * cos - y * sin, y * cos + x * sin])
         vectors[name] = out
     keys = np.repeat(vectors['k'], N // K, axis=1)
-    return np.einsum('inh,jnh->nij', vectors['q'], keys)[None] / H**0.5
+    return temperature**2 * np.einsum('inh,jnh->nij', vectors['q'], keys)[None] / H**0.5
 
 
 @pytest.mark.parametrize('released', [False, True])
@@ -83,6 +88,32 @@ def test_logits_equal_the_definition(released):
     part, pos = build(f'gain=0.6, released={released}'), np.arange(L) + 37
     found = logits(part, Q, KEYS, SHIFTED)
     np.testing.assert_allclose(found, by_pairs(part, pos, released), atol=1e-5)
+
+
+def test_a_rule_changes_the_frequencies_that_are_left():
+    rule = YaRN(factor=8.0, train_len=TRAIN_LEN)
+    part, pos = build('freqs=yarn(factor=8.0)'), np.arange(L) + 37
+    found = logits(part, Q, KEYS, SHIFTED)
+    np.testing.assert_allclose(found, by_pairs(part, pos, rule=rule), atol=1e-5)
+
+
+def test_interpolation_behind_the_choice_keeps_all_matrices():
+    """In front of it, a factor of 100 would leave none of the frequencies. With it, positions 100
+    times as far have the logits of the trained ones, with the same matrices.
+    """
+    part = build()
+    longer = pj.extend(part, 'pi(factor=100.0)', train_len=TRAIN_LEN)
+    far = pj.Tokens.of(positions=100 * (np.arange(L)[None] + 37))
+    np.testing.assert_array_equal(longer.of_sin[...], part.of_sin[...])
+    np.testing.assert_allclose(
+        logits(longer, Q, KEYS, far), logits(part, Q, KEYS, SHIFTED), atol=2e-5
+    )
+    np.testing.assert_array_equal(
+        logits(build('freqs=pi(factor=100.0)'), Q, KEYS, far), logits(longer, Q, KEYS, far)
+    )
+    assert extended_spec('fope(gain=0.6)', 'pi(factor=100.0)') == (
+        'fope(gain=0.6, freqs=pi(factor=100.0))'
+    )
 
 
 def change(part):
@@ -136,6 +167,7 @@ test_wrong_calls = refused(
         ),
         'got head_dim=2; the least is 4': lambda: build(head_dim=2),
         'even and at least 2, got 7': lambda: build(head_dim=7),
+        r'do not depend on the current length, got YaRN': lambda: build('freqs=yarn(dynamic=True)'),
         'gain must be at least 0, got -0.1': lambda: build('gain=-0.1'),
         'built for head_dim=8 and 2 key heads, got vectors of width 8 and 4': lambda: logits(
             build(), Q, Q

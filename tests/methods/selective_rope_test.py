@@ -21,15 +21,23 @@ from tests.refusals import refused
 N, K, H, D, L = 4, 2, 8, 12, 14
 INPUTS = draw_inputs((1, N, K, H, D), L)
 TOLERANCE = 2e-5  # phases of some 20 rad in float32
-OPTIONS = ['', 'bias=True, gate=True', 'temperature="rfa", theta=0.8', 'skip_conv=True']
+OPTIONS = [
+    '',
+    'bias=True, gate="head"',
+    'temperature="rfa", theta=0.8',
+    'skip_conv=True',
+    'rank=None, gate="low_rank", gate_rank=3',
+    'gate="channel", gate_rank=3',
+]
 
 
 def build(options='', *, moved=True, **context):
     sizes = dict(heads=N, head_dim=H, model_dim=D) | context
-    arguments = ', '.join(filter(None, ['rank=6', options]))
+    arguments = options if 'rank=None' in options else f'rank=6, {options}'.removesuffix(', ')
     part = pj.make(f'selective_rope({arguments})', rngs=nnx.Rngs(0), **sizes)
     if moved:
-        part.up[...] *= 8.0
+        of_size = part.up if part.maps is None else part.scale
+        of_size[...] *= 8.0
     return part
 
 
@@ -54,7 +62,14 @@ def angles_by_definition(part):
     read = lambda variable: np.asarray(variable[...], np.float64)
     x = np.asarray(INPUTS[3][0], np.float64).reshape(L, N, D // N)
     unit = (x / np.sqrt((x**2).sum(-1, keepdims=True) + 1e-6)).reshape(L, D)
-    phi = np.einsum('sr,rnf->snf', unit @ read(part.down), read(part.up))
+    if part.maps is None:
+        phi = np.einsum('sr,rnf->snf', unit @ read(part.down), read(part.up))
+    else:
+        phi = np.zeros((L, N, H // 2))
+        for h, plane in np.ndindex(N, H // 2):
+            column = read(part.maps)[h, :, plane]
+            own = unit.reshape(L, N, D // N)[:, h]
+            phi[:, h, plane] = read(part.scale)[h] * own @ column / np.sqrt(column @ column)
     out = np.zeros_like(phi)
     for i in range(L):
         for back in range(min(4, i + 1)):
@@ -62,8 +77,9 @@ def angles_by_definition(part):
     if part.beta is not None:
         out += np.exp(read(part.beta))
     if part.gate_kernel is not None:
-        a = unit @ read(part.gate_kernel) + read(part.gate_bias)
-        out *= 1 / (1 + np.exp(-a))[..., None]
+        rows = unit if part.gate_down is None else unit @ read(part.gate_down)
+        gate = np.einsum('sd,d...->s...', rows, read(part.gate_kernel)) + read(part.gate_bias)
+        out *= 1 / (1 + np.exp(-gate.reshape(L, N, -1)))
     tau = 500000.0 ** (-np.arange(H // 2) / (H // 2))
     if part.temperature == 'rfa':
         tau = np.tan(np.linspace(0, 0.8 * np.pi, H // 2) / 2) / np.tan(0.4 * np.pi)
@@ -90,6 +106,24 @@ def test_equal_increments_are_rope():
     expected = logits(pj.make('rope(base=500000.0)', head_dim=H), q, jnp.repeat(k, 2, axis=2))
     found = logits(part, q, k, None, x)
     np.testing.assert_allclose(np.tril(found), np.tril(expected), atol=TOLERANCE)
+
+
+def test_a_map_of_full_rank_has_columns_of_length_one():
+    """So the size of a column does not count, and the angles grow with the number of the head. A
+    head reads its own slice alone.
+    """
+    part, x, tok = build('rank=None'), INPUTS[3], pj.Tokens.of(length=L)
+    rows = lambda x: jnp.pad(x, ((0, 0), (3, 0), (0, 0)))
+    before = part.increments(rows(x), tok)
+    np.testing.assert_allclose(
+        part.increments(rows(x.at[..., : D // N].set(1.0)), tok)[:, :, 1:], before[:, :, 1:]
+    )
+    part.maps[...] *= jnp.arange(1.0, H // 2 + 1)
+    np.testing.assert_allclose(part.increments(rows(x), tok), before, atol=1e-5)
+    part.scale[...] *= jnp.arange(N)
+    np.testing.assert_allclose(
+        part.increments(rows(x), tok), before * jnp.arange(N)[:, None], atol=1e-5
+    )
 
 
 def test_without_the_convolution_only_query_and_key_count():
@@ -139,7 +173,7 @@ def test_tiles_and_gradients_equal_the_definition():
         w = jax.nn.softmax(jnp.where(causal, s, -jnp.inf), axis=-1)
         return jnp.einsum('bhij,bjhd->bihd', w, each(v))
 
-    encoding = pj.chain(build('bias=True, gate=True'), pj.make('causal()'))
+    encoding = pj.chain(build('bias=True, gate="head"'), pj.make('causal()'))
     check_values_and_gradients(encoding, INPUTS, reference, 1e-4)
 
 
@@ -169,6 +203,9 @@ test_wrong_calls = refused(
             build('temperature="rfa", base=500000.0')
         ),
         "temperature='rff' is not one of 'rope', 'rfa'": lambda: build('temperature="rff"'),
+        "gate='heads' is not one of 'none', 'head', 'low_rank', 'channel'": lambda: build(
+            'gate="heads"'
+        ),
         'even and at least 2, got 7': lambda: build(head_dim=7),
     }
 )

@@ -120,6 +120,25 @@ def test_relabelled_nodes_and_padding(layer):
         assert np.isfinite(padded).all()
 
 
+def test_features_of_edges_follow_the_walks(layer):
+    """Two features beside walks of three steps; nodes in another order have the same results."""
+    edges = np.random.default_rng(2).standard_normal((7, 7, 2)).astype(np.float32)
+
+    def run(order):
+        graph, own = GRAPH[np.ix_(order, order)], edges[np.ix_(order, order)]
+        tok = nodes_of(graph, steps=3).with_feats(graph_edges=own[None, :, None])
+        stream = layer.begin_stream(tok)
+        return stream, layer.whole(X[:, order], tok, stream)[0]
+
+    order = np.random.default_rng(0).permutation(7)
+    stream, out = run(np.arange(7))
+    np.testing.assert_array_equal(stream[0, ..., 3:], edges * GRAPH[..., None])
+    plain = nodes_of(GRAPH, steps=3)
+    np.testing.assert_array_equal(stream[..., :3], layer.begin_stream(plain)[..., :3])
+    np.testing.assert_allclose(run(order)[1], out[:, order], atol=1e-5)
+    assert np.abs(out - layer.whole(X, plain, layer.begin_stream(plain))[0]).max() > 1e-3
+
+
 def test_packed_graphs_do_not_see_each_other(layer):
     """The walks of a node are those to the nodes of its own graph, by their ranks."""
     sizes = (4, 3)
@@ -181,6 +200,9 @@ def test_what_is_refused():
     layer = Grit(pair_width=2, **SIZES, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match='pair_width=2 for pairs, which is less than the 4 steps'):
         layer.begin_stream(nodes_of(GRAPH))
+    edges = jnp.zeros((1, 7, 1, 7, 2))
+    with pytest.raises(ValueError, match='less than the 1 steps .* and the 2 features of an edge'):
+        layer.begin_stream(nodes_of(GRAPH, steps=1).with_feats(graph_edges=edges))
     with pytest.raises(ValueError, match="grit reads the feature 'graph_rrwp' of a graph"):
         layer.begin_stream(pj.Tokens.of(length=3))
     with pytest.raises(ValueError, match='grit reads the edges of a graph'):

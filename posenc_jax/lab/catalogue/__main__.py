@@ -16,12 +16,12 @@ from posenc_jax.base.programs import program
 from posenc_jax.lab.catalogue.columns import MORE, by_family
 from posenc_jax.lab.catalogue.costs import costs_markdown
 from posenc_jax.lab.catalogue.functions import functions_markdown
+from posenc_jax.lab.catalogue.pictures import draw
 from posenc_jax.lab.catalogue.tasks import tasks_markdown
 from posenc_jax.lab.files import disk, repository
 from posenc_jax.lab.files.command import Parser
-from posenc_jax.language.catalog import PICTURED, catalog, catalog_markdown, picture_name
-from posenc_jax.protocol.errors import SpecError
-from posenc_jax.protocol.registry import Card, Kind
+from posenc_jax.language.catalog import PICTURED, catalog_markdown, picture_name, pictured
+from posenc_jax.protocol.registry import entries
 
 PICTURES = 'catalog'
 HEADER = """# Catalogue
@@ -36,7 +36,7 @@ site, a click on the head of a column sorts a table by it.
 | column | what it says |
 | --- | --- |
 | key | the name in spec strings and in the registry, also of the method's file and test file |
-| picture | the logits of the example by distance, see below |
+| picture | the logits of the example by distance, or another small picture, see below |
 | name | the name in the paper |
 | door | the doors that the method opens ([architecture.md](architecture.md) explains them) |
 | equation | one line in the symbols of the paper |
@@ -61,12 +61,18 @@ site, a click on the head of a column sorts a table by it.
 | cached evolving | A cache keeps encoded keys, and every new token changes them. |
 | cached none | A new token changes the encoding of all other tokens, so a cache is refused. |
 
-**Pictures.** A picture shows the example with the initial values of its parameters. The curves are
-the logits of equal tokens against their distance, one curve for each head (the darkest is that of
-the first head). The dashed line marks the trained length; the curves go up to four times it. The
-picture of an extension shows an extended `rope()`, or an extended `alibi()`, `nope()` or
-`learned_absolute()` if the extension needs one of these. `python -m posenc_jax.lab.cli.gallery
-SPEC...` draws a larger picture of any encoding.
+**Pictures.** A picture shows the example with the initial values of its parameters. Those of
+encodings, frequency rules and extensions have curves, the logits of equal tokens against their
+distance, one curve for each head (the darkest is that of the first head). The dashed line marks the
+trained length; the curves go up to four times it. The picture of an extension shows an extended
+`rope()`, or an extended `alibi()`, `nope()` or `learned_absolute()` if the extension needs one of
+these. `python -m posenc_jax.lab.cli.gallery SPEC...` draws a larger picture of any encoding.
+
+The picture of an encoder of graphs shows a graph of ten nodes, once for each of the first features
+that differ among them, three at most. The darkest node has the smallest value. Where there are
+features of pairs alone, they are those of the pairs with the topmost node. The left half of the
+picture of a field shows its values over a square with its initial weights, and the right half those
+after a fit of a wave with an edge.
 
 """
 
@@ -79,32 +85,6 @@ def rendered(root: Path) -> dict[Path, str]:
         root / 'docs' / 'catalog.md': HEADER + tables,
         root / 'docs' / 'functions.md': functions_markdown(),
     }
-
-
-def draw(kind: Kind, card: Card, path: Path) -> None:
-    """Draws the small picture of one method, with narrow heads if its example needs them."""
-    from posenc_jax.lab.cli.equal_tokens import Probe
-    from posenc_jax.lab.cli.gallery import thumbnail
-    from posenc_jax.methods.extend import extend
-
-    bases = (
-        ('rope()', 'alibi()', 'nope()', 'learned_absolute(max_len=64)')
-        if kind == 'extension'
-        else (None,)
-    )
-    for base, width in [(base, width) for base in bases for width in (64, 8)]:
-        probe = Probe(head_dim=width)
-        try:
-            if base is None:
-                encoding = probe.make(card.example)
-            else:
-                encoding = extend(probe.make(base), card.example, **probe.context)
-        except SpecError as error:
-            refused = error
-            continue
-        thumbnail(encoding, path, probe)
-        return
-    raise refused
 
 
 def main(arguments: list[str] | None = None, root: Path = repository.WRITTEN) -> int:
@@ -121,14 +101,14 @@ def main(arguments: list[str] | None = None, root: Path = repository.WRITTEN) ->
     known = parser.parse_args(arguments)
     check, stale = known.check, 0
     for kind in PICTURED:
-        for card in catalog(kind):
-            path = root / 'docs' / PICTURES / picture_name(kind, card.key)
-            if path.exists() and not known.redraw:
+        for entry in entries(kind):
+            path = root / 'docs' / PICTURES / picture_name(kind, entry.key)
+            if not pictured(entry) or (path.exists() and not known.redraw):
                 continue
             stale = 1
             if not check:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                draw(kind, card, path)
+                draw(entry, path)
             print(f'{path} is missing' if check else f'wrote {path}')
     for path, wanted in rendered(root).items():
         found = path.read_text(encoding='utf-8') if path.exists() else ''

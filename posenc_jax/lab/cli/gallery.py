@@ -59,7 +59,7 @@ def draw(
         beyond = by_distance(encoding, times * probe.train_len, probe)
     except ValueError as error:
         beyond = str(error)
-    figure, (left, middle, right) = _figure((12.0, 3.4), 3)
+    figure, (left, middle, right) = new_figure((12.0, 3.4), 3)
     _lines(left, within, 0)
     left.set(xlabel='distance', ylabel='logit of equal tokens')
     left.set_title(f'within the trained {probe.train_len}', fontsize=9)
@@ -108,7 +108,7 @@ def thumbnail(
         values = by_distance(encoding, times * probe.train_len, probe)
     except ValueError:
         values = by_distance(encoding, probe.train_len, probe)
-    figure, (axis,) = _figure((1.6, 0.9), 1)
+    figure, (axis,) = new_figure((1.6, 0.9), 1)
     _lines(axis, values, 0)
     axis.axvline(probe.train_len, color='0.4', linestyle='--', linewidth=0.6)
     axis.set(xticks=[], yticks=[])
@@ -116,7 +116,8 @@ def thumbnail(
     return pathlib.Path(path)
 
 
-def _figure(size, panels):
+def new_figure(size: tuple[float, float], panels: int):
+    """A figure without a window, and its panels, which lie side by side."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout='constrained')

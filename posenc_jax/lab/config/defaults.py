@@ -88,6 +88,7 @@ def get_config() -> ConfigDict:
     model.norm_place = 'before'  # where norms stand: 'before' each branch, 'after' it or at 'both'
     # norm of queries and keys: 'none', of every 'head', or over the 'width' of all heads
     model.qk_norm = 'none'
+    model.head_norm = False  # a norm of the result of every head of attention
     model.parallel = False  # attention and feed-forward of a block read the same input
     model.tie = False  # whether the output uses the embedding table
     model.output_cap = 0.0  # c of `c tanh(logits / c)` at the output; 0 for none

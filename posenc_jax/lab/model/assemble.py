@@ -62,7 +62,8 @@ def assemble(
         links.append(tuple(chain_links))
     if all(block.own_mixer is not None for block in blocks):
         for name, found, none in (
-            ('lora_rank', cfg.lora_rank, 0), ('qk_norm', cfg.qk_norm, 'none')
+            ('lora_rank', cfg.lora_rank, 0), ('qk_norm', cfg.qk_norm, 'none'),
+            ('head_norm', cfg.head_norm, False),
         ):  # fmt: skip
             if found != none:
                 raise SpecError(

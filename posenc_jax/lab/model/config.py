@@ -69,6 +69,8 @@ class TransformerConfig:
       norm_place: whether a norm stands 'before' each branch of a block, 'after' it, or at 'both'.
       qk_norm: a norm of the projected queries and keys: 'none', of every 'head', or over the
         'width' of all heads together.
+      head_norm: whether the result of every head of attention is normed by itself, in front of the
+        output matrix; with norm='layernorm' that is a group norm whose scale the heads share.
       parallel: whether attention and feed-forward of a block read the same input.
       tie: whether the output uses the embedding table. Then every token at first predicts itself,
         with a logit of about sqrt(width).
@@ -123,6 +125,7 @@ class TransformerConfig:
     epsilon: Positive = 1e-6
     norm_place: str = 'before'
     qk_norm: str = 'none'
+    head_norm: bool = False
     parallel: bool = False
     tie: bool = False
     output_cap: Annotated[NonNegative, Meaning('0 for none')] = 0.0

@@ -19,8 +19,8 @@ from posenc_jax.protocol.registry import entries
 _WITHOUT_EFFECT = ('nope', 'causal', 'document')
 _COMPARED = (
     'kind', 'layers', 'width', 'heads', 'kv_heads', 'head_dim', 'mlp', 'mlp_width', 'norm',
-    'norm_place', 'qk_norm', 'bias', 'parallel', 'epsilon', 'embedding_norm', 'tie', 'lora_rank',
-    'output_cap', 'pool', 'channels',
+    'norm_place', 'qk_norm', 'head_norm', 'bias', 'parallel', 'epsilon', 'embedding_norm', 'tie',
+    'lora_rank', 'output_cap', 'pool', 'channels',
 )  # fmt: skip
 
 

@@ -32,12 +32,19 @@ __all__ = [
     'cite',
     'markdown_table',
     'picture_name',
+    'pictured',
     'promise_text',
     'reference_text',
 ]
 __dir__ = __all__.copy
 
-PICTURED: tuple[Kind, ...] = ('encoding', 'frequencies', 'extension')
+PICTURED: Mapping[Kind, str] = {  # kind -> what its pictures show
+    'encoding': 'Logits by distance',
+    'frequencies': 'Logits by distance',
+    'extension': 'Logits by distance',
+    'graph': 'Features of a small graph',
+    'field': 'A fit of a picture',
+}
 
 _DOORS = (*PIPELINE, 'none')
 
@@ -89,6 +96,11 @@ def picture_name(kind: Kind, key: str) -> str:
     return f'{kind}_{key}.png'
 
 
+def pictured(entry: Entry) -> bool:
+    """Whether a method has a small picture: of the kinds in `PICTURED`, what spec strings build."""
+    return entry.kind in PICTURED and entry.in_specs
+
+
 def catalog_markdown(
     kind: Kind | None = None,
     *,
@@ -125,7 +137,8 @@ def catalog_markdown(
         if pictures and k in PICTURED:
             names.insert(1, 'picture')
             for entry, row in zip(known, rows):
-                row.insert(1, f'![{entry.key}]({pictures}/{picture_name(k, entry.key)})')
+                file = f'{pictures}/{picture_name(k, entry.key)}'
+                row.insert(1, f'![{entry.key}]({file})' if pictured(entry) else '')
         for name, cell in (more or {}).items():
             if any(cells := [cell(entry) for entry in known]):
                 names.append(name)

@@ -140,7 +140,7 @@ def test_without_stacks_the_model_is_the_same(toys):
         dict(bias='all', mlp='gelu_erf', norm='layernorm', parallel=True),
         dict(lora_rank=2),
         dict(qk_norm='head', norm_place='both', mlp='geglu', output_cap=3.0),
-        dict(qk_norm='width', norm_place='after', bias='qkv'),
+        dict(qk_norm='width', norm_place='after', bias='qkv', head_norm=True),
     ],
 )
 def test_joined_projections_decode_the_same(toys, fields):

@@ -254,3 +254,5 @@ def test_adapters_and_norms_of_queries_need_a_layer_with_attention():
         model_of(encoding='cheems(chunk=4)', lora_rank=2)
     with pytest.raises(SpecError, match="qk_norm is 'head', .* no layer of .* set it to 'none'"):
         model_of(encoding='cheems(chunk=4)', qk_norm='head')
+    with pytest.raises(SpecError, match='head_norm is True, .* no layer of .* set it to False'):
+        model_of(encoding='cheems(chunk=4)', head_norm=True)

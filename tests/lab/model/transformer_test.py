@@ -77,6 +77,7 @@ def plain_forward(model, tokens):
         s = np.einsum('bnth,bnsh->bnts', q, k) / np.sqrt(cfg.head_dim) + bias
         w = np.exp(s - s.max(-1, keepdims=True))
         out = np.einsum('bnts,bnsh->btnh', w / w.sum(-1, keepdims=True), v)
+        out = norm(out, block.attention.head_norm, layer)
         out = np.einsum('btnh,nhd->btd', out, f(block.attention.w_out)[layer])
         x = x + norm(out, block.attention_norm_after, layer)
         h = norm(x, block.mlp_norm, layer)
@@ -112,6 +113,7 @@ def plain_forward(model, tokens):
         dict(kv_heads=1, mlp='swiglu'),
         dict(norm_place='both', qk_norm='head', mlp='geglu', output_cap=2.0),
         dict(norm_place='after', qk_norm='width', kv_heads=2),
+        dict(norm='layernorm', head_norm=True),
     ],
 )
 def test_logits_are_those_of_a_plain_forward_pass(fields):

@@ -135,6 +135,7 @@ REFUSED = {  # message -> fields of the config in which a model differs from a L
     "mlp='geglu'": dict(mlp='geglu'),
     "norm_place='after'": dict(norm_place='after'),
     "qk_norm='width'": dict(qk_norm='width'),
+    'head_norm=True': dict(head_norm=True),
     'output_cap=30.0': dict(output_cap=30.0),
     f'{NO_RULE}.*Giraffe': frequencies('giraffe(factor=2.0)'),
     f'{NO_RULE}.*dynamic=True': frequencies('yarn(dynamic=True)'),
