@@ -25,14 +25,15 @@ def float_distance(q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']) -> Floa
     return signed_distance(q_pos, k_pos).astype(jnp.float32)
 
 
-def log1p_of_product(a: Float[Array, '...'], distance: Float[Array, '*D']) -> Float[Array, '*D']:
+def log1p_of_product(a: Float[Array, '...'], distance: Float[Array, '...']) -> Float[Array, '...']:
     """`ln(1 + a d)` of distances d >= 0.
 
     Its derivative has 1 / (1 + a d), which a kernel computes as a power of e, and not by a division
     for each pair.
 
     Args:
-      a: >= 0, with as many axes as `distance`, of which some have one entry.
+      a: >= 0, with as many axes as `distance`; in a kernel, which computes one head, each has one
+        entry.
 
     Example:
       >>> log1p_of_product(jnp.ones(1), jnp.array([0.0, 1.0])).round(4).tolist()
@@ -54,8 +55,7 @@ def _log1p_fwd(a, distance):
 def _log1p_bwd(kept, g):
     a, distance, found = kept
     g = g * jnp.exp(-found)
-    single = tuple(n for n, size in enumerate(a.shape) if size == 1)
-    return (g * distance).sum(single, keepdims=True), g * a
+    return (g * distance).sum(keepdims=True), g * a
 
 
 _log1p.defvjp(_log1p_fwd, _log1p_bwd)
