@@ -16,8 +16,9 @@ encoding is compiled in a process of its own, because compilers end their proces
     python benchmarks/compile_kernels.py --check  # ten kernels against the table
 
 With --write the lines go to `posenc_jax/attention/kernels/compiled.csv`, which `attend` reads; with
---new only those that it lacks. A line takes 5 to 30 s of processor time. For a TPU two tiles are
-compiled, and the line is that of the tile with the fewest bundles for a pair of a query and a key.
+--new only those that it lacks. A line takes 5 to 30 s of processor time. For a TPU and for sm_90
+two tiles are compiled, and the line is that of the tile with the fewest bundles for a pair of a
+query and a key, or with the shortest time by the model of an H100.
 """
 
 import argparse
@@ -39,7 +40,7 @@ from flax import nnx
 import posenc_jax as pj
 from benchmarks import kernel_table
 from benchmarks.compilers import children, gpu, steps, tpu
-from benchmarks.compilers.recorded import CHECKED, page, worse
+from benchmarks.compilers.recorded import CHECKED, model, page, worse
 from posenc_jax.attention.kernels import compiled
 from posenc_jax.attention.kernels import sizes as kernel_sizes
 from posenc_jax.attention.kernels.compiled import PASSES, Compiled
@@ -67,6 +68,10 @@ ENLARGED = {
 }
 
 
+# The tiles from which a line is chosen; of others the usual tile, since the model is of sm_90.
+TILES = {'sm_90': kernel_sizes.GPU_TILES} | {
+    target: [(side, side) for side in kernel_sizes.TPU_SIDES] for target in tpu.TOPOLOGIES
+}
 # Train steps: the encoding, and how attention is computed.
 STEPS = (('alibi()', 'blocked'), ('alibi()', 'fused'), ('t5_rpe()', 'fused'))
 
@@ -81,13 +86,14 @@ def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds:
 
     Args:
       key: what the line calls the encoding.
-      block: queries and keys of a tile. None is the usual tile of a GPU, and of the tiles of a TPU
-        the one with the fewest bundles for a pair.
+      block: queries and keys of a tile. None is the tile with the least work for a pair among those
+        of the target: bundles on a TPU, and modelled time on a GPU.
       seconds: of processor time that the compilers have.
     """
-    if block is None and is_tpu(target):
-        sides = kernel_sizes.TPU_SIDES
-        return min((of(key, spec, width, dtype, target, n, seconds) for n in sides), key=_of_pair)
+    if block is None:
+        tiles = TILES.get(target, kernel_sizes.GPU_TILES[:1])
+        found = (of(key, spec, width, dtype, target, tile, seconds) for tile in tiles)
+        return min(found, key=_of_pair)
     sizes = dict(
         rows=1, length=LENGTH, width=width, dtype=jnp.dtype(dtype), block=block,
         model=kernel_table.HEADS * width,
@@ -106,21 +112,22 @@ def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds:
     kernels = [found[name] for name in PASSES if name in found]
     names = [field.name for field in dataclasses.fields(Compiled) if field.name in kernels[0]]
     numbers = {name: tuple(kernel[name] for kernel in kernels) for name in names}
-    tile = kernel_sizes.sizes(
-        'tpu' if is_tpu(target) else 'cuda', (width, width), 1, LENGTH, LENGTH,
-        block and (block, block),
-    )  # fmt: skip
+    platform = 'tpu' if is_tpu(target) else 'cuda'
+    tile = kernel_sizes.sizes(platform, (width, width), 1, LENGTH, LENGTH, block)
     units = {name: kernel['units'] for name, kernel in found.items() if 'units' in kernel}
     return line(tile='x'.join(map(str, tile)), **numbers), units
 
 
-def _of_pair(found) -> float:
-    """The bundles of a pair of a query and a key in what `of` gives."""
+def _of_pair(found) -> tuple[bool, float]:
+    """Whether the loop of the forward pass in what `of` gives waits for spilled registers; and the
+    bundles of a pair of a query and a key, or the modelled time.
+    """
     line, _ = found
-    if isinstance(line, str) or line.refused:
-        return math.inf
+    if isinstance(line, str) or line.refusal(slow=False):
+        return True, math.inf
     queries, keys = map(int, line.tile.split('x'))
-    return sum(line.bundles) / (queries * keys)
+    work = sum(line.bundles) / (queries * keys) if line.bundles else sum(model(line))
+    return any(line.local[:1]), work
 
 
 def examples(keys) -> list[tuple[str, str]]:
@@ -150,6 +157,12 @@ def _usual(entry) -> str:
     return spec
 
 
+def tile(text: str) -> tuple[int, int]:
+    """Queries and keys of a tile from '128x64', or from '64' for as many of both."""
+    queries, _, keys = text.partition('x')
+    return int(queries), int(keys or queries)
+
+
 def table(lines) -> list[str]:
     """Lines of Markdown for lines of the table."""
     shown = [
@@ -175,8 +188,8 @@ def check(seconds: int, processes: int) -> None:
     """Compiles `CHECKED` and ends with status 1 where something is worse than the table says."""
     recorded = compiled.table()
     specs = dict(examples([key for key, *_ in CHECKED]))
-    side = lambda job: int(recorded[job].tile.split('x')[0])
-    ask = lambda job: of(job[0], specs[job[0]], *job[1:], side(job), seconds)[0]
+    tile = lambda job: tuple(map(int, recorded[job].tile.split('x')))
+    ask = lambda job: of(job[0], specs[job[0]], *job[1:], tile(job), seconds)[0]
     with concurrent.futures.ThreadPoolExecutor(processes) as pool:
         lines = list(pool.map(ask, CHECKED))
     bad = 0
@@ -236,7 +249,7 @@ def arguments() -> argparse.Namespace:
     add('--keys', nargs='*', help='encodings with their defaults; all where no key follows')
     add('--widths', type=int, nargs='+', default=[128], help='of heads')
     add('--dtypes', nargs='+', default=['bfloat16'], choices=['bfloat16', 'float32', 'float16'])
-    add('--block', type=int, nargs='+', default=[None], help='queries and keys of a tile')
+    add('--block', type=tile, nargs='+', default=[None], help='128x64, or 64 for 64x64: a tile')
     add('--seconds', type=int, default=SECONDS, help='of processor time for an encoding')
     add('--processes', type=int, default=1, help='at a time')
     add('--units', action='store_true', help='operations of each unit of a TPU, beside splash')

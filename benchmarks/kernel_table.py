@@ -79,7 +79,7 @@ def attention(
     rows: int = ROWS,
     length: int = LENGTH,
     width: int = WIDTH,
-    block: int | None = None,
+    block: int | tuple[int, int] | None = None,
     model: int = MODEL,
 ):
     """A function that computes attention by kernels for a platform, and its arguments.

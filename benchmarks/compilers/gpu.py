@@ -19,6 +19,7 @@ import posenc_jax as pj
 from benchmarks import kernel_table
 from benchmarks.compilers import children, reports
 from posenc_jax.attention.kernels import visits
+from posenc_jax.attention.kernels.sizes import GPU_TILES
 from posenc_jax.attention.tiles import Blocks, Plan
 from tests import contract_test
 
@@ -76,14 +77,15 @@ def kernels(key: str, spec: str, target: str, **sizes) -> dict[str, dict[str, fl
     return found
 
 
-def _others(key: str, spec: str, width: int, model: int, block: int | None, **_) -> int:
+def _others(key: str, spec: str, width: int, model: int, block, **_) -> int:
     """How many tiles a block of queries meets at most that need a mask or look-ups, by the
     encoding; 0 where it says nothing of tiles.
     """
     sizes = kernel_table.SIZES | dict(head_dim=width, model_dim=model, train_len=_LONG)
     encoding = pj.make(spec, causal=True, rngs=nnx.Rngs(0), **sizes)
     tok = pj.Tokens.of(length=_LONG)
-    plan = Plan(None, *[Blocks(block or 64, 1)] * 3, (), target='cuda')
+    queries, keys = block or GPU_TILES[0]
+    plan = Plan(None, *(Blocks(size, 1) for size in (queries, keys, keys)), (), target='cuda')
     apart = visits.plan_apart(plan, encoding, tok, tok)
     if key in contract_test.PLACED or apart is None:
         return 0

@@ -7,6 +7,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from posenc_jax.attention.distances import float_distance
 from posenc_jax.protocol.bounds import CONTEXT, PerHead
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.families import Bias, alibi_slopes, signed_distance
@@ -38,8 +39,8 @@ def alibi_bias(
       >>> alibi_bias(jnp.array([0.5]), jnp.array([[2]]), jnp.array([[0, 1, 2, 3]])).tolist()
       [[[[-1.0, -0.5, -0.0, -0.5]]]]
     """
-    apart = signed_distance(q_pos, k_pos)
-    distance = jnp.abs(apart).astype(jnp.float32)
+    apart = float_distance(q_pos, k_pos)
+    distance = jnp.abs(apart)
     slopes = slopes.astype(jnp.float32)[:, None, None]
     if offset:
         distance = distance - jnp.where(apart < 0, jnp.float32(offset), 0.0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from posenc_jax.attention.kernels.operations import loop, pick, put
+from posenc_jax.attention.distances import float_distance, log1p_of_product
 from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.protocol.bounds import CONTEXT, Positive, Size
@@ -46,9 +46,6 @@ def fire_network(
     Both layers are matrix products with all pairs along the long axis. The sums over pairs in their
     gradients are then matrix products too.
     """
-    if in_kernel():
-        gain, offset, weight = (a.reshape(1, 1, 1, len(w2)) for a in (w1[:1], w1[1:], w2))
-        return _unit_by_unit(z[:, None], gain, offset, weight)
     dot = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
     flat = z.reshape(-1)
     hidden = jax.nn.relu(dot(w1.T, jnp.stack([flat, jnp.ones_like(flat)])))
@@ -71,43 +68,110 @@ def fire_bias(
       >>> fire_bias(jnp.float32(0.1), jnp.float32(8.0), w1, w2, *at).ravel().round(4).tolist()
       [2.0, 1.3796]
     """
+    if in_kernel():
+        return _in_kernel(c, threshold, w1, w2, q_pos, k_pos)
     return fire_network(fire_progress(c, threshold, q_pos, k_pos), w1, w2)
 
 
+def _in_kernel(c, threshold, w1, w2, q_pos, k_pos):
+    """`fire_bias` of one head in a tile of a kernel."""
+    distance = jnp.abs(float_distance(q_pos, k_pos))
+    reach = jnp.maximum(q_pos.astype(jnp.float32), jnp.abs(threshold))
+    scale = fire_transform(reach, c) + _EPSILON
+    logs = log1p_of_product(jnp.abs(c).reshape(1, 1, 1), distance)
+    least = jnp.maximum(q_pos.min() - k_pos.max(), k_pos.min() - q_pos.max())
+    most = jnp.maximum(q_pos.max() - k_pos.min(), k_pos.max() - q_pos.min())
+    transform = lambda x: fire_transform(x.astype(jnp.float32).reshape(1, 1), c)
+    ends = transform(jnp.maximum(least, 0)) / scale.max(), transform(most) / scale.min()
+    ends = [jax.lax.stop_gradient(z).reshape(1, 1, 1, 1) for z in ends]
+    units = (a.reshape(1, 1, 1, len(w2)) for a in (w1[:1], w1[1:], w2))
+    return _by_bends(logs[:, None], scale[:, None, :, None], *units, *ends)
+
+
 @own_gradient
-def _unit_by_unit(
-    z: Float[Array, '1 1 T S'],
+def _by_bends(
+    logs: Float[Array, '1 1 T S'],
+    scale: Float[Array, '1 1 T 1'],
     gain: Float[Array, '1 1 1 width'],
     offset: Float[Array, '1 1 1 width'],
     weight: Float[Array, '1 1 1 width'],
+    low: Float[Array, '1 1 1 1'],
+    high: Float[Array, '1 1 1 1'],
 ) -> Float[Array, '1 1 T S']:
-    """The network of one head, one hidden unit after the other. A kernel does not hold the hidden
-    units of all pairs at once.
+    """The network of one head at `z = logs / scale`, which lies between `low` and `high`.
+
+    It is a line with a bend for each unit that turns on or off between these two, which few units
+    do in most tiles: `relu(a z + b) = a max(z, t) + b` for a > 0 and `a z - a max(z, t)` for a < 0,
+    with t = -b / a.
     """
+    on, bends, at = _units(gain, offset, low, high)
+    slope = _sum(on | (bends & (gain < 0)), weight * gain)
+    level = _sum(on | (bends & (gain > 0)), weight * offset)
 
-    def step(n, found):
-        a, b, c = (pick(of, 3, n)[..., None] for of in (gain, offset, weight))
-        return found + c * jnp.maximum(a * z + b, 0.0)
+    def step(bend, found):
+        return found + _sum(bend, weight * jnp.abs(gain)) * jnp.maximum(
+            logs, _sum(bend, at) * scale
+        )
 
-    return loop(gain.shape[3], step, jnp.zeros_like(z))
-
-
-def _unit_by_unit_bwd(inputs, g):
-    z, *weights = inputs
-
-    def step(n, sums):
-        d_z, *d_weights = sums
-        a, b, c = (pick(of, 3, n)[..., None] for of in weights)
-        hidden = a * z + b
-        d_hidden = jnp.where(hidden > 0, g * c, 0.0)
-        of_pairs = d_hidden * z, d_hidden, g * jnp.maximum(hidden, 0.0)
-        totals = [of.sum((2, 3))[..., None] for of in of_pairs]
-        return d_z + d_hidden * a, *(put(one, 3, n, d) for one, d in zip(totals, d_weights))
-
-    return loop(weights[0].shape[3], step, tuple(map(jnp.zeros_like, inputs)))
+    return _over(bends, step, logs * slope) * (1.0 / scale) + level
 
 
-_unit_by_unit.defvjp(lambda *inputs: (_unit_by_unit(*inputs), inputs), _unit_by_unit_bwd)
+def _by_bends_fwd(*inputs):
+    return _by_bends(*inputs), inputs
+
+
+def _by_bends_bwd(inputs, g):
+    logs, scale, gain, offset, weight, low, high = inputs
+    on, bends, at = _units(gain, offset, low, high)
+    inverse = 1.0 / scale
+    in_total = lambda a: a.sum((2, 3), keepdims=True)
+    moments = lambda g: (in_total((g * logs).sum(3, keepdims=True) * inverse), in_total(g))
+    of_units = lambda z, one: (weight * z, weight * one, gain * z + offset * one)
+    of_all = moments(g)
+
+    def step(bend, sums):
+        slopes, *d_units = sums
+        above = logs > _sum(bend, at) * scale
+        own = moments(jnp.where(above, g, 0.0))
+        own = (jnp.where(gain > 0, a, every - a) for a, every in zip(own, of_all))
+        d_units = [jnp.where(bend, new, d) for new, d in zip(of_units(*own), d_units)]
+        return slopes + jnp.where(above, _sum(bend, weight * jnp.abs(gain)), 0.0), *d_units
+
+    slope = jnp.broadcast_to(_sum(on | (bends & (gain < 0)), weight * gain), g.shape)
+    d_units = (jnp.where(on, d, 0.0) for d in of_units(*of_all))
+    slopes, *d_units = _over(bends, step, (slope, *d_units))
+    d_z = slopes * g
+    d_scale = (d_z * logs).sum(3, keepdims=True) * -(inverse**2)
+    return d_z * inverse, d_scale, *d_units, None, None
+
+
+_by_bends.defvjp(_by_bends_fwd, _by_bends_bwd)
+
+
+def _units(gain, offset, low, high):
+    """Which units are on between two numbers, which turn on or off there, and where."""
+    ends = gain * low + offset, gain * high + offset
+    least, most = jnp.minimum(*ends), jnp.maximum(*ends)
+    bends = (least < 0) & (most > 0)
+    return least >= 0, bends, -offset / jnp.where(bends, gain, 1.0)
+
+
+def _sum(chosen, a):
+    return jnp.where(chosen, a, 0.0).sum(3, keepdims=True)
+
+
+def _over(chosen, step, init):
+    """`step(unit, state)` for the chosen units one after the other, each as a mask."""
+    number = jax.lax.broadcasted_iota(jnp.int32, chosen.shape, 3).astype(jnp.float32)
+
+    def next_one(_, state):
+        last, state = state
+        later = jnp.where(chosen & (number > last), number, float(chosen.shape[3]))
+        unit = later.min(3, keepdims=True)
+        return unit, step(number == unit, state)
+
+    count = jnp.where(chosen, 1.0, 0.0).sum().astype(jnp.int32)
+    return jax.lax.fori_loop(0, count, next_one, (jnp.full((1, 1, 1, 1), -1.0), init))[1]
 
 
 @register(

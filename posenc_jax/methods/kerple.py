@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from posenc_jax.attention.distances import float_distance, log1p_of_product
 from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Constant
 from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.families import Bias, check_heads, signed_distance
+from posenc_jax.protocol.families import Bias, check_heads
 from posenc_jax.protocol.registry import Card, register
 
 Kernel = Literal['log', 'power', 'log3', 'bias_wht', 'weight']
@@ -55,7 +56,7 @@ def kerple_log(
       >>> kerple_log(jnp.ones(1), jnp.ones(1), jnp.array([[[0.0, 1.0]]]))[0, 0].round(4)
       Array([[-0.    , -0.6931]], dtype=float32)
     """
-    return -_per_head(p) * jnp.log1p(_per_head(a) * distance[:, None])
+    return -_per_head(p) * log1p_of_product(_per_head(a)[None], distance[:, None])
 
 
 def kerple_power(
@@ -145,7 +146,7 @@ class Kerple(Bias):
         }
 
     def bias(self, q_pos, k_pos):
-        distance = jnp.abs(signed_distance(q_pos, k_pos)).astype(jnp.float32)
+        distance = jnp.abs(float_distance(q_pos, k_pos))
         values = self.parameters()
         if self.kernel == 'weight':
             return jnp.zeros((len(distance), len(values['wa']), *distance.shape[1:]), jnp.float32)
@@ -159,6 +160,6 @@ class Kerple(Bias):
         values = self.parameters()
         if 'wa' in values:
             check_heads('kerple', values['wa'], s)
-            distance = jnp.abs(signed_distance(tq.pos, tk.pos)).astype(jnp.float32)
+            distance = jnp.abs(float_distance(tq.pos, tk.pos))
             s = s * kerple_weight(values['wa'], values['wp'], distance)
         return super().logits(s, q, k, tq, tk, seen, carry)

@@ -68,8 +68,10 @@ def swin_table_bias(
     table: Float[Array, 'entries N'], ids: Int[Array, '#B T S']
 ) -> Float[Array, '#B N T S']:
     """`T[id, head]`, float32; NaN for the id after the last entry, which is in no table."""
-    whole = with_rows(table.astype(jnp.float32), 1, jnp.nan)
-    return take_bucket(whole.T[None, :, None], ids, 'all')
+    last = len(table) - 1
+    # A kernel of a GPU loads entries of the table itself, and not of one with a row more.
+    found = take_bucket(table.astype(jnp.float32).T[None, :, None], jnp.minimum(ids, last), 'all')
+    return jnp.where((ids > last)[:, None], jnp.nan, found)
 
 
 def swin_table_resized(

@@ -30,7 +30,7 @@ from posenc_jax.attention.kernels.arrays import (
 from posenc_jax.attention.kernels.lanes import release
 from posenc_jax.attention.kernels.operations import Operations, without_booleans
 from posenc_jax.attention.kernels.program import Program
-from posenc_jax.attention.kernels.sizes import NoKernelError
+from posenc_jax.attention.kernels.sizes import GPU_TILES, NoKernelError
 from posenc_jax.attention.kernels.visits import Visits
 from posenc_jax.base import targets
 from posenc_jax.base.memory import readable
@@ -151,7 +151,7 @@ class Call:
         else:
             kernel = instance.loop
             numbers = [pl.BlockSpec(a.shape, lambda *_: (0,)) for a in tables]
-            options = _in_a_loop(size, [*numbers, *specs], outputs, self.plan.target)
+            options = _in_a_loop(size, [*numbers, *specs], outputs, self.plan)
         return pl.pallas_call(
             kernel,
             name=name,
@@ -351,14 +351,16 @@ def _check_scalars(visits: Visits, tables) -> None:
         )
 
 
-def _in_a_loop(grid, in_specs, out_specs, target: str) -> dict:
+def _in_a_loop(grid, in_specs, out_specs, plan) -> dict:
     """Options of `pallas_call` for a kernel that loops over its visits."""
     options = dict(grid=grid, in_specs=in_specs, out_specs=out_specs)
-    if target in targets.INTERPRETED:
+    if plan.target in targets.INTERPRETED:
         return options | dict(interpret=True)
     from jax.experimental.pallas import triton
 
-    return options | dict(compiler_params=triton.CompilerParams(num_warps=4, num_stages=2))
+    # With four warps a larger tile would have more numbers than registers.
+    warps = 4 if plan.q.size * plan.k.size <= math.prod(GPU_TILES[0]) else 8
+    return options | dict(compiler_params=triton.CompilerParams(num_warps=warps, num_stages=2))
 
 
 def _on_grid(grid, in_specs, out_specs, scratch, target: str) -> dict:

@@ -116,6 +116,11 @@ def exp(equation, a):
     return [lax.exp2(a * (1 / math.log(2)))] if a.dtype == jnp.float32 else None
 
 
+def log1p(equation, a):
+    """By the logarithm of a TPU. What is lost for small numbers is 2^-24."""
+    return [lax.log(1 + a)] if a.dtype == jnp.float32 else None
+
+
 def round_to_even(equation, a):
     below = jnp.floor(a)
     rest, odd = a - below, below - 2 * jnp.floor(below / 2) == 1
@@ -255,6 +260,7 @@ ON_TPU = {
     'broadcast_in_dim': broadcast_in_dim(exact),
     'dynamic_slice': dynamic_slice(exact),
     'cumsum': cumsum(always=True),
+    'log1p': log1p,
     'reshape': moved,
     'transpose': moved,
 }

@@ -88,9 +88,10 @@ class Program:
 
     @property
     def loops(self) -> bool:
-        """Whether there is a loop in it, such as one over the entries of a table."""
-        names = {equation.primitive.name for equation in at_any_depth(self._equations)}
-        return not names.isdisjoint(('scan', 'while'))
+        """Whether there is a loop of a known length in it, such as one over the entries of a
+        table.
+        """
+        return 'scan' in {equation.primitive.name for equation in at_any_depth(self._equations)}
 
     def keep(self, kept) -> None:
         """Restricts the result to a list of some of its arrays."""
@@ -206,6 +207,18 @@ def _scan(operate, equation, *inputs):
     return [*carry, *(widen(row, (*operate.room((length,)), *row.shape[1:])) for row in rows)]
 
 
+def _while(operate, equation, *inputs):
+    names = 'cond_jaxpr', 'body_jaxpr', 'cond_nconsts', 'body_nconsts'
+    cond, body, consts, more = (equation.params[n] for n in names)
+    of_cond, of_body, carry = inputs[:consts], inputs[consts:][:more], inputs[consts + more :]
+    run = lambda jaxpr, *arrays: _written_out(operate.inner, jaxpr, arrays)
+    return lax.while_loop(
+        lambda carry: run(cond, *of_cond, *carry)[0],
+        lambda carry: run(body, *of_body, *carry),
+        [*carry],
+    )
+
+
 def _platform(operate, equation):
     """The place of the default, which is meant for accelerators."""
     return [equation.params['platforms'].index(None)]
@@ -223,4 +236,5 @@ _CALLS: dict[str, Callable] = {
     'platform_index': _platform,
     'cond': _cond,
     'scan': _scan,
+    'while': _while,
 }

@@ -8,6 +8,7 @@ A gradient is rounded to the dtype of its array, and widened where it is added t
 are left out, as XLA does.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +49,7 @@ def simplified(closed: ClosedJaxpr, target: str) -> ClosedJaxpr:
     closed = ClosedJaxpr(closed.jaxpr, consts)
     inputs = [like(a.aval) for a in closed.jaxpr.invars]
     amd = 'gfx' in (targets.device() or '')
-    rules = _RULES if amd or target in targets.INTERPRETED else _RULES | {'exp2': _exp2}
+    rules = _RULES if amd or target in targets.INTERPRETED else _RULES | _OF_NVIDIA
     return jax.make_jaxpr(lambda *arrays: _simply(closed, rules, arrays))(*inputs)
 
 
@@ -183,6 +184,21 @@ def _exp2(equation, a):
     return found
 
 
+def _log1p(equation, a):
+    """By a logarithm to the base 2, which is one operation of a GPU of NVIDIA. Results are off by
+    2^-22 at most, or by 2^-22 of themselves.
+    """
+    from jax.experimental.pallas import triton
+
+    if a.dtype != jnp.float32 or not a.ndim:
+        return None
+    (found,) = triton.elementwise_inline_asm(
+        'lg2.approx.ftz.f32 $0, $1;', args=[1 + a], constraints='=f,f', pack=1,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(a.shape, a.dtype)],
+    )  # fmt: skip
+    return found * math.log(2)
+
+
 _MOVES: dict[str, Callable] = {
     'broadcast_in_dim': _broadcast_in_dim,
     'reshape': _reshape,
@@ -194,3 +210,4 @@ _RULES = _MOVES | {
     'reduce_sum': _reduction,
     'iota': _iota,
 }
+_OF_NVIDIA = {'exp2': _exp2, 'log1p': _log1p}

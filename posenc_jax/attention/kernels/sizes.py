@@ -14,6 +14,9 @@ TPU_DTYPES = 'float32', 'bfloat16'  # that Mosaic, the compiler of kernels for a
 # Queries and keys of a tile of a TPU: the usual number, and one that is better for most encodings
 # and that the memory of a core has no room for with some. `compiled.csv` says with which.
 TPU_SIDES = 256, 512
+# The same of a GPU: the usual tile, and one with which kernels run fewer instructions for a pair
+# where registers and shared memory are enough.
+GPU_TILES = (64, 64), (128, 128)
 
 
 class NoKernelError(ValueError):
@@ -121,11 +124,11 @@ def sizes(target: str, widths, batch: int, queries: int, keys: int, block=None) 
     power = lambda n: n >= 16 and n & (n - 1) == 0
     if target == 'cuda':
         of_width = of_block = 'a power of two of at least 16', power
-        least, usual = 16, 64
+        least, usual = 16, GPU_TILES[0]
     else:
         of_width = 'a multiple of 8', lambda n: n % 8 == 0
         of_block = 'a multiple of 128', lambda n: n % 128 == 0
-        least, usual = 128, TPU_SIDES[0]
+        least, usual = 128, (TPU_SIDES[0],) * 2
     for name, n in zip(('head width', 'width of values'), widths):
         if not of_width[1](n):
             raise NoKernelError(f'needs a {name} that is {of_width[0]}, got {n}')
@@ -135,5 +138,5 @@ def sizes(target: str, widths, batch: int, queries: int, keys: int, block=None) 
                 f'needs a block that is {of_block[0]}, got {n}', 'give such a block'
             )
     enough = [max(least, n) for n in powers((queries, keys))]
-    found = block or (usual, usual)
+    found = block or usual
     return min(found[0], enough[0]), min(found[1], enough[1])
