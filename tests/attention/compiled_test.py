@@ -161,6 +161,7 @@ def test_the_table_has_lines_of_known_encodings():
         assert line.compilers.startswith('jax ')
     for encoding in ('nope', 'alibi', 't5_rpe', 'cope'):
         assert (encoding, 64, 'bfloat16', 'sm_90') in compiled.table()
-    assert 'bytes of each thread' in str(compiled.refusal('cope', 64, 'bfloat16', 'sm_90'))
+    assert 'bytes of each thread' in str(compiled.refusal('carope', 128, 'bfloat16', 'sm_90'))
+    assert 'does not compile' in str(compiled.refusal('cope', 64, 'bfloat16', 'sm_90'))
     # A layer of four heads of width 128 reads 512 features, of which each tile makes keys.
     assert 'KiB of shared' in str(compiled.refusal('transformer_xl', 128, 'bfloat16', 'sm_90'))
