@@ -116,6 +116,11 @@ _unit_by_unit.defvjp(lambda *inputs: (_unit_by_unit(*inputs), inputs), _unit_by_
     card=Card(
         name='FIRE',
         example='fire(threshold=8)',
+        use_when=(
+            'You want a learned bias that depends on the distance as a share of the '
+            'length; to compare with KERPLE or ALiBi on text, since two measured claims '
+            'are contrary.'
+        ),
         share='layer',
         causal_only=True,
         needs_training=True,
