@@ -53,7 +53,13 @@ def doh_weights(
     'doh',
     kind='field',
     card=Card(
-        name="D'OH", example='doh(siren(width=16, layers=2), latent=64)', needs_training=True
+        name="D'OH",
+        example='doh(siren(width=16, layers=2), latent=64)',
+        use_when=(
+            'You have to store a signal in very few numbers; to compare with a small '
+            'SIREN, since a measured claim is contrary.'
+        ),
+        needs_training=True,
     ),
 )
 class Doh(FieldNetwork):

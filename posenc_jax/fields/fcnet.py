@@ -38,7 +38,14 @@ def residual_block(
 @register(
     'fcnet',
     kind='field',
-    card=Card(name='FcNet', example='fcnet(width=32, blocks=2)', needs_training=True),
+    card=Card(
+        name='FcNet',
+        example='fcnet(width=32, blocks=2)',
+        use_when=(
+            'You predict from places on the globe and want the network of the papers on this.'
+        ),
+        needs_training=True,
+    ),
 )
 class FcNet(FieldNetwork):
     """A layer of rectified linear units, residual blocks with dropout, and a head without bias.

@@ -21,6 +21,7 @@ def gauss_activation(z: Float[Array, '...'], scale: float = 30.0) -> Float[Array
     card=Card(
         name='Gaussian activations',
         example='gauss(width=32, layers=2, scale=3.0)',
+        use_when='You fit a field from plain coordinates and want a smooth network.',
         needs_training=True,
     ),
 )

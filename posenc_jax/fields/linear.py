@@ -7,7 +7,16 @@ from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.registry import Card, register
 
 
-@register('linear', kind='field', card=Card(name='Linear', example='linear()', needs_training=True))
+@register(
+    'linear',
+    kind='field',
+    card=Card(
+        name='Linear',
+        example='linear()',
+        use_when='You want to know what the features alone can say.',
+        needs_training=True,
+    ),
+)
 class Linear(FieldNetwork):
     """A linear layer, which shows what the features alone can say.
 

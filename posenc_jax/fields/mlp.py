@@ -13,7 +13,15 @@ from posenc_jax.protocol.registry import Card, register
 @register(
     'mlp',
     kind='field',
-    card=Card(name='MLP', example='mlp(width=32, layers=2)', needs_training=True),
+    card=Card(
+        name='MLP',
+        example='mlp(width=32, layers=2)',
+        use_when=(
+            'You have features such as Fourier features or a grid, and want the usual '
+            'network on them.'
+        ),
+        needs_training=True,
+    ),
 )
 class Mlp(Perceptron):
     """Rectified linear units and a linear head, of features or of the coordinates themselves.

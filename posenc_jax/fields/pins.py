@@ -47,7 +47,15 @@ def _sorted(frequencies: Float[Array, 'd M']) -> Float[Array, 'd M']:
 @register(
     'pins',
     kind='field',
-    card=Card(name='PINs', example='pins(width=16, levels=2)', needs_training=True),
+    card=Card(
+        name='PINs',
+        example='pins(width=16, levels=2)',
+        use_when=(
+            'You fit a picture from coarse to fine and want each level to add a band; the '
+            'measured claim is open.'
+        ),
+        needs_training=True,
+    ),
 )
 class Pins(FieldNetwork):
     """A network in levels, each of which reads a band of higher frequencies than the one before and

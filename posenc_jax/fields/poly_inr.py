@@ -58,7 +58,13 @@ def poly_level(
     'poly_inr',
     kind='field',
     card=Card(
-        name='Poly-INR', example='poly_inr(width=16, levels=3, style=8)', needs_training=True
+        name='Poly-INR',
+        example='poly_inr(width=16, levels=3, style=8)',
+        use_when=(
+            'You want a field that is a polynomial of the coordinates; to compare with a '
+            'plain network, since a measured claim is contrary.'
+        ),
+        needs_training=True,
     ),
 )
 class PolyInr(FieldNetwork):

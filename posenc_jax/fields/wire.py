@@ -83,7 +83,13 @@ class ComplexDense(nnx.Module):
     'wire',
     kind='field',
     card=Card(
-        name='WIRE', example='wire(width=32, layers=2, omega=10.0, scale=5.0)', needs_training=True
+        name='WIRE',
+        example='wire(width=32, layers=2, omega=10.0, scale=5.0)',
+        use_when=(
+            'You fit pictures with noise or local detail; to compare with SIREN, since '
+            'two measured claims are contrary.'
+        ),
+        needs_training=True,
     ),
 )
 class Wire(FieldNetwork):

@@ -155,7 +155,14 @@ class _Powers(Turned):
     'algebraic_pe',
     kind='encoding',
     card=Card(
-        name='Algebraic PE, sequences', example='algebraic_pe()', relative=True, needs_training=True
+        name='Algebraic PE, sequences',
+        example='algebraic_pe()',
+        use_when=(
+            'You train on copies or reversals of strings, where its learned rotations '
+            'were ahead of RoPE.'
+        ),
+        relative=True,
+        needs_training=True,
     ),
 )
 class AlgebraicPE(_Powers):
@@ -214,7 +221,14 @@ class DecayedSequence(AlgebraicPE, where=lambda given: given['decay'] is not Non
     'algebraic_grid',
     kind='encoding',
     card=Card(
-        name='Algebraic PE, grids', example='algebraic_grid()', relative=True, needs_training=True
+        name='Algebraic PE, grids',
+        example='algebraic_grid()',
+        use_when=(
+            'You train a model on a grid and want rotations that are learned; the '
+            'measured claim about images is mixed.'
+        ),
+        relative=True,
+        needs_training=True,
     ),
 )
 class AlgebraicGrid(_Powers):

@@ -29,6 +29,10 @@ CARD = Card(
     name='ALiBi position interpolation',
     door='project, logits',
     example='alibi_pi(factor=2.0)',
+    use_when=(
+        'You have a model with ALiBi and no time to tune it; to compare with plain '
+        'ALiBi, since a measured claim on text is contrary.'
+    ),
     share='model',
     relative=True,
 )

@@ -8,7 +8,16 @@ from posenc_jax.protocol.registry import Card, register
 @register(
     'alibi_symmetric',
     kind='encoding',
-    card=Card(name='ALiBi, symmetric', example='alibi_symmetric()', share='model', relative=True),
+    card=Card(
+        name='ALiBi, symmetric',
+        example='alibi_symmetric()',
+        use_when=(
+            'You want ALiBi in an encoder, which reads both directions; to compare with '
+            'RoPE, since a measured claim is contrary.'
+        ),
+        share='model',
+        relative=True,
+    ),
 )
 class ALiBiSymmetric(ALiBi):
     """ALiBi with the same penalty for earlier and later keys; acts on the logits.

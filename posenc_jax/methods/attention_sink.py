@@ -31,7 +31,14 @@ def attention_sink_share(
     'attention_sink',
     kind='encoding',
     card=Card(
-        name='attention sink', example='attention_sink()', relative=True, needs_training=True
+        name='attention sink',
+        example='attention_sink()',
+        use_when=(
+            'You train a model whose cache will keep only the latest tokens, and do not '
+            'want to keep the first ones as well.'
+        ),
+        relative=True,
+        needs_training=True,
     ),
 )
 class AttentionSink(Encoding):

@@ -61,7 +61,16 @@ def axial_rope2d(
 @register(
     'axial_rope2d',
     kind='encoding',
-    card=Card(name='2-D axial RoPE', example='axial_rope2d()', share='model', relative=True),
+    card=Card(
+        name='2-D axial RoPE',
+        example='axial_rope2d()',
+        use_when=(
+            'You train a model on images or another grid and want rotary positions '
+            'without parameters.'
+        ),
+        share='model',
+        relative=True,
+    ),
 )
 class AxialRope2d(Encoding):
     """Rotates the first half of queries and keys by the row, and the second half by the column.

@@ -40,7 +40,14 @@ def beit_table_resized(
     'beit_table',
     kind='encoding',
     card=Card(
-        name='BEiT bias table', example='beit_table(4, 5)', relative=True, needs_training=True
+        name='BEiT bias table',
+        example='beit_table(4, 5)',
+        use_when=(
+            'You train a model on images of one size that has a class token, and want a '
+            'learned bias of the offset.'
+        ),
+        relative=True,
+        needs_training=True,
     ),
 )
 class BeitTable(OffsetTable):

@@ -56,7 +56,16 @@ def bipe_slopes(heads: int, scale: float = 96.0) -> np.ndarray:
 @register(
     'bipe',
     kind='encoding',
-    card=Card(name='BiPE', example='bipe() | rope()', share='model', needs_training=True),
+    card=Card(
+        name='BiPE',
+        example='bipe() | rope()',
+        use_when=(
+            'You read longer texts with a rotary model that can be trained from the '
+            'start; with ALiBi in place of RoPE a measured claim is contrary.'
+        ),
+        share='model',
+        needs_training=True,
+    ),
 )
 class BiPE(Encoding):
     """Adds a learned vector per index in a segment; the segment's number becomes the position.

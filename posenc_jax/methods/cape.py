@@ -50,7 +50,17 @@ def cape_augmented(
 
 
 @register(
-    'cape', kind='encoding', card=Card(name='CAPE', example='cape() | sinusoidal()', share='model')
+    'cape',
+    kind='encoding',
+    card=Card(
+        name='CAPE',
+        example='cape() | sinusoidal()',
+        use_when=(
+            'You train with absolute positions and want to read other lengths; to compare '
+            'with plain sinusoids, since a measured claim is partly contrary.'
+        ),
+        share='model',
+    ),
 )
 class CAPE(Encoding):
     """Shifts, jitters and stretches positions at random in training; precedes an absolute encoding

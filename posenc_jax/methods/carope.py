@@ -98,7 +98,15 @@ def _within_a_turn(angle):
     'carope',
     kind='encoding',
     card=Card(
-        name='CARoPE', example='carope()', causal_only=True, relative=True, needs_training=True
+        name='CARoPE',
+        example='carope()',
+        use_when=(
+            'You train a rotary model whose angles should follow the content; it is '
+            'slower than RoPE, and a measured claim about its speed is contrary.'
+        ),
+        causal_only=True,
+        relative=True,
+        needs_training=True,
     ),
 )
 class CARoPE(Carries):

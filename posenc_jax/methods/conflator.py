@@ -92,7 +92,13 @@ def conflator_bigrams(
 @register(
     'conflator',
     kind='encoding',
-    card=Card(name='CONFLATOR', example='conflator()', relative=True, needs_training=True),
+    card=Card(
+        name='CONFLATOR',
+        example='conflator()',
+        use_when='Your text switches between two languages and the model knows where.',
+        relative=True,
+        needs_training=True,
+    ),
 )
 class Conflator(SeveralInputs):
     """Rotary angles that jump at switching points, and a second attention from bigrams.

@@ -115,7 +115,15 @@ def parted(both: Array, groups: int, axis: int) -> tuple[Array, Array]:
 @register(
     'cope_complex',
     kind='encoding',
-    card=Card(name='CoPE (complex)', example='cope_complex()', needs_training=True),
+    card=Card(
+        name='CoPE (complex)',
+        example='cope_complex()',
+        use_when=(
+            'You train an encoder in which one early layer should tell where in the text '
+            'a word stands.'
+        ),
+        needs_training=True,
+    ),
 )
 class CopeComplex(SeveralInputs):
     """Attention of complex vectors whose imaginary part is the position; for the first layer.

@@ -76,6 +76,10 @@ def cream_ids(end, head, count: int, factor: int, index):
     card=Card(
         name='CREAM',
         example='cream(factor=2) | rope(freqs=pi(factor=2.0))',
+        use_when=(
+            'You tune a rotary model on short rows so that it reads longer ones, and can '
+            'change the positions in training.'
+        ),
         share='model',
         relative=True,
     ),

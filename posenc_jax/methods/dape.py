@@ -99,6 +99,10 @@ def dape_adjustment(
         name='DAPE',
         door='logits',
         example='dape(encoding=kerple(), width=8)',
+        use_when=(
+            'You train a model of text with ALiBi, KERPLE or FIRE and can pay for a small '
+            'network on the logits.'
+        ),
         share='layer',
         relative=True,
         needs_training=True,
@@ -225,6 +229,7 @@ class DAPE(Composite):
         name='DAPE V2',
         door='logits',
         example='dape_v2(encoding=kerple(), width=8)',
+        use_when='You use DAPE and want a pair to read the logits of its neighbours as well.',
         share='layer',
         relative=True,
         needs_training=True,

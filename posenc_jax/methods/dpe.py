@@ -89,6 +89,10 @@ def dpe_loss(
         name='DPE, dynamic position encoding',
         door='embed',
         example='dpe() | full()',
+        use_when=(
+            'You translate, and word order differs between the two languages; the '
+            'measured claim is open.'
+        ),
         share='model',
         needs_training=True,
     ),

@@ -45,6 +45,10 @@ def dynamic_ntk_frequencies(
         equation="theta'_t = b'^(-2t/D), b' = b max(1, f l / L - (f - 1))^(D/(D-2)), l the "
         'current length',
         example='rope(freqs=dynamic_ntk(factor=2.0, train_len=8))',
+        use_when=(
+            'You have a rotary model that must stay unchanged on short texts and read '
+            'longer ones without tuning.'
+        ),
         share='model',
         promises=Promises(cached='raw', fused=True),
     ),

@@ -180,6 +180,11 @@ def _over(chosen, step, init):
     card=Card(
         name='FIRE',
         example='fire(threshold=8)',
+        use_when=(
+            'You want a learned bias that depends on the distance as a share of the '
+            'length; to compare with KERPLE or ALiBi on text, since two measured claims '
+            'are contrary.'
+        ),
         share='layer',
         causal_only=True,
         needs_training=True,

@@ -127,6 +127,10 @@ CARD = Card(
     name='GALI',
     door='project, logits',
     example='gali(encoding=rope(), chunk=3, local=2, train_len=8)',
+    use_when=(
+        'You extend a rotary model without training; to compare with other '
+        'extensions, since two measured claims are contrary.'
+    ),
     share='model',
     causal_only=True,
 )

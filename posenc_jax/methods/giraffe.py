@@ -54,6 +54,10 @@ def giraffe_frequencies(
         equation="x_t = theta_t/s (1 - 2t/D)^k; with c = 2 pi/L: theta'_t = x_t if x_t >= c, "
         'c/16 if x_t >= c/8, else 0',
         example='rope(freqs=giraffe(factor=2.0, power=0.1, truncated=True, train_len=64))',
+        use_when=(
+            'You tune a rotary model to longer texts and want the slow frequencies cut; '
+            'the measured claims are contrary or mixed.'
+        ),
     ),
 )
 @dataclasses.dataclass(frozen=True)

@@ -47,6 +47,10 @@ def giraffe_random_ids(
     card=Card(
         name='Giraffe, randomised positions',
         example='giraffe_random() | rope()',
+        use_when=(
+            'You train a rotary model that should not depend on whole positions, and can '
+            'draw fractional ones.'
+        ),
         share='model',
         relative=True,
     ),

@@ -87,7 +87,15 @@ _times_distance.defvjp(
 @register(
     'grape_a',
     kind='encoding',
-    card=Card(name='GRAPE-A', example='grape_a()', relative=True, needs_training=True),
+    card=Card(
+        name='GRAPE-A',
+        example='grape_a()',
+        use_when=(
+            'You want a penalty of the distance, as in ALiBi, whose slope follows the content.'
+        ),
+        relative=True,
+        needs_training=True,
+    ),
 )
 class GrapeA(Encoding):
     """Penalises distance by slopes that follow the content of the key, the query, or both.

@@ -72,7 +72,15 @@ def grape_m_turn(
 @register(
     'grape_m',
     kind='encoding',
-    card=Card(name='GRAPE-M', example='grape_m()', relative=True, needs_training=True),
+    card=Card(
+        name='GRAPE-M',
+        example='grape_m()',
+        use_when=(
+            'You train a rotary model and want the planes and the frequencies to be learned.'
+        ),
+        relative=True,
+        needs_training=True,
+    ),
 )
 class GrapeM(Encoding):
     """Rotates queries and keys in trained planes by angles proportional to their positions.

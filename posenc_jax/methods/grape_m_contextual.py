@@ -95,6 +95,10 @@ def grape_m_contextual_match(
     card=Card(
         name='GRAPE-M (contextual)',
         example='grape_m_contextual()',
+        use_when=(
+            'You train a rotary model in which each token decides how far it moves the '
+            'positions behind it.'
+        ),
         causal_only=True,
         relative=True,
         needs_training=True,

@@ -167,6 +167,9 @@ class GraphormerSpatial(NodePairBias):
     card=Card(
         name='Graphormer, edges',
         example='graphormer_edge(hops=3, types=2)',
+        use_when=(
+            'You have graphs with features of edges, which a model on pairs of nodes should read.'
+        ),
         share='model',
         relative=True,
         needs_training=True,
@@ -235,6 +238,7 @@ class GraphormerEdge(NodePairBias):
     card=Card(
         name='Graphormer, degrees',
         example='graphormer_degree(degrees=24)',
+        use_when='You have graphs in which the number of neighbours of a node tells much.',
         share='model',
         relative=True,
         needs_training=True,

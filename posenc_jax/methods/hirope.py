@@ -162,6 +162,10 @@ CARD = Card(
     name='HiRoPE',
     door='project, logits',
     example='hirope(encoding=rope(), window=5)',
+    use_when=(
+        'You read long source code with a rotary model without training; to compare '
+        'with other extensions, since a measured claim is contrary.'
+    ),
     share='model',
     causal_only=True,
     relative=True,

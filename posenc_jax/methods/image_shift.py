@@ -48,6 +48,7 @@ def image_shift_ids(
     card=Card(
         name='image index and shift',
         example='image_shift(sizes=((2, 5), (2, 5))) | sinusoidal()',
+        use_when='One input has several images, and a token should know in which it is.',
         share='model',
         needs_training=True,
     ),

@@ -66,7 +66,13 @@ def irope_unit_rms(x: Float[Array, '... H'], epsilon: float = 1e-5) -> Float[Arr
 @register(
     'irope',
     kind='encoding',
-    card=Card(name='iRoPE', example='rope() | irope(size=6)', share='model', relative=True),
+    card=Card(
+        name='iRoPE',
+        example='rope() | irope(size=6)',
+        use_when='You want the local layers of Llama 4, which see one chunk of the text each.',
+        share='model',
+        relative=True,
+    ),
 )
 class IRoPE(Mask):
     """Cuts a text into chunks that do not see each other, and norms queries and keys: the local

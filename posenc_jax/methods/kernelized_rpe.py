@@ -222,6 +222,10 @@ def _consecutive(tq: Tokens, tk: Tokens, valid: Bool[Array, '#B L']) -> Bool[Arr
     card=Card(
         name='NPRF attention with relative positions',
         example='kernelized_rpe(features=16, max_distance=6)',
+        use_when=(
+            'You have very long rows and want attention in time linear in the length, '
+            'with relative positions.'
+        ),
         share='layer',
         relative=True,
         needs_training=True,

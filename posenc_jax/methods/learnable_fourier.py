@@ -75,6 +75,7 @@ def learnable_fourier_start(
     card=Card(
         name='Learnable Fourier Features',
         example='learnable_fourier(features=64, hidden=16)',
+        use_when=('You train on pixels or boxes and have to read places that training left out.'),
         share='model',
         needs_training=True,
     ),

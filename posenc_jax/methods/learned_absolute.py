@@ -48,6 +48,10 @@ def learned_absolute_positions(
     card=Card(
         name='learned absolute positions',
         example='learned_absolute(max_len=128)',
+        use_when=(
+            'All your texts fit the trained length, or you load a model such as GPT-2 or '
+            'BERT that has it.'
+        ),
         share='model',
         needs_training=True,
     ),

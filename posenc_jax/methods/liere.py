@@ -75,7 +75,14 @@ def _multiplied(
     'liere',
     kind='encoding',
     card=Card(
-        name='LieRE', example='liere(block=4, size=(8, 64))', share='model', needs_training=True
+        name='LieRE',
+        example='liere(block=4, size=(8, 64))',
+        use_when=(
+            'You train on images and want rotations of blocks that are learned; to '
+            'compare with axial RoPE, since a measured claim is contrary.'
+        ),
+        share='model',
+        needs_training=True,
     ),
 )
 class LieRE(NormalisedGrid):

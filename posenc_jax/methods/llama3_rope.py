@@ -56,6 +56,7 @@ def llama3_rope_frequencies(
         equation="theta'_t = g theta_t + (1-g) theta_t / s, g = clip((L theta_t / 2 pi - lf) / "
         '(hf - lf), 0, 1)',
         example='rope(freqs=llama3_rope(factor=4.0, train_len=64))',
+        use_when=('You load or extend a model such as Llama 3.1, whose settings name this rule.'),
     ),
 )
 @dataclasses.dataclass(frozen=True)

@@ -62,6 +62,9 @@ def log_length_queries(
         name='log length',
         equation='lambda_i = max(1, ln n / ln L), or 1 + a ln(1 + floor(n / c)), n = i + 1',
         example='log_length(train_len=8)',
+        use_when=(
+            'You read texts longer than in training and attention to many keys gets too flat.'
+        ),
         share='model',
         relative=True,
     ),

@@ -60,6 +60,10 @@ def longrope_factors(factors, scale: float, new_scale: float) -> np.ndarray:
         'sin times sqrt(1 + ln s / ln L)',
         example='rope(freqs=longrope(long=(1.0, 2.0, 3.0, 4.0), short=(1.0, 1.0, 1.5, 2.0), '
         'start=2, factor=4.0, train_len=8))',
+        use_when=(
+            'You have a checkpoint such as Phi-3 with such factors, or can search and '
+            'tune; two measured claims are contrary.'
+        ),
         share='model',
         promises=Promises(cached='raw', fused=True),
     ),

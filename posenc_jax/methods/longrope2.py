@@ -91,6 +91,10 @@ def longrope2_base(base: float, train_len: int, length: int) -> float:
         't < r; cos and sin times sqrt(1 + ln s / ln L)',
         example='rope(freqs=longrope2(critical=2, tail=(4.0, 5.0), factor=4.0, start=2, '
         'train_len=8))',
+        use_when=(
+            'You can search the factors on your own long texts, and short texts have to '
+            'stay as they are.'
+        ),
         share='model',
         promises=Promises(cached='raw', fused=True),
     ),

@@ -63,7 +63,19 @@ def md_lrpe(
     return jnp.concatenate([x * cos, x * sin], axis=-1).astype(x.dtype)
 
 
-@register('md_lrpe', kind='encoding', card=Card(name='MD-LRPE', example='md_lrpe()', relative=True))
+@register(
+    'md_lrpe',
+    kind='encoding',
+    card=Card(
+        name='MD-LRPE',
+        example='md_lrpe()',
+        use_when=(
+            'Positions have several components and you want one rotation of their sum, '
+            'with linear attention or without.'
+        ),
+        relative=True,
+    ),
+)
 class MdLrpe(Encoding):
     """Rotates queries and keys by the angles of all components of a position.
 

@@ -8,7 +8,13 @@ from posenc_jax.protocol.registry import Card, register
 @register(
     'mrope',
     kind='encoding',
-    card=Card(name='MRoPE', example='mrope()', share='model', relative=True),
+    card=Card(
+        name='MRoPE',
+        example='mrope()',
+        use_when=('You load or train a model such as Qwen2-VL, with images or video within text.'),
+        share='model',
+        relative=True,
+    ),
 )
 class MRoPE(MultimodalRotary):
     """Rotates by three components: pairs of high frequency read the time, the next the row, and the
@@ -124,7 +130,16 @@ class MRoPEInterleaved(MultimodalRotary):
 @register(
     'mhrope',
     kind='encoding',
-    card=Card(name='MHRoPE', example='mhrope(sections=(0, 1, 1))', share='model', relative=True),
+    card=Card(
+        name='MHRoPE',
+        example='mhrope(sections=(0, 1, 1))',
+        use_when=(
+            'You have images or video within text and want each head to read one '
+            'component; the measured claim is mixed.'
+        ),
+        share='model',
+        relative=True,
+    ),
 )
 class MHRoPE(MultimodalRotary):
     """Rotates all pairs of a head by one component: the first key heads by t, the next by h, the

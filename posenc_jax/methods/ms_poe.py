@@ -68,7 +68,15 @@ def ms_poe_index(order: Int[Array, '... N'], assign: Assign = 'rank') -> Int[Arr
     return jnp.argsort(order, axis=-1) if assign == 'rank' else order
 
 
-CARD = Card(name='Ms-PoE', door='project', example='ms_poe(encoding=rope())')
+CARD = Card(
+    name='Ms-PoE',
+    door='project',
+    example='ms_poe(encoding=rope())',
+    use_when=(
+        'You have a trained rotary model that misses what stands in the middle of a '
+        'text; to compare with the plain model, since a measured claim is contrary.'
+    ),
+)
 
 
 @register('ms_poe', kind='encoding', card=CARD)

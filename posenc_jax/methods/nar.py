@@ -75,7 +75,15 @@ def nar_mask(
 @register(
     'nar',
     kind='encoding',
-    card=Card(name='near-to-far mask', example='nar()', share='model', relative=True),
+    card=Card(
+        name='near-to-far mask',
+        example='nar()',
+        use_when=(
+            'You generate images or fields from one corner, and want to draw a diagonal at once.'
+        ),
+        share='model',
+        relative=True,
+    ),
 )
 class NearToFar(Mask):
     """Lets a token of a grid see the tokens that are not farther from the corner than itself.

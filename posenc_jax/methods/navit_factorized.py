@@ -69,6 +69,7 @@ def navit_factorized_vectors(
     card=Card(
         name='NaViT factorised positions',
         example='navit_factorized(64, 64)',
+        use_when=('You train on images of many sizes and shapes with learned absolute positions.'),
         share='model',
         needs_training=True,
     ),

@@ -38,7 +38,13 @@ def nope_temperature_entropy(
     return -jnp.where(seen, jnp.exp(log_p) * log_p, 0.0).sum(-1) / np.float32(np.log(2.0))
 
 
-CARD = Card(name='NoPE temperature', door='project', example='nope_temperature(1.5)', relative=True)
+CARD = Card(
+    name='NoPE temperature',
+    door='project',
+    example='nope_temperature(1.5)',
+    use_when='You have a model without positions and read texts longer than in training.',
+    relative=True,
+)
 
 
 @register('nope_temperature', kind='encoding', card=CARD)

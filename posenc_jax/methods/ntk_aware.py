@@ -23,7 +23,14 @@ def ntk_aware_base(rotary_dim: int, base: float, factor: float) -> float:
 @register(
     'ntk_aware',
     kind='frequencies',
-    card=Card(**STATIC, name='NTK-aware', example='rope(freqs=ntk_aware(factor=4.0))'),
+    card=Card(
+        **STATIC,
+        name='NTK-aware',
+        example='rope(freqs=ntk_aware(factor=4.0))',
+        use_when=(
+            'You extend a rotary model a few times without tuning and want a rule of one number.'
+        ),
+    ),
 )
 @dataclasses.dataclass(frozen=True)
 class NTKAware(FrequencyRule):

@@ -38,7 +38,15 @@ def ntk_rope_mixed_frequencies(
 @register(
     'ntk_rope_mixed',
     kind='frequencies',
-    card=Card(**STATIC, name='NTK-RoPE-mixed', example='rope(freqs=ntk_rope_mixed(factor=4.0))'),
+    card=Card(
+        **STATIC,
+        name='NTK-RoPE-mixed',
+        example='rope(freqs=ntk_rope_mixed(factor=4.0))',
+        use_when=(
+            'You extend a rotary model without tuning; to compare with the NTK-aware '
+            'rule, since a measured claim is partly contrary.'
+        ),
+    ),
 )
 @dataclasses.dataclass(frozen=True)
 class NTKRoPEMixed(FrequencyRule):

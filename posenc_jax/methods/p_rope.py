@@ -52,6 +52,10 @@ def p_rope_frequencies(
         name='p-RoPE',
         equation="theta'_t = theta_t for t < floor(p D / 2), else 0",
         example='rope(freqs=p_rope(p=0.75))',
+        use_when=(
+            'You train a rotary model in which some features should carry content without '
+            'position; the measured claim is open.'
+        ),
     ),
 )
 @dataclasses.dataclass(frozen=True)

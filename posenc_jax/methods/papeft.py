@@ -100,6 +100,10 @@ def _check_documents(user, documents):
     card=Card(
         name='PAPEFT',
         example='papeft() | rope()',
+        use_when=(
+            'A model prefers documents in some slots of its prompt and you want to tune '
+            'this away with few parameters.'
+        ),
         share='model',
         relative=True,
         needs_training=True,

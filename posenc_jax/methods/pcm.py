@@ -38,7 +38,13 @@ def pcm_network(
 @register(
     'pcm',
     kind='encoding',
-    card=Card(name='Point Cloud Mamba', example='pcm()', share='model', needs_training=True),
+    card=Card(
+        name='Point Cloud Mamba',
+        example='pcm()',
+        use_when='You have clouds of points and a model that reads them as a row.',
+        share='model',
+        needs_training=True,
+    ),
 )
 class Pcm(Embedding):
     """Adds a linear map of the coordinates of a point to its vector, before every layer.

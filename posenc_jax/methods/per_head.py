@@ -20,6 +20,7 @@ from posenc_jax.protocol.tokens import Tokens
         name='per-head mixture',
         door='project, logits, mask, collect',
         example='per_head(first=rope(), second=alibi(), heads_of_first=2)',
+        use_when='You want two encodings in one layer, some heads with each.',
         relative=True,
     ),
 )

@@ -18,7 +18,17 @@ def pi_frequencies(rotary_dim: int, base: float, factor: float) -> np.ndarray:
 
 
 @register(
-    'pi', kind='frequencies', card=Card(**STATIC, name='PI', example='rope(freqs=pi(factor=4.0))')
+    'pi',
+    kind='frequencies',
+    card=Card(
+        **STATIC,
+        name='PI',
+        example='rope(freqs=pi(factor=4.0))',
+        use_when=(
+            'You tune a rotary model to longer texts and want the simplest rule; to '
+            'compare with YaRN, since two measured claims are contrary.'
+        ),
+    ),
 )
 @dataclasses.dataclass(frozen=True)
 class PI(FrequencyRule):

@@ -48,6 +48,10 @@ def check_points(user: str, pos: Num[Array, '#B L *P'], components: int) -> None
     card=Card(
         name='Point Transformer bias',
         example='point_transformer_bias()',
+        use_when=(
+            'You have clouds of points, which may be shifted, and a plain transformer; '
+            'the measured claim is open.'
+        ),
         relative=True,
         needs_training=True,
     ),

@@ -64,7 +64,16 @@ def pope_polar(
 @register(
     'pope',
     kind='encoding',
-    card=Card(name='PoPE', example='pope()', relative=True, needs_training=True),
+    card=Card(
+        name='PoPE',
+        example='pope()',
+        use_when=(
+            'You train a new model and want its angles to depend on positions alone, '
+            'without the content.'
+        ),
+        relative=True,
+        needs_training=True,
+    ),
 )
 class PoPE(Encoding):
     """Gives every feature a magnitude by its content and an angle by its position.

@@ -52,6 +52,10 @@ def position_coupling_start(
     card=Card(
         name='position coupling',
         example='position_coupling(max_position=128)',
+        use_when=(
+            'You train on sums or other tasks with digits whose places are known; a '
+            'measured claim about very long sums is contrary.'
+        ),
         share='model',
         needs_training=True,
     ),

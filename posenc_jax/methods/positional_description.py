@@ -35,7 +35,14 @@ def positional_description_tags(
     'positional_description',
     kind='encoding',
     card=Card(
-        name='random tags', example='positional_description(width=8)', share='model', relative=True
+        name='random tags',
+        example='positional_description(width=8)',
+        use_when=(
+            'You train on arithmetic and the places should be random tags in place of '
+            'numbers; the measured claim is open.'
+        ),
+        share='model',
+        relative=True,
     ),
 )
 class PositionalDescription(Encoding):

@@ -36,7 +36,16 @@ def prefix_mask(
 @register(
     'prefix',
     kind='encoding',
-    card=Card(name='prefix mask', example='prefix(length=4)', share='model', relative=True),
+    card=Card(
+        name='prefix mask',
+        example='prefix(length=4)',
+        use_when=(
+            'The first part of a text, such as a prompt or a source, should be read in '
+            'both directions.'
+        ),
+        share='model',
+        relative=True,
+    ),
 )
 class Prefix(Mask):
     """Causal mask in which every query also sees the first `length` tokens of its document.

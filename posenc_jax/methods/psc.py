@@ -35,7 +35,14 @@ def psc_calibrate(
     'psc',
     kind='encoding',
     card=Card(
-        name='PSC', example='psc() | rope(freqs=pi(factor=4.0))', relative=True, needs_training=True
+        name='PSC',
+        example='psc() | rope(freqs=pi(factor=4.0))',
+        use_when=(
+            'You tune a rotary model to a longer length with few parameters; the measured '
+            'claim is open.'
+        ),
+        relative=True,
+        needs_training=True,
     ),
 )
 class PSC(Encoding):

@@ -30,6 +30,7 @@ def randomized_alibi_bias(
     card=Card(
         name='randomized ALiBi',
         example='randomized_alibi(max_len=4096, eval_len=2048)',
+        use_when='You train on short lists of symbols with ALiBi and read longer ones.',
         share='model',
         relative=True,
     ),

@@ -60,6 +60,10 @@ def randomized_transformer_xl_terms(
     card=Card(
         name='randomized Transformer-XL',
         example='randomized_transformer_xl(max_len=4096, eval_len=2048)',
+        use_when=(
+            'You train on short lists of symbols with the terms of Transformer-XL and '
+            'read longer ones.'
+        ),
         share='model',
         relative=True,
         needs_training=True,

@@ -94,6 +94,10 @@ def _longest(tok: Tokens) -> int:
     card=Card(
         name='RCMHA',
         example='rcmha(max_len=64, clip=True)',
+        use_when=(
+            'You train a model of text in which neighbours matter and can pay for '
+            'convolutions; the measured claim is mixed.'
+        ),
         causal_only=True,
         relative=True,
         needs_training=True,

@@ -56,6 +56,10 @@ def resonance_rope_frequencies(
         **STATIC,
         name='Resonance RoPE',
         example='rope(freqs=resonance_rope(freqs=ntk_aware(factor=4.0)))',
+        use_when=(
+            'You train a rotary model and read longer texts; to compare with plain RoPE, '
+            'since a measured claim is partly contrary.'
+        ),
     ),
 )
 @dataclasses.dataclass(frozen=True)

@@ -55,7 +55,11 @@ def rope_alibi_harmonic_penalty(
     'rope_alibi_harmonic',
     kind='encoding',
     card=Card(
-        name='RoPE x ALiBi, harmonic', example='rope_alibi_harmonic()', share='model', relative=True
+        name='RoPE x ALiBi, harmonic',
+        example='rope_alibi_harmonic()',
+        use_when=('You want rotary positions with a mild penalty of the distance, in a new model.'),
+        share='model',
+        relative=True,
     ),
 )
 class RoPEALiBiHarmonic(Encoding):

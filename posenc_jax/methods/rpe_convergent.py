@@ -53,7 +53,16 @@ def rpe_convergent_bias(
 @register(
     'rpe_convergent',
     kind='encoding',
-    card=Card(name='convergent RPE', example='rpe_convergent()', share='model', relative=True),
+    card=Card(
+        name='convergent RPE',
+        example='rpe_convergent()',
+        use_when=(
+            'You train a bias of the distance whose far part should stay bounded, so that '
+            'longer texts do no harm.'
+        ),
+        share='model',
+        relative=True,
+    ),
 )
 class ConvergentRPE(Bias):
     """Adds a bias of the distance whose exponentials have a finite sum; acts on the logits.

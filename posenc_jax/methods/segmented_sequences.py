@@ -126,6 +126,10 @@ def check_stretch(factor: int) -> int:
         equation='E_new[p] = (1-t) E[floor(p/s)] + t E[floor(p/s) + 1], t = frac(p/s); trained '
         'on segments of texts with their original p',
         example='segmented_sequences(factor=4)',
+        use_when=(
+            'You tune a model with a learned table of positions to longer texts; to '
+            'compare with the model before, since a measured claim is partly contrary.'
+        ),
         share='model',
         promises=Promises(needs_training=True, fused=True),
     ),

@@ -50,7 +50,16 @@ def seqpe_logits(
 @register(
     'seqpe',
     kind='encoding',
-    card=Card(name='SeqPE', example='seqpe(max_pos=128)', share='model', needs_training=True),
+    card=Card(
+        name='SeqPE',
+        example='seqpe(max_pos=128)',
+        use_when=(
+            'You want positions that are read as digits, in one or more dimensions; to '
+            'compare with RoPE or ALiBi, since a measured claim on text is contrary.'
+        ),
+        share='model',
+        needs_training=True,
+    ),
 )
 class SeqPE(AuxiliaryLoss):
     """Reads the digits of a position by a small transformer; acts where `use` says.

@@ -47,7 +47,15 @@ def row_count(tok: Tokens) -> int:
 @register(
     'shape',
     kind='encoding',
-    card=Card(name='SHAPE', example='shape(offsets=16) | sinusoidal()', share='model'),
+    card=Card(
+        name='SHAPE',
+        example='shape(offsets=16) | sinusoidal()',
+        use_when=(
+            'You train with absolute positions and want shifts of a text to do no harm; '
+            'to compare with plain sinusoids, since a measured claim is contrary.'
+        ),
+        share='model',
+    ),
 )
 class Shape(Encoding):
     """Shifts all positions of a text by one random offset in training; precedes an absolute

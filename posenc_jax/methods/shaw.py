@@ -177,6 +177,10 @@ def _reach(what, vectors):
     card=Card(
         name='relative position representations',
         example='shaw(max_distance=5)',
+        use_when=(
+            'You want the first relative positions of a transformer, on keys and on '
+            'values, as a baseline.'
+        ),
         share='layer',
         relative=True,
         needs_training=True,

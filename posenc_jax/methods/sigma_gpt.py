@@ -42,6 +42,9 @@ def sigma_gpt_sinusoid(
     card=Card(
         name='sigma-GPT, double positions',
         example='sigma_gpt(max_len=128)',
+        use_when=(
+            'You generate tokens in any order, and the model has to know which place comes next.'
+        ),
         share='model',
         needs_training=True,
     ),

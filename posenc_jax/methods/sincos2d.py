@@ -84,7 +84,15 @@ def _check(width, base):
 @register(
     'sincos2d',
     kind='encoding',
-    card=Card(name='2-D sinusoidal positions', example='sincos2d()', share='model'),
+    card=Card(
+        name='2-D sinusoidal positions',
+        example='sincos2d()',
+        use_when=(
+            'You train a plain vision transformer on images of one size and want '
+            'positions without parameters.'
+        ),
+        share='model',
+    ),
 )
 class Sincos2d(Embedding):
     """Adds sines and cosines of the row and of the column to the token vectors.

@@ -89,7 +89,15 @@ def sinusoidal_table(
 @register(
     'sinusoidal',
     kind='encoding',
-    card=Card(name='sinusoidal positions', example='sinusoidal()', share='model'),
+    card=Card(
+        name='sinusoidal positions',
+        example='sinusoidal()',
+        use_when=(
+            'You want the baseline of the first transformer, without parameters, within '
+            'the trained length.'
+        ),
+        share='model',
+    ),
 )
 class Sinusoidal(Embedding):
     """Adds sines and cosines of the position to the token vectors.

@@ -21,7 +21,16 @@ def soft_cap_logits(s: Float[Array, '...'], limit: float) -> Float[Array, '...']
 @register(
     'soft_cap',
     kind='encoding',
-    card=Card(name='soft cap', example='soft_cap(2.0)', share='model', relative=True),
+    card=Card(
+        name='soft cap',
+        example='soft_cap(2.0)',
+        use_when=(
+            'Logits of attention grow so large that training is unstable, or you load a '
+            'model such as Gemma 2.'
+        ),
+        share='model',
+        relative=True,
+    ),
 )
 class SoftCap(Encoding):
     """Holds the logits of attention between -c and c by a hyperbolic tangent.

@@ -38,6 +38,10 @@ CARD = Card(
     name='STRING',
     door='project, logits',
     example='string(encoding=rope(), shift=4, local=2)',
+    use_when=(
+        'You have a trained rotary model whose largest distances were rarely trained, '
+        'and read within its trained length; the measured claim is open.'
+    ),
     share='model',
     causal_only=True,
     relative=True,

@@ -182,6 +182,9 @@ class StringCayley(Turned):
     card=Card(
         name='Circulant-STRING',
         example='string_circulant(components=2)',
+        use_when=(
+            'You train on images or points and want learned rotations that depend on offsets alone.'
+        ),
         relative=True,
         needs_training=True,
     ),

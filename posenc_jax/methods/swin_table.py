@@ -187,7 +187,14 @@ def swin_table_same_window(
     'swin_table',
     kind='encoding',
     card=Card(
-        name='Swin bias table', example='swin_table(4, 5)', relative=True, needs_training=True
+        name='Swin bias table',
+        example='swin_table(4, 5)',
+        use_when=(
+            'You train on images of one size in windows; to compare with learned '
+            'positions, since a measured claim is contrary.'
+        ),
+        relative=True,
+        needs_training=True,
     ),
 )
 class SwinTable(OffsetTable):

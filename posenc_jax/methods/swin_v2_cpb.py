@@ -69,6 +69,7 @@ def swin_v2_cpb_logits(
     card=Card(
         name='Swin V2 continuous position bias',
         example='swin_v2_cpb(4, 5, hidden=16)',
+        use_when='You train on images and read larger windows than in training.',
         relative=True,
         needs_training=True,
     ),

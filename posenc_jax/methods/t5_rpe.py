@@ -138,6 +138,10 @@ look_up.defvjp(lambda table, index: (look_up(table, index), (table.shape[0], ind
     card=Card(
         name='T5 relative bias',
         example='t5_rpe(buckets=8, max_distance=20)',
+        use_when=(
+            'You load a model such as T5, or want a learned bias of the distance that '
+            'other libraries read.'
+        ),
         share='model',
         relative=True,
         needs_training=True,

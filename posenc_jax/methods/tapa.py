@@ -44,7 +44,18 @@ def tapa_logits(
 
 
 @register(
-    'tapa', kind='encoding', card=Card(name='TAPA', example='tapa()', share='model', relative=True)
+    'tapa',
+    kind='encoding',
+    card=Card(
+        name='TAPA',
+        example='tapa()',
+        use_when=(
+            'You train a model on short texts and read it at several times the length '
+            'without tuning.'
+        ),
+        share='model',
+        relative=True,
+    ),
 )
 class TAPA(Encoding):
     """Logits of some features times the cosine of a phase from the others and the distance.

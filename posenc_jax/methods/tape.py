@@ -91,7 +91,16 @@ def tape_fed(
 @register(
     'tape',
     kind='encoding',
-    card=Card(name='TAPE', example='tape()', relative=True, needs_training=True),
+    card=Card(
+        name='TAPE',
+        example='tape()',
+        use_when=(
+            'You train on tasks of retrieval or arithmetic and want positions that every '
+            'layer changes.'
+        ),
+        relative=True,
+        needs_training=True,
+    ),
 )
 class TAPE(Streams):
     """Turns queries and keys by complex factors z, a second state that every layer changes.

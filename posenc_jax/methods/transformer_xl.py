@@ -63,6 +63,9 @@ def transformer_xl_turned(
     card=Card(
         name='Transformer-XL',
         example='transformer_xl(clamp_len=11)',
+        use_when=(
+            'You want learned terms of the distance that depend on the content, as a baseline.'
+        ),
         relative=True,
         needs_training=True,
     ),

@@ -224,6 +224,10 @@ def _check_labels(what, labels, count):
     card=Card(
         name='Uni-Encoder',
         example='uni_encoder() | rope()',
+        use_when=(
+            'You score many candidates for one context in a single pass; the measured '
+            'claim about the time is open.'
+        ),
         share='model',
         relative=True,
         needs_training=True,

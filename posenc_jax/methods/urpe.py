@@ -54,6 +54,9 @@ def urpe_diagonal(
     card=Card(
         name='URPE',
         example='urpe(max_distance=40)',
+        use_when=(
+            'You want a relative bias, and tokens have to tell their place even if all are equal.'
+        ),
         share='model',
         relative=True,
         needs_training=True,

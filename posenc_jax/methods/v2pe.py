@@ -62,7 +62,16 @@ def v2pe_ids(
 @register(
     'v2pe',
     kind='encoding',
-    card=Card(name='V2PE', example='v2pe(delta=0.0625) | rope()', share='model', relative=True),
+    card=Card(
+        name='V2PE',
+        example='v2pe(delta=0.0625) | rope()',
+        use_when=(
+            'You have many image tokens in a text and want to save the range of positions '
+            'for long inputs.'
+        ),
+        share='model',
+        relative=True,
+    ),
 )
 class V2PE(Encoding):
     """Gives image tokens fractional positions, delta <= 1 apart, to save range for long inputs.

@@ -10,7 +10,15 @@ STRIDES = (0.5, 0.75, 1.0, 1.25, 1.5)
 @register(
     'videorope',
     kind='encoding',
-    card=Card(name='VideoRoPE', example='videorope()', share='model', relative=True),
+    card=Card(
+        name='VideoRoPE',
+        example='videorope()',
+        use_when=(
+            'You have videos within text and want the time to be read by the slowest frequencies.'
+        ),
+        share='model',
+        relative=True,
+    ),
 )
 class VideoRoPE(MultimodalRotary):
     """Rotates by three components, of which the time has the lowest frequencies; the middle of

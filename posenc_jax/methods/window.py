@@ -32,7 +32,16 @@ def window_mask(
 @register(
     'window',
     kind='encoding',
-    card=Card(name='sliding window', example='window(size=5)', share='model', relative=True),
+    card=Card(
+        name='sliding window',
+        example='window(size=5)',
+        use_when=(
+            'You want attention to the latest tokens only, for its speed or as a baseline '
+            'without far context.'
+        ),
+        share='model',
+        relative=True,
+    ),
 )
 class Window(Mask):
     """Masks keys that are `size` or more tokens away; combines with causal or full attention.

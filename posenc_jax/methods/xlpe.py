@@ -157,6 +157,10 @@ def last_heads(
     card=Card(
         name='cross-lingual position representation',
         example='xlpe(level="both", missing="identity")',
+        use_when=(
+            'You translate, and the order of the target is known or predicted for the '
+            'words of the source.'
+        ),
         share='model',
         needs_training=True,
     ),

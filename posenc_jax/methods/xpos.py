@@ -32,18 +32,27 @@ def xpos_scale(
     return x.astype(jnp.float32) * twice
 
 
-def _card(name, example):
+def _card(name, example, use_when):
     return Card(
         name=name,
         door='project, logits',
         example=example,
+        use_when=use_when,
         share='model',
         causal_only=True,
         relative=True,
     )
 
 
-@register('xpos', kind='encoding', card=_card('xPos', 'xpos()'))
+@register(
+    'xpos',
+    kind='encoding',
+    card=_card(
+        'xPos',
+        'xpos()',
+        ('You want rotary positions whose far keys count less, in a new model of text.'),
+    ),
+)
 class XPos(Encoding):
     """Rotates queries and keys and damps plane t by `zeta_t^((i-j)/S)`, high frequencies most.
 
@@ -102,7 +111,13 @@ class XPos(Encoding):
         return scaled_dot_product(scale(q, tq.pos - centre), scale(k, centre - tk.pos)), carry
 
 
-@register('xpos_abf', kind='encoding', card=_card('xPos-ABF', 'xpos_abf()'))
+@register(
+    'xpos_abf',
+    kind='encoding',
+    card=_card(
+        'xPos-ABF', 'xpos_abf()', 'You want xPos with a larger base, for a model of longer texts.'
+    ),
+)
 class XPosABF(XPos):
     """xPos with the adjusted base frequency, 500000; the damping stays as it is.
 

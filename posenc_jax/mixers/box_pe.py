@@ -63,6 +63,10 @@ def moved_boxes(boxes: Float[Array, '... 4'], delta: Float[Array, '... 4']) -> A
     card=Card(
         name='RecursiveDet',
         example='BoxLayer(32, heads=2, classes=3, rngs=rngs)',
+        use_when=(
+            'You have a detector of objects with decoder layers and want one of them to '
+            'be used several times; the measured claim is mixed.'
+        ),
         needs_training=True,
     ),
 )

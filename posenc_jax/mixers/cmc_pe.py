@@ -68,7 +68,14 @@ def conditioned(
     'cmc_pe',
     kind='mixer',
     card=Card(
-        name='CMC-PE', example='CrossModalConditioning(64, 32)', door='embed', needs_training=True
+        name='CMC-PE',
+        example='CrossModalConditioning(64, 32)',
+        use_when=(
+            'You have two streams at the same times and want to join them without cross '
+            'attention; the measured claim is mixed.'
+        ),
+        door='embed',
+        needs_training=True,
     ),
 )
 class CrossModalConditioning(nnx.Module):

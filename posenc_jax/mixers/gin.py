@@ -41,7 +41,16 @@ def neighbour_sums(
     return ((1 + epsilon) * wide + near).astype(x.dtype)
 
 
-@register('gin', kind='mixer', card=Card(name='GIN', example='gin()', needs_training=True))
+@register(
+    'gin',
+    kind='mixer',
+    card=Card(
+        name='GIN',
+        example='gin()',
+        use_when='You have graphs and want the plain baseline of a graph network.',
+        needs_training=True,
+    ),
+)
 class GIN(WholeMixer):
     """Sums the vectors of the neighbours of each node, for a row of nodes and its adjacency.
 

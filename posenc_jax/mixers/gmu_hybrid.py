@@ -95,6 +95,10 @@ def pattern_of(
     card=Card(
         name='GMU hybrid',
         example="gmu_hybrid(part='scan')",
+        use_when=(
+            'You look things up in texts longer than in training and want a decoder that '
+            'is fast for long outputs.'
+        ),
         causal_only=True,
         promises=Promises(relative=True, sweep_free=False, needs_training=True),
     ),

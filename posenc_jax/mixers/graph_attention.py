@@ -53,7 +53,12 @@ def _pairs(tq: Tokens, tk: Tokens) -> tuple[Bool[Array, 'B T S'], Bool[Array, 'B
 @register(
     'graph_attention',
     kind='mixer',
-    card=Card(name='Graph attention', example='graph_attention()', needs_training=True),
+    card=Card(
+        name='Graph attention',
+        example='graph_attention()',
+        use_when='You have graphs with codes of nodes and want a transformer on them.',
+        needs_training=True,
+    ),
 )
 class GraphAttention(WholeMixer):
     """The attention of a graph transformer, for a row of nodes and its adjacency.

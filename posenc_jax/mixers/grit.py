@@ -61,7 +61,18 @@ def grit_attention(
     return y, pairs
 
 
-@register('grit', kind='mixer', card=Card(name='GRIT', example='grit()', needs_training=True))
+@register(
+    'grit',
+    kind='mixer',
+    card=Card(
+        name='GRIT',
+        example='grit()',
+        use_when=(
+            'You have graphs whose pairs of nodes have codes of their own, such as random walks.'
+        ),
+        needs_training=True,
+    ),
+)
 class Grit(StreamingMixer):
     """Attention among the nodes of a graph in which every pair of nodes has a vector of its own.
 

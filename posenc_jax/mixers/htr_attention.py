@@ -72,6 +72,9 @@ class Past:
     card=Card(
         name='seq2seq handwriting recognition: attention types',
         example="HTRAttention(64, 64, kind='location', positions='sinusoid', rngs=rngs)",
+        use_when=(
+            'You read lines of writing by a recurrent decoder and compare kinds of attention.'
+        ),
         promises=Promises(sweep_free=False, blockwise=False, needs_training=True),
     ),
 )

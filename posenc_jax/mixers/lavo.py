@@ -77,6 +77,10 @@ def lavo(
     card=Card(
         name='LAVO',
         example='lavo(slots=4, window=8)',
+        use_when=(
+            'You decode long texts with memory that grows by blocks only; the measured '
+            'claim is open, and `cheems` had the lower loss.'
+        ),
         causal_only=True,
         relative=True,
         needs_training=True,

@@ -137,6 +137,10 @@ class LightNetParts(nnx.Module):
     card=Card(
         name='LightNet',
         example="lightnet(encoding=md_lrpe(form='cosine'))",
+        use_when=(
+            'You want linear attention with constant memory, within the trained length; a '
+            'measured claim about longer texts is contrary.'
+        ),
         causal_only=True,
         relative=True,
         needs_training=True,

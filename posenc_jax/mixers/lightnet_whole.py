@@ -71,6 +71,7 @@ def log_totals(
     card=Card(
         name='LightNet in both directions',
         example='lightnet_whole(encoding=md_lrpe())',
+        use_when='You train an encoder on long rows and want time linear in the length.',
         relative=True,
         needs_training=True,
     ),

@@ -86,7 +86,13 @@ def decaying_sums(
     'md_tpe',
     kind='mixer',
     card=Card(
-        name='MD-TPE', example='md_tpe(shape=(3,), terms=4)', relative=True, needs_training=True
+        name='MD-TPE',
+        example='md_tpe(shape=(3,), terms=4)',
+        use_when=(
+            'You have tokens on a grid and a linear model, which needs a cheap hint of their order.'
+        ),
+        relative=True,
+        needs_training=True,
     ),
 )
 class MdTpe(RecurrentMixer):

@@ -82,6 +82,10 @@ class Progress:
     card=Card(
         name='monotonic location attention',
         example="MonotonicLocation(64, 64, location='monoattn', rngs=rngs)",
+        use_when=(
+            'You copy or read long lists from left to right by a recurrent decoder; a '
+            'measured claim about mixed attention is contrary.'
+        ),
         promises=Promises(sweep_free=False, blockwise=False, needs_training=True),
     ),
 )

@@ -53,6 +53,7 @@ def between(
     card=Card(
         name='Point Cloud Mamba: ordered layer',
         example='pcm_layer(gru())',
+        use_when='You have clouds of points and a scan, which needs them in an order.',
         promises=Promises(sweep_free=False, needs_training=True),
     ),
 )

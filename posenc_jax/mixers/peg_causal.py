@@ -58,6 +58,10 @@ def peg_causal_depthwise(
     card=Card(
         name='causal PEG',
         example='peg_causal(kernel=3)',
+        use_when=(
+            'You have a model of text without positions and want short convolutions to '
+            'tell the order.'
+        ),
         causal_only=True,
         promises=Promises(relative=True, sweep_free=False, needs_training=True),
     ),

@@ -75,6 +75,7 @@ def point_transformer_attention(
     card=Card(
         name='Point Transformer',
         example='point_transformer(neighbours=4)',
+        use_when='You have clouds of points and each should see its nearest neighbours only.',
         relative=True,
         needs_training=True,
     ),

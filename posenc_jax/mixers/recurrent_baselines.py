@@ -59,6 +59,7 @@ class CellMixer(RecurrentMixer):
     card=Card(
         name='GRU',
         example='gru()',
+        use_when='You want a recurrent baseline that needs no positions.',
         causal_only=True,
         promises=Promises(relative=True, sweep_free=False, needs_training=True),
     ),
@@ -98,6 +99,7 @@ class GRULayer(CellMixer):
     card=Card(
         name='LSTM',
         example='lstm()',
+        use_when='You want a recurrent baseline that needs no positions.',
         causal_only=True,
         promises=Promises(relative=True, sweep_free=False, needs_training=True),
     ),

@@ -76,6 +76,7 @@ class SegmentState:
     card=Card(
         name='RMAT',
         example='rmat(segment=8, chunk=4, slots=3)',
+        use_when='You have long texts in segments and want a memory of those before.',
         causal_only=True,
         relative=True,
         needs_training=True,

@@ -44,6 +44,7 @@ def spatial_reduction_grid(
     card=Card(
         name='efficient self-attention',
         example='spatial_reduction(rate=2)',
+        use_when='You have large images and attention to all of their patches takes too long.',
         relative=True,
         needs_training=True,
     ),

@@ -67,6 +67,8 @@ class Card:
     Attributes:
       name: display name with the paper's capitals.
       example: the spec string the contract suite and the documentation use.
+      use_when: in one sentence, what a user has or wants who may try the method; '' if a need of
+        docs/choosing.md names the method, since the catalogue then shows the need.
       share: whether the layers of a model share one set of parameters in the paper's setting.
       causal_only: defined only where keys do not lie after queries.
       relative, needs_training: what a method promises, see `Promises`.
@@ -87,6 +89,7 @@ class Card:
 
     name: str
     example: str
+    use_when: str = ''
     share: Literal['model', 'layer'] = 'layer'
     causal_only: bool = False
     relative: bool = False

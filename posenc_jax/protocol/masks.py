@@ -65,6 +65,9 @@ def document_mask(
         name='causal mask',
         equation='key j visible to query i iff index_j <= index_i',
         example='causal()',
+        use_when=(
+            'You have a decoder, where no token may see a later one; decoders add it by themselves.'
+        ),
         promises=_PLAIN,
         **_SOURCE,
     ),
@@ -99,6 +102,7 @@ class Causal(Mask):
         name='full attention',
         equation='every key is visible',
         example='full()',
+        use_when='Every token may see every other one, as in an encoder or in a classifier.',
         promises=_PLAIN,
         **_SOURCE,
     ),
@@ -133,6 +137,7 @@ class Full(Mask):
         name='document mask',
         equation='key j visible to query i iff segment_j = segment_i',
         example='document()',
+        use_when='Several documents are packed into a row and should not see each other.',
         relative=True,
         **_SOURCE,
     ),

@@ -181,7 +181,7 @@ def test_encodings_are_sorted_by_family_and_no_other_kind_has_one():
     assert set(families) <= set(columns.FAMILIES)
     assert [*dict.fromkeys(families)] == sorted(set(families), key=columns.FAMILIES.index)
     assert {name for table in others for name in table[0].split(' | ') if 'family' in name} == set()
-    assert '| key | measured |' in [table[0] for table in others]
+    assert '| key | measured | use when |' in [table[0] for table in others]
 
 
 def test_a_method_leads_to_the_rows_of_its_measured_claims():
@@ -192,6 +192,25 @@ def test_a_method_leads_to_the_rows_of_its_measured_claims():
     for claim in verdicts().values():
         assert page.count(f'| <a id="{claim.claim}"></a>{claim.claim} | `{claim.key}` |') == 1
         assert claim.key in keys
+
+
+def test_every_row_says_when_to_use_the_method():
+    for kind in KINDS:
+        for entry in entries(kind):
+            said = columns.use_when(entry)
+            assert said, (
+                f'{kind} {entry.key}: neither choosing.toml nor its Card says when to use it'
+            )
+            own = entry.card.use_when
+            assert not own or re.fullmatch(r'[A-Z][^\n]*[^.]\.', own) and len(own) < 180, own
+            assert own in ('', said), f'{kind} {entry.key}: a need names it, so its Card need not'
+
+
+def test_a_method_whose_claims_are_all_contrary_says_so():
+    for entry in (entry for kind in KINDS for entry in entries(kind)):
+        found = {claim.verdict for claim in measured.claims_of(entry.key)}
+        if found and found <= {'contrary', 'partly contrary'} and entry.card.use_when:
+            assert 'contrary' in entry.card.use_when, f'{entry.kind} {entry.key}'
 
 
 def test_methods_that_were_timed_together_have_a_row_of_their_own(monkeypatch):

@@ -81,7 +81,12 @@ def fourier_features_random(
 @register(
     'fourier_features',
     kind='coordinates',
-    card=Card(name='Fourier features', example='fourier_features(bands=3)', share='model'),
+    card=Card(
+        name='Fourier features',
+        example='fourier_features(bands=3)',
+        use_when='You fit a field with a plain network that comes out too smooth.',
+        share='model',
+    ),
 )
 class FourierFeatures(CoordinateEncoder):
     """Encodes coordinates by waves whose frequencies are powers of two, or random.

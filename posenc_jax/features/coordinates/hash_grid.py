@@ -55,6 +55,10 @@ class GridEncoder(BoxEncoder):
     card=Card(
         name='Multiresolution hash grid',
         example='hash_grid(levels=3, log2_rows=6, coarsest=4, init=1.0, box=(-1.0, 1.0))',
+        use_when=(
+            'You fit a field with fine detail quickly, and a grid of all vertices is too '
+            'large; the measured claim is open.'
+        ),
         needs_training=True,
     ),
 )
@@ -119,6 +123,9 @@ class HashGrid(GridEncoder):
     card=Card(
         name='Multiresolution grid',
         example='dense_grid(levels=2, coarsest=3, init=1.0, box=(-1.0, 1.0))',
+        use_when=(
+            'You fit a field in few dimensions and have memory for every vertex of the grids.'
+        ),
         needs_training=True,
     ),
 )

@@ -24,6 +24,9 @@ from posenc_jax.protocol.registry import Promises, register
         LearnableFourier.card,
         equation='GELU(r W1^T + b1) W2^T + b2, r = [cos(p W_r^T) | sin(p W_r^T)] / sqrt(F)',
         example='learnable_fourier(components=2, width=16, features=32, gamma=1.0)',
+        use_when=(
+            'You train on coordinates and want learned waves as features of your own network.'
+        ),
         promises=Promises(needs_training=True),
     ),
 )

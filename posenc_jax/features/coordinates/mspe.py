@@ -94,7 +94,17 @@ def shifted_constant(
 
 
 @register(
-    'mspe', kind='coordinates', card=Card(name='MS-PE', example='mspe(features=16)', share='model')
+    'mspe',
+    kind='coordinates',
+    card=Card(
+        name='MS-PE',
+        example='mspe(features=16)',
+        use_when=(
+            'You generate images by convolutions and want them at several resolutions or '
+            'shifted; the measured claim is mixed.'
+        ),
+        share='model',
+    ),
 )
 class MSPE(CoordinateEncoder):
     """Sines and cosines of the columns and rows of a grid, for the resolutions of a generator.

@@ -98,6 +98,7 @@ def directions(coords: Float[Array, '... 2'], form: Form) -> Float[Array, '... n
     card=Card(
         name='shifted basis embedders',
         example="shifted_basis('gaussian', form='two', features=16, scale=0.1)",
+        use_when=('You fit fields by a linear or small model and want codes that can be analysed.'),
         share='model',
     ),
 )

@@ -120,7 +120,12 @@ class GraphormerDistances(_Pairs):
 @register(
     'graphormer_edge',
     kind='graph',
-    card=Card(name='Graphormer, edges', example='graphormer_edge(hops=3)', share='model'),
+    card=Card(
+        name='Graphormer, edges',
+        example='graphormer_edge(hops=3)',
+        use_when=('You have graphs with features of edges and use the encoding of the same name.'),
+        share='model',
+    ),
 )
 @dataclasses.dataclass(frozen=True)
 class GraphormerPaths(_Pairs):

@@ -57,7 +57,17 @@ def lap_pe_sign_invariant(
 
 
 @register(
-    'lap_pe', kind='graph', card=Card(name='LapPE', example='lap_pe(vectors=3)', share='model')
+    'lap_pe',
+    kind='graph',
+    card=Card(
+        name='LapPE',
+        example='lap_pe(vectors=3)',
+        use_when=(
+            'You have graphs without an order and want the usual baseline, whose signs '
+            'are arbitrary.'
+        ),
+        share='model',
+    ),
 )
 @dataclasses.dataclass(frozen=True)
 class LapPe(GraphEncoder):

@@ -54,7 +54,16 @@ def bound_profile(
     return np.where(np.isfinite(found), found, 0.0)
 
 
-@register('lcp', kind='graph', card=Card(name='LCP', example='lcp()', share='model'))
+@register(
+    'lcp',
+    kind='graph',
+    card=Card(
+        name='LCP',
+        example='lcp()',
+        use_when='You have graphs that random walks and eigenvectors do not tell apart.',
+        share='model',
+    ),
+)
 @dataclasses.dataclass(frozen=True)
 class Lcp(GraphEncoder):
     """Statistics of the curvatures of the edges at a node.

@@ -74,6 +74,10 @@ class PearlNetwork(GraphNetwork):
     card=Card(
         name='PEARL',
         example='pearl(signals=4, powers=3, layers=2, hidden=8, mlp_hidden=8, out=6)',
+        use_when=(
+            'You have large graphs, for which eigenvectors take too long, and can train a '
+            'small network of the graph.'
+        ),
         share='model',
         needs_training=True,
     ),

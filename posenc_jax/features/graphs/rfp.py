@@ -75,7 +75,15 @@ def rfp_features(
 @register(
     'rfp',
     kind='graph',
-    card=Card(name='RFP', example='rfp(features=2, steps=3, pad=True)', share='model'),
+    card=Card(
+        name='RFP',
+        example='rfp(features=2, steps=3, pad=True)',
+        use_when=(
+            'You have large graphs and want random features; to compare with random '
+            'walks, since a measured claim is contrary.'
+        ),
+        share='model',
+    ),
 )
 @dataclasses.dataclass(frozen=True)
 class Rfp(GraphEncoder):

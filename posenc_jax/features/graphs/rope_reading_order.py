@@ -23,7 +23,11 @@ Feature = Literal['sinusoid', 'code', 'both', 'none']
     'rope_reading_order',
     kind='graph',
     card=Card(
-        name='ROPE', example='reading_order_codes(order, adjacency)', share='model', relative=True
+        name='ROPE',
+        example='reading_order_codes(order, adjacency)',
+        use_when=('You have words on forms or pages, whose neighbours have an order of reading.'),
+        share='model',
+        relative=True,
     ),
 )
 def reading_order_codes(

@@ -57,6 +57,9 @@ class SignNetwork(GraphNetwork):
     card=Card(
         name='SignNet',
         example='signnet(vectors=3, layers=2, hidden=8)',
+        use_when=(
+            'You use eigenvectors of graphs and want a result that does not depend on their signs.'
+        ),
         share='model',
         needs_training=True,
     ),

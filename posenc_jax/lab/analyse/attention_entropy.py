@@ -65,7 +65,11 @@ class AttentionEntropy:
 @register(
     'attention_entropy',
     kind='analysis',
-    card=analysis_card('attention entropy', 'attention_entropy(model, tokens)'),
+    card=analysis_card(
+        'attention entropy',
+        'attention_entropy(model, tokens)',
+        'You want to know which heads attend to few tokens and which to many.',
+    ),
 )
 def attention_entropy(
     model: Transformer,

@@ -83,7 +83,10 @@ def mask_cosine(
     'causal_mask_pattern',
     kind='analysis',
     card=analysis_card(
-        'pattern of the causal mask', 'causal_mask_pattern(model, tokens)', causal_only=True
+        'pattern of the causal mask',
+        'causal_mask_pattern(model, tokens)',
+        'You want to know what order a causal mask alone gives to a model.',
+        causal_only=True,
     ),
 )
 def causal_mask_pattern(

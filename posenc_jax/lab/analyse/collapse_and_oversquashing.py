@@ -74,7 +74,13 @@ def path_influence(attention: Float[np.ndarray, 'layers T T']) -> Float[np.ndarr
     'collapse_and_oversquashing',
     kind='analysis',
     card=analysis_card(
-        'collapse and over-squashing', 'collapse_and_oversquashing(model, tokens)', causal_only=True
+        'collapse and over-squashing',
+        'collapse_and_oversquashing(model, tokens)',
+        (
+            'You suspect that a model stops to tell the ends of long texts apart; a '
+            'measured claim is contrary.'
+        ),
+        causal_only=True,
     ),
 )
 def collapse_and_oversquashing(

@@ -158,7 +158,11 @@ def embedder(model: Transformer, pool: str, *, batch: int = 16) -> Embedder:
 @register(
     'embedding_position_bias',
     kind='analysis',
-    card=analysis_card('position bias of embeddings', 'embedding_position_bias(model, documents)'),
+    card=analysis_card(
+        'position bias of embeddings',
+        'embedding_position_bias(model, documents)',
+        ('You use vectors of texts and want to know which part of a text they resemble.'),
+    ),
 )
 def embedding_position_bias(
     model: Transformer,

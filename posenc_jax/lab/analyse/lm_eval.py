@@ -24,7 +24,11 @@ _AT_ONCE = 2**14  # tokens that are read at a time
 @register(
     'lm_eval',
     kind='analysis',
-    card=analysis_card('perplexity at longer lengths', 'lm_eval(model, stream, lengths=(64, 128))'),
+    card=analysis_card(
+        'perplexity at longer lengths',
+        'lm_eval(model, stream, lengths=(64, 128))',
+        'You want the perplexity of a model at lengths beyond its trained one.',
+    ),
 )
 def lm_eval(
     model: nnx.Module,

@@ -126,7 +126,12 @@ def predictor(
 @register(
     'martingale_gap',
     kind='analysis',
-    card=analysis_card('martingale gap', 'martingale_gap(model, (0, 1))', causal_only=True),
+    card=analysis_card(
+        'martingale gap',
+        'martingale_gap(model, (0, 1))',
+        ('You want to know how far predictions depend on an order that should not matter.'),
+        causal_only=True,
+    ),
 )
 def martingale_gap(
     model: Transformer,

@@ -56,7 +56,11 @@ def adjacency_score(similarity: Float[np.ndarray, 'T T']) -> float:
 @register(
     'nearby_similarity',
     kind='analysis',
-    card=analysis_card('similarity of nearby embeddings', 'nearby_similarity(model, tokens)'),
+    card=analysis_card(
+        'similarity of nearby embeddings',
+        'nearby_similarity(model, tokens)',
+        ('You want to know whether a model without positions keeps the order of its tokens.'),
+    ),
 )
 def nearby_similarity(
     model: Transformer, tokens: Int[np.ndarray, 'S T'], *, batch: int = 8

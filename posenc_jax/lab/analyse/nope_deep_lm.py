@@ -15,7 +15,14 @@ from posenc_jax.protocol.tokens import Tokens
 @register(
     'nope_deep_lm',
     kind='analysis',
-    card=analysis_card('deep language models without positions', 'nope_deep_lm(model, tokens)'),
+    card=analysis_card(
+        'deep language models without positions',
+        'nope_deep_lm(model, tokens)',
+        (
+            'You want to know how much order a deep model without positions knows; a '
+            'measured claim about its loss is contrary.'
+        ),
+    ),
 )
 def nope_deep_lm(
     model: Transformer, tokens: Int[Array, 'B L'], *, orders: Size = 4, seed: int = 0

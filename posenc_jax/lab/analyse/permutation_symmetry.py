@@ -44,7 +44,11 @@ def slice_cosines(
 @register(
     'permutation_symmetry',
     kind='analysis',
-    card=analysis_card('permutation symmetry', 'permutation_symmetry(model, tokens)'),
+    card=analysis_card(
+        'permutation symmetry',
+        'permutation_symmetry(model, tokens)',
+        'You want to know whether a model can tell the order of its tokens at all.',
+    ),
 )
 def permutation_symmetry(
     model: Transformer,

@@ -80,7 +80,14 @@ def shape_of(frequency: Float[np.ndarray, ' T']) -> str:
 @register(
     'positional_neurons',
     kind='analysis',
-    card=analysis_card('positional neurons', 'positional_neurons(model, tokens)'),
+    card=analysis_card(
+        'positional neurons',
+        'positional_neurons(model, tokens)',
+        (
+            'You want to know whether neurons of a model respond to places; the measured '
+            'claim is open.'
+        ),
+    ),
 )
 def positional_neurons(
     model: Transformer, tokens: Int[np.ndarray, 'S T'], *, batch: int = 4

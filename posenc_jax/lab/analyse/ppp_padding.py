@@ -114,7 +114,14 @@ class PaddingPattern:
 @register(
     'ppp_padding',
     kind='analysis',
-    card=analysis_card('PPP', "padding_pattern(images, stack, 'zeros')"),
+    card=analysis_card(
+        'PPP',
+        "padding_pattern(images, stack, 'zeros')",
+        (
+            'You have convolutions and want to know what their padding tells of places; '
+            'the measured claim is open.'
+        ),
+    ),
 )
 def padding_pattern(
     images: Float[Array, 'n rows columns C'], stack: Sequence[Convolution], padding: Scheme

@@ -124,7 +124,11 @@ def probe_scores(predicted: Float[np.ndarray, 'R T']) -> tuple[float, float, flo
 @register(
     'probe_position',
     kind='analysis',
-    card=analysis_card('position probes', 'probe_position(model, tokens)'),
+    card=analysis_card(
+        'position probes',
+        'probe_position(model, tokens)',
+        ('You want to know in which layers of a model the position of a token can be read.'),
+    ),
 )
 def probe_position(
     model: Transformer,

@@ -78,7 +78,11 @@ class ReceptiveField:
 @register(
     'receptive_field',
     kind='analysis',
-    card=analysis_card('receptive fields', 'receptive_field(model, tokens)'),
+    card=analysis_card(
+        'receptive fields',
+        'receptive_field(model, tokens)',
+        'You want to know how far the heads of a model look back.',
+    ),
 )
 def receptive_field(
     model: Transformer,

@@ -59,7 +59,10 @@ def first_slow_plane(inv_freq: Float[np.ndarray, ' F'], length: int) -> int:
     'rope_frequency_usage',
     kind='analysis',
     card=analysis_card(
-        'shares of rotary frequencies', 'rope_frequency_usage(model, tokens)', causal_only=True
+        'shares of rotary frequencies',
+        'rope_frequency_usage(model, tokens)',
+        'You have a rotary model and want to know which frequencies its heads use.',
+        causal_only=True,
     ),
 )
 def rope_frequency_usage(

@@ -68,7 +68,11 @@ class Usage:
 @register(
     'rope_usage',
     kind='analysis',
-    card=analysis_card('frequency usage', 'rope_usage(model, tokens)'),
+    card=analysis_card(
+        'frequency usage',
+        'rope_usage(model, tokens)',
+        ('You have a rotary model and want to know which frequencies can move its logits.'),
+    ),
 )
 def rope_usage(model: Transformer, tokens: Int[Array, 'B L'], tok: Tokens | None = None) -> Usage:
     """Measures how much each rotary frequency can add to the logits of every head.

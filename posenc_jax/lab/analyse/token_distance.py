@@ -116,7 +116,11 @@ class TokenDistance:
 @register(
     'token_distance',
     kind='analysis',
-    card=analysis_card('token distance', 'token_distance(model, tokens)'),
+    card=analysis_card(
+        'token distance',
+        'token_distance(model, tokens)',
+        'You want to know which heads of a rotary model read far tokens.',
+    ),
 )
 def token_distance(
     model: Transformer,

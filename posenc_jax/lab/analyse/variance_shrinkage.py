@@ -56,7 +56,11 @@ class _Sums:
 @register(
     'variance_shrinkage',
     kind='analysis',
-    card=analysis_card('variance shrinkage', 'variance_shrinkage(model, tokens)'),
+    card=analysis_card(
+        'variance shrinkage',
+        'variance_shrinkage(model, tokens)',
+        ('You want to know how a causal model without positions marks the places of its tokens.'),
+    ),
 )
 def variance_shrinkage(
     model: Transformer, tokens: Int[np.ndarray, 'S T'], *, batch: int = 8

@@ -46,7 +46,7 @@ site, a click on the head of a column sorts a table by it.
 | family | what an encoding does; [functions.md](functions.md) has the same families |
 | cost | time of a train step, and of decoding, over that of another encoding ([Costs](#costs)) |
 | measured | the verdicts of [claims.md](claims.md) about the method, with links to their rows |
-| use when | the needs for which [choosing.md](choosing.md) names the method |
+| use when | needs for which [choosing.md](choosing.md) names the method, or else who may try it |
 
 **Promises.** The class `Promises` in `posenc_jax/protocol/card.py` defines them.
 

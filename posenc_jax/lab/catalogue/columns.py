@@ -56,13 +56,15 @@ def measured(entry: Entry) -> str:
 
 
 def use_when(entry: Entry) -> str:
-    """Links to the needs of docs/choosing.md for which a method is named."""
+    """Links to the needs of docs/choosing.md for which a method is named; the sentence of its Card
+    if there are none.
+    """
     links = [
         f'[{need.title}](choosing.md#{need.anchor})'
         for need in choosing.all_needs()
         if any(entry.key in choosing.keys_of(pick.spec) for pick in need.picks)
     ]
-    return '; '.join(links)
+    return '; '.join(links) or (entry.card.use_when if entry.card else '')
 
 
 def cost(entry: Entry) -> str:

@@ -159,6 +159,10 @@ def _without(nodes: Nodes, parts: tuple[Encoding, ...]) -> Nodes:
         name='DroPE',
         door='project',
         example='drope.recalibrate(model, batches, held)',
+        use_when=(
+            'You have a rotary model and want it to read longer texts after a short '
+            'tuning at its own length.'
+        ),
         promises=Promises(sweep_free=False, blockwise=False),
     ),
 )

@@ -146,6 +146,7 @@ def change_table(model: Transformer, size: tuple[int, int]) -> Transformer:
     card=Card(
         name='FlexiViT pseudo-inverse resize',
         example='pi_resize.change_patch(model, 8)',
+        use_when='You have a trained vision transformer and images at another resolution.',
         promises=Promises(sweep_free=False, blockwise=False),
     ),
 )

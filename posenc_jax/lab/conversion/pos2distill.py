@@ -213,6 +213,10 @@ def moved_evidence(
         equation='R1: min sum_b w_b KL(teacher, slot 0 || student, slot g), w_b = c_g / n_g KL_b '
         '/ max_g KL; R2: cross-entropy',
         example='pos2distill.distill(model, batches)',
+        use_when=(
+            'You have a model that answers worse where the evidence stands in some slots, '
+            'and can tune it.'
+        ),
         promises=Promises(sweep_free=False, blockwise=False),
     ),
 )

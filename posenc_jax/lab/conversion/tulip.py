@@ -127,6 +127,9 @@ def pooled(
         equation='min 1 - mean cos(teacher(x), student(x)); then base b (f l / L - (f - '
         '1))^(D/(D-2))',
         example='tulip.swap(model, \'rope(layout="interleaved")\')',
+        use_when=(
+            'You have an encoder of texts or images with absolute positions and long texts to read.'
+        ),
         promises=Promises(sweep_free=False, blockwise=False),
     ),
 )

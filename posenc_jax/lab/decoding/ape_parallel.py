@@ -122,6 +122,10 @@ class AdaptiveAttention:
         name='APE',
         door='cache, logits',
         example='ape_parallel.join(model, pieces, capacity=64)',
+        use_when=(
+            'You have many contexts that were read apart and one question about them; the '
+            'measured claims are open.'
+        ),
         promises=Promises(sweep_free=False),
     ),
 )

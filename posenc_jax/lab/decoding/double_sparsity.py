@@ -165,6 +165,11 @@ class LabelledLayer:
         name='Double Sparsity',
         door='cache',
         example='double_sparsity.Sparse(channels, keep=64)',
+        use_when=(
+            'You decode behind very long texts and want to read a part of the keys; to '
+            'compare with the whole cache, since a measured claim about the loss is '
+            'contrary.'
+        ),
         promises=Promises(sweep_free=False, blockwise=False),
     ),
 )

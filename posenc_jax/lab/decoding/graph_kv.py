@@ -223,6 +223,10 @@ def _in_a_row(model, pieces, start):
         equation='target t sees itself causally and all keys of its sources; sources at P .., t '
         'at P + max len of its sources',
         example='graph_kv.join(model, pieces, capacity=64)',
+        use_when=(
+            'You have pieces of text with links between them, such as sources and '
+            'targets, in front of a question.'
+        ),
         promises=Promises(sweep_free=False),
     ),
 )

@@ -252,6 +252,10 @@ class SelectedAttention:
         equation='id of token t of n: b + t m / n; keep the K pieces with the largest sums of '
         'their 5 largest probabilities',
         example='parallel_context_entropy.join(model, pieces, capacity=64)',
+        use_when=(
+            'You have many pieces that were read apart, and the model should attend to '
+            'the best of them.'
+        ),
         promises=Promises(sweep_free=False),
     ),
 )

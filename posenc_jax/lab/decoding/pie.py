@@ -77,6 +77,10 @@ def fixed_rotary(user: str, encoding: Encoding, beside: tuple[str, ...]) -> Rota
         name='PIE',
         door='cache',
         example='pie.edit(model, cache, [(3, 5, [7])])',
+        use_when=(
+            'You edit a long text and do not want to read all of it again; the measured '
+            'claim about the time is open.'
+        ),
         promises=Promises(sweep_free=False, blockwise=False),
     ),
 )

@@ -19,6 +19,10 @@ from posenc_jax.protocol.registry import Card, register
         door='mlp',
         equation='y = W_2 gelu(DWConv3x3(W_1 x + b_1) + b) + b_2',
         example="config.model.mlp = 'mix_ffn'",
+        use_when=(
+            'You train on images without positions and read other sizes; the measured '
+            'claim is open.'
+        ),
     ),
 )
 class MixFFN(nnx.Module):

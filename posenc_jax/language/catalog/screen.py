@@ -114,6 +114,7 @@ def _page(entry: Entry) -> str:
         ('arguments', bounds_text(entry)),
         ('from the model', ', '.join(supplied)),
         ('example', of_card(lambda card: card.example)),
+        ('use when', of_card(lambda card: card.use_when)),
         ('promises', of_card(promise_text)),
         ('cost', measured.cost_text(measured.cost([entry.key]))),
         ('measured', ', '.join(f'{c.claim} {c.verdict}' for c in measured.claims_of(entry.key))),

@@ -50,7 +50,14 @@ def geo_cartesian3d(coords: Num[Array, '... 2']) -> Float[Array, '... 3']:
 @register(
     'geo_direct',
     kind='coordinates',
-    card=Card(name='direct', example='geo_direct()', share='model'),
+    card=Card(
+        name='direct',
+        example='geo_direct()',
+        use_when=(
+            'You want the baseline for places on the globe: longitude and latitude as they are.'
+        ),
+        share='model',
+    ),
 )
 class GeoDirect(GeoEncoder):
     """The place in radians less pi, the baseline without an encoding.
@@ -68,7 +75,17 @@ class GeoDirect(GeoEncoder):
 
 
 @register(
-    'geo_wrap', kind='coordinates', card=Card(name='wrap', example='geo_wrap()', share='model')
+    'geo_wrap',
+    kind='coordinates',
+    card=Card(
+        name='wrap',
+        example='geo_wrap()',
+        use_when=(
+            'You have places on the globe, some of them near the date line, and want a '
+            'small baseline.'
+        ),
+        share='model',
+    ),
 )
 class GeoWrap(GeoEncoder):
     """Both coordinates on circles, so that the longitudes -180 and 180 are one.
@@ -90,7 +107,15 @@ class GeoWrap(GeoEncoder):
 @register(
     'geo_cartesian3d',
     kind='coordinates',
-    card=Card(name='Cartesian3D', example='geo_cartesian3d()', share='model'),
+    card=Card(
+        name='Cartesian3D',
+        example='geo_cartesian3d()',
+        use_when=(
+            'You have places on the globe and want the simplest features that know that '
+            'it is round.'
+        ),
+        share='model',
+    ),
 )
 class GeoCartesian3D(GeoEncoder):
     """The place as a point of the unit sphere.

@@ -57,7 +57,14 @@ def geo_theory(
 @register(
     'geo_grid',
     kind='coordinates',
-    card=Card(name='grid', example='geo_grid(scales=4)', share='model'),
+    card=Card(
+        name='grid',
+        example='geo_grid(scales=4)',
+        use_when=(
+            'You have places in a region far from the poles and want detail at several scales.'
+        ),
+        share='model',
+    ),
 )
 class GeoGrid(MultiScale):
     """Sines and cosines of each coordinate at F scales.
@@ -79,7 +86,12 @@ class GeoGrid(MultiScale):
 @register(
     'geo_theory',
     kind='coordinates',
-    card=Card(name='theory', example='geo_theory(scales=4)', share='model'),
+    card=Card(
+        name='theory',
+        example='geo_theory(scales=4)',
+        use_when='You have places on a map or in a plane and want no axis to be preferred.',
+        share='model',
+    ),
 )
 class GeoTheory(MultiScale):
     """Sines and cosines along three directions of the map, as of grid cells, at F scales.

@@ -193,7 +193,15 @@ class PartlyScaled(Deduplicated):
 @register(
     'geo_spherec',
     kind='coordinates',
-    card=Card(name='sphereC', example='geo_spherec(scales=4)', share='model'),
+    card=Card(
+        name='sphereC',
+        example='geo_spherec(scales=4)',
+        use_when=(
+            'You have places on the whole globe and want detail at several scales with '
+            'few features.'
+        ),
+        share='model',
+    ),
 )
 class GeoSphereC(Deduplicated):
     """The point of the sphere whose longitude and latitude are divided by a radius, for F radii.
@@ -213,7 +221,12 @@ class GeoSphereC(Deduplicated):
 @register(
     'geo_spherecplus',
     kind='coordinates',
-    card=Card(name='sphereC+', example='geo_spherecplus(scales=4)', share='model'),
+    card=Card(
+        name='sphereC+',
+        example='geo_spherecplus(scales=4)',
+        use_when='You use `geo_spherec` and want the waves of each coordinate beside it.',
+        share='model',
+    ),
 )
 class GeoSphereCPlus(Deduplicated):
     """The features of `geo_spherec`, and the sines and cosines of each coordinate.
@@ -234,7 +247,12 @@ class GeoSphereCPlus(Deduplicated):
 @register(
     'geo_spherem',
     kind='coordinates',
-    card=Card(name='sphereM', example='geo_spherem(scales=4)', share='model'),
+    card=Card(
+        name='sphereM',
+        example='geo_spherem(scales=4)',
+        use_when='You have places on the whole globe and want features that mix scales.',
+        share='model',
+    ),
 )
 class GeoSphereM(PartlyScaled):
     """Points of the sphere of which one coordinate at a time is divided by a radius, for F radii.
@@ -256,7 +274,12 @@ class GeoSphereM(PartlyScaled):
 @register(
     'geo_spheremplus',
     kind='coordinates',
-    card=Card(name='sphereM+', example='geo_spheremplus(scales=4)', share='model'),
+    card=Card(
+        name='sphereM+',
+        example='geo_spheremplus(scales=4)',
+        use_when='You use `geo_spherem` and want the waves of each coordinate beside it.',
+        share='model',
+    ),
 )
 class GeoSphereMPlus(PartlyScaled):
     """The four products of `geo_spherem`, and the sines and cosines of each coordinate.
@@ -280,7 +303,14 @@ class GeoSphereMPlus(PartlyScaled):
 
 
 @register(
-    'geo_dfs', kind='coordinates', card=Card(name='DFS', example='geo_dfs(scales=3)', share='model')
+    'geo_dfs',
+    kind='coordinates',
+    card=Card(
+        name='DFS',
+        example='geo_dfs(scales=3)',
+        use_when='You have places on the globe, fine detail, and room for many features.',
+        share='model',
+    ),
 )
 class GeoDFS(MultiScale):
     """The double Fourier sphere: products of the waves of all pairs of scales.

@@ -107,6 +107,7 @@ def duo_attention_mask(
         name='DuoAttention',
         equation='key j visible iff j <= i, in streaming heads also (j < sink or i - j <= recent)',
         example='rope() | duo_attention(sink=2, recent=4, retrieval=(1,))',
+        use_when=('You decode behind long texts and want half of the heads to keep a short cache.'),
         causal_only=True,
         relative=True,
     ),

@@ -192,6 +192,7 @@ def python_syntax(tree: Tree) -> ast.AST:
         'Jian',
         year=2022,
         example='ast_flatten(source)',
+        use_when='You have Python source and want its syntax tree as tokens.',
         promises=Promises(sweep_free=False, blockwise=False),
     ),
 )
