@@ -8,11 +8,11 @@ Command:   python -m evidence.experiments converted GROUP [--seeds 0 1 2] [--ste
             a tenth of the batches with windows of 16 in all layers, and with such windows behind a
             global layer without positions
   passkeys  keys of 3 digits in 16 to 64 tokens, models of 2 layers: RoPE, also with positions
-            dropped for the last eighth of the batches; YaRN reads the models with RoPE
+            dropped for the last eighth of the batches, and FoPE; YaRN reads the models with RoPE
   longer    listings, models of 2 layers: windows of 64 bytes and, for the last fifth of the
             batches, of 256 with a larger base; and windows of 256 from the start, with the usual
             and with the larger base. All read as many bytes
-Number:    docs/claims.md, claims FL10 to FL12 and R16
+Number:    docs/claims.md, claims FL10 to FL12, FR12 and R16
 Results:   WORKDIR/comparison
 Paper:     Gelberg et al. (arXiv 2512.12167): dropping positions for the last 12.5 % of the tokens
            costs nothing, and the model then retrieves from longer texts. Puvvada et al. (arXiv
@@ -83,6 +83,7 @@ GROUPS = {
         },
         {
             'rope': Stage(1.0, ROPE, extended=('yarn(factor=2.0)', 'yarn(factor=4.0)')),
+            'fope': Stage(1.0, {'encoding': 'fope()'}),
             'early': Stage(EARLY, ROPE),
             'dropped': Stage(LATE, NOPE, 'early'),
         },
