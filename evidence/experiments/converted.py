@@ -24,7 +24,6 @@ Paper:     Gelberg et al. (arXiv 2512.12167): dropping positions for the last 12
 import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from evidence.experiments.program import Program
 from evidence.experiments.runs import Run, evaluate_once, train_runs
@@ -56,7 +55,7 @@ class Group:
 
     fields: Mapping[str, object]
     runs: Mapping[str, Stage]
-    evaluation: Mapping[str, Any]
+    evaluation: Mapping[str, object]
 
 
 LISTINGS = {'data.dataset': 'listings', 'train.length': 64, 'train.batch': 16, 'train.lr': 3e-3}
