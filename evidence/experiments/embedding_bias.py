@@ -2,7 +2,7 @@
 
 Data:      English prose in windows of 256 bytes. A pair of texts is two spans of one window, each
            of 32 to 128 bytes from a place that is drawn, so no part of a window is preferred.
-Measured:  an encoder (2 layers of width 64 with the T5 bias, mean of its vectors) that is drawn, and
+Measured:  a drawn encoder (2 layers of width 64 with the T5 bias, the mean of its vectors), and
            the same after training to find the other span of each pair among the spans of a batch.
            The cosine of a text of 128 bytes of the test with each of its eight segments, and the
            share of pairs of the test that are found among 64.
@@ -61,8 +61,8 @@ def loss(model: Transformer, batch: dict[str, jax.Array]) -> jax.Array:
 
 def measured(seed: int, options: argparse.Namespace) -> Found:
     """The cosines by segment, and the share of pairs that are found, of both models."""
-    windows = lambda split, rows: (
-        Language().dataset(length=WINDOW, batch_size=rows, seed=seed, split=split)
+    windows = lambda split, rows: Language().dataset(
+        length=WINDOW, batch_size=rows, seed=seed, split=split
     )
     cfg = TransformerConfig(
         vocab_size=Language().vocab_size, train_len=MOST, layers=2, width=64, heads=4,
