@@ -65,7 +65,6 @@ PROGRAMS = {
         like={'learned': 'rope', 'alibi': 'rope'},
     ),
     'constructions': Small('--seeds 0 1', {'TEXT': 80, 'FRAMES': 20}),
-    'embedding_bias': Small('--seeds 0 --steps 2 --batch 4', {'AMONG': 4}),
     'field_fits': Small(
         '--seeds 0 --steps 4', {'SIDE': 8, 'POINTS': 64, 'PICTURE': 28, 'PATCH': 8}
     ),

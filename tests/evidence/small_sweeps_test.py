@@ -6,7 +6,6 @@ import pytest
 
 from evidence.experiments import (
     attention_patterns,
-    embedding_bias,
     images_apart,
     receptive,
     rna,
@@ -60,20 +59,6 @@ def test_a_marked_kind_counts_four_times():
                 )
         np.testing.assert_allclose(total, picture, atol=1e-9)
     assert tulip_limit.cut(batch)['tokens'].shape == (8, 32)
-
-
-def test_two_spans_of_each_window_are_drawn_anywhere_in_it():
-    windows = np.arange(40)[:, None] * 256 + np.arange(256)
-    batch = embedding_bias.spans(np.random.default_rng(0), windows)
-    starts, counts = [], []
-    for number, (tokens, valid) in enumerate(zip(batch['tokens'], batch['valid'])):
-        span = tokens[valid]
-        assert (span == span[0] + np.arange(len(span))).all() and not tokens[~valid].any()
-        assert span[0] // 256 == span[-1] // 256 == number % 40
-        starts.append(span[0] % 256)
-        counts.append(len(span))
-    assert min(counts) >= 32 and max(counts) <= 128 and max(counts) - min(counts) > 80
-    assert min(starts) < 20 and max(starts) > 150
 
 
 def test_the_distance_of_attention_is_0_for_the_same_heads_in_any_order():
