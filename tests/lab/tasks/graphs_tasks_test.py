@@ -13,7 +13,14 @@ from posenc_jax.lab.model.config import TransformerConfig
 from posenc_jax.lab.model.inputs import inputs_of, tokens_of
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.lab.tasks.graphs.named import refined_colours
-from posenc_jax.lab.tasks.graphs.tasks import BlindPairs, Communities, EdgeLists, Triangles
+from posenc_jax.lab.tasks.graphs.tasks import (
+    SKIPS,
+    BlindPairs,
+    Communities,
+    EdgeLists,
+    SkipLinks,
+    Triangles,
+)
 from posenc_jax.lab.tasks.task import batch_rng
 from posenc_jax.mixers.gin import GIN
 from posenc_jax.mixers.graph_attention import GraphAttention
@@ -41,6 +48,22 @@ def test_pairs_look_alike_to_colour_refinement_and_not_to_curvature():
         assert len(set(refined_colours(edges).tolist())) == 1
         np.testing.assert_allclose(vectors[:, 1], vectors[0, 1], atol=1e-6)
         assert (vectors[0, 1] > 0) == (label == 0)  # curvatures of 1/3 and 1/6, standardised
+
+
+def test_no_two_circular_skip_link_graphs_are_the_same():
+    """Multiplying all nodes by a number maps the circle to links of this length; so two of these
+    graphs are one if the product of their links is 1 or -1 modulo the nodes.
+    """
+    assert {1, 40}.isdisjoint(a * b % 41 for a in SKIPS for b in SKIPS if a != b)
+    of_all = {*SKIPS, *(pow(skip, -1, 41) for skip in SKIPS)}
+    assert of_all | {41 - skip for skip in of_all} == {*range(2, 40)}
+    batch = SkipLinks().sample(rng(), 40, 1)
+    rounds = {}
+    for edges, (label,) in zip(batch['adjacency'], batch['targets']):
+        assert (edges.sum(1) == 4).all() and len(set(refined_colours(edges).tolist())) == 1
+        rounds.setdefault(label, set()).add(np.trace(np.linalg.matrix_power(edges, 11)))
+    assert {*rounds} == {*range(10)} and all(len(found) == 1 for found in rounds.values())
+    assert len(set.union(*rounds.values())) == 10
 
 
 def test_triangles_are_the_trace_of_the_third_power():

@@ -39,10 +39,14 @@ TASKS = {
     'markov_field(ids="grid")': 4,
     'markov_field(ids="none")': 3,
     'markov_field(ids="grid", order="near_to_far", states=2)': 4,
+    'marked_patches()': 5,
+    'marked_patches("quadrant", most=12)': (2, 6),
     'minesweeper()': (1, 4),
     'minesweeper(ids="coupled")': 3,
     'multiplication(digits=5, pad_product=True)': (1, 5),
     'multiplication(second=2, pad_product=True, reverse_output=True, ids="coupled")': (1, 5),
+    'needle_video()': (2, 9),
+    'needle_video(period=2, ids="layout")': 6,
     'patch_questions()': (2, 5),
     'patch_questions(asked=2, ids="layout")': 4,
     'patch_questions("time", ids="layout")': (2, 5),
@@ -101,6 +105,7 @@ TASKS = {
     'shapes()': (5, 40),
     'shapes(order="hilbert")': 30,
     'blind_pairs("triangles_hexagon", features="rwse(steps=3)")': (1, 2),
+    'skip_links()': (1, 2),
     'triangles()': (6, 9),
     'communities()': 16,
     'picture("synthetic")': 8,
@@ -115,7 +120,7 @@ DTYPES = {'targets': np.int32, 'valid': np.bool_, 'source_valid': np.bool_}
 WHOLE = ('tokens', 'source', 'source_positions', 'segment')  # int32; other arrays are float32
 POSITIONS = {  # components of a position, where it has several
     **{'code_mixed': 3, 'code_text': 3, 'any_order': 2, 'minesweeper': 2, 'markov_field': 2},
-    **{'kv_slots': 3, 'patch_questions': 6, 'shapes': 3},
+    **{'kv_slots': 3, 'patch_questions': 6, 'needle_video': 6, 'marked_patches': 2, 'shapes': 3},
 }
 REQUIRED = {  # the argument in front of the one that is tried
     **{
@@ -187,7 +192,7 @@ def test_shapes_types_and_the_range_of_ids(spec):
     source = {name for name in batch if name in SOURCE}
     assert bool(source) == bool(task.source_size) == ({'source', 'source_valid'} <= source)
     supplied = ('ids=' in spec and 'ids="none"' not in spec) or spec.startswith(
-        ('any_order', 'code_text', 'shapes', *PIECES)
+        ('any_order', 'code_text', 'marked_patches', 'shapes', *PIECES)
     )
     assert ('positions' in batch) == supplied == task.supplies_positions
     sizes = {'tokens': task.vocab_size, 'targets': task.output_size, 'source': task.source_size}

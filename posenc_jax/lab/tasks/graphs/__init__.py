@@ -20,4 +20,10 @@ from posenc_jax.lab.tasks.graphs.random_graphs import (
     random_regular,
     rewired,
 )
-from posenc_jax.lab.tasks.graphs.tasks import BlindPairs, Communities, EdgeLists, Triangles
+from posenc_jax.lab.tasks.graphs.tasks import (
+    BlindPairs,
+    Communities,
+    EdgeLists,
+    SkipLinks,
+    Triangles,
+)

@@ -1,5 +1,6 @@
 """The tasks on graphs: pairs that look alike, triangles, communities, and a user's own graphs."""
 
+import abc
 import dataclasses
 import functools
 from typing import Annotated, Literal
@@ -10,7 +11,14 @@ from posenc_jax.base.programs import printable
 from posenc_jax.lab.tasks.class_task import split_numbers
 from posenc_jax.lab.tasks.graphs.edge_lists import MAX_NODES, NODES, EdgeList, read_graphs
 from posenc_jax.lab.tasks.graphs.graph_task import GraphTask
-from posenc_jax.lab.tasks.graphs.named import BLIND_PAIRS, blind_pair, disjoint, relabelled
+from posenc_jax.lab.tasks.graphs.named import (
+    BLIND_PAIRS,
+    Graph,
+    blind_pair,
+    circulant,
+    disjoint,
+    relabelled,
+)
 from posenc_jax.lab.tasks.graphs.random_graphs import (
     community_samples,
     node_triangles,
@@ -22,14 +30,43 @@ from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register
 
 MAX_CLASSES = 2**16  # of the graphs or nodes of a user
+SKIP_NODES, SKIPS = 41, (2, 3, 4, 5, 6, 9, 11, 12, 13, 16)
+
+
+class KnownGraphs(GraphTask):
+    """Which of a few graphs is it? Colour refinement (1-WL), and so a graph network without
+    features of position, cannot tell. The task length k is the number of copies of the graph, which
+    are not joined, in a random order of all nodes.
+    """
+
+    counted = 'number of copies of a graph'
+
+    @property
+    @abc.abstractmethod
+    def known(self) -> tuple[Graph, ...]:
+        """The graph of each class."""
+
+    @property
+    def output_size(self) -> int:
+        return len(self.known)
+
+    def longest(self, length):
+        return length * max(map(len, self.known))
+
+    def scale_graphs(self, rng, count):
+        return self.graphs(rng, count, 1, 1)[0]
+
+    def graphs(self, rng, batch, low, high):
+        known, labels = self.known, rng.integers(0, self.output_size, batch)
+        counts = rng.integers(low, high, batch, endpoint=True)
+        copies = [disjoint(*[known[label]] * count) for label, count in zip(labels, counts)]
+        return [relabelled(rng, graph) for graph in copies], list(labels)
 
 
 @register('blind_pairs', kind='task')
 @dataclasses.dataclass(frozen=True)
-class BlindPairs(GraphTask):
-    """Which of two graphs is it? Colour refinement (1-WL), and so a graph network without features
-    of position, cannot tell. The task length k is the number of copies of the graph, which are not
-    joined, in a random order of all nodes.
+class BlindPairs(KnownGraphs):
+    """Which of two graphs is it? `KnownGraphs` says what the task length counts.
 
     Args:
       pair: see `posenc_jax.lab.tasks.graphs.blind_pair`.
@@ -43,20 +80,29 @@ class BlindPairs(GraphTask):
 
     pair: Literal[*BLIND_PAIRS] = 'rook_shrikhande'
 
-    counted = 'number of copies of a graph'
-    output_size = 2
+    @property
+    def known(self):
+        return blind_pair(self.pair)
 
-    def longest(self, length):
-        return length * max(map(len, blind_pair(self.pair)))
 
-    def scale_graphs(self, rng, count):
-        return self.graphs(rng, count, 1, 1)[0]
+@register('skip_links', kind='task')
+@dataclasses.dataclass(frozen=True)
+class SkipLinks(KnownGraphs):
+    """Which of the ten circular skip link graphs of 41 nodes is it? In each, the nodes of a circle
+    are also joined to those at one further distance along it, the class. Any other distance gives
+    one of these graphs in another order. `KnownGraphs` says what the task length counts.
 
-    def graphs(self, rng, batch, low, high):
-        both, labels = blind_pair(self.pair), rng.integers(0, 2, batch)
-        counts = rng.integers(low, high, batch, endpoint=True)
-        copies = [disjoint(*[both[label]] * count) for label, count in zip(labels, counts)]
-        return [relabelled(rng, graph) for graph in copies], list(labels)
+    Reference: Murphy, Srinivasan, Rao, Ribeiro, arXiv 1903.02541.
+
+    Example:
+      >>> batch = SkipLinks().sample(np.random.default_rng(0), batch=2, length=1)
+      >>> batch['adjacency'].shape, batch['targets'].tolist()
+      ((2, 41, 41), [[8], [6]])
+    """
+
+    @functools.cached_property
+    def known(self):
+        return tuple(circulant(SKIP_NODES, (1, skip)) for skip in SKIPS)
 
 
 @register('triangles', kind='task')

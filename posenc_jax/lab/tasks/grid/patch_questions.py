@@ -116,7 +116,7 @@ class PatchQuestions(PromptTask):
         row, column = (rng.integers(0, self._below(n)) for n in (rows, columns))
         answer = answers[np.arange(batch), row * columns + column]
         asked = self.colours + np.stack([row, self.places + column], axis=1)
-        layout = functools.partial(_layout, frames, rows, columns)
+        layout = functools.partial(video_layout, frames, rows, columns)
         shown = (patches, frames * rows * columns)
         return Drawn(
             ['<', shown, '>', *self._between(rng, batch), asked], [answer[:, None]], layout
@@ -144,7 +144,7 @@ class PatchQuestions(PromptTask):
         return (frames, size, size), shown.reshape(batch, -1), answers
 
 
-def _layout(
+def video_layout(
     frames: Int[np.ndarray, ' B'],
     rows: Int[np.ndarray, ' B'],
     columns: Int[np.ndarray, ' B'],
