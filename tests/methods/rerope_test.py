@@ -10,7 +10,7 @@ import posenc_jax as pj
 from posenc_jax.methods.self_extend import self_extend_distance
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
-from tests.methods.by_distance import WIDTH, check_decoding, logits, qkv, run, softmax
+from tests.methods.by_distance import WIDTH, logits, qkv, run, softmax
 from tests.methods.pair_logits import logits as pair_logits
 
 SIZES = dict(head_dim=WIDTH, train_len=8, causal=True)
@@ -76,12 +76,6 @@ def test_it_is_self_extend_with_log_length(spec):
     np.testing.assert_array_equal(found(spec.format('')), found(f'log_length() | {extended}'))
     np.testing.assert_array_equal(found(spec.format(', logn=False')), found(extended))
     assert np.abs(found(spec.format('')) - found(extended)).max() > 1e-3
-
-
-@pytest.mark.full
-def test_decoding_over_keys_cached_once():
-    spec = 'leaky_rerope(encoding=rope(), factor=3.0, local=4)'
-    check_decoding(pj.make(spec, **SIZES), 14, (0, 3, 4, 9, 13))
 
 
 def test_up_to_the_window_it_is_the_encoding():

@@ -9,16 +9,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods.self_extend import self_extend_capacity, self_extend_distance
 from tests.golden_files import golden, golden_suite
-from tests.methods.by_distance import (
-    ROTARY,
-    WIDTH,
-    check_decoding,
-    check_tiles,
-    qkv,
-    rotary_logits,
-    run,
-    softmax,
-)
+from tests.methods.by_distance import ROTARY, WIDTH, check_tiles, qkv, rotary_logits, run, softmax
 
 GOLDEN = golden('self_extend')['values']
 FORMS = {
@@ -94,12 +85,6 @@ def test_rerope_is_lm_infinite_that_hides_nothing():
     spec = 'lm_infinite(encoding=rope(), n_global=17, n_local=4)'
     ceiling = run(pj.make(spec, head_dim=WIDTH, train_len=64), tok, *arrays)
     np.testing.assert_allclose(run(encoding(group=None), tok, *arrays), ceiling, atol=2e-6)
-
-
-@pytest.mark.parametrize('form', ['not dividing', 'leaky'])
-@pytest.mark.full
-def test_decoding_over_keys_cached_once(form):
-    check_decoding(encoding(**FORMS[form]), 14, (0, 3, 4, 5, 13))
 
 
 @pytest.mark.parametrize(
