@@ -32,17 +32,13 @@ def moments(section):
     )
 
 
-test_golden = golden_suite(
-    'integrated_pe',
-    {
-        'features': (features, {'atol': 6e-6}),
-        'cone': (moments('cone'), {'rtol': 1e-6, 'atol': 1e-6}),
-        'cylinder': (moments('cylinder'), {'atol': 1e-6}),
-        'contracted.*.image': lambda case: contracted_points(jnp.array(case['point'])),
-        'directions': lambda: len(icosahedron_directions()),
-    },
-    atol=1e-6,
-)
+test_golden = golden_suite('integrated_pe', atol=1e-6) | {
+    'features': (features, {'atol': 6e-6}),
+    'cone': (moments('cone'), {'rtol': 1e-6, 'atol': 1e-6}),
+    'cylinder': (moments('cylinder'), {'atol': 1e-6}),
+    'contracted.*.image': lambda case: contracted_points(jnp.array(case['point'])),
+    'directions': lambda: len(icosahedron_directions()),
+}
 
 
 def test_features_are_means_over_a_gaussian():

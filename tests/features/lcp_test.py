@@ -56,22 +56,18 @@ def of_edge():
     return [bound[0] for bound in ollivier_bounds(from_edges(8, ends).astype(float))]
 
 
-test_golden = golden_suite(
-    'lcp',
-    {
-        'complete.*': lambda _, n: orc(complete(int(n))),
-        'petersen': lambda: orc(PETERSEN),
-        'rook': lambda: orc(rook()),
-        'shrikhande': lambda: orc(shrikhande()),
-        'barbell_inside': (lambda: profile(0), {'atol': 1e-6}),
-        'barbell_port': (lambda: profile(3), {'atol': 1e-6}),
-        'barbell_bridge': (lambda: profile(4), {'atol': 1e-6}),
-        'forman_complete_4.*': (lambda _, kind: complete_4(kind), {}),
-        'forman_path_end': (lambda: forman_ricci(PATH)[0], {}),
-        'bounds': of_edge,
-    },
-    atol=1e-8,
-)
+test_golden = golden_suite('lcp', atol=1e-8) | {
+    'complete.*': lambda _, n: orc(complete(int(n))),
+    'petersen': lambda: orc(PETERSEN),
+    'rook': lambda: orc(rook()),
+    'shrikhande': lambda: orc(shrikhande()),
+    'barbell_inside': (lambda: profile(0), {'atol': 1e-6}),
+    'barbell_port': (lambda: profile(3), {'atol': 1e-6}),
+    'barbell_bridge': (lambda: profile(4), {'atol': 1e-6}),
+    'forman_complete_4.*': (lambda _, kind: complete_4(kind), {}),
+    'forman_path_end': (lambda: forman_ricci(PATH)[0], {}),
+    'bounds': of_edge,
+}
 
 
 def test_a_mirrored_barbell_has_the_same_profiles():

@@ -36,9 +36,10 @@ def numbered():
     return bias_of(part, 1, 2)[0]
 
 
-test_golden = golden_suite(
-    'beit_table', {'entries': lambda: make('1, 2').offsets.shape[0], 'ids': numbered}
-)
+test_golden = golden_suite('beit_table') | {
+    'entries': lambda: make('1, 2').offsets.shape[0],
+    'ids': numbered,
+}
 
 
 def test_every_pair_has_its_entry():
@@ -87,12 +88,10 @@ def test_a_resize_keeps_the_entries_of_the_class_token():
     np.testing.assert_allclose(large[:, 1, 1:3], cells[jnp.array([31, 30])].T, atol=1e-6)
 
 
-test_wrong_calls = refused(
-    {
-        r'beit_table: the tokens stand in a window of 2 x 3 cells, and the table is for one of '
-        r'2 x 2, which is smaller; use size=\(2, 3\)': lambda: make('2, 2').project(
-            None, None, None, *[pj.Tokens.of(positions=grid(2, 3))] * 2
-        ),
-        'columns must be at least 1': lambda: make('2, 0'),
-    }
-)
+test_wrong_calls = refused() | {
+    r'beit_table: the tokens stand in a window of 2 x 3 cells, and the table is for one of '
+    r'2 x 2, which is smaller; use size=\(2, 3\)': lambda: make('2, 2').project(
+        None, None, None, *[pj.Tokens.of(positions=grid(2, 3))] * 2
+    ),
+    'columns must be at least 1': lambda: make('2, 0'),
+}

@@ -94,16 +94,12 @@ def golden_logits(mode):
     return lambda golden: complex_logits(*products(), 1, mode, golden['alpha']).item()
 
 
-test_golden = golden_suite(
-    'cope_complex',
-    {
-        'real': (lambda: products()[0].item(), {}),
-        'imaginary': (lambda: products()[1].item(), {}),
-        **{mode: golden_logits(mode) for mode in ('magnitude', 'phase', 'hybrid', 'hybrid_norm')},
-        'sines': (lambda: cope_complex_sines(jnp.array([[0, 1]]), 4)[0, 1], {'atol': 1e-6}),
-    },
-    rtol=1e-6,
-)
+test_golden = golden_suite('cope_complex', rtol=1e-6) | {
+    'real': (lambda: products()[0].item(), {}),
+    'imaginary': (lambda: products()[1].item(), {}),
+    **{mode: golden_logits(mode) for mode in ('magnitude', 'phase', 'hybrid', 'hybrid_norm')},
+    'sines': (lambda: cope_complex_sines(jnp.array([[0, 1]]), 4)[0, 1], {'atol': 1e-6}),
+}
 
 
 def test_a_position_of_zero_and_real_logits_change_nothing():
@@ -172,14 +168,12 @@ def test_a_model_with_it_in_the_first_layer_alone():
     assert kinds == ['CopeComplex', 'NoPE', 'NoPE']
 
 
-test_wrong_calls = refused(
-    {
-        r'position 4 is not in 0 \.\. 3; use a larger table or': lambda: make_layer(
-            'cope_complex(position="learned", max_len=4)'
-        )(draw(0, 1, 5, D)),
-        r'needs positions \[B, L\], got \(1, 2, 2\)': lambda: make_layer('cope_complex()')(
-            draw(0, 1, 2, D), pj.Tokens.of(positions=[[[0, 1], [1, 1]]])
-        ),
-        'the width is even, got 5': lambda: cope_complex_sines(jnp.zeros((1, 1)), 5),
-    }
-)
+test_wrong_calls = refused() | {
+    r'position 4 is not in 0 \.\. 3; use a larger table or': lambda: make_layer(
+        'cope_complex(position="learned", max_len=4)'
+    )(draw(0, 1, 5, D)),
+    r'needs positions \[B, L\], got \(1, 2, 2\)': lambda: make_layer('cope_complex()')(
+        draw(0, 1, 2, D), pj.Tokens.of(positions=[[[0, 1], [1, 1]]])
+    ),
+    'the width is even, got 5': lambda: cope_complex_sines(jnp.zeros((1, 1)), 5),
+}

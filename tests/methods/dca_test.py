@@ -23,9 +23,9 @@ def distances(length, chunk=CHUNK, clip=CLIP):
     return np.asarray(dca_distance(pos, pos, chunk, clip))[0]
 
 
-test_golden = golden_suite(
-    'dca', {'rows.*': lambda _, row: distances(12)[int(row), : int(row) + 1]}
-)
+test_golden = golden_suite('dca') | {
+    'rows.*': lambda _, row: distances(12)[int(row), : int(row) + 1]
+}
 
 
 @pytest.mark.parametrize('chunk, local', [(4, 2), (5, 5), (3, 0), (1, 1)])

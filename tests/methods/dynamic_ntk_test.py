@@ -80,11 +80,9 @@ def test_a_spec_needs_the_trained_length():
 
 
 SEGMENTS = pj.Tokens.of(segment=np.zeros((1, 6), int))
-test_wrong_calls = refused(
-    {
-        'needs train_len': lambda: DynamicNTK(factor=2.0),
-        '1 queries and 6 keys': lambda: ENCODING.project(
-            qkv(1, 2)[0], *qkv(6, 2)[1:], SEGMENTS.slice(5, 1), SEGMENTS
-        ),
-    }
-)
+test_wrong_calls = refused() | {
+    'needs train_len': lambda: DynamicNTK(factor=2.0),
+    '1 queries and 6 keys': lambda: ENCODING.project(
+        qkv(1, 2)[0], *qkv(6, 2)[1:], SEGMENTS.slice(5, 1), SEGMENTS
+    ),
+}

@@ -48,19 +48,16 @@ def needed_carry(case):
     return tq.feats['fox_needed'][0, 0, 0]
 
 
-test_golden = golden_suite(
-    'fox',
-    {
-        'half.last': (weights_of_last, {'atol': 1e-6}),
-        'uneven.last': (weights_of_last, {'atol': 1e-6}),
-        'horizons.bias': (lambda case: fox_horizons(*case['range'], 4), {'atol': 1e-6}),
-        'horizons.gate': (
-            lambda case: 1 / (1 + np.exp(-fox_horizons(*case['range'], 4))),
-            {'atol': 1e-6},
-        ),
-        'needed.carry': (needed_carry, {'rtol': 1e-5}),
-    },
-)
+test_golden = golden_suite('fox') | {
+    'half.last': (weights_of_last, {'atol': 1e-6}),
+    'uneven.last': (weights_of_last, {'atol': 1e-6}),
+    'horizons.bias': (lambda case: fox_horizons(*case['range'], 4), {'atol': 1e-6}),
+    'horizons.gate': (
+        lambda case: 1 / (1 + np.exp(-fox_horizons(*case['range'], 4))),
+        {'atol': 1e-6},
+    ),
+    'needed.carry': (needed_carry, {'rtol': 1e-5}),
+}
 
 
 def test_equal_gates_are_alibi():

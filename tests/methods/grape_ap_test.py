@@ -38,11 +38,10 @@ def row_of_nothing():
     return bias_of(part, x=jnp.ones((1, GOLDEN['far'] + 1, D)))[:, -1]
 
 
-test_golden = golden_suite(
-    'grape_ap',
-    {'bias': lambda: row_of_nothing()[:, 0], 'last_row': lambda: row_of_nothing()[0]},
-    atol=1e-7,
-)
+test_golden = golden_suite('grape_ap', atol=1e-7) | {
+    'bias': lambda: row_of_nothing()[:, 0],
+    'last_row': lambda: row_of_nothing()[0],
+}
 
 
 def by_pairs(part, pos, relative=False):
@@ -145,17 +144,13 @@ def test_padding_between_tokens_adds_nothing():
     np.testing.assert_allclose(padded[:, valid], alone, atol=1e-5)
 
 
-test_wrong_calls = refused(
-    {
-        'size must be at least 2 and even, got 3': lambda: pj.make(
-            'grape_ap(size=3)', heads=2, model_dim=4
-        ),
-        '14 queries, 14 keys, input: none': lambda: logits(build(), *INPUTS[:2]),
-        '14 queries, 14 keys, input: 3 tokens': lambda: logits(
-            build(), *INPUTS[:2], None, INPUTS[3][:, :3]
-        ),
-        'one position per token': lambda: bias_of(
-            build(), pj.Tokens.of(positions=np.zeros((1, L, 2)))
-        ),
-    }
-)
+test_wrong_calls = refused() | {
+    'size must be at least 2 and even, got 3': lambda: pj.make(
+        'grape_ap(size=3)', heads=2, model_dim=4
+    ),
+    '14 queries, 14 keys, input: none': lambda: logits(build(), *INPUTS[:2]),
+    '14 queries, 14 keys, input: 3 tokens': lambda: logits(
+        build(), *INPUTS[:2], None, INPUTS[3][:, :3]
+    ),
+    'one position per token': lambda: bias_of(build(), pj.Tokens.of(positions=np.zeros((1, L, 2)))),
+}

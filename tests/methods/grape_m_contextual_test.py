@@ -44,18 +44,11 @@ def positions_of(case):
     return carry.high[0, 0]
 
 
-test_golden = golden_suite(
-    'grape_m_contextual',
-    {
-        'bias': lambda: build(moved=False).bias[0],
-        'increment.*': lambda _, gate: grape_m_contextual_increments(
-            build(moved=False).bias[0], gate
-        ),
-        'sums.positions': positions_of,
-    },
-    atol=2e-7,
-    rtol=2e-6,
-)
+test_golden = golden_suite('grape_m_contextual', atol=2e-7, rtol=2e-6) | {
+    'bias': lambda: build(moved=False).bias[0],
+    'increment.*': lambda _, gate: grape_m_contextual_increments(build(moved=False).bias[0], gate),
+    'sums.positions': positions_of,
+}
 
 
 def by_pairs(part, gate='sigmoid'):
@@ -132,12 +125,10 @@ def test_logits_keep_their_digits_over_many_blocks(theta):
     np.testing.assert_allclose(s[-1, 0, 0, 0], expected, atol=TOLERANCE)
 
 
-test_wrong_calls = refused(
-    {
-        'of one token per key: 14 keys, input: none': lambda: logits(build(), *INPUTS[:2]),
-        'of one token per key: 14 keys, input: 3 tokens': lambda: logits(
-            build(), *INPUTS[:2], None, INPUTS[3][:, :3]
-        ),
-        "gate='relu' is not one of 'sigmoid', 'softplus'": lambda: build('gate="relu"'),
-    }
-)
+test_wrong_calls = refused() | {
+    'of one token per key: 14 keys, input: none': lambda: logits(build(), *INPUTS[:2]),
+    'of one token per key: 14 keys, input: 3 tokens': lambda: logits(
+        build(), *INPUTS[:2], None, INPUTS[3][:, :3]
+    ),
+    "gate='relu' is not one of 'sigmoid', 'softplus'": lambda: build('gate="relu"'),
+}

@@ -62,15 +62,12 @@ def dodecahedron_counts():
     return np.bincount(graphormer_shortest_paths(graph)[0][7])
 
 
-test_golden_distances = golden_suite(
-    'graphormer_spatial',
-    {
-        'edge': lambda: graphormer_shortest_paths(complete(2))[0],
-        'apart': lambda: graphormer_shortest_paths(disjoint(PATH, complete(1)))[0],
-        'counts': dodecahedron_counts,
-        'bias': spatial_bias,
-    },
-)
+test_golden_distances = golden_suite('graphormer_spatial') | {
+    'edge': lambda: graphormer_shortest_paths(complete(2))[0],
+    'apart': lambda: graphormer_shortest_paths(disjoint(PATH, complete(1)))[0],
+    'counts': dodecahedron_counts,
+    'bias': spatial_bias,
+}
 
 
 def edge_bias():
@@ -79,10 +76,10 @@ def edge_bias():
     return bias_of(encoding, graph_path=graphormer_path_edges(PATH, np.array(EDGE['types']), 2))
 
 
-test_golden_paths = golden_suite(
-    'graphormer_edge',
-    {'paths': lambda: graphormer_path_edges(PATH, np.array(EDGE['types']), 2), 'bias': edge_bias},
-)
+test_golden_paths = golden_suite('graphormer_edge') | {
+    'paths': lambda: graphormer_path_edges(PATH, np.array(EDGE['types']), 2),
+    'bias': edge_bias,
+}
 
 
 def degree_vectors():

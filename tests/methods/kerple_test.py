@@ -26,15 +26,11 @@ def make(kernel, fixed=(), **values):
     return encoding
 
 
-test_golden = golden_suite(
-    'kerple',
-    {
-        'log.probabilities': lambda case: jax.nn.softmax(
-            bias_of(make('log', a=case['a'], p=case['p']), case['length'])[0, -1]
-        )
-    },
-    atol=1e-6,
-)
+test_golden = golden_suite('kerple', atol=1e-6) | {
+    'log.probabilities': lambda case: jax.nn.softmax(
+        bias_of(make('log', a=case['a'], p=case['p']), case['length'])[0, -1]
+    )
+}
 
 
 def test_power_with_exponent_one_is_alibi():

@@ -278,22 +278,20 @@ def ends_of(tok=pj.Tokens.of(length=9), **options):
     return lambda: keep_ends(Cache((tok,), jnp.array(8), (layer,)), (tok,), first=1, **options)
 
 
-test_wrong_calls = refused(
-    {
-        'needs lm_infinite in every layer': lambda: write('rope()', ConstantCache()),
-        'from the ids of all': lambda: write(BY_IDS, ConstantCache()),
-        'must be a Decoding, e.g. .* got <class': lambda: write('rope()', ConstantCache),
-        'at least 1 new token, an integer, got 0': lambda: ConstantCache(0),
-        "got '4'": lambda: ConstantCache('4'),
-        'last=0': ends_of(last=0),
-        'room=0': ends_of(last=2, room=0),
-        'room for 2 tokens after 8 exceeds the text of 9 tokens': ends_of(last=2, room=2),
-        'one text a row, got packed documents': ends_of(PACKED, last=2),
-        'whose last token chooses keys, got packed documents': lambda: encoding(
-            n_local=2, more=', top_k=1'
-        ).project(*qkv(9), PACKED, PACKED),
-    }
-)
+test_wrong_calls = refused() | {
+    'needs lm_infinite in every layer': lambda: write('rope()', ConstantCache()),
+    'from the ids of all': lambda: write(BY_IDS, ConstantCache()),
+    'must be a Decoding, e.g. .* got <class': lambda: write('rope()', ConstantCache),
+    'at least 1 new token, an integer, got 0': lambda: ConstantCache(0),
+    "got '4'": lambda: ConstantCache('4'),
+    'last=0': ends_of(last=0),
+    'room=0': ends_of(last=2, room=0),
+    'room for 2 tokens after 8 exceeds the text of 9 tokens': ends_of(last=2, room=2),
+    'one text a row, got packed documents': ends_of(PACKED, last=2),
+    'whose last token chooses keys, got packed documents': lambda: encoding(
+        n_local=2, more=', top_k=1'
+    ).project(*qkv(9), PACKED, PACKED),
+}
 
 
 @pytest.mark.full

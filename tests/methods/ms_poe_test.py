@@ -79,18 +79,14 @@ def index(assign):
     return lambda values: ms_poe_index(jnp.array(values['order']), assign)
 
 
-test_golden = golden_suite(
-    'ms_poe',
-    {
-        'first': lambda values: ms_poe_ratios(values['heads'], 1.2, 1.8)[0],
-        'second': lambda values: ms_poe_ratios(values['heads'], 1.2, 1.8)[1],
-        'last': lambda values: ms_poe_ratios(values['heads'], 1.2, 1.8)[-1],
-        'order': lambda values: ms_poe_order(jnp.asarray(values['scores'])),
-        'logits': (logits_at_the_distance, {'atol': 2e-6}),
-        **{assign: index(assign) for assign in ('rank', 'code', 'normal')},
-    },
-    rtol=1e-12,
-)
+test_golden = golden_suite('ms_poe', rtol=1e-12) | {
+    'first': lambda values: ms_poe_ratios(values['heads'], 1.2, 1.8)[0],
+    'second': lambda values: ms_poe_ratios(values['heads'], 1.2, 1.8)[1],
+    'last': lambda values: ms_poe_ratios(values['heads'], 1.2, 1.8)[-1],
+    'order': lambda values: ms_poe_order(jnp.asarray(values['scores'])),
+    'logits': (logits_at_the_distance, {'atol': 2e-6}),
+    **{assign: index(assign) for assign in ('rank', 'code', 'normal')},
+}
 
 
 def test_equal_scores_keep_their_order():
@@ -251,17 +247,15 @@ def probed(tok=None, **fields):
     return lambda: probe_heads(model(**fields), PROMPT, tok)
 
 
-test_wrong_calls = refused(
-    {
-        'built for 4 heads, got 3': lambda: run(encoding(), *(a[:, :, :3] for a in qkv())),
-        r'one position per token \[B, L\]': (
-            lambda: logits(encoding(), *qkv(5)[:2], jnp.zeros((1, 5, 2), int))
-        ),
-        'no ms_poe part': lambda: reorder(model(), jnp.zeros((4, 4), int)),
-        r'4 layers, 4 heads, got \(3, 4\)': (
-            lambda: reorder(model('ms_poe(encoding=rope())'), jnp.zeros((3, 4), int))
-        ),
-        "kind 'encoder'": probed(kind='encoder'),
-        'packed documents': probed(pj.Tokens.of(segment=np.zeros((1, 40), int))),
-    }
-)
+test_wrong_calls = refused() | {
+    'built for 4 heads, got 3': lambda: run(encoding(), *(a[:, :, :3] for a in qkv())),
+    r'one position per token \[B, L\]': (
+        lambda: logits(encoding(), *qkv(5)[:2], jnp.zeros((1, 5, 2), int))
+    ),
+    'no ms_poe part': lambda: reorder(model(), jnp.zeros((4, 4), int)),
+    r'4 layers, 4 heads, got \(3, 4\)': (
+        lambda: reorder(model('ms_poe(encoding=rope())'), jnp.zeros((3, 4), int))
+    ),
+    "kind 'encoder'": probed(kind='encoder'),
+    'packed documents': probed(pj.Tokens.of(segment=np.zeros((1, 40), int))),
+}

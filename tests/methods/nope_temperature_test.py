@@ -44,15 +44,11 @@ def entropy_of_two(_, temperature):
     return nope_temperature_entropy(float(temperature) * jnp.log(jnp.array([[1.0, 3.0]])))[0]
 
 
-test_golden = golden_suite(
-    'nope_temperature',
-    {
-        'uniform': (entropies_of_zeros, {'atol': 1e-6}),
-        'two_keys.*': (entropy_of_two, {'atol': 1e-6}),
-        'curve.*': lambda _, index: nope_temperature_curve(jnp.array([int(index)]), 0.5, 8)[0],
-    },
-    rtol=1e-6,
-)
+test_golden = golden_suite('nope_temperature', rtol=1e-6) | {
+    'uniform': (entropies_of_zeros, {'atol': 1e-6}),
+    'two_keys.*': (entropy_of_two, {'atol': 1e-6}),
+    'curve.*': lambda _, index: nope_temperature_curve(jnp.array([int(index)]), 0.5, 8)[0],
+}
 
 
 @pytest.mark.full

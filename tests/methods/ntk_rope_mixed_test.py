@@ -14,15 +14,11 @@ THETA = rope_frequencies(64, 1e4)
 FOUND, TEMPERATURE = NTKRoPEMixed()(64, 1e4)
 
 
-test_golden = golden_suite(
-    'ntk_rope_mixed',
-    {
-        'frequencies': lambda v: FOUND[v['planes']],
-        'last': (lambda: THETA[-1] / FOUND[-1], {'rtol': 1e-12}),
-        'rate': lambda: np.log(THETA[0] / FOUND[0]),
-    },
-    rtol=3e-7,
-)
+test_golden = golden_suite('ntk_rope_mixed', rtol=3e-7) | {
+    'frequencies': lambda v: FOUND[v['planes']],
+    'last': (lambda: THETA[-1] / FOUND[-1], {'rtol': 1e-12}),
+    'rate': lambda: np.log(THETA[0] / FOUND[0]),
+}
 
 
 def test_a_loop_over_planes():

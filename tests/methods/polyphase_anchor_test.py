@@ -43,9 +43,10 @@ def moved_and_anchored(values):
     return fixed[0, :, :, 0]
 
 
-test_golden = golden_suite(
-    'polyphase_anchor', {'energies': energies, 'anchored': moved_and_anchored}
-)
+test_golden = golden_suite('polyphase_anchor') | {
+    'energies': energies,
+    'anchored': moved_and_anchored,
+}
 
 
 def test_of_equal_phases_the_first_one_wins():

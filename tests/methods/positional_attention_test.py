@@ -57,9 +57,10 @@ def weights(values):
     return attention(encoding, zero, zero, jnp.eye(2).reshape(1, 2, 1, 2))[0, :, 0]
 
 
-test_golden = golden_suite(
-    'positional_attention', {'logits': logits, 'weights': weights}, rtol=1e-6
-)
+test_golden = golden_suite('positional_attention', rtol=1e-6) | {
+    'logits': logits,
+    'weights': weights,
+}
 
 
 @pytest.mark.parametrize(

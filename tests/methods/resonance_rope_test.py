@@ -23,13 +23,10 @@ def wavelengths(given, width):
     return found.round()[: len(given[width])]
 
 
-test_golden = golden_suite(
-    'resonance_rope',
-    {
-        'wavelengths.*': wavelengths,
-        'frequencies': (lambda: ResonanceRoPE()(8, 1e4)[0], {'rtol': 3e-6}),
-    },
-)
+test_golden = golden_suite('resonance_rope') | {
+    'wavelengths.*': wavelengths,
+    'frequencies': (lambda: ResonanceRoPE()(8, 1e4)[0], {'rtol': 3e-6}),
+}
 
 
 def test_halves_are_rounded_to_even():

@@ -34,16 +34,11 @@ def series(_):
     return total + 1 / 200_000
 
 
-test_golden = golden_suite(
-    'rpe_convergent',
-    {
-        'type1': first_four('type1'),
-        'type2': first_four('type2'),
-        'sum_of_type1': (series, {'rtol': 1e-7}),
-    },
-    rtol=1e-6,
-    atol=1e-7,
-)
+test_golden = golden_suite('rpe_convergent', rtol=1e-6, atol=1e-7) | {
+    'type1': first_four('type1'),
+    'type2': first_four('type2'),
+    'sum_of_type1': (series, {'rtol': 1e-7}),
+}
 
 
 EXPECTED = {  # at y = 8, written without r

@@ -23,13 +23,10 @@ def exact(distances, dim=128):
     return np.cos(angles).sum(-1) - dim / 2
 
 
-test_golden = golden_suite(
-    'sandwich',
-    {
-        'curve.*': (lambda _, distance: curve([int(distance)])[0], {'atol': 1e-5}),
-        'narrow': (lambda _: curve([1], dim=4)[0], {'rtol': 5e-3}),
-    },
-)
+test_golden = golden_suite('sandwich') | {
+    'curve.*': (lambda _, distance: curve([int(distance)])[0], {'atol': 1e-5}),
+    'narrow': (lambda _: curve([1], dim=4)[0], {'rtol': 5e-3}),
+}
 
 
 @pytest.mark.parametrize('start', [0, 10**6, 2**30])

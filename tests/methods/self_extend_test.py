@@ -41,13 +41,10 @@ def capacity(values):
     return found
 
 
-test_golden = golden_suite(
-    'self_extend',
-    {
-        'last_row': lambda v: distances(12, group=v['group'], local=v['local'])[-1],
-        'capacity': capacity,
-    },
-)
+test_golden = golden_suite('self_extend') | {
+    'last_row': lambda v: distances(12, group=v['group'], local=v['local'])[-1],
+    'capacity': capacity,
+}
 
 
 @pytest.mark.parametrize('form', FORMS.values(), ids=FORMS)

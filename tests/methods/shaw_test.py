@@ -131,16 +131,14 @@ def test_without_its_value_term_another_encoding_may_collect():
 
 
 Q, POS = jnp.ones((1, 1, 3, 4)), jnp.arange(3)[None]
-test_wrong_vectors = refused(
-    {
-        r'relative keys are 2 K \+ 1 vectors, .* got 4': (
-            lambda: shaw_logits(Q, Q, jnp.ones((4, 4)), POS, POS)
-        ),
-        r'relative values are 2 K \+ 1 vectors, .* got 2': (
-            lambda: shaw_values(jnp.ones((1, 1, 3, 3)), jnp.ones((2, 4)), POS, POS)
-        ),
-        'shaw needs integer positions, got float32': (
-            lambda: shaw_logits(Q, Q, jnp.ones((3, 4)), POS / 2, POS)
-        ),
-    }
-)
+test_wrong_vectors = refused() | {
+    r'relative keys are 2 K \+ 1 vectors, .* got 4': (
+        lambda: shaw_logits(Q, Q, jnp.ones((4, 4)), POS, POS)
+    ),
+    r'relative values are 2 K \+ 1 vectors, .* got 2': (
+        lambda: shaw_values(jnp.ones((1, 1, 3, 3)), jnp.ones((2, 4)), POS, POS)
+    ),
+    'shaw needs integer positions, got float32': (
+        lambda: shaw_logits(Q, Q, jnp.ones((3, 4)), POS / 2, POS)
+    ),
+}

@@ -45,15 +45,12 @@ def counts(moved):
     return row
 
 
-test_golden = golden_suite(
-    'string',
-    {
-        'last_row': lambda values: distances(10, values['shift'], values['local'])[-1],
-        'counted.counts': counts(True),
-        'counted.plain': counts(False),
-        'released_attention_factor': (lambda _: 0.1 * math.log(2) + 1, {'atol': 1e-7}),
-    },
-)
+test_golden = golden_suite('string') | {
+    'last_row': lambda values: distances(10, values['shift'], values['local'])[-1],
+    'counted.counts': counts(True),
+    'counted.plain': counts(False),
+    'released_attention_factor': (lambda _: 0.1 * math.log(2) + 1, {'atol': 1e-7}),
+}
 
 
 @pytest.mark.parametrize(

@@ -46,16 +46,13 @@ def resized_row():
     return swin_table_resized(cells, (1, 2), (1, 3))[:, 0]
 
 
-test_golden = golden_suite(
-    'swin_table',
-    {
-        'of_first_cell': lambda: ids_of(2, 2, 0),
-        'of_last_cell': lambda: ids_of(2, 2, 3),
-        'of_itself': lambda: jnp.diagonal(ids_of(2, 2)),
-        'in_2_x_3': lambda: ids_of(2, 3, 0),
-        'resized': (resized_row, {'atol': 1e-6}),
-    },
-)
+test_golden = golden_suite('swin_table') | {
+    'of_first_cell': lambda: ids_of(2, 2, 0),
+    'of_last_cell': lambda: ids_of(2, 2, 3),
+    'of_itself': lambda: jnp.diagonal(ids_of(2, 2)),
+    'in_2_x_3': lambda: ids_of(2, 3, 0),
+    'resized': (resized_row, {'atol': 1e-6}),
+}
 
 
 def softmax(s):
@@ -303,19 +300,17 @@ def test_every_layer_of_a_model_has_a_table_of_its_own():
 
 
 smaller = 'window of 3 x 4 cells, and the table is for one of {}, which is smaller; use size='
-test_wrong_calls = refused(
-    {
-        smaller.format('2 x 4') + r'\(3, 4\)': lambda: checked(make('2, 4'), TOK),
-        smaller.format('3 x 3'): lambda: checked(make('9, 9, size=(3, 3)'), TOK),
-        'window of 3 x 5 cells': lambda: checked(make(), pj.Tokens.on_grid(3, 5)),
-        r'positions \[B, L, 2\]': lambda: checked(make(), pj.Tokens.of(length=4)),
-        'integer positions': lambda: checked(make(), pj.Tokens.of(positions=CELLS / 2)),
-        'built for 2 heads, the queries have 4': lambda: attend(make(), *qkv(12, 4), TOK),
-        'shift=1 moves windows': lambda: make('2, 2, shift=1'),
-        'rows must be at least 1 and at most 256, got 0': lambda: make('0, 2'),
-        'at most 256, got 300': lambda: make('2, 2, size=(2, 300)'),
-    }
-)
+test_wrong_calls = refused() | {
+    smaller.format('2 x 4') + r'\(3, 4\)': lambda: checked(make('2, 4'), TOK),
+    smaller.format('3 x 3'): lambda: checked(make('9, 9, size=(3, 3)'), TOK),
+    'window of 3 x 5 cells': lambda: checked(make(), pj.Tokens.on_grid(3, 5)),
+    r'positions \[B, L, 2\]': lambda: checked(make(), pj.Tokens.of(length=4)),
+    'integer positions': lambda: checked(make(), pj.Tokens.of(positions=CELLS / 2)),
+    'built for 2 heads, the queries have 4': lambda: attend(make(), *qkv(12, 4), TOK),
+    'shift=1 moves windows': lambda: make('2, 2, shift=1'),
+    'rows must be at least 1 and at most 256, got 0': lambda: make('0, 2'),
+    'at most 256, got 300': lambda: make('2, 2, size=(2, 300)'),
+}
 
 
 def test_an_unknown_argument_names_the_nearest():

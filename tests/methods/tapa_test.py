@@ -42,13 +42,10 @@ def powers(values):
     return tapa_distance(jnp.array([[0]]), jnp.array([values['distance']]), values['alpha'])[0, 0]
 
 
-test_golden = golden_suite(
-    'tapa',
-    {
-        'logits.logit': (golden_logits, {'atol': 1e-6}),
-        'powers.power': (powers, {'atol': 6e-4}),  # the sheet's digits
-    },
-)
+test_golden = golden_suite('tapa') | {
+    'logits.logit': (golden_logits, {'atol': 1e-6}),
+    'powers.power': (powers, {'atol': 6e-4}),  # the sheet's digits
+}
 
 
 @pytest.mark.parametrize('theta, size', [(0.5, 4), (0.25, 2), (0.875, 7)])

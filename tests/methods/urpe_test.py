@@ -73,9 +73,11 @@ def second_of_two(values):
     return out[0, 1, 0, 0]
 
 
-test_golden = golden_suite(
-    'urpe', {'row': numbered, 'unused': unused, 'out': (second_of_two, {'rtol': 1e-6})}
-)
+test_golden = golden_suite('urpe') | {
+    'row': numbered,
+    'unused': unused,
+    'out': (second_of_two, {'rtol': 1e-6}),
+}
 
 
 def test_distances_within_a_direction_are_those_of_t5():

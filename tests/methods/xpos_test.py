@@ -26,14 +26,10 @@ def draw(length, width=64):
     return [jax.random.normal(jax.random.key(i), (1, length, 1, width)) for i in range(2)]
 
 
-test_golden = golden_suite(
-    'xpos',
-    {
-        'zeta': lambda values: xpos_decay(64)[values['planes']],
-        'factor_at_1024': lambda values: xpos_decay(64)[values['planes']] ** 2,
-    },
-    atol=6e-8,
-)
+test_golden = golden_suite('xpos', atol=6e-8) | {
+    'zeta': lambda values: xpos_decay(64)[values['planes']],
+    'factor_at_1024': lambda values: xpos_decay(64)[values['planes']] ** 2,
+}
 
 
 @pytest.mark.full_but_one

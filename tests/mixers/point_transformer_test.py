@@ -46,11 +46,11 @@ def nearest(golden):
     ][0]
 
 
-test_golden = golden_suite(
-    'point_transformer',
-    {'one_weight': one_weight, 'two_weights': two_weights, 'nearest': nearest},
-    atol=1e-6,
-)
+test_golden = golden_suite('point_transformer', atol=1e-6) | {
+    'one_weight': one_weight,
+    'two_weights': two_weights,
+    'nearest': nearest,
+}
 
 
 def one_by_one(mixer, x, points):
@@ -141,14 +141,12 @@ def test_a_model_of_points():
     assert np.median(np.abs(low - high)) < 0.05
 
 
-test_wrong_calls = refused(
-    {
-        r'point_transformer\(components=3\) needs positions \[B, L, 3\]': lambda: make(LAYER).whole(
-            X, pj.Tokens.of(length=LENGTH)
-        ),
-        'share must be at least 1 and a divisor of model_dim=8, got 3': lambda: make(
-            'point_transformer(share=3)'
-        ),
-        'neighbours must be at least 1': lambda: make('point_transformer(neighbours=0)'),
-    }
-)
+test_wrong_calls = refused() | {
+    r'point_transformer\(components=3\) needs positions \[B, L, 3\]': lambda: make(LAYER).whole(
+        X, pj.Tokens.of(length=LENGTH)
+    ),
+    'share must be at least 1 and a divisor of model_dim=8, got 3': lambda: make(
+        'point_transformer(share=3)'
+    ),
+    'neighbours must be at least 1': lambda: make('point_transformer(neighbours=0)'),
+}
