@@ -9,12 +9,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.methods.swin_table import (
-    extent,
-    swin_table_bias,
-    swin_table_ids,
-    swin_table_resized,
-)
+from posenc_jax.methods import swin_table as module
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden, golden_suite
 from tests.methods.pairs import attend, draw, grid, qkv
@@ -38,12 +33,12 @@ def checked(part, tok):
 
 def ids_of(rows, columns, cell=slice(None)):
     cells = jnp.asarray(grid(rows, columns, 0))
-    return swin_table_ids(cells, cells, rows, columns)[0, cell]
+    return module.swin_table_ids(cells, cells, rows, columns)[0, cell]
 
 
 def resized_row():
     cells = jnp.array(GOLDEN['cells'])[:, None]
-    return swin_table_resized(cells, (1, 2), (1, 3))[:, 0]
+    return module.swin_table_resized(cells, (1, 2), (1, 3))[:, 0]
 
 
 test_golden = golden_suite('swin_table') | {
@@ -126,7 +121,7 @@ def test_a_zero_table_is_plain_attention():
 def test_rows_and_columns_are_told_apart():
     """The offset is query minus key; rows come first."""
     table = jnp.arange(15.0)[:, None]  # a window of 2 x 3
-    bias = swin_table_bias(table, ids_of(2, 3)[None])[0, 0].reshape(2, 3, 2, 3)
+    bias = module.swin_table_bias(table, ids_of(2, 3)[None])[0, 0].reshape(2, 3, 2, 3)
     assert bias[1, 0, 0, 0] == 12 and bias[0, 0, 1, 0] == 2
     assert bias[0, 1, 0, 0] == 8 and bias[0, 0, 0, 1] == 6
 
@@ -171,10 +166,10 @@ def test_the_table_is_resized_as_a_picture(size):
     image = np.asarray(part.offsets[...]).reshape(5, 7, N)
     new = tuple(2 * side - 1 for side in size)
     expected = resized_by_definition(image, new).reshape(-1, N)
-    found = swin_table_resized(part.offsets[...], (3, 4), size)
+    found = module.swin_table_resized(part.offsets[...], (3, 4), size)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     cells = jnp.asarray(grid(*size, 0))
-    ids = swin_table_ids(cells, cells, *size)
+    ids = module.swin_table_ids(cells, cells, *size)
     bias = np.moveaxis(expected[np.asarray(ids)[0]], -1, 0)
     np.testing.assert_allclose(larger.bias(cells, cells)[0], bias, atol=1e-5)
 
@@ -188,7 +183,7 @@ def test_the_resize_of_torch():
         new = tuple(2 * side - 1 for side in size)
         options = dict(mode='bicubic', align_corners=False, antialias=False)
         expected = torch.nn.functional.interpolate(image, size=new, **options)[0].numpy()
-        found = swin_table_resized(jnp.asarray(table), (3, 4), size)
+        found = module.swin_table_resized(jnp.asarray(table), (3, 4), size)
         np.testing.assert_allclose(found.T.reshape(N, *new), expected, atol=1e-5)
 
 
@@ -196,10 +191,10 @@ def test_windows_of_documents_have_places_of_their_own():
     """The window of every document counts, not the whole of a packed row; padding does not."""
     pos = np.concatenate([grid(2, 3, 1), grid(4, 2, 0) + 50], axis=1)
     segment = np.repeat([[0, 1]], [7, 8], axis=1)
-    assert extent(pj.Tokens.of(positions=pos, segment=segment)) == (4, 3)
+    assert module.extent(pj.Tokens.of(positions=pos, segment=segment)) == (4, 3)
     valid = np.arange(15)[None] < 11
-    assert extent(pj.Tokens.of(positions=pos, segment=segment, valid=valid)) == (2, 3)
-    assert extent(pj.Tokens.on_grid(5, 9, extra=2)) == (5, 9)
+    assert module.extent(pj.Tokens.of(positions=pos, segment=segment, valid=valid)) == (2, 3)
+    assert module.extent(pj.Tokens.on_grid(5, 9, extra=2)) == (5, 9)
     assert checked(make('4, 3'), pj.Tokens.of(positions=pos, segment=segment)).length == 15
 
 
