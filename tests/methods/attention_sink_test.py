@@ -62,8 +62,3 @@ def test_the_gradient_of_a_sink():
 def test_a_query_without_keys_gives_zeros():
     tok = pj.Tokens.of(valid=[[False] * 3 + [True] * 6])
     assert not attend(build(), Q, K, V, tok)[:, :3].any()
-
-
-def test_refused_heads():
-    with pytest.raises(ValueError, match='attention_sink has parameters of 3 heads, the queries'):
-        attend(build(heads=3), Q, K, V)

@@ -100,11 +100,6 @@ def test_fixed_parameters_are_not_trained():
     assert {path[-1] for path, _ in nnx.to_flat_state(state)} == {'logscale'}
 
 
-def test_another_number_of_heads_is_refused():
-    with pytest.raises(ValueError, match='bam has parameters of 1 heads, the queries have 4'):
-        attend(pj.make('bam()', heads=1), *qkv(3))
-
-
 def test_far_distances_keep_a_shape_that_alibi_loses():
     """The claim behind its reach: with beta < 1 what lies 500 times farther off is weighed, where
     ALiBi underflows.

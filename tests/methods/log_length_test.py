@@ -11,7 +11,6 @@ from posenc_jax.methods.log_length import (
     log_length_logn_factor,
     log_length_queries,
 )
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
 
 SIZES = dict(heads=2, head_dim=4, train_len=4)
@@ -64,19 +63,3 @@ def test_factors_are_formed_in_float32():
     """In bfloat16 the factor is 1.0, and 3.0117 lies nearest to 3.0156."""
     found = log_length_queries(jnp.full((1, 1, 1, 2), 3.0, jnp.bfloat16), jnp.array([[1.0039]]))
     assert found.dtype == jnp.bfloat16 and (found == jnp.bfloat16(3.015625)).all()
-
-
-@pytest.mark.parametrize(
-    'spec, message',
-    [
-        ('log_length("log")', "kind='log' is not one of 'logn', 'llama4'|did you mean 'logn'"),
-        ('log_length(step=64)', "step belongs to the kind 'llama4', got step=64 with kind='logn'"),
-        ('log_length(slope=0.1)', "slope belongs to the kind 'llama4', got slope=0.1"),
-        ('log_length("llama4", slope=-0.1)', 'log_length slope must be at least 0, got -0.1'),
-        ('log_length("llama4", step=0)', 'log_length step must be at least 1, got 0'),
-        ('log_length(train_len=1)', 'train_len must be at least 2, got 1'),
-    ],
-)
-def test_what_is_refused(spec, message):
-    with pytest.raises(SpecError, match=message):
-        pj.make(spec, **SIZES)

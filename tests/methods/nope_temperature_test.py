@@ -117,11 +117,7 @@ def test_it_takes_the_place_of_nope():
     assert np.abs(model.extend('nope_temperature(3.0)')(tokens) - model(tokens)).max() > 1e-3
 
 
-def test_what_it_does_not_extend_and_another_number_of_heads():
+def test_what_it_does_not_extend():
     message = r'nope_temperature extends one nope; found 0 in rope \| causal'
     with pytest.raises(SpecError, match=message):
         extend(pj.make('rope() | causal()', **SIZES), 'nope_temperature(1.5)', **SIZES)
-    encoding = pj.make('nope_temperature((1.0, 2.0))', heads=2, train_len=8)
-    tok = pj.Tokens.of(length=12)
-    with pytest.raises(ValueError, match='built for 2 heads, got 4'):
-        encoding.project(*vectors(), tok, tok)

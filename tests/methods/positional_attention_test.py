@@ -118,11 +118,6 @@ def test_positions_beyond_the_table():
     ).all()
 
 
-def test_several_position_components_are_refused():
-    with pytest.raises(ValueError, match='one position per token'):
-        positional_attention_projected(jnp.zeros((1, 2, 2), int), jnp.zeros((4, 1, 4)))
-
-
 # The network of the paper.
 
 

@@ -8,7 +8,6 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.methods.self_extend import self_extend_distance
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
 from tests.methods.by_distance import WIDTH, logits, qkv, run, softmax
 from tests.methods.pair_logits import logits as pair_logits
@@ -90,26 +89,3 @@ def test_extensions_and_default_windows():
     assert (part.group, part.local, part.floor) == (16.0, 16, False)
     assert repr(part) == 'leaky_rerope(encoding=rope())'
     assert pj.make('rerope(encoding=rope())', head_dim=8, train_len=3).local == 1
-
-
-@pytest.mark.parametrize(
-    'spec, message',
-    [
-        ('rerope(encoding=alibi())', 'rerope extends a rotary encoding, got alibi'),
-        (
-            'leaky_rerope(encoding=rope(freqs=dynamic_ntk()))',
-            'leaky_rerope needs frequencies that do not depend on the current length',
-        ),
-        ('rerope(encoding=rope(), local=0)', 'rerope local must be at least 1'),
-        ('rerope(encoding=rope(), local=9)', r'rerope local must be .*at most train_len=8, got 9'),
-        (
-            'leaky_rerope(encoding=rope(), factor=0.5)',
-            'leaky_rerope factor, .* at least 1, got 0.5',
-        ),
-        ('rerope(encoding=rope(), train_len=1)', 'rerope train_len, .* at least 2, got 1'),
-        ('rope() | rerope()', 'write rerope.encoding=rope|extends another encoding'),
-    ],
-)
-def test_what_is_refused(spec, message):
-    with pytest.raises(SpecError, match=message):
-        pj.make(spec, heads=2, head_dim=8, train_len=8)

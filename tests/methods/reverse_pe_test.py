@@ -100,9 +100,3 @@ test_a_cache_is_refused = refused() | {
 def test_no_other_part_of_a_chain_brings_a_cache():
     chained = pj.make('reverse_pe() | rope(freqs=dynamic_ntk(train_len=8))', head_dim=8)
     assert chained.cached == 'none'
-
-
-@pytest.mark.parametrize('last, found', [(9, '9 .. 9'), ([0, -3], '-3 .. 0')])
-def test_the_newest_is_one_of_the_row(last, found):
-    with pytest.raises(ValueError, match=f'last lies in 0 .. 2, got {found}'):
-        reverse_pe_newest_first(jnp.zeros((2, 3)), jnp.asarray(last))

@@ -10,7 +10,6 @@ from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.methods import swin_table as module
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden, golden_suite
 from tests.methods.pairs import attend, draw, grid, qkv
 from tests.refusals import refused
@@ -306,8 +305,3 @@ test_wrong_calls = refused() | {
     'rows must be at least 1 and at most 256, got 0': lambda: make('0, 2'),
     'at most 256, got 300': lambda: make('2, 2, size=(2, 300)'),
 }
-
-
-def test_an_unknown_argument_names_the_nearest():
-    with pytest.raises(SpecError, match='windows'):
-        make('2, 2, window=True')

@@ -95,9 +95,3 @@ def test_a_phase_is_a_factor_of_the_queries_that_make_phases():
     q, k = draw()
     turned = logits('tapa()', q.at[..., 4:].multiply(0.25), k)
     np.testing.assert_allclose(logits('tapa(phase=0.25)', q, k), turned, atol=2e-5)
-
-
-def test_several_position_components_are_refused():
-    q, k = draw(2)
-    with pytest.raises(ValueError, match='one position per token'):
-        logits('tapa()', q, k, jnp.zeros((1, 2, 2)))

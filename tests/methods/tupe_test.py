@@ -8,7 +8,6 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.methods.tupe import tupe_bias, tupe_bucket
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
 from tests.methods.models import moved
 from tests.methods.pairs import draw, qkv
@@ -194,8 +193,3 @@ def test_traced_positions_that_do_not_exist_are_nan():
 
     found = jax.jit(run)(jnp.array([[-1, 8]]))[0, 0]
     assert np.isnan(found).tolist() == [[True, True], [True, False]]
-
-
-def test_a_table_shorter_than_what_is_drawn_is_refused():
-    with pytest.raises(SpecError, match=r'draws positions 0 \.\. 63, tupe has 9'):
-        pj.make('randomized_pe(max_len=64) | tupe(max_len=9)', heads=N, head_dim=H, model_dim=D)

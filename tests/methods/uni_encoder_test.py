@@ -261,12 +261,6 @@ def place(positions):
     return make().place(pj.Tokens.of(positions=positions))
 
 
-@pytest.mark.parametrize('sizes', [(0, [1]), (2, []), (2, [1, 0]), (2.5, [1])], ids=str)
-def test_contexts_and_candidates_have_tokens(sizes):
-    with pytest.raises(ValueError, match='a context and candidates of at least one token'):
-        uni_encoder_ids(*sizes)
-
-
 def traced_scores():
     jax.eval_shape(lambda pos: scorer()(PAIR['tokens'], pos)[0], PAIR['positions'])
 

@@ -175,12 +175,3 @@ def test_positions_of_equal_tokens_are_learned_and_a_bias_alone_stays_at_chance(
     for table in ('bucketed', 'toeplitz'):
         accuracy, loss = trained(f'urpe(table="{table}")')
         assert accuracy > 0.9, (table, accuracy, loss)
-
-
-def test_wrong_input_says_what_is_wrong():
-    _, urpe = make(TABLES[1])
-    tok = pj.Tokens.of(length=3)
-    with pytest.raises(ValueError, match='tables for 4 heads, the queries have 2'):
-        pj.attend(urpe, *[jnp.zeros((1, 3, 2, H))] * 3, tok, tok)
-    with pytest.raises(ValueError, match='needs integer positions, got float32'):
-        urpe.index(jnp.zeros((1, 3)), jnp.zeros((1, 3)))
