@@ -10,7 +10,7 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.methods.swin_table import swin_table_resized
 from tests.golden_files import golden_suite
-from tests.methods.pairs import attend, draw, grid, qkv
+from tests.methods.pairs import draw, grid
 from tests.refusals import refused
 from tests.small_models import small_model
 
@@ -58,13 +58,6 @@ def test_every_pair_has_its_entry():
         for j, (row, column) in enumerate(cells):
             expected[:, i + 1, j + 1] = table[number[r - row, c - column]]
     np.testing.assert_array_equal(bias_of(part, rows, columns), expected)
-
-
-def test_it_starts_as_plain_attention():
-    part, tok = pj.make('beit_table(2, 3)', heads=N), pj.Tokens.of(positions=grid(2, 3))
-    found, plain = (attend(e, *qkv(7, N), tok) for e in (part, pj.make('nope()')))
-    np.testing.assert_allclose(found, plain, atol=1e-6)
-    assert not part.offsets[...].any()
 
 
 def test_all_layers_may_have_one_table():

@@ -45,12 +45,6 @@ def test_attention_has_the_distances_of_the_table():
         np.testing.assert_allclose(out, expected, atol=2e-6)
 
 
-def test_within_one_chunk_it_is_rope():
-    arrays, tok = qkv(10), pj.Tokens.of(length=10)
-    plain = run(pj.make('rope()', head_dim=WIDTH, causal=True), tok, *arrays)
-    np.testing.assert_allclose(run(encoding(chunk=10), tok, *arrays), plain, atol=1e-6)
-
-
 def test_attention_factor_scales_logits_by_its_square():
     (q, k, v), tok = qkv(12), pj.Tokens.of(length=12)
     scaled = run(encoding(more=', attention_factor=1.5'), tok, q, k, v)

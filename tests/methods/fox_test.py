@@ -69,13 +69,6 @@ def test_equal_gates_are_alibi():
     assert not jax.tree.leaves(nnx.state(encoding, nnx.Param))
 
 
-def test_open_gates_are_no_encoding():
-    tok = pj.Tokens.of(length=L)
-    nope = pj.make('nope()', causal=True)
-    out = run(build('gate_bias=40.0'), *INPUTS, tok)
-    np.testing.assert_allclose(out, run(nope, *INPUTS, tok), atol=2e-6)
-
-
 def test_the_sums_are_those_of_path():
     log_gates = jax.nn.log_sigmoid(jax.random.normal(jax.random.key(0), (1, N, L)))
     index = jnp.arange(L)[None]

@@ -162,15 +162,6 @@ def test_the_whole_formula(arguments, causal):
         np.testing.assert_allclose(out, expected, atol=2e-5)
 
 
-def test_zero_tables_are_plain_attention():
-    zero = pj.make('irpe(on="qkv")', heads=N, head_dim=H)
-    found, plain, other = (
-        attend(e, *INPUTS, TOK) for e in (zero, pj.make('nope()'), make('on="v"'))
-    )
-    np.testing.assert_allclose(found, plain, atol=1e-6)
-    assert np.abs(other - plain).max() > 0.1
-
-
 def test_pairs_with_a_class_token_share_one_bucket():
     """Changing its column of the tables changes those logits alone; all others are kept."""
     part, (q, k, _), zero = make('on="k"'), INPUTS, jnp.zeros((B, N, 16, 16))

@@ -72,21 +72,6 @@ def test_tiles_equal_the_defining_dense_form(part, block):
 
 
 @pytest.mark.full_but_one
-@pytest.mark.parametrize(
-    'part',
-    [
-        'rope(partial=0.5, freqs=yarn(factor=4.0))',
-        'kerple(kernel="bias_wht")',  # these two change the logit itself before they add to it
-        't5_rpe(scaled=False)',
-    ],
-)
-def test_within_the_window_it_is_the_encoding_itself(part):
-    arrays, tok = qkv(10), pj.Tokens.of(length=10)
-    plain = run(pj.make(part, **SIZES, causal=True), tok, *arrays)
-    np.testing.assert_allclose(run(encoding(part, n_local=10), tok, *arrays), plain, atol=1e-6)
-
-
-@pytest.mark.full_but_one
 @pytest.mark.parametrize('part', ['alibi()', 'kerple(kernel="bias_wht")', 't5_rpe(scaled=False)'])
 def test_a_far_key_has_the_logit_of_the_ceiling(part):
     far, near = pj.make(spec_of(part, 3, 1), **SIZES), pj.make(part, **SIZES)

@@ -1,6 +1,5 @@
 """Factors with the logarithm of the rank: the published numbers, where they act, and refusals."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,14 +48,6 @@ def test_the_rank_in_the_document_decides_and_never_the_position(spec, by_hand):
     ranks = [*range(3), 2, *range(3, 11), *range(12)]
     np.testing.assert_allclose(scaled[0, :, 1, 2], [by_hand(i + 1) for i in ranks], rtol=1e-6)
     assert k is q and v is q
-
-
-def test_before_and_behind_a_rotation_it_is_the_same():
-    q, k, v = (jax.random.normal(jax.random.key(seed), (1, 20, 2, 4)) for seed in range(3))
-    tok = pj.Tokens.of(length=20)
-    project = lambda spec: pj.make(spec, **SIZES).project(q, k, v, tok, tok)[:3]
-    for a, b in zip(project('rope() | log_length()'), project('log_length() | rope()')):
-        np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_factors_are_formed_in_float32():

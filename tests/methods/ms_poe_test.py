@@ -25,10 +25,6 @@ def encoding(inner='rope()', kv_heads=HEADS, **options):
     return pj.make(f'ms_poe(encoding={inner}{more})', **sizes)
 
 
-def plain(spec):
-    return pj.make(spec, head_dim=WIDTH, causal=True)
-
-
 def draw(seed, heads, length=LENGTH):
     shape = 1, length, heads, WIDTH
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
@@ -93,24 +89,6 @@ def test_the_order_says_which_ratio_a_head_has(assign):
     np.testing.assert_allclose(ratios(ours), table[GOLDEN[assign]], rtol=1e-6)
     np.testing.assert_allclose(ratios(encoding(assign=assign)), table, rtol=1e-6)
     np.testing.assert_allclose(ratios(encoding(assign='normal')), table[::-1], rtol=1e-6)
-
-
-PARTIAL = 'partial=0.5, layout="interleaved"'
-
-
-@pytest.mark.full_but_one
-@pytest.mark.parametrize(
-    'inner, expected, ratio',
-    [
-        ('rope()', 'rope()', 1.0),
-        ('rope()', 'rope(freqs=pi(factor=1.0))', 1.0),
-        (f'rope({PARTIAL})', f'rope({PARTIAL}, freqs=pi(factor=2.5))', 2.5),
-        ('rope(freqs=yarn(factor=4.0, train_len=8))',) * 2 + (1.0,),  # with its temperature
-    ],
-)
-def test_one_ratio_is_pi_and_one_is_rope(inner, expected, ratio):
-    arrays, ours = qkv(kv_heads=2), encoding(inner, kv_heads=2, r_min=ratio, r_max=ratio)
-    np.testing.assert_allclose(run(ours, *arrays), run(plain(expected), *arrays), atol=2e-6)
 
 
 @pytest.mark.full

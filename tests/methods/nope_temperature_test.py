@@ -62,18 +62,6 @@ def test_a_higher_temperature_makes_no_row_less_sharp():
     assert short < plain and abs(sharp - short) < abs(plain - short)
 
 
-def test_at_one_it_is_nope():
-    q, k, v = vectors()
-    tok = pj.Tokens.of(length=12)
-
-    def run(spec):
-        encoding = pj.make(spec, causal=True, **SIZES)
-        return pj.attend(encoding, *encoding.project(q, k, v, tok, tok), applied=pj.TOKEN_STAGE)
-
-    for options in ('', 'per_head=True', 'slope=0.0'):
-        np.testing.assert_array_equal(run(f'nope_temperature({options})'), run('nope()'))
-
-
 def test_every_head_has_its_own():
     plain, _ = logits('nope()')
     scaled, _ = logits('nope_temperature((0.5, 1.0, 2.0, 3.0))')

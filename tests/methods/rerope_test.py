@@ -66,24 +66,6 @@ def test_it_is_the_definition(spec):
     np.testing.assert_allclose(found, softmax(s, v), atol=3e-6)
 
 
-@pytest.mark.parametrize('spec', FORMS)
-def test_it_is_self_extend_with_log_length(spec):
-    arrays, tok = qkv(LENGTH), pj.Tokens.of(length=LENGTH)
-    options = ', '.join(f'{name}={value}' for name, value in FORMS[spec].items())
-    extended = f'self_extend(encoding=rope(), {options})'
-    found = lambda spec: run(pj.make(spec, **SIZES), tok, *arrays)
-    np.testing.assert_array_equal(found(spec.format('')), found(f'log_length() | {extended}'))
-    np.testing.assert_array_equal(found(spec.format(', logn=False')), found(extended))
-    assert np.abs(found(spec.format('')) - found(extended)).max() > 1e-3
-
-
-def test_up_to_the_window_it_is_the_encoding():
-    arrays, tok = qkv(8), pj.Tokens.of(length=8)
-    plain = run(pj.make('rope()', **SIZES), tok, *arrays)
-    for spec in ('rerope(encoding=rope(), local=8)', 'leaky_rerope(encoding=rope(), factor=1.0)'):
-        np.testing.assert_allclose(run(pj.make(spec, **SIZES), tok, *arrays), plain, atol=1e-6)
-
-
 def test_extensions_and_default_windows():
     part = pj.extend('rope() | causal()', 'leaky_rerope()', head_dim=8, train_len=64).parts[0]
     assert (part.group, part.local, part.floor) == (16.0, 16, False)

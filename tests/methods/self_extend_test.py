@@ -67,24 +67,6 @@ def test_the_three_forms_of_one_formula():
 
 
 @pytest.mark.parametrize(
-    'options',
-    [dict(group=1), dict(group=1.0, floor=False), dict(local=12), dict(group=None, local=12)],
-    ids=str,
-)
-def test_groups_of_one_and_a_wide_window_are_rope(options):
-    arrays, tok = qkv(12), pj.Tokens.of(length=12)
-    plain = run(pj.make('rope()', head_dim=WIDTH, causal=True), tok, *arrays)
-    np.testing.assert_allclose(run(encoding(**options), tok, *arrays), plain, atol=1e-6)
-
-
-def test_rerope_is_lm_infinite_that_hides_nothing():
-    arrays, tok = qkv(17), pj.Tokens.of(length=17)
-    spec = 'lm_infinite(encoding=rope(), n_global=17, n_local=4)'
-    ceiling = run(pj.make(spec, head_dim=WIDTH, train_len=64), tok, *arrays)
-    np.testing.assert_allclose(run(encoding(group=None), tok, *arrays), ceiling, atol=2e-6)
-
-
-@pytest.mark.parametrize(
     'form', [dict(group=3, local=4), dict(group=3.0, local=4, floor=False)], ids=str
 )
 def test_far_out_it_is_as_exact_as_at_the_beginning(form):

@@ -115,12 +115,6 @@ def test_taking_and_summing_are_transposes(rows, which):
     np.testing.assert_allclose(slope, module.take_by_index(t, index))
 
 
-def test_zero_vectors_are_nope():
-    tok, plain = pj.Tokens.of(length=L), pj.make('nope()', causal=True)
-    found = run(make('std=0.0')[0], *inputs(), tok)
-    np.testing.assert_allclose(found, run(plain, *inputs(), tok), atol=1e-6)
-
-
 def test_without_its_value_term_another_encoding_may_collect():
     assert not make('value_term=False')[1].opens('collect')
     pj.make('shaw(value_term=False) | shaw()', head_dim=H)

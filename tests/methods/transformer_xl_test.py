@@ -76,13 +76,6 @@ def test_values_and_gradients_equal_reference(options):
     )
 
 
-def test_zeros_are_plain_attention():
-    arrays, tok = inputs(), pj.Tokens.of(length=L)
-    out = run(build(std=0.0), *arrays, tok, block=8)
-    expected = run(pj.make('nope()', causal=True), *arrays, tok, block=8)
-    np.testing.assert_allclose(out, expected, atol=2e-6)
-
-
 @pytest.mark.parametrize('options', ['', 'clamp_len=6'])
 def test_only_distances_count_also_far_out(options):
     encoding, arrays = build(options), inputs()
