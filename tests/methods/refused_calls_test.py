@@ -61,7 +61,7 @@ test_another_number_of_heads = refused() | {
     'tables for 4 heads, the queries have 2': of_heads('urpe(table="toeplitz", max_len=9)', 4, 2),
 }
 test_wrong_positions = refused() | {
-    'tapa.* one position per token': components('tapa()'),
+    r'a distance needs one position per token .*\(1, 2, 2\), \(1, 2, 2\)': components('tapa()'),
     'positional_attention.* one position per token': lambda: (
         of.positional_attention.positional_attention_projected(
             jnp.zeros((1, 2, 2), int), jnp.zeros((4, 1, 4))
@@ -70,7 +70,9 @@ test_wrong_positions = refused() | {
     r'one position per token \[B, L\], got positions of shape \(1, 4, 2\)': lambda: (
         of.sandwich.sandwich_curve(jnp.zeros((1, 4, 2)), jnp.zeros((1, 4)))
     ),
-    'needs integer positions, got float32': lambda: pj.make('urpe()', heads=2).index(X, X),
+    'needs integer positions, got float32': lambda: pj.make('urpe()', heads=2, train_len=16).index(
+        X[..., 0, 0], X[..., 0, 0]
+    ),
     'position 8 is not in 0 .. 7': lambda: pj.make(
         'randomized_transformer_xl(max_len=8)', heads=2, head_dim=4, model_dim=8
     ).place(pj.Tokens.of(length=9)),
