@@ -10,7 +10,6 @@ from posenc_jax.base.double import Double
 from posenc_jax.methods.dynamic_ntk import DynamicNTK, dynamic_ntk_frequencies
 from posenc_jax.methods.ntk_aware import ntk_aware_base
 from posenc_jax.methods.rope import rope, rope_frequencies
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.methods.pairs import attend, qkv
 from tests.phases import FAR, error, wide, wide_theta
