@@ -70,9 +70,9 @@ test_wrong_positions = refused() | {
     r'one position per token \[B, L\], got positions of shape \(1, 4, 2\)': lambda: (
         of.sandwich.sandwich_curve(jnp.zeros((1, 4, 2)), jnp.zeros((1, 4)))
     ),
-    'needs integer positions, got float32': lambda: pj.make('urpe()', heads=2, train_len=16).index(
-        X[..., 0, 0], X[..., 0, 0]
-    ),
+    'needs integer positions, got float32': lambda: pj.make(
+        'urpe(table="toeplitz", max_len=9)', heads=2
+    ).index(X[..., 0, 0], X[..., 0, 0]),
     'position 8 is not in 0 .. 7': lambda: pj.make(
         'randomized_transformer_xl(max_len=8)', heads=2, head_dim=4, model_dim=8
     ).place(pj.Tokens.of(length=9)),
