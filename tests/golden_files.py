@@ -1,5 +1,6 @@
 """Numbers from elsewhere, in `tests/golden/`; each file says where they come from."""
 
+import dataclasses
 import inspect
 import json
 import pathlib
@@ -17,8 +18,34 @@ def golden(name: str) -> dict[str, Any]:
     return json.loads((pathlib.Path(__file__).parent / 'golden' / f'{name}.json').read_text())
 
 
-def golden_suite(name: str, rows: Mapping[str, Row], **tolerance: float) -> Callable[..., None]:
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """The numbers of a golden file; `suite | rows` is a test with one case for each of them."""
+
+    name: str
+    tolerance: dict[str, float]
+
+    def __or__(self, rows: Mapping[str, Row]) -> Callable[..., None]:
+        content = golden(self.name)
+        content = content.get('values', content)
+        cases = [
+            pytest.param(function, [around, *stars], expected, given, id='.'.join(map(str, path)))
+            for pattern, row in rows.items()
+            for function, given in [row if isinstance(row, tuple) else (row, self.tolerance)]
+            for path, around, stars, expected in _found(content, pattern, self.name)
+        ]
+
+        @pytest.mark.parametrize('function, arguments, expected, given', cases)
+        def test(function, arguments, expected, given):
+            taken = len(inspect.signature(function).parameters)
+            _compare(function(*arguments[:taken]), expected, {'rtol': 0.0, **given})
+
+        return test
+
+
+def golden_suite(name: str, rows: Mapping[str, Row] | None = None, **tolerance: float) -> Any:
     """A test that compares results with the numbers of a golden file, one case for each of them.
+    A table of several lines may stand behind it: `golden_suite('alibi', rtol=1e-6) | {...}`.
 
     Args:
       name: of the file, whose numbers may stand under its key 'values'.
@@ -30,21 +57,8 @@ def golden_suite(name: str, rows: Mapping[str, Row], **tolerance: float) -> Call
         -inf.
       tolerance: rtol and atol of all other rows; without any, the numbers must be equal.
     """
-    content = golden(name)
-    content = content.get('values', content)
-    cases = [
-        pytest.param(function, [around, *stars], expected, given, id='.'.join(map(str, path)))
-        for pattern, row in rows.items()
-        for function, given in [row if isinstance(row, tuple) else (row, tolerance)]
-        for path, around, stars, expected in _found(content, pattern, name)
-    ]
-
-    @pytest.mark.parametrize('function, arguments, expected, given', cases)
-    def test(function, arguments, expected, given):
-        taken = len(inspect.signature(function).parameters)
-        _compare(function(*arguments[:taken]), expected, {'rtol': 0.0, **given})
-
-    return test
+    suite = Suite(name, tolerance)
+    return suite if rows is None else suite | rows
 
 
 def _found(content: Any, pattern: str, name: str) -> Iterator[tuple[list, Any, list, Any]]:

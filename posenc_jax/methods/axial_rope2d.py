@@ -8,8 +8,8 @@ from jaxtyping import Array, Num
 
 from posenc_jax.base.phases import phase
 from posenc_jax.methods.rope import LAYOUTS, Layout, rope_frequencies, rotate
+from posenc_jax.methods.turned import Turned
 from posenc_jax.protocol.bounds import CONTEXT, Base, Multiple, Positive
-from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.grids import check_grid, on_grid
 from posenc_jax.protocol.registry import Card, register
@@ -72,7 +72,7 @@ def axial_rope2d(
         relative=True,
     ),
 )
-class AxialRope2d(Encoding):
+class AxialRope2d(Turned):
     """Rotates the first half of queries and keys by the row, and the second half by the column.
 
     `q'_i = [R(r_i f) | R(c_i f)] q_i`, `k'_j = [R(r_j f) | R(c_j f)] k_j`, `f_k = scale
@@ -103,7 +103,6 @@ class AxialRope2d(Encoding):
     """
 
     components = 2
-    traits = frozenset({'rotates'})
 
     def __init__(
         self,
@@ -115,14 +114,5 @@ class AxialRope2d(Encoding):
         self.base, self.scale, self.head_dim = base, scale, head_dim
         self.layout: Layout = layout
 
-    def _turned(self, x, pos):
-        return axial_rope2d(x, pos, self.base, layout=self.layout, scale=self.scale)
-
-    def project(self, q, k, v, tq, tk, x=None):
-        for a in (q, k):
-            if a.shape[-1] != self.head_dim:
-                raise ValueError(
-                    f'axial_rope2d was built for head_dim={self.head_dim}, got vectors of width '
-                    f'{a.shape[-1]}'
-                )
-        return self._turned(q, tq.pos), self._turned(k, tk.pos), v, tq, tk
+    def turned(self, x, tok):
+        return axial_rope2d(x, tok.pos, self.base, layout=self.layout, scale=self.scale)

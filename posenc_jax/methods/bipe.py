@@ -12,7 +12,7 @@ from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import alibi_slopes
 from posenc_jax.protocol.registry import Card, register
-from posenc_jax.protocol.tables import known_range, lookup_rows
+from posenc_jax.protocol.tables import check_integers, known_range, lookup_rows
 
 
 def bipe_ids(
@@ -144,12 +144,9 @@ class BiPE(Encoding):
                 ends, order = ends & tok.valid, jnp.where(tok.valid, order, -1)
             intra, inter = bipe_ids(ends, order)
         else:
-            pos, whole = tok.pos, jnp.issubdtype(tok.pos.dtype, jnp.integer)
-            if pos.shape[2:] not in ((), (2,)) or not whole:
-                raise ValueError(
-                    'bipe needs integer positions [B, L], one segment, or [B, L, 2], intra and '
-                    f'inter, or `separators`, got {pos.dtype} {pos.shape}'
-                )
+            pos = tok.pos
+            wanted = '[B, L], one segment, or [B, L, 2], intra and inter, or `separators`'
+            check_integers(f'bipe needs integer positions {wanted}', pos, (), (2,))
             intra, inter = (pos, 0 * pos) if pos.ndim == 2 else (pos[..., 0], pos[..., 1])
             low, _ = known_range(intra, tok.valid) or (0, 0)
             if low < 0:

@@ -9,6 +9,7 @@ from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.products import heads_first
 from posenc_jax.protocol.bounds import CONTEXT, NonNegative, Positive
 from posenc_jax.protocol.capabilities import Carries
+from posenc_jax.protocol.checks import layer_input
 from posenc_jax.protocol.registry import Card, register
 
 # Up to this many keys the sums are a product with a triangular matrix. XLA's cumulative sum takes
@@ -115,11 +116,7 @@ class Cable(Carries):
         self.bias = nnx.Param(jnp.zeros(heads, jnp.float32), axes=('heads',))
 
     def project(self, q, k, v, tq, tk, x=None):
-        if x is None or x.shape[1] != k.shape[1]:
-            got = 'none' if x is None else f'{x.shape[1]} tokens'
-            raise ValueError(
-                f'cable reads the layer input of one token per key: {k.shape[1]} keys, input: {got}'
-            )
+        x = layer_input('cable', x, k.shape[1])
         a = jnp.einsum('bsd,dn->bsn', x.astype(jnp.float32), self.kernel[...], precision='highest')
         costs = jax.nn.softplus(a + self.bias[...])
         if tk.valid is not None:

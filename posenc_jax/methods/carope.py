@@ -11,6 +11,7 @@ from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.methods.rope import Layout, rope_frequencies, rotate
 from posenc_jax.protocol.bounds import CONTEXT, Base
 from posenc_jax.protocol.capabilities import Carries
+from posenc_jax.protocol.checks import layer_input
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
@@ -157,12 +158,7 @@ class CARoPE(Carries):
         self.bias = nnx.Param(first, axes=('heads',)) if bias else None
 
     def project(self, q, k, v, tq, tk, x=None):
-        if x is None or x.shape[1] != k.shape[1]:
-            got = 'none' if x is None else f'{x.shape[1]} tokens'
-            raise ValueError(
-                f'carope reads the layer input of one token per key: {k.shape[1]} keys, input: '
-                f'{got}'
-            )
+        x = layer_input('carope', x, k.shape[1])
         a = jnp.einsum('bsd,dn->bsn', x.astype(jnp.float32), self.kernel[...], precision='highest')
         log_rate = carope_log_rate(a if self.bias is None else a + self.bias[...])
         return q, k, v, tq, tk.with_feats(carope=log_rate)

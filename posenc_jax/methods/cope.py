@@ -13,6 +13,7 @@ from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.capabilities import Carries
+from posenc_jax.protocol.checks import layer_input
 from posenc_jax.protocol.registry import Card, register
 
 # Cumulative sums are taken over runs of this many keys, each by one small matrix product. That
@@ -177,12 +178,7 @@ class CoPE(Carries):
         return q, k, v, tq.with_feats(cope={'z': z, 'q': q}), tk.with_feats(cope={'key': gate_key})
 
     def _gate_key(self, x, k):
-        if x is None or x.shape[1] != k.shape[1]:
-            got = 'none' if x is None else f'{x.shape[1]} tokens'
-            raise ValueError(
-                "cope(gates='separate') reads the layer input of one token per key: "
-                f'{k.shape[1]} keys, input: {got}'
-            )
+        x = layer_input("cope(gates='separate')", x, k.shape[1])
         return jnp.einsum('bsd,dkh->bskh', x, self.key_kernel[...].astype(x.dtype)).astype(k.dtype)
 
     def first_carry(self, q, tq):

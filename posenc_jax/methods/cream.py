@@ -12,7 +12,7 @@ from posenc_jax.protocol.bounds import CONTEXT, TrainLen
 from posenc_jax.protocol.encoding import Encoding, PositionRange
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.registry import Card, register
-from posenc_jax.protocol.tables import known_range
+from posenc_jax.protocol.tables import check_row
 
 _SIGMA, _POINTS = 3.0, 1000
 _LARGEST_FACTOR = 2**14 - 1
@@ -130,18 +130,7 @@ class CREAM(Encoding):
     def place(self, tok, *, key=None):
         if key is None:
             return tok
-        if tok.pos.ndim != 2 or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
-            raise ValueError(
-                f'cream needs integer positions [B, L], got {tok.pos.dtype} {tok.pos.shape}'
-            )
-        real = tok.pos if tok.valid is None else jnp.where(tok.valid, tok.pos, 0)
-        low, high = known_range(tok.pos, tok.valid) or (0, 0)
-        if low < 0 or high >= tok.length:
-            wrong = low if low < 0 else high
-            raise ValueError(
-                f'cream: position {wrong} is not in 0 .. {tok.length - 1}, those of a row of '
-                f'{tok.length} tokens'
-            )
+        real = check_row('cream', tok)
         return dataclasses.replace(tok, pos=self._ids(key, tok.length, real))
 
     def _ids(self, key: Array, count: int, pos: Int[Array, 'B L']) -> Int[Array, 'B L']:

@@ -1,6 +1,5 @@
 """DCA: dual chunk attention."""
 
-import dataclasses
 from typing import Annotated
 
 import jax.numpy as jnp
@@ -62,7 +61,7 @@ CARD = Card(
 
 
 @register('dca', kind='encoding', card=CARD)
-@register('dca', kind='extension', card=dataclasses.replace(CARD, example='dca(chunk=4, local=2)'))
+@register('dca', kind='extension', card=CARD)
 class DCA(Wrapper):
     """Limits relative positions to s + w: a rotary query has three positions, a key one.
 

@@ -12,6 +12,7 @@ from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.protocol.bounds import CONTEXT, Gt, Le, Size
 from posenc_jax.protocol.capabilities import AuxiliaryLoss
 from posenc_jax.protocol.encoding import TOKEN_STAGE
+from posenc_jax.protocol.families import check_token_width
 from posenc_jax.protocol.masks import Document
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
@@ -156,10 +157,7 @@ class DPE(AuxiliaryLoss):
 
     def order(self, x: Float[Array, 'B L D'], tok: Tokens) -> Float[Array, 'B L D']:
         """o_t; what it says of padding has no meaning."""
-        if x.shape[-1] != self.model_dim:
-            raise ValueError(
-                f'dpe was built for token vectors of width {self.model_dim}, got {x.shape[-1]}'
-            )
+        check_token_width('dpe', self.model_dim, x.shape[-1])
         if tok.pos.shape[2:] not in ((), (2,)):
             raise ValueError(
                 'dpe needs positions [B, L], or [B, L, 2] of components (t, pi(t)), got '

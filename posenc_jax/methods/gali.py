@@ -1,7 +1,5 @@
 """GALI: subdivides only as many positions as needed, and interpolates logits between them."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,11 +135,7 @@ CARD = Card(
 
 
 @register('gali', kind='encoding', card=CARD)
-@register(
-    'gali',
-    kind='extension',
-    card=dataclasses.replace(CARD, example='gali(chunk=3, local=2, train_len=8)'),
-)
+@register('gali', kind='extension', card=CARD)
 class GALI(Wrapper):
     """Reads a text in chunks and divides the oldest positions, so that each chunk fits into the
     trained length M; interpolates rotary logits between whole distances.

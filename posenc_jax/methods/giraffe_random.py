@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, register
-from posenc_jax.protocol.tables import known_range
+from posenc_jax.protocol.tables import check_row
 from posenc_jax.protocol.tokens import Tokens
 
 
@@ -83,20 +83,8 @@ class GiraffeRandom(Encoding):
     def place(self, tok, *, key=None):
         if key is None:
             return tok
-        if tok.pos.ndim != 2 or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
-            raise ValueError(
-                f'giraffe_random needs integer positions [B, L], got {tok.pos.dtype} '
-                f'{tok.pos.shape}'
-            )
-        real = tok.pos if tok.valid is None else jnp.where(tok.valid, tok.pos, 0)
-        low, high = known_range(tok.pos, tok.valid) or (0, 0)
-        if low < 0 or high >= tok.length:
-            wrong = low if low < 0 else high
-            raise ValueError(
-                f'giraffe_random: position {wrong} is not in 0 .. {tok.length - 1}, those of a row '
-                f'of {tok.length} tokens; it draws one increment per token, use it before what '
-                'spreads positions'
-            )
+        remedy = '; it draws one increment per token, use it before what spreads positions'
+        real = check_row('giraffe_random', tok, remedy)
         count = _document_largest(tok, real) + 1
         rows, least = max(len(real), len(count)), np.finfo(np.float32).tiny
         uniform = jax.random.uniform(key, (rows, tok.length), jnp.float32, minval=least)

@@ -12,6 +12,7 @@ from posenc_jax.protocol.bounds import Count, Size
 from posenc_jax.protocol.families import Mask
 from posenc_jax.protocol.masks import causal_mask
 from posenc_jax.protocol.registry import Card, register
+from posenc_jax.protocol.tables import check_integers
 
 
 def gpe_ids(
@@ -180,11 +181,8 @@ class GPE(Mask):
             word = jnp.where(group == 1, tok.rank - self.source, tok.rank)
             reads = self.k + word + 1
         else:
-            if tok.pos.shape[2:] != (2,) or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
-                raise ValueError(
-                    'gpe needs integers [B, L, 2], group and segment, or `source` for a source of '
-                    f'one length, got {tok.pos.dtype} {tok.pos.shape}'
-                )
+            wanted = 'group and segment, or `source` for a source of one length'
+            check_integers(f'gpe needs integers [B, L, 2], {wanted}', tok.pos, (2,))
             group, word = tok.pos[..., 0], tok.pos[..., 1]
             _check(group, word, tok.valid)
             group = jnp.where(group == 1, 1, 0)

@@ -15,6 +15,7 @@ from posenc_jax.methods.grape_m import grape_m_frequencies
 from posenc_jax.methods.rope import rope_frequencies, rotate
 from posenc_jax.protocol.bounds import CONTEXT, Base
 from posenc_jax.protocol.capabilities import Carries
+from posenc_jax.protocol.checks import layer_input
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import Card, register
 
@@ -154,12 +155,7 @@ class ContextualGrapeM(Carries):
         self.bias = nnx.Param(jnp.full(count, _FIRST_BIAS, jnp.float32), axes=(role,))
 
     def project(self, q, k, v, tq, tk, x=None):
-        if x is None or x.shape[1] != k.shape[1]:
-            got = 'none' if x is None else f'{x.shape[1]} tokens'
-            raise ValueError(
-                'grape_m_contextual reads the layer input of one token per key: '
-                f'{k.shape[1]} keys, input: {got}'
-            )
+        x = layer_input('grape_m_contextual', x, k.shape[1])
         a = jnp.einsum('bsd,dn->bsn', x.astype(jnp.float32), self.kernel[...], precision='highest')
         omega = grape_m_contextual_increments(a + self.bias[...], self.gate)
         if tk.valid is not None:

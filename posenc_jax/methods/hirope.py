@@ -2,7 +2,6 @@
 
 import ast
 import bisect
-import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -173,7 +172,7 @@ CARD = Card(
 
 
 @register('hirope', kind='encoding', card=CARD)
-@register('hirope', kind='extension', card=dataclasses.replace(CARD, example='hirope(window=5)'))
+@register('hirope', kind='extension', card=CARD)
 class HiRoPE(Wrapper):
     """RoPE with two positions for far keys: the offset in a function, and the function's number.
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, register
-from posenc_jax.protocol.tables import NOWHERE, known_range, lookup_rows
+from posenc_jax.protocol.tables import NOWHERE, check_integers, known_range, lookup_rows
 
 
 def image_ids(sizes: Sequence[tuple[int, int]]) -> Int[np.ndarray, 'L 3']:
@@ -102,11 +102,8 @@ class ImageShift(Encoding):
     def place(self, tok, *, key=None):
         if tok.pos.ndim == 2:
             return tok
-        if tok.pos.shape[2:] != (3,) or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
-            raise ValueError(
-                'image_shift needs positions [B, L], without images, or integers [B, L, 3], image, '
-                f'row and column, got {tok.pos.dtype} {tok.pos.shape}'
-            )
+        wanted = '[B, L], without images, or integers [B, L, 3], image, row and column'
+        check_integers(f'image_shift needs positions {wanted}', tok.pos, (3,))
         self._check(tok)
         pos = image_shift_ids(tok.pos, self.sizes) if self.shift else tok.pos[..., 1:]
         return dataclasses.replace(tok, pos=pos).with_feats(image_shift=tok.pos[..., :1])

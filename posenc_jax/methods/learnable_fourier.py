@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.base.phases import phase
 from posenc_jax.protocol.bounds import CONTEXT, Divides, Ge, Multiple, Positive, Size
 from posenc_jax.protocol.errors import check_number
-from posenc_jax.protocol.families import Embedding
+from posenc_jax.protocol.families import Embedding, check_token_width
 from posenc_jax.protocol.registry import Card, register
 
 
@@ -136,10 +136,7 @@ class LearnableFourier(Embedding):
                 f'learnable_fourier(components={self.components}) needs positions [B, L, '
                 f'{self.components}], got {tok.pos.shape}'
             )
-        if (own := self.groups * self.b2.shape[0]) != width:
-            raise ValueError(
-                f'learnable_fourier was built for token vectors of width {own}, got {width}'
-            )
+        check_token_width('learnable_fourier', self.groups * self.b2.shape[0], width)
         groups = pos.reshape(*pos.shape[:2], self.groups, -1)
         features = learnable_fourier_features(groups, self.w_r[...])
         weights = (a[...] for a in (self.w1, self.b1, self.w2, self.b2))

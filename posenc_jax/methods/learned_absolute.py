@@ -12,7 +12,7 @@ from posenc_jax.protocol.encoding import PositionRange
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.length import current_length
 from posenc_jax.protocol.registry import Card, register
-from posenc_jax.protocol.tables import check_range, lookup_rows
+from posenc_jax.protocol.tables import check_integers, check_range, lookup_rows
 from posenc_jax.protocol.tokens import Tokens
 
 Ids = Literal['plain', 'fairseq']
@@ -117,10 +117,7 @@ class LearnedAbsolute(Embedding):
     def rows(self, tok: Tokens) -> Num[Array, '#B L']:
         """The row of the table each token gets, fractional under 'interpolate'."""
         pos = tok.pos
-        if pos.ndim != 2 or not jnp.issubdtype(pos.dtype, jnp.integer):
-            raise ValueError(
-                f'learned_absolute needs integer positions [B, L], got {pos.dtype} {pos.shape}'
-            )
+        check_integers('learned_absolute needs integer positions [B, L]', pos, ())
         if self.overflow == 'error':
             policies = "overflow='clamp', 'mod' or 'interpolate'"
             check_range('learned_absolute', tok, self.max_len, policies)

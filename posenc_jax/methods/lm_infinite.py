@@ -53,11 +53,7 @@ CARD = Card(
 
 
 @register('lm_infinite', kind='encoding', card=CARD)
-@register(
-    'lm_infinite',
-    kind='extension',
-    card=dataclasses.replace(CARD, example='lm_infinite(n_global=2, n_local=5)'),
-)
+@register('lm_infinite', kind='extension', card=CARD)
 class LMInfinite(Wrapper):
     """Masks all keys but the last `n_local` and the first `n_global` tokens, and limits distances
     to R = `n_local`.

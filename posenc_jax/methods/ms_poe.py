@@ -1,6 +1,5 @@
 """Ms-PoE: every head divides positions by its own ratio."""
 
-import dataclasses
 from typing import Annotated, Any, Literal
 
 import jax
@@ -80,7 +79,7 @@ CARD = Card(
 
 
 @register('ms_poe', kind='encoding', card=CARD)
-@register('ms_poe', kind='extension', card=dataclasses.replace(CARD, example='ms_poe()'))
+@register('ms_poe', kind='extension', card=CARD)
 class MsPoE(Wrapper):
     """Divides rotary positions by a ratio per head, smaller for more position-aware heads.
 

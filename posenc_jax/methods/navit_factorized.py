@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.protocol.bounds import CONTEXT, NonNegative, Size
 from posenc_jax.protocol.errors import check_choice
-from posenc_jax.protocol.families import Embedding
+from posenc_jax.protocol.families import Embedding, check_token_width
 from posenc_jax.protocol.grids import ANY_SIZE, check_grid, grid_size, on_grid
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import lookup_rows
@@ -149,10 +149,7 @@ class NavitFactorized(Embedding):
         within = counts if self.mode == 'absolute' else self.size or ANY_SIZE
         check_grid('navit_factorized', tok.pos, whole=True, within=within, valid=tok.valid)
         own = self.rows.shape[1] * (2 if self.combine == 'stack' else 1)
-        if own != width:
-            raise ValueError(
-                f'navit_factorized was built for token vectors of width {own}, got {width}'
-            )
+        check_token_width('navit_factorized', own, width)
         here = on_grid(tok.pos) if tok.valid is None else on_grid(tok.pos) & tok.valid
         here = here[..., None]
         places = jnp.where(here, tok.pos, 0)

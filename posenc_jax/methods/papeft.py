@@ -12,6 +12,7 @@ from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, register
+from posenc_jax.protocol.tables import check_integers
 
 WAVES = 64  # width of the sinusoidal code of a location
 
@@ -151,12 +152,8 @@ class PAPEFT(Encoding):
     def place(self, tok, *, key=None):
         if tok.pos.ndim == 2:
             return tok
-        if tok.pos.shape[2:] != (3,) or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
-            raise ValueError(
-                'papeft needs positions [B, L], without documents, or integers [B, L, 3], '
-                'position, slot + 1 and documents, '
-                f'got {tok.pos.dtype} {tok.pos.shape}'
-            )
+        wanted = 'without documents, or integers [B, L, 3], position, slot + 1 and documents'
+        check_integers(f'papeft needs positions [B, L], {wanted}', tok.pos, (3,))
         number, count = tok.pos[..., 1], tok.pos[..., 2]
         if tok.valid is not None:
             number, count = (jnp.where(tok.valid, a, 0) for a in (number, count))

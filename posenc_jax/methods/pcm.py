@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.protocol.bounds import CONTEXT, Count, Size
-from posenc_jax.protocol.families import Embedding
+from posenc_jax.protocol.families import Embedding, check_token_width
 from posenc_jax.protocol.registry import Card, register
 
 
@@ -99,10 +99,7 @@ class Pcm(Embedding):
                 f'pcm(components={self.components}) needs positions [B, L, {self.components}], got '
                 f'{tok.pos.shape}'
             )
-        if self.w_out.shape[0] != width:
-            raise ValueError(
-                f'pcm was built for token vectors of width {self.w_out.shape[0]}, got {width}'
-            )
+        check_token_width('pcm', self.w_out.shape[0], width)
         if self.w is None:
             return pcm_linear(tok.pos, self.w_out[...])
         layers = self.w, self.b1, self.w2, self.b2, self.w_out

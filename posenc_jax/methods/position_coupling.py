@@ -10,7 +10,13 @@ from jaxtyping import Array, Bool, Int
 from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.encoding import Encoding, PositionRange
 from posenc_jax.protocol.registry import Card, register
-from posenc_jax.protocol.tables import NOWHERE, check_range, known_range, lookup_rows
+from posenc_jax.protocol.tables import (
+    NOWHERE,
+    check_integers,
+    check_range,
+    known_range,
+    lookup_rows,
+)
 
 
 def position_coupling_start(
@@ -115,11 +121,8 @@ class PositionCoupling(Encoding):
 
     def place(self, tok, *, key=None):
         expected = () if self.components == 1 else (self.components,)
-        if tok.pos.shape[2:] != expected or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
-            wanted = '[B, L]' if self.components == 1 else f'[B, L, {self.components}]'
-            raise ValueError(
-                f'position_coupling needs integer ids {wanted}, got {tok.pos.dtype} {tok.pos.shape}'
-            )
+        wanted = '[B, L]' if self.components == 1 else f'[B, L, {self.components}]'
+        check_integers(f'position_coupling needs integer ids {wanted}', tok.pos, expected)
         if not isinstance(tok.pos, jax.core.Tracer):
             check_range('position_coupling', tok, self.max_position + 1, 'shorter inputs')
         elif self.tables is None:

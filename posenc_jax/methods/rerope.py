@@ -41,7 +41,7 @@ CARD = Card(
 
 
 @register('rerope', kind='encoding', card=CARD)
-@register('rerope', kind='extension', card=dataclasses.replace(CARD, example='rerope(local=4)'))
+@register('rerope', kind='extension', card=CARD)
 class ReRoPE(_WithLogn):
     """Puts all keys that are w or more away at the rotary distance w, at any length.
 
@@ -86,11 +86,7 @@ LEAKY_CARD = dataclasses.replace(
 
 
 @register('leaky_rerope', kind='encoding', card=LEAKY_CARD)
-@register(
-    'leaky_rerope',
-    kind='extension',
-    card=dataclasses.replace(LEAKY_CARD, example='leaky_rerope(factor=2.0, local=4)'),
-)
+@register('leaky_rerope', kind='extension', card=LEAKY_CARD)
 class LeakyReRoPE(_WithLogn):
     """Divides the rotary distance of keys beyond a window by s.
 

@@ -2,7 +2,6 @@
 distance; and leaky ReRoPE, which divides their distances without rounding.
 """
 
-import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -76,11 +75,7 @@ CARD = Card(
 
 
 @register('self_extend', kind='encoding', card=CARD)
-@register(
-    'self_extend',
-    kind='extension',
-    card=dataclasses.replace(CARD, example='self_extend(group=2, local=4)'),
-)
+@register('self_extend', kind='extension', card=CARD)
 class SelfExtend(Wrapper):
     """Keeps exact distances within a window and divides rotary positions by G beyond it.
 

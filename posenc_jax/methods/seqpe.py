@@ -31,7 +31,7 @@ from posenc_jax.protocol.bounds import (
 )
 from posenc_jax.protocol.capabilities import AuxiliaryLoss
 from posenc_jax.protocol.encoding import Encoding, PositionRange
-from posenc_jax.protocol.families import check_heads
+from posenc_jax.protocol.families import check_heads, check_token_width
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_range, known_range
 from posenc_jax.protocol.tokens import Tokens
@@ -238,10 +238,7 @@ class SeqPE(AuxiliaryLoss):
 
     def embed(self, x, tok):
         added = tok.feats['seqpe'][:, :, 0]
-        if added.shape[-1] != x.shape[-1]:
-            raise ValueError(
-                f'seqpe was built for token vectors of width {added.shape[-1]}, got {x.shape[-1]}'
-            )
+        check_token_width('seqpe', added.shape[-1], x.shape[-1])
         if tok.valid is not None:
             added = jnp.where(tok.valid[..., None], added, 0)
         return x + added.astype(x.dtype)

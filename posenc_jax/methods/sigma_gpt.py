@@ -14,7 +14,7 @@ from posenc_jax.protocol.checks import exceeds
 from posenc_jax.protocol.encoding import PositionRange
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.registry import Card, register
-from posenc_jax.protocol.tables import lookup_rows
+from posenc_jax.protocol.tables import check_integers, lookup_rows
 
 Table = Literal['learned', 'sinusoid']
 
@@ -137,9 +137,6 @@ class SigmaGPT(Embedding):
 
 def _pairs(pos):
     """Own and next position of every token, [#B, L] each."""
-    if not jnp.issubdtype(pos.dtype, jnp.integer) or pos.shape[2:] not in ((), (2,)):
-        raise ValueError(
-            'sigma_gpt needs integer positions [B, L] or [B, L, 2], own and next, got '
-            f'{pos.dtype} {pos.shape}'
-        )
+    wanted = '[B, L] or [B, L, 2], own and next'
+    check_integers(f'sigma_gpt needs integer positions {wanted}', pos, (), (2,))
     return (pos, pos + 1) if pos.ndim == 2 else (pos[..., 0], pos[..., 1])

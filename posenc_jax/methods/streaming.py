@@ -51,7 +51,7 @@ CARD = Card(
 
 
 @register('streaming', kind='encoding', card=CARD)
-@register('streaming', kind='extension', card=dataclasses.replace(CARD, example='streaming()'))
+@register('streaming', kind='extension', card=CARD)
 class Streaming(Wrapper):
     """Counts positions within the cache, from which tokens may have been dropped.
 

@@ -1,7 +1,5 @@
 """STRING: small relative positions, trained often, replace the largest ones, trained rarely."""
 
-import dataclasses
-
 import jax.numpy as jnp
 from jaxtyping import Array, Num
 
@@ -49,9 +47,7 @@ CARD = Card(
 
 
 @register('string', kind='encoding', card=CARD)
-@register(
-    'string', kind='extension', card=dataclasses.replace(CARD, example='string(shift=4, local=2)')
-)
+@register('string', kind='extension', card=CARD)
 class STRING(Wrapper):
     """Shortens the distance of keys that are S or more away by S - W, so that the largest
     distances, which are rarely trained, are not used; acts on rotary queries.

@@ -9,6 +9,7 @@ from posenc_jax.base.products import heads_first
 from posenc_jax.methods.cope import suffix_sum
 from posenc_jax.protocol.bounds import CONTEXT, NonNegative
 from posenc_jax.protocol.capabilities import Carries
+from posenc_jax.protocol.checks import layer_input
 from posenc_jax.protocol.registry import Card, register
 
 _EPSILON = 1e-6
@@ -93,13 +94,7 @@ class TRA(Carries):
         self.bias = nnx.Param(draw(heads), axes=('heads',))
 
     def project(self, q, k, v, tq, tk, x=None):
-        if x is None or x.shape[1] != q.shape[1]:
-            got = 'none' if x is None else f'{x.shape[1]} tokens'
-            raise ValueError(
-                'tra reads the layer input of one token per query: '
-                f'{q.shape[1]} queries, input: {got}'
-            )
-        x = x.astype(jnp.float32)
+        x = layer_input('tra', x, q.shape[1], 'query').astype(jnp.float32)
         a = jnp.einsum('btd,dn->btn', x, self.kernel[...], precision='highest') + self.bias[...]
         # Logits are normalised instead of q and k. Rounding the normalised vectors to bfloat16
         # would change the sign of some logits, and the sign decides which keys are relevant.

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.methods.tree_paths import complete_tree, read_paths
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Size
-from posenc_jax.protocol.families import Embedding
+from posenc_jax.protocol.families import Embedding, check_token_width
 from posenc_jax.protocol.registry import Card, register
 
 Number = Annotated[int, Ge(1), Le(256)]
@@ -118,10 +118,7 @@ class TreePE(Embedding):
         return complete_tree(length, self.branches, self.levels)[None]
 
     def table(self, tok, width):
-        if width != self.width:
-            raise ValueError(
-                f'tree_pe was built for token vectors of width {self.width}, got {width}'
-            )
+        check_token_width('tree_pe', self.width, width)
         paths, known = read_paths('tree_pe', tok, self.branches, self.levels, cut=True)
         weights = tree_pe_weights(self.raw[...], self.levels, self.width)
         code = tree_pe_features(paths, self.branches, weights)

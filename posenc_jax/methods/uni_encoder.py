@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, register
-from posenc_jax.protocol.tables import known_range, lookup_rows
+from posenc_jax.protocol.tables import check_integers, known_range, lookup_rows
 
 Shape = Literal['arrow', 'diag', 'square']
 PADDING = -1  # part number of padding
@@ -274,12 +274,8 @@ class UniEncoder(Encoding):
         self.types = nnx.Param(rows, axes=(None, 'width'))
 
     def place(self, tok, *, key=None):
-        if tok.pos.shape[2:] not in ((), (2,)) or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
-            raise ValueError(
-                'uni_encoder needs integer positions [B, L, 2], id and part, or [B, L], all '
-                'context, got '
-                f'{tok.pos.dtype} {tok.pos.shape}'
-            )
+        wanted = '[B, L, 2], id and part, or [B, L], all context'
+        check_integers(f'uni_encoder needs integer positions {wanted}', tok.pos, (), (2,))
         ids, part = tok.pos, jnp.zeros_like(tok.pos)
         if tok.pos.ndim == 3:
             ids, part = tok.pos[..., 0], tok.pos[..., 1]

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from posenc_jax.protocol.bounds import Gt, Le
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, register
+from posenc_jax.protocol.tables import check_integers
 
 DELTAS = tuple(2.0**-n for n in range(9))
 
@@ -110,12 +111,8 @@ class V2PE(Encoding):
     def place(self, tok, *, key=None):
         if tok.pos.ndim == 2:
             return tok
-        if tok.pos.shape[2:] != (2,) or not jnp.issubdtype(tok.pos.dtype, jnp.integer):
-            raise ValueError(
-                'v2pe needs positions [B, L], all text, or integers [B, L, 2], count and image '
-                'number, '
-                f'got {tok.pos.dtype} {tok.pos.shape}'
-            )
+        wanted = '[B, L], all text, or integers [B, L, 2], count and image number'
+        check_integers(f'v2pe needs positions {wanted}', tok.pos, (2,))
         image, first = tok.pos[..., 1], tok.rank == 0
         if tok.valid is not None:
             image = jnp.where(tok.valid, image, 0)

@@ -13,6 +13,7 @@ from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.capabilities import SeveralInputs
 from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.families import check_token_width
 from posenc_jax.protocol.registry import Card, register
 
 Level = Literal['input', 'head', 'both']
@@ -236,10 +237,7 @@ class XLPE(SeveralInputs):
         return jnp.where(real, a, 0), jnp.where(real, x, 0)
 
     def embed(self, x, tok):
-        if x.shape[-1] != self.model_dim:
-            raise ValueError(
-                f'xlpe was built for token vectors of width {self.model_dim}, got {x.shape[-1]}'
-            )
+        check_token_width('xlpe', self.model_dim, x.shape[-1])
         # tanh(0) = 0, so padding is left unchanged.
         added = xlpe_vectors(*self.codes(tok, x.shape[-1]), self.u[...], self.v[...])
         return x + added.astype(x.dtype)

@@ -140,6 +140,9 @@ _USUAL_DOOR = {'frequencies': 'project', 'coordinates': 'embed', 'graph': 'embed
 
 def completed(card: Card, key: str, kind: Kind, build: Any) -> Card:
     """A Card with what it leaves to other sources."""
+    if kind == 'extension':  # `extend` gives the encoding
+        example = re.sub(r'encoding=\w+\(\)(, )?', '', card.example)
+        card = dataclasses.replace(card, example=example)
     opened = getattr(build, 'opened_doors', None)
     doors = opened() if opened and kind == 'encoding' else [_USUAL_DOOR.get(kind, 'none')]
     known = {'key': key, 'door': ', '.join(doors) or 'none', 'equation': equation_of(build)}

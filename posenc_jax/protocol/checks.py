@@ -34,6 +34,19 @@ def exceeds(name: str, length: Any, most: int) -> bool:
         ) from None
 
 
+def layer_input(user: str, x: Any, rows: int, of: str = 'key') -> Any:
+    """`x`, the layer input as `project` gets it. Raises ValueError unless it has one row for each
+    key, or each query.
+    """
+    if x is None or x.shape[1] != rows:
+        got = 'none' if x is None else f'{x.shape[1]} tokens'
+        several = {'key': 'keys', 'query': 'queries'}[of]
+        raise ValueError(
+            f'{user} reads the layer input of one token per {of}: {rows} {several}, input: {got}'
+        )
+    return x
+
+
 def check_factor(name: str, factor: float) -> float:
     """`factor` if it is a finite number of at least 1.
 

@@ -25,6 +25,12 @@ class Embedding(Encoding):
         return x + (added if tok.valid is None else jnp.where(tok.valid[..., None], added, 0))
 
 
+def check_token_width(user: str, own: int, width: int) -> None:
+    """Raises ValueError if token vectors do not have the width that an encoding was built for."""
+    if own != width:
+        raise ValueError(f'{user} was built for token vectors of width {own}, got {width}')
+
+
 class Bias(Encoding):
     """Opens `logits`: adds a bias that depends on two positions. A subclass defines `bias`."""
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from posenc_jax.protocol.checks import exceeds
 from posenc_jax.protocol.tokens import Tokens
@@ -31,6 +31,34 @@ def known_range(
             np.asarray(valid).reshape(*valid.shape, *[1] * (real.ndim - valid.ndim)), real, 0
         )
     return int(real.min()), int(real.max())
+
+
+def check_integers(expected: str, pos: Num[Array, '#B L *P'], *components: tuple) -> None:
+    """Raises ValueError, with what was expected, unless positions are integers [B, L, *P] with one
+    of these P.
+
+    Example:
+      >>> check_integers('this needs integer positions [B, L]', jnp.array([[1.0]]), ())
+      Traceback (most recent call last):
+      ValueError: this needs integer positions [B, L], got float32 (1, 1)
+    """
+    if pos.shape[2:] not in components or not jnp.issubdtype(pos.dtype, jnp.integer):
+        raise ValueError(f'{expected}, got {pos.dtype} {pos.shape}')
+
+
+def check_row(user: str, tok: Tokens, remedy: str = '') -> Int[Array, '#B L']:
+    """The positions of tokens, 0 for padding. Raises ValueError unless they are integers [B, L] of
+    0 .. L - 1, as far as they are known; `remedy` ends the message.
+    """
+    check_integers(f'{user} needs integer positions [B, L]', tok.pos, ())
+    low, high = known_range(tok.pos, tok.valid) or (0, 0)
+    if low < 0 or high >= tok.length:
+        wrong = low if low < 0 else high
+        raise ValueError(
+            f'{user}: position {wrong} is not in 0 .. {tok.length - 1}, those of a row of '
+            f'{tok.length} tokens{remedy}'
+        )
+    return tok.pos if tok.valid is None else jnp.where(tok.valid, tok.pos, 0)
 
 
 def check_range(name: str, tok: Tokens, count: int, remedy: str):

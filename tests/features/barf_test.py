@@ -13,14 +13,10 @@ from posenc_jax.features.coordinates.barf import barf_features, barf_window
 from posenc_jax.lab.model.field import Field, FieldConfig
 from tests.golden_files import golden_suite
 
-test_golden = golden_suite(
-    'barf',
-    {
-        'windows.*': lambda windows, progress: barf_window(float(progress), 4),
-        'two_bands': lambda case: barf_features(jnp.array(case['point']), jnp.ones(2)),
-    },
-    atol=1e-6,
-)
+test_golden = golden_suite('barf', atol=1e-6) | {
+    'windows.*': lambda windows, progress: barf_window(float(progress), 4),
+    'two_bands': lambda case: barf_features(jnp.array(case['point']), jnp.ones(2)),
+}
 
 
 def waves_by_loop(x, bands, progress, begin, end):

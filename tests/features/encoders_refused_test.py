@@ -16,14 +16,9 @@ from posenc_jax.features.coordinates.gaussians import section_moments
 from posenc_jax.features.coordinates.geo.geo_sh import geo_sh_harmonics
 from posenc_jax.features.coordinates.grid_levels import growth_factor
 from posenc_jax.features.coordinates.mspe import MultiScalePositions, mspe
+from posenc_jax.features.graphs import curvature as module
 from posenc_jax.features.graphs import feature_scale, make_graph_features
 from posenc_jax.features.graphs.adjacency import graph_operator
-from posenc_jax.features.graphs.curvature import (
-    forman_ricci,
-    ollivier_ricci,
-    transport_by_assignment,
-    transport_by_program,
-)
 from posenc_jax.features.graphs.rfp import rfp_features
 from posenc_jax.features.graphs.rfp_learned import LearnedPropagation
 from posenc_jax.features.graphs.rope_reading_order import (
@@ -164,15 +159,15 @@ CALLS = {  # what the message says -> the call
     "did you mean 'triangle'": lambda: basis_kernel('triangl', 1.0),
     'at least one graph, got none': lambda: feature_scale([]),
     "operator is 'gnc'; did you mean 'gcn'": lambda: graph_operator(GRAPH, 'gnc'),
-    "kind is 'orc'; did you mean 'frc'": lambda: forman_ricci(GRAPH, 'orc'),
-    'alpha must be below 1, got 1.5': lambda: ollivier_ricci(GRAPH, 1.5),
-    'rows have 2 pieces, the columns 3': lambda: transport_by_assignment(
+    "kind is 'orc'; did you mean 'frc'": lambda: module.forman_ricci(GRAPH, 'orc'),
+    'alpha must be below 1, got 1.5': lambda: module.ollivier_ricci(GRAPH, 1.5),
+    'rows have 2 pieces, the columns 3': lambda: module.transport_by_assignment(
         np.ones((1, 1)), np.array([2]), np.array([3])
     ),
-    'rows have mass 2.0, the columns 0.0': lambda: transport_by_program(
+    'rows have mass 2.0, the columns 0.0': lambda: module.transport_by_program(
         np.ones((2, 2)), np.ones(2), np.zeros(2)
     ),
-    'no optimal transport was found': lambda: transport_by_program(
+    'no optimal transport was found': lambda: module.transport_by_program(
         np.ones((2, 2)), np.array([-1.0, 2.0]), np.array([0.5, 0.5])
     ),
     "normalise='qr' needs at most as many features as nodes, got 5 features and 3 nodes": lambda: (

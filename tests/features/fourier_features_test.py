@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from posenc_jax.features.coordinates import fourier_features as module
 from posenc_jax.features.coordinates import make_features
-from posenc_jax.features.coordinates.fourier_features import (
-    fourier_features_bands,
-    fourier_features_nerf,
-)
 from tests.golden_files import golden
 
 GOLDEN = golden('fourier_features')['values']
@@ -22,8 +19,8 @@ def test_golden_bands():
 
 
 def test_golden_sizes():
-    bands = fourier_features_bands(GOLDEN['samples'])
-    assert bands == GOLDEN['bands'] == fourier_features_bands(127)
+    bands = module.fourier_features_bands(GOLDEN['samples'])
+    assert bands == GOLDEN['bands'] == module.fourier_features_bands(127)
     assert make_features(f'fourier_features(bands={bands})').width == GOLDEN['size']
     assert make_features('fourier_features(components=3)').width == 3 + 2 * 3 * 10
     assert make_features('fourier_features(bands=0)').encode(jnp.ones(2)).tolist() == [1, 1]
@@ -31,18 +28,18 @@ def test_golden_sizes():
 
 def test_high_bands_are_exact_and_have_the_period_two():
     x = np.array([0.3, -0.71, 1.0], np.float32)
-    found = np.asarray(fourier_features_nerf(jnp.array(x), 20)[3:]).reshape(20, 3, 2)
+    found = np.asarray(module.fourier_features_nerf(jnp.array(x), 20)[3:]).reshape(20, 3, 2)
     turns = np.float64(x) * 2.0 ** np.arange(-1, 19)[:, None]
     by_hand = [np.sin(2 * np.pi * turns), np.cos(2 * np.pi * turns)]
     np.testing.assert_allclose(found, np.stack(by_hand, axis=-1), atol=1e-6)
     exact = jnp.array([0.25, -0.75])
     np.testing.assert_allclose(
-        fourier_features_nerf(exact + 2, 8)[2:], fourier_features_nerf(exact, 8)[2:]
+        module.fourier_features_nerf(exact + 2, 8)[2:], module.fourier_features_nerf(exact, 8)[2:]
     )
 
 
 def test_slopes_double_from_band_to_band():
-    slope = jax.jacobian(lambda x: fourier_features_nerf(x, 6))(jnp.zeros(1))
+    slope = jax.jacobian(lambda x: module.fourier_features_nerf(x, 6))(jnp.zeros(1))
     np.testing.assert_allclose(slope[1::2, 0], np.pi * 2.0 ** np.arange(6), rtol=1e-6)
     np.testing.assert_allclose(slope[2::2, 0], 0)
 

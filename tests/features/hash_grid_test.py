@@ -33,17 +33,14 @@ def levels(name, **options):
     return lambda: [getattr(level, name) for level in grid_levels(2, 4, 16, 2.0, 2**10)]
 
 
-test_hash_grid = golden_suite(
-    'hash_grid',
-    {
-        'scales': levels('scale'),
-        'vertices': levels('vertices'),
-        'rows': levels('rows'),
-        'hashes.*.hash': lambda case: spatial_hash(*jnp.array(case['vertex'], jnp.uint32)),
-        'hashes.*.row': row_of,
-        'growth': (lambda: growth_factor(16, 2048, 16), {'atol': 0.005}),
-    },
-)
+test_hash_grid = golden_suite('hash_grid') | {
+    'scales': levels('scale'),
+    'vertices': levels('vertices'),
+    'rows': levels('rows'),
+    'hashes.*.hash': lambda case: spatial_hash(*jnp.array(case['vertex'], jnp.uint32)),
+    'hashes.*.row': row_of,
+    'growth': (lambda: growth_factor(16, 2048, 16), {'atol': 0.005}),
+}
 COARSE = 'levels=2, coarsest=3'
 
 
@@ -56,15 +53,12 @@ def rows_of(spec):
     return lambda: [len(table) for table in make_features(spec).tables]
 
 
-test_dense_grid = golden_suite(
-    'dense_grid',
-    {
-        'vertices': lambda: [g.vertices for g in make_features(f'dense_grid({COARSE})').levels],
-        'dense': rows_of(f'dense_grid({COARSE})'),
-        'tiled': rows_of(f'dense_grid({COARSE}, tiled=True)'),
-        'row_of_2_1': row_by_level,
-    },
-)
+test_dense_grid = golden_suite('dense_grid') | {
+    'vertices': lambda: [g.vertices for g in make_features(f'dense_grid({COARSE})').levels],
+    'dense': rows_of(f'dense_grid({COARSE})'),
+    'tiled': rows_of(f'dense_grid({COARSE}, tiled=True)'),
+    'row_of_2_1': row_by_level,
+}
 
 
 def test_the_arithmetic_of_the_hash_has_32_bits():

@@ -47,16 +47,12 @@ def layer_by_hand(pool):
     return lambda: result(encoder, network, PATH)
 
 
-test_golden = golden_suite(
-    'pearl',
-    {
-        'laplacian': responses(1),
-        'squared': responses(2),
-        'basis': layer_by_hand('sum'),
-        'mean': layer_by_hand('mean'),
-    },
-    atol=1e-6,
-)
+test_golden = golden_suite('pearl', atol=1e-6) | {
+    'laplacian': responses(1),
+    'squared': responses(2),
+    'basis': layer_by_hand('sum'),
+    'mean': layer_by_hand('mean'),
+}
 
 
 def by_loop(network, graph, signals, powers):

@@ -9,13 +9,9 @@ import pytest
 from flax import nnx
 
 from posenc_jax.features.graphs import make_graph_features
+from posenc_jax.features.graphs import rfp_learned as module
 from posenc_jax.features.graphs.adjacency import graph_operator
 from posenc_jax.features.graphs.rfp import positive_qr, rfp_features
-from posenc_jax.features.graphs.rfp_learned import (
-    LearnedPropagation,
-    neighbour_attention,
-    propagate_learned,
-)
 from posenc_jax.lab.tasks.graphs import random_graph
 from posenc_jax.lab.tasks.graphs.named import circulant, complete, disjoint, from_edges
 from tests.golden_files import golden
@@ -152,7 +148,7 @@ X0 = jnp.asarray(RNG.standard_normal((10, 3)), jnp.float32)
 @pytest.fixture(scope='module')
 def learned():
     """The module, and its compiled call on graphs of 10 rows, of which some may be padding."""
-    network = LearnedPropagation(4, 3, 3, key_width=5, rngs=nnx.Rngs(0))
+    network = module.LearnedPropagation(4, 3, 3, key_width=5, rngs=nnx.Rngs(0))
     graphdef, state = nnx.split(network)
     run = jax.jit(lambda state, *args: nnx.merge(graphdef, state)(*args))
     return network, state, run
@@ -167,10 +163,10 @@ def test_attention_among_neighbours_by_a_loop(learned):
         scores = np.array([(NODES[i] @ w_q) @ (NODES[j] @ w_k) / 5**0.5 for j in near])
         wanted[i, near] = np.exp(scores) / np.exp(scores).sum()
     adjacency, valid = jnp.asarray(GRAPH, bool), jnp.ones(10, bool)
-    found = neighbour_attention(NODES, network.w_q[...], network.w_k[...], adjacency, valid)
+    found = module.neighbour_attention(NODES, network.w_q[...], network.w_k[...], adjacency, valid)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     # Equal nodes: the mean over a node and its neighbours.
-    equal = neighbour_attention(
+    equal = module.neighbour_attention(
         jnp.ones((10, 4)), network.w_q[...], network.w_k[...], adjacency, valid
     )
     closed = (GRAPH + np.eye(10)) / (GRAPH.sum(1) + 1)[:, None]
@@ -182,7 +178,7 @@ def test_the_trained_form_agrees_with_the_host(normalise):
     s = graph_operator(GRAPH, 'gcn')
     shifted = s + 1e-3 * np.eye(10) if normalise == 'qr' else s
     wanted = rfp_features(shifted, np.asarray(X0, np.float64), 3, normalise)
-    found = propagate_learned(jnp.asarray(s, jnp.float32), X0, 3, normalise)
+    found = module.propagate_learned(jnp.asarray(s, jnp.float32), X0, 3, normalise)
     np.testing.assert_allclose(found, wanted, atol=3e-5)
 
 
@@ -208,7 +204,7 @@ def test_padding_of_the_learned_operator(learned):
         assert not x[n:].any()
         r, x = min(n, 3), x[:n].reshape(n, 4, 3)
         assert not x[..., r:].any()
-        s = neighbour_attention(
+        s = module.neighbour_attention(
             NODES[:n], network.w_q[...], network.w_k[...], own[:n, :n], jnp.ones(n, bool)
         )
         s = np.asarray(s, np.float64) + 1e-3 * np.eye(n)

@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from posenc_jax.features.graphs.rope_reading_order import (
-    ReadingOrderConvolution,
-    gabriel_graph,
-    reading_order_codes,
-    reading_order_features,
-    word_graph,
-)
+from posenc_jax.features.graphs import rope_reading_order as module
 from tests.golden_files import golden
 
 GOLDEN = golden('rope_reading_order')['values']
@@ -23,7 +17,7 @@ NEAR |= NEAR.T
 
 
 def codes(order=ORDER, near=NEAR, origin='first'):
-    return np.asarray(reading_order_codes(jnp.asarray(order), jnp.asarray(near), origin))
+    return np.asarray(module.reading_order_codes(jnp.asarray(order), jnp.asarray(near), origin))
 
 
 @pytest.mark.parametrize('origin', ['first', 'self'])
@@ -64,16 +58,16 @@ def test_only_the_order_within_a_neighbourhood_counts():
 def test_features_by_hand():
     c = jnp.array([[3]])
     expected = [np.sin(3), np.cos(3), np.sin(0.03), np.cos(0.03)]
-    np.testing.assert_allclose(reading_order_features(c, 4)[0, 0], expected, atol=1e-6)
-    assert reading_order_features(c, 4, 'code').tolist() == [[[3.0]]]
+    np.testing.assert_allclose(module.reading_order_features(c, 4)[0, 0], expected, atol=1e-6)
+    assert module.reading_order_features(c, 4, 'code').tolist() == [[[3.0]]]
     np.testing.assert_allclose(
-        reading_order_features(c, 4, 'both')[0, 0], [*expected, 3], atol=1e-6
+        module.reading_order_features(c, 4, 'both')[0, 0], [*expected, 3], atol=1e-6
     )
 
 
 def test_a_gabriel_graph_by_its_definition():
     points = np.random.default_rng(2).random((25, 2))
-    joined = gabriel_graph(points)
+    joined = module.gabriel_graph(points)
     for i in range(25):
         for j in range(25):
             centre, radius = (points[i] + points[j]) / 2, np.linalg.norm(points[i] - points[j]) / 2
@@ -84,21 +78,21 @@ def test_a_gabriel_graph_by_its_definition():
     distance = np.linalg.norm(points[:, None] - points, axis=-1) + 9 * np.eye(25)
     assert joined[np.arange(25), distance.argmin(1)].all()
     assert (np.linalg.matrix_power(np.eye(25) + joined, 25) > 0).all()
-    square = gabriel_graph(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]))
+    square = module.gabriel_graph(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]))
     assert square.sum() == 12  # the other two corners lie on the circle of a diagonal
 
 
 def test_long_words_have_neighbours_along_their_boxes():
     boxes = np.array([[0, 0, 30, 1], [0, 2, 4, 3], [26, 2, 30, 3], [13, 1.5, 17, 2.5]])
-    assert word_graph(boxes)[0].tolist() == [False, False, False, True]
-    assert word_graph(boxes, points=9)[0].tolist() == [False, True, True, True]
+    assert module.word_graph(boxes)[0].tolist() == [False, False, False, True]
+    assert module.word_graph(boxes, points=9)[0].tolist() == [False, True, True, True]
 
 
 @pytest.mark.full_but_one
 @pytest.mark.parametrize('feature', ['sinusoid', 'code', 'both', 'none'])
 def test_a_convolution_sees_the_order_by_the_codes_alone(feature):
     """The claim of the paper: what neighbours say depends on who of them is read first."""
-    layer = ReadingOrderConvolution(4, 6, feature=feature, rngs=nnx.Rngs(0))
+    layer = module.ReadingOrderConvolution(4, 6, feature=feature, rngs=nnx.Rngs(0))
     h = jax.random.normal(jax.random.key(0), (9, 4))
     near = jnp.asarray(NEAR)
     out = layer(h, jnp.asarray(ORDER), near)
@@ -114,7 +108,7 @@ def test_a_convolution_sees_the_order_by_the_codes_alone(feature):
 @pytest.mark.full
 def test_two_components_do_not_hear_each_other():
     near = jnp.asarray(np.kron(np.eye(2), np.ones((3, 3))) > 0)
-    layer = ReadingOrderConvolution(4, rngs=nnx.Rngs(0))
+    layer = module.ReadingOrderConvolution(4, rngs=nnx.Rngs(0))
     h, order = jax.random.normal(jax.random.key(0), (6, 4)), jnp.arange(6)
     other = layer(h.at[3:].set(0.0), order.at[3:].set(jnp.array([-1, -3, -2])), near)
     np.testing.assert_array_equal(other[:3], layer(h, order, near)[:3])

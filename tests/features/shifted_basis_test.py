@@ -8,17 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from posenc_jax.features.coordinates.basis_grid import (
-    basis_kernel,
-    blend_weights,
-    blended,
-    distance_preservation,
-    feature_kernel,
-    kron_features,
-    kron_linear,
-    separable_fit,
-    stable_rank,
-)
+from posenc_jax.features.coordinates import basis_grid as module
 from posenc_jax.features.coordinates.encoder import make_features
 from posenc_jax.features.coordinates.shifted_basis import (
     SHIFTED,
@@ -45,14 +35,14 @@ def features(basis, scale, **options):
 def test_golden_stable_ranks(basis):
     case = GOLDEN['stable_rank'][basis]
     options = {'signed': True} if basis == 'square' else {}
-    found = stable_rank(features(basis, case['scale'], **options))
+    found = module.stable_rank(features(basis, case['scale'], **options))
     np.testing.assert_allclose(found, case['rank'], atol=6e-4)
 
 
 @pytest.mark.parametrize('circular', [False, True])
 def test_golden_stable_ranks_of_gaussians(circular):
     case = GOLDEN['circular' if circular else 'gaussian']
-    found = [stable_rank(features('gaussian', s, circular=circular)) for s in case['scale']]
+    found = [module.stable_rank(features('gaussian', s, circular=circular)) for s in case['scale']]
     np.testing.assert_allclose(found, case['rank'], atol=6e-4)
     if circular:
         closed = 1 / (2 * np.pi**0.5 * np.array(case['scale']))
@@ -61,8 +51,8 @@ def test_golden_stable_ranks_of_gaussians(circular):
 
 def test_golden_blend():
     case = GOLDEN['blend']
-    kernel, points = basis_kernel('gaussian', case['scale']), round(1 / case['spacing']) + 1
-    at = lambda cell, **options: blend_weights(
+    kernel, points = module.basis_kernel('gaussian', case['scale']), round(1 / case['spacing']) + 1
+    at = lambda cell, **options: module.blend_weights(
         jnp.array((3 + cell) * case['spacing']), points, kernel, **options
     )
     g, a, b = at(0.5, normalized=False)
@@ -77,26 +67,26 @@ def test_golden_blend():
 
 @pytest.mark.parametrize('basis', ['gaussian', 'triangle', 'rff'])
 def test_a_blend_at_a_grid_point_is_that_point(basis):
-    kernel = basis_kernel(basis, 0.1)
-    g, a, b = blend_weights(jnp.array([0.0, 0.25, 0.5]), 9, kernel, normalized=False)
+    kernel = module.basis_kernel(basis, 0.1)
+    g, a, b = module.blend_weights(jnp.array([0.0, 0.25, 0.5]), 9, kernel, normalized=False)
     assert g.tolist() == [0, 2, 4]
     np.testing.assert_allclose([a, b], [[1, 1, 1], [0, 0, 0]], atol=1e-6)
-    assert blend_weights(jnp.array([-1.0, 2.0]), 9, kernel)[0].tolist() == [0, 7]
+    assert module.blend_weights(jnp.array([-1.0, 2.0]), 9, kernel)[0].tolist() == [0, 7]
 
 
 def test_the_gaussian_kernel_is_the_inner_product_of_its_features():
     """Where no bump is cut off by the ends; the step of the anchors scales the sum."""
     code = lambda x: shifted_basis(x, 'gaussian', 256, 0.05)
     a, b = jnp.array([0.5, 0.5, 0.5]), jnp.array([0.5, 0.55, 0.6])
-    found = feature_kernel(code)(a, b) / feature_kernel(code)(a, a)
-    np.testing.assert_allclose(found, basis_kernel('gaussian', 0.05)(a, b), rtol=1e-4)
+    found = module.feature_kernel(code)(a, b) / module.feature_kernel(code)(a, a)
+    np.testing.assert_allclose(found, module.basis_kernel('gaussian', 0.05)(a, b), rtol=1e-4)
 
 
 def test_the_gaussian_matches_random_waves_of_its_scale():
     s, scale = 0.1, 1 / (2 * 2**0.5 * np.pi * 0.1)
     x, zero = jnp.linspace(0, 1, 50), jnp.zeros(50)
-    waves = basis_kernel('rff', scale)(x, zero)
-    np.testing.assert_allclose(waves, basis_kernel('gaussian', s)(x, zero), atol=1e-6)
+    waves = module.basis_kernel('rff', scale)(x, zero)
+    np.testing.assert_allclose(waves, module.basis_kernel('gaussian', s)(x, zero), atol=1e-6)
     encoder = make_features(f"shifted_basis('rff', features=8192, scale={float(scale)})")
     psi = np.asarray(encoder.encode(x[:, None]))
     np.testing.assert_allclose(psi @ psi[0], waves, atol=5 * 0.7 / 4096**0.5)
@@ -113,7 +103,7 @@ def test_the_closed_form_reproduces_a_grid(basis):
     psi_y = encoder.factors(points([0.0], y))[1][0]
     assert np.linalg.matrix_rank(np.asarray(psi_x, np.float64)) == 12
     values = np.random.default_rng(0).normal(size=(12, 9))
-    w = separable_fit(np.asarray(psi_x), np.asarray(psi_y), values)
+    w = module.separable_fit(np.asarray(psi_x), np.asarray(psi_y), values)
     psi_x, psi_y = (np.asarray(a, np.float64) for a in (psi_x, psi_y))
     np.testing.assert_allclose(psi_x @ w @ psi_y.T, values, atol=1e-8)
     # Of all W that reproduce the grid, this one has the smallest norm.
@@ -128,16 +118,16 @@ def test_a_linear_layer_of_products_without_the_products():
     coords = jax.random.uniform(jax.random.key(0), (5, 2))
     w = jax.random.normal(jax.random.key(1), (6, 6, 3))
     direct = encoder.encode(coords) @ w.reshape(36, 3)
-    np.testing.assert_allclose(kron_linear(*encoder.factors(coords), w), direct, atol=1e-5)
+    np.testing.assert_allclose(module.kron_linear(*encoder.factors(coords), w), direct, atol=1e-5)
 
 
 def test_four_corners_blend_a_product():
     grid = shifted_basis(jnp.arange(11) / 10, 'gaussian', 8, 0.1)
-    kernel = basis_kernel('gaussian', 0.1)
+    kernel = module.basis_kernel('gaussian', 0.1)
     x, y = jnp.array([0.13]), jnp.array([0.68])
-    (g, a, b), (h, c, d) = (blend_weights(z, 11, kernel) for z in (x, y))
+    (g, a, b), (h, c, d) = (module.blend_weights(z, 11, kernel) for z in (x, y))
     corners = sum(
-        weight * kron_features(grid[i], grid[j])
+        weight * module.kron_features(grid[i], grid[j])
         for weight, i, j in (
             (a * c, g, h),
             (a * d, g, h + 1),
@@ -145,15 +135,15 @@ def test_four_corners_blend_a_product():
             (b * d, g + 1, h + 1),
         )
     )
-    whole = kron_features(blended(x, grid, kernel), blended(y, grid, kernel))
+    whole = module.kron_features(module.blended(x, grid, kernel), module.blended(y, grid, kernel))
     np.testing.assert_allclose(whole, corners, atol=1e-6)
 
 
 def test_rank_and_distance_trade_off():
     """The claim of the paper: wider bumps memorise less and generalise farther."""
     narrow, wide = (features('gaussian', s) for s in (0.01, 0.1))
-    assert stable_rank(narrow) > 3 * stable_rank(wide)
-    fall = [np.asarray(distance_preservation(f)) for f in (narrow, wide)]
+    assert module.stable_rank(narrow) > 3 * module.stable_rank(wide)
+    fall = [np.asarray(module.distance_preservation(f)) for f in (narrow, wide)]
     narrow, wide = (f / f[0] for f in fall)
     assert narrow[3] < 0.01 and wide[3] > 0.6 and (np.diff(wide[:16]) < 0).all()
 
@@ -167,7 +157,7 @@ def test_a_picture_is_best_restored_at_a_middle_scale():
 
     def errors(scale):
         psi = np.asarray(shifted_basis(jnp.asarray(x), 'gaussian', 64, scale), np.float64)
-        w = separable_fit(psi[::2], psi[::2], picture[::2, ::2])
+        w = module.separable_fit(psi[::2], psi[::2], picture[::2, ::2])
         off = psi @ w @ psi.T - picture
         return np.abs(off[::2, ::2]).max(), np.sqrt((off**2).mean())
 
@@ -178,7 +168,7 @@ def test_a_picture_is_best_restored_at_a_middle_scale():
 
 
 def test_distance_preservation_of_waves_by_hand():
-    found = distance_preservation(features('basic', 1.0))
+    found = module.distance_preservation(features('basic', 1.0))
     np.testing.assert_allclose(found, np.cos(2 * np.pi * np.arange(N) / N) * D / 2, atol=1e-3)
 
 

@@ -42,15 +42,11 @@ def sums_by_hand():
     return by_hand('concat', np.eye(2)) - 0.5
 
 
-test_golden = golden_suite(
-    'signnet',
-    {
-        'sums': sums_by_hand,
-        'concatenated': lambda: by_hand('concat', [[1.0, 0.0], [2.0, 0.0]]),
-        'added': lambda: by_hand('sum', [[1.0, 0.0]]),
-    },
-    atol=1e-6,
-)
+test_golden = golden_suite('signnet', atol=1e-6) | {
+    'sums': sums_by_hand,
+    'concatenated': lambda: by_hand('concat', [[1.0, 0.0], [2.0, 0.0]]),
+    'added': lambda: by_hand('sum', [[1.0, 0.0]]),
+}
 
 
 def mlp_by_loop(mlp, x):

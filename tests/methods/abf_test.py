@@ -15,17 +15,14 @@ def decay(base):
     return np.cos(np.multiply.outer(GOLDEN['distance'], theta)).mean(-1)
 
 
-test_golden = golden_suite(
-    'abf',
-    {
-        'plain': (lambda: decay(10000.0), {'atol': 6e-5}),
-        'adjusted': (lambda: decay(500000.0), {'atol': 6e-5}),
-        'longest_wavelength': (
-            lambda: [2 * np.pi / ABF(base)(128, 10000.0)[0][-1] for base in (10000.0, 500000.0)],
-            {'atol': 0.5},
-        ),
-    },
-)
+test_golden = golden_suite('abf') | {
+    'plain': (lambda: decay(10000.0), {'atol': 6e-5}),
+    'adjusted': (lambda: decay(500000.0), {'atol': 6e-5}),
+    'longest_wavelength': (
+        lambda: [2 * np.pi / ABF(base)(128, 10000.0)[0][-1] for base in (10000.0, 500000.0)],
+        {'atol': 0.5},
+    ),
+}
 
 
 def test_the_base_of_rope_is_replaced():

@@ -39,14 +39,10 @@ def grid_by_hand(case):
     return turn_of(part, jnp.float32(case['x']).reshape(1, 1, 1, 4), tok).ravel()
 
 
-test_golden = golden_suite(
-    'algebraic_pe',
-    {
-        'angles': lambda: 2 * np.diagonal(module.algebraic_pe_start(8), 1)[::2],
-        'powers.*': (power_by_hand, {'atol': 1e-3}),  # 1001 quarters are 1572 radians
-    },
-    rtol=1e-6,
-)
+test_golden = golden_suite('algebraic_pe', rtol=1e-6) | {
+    'angles': lambda: 2 * np.diagonal(module.algebraic_pe_start(8), 1)[::2],
+    'powers.*': (power_by_hand, {'atol': 1e-3}),  # 1001 quarters are 1572 radians
+}
 test_golden_of_grids = golden_suite('algebraic_grid', {'turned': grid_by_hand}, atol=1e-5)
 
 
@@ -162,22 +158,20 @@ def known(spec, positions):
     return lambda: make(spec).turned(draw(0, 1, tok.length, 2, 8), tok)
 
 
-test_wrong_calls = refused(
-    {
-        r'position \[8\] is not in 0 .. 7; use a larger max_len': known(
-            'algebraic_pe(max_len=8)', [[3, 8]]
-        ),
-        r'algebraic_grid: position \[0, 9\] is not in 0 .. 7': known(
-            'algebraic_grid(max_len=8)', [[[0, 1], [0, 9]]]
-        ),
-        'algebraic_pe needs integer positions, got float32': known('algebraic_pe()', [[0.5, 1.0]]),
-        r'algebraic_pe needs positions \[B, L, 1\]': at('algebraic_pe()', grid(2, 2)),
-        r'algebraic_grid needs positions \[B, L, 2\]': at('algebraic_grid()', [[0, 1]]),
-        'algebraic_pe was built for head_dim=8': at('algebraic_pe()', [[0, 1]], width=4),
-        'decay must be positive and at most 1, got 1.5': lambda: make('algebraic_pe(decay=1.5)'),
-        'max_len must be at least 2 and at most 32768, got 65536': lambda: make(
-            'algebraic_grid(max_len=65536)'
-        ),
-        'head_dim must be a multiple of 4, got 6': lambda: make('algebraic_grid()', width=6),
-    }
-)
+test_wrong_calls = refused() | {
+    r'position \[8\] is not in 0 .. 7; use a larger max_len': known(
+        'algebraic_pe(max_len=8)', [[3, 8]]
+    ),
+    r'algebraic_grid: position \[0, 9\] is not in 0 .. 7': known(
+        'algebraic_grid(max_len=8)', [[[0, 1], [0, 9]]]
+    ),
+    'algebraic_pe needs integer positions, got float32': known('algebraic_pe()', [[0.5, 1.0]]),
+    r'algebraic_pe needs positions \[B, L, 1\]': at('algebraic_pe()', grid(2, 2)),
+    r'algebraic_grid needs positions \[B, L, 2\]': at('algebraic_grid()', [[0, 1]]),
+    'algebraic_pe was built for head_dim=8': at('algebraic_pe()', [[0, 1]], width=4),
+    'decay must be positive and at most 1, got 1.5': lambda: make('algebraic_pe(decay=1.5)'),
+    'max_len must be at least 2 and at most 32768, got 65536': lambda: make(
+        'algebraic_grid(max_len=65536)'
+    ),
+    'head_dim must be a multiple of 4, got 6': lambda: make('algebraic_grid()', width=6),
+}

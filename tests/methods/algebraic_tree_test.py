@@ -37,9 +37,10 @@ def steps_by_hand(case):
     return tree_steps(down, down)[0]
 
 
-test_golden = golden_suite(
-    'algebraic_tree', {'nodes.*': node_by_hand, 'steps': steps_by_hand}, atol=1e-5
-)
+test_golden = golden_suite('algebraic_tree', atol=1e-5) | {
+    'nodes.*': node_by_hand,
+    'steps': steps_by_hand,
+}
 
 
 def make(arguments='levels=4', seed=None, kv_heads=2):
@@ -128,17 +129,13 @@ def known(positions):
     return lambda: make().turned(draw(0, 1, tok.length, 2, 8), tok)
 
 
-test_wrong_calls = refused(
-    {
-        r'algebraic_tree: \[3, 0, 0, 0\] is no path in a tree of 2 branches': known(
-            [[[3, 0, 0, 0]]]
-        ),
-        'one that tree_paths has cut needs more levels': known(
-            tree_paths([-1, 0, 1, 2, 3, 4], [0, 1, 1, 1, 1, 1], levels=4, cut=True)[None]
-        ),
-        r'\[0, 1, 0, 0\] is no path': known([[[1, 0, 0, 0], [0, 1, 0, 0]]]),
-        r'needs integer positions \[B, L, 4\].* got int32 \(1, 1, 3\)': known([[[1, 0, 0]]]),
-        'got float32': known(PATHS[None] / 2),
-        'branches must be at least 1 and at most 256, got 0': lambda: make('branches=0'),
-    }
-)
+test_wrong_calls = refused() | {
+    r'algebraic_tree: \[3, 0, 0, 0\] is no path in a tree of 2 branches': known([[[3, 0, 0, 0]]]),
+    'one that tree_paths has cut needs more levels': known(
+        tree_paths([-1, 0, 1, 2, 3, 4], [0, 1, 1, 1, 1, 1], levels=4, cut=True)[None]
+    ),
+    r'\[0, 1, 0, 0\] is no path': known([[[1, 0, 0, 0], [0, 1, 0, 0]]]),
+    r'needs integer positions \[B, L, 4\].* got int32 \(1, 1, 3\)': known([[[1, 0, 0]]]),
+    'got float32': known(PATHS[None] / 2),
+    'branches must be at least 1 and at most 256, got 0': lambda: make('branches=0'),
+}

@@ -86,11 +86,9 @@ def test_scale_interpolates_positions():
 
 
 PART = pj.make('axial_rope2d()', head_dim=8)
-test_wrong_calls = refused(
-    {
-        r'positions \[B, L, 2\]': lambda: attend(PART, *qkv(15)),
-        'built for head_dim=8': lambda: attend(
-            PART, *qkv(15, width=4), pj.Tokens.of(positions=CELLS[None])
-        ),
-    }
-)
+test_wrong_calls = refused() | {
+    r'positions \[B, L, 2\]': lambda: attend(PART, *qkv(15)),
+    'built for head_dim=8': lambda: attend(
+        PART, *qkv(15, width=4), pj.Tokens.of(positions=CELLS[None])
+    ),
+}

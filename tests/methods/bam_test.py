@@ -14,7 +14,7 @@ from posenc_jax.methods.alibi import alibi_bias, alibi_slopes
 from posenc_jax.methods.bam import bam_prior
 from tests.golden_files import golden
 from tests.methods.models import model_of
-from tests.methods.pairs import attend, bias_of, qkv
+from tests.methods.pairs import bias_of
 
 GOLDEN = golden('bam')['values']
 N = 4
@@ -22,11 +22,6 @@ N = 4
 
 def make(arguments=''):
     return pj.make(f'bam({arguments})', heads=N)
-
-
-def attended(spec):
-    encoding = pj.make(spec, heads=N, head_dim=8, causal=True)
-    return attend(encoding, *qkv(12, rows=2))
 
 
 def test_the_prior_by_hand():
@@ -43,14 +38,12 @@ def test_the_initial_prior_is_alibi_less_the_epsilon():
         np.asarray(alibi_bias(jnp.asarray(slopes), pos, pos)[0]) - 1e-5 * slopes[:, None, None]
     )
     np.testing.assert_allclose(bias_of(make()), expected, atol=1e-6)
-    np.testing.assert_allclose(attended('bam()'), attended('alibi()'), atol=1e-5)
 
 
 def test_an_exponent_of_zero_is_nope():
     bias = bias_of(make('beta=0.0'))
     np.testing.assert_array_equal(bias[:, 0, 0], -np.exp(np.asarray(make().logscale[...])))
     assert (np.ptp(bias, axis=(1, 2)) == 0).all()
-    np.testing.assert_allclose(attended('bam(beta=0.0)'), attended('nope()'), atol=1e-6)
 
 
 @pytest.mark.parametrize('number', range(3))
@@ -98,11 +91,6 @@ def test_one_prior_for_all_layers_and_a_gain_in_each():
 def test_fixed_parameters_are_not_trained():
     state = nnx.state(make('fixed=("loc", "beta")'), nnx.Param)
     assert {path[-1] for path, _ in nnx.to_flat_state(state)} == {'logscale'}
-
-
-def test_another_number_of_heads_is_refused():
-    with pytest.raises(ValueError, match='bam has parameters of 1 heads, the queries have 4'):
-        attend(pj.make('bam()', heads=1), *qkv(3))
 
 
 def test_far_distances_keep_a_shape_that_alibi_loses():

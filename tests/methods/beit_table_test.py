@@ -10,7 +10,7 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.methods.swin_table import swin_table_resized
 from tests.golden_files import golden_suite
-from tests.methods.pairs import attend, draw, grid, qkv
+from tests.methods.pairs import draw, grid
 from tests.refusals import refused
 from tests.small_models import small_model
 
@@ -36,9 +36,10 @@ def numbered():
     return bias_of(part, 1, 2)[0]
 
 
-test_golden = golden_suite(
-    'beit_table', {'entries': lambda: make('1, 2').offsets.shape[0], 'ids': numbered}
-)
+test_golden = golden_suite('beit_table') | {
+    'entries': lambda: make('1, 2').offsets.shape[0],
+    'ids': numbered,
+}
 
 
 def test_every_pair_has_its_entry():
@@ -57,13 +58,6 @@ def test_every_pair_has_its_entry():
         for j, (row, column) in enumerate(cells):
             expected[:, i + 1, j + 1] = table[number[r - row, c - column]]
     np.testing.assert_array_equal(bias_of(part, rows, columns), expected)
-
-
-def test_it_starts_as_plain_attention():
-    part, tok = pj.make('beit_table(2, 3)', heads=N), pj.Tokens.of(positions=grid(2, 3))
-    found, plain = (attend(e, *qkv(7, N), tok) for e in (part, pj.make('nope()')))
-    np.testing.assert_allclose(found, plain, atol=1e-6)
-    assert not part.offsets[...].any()
 
 
 def test_all_layers_may_have_one_table():
@@ -87,12 +81,10 @@ def test_a_resize_keeps_the_entries_of_the_class_token():
     np.testing.assert_allclose(large[:, 1, 1:3], cells[jnp.array([31, 30])].T, atol=1e-6)
 
 
-test_wrong_calls = refused(
-    {
-        r'beit_table: the tokens stand in a window of 2 x 3 cells, and the table is for one of '
-        r'2 x 2, which is smaller; use size=\(2, 3\)': lambda: make('2, 2').project(
-            None, None, None, *[pj.Tokens.of(positions=grid(2, 3))] * 2
-        ),
-        'columns must be at least 1': lambda: make('2, 0'),
-    }
-)
+test_wrong_calls = refused() | {
+    r'beit_table: the tokens stand in a window of 2 x 3 cells, and the table is for one of '
+    r'2 x 2, which is smaller; use size=\(2, 3\)': lambda: make('2, 2').project(
+        None, None, None, *[pj.Tokens.of(positions=grid(2, 3))] * 2
+    ),
+    'columns must be at least 1': lambda: make('2, 0'),
+}

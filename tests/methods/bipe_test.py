@@ -40,15 +40,12 @@ def golden_ids(number):
     return placed([GOLDEN['tokens']], spec)[number][0]
 
 
-test_golden = golden_suite(
-    'bipe',
-    {
-        'intra': lambda: golden_ids(0),
-        'inter': lambda: golden_ids(1),
-        'slopes_4': (lambda: bipe_slopes(4), {'atol': 5e-4}),
-        'slopes_12': (lambda: bipe_slopes(12), {'atol': 5e-4}),
-    },
-)
+test_golden = golden_suite('bipe') | {
+    'intra': lambda: golden_ids(0),
+    'inter': lambda: golden_ids(1),
+    'slopes_4': (lambda: bipe_slopes(4), {'atol': 5e-4}),
+    'slopes_12': (lambda: bipe_slopes(12), {'atol': 5e-4}),
+}
 
 
 def test_ids_one_by_one():
@@ -168,22 +165,20 @@ def with_components(count):
 
 
 LOST = r'would lose the components of \(1, 2, {}\): give positions \[B, L\]'
-test_wrong_calls = refused(
-    {
-        r'bipe\(separators=\(1, 3\)\) finds segments by token ids, which these tokens': lambda: (
-            place(length=3)
-        ),
-        LOST.format(2): with_components(2),
-        LOST.format(3): with_components(3),
-        r'got float32 \(1, 2\)': lambda: place('bipe()', positions=[[0.5, 1.0]]),
-        r'got int32 \(1, 1, 3\)': lambda: place('bipe()', positions=[[[0, 0, 0]]]),
-        'place -2 within a segment; places count from 0': lambda: place(
-            'bipe()', positions=[[[-2, 0]]]
-        ),
-        'scale must be positive, got 0': lambda: bipe_slopes(4, 0),
-        'ids must be integers, got float32': lambda: pj.Tokens.of(ids=[[0.5]]),
-    }
-)
+test_wrong_calls = refused() | {
+    r'bipe\(separators=\(1, 3\)\) finds segments by token ids, which these tokens': lambda: place(
+        length=3
+    ),
+    LOST.format(2): with_components(2),
+    LOST.format(3): with_components(3),
+    r'got float32 \(1, 2\)': lambda: place('bipe()', positions=[[0.5, 1.0]]),
+    r'got int32 \(1, 1, 3\)': lambda: place('bipe()', positions=[[[0, 0, 0]]]),
+    'place -2 within a segment; places count from 0': lambda: place(
+        'bipe()', positions=[[[-2, 0]]]
+    ),
+    'scale must be positive, got 0': lambda: bipe_slopes(4, 0),
+    'ids must be integers, got float32': lambda: pj.Tokens.of(ids=[[0.5]]),
+}
 
 
 @pytest.mark.parametrize('at', [0, 1, 4])

@@ -138,11 +138,9 @@ def test_a_token_moves_only_what_lies_across_it():
     assert before[:, token, :token].sum(-1).min() > 0.1 and after[:, token:, :token].max() < 1e-4
 
 
-test_wrong_calls = refused(
-    {
-        '21 keys, input: none': lambda: run(build(), *INPUTS[:3], None, pj.Tokens.of(length=L)),
-        '21 keys, input: 5 tokens': lambda: run(
-            build(), *INPUTS[:3], INPUTS[3][:, :5], pj.Tokens.of(length=L)
-        ),
-    }
-)
+test_wrong_calls = refused() | {
+    '21 keys, input: none': lambda: run(build(), *INPUTS[:3], None, pj.Tokens.of(length=L)),
+    '21 keys, input: 5 tokens': lambda: run(
+        build(), *INPUTS[:3], INPUTS[3][:, :5], pj.Tokens.of(length=L)
+    ),
+}

@@ -151,13 +151,11 @@ def test_phases_keep_their_digits_over_many_blocks():
     assert (np.abs(error) < 3e-7 * total).all(), error
 
 
-test_wrong_calls = refused(
-    {
-        'of one token per key: 21 keys, input: none': lambda: run(
-            build(), *INPUTS[:3], None, pj.Tokens.of(length=L)
-        ),
-        'of one token per key: 21 keys, input: 3 tokens': lambda: run(
-            build(), *INPUTS[:3], INPUTS[3][:, :3], pj.Tokens.of(length=L)
-        ),
-    }
-)
+test_wrong_calls = refused() | {
+    'of one token per key: 21 keys, input: none': lambda: run(
+        build(), *INPUTS[:3], None, pj.Tokens.of(length=L)
+    ),
+    'of one token per key: 21 keys, input: 3 tokens': lambda: run(
+        build(), *INPUTS[:3], INPUTS[3][:, :3], pj.Tokens.of(length=L)
+    ),
+}

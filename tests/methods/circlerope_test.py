@@ -23,16 +23,12 @@ def golden_axes():
     return {name.removeprefix('.'): row for name, row in axes('', 'circlerope()', (2, 2)).items()}
 
 
-test_golden = golden_suite(
-    'circlerope',
-    {
-        'base': lambda: make('circlerope()').base,
-        **golden_axes(),
-        'distance': lambda: distances('circlerope()'),
-        'next': lambda: placed('circlerope()', (2, 2), 1)[-1],
-    },
-    atol=6e-5,
-)
+test_golden = golden_suite('circlerope', atol=6e-5) | {
+    'base': lambda: make('circlerope()').base,
+    **golden_axes(),
+    'distance': lambda: distances('circlerope()'),
+    'next': lambda: placed('circlerope()', (2, 2), 1)[-1],
+}
 
 
 def test_positions_and_turned_keys_are_those_of_loops():
@@ -118,15 +114,13 @@ def test_layers_may_have_different_positions():
     assert np.abs(same - whole).max() > 1e-3
 
 
-test_wrong_calls = refused(
-    {
-        'the strategy must be 2, 3 or 4, got 1': lambda: age_pattern(4, 1),
-        'the layers must be an even number of at least 2, got 3': lambda: age_pattern(3),
-        'alpha must be at least 0 and at most 1, got 1.5': lambda: make('circlerope(alpha=1.5)'),
-        'radius must be positive, got 0.0': lambda: make('circlerope(radius=0.0)'),
-        'dff_rate must be at least 0 and at most 1, got -0.5': lambda: make(
-            'circlerope(dff_rate=-0.5)'
-        ),
-        'positions': lambda: make('circlerope(positions="mrope")'),
-    }
-)
+test_wrong_calls = refused() | {
+    'the strategy must be 2, 3 or 4, got 1': lambda: age_pattern(4, 1),
+    'the layers must be an even number of at least 2, got 3': lambda: age_pattern(3),
+    'alpha must be at least 0 and at most 1, got 1.5': lambda: make('circlerope(alpha=1.5)'),
+    'radius must be positive, got 0.0': lambda: make('circlerope(radius=0.0)'),
+    'dff_rate must be at least 0 and at most 1, got -0.5': lambda: make(
+        'circlerope(dff_rate=-0.5)'
+    ),
+    'positions': lambda: make('circlerope(positions="mrope")'),
+}

@@ -49,13 +49,10 @@ def model_of(encoding='conflator()', **fields):
     return model
 
 
-test_golden = golden_suite(
-    'conflator',
-    {
-        's': lambda golden: conflator_points(jnp.asarray(golden['lang']))[0],
-        'c': lambda golden: conflator_points(jnp.asarray([golden['lang']] * 2))[1][1],
-    },
-)
+test_golden = golden_suite('conflator') | {
+    's': lambda golden: conflator_points(jnp.asarray(golden['lang']))[0],
+    'c': lambda golden: conflator_points(jnp.asarray([golden['lang']] * 2))[1][1],
+}
 
 
 def test_counts_are_whole_numbers_of_every_row():
@@ -188,17 +185,15 @@ def test_a_model_refuses_parameters_per_head_beside_it():
         model_of('conflator() | t5_rpe()')
 
 
-test_wrong_calls = refused(
-    {
-        r'integers \[..., L\], one per token, got lang float32 \(3,\)': lambda: conflator_points(
-            jnp.ones(3)
-        ),
-        r'got segment int32 \(4,\)': lambda: conflator_points(jnp.zeros(3, int), jnp.zeros(4, int)),
-        r'\(position, offset, switches\), got \(1, 5, 2\)': lambda: part_of().angles(
-            jnp.zeros((1, 5, 2), int)
-        ),
-        '5 tokens, the input of 5': lambda: part_of().qkv(
-            jnp.zeros((1, 5, D)), None, pj.Tokens.of(length=5)
-        ),
-    }
-)
+test_wrong_calls = refused() | {
+    r'integers \[..., L\], one per token, got lang float32 \(3,\)': lambda: conflator_points(
+        jnp.ones(3)
+    ),
+    r'got segment int32 \(4,\)': lambda: conflator_points(jnp.zeros(3, int), jnp.zeros(4, int)),
+    r'\(position, offset, switches\), got \(1, 5, 2\)': lambda: part_of().angles(
+        jnp.zeros((1, 5, 2), int)
+    ),
+    '5 tokens, the input of 5': lambda: part_of().qkv(
+        jnp.zeros((1, 5, D)), None, pj.Tokens.of(length=5)
+    ),
+}

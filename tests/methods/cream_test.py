@@ -37,21 +37,18 @@ def runs(ids):
     return 1 + (np.diff(ids) != 1).sum()
 
 
-test_golden = golden_suite(
-    'cream',
-    {
-        'probabilities': (
-            lambda: np.diff(np.concatenate([[0], cream_thresholds(8), [1]])),
-            {'atol': 5e-5},
-        ),
-        **{
-            f'{which}.ends': lambda golden: [
-                list(cream_bounds(alpha, golden['head'], 4096)) for alpha in GOLDEN['alphas']
-            ]
-            for which in ('third', 'near')
-        },
+test_golden = golden_suite('cream') | {
+    'probabilities': (
+        lambda: np.diff(np.concatenate([[0], cream_thresholds(8), [1]])),
+        {'atol': 5e-5},
+    ),
+    **{
+        f'{which}.ends': lambda golden: [
+            list(cream_bounds(alpha, golden['head'], 4096)) for alpha in GOLDEN['alphas']
+        ]
+        for which in ('third', 'near')
     },
-)
+}
 
 
 def test_the_normal_distribution_is_censored_not_renormalised():
@@ -191,19 +188,15 @@ def test_a_table_of_all_its_positions_is_taken():
 
 
 WRONG = 'factor must be an integer of at least 1, got'
-test_wrong_calls = refused(
-    {
-        f'{WRONG} 0': lambda: cream_thresholds(0),
-        f'{WRONG} 1.5': lambda: cream_thresholds(1.5),
-        f'{WRONG} True': lambda: cream_thresholds(True),
-        'heads and tails of 8 tokens: it needs more than 16, got 16': lambda: draws(2, 1, 16),
-        'needs more than 16, got 16': lambda: CreamText(factor=2).width(16),
-        'rows of 32 tokens do not fit texts of source_len=24': lambda: CreamText(
-            factor=2, source_len=24
-        ).width(32),
-        r'cream needs integer positions \[B, L\], got float32 \(1, 2\)': lambda: placed(
-            [[0.5, 1.0]]
-        ),
-        'position 9 is not in 0 .. 8': lambda: placed([[*range(8), 9]]),
-    }
-)
+test_wrong_calls = refused() | {
+    f'{WRONG} 0': lambda: cream_thresholds(0),
+    f'{WRONG} 1.5': lambda: cream_thresholds(1.5),
+    f'{WRONG} True': lambda: cream_thresholds(True),
+    'heads and tails of 8 tokens: it needs more than 16, got 16': lambda: draws(2, 1, 16),
+    'needs more than 16, got 16': lambda: CreamText(factor=2).width(16),
+    'rows of 32 tokens do not fit texts of source_len=24': lambda: CreamText(
+        factor=2, source_len=24
+    ).width(32),
+    r'cream needs integer positions \[B, L\], got float32 \(1, 2\)': lambda: placed([[0.5, 1.0]]),
+    'position 9 is not in 0 .. 8': lambda: placed([[*range(8), 9]]),
+}

@@ -40,12 +40,12 @@ def adjusted(case, seen):
     return jnp.where(seen, found, -jnp.inf)[0, 0]
 
 
-test_golden = golden_suite(
-    'dape', {'pair.adjustment': lambda case: adjusted(case, np.ones((1, 3), bool))[0]}, atol=1e-7
-)
-test_golden_v2 = golden_suite(
-    'dape_v2', {'row.adjustment': lambda case: adjusted(case, CAUSAL[:3, :3])}, rtol=1e-6
-)
+test_golden = golden_suite('dape', atol=1e-7) | {
+    'pair.adjustment': lambda case: adjusted(case, np.ones((1, 3), bool))[0]
+}
+test_golden_v2 = golden_suite('dape_v2', rtol=1e-6) | {
+    'row.adjustment': lambda case: adjusted(case, CAUSAL[:3, :3])
+}
 
 
 def leaky(x):
@@ -225,20 +225,18 @@ def test_what_the_bias_needs_is_needed():
         make('dape(encoding=fire())', causal=False)
 
 
-test_wrong_values = refused(
-    {
-        'dape adjusts a bias of positions such as .*, got rope; write rope before it': (
-            lambda: make('dape(encoding=rope())')
-        ),
-        'dape_v2 adjusts a bias of positions .* got soft_cap': (
-            lambda: make('dape_v2(encoding=alibi() | soft_cap())')
-        ),
-        'dape_v2 has parameters of 3 heads, the queries have 2': (
-            lambda: logits_of(make('dape_v2(width=4)'), draw(1, 2, L, L))
-        ),
-        'needs a bias that depends on positions alone; dape forms logits of its own': (
-            lambda: decay_kernel(make('dape(encoding=alibi())'), N)
-        ),
-        'dape width must be at least 1, got 0': lambda: make('dape(width=0)'),
-    }
-)
+test_wrong_values = refused() | {
+    'dape adjusts a bias of positions such as .*, got rope; write rope before it': (
+        lambda: make('dape(encoding=rope())')
+    ),
+    'dape_v2 adjusts a bias of positions .* got soft_cap': (
+        lambda: make('dape_v2(encoding=alibi() | soft_cap())')
+    ),
+    'dape_v2 has parameters of 3 heads, the queries have 2': (
+        lambda: logits_of(make('dape_v2(width=4)'), draw(1, 2, L, L))
+    ),
+    'needs a bias that depends on positions alone; dape forms logits of its own': (
+        lambda: decay_kernel(make('dape(encoding=alibi())'), N)
+    ),
+    'dape width must be at least 1, got 0': lambda: make('dape(width=0)'),
+}

@@ -39,17 +39,13 @@ def by_hand(case):
     return dinov3_rope(jnp.float32(case['x']).reshape(1, 1, 1, 4), coords).ravel()
 
 
-test_golden = golden_suite(
-    'dinov3_rope',
-    {
-        'periods': (lambda: dinov3_rope_periods(4), {'rtol': 1e-12}),
-        'between': (lambda: dinov3_rope_periods(3, periods=(1.0, 100.0)), {'rtol': 1e-12}),
-        'square': lambda: coordinates('', 2, 2),
-        'cell_1_2_of_4x3.*': lambda _, how: coordinates(f'normalise={how!r}', 4, 3)[5],
-        'turned': by_hand,
-    },
-    atol=1e-6,
-)
+test_golden = golden_suite('dinov3_rope', atol=1e-6) | {
+    'periods': (lambda: dinov3_rope_periods(4), {'rtol': 1e-12}),
+    'between': (lambda: dinov3_rope_periods(3, periods=(1.0, 100.0)), {'rtol': 1e-12}),
+    'square': lambda: coordinates('', 2, 2),
+    'cell_1_2_of_4x3.*': lambda _, how: coordinates(f'normalise={how!r}', 4, 3)[5],
+    'turned': by_hand,
+}
 
 
 def test_class_tokens_are_at_the_origin_and_are_not_turned():
@@ -167,16 +163,14 @@ def unplaced():
     return make().project(*qkv(4), tok, tok)
 
 
-test_wrong_calls = refused(
-    {
-        r'dinov3_rope needs positions \[B, L, 2\], got \(1, 4\)': lambda: make().place(
-            pj.Tokens.of(length=4)
-        ),
-        'integer positions': lambda: make().place(pj.Tokens.of(positions=grid(2, 2) / 2)),
-        'call tok = encoding.place': unplaced,
-        'rescale must be at least 1, got 0.5': lambda: make('rescale=0.5'),
-        'shift must be positive': lambda: make('shift=0.0'),
-        "did you mean 'separate'": lambda: make("normalise='seperate'"),
-        'head_dim must be a multiple of 4, got 6; the nearest is 8': lambda: make(width=6),
-    }
-)
+test_wrong_calls = refused() | {
+    r'dinov3_rope needs positions \[B, L, 2\], got \(1, 4\)': lambda: make().place(
+        pj.Tokens.of(length=4)
+    ),
+    'integer positions': lambda: make().place(pj.Tokens.of(positions=grid(2, 2) / 2)),
+    'call tok = encoding.place': unplaced,
+    'rescale must be at least 1, got 0.5': lambda: make('rescale=0.5'),
+    'shift must be positive': lambda: make('shift=0.0'),
+    "did you mean 'separate'": lambda: make("normalise='seperate'"),
+    'head_dim must be a multiple of 4, got 6; the nearest is 8': lambda: make(width=6),
+}

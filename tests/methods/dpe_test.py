@@ -53,17 +53,14 @@ def layer_by_hand():
     return ordering_layer(x, pj.Tokens.of(length=1), weights)[0, 0]
 
 
-test_golden = golden_suite(
-    'dpe',
-    {
-        'loss_of_zero': (lambda: dpe_loss(jnp.zeros((B, L, D)), jnp.asarray(PI)), {'atol': 1e-7}),
-        'loss.value': (
-            lambda golden: dpe_loss(jnp.array([golden['o']]), jnp.array([golden['pi']])),
-            {'atol': 1e-6},
-        ),
-        'layer.out': (layer_by_hand, {'atol': 1e-5}),
-    },
-)
+test_golden = golden_suite('dpe') | {
+    'loss_of_zero': (lambda: dpe_loss(jnp.zeros((B, L, D)), jnp.asarray(PI)), {'atol': 1e-7}),
+    'loss.value': (
+        lambda golden: dpe_loss(jnp.array([golden['o']]), jnp.array([golden['pi']])),
+        {'atol': 1e-6},
+    ),
+    'layer.out': (layer_by_hand, {'atol': 1e-5}),
+}
 
 
 def test_the_target_itself_has_no_loss():
@@ -196,14 +193,10 @@ def embed(width, positions):
     return make('layers=1').embed(jnp.zeros((1, 2, width)), tok)
 
 
-test_wrong_calls = refused(
-    {
-        r'dpe trains with positions \[B, L, 2\].*alignments': lambda: make(
-            'layers=1'
-        ).auxiliary_loss(jnp.zeros((1, L, D)), pj.Tokens.of(length=L), key=None),
-        r'dpe needs positions \[B, L\].* got \(1, 2, 3\)': lambda: embed(
-            D, [[[0, 1, 2], [1, 0, 2]]]
-        ),
-        'width 8, got 9': lambda: embed(D + 1, [[0, 1]]),
-    }
-)
+test_wrong_calls = refused() | {
+    r'dpe trains with positions \[B, L, 2\].*alignments': lambda: make('layers=1').auxiliary_loss(
+        jnp.zeros((1, L, D)), pj.Tokens.of(length=L), key=None
+    ),
+    r'dpe needs positions \[B, L\].* got \(1, 2, 3\)': lambda: embed(D, [[[0, 1, 2], [1, 0, 2]]]),
+    'width 8, got 9': lambda: embed(D + 1, [[0, 1]]),
+}

@@ -10,7 +10,6 @@ from posenc_jax.base.double import Double
 from posenc_jax.methods.dynamic_ntk import DynamicNTK, dynamic_ntk_frequencies
 from posenc_jax.methods.ntk_aware import ntk_aware_base
 from posenc_jax.methods.rope import rope, rope_frequencies
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.methods.pairs import attend, qkv
 from tests.phases import FAR, error, wide, wide_theta
@@ -74,17 +73,11 @@ def test_one_program_for_every_length():
     assert len(traces) == 1
 
 
-def test_a_spec_needs_the_trained_length():
-    with pytest.raises(SpecError, match="needs 'train_len'"):
-        pj.make('rope(freqs=dynamic_ntk())', head_dim=8)
-
-
 SEGMENTS = pj.Tokens.of(segment=np.zeros((1, 6), int))
-test_wrong_calls = refused(
-    {
-        'needs train_len': lambda: DynamicNTK(factor=2.0),
-        '1 queries and 6 keys': lambda: ENCODING.project(
-            qkv(1, 2)[0], *qkv(6, 2)[1:], SEGMENTS.slice(5, 1), SEGMENTS
-        ),
-    }
-)
+test_wrong_calls = refused() | {
+    "needs 'train_len'": lambda: pj.make('rope(freqs=dynamic_ntk())', head_dim=8),
+    'needs train_len': lambda: DynamicNTK(factor=2.0),
+    '1 queries and 6 keys': lambda: ENCODING.project(
+        qkv(1, 2)[0], *qkv(6, 2)[1:], SEGMENTS.slice(5, 1), SEGMENTS
+    ),
+}

@@ -31,6 +31,11 @@ REFUSED = {  # rule -> what the message says, for a rotary width of 8
     'giraffe(factor=0.0)': 'at least 1, got 0.0',
     'giraffe(power=-1.0)': 'power must be at least 0, got -1.0',
     'giraffe(truncated=True, train_len=0)': 'needs train_len',
+    'hope_rope(periods=0.0)': 'hope_rope periods must be positive, got 0.0',
+    'hope_rope(train_len=0)': 'hope_rope needs train_len, the trained length in tokens',
+    'hope_rope(train_len=6)': 'no plane completes periods=1.0 within train_len=6, so nothing would '
+    'rotate; the least train_len is 7',
+    'hope_rope(periods=4.0, train_len=25)': 'the least train_len is 26',
     'llama3_rope(factor=0.5)': 'at least 1, got 0.5',
     'llama3_rope(train_len=0)': 'needs train_len',
     'llama3_rope(low_freq_factor=4.0)': 'low_freq_factor=4.0, high_freq_factor=4.0',
@@ -45,7 +50,24 @@ REFUSED = {  # rule -> what the message says, for a rotary width of 8
     f'longrope(long={LONG}, factor=4.0, magnitude="sue")': "magnitude='sue' is not",
     f'longrope(long={LONG}, factor=4.0, magnitude=-1.0)': 'must be positive',
     f'longrope(long={LONG}, factor=4.0, train_len=1)': 'at least 2, got 1',
+    'longrope2(critical=0, tail=(4.0, 5.0), factor=4.0)': 'critical must be at least 1, got 0',
+    'longrope2(critical=1, tail=(4.0, 5.0), factor=4.0)': 'are 3 planes, expected 4 for a rotary '
+    'width',
+    'longrope2(critical=4, tail=(), factor=4.0)': 'needs factors of the planes from the critical '
+    'one',
+    **dict.fromkeys(
+        (
+            f'longrope2(critical=2, tail={tail}, factor=4.0)'
+            for tail in ((5.0, 4.0), (3.9, 5.0), (4.0, 8.1))
+        ),
+        'ascend between factor=4.0 and 8.0, got',
+    ),
+    'longrope2(critical=2, tail=(4.0, 5.0), factor=0.5)': 'at least 1, got 0.5',
+    'longrope2(critical=2, tail=(4.0, 5.0), factor=4.0, train_len=1)': 'at least 2, got 1',
+    'longrope2(critical=2, tail=(4.0, 5.0), factor=4.0, magnitude="sue")': "magnitude='sue' is not",
     'ntk_aware(factor=0.9)': 'at least 1, got 0.9',
+    'ntk_rope_mixed(factor=0.5)': 'new length / trained length, must be at least 1, got 0.5',
+    'ntk_rope_mixed(power=-1.0)': 'ntk_rope_mixed power must be at least 0, got -1.0',
     'p_rope(p=1.5)': 'must lie in [0, 1], got 1.5',
     'p_rope(keep="high")': 'highest',
     'pi(factor=0.5)': 'at least 1, got 0.5',

@@ -15,16 +15,7 @@ import posenc_jax as pj
 from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.methods.gali import gali_chunks, gali_ids, gali_normals, gali_slots
 from tests.golden_files import golden, golden_suite
-from tests.methods.by_distance import (
-    ROTARY,
-    WIDTH,
-    check_decoding,
-    logits,
-    qkv,
-    rotary_logits,
-    run,
-    softmax,
-)
+from tests.methods.by_distance import ROTARY, WIDTH, logits, qkv, rotary_logits, run, softmax
 from tests.methods.models import decoded, model_of, read, text
 from tests.refusals import refused
 
@@ -91,20 +82,17 @@ def chunks(row):
     return gali_chunks(row['total'], row['train_len'], row['chunk'])
 
 
-test_golden = golden_suite(
-    'gali',
-    {
-        'ids.*.parts': lambda row: slots(row)[0],
-        'ids.*.divided': lambda row: slots(row)[1] - row['total'] + row['train_len'],
-        'chunks.*.lengths': chunks,
-        **{
-            f'ids.{number}.{part}': golden_ids(part)
-            for number, row in enumerate(GOLDEN['ids'])
-            for part in ('first', 'last')
-            if part in row
-        },
+test_golden = golden_suite('gali') | {
+    'ids.*.parts': lambda row: slots(row)[0],
+    'ids.*.divided': lambda row: slots(row)[1] - row['total'] + row['train_len'],
+    'chunks.*.lengths': chunks,
+    **{
+        f'ids.{number}.{part}': golden_ids(part)
+        for number, row in enumerate(GOLDEN['ids'])
+        for part in ('first', 'last')
+        if part in row
     },
-)
+}
 
 
 def test_ids_ascend_from_the_first_to_the_last_trained_position_and_stay_whole_nearby():
@@ -138,12 +126,6 @@ def test_works_on_other_layouts_widths_and_frequencies():
     expected = jax.jit(lambda *a: defined(*a, 3, rotary_logits))(*arrays)
     out = run(encoding(inner=ROTARY), tok, *arrays, block=(5, 4))
     np.testing.assert_allclose(out, expected, atol=5e-6)
-
-
-@pytest.mark.full
-def test_decoding_over_keys_cached_once_is_reading_token_by_token():
-    """At step 15 there are 16 tokens: with local 0 no whole one of them is left."""
-    check_decoding(encoding(1, 0), 19, (7, 8, 15, 18))
 
 
 @pytest.mark.full
@@ -210,23 +192,21 @@ def test_numbers_of_pairs_are_standard_normal():
 
 HALVES = dataclasses.replace(pj.Tokens.of(length=9), pos=jnp.arange(9)[None] / 2)
 NOISY = pj.make('gali(encoding=rope(), noise=1.0)', head_dim=WIDTH, heads=1, train_len=16)
-test_wrong_calls = refused(
-    {
-        'local must be between 0 and train_len - 1 = 7, got 8': lambda: gali_slots(20, 8, 8),
-        'between 0 and train_len - 1 = 7, got -1; the nearest is 0': lambda: gali_ids(
-            jnp.arange(20), jnp.array(20), 8, -1
-        ),
-        'a number of tokens, an int, or a fraction below 1, got .*4.*; the nearest is 4': lambda: (
-            gali_chunks(20, 8, np.int64(4))
-        ),
-        'a text has at least 1 token, got 0': lambda: gali_chunks(0, 8, 4),
-        'gali needs train_len, .* got 0': lambda: gali_chunks(20, 0, 4),
-        'at least one token, got chunk=0.1 with train_len=8': lambda: gali_chunks(20, 8, 0.1),
-        'at least one token, got chunk=0 with train_len=8': lambda: gali_chunks(20, 8, 0),
-        'must be integers, got float32': lambda: encoding().project(*qkv(9), HALVES, HALVES),
-        'gali has parameters of 1 heads, the queries have 2': lambda: scored(NOISY, *qkv(9)[:2]),
-    }
-)
+test_wrong_calls = refused() | {
+    'local must be between 0 and train_len - 1 = 7, got 8': lambda: gali_slots(20, 8, 8),
+    'between 0 and train_len - 1 = 7, got -1; the nearest is 0': lambda: gali_ids(
+        jnp.arange(20), jnp.array(20), 8, -1
+    ),
+    'a number of tokens, an int, or a fraction below 1, got .*4.*; the nearest is 4': lambda: (
+        gali_chunks(20, 8, np.int64(4))
+    ),
+    'a text has at least 1 token, got 0': lambda: gali_chunks(0, 8, 4),
+    'gali needs train_len, .* got 0': lambda: gali_chunks(20, 0, 4),
+    'at least one token, got chunk=0.1 with train_len=8': lambda: gali_chunks(20, 8, 0.1),
+    'at least one token, got chunk=0 with train_len=8': lambda: gali_chunks(20, 8, 0),
+    'must be integers, got float32': lambda: encoding().project(*qkv(9), HALVES, HALVES),
+    'gali has parameters of 1 heads, the queries have 2': lambda: scored(NOISY, *qkv(9)[:2]),
+}
 
 
 @pytest.mark.parametrize('train_len, local', [(4096, 128), (64, 8), (7, 0)])

@@ -124,14 +124,12 @@ def at(positions):
     return lambda: ids_of(pj.Tokens.of(positions=positions))
 
 
-test_wrong_calls = refused(
-    {
-        r'needs integer positions \[B, L\], got float32 \(1, 2\)': at([[0.5, 1.0]]),
-        r'got int32 \(1, 1, 2\)': at([[[0, 1]]]),
-        'position 7 is not in 0 .. 2': at([[0, 7, 2]]),
-        'position -1 is not in 0 .. 2': at([[0, -1, 2]]),
-    }
-)
+test_wrong_calls = refused() | {
+    r'needs integer positions \[B, L\], got float32 \(1, 2\)': at([[0.5, 1.0]]),
+    r'got int32 \(1, 1, 2\)': at([[[0, 1]]]),
+    'position 7 is not in 0 .. 2': at([[0, 7, 2]]),
+    'position -1 is not in 0 .. 2': at([[0, -1, 2]]),
+}
 
 
 def test_traced_positions_that_do_not_exist_are_nan():

@@ -11,9 +11,9 @@ from tests.golden_files import golden, golden_suite
 GOLDEN = golden('giraffe')['values']
 
 
-test_golden = golden_suite(
-    'giraffe', {'power': lambda: giraffe_frequencies(16, 1e4, power=0.5)}, rtol=2e-6
-)
+test_golden = golden_suite('giraffe', rtol=2e-6) | {
+    'power': lambda: giraffe_frequencies(16, 1e4, power=0.5)
+}
 
 
 @pytest.mark.parametrize('length', GOLDEN['truncated'])

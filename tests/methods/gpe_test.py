@@ -56,14 +56,11 @@ def by_hand(source, target, k):
     return full
 
 
-test_golden = golden_suite(
-    'gpe',
-    {
-        'source_ids': lambda: placed('gpe(k=1)', LABELS).pos[0, :N],
-        'target_ids': lambda: placed('gpe(k=1)', LABELS).pos[0, N:],
-        'after_the_shift': lambda: mask('gpe(k=1)', LABELS)[N:, :N].sum(1),
-    },
-)
+test_golden = golden_suite('gpe') | {
+    'source_ids': lambda: placed('gpe(k=1)', LABELS).pos[0, :N],
+    'target_ids': lambda: placed('gpe(k=1)', LABELS).pos[0, N:],
+    'after_the_shift': lambda: mask('gpe(k=1)', LABELS)[N:, :N].sum(1),
+}
 
 
 def test_the_shift_by_one():
@@ -197,16 +194,12 @@ def place(positions, spec='gpe(k=1)'):
     return lambda: pj.make(spec).place(pj.Tokens.of(positions=positions))
 
 
-test_wrong_calls = refused(
-    {
-        r'integers \[B, L, 2\], group and segment, or `source` .* got int32 \(1, 2\)': place(
-            [[0, 1]]
-        ),
-        r'got float32 \(1, 1, 2\)': place([[[0.0, 1.0]]]),
-        r'gpe\(source=3\) takes positions \[B, L\], got \(1, 1, 2\)': place(
-            [[[0, 1]]], 'gpe(k=1, source=3)'
-        ),
-        'group 2; 0 is the source and 1 the target': place([[[0, 1], [2, 0]]]),
-        'segment -1; segments of a group count from 0': place([[[0, -1]]]),
-    }
-)
+test_wrong_calls = refused() | {
+    r'integers \[B, L, 2\], group and segment, or `source` .* got int32 \(1, 2\)': place([[0, 1]]),
+    r'got float32 \(1, 1, 2\)': place([[[0.0, 1.0]]]),
+    r'gpe\(source=3\) takes positions \[B, L\], got \(1, 1, 2\)': place(
+        [[[0, 1]]], 'gpe(k=1, source=3)'
+    ),
+    'group 2; 0 is the source and 1 the target': place([[[0, 1], [2, 0]]]),
+    'segment -1; segments of a group count from 0': place([[[0, -1]]]),
+}

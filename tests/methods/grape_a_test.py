@@ -28,16 +28,11 @@ def bias_of_zeros(gate):
     return logits(build(gate, heads=GOLDEN['heads']), zero, zero)[0, :, -1]
 
 
-test_golden = golden_suite(
-    'grape_a',
-    {
-        'omega': lambda: build().omega[0],
-        'slopes': lambda: build(heads=2).slopes[...],
-        'bias.*': lambda _, gate: bias_of_zeros(gate)[:, 0],
-    },
-    atol=1e-7,
-    rtol=1e-6,
-)
+test_golden = golden_suite('grape_a', atol=1e-7, rtol=1e-6) | {
+    'omega': lambda: build().omega[0],
+    'slopes': lambda: build(heads=2).slopes[...],
+    'bias.*': lambda _, gate: bias_of_zeros(gate)[:, 0],
+}
 
 
 def by_pairs(part, gate, pos):
@@ -100,11 +95,9 @@ def test_gates_read_vectors_that_are_not_turned():
     np.testing.assert_allclose(found - logits(rope, Q, KEYS, tok), bias, atol=1e-5)
 
 
-test_wrong_calls = refused(
-    {
-        "gate='keys' is not one of 'key', 'query', 'both'; did you mean": lambda: build('keys'),
-        'built for 1 heads of width 8, the queries have 4 of width 8': lambda: logits(
-            build(heads=1), Q, KEYS[:, :, :1]
-        ),
-    }
-)
+test_wrong_calls = refused() | {
+    "gate='keys' is not one of 'key', 'query', 'both'; did you mean": lambda: build('keys'),
+    'built for 1 heads of width 8, the queries have 4 of width 8': lambda: logits(
+        build(heads=1), Q, KEYS[:, :, :1]
+    ),
+}

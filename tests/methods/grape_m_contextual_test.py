@@ -12,7 +12,7 @@ from posenc_jax.methods.grape_m_contextual import (
     grape_m_contextual_match,
 )
 from tests.golden_files import golden_suite
-from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
+from tests.methods.from_input import draw_inputs, run
 from tests.methods.pair_logits import logits
 from tests.methods.pairs import draw
 from tests.refusals import refused
@@ -44,18 +44,11 @@ def positions_of(case):
     return carry.high[0, 0]
 
 
-test_golden = golden_suite(
-    'grape_m_contextual',
-    {
-        'bias': lambda: build(moved=False).bias[0],
-        'increment.*': lambda _, gate: grape_m_contextual_increments(
-            build(moved=False).bias[0], gate
-        ),
-        'sums.positions': positions_of,
-    },
-    atol=2e-7,
-    rtol=2e-6,
-)
+test_golden = golden_suite('grape_m_contextual', atol=2e-7, rtol=2e-6) | {
+    'bias': lambda: build(moved=False).bias[0],
+    'increment.*': lambda _, gate: grape_m_contextual_increments(build(moved=False).bias[0], gate),
+    'sums.positions': positions_of,
+}
 
 
 def by_pairs(part, gate='sigmoid'):
@@ -102,24 +95,6 @@ def test_increments_of_one_are_rope():
     )
 
 
-@pytest.mark.full
-def test_tiles_and_gradients_equal_the_definition():
-    def reference(encoding, q, k, v, x):
-        part = encoding.parts[0]
-        omega = grape_m_contextual_increments(x @ part.kernel[...] + part.bias[...])
-        position = (jnp.cumsum(omega, axis=1) - omega)[..., None]
-        turn = jnp.exp(1j * position * jnp.exp(part.log_freq[...]))
-        planes = lambda a: (a[..., : H // 2] + 1j * a[..., H // 2 :]) * turn
-        each = lambda a: jnp.repeat(a, N // K, axis=2)
-        s = jnp.einsum('bihf,bjhf->bhij', planes(q), planes(each(k)).conj()).real / H**0.5
-        s = jnp.where(jnp.tril(jnp.ones((L, L), bool)), s, -1e30)
-        w = jnp.exp(s - s.max(-1, keepdims=True))
-        return jnp.einsum('bhij,bjhd->bihd', w / w.sum(-1, keepdims=True), each(v))
-
-    encoding = pj.chain(build(), pj.make('causal()'))
-    check_values_and_gradients(encoding, INPUTS, reference, 1e-4)
-
-
 def test_padding_between_tokens_adds_nothing():
     encoding = pj.chain(build(), pj.make('causal()'))
     valid = np.arange(L) % 3 != 1
@@ -150,12 +125,10 @@ def test_logits_keep_their_digits_over_many_blocks(theta):
     np.testing.assert_allclose(s[-1, 0, 0, 0], expected, atol=TOLERANCE)
 
 
-test_wrong_calls = refused(
-    {
-        'of one token per key: 14 keys, input: none': lambda: logits(build(), *INPUTS[:2]),
-        'of one token per key: 14 keys, input: 3 tokens': lambda: logits(
-            build(), *INPUTS[:2], None, INPUTS[3][:, :3]
-        ),
-        "gate='relu' is not one of 'sigmoid', 'softplus'": lambda: build('gate="relu"'),
-    }
-)
+test_wrong_calls = refused() | {
+    'of one token per key: 14 keys, input: none': lambda: logits(build(), *INPUTS[:2]),
+    'of one token per key: 14 keys, input: 3 tokens': lambda: logits(
+        build(), *INPUTS[:2], None, INPUTS[3][:, :3]
+    ),
+    "gate='relu' is not one of 'sigmoid', 'softplus'": lambda: build('gate="relu"'),
+}

@@ -38,9 +38,9 @@ def generator(a, b):
     return np.outer(a, b) - np.outer(b, a)
 
 
-test_golden = golden_suite(
-    'grape_m', {'plane.matrix': lambda plane: matrix(plane['a'], plane['b'], plane['t'])}, atol=1e-6
-)
+test_golden = golden_suite('grape_m', atol=1e-6) | {
+    'plane.matrix': lambda plane: matrix(plane['a'], plane['b'], plane['t'])
+}
 
 
 def test_the_closed_form_is_the_matrix_exponential():
@@ -139,21 +139,19 @@ def test_one_trained_plane_depends_on_distances_alone_and_oblique_planes_do_not(
     assert change(build('planes=2', moved=0.3)) > 0.05
 
 
-test_wrong_calls = refused(
-    {
-        'planes=5, and heads of width 8 have 4 orthogonal planes at most; the nearest is 4': (
-            lambda: build('planes=5')
-        ),
-        'planes must be at least 1, got 0': lambda: build('planes=0'),
-        'even and at least 2, got 7; the nearest is 6': lambda: build(head_dim=7),
-        'built for head_dim=8 and 2 key heads, got vectors of width 8 and 4': lambda: logits(
-            build('per_head=True'), Q, Q
-        ),
-        'built for head_dim=8, got vectors of width 4': lambda: logits(
-            build(), Q[..., :4], KEYS[..., :4]
-        ),
-        'one position per token': lambda: logits(
-            build(), Q, KEYS, pj.Tokens.of(positions=np.zeros((1, L, 2)))
-        ),
-    }
-)
+test_wrong_calls = refused() | {
+    'planes=5, and heads of width 8 have 4 orthogonal planes at most; the nearest is 4': (
+        lambda: build('planes=5')
+    ),
+    'planes must be at least 1, got 0': lambda: build('planes=0'),
+    'even and at least 2, got 7; the nearest is 6': lambda: build(head_dim=7),
+    'built for head_dim=8 and 2 key heads, got vectors of width 8 and 4': lambda: logits(
+        build('per_head=True'), Q, Q
+    ),
+    'built for head_dim=8, got vectors of width 4': lambda: logits(
+        build(), Q[..., :4], KEYS[..., :4]
+    ),
+    'one position per token': lambda: logits(
+        build(), Q, KEYS, pj.Tokens.of(positions=np.zeros((1, L, 2)))
+    ),
+}

@@ -80,15 +80,12 @@ def defined(q, k, v, turn):
     return np.stack(outs, axis=1)[None]
 
 
-test_golden = golden_suite(
-    'hirope',
-    {
-        'tok': lambda golden: hirope_ids(jnp.asarray(golden['units']))[0],
-        'F': lambda golden: hirope_ids(jnp.asarray(golden['units']))[1],
-        'row_reset': (lambda: last_row('reset'), {'atol': 1e-6}),
-        'row_absolute': (lambda: last_row('absolute'), {'atol': 1e-6}),
-    },
-)
+test_golden = golden_suite('hirope') | {
+    'tok': lambda golden: hirope_ids(jnp.asarray(golden['units']))[0],
+    'F': lambda golden: hirope_ids(jnp.asarray(golden['units']))[1],
+    'row_reset': (lambda: last_row('reset'), {'atol': 1e-6}),
+    'row_absolute': (lambda: last_row('absolute'), {'atol': 1e-6}),
+}
 
 
 def test_the_names_of_units_do_not_matter():
@@ -244,18 +241,14 @@ def test_paragraphs_and_tokens():
     assert token_units('a\r\ndef f(): x', [4, 9], [0, 1, 2, 3]) == [4, 4, 4, 9]
 
 
-test_wrong_calls = refused(
-    {
-        'line 2 does not parse: .*line_units takes any text': lambda: python_units(
-            'x = 1\ndef f(:\n'
-        ),
-        'does not parse': lambda: python_units('x = "\0"'),
-        '2 lines, got units of 1': lambda: token_units('a\nb', [0], [0]),
-        r'0 \.\. 3, got 4': lambda: token_units('a\nb', [0, 0], [4]),
-        'got -1': lambda: token_units('a\nb', [0, 0], [-1]),
-        'integers .*float32': lambda: hirope_ids(jnp.ones(3)),
-        r'\(flat, tok, F\), got \(1, 5, 2\)': lambda: run(
-            encoding(), pj.Tokens.of(positions=jnp.zeros((1, 5, 2))), *qkv(5)
-        ),
-    }
-)
+test_wrong_calls = refused() | {
+    'line 2 does not parse: .*line_units takes any text': lambda: python_units('x = 1\ndef f(:\n'),
+    'does not parse': lambda: python_units('x = "\0"'),
+    '2 lines, got units of 1': lambda: token_units('a\nb', [0], [0]),
+    r'0 \.\. 3, got 4': lambda: token_units('a\nb', [0, 0], [4]),
+    'got -1': lambda: token_units('a\nb', [0, 0], [-1]),
+    'integers .*float32': lambda: hirope_ids(jnp.ones(3)),
+    r'\(flat, tok, F\), got \(1, 5, 2\)': lambda: run(
+        encoding(), pj.Tokens.of(positions=jnp.zeros((1, 5, 2))), *qkv(5)
+    ),
+}

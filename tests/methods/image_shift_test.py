@@ -22,9 +22,9 @@ def tokens(ids, **known):
     return pj.Tokens.of(positions=np.asarray(ids)[None], **known)
 
 
-test_golden = golden_suite(
-    'image_shift', {'ids': lambda: image_shift_ids(jnp.asarray(image_ids(SIZES)), SIZES)}
-)
+test_golden = golden_suite('image_shift') | {
+    'ids': lambda: image_shift_ids(jnp.asarray(image_ids(SIZES)), SIZES)
+}
 
 
 def placed(ids, sizes=SIZES):
@@ -95,14 +95,12 @@ def at(*ids):
     return lambda: make().place(tokens(ids))
 
 
-test_wrong_calls = refused(
-    {
-        r'image 3 does not exist; sizes are given for 0 \.\. 2': at([3, 0, 0]),
-        'image -1 does not exist': at([-1, 0, 0]),
-        'a row lies 1 beyond its image': at([0, 1, 2], [1, 1, 0]),
-        'a column lies 2 beyond its image': at([0, 0, 4]),
-        'a row is -2': at([0, -2, 0]),
-        r'integers \[B, L, 3\], image, row and column, got int32 \(1, 1, 2\)': at([0, 0]),
-        'got float32': at([0.0, 0.5, 1.0]),
-    }
-)
+test_wrong_calls = refused() | {
+    r'image 3 does not exist; sizes are given for 0 \.\. 2': at([3, 0, 0]),
+    'image -1 does not exist': at([-1, 0, 0]),
+    'a row lies 1 beyond its image': at([0, 1, 2], [1, 1, 0]),
+    'a column lies 2 beyond its image': at([0, 0, 4]),
+    'a row is -2': at([0, -2, 0]),
+    r'integers \[B, L, 3\], image, row and column, got int32 \(1, 1, 2\)': at([0, 0]),
+    'got float32': at([0.0, 0.5, 1.0]),
+}

@@ -96,21 +96,18 @@ def wide_index(wide):
     return irpe_piecewise(x, wide['alpha'], wide['beta'], wide['gamma'])
 
 
-test_golden = golden_suite(
-    'irpe',
-    {
-        'g_default': lambda: irpe_piecewise(jnp.arange(17)),
-        'g_wide.values': wide_index,
-        'g_wide.at_40': lambda wide: irpe_piecewise(
-            jnp.array(40), wide['alpha'], wide['beta'], wide['gamma']
-        ),
-        'buckets.*': lambda _, method: irpe_buckets(method),
-        'product': lambda: ids_from_the_corner('product'),
-        'euc': lambda: ids_from_the_corner('euc'),
-        'quant': lambda: ids_from_the_corner('quant'),
-        'quant_paper': lambda: ids_from_the_corner('quant_paper'),
-    },
-)
+test_golden = golden_suite('irpe') | {
+    'g_default': lambda: irpe_piecewise(jnp.arange(17)),
+    'g_wide.values': wide_index,
+    'g_wide.at_40': lambda wide: irpe_piecewise(
+        jnp.array(40), wide['alpha'], wide['beta'], wide['gamma']
+    ),
+    'buckets.*': lambda _, method: irpe_buckets(method),
+    'product': lambda: ids_from_the_corner('product'),
+    'euc': lambda: ids_from_the_corner('euc'),
+    'quant': lambda: ids_from_the_corner('quant'),
+    'quant_paper': lambda: ids_from_the_corner('quant_paper'),
+}
 
 
 def test_the_piecewise_index():
@@ -165,15 +162,6 @@ def test_the_whole_formula(arguments, causal):
         np.testing.assert_allclose(out, expected, atol=2e-5)
 
 
-def test_zero_tables_are_plain_attention():
-    zero = pj.make('irpe(on="qkv")', heads=N, head_dim=H)
-    found, plain, other = (
-        attend(e, *INPUTS, TOK) for e in (zero, pj.make('nope()'), make('on="v"'))
-    )
-    np.testing.assert_allclose(found, plain, atol=1e-6)
-    assert np.abs(other - plain).max() > 0.1
-
-
 def test_pairs_with_a_class_token_share_one_bucket():
     """Changing its column of the tables changes those logits alone; all others are kept."""
     part, (q, k, _), zero = make('on="k"'), INPUTS, jnp.zeros((B, N, 16, 16))
@@ -200,15 +188,11 @@ def test_tables_and_doors():
     assert part.values.shape == (1, 1, 8, H) and not part.opens('logits') and part.opens('collect')
 
 
-test_wrong_calls = refused(
-    {
-        r'positions \[B, L, 2\]': lambda: attend(make('on="k"'), *INPUTS),
-        'integer positions': lambda: attend(
-            make('on="k"'), *INPUTS, pj.Tokens.of(positions=POS / 2)
-        ),
-        '0 < alpha < beta < gamma': lambda: irpe_piecewise(jnp.array(1), 2.0, 1.0, 9.0),
-        'irpe has parameters of 4 heads, the queries have 2': lambda: attend(
-            make('mode="bias", shared=False'), *qkv(16, heads=2), TOK
-        ),
-    }
-)
+test_wrong_calls = refused() | {
+    r'positions \[B, L, 2\]': lambda: attend(make('on="k"'), *INPUTS),
+    'integer positions': lambda: attend(make('on="k"'), *INPUTS, pj.Tokens.of(positions=POS / 2)),
+    '0 < alpha < beta < gamma': lambda: irpe_piecewise(jnp.array(1), 2.0, 1.0, 9.0),
+    'irpe has parameters of 4 heads, the queries have 2': lambda: attend(
+        make('mode="bias", shared=False'), *qkv(16, heads=2), TOK
+    ),
+}

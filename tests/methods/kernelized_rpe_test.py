@@ -301,16 +301,12 @@ def test_memory_of_the_fft_form_is_linear():
 
 
 ONE = jnp.ones((1, 3, 2, 4))
-test_wrong_calls = refused(
-    {
-        'one bias per whole distance, got positions of float32': lambda: applied(
-            make(), *layer(make(), positions=np.arange(L)[None] / 2), implementation='dense'
-        ),
-        r'bias must be \(2, 5\), got \(2, 3\)': lambda: kernelized_rpe_attention(
-            ONE, ONE, ONE, jnp.zeros((2, 3))
-        ),
-        'shapes do not fit': lambda: kernelized_rpe_attention(
-            ONE, ONE[:, :2], ONE, jnp.zeros((2, 5))
-        ),
-    }
-)
+test_wrong_calls = refused() | {
+    'one bias per whole distance, got positions of float32': lambda: applied(
+        make(), *layer(make(), positions=np.arange(L)[None] / 2), implementation='dense'
+    ),
+    r'bias must be \(2, 5\), got \(2, 3\)': lambda: kernelized_rpe_attention(
+        ONE, ONE, ONE, jnp.zeros((2, 3))
+    ),
+    'shapes do not fit': lambda: kernelized_rpe_attention(ONE, ONE[:, :2], ONE, jnp.zeros((2, 5))),
+}

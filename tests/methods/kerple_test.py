@@ -26,15 +26,11 @@ def make(kernel, fixed=(), **values):
     return encoding
 
 
-test_golden = golden_suite(
-    'kerple',
-    {
-        'log.probabilities': lambda case: jax.nn.softmax(
-            bias_of(make('log', a=case['a'], p=case['p']), case['length'])[0, -1]
-        )
-    },
-    atol=1e-6,
-)
+test_golden = golden_suite('kerple', atol=1e-6) | {
+    'log.probabilities': lambda case: jax.nn.softmax(
+        bias_of(make('log', a=case['a'], p=case['p']), case['length'])[0, -1]
+    )
+}
 
 
 def test_power_with_exponent_one_is_alibi():
@@ -148,8 +144,3 @@ def test_the_log_kernel_flattens_where_alibi_does_not():
     bias = np.asarray(bias_of(make('log', a=1.0, p=1.0), 1000))[0, -1]
     steps = np.diff(bias)
     assert (np.diff(steps) > 0).all() and steps[0] < 2e-3 < 0.5 < steps[-1]
-
-
-def test_another_number_of_heads_is_refused():
-    with pytest.raises(ValueError, match='parameters of 4 heads, the queries have 2'):
-        scored(make('weight'), jnp.zeros((1, 2, 3, 3)))

@@ -51,17 +51,14 @@ def vector_by_hand(golden):
     return learnable_fourier_network(features_by_hand(golden), *parameters)
 
 
-test_golden = golden_suite(
-    'learnable_fourier',
-    {
-        'network.features': (features_by_hand, {'rtol': 1e-6}),
-        'network.vector': (vector_by_hand, {'rtol': 3e-6}),
-        'inner_product.product': (
-            lambda golden: products(golden['a'], golden['b'], waves(golden['thirds_of_pi'])),
-            {'atol': 1e-6},
-        ),
-    },
-)
+test_golden = golden_suite('learnable_fourier') | {
+    'network.features': (features_by_hand, {'rtol': 1e-6}),
+    'network.vector': (vector_by_hand, {'rtol': 3e-6}),
+    'inner_product.product': (
+        lambda golden: products(golden['a'], golden['b'], waves(golden['thirds_of_pi'])),
+        {'atol': 1e-6},
+    ),
+}
 
 
 @pytest.mark.full
@@ -144,18 +141,14 @@ def test_fractional_positions_have_gradients():
     assert np.isfinite(gradient).all() and np.abs(gradient).min() > 0
 
 
-test_wrong_calls = refused(
-    {
-        r'needs positions \[B, L, 2\], got \(1, 2\)': lambda: vectors(
-            make('components=2'), [[0, 1]]
-        ),
-        r'needs positions \[B, L, 2\], got \(1, 1, 3\)': lambda: vectors(
-            make('components=2'), [[[0, 1, 2]]]
-        ),
-        r'needs positions \[B, L, 1\], got': lambda: vectors(make(), [[[0, 1]]]),
-        'width 6, got 8': lambda: vectors(make(), [[0, 1]], width=8),
-    }
-)
+test_wrong_calls = refused() | {
+    r'needs positions \[B, L, 2\], got \(1, 2\)': lambda: vectors(make('components=2'), [[0, 1]]),
+    r'needs positions \[B, L, 2\], got \(1, 1, 3\)': lambda: vectors(
+        make('components=2'), [[[0, 1, 2]]]
+    ),
+    r'needs positions \[B, L, 1\], got': lambda: vectors(make(), [[[0, 1]]]),
+    'width 6, got 8': lambda: vectors(make(), [[0, 1]], width=8),
+}
 
 
 @pytest.mark.parametrize(

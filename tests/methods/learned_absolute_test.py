@@ -29,16 +29,12 @@ def ids_of_fairseq(golden):
     return learned_absolute_ids(tok.pos, tok.valid, golden['padding_idx'])
 
 
-test_golden = golden_suite(
-    'learned_absolute',
-    {
-        'ids': ids_of_fairseq,
-        'interpolate.positions': lambda golden: learned_absolute_positions(
-            jnp.arange(golden['length']), golden['max_len'], golden['length']
-        ),
-    },
-    rtol=1e-7,
-)
+test_golden = golden_suite('learned_absolute', rtol=1e-7) | {
+    'ids': ids_of_fairseq,
+    'interpolate.positions': lambda golden: learned_absolute_positions(
+        jnp.arange(golden['length']), golden['max_len'], golden['length']
+    ),
+}
 
 
 def test_fairseq_reads_those_rows_and_padding_stays_zero_and_untrained():

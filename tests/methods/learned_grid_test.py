@@ -50,14 +50,11 @@ def doubled():
     return learned_grid_vectors(cells, jnp.asarray(grid(1, 8, 0)), (1, 8))[0, :, 0]
 
 
-test_golden = golden_suite(
-    'learned_grid',
-    {
-        'weights_of_quarter': (lambda: learned_grid_weights(jnp.array(1.25), 4)[1], {'atol': 1e-7}),
-        'weights_of_half': (lambda: learned_grid_weights(jnp.array(1.5), 4)[1], {'atol': 1e-7}),
-        'doubled': (doubled, {'atol': 1e-6}),
-    },
-)
+test_golden = golden_suite('learned_grid') | {
+    'weights_of_quarter': (lambda: learned_grid_weights(jnp.array(1.25), 4)[1], {'atol': 1e-7}),
+    'weights_of_half': (lambda: learned_grid_weights(jnp.array(1.5), 4)[1], {'atol': 1e-7}),
+    'doubled': (doubled, {'atol': 1e-6}),
+}
 
 
 def test_the_four_cells_around_a_place_are_read():
@@ -111,10 +108,8 @@ def read_at(arguments, positions):
     return lambda: make(arguments).table(pj.Tokens.of(positions=positions), 4)
 
 
-test_wrong_calls = refused(
-    {
-        'learned_grid: row 3 is not in 0 .. 2': read_at('3, 5, size=(3, 5)', grid(4, 5)),
-        'learned_grid: row -2 is not in': read_at('3, 5', [[[-2, 3]]]),
-        'integer positions': read_at('3, 5', grid(4, 5) / 2),
-    }
-)
+test_wrong_calls = refused() | {
+    'learned_grid: row 3 is not in 0 .. 2': read_at('3, 5, size=(3, 5)', grid(4, 5)),
+    'learned_grid: row -2 is not in': read_at('3, 5', [[[-2, 3]]]),
+    'integer positions': read_at('3, 5', grid(4, 5) / 2),
+}

@@ -38,16 +38,12 @@ def axis(cells, trained):
 
 
 THIRD = 2 * np.pi / 3 / 3**0.5
-test_golden = golden_suite(
-    'liere',
-    {
-        'two': lambda: turned_by_hand([np.pi / 2], 2),
-        'three': lambda: turned_by_hand([-THIRD, THIRD, -THIRD], 3),
-        'axis_4_of_2': lambda: axis(4, 2),
-        'axis_3_of_4': lambda: axis(3, 4),
-    },
-    atol=2e-6,
-)
+test_golden = golden_suite('liere', atol=2e-6) | {
+    'two': lambda: turned_by_hand([np.pi / 2], 2),
+    'three': lambda: turned_by_hand([-THIRD, THIRD, -THIRD], 3),
+    'axis_4_of_2': lambda: axis(4, 2),
+    'axis_3_of_4': lambda: axis(3, 4),
+}
 
 
 def matrices(raw, coords):
@@ -167,16 +163,14 @@ def narrow():
     return attend(make(), *qkv(5, width=4), placed)
 
 
-test_wrong_calls = refused(
-    {
-        r'liere needs positions \[B, L, 2\], got \(1, 4\)': lambda: make().place(
-            pj.Tokens.of(length=4)
-        ),
-        'integer positions': lambda: make().place(pj.Tokens.of(positions=grid(2, 2) / 2)),
-        'call tok = encoding.place': unplaced,
-        'liere was built for head_dim=8': narrow,
-        'block must be at least 2 and at most head_dim=8, got 9': lambda: make('block=9'),
-        'size must be a tuple of components=2 entries': lambda: make('size=(2, 3, 4)'),
-        'trained must be .*at least 1': lambda: make('trained=(0, 3)'),
-    }
-)
+test_wrong_calls = refused() | {
+    r'liere needs positions \[B, L, 2\], got \(1, 4\)': lambda: make().place(
+        pj.Tokens.of(length=4)
+    ),
+    'integer positions': lambda: make().place(pj.Tokens.of(positions=grid(2, 2) / 2)),
+    'call tok = encoding.place': unplaced,
+    'liere was built for head_dim=8': narrow,
+    'block must be at least 2 and at most head_dim=8, got 9': lambda: make('block=9'),
+    'size must be a tuple of components=2 entries': lambda: make('size=(2, 3, 4)'),
+    'trained must be .*at least 1': lambda: make('trained=(0, 3)'),
+}

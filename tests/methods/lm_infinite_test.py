@@ -72,21 +72,6 @@ def test_tiles_equal_the_defining_dense_form(part, block):
 
 
 @pytest.mark.full_but_one
-@pytest.mark.parametrize(
-    'part',
-    [
-        'rope(partial=0.5, freqs=yarn(factor=4.0))',
-        'kerple(kernel="bias_wht")',  # these two change the logit itself before they add to it
-        't5_rpe(scaled=False)',
-    ],
-)
-def test_within_the_window_it_is_the_encoding_itself(part):
-    arrays, tok = qkv(10), pj.Tokens.of(length=10)
-    plain = run(pj.make(part, **SIZES, causal=True), tok, *arrays)
-    np.testing.assert_allclose(run(encoding(part, n_local=10), tok, *arrays), plain, atol=1e-6)
-
-
-@pytest.mark.full_but_one
 @pytest.mark.parametrize('part', ['alibi()', 'kerple(kernel="bias_wht")', 't5_rpe(scaled=False)'])
 def test_a_far_key_has_the_logit_of_the_ceiling(part):
     far, near = pj.make(spec_of(part, 3, 1), **SIZES), pj.make(part, **SIZES)
@@ -278,22 +263,20 @@ def ends_of(tok=pj.Tokens.of(length=9), **options):
     return lambda: keep_ends(Cache((tok,), jnp.array(8), (layer,)), (tok,), first=1, **options)
 
 
-test_wrong_calls = refused(
-    {
-        'needs lm_infinite in every layer': lambda: write('rope()', ConstantCache()),
-        'from the ids of all': lambda: write(BY_IDS, ConstantCache()),
-        'must be a Decoding, e.g. .* got <class': lambda: write('rope()', ConstantCache),
-        'at least 1 new token, an integer, got 0': lambda: ConstantCache(0),
-        "got '4'": lambda: ConstantCache('4'),
-        'last=0': ends_of(last=0),
-        'room=0': ends_of(last=2, room=0),
-        'room for 2 tokens after 8 exceeds the text of 9 tokens': ends_of(last=2, room=2),
-        'one text a row, got packed documents': ends_of(PACKED, last=2),
-        'whose last token chooses keys, got packed documents': lambda: encoding(
-            n_local=2, more=', top_k=1'
-        ).project(*qkv(9), PACKED, PACKED),
-    }
-)
+test_wrong_calls = refused() | {
+    'needs lm_infinite in every layer': lambda: write('rope()', ConstantCache()),
+    'from the ids of all': lambda: write(BY_IDS, ConstantCache()),
+    'must be a Decoding, e.g. .* got <class': lambda: write('rope()', ConstantCache),
+    'at least 1 new token, an integer, got 0': lambda: ConstantCache(0),
+    "got '4'": lambda: ConstantCache('4'),
+    'last=0': ends_of(last=0),
+    'room=0': ends_of(last=2, room=0),
+    'room for 2 tokens after 8 exceeds the text of 9 tokens': ends_of(last=2, room=2),
+    'one text a row, got packed documents': ends_of(PACKED, last=2),
+    'whose last token chooses keys, got packed documents': lambda: encoding(
+        n_local=2, more=', top_k=1'
+    ).project(*qkv(9), PACKED, PACKED),
+}
 
 
 @pytest.mark.full

@@ -127,9 +127,7 @@ def beyond(**given):
 
 
 BEYOND = r'.*must be a finite number of 32 bits, .*, got 1e\+39'
-test_wrong_calls = refused(
-    {
-        f'a factor of short {BEYOND}': beyond(short=(1.0, 1e39)),
-        f'the magnitude {BEYOND}': beyond(magnitude=1e39),
-    }
-)
+test_wrong_calls = refused() | {
+    f'a factor of short {BEYOND}': beyond(short=(1.0, 1e39)),
+    f'the magnitude {BEYOND}': beyond(magnitude=1e39),
+}

@@ -37,19 +37,15 @@ def features(form):
     return lambda case: md_lrpe(one(case['x']), turns(case), form).ravel()
 
 
-test_golden = golden_suite(
-    'md_lrpe',
-    {
-        'theta': (theta, {'rtol': 1e-7}),
-        'angles': (
-            lambda v: md_lrpe_angles(np.array([[[1, 2, 1]]]), np.array(v['theta']), 8)[0, 0, 0],
-            {'rtol': 1e-6},
-        ),
-        'rotated': features('rotate'),
-        'cosine_of_first.features': features('cosine'),
-    },
-    atol=1e-6,
-)
+test_golden = golden_suite('md_lrpe', atol=1e-6) | {
+    'theta': (theta, {'rtol': 1e-7}),
+    'angles': (
+        lambda v: md_lrpe_angles(np.array([[[1, 2, 1]]]), np.array(v['theta']), 8)[0, 0, 0],
+        {'rtol': 1e-6},
+    ),
+    'rotated': features('rotate'),
+    'cosine_of_first.features': features('cosine'),
+}
 
 
 @pytest.mark.parametrize('form', ['rotate', 'cosine'])

@@ -49,30 +49,21 @@ def test_means_of_cosines_are_those_of_a_loop(spec, pairs):
     np.testing.assert_allclose(mean_cos(spec, distances), by_loop, atol=1e-6)
 
 
-test_golden = golden_suite(
-    'mrope',
-    {
-        **axes('example', 'mrope()', *EXAMPLE),
-        'delta': lambda: make('mrope()').delta(visual_tokens(*EXAMPLE))[0],
-        'seconds.t': lambda: placed('mrope()', 1, VIDEO, 1)[:, 0],
-        'seconds.third': lambda: placed('mrope()', 1, (4, 1, 1, 1 / 3))[:, 0],
-        'mean_cos.*': (
-            lambda _, name: mean_cos(TIMES[name][0], GOLDEN['distances']),
-            {'atol': 6e-4},
-        ),
-        'largest_return': (lambda: mean_cos('mrope()', range(50, 2001)).max(), {'atol': 6e-4}),
-    },
-)
-test_golden_interleaved = golden_suite(
-    'mrope_interleaved',
-    {
-        'base': lambda: make('mrope_interleaved()').base,
-        'reads': lambda: component_reads('interleaved', (4, 2, 2), 8).argmax(-1),
-        'h_pairs': lambda: np.flatnonzero(component_reads('interleaved', (24, 20, 20), 64)[:, 1]),
-        'w_pairs': lambda: np.flatnonzero(component_reads('interleaved', (24, 20, 20), 64)[:, 2]),
-        **axes('reset', 'mrope_interleaved(positions="spatial_reset")', *EXAMPLE),
-    },
-)
+test_golden = golden_suite('mrope') | {
+    **axes('example', 'mrope()', *EXAMPLE),
+    'delta': lambda: make('mrope()').delta(visual_tokens(*EXAMPLE))[0],
+    'seconds.t': lambda: placed('mrope()', 1, VIDEO, 1)[:, 0],
+    'seconds.third': lambda: placed('mrope()', 1, (4, 1, 1, 1 / 3))[:, 0],
+    'mean_cos.*': (lambda _, name: mean_cos(TIMES[name][0], GOLDEN['distances']), {'atol': 6e-4}),
+    'largest_return': (lambda: mean_cos('mrope()', range(50, 2001)).max(), {'atol': 6e-4}),
+}
+test_golden_interleaved = golden_suite('mrope_interleaved') | {
+    'base': lambda: make('mrope_interleaved()').base,
+    'reads': lambda: component_reads('interleaved', (4, 2, 2), 8).argmax(-1),
+    'h_pairs': lambda: np.flatnonzero(component_reads('interleaved', (24, 20, 20), 64)[:, 1]),
+    'w_pairs': lambda: np.flatnonzero(component_reads('interleaved', (24, 20, 20), 64)[:, 2]),
+    **axes('reset', 'mrope_interleaved(positions="spatial_reset")', *EXAMPLE),
+}
 
 
 def of_heads(heads, kv_heads, sections=None):
@@ -81,15 +72,12 @@ def of_heads(heads, kv_heads, sections=None):
     return part, np.where(turning.sum(-1) > 0, turning.argmax(-1), -1)
 
 
-test_golden_heads = golden_suite(
-    'mhrope',
-    {
-        'base': lambda: of_heads(16, 8)[0].base,
-        'sections': lambda: of_heads(16, 8)[0].sections,
-        'reads_of_queries': lambda: of_heads(16, 8)[1],
-        'left_over': lambda: of_heads(4, 4, (1, 1, 1))[1],
-    },
-)
+test_golden_heads = golden_suite('mhrope') | {
+    'base': lambda: of_heads(16, 8)[0].base,
+    'sections': lambda: of_heads(16, 8)[0].sections,
+    'reads_of_queries': lambda: of_heads(16, 8)[1],
+    'left_over': lambda: of_heads(4, 4, (1, 1, 1))[1],
+}
 
 
 @pytest.mark.parametrize('spec', [*KEYS][:3])
@@ -239,62 +227,58 @@ def cell(**changed):
     return [[{**dict.fromkeys(names, 0), 'rows': 2, 'columns': 2, **changed}[n] for n in names]]
 
 
-test_wrong_options = refused(
-    {
-        r'mrope: sections \(2, 2, 2\) are 6, expected 8, half .*nearest is \(4, 2, 2\)': lambda: (
-            make('mrope(sections=(2, 2, 2))')
-        ),
-        r'sections \(1, 9, 9\) are 19, .*nearest is \(2, 3, 3\)': lambda: make(
-            'mrope(sections=(1, 9, 9))'
-        ),
-        'must be even and at least 2, got 15': lambda: make('mrope()', head_dim=15),
-        'at least 0, got -1': lambda: make('mrope(sections=(9, -1, 0))'),
-        '2 pairs are fewer than the three components': lambda: make('mrope()', head_dim=4),
-        'mhrope: 2 key heads are fewer than the three': lambda: make('mhrope()'),
-        r'sections \(1, 1, 1\) are 3, expected at most 2, the key heads': lambda: make(
-            'mhrope(sections=(1, 1, 1))'
-        ),
-        r'at most 3 read h and 2 read w; the nearest is \(3, 3, 2\)': lambda: make(
-            'mrope_interleaved(sections=(2, 3, 3))'
-        ),
-        "did you mean 'chunked'": lambda: make('mrope(frequencies="chunks")'),
-        "did you mean 'spatial_reset'": lambda: make('mrope(positions="reset")'),
-        'stride must be positive, got 0.0': lambda: make('mrope(stride=0.0)'),
-        'base of rotary frequencies, must be at least 1': lambda: make('mrope(base=0.5)'),
-    }
-)
-test_wrong_layouts = refused(
-    {
-        r'a video has at least one frame and .*column, got \(0, 2, 2\)': lambda: visual_layout(
-            1, (0, 2, 2)
-        ),
-        'a picture has at least one row': lambda: visual_layout((0, 2)),
-        'a text has at least one token, got 0': lambda: visual_layout(0),
-        'a segment is n for text': (lambda: visual_layout('2'), lambda: visual_layout((1,))),
-        'at least one segment': lambda: visual_layout(),
-        'the seconds of a frame must be positive and finite, got -1': lambda: visual_layout(
-            (2, 2, 2, -1)
-        ),
-        'at most 16777216 tokens, got 17179869184': lambda: visual_layout((2**17, 2**17)),
-        r'needs positions \[B, L\], all text, .* got \(1, 1, 2\)': at_call('mrope()', [[0, 1]]),
-        'row 2 of a token whose picture has 2 rows': at_call('mrope()', cell(row=2)),
-        'the frame of a token is -1; 0 is the least': at_call('mrope()', cell(frame=-1)),
-        'the row of a token must be a whole number': at_call('mrope()', cell(row=0.5)),
-        'this: the seconds of a frame must be finite': (
-            lambda: check_layout('this', np.array([[[0, 0, 0, 0, 1, 1, np.inf]]])),
-            lambda: check_layout('this', np.array([[[0, 0, 0, 0, 1, 1, np.nan]]])),
-        ),
-        'column 1 of a token whose picture has 0 columns': at_call(
-            'mrope()', cell(column=1, rows=0, columns=0)
-        ),
-        'built for head_dim=16, got vectors of width 8': lambda: make('mrope()').turned(
-            jnp.ones((1, 1, 4, 8)), jnp.zeros((1, 1), jnp.int32), None
-        ),
-        'call `place` first': lambda: make('mrope()').project(
-            *[jnp.ones((1, 1, 4, 16))] * 3, *[visual_tokens(1)] * 2
-        ),
-    }
-)
+test_wrong_options = refused() | {
+    r'mrope: sections \(2, 2, 2\) are 6, expected 8, half .*nearest is \(4, 2, 2\)': lambda: make(
+        'mrope(sections=(2, 2, 2))'
+    ),
+    r'sections \(1, 9, 9\) are 19, .*nearest is \(2, 3, 3\)': lambda: make(
+        'mrope(sections=(1, 9, 9))'
+    ),
+    'must be even and at least 2, got 15': lambda: make('mrope()', head_dim=15),
+    'at least 0, got -1': lambda: make('mrope(sections=(9, -1, 0))'),
+    '2 pairs are fewer than the three components': lambda: make('mrope()', head_dim=4),
+    'mhrope: 2 key heads are fewer than the three': lambda: make('mhrope()'),
+    r'sections \(1, 1, 1\) are 3, expected at most 2, the key heads': lambda: make(
+        'mhrope(sections=(1, 1, 1))'
+    ),
+    r'at most 3 read h and 2 read w; the nearest is \(3, 3, 2\)': lambda: make(
+        'mrope_interleaved(sections=(2, 3, 3))'
+    ),
+    "did you mean 'chunked'": lambda: make('mrope(frequencies="chunks")'),
+    "did you mean 'spatial_reset'": lambda: make('mrope(positions="reset")'),
+    'stride must be positive, got 0.0': lambda: make('mrope(stride=0.0)'),
+    'base of rotary frequencies, must be at least 1': lambda: make('mrope(base=0.5)'),
+}
+test_wrong_layouts = refused() | {
+    r'a video has at least one frame and .*column, got \(0, 2, 2\)': lambda: visual_layout(
+        1, (0, 2, 2)
+    ),
+    'a picture has at least one row': lambda: visual_layout((0, 2)),
+    'a text has at least one token, got 0': lambda: visual_layout(0),
+    'a segment is n for text': (lambda: visual_layout('2'), lambda: visual_layout((1,))),
+    'at least one segment': lambda: visual_layout(),
+    'the seconds of a frame must be positive and finite, got -1': lambda: visual_layout(
+        (2, 2, 2, -1)
+    ),
+    'at most 16777216 tokens, got 17179869184': lambda: visual_layout((2**17, 2**17)),
+    r'needs positions \[B, L\], all text, .* got \(1, 1, 2\)': at_call('mrope()', [[0, 1]]),
+    'row 2 of a token whose picture has 2 rows': at_call('mrope()', cell(row=2)),
+    'the frame of a token is -1; 0 is the least': at_call('mrope()', cell(frame=-1)),
+    'the row of a token must be a whole number': at_call('mrope()', cell(row=0.5)),
+    'this: the seconds of a frame must be finite': (
+        lambda: check_layout('this', np.array([[[0, 0, 0, 0, 1, 1, np.inf]]])),
+        lambda: check_layout('this', np.array([[[0, 0, 0, 0, 1, 1, np.nan]]])),
+    ),
+    'column 1 of a token whose picture has 0 columns': at_call(
+        'mrope()', cell(column=1, rows=0, columns=0)
+    ),
+    'built for head_dim=16, got vectors of width 8': lambda: make('mrope()').turned(
+        jnp.ones((1, 1, 4, 8)), jnp.zeros((1, 1), jnp.int32), None
+    ),
+    'call `place` first': lambda: make('mrope()').project(
+        *[jnp.ones((1, 1, 4, 16))] * 3, *[visual_tokens(1)] * 2
+    ),
+}
 
 
 def test_traced_layouts_are_not_checked():

@@ -9,14 +9,7 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.lab.decoding.generate import generate
-from posenc_jax.methods.ms_poe import (
-    ms_poe_index,
-    ms_poe_order,
-    ms_poe_ratios,
-    ms_poe_scores,
-    probe_heads,
-    reorder,
-)
+from posenc_jax.methods import ms_poe as module
 from posenc_jax.methods.rope import rope
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import model_of, read
@@ -30,10 +23,6 @@ def encoding(inner='rope()', kv_heads=HEADS, **options):
     more = ''.join(f', {name}={value!r}' for name, value in options.items())
     sizes = dict(head_dim=WIDTH, heads=HEADS, kv_heads=kv_heads, train_len=16, causal=True)
     return pj.make(f'ms_poe(encoding={inner}{more})', **sizes)
-
-
-def plain(spec):
-    return pj.make(spec, head_dim=WIDTH, causal=True)
 
 
 def draw(seed, heads, length=LENGTH):
@@ -63,7 +52,7 @@ def run(part, *arrays):
 
 
 project = jax.jit(lambda part, *arrays: part.project(*arrays, *[pj.Tokens.of(length=LENGTH)] * 2))
-rotated, scored = jax.jit(rope), jax.jit(ms_poe_scores)
+rotated, scored = jax.jit(rope), jax.jit(module.ms_poe_scores)
 
 
 def ratios(part):
@@ -76,52 +65,30 @@ def logits_at_the_distance(values):
 
 
 def index(assign):
-    return lambda values: ms_poe_index(jnp.array(values['order']), assign)
+    return lambda values: module.ms_poe_index(jnp.array(values['order']), assign)
 
 
-test_golden = golden_suite(
-    'ms_poe',
-    {
-        'first': lambda values: ms_poe_ratios(values['heads'], 1.2, 1.8)[0],
-        'second': lambda values: ms_poe_ratios(values['heads'], 1.2, 1.8)[1],
-        'last': lambda values: ms_poe_ratios(values['heads'], 1.2, 1.8)[-1],
-        'order': lambda values: ms_poe_order(jnp.asarray(values['scores'])),
-        'logits': (logits_at_the_distance, {'atol': 2e-6}),
-        **{assign: index(assign) for assign in ('rank', 'code', 'normal')},
-    },
-    rtol=1e-12,
-)
+test_golden = golden_suite('ms_poe', rtol=1e-12) | {
+    'first': lambda values: module.ms_poe_ratios(values['heads'], 1.2, 1.8)[0],
+    'second': lambda values: module.ms_poe_ratios(values['heads'], 1.2, 1.8)[1],
+    'last': lambda values: module.ms_poe_ratios(values['heads'], 1.2, 1.8)[-1],
+    'order': lambda values: module.ms_poe_order(jnp.asarray(values['scores'])),
+    'logits': (logits_at_the_distance, {'atol': 2e-6}),
+    **{assign: index(assign) for assign in ('rank', 'code', 'normal')},
+}
 
 
 def test_equal_scores_keep_their_order():
-    assert ms_poe_order(jnp.asarray([0.2, 0.5, 0.2, 0.5])).tolist() == [1, 3, 0, 2]
+    assert module.ms_poe_order(jnp.asarray([0.2, 0.5, 0.2, 0.5])).tolist() == [1, 3, 0, 2]
 
 
 @pytest.mark.parametrize('assign', ['rank', 'code'])
 def test_the_order_says_which_ratio_a_head_has(assign):
-    table = ms_poe_ratios(HEADS, 1.2, 1.8)
+    table = module.ms_poe_ratios(HEADS, 1.2, 1.8)
     ours = encoding(order=tuple(GOLDEN['order']), assign=assign)
     np.testing.assert_allclose(ratios(ours), table[GOLDEN[assign]], rtol=1e-6)
     np.testing.assert_allclose(ratios(encoding(assign=assign)), table, rtol=1e-6)
     np.testing.assert_allclose(ratios(encoding(assign='normal')), table[::-1], rtol=1e-6)
-
-
-PARTIAL = 'partial=0.5, layout="interleaved"'
-
-
-@pytest.mark.full_but_one
-@pytest.mark.parametrize(
-    'inner, expected, ratio',
-    [
-        ('rope()', 'rope()', 1.0),
-        ('rope()', 'rope(freqs=pi(factor=1.0))', 1.0),
-        (f'rope({PARTIAL})', f'rope({PARTIAL}, freqs=pi(factor=2.5))', 2.5),
-        ('rope(freqs=yarn(factor=4.0, train_len=8))',) * 2 + (1.0,),  # with its temperature
-    ],
-)
-def test_one_ratio_is_pi_and_one_is_rope(inner, expected, ratio):
-    arrays, ours = qkv(kv_heads=2), encoding(inner, kv_heads=2, r_min=ratio, r_max=ratio)
-    np.testing.assert_allclose(run(ours, *arrays), run(plain(expected), *arrays), atol=2e-6)
 
 
 @pytest.mark.full
@@ -130,7 +97,7 @@ def test_every_head_is_rope_at_its_own_fractional_positions():
     pos, order = np.arange(LENGTH)[None], tuple(GOLDEN['order'])
     ours_q, ours_k, *_ = map(np.asarray, project(encoding(order=order), q, k, v)[:3])
     for head, n in enumerate(GOLDEN['rank']):
-        at = np.float32(pos / ms_poe_ratios(HEADS, 1.2, 1.8)[n])
+        at = np.float32(pos / module.ms_poe_ratios(HEADS, 1.2, 1.8)[n])
         for ours, x in ((ours_q, q), (ours_k, k)):
             expected = np.asarray(rotated(x, at))[:, :, head]
             np.testing.assert_allclose(ours[:, :, head], expected, atol=1e-5)
@@ -141,7 +108,7 @@ def test_grouped_keys_take_the_ratio_of_their_first_query_head():
     q, k, v = qkv(kv_heads=2)
     pos, order = np.arange(LENGTH)[None], (2, 0, 3, 1)
     part, shared = (encoding(kv_heads=2, order=order, per_group=each) for each in (False, True))
-    table = ms_poe_ratios(HEADS, 1.2, 1.8)
+    table = module.ms_poe_ratios(HEADS, 1.2, 1.8)
     np.testing.assert_allclose(ratios(part), table[[1, 3, 0, 2]], rtol=1e-6)
     np.testing.assert_allclose(ratios(shared), table[[1, 1, 0, 0]], rtol=1e-6)
     for encoded in (part, shared):
@@ -186,19 +153,19 @@ PROMPT = np.random.default_rng(5).integers(11, size=(1, 40), dtype=np.int32)
 
 def test_the_probe_gives_every_layer_the_order_of_its_unrotated_last_row():
     long = model(pattern=('rope()', 'rope(base=500.0)')).extend('ms_poe()')
-    orders = probe_heads(long, PROMPT, skip=1)
+    orders = module.probe_heads(long, PROMPT, skip=1)
     unordered = np.tile(np.arange(4), (4, 1))
     assert orders.shape == (4, 4) and np.array_equal(np.sort(orders), unordered)
     assert not np.array_equal(orders, unordered), 'the heads differ'
 
-    own = reorder(long, orders, skip=1)
+    own = module.reorder(long, orders, skip=1)
     tok = pj.Tokens.of(length=40)
     x = own.embed(PROMPT, own.place(tok))
     described = jax.jit(lambda block, x: block.attention.qkv(block.attention_norm(x))[:2])
     through = jax.jit(lambda block, x, encoded: block(x, tok, encoded))
     for number, (layer_type, block) in enumerate(own.layers()):
         encoded = own.encoding(layer_type, block)
-        table = np.ones(4) if number < 1 else ms_poe_ratios(4, 1.2, 1.8)
+        table = np.ones(4) if number < 1 else module.ms_poe_ratios(4, 1.2, 1.8)
         expected = table[np.argsort(orders[number])]
         np.testing.assert_allclose(encoded.parts[0].ratios[...], expected, rtol=1e-6)
         q, k = map(np.asarray, described(block, x))
@@ -217,51 +184,49 @@ def test_layers_that_own_their_ratios_from_the_start():
     for name in ('attention_norm', 'attention', 'mlp_norm', 'mlp'):
         setattr(built.blocks[0], name, getattr(base.blocks[0], name))
     shared = base.extend('ms_poe()')
-    orders = probe_heads(built, PROMPT)
-    np.testing.assert_array_equal(probe_heads(shared, PROMPT), orders)
+    orders = module.probe_heads(built, PROMPT)
+    np.testing.assert_array_equal(module.probe_heads(shared, PROMPT), orders)
     out = lambda model: read(model, PROMPT)
-    own = out(reorder(built, orders))
-    np.testing.assert_allclose(own, out(reorder(shared, orders)), atol=1e-5)
+    own = out(module.reorder(built, orders))
+    np.testing.assert_allclose(own, out(module.reorder(shared, orders)), atol=1e-5)
     assert np.abs(own - out(built)).max() > 1e-3
-    np.testing.assert_allclose(out(reorder(built, orders, skip=4)), out(base), atol=1e-5)
-    twice = reorder(reorder(shared, orders[:, ::-1]), orders)
-    np.testing.assert_allclose(out(twice), out(reorder(shared, orders)), atol=1e-6)
+    np.testing.assert_allclose(out(module.reorder(built, orders, skip=4)), out(base), atol=1e-5)
+    twice = module.reorder(module.reorder(shared, orders[:, ::-1]), orders)
+    np.testing.assert_allclose(out(twice), out(module.reorder(shared, orders)), atol=1e-6)
 
 
 @pytest.mark.full
 def test_padding_and_rows():
     long = model(layers=2).extend('ms_poe()')
-    orders = probe_heads(long, PROMPT, skip=0)
+    orders = module.probe_heads(long, PROMPT, skip=0)
     for sides in ((5, 0), (0, 5)):
         padded = np.pad(PROMPT, ((0, 0), sides), constant_values=3)
         tok = pj.Tokens.of(valid=np.pad(np.ones((1, 40), bool), ((0, 0), sides)))
-        np.testing.assert_array_equal(probe_heads(long, padded, tok, skip=0), orders)
-    np.testing.assert_array_equal(probe_heads(long, np.tile(PROMPT, (2, 1)), skip=0), orders)
+        np.testing.assert_array_equal(module.probe_heads(long, padded, tok, skip=0), orders)
+    np.testing.assert_array_equal(module.probe_heads(long, np.tile(PROMPT, (2, 1)), skip=0), orders)
 
 
 @pytest.mark.full
 def test_decoding_keeps_the_ratios_of_the_prompt():
     long = model(layers=2).extend('ms_poe()')
-    own = reorder(long, probe_heads(long, PROMPT, skip=0), skip=0)
+    own = module.reorder(long, module.probe_heads(long, PROMPT, skip=0), skip=0)
     out = generate(own, PROMPT, max_new_tokens=4, temperature=0.0)
     np.testing.assert_array_equal(out[:, 40:], np.asarray(read(own, out))[:, 39:43].argmax(-1))
 
 
 def probed(tok=None, **fields):
-    return lambda: probe_heads(model(**fields), PROMPT, tok)
+    return lambda: module.probe_heads(model(**fields), PROMPT, tok)
 
 
-test_wrong_calls = refused(
-    {
-        'built for 4 heads, got 3': lambda: run(encoding(), *(a[:, :, :3] for a in qkv())),
-        r'one position per token \[B, L\]': (
-            lambda: logits(encoding(), *qkv(5)[:2], jnp.zeros((1, 5, 2), int))
-        ),
-        'no ms_poe part': lambda: reorder(model(), jnp.zeros((4, 4), int)),
-        r'4 layers, 4 heads, got \(3, 4\)': (
-            lambda: reorder(model('ms_poe(encoding=rope())'), jnp.zeros((3, 4), int))
-        ),
-        "kind 'encoder'": probed(kind='encoder'),
-        'packed documents': probed(pj.Tokens.of(segment=np.zeros((1, 40), int))),
-    }
-)
+test_wrong_calls = refused() | {
+    'built for 4 heads, got 3': lambda: run(encoding(), *(a[:, :, :3] for a in qkv())),
+    r'one position per token \[B, L\]': (
+        lambda: logits(encoding(), *qkv(5)[:2], jnp.zeros((1, 5, 2), int))
+    ),
+    'no ms_poe part': lambda: module.reorder(model(), jnp.zeros((4, 4), int)),
+    r'4 layers, 4 heads, got \(3, 4\)': (
+        lambda: module.reorder(model('ms_poe(encoding=rope())'), jnp.zeros((3, 4), int))
+    ),
+    "kind 'encoder'": probed(kind='encoder'),
+    'packed documents': probed(pj.Tokens.of(segment=np.zeros((1, 40), int))),
+}

@@ -48,14 +48,11 @@ def row_sums(_):
     return [sums[depth == number].mean() for number in range(7)]
 
 
-test_golden = golden_suite(
-    'nar',
-    {
-        'row_sums_by_diagonal': row_sums,
-        'entries': lambda _: seen(tokens((4, 4))).sum(),
-        'order_of_3_by_4': lambda _: near_to_far_order((3, 4)),
-    },
-)
+test_golden = golden_suite('nar') | {
+    'row_sums_by_diagonal': row_sums,
+    'entries': lambda _: seen(tokens((4, 4))).sum(),
+    'order_of_3_by_4': lambda _: near_to_far_order((3, 4)),
+}
 
 
 def test_conditions_are_causal_and_seen_by_all():

@@ -39,15 +39,11 @@ def combined(name):
     return lambda golden: of_tables(golden, jnp.array([[[2, 1]]]), name)
 
 
-test_golden = golden_suite(
-    'navit_factorized',
-    {
-        **{name: combined(name) for name in ('sum', 'product', 'stack')},
-        'places': lambda: places_of_shares()[0, 0],
-        'fractional': lambda golden: of_tables(golden, places_of_shares(), 'sum'),
-    },
-    rtol=1e-6,
-)
+test_golden = golden_suite('navit_factorized', rtol=1e-6) | {
+    **{name: combined(name) for name in ('sum', 'product', 'stack')},
+    'places': lambda: places_of_shares()[0, 0],
+    'fractional': lambda golden: of_tables(golden, places_of_shares(), 'sum'),
+}
 
 
 @pytest.mark.parametrize('combine', ['sum', 'product', 'stack'])
@@ -147,15 +143,13 @@ def read_at(arguments, positions, width=WIDTH):
     return lambda: make(arguments).table(pj.Tokens.of(positions=positions), width)
 
 
-test_wrong_calls = refused(
-    {
-        'navit_factorized: row 3 is not in 0 .. 2': read_at('3, 5', grid(4, 5)),
-        'column 4 is not in 0 .. 3': read_at('9, 9, mode="fractional", size=(4, 4)', grid(4, 5)),
-        'row -2 is not in': read_at('3, 5', [[[-2, 3]]]),
-        'integer positions': read_at('3, 5', grid(3, 5) / 2),
-        'built for token vectors of width 6, got 8': read_at('3, 5', grid(3, 5), 8),
-        'needs an even width, got 5': lambda: make('3, 3, combine="stack"', 5),
-        r'size=\(2, 2\) is of mode=': lambda: make('3, 3, size=(2, 2)'),
-        "'addition' is not|combine is 'addition'": lambda: make('3, 3, combine="addition"'),
-    }
-)
+test_wrong_calls = refused() | {
+    'navit_factorized: row 3 is not in 0 .. 2': read_at('3, 5', grid(4, 5)),
+    'column 4 is not in 0 .. 3': read_at('9, 9, mode="fractional", size=(4, 4)', grid(4, 5)),
+    'row -2 is not in': read_at('3, 5', [[[-2, 3]]]),
+    'integer positions': read_at('3, 5', grid(3, 5) / 2),
+    'built for token vectors of width 6, got 8': read_at('3, 5', grid(3, 5), 8),
+    'needs an even width, got 5': lambda: make('3, 3, combine="stack"', 5),
+    r'size=\(2, 2\) is of mode=': lambda: make('3, 3, size=(2, 2)'),
+    "'addition' is not|combine is 'addition'": lambda: make('3, 3, combine="addition"'),
+}

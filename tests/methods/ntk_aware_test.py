@@ -26,8 +26,3 @@ def test_lowest_frequency_is_divided_by_the_factor_and_highest_kept():
         inv_freq[0] == 1.0 and theta[-1] / inv_freq[-1] == pytest.approx(4.0) and temperature == 1.0
     )
     assert (np.diff(theta / inv_freq) > 0).all()
-
-
-def test_errors():
-    with pytest.raises(ValueError, match='at least 4, got 2'):
-        ntk_aware_base(2, 10000.0, 4.0)

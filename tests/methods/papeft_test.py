@@ -56,15 +56,11 @@ def codes(_):
     return papeft_code(locations(4)[None], w1, jnp.array([[2.0], [-1.0]]))[0]
 
 
-test_golden = golden_suite(
-    'papeft',
-    {
-        'locations_of_4': lambda _: locations(4),
-        'locations_of_1': lambda _: locations(1),
-        'codes_of_4': (codes, {'atol': 2e-5}),  # 1000 l is rounded to 3e-5
-    },
-    atol=1e-6,
-)
+test_golden = golden_suite('papeft', atol=1e-6) | {
+    'locations_of_4': lambda _: locations(4),
+    'locations_of_1': lambda _: locations(1),
+    'codes_of_4': (codes, {'atol': 2e-5}),  # 1000 l is rounded to 3e-5
+}
 
 
 @pytest.mark.full
@@ -176,20 +172,16 @@ place = lambda pos: pj.make('papeft()', model_dim=8).place(pj.Tokens.of(position
 shuffled = lambda *given: papeft_documents(np.random.default_rng(0), *map(np.array, given))
 
 
-test_wrong_input = refused(
-    {
-        r'\[B, L, 3\].* got int32 \(2, 12, 2\)': lambda: place(prompts()[1].pos[..., :2]),
-        'got float32': lambda: place(prompts()[1].pos * 1.0),
-        r'0 .. n, got 4 of 3 documents': lambda: place(changed(1, 3, 1)),
-        'all tokens of a row say the same n, got 3 and 4 in row 1': lambda: place(changed(1, 5, 2)),
-        'right slots are integers, got float64': lambda: shuffled(DOCUMENTS, [0.5, 1.5]),
-        r'papeft_documents takes documents \[E, n, W\], got \(3, 1\)': (
-            lambda: shuffled(DOCUMENTS[0], [0])
-        ),
-        r'0 .. 2, got 0 .. 3': lambda: shuffled(DOCUMENTS * 1.0, [0, 3]),
-        r'papeft_prompts takes documents \[E, n, W\]': lambda: papeft_prompts(ONE, ONE, 9),
-        r'question \[E, Q\] for 2 examples, got \(3, 1\)': lambda: papeft_prompts(
-            DOCUMENTS, ONE, 9
-        ),
-    }
-)
+test_wrong_input = refused() | {
+    r'\[B, L, 3\].* got int32 \(2, 12, 2\)': lambda: place(prompts()[1].pos[..., :2]),
+    'got float32': lambda: place(prompts()[1].pos * 1.0),
+    r'0 .. n, got 4 of 3 documents': lambda: place(changed(1, 3, 1)),
+    'all tokens of a row say the same n, got 3 and 4 in row 1': lambda: place(changed(1, 5, 2)),
+    'right slots are integers, got float64': lambda: shuffled(DOCUMENTS, [0.5, 1.5]),
+    r'papeft_documents takes documents \[E, n, W\], got \(3, 1\)': (
+        lambda: shuffled(DOCUMENTS[0], [0])
+    ),
+    r'0 .. 2, got 0 .. 3': lambda: shuffled(DOCUMENTS * 1.0, [0, 3]),
+    r'papeft_prompts takes documents \[E, n, W\]': lambda: papeft_prompts(ONE, ONE, 9),
+    r'question \[E, Q\] for 2 examples, got \(3, 1\)': lambda: papeft_prompts(DOCUMENTS, ONE, 9),
+}

@@ -117,19 +117,15 @@ def forgotten(scaled):
     return row
 
 
-test_golden = golden_suite(
-    'path',
-    {
-        'product.H2_H1': product,
-        'product.k_after_H2': moved_key,
-        'product.logit': logit,
-        'reflection.even': (reflected(0), {'atol': 1e-5}),
-        'reflection.odd': (reflected(1), {'atol': 1e-5}),
-        'forget.unscaled': forgotten(False),
-        'forget.scaled': forgotten(True),
-    },
-    atol=1e-6,
-)
+test_golden = golden_suite('path', atol=1e-6) | {
+    'product.H2_H1': product,
+    'product.k_after_H2': moved_key,
+    'product.logit': logit,
+    'reflection.even': (reflected(0), {'atol': 1e-5}),
+    'reflection.odd': (reflected(1), {'atol': 1e-5}),
+    'forget.unscaled': forgotten(False),
+    'forget.scaled': forgotten(True),
+}
 
 
 @pytest.mark.parametrize('size', [1, 2, 4, 64])

@@ -73,14 +73,11 @@ def network(values):
     return pcm_network(jnp.array(GOLDEN['linear']['p']), *layers)
 
 
-test_golden = golden_suite(
-    'pcm',
-    {
-        **{f'keys.{order}': key(order) for order in ('xyz', 'zyx', 'z', 'z-trans')},
-        'linear.vector': (linear, {'rtol': 1e-7}),
-        'network.vector': (network, {'rtol': 1e-7}),
-    },
-)
+test_golden = golden_suite('pcm') | {
+    **{f'keys.{order}': key(order) for order in ('xyz', 'zyx', 'z', 'z-trans')},
+    'linear.vector': (linear, {'rtol': 1e-7}),
+    'network.vector': (network, {'rtol': 1e-7}),
+}
 
 
 def test_orders_are_stable_and_do_not_depend_on_whole_cells_of_translation():
@@ -175,19 +172,17 @@ def test_an_order_that_does_not_exist():
         point_order(np.zeros((1, 3)), 'xyzz')
 
 
-test_wrong_points = refused(
-    {
-        r'expected coordinates \[N, 3\], got an array \(4, 2\)': (
-            lambda: check_points(np.zeros((4, 2)))
-        ),
-        'at least one point': lambda: check_points(np.zeros((0, 3))),
-        r'1 of 2 points are not finite, the first is number 1': (
-            lambda: check_points([[0, 0, 0], [0, np.nan, 0]])
-        ),
-        'real numbers': lambda: check_points(np.array([['a', 'b', 'c']])),
-        'use a size of at least': lambda: grid_cells(np.array([[0, 0, 0], [1e5, 0, 0]]), size=0.02),
-        'side of a cell must be positive': lambda: grid_cells(np.zeros((1, 3)), size=0.0),
-        r'needs positions \[B, L, 3\], got \(1, 2\)': lambda: vectors(make(), [[0, 1]]),
-        'width 8, got 6': lambda: vectors(make(width=8), np.zeros((1, 2, 3))),
-    }
-)
+test_wrong_points = refused() | {
+    r'expected coordinates \[N, 3\], got an array \(4, 2\)': (
+        lambda: check_points(np.zeros((4, 2)))
+    ),
+    'at least one point': lambda: check_points(np.zeros((0, 3))),
+    r'1 of 2 points are not finite, the first is number 1': (
+        lambda: check_points([[0, 0, 0], [0, np.nan, 0]])
+    ),
+    'real numbers': lambda: check_points(np.array([['a', 'b', 'c']])),
+    'use a size of at least': lambda: grid_cells(np.array([[0, 0, 0], [1e5, 0, 0]]), size=0.02),
+    'side of a cell must be positive': lambda: grid_cells(np.zeros((1, 3)), size=0.0),
+    r'needs positions \[B, L, 3\], got \(1, 2\)': lambda: vectors(make(), [[0, 1]]),
+    'width 8, got 6': lambda: vectors(make(width=8), np.zeros((1, 2, 3))),
+}

@@ -44,13 +44,10 @@ def convolved(padding):
 
 
 ONES = jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1)), jnp.zeros(1)
-test_golden = golden_suite(
-    'peg',
-    {
-        **{padding: (convolved(padding), {'atol': 1e-5}) for padding in ('zeros', 'circular')},
-        'counts': lambda _: peg(*ONES)[0, :, :, 0],  # of the cells that a kernel of ones meets
-    },
-)
+test_golden = golden_suite('peg') | {
+    **{padding: (convolved(padding), {'atol': 1e-5}) for padding in ('zeros', 'circular')},
+    'counts': lambda _: peg(*ONES)[0, :, :, 0],  # of the cells that a kernel of ones meets
+}
 
 
 def test_on_a_torus_every_cell_meets_all():
@@ -184,14 +181,12 @@ def cached():
     pj.Attention('peg() | full()', width=8, heads=2, rngs=nnx.Rngs(0)).start(batch=1, capacity=4)
 
 
-test_wrong_places = refused(
-    {
-        'peg convolves over a grid of tokens, and these lie on': (
-            lambda: make().embed(jnp.ones((1, 6, 2)), Tokens.of(length=6))
-        ),
-        'peg was built for vectors of width 2, got 3': (
-            lambda: make().embed(jnp.ones((1, 6, 3)), Tokens.on_grid(2, 3))
-        ),
-        'peg gives every token another position when one is added': cached,
-    }
-)
+test_wrong_places = refused() | {
+    'peg convolves over a grid of tokens, and these lie on': (
+        lambda: make().embed(jnp.ones((1, 6, 2)), Tokens.of(length=6))
+    ),
+    'peg was built for vectors of width 2, got 3': (
+        lambda: make().embed(jnp.ones((1, 6, 3)), Tokens.on_grid(2, 3))
+    ),
+    'peg gives every token another position when one is added': cached,
+}

@@ -101,13 +101,11 @@ def test_doors():
     assert make('values=False').w_values is None
 
 
-test_wrong_calls = refused(
-    {
-        r'point_transformer_bias\(components=3\) needs positions \[B, L, 3\]': lambda: attend(
-            make(), *INPUTS
-        ),
-        r'components=2\) needs positions': lambda: attend(make('components=2'), *INPUTS, TOK),
-        'parameters of 4 heads, the queries have 2': lambda: attend(make(), *qkv(LENGTH, 2), TOK),
-        'hidden must be at least 1': lambda: make('hidden=0'),
-    }
-)
+test_wrong_calls = refused() | {
+    r'point_transformer_bias\(components=3\) needs positions \[B, L, 3\]': lambda: attend(
+        make(), *INPUTS
+    ),
+    r'components=2\) needs positions': lambda: attend(make('components=2'), *INPUTS, TOK),
+    'parameters of 4 heads, the queries have 2': lambda: attend(make(), *qkv(LENGTH, 2), TOK),
+    'hidden must be at least 1': lambda: make('hidden=0'),
+}

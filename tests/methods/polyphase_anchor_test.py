@@ -43,9 +43,10 @@ def moved_and_anchored(values):
     return fixed[0, :, :, 0]
 
 
-test_golden = golden_suite(
-    'polyphase_anchor', {'energies': energies, 'anchored': moved_and_anchored}
-)
+test_golden = golden_suite('polyphase_anchor') | {
+    'energies': energies,
+    'anchored': moved_and_anchored,
+}
 
 
 def test_of_equal_phases_the_first_one_wins():
@@ -180,8 +181,3 @@ def test_the_measure_counts_classes_and_logits():
             shift_consistency(Row(), wrong, jax.random.key(4))
     with pytest.raises(ValueError, match='at least 1, got 0 and 64'):
         shift_consistency(Row(), images, jax.random.key(4), shifts=0)
-
-
-def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match='6 x 8 cells cannot be anchored in steps of 4; .* 8 x 8'):
-        polyphase_anchor_image(jnp.ones((1, 6, 8, 1)), 4)

@@ -45,18 +45,14 @@ def of_zeros(case):
     return at(part, zero, zero, *case['far'])[1:]
 
 
-test_golden = golden_suite(
-    'pope',
-    {
-        'frequencies': (lambda: pope_frequencies(4, 1e4), {'rtol': 1e-12}),
-        'pair.logit_here': lambda pair: of_pair(pair, 0),
-        'pair.logit_far': lambda pair: of_pair(pair, pair['far']),
-        'pair.logit_far_turned': lambda pair: of_pair(pair, pair['far'], pair['delta']),
-        'zero.logit': of_zeros,
-        'zero_wide.logit': of_zeros,
-    },
-    atol=1e-6,
-)
+test_golden = golden_suite('pope', atol=1e-6) | {
+    'frequencies': (lambda: pope_frequencies(4, 1e4), {'rtol': 1e-12}),
+    'pair.logit_here': lambda pair: of_pair(pair, 0),
+    'pair.logit_far': lambda pair: of_pair(pair, pair['far']),
+    'pair.logit_far_turned': lambda pair: of_pair(pair, pair['far'], pair['delta']),
+    'zero.logit': of_zeros,
+    'zero_wide.logit': of_zeros,
+}
 
 
 def by_pairs(part, q, k, pos, polar=H):
@@ -150,25 +146,23 @@ def test_uniform_start_lies_within_the_bounds():
     assert (delta <= 0).all() and (delta >= -2 * np.pi).all() and np.ptp(delta) > 1
 
 
-test_wrong_calls = refused(
-    {
-        'no whole feature, expected at least one; the nearest partial is 0.125': lambda: build(
-            'partial=0.1'
-        ),
-        'partial must be positive': lambda: build('partial=0.0'),
-        'base of rotary frequencies, must be at least 1': lambda: build('base=0.5'),
-        'pope and rope both rotate queries and keys': lambda: pj.make(
-            'pope() | rope()', kv_heads=K, head_dim=H
-        ),
-        "start='one' is not one of 'zero', 'uniform'": lambda: build('start="one"'),
-        'head_dim=8 and 1 key heads, got vectors of width 4 and 1 key heads': lambda: at(
-            build(kv_heads=1), np.zeros(4), np.zeros(4), 1
-        ),
-        'and 2 key heads, got vectors of width 8 and 1 key heads': lambda: at(
-            build('cache="raw"'), np.zeros(8), np.zeros(8), 1
-        ),
-        'one position per token, got 2 components': lambda: build().project(
-            *[jnp.zeros((1, 3, K, H))] * 3, *[pj.Tokens.of(positions=np.zeros((1, 3, 2)))] * 2
-        ),
-    }
-)
+test_wrong_calls = refused() | {
+    'no whole feature, expected at least one; the nearest partial is 0.125': lambda: build(
+        'partial=0.1'
+    ),
+    'partial must be positive': lambda: build('partial=0.0'),
+    'base of rotary frequencies, must be at least 1': lambda: build('base=0.5'),
+    'pope and rope both rotate queries and keys': lambda: pj.make(
+        'pope() | rope()', kv_heads=K, head_dim=H
+    ),
+    "start='one' is not one of 'zero', 'uniform'": lambda: build('start="one"'),
+    'head_dim=8 and 1 key heads, got vectors of width 4 and 1 key heads': lambda: at(
+        build(kv_heads=1), np.zeros(4), np.zeros(4), 1
+    ),
+    'and 2 key heads, got vectors of width 8 and 1 key heads': lambda: at(
+        build('cache="raw"'), np.zeros(8), np.zeros(8), 1
+    ),
+    'one position per token, got 2 components': lambda: build().project(
+        *[jnp.zeros((1, 3, K, H))] * 3, *[pj.Tokens.of(positions=np.zeros((1, 3, 2)))] * 2
+    ),
+}

@@ -211,15 +211,11 @@ def start_of(ids):
     return position_coupling_start(jax.random.key(0), jnp.array([ids]), 5)
 
 
-test_wrong_ids = refused(
-    {
-        r'position_coupling_start: ids lie in 0 \.\. 5, got 9': lambda: start_of([0, 9, 1]),
-        r'position_coupling_start: ids lie in 0 \.\. 5, got -2': lambda: start_of([0, -2, 1]),
-        r'integer ids \[B, L, 2\], got int32 \(1, 17\)': (
-            lambda: placed(make('max_position=9, components=2'))
-        ),
-        r'integer ids \[B, L\], got float32': lambda: placed(
-            make('max_position=9'), IDS[None] * 0.5
-        ),
-    }
-)
+test_wrong_ids = refused() | {
+    r'position_coupling_start: ids lie in 0 \.\. 5, got 9': lambda: start_of([0, 9, 1]),
+    r'position_coupling_start: ids lie in 0 \.\. 5, got -2': lambda: start_of([0, -2, 1]),
+    r'integer ids \[B, L, 2\], got int32 \(1, 17\)': (
+        lambda: placed(make('max_position=9, components=2'))
+    ),
+    r'integer ids \[B, L\], got float32': lambda: placed(make('max_position=9'), IDS[None] * 0.5),
+}

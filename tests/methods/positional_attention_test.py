@@ -57,9 +57,10 @@ def weights(values):
     return attention(encoding, zero, zero, jnp.eye(2).reshape(1, 2, 1, 2))[0, :, 0]
 
 
-test_golden = golden_suite(
-    'positional_attention', {'logits': logits, 'weights': weights}, rtol=1e-6
-)
+test_golden = golden_suite('positional_attention', rtol=1e-6) | {
+    'logits': logits,
+    'weights': weights,
+}
 
 
 @pytest.mark.parametrize(
@@ -115,11 +116,6 @@ def test_positions_beyond_the_table():
     assert np.isnan(
         positional_attention_projected(jnp.array([[9]]), encoding.parts[0].w_q[...])
     ).all()
-
-
-def test_several_position_components_are_refused():
-    with pytest.raises(ValueError, match='one position per token'):
-        positional_attention_projected(jnp.zeros((1, 2, 2), int), jnp.zeros((4, 1, 4)))
 
 
 # The network of the paper.

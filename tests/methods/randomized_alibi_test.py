@@ -165,13 +165,11 @@ def scored_with_two_heads():
     scored(make('max_len=8'), np.zeros((1, 2, 2, 2)), tok)
 
 
-test_wrong_input = refused(
-    {
-        'needs integer positions': lambda: placed([[0.5]]),
-        'one component': lambda: placed([[[0, 1]]]),
-        'parameters of 8 heads, the queries have 2': scored_with_two_heads,
-    }
-)
+test_wrong_input = refused() | {
+    'needs integer positions': lambda: placed([[0.5]]),
+    'one component': lambda: placed([[[0, 1]]]),
+    'parameters of 8 heads, the queries have 2': scored_with_two_heads,
+}
 
 
 @pytest.mark.full

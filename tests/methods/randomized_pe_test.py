@@ -166,18 +166,14 @@ def test_positions_beyond_the_range():
     assert beyond.tolist() == [[1, NOWHERE, NOWHERE]]
 
 
-test_wrong_input = refused(
-    {
-        '5 distinct ids cannot be drawn from 3': (
-            lambda: randomized_pe_ids(jax.random.key(0), jnp.array([2, 5]), 3),
-            lambda: randomized_pe_spaced_ids(jnp.array([[0]]), jnp.array([5]), 3),
-        ),
-        'needs integer positions': (
-            lambda: make('max_len=8').place(pj.Tokens.of(positions=[[0.5]]))
-        ),
-        'one component': lambda: make('max_len=8').place(pj.Tokens.of(positions=[[[0, 1]]])),
-    }
-)
+test_wrong_input = refused() | {
+    '5 distinct ids cannot be drawn from 3': (
+        lambda: randomized_pe_ids(jax.random.key(0), jnp.array([2, 5]), 3),
+        lambda: randomized_pe_spaced_ids(jnp.array([[0]]), jnp.array([5]), 3),
+    ),
+    'needs integer positions': (lambda: make('max_len=8').place(pj.Tokens.of(positions=[[0.5]]))),
+    'one component': lambda: make('max_len=8').place(pj.Tokens.of(positions=[[[0, 1]]])),
+}
 
 
 @pytest.mark.parametrize(

@@ -118,8 +118,3 @@ def test_a_pattern_gives_every_layer_its_own_draw_and_parameters():
     assert np.abs(np.asarray(parts[0].kernel[...] - parts[1].kernel[...])).max() > 1e-3
     placed = model.place(pj.Tokens.of(length=8), key=jax.random.key(0))
     assert (parts[0].offsets(placed[0], placed[0]) != parts[1].offsets(placed[1], placed[1])).any()
-
-
-def test_wrong_input_says_what_is_wrong():
-    with pytest.raises(ValueError, match='position 8 is not in 0 .. 7'):
-        make('max_len=8').place(pj.Tokens.of(length=9))

@@ -110,9 +110,10 @@ def weights_of_the_table(values):
     return three
 
 
-test_golden = golden_suite(
-    'rcmha', {'convolution.z': convolved, 'probabilities': weights_of_the_table}, atol=1e-6
-)
+test_golden = golden_suite('rcmha', atol=1e-6) | {
+    'convolution.z': convolved,
+    'probabilities': weights_of_the_table,
+}
 
 
 @pytest.mark.full_but_one
@@ -182,17 +183,15 @@ def projected(q):
     return build().project(q, q, q, *[pj.Tokens.of(length=3)] * 2)
 
 
-test_wrong_input = refused(
-    {
-        'tables for 16 distances, got 21 positions': (
-            lambda: run(build('max_len=16'), draw_input(), pj.Tokens.of(length=L))
-        ),
-        'tables for 4 heads, queries have 2': lambda: projected(jnp.zeros((1, 3, 2, H))),
-        '2 tokens in front: 3 tokens, the layer input of 3$': (
-            lambda: build().qkv(jnp.zeros((1, 3, D)), None, pj.Tokens.of(length=3))
-        ),
-    }
-)
+test_wrong_input = refused() | {
+    'tables for 16 distances, got 21 positions': (
+        lambda: run(build('max_len=16'), draw_input(), pj.Tokens.of(length=L))
+    ),
+    'tables for 4 heads, queries have 2': lambda: projected(jnp.zeros((1, 3, 2, H))),
+    '2 tokens in front: 3 tokens, the layer input of 3$': (
+        lambda: build().qkv(jnp.zeros((1, 3, D)), None, pj.Tokens.of(length=3))
+    ),
+}
 
 
 @pytest.mark.full

@@ -8,9 +8,8 @@ import pytest
 
 import posenc_jax as pj
 from posenc_jax.methods.self_extend import self_extend_distance
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
-from tests.methods.by_distance import WIDTH, check_decoding, logits, qkv, run, softmax
+from tests.methods.by_distance import WIDTH, logits, qkv, run, softmax
 from tests.methods.pair_logits import logits as pair_logits
 
 SIZES = dict(head_dim=WIDTH, train_len=8, causal=True)
@@ -67,55 +66,8 @@ def test_it_is_the_definition(spec):
     np.testing.assert_allclose(found, softmax(s, v), atol=3e-6)
 
 
-@pytest.mark.parametrize('spec', FORMS)
-def test_it_is_self_extend_with_log_length(spec):
-    arrays, tok = qkv(LENGTH), pj.Tokens.of(length=LENGTH)
-    options = ', '.join(f'{name}={value}' for name, value in FORMS[spec].items())
-    extended = f'self_extend(encoding=rope(), {options})'
-    found = lambda spec: run(pj.make(spec, **SIZES), tok, *arrays)
-    np.testing.assert_array_equal(found(spec.format('')), found(f'log_length() | {extended}'))
-    np.testing.assert_array_equal(found(spec.format(', logn=False')), found(extended))
-    assert np.abs(found(spec.format('')) - found(extended)).max() > 1e-3
-
-
-@pytest.mark.full
-def test_decoding_over_keys_cached_once():
-    spec = 'leaky_rerope(encoding=rope(), factor=3.0, local=4)'
-    check_decoding(pj.make(spec, **SIZES), 14, (0, 3, 4, 9, 13))
-
-
-def test_up_to_the_window_it_is_the_encoding():
-    arrays, tok = qkv(8), pj.Tokens.of(length=8)
-    plain = run(pj.make('rope()', **SIZES), tok, *arrays)
-    for spec in ('rerope(encoding=rope(), local=8)', 'leaky_rerope(encoding=rope(), factor=1.0)'):
-        np.testing.assert_allclose(run(pj.make(spec, **SIZES), tok, *arrays), plain, atol=1e-6)
-
-
 def test_extensions_and_default_windows():
     part = pj.extend('rope() | causal()', 'leaky_rerope()', head_dim=8, train_len=64).parts[0]
     assert (part.group, part.local, part.floor) == (16.0, 16, False)
     assert repr(part) == 'leaky_rerope(encoding=rope())'
     assert pj.make('rerope(encoding=rope())', head_dim=8, train_len=3).local == 1
-
-
-@pytest.mark.parametrize(
-    'spec, message',
-    [
-        ('rerope(encoding=alibi())', 'rerope extends a rotary encoding, got alibi'),
-        (
-            'leaky_rerope(encoding=rope(freqs=dynamic_ntk()))',
-            'leaky_rerope needs frequencies that do not depend on the current length',
-        ),
-        ('rerope(encoding=rope(), local=0)', 'rerope local must be at least 1'),
-        ('rerope(encoding=rope(), local=9)', r'rerope local must be .*at most train_len=8, got 9'),
-        (
-            'leaky_rerope(encoding=rope(), factor=0.5)',
-            'leaky_rerope factor, .* at least 1, got 0.5',
-        ),
-        ('rerope(encoding=rope(), train_len=1)', 'rerope train_len, .* at least 2, got 1'),
-        ('rope() | rerope()', 'write rerope.encoding=rope|extends another encoding'),
-    ],
-)
-def test_what_is_refused(spec, message):
-    with pytest.raises(SpecError, match=message):
-        pj.make(spec, heads=2, head_dim=8, train_len=8)

@@ -25,14 +25,11 @@ def code(width=4, **known):
     return np.asarray(ENCODING.embed(jnp.zeros(shape), tok))
 
 
-test_golden = golden_suite(
-    'reverse_pe',
-    {
-        'ids_5': lambda _: ENCODING.place(pj.Tokens.of(length=5)).pos[0],
-        'newest': lambda _: code(length=300)[0, -1],
-        'last_three': (lambda _: code(length=7)[0, -3:], {'atol': 1e-6}),
-    },
-)
+test_golden = golden_suite('reverse_pe') | {
+    'ids_5': lambda _: ENCODING.place(pj.Tokens.of(length=5)).pos[0],
+    'newest': lambda _: code(length=300)[0, -1],
+    'last_three': (lambda _: code(length=7)[0, -3:], {'atol': 1e-6}),
+}
 
 
 @pytest.mark.full
@@ -89,25 +86,17 @@ NO_CACHE = (
     'reverse_pe gives every token another position when one is added, so there is nothing to cache'
 )
 small = functools.partial(model_of, 'reverse_pe() | sinusoidal()', layers=1)
-test_a_cache_is_refused = refused(
-    {
-        NO_CACHE: (
-            lambda: init_cache(small(), pj.Tokens.of(length=8)),
-            lambda: generate(small(), PROMPT, max_new_tokens=2, temperature=0.0),
-        ),
-        'generation needs a decoder': (
-            lambda: init_cache(small(kind='encoder'), pj.Tokens.of(length=8))
-        ),
-    }
-)
+test_a_cache_is_refused = refused() | {
+    NO_CACHE: (
+        lambda: init_cache(small(), pj.Tokens.of(length=8)),
+        lambda: generate(small(), PROMPT, max_new_tokens=2, temperature=0.0),
+    ),
+    'generation needs a decoder': (
+        lambda: init_cache(small(kind='encoder'), pj.Tokens.of(length=8))
+    ),
+}
 
 
 def test_no_other_part_of_a_chain_brings_a_cache():
     chained = pj.make('reverse_pe() | rope(freqs=dynamic_ntk(train_len=8))', head_dim=8)
     assert chained.cached == 'none'
-
-
-@pytest.mark.parametrize('last, found', [(9, '9 .. 9'), ([0, -3], '-3 .. 0')])
-def test_the_newest_is_one_of_the_row(last, found):
-    with pytest.raises(ValueError, match=f'last lies in 0 .. 2, got {found}'):
-        reverse_pe_newest_first(jnp.zeros((2, 3)), jnp.asarray(last))

@@ -23,13 +23,10 @@ def by_hand(case):
     return rope_3d(jnp.float32(case['x']).reshape(1, 1, 1, 6), pos).ravel()
 
 
-test_golden = golden_suite(
-    'rope_3d',
-    {
-        'frequencies': (lambda: rope_frequencies(24 // 3, 10000.0), {'rtol': 1e-12}),
-        'turned': (by_hand, {'atol': 1e-6}),
-    },
-)
+test_golden = golden_suite('rope_3d') | {
+    'frequencies': (lambda: rope_frequencies(24 // 3, 10000.0), {'rtol': 1e-12}),
+    'turned': (by_hand, {'atol': 1e-6}),
+}
 
 
 def points(seed, count=7, components=3):
@@ -114,26 +111,22 @@ def test_four_components_and_no_gradient_through_angles():
 
 make = functools.partial(pj.make, heads=4, kv_heads=2)
 PART = make('rope_3d()', head_dim=6)
-test_wrong_calls = refused(
-    {
-        r'rope_3d needs positions \[B, L, 3\], got \(1, 5\)': lambda: attend(
-            PART, *qkv(5, width=6)
-        ),
-        'rope_3d was built for head_dim=6': lambda: attend(
-            PART, *qkv(7), pj.Tokens.of(positions=points(5))
-        ),
-        r'multiple of 6 features, got 8; the nearest below is 6, as in rope_3d\(width=6\)': (
-            lambda: make('rope_3d()', head_dim=8)
-        ),
-        'width must be at least 2 and at most head_dim=6, got 12': lambda: make(
-            'rope_3d(width=12)', head_dim=6
-        ),
-        'as many key heads as query heads, got width=None and 2 key heads for 4': lambda: make(
-            'rope_3d(across_heads=True)', head_dim=6
-        ),
-        'some of them would lie in two heads': lambda: pj.make(
-            'rope_3d(across_heads=True)', head_dim=3, heads=2, kv_heads=2
-        ),
-        'scale must be positive': lambda: make('rope_3d(scale=0.0)', head_dim=6),
-    }
-)
+test_wrong_calls = refused() | {
+    r'rope_3d needs positions \[B, L, 3\], got \(1, 5\)': lambda: attend(PART, *qkv(5, width=6)),
+    'rope_3d was built for head_dim=6': lambda: attend(
+        PART, *qkv(7), pj.Tokens.of(positions=points(5))
+    ),
+    r'multiple of 6 features, got 8; the nearest below is 6, as in rope_3d\(width=6\)': (
+        lambda: make('rope_3d()', head_dim=8)
+    ),
+    'width must be at least 2 and at most head_dim=6, got 12': lambda: make(
+        'rope_3d(width=12)', head_dim=6
+    ),
+    'as many key heads as query heads, got width=None and 2 key heads for 4': lambda: make(
+        'rope_3d(across_heads=True)', head_dim=6
+    ),
+    'some of them would lie in two heads': lambda: pj.make(
+        'rope_3d(across_heads=True)', head_dim=3, heads=2, kv_heads=2
+    ),
+    'scale must be positive': lambda: make('rope_3d(scale=0.0)', head_dim=6),
+}

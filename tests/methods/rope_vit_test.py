@@ -35,20 +35,14 @@ def mixed_by_hand(case):
     return rope_mixed(one(case['x']), pos, frequencies).ravel()
 
 
-test_golden_of_axial = golden_suite(
-    'rope_axial',
-    {
-        'frequencies': (lambda: rope_frequencies(8, make('rope_axial()').theta), {'rtol': 1e-12}),
-        'turned': (axial_by_hand, {'atol': 1e-5}),
-    },
-)
-test_golden_of_mixed = golden_suite(
-    'rope_mixed',
-    {
-        'm': (lambda: rope_vit.rope_mixed_start(jnp.zeros(1), 16)[0, 0, :4], {'rtol': 1e-6}),
-        'turned': (mixed_by_hand, {'atol': 1e-6}),
-    },
-)
+test_golden_of_axial = golden_suite('rope_axial') | {
+    'frequencies': (lambda: rope_frequencies(8, make('rope_axial()').theta), {'rtol': 1e-12}),
+    'turned': (axial_by_hand, {'atol': 1e-5}),
+}
+test_golden_of_mixed = golden_suite('rope_mixed') | {
+    'm': (lambda: rope_vit.rope_mixed_start(jnp.zeros(1), 16)[0, 0, :4], {'rtol': 1e-6}),
+    'turned': (mixed_by_hand, {'atol': 1e-6}),
+}
 
 
 def make(spec='rope_mixed()', width=8):
@@ -121,15 +115,13 @@ def test_frequencies_are_float32_and_trained():
 
 AXIAL = pj.make('rope_axial()', head_dim=8)
 CELLS = pj.Tokens.of(positions=GRID)
-test_wrong_calls = refused(
-    {
-        r'rope_axial needs positions \[B, L, 2\]': lambda: attend(AXIAL, *qkv(5)),
-        r'rope_mixed needs positions \[B, L, 2\]': lambda: attend(make(), *qkv(5)),
-        'rope_axial was built for head_dim=8': lambda: attend(AXIAL, *qkv(13, width=4), CELLS),
-        'rope_mixed was built for head_dim=8': lambda: attend(make(), *qkv(13, width=4), CELLS),
-        'rope_axial theta.* must be at least 1, got 0.5': lambda: make('rope_axial(theta=0.5)'),
-        'rope_mixed head_dim must be a multiple of 4, got 6; the nearest is 8': lambda: make(
-            'rope_mixed()', width=6
-        ),
-    }
-)
+test_wrong_calls = refused() | {
+    r'rope_axial needs positions \[B, L, 2\]': lambda: attend(AXIAL, *qkv(5)),
+    r'rope_mixed needs positions \[B, L, 2\]': lambda: attend(make(), *qkv(5)),
+    'rope_axial was built for head_dim=8': lambda: attend(AXIAL, *qkv(13, width=4), CELLS),
+    'rope_mixed was built for head_dim=8': lambda: attend(make(), *qkv(13, width=4), CELLS),
+    'rope_axial theta.* must be at least 1, got 0.5': lambda: make('rope_axial(theta=0.5)'),
+    'rope_mixed head_dim must be a multiple of 4, got 6; the nearest is 8': lambda: make(
+        'rope_mixed()', width=6
+    ),
+}

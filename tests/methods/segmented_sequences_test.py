@@ -28,11 +28,10 @@ def stretched(name, factor):
     return lambda values: segmented_sequences_table(jnp.array(values[name])[:, None], factor)[:, 0]
 
 
-test_golden = golden_suite(
-    'segmented_sequences',
-    {'stretched_4': stretched('table', 4), 'stretched_3': stretched('short_table', 3)},
-    rtol=1e-6,
-)
+test_golden = golden_suite('segmented_sequences', rtol=1e-6) | {
+    'stretched_4': stretched('table', 4),
+    'stretched_3': stretched('short_table', 3),
+}
 
 
 @pytest.mark.full_but_one
@@ -162,37 +161,29 @@ def stretch(encoding, factor=2, **sizes):
 
 PREFIX = 'prefix_len must lie in 0 .. 5, .* of 6 tokens, got'
 WHOLE = 'factor must be an integer of at least 1, got'
-test_wrong_input = refused(
-    {
-        'segments of 4 tokens do not divide the 6 tokens of a row': chunked(12, 6, 4),
-        'segments of 4 tokens do not divide the 10 tokens of the text': chunked(10, 8, 4),
-        'a row takes 1 .. 12 tokens of a text of 12, got 13': chunked(12, 13, 1),
-        'segment_len must be at least 1, an integer, got 0': chunked(12, 6, 0),
-        'segment_len must be at least 1, an integer, got 1.5': chunked(12, 6, 1.5),
-        f'{PREFIX} 6': behind_a_prefix(6),
-        f'{PREFIX} -1': behind_a_prefix(-1),
-        f'{WHOLE} 0': lambda: segmented_sequences_table(jnp.ones((2, 1)), 0),
-        f'{WHOLE} 1.5': lambda: segmented_sequences_table(jnp.ones((2, 1)), 1.5),
-        'exactly one of segment_len and prefix_len, got': (
-            task(),
-            task(segment_len=4, prefix_len=4),
-        ),
-        'give prefix_len': task(segment_len=4, last=False),
-        'a row takes 1 .. 16 tokens of a text of 16, got 32': lambda: SegmentedText(
-            source_len=16, segment_len=4
-        ).width(32),
-        'would make a table of 34359738352 rows, .* at most 1 GiB': stretch(
-            'learned_absolute(max_len=16)', 2**31 - 1, model_dim=8
-        ),
-    }
-)
+test_wrong_input = refused() | {
+    'segments of 4 tokens do not divide the 6 tokens of a row': chunked(12, 6, 4),
+    'segments of 4 tokens do not divide the 10 tokens of the text': chunked(10, 8, 4),
+    'a row takes 1 .. 12 tokens of a text of 12, got 13': chunked(12, 13, 1),
+    'segment_len must be at least 1, an integer, got 0': chunked(12, 6, 0),
+    'segment_len must be at least 1, an integer, got 1.5': chunked(12, 6, 1.5),
+    f'{PREFIX} 6': behind_a_prefix(6),
+    f'{PREFIX} -1': behind_a_prefix(-1),
+    f'{WHOLE} 0': lambda: segmented_sequences_table(jnp.ones((2, 1)), 0),
+    f'{WHOLE} 1.5': lambda: segmented_sequences_table(jnp.ones((2, 1)), 1.5),
+    'exactly one of segment_len and prefix_len, got': (task(), task(segment_len=4, prefix_len=4)),
+    'give prefix_len': task(segment_len=4, last=False),
+    'a row takes 1 .. 16 tokens of a text of 16, got 32': lambda: SegmentedText(
+        source_len=16, segment_len=4
+    ).width(32),
+    'would make a table of 34359738352 rows, .* at most 1 GiB': stretch(
+        'learned_absolute(max_len=16)', 2**31 - 1, model_dim=8
+    ),
+}
 NOT_PLAIN = r"stretches learned_absolute\(ids='plain'\), got learned_absolute\(ids='fairseq'\)"
-test_other_encodings = refused(
-    {
-        'segmented_sequences extends one learned_absolute; found 0 in rope': stretch(
-            'rope()', head_dim=8
-        ),
-        NOT_PLAIN: stretch("learned_absolute(max_len=8, ids='fairseq')", model_dim=8),
-    },
-    SpecError,
-)
+test_other_encodings = refused(error=SpecError) | {
+    'segmented_sequences extends one learned_absolute; found 0 in rope': stretch(
+        'rope()', head_dim=8
+    ),
+    NOT_PLAIN: stretch("learned_absolute(max_len=8, ids='fairseq')", model_dim=8),
+}

@@ -9,16 +9,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods.self_extend import self_extend_capacity, self_extend_distance
 from tests.golden_files import golden, golden_suite
-from tests.methods.by_distance import (
-    ROTARY,
-    WIDTH,
-    check_decoding,
-    check_tiles,
-    qkv,
-    rotary_logits,
-    run,
-    softmax,
-)
+from tests.methods.by_distance import ROTARY, WIDTH, check_tiles, qkv, rotary_logits, run, softmax
 
 GOLDEN = golden('self_extend')['values']
 FORMS = {
@@ -50,13 +41,10 @@ def capacity(values):
     return found
 
 
-test_golden = golden_suite(
-    'self_extend',
-    {
-        'last_row': lambda v: distances(12, group=v['group'], local=v['local'])[-1],
-        'capacity': capacity,
-    },
-)
+test_golden = golden_suite('self_extend') | {
+    'last_row': lambda v: distances(12, group=v['group'], local=v['local'])[-1],
+    'capacity': capacity,
+}
 
 
 @pytest.mark.parametrize('form', FORMS.values(), ids=FORMS)
@@ -76,30 +64,6 @@ def test_the_three_forms_of_one_formula():
     np.testing.assert_array_equal(endless, np.minimum(gap, 5))
     np.testing.assert_allclose(distances(19, group=1e6, local=5, floor=False), endless, atol=1e-4)
     np.testing.assert_allclose(distances(19, group=10**6, local=5), endless, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    'options',
-    [dict(group=1), dict(group=1.0, floor=False), dict(local=12), dict(group=None, local=12)],
-    ids=str,
-)
-def test_groups_of_one_and_a_wide_window_are_rope(options):
-    arrays, tok = qkv(12), pj.Tokens.of(length=12)
-    plain = run(pj.make('rope()', head_dim=WIDTH, causal=True), tok, *arrays)
-    np.testing.assert_allclose(run(encoding(**options), tok, *arrays), plain, atol=1e-6)
-
-
-def test_rerope_is_lm_infinite_that_hides_nothing():
-    arrays, tok = qkv(17), pj.Tokens.of(length=17)
-    spec = 'lm_infinite(encoding=rope(), n_global=17, n_local=4)'
-    ceiling = run(pj.make(spec, head_dim=WIDTH, train_len=64), tok, *arrays)
-    np.testing.assert_allclose(run(encoding(group=None), tok, *arrays), ceiling, atol=2e-6)
-
-
-@pytest.mark.parametrize('form', ['not dividing', 'leaky'])
-@pytest.mark.full
-def test_decoding_over_keys_cached_once(form):
-    check_decoding(encoding(**FORMS[form]), 14, (0, 3, 4, 5, 13))
 
 
 @pytest.mark.parametrize(

@@ -86,18 +86,13 @@ def transfer_loss(heads):
     return losses.seqpe_transfer_loss(pad(jnp.zeros_like(student)), pad(student), heads)
 
 
-test_golden = golden_suite(
-    'seqpe',
-    {
-        'digits.*.read': (digits, {}),
-        'contrastive.nearest_first': lambda _: contrastive_loss(0),
-        'contrastive.nearest_last': lambda _: contrastive_loss(2),
-        'transfer.one_head': lambda _: transfer_loss(1),
-        'transfer.with_an_equal_second_head': lambda _: transfer_loss(2),
-    },
-    rtol=1e-6,
-    atol=1e-6,
-)
+test_golden = golden_suite('seqpe', rtol=1e-6, atol=1e-6) | {
+    'digits.*.read': (digits, {}),
+    'contrastive.nearest_first': lambda _: contrastive_loss(0),
+    'contrastive.nearest_last': lambda _: contrastive_loss(2),
+    'transfer.one_head': lambda _: transfer_loss(1),
+    'transfer.with_an_equal_second_head': lambda _: transfer_loss(2),
+}
 
 
 def numpy_encoder(encoder, digits, heads, causal, mask_padding):

@@ -72,14 +72,10 @@ def test_a_table_has_a_row_for_every_shifted_position():
             with_table(offsets, eval_offset, rows - 1)
 
 
-test_wrong_calls = refused(
-    {
-        r'shape needs positions with one component \[B, L\], got \(1, 1, 2\); .* sincos2d': (
-            lambda: place('shape()', pj.Tokens.of(positions=[[[1, 2]]]))
-        ),
-        'shape offsets must be at least 1, got 0': lambda: place('shape(offsets=0)', ROWS),
-        'shape eval_offset must be at least 0, got -1': lambda: place(
-            'shape(eval_offset=-1)', ROWS
-        ),
-    }
-)
+test_wrong_calls = refused() | {
+    r'shape needs positions with one component \[B, L\], got \(1, 1, 2\); .* sincos2d': (
+        lambda: place('shape()', pj.Tokens.of(positions=[[[1, 2]]]))
+    ),
+    'shape offsets must be at least 1, got 0': lambda: place('shape(offsets=0)', ROWS),
+    'shape eval_offset must be at least 0, got -1': lambda: place('shape(eval_offset=-1)', ROWS),
+}

@@ -103,30 +103,25 @@ def sinusoid(case):
     return table
 
 
-test_golden = golden_suite(
-    'sigma_gpt',
-    {
-        'sinusoid.table': (sinusoid, {'atol': 1e-6}),
-        'fractal.*': lambda _, length: fractal_order(int(length)),
-    },
-)
+test_golden = golden_suite('sigma_gpt') | {
+    'sinusoid.table': (sinusoid, {'atol': 1e-6}),
+    'fractal.*': lambda _, length: fractal_order(int(length)),
+}
 
 
 def placed_in(table, pos):
     return lambda: make(f'max_len=6, table={table!r}').place(pj.Tokens.of(positions=pos))
 
 
-test_positions_that_no_table_has = refused(
-    {
-        'next position 6 is not in 0 .. 5': placed_in('learned', [[[5, 6]]]),
-        'own position -1 is not in 0 .. 5': placed_in('learned', [[[-1, 0]]]),
-        'next position 6 is not in 0 .. 5; use': placed_in('learned', [[0, 1, 5]]),
-        'own position -2 is not at least -1': placed_in('sinusoid', [[[-2, 0]]]),
-        'next position -1 is not at least 0': placed_in('sinusoid', [[[0, -1]]]),
-        r'\[B, L, 2\], own and next, got int32 \(1, 1, 3\)': placed_in('learned', [[[0, 1, 2]]]),
-        'needs integer positions': placed_in('learned', [[0.5]]),
-    }
-)
+test_positions_that_no_table_has = refused() | {
+    'next position 6 is not in 0 .. 5': placed_in('learned', [[[5, 6]]]),
+    'own position -1 is not in 0 .. 5': placed_in('learned', [[[-1, 0]]]),
+    'next position 6 is not in 0 .. 5; use': placed_in('learned', [[0, 1, 5]]),
+    'own position -2 is not at least -1': placed_in('sinusoid', [[[-2, 0]]]),
+    'next position -1 is not at least 0': placed_in('sinusoid', [[[0, -1]]]),
+    r'\[B, L, 2\], own and next, got int32 \(1, 1, 3\)': placed_in('learned', [[[0, 1, 2]]]),
+    'needs integer positions': placed_in('learned', [[0.5]]),
+}
 
 
 def test_positions_that_are_traced_or_padding():

@@ -30,14 +30,10 @@ def detr(case):
     return sincos2d_detr(position, 8, size, case['base'])[0, 0]
 
 
-test_golden = golden_suite(
-    'sincos2d',
-    {
-        'vector': lambda v: sincos2d_table(jnp.array([[v['position']]]), v['width'])[0, 0],
-        'detr.vector': (detr, {'atol': 1e-5}),
-    },
-    atol=5e-5,
-)
+test_golden = golden_suite('sincos2d', atol=5e-5) | {
+    'vector': lambda v: sincos2d_table(jnp.array([[v['position']]]), v['width'])[0, 0],
+    'detr.vector': (detr, {'atol': 1e-5}),
+}
 
 
 def test_norms_of_a_grid_with_a_class_token():
@@ -84,14 +80,12 @@ def table_of(arguments, tok=GRID, width=8):
     return lambda: pj.make(f'sincos2d({arguments})').table(tok, width)
 
 
-test_wrong_positions = refused(
-    {
-        'sincos2d: column 2 is not in 0 .. 1': table_of('style="detr", rows=2, columns=2'),
-        'multiple of 4, got 6; the nearest is 8': table_of('', width=6),
-        r'positions \[B, L, 2\]': table_of('', pj.Tokens.of(length=3)),
-        'integer': table_of('style="detr"', pj.Tokens.of(positions=grid(2, 3) / 2)),
-    }
-)
+test_wrong_positions = refused() | {
+    'sincos2d: column 2 is not in 0 .. 1': table_of('style="detr", rows=2, columns=2'),
+    'multiple of 4, got 6; the nearest is 8': table_of('', width=6),
+    r'positions \[B, L, 2\]': table_of('', pj.Tokens.of(length=3)),
+    'integer': table_of('style="detr"', pj.Tokens.of(positions=grid(2, 3) / 2)),
+}
 
 
 def test_a_size_that_grows_with_the_tokens_is_not_cached():

@@ -31,15 +31,11 @@ def other_timescales(case):
     return embedded(spec, pj.Tokens.of(positions=[[case['position']]]), case['width'])[0, 0]
 
 
-test_golden = golden_suite(
-    'sinusoidal',
-    {
-        **{f'row.{style}': row_of(style) for style in ('vaswani', 't2t', 'halves')},
-        'inner_products.*.product': (inner_product, {'atol': 2e-6}),
-        'timescales.*.row': other_timescales,
-    },
-    atol=1e-6,
-)
+test_golden = golden_suite('sinusoidal', atol=1e-6) | {
+    **{f'row.{style}': row_of(style) for style in ('vaswani', 't2t', 'halves')},
+    'inner_products.*.product': (inner_product, {'atol': 2e-6}),
+    'timescales.*.row': other_timescales,
+}
 
 
 def test_halves_is_a_permutation_of_vaswani_with_its_frequencies():
@@ -101,14 +97,12 @@ def fairseq_grid():
     return embedded("sinusoidal(style='fairseq')", grid, 8)
 
 
-test_wrong_input = refused(
-    {
-        "min_timescale is of style 't2t' alone, 'vaswani' has 1, got 2.0": (
-            lambda: sinusoidal_frequencies(4, min_timescale=2.0)
-        ),
-        '3 position components need a width >= 6, got 5': (
-            lambda: sinusoidal_table(jnp.zeros((1, 1, 3), int), 5)
-        ),
-        "'fairseq' has no 2-component form": fairseq_grid,
-    }
-)
+test_wrong_input = refused() | {
+    "min_timescale is of style 't2t' alone, 'vaswani' has 1, got 2.0": (
+        lambda: sinusoidal_frequencies(4, min_timescale=2.0)
+    ),
+    '3 position components need a width >= 6, got 5': (
+        lambda: sinusoidal_table(jnp.zeros((1, 1, 3), int), 5)
+    ),
+    "'fairseq' has no 2-component form": fairseq_grid,
+}

@@ -97,12 +97,6 @@ def test_attention_does_not_fade_as_keys_are_added():
     assert scaled[2] == pytest.approx(4096**1.5 / (4096**1.5 + 4095), rel=1e-5)
 
 
-def test_queries_of_another_number_of_heads():
-    tok = pj.Tokens.of(length=5)
-    with pytest.raises(ValueError, match='ssmax has parameters of 1 heads, the queries have 4'):
-        pj.make('ssmax()', heads=1).logits(ONES, None, None, tok, tok, None, ())
-
-
 def test_a_refused_logit_stays_refused():
     """Also of the first token, whose factor is 0."""
     refused = jnp.full((1, N, 3, 3), -jnp.inf)

@@ -117,5 +117,3 @@ def test_refused():
     model = tiny_model('streaming(encoding=rope()) | fox()', vocab_size=9)
     with pytest.raises(ValueError, match='drops tokens between others, which fox reads'):
         generate(model, IDS[:, :3], max_new_tokens=2, temperature=0.0, decoding=StreamingCache())
-    with pytest.raises(ValueError, match='streaming extends a rotary encoding or a relative bias'):
-        pj.make('streaming(encoding=sinusoidal())', model_dim=8, heads=2, head_dim=4)

@@ -31,12 +31,13 @@ def turned_by_hand(_, eighths):
     return string_circulant(jnp.float32([1, 0, 0, 0]).reshape(1, 1, 1, 4), pos, columns).ravel()
 
 
-test_golden_of_cayley = golden_suite(
-    'string_cayley', {'half': basis_by_hand(0.5), 'one': basis_by_hand(1.0)}, atol=1e-6
-)
-test_golden_of_circulant = golden_suite(
-    'string_circulant', {'eighths.*': turned_by_hand}, atol=1e-6
-)
+test_golden_of_cayley = golden_suite('string_cayley', atol=1e-6) | {
+    'half': basis_by_hand(0.5),
+    'one': basis_by_hand(1.0),
+}
+test_golden_of_circulant = golden_suite('string_circulant', atol=1e-6) | {
+    'eighths.*': turned_by_hand
+}
 
 
 def entries(seed, heads=2, width=6):
@@ -170,19 +171,17 @@ def test_class_tokens_are_not_turned_and_points_are(key):
 
 
 make = lambda spec, width=8: pj.make(spec, head_dim=width, kv_heads=4)
-test_wrong_calls = refused(
-    {
-        r'string_cayley needs positions \[B, L, 2\], got \(1, 5\)': lambda: attend(
-            make('string_cayley(components=2)'), *qkv(5)
-        ),
-        r'string_circulant was built for head_dim=8': lambda: attend(
-            make('string_circulant()'), *qkv(5, width=6)
-        ),
-        'string_cayley components must lie in 1 .. 4': lambda: make('string_cayley(components=5)'),
-        'string_circulant components must lie in 1 .. 3': lambda: make(
-            'string_circulant(components=4)'
-        ),
-        'string_cayley head_dim must be even, got 7': lambda: make('string_cayley()', 7),
-        'string_circulant head_dim must be at least 3': lambda: make('string_circulant()', 2),
-    }
-)
+test_wrong_calls = refused() | {
+    r'string_cayley needs positions \[B, L, 2\], got \(1, 5\)': lambda: attend(
+        make('string_cayley(components=2)'), *qkv(5)
+    ),
+    r'string_circulant was built for head_dim=8': lambda: attend(
+        make('string_circulant()'), *qkv(5, width=6)
+    ),
+    'string_cayley components must lie in 1 .. 4': lambda: make('string_cayley(components=5)'),
+    'string_circulant components must lie in 1 .. 3': lambda: make(
+        'string_circulant(components=4)'
+    ),
+    'string_cayley head_dim must be even, got 7': lambda: make('string_cayley()', 7),
+    'string_circulant head_dim must be at least 3': lambda: make('string_circulant()', 2),
+}

@@ -52,17 +52,13 @@ def cosines(factor):
     return swin_v2_cpb_logits(q, k, jnp.log(jnp.array([factor])))[0, 0, 0]
 
 
-test_golden = golden_suite(
-    'swin_v2_cpb',
-    {
-        'coordinates': lambda: coordinates()[:, 0],
-        'bias_of_zero': lambda: bias_of(0.0),
-        'bias_of_log_3': lambda: bias_of(np.log(3.0)),
-        'cosines_times_10': lambda: cosines(10.0),
-        'cosines_times_100': (lambda: cosines(1e5), {'rtol': 1e-5}),
-    },
-    atol=2e-5,
-)
+test_golden = golden_suite('swin_v2_cpb', atol=2e-5) | {
+    'coordinates': lambda: coordinates()[:, 0],
+    'bias_of_zero': lambda: bias_of(0.0),
+    'bias_of_log_3': lambda: bias_of(np.log(3.0)),
+    'cosines_times_10': lambda: cosines(10.0),
+    'cosines_times_100': (lambda: cosines(1e5), {'rtol': 1e-5}),
+}
 
 
 def test_coordinates_are_odd():
@@ -154,15 +150,13 @@ def test_cosines_are_logits_of_their_own():
     np.testing.assert_array_equal(first, last)
 
 
-test_wrong_calls = refused(
-    {
-        'rows must be at least 2 and at most 256, got 1': lambda: make('1, 4'),
-        'columns must be at least 2': lambda: make('4, 1'),
-        r'swin_v2_cpb: the tokens stand in a window of 3 x 4 cells, and the table is for one of '
-        r'2 x 4, which is smaller; use size=\(3, 4\)': lambda: make('2, 4, hidden=6').project(
-            None, None, None, TOK, TOK
-        ),
-        'parameters of 4 heads, the queries have 2': lambda: attend(make(), *qkv(12, 2), TOK),
-        r'positions \[B, L, 2\]': lambda: attend(make(), *INPUTS),
-    }
-)
+test_wrong_calls = refused() | {
+    'rows must be at least 2 and at most 256, got 1': lambda: make('1, 4'),
+    'columns must be at least 2': lambda: make('4, 1'),
+    r'swin_v2_cpb: the tokens stand in a window of 3 x 4 cells, and the table is for one of '
+    r'2 x 4, which is smaller; use size=\(3, 4\)': lambda: make('2, 4, hidden=6').project(
+        None, None, None, TOK, TOK
+    ),
+    'parameters of 4 heads, the queries have 2': lambda: attend(make(), *qkv(12, 2), TOK),
+    r'positions \[B, L, 2\]': lambda: attend(make(), *INPUTS),
+}

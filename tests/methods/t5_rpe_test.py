@@ -71,11 +71,6 @@ def attended(encoding):
     return pj.attend(encoding, q, k, v, tok, tok), (q, k, v), tok.pos
 
 
-def test_a_zero_table_is_nope():
-    ours, *_ = attended(pj.chain(make('std=0.0'), pj.make('causal()')))
-    np.testing.assert_array_equal(ours, attended(pj.make('nope()', causal=True))[0])
-
-
 def test_unscaled_logits_as_in_t5():
     encoding = make('scaled=False, std=1.0')
     ours, (q, k, v), pos = attended(encoding)

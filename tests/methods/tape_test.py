@@ -125,19 +125,15 @@ def turned(_):
     return tape_turn(one(1.0, 2.0), one(3.0, -1.0)).ravel()
 
 
-test_golden = golden_suite(
-    'tape',
-    {
-        'start': lambda _: tape_start(jnp.array([[3]]), rope_frequencies(4, 1e4) / 2).ravel(),
-        'turned': turned,
-        'two_tokens.real': lambda case: two_tokens(case).real,
-        'two_tokens.imaginary': lambda case: two_tokens(case).imag,
-        'network.real': lambda case: network(case).real,
-        'network.imaginary': lambda case: network(case).imag,
-        'network.gate': lambda _: jax.nn.silu(1.0),
-    },
-    atol=1e-6,
-)
+test_golden = golden_suite('tape', atol=1e-6) | {
+    'start': lambda _: tape_start(jnp.array([[3]]), rope_frequencies(4, 1e4) / 2).ravel(),
+    'turned': turned,
+    'two_tokens.real': lambda case: two_tokens(case).real,
+    'two_tokens.imaginary': lambda case: two_tokens(case).imag,
+    'network.real': lambda case: network(case).real,
+    'network.imaginary': lambda case: network(case).imag,
+    'network.gate': lambda _: jax.nn.silu(1.0),
+}
 
 
 def reference(model, tokens, shift=0.0):
@@ -440,17 +436,15 @@ def of_components():
     part.begin_stream(Tokens.of(positions=np.zeros((1, 3, 2))))
 
 
-test_methods_that_read_queries_and_keys_refuse_it = refused(
-    {
-        'tape carries a stream from layer to layer, which this': (
-            lambda: read_segment(tape_model(), TOKENS, length=0),
-            attention_of_a_layer,
-        ),
-        r'of this model, which only Decoding\(\) passes on': appended,
-        'reads a stream of the layer before it, which is not giv': block_alone,
-        'tape takes one position per token, got 2 components': of_components,
-    }
-)
+test_methods_that_read_queries_and_keys_refuse_it = refused() | {
+    'tape carries a stream from layer to layer, which this': (
+        lambda: read_segment(tape_model(), TOKENS, length=0),
+        attention_of_a_layer,
+    ),
+    r'of this model, which only Decoding\(\) passes on': appended,
+    'reads a stream of the layer before it, which is not giv': block_alone,
+    'tape takes one position per token, got 2 components': of_components,
+}
 
 
 def test_head_groups_are_averaged():

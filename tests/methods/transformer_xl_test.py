@@ -76,13 +76,6 @@ def test_values_and_gradients_equal_reference(options):
     )
 
 
-def test_zeros_are_plain_attention():
-    arrays, tok = inputs(), pj.Tokens.of(length=L)
-    out = run(build(std=0.0), *arrays, tok, block=8)
-    expected = run(pj.make('nope()', causal=True), *arrays, tok, block=8)
-    np.testing.assert_allclose(out, expected, atol=2e-6)
-
-
 @pytest.mark.parametrize('options', ['', 'clamp_len=6'])
 def test_only_distances_count_also_far_out(options):
     encoding, arrays = build(options), inputs()
@@ -96,12 +89,3 @@ def test_positions_of_its_own_for_every_row():
     shifts = jnp.array([[0], [40]])
     out = run(encoding, *arrays, pj.Tokens.of(positions=jnp.arange(L)[None] + shifts), block=(8, 5))
     np.testing.assert_allclose(out, run(encoding, *arrays, pj.Tokens.of(length=L)), atol=TOLERANCE)
-
-
-@pytest.mark.parametrize('spec', ['transformer_xl()', 'randomized_transformer_xl(max_len=64)'])
-def test_queries_of_another_number_of_heads(spec):
-    encoding, q = pj.make(spec, heads=2, head_dim=8, model_dim=8), jnp.ones((1, 3, 1, 8))
-    message = f'^{encoding.card.key} has parameters of 2 heads, the queries have 1'
-    tok = encoding.place(pj.Tokens.of(length=3))
-    with pytest.raises(ValueError, match=message):
-        encoding.project(q, q, q, tok, tok)

@@ -20,11 +20,10 @@ def code_by_hand(case):
     return tree_pe_features(jnp.array([[case['path']]]), 2, weights).ravel()
 
 
-test_golden = golden_suite(
-    'tree_pe',
-    {'weights': lambda: tree_pe_weights(RAW, 3, 8)[:, 0], 'code': code_by_hand},
-    rtol=1e-6,
-)
+test_golden = golden_suite('tree_pe', rtol=1e-6) | {
+    'weights': lambda: tree_pe_weights(RAW, 3, 8)[:, 0],
+    'code': code_by_hand,
+}
 
 
 def make(arguments, width=24, seed=0):
@@ -144,27 +143,21 @@ def known(positions):
     return lambda: make('levels=2').table(pj.Tokens.of(positions=positions), 24)
 
 
-test_wrong_calls = refused(
-    {
-        r'tree_pe: \[3, 0\] is no path in a tree of 2 branches': known([[[1, 0], [3, 0]]]),
-        r'needs integer positions \[B, L, 2\]': (known([[0, 1]]), known([[[0.5, 1.0]]])),
-        'width 24, got 12': lambda: codes(make('levels=2'), [[0, 0]], width=12),
-        r'levels \* branches = 10 entries, which must divide model_dim=24': lambda: make(
-            'levels=5'
-        ),
-        'levels must be at least 1': lambda: make('levels=0'),
-        'node 2 is more than levels=1 steps below its root': lambda: tree_paths(
-            [-1, 0, 1], [0, 1, 1], levels=1
-        ),
-        'parent 5 is not in -1 .. 1': lambda: tree_paths([-1, 5], [0, 1], levels=1),
-        'branch 0 of node 1 must be at least 1': lambda: tree_paths([-1, 0], [0, 0], levels=1),
-        'branch 65536 of node 1 must be below 65536': lambda: tree_paths(
-            [-1, 0], [0, 2**16], levels=1
-        ),
-        r'tree_pe: \[1, 65539\] is no path': known([[[1, 65539]]]),
-        'lists of one length': lambda: tree_paths([-1, 0], [0], levels=1),
-        'node 7 is more than levels=2 steps': lambda: complete_tree(8, 2, levels=2),
-        # A ring has no root.
-        'node 0 is more than levels=3 steps': lambda: tree_paths([1, 0], [1, 1], levels=3),
-    }
-)
+test_wrong_calls = refused() | {
+    r'tree_pe: \[3, 0\] is no path in a tree of 2 branches': known([[[1, 0], [3, 0]]]),
+    r'needs integer positions \[B, L, 2\]': (known([[0, 1]]), known([[[0.5, 1.0]]])),
+    'width 24, got 12': lambda: codes(make('levels=2'), [[0, 0]], width=12),
+    r'levels \* branches = 10 entries, which must divide model_dim=24': lambda: make('levels=5'),
+    'levels must be at least 1': lambda: make('levels=0'),
+    'node 2 is more than levels=1 steps below its root': lambda: tree_paths(
+        [-1, 0, 1], [0, 1, 1], levels=1
+    ),
+    'parent 5 is not in -1 .. 1': lambda: tree_paths([-1, 5], [0, 1], levels=1),
+    'branch 0 of node 1 must be at least 1': lambda: tree_paths([-1, 0], [0, 0], levels=1),
+    'branch 65536 of node 1 must be below 65536': lambda: tree_paths([-1, 0], [0, 2**16], levels=1),
+    r'tree_pe: \[1, 65539\] is no path': known([[[1, 65539]]]),
+    'lists of one length': lambda: tree_paths([-1, 0], [0], levels=1),
+    'node 7 is more than levels=2 steps': lambda: complete_tree(8, 2, levels=2),
+    # A ring has no root.
+    'node 0 is more than levels=3 steps': lambda: tree_paths([1, 0], [1, 1], levels=3),
+}

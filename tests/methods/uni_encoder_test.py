@@ -56,10 +56,10 @@ def mask(shape):
 
 
 FIRSTS = [0, 6, 9, 14]  # the first tokens of the context and of the candidates
-test_golden = golden_suite(
-    'uni_encoder',
-    {'ids': lambda _: LAYOUT[:, 0], 'seen.*': lambda _, shape: mask(shape)[FIRSTS].sum(1)},
-)
+test_golden = golden_suite('uni_encoder') | {
+    'ids': lambda _: LAYOUT[:, 0],
+    'seen.*': lambda _, shape: mask(shape)[FIRSTS].sum(1),
+}
 
 
 @pytest.mark.parametrize('shape', SHAPES)
@@ -172,22 +172,20 @@ def loss_of(*arguments):
     return lambda: uni_encoder_loss(*arguments)
 
 
-test_a_loss_that_has_no_meaning = refused(
-    {
-        'the golden candidate lies in 0 .. 1, got -1': loss_of(SCORES, jnp.array([0, -1, 1])),
-        'the golden candidate lies in 0 .. 1, got 5': loss_of(SCORES, jnp.array([0, 5, 1])),
-        'got 5': loss_of(SCORES, [0, 5, 1]),
-        'is an integer, got float32': loss_of(SCORES, jnp.array([0.0, 1.0, 1.0])),
-        r'scores \[B, C\] and the golden candidate of each row \[B\], got \(3, 2\) and \(1,\)': (
-            loss_of(SCORES, jnp.array([0]))
-        ),
-        r'got \(2,\) and \(2,\)': loss_of(SCORES[0], BEST[:2]),
-        r'together, got \(3, 5, 4\), None, None': loss_of(SCORES, BEST, LOGITS),
-        r'got None, \(3, 5\), \(3, 5\)': loss_of(SCORES, BEST, None, TARGETS, MASKED),
-        r'got \(3, 5, 4\), \(3, 5\), \(1, 5\)': loss_of(SCORES, BEST, LOGITS, TARGETS, MASKED[:1]),
-        'a target lies in 0 .. 3, got 4': loss_of(SCORES, BEST, LOGITS, TARGETS + 4, MASKED),
-    }
-)
+test_a_loss_that_has_no_meaning = refused() | {
+    'the golden candidate lies in 0 .. 1, got -1': loss_of(SCORES, jnp.array([0, -1, 1])),
+    'the golden candidate lies in 0 .. 1, got 5': loss_of(SCORES, jnp.array([0, 5, 1])),
+    'got 5': loss_of(SCORES, [0, 5, 1]),
+    'is an integer, got float32': loss_of(SCORES, jnp.array([0.0, 1.0, 1.0])),
+    r'scores \[B, C\] and the golden candidate of each row \[B\], got \(3, 2\) and \(1,\)': (
+        loss_of(SCORES, jnp.array([0]))
+    ),
+    r'got \(2,\) and \(2,\)': loss_of(SCORES[0], BEST[:2]),
+    r'together, got \(3, 5, 4\), None, None': loss_of(SCORES, BEST, LOGITS),
+    r'got None, \(3, 5\), \(3, 5\)': loss_of(SCORES, BEST, None, TARGETS, MASKED),
+    r'got \(3, 5, 4\), \(3, 5\), \(1, 5\)': loss_of(SCORES, BEST, LOGITS, TARGETS, MASKED[:1]),
+    'a target lies in 0 .. 3, got 4': loss_of(SCORES, BEST, LOGITS, TARGETS + 4, MASKED),
+}
 
 
 def test_the_loss_of_traced_labels():
@@ -213,13 +211,11 @@ def test_masks_are_fifteen_percent_of_what_is_no_marker_by_the_rule_of_bert():
 
 
 TWO = np.array([[3, 9]])
-test_masks_that_do_not_fit = refused(
-    {
-        'a share between 0 and 1, got 1.5': lambda: masks(TWO, 0, rate=1.5),
-        r'mask lies in 0 \.\. 9, got 10': lambda: masks(TWO, 0, mask=10, vocab_size=10),
-        r'a token lies in 0 \.\. 8, got 9': lambda: masks(TWO, 0, mask=2, vocab_size=9),
-    }
-)
+test_masks_that_do_not_fit = refused() | {
+    'a share between 0 and 1, got 1.5': lambda: masks(TWO, 0, rate=1.5),
+    r'mask lies in 0 \.\. 9, got 10': lambda: masks(TWO, 0, mask=10, vocab_size=10),
+    r'a token lies in 0 \.\. 8, got 9': lambda: masks(TWO, 0, mask=2, vocab_size=9),
+}
 
 
 @pytest.mark.full
@@ -265,37 +261,29 @@ def place(positions):
     return make().place(pj.Tokens.of(positions=positions))
 
 
-@pytest.mark.parametrize('sizes', [(0, [1]), (2, []), (2, [1, 0]), (2.5, [1])], ids=str)
-def test_contexts_and_candidates_have_tokens(sizes):
-    with pytest.raises(ValueError, match='a context and candidates of at least one token'):
-        uni_encoder_ids(*sizes)
-
-
 def traced_scores():
     jax.eval_shape(lambda pos: scorer()(PAIR['tokens'], pos)[0], PAIR['positions'])
 
 
 THREE = jnp.ones((1, 3), jnp.int32)
-test_wrong_input = refused(
-    {
-        'got 1 contexts and 2 lists': lambda: layout([[3]], [[[3]], [[3]]]),
-        'candidate 1 of row 0 has 3 tokens, at most 2 are read': (
-            lambda: layout([[3]], [[[3], [3, 3, 3]]], max_len=2)
-        ),
-        NO_IDS + r'\[3.7\] in the context of row 0': lambda: layout([[3.7]], [[[3]]]),
-        NO_IDS + r'\[\[3\]\] in the context of row 0': lambda: layout([[[3]]], [[[3]]]),
-        NO_IDS + r'\[-2\] in the candidate 1 of row 0': lambda: layout([[3]], [[[3], [-2]]]),
-        NO_IDS + r'\[.*0.5\] in cls, sep and pad': lambda: layout([[3]], [[[3]]], pad=0.5),
-        'got candidates=1 for 2 of them in the positions': lambda: scorer()(**PAIR, candidates=1),
-        'got candidates=None for positions that are not known': traced_scores,
-        r'id and part, or \[B, L\], all context, got float32 \(1, 2\)': lambda: place([[0.5, 1.0]]),
-        r'got int32 \(1, 1, 3\)': lambda: place([[[0, 0, 0]]]),
-        'part -1; the context is part 0, candidates count from 1': lambda: place([[[0, -1]]]),
-        "needs a model of kind 'encoder', got 'decoder'": lambda: scorer(kind='decoder'),
-        r'needs uni_encoder\(\) in every encoding, got rope\(\)': lambda: scorer(encoding='rope()'),
-        r'positions \[B, L, 2\], id and part, got \(1, 3\)': lambda: scorer()(THREE, THREE),
-    }
-)
+test_wrong_input = refused() | {
+    'got 1 contexts and 2 lists': lambda: layout([[3]], [[[3]], [[3]]]),
+    'candidate 1 of row 0 has 3 tokens, at most 2 are read': (
+        lambda: layout([[3]], [[[3], [3, 3, 3]]], max_len=2)
+    ),
+    NO_IDS + r'\[3.7\] in the context of row 0': lambda: layout([[3.7]], [[[3]]]),
+    NO_IDS + r'\[\[3\]\] in the context of row 0': lambda: layout([[[3]]], [[[3]]]),
+    NO_IDS + r'\[-2\] in the candidate 1 of row 0': lambda: layout([[3]], [[[3], [-2]]]),
+    NO_IDS + r'\[.*0.5\] in cls, sep and pad': lambda: layout([[3]], [[[3]]], pad=0.5),
+    'got candidates=1 for 2 of them in the positions': lambda: scorer()(**PAIR, candidates=1),
+    'got candidates=None for positions that are not known': traced_scores,
+    r'id and part, or \[B, L\], all context, got float32 \(1, 2\)': lambda: place([[0.5, 1.0]]),
+    r'got int32 \(1, 1, 3\)': lambda: place([[[0, 0, 0]]]),
+    'part -1; the context is part 0, candidates count from 1': lambda: place([[[0, -1]]]),
+    "needs a model of kind 'encoder', got 'decoder'": lambda: scorer(kind='decoder'),
+    r'needs uni_encoder\(\) in every encoding, got rope\(\)': lambda: scorer(encoding='rope()'),
+    r'positions \[B, L, 2\], id and part, got \(1, 3\)': lambda: scorer()(THREE, THREE),
+}
 
 
 def test_a_candidate_that_is_not_there_has_no_score():

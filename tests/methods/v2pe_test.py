@@ -180,12 +180,10 @@ def of_shape(*shape, dtype=int):
 
 
 FIRST = 'a document of row {} begins with an image'
-test_wrong_positions = refused(
-    {
-        r'integers \[B, L, 2\], count and image number, got int32 \(1, 4, 3\)': of_shape(1, 4, 3),
-        r'got float32 \(1, 4, 2\)': of_shape(1, 4, 2, dtype=np.float32),
-        'image number -1; images count from 1': lambda: placed([0, -1, 0]),
-        FIRST.format(1): lambda: placed([[0, 1, 1], [2, 2, 0]]),
-        FIRST.format(0): lambda: placed([[0, 1, 2, 2]], segment=[[0, 0, 1, 1]]),
-    }
-)
+test_wrong_positions = refused() | {
+    r'integers \[B, L, 2\], count and image number, got int32 \(1, 4, 3\)': of_shape(1, 4, 3),
+    r'got float32 \(1, 4, 2\)': of_shape(1, 4, 2, dtype=np.float32),
+    'image number -1; images count from 1': lambda: placed([0, -1, 0]),
+    FIRST.format(1): lambda: placed([[0, 1, 1], [2, 2, 0]]),
+    FIRST.format(0): lambda: placed([[0, 1, 2, 2]], segment=[[0, 0, 1, 1]]),
+}

@@ -28,24 +28,18 @@ from tests.refusals import refused
 FRAMES = (2, (2, 1, 1), 1)
 
 
-test_golden = golden_suite(
-    'videorope',
-    {
-        'base': lambda: make('videorope()').base,
-        'reads': lambda: component_reads('low_frequency_time', (4, 2, 2), 8).argmax(-1),
-        **axes('example', 'videorope()', *EXAMPLE),
-        'two_frames.t': lambda: placed('videorope()', *FRAMES)[:, 0],
-        'mean_cos': (lambda: mean_cos('videorope()', [10_000])[0], {'atol': 6e-4}),
-    },
-)
-test_golden_hope = golden_suite(
-    'hope_video',
-    {
-        'base': lambda: make('hope_video(stride=1.0)').base,
-        't': lambda: placed('hope_video(stride=0.75)', 4, (3, 1, 1), 1)[:, 0],
-        'strides': lambda: STRIDES,
-    },
-)
+test_golden = golden_suite('videorope') | {
+    'base': lambda: make('videorope()').base,
+    'reads': lambda: component_reads('low_frequency_time', (4, 2, 2), 8).argmax(-1),
+    **axes('example', 'videorope()', *EXAMPLE),
+    'two_frames.t': lambda: placed('videorope()', *FRAMES)[:, 0],
+    'mean_cos': (lambda: mean_cos('videorope()', [10_000])[0], {'atol': 6e-4}),
+}
+test_golden_hope = golden_suite('hope_video') | {
+    'base': lambda: make('hope_video(stride=1.0)').base,
+    't': lambda: placed('hope_video(stride=0.75)', 4, (3, 1, 1), 1)[:, 0],
+    'strides': lambda: STRIDES,
+}
 
 
 @pytest.mark.parametrize('spec', ['videorope()', 'hope_video(stride=0.75)'])
@@ -108,12 +102,10 @@ def test_training_draws_a_stride_for_each_video():
     np.testing.assert_allclose(together, 1 / 25, atol=4 * (1 / 25 / 400) ** 0.5)
 
 
-test_wrong_calls = refused(
-    {
-        r'videorope: sections \(3, 3, 2\): .* by turns, .* nearest is \(4, 2, 2\)': (
-            lambda: make('videorope(sections=(3, 3, 2))')
-        ),
-        'stride must be positive, got -1.0': lambda: make('hope_video(stride=-1.0)'),
-        "hope_video needs 'stride'": lambda: make('hope_video()'),
-    }
-)
+test_wrong_calls = refused() | {
+    r'videorope: sections \(3, 3, 2\): .* by turns, .* nearest is \(4, 2, 2\)': (
+        lambda: make('videorope(sections=(3, 3, 2))')
+    ),
+    'stride must be positive, got -1.0': lambda: make('hope_video(stride=-1.0)'),
+    "hope_video needs 'stride'": lambda: make('hope_video()'),
+}

@@ -196,29 +196,3 @@ def test_a_translation_reads_the_order_of_its_source(level):
 
 
 # Wrong input.
-
-
-@pytest.mark.parametrize('pair, found', [((4, 0), '4-0'), ((-1, 0), '-1-0'), ((0, -2), '0--2')])
-def test_alignments_outside_the_source_are_refused(pair, found):
-    with pytest.raises(ValueError, match=rf'alignment {found} is outside a source of 4 words.*3'):
-        xlpe_order([(0, 0), pair], 4)
-
-
-def test_an_empty_source_is_refused():
-    with pytest.raises(ValueError, match='at least one word, got 0'):
-        xlpe_order([], 0)
-    with pytest.raises(ValueError, match='at least one key, got none'):
-        xlpe_btg_order([])
-
-
-@pytest.mark.parametrize('level', ['input', 'head'])
-@pytest.mark.parametrize('positions', [[[0, 1]], [[[0, 1, 2], [0, 1, 2]]]], ids=str)
-def test_positions_without_the_second_order_are_refused(level, positions):
-    with pytest.raises(ValueError, match=r'xlpe needs positions \[B, L, 2\].*alignments, got'):
-        layer(f'xlpe(level={level!r})')(draw(0, 1, 2, D), pj.Tokens.of(positions=positions))
-
-
-def test_token_vectors_of_another_width_are_refused():
-    encoding = pj.make('xlpe()', heads=2, model_dim=4)
-    with pytest.raises(ValueError, match='width 4, got 8'):
-        encoding.embed(jnp.zeros((1, L, 8)), placed())

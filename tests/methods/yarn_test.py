@@ -34,19 +34,16 @@ def temperatures(power):
     return lambda values: np.array([yarn_temperature(s) for s in values['factor']]) ** power
 
 
-test_golden = golden_suite(
-    'yarn',
-    {
-        'ratio': (ratios('index'), {'atol': 6e-5}),
-        'ratio_rotations': (ratios('rotations'), {'atol': 6e-4}),
-        'temperature': (temperatures(1), {'atol': 6e-7}),
-        'logit_scale': (temperatures(2), {'atol': 6e-6}),
-        'mscale_temperature': (
-            lambda _: yarn_temperature(40.0, mscale=1.0, mscale_all_dim=0.8),
-            {'atol': 6e-7},
-        ),
-    },
-)
+test_golden = golden_suite('yarn') | {
+    'ratio': (ratios('index'), {'atol': 6e-5}),
+    'ratio_rotations': (ratios('rotations'), {'atol': 6e-4}),
+    'temperature': (temperatures(1), {'atol': 6e-7}),
+    'logit_scale': (temperatures(2), {'atol': 6e-6}),
+    'mscale_temperature': (
+        lambda _: yarn_temperature(40.0, mscale=1.0, mscale_all_dim=0.8),
+        {'atol': 6e-7},
+    ),
+}
 
 
 @pytest.mark.parametrize('model', MODELS)
@@ -173,28 +170,12 @@ def test_a_dynamic_extension_of_a_model():
     np.testing.assert_allclose(read(longer, tokens[:, :8]), read(model, tokens[:, :8]), atol=1e-6)
 
 
-def test_errors_outside_specs():
-    with pytest.raises(ValueError, match='yarn needs train_len'):
-        YaRN(factor=4.0)
-    with pytest.raises(ValueError, match='base above 1'):
-        yarn_frequencies(16, 1.0, 4.0, 64)
-
-
 def test_the_ramp_ends_at_the_width_not_at_its_last_plane():
     """8 planes whose ramp ends at 10: it is cut off at D - 1 = 15, as in the released code, so that
     the last one is at 0.7.
     """
     found = yarn_frequencies(16, 10.0, 4.0, 100) / rope_frequencies(16, 10.0)
     np.testing.assert_allclose(found, 1 - np.arange(8) / 10 * 0.75, rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-    'options',
-    [dict(mscale=-1.0), dict(mscale=1.0, mscale_all_dim=-7.2), dict(mscale_all_dim=float('nan'))],
-)
-def test_scales_of_the_temperature_are_positive(options):
-    with pytest.raises(ValueError, match='must be positive and finite'):
-        yarn_temperature(4.0, **options)
 
 
 def test_factors_as_an_array():

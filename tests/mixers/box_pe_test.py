@@ -11,18 +11,7 @@ from flax import nnx
 from evidence.experiments import box_pe
 from evidence.experiments.box_pe import train
 from posenc_jax.lab.tasks.rectangles import rectangles
-from posenc_jax.mixers.box_features import (
-    box_features,
-    centerness,
-    check_boxes,
-    dynamic_convolution,
-    kernel_positions,
-    position_term,
-    proposal_attention,
-    roi_samples,
-    sine_features,
-    sine_map,
-)
+from posenc_jax.mixers import box_features as module
 from posenc_jax.mixers.box_pe import BoxLayer, moved_boxes
 from posenc_jax.mixers.set_prediction import Detector, assign, overlap
 from tests.golden_files import golden
@@ -32,7 +21,7 @@ GOLDEN = golden('box_pe')['values']
 
 
 def test_centerness_by_hand_and_under_flips():
-    golden, cen = GOLDEN['centerness'], centerness(7)
+    golden, cen = GOLDEN['centerness'], module.centerness(7)
     np.testing.assert_allclose(
         [cen[3, 3], cen[0, 0], cen[0, 3]],
         [golden['centre'], golden['corner'], golden['top_middle']],
@@ -40,57 +29,57 @@ def test_centerness_by_hand_and_under_flips():
     )
     for other in (cen[::-1], cen[:, ::-1], cen.T):
         np.testing.assert_array_equal(other, cen)
-    assert (centerness(1) == 1).all() and centerness(4).max() < 1
+    assert (module.centerness(1) == 1).all() and module.centerness(4).max() < 1
 
 
 def test_sine_features_by_hand():
     golden = GOLDEN['sines']
-    found = sine_features(jnp.array([0.0, 0.125]), golden['features'])
+    found = module.sine_features(jnp.array([0.0, 0.125]), golden['features'])
     np.testing.assert_allclose(found, [golden['zero'], golden['eighth']], atol=1e-7)
     direct = np.float64(0.3) * 2 * np.pi / 10000 ** (2 * (np.arange(128) // 2) / 128)
     direct = np.where(np.arange(128) % 2, np.cos(direct), np.sin(direct))
-    np.testing.assert_allclose(sine_features(jnp.float32(0.3)), direct, atol=1e-6)
+    np.testing.assert_allclose(module.sine_features(jnp.float32(0.3)), direct, atol=1e-6)
 
 
 def test_the_parts_of_a_box_are_y_x_w_h():
     box = jnp.array([0.1, 0.2, 0.2, 0.4])
-    parts = box_features(box).reshape(4, 128)
+    parts = module.box_features(box).reshape(4, 128)
     for part, value in zip(parts, (0.2, 0.1, 0.2, 0.4)):
-        np.testing.assert_allclose(part, sine_features(jnp.float32(value)), atol=1e-6)
-    centre = sine_map(5, 10)[1, 0]  # the cell (y, x) = (0.3, 0.05)
-    both = jnp.concatenate([sine_features(jnp.float32(value)) for value in (0.3, 0.05)])
+        np.testing.assert_allclose(part, module.sine_features(jnp.float32(value)), atol=1e-6)
+    centre = module.sine_map(5, 10)[1, 0]  # the cell (y, x) = (0.3, 0.05)
+    both = jnp.concatenate([module.sine_features(jnp.float32(value)) for value in (0.3, 0.05)])
     np.testing.assert_allclose(centre, both, atol=1e-6)
 
 
 def test_kernel_position_and_term_by_hand():
     golden = GOLDEN['kernel']
     pe, box, gate, ref = (jnp.array(golden[name]) for name in ('pe', 'box', 'gate', 'ref'))
-    found = kernel_positions(pe, box, gate, ref, jnp.full((1, 1), golden['cen']))
+    found = module.kernel_positions(pe, box, gate, ref, jnp.full((1, 1), golden['cen']))
     np.testing.assert_allclose(found, [golden['position']], rtol=1e-6)
     w_q, w_k = jax.random.normal(jax.random.key(0), (2, 4, 3))
     feature = jax.random.normal(jax.random.key(1), (5, 4))
     direct = [(f @ w_q) @ (found[0] @ w_k) for f in feature]
     kernel = jnp.tile(found, (5, 1))
-    np.testing.assert_allclose(position_term(feature, kernel, w_q, w_k), direct, rtol=1e-5)
+    np.testing.assert_allclose(module.position_term(feature, kernel, w_q, w_k), direct, rtol=1e-5)
 
 
 def test_convolution_by_hand_and_as_joined_channels():
     golden = {name: jnp.array(array) for name, array in GOLDEN['convolution'].items()}
-    found = dynamic_convolution(golden['roi'], golden['kernel'], golden['term'])
+    found = module.dynamic_convolution(golden['roi'], golden['kernel'], golden['term'])
     np.testing.assert_allclose(found, golden['out'])
     joined = jnp.concatenate([golden['roi'], golden['term'][:, None]], axis=1)
     shared_row = jnp.concatenate([golden['kernel'], jnp.ones((1, 3))])
-    np.testing.assert_allclose(dynamic_convolution(joined, shared_row), golden['out'])
+    np.testing.assert_allclose(module.dynamic_convolution(joined, shared_row), golden['out'])
 
 
 def test_attention_by_hand_reads_positions_in_queries_and_keys_alone():
     golden, one = GOLDEN['attention'], jnp.ones((1, 1, 1))
     column = lambda name: jnp.array(golden[name])[None, :, None]
     maps = dict(q=one, k=one, v=one)
-    found = proposal_attention(column('f'), column('e'), maps, maps)[0, :, 0, 0]
+    found = module.proposal_attention(column('f'), column('e'), maps, maps)[0, :, 0, 0]
     np.testing.assert_allclose(found, [golden['first'], golden['second']], rtol=1e-6)
     silent = dict(q=0 * one, k=0 * one, v=one)
-    found = proposal_attention(column('f'), column('e'), silent, maps)[0, 0, 0, 0]
+    found = module.proposal_attention(column('f'), column('e'), silent, maps)[0, 0, 0, 0]
     assert found == pytest.approx(1.5)  # e = 0 of the first query: the mean of f, without e
 
 
@@ -101,11 +90,11 @@ def test_samples_of_a_plane_are_its_values():
     box = jnp.array([[0.5, 0.4, 0.6, 0.3]])
     cells = (np.arange(3) + 0.5) / 3 - 0.5
     plane = 2 * (0.4 + 0.3 * cells[:, None]) + 5 * (0.5 + 0.6 * cells)
-    np.testing.assert_allclose(roi_samples(image, box, 3)[0, :, 0], plane.ravel(), rtol=1e-5)
+    np.testing.assert_allclose(module.roi_samples(image, box, 3)[0, :, 0], plane.ravel(), rtol=1e-5)
 
 
 def assert_in_the_image(boxes):
-    check_boxes(boxes)
+    module.check_boxes(boxes)
     low, high = (boxes[..., :2] + side * boxes[..., 2:] / 2 for side in (-1, 1))
     assert low.min() > -1e-5 and high.max() < 1 + 1e-5
 
@@ -124,9 +113,11 @@ REACHING = jnp.array([[[0.1, 0.5, 0.5, 0.5], [0.75, 0.875, 0.25, 0.5], [1.0, 0.0
 
 def test_boxes_that_reach_out_of_the_image_are_boxes():
     """Proposals of four sigmoids do; their centres and sizes lie in [0, 1]."""
-    found = box_features(REACHING).reshape(1, 3, 4, 128)
+    found = module.box_features(REACHING).reshape(1, 3, 4, 128)
     for part, number in enumerate((1, 0, 2, 3)):
-        np.testing.assert_array_equal(found[:, :, part], sine_features(REACHING[..., number]))
+        np.testing.assert_array_equal(
+            found[:, :, part], module.sine_features(REACHING[..., number])
+        )
     nearest = [[[0.25, 0.5, 0.5, 0.5], [0.75, 0.75, 0.25, 0.5], [0.5, 0.5, 1.0, 1.0]]]
     np.testing.assert_allclose(moved_boxes(REACHING, jnp.zeros((1, 3, 4))), nearest, atol=2e-4)
 

@@ -10,15 +10,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from posenc_jax.mixers import htr_weights as module
 from posenc_jax.mixers.encoder_decoder import EncoderDecoder
 from posenc_jax.mixers.htr_attention import KINDS, HTRAttention
-from posenc_jax.mixers.htr_weights import (
-    chunk_weights,
-    first_key,
-    location_features,
-    monotonic_weights,
-    penalised_weights,
-)
 from tests.golden_files import golden
 from tests.mixers.small import assert_all_learn, draw
 
@@ -55,17 +49,17 @@ def steps(attention, e, valid=None, key=None, count=3):
 
 def test_golden_penalised():
     e, every = jnp.log(jnp.array([GOLDEN['energies_exp']])), jnp.ones((1, 2), bool)
-    first, total = penalised_weights(e, jnp.zeros((1, 2)), True, every)
-    second, _ = penalised_weights(e, total, False, every)
+    first, total = module.penalised_weights(e, jnp.zeros((1, 2)), True, every)
+    second, _ = module.penalised_weights(e, total, False, every)
     np.testing.assert_allclose(jnp.stack([first[0], second[0]]), GOLDEN['penalised'], atol=1e-6)
 
 
 def test_golden_walk_and_chunks():
     p, every = jnp.full((1, 3), GOLDEN['probability']), jnp.ones((1, 3), bool)
-    first = monotonic_weights(p, first_key(every), every)
-    second = monotonic_weights(p, first, every)
+    first = module.monotonic_weights(p, module.first_key(every), every)
+    second = module.monotonic_weights(p, first, every)
     np.testing.assert_allclose(jnp.concatenate([first, second]), GOLDEN['monotonic'], atol=1e-7)
-    chunks = chunk_weights(first, jnp.zeros((1, 3)), every, GOLDEN['chunks']['width'])
+    chunks = module.chunk_weights(first, jnp.zeros((1, 3)), every, GOLDEN['chunks']['width'])
     np.testing.assert_allclose(chunks[0], GOLDEN['chunks']['first'], atol=1e-7)
 
 
@@ -74,7 +68,7 @@ def test_penalised_weights_by_their_definition_in_any_range(size):
     """exp(200) overflows in float32; the definition is evaluated with a shift in float64."""
     energies, total = size * draw(0, 4, B, S), jnp.zeros((B, S))
     for t, e in enumerate(energies):
-        found, total = jax.jit(penalised_weights)(e, total, t == 0, VALID)
+        found, total = jax.jit(module.penalised_weights)(e, total, t == 0, VALID)
         earlier = np.exp(energies[:t].astype(np.float64)).sum(0) if t else 1.0
         penalised = np.where(VALID, np.exp(e.astype(np.float64)) / earlier, 0)
         expected = penalised / penalised.sum(-1, keepdims=True)
@@ -88,15 +82,15 @@ def test_walks_by_their_definition():
     for j in range(S):
         for k in range(j + 1):
             expected[:, j] += past[:, k] * np.prod(1 - p[:, k:j].astype(np.float64), axis=1)
-    found = jax.jit(monotonic_weights)(p, past, VALID)
+    found = jax.jit(module.monotonic_weights)(p, past, VALID)
     np.testing.assert_allclose(found, np.where(VALID, p * expected, 0), atol=1e-6)
     # Probabilities of 0 and 1, where a quotient of products has no value.
     certain = np.zeros((1, 5), np.float32)
     certain[0, 3] = 1
     every = np.ones((1, 5), bool)
-    walked = monotonic_weights(certain, first_key(every), every)
+    walked = module.monotonic_weights(certain, module.first_key(every), every)
     np.testing.assert_array_equal(walked[0], [0, 0, 0, 1, 0])
-    np.testing.assert_array_equal(monotonic_weights(certain, walked, every), walked)
+    np.testing.assert_array_equal(module.monotonic_weights(certain, walked, every), walked)
 
 
 @pytest.mark.parametrize('width', [1, 3, 9])
@@ -107,7 +101,7 @@ def test_chunks_by_their_definition(width):
         chunk = np.arange(max(0, k - width + 1), k + 1)
         shares = np.exp(u[b, chunk].astype(np.float64))
         expected[b, chunk] += stops[b, k] * shares / shares.sum()
-    found = jax.jit(chunk_weights, static_argnums=3)(stops, u, VALID, width)
+    found = jax.jit(module.chunk_weights, static_argnums=3)(stops, u, VALID, width)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     if width == 1:
         np.testing.assert_array_equal(found, stops)
@@ -117,7 +111,7 @@ def test_filters_are_centred():
     past, filters = draw(0, B, S), draw(1, 5, 2)
     wide = np.pad(past, ((0, 0), (2, 2)))
     expected = sum(wide[:, tap : tap + S, None] * filters[tap] for tap in range(5))
-    np.testing.assert_allclose(location_features(past, filters), expected, atol=1e-5)
+    np.testing.assert_allclose(module.location_features(past, filters), expected, atol=1e-5)
 
 
 # The attention.

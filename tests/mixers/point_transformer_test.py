@@ -9,10 +9,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
-from posenc_jax.mixers.point_transformer import (
-    point_transformer_attention,
-    point_transformer_neighbours,
-)
+from posenc_jax.mixers import point_transformer as module
 from tests.golden_files import golden, golden_suite
 from tests.mixers.small import OF_POINTS, assert_all_learn, draw, make, model_of, whole
 from tests.refusals import refused
@@ -27,7 +24,7 @@ def one_weight():
     k = jnp.array([[[[np.log(3.0), 0.0], [0.0, 0.0]]]])
     v, delta = jnp.array([[[[1.0, 2.0], [3.0, 4.0]]]]), jnp.array([[[[0.0, 0.0], [0.0, 2.0]]]])
     q, there = jnp.zeros((1, 1, 2)), jnp.ones((1, 1, 2), bool)
-    return point_transformer_attention(q, k, v, delta, there, lambda h: h[..., :1])[0, 0]
+    return module.point_transformer_attention(q, k, v, delta, there, lambda h: h[..., :1])[0, 0]
 
 
 def two_weights():
@@ -35,22 +32,22 @@ def two_weights():
     logits = np.log(3.0) * jnp.eye(2)[None, None]
     zeros = jnp.zeros((1, 1, 2, 4))
     v, there = zeros.at[:, :, 0].set(1.0), jnp.ones((1, 1, 2), bool)
-    return point_transformer_attention(
+    return module.point_transformer_attention(
         jnp.zeros((1, 1, 4)), zeros, v, zeros, there, lambda h: logits
     )[0, 0]
 
 
 def nearest(golden):
-    return point_transformer_neighbours(pj.Tokens.of(positions=[[[x] for x in golden['line']]]), 3)[
-        0
-    ][0]
+    return module.point_transformer_neighbours(
+        pj.Tokens.of(positions=[[[x] for x in golden['line']]]), 3
+    )[0][0]
 
 
-test_golden = golden_suite(
-    'point_transformer',
-    {'one_weight': one_weight, 'two_weights': two_weights, 'nearest': nearest},
-    atol=1e-6,
-)
+test_golden = golden_suite('point_transformer', atol=1e-6) | {
+    'one_weight': one_weight,
+    'two_weights': two_weights,
+    'nearest': nearest,
+}
 
 
 def one_by_one(mixer, x, points):
@@ -141,14 +138,12 @@ def test_a_model_of_points():
     assert np.median(np.abs(low - high)) < 0.05
 
 
-test_wrong_calls = refused(
-    {
-        r'point_transformer\(components=3\) needs positions \[B, L, 3\]': lambda: make(LAYER).whole(
-            X, pj.Tokens.of(length=LENGTH)
-        ),
-        'share must be at least 1 and a divisor of model_dim=8, got 3': lambda: make(
-            'point_transformer(share=3)'
-        ),
-        'neighbours must be at least 1': lambda: make('point_transformer(neighbours=0)'),
-    }
-)
+test_wrong_calls = refused() | {
+    r'point_transformer\(components=3\) needs positions \[B, L, 3\]': lambda: make(LAYER).whole(
+        X, pj.Tokens.of(length=LENGTH)
+    ),
+    'share must be at least 1 and a divisor of model_dim=8, got 3': lambda: make(
+        'point_transformer(share=3)'
+    ),
+    'neighbours must be at least 1': lambda: make('point_transformer(neighbours=0)'),
+}
