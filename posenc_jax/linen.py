@@ -1,4 +1,5 @@
-"""The attention layer as a Flax Linen module, and a base for Linen modules of other NNX modules.
+"""The attention layer, and attention of given queries and keys, as Flax Linen modules; and a base
+for Linen modules of other NNX modules.
 
     layer = posenc_jax.linen.Attention('rope()', width=64, heads=4)
     variables = layer.init(jax.random.key(0), x)
@@ -17,11 +18,15 @@ from flax import linen as nn
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from posenc_jax.attention.attend import attend
+from posenc_jax.language.make import make
 from posenc_jax.layer.attention import Attention as _Attention
+from posenc_jax.layer.mixer import layer_rows
 from posenc_jax.protocol.encoding import Constant, Encoding
 from posenc_jax.protocol.errors import check_choice, nearest
+from posenc_jax.protocol.tokens import Tokens
 
-__all__ = ['Attention', 'Bridge']
+__all__ = ['Attention', 'Bridge', 'EncodedAttention']
 __dir__ = __all__.copy
 
 
@@ -161,6 +166,54 @@ class Attention(Bridge):
     def step(self, *args, **kwargs):
         """The result for new tokens behind a cache, see `posenc_jax.Attention.step`."""
         return self(*args, nnx_method='step', **kwargs)
+
+
+class EncodedAttention(Bridge):
+    """Attention with an encoding, for a Linen layer with projections of its own. It takes the place
+    of what rotates queries and keys, and of the softmax.
+
+    A call takes queries [B, L, heads, H], keys and values [B, L, kv_heads, H], and the `Tokens` of
+    both, and the input of the layer [B, L, D] for encodings that read it (`fox`); it returns
+    [B, L, heads, H]. The variables are those of the encoding.
+
+    Attributes:
+      encoding, causal, train_len: as for `Attention`.
+      heads, head_dim, kv_heads: sizes of the queries and keys; `kv_heads` is `heads` by default.
+      model_dim: width of the layer, for encodings that ask for it.
+
+    Raises:
+      ValueError: an encoding that also acts elsewhere, such as on token vectors (`embed`), which
+        `pj.linen.Attention` serves; or one that reads the input of the layer and does not get it.
+
+    Example:
+      >>> layer, q = EncodedAttention('rope()', heads=2, head_dim=4), jnp.ones((1, 5, 2, 4))
+      >>> layer.init_with_output(jax.random.key(0), q, q, q, Tokens.of(length=5))[0].shape
+      (1, 5, 2, 4)
+    """
+
+    encoding: str | Encoding
+    heads: int
+    head_dim: int
+    kv_heads: int | None = None
+    model_dim: int | None = None
+    causal: bool = True
+    train_len: int | None = None
+
+    def build(self, rngs: nnx.Rngs) -> '_Encoded':
+        """The NNX module."""
+        names = 'heads', 'head_dim', 'kv_heads', 'model_dim', 'train_len'
+        sizes = {name: size for name in names if (size := getattr(self, name)) is not None}
+        return _Encoded(make(self.encoding, causal=self.causal, **sizes, rngs=rngs))
+
+
+class _Encoded(nnx.Module):
+    def __init__(self, encoding: Encoding):
+        self.encoding = encoding
+
+    def __call__(self, query, key, value, tokens: Tokens, x=None):
+        rows = None if x is None else layer_rows(x, tokens.valid, self.encoding.lookback)
+        q, k, v, tq, tk = self.encoding.project(query, key, value, tokens, tokens, rows)
+        return attend(self.encoding, q, k, v, tq, tk, applied=['project'])
 
 
 def _named(state: nnx.State) -> dict[tuple[str, ...], tuple[tuple, nnx.Variable]]:

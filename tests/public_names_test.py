@@ -177,7 +177,7 @@ def test_help_begins_with_what_to_call_first():
 
 
 def test_linen_shows_its_classes():
-    assert dir(pj.linen) == ['Attention', 'Bridge']
+    assert dir(pj.linen) == ['Attention', 'Bridge', 'EncodedAttention']
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,9 @@ HEADER = """# Claims of the papers, and what was measured of them
 `python -m evidence.claims` makes this page from `evidence/claims/` and `evidence/measured.json`.
 The column *compared here* defines the effect of a claim; a larger effect speaks more for the claim.
 The column *effect* has its mean and its range: over seeds of training, over samples of text that
-one public model reads, over rounds of timing, or over cases that are computed without chance. The
-margin is the least effect that counts. A verdict follows from the effects and the margin.
+one public model reads, over rounds of timing, or over cases that are computed without chance. An
+effect against the claim is a positive number too, and so much *worse*. The margin is the least
+effect that counts. A verdict follows from the effects and the margin.
 
 - **holds**: the effect reaches the margin for every seed (sample, case), of at least three, and the
   interval over documents, where a row has one, lies above 0.
@@ -135,42 +136,41 @@ def measured(claims: Claims, records: Records) -> dict[str, str]:
     }
 
 
-def spread(how: Procedure, effects: Mapping[int, float]) -> tuple[str, str]:
-    """The mean of the effects with the unit, and their range."""
-    values = list(effects.values())
-    mean, low, high = (f'{x:.3g}' for x in (statistics.fmean(values), min(values), max(values)))
-    return f'{mean} {how.unit}', f'{low} to {high} over {len(values)} {how.repeats}'
-
-
 def effect_text(how: Procedure, record: Mapping[str, Any]) -> str:
     """Mean and range of the effects of a record, with the unit and the margin. Where they are
     known, it has a mean over tasks without each of them, and the interval over documents. Of a loss
-    that may rise by so much, it says how far it rose or fell.
+    that may rise by so much, it says how far it rose or fell. An effect against the claim is a
+    positive number too, with the word 'worse'.
 
     Example:
       >>> how = Procedure('', (), 'a - b', unit='nats', margin=0.1)
       >>> effect_text(how, {'effects': {'0': 0.25, '1': 0.5, '2': 0.75}})
       '0.5 nats (0.25 to 0.75 over 3 seeds; at least 0.1 counts)'
+      >>> effect_text(how, {'effects': {'0': -0.25, '1': -0.5}})
+      '0.375 nats worse (0.25 to 0.5 over 2 seeds), where 0.1 better was asked'
     """
     effects, texts = ledger.effects(record), record.get('documents')
-    tasks, word, end = record.get('without', {}), '', f'; at least {how.margin:g} counts)'
+    values, tasks = list(effects.values()), record.get('without', {})
+    mean = statistics.fmean(values)
+    word, end, zero, sign = '', f'; at least {how.margin:g} counts)', 0.0, 1
     allowed = re.match(r'(min\()?([\d.]+) \+ ', how.effect)
-    if allowed and allowed[1]:
-        end = end[:-1] + f'; one difference includes the {allowed[2]} that is allowed)'
-    elif allowed:  # the loss of a reference, and how much more of it is allowed
-        most = float(allowed[2])
-        word, sign = (' more', 1) if statistics.fmean(effects.values()) <= most else (' less', -1)
-        turned = lambda effect: sign * (most - effect)
-        effects = {seed: turned(effect) for seed, effect in effects.items()}
-        low, high = sorted(turned(texts[side]) for side in ('low', 'high')) if texts else (0, 0)
-        texts = texts and texts | {'low': low, 'high': high}
-        tasks = {task: turned(effect) for task, effect in tasks.items()}
-        end = f'), where {most:g} more is allowed'
-    mean, span = spread(how, effects)
-    span += ''.join(f'; without {task} {effect:.3g}' for task, effect in tasks.items())
+    included = f'; one difference includes the {allowed[2]} that is allowed' if allowed else ''
+    if allowed and not allowed[1]:  # the loss of a reference, and how much more of it is allowed
+        zero = float(allowed[2])
+        word, sign = (' more', -1) if mean <= zero else (' less', 1)
+        end = f'), where {zero:g} more is allowed'
+    elif mean < 0:
+        word, sign, end = ' worse', -1, f'{included}), where {how.margin:g} better was asked'
+    elif allowed:
+        end = f'{end[:-1]}{included})'
+    turned = lambda effect: sign * (effect - zero) + 0.0  # and not -0
+    low, high = sorted((turned(min(values)), turned(max(values))))
+    span = f'{low:.3g} to {high:.3g} over {len(values)} {how.repeats}'
+    span += ''.join(f'; without {task} {turned(effect):.3g}' for task, effect in tasks.items())
     if texts:
-        span += f'; {texts["low"]:.3g} to {texts["high"]:.3g} over {texts["count"]} documents'
-    return f'{mean}{word} ({span}{end}'
+        low, high = sorted((turned(texts['low']), turned(texts['high'])))
+        span += f'; {low:.3g} to {high:.3g} over {texts["count"]} documents'
+    return f'{turned(mean):.3g} {how.unit}{word} ({span}{end}'
 
 
 # Verdicts of which `docs/results/contrary.md` says what was tried.
