@@ -52,6 +52,10 @@ def loss_and_gradients(graphdef):
         ('toy_path()', dict(implementation='blocked', block=4)),
         ('', dict(pattern=('alibi()', 'toy_slope()'), remat='full')),
         ('alibi()', dict(qk_norm='width', norm_place='both', mlp='geglu', output_cap=2.0)),
+        (
+            'deberta(max_distance=4, share_att_key=True)',
+            dict(share='model', bias='qkv', head_norm=True),
+        ),
     ],
 )
 def test_logits_and_gradients_equal_those_of_one_device(toys, mesh, spec, extra):
