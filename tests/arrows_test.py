@@ -31,7 +31,8 @@ ORDER = (
 # The same for the modules and folders of attention/.
 WITHIN_ATTENTION = (
     *('arguments', 'tiles', 'sweep', 'pruned', 'blocked', 'kernels', 'tile_sizes'),
-    *('decisions', 'policy', 'library', 'buckets', 'skewed', 'ring', 'split_cache', 'attend'),
+    *('decisions', 'policy', 'library', 'buckets', 'distances', 'skewed', 'ring', 'split_cache'),
+    'attend',
 )
 # What imports in a way that the syntax of an import does not show, and from where.
 DYNAMIC = {

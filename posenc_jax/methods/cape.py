@@ -176,7 +176,12 @@ def cape2d_table(coords: Float[Array, '#B L 2'], width: int) -> Float[Array, '#B
 @register(
     'cape2d',
     kind='encoding',
-    card=Card(name='CAPE, images', example='cape2d(size=(8, 64))', share='model'),
+    card=Card(
+        name='CAPE, images',
+        example='cape2d(size=(8, 64))',
+        use_when='You train on images with absolute positions and want to read other sizes.',
+        share='model',
+    ),
 )
 class CAPE2d(Embedding):
     """Adds waves of the place in an image, which training shifts, jitters and stretches at random.

@@ -218,10 +218,7 @@ def normalised(
     card=Card(
         name='DeBERTa',
         example='deberta(max_distance=6)',
-        use_when=(
-            'You train an encoder that fills in hidden tokens, with relative positions in '
-            'the logits.'
-        ),
+        use_when='You train an encoder of text that fills in hidden tokens.',
         share='layer',
         relative=True,
         needs_training=True,

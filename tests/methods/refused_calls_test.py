@@ -71,7 +71,7 @@ test_wrong_positions = refused() | {
         of.sandwich.sandwich_curve(jnp.zeros((1, 4, 2)), jnp.zeros((1, 4)))
     ),
     'needs integer positions, got float32': lambda: pj.make(
-        'urpe(table="toeplitz", max_len=9)', heads=2
+        'urpe(table="toeplitz", max_len=9)', heads=2, train_len=16
     ).index(X[..., 0, 0], X[..., 0, 0]),
     'position 8 is not in 0 .. 7': lambda: pj.make(
         'randomized_transformer_xl(max_len=8)', heads=2, head_dim=4, model_dim=8

@@ -160,8 +160,8 @@ def _without(nodes: Nodes, parts: tuple[Encoding, ...]) -> Nodes:
         door='project',
         example='drope.recalibrate(model, batches, held)',
         use_when=(
-            'You have a rotary model and want it to read longer texts after a short '
-            'tuning at its own length.'
+            'You have a rotary model and can tune it at its own length; to compare with YaRN, '
+            'since the measured claim is contrary.'
         ),
         promises=Promises(sweep_free=False, blockwise=False),
     ),
