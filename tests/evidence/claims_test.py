@@ -104,7 +104,7 @@ def test_the_page_says_how_far_documents_move_an_effect():
     assert less.startswith('0.15 points less (') and '-0.2 to 0.4 over 29 documents)' in less
     record['effects']['0'] = -0.25
     text = page.effect_text(measurement(), record)
-    assert text.startswith('0.25 points worse (') and text.endswith('where  better was asked')
+    assert text.startswith('0.25 points worse (') and text.endswith('where 0.1 better was asked')
     assert '; without sort -0.125; -0.5 to 0.1 over 29 documents), where' in text
     text = page.effect_text(measurement(effect='min(0.1 + a - b, c)'), record)
     assert '; one difference includes the 0.1 that is allowed), where' in text
