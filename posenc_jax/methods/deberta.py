@@ -218,7 +218,6 @@ def normalised(
     card=Card(
         name='DeBERTa',
         example='deberta(max_distance=6)',
-        use_when='You train an encoder of text that fills in hidden tokens.',
         share='layer',
         relative=True,
         needs_training=True,

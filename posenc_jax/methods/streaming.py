@@ -42,9 +42,6 @@ CARD = Card(
     name='StreamingLLM',
     door='project',
     example='streaming(encoding=rope())',
-    use_when=(
-        'You decode a stream without end from a cache of fixed size; the measured claim is open.'
-    ),
     share='model',
     promises=Promises(relative=True, cached='raw', fused=True),
 )

@@ -71,16 +71,7 @@ def tupe_bucket(
 @register(
     'tupe',
     kind='encoding',
-    card=Card(
-        name='TUPE',
-        example='tupe(max_len=64)',
-        use_when=(
-            'You train an encoder that fills in hidden tokens and want positions apart '
-            'from the token vectors.'
-        ),
-        share='model',
-        needs_training=True,
-    ),
+    card=Card(name='TUPE', example='tupe(max_len=64)', share='model', needs_training=True),
 )
 class TUPE(Encoding):
     """Adds products of projected positions to the logits; positions do not enter token vectors.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Float, Shaped
+from jaxtyping import Num, Shaped
 
 from posenc_jax.features.graphs import make_graph_features
 from posenc_jax.fields import make_field
@@ -66,7 +66,7 @@ PLACES = np.concatenate(
 TOP = int(PLACES[:, 1].argmax())
 
 
-def graph_features(example: str, most: int = 3) -> Float[np.ndarray, 'F 10']:
+def graph_features(example: str, most: int = 3) -> Num[np.ndarray, 'F 10']:
     """The first features of an encoder that differ among the nodes of a small graph; those of the
     pairs with the topmost node where it has no others.
     """
@@ -112,7 +112,7 @@ def field_fit(example: str) -> Shaped[np.ndarray, '3 side side']:
     return np.stack([np.asarray(row).reshape(SIDE, SIDE) for row in rows])
 
 
-def _draw_graphs(features: Float[np.ndarray, 'F n'], path: Path) -> None:
+def _draw_graphs(features: Num[np.ndarray, 'F n'], path: Path) -> None:
     figure, axes = new_figure(SIZE, len(features))
     for axis, values in zip(axes, features):
         for edge in EDGES:
