@@ -30,7 +30,6 @@ from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.lazy import missing
 from posenc_jax.protocol.registry import Card, Promises, register
 from posenc_jax.protocol.tokens import Tokens
-from posenc_jax.version import __version__
 
 if TYPE_CHECKING:
     from posenc_jax import features, fields, functional, linen, methods, mixers, testing
@@ -44,6 +43,8 @@ if TYPE_CHECKING:
     from posenc_jax.protocol.bounds import CONTEXT, Positive, Size
     from posenc_jax.protocol.composite import Wrapper
     from posenc_jax.protocol.families import Bias, Embedding, Mask, signed_distance
+
+__version__ = '0.2.0'
 
 # What is imported when somebody reads it: packages, and names of modules.
 _PACKAGES = 'features', 'fields', 'functional', 'linen', 'methods', 'mixers', 'testing'

@@ -14,11 +14,10 @@ import tomllib
 
 import pytest
 
-from posenc_jax import console
+from posenc_jax import __version__, console
 from posenc_jax.base import extras
 from posenc_jax.base.programs import program
 from posenc_jax.lab.files import paths
-from posenc_jax.version import __version__
 
 ROOT = pathlib.Path(__file__).parents[1]
 LISTS = {path.stem: path for path in sorted((ROOT / 'requirements').glob('*.txt'))}

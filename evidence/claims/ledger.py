@@ -25,10 +25,10 @@ from evidence.claims.claim import Claim, Procedure
 from evidence.claims.results import MissingResultError, ResultRows, over_documents
 from evidence.experiments import sweep
 from evidence.experiments.runs import Run
+from posenc_jax import __version__
 from posenc_jax.lab.files import disk, json_file
 from posenc_jax.lab.runs import entries, stored
 from posenc_jax.protocol.errors import nearest
-from posenc_jax.version import __version__
 
 monotonic = time.monotonic  # tests replace it
 ROOT = pathlib.Path(__file__).parents[2]

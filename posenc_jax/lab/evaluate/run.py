@@ -10,6 +10,7 @@ import flax
 import jax
 from flax import nnx
 
+from posenc_jax import __version__
 from posenc_jax.lab.config import settings
 from posenc_jax.lab.config.fields import encoding_label, fields_of
 from posenc_jax.lab.config.protocols import check_stride
@@ -28,7 +29,6 @@ from posenc_jax.lab.runs.prepare import directory_of, prepare
 from posenc_jax.lab.runs.problem import SEED
 from posenc_jax.lab.runs.run import Run
 from posenc_jax.layer.sharding import whole_rows
-from posenc_jax.version import __version__
 
 
 def evaluate(
