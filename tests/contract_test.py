@@ -36,8 +36,8 @@ from posenc_jax.testing.compare import BrokenLaw
 from posenc_jax.testing.run import LAWS
 from posenc_jax.testing.subject import CONTEXT, WIDTH, Subject, moved
 
-# Examples with an option that is not in the example of the Card; behind a dot, a name of a further
-# one of a method. The dict names the promises that the option changes.
+# Examples with an option that is not in the example of the Card. The dict names the promises that
+# the option changes.
 OPTIONS = {
     'algebraic_tree': ('encoding', 'algebraic_tree(levels=8, decay=0.9)', dict(fused=False)),
     'alibi': ('encoding', 'alibi(variant="asymmetric")', dict(needs_training=True)),
@@ -50,13 +50,6 @@ OPTIONS = {
     'cape2d': ('encoding', 'cape2d(shift=0.2)', dict(cached='none')),
     'conflator': ('encoding', 'conflator(unigram_only=True)', dict()),
     'cope': ('encoding', 'cope(npos=64, gates="value")', dict()),
-    'cope_complex': ('encoding', 'cope_complex("apatt", merge="concat")', dict()),
-    # A table, so that its variables are not those of the example and `mesh` is checked.
-    'cope_complex.riatt': (
-        'encoding',
-        'cope_complex("riatt", position="learned", max_len=64)',
-        dict(),
-    ),
     'dape': ('encoding', 'rope() | dape(width=8)', dict()),
     'deberta': (
         'encoding',
@@ -66,7 +59,7 @@ OPTIONS = {
     'dpe': ('encoding', 'dpe(layers=1, order_input_pe=False) | full()', dict(relative=True)),
     'fope': ('encoding', 'fope(train_len=256, freqs=yarn(factor=4.0, train_len=256))', dict()),
     'fox': ('encoding', 'fox(pro=True, prune=-30.0)', dict()),
-    'gali': ('encoding', 'gali(encoding=rope(), chunk=1, local=0, noise=1.0, train_len=8)', dict()),
+    'gali': ('encoding', 'gali(encoding=rope(), chunk=1, local=2, noise=1.0, train_len=8)', dict()),
     'grape_a': ('encoding', 'grape_a(gate="both")', dict()),
     'grape_ap': ('encoding', 'grape_ap(size=4, relative=True)', dict(relative=True)),
     'grape_m': ('encoding', 'grape_m(planes=2)', dict(relative=False)),
@@ -90,7 +83,11 @@ OPTIONS = {
         'nope_temperature(1.2, per_head=True, slope=0.5, train_len=8)',
         dict(needs_training=True),
     ),
-    'self_extend': ('encoding', 'self_extend(encoding=rope(), group=3, local=4)', dict()),
+    'self_extend': (
+        'encoding',
+        'self_extend(encoding=rope(), group=None, local=4)',
+        dict(relative=True),
+    ),
     'pcm': ('encoding', 'pcm(hidden=8, depth=1)', dict()),
     'pope': ('encoding', 'pope(partial=0.5, cache="raw")', dict()),
     'rrwp': ('encoding', 'rrwp(steps=6, hidden=3)', dict()),
@@ -129,7 +126,7 @@ OPTIONS = {
 
 
 def optional(key, kind, example, promises):
-    entry = lookup(key.split('.')[0], (kind,))
+    entry = lookup(key, (kind,))
     promises = dataclasses.replace(entry.card.promises, **promises)
     return dataclasses.replace(
         entry, card=dataclasses.replace(entry.card, example=example, promises=promises)
@@ -394,14 +391,8 @@ def subject_of(entry):
     return Subject(functools.partial(make, entry), card.key, card.promises, gain)
 
 
-NAMES = {example: key.replace('.', '_option_') for key, (_, example, _) in OPTIONS.items()}
-
-
 def id_of(entry):
-    if entry not in OPTIONAL:
-        return entry.key
-    name = NAMES[entry.card.example]
-    return name if '_option_' in name else f'{name}_option'
+    return entry.key + '_option' * (entry in OPTIONAL)
 
 
 every_entry = pytest.mark.parametrize('entry', ENTRIES, ids=id_of)

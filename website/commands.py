@@ -65,6 +65,7 @@ CONFIGS = {
     'algebraic_grid': 'vit',
     'axial_rope2d': 'vit',
     'beit_table': 'vit',
+    'cape2d': 'vit',
     'conflator': 'code_mixed',
     'dinov3_rope': 'vit',
     'full': 'masked_text',

@@ -76,3 +76,31 @@ def check_tiles(part, distance, *blocks):
         np.testing.assert_allclose(out, expected, atol=2e-6)
         for a, b in zip(ours, slopes):
             np.testing.assert_allclose(a, b, atol=5e-6)
+
+
+@jax.jit
+def _projected(part, tok, *arrays):
+    _, k, _, _, tk = part.project(*arrays, tok, tok)
+    return k, tk
+
+
+@jax.jit
+def _step(part, tok, held, n, cached, *arrays):
+    """The key of token n, and its query's result over the keys `cached`."""
+    new = tok.slice(n, 1)
+    q, k, _, tq, _ = part.project(
+        *(jax.lax.dynamic_slice_in_dim(a, n, 1, axis=1) for a in arrays), new, new
+    )
+    return k, pj.attend(part, q, cached, arrays[-1], tq, held, applied=pj.TOKEN_STAGE)
+
+
+def check_decoding(part, length, steps):
+    """New queries over keys, and their features, that were projected once."""
+    arrays, tok = qkv(length), pj.Tokens.of(length=length)
+    whole = run(part, tok, *arrays)
+    cached, tk = _projected(part, tok, *arrays)
+    for n in steps:
+        held = pj.Tokens.of(valid=tok.index <= n).with_feats(**tk.feats)
+        new_k, out = _step(part, tok, held, n, cached, *arrays)
+        np.testing.assert_allclose(new_k[:, 0], cached[:, n], atol=1e-6)
+        np.testing.assert_allclose(out[:, 0], whole[:, n], atol=1e-6)

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import posenc_jax as pj
+from posenc_jax.layer.sharding import make_mesh
 from posenc_jax.methods.cope_complex import (
     complex_logits,
     complex_products,
@@ -120,6 +121,38 @@ def test_the_width_of_phases():
 def test_a_layer_by_complex_arithmetic(name):
     layer, x = make_layer(SPECS[name]), draw(5, B, L, D)
     np.testing.assert_allclose(layer(x), reference(layer, x), atol=2e-5)
+
+
+# Those that add parameters or sum with other weights; others differ from 'hybrid' in each logit.
+@pytest.mark.full
+@pytest.mark.parametrize('name', ['hybrid', 'apatt', 'riatt', 'learned'])
+def test_tiles_and_decoding_equal_the_whole(name):
+    whole, tiled = make_layer(SPECS[name], implementation='dense'), make_layer(SPECS[name], block=4)
+    x = draw(5, B, L, D)
+    loss = lambda layer, x: (((y := layer(x)) ** 2).sum(), y)
+    both = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    by_tiles, by_whole = both(tiled, x), both(whole, x)
+    for a, b in zip(jax.tree.leaves(by_tiles), jax.tree.leaves(by_whole)):
+        np.testing.assert_allclose(a, b, atol=1e-4 * max(1.0, float(np.abs(b).max())))
+    step, cache = jax.jit(lambda x, cache: whole.step(x, cache)), whole.start(B, capacity=L)
+    first, cache = step(x[:, :5], cache)
+    rest = []
+    for t in range(5, L):
+        y, cache = step(x[:, t : t + 1], cache)
+        rest.append(y)
+    np.testing.assert_allclose(jnp.concatenate([first, *rest], axis=1), by_whole[0][1], atol=2e-5)
+    assert cache.layers[0].k.shape == (B, 2 * K, L, H)  # both parts
+
+
+@pytest.mark.full
+@pytest.mark.skipif(len(jax.devices()) < 8, reason='needs eight emulated devices')
+@pytest.mark.parametrize('name', ['apatt', 'riatt'])
+def test_devices_hold_both_parts_of_their_heads(name):
+    layer, x = make_layer(SPECS[name]), draw(5, B, 8, D)
+    expected = layer(x)
+    with jax.set_mesh(make_mesh(data=2, tensor=2, sequence=2)):
+        found = jax.jit(lambda layer, x: layer(x))(layer, x)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
 def test_real_logits_are_those_of_joined_vectors():

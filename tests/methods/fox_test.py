@@ -59,6 +59,14 @@ test_golden = golden_suite('fox') | {
 }
 
 
+@pytest.mark.parametrize('block', [1, 3])
+def test_weights_do_not_depend_on_tiles(block):
+    gates = {'gates': [0.9, 0.5, 0.8, 0.25]}
+    np.testing.assert_allclose(
+        weights_of_last(gates, block=block), weights_of_last(gates), atol=1e-6
+    )
+
+
 def test_equal_gates_are_alibi():
     encoding = build("gate='fixed', t_min=2.0, t_max=64.0")
     slopes = -np.log(1 / (1 + np.exp(-fox_horizons(2.0, 64.0, N))))

@@ -15,7 +15,16 @@ import posenc_jax as pj
 from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.methods.gali import gali_chunks, gali_ids, gali_normals, gali_slots
 from tests.golden_files import golden, golden_suite
-from tests.methods.by_distance import ROTARY, WIDTH, logits, qkv, rotary_logits, run, softmax
+from tests.methods.by_distance import (
+    ROTARY,
+    WIDTH,
+    check_decoding,
+    logits,
+    qkv,
+    rotary_logits,
+    run,
+    softmax,
+)
 from tests.methods.models import decoded, model_of, read, text
 from tests.refusals import refused
 
@@ -126,6 +135,12 @@ def test_works_on_other_layouts_widths_and_frequencies():
     expected = jax.jit(lambda *a: defined(*a, 3, rotary_logits))(*arrays)
     out = run(encoding(inner=ROTARY), tok, *arrays, block=(5, 4))
     np.testing.assert_allclose(out, expected, atol=5e-6)
+
+
+@pytest.mark.full
+def test_decoding_over_keys_cached_once_is_reading_token_by_token():
+    """At step 15 there are 16 tokens: with local 0 no whole one of them is left."""
+    check_decoding(encoding(1, 0), 19, (7, 8, 15, 18))
 
 
 @pytest.mark.full
