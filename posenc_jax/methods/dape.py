@@ -32,9 +32,8 @@ def dape_along_keys(
 
 
 def _by_rows(adjust, s, bias, seen):
-    """`adjust(s, bias, seen)` for a few queries of one text at a time, with their hidden values
-    computed again for the gradient. So these stay in the cache of a CPU: at 512 keys this takes a
-    third of the time of all queries at once.
+    """`adjust(s, bias, seen)`, computed for a few queries of one text at a time. Their hidden values
+    then fit the cache of a CPU. The backward pass computes them again.
     """
     batch, _, queries, keys = s.shape
     rows = math.gcd(queries, max(1, 512 // keys))
