@@ -92,7 +92,7 @@ def selective_rope_increments(
     card=Card(
         name='Selective RoPE',
         example='selective_rope(rank=8)',
-        use_when='You train a linear or softmax model whose rotations should follow the content.',
+        use_when='You train a linear or softmax model whose rotations follow the content.',
         causal_only=True,
         relative=True,
         needs_training=True,
