@@ -32,8 +32,8 @@ def dape_along_keys(
 
 
 def _by_rows(adjust, s, bias, seen):
-    """`adjust(s, bias, seen)`, computed for a few queries of one text at a time. Their hidden values
-    then fit the cache of a CPU. The backward pass computes them again.
+    """`adjust(s, bias, seen)`, computed for a few queries of one text at a time. Their hidden
+    values then fit the cache of a CPU. The backward pass computes them again.
     """
     batch, _, queries, keys = s.shape
     rows = math.gcd(queries, max(1, 512 // keys))
