@@ -7,13 +7,14 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.products import heads_first
+from posenc_jax.methods.cope import suffix_sum
 from posenc_jax.protocol.bounds import CONTEXT, NonNegative, Positive
 from posenc_jax.protocol.capabilities import Carries
 from posenc_jax.protocol.checks import layer_input
 from posenc_jax.protocol.registry import Card, register
 
-# Up to this many keys the sums are a product with a triangular matrix. XLA's cumulative sum takes
-# longer on CPU (measured).
+# Up to this many keys the sums of several queries are a product with a triangular matrix. That of
+# runs takes longer on CPU then (measured).
 _WIDEST = 512
 
 
@@ -47,25 +48,28 @@ def cable_bias(
     queries, keys = q_index.shape[1], costs.shape[2]
     until = lambda index: (k_index[..., :, None] <= index[..., None, :]).astype(jnp.float32)
     first = until(q_index[:, :1])
-    columns = [until(q_index) - first, first]
-    by_product = isinstance(keys, int) and keys <= _WIDEST  # a length may be symbolic
-    if by_product:
-        columns.append(jnp.triu(jnp.ones((keys, keys))) - first)
     total = lambda those: jnp.einsum('bns,bst->bnt', costs, those, precision='highest')
-    if in_kernel():  # which neither joins nor cuts columns cheaply
-        sums = list(map(total, columns))
-    else:
-        sums = jnp.split(total(jnp.concatenate(columns, axis=2)), [queries, queries + 1], axis=2)
-    of_query, before = sums[:2]
-    if by_product:
-        of_key = sums[2]
-    else:
+    if queries == 1:  # all of its keys lie in front of it
+        of_query, before = 0.0, total(first)
+        of_key = -_behind(costs * first.swapaxes(1, 2))
+    elif isinstance(keys, int) and keys <= _WIDEST:
+        columns = until(q_index) - first, first, jnp.triu(jnp.ones((keys, keys))) - first
+        if in_kernel():  # which neither joins nor cuts columns cheaply
+            of_query, before, of_key = map(total, columns)
+        else:
+            sums = total(jnp.concatenate(columns, axis=2))
+            of_query, before, of_key = jnp.split(sums, [queries, queries + 1], axis=2)
+    else:  # a length may be symbolic
+        of_query, before = total(until(q_index) - first), total(first)
         near = costs * first.swapaxes(1, 2)
-        later = jnp.pad(near, ((0, 0), (0, 0), (0, 1)))[..., 1:]
-        back = jax.lax.cumsum(later, axis=2, reverse=True)
-        of_key = jnp.cumsum(costs - near, axis=2) - back
+        of_key = jnp.cumsum(costs - near, axis=2) - _behind(near)
     of_query = carry + of_query
     return of_key[..., None, :] - of_query[..., None], of_query + before
+
+
+def _behind(costs: Float[Array, 'B N S']) -> Float[Array, 'B N S']:
+    """The summed costs of the keys after each key."""
+    return suffix_sum(jnp.pad(costs, ((0, 0), (0, 0), (0, 1))))[..., 1:]
 
 
 @register(
