@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.products import heads_first
-from posenc_jax.methods.cope import suffix_sum
+from posenc_jax.methods.cope import prefix_sum, suffix_sum
 from posenc_jax.protocol.bounds import CONTEXT, NonNegative, Positive
 from posenc_jax.protocol.capabilities import Carries
 from posenc_jax.protocol.checks import layer_input
@@ -62,7 +62,7 @@ def cable_bias(
     else:  # a length may be symbolic
         of_query, before = total(until(q_index) - first), total(first)
         near = costs * first.swapaxes(1, 2)
-        of_key = jnp.cumsum(costs - near, axis=2) - _behind(near)
+        of_key = prefix_sum(costs - near) - _behind(near)
     of_query = carry + of_query
     return of_key[..., None, :] - of_query[..., None], of_query + before
 

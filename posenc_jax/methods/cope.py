@@ -23,23 +23,32 @@ _RUN = 32
 
 def suffix_sum(gates: Float[Array, '... S'] | Bool[Array, '... S']) -> Float[Array, '... S']:
     """Sum over the keys from each key to the last one, inclusive, in float32."""
+    return _sums(gates, to_last=True)
+
+
+def prefix_sum(gates: Float[Array, '... S'] | Bool[Array, '... S']) -> Float[Array, '... S']:
+    """Sum over the keys from the first one to each key, inclusive, in float32."""
+    return _sums(gates, to_last=False)
+
+
+def _sums(gates, to_last: bool):
     if in_kernel():
-        return jax.lax.cumsum(gates.astype(jnp.float32), axis=gates.ndim - 1, reverse=True)
+        return jax.lax.cumsum(gates.astype(jnp.float32), axis=gates.ndim - 1, reverse=to_last)
     keys = gates.shape[-1]
     run = min(_RUN, keys) if isinstance(keys, int) else _RUN  # a length may be symbolic
     count = -(-keys // run)
-    room = [(0, 0)] * (gates.ndim - 1) + [(0, count * run - keys)]
-    padded = jnp.pad(gates.astype(jnp.float32), room)
+    around = [(0, 0)] * (gates.ndim - 1)
+    padded = jnp.pad(gates.astype(jnp.float32), [*around, (0, count * run - keys)])
     runs = padded.reshape(*gates.shape[:-1], count, run)
-    later = jnp.tril(jnp.ones((run, run), jnp.float32))
-    within = jnp.einsum('...s,sj->...j', runs, later, precision='highest')
+    triangle = jnp.tril if to_last else jnp.triu
+    product = lambda a, those: jnp.einsum('...s,sj->...j', a, those, precision='highest')
+    within = product(runs, triangle(jnp.ones((run, run))))
+    whole = within[..., 0 if to_last else -1]
     if isinstance(count, int):
-        farther = jnp.tril(jnp.ones((count, count), jnp.float32), -1)
-        after = jnp.einsum('...r,rj->...j', within[..., 0], farther, precision='highest')
+        others = product(whole, triangle(jnp.ones((count, count)), -1 if to_last else 1))
     else:
-        from_run = jax.lax.cumsum(within[..., 0], axis=gates.ndim - 1, reverse=True)
-        after = jnp.pad(from_run[..., 1:], [(0, 0)] * (gates.ndim - 1) + [(0, 1)])
-    return (within + after[..., None]).reshape(padded.shape)[..., :keys]
+        others = jax.lax.cumsum(whole, axis=gates.ndim - 1, reverse=to_last) - whole
+    return (within + others[..., None]).reshape(padded.shape)[..., :keys]
 
 
 @own_gradient
