@@ -79,6 +79,11 @@ PROGRAMS = {
         '--questions 2',
         {'NOUNS': ('river', 'tower', 'mouse'), 'TUNED_ON': 1},
     ),
+    'public_drope': Small(
+        '--file drawn --seeds 0 --texts 2 --steps 2 --length 8 --batch 2',
+        {'LOCAL': 2},
+        places={8.0: 256.0, 32.0: 1024.0},
+    ),
     'public_model': Small(
         f'{PUBLIC} --length 8 --doublings 3 --probes 1', places={('collapse', 8.0): 512.0}
     ),
