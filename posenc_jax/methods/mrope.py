@@ -27,8 +27,8 @@ class MRoPE(MultimodalRotary):
     `rope(base)`. Positions [B, L, 3] are taken as (t, h, w). Differs from the paper: a stride that
     is no whole number is kept, where the released code cuts positions to integers; sections of
     other head widths than 128 have nearly the same shares. Releases of transformers differ: 4.57
-    reads the seconds of a frame as integers, and 5.24 counts on from the largest of rows and columns
-    alone, so text behind a long video repeats its times.
+    reads the seconds of a frame as integers, and 5.24 counts on from the largest of rows and
+    columns alone, so text behind a long video repeats its times.
 
     Args:
       positions: 'mrope', or the design of another paper: 'spatial_reset', 'diagonal', 'circle'.

@@ -8,9 +8,8 @@ import pytest
 from evidence.claims import CLAIMS
 from evidence.claims.results import ResultRows
 from evidence.experiments import first_byte
-from evidence.experiments.tables import report
 from posenc_jax.lab.model.tiny import tiny_model
-from tests.evidence.written import evaluation
+from tests.evidence.written import evaluation, table
 
 LENGTH, FIRST = 8, 4
 
@@ -34,8 +33,7 @@ def found(tmp_path, sink, share, loss):
     """
     rows = [(panel, 'rope', 128, 0, 0.4) for panel in ('weight', 'share')]
     rows += [('weight', 'sink', 128, 0, sink), ('share', 'sink', 128, 0, share)]
-    tmp_path.mkdir()
-    report(rows, tmp_path / 'first_byte', title='t', x='x', value='v')
+    table(tmp_path / 'first_byte', rows)
     losses = {'rope': 1.5, 'sink': 1.5 + loss}
     evaluation(tmp_path / 'comparison', losses, (128,), lambda name, _: losses[name], (0,))
     results = tmp_path / 'comparison' / 'results.json'

@@ -11,9 +11,9 @@ import pytest
 from evidence.claims import CLAIMS
 from evidence.claims.results import ResultRows
 from evidence.experiments import public_drope
-from evidence.experiments.tables import report
 from posenc_jax.lab.conversion.drope import drop
 from posenc_jax.lab.model.tiny import tiny_model
+from tests.evidence.written import table
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def effects(folder, drope, window, far):
         ('drope, scaled', 1024): far, ('window', 1024): window,
     }  # fmt: skip
     rows = [('loss', name, x, 0, value) for (name, x), value in values.items()]
-    report(rows, folder, title='t', x='x', value='v')
+    table(folder, rows)
     return [CLAIMS[name].how.effects(ResultRows(folder))[0] for name in ('FL17', 'FL18')]
 
 

@@ -1,5 +1,6 @@
 """Results as an experiment writes them, without the experiment."""
 
+import csv
 import json
 
 from evidence.claims import CLAIMS
@@ -22,6 +23,13 @@ def evaluation(folder, names, lengths, nll, seeds=(0, 1, 2)):
     ]
     folder.mkdir()
     (folder / 'results.json').write_text(json.dumps({'results': rows}))
+
+
+def table(folder, rows):
+    """Writes rows (panel, name, x, seed, value) as `tables.report` does, without a picture."""
+    folder.mkdir(parents=True)
+    with (folder / 'results.csv').open('w', newline='') as file:
+        csv.writer(file).writerows([('task', 'variant', 'x', 'seed', 'value'), *rows])
 
 
 def effects(directory, *sweeps, seeds=(0, 1, 2)):
