@@ -61,7 +61,7 @@ def bipe_slopes(heads: int, scale: float = 96.0) -> np.ndarray:
         example='bipe() | rope()',
         use_when=(
             'You read longer texts with a rotary model that can be trained from the '
-            'start; with ALiBi in place of RoPE a measured claim is contrary.'
+            'start; with ALiBi in place of RoPE short segments, such as words, are better.'
         ),
         share='model',
         needs_training=True,

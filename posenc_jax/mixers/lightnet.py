@@ -138,8 +138,8 @@ class LightNetParts(nnx.Module):
         name='LightNet',
         example="lightnet(encoding=md_lrpe(form='cosine'))",
         use_when=(
-            'You want linear attention with constant memory, within the trained length; a '
-            'measured claim about longer texts is contrary.'
+            'You want linear attention with constant memory, within the trained length; beyond '
+            'it the loss of small models rose.'
         ),
         causal_only=True,
         relative=True,
