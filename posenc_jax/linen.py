@@ -132,7 +132,8 @@ class Bridge(nn.Module):
 
 
 class Attention(Bridge):
-    """`posenc_jax.Attention` as a Linen module; the arguments are the same, without `rngs`.
+    """`posenc_jax.Attention` as a Linen module; the arguments are the same, without `rngs` and
+    `projections`. A layer with projections of its own calls `EncodedAttention`.
 
     A call, `start` and `step` take the arguments of those of `posenc_jax.Attention`. Parameters are
     drawn from the key of `init`.
@@ -161,7 +162,7 @@ class Attention(Bridge):
 
     def build(self, rngs: nnx.Rngs) -> _Attention:
         """The NNX layer."""
-        names = inspect.signature(_Attention).parameters.keys() - {'rngs'}
+        names = inspect.signature(_Attention).parameters.keys() - {'rngs', 'projections'}
         return _Attention(**{name: getattr(self, name) for name in names}, rngs=rngs)
 
     def start(self, *args, **kwargs):

@@ -96,7 +96,7 @@ def test_the_class_is_named_for_what_it_is():
     assert str(layer('rope()')).startswith('Attention(')
     fields = {f.name: f.default for f in dataclasses.fields(pj.linen.Attention)}
     for name, parameter in inspect.signature(pj.Attention).parameters.items():
-        if name == 'rngs':
+        if name in ('rngs', 'projections'):
             continue
         missing = parameter.default is inspect.Parameter.empty
         assert fields[name] is (dataclasses.MISSING if missing else parameter.default), name
