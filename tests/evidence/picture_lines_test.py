@@ -31,7 +31,7 @@ def test_every_picture_of_the_results_has_a_command_and_no_other():
 def test_the_commands_can_be_read(file):
     found = pictures.COMMANDS[file]
     python, *words = shlex.split(found['by'])
-    assert python == 'python' and found.keys() <= {'by', 'kept'}
+    assert python == 'python' and found.keys() <= {'by', 'kept', 'older'}
     if words[0] == 'eval.py':
         assert arguments(words[1:])[0]
     elif words[1] == 'posenc_jax.lab.analyse':
