@@ -95,10 +95,11 @@ def _draw_length(axis, protocol, series):
     counted = {run.counted for run in runs} - {''}
     usual = 'resolution' if is_of_points(protocol) else 'length'
     axis.set_xlabel(counted.pop() if len(counted) == 1 else usual)
-    for chance in {run.chance for run in runs} - {None} if protocol == 'exact_match' else ():
-        _level(axis, chance, f'chance {chance:.3g}')
     axis.set_xscale('log', base=2)
     shown = sorted({length for s in series for length, _ in s.estimates(protocol)})
+    for chance in {run.chance for run in runs} - {None} if protocol == 'exact_match' else ():
+        # Curves may run along this line, so its name stands between their last two points.
+        _level(axis, chance, f'chance {chance:.3g}', (shown[-2:][0] * shown[-1]) ** 0.5)
     axis.set_xticks(shown, [str(length) for length in shown], rotation=0 if len(shown) < 7 else 45)
     axis.minorticks_off()
 
@@ -109,11 +110,19 @@ def _draw_tables(axis, of_ngrams):
         _level(axis, value, f'table of {order}-grams')
 
 
-def _level(axis, value, name):
-    """A dotted line at a value that every curve can be compared with."""
+def _level(axis, value, name, x=None):
+    """A dotted line at a value that every curve can be compared with. Its name stands at `x` on a
+    white ground, or, for None, at the right end above the line.
+    """
     axis.axhline(value, color='0.55', linestyle=(0, (1, 2)), linewidth=1.2, label='_table')
-    where, how = ('axes fraction', 'data'), dict(ha='right', fontsize=7.5, color='0.4')
-    annotate(axis, name, (1, value), where, (-2, 2), **how)
+    how = dict(fontsize=7.5, color='0.4')
+    if x is None:
+        annotate(axis, name, (1, value), ('axes fraction', 'data'), (-2, 2), ha='right', **how)
+    else:
+        ground = dict(facecolor='w', edgecolor='none', pad=1.5)
+        annotate(
+            axis, name, (x, value), 'data', (0, 0), ha='center', va='center', bbox=ground, **how
+        )
 
 
 def _draw_position(axis, protocol, series):
