@@ -23,7 +23,7 @@ from posenc_jax.language.make import make
 from posenc_jax.layer.attention import Attention as _Attention
 from posenc_jax.layer.mixer import layer_rows
 from posenc_jax.protocol.encoding import Constant, Encoding
-from posenc_jax.protocol.errors import check_choice, nearest
+from posenc_jax.protocol.errors import SpecError, check_choice, nearest
 from posenc_jax.protocol.tokens import Tokens
 
 __all__ = ['Attention', 'Bridge', 'EncodedAttention']
@@ -64,12 +64,13 @@ class Bridge(nn.Module):
         """The result of a method of the NNX module."""
         assert self.scope is not None  # Linen calls compact methods of bound modules only
         streams: dict[str, Any] = {name: self.make_rng(name) for name in self.scope.rngs}
+        build = self._builder(*args, **kwargs)
         if self.is_initializing():
-            graphdef, state = nnx.split(self.build(nnx.Rngs(**streams)))
+            graphdef, state = nnx.split(build(nnx.Rngs(**streams)))
             self._store(state, but={})
         else:  # the parameters that are drawn here are replaced
-            graphdef, state = nnx.split(self.build(nnx.Rngs(default=0, **streams)))
-            state = self._restored(state)
+            graphdef, state = nnx.split(build(nnx.Rngs(default=0, **streams)))
+            state = self._restored(state, build)
         # The merged module has variables of its own, so an encoding that was given stays as it is.
         module = nnx.merge(graphdef, state)
         before = {name: variable.get_value() for name, (_, variable) in _named(state).items()}
@@ -77,6 +78,10 @@ class Bridge(nn.Module):
         if not self.is_initializing():
             self._store(nnx.state(module), but=before)
         return result
+
+    def _builder(self, *args, **kwargs) -> Callable[[nnx.Rngs], nnx.Module]:
+        """What makes the NNX module for a call with these arguments."""
+        return self.build
 
     def _store(self, state: nnx.State, but: dict):
         """Writes the variables whose values are not those of `but`, where Linen allows it."""
@@ -89,7 +94,7 @@ class Bridge(nn.Module):
             for key, value in tree.items():
                 self.put_variable(collection, key, value)
 
-    def _restored(self, state: nnx.State) -> nnx.State:
+    def _restored(self, state: nnx.State, build: Callable) -> nnx.State:
         """The state with the values that `apply` was given. Keys of lists may be integers there."""
         own = _named(state)
         given: dict[tuple[str, ...], Any] = {
@@ -97,18 +102,18 @@ class Bridge(nn.Module):
             for collection in {name[0] for name in own}
             for path, value in flatten_dict(nn.unbox(self.variables.get(collection, {}))).items()
         }
-        self._check(own, given)
+        self._check(own, given, build)
         flat = dict(nnx.to_flat_state(state))
         flat |= {path: v.replace(given[name]) for name, (path, v) in own.items() if name in given}
         return nnx.from_flat_state(flat)
 
-    def _check(self, own: dict, given: dict):
+    def _check(self, own: dict, given: dict, build: Callable):
         where = type(self).__name__ + (f' at {"/".join(self.path)!r}' if self.path else '')
         joined = lambda names: sorted('/'.join(name) for name in names)
         unknown = joined(given.keys() - own.keys())
         for name in sorted(own.keys() - given.keys()):
             path, variable = own[name]
-            if not isinstance(variable, Constant) or _is_drawn(self.build, path):
+            if not isinstance(variable, Constant) or _is_drawn(build, path):
                 also = f', but have {unknown[0]!r}' if unknown else ''
                 raise ValueError(
                     f'{where}: the variables lack {"/".join(name)!r} of shape '
@@ -127,7 +132,8 @@ class Bridge(nn.Module):
 
 
 class Attention(Bridge):
-    """`posenc_jax.Attention` as a Linen module; the arguments are the same, without `rngs`.
+    """`posenc_jax.Attention` as a Linen module; the arguments are the same, without `rngs` and
+    `projections`. A layer with projections of its own calls `EncodedAttention`.
 
     A call, `start` and `step` take the arguments of those of `posenc_jax.Attention`. Parameters are
     drawn from the key of `init`.
@@ -156,7 +162,7 @@ class Attention(Bridge):
 
     def build(self, rngs: nnx.Rngs) -> _Attention:
         """The NNX layer."""
-        names = inspect.signature(_Attention).parameters.keys() - {'rngs'}
+        names = inspect.signature(_Attention).parameters.keys() - {'rngs', 'projections'}
         return _Attention(**{name: getattr(self, name) for name in names}, rngs=rngs)
 
     def start(self, *args, **kwargs):
@@ -172,45 +178,61 @@ class EncodedAttention(Bridge):
     """Attention with an encoding, for a Linen layer with projections of its own. It takes the place
     of what rotates queries and keys, and of the softmax.
 
-    A call takes queries [B, L, heads, H], keys and values [B, L, kv_heads, H], and the `Tokens` of
-    both, and the input of the layer [B, L, D] for encodings that read it (`fox`); it returns
-    [B, L, heads, H]. The variables are those of the encoding.
+    A call takes queries [B, L, heads, H], keys and values [B, L, kv_heads, H], the `Tokens` of both
+    (None counts positions from 0), and the input of the layer [B, L, D] for encodings that read it
+    (`fox`); it returns [B, L, heads, H]. The sizes of the encoding are those of the arrays. The
+    variables are those of the encoding.
 
     Attributes:
       encoding, causal, train_len: as for `Attention`.
-      heads, head_dim, kv_heads: sizes of the queries and keys; `kv_heads` is `heads` by default.
-      model_dim: width of the layer, for encodings that ask for it.
 
     Raises:
-      ValueError: an encoding that also acts elsewhere, such as on token vectors (`embed`), which
-        `pj.linen.Attention` serves; or one that reads the input of the layer and does not get it.
+      ValueError: queries, keys or values that have no four axes; an encoding that also acts
+        elsewhere, such as on token vectors (`embed`), which `pj.linen.Attention` serves.
+      SpecError: an encoding that needs the input of the layer, or its width, and does not get it.
 
     Example:
-      >>> layer, q = EncodedAttention('rope()', heads=2, head_dim=4), jnp.ones((1, 5, 2, 4))
-      >>> layer.init_with_output(jax.random.key(0), q, q, q, Tokens.of(length=5))[0].shape
+      >>> layer, q = EncodedAttention('rope()'), jnp.ones((1, 5, 2, 4))
+      >>> layer.init_with_output(jax.random.key(0), q, q, q)[0].shape
       (1, 5, 2, 4)
     """
 
     encoding: str | Encoding
-    heads: int
-    head_dim: int
-    kv_heads: int | None = None
-    model_dim: int | None = None
     causal: bool = True
     train_len: int | None = None
 
-    def build(self, rngs: nnx.Rngs) -> '_Encoded':
-        """The NNX module."""
-        names = 'heads', 'head_dim', 'kv_heads', 'model_dim', 'train_len'
-        sizes = {name: size for name in names if (size := getattr(self, name)) is not None}
-        return _Encoded(make(self.encoding, causal=self.causal, **sizes, rngs=rngs))
+    def _builder(self, query, key, value, tokens=None, x=None):
+        for name, a in dict(query=query, key=key, value=value).items():
+            if jnp.ndim(a) != 4:
+                raise ValueError(
+                    f'EncodedAttention: {name} has shape {jnp.shape(a)}, expected [B, L, heads, H]'
+                )
+        sizes: dict[str, Any] = dict(
+            heads=query.shape[2], kv_heads=key.shape[2], head_dim=query.shape[3]
+        )
+        if x is not None:
+            sizes['model_dim'] = x.shape[-1]
+        if self.train_len is not None:
+            sizes['train_len'] = self.train_len
+
+        def build(rngs):
+            try:
+                return _Encoded(make(self.encoding, causal=self.causal, **sizes, rngs=rngs))
+            except SpecError as error:
+                if x is None and "needs 'model_dim'" in str(error):
+                    needs = str(error).partition(':')[0]
+                    raise SpecError(f'EncodedAttention: {needs}: give x, the layer input') from None
+                raise
+
+        return build
 
 
 class _Encoded(nnx.Module):
     def __init__(self, encoding: Encoding):
         self.encoding = encoding
 
-    def __call__(self, query, key, value, tokens: Tokens, x=None):
+    def __call__(self, query, key, value, tokens: Tokens | None = None, x=None):
+        tokens = Tokens.of(length=query.shape[1]) if tokens is None else tokens
         rows = None if x is None else layer_rows(x, tokens.valid, self.encoding.lookback)
         q, k, v, tq, tk = self.encoding.project(query, key, value, tokens, tokens, rows)
         return attend(self.encoding, q, k, v, tq, tk, applied=['project'])

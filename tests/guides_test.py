@@ -2,11 +2,13 @@
 public shape compute with `rope()` what they compute with their own lines.
 """
 
+import ast
 import math
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 import posenc_jax as pj
 from posenc_jax.protocol import registry
@@ -105,7 +107,7 @@ def test_the_model_like_maxtext_computes_what_its_own_lines_compute(models):
 
 
 def test_the_model_like_gemma_computes_what_its_own_lines_compute(models):
-    gemma, x = models['gemma'], np.asarray(models['x'], np.float64)
+    gemma, x = models['gemma'].encoded.projections, np.asarray(models['x'], np.float64)
     positions = np.broadcast_to(np.arange(8), (2, 8))
     norm = lambda a, of: a / np.sqrt((a**2).mean(-1, keepdims=True) + of.epsilon) * of.scale[...]
     q = norm(np.einsum('btd,dnh->btnh', x, gemma.q.kernel[...]), gemma.q_norm)
@@ -114,24 +116,48 @@ def test_the_model_like_gemma_computes_what_its_own_lines_compute(models):
     distance = np.arange(8)[:, None] - np.arange(8)
     bias = -(2.0 ** -np.array([2, 4, 6, 8]))[:, None, None] * distance  # alibi() of four heads
     out = softmax_attention(q, k, v, np.broadcast_to(distance >= 0, (2, 8, 8)), bias)
-    expected = np.einsum('btnh,nhd->btd', out, gemma.out.kernel[...])
+    expected = np.einsum('btnh,nhd->btd', out, gemma.output.kernel[...])
     np.testing.assert_allclose(models['whole'], expected, atol=2e-5)
     steps = np.concatenate(models['steps'], axis=1)
     np.testing.assert_allclose(steps, models['whole'], atol=2e-5)
+    # The two functions by themselves, of whole sequences and behind a cache of the model's own.
+    np.testing.assert_allclose(models['out'], out, atol=2e-5)
+    np.testing.assert_allclose(models['last'], out[:, 6:], atol=2e-5)
 
 
-def test_an_encoding_that_does_not_fit_the_cache_is_refused(models):
-    from flax import nnx
+@pytest.mark.parametrize(
+    'names', [('MaxTextLikeAttention',), ('GemmaLikeProjections', 'GemmaLikeAttention')]
+)
+def test_a_model_of_another_shape_takes_an_encoding_in_twenty_lines(names):
+    """Counted are the lines of the classes that are neither empty nor a comment."""
+    (code,) = [c for c in blocks('docs/other_models.md', 'python') if f'class {names[0]}' in c]
+    classes = [node for node in ast.parse(code).body if getattr(node, 'name', '') in names]
+    lines = [
+        line.strip()
+        for node in classes
+        for line in code.splitlines()[node.lineno - 1 : node.end_lineno]
+    ]
+    assert len(classes) == len(names)
+    assert len([line for line in lines if line and line[0] != '#']) <= 21
 
+
+@pytest.mark.parametrize(
+    'spec', ['cope()', 'rope(base=1000000.0, freqs=pi(factor=8.0)) | window(size=4)']
+)
+def test_steps_of_the_model_like_gemma_equal_one_call(models, spec):
     x, positions = models['x'], models['positions']
-    gemma = models['GemmaLikeAttention'](64, 4, 2, 16, 'cope()', rngs=nnx.Rngs(0))
-    assert gemma(x, positions)[0].shape == x.shape
+    sizes = dict(kv_heads=2, head_dim=16)
+    gemma = models['GemmaLikeAttention'](64, 4, spec, **sizes, rngs=nnx.Rngs(0))
+    prompt, cache = gemma(x[:, :6], positions[:, :6], gemma.encoded.start(2, 8))
+    rest, _ = gemma(x[:, 6:], positions[:, 6:], cache)
+    found = np.concatenate([prompt, rest], axis=1)
+    np.testing.assert_allclose(found, gemma(x, positions)[0], atol=2e-5)
+
+
+def test_a_cache_without_the_features_of_an_encoding_is_refused(models):
+    x, new = models['x'], models['new']
+    sizes = dict(heads=4, kv_heads=2, head_dim=16, model_dim=64)
+    encoding = pj.make('cope()', **sizes, causal=True, rngs=nnx.Rngs(0))
+    q, k, v, *_ = encoding.project(*models['gemma'].encoded.projections.qkv(x), new, new, x)
     with pytest.raises(ValueError, match='feature'):
-        gemma(x, positions, gemma.init_cache(2, 8))
-    gemma = models['GemmaLikeAttention'](64, 4, 2, 16, 'sinusoidal()', rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="'?embed'?"):
-        gemma(x, positions)
-    window = 'rope(base=1000000.0, freqs=pi(factor=8.0)) | window(size=4)'
-    gemma = models['GemmaLikeAttention'](64, 4, 2, 16, window, rngs=nnx.Rngs(0))
-    cached, _ = gemma(x, positions, gemma.init_cache(2, 8))
-    np.testing.assert_allclose(cached, gemma(x, positions)[0], atol=2e-5)
+        pj.attend(encoding, q, k, v, new, new, applied=['project'])

@@ -96,7 +96,7 @@ def test_the_class_is_named_for_what_it_is():
     assert str(layer('rope()')).startswith('Attention(')
     fields = {f.name: f.default for f in dataclasses.fields(pj.linen.Attention)}
     for name, parameter in inspect.signature(pj.Attention).parameters.items():
-        if name == 'rngs':
+        if name in ('rngs', 'projections'):
             continue
         missing = parameter.default is inspect.Parameter.empty
         assert fields[name] is (dataclasses.MISSING if missing else parameter.default), name
@@ -251,15 +251,23 @@ def test_projections_of_ones_own_give_the_result_of_the_layer(spec):
     variables = nn.unbox(whole.init(jax.random.key(0), x))
     of = variables['params']['projections']
     q, k, v = (jnp.einsum('bld,dnh->blnh', x, of[f'w_{name}']) for name in 'qkv')
-    own = pj.linen.EncodedAttention(
-        spec, heads=HEADS, head_dim=WIDTH // HEADS, kv_heads=k.shape[2], model_dim=WIDTH
-    )
+    own = pj.linen.EncodedAttention(spec)
     encoding = {
         name: {'encoding': of['encoding']} for name, of in variables.items() if of.get('encoding')
     }
-    out = own.apply(encoding, q, k, v, pj.Tokens.of(length=x.shape[1]), x)
+    out = own.apply(encoding, q, k, v, x=x)
     found = jnp.einsum('blnh,nhd->bld', out, of['w_out'])
     np.testing.assert_allclose(found, whole.apply(variables, x), atol=1e-5)
+
+
+def test_sizes_of_an_encoding_are_those_of_the_arrays():
+    q, k = jnp.ones((1, 5, 4, 8)), jnp.ones((1, 5, 2, 8))
+    variables = pj.linen.EncodedAttention('t5_rpe()').init(jax.random.key(0), q, k, k)
+    assert jax.tree.leaves(variables)[0].shape == (32, 4)
+    with pytest.raises(ValueError, match=r'EncodedAttention: key has shape \(5, 8\), expected'):
+        pj.linen.EncodedAttention('rope()').init(jax.random.key(0), q, k[0, :, 0], k)
+    with pytest.raises(pj.SpecError, match="fox needs 'model_dim': give x, the layer input"):
+        pj.linen.EncodedAttention('fox()').init(jax.random.key(0), q, k, k)
 
 
 class Normed(pj.linen.Bridge):

@@ -22,7 +22,7 @@ VERDICTS = repository.WRITTEN / 'posenc_jax' / 'verdicts.csv'
 
 def write_pages() -> None:
     """Writes docs/claims.md with its pictures, choosing.md and headline.md beside it, the verdicts
-    that the package carries, and the lines below the pictures of docs/results/.
+    that the package carries, and the lines below the pictures of the other pages.
     """
     there = ledger.read()
     disk.write(VERDICTS, choosing.table_of_verdicts(claims.CLAIMS, there))
@@ -30,8 +30,8 @@ def write_pages() -> None:
     for made in (choosing, headline):
         name = f'{made.__name__.rpartition(".")[2]}.md'
         disk.write(PAGE.parent / name, made.markdown(claims.CLAIMS, there))
-    for path in sorted(PAGE.parent.glob('results/*.md')):
-        disk.write(path, pictures.captioned(path.read_text(encoding='utf-8'), 'results'))
+    for path in pictures.pages(PAGE.parent):
+        disk.write(path, pictures.captioned(path.read_text(encoding='utf-8'), path.parent.name))
 
 
 def cost(claim: Claim, workdir: pathlib.Path) -> float:

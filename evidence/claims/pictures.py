@@ -7,6 +7,15 @@ import tomllib
 
 COMMANDS = tomllib.loads(pathlib.Path(__file__).with_suffix('.toml').read_text(encoding='utf-8'))
 _BEGIN = 'Drawn by `'
+_OLDER = (
+    ' An earlier version of the program drew it, with bands where four or more curves now have bars'
+    ' and with the middle of long names left out.'
+)
+
+
+def pages(docs: pathlib.Path) -> list[pathlib.Path]:
+    """The pages below docs/ whose pictures were measured, and that are not written as a whole."""
+    return [*sorted(docs.glob('results/*.md')), docs / 'guides' / 'results.md']
 
 
 def caption(file: str) -> str:
@@ -26,7 +35,7 @@ def caption(file: str) -> str:
     if found is None:
         raise ValueError(f'{file}: evidence/claims/pictures.toml has no command that draws it')
     again = f', and again by `python eval.py --also={found["kept"]}`' if 'kept' in found else ''
-    return f'{_BEGIN}{found["by"]}`{again}.'
+    return f'{_BEGIN}{found["by"]}`{again}.{_OLDER if found.get("older") else ""}'
 
 
 def captioned(markdown: str, folder: str = '') -> str:

@@ -158,8 +158,8 @@ class Choice:
         lines += [*_filled('limits', need.limits), *_filled('models', need.scale)]
         for text in said:
             lines += _filled('' if text != said[0] else 'claims', text)
-        page = f'in the repository: docs/choosing.md#{need.anchor}'
-        return '\n'.join([*lines, *_filled('more', page)])
+        page = ' ' * 16 + f'docs/choosing.md#{need.anchor}'  # an address is not cut into lines
+        return '\n'.join([*lines, *_filled('more', 'in the repository:'), page])
 
     __repr__ = __str__
 

@@ -17,7 +17,7 @@ from posenc_jax.layer import slots
 from posenc_jax.layer.cache import Cache, check_cached
 from posenc_jax.layer.layers import BIASES
 from posenc_jax.layer.mixer import AttentionMixer
-from posenc_jax.layer.projections import Projections
+from posenc_jax.layer.projections import OwnProjections, Projections, check_projections
 from posenc_jax.protocol.composite import name_of, parts_of
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import check_choice, is_size, names_checked
@@ -41,11 +41,15 @@ class Attention(nnx.Module):
       causal: whether later tokens are hidden, unless the encoding decides it.
       train_len: the trained length in tokens, for encodings that ask for it.
       bias: of the projections: 'none', 'qkv' or 'all'.
+      projections: a module of your own in the place of the projections, with the methods `qkv(x)`,
+        [B, L, D] -> q [B, L, N, H], k and v [B, L, K, H], and `output(out)`, [B, L, N, H] -> [B, L,
+        D].
       block, implementation: as for `attend`.
       rngs: draws the parameters.
 
     Raises:
-      ValueError: sizes that do not fit together.
+      ValueError: sizes that do not fit together; `projections` without these methods, or with
+        `bias`; and at a call, a result of `qkv` or `output` of another shape.
       SpecError: the spec string is wrong, or lacks something.
 
     Example:
@@ -72,6 +76,7 @@ class Attention(nnx.Module):
         causal: bool = True,
         train_len: int | None = None,
         bias: str = 'none',
+        projections: nnx.Module | None = None,
         block: int | None = None,
         implementation: str | None = None,
         rngs: nnx.Rngs,
@@ -96,9 +101,13 @@ class Attention(nnx.Module):
         if train_len is not None:
             sizes['train_len'] = train_len
         self.encoding = make(encoding, causal=causal, rngs=rngs, **sizes)
-        self.projections = Projections(
-            width, heads, kv_heads, head_dim, bias=bias, gain=1.0, rngs=rngs
-        )
+        self.sizes = width, heads, kv_heads, head_dim
+        if projections is None:
+            projections = Projections(*self.sizes, bias=bias, gain=1.0, rngs=rngs)
+        elif bias != 'none':
+            raise ValueError(f'Attention: bias={bias!r} is of no use with projections of your own')
+        check_projections(projections)
+        self.projections = projections
         self.block, self.implementation = block, implementation
 
     def __call__(
@@ -179,7 +188,8 @@ class Attention(nnx.Module):
                     f'Attention: {name_of(part)} lets tokens see later ones, which a step does not '
                     'know yet; call the layer on the whole sequence'
                 )
-        dtype = self.projections.w_q[...].dtype if dtype is None else dtype
+        if dtype is None:
+            dtype = jnp.result_type(*jax.tree.leaves(nnx.state(self.projections, nnx.Param)), 0.0)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(f'Attention: dtype must be one of floats, got {dtype!r}')
         known = _tokens('Attention', tok, batch, capacity, f'the capacity is {capacity}')
@@ -272,16 +282,14 @@ class Attention(nnx.Module):
         return slots.told(cache.unplaced, cache.cursor, new)
 
     def _mixer(self, dtype) -> AttentionMixer:
-        return AttentionMixer(
-            self.projections, self.encoding, self.block, self.implementation, dtype
-        )
+        own = self.projections
+        projections = own if isinstance(own, Projections) else OwnProjections(own, *self.sizes)
+        return AttentionMixer(projections, self.encoding, self.block, self.implementation, dtype)
 
     def _checked(self, x) -> Float[Array, 'B L D']:
         x = jnp.asarray(x)
-        if x.ndim != 3 or x.shape[2] != self.projections.width:
-            raise ValueError(
-                f'Attention: x has shape {x.shape}, expected [B, L, {self.projections.width}]'
-            )
+        if x.ndim != 3 or x.shape[2] != self.sizes[0]:
+            raise ValueError(f'Attention: x has shape {x.shape}, expected [B, L, {self.sizes[0]}]')
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(f'Attention: x must be floats, got {x.dtype}')
         return x

@@ -16,7 +16,7 @@ from posenc_jax.base.derivatives import by_jax
 from posenc_jax.layer import cache as caching
 from posenc_jax.layer import slots, window_cache
 from posenc_jax.layer.cache import LayerCache
-from posenc_jax.layer.projections import Projections
+from posenc_jax.layer.projections import OwnProjections, Projections
 from posenc_jax.layer.sharded_attend import sharded_attend
 from posenc_jax.layer.sharding import constrain
 from posenc_jax.layer.window_cache import WindowCache
@@ -73,7 +73,7 @@ class AttentionMixer:
       attention_fn: evaluates the pair stage, with the arguments of `sharded_attend`.
     """
 
-    projections: Projections
+    projections: Projections | OwnProjections
     encoding: Encoding
     block: int | None = None
     implementation: str | None = None

@@ -1,6 +1,8 @@
 """The projections around attention, and low-rank adapters beside them."""
 
+import dataclasses
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -214,3 +216,52 @@ class Projections(nnx.Module):
 
     def _adapted(self, name, x, out):
         return out if self.adapters is None else out + self.adapters[name](x)
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnProjections:
+    """The module of a user in the place of `Projections`, whose results are checked."""
+
+    module: Any
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    def qkv(self, x: Float[Array, 'B T D']) -> tuple[Array, Array, Array]:
+        """As `Projections.qkv`."""
+        found = tuple(self.module.qkv(x))
+        if len(found) != 3:
+            raise ValueError(
+                f'{self._name("qkv")} must return q, k and v, got {len(found)} results'
+            )
+        for name, a, heads in zip('qkv', found, (self.heads, self.kv_heads, self.kv_heads)):
+            self._check(f'qkv: {name}', a, (*x.shape[:2], heads, self.head_dim))
+        return found
+
+    def output(self, out: Float[Array, 'B T N H']) -> Float[Array, 'B T D']:
+        """As `Projections.output`."""
+        result = self.module.output(out)
+        self._check('output: the result', result, (*out.shape[:2], self.width))
+        return result
+
+    def _name(self, method: str) -> str:
+        return f'{type(self.module).__name__}.{method}'
+
+    def _check(self, what: str, a, shape: tuple[int, ...]):
+        if jnp.shape(a) != shape:
+            raise ValueError(f'{self._name(what)} has shape {jnp.shape(a)}, expected {shape}')
+
+
+def check_projections(module: Any) -> None:
+    """Refuses a module that lacks a method of `Projections` which attention calls.
+
+    Raises:
+      ValueError: it lacks `qkv` or `output`.
+    """
+    for method in ('qkv(x)', 'output(out)'):
+        if not callable(getattr(module, method.partition('(')[0], None)):
+            raise ValueError(
+                f'Attention: projections must have the methods qkv(x) and output(out); '
+                f'{type(module).__name__} has no {method}'
+            )

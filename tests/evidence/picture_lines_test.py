@@ -12,18 +12,19 @@ from posenc_jax.lab.analyse.__main__ import ANALYSES
 from posenc_jax.lab.cli.eval import arguments
 
 DOCS = pathlib.Path(__file__).parents[2] / 'docs'
-PAGES = sorted(DOCS.glob('results/*.md'))
+PAGES = pictures.pages(DOCS)
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize('page', PAGES, ids=lambda path: f'{path.parent.name}/{path.stem}')
 def test_the_lines_below_pictures_are_up_to_date(page):
     text = page.read_text(encoding='utf-8')
-    assert pictures.captioned(text, 'results') == text, 'run `python -m evidence.claims`'
+    assert pictures.captioned(text, page.parent.name) == text, 'run `python -m evidence.claims`'
     assert text.count('.png)\n\nDrawn by `') == text.count('![')
 
 
-def test_every_picture_of_the_results_has_a_command_and_no_other():
-    there = {str(path.relative_to(DOCS)) for path in DOCS.glob('results/*/*.png')}
+def test_every_picture_of_the_pages_has_a_command_and_no_other():
+    found = [*DOCS.glob('results/*/*.png'), *DOCS.glob('guides/*/*.png')]
+    there = {str(path.relative_to(DOCS)) for path in found}
     assert there == pictures.COMMANDS.keys() - {'claims'} and len(there) >= 30
 
 
@@ -31,7 +32,7 @@ def test_every_picture_of_the_results_has_a_command_and_no_other():
 def test_the_commands_can_be_read(file):
     found = pictures.COMMANDS[file]
     python, *words = shlex.split(found['by'])
-    assert python == 'python' and found.keys() <= {'by', 'kept'}
+    assert python == 'python' and found.keys() <= {'by', 'kept', 'older'}
     if words[0] == 'eval.py':
         assert arguments(words[1:])[0]
     elif words[1] == 'posenc_jax.lab.analyse':

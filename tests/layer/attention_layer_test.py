@@ -97,6 +97,52 @@ def test_the_pure_function_and_the_linen_module_compute_the_same():
     assert jax.tree.leaves(variables)[0].size
 
 
+class Own(nnx.Module):
+    """The projections of a layer in a form of its own: one table for all three."""
+
+    def __init__(self, of):
+        self.table = nnx.Param(jnp.stack([w[...] for w in (of.w_q, of.w_k, of.w_v)]))
+        self.back = nnx.Param(of.w_out[...])
+
+    def qkv(self, x):
+        return jnp.einsum('bld,cdnh->cblnh', x, self.table[...])
+
+    def output(self, out):
+        return jnp.einsum('blnh,nhd->bld', out, self.back[...])
+
+
+@pytest.mark.parametrize('spec', ['cope()', 'fox()', 'conflator()'])
+def test_projections_of_ones_own_take_the_place_of_those_of_the_layer(spec):
+    whole, x = layer(spec), draw()
+    own = layer(spec, projections=Own(whole.projections))
+    nnx.update(own.encoding, nnx.state(whole.encoding))
+    np.testing.assert_allclose(own(x), whole(x), atol=1e-5)
+    first, cache = own.step(x[:, :5], own.start(2, LENGTH))
+    rest, _ = own.step(x[:, 5:], cache)
+    found = jnp.concatenate([first, rest], axis=1)
+    np.testing.assert_allclose(found, whole(x), atol=2e-5)
+    gradient = nnx.grad(lambda module: module(x).sum())(own)
+    assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(nnx.state(gradient.projections)))
+
+
+def test_wrong_projections_are_refused():
+    own = Own(layer('rope()').projections)
+    with pytest.raises(ValueError, match=r'methods qkv\(x\) and output\(out\); Linear has no qkv'):
+        layer('rope()', projections=nnx.Linear(WIDTH, WIDTH, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match="bias='qkv' is of no use with projections of your own"):
+        layer('rope()', projections=own, bias='qkv')
+    message = r'Own.qkv: k has shape \(2, 9, 2, 8\), expected \(2, 9, 1, 8\)'
+    with pytest.raises(ValueError, match=message):
+        layer('rope()', projections=own, kv_heads=1)(draw())
+    own.output = lambda out: out
+    message = r'Own.output: the result has shape \(2, 9, 2, 8\), expected \(2, 9, 16\)'
+    with pytest.raises(ValueError, match=message):
+        layer('rope()', projections=own)(draw())
+    own.qkv = lambda x: (x, x)
+    with pytest.raises(ValueError, match='Own.qkv must return q, k and v, got 2 results'):
+        layer('rope()', projections=own)(draw())
+
+
 def test_gradients_reach_the_projections_and_the_encoding():
     attention, x = layer('kerple()'), draw()
     grads = nnx.grad(lambda attention: (attention(x) ** 2).sum())(attention)

@@ -84,7 +84,7 @@ def _split(text: str) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     runs, out, earlier, overrides, processes, trusted = arguments(argv)
     from posenc_jax.lab.cluster.cluster import ERRORS, failed, together
-    from posenc_jax.lab.evaluate.redraw import PAGE, command
+    from posenc_jax.lab.evaluate.redraw import PAGE, command, evaluator
     from posenc_jax.lab.evaluate.results import print_tables, read
     from posenc_jax.lab.evaluate.run import evaluate_runs, prepared
     from posenc_jax.lab.files.checkpoint_files import check_folder
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
             if first:
                 print_tables(results)
                 alone = not runs and len(earlier) == 1  # these numbers are there already
-                asked = shlex.join(['python', 'eval.py', *(sys.argv[1:] if argv is None else argv)])
+                asked = f'{evaluator()} {shlex.join(sys.argv[1:] if argv is None else argv)}'
                 paths = results.write_pictures(out) if alone else results.write(out, asked)
                 for path in paths:
                     print(path)

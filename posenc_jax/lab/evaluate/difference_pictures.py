@@ -37,12 +37,13 @@ def _figure(found: Sequence[Difference]):
         own = [d for d in found if d.protocol == protocol]
         _draw(axis, own, labels)
         axis.set_title(protocol.replace('_', ' '), fontsize=10)
-    axes[0].set_ylabel('nats a token more')
+    above = '\n'.join(textwrap.wrap(shortened(found[0].against, 80), 34))
+    axes[0].set_ylabel(f'nats a token above\n{above}')
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc='outside lower left', fontsize=9, ncols=3
     )
     spreads = ', or '.join(dict.fromkeys(spread_name(d.groups, d.drawn) for d in found))
-    text = f'more than {shortened(found[0].against, 80)}; bars: {spreads}, of both sides at once'
+    text = f'bars: {spreads}, of both sides at once'
     wrapped = '\n'.join(textwrap.wrap(text, int(figure.get_figwidth() * 12)))
     figure.suptitle(wrapped, fontsize=9, x=0.01, ha='left', color='0.3')
     return figure

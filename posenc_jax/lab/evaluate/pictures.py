@@ -3,6 +3,7 @@ depth. The trained length is marked.
 """
 
 import pathlib
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from posenc_jax.lab.files import disk
 from posenc_jax.protocol.errors import shortened
 
 _LINE_POINTS = 11.0
+_LETTERS = 48  # of a line of a name beside a curve
 
 
 def write(
@@ -54,9 +56,10 @@ def _lines(series, protocols, draw):
     from matplotlib.figure import Figure
 
     wide = (4.0 if len(protocols) > 1 else 6.0) * len(protocols)
-    beside = min(0.075 * max(len(s.label) for s in series), 4.0) + 0.3
+    names = [line for s in series for line in _name(s.label).split('\n')]
+    beside = 0.075 * max(map(len, names)) + 0.3
     # Tall enough for the names beside the lines; otherwise they would overlap.
-    high = max(4.2, len(series) * _LINE_POINTS / 72 + 1.2)
+    high = max(4.2, len(names) * _LINE_POINTS / 72 + 1.2)
     figure = Figure(figsize=(wide + beside, high), layout='constrained')
     axes = figure.subplots(1, len(protocols), sharey=True, squeeze=False)[0]
     for axis, name in zip(axes, protocols):
@@ -92,10 +95,11 @@ def _draw_length(axis, protocol, series):
     counted = {run.counted for run in runs} - {''}
     usual = 'resolution' if is_of_points(protocol) else 'length'
     axis.set_xlabel(counted.pop() if len(counted) == 1 else usual)
-    for chance in {run.chance for run in runs} - {None} if protocol == 'exact_match' else ():
-        _level(axis, chance, f'chance {chance:.3g}')
     axis.set_xscale('log', base=2)
     shown = sorted({length for s in series for length, _ in s.estimates(protocol)})
+    for chance in {run.chance for run in runs} - {None} if protocol == 'exact_match' else ():
+        # Curves may run along this line, so its name stands between their last two points.
+        _level(axis, chance, f'chance {chance:.3g}', (shown[-2:][0] * shown[-1]) ** 0.5)
     axis.set_xticks(shown, [str(length) for length in shown], rotation=0 if len(shown) < 7 else 45)
     axis.minorticks_off()
 
@@ -106,11 +110,19 @@ def _draw_tables(axis, of_ngrams):
         _level(axis, value, f'table of {order}-grams')
 
 
-def _level(axis, value, name):
-    """A dotted line at a value that every curve can be compared with."""
+def _level(axis, value, name, x=None):
+    """A dotted line at a value that every curve can be compared with. Its name stands at `x` on a
+    white ground, or, for None, at the right end above the line.
+    """
     axis.axhline(value, color='0.55', linestyle=(0, (1, 2)), linewidth=1.2, label='_table')
-    where, how = ('axes fraction', 'data'), dict(ha='right', fontsize=7.5, color='0.4')
-    annotate(axis, name, (1, value), where, (-2, 2), **how)
+    how = dict(fontsize=7.5, color='0.4')
+    if x is None:
+        annotate(axis, name, (1, value), ('axes fraction', 'data'), (-2, 2), ha='right', **how)
+    else:
+        ground = dict(facecolor='w', edgecolor='none', pad=1.5)
+        annotate(
+            axis, name, (x, value), 'data', (0, 0), ha='center', va='center', bbox=ground, **how
+        )
 
 
 def _draw_position(axis, protocol, series):
@@ -136,7 +148,7 @@ def _line(axis, x, found, label, style, place):
     y, low, high = np.array([[e.value, e.low, e.high] for e in found], float).T  # None becomes nan
     y[~np.isfinite(y)] = np.nan  # a perplexity that overflows is not drawn
     high[~np.isfinite(high)] = np.nan
-    axis.plot(x, y, label=shortened(label), markersize=4, linewidth=1.6, **style)
+    axis.plot(x, y, label=_name(label), markersize=4, linewidth=1.6, **style)
     if count <= MOST_BANDS:
         axis.fill_between(x, low, high, color=style['color'], alpha=0.15, linewidth=0)
     else:
@@ -195,6 +207,11 @@ def _log_scale(axis):
     axis.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
 
 
+def _name(label: str) -> str:
+    """A name in lines that fit beside the curves; a very long one loses its middle."""
+    return '\n'.join(textwrap.wrap(shortened(label, 2 * _LETTERS), _LETTERS))
+
+
 def _label_lines(figure, axis):
     """Writes the name of each line beside its end; names that would overlap are moved apart."""
     named = [line for line in axis.get_lines() if not line.get_label().startswith('_')]
@@ -203,10 +220,10 @@ def _label_lines(figure, axis):
     disk.show_letters(figure)
     figure.canvas.draw()
     scale = figure.dpi / 72
-    gap = _LINE_POINTS * scale
+    heights = [_LINE_POINTS * scale * (line.get_label().count('\n') + 1) for line in lines]
     ends = [axis.transData.transform(point) for point in points]
     order = sorted(range(len(lines)), key=lambda i: ends[i][1])
-    places = _spread([ends[i][1] for i in order], gap)
+    places = _spread([ends[i][1] for i in order], [heights[i] for i in order])
     right = axis.transAxes.transform((1, 0))[0]
     for i, place in zip(order, places):
         away = (right - ends[i][0]) / scale + 8, (place - ends[i][1]) / scale
@@ -216,19 +233,26 @@ def _label_lines(figure, axis):
         annotate(axis, name, points[i], 'data', away, **how, **colour)
 
 
-def _spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Places at least `gap` apart, in ascending order and close to the wanted ones. Places that
-    would be closer form a cluster, which is laid out around its mean.
+def _spread(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """The middles of labels of these heights that do not overlap, in ascending order and close to
+    the wanted ones. Labels that would overlap form a cluster, which is laid out around its mean.
     """
 
     def ends(cluster):
-        middle, half = sum(cluster) / len(cluster), gap * (len(cluster) - 1) / 2
+        middle = sum(wanted[i] for i in cluster) / len(cluster)
+        half = sum(heights[i] for i in cluster) / 2
         return middle - half, middle + half
 
-    clusters: list[list[float]] = []
-    for value in wanted:
-        clusters.append([value])
-        while len(clusters) > 1 and ends(clusters[-1])[0] - ends(clusters[-2])[1] < gap:
+    clusters: list[list[int]] = []
+    for label in range(len(wanted)):
+        clusters.append([label])
+        while len(clusters) > 1 and ends(clusters[-1])[0] < ends(clusters[-2])[1]:
             last = clusters.pop()
             clusters[-1] += last
-    return [ends(c)[0] + i * gap for c in clusters for i in range(len(c))]
+    places = []
+    for cluster in clusters:
+        low = ends(cluster)[0]
+        for label in cluster:
+            places.append(low + heights[label] / 2)
+            low += heights[label]
+    return places

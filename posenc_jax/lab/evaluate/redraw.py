@@ -4,7 +4,7 @@ import pathlib
 import shlex
 from collections.abc import Sequence
 
-from posenc_jax.base.programs import printable
+from posenc_jax.base.programs import printable, program
 from posenc_jax.lab.evaluate.run_pictures import PICTURES
 from posenc_jax.lab.files import disk
 
@@ -13,7 +13,12 @@ PAGE = 'pictures.md'
 
 def command(directory: pathlib.Path) -> str:
     """What draws pictures again from the results in a folder."""
-    return f'python eval.py --also={shlex.quote(str(directory))}'
+    return f'{evaluator()} --also={shlex.quote(str(directory))}'
+
+
+def evaluator() -> str:
+    """The command that evaluates: that of pip if such a command runs, otherwise the file."""
+    return 'posenc-eval' if program('').startswith('posenc-') else 'python eval.py'
 
 
 def write(pictures: Sequence[pathlib.Path], evaluation: str) -> pathlib.Path:

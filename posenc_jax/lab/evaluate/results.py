@@ -73,7 +73,7 @@ class Results:
         if not evaluation:
             names = (f'{run.run} | {run.extend}'.removesuffix(' | ') for run in self.runs)
             runs = (f'--run={name}' for name in names)
-            evaluation = shlex.join(['python', 'eval.py', *runs, f'--out={directory}'])
+            evaluation = f'{redraw.evaluator()} {shlex.join([*runs, f"--out={directory}"])}'
         drawn = self.write_pictures(directory)
         page = [redraw.write(drawn, evaluation)] if drawn else []
         return [*self.write_numbers(directory), *drawn, *page]

@@ -14,6 +14,7 @@ import pytest
 import rich.console
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from posenc_jax.lab.evaluate import (
     depth_pictures,
@@ -306,16 +307,29 @@ def test_a_long_title_stays_within_the_figure():
 
 
 @pytest.mark.parametrize(
-    'wanted, placed',
+    'wanted, heights, placed',
     [
-        ([0, 100], [0, 100]),
-        ([50, 50, 50], [40, 50, 60]),
-        ([0, 4, 100], [-3, 7, 100]),
-        ([0, 8, 12], [-10 / 3, 20 / 3, 50 / 3]),
+        ([0, 100], [10, 10], [0, 100]),
+        ([50, 50, 50], [10, 10, 10], [40, 50, 60]),
+        ([0, 4, 100], [10, 10, 10], [-3, 7, 100]),
+        ([0, 8, 12], [10, 10, 10], [-10 / 3, 20 / 3, 50 / 3]),
+        ([0, 12, 100], [10, 20, 20], [-4, 11, 100]),
     ],
 )
-def test_labels_are_moved_apart(wanted, placed):
-    assert pictures._spread(wanted, 10) == pytest.approx(placed)
+def test_labels_are_moved_apart(wanted, heights, placed):
+    assert pictures._spread(wanted, heights) == pytest.approx(placed)
+
+
+def test_a_long_name_beside_a_curve_has_several_lines_and_is_not_cut():
+    name = 'randomized_transformer_xl(max_len=512, draw=1) | learned_absolute(max_len=8192)'
+    runs = [run(name, seed, 4) for seed in (0, 1)] + [run('rope()', 0, 5)]
+    figure = pictures._lines(group(runs), ['nonoverlapping'], pictures._draw_length)
+    texts = [t for t in figure.axes[0].texts if 'table' not in t.get_text()]
+    assert name in [text.get_text().replace('\n', ' ') for text in texts]
+    figure.savefig(io.BytesIO())  # which lays the panels out
+    first, second = (Text.get_window_extent(text) for text in texts)  # without their lines
+    assert not first.overlaps(second)
+    assert max(first.x1, second.x1) <= figure.bbox.x1
 
 
 def test_long_labels_leave_room_for_what_they_label():

@@ -154,7 +154,7 @@ LENGTHS = {  # spec, length -> what the message says
     ('impact_pe("lego")', 1): 'length of lego must be at least 2',
     ('impact_pe("sum")', 0): 'length of sum must be at least 1',
     ('picture("synthetic")', 0): 'at least 1, got 0',
-    ('quadrant()', 0): 'side of an image must be at least 1, got 0',
+    ('quadrant()', 0): 'side of an image in pixels must be at least 1, got 0',
     ('shapes()', 0): 'number of points must be at least 1, got 0',
     ('length_gen_recipe(index_hints=10)', (1, 10)): (
         'sums of 10-digit numbers need 11 index hints, but there are 10; use at most 9'

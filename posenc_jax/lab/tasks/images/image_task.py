@@ -25,7 +25,7 @@ class ImageTask(ClassTask):
 
     is_image: ClassVar[bool] = True
     one_length: ClassVar[bool] = True
-    counted = 'side of an image'
+    counted = 'side of an image in pixels'
     aspect = 1.0
     channels = 1
 
