@@ -23,7 +23,7 @@ import posenc_jax.base.starting  # noqa: F401
 from posenc_jax import moved
 from posenc_jax.attention.attend import attend
 from posenc_jax.language.make import make
-from posenc_jax.layer.attention import Attention
+from posenc_jax.layer.attention import Attention, attention_layer
 from posenc_jax.protocol.conflicts import chain
 from posenc_jax.protocol.encoding import TOKEN_STAGE, Constant, Encoding
 from posenc_jax.protocol.errors import SpecError
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from posenc_jax import features, fields, functional, linen, methods, mixers, testing
     from posenc_jax.language.catalog import catalog, cite
     from posenc_jax.language.choosing import choose
-    from posenc_jax.layer.own_projections import EncodedAttention, attention_layer
     from posenc_jax.layer.recurrent_mixer import RecurrentMixer
     from posenc_jax.methods.extend import extend
     from posenc_jax.methods.frequency_rule import FrequencyRule
@@ -51,7 +50,6 @@ __version__ = '0.2.0'
 _PACKAGES = 'features', 'fields', 'functional', 'linen', 'methods', 'mixers', 'testing'
 _NAMES = {
     **dict.fromkeys(('Bias', 'Embedding', 'Mask', 'signed_distance'), 'protocol.families'),
-    **dict.fromkeys(('EncodedAttention', 'attention_layer'), 'layer.own_projections'),
     **dict.fromkeys(('CONTEXT', 'Positive', 'Size'), 'protocol.bounds'),
     'FrequencyRule': 'methods.frequency_rule',
     'RecurrentMixer': 'layer.recurrent_mixer',
@@ -82,7 +80,6 @@ __all__ = [
     'Card',
     'Constant',
     'Embedding',
-    'EncodedAttention',
     'Encoding',
     'FrequencyRule',
     'Mask',

@@ -18,10 +18,13 @@ from flax import linen as nn
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from posenc_jax.attention.attend import attend
+from posenc_jax.language.make import make
 from posenc_jax.layer.attention import Attention as _Attention
-from posenc_jax.layer.own_projections import EncodedAttention as _EncodedAttention
+from posenc_jax.layer.mixer import layer_rows
 from posenc_jax.protocol.encoding import Constant, Encoding
 from posenc_jax.protocol.errors import check_choice, nearest
+from posenc_jax.protocol.tokens import Tokens
 
 __all__ = ['Attention', 'Bridge', 'EncodedAttention']
 __dir__ = __all__.copy
@@ -56,22 +59,17 @@ class Bridge(nn.Module):
         """A new NNX module, whose parameters are drawn from `rngs`."""
         raise NotImplementedError(f'{type(self).__name__} must define build(self, rngs)')
 
-    def _builder(self, args: tuple) -> Callable[[nnx.Rngs], nnx.Module]:
-        """What makes the module for a call with these arguments."""
-        return self.build
-
     @nn.compact
     def __call__(self, *args, nnx_method: str | Callable = '__call__', **kwargs):
         """The result of a method of the NNX module."""
         assert self.scope is not None  # Linen calls compact methods of bound modules only
         streams: dict[str, Any] = {name: self.make_rng(name) for name in self.scope.rngs}
-        build = self._builder(args)
         if self.is_initializing():
-            graphdef, state = nnx.split(build(nnx.Rngs(**streams)))
+            graphdef, state = nnx.split(self.build(nnx.Rngs(**streams)))
             self._store(state, but={})
         else:  # the parameters that are drawn here are replaced
-            graphdef, state = nnx.split(build(nnx.Rngs(default=0, **streams)))
-            state = self._restored(state, build)
+            graphdef, state = nnx.split(self.build(nnx.Rngs(default=0, **streams)))
+            state = self._restored(state)
         # The merged module has variables of its own, so an encoding that was given stays as it is.
         module = nnx.merge(graphdef, state)
         before = {name: variable.get_value() for name, (_, variable) in _named(state).items()}
@@ -91,7 +89,7 @@ class Bridge(nn.Module):
             for key, value in tree.items():
                 self.put_variable(collection, key, value)
 
-    def _restored(self, state: nnx.State, build: Callable) -> nnx.State:
+    def _restored(self, state: nnx.State) -> nnx.State:
         """The state with the values that `apply` was given. Keys of lists may be integers there."""
         own = _named(state)
         given: dict[tuple[str, ...], Any] = {
@@ -99,18 +97,18 @@ class Bridge(nn.Module):
             for collection in {name[0] for name in own}
             for path, value in flatten_dict(nn.unbox(self.variables.get(collection, {}))).items()
         }
-        self._check(own, given, build)
+        self._check(own, given)
         flat = dict(nnx.to_flat_state(state))
         flat |= {path: v.replace(given[name]) for name, (path, v) in own.items() if name in given}
         return nnx.from_flat_state(flat)
 
-    def _check(self, own: dict, given: dict, build: Callable):
+    def _check(self, own: dict, given: dict):
         where = type(self).__name__ + (f' at {"/".join(self.path)!r}' if self.path else '')
         joined = lambda names: sorted('/'.join(name) for name in names)
         unknown = joined(given.keys() - own.keys())
         for name in sorted(own.keys() - given.keys()):
             path, variable = own[name]
-            if not isinstance(variable, Constant) or _is_drawn(build, path):
+            if not isinstance(variable, Constant) or _is_drawn(self.build, path):
                 also = f', but have {unknown[0]!r}' if unknown else ''
                 raise ValueError(
                     f'{where}: the variables lack {"/".join(name)!r} of shape '
@@ -171,40 +169,51 @@ class Attention(Bridge):
 
 
 class EncodedAttention(Bridge):
-    """`posenc_jax.EncodedAttention` as a Linen module, for whole sequences: attention with an
-    encoding, for a layer with projections of its own. It takes the place of what rotates queries
-    and keys, and of the softmax. `Attention` has a cache.
+    """Attention with an encoding, for a Linen layer with projections of its own. It takes the place
+    of what rotates queries and keys, and of the softmax.
 
-    A call takes the layer input [B, L, D], queries [B, L, heads, H], keys and values
-    [B, L, kv_heads, H], and the `Tokens` of all of them; it returns [B, L, heads, H]. The sizes are
-    those of the arrays, and the variables are those of the encoding.
+    A call takes queries [B, L, heads, H], keys and values [B, L, kv_heads, H], and the `Tokens` of
+    both, and the input of the layer [B, L, D] for encodings that read it (`fox`); it returns
+    [B, L, heads, H]. The variables are those of the encoding.
 
     Attributes:
-      encoding, causal, train_len, block, implementation: as for `Attention`.
+      encoding, causal, train_len: as for `Attention`.
+      heads, head_dim, kv_heads: sizes of the queries and keys; `kv_heads` is `heads` by default.
+      model_dim: width of the layer, for encodings that ask for it.
 
     Raises:
-      ValueError: an encoding that acts before the projections, such as on token vectors (`embed`),
-        which `pj.linen.Attention` serves.
+      ValueError: an encoding that also acts elsewhere, such as on token vectors (`embed`), which
+        `pj.linen.Attention` serves; or one that reads the input of the layer and does not get it.
 
     Example:
-      >>> layer, x, q = EncodedAttention('rope()'), jnp.ones((1, 5, 8)), jnp.ones((1, 5, 2, 4))
-      >>> layer.init_with_output(jax.random.key(0), x, q, q, q)[0].shape
+      >>> layer, q = EncodedAttention('rope()', heads=2, head_dim=4), jnp.ones((1, 5, 2, 4))
+      >>> layer.init_with_output(jax.random.key(0), q, q, q, Tokens.of(length=5))[0].shape
       (1, 5, 2, 4)
     """
 
     encoding: str | Encoding
+    heads: int
+    head_dim: int
+    kv_heads: int | None = None
+    model_dim: int | None = None
     causal: bool = True
     train_len: int | None = None
-    block: int | None = None
-    implementation: str | None = None
 
-    def _builder(self, args):
-        x, query, key = args[:3]
-        names = 'encoding', 'causal', 'train_len', 'block', 'implementation'
-        options = {name: getattr(self, name) for name in names}
-        (heads, head_dim), kv_heads = query.shape[2:], key.shape[2]
-        sizes = dict(width=x.shape[-1], heads=heads, kv_heads=kv_heads, head_dim=head_dim)
-        return lambda rngs: _EncodedAttention(**options, **sizes, rngs=rngs)
+    def build(self, rngs: nnx.Rngs) -> '_Encoded':
+        """The NNX module."""
+        names = 'heads', 'head_dim', 'kv_heads', 'model_dim', 'train_len'
+        sizes = {name: size for name in names if (size := getattr(self, name)) is not None}
+        return _Encoded(make(self.encoding, causal=self.causal, **sizes, rngs=rngs))
+
+
+class _Encoded(nnx.Module):
+    def __init__(self, encoding: Encoding):
+        self.encoding = encoding
+
+    def __call__(self, query, key, value, tokens: Tokens, x=None):
+        rows = None if x is None else layer_rows(x, tokens.valid, self.encoding.lookback)
+        q, k, v, tq, tk = self.encoding.project(query, key, value, tokens, tokens, rows)
+        return attend(self.encoding, q, k, v, tq, tk, applied=['project'])
 
 
 def _named(state: nnx.State) -> dict[tuple[str, ...], tuple[tuple, nnx.Variable]]:

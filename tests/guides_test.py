@@ -120,13 +120,18 @@ def test_the_model_like_gemma_computes_what_its_own_lines_compute(models):
     np.testing.assert_allclose(steps, models['whole'], atol=2e-5)
 
 
-@pytest.mark.parametrize(
-    'spec', ['rope(base=1000000.0, freqs=pi(factor=8.0)) | window(size=4)', 'cope()']
-)
-def test_the_cache_of_the_model_like_gemma_serves_windows_and_features(models, spec):
+def test_an_encoding_that_does_not_fit_the_cache_is_refused(models):
     from flax import nnx
 
-    x, positions = models['x'], models['positions'] + 3  # no text begins at 0
-    gemma = models['GemmaLikeAttention'](64, 4, 2, 16, spec, rngs=nnx.Rngs(0))
-    cached, _ = gemma(x, positions, gemma.init_cache(positions))
+    x, positions = models['x'], models['positions']
+    gemma = models['GemmaLikeAttention'](64, 4, 2, 16, 'cope()', rngs=nnx.Rngs(0))
+    assert gemma(x, positions)[0].shape == x.shape
+    with pytest.raises(ValueError, match='feature'):
+        gemma(x, positions, gemma.init_cache(2, 8))
+    gemma = models['GemmaLikeAttention'](64, 4, 2, 16, 'sinusoidal()', rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="'?embed'?"):
+        gemma(x, positions)
+    window = 'rope(base=1000000.0, freqs=pi(factor=8.0)) | window(size=4)'
+    gemma = models['GemmaLikeAttention'](64, 4, 2, 16, window, rngs=nnx.Rngs(0))
+    cached, _ = gemma(x, positions, gemma.init_cache(2, 8))
     np.testing.assert_allclose(cached, gemma(x, positions)[0], atol=2e-5)

@@ -251,11 +251,13 @@ def test_projections_of_ones_own_give_the_result_of_the_layer(spec):
     variables = nn.unbox(whole.init(jax.random.key(0), x))
     of = variables['params']['projections']
     q, k, v = (jnp.einsum('bld,dnh->blnh', x, of[f'w_{name}']) for name in 'qkv')
-    own = pj.linen.EncodedAttention(spec)
+    own = pj.linen.EncodedAttention(
+        spec, heads=HEADS, head_dim=WIDTH // HEADS, kv_heads=k.shape[2], model_dim=WIDTH
+    )
     encoding = {
         name: {'encoding': of['encoding']} for name, of in variables.items() if of.get('encoding')
     }
-    out = own.apply(encoding, x, q, k, v)
+    out = own.apply(encoding, q, k, v, pj.Tokens.of(length=x.shape[1]), x)
     found = jnp.einsum('blnh,nhd->bld', out, of['w_out'])
     np.testing.assert_allclose(found, whole.apply(variables, x), atol=1e-5)
 

@@ -1,6 +1,8 @@
-"""Attention with a positional encoding, as a layer for any model."""
+"""Attention with a positional encoding, as a layer for any model and as a pure function."""
 
-from typing import Any
+import types
+from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from jax import export
 from jaxtyping import Array, Float
 
 from posenc_jax.attention.attend import IMPLEMENTATIONS
+from posenc_jax.base.products import linear
 from posenc_jax.language.make import make
 from posenc_jax.layer import slots
 from posenc_jax.layer.cache import Cache, check_cached
@@ -22,155 +25,7 @@ from posenc_jax.protocol.registry import constructor_signature
 from posenc_jax.protocol.tokens import Tokens
 
 
-class CachedLayer(nnx.Module):
-    """What layers of attention share: an encoding for their sizes, and a decode cache."""
-
-    encoding: Encoding
-    projections: Any  # with the width of the layer input, see `AttentionMixer`
-    _dtype: Any  # of the inputs of `step`, where `start` is not told
-
-    def _encode(
-        self, encoding, width, heads, kv_heads, head_dim, causal, train_len, block, kind, rngs
-    ) -> tuple[int, int]:
-        """Makes the encoding. Returns the number of key heads and the head width."""
-        given = dict(kv_heads=kv_heads, head_dim=head_dim, block=block)
-        given = {name: size for name, size in given.items() if size is not None}
-        for name, size in dict(width=width, heads=heads, **given).items():
-            if not is_size(size):
-                raise ValueError(
-                    f'{self._name}: {name} must be an integer of at least 1, got {size!r}'
-                )
-        if kind is not None:
-            check_choice(f'{self._name}: implementation', kind, IMPLEMENTATIONS)
-        if head_dim is None and width % heads:
-            raise ValueError(
-                f'{self._name}: width {width} is not a multiple of {heads} heads; give head_dim'
-            )
-        kv_heads = heads if kv_heads is None else kv_heads
-        head_dim = width // heads if head_dim is None else head_dim
-        sizes = dict(heads=heads, kv_heads=kv_heads, head_dim=head_dim, model_dim=width)
-        if train_len is not None:
-            sizes['train_len'] = train_len
-        self.encoding = make(encoding, causal=causal, rngs=rngs, **sizes)
-        self.block, self.implementation = block, kind
-        return kv_heads, head_dim
-
-    @property
-    def _name(self) -> str:
-        return type(self).__name__
-
-    def _mixer(self, dtype) -> AttentionMixer:
-        return AttentionMixer(
-            self.projections, self.encoding, self.block, self.implementation, dtype
-        )
-
-    def start(
-        self, batch: int, capacity: int, tok: Tokens | None = None, dtype: Any = None
-    ) -> Cache:
-        """An empty cache.
-
-        Args:
-          batch: number of rows.
-          capacity: number of tokens that the cache has room for.
-          tok: what is known about all of these tokens; None counts positions from 0, and `step` may
-            tell padding and documents. An encoding that places tokens by their ids needs all of
-            these ids here.
-          dtype: of the inputs of `step`; None for that of the layer's parameters.
-
-        Raises:
-          ValueError: an encoding that no cache can serve; sizes below 1; `tok` that is no `Tokens`,
-            or of another shape.
-
-        Example:
-          >>> layer = Attention('rope()', width=8, heads=2, rngs=nnx.Rngs(0))
-          >>> cache = layer.start(1, capacity=4, dtype=jnp.bfloat16)
-          >>> layer.step(jnp.ones((1, 3, 8), jnp.bfloat16), cache)[0].dtype
-          dtype(bfloat16)
-        """
-        for name, size in dict(batch=batch, capacity=capacity).items():
-            if not (export.is_symbolic_dim(size) or is_size(size)):
-                raise ValueError(
-                    f'{self._name}: {name} must be an integer of at least 1, got {size!r}'
-                )
-        check_cached(self.encoding)
-        for part in parts_of(self.encoding):
-            if 'sees_later' in part.traits:
-                raise ValueError(
-                    f'{self._name}: {name_of(part)} lets tokens see later ones, which a step does '
-                    'not know yet; call the layer on the whole sequence'
-                )
-        dtype = self._dtype if dtype is None else dtype
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(f'{self._name}: dtype must be one of floats, got {dtype!r}')
-        known = tokens_told(self._name, tok, batch, capacity, f'the capacity is {capacity}')
-        placed = self.encoding.place(known)
-        state = self._mixer(dtype).start(batch, placed)
-        unplaced = known if tok is None else None
-        return Cache((placed,), jnp.zeros((), jnp.int32), (state,), unplaced)
-
-    def _step(self, x, cache: Cache, mixer: AttentionMixer, valid, segment) -> tuple[Array, Cache]:
-        """The result of a mixer for new tokens behind a cache."""
-        batch, count = x.shape[:2]
-        if not isinstance(cache, Cache):
-            raise ValueError(
-                f'{self._name}: cache must be what start(batch, capacity) returned, or the second '
-                f'result of the last step, got {type(cache).__name__}'
-            )
-        (state,) = cache.layers
-        if state.k.shape[0] != batch:
-            raise ValueError(
-                f'{self._name}: x has {batch} rows, the cache was started for {state.k.shape[0]}; '
-                f'start({batch}, ...) makes one for x'
-            )
-        if state.rows.dtype != x.dtype:
-            raise ValueError(
-                f'{self._name}: x is {x.dtype}, the cache was started for {state.rows.dtype}; '
-                f'start(..., dtype=jnp.{x.dtype}) makes one for x'
-            )
-        if count > cache.free:
-            raise ValueError(
-                f'{self._name}: {count} new tokens do not fit the cache, which has {cache.free} of '
-                f'{cache.capacity} slots free'
-            )
-        tokens, unplaced = cache.tokens, cache.unplaced
-        if valid is not None or segment is not None:
-            unplaced = self._told(cache, batch, count, valid, segment)
-            tokens = (self.encoding.place(unplaced),)
-        x = self.encoding.embed(x, slots.at(tokens[0], cache.cursor, count))
-        y, state = mixer.step(x, tokens[0], state, cache.cursor)
-        return y, Cache(tokens, cache.cursor + count, (state,), unplaced)
-
-    def _told(self, cache: Cache, batch, count, valid, segment) -> Tokens:
-        """The tokens of the cache, before they are placed, with what a step tells of its own."""
-        names = ' and '.join(_given(valid=valid, segment=segment))
-        if cache.unplaced is None:
-            raise ValueError(
-                f'{self._name}: step got {names}, but the cache was started with tok, which '
-                f'describes all tokens; give {names} to the Tokens.of that makes tok, or start '
-                'without tok'
-            )
-        for part in parts_of(self.encoding):
-            if part.opens('place') and 'reads_other_tokens' in part.traits:
-                raise ValueError(
-                    f'{self._name}: step got {names}, but {name_of(part)} places all tokens '
-                    'together; describe all of them by start(..., tok=Tokens.of(...)), with '
-                    f'{names}'
-                )
-        new = tokens_told(self._name, None, batch, count, f'x has {count}', valid, segment)
-        return slots.told(cache.unplaced, cache.cursor, new)
-
-    def _checked(self, x) -> Float[Array, 'B L D']:
-        x = jnp.asarray(x)
-        if x.ndim != 3 or x.shape[2] != self.projections.width:
-            raise ValueError(
-                f'{self._name}: x has shape {x.shape}, expected [B, L, {self.projections.width}]'
-            )
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f'{self._name}: x must be floats, got {x.dtype}')
-        return x
-
-
-class Attention(CachedLayer):
+class Attention(nnx.Module):
     """Self-attention with a positional encoding, with its projections and a decode cache.
 
     The layer calls all doors in their order (`place`, `embed`, `qkv`, `project`, those of the pair
@@ -221,14 +76,30 @@ class Attention(CachedLayer):
         implementation: str | None = None,
         rngs: nnx.Rngs,
     ):
+        given = dict(kv_heads=kv_heads, head_dim=head_dim, block=block)
+        given = {name: size for name, size in given.items() if size is not None}
+        for name, size in dict(width=width, heads=heads, **given).items():
+            if not is_size(size):
+                raise ValueError(
+                    f'Attention: {name} must be an integer of at least 1, got {size!r}'
+                )
         check_choice('Attention: bias', bias, BIASES)
-        kind = implementation
-        kv_heads, head_dim = self._encode(
-            encoding, width, heads, kv_heads, head_dim, causal, train_len, block, kind, rngs
-        )
+        if implementation is not None:
+            check_choice('Attention: implementation', implementation, IMPLEMENTATIONS)
+        if head_dim is None and width % heads:
+            raise ValueError(
+                f'Attention: width {width} is not a multiple of {heads} heads; give head_dim'
+            )
+        kv_heads = heads if kv_heads is None else kv_heads
+        head_dim = width // heads if head_dim is None else head_dim
+        sizes = dict(heads=heads, kv_heads=kv_heads, head_dim=head_dim, model_dim=width)
+        if train_len is not None:
+            sizes['train_len'] = train_len
+        self.encoding = make(encoding, causal=causal, rngs=rngs, **sizes)
         self.projections = Projections(
             width, heads, kv_heads, head_dim, bias=bias, gain=1.0, rngs=rngs
         )
+        self.block, self.implementation = block, implementation
 
     def __call__(
         self,
@@ -266,12 +137,56 @@ class Attention(CachedLayer):
           True
         """
         if mask is not None:
-            raise no_mask('Attention', 'mask', mask)
+            raise _no_mask('Attention', 'mask', mask)
         x = self._checked(x)
         batch, length = x.shape[:2]
-        tok = tokens_told('Attention', tok, batch, length, f'x has {length}', valid, segment)
+        tok = _tokens('Attention', tok, batch, length, f'x has {length}', valid, segment)
         tok = self.encoding.place(tok, key=key)
         return self._mixer(x.dtype).whole(self.encoding.embed(x, tok), tok)
+
+    def start(
+        self, batch: int, capacity: int, tok: Tokens | None = None, dtype: Any = None
+    ) -> Cache:
+        """An empty cache.
+
+        Args:
+          batch: number of rows.
+          capacity: number of tokens that the cache has room for.
+          tok: what is known about all of these tokens; None counts positions from 0, and `step` may
+            tell padding and documents. An encoding that places tokens by their ids needs all of
+            these ids here.
+          dtype: of the inputs of `step`; None for that of the layer's parameters.
+
+        Raises:
+          ValueError: an encoding that no cache can serve; sizes below 1; `tok` that is no `Tokens`,
+            or of another shape.
+
+        Example:
+          >>> layer = Attention('rope()', width=8, heads=2, rngs=nnx.Rngs(0))
+          >>> cache = layer.start(1, capacity=4, dtype=jnp.bfloat16)
+          >>> layer.step(jnp.ones((1, 3, 8), jnp.bfloat16), cache)[0].dtype
+          dtype(bfloat16)
+        """
+        for name, size in dict(batch=batch, capacity=capacity).items():
+            if not (export.is_symbolic_dim(size) or is_size(size)):
+                raise ValueError(
+                    f'Attention: {name} must be an integer of at least 1, got {size!r}'
+                )
+        check_cached(self.encoding)
+        for part in parts_of(self.encoding):
+            if 'sees_later' in part.traits:
+                raise ValueError(
+                    f'Attention: {name_of(part)} lets tokens see later ones, which a step does not '
+                    'know yet; call the layer on the whole sequence'
+                )
+        dtype = self.projections.w_q[...].dtype if dtype is None else dtype
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f'Attention: dtype must be one of floats, got {dtype!r}')
+        known = _tokens('Attention', tok, batch, capacity, f'the capacity is {capacity}')
+        placed = self.encoding.place(known)
+        state = self._mixer(dtype).start(batch, placed)
+        unplaced = known if tok is None else None
+        return Cache((placed,), jnp.zeros((), jnp.int32), (state,), unplaced)
 
     def step(
         self, x: Float[Array, 'B T D'], cache: Cache, *, valid=None, segment=None
@@ -309,11 +224,67 @@ class Attention(CachedLayer):
           True
         """
         x = self._checked(x)
-        return self._step(x, cache, self._mixer(x.dtype), valid, segment)
+        batch, count = x.shape[:2]
+        if not isinstance(cache, Cache):
+            raise ValueError(
+                'Attention: cache must be what start(batch, capacity) returned, or the second '
+                f'result of the last step, got {type(cache).__name__}'
+            )
+        (state,) = cache.layers
+        if state.k.shape[0] != batch:
+            raise ValueError(
+                f'Attention: x has {batch} rows, the cache was started for {state.k.shape[0]}; '
+                f'start({batch}, ...) makes one for x'
+            )
+        if state.rows.dtype != x.dtype:
+            raise ValueError(
+                f'Attention: x is {x.dtype}, the cache was started for {state.rows.dtype}; '
+                f'start(..., dtype=jnp.{x.dtype}) makes one for x'
+            )
+        if count > cache.free:
+            raise ValueError(
+                f'Attention: {count} new tokens do not fit the cache, which has {cache.free} of '
+                f'{cache.capacity} slots free'
+            )
+        tokens, unplaced = cache.tokens, cache.unplaced
+        if valid is not None or segment is not None:
+            unplaced = self._told(cache, batch, count, valid, segment)
+            tokens = (self.encoding.place(unplaced),)
+        x = self.encoding.embed(x, slots.at(tokens[0], cache.cursor, count))
+        y, state = self._mixer(x.dtype).step(x, tokens[0], state, cache.cursor)
+        return y, Cache(tokens, cache.cursor + count, (state,), unplaced)
 
-    @property
-    def _dtype(self):
-        return self.projections.w_q[...].dtype
+    def _told(self, cache: Cache, batch, count, valid, segment) -> Tokens:
+        """The tokens of the cache, before they are placed, with what a step tells of its own."""
+        names = ' and '.join(_given(valid=valid, segment=segment))
+        if cache.unplaced is None:
+            raise ValueError(
+                f'Attention: step got {names}, but the cache was started with tok, which describes '
+                f'all tokens; give {names} to the Tokens.of that makes tok, or start without tok'
+            )
+        for part in parts_of(self.encoding):
+            if part.opens('place') and 'reads_other_tokens' in part.traits:
+                raise ValueError(
+                    f'Attention: step got {names}, but {name_of(part)} places all tokens together; '
+                    f'describe all of them by start(..., tok=Tokens.of(...)), with {names}'
+                )
+        new = _tokens('Attention', None, batch, count, f'x has {count}', valid, segment)
+        return slots.told(cache.unplaced, cache.cursor, new)
+
+    def _mixer(self, dtype) -> AttentionMixer:
+        return AttentionMixer(
+            self.projections, self.encoding, self.block, self.implementation, dtype
+        )
+
+    def _checked(self, x) -> Float[Array, 'B L D']:
+        x = jnp.asarray(x)
+        if x.ndim != 3 or x.shape[2] != self.projections.width:
+            raise ValueError(
+                f'Attention: x has shape {x.shape}, expected [B, L, {self.projections.width}]'
+            )
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f'Attention: x must be floats, got {x.dtype}')
+        return x
 
 
 Attention.__signature__ = constructor_signature(Attention)  # pyright: ignore[reportAttributeAccessIssue]
@@ -324,7 +295,7 @@ def _given(**arguments) -> list[str]:
     return [name for name, a in arguments.items() if a is not None]
 
 
-def tokens_told(user: str, tok, batch, length, wanted: str, valid=None, segment=None) -> Tokens:
+def _tokens(user: str, tok, batch, length, wanted: str, valid=None, segment=None) -> Tokens:
     """`tok`, or the tokens that the other arguments tell, checked against the sizes of `x`.
 
     Args:
@@ -338,7 +309,7 @@ def tokens_told(user: str, tok, batch, length, wanted: str, valid=None, segment=
         known = None if names else length
         tok = Tokens.of(length=known, valid=valid, segment=segment)
     elif not isinstance(tok, Tokens):
-        raise no_mask(user, 'tok', tok)
+        raise _no_mask(user, 'tok', tok)
     elif names:
         raise ValueError(
             f'{user}: got tok and {" and ".join(names)}; give {" and ".join(names)} to the '
@@ -355,7 +326,7 @@ def tokens_told(user: str, tok, batch, length, wanted: str, valid=None, segment=
     return tok
 
 
-def no_mask(user: str, name: str, given) -> ValueError:
+def _no_mask(user: str, name: str, given) -> ValueError:
     shape = getattr(given, 'shape', None)
     found = type(given).__name__ if shape is None else f'an array {given.dtype} {shape}'
     expected = 'must be Tokens' if name == 'tok' else 'is no argument of this layer'
@@ -363,4 +334,57 @@ def no_mask(user: str, name: str, given) -> ValueError:
         f'{user}: {name} {expected}, got {found}. In the place of a mask, padding is told by '
         'valid=[B, L], packed documents by segment=[B, L], and which keys a query sees by '
         "causal= and the encoding: 'rope() | window(size=64)', 'rope() | prefix(length=16)'"
+    )
+
+
+def attention_layer(
+    encoding: Encoding,
+    x: Float[Array, 'B L D'],
+    w_q: Float[Array, 'D N H'],
+    w_k: Float[Array, 'D K H'],
+    w_v: Float[Array, 'D K H'],
+    w_out: Float[Array, 'N H D'],
+    tok: Tokens | None = None,
+    *,
+    key: Array | None = None,
+    **options,
+) -> Float[Array, 'B L D']:
+    """The function that `Attention` computes, of the encoding and the weights of its projections.
+
+    Args:
+      encoding: with its masks, e.g. `make('rope()', head_dim=64, causal=True)`.
+      tok, key: as for a call of `Attention`.
+      **options: `block` and `implementation` of `attend`.
+
+    Example:
+      >>> x, w = jnp.ones((1, 5, 8)), jnp.ones((8, 2, 4)) / 8
+      >>> encoding = make('alibi()', heads=2, causal=True)
+      >>> attention_layer(encoding, x, w, w, w, w.transpose(1, 2, 0)).shape
+      (1, 5, 8)
+    """
+    heads, kv_heads, head_dim = *(w.shape[1] for w in (w_q, w_k)), w_q.shape[-1]
+    for name, w, shape in (
+        ('w_q', w_q, (x.shape[-1], heads, head_dim)),
+        ('w_k', w_k, (x.shape[-1], kv_heads, head_dim)),
+        ('w_v', w_v, (x.shape[-1], kv_heads, head_dim)),
+        ('w_out', w_out, (heads, head_dim, x.shape[-1])),
+    ):
+        if w.shape != shape:
+            raise ValueError(f'attention_layer: {name} has shape {w.shape}, expected {shape}')
+    if not isinstance(encoding, Encoding):
+        raise ValueError(
+            f'attention_layer takes an encoding, got {type(encoding).__name__}; '
+            'make(spec, head_dim=..., causal=True) builds one'
+        )
+    flat: Callable = lambda x, w: linear(x, w.reshape(x.shape[-1], -1))
+    weights = types.SimpleNamespace(
+        qkv=lambda x: tuple(
+            flat(x, w).reshape(*x.shape[:2], *w.shape[1:]) for w in (w_q, w_k, w_v)
+        ),
+        output=lambda out: flat(out.reshape(*out.shape[:2], -1), w_out),
+    )
+    known = _tokens('attention_layer', tok, x.shape[0], x.shape[1], f'x has {x.shape[1]}')
+    placed = encoding.place(known, key=key)
+    return AttentionMixer(cast(Projections, weights), encoding, **options).whole(
+        encoding.embed(x, placed), placed
     )
