@@ -34,6 +34,7 @@ FAMILIES = {  # family -> module of a method -> its functions
         'methods.grape_m_contextual': 'grape_m_contextual_increments grape_m_contextual_match',
         'methods.liere': 'liere liere_coordinates',
         'methods.md_lrpe': 'md_lrpe md_lrpe_angles md_lrpe_frequencies',
+        'methods.mrope': 'mhrope mrope mrope_interleaved',
         'methods.multimodal_rotary': 'component_reads component_rotary',
         'methods.path': 'path_directions path_forget_bias path_keys path_match',
         'methods.pope': 'pope_delta pope_frequencies pope_polar',
@@ -48,9 +49,11 @@ FAMILIES = {  # family -> module of a method -> its functions
             'string_cayley string_cayley_basis string_circulant string_circulant_start'
         ),
         'methods.tape': 'tape_attended tape_fed tape_start tape_turn',
+        'methods.videorope': 'hope_video videorope',
         'methods.xpos': 'xpos_decay xpos_scale',
     },
     'Rules for rotary frequencies': {
+        'methods.abf': 'abf_frequencies',
         'methods.dynamic_ntk': 'dynamic_ntk_frequencies',
         'methods.giraffe': 'giraffe_frequencies',
         'methods.hope_rope': 'hope_rope_frequencies',
@@ -170,6 +173,7 @@ FAMILIES = {  # family -> module of a method -> its functions
         'methods.ms_poe': 'ms_poe_index ms_poe_order ms_poe_ratios ms_poe_scores',
         'methods.nope_temperature': 'nope_temperature_curve nope_temperature_entropy',
         'methods.psc': 'psc_calibrate',
+        'methods.rerope': 'leaky_rerope_distance rerope_distance',
         'methods.segmented_sequences': (
             'segmented_sequences_chunk_ids segmented_sequences_prefix_ids segmented_sequences_table'
         ),

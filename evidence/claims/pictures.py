@@ -51,4 +51,5 @@ def captioned(markdown: str, folder: str = '') -> str:
         file = posixpath.normpath(posixpath.join(folder, match[2]))
         return f'{match[1]}\n\n{caption(file)}\n\n'
 
-    return re.sub(r'^(!\[.*\]\((\S+\.png)\))\n+', shown, plain, flags=re.M).rstrip('\n') + '\n'
+    page = re.sub(r'^(!\[.*\]\((\S+\.png)\))(?:\n+|\Z)', shown, plain, flags=re.M)
+    return page.rstrip('\n') + '\n'

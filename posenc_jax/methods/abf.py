@@ -2,9 +2,17 @@
 
 import dataclasses
 
+import numpy as np
+from jaxtyping import Float
+
 from posenc_jax.methods.frequency_rule import STATIC, FrequencyRule
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.protocol.registry import Card, register
+
+
+def abf_frequencies(rotary_dim: int, base: float = 500000.0) -> Float[np.ndarray, ' F']:
+    """`base^(-2t/D)`, radians per position, float64: those of `rope` with a larger base."""
+    return rope_frequencies(rotary_dim, base)
 
 
 @register(
@@ -40,4 +48,4 @@ class ABF(FrequencyRule):
     base: float = 500000.0
 
     def frequencies(self, rotary_dim, base):
-        return rope_frequencies(rotary_dim, self.base)
+        return abf_frequencies(rotary_dim, self.base)

@@ -1,8 +1,79 @@
 """MRoPE and its successors by the same group: chunked, interleaved, and divided by heads."""
 
-from posenc_jax.methods.multimodal_rotary import Frequencies, MultimodalRotary, Positions, Sections
+import numpy as np
+from jaxtyping import Array, Num
+
+from posenc_jax.methods.multimodal_rotary import (
+    Frequencies,
+    MultimodalRotary,
+    Positions,
+    Sections,
+    allotted_rotary,
+    component_reads,
+    component_rotary,
+    usual_sections,
+)
 from posenc_jax.protocol.bounds import CONTEXT, Base, Positive
 from posenc_jax.protocol.registry import Card, register
+
+
+def mrope(
+    x: Num[Array, 'B L heads H'],
+    pos: Num[Array, '#B L *P'],
+    sections: tuple[int, int, int] | None = None,
+    base: float = 1e6,
+) -> Num[Array, 'B L heads H']:
+    """Queries or keys rotated by the components (t, h, w) of their positions: the pairs of
+    high frequency read t, the next h, and the slowest w.
+
+    Args:
+      x: vectors; H is even.
+      pos: [B, L, 3], see `visual_ids`, or [B, L] for three equal components.
+      sections: (a, b, c), how many pairs read t, h and w; None takes the shares of the paper.
+      base: of the frequencies.
+    """
+    return allotted_rotary(x, pos, 'chunked', sections, base)
+
+
+def mrope_interleaved(
+    x: Num[Array, 'B L heads H'],
+    pos: Num[Array, '#B L *P'],
+    sections: tuple[int, int, int] | None = None,
+    base: float = 5e6,
+) -> Num[Array, 'B L heads H']:
+    """Queries or keys rotated by the components (t, h, w) of their positions: the pairs
+    read t, h and w by turns.
+
+    Args:
+      x: vectors; H is even.
+      pos: [B, L, 3], see `visual_ids`, or [B, L] for three equal components.
+      sections: (a, b, c), how many pairs read t, h and w; None takes the shares of the paper.
+      base: of the frequencies.
+    """
+    return allotted_rotary(x, pos, 'interleaved', sections, base)
+
+
+def mhrope(
+    x: Num[Array, 'B L heads H'],
+    pos: Num[Array, '#B L *P'],
+    kv_heads: int,
+    sections: tuple[int, int, int] | None = None,
+    base: float = 1e6,
+) -> Num[Array, 'B L heads H']:
+    """Queries or keys rotated by the components (t, h, w) of their positions: all pairs of a head
+    read one component, that of the key head which query heads share.
+
+    Args:
+      x: vectors; H is even.
+      pos: [B, L, 3], see `visual_ids`, or [B, L] for three equal components.
+      kv_heads: K, a divisor of the heads of `x`.
+      sections: (a, b, c), how many key heads read t, h and w; None takes the shares of the paper.
+      base: of the frequencies.
+    """
+    sections = usual_sections('by_head', kv_heads) if sections is None else sections
+    reads = component_reads('by_head', sections, kv_heads)
+    reads = np.repeat(reads[:, None], x.shape[2] // kv_heads, axis=0)
+    return component_rotary(x, pos, reads, base)
 
 
 @register(

@@ -120,6 +120,21 @@ def component_rotary(
     return rotate(x, phase(own, theta[:, None])[..., 0])
 
 
+def allotted_rotary(
+    x: Num[Array, 'B L heads H'],
+    pos: Num[Array, '#B L *P'],
+    frequencies: Frequencies,
+    sections: tuple[int, int, int] | None,
+    base: float,
+) -> Num[Array, 'B L heads H']:
+    """`component_rotary` with an allocation of the pairs, the same for all heads; None takes the
+    `usual_sections`.
+    """
+    pairs = x.shape[-1] // 2
+    sections = usual_sections(frequencies, pairs) if sections is None else sections
+    return component_rotary(x, pos, component_reads(frequencies, sections, pairs)[None], base)
+
+
 class MultimodalRotary(Encoding):
     """Rotates queries and keys by positions (t, h, w), which it gives to text, pictures and videos.
 

@@ -3,9 +3,11 @@
 import dataclasses
 from typing import Annotated
 
+from jaxtyping import Array, Num
+
 from posenc_jax.methods.extended_parts import check_part
 from posenc_jax.methods.log_length import log_length_logn_factor, log_length_queries
-from posenc_jax.methods.self_extend import SelfExtend
+from posenc_jax.methods.self_extend import SelfExtend, self_extend_distance
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Meaning
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.registry import Card, register
@@ -13,6 +15,39 @@ from posenc_jax.protocol.registry import Card, register
 Window = Annotated[int, Ge(1), Le('train_len')]
 Trained = Annotated[int, Ge(2), Meaning('the trained length in tokens')]
 Divisor = Annotated[float, Ge(1), Meaning('by which far distances are divided')]
+
+
+def rerope_distance(
+    q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], local: int
+) -> Num[Array, '#B T S']:
+    """The relative position D_ij: `min(i - j, w)`. The queries are multiplied by
+    `log_length_logn_factor`.
+
+    Args:
+      q_pos, k_pos: positions of queries and keys.
+      local: w, the distance of all far keys.
+    """
+    return self_extend_distance(q_pos, k_pos, None, local)
+
+
+def leaky_rerope_distance(
+    q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S'], factor: float, local: int
+) -> Num[Array, '#B T S']:
+    """The relative position D_ij: `i - j` where `i - j < w`, else `w + (i - j - w) / s`. The
+    queries are multiplied by `log_length_logn_factor`.
+
+    Args:
+      q_pos, k_pos: positions of queries and keys.
+      factor: s, by which far distances are divided.
+      local: w, the first distance that is not exact.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> q_pos, k_pos = jnp.array([[11]]), jnp.arange(12)[None]
+      >>> leaky_rerope_distance(q_pos, k_pos, factor=2.0, local=4)[0, 0, :5].tolist()
+      [7.5, 7.0, 6.5, 6.0, 5.5]
+    """
+    return self_extend_distance(q_pos, k_pos, factor, local, floor=False)
 
 
 class _WithLogn(SelfExtend):

@@ -1,10 +1,54 @@
 """VideoRoPE and HoPE: frames lie on a diagonal, and the slowest pairs are those of the time."""
 
-from posenc_jax.methods.multimodal_rotary import Frequencies, MultimodalRotary, Positions, Sections
+from jaxtyping import Array, Num
+
+from posenc_jax.methods.multimodal_rotary import (
+    Frequencies,
+    MultimodalRotary,
+    Positions,
+    Sections,
+    allotted_rotary,
+)
 from posenc_jax.protocol.bounds import CONTEXT, Base, Positive
 from posenc_jax.protocol.registry import Card, register
 
 STRIDES = (0.5, 0.75, 1.0, 1.25, 1.5)
+
+
+def videorope(
+    x: Num[Array, 'B L heads H'],
+    pos: Num[Array, '#B L *P'],
+    sections: tuple[int, int, int] | None = None,
+    base: float = 1e6,
+) -> Num[Array, 'B L heads H']:
+    """Queries or keys rotated by the components (t, h, w) of their positions: h and w by
+    turns, and the slowest pairs read t.
+
+    Args:
+      x: vectors; H is even.
+      pos: [B, L, 3], see `visual_ids`, or [B, L] for three equal components.
+      sections: (a, b, c), how many pairs read t, h and w; None takes the shares of the paper.
+      base: of the frequencies.
+    """
+    return allotted_rotary(x, pos, 'low_frequency_time', sections, base)
+
+
+def hope_video(
+    x: Num[Array, 'B L heads H'],
+    pos: Num[Array, '#B L *P'],
+    sections: tuple[int, int, int] | None = None,
+    base: float = 1e6,
+) -> Num[Array, 'B L heads H']:
+    """Queries or keys rotated by the components (t, h, w) of their positions: h and w by
+    turns, and the slowest pairs, those of t, do not turn.
+
+    Args:
+      x: vectors; H is even.
+      pos: [B, L, 3], see `visual_ids`, or [B, L] for three equal components.
+      sections: (a, b, c), how many pairs read t, h and w; None takes the shares of the paper.
+      base: of the frequencies.
+    """
+    return allotted_rotary(x, pos, 'no_time', sections, base)
 
 
 @register(

@@ -53,6 +53,8 @@ def test_a_page_gets_its_captions_once_and_a_picture_without_a_command_is_refuse
     page = 'a\n\n![b](c.png)\n![d](e.png)\n\nf ![g](h.png)\n'
     assert pictures.captioned(page, 'claims') == pictures.captioned(once, 'claims') == once
     assert pictures.captioned('![b](../claims/c.png)\n', 'results').endswith(f'png)\n\n{line}\n')
+    # The last line of a page need not end.
+    assert pictures.captioned('![b](../claims/c.png)', 'results').endswith(f'png)\n\n{line}\n')
     old = once.replace('python -m evidence.claims', 'python old.py')
     assert pictures.captioned(old, 'claims') == once
     with pytest.raises(ValueError, match='^results/new.png: .*pictures.toml has no command'):

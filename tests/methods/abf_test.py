@@ -3,6 +3,7 @@
 import numpy as np
 
 import posenc_jax as pj
+import posenc_jax.functional as F
 from posenc_jax.methods.abf import ABF
 from posenc_jax.methods.rope import rope_frequencies
 from tests.golden_files import golden, golden_suite
@@ -28,6 +29,7 @@ test_golden = golden_suite('abf') | {
 def test_the_base_of_rope_is_replaced():
     np.testing.assert_array_equal(ABF(1e4)(16, 77.0)[0], rope_frequencies(16, 1e4))
     assert ABF()(16, 1e4)[0][0] == 1.0
+    np.testing.assert_array_equal(F.abf_frequencies(16), ABF()(16, 77.0)[0])
     plain = pj.make('rope(base=500000.0)', head_dim=16)
     given = pj.make('rope(freqs=abf())', head_dim=16)
     x, pos = np.ones((1, 3, 1, 16), np.float32), np.arange(3)[None]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
+import posenc_jax.functional as F
 from posenc_jax.lab.decoding.generate import generate
 from posenc_jax.methods.multimodal_rotary import component_reads
 from posenc_jax.methods.visual_layout import visual_layout, visual_tokens
@@ -283,3 +284,19 @@ test_wrong_layouts = refused() | {
 
 def test_traced_layouts_are_not_checked():
     jax.eval_shape(lambda layout: check_layout('mrope', layout), jnp.full((1, 2, 6), -1))
+
+
+OWN_FUNCTIONS = 'mrope', 'mrope_interleaved', 'mhrope', 'videorope', 'hope_video'
+
+
+@pytest.mark.parametrize('key', OWN_FUNCTIONS)
+def test_the_function_of_a_method_turns_as_the_encoding_does(key):
+    spec = f'{key}(stride=1.0)'  # which these positions do not read
+    encoding = pj.make(spec, head_dim=16, heads=8, kv_heads=4)
+    q, k = (draw(n, 1, 6, heads, 16) for n, heads in enumerate((8, 4)))
+    pos = jnp.asarray(np.random.default_rng(0).integers(0, 50, (1, 6, 3)))
+    tok = pj.Tokens.of(positions=pos)
+    turned = encoding.project(q, k, k, tok, tok)[:2]
+    own = {'kv_heads': 4} if key == 'mhrope' else {}
+    for x, expected in zip((q, k), turned):
+        np.testing.assert_array_equal(getattr(F, key)(x, pos, **own), expected)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
+import posenc_jax.functional as F
 from posenc_jax.methods.self_extend import self_extend_distance
 from tests.golden_files import golden_suite
 from tests.methods.by_distance import WIDTH, check_decoding, logits, qkv, run, softmax
@@ -77,3 +78,10 @@ def test_extensions_and_default_windows():
     assert (part.group, part.local, part.floor) == (16.0, 16, False)
     assert repr(part) == 'leaky_rerope(encoding=rope())'
     assert pj.make('rerope(encoding=rope())', head_dim=8, train_len=3).local == 1
+
+
+def test_the_functions_of_distances_by_hand():
+    q, k = jnp.array([[11]]), jnp.array([[0, 5, 7, 8, 11]])
+    assert F.rerope_distance(q, k, local=4)[0, 0].tolist() == [4, 4, 4, 3, 0]
+    found = F.leaky_rerope_distance(q, k, factor=2.0, local=4)
+    assert found[0, 0].tolist() == [7.5, 5.0, 4.0, 3.0, 0.0]

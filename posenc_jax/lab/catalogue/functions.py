@@ -36,29 +36,16 @@ bias = F.alibi_bias(F.alibi_slopes(4), positions, positions)  # [1, heads, queri
   methods.
 """
 
-_VISUAL = "`component_rotary` at `visual_ids(layout, '{}')`, with `component_reads('{}', ...)`"
 # Encodings, encoders of coordinates, frequency rules and extensions without a function, with what
 # takes its place, or why there is none.
 WITHOUT = {
-    'abf': '`rope(x, positions, base=500000.0)`',
     'alibi_symmetric': '`alibi_bias`, which penalises earlier and later keys alike',
     'dape_v2': '`dape_adjustment` with weights of three taps',
     'dense_grid': '`grid_features` at the levels of `grid_levels(..., hashed=False)`',
     'full': 'hides no key',
     'hash_grid': '`grid_features` at the levels of `grid_levels`',
-    'hope_video': _VISUAL.format('diagonal', 'no_time'),
-    'leaky_rerope': (
-        '`self_extend_distance(..., floor=False)`, and `log_length_logn_factor` for the queries'
-    ),
-    'mhrope': _VISUAL.format('mrope', 'by_head'),
-    'mrope': _VISUAL.format('mrope', 'chunked'),
-    'mrope_interleaved': _VISUAL.format('mrope', 'interleaved'),
     'nope': 'changes nothing',
     'per_head': 'chooses between two encodings, head by head',
-    'rerope': (
-        '`self_extend_distance(..., None, local)`, and `log_length_logn_factor` for the queries'
-    ),
-    'videorope': _VISUAL.format('diagonal', 'low_frequency_time'),
     'xpos_abf': '`xpos_scale` of what `rope(x, positions, base=500000.0)` has rotated',
 }
 
