@@ -158,7 +158,7 @@ class Choice:
         lines += [*_filled('limits', need.limits), *_filled('models', need.scale)]
         for text in said:
             lines += _filled('' if text != said[0] else 'claims', text)
-        page = ' ' * 16 + f'docs/choosing.md#{need.anchor}'  # an address is not cut into lines
+        page = f'  docs/choosing.md#{need.anchor}'  # a line of its own, so that it is not cut
         return '\n'.join([*lines, *_filled('more', 'in the repository:'), page])
 
     __repr__ = __str__

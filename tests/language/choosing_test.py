@@ -131,6 +131,8 @@ def test_a_choice_prints_its_evidence_within_a_screen():
     assert 'B1 tolerated (alibi): 0.00354 nats a byte more (0.00314 to 0.00422 over 3' in words
     assert 'where 0.02 more is allowed. The same bytes of text in windows of 128 and' in words
     assert max(map(len, text.splitlines())) <= 100
+    address = text.split()[-1]
+    assert address == f'docs/choosing.md#{pj.choose(factor=8).need.anchor}'
 
 
 def test_a_layer_that_is_no_encoding_prints_how_a_model_takes_it():

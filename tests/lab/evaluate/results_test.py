@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import pathlib
 import re
 import struct
 
@@ -524,6 +525,14 @@ def test_classes_have_a_line_of_chance_and_the_axis_says_what_is_counted():
     pictures._draw_length(axis, 'exact_match', group([own]))
     assert axis.get_xlabel() == 'side of an image'
     assert 'chance 0.1' in [text.get_text() for text in axis.texts]
+
+
+@pytest.mark.parametrize(
+    'called, expected', [('eval.py', 'python eval.py'), ('bin/posenc-train', 'posenc-eval')]
+)
+def test_a_picture_is_drawn_again_by_the_command_that_there_is(monkeypatch, called, expected):
+    monkeypatch.setattr('sys.argv', [called])
+    assert redraw.command(pathlib.Path('a b')) == f"{expected} --also='a b'"
 
 
 def test_trained_lengths_stand_above_the_panel(tmp_path):
