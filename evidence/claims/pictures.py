@@ -15,7 +15,7 @@ _OLDER = (
 
 def pages(docs: pathlib.Path) -> list[pathlib.Path]:
     """The pages below docs/ whose pictures were measured, and that are not written as a whole."""
-    return [*sorted(docs.glob('results/*.md')), docs / 'guides' / 'results.md']
+    return sorted(docs.glob('results/*.md')) + sorted(docs.glob('guides/results.md'))
 
 
 def caption(file: str) -> str:

@@ -5,6 +5,7 @@ expects them.
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 from flax import nnx
 
 from posenc_jax.lab.model.transformer import Transformer
@@ -19,7 +20,9 @@ def carried(source: Transformer, wanted: Transformer) -> dict[str, Any]:
     one, are put where the same method has them in `wanted`.
 
     If a chain has a method several times, its parts are matched from the end, since an extension
-    adds parts in front. A part whose method does not occur in `wanted` keeps its place.
+    adds parts in front. A part whose method does not occur in `wanted` keeps its place. Where the
+    pattern of layers of `wanted` repeats that of `source` with other encodings, as in `nope()` for
+    every fourth layer of a rotary model, each layer keeps its parameters.
 
     Args:
       source, wanted: two models of one kind, or their shapes.
@@ -28,9 +31,11 @@ def carried(source: Transformer, wanted: Transformer) -> dict[str, Any]:
       SpecError: a part with parameters would keep a place that another part has in `wanted`.
     """
     flat = nnx.traversals.flatten_mapping(nnx.to_pure_dict(nnx.state(source, nnx.Param)))
+    for above, own, other in _stacks(source, wanted):
+        flat = _divided(flat, above, len(own.blocks), len(other.blocks))
     moves: dict[Path, Path] = {}
     stay: dict[Path, str] = {}
-    for old, new in zip(_chains(source), _chains(wanted)):
+    for old, new in zip(_chains(source, wanted), _chains(wanted, wanted)):
         for place, method in old:
             at = next((i for i, (_, other) in enumerate(new) if other == method), None)
             if at is None:
@@ -50,16 +55,47 @@ def carried(source: Transformer, wanted: Transformer) -> dict[str, Any]:
     return nnx.traversals.unflatten_mapping(placed)
 
 
-def _chains(model: Transformer) -> Iterator[list[tuple[Path, str]]]:
-    """The chain of each layer type, from its end: where a part's parameters lie, and its method."""
+def _stacks(model: Transformer, wanted: Transformer) -> Iterator[tuple[Path, Any, Any]]:
+    """Where the parameters of each stack lie, the stack, and the one that takes them over."""
     places = [(), *(('lower', n) for n in range(len(model.lower))), ('encoder',)]
-    for stack, above in zip(model.stacks, places):
-        for layer_type, block in enumerate(stack.blocks):
-            own = (*above, 'blocks', layer_type, 'encodings')
+    return zip(places, model.stacks, wanted.stacks)
+
+
+def _divided(flat: dict[Path, Any], above: Path, types: int, wanted: int) -> dict[Path, Any]:
+    """The parameters of a stack whose layers, which lie one behind the other in an array for each
+    layer type, are those of a pattern of `wanted` types; unchanged if that is no multiple.
+    """
+    if wanted == types or wanted % types:
+        return flat
+    found, times = {}, wanted // types
+    for path, leaf in flat.items():
+        if path[: len(above) + 1] != (*above, 'blocks'):
+            found[path] = leaf
+            continue
+        layer_type, rest = path[len(above) + 1], path[len(above) + 2 :]
+        for n in range(times):
+            cut = lambda a, n=n: a[n::times]
+            abstract = isinstance(leaf, jax.ShapeDtypeStruct)
+            part = jax.eval_shape(cut, leaf) if abstract else cut(leaf)
+            found[*above, 'blocks', layer_type + n * types, *rest] = part
+    return found
+
+
+def _chains(model: Transformer, wanted: Transformer) -> Iterator[list[tuple[Path, str]]]:
+    """The chain of each layer type that is wanted, from its end: where a part's parameters lie, and
+    its method.
+    """
+    for above, stack, other in _stacks(model, wanted):
+        types = len(stack.blocks)
+        for layer_type in range(types if len(other.blocks) % types else len(other.blocks)):
+            own, block = (
+                (*above, 'blocks', layer_type, 'encodings'),
+                stack.blocks[layer_type % types],
+            )
             yield [
                 (
                     ((*above, 'shared') if link.shared else own) + (link.number,),
                     name_of(stack._part(link, block)),
                 )
-                for link in reversed(stack.links[layer_type])
+                for link in reversed(stack.links[layer_type % types])
             ]
