@@ -75,9 +75,8 @@ class PearlNetwork(GraphNetwork):
         name='PEARL',
         example='pearl(signals=4, powers=3, layers=2, hidden=8, mlp_hidden=8, out=6)',
         use_when=(
-            'You have large graphs, for which eigenvectors take too long, and can train a '
-            'small network of the graph. Basis signals tell graphs apart as eigenvectors do; a '
-            'measured claim that asks this of random signals too is contrary.'
+            'You have large graphs and can train a small network of them; with basis signals, '
+            'since a measured claim about random signals is contrary.'
         ),
         share='model',
         needs_training=True,
