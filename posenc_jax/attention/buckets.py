@@ -39,7 +39,11 @@ def bucket_of(
         place = jnp.clip(whole, 0, int(starts[-1])).astype(jnp.int32)
         return look_up(jnp.asarray(reached, jnp.int32)[None, None, None], place, 'all')[:, 0]
 
-    # A kernel does not hold the comparisons of all pairs with all starts.
+    # A kernel does not hold the comparisons of all pairs with all starts, but those of the one
+    # distance of a uniform tile.
+    if distance.size == 1:
+        return (distance[..., None] >= known).sum(-1, dtype=jnp.int32)
+
     def step(n, reached):
         return reached + (distance >= pick(known[None, None], 2, n)[..., None]).astype(jnp.int32)
 
