@@ -7,7 +7,7 @@ Measured:  nodes of 1024 graphs that training does not show, of which a graph ne
            the edges, the mark and features of the nodes: propagated random features (`rfp`), the
            same features without propagation, eigenvectors (`lap_pe`), the probabilities that random
            walks return (`rwse`), or none. What is random, signs of eigenvectors included, is drawn
-           eight times for each graph of training, and once for those of the test.
+           four times for each graph of training, and once for those of the test.
 Paper:     Eliasof et al. (arXiv 2303.02918): propagated random features are better than random
            ones and than eigenvectors in the classification of nodes and of graphs.
 """
@@ -27,7 +27,7 @@ from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.lab.model.inputs import inputs_of, tokens_of
 
 NODES, INSIDE, BETWEEN = 24, 0.5, 0.15
-POOL, TESTED, ROWS, DRAWS = 4096, 1024, 32, 8
+POOL, TESTED, ROWS, DRAWS = 4096, 1024, 32, 4
 FEATURES = {
     'none': '',
     'lap_pe': 'lap_pe(vectors=8)',
