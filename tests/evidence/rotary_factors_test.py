@@ -3,7 +3,6 @@
 import pytest
 
 from evidence.experiments import rotary_factors as sweep
-from evidence.experiments.tables import report
 from tests.evidence.written import effects, evaluation
 
 SEARCHED = 'longrope(long=(1.0, 2.0), factor=2.0)'
