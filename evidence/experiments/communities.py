@@ -112,6 +112,6 @@ PROGRAM = Program(
     __doc__,
     each(measured, 'features'),
     choose={'features': FEATURES},
-    options={'steps': 1500, 'rate': 3e-3},
+    options={'steps': 4000, 'rate': 3e-3},
     table={'title': 'Communities', 'x': 'nodes', 'value': 'told'},
 )
