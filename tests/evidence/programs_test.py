@@ -64,6 +64,7 @@ PROGRAMS = {
         {'COINS': 8},
         like={'learned': 'rope', 'alibi': 'rope'},
     ),
+    'communities': Small('--seeds 0 --steps 2', {'POOL': 64, 'TESTED': 16, 'DRAWS': 1}),
     'constructions': Small('--seeds 0 1', {'TEXT': 80, 'FRAMES': 20}),
     'field_fits': Small(
         '--seeds 0 --steps 4', {'SIDE': 8, 'POINTS': 64, 'PICTURE': 28, 'PATCH': 8}
@@ -88,6 +89,7 @@ PROGRAMS = {
         f'{PUBLIC} --length 8 --doublings 3 --probes 1', places={('collapse', 8.0): 512.0}
     ),
     'rna': Small('--seeds 0 --steps 2 --encodings learned_absolute', claims=False),
+    'shared_codes': Small('--seeds 0 --steps 2', {'PICTURES': 2, 'SIDE': 16, 'POINTS': 8}),
     'small_tasks': Small(
         '--seeds 0 --steps 8',
         {

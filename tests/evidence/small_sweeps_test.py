@@ -9,6 +9,7 @@ from evidence.experiments import (
     images_apart,
     receptive,
     rna,
+    shared_codes,
     streams,
     tulip_limit,
 )
@@ -34,6 +35,15 @@ def test_answers_are_the_patches_that_questions_name():
     asked = batch['tokens'][:, images_apart.PATCHES :] - images_apart.KINDS
     for row, questions, answers in zip(batch['tokens'], asked, batch['answers']):
         assert (row[questions] == answers).all()
+
+
+def test_pictures_are_squares_of_photographs_and_have_as_many_numbers():
+    drawn = shared_codes.squares(0)
+    assert drawn.shape == (shared_codes.PICTURES, shared_codes.SIDE**2)
+    assert drawn.min() < -0.5 and drawn.max() > 0.5 and np.abs(drawn).max() <= 1
+    assert not np.array_equal(drawn, shared_codes.squares(1))
+    sizes = [shared_codes.numbers(name) for name in shared_codes.VARIANTS]
+    assert max(sizes) < 1.03 * min(sizes)
 
 
 def test_words_arrive_behind_their_symbols():

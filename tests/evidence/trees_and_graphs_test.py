@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from evidence.experiments import node_distances, trees, windows
+from evidence.experiments import communities, node_distances, trees, windows
 from posenc_jax.features.graphs.graphormer import graphormer_shortest_paths
 from posenc_jax.lab.model import Transformer, TransformerConfig
 from posenc_jax.methods.swin_table import SwinTable
@@ -74,6 +74,26 @@ def test_features_of_test_graphs_are_scaled_like_those_of_training():
     raw = train['vectors'][train['valid']][:, 3]
     there = test['vectors'][test['valid']][:, 3]
     np.testing.assert_allclose(back[:, 1], (there - raw.mean()) / raw.std(), atol=1e-4)
+
+
+def test_nodes_of_the_community_of_the_marked_one_share_more_edges_with_it():
+    adjacency, same = communities.graphs(0, 400)
+    assert same[:, 0].all() and (same.sum(1) == communities.NODES // 2).all()
+    assert not adjacency[:, range(24), range(24)].any()
+    np.testing.assert_array_equal(adjacency, adjacency.swapaxes(1, 2))
+    of_marked, others = adjacency[:, 0, 1:], same[:, 1:]
+    assert of_marked[others].mean() == pytest.approx(communities.INSIDE, abs=0.03)
+    assert of_marked[~others].mean() == pytest.approx(communities.BETWEEN, abs=0.03)
+
+
+def test_features_are_those_of_the_chosen_graphs():
+    drawn = communities.features(0, 4, communities.FEATURES['rfp'], 2)
+    assert not np.array_equal(drawn[0], drawn[1])
+    chosen = np.array([2, 0])
+    batch = communities.batch(0, 4, chosen, drawn[0, chosen])
+    np.testing.assert_array_equal(batch['vectors'][..., 2:], drawn[0, chosen])
+    assert batch['vectors'][:, :, 1].sum(1).tolist() == [1, 1]
+    assert batch['same'].tolist() == communities.graphs(0, 4)[1][chosen].tolist()
 
 
 @pytest.mark.full
