@@ -69,7 +69,10 @@ def irope_unit_rms(x: Float[Array, '... H'], epsilon: float = 1e-5) -> Float[Arr
     card=Card(
         name='iRoPE',
         example='rope() | irope(size=6)',
-        use_when='You want the local layers of Llama 4, which see one chunk of the text each.',
+        use_when=(
+            'You want the local layers of Llama 4, which see one chunk of the text each; the '
+            'measured claim is contrary.'
+        ),
         share='model',
         relative=True,
     ),

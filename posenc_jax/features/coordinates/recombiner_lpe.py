@@ -102,7 +102,7 @@ def recombiner_lpe_waves(coords: Float[Array, '... d'], frequencies: int) -> Flo
         example='recombiner_lpe(shape=(32, 32), latent=8, hidden=8, features=4)',
         use_when=(
             'You fit large signals whose places differ much; to compare with SIREN, since '
-            'a measured claim is contrary.'
+            'codes did not help in the measured claim, which is open.'
         ),
         door='none',
         needs_training=True,

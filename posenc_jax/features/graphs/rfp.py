@@ -80,7 +80,7 @@ def rfp_features(
         example='rfp(features=2, steps=3, pad=True)',
         use_when=(
             'You have large graphs and want random features; to compare with random '
-            'walks, since a measured claim is contrary.'
+            'walks, since a measured claim is partly contrary.'
         ),
         share='model',
     ),

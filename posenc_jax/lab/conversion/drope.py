@@ -161,7 +161,7 @@ def _without(nodes: Nodes, parts: tuple[Encoding, ...]) -> Nodes:
         example='drope.recalibrate(model, batches, held)',
         use_when=(
             'You have a rotary model and can tune it at its own length; to compare with YaRN, '
-            'since the measured claim is contrary.'
+            'since the measured claims are contrary.'
         ),
         promises=Promises(sweep_free=False, blockwise=False),
     ),
