@@ -25,8 +25,8 @@ def pi_frequencies(rotary_dim: int, base: float, factor: float) -> np.ndarray:
         name='PI',
         example='rope(freqs=pi(factor=4.0))',
         use_when=(
-            'You tune a rotary model to longer texts and want the simplest rule; to '
-            'compare with YaRN, since two measured claims are contrary.'
+            'You tune a rotary model to longer texts for 1000 steps or more and want the simplest '
+            'rule; with fewer steps YaRN is ahead.'
         ),
     ),
 )

@@ -49,7 +49,7 @@ def test_every_claim_reads_what_the_sweep_writes(tmp_path):
     losses |= dict(zip(steps, (1.05, 1.12, 1.07)))
     written('comparison', ['base', *steps], 256, 1024, 4096)
     found = effects(tmp_path, 'text_extension', 'progressive')
-    assert len(found) == 13
+    assert len(found) == 12
     first = {name: values[0] for name, values in found.items()}
     assert first['R10'] == pytest.approx(0.1 - 0.5 - 1e-5 * (2048 - 256))
     assert first['R11'] == pytest.approx(0.1 - 0.12 - 1e-5 * (4096 - 256))
