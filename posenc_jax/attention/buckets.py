@@ -30,8 +30,6 @@ def bucket_of(
       [[[0, 2, 3]]]
     """
     known = jnp.asarray(starts, distance.dtype)
-    if not in_kernel():
-        return (distance[..., None] >= known).sum(-1, dtype=jnp.int32)
     if loads_entries() and len(starts) and starts[-1] <= _MOST_DISTANCES:
         # Starts are whole numbers, so what a distance has reached is known by its whole part.
         reached = np.searchsorted(starts, np.arange(starts[-1] + 1), side='right')
@@ -39,9 +37,9 @@ def bucket_of(
         place = jnp.clip(whole, 0, int(starts[-1])).astype(jnp.int32)
         return look_up(jnp.asarray(reached, jnp.int32)[None, None, None], place, 'all')[:, 0]
 
-    # A kernel does not hold the comparisons of all pairs with all starts, but those of the one
-    # distance of a uniform tile.
-    if distance.size == 1:
+    # A kernel does not hold the comparisons of all pairs with all starts, but it does hold those of
+    # the one distance of a uniform tile.
+    if not in_kernel() or distance.size == 1:
         return (distance[..., None] >= known).sum(-1, dtype=jnp.int32)
 
     def step(n, reached):
