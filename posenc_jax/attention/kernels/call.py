@@ -30,14 +30,15 @@ from posenc_jax.attention.kernels.arrays import (
 from posenc_jax.attention.kernels.lanes import release
 from posenc_jax.attention.kernels.operations import Operations, without_booleans
 from posenc_jax.attention.kernels.program import Program
-from posenc_jax.attention.kernels.sizes import GPU_TILES, NoKernelError
+from posenc_jax.attention.kernels.sizes import GPU_TILES
+from posenc_jax.attention.kernels.tpu_memory import (
+    check_memory,
+    check_scalars,
+    from_scratch,
+    scratch_of,
+)
 from posenc_jax.attention.kernels.visits import Visits
 from posenc_jax.base import targets
-from posenc_jax.base.memory import readable
-
-_TPU_BYTES = 16 * 2**20  # what XLA gives a kernel of the vector memory of a core
-# The scalar memory of a core has 1 MiB from TPU v4 on, of which the compiler uses some.
-_TPU_SCALARS = 2**20 - 8 * 2**10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +145,8 @@ class Call:
             kernel, scratch = instance.step, instance.scratch
             tile = jax.ShapeDtypeStruct((self.plan.q.size, self.plan.k.size), jnp.float32)
             dtypes_read = [a.dtype for a in given]
-            _check_memory([*specs, *outputs], [*dtypes_read, *dtypes], [*scratch, tile])
-            _check_scalars(which, tables)
+            check_memory([*specs, *outputs], [*dtypes_read, *dtypes], [*scratch, tile])
+            check_scalars(which, tables)
             steps = jnp.maximum(visits[1].max(), 1)
             options = _on_grid((*size, steps), specs, outputs, scratch, self.plan.target)
         else:
@@ -194,7 +195,7 @@ class _Instance:
         self._turned = [n for n, leaf in enumerate(leaves) if on_grid and leaf.turned]
         self._sizes += [results, found, len(self._like), len(self._turned)]
         # Own numbers of queries are turned at the first step, and kept with the state.
-        self.scratch = _scratch([*self._like, *(leaves[n].held for n in self._turned)])
+        self.scratch = scratch_of([*self._like, *(leaves[n].held for n in self._turned)])
 
     def loop(self, order, count, masked, *refs) -> None:
         """A kernel that has all blocks of the others. Full tiles have a loop of their own."""
@@ -220,7 +221,7 @@ class _Instance:
         refs, (b, i, step) = self._parts(refs), (pl.program_id(axis) for axis in (0, 2, 3))
 
         def state():
-            found = [_from_scratch(ref, like) for ref, like in zip(refs.state, self._like)]
+            found = [from_scratch(ref, like) for ref, like in zip(refs.state, self._like)]
             return self._structure.unflatten(found)
 
         def keep(state):
@@ -258,7 +259,7 @@ class _Instance:
         own, structure = jax.tree.flatten(read(self._own, refs.own))
         leaves = jax.tree.leaves(self._own)
         for ref, n in zip(refs.turned, self._turned):
-            own[n] = dataclasses.replace(own[n], array=_from_scratch(ref, leaves[n].held))
+            own[n] = dataclasses.replace(own[n], array=from_scratch(ref, leaves[n].held))
         return read(self._fixed, refs.fixed), structure.unflatten(own)
 
     def _meet(self, step, given, refs: _Refs, state, number=None):
@@ -293,62 +294,6 @@ class Pair:
                 ref[...] = release(a, ref.shape)
             else:
                 ref[self._number] = release(a, ref.shape[1:])
-
-
-def _flat(shape: Sequence[int]) -> tuple[int, ...]:
-    """Without axes of one entry in front, and with two axes at least, as a TPU stores arrays."""
-    shape = (1, 1, *shape)
-    while len(shape) > 2 and shape[0] == 1:
-        shape = shape[1:]
-    return shape
-
-
-def _scratch(state) -> list[jax.ShapeDtypeStruct]:
-    """How the arrays of a state are kept."""
-    kind = lambda a: jnp.int32 if a.dtype == jnp.bool_ else a.dtype
-    return [jax.ShapeDtypeStruct(_flat(a.shape), kind(a)) for a in jax.tree.leaves(state)]
-
-
-def _from_scratch(ref, like):
-    """An array of a state."""
-    a = ref[...].reshape(like.shape) if like.shape else ref[0, 0]
-    return a != 0 if like.dtype == jnp.bool_ else a
-
-
-def _check_memory(specs: Sequence[pl.BlockSpec], dtypes: Sequence[Any], once) -> None:
-    """Refuses parts that the memory of a TPU core surely does not hold: those of a step, twice, as
-    those of the next one come while it is computed; and the state and one tile of logits, `once`.
-    What the doors make beside these is known to the compiler alone.
-    """
-    parts = [(spec.block_shape or (), dtype, 2) for spec, dtype in zip(specs, dtypes, strict=True)]
-    parts += [(a.shape, a.dtype, 1) for a in once]
-    sizes = {}
-    for shape, dtype, copies in parts:
-        shape = tuple(n for n in shape if isinstance(n, int))
-        *front, rows, lanes = [1, 1, *shape]
-        tile = -(-rows // 8) * 8 * -(-lanes // 128) * 128  # a TPU stores tiles of 8 x 128
-        bytes_of_one = math.prod(front) * tile * jnp.dtype(dtype).itemsize
-        sizes[shape] = sizes.get(shape, 0) + copies * bytes_of_one
-    if (needed := sum(sizes.values())) > _TPU_BYTES:
-        largest = max(sizes, key=sizes.__getitem__)
-        raise NoKernelError(
-            f'would need {readable(needed)} of the memory of a TPU core, which has '
-            f'{readable(_TPU_BYTES)}, most of it for arrays of shape {largest}',
-            'use a smaller block (--config.model.block) or a smaller table',
-        )
-
-
-def _check_scalars(visits: Visits, tables) -> None:
-    """Refuses tables of visits that the scalar memory of a TPU core does not hold."""
-    if (numbers := sum(a.size for a in tables)) * 4 > _TPU_SCALARS:
-        rows = f' in each of {visits.rows} rows' if visits.rows > 1 else ''
-        raise NoKernelError(
-            f'would need the order of {visits.own} x {visits.others} blocks{rows}, which is '
-            f'{numbers:,} numbers, and the scalar memory of a TPU core has room for '
-            f'{_TPU_SCALARS // 4:,}',
-            'use a larger block (--config.model.block) or fewer packed or padded rows, cut the '
-            'sequence (mesh.sequence)',
-        )
 
 
 def _in_a_loop(grid, in_specs, out_specs, plan) -> dict:
