@@ -55,8 +55,8 @@ class Fold:
       back: the visits are in the opposite order.
       full: `step` of the last visits, whose tiles are full, and may be uniform; None if visits are
         not told apart.
-      again: the last state of a query head -> the first one of the next head of its group; None if
-        that is the same.
+      again: the last state of a query head -> the first one of the next head of its group, and the
+        results are written behind each head; None if that is the same state.
     """
 
     start: Callable
@@ -127,8 +127,8 @@ class Call:
           results: (leaf, dtype) for each result, which has the shape of a gradient of the leaf.
           known: arrays that a kernel of queries reads at every visit.
           found: arrays that a kernel of queries writes at every visit.
-          group: how many query heads an instance goes through. It writes its results behind each of
-            them; for a leaf without an entry for each, the result is the sum of those so far.
+          group: how many query heads an instance goes through. The results for a leaf without an
+            entry for each of them are sums over them.
         """
         on_grid = targets.of_tpu(self.plan.target)
         tables = [a.reshape(-1).astype(jnp.int32) for a in visits]
@@ -232,15 +232,24 @@ class _Instance:
             state = jax.lax.fori_loop(0, first, functools.partial(meet, fold.step), state)
             if fold.full is not None:
                 state = jax.lax.fori_loop(first, total, functools.partial(meet, fold.full), state)
-            self._end(given, refs, state)
-            return state if fold.again is None else fold.again(state)
+            return given, state
+
+        def of_number(head, state):
+            own = self._of_head(refs, head)
+            given, state = of_head(own, state)
+            if fold.again is None:
+                return state
+            self._end(given, own, state)
+            return fold.again(state)
 
         if self._group == 1:
-            of_head(refs)
+            given, state = of_head(refs)
         else:
-            start = fold.start(*self._given(self._of_head(refs, 0)))
-            of_number = lambda head, state: of_head(self._of_head(refs, head), state)
-            jax.lax.fori_loop(0, self._group, of_number, start)
+            given = self._given(self._of_head(refs, 0))
+            state = jax.lax.fori_loop(0, self._group, of_number, fold.start(*given))
+        # A result that is written in a loop costs registers.
+        if fold.again is None:
+            self._end(given, refs, state)
 
     def step(self, order, count, masked, *refs) -> None:
         """A kernel that has the block of one visit. The last steps of the grid may have none. Full
@@ -279,7 +288,11 @@ class _Instance:
             pl.when(full)(functools.partial(meet, self._fold.full))
         pl.when(step < first)(functools.partial(meet, self._fold.step))
 
-        @pl.when(step == pl.num_programs(of_steps) - 1)
+        ends = step == pl.num_programs(of_steps) - 1
+        if self._group > 1 and self._fold.again is None:
+            ends &= pl.program_id(3) == self._group - 1
+
+        @pl.when(ends)
         def _():
             self._end(self._given(refs), refs, state())
             if self._fold.again is not None:
