@@ -10,6 +10,7 @@ encoding is compiled in a process of its own, because compilers end their proces
     export PYTHONPATH=.:compilers
     python benchmarks/compile_kernels.py --targets sm_90 --specs 'nope()' 'rope() | alibi()'
     python benchmarks/compile_kernels.py --targets v5e --units --block 256 512  # beside splash
+    python benchmarks/compile_kernels.py --targets sm_90a  # the kernel for Hopper, forward alone
     python benchmarks/compile_kernels.py --steps  # train steps for a GPU and four TPUs: memory
     python benchmarks/compile_kernels.py --keys --targets sm_90 sm_80 v5e --widths 64 128 --write
     python benchmarks/compile_kernels.py --recorded  # the table, as docs/performance.md has it
@@ -39,7 +40,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from benchmarks import kernel_table
-from benchmarks.compilers import children, gpu, steps, tpu
+from benchmarks.compilers import children, gpu, hopper, steps, tpu
 from benchmarks.compilers.recorded import CHECKED, model, page, worse
 from posenc_jax.attention.kernels import compiled
 from posenc_jax.attention.kernels import sizes as kernel_sizes
@@ -69,7 +70,7 @@ ENLARGED = {
 
 
 # The tiles from which a line is chosen; of others the usual tile, since the model is of sm_90.
-TILES = {'sm_90': kernel_sizes.GPU_TILES} | {
+TILES = {'sm_90': kernel_sizes.GPU_TILES, compiled.HOPPER: [hopper.TILE]} | {
     target: [(side, side) for side in kernel_sizes.TPU_SIDES] for target in tpu.TOPOLOGIES
 }
 # Train steps: the encoding, and how attention is computed.
@@ -78,6 +79,11 @@ STEPS = (('alibi()', 'blocked'), ('alibi()', 'fused'), ('t5_rpe()', 'fused'))
 
 def is_tpu(target: str) -> bool:
     return target in tpu.TOPOLOGIES
+
+
+def compilers(target: str):
+    """The module that asks the compilers of a target."""
+    return tpu if is_tpu(target) else hopper if target == compiled.HOPPER else gpu
 
 
 def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds: int):
@@ -98,7 +104,7 @@ def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds:
         rows=1, length=LENGTH, width=width, dtype=jnp.dtype(dtype), block=block,
         model=kernel_table.HEADS * width,
     )  # fmt: skip
-    on, environment = (tpu, tpu.environment(target)) if is_tpu(target) else (gpu, {})
+    on, environment = compilers(target), tpu.environment(target) if is_tpu(target) else {}
     line = functools.partial(Compiled, key, width, dtype, target, compilers=on.releases())
     try:
         found = children.call(
@@ -114,6 +120,7 @@ def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds:
     numbers = {name: tuple(kernel[name] for kernel in kernels) for name in names}
     platform = 'tpu' if is_tpu(target) else 'cuda'
     tile = kernel_sizes.sizes(platform, (width, width), 1, LENGTH, LENGTH, block)
+    tile = hopper.TILE if on is hopper else tile
     units = {name: kernel['units'] for name, kernel in found.items() if 'units' in kernel}
     return line(tile='x'.join(map(str, tile)), **numbers), units
 
@@ -265,7 +272,7 @@ def arguments() -> argparse.Namespace:
         options.targets = ['sm_90', 'v5e'] if options.steps else ['sm_90']
     needed = {target for *_, target in CHECKED} if options.check else options.targets
     for target in () if options.recorded else needed:
-        if absent := (tpu if is_tpu(target) else gpu).missing():
+        if absent := compilers(target).missing():
             parser.error(f'{target} needs {absent}; requirements/compilers.txt has it')
     return options
 

@@ -81,6 +81,8 @@ def attention(
     width: int = WIDTH,
     block: int | tuple[int, int] | None = None,
     model: int = MODEL,
+    implementation: str = 'kernel',
+    device: str | None = None,
 ):
     """A function that computes attention by kernels for a platform, and its arguments.
 
@@ -90,6 +92,8 @@ def attention(
       rows, length, width: of the batch, of the sequences, and of the heads.
       block: as for `attend`.
       model: width of the layer's input.
+      implementation: as for `attend`, a kernel.
+      device: as for `targets.made_for`.
     """
     if key == 'longrope':  # it has one factor for each plane, and the example has four planes
         more = lambda found: f'({", ".join([found[1]] * (width // 8))})'
@@ -108,8 +112,8 @@ def attention(
     def run(params, constants, weights, x):
         encoding = nnx.merge(graphdef, params, constants)
         projected = project(encoding, weights, x, pj.Tokens.of(length=length))
-        with made_for(platform):
-            how = dict(implementation='kernel', block=block, applied=pj.TOKEN_STAGE)
+        with made_for(platform, device):
+            how: dict = dict(implementation=implementation, block=block, applied=pj.TOKEN_STAGE)
             return pj.attend(encoding, *projected, **how).astype(jnp.float32).sum()
 
     run = jax.grad(run, (0, 2, 3)) if backward else run

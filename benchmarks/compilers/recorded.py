@@ -10,6 +10,7 @@ from posenc_jax.attention.kernels.compiled import PASSES, Compiled
 CHECKED = (
     ('nope', 128, 'bfloat16', 'sm_90'),
     ('alibi', 128, 'bfloat16', 'sm_90'),
+    ('alibi', 128, 'bfloat16', 'sm_90a'),
     ('kerple', 64, 'bfloat16', 'sm_90'),
     ('t5_rpe', 64, 'bfloat16', 'sm_90'),
     ('nope', 64, 'bfloat16', 'sm_80'),
